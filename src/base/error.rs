@@ -1,0 +1,131 @@
+//! One error type for the whole house: a status a program branches on and a message a person acts on.
+
+use std::fmt;
+
+/// What went wrong, in classes: 1xx the caller, 2xx this machine, 3xx the device, 9xx a bug of ours.
+///
+/// The numbers are part of the C ABI (`HZ_STATUS_*`) and never change meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Status {
+    /// No error.
+    Ok = 0,
+    /// An argument, option or field has a value that cannot be used.
+    InvalidArgument = 100,
+    /// The call does not fit the state of the handle (closed, failed, nothing accumulated).
+    InvalidState = 101,
+    /// A file, folder or tensor that was named does not exist.
+    NotFound = 102,
+    /// A file exists but its contents are not what its format asks for.
+    BadFormat = 103,
+    /// Well-formed, understood, and not supported.
+    Unsupported = 104,
+    /// A step without a single target to learn from.
+    NoTarget = 105,
+    /// The gradient norm or the loss is not finite; nothing was committed.
+    NonFinite = 110,
+    /// A gradient was not finite after some units had been updated; the message names the unit.
+    StepPartial = 111,
+    /// The model does not fit the host memory it may use.
+    OutOfHostMemory = 200,
+    /// Reading or writing a file failed.
+    Io = 201,
+    /// No space is left where a file was to be written.
+    DiskFull = 202,
+    /// The device asked for is not there.
+    DeviceUnavailable = 300,
+    /// The model does not fit the device memory it may use.
+    OutOfDeviceMemory = 301,
+    /// Work on the device failed; the handle stays failed.
+    DeviceFailed = 302,
+    /// An invariant of the library does not hold.
+    Internal = 900,
+    /// A panic was caught at the C wall.
+    Panic = 901,
+}
+
+impl Status {
+    /// The name after `HZ_STATUS_`, e.g. `OUT_OF_HOST_MEMORY`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "OK",
+            Status::InvalidArgument => "INVALID_ARGUMENT",
+            Status::InvalidState => "INVALID_STATE",
+            Status::NotFound => "NOT_FOUND",
+            Status::BadFormat => "BAD_FORMAT",
+            Status::Unsupported => "UNSUPPORTED",
+            Status::NoTarget => "NO_TARGET",
+            Status::NonFinite => "NON_FINITE",
+            Status::StepPartial => "STEP_PARTIAL",
+            Status::OutOfHostMemory => "OUT_OF_HOST_MEMORY",
+            Status::Io => "IO",
+            Status::DiskFull => "DISK_FULL",
+            Status::DeviceUnavailable => "DEVICE_UNAVAILABLE",
+            Status::OutOfDeviceMemory => "OUT_OF_DEVICE_MEMORY",
+            Status::DeviceFailed => "DEVICE_FAILED",
+            Status::Internal => "INTERNAL",
+            Status::Panic => "PANIC",
+        }
+    }
+}
+
+/// A [`Status`] and a sentence that says what was sought, what was found, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    status: Status,
+    message: String,
+}
+
+/// The result of everything that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of the given status.
+    pub fn new(status: Status, message: impl Into<String>) -> Self {
+        Error { status, message: message.into() }
+    }
+
+    /// The caller passed something unusable.
+    pub fn argument(message: impl Into<String>) -> Self {
+        Error::new(Status::InvalidArgument, message)
+    }
+
+    /// An invariant of ours is broken: please report.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Error::new(Status::Internal, message)
+    }
+
+    /// An I/O error while doing `what` (for example "cannot read data/train.bin").
+    pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
+        let status = match error.kind() {
+            std::io::ErrorKind::NotFound => Status::NotFound,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Status::DiskFull,
+            _ => Status::Io,
+        };
+        Error::new(status, format!("{what}: {error}"))
+    }
+
+    /// The same error, its message opened by where it happened.
+    pub fn within(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// The class and kind of the error.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The sentence for a person.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

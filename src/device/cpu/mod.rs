@@ -1,0 +1,1 @@
+//! The CPU device: lanes are threads, device memory is an arena of its own.

@@ -1,0 +1,188 @@
+//! F2, the contract of a device: the transient compute engine that layers stream through.
+//!
+//! A device has one arena of memory of limited size and a few **lanes**, ordered queues of work. The
+//! engine issues *tasks* to lanes; a task is a number that the engine's [`Work`] knows how to run. Nothing
+//! here knows what a task does, what a unit is, or why a task waits.
+//!
+//! There are two kinds of lane behind the one contract. On a *thread lane* a task runs when the lane
+//! reaches it. On a *stream lane* (CUDA) it runs at once on the issuing thread and enqueues kernels and
+//! copies on the stream. Either way a task's effects are ordered after the tasks before it on its lane and
+//! after every tick it waits for.
+//!
+//! The first failure poisons the device: later tasks are passed over, ticks still arrive, so whoever waits
+//! wakes up and gets the first error with its place.
+
+pub mod cpu;
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::base::Result;
+use crate::host::HostSpan;
+
+/// An ordered queue of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Arithmetic on device memory.
+    Compute,
+    /// Copies from host memory to device memory.
+    H2d,
+    /// Copies from device memory to host memory.
+    D2h,
+    /// CPU workers on host memory: the optimizer.
+    Host,
+}
+
+impl Lane {
+    /// Number of lanes.
+    pub const COUNT: usize = 4;
+    /// All lanes, in index order.
+    pub const ALL: [Lane; Lane::COUNT] = [Lane::Compute, Lane::H2d, Lane::D2h, Lane::Host];
+
+    /// Position in arrays of per-lane values.
+    pub fn at(self) -> usize {
+        self as usize
+    }
+
+    /// The name in traces and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Lane::Compute => "compute",
+            Lane::H2d => "h2d",
+            Lane::D2h => "d2h",
+            Lane::Host => "host",
+        }
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The fact "the first `count` tasks of this lane are done". Ticks of a lane only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tick {
+    /// The lane.
+    pub lane: Lane,
+    /// How many of its tasks, counted from the opening of the lanes.
+    pub count: u64,
+}
+
+/// What lanes run. Implemented by the engine, called by the device.
+pub trait Work: Send + Sync {
+    /// Runs (or, on a stream lane, enqueues) a task on its lane. An error poisons the device.
+    fn run(&self, lane: Lane, task: u64) -> Result<()>;
+}
+
+/// A piece of device memory. A plain address: it owns nothing, and whoever opened the device keeps the
+/// arena alive for as long as spans of it are in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceSpan {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a span is an address and a length; reading or writing through it is `unsafe` and argued there.
+unsafe impl Send for DeviceSpan {}
+// SAFETY: as above, a shared span gives no access by itself.
+unsafe impl Sync for DeviceSpan {}
+
+impl DeviceSpan {
+    /// A span over `bytes` bytes at `base`.
+    ///
+    /// # Safety
+    /// The memory is device memory of the device the span is used with, and outlives every use.
+    pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
+        DeviceSpan { base, bytes }
+    }
+
+    /// The address. On the CPU device it can be dereferenced, under the caller's own argument.
+    pub fn address(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// The length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The part from byte `offset`, `bytes` long.
+    ///
+    /// # Panics
+    /// If the part leaves the span.
+    pub fn part(&self, offset: usize, bytes: usize) -> Self {
+        assert!(
+            offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
+            "a part of {bytes} bytes at {offset} leaves a device span of {} bytes",
+            self.bytes
+        );
+        // SAFETY: `offset` is within the span, so the sum stays inside (or one past) the same allocation.
+        let base = unsafe { self.base.add(offset) };
+        DeviceSpan { base, bytes }
+    }
+}
+
+/// What a device says of itself.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// For people, e.g. `cpu (2 threads, avx512)`.
+    pub name: String,
+    /// Bytes of device memory that an arena may take now.
+    pub memory_free: usize,
+}
+
+/// One task as it happened, for traces. Times are nanoseconds on one clock per device.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskSpan {
+    /// Where it ran.
+    pub lane: Lane,
+    /// What the engine called it.
+    pub task: u64,
+    /// When the lane had come to it, before its waits.
+    pub ready_ns: u64,
+    /// When its waits were over and it started.
+    pub start_ns: u64,
+    /// When it was done.
+    pub end_ns: u64,
+}
+
+/// A device: memory, copies, lanes. Dropping the last handle frees the arena.
+pub trait Device: Send + Sync {
+    /// Name and free memory.
+    fn info(&self) -> DeviceInfo;
+
+    /// Takes the device's one arena, zeroed. Errors: a second call (`InvalidState`), not enough memory
+    /// (`OutOfDeviceMemory`, with need and have).
+    fn reserve(&self, bytes: usize) -> Result<DeviceSpan>;
+
+    /// Starts the lanes; tasks run through `work`. The device keeps `work` until the lanes are dropped.
+    fn open(self: Arc<Self>, work: Arc<dyn Work>, tracing: bool) -> Result<Box<dyn Lanes>>;
+
+    /// Copies host memory to device memory; called inside a task of [`Lane::H2d`].
+    /// Errors when the lengths differ.
+    fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
+
+    /// Copies device memory to host memory; called inside a task of [`Lane::D2h`].
+    /// Errors when the lengths differ.
+    fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;
+}
+
+/// The open lanes of a device. Issued to by one thread; dropping waits for all issued tasks.
+pub trait Lanes: Send + Sync {
+    /// Appends a task to a lane. It starts after the lane's earlier tasks and after every tick in `waits`.
+    /// `signal` says that another lane will wait for it: without it, only [`Lanes::reach`] and the lane's
+    /// own order may rely on the returned tick. Blocks only while the lane's bounded queue is full.
+    fn issue(&self, lane: Lane, task: u64, waits: &[Tick], signal: bool) -> Tick;
+
+    /// Blocks the caller until the tick has arrived; gives the first failure of the device, if any.
+    fn reach(&self, tick: Tick) -> Result<()>;
+
+    /// The last issued tick of a lane.
+    fn last(&self, lane: Lane) -> Tick;
+
+    /// Takes the task spans recorded since the last call, if the lanes were opened with tracing.
+    fn take_spans(&self) -> Vec<TaskSpan>;
+}

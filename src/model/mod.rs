@@ -1,0 +1,13 @@
+//! F4, what a decoder is.
+//!
+//! Knows the config, the layout (the only source of sizes and offsets) and how a layer and the ends are
+//! computed out of ops, forward and backward. Knows nothing of when or where: no schedule, no store.
+#![forbid(unsafe_code)]
+
+mod config;
+mod layout;
+mod presets;
+
+pub use config::ModelConfig;
+pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
+pub use presets::{preset, preset_names};

@@ -1,0 +1,185 @@
+//! F3, the operations: one op a file, forward and backward.
+//!
+//! Two families. [`Kernels`] is arithmetic on *device* memory: the model (F4) is written once against it and
+//! runs on any device; [`cpu::CpuKernels`] is the reference. [`adam`] is arithmetic on *host* memory: the
+//! optimizer, run by CPU workers whatever the device.
+//!
+//! # The law of this floor
+//! - Rows are row-major; sizes are in elements; letters are those of [`crate::base::Dims`].
+//! - *Activations* are of the type [`Kernels::storage`] names (f32 on the CPU, bf16 on CUDA). *Weights* are
+//!   bf16 `[out, in]`, as Hugging Face stores them. *Accumulators* (weight gradients), `rstd`, `lse`,
+//!   losses are f32; sums over many rows that leave the device are f64.
+//! - Every output says whether it is set (`=`) or added to (`+=`); [`Write`] chooses where both exist.
+//! - The bits of a result depend on shapes and inputs alone: never on threads, never on timing.
+//! - A span that is too short for its shape is a bug and panics.
+//! - Spans carry no borrow. A caller of these functions holds the right to read the inputs and to write the
+//!   outputs for the length of the call: in the engine the schedule gives that right and `check` proves it.
+
+pub mod adam;
+pub mod cpu;
+
+use crate::base::{DType, Dims, Shape};
+use crate::device::DeviceSpan;
+
+/// Whether an output is set or added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// `=`
+    Set,
+    /// `+=`
+    Add,
+}
+
+/// What the head does with each row's loss. Rows with target −100 never count.
+#[derive(Clone, Copy, Debug)]
+pub struct LossRows {
+    /// `i32 [rows]`: the class each row should predict, −100 for none.
+    pub targets: DeviceSpan,
+    /// `f32 [rows]`: the weight of each row; ones when the caller gave none.
+    pub weights: DeviceSpan,
+    /// 1 / Σ weights over the unmasked targets of the whole step.
+    pub scale: f32,
+}
+
+/// The rows of a micro-batch in sequences and documents.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// B and T; N = B·T.
+    pub shape: Shape,
+    /// `i32 [N]`: for each row, the position in its sequence at which its document starts. Row (b, t) attends
+    /// to positions starts[b,t] ..= t of sequence b, and its rotary position is t − starts[b,t].
+    pub starts: DeviceSpan,
+}
+
+/// Arithmetic on device memory, called inside tasks of the compute lane. See the module for the law.
+pub trait Kernels: Send + Sync {
+    /// The type activations are stored in.
+    fn storage(&self) -> DType;
+
+    /// `out [N, C] = table[tokens]`; `table` bf16 `[V, C]`, `tokens` i32 `[N]`.
+    fn embed_forward(&self, out: DeviceSpan, table: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize);
+    /// `dtable [V, C] += ` the rows of `dout [N, C]`, added in row order.
+    fn embed_backward(&self, dtable: DeviceSpan, dout: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize);
+
+    /// `out [N, C] = x · rstd · weight`, `rstd [N] = 1 / √(mean(x²) + eps)` (Zhang & Sennrich 2019).
+    #[allow(clippy::too_many_arguments)]
+    fn rmsnorm_forward(
+        &self,
+        out: DeviceSpan,
+        rstd: DeviceSpan,
+        x: DeviceSpan,
+        weight: DeviceSpan,
+        eps: f32,
+        n: usize,
+        c: usize,
+    );
+    /// `dx [N, C]` by `dx_write`, `dweight [C]` by `dweight_write`.
+    #[allow(clippy::too_many_arguments)]
+    fn rmsnorm_backward(
+        &self,
+        dx: DeviceSpan,
+        dx_write: Write,
+        dweight: DeviceSpan,
+        dweight_write: Write,
+        dout: DeviceSpan,
+        x: DeviceSpan,
+        rstd: DeviceSpan,
+        weight: DeviceSpan,
+        n: usize,
+        c: usize,
+    );
+
+    /// `out [N, M] = x [N, K] · weightᵀ`, plus `residual [N, M]` when given; `weight` bf16 `[M, K]`.
+    #[allow(clippy::too_many_arguments)]
+    fn matmul_forward(
+        &self,
+        out: DeviceSpan,
+        x: DeviceSpan,
+        weight: DeviceSpan,
+        residual: Option<DeviceSpan>,
+        n: usize,
+        k: usize,
+        m: usize,
+    );
+    /// `dx [N, K]` by `write`: `dout [N, M] · weight`.
+    #[allow(clippy::too_many_arguments)]
+    fn matmul_backward_input(
+        &self,
+        dx: DeviceSpan,
+        write: Write,
+        dout: DeviceSpan,
+        weight: DeviceSpan,
+        n: usize,
+        k: usize,
+        m: usize,
+    );
+    /// `dweight [M, K]` f32 by `write`: `doutᵀ · x`.
+    #[allow(clippy::too_many_arguments)]
+    fn matmul_backward_weight(
+        &self,
+        dweight: DeviceSpan,
+        write: Write,
+        dout: DeviceSpan,
+        x: DeviceSpan,
+        n: usize,
+        k: usize,
+        m: usize,
+    );
+
+    /// Rotates the query and key heads of `qkv [N, (H+2G)·D]` in place by their positions: pairs
+    /// (i, i + D/2), angle position · theta^(−2i/D) (Su et al. 2021, in Hugging Face's half-split order).
+    fn rope_forward(&self, qkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims);
+    /// The inverse rotation of `dqkv` in place.
+    fn rope_backward(&self, dqkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims);
+
+    /// Causal grouped-query attention within documents, scale 1/√D. `out [N, H·D]`, `lse [N, H]` f32 the
+    /// log-sum-exp of each row's scaled scores; `qkv [N, (H+2G)·D]` rotated. Memory linear in T
+    /// (Dao et al. 2022).
+    fn attention_forward(&self, out: DeviceSpan, lse: DeviceSpan, qkv: DeviceSpan, rows: &Rows, dims: &Dims);
+    /// `dqkv [N, (H+2G)·D] =`, from `dout [N, H·D]` and what forward left.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward(
+        &self,
+        dqkv: DeviceSpan,
+        dout: DeviceSpan,
+        out: DeviceSpan,
+        lse: DeviceSpan,
+        qkv: DeviceSpan,
+        rows: &Rows,
+        dims: &Dims,
+    );
+
+    /// `out [N, F] = silu(gate) · up`, with `gate_up [N, 2F]` holding gate then up in each row (Shazeer 2020).
+    fn swiglu_forward(&self, out: DeviceSpan, gate_up: DeviceSpan, n: usize, f: usize);
+    /// `dgate_up [N, 2F] =` over `gate_up` in place, from `dout [N, F]`.
+    fn swiglu_backward(&self, gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize);
+
+    /// Softmax cross-entropy over a chunk of rows: `loss += Σ weight · nll` (f64 `[1]`, in row order).
+    fn cross_entropy_forward(
+        &self,
+        loss: DeviceSpan,
+        logits: DeviceSpan,
+        rows: &LossRows,
+        n: usize,
+        v: usize,
+    );
+    /// The same, and `logits [n, V]` become their gradient in place: weight · scale · (softmax − onehot),
+    /// zero for ignored rows.
+    fn cross_entropy_forward_backward(
+        &self,
+        loss: DeviceSpan,
+        logits: DeviceSpan,
+        rows: &LossRows,
+        n: usize,
+        v: usize,
+    );
+
+    /// Sets `bytes` of memory to zero.
+    fn zero(&self, out: DeviceSpan);
+    /// `out` f64 `[1] = Σ x²` over f32 `x`, summed in an order fixed by the length.
+    fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan);
+    /// `out = x` rounded to `to`: bf16 by [`crate::base::master::round`], or f32 unchanged.
+    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType);
+    /// `out` f32 `= x` of the storage type (for logits that leave the device).
+    fn widen(&self, out: DeviceSpan, x: DeviceSpan);
+}

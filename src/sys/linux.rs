@@ -1,0 +1,1 @@
+//! The operating system's names: memory maps and limits.
