@@ -56,8 +56,15 @@ pub enum MemoryKind {
     Plain,
 }
 
-/// One stretch of host memory, zeroed, taken at once and returned at drop. Page-aligned.
+/// One stretch of host memory, zeroed, page-aligned, taken at once and returned at drop.
 #[derive(Debug)]
 pub struct Arena {
     whole: HostSpan,
+}
+
+impl Arena {
+    /// All of it. Its spans must not be used after the arena is dropped.
+    pub fn whole(&self) -> HostSpan {
+        self.whole
+    }
 }
