@@ -1,0 +1,323 @@
+//! What each operation does: from its name to the places the plan gave it, to the arithmetic.
+
+use std::sync::Arc;
+
+use crate::base::{MicroIndex, PartIndex, Result, SlotIndex, UnitIndex};
+use crate::device::{Device, DeviceSpan, Lane, Work};
+use crate::engine::frame::{Frame, Verdict};
+use crate::engine::options::AdamOptions;
+use crate::engine::store::Store;
+use crate::engine::task::{Lists, Task};
+use crate::host::{HostSpan, Pool};
+use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig};
+use crate::ops::adam::{self, AdamScalars};
+use crate::ops::{Kernels, LossRows, Rows, Write};
+use crate::plan::{Place, Plan};
+use crate::schedule::{End, GradPlace, Guard, Operation, WeightPlace};
+
+/// Steps that may be in flight: one deciding, one whose AdamW still runs.
+pub const FRAMES: usize = 2;
+
+/// Everything a task may need.
+pub struct Runner {
+    /// The model's description.
+    pub config: ModelConfig,
+    /// Where everything is.
+    pub plan: Plan,
+    /// The host-resident model.
+    pub store: Store,
+    /// The lists of this trainer.
+    pub lists: Lists,
+    /// What differs from step to step.
+    pub frames: [Frame; FRAMES],
+    /// Arithmetic on device memory.
+    pub kernels: Box<dyn Kernels>,
+    /// Copies.
+    pub device: Arc<dyn Device>,
+    /// The device arena.
+    pub memory: DeviceSpan,
+    /// CPU workers for the host lane.
+    pub pool: Arc<Pool>,
+    /// AdamW's constants.
+    pub adam: AdamOptions,
+    /// Largest global norm; 0 is off.
+    pub clip: f64,
+}
+
+impl Work for Runner {
+    fn run(&self, _lane: Lane, name: u64) -> Result<()> {
+        let task = Task::unpack(name);
+        let operation = self.lists.operation(task);
+        self.perform(operation, &self.frames[usize::from(task.frame)])
+            .map_err(|error| error.within(operation))
+    }
+}
+
+impl Runner {
+    fn perform(&self, operation: Operation, frame: &Frame) -> Result<()> {
+        match operation {
+            Operation::UploadBatch { micro } => self.upload_batch(micro)?,
+            Operation::Upload { unit, place } => {
+                let from = self.store.weights(unit);
+                let to = match place {
+                    WeightPlace::Slot(slot) => self.plan.device.slot(slot),
+                    WeightPlace::End(end) => self.plan.device.end_weights(end),
+                };
+                self.device.upload(self.at(to).part(0, from.bytes()), from)?;
+            }
+            Operation::EmbedForward { micro } => self.embed_forward(micro),
+            Operation::Forward { unit, slot, micro } => self.forward(unit, slot, micro),
+            Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
+            Operation::HeadForward { micro } => self.head_forward(frame, micro),
+            Operation::HeadLogits => self.head_logits(frame),
+            Operation::RecomputeBackward { unit, slot, micro } => self.recompute_backward(unit, slot, micro),
+            Operation::EmbedBackward { micro } => self.embed_backward(micro),
+            Operation::Norm { unit } => {
+                self.kernels.sum_of_squares(self.at(self.plan.device.norm(unit)), self.gradient(unit));
+            }
+            Operation::Round { unit, part, slab } => {
+                let elements = self.layout().part(unit, part);
+                let dtype = self.plan.policy.numeric.grad_dtype;
+                let slab = self.at(self.plan.device.slab(slab)).part(0, elements.len() * dtype.bytes());
+                let sum = self.gradient(unit).part(elements.start * 4, elements.len() * 4);
+                self.kernels.round(slab, sum, dtype);
+            }
+            Operation::Download { unit, part, slab, to } => {
+                let to = self.store.gradient(unit, part, to);
+                self.device.download(to, self.at(self.plan.device.slab(slab)).part(0, to.bytes()))?;
+                if part == PartIndex(0) {
+                    self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(unit)))?;
+                }
+            }
+            Operation::DownloadLoss => {
+                self.device.download(self.store.loss(), self.at(self.plan.device.loss()))?;
+            }
+            Operation::DownloadLogits => {
+                self.device.download(self.store.logits(), self.at(self.plan.device.logits()))?;
+            }
+            Operation::Decide => self.decide(frame),
+            Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
+        }
+        Ok(())
+    }
+
+    fn layout(&self) -> &Layout {
+        self.store.layout()
+    }
+
+    fn at(&self, place: Place) -> DeviceSpan {
+        self.memory.part(place.offset, place.bytes)
+    }
+
+    fn rows(&self, micro: MicroIndex) -> Rows {
+        let starts = self.at(self.plan.device.batch(micro).starts);
+        Rows { shape: self.plan.policy.numeric.shape, starts }
+    }
+
+    fn loss_rows(&self, frame: &Frame, micro: MicroIndex) -> LossRows {
+        let batch = self.plan.device.batch(micro);
+        let scale = (1.0 / frame.inputs().weight) as f32;
+        LossRows { targets: self.at(batch.targets), weights: self.at(batch.weights), scale }
+    }
+
+    /// The f32 gradient of a unit, where its backward leaves it.
+    fn gradient(&self, unit: UnitIndex) -> DeviceSpan {
+        let map = &self.plan.device;
+        let place = if unit == self.layout().embedding() {
+            map.end_gradient(End::First)
+        } else if unit == self.layout().head() {
+            map.end_gradient(if self.config.tied { End::Second } else { End::First })
+        } else {
+            map.gradient()
+        };
+        self.at(place).part(0, self.layout().unit(unit).elements * 4)
+    }
+
+    fn layer_scratch(&self) -> LayerScratch {
+        let shape = self.plan.policy.numeric.shape;
+        let scratch = self.at(self.plan.device.scratch());
+        LayerScratch::carve(scratch, &self.config.dims, shape, self.kernels.storage())
+    }
+
+    fn head_scratch(&self) -> HeadScratch {
+        let numeric = &self.plan.policy.numeric;
+        let scratch = self.at(self.plan.device.scratch());
+        HeadScratch::carve(
+            scratch,
+            &self.config.dims,
+            numeric.shape,
+            numeric.logits_chunk,
+            self.kernels.storage(),
+        )
+    }
+
+    /// Norm and LM head with their gradients, whether the LM head is the head's own or the embedding's.
+    fn head(&self) -> HeadSpans {
+        let head = self.layout().unit(self.layout().head());
+        let (first, second) = (End::First, End::Second);
+        let weights = |end| self.at(self.plan.device.end_weights(end));
+        let gradients = |end| self.at(self.plan.device.end_gradient(end));
+        if self.config.tied {
+            HeadSpans {
+                norm: weights(second),
+                lm: weights(first),
+                dnorm: gradients(second),
+                dlm: gradients(first),
+            }
+        } else {
+            let (norm, lm) = (head.offset("norm.weight"), head.offset("lm_head.weight"));
+            let tail = |span: DeviceSpan, offset: usize| span.part(offset, span.bytes() - offset);
+            HeadSpans {
+                norm: tail(weights(first), norm * 2),
+                lm: tail(weights(first), lm * 2),
+                dnorm: tail(gradients(first), norm * 4),
+                dlm: tail(gradients(first), lm * 4),
+            }
+        }
+    }
+
+    fn upload_batch(&self, micro: MicroIndex) -> Result<()> {
+        let (from, to) = (self.store.batch(micro), self.plan.device.batch(micro));
+        let copy = |to: Place, from: HostSpan| self.device.upload(self.at(to), from);
+        copy(to.tokens, from.tokens)?;
+        copy(to.targets, from.targets)?;
+        copy(to.weights, from.weights)?;
+        copy(to.starts, from.starts)
+    }
+
+    fn embed_forward(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        let (table, tokens) = (self.at(map.end_weights(End::First)), self.at(map.batch(micro).tokens));
+        let out = self.at(map.boundary(0, micro));
+        self.kernels.embed_forward(
+            out,
+            table,
+            tokens,
+            self.plan.policy.numeric.shape.n(),
+            self.config.dims.c,
+        );
+    }
+
+    fn forward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
+        let map = &self.plan.device;
+        let layer = unit.at() - 1;
+        model::layer_forward(
+            &*self.kernels,
+            &self.config,
+            self.layout().unit(unit),
+            self.at(map.slot(slot)),
+            &self.rows(micro),
+            self.at(map.boundary(layer, micro)),
+            self.at(map.boundary(layer + 1, micro)),
+            &self.layer_scratch(),
+        );
+    }
+
+    fn recompute_backward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
+        let map = &self.plan.device;
+        model::layer_recompute_backward(
+            &*self.kernels,
+            &self.config,
+            self.layout().unit(unit),
+            self.at(map.slot(slot)),
+            self.gradient(unit),
+            first_sets(micro),
+            &self.rows(micro),
+            self.at(map.boundary(unit.at() - 1, micro)),
+            self.at(map.stream(micro)),
+            &self.layer_scratch(),
+        );
+    }
+
+    fn head_forward_backward(&self, frame: &Frame, micro: MicroIndex) {
+        model::head_forward_backward(
+            &*self.kernels,
+            &self.config,
+            &self.head(),
+            first_sets(micro),
+            &self.loss_rows(frame, micro),
+            self.at(self.plan.device.loss()),
+            self.at(self.plan.device.stream(micro)),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_forward(&self, frame: &Frame, micro: MicroIndex) {
+        model::head_forward(
+            &*self.kernels,
+            &self.config,
+            &self.head(),
+            first_sets(micro),
+            &self.loss_rows(frame, micro),
+            self.at(self.plan.device.loss()),
+            self.at(self.plan.device.stream(micro)),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_logits(&self, frame: &Frame) {
+        let row_bytes = self.config.dims.c * self.kernels.storage().bytes();
+        let stream = self.at(self.plan.device.stream(MicroIndex(0)));
+        model::head_logits(
+            &*self.kernels,
+            &self.config,
+            &self.head(),
+            stream.part(frame.inputs().row as usize * row_bytes, row_bytes),
+            self.at(self.plan.device.logits()),
+            &self.head_scratch(),
+        );
+    }
+
+    fn embed_backward(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        let dtable = self.gradient(self.layout().embedding());
+        if !self.config.tied && micro == MicroIndex(0) {
+            self.kernels.zero(dtable);
+        }
+        let (dout, tokens) = (self.at(map.stream(micro)), self.at(map.batch(micro).tokens));
+        let n = self.plan.policy.numeric.shape.n();
+        self.kernels.embed_backward(dtable, dout, tokens, n, self.config.dims.c);
+    }
+
+    fn decide(&self, frame: &Frame) {
+        let square_sum: f64 = self.layout().indices().map(|unit| self.store.norm(unit).read::<f64>(0)).sum();
+        let loss = self.store.loss().read::<f64>(0) / frame.inputs().weight;
+        let norm = square_sum.sqrt();
+        let clipped = self.clip > 0.0 && norm > self.clip;
+        frame.decide(Verdict {
+            loss,
+            norm,
+            factor: if clipped { (self.clip / norm) as f32 } else { 1.0 },
+            commit: norm.is_finite() && loss.is_finite(),
+        });
+    }
+
+    fn adam(&self, frame: &Frame, unit: UnitIndex, part: PartIndex, from: GradPlace, guard: Guard) {
+        let factor = match guard {
+            Guard::Verdict => {
+                let verdict = frame.verdict();
+                if !verdict.commit {
+                    return;
+                }
+                verdict.factor
+            }
+            Guard::Unit => {
+                if !self.store.norm(unit).read::<f64>(0).is_finite() {
+                    return frame.refuse(unit);
+                }
+                frame.count_committed();
+                1.0
+            }
+        };
+        let inputs = frame.inputs();
+        let scalars = AdamScalars::new(&self.adam, inputs.lr, inputs.step);
+        for (spans, decays) in self.store.adam_spans(unit, part, from) {
+            adam::update(&self.pool, &spans, &scalars, factor, decays);
+        }
+    }
+}
+
+/// The first micro-batch sets a gradient, later ones add to it.
+fn first_sets(micro: MicroIndex) -> Write {
+    if micro == MicroIndex(0) { Write::Set } else { Write::Add }
+}
