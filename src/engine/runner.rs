@@ -280,8 +280,8 @@ impl Runner {
     }
 
     fn decide(&self, frame: &Frame) {
-        let square_sum: f64 = self.layout().indices().map(|unit| self.store.norm(unit).read::<f64>(0)).sum();
-        let loss = self.store.loss().read::<f64>(0) / frame.inputs().weight;
+        let square_sum: f64 = self.layout().indices().map(|unit| self.store.norm(unit).get::<f64>(0)).sum();
+        let loss = self.store.loss().get::<f64>(0) / frame.inputs().weight;
         let norm = square_sum.sqrt();
         let clipped = self.clip > 0.0 && norm > self.clip;
         frame.decide(Verdict {
@@ -302,7 +302,7 @@ impl Runner {
                 verdict.factor
             }
             Guard::Unit => {
-                if !self.store.norm(unit).read::<f64>(0).is_finite() {
+                if !self.store.norm(unit).get::<f64>(0).is_finite() {
                     return frame.refuse(unit);
                 }
                 frame.count_committed();

@@ -266,7 +266,7 @@ impl Trainer {
         let row = tokens.len() as u32 - 1;
         self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
         let mut logits = vec![0.0f32; self.runner.config.dims.v];
-        self.runner.store.logits().read_into(0, &mut logits);
+        self.runner.store.logits().read(&mut logits);
         Ok(logits)
     }
 
