@@ -4,6 +4,7 @@
 //! Memory is taken once and sealed: after that, nothing on this floor allocates.
 
 mod arena;
+pub mod files;
 mod limits;
 mod pool;
 
