@@ -17,7 +17,7 @@ use crate::model::{Layout, ModelConfig};
 use crate::ops::Kernels;
 use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
-use crate::schedule::{self, AdamWhen, Sync};
+use crate::schedule::{self, AdamWhen, Operation, Sync};
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -374,13 +374,15 @@ impl Trainer {
         let mut decided = None;
         for (index, operation) in list.operations.iter().enumerate() {
             let task = Task { list: list_number, frame: frame as u8, operation: index as u32 };
-            let tick = self.lanes.issue(operation.lane(), task.pack(), waits.of(index), waits.signals(index));
-            if operation.concludes() {
+            let tick = self.lanes.issue(operation.lane(), task.pack(), waits.waits(index), waits.signal(index));
+            if matches!(operation, Operation::Decide { .. } | Operation::DownloadLogits) {
                 decided = Some(tick);
             }
         }
         self.frame_done[frame] = Some(self.lanes.last(Lane::Host));
-        self.reach(decided.expect("every list has an operation that concludes it"))?;
+        let decided = decided.expect("every list has an operation that concludes it");
+        self.reach(decided)?;
+        self.sync.settle(&[decided]);
         self.collect_spans();
         Ok(&self.runner.frames[frame])
     }
