@@ -95,7 +95,7 @@ impl Trainer {
         let pool = Arc::new(Pool::new(threads)?);
         let kernels = CpuKernels::new(pool.clone());
         let plan = Trainer::plan_for(config, options)?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem)?, true)?;
+        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
 
         let lists = Lists::new(plan.policy, plan.geometry, plan.micros_max);
         lists.get(Purpose::Train(plan.micros_max))?;
