@@ -373,7 +373,8 @@ impl Trainer {
         let mut decided = None;
         for (index, operation) in list.operations.iter().enumerate() {
             let task = Task { list: list_number, frame: frame as u8, operation: index as u32 };
-            let tick = self.lanes.issue(operation.lane(), task.pack(), waits.waits(index), waits.signal(index));
+            let tick =
+                self.lanes.issue(operation.lane(), task.pack(), waits.waits(index), waits.signal(index));
             if matches!(operation, Operation::Decide { .. } | Operation::DownloadLogits) {
                 decided = Some(tick);
             }
