@@ -9,10 +9,11 @@ use horizon::schedule::{
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-/// Every run of the tests sees the same cases.
+/// Every run of the tests sees the same cases; the long run sees more of them.
 pub fn cases(count: u32) -> ProptestConfig {
+    let times = if std::env::var_os("HZ_LONG").is_some() { 20 } else { 1 };
     ProptestConfig {
-        cases: count,
+        cases: count * times,
         rng_seed: RngSeed::Fixed(0x5ced_01e5),
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -157,16 +158,17 @@ impl Case {
         }
     }
 
-    /// The checker's answer.
-    pub fn check(&self, acts: &[Act]) -> Result<(), Box<Fault>> {
+    /// What the checker objects to, if it does.
+    pub fn fault(&self, acts: &[Act]) -> Option<Fault> {
         let mut checker = Checker::new(&self.policy, &self.geometry);
-        acts.iter().try_for_each(|act| match act {
+        let answer = acts.iter().try_for_each(|act| match act {
             Act::Issue(list, synced) => checker.check(list, synced),
             Act::Outside(ticks, accesses) => {
                 checker.settle(ticks)?;
                 checker.outside(accesses)
             }
-        })
+        });
+        answer.err().map(|fault| *fault)
     }
 }
 
