@@ -39,7 +39,7 @@ fn main() {
         for _ in 0..=rounds {
             probe_seconds.push(timed(|| probe(&pool, &spans)));
             for (isa, seconds) in isas.iter().zip(&mut seconds) {
-                seconds.push(timed(|| update_with(*isa, &pool, &spans, &scalars, 1.0, true)));
+                seconds.push(timed(|| update_with(*isa, &pool, &spans, &scalars, 1.0, true, None)));
             }
         }
         let traffic = (elements * (24 + dtype.bytes())) as f64;
