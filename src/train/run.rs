@@ -113,7 +113,9 @@ impl Run {
         let mut trainer = Trainer::open(&model.config.model, &options.trainer)?;
         model.fill(&mut trainer, options.seed)?;
         let trace = match &options.trace {
-            Some(path) => Some((path.clone(), File::create(path).map_err(|error| cannot_write(path, &error))?)),
+            Some(path) => {
+                Some((path.clone(), File::create(path).map_err(|error| cannot_write(path, &error))?))
+            }
             None => None,
         };
         let loader = Loader::new(&data, shape.b, options.shuffle.then_some(options.seed));
@@ -158,7 +160,11 @@ impl Run {
             Err(error) => Err(match exported {
                 Some(folder) => Error::new(
                     error.status(),
-                    format!("{}; the weights after step {steps} are in {}", error.message(), folder.display()),
+                    format!(
+                        "{}; the weights after step {steps} are in {}",
+                        error.message(),
+                        folder.display()
+                    ),
                 ),
                 None => error,
             }),

@@ -37,7 +37,11 @@ pub fn info(options: &InfoOptions) -> Result<()> {
         text += &format!(
             "shape {name:<7} {} parameters: {} layers of width {}, {} heads ({} for keys and values), feed-forward {}, bytes\n",
             count(parameters as f64),
-            dims.l, dims.c, dims.h, dims.g, dims.f
+            dims.l,
+            dims.c,
+            dims.h,
+            dims.g,
+            dims.f
         );
     }
     print(text.as_bytes())

@@ -33,5 +33,8 @@ pub fn refuse_in(command: Command) -> Command {
 
 fn refused(arg: Arg, what: &'static str) -> Arg {
     let refuse = move |_: String| -> Result<String, String> { Err(format!("{what} is not there yet")) };
-    arg.hide(true).num_args(0..).default_missing_value(" ").value_parser(NonEmptyStringValueParser::new().try_map(refuse))
+    arg.hide(true)
+        .num_args(0..)
+        .default_missing_value(" ")
+        .value_parser(NonEmptyStringValueParser::new().try_map(refuse))
 }

@@ -208,7 +208,9 @@ pub enum Device {
 fn parse_device(text: &str) -> Result<Device, String> {
     match text {
         "auto" | "cpu" => Ok(Device::Cpu),
-        _ if text == "cuda" || text.starts_with("cuda:") => Err("the cuda device is not there yet; cpu is".to_owned()),
+        _ if text == "cuda" || text.starts_with("cuda:") => {
+            Err("the cuda device is not there yet; cpu is".to_owned())
+        }
         _ => Err("it must be auto or cpu".to_owned()),
     }
 }

@@ -29,7 +29,8 @@ impl Progress {
         let kind = if quiet {
             Kind::Quiet
         } else if terminal {
-            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}").expect("the template is well-formed");
+            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}")
+                .expect("the template is well-formed");
             Kind::Bar(ProgressBar::new(steps).with_style(style))
         } else {
             Kind::Lines(Instant::now())
@@ -58,7 +59,11 @@ impl Observer for Progress {
     fn stepped(&mut self, record: &StepRecord, steps: u64, remaining: f64) {
         if let Some(val_loss) = record.val_loss {
             self.best_val = self.best_val.min(val_loss);
-            let best = if val_loss > self.best_val { format!(" (best {:.4})", self.best_val) } else { String::new() };
+            let best = if val_loss > self.best_val {
+                format!(" (best {:.4})", self.best_val)
+            } else {
+                String::new()
+            };
             self.say(&format!("step {}: validation loss {val_loss:.4}{best}", record.step));
         }
         let rest = format!(
@@ -79,7 +84,8 @@ impl Observer for Progress {
             }
             Kind::Lines(written) => {
                 let every = self.steps.div_ceil(100).max(1);
-                if record.step == 1 || record.step % every == 0 || last || written.elapsed() >= LINES_AT_LEAST {
+                if record.step == 1 || record.step % every == 0 || last || written.elapsed() >= LINES_AT_LEAST
+                {
                     eprintln!("step {}/{steps}  {rest}", record.step);
                     *written = Instant::now();
                 }
@@ -103,7 +109,13 @@ pub fn count(number: f64) -> String {
         n if n >= 999.5 => (n / 1e3, "k"),
         n => return format!("{n:.0}"),
     };
-    let decimals = if scaled >= 99.95 { 0 } else if scaled >= 9.995 { 1 } else { 2 };
+    let decimals = if scaled >= 99.95 {
+        0
+    } else if scaled >= 9.995 {
+        1
+    } else {
+        2
+    };
     format!("{scaled:.decimals$}{unit}")
 }
 
@@ -139,7 +151,9 @@ mod tests {
 
     #[test]
     fn durations_have_two_units() {
-        for (seconds, text) in [(0.2, "0s"), (59.4, "59s"), (185.0, "3m05s"), (7620.0, "2h07m"), (356_400.0, "4d03h")] {
+        for (seconds, text) in
+            [(0.2, "0s"), (59.4, "59s"), (185.0, "3m05s"), (7620.0, "2h07m"), (356_400.0, "4d03h")]
+        {
             assert_eq!(duration(seconds), text);
         }
     }

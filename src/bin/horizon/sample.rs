@@ -37,7 +37,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     let prompt = tokenizer.encode(options.prompt.as_bytes());
     let terminal = stdout().is_terminal();
     let mut unprinted = options.prompt.as_bytes().to_vec();
-    let mut show = |bytes: &mut Vec<u8>, all: bool| {
+    let show = |bytes: &mut Vec<u8>, all: bool| {
         // On a terminal a character waits for its last byte.
         let ready = if terminal && !all { whole_characters(bytes) } else { bytes.len() };
         let text: Vec<u8> = bytes.drain(..ready).collect();
@@ -65,7 +65,8 @@ fn whole_characters(bytes: &[u8]) -> usize {
 
 /// Text that does nothing to a terminal: what is not UTF-8, and control characters but newline and tab, become �.
 pub fn printable(bytes: &[u8]) -> String {
-    let tame = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    let tame =
+        |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     String::from_utf8_lossy(bytes).chars().map(tame).collect()
 }
 

@@ -23,7 +23,8 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
         "t" => 4,
         _ => return Err(format!("the unit {unit:?} is not known; use K, M, G, T, KiB … TiB or KB … TB")),
     };
-    let number: f64 = number.parse().map_err(|_| "it must be a number and a unit, as in 8G or 512MiB".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "it must be a number and a unit, as in 8G or 512MiB".to_owned())?;
     let bytes = number * base.powi(power);
     // Beyond 2⁵³ an f64 skips whole numbers; no machine has that much.
     if bytes > (1u64 << 53) as f64 {

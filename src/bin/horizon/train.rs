@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::{AdamOptions, TrainerOptions};
 use horizon::train::data::Data;
-use horizon::train::{ModelSource, Observer, Run, RunOptions, Sampler, continue_text};
+use horizon::train::{ModelSource, Run, RunOptions, Sampler, continue_text};
 
 use crate::options::TrainOptions;
 use crate::progress::{Progress, count};

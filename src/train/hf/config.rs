@@ -80,7 +80,8 @@ impl FolderConfig {
     /// Reads `config.json` of a folder. Errors open with its path.
     pub fn open(folder: &Path) -> Result<FolderConfig> {
         let path = folder.join("config.json");
-        let text = fs::read(&path).map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))?;
+        let text =
+            fs::read(&path).map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))?;
         FolderConfig::parse(&text).map_err(|error| error.within(path.display()))
     }
 
@@ -161,7 +162,8 @@ impl FolderConfig {
     pub fn generation_json(&self) -> Value {
         let mut config = json!({ "_from_model_config": true });
         let keys = config.as_object_mut().expect("an object was just made");
-        let tokens = self.carried.iter().filter(|(key, value)| key.ends_with("_token_id") && !value.is_null());
+        let tokens =
+            self.carried.iter().filter(|(key, value)| key.ends_with("_token_id") && !value.is_null());
         keys.extend(tokens.map(|(key, value)| (key.clone(), value.clone())));
         config
     }
@@ -192,7 +194,9 @@ fn architecture(keys: &Map<String, Value>) -> Result<()> {
         Some(Value::String(kind)) if kind == "llama" => Ok(()),
         None if named.is_some_and(|names| !names.is_empty()) => Ok(()),
         Some(other) => unsupported(format!("model_type {other} is not known; \"llama\" is")),
-        None => Err(Error::new(Status::BadFormat, "neither architectures nor model_type says what the model is")),
+        None => {
+            Err(Error::new(Status::BadFormat, "neither architectures nor model_type says what the model is"))
+        }
     }
 }
 
@@ -425,7 +429,7 @@ mod tests {
         let config = FolderConfig::parse(V4.as_bytes()).unwrap();
         let json = config.json(DType::Bf16);
         assert_eq!(json["torch_dtype"], "bfloat16");
-        assert_eq!(json["rms_norm_eps"].to_string(), "1e-5");
+        assert_eq!(json["rms_norm_eps"].as_f64(), Some(1e-5));
         assert_eq!(FolderConfig::parse(json.to_string().as_bytes()).unwrap(), config);
         assert_eq!(config.generation_json()["eos_token_id"], json!([128001, 128009]));
     }

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::base::{DType, Error, Result, Status, master};
+use crate::host::Size;
 use crate::host::files;
 use crate::model::{Layout, TensorLayout};
-use crate::plan::Size;
 use crate::train::hf::FolderConfig;
 
 /// The file by which an export knows an earlier one.
@@ -93,9 +93,8 @@ impl ExportTarget {
         let marker: Option<Marker> = marker.and_then(|text| serde_json::from_slice(&text).ok());
         let mut has_entries = false;
         for entry in entries {
-            let entry = entry.map_err(|error| {
-                Error::io(format!("cannot export to {}", self.folder.display()), &error)
-            })?;
+            let entry = entry
+                .map_err(|error| Error::io(format!("cannot export to {}", self.folder.display()), &error))?;
             has_entries = true;
             let name = entry.file_name().to_string_lossy().into_owned();
             let ours = marker.as_ref().is_some_and(|marker| name == MARKER || marker.files.contains(&name));
@@ -155,7 +154,8 @@ pub fn export(
     dtype: DType,
     read: impl FnMut(&str, &mut [f32]) -> Result<()>,
 ) -> Result<()> {
-    let cannot = |error: io::Error| Error::io(format!("cannot export to {}", target.folder.display()), &error);
+    let cannot =
+        |error: io::Error| Error::io(format!("cannot export to {}", target.folder.display()), &error);
     fs::create_dir(&target.partial).map_err(cannot)?;
     fill(&target.partial, config, layout, dtype, read).map_err(|failure| {
         // Best effort: the export has failed already, and its error is the one to tell.
@@ -204,7 +204,10 @@ fn fill(
     write_file(&folder.join(WEIGHTS), |file| write_weights(file, layout, dtype, read))
 }
 
-fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<(), Failure>) -> Result<(), Failure> {
+fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
     write(&mut file)?;
     let file = file.into_inner().map_err(|error| error.into_error())?;

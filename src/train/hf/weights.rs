@@ -125,7 +125,10 @@ impl WeightFile {
         let promised = data as u64 + metadata.data_len() as u64;
         if promised != bytes.len() as u64 {
             let what = if promised > bytes.len() as u64 { "is truncated" } else { "has bytes too many" };
-            return Err(bad(&path, format!("{what}: its header promises {promised} bytes, it has {}", bytes.len())));
+            return Err(bad(
+                &path,
+                format!("{what}: its header promises {promised} bytes, it has {}", bytes.len()),
+            ));
         }
         Ok(WeightFile { path, bytes, metadata, data })
     }
@@ -166,7 +169,11 @@ impl WeightFile {
                 halves.convert_to_f32_slice(out);
             }
             Dtype::F32 => {
-                out.extend(bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])));
+                out.extend(
+                    bytes
+                        .chunks_exact(4)
+                        .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])),
+                );
             }
             other => return Err(Error::internal(format!("{name} was checked and is {other:?}"))),
         }
@@ -185,22 +192,31 @@ fn sources(folder: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
         return Ok((vec![single], None));
     }
     if !index.exists() {
-        let legacy = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"]
-            .into_iter()
-            .find(|name| folder.join(name).exists());
+        let legacy =
+            ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"]
+                .into_iter()
+                .find(|name| folder.join(name).exists());
         return Err(match legacy {
             Some(name) => Error::new(
                 Status::Unsupported,
-                format!("{} has {name}; weights are read from safetensors: convert it first", folder.display()),
+                format!(
+                    "{} has {name}; weights are read from safetensors: convert it first",
+                    folder.display()
+                ),
             ),
             None => Error::new(
                 Status::NotFound,
-                format!("{} has neither {SINGLE} nor {INDEX}; --init starts from fresh weights", folder.display()),
+                format!(
+                    "{} has neither {SINGLE} nor {INDEX}; --init starts from fresh weights",
+                    folder.display()
+                ),
             ),
         });
     }
-    let text = fs::read(&index).map_err(|error| Error::io(format!("cannot read {}", index.display()), &error))?;
-    let listed: Index = serde_json::from_slice(&text).map_err(|error| bad(&index, format!("not an index: {error}")))?;
+    let text =
+        fs::read(&index).map_err(|error| Error::io(format!("cannot read {}", index.display()), &error))?;
+    let listed: Index =
+        serde_json::from_slice(&text).map_err(|error| bad(&index, format!("not an index: {error}")))?;
     let names: BTreeSet<&str> = listed.weight_map.values().map(String::as_str).collect();
     let mut paths = Vec::new();
     for name in names {

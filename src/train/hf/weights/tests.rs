@@ -38,8 +38,9 @@ fn whole(layout: &Layout, dtype: Dtype) -> Vec<Tensor> {
 }
 
 fn save(path: &Path, tensors: &[Tensor]) {
-    let views =
-        tensors.iter().map(|t| (t.name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()));
+    let views = tensors
+        .iter()
+        .map(|t| (t.name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()));
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
@@ -137,7 +138,8 @@ fn tensors_that_do_not_fit_the_model_are_named() {
     };
     let gone = change(&|tensors| tensors.retain(|t| t.name != "model.layers.1.mlp.up_proj.weight"));
     assert!(gone.contains("model.layers.1.mlp.up_proj.weight is missing"), "{gone}");
-    let extra = change(&|tensors| tensors.push(tensor("model.layers.0.self_attn.q_proj.bias", &[8], Dtype::F32)));
+    let extra =
+        change(&|tensors| tensors.push(tensor("model.layers.0.self_attn.q_proj.bias", &[8], Dtype::F32)));
     assert!(extra.contains("q_proj.bias is no tensor of the model"), "{extra}");
     let shape = change(&|tensors| tensors[2] = tensor(&tensors[2].name, &[4, 16], Dtype::F32));
     assert!(shape.contains("[4, 16]") && shape.contains("[8, 8]"), "{shape}");
