@@ -6,6 +6,8 @@
 //! only the percentages compare. FLOPs are those of the formula, 2 a multiply-add; bytes are those an op must
 //! read and write once, so an op whose data fits a cache may pass 100 %.
 
+mod probe;
+
 use std::alloc::{Layout, alloc_zeroed};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -49,7 +51,7 @@ impl Bench {
             op();
             op_seconds = op_seconds.min(start.elapsed().as_secs_f64());
             ceiling = ceiling.max(match work {
-                Work::Flops(_) => flops_per_second(&self.pool),
+                Work::Flops(_) => probe::flops_per_second(&self.pool),
                 Work::Bytes(_) => bytes_per_second(&self.pool, &mut self.traffic),
             });
         }
@@ -66,66 +68,6 @@ impl Bench {
             ceiling / 1e9
         );
     }
-}
-
-/// Fused multiply-adds a second of all threads, times two.
-fn flops_per_second(pool: &Pool) -> f64 {
-    const ROUNDS: usize = 100_000;
-    let start = Instant::now();
-    let flops = std::sync::Mutex::new(0f64);
-    pool.run(pool.threads(), &|_, _| {
-        let done = multiply_adds(ROUNDS);
-        *flops.lock().expect("not poisoned") += done;
-    });
-    let flops = *flops.lock().expect("not poisoned");
-    flops / start.elapsed().as_secs_f64()
-}
-
-/// FLOPs done in `rounds` of independent multiply-adds.
-fn multiply_adds(rounds: usize) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-        const CHAINS: usize = 12;
-        #[target_feature(enable = "avx512f")]
-        fn wide(rounds: usize) -> f64 {
-            let (mut chains, factor) = ([_mm512_set1_ps(1.0); CHAINS], _mm512_set1_ps(0.999));
-            for _ in 0..rounds {
-                for chain in &mut chains {
-                    *chain = _mm512_fmadd_ps(*chain, factor, factor);
-                }
-            }
-            std::hint::black_box(chains);
-            (rounds * CHAINS * 16 * 2) as f64
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn narrow(rounds: usize) -> f64 {
-            let (mut chains, factor) = ([_mm256_set1_ps(1.0); CHAINS], _mm256_set1_ps(0.999));
-            for _ in 0..rounds {
-                for chain in &mut chains {
-                    *chain = _mm256_fmadd_ps(*chain, factor, factor);
-                }
-            }
-            std::hint::black_box(chains);
-            (rounds * CHAINS * 8 * 2) as f64
-        }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has AVX-512.
-            return unsafe { wide(rounds) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has AVX2 and FMA.
-            return unsafe { narrow(rounds) };
-        }
-    }
-    let mut chains = [1f32; 32];
-    for _ in 0..rounds {
-        for chain in &mut chains {
-            *chain = *chain * 0.999 + 0.999;
-        }
-    }
-    std::hint::black_box(chains);
-    (rounds * 32 * 2) as f64
 }
 
 /// Bytes read and written a second by all threads, in place.
