@@ -1,6 +1,9 @@
 //! Every CPU op at the sizes of two models, against what the machine can do in the same moment.
 //!
-//! `cargo bench --bench ops -- [--threads N] [FILTER]`. An op's time is the least of several runs; between
+//! `cargo bench --bench ops -- [--threads N] [--cpu-time] [FILTER]`. `--cpu-time` counts processor seconds of
+//! one thread instead of seconds: for a machine that is busy with other things.
+//!
+//! An op's time is the least of several runs; between
 //! them the ceilings are probed: fused multiply-adds on registers, for products and attention, and a
 //! read-and-write pass over memory larger than the caches, for the rest. Of a machine whose speed wanders,
 //! only the percentages compare. FLOPs are those of the formula, 2 a multiply-add; bytes are those an op must
@@ -9,7 +12,7 @@
 use std::alloc::{Layout, alloc_zeroed};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::DeviceSpan;
@@ -29,8 +32,43 @@ enum Work {
     Bytes(f64),
 }
 
+/// Which clock.
+#[derive(Clone, Copy)]
+enum Clock {
+    Wall,
+    Processor,
+}
+
+impl Clock {
+    /// Seconds that `what` takes.
+    fn seconds(self, what: impl FnOnce()) -> f64 {
+        match self {
+            Clock::Wall => {
+                let start = Instant::now();
+                what();
+                start.elapsed().as_secs_f64()
+            }
+            Clock::Processor => {
+                let start = processor_time();
+                what();
+                (processor_time() - start).as_secs_f64()
+            }
+        }
+    }
+}
+
+/// Processor time of this process.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that is ours to write.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    assert_eq!(status, 0, "the processor clock of this process cannot be read");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 struct Bench {
     pool: Arc<Pool>,
+    clock: Clock,
     filter: String,
     /// In-place traffic of the bandwidth probe, larger than any cache here.
     traffic: Vec<f32>,
@@ -45,12 +83,10 @@ impl Bench {
         let (mut op_seconds, mut ceiling) = (f64::INFINITY, 0f64);
         let begin = Instant::now();
         while begin.elapsed().as_secs_f64() < 0.6 {
-            let start = Instant::now();
-            op();
-            op_seconds = op_seconds.min(start.elapsed().as_secs_f64());
+            op_seconds = op_seconds.min(self.clock.seconds(&op));
             ceiling = ceiling.max(match work {
-                Work::Flops(_) => flops_per_second(&self.pool),
-                Work::Bytes(_) => bytes_per_second(&self.pool, &mut self.traffic),
+                Work::Flops(_) => flops_per_second(&self.pool, self.clock),
+                Work::Bytes(_) => bytes_per_second(&self.pool, self.clock, &mut self.traffic),
             });
         }
         let (amount, unit) = match work {
@@ -69,16 +105,17 @@ impl Bench {
 }
 
 /// Fused multiply-adds a second of all threads, times two.
-fn flops_per_second(pool: &Pool) -> f64 {
+fn flops_per_second(pool: &Pool, clock: Clock) -> f64 {
     const ROUNDS: usize = 100_000;
-    let start = Instant::now();
     let flops = std::sync::Mutex::new(0f64);
-    pool.run(pool.threads(), &|_, _| {
-        let done = multiply_adds(ROUNDS);
-        *flops.lock().expect("not poisoned") += done;
+    let seconds = clock.seconds(|| {
+        pool.run(pool.threads(), &|_, _| {
+            let done = multiply_adds(ROUNDS);
+            *flops.lock().expect("not poisoned") += done;
+        });
     });
     let flops = *flops.lock().expect("not poisoned");
-    flops / start.elapsed().as_secs_f64()
+    flops / seconds
 }
 
 /// FLOPs done in `rounds` of independent multiply-adds.
@@ -129,15 +166,15 @@ fn multiply_adds(rounds: usize) -> f64 {
 }
 
 /// Bytes read and written a second by all threads, in place.
-fn bytes_per_second(pool: &Pool, traffic: &mut [f32]) -> f64 {
+fn bytes_per_second(pool: &Pool, clock: Clock, traffic: &mut [f32]) -> f64 {
     let chunks: Vec<_> = traffic.chunks_mut(1 << 16).map(std::sync::Mutex::new).collect();
-    let start = Instant::now();
-    pool.run(chunks.len(), &|_, tile| {
-        for x in chunks[tile].lock().expect("not poisoned").iter_mut() {
-            *x += 1.0;
-        }
+    let seconds = clock.seconds(|| {
+        pool.run(chunks.len(), &|_, tile| {
+            for x in chunks[tile].lock().expect("not poisoned").iter_mut() {
+                *x += 1.0;
+            }
+        });
     });
-    let seconds = start.elapsed().as_secs_f64();
     (chunks.len() * (1 << 16) * 8) as f64 / seconds
 }
 
@@ -257,6 +294,7 @@ fn gradients(bench: &mut Bench, k: &CpuKernels) {
 }
 
 fn main() {
+    let mut clock = Clock::Wall;
     let (mut threads, mut filter) = (std::thread::available_parallelism().map_or(1, usize::from), None);
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
@@ -264,13 +302,14 @@ fn main() {
             "--threads" => {
                 threads = arguments.next().and_then(|n| n.parse().ok()).expect("--threads wants a number")
             }
+            "--cpu-time" => (clock, threads) = (Clock::Processor, 1),
             _ => filter = Some(argument),
         }
     }
     let pool = Arc::new(Pool::new(threads).expect("a pool"));
     let kernels = CpuKernels::new(pool.clone());
     println!("{threads} threads");
-    let mut bench = Bench { pool, filter: filter.unwrap_or_default(), traffic: vec![0.0; 1 << 25] };
+    let mut bench = Bench { pool, clock, filter: filter.unwrap_or_default(), traffic: vec![0.0; 1 << 24] };
     for &(model, dims, shape, chunk) in MODELS {
         products(&mut bench, &kernels, model, &dims, shape.n(), chunk);
         attention(&mut bench, &kernels, model, &dims, shape);

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::base::{Dims, Shape};
 use crate::ops::Write;
-use crate::ops::cpu::product::multiply;
+use crate::ops::cpu::product::{Panels, multiply, panel_elements};
 use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
 use crate::ops::cpu::view::{Grid, Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
@@ -80,15 +80,18 @@ pub(super) fn forward(
     let (heads, t) = (Heads::new(dims), shape.t);
     let blocks = t.div_ceil(QUERIES);
     let factor = 1.0 / (dims.d as f32).sqrt();
-    cpu.scratch.reserve(QUERIES * KEYS + 2 * QUERIES);
+    let elements =
+        QUERIES * KEYS + 2 * QUERIES + panel_elements(KEYS, dims.d).max(panel_elements(dims.d, KEYS));
+    cpu.scratch.reserve(elements);
     cpu.pool.run(shape.b * dims.h * blocks, &|worker, tile| {
         let (sequence, head, queries) = (tile / blocks / dims.h, tile / blocks % dims.h, tile % blocks);
         let (row, queries) = (sequence * t, block(queries, QUERIES, t));
         let (starts, qkv) = (&starts[row..row + t], &qkv[row * heads.stride..(row + t) * heads.stride]);
         let rows = row + queries.start..row + queries.end;
         let mut scratch = cpu.scratch.worker(worker);
-        let (scores, running) = scratch.take(QUERIES * KEYS + 2 * QUERIES).split_at_mut(QUERIES * KEYS);
-        let (largest, sums) = running.split_at_mut(QUERIES);
+        let (scores, rest) = scratch.take(elements).split_at_mut(QUERIES * KEYS);
+        let (largest, rest) = rest.split_at_mut(QUERIES);
+        let (sums, panels) = rest.split_at_mut(QUERIES);
         largest.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
         // SAFETY: a tile is one head of one row block; these rectangles are disjoint, each tile runs once.
@@ -98,15 +101,9 @@ pub(super) fn forward(
         for keys in key_blocks(starts, &queries) {
             let keys = block(keys, KEYS, t.min(queries.end));
             let kv = head / heads.group;
-            let k = window(qkv, heads.stride, keys.clone(), heads.key_columns(kv));
-            let v = window(qkv, heads.stride, keys.clone(), heads.value_columns(kv));
-            multiply(
-                &mut TileMut::of(scores, queries.len(), keys.len()),
-                Write::Set,
-                factor,
-                q,
-                k.transposed(),
-            );
+            let key_rows = &qkv[keys.start * heads.stride..keys.end * heads.stride];
+            let k = Panels::of_columns(panels, key_rows, heads.stride, heads.key_columns(kv), keys.len());
+            multiply(&mut TileMut::of(scores, queries.len(), keys.len()), Write::Set, factor, q, k);
             for (i, scores) in scores.chunks_exact_mut(keys.len()).take(queries.len()).enumerate() {
                 let query = queries.start + i;
                 let run = run_in(&keys, starts[query] as usize, query);
@@ -127,6 +124,7 @@ pub(super) fn forward(
                     scale(out.row(i), shrink);
                 }
             }
+            let v = Panels::of_rows(panels, key_rows, heads.stride, keys.len(), heads.value_columns(kv));
             multiply(&mut out, write, 1.0, Matrix::new(scores, queries.len(), keys.len(), keys.len()), v);
             write = Write::Add;
         }
@@ -154,7 +152,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
     let (heads, t) = (Heads::new(dims), shape.t);
     let attended = dims.attended();
     let factor = 1.0 / (dims.d as f32).sqrt();
-    let scratch_elements = 2 * QUERIES * KEYS + heads.group * t;
+    let panel = panel_elements(KEYS, dims.d).max(panel_elements(dims.d, KEYS));
+    let scratch_elements = 2 * QUERIES * KEYS + 4 * panel + heads.group * t;
     cpu.scratch.reserve(scratch_elements);
     cpu.pool.run(shape.b * dims.g, &|worker, tile| {
         let (row, kv) = (tile / dims.g * t, tile % dims.g);
@@ -168,7 +167,11 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
 
         let mut scratch = cpu.scratch.worker(worker);
         let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * KEYS);
-        let (dscores, deltas) = rest.split_at_mut(QUERIES * KEYS);
+        let (dscores, rest) = rest.split_at_mut(QUERIES * KEYS);
+        let (panels, deltas) = rest.split_at_mut(4 * panel);
+        let (key_panels, panels) = panels.split_at_mut(panel);
+        let (value_panels, panels) = panels.split_at_mut(panel);
+        let (key_row_panels, query_panels) = panels.split_at_mut(panel);
         // delta = Σ dout · out of a row and head: what softmax's gradient takes off every score's.
         for (head, deltas) in group.clone().zip(deltas.chunks_exact_mut(t)) {
             for (query, delta) in deltas.iter_mut().enumerate() {
@@ -193,8 +196,13 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                     dqkv.tile(key_rows, heads.value_columns(kv)),
                 )
             };
-            let k = window(qkv, heads.stride, keys.clone(), heads.key_columns(kv));
-            let v = window(qkv, heads.stride, keys.clone(), heads.value_columns(kv));
+            let key_qkv = &qkv[keys.start * heads.stride..keys.end * heads.stride];
+            let (stride, key_columns, value_columns) =
+                (heads.stride, heads.key_columns(kv), heads.value_columns(kv));
+            let transposed_k =
+                Panels::of_columns(key_panels, key_qkv, stride, key_columns.clone(), keys.len());
+            let transposed_v = Panels::of_columns(value_panels, key_qkv, stride, value_columns, keys.len());
+            let k = Panels::of_rows(key_row_panels, key_qkv, stride, keys.len(), key_columns);
             let mut write = Write::Set;
             for queries in keys.start / QUERIES..t.div_ceil(QUERIES) {
                 let queries = block(queries, QUERIES, t);
@@ -205,10 +213,10 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                 for (head, deltas) in group.clone().zip(deltas.chunks_exact(t)) {
                     let (m, n) = (queries.len(), keys.len());
                     let query_columns = heads.query_columns(head);
-                    let q = window(qkv, heads.stride, queries.clone(), query_columns.clone());
-                    let dout = window(dout, attended, queries.clone(), query_columns);
-                    multiply(&mut TileMut::of(probabilities, m, n), Write::Set, factor, q, k.transposed());
-                    multiply(&mut TileMut::of(dscores, m, n), Write::Set, 1.0, dout, v.transposed());
+                    let q = window(qkv, stride, queries.clone(), query_columns.clone());
+                    let d = window(dout, attended, queries.clone(), query_columns.clone());
+                    multiply(&mut TileMut::of(probabilities, m, n), Write::Set, factor, q, transposed_k);
+                    multiply(&mut TileMut::of(dscores, m, n), Write::Set, 1.0, d, transposed_v);
                     let pairs = probabilities.chunks_exact_mut(n).zip(dscores.chunks_exact_mut(n));
                     for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
                         let run = run_in(&keys, starts[query] as usize, query);
@@ -225,7 +233,11 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                         );
                     }
                     let (p, ds) = (Matrix::new(probabilities, m, n, n), Matrix::new(dscores, m, n, n));
-                    multiply(&mut dv, write, 1.0, p.transposed(), dout);
+                    let dout = &dout[queries.start * attended..queries.end * attended];
+                    let d = Panels::of_rows(query_panels, dout, attended, m, query_columns.clone());
+                    multiply(&mut dv, write, 1.0, p.transposed(), d);
+                    let query_qkv = &qkv[queries.start * stride..queries.end * stride];
+                    let q = Panels::of_rows(query_panels, query_qkv, stride, m, query_columns);
                     multiply(&mut dk, write, 1.0, ds.transposed(), q);
                     write = Write::Add;
                     // SAFETY: this head's query columns lie in `dq`, which is not used while this tile lives.

@@ -1,17 +1,19 @@
 //! The products of a linear layer, forward and both ways backward, cut into tiles.
 
 use crate::ops::Write;
-use crate::ops::cpu::product::multiply;
-use crate::ops::cpu::vector::widen;
+use crate::ops::cpu::product::{Panels, multiply, panel_elements};
 use crate::ops::cpu::view::{Grid, Matrix};
 use crate::ops::cpu::{CpuKernels, block};
 
 /// Rows of a tile of activations.
-const ROWS: usize = 512;
-/// Terms that backward to the input sums at a time: what is widened of the weights stays in the cache.
-const DEPTH: usize = 1024;
-/// Columns of a tile of activations, and rows and columns of a tile of a weight gradient.
+const ROWS: usize = 1024;
+/// Columns of a tile.
 const COLUMNS: usize = 128;
+/// Rows of a tile of a weight gradient.
+const OUTPUTS: usize = 384;
+/// Terms that are summed at a time: the packed panels of a tile, DEPTH · COLUMNS · 4 bytes, stay in the second
+/// level of the cache while rows pass by.
+const DEPTH: usize = 512;
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
@@ -25,15 +27,9 @@ pub(super) fn forward(
     m: usize,
 ) {
     let (down, across) = (n.div_ceil(ROWS), m.div_ceil(COLUMNS));
-    cpu.scratch.reserve(COLUMNS.min(m) * k);
+    cpu.scratch.reserve(panel_elements(DEPTH.min(k), COLUMNS.min(m)));
     cpu.pool.run(down * across, &|worker, tile| {
         let (rows, columns) = (block(tile % down, ROWS, n), block(tile / down, COLUMNS, m));
-        let mut scratch = cpu.scratch.worker(worker);
-        let wide = scratch.take(columns.len() * k);
-        widen(wide, &weight[columns.start * k..columns.end * k]);
-        let weight = Matrix::new(wide, columns.len(), k, k).transposed();
-        let x = Matrix::new(&x[rows.start * k..rows.end * k], rows.len(), k, k);
-        let write = if residual.is_some() { Write::Add } else { Write::Set };
         if let Some(residual) = residual {
             for row in rows.clone() {
                 // SAFETY: this rectangle of out, and of a residual that may be the same memory, belongs to
@@ -42,8 +38,17 @@ pub(super) fn forward(
             }
         }
         // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
-        let mut out = unsafe { out.tile(rows, columns) };
-        multiply(&mut out, write, 1.0, x, weight);
+        let mut out = unsafe { out.tile(rows.clone(), columns.clone()) };
+        let mut scratch = cpu.scratch.worker(worker);
+        let memory = scratch.take(panel_elements(DEPTH.min(k), columns.len()));
+        let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[columns.start * k..columns.end * k]);
+        let mut write = if residual.is_some() { Write::Add } else { Write::Set };
+        for part in 0..k.div_ceil(DEPTH) {
+            let depth = block(part, DEPTH, k);
+            let x = Matrix::new(&x[depth.start..], rows.len(), depth.len(), k);
+            multiply(&mut out, write, 1.0, x, Panels::of_columns(memory, weight, k, depth, columns.len()));
+            write = Write::Add;
+        }
     });
 }
 
@@ -59,22 +64,21 @@ pub(super) fn backward_input(
     m: usize,
 ) {
     let (down, across) = (n.div_ceil(ROWS), k.div_ceil(COLUMNS));
-    cpu.scratch.reserve(DEPTH.min(m) * COLUMNS.min(k));
+    cpu.scratch.reserve(panel_elements(DEPTH.min(m), COLUMNS.min(k)));
     cpu.pool.run(down * across, &|worker, tile| {
         let (rows, columns) = (block(tile % down, ROWS, n), block(tile / down, COLUMNS, k));
         // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
         let mut dx = unsafe { dx.tile(rows.clone(), columns.clone()) };
         let mut scratch = cpu.scratch.worker(worker);
+        let memory = scratch.take(panel_elements(DEPTH.min(m), columns.len()));
+        let mut write = write;
         for part in 0..m.div_ceil(DEPTH) {
             let depth = block(part, DEPTH, m);
-            let wide = scratch.take(depth.len() * columns.len());
             let weight = &weight[depth.start * k..depth.end * k];
-            for (wide, weight) in wide.chunks_exact_mut(columns.len()).zip(weight.chunks_exact(k)) {
-                widen(wide, &weight[columns.clone()]);
-            }
-            let weight = Matrix::new(wide, depth.len(), columns.len(), columns.len());
+            let weight = Panels::of_rows(memory, weight, k, depth.len(), columns.clone());
             let dout = Matrix::new(&dout[rows.start * m + depth.start..], rows.len(), depth.len(), m);
-            multiply(&mut dx, if part == 0 { write } else { Write::Add }, 1.0, dout, weight);
+            multiply(&mut dx, write, 1.0, dout, weight);
+            write = Write::Add;
         }
     });
 }
@@ -90,13 +94,22 @@ pub(super) fn backward_weight(
     k: usize,
     m: usize,
 ) {
-    let (down, across) = (m.div_ceil(COLUMNS), k.div_ceil(COLUMNS));
-    cpu.pool.run(down * across, &|_, tile| {
-        let (rows, columns) = (block(tile % down, COLUMNS, m), block(tile / down, COLUMNS, k));
-        let dout = Matrix::new(&dout[rows.start..], n, rows.len(), m).transposed();
-        let x = Matrix::new(&x[columns.start..], n, columns.len(), k);
+    let (down, across) = (m.div_ceil(OUTPUTS), k.div_ceil(COLUMNS));
+    cpu.scratch.reserve(panel_elements(DEPTH.min(n), COLUMNS.min(k)));
+    cpu.pool.run(down * across, &|worker, tile| {
+        let (rows, columns) = (block(tile % down, OUTPUTS, m), block(tile / down, COLUMNS, k));
         // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
-        let mut dweight = unsafe { dweight.tile(rows, columns) };
-        multiply(&mut dweight, write, 1.0, dout, x);
+        let mut dweight = unsafe { dweight.tile(rows.clone(), columns.clone()) };
+        let mut scratch = cpu.scratch.worker(worker);
+        let memory = scratch.take(panel_elements(DEPTH.min(n), columns.len()));
+        let mut write = write;
+        for part in 0..n.div_ceil(DEPTH) {
+            let depth = block(part, DEPTH, n);
+            let x =
+                Panels::of_rows(memory, &x[depth.start * k..depth.end * k], k, depth.len(), columns.clone());
+            let dout = Matrix::new(&dout[depth.start * m + rows.start..], depth.len(), rows.len(), m);
+            multiply(&mut dweight, write, 1.0, dout.transposed(), x);
+            write = Write::Add;
+        }
     });
 }

@@ -166,16 +166,6 @@ impl<'a, T: Element> TileMut<'a, T> {
     pub fn columns(&self) -> usize {
         self.columns
     }
-
-    /// Elements from one row to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// The address of the first element.
-    pub fn address(&mut self) -> *mut T {
-        self.base
-    }
 }
 
 /// A matrix to read, in any direction: one of its strides is 1.
@@ -225,8 +215,12 @@ impl<'a> Matrix<'a> {
         (self.row_stride, self.column_stride)
     }
 
-    /// The address of the first element.
-    pub fn address(&self) -> *const f32 {
-        self.elements.as_ptr()
+    /// The address of the first element of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn from(&self, row: usize) -> *const f32 {
+        assert!(row < self.rows, "the row leaves the matrix");
+        self.elements[row * self.row_stride..].as_ptr()
     }
 }
