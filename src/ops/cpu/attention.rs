@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::base::{Dims, Shape};
 use crate::ops::Write;
-use crate::ops::cpu::product::{Panels, multiply, panel_elements};
+use crate::ops::cpu::product::{Left, Panels, multiply, panel_elements};
 use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
 use crate::ops::cpu::view::{Grid, Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
@@ -103,7 +103,13 @@ pub(super) fn forward(
             let kv = head / heads.group;
             let key_rows = &qkv[keys.start * heads.stride..keys.end * heads.stride];
             let k = Panels::of_columns(panels, key_rows, heads.stride, heads.key_columns(kv), keys.len());
-            multiply(&mut TileMut::of(scores, queries.len(), keys.len()), Write::Set, factor, q, k);
+            multiply(
+                &mut TileMut::of(scores, queries.len(), keys.len()),
+                Write::Set,
+                factor,
+                Left::Plain(q),
+                k,
+            );
             for (i, scores) in scores.chunks_exact_mut(keys.len()).take(queries.len()).enumerate() {
                 let query = queries.start + i;
                 let run = run_in(&keys, starts[query] as usize, query);
@@ -125,7 +131,8 @@ pub(super) fn forward(
                 }
             }
             let v = Panels::of_rows(panels, key_rows, heads.stride, keys.len(), heads.value_columns(kv));
-            multiply(&mut out, write, 1.0, Matrix::new(scores, queries.len(), keys.len(), keys.len()), v);
+            let p = Matrix::new(scores, queries.len(), keys.len(), keys.len());
+            multiply(&mut out, write, 1.0, Left::Plain(p), v);
             write = Write::Add;
         }
         // SAFETY: as for `out`: this head's column of these rows.
@@ -215,8 +222,14 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                     let query_columns = heads.query_columns(head);
                     let q = window(qkv, stride, queries.clone(), query_columns.clone());
                     let d = window(dout, attended, queries.clone(), query_columns.clone());
-                    multiply(&mut TileMut::of(probabilities, m, n), Write::Set, factor, q, transposed_k);
-                    multiply(&mut TileMut::of(dscores, m, n), Write::Set, 1.0, d, transposed_v);
+                    multiply(
+                        &mut TileMut::of(probabilities, m, n),
+                        Write::Set,
+                        factor,
+                        Left::Plain(q),
+                        transposed_k,
+                    );
+                    multiply(&mut TileMut::of(dscores, m, n), Write::Set, 1.0, Left::Plain(d), transposed_v);
                     let pairs = probabilities.chunks_exact_mut(n).zip(dscores.chunks_exact_mut(n));
                     for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
                         let run = run_in(&keys, starts[query] as usize, query);
@@ -235,16 +248,16 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                     let (p, ds) = (Matrix::new(probabilities, m, n, n), Matrix::new(dscores, m, n, n));
                     let dout = &dout[queries.start * attended..queries.end * attended];
                     let d = Panels::of_rows(query_panels, dout, attended, m, query_columns.clone());
-                    multiply(&mut dv, write, 1.0, p.transposed(), d);
+                    multiply(&mut dv, write, 1.0, Left::Plain(p.transposed()), d);
                     let query_qkv = &qkv[queries.start * stride..queries.end * stride];
                     let q = Panels::of_rows(query_panels, query_qkv, stride, m, query_columns);
-                    multiply(&mut dk, write, 1.0, ds.transposed(), q);
+                    multiply(&mut dk, write, 1.0, Left::Plain(ds.transposed()), q);
                     write = Write::Add;
                     // SAFETY: this head's query columns lie in `dq`, which is not used while this tile lives.
                     let mut dq = unsafe {
                         dqkv.tile(row + queries.start..row + queries.end, heads.query_columns(head))
                     };
-                    multiply(&mut dq, Write::Add, 1.0, ds, k);
+                    multiply(&mut dq, Write::Add, 1.0, Left::Plain(ds), k);
                 }
             }
             if write == Write::Set {

@@ -1,7 +1,7 @@
 //! The products of a linear layer, forward and both ways backward, cut into tiles.
 
 use crate::ops::Write;
-use crate::ops::cpu::product::{Panels, multiply, panel_elements};
+use crate::ops::cpu::product::{Blocks, Left, Panels, block_elements, multiply, panel_elements};
 use crate::ops::cpu::view::{Grid, Matrix};
 use crate::ops::cpu::{CpuKernels, block};
 
@@ -46,7 +46,13 @@ pub(super) fn forward(
         for part in 0..k.div_ceil(DEPTH) {
             let depth = block(part, DEPTH, k);
             let x = Matrix::new(&x[depth.start..], rows.len(), depth.len(), k);
-            multiply(&mut out, write, 1.0, x, Panels::of_columns(memory, weight, k, depth, columns.len()));
+            multiply(
+                &mut out,
+                write,
+                1.0,
+                Left::Plain(x),
+                Panels::of_columns(memory, weight, k, depth, columns.len()),
+            );
             write = Write::Add;
         }
     });
@@ -77,7 +83,7 @@ pub(super) fn backward_input(
             let weight = &weight[depth.start * k..depth.end * k];
             let weight = Panels::of_rows(memory, weight, k, depth.len(), columns.clone());
             let dout = Matrix::new(&dout[rows.start * m + depth.start..], rows.len(), depth.len(), m);
-            multiply(&mut dx, write, 1.0, dout, weight);
+            multiply(&mut dx, write, 1.0, Left::Plain(dout), weight);
             write = Write::Add;
         }
     });
@@ -95,20 +101,24 @@ pub(super) fn backward_weight(
     m: usize,
 ) {
     let (down, across) = (m.div_ceil(OUTPUTS), k.div_ceil(COLUMNS));
-    cpu.scratch.reserve(panel_elements(DEPTH.min(n), COLUMNS.min(k)));
+    let depth_max = DEPTH.min(n);
+    let left_elements = block_elements(depth_max, OUTPUTS.min(m));
+    let elements = left_elements + panel_elements(depth_max, COLUMNS.min(k));
+    cpu.scratch.reserve(elements);
     cpu.pool.run(down * across, &|worker, tile| {
         let (rows, columns) = (block(tile % down, OUTPUTS, m), block(tile / down, COLUMNS, k));
         // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
         let mut dweight = unsafe { dweight.tile(rows.clone(), columns.clone()) };
         let mut scratch = cpu.scratch.worker(worker);
-        let memory = scratch.take(panel_elements(DEPTH.min(n), columns.len()));
+        let (left, right) = scratch.take(elements).split_at_mut(left_elements);
         let mut write = write;
         for part in 0..n.div_ceil(DEPTH) {
             let depth = block(part, DEPTH, n);
             let x =
-                Panels::of_rows(memory, &x[depth.start * k..depth.end * k], k, depth.len(), columns.clone());
-            let dout = Matrix::new(&dout[depth.start * m + rows.start..], depth.len(), rows.len(), m);
-            multiply(&mut dweight, write, 1.0, dout.transposed(), x);
+                Panels::of_rows(right, &x[depth.start * k..depth.end * k], k, depth.len(), columns.clone());
+            let dout = &dout[depth.start * m..depth.end * m];
+            let dout = Blocks::of_columns(left, dout, m, depth.len(), rows.clone());
+            multiply(&mut dweight, write, 1.0, Left::Packed(dout), x);
             write = Write::Add;
         }
     });

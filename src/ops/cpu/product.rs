@@ -1,8 +1,8 @@
 //! Matrix products of one tile, on one thread: `out = factor · a · b` or `out += factor · a · b`.
 //!
 //! The right operand is packed into *panels* of [`PANEL`] columns, depth-major, so that the innermost loop reads
-//! it in order; bf16 weights are widened on the way. The left operand is read where it stands, in either
-//! direction. A kernel keeps a few rows of a panel's width in registers and walks the depth once (Goto & van
+//! it in order; bf16 weights are widened on the way. The left operand is read where it stands, or
+//! packed too where that would touch a page an element. A kernel keeps a few rows of a panel's width in registers and walks the depth once (Goto & van
 //! de Geijn 2008).
 //!
 //! Every element of a product is one chain of fused multiply-adds in the order of the depth, whatever the
@@ -36,8 +36,8 @@ pub(super) fn panel_elements(depth: usize, columns: usize) -> usize {
 
 /// Numbers a right operand may be stored in.
 pub(super) trait Source: Copy {
-    /// Packs rows of the depth: `rows` has `columns` numbers every `stride`.
-    fn pack_rows(panel: &mut [f32], rows: &[Self], stride: usize, columns: usize);
+    /// Packs `depth` rows, which stand every `stride`, into panels.
+    fn pack_rows(panels: &mut [f32], rows: &[Self], stride: usize, depth: usize, columns: Range<usize>);
     /// Packs columns that stand as rows: `columns` has a run of the depth every `stride`.
     fn pack_columns(panel: &mut [f32], columns: &[Self], stride: usize, depth: usize);
 }
@@ -52,10 +52,7 @@ impl<'a> Panels<'a> {
         columns: Range<usize>,
     ) -> Self {
         let memory = &mut memory[..panel_elements(depth, columns.len())];
-        for (panel, memory) in memory.chunks_exact_mut(depth * PANEL).enumerate() {
-            let first = columns.start + panel * PANEL;
-            T::pack_rows(memory, &source[first..], stride, PANEL.min(columns.end - first));
-        }
+        T::pack_rows(memory, source, stride, depth, columns.clone());
         Panels { elements: memory, depth, columns: columns.len() }
     }
 
@@ -78,23 +75,117 @@ impl<'a> Panels<'a> {
     }
 }
 
+/// A left operand whose rows stand as columns, in blocks of as many rows as a kernel takes, depth-major: read
+/// where it stands, every depth would be on a line, and on a page, of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a> {
+    elements: &'a [f32],
+    depth: usize,
+    rows: usize,
+}
+
+/// Elements that the blocks of a left operand take.
+pub(super) fn block_elements(depth: usize, rows: usize) -> usize {
+    depth * rows.next_multiple_of(ROWS)
+}
+
+impl<'a> Blocks<'a> {
+    /// A left operand whose row `r` has at depth `p` the element `source[p · stride + r]`, `r` from
+    /// `rows.start` on.
+    pub fn of_columns(
+        memory: &'a mut [f32],
+        source: &[f32],
+        stride: usize,
+        depth: usize,
+        rows: Range<usize>,
+    ) -> Self {
+        let memory = &mut memory[..block_elements(depth, rows.len())];
+        pack_blocks(memory, source, stride, depth, rows.clone());
+        Blocks { elements: memory, depth, rows: rows.len() }
+    }
+}
+
+vectorised! {
+    fn pack_blocks(blocks: &mut [f32], source: &[f32], stride: usize, depth: usize, rows: Range<usize>) {
+        scatter(blocks, ROWS, source, stride, depth, rows, |x| x);
+    }
+}
+
+/// Pieces that are cut off a row at a time: enough to read whole lines, few enough that the places they go to,
+/// which are far apart by the same distance, do not push each other out of the cache.
+const TOGETHER: usize = 4;
+
+/// Cuts `depth` rows, which stand every `stride`, into pieces `width` wide, each depth-major in memory of its
+/// own. A last piece that is not full is filled up with zeros.
+#[inline(always)]
+fn scatter<T: Copy>(
+    out: &mut [f32],
+    width: usize,
+    rows: &[T],
+    stride: usize,
+    depth: usize,
+    columns: Range<usize>,
+    widen: impl Fn(T) -> f32,
+) {
+    for (out, first) in
+        out.chunks_mut(TOGETHER * width * depth).zip(columns.clone().step_by(TOGETHER * width))
+    {
+        for p in 0..depth {
+            let row = &rows[p * stride + first..p * stride + (first + TOGETHER * width).min(columns.end)];
+            let mut pieces = row.chunks_exact(width);
+            let mut at = p * width;
+            for piece in &mut pieces {
+                for (out, &x) in out[at..at + width].iter_mut().zip(piece) {
+                    *out = widen(x);
+                }
+                at += depth * width;
+            }
+            if !pieces.remainder().is_empty() {
+                let out = &mut out[at..at + width];
+                out.fill(0.0);
+                for (out, &x) in out.iter_mut().zip(pieces.remainder()) {
+                    *out = widen(x);
+                }
+            }
+        }
+    }
+}
+
+/// A left operand.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a> {
+    /// Read where it stands.
+    Plain(Matrix<'a>),
+    /// Packed.
+    Packed(Blocks<'a>),
+}
+
+impl Left<'_> {
+    fn sizes(&self) -> (usize, usize) {
+        match self {
+            Left::Plain(matrix) => (matrix.rows(), matrix.columns()),
+            Left::Packed(blocks) => (blocks.rows, blocks.depth),
+        }
+    }
+
+    /// The rows of a kernel, from a multiple of [`ROWS`] on.
+    fn rows(&self, rows: Range<usize>) -> Matrix<'_> {
+        match self {
+            Left::Plain(matrix) => matrix.some_rows(rows),
+            Left::Packed(blocks) => {
+                let block = &blocks.elements[rows.start * blocks.depth..][..blocks.depth * ROWS];
+                Matrix::new(block, blocks.depth, rows.len(), ROWS).transposed()
+            }
+        }
+    }
+}
+
 /// The bodies of [`Source`], for numbers that `widen` turns into f32.
 macro_rules! source {
     ($type:ty, $rows:ident, $columns:ident, $widen:expr) => {
         vectorised! {
-            fn $rows(panel: &mut [f32], rows: &[$type], stride: usize, columns: usize) {
-                for (panel, row) in panel.chunks_exact_mut(PANEL).zip(rows.chunks(stride)) {
-                    if let (PANEL, Some(row)) = (columns, row.get(..PANEL)) {
-                        for (out, &x) in panel.iter_mut().zip(row) {
-                            *out = $widen(x);
-                        }
-                    } else {
-                        panel.fill(0.0);
-                        for (out, &x) in panel.iter_mut().zip(&row[..columns]) {
-                            *out = $widen(x);
-                        }
-                    }
-                }
+            fn $rows(panels: &mut [f32], rows: &[$type], stride: usize, depth: usize, columns: Range<usize>) {
+                scatter(panels, PANEL, rows, stride, depth, columns, $widen);
             }
         }
         vectorised! {
@@ -102,16 +193,36 @@ macro_rules! source {
                 if columns.len() != (PANEL - 1) * stride + depth {
                     panel.fill(0.0);
                 }
-                for (j, column) in columns.chunks(stride).enumerate() {
-                    for (p, &x) in column[..depth].iter().enumerate() {
-                        panel[p * PANEL + j] = $widen(x);
+                let columns = columns.chunks(stride);
+                // Squares are transposed in registers; what is left over, an element at a time.
+                for (group, first) in (0..columns.len()).step_by(SQUARE).enumerate() {
+                    let mut square: [&[$type]; SQUARE] = [&[]; SQUARE];
+                    let mut count = 0;
+                    for (place, column) in square.iter_mut().zip(columns.clone().skip(first)) {
+                        *place = &column[..depth];
+                        count += 1;
+                    }
+                    let whole = if count == SQUARE { depth / SQUARE * SQUARE } else { 0 };
+                    for p in (0..whole).step_by(SQUARE) {
+                        let rows = square.map(|column| -> [f32; SQUARE] {
+                            let piece: &[$type; SQUARE] = column[p..p + SQUARE].try_into().expect("a whole piece");
+                            piece.map($widen)
+                        });
+                        for (i, row) in transpose(&rows).iter().enumerate() {
+                            panel[(p + i) * PANEL + group * SQUARE..][..SQUARE].copy_from_slice(row);
+                        }
+                    }
+                    for (j, column) in square[..count].iter().enumerate() {
+                        for p in whole..depth {
+                            panel[p * PANEL + first + j] = $widen(column[p]);
+                        }
                     }
                 }
             }
         }
         impl Source for $type {
-            fn pack_rows(panel: &mut [f32], rows: &[$type], stride: usize, columns: usize) {
-                $rows(panel, rows, stride, columns);
+            fn pack_rows(panels: &mut [f32], rows: &[$type], stride: usize, depth: usize, columns: Range<usize>) {
+                $rows(panels, rows, stride, depth, columns);
             }
             fn pack_columns(panel: &mut [f32], columns: &[$type], stride: usize, depth: usize) {
                 $columns(panel, columns, stride, depth);
@@ -122,75 +233,129 @@ macro_rules! source {
 source!(f32, pack_f32_rows, pack_f32_columns, |x| x);
 source!(u16, pack_bf16_rows, pack_bf16_columns, master::widen);
 
-/// A few rows of sums.
-type Sums = [[f32; PANEL]; ROWS];
+/// Rows and columns of what is transposed in registers.
+const SQUARE: usize = 8;
+
+/// The transpose of a square.
+#[inline(always)]
+fn transpose(rows: &[[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::ops::cpu::vector::{InstructionSet, instruction_set};
+        if instruction_set() != InstructionSet::Baseline {
+            // SAFETY: the processor has AVX2.
+            return unsafe { transpose_avx2(rows) };
+        }
+    }
+    std::array::from_fn(|row| std::array::from_fn(|column| rows[column][row]))
+}
+
+/// The transpose by exchanging neighbours, then pairs, then halves.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn transpose_avx2(rows: &[[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+    use std::arch::x86_64::*;
+    // SAFETY: a row holds one vector.
+    let rows = std::array::from_fn::<__m256, SQUARE, _>(|r| unsafe { _mm256_loadu_ps(rows[r].as_ptr()) });
+    let mut halves = [_mm256_setzero_ps(); SQUARE];
+    for four in [0, 4] {
+        let low = [0, 2].map(|r| _mm256_unpacklo_ps(rows[four + r], rows[four + r + 1]));
+        let high = [0, 2].map(|r| _mm256_unpackhi_ps(rows[four + r], rows[four + r + 1]));
+        halves[four] = _mm256_shuffle_ps::<0x44>(low[0], low[1]);
+        halves[four + 1] = _mm256_shuffle_ps::<0xee>(low[0], low[1]);
+        halves[four + 2] = _mm256_shuffle_ps::<0x44>(high[0], high[1]);
+        halves[four + 3] = _mm256_shuffle_ps::<0xee>(high[0], high[1]);
+    }
+    let mut out = [[0.0; SQUARE]; SQUARE];
+    for i in 0..4 {
+        let (left, right) = (halves[i], halves[i + 4]);
+        // SAFETY: a row holds one vector.
+        unsafe { _mm256_storeu_ps(out[i].as_mut_ptr(), _mm256_permute2f128_ps::<0x20>(left, right)) };
+        // SAFETY: a row holds one vector, and i + 4 is below SQUARE.
+        unsafe { _mm256_storeu_ps(out[i + 4].as_mut_ptr(), _mm256_permute2f128_ps::<0x31>(left, right)) };
+    }
+    out
+}
+
+/// What becomes of the sums of a kernel.
+#[derive(Clone, Copy)]
+struct Finish {
+    add: bool,
+    factor: f32,
+}
 
 /// `out`, by `write`: `factor · a · b`.
 ///
 /// # Panics
 /// If the sizes do not fit one another.
-pub(super) fn multiply(out: &mut TileMut<f32>, write: Write, factor: f32, a: Matrix, b: Panels) {
+pub(super) fn multiply(out: &mut TileMut<f32>, write: Write, factor: f32, a: Left, b: Panels) {
+    let (m, depth) = a.sizes();
     assert!(
-        a.rows() == out.rows() && a.columns() == b.depth && b.columns == out.columns(),
+        m == out.rows() && depth == b.depth && b.columns == out.columns(),
         "the sizes of a product do not fit"
     );
-    let mut sums: Sums = [[0.0; PANEL]; ROWS];
-    for first in (0..a.rows()).step_by(ROWS) {
-        let rows = first..(first + ROWS).min(a.rows());
+    let finish = Finish { add: write == Write::Add, factor };
+    let mut narrow = [0.0; ROWS * PANEL];
+    for first in (0..m).step_by(ROWS) {
+        let rows = first..(first + ROWS).min(m);
+        let a = a.rows(rows.clone());
         for (panel, terms) in b.elements.chunks_exact(b.depth * PANEL).enumerate() {
-            kernel(&mut sums, a, rows.clone(), terms);
             let columns = panel * PANEL..((panel + 1) * PANEL).min(b.columns);
-            for (row, sums) in rows.clone().zip(&sums) {
-                finish(&mut out.row(row)[columns.clone()], write == Write::Add, factor, sums);
+            let mut out = out.part(rows.clone(), columns.clone());
+            if columns.len() == PANEL {
+                kernel(&mut out, finish, a, terms);
+            } else {
+                // The kernel writes whole panels: the last columns go through one.
+                let mut whole = TileMut::of(&mut narrow, rows.len(), PANEL);
+                kernel(&mut whole, Finish { add: false, factor }, a, terms);
+                for row in 0..rows.len() {
+                    let pairs = out.row(row).iter_mut().zip(whole.row(row));
+                    match write {
+                        Write::Set => pairs.for_each(|(out, sum)| *out = *sum),
+                        Write::Add => pairs.for_each(|(out, sum)| *out += *sum),
+                    }
+                }
             }
         }
     }
 }
 
-vectorised! {
-    fn finish(out: &mut [f32], add: bool, factor: f32, sums: &[f32; PANEL]) {
-        match (add, <&mut [f32; PANEL]>::try_from(&mut *out)) {
-            (true, Ok(out)) => (0..PANEL).for_each(|i| out[i] += factor * sums[i]),
-            (false, Ok(out)) => (0..PANEL).for_each(|i| out[i] = factor * sums[i]),
-            (true, Err(_)) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += factor * sum),
-            (false, Err(_)) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out = factor * sum),
-        }
-    }
-}
-
-/// Rows of `a` times one panel.
-fn kernel(sums: &mut Sums, a: Matrix, rows: Range<usize>, panel: &[f32]) {
-    let (count, depth, (row_stride, depth_stride)) = (rows.len(), panel.len() / PANEL, a.strides());
-    assert!(rows.end <= a.rows() && depth == a.columns() && count <= ROWS, "the rows leave the matrix");
-    let a = a.from(rows.start);
+/// A few rows times one panel.
+fn kernel(out: &mut TileMut<f32>, finish: Finish, a: Matrix, panel: &[f32]) {
+    let count = a.rows();
+    assert!(
+        panel.len() == a.columns() * PANEL
+            && out.columns() == PANEL
+            && out.rows() == count
+            && (1..=ROWS).contains(&count),
+        "the sizes do not fit a kernel"
+    );
     #[cfg(target_arch = "x86_64")]
     {
         use crate::ops::cpu::vector::{InstructionSet, instruction_set};
         macro_rules! by_count {
-            ($kernel:ident: $($n:literal)*) => {
+            ($($n:literal)*) => {
                 match count {
-                    // SAFETY: the processor has the instructions; `count` rows of `depth` elements lie behind
-                    // `a` at these strides, as asserted above, and the panel holds `depth` rows.
-                    $($n => unsafe { $kernel::<$n>(sums, a, row_stride, depth_stride, panel) },)*
+                    // SAFETY: the processor has AVX-512, and the sizes are those asserted above.
+                    $($n => unsafe { avx512::<$n>(out, finish, a, panel) },)*
                     _ => unreachable!("a kernel has 1 … {ROWS} rows"),
                 }
             };
         }
         match instruction_set() {
-            InstructionSet::Avx512 => return by_count!(avx512: 1 2 3 4 5 6 7 8 9 10 11 12),
+            InstructionSet::Avx512 => return by_count!(1 2 3 4 5 6 7 8 9 10 11 12),
             InstructionSet::Avx2 => {
                 for first in (0..count).step_by(AVX2_ROWS) {
-                    let here = AVX2_ROWS.min(count - first);
-                    let sums = &mut sums[first..first + here];
-                    // SAFETY: these rows are among the `count` rows of the matrix.
-                    let a = unsafe { a.add(first * row_stride) };
-                    match here {
-                        // SAFETY: the processor has AVX2 and FMA, and one row lies behind `a`.
-                        1 => unsafe { avx2::<1>(sums, a, row_stride, depth_stride, panel) },
-                        // SAFETY: the processor has AVX2 and FMA, and two rows lie behind `a`.
-                        2 => unsafe { avx2::<2>(sums, a, row_stride, depth_stride, panel) },
-                        // SAFETY: the processor has AVX2 and FMA, and three rows lie behind `a`.
-                        _ => unsafe { avx2::<AVX2_ROWS>(sums, a, row_stride, depth_stride, panel) },
+                    let rows = first..(first + AVX2_ROWS).min(count);
+                    let (mut out, a) = (out.part(rows.clone(), 0..PANEL), a.some_rows(rows.clone()));
+                    match rows.len() {
+                        // SAFETY: the processor has AVX2 and FMA, and both tiles have one row.
+                        1 => unsafe { avx2::<1>(&mut out, finish, a, panel) },
+                        // SAFETY: the processor has AVX2 and FMA, and both tiles have two rows.
+                        2 => unsafe { avx2::<2>(&mut out, finish, a, panel) },
+                        // SAFETY: the processor has AVX2 and FMA, and both tiles have three rows.
+                        _ => unsafe { avx2::<AVX2_ROWS>(&mut out, finish, a, panel) },
                     }
                 }
                 return;
@@ -198,14 +363,22 @@ fn kernel(sums: &mut Sums, a: Matrix, rows: Range<usize>, panel: &[f32]) {
             InstructionSet::Baseline => {}
         }
     }
-    for (row, sums) in sums[..count].iter_mut().enumerate() {
-        *sums = [0.0; PANEL];
+    plain(out, finish, a, panel);
+}
+
+/// The kernels' arithmetic without their instructions.
+fn plain(out: &mut TileMut<f32>, finish: Finish, a: Matrix, panel: &[f32]) {
+    for row in 0..a.rows() {
+        let mut sums = [0f32; PANEL];
         for (p, terms) in panel.chunks_exact(PANEL).enumerate() {
-            // SAFETY: row `row` < `count` and depth `p` lie in the matrix, as asserted above.
-            let x = unsafe { *a.add(row * row_stride + p * depth_stride) };
+            let x = a.at(row, p);
             for (sum, &term) in sums.iter_mut().zip(terms) {
                 *sum = x.mul_add(term, *sum);
             }
+        }
+        for (out, sum) in out.row(row).iter_mut().zip(sums) {
+            let value = finish.factor * sum;
+            *out = if finish.add { *out + value } else { value };
         }
     }
 }
@@ -217,22 +390,17 @@ const AVX2_ROWS: usize = 3;
 /// A kernel in one instruction set's words.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernel {
-    ($name:ident, $features:literal, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $fma:ident, $store:ident) => {
+    ($name:ident, $features:literal, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $fma:ident, $mul:ident,
+     $add:ident, $store:ident) => {
         /// # Safety
-        /// `a[r · row_stride + p · depth_stride]` can be read for `r < R` and `p <` the depth of the panel, and
-        /// `sums` holds `R` rows.
+        /// `out` and `a` have `R` rows, `out` has [`PANEL`] columns, and `panel` has a row for each column of `a`.
         #[target_feature(enable = $features)]
-        unsafe fn $name<const R: usize>(
-            sums: &mut [[f32; PANEL]],
-            a: *const f32,
-            row_stride: usize,
-            depth_stride: usize,
-            panel: &[f32],
-        ) {
+        unsafe fn $name<const R: usize>(out: &mut TileMut<f32>, finish: Finish, a: Matrix, panel: &[f32]) {
             use std::arch::x86_64::*;
             const VECTORS: usize = PANEL / $lanes;
+            let (row_stride, depth_stride) = a.strides();
             let mut totals = [[$zero(); VECTORS]; R];
-            let mut a = a;
+            let mut a = a.address();
             for panel in panel.chunks_exact(PANEL) {
                 let mut terms = [$zero(); VECTORS];
                 for v in 0..VECTORS {
@@ -240,7 +408,7 @@ macro_rules! kernel {
                     terms[v] = unsafe { $load(panel.as_ptr().add(v * $lanes)) };
                 }
                 for r in 0..R {
-                    // SAFETY: row r of this depth can be read, by the caller's promise.
+                    // SAFETY: `a` has this row, and a column for each chunk of the panel.
                     let x = $splat(unsafe { *a.add(r * row_stride) });
                     for v in 0..VECTORS {
                         totals[r][v] = $fma(x, terms[v], totals[r][v]);
@@ -248,10 +416,18 @@ macro_rules! kernel {
                 }
                 a = a.wrapping_add(depth_stride);
             }
-            for (sums, totals) in sums.iter_mut().zip(&totals) {
+            let (factor, stride, out) = ($splat(finish.factor), out.stride(), out.address());
+            for r in 0..R {
                 for v in 0..VECTORS {
-                    // SAFETY: a row of sums holds VECTORS vectors.
-                    unsafe { $store(sums.as_mut_ptr().add(v * $lanes), totals[v]) };
+                    let mut value = $mul(factor, totals[r][v]);
+                    // SAFETY: a row of `out` holds VECTORS vectors, and it has R rows.
+                    let place = unsafe { out.add(r * stride + v * $lanes) };
+                    if finish.add {
+                        // SAFETY: `place` is that of a vector in `out`, as said above.
+                        value = $add(unsafe { $load(place) }, value);
+                    }
+                    // SAFETY: `out` is exclusive, and `place` is that of a vector in it.
+                    unsafe { $store(place, value) };
                 }
             }
         }
@@ -266,6 +442,8 @@ kernel!(
     _mm512_loadu_ps,
     _mm512_set1_ps,
     _mm512_fmadd_ps,
+    _mm512_mul_ps,
+    _mm512_add_ps,
     _mm512_storeu_ps
 );
 #[cfg(target_arch = "x86_64")]
@@ -277,5 +455,7 @@ kernel!(
     _mm256_loadu_ps,
     _mm256_set1_ps,
     _mm256_fmadd_ps,
+    _mm256_mul_ps,
+    _mm256_add_ps,
     _mm256_storeu_ps
 );

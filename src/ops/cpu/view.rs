@@ -157,6 +157,30 @@ impl<'a, T: Element> TileMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.stride), self.columns) }
     }
 
+    /// Part of the tile, lent.
+    pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'_, T> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the tile");
+        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the tile");
+        TileMut {
+            // SAFETY: the corner lies in the tile, or one past its end when the part is empty.
+            base: unsafe { self.base.add(rows.start * self.stride + columns.start) },
+            rows: rows.end - rows.start,
+            columns: columns.end - columns.start,
+            stride: self.stride,
+            memory: PhantomData,
+        }
+    }
+
+    /// Elements from one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The address of the first element.
+    pub fn address(&mut self) -> *mut T {
+        self.base
+    }
+
     /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -215,12 +239,19 @@ impl<'a> Matrix<'a> {
         (self.row_stride, self.column_stride)
     }
 
-    /// The address of the first element of a row.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn from(&self, row: usize) -> *const f32 {
-        assert!(row < self.rows, "the row leaves the matrix");
-        self.elements[row * self.row_stride..].as_ptr()
+    /// Some of the rows.
+    pub fn some_rows(self, rows: Range<usize>) -> Self {
+        assert!(rows.start < rows.end && rows.end <= self.rows, "rows leave the matrix");
+        Matrix { elements: &self.elements[rows.start * self.row_stride..], rows: rows.len(), ..self }
+    }
+
+    /// One element.
+    pub fn at(&self, row: usize, column: usize) -> f32 {
+        self.elements[row * self.row_stride + column * self.column_stride]
+    }
+
+    /// The address of the first element.
+    pub fn address(&self) -> *const f32 {
+        self.elements.as_ptr()
     }
 }
