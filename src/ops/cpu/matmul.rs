@@ -8,12 +8,12 @@ use crate::ops::cpu::{CpuKernels, block};
 /// Rows of a tile of activations.
 const ROWS: usize = 1024;
 /// Columns of a tile.
-const COLUMNS: usize = 128;
+const COLUMNS: usize = 256;
 /// Rows of a tile of a weight gradient.
-const OUTPUTS: usize = 384;
+const OUTPUTS: usize = 192;
 /// Terms that are summed at a time: the packed panels of a tile, DEPTH · COLUMNS · 4 bytes, stay in the second
 /// level of the cache while rows pass by.
-const DEPTH: usize = 512;
+const DEPTH: usize = 256;
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::base::master;
 use crate::ops::Write;
-use crate::ops::cpu::vector::vectorised;
+use crate::ops::cpu::vector::{prefetch, vectorised};
 use crate::ops::cpu::view::{Matrix, TileMut};
 
 /// Columns of a panel: two AVX-512 registers, four AVX2 ones.
@@ -31,7 +31,7 @@ pub(super) struct Panels<'a> {
 
 /// Elements that the panels of a right operand take.
 pub(super) fn panel_elements(depth: usize, columns: usize) -> usize {
-    depth * columns.next_multiple_of(PANEL)
+    columns.div_ceil(PANEL) * piece_elements(PANEL, depth)
 }
 
 /// Numbers a right operand may be stored in.
@@ -65,11 +65,12 @@ impl<'a> Panels<'a> {
         columns: usize,
     ) -> Self {
         let memory = &mut memory[..panel_elements(depth.len(), columns)];
-        for (panel, memory) in memory.chunks_exact_mut(depth.len() * PANEL).enumerate() {
+        let pieces = memory.chunks_exact_mut(piece_elements(PANEL, depth.len()));
+        for (panel, memory) in pieces.enumerate() {
             let first = panel * PANEL;
             let last = (first + PANEL).min(columns) - 1;
             let source = &source[first * stride + depth.start..last * stride + depth.end];
-            T::pack_columns(memory, source, stride, depth.len());
+            T::pack_columns(&mut memory[..depth.len() * PANEL], source, stride, depth.len());
         }
         Panels { elements: memory, depth: depth.len(), columns }
     }
@@ -86,7 +87,7 @@ pub(super) struct Blocks<'a> {
 
 /// Elements that the blocks of a left operand take.
 pub(super) fn block_elements(depth: usize, rows: usize) -> usize {
-    depth * rows.next_multiple_of(ROWS)
+    rows.div_ceil(ROWS) * piece_elements(ROWS, depth)
 }
 
 impl<'a> Blocks<'a> {
@@ -111,12 +112,19 @@ vectorised! {
     }
 }
 
-/// Pieces that are cut off a row at a time: enough to read whole lines, few enough that the places they go to,
-/// which are far apart by the same distance, do not push each other out of the cache.
-const TOGETHER: usize = 4;
+/// Elements between two pieces, so that places at the same depth fall on different lines of the cache.
+const GAP: usize = 16;
+
+/// Rows that are asked for before they are cut: they are far apart, and the processor does not guess.
+const AHEAD: usize = 6;
+
+/// Elements from one piece to the next.
+fn piece_elements(width: usize, depth: usize) -> usize {
+    width * depth + GAP
+}
 
 /// Cuts `depth` rows, which stand every `stride`, into pieces `width` wide, each depth-major in memory of its
-/// own. A last piece that is not full is filled up with zeros.
+/// own. Rows are read from end to end; a last piece that is not full is filled up with zeros.
 #[inline(always)]
 fn scatter<T: Copy>(
     out: &mut [f32],
@@ -127,25 +135,24 @@ fn scatter<T: Copy>(
     columns: Range<usize>,
     widen: impl Fn(T) -> f32,
 ) {
-    for (out, first) in
-        out.chunks_mut(TOGETHER * width * depth).zip(columns.clone().step_by(TOGETHER * width))
-    {
-        for p in 0..depth {
-            let row = &rows[p * stride + first..p * stride + (first + TOGETHER * width).min(columns.end)];
-            let mut pieces = row.chunks_exact(width);
-            let mut at = p * width;
-            for piece in &mut pieces {
-                for (out, &x) in out[at..at + width].iter_mut().zip(piece) {
-                    *out = widen(x);
-                }
-                at += depth * width;
+    for p in 0..depth {
+        let row = &rows[p * stride..][columns.clone()];
+        if let Some(ahead) = rows.get((p + AHEAD) * stride..).and_then(|rows| rows.get(columns.clone())) {
+            prefetch(ahead);
+        }
+        let mut pieces = row.chunks_exact(width);
+        let mut at = p * width;
+        for piece in &mut pieces {
+            for (out, &x) in out[at..at + width].iter_mut().zip(piece) {
+                *out = widen(x);
             }
-            if !pieces.remainder().is_empty() {
-                let out = &mut out[at..at + width];
-                out.fill(0.0);
-                for (out, &x) in out.iter_mut().zip(pieces.remainder()) {
-                    *out = widen(x);
-                }
+            at += piece_elements(width, depth);
+        }
+        if !pieces.remainder().is_empty() {
+            let out = &mut out[at..at + width];
+            out.fill(0.0);
+            for (out, &x) in out.iter_mut().zip(pieces.remainder()) {
+                *out = widen(x);
             }
         }
     }
@@ -173,7 +180,8 @@ impl Left<'_> {
         match self {
             Left::Plain(matrix) => matrix.some_rows(rows),
             Left::Packed(blocks) => {
-                let block = &blocks.elements[rows.start * blocks.depth..][..blocks.depth * ROWS];
+                let at = rows.start / ROWS * piece_elements(ROWS, blocks.depth);
+                let block = &blocks.elements[at..at + blocks.depth * ROWS];
                 Matrix::new(block, blocks.depth, rows.len(), ROWS).transposed()
             }
         }
@@ -300,7 +308,8 @@ pub(super) fn multiply(out: &mut TileMut<f32>, write: Write, factor: f32, a: Lef
     for first in (0..m).step_by(ROWS) {
         let rows = first..(first + ROWS).min(m);
         let a = a.rows(rows.clone());
-        for (panel, terms) in b.elements.chunks_exact(b.depth * PANEL).enumerate() {
+        for (panel, terms) in b.elements.chunks_exact(piece_elements(PANEL, b.depth)).enumerate() {
+            let terms = &terms[..b.depth * PANEL];
             let columns = panel * PANEL..((panel + 1) * PANEL).min(b.columns);
             let mut out = out.part(rows.clone(), columns.clone());
             if columns.len() == PANEL {
@@ -399,6 +408,10 @@ macro_rules! kernel {
             use std::arch::x86_64::*;
             const VECTORS: usize = PANEL / $lanes;
             let (row_stride, depth_stride) = a.strides();
+            for row in 0..R {
+                // What is stored at the end arrives while the sums are formed.
+                prefetch(out.row(row));
+            }
             let mut totals = [[$zero(); VECTORS]; R];
             let mut a = a.address();
             for panel in panel.chunks_exact(PANEL) {
