@@ -175,6 +175,17 @@ impl Left<'_> {
         }
     }
 
+    /// Asks for every `step`-th of the next kernel's rows, from `first` on, where rows stand apart.
+    fn prefetch(&self, first: usize, step: usize, end: usize) {
+        if let Left::Plain(matrix) = self
+            && matrix.strides().1 == 1
+        {
+            for row in (first..end.min(first + ROWS)).step_by(step) {
+                prefetch(matrix.row(row));
+            }
+        }
+    }
+
     /// The rows of a kernel, from a multiple of [`ROWS`] on.
     fn rows(&self, rows: Range<usize>) -> Matrix<'_> {
         match self {
@@ -305,12 +316,14 @@ pub(super) fn multiply(out: &mut TileMut<f32>, write: Write, factor: f32, a: Lef
     );
     let finish = Finish { add: write == Write::Add, factor };
     let mut narrow = [0.0; ROWS * PANEL];
+    let (all, panels) = (a, b.columns.div_ceil(PANEL));
     for first in (0..m).step_by(ROWS) {
         let rows = first..(first + ROWS).min(m);
         let a = a.rows(rows.clone());
         for (panel, terms) in b.elements.chunks_exact(piece_elements(PANEL, b.depth)).enumerate() {
             let terms = &terms[..b.depth * PANEL];
             let columns = panel * PANEL..((panel + 1) * PANEL).min(b.columns);
+            all.prefetch(rows.end + panel, panels, m);
             let mut out = out.part(rows.clone(), columns.clone());
             if columns.len() == PANEL {
                 kernel(&mut out, finish, a, terms);

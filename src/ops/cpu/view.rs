@@ -245,6 +245,12 @@ impl<'a> Matrix<'a> {
         Matrix { elements: &self.elements[rows.start * self.row_stride..], rows: rows.len(), ..self }
     }
 
+    /// A row of a matrix that is row-major.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        assert!(self.column_stride == 1, "the row does not stand together");
+        &self.elements[row * self.row_stride..][..self.columns]
+    }
+
     /// One element.
     pub fn at(&self, row: usize, column: usize) -> f32 {
         self.elements[row * self.row_stride + column * self.column_stride]
