@@ -485,3 +485,59 @@ kernel!(
     _mm256_add_ps,
     _mm256_storeu_ps
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i + seed).wrapping_mul(2_654_435_761) % 8191) as f32 / 4096.0 - 1.0).collect()
+    }
+
+    /// Every row count, on tails of the depth, by this machine's kernels and by the plain one.
+    #[test]
+    fn kernels_have_the_bits_of_the_plain_one() {
+        for depth in [1, 2, 31, 64, 129] {
+            let (a, panel) = (numbers(ROWS * depth, 1), numbers(depth * PANEL, 2));
+            for rows in 1..=ROWS {
+                for (add, factor) in [(false, 1.0), (true, 0.3)] {
+                    let a = Matrix::new(&a, rows, depth, depth);
+                    let (finish, before) = (Finish { add, factor }, numbers(rows * PANEL, 3));
+                    let mut expected = before.clone();
+                    plain(&mut TileMut::of(&mut expected, rows, PANEL), finish, a, &panel);
+                    let mut fast = before.clone();
+                    kernel(&mut TileMut::of(&mut fast, rows, PANEL), finish, a, &panel);
+                    assert_eq!(fast, expected, "{rows} rows, depth {depth}, add {add}");
+                    #[cfg(target_arch = "x86_64")]
+                    if rows == AVX2_ROWS
+                        && is_x86_feature_detected!("avx2")
+                        && is_x86_feature_detected!("fma")
+                    {
+                        let mut narrow = before.clone();
+                        let mut out = TileMut::of(&mut narrow, rows, PANEL);
+                        // SAFETY: the processor has AVX2 and FMA, and the sizes are those of the other kernels.
+                        unsafe { avx2::<AVX2_ROWS>(&mut out, finish, a, &panel) };
+                        assert_eq!(narrow, expected, "AVX2, depth {depth}, add {add}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Columns that stand as rows give the panels of rows, for every tail of the squares and of the panels.
+    #[test]
+    fn both_ways_of_packing_agree() {
+        for depth in [1, 7, 8, 9, 20] {
+            for columns in [1, 7, 8, 31, 32, 33, 47, 64] {
+                let rows = numbers(depth * columns, 4);
+                let transposed: Vec<f32> =
+                    (0..columns * depth).map(|i| rows[i % depth * columns + i / depth]).collect();
+                let elements = panel_elements(depth, columns);
+                let (mut left, mut right) = (vec![0.0; elements], vec![0.0; elements]);
+                Panels::of_rows(&mut left, &rows, columns, depth, 0..columns);
+                Panels::of_columns(&mut right, &transposed, depth, 0..depth, columns);
+                assert_eq!(left, right, "depth {depth}, {columns} columns");
+            }
+        }
+    }
+}
