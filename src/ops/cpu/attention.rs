@@ -16,8 +16,13 @@ use crate::ops::cpu::{CpuKernels, block};
 
 /// Query rows of a block.
 const QUERIES: usize = 64;
-/// Keys of a block.
+/// Keys of a block of forward.
 const KEYS: usize = 128;
+/// Keys of a block of backward: as many as queries, so that little of a block lies above the diagonal.
+const KEYS_BACKWARD: usize = 64;
+/// Elements from one row of scores to the next in backward, where they are also read by columns: rows start
+/// on different sets of the cache.
+const STRIDE: usize = KEYS_BACKWARD + 16;
 
 /// The places of heads in a row of queries, keys and values.
 struct Heads {
@@ -63,9 +68,9 @@ fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
 }
 
 /// Key blocks that some query of the block attends to.
-fn key_blocks(starts: &[i32], queries: &Range<usize>) -> Range<usize> {
+fn key_blocks(starts: &[i32], queries: &Range<usize>, keys: usize) -> Range<usize> {
     let first = starts[queries.clone()].iter().min().map_or(0, |&start| start as usize);
-    first / KEYS..queries.end.div_ceil(KEYS)
+    first / keys..queries.end.div_ceil(keys)
 }
 
 pub(super) fn forward(
@@ -98,7 +103,7 @@ pub(super) fn forward(
         let mut out = unsafe { out.tile(rows.clone(), heads.query_columns(head)) };
         let q = window(qkv, heads.stride, queries.clone(), heads.query_columns(head));
         let mut write = Write::Set;
-        for keys in key_blocks(starts, &queries) {
+        for keys in key_blocks(starts, &queries, KEYS) {
             let keys = block(keys, KEYS, t.min(queries.end));
             let kv = head / heads.group;
             let key_rows = &qkv[keys.start * heads.stride..keys.end * heads.stride];
@@ -159,8 +164,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
     let (heads, t) = (Heads::new(dims), shape.t);
     let attended = dims.attended();
     let factor = 1.0 / (dims.d as f32).sqrt();
-    let panel = panel_elements(KEYS, dims.d).max(panel_elements(dims.d, KEYS));
-    let scratch_elements = 2 * QUERIES * KEYS + 4 * panel + heads.group * t;
+    let panel = panel_elements(KEYS_BACKWARD, dims.d).max(panel_elements(dims.d, KEYS_BACKWARD));
+    let scratch_elements = 2 * QUERIES * STRIDE + 4 * panel + heads.group * t;
     cpu.scratch.reserve(scratch_elements);
     cpu.pool.run(shape.b * dims.g, &|worker, tile| {
         let (row, kv) = (tile / dims.g * t, tile % dims.g);
@@ -173,8 +178,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
         let group = kv * heads.group..(kv + 1) * heads.group;
 
         let mut scratch = cpu.scratch.worker(worker);
-        let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * KEYS);
-        let (dscores, rest) = rest.split_at_mut(QUERIES * KEYS);
+        let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * STRIDE);
+        let (dscores, rest) = rest.split_at_mut(QUERIES * STRIDE);
         let (panels, deltas) = rest.split_at_mut(4 * panel);
         let (key_panels, panels) = panels.split_at_mut(panel);
         let (value_panels, panels) = panels.split_at_mut(panel);
@@ -192,8 +197,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
         for query in 0..t {
             dq.row(query).fill(0.0);
         }
-        for keys in 0..t.div_ceil(KEYS) {
-            let keys = block(keys, KEYS, t);
+        for keys in 0..t.div_ceil(KEYS_BACKWARD) {
+            let keys = block(keys, KEYS_BACKWARD, t);
             let key_rows = row + keys.start..row + keys.end;
             // SAFETY: the key and value columns of this kv head belong to this tile alone, in every row of the
             // sequence, and the two do not overlap each other or the query columns.
@@ -213,7 +218,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
             let mut write = Write::Set;
             for queries in keys.start / QUERIES..t.div_ceil(QUERIES) {
                 let queries = block(queries, QUERIES, t);
-                let reached = key_blocks(starts, &queries).contains(&(keys.start / KEYS));
+                let reached =
+                    key_blocks(starts, &queries, KEYS_BACKWARD).contains(&(keys.start / KEYS_BACKWARD));
                 if !reached {
                     continue;
                 }
@@ -223,19 +229,19 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                     let q = window(qkv, stride, queries.clone(), query_columns.clone());
                     let d = window(dout, attended, queries.clone(), query_columns.clone());
                     multiply(
-                        &mut TileMut::of(probabilities, m, n),
+                        &mut scores(probabilities, m, n),
                         Write::Set,
                         factor,
                         Left::Plain(q),
                         transposed_k,
                     );
-                    multiply(&mut TileMut::of(dscores, m, n), Write::Set, 1.0, Left::Plain(d), transposed_v);
-                    let pairs = probabilities.chunks_exact_mut(n).zip(dscores.chunks_exact_mut(n));
+                    multiply(&mut scores(dscores, m, n), Write::Set, 1.0, Left::Plain(d), transposed_v);
+                    let pairs = probabilities.chunks_exact_mut(STRIDE).zip(dscores.chunks_exact_mut(STRIDE));
                     for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
                         let run = run_in(&keys, starts[query] as usize, query);
                         for row in [&mut *probabilities, &mut *dscores] {
                             row[..run.start].fill(0.0);
-                            row[run.end..].fill(0.0);
+                            row[run.end..n].fill(0.0);
                         }
                         softmax_backward(
                             &mut probabilities[run.clone()],
@@ -245,7 +251,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                             factor,
                         );
                     }
-                    let (p, ds) = (Matrix::new(probabilities, m, n, n), Matrix::new(dscores, m, n, n));
+                    let (p, ds) =
+                        (Matrix::new(probabilities, m, n, STRIDE), Matrix::new(dscores, m, n, STRIDE));
                     let dout = &dout[queries.start * attended..queries.end * attended];
                     let d = Panels::of_rows(query_panels, dout, attended, m, query_columns.clone());
                     multiply(&mut dv, write, 1.0, Left::Plain(p.transposed()), d);
@@ -268,6 +275,11 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
             }
         }
     });
+}
+
+/// The scores of a block in scratch memory.
+fn scores(memory: &mut [f32], queries: usize, keys: usize) -> TileMut<'_, f32> {
+    TileMut::of(memory, queries, STRIDE).into_columns(0..keys)
 }
 
 vectorised! {

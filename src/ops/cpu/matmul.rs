@@ -1,19 +1,29 @@
 //! The products of a linear layer, forward and both ways backward, cut into tiles.
 
 use crate::ops::Write;
-use crate::ops::cpu::product::{Blocks, Left, Panels, block_elements, multiply, panel_elements};
+use crate::ops::cpu::product::{
+    Blocks, Left, Panels, ROWS as ROWS_OF_KERNEL, block_elements, multiply, panel_elements,
+};
 use crate::ops::cpu::view::{Grid, Matrix};
 use crate::ops::cpu::{CpuKernels, block};
 
-/// Rows of a tile of activations.
+/// Rows of a tile of activations, at most.
 const ROWS: usize = 1024;
 /// Columns of a tile.
 const COLUMNS: usize = 256;
-/// Rows of a tile of a weight gradient.
+/// Rows of a tile of a weight gradient, at most.
 const OUTPUTS: usize = 192;
+/// Tiles that a product is cut into where its rows allow, so that threads end together.
+const TILES_MIN: usize = 4;
 /// Terms that are summed at a time: the packed panels of a tile, DEPTH · COLUMNS · 4 bytes, stay in the second
 /// level of the cache while rows pass by.
 const DEPTH: usize = 256;
+
+/// Rows of a tile when `count` rows are cut into equal blocks of at most `rows_max`, `across` tiles wide.
+fn tile_rows(count: usize, rows_max: usize, across: usize) -> usize {
+    let blocks = count.div_ceil(rows_max).max(TILES_MIN.div_ceil(across));
+    count.div_ceil(blocks).next_multiple_of(ROWS_OF_KERNEL)
+}
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
@@ -26,10 +36,12 @@ pub(super) fn forward(
     k: usize,
     m: usize,
 ) {
-    let (down, across) = (n.div_ceil(ROWS), m.div_ceil(COLUMNS));
+    let across = m.div_ceil(COLUMNS);
+    let tile_rows = tile_rows(n, ROWS, across);
+    let down = n.div_ceil(tile_rows);
     cpu.scratch.reserve(panel_elements(DEPTH.min(k), COLUMNS.min(m)));
     cpu.pool.run(down * across, &|worker, tile| {
-        let (rows, columns) = (block(tile % down, ROWS, n), block(tile / down, COLUMNS, m));
+        let (rows, columns) = (block(tile % down, tile_rows, n), block(tile / down, COLUMNS, m));
         if let Some(residual) = residual {
             for row in rows.clone() {
                 // SAFETY: this rectangle of out, and of a residual that may be the same memory, belongs to
@@ -69,10 +81,12 @@ pub(super) fn backward_input(
     k: usize,
     m: usize,
 ) {
-    let (down, across) = (n.div_ceil(ROWS), k.div_ceil(COLUMNS));
+    let across = k.div_ceil(COLUMNS);
+    let tile_rows = tile_rows(n, ROWS, across);
+    let down = n.div_ceil(tile_rows);
     cpu.scratch.reserve(panel_elements(DEPTH.min(m), COLUMNS.min(k)));
     cpu.pool.run(down * across, &|worker, tile| {
-        let (rows, columns) = (block(tile % down, ROWS, n), block(tile / down, COLUMNS, k));
+        let (rows, columns) = (block(tile % down, tile_rows, n), block(tile / down, COLUMNS, k));
         // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
         let mut dx = unsafe { dx.tile(rows.clone(), columns.clone()) };
         let mut scratch = cpu.scratch.worker(worker);
@@ -100,13 +114,15 @@ pub(super) fn backward_weight(
     k: usize,
     m: usize,
 ) {
-    let (down, across) = (m.div_ceil(OUTPUTS), k.div_ceil(COLUMNS));
+    let across = k.div_ceil(COLUMNS);
+    let tile_rows = tile_rows(m, OUTPUTS, across);
+    let down = m.div_ceil(tile_rows);
     let depth_max = DEPTH.min(n);
-    let left_elements = block_elements(depth_max, OUTPUTS.min(m));
+    let left_elements = block_elements(depth_max, tile_rows);
     let elements = left_elements + panel_elements(depth_max, COLUMNS.min(k));
     cpu.scratch.reserve(elements);
     cpu.pool.run(down * across, &|worker, tile| {
-        let (rows, columns) = (block(tile % down, OUTPUTS, m), block(tile / down, COLUMNS, k));
+        let (rows, columns) = (block(tile % down, tile_rows, m), block(tile / down, COLUMNS, k));
         // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
         let mut dweight = unsafe { dweight.tile(rows.clone(), columns.clone()) };
         let mut scratch = cpu.scratch.worker(worker);

@@ -19,7 +19,7 @@ use crate::ops::cpu::view::{Matrix, TileMut};
 /// Columns of a panel: two AVX-512 registers, four AVX2 ones.
 pub(super) const PANEL: usize = 32;
 /// Rows that a kernel works on at most: 12 · 2 sums, 2 terms and a factor are 27 of 32 AVX-512 registers.
-const ROWS: usize = 12;
+pub(super) const ROWS: usize = 12;
 
 /// A right operand in panels.
 #[derive(Clone, Copy)]

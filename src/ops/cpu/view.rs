@@ -157,6 +157,14 @@ impl<'a, T: Element> TileMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.stride), self.columns) }
     }
 
+    /// Some of the columns.
+    pub fn into_columns(self, columns: Range<usize>) -> Self {
+        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the tile");
+        // SAFETY: the corner lies in the tile, or one past its end when no column is left.
+        let base = unsafe { self.base.add(columns.start) };
+        TileMut { base, columns: columns.end - columns.start, ..self }
+    }
+
     /// Part of the tile, lent.
     pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'_, T> {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the tile");
