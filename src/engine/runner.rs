@@ -95,7 +95,7 @@ impl Runner {
             Operation::DownloadLogits => {
                 self.device.download(self.store.logits(), self.at(self.plan.device.logits()))?;
             }
-            Operation::Decide => self.decide(frame),
+            Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
         }
         Ok(())
@@ -279,9 +279,10 @@ impl Runner {
         self.kernels.embed_backward(dtable, dout, tokens, n, self.config.dims.c);
     }
 
-    fn decide(&self, frame: &Frame) {
-        let square_sum: f64 = self.layout().indices().map(|unit| self.store.norm(unit).read::<f64>(0)).sum();
-        let loss = self.store.loss().read::<f64>(0) / frame.inputs().weight;
+    fn decide(&self, frame: &Frame, norms: bool) {
+        let square = |unit| self.store.norm(unit).get::<f64>(0);
+        let square_sum: f64 = if norms { self.layout().indices().map(square).sum() } else { 0.0 };
+        let loss = self.store.loss().get::<f64>(0) / frame.inputs().weight;
         let norm = square_sum.sqrt();
         let clipped = self.clip > 0.0 && norm > self.clip;
         frame.decide(Verdict {
@@ -302,7 +303,7 @@ impl Runner {
                 verdict.factor
             }
             Guard::Unit => {
-                if !self.store.norm(unit).read::<f64>(0).is_finite() {
+                if !self.store.norm(unit).get::<f64>(0).is_finite() {
                     return frame.refuse(unit);
                 }
                 frame.count_committed();

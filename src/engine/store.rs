@@ -101,14 +101,14 @@ impl Store {
     /// Copies a checked batch into its staging.
     pub fn stage(&self, micro: MicroIndex, batch: &Batch) {
         let staging = self.batch(micro);
-        staging.tokens.write(0, batch.tokens);
-        staging.targets.write(0, batch.targets);
+        staging.tokens.write(batch.tokens);
+        staging.targets.write(batch.targets);
         match batch.weights {
-            Some(weights) => staging.weights.write(0, weights),
+            Some(weights) => staging.weights.write(weights),
             None => staging.weights.fill(1.0f32),
         }
         match batch.starts {
-            Some(starts) => staging.starts.write(0, starts),
+            Some(starts) => staging.starts.write(starts),
             None => staging.starts.fill(0i32),
         }
     }

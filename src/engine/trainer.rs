@@ -17,7 +17,7 @@ use crate::model::{Layout, ModelConfig};
 use crate::ops::Kernels;
 use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
-use crate::schedule::{self, AdamWhen, Sync};
+use crate::schedule::{self, AdamWhen, Operation, Sync};
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,7 +95,7 @@ impl Trainer {
         let pool = Arc::new(Pool::new(threads)?);
         let kernels = CpuKernels::new(pool.clone());
         let plan = Trainer::plan_for(config, options)?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem)?, true)?;
+        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
 
         let lists = Lists::new(plan.policy, plan.geometry, plan.micros_max);
         lists.get(Purpose::Train(plan.micros_max))?;
@@ -266,7 +266,7 @@ impl Trainer {
         let row = tokens.len() as u32 - 1;
         self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
         let mut logits = vec![0.0f32; self.runner.config.dims.v];
-        self.runner.store.logits().read_into(0, &mut logits);
+        self.runner.store.logits().read(&mut logits);
         Ok(logits)
     }
 
@@ -374,13 +374,15 @@ impl Trainer {
         let mut decided = None;
         for (index, operation) in list.operations.iter().enumerate() {
             let task = Task { list: list_number, frame: frame as u8, operation: index as u32 };
-            let tick = self.lanes.issue(operation.lane(), task.pack(), waits.of(index), waits.signals(index));
-            if operation.concludes() {
+            let tick = self.lanes.issue(operation.lane(), task.pack(), waits.waits(index), waits.signal(index));
+            if matches!(operation, Operation::Decide { .. } | Operation::DownloadLogits) {
                 decided = Some(tick);
             }
         }
         self.frame_done[frame] = Some(self.lanes.last(Lane::Host));
-        self.reach(decided.expect("every list has an operation that concludes it"))?;
+        let decided = decided.expect("every list has an operation that concludes it");
+        self.reach(decided)?;
+        self.sync.settle(&[decided]);
         self.collect_spans();
         Ok(&self.runner.frames[frame])
     }

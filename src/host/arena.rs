@@ -2,52 +2,9 @@
 
 use std::ptr::NonNull;
 
-/// A piece of host memory. A plain address: it owns nothing; the [`Arena`] it was carved from must outlive it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostSpan {
-    base: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: a span is an address and a length; reading or writing through it is `unsafe` and argued there.
-unsafe impl Send for HostSpan {}
-// SAFETY: as above, a shared span gives no access by itself.
-unsafe impl Sync for HostSpan {}
-
-impl HostSpan {
-    /// A span over `bytes` bytes at `base`.
-    ///
-    /// # Safety
-    /// The memory is allocated, initialised, and outlives every use of the span.
-    pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
-        HostSpan { base, bytes }
-    }
-
-    /// The address.
-    pub fn address(&self) -> *mut u8 {
-        self.base.as_ptr()
-    }
-
-    /// The length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The part from byte `offset`, `bytes` long.
-    ///
-    /// # Panics
-    /// If the part leaves the span.
-    pub fn part(&self, offset: usize, bytes: usize) -> Self {
-        assert!(
-            offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
-            "a part of {bytes} bytes at {offset} leaves a host span of {} bytes",
-            self.bytes
-        );
-        // SAFETY: `offset` is within the span, so the sum stays inside (or one past) the same allocation.
-        let base = unsafe { self.base.add(offset) };
-        HostSpan { base, bytes }
-    }
-}
+use super::{HostSpan, Limits, Size};
+use crate::base::{Error, Result, Status};
+use crate::sys::linux;
 
 /// What an arena's memory is. A required argument: nobody pins, binds or write-combines by accident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +20,41 @@ pub struct Arena {
 }
 
 impl Arena {
+    /// Takes `bytes` bytes, exactly. Pages get RAM when they are first touched: whoever plans the memory asks
+    /// [`Limits`] before, because the kernel answers a touch too many by killing.
+    ///
+    /// Errors: the kernel refuses (`OutOfHostMemory`, with need and have).
+    pub fn take(bytes: usize, kind: MemoryKind) -> Result<Arena> {
+        let MemoryKind::Plain = kind;
+        if bytes == 0 {
+            // SAFETY: no byte is ever read or written through a span of length 0.
+            return Ok(Arena { whole: unsafe { HostSpan::new(NonNull::dangling(), 0) } });
+        }
+        let base = linux::map_anonymous(bytes).map_err(|error| {
+            Error::new(
+                Status::OutOfHostMemory,
+                format!(
+                    "an arena of {} was refused by the system ({error}); {}",
+                    Size(bytes),
+                    Limits::read(None)
+                ),
+            )
+        })?;
+        // SAFETY: a fresh mapping of `bytes` zeroed bytes, unmapped only when the arena is dropped.
+        Ok(Arena { whole: unsafe { HostSpan::new(base, bytes) } })
+    }
+
     /// All of it. Its spans must not be used after the arena is dropped.
     pub fn whole(&self) -> HostSpan {
         self.whole
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if let Some(base) = NonNull::new(self.whole.address()).filter(|_| self.whole.bytes() != 0) {
+            // SAFETY: the mapping that `take` made, whole; spans must not be used after the arena.
+            unsafe { linux::unmap(base, self.whole.bytes()) }
+        }
     }
 }

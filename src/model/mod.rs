@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod init;
 mod layout;
 mod presets;
 
 pub use config::ModelConfig;
+pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
 pub use presets::{preset, preset_names};

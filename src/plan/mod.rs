@@ -16,7 +16,7 @@ pub use host_map::{HostMap, UnitPlaces};
 use std::fmt;
 
 use crate::base::{DType, Error, Result, Status};
-use crate::host::Limits;
+use crate::host::{Limits, Size};
 use crate::model::{Layout, ModelConfig};
 use crate::schedule::{Geometry, Policy};
 
@@ -101,37 +101,7 @@ impl Plan {
                 ),
             ));
         }
-        let need = self.host.bytes() + if shared { device } else { 0 };
-        if need > host.bytes {
-            return Err(Error::new(
-                Status::OutOfHostMemory,
-                format!(
-                    "needs {} of host memory, {} are free ({}): a smaller model or micro-batch needs less, and \
-                     --host-mem overrides the figure",
-                    Size(need),
-                    Size(host.bytes),
-                    host.limit
-                ),
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Bytes for people, in binary units: `84.2 GiB`.
-#[derive(Clone, Copy, Debug)]
-pub struct Size(pub usize);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-        let mut value = self.0 as f64;
-        let mut unit = 0;
-        while value >= 1024.0 && unit + 1 < UNITS.len() {
-            value /= 1024.0;
-            unit += 1;
-        }
-        if unit == 0 { write!(f, "{} B", self.0) } else { write!(f, "{value:.1} {}", UNITS[unit]) }
+        host.admit("the model", self.host.bytes() + if shared { device } else { 0 })
     }
 }
 

@@ -10,8 +10,17 @@
 //!   read finds the contents it expects.
 #![forbid(unsafe_code)]
 
+mod access;
+mod build;
+mod clock;
 mod operation;
 mod policy;
+mod resource;
+mod sync;
 
+pub use access::Access;
+pub use build::{List, evaluate, logits, train};
 pub use operation::{End, GradPlace, Guard, Operation, WeightPlace};
 pub use policy::{AdamWhen, Geometry, Mode, Numeric, Placement, Policy};
+pub use resource::{Content, Resource};
+pub use sync::{Sync, Synced};

@@ -1,0 +1,171 @@
+//! The worker pool: every tile once, several callers, panics, sleepers, ends.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use horizon::host::Pool;
+
+#[test]
+fn host_pool_runs_every_tile_once_whatever_the_threads() {
+    for threads in [0, 1, 2, 3, 7] {
+        let pool = Pool::new(threads).unwrap();
+        assert_eq!(pool.threads(), threads.max(1));
+        for tiles in [0, 1, 2, 3, 5, 64, 1000] {
+            let hits: Vec<AtomicU32> = (0..tiles).map(|_| AtomicU32::new(0)).collect();
+            pool.run(tiles, &|worker, tile| {
+                assert!(worker < pool.threads());
+                hits[tile].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(
+                hits.iter().all(|hit| hit.load(Ordering::Relaxed) == 1),
+                "{threads} threads, {tiles} tiles"
+            );
+        }
+    }
+}
+
+/// Numbers that tiles write without atomics: a second thread in a tile, or a caller that returned too early,
+/// is a data race for the sanitizer and a wrong sum without it.
+struct Cells(Vec<UnsafeCell<u64>>);
+
+// SAFETY: the tests give every cell to one tile of one job at a time.
+unsafe impl Sync for Cells {}
+
+impl Cells {
+    fn new(count: usize) -> Cells {
+        Cells((0..count).map(|_| UnsafeCell::new(0)).collect())
+    }
+
+    fn add(&self, at: usize, value: u64) {
+        // SAFETY: `at` is the tile or the worker number of the calling job, which no other thread has now.
+        unsafe { *self.0[at].get() += value }
+    }
+
+    fn sum(self) -> u64 {
+        self.0.into_iter().map(UnsafeCell::into_inner).sum()
+    }
+}
+
+#[test]
+fn host_pool_serves_several_callers_at_once() {
+    let pool = Arc::new(Pool::new(3).unwrap());
+    let rounds = 300;
+    std::thread::scope(|scope| {
+        for caller in 0..4u64 {
+            let pool = pool.clone();
+            scope.spawn(move || {
+                let scratch = Cells::new(pool.threads());
+                for round in 0..rounds {
+                    let tiles = 1 + (caller + round) % 17;
+                    let cells = Cells::new(tiles as usize);
+                    pool.run(tiles as usize, &|worker, tile| {
+                        scratch.add(worker, 1);
+                        cells.add(tile, caller * 1000 + tile as u64);
+                    });
+                    assert_eq!(cells.sum(), caller * 1000 * tiles + tiles * (tiles - 1) / 2);
+                }
+                assert_eq!(scratch.sum(), (0..rounds).map(|round| 1 + (caller + round) % 17).sum());
+            });
+        }
+    });
+}
+
+#[test]
+fn host_pool_uses_its_workers() {
+    let pool = Pool::new(3).unwrap();
+    meet(&pool, 3);
+}
+
+/// Every tile waits for all others, so as many threads must be inside at once.
+fn meet(pool: &Pool, threads: usize) {
+    let inside = AtomicUsize::new(0);
+    pool.run(threads, &|_, _| {
+        inside.fetch_add(1, Ordering::SeqCst);
+        while inside.load(Ordering::SeqCst) < threads {
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(inside.into_inner(), threads);
+}
+
+#[test]
+fn host_pool_wakes_workers_that_sleep() {
+    let pool = Pool::new(2).unwrap();
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(2));
+        meet(&pool, 2);
+    }
+}
+
+#[test]
+fn host_pool_jobs_may_run_jobs() {
+    let pool = Pool::new(3).unwrap();
+    let hits = AtomicUsize::new(0);
+    pool.run(20, &|_, _| {
+        pool.run(10, &|_, _| {
+            hits.fetch_add(1, Ordering::Relaxed);
+        });
+    });
+    assert_eq!(hits.into_inner(), 200);
+}
+
+/// More callers than the pool has desks: the rest work alone.
+#[test]
+fn host_pool_is_never_full() {
+    let pool = Pool::new(2).unwrap();
+    let inside = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                pool.run(4, &|_, tile| {
+                    // Tile 0 keeps its call from ending until all twenty are inside theirs.
+                    if tile == 0 {
+                        inside.fetch_add(1, Ordering::SeqCst);
+                        while inside.load(Ordering::SeqCst) < 20 {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            });
+        }
+    });
+    assert_eq!(inside.into_inner(), 20);
+}
+
+#[test]
+fn host_pool_carries_a_panic_to_the_caller_and_lives_on() {
+    let pool = Pool::new(4).unwrap();
+    for round in 0..200 {
+        let inside = AtomicUsize::new(0);
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(64, &|_, tile| {
+                inside.fetch_add(1, Ordering::Relaxed);
+                if tile == round % 64 {
+                    resume_unwind(Box::new("tile fell"));
+                }
+                inside.fetch_sub(1, Ordering::Relaxed);
+            });
+        }))
+        .unwrap_err();
+        assert_eq!(*panic.downcast::<&str>().unwrap(), "tile fell");
+        assert_eq!(inside.into_inner(), 1, "nobody but the fallen tile is left inside");
+        let hits = AtomicUsize::new(0);
+        pool.run(64, &|_, _| {
+            hits.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(hits.into_inner(), 64);
+    }
+}
+
+#[test]
+fn host_pools_come_and_go() {
+    for round in 0..50 {
+        let pool = Pool::new(1 + round % 5).unwrap();
+        if round % 2 == 0 {
+            pool.run(3, &|_, _| {});
+        }
+    }
+}
