@@ -66,7 +66,7 @@ const RING: usize = 3;
 impl TrainerOptions {
     /// The policy these options ask for. Errors name the option and its value.
     pub fn policy(&self, layout: &Layout) -> Result<Policy> {
-        self.adam.validate()?;
+        self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::{MicroIndex, PartIndex, Result, SlotIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, PartIndex, Result, Shape, SlotIndex, UnitIndex};
 use crate::device::{Device, DeviceSpan, Lane, Work};
 use crate::engine::frame::{Frame, Verdict};
 use crate::engine::options::AdamOptions;
@@ -13,7 +13,7 @@ use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConf
 use crate::ops::adam::{self, AdamScalars};
 use crate::ops::{Kernels, LossRows, Rows, Write};
 use crate::plan::{Place, Plan};
-use crate::schedule::{End, GradPlace, Guard, Operation, WeightPlace};
+use crate::schedule::{GradPlace, Guard, Operation, WeightPlace};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
 pub const FRAMES: usize = 2;
@@ -109,9 +109,12 @@ impl Runner {
         self.memory.part(place.offset, place.bytes)
     }
 
+    fn shape(&self) -> Shape {
+        self.plan.policy.numeric.shape
+    }
+
     fn rows(&self, micro: MicroIndex) -> Rows {
-        let starts = self.at(self.plan.device.batch(micro).starts);
-        Rows { shape: self.plan.policy.numeric.shape, starts }
+        Rows { shape: self.shape(), starts: self.at(self.plan.device.batch(micro).starts) }
     }
 
     fn loss_rows(&self, frame: &Frame, micro: MicroIndex) -> LossRows {
@@ -123,57 +126,36 @@ impl Runner {
     /// The f32 gradient of a unit, where its backward leaves it.
     fn gradient(&self, unit: UnitIndex) -> DeviceSpan {
         let map = &self.plan.device;
-        let place = if unit == self.layout().embedding() {
-            map.end_gradient(End::First)
-        } else if unit == self.layout().head() {
-            map.end_gradient(if self.config.tied { End::Second } else { End::First })
-        } else {
-            map.gradient()
-        };
+        let place = self.plan.geometry.end(unit).map_or(map.gradient(), |end| map.end_gradient(end));
         self.at(place).part(0, self.layout().unit(unit).elements * 4)
     }
 
+    /// An end's weights.
+    fn end_weights(&self, unit: UnitIndex) -> DeviceSpan {
+        let end = self.plan.geometry.end(unit).expect("embedding and head have regions of their own");
+        self.at(self.plan.device.end_weights(end)).part(0, self.layout().unit(unit).elements * 2)
+    }
+
+    /// The head's tensors, or their gradients; tied, one of them is the embedding's.
+    fn head(&self, span: impl Fn(UnitIndex) -> DeviceSpan, dtype: DType) -> HeadSpans {
+        let layout = self.layout();
+        let embedding = self.config.tied.then(|| span(layout.embedding()));
+        HeadSpans::of(layout, span(layout.head()), embedding, dtype)
+    }
+
+    fn head_weights(&self) -> HeadSpans {
+        self.head(|unit| self.end_weights(unit), DType::Bf16)
+    }
+
     fn layer_scratch(&self) -> LayerScratch {
-        let shape = self.plan.policy.numeric.shape;
         let scratch = self.at(self.plan.device.scratch());
-        LayerScratch::carve(scratch, &self.config.dims, shape, self.kernels.storage())
+        LayerScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage())
     }
 
     fn head_scratch(&self) -> HeadScratch {
-        let numeric = &self.plan.policy.numeric;
         let scratch = self.at(self.plan.device.scratch());
-        HeadScratch::carve(
-            scratch,
-            &self.config.dims,
-            numeric.shape,
-            numeric.logits_chunk,
-            self.kernels.storage(),
-        )
-    }
-
-    /// Norm and LM head with their gradients, whether the LM head is the head's own or the embedding's.
-    fn head(&self) -> HeadSpans {
-        let head = self.layout().unit(self.layout().head());
-        let (first, second) = (End::First, End::Second);
-        let weights = |end| self.at(self.plan.device.end_weights(end));
-        let gradients = |end| self.at(self.plan.device.end_gradient(end));
-        if self.config.tied {
-            HeadSpans {
-                norm: weights(second),
-                lm: weights(first),
-                dnorm: gradients(second),
-                dlm: gradients(first),
-            }
-        } else {
-            let (norm, lm) = (head.offset("norm.weight"), head.offset("lm_head.weight"));
-            let tail = |span: DeviceSpan, offset: usize| span.part(offset, span.bytes() - offset);
-            HeadSpans {
-                norm: tail(weights(first), norm * 2),
-                lm: tail(weights(first), lm * 2),
-                dnorm: tail(gradients(first), norm * 4),
-                dlm: tail(gradients(first), lm * 4),
-            }
-        }
+        let chunk = self.plan.policy.numeric.logits_chunk;
+        HeadScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage(), chunk)
     }
 
     fn upload_batch(&self, micro: MicroIndex) -> Result<()> {
@@ -187,14 +169,13 @@ impl Runner {
 
     fn embed_forward(&self, micro: MicroIndex) {
         let map = &self.plan.device;
-        let (table, tokens) = (self.at(map.end_weights(End::First)), self.at(map.batch(micro).tokens));
-        let out = self.at(map.boundary(0, micro));
-        self.kernels.embed_forward(
-            out,
-            table,
-            tokens,
-            self.plan.policy.numeric.shape.n(),
-            self.config.dims.c,
+        model::embed_forward(
+            &*self.kernels,
+            &self.config,
+            self.end_weights(self.layout().embedding()),
+            self.at(map.batch(micro).tokens),
+            self.shape(),
+            self.at(map.boundary(0, micro)),
         );
     }
 
@@ -233,10 +214,12 @@ impl Runner {
         model::head_forward_backward(
             &*self.kernels,
             &self.config,
-            &self.head(),
+            self.head_weights(),
+            self.head(|unit| self.gradient(unit), DType::F32),
             first_sets(micro),
             &self.loss_rows(frame, micro),
             self.at(self.plan.device.loss()),
+            self.shape(),
             self.at(self.plan.device.stream(micro)),
             &self.head_scratch(),
         );
@@ -246,37 +229,41 @@ impl Runner {
         model::head_forward(
             &*self.kernels,
             &self.config,
-            &self.head(),
+            self.head_weights(),
             first_sets(micro),
             &self.loss_rows(frame, micro),
             self.at(self.plan.device.loss()),
+            self.shape(),
             self.at(self.plan.device.stream(micro)),
             &self.head_scratch(),
         );
     }
 
     fn head_logits(&self, frame: &Frame) {
-        let row_bytes = self.config.dims.c * self.kernels.storage().bytes();
-        let stream = self.at(self.plan.device.stream(MicroIndex(0)));
         model::head_logits(
             &*self.kernels,
             &self.config,
-            &self.head(),
-            stream.part(frame.inputs().row as usize * row_bytes, row_bytes),
+            self.head_weights(),
+            frame.inputs().row as usize,
             self.at(self.plan.device.logits()),
+            self.at(self.plan.device.stream(MicroIndex(0))),
             &self.head_scratch(),
         );
     }
 
     fn embed_backward(&self, micro: MicroIndex) {
         let map = &self.plan.device;
-        let dtable = self.gradient(self.layout().embedding());
-        if !self.config.tied && micro == MicroIndex(0) {
-            self.kernels.zero(dtable);
-        }
-        let (dout, tokens) = (self.at(map.stream(micro)), self.at(map.batch(micro).tokens));
-        let n = self.plan.policy.numeric.shape.n();
-        self.kernels.embed_backward(dtable, dout, tokens, n, self.config.dims.c);
+        // Tied, the head has set the gradient already.
+        let write = if self.config.tied { Write::Add } else { first_sets(micro) };
+        model::embed_backward(
+            &*self.kernels,
+            &self.config,
+            self.gradient(self.layout().embedding()),
+            write,
+            self.at(map.batch(micro).tokens),
+            self.shape(),
+            self.at(map.stream(micro)),
+        );
     }
 
     fn decide(&self, frame: &Frame, norms: bool) {

@@ -1,6 +1,6 @@
 //! The store: the host-resident model.
 
-use crate::base::{Error, MicroIndex, PartIndex, Result, Status, UnitIndex};
+use crate::base::{DType, Error, MicroIndex, PartIndex, Result, Status, UnitIndex};
 use crate::engine::Batch;
 use crate::host::{Arena, HostSpan, MemoryKind};
 use crate::model::{Layout, TensorLayout};
@@ -13,9 +13,13 @@ pub struct Store {
     layout: Layout,
     map: HostMap,
     mode: Mode,
-    grad_dtype: crate::base::DType,
+    grad_dtype: DType,
     wire: Arena,
     state: Arena,
+    /// `[N]`: the weights of a batch that has none.
+    ones: Vec<f32>,
+    /// `[N]`: the document starts of a batch that has none.
+    zeros: Vec<i32>,
 }
 
 /// The host side of a micro-batch.
@@ -41,6 +45,8 @@ impl Store {
             grad_dtype: plan.policy.numeric.grad_dtype,
             wire: Arena::take(plan.host.wire_bytes(), MemoryKind::Plain)?,
             state: Arena::take(plan.host.state_bytes(), MemoryKind::Plain)?,
+            ones: vec![1.0; plan.policy.numeric.shape.n()],
+            zeros: vec![0; plan.policy.numeric.shape.n()],
         })
     }
 
@@ -103,14 +109,8 @@ impl Store {
         let staging = self.batch(micro);
         staging.tokens.write(batch.tokens);
         staging.targets.write(batch.targets);
-        match batch.weights {
-            Some(weights) => staging.weights.write(weights),
-            None => staging.weights.fill(1.0f32),
-        }
-        match batch.starts {
-            Some(starts) => staging.starts.write(starts),
-            None => staging.starts.fill(0i32),
-        }
+        staging.weights.write(batch.weights.unwrap_or(&self.ones));
+        staging.starts.write(batch.starts.unwrap_or(&self.zeros));
     }
 
     /// What AdamW reads and writes for the elements of one tensor that lie in one part: the tensor's own

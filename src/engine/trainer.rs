@@ -109,7 +109,7 @@ impl Trainer {
         };
         let sync = Sync::new(&plan.geometry);
         #[cfg(debug_assertions)]
-        let checker = schedule::Checker::new(&plan.geometry);
+        let checker = schedule::Checker::new(&plan.policy, &plan.geometry);
         let runner = Arc::new(Runner {
             config: config.clone(),
             plan,
@@ -382,17 +382,20 @@ impl Trainer {
         self.frame_done[frame] = Some(self.lanes.last(Lane::Host));
         let decided = decided.expect("every list has an operation that concludes it");
         self.reach(decided)?;
-        self.sync.settle(&[decided]);
         self.collect_spans();
         Ok(&self.runner.frames[frame])
     }
 
+    /// Waits for a tick; what is issued later need not.
     fn reach(&mut self, tick: Tick) -> Result<()> {
-        let reached = self.lanes.reach(tick);
-        if let Err(first) = &reached {
+        if let Err(first) = self.lanes.reach(tick) {
             self.failed = Some(first.clone());
+            return Err(first);
         }
-        reached
+        self.sync.settle(&[tick]);
+        #[cfg(debug_assertions)]
+        self.checker.settle(&[tick])?;
+        Ok(())
     }
 
     fn collect_spans(&mut self) {

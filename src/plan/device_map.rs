@@ -73,8 +73,8 @@ impl DeviceMap {
         let scratch_bytes = LayerScratch::bytes(dims, shape, storage).max(HeadScratch::bytes(
             dims,
             shape,
-            policy.numeric.logits_chunk,
             storage,
+            policy.numeric.logits_chunk,
         ));
         let scratch = carver.take("scratch", scratch_bytes);
         let scalars = carver.take("scalars", 8 * (1 + layout.units.len()));

@@ -12,7 +12,9 @@
 
 mod access;
 mod build;
+mod check;
 mod clock;
+mod fault;
 mod operation;
 mod policy;
 mod resource;
@@ -20,6 +22,8 @@ mod sync;
 
 pub use access::Access;
 pub use build::{List, evaluate, logits, train};
+pub use check::Checker;
+pub use fault::{Fault, Held, Party};
 pub use operation::{End, GradPlace, Guard, Operation, WeightPlace};
 pub use policy::{AdamWhen, Geometry, Mode, Numeric, Placement, Policy};
 pub use resource::{Content, Resource};

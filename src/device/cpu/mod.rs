@@ -1,1 +1,122 @@
 //! The CPU device: lanes are threads, device memory is an arena of its own.
+//!
+//! The embedded default and the numerical reference. Nothing is taken short: weights are really copied into an
+//! arena of limited size, lanes really run side by side, so the engine that works here really streams. The
+//! [adversarial](CpuDevice::adversarial) device also delays tasks at random, so that a wait that is missing
+//! shows as a wrong number.
+
+mod adversary;
+mod lanes;
+mod trace;
+
+use std::ptr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::{Device, DeviceInfo, DeviceSpan, Lanes, Work};
+use crate::base::{Error, Result, Status};
+use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind, Size};
+
+/// A device made of this machine's cores and a part of its RAM.
+#[derive(Debug)]
+pub struct CpuDevice {
+    memory_limit: Option<usize>,
+    arena: Mutex<Option<Arena>>,
+    seed: Option<u64>,
+    origin: Instant,
+}
+
+impl CpuDevice {
+    /// A device with at most `memory_limit` bytes of memory; without a limit, with what the host has.
+    pub fn new(memory_limit: Option<usize>) -> Arc<CpuDevice> {
+        Arc::new(CpuDevice { memory_limit, arena: Mutex::new(None), seed: None, origin: Instant::now() })
+    }
+
+    /// A device whose lanes delay tasks at random, by `seed`: for tests. Times change, results must not.
+    pub fn adversarial(memory_limit: Option<usize>, seed: u64) -> Arc<CpuDevice> {
+        Arc::new(CpuDevice {
+            memory_limit,
+            arena: Mutex::new(None),
+            seed: Some(seed),
+            origin: Instant::now(),
+        })
+    }
+
+    /// Bytes that an arena may have, and what says so.
+    fn capacity(&self) -> (usize, &'static str) {
+        match self.memory_limit {
+            Some(bytes) => (bytes, "--device-mem"),
+            None => (Limits::read(None).bytes, "free host memory"),
+        }
+    }
+}
+
+impl Device for CpuDevice {
+    fn info(&self) -> DeviceInfo {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let isa = Isa::chosen().unwrap_or(Isa::Portable);
+        let taken = self.arena.lock().as_ref().map_or(0, |arena| arena.whole().bytes());
+        // Without a limit, what an arena has taken is already missing from the host's free memory.
+        let memory_free = match self.memory_limit {
+            Some(limit) => limit.saturating_sub(taken),
+            None => Limits::read(None).bytes,
+        };
+        DeviceInfo { name: format!("cpu ({threads} threads, {isa})"), memory_free }
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {
+        let mut arena = self.arena.lock();
+        if let Some(taken) = &*arena {
+            return Err(Error::new(
+                Status::InvalidState,
+                format!("the device's one arena is taken already ({})", Size(taken.whole().bytes())),
+            ));
+        }
+        let (have, limit) = self.capacity();
+        if bytes > have {
+            return Err(Error::new(
+                Status::OutOfDeviceMemory,
+                format!(
+                    "{} of device memory are needed, {} may be taken ({limit}): {} bytes too many",
+                    Size(bytes),
+                    Size(have),
+                    bytes - have
+                ),
+            ));
+        }
+        let whole = arena.insert(Arena::take(bytes, MemoryKind::Plain)?).whole();
+        let base = ptr::NonNull::new(whole.address()).expect("an arena has an address");
+        // SAFETY: the arena lies in `self` and is freed only with the device, which whoever uses spans keeps.
+        Ok(unsafe { DeviceSpan::new(base, bytes) })
+    }
+
+    fn open(self: Arc<Self>, work: Arc<dyn Work>, tracing: bool) -> Result<Box<dyn Lanes>> {
+        let (seed, origin) = (self.seed, self.origin);
+        Ok(Box::new(lanes::CpuLanes::start(self, work, seed, tracing.then_some(origin))?))
+    }
+
+    fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
+        same_length("upload", to.bytes(), from.bytes())?;
+        // SAFETY: the lengths are equal; a device span lies in this device's arena, a host span never does, so
+        // they do not overlap; the schedule gives this task the right to read the one and write the other.
+        unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
+        Ok(())
+    }
+
+    fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
+        same_length("download", to.bytes(), from.bytes())?;
+        // SAFETY: as in `upload`, with source and target exchanged.
+        unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
+        Ok(())
+    }
+}
+
+fn same_length(copy: &str, to: usize, from: usize) -> Result<()> {
+    if to == from {
+        return Ok(());
+    }
+    Err(Error::internal(format!("the {copy} of {from} bytes goes to a span of {to} bytes")))
+}

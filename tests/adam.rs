@@ -1,0 +1,370 @@
+//! AdamW on the split master: against f64, across instruction sets, threads, lengths and starts.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use horizon::base::{DType, Status, master};
+use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool};
+use horizon::ops::adam::{
+    AdamOptions, AdamScalars, AdamSpans, read_gradient, read_master, update, update_with, write_master,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Parameters in memory of their own, with painted borders around each span.
+struct Params {
+    arena: Arena,
+    spans: AdamSpans,
+}
+
+const PAINT: u8 = 0xA5;
+
+impl Params {
+    /// `n` parameters whose spans start `offset` elements after a page border.
+    fn new(n: usize, offset: usize, gradient_dtype: DType) -> Params {
+        let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
+        let arena = Arena::take(5 * stride, MemoryKind::Plain).unwrap();
+        let whole = arena.whole();
+        whole.write(&vec![PAINT; whole.bytes()]);
+        let span = |at: usize, size: usize| whole.part(at * stride + offset * size, n * size);
+        let spans = AdamSpans {
+            weights: span(0, 2),
+            residual: span(1, 2),
+            gradient: span(2, gradient_dtype.bytes()),
+            gradient_dtype,
+            m: span(3, 4),
+            v: span(4, 4),
+        };
+        Params { arena, spans }
+    }
+
+    /// Values of every magnitude that training has, and some that it should not have.
+    fn random(n: usize, offset: usize, gradient_dtype: DType, seed: u64) -> Params {
+        let params = Params::new(n, offset, gradient_dtype);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut values = |low: i32, high: i32, signed: bool| -> Vec<f32> {
+            (0..n)
+                .map(|_| {
+                    let magnitude =
+                        random.random_range(1.0f32..2.0) * 2f32.powi(random.random_range(low..high));
+                    if signed && random.random() { -magnitude } else { magnitude }
+                })
+                .collect()
+        };
+        write_master(params.spans.weights, params.spans.residual, &values(-20, 4, true));
+        params.spans.m.write(&values(-30, 2, true));
+        params.spans.v.write(&values(-60, 4, false));
+        params.set_gradient(&values(-24, 6, true));
+        params
+    }
+
+    fn set_gradient(&self, values: &[f32]) {
+        match self.spans.gradient_dtype {
+            DType::F32 => self.spans.gradient.write(values),
+            DType::Bf16 => {
+                let rounded: Vec<u16> = values.iter().map(|value| master::round(*value)).collect();
+                self.spans.gradient.write(&rounded);
+            }
+        }
+    }
+
+    fn master(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.spans.elements()];
+        read_master(self.spans.weights, self.spans.residual, &mut out);
+        out
+    }
+
+    /// Every byte of the memory, borders included.
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = vec![0; self.arena.whole().bytes()];
+        self.arena.whole().read(&mut out);
+        out
+    }
+}
+
+fn numbers(span: HostSpan) -> Vec<f32> {
+    let mut out = vec![0.0; span.bytes() / 4];
+    span.read(&mut out);
+    out
+}
+
+fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| {
+        if !isa.is_here() {
+            eprintln!("skipped: this processor does not have {isa}");
+        }
+        isa.is_here()
+    })
+}
+
+const BOTH: [DType; 2] = [DType::Bf16, DType::F32];
+
+/// One step of the formula in f64.
+#[derive(Clone, Copy)]
+struct Reference {
+    p: f64,
+    m: f64,
+    v: f64,
+}
+
+impl Reference {
+    fn update(&mut self, options: &AdamOptions, lr: f64, step: i32, g: f64, decay: bool) {
+        self.m = options.beta1 * self.m + (1.0 - options.beta1) * g;
+        self.v = options.beta2 * self.v + (1.0 - options.beta2) * g * g;
+        let m = self.m / (1.0 - options.beta1.powi(step));
+        let v = self.v / (1.0 - options.beta2.powi(step));
+        if decay {
+            self.p *= 1.0 - lr * options.weight_decay;
+        }
+        self.p -= lr * m / (v.sqrt() + options.eps);
+    }
+}
+
+#[test]
+fn adam_follows_f64_for_a_thousand_steps() {
+    let n = 257;
+    let pool = Pool::new(2).unwrap();
+    for (dtype, decay) in [(DType::F32, true), (DType::Bf16, false), (DType::Bf16, true)] {
+        let options = AdamOptions { weight_decay: 0.1, ..AdamOptions::default() };
+        let params = Params::new(n, 0, dtype);
+        let mut random = ChaCha8Rng::seed_from_u64(11);
+        let start: Vec<f32> = (0..n).map(|_| random.random_range(-1.0..1.0)).collect();
+        write_master(params.spans.weights, params.spans.residual, &start);
+        params.spans.m.zero();
+        params.spans.v.zero();
+        let mut reference: Vec<Reference> =
+            start.iter().map(|p| Reference { p: f64::from(*p), m: 0.0, v: 0.0 }).collect();
+        let scale = 0.37f32;
+        for step in 1..=1000 {
+            let lr = 1e-3 * (1.0 - f64::from(step) / 2000.0);
+            // Each element has a gradient of its own size; now and then it changes its mind.
+            let gradient: Vec<f32> = (0..n)
+                .map(|at| {
+                    let size = 10f32.powi(at as i32 % 7 - 5);
+                    size * (random.random_range(-1.0f32..1.0)
+                        + if (step / 100 + at as i32) % 2 == 0 { 0.5 } else { -0.5 })
+                })
+                .collect();
+            params.set_gradient(&gradient);
+            let mut stored = vec![0.0; n];
+            read_gradient(params.spans.gradient, dtype, &mut stored);
+            update(&pool, &params.spans, &AdamScalars::new(&options, lr, step as u64), scale, decay);
+            for (reference, stored) in reference.iter_mut().zip(stored) {
+                reference.update(&options, lr, step, f64::from(stored * scale), decay);
+            }
+        }
+        let (m, v, p) = (numbers(params.spans.m), numbers(params.spans.v), params.master());
+        for (at, reference) in reference.iter().enumerate() {
+            // f32 rounds p once a step, by at most 3e-8 below 1: 3e-5 if every rounding went the same way.
+            assert!((f64::from(p[at]) - reference.p).abs() < 6e-6, "p[{at}]: {} for {}", p[at], reference.p);
+            let size = reference.v.sqrt();
+            assert!(
+                (f64::from(m[at]) - reference.m).abs() < 1e-6 * size,
+                "m[{at}]: {} for {}",
+                m[at],
+                reference.m
+            );
+            assert!(
+                (f64::from(v[at]) / reference.v - 1.0).abs() < 2e-6,
+                "v[{at}]: {} for {}",
+                v[at],
+                reference.v
+            );
+        }
+    }
+}
+
+#[test]
+fn adam_first_step_moves_by_the_learning_rate() {
+    let pool = Pool::new(1).unwrap();
+    let params = Params::new(4, 0, DType::F32);
+    write_master(params.spans.weights, params.spans.residual, &[1.0, 1.0, -2.0, 0.0]);
+    params.spans.m.zero();
+    params.spans.v.zero();
+    params.set_gradient(&[3.0, -0.5, 1e-3, 0.0]);
+    let options = AdamOptions { weight_decay: 0.5, ..AdamOptions::default() };
+    update(&pool, &params.spans, &AdamScalars::new(&options, 0.01, 1), 1.0, true);
+    let expected = [1.0 - 0.005 - 0.01, 1.0 - 0.005 + 0.01, -2.0 + 0.01 - 0.01, 0.0];
+    for (found, expected) in params.master().iter().zip(expected) {
+        assert!((found - expected).abs() < 3e-7, "{found} for {expected}");
+    }
+}
+
+#[test]
+fn adam_is_the_same_bit_for_bit_on_every_instruction_set() {
+    let pool = Pool::new(1).unwrap();
+    let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 7);
+    // Three times the widest vector that any version uses, 32 elements of 16 bits.
+    for (n, dtype) in (0..=96).chain([1000, 4097]).flat_map(|n| BOTH.map(|dtype| (n, dtype))) {
+        for (offset, decay) in [(0, true), (1, false), (3, true), (17, true)] {
+            let outcomes: Vec<(Isa, Vec<u8>)> = isas()
+                .map(|isa| {
+                    let params = Params::random(n, offset, dtype, n as u64);
+                    update_with(isa, &pool, &params.spans, &scalars, 0.5, decay);
+                    (isa, params.bytes())
+                })
+                .collect();
+            for (isa, bytes) in &outcomes[1..] {
+                assert!(*bytes == outcomes[0].1, "{isa} differs, n {n}, start {offset}, {dtype}");
+            }
+        }
+    }
+}
+
+#[test]
+fn adam_keeps_to_its_spans() {
+    let pool = Pool::new(2).unwrap();
+    let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 1);
+    for isa in isas() {
+        let params = Params::random(777, 5, DType::Bf16, 1);
+        let before = params.bytes();
+        update_with(isa, &pool, &params.spans, &scalars, 1.0, true);
+        let base = params.arena.whole().address() as usize;
+        let own =
+            |span: HostSpan| span.address() as usize - base..span.address() as usize - base + span.bytes();
+        let spans = [params.spans.weights, params.spans.residual, params.spans.m, params.spans.v].map(own);
+        for (at, (old, new)) in before.iter().zip(params.bytes()).enumerate() {
+            assert!(*old == new || spans.iter().any(|span| span.contains(&at)), "{isa} wrote byte {at}");
+        }
+        assert_ne!(params.bytes(), before);
+    }
+}
+
+#[test]
+fn adam_does_not_depend_on_threads() {
+    let n = 200_003;
+    let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 3);
+    for dtype in BOTH {
+        let outcomes: Vec<Vec<u8>> = [1, 2, 7]
+            .map(|threads| {
+                let params = Params::random(n, 0, dtype, 5);
+                update(&Pool::new(threads).unwrap(), &params.spans, &scalars, 1.0, true);
+                params.bytes()
+            })
+            .into();
+        assert!(outcomes[0] == outcomes[1] && outcomes[0] == outcomes[2], "{dtype}");
+    }
+}
+
+/// With updates far below half a bf16 step, bf16 weights never move; the split master moves as f32 does.
+#[test]
+fn adam_moves_where_bf16_stands_still() {
+    let pool = Pool::new(1).unwrap();
+    let options = AdamOptions { weight_decay: 0.0, ..AdamOptions::default() };
+    let params = Params::new(1, 0, DType::F32);
+    write_master(params.spans.weights, params.spans.residual, &[1.0]);
+    params.spans.m.zero();
+    params.spans.v.zero();
+    params.set_gradient(&[1.0]);
+    let (mut bf16, mut m, mut v, mut f32_weight) = (master::round(1.0), 0f32, 0f32, 1f32);
+    for step in 1..=3000u64 {
+        let scalars = AdamScalars::new(&options, 1e-5, step);
+        update(&pool, &params.spans, &scalars, 1.0, true);
+        m += scalars.gain1 * (1.0 - m);
+        v += scalars.gain2 * (1.0 - v);
+        let change = scalars.rate * m / (v.sqrt() * scalars.inv_sqrt_bias2 + scalars.eps);
+        bf16 = master::round(master::widen(bf16) - change);
+        f32_weight -= change;
+    }
+    assert_eq!(master::widen(bf16), 1.0, "plain bf16 stands still");
+    assert_eq!(params.master()[0], f32_weight, "the split master is f32");
+    assert!((f32_weight - 0.97).abs() < 1e-4);
+    assert_eq!(
+        master::widen(params.spans.weights.get::<u16>(0)),
+        0.96875,
+        "and the streamed bf16 follows it"
+    );
+}
+
+#[test]
+fn adam_decay_is_asked_for_per_call() {
+    let pool = Pool::new(1).unwrap();
+    let options = AdamOptions { weight_decay: 0.1, ..AdamOptions::default() };
+    let scalars = AdamScalars::new(&options, 0.1, 1);
+    for (decay, expected) in [(true, 1.98f32), (false, 2.0)] {
+        let params = Params::new(40, 0, DType::Bf16);
+        write_master(params.spans.weights, params.spans.residual, &[2.0; 40]);
+        params.spans.m.zero();
+        params.spans.v.zero();
+        params.set_gradient(&[0.0; 40]);
+        update(&pool, &params.spans, &scalars, 1.0, decay);
+        assert!(params.master().iter().all(|p| (p - expected).abs() < 2e-7), "{:?}", params.master());
+    }
+}
+
+/// The padding of a layout: zero weights, zero gradients.
+#[test]
+fn adam_leaves_zeros_zero() {
+    let pool = Pool::new(1).unwrap();
+    for isa in isas() {
+        let params = Params::new(50, 0, DType::Bf16);
+        for span in [
+            params.spans.weights,
+            params.spans.residual,
+            params.spans.gradient,
+            params.spans.m,
+            params.spans.v,
+        ] {
+            span.zero();
+        }
+        let before = params.bytes();
+        update_with(isa, &pool, &params.spans, &AdamScalars::new(&AdamOptions::default(), 1.0, 1), 1.0, true);
+        assert!(params.bytes() == before, "{isa}");
+    }
+}
+
+#[test]
+fn adam_scalars_come_from_the_step_number() {
+    let options = AdamOptions::default();
+    let late = AdamScalars::new(&options, 1e-3, u64::MAX);
+    assert_eq!((late.rate, late.inv_sqrt_bias2), (1e-3, 1.0));
+    let first = AdamScalars::new(&options, 1e-3, 1);
+    assert_eq!((first.rate, first.gain1, first.gain2), (1e-2, 0.1, 0.001));
+    assert!(catch_unwind(|| AdamScalars::new(&options, 1e-3, 0)).is_err());
+}
+
+#[test]
+fn adam_refuses_impossible_options() {
+    AdamOptions::default().check().unwrap();
+    let wrong = [
+        AdamOptions { beta1: 1.0, ..AdamOptions::default() },
+        AdamOptions { beta2: -0.1, ..AdamOptions::default() },
+        AdamOptions { beta2: f64::NAN, ..AdamOptions::default() },
+        AdamOptions { eps: 0.0, ..AdamOptions::default() },
+        AdamOptions { eps: 1e-50, ..AdamOptions::default() },
+        AdamOptions { weight_decay: -1.0, ..AdamOptions::default() },
+        AdamOptions { weight_decay: f64::INFINITY, ..AdamOptions::default() },
+    ];
+    for options in wrong {
+        assert_eq!(options.check().unwrap_err().status(), Status::InvalidArgument, "{options:?}");
+    }
+}
+
+#[test]
+fn adam_refuses_spans_that_do_not_fit() {
+    let pool = Pool::new(1).unwrap();
+    let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 1);
+    let params = Params::random(100, 0, DType::Bf16, 1);
+    let short = AdamSpans { v: params.spans.v.part(0, 396), ..params.spans };
+    let skew = AdamSpans { m: params.spans.m.part(0, 396), ..params.spans.part(0, 99) };
+    update(&pool, &skew, &scalars, 1.0, true);
+    assert!(catch_unwind(AssertUnwindSafe(|| update(&pool, &short, &scalars, 1.0, true))).is_err());
+    let whole = params.arena.whole();
+    let between = AdamSpans { weights: whole.part(1, 198), ..params.spans.part(0, 99) };
+    assert!(catch_unwind(AssertUnwindSafe(|| update(&pool, &between, &scalars, 1.0, true))).is_err());
+}
+
+#[test]
+fn adam_master_goes_in_and_out_whole() {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    for n in [0, 1, 1023, 1024, 1025, 5000] {
+        let params = Params::new(n, 1, DType::Bf16);
+        let values: Vec<f32> = (0..n).map(|_| f32::from_bits(random.random())).collect();
+        write_master(params.spans.weights, params.spans.residual, &values);
+        assert!(params.master().iter().map(|p| p.to_bits()).eq(values.iter().map(|p| p.to_bits())));
+        let halves: Vec<u16> = (0..n).map(|_| random.random()).collect();
+        params.spans.gradient.write(&halves);
+        let mut out = vec![0.0; n];
+        read_gradient(params.spans.gradient, DType::Bf16, &mut out);
+        assert!(out.iter().map(|g| g.to_bits()).eq(halves.iter().map(|half| u32::from(*half) << 16)));
+    }
+}
