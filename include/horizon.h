@@ -435,17 +435,21 @@ HZ_API hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, 
 HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
 
 /* Reads the weights of a Hugging Face folder (model.safetensors, or its shards with their index; f32, bf16 or f16).
- * Every tensor of the model must be there in its shape. Moments and the step number stay as they are.
+ * Its config.json must describe the model the trainer was opened with, and every tensor of the model must be there
+ * in its shape. Moments and the step number stay as they are.
  * Waits for the lanes, and for the disk.
- * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (truncated, or a tensor that is missing or has
- * another shape, by name). After an error some tensors may have been read already: the weights are then
- * a mixture, to be loaded or initialised again. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (truncated,
+ * or a tensor that is missing or has another shape, by name). All that is checked before the first tensor is
+ * read; only a value that is not finite (HZ_STATUS_BAD_FORMAT) is found on the way and leaves the weights a
+ * mixture, to be loaded or initialised again. */
 HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
 /* Writes a folder that Hugging Face loads: config.json and model.safetensors, as bf16 (the weights that are
- * streamed) or f32 (the master). Makes the folder if its parent exists; each file appears under its name only when it is whole.
+ * streamed) or f32 (the master). The folder appears under its name, or replaces an earlier export, only when it
+ * is whole; missing parents are made. A folder that holds anything but an earlier export is refused.
  * Waits for the lanes, and for the disk.
- * Errors: HZ_STATUS_INVALID_ARGUMENT for the dtype, HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL, the latter before
+ * anything is written where the file system knows its free space. */
 HZ_API hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, uint32_t dtype /* HZ_DTYPE_* */);
 
 /* Reads the f32 master of the tensor `name` into values[0 .. count-1], row-major.

@@ -5,8 +5,6 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use serde_json::Map;
-
 use crate::base::{Error, Result};
 use crate::capi::argument::{array, array_out, handle, optional_array, path, place, size};
 use crate::capi::config::{
@@ -24,9 +22,9 @@ use crate::train::hf::FolderConfig;
 
 /// A trainer as C holds it.
 pub struct hz_trainer_t {
-    /// The tensors' names, in the layout's order; here so that they outlive every call.
-    pub(super) names: Vec<CString>,
-    /// The description, which never changes and so needs no turn.
+    /// Names and shapes, in the layout's order; here, so that a name lives as long as the handle.
+    pub(super) tensors: Vec<(CString, Vec<usize>)>,
+    /// The description; like the tensors it never changes, so reading it needs no turn.
     pub(super) model: ModelConfig,
     pub(super) state: Guarded<State>,
 }
@@ -53,9 +51,10 @@ impl hz_trainer_t {
             Size(stats.device_bytes),
             stats.threads
         ));
-        let names = trainer.layout().tensors().map(|(_, tensor)| c_string(&tensor.name)).collect();
-        let folder = FolderConfig { model: config.clone(), carried: Map::new() };
-        Ok(hz_trainer_t { names, model: config, state: Guarded::new(State { trainer, folder }) })
+        let tensors =
+            trainer.layout().tensors().map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone())).collect();
+        let folder = FolderConfig::from(config.clone());
+        Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(State { trainer, folder }) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use crate::base::{Error, Result, Status};
+use crate::base::Error;
 use crate::capi::argument::{array, array_out, handle, path, place, text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
 use crate::capi::sized::{Output, SizedStruct};
@@ -10,7 +10,7 @@ use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::capi::wall::wall;
 use crate::model::{Layout, fresh_tensor};
-use crate::train::hf::{self, ExportTarget, FolderConfig, Weights};
+use crate::train::hf::{ExportTarget, FolderConfig, Weights, export, export_bytes};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hz_trainer_tensor_count(
@@ -57,14 +57,117 @@ pub unsafe extern "C" fn hz_trainer_tensor(
     })
 }
 
-/// Writes every tensor of a model, filled by `fill`.
-fn write_all(state: &mut State, mut fill: impl FnMut(&Layout, &str, &mut [f32])) -> Result<()> {
-    let layout = state.trainer.layout().clone();
-    let mut values = Vec::new();
-    for (_, tensor) in layout.tensors() {
-        values.resize(tensor.elements(), 0.0);
-        fill(&layout, &tensor.name, &mut values);
-        state.trainer.write_tensor(&tensor.name, &values)?;
-    }
-    Ok(())
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hz_trainer_init(trainer: *mut hz_trainer_t, seed: u64) -> hz_status_t {
+    let body = |handle: &hz_trainer_t, state: &mut State| {
+        let mut values = Vec::new();
+        for (_, tensor) in Layout::new(&handle.model).tensors() {
+            values.resize(tensor.elements(), 0.0);
+            fresh_tensor(&handle.model, tensor, seed, &mut values);
+            state.trainer.write_tensor(&tensor.name, &values)?;
+        }
+        Ok(())
+    };
+    // SAFETY: an open trainer or NULL, as the header asks.
+    unsafe { with(trainer, body) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hz_trainer_load_hf(
+    trainer: *mut hz_trainer_t,
+    folder: *const c_char,
+) -> hz_status_t {
+    let body = |handle: &hz_trainer_t, state: &mut State| {
+        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
+        let folder = unsafe { path(folder, "folder") }?;
+        let config = FolderConfig::open(folder)?;
+        if config.model != handle.model {
+            return Err(Error::argument(format!(
+                "{} holds another model ({:?}) than the trainer was opened with ({:?}): open it with what \
+                 hz_model_config_from_hf gives",
+                folder.display(),
+                config.model,
+                handle.model
+            )));
+        }
+        let weights = Weights::open(folder, state.trainer.layout())?;
+        weights.load(|name, values| state.trainer.write_tensor(name, values))?;
+        state.folder = config;
+        Ok(())
+    };
+    // SAFETY: an open trainer or NULL, as the header asks.
+    unsafe { with(trainer, body) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hz_trainer_export_hf(
+    trainer: *mut hz_trainer_t,
+    folder: *const c_char,
+    dtype_number: u32,
+) -> hz_status_t {
+    let body = |handle: &hz_trainer_t, state: &mut State| {
+        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
+        let folder = unsafe { path(folder, "folder") }?;
+        let dtype = dtype(dtype_number, "dtype")?;
+        let layout = Layout::new(&handle.model);
+        let target = ExportTarget::check(folder, export_bytes(&layout, dtype))?;
+        let State { trainer, folder: config } = state;
+        export(&target, config, &layout, dtype, |name, out| trainer.read_tensor(name, out))
+    };
+    // SAFETY: an open trainer or NULL, as the header asks.
+    unsafe { with(trainer, body) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hz_trainer_read_tensor(
+    trainer: *mut hz_trainer_t,
+    name: *const c_char,
+    values: *mut f32,
+    count: usize,
+) -> hz_status_t {
+    let body = |_: &hz_trainer_t, state: &mut State| {
+        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: the header asks for `count` floats, the caller's alone during the call.
+        let values = unsafe { array_out(values, count, "values") }?;
+        state.trainer.read_tensor(name, values)
+    };
+    // SAFETY: an open trainer or NULL, as the header asks.
+    unsafe { with(trainer, body) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hz_trainer_write_tensor(
+    trainer: *mut hz_trainer_t,
+    name: *const c_char,
+    values: *const f32,
+    count: usize,
+) -> hz_status_t {
+    let body = |_: &hz_trainer_t, state: &mut State| {
+        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: the header asks for `count` floats, left alone during the call.
+        let values = unsafe { array(values, count, "values") }?;
+        state.trainer.write_tensor(name, values)
+    };
+    // SAFETY: an open trainer or NULL, as the header asks.
+    unsafe { with(trainer, body) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hz_trainer_read_gradient(
+    trainer: *mut hz_trainer_t,
+    name: *const c_char,
+    values: *mut f32,
+    count: usize,
+) -> hz_status_t {
+    let body = |_: &hz_trainer_t, state: &mut State| {
+        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: the header asks for `count` floats, the caller's alone during the call.
+        let values = unsafe { array_out(values, count, "values") }?;
+        state.trainer.read_gradient(name, values)
+    };
+    // SAFETY: an open trainer or NULL, as the header asks.
+    unsafe { with(trainer, body) }
 }
