@@ -156,7 +156,10 @@ fn placement_never_changes_a_bit() {
             let vary = |what: &str, vary: &dyn Fn(&mut TrainerOptions), manner: Manner| {
                 let mut options = plain.clone();
                 vary(&mut options);
-                assert!(outcome(&config, &options, manner) == want, "{what} changed a bit (tied {tied}, clip {clip})");
+                assert!(
+                    outcome(&config, &options, manner) == want,
+                    "{what} changed a bit (tied {tied}, clip {clip})"
+                );
             };
             vary("running again", &|_| (), Manner::Plain);
             vary("1 thread", &|o| o.threads = Some(1), Manner::Plain);
@@ -317,10 +320,9 @@ fn under_backward_the_guard_is_per_unit() {
     trainer.write_tensor("model.layers.1.input_layernorm.weight", &[3e38; 24]).unwrap();
     trainer.write_tensor("model.layers.1.self_attn.v_proj.weight", &vec![3e38; 12 * 24]).unwrap();
     match trainer.step(&[data.batch()], 1e-3) {
-        Err(error) => assert!(
-            matches!(error.status(), Status::StepPartial | Status::NonFinite),
-            "unexpected {error:?}"
-        ),
+        Err(error) => {
+            assert!(matches!(error.status(), Status::StepPartial | Status::NonFinite), "unexpected {error:?}")
+        }
         Ok(report) => panic!("an overflowing gradient passed: {report:?}"),
     }
 }
@@ -391,7 +393,8 @@ fn a_trace_shows_every_lane() {
     trainer.trace(&mut json).unwrap();
     let trace: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let events = trace.as_array().or_else(|| trace["traceEvents"].as_array()).unwrap();
-    let spans = |name: &str| events.iter().filter(|e| e["name"].as_str().is_some_and(|n| n.contains(name))).count();
+    let spans =
+        |name: &str| events.iter().filter(|e| e["name"].as_str().is_some_and(|n| n.contains(name))).count();
     for name in ["upload", "forward", "backward", "download", "adam", "decide"] {
         assert!(spans(name) > 0, "no span of {name}");
     }
@@ -411,5 +414,8 @@ fn tensors_are_read_and_written_by_name() {
     trainer.read_tensor("model.norm.weight", &mut back).unwrap();
     assert_eq!(back, values, "all 32 bits are kept");
     assert_eq!(trainer.read_tensor("lm_head.weight", &mut back).unwrap_err().status(), Status::NotFound);
-    assert_eq!(trainer.write_tensor("model.norm.weight", &[0.0]).unwrap_err().status(), Status::InvalidArgument);
+    assert_eq!(
+        trainer.write_tensor("model.norm.weight", &[0.0]).unwrap_err().status(),
+        Status::InvalidArgument
+    );
 }

@@ -144,7 +144,9 @@ fn unsafe_is_narrow_and_argued() {
             // The comment right above, across attributes; for `unsafe fn` its doc's `# Safety`.
             let above = lines[..index].iter().rev().map(|l| l.trim_start());
             let argued = above
-                .take_while(|l| l.starts_with("//") || l.starts_with("#[") || l.starts_with(".") || l.ends_with('('))
+                .take_while(|l| {
+                    l.starts_with("//") || l.starts_with("#[") || l.starts_with(".") || l.ends_with('(')
+                })
                 .any(|l| l.starts_with("// SAFETY:") || l.starts_with("/// # Safety"));
             if !argued && !line.contains("// SAFETY:") {
                 faults.push(format!("{place}: `unsafe` without a `// SAFETY:` above it: {}", line.trim()));
@@ -157,10 +159,16 @@ fn unsafe_is_narrow_and_argued() {
 #[test]
 fn nothing_is_left_loose() {
     // Assembled here so that this file does not find itself.
-    let loose: Vec<String> =
-        [["TO", "DO"], ["FIX", "ME"], ["todo", "!("], ["unimplemented", "!("], ["#[ig", "nore"], ["dbg", "!("]]
-            .map(|halves| halves.concat())
-            .into();
+    let loose: Vec<String> = [
+        ["TO", "DO"],
+        ["FIX", "ME"],
+        ["todo", "!("],
+        ["unimplemented", "!("],
+        ["#[ig", "nore"],
+        ["dbg", "!("],
+    ]
+    .map(|halves| halves.concat())
+    .into();
     let mut faults = Vec::new();
     for folder in ["src", "csrc", "tests", "benches", "include"] {
         for (path, text) in files(folder, &["rs", "cu", "cuh", "cc", "c", "cpp", "h", "py", "sh"]) {
@@ -180,7 +188,10 @@ fn the_header_declares_what_is_exported() {
     let mut declared: Vec<&str> = header
         .lines()
         .filter(|line| line.starts_with("HZ_API"))
-        .filter_map(|line| line.split(|c: char| !(c.is_alphanumeric() || c == '_')).find(|w| w.starts_with("hz_") && line.contains(&format!("{w}("))))
+        .filter_map(|line| {
+            line.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                .find(|w| w.starts_with("hz_") && line.contains(&format!("{w}(")))
+        })
         .collect();
     declared.sort_unstable();
     let sources = files("src/capi", &["rs"]);

@@ -48,13 +48,7 @@ pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     let (one, other) = (c_path(one)?, c_path(other)?);
     // SAFETY: both are NUL-terminated strings that live until the call returns.
     let status = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            one.as_ptr(),
-            libc::AT_FDCWD,
-            other.as_ptr(),
-            libc::RENAME_EXCHANGE,
-        )
+        libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE)
     };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -23,12 +23,9 @@ pub fn fresh_tensor(config: &ModelConfig, tensor: &TensorLayout, seed: u64, out:
         out.fill(1.0);
         return;
     }
-    let closes_a_branch = [".o_proj.weight", ".down_proj.weight"].iter().any(|end| tensor.name.ends_with(end));
-    let deviation = if closes_a_branch {
-        DEVIATION / (2.0 * config.dims.l as f64).sqrt()
-    } else {
-        DEVIATION
-    };
+    let closes_a_branch =
+        [".o_proj.weight", ".down_proj.weight"].iter().any(|end| tensor.name.ends_with(end));
+    let deviation = if closes_a_branch { DEVIATION / (2.0 * config.dims.l as f64).sqrt() } else { DEVIATION };
     let mut rng = ChaCha8Rng::from_seed(key(seed, &tensor.name));
     for value in out {
         let normal: f64 = StandardNormal.sample(&mut rng);

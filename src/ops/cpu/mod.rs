@@ -40,6 +40,9 @@ pub struct CpuKernels {
 }
 
 impl CpuKernels {
+    /// What activations are stored as.
+    pub const STORAGE: DType = DType::F32;
+
     /// Kernels that run on the pool's threads.
     pub fn new(pool: Arc<Pool>) -> Self {
         let scratch = Scratch::new(pool.threads());
@@ -55,7 +58,7 @@ fn block(index: usize, block: usize, count: usize) -> std::ops::Range<usize> {
 
 impl Kernels for CpuKernels {
     fn storage(&self) -> DType {
-        DType::F32
+        Self::STORAGE
     }
 
     fn embed_forward(&self, out: DeviceSpan, table: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize) {
