@@ -325,11 +325,11 @@ typedef struct hz_trainer_options_t {
     double clip;              /* the largest global gradient norm; 0 = no clipping */
 } hz_trainer_options_t;
 
-/* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.95, 1e-8
- * and decay 0.1; clip 1. */
+/* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
+ * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
     {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, \
-     1, 256, 1, 0, 2, 2, 0, 0, 0, 0.9, 0.95, 1e-8, 0.1, 1.0}
+     1, 256, 1, 0, 2, 2, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0}
 
 /* ==================================================================================================
  * Plan: what a trainer would take, before it takes it
@@ -438,9 +438,9 @@ HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
  * Its config.json must describe the model the trainer was opened with, and every tensor of the model must be there
  * in its shape. Moments and the step number stay as they are.
  * Waits for the lanes, and for the disk.
- * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (truncated,
- * or a tensor that is missing or has another shape, by name). All that is checked before the first tensor is
- * read; only a value that is not finite (HZ_STATUS_BAD_FORMAT) is found on the way and leaves the weights a
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT
+ * (truncated, or a tensor that is missing or has another shape, by name). All that is checked before the first
+ * tensor is read; only a value that is not finite (HZ_STATUS_BAD_FORMAT) is found on the way and leaves the weights a
  * mixture, to be loaded or initialised again. */
 HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
@@ -519,9 +519,9 @@ HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t
 /* One step over everything accumulated: forward, backward, clipping, AdamW with learning rate `lr` (finite, >= 0).
  * Afterwards nothing is accumulated, unless `lr` or `out_report` was refused.
  * Waits until loss and norm are known; AdamW runs on.
- * Errors: HZ_STATUS_INVALID_STATE when nothing is accumulated; HZ_STATUS_NO_TARGET; HZ_STATUS_NON_FINITE (weights, moments
- * and the step number are as before); HZ_STATUS_STEP_PARTIAL (HZ_ADAM_UNDER_BACKWARD only: the step counts, some
- * units kept their old weights). */
+ * Errors: HZ_STATUS_INVALID_STATE when nothing is accumulated; HZ_STATUS_NO_TARGET; HZ_STATUS_NON_FINITE (weights,
+ * moments and the step number are as before); HZ_STATUS_STEP_PARTIAL (HZ_ADAM_UNDER_BACKWARD only: the step
+ * counts, some units kept their old weights). */
 HZ_API hz_status_t hz_trainer_update(hz_trainer_t *trainer, double lr, hz_step_report_t *out_report);
 
 /* hz_trainer_accumulate of batches[0 .. count-1], then hz_trainer_update: bit for bit the same.

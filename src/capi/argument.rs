@@ -1,20 +1,21 @@
-//! Pointers from C as Rust values: NULL and impossible lengths are refused by name.
+//! Pointers from C as Rust values. All that is believed of a caller is believed here and in [`sized`](super::sized).
+//!
+//! The types are the parameters of the `extern "C"` functions: each is one pointer (`repr(transparent)`), its field is
+//! private, and nothing in Rust makes one. So a value of such a type comes from a C caller, who promises by
+//! `horizon.h` that the pointer is NULL or valid for what its parameter is, and stays so during the call.
+//! What can be looked at is not believed: NULL, alignment and impossible lengths are refused by name.
 
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::slice;
+use std::{ptr, slice};
 
 use crate::base::{Error, Result};
 
-fn null(what: &str) -> Error {
-    Error::argument(format!("{what} is NULL"))
-}
-
-/// Refuses NULL and what `count` elements cannot lie behind.
+/// Refuses NULL, a crooked pointer, and more elements than memory can hold.
 fn check<T>(pointer: *const T, count: usize, what: &str) -> Result<()> {
     if pointer.is_null() {
-        return Err(null(what));
+        return Err(Error::argument(format!("{what} is NULL")));
     }
     if !pointer.is_aligned() {
         return Err(Error::argument(format!(
@@ -28,91 +29,128 @@ fn check<T>(pointer: *const T, count: usize, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// A handle, or anything else behind one pointer.
-///
-/// # Safety
-/// `pointer` is NULL, or points to a `T` that lives, unmoved and not written to except through its own locks, for `'a`.
-pub unsafe fn handle<'a, T>(pointer: *const T, what: &str) -> Result<&'a T> {
-    check(pointer, 1, what)?;
-    // SAFETY: not NULL, aligned, and the rest is the promise of this function's caller.
-    Ok(unsafe { &*pointer })
+/// A handle that an open function gave out and nobody has closed.
+#[repr(transparent)]
+pub struct Handle<T>(*mut T);
+
+impl<T> Handle<T> {
+    /// Whether there is none.
+    pub fn is_null(&self) -> bool {
+        self.0.is_null()
+    }
+
+    /// What the handle stands for. Shared: what changes behind it is behind a lock.
+    pub fn get(&self, what: &str) -> Result<&T> {
+        check(self.0, 1, what)?;
+        // SAFETY: from `Place::open`, thus a live box; the caller promised not to close it during this call, and
+        // nobody takes it mutably before `close`.
+        Ok(unsafe { &*self.0 })
+    }
+
+    /// Takes the handle back; it must not be NULL.
+    pub fn close(self) -> Box<T> {
+        assert!(!self.is_null(), "a NULL handle was asked for before it is closed");
+        // SAFETY: the pointer came out of `Box::into_raw` in `Place::open`, and the caller promised to close once.
+        unsafe { Box::from_raw(self.0) }
+    }
 }
 
-/// A place for one result of a type that C knows, too. Not NULL, aligned; nothing is read from it.
-pub fn place<T>(pointer: *mut T, what: &str) -> Result<*mut T> {
-    check(pointer, 1, what)?;
-    Ok(pointer)
+/// A place for one plain result.
+#[repr(transparent)]
+pub struct Place<T>(*mut T);
+
+impl<T> Place<T> {
+    /// Refuses a place that could not be written to afterwards.
+    pub fn check(&self, what: &str) -> Result<()> {
+        check(self.0, 1, what)
+    }
+
+    /// Writes the result; [`Place::check`] has passed.
+    pub fn write(self, value: T) {
+        assert!(!self.0.is_null(), "a place is looked at before it is written");
+        // SAFETY: not NULL, aligned by `check`; the caller gave room for one `T`, whatever bytes stand there now.
+        unsafe { self.0.write(value) };
+    }
+}
+
+impl<T> Place<*mut T> {
+    /// Hands out a new handle.
+    pub fn open(self, value: T) {
+        self.write(Box::into_raw(Box::new(value)));
+    }
 }
 
 /// An array to read.
-///
-/// # Safety
-/// `pointer` is NULL, or `count` elements can be read there and nobody writes to them for `'a`.
-pub unsafe fn array<'a, T: Copy>(pointer: *const T, count: usize, what: &str) -> Result<&'a [T]> {
-    check(pointer, count, what)?;
-    // SAFETY: not NULL, aligned, no longer than memory can be; the rest is the promise of the caller.
-    Ok(unsafe { slice::from_raw_parts(pointer, count) })
-}
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Array<T>(*const T);
 
-/// An array to read that may be left out.
-///
-/// # Safety
-/// As [`array`].
-pub unsafe fn optional_array<'a, T: Copy>(
-    pointer: *const T,
-    count: usize,
-    what: &str,
-) -> Result<Option<&'a [T]>> {
-    if pointer.is_null() {
-        return Ok(None);
+impl<T: Copy> Array<T> {
+    /// No array.
+    pub const NULL: Self = Array(ptr::null());
+
+    /// Its `count` elements.
+    pub fn get(&self, count: usize, what: &str) -> Result<&[T]> {
+        check(self.0, count, what)?;
+        // SAFETY: the caller passed `count` elements with the array and leaves them alone during the call; they are
+        // integers or floats, of which any bits are a value.
+        Ok(unsafe { slice::from_raw_parts(self.0, count) })
     }
-    // SAFETY: the promise is the same.
-    unsafe { array(pointer, count, what) }.map(Some)
-}
 
-/// An array of f32 to write. What stands there before has no meaning, and any bits are an f32.
-///
-/// # Safety
-/// `pointer` is NULL, or `count` elements can be read and written there, and nobody else does for `'a`.
-pub unsafe fn array_out<'a>(pointer: *mut f32, count: usize, what: &str) -> Result<&'a mut [f32]> {
-    check(pointer, count, what)?;
-    // SAFETY: not NULL, aligned, no longer than memory can be; exclusive by the promise of the caller.
-    Ok(unsafe { slice::from_raw_parts_mut(pointer, count) })
-}
-
-/// The bytes of a string.
-///
-/// # Safety
-/// `pointer` is NULL, or points to a NUL-terminated string that nobody writes to for `'a`.
-unsafe fn bytes<'a>(pointer: *const c_char, what: &str) -> Result<&'a [u8]> {
-    check(pointer, 1, what)?;
-    // SAFETY: not NULL, and the terminator is the promise of the caller.
-    Ok(unsafe { CStr::from_ptr(pointer) }.to_bytes())
-}
-
-/// A name.
-///
-/// # Safety
-/// As a C string: NULL, or NUL-terminated and left alone for `'a`.
-pub unsafe fn text<'a>(pointer: *const c_char, what: &str) -> Result<&'a str> {
-    // SAFETY: the promise is the same.
-    let bytes = unsafe { bytes(pointer, what) }?;
-    std::str::from_utf8(bytes).map_err(|error| {
-        Error::argument(format!("{what} is not UTF-8: {error} (\"{}\")", String::from_utf8_lossy(bytes)))
-    })
-}
-
-/// A file name: any bytes but none at all.
-///
-/// # Safety
-/// As [`text`].
-pub unsafe fn path<'a>(pointer: *const c_char, what: &str) -> Result<&'a Path> {
-    // SAFETY: the promise is the same.
-    let bytes = unsafe { bytes(pointer, what) }?;
-    if bytes.is_empty() {
-        return Err(Error::argument(format!("{what} is empty; it must name a file or folder")));
+    /// Its `count` elements, if there is an array.
+    pub fn optional(&self, count: usize, what: &str) -> Result<Option<&[T]>> {
+        if self.0.is_null() { Ok(None) } else { self.get(count, what).map(Some) }
     }
-    Ok(Path::new(OsStr::from_bytes(bytes)))
+}
+
+/// An array of f32 to write.
+#[repr(transparent)]
+pub struct ArrayOut(*mut f32);
+
+impl ArrayOut {
+    /// Its `count` elements, whose present values mean nothing.
+    pub fn get(&mut self, count: usize, what: &str) -> Result<&mut [f32]> {
+        check(self.0, count, what)?;
+        // SAFETY: the caller gave room for `count` floats to this call alone, and any bits found there are an f32.
+        Ok(unsafe { slice::from_raw_parts_mut(self.0, count) })
+    }
+}
+
+/// A NUL-terminated string.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Text(*const c_char);
+
+impl Text {
+    /// No string.
+    pub const NULL: Self = Text(ptr::null());
+
+    /// A string that the library hands out; whoever keeps it says how long it lives.
+    pub fn lend(text: &CStr) -> Self {
+        Text(text.as_ptr())
+    }
+
+    fn bytes(&self, what: &str) -> Result<&[u8]> {
+        check(self.0, 1, what)?;
+        // SAFETY: the caller passed a string that ends in NUL and leaves it alone during the call.
+        Ok(unsafe { CStr::from_ptr(self.0) }.to_bytes())
+    }
+
+    /// As a name.
+    pub fn get(&self, what: &str) -> Result<&str> {
+        let bytes = self.bytes(what)?;
+        std::str::from_utf8(bytes).map_err(|error| {
+            Error::argument(format!("{what} is not UTF-8: {error} (\"{}\")", String::from_utf8_lossy(bytes)))
+        })
+    }
+
+    /// As a file name: any bytes but none at all.
+    pub fn path(&self, what: &str) -> Result<&Path> {
+        match self.bytes(what)? {
+            [] => Err(Error::argument(format!("{what} is empty; it must name a file or folder"))),
+            bytes => Ok(Path::new(OsStr::from_bytes(bytes))),
+        }
+    }
 }
 
 /// A size as the machine counts.

@@ -1,11 +1,8 @@
 //! The structs of the header and what they mean: fields to Rust values, each refused by its own name.
 
-use std::ffi::c_char;
-use std::ptr;
-
 use crate::base::{DType, Dims, Error, Result, Shape, Status};
-use crate::capi::argument::{path, size, text};
-use crate::capi::sized::{Output, SizedStruct, read, sized_struct};
+use crate::capi::argument::{Array, Text, size};
+use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
 use crate::engine::{AdamOptions, TrainerOptions};
@@ -70,7 +67,7 @@ sized_struct! {
 sized_struct! {
     hz_tensor_t {
         rank: u32 = 0,
-        name: *const c_char = ptr::null(),
+        name: Text = Text::NULL,
         shape: [u64; SHAPE_MAX] = [0; SHAPE_MAX],
         elements: u64 = 0,
     }
@@ -80,10 +77,10 @@ sized_struct! {
     hz_batch_t {
         reserved: u32 = 0,
         rows: u64 = 0,
-        tokens: *const i32 = ptr::null(),
-        targets: *const i32 = ptr::null(),
-        weights: *const f32 = ptr::null(),
-        starts: *const i32 = ptr::null(),
+        tokens: Array<i32> = Array::NULL,
+        targets: Array<i32> = Array::NULL,
+        weights: Array<f32> = Array::NULL,
+        starts: Array<i32> = Array::NULL,
     }
 }
 
@@ -178,13 +175,8 @@ fn chosen_size(value: u64, field: &str) -> Result<Option<usize>> {
     Ok(Some(size(value, field)?).filter(|&value| value != 0))
 }
 
-/// The model behind a caller's pointer.
-///
-/// # Safety
-/// As [`read`].
-pub unsafe fn model_config(pointer: *const hz_model_config_t) -> Result<ModelConfig> {
-    // SAFETY: the promise is the same.
-    let raw = unsafe { read(pointer, "model") }?;
+/// The model a caller describes.
+pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
     let heads = size(raw.num_attention_heads, "num_attention_heads")?;
     let width = size(raw.hidden_size, "hidden_size")?;
     let d = match chosen_size(raw.head_dim, "head_dim")? {
@@ -235,16 +227,9 @@ impl From<&ModelConfig> for hz_model_config_t {
     }
 }
 
-/// The options behind a caller's pointer; NULL is all defaults.
-///
-/// # Safety
-/// As [`read`].
-pub unsafe fn trainer_options(pointer: *const hz_trainer_options_t) -> Result<TrainerOptions> {
-    if pointer.is_null() {
-        return Ok(TrainerOptions::default());
-    }
-    // SAFETY: the promise is the same.
-    let raw = unsafe { read(pointer, "options") }?;
+/// The options a caller gives; none is all defaults.
+pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptions> {
+    let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
     choose(raw.device, &[Device::Auto, Device::Cpu], |device| device as u32, "device", "HZ_DEVICE_")?;
     let adam_when = match raw.adam_when {
         ADAM_AUTO => None,
@@ -280,15 +265,10 @@ pub unsafe fn trainer_options(pointer: *const hz_trainer_options_t) -> Result<Tr
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_model_config_from_preset(
-    name: *const c_char,
-    out_config: *mut hz_model_config_t,
-) -> hz_status_t {
+pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
     wall(|| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let name = unsafe { text(name, "name") }?;
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_config, "out_config") }?;
+        let name = name.get("name")?;
+        let out = out_config.check("out_config")?;
         let config = model::preset(name).ok_or_else(|| {
             Error::new(
                 Status::NotFound,
@@ -301,15 +281,10 @@ pub unsafe extern "C" fn hz_model_config_from_preset(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_model_config_from_hf(
-    folder: *const c_char,
-    out_config: *mut hz_model_config_t,
-) -> hz_status_t {
+pub extern "C" fn hz_model_config_from_hf(folder: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
     wall(|| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let folder = unsafe { path(folder, "folder") }?;
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_config, "out_config") }?;
+        let folder = folder.path("folder")?;
+        let out = out_config.check("out_config")?;
         out.write(hz_model_config_t::from(&FolderConfig::open(folder)?.model));
         Ok(())
     })
@@ -321,22 +296,17 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_engine() {
-        let raw = hz_trainer_options_t::defaults();
-        // SAFETY: a live struct as long as it states.
-        let options = unsafe { trainer_options(&raw) }.unwrap();
-        assert_eq!(format!("{options:?}"), format!("{:?}", TrainerOptions::default()));
-        // SAFETY: NULL is allowed.
-        let options = unsafe { trainer_options(ptr::null()) }.unwrap();
-        assert_eq!(format!("{options:?}"), format!("{:?}", TrainerOptions::default()));
+        let engine = format!("{:?}", TrainerOptions::default());
+        for raw in [None, Some(hz_trainer_options_t::defaults())] {
+            assert_eq!(format!("{:?}", trainer_options(raw).unwrap()), engine);
+        }
     }
 
     #[test]
     fn a_model_goes_out_and_comes_back() {
         for name in model::preset_names() {
             let config = model::preset(name).unwrap();
-            let raw = hz_model_config_t::from(&config);
-            // SAFETY: a live struct as long as it states.
-            assert_eq!(unsafe { model_config(&raw) }.unwrap(), config);
+            assert_eq!(model_config(&hz_model_config_t::from(&config)).unwrap(), config);
         }
     }
 
@@ -344,30 +314,26 @@ mod tests {
     fn sizes_left_at_zero_are_derived_or_refused() {
         let mut raw = hz_model_config_t::from(&model::preset("tiny").unwrap());
         (raw.head_dim, raw.num_key_value_heads) = (0, 0);
-        // SAFETY: a live struct as long as it states.
-        let config = unsafe { model_config(&raw) }.unwrap();
+        let config = model_config(&raw).unwrap();
         assert_eq!((config.dims.d, config.dims.g), (config.dims.c / config.dims.h, config.dims.h));
         raw.num_attention_heads = 0;
-        // SAFETY: as above, and still the only reference.
-        let error = unsafe { model_config(&raw) }.unwrap_err();
+        let error = model_config(&raw).unwrap_err();
         assert!(error.message().contains("num_attention_heads"), "{error}");
     }
 
     #[test]
     fn numbers_that_name_nothing_are_refused_by_field() {
-        let cases: [(&str, fn(&mut hz_trainer_options_t)); 6] = [
+        let cases: [(&str, fn(&mut hz_trainer_options_t)); 5] = [
             ("device", |raw| raw.device = 2),
             ("mode", |raw| raw.mode = 0),
             ("grad_dtype", |raw| raw.grad_dtype = 3),
             ("adam_when", |raw| raw.adam_when = 3),
             ("tracing", |raw| raw.tracing = 2),
-            ("struct_size", |raw| raw.struct_size = 1),
         ];
         for (field, spoil) in cases {
             let mut raw = hz_trainer_options_t::defaults();
             spoil(&mut raw);
-            // SAFETY: a live struct, at least as long as it states.
-            let error = unsafe { trainer_options(&raw) }.unwrap_err();
+            let error = trainer_options(Some(raw)).unwrap_err();
             assert!(error.message().contains(field), "{field}: {error}");
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! `include/horizon.h` is the contract; a function here does what is said there, so it is documented there
 //! alone. All `extern "C"` of the house is on this floor. A function has one shape: [`wall::wall`] around a body that
-//! turns pointers into Rust values ([`argument`], [`sized`]), calls the floors below, and writes outputs last.
+//! turns parameters into Rust values ([`argument`], [`sized`]), calls the floors below, and writes outputs last.
+//! No function is `unsafe`: what they take can come from nowhere but C.
 //!
 //! - [`status`]: numbers and names of statuses, versions, the last error of a thread
 //! - [`wall`]: panics become statuses, statuses become numbers; a handle that failed stays failed
@@ -14,7 +15,6 @@
 
 // The names are those of the header, and the header is where they are documented.
 #![allow(non_camel_case_types, missing_docs)]
-#![allow(clippy::missing_safety_doc)]
 
 mod argument;
 mod config;

@@ -1,15 +1,15 @@
 //! `hz_plan_t`: what a trainer would take, before it takes it.
 
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 
 use serde_json::json;
 
 use crate::base::Result;
-use crate::capi::argument::{handle, place};
+use crate::capi::argument::{Handle, Place, Text};
 use crate::capi::config::{
     adam_number, hz_model_config_t, hz_plan_summary_t, hz_trainer_options_t, model_config, trainer_options,
 };
-use crate::capi::sized::{Output, SizedStruct};
+use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::wall;
 use crate::engine::{Trainer, TrainerOptions};
@@ -72,68 +72,56 @@ fn text(plan: &Plan, summary: &hz_plan_summary_t) -> String {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_plan_open(
-    model: *const hz_model_config_t,
-    options: *const hz_trainer_options_t,
-    out_plan: *mut *mut hz_plan_t,
+pub extern "C" fn hz_plan_open(
+    model: In<hz_model_config_t>,
+    options: In<hz_trainer_options_t>,
+    out_plan: Place<*mut hz_plan_t>,
 ) -> hz_status_t {
     wall(|| {
-        let out = place(out_plan, "out_plan")?;
-        // SAFETY: the header asks for a struct that was initialised with its macro.
-        let config = unsafe { model_config(model) }?;
-        // SAFETY: the same, or NULL.
-        let options = unsafe { trainer_options(options) }?;
-        let plan = Box::new(hz_plan_t::new(&config, options)?);
-        // SAFETY: `place` has looked at the pointer, and the header gives it to this call alone.
-        unsafe { out.write(Box::into_raw(plan)) };
+        out_plan.check("out_plan")?;
+        let config = model_config(&model.read("model")?)?;
+        let options = trainer_options(options.optional("options")?)?;
+        out_plan.open(hz_plan_t::new(&config, options)?);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_plan_admit(plan: *const hz_plan_t) -> hz_status_t {
+pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
     wall(|| {
-        // SAFETY: a plan from `hz_plan_open` that is not closed, as the header asks; it never changes.
-        let hz_plan_t { plan, options, .. } = unsafe { handle(plan, "plan") }?;
+        let hz_plan_t { plan, options, .. } = plan.get("plan")?;
         plan.admit(options.device_mem, &Limits::read(options.host_mem), true)
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_plan_summary(
-    plan: *const hz_plan_t,
-    out_summary: *mut hz_plan_summary_t,
+pub extern "C" fn hz_plan_summary(
+    plan: Handle<hz_plan_t>,
+    out_summary: Out<hz_plan_summary_t>,
 ) -> hz_status_t {
     wall(|| {
-        // SAFETY: a plan from `hz_plan_open` that is not closed, as the header asks; it never changes.
-        let plan = unsafe { handle(plan, "plan") }?;
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_summary, "out_summary") }?;
-        out.write(plan.summary);
+        let plan = plan.get("plan")?;
+        out_summary.check("out_summary")?.write(plan.summary);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_plan_json(plan: *const hz_plan_t, out_json: *mut *const c_char) -> hz_status_t {
+pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: Place<Text>) -> hz_status_t {
     wall(|| {
-        // SAFETY: a plan from `hz_plan_open` that is not closed, as the header asks; it never changes.
-        let plan = unsafe { handle(plan, "plan") }?;
-        let out = place(out_json, "out_json")?;
-        // SAFETY: `place` has looked at the pointer, and the header gives it to this call alone.
-        unsafe { out.write(plan.json.as_ptr()) };
+        let plan = plan.get("plan")?;
+        out_json.check("out_json")?;
+        out_json.write(Text::lend(&plan.json));
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_plan_close(plan: *mut hz_plan_t) {
-    if plan.is_null() {
-        return;
+pub extern "C" fn hz_plan_close(plan: Handle<hz_plan_t>) {
+    if !plan.is_null() {
+        wall(|| {
+            drop(plan.close());
+            Ok(())
+        });
     }
-    wall(|| {
-        // SAFETY: from `Box::into_raw` in `hz_plan_open`, and the header allows one close.
-        drop(unsafe { Box::from_raw(plan) });
-        Ok(())
-    });
 }

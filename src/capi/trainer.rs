@@ -1,18 +1,18 @@
 //! `hz_trainer_t`: opening, stepping, looking in, closing.
 
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use crate::base::{Error, Result};
-use crate::capi::argument::{array, array_out, handle, optional_array, path, place, size};
+use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
 use crate::capi::config::{
     hz_batch_t, hz_eval_report_t, hz_model_config_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t,
     model_config, trainer_options,
 };
 use crate::capi::log;
-use crate::capi::sized::{Output, SizedStruct, read};
+use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::{Guarded, busy, wall};
 use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
@@ -59,123 +59,81 @@ impl hz_trainer_t {
 }
 
 /// Runs a call on an open trainer.
-///
-/// # Safety
-/// `trainer` is NULL, or comes from `hz_trainer_open` and is not closed before this returns.
-pub(super) unsafe fn with(
-    trainer: *const hz_trainer_t,
+pub(super) fn with(
+    trainer: &Handle<hz_trainer_t>,
     body: impl FnOnce(&hz_trainer_t, &mut State) -> Result<()>,
 ) -> hz_status_t {
     wall(|| {
-        // SAFETY: the promise of this function's caller; what changes behind the handle is behind its lock.
-        let handle = unsafe { handle(trainer, "trainer") }?;
+        let handle = trainer.get("trainer")?;
         handle.state.run(|state| body(handle, state))
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_open(
-    model: *const hz_model_config_t,
-    options: *const hz_trainer_options_t,
-    out_trainer: *mut *mut hz_trainer_t,
+pub extern "C" fn hz_trainer_open(
+    model: In<hz_model_config_t>,
+    options: In<hz_trainer_options_t>,
+    out_trainer: Place<*mut hz_trainer_t>,
 ) -> hz_status_t {
     wall(|| {
-        let out = place(out_trainer, "out_trainer")?;
-        // SAFETY: the header asks for a struct that was initialised with its macro.
-        let config = unsafe { model_config(model) }?;
-        // SAFETY: the same, or NULL.
-        let options = unsafe { trainer_options(options) }?;
-        let trainer = Box::new(hz_trainer_t::open(config, &options)?);
-        // SAFETY: `place` has looked at the pointer, and the header gives it to this call alone.
-        unsafe { out.write(Box::into_raw(trainer)) };
+        out_trainer.check("out_trainer")?;
+        let config = model_config(&model.read("model")?)?;
+        let options = trainer_options(options.optional("options")?)?;
+        out_trainer.open(hz_trainer_t::open(config, &options)?);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_close(trainer: *mut hz_trainer_t) -> hz_status_t {
+pub extern "C" fn hz_trainer_close(trainer: Handle<hz_trainer_t>) -> hz_status_t {
     if trainer.is_null() {
         return wall(|| Ok(()));
     }
     wall(|| {
-        // SAFETY: from `hz_trainer_open` and not closed, as the header asks.
-        let state = unsafe { &handle(trainer, "trainer")?.state };
-        let Some(synced) = state.attempt(|state| state.trainer.sync()) else {
+        let Some(synced) = trainer.get("trainer")?.state.attempt(|state| state.trainer.sync()) else {
             return Err(busy());
         };
-        // SAFETY: from `Box::into_raw` in `hz_trainer_open`; nobody else is inside, and the header allows one close.
-        drop(unsafe { Box::from_raw(trainer) });
+        drop(trainer.close());
         synced
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_model(
-    trainer: *const hz_trainer_t,
-    out_config: *mut hz_model_config_t,
+pub extern "C" fn hz_trainer_model(
+    trainer: Handle<hz_trainer_t>,
+    out_config: Out<hz_model_config_t>,
 ) -> hz_status_t {
     wall(|| {
-        // SAFETY: a trainer that is not closed, as the header asks; the field read never changes.
-        let trainer = unsafe { handle(trainer, "trainer") }?;
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_config, "out_config") }?;
-        out.write(hz_model_config_t::from(&trainer.model));
+        let trainer = trainer.get("trainer")?;
+        out_config.check("out_config")?.write(hz_model_config_t::from(&trainer.model));
         Ok(())
     })
 }
 
-/// A caller's micro-batch, its arrays borrowed for the call. `what` is the parameter's name.
-///
-/// # Safety
-/// `pointer` is as the header asks: a struct initialised with its macro, arrays of `rows` elements or NULL, all
-/// left alone for `'a`.
-unsafe fn batch<'a>(pointer: *const hz_batch_t, what: &str) -> Result<Batch<'a>> {
-    // SAFETY: the promise of this function's caller.
-    let raw = unsafe { read(pointer, what) }?;
+/// A caller's micro-batch with its arrays. `what` is the parameter's name.
+fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
     if raw.reserved != 0 {
         return Err(Error::argument(format!("{what}->reserved is {}; it must be 0", raw.reserved)));
     }
     let rows = size(raw.rows, &format!("{what}->rows"))?;
-    // SAFETY: arrays of `rows` elements, the promise of this function's caller.
-    unsafe {
-        Ok(Batch {
-            tokens: array(raw.tokens, rows, &format!("{what}->tokens"))?,
-            targets: array(raw.targets, rows, &format!("{what}->targets"))?,
-            weights: optional_array(raw.weights, rows, &format!("{what}->weights"))?,
-            starts: optional_array(raw.starts, rows, &format!("{what}->starts"))?,
-        })
-    }
+    Ok(Batch {
+        tokens: raw.tokens.get(rows, &format!("{what}->tokens"))?,
+        targets: raw.targets.get(rows, &format!("{what}->targets"))?,
+        weights: raw.weights.optional(rows, &format!("{what}->weights"))?,
+        starts: raw.starts.optional(rows, &format!("{what}->starts"))?,
+    })
 }
 
-/// A caller's micro-batches. All have the `struct_size` of the first, which is how far they are apart.
-///
-/// # Safety
-/// As [`batch`], `count` times.
-unsafe fn batches<'a>(pointer: *const hz_batch_t, count: usize) -> Result<Vec<Batch<'a>>> {
+/// A caller's micro-batches, of which there must be one.
+fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<hz_batch_t>> {
     if count == 0 {
         return Err(Error::argument("count is 0: at least one micro-batch is needed"));
     }
-    // SAFETY: there is at least one, by the promise of this function's caller.
-    let stride = unsafe { read(pointer, "batches") }?.struct_size as usize;
-    if stride.checked_mul(count).is_none_or(|bytes| bytes > isize::MAX as usize) {
-        return Err(Error::argument(format!("batches cannot have {count} elements: no memory holds them")));
-    }
-    (0..count)
-        .map(|index| {
-            // SAFETY: `index` is below `count`, and `count` structs of this size are there.
-            let element = unsafe { pointer.byte_add(index * stride) };
-            let what = format!("batches[{index}]");
-            // SAFETY: one of the caller's structs, as above.
-            let size = unsafe { read(element, &what) }?.struct_size as usize;
-            if size != stride {
-                return Err(Error::argument(format!(
-                    "{what}.struct_size is {size}, that of batches[0] is {stride}: all must be the same"
-                )));
-            }
-            // SAFETY: one of the caller's structs, as above.
-            unsafe { batch(element, &what) }
-        })
-        .collect()
+    batches.read_all(count, "batches")
+}
+
+fn all_batches(raw: &[hz_batch_t]) -> Result<Vec<Batch<'_>>> {
+    raw.iter().enumerate().map(|(index, raw)| batch(raw, &format!("batches[{index}]"))).collect()
 }
 
 fn step_report(report: StepReport, trainer: &Trainer) -> hz_step_report_t {
@@ -185,95 +143,75 @@ fn step_report(report: StepReport, trainer: &Trainer) -> hz_step_report_t {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_accumulate(
-    trainer: *mut hz_trainer_t,
-    micro_batch: *const hz_batch_t,
+pub extern "C" fn hz_trainer_accumulate(
+    trainer: Handle<hz_trainer_t>,
+    micro_batch: In<hz_batch_t>,
 ) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for what `batch` asks for, during the call.
-        let batch = unsafe { batch(micro_batch, "batch") }?;
-        state.trainer.accumulate(&batch)
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    with(&trainer, |_, state| {
+        let raw = micro_batch.read("batch")?;
+        state.trainer.accumulate(&batch(&raw, "batch")?)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_update(
-    trainer: *mut hz_trainer_t,
+pub extern "C" fn hz_trainer_update(
+    trainer: Handle<hz_trainer_t>,
     lr: f64,
-    out_report: *mut hz_step_report_t,
+    out_report: Out<hz_step_report_t>,
 ) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_report, "out_report") }?;
+    with(&trainer, |_, state| {
+        let out = out_report.check("out_report")?;
         let report = state.trainer.update(lr)?;
         out.write(step_report(report, &state.trainer));
         Ok(())
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_step(
-    trainer: *mut hz_trainer_t,
-    micro_batches: *const hz_batch_t,
+pub extern "C" fn hz_trainer_step(
+    trainer: Handle<hz_trainer_t>,
+    batches: In<hz_batch_t>,
     count: usize,
     lr: f64,
-    out_report: *mut hz_step_report_t,
+    out_report: Out<hz_step_report_t>,
 ) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_report, "out_report") }?;
-        // SAFETY: the header asks for `count` micro-batches, left alone during the call.
-        let batches = unsafe { batches(micro_batches, count) }?;
-        let report = state.trainer.step(&batches, lr)?;
+    with(&trainer, |_, state| {
+        let out = out_report.check("out_report")?;
+        let raw = raw_batches(batches, count)?;
+        let report = state.trainer.step(&all_batches(&raw)?, lr)?;
         out.write(step_report(report, &state.trainer));
         Ok(())
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_eval(
-    trainer: *mut hz_trainer_t,
-    micro_batches: *const hz_batch_t,
+pub extern "C" fn hz_trainer_eval(
+    trainer: Handle<hz_trainer_t>,
+    batches: In<hz_batch_t>,
     count: usize,
-    out_report: *mut hz_eval_report_t,
+    out_report: Out<hz_eval_report_t>,
 ) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_report, "out_report") }?;
-        // SAFETY: the header asks for `count` micro-batches, left alone during the call.
-        let batches = unsafe { batches(micro_batches, count) }?;
-        let EvalReport { loss, targets } = state.trainer.eval(&batches)?;
-        out.write(hz_eval_report_t {
-            micros: batches.len() as u32,
-            loss,
-            targets,
-            ..hz_eval_report_t::defaults()
-        });
+    with(&trainer, |_, state| {
+        let out = out_report.check("out_report")?;
+        let raw = raw_batches(batches, count)?;
+        let EvalReport { loss, targets } = state.trainer.eval(&all_batches(&raw)?)?;
+        let micros = raw.len() as u32;
+        out.write(hz_eval_report_t { micros, loss, targets, ..hz_eval_report_t::defaults() });
         Ok(())
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_logits(
-    trainer: *mut hz_trainer_t,
-    tokens: *const i32,
+pub extern "C" fn hz_trainer_logits(
+    trainer: Handle<hz_trainer_t>,
+    tokens: Array<i32>,
     count: usize,
-    logits: *mut f32,
+    mut logits: ArrayOut,
     logits_count: usize,
 ) -> hz_status_t {
-    let body = |handle: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for `count` tokens, left alone during the call.
-        let tokens = unsafe { array(tokens, count, "tokens") }?;
-        // SAFETY: the header asks for `logits_count` floats, the caller's alone during the call.
-        let logits = unsafe { array_out(logits, logits_count, "logits") }?;
+    with(&trainer, |handle, state| {
+        let tokens = tokens.get(count, "tokens")?;
+        let logits = logits.get(logits_count, "logits")?;
         let vocabulary = handle.model.dims.v;
         if logits.len() != vocabulary {
             return Err(Error::argument(format!(
@@ -282,25 +220,18 @@ pub unsafe extern "C" fn hz_trainer_logits(
         }
         logits.copy_from_slice(&state.trainer.logits(tokens)?);
         Ok(())
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_sync(trainer: *mut hz_trainer_t) -> hz_status_t {
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, |_, state| state.trainer.sync()) }
+pub extern "C" fn hz_trainer_sync(trainer: Handle<hz_trainer_t>) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.sync())
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_stats(
-    trainer: *mut hz_trainer_t,
-    out_stats: *mut hz_stats_t,
-) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_stats, "out_stats") }?;
+pub extern "C" fn hz_trainer_stats(trainer: Handle<hz_trainer_t>, out_stats: Out<hz_stats_t>) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let out = out_stats.check("out_stats")?;
         let stats = state.trainer.stats();
         out.write(hz_stats_t {
             threads: stats.threads as u32,
@@ -311,20 +242,12 @@ pub unsafe extern "C" fn hz_trainer_stats(
             ..hz_stats_t::defaults()
         });
         Ok(())
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_trace(trainer: *mut hz_trainer_t, file: *const c_char) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let file = unsafe { path(file, "path") }?;
-        write_whole(file, |out| state.trainer.trace(out))
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+pub extern "C" fn hz_trainer_trace(trainer: Handle<hz_trainer_t>, file: Text) -> hz_status_t {
+    with(&trainer, |_, state| write_whole(file.path("path")?, |out| state.trainer.trace(out)))
 }
 
 /// Writes a file that appears under its name when it is whole, and not at all after an error.

@@ -1,11 +1,9 @@
 //! The weights of an `hz_trainer_t`: enumerating, starting, loading, exporting, reading, writing.
 
-use std::ffi::c_char;
-
 use crate::base::Error;
-use crate::capi::argument::{array, array_out, handle, path, place, text};
+use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
-use crate::capi::sized::{Output, SizedStruct};
+use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::capi::wall::wall;
@@ -13,32 +11,27 @@ use crate::model::{Layout, fresh_tensor};
 use crate::train::hf::{ExportTarget, FolderConfig, Weights, export, export_bytes};
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_tensor_count(
-    trainer: *const hz_trainer_t,
-    out_count: *mut usize,
+pub extern "C" fn hz_trainer_tensor_count(
+    trainer: Handle<hz_trainer_t>,
+    out_count: Place<usize>,
 ) -> hz_status_t {
     wall(|| {
-        // SAFETY: a trainer that is not closed, as the header asks; the field read never changes.
-        let trainer = unsafe { handle(trainer, "trainer") }?;
-        let out = place(out_count, "out_count")?;
-        // SAFETY: `place` has looked at the pointer, and the header gives it to this call alone.
-        unsafe { out.write(trainer.tensors.len()) };
+        let count = trainer.get("trainer")?.tensors.len();
+        out_count.check("out_count")?;
+        out_count.write(count);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_tensor(
-    trainer: *const hz_trainer_t,
+pub extern "C" fn hz_trainer_tensor(
+    trainer: Handle<hz_trainer_t>,
     index: usize,
-    out_tensor: *mut hz_tensor_t,
+    out_tensor: Out<hz_tensor_t>,
 ) -> hz_status_t {
     wall(|| {
-        // SAFETY: a trainer that is not closed, as the header asks; the field read never changes.
-        let trainer = unsafe { handle(trainer, "trainer") }?;
-        // SAFETY: the header asks for a struct initialised with its macro, the caller's alone during the call.
-        let out = unsafe { Output::new(out_tensor, "out_tensor") }?;
-        let tensors = &trainer.tensors;
+        let tensors = &trainer.get("trainer")?.tensors;
+        let out = out_tensor.check("out_tensor")?;
         let (name, shape) = tensors.get(index).ok_or_else(|| {
             Error::argument(format!("index is {index}; the model has {} tensors, counted from 0", tensors.len()))
         })?;
@@ -48,7 +41,7 @@ pub unsafe extern "C" fn hz_trainer_tensor(
         }
         out.write(hz_tensor_t {
             rank: shape.len() as u32,
-            name: name.as_ptr(),
+            name: Text::lend(name),
             shape: sizes,
             elements: shape.iter().product::<usize>() as u64,
             ..hz_tensor_t::defaults()
@@ -58,8 +51,8 @@ pub unsafe extern "C" fn hz_trainer_tensor(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_init(trainer: *mut hz_trainer_t, seed: u64) -> hz_status_t {
-    let body = |handle: &hz_trainer_t, state: &mut State| {
+pub extern "C" fn hz_trainer_init(trainer: Handle<hz_trainer_t>, seed: u64) -> hz_status_t {
+    with(&trainer, |handle, state| {
         let mut values = Vec::new();
         for (_, tensor) in Layout::new(&handle.model).tensors() {
             values.resize(tensor.elements(), 0.0);
@@ -67,19 +60,13 @@ pub unsafe extern "C" fn hz_trainer_init(trainer: *mut hz_trainer_t, seed: u64) 
             state.trainer.write_tensor(&tensor.name, &values)?;
         }
         Ok(())
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_load_hf(
-    trainer: *mut hz_trainer_t,
-    folder: *const c_char,
-) -> hz_status_t {
-    let body = |handle: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let folder = unsafe { path(folder, "folder") }?;
+pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text) -> hz_status_t {
+    with(&trainer, |handle, state| {
+        let folder = folder.path("folder")?;
         let config = FolderConfig::open(folder)?;
         if config.model != handle.model {
             return Err(Error::argument(format!(
@@ -94,80 +81,51 @@ pub unsafe extern "C" fn hz_trainer_load_hf(
         weights.load(|name, values| state.trainer.write_tensor(name, values))?;
         state.folder = config;
         Ok(())
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_export_hf(
-    trainer: *mut hz_trainer_t,
-    folder: *const c_char,
+pub extern "C" fn hz_trainer_export_hf(
+    trainer: Handle<hz_trainer_t>,
+    folder: Text,
     dtype_number: u32,
 ) -> hz_status_t {
-    let body = |handle: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let folder = unsafe { path(folder, "folder") }?;
+    with(&trainer, |handle, state| {
+        let folder = folder.path("folder")?;
         let dtype = dtype(dtype_number, "dtype")?;
         let layout = Layout::new(&handle.model);
         let target = ExportTarget::check(folder, export_bytes(&layout, dtype))?;
         let State { trainer, folder: config } = state;
         export(&target, config, &layout, dtype, |name, out| trainer.read_tensor(name, out))
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_read_tensor(
-    trainer: *mut hz_trainer_t,
-    name: *const c_char,
-    values: *mut f32,
+pub extern "C" fn hz_trainer_read_tensor(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    mut values: ArrayOut,
     count: usize,
 ) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let name = unsafe { text(name, "name") }?;
-        // SAFETY: the header asks for `count` floats, the caller's alone during the call.
-        let values = unsafe { array_out(values, count, "values") }?;
-        state.trainer.read_tensor(name, values)
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    with(&trainer, |_, state| state.trainer.read_tensor(name.get("name")?, values.get(count, "values")?))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_write_tensor(
-    trainer: *mut hz_trainer_t,
-    name: *const c_char,
-    values: *const f32,
+pub extern "C" fn hz_trainer_write_tensor(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    values: Array<f32>,
     count: usize,
 ) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let name = unsafe { text(name, "name") }?;
-        // SAFETY: the header asks for `count` floats, left alone during the call.
-        let values = unsafe { array(values, count, "values") }?;
-        state.trainer.write_tensor(name, values)
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    with(&trainer, |_, state| state.trainer.write_tensor(name.get("name")?, values.get(count, "values")?))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hz_trainer_read_gradient(
-    trainer: *mut hz_trainer_t,
-    name: *const c_char,
-    values: *mut f32,
+pub extern "C" fn hz_trainer_read_gradient(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    mut values: ArrayOut,
     count: usize,
 ) -> hz_status_t {
-    let body = |_: &hz_trainer_t, state: &mut State| {
-        // SAFETY: the header asks for a NUL-terminated string that stays as it is during the call.
-        let name = unsafe { text(name, "name") }?;
-        // SAFETY: the header asks for `count` floats, the caller's alone during the call.
-        let values = unsafe { array_out(values, count, "values") }?;
-        state.trainer.read_gradient(name, values)
-    };
-    // SAFETY: an open trainer or NULL, as the header asks.
-    unsafe { with(trainer, body) }
+    with(&trainer, |_, state| state.trainer.read_gradient(name.get("name")?, values.get(count, "values")?))
 }
