@@ -78,7 +78,9 @@ impl Rate {
         match self.shape {
             RateShape::Constant => lr,
             RateShape::Linear => lr - (lr - min_lr) * progress,
-            RateShape::Cosine => min_lr + (lr - min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            RateShape::Cosine => {
+                min_lr + (lr - min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
             RateShape::Wsd => {
                 let decay = steps.div_ceil(5).min(steps - warmup);
                 let start = steps - decay;

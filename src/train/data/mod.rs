@@ -116,7 +116,9 @@ impl Data {
 
     fn cut(streams: Vec<Stream>, seq_len: usize) -> Result<Data> {
         if seq_len == 0 {
-            return Err(Error::argument("a window of 0 tokens teaches nothing; the sequence length must be ≥ 1"));
+            return Err(Error::argument(
+                "a window of 0 tokens teaches nothing; the sequence length must be ≥ 1",
+            ));
         }
         let tokens: u64 = streams.iter().map(Stream::tokens).sum();
         let mut windows = 0;

@@ -65,8 +65,9 @@ impl Text {
     /// # Panics
     /// If they are not all in the text.
     pub fn copy(&self, start: u64, out: &mut [i32]) {
-        let start = start as usize;
-        for (token, &byte) in out.iter_mut().zip(&self.bytes[start..start + out.len()]) {
+        let from = start as usize;
+        let bytes = &self.bytes[from..from + out.len()];
+        for (token, &byte) in out.iter_mut().zip(bytes) {
             *token = i32::from(byte);
         }
     }

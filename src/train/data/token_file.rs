@@ -123,7 +123,11 @@ impl TokenFile {
 
 /// The first element at or beyond `vocabulary`, with its place. Blocks are judged whole, which the compiler
 /// turns into vector code; only a block that fails is searched.
-fn find<const W: usize>(bytes: &[u8], token: impl Fn([u8; W]) -> u32, vocabulary: usize) -> Option<(usize, u32)> {
+fn find<const W: usize>(
+    bytes: &[u8],
+    token: impl Fn([u8; W]) -> u32,
+    vocabulary: usize,
+) -> Option<(usize, u32)> {
     const BLOCK: usize = 4096;
     let read = |element: &[u8]| token(element.try_into().expect("chunks are exact"));
     for (block, tokens) in bytes.chunks(BLOCK * W).enumerate() {
