@@ -511,7 +511,7 @@ typedef struct hz_eval_report_t {
 
 /* Checks a micro-batch and copies it for the next hz_trainer_update. Runs nothing; the arrays are the caller's
  * again when it returns.
- * Waits for the last step's loss at most, never for AdamW.
+ * Waits for nothing.
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming array, position and value; HZ_STATUS_INVALID_STATE when micros_max are
  * there already. What was accumulated before stays. */
 HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t *batch);

@@ -158,7 +158,9 @@ impl<T: SizedStruct> In<T> {
     pub fn read_all(&self, count: usize, what: &str) -> Result<Vec<T>> {
         let stride = stated_size(self.0, what)?;
         if stride.checked_mul(count).is_none_or(|bytes| bytes > isize::MAX as usize) {
-            return Err(Error::argument(format!("{what} cannot have {count} elements: no memory holds them")));
+            return Err(Error::argument(format!(
+                "{what} cannot have {count} elements: no memory holds them"
+            )));
         }
         (0..count)
             .map(|index| {

@@ -12,11 +12,10 @@ pub type hz_status_t = i32;
 const ABI_VERSION: u32 = 1;
 
 /// `CARGO_PKG_VERSION`, NUL-terminated.
-const VERSION: &CStr =
-    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(version) => version,
-        Err(_) => panic!("a version has no NUL"),
-    };
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => panic!("a version has no NUL"),
+};
 
 /// Every status there is.
 const ALL: [Status; 17] = [

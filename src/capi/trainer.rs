@@ -51,8 +51,11 @@ impl hz_trainer_t {
             Size(stats.device_bytes),
             stats.threads
         ));
-        let tensors =
-            trainer.layout().tensors().map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone())).collect();
+        let tensors = trainer
+            .layout()
+            .tensors()
+            .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
+            .collect();
         let folder = FolderConfig::from(config.clone());
         Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(State { trainer, folder }) })
     }

@@ -33,7 +33,10 @@ pub extern "C" fn hz_trainer_tensor(
         let tensors = &trainer.get("trainer")?.tensors;
         let out = out_tensor.check("out_tensor")?;
         let (name, shape) = tensors.get(index).ok_or_else(|| {
-            Error::argument(format!("index is {index}; the model has {} tensors, counted from 0", tensors.len()))
+            Error::argument(format!(
+                "index is {index}; the model has {} tensors, counted from 0",
+                tensors.len()
+            ))
         })?;
         let mut sizes = [0; SHAPE_MAX];
         for (to, &from) in sizes.iter_mut().zip(shape) {

@@ -100,7 +100,7 @@ private:
     std::unique_ptr<hz_trainer_t, Close> handle_;
 };
 
-constexpr std::size_t B = 4, T = 64, MICROS = 2, STEPS = 40;
+constexpr std::size_t B = 4, T = 64, MICROS = 2, STEPS = 80;
 
 const std::string TEXT =
     "One unit after another comes up, does its part and is gone; the boundary between two of them is all that stays. "
@@ -172,7 +172,7 @@ void run(const std::string &folder) {
     std::thread worker([&trainer] {
         for (std::size_t step = 0; step < STEPS; ++step) {
             const Rows first = window(2 * step), second = window(2 * step + 1);
-            trainer.step({first.view(), second.view()}, 2e-3);
+            trainer.step({first.view(), second.view()}, 3e-3);
         }
     });
     worker.join();
