@@ -22,6 +22,7 @@ use horizon::base::{Dims, Shape};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::host::Pool;
 use horizon::model::{ModelConfig, fresh_tensor};
+use horizon::train::metrics::UsefulWork;
 
 fn config(shape: &str) -> (ModelConfig, Shape) {
     let (dims, shape) = match shape {
@@ -31,13 +32,6 @@ fn config(shape: &str) -> (ModelConfig, Shape) {
     };
     let config = ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: shape.t };
     (config, shape)
-}
-
-fn flops_per_token(config: &ModelConfig, t: usize) -> f64 {
-    let Dims { c, f, v, l, .. } = config.dims;
-    let attended = config.dims.attended();
-    let matmul = l * (c * config.dims.qkv() + attended * c + 3 * c * f) + v * c;
-    (6 * matmul + 6 * l * attended * t) as f64
 }
 
 /// Our trainer, with weights and tokens of its own.
@@ -126,7 +120,8 @@ fn main() {
         Some(arguments.get(at + 1).unwrap_or_else(|| panic!("{name} wants a value")).as_str())
     };
     let number = |name: &str, default: usize| {
-        option(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} {value}: a number")))
+        option(name)
+            .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} {value}: a number")))
     };
     let (threads, rounds, steps) = (number("--threads", 2), number("--rounds", 5), number("--steps", 3));
     let shapes = option("--shape").map_or(vec!["a", "b"], |shape| vec![shape]);
@@ -142,7 +137,9 @@ fn main() {
             torch.run(1);
         }
         let (mut speeds, mut torch_speeds, mut ratios, mut percents) = (vec![], vec![], vec![], vec![]);
-        let flops = flops_per_token(&config, shape.t);
+        // Every sequence is one document: a row attends to itself and all before it.
+        let pairs = (shape.b * shape.t * (shape.t + 1) / 2) as u64;
+        let flops = UsefulWork::new(&config).flop(shape.n() as u64, pairs) / shape.n() as f64;
         for _ in 0..rounds {
             let speed = ours.run(steps);
             percents.push(100.0 * speed * flops / probe::flops_per_second(&pool));

@@ -222,16 +222,17 @@ fn device_lanes_open_and_close_idle() {
 
 #[test]
 fn device_many_threads_may_reach() {
-    let lanes = open(CpuDevice::adversarial(None, 9), false, |_, _| Ok(()));
+    let lanes: Arc<dyn Lanes> = open(CpuDevice::adversarial(None, 9), false, |_, _| Ok(())).into();
     let ticks: Vec<Tick> = (0..500).map(|task| lanes.issue(Lane::D2h, task, &[], true)).collect();
-    thread::scope(|scope| {
-        for part in 0..4 {
-            let (lanes, ticks) = (&lanes, &ticks);
-            scope.spawn(move || {
+    let reachers: Vec<_> = (0..4)
+        .map(|part| {
+            let (lanes, ticks) = (lanes.clone(), ticks.clone());
+            thread::spawn(move || {
                 ticks.iter().skip(part).step_by(4).for_each(|tick| lanes.reach(*tick).unwrap())
-            });
-        }
-    });
+            })
+        })
+        .collect();
+    reachers.into_iter().for_each(|reacher| reacher.join().unwrap());
 }
 
 #[test]

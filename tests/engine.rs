@@ -347,7 +347,7 @@ fn bad_batches_are_refused_by_name_and_nothing_is_staged() {
     refused(&mut trainer, &|d| d.weights[0] = f32::NAN, &["weight NaN"]);
     refused(&mut trainer, &|d| d.weights[0] = -1.0, &["weight -1"]);
     refused(&mut trainer, &|d| d.starts[5] = 6, &["document start 6", "position 5"]);
-    refused(&mut trainer, &|d| drop(d.tokens.pop()), &["tokens has 41 values", "42"]);
+    refused(&mut trainer, &|d| d.tokens.truncate(41), &["tokens has 41 values", "42"]);
     let error = trainer.update(1e-3).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState, "nothing is staged");
     assert_eq!(trainer.update(f64::NAN).unwrap_err().status(), Status::InvalidArgument);

@@ -84,7 +84,7 @@ fn backward_agrees() {
             );
             vec![dqkv]
         });
-        gradient_of(reason, &results[0].read_f32(), &wide(&qkv), 24, &mut random, |qkv| {
+        gradient_of(reason, &results[0].read_f32(), &wide(&qkv), 10, &mut random, |qkv| {
             inner(&attention(qkv, &starts, shape, &dims).0, &dout)
         });
     }

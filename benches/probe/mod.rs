@@ -64,4 +64,3 @@ fn multiply_adds(rounds: usize) -> f64 {
     std::hint::black_box(chains);
     (rounds * 32 * 2) as f64
 }
-

@@ -101,6 +101,17 @@ impl Runner {
         Ok(())
     }
 
+    /// Bytes an operation moves across the link, if that is what it does.
+    pub fn wire_bytes(&self, operation: Operation) -> Option<u64> {
+        let bytes = match operation {
+            Operation::UploadBatch { .. } => 4 * 4 * self.shape().n(),
+            Operation::Upload { unit, .. } => self.store.weights(unit).bytes(),
+            Operation::Download { unit, part, to, .. } => self.store.gradient(unit, part, to).bytes(),
+            _ => return None,
+        };
+        Some(bytes as u64)
+    }
+
     fn layout(&self) -> &Layout {
         self.store.layout()
     }

@@ -1,6 +1,6 @@
 //! The trainer: what a caller holds.
 
-use std::io;
+use std::io::{self, BufWriter};
 use std::sync::Arc;
 
 use crate::base::{Error, MicroIndex, Result, Status};
@@ -16,7 +16,7 @@ use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
 use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
-use crate::schedule::{self, AdamWhen, Operation, Sync};
+use crate::schedule::{self, AdamWhen, Label, Operation, Sync};
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -305,9 +305,12 @@ impl Trainer {
         let spans = self.spans.as_ref().ok_or_else(|| {
             Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
         })?;
-        let lists = &self.runner.lists;
-        let _ = (out, spans, lists);
-        Ok(()) // placeholder
+        let label = |span: &TaskSpan| {
+            let operation = self.runner.lists.operation(Task::unpack(span.task));
+            Some(Label { operation, bytes: self.runner.wire_bytes(operation) })
+        };
+        schedule::write_trace(spans, label, &mut BufWriter::new(out))
+            .map_err(|error| Error::io("cannot write the trace", &error))
     }
 
     fn usable(&self) -> Result<()> {

@@ -251,10 +251,8 @@ impl Checker {
     /// Keeps account of copies: those of a master that has been written are of no use any more.
     fn left(&mut self, resource: Resource) {
         match resource {
-            Resource::Slot(_) | Resource::EndWeights(_) => {
-                if !self.copies.contains(&resource) {
-                    self.copies.push(resource);
-                }
+            Resource::Slot(_) | Resource::EndWeights(_) if !self.copies.contains(&resource) => {
+                self.copies.push(resource);
             }
             Resource::Master { unit } => {
                 for copy in &self.copies {

@@ -7,6 +7,7 @@
 
 use std::slice;
 
+use super::random::RandomBits;
 use super::{AdamScalars, AdamSpans};
 use crate::base::{DType, master};
 use crate::host::{HostSpan, Isa, Plain};
@@ -19,121 +20,141 @@ pub struct Step {
     pub decay: bool,
 }
 
-/// Updates the elements of `spans` on this thread. `isa` is one that this processor has.
-pub fn run(isa: Isa, spans: &AdamSpans, step: &Step) {
-    let n = spans.elements();
-    let gradient_bytes = n * spans.gradient_dtype.bytes();
-    let lengths = [spans.residual.bytes(), spans.gradient.bytes(), spans.m.bytes(), spans.v.bytes()];
-    assert_eq!(lengths, [2 * n, gradient_bytes, 4 * n, 4 * n], "residual, gradient, m, v of {n} weights");
-    let weights = numbers::<u16>(spans.weights);
-    let residual = numbers::<i16>(spans.residual);
-    let (m, v) = (numbers::<f32>(spans.m), numbers::<f32>(spans.v));
-    // SAFETY: the length is asserted above, alignment by `numbers`; the law of spans gives this call alone the
-    // weights to write, and spans of one call lie in memory of their own.
-    let weights = unsafe { slice::from_raw_parts_mut(weights, n) };
-    // SAFETY: as for the weights, with as many numbers of the same size.
-    let residual = unsafe { slice::from_raw_parts_mut(residual, n) };
-    // SAFETY: as for the weights; `4 * n` bytes were asserted for the first moment.
-    let m = unsafe { slice::from_raw_parts_mut(m, n) };
-    // SAFETY: as for the weights; `4 * n` bytes were asserted for the second moment.
-    let v = unsafe { slice::from_raw_parts_mut(v, n) };
-    match spans.gradient_dtype {
-        DType::Bf16 => {
-            // SAFETY: `2 * n` bytes were asserted, and the law of spans keeps writers away during the call.
-            let gradient = unsafe { slice::from_raw_parts(numbers::<u16>(spans.gradient), n) };
-            by_isa(isa, Slices { weights, residual, gradient, m, v }, step);
-        }
-        DType::F32 => {
-            // SAFETY: `4 * n` bytes were asserted, and the law of spans keeps writers away during the call.
-            let gradient = unsafe { slice::from_raw_parts(numbers::<f32>(spans.gradient), n) };
-            by_isa(isa, Slices { weights, residual, gradient, m, v }, step);
-        }
+/// Updates the elements of `spans` on this thread. `isa` is one that this processor has. With the
+/// random bits of these elements the moments are bf16; without they are f32.
+pub fn run(isa: Isa, spans: &AdamSpans, step: &Step, random: Option<RandomBits>) {
+    match (spans.gradient_dtype, random) {
+        (DType::Bf16, None) => by_isa(isa, slices::<u16, f32>(spans), step, RandomBits::default()),
+        (DType::F32, None) => by_isa(isa, slices::<f32, f32>(spans), step, RandomBits::default()),
+        (DType::Bf16, Some(random)) => by_isa(isa, slices::<u16, u16>(spans), step, random),
+        (DType::F32, Some(random)) => by_isa(isa, slices::<f32, u16>(spans), step, random),
     }
 }
 
-/// Where the numbers of a span start.
-fn numbers<T: Plain>(span: HostSpan) -> *mut T {
-    let base = span.address().cast::<T>();
-    assert!(base.is_aligned(), "a span of {}-byte numbers starts between two of them", size_of::<T>());
-    base
-}
-
-struct Slices<'a, G> {
+/// The streams of a run of parameters: G is how gradients are stored, M how moments are.
+struct Slices<'a, G, M> {
     weights: &'a mut [u16],
     residual: &'a mut [i16],
     gradient: &'a [G],
-    m: &'a mut [f32],
-    v: &'a mut [f32],
+    m: &'a mut [M],
+    v: &'a mut [M],
 }
 
-/// A stored gradient.
-trait Gradient: Copy {
+/// The spans as slices. The law of spans bounds `'a`: the call that got the spans.
+fn slices<'a, G: Plain, M: Plain>(spans: &AdamSpans) -> Slices<'a, G, M> {
+    let n = spans.elements();
+    // SAFETY: `numbers` checks length and alignment; the law of spans gives the call the weights to write, and
+    // the layout keeps every other span of the call apart from them.
+    let weights = unsafe { slice::from_raw_parts_mut(numbers(spans.weights, n), n) };
+    // SAFETY: as for the weights: checked, ours to write, and apart from the other four.
+    let residual = unsafe { slice::from_raw_parts_mut(numbers(spans.residual, n), n) };
+    // SAFETY: checked, and the law of spans keeps writers away during the call.
+    let gradient = unsafe { slice::from_raw_parts(numbers(spans.gradient, n), n) };
+    // SAFETY: as for the weights; the first moment is nobody else's.
+    let m = unsafe { slice::from_raw_parts_mut(numbers(spans.m, n), n) };
+    // SAFETY: as for the weights; the second moment is nobody else's.
+    let v = unsafe { slice::from_raw_parts_mut(numbers(spans.v, n), n) };
+    Slices { weights, residual, gradient, m, v }
+}
+
+/// Where the `n` numbers of a span start.
+fn numbers<T: Plain>(span: HostSpan, n: usize) -> *mut T {
+    let size = size_of::<T>();
+    assert_eq!(span.bytes(), n * size, "bytes of a span of {n} numbers of {size} bytes");
+    let base = span.address().cast::<T>();
+    assert!(base.is_aligned(), "a span of {size}-byte numbers starts between two of them");
+    base
+}
+
+/// A stored number: f32, or bf16 in a `u16`.
+trait Stored: Plain {
+    /// Whether storing rounds, so that random bits are wanted.
+    const ROUNDS: bool;
     fn value(self) -> f32;
+    /// `random` is uniform over 16 bits. Adding it below the bf16 and cutting off rounds up as often as the
+    /// part that is cut off asks for: the mean of what is stored is the value.
+    fn store(value: f32, random: u32) -> Self;
 }
 
-impl Gradient for u16 {
+impl Stored for u16 {
+    const ROUNDS: bool = true;
+
     #[inline(always)]
     fn value(self) -> f32 {
         master::widen(self)
     }
+
+    #[inline(always)]
+    fn store(value: f32, random: u32) -> u16 {
+        (value.to_bits().wrapping_add(random) >> 16) as u16
+    }
 }
 
-impl Gradient for f32 {
+impl Stored for f32 {
+    const ROUNDS: bool = false;
+
     #[inline(always)]
     fn value(self) -> f32 {
         self
     }
+
+    #[inline(always)]
+    fn store(value: f32, _random: u32) -> f32 {
+        value
+    }
 }
 
-fn by_isa<G: Gradient>(isa: Isa, slices: Slices<G>, step: &Step) {
+fn by_isa<G: Stored, M: Stored>(isa: Isa, slices: Slices<G, M>, step: &Step, random: RandomBits) {
     match isa {
-        Isa::Portable => portable(slices, step),
+        Isa::Portable => portable(slices, step, random),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller says that this processor has AVX2 and FMA.
-        Isa::Avx2 => unsafe { avx2(slices, step) },
+        Isa::Avx2 => unsafe { avx2(slices, step, random) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller says that this processor has AVX-512 F, BW, DQ and VL.
-        Isa::Avx512 => unsafe { avx512(slices, step) },
+        Isa::Avx512 => unsafe { avx512(slices, step, random) },
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => unreachable!("no processor of this architecture has {isa}"),
     }
 }
 
-fn portable<G: Gradient>(slices: Slices<G>, step: &Step) {
-    by_decay(slices, step);
+fn portable<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
+    by_decay(slices, step, random);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2<G: Gradient>(slices: Slices<G>, step: &Step) {
-    by_decay(slices, step);
+fn avx2<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
+    by_decay(slices, step, random);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512<G: Gradient>(slices: Slices<G>, step: &Step) {
-    by_decay(slices, step);
+fn avx512<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
+    by_decay(slices, step, random);
 }
 
 #[inline(always)]
-fn by_decay<G: Gradient>(slices: Slices<G>, step: &Step) {
+fn by_decay<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
     let Slices { weights, residual, gradient, m, v } = slices;
     if step.decay {
-        elements::<G, true>(weights, residual, gradient, m, v, step);
+        elements::<G, M, true>(weights, residual, gradient, m, v, step, random);
     } else {
-        elements::<G, false>(weights, residual, gradient, m, v, step);
+        elements::<G, M, false>(weights, residual, gradient, m, v, step, random);
     }
 }
 
-/// The formula of the module, element by element.
+/// The formula of the module, element by element. Slices are parameters of their own so that the compiler
+/// knows that they do not overlap.
 #[inline(always)]
-fn elements<G: Gradient, const DECAY: bool>(
+fn elements<G: Stored, M: Stored, const DECAY: bool>(
     weights: &mut [u16],
     residual: &mut [i16],
     gradient: &[G],
-    m: &mut [f32],
-    v: &mut [f32],
+    m: &mut [M],
+    v: &mut [M],
     step: &Step,
+    random: RandomBits,
 ) {
     let AdamScalars { gain1, gain2, rate, inv_sqrt_bias2, eps, decay } = step.scalars;
     let n = weights.len();
@@ -141,8 +162,9 @@ fn elements<G: Gradient, const DECAY: bool>(
     let (m, v) = (&mut m[..n], &mut v[..n]);
     for at in 0..n {
         let g = gradient[at].value() * step.gradient_scale;
-        let m_new = m[at] + gain1 * (g - m[at]);
-        let v_new = v[at] + gain2 * (g * g - v[at]);
+        let (m_old, v_old) = (m[at].value(), v[at].value());
+        let m_new = m_old + gain1 * (g - m_old);
+        let v_new = v_old + gain2 * (g * g - v_old);
         let p = master::join(weights[at], residual[at]);
         let mut change = rate * m_new / (v_new.sqrt() * inv_sqrt_bias2 + eps);
         if DECAY {
@@ -151,7 +173,8 @@ fn elements<G: Gradient, const DECAY: bool>(
         let (weight, rest) = master::split(p - change);
         weights[at] = weight;
         residual[at] = rest;
-        m[at] = m_new;
-        v[at] = v_new;
+        let bits = if M::ROUNDS { random.at(at as u32) } else { 0 };
+        m[at] = M::store(m_new, bits & 0xffff);
+        v[at] = M::store(v_new, bits >> 16);
     }
 }

@@ -1,102 +1,16 @@
-//! AdamW on the split master: against f64, across instruction sets, threads, lengths and starts.
+//! AdamW with f32 moments: against f64, across instruction sets, threads, lengths and starts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use horizon::base::{DType, Status, master};
-use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool};
+use horizon::host::{HostSpan, Isa, Pool};
 use horizon::ops::adam::{
-    AdamOptions, AdamScalars, AdamSpans, read_gradient, read_master, update, update_with, write_master,
+    AdamOptions, AdamScalars, AdamSpans, read_gradient, update, update_with, write_master,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Parameters in memory of their own, with painted borders around each span.
-struct Params {
-    arena: Arena,
-    spans: AdamSpans,
-}
-
-const PAINT: u8 = 0xA5;
-
-impl Params {
-    /// `n` parameters whose spans start `offset` elements after a page border.
-    fn new(n: usize, offset: usize, gradient_dtype: DType) -> Params {
-        let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
-        let arena = Arena::take(5 * stride, MemoryKind::Plain).unwrap();
-        let whole = arena.whole();
-        whole.write(&vec![PAINT; whole.bytes()]);
-        let span = |at: usize, size: usize| whole.part(at * stride + offset * size, n * size);
-        let spans = AdamSpans {
-            weights: span(0, 2),
-            residual: span(1, 2),
-            gradient: span(2, gradient_dtype.bytes()),
-            gradient_dtype,
-            m: span(3, 4),
-            v: span(4, 4),
-        };
-        Params { arena, spans }
-    }
-
-    /// Values of every magnitude that training has, and some that it should not have.
-    fn random(n: usize, offset: usize, gradient_dtype: DType, seed: u64) -> Params {
-        let params = Params::new(n, offset, gradient_dtype);
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut values = |low: i32, high: i32, signed: bool| -> Vec<f32> {
-            (0..n)
-                .map(|_| {
-                    let magnitude =
-                        random.random_range(1.0f32..2.0) * 2f32.powi(random.random_range(low..high));
-                    if signed && random.random() { -magnitude } else { magnitude }
-                })
-                .collect()
-        };
-        write_master(params.spans.weights, params.spans.residual, &values(-20, 4, true));
-        params.spans.m.write(&values(-30, 2, true));
-        params.spans.v.write(&values(-60, 4, false));
-        params.set_gradient(&values(-24, 6, true));
-        params
-    }
-
-    fn set_gradient(&self, values: &[f32]) {
-        match self.spans.gradient_dtype {
-            DType::F32 => self.spans.gradient.write(values),
-            DType::Bf16 => {
-                let rounded: Vec<u16> = values.iter().map(|value| master::round(*value)).collect();
-                self.spans.gradient.write(&rounded);
-            }
-        }
-    }
-
-    fn master(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.spans.elements()];
-        read_master(self.spans.weights, self.spans.residual, &mut out);
-        out
-    }
-
-    /// Every byte of the memory, borders included.
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = vec![0; self.arena.whole().bytes()];
-        self.arena.whole().read(&mut out);
-        out
-    }
-}
-
-fn numbers(span: HostSpan) -> Vec<f32> {
-    let mut out = vec![0.0; span.bytes() / 4];
-    span.read(&mut out);
-    out
-}
-
-fn isas() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| {
-        if !isa.is_here() {
-            eprintln!("skipped: this processor does not have {isa}");
-        }
-        isa.is_here()
-    })
-}
-
-const BOTH: [DType; 2] = [DType::Bf16, DType::F32];
+use crate::params::{BOTH, Params, isas, numbers};
 
 /// One step of the formula in f64.
 #[derive(Clone, Copy)]
@@ -199,7 +113,7 @@ fn adam_is_the_same_bit_for_bit_on_every_instruction_set() {
             let outcomes: Vec<(Isa, Vec<u8>)> = isas()
                 .map(|isa| {
                     let params = Params::random(n, offset, dtype, n as u64);
-                    update_with(isa, &pool, &params.spans, &scalars, 0.5, decay);
+                    update_with(isa, &pool, &params.spans, &scalars, 0.5, decay, None);
                     (isa, params.bytes())
                 })
                 .collect();
@@ -217,7 +131,7 @@ fn adam_keeps_to_its_spans() {
     for isa in isas() {
         let params = Params::random(777, 5, DType::Bf16, 1);
         let before = params.bytes();
-        update_with(isa, &pool, &params.spans, &scalars, 1.0, true);
+        update_with(isa, &pool, &params.spans, &scalars, 1.0, true, None);
         let base = params.arena.whole().address() as usize;
         let own =
             |span: HostSpan| span.address() as usize - base..span.address() as usize - base + span.bytes();
@@ -307,7 +221,15 @@ fn adam_leaves_zeros_zero() {
             span.zero();
         }
         let before = params.bytes();
-        update_with(isa, &pool, &params.spans, &AdamScalars::new(&AdamOptions::default(), 1.0, 1), 1.0, true);
+        update_with(
+            isa,
+            &pool,
+            &params.spans,
+            &AdamScalars::new(&AdamOptions::default(), 1.0, 1),
+            1.0,
+            true,
+            None,
+        );
         assert!(params.bytes() == before, "{isa}");
     }
 }

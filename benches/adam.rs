@@ -1,0 +1,181 @@
+//! AdamW's speed beside the memory's: `cargo bench --bench adam -- [--parameters N] [--rounds N] [--threads N]`.
+//!
+//! Every round runs, one after the other, a *probe* and the kernel in each instruction set. The probe goes over
+//! the same five streams (weights, residual, m, v: read and written in place; gradient: read) and does nothing
+//! with them but what keeps the compiler from leaving them out; it is the limit that memory sets, 26 bytes a
+//! parameter, or 28 with an f32 gradient. Ratios are taken within a round, because bandwidth on shared machines
+//! wanders; the median of the rounds is reported, as one line of JSON for each measurement.
+
+use std::env;
+use std::slice;
+use std::thread;
+use std::time::Instant;
+
+use horizon::base::DType;
+use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool};
+use horizon::ops::adam::{AdamOptions, AdamScalars, AdamSpans, update_with, write_master};
+
+fn main() {
+    let option = |name: &str, default: usize| {
+        let mut given = env::args().skip_while(|argument| argument != name).skip(1);
+        given.next().map_or(default, |value| value.parse().expect("a number"))
+    };
+    let elements = option("--parameters", 100_000_000);
+    let rounds = option("--rounds", 7);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = option("--threads", cores);
+
+    for dtype in [DType::Bf16, DType::F32] {
+        let pool = Pool::new(threads).expect("threads start");
+        let bytes_each = 12 + dtype.bytes();
+        let arena = Arena::take(elements * bytes_each, MemoryKind::Plain).expect("the arena fits");
+        let spans = carve(&arena, elements, dtype);
+        fill(&pool, &spans);
+
+        let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_here()).collect();
+        let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
+        let mut probe_seconds = Vec::new();
+        let mut seconds = vec![Vec::new(); isas.len()];
+        for _ in 0..=rounds {
+            probe_seconds.push(timed(|| probe(&pool, &spans)));
+            for (isa, seconds) in isas.iter().zip(&mut seconds) {
+                seconds.push(timed(|| update_with(*isa, &pool, &spans, &scalars, 1.0, true, None)));
+            }
+        }
+        let traffic = (elements * (24 + dtype.bytes())) as f64;
+        for (isa, seconds) in isas.iter().zip(&seconds) {
+            // The first round warms up.
+            let ratios = probe_seconds.iter().zip(seconds).skip(1).map(|(probe, own)| probe / own);
+            let middle = median(seconds[1..].to_vec());
+            println!(
+                "{}",
+                serde_json::json!({
+                    "bench": "adam", "isa": isa.name(), "gradient": dtype.name(), "threads": threads,
+                    "parameters": elements, "rounds": rounds,
+                    "gparams_per_second": round3(elements as f64 / middle / 1e9),
+                    "gb_per_second": round3(traffic / middle / 1e9),
+                    "probe_gb_per_second": round3(traffic / median(probe_seconds[1..].to_vec()) / 1e9),
+                    "percent_of_probe": round3(100.0 * median(ratios.collect())),
+                })
+            );
+        }
+    }
+}
+
+fn carve(arena: &Arena, elements: usize, gradient_dtype: DType) -> AdamSpans {
+    let mut start = 0;
+    let mut next = |size: usize| {
+        let span = arena.whole().part(start, elements * size);
+        start += elements * size;
+        span
+    };
+    let (m, v) = (next(4), next(4));
+    let gradient = next(gradient_dtype.bytes());
+    AdamSpans { weights: next(2), residual: next(2), gradient, gradient_dtype, m, v }
+}
+
+/// Ordinary values everywhere; zeros would let pages share nothing and divisions be cheap.
+fn fill(pool: &Pool, spans: &AdamSpans) {
+    const RUN: usize = 1 << 16;
+    let elements = spans.elements();
+    pool.run(elements.div_ceil(RUN), &|_, run| {
+        let count = RUN.min(elements - run * RUN);
+        let part = spans.part(run * RUN, count);
+        let value = |at: usize| ((at * 2_654_435_761 + run) % 1999) as f32 / 1000.0 - 1.0;
+        let values: Vec<f32> = (0..count).map(value).collect();
+        write_master(part.weights, part.residual, &values);
+        part.m.write(&values);
+        part.v.write(&values.iter().map(|value| value * value).collect::<Vec<f32>>());
+        match spans.gradient_dtype {
+            DType::F32 => part.gradient.write(&values),
+            DType::Bf16 => {
+                let halves = values.iter().map(|value| horizon::base::master::round(*value));
+                part.gradient.write(&halves.collect::<Vec<u16>>());
+            }
+        }
+    });
+}
+
+/// The five streams with next to no arithmetic, in tiles of the kernel's size.
+fn probe(pool: &Pool, spans: &AdamSpans) {
+    const TILE: usize = 1 << 14;
+    let elements = spans.elements();
+    pool.run(elements.div_ceil(TILE), &|_, tile| {
+        let start = tile * TILE;
+        let part = spans.part(start, TILE.min(elements - start));
+        let (weights, residual) = (words::<u16>(part.weights), words::<u16>(part.residual));
+        let (m, v) = (words::<u32>(part.m), words::<u32>(part.v));
+        match part.gradient_dtype {
+            DType::Bf16 => touch(weights, residual, words::<u16>(part.gradient), m, v),
+            DType::F32 => touch(weights, residual, words::<u32>(part.gradient), m, v),
+        }
+    });
+}
+
+#[allow(clippy::mut_from_ref)]
+fn words<'a, T>(span: HostSpan) -> &'a mut [T] {
+    // SAFETY: the arena outlives the call, its spans are disjoint, and a tile belongs to one thread.
+    unsafe { slice::from_raw_parts_mut(span.address().cast(), span.bytes() / size_of::<T>()) }
+}
+
+fn touch<G: Copy + Into<u32>>(
+    weights: &mut [u16],
+    residual: &mut [u16],
+    gradient: &[G],
+    m: &mut [u32],
+    v: &mut [u32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::Avx512.is_here() {
+        // SAFETY: asked just before.
+        return unsafe { touch_avx512(weights, residual, gradient, m, v) };
+    }
+    touch_each(weights, residual, gradient, m, v);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn touch_avx512<G: Copy + Into<u32>>(
+    weights: &mut [u16],
+    residual: &mut [u16],
+    gradient: &[G],
+    m: &mut [u32],
+    v: &mut [u32],
+) {
+    touch_each(weights, residual, gradient, m, v);
+}
+
+/// Flips bits that the next round flips back: every load and store is needed, no value runs away.
+#[inline(always)]
+fn touch_each<G: Copy + Into<u32>>(
+    weights: &mut [u16],
+    residual: &mut [u16],
+    gradient: &[G],
+    m: &mut [u32],
+    v: &mut [u32],
+) {
+    let n = weights.len();
+    let (residual, gradient, m, v) = (&mut residual[..n], &gradient[..n], &mut m[..n], &mut v[..n]);
+    for at in 0..n {
+        let bit = gradient[at].into() & 1;
+        weights[at] ^= bit as u16;
+        residual[at] ^= bit as u16;
+        m[at] ^= bit;
+        v[at] ^= bit;
+    }
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn round3(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}

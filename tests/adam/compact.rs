@@ -1,0 +1,150 @@
+//! AdamW with bf16 moments: rounding at random is fair, useful, and the same wherever it is done.
+
+use horizon::base::{DType, master};
+use horizon::host::{HostSpan, Isa, Pool};
+use horizon::ops::adam::{
+    AdamOptions, AdamScalars, AdamSpans, Rounding, update, update_compact, update_with, write_master,
+};
+
+use crate::params::{BOTH, Params, isas};
+
+/// The same parameters with moments of half the size, rounded to nearest.
+fn compact(params: &Params) -> AdamSpans {
+    let n = params.spans.elements();
+    let halve = |span: HostSpan| {
+        let mut values = vec![0f32; n];
+        span.read(&mut values);
+        let half = span.part(0, 2 * n);
+        half.write(&values.into_iter().map(master::round).collect::<Vec<u16>>());
+        half
+    };
+    AdamSpans { m: halve(params.spans.m), v: halve(params.spans.v), ..params.spans }
+}
+
+fn moments(span: HostSpan) -> Vec<f32> {
+    let mut stored = vec![0u16; span.bytes() / 2];
+    span.read(&mut stored);
+    stored.into_iter().map(master::widen).collect()
+}
+
+#[test]
+fn adam_compact_is_the_same_bit_for_bit_on_every_instruction_set() {
+    let pool = Pool::new(1).unwrap();
+    let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 7);
+    let rounding = Rounding { seed: 1, step: 7, first: 12345 };
+    for (n, dtype) in (0..=96).chain([1000, 4097]).flat_map(|n| BOTH.map(|dtype| (n, dtype))) {
+        for (offset, decay) in [(0, true), (1, false), (17, true)] {
+            let outcomes: Vec<(Isa, Vec<u8>)> = isas()
+                .map(|isa| {
+                    let params = Params::random(n, offset, dtype, n as u64);
+                    update_with(isa, &pool, &compact(&params), &scalars, 0.5, decay, Some(&rounding));
+                    (isa, params.bytes())
+                })
+                .collect();
+            for (isa, bytes) in &outcomes[1..] {
+                assert!(*bytes == outcomes[0].1, "{isa} differs, n {n}, start {offset}, {dtype}");
+            }
+        }
+    }
+}
+
+/// Threads, and a split into parts that know their place, across the border where the random keys change.
+#[test]
+fn adam_compact_does_not_depend_on_who_does_what() {
+    let n = 100_003;
+    let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 3);
+    let rounding = |first| Rounding { seed: 8, step: 3, first };
+    for first in [0, (1 << 32) - 50_000] {
+        let outcome = |threads: usize, parts: &[usize]| {
+            let params = Params::random(n, 0, DType::Bf16, 5);
+            let (spans, pool) = (compact(&params), Pool::new(threads).unwrap());
+            let mut start = 0;
+            for end in parts {
+                let rounding = rounding(first + start as u64);
+                update_compact(&pool, &spans.part(start, end - start), &scalars, 1.0, true, &rounding);
+                start = *end;
+            }
+            params.bytes()
+        };
+        let whole = outcome(1, &[n]);
+        for (threads, parts) in [(2, vec![n]), (7, vec![n]), (2, vec![1, 16_385, 50_001, n])] {
+            assert!(outcome(threads, &parts) == whole, "{threads} threads, parts to {parts:?}, from {first}");
+        }
+    }
+}
+
+/// Parameters follow those with f32 moments; only what is stored of the moments differs.
+#[test]
+fn adam_compact_rounds_after_the_update() {
+    let pool = Pool::new(1).unwrap();
+    let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 3);
+    let n = 1000;
+    let small = Params::random(n, 0, DType::Bf16, 5);
+    let spans = compact(&small);
+    let large = Params::random(n, 0, DType::Bf16, 5);
+    large.spans.m.write(&moments(spans.m));
+    large.spans.v.write(&moments(spans.v));
+    update_compact(&pool, &spans, &scalars, 1.0, true, &Rounding { seed: 0, step: 3, first: 0 });
+    update(&pool, &large.spans, &scalars, 1.0, true);
+    assert_eq!(small.master(), large.master());
+    for (small, large) in [(spans.m, large.spans.m), (spans.v, large.spans.v)] {
+        for (at, stored) in moments(small).into_iter().enumerate() {
+            let exact = large.get::<f32>(at).to_bits();
+            let (below, stored) = (exact & 0xffff_0000, stored.to_bits());
+            let neighbours = if exact == below { [below; 2] } else { [below, below.wrapping_add(0x1_0000)] };
+            assert!(neighbours.contains(&stored), "{stored:#x} for {exact:#x}");
+        }
+    }
+}
+
+/// With β = 0 a moment is the gradient itself, so what is stored of it shows the rounding alone. Bound: the
+/// mean of n roundings of a value has a standard deviation of at most half a step over √n; 5 of them allowed.
+#[test]
+fn adam_compact_rounding_is_unbiased() {
+    let pool = Pool::new(2).unwrap();
+    let n = 1 << 20;
+    let options = AdamOptions { beta1: 0.0, beta2: 0.0, ..AdamOptions::default() };
+    for value in [1.0 + 1.0 / 1024.0, -1.7012345f32, 3.3e-12, 0.999_999_94] {
+        let params = Params::random(n, 0, DType::F32, 1);
+        let spans = compact(&params);
+        params.set_gradient(&vec![value; n]);
+        spans.m.zero();
+        spans.v.zero();
+        let rounding = Rounding { seed: 2, step: 1, first: 0 };
+        update_compact(&pool, &spans, &AdamScalars::new(&options, 1e-3, 1), 1.0, false, &rounding);
+        for (span, exact) in [(spans.m, value), (spans.v, value * value)] {
+            let stored = moments(span);
+            let mean = stored.iter().map(|stored| f64::from(*stored)).sum::<f64>() / n as f64;
+            let step = f64::from(f32::from_bits((exact.to_bits() & 0xffff_0000) + 0x1_0000))
+                - f64::from(f32::from_bits(exact.to_bits() & 0xffff_0000));
+            let bound = 5.0 * step.abs() / 2.0 / (n as f64).sqrt();
+            assert!((mean - f64::from(exact)).abs() < bound, "{mean} for {exact}, {bound} allowed");
+        }
+    }
+}
+
+/// v fades from 1 when gradients stop. Rounded to nearest it never moves; rounded at random its mean follows
+/// 0.999^step. Bound: 1 % of the mean over 4096 elements.
+#[test]
+fn adam_compact_forgets_where_rounding_to_nearest_cannot() {
+    let pool = Pool::new(2).unwrap();
+    let n = 4096;
+    let options = AdamOptions::default();
+    let params = Params::new(n, 0, DType::Bf16);
+    write_master(params.spans.weights, params.spans.residual, &vec![1.0; n]);
+    params.spans.gradient.zero();
+    params.spans.m.zero();
+    params.spans.v.write(&vec![1f32; n]);
+    let spans = compact(&params);
+    let mut nearest = 1f32;
+    let steps = 2000;
+    for step in 1..=steps {
+        let scalars = AdamScalars::new(&options, 1e-3, step);
+        update_compact(&pool, &spans, &scalars, 1.0, false, &Rounding { seed: 4, step, first: 0 });
+        nearest = master::widen(master::round(nearest + scalars.gain2 * (0.0 - nearest)));
+    }
+    assert_eq!(nearest, 1.0);
+    let mean = moments(spans.v).iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
+    let exact = 0.999f64.powi(steps as i32);
+    assert!((mean / exact - 1.0).abs() < 0.01, "{mean} for {exact}");
+}

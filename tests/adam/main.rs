@@ -1,0 +1,5 @@
+//! AdamW on the split master.
+
+mod compact;
+mod exact;
+mod params;

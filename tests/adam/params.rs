@@ -1,0 +1,95 @@
+//! What the tests of AdamW update.
+
+use horizon::base::{DType, master};
+use horizon::host::{Arena, HostSpan, Isa, MemoryKind};
+use horizon::ops::adam::{AdamSpans, read_master, write_master};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Parameters in memory of their own, with painted borders around each span.
+pub struct Params {
+    pub arena: Arena,
+    pub spans: AdamSpans,
+}
+
+pub const PAINT: u8 = 0xA5;
+
+impl Params {
+    /// `n` parameters whose spans start `offset` elements after a page border.
+    pub fn new(n: usize, offset: usize, gradient_dtype: DType) -> Params {
+        let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
+        let arena = Arena::take(5 * stride, MemoryKind::Plain).unwrap();
+        let whole = arena.whole();
+        whole.write(&vec![PAINT; whole.bytes()]);
+        let span = |at: usize, size: usize| whole.part(at * stride + offset * size, n * size);
+        let spans = AdamSpans {
+            weights: span(0, 2),
+            residual: span(1, 2),
+            gradient: span(2, gradient_dtype.bytes()),
+            gradient_dtype,
+            m: span(3, 4),
+            v: span(4, 4),
+        };
+        Params { arena, spans }
+    }
+
+    /// Values of every magnitude that training has, and some that it should not have.
+    pub fn random(n: usize, offset: usize, gradient_dtype: DType, seed: u64) -> Params {
+        let params = Params::new(n, offset, gradient_dtype);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut values = |low: i32, high: i32, signed: bool| -> Vec<f32> {
+            (0..n)
+                .map(|_| {
+                    let magnitude =
+                        random.random_range(1.0f32..2.0) * 2f32.powi(random.random_range(low..high));
+                    if signed && random.random() { -magnitude } else { magnitude }
+                })
+                .collect()
+        };
+        write_master(params.spans.weights, params.spans.residual, &values(-20, 4, true));
+        params.spans.m.write(&values(-30, 2, true));
+        params.spans.v.write(&values(-60, 4, false));
+        params.set_gradient(&values(-24, 6, true));
+        params
+    }
+
+    pub fn set_gradient(&self, values: &[f32]) {
+        match self.spans.gradient_dtype {
+            DType::F32 => self.spans.gradient.write(values),
+            DType::Bf16 => {
+                let rounded: Vec<u16> = values.iter().map(|value| master::round(*value)).collect();
+                self.spans.gradient.write(&rounded);
+            }
+        }
+    }
+
+    pub fn master(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.spans.elements()];
+        read_master(self.spans.weights, self.spans.residual, &mut out);
+        out
+    }
+
+    /// Every byte of the memory, borders included.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut out = vec![0; self.arena.whole().bytes()];
+        self.arena.whole().read(&mut out);
+        out
+    }
+}
+
+pub fn numbers(span: HostSpan) -> Vec<f32> {
+    let mut out = vec![0.0; span.bytes() / 4];
+    span.read(&mut out);
+    out
+}
+
+pub fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| {
+        if !isa.is_here() {
+            eprintln!("skipped: this processor does not have {isa}");
+        }
+        isa.is_here()
+    })
+}
+
+pub const BOTH: [DType; 2] = [DType::Bf16, DType::F32];
