@@ -71,7 +71,8 @@ fn build_and_run(source: &Path, cpp: bool) -> String {
     run(command.arg(rpath));
     let files = folder.path().join("files");
     fs::create_dir(&files).unwrap();
-    run(Command::new(&program).arg(&files))
+    // Cargo's own search path for tests begins one folder up, where an older library may lie.
+    run(Command::new(&program).arg(&files).env("LD_LIBRARY_PATH", library))
 }
 
 #[test]
