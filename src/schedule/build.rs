@@ -214,3 +214,154 @@ impl<'a> Builder<'a> {
         self.put(Operation::Adam { unit, part, from, guard });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{DType, Shape};
+    use crate::schedule::{Mode, Numeric, Placement};
+
+    fn policy(weight_slots: usize, slabs: usize, adam: AdamWhen) -> Policy {
+        Policy {
+            mode: Mode::Exact,
+            numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::F32 },
+            placement: Placement { weight_slots, slabs, ring: 2, adam },
+        }
+    }
+
+    fn model(layers: usize, tied: bool, head_parts: usize) -> Geometry {
+        Geometry { layers, tied, embedding_parts: 2, head_parts }
+    }
+
+    fn texts(list: &List) -> Vec<String> {
+        list.operations.iter().map(Operation::to_string).collect()
+    }
+
+    #[test]
+    fn a_small_step_reads_as_it_should() {
+        let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(3, false, 1), 1).unwrap();
+        let expected = [
+            "upload batch micro 0",
+            "upload unit 0 → first end",
+            "upload unit 1 → slot 0",
+            "upload unit 2 → slot 1",
+            "embed forward micro 0",
+            "forward unit 1 in slot 0, micro 0",
+            "upload unit 3 → slot 0",
+            "upload unit 4 → first end",
+            "forward unit 2 in slot 1, micro 0",
+            "forward unit 3 in slot 0, micro 0",
+            "head forward backward micro 0",
+            "norm unit 4",
+            "round unit 4 part 0 → slab 0",
+            "download unit 4 part 0: slab 0 → store",
+            "recompute backward unit 3 in slot 0, micro 0",
+            "upload unit 1 → slot 0",
+            "norm unit 3",
+            "round unit 3 part 0 → slab 1",
+            "download unit 3 part 0: slab 1 → store",
+            "recompute backward unit 2 in slot 1, micro 0",
+            "norm unit 2",
+            "round unit 2 part 0 → slab 0",
+            "download unit 2 part 0: slab 0 → store",
+            "recompute backward unit 1 in slot 0, micro 0",
+            "norm unit 1",
+            "round unit 1 part 0 → slab 1",
+            "download unit 1 part 0: slab 1 → store",
+            "embed backward micro 0",
+            "norm unit 0",
+            "round unit 0 part 0 → slab 0",
+            "download unit 0 part 0: slab 0 → store",
+            "round unit 0 part 1 → slab 1",
+            "download unit 0 part 1: slab 1 → store",
+            "download loss",
+            "decide",
+            "adam unit 0 part 0 from store, guarded by the verdict",
+            "adam unit 0 part 1 from store, guarded by the verdict",
+            "adam unit 1 part 0 from store, guarded by the verdict",
+            "adam unit 2 part 0 from store, guarded by the verdict",
+            "adam unit 3 part 0 from store, guarded by the verdict",
+            "adam unit 4 part 0 from store, guarded by the verdict",
+        ];
+        assert_eq!(texts(&list), expected);
+    }
+
+    #[test]
+    fn layers_in_slots_at_the_turn_are_not_uploaded_again() {
+        for (layers, slots) in [(1, 2), (2, 2), (3, 2), (7, 2), (7, 5), (7, 9)] {
+            let list = train(&policy(slots, 2, AdamWhen::AfterNorm), &model(layers, true, 1), 3).unwrap();
+            let uploads = list.operations.iter().filter(|operation| {
+                matches!(operation, Operation::Upload { place: WeightPlace::Slot(_), .. })
+            });
+            assert_eq!(
+                uploads.count(),
+                layers + layers.saturating_sub(slots),
+                "{layers} layers, {slots} slots"
+            );
+        }
+    }
+
+    #[test]
+    fn the_heads_parts_are_spread_over_the_backwards() {
+        let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(4, false, 5), 2).unwrap();
+        let head = UnitIndex(5);
+        let mut backwards = 0;
+        let mut rounded_after = Vec::new();
+        for operation in &list.operations {
+            match operation {
+                Operation::RecomputeBackward { .. } => backwards += 1,
+                Operation::Round { unit, .. } if *unit == head => rounded_after.push(backwards),
+                _ => {}
+            }
+        }
+        // One at once, the other slab free for the first layer; then evenly over 4 layers of 2 micro-batches.
+        assert_eq!(rounded_after, [0, 1, 3, 4, 6]);
+    }
+
+    #[test]
+    fn streamed_gradients_take_the_ring_in_turn() {
+        let mut policy = policy(2, 3, AdamWhen::UnderBackward);
+        policy.mode = Mode::Streamed;
+        let list = train(&policy, &model(2, false, 1), 1).unwrap();
+        let texts = texts(&list);
+        let landed = texts.iter().filter(|text| text.starts_with("download unit"));
+        assert_eq!(
+            landed.collect::<Vec<_>>(),
+            [
+                "download unit 3 part 0: slab 0 → ring 0",
+                "download unit 2 part 0: slab 1 → ring 1",
+                "download unit 1 part 0: slab 2 → ring 0",
+                "download unit 0 part 0: slab 0 → ring 1",
+                "download unit 0 part 1: slab 1 → ring 0",
+            ]
+        );
+        let after =
+            texts.iter().position(|text| text == "download unit 2 part 0: slab 1 → ring 1").unwrap() + 1;
+        assert_eq!(texts[after], "adam unit 2 part 0 from ring 1, guarded by its own norm");
+        assert_eq!(texts.last().unwrap(), "decide");
+    }
+
+    #[test]
+    fn evaluation_and_logits_only_go_up() {
+        let policy = policy(2, 2, AdamWhen::AfterNorm);
+        let evaluation = texts(&evaluate(&policy, &model(1, true, 1), 2).unwrap());
+        assert_eq!(
+            evaluation[evaluation.len() - 4..],
+            ["head forward micro 0", "head forward micro 1", "download loss", "decide without norms",]
+        );
+        let logits = texts(&logits(&policy, &model(1, true, 1)).unwrap());
+        assert_eq!(
+            logits,
+            [
+                "upload batch micro 0",
+                "upload unit 0 → first end",
+                "upload unit 1 → slot 0",
+                "embed forward micro 0",
+                "upload unit 2 → second end",
+                "forward unit 1 in slot 0, micro 0",
+                "head logits",
+                "download logits",
+            ]
+        );
+    }
+}

@@ -266,3 +266,105 @@ impl Checker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{DType, Error, Shape, Status};
+    use crate::schedule::{AdamWhen, Mode, Numeric, Placement, Sync, train};
+
+    const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
+    const POLICY: Policy = Policy {
+        mode: Mode::Exact,
+        numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 },
+        placement: Placement { weight_slots: 2, slabs: 2, ring: 2, adam: AdamWhen::AfterNorm },
+    };
+
+    /// Two steps, of the second of which `change` may change the list before and the waits after inferring.
+    fn second_step(
+        list: impl Fn(&mut List),
+        waits: impl Fn(&List, usize, Vec<Tick>) -> Vec<Tick>,
+    ) -> Result<(), String> {
+        let (mut sync, mut checker) = (Sync::new(&GEOMETRY), Checker::new(&POLICY, &GEOMETRY));
+        let mut step = train(&POLICY, &GEOMETRY, 1).unwrap();
+        checker.check(&step, &sync.infer(&step)).unwrap();
+        list(&mut step);
+        let synced = sync.infer(&step);
+        let mut changed = Synced::default();
+        for index in 0..synced.len() {
+            let waits = waits(&step, index, synced.waits(index).to_vec());
+            changed.push(synced.tick(index), &waits, synced.signal(index));
+        }
+        checker.check(&step, &changed).map_err(|fault| fault.to_string())
+    }
+
+    fn at(list: &List, text: &str) -> usize {
+        list.operations.iter().position(|operation| operation.to_string() == text).expect("it is in the list")
+    }
+
+    #[test]
+    fn a_race_is_told_with_both_operations_and_the_resource() {
+        let told = second_step(
+            |_| {},
+            |list, index, waits| {
+                if index == at(list, "upload unit 3 → slot 0") { Vec::new() } else { waits }
+            },
+        );
+        assert_eq!(
+            told.unwrap_err(),
+            "`upload unit 3 → slot 0` (h2d lane, list 2, operation 6) touches the master of unit 3 without \
+             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 36)"
+        );
+    }
+
+    #[test]
+    fn wrong_contents_are_told_with_what_is_there() {
+        let told = second_step(
+            |list| {
+                list.operations.remove(at(list, "upload unit 3 → slot 0"));
+            },
+            |_, _, waits| waits,
+        );
+        assert_eq!(
+            told.unwrap_err(),
+            "`forward unit 3 in slot 0, micro 0` (compute lane, list 2, operation 8) needs the weights of unit 3 \
+             in slot 0, which holds the weights of unit 1, left by `upload unit 1 → slot 0` (h2d lane, list 2, \
+             operation 2)"
+        );
+    }
+
+    #[test]
+    fn weights_older_than_their_master_are_not_weights() {
+        let told = second_step(
+            |list| {
+                list.operations.remove(at(list, "upload unit 1 → slot 0"));
+            },
+            |_, _, waits| waits,
+        );
+        let told = told.unwrap_err();
+        assert!(told.contains("holds the weights of unit 1 as before their last update, left by"), "{told}");
+    }
+
+    #[test]
+    fn a_fault_is_a_bug_of_ours() {
+        let fault = Box::new(Fault::Misfit { party: None });
+        assert_eq!(Error::from(fault).status(), Status::Internal);
+    }
+
+    #[test]
+    fn what_everybody_knows_is_forgotten() {
+        let (mut sync, mut checker) = (Sync::new(&GEOMETRY), Checker::new(&POLICY, &GEOMETRY));
+        let step = train(&POLICY, &GEOMETRY, 2).unwrap();
+        let mut kept = Vec::new();
+        for _ in 0..20 {
+            checker.check(&step, &sync.infer(&step)).unwrap();
+            let verdict = [Access::read(Resource::Verdict, Content::Verdict)];
+            let ticks = sync.before(&verdict);
+            sync.settle(&ticks);
+            checker.settle(&ticks).unwrap();
+            checker.outside(&verdict).unwrap();
+            kept.push(checker.lanes.iter().map(|line| line.knew.len() + line.signals.len()).sum::<usize>());
+        }
+        assert_eq!(kept[5], kept[19]);
+    }
+}

@@ -233,3 +233,87 @@ fn least(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{MicroIndex, SlotIndex, UnitIndex};
+    use crate::schedule::{Content, Operation, WeightPlace};
+
+    const GEOMETRY: Geometry = Geometry { layers: 4, tied: true, embedding_parts: 1, head_parts: 1 };
+
+    fn upload(unit: u32, slot: u32) -> Operation {
+        Operation::Upload { unit: UnitIndex(unit), place: WeightPlace::Slot(SlotIndex(slot)) }
+    }
+
+    fn forward(unit: u32, slot: u32, micro: u32) -> Operation {
+        Operation::Forward { unit: UnitIndex(unit), slot: SlotIndex(slot), micro: MicroIndex(micro) }
+    }
+
+    fn list(operations: &[Operation]) -> List {
+        List { operations: operations.to_vec(), micros: 2 }
+    }
+
+    fn tick(lane: Lane, count: u64) -> Tick {
+        Tick { lane, count }
+    }
+
+    #[test]
+    fn an_upload_waits_for_the_slots_last_reader_alone() {
+        let mut sync = Sync::new(&GEOMETRY);
+        let operations = [
+            upload(1, 0),
+            upload(2, 1),
+            forward(1, 0, 0),
+            forward(1, 0, 1),
+            upload(3, 0),
+            forward(2, 1, 0),
+            forward(3, 0, 0),
+        ];
+        let synced = sync.infer(&list(&operations));
+        let waits: Vec<&[Tick]> = (0..synced.len()).map(|index| synced.waits(index)).collect();
+        let h2d = |count| vec![tick(Lane::H2d, count)];
+        let none = Vec::new();
+        assert_eq!(
+            waits,
+            [none.clone(), none.clone(), h2d(1), none, vec![tick(Lane::Compute, 2)], h2d(2), h2d(3)]
+        );
+        let signals: Vec<bool> = (0..synced.len()).map(|index| synced.signal(index)).collect();
+        // The last two are the last readers of their slots: a later list may wait for them.
+        assert_eq!(signals, [true, true, false, true, true, true, true]);
+
+        let next = sync.infer(&list(&[upload(1, 0)]));
+        assert_eq!((next.waits(0), next.tick(0)), (&[tick(Lane::Compute, 4)][..], tick(Lane::H2d, 4)));
+    }
+
+    #[test]
+    fn what_one_wait_tells_needs_no_other() {
+        let mut sync = Sync::new(&GEOMETRY);
+        let batch = |micro: u32| Operation::UploadBatch { micro: MicroIndex(micro) };
+        let synced =
+            sync.infer(&list(&[batch(0), upload(1, 0), forward(1, 0, 0), batch(1), forward(1, 0, 1)]));
+        // The weights are uploaded behind the batch, so one wait serves both; the second batch is news.
+        assert_eq!(synced.waits(2), [tick(Lane::H2d, 2)]);
+        assert_eq!(synced.waits(4), [tick(Lane::H2d, 3)]);
+    }
+
+    #[test]
+    fn what_the_issuing_thread_has_seen_is_not_waited_for_again() {
+        let mut sync = Sync::new(&GEOMETRY);
+        sync.infer(&list(&[upload(1, 0), forward(1, 0, 0), forward(1, 0, 1)]));
+        let write = Access::write(Resource::Master { unit: UnitIndex(1) }, Content::Weights(UnitIndex(1)));
+        assert_eq!(sync.before(&[write]), [tick(Lane::H2d, 1)]);
+        sync.settle(&[tick(Lane::H2d, 1)]);
+        assert!(sync.before(&[write]).is_empty());
+        let mut settled = sync.clone();
+        settled.settle(&[tick(Lane::Compute, 2)]);
+        assert_eq!(sync.infer(&list(&[upload(2, 0)])).waits(0), [tick(Lane::Compute, 2)]);
+        assert!(settled.infer(&list(&[upload(2, 0)])).waits(0).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "never issued")]
+    fn the_future_cannot_have_been_seen() {
+        Sync::new(&GEOMETRY).settle(&[tick(Lane::Host, 1)]);
+    }
+}

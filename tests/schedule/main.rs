@@ -4,6 +4,7 @@
 //! - `faults`: the checker finds every planted fault.
 //! - `execution`: lanes in any order that the waits allow give what program order gives, bit for bit, and
 //!   program order gives what the plain algorithm gives.
+//! - `timing`: what should overlap does.
 
 mod accepts;
 mod cases;
@@ -11,3 +12,4 @@ mod execution;
 mod faults;
 mod machine;
 mod plain;
+mod timing;

@@ -12,7 +12,14 @@ use crate::sizes::parse_size;
 
 /// Trains large language models with the whole model in host RAM.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "horizon",
+    version,
+    about,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -21,7 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model on text or token files
-    #[command(long_about = TRAIN_ABOUT)]
+    #[command(long_about = TRAIN_ABOUT, args_override_self = true)]
     Train(Box<TrainOptions>),
     /// Show this machine, its devices and the built-in shapes
     Info(InfoOptions),
@@ -67,7 +74,7 @@ pub struct TrainOptions {
     /// Micro-batches of a step, their gradients summed
     #[arg(long, value_name = "G", default_value_t = 1, value_parser = positive)]
     pub grad_accum: usize,
-    /// Peak learning rate [default: 1e-3 for fresh weights, 2e-5 for a folder's]
+    /// Peak learning rate [default: 3e-3 for a built-in shape, for a folder 2e-5, with --init 3e-4]
     #[arg(long, value_name = "X")]
     pub lr: Option<f64>,
     /// Least learning rate [default: a tenth of --lr]

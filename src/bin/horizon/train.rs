@@ -104,7 +104,11 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         },
         steps: options.steps.or(builtin.then_some(BUILTIN_STEPS)),
         rate_shape: options.schedule.into(),
-        lr: options.lr.unwrap_or(if model.is_fresh() { 1e-3 } else { 2e-5 }),
+        lr: options.lr.unwrap_or(match (model.is_preset(), model.is_fresh()) {
+            (true, _) => 3e-3,
+            (false, true) => 3e-4,
+            (false, false) => 2e-5,
+        }),
         min_lr: options.min_lr,
         warmup: options.warmup,
         seed: options.seed,

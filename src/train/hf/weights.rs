@@ -119,17 +119,19 @@ impl WeightFile {
     fn open(path: PathBuf) -> Result<WeightFile> {
         let bytes = MappedFile::open(&path)?;
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            bad(&path, format!("not a whole safetensors file of {} bytes: {error}", bytes.len()))
+            let found = format!("{} bytes are not a whole safetensors file", bytes.len());
+            bad(
+                &path,
+                match promised(&bytes) {
+                    Some(promised) if promised != bytes.len() as u64 => {
+                        let what = if promised > bytes.len() as u64 { "truncated" } else { "too long" };
+                        format!("{found}: it is {what}, its header promises {promised}")
+                    }
+                    _ => format!("{found}: {error}"),
+                },
+            )
         })?;
         let data = header + 8;
-        let promised = data as u64 + metadata.data_len() as u64;
-        if promised != bytes.len() as u64 {
-            let what = if promised > bytes.len() as u64 { "is truncated" } else { "has bytes too many" };
-            return Err(bad(
-                &path,
-                format!("{what}: its header promises {promised} bytes, it has {}", bytes.len()),
-            ));
-        }
         Ok(WeightFile { path, bytes, metadata, data })
     }
 
@@ -179,6 +181,14 @@ impl WeightFile {
         }
         Ok(())
     }
+}
+
+/// How long a safetensors file says it is, if its header can be read.
+fn promised(bytes: &[u8]) -> Option<u64> {
+    let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+    let end = usize::try_from(length).ok()?.checked_add(8)?;
+    let header: Metadata = serde_json::from_slice(bytes.get(8..end)?).ok()?;
+    Some(end as u64 + header.data_len() as u64)
 }
 
 fn bad(path: &Path, message: String) -> Error {
