@@ -221,8 +221,8 @@ typedef void (*hz_log_callback_t)(int32_t level, const char *message, void *user
 /* Sets where messages of the whole process go; NULL (the start) drops them.
  *
  * Threads: the callback may run on any thread, the caller's or the library's, and never on two at a time. It
- * should return soon, must not throw or longjmp, and may call the library, except this function
- * (HZ_STATUS_INVALID_STATE); messages that its own calls cause are dropped.
+ * should return soon, must not throw or longjmp, and must not call the library: the caller, or a lane, may hold what
+ * such a call waits for. (This function is refused there.)
  * Waits until a callback that is running has returned: afterwards the old callback is never called again
  * and its user pointer may be freed.
  * Errors: HZ_STATUS_INVALID_STATE from inside a callback. */

@@ -118,18 +118,9 @@ impl ArrayOut {
 
 /// A NUL-terminated string.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Text(*const c_char);
 
 impl Text {
-    /// No string.
-    pub const NULL: Self = Text(ptr::null());
-
-    /// A string that the library hands out; whoever keeps it says how long it lives.
-    pub fn lend(text: &CStr) -> Self {
-        Text(text.as_ptr())
-    }
-
     fn bytes(&self, what: &str) -> Result<&[u8]> {
         check(self.0, 1, what)?;
         // SAFETY: the caller passed a string that ends in NUL and leaves it alone during the call.
@@ -150,6 +141,21 @@ impl Text {
             [] => Err(Error::argument(format!("{what} is empty; it must name a file or folder"))),
             bytes => Ok(Path::new(OsStr::from_bytes(bytes))),
         }
+    }
+}
+
+/// A string that the library hands out, never read back here; the handle that keeps it says how long it lives.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LentText(*const c_char);
+
+impl LentText {
+    /// No string.
+    pub const NULL: Self = LentText(ptr::null());
+
+    /// A string of the library's.
+    pub fn new(text: &CStr) -> Self {
+        LentText(text.as_ptr())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The structs of the header and what they mean: fields to Rust values, each refused by its own name.
 
 use crate::base::{DType, Dims, Error, Result, Shape, Status};
-use crate::capi::argument::{Array, Text, size};
+use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
@@ -67,7 +67,7 @@ sized_struct! {
 sized_struct! {
     hz_tensor_t {
         rank: u32 = 0,
-        name: Text = Text::NULL,
+        name: LentText = LentText::NULL,
         shape: [u64; SHAPE_MAX] = [0; SHAPE_MAX],
         elements: u64 = 0,
     }

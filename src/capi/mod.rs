@@ -1,17 +1,17 @@
 //! F9, the wall: everything a C program sees, and nothing else.
 //!
 //! `include/horizon.h` is the contract; a function here does what is said there, so it is documented there
-//! alone. All `extern "C"` of the house is on this floor. A function has one shape: [`wall::wall`] around a body that
-//! turns parameters into Rust values ([`argument`], [`sized`]), calls the floors below, and writes outputs last.
-//! No function is `unsafe`: what they take can come from nowhere but C.
+//! alone. All `extern "C"` of the house is on this floor. A function has one shape: `wall` around a body that
+//! turns parameters into Rust values, calls the floors below, and writes outputs last. No function is `unsafe`: what
+//! they take can come from nowhere but C.
 //!
-//! - [`status`]: numbers and names of statuses, versions, the last error of a thread
-//! - [`wall`]: panics become statuses, statuses become numbers; a handle that failed stays failed
-//! - [`sized`]: structs that state their size, read from and written to programs of other ages
-//! - [`argument`]: pointers to strings, arrays and handles
-//! - [`log`]: the callback
-//! - [`config`]: the structs and what they mean
-//! - [`plan`], [`trainer`], [`weights`]: the handles
+//! - `wall`: panics become statuses, statuses become numbers; a handle that failed stays failed
+//! - `argument`: pointers to strings, arrays and handles
+//! - `sized`: structs that state their size, read from and written to programs of other ages
+//! - `status`: numbers and names of statuses, versions, the last error of a thread
+//! - `log`: the callback
+//! - `config`: the structs and what they mean
+//! - `plan`, `trainer`, `weights`: the handles
 
 // The names are those of the header, and the header is where they are documented.
 #![allow(non_camel_case_types, missing_docs)]

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use serde_json::json;
 
 use crate::base::Result;
-use crate::capi::argument::{Handle, Place, Text};
+use crate::capi::argument::{Handle, LentText, Place};
 use crate::capi::config::{
     adam_number, hz_model_config_t, hz_plan_summary_t, hz_trainer_options_t, model_config, trainer_options,
 };
@@ -107,11 +107,11 @@ pub extern "C" fn hz_plan_summary(
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: Place<Text>) -> hz_status_t {
+pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: Place<LentText>) -> hz_status_t {
     wall(|| {
         let plan = plan.get("plan")?;
         out_json.check("out_json")?;
-        out_json.write(Text::lend(&plan.json));
+        out_json.write(LentText::new(&plan.json));
         Ok(())
     })
 }

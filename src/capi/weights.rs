@@ -1,7 +1,7 @@
 //! The weights of an `hz_trainer_t`: enumerating, starting, loading, exporting, reading, writing.
 
 use crate::base::Error;
-use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text};
+use crate::capi::argument::{Array, ArrayOut, Handle, LentText, Place, Text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
 use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
@@ -44,7 +44,7 @@ pub extern "C" fn hz_trainer_tensor(
         }
         out.write(hz_tensor_t {
             rank: shape.len() as u32,
-            name: Text::lend(name),
+            name: LentText::new(name),
             shape: sizes,
             elements: shape.iter().product::<usize>() as u64,
             ..hz_tensor_t::defaults()
