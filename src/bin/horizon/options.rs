@@ -28,7 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model on text or token files
-    #[command(long_about = TRAIN_ABOUT, args_override_self = true)]
+    #[command(long_about = TRAIN_ABOUT, args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainOptions>),
     /// Show this machine, its devices and the built-in shapes
     Info(InfoOptions),
@@ -62,10 +62,10 @@ pub struct TrainOptions {
     /// Micro-batches of a validation at most, drawn once from all over its data
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     pub val_batches: usize,
-    /// Optimizer steps [default: one pass over --data; 300 on the built-in data]
+    /// Optimizer steps [default: one pass over --data; 500 on the built-in data]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// Tokens of a sequence [default: 256 for a built-in shape, else 1024 or the model's maximum, if less]
+    /// Tokens of a sequence [default: 128 for a built-in shape, else 1024 or the model's maximum, if less]
     #[arg(long, value_name = "S", value_parser = positive)]
     pub seq_len: Option<usize>,
     /// Sequences of a micro-batch
@@ -172,6 +172,7 @@ pub struct SampleOptions {
     pub threads: Option<usize>,
 }
 
+/// How the learning rate falls.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Shape {
     Constant,
@@ -191,6 +192,7 @@ impl From<Shape> for RateShape {
     }
 }
 
+/// Number formats.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Number {
     Bf16,
