@@ -2,18 +2,18 @@
 //!
 //! Every round runs, one after the other, a *probe* and the kernel in each instruction set. The probe goes over
 //! the same five streams (weights, residual, m, v: read and written in place; gradient: read) and does nothing
-//! with them but what keeps the compiler from leaving them out; it is the limit that memory sets, 26 bytes a
-//! parameter, or 28 with an f32 gradient. Ratios are taken within a round, because bandwidth on shared machines
-//! wanders; the median of the rounds is reported, as one line of JSON for each measurement.
+//! with them but what keeps the compiler from leaving them out; it is the limit that memory sets. Ratios are taken within a round, because bandwidth on shared machines
+//! wanders; the median of the rounds is reported, as one line of JSON for each measurement. The modes are
+//! `exact` with a bf16 and an f32 gradient, and `compact` (18 bytes).
 
 use std::env;
 use std::slice;
 use std::thread;
 use std::time::Instant;
 
-use horizon::base::DType;
+use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool};
-use horizon::ops::adam::{AdamOptions, AdamScalars, AdamSpans, update_with, write_master};
+use horizon::ops::adam::{AdamOptions, AdamScalars, AdamSpans, Rounding, update_with, write_master};
 
 fn main() {
     let option = |name: &str, default: usize| {
@@ -25,24 +25,31 @@ fn main() {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = option("--threads", cores);
 
-    for dtype in [DType::Bf16, DType::F32] {
+    for (mode, dtype, moment) in [
+        ("exact", DType::Bf16, DType::F32),
+        ("exact", DType::F32, DType::F32),
+        ("compact", DType::Bf16, DType::Bf16),
+    ] {
         let pool = Pool::new(threads).expect("threads start");
-        let bytes_each = 12 + dtype.bytes();
-        let arena = Arena::take(elements * bytes_each, MemoryKind::Plain).expect("the arena fits");
-        let spans = carve(&arena, elements, dtype);
+        let bytes_read = 4 + dtype.bytes() + 2 * moment.bytes();
+        let bytes_written = 4 + 2 * moment.bytes();
+        let arena = Arena::take(elements * bytes_read, MemoryKind::Plain).expect("the arena fits");
+        let spans = carve(&arena, elements, dtype, moment);
         fill(&pool, &spans);
 
         let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_here()).collect();
+        let rounding = Rounding { seed: 1, step: 10, first: 0 };
+        let rounding = (moment == DType::Bf16).then_some(&rounding);
         let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
         let mut probe_seconds = Vec::new();
         let mut seconds = vec![Vec::new(); isas.len()];
         for _ in 0..=rounds {
             probe_seconds.push(timed(|| probe(&pool, &spans)));
             for (isa, seconds) in isas.iter().zip(&mut seconds) {
-                seconds.push(timed(|| update_with(*isa, &pool, &spans, &scalars, 1.0, true, None)));
+                seconds.push(timed(|| update_with(*isa, &pool, &spans, &scalars, 1.0, true, rounding)));
             }
         }
-        let traffic = (elements * (24 + dtype.bytes())) as f64;
+        let traffic = (elements * (bytes_read + bytes_written)) as f64;
         for (isa, seconds) in isas.iter().zip(&seconds) {
             // The first round warms up.
             let ratios = probe_seconds.iter().zip(seconds).skip(1).map(|(probe, own)| probe / own);
@@ -50,7 +57,7 @@ fn main() {
             println!(
                 "{}",
                 serde_json::json!({
-                    "bench": "adam", "isa": isa.name(), "gradient": dtype.name(), "threads": threads,
+                    "bench": "adam", "mode": mode, "isa": isa.name(), "gradient": dtype.name(), "threads": threads,
                     "parameters": elements, "rounds": rounds,
                     "gparams_per_second": round3(elements as f64 / middle / 1e9),
                     "gb_per_second": round3(traffic / middle / 1e9),
@@ -62,14 +69,14 @@ fn main() {
     }
 }
 
-fn carve(arena: &Arena, elements: usize, gradient_dtype: DType) -> AdamSpans {
+fn carve(arena: &Arena, elements: usize, gradient_dtype: DType, moment: DType) -> AdamSpans {
     let mut start = 0;
     let mut next = |size: usize| {
         let span = arena.whole().part(start, elements * size);
         start += elements * size;
         span
     };
-    let (m, v) = (next(4), next(4));
+    let (m, v) = (next(moment.bytes()), next(moment.bytes()));
     let gradient = next(gradient_dtype.bytes());
     AdamSpans { weights: next(2), residual: next(2), gradient, gradient_dtype, m, v }
 }
@@ -84,13 +91,13 @@ fn fill(pool: &Pool, spans: &AdamSpans) {
         let value = |at: usize| ((at * 2_654_435_761 + run) % 1999) as f32 / 1000.0 - 1.0;
         let values: Vec<f32> = (0..count).map(value).collect();
         write_master(part.weights, part.residual, &values);
-        part.m.write(&values);
-        part.v.write(&values.iter().map(|value| value * value).collect::<Vec<f32>>());
-        match spans.gradient_dtype {
-            DType::F32 => part.gradient.write(&values),
-            DType::Bf16 => {
-                let halves = values.iter().map(|value| horizon::base::master::round(*value));
-                part.gradient.write(&halves.collect::<Vec<u16>>());
+        let squares: Vec<f32> = values.iter().map(|value| value * value).collect();
+        let stored = [(part.gradient, &values), (part.m, &values), (part.v, &squares)];
+        for (span, values) in stored {
+            if span.bytes() == 4 * count {
+                span.write(values);
+            } else {
+                span.write(&values.iter().map(|value| master::round(*value)).collect::<Vec<u16>>());
             }
         }
     });
@@ -104,10 +111,30 @@ fn probe(pool: &Pool, spans: &AdamSpans) {
         let start = tile * TILE;
         let part = spans.part(start, TILE.min(elements - start));
         let (weights, residual) = (words::<u16>(part.weights), words::<u16>(part.residual));
-        let (m, v) = (words::<u32>(part.m), words::<u32>(part.v));
-        match part.gradient_dtype {
-            DType::Bf16 => touch(weights, residual, words::<u16>(part.gradient), m, v),
-            DType::F32 => touch(weights, residual, words::<u32>(part.gradient), m, v),
+        let (f32_moments, f32_gradient) =
+            (part.m.bytes() == 4 * part.elements(), part.gradient_dtype == DType::F32);
+        match (f32_moments, f32_gradient) {
+            (true, false) => touch(
+                weights,
+                residual,
+                words::<u16>(part.gradient),
+                words::<u32>(part.m),
+                words::<u32>(part.v),
+            ),
+            (true, true) => touch(
+                weights,
+                residual,
+                words::<u32>(part.gradient),
+                words::<u32>(part.m),
+                words::<u32>(part.v),
+            ),
+            _ => touch(
+                weights,
+                residual,
+                words::<u16>(part.gradient),
+                words::<u16>(part.m),
+                words::<u16>(part.v),
+            ),
         }
     });
 }
@@ -118,12 +145,40 @@ fn words<'a, T>(span: HostSpan) -> &'a mut [T] {
     unsafe { slice::from_raw_parts_mut(span.address().cast(), span.bytes() / size_of::<T>()) }
 }
 
-fn touch<G: Copy + Into<u32>>(
+/// A word whose bits can be flipped.
+trait Word: Copy {
+    fn flipped(self, bit: u16) -> Self;
+    fn lowest(self) -> u16;
+}
+
+impl Word for u16 {
+    #[inline(always)]
+    fn flipped(self, bit: u16) -> u16 {
+        self ^ bit
+    }
+    #[inline(always)]
+    fn lowest(self) -> u16 {
+        self & 1
+    }
+}
+
+impl Word for u32 {
+    #[inline(always)]
+    fn flipped(self, bit: u16) -> u32 {
+        self ^ u32::from(bit)
+    }
+    #[inline(always)]
+    fn lowest(self) -> u16 {
+        (self & 1) as u16
+    }
+}
+
+fn touch<G: Word, M: Word>(
     weights: &mut [u16],
     residual: &mut [u16],
     gradient: &[G],
-    m: &mut [u32],
-    v: &mut [u32],
+    m: &mut [M],
+    v: &mut [M],
 ) {
     #[cfg(target_arch = "x86_64")]
     if Isa::Avx512.is_here() {
@@ -135,33 +190,33 @@ fn touch<G: Copy + Into<u32>>(
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn touch_avx512<G: Copy + Into<u32>>(
+fn touch_avx512<G: Word, M: Word>(
     weights: &mut [u16],
     residual: &mut [u16],
     gradient: &[G],
-    m: &mut [u32],
-    v: &mut [u32],
+    m: &mut [M],
+    v: &mut [M],
 ) {
     touch_each(weights, residual, gradient, m, v);
 }
 
 /// Flips bits that the next round flips back: every load and store is needed, no value runs away.
 #[inline(always)]
-fn touch_each<G: Copy + Into<u32>>(
+fn touch_each<G: Word, M: Word>(
     weights: &mut [u16],
     residual: &mut [u16],
     gradient: &[G],
-    m: &mut [u32],
-    v: &mut [u32],
+    m: &mut [M],
+    v: &mut [M],
 ) {
     let n = weights.len();
     let (residual, gradient, m, v) = (&mut residual[..n], &gradient[..n], &mut m[..n], &mut v[..n]);
     for at in 0..n {
-        let bit = gradient[at].into() & 1;
-        weights[at] ^= bit as u16;
-        residual[at] ^= bit as u16;
-        m[at] ^= bit;
-        v[at] ^= bit;
+        let bit = gradient[at].lowest();
+        weights[at] ^= bit;
+        residual[at] ^= bit;
+        m[at] = m[at].flipped(bit);
+        v[at] = v[at].flipped(bit);
     }
 }
 

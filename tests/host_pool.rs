@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use horizon::host::Pool;
+use horizon::base::Status;
+use horizon::host::{Pool, Topology};
+use horizon::sys::linux::current_cpu;
 
 #[test]
 fn host_pool_runs_every_tile_once_whatever_the_threads() {
@@ -105,6 +107,22 @@ fn host_pool_wakes_workers_that_sleep() {
         std::thread::sleep(Duration::from_millis(2));
         meet(&pool, 2);
     }
+}
+
+#[test]
+fn host_pool_workers_stay_on_their_processors() {
+    let cpus: Vec<u32> = Topology::read().nodes.into_iter().flat_map(|node| node.cpus).collect();
+    for cpu in &cpus {
+        let pool = Pool::on(3, &[*cpu]).unwrap();
+        for _ in 0..10 {
+            pool.run(3, &|worker, _| {
+                assert!(worker == 0 || current_cpu() == Some(*cpu), "worker {worker} left {cpu}");
+            });
+        }
+    }
+    let beyond = cpus.iter().max().unwrap() + 500;
+    assert_eq!(Pool::on(2, &[beyond]).err().unwrap().status(), Status::Io);
+    assert_eq!(Pool::on(2, &[5000]).err().unwrap().status(), Status::Io);
 }
 
 #[test]

@@ -1,36 +1,48 @@
 //! Host memory taken once, carved, sealed.
 
-use std::ptr::NonNull;
+use std::io;
+use std::ptr::{self, NonNull};
 
-use super::{HostSpan, Limits, Size};
+use super::pages::HUGE;
+use super::{HostSpan, HugePages, Limits, Pages, Pool, Size, Topology};
 use crate::base::{Error, Result, Status};
-use crate::sys::linux;
+use crate::sys::linux::{self, NodePolicy};
 
 /// What an arena's memory is. A required argument: nobody pins, binds or write-combines by accident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryKind {
-    /// Anonymous pages of this process.
+    /// Anonymous pages of this process, near whoever touches them first.
     Plain,
+    /// Pages of one NUMA node, by its index.
+    Node(u32),
+    /// Pages of all nodes with memory, in turn.
+    Interleaved,
 }
 
 /// One stretch of host memory, zeroed, page-aligned, taken at once and returned at drop.
 #[derive(Debug)]
 pub struct Arena {
     whole: HostSpan,
+    /// Whole pages, from the same address; empty for an empty arena.
+    mapped: HostSpan,
+    pages: Pages,
 }
 
 impl Arena {
-    /// Takes `bytes` bytes, exactly. Pages get RAM when they are first touched: whoever plans the memory asks
-    /// [`Limits`] before, because the kernel answers a touch too many by killing.
+    /// Takes `bytes` bytes, exactly: explicit huge pages where enough are set aside, else transparent ones, else
+    /// small ones. Pages get RAM when they are first touched, best by [`Arena::touch`]: whoever plans the
+    /// memory asks [`Limits`] before, because the kernel answers a touch too many by killing.
     ///
-    /// Errors: the kernel refuses (`OutOfHostMemory`, with need and have).
+    /// Errors: the kernel refuses, or a node has not so much (`OutOfHostMemory`, with need and have); the node
+    /// does not exist or has no memory (`InvalidArgument`); binding is forbidden (`Unsupported`).
     pub fn take(bytes: usize, kind: MemoryKind) -> Result<Arena> {
-        let MemoryKind::Plain = kind;
         if bytes == 0 {
             // SAFETY: no byte is ever read or written through a span of length 0.
-            return Ok(Arena { whole: unsafe { HostSpan::new(NonNull::dangling(), 0) } });
+            let whole = unsafe { HostSpan::new(NonNull::dangling(), 0) };
+            return Ok(Arena { whole, mapped: whole, pages: Pages::Small });
         }
-        let base = linux::map_anonymous(bytes).map_err(|error| {
+        let nodes = nodes_of(bytes, kind)?;
+        let (base, mapped_bytes, pages) = map(bytes, kind).map_err(|error| {
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
@@ -40,21 +52,126 @@ impl Arena {
                 ),
             )
         })?;
-        // SAFETY: a fresh mapping of `bytes` zeroed bytes, unmapped only when the arena is dropped.
-        Ok(Arena { whole: unsafe { HostSpan::new(base, bytes) } })
+        // SAFETY: a fresh mapping of that many zeroed bytes, unmapped only when the arena is dropped.
+        let mapped = unsafe { HostSpan::new(base, mapped_bytes) };
+        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages };
+        if let Some((policy, nodes, only)) = nodes
+            && let Err(error) = linux::set_nodes(base, mapped_bytes, policy, &nodes)
+            && !only
+        {
+            return Err(Error::new(
+                Status::Unsupported,
+                format!("{} cannot be bound to the memory of nodes {nodes:?}: {error}", Size(bytes)),
+            ));
+        }
+        Ok(arena)
     }
 
     /// All of it. Its spans must not be used after the arena is dropped.
     pub fn whole(&self) -> HostSpan {
         self.whole
     }
+
+    /// What its pages are.
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// Gives every page its RAM, by the pool's threads, so that nobody pays for it later. Called before the
+    /// arena is used; it writes zeros.
+    pub fn touch(&self, pool: &Pool) {
+        let (bytes, page) = (self.whole.bytes(), linux::page_bytes());
+        pool.run(bytes.div_ceil(HUGE), &|_, tile| {
+            let end = bytes.min((tile + 1) * HUGE);
+            for offset in (tile * HUGE..end).step_by(page) {
+                // SAFETY: inside the arena; each page belongs to one tile, and nobody uses the memory yet.
+                unsafe { ptr::write_volatile(self.whole.address().add(offset), 0) };
+            }
+        });
+    }
+
+    /// The NUMA node that byte `offset` lies on, by the kernel's word. The byte has been touched.
+    ///
+    /// Errors: the system does not tell (`Unsupported`).
+    pub fn node_at(&self, offset: usize) -> Result<u32> {
+        let address = NonNull::new(self.whole.part(offset, 1).address()).expect("an arena has an address");
+        linux::node_of(address).map_err(|error| {
+            Error::new(Status::Unsupported, format!("the system does not say where memory lies: {error}"))
+        })
+    }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        if let Some(base) = NonNull::new(self.whole.address()).filter(|_| self.whole.bytes() != 0) {
-            // SAFETY: the mapping that `take` made, whole; spans must not be used after the arena.
-            unsafe { linux::unmap(base, self.whole.bytes()) }
+        if let Some(base) = NonNull::new(self.mapped.address()).filter(|_| self.mapped.bytes() > 0) {
+            // SAFETY: the pages that `take` mapped, all of them; spans must not be used after the arena.
+            unsafe { linux::unmap(base, self.mapped.bytes()) }
         }
     }
+}
+
+/// Policy and nodes of a kind, and whether they are all that the machine has, so that not being allowed to bind
+/// changes nothing.
+fn nodes_of(bytes: usize, kind: MemoryKind) -> Result<Option<(NodePolicy, Vec<u32>, bool)>> {
+    let topology = match kind {
+        MemoryKind::Plain => return Ok(None),
+        MemoryKind::Node(_) | MemoryKind::Interleaved => Topology::read(),
+    };
+    let with_memory = topology.with_memory();
+    let MemoryKind::Node(index) = kind else {
+        let only = with_memory.len() == 1;
+        return Ok(Some((NodePolicy::Interleave, with_memory, only)));
+    };
+    let Some(node) = topology.node(index).filter(|node| node.memory_bytes > 0) else {
+        return Err(Error::argument(format!(
+            "there is no memory on node {index}; this process may use that of nodes {with_memory:?}"
+        )));
+    };
+    if bytes > node.available_bytes {
+        return Err(Error::new(
+            Status::OutOfHostMemory,
+            format!(
+                "{} of host memory are needed on node {index}, {} are free there",
+                Size(bytes),
+                Size(node.available_bytes)
+            ),
+        ));
+    }
+    Ok(Some((NodePolicy::Bind, vec![index], with_memory == [index])))
+}
+
+/// Maps memory for an arena: address, bytes in whole pages, and what they are.
+fn map(bytes: usize, kind: MemoryKind) -> io::Result<(NonNull<u8>, usize, Pages)> {
+    let small = bytes.next_multiple_of(linux::page_bytes());
+    if bytes < HUGE {
+        return Ok((linux::map_anonymous(small)?, small, Pages::Small));
+    }
+    let offered = HugePages::read();
+    let huge = bytes.next_multiple_of(HUGE);
+    // The pool of explicit pages is not counted by node: bound memory could be missing at the first touch.
+    if kind == MemoryKind::Plain
+        && huge / HUGE <= offered.explicit_free
+        && let Ok(base) = linux::map_explicit_huge(huge)
+    {
+        return Ok((base, huge, Pages::Explicit));
+    }
+    if !offered.transparent {
+        return Ok((linux::map_anonymous(small)?, small, Pages::Small));
+    }
+    // A huge page needs an address that is a multiple of its size: one page too many is mapped, and what is
+    // before and after is given back.
+    let raw = linux::map_anonymous(small + HUGE)?;
+    let before = raw.as_ptr().align_offset(HUGE);
+    // SAFETY: `before` is less than HUGE, so the sum is inside the mapping.
+    let base = unsafe { raw.add(before) };
+    if before > 0 {
+        // SAFETY: the first pages of the new mapping, which nobody knows yet.
+        unsafe { linux::unmap(raw, before) };
+    }
+    if before < HUGE {
+        // SAFETY: the last HUGE − before bytes of the new mapping, which begin after `small` bytes of arena.
+        unsafe { linux::unmap(base.add(small), HUGE - before) };
+    }
+    let pages = if linux::advise_huge(base, small).is_ok() { Pages::Transparent } else { Pages::Small };
+    Ok((base, small, pages))
 }

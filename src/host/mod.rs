@@ -1,6 +1,6 @@
 //! F2, this machine's RAM and cores.
 //!
-//! Knows memory limits, arenas and worker threads; knows nothing of models, devices or schedules.
+//! Knows memory limits, NUMA nodes, pages, arenas and worker threads; knows nothing of models, devices or schedules.
 //! Memory is taken once and sealed: after that, nothing on this floor allocates.
 
 mod arena;
@@ -8,12 +8,16 @@ mod doorbell;
 pub mod files;
 mod isa;
 mod limits;
+mod pages;
 mod pool;
 mod span;
+mod topology;
 
 pub use arena::{Arena, MemoryKind};
 pub use doorbell::Doorbell;
 pub use isa::Isa;
 pub use limits::{Limit, Limits, Size};
+pub use pages::{HugePages, Pages};
 pub use pool::Pool;
 pub use span::{HostSpan, Plain};
+pub use topology::{Node, Topology, node_of_pci, node_of_pci_under};

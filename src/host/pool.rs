@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::Doorbell;
 use crate::base::{Error, Result};
+use crate::sys::linux;
 
 /// Calls that can share the workers at a time. The engine has two callers: the compute and the host lane.
 const DESKS: usize = 8;
@@ -142,6 +143,18 @@ impl Pool {
     ///
     /// Errors: the system refuses a thread (`Io`).
     pub fn new(threads: usize) -> Result<Pool> {
+        Pool::start(threads, None)
+    }
+
+    /// A pool whose workers stay on the given processors, for example those of a [`Node`](super::Node). The
+    /// callers of [`Pool::run`] stay where they are.
+    ///
+    /// Errors: as [`Pool::new`]; a processor that this process may not use (`Io`).
+    pub fn on(threads: usize, cpus: &[u32]) -> Result<Pool> {
+        Pool::start(threads, Some(cpus))
+    }
+
+    fn start(threads: usize, cpus: Option<&[u32]>) -> Result<Pool> {
         let shared = Arc::new(Shared {
             desks: Default::default(),
             work: Doorbell::new(),
@@ -154,7 +167,11 @@ impl Pool {
                 .name(format!("hz-worker-{worker}"))
                 .spawn(move || shared.worker(worker))
                 .map_err(|error| Error::io(format!("cannot start worker {worker} of {threads}"), &error))?;
+            let bound = cpus.map_or(Ok(()), |cpus| linux::run_on(&handle, cpus));
             pool.workers.push(handle);
+            bound.map_err(|error| {
+                Error::io(format!("cannot keep worker {worker} on processors {cpus:?}"), &error)
+            })?;
         }
         Ok(pool)
     }

@@ -1,11 +1,13 @@
-//! The operating system's names: memory maps, page sizes, futexes.
+//! The operating system's names: memory maps, page sizes, memory and processor affinity, futexes.
 //!
 //! Each function is one system call with Rust types around it. Failures are [`std::io::Error`]s as the
 //! kernel gave them; what they mean is said by the floor above.
 
 use std::io;
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU32;
+use std::thread::JoinHandle;
 
 /// Bytes of a page of memory.
 pub fn page_bytes() -> usize {
@@ -16,13 +18,23 @@ pub fn page_bytes() -> usize {
 
 /// Maps `bytes` of private anonymous memory: zeroed, page-aligned, readable and writable. `bytes` is not 0.
 pub fn map_anonymous(bytes: usize) -> io::Result<NonNull<u8>> {
+    map(bytes, 0)
+}
+
+/// As [`map_anonymous`], from the pool of explicit 2 MiB pages, which are set aside at once. `bytes` is a
+/// multiple of 2 MiB.
+pub fn map_explicit_huge(bytes: usize) -> io::Result<NonNull<u8>> {
+    map(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
+}
+
+fn map(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
     // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
     let base = unsafe {
         libc::mmap(
             ptr::null_mut(),
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
             -1,
             0,
         )
@@ -33,14 +45,93 @@ pub fn map_anonymous(bytes: usize) -> io::Result<NonNull<u8>> {
     Ok(NonNull::new(base.cast()).expect("the kernel never maps at address 0 unasked"))
 }
 
-/// Returns a mapping to the kernel.
+/// Returns whole pages of a mapping to the kernel.
 ///
 /// # Safety
-/// `base` and `bytes` are those of one [`map_anonymous`], and nothing uses the memory any more.
+/// The pages belong to mappings of this module, and nothing uses them any more.
 pub unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
-    // SAFETY: the caller gives back a whole mapping that it owns and that nobody uses.
+    // SAFETY: the caller gives back pages that it owns and that nobody uses.
     let status = unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
-    debug_assert_eq!(status, 0, "munmap refuses only a range that was never mapped");
+    debug_assert_eq!(status, 0, "munmap refuses only a range that is no range of pages");
+}
+
+/// Asks for transparent 2 MiB pages in a mapping.
+pub fn advise_huge(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
+    // SAFETY: this advice changes how pages are backed, never what they hold; a range that is not mapped is an
+    // error, not an access.
+    check(unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) }.into())
+}
+
+/// Which nodes pages may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePolicy {
+    /// From these nodes only.
+    Bind,
+    /// From these nodes in turn.
+    Interleave,
+}
+
+/// Sets where the untouched pages of a mapping will come from.
+pub fn set_nodes(base: NonNull<u8>, bytes: usize, policy: NodePolicy, nodes: &[u32]) -> io::Result<()> {
+    let mut mask = [0 as libc::c_ulong; 16];
+    let bits = libc::c_ulong::BITS as usize;
+    for node in nodes {
+        let word = mask.get_mut(*node as usize / bits);
+        *word.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))? |= 1 << (*node as usize % bits);
+    }
+    let policy = match policy {
+        NodePolicy::Bind => libc::MPOL_BIND,
+        NodePolicy::Interleave => libc::MPOL_INTERLEAVE,
+    };
+    // SAFETY: the kernel reads the mask, whose length in bits it is told (it takes one off); memory that is
+    // there already stays where it is.
+    check(unsafe {
+        let (mask_bits, no_flags) = (bits * mask.len() + 1, 0);
+        libc::syscall(libc::SYS_mbind, base.as_ptr(), bytes, policy, mask.as_ptr(), mask_bits, no_flags)
+    })
+}
+
+/// The node that the page at an address lies on. The page has been touched.
+pub fn node_of(address: NonNull<u8>) -> io::Result<u32> {
+    let mut node: libc::c_int = -1;
+    // The flags of linux/mempolicy.h: answer with a node, the one of an address.
+    const MPOL_F_NODE: libc::c_int = 1;
+    const MPOL_F_ADDR: libc::c_int = 2;
+    let flags = MPOL_F_NODE | MPOL_F_ADDR;
+    let no_mask = ptr::null_mut::<libc::c_ulong>();
+    // SAFETY: the kernel writes one int, looks the address up in the page table, and is given no mask.
+    check(unsafe {
+        libc::syscall(libc::SYS_get_mempolicy, &raw mut node, no_mask, 0, address.as_ptr(), flags)
+    })?;
+    u32::try_from(node).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Keeps a thread on the given processors from now on.
+pub fn run_on<T>(thread: &JoinHandle<T>, cpus: &[u32]) -> io::Result<()> {
+    // SAFETY: a set of processors is an array of bits, for which zeros are a value: the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for cpu in cpus {
+        if *cpu as usize >= libc::CPU_SETSIZE as usize {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the number was found to be inside the set.
+        unsafe { libc::CPU_SET(*cpu as usize, &mut set) };
+    }
+    // SAFETY: a thread that can be joined has not been given back; the kernel reads a set of the stated size.
+    match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of::<libc::cpu_set_t>(), &set) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// The processor that the calling thread is on, which may have changed when this returns.
+pub fn current_cpu() -> Option<u32> {
+    // SAFETY: reads the number of the processor; takes nothing.
+    u32::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
+fn check(status: libc::c_long) -> io::Result<()> {
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sleeps while `word` holds `expected`, until [`futex_wake`]. May return early for no reason.

@@ -1,12 +1,13 @@
-//! The one loop of AdamW, compiled for each instruction set.
+//! The loop of AdamW, compiled for each instruction set.
 //!
-//! The loop is written once, in plain Rust over slices that cannot overlap; the compiler turns it into vectors
-//! of the width that each entry's target features allow. Rust never contracts a multiplication and an
+//! The formula is written once, in plain Rust over slices that cannot overlap; the compiler turns it into
+//! vectors of the width that each entry's target features allow. Rust never contracts a multiplication and an
 //! addition, square roots and divisions are rounded correctly everywhere, so all versions give the same bits
-//! by construction and there is one formula to read.
+//! by construction.
 
 use std::slice;
 
+use super::pairs::Pairs;
 use super::random::RandomBits;
 use super::{AdamScalars, AdamSpans};
 use crate::base::{DType, master};
@@ -20,24 +21,25 @@ pub struct Step {
     pub decay: bool,
 }
 
-/// Updates the elements of `spans` on this thread. `isa` is one that this processor has. With the
-/// random bits of these elements the moments are bf16; without they are f32.
+/// Updates the elements of `spans` on this thread. `isa` is one that this processor has. With the random bits
+/// of these elements the moments are bf16; without they are f32.
 pub fn run(isa: Isa, spans: &AdamSpans, step: &Step, random: Option<RandomBits>) {
+    let none = RandomBits::default();
     match (spans.gradient_dtype, random) {
-        (DType::Bf16, None) => by_isa(isa, slices::<u16, f32>(spans), step, RandomBits::default()),
-        (DType::F32, None) => by_isa(isa, slices::<f32, f32>(spans), step, RandomBits::default()),
-        (DType::Bf16, Some(random)) => by_isa(isa, slices::<u16, u16>(spans), step, random),
-        (DType::F32, Some(random)) => by_isa(isa, slices::<f32, u16>(spans), step, random),
+        (DType::Bf16, None) => by_isa(isa, Elements(slices::<u16, f32>(spans), step, none)),
+        (DType::F32, None) => by_isa(isa, Elements(slices::<f32, f32>(spans), step, none)),
+        (DType::Bf16, Some(random)) => by_isa(isa, Pairs(slices(spans), step, random)),
+        (DType::F32, Some(random)) => by_isa(isa, Elements(slices::<f32, u16>(spans), step, random)),
     }
 }
 
 /// The streams of a run of parameters: G is how gradients are stored, M how moments are.
-struct Slices<'a, G, M> {
-    weights: &'a mut [u16],
-    residual: &'a mut [i16],
-    gradient: &'a [G],
-    m: &'a mut [M],
-    v: &'a mut [M],
+pub struct Slices<'a, G, M> {
+    pub weights: &'a mut [u16],
+    pub residual: &'a mut [i16],
+    pub gradient: &'a [G],
+    pub m: &'a mut [M],
+    pub v: &'a mut [M],
 }
 
 /// The spans as slices. The law of spans bounds `'a`: the call that got the spans.
@@ -67,7 +69,7 @@ fn numbers<T: Plain>(span: HostSpan, n: usize) -> *mut T {
 }
 
 /// A stored number: f32, or bf16 in a `u16`.
-trait Stored: Plain {
+pub trait Stored: Plain {
     /// Whether storing rounds, so that random bits are wanted.
     const ROUNDS: bool;
     fn value(self) -> f32;
@@ -104,50 +106,74 @@ impl Stored for f32 {
     }
 }
 
-fn by_isa<G: Stored, M: Stored>(isa: Isa, slices: Slices<G, M>, step: &Step, random: RandomBits) {
+/// A way over a run of parameters, compiled into each instruction set's entry.
+pub trait Pass {
+    /// Does it. Implementations are `#[inline(always)]`: only inside an entry are there its vectors.
+    fn pass(self);
+}
+
+fn by_isa(isa: Isa, pass: impl Pass) {
     match isa {
-        Isa::Portable => portable(slices, step, random),
+        Isa::Portable => portable(pass),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller says that this processor has AVX2 and FMA.
-        Isa::Avx2 => unsafe { avx2(slices, step, random) },
+        Isa::Avx2 => unsafe { avx2(pass) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller says that this processor has AVX-512 F, BW, DQ and VL.
-        Isa::Avx512 => unsafe { avx512(slices, step, random) },
+        Isa::Avx512 => unsafe { avx512(pass) },
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => unreachable!("no processor of this architecture has {isa}"),
     }
 }
 
-fn portable<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
-    by_decay(slices, step, random);
+fn portable(pass: impl Pass) {
+    pass.pass();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
-    by_decay(slices, step, random);
+fn avx2(pass: impl Pass) {
+    pass.pass();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
-    by_decay(slices, step, random);
+fn avx512(pass: impl Pass) {
+    pass.pass();
 }
 
+/// The formula of the module for one element: gradient as stored, m, v, p; new m, v, p.
 #[inline(always)]
-fn by_decay<G: Stored, M: Stored>(slices: Slices<G, M>, step: &Step, random: RandomBits) {
-    let Slices { weights, residual, gradient, m, v } = slices;
-    if step.decay {
-        elements::<G, M, true>(weights, residual, gradient, m, v, step, random);
-    } else {
-        elements::<G, M, false>(weights, residual, gradient, m, v, step, random);
+pub fn element<const DECAY: bool>(g: f32, m: f32, v: f32, p: f32, step: &Step) -> (f32, f32, f32) {
+    let AdamScalars { gain1, gain2, rate, inv_sqrt_bias2, eps, decay } = step.scalars;
+    let g = g * step.gradient_scale;
+    let m = m + gain1 * (g - m);
+    let v = v + gain2 * (g * g - v);
+    let mut change = rate * m / (v.sqrt() * inv_sqrt_bias2 + eps);
+    if DECAY {
+        change += decay * p;
+    }
+    (m, v, p - change)
+}
+
+/// Element by element, for any types of storage.
+struct Elements<'a, G, M>(Slices<'a, G, M>, &'a Step, RandomBits);
+
+impl<G: Stored, M: Stored> Pass for Elements<'_, G, M> {
+    #[inline(always)]
+    fn pass(self) {
+        let Elements(Slices { weights, residual, gradient, m, v }, step, random) = self;
+        if step.decay {
+            elements::<G, M, true>(weights, residual, gradient, m, v, step, random);
+        } else {
+            elements::<G, M, false>(weights, residual, gradient, m, v, step, random);
+        }
     }
 }
 
-/// The formula of the module, element by element. Slices are parameters of their own so that the compiler
-/// knows that they do not overlap.
+/// Slices are parameters of their own so that the compiler knows that they do not overlap.
 #[inline(always)]
-fn elements<G: Stored, M: Stored, const DECAY: bool>(
+pub fn elements<G: Stored, M: Stored, const DECAY: bool>(
     weights: &mut [u16],
     residual: &mut [i16],
     gradient: &[G],
@@ -156,25 +182,15 @@ fn elements<G: Stored, M: Stored, const DECAY: bool>(
     step: &Step,
     random: RandomBits,
 ) {
-    let AdamScalars { gain1, gain2, rate, inv_sqrt_bias2, eps, decay } = step.scalars;
     let n = weights.len();
     let (residual, gradient) = (&mut residual[..n], &gradient[..n]);
     let (m, v) = (&mut m[..n], &mut v[..n]);
     for at in 0..n {
-        let g = gradient[at].value() * step.gradient_scale;
-        let (m_old, v_old) = (m[at].value(), v[at].value());
-        let m_new = m_old + gain1 * (g - m_old);
-        let v_new = v_old + gain2 * (g * g - v_old);
-        let p = master::join(weights[at], residual[at]);
-        let mut change = rate * m_new / (v_new.sqrt() * inv_sqrt_bias2 + eps);
-        if DECAY {
-            change += decay * p;
-        }
-        let (weight, rest) = master::split(p - change);
-        weights[at] = weight;
-        residual[at] = rest;
-        let bits = if M::ROUNDS { random.at(at as u32) } else { 0 };
-        m[at] = M::store(m_new, bits & 0xffff);
-        v[at] = M::store(v_new, bits >> 16);
+        let (g, p) = (gradient[at].value(), master::join(weights[at], residual[at]));
+        let (m_new, v_new, p) = element::<DECAY>(g, m[at].value(), v[at].value(), p, step);
+        (weights[at], residual[at]) = master::split(p);
+        let (m_bits, v_bits) = if M::ROUNDS { random.of_element(at as u32) } else { (0, 0) };
+        m[at] = M::store(m_new, m_bits);
+        v[at] = M::store(v_new, v_bits);
     }
 }

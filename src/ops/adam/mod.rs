@@ -27,6 +27,7 @@
 
 mod kernel;
 mod master;
+mod pairs;
 mod random;
 
 use crate::base::{DType, Error, Result};

@@ -24,12 +24,38 @@ impl RandomBits {
         (RandomBits { first: element as u32, keys: [key as u32, (key >> 32) as u32] }, good)
     }
 
-    /// 32 uniform bits for the element `place` places after the first: two rounds of multiply and shift, in
-    /// 32-bit arithmetic because that is what vectors have (constants: C. Wellons, "hash-prospector",
-    /// `lowbias32`).
+    /// The bits of the elements from `count` after the first.
     #[inline(always)]
-    pub fn at(&self, place: u32) -> u32 {
-        let mut x = self.first.wrapping_add(place) ^ self.keys[0];
+    pub fn skip(&self, count: u32) -> RandomBits {
+        RandomBits { first: self.first.wrapping_add(count), ..*self }
+    }
+
+    /// How many elements stand before the first one with an even number.
+    #[inline(always)]
+    pub fn before_pair(&self) -> usize {
+        (self.first & 1) as usize
+    }
+
+    /// Twice 16 uniform bits, in the lower halves of words, for the element `place` places after the first.
+    /// Elements 2i and 2i + 1 share a draw, each with its halves the other way round.
+    #[inline(always)]
+    pub fn of_element(&self, place: u32) -> (u32, u32) {
+        let element = self.first.wrapping_add(place);
+        let bits = self.draw(element >> 1).rotate_right(16 * (element & 1));
+        (bits & 0xffff, bits >> 16)
+    }
+
+    /// The draw of elements 2i and 2i + 1 for pair i, counted from the first element, which is even.
+    #[inline(always)]
+    pub fn of_pair(&self, pair: u32) -> u32 {
+        self.draw((self.first >> 1).wrapping_add(pair))
+    }
+
+    /// 32 uniform bits by two rounds of multiply and shift, in 32-bit arithmetic because that is what vectors
+    /// have (constants: C. Wellons, "hash-prospector", `lowbias32`).
+    #[inline(always)]
+    fn draw(&self, counter: u32) -> u32 {
+        let mut x = counter ^ self.keys[0];
         x ^= x >> 16;
         x = x.wrapping_mul(0x7feb_352d) ^ self.keys[1];
         x ^= x >> 15;
@@ -63,17 +89,17 @@ mod tests {
             ones
         };
         let (random, _) = RandomBits::new(&Rounding { seed: 1, step: 5, first: 77 }, 0);
-        let by_element = count(&|at| random.at(at));
+        let by_pair = count(&|at| random.draw(at));
         let by_step =
-            count(&|at| RandomBits::new(&Rounding { seed: 1, step: at.into(), first: 77 }, 0).0.at(3));
-        for ones in by_element.into_iter().chain(by_step) {
+            count(&|at| RandomBits::new(&Rounding { seed: 1, step: at.into(), first: 77 }, 0).0.draw(3));
+        for ones in by_pair.into_iter().chain(by_step) {
             assert!((ones - i64::from(samples / 2)).abs() < 5 * 128, "{ones} of {samples}");
         }
     }
 
     #[test]
     fn neighbours_and_steps_have_nothing_in_common() {
-        let of = |step, first| RandomBits::new(&Rounding { seed: 9, step, first }, 0).0.at(0);
+        let of = |step, first| RandomBits::new(&Rounding { seed: 9, step, first }, 0).0.of_pair(0);
         let samples = 1u64 << 14;
         let flips = |a: &dyn Fn(u64) -> u32, b: &dyn Fn(u64) -> u32| -> u64 {
             (0..samples).map(|at| u64::from((a(at) ^ b(at)).count_ones())).sum()
@@ -81,13 +107,26 @@ mod tests {
         // 16 of 32 bits differ on average; 5 standard deviations of the sum of 2^14 × 32 fair bits.
         let bound = 5 * 362;
         let pairs = [
-            flips(&|at| of(1, at), &|at| of(1, at + 1)),
-            flips(&|at| of(1, at), &|at| of(2, at)),
-            flips(&|at| of(at, 5), &|at| of(at + 1, 5)),
-            flips(&|at| of(1, at), &|at| of(1, at + RandomBits::REGION)),
+            flips(&|at| of(1, 2 * at), &|at| of(1, 2 * at + 2)),
+            flips(&|at| of(1, 2 * at), &|at| of(2, 2 * at)),
+            flips(&|at| of(at, 6), &|at| of(at + 1, 6)),
+            flips(&|at| of(1, 2 * at), &|at| of(1, 2 * at + RandomBits::REGION)),
         ];
         for flips in pairs {
             assert!(flips.abs_diff(samples * 16) < bound, "{flips} of {}", samples * 32);
+        }
+    }
+
+    #[test]
+    fn elements_take_the_halves_of_their_pair() {
+        for first in [6, 7] {
+            let (random, _) = RandomBits::new(&Rounding { seed: 9, step: 1, first }, 0);
+            let even = random.skip(random.before_pair() as u32);
+            for pair in 0..5 {
+                let bits = even.of_pair(pair);
+                assert_eq!(even.of_element(2 * pair), (bits & 0xffff, bits >> 16));
+                assert_eq!(even.of_element(2 * pair + 1), (bits >> 16, bits & 0xffff));
+            }
         }
     }
 
@@ -97,6 +136,6 @@ mod tests {
         let (random, good) = RandomBits::new(&rounding, 4);
         assert_eq!(good, 6);
         let (later, _) = RandomBits::new(&rounding, 7);
-        assert_eq!(random.at(3), later.at(0));
+        assert_eq!(random.of_element(3), later.of_element(0));
     }
 }

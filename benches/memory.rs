@@ -1,0 +1,181 @@
+//! What host memory and the threads over it give: `cargo bench --bench memory -- [--mib N] [--rounds N]`.
+//!
+//! One line of JSON for each figure:
+//! - `stream`: GB/s of reading, writing, and updating in place (bytes read plus bytes written, of what the
+//!   program asks for), per thread count, on small and on huge pages;
+//! - `touch`: GB/s of giving an arena its RAM, by one thread and by all;
+//! - `pool`: nanoseconds of a job that does nothing, from call to return;
+//! - `lanes`: nanoseconds from issuing a task until it is reached, and of a hop from lane to lane.
+//!
+//! Medians of the rounds; on a machine that others use too, compare figures of one run only.
+
+use std::env;
+use std::hint::black_box;
+use std::slice;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use horizon::base::Result;
+use horizon::device::cpu::CpuDevice;
+use horizon::device::{Device, Lane, Tick, Work};
+use horizon::host::{Arena, MemoryKind, Pool};
+use serde_json::json;
+
+const TILE: usize = 1 << 18;
+
+fn main() {
+    let option = |name: &str, default: usize| {
+        let mut given = env::args().skip_while(|argument| argument != name).skip(1);
+        given.next().map_or(default, |value| value.parse().expect("a number"))
+    };
+    let bytes = option("--mib", 1024) << 20;
+    let rounds = option("--rounds", 5);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+
+    for huge in [false, true] {
+        touch(bytes, rounds, cores, huge);
+        let arena = arena(bytes, huge);
+        arena.touch(&Pool::new(cores).expect("threads start"));
+        for threads in 1..=cores {
+            stream(&arena, rounds, threads, huge);
+        }
+    }
+    for threads in 1..=cores {
+        pool(threads);
+    }
+    lanes();
+}
+
+/// An arena on the pages that the system offers, or on small ones.
+fn arena(bytes: usize, huge: bool) -> Arena {
+    let arena = Arena::take(bytes, MemoryKind::Plain).expect("the arena fits");
+    if !huge {
+        // SAFETY: advice about the arena's own pages, before they are touched.
+        let status = unsafe { libc::madvise(arena.whole().address().cast(), bytes, libc::MADV_NOHUGEPAGE) };
+        assert_eq!(status, 0, "explicit huge pages cannot be made small");
+    }
+    arena
+}
+
+fn pages(arena: &Arena, huge: bool) -> String {
+    if huge { arena.pages().to_string() } else { "small pages".into() }
+}
+
+fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
+    let seconds = [1, cores].map(|threads| {
+        let pool = Pool::new(threads).expect("threads start");
+        let round = |_| {
+            let arena = arena(bytes, huge);
+            timed(|| arena.touch(&pool))
+        };
+        median((0..rounds).map(round).collect())
+    });
+    let [serial, parallel] = seconds;
+    println!(
+        "{}",
+        json!({
+            "bench": "touch", "mib": bytes >> 20, "pages": pages(&arena(bytes, huge), huge), "threads": cores,
+            "serial_gb_per_second": round2(bytes as f64 / serial / 1e9),
+            "parallel_gb_per_second": round2(bytes as f64 / parallel / 1e9),
+            "speedup_per_core": round2(serial / parallel / cores as f64),
+        })
+    );
+}
+
+fn stream(arena: &Arena, rounds: usize, threads: usize, huge: bool) {
+    let pool = Pool::new(threads).expect("threads start");
+    let bytes = arena.whole().bytes();
+    let each = |work: &(dyn Fn(&mut [u64]) + Sync)| {
+        pool.run(bytes / TILE, &|_, tile| {
+            let span = arena.whole().part(tile * TILE, TILE);
+            // SAFETY: a tile belongs to one thread, the arena to this function, and its pages are aligned.
+            work(unsafe { slice::from_raw_parts_mut(span.address().cast(), TILE / 8) });
+        });
+    };
+    let read = |words: &mut [u64]| {
+        black_box(words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+    };
+    let write = |words: &mut [u64]| words.fill(black_box(3));
+    let update = |words: &mut [u64]| words.iter_mut().for_each(|word| *word ^= 5);
+    let kinds: [(&str, &(dyn Fn(&mut [u64]) + Sync), usize); 3] =
+        [("read", &read, 1), ("write", &write, 1), ("update", &update, 2)];
+    for (kind, work, passes) in kinds {
+        let seconds = median((0..rounds).map(|_| timed(|| each(work))).collect());
+        println!(
+            "{}",
+            json!({
+                "bench": "stream", "kind": kind, "threads": threads, "mib": bytes >> 20,
+                "pages": pages(arena, huge),
+                "gb_per_second": round2((bytes * passes) as f64 / seconds / 1e9),
+            })
+        );
+    }
+}
+
+fn pool(threads: usize) {
+    let pool = Pool::new(threads).expect("threads start");
+    let call = |_| {
+        timed(|| {
+            pool.run(threads, &|_, tile| {
+                black_box(tile);
+            })
+        })
+    };
+    let mut seconds: Vec<f64> = (0..20_000).map(call).collect();
+    seconds.sort_by(f64::total_cmp);
+    println!(
+        "{}",
+        json!({
+            "bench": "pool", "threads": threads,
+            "median_ns": round2(seconds[seconds.len() / 2] * 1e9),
+            "p99_ns": round2(seconds[seconds.len() * 99 / 100] * 1e9),
+        })
+    );
+}
+
+struct Nothing;
+
+impl Work for Nothing {
+    fn run(&self, _: Lane, _: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn lanes() {
+    let lanes = CpuDevice::new(None).open(Arc::new(Nothing), false).expect("lanes open");
+    let reach = |tick: Tick| lanes.reach(tick).expect("nothing fails");
+    let trip = |task| timed(|| reach(lanes.issue(Lane::Compute, task, &[], false)));
+    let trip_ns = median((0..10_000).map(trip).collect()) * 1e9;
+    let hops = 10_000;
+    let seconds = timed(|| {
+        let mut last = lanes.issue(Lane::Compute, 0, &[], true);
+        for hop in 1..hops {
+            let lane = if hop % 2 == 0 { Lane::Compute } else { Lane::Host };
+            last = lanes.issue(lane, hop, &[last], true);
+        }
+        reach(last);
+    });
+    println!(
+        "{}",
+        json!({
+            "bench": "lanes", "issue_to_reach_ns": round2(trip_ns),
+            "hop_ns": round2(seconds / hops as f64 * 1e9),
+        })
+    );
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn round2(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

@@ -1,0 +1,127 @@
+//! What the machine is made of: NUMA nodes, their processors and memory, how far apart they are.
+
+use std::fs;
+use std::path::Path;
+
+/// A NUMA node. It may have processors, memory, or both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The system's number of it.
+    pub index: u32,
+    /// The processors that are online and that this process may run on.
+    pub cpus: Vec<u32>,
+    /// Bytes of its memory; 0 where there is none, or where this process may not use it.
+    pub memory_bytes: usize,
+    /// Bytes of it that are free, or hold file pages that can be dropped.
+    pub available_bytes: usize,
+    /// Relative distance to each node, in the order of [`Topology::nodes`]; 10 is here.
+    pub distances: Vec<u32>,
+}
+
+/// The nodes of this machine, by rising index; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The nodes that are online.
+    pub nodes: Vec<Node>,
+}
+
+impl Topology {
+    /// What this machine says. A system that tells nothing of nodes has one, with everything.
+    pub fn read() -> Topology {
+        Topology::read_under(Path::new("/"))
+    }
+
+    /// As [`Topology::read`], with `proc` and `sys` found under `root`: for machines recorded in a folder.
+    pub fn read_under(root: &Path) -> Topology {
+        let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+        let status = text("proc/self/status");
+        let allowed = |key| status.lines().find_map(|line| line.strip_prefix(key)).map(numbers_of);
+        let cpus_allowed = allowed("Cpus_allowed_list:");
+        let nodes_allowed = allowed("Mems_allowed_list:");
+        let cpus_online = numbers_of(&text("sys/devices/system/cpu/online"));
+        let may_run = |cpu: &u32| {
+            cpus_allowed.as_ref().is_none_or(|allowed| allowed.contains(cpu))
+                && (cpus_online.is_empty() || cpus_online.contains(cpu))
+        };
+        let mut nodes: Vec<Node> = numbers_of(&text("sys/devices/system/node/online"))
+            .into_iter()
+            .map(|index| {
+                let file = |name| text(&format!("sys/devices/system/node/node{index}/{name}"));
+                let meminfo = file("meminfo");
+                let usable = nodes_allowed.as_ref().is_none_or(|allowed| allowed.contains(&index));
+                let bytes = |key| if usable { node_bytes(&meminfo, key) } else { 0 };
+                Node {
+                    index,
+                    cpus: numbers_of(&file("cpulist")).into_iter().filter(may_run).collect(),
+                    memory_bytes: bytes("MemTotal:"),
+                    available_bytes: bytes("MemFree:") + bytes("FilePages:"),
+                    distances: file("distance").split_whitespace().filter_map(|d| d.parse().ok()).collect(),
+                }
+            })
+            .collect();
+        if nodes.is_empty() {
+            let meminfo = text("proc/meminfo");
+            nodes.push(Node {
+                index: 0,
+                cpus: cpus_online.iter().copied().filter(may_run).collect(),
+                memory_bytes: node_bytes(&meminfo, "MemTotal:"),
+                available_bytes: node_bytes(&meminfo, "MemAvailable:"),
+                distances: vec![10],
+            });
+        }
+        Topology { nodes }
+    }
+
+    /// The node of an index.
+    pub fn node(&self, index: u32) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.index == index)
+    }
+
+    /// The indices of the nodes whose memory this process may use.
+    pub fn with_memory(&self) -> Vec<u32> {
+        self.nodes.iter().filter(|node| node.memory_bytes > 0).map(|node| node.index).collect()
+    }
+
+    /// The node with memory that is nearest to a node: itself where it has some.
+    pub fn nearest_memory(&self, index: u32) -> Option<u32> {
+        let from = self.node(index)?;
+        let far = |at: usize| from.distances.get(at).copied().unwrap_or(u32::MAX);
+        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| node.memory_bytes > 0);
+        nodes.min_by_key(|(at, node)| (node.index != index, far(*at))).map(|(_, node)| node.index)
+    }
+}
+
+/// The node of a PCI device by its bus id (`0000:3b:00.0`, upper case and longer domains too). None where there
+/// is no such device or the system does not know.
+pub fn node_of_pci(bus_id: &str) -> Option<u32> {
+    node_of_pci_under(Path::new("/"), bus_id)
+}
+
+/// As [`node_of_pci`], with `sys` found under `root`.
+pub fn node_of_pci_under(root: &Path, bus_id: &str) -> Option<u32> {
+    let (domain, place) = bus_id.split_once(':')?;
+    let domain = u32::from_str_radix(domain, 16).ok()?;
+    let name = format!("{domain:04x}:{}", place.to_ascii_lowercase());
+    let text = fs::read_to_string(root.join("sys/bus/pci/devices").join(name).join("numa_node")).ok()?;
+    text.trim().parse().ok() // −1, for unknown, is no u32
+}
+
+/// The numbers of a list such as `0-3,8,10-11`.
+fn numbers_of(list: &str) -> Vec<u32> {
+    let mut numbers = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(first), Ok(last)) = (first.trim().parse::<u32>(), last.trim().parse()) {
+            numbers.extend(first..=last);
+        }
+    }
+    numbers
+}
+
+/// A line such as `Node 0 MemTotal:  17656024 kB`, in bytes; 0 where it is missing.
+fn node_bytes(meminfo: &str, key: &str) -> usize {
+    let kib = |line: &str| -> Option<usize> {
+        line.split_once(key)?.1.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    meminfo.lines().find_map(kib).unwrap_or(0) * 1024
+}

@@ -1,0 +1,128 @@
+//! Two elements to a word: the loop of `compact`, whose streams are all 16 bits wide.
+//!
+//! Compact moves so few bytes that arithmetic would become the limit. Read as 32-bit words, the upper halves
+//! are bf16 numbers in place and the lower ones are a shift away, so no lane is widened, narrowed or packed,
+//! and one draw of 32 random bits serves both elements. The bits are those of the loop in [`super::kernel`].
+
+use std::mem;
+
+use super::kernel::{Pass, Slices, Step, element, elements};
+use super::random::RandomBits;
+
+/// All five streams as 16-bit numbers.
+pub struct Pairs<'a>(pub Slices<'a, u16, u16>, pub &'a Step, pub RandomBits);
+
+impl Pass for Pairs<'_> {
+    #[inline(always)]
+    fn pass(self) {
+        if self.1.decay {
+            self.with_decay::<true>();
+        } else {
+            self.with_decay::<false>();
+        }
+    }
+}
+
+impl Pairs<'_> {
+    #[inline(always)]
+    fn with_decay<const DECAY: bool>(self) {
+        let Pairs(Slices { weights, residual, gradient, m, v }, step, random) = self;
+        // Pairs begin at even numbers of elements; what is left over at either end goes alone.
+        let head = random.before_pair().min(weights.len());
+        let (weights_head, weights) = weights.split_at_mut(head);
+        let (residual_head, residual) = residual.split_at_mut(head);
+        let (gradient_head, gradient) = gradient.split_at(head);
+        let (m_head, m) = m.split_at_mut(head);
+        let (v_head, v) = v.split_at_mut(head);
+        elements::<u16, u16, DECAY>(weights_head, residual_head, gradient_head, m_head, v_head, step, random);
+
+        let random = random.skip(head as u32);
+        let (weights, weights_tail) = weights.as_chunks_mut();
+        let (residual, residual_tail) = residual.as_chunks_mut();
+        let (gradient, gradient_tail) = gradient.as_chunks();
+        let (m, m_tail) = m.as_chunks_mut();
+        let (v, v_tail) = v.as_chunks_mut();
+        let tail = random.skip(2 * weights.len() as u32);
+        pairs::<DECAY>(weights, residual, gradient, m, v, step, random);
+        elements::<u16, u16, DECAY>(weights_tail, residual_tail, gradient_tail, m_tail, v_tail, step, tail);
+    }
+}
+
+#[inline(always)]
+fn pairs<const DECAY: bool>(
+    weights: &mut [[u16; 2]],
+    residual: &mut [[i16; 2]],
+    gradient: &[[u16; 2]],
+    m: &mut [[u16; 2]],
+    v: &mut [[u16; 2]],
+    step: &Step,
+    random: RandomBits,
+) {
+    let n = weights.len();
+    let (residual, gradient) = (&mut residual[..n], &gradient[..n]);
+    let (m, v) = (&mut m[..n], &mut v[..n]);
+    for at in 0..n {
+        let (w, r) = (word(weights[at]), word(residual[at].map(i16::cast_unsigned)));
+        let (g, m_old, v_old) = (word(gradient[at]), word(m[at]), word(v[at]));
+        // An i16 in the lower half of a word, with its sign, and one in the upper half.
+        let p_low = (w << 16).wrapping_add(((r << 16) as i32 >> 16) as u32);
+        let p_high = (w & HIGH).wrapping_add((r as i32 >> 16) as u32);
+        let (m_low, v_low, p_low) =
+            element::<DECAY>(low(g), low(m_old), low(v_old), f32::from_bits(p_low), step);
+        let (m_high, v_high, p_high) =
+            element::<DECAY>(high(g), high(m_old), high(v_old), f32::from_bits(p_high), step);
+        let (p_low, p_high) = (p_low.to_bits(), p_high.to_bits());
+        weights[at] = halves(cut(p_low, 0x8000, p_high, 0x8000));
+        residual[at] = signed_halves(p_low & LOW | p_high << 16);
+        let bits = random.of_pair(at as u32);
+        m[at] = halves(cut(m_low.to_bits(), bits & LOW, m_high.to_bits(), bits >> 16));
+        v[at] = halves(cut(v_low.to_bits(), bits >> 16, v_high.to_bits(), bits & LOW));
+    }
+}
+
+const LOW: u32 = 0xffff;
+const HIGH: u32 = 0xffff_0000;
+
+/// The bf16 in the lower half of a word.
+#[inline(always)]
+fn low(word: u32) -> f32 {
+    f32::from_bits(word << 16)
+}
+
+/// The bf16 in the upper half of a word.
+#[inline(always)]
+fn high(word: u32) -> f32 {
+    f32::from_bits(word & HIGH)
+}
+
+/// Two f32 patterns cut to bf16 after adding what rounds them.
+#[inline(always)]
+fn cut(low: u32, low_rounding: u32, high: u32, high_rounding: u32) -> u32 {
+    low.wrapping_add(low_rounding) >> 16 | high.wrapping_add(high_rounding) & HIGH
+}
+
+/// A pair as one load, the first of it in the lower half.
+#[inline(always)]
+fn word(pair: [u16; 2]) -> u32 {
+    // SAFETY: both types are four bytes without padding or invalid patterns.
+    in_order(unsafe { mem::transmute::<[u16; 2], u32>(pair) })
+}
+
+/// The reverse of [`word`], as one store; written as two halves the compiler would interleave vectors.
+#[inline(always)]
+fn halves(word: u32) -> [u16; 2] {
+    // SAFETY: both types are four bytes; any bits make two integers.
+    unsafe { mem::transmute::<u32, [u16; 2]>(in_order(word)) }
+}
+
+/// [`halves`], as residuals.
+#[inline(always)]
+fn signed_halves(word: u32) -> [i16; 2] {
+    // SAFETY: both types are four bytes; any bits make two signed integers.
+    unsafe { mem::transmute::<u32, [i16; 2]>(in_order(word)) }
+}
+
+#[inline(always)]
+fn in_order(word: u32) -> u32 {
+    if cfg!(target_endian = "little") { word } else { word.rotate_left(16) }
+}

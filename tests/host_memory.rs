@@ -1,0 +1,235 @@
+//! NUMA nodes, huge pages, bound arenas: over recorded machines, and over this one as far as it goes.
+
+use std::fs;
+use std::path::Path;
+
+use horizon::base::Status;
+use horizon::host::{Arena, HugePages, MemoryKind, Node, Pages, Pool, Topology, node_of_pci_under};
+
+/// Writes the files of a recorded machine.
+fn machine(files: &[(String, String)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    root
+}
+
+/// Files of a node: `total` and `free` in kB, processors and distances as the system lists them.
+fn node(index: u32, cpulist: &str, total: usize, free: usize, distance: &str) -> Vec<(String, String)> {
+    let file = |name: &str, text: String| (format!("sys/devices/system/node/node{index}/{name}"), text);
+    let line = |key: &str, kb: usize| format!("Node {index} {key}:       {kb} kB\n");
+    vec![
+        file("cpulist", format!("{cpulist}\n")),
+        file("distance", format!("{distance}\n")),
+        file("meminfo", line("MemTotal", total) + &line("MemFree", free) + &line("FilePages", 1024)),
+    ]
+}
+
+fn text(path: &str, text: &str) -> (String, String) {
+    (path.to_string(), text.to_string())
+}
+
+#[test]
+fn topology_of_one_node() {
+    let mut files = node(0, "0-1", 16 << 20, 8 << 20, "10");
+    files.push(text("sys/devices/system/node/online", "0\n"));
+    files.push(text("sys/devices/system/cpu/online", "0-1\n"));
+    let topology = Topology::read_under(machine(&files).path());
+    let expected = Node {
+        index: 0,
+        cpus: vec![0, 1],
+        memory_bytes: 16 << 30,
+        available_bytes: (8 << 30) + (1 << 20),
+        distances: vec![10],
+    };
+    assert_eq!(topology.nodes, [expected]);
+    assert_eq!((topology.with_memory(), topology.nearest_memory(0)), (vec![0], Some(0)));
+}
+
+#[test]
+fn topology_of_two_nodes_with_offline_and_forbidden_processors() {
+    let mut files = node(0, "0-3,8-11", 64 << 20, 1 << 20, "10 21");
+    files.extend(node(1, "4-7,12-15", 64 << 20, 1 << 20, "21 10"));
+    files.push(text("sys/devices/system/node/online", "0-1\n"));
+    files.push(text("sys/devices/system/cpu/online", "0-9,11-15\n"));
+    files.push(text("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-2,9-13\nMems_allowed_list:\t1\n"));
+    let topology = Topology::read_under(machine(&files).path());
+    assert_eq!(topology.node(0).unwrap().cpus, [0, 1, 2, 9, 11], "10 is offline, 3 and 8 are forbidden");
+    assert_eq!(topology.node(1).unwrap().cpus, [12, 13]);
+    assert_eq!(topology.with_memory(), [1], "the memory of node 0 is forbidden");
+    assert_eq!(topology.nearest_memory(0), Some(1));
+    assert_eq!(topology.node(2), None);
+}
+
+#[test]
+fn topology_of_eight_nodes_and_the_nearest_memory() {
+    let mut files = vec![text("sys/devices/system/node/online", "0-7\n")];
+    for index in 0..8u32 {
+        // Node 5 has processors only; 4 is on its board.
+        let total = if index == 5 { 0 } else { 32 << 20 };
+        let distance = |other: u32| {
+            if other == index {
+                "10"
+            } else if other / 2 == index / 2 {
+                "16"
+            } else {
+                "32"
+            }
+        };
+        let distances: Vec<&str> = (0..8).map(distance).collect();
+        let cpus = format!("{}-{}", index * 8, index * 8 + 7);
+        files.extend(node(index, &cpus, total, total / 2, &distances.join(" ")));
+    }
+    let topology = Topology::read_under(machine(&files).path());
+    assert_eq!(topology.nodes.len(), 8);
+    assert_eq!(topology.with_memory(), [0, 1, 2, 3, 4, 6, 7]);
+    assert_eq!(topology.nearest_memory(5), Some(4));
+    assert_eq!(topology.nearest_memory(3), Some(3));
+    assert_eq!(topology.node(6).unwrap().cpus, (48..56).collect::<Vec<u32>>());
+}
+
+#[test]
+fn topology_with_memory_only_and_gaps() {
+    let mut files = node(0, "0-71", 480 << 20, 400 << 20, "10 80");
+    files.extend(node(4, "", 96 << 20, 96 << 20, "80 10"));
+    files.push(text("sys/devices/system/node/online", "0,4\n"));
+    let topology = Topology::read_under(machine(&files).path());
+    assert_eq!(topology.nodes.iter().map(|node| node.index).collect::<Vec<u32>>(), [0, 4]);
+    assert!(topology.node(4).unwrap().cpus.is_empty());
+    assert_eq!(topology.with_memory(), [0, 4]);
+    assert_eq!((topology.nearest_memory(0), topology.nearest_memory(4)), (Some(0), Some(4)));
+}
+
+#[test]
+fn topology_where_the_system_tells_nothing() {
+    let files = [
+        text("sys/devices/system/cpu/online", "0-3\n"),
+        text("proc/meminfo", "MemTotal:  1048576 kB\nMemAvailable:  524288 kB\n"),
+    ];
+    let topology = Topology::read_under(machine(&files).path());
+    let one = Node {
+        index: 0,
+        cpus: vec![0, 1, 2, 3],
+        memory_bytes: 1 << 30,
+        available_bytes: 1 << 29,
+        distances: vec![10],
+    };
+    assert_eq!(topology.nodes, [one]);
+}
+
+#[test]
+fn topology_finds_a_pci_device() {
+    let at = |id: &str| format!("sys/bus/pci/devices/{id}/numa_node");
+    let root = machine(&[
+        (at("0000:3b:00.0"), "1\n".into()),
+        (at("0000:01:00.0"), "-1\n".into()),
+        (at("0002:c1:00.0"), "3\n".into()),
+    ]);
+    let node = |id| node_of_pci_under(root.path(), id);
+    assert_eq!(node("0000:3b:00.0"), Some(1));
+    assert_eq!(node("00000000:3B:00.0"), Some(1), "a longer domain in upper case");
+    assert_eq!(node("0002:C1:00.0"), Some(3));
+    assert_eq!(node("0000:01:00.0"), None, "the system does not know");
+    assert_eq!((node("0000:02:00.0"), node("nonsense")), (None, None));
+}
+
+#[test]
+fn huge_pages_of_recorded_machines() {
+    let at = |name: &str| format!("sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
+    let enabled = "sys/kernel/mm/transparent_hugepage/enabled".to_string();
+    let root = machine(&[
+        (at("free_hugepages"), "512\n".into()),
+        (at("resv_hugepages"), "12\n".into()),
+        (enabled.clone(), "always [madvise] never\n".into()),
+    ]);
+    assert_eq!(HugePages::read_under(root.path()), HugePages { explicit_free: 500, transparent: true });
+    let root = machine(&[(enabled, "always madvise [never]\n".into())]);
+    assert_eq!(HugePages::read_under(root.path()), HugePages { explicit_free: 0, transparent: false });
+    let nothing = HugePages { explicit_free: 0, transparent: false };
+    assert_eq!(HugePages::read_under(Path::new("/nowhere")), nothing);
+}
+
+#[test]
+fn arena_gets_the_pages_that_the_system_offers() {
+    let offered = HugePages::read();
+    assert_eq!(Arena::take(1 << 20, MemoryKind::Plain).unwrap().pages(), Pages::Small);
+    let arena = Arena::take((64 << 20) + 4096, MemoryKind::Plain).unwrap();
+    let expected = match offered {
+        HugePages { explicit_free: 33.., .. } => Pages::Explicit,
+        HugePages { transparent: true, .. } => Pages::Transparent,
+        _ => Pages::Small,
+    };
+    assert_eq!(arena.pages(), expected);
+    if expected == Pages::Small {
+        eprintln!("skipped: this system has no huge pages");
+        return;
+    }
+    assert_eq!(arena.whole().address() as usize % (2 << 20), 0);
+    arena.touch(&Pool::new(2).unwrap());
+    let kib = huge_kib_at(arena.whole().address() as usize);
+    if kib == 0 {
+        eprintln!("skipped: the kernel found no huge page at the moment");
+    }
+    assert!(kib <= 66 << 10);
+}
+
+/// What the kernel says of the huge pages in the mapping at an address.
+fn huge_kib_at(address: usize) -> usize {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let start = smaps.find(&format!("\n{address:x}-")).expect("the arena is mapped");
+    let kib = |key: &str| -> usize {
+        let line = smaps[start..].lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    };
+    kib("AnonHugePages:") + kib("Private_Hugetlb:")
+}
+
+#[test]
+fn arena_touch_gives_ram_and_leaves_zeros() {
+    for (bytes, threads) in [(1, 1), (4097, 2), ((5 << 20) + 3, 3)] {
+        let arena = Arena::take(bytes, MemoryKind::Plain).unwrap();
+        arena.touch(&Pool::new(threads).unwrap());
+        let mut found = vec![1u8; bytes];
+        arena.whole().read(&mut found);
+        assert!(found.iter().all(|byte| *byte == 0));
+    }
+    Arena::take(0, MemoryKind::Plain).unwrap().touch(&Pool::new(1).unwrap());
+}
+
+#[test]
+fn arena_lies_on_the_nodes_it_was_asked_for() {
+    let topology = Topology::read();
+    let pool = Pool::new(2).unwrap();
+    let bytes = 3 << 20;
+    for index in topology.with_memory() {
+        let arena = Arena::take(bytes, MemoryKind::Node(index)).unwrap();
+        arena.touch(&pool);
+        match arena.node_at(0) {
+            Err(error) => eprintln!("skipped: {error}"),
+            Ok(_) => {
+                let nodes: Vec<u32> =
+                    (0..bytes).step_by(4096).map(|offset| arena.node_at(offset).unwrap()).collect();
+                assert!(nodes.iter().all(|node| *node == index), "{nodes:?}");
+            }
+        }
+    }
+    let arena = Arena::take(bytes, MemoryKind::Interleaved).unwrap();
+    arena.touch(&pool);
+    if let Ok(node) = arena.node_at(bytes - 1) {
+        assert!(topology.with_memory().contains(&node));
+    }
+}
+
+#[test]
+fn arena_refuses_nodes_that_have_no_such_memory() {
+    let error = Arena::take(4096, MemoryKind::Node(999)).unwrap_err();
+    assert_eq!(error.status(), Status::InvalidArgument);
+    assert!(error.message().contains("no memory on node 999"), "{error}");
+    let index = Topology::read().with_memory()[0];
+    let error = Arena::take(1 << 50, MemoryKind::Node(index)).unwrap_err();
+    assert_eq!(error.status(), Status::OutOfHostMemory);
+    assert!(error.message().contains("1024.0 TiB of host memory are needed on node"), "{error}");
+}
