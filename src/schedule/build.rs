@@ -37,7 +37,7 @@ pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List
             }
         }
     }
-    Ok(builder.list())
+    Ok(builder.list)
 }
 
 /// The loss of `micros` micro-batches, and nothing changed on the host but the loss.
@@ -51,7 +51,7 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
     }
     builder.put(Operation::DownloadLoss);
     builder.put(Operation::Decide { norms: false });
-    Ok(builder.list())
+    Ok(builder.list)
 }
 
 /// The logits of one row of one micro-batch.
@@ -62,7 +62,7 @@ pub fn logits(policy: &Policy, geometry: &Geometry) -> Result<List> {
     builder.up();
     builder.put(Operation::HeadLogits);
     builder.put(Operation::DownloadLogits);
-    Ok(builder.list())
+    Ok(builder.list)
 }
 
 struct Builder<'a> {
@@ -78,10 +78,6 @@ impl<'a> Builder<'a> {
         policy.validate(geometry, micros)?;
         let list = List { operations: Vec::new(), micros };
         Ok(Builder { policy, geometry, list, rounded: 0 })
-    }
-
-    fn list(self) -> List {
-        self.list
     }
 
     fn put(&mut self, operation: Operation) {

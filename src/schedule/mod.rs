@@ -17,18 +17,21 @@
 //!   expects, and that nothing is done in vain; or names the two operations and the resource ([`Fault`]).
 //! - [`write_trace`] writes what happened, lane by lane, for a person to look at.
 //!
-//! # A step, layer by layer
-//! With two slots, three layers (units 1, 2, 3) and one micro-batch, `│` marking what waits for its left:
+//! # A step, lane by lane
+//! Two slots, three layers (units 1, 2, 3), one micro-batch; time runs to the right, and `│` stands where a
+//! lane waits for another:
 //!
 //! ```text
-//! h2d      batch  up 0  up 1  up 2       │up 3   │up head               │up 1
-//! compute        │embed│fwd 1 ───│fwd 2 ───│fwd 3 ──│head ── bwd 3 ─ bwd 2 ─│bwd 1 ─ embed bwd
-//! d2h                                                     │head  │3       │2       │1   │0  loss
-//! host                                                                                       │decide adam 0 …
+//! h2d      batch up 0  up 1  up 2 │up 3  up head          │up 1
+//! compute            │embed │fwd 1  │fwd 2  │fwd 3  │head   bwd 3   bwd 2  │bwd 1   embed bwd
+//! d2h                                                     │head    │3      │2      │1       │0  loss
+//! host                                                                                             │decide  adam 0  adam 1 …
 //! ```
 //!
-//! The layers in slots at the turn (2 and 3) are not uploaded again. `host` decides when all norms are there,
-//! then runs AdamW in forward order, and the next step's `up 0` follows `adam 0`.
+//! `up 3` waits for the forward of layer 1, whose slot it takes; layers 3 and 2 are still in their slots when
+//! backward comes to them, so only layer 1 is uploaded again, under the backwards of the others. `host`
+//! decides when all norms are there and runs AdamW in forward order; `up 0` of the next step waits for
+//! `adam 0`, so its forward runs under AdamW of the layers above.
 //!
 //! # The issuing thread
 //! It is no lane, but between lists it touches host memory: writes batches, reads a loss or a master. It asks

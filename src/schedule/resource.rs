@@ -75,7 +75,7 @@ pub enum Resource {
     },
     /// Host: the weighted sum of losses.
     HostLoss,
-    /// Host: what [`Operation::Decide`] decided.
+    /// Host: what [`Decide`](super::Operation::Decide) decided.
     Verdict,
     /// Host: f32 logits of one row.
     HostLogits,

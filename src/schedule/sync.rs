@@ -111,7 +111,7 @@ impl Sync {
         }
     }
 
-    /// The waits and signals of a list that is issued after all lists before it.
+    /// The waits and signals of a list that is issued next, after all lists inferred before it.
     pub fn infer(&mut self, list: &List) -> Synced {
         let before = self.lanes;
         let mut synced = Synced::default();

@@ -50,7 +50,7 @@ fn middle(case: &Case) -> List {
 }
 
 proptest! {
-    #![proptest_config(cases(100))]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn an_upload_before_the_slots_last_reader_is_found(case in three_steps()) {
@@ -234,7 +234,7 @@ fn found_or_harmless(
 }
 
 proptest! {
-    #![proptest_config(cases(60))]
+    #![proptest_config(cases(30))]
 
     /// Every two neighbours on a lane, swapped.
     #[test]
