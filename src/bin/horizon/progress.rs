@@ -81,7 +81,10 @@ impl Observer for Progress {
             }
             Kind::Lines(written) => {
                 let every = self.steps.div_ceil(100).max(1);
-                if record.step == 1 || record.step % every == 0 || last || written.elapsed() >= LINES_AT_LEAST
+                if record.step == 1
+                    || record.step.is_multiple_of(every)
+                    || last
+                    || written.elapsed() >= LINES_AT_LEAST
                 {
                     eprintln!(
                         "step {}/{steps}  {start}  {tokens_per_second} tokens/s  {:.3} TFLOP/s  {rest} left",
