@@ -1,6 +1,6 @@
 //! AdamW's speed beside the memory's: `cargo bench --bench adam -- [--parameters N] [--rounds N] [--threads N]`.
 //!
-//! Every round runs, one after the other, a *probe* and the kernel in each instruction set. The probe goes over
+//! Every round runs, one after the other, a *probe* and the kernel in each instruction set (with `HZ_ISA` in that one). The probe goes over
 //! the same five streams (weights, residual, m, v: read and written in place; gradient: read) and does nothing
 //! with them but what keeps the compiler from leaving them out; it is the limit that memory sets. Ratios are taken within a round, because bandwidth on shared machines
 //! wanders, and by wall clock as well as by processor time, which other programs disturb less; the median of
@@ -38,7 +38,10 @@ fn main() {
         let spans = carve(&arena, elements, dtype, moment);
         fill(&pool, &spans);
 
-        let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_here()).collect();
+        let asked =
+            env::var_os("HZ_ISA").map(|_| Isa::chosen().expect("an instruction set of this processor"));
+        let wanted = |isa: &Isa| isa.is_here() && asked.is_none_or(|asked| asked == *isa);
+        let isas: Vec<Isa> = Isa::ALL.into_iter().filter(wanted).collect();
         let rounding = Rounding { seed: 1, step: 10, first: 0 };
         let rounding = (moment == DType::Bf16).then_some(&rounding);
         let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
