@@ -78,7 +78,7 @@ fn host_pool_serves_several_callers_at_once() {
             });
             assert_eq!(cells.sum(), caller * 1000 * tiles + tiles * (tiles - 1) / 2);
         }
-        assert_eq!(scratch.sum(), (0..rounds).map(|round| 1 + (caller + round) % 17).sum());
+        assert_eq!(scratch.sum(), (0..rounds).map(|round| 1 + (caller + round) % 17).sum::<u64>());
     });
 }
 

@@ -1,1 +1,46 @@
-//! placeholder
+//! F7, the engine: runs a schedule on a device.
+//!
+//! This is the one top-down document; with it and the floors below, somebody could build the engine again.
+//!
+//! # What there is
+//! The **store** ([`store`]) is the model in host RAM: for every unit (the embedding, each decoder layer, the
+//! head) contiguous spans of bf16 weights, 16-bit residuals, gradients and AdamW moments, in two arenas taken
+//! once and sealed. The device has one arena, too, cut by the same [`Plan`](crate::plan::Plan) into weight
+//! slots, gradient slabs, boundaries, scratch. Nothing is allocated inside a step.
+//!
+//! # How a step runs
+//! 1. [`Trainer::accumulate`] checks a micro-batch and copies it into its staging place. Nothing runs yet.
+//! 2. [`Trainer::update`] takes the *list* of operations for that many micro-batches (built by
+//!    [`schedule::build`](crate::schedule), kept from then on), lets `sync` infer what each operation waits
+//!    for, in debug builds lets `check` prove it, and issues the list to the device's lanes. A task is a
+//!    64-bit name: which list, which frame, which operation ([`task`]).
+//! 3. The lanes run tasks through the [`runner`]: it looks the operation up, finds the places the plan gave
+//!    its resources, and calls the model (F4) on the compute lane, the device's copies on h2d and d2h, AdamW on
+//!    the host lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
+//! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
+//!    whether to commit are decided. `update` returns at this point.
+//! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
+//!    AdamW alone, by inference, since `sync` carries its clocks from list to list.
+//!
+//! # Who may touch what
+//! Spans carry no borrow. Between lanes the schedule orders every pair of conflicting accesses, and `check`
+//! proves it; between the calling thread and the lanes, the trainer reaches a tick first: staging is written
+//! only after the step that read it has decided, tensors are read and written only after [`Trainer::sync`].
+//!
+//! A **frame** ([`frame`]) holds what differs from step to step (learning rate, loss scale) and what the
+//! step reports. There are two, since AdamW of one step runs while the next is issued; a frame is used again
+//! when the host lane has done with it.
+#![forbid(unsafe_code)]
+
+mod batch;
+mod frame;
+mod options;
+mod runner;
+mod store;
+mod task;
+mod trainer;
+
+pub use batch::Batch;
+pub use options::{AdamOptions, TrainerOptions};
+pub use store::Store;
+pub use trainer::{EvalReport, Stats, StepReport, Trainer};

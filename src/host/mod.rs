@@ -5,6 +5,7 @@
 
 mod arena;
 mod doorbell;
+pub mod files;
 mod isa;
 mod limits;
 mod pages;

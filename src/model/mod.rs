@@ -4,10 +4,18 @@
 //! computed out of ops, forward and backward. Knows nothing of when or where: no schedule, no store.
 #![forbid(unsafe_code)]
 
+mod block;
 mod config;
+mod ends;
+mod init;
 mod layout;
 mod presets;
+mod scratch;
 
+pub use block::{layer_forward, layer_recompute_backward};
 pub use config::ModelConfig;
+pub use ends::{HeadSpans, embed_backward, embed_forward, head_forward, head_forward_backward, head_logits};
+pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
 pub use presets::{preset, preset_names};
+pub use scratch::{HeadScratch, LayerScratch};

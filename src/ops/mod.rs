@@ -12,6 +12,7 @@
 //! - Every output says whether it is set (`=`) or added to (`+=`); [`Write`] chooses where both exist.
 //! - The bits of a result depend on shapes and inputs alone: never on threads, never on timing.
 //! - A span that is too short for its shape is a bug and panics.
+//! - Outputs overlap no input, except where an operation says "in place" or "may be".
 //! - Spans carry no borrow. A caller of these functions holds the right to read the inputs and to write the
 //!   outputs for the length of the call: in the engine the schedule gives that right and `check` proves it.
 
@@ -73,7 +74,7 @@ pub trait Kernels: Send + Sync {
         n: usize,
         c: usize,
     );
-    /// `dx [N, C]` by `dx_write`, `dweight [C]` by `dweight_write`.
+    /// `dx [N, C]` by `dx_write`, `dweight [C]` by `dweight_write`. `dx` may be `x` itself when it is set.
     #[allow(clippy::too_many_arguments)]
     fn rmsnorm_backward(
         &self,
@@ -90,6 +91,7 @@ pub trait Kernels: Send + Sync {
     );
 
     /// `out [N, M] = x [N, K] · weightᵀ`, plus `residual [N, M]` when given; `weight` bf16 `[M, K]`.
+    /// `residual` may be `out` itself.
     #[allow(clippy::too_many_arguments)]
     fn matmul_forward(
         &self,

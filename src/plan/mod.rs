@@ -1,1 +1,121 @@
-//! placeholder
+//! F6, what goes where: a policy together with every byte it takes.
+//!
+//! A [`Plan`] is made once, before anything is taken. It holds the offset of every region on the device and
+//! on the host, from one walk over the layout's own sizes, so what it prints is what the engine carves.
+//! Knows sizes and limits; takes no memory itself.
+#![forbid(unsafe_code)]
+
+mod carve;
+mod device_map;
+mod host_map;
+
+pub use carve::{Place, Region};
+pub use device_map::{BatchPlaces, DeviceMap};
+pub use host_map::{HostMap, UnitPlaces};
+
+use std::fmt;
+
+use crate::base::{DType, Error, Result, Status};
+use crate::host::{Limits, Size};
+use crate::model::{Layout, ModelConfig};
+use crate::schedule::{Geometry, Policy};
+
+/// Where everything goes, and how much of it there is.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the plan was made for.
+    pub policy: Policy,
+    /// The most micro-batches a step may have.
+    pub micros_max: usize,
+    /// What the schedule knows of the model.
+    pub geometry: Geometry,
+    /// Device memory: one arena.
+    pub device: DeviceMap,
+    /// Host memory: an arena for what crosses the link and one for what stays.
+    pub host: HostMap,
+}
+
+impl Plan {
+    /// Lays out a model under a policy. `storage` is the device's type of activations.
+    ///
+    /// Errors: an empty step, or a sequence longer than the model is meant for.
+    pub fn new(
+        config: &ModelConfig,
+        layout: &Layout,
+        policy: Policy,
+        micros_max: usize,
+        storage: DType,
+    ) -> Result<Plan> {
+        config.validate()?;
+        let shape = policy.numeric.shape;
+        if shape.b == 0 || shape.t == 0 || micros_max == 0 {
+            return Err(Error::argument(format!(
+                "a step of {micros_max} micro-batches of {} × {} tokens is empty; each must be at least 1",
+                shape.b, shape.t
+            )));
+        }
+        if shape.t > config.positions_max {
+            return Err(Error::argument(format!(
+                "sequences of {} tokens are longer than max_position_embeddings, {}",
+                shape.t, config.positions_max
+            )));
+        }
+        if policy.numeric.logits_chunk == 0 {
+            return Err(Error::argument("a logits chunk of 0 rows is empty; it must be at least 1"));
+        }
+        let geometry = Geometry {
+            layers: layout.layers(),
+            tied: layout.tied,
+            embedding_parts: layout.parts(layout.embedding()),
+            head_parts: layout.parts(layout.head()),
+        };
+        Ok(Plan {
+            policy,
+            micros_max,
+            geometry,
+            device: DeviceMap::new(config, layout, &policy, micros_max, storage),
+            host: HostMap::new(config, layout, &policy, micros_max),
+        })
+    }
+
+    /// Refuses what does not fit, saying what does. `device_limit` bounds device memory (`--device-mem`);
+    /// `shared` says that device memory is host memory too, as on the CPU device.
+    pub fn admit(&self, device_limit: Option<usize>, host: &Limits, shared: bool) -> Result<()> {
+        let device = self.device.bytes();
+        if let Some(limit) = device_limit.filter(|&limit| device > limit) {
+            let per_micro = self.device.bytes_per_micro();
+            let rest = device - per_micro * self.micros_max;
+            let advice = match limit.checked_sub(rest).map(|room| room / per_micro) {
+                Some(fitting) if fitting >= 1 => format!("{fitting} micro-batches a step would fit"),
+                _ => format!(
+                    "with one micro-batch a step it needs {}; shorter sequences or a smaller micro-batch need less",
+                    Size(rest + per_micro)
+                ),
+            };
+            return Err(Error::new(
+                Status::OutOfDeviceMemory,
+                format!(
+                    "needs {} of device memory ({device} bytes), the limit is {} ({limit} bytes): {advice}",
+                    Size(device),
+                    Size(limit)
+                ),
+            ));
+        }
+        host.admit("the model", self.host.bytes() + if shared { device } else { 0 })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (title, total, regions) in [
+            ("device", self.device.bytes(), self.device.regions().to_vec()),
+            ("host", self.host.bytes(), self.host.regions()),
+        ] {
+            writeln!(f, "{title:<28} {:>12}", Size(total).to_string())?;
+            for region in regions {
+                writeln!(f, "  {:<26} {:>12}", region.name, Size(region.bytes).to_string())?;
+            }
+        }
+        Ok(())
+    }
+}

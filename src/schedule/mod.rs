@@ -1,17 +1,61 @@
 //! F5, when things happen: a step as a list of operations, built, synchronised and checked by pure code.
 //!
-//! Knows units, micro-batches, slots and lanes by number; knows no address, no size, no device.
+//! Knows units, micro-batches, slots and lanes by number; knows no address, no size, no device memory. What
+//! it decides the engine carries out, and nothing here ever runs anything.
 //!
+//! # The rooms
 //! - [`Policy`] is the input; [`Geometry`] what a list needs to know of the model.
-//! - [`build`] writes the list in *program order*: executed one by one it is a correct step.
-//! - [`sync`] infers from each operation's reads and writes what it must wait for on other lanes; nobody
-//!   writes a wait by hand. Its state carries from list to list, so step borders need no barrier.
-//! - [`check`] proves, by vector clocks and independently of `sync`, that the waits suffice and that every
-//!   read finds the contents it expects.
+//! - [`Operation`] is one thing that is done. [`Operation::visit`] names every [`Resource`] it touches, what
+//!   that must hold before ([`Content`]) and what it holds after. Everything below rests on those facts, and
+//!   a new kind of operation is a new arm there and nowhere else.
+//! - [`train`], [`evaluate`] and [`logits`] write a [`List`] in *program order*: executed one by one it is
+//!   right. Each operation stands as early as its memory allows.
+//! - [`Sync`] infers from the accesses what each operation must wait for on other lanes: the least set.
+//!   Nobody writes a wait by hand. What it knows carries over from list to list, so a step's border needs no
+//!   barrier: the next forward of a layer waits for that layer's AdamW and no other.
+//! - [`Checker`] proves, independently of `Sync`, that the waits suffice, that every read finds what it
+//!   expects, and that nothing is done in vain; or names the two operations and the resource ([`Fault`]).
+//! - [`write_trace`] writes what happened, lane by lane, for a person to look at.
+//!
+//! # A step, lane by lane
+//! Two slots, three layers (units 1, 2, 3), one micro-batch; time runs to the right, and `│` stands where a
+//! lane waits for another:
+//!
+//! ```text
+//! h2d      batch up 0  up 1  up 2 │up 3  up head          │up 1
+//! compute            │embed │fwd 1  │fwd 2  │fwd 3  │head   bwd 3   bwd 2  │bwd 1   embed bwd
+//! d2h                                                     │head    │3      │2      │1       │0  loss
+//! host                                                                                             │decide  adam 0  adam 1 …
+//! ```
+//!
+//! `up 3` waits for the forward of layer 1, whose slot it takes; layers 3 and 2 are still in their slots when
+//! backward comes to them, so only layer 1 is uploaded again, under the backwards of the others. `host`
+//! decides when all norms are there and runs AdamW in forward order; `up 0` of the next step waits for
+//! `adam 0`, so its forward runs under AdamW of the layers above.
+//!
+//! # The issuing thread
+//! It is no lane, but between lists it touches host memory: writes batches, reads a loss or a master. It asks
+//! [`Sync::before`] which ticks must have arrived, reaches them, and tells [`Sync::settle`], which then spares
+//! later operations the waits that have become needless.
 #![forbid(unsafe_code)]
 
+mod access;
+mod build;
+mod check;
+mod clock;
+mod fault;
 mod operation;
 mod policy;
+mod resource;
+mod sync;
+mod trace;
 
+pub use access::Access;
+pub use build::{List, evaluate, logits, train};
+pub use check::Checker;
+pub use fault::{Fault, Held, Party};
 pub use operation::{End, GradPlace, Guard, Operation, WeightPlace};
 pub use policy::{AdamWhen, Geometry, Mode, Numeric, Placement, Policy};
+pub use resource::{Content, Resource};
+pub use sync::{Sync, Synced};
+pub use trace::{Label, trace, write_trace};

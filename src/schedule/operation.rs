@@ -1,11 +1,14 @@
-//! The operations of a step.
+//! The operations of a list: what is done, on which lane, and how it is said.
+
+use std::fmt;
 
 use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::device::Lane;
 
 /// A region for an end's weights, and one for an end's f32 gradient.
 ///
-/// Untied, embedding and head take turns in `First`: the embedding before and after the layers, the head
-/// between. Tied, the embedding's tensor stays in `First` for the whole sweep and `Second` holds the final
+/// Untied, embedding and head take turns in `First`: weights of the embedding, then of the head; gradient of
+/// the head, then of the embedding. Tied, the embedding's tensor stays in `First` for the whole sweep and `Second` holds the final
 /// norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
@@ -128,8 +131,11 @@ pub enum Operation {
     DownloadLoss,
     /// The logits, device → host.
     DownloadLogits,
-    /// Loss and global norm become known; clip factor and commitment are decided.
-    Decide,
+    /// The loss becomes known, and in training the global norm; clip factor and commitment are decided.
+    Decide {
+        /// Whether the units' norms are there to be judged: in training, not in evaluation.
+        norms: bool,
+    },
     /// AdamW of one part of a unit: weights, residual and moments, in place.
     Adam {
         /// Which unit.
@@ -141,4 +147,162 @@ pub enum Operation {
         /// What is asked before committing.
         guard: Guard,
     },
+}
+
+impl Operation {
+    /// The lane it runs on.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Operation::UploadBatch { .. } | Operation::Upload { .. } => Lane::H2d,
+            Operation::EmbedForward { .. }
+            | Operation::Forward { .. }
+            | Operation::HeadForwardBackward { .. }
+            | Operation::HeadForward { .. }
+            | Operation::HeadLogits
+            | Operation::RecomputeBackward { .. }
+            | Operation::EmbedBackward { .. }
+            | Operation::Norm { .. }
+            | Operation::Round { .. } => Lane::Compute,
+            Operation::Download { .. } | Operation::DownloadLoss | Operation::DownloadLogits => Lane::D2h,
+            Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
+        }
+    }
+
+    /// The kind in one word or two: what a trace groups by.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Operation::UploadBatch { .. } => "upload batch",
+            Operation::Upload { .. } => "upload",
+            Operation::EmbedForward { .. } => "embed forward",
+            Operation::Forward { .. } => "forward",
+            Operation::HeadForwardBackward { .. } => "head forward backward",
+            Operation::HeadForward { .. } => "head forward",
+            Operation::HeadLogits => "head logits",
+            Operation::RecomputeBackward { .. } => "recompute backward",
+            Operation::EmbedBackward { .. } => "embed backward",
+            Operation::Norm { .. } => "norm",
+            Operation::Round { .. } => "round",
+            Operation::Download { .. } => "download",
+            Operation::DownloadLoss => "download loss",
+            Operation::DownloadLogits => "download logits",
+            Operation::Decide { .. } => "decide",
+            Operation::Adam { .. } => "adam",
+        }
+    }
+
+    /// The unit it is about, if it is about one. The ends' own operations name theirs only where the ends
+    /// are streamed, normed, rounded or updated as units.
+    pub fn unit(&self) -> Option<UnitIndex> {
+        match *self {
+            Operation::Upload { unit, .. }
+            | Operation::Forward { unit, .. }
+            | Operation::RecomputeBackward { unit, .. }
+            | Operation::Norm { unit }
+            | Operation::Round { unit, .. }
+            | Operation::Download { unit, .. }
+            | Operation::Adam { unit, .. } => Some(unit),
+            _ => None,
+        }
+    }
+
+    /// The micro-batch it is about, if it is about one.
+    pub fn micro(&self) -> Option<MicroIndex> {
+        match *self {
+            Operation::UploadBatch { micro }
+            | Operation::EmbedForward { micro }
+            | Operation::Forward { micro, .. }
+            | Operation::HeadForwardBackward { micro }
+            | Operation::HeadForward { micro }
+            | Operation::RecomputeBackward { micro, .. }
+            | Operation::EmbedBackward { micro } => Some(micro),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name();
+        match self {
+            Operation::Upload { unit, place } => write!(f, "{name} {unit} → {place}"),
+            Operation::UploadBatch { micro }
+            | Operation::EmbedForward { micro }
+            | Operation::HeadForwardBackward { micro }
+            | Operation::HeadForward { micro }
+            | Operation::EmbedBackward { micro } => write!(f, "{name} {micro}"),
+            Operation::Forward { unit, slot, micro } | Operation::RecomputeBackward { unit, slot, micro } => {
+                write!(f, "{name} {unit} in {slot}, {micro}")
+            }
+            Operation::Norm { unit } => write!(f, "{name} {unit}"),
+            Operation::Round { unit, part, slab } => write!(f, "{name} {unit} {part} → {slab}"),
+            Operation::Download { unit, part, slab, to } => {
+                write!(f, "{name} {unit} {part}: {slab} → {to}")
+            }
+            Operation::Adam { unit, part, from, guard } => {
+                write!(f, "{name} {unit} {part} from {from}, {guard}")
+            }
+            Operation::HeadLogits
+            | Operation::DownloadLoss
+            | Operation::DownloadLogits
+            | Operation::Decide { norms: true } => f.write_str(name),
+            Operation::Decide { norms: false } => write!(f, "{name} without norms"),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            End::First => "first end",
+            End::Second => "second end",
+        })
+    }
+}
+
+impl fmt::Display for WeightPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WeightPlace::Slot(slot) => slot.fmt(f),
+            WeightPlace::End(end) => end.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for GradPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GradPlace::Store => f.write_str("store"),
+            GradPlace::Ring(slab) => write!(f, "ring {slab}"),
+        }
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Guard::Verdict => "guarded by the verdict",
+            Guard::Unit => "guarded by its own norm",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_say_what_they_do() {
+        let upload = Operation::Upload { unit: UnitIndex(3), place: WeightPlace::Slot(SlotIndex(1)) };
+        assert_eq!(upload.to_string(), "upload unit 3 → slot 1");
+        let (unit, part) = (UnitIndex(9), PartIndex(2));
+        let download = Operation::Download { unit, part, slab: SlabIndex(0), to: GradPlace::Ring(1) };
+        assert_eq!(download.to_string(), "download unit 9 part 2: slab 0 → ring 1");
+        let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict };
+        assert_eq!(adam.to_string(), "adam unit 9 part 2 from store, guarded by the verdict");
+        let backward =
+            Operation::RecomputeBackward { unit: UnitIndex(4), slot: SlotIndex(0), micro: MicroIndex(7) };
+        assert_eq!(backward.to_string(), "recompute backward unit 4 in slot 0, micro 7");
+        assert_eq!((backward.unit(), backward.micro()), (Some(UnitIndex(4)), Some(MicroIndex(7))));
+        assert_eq!((backward.lane(), adam.lane()), (Lane::Compute, Lane::Host));
+    }
 }

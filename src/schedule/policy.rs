@@ -1,6 +1,6 @@
 //! What a schedule is built from.
 
-use crate::base::{DType, Shape};
+use crate::base::{DType, Error, Result, Shape, UnitIndex};
 
 /// What the host keeps of a parameter. See DESIGN section 5 for the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,4 +67,74 @@ pub struct Geometry {
     pub embedding_parts: usize,
     /// Parts of the head's gradient.
     pub head_parts: usize,
+}
+
+impl Policy {
+    /// Whether gradients pass through the ring instead of the store.
+    pub fn streams_gradients(&self) -> bool {
+        self.mode == Mode::Streamed
+    }
+
+    /// Whether a list of `micros` micro-batches can be built from it. The numeric half is the plan's to judge.
+    pub fn validate(&self, geometry: &Geometry, micros: usize) -> Result<()> {
+        let Placement { weight_slots, slabs, ring, adam } = self.placement;
+        let at_least = |least: usize, what: &str, found: usize| {
+            if found >= least && found <= COUNT_MAX {
+                return Ok(());
+            }
+            Err(Error::argument(format!("a schedule needs {least} to {COUNT_MAX} {what}, found {found}")))
+        };
+        at_least(1, "layers", geometry.layers)?;
+        at_least(1, "parts of the embedding's gradient", geometry.embedding_parts)?;
+        at_least(1, "parts of the head's gradient", geometry.head_parts)?;
+        at_least(1, "micro-batches", micros)?;
+        at_least(2, "weight slots (one computes while the other is filled)", weight_slots)?;
+        at_least(2, "gradient slabs (one is written while the other leaves)", slabs)?;
+        if self.streams_gradients() {
+            at_least(2, "ring slabs in streamed mode (one lands while the other is used)", ring)?;
+            if adam == AdamWhen::AfterNorm {
+                return Err(Error::argument(
+                    "streamed mode keeps no gradient until the global norm is known, found AdamW after the norm; \
+                     run it under backward (without clipping) or use exact mode",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// More of anything than this is a slip: counts, and twice a count, stay well inside 32 bits.
+const COUNT_MAX: usize = 1 << 24;
+
+impl Geometry {
+    /// The embedding.
+    pub fn embedding(&self) -> UnitIndex {
+        UnitIndex(0)
+    }
+
+    /// The unit of decoder layer `layer`, counted from 0.
+    pub fn layer(&self, layer: usize) -> UnitIndex {
+        UnitIndex::from(layer + 1)
+    }
+
+    /// The head.
+    pub fn head(&self) -> UnitIndex {
+        UnitIndex::from(self.layers + 1)
+    }
+
+    /// Every unit, in forward order.
+    pub fn units(&self) -> impl DoubleEndedIterator<Item = UnitIndex> + use<> {
+        (0..self.layers + 2).map(UnitIndex::from)
+    }
+
+    /// Parts that a unit's gradient leaves the device in.
+    pub fn parts(&self, unit: UnitIndex) -> usize {
+        if unit == self.embedding() {
+            self.embedding_parts
+        } else if unit == self.head() {
+            self.head_parts
+        } else {
+            1
+        }
+    }
 }

@@ -1,1 +1,46 @@
-fn main() {}
+//! The command `horizon`.
+//!
+//! Exit status: 0 done, 1 failed, 2 not understood (clap's), 130 stopped by Ctrl-C after the step and the export.
+#![forbid(unsafe_code)]
+
+mod builtin;
+mod info;
+mod later;
+mod options;
+mod progress;
+mod sample;
+mod sizes;
+mod train;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use horizon::base::{Error, Result};
+
+use crate::options::{Cli, Command};
+
+/// What a shell expects of a process that an interrupt ended.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let matches = later::refuse_in(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let ended = match cli.command {
+        Command::Train(options) => train::train(*options),
+        Command::Info(options) => info::info(&options).map(|()| ExitCode::SUCCESS),
+        Command::Sample(options) => sample::sample(&options).map(|()| ExitCode::SUCCESS),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Writes to standard output. Unlike `print!`, a closed pipe is an error, not a panic.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::io("cannot write to standard output", &error))
+}

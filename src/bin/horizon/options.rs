@@ -1,0 +1,240 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::builder::ArgPredicate;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use horizon::base::DType;
+use horizon::schedule::Mode;
+use horizon::train::RateShape;
+
+use crate::sizes::parse_size;
+
+/// Trains large language models with the whole model in host RAM.
+#[derive(Debug, Parser)]
+#[command(
+    name = "horizon",
+    version,
+    about,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model on text or token files
+    #[command(long_about = TRAIN_ABOUT, args_override_self = true)]
+    Train(Box<TrainOptions>),
+    /// Show this machine, its devices and the built-in shapes
+    Info(InfoOptions),
+    /// Continue a text
+    Sample(SampleOptions),
+}
+
+const TRAIN_ABOUT: &str = "Train a model on text or token files.
+
+Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was \
+built from. Ctrl-C finishes the step that runs, exports, and ends with status 130; a second one ends at once.";
+
+#[derive(Args, Debug)]
+pub struct TrainOptions {
+    /// A Hugging Face folder (config.json, *.safetensors; LlamaForCausalLM), or a built-in shape: tiny, small
+    #[arg(long, value_name = "DIR|SHAPE", default_value = "tiny")]
+    pub model: String,
+    /// Start a folder's model from fresh weights (GPT-2's: normal 0.02); a built-in shape always does
+    #[arg(long)]
+    pub init: bool,
+    /// Text files, folders of text (every file a document), or llm.c token files (.bin)
+    /// [default for a built-in shape: the sources of this program]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Validation data, as for --data
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub val: Vec<PathBuf>,
+    /// Steps between validations; one follows the last step in any case (0: only that one)
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub val_every: u64,
+    /// Micro-batches of a validation at most, drawn once from all over its data
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
+    pub val_batches: usize,
+    /// Optimizer steps [default: one pass over --data; 300 on the built-in data]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Tokens of a sequence [default: 256 for a built-in shape, else 1024 or the model's maximum, if less]
+    #[arg(long, value_name = "S", value_parser = positive)]
+    pub seq_len: Option<usize>,
+    /// Sequences of a micro-batch
+    #[arg(long, value_name = "B", default_value_t = 8, value_parser = positive)]
+    pub micro_batch: usize,
+    /// Micro-batches of a step, their gradients summed
+    #[arg(long, value_name = "G", default_value_t = 1, value_parser = positive)]
+    pub grad_accum: usize,
+    /// Peak learning rate [default: 3e-3 for a built-in shape, for a folder 2e-5, with --init 3e-4]
+    #[arg(long, value_name = "X")]
+    pub lr: Option<f64>,
+    /// Least learning rate [default: a tenth of --lr]
+    #[arg(long, value_name = "X")]
+    pub min_lr: Option<f64>,
+    /// Steps over which the rate rises in a straight line [default: 5 % of all]
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<u64>,
+    /// How the rate falls after the warmup; wsd holds it and decays over the last fifth
+    #[arg(long, default_value = "cosine")]
+    pub schedule: Shape,
+    /// Decoupled weight decay, on tensors of two dimensions
+    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    pub weight_decay: f64,
+    /// AdamW: decay of the first moment
+    #[arg(long, value_name = "X", default_value_t = 0.9)]
+    pub beta1: f64,
+    /// AdamW: decay of the second moment
+    #[arg(long, value_name = "X", default_value_t = 0.95)]
+    pub beta2: f64,
+    /// AdamW: added to the root of the second moment
+    #[arg(long, value_name = "X", default_value_t = 1e-8)]
+    pub eps: f64,
+    /// Largest global gradient norm, exact; 0 turns clipping off
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub clip: f64,
+    /// What the host keeps: exact (14 bytes a parameter), or streamed (12 bytes; needs --clip 0)
+    #[arg(long, default_value = "exact", value_parser = parse_mode)]
+    pub mode: Mode,
+    /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
+    #[arg(long, default_value = "bf16")]
+    pub grad_dtype: Number,
+    /// Where to compute: auto or cpu
+    #[arg(long, default_value = "auto", value_parser = parse_device)]
+    pub device: Device,
+    /// Most device memory to take, e.g. 512MiB [default: what the plan needs]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub device_mem: Option<usize>,
+    /// Host memory that may be taken, e.g. 48G, instead of what the system reports as available
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub host_mem: Option<usize>,
+    /// CPU threads that share a job; never changes a bit of the result [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Decides fresh weights and the order of the data
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Take the data in order instead of shuffling it every epoch
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Folder to export the model to at the end, for Hugging Face; replaces an earlier export, nothing else
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What is exported: the bf16 weights, or their f32 masters
+    #[arg(long, default_value = "bf16", requires_if(ArgPredicate::IsPresent, "out"))]
+    pub export_dtype: Number,
+    /// Write a JSON object per step to FILE (replaced): step, loss, grad_norm, lr, tokens, step_seconds,
+    /// tokens_per_second, tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub log: Option<PathBuf>,
+    /// Write what every lane did to FILE at the end, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// Say nothing but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct InfoOptions {
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct SampleOptions {
+    /// A byte-level model's Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub model: String,
+    /// The text to continue
+    #[arg(long, value_name = "TEXT", default_value = "\n")]
+    pub prompt: String,
+    /// Tokens to draw
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub tokens: usize,
+    /// How freely to draw; 0 takes the most likely token
+    #[arg(long, value_name = "X", default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Equal seeds draw equal texts
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// CPU threads that share a job [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shape {
+    Constant,
+    Linear,
+    Cosine,
+    Wsd,
+}
+
+impl From<Shape> for RateShape {
+    fn from(shape: Shape) -> RateShape {
+        match shape {
+            Shape::Constant => RateShape::Constant,
+            Shape::Linear => RateShape::Linear,
+            Shape::Cosine => RateShape::Cosine,
+            Shape::Wsd => RateShape::Wsd,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Number {
+    Bf16,
+    F32,
+}
+
+impl From<Number> for DType {
+    fn from(number: Number) -> DType {
+        match number {
+            Number::Bf16 => DType::Bf16,
+            Number::F32 => DType::F32,
+        }
+    }
+}
+
+/// The devices there are.
+#[derive(Clone, Copy, Debug)]
+pub enum Device {
+    Cpu,
+}
+
+fn parse_device(text: &str) -> Result<Device, String> {
+    match text {
+        "auto" | "cpu" => Ok(Device::Cpu),
+        _ if text == "cuda" || text.starts_with("cuda:") => {
+            Err("the cuda device is not there yet; cpu is".to_owned())
+        }
+        _ => Err("it must be auto or cpu".to_owned()),
+    }
+}
+
+fn parse_mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "exact" => Ok(Mode::Exact),
+        "streamed" => Ok(Mode::Streamed),
+        "compact" => Err("compact is not there yet; exact and streamed are".to_owned()),
+        _ => Err("it must be exact or streamed".to_owned()),
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("it must be a whole number".to_owned()),
+    }
+}

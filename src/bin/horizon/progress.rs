@@ -1,0 +1,160 @@
+//! What a person sees of a run: a line that moves on a terminal, plain lines elsewhere. All on standard error.
+
+use std::time::{Duration, Instant};
+
+use horizon::train::Observer;
+use horizon::train::metrics::StepRecord;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The progress of a run.
+pub struct Progress {
+    steps: u64,
+    kind: Kind,
+    best_val: f64,
+}
+
+enum Kind {
+    Quiet,
+    Bar(ProgressBar),
+    /// When a line was last written.
+    Lines(Instant),
+}
+
+/// A plain line is written for one step in so many hundredths of the run, and at least as often as this.
+const LINES_AT_LEAST: Duration = Duration::from_secs(30);
+
+impl Progress {
+    /// For a run of `steps` steps; `terminal` says whether standard error is one.
+    pub fn new(steps: u64, terminal: bool, quiet: bool) -> Progress {
+        let kind = if quiet {
+            Kind::Quiet
+        } else if terminal {
+            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}")
+                .expect("the template is well-formed");
+            Kind::Bar(ProgressBar::new(steps).with_style(style))
+        } else {
+            Kind::Lines(Instant::now())
+        };
+        Progress { steps, kind, best_val: f64::INFINITY }
+    }
+
+    /// Tells something beside the progress.
+    pub fn say(&self, message: &str) {
+        match &self.kind {
+            Kind::Quiet => {}
+            Kind::Bar(bar) => bar.suspend(|| eprintln!("{message}")),
+            Kind::Lines(_) => eprintln!("{message}"),
+        }
+    }
+
+    /// The run is over; what the line last said stays.
+    pub fn finish(&self) {
+        if let Kind::Bar(bar) = &self.kind {
+            bar.abandon();
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn stepped(&mut self, record: &StepRecord, steps: u64, remaining: f64) {
+        if let Some(val_loss) = record.val_loss {
+            self.best_val = self.best_val.min(val_loss);
+            let best = if val_loss > self.best_val {
+                format!(" (best {:.4})", self.best_val)
+            } else {
+                String::new()
+            };
+            self.say(&format!("step {}: validation loss {val_loss:.4}{best}", record.step));
+        }
+        let rest = format!(
+            "loss {:.4}  norm {:.3}  lr {:.2e}  {} tokens/s  {:.3} TFLOP/s  {} left",
+            record.loss,
+            record.grad_norm,
+            record.lr,
+            count(record.tokens_per_second),
+            record.tflops,
+            duration(remaining)
+        );
+        let last = record.step == steps;
+        match &mut self.kind {
+            Kind::Quiet => {}
+            Kind::Bar(bar) => {
+                bar.set_message(rest);
+                bar.set_position(record.step);
+            }
+            Kind::Lines(written) => {
+                let every = self.steps.div_ceil(100).max(1);
+                if record.step == 1 || record.step % every == 0 || last || written.elapsed() >= LINES_AT_LEAST
+                {
+                    eprintln!("step {}/{steps}  {rest}", record.step);
+                    *written = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn warned(&mut self, message: &str) {
+        match &self.kind {
+            Kind::Bar(bar) => bar.suspend(|| eprintln!("warning: {message}")),
+            Kind::Quiet | Kind::Lines(_) => eprintln!("warning: {message}"),
+        }
+    }
+}
+
+/// A count with three figures: `950`, `12.3k`, `1.20M`.
+pub fn count(number: f64) -> String {
+    let (scaled, unit) = match number {
+        n if n >= 999.5e6 => (n / 1e9, "B"),
+        n if n >= 999.5e3 => (n / 1e6, "M"),
+        n if n >= 999.5 => (n / 1e3, "k"),
+        n => return format!("{n:.0}"),
+    };
+    let decimals = if scaled >= 99.95 {
+        0
+    } else if scaled >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{scaled:.decimals$}{unit}")
+}
+
+/// Seconds as `45s`, `3m05s`, `2h07m`, `4d03h`.
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_three_figures() {
+        for (number, text) in [
+            (0.4, "0"),
+            (950.0, "950"),
+            (999.6, "1.00k"),
+            (12_345.0, "12.3k"),
+            (123_456.0, "123k"),
+            (999_600.0, "1.00M"),
+            (6.74e9, "6.74B"),
+        ] {
+            assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        for (seconds, text) in
+            [(0.2, "0s"), (59.4, "59s"), (185.0, "3m05s"), (7620.0, "2h07m"), (356_400.0, "4d03h")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+}

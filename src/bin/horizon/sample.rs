@@ -1,0 +1,90 @@
+//! `horizon sample`.
+
+use std::io::{IsTerminal, stdout};
+
+use horizon::base::{Error, Result, Shape};
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::train::{ByteTokenizer, ModelSource, Sampler, continue_text};
+
+use crate::options::SampleOptions;
+use crate::print;
+
+/// The longest context that is looked at.
+const CONTEXT: usize = 512;
+
+/// Continues a prompt: raw bytes into a pipe, printable text onto a terminal.
+pub fn sample(options: &SampleOptions) -> Result<()> {
+    let mut sampler = Sampler::new(options.temperature, options.seed)?;
+    if options.prompt.is_empty() {
+        return Err(Error::argument("the prompt is empty: a model continues at least one byte"));
+    }
+    let model = ModelSource::open(&options.model, false)?;
+    if model.is_fresh() {
+        return Err(Error::argument(format!(
+            "{} is a built-in shape and has learned nothing: train it with --out DIR, then sample from DIR",
+            options.model
+        )));
+    }
+    let tokenizer = model.tokenizer()?;
+    let config = &model.config.model;
+    let trainer_options = TrainerOptions {
+        shape: Shape { b: 1, t: CONTEXT.min(config.positions_max) },
+        threads: options.threads,
+        ..TrainerOptions::default()
+    };
+    let mut trainer = Trainer::open(config, &trainer_options)?;
+    model.fill(&mut trainer, options.seed)?;
+    let prompt = tokenizer.encode(options.prompt.as_bytes());
+    let terminal = stdout().is_terminal();
+    let mut unprinted = options.prompt.as_bytes().to_vec();
+    let show = |bytes: &mut Vec<u8>, all: bool| {
+        // On a terminal a character waits for its last byte.
+        let ready = if terminal && !all { whole_characters(bytes) } else { bytes.len() };
+        let text: Vec<u8> = bytes.drain(..ready).collect();
+        print(&if terminal { printable(&text).into_bytes() } else { text })
+    };
+    show(&mut unprinted, false)?;
+    continue_text(&mut trainer, &prompt, options.tokens, ByteTokenizer::VOCABULARY, &mut sampler, |token| {
+        unprinted.extend(tokenizer.decode(token));
+        show(&mut unprinted, false)
+    })?;
+    unprinted.push(b'\n');
+    show(&mut unprinted, true)
+}
+
+/// Bytes up to the last character that may still be growing.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.len(),
+        Err(error) => match error.error_len() {
+            None => error.valid_up_to(),
+            Some(_) => bytes.len(),
+        },
+    }
+}
+
+/// Text that does nothing to a terminal: what is not UTF-8, and control characters but newline and tab, become �.
+pub fn printable(bytes: &[u8]) -> String {
+    let tame =
+        |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    String::from_utf8_lossy(bytes).chars().map(tame).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_left_alone() {
+        assert_eq!(printable(b"a\tb\n\x1b[2J\xff\x00"), "a\tb\n\u{fffd}[2J\u{fffd}\u{fffd}");
+        assert_eq!(printable("é→".as_bytes()), "é→");
+    }
+
+    #[test]
+    fn characters_wait_for_their_last_byte() {
+        assert_eq!(whole_characters(b"ab"), 2);
+        assert_eq!(whole_characters(b"a\xc3"), 1);
+        assert_eq!(whole_characters(b"a\xc3\xa9"), 3);
+        assert_eq!(whole_characters(b"a\xffb"), 3);
+    }
+}

@@ -1,0 +1,153 @@
+//! `horizon train`.
+
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use horizon::base::{Error, Result, Shape, Status};
+use horizon::engine::{AdamOptions, TrainerOptions};
+use horizon::train::data::Data;
+use horizon::train::{ModelSource, Run, RunOptions, Sampler, continue_text};
+
+use crate::options::TrainOptions;
+use crate::progress::{Progress, count};
+use crate::sample::printable;
+use crate::{INTERRUPTED, builtin, print};
+
+/// Steps on the built-in data: a falling loss within a minute on two cores.
+const BUILTIN_STEPS: u64 = 300;
+/// Tokens of the sample that a built-in run ends with.
+const SAMPLE_TOKENS: usize = 120;
+
+/// Trains as the options say.
+pub fn train(options: TrainOptions) -> Result<ExitCode> {
+    let model = ModelSource::open(&options.model, options.init)?;
+    let config = &model.config.model;
+    let is_preset = model.is_preset();
+    let seq_len = options.seq_len.unwrap_or(if is_preset { 256 } else { 1024 }.min(config.positions_max));
+    let builtin = options.data.is_empty();
+    if builtin && !is_preset {
+        return Err(Error::argument("there is nothing to train on: give --data PATH…"));
+    }
+    let open = |paths: &[_]| Data::open(paths, seq_len, config.dims.v, || model.tokenizer());
+    let (data, val) = if builtin {
+        let (learned, held) = builtin::sources();
+        (Data::from_text(learned, seq_len)?, Some(Data::from_text(held, seq_len)?))
+    } else {
+        (open(&options.data)?, None)
+    };
+    let val = if options.val.is_empty() { val } else { Some(open(&options.val)?) };
+    let run_options = run_options(&options, &model, seq_len, builtin);
+    let (tokens, windows, parameters) = (data.tokens(), data.windows(), model.layout.parameters());
+    let fresh = if model.is_fresh() { "fresh weights" } else { "its weights" };
+
+    let stop = stop_on_interrupt(options.quiet)?;
+    let mut run = Run::open(model, data, val, run_options)?;
+    let rate = *run.rate();
+    let mut progress = Progress::new(rate.steps, stderr().is_terminal(), options.quiet);
+    let step_tokens = options.micro_batch * options.grad_accum * seq_len;
+    progress.say(&format!(
+        "model {}: {} parameters, {fresh}\ndata {}: {} tokens, {windows} windows of {seq_len}\n\
+         {} steps of {step_tokens} tokens, learning rate {:.1e} falling to {:.1e}",
+        options.model,
+        count(parameters as f64),
+        if builtin { "built-in (the sources of this program)".to_owned() } else { names(&options.data) },
+        count(tokens as f64),
+        rate.steps,
+        rate.lr,
+        rate.min_lr,
+    ));
+    progress.say(run.trainer().plan().to_string().trim_end());
+    let ended = run.train(&mut progress, &stop);
+    progress.finish();
+    let outcome = ended?;
+
+    if outcome.stopped {
+        progress.say(&format!("stopped after step {} of {}", outcome.steps, rate.steps));
+    }
+    if let Some(folder) = &outcome.exported {
+        progress.say(&format!("exported to {}", folder.display()));
+    }
+    if outcome.stopped {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    if builtin && !options.quiet {
+        show_sample(&mut run, &mut progress, options.seed)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn names(paths: &[std::path::PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, builtin: bool) -> RunOptions {
+    let crate::options::Device::Cpu = options.device;
+    RunOptions {
+        trainer: TrainerOptions {
+            mode: options.mode,
+            grad_dtype: options.grad_dtype.into(),
+            shape: Shape { b: options.micro_batch, t: seq_len },
+            micros_max: options.grad_accum,
+            device_mem: options.device_mem,
+            host_mem: options.host_mem,
+            threads: options.threads,
+            adam: AdamOptions {
+                beta1: options.beta1,
+                beta2: options.beta2,
+                eps: options.eps,
+                weight_decay: options.weight_decay,
+            },
+            clip: options.clip,
+            ..TrainerOptions::default()
+        },
+        steps: options.steps.or(builtin.then_some(BUILTIN_STEPS)),
+        rate_shape: options.schedule.into(),
+        lr: options.lr.unwrap_or(match (model.is_preset(), model.is_fresh()) {
+            (true, _) => 3e-3,
+            (false, true) => 3e-4,
+            (false, false) => 2e-5,
+        }),
+        min_lr: options.min_lr,
+        warmup: options.warmup,
+        seed: options.seed,
+        shuffle: !options.no_shuffle,
+        val_every: options.val_every,
+        val_micros_max: options.val_batches,
+        out: options.out.clone(),
+        export_dtype: options.export_dtype.into(),
+        log: options.log.clone(),
+        trace: options.trace.clone(),
+    }
+}
+
+/// Sets the flag at the first interrupt; the second one ends the process.
+fn stop_on_interrupt(quiet: bool) -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        if !quiet {
+            eprintln!("\nstopping after this step; once more ends at once");
+        }
+    })
+    .map_err(|error| Error::new(Status::Internal, format!("cannot listen for Ctrl-C: {error}")))?;
+    Ok(stop)
+}
+
+/// What the freshly trained model makes of the beginning of a function.
+fn show_sample(run: &mut Run, progress: &mut Progress, seed: u64) -> Result<()> {
+    const PROMPT: &str = "pub fn ";
+    let tokens: Vec<i32> = PROMPT.bytes().map(i32::from).collect();
+    let mut text = PROMPT.as_bytes().to_vec();
+    let mut sampler = Sampler::new(0.7, seed)?;
+    progress.say("what it writes now:\n");
+    continue_text(run.trainer(), &tokens, SAMPLE_TOKENS, 256, &mut sampler, |token| {
+        text.extend(u8::try_from(token));
+        Ok(())
+    })?;
+    print(format!("{}\n", printable(&text)).as_bytes())
+}

@@ -1,0 +1,88 @@
+//! A micro-batch as the caller hands it over, and what is refused.
+
+use crate::base::{Error, Result, Shape};
+
+/// The target that is ignored.
+const IGNORED: i32 = -100;
+
+/// One micro-batch: B sequences of T tokens, row-major `[B, T]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Token ids, 0 … V − 1.
+    pub tokens: &'a [i32],
+    /// For each position the id that should come next, or −100 to ignore it.
+    pub targets: &'a [i32],
+    /// The weight of each target, finite and ≥ 0; without it every weight is 1.
+    pub weights: Option<&'a [f32]>,
+    /// For each position, where its document starts in its sequence; without it each sequence is one document.
+    pub starts: Option<&'a [i32]>,
+}
+
+/// What a batch adds to the loss's denominator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BatchSums {
+    /// Σ weights over unmasked targets.
+    pub weight: f64,
+    /// Unmasked targets.
+    pub targets: u64,
+}
+
+impl Batch<'_> {
+    /// Checks every value against shape and vocabulary. Errors name field, position and value.
+    pub fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
+        let n = shape.n();
+        let lengths = [
+            ("tokens", self.tokens.len()),
+            ("targets", self.targets.len()),
+            ("weights", self.weights.map_or(n, <[f32]>::len)),
+            ("starts", self.starts.map_or(n, <[i32]>::len)),
+        ];
+        for (field, len) in lengths {
+            if len != n {
+                return Err(Error::argument(format!(
+                    "{field} has {len} values; a micro-batch of {} × {} tokens has {n}",
+                    shape.b, shape.t
+                )));
+            }
+        }
+        let known = |id: i32| (0..vocabulary as i64).contains(&i64::from(id));
+        let at = |n: usize| format!("sequence {}, position {}", n / shape.t, n % shape.t);
+        if let Some(n) = self.tokens.iter().position(|&id| !known(id)) {
+            return Err(Error::argument(format!(
+                "token {} ({}) is not in the vocabulary of {vocabulary}",
+                self.tokens[n],
+                at(n)
+            )));
+        }
+        if let Some(n) = self.targets.iter().position(|&id| id != IGNORED && !known(id)) {
+            return Err(Error::argument(format!(
+                "target {} ({}) is neither in the vocabulary of {vocabulary} nor {IGNORED} (ignored)",
+                self.targets[n],
+                at(n)
+            )));
+        }
+        if let Some(weights) = self.weights
+            && let Some(n) = weights.iter().position(|w| !(w.is_finite() && *w >= 0.0))
+        {
+            return Err(Error::argument(format!("weight {} ({}) must be finite, ≥ 0", weights[n], at(n))));
+        }
+        if let Some(starts) = self.starts {
+            for (n, &start) in starts.iter().enumerate() {
+                let t = n % shape.t;
+                let continues = t > 0 && start == starts[n - 1];
+                if start != t as i32 && !continues {
+                    return Err(Error::argument(format!(
+                        "document start {start} ({}) must be that position itself or the start before it",
+                        at(n)
+                    )));
+                }
+            }
+        }
+        let mut sums = BatchSums::default();
+        for (n, _) in self.targets.iter().enumerate().filter(|(_, target)| **target != IGNORED) {
+            sums.weight += self.weights.map_or(1.0, |weights| f64::from(weights[n]));
+            sums.targets += 1;
+        }
+        Ok(sums)
+    }
+}

@@ -1,0 +1,102 @@
+//! What a trainer is opened with.
+
+use crate::base::{DType, Error, Result, Shape};
+use crate::model::Layout;
+pub use crate::ops::adam::AdamOptions;
+use crate::schedule::{AdamWhen, Mode, Numeric, Placement, Policy};
+
+/// Everything about a run that is not the model, the data or the learning rate.
+#[derive(Clone, Debug)]
+pub struct TrainerOptions {
+    /// What the host keeps of a parameter.
+    pub mode: Mode,
+    /// What gradients are rounded to when they leave the device.
+    pub grad_dtype: DType,
+    /// B and T of a micro-batch.
+    pub shape: Shape,
+    /// The most micro-batches a step may have.
+    pub micros_max: usize,
+    /// Rows of logits that exist at a time; by default as many as 32 MiB of f32 hold.
+    pub logits_chunk: Option<usize>,
+    /// Places for a layer's weights on the device, at least 2.
+    pub weight_slots: usize,
+    /// Places for a gradient on its way out, at least 2.
+    pub slabs: usize,
+    /// When AdamW runs; by default after the norm, in [`Mode::Streamed`] under backward.
+    pub adam_when: Option<AdamWhen>,
+    /// Bytes of device memory the trainer may take.
+    pub device_mem: Option<usize>,
+    /// Bytes of host memory the trainer may take, instead of what the system reports.
+    pub host_mem: Option<usize>,
+    /// CPU threads that share a job; by default all the process may run on.
+    pub threads: Option<usize>,
+    /// AdamW's constants.
+    pub adam: AdamOptions,
+    /// Largest global gradient norm; 0 turns clipping off.
+    pub clip: f64,
+    /// Whether to record what each lane does, for [`Trainer::trace`](super::Trainer::trace).
+    pub tracing: bool,
+}
+
+impl Default for TrainerOptions {
+    /// `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs, clip 1.
+    fn default() -> Self {
+        TrainerOptions {
+            mode: Mode::Exact,
+            grad_dtype: DType::Bf16,
+            shape: Shape { b: 1, t: 256 },
+            micros_max: 1,
+            logits_chunk: None,
+            weight_slots: 2,
+            slabs: 2,
+            adam_when: None,
+            device_mem: None,
+            host_mem: None,
+            threads: None,
+            adam: AdamOptions::default(),
+            clip: 1.0,
+            tracing: false,
+        }
+    }
+}
+
+/// Host slabs of the gradient ring in [`Mode::Streamed`]: one landing, one in AdamW, one between.
+const RING: usize = 3;
+
+impl TrainerOptions {
+    /// The policy these options ask for. Errors name the option and its value.
+    pub fn policy(&self, layout: &Layout) -> Result<Policy> {
+        self.adam.check()?;
+        if !(self.clip.is_finite() && self.clip >= 0.0) {
+            return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
+        }
+        let adam = self.adam_when.unwrap_or(match self.mode {
+            Mode::Exact => AdamWhen::AfterNorm,
+            Mode::Streamed => AdamWhen::UnderBackward,
+        });
+        if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
+            return Err(Error::argument(format!(
+                "clip {} needs the norm of all gradients before the first update, which {} does not wait \
+                 for: use --clip 0 or --mode exact",
+                self.clip,
+                if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
+            )));
+        }
+        let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
+        let chunk = self.logits_chunk.unwrap_or(((8 << 20) / vocabulary).max(16));
+        Ok(Policy {
+            mode: self.mode,
+            numeric: Numeric {
+                shape: self.shape,
+                logits_chunk: chunk.min(self.shape.n().max(1)),
+                grad_dtype: self.grad_dtype,
+            },
+            placement: Placement { weight_slots: self.weight_slots, slabs: self.slabs, ring: RING, adam },
+        })
+    }
+
+    /// The number of CPU threads that share a job.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1)
+    }
+}

@@ -1,0 +1,322 @@
+//! What each operation does: from its name to the places the plan gave it, to the arithmetic.
+
+use std::sync::Arc;
+
+use crate::base::{DType, MicroIndex, PartIndex, Result, Shape, SlotIndex, UnitIndex};
+use crate::device::{Device, DeviceSpan, Lane, Work};
+use crate::engine::frame::{Frame, Verdict};
+use crate::engine::options::AdamOptions;
+use crate::engine::store::Store;
+use crate::engine::task::{Lists, Task};
+use crate::host::{HostSpan, Pool};
+use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig};
+use crate::ops::adam::{self, AdamScalars};
+use crate::ops::{Kernels, LossRows, Rows, Write};
+use crate::plan::{Place, Plan};
+use crate::schedule::{GradPlace, Guard, Operation, WeightPlace};
+
+/// Steps that may be in flight: one deciding, one whose AdamW still runs.
+pub const FRAMES: usize = 2;
+
+/// Everything a task may need.
+pub struct Runner {
+    /// The model's description.
+    pub config: ModelConfig,
+    /// Where everything is.
+    pub plan: Plan,
+    /// The host-resident model.
+    pub store: Store,
+    /// The lists of this trainer.
+    pub lists: Lists,
+    /// What differs from step to step.
+    pub frames: [Frame; FRAMES],
+    /// Arithmetic on device memory.
+    pub kernels: Box<dyn Kernels>,
+    /// Copies.
+    pub device: Arc<dyn Device>,
+    /// The device arena.
+    pub memory: DeviceSpan,
+    /// CPU workers for the host lane.
+    pub pool: Arc<Pool>,
+    /// AdamW's constants.
+    pub adam: AdamOptions,
+    /// Largest global norm; 0 is off.
+    pub clip: f64,
+}
+
+impl Work for Runner {
+    fn run(&self, _lane: Lane, name: u64) -> Result<()> {
+        let task = Task::unpack(name);
+        let operation = self.lists.operation(task);
+        self.perform(operation, &self.frames[usize::from(task.frame)])
+            .map_err(|error| error.within(operation))
+    }
+}
+
+impl Runner {
+    fn perform(&self, operation: Operation, frame: &Frame) -> Result<()> {
+        match operation {
+            Operation::UploadBatch { micro } => self.upload_batch(micro)?,
+            Operation::Upload { unit, place } => {
+                let from = self.store.weights(unit);
+                let to = match place {
+                    WeightPlace::Slot(slot) => self.plan.device.slot(slot),
+                    WeightPlace::End(end) => self.plan.device.end_weights(end),
+                };
+                self.device.upload(self.at(to).part(0, from.bytes()), from)?;
+            }
+            Operation::EmbedForward { micro } => self.embed_forward(micro),
+            Operation::Forward { unit, slot, micro } => self.forward(unit, slot, micro),
+            Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
+            Operation::HeadForward { micro } => self.head_forward(frame, micro),
+            Operation::HeadLogits => self.head_logits(frame),
+            Operation::RecomputeBackward { unit, slot, micro } => self.recompute_backward(unit, slot, micro),
+            Operation::EmbedBackward { micro } => self.embed_backward(micro),
+            Operation::Norm { unit } => {
+                self.kernels.sum_of_squares(self.at(self.plan.device.norm(unit)), self.gradient(unit));
+            }
+            Operation::Round { unit, part, slab } => {
+                let elements = self.layout().part(unit, part);
+                let dtype = self.plan.policy.numeric.grad_dtype;
+                let slab = self.at(self.plan.device.slab(slab)).part(0, elements.len() * dtype.bytes());
+                let sum = self.gradient(unit).part(elements.start * 4, elements.len() * 4);
+                self.kernels.round(slab, sum, dtype);
+            }
+            Operation::Download { unit, part, slab, to } => {
+                let to = self.store.gradient(unit, part, to);
+                self.device.download(to, self.at(self.plan.device.slab(slab)).part(0, to.bytes()))?;
+                if part == PartIndex(0) {
+                    self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(unit)))?;
+                }
+            }
+            Operation::DownloadLoss => {
+                self.device.download(self.store.loss(), self.at(self.plan.device.loss()))?;
+            }
+            Operation::DownloadLogits => {
+                self.device.download(self.store.logits(), self.at(self.plan.device.logits()))?;
+            }
+            Operation::Decide { norms } => self.decide(frame, norms),
+            Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
+        }
+        Ok(())
+    }
+
+    /// Bytes an operation moves across the link, if that is what it does.
+    pub fn wire_bytes(&self, operation: Operation) -> Option<u64> {
+        let bytes = match operation {
+            Operation::UploadBatch { .. } => 4 * 4 * self.shape().n(),
+            Operation::Upload { unit, .. } => self.store.weights(unit).bytes(),
+            Operation::Download { unit, part, to, .. } => self.store.gradient(unit, part, to).bytes(),
+            _ => return None,
+        };
+        Some(bytes as u64)
+    }
+
+    fn layout(&self) -> &Layout {
+        self.store.layout()
+    }
+
+    fn at(&self, place: Place) -> DeviceSpan {
+        self.memory.part(place.offset, place.bytes)
+    }
+
+    fn shape(&self) -> Shape {
+        self.plan.policy.numeric.shape
+    }
+
+    fn rows(&self, micro: MicroIndex) -> Rows {
+        Rows { shape: self.shape(), starts: self.at(self.plan.device.batch(micro).starts) }
+    }
+
+    fn loss_rows(&self, frame: &Frame, micro: MicroIndex) -> LossRows {
+        let batch = self.plan.device.batch(micro);
+        let scale = (1.0 / frame.inputs().weight) as f32;
+        LossRows { targets: self.at(batch.targets), weights: self.at(batch.weights), scale }
+    }
+
+    /// The f32 gradient of a unit, where its backward leaves it.
+    fn gradient(&self, unit: UnitIndex) -> DeviceSpan {
+        let map = &self.plan.device;
+        let place = self.plan.geometry.end(unit).map_or(map.gradient(), |end| map.end_gradient(end));
+        self.at(place).part(0, self.layout().unit(unit).elements * 4)
+    }
+
+    /// An end's weights.
+    fn end_weights(&self, unit: UnitIndex) -> DeviceSpan {
+        let end = self.plan.geometry.end(unit).expect("embedding and head have regions of their own");
+        self.at(self.plan.device.end_weights(end)).part(0, self.layout().unit(unit).elements * 2)
+    }
+
+    /// The head's tensors, or their gradients; tied, one of them is the embedding's.
+    fn head(&self, span: impl Fn(UnitIndex) -> DeviceSpan, dtype: DType) -> HeadSpans {
+        let layout = self.layout();
+        let embedding = self.config.tied.then(|| span(layout.embedding()));
+        HeadSpans::of(layout, span(layout.head()), embedding, dtype)
+    }
+
+    fn head_weights(&self) -> HeadSpans {
+        self.head(|unit| self.end_weights(unit), DType::Bf16)
+    }
+
+    fn layer_scratch(&self) -> LayerScratch {
+        let scratch = self.at(self.plan.device.scratch());
+        LayerScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage())
+    }
+
+    fn head_scratch(&self) -> HeadScratch {
+        let scratch = self.at(self.plan.device.scratch());
+        let chunk = self.plan.policy.numeric.logits_chunk;
+        HeadScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage(), chunk)
+    }
+
+    fn upload_batch(&self, micro: MicroIndex) -> Result<()> {
+        let (from, to) = (self.store.batch(micro), self.plan.device.batch(micro));
+        let copy = |to: Place, from: HostSpan| self.device.upload(self.at(to), from);
+        copy(to.tokens, from.tokens)?;
+        copy(to.targets, from.targets)?;
+        copy(to.weights, from.weights)?;
+        copy(to.starts, from.starts)
+    }
+
+    fn embed_forward(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        model::embed_forward(
+            &*self.kernels,
+            &self.config,
+            self.end_weights(self.layout().embedding()),
+            self.at(map.batch(micro).tokens),
+            self.shape(),
+            self.at(map.boundary(0, micro)),
+        );
+    }
+
+    fn forward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
+        let map = &self.plan.device;
+        let layer = unit.at() - 1;
+        model::layer_forward(
+            &*self.kernels,
+            &self.config,
+            self.layout().unit(unit),
+            self.at(map.slot(slot)),
+            &self.rows(micro),
+            self.at(map.boundary(layer, micro)),
+            self.at(map.boundary(layer + 1, micro)),
+            &self.layer_scratch(),
+        );
+    }
+
+    fn recompute_backward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
+        let map = &self.plan.device;
+        model::layer_recompute_backward(
+            &*self.kernels,
+            &self.config,
+            self.layout().unit(unit),
+            self.at(map.slot(slot)),
+            self.gradient(unit),
+            first_sets(micro),
+            &self.rows(micro),
+            self.at(map.boundary(unit.at() - 1, micro)),
+            self.at(map.stream(micro)),
+            &self.layer_scratch(),
+        );
+    }
+
+    fn head_forward_backward(&self, frame: &Frame, micro: MicroIndex) {
+        model::head_forward_backward(
+            &*self.kernels,
+            &self.config,
+            self.head_weights(),
+            self.head(|unit| self.gradient(unit), DType::F32),
+            first_sets(micro),
+            &self.loss_rows(frame, micro),
+            self.at(self.plan.device.loss()),
+            self.shape(),
+            self.at(self.plan.device.stream(micro)),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_forward(&self, frame: &Frame, micro: MicroIndex) {
+        model::head_forward(
+            &*self.kernels,
+            &self.config,
+            self.head_weights(),
+            first_sets(micro),
+            &self.loss_rows(frame, micro),
+            self.at(self.plan.device.loss()),
+            self.shape(),
+            self.at(self.plan.device.stream(micro)),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_logits(&self, frame: &Frame) {
+        model::head_logits(
+            &*self.kernels,
+            &self.config,
+            self.head_weights(),
+            frame.inputs().row as usize,
+            self.at(self.plan.device.logits()),
+            self.at(self.plan.device.stream(MicroIndex(0))),
+            &self.head_scratch(),
+        );
+    }
+
+    fn embed_backward(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        // Tied, the head has set the gradient already.
+        let write = if self.config.tied { Write::Add } else { first_sets(micro) };
+        model::embed_backward(
+            &*self.kernels,
+            &self.config,
+            self.gradient(self.layout().embedding()),
+            write,
+            self.at(map.batch(micro).tokens),
+            self.shape(),
+            self.at(map.stream(micro)),
+        );
+    }
+
+    fn decide(&self, frame: &Frame, norms: bool) {
+        let square = |unit| self.store.norm(unit).get::<f64>(0);
+        let square_sum: f64 = if norms { self.layout().indices().map(square).sum() } else { 0.0 };
+        let loss = self.store.loss().get::<f64>(0) / frame.inputs().weight;
+        let norm = square_sum.sqrt();
+        let clipped = self.clip > 0.0 && norm > self.clip;
+        frame.decide(Verdict {
+            loss,
+            norm,
+            factor: if clipped { (self.clip / norm) as f32 } else { 1.0 },
+            commit: norm.is_finite() && loss.is_finite(),
+        });
+    }
+
+    fn adam(&self, frame: &Frame, unit: UnitIndex, part: PartIndex, from: GradPlace, guard: Guard) {
+        let factor = match guard {
+            Guard::Verdict => {
+                let verdict = frame.verdict();
+                if !verdict.commit {
+                    return;
+                }
+                verdict.factor
+            }
+            Guard::Unit => {
+                if !self.store.norm(unit).get::<f64>(0).is_finite() {
+                    return frame.refuse(unit);
+                }
+                frame.count_committed();
+                1.0
+            }
+        };
+        let inputs = frame.inputs();
+        let scalars = AdamScalars::new(&self.adam, inputs.lr, inputs.step);
+        for (spans, decays) in self.store.adam_spans(unit, part, from) {
+            adam::update(&self.pool, &spans, &scalars, factor, decays);
+        }
+    }
+}
+
+/// The first micro-batch sets a gradient, later ones add to it.
+fn first_sets(micro: MicroIndex) -> Write {
+    if micro == MicroIndex(0) { Write::Set } else { Write::Add }
+}

@@ -1,0 +1,207 @@
+//! The store: the host-resident model.
+
+use crate::base::{DType, Error, MicroIndex, PartIndex, Result, Status, UnitIndex};
+use crate::engine::Batch;
+use crate::host::{Arena, HostSpan, MemoryKind};
+use crate::model::{Layout, TensorLayout};
+use crate::ops::adam::{self, AdamSpans};
+use crate::plan::{HostMap, Place, Plan};
+use crate::schedule::{GradPlace, Mode};
+
+/// Weights, residuals, gradients and moments of every unit, and the staging beside them.
+pub struct Store {
+    layout: Layout,
+    map: HostMap,
+    mode: Mode,
+    grad_dtype: DType,
+    wire: Arena,
+    state: Arena,
+    /// `[N]`: the weights of a batch that has none.
+    ones: Vec<f32>,
+    /// `[N]`: the document starts of a batch that has none.
+    zeros: Vec<i32>,
+}
+
+/// The host side of a micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchStaging {
+    /// `i32 [N]`
+    pub tokens: HostSpan,
+    /// `i32 [N]`
+    pub targets: HostSpan,
+    /// `f32 [N]`
+    pub weights: HostSpan,
+    /// `i32 [N]`
+    pub starts: HostSpan,
+}
+
+impl Store {
+    /// Takes the memory a plan asks for; everything is zero.
+    pub fn take(layout: &Layout, plan: &Plan) -> Result<Store> {
+        Ok(Store {
+            layout: layout.clone(),
+            map: plan.host.clone(),
+            mode: plan.policy.mode,
+            grad_dtype: plan.policy.numeric.grad_dtype,
+            wire: Arena::take(plan.host.wire_bytes(), MemoryKind::Plain)?,
+            state: Arena::take(plan.host.state_bytes(), MemoryKind::Plain)?,
+            ones: vec![1.0; plan.policy.numeric.shape.n()],
+            zeros: vec![0; plan.policy.numeric.shape.n()],
+        })
+    }
+
+    /// Where every tensor is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn wire(&self, place: Place) -> HostSpan {
+        self.wire.whole().part(place.offset, place.bytes)
+    }
+
+    fn state(&self, place: Place) -> HostSpan {
+        self.state.whole().part(place.offset, place.bytes)
+    }
+
+    /// A unit's bf16 weights: what an upload reads.
+    pub fn weights(&self, unit: UnitIndex) -> HostSpan {
+        self.wire(self.map.unit(unit).weights)
+    }
+
+    /// Where a part of a gradient lands.
+    pub fn gradient(&self, unit: UnitIndex, part: PartIndex, at: GradPlace) -> HostSpan {
+        let elements = self.layout.part(unit, part);
+        let size = self.grad_dtype.bytes();
+        self.wire(match at {
+            GradPlace::Store => self.map.unit(unit).gradient.elements(elements, size),
+            GradPlace::Ring(slab) => self.map.ring(slab).elements(0..elements.len(), size),
+        })
+    }
+
+    /// f64 `[1]`: where a unit's sum of squares lands.
+    pub fn norm(&self, unit: UnitIndex) -> HostSpan {
+        self.wire(self.map.norm(unit))
+    }
+
+    /// f64 `[1]`: where the loss sum lands.
+    pub fn loss(&self) -> HostSpan {
+        self.wire(self.map.loss())
+    }
+
+    /// f32 `[V]`: where a row of logits lands.
+    pub fn logits(&self) -> HostSpan {
+        self.wire(self.map.logits())
+    }
+
+    /// A micro-batch's staging.
+    pub fn batch(&self, micro: MicroIndex) -> BatchStaging {
+        let places = self.map.batch(micro);
+        BatchStaging {
+            tokens: self.wire(places.tokens),
+            targets: self.wire(places.targets),
+            weights: self.wire(places.weights),
+            starts: self.wire(places.starts),
+        }
+    }
+
+    /// Copies a checked batch into its staging.
+    pub fn stage(&self, micro: MicroIndex, batch: &Batch) {
+        let staging = self.batch(micro);
+        staging.tokens.write(batch.tokens);
+        staging.targets.write(batch.targets);
+        staging.weights.write(batch.weights.unwrap_or(&self.ones));
+        staging.starts.write(batch.starts.unwrap_or(&self.zeros));
+    }
+
+    /// What AdamW reads and writes for the elements of one tensor that lie in one part: the tensor's own
+    /// spans, and whether weight decay applies.
+    pub fn adam_spans(
+        &self,
+        unit: UnitIndex,
+        part: PartIndex,
+        from: GradPlace,
+    ) -> impl Iterator<Item = (AdamSpans, bool)> {
+        let places = self.map.unit(unit);
+        let part_elements = self.layout.part(unit, part);
+        let gradient = self.gradient(unit, part, from);
+        let grad_size = self.grad_dtype.bytes();
+        self.layout.unit(unit).tensors.iter().filter_map(move |tensor| {
+            let start = tensor.offset.max(part_elements.start);
+            let end = (tensor.offset + tensor.elements()).min(part_elements.end);
+            if start >= end {
+                return None;
+            }
+            let elements = start..end;
+            let spans = AdamSpans {
+                weights: self.wire(places.weights.elements(elements.clone(), 2)),
+                residual: self.state(places.residual.elements(elements.clone(), 2)),
+                gradient: gradient
+                    .part((start - part_elements.start) * grad_size, elements.len() * grad_size),
+                gradient_dtype: self.grad_dtype,
+                m: self.state(places.m.elements(elements.clone(), 4)),
+                v: self.state(places.v.elements(elements, 4)),
+            };
+            Some((spans, tensor.decays()))
+        })
+    }
+
+    /// Reads a tensor's f32 master. No lane may be at work on it.
+    pub fn read_tensor(&self, name: &str, out: &mut [f32]) -> Result<()> {
+        let (unit, tensor) = self.find(name, out.len())?;
+        let (weights, residual) = self.master(unit, tensor);
+        adam::read_master(weights, residual, out);
+        Ok(())
+    }
+
+    /// Writes a tensor's f32 master; moments stay. No lane may be at work on it.
+    pub fn write_tensor(&self, name: &str, values: &[f32]) -> Result<()> {
+        let (unit, tensor) = self.find(name, values.len())?;
+        let (weights, residual) = self.master(unit, tensor);
+        adam::write_master(weights, residual, values);
+        Ok(())
+    }
+
+    /// Reads the gradient a tensor had in the last step, before clipping. Refused in [`Mode::Streamed`], which
+    /// stores none.
+    pub fn read_gradient(&self, name: &str, out: &mut [f32]) -> Result<()> {
+        if self.mode == Mode::Streamed {
+            return Err(Error::new(
+                Status::Unsupported,
+                "mode streamed keeps no gradient to read; use mode exact",
+            ));
+        }
+        let (unit, tensor) = self.find(name, out.len())?;
+        let place = self.map.unit(unit).gradient;
+        let elements = tensor.offset..tensor.offset + tensor.elements();
+        adam::read_gradient(
+            self.wire(place.elements(elements, self.grad_dtype.bytes())),
+            self.grad_dtype,
+            out,
+        );
+        Ok(())
+    }
+
+    fn master(&self, unit: UnitIndex, tensor: &TensorLayout) -> (HostSpan, HostSpan) {
+        let places = self.map.unit(unit);
+        let elements = tensor.offset..tensor.offset + tensor.elements();
+        (
+            self.wire(places.weights.elements(elements.clone(), 2)),
+            self.state(places.residual.elements(elements, 2)),
+        )
+    }
+
+    fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {
+        let (unit, tensor) = self
+            .layout
+            .find(name)
+            .ok_or_else(|| Error::new(Status::NotFound, format!("the model has no tensor named `{name}`")))?;
+        if tensor.elements() != len {
+            return Err(Error::argument(format!(
+                "{name} has {} elements (shape {:?}); {len} were given",
+                tensor.elements(),
+                tensor.shape
+            )));
+        }
+        Ok((unit, tensor))
+    }
+}

@@ -1,0 +1,81 @@
+//! The 64-bit name of a task: which list, which frame, which operation.
+
+use std::sync::OnceLock;
+
+use crate::base::Result;
+use crate::schedule::{self, Geometry, List, Operation, Policy};
+
+/// What a list is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A training step of so many micro-batches.
+    Train(usize),
+    /// The loss of so many micro-batches.
+    Evaluate(usize),
+    /// The logits of one row.
+    Logits,
+}
+
+/// An operation of a list, run for a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Task {
+    /// Number of the list, from [`Lists::get`].
+    pub list: u32,
+    /// Index of the frame.
+    pub frame: u8,
+    /// Position in the list.
+    pub operation: u32,
+}
+
+impl Task {
+    /// As the device carries it: 24 bits of list, 8 of frame, 32 of operation.
+    pub fn pack(self) -> u64 {
+        u64::from(self.list) << 40 | u64::from(self.frame) << 32 | u64::from(self.operation)
+    }
+
+    /// The inverse of [`Task::pack`].
+    pub fn unpack(name: u64) -> Self {
+        Task { list: (name >> 40) as u32, frame: (name >> 32) as u8, operation: name as u32 }
+    }
+}
+
+/// Every list of a trainer, each built when first asked for and kept: looking one up takes no lock.
+pub struct Lists {
+    policy: Policy,
+    geometry: Geometry,
+    micros_max: usize,
+    built: Vec<OnceLock<List>>,
+}
+
+impl Lists {
+    /// No list yet.
+    pub fn new(policy: Policy, geometry: Geometry, micros_max: usize) -> Self {
+        let built = std::iter::repeat_with(OnceLock::new).take(2 * micros_max + 1).collect();
+        Lists { policy, geometry, micros_max, built }
+    }
+
+    /// The number of a list and the list, built now if it was not.
+    pub fn get(&self, purpose: Purpose) -> Result<(u32, &List)> {
+        let number = match purpose {
+            Purpose::Train(micros) => micros - 1,
+            Purpose::Evaluate(micros) => self.micros_max + micros - 1,
+            Purpose::Logits => 2 * self.micros_max,
+        };
+        let place = &self.built[number];
+        if place.get().is_none() {
+            let list = match purpose {
+                Purpose::Train(micros) => schedule::train(&self.policy, &self.geometry, micros)?,
+                Purpose::Evaluate(micros) => schedule::evaluate(&self.policy, &self.geometry, micros)?,
+                Purpose::Logits => schedule::logits(&self.policy, &self.geometry)?,
+            };
+            place.get_or_init(|| list);
+        }
+        Ok((number as u32, place.get().expect("set just now")))
+    }
+
+    /// The operation a task stands for.
+    pub fn operation(&self, task: Task) -> Operation {
+        let list = self.built[task.list as usize].get().expect("a task comes from a list that was built");
+        list.operations[task.operation as usize]
+    }
+}

@@ -1,0 +1,409 @@
+//! The trainer: what a caller holds.
+
+use std::io::{self, BufWriter};
+use std::sync::Arc;
+
+use crate::base::{Error, MicroIndex, Result, Status};
+use crate::device::cpu::CpuDevice;
+use crate::device::{Device, Lane, Lanes, TaskSpan, Tick};
+use crate::engine::batch::{Batch, BatchSums};
+use crate::engine::frame::{Frame, Inputs};
+use crate::engine::options::TrainerOptions;
+use crate::engine::runner::{FRAMES, Runner};
+use crate::engine::store::Store;
+use crate::engine::task::{Lists, Purpose, Task};
+use crate::host::{Limits, Pool};
+use crate::model::{Layout, ModelConfig};
+use crate::ops::cpu::CpuKernels;
+use crate::plan::Plan;
+use crate::schedule::{self, AdamWhen, Label, Operation, Sync};
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The optimizer's step number after this step, counted from 1.
+    pub step: u64,
+    /// Σ weight · negative log-likelihood / Σ weight, over the unmasked targets of the whole step, in nats.
+    pub loss: f64,
+    /// Global gradient norm, before clipping.
+    pub grad_norm: f64,
+    /// Tokens of the step.
+    pub tokens: u64,
+    /// Unmasked targets of the step.
+    pub targets: u64,
+}
+
+/// What an evaluation reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvalReport {
+    /// As in [`StepReport`].
+    pub loss: f64,
+    /// Unmasked targets.
+    pub targets: u64,
+}
+
+/// Totals since the trainer was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Updates committed.
+    pub steps: u64,
+    /// Tokens of those updates.
+    pub tokens: u64,
+    /// Bytes of the device arena.
+    pub device_bytes: usize,
+    /// Bytes of the host arenas.
+    pub host_bytes: usize,
+    /// CPU threads that share a job.
+    pub threads: usize,
+}
+
+/// A model in host RAM and a device that trains it. Used from one thread at a time; see the
+/// [module](super) for how it works.
+///
+/// A failure of the device poisons the trainer: every later call gives the first error again. Dropping it
+/// waits for the lanes and gives all memory back.
+pub struct Trainer {
+    // Dropped first: the lanes stop before the memory their tasks use is freed.
+    lanes: Box<dyn Lanes>,
+    runner: Arc<Runner>,
+    sync: Sync,
+    #[cfg(debug_assertions)]
+    checker: schedule::Checker,
+    staged: Vec<BatchSums>,
+    frame: usize,
+    frame_done: [Option<Tick>; FRAMES],
+    stats: Stats,
+    spans: Option<Vec<TaskSpan>>,
+    failed: Option<Error>,
+}
+
+impl Trainer {
+    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the CPU device. Every
+    /// weight is zero until [`Trainer::write_tensor`].
+    pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
+        Trainer::open_on(CpuDevice::new(options.device_mem), config, options)
+    }
+
+    /// As [`Trainer::open`], on a device that the caller made.
+    pub fn open_on(
+        device: Arc<CpuDevice>,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+    ) -> Result<Trainer> {
+        let threads = options.threads();
+        let pool = Arc::new(Pool::new(threads)?);
+        let kernels = CpuKernels::new(pool.clone());
+        let plan = Trainer::plan_for(config, options)?;
+        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
+
+        let lists = Lists::new(plan.policy, plan.geometry, plan.micros_max);
+        lists.get(Purpose::Train(plan.micros_max))?;
+        let store = Store::take(&Layout::new(config), &plan)?;
+        let memory = device.reserve(plan.device.bytes())?;
+        let stats = Stats {
+            device_bytes: plan.device.bytes(),
+            host_bytes: plan.host.bytes(),
+            threads,
+            ..Stats::default()
+        };
+        let sync = Sync::new(&plan.geometry);
+        #[cfg(debug_assertions)]
+        let checker = schedule::Checker::new(&plan.policy, &plan.geometry);
+        let runner = Arc::new(Runner {
+            config: config.clone(),
+            plan,
+            store,
+            lists,
+            frames: Default::default(),
+            kernels: Box::new(kernels),
+            device: device.clone(),
+            memory,
+            pool,
+            adam: options.adam,
+            clip: options.clip,
+        });
+        let lanes = device.open(runner.clone(), options.tracing)?;
+        Ok(Trainer {
+            lanes,
+            runner,
+            sync,
+            #[cfg(debug_assertions)]
+            checker,
+            staged: Vec::with_capacity(options.micros_max),
+            frame: 0,
+            frame_done: [None; FRAMES],
+            stats,
+            spans: options.tracing.then(Vec::new),
+            failed: None,
+        })
+    }
+
+    /// The plan that [`Trainer::open`] would follow. Takes no memory.
+    pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
+        config.validate()?;
+        let layout = Layout::new(config);
+        let policy = options.policy(&layout)?;
+        Plan::new(config, &layout, policy, options.micros_max, CpuKernels::STORAGE)
+    }
+
+    /// Every tensor of the model.
+    pub fn layout(&self) -> &Layout {
+        self.runner.store.layout()
+    }
+
+    /// The model's description.
+    pub fn config(&self) -> &ModelConfig {
+        &self.runner.config
+    }
+
+    /// Every byte, by name.
+    pub fn plan(&self) -> &Plan {
+        &self.runner.plan
+    }
+
+    /// Totals so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Checks a micro-batch and stages it for the next [`Trainer::update`]. Copies; runs nothing.
+    ///
+    /// Errors: a value out of range (named), or more micro-batches than the trainer was opened for. The
+    /// batches staged before stay staged.
+    pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
+        self.usable()?;
+        let plan = &self.runner.plan;
+        if self.staged.len() == plan.micros_max {
+            return Err(Error::new(
+                Status::InvalidState,
+                format!(
+                    "{} micro-batches are staged, the most a step was opened for: update first",
+                    plan.micros_max
+                ),
+            ));
+        }
+        let sums = batch.check(plan.policy.numeric.shape, self.runner.config.dims.v)?;
+        self.runner.store.stage(MicroIndex::from(self.staged.len()), batch);
+        self.staged.push(sums);
+        Ok(())
+    }
+
+    /// Runs one step over the staged micro-batches and empties the staging. Returns when loss and norm are
+    /// known; AdamW may still run.
+    ///
+    /// Errors: nothing staged (`InvalidState`), no target (`NoTarget`), a norm or loss that is not finite
+    /// (`NonFinite`: nothing changed; `StepPartial`: some units were updated, under-backward only).
+    pub fn update(&mut self, lr: f64) -> Result<StepReport> {
+        if !(lr.is_finite() && lr >= 0.0) {
+            return Err(Error::argument(format!("learning rate {lr} must be finite, ≥ 0")));
+        }
+        let micros = self.staged.len();
+        let sums = self.take_staged()?;
+        let step = self.stats.steps + 1;
+        let frame = self.run(Purpose::Train(micros), Inputs { lr, step, weight: sums.weight, row: 0 })?;
+        let (verdict, refused) = (frame.verdict(), frame.refused());
+        let not_finite = format!("loss {} and gradient norm {} must be finite", verdict.loss, verdict.norm);
+        let committed = match self.runner.plan.policy.placement.adam {
+            AdamWhen::AfterNorm if verdict.commit => Ok(()),
+            AdamWhen::UnderBackward if refused.is_none() => Ok(()),
+            AdamWhen::UnderBackward if refused.is_some_and(|(_, partly)| partly) => {
+                let (unit, _) = refused.expect("matched just now");
+                Err(Error::new(
+                    Status::StepPartial,
+                    format!(
+                        "step {step}: {not_finite}; {unit} (the first of them) kept its weights, others moved"
+                    ),
+                ))
+            }
+            _ => Err(Error::new(
+                Status::NonFinite,
+                format!("step {step}: {not_finite}; nothing was updated and the step number stands"),
+            )),
+        };
+        let tokens = (micros * self.runner.plan.policy.numeric.shape.n()) as u64;
+        if !committed.as_ref().is_err_and(|error| error.status() == Status::NonFinite) {
+            self.stats.steps = step;
+            self.stats.tokens += tokens;
+        }
+        committed?;
+        Ok(StepReport { step, loss: verdict.loss, grad_norm: verdict.norm, tokens, targets: sums.targets })
+    }
+
+    /// [`Trainer::accumulate`] of each batch, then [`Trainer::update`]. If a batch is refused, none is staged.
+    pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
+        self.stage_all(batches)?;
+        self.update(lr)
+    }
+
+    /// The loss of some micro-batches under the present weights; changes nothing.
+    pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
+        self.stage_all(batches)?;
+        let micros = self.staged.len();
+        let sums = self.take_staged()?;
+        let frame =
+            self.run(Purpose::Evaluate(micros), Inputs { weight: sums.weight, ..Inputs::default() })?;
+        Ok(EvalReport { loss: frame.verdict().loss, targets: sums.targets })
+    }
+
+    /// The logits `[V]` that follow `tokens`, 1 … T of them.
+    pub fn logits(&mut self, tokens: &[i32]) -> Result<Vec<f32>> {
+        let shape = self.runner.plan.policy.numeric.shape;
+        if tokens.is_empty() || tokens.len() > shape.t {
+            return Err(Error::argument(format!(
+                "{} tokens were given; 1 … {} can be",
+                tokens.len(),
+                shape.t
+            )));
+        }
+        self.nothing_staged()?;
+        // Causal attention: what stands behind the last token cannot be seen from it.
+        let mut padded = vec![0; shape.n()];
+        padded[..tokens.len()].copy_from_slice(tokens);
+        let batch = Batch { tokens: &padded, targets: &vec![-100; shape.n()], weights: None, starts: None };
+        self.accumulate(&batch)?;
+        self.staged.clear();
+        let row = tokens.len() as u32 - 1;
+        self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
+        let mut logits = vec![0.0f32; self.runner.config.dims.v];
+        self.runner.store.logits().read(&mut logits);
+        Ok(logits)
+    }
+
+    /// Waits until every lane is idle: weights, residuals and moments are those after the last step.
+    pub fn sync(&mut self) -> Result<()> {
+        self.usable()?;
+        for lane in Lane::ALL {
+            let last = self.lanes.last(lane);
+            self.reach(last)?;
+        }
+        self.collect_spans();
+        Ok(())
+    }
+
+    /// Reads a tensor's f32 master by its Hugging Face name, `[out, in]` row-major. Waits for the lanes.
+    pub fn read_tensor(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
+        self.sync()?;
+        self.runner.store.read_tensor(name, out)
+    }
+
+    /// Writes a tensor's f32 master; moments stay as they are. Waits for the lanes.
+    pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.sync()?;
+        self.runner.store.write_tensor(name, values)
+    }
+
+    /// Reads the gradient a tensor had in the last step, before clipping. Waits for the lanes.
+    pub fn read_gradient(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
+        self.sync()?;
+        self.runner.store.read_gradient(name, out)
+    }
+
+    /// Writes what every lane did so far in Chrome trace format, which Perfetto opens. Waits for the lanes.
+    /// Refused unless the trainer was opened with tracing.
+    pub fn trace(&mut self, out: &mut dyn io::Write) -> Result<()> {
+        self.sync()?;
+        let spans = self.spans.as_ref().ok_or_else(|| {
+            Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
+        })?;
+        let label = |span: &TaskSpan| {
+            let operation = self.runner.lists.operation(Task::unpack(span.task));
+            Some(Label { operation, bytes: self.runner.wire_bytes(operation) })
+        };
+        schedule::write_trace(spans, label, &mut BufWriter::new(out))
+            .map_err(|error| Error::io("cannot write the trace", &error))
+    }
+
+    fn usable(&self) -> Result<()> {
+        match &self.failed {
+            Some(first) => Err(first.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn nothing_staged(&self) -> Result<()> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Status::InvalidState,
+            format!("{} micro-batches are staged for an update: update first", self.staged.len()),
+        ))
+    }
+
+    fn stage_all(&mut self, batches: &[Batch]) -> Result<()> {
+        self.nothing_staged()?;
+        let staged = batches.iter().try_for_each(|batch| self.accumulate(batch));
+        if staged.is_err() {
+            self.staged.clear();
+        }
+        staged
+    }
+
+    fn take_staged(&mut self) -> Result<BatchSums> {
+        self.usable()?;
+        if self.staged.is_empty() {
+            return Err(Error::new(Status::InvalidState, "no micro-batch is staged: accumulate first"));
+        }
+        let mut total = BatchSums::default();
+        for sums in self.staged.drain(..) {
+            total.weight += sums.weight;
+            total.targets += sums.targets;
+        }
+        if total.weight <= 0.0 {
+            return Err(Error::new(
+                Status::NoTarget,
+                "every target of the step is ignored (−100) or has weight 0: there is nothing to learn from",
+            ));
+        }
+        Ok(total)
+    }
+
+    /// Issues a list and returns once its last operation but AdamW's is done.
+    fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<&Frame> {
+        self.usable()?;
+        let frame = self.frame;
+        self.frame = (frame + 1) % FRAMES;
+        if let Some(done) = self.frame_done[frame].take() {
+            self.reach(done)?;
+        }
+        self.runner.frames[frame].open(inputs);
+
+        let runner = self.runner.clone();
+        let (list_number, list) = runner.lists.get(purpose)?;
+        let waits = self.sync.infer(list);
+        #[cfg(debug_assertions)]
+        self.checker.check(list, &waits)?;
+        let mut decided = None;
+        for (index, operation) in list.operations.iter().enumerate() {
+            let task = Task { list: list_number, frame: frame as u8, operation: index as u32 };
+            let tick =
+                self.lanes.issue(operation.lane(), task.pack(), waits.waits(index), waits.signal(index));
+            if matches!(operation, Operation::Decide { .. } | Operation::DownloadLogits) {
+                decided = Some(tick);
+            }
+        }
+        self.frame_done[frame] = Some(self.lanes.last(Lane::Host));
+        let decided = decided.expect("every list has an operation that concludes it");
+        self.reach(decided)?;
+        self.collect_spans();
+        Ok(&self.runner.frames[frame])
+    }
+
+    /// Waits for a tick; what is issued later need not.
+    fn reach(&mut self, tick: Tick) -> Result<()> {
+        if let Err(first) = self.lanes.reach(tick) {
+            self.failed = Some(first.clone());
+            return Err(first);
+        }
+        self.sync.settle(&[tick]);
+        #[cfg(debug_assertions)]
+        self.checker.settle(&[tick])?;
+        Ok(())
+    }
+
+    fn collect_spans(&mut self) {
+        if let Some(spans) = &mut self.spans {
+            spans.extend(self.lanes.take_spans());
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Files as memory, and the two questions to the file system that the standard library does not ask.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Deref;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::base::{Error, Result};
+
+/// A file seen as bytes, read as they are touched.
+///
+/// Nobody may shrink or rewrite the file while it is mapped: reading past a new end kills the process
+/// (`SIGBUS`), and rewritten bytes change under the reader. Replacing it by rename is safe.
+#[derive(Debug)]
+pub struct MappedFile(Mmap);
+
+impl MappedFile {
+    /// Maps a whole file read-only. An empty file gives no bytes.
+    pub fn open(path: &Path) -> Result<MappedFile> {
+        let read = |error: io::Error| Error::io(format!("cannot read {}", path.display()), &error);
+        let file = File::open(path).map_err(read)?;
+        if file.metadata().map_err(read)?.is_dir() {
+            return Err(read(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
+        // SAFETY: the map is private and read-only; that nobody rewrites a file in use is this type's
+        // documented condition, and every reader checks values and bounds again after it has copied them.
+        let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+        Ok(MappedFile(map))
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Swaps what two paths of one file system name, in one step that nobody can see half-done.
+/// Errors: `Unsupported` or `InvalidInput` where the file system cannot.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let (one, other) = (c_path(one)?, c_path(other)?);
+    // SAFETY: both are NUL-terminated strings that live until the call returns.
+    let status = unsafe {
+        libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE)
+    };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Bytes that this user may still write to the file system of an existing path.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = c_path(path)?;
+    let mut facts = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the string is NUL-terminated and `facts` has room for the struct that the call fills.
+    if unsafe { libc::statvfs(path.as_ptr(), facts.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it filled the struct.
+    let facts = unsafe { facts.assume_init() };
+    Ok((facts.f_bavail as u64).saturating_mul(facts.f_frsize as u64))
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidFilename))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Status;
+
+    #[test]
+    fn a_mapped_file_is_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bytes");
+        std::fs::write(&path, b"horizon").unwrap();
+        assert_eq!(&*MappedFile::open(&path).unwrap(), b"horizon");
+        std::fs::write(&path, b"").unwrap();
+        assert!(MappedFile::open(&path).unwrap().is_empty());
+        assert_eq!(MappedFile::open(&dir.path().join("none")).unwrap_err().status(), Status::NotFound);
+        assert_eq!(MappedFile::open(dir.path()).unwrap_err().status(), Status::Io);
+    }
+
+    #[test]
+    fn folders_change_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (dir.path().join("one"), dir.path().join("other"));
+        std::fs::create_dir(&one).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(one.join("a"), "").unwrap();
+        if let Err(error) = exchange(&one, &other) {
+            println!("skipped: this file system cannot exchange names ({error})");
+            return;
+        }
+        assert!(other.join("a").exists() && !one.join("a").exists());
+    }
+
+    #[test]
+    fn free_space_is_known() {
+        assert!(free_bytes(Path::new("/")).unwrap() > 0);
+        assert!(free_bytes(Path::new("/no/such/path")).is_err());
+    }
+}

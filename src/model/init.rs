@@ -1,0 +1,96 @@
+//! Fresh weights, as GPT-2 starts them (Radford et al. 2019, section 2.3).
+//!
+//! Matrices are normal with σ = 0.02; the projections that add to the residual stream (`o_proj`, `down_proj`)
+//! with σ = 0.02/√(2L), so that its variance does not grow with depth; norms are 1. A tensor's values depend
+//! on the seed and its name alone: neither order nor threads nor the other tensors matter.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::model::{ModelConfig, TensorLayout};
+
+/// σ of a matrix.
+const DEVIATION: f64 = 0.02;
+
+/// Writes the fresh values of one tensor.
+///
+/// # Panics
+/// If `out` is not as long as the tensor.
+pub fn fresh_tensor(config: &ModelConfig, tensor: &TensorLayout, seed: u64, out: &mut [f32]) {
+    assert_eq!(out.len(), tensor.elements(), "{} has {} elements", tensor.name, tensor.elements());
+    if tensor.shape.len() < 2 {
+        out.fill(1.0);
+        return;
+    }
+    let closes_a_branch =
+        [".o_proj.weight", ".down_proj.weight"].iter().any(|end| tensor.name.ends_with(end));
+    let deviation = if closes_a_branch { DEVIATION / (2.0 * config.dims.l as f64).sqrt() } else { DEVIATION };
+    let mut rng = ChaCha8Rng::from_seed(key(seed, &tensor.name));
+    for value in out {
+        let normal: f64 = StandardNormal.sample(&mut rng);
+        *value = (normal * deviation) as f32;
+    }
+}
+
+/// The generator's key: the seed beside a hash of the name (FNV-1a, 64 bits).
+fn key(seed: u64, name: &str) -> [u8; 32] {
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3));
+    let mut key = *b"................horizon.init.v1.";
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&hash.to_le_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Layout, preset};
+
+    fn fresh(name: &str, seed: u64) -> Vec<f32> {
+        let config = preset("tiny").unwrap();
+        let layout = Layout::new(&config);
+        let (_, tensor) = layout.find(name).unwrap();
+        let mut out = vec![f32::NAN; tensor.elements()];
+        fresh_tensor(&config, tensor, seed, &mut out);
+        out
+    }
+
+    fn mean_and_deviation(values: &[f32]) -> (f64, f64) {
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| v as f64).sum::<f64>() / n;
+        let square = values.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / n;
+        (mean, square.sqrt())
+    }
+
+    #[test]
+    fn spreads_are_those_of_gpt2() {
+        let layers = preset("tiny").unwrap().dims.l as f64;
+        let closing = 0.02 / (2.0 * layers).sqrt();
+        for (name, deviation) in [
+            ("model.embed_tokens.weight", 0.02),
+            ("model.layers.1.self_attn.q_proj.weight", 0.02),
+            ("model.layers.1.mlp.up_proj.weight", 0.02),
+            ("model.layers.2.self_attn.o_proj.weight", closing),
+            ("model.layers.0.mlp.down_proj.weight", closing),
+        ] {
+            let values = fresh(name, 7);
+            let (mean, found) = mean_and_deviation(&values);
+            // Four standard errors of the mean and of the deviation.
+            let error = 4.0 * deviation / (values.len() as f64).sqrt();
+            assert!(mean.abs() < error, "{name}: mean {mean}");
+            assert!((found - deviation).abs() < error, "{name}: σ {found}, expected {deviation}");
+        }
+        assert!(fresh("model.norm.weight", 7).iter().all(|&v| v == 1.0));
+    }
+
+    #[test]
+    fn seed_and_name_decide() {
+        let q0 = fresh("model.layers.0.self_attn.q_proj.weight", 1);
+        assert_eq!(q0, fresh("model.layers.0.self_attn.q_proj.weight", 1));
+        assert_ne!(q0, fresh("model.layers.1.self_attn.q_proj.weight", 1));
+        assert_ne!(q0, fresh("model.layers.0.self_attn.q_proj.weight", 2));
+    }
+}

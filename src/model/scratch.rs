@@ -1,0 +1,175 @@
+//! What a layer and the head keep on the device while they are computed.
+//!
+//! Each scratch is laid out once, by a function that is given a way to take memory: with a counter it gives
+//! the size, with a span it gives the places. Lives that do not meet share memory; see the fields.
+
+use crate::base::{DType, Dims, Shape};
+use crate::device::DeviceSpan;
+
+/// Every buffer starts on a multiple of this many bytes.
+const ALIGNMENT: usize = 256;
+
+/// The working memory of one decoder layer, for one micro-batch.
+///
+/// `P` is what a buffer is: a place on the device, or nothing while sizes are counted.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerScratch<P = DeviceSpan> {
+    /// `[N, C]`: input of the q, k and v projections; in backward then its gradient.
+    pub(super) attention_normed: P,
+    /// f32 `[N]`.
+    pub(super) attention_rstd: P,
+    /// `[N, (H+2G)·D]`: queries and keys rotated.
+    pub(super) qkv: P,
+    /// `[N, H·D]`: input of the output projection.
+    pub(super) attended: P,
+    /// f32 `[N, H]`.
+    pub(super) lse: P,
+    /// `[N, C]`: the stream between attention and feed-forward.
+    pub(super) middle: P,
+    /// `[N, C]`: input of the gate and up projections; in backward then its gradient.
+    pub(super) feed_normed: P,
+    /// f32 `[N]`.
+    pub(super) feed_rstd: P,
+    /// Two lives, one after the other.
+    shared: P,
+    sizes: SharedSizes,
+}
+
+/// Bytes of what lives in `shared`. While the feed-forward is computed: gate and up, `[N, 2F]`, in backward
+/// then their gradient; and the product of the two, `[N, F]`, in backward then its gradient. While attention's
+/// backward is computed: the gradients of its output, `[N, H·D]`, and of queries, keys and values.
+#[derive(Clone, Copy, Debug)]
+struct SharedSizes {
+    gate_up: usize,
+    product: usize,
+    dattended: usize,
+    dqkv: usize,
+}
+
+impl<P> LayerScratch<P> {
+    fn lay(dims: &Dims, shape: Shape, storage: DType, mut take: impl FnMut(usize) -> P) -> Self {
+        let n = shape.n();
+        let rows = |columns: usize| aligned(n * columns * storage.bytes());
+        let f32s = |columns: usize| aligned(n * columns * DType::F32.bytes());
+        let sizes = SharedSizes {
+            gate_up: rows(2 * dims.f),
+            product: rows(dims.f),
+            dattended: rows(dims.attended()),
+            dqkv: rows(dims.qkv()),
+        };
+        LayerScratch {
+            attention_normed: take(rows(dims.c)),
+            attention_rstd: take(f32s(1)),
+            qkv: take(rows(dims.qkv())),
+            attended: take(rows(dims.attended())),
+            lse: take(f32s(dims.h)),
+            middle: take(rows(dims.c)),
+            feed_normed: take(rows(dims.c)),
+            feed_rstd: take(f32s(1)),
+            shared: take((sizes.gate_up + sizes.product).max(sizes.dattended + sizes.dqkv)),
+            sizes,
+        }
+    }
+}
+
+impl LayerScratch {
+    /// Bytes of the scratch: a multiple of 256.
+    pub fn bytes(dims: &Dims, shape: Shape, storage: DType) -> usize {
+        count(|take| {
+            LayerScratch::lay(dims, shape, storage, take);
+        })
+    }
+
+    /// The scratch in `memory`, of which it takes the first [`LayerScratch::bytes`].
+    ///
+    /// # Panics
+    /// If the memory is shorter.
+    pub fn carve(memory: DeviceSpan, dims: &Dims, shape: Shape, storage: DType) -> Self {
+        LayerScratch::lay(dims, shape, storage, carver(memory))
+    }
+
+    pub(super) fn gate_up(&self) -> DeviceSpan {
+        self.shared.part(0, self.sizes.gate_up)
+    }
+
+    pub(super) fn product(&self) -> DeviceSpan {
+        self.shared.part(self.sizes.gate_up, self.sizes.product)
+    }
+
+    pub(super) fn dattended(&self) -> DeviceSpan {
+        self.shared.part(0, self.sizes.dattended)
+    }
+
+    pub(super) fn dqkv(&self) -> DeviceSpan {
+        self.shared.part(self.sizes.dattended, self.sizes.dqkv)
+    }
+}
+
+/// The working memory of the head, for one micro-batch, with the logits of `chunk` rows.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadScratch<P = DeviceSpan> {
+    /// `[N, C]`: input of the LM head; in backward then its gradient, chunk by chunk.
+    pub(super) normed: P,
+    /// f32 `[N]`.
+    pub(super) rstd: P,
+    /// `[chunk, V]`; in backward then their gradient.
+    pub(super) logits: P,
+    /// Rows of logits that exist at a time.
+    pub(super) chunk: usize,
+}
+
+impl<P> HeadScratch<P> {
+    fn lay(
+        dims: &Dims,
+        shape: Shape,
+        storage: DType,
+        chunk: usize,
+        mut take: impl FnMut(usize) -> P,
+    ) -> Self {
+        let (n, chunk) = (shape.n(), chunk.clamp(1, shape.n()));
+        HeadScratch {
+            normed: take(aligned(n * dims.c * storage.bytes())),
+            rstd: take(aligned(n * DType::F32.bytes())),
+            logits: take(aligned(chunk * dims.v * storage.bytes())),
+            chunk,
+        }
+    }
+}
+
+impl HeadScratch {
+    /// Bytes of the scratch: a multiple of 256. A chunk of more rows than the micro-batch is cut to it.
+    pub fn bytes(dims: &Dims, shape: Shape, storage: DType, chunk: usize) -> usize {
+        count(|take| {
+            HeadScratch::lay(dims, shape, storage, chunk, take);
+        })
+    }
+
+    /// The scratch in `memory`, of which it takes the first [`HeadScratch::bytes`].
+    ///
+    /// # Panics
+    /// If the memory is shorter.
+    pub fn carve(memory: DeviceSpan, dims: &Dims, shape: Shape, storage: DType, chunk: usize) -> Self {
+        HeadScratch::lay(dims, shape, storage, chunk, carver(memory))
+    }
+}
+
+fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGNMENT)
+}
+
+/// The bytes that a layout takes.
+fn count(lay: impl FnOnce(&mut dyn FnMut(usize))) -> usize {
+    let mut total = 0;
+    lay(&mut |bytes| total += bytes);
+    total
+}
+
+/// Takes one place after the other from a span.
+fn carver(memory: DeviceSpan) -> impl FnMut(usize) -> DeviceSpan {
+    let mut at = 0;
+    move |bytes| {
+        let place = memory.part(at, bytes);
+        at += bytes;
+        place
+    }
+}

@@ -1,0 +1,257 @@
+//! Causal grouped-query attention within documents, in blocks (Dao et al. 2022).
+//!
+//! A row attends to one run of positions, `starts[row] ..= t`. Scores exist a block at a time: forward keeps
+//! a running maximum and sum a row, backward forms the probabilities again from the log-sum-exp. Blocks
+//! above the diagonal or before the first document of their rows are passed over; within a block each row
+//! works on its run alone, and the rest is zero.
+
+use std::ops::Range;
+
+use crate::base::{Dims, Shape};
+use crate::ops::Write;
+use crate::ops::cpu::product::multiply;
+use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
+use crate::ops::cpu::view::{Grid, Matrix, TileMut};
+use crate::ops::cpu::{CpuKernels, block};
+
+/// Query rows of a block.
+const QUERIES: usize = 64;
+/// Keys of a block.
+const KEYS: usize = 128;
+
+/// The places of heads in a row of queries, keys and values.
+struct Heads {
+    d: usize,
+    stride: usize,
+    keys: usize,
+    values: usize,
+    group: usize,
+}
+
+impl Heads {
+    fn new(dims: &Dims) -> Self {
+        let keys = dims.h * dims.d;
+        let values = keys + dims.g * dims.d;
+        Heads { d: dims.d, stride: dims.qkv(), keys, values, group: dims.h / dims.g }
+    }
+
+    fn query_columns(&self, head: usize) -> Range<usize> {
+        head * self.d..(head + 1) * self.d
+    }
+
+    fn key_columns(&self, kv: usize) -> Range<usize> {
+        self.keys + kv * self.d..self.keys + (kv + 1) * self.d
+    }
+
+    fn value_columns(&self, kv: usize) -> Range<usize> {
+        self.values + kv * self.d..self.values + (kv + 1) * self.d
+    }
+}
+
+/// Some columns of some rows of a row-major matrix.
+fn window(elements: &[f32], stride: usize, rows: Range<usize>, columns: Range<usize>) -> Matrix<'_> {
+    let start = rows.start * stride + columns.start;
+    Matrix::new(&elements[start..], rows.len(), columns.len(), stride)
+}
+
+/// The keys that query `t` attends to among the keys of a block, counted from the block's first.
+fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
+    let first = start.max(keys.start);
+    let end = (t + 1).min(keys.end).max(first);
+    // A run before or after the block is empty, and stays within it.
+    if first >= keys.end { 0..0 } else { first - keys.start..end - keys.start }
+}
+
+/// Key blocks that some query of the block attends to.
+fn key_blocks(starts: &[i32], queries: &Range<usize>) -> Range<usize> {
+    let first = starts[queries.clone()].iter().min().map_or(0, |&start| start as usize);
+    first / KEYS..queries.end.div_ceil(KEYS)
+}
+
+pub(super) fn forward(
+    cpu: &CpuKernels,
+    out: Grid<f32>,
+    lse: Grid<f32>,
+    qkv: &[f32],
+    starts: &[i32],
+    shape: Shape,
+    dims: &Dims,
+) {
+    let (heads, t) = (Heads::new(dims), shape.t);
+    let blocks = t.div_ceil(QUERIES);
+    let factor = 1.0 / (dims.d as f32).sqrt();
+    cpu.scratch.reserve(QUERIES * KEYS + 2 * QUERIES);
+    cpu.pool.run(shape.b * dims.h * blocks, &|worker, tile| {
+        let (sequence, head, queries) = (tile / blocks / dims.h, tile / blocks % dims.h, tile % blocks);
+        let (row, queries) = (sequence * t, block(queries, QUERIES, t));
+        let (starts, qkv) = (&starts[row..row + t], &qkv[row * heads.stride..(row + t) * heads.stride]);
+        let rows = row + queries.start..row + queries.end;
+        let mut scratch = cpu.scratch.worker(worker);
+        let (scores, running) = scratch.take(QUERIES * KEYS + 2 * QUERIES).split_at_mut(QUERIES * KEYS);
+        let (largest, sums) = running.split_at_mut(QUERIES);
+        largest.fill(f32::NEG_INFINITY);
+        sums.fill(0.0);
+        // SAFETY: a tile is one head of one row block; these rectangles are disjoint, each tile runs once.
+        let mut out = unsafe { out.tile(rows.clone(), heads.query_columns(head)) };
+        let q = window(qkv, heads.stride, queries.clone(), heads.query_columns(head));
+        let mut write = Write::Set;
+        for keys in key_blocks(starts, &queries) {
+            let keys = block(keys, KEYS, t.min(queries.end));
+            let kv = head / heads.group;
+            let k = window(qkv, heads.stride, keys.clone(), heads.key_columns(kv));
+            let v = window(qkv, heads.stride, keys.clone(), heads.value_columns(kv));
+            multiply(
+                &mut TileMut::of(scores, queries.len(), keys.len()),
+                Write::Set,
+                factor,
+                q,
+                k.transposed(),
+            );
+            for (i, scores) in scores.chunks_exact_mut(keys.len()).take(queries.len()).enumerate() {
+                let query = queries.start + i;
+                let run = run_in(&keys, starts[query] as usize, query);
+                scores[..run.start].fill(0.0);
+                scores[run.end..].fill(0.0);
+                if run.is_empty() {
+                    continue;
+                }
+                let before = largest[i];
+                let scores = &mut scores[run];
+                largest[i] = before.max(maximum(scores));
+                let sum = exp_and_sum(scores, largest[i]);
+                if before == f32::NEG_INFINITY {
+                    sums[i] = sum;
+                } else {
+                    let shrink = exp(before - largest[i]);
+                    sums[i] = sums[i] * shrink + sum;
+                    scale(out.row(i), shrink);
+                }
+            }
+            multiply(&mut out, write, 1.0, Matrix::new(scores, queries.len(), keys.len(), keys.len()), v);
+            write = Write::Add;
+        }
+        // SAFETY: as for `out`: this head's column of these rows.
+        let mut lse = unsafe { lse.tile(rows, head..head + 1) };
+        for i in 0..queries.len() {
+            scale(out.row(i), 1.0 / sums[i]);
+            lse.row(i)[0] = largest[i] + sums[i].ln();
+        }
+    });
+}
+
+/// What backward reads.
+pub(super) struct Saved<'a> {
+    pub qkv: &'a [f32],
+    pub out: &'a [f32],
+    pub lse: &'a [f32],
+    pub dout: &'a [f32],
+    pub starts: &'a [i32],
+}
+
+/// One tile is a key/value head of a sequence with the query heads that read it: every sum over queries or
+/// keys runs inside it, in order.
+pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: Shape, dims: &Dims) {
+    let (heads, t) = (Heads::new(dims), shape.t);
+    let attended = dims.attended();
+    let factor = 1.0 / (dims.d as f32).sqrt();
+    let scratch_elements = 2 * QUERIES * KEYS + heads.group * t;
+    cpu.scratch.reserve(scratch_elements);
+    cpu.pool.run(shape.b * dims.g, &|worker, tile| {
+        let (row, kv) = (tile / dims.g * t, tile % dims.g);
+        let rows = row..row + t;
+        let starts = &saved.starts[rows.clone()];
+        let qkv = &saved.qkv[rows.start * heads.stride..rows.end * heads.stride];
+        let out = &saved.out[rows.start * attended..rows.end * attended];
+        let dout = &saved.dout[rows.start * attended..rows.end * attended];
+        let lse = &saved.lse[rows.start * dims.h..rows.end * dims.h];
+        let group = kv * heads.group..(kv + 1) * heads.group;
+
+        let mut scratch = cpu.scratch.worker(worker);
+        let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * KEYS);
+        let (dscores, deltas) = rest.split_at_mut(QUERIES * KEYS);
+        // delta = Σ dout · out of a row and head: what softmax's gradient takes off every score's.
+        for (head, deltas) in group.clone().zip(deltas.chunks_exact_mut(t)) {
+            for (query, delta) in deltas.iter_mut().enumerate() {
+                let columns = query * attended + head * dims.d..query * attended + (head + 1) * dims.d;
+                *delta = dot(&dout[columns.clone()], &out[columns]);
+            }
+        }
+        let columns = group.start * dims.d..group.end * dims.d;
+        // SAFETY: the query columns of this group in this sequence belong to this tile alone.
+        let mut dq = unsafe { dqkv.tile(rows.clone(), columns) };
+        for query in 0..t {
+            dq.row(query).fill(0.0);
+        }
+        for keys in 0..t.div_ceil(KEYS) {
+            let keys = block(keys, KEYS, t);
+            let key_rows = row + keys.start..row + keys.end;
+            // SAFETY: the key and value columns of this kv head belong to this tile alone, in every row of the
+            // sequence, and the two do not overlap each other or the query columns.
+            let (mut dk, mut dv) = unsafe {
+                (
+                    dqkv.tile(key_rows.clone(), heads.key_columns(kv)),
+                    dqkv.tile(key_rows, heads.value_columns(kv)),
+                )
+            };
+            let k = window(qkv, heads.stride, keys.clone(), heads.key_columns(kv));
+            let v = window(qkv, heads.stride, keys.clone(), heads.value_columns(kv));
+            let mut write = Write::Set;
+            for queries in keys.start / QUERIES..t.div_ceil(QUERIES) {
+                let queries = block(queries, QUERIES, t);
+                let reached = key_blocks(starts, &queries).contains(&(keys.start / KEYS));
+                if !reached {
+                    continue;
+                }
+                for (head, deltas) in group.clone().zip(deltas.chunks_exact(t)) {
+                    let (m, n) = (queries.len(), keys.len());
+                    let query_columns = heads.query_columns(head);
+                    let q = window(qkv, heads.stride, queries.clone(), query_columns.clone());
+                    let dout = window(dout, attended, queries.clone(), query_columns);
+                    multiply(&mut TileMut::of(probabilities, m, n), Write::Set, factor, q, k.transposed());
+                    multiply(&mut TileMut::of(dscores, m, n), Write::Set, 1.0, dout, v.transposed());
+                    let pairs = probabilities.chunks_exact_mut(n).zip(dscores.chunks_exact_mut(n));
+                    for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
+                        let run = run_in(&keys, starts[query] as usize, query);
+                        for row in [&mut *probabilities, &mut *dscores] {
+                            row[..run.start].fill(0.0);
+                            row[run.end..].fill(0.0);
+                        }
+                        softmax_backward(
+                            &mut probabilities[run.clone()],
+                            &mut dscores[run],
+                            lse[query * dims.h + head],
+                            deltas[query],
+                            factor,
+                        );
+                    }
+                    let (p, ds) = (Matrix::new(probabilities, m, n, n), Matrix::new(dscores, m, n, n));
+                    multiply(&mut dv, write, 1.0, p.transposed(), dout);
+                    multiply(&mut dk, write, 1.0, ds.transposed(), q);
+                    write = Write::Add;
+                    // SAFETY: this head's query columns lie in `dq`, which is not used while this tile lives.
+                    let mut dq = unsafe {
+                        dqkv.tile(row + queries.start..row + queries.end, heads.query_columns(head))
+                    };
+                    multiply(&mut dq, Write::Add, 1.0, ds, k);
+                }
+            }
+            if write == Write::Set {
+                for key in 0..keys.len() {
+                    dk.row(key).fill(0.0);
+                    dv.row(key).fill(0.0);
+                }
+            }
+        }
+    });
+}
+
+vectorised! {
+    /// Scores become probabilities, and `dp` = d probabilities become d of the unscaled scores.
+    fn softmax_backward(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, factor: f32) {
+        for (score, dp) in scores.iter_mut().zip(dp) {
+            let p = exp(*score - lse);
+            *dp = p * (*dp - delta) * factor;
+            *score = p;
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The host arenas: the store, and what crosses the link beside it.
+
+use crate::base::{MicroIndex, UnitIndex};
+use crate::model::{Layout, ModelConfig};
+use crate::plan::BatchPlaces;
+use crate::plan::carve::{Carver, Place, Region};
+use crate::schedule::{Mode, Policy};
+
+/// A unit in the store. Every place is as many elements as the unit.
+#[derive(Clone, Copy, Debug)]
+pub struct UnitPlaces {
+    /// bf16, in the wire arena: what is streamed.
+    pub weights: Place,
+    /// Rounded gradient, in the wire arena; empty in [`Mode::Streamed`].
+    pub gradient: Place,
+    /// i16, in the state arena: what makes the weights whole.
+    pub residual: Place,
+    /// f32 first moments, in the state arena.
+    pub m: Place,
+    /// f32 second moments, in the state arena.
+    pub v: Place,
+}
+
+/// Places in the two host arenas. *Wire* is what the device reads and writes (one day pinned); *state* only
+/// CPU workers touch.
+#[derive(Clone, Debug)]
+pub struct HostMap {
+    wire: Carver,
+    state: Carver,
+    units: Vec<UnitPlaces>,
+    ring: Vec<Place>,
+    batches: Vec<BatchPlaces>,
+    scalars: Place,
+    logits: Place,
+}
+
+impl HostMap {
+    pub(super) fn new(config: &ModelConfig, layout: &Layout, policy: &Policy, micros_max: usize) -> Self {
+        let (mut wire, mut state) = (Carver::default(), Carver::default());
+        let grad_bytes = policy.numeric.grad_dtype.bytes();
+        let stored = policy.mode == Mode::Exact;
+        let units = layout
+            .units
+            .iter()
+            .map(|unit| UnitPlaces {
+                weights: wire.take("weights (bf16)", unit.elements * 2),
+                gradient: wire.take("gradients", if stored { unit.elements * grad_bytes } else { 0 }),
+                residual: state.take("residuals (i16)", unit.elements * 2),
+                m: state.take("moments (f32)", unit.elements * 4),
+                v: state.take("moments (f32)", unit.elements * 4),
+            })
+            .collect();
+        let ring_slabs = if stored { 0 } else { policy.placement.ring };
+        let slab_bytes = layout.layer_elements() * grad_bytes;
+        let ring = (0..ring_slabs).map(|_| wire.take("gradient ring", slab_bytes)).collect();
+        let batches = (0..micros_max).map(|_| BatchPlaces::take(&mut wire, policy.numeric.shape)).collect();
+        let scalars = wire.take("scalars", 8 * (1 + layout.units.len()));
+        let logits = wire.take("logits row", 4 * config.dims.v);
+        HostMap { wire, state, units, ring, batches, scalars, logits }
+    }
+
+    /// Both arenas together.
+    pub fn bytes(&self) -> usize {
+        self.wire_bytes() + self.state_bytes()
+    }
+
+    /// The size of the wire arena.
+    pub fn wire_bytes(&self) -> usize {
+        self.wire.bytes()
+    }
+
+    /// The size of the state arena.
+    pub fn state_bytes(&self) -> usize {
+        self.state.bytes()
+    }
+
+    /// Totals by name.
+    pub fn regions(&self) -> Vec<Region> {
+        [self.wire.regions(), self.state.regions()].concat()
+    }
+
+    /// A unit's places.
+    pub fn unit(&self, unit: UnitIndex) -> UnitPlaces {
+        self.units[unit.at()]
+    }
+
+    /// A slab of the gradient ring, in the wire arena.
+    pub fn ring(&self, slab: u32) -> Place {
+        self.ring[slab as usize]
+    }
+
+    /// A micro-batch's staging, in the wire arena.
+    pub fn batch(&self, micro: MicroIndex) -> BatchPlaces {
+        self.batches[micro.at()]
+    }
+
+    /// f64: the loss sum, in the wire arena.
+    pub fn loss(&self) -> Place {
+        self.scalars.elements(0..1, 8)
+    }
+
+    /// f64: a unit's sum of squares, in the wire arena.
+    pub fn norm(&self, unit: UnitIndex) -> Place {
+        self.scalars.elements(1 + unit.at()..2 + unit.at(), 8)
+    }
+
+    /// f32 `[V]`: one row of logits, in the wire arena.
+    pub fn logits(&self) -> Place {
+        self.logits
+    }
+}

@@ -1,0 +1,237 @@
+//! What operations read and write: the facts that waits are inferred from and lists are checked against.
+//!
+//! An [`Access`] says what a resource must hold when an operation starts, and what it holds when the operation
+//! is done. [`Operation::visit`] is the only place where this is written down.
+
+use super::operation::{End, GradPlace, Guard, Operation};
+use super::policy::Geometry;
+use super::resource::{Content, Resource};
+use crate::base::{MicroIndex, PartIndex, UnitIndex};
+
+/// One resource in the hands of one operation.
+///
+/// `needs` alone is a read, `leaves` alone overwrites whatever was there, both together update in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// What is touched.
+    pub resource: Resource,
+    /// What it must hold when the operation starts, if the operation reads it.
+    pub needs: Option<Content>,
+    /// What it holds when the operation is done, if the operation writes it.
+    pub leaves: Option<Content>,
+}
+
+impl Access {
+    /// Reads.
+    pub fn read(resource: Resource, needs: Content) -> Self {
+        Access { resource, needs: Some(needs), leaves: None }
+    }
+
+    /// Writes, whatever was there.
+    pub fn write(resource: Resource, leaves: Content) -> Self {
+        Access { resource, needs: None, leaves: Some(leaves) }
+    }
+
+    /// Reads and writes.
+    pub fn update(resource: Resource, needs: Content, leaves: Content) -> Self {
+        Access { resource, needs: Some(needs), leaves: Some(leaves) }
+    }
+
+    /// Whether nobody else may touch the resource meanwhile.
+    pub fn writes(&self) -> bool {
+        self.leaves.is_some()
+    }
+}
+
+impl Geometry {
+    /// The region of an end's weights and of its gradient.
+    pub fn end(&self, unit: UnitIndex) -> Option<End> {
+        if unit == self.embedding() {
+            Some(End::First)
+        } else if unit == self.head() {
+            Some(if self.tied { End::Second } else { End::First })
+        } else {
+            None
+        }
+    }
+
+    /// Where a unit's f32 gradient is summed.
+    fn accumulator(&self, unit: UnitIndex) -> Resource {
+        self.end(unit).map_or(Resource::Accumulator, Resource::EndAccumulator)
+    }
+
+    /// Contributions to a unit's gradient when it is complete.
+    fn terms(&self, unit: UnitIndex, micros: usize) -> u32 {
+        let terms = if self.tied && unit == self.embedding() { 2 * micros } else { micros };
+        u32::try_from(terms).expect("twice the micro-batches fit 32 bits")
+    }
+}
+
+/// A sum that the `terms`-th contribution (counted from 0) is added to: the first one sets it.
+fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Access {
+    if terms == 0 {
+        Access::write(resource, content(1))
+    } else {
+        Access::update(resource, content(terms), content(terms + 1))
+    }
+}
+
+impl Operation {
+    /// Calls `with` for every resource that the operation touches, each once, in a list of `micros`
+    /// micro-batches.
+    pub fn visit(&self, geometry: &Geometry, micros: usize, with: &mut impl FnMut(Access)) {
+        let (embedding, head, top) =
+            (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
+        let sum = |unit: UnitIndex| move |terms: u32| Content::Sum { unit, terms };
+        let loss = |terms: u32| Content::Loss { terms };
+        let complete = |unit: UnitIndex| {
+            let terms = geometry.terms(unit, micros);
+            Access::read(geometry.accumulator(unit), Content::Sum { unit, terms })
+        };
+        match *self {
+            Operation::UploadBatch { micro } => {
+                with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));
+                with(Access::write(Resource::Batch { micro }, Content::Batch(micro)));
+            }
+            Operation::Upload { unit, place } => {
+                with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
+                with(Access::write(place.into(), Content::Weights(unit)));
+            }
+            Operation::EmbedForward { micro } => {
+                with(Access::read(Resource::EndWeights(End::First), Content::Weights(embedding)));
+                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+                let above = Content::Activation { above: embedding, micro };
+                with(Access::write(Resource::Boundary { index: 0, micro }, above));
+            }
+            Operation::Forward { unit, slot, micro } => {
+                let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
+                let to = if unit == top {
+                    Resource::Stream { micro }
+                } else {
+                    Resource::Boundary { index: layer + 1, micro }
+                };
+                with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
+                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+                let input = Content::Activation { above: below, micro };
+                with(Access::read(Resource::Boundary { index: layer, micro }, input));
+                with(Access::write(to, Content::Activation { above: unit, micro }));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::HeadForwardBackward { micro } => {
+                head_weights(geometry, with);
+                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+                let (output, gradient) =
+                    (Content::Activation { above: top, micro }, Content::Gradient { above: top, micro });
+                with(Access::update(Resource::Stream { micro }, output, gradient));
+                with(add(geometry.accumulator(head), micro.0, sum(head)));
+                if geometry.tied {
+                    with(add(geometry.accumulator(embedding), micro.0, sum(embedding)));
+                }
+                with(add(Resource::Loss, micro.0, loss));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::HeadForward { micro } => {
+                head_weights(geometry, with);
+                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+                with(Access::read(Resource::Stream { micro }, Content::Activation { above: top, micro }));
+                with(add(Resource::Loss, micro.0, loss));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::HeadLogits => {
+                let micro = MicroIndex(0);
+                head_weights(geometry, with);
+                with(Access::read(Resource::Stream { micro }, Content::Activation { above: top, micro }));
+                with(Access::write(Resource::Logits, Content::Logits));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::RecomputeBackward { unit, slot, micro } => {
+                let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
+                with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
+                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+                let input = Content::Activation { above: below, micro };
+                with(Access::read(Resource::Boundary { index: layer, micro }, input));
+                let (above, below) =
+                    (Content::Gradient { above: unit, micro }, Content::Gradient { above: below, micro });
+                with(Access::update(Resource::Stream { micro }, above, below));
+                with(add(Resource::Accumulator, micro.0, sum(unit)));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::EmbedBackward { micro } => {
+                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+                let gradient = Content::Gradient { above: embedding, micro };
+                with(Access::read(Resource::Stream { micro }, gradient));
+                let earlier = geometry.terms(embedding, micros) - geometry.terms(head, micros);
+                with(add(geometry.accumulator(embedding), earlier + micro.0, sum(embedding)));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::Norm { unit } => {
+                with(complete(unit));
+                with(Access::write(Resource::Norm { unit }, Content::Norm(unit)));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::Round { unit, part, slab } => {
+                with(complete(unit));
+                with(Access::write(Resource::Slab(slab), Content::Part { unit, part }));
+            }
+            Operation::Download { unit, part, slab, to } => {
+                with(Access::read(Resource::Slab(slab), Content::Part { unit, part }));
+                with(Access::write(gradient(unit, part, to), Content::Part { unit, part }));
+                if part.0 == 0 {
+                    with(Access::read(Resource::Norm { unit }, Content::Norm(unit)));
+                    with(Access::write(Resource::HostNorm { unit }, Content::Norm(unit)));
+                }
+            }
+            Operation::DownloadLoss => {
+                let complete = Content::Loss { terms: geometry.terms(head, micros) };
+                with(Access::read(Resource::Loss, complete));
+                with(Access::write(Resource::HostLoss, complete));
+            }
+            Operation::DownloadLogits => {
+                with(Access::read(Resource::Logits, Content::Logits));
+                with(Access::write(Resource::HostLogits, Content::Logits));
+            }
+            Operation::Decide { norms } => {
+                let complete = Content::Loss { terms: geometry.terms(head, micros) };
+                with(Access::read(Resource::HostLoss, complete));
+                if norms {
+                    for unit in geometry.units() {
+                        with(Access::read(Resource::HostNorm { unit }, Content::Norm(unit)));
+                    }
+                }
+                with(Access::write(Resource::Verdict, Content::Verdict));
+            }
+            Operation::Adam { unit, part, from, guard } => {
+                with(Access::read(gradient(unit, part, from), Content::Part { unit, part }));
+                with(match guard {
+                    Guard::Verdict => Access::read(Resource::Verdict, Content::Verdict),
+                    Guard::Unit => Access::read(Resource::HostNorm { unit }, Content::Norm(unit)),
+                });
+                let updated = |parts: u32| match parts as usize {
+                    0 => Content::Weights(unit),
+                    all if all == geometry.parts(unit) => Content::Weights(unit),
+                    _ => Content::Updating { unit, parts },
+                };
+                with(Access::update(Resource::Master { unit }, updated(part.0), updated(part.0 + 1)));
+            }
+        }
+    }
+}
+
+/// The weights that the head reads; tied, its matrix is the embedding's.
+fn head_weights(geometry: &Geometry, with: &mut impl FnMut(Access)) {
+    let head = geometry.head();
+    if geometry.tied {
+        with(Access::read(Resource::EndWeights(End::First), Content::Weights(geometry.embedding())));
+        with(Access::read(Resource::EndWeights(End::Second), Content::Weights(head)));
+    } else {
+        with(Access::read(Resource::EndWeights(End::First), Content::Weights(head)));
+    }
+}
+
+/// Where a part of a gradient is on the host.
+fn gradient(unit: UnitIndex, part: PartIndex, place: GradPlace) -> Resource {
+    match place {
+        GradPlace::Store => Resource::HostGradient { unit, part },
+        GradPlace::Ring(slab) => Resource::Ring(slab),
+    }
+}

@@ -1,0 +1,303 @@
+//! The pieces of memory that operations touch, and what they may hold.
+
+use std::fmt;
+
+use super::operation::{End, WeightPlace};
+use super::policy::{Geometry, Policy};
+use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::device::Lane;
+
+/// A piece of memory, on the device or on the host, that is read or written as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// Device: a micro-batch's tokens, targets, weights and document starts.
+    Batch {
+        /// Which.
+        micro: MicroIndex,
+    },
+    /// Device: the weights of one layer.
+    Slot(SlotIndex),
+    /// Device: the weights of an end.
+    EndWeights(End),
+    /// Device: the input of layer `index`, 0 … L − 1.
+    Boundary {
+        /// The layer, counted from 0.
+        index: u32,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
+    /// Device: the output of the last layer, which the head turns into its gradient in place and every
+    /// layer's backward carries down.
+    Stream {
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
+    /// Device: the f32 gradient of the layer whose backward runs.
+    Accumulator,
+    /// Device: the f32 gradient of an end.
+    EndAccumulator(End),
+    /// Device: what an operation needs only while it runs.
+    Scratch,
+    /// Device: a rounded part of a gradient on its way out.
+    Slab(SlabIndex),
+    /// Device: the weighted sum of losses.
+    Loss,
+    /// Device: a unit's sum of squares.
+    Norm {
+        /// Whose.
+        unit: UnitIndex,
+    },
+    /// Device: f32 logits of one row.
+    Logits,
+    /// Host: a micro-batch as the caller gave it.
+    HostBatch {
+        /// Which.
+        micro: MicroIndex,
+    },
+    /// Host: weights, residual and moments of a unit.
+    Master {
+        /// Whose.
+        unit: UnitIndex,
+    },
+    /// Host: a part of a unit's gradient in the store.
+    HostGradient {
+        /// Whose.
+        unit: UnitIndex,
+        /// Which part.
+        part: PartIndex,
+    },
+    /// Host: a slab of the ring.
+    Ring(u32),
+    /// Host: a unit's sum of squares.
+    HostNorm {
+        /// Whose.
+        unit: UnitIndex,
+    },
+    /// Host: the weighted sum of losses.
+    HostLoss,
+    /// Host: what [`Decide`](super::Operation::Decide) decided.
+    Verdict,
+    /// Host: f32 logits of one row.
+    HostLogits,
+}
+
+impl Resource {
+    /// The lanes that ever touch it. What is on the host the issuing thread may touch too, between lists.
+    pub fn lanes(&self) -> &'static [Lane] {
+        match self {
+            Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
+                &[Lane::Compute, Lane::H2d]
+            }
+            Resource::Boundary { .. }
+            | Resource::Stream { .. }
+            | Resource::Accumulator
+            | Resource::EndAccumulator(_)
+            | Resource::Scratch => &[Lane::Compute],
+            Resource::Slab(_) | Resource::Loss | Resource::Norm { .. } | Resource::Logits => {
+                &[Lane::Compute, Lane::D2h]
+            }
+            Resource::HostBatch { .. } => &[Lane::H2d],
+            Resource::Master { .. } => &[Lane::H2d, Lane::Host],
+            Resource::HostGradient { .. }
+            | Resource::Ring(_)
+            | Resource::HostNorm { .. }
+            | Resource::HostLoss => &[Lane::D2h, Lane::Host],
+            Resource::Verdict => &[Lane::Host],
+            Resource::HostLogits => &[Lane::D2h],
+        }
+    }
+
+    /// Whether its lane's order is all the order it needs: one lane touches it, and nobody on the host.
+    pub fn is_private(&self) -> bool {
+        self.lanes().len() == 1 && !self.is_on_host()
+    }
+
+    /// Whether it is in host memory.
+    pub fn is_on_host(&self) -> bool {
+        match self {
+            Resource::HostBatch { .. }
+            | Resource::Master { .. }
+            | Resource::HostGradient { .. }
+            | Resource::Ring(_)
+            | Resource::HostNorm { .. }
+            | Resource::HostLoss
+            | Resource::Verdict
+            | Resource::HostLogits => true,
+            Resource::Batch { .. }
+            | Resource::Slot(_)
+            | Resource::EndWeights(_)
+            | Resource::Boundary { .. }
+            | Resource::Stream { .. }
+            | Resource::Accumulator
+            | Resource::EndAccumulator(_)
+            | Resource::Scratch
+            | Resource::Slab(_)
+            | Resource::Loss
+            | Resource::Norm { .. }
+            | Resource::Logits => false,
+        }
+    }
+
+    /// What it holds before the first list: a store is filled and batches are handed in from outside.
+    pub fn initially(&self) -> Option<Content> {
+        match *self {
+            Resource::Master { unit } => Some(Content::Weights(unit)),
+            Resource::HostBatch { micro } => Some(Content::Batch(micro)),
+            _ => None,
+        }
+    }
+
+    /// Whether its contents mean anything to the next list. Weights do, until their master is updated;
+    /// activations, gradients, norms and losses of one list are never those of another.
+    pub fn outlives_list(&self) -> bool {
+        matches!(
+            self,
+            Resource::Master { .. }
+                | Resource::HostBatch { .. }
+                | Resource::Slot(_)
+                | Resource::EndWeights(_)
+        )
+    }
+
+    /// Whether a model of this geometry, placed by this policy, has it in a list of `micros` micro-batches.
+    pub fn exists(&self, policy: &Policy, geometry: &Geometry, micros: usize) -> bool {
+        let placement = &policy.placement;
+        let is_unit = |unit: UnitIndex| unit <= geometry.head();
+        match *self {
+            Resource::Batch { micro } | Resource::Stream { micro } | Resource::HostBatch { micro } => {
+                micro.at() < micros
+            }
+            Resource::Boundary { index, micro } => (index as usize) < geometry.layers && micro.at() < micros,
+            Resource::Slot(slot) => slot.at() < placement.weight_slots,
+            Resource::Slab(slab) => slab.at() < placement.slabs,
+            Resource::Ring(slab) => policy.streams_gradients() && (slab as usize) < placement.ring,
+            Resource::HostGradient { unit, part } => {
+                !policy.streams_gradients() && is_unit(unit) && part.at() < geometry.parts(unit)
+            }
+            Resource::Norm { unit } | Resource::HostNorm { unit } | Resource::Master { unit } => {
+                is_unit(unit)
+            }
+            Resource::EndWeights(end) | Resource::EndAccumulator(end) => end == End::First || geometry.tied,
+            Resource::Accumulator
+            | Resource::Scratch
+            | Resource::Loss
+            | Resource::Logits
+            | Resource::HostLoss
+            | Resource::Verdict
+            | Resource::HostLogits => true,
+        }
+    }
+}
+
+/// What a resource holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// A micro-batch.
+    Batch(MicroIndex),
+    /// The weights of a unit; on the host, with its whole optimizer state.
+    Weights(UnitIndex),
+    /// A unit's optimizer state of which the first `parts` parts are updated and the others are not yet.
+    Updating {
+        /// Whose.
+        unit: UnitIndex,
+        /// Parts updated.
+        parts: u32,
+    },
+    /// The residual stream as it leaves `unit`.
+    Activation {
+        /// The unit below.
+        above: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
+    /// The gradient of [`Content::Activation`].
+    Gradient {
+        /// The unit below.
+        above: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
+    /// The sum of the first `terms` contributions to a unit's f32 gradient: one of every micro-batch, and of
+    /// a tied embedding first those of the head, then its own.
+    Sum {
+        /// Whose.
+        unit: UnitIndex,
+        /// Contributions so far.
+        terms: u32,
+    },
+    /// One part of a unit's rounded gradient.
+    Part {
+        /// Whose.
+        unit: UnitIndex,
+        /// Which part.
+        part: PartIndex,
+    },
+    /// The sum of squares of a unit's complete gradient.
+    Norm(UnitIndex),
+    /// The loss of the first `terms` micro-batches.
+    Loss {
+        /// Micro-batches so far.
+        terms: u32,
+    },
+    /// The step's verdict.
+    Verdict,
+    /// Logits of one row.
+    Logits,
+    /// Nothing that anybody may read.
+    Scrap,
+}
+
+impl From<WeightPlace> for Resource {
+    fn from(place: WeightPlace) -> Self {
+        match place {
+            WeightPlace::Slot(slot) => Resource::Slot(slot),
+            WeightPlace::End(end) => Resource::EndWeights(end),
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Resource::Batch { micro } => write!(f, "the device batch of {micro}"),
+            Resource::Slot(slot) => slot.fmt(f),
+            Resource::EndWeights(end) => write!(f, "the weights of the {end}"),
+            Resource::Boundary { index, micro } => write!(f, "boundary {index} of {micro}"),
+            Resource::Stream { micro } => write!(f, "the stream of {micro}"),
+            Resource::Accumulator => f.write_str("the accumulator"),
+            Resource::EndAccumulator(end) => write!(f, "the accumulator of the {end}"),
+            Resource::Scratch => f.write_str("the scratch"),
+            Resource::Slab(slab) => slab.fmt(f),
+            Resource::Loss => f.write_str("the device loss"),
+            Resource::Norm { unit } => write!(f, "the device norm of {unit}"),
+            Resource::Logits => f.write_str("the device logits"),
+            Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
+            Resource::Master { unit } => write!(f, "the master of {unit}"),
+            Resource::HostGradient { unit, part } => write!(f, "the stored gradient of {unit} {part}"),
+            Resource::Ring(slab) => write!(f, "ring {slab}"),
+            Resource::HostNorm { unit } => write!(f, "the host norm of {unit}"),
+            Resource::HostLoss => f.write_str("the host loss"),
+            Resource::Verdict => f.write_str("the verdict"),
+            Resource::HostLogits => f.write_str("the host logits"),
+        }
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Content::Batch(micro) => write!(f, "the batch of {micro}"),
+            Content::Weights(unit) => write!(f, "the weights of {unit}"),
+            Content::Updating { unit, parts } => write!(f, "{unit} with {parts} of its parts updated"),
+            Content::Activation { above, micro } => write!(f, "the activation above {above} of {micro}"),
+            Content::Gradient { above, micro } => write!(f, "the gradient above {above} of {micro}"),
+            Content::Sum { unit, terms } => write!(f, "the gradient of {unit} summed over {terms} terms"),
+            Content::Part { unit, part } => write!(f, "{part} of the gradient of {unit}"),
+            Content::Norm(unit) => write!(f, "the norm of {unit}"),
+            Content::Loss { terms } => write!(f, "the loss of {terms} micro-batches"),
+            Content::Verdict => f.write_str("the verdict"),
+            Content::Logits => f.write_str("logits"),
+            Content::Scrap => f.write_str("scrap"),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The order windows are taken in: a permutation per epoch that needs no table.
+//!
+//! The shuffle is a Feistel network over the smallest even number of bits that counts the windows, walked
+//! until it lands among them (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Any place
+//! of any epoch is found from the seed alone, so a position in the data is one number.
+
+/// The order of `windows` windows, epoch after epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// How many there are; at least 1.
+    pub windows: u64,
+    /// What the shuffle depends on; `None` takes them in order.
+    pub shuffle: Option<u64>,
+}
+
+/// Rounds of the network. Four suffice against an adversary; these numbers have none, and cost little.
+const ROUNDS: u64 = 6;
+
+impl Order {
+    /// The window that is taken at `position`, counted from 0 over all epochs.
+    pub fn window(&self, position: u64) -> u64 {
+        let (epoch, place) = (position / self.windows, position % self.windows);
+        match self.shuffle {
+            None => place,
+            Some(seed) => self.permute(mix(mix(seed) ^ epoch), place),
+        }
+    }
+
+    fn permute(&self, key: u64, place: u64) -> u64 {
+        let half_bits = (u64::BITS - (self.windows - 1).leading_zeros()).div_ceil(2).max(1);
+        let mask = (1u64 << half_bits) - 1;
+        let mut at = place;
+        loop {
+            let (mut left, mut right) = (at >> half_bits, at & mask);
+            for round in 0..ROUNDS {
+                let out = mix(key ^ (round << 56) ^ right) & mask;
+                (left, right) = (right, left ^ out);
+            }
+            at = (left << half_bits) | right;
+            if at < self.windows {
+                return at;
+            }
+        }
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(windows: u64, seed: u64, epoch: u64) -> Vec<u64> {
+        let order = Order { windows, shuffle: Some(seed) };
+        (0..windows).map(|place| order.window(epoch * windows + place)).collect()
+    }
+
+    #[test]
+    fn every_window_comes_once_an_epoch() {
+        for windows in (1..=130).chain([255, 256, 257, 1000, 4097, 65_537]) {
+            for seed in [0, 1, u64::MAX] {
+                let mut seen = epoch(windows, seed, 3);
+                seen.sort_unstable();
+                assert!(seen.iter().copied().eq(0..windows), "{windows} windows, seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_counts_stay_in_range() {
+        let order = Order { windows: (1 << 62) + 3, shuffle: Some(9) };
+        for position in 0..1000 {
+            assert!(order.window(position) < order.windows);
+        }
+    }
+
+    #[test]
+    fn seed_and_epoch_change_the_order_and_nothing_else_does() {
+        assert_eq!(epoch(100, 5, 0), epoch(100, 5, 0));
+        assert_ne!(epoch(100, 5, 0), epoch(100, 5, 1));
+        assert_ne!(epoch(100, 5, 0), epoch(100, 6, 0));
+        assert_ne!(epoch(100, 5, 0), (0..100).collect::<Vec<_>>());
+    }
+
+    /// Neighbours must not stay neighbours: of 1000 adjacent pairs about 2 do in a random permutation.
+    #[test]
+    fn neighbours_are_torn_apart() {
+        let order = epoch(1001, 11, 0);
+        let together = order.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
+        assert!(together < 12, "{together} neighbours stayed together");
+        // Every place is as likely to be early as late: the mean of the first half is near the middle.
+        let mean = order[..500].iter().sum::<u64>() as f64 / 500.0;
+        assert!((mean - 500.0).abs() < 60.0, "mean {mean}");
+    }
+
+    #[test]
+    fn unshuffled_windows_come_in_order_and_start_again() {
+        let order = Order { windows: 3, shuffle: None };
+        assert!((0..7).map(|p| order.window(p)).eq([0, 1, 2, 0, 1, 2, 0]));
+    }
+}

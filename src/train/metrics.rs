@@ -1,0 +1,176 @@
+//! What a run reports of itself: one record a step, and how much of the work was useful.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::base::{Error, Result};
+use crate::model::ModelConfig;
+
+/// Floating-point operations of a training step that are useful: no recompute is counted, no padding.
+///
+/// ```text
+/// FLOP = 6 · P_matmul · tokens + 12 · L · H · D · attended
+/// ```
+///
+/// `P_matmul` are the weights of matrix products: all but norms and the embedding's rows, the head's product
+/// included though it may share the embedding's weights. Each does one multiplication and one addition per
+/// token forward, and twice that backward. `attended` counts the (query, key) pairs of causal attention, N·(T + 1)/2 for
+/// N tokens in rows of T without document bounds; each costs two products of D, forward once and
+/// backward twice, in every head. (Kaplan et al. 2020, table 1; the causal half as in PaLM, appendix B.)
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UsefulWork {
+    per_token: f64,
+    per_pair: f64,
+}
+
+impl UsefulWork {
+    /// The work of a model.
+    pub fn new(model: &ModelConfig) -> UsefulWork {
+        let dims = &model.dims;
+        let layer = dims.c * (dims.qkv() + dims.attended() + 3 * dims.f);
+        let p_matmul = dims.l as f64 * layer as f64 + dims.v as f64 * dims.c as f64;
+        UsefulWork { per_token: 6.0 * p_matmul, per_pair: 12.0 * (dims.l * dims.attended()) as f64 }
+    }
+
+    /// FLOP of training on `tokens` tokens with `attended` (query, key) pairs.
+    pub fn flop(&self, tokens: u64, attended: u64) -> f64 {
+        self.per_token * tokens as f64 + self.per_pair * attended as f64
+    }
+}
+
+/// One step, as the log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StepRecord {
+    /// Optimizer steps done, counted from 1.
+    pub step: u64,
+    /// Mean negative log-likelihood over the step's targets, nats.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Tokens of this step.
+    pub tokens: u64,
+    /// From the end of the last step to the end of this one, validation left out.
+    pub step_seconds: f64,
+    /// `tokens / step_seconds`.
+    pub tokens_per_second: f64,
+    /// [`UsefulWork`] over `step_seconds`, 10¹² FLOP/s.
+    pub tflops: f64,
+    /// Mean negative log-likelihood of the validation data after this step, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+}
+
+/// A file of records, one JSON object a line, each line written as soon as it is known.
+#[derive(Debug)]
+pub struct JsonLines {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonLines {
+    /// Begins a log; an earlier file of that name is replaced.
+    pub fn create(path: &Path) -> Result<JsonLines> {
+        let file = File::create(path)
+            .map_err(|error| Error::io(format!("cannot write the log {}", path.display()), &error))?;
+        Ok(JsonLines { path: path.to_owned(), file })
+    }
+
+    /// Appends a record.
+    pub fn write(&mut self, record: &StepRecord) -> Result<()> {
+        let mut line = serde_json::to_vec(record).map_err(|error| Error::internal(error.to_string()))?;
+        line.push(b'\n');
+        self.file
+            .write_all(&line)
+            .map_err(|error| Error::io(format!("cannot write the log {}", self.path.display()), &error))
+    }
+}
+
+/// The pace of a run, from the median of its last steps: one slow step does not shake it.
+#[derive(Clone, Debug, Default)]
+pub struct Pace {
+    last: VecDeque<f64>,
+}
+
+impl Pace {
+    const STEPS: usize = 15;
+
+    /// Takes in a step.
+    pub fn push(&mut self, step_seconds: f64) {
+        if self.last.len() == Self::STEPS {
+            self.last.pop_front();
+        }
+        self.last.push_back(step_seconds);
+    }
+
+    /// Seconds that `steps` more steps take; 0 before the first.
+    pub fn remaining(&self, steps: u64) -> f64 {
+        let mut sorted: Vec<f64> = self.last.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(0.0) * steps as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Dims;
+
+    /// LLaMA 7B: 6.607e9 matrix weights (6.738e9 in all, less embedding and norms).
+    #[test]
+    fn useful_work_is_six_p_and_causal_attention() {
+        let dims = Dims { c: 4096, h: 32, g: 32, d: 128, f: 11008, v: 32000, l: 32 };
+        let model = ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 4096 };
+        let work = UsefulWork::new(&model);
+        assert_eq!(work.flop(1, 0), 6.0 * 6_607_077_376.0);
+        // One row of 2048: pairs 2048·2049/2, per token close to 6·L·C·T.
+        let pairs = 2048 * 2049 / 2;
+        let per_token = work.flop(0, pairs) / 2048.0;
+        assert_eq!(per_token, 6.0 * 32.0 * 4096.0 * 2049.0);
+    }
+
+    #[test]
+    fn a_record_is_one_line_of_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let mut record = StepRecord {
+            step: 1,
+            loss: 5.5,
+            grad_norm: 2.0,
+            lr: 1e-3,
+            tokens: 512,
+            step_seconds: 0.5,
+            tokens_per_second: 1024.0,
+            tflops: 0.01,
+            val_loss: None,
+        };
+        std::fs::write(&path, "an old log\n").unwrap();
+        let mut log = JsonLines::create(&path).unwrap();
+        log.write(&record).unwrap();
+        record.val_loss = Some(5.25);
+        log.write(&record).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"step_seconds":0.5,"tokens_per_second":1024.0,"tflops":0.01}"#
+        );
+        assert!(lines[1].ends_with(r#""val_loss":5.25}"#) && lines.len() == 2);
+        assert!(JsonLines::create(dir.path()).is_err());
+    }
+
+    #[test]
+    fn the_pace_is_a_median() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.remaining(5), 0.0);
+        [9.0, 1.0, 1.0, 1.0].into_iter().for_each(|s| pace.push(s));
+        assert_eq!(pace.remaining(5), 5.0);
+        (0..15).for_each(|_| pace.push(2.0));
+        assert_eq!(pace.remaining(5), 10.0);
+    }
+}

@@ -1,0 +1,266 @@
+//! The loop: windows in, updates out, a record a step, an export at the end.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::base::{DType, Error, Result, Status};
+use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
+use crate::train::data::{Data, IGNORED, Loader, Micro};
+use crate::train::hf::{ExportTarget, export, export_bytes};
+use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
+use crate::train::rate::{Rate, RateShape};
+use crate::train::source::ModelSource;
+
+/// Everything about a run but model and data.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Memory, shapes and AdamW. Its `micros_max` is the number of micro-batches of each step.
+    pub trainer: TrainerOptions,
+    /// Updates; by default one pass over the data.
+    pub steps: Option<u64>,
+    /// How the learning rate falls.
+    pub rate_shape: RateShape,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Least learning rate; by default a tenth of the peak.
+    pub min_lr: Option<f64>,
+    /// Updates that warm up; by default a twentieth of all, rounded up.
+    pub warmup: Option<u64>,
+    /// Decides fresh weights and the order of the data.
+    pub seed: u64,
+    /// Whether windows are shuffled, epoch by epoch.
+    pub shuffle: bool,
+    /// Updates between validations; there is one after the last in any case. 0 leaves it at that one.
+    pub val_every: u64,
+    /// The most micro-batches that a validation takes; drawn once, from all over the validation data.
+    pub val_micros_max: usize,
+    /// Where the model is exported to at the end.
+    pub out: Option<PathBuf>,
+    /// What it is exported as.
+    pub export_dtype: DType,
+    /// Where a record per step goes, as JSON lines.
+    pub log: Option<PathBuf>,
+    /// Where the trace goes at the end.
+    pub trace: Option<PathBuf>,
+}
+
+/// Who is told what happens while a run goes on.
+pub trait Observer {
+    /// A step is done; `remaining` are the seconds that the rest will take at the present pace.
+    fn stepped(&mut self, record: &StepRecord, steps: u64, remaining: f64);
+    /// Something went wrong that the run survives.
+    fn warned(&mut self, message: &str);
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Updates done.
+    pub steps: u64,
+    /// Whether it was asked to stop before its last step.
+    pub stopped: bool,
+    /// Where the model was exported to.
+    pub exported: Option<PathBuf>,
+}
+
+/// A run, ready to go.
+pub struct Run {
+    trainer: Trainer,
+    model: ModelSource,
+    data: Data,
+    loader: Loader,
+    validation: Vec<Micro>,
+    rate: Rate,
+    work: UsefulWork,
+    target: Option<ExportTarget>,
+    trace: Option<(PathBuf, File)>,
+    options: RunOptions,
+}
+
+impl Run {
+    /// Checks every option and every path, takes the memory and puts the weights in. What can be refused is
+    /// refused here, before the first step.
+    pub fn open(model: ModelSource, data: Data, val: Option<Data>, mut options: RunOptions) -> Result<Run> {
+        let (micros, shape) = (options.trainer.micros_max, options.trainer.shape);
+        if shape.b == 0 || micros == 0 {
+            return Err(Error::argument(format!(
+                "a step of {micros} micro-batches of {} sequences is empty; each must be at least 1",
+                shape.b
+            )));
+        }
+        let steps = options.steps.unwrap_or_else(|| data.windows().div_ceil((shape.b * micros) as u64));
+        if steps == 0 {
+            return Err(Error::argument("0 steps train nothing; the number of steps must be at least 1"));
+        }
+        let rate = Rate {
+            shape: options.rate_shape,
+            lr: options.lr,
+            min_lr: options.min_lr.unwrap_or(options.lr / 10.0),
+            warmup: options.warmup.unwrap_or(steps.div_ceil(20)),
+            steps,
+        };
+        rate.validate()?;
+        let validation = match &val {
+            Some(val) => draw_validation(val, shape.b, options.val_micros_max)?,
+            None => Vec::new(),
+        };
+        let needed = export_bytes(&model.layout, options.export_dtype);
+        let target = options.out.as_deref().map(|out| ExportTarget::check(out, needed)).transpose()?;
+        options.trainer.tracing = options.trace.is_some();
+        let mut trainer = Trainer::open(&model.config.model, &options.trainer)?;
+        model.fill(&mut trainer, options.seed)?;
+        let trace = match &options.trace {
+            Some(path) => {
+                Some((path.clone(), File::create(path).map_err(|error| cannot_write(path, &error))?))
+            }
+            None => None,
+        };
+        let loader = Loader::new(&data, shape.b, options.shuffle.then_some(options.seed));
+        let work = UsefulWork::new(&model.config.model);
+        Ok(Run { trainer, model, data, loader, validation, rate, work, target, trace, options })
+    }
+
+    /// The learning rates of the run, and how many updates it makes.
+    pub fn rate(&self) -> &Rate {
+        &self.rate
+    }
+
+    /// The trainer, before or after the run.
+    pub fn trainer(&mut self) -> &mut Trainer {
+        &mut self.trainer
+    }
+
+    /// Trains to the last step, or until `stop` is set, in which case the step that runs is finished first; then
+    /// writes trace and export.
+    ///
+    /// A step whose norm is not finite ends the run with its error; the weights are those of the step before
+    /// and are exported all the same.
+    pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
+        let mut log = self.options.log.as_deref().map(JsonLines::create).transpose()?;
+        let mut steps = 0;
+        let ended = self.steps(&mut steps, &mut log, observer, stop);
+        match &ended {
+            Err(error) if error.status() != Status::NonFinite || steps == 0 => return Err(error.clone()),
+            _ => {}
+        }
+        if let Some((path, file)) = self.trace.take() {
+            let mut file = BufWriter::new(file);
+            let written = self.trainer.trace(&mut file);
+            let flushed = written.and_then(|()| file.flush().map_err(|error| cannot_write(&path, &error)));
+            if let Err(error) = flushed {
+                observer.warned(error.message());
+            }
+        }
+        let exported = self.export()?;
+        match ended {
+            Ok(stopped) => Ok(Outcome { steps, stopped, exported }),
+            Err(error) => Err(match exported {
+                Some(folder) => Error::new(
+                    error.status(),
+                    format!(
+                        "{}; the weights after step {steps} are in {}",
+                        error.message(),
+                        folder.display()
+                    ),
+                ),
+                None => error,
+            }),
+        }
+    }
+
+    /// The steps alone; `done` counts them. Gives whether it was stopped.
+    fn steps(
+        &mut self,
+        done: &mut u64,
+        log: &mut Option<JsonLines>,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool> {
+        let steps = self.rate.steps;
+        let mut pace = Pace::default();
+        let mut clock = Instant::now();
+        while *done < steps {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(true);
+            }
+            let lr = self.rate.at(*done);
+            let micros = (0..self.options.trainer.micros_max)
+                .map(|_| self.loader.next(&self.data))
+                .collect::<Result<Vec<_>>>()?;
+            let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
+            let report = self.trainer.step(&batches, lr)?;
+            *done += 1;
+            let step_seconds = clock.elapsed().as_secs_f64();
+            pace.push(step_seconds);
+            let attended = micros.iter().map(|micro| micro.attended).sum();
+            let every = self.options.val_every;
+            let is_due = *done == steps || (every > 0 && *done % every == 0);
+            let record = StepRecord {
+                step: report.step,
+                loss: report.loss,
+                grad_norm: report.grad_norm,
+                lr,
+                tokens: report.tokens,
+                step_seconds,
+                tokens_per_second: report.tokens as f64 / step_seconds,
+                tflops: self.work.flop(report.tokens, attended) / step_seconds / 1e12,
+                val_loss: if is_due { self.validate()? } else { None },
+            };
+            clock = Instant::now();
+            if let Some(Err(error)) = log.as_mut().map(|log| log.write(&record)) {
+                observer.warned(&format!("{}; the run goes on without a log", error.message()));
+                *log = None;
+            }
+            observer.stepped(&record, steps, pace.remaining(steps - *done));
+        }
+        Ok(false)
+    }
+
+    /// The loss over the validation micro-batches, if there are any: each target counts the same.
+    fn validate(&mut self) -> Result<Option<f64>> {
+        if self.validation.is_empty() {
+            return Ok(None);
+        }
+        let mut total = EvalReport { loss: 0.0, targets: 0 };
+        for micros in self.validation.chunks(self.options.trainer.micros_max) {
+            let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
+            let report = self.trainer.eval(&batches)?;
+            total.loss += report.loss * report.targets as f64;
+            total.targets += report.targets;
+        }
+        Ok(Some(total.loss / total.targets as f64))
+    }
+
+    fn export(&mut self) -> Result<Option<PathBuf>> {
+        let Some(target) = &self.target else { return Ok(None) };
+        let trainer = &mut self.trainer;
+        trainer.sync()?;
+        let read = |name: &str, out: &mut [f32]| trainer.read_tensor(name, out);
+        export(target, &self.model.config, &self.model.layout, self.options.export_dtype, read)?;
+        Ok(Some(target.folder().to_owned()))
+    }
+}
+
+/// At most `micros_max` micro-batches from all over the validation data, the same in every run.
+fn draw_validation(val: &Data, micro_batch: usize, micros_max: usize) -> Result<Vec<Micro>> {
+    let mut loader = Loader::new(val, micro_batch, Some(0));
+    let mut micros = Vec::new();
+    while micros.len() < micros_max {
+        match loader.next_once(val)? {
+            Some(micro) if micro.targets.iter().any(|&target| target != IGNORED) => micros.push(micro),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    if micros.is_empty() {
+        return Err(Error::argument("the validation data has no target to measure a loss by"));
+    }
+    Ok(micros)
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    Error::io(format!("cannot write {}", path.display()), error)
+}

@@ -1,0 +1,74 @@
+//! Where a model comes from: a built-in shape, or a Hugging Face folder.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::{Error, Result, Status};
+use crate::engine::Trainer;
+use crate::model::{Layout, fresh_tensor, preset, preset_names};
+use crate::train::ByteTokenizer;
+use crate::train::hf::{FolderConfig, Weights};
+
+/// A model that can be put into a trainer.
+#[derive(Debug)]
+pub struct ModelSource {
+    /// What it is.
+    pub config: FolderConfig,
+    /// Its tensors.
+    pub layout: Layout,
+    folder: Option<PathBuf>,
+    weights: Option<Weights>,
+}
+
+impl ModelSource {
+    /// Opens a preset by name, or a folder. A preset, and with `fresh` a folder too, starts from fresh weights;
+    /// otherwise the folder's weights are opened and checked, and read by [`ModelSource::fill`].
+    pub fn open(model: &str, fresh: bool) -> Result<ModelSource> {
+        if let Some(config) = preset(model) {
+            let layout = Layout::new(&config);
+            return Ok(ModelSource { config: config.into(), layout, folder: None, weights: None });
+        }
+        let folder = Path::new(model);
+        if !folder.is_dir() {
+            return Err(Error::new(
+                Status::NotFound,
+                format!(
+                    "model {model} is neither a folder nor a built-in shape ({})",
+                    preset_names().join(", ")
+                ),
+            ));
+        }
+        let config = FolderConfig::open(folder)?;
+        let layout = Layout::new(&config.model);
+        let weights = if fresh { None } else { Some(Weights::open(folder, &layout)?) };
+        Ok(ModelSource { config, layout, folder: Some(folder.to_owned()), weights })
+    }
+
+    /// Whether the weights start fresh.
+    pub fn is_fresh(&self) -> bool {
+        self.weights.is_none()
+    }
+
+    /// Whether it is a built-in shape.
+    pub fn is_preset(&self) -> bool {
+        self.folder.is_none()
+    }
+
+    /// Puts weights into every tensor of a trainer: the folder's, or fresh ones of a seed.
+    pub fn fill(&self, trainer: &mut Trainer, seed: u64) -> Result<()> {
+        if let Some(weights) = &self.weights {
+            return weights.load(|name, values| trainer.write_tensor(name, values));
+        }
+        let mut values = Vec::new();
+        for (_, tensor) in self.layout.tensors() {
+            values.resize(tensor.elements(), 0.0);
+            fresh_tensor(&self.config.model, tensor, seed, &mut values);
+            trainer.write_tensor(&tensor.name, &values)?;
+        }
+        Ok(())
+    }
+
+    /// What turns text into this model's tokens.
+    pub fn tokenizer(&self) -> Result<ByteTokenizer> {
+        ByteTokenizer::for_model(self.folder.as_deref(), self.config.model.dims.v)
+    }
+}

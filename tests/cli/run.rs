@@ -1,0 +1,144 @@
+//! Runs that go well.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{horizon_in, names, short, write_text};
+
+const EXPORT: [&str; 4] = ["config.json", "generation_config.json", "horizon.json", "model.safetensors"];
+
+fn records(path: &std::path::Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_model_is_trained_exported_trained_on_and_sampled() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = |name: &str| dir.path().join(name);
+    write_text(&here("text.txt"));
+    let first = ["--data", "text.txt", "--val", "text.txt", "--steps", "30", "--lr", "3e-3", "--out", "out"];
+    let more = ["--val-every", "10", "--log", "log.jsonl", "--trace", "trace.json", "--export-dtype", "f32"];
+    let ran = horizon_in(dir.path(), &short(&[&first[..], &more].concat())).well();
+    assert!(ran.out.is_empty() && ran.err.is_empty(), "quiet said: {}{}", ran.out, ran.err);
+    assert_eq!(names(&here("out")), EXPORT);
+    assert_eq!(names(dir.path()), ["log.jsonl", "out", "text.txt", "trace.json"]);
+
+    let log = records(&here("log.jsonl"));
+    assert_eq!(log.len(), 30);
+    for (k, record) in log.iter().enumerate() {
+        let number = |key: &str| record[key].as_f64().unwrap_or_else(|| panic!("{key} of {record}"));
+        assert_eq!(number("step"), k as f64 + 1.0);
+        assert_eq!(number("tokens"), 64.0);
+        for key in ["loss", "grad_norm", "lr", "step_seconds", "tokens_per_second", "tflops"] {
+            assert!(number(key) > 0.0, "{key} of {record}");
+        }
+        assert_eq!(record.get("val_loss").is_some(), (k + 1) % 10 == 0, "{record}");
+    }
+    let loss = |k: usize| log[k]["loss"].as_f64().unwrap();
+    assert!((loss(0) - 256f64.ln()).abs() < 0.2, "a fresh model knows nothing: {}", loss(0));
+    assert!(loss(29) < loss(0) - 2.0, "from {} to {}", loss(0), loss(29));
+    assert!(log[29]["val_loss"].as_f64().unwrap() < loss(0) - 2.0);
+    let trace: Value = serde_json::from_slice(&fs::read(here("trace.json")).unwrap()).unwrap();
+    assert!(!trace["traceEvents"].as_array().or(trace.as_array()).unwrap().is_empty());
+
+    // It goes on where it was: the f32 export is the whole model but for the moments.
+    let on =
+        ["--model", "out", "--data", "text.txt", "--steps", "5", "--out", "again", "--log", "log2.jsonl"];
+    horizon_in(dir.path(), &short(&on)).well();
+    let on = records(&here("log2.jsonl"));
+    assert!(on[0]["loss"].as_f64().unwrap() < loss(0) - 2.0, "{}", on[0]);
+    assert!(on[0].get("val_loss").is_none());
+    let bytes = |folder: &str| fs::metadata(here(folder).join("model.safetensors")).unwrap().len();
+    assert!(bytes("again") < bytes("out") * 11 / 20, "bf16 takes half of f32");
+
+    let sample = |more: &[&str]| {
+        let start = ["sample", "--model", "again", "--prompt", "line 3 ", "--tokens", "12", "--threads", "1"];
+        horizon_in(dir.path(), &[&start[..], more].concat()).well().out
+    };
+    let greedy = sample(&["--temperature", "0"]);
+    assert!(greedy.starts_with("line 3 ") && greedy.len() >= 19, "{greedy:?}");
+    assert_eq!(sample(&["--seed", "5"]), sample(&["--seed", "5"]));
+}
+
+#[test]
+fn a_run_is_the_same_again_whatever_the_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let losses = |threads: &str, log: &str| {
+        let more = ["--data", "text.txt", "--steps", "4", "--log", log];
+        let arguments =
+            [&["train", "--seq-len", "32", "--micro-batch", "2", "-q", "--threads", threads], &more[..]];
+        horizon_in(dir.path(), &arguments.concat()).well();
+        records(&dir.path().join(log)).into_iter().map(|r| r["loss"].clone()).collect::<Vec<_>>()
+    };
+    let once = losses("1", "a.jsonl");
+    assert_eq!(once, losses("1", "b.jsonl"));
+    assert_eq!(once, losses("2", "c.jsonl"));
+}
+
+#[test]
+fn the_built_in_run_learns_and_shows_what() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["train", "--steps", "3", "--seq-len", "64", "--micro-batch", "2", "--val-batches", "1"];
+    let ran = horizon_in(dir.path(), &arguments).well();
+    for word in ["tiny", "built-in", "step 1/3", "step 3/3", "validation loss", "tokens/s", "left"] {
+        assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
+    }
+    assert!(ran.out.starts_with("pub fn "), "{}", ran.out);
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn an_interrupt_finishes_the_step_and_exports() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let more =
+        ["--data", "text.txt", "--steps", "1000000", "--warmup", "0", "--out", "out", "--log", "log.jsonl"];
+    let quiet = short(&more);
+    let loud: Vec<_> = quiet.into_iter().filter(|&argument| argument != "--quiet").collect();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
+        .args(loud)
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut seen = Vec::new();
+    seen.extend(lines.by_ref().take_while(|line| !line.starts_with("step 1/")));
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    seen.extend(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{seen:?}");
+    let said = seen.join("\n");
+    assert!(said.contains("stopped after step") && said.contains("exported to"), "{said}");
+    assert_eq!(names(&dir.path().join("out")), EXPORT);
+    assert!(!records(&dir.path().join("log.jsonl")).is_empty());
+}
+
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    // Steps so long that the second interrupt comes within one.
+    let arguments =
+        ["train", "--data", "text.txt", "--steps", "9", "--seq-len", "1024", "--micro-batch", "32"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
+        .args(arguments)
+        .args(["--out", "out", "--grad-accum", "64", "--threads", "1"])
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    let interrupt = || Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(lines.any(|line| line.contains("9 steps of")), "the run did not start");
+    interrupt();
+    assert!(lines.any(|line| line.contains("once more ends at once")), "the first interrupt was not heard");
+    interrupt();
+    std::thread::sleep(Duration::from_millis(1));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(names(dir.path()), ["text.txt"]);
+}

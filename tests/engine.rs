@@ -1,0 +1,421 @@
+//! The engine's equalities, bit for bit, and its refusals.
+
+use std::sync::Arc;
+
+use horizon::base::{DType, Dims, Shape, Status};
+use horizon::device::cpu::CpuDevice;
+use horizon::engine::{Batch, Trainer, TrainerOptions};
+use horizon::model::{Layout, ModelConfig};
+use horizon::schedule::{AdamWhen, Mode};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const STEPS: usize = 4;
+const MICROS: usize = 3;
+
+fn config(tied: bool) -> ModelConfig {
+    ModelConfig {
+        dims: Dims { c: 24, h: 4, g: 2, d: 6, f: 40, v: 67, l: 5 },
+        tied,
+        norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        positions_max: 64,
+    }
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions {
+        shape: Shape { b: 2, t: 21 },
+        micros_max: MICROS,
+        logits_chunk: Some(16),
+        threads: Some(2),
+        clip: 0.5,
+        ..TrainerOptions::default()
+    }
+}
+
+/// Every weight normal-ish from a fixed seed, norms around 1.
+fn fill(trainer: &mut Trainer) {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
+    for tensor in tensors {
+        let centre = if tensor.decays() { 0.0 } else { 1.0 };
+        let values: Vec<f32> =
+            (0..tensor.elements()).map(|_| centre + rng.random_range(-0.15f32..0.15)).collect();
+        trainer.write_tensor(&tensor.name, &values).unwrap();
+    }
+}
+
+struct Data {
+    tokens: Vec<i32>,
+    targets: Vec<i32>,
+    weights: Vec<f32>,
+    starts: Vec<i32>,
+}
+
+impl Data {
+    fn random(seed: u64, shape: Shape, vocabulary: i32) -> Data {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let n = shape.n();
+        let mut starts = vec![0; n];
+        for i in 0..n {
+            let t = (i % shape.t) as i32;
+            starts[i] = if t == 0 || rng.random_bool(0.1) { t } else { starts[i - 1] };
+        }
+        let mut target = || if rng.random_bool(0.2) { -100 } else { rng.random_range(0..vocabulary) };
+        let targets = (0..n).map(|_| target()).collect();
+        Data {
+            tokens: (0..n).map(|_| rng.random_range(0..vocabulary)).collect(),
+            targets,
+            weights: (0..n).map(|_| rng.random_range(0.0..2.0)).collect(),
+            starts,
+        }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            tokens: &self.tokens,
+            targets: &self.targets,
+            weights: Some(&self.weights),
+            starts: Some(&self.starts),
+        }
+    }
+}
+
+fn data(options: &TrainerOptions, step: usize) -> Vec<Data> {
+    (0..MICROS).map(|micro| Data::random((step * MICROS + micro) as u64, options.shape, 67)).collect()
+}
+
+/// All that a run leaves behind, as bits.
+#[derive(PartialEq, Debug)]
+struct Outcome {
+    losses: Vec<u64>,
+    norms: Vec<u64>,
+    weights: Vec<u32>,
+}
+
+fn weights(trainer: &mut Trainer) -> Vec<u32> {
+    let names: Vec<_> = trainer.layout().tensors().map(|(_, t)| (t.name.clone(), t.elements())).collect();
+    let mut bits = Vec::new();
+    for (name, elements) in names {
+        let mut values = vec![0.0; elements];
+        trainer.read_tensor(&name, &mut values).unwrap();
+        bits.extend(values.iter().map(|value| value.to_bits()));
+    }
+    bits
+}
+
+/// How a run differs from the plain one without being allowed to differ in a bit.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    Plain,
+    /// AdamW ends before the next step begins.
+    Serial,
+    /// `accumulate` and `update` instead of `step`.
+    Apart,
+    /// An evaluation between steps.
+    Evaluating,
+}
+
+fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) -> Outcome {
+    fill(trainer);
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for step in 0..STEPS {
+        let data = data(options, step);
+        // Steps need not be equally long.
+        let batches: Vec<_> = data.iter().take(1 + step % MICROS).map(Data::batch).collect();
+        let lr = 1e-2 / (1 + step) as f64;
+        let report = if manner == Manner::Apart {
+            batches.iter().for_each(|batch| trainer.accumulate(batch).unwrap());
+            trainer.update(lr).unwrap()
+        } else {
+            trainer.step(&batches, lr).unwrap()
+        };
+        match manner {
+            Manner::Serial => trainer.sync().unwrap(),
+            Manner::Evaluating => assert!(trainer.eval(&batches).unwrap().loss > 0.0),
+            Manner::Plain | Manner::Apart => {}
+        }
+        losses.push(report.loss.to_bits());
+        norms.push(report.grad_norm.to_bits());
+    }
+    Outcome { losses, norms, weights: weights(trainer) }
+}
+
+fn outcome(config: &ModelConfig, options: &TrainerOptions, manner: Manner) -> Outcome {
+    train(&mut Trainer::open(config, options).unwrap(), options, manner)
+}
+
+#[test]
+fn placement_never_changes_a_bit() {
+    for tied in [false, true] {
+        for clip in [0.5, 0.0] {
+            let config = config(tied);
+            let plain = TrainerOptions { clip, ..options() };
+            let want = outcome(&config, &plain, Manner::Plain);
+            let vary = |what: &str, vary: &dyn Fn(&mut TrainerOptions), manner: Manner| {
+                let mut options = plain.clone();
+                vary(&mut options);
+                assert!(
+                    outcome(&config, &options, manner) == want,
+                    "{what} changed a bit (tied {tied}, clip {clip})"
+                );
+            };
+            vary("running again", &|_| (), Manner::Plain);
+            vary("1 thread", &|o| o.threads = Some(1), Manner::Plain);
+            vary("4 threads", &|o| o.threads = Some(4), Manner::Plain);
+            vary("3 slots", &|o| o.weight_slots = 3, Manner::Plain);
+            vary("as many slots as layers", &|o| o.weight_slots = 5, Manner::Plain);
+            vary("3 slabs", &|o| o.slabs = 3, Manner::Plain);
+            vary("serial AdamW", &|_| (), Manner::Serial);
+            vary("accumulate and update", &|_| (), Manner::Apart);
+            vary("evaluating between steps", &|_| (), Manner::Evaluating);
+            vary("tracing", &|o| o.tracing = true, Manner::Plain);
+            if clip == 0.0 {
+                let under = Some(AdamWhen::UnderBackward);
+                vary("AdamW under backward", &|o| o.adam_when = under, Manner::Plain);
+                vary("mode streamed", &|o| o.mode = Mode::Streamed, Manner::Plain);
+            }
+        }
+    }
+}
+
+#[test]
+fn adversarial_lanes_are_as_good_as_calm_ones() {
+    let seeds = if std::env::var_os("HZ_LONG").is_some() { 300 } else { 6 };
+    for tied in [false, true] {
+        let (config, options) = (config(tied), options());
+        let want = outcome(&config, &options, Manner::Plain);
+        for seed in 0..seeds {
+            let device: Arc<CpuDevice> = CpuDevice::adversarial(None, seed);
+            let mut trainer = Trainer::open_on(device, &config, &options).unwrap();
+            assert!(train(&mut trainer, &options, Manner::Plain) == want, "seed {seed}, tied {tied}");
+        }
+    }
+}
+
+#[test]
+fn f32_gradients_round_to_the_bf16_ones() {
+    let (config, bf16) = (config(false), options());
+    let f32 = TrainerOptions { grad_dtype: DType::F32, ..bf16.clone() };
+    let gradient = |options: &TrainerOptions| {
+        let mut trainer = Trainer::open(&config, options).unwrap();
+        fill(&mut trainer);
+        let data = data(options, 0);
+        trainer.step(&data.iter().map(Data::batch).collect::<Vec<_>>(), 1e-3).unwrap();
+        let mut out = vec![0.0; 67 * 24];
+        trainer.read_gradient("lm_head.weight", &mut out).unwrap();
+        out
+    };
+    for (rounded, whole) in gradient(&bf16).into_iter().zip(gradient(&f32)) {
+        let want = horizon::base::master::widen(horizon::base::master::round(whole));
+        assert_eq!(rounded.to_bits(), want.to_bits());
+    }
+}
+
+#[test]
+fn logits_are_what_the_loss_is_made_of() {
+    let (config, options) = (config(true), options());
+    let mut trainer = Trainer::open(&config, &options).unwrap();
+    fill(&mut trainer);
+    let data = Data::random(3, options.shape, 67);
+    let length = 9;
+    let mut targets = vec![-100; options.shape.n()];
+    targets[length - 1] = 5;
+    let batch = Batch { tokens: &data.tokens, targets: &targets, weights: None, starts: None };
+    let loss = trainer.eval(&[batch]).unwrap().loss;
+    let logits = trainer.logits(&data.tokens[..length]).unwrap();
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    assert!((sum.ln() - f64::from(logits[5]) - loss).abs() < 1e-5);
+}
+
+#[test]
+fn device_memory_grows_with_depth_by_the_boundaries_alone() {
+    let plan = |l: usize, tied: bool| {
+        let mut config = config(tied);
+        config.dims.l = l;
+        Trainer::plan_for(&config, &options()).unwrap()
+    };
+    for tied in [false, true] {
+        let (shallow, deep) = (plan(4, tied), plan(64, tied));
+        for (few, many) in shallow.device.regions().iter().zip(deep.device.regions()) {
+            assert_eq!(few.name, many.name);
+            match few.name {
+                "boundaries" => assert_eq!(many.bytes, 16 * few.bytes),
+                // One sum of squares a unit.
+                "scalars" => assert!(many.bytes <= few.bytes + 8 * 60 + 256),
+                name => assert_eq!(many.bytes, few.bytes, "{name}"),
+            }
+        }
+        let options = options();
+        let trainer = Trainer::open(&config(tied), &options).unwrap();
+        assert_eq!(trainer.stats().device_bytes, trainer.plan().device.bytes());
+        let listed: usize = trainer.plan().device.regions().iter().map(|region| region.bytes).sum();
+        assert_eq!(listed, trainer.plan().device.bytes());
+    }
+}
+
+#[test]
+fn a_limit_one_byte_short_refuses_and_says_what_fits() {
+    let (config, mut options) = (config(false), options());
+    let need = Trainer::plan_for(&config, &options).unwrap().device.bytes();
+    options.device_mem = Some(need);
+    assert!(Trainer::open(&config, &options).is_ok());
+    options.device_mem = Some(need - 1);
+    let error = Trainer::open(&config, &options).err().unwrap();
+    assert_eq!(error.status(), Status::OutOfDeviceMemory);
+    assert!(error.message().contains(&need.to_string()), "{error}");
+    assert!(error.message().contains("2 micro-batches a step would fit"), "{error}");
+
+    options.device_mem = None;
+    options.host_mem = Some(1 << 16);
+    let error = Trainer::open(&config, &options).err().unwrap();
+    assert_eq!(error.status(), Status::OutOfHostMemory);
+    assert!(error.message().contains("64.0 KiB"), "{error}");
+}
+
+#[test]
+fn a_norm_that_is_not_finite_commits_nothing() {
+    let (config, options) = (config(false), options());
+    let mut trainer = Trainer::open(&config, &options).unwrap();
+    fill(&mut trainer);
+    let data = Data::random(1, options.shape, 67);
+    trainer.step(&[data.batch()], 1e-3).unwrap();
+    let name = "model.layers.2.mlp.down_proj.weight";
+    let mut healthy = vec![0.0; 24 * 40];
+    trainer.read_tensor(name, &mut healthy).unwrap();
+    let mut sick = healthy.clone();
+    sick[17] = f32::INFINITY;
+    trainer.write_tensor(name, &sick).unwrap();
+    let before = weights(&mut trainer);
+    let error = trainer.step(&[data.batch()], 1e-3).unwrap_err();
+    assert_eq!(error.status(), Status::NonFinite);
+    assert_eq!(weights(&mut trainer), before);
+    assert_eq!(trainer.stats().steps, 1);
+    // The trainer is not poisoned: with the weight mended it goes on as if nothing had been.
+    trainer.write_tensor(name, &healthy).unwrap();
+    assert_eq!(trainer.step(&[data.batch()], 1e-3).unwrap().step, 2);
+}
+
+#[test]
+fn under_backward_the_guard_is_per_unit() {
+    let config = config(false);
+    let options = TrainerOptions { clip: 0.0, mode: Mode::Streamed, ..options() };
+    let mut trainer = Trainer::open(&config, &options).unwrap();
+    fill(&mut trainer);
+    // A head that overflows only in the gradients below it: infinite down-projection in layer 0 spoils all
+    // activations, so every unit refuses.
+    let data = Data::random(1, options.shape, 67);
+    let mut sick = vec![0.01; 24 * 40];
+    sick[3] = f32::INFINITY;
+    trainer.write_tensor("model.layers.0.mlp.down_proj.weight", &sick).unwrap();
+    let before = weights(&mut trainer);
+    let error = trainer.step(&[data.batch()], 1e-3).unwrap_err();
+    assert_eq!(error.status(), Status::NonFinite);
+    assert_eq!(weights(&mut trainer), before);
+
+    // Huge but finite weights of an RMSNorm in layer 0: forward stays finite, since the norms above scale it
+    // back, and the gradient below overflows on its way down.
+    fill(&mut trainer);
+    trainer.write_tensor("model.layers.1.input_layernorm.weight", &[3e38; 24]).unwrap();
+    trainer.write_tensor("model.layers.1.self_attn.v_proj.weight", &vec![3e38; 12 * 24]).unwrap();
+    match trainer.step(&[data.batch()], 1e-3) {
+        Err(error) => {
+            assert!(matches!(error.status(), Status::StepPartial | Status::NonFinite), "unexpected {error:?}")
+        }
+        Ok(report) => panic!("an overflowing gradient passed: {report:?}"),
+    }
+}
+
+#[test]
+fn bad_batches_are_refused_by_name_and_nothing_is_staged() {
+    let (config, options) = (config(false), options());
+    let mut trainer = Trainer::open(&config, &options).unwrap();
+    fill(&mut trainer);
+    let good = Data::random(1, options.shape, 67);
+    let refused = |trainer: &mut Trainer, change: &dyn Fn(&mut Data), words: &[&str]| {
+        let mut bad = Data::random(1, options.shape, 67);
+        change(&mut bad);
+        let error = trainer.step(&[good.batch(), bad.batch()], 1e-3).unwrap_err();
+        assert_eq!(error.status(), Status::InvalidArgument, "{error}");
+        for word in words {
+            assert!(error.message().contains(word), "`{word}` is missing in: {error}");
+        }
+    };
+    refused(&mut trainer, &|d| d.tokens[22] = 67, &["token 67", "sequence 1, position 1", "67"]);
+    refused(&mut trainer, &|d| d.targets[3] = -1, &["target -1", "position 3", "-100"]);
+    refused(&mut trainer, &|d| d.weights[0] = f32::NAN, &["weight NaN"]);
+    refused(&mut trainer, &|d| d.weights[0] = -1.0, &["weight -1"]);
+    refused(&mut trainer, &|d| d.starts[5] = 6, &["document start 6", "position 5"]);
+    refused(&mut trainer, &|d| d.tokens.truncate(41), &["tokens has 41 values", "42"]);
+    let error = trainer.update(1e-3).unwrap_err();
+    assert_eq!(error.status(), Status::InvalidState, "nothing is staged");
+    assert_eq!(trainer.update(f64::NAN).unwrap_err().status(), Status::InvalidArgument);
+
+    let ignored = Batch { targets: &[-100; 42], ..good.batch() };
+    assert_eq!(trainer.step(&[ignored], 1e-3).unwrap_err().status(), Status::NoTarget);
+    let weightless = Batch { weights: Some(&[0.0; 42]), ..good.batch() };
+    assert_eq!(trainer.step(&[weightless], 1e-3).unwrap_err().status(), Status::NoTarget);
+
+    for _ in 0..MICROS {
+        trainer.accumulate(&good.batch()).unwrap();
+    }
+    assert_eq!(trainer.accumulate(&good.batch()).unwrap_err().status(), Status::InvalidState);
+    assert_eq!(trainer.eval(&[good.batch()]).unwrap_err().status(), Status::InvalidState);
+    assert_eq!(trainer.update(1e-3).unwrap().tokens, 3 * 42);
+}
+
+#[test]
+fn options_that_cannot_be_met_are_refused() {
+    let config = config(false);
+    let refused = |change: &dyn Fn(&mut TrainerOptions), word: &str| {
+        let mut bad = options();
+        change(&mut bad);
+        let error = Trainer::open(&config, &bad).err().expect(word);
+        assert_eq!(error.status(), Status::InvalidArgument, "{error}");
+        assert!(error.message().contains(word), "`{word}` is missing in: {error}");
+    };
+    refused(&|o| o.weight_slots = 1, "slots");
+    refused(&|o| o.slabs = 1, "slabs");
+    refused(&|o| o.micros_max = 0, "micro-batches");
+    refused(&|o| o.shape.t = 65, "max_position_embeddings");
+    refused(&|o| o.clip = -1.0, "clip");
+    refused(&|o| o.mode = Mode::Streamed, "--clip 0");
+    refused(&|o| o.adam.beta1 = 1.0, "beta1");
+}
+
+#[test]
+fn a_trace_shows_every_lane() {
+    let (config, options) = (config(false), TrainerOptions { tracing: true, ..options() });
+    let mut trainer = Trainer::open(&config, &options).unwrap();
+    train(&mut trainer, &options, Manner::Plain);
+    let mut json = Vec::new();
+    trainer.trace(&mut json).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let events = trace.as_array().or_else(|| trace["traceEvents"].as_array()).unwrap();
+    let spans =
+        |name: &str| events.iter().filter(|e| e["name"].as_str().is_some_and(|n| n.contains(name))).count();
+    for name in ["upload", "forward", "backward", "download", "adam", "decide"] {
+        assert!(spans(name) > 0, "no span of {name}");
+    }
+    let untraced = Trainer::open(&config, &self::options()).unwrap().trace(&mut Vec::new()).unwrap_err();
+    assert_eq!(untraced.status(), Status::InvalidState);
+}
+
+#[test]
+fn tensors_are_read_and_written_by_name() {
+    let config = config(true);
+    let mut trainer = Trainer::open(&config, &options()).unwrap();
+    let parameters: usize = Layout::new(&config).parameters();
+    assert_eq!(weights(&mut trainer).len(), parameters);
+    let values: Vec<f32> = (0..24).map(|i| 1.0 + i as f32 * 1e-7).collect();
+    trainer.write_tensor("model.norm.weight", &values).unwrap();
+    let mut back = vec![0.0; 24];
+    trainer.read_tensor("model.norm.weight", &mut back).unwrap();
+    assert_eq!(back, values, "all 32 bits are kept");
+    assert_eq!(trainer.read_tensor("lm_head.weight", &mut back).unwrap_err().status(), Status::NotFound);
+    assert_eq!(
+        trainer.write_tensor("model.norm.weight", &[0.0]).unwrap_err().status(),
+        Status::InvalidArgument
+    );
+}

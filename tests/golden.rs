@@ -1,0 +1,77 @@
+//! Tiny models against PyTorch: loss, norm and gradient of a step, weights after five.
+
+#[path = "golden/case.rs"]
+mod case;
+
+use case::{CASES, Case, master};
+use horizon::base::{DType, master as split};
+
+fn close(what: &str, got: f64, want: f64, bound: f64) {
+    assert!((got - want).abs() <= bound, "{what}: got {got}, PyTorch has {want}, bound {bound:e}");
+}
+
+/// The gradient of step 1, element by element: |d| ≤ 1e-4·|g| + 1e-5·max|g|, and one ulp more for bf16.
+fn gradients_agree(name: &str, grad_dtype: DType) {
+    let case = Case::read(name);
+    let mut options = case.options.clone();
+    options.grad_dtype = grad_dtype;
+    let mut trainer = case.open(&options);
+    let batches = case.batches(0);
+    let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+    trainer.step(&views, case.lr[0]).unwrap();
+    for tensor in case.tensor_names() {
+        let want = case.f32(&format!("grad.{tensor}"));
+        let mut got = vec![f32::NAN; want.len()];
+        trainer.read_gradient(&tensor, &mut got).unwrap();
+        let largest = want.iter().fold(0.0f32, |max, g| max.max(g.abs()));
+        for (index, (&got, &want)) in got.iter().zip(&want).enumerate() {
+            let ulp = if grad_dtype == DType::Bf16 { f64::from(want.abs()) / 128.0 } else { 0.0 };
+            let bound = 1e-4 * f64::from(want.abs()) + 1e-5 * f64::from(largest) + ulp;
+            close(&format!("{name}, gradient of {tensor}[{index}]"), got.into(), want.into(), bound);
+            if grad_dtype == DType::Bf16 {
+                assert_eq!(split::widen(split::round(got)), got, "{tensor}[{index}] is stored as bf16");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_the_first_step() {
+    for name in CASES {
+        gradients_agree(name, DType::F32);
+        gradients_agree(name, DType::Bf16);
+    }
+}
+
+/// Losses and norms of every step to 1e-5 relative; weights to 1e-4·|w| + 0.02·lr for all but 1 in 10⁴
+/// elements, and to lr for all.
+#[test]
+fn five_steps() {
+    for name in CASES {
+        let case = Case::read(name);
+        let mut trainer = case.open(&case.options);
+        let (losses, norms) = (case.f64("loss"), case.f64("grad_norm"));
+        for (step, &lr) in case.lr.iter().enumerate() {
+            let batches = case.batches(step);
+            let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+            let report = trainer.step(&views, lr).unwrap();
+            close(&format!("{name}, loss of step {step}"), report.loss, losses[step], 1e-5 * losses[step]);
+            close(&format!("{name}, norm of step {step}"), report.grad_norm, norms[step], 1e-4 * norms[step]);
+        }
+        let lr = case.lr.iter().fold(0.0f64, |max, lr| max.max(*lr));
+        let (mut elements, mut beyond) = (0, Vec::new());
+        for tensor in case.tensor_names() {
+            let want = case.f32(&format!("final.{tensor}"));
+            for (index, (got, want)) in master(&mut trainer, &tensor).into_iter().zip(want).enumerate() {
+                let (got, want) = (f64::from(got), f64::from(want));
+                let place = format!("{name}, weight {tensor}[{index}] after five steps");
+                close(&place, got, want, lr);
+                elements += 1;
+                if (got - want).abs() > 1e-4 * want.abs() + 0.02 * lr {
+                    beyond.push(format!("{place}: {got} against {want}"));
+                }
+            }
+        }
+        assert!(beyond.len() * 10_000 <= elements, "{} of {elements}:\n{}", beyond.len(), beyond.join("\n"));
+    }
+}

@@ -1,0 +1,164 @@
+"""The cases, and the random weights and batches of each. README.md says what each is for."""
+
+from dataclasses import dataclass
+
+import torch
+
+STEPS = 5
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    seed: int
+    C: int
+    F: int
+    L: int
+    H: int
+    G: int
+    D: int
+    V: int
+    B: int
+    T: int
+    M: int = 1
+    tied: bool = False
+    norm_eps: float = 1e-5
+    theta: float = 10000.0
+    lr: tuple = (1e-3, 2e-3, 3e-3, 2e-3, 1e-3)
+    beta1: float = 0.9
+    beta2: float = 0.95
+    adam_eps: float = 1e-8
+    decay: float = 0.1
+    clip: float = 0.0  # 0 turns clipping off
+    ignored: float = 0.0  # share of targets set to IGNORED, besides the whole rows of `blank`
+    blank: tuple = ()  # (step, micro, row) whose targets are all IGNORED
+    weighted: bool = False
+    docs: tuple = ()  # per row the lengths of its documents; micro m uses the rows rolled by m
+    cut_docs: bool = False  # the last target of every document is IGNORED
+
+    def describe(self) -> dict:
+        """The JSON of the metadata key `case`."""
+        return {
+            "name": self.name,
+            "config": {
+                "hidden_size": self.C,
+                "intermediate_size": self.F,
+                "num_hidden_layers": self.L,
+                "num_attention_heads": self.H,
+                "num_key_value_heads": self.G,
+                "head_dim": self.D,
+                "vocab_size": self.V,
+                "rms_norm_eps": self.norm_eps,
+                "rope_theta": self.theta,
+                "tie_word_embeddings": self.tied,
+            },
+            "batch": self.B,
+            "seq": self.T,
+            "micros": self.M,
+            "steps": STEPS,
+            "optimizer": {
+                "lr": list(self.lr),
+                "beta1": self.beta1,
+                "beta2": self.beta2,
+                "eps": self.adam_eps,
+                "weight_decay": self.decay,
+                "clip": self.clip,
+            },
+        }
+
+
+CASES = [
+    Case("base_gqa", 1, C=32, F=48, L=2, H=4, G=2, D=8, V=64, B=2, T=16),
+    Case("tied_mha", 2, C=32, F=40, L=2, H=4, G=4, D=8, V=96, B=2, T=12, tied=True, clip=100.0, norm_eps=1e-6),
+    Case("mqa_odd", 3, C=24, F=43, L=3, H=3, G=1, D=8, V=61, B=1, T=17, clip=1.0, beta2=0.999, decay=0.0),
+    Case("accumulate", 4, C=16, F=43, L=2, H=4, G=2, D=4, V=67, B=2, T=9, M=3, ignored=0.3, norm_eps=1e-2),
+    Case("clipped", 5, C=32, F=48, L=2, H=2, G=1, D=16, V=50, B=2, T=11, M=2, clip=0.05, adam_eps=1e-4),
+    Case("ignored", 6, C=24, F=32, L=2, H=4, G=2, D=6, V=53, B=3, T=13, M=2, clip=1.0, ignored=0.4,
+         blank=((0, 0, 1), (1, 1, 0), (1, 1, 1), (1, 1, 2), (3, 0, 2))),
+    Case("weighted", 7, C=24, F=40, L=2, H=4, G=4, D=6, V=73, B=2, T=15, M=2, clip=0.5, weighted=True, ignored=0.15),
+    Case("documents", 8, C=32, F=43, L=2, H=4, G=2, D=8, V=71, B=3, T=33, clip=1.0,
+         docs=((33,), (1, 10, 1, 21), (16, 16, 1))),
+    Case("head_dim_wide", 9, C=32, F=37, L=2, H=4, G=2, D=16, V=59, B=2, T=19, theta=500000.0,
+         lr=(0.0, 1e-3, 2e-3, 3e-3, 4e-3)),
+    Case("head_dim_narrow", 10, C=48, F=33, L=2, H=2, G=1, D=6, V=129, B=2, T=10, tied=True, clip=1.0, adam_eps=1e-6),
+    Case("together", 11, C=24, F=43, L=3, H=3, G=1, D=10, V=61, B=2, T=17, M=3, tied=True, clip=0.2, adam_eps=1e-5,
+         weighted=True, ignored=0.2, blank=((2, 1, 0), (2, 1, 1)), docs=((5, 1, 11), (8, 9)), cut_docs=True),
+]
+
+
+@dataclass
+class Micro:
+    tokens: torch.Tensor  # i32 [B, T]
+    targets: torch.Tensor  # i32 [B, T], already shifted; IGNORED = no target
+    weights: torch.Tensor | None  # f32 [B, T]
+    docs: torch.Tensor | None  # i32 [B, T]
+
+    def effective_weights(self) -> torch.Tensor:
+        given = torch.ones(self.targets.shape) if self.weights is None else self.weights
+        return torch.where(self.targets == IGNORED, 0.0, given)
+
+
+def draw_micro(case: Case, step: int, micro: int) -> Micro:
+    stream = torch.randint(0, case.V, (case.B, case.T + 1), dtype=torch.int32)
+    tokens, targets = stream[:, :-1].contiguous(), stream[:, 1:].clone()
+    if case.ignored:
+        targets[torch.rand(targets.shape) < case.ignored] = IGNORED
+    for blank_step, blank_micro, row in case.blank:
+        if (blank_step, blank_micro) == (step, micro):
+            targets[row] = IGNORED
+    weights = None
+    if case.weighted:
+        weights = 2.0 * torch.rand(targets.shape)
+        weights[torch.rand(targets.shape) < 0.2] = 0.0
+    docs = None
+    if case.docs:
+        rows = [case.docs[(row + micro) % case.B] for row in range(case.B)]
+        assert all(sum(lengths) == case.T for lengths in rows), case.name
+        docs = torch.tensor([[doc for doc, n in enumerate(lengths) for _ in range(n)] for lengths in rows],
+                            dtype=torch.int32)
+        if case.cut_docs:
+            last = torch.ones_like(docs, dtype=torch.bool)
+            last[:, :-1] = docs[:, 1:] != docs[:, :-1]
+            targets[last] = IGNORED
+    return Micro(tokens, targets, weights, docs)
+
+
+def draw_masters(case: Case) -> dict[str, torch.Tensor]:
+    """f32 masters by Hugging Face name: matrices normal with a spread of 0.05 to 0.1, norm weights around 1.
+
+    Every 16th element lies halfway between two bf16, where rounding to even would give another weight.
+    """
+    masters = {}
+    for name, shape in parameter_shapes(case).items():
+        if len(shape) == 1:
+            master = 1.0 + 0.1 * torch.randn(shape)
+        else:
+            master = (0.05 + 0.05 * torch.rand(()).item()) * torch.randn(shape)
+        bits = master.view(torch.int32).flatten()
+        bits[::16] = (bits[::16] & -0x10000) | 0x8000
+        masters[name] = master
+    return masters
+
+
+def parameter_shapes(case: Case) -> dict[str, tuple]:
+    shapes = {"model.embed_tokens.weight": (case.V, case.C)}
+    for layer in range(case.L):
+        shapes |= {
+            f"model.layers.{layer}.{name}.weight": shape
+            for name, shape in {
+                "input_layernorm": (case.C,),
+                "self_attn.q_proj": (case.H * case.D, case.C),
+                "self_attn.k_proj": (case.G * case.D, case.C),
+                "self_attn.v_proj": (case.G * case.D, case.C),
+                "self_attn.o_proj": (case.C, case.H * case.D),
+                "post_attention_layernorm": (case.C,),
+                "mlp.gate_proj": (case.F, case.C),
+                "mlp.up_proj": (case.F, case.C),
+                "mlp.down_proj": (case.C, case.F),
+            }.items()
+        }
+    shapes["model.norm.weight"] = (case.C,)
+    if not case.tied:
+        shapes["lm_head.weight"] = (case.V, case.C)
+    return shapes

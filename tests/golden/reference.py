@@ -1,0 +1,181 @@
+"""The reference model, an independent one in f64, and the training step both run."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cases import IGNORED, Case, Micro, parameter_shapes
+
+# The two models give logits, f32 or f64 [B, T, V], from weights by name.
+
+
+def positions_and_mask(micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions i64 [B, T] that restart in every document; bool [B, T, T], true where a row attends."""
+    B, T = micro.tokens.shape
+    docs = torch.zeros(B, T, dtype=torch.int32) if micro.docs is None else micro.docs
+    same = docs[:, :, None] == docs[:, None, :]
+    visible = same & torch.ones(T, T, dtype=torch.bool).tril()
+    return visible.sum(-1) - 1, visible
+
+
+class Reference:
+    """LlamaForCausalLM in f32 with eager attention. Without documents it builds its own causal mask."""
+
+    def __init__(self, case: Case):
+        config = LlamaConfig(**llama_arguments(case), attn_implementation="eager")
+        self.model = LlamaForCausalLM(config).float().train()
+        self.parameters = dict(self.model.named_parameters())
+        assert {n: tuple(p.shape) for n, p in self.parameters.items()} == parameter_shapes(case), case.name
+
+    def load(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+        return self.parameters
+
+    def logits(self, micro: Micro) -> torch.Tensor:
+        if micro.docs is None:
+            return self.model(input_ids=micro.tokens.long(), use_cache=False).logits
+        positions, visible = positions_and_mask(micro)
+        mask = torch.where(visible, 0.0, torch.finfo(torch.float32).min)[:, None]
+        return self.model(input_ids=micro.tokens.long(), attention_mask=mask, position_ids=positions,
+                          use_cache=False).logits
+
+
+class Plain:
+    """The same decoder written out from its formulas, in f64 throughout."""
+
+    def __init__(self, case: Case):
+        self.case = case
+
+    def load(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.weights = {name: w.double().requires_grad_() for name, w in weights.items()}
+        return self.weights
+
+    def logits(self, micro: Micro) -> torch.Tensor:
+        return plain_logits(self.case, self.weights, micro)
+
+
+def llama_arguments(case: Case) -> dict:
+    arguments = dict(case.describe()["config"])
+    rope = {"rope_type": "default", "rope_theta": arguments.pop("rope_theta")}
+    return arguments | {"rope_parameters": rope, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def plain_logits(case: Case, w: dict[str, torch.Tensor], micro: Micro) -> torch.Tensor:
+    B, T = micro.tokens.shape
+    H, G, D = case.H, case.G, case.D
+    positions, visible = positions_and_mask(micro)
+    frequency = case.theta ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    angle = positions[:, None, :, None] * frequency
+    cos, sin = angle.cos(), angle.sin()
+
+    def rmsnorm(x, weight):
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + case.norm_eps) * weight
+
+    def heads(x, count):
+        return x.view(B, T, count, D).transpose(1, 2)
+
+    def rotate(x):  # element i of the first half pairs with element i of the second
+        a, b = x[..., : D // 2], x[..., D // 2 :]
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+    x = w["model.embed_tokens.weight"][micro.tokens.long()]
+    for layer in range(case.L):
+        p = lambda name: w[f"model.layers.{layer}.{name}.weight"]
+        h = rmsnorm(x, p("input_layernorm"))
+        q = rotate(heads(h @ p("self_attn.q_proj").T, H))
+        k = rotate(heads(h @ p("self_attn.k_proj").T, G)).repeat_interleave(H // G, 1)
+        v = heads(h @ p("self_attn.v_proj").T, G).repeat_interleave(H // G, 1)
+        scores = (q @ k.transpose(2, 3) / math.sqrt(D)).masked_fill(~visible[:, None], -math.inf)
+        out = (scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, H * D)
+        x = x + out @ p("self_attn.o_proj").T
+        h = rmsnorm(x, p("post_attention_layernorm"))
+        x = x + (F.silu(h @ p("mlp.gate_proj").T) * (h @ p("mlp.up_proj").T)) @ p("mlp.down_proj").T
+    x = rmsnorm(x, w["model.norm.weight"])
+    return x @ w["model.embed_tokens.weight" if case.tied else "lm_head.weight"].T
+
+
+def round_to_bf16(master: torch.Tensor) -> torch.Tensor:
+    """f32 -> the f32 whose low 16 bits are zero: (bits + 0x8000) & 0xffff0000, halves away from zero."""
+    bits = master.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+    rounded = (bits + 0x8000) & 0xFFFF0000
+    return torch.where(rounded >= 1 << 31, rounded - (1 << 32), rounded).to(torch.int32).view(torch.float32)
+
+
+def micro_loss(model, micro: Micro, total: float) -> tuple[torch.Tensor, float]:
+    """This micro-batch's share of the step's loss: once to differentiate, once summed in f64."""
+    logits = model.logits(micro)
+    nll = F.cross_entropy(logits.flatten(0, 1), micro.targets.long().flatten(), ignore_index=IGNORED, reduction="none")
+    weights = micro.effective_weights().flatten()
+    share = (nll * (weights / total).to(nll.dtype)).sum()
+    return share, (nll.detach().double() * weights.double()).sum().item() / total
+
+
+def step_gradient(model, masters, micros: list[Micro]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss (f64) of a step and its gradient: one denominator, the sum of all weights of the step."""
+    total = sum(m.effective_weights().double().sum().item() for m in micros)
+    loss, gradient = 0.0, {}
+    for micro in micros:
+        parameters = model.load({name: round_to_bf16(master) for name, master in masters.items()})
+        share, share_f64 = micro_loss(model, micro, total)
+        loss += share_f64
+        for name, g in zip(parameters, torch.autograd.grad(share, list(parameters.values()))):
+            gradient[name] = gradient[name] + g if name in gradient else g
+    return loss, gradient
+
+
+def global_norm(gradient: dict[str, torch.Tensor]) -> float:
+    return math.sqrt(sum(g.double().square().sum().item() for g in gradient.values()))
+
+
+def adamw(case: Case, step: int, p, m, v, g) -> None:
+    """In place on f32 p, m, v. The scalars are f64, taken from the step number, rounded to f32 where they meet f32."""
+    lr = case.lr[step]
+    correction1 = 1.0 - case.beta1 ** (step + 1)
+    correction2 = 1.0 - case.beta2 ** (step + 1)
+    if p.dim() >= 2:
+        p -= lr * case.decay * p
+    m.copy_(case.beta1 * m + (1.0 - case.beta1) * g)
+    v.copy_(case.beta2 * v + (1.0 - case.beta2) * g * g)
+    p -= lr * (m / correction1) / ((v / correction2).sqrt() + case.adam_eps)
+
+
+@dataclass
+class Run:
+    loss: list
+    norm: list
+    grad: dict  # f32 (f64 from Plain), of the first step, not clipped
+    final: dict  # f32 masters after the last step
+    read: list  # f32 masters that each step's forward rounded
+
+
+def train(case: Case, model, init, batches, noise: float = 0.0, observe=None) -> Run:
+    """Five steps. `noise` adds normal noise of that share of max|g| to every tensor's gradient.
+
+    `observe(step, masters, gradient)` is called after each update with the clipped gradient it used.
+    """
+    masters = {name: master.clone() for name, master in init.items()}
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in masters.items()}
+    run = Run([], [], {}, masters, [])
+    for step, micros in enumerate(batches):
+        run.read.append({name: p.clone() for name, p in masters.items()})
+        loss, gradient = step_gradient(model, masters, micros)
+        for g in gradient.values():
+            if noise:
+                g += noise * g.abs().max() * torch.randn(g.shape, dtype=g.dtype) * (g != 0)
+        norm = global_norm(gradient)
+        factor = min(1.0, case.clip / norm) if case.clip > 0.0 else 1.0
+        run.loss.append(loss)
+        run.norm.append(norm)
+        if step == 0:
+            run.grad = {name: g.clone() for name, g in gradient.items()}
+        clipped = {name: g.float() * factor for name, g in gradient.items()}
+        for name, p in masters.items():
+            adamw(case, step, p, *moments[name], clipped[name])
+        if observe:
+            observe(step, masters, clipped)
+    return run

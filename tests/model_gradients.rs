@@ -1,0 +1,239 @@
+//! The whole model, composed as the engine composes it: the gradient of every tensor against central
+//! differences of the f64 reference.
+
+mod reference;
+
+use horizon::base::{DType, Dims, Shape, UnitIndex};
+use horizon::model::{
+    HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, embed_backward, embed_forward, head_forward,
+    head_forward_backward, head_logits, layer_forward, layer_recompute_backward,
+};
+use horizon::ops::cpu::CpuKernels;
+use horizon::ops::{Kernels, LossRows, Rows, Write};
+use reference::Random;
+use reference::compare::close;
+use reference::decoder::{Batch, Tensors, logits, loss};
+use reference::memory::{Memory, on_any_threads};
+
+/// A model with weights in memory, and the micro-batches of a step.
+struct Step {
+    config: ModelConfig,
+    layout: Layout,
+    tensors: Tensors,
+    weights: Vec<Memory>,
+    batches: Vec<Batch>,
+}
+
+impl Step {
+    fn new(dims: Dims, tied: bool, shape: Shape, micros: usize, random: &mut Random) -> Self {
+        let config = ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 10_000.0, positions_max: 64 };
+        config.validate().expect("sizes of a decoder");
+        let layout = Layout::new(&config);
+        let (mut tensors, mut weights) = (Tensors::new(), Vec::new());
+        for unit in &layout.units {
+            // Padding of weights is zero.
+            let mut values = vec![0f32; unit.elements];
+            for tensor in &unit.tensors {
+                let mut drawn = random.bf16s(tensor.elements(), if tensor.decays() { 0.4 } else { 0.5 });
+                if !tensor.decays() {
+                    drawn.iter_mut().for_each(|w| *w = if *w < 0.0 { 0.75 } else { 1.25 });
+                }
+                values[tensor.offset..][..drawn.len()].copy_from_slice(&drawn);
+                tensors.insert(tensor.name.clone(), reference::wide(&drawn));
+            }
+            weights.push(Memory::bf16s(&values));
+        }
+        let batches = (0..micros).map(|_| Batch::random(shape, dims.v, random)).collect();
+        Step { config, layout, tensors, weights, batches }
+    }
+
+    fn weights(&self, unit: UnitIndex) -> horizon::device::DeviceSpan {
+        self.weights[unit.at()].span()
+    }
+
+    fn head_weights(&self) -> HeadSpans {
+        let embedding = self.weights(self.layout.embedding());
+        HeadSpans::of(&self.layout, self.weights(self.layout.head()), Some(embedding), DType::Bf16)
+    }
+
+    /// 1 / Σ weights of the step.
+    fn scale(&self) -> f32 {
+        (1.0 / self.batches.iter().map(Batch::weight).sum::<f64>()) as f32
+    }
+
+    /// f64 loss of the step for some tensors, as the step's gradients see it.
+    fn reference_loss(&self, tensors: &Tensors) -> f64 {
+        let sum: f64 = self.batches.iter().map(|batch| loss(&self.config, tensors, batch)).sum();
+        sum * f64::from(self.scale())
+    }
+
+    /// The loss, then the gradient of every unit: what a step computes on the device.
+    fn run(&self, k: &CpuKernels, chunk: usize) -> Vec<Memory> {
+        let (config, layout, dims) = (&self.config, &self.layout, &self.config.dims);
+        let gradients: Vec<Memory> = layout.units.iter().map(|u| Memory::painted(u.elements * 4)).collect();
+        let loss_sum = Memory::painted(8);
+        let embedding = gradients[0].span();
+        let head = gradients[layout.head().at()].span();
+        let dhead = HeadSpans::of(layout, head, Some(embedding), DType::F32);
+        for (micro, batch) in self.batches.iter().enumerate() {
+            let write = if micro == 0 { Write::Set } else { Write::Add };
+            let (shape, boundary_bytes) = (batch.shape, batch.shape.n() * dims.c * 4);
+            let (tokens, targets) = (Memory::i32s(&batch.tokens), Memory::i32s(&batch.targets));
+            let (starts, weights) = (Memory::i32s(&batch.starts), Memory::f32s(&batch.weights));
+            let rows = Rows { shape, starts: starts.span() };
+            let loss_rows =
+                LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale() };
+            let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
+            let scratch = LayerScratch::carve(memory.span(), dims, shape, k.storage());
+            let head_memory = Memory::painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
+            let head_scratch = HeadScratch::carve(head_memory.span(), dims, shape, k.storage(), chunk);
+
+            let boundaries: Vec<Memory> = (0..=dims.l).map(|_| Memory::painted(boundary_bytes)).collect();
+            let table = self.weights(layout.embedding());
+            embed_forward(k, config, table, tokens.span(), shape, boundaries[0].span());
+            for layer in 0..dims.l {
+                let unit = layout.layer(layer);
+                let (x, out) = (boundaries[layer].span(), boundaries[layer + 1].span());
+                layer_forward(k, config, layout.unit(unit), self.weights(unit), &rows, x, out, &scratch);
+            }
+            let stream = boundaries[dims.l].span();
+            head_forward_backward(
+                k,
+                config,
+                self.head_weights(),
+                dhead,
+                write,
+                &loss_rows,
+                loss_sum.span(),
+                shape,
+                stream,
+                &head_scratch,
+            );
+            for layer in (0..dims.l).rev() {
+                let unit = layout.layer(layer);
+                layer_recompute_backward(
+                    k,
+                    config,
+                    layout.unit(unit),
+                    self.weights(unit),
+                    gradients[unit.at()].span(),
+                    write,
+                    &rows,
+                    boundaries[layer].span(),
+                    stream,
+                    &scratch,
+                );
+            }
+            let write = if config.tied { Write::Add } else { write };
+            embed_backward(k, config, embedding, write, tokens.span(), shape, stream);
+        }
+        [loss_sum].into_iter().chain(gradients).collect()
+    }
+
+    /// Every tensor's gradient against central differences, and zeros between tensors.
+    fn check(&self, chunk: usize, random: &mut Random) {
+        let results = on_any_threads(|k| self.run(k, chunk));
+        let loss = results[0].read_f64()[0] * f64::from(self.scale());
+        let expected = self.reference_loss(&self.tensors);
+        assert!((loss - expected).abs() <= 1e-6 * expected, "loss {loss}, expected {expected}");
+
+        for (unit, gradient) in self.layout.units.iter().zip(&results[1..]) {
+            let gradient = gradient.read_f32();
+            let mut padding = vec![true; unit.elements];
+            for tensor in &unit.tensors {
+                padding[tensor.offset..][..tensor.elements()].fill(false);
+                self.check_tensor(&tensor.name, &gradient[tensor.offset..][..tensor.elements()], random);
+            }
+            for at in (0..unit.elements).filter(|&at| padding[at]) {
+                assert_eq!(gradient[at], 0.0, "padding element {at} of {:?}", unit.kind);
+            }
+        }
+    }
+
+    fn check_tensor(&self, name: &str, gradient: &[f32], random: &mut Random) {
+        const STEP: f64 = 1e-4;
+        let largest = gradient.iter().fold(0f64, |m, g| m.max(f64::from(g.abs())));
+        assert!(largest > 1e-6, "{name} has no gradient");
+        let mut tensors = self.tensors.clone();
+        for at in random.sample(gradient.len(), 5) {
+            let mut side = |by: f64| {
+                tensors.get_mut(name).expect("a tensor")[at] = self.tensors[name][at] + by;
+                self.reference_loss(&tensors)
+            };
+            let expected = (side(STEP) - side(-STEP)) / (2.0 * STEP);
+            tensors.get_mut(name).expect("a tensor")[at] = self.tensors[name][at];
+            let actual = f64::from(gradient[at]);
+            let allowed = 1e-4 * expected.abs() + 2e-5 * largest;
+            assert!(
+                (actual - expected).abs() <= allowed,
+                "{name}[{at}] is {actual}, central differences give {expected}"
+            );
+        }
+    }
+}
+
+/// Odd everything; heads' width H·D is not C.
+const ODD: Dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 2 };
+
+#[test]
+fn untied_grouped_heads_two_micro_batches() {
+    let mut random = Random::new(20);
+    Step::new(ODD, false, Shape { b: 2, t: 9 }, 2, &mut random).check(7, &mut random);
+}
+
+#[test]
+fn tied_one_key_head_two_micro_batches() {
+    let mut random = Random::new(21);
+    let dims = Dims { g: 1, ..ODD };
+    Step::new(dims, true, Shape { b: 2, t: 9 }, 2, &mut random).check(18, &mut random);
+}
+
+#[test]
+fn untied_as_many_key_heads_as_query_heads() {
+    let mut random = Random::new(22);
+    // Wide heads and a narrow feed-forward: attention's gradients are the larger of what shares memory.
+    let dims = Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 };
+    Step::new(dims, false, Shape { b: 1, t: 17 }, 1, &mut random).check(1, &mut random);
+}
+
+#[test]
+fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
+    let mut random = Random::new(23);
+    let step = Step::new(ODD, false, Shape { b: 1, t: 13 }, 1, &mut random);
+    let (batch, config, dims) = (&step.batches[0], &step.config, &step.config.dims);
+    let (shape, chunk) = (batch.shape, 5);
+    let (targets, weights) = (Memory::i32s(&batch.targets), Memory::f32s(&batch.weights));
+    let (tokens, starts) = (Memory::i32s(&batch.tokens), Memory::i32s(&batch.starts));
+    let rows = Rows { shape, starts: starts.span() };
+    let loss_rows = LossRows { targets: targets.span(), weights: weights.span(), scale: 1.0 };
+    let last = 12;
+    let results = on_any_threads(|k| {
+        let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
+        let scratch = LayerScratch::carve(memory.span(), dims, shape, k.storage());
+        let head_memory = Memory::painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
+        let head_scratch = HeadScratch::carve(head_memory.span(), dims, shape, k.storage(), chunk);
+        let (x, out) = (Memory::painted(shape.n() * dims.c * 4), Memory::painted(shape.n() * dims.c * 4));
+        embed_forward(k, config, step.weights(UnitIndex(0)), tokens.span(), shape, x.span());
+        let mut places = (x.span(), out.span());
+        for layer in 0..dims.l {
+            let unit = step.layout.layer(layer);
+            let (x, out) = places;
+            let layout = step.layout.unit(unit);
+            layer_forward(k, config, layout, step.weights(unit), &rows, x, out, &scratch);
+            places = (out, x);
+        }
+        let (stream, head) = (places.0, step.head_weights());
+        let (loss, sum) = (Memory::painted(8), Memory::f64s(&[2.0]));
+        head_forward(k, config, head, Write::Set, &loss_rows, loss.span(), shape, stream, &head_scratch);
+        head_forward(k, config, head, Write::Add, &loss_rows, sum.span(), shape, stream, &head_scratch);
+        let logits = Memory::painted(dims.v * 4);
+        head_logits(k, config, head, last, logits.span(), stream, &head_scratch);
+        vec![loss, sum, logits]
+    });
+    let trained = on_any_threads(|k| step.run(k, chunk));
+    let loss = results[0].read_f64()[0];
+    assert_eq!(loss.to_bits(), trained[0].read_f64()[0].to_bits());
+    assert!((results[1].read_f64()[0] - loss - 2.0).abs() < 1e-12);
+    let expected = &logits(config, &step.tensors, batch)[last * dims.v..][..dims.v];
+    close("logits", &results[2].read_f32(), expected, 1e-5, 1e-5);
+}

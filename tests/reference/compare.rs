@@ -1,0 +1,60 @@
+//! Element-wise comparison, and derivatives by central differences.
+
+use super::Random;
+
+/// Holds |actual − expected| ≤ relative · |expected| + absolute · max |expected| for every element.
+pub fn close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolute: f64) {
+    assert_eq!(actual.len(), expected.len(), "{what}: lengths");
+    let largest = expected.iter().fold(0f64, |m, e| m.max(e.abs()));
+    for (at, (&a, &e)) in actual.iter().zip(expected).enumerate() {
+        let error = (f64::from(a) - e).abs();
+        assert!(error <= relative * e.abs() + absolute * largest, "{what}[{at}] is {a}, expected {e}");
+    }
+}
+
+/// Holds that `gradient` is that of `f` at `x`, on up to `samples` elements.
+pub fn gradient_of(
+    what: &str,
+    gradient: &[f32],
+    x: &[f64],
+    samples: usize,
+    random: &mut Random,
+    f: impl Fn(&[f64]) -> f64,
+) {
+    assert_eq!(gradient.len(), x.len(), "{what}: lengths");
+    let largest = gradient.iter().fold(0f64, |m, g| m.max(f64::from(g.abs())));
+    let mut moved = x.to_vec();
+    for at in random.sample(x.len(), samples) {
+        let step = 1e-5 * x[at].abs().max(0.1);
+        let mut side = |sign: f64| {
+            moved[at] = x[at] + sign * step;
+            let value = f(&moved);
+            moved[at] = x[at];
+            value
+        };
+        let expected = (side(1.0) - side(-1.0)) / (2.0 * step);
+        let actual = f64::from(gradient[at]);
+        // The last term is the rounding of the differences themselves.
+        let allowed = 2e-5 * expected.abs() + 1e-5 * largest + 1e-9;
+        assert!(
+            (actual - expected).abs() <= allowed,
+            "{what}[{at}] is {actual}, central differences give {expected}"
+        );
+    }
+}
+
+/// Σ a·b.
+pub fn inner(a: &[f64], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * f64::from(*b)).sum()
+}
+
+/// What `+=` must leave: `before + by`, in f32, within a rounding.
+pub fn added(what: &str, after: &[f32], before: &[f32], by: &[f32]) {
+    assert_eq!(after.len(), before.len(), "{what}: lengths");
+    let largest = by.iter().fold(0f32, |m, b| m.max(b.abs()));
+    for (at, ((&after, &before), &by)) in after.iter().zip(before).zip(by).enumerate() {
+        let error = (after - (before + by)).abs();
+        let allowed = 2e-6 * (before.abs() + by.abs()) + 2e-6 * largest;
+        assert!(error <= allowed, "{what}[{at}] is {after}, expected {before} + {by}");
+    }
+}

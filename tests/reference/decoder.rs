@@ -1,0 +1,96 @@
+//! The whole decoder in f64, by tensor name, and batches to run it on.
+
+use std::collections::HashMap;
+
+use horizon::base::{Dims, Shape};
+use horizon::model::ModelConfig;
+
+use super::{Random, attention, cross_entropy, embed, matmul, rmsnorm, rope, swiglu};
+
+/// One micro-batch.
+pub struct Batch {
+    pub shape: Shape,
+    pub tokens: Vec<i32>,
+    pub targets: Vec<i32>,
+    pub weights: Vec<f32>,
+    pub starts: Vec<i32>,
+}
+
+/// Document starts: some sequences whole, others cut at random places.
+pub fn documents(shape: Shape, random: &mut Random) -> Vec<i32> {
+    let mut starts = Vec::new();
+    for sequence in 0..shape.b {
+        let mut start = 0;
+        for t in 0..shape.t {
+            if t > 0 && sequence % 2 == 0 && random.below(shape.t.min(40)) < 2 {
+                start = t as i32;
+            }
+            starts.push(start);
+        }
+    }
+    starts
+}
+
+impl Batch {
+    /// Random tokens and targets, documents, ignored targets, weights 0.5 … 1.5.
+    pub fn random(shape: Shape, v: usize, random: &mut Random) -> Self {
+        let tokens = (0..shape.n()).map(|_| random.below(v) as i32).collect();
+        let targets =
+            (0..shape.n()).map(|n| if n % 5 == 3 { -100 } else { random.below(v) as i32 }).collect();
+        let weights = random.f32s(shape.n(), 0.5).into_iter().map(|w| w + 1.0).collect();
+        let starts = documents(shape, random);
+        Batch { shape, tokens, targets, weights, starts }
+    }
+
+    /// Σ weights over the targets that count.
+    pub fn weight(&self) -> f64 {
+        let counted = self.targets.iter().zip(&self.weights).filter(|(target, _)| **target != -100);
+        counted.map(|(_, weight)| f64::from(*weight)).sum()
+    }
+}
+
+/// A decoder's tensors by their Hugging Face names.
+pub type Tensors = HashMap<String, Vec<f64>>;
+
+/// The last boundary `[N, C]`.
+fn stream(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
+    let (shape, dims, eps) = (batch.shape, &config.dims, f64::from(config.norm_eps));
+    let Dims { c, f, .. } = *dims;
+    let mut x = embed(&tensors["model.embed_tokens.weight"], &batch.tokens, c);
+    for layer in 0..dims.l {
+        let weight = |name: &str| &tensors[&format!("model.layers.{layer}.{name}.weight")][..];
+        let (normed, _) = rmsnorm(&x, weight("input_layernorm"), eps, c);
+        let [q, k, v] = ["q", "k", "v"].map(|p| matmul(&normed, weight(&format!("self_attn.{p}_proj")), c));
+        let (hd, gd) = (dims.attended(), dims.g * dims.d);
+        let row = |n: usize| [&q[n * hd..][..hd], &k[n * gd..][..gd], &v[n * gd..][..gd]].concat();
+        let qkv: Vec<f64> = (0..shape.n()).flat_map(row).collect();
+        let qkv = rope(&qkv, &batch.starts, shape, config.rope_theta, dims, 1.0);
+        let (attended, _) = attention(&qkv, &batch.starts, shape, dims);
+        add(&mut x, &matmul(&attended, weight("self_attn.o_proj"), hd));
+        let (normed, _) = rmsnorm(&x, weight("post_attention_layernorm"), eps, c);
+        let [gate, up] = ["gate", "up"].map(|p| matmul(&normed, weight(&format!("mlp.{p}_proj")), c));
+        let row = |n: usize| [&gate[n * f..][..f], &up[n * f..][..f]].concat();
+        let gate_up: Vec<f64> = (0..shape.n()).flat_map(row).collect();
+        add(&mut x, &matmul(&swiglu(&gate_up, f), weight("mlp.down_proj"), f));
+    }
+    x
+}
+
+fn add(x: &mut [f64], y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// `[N, V]`.
+pub fn logits(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
+    let x = stream(config, tensors, batch);
+    let c = config.dims.c;
+    let (normed, _) = rmsnorm(&x, &tensors["model.norm.weight"], f64::from(config.norm_eps), c);
+    let lm = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+    matmul(&normed, &tensors[lm], c)
+}
+
+/// Σ weight · nll of a micro-batch.
+pub fn loss(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> f64 {
+    let weights = super::wide(&batch.weights);
+    cross_entropy(&logits(config, tensors, batch), &batch.targets, &weights, config.dims.v)
+}

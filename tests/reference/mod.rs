@@ -1,0 +1,156 @@
+//! What the operation tests share: a plain f64 forward of every op, memory to run kernels in, sizes with
+//! reasons, comparisons.
+//!
+//! Nothing here is fast and nothing here knows how the kernels work. Gradients are never written down: a test
+//! takes central differences of these forwards.
+
+// Every test crate takes the part it needs.
+#![allow(dead_code)]
+
+pub mod compare;
+pub mod decoder;
+pub mod memory;
+
+use horizon::base::{Dims, Shape};
+
+/// `(rows, columns, reason)` for operations on rows.
+pub const SIZES: &[(usize, usize, &str)] = &[
+    (1, 1, "the smallest"),
+    (1, 64, "one row, whole vectors"),
+    (2, 31, "a row shorter than the lanes of a sum"),
+    (31, 33, "one element after the lanes"),
+    (33, 127, "one element before whole lanes"),
+    (64, 96, "exactly one row tile"),
+    (65, 160, "one row after a row tile"),
+    (127, 65, "one row before two row tiles, one column after a column tile"),
+    (129, 257, "one row after two row tiles, one column after a folding tile"),
+];
+
+/// Random numbers from a printed seed (splitmix64, Steele et al. 2014).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        println!("seed {seed}");
+        Random(seed)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.bits() % end as u64) as usize
+    }
+
+    /// Uniform in −scale … scale, exact in f32.
+    pub fn f32s(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        (0..count).map(|_| ((self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale).collect()
+    }
+
+    /// The same, exact in bf16.
+    pub fn bf16s(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        use horizon::base::master;
+        self.f32s(count, scale).into_iter().map(|x| master::widen(master::round(x))).collect()
+    }
+
+    /// Up to `count` indices below `end`, all of them when there are no more.
+    pub fn sample(&mut self, end: usize, count: usize) -> Vec<usize> {
+        if end <= count { (0..end).collect() } else { (0..count).map(|_| self.below(end)).collect() }
+    }
+}
+
+/// As f64.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+pub fn embed(table: &[f64], tokens: &[i32], c: usize) -> Vec<f64> {
+    tokens.iter().flat_map(|&token| table[token as usize * c..][..c].iter().copied()).collect()
+}
+
+/// The output, and 1/√(mean(x²) + eps) of every row.
+pub fn rmsnorm(x: &[f64], weight: &[f64], eps: f64, c: usize) -> (Vec<f64>, Vec<f64>) {
+    let rstd: Vec<f64> = x
+        .chunks_exact(c)
+        .map(|x| 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / c as f64 + eps).sqrt())
+        .collect();
+    let out = x.iter().enumerate().map(|(i, x)| x * rstd[i / c] * weight[i % c]).collect();
+    (out, rstd)
+}
+
+/// `x [n, k] · weightᵀ`, `weight [m, k]`.
+pub fn matmul(x: &[f64], weight: &[f64], k: usize) -> Vec<f64> {
+    x.chunks_exact(k)
+        .flat_map(|x| weight.chunks_exact(k).map(move |w| x.iter().zip(w).map(|(x, w)| x * w).sum()))
+        .collect()
+}
+
+/// Query and key heads turned by their positions; `direction` 1 forward, −1 back.
+pub fn rope(qkv: &[f64], starts: &[i32], shape: Shape, theta: f64, dims: &Dims, direction: f64) -> Vec<f64> {
+    let (d, mut out) = (dims.d, qkv.to_vec());
+    for n in 0..shape.n() {
+        let position = (n % shape.t) as f64 - f64::from(starts[n]);
+        for head in 0..dims.h + dims.g {
+            for i in 0..d / 2 {
+                let angle = direction * position * theta.powf(-2.0 * i as f64 / d as f64);
+                let at = n * dims.qkv() + head * d + i;
+                let (low, high) = (qkv[at], qkv[at + d / 2]);
+                out[at] = low * angle.cos() - high * angle.sin();
+                out[at + d / 2] = high * angle.cos() + low * angle.sin();
+            }
+        }
+    }
+    out
+}
+
+/// The output `[N, H·D]`, and the log-sum-exp `[N, H]`.
+pub fn attention(qkv: &[f64], starts: &[i32], shape: Shape, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
+    let Dims { h, g, d, .. } = *dims;
+    let row = |n: usize| &qkv[n * dims.qkv()..][..dims.qkv()];
+    let (mut out, mut lse) = (Vec::new(), Vec::new());
+    for n in 0..shape.n() {
+        let sequence = n / shape.t * shape.t;
+        for head in 0..h {
+            let kv = head / (h / g);
+            let q = &row(n)[head * d..][..d];
+            let keys = sequence + starts[n] as usize..n + 1;
+            let score = |key: usize| {
+                let k = &row(key)[(h + kv) * d..][..d];
+                q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()
+            };
+            let scores: Vec<f64> = keys.clone().map(score).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+            lse.push(largest + sum.ln());
+            for i in 0..d {
+                let value = |key: usize| row(key)[(h + g + kv) * d + i];
+                out.push(keys.clone().zip(&scores).map(|(k, s)| (s - largest).exp() / sum * value(k)).sum());
+            }
+        }
+    }
+    (out, lse)
+}
+
+pub fn swiglu(gate_up: &[f64], f: usize) -> Vec<f64> {
+    gate_up
+        .chunks_exact(2 * f)
+        .flat_map(|row| (0..f).map(|i| row[i] / (1.0 + (-row[i]).exp()) * row[f + i]))
+        .collect()
+}
+
+/// Σ weight · nll over rows whose target is not −100.
+pub fn cross_entropy(logits: &[f64], targets: &[i32], weights: &[f64], v: usize) -> f64 {
+    let rows = logits.chunks_exact(v).zip(targets).zip(weights);
+    rows.filter(|((_, target), _)| **target != -100)
+        .map(|((logits, &target), weight)| {
+            let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = logits.iter().map(|x| (x - largest).exp()).sum();
+            weight * (largest + sum.ln() - logits[target as usize])
+        })
+        .sum()
+}

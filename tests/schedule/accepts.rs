@@ -1,0 +1,212 @@
+//! What is built and synchronised is right, and its waits are the least.
+
+use std::time::Instant;
+
+use horizon::base::Status;
+use horizon::device::{Lane, Tick};
+use horizon::schedule::{
+    AdamWhen, Checker, Fault, Geometry, List, Mode, Policy, Resource, Sync, Synced, evaluate, logits, train,
+};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::cases::{
+    Act, Case, any_case, cases, issued_before, place_of, policy, rewrite, three_steps, waits_of,
+};
+
+proptest! {
+    #![proptest_config(cases(4000))]
+
+    #[test]
+    fn every_sequence_of_lists_is_accepted(case in any_case()) {
+        if let Some(fault) = case.fault(&case.acts(&case.lists())) {
+            prop_assert!(false, "{fault}");
+        }
+    }
+}
+
+/// Drops every wait of one list, one at a time.
+fn every_dropped_wait_is_found(case: &Case, acts: &[Act], place: usize) -> Result<usize, TestCaseError> {
+    let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+    let waits = waits_of(synced);
+    for &(owner, dropped) in &waits {
+        let mut faulty = acts.to_vec();
+        let fewer = rewrite(list, synced, |index, waits, _| {
+            if index == owner {
+                waits.remove(dropped);
+            }
+        });
+        faulty[place] = Act::Issue(list.clone(), fewer);
+        let fault = case.fault(&faulty);
+        let Some(Fault::Race { first, second, .. }) = fault else {
+            return Err(TestCaseError::fail(format!("{}: {fault:?}", list.operations[owner])));
+        };
+        prop_assert_eq!(second.index, owner);
+        prop_assert_eq!(first.lane(), Some(synced.waits(owner)[dropped].lane));
+    }
+    Ok(waits.len())
+}
+
+proptest! {
+    #![proptest_config(cases(150))]
+
+    #[test]
+    fn no_wait_of_the_middle_step_can_be_spared(case in three_steps()) {
+        let acts = case.acts(&case.lists());
+        let waits = every_dropped_wait_is_found(&case, &acts, place_of(&acts, 1))?;
+        prop_assert!(waits > 0);
+    }
+
+    #[test]
+    fn no_wait_of_any_list_can_be_spared(case in any_case()) {
+        let acts = case.acts(&case.lists());
+        for list in 0..case.kinds.len() {
+            every_dropped_wait_is_found(&case, &acts, place_of(&acts, list))?;
+        }
+    }
+
+    #[test]
+    fn more_waits_do_no_harm(case in any_case(), seed: u64) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let acts = case.acts(&case.lists());
+        let mut more = acts.clone();
+        for (place, act) in acts.iter().enumerate() {
+            let Act::Issue(list, synced) = act else { continue };
+            let mut issued = issued_before(&acts, place);
+            let added = rewrite(list, synced, |index, waits, signal| {
+                *signal = true;
+                let lane = Lane::ALL[random.random_range(0..Lane::COUNT)];
+                waits.push(Tick { lane, count: random.random_range(0..=issued[lane.at()]) });
+                issued[list.operations[index].lane().at()] += 1;
+            });
+            more[place] = Act::Issue(list.clone(), added);
+        }
+        if let Some(fault) = case.fault(&more) {
+            prop_assert!(false, "{fault}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    #[test]
+    fn operations_touch_what_exists_once_and_on_its_lanes(case in any_case()) {
+        for list in case.lists() {
+            for operation in &list.operations {
+                let mut touched = Vec::new();
+                operation.visit(&case.geometry, list.micros, &mut |access| touched.push(access.resource));
+                for (index, resource) in touched.iter().enumerate() {
+                    prop_assert!(!touched[..index].contains(resource), "{operation}: {resource} twice");
+                    prop_assert!(resource.lanes().contains(&operation.lane()), "{operation}: {resource}");
+                    prop_assert!(resource.exists(&case.policy, &case.geometry, list.micros));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lists_are_functions_of_their_inputs(case in any_case()) {
+        prop_assert_eq!(case.lists(), case.lists());
+    }
+
+    /// A signal is an event on a device: none is given in vain but what the border of a list calls for.
+    #[test]
+    fn signals_are_waited_for_here_or_last_of_their_kind(case in three_steps()) {
+        let acts = case.acts(&case.lists());
+        let place = place_of(&acts, 1);
+        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+        let waited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
+        for index in (0..synced.len()).filter(|&index| synced.signal(index)) {
+            let mut last = false;
+            list.operations[index].visit(&case.geometry, list.micros, &mut |access| {
+                let touches_later = |later: &horizon::schedule::Operation| {
+                    let mut writes = false;
+                    later.visit(&case.geometry, list.micros, &mut |other| {
+                        writes |= other.resource == access.resource && other.writes();
+                    });
+                    writes
+                };
+                last |= !list.operations[index + 1..].iter().any(touches_later);
+            });
+            prop_assert!(last || waited.contains(&synced.tick(index)), "{}", list.operations[index]);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_with_the_reason() {
+    let good = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
+    let model = Geometry { layers: 3, tied: false, embedding_parts: 2, head_parts: 2 };
+    let streamed = policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 2);
+    let refused: [(Policy, Geometry, usize, &str); 9] = [
+        (good, model, 0, "micro-batches"),
+        (good, Geometry { layers: 0, ..model }, 1, "layers"),
+        (good, Geometry { embedding_parts: 0, ..model }, 1, "embedding"),
+        (good, Geometry { head_parts: 0, ..model }, 1, "head"),
+        (policy(Mode::Exact, AdamWhen::AfterNorm, 1, 2, 2), model, 1, "weight slots"),
+        (policy(Mode::Exact, AdamWhen::AfterNorm, 2, 1, 2), model, 1, "gradient slabs"),
+        (policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 1), model, 1, "ring slabs"),
+        (policy(Mode::Streamed, AdamWhen::AfterNorm, 2, 2, 2), model, 1, "under backward"),
+        (good, model, 1 << 30, "micro-batches"),
+    ];
+    for (policy, geometry, micros, reason) in refused {
+        let error = train(&policy, &geometry, micros).unwrap_err();
+        assert_eq!(error.status(), Status::InvalidArgument);
+        assert!(error.message().contains(reason), "{error}");
+    }
+    assert!(train(&streamed, &model, 1).is_ok());
+    assert!(train(&policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 0), &model, 1).is_ok());
+    assert!(evaluate(&good, &model, 0).is_err());
+    assert!(logits(&good, &Geometry { layers: 0, ..model }).is_err());
+}
+
+/// Many times the same resources: what is kept does not grow with the lists that have passed.
+#[test]
+fn a_long_life_is_accepted() {
+    let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 3, 2, 2);
+    let geometry = Geometry { layers: 4, tied: true, embedding_parts: 3, head_parts: 1 };
+    let (mut sync, mut checker) = (Sync::new(&geometry), Checker::new(&policy, &geometry));
+    let list = train(&policy, &geometry, 2).unwrap();
+    let mut steady: Option<Synced> = None;
+    for _ in 0..500 {
+        let synced = sync.infer(&list);
+        checker.check(&list, &synced).unwrap();
+        let waits = |synced: &Synced| waits_of(synced);
+        if let Some(steady) = &steady {
+            assert_eq!(waits(steady).len(), waits(&synced).len());
+        }
+        steady = (sync.before(&[]).is_empty() && synced.tick(0).count > 2).then_some(synced);
+    }
+}
+
+/// Prints how long a large model takes: run with `--release -- --nocapture large`.
+#[test]
+fn a_large_model_is_built_synchronised_and_checked() {
+    let geometry = Geometry { layers: 126, tied: false, embedding_parts: 3, head_parts: 3 };
+    let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
+    let (mut sync, mut checker) = (Sync::new(&geometry), Checker::new(&policy, &geometry));
+    for step in 1..=3 {
+        let start = Instant::now();
+        let list: List = train(&policy, &geometry, 32).unwrap();
+        let built = start.elapsed();
+        let synced = sync.infer(&list);
+        let inferred = start.elapsed();
+        checker.check(&list, &synced).unwrap();
+        let checked = start.elapsed();
+        let signals = (0..synced.len()).filter(|&index| synced.signal(index)).count();
+        println!(
+            "step {step}: {} operations, {} waits, {signals} signals; built {:.2} ms, synchronised {:.2} ms, \
+             checked {:.2} ms",
+            synced.len(),
+            waits_of(&synced).len(),
+            built.as_secs_f64() * 1e3,
+            (inferred - built).as_secs_f64() * 1e3,
+            (checked - inferred).as_secs_f64() * 1e3,
+        );
+    }
+    assert!(sync.before(&[]).is_empty());
+    let scratch = Resource::Scratch;
+    assert!(scratch.is_private() && !Resource::Verdict.is_private());
+}

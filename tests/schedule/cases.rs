@@ -1,0 +1,212 @@
+//! Random policies, models and sequences of lists, and what the engine does with them.
+
+use horizon::base::{DType, MicroIndex, Shape};
+use horizon::device::{Lane, Tick};
+use horizon::schedule::{
+    Access, AdamWhen, Checker, Content, Fault, Geometry, List, Mode, Numeric, Placement, Policy, Resource,
+    Sync, Synced, evaluate, logits, train,
+};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+/// Every run of the tests sees the same cases; the long run sees more of them.
+pub fn cases(count: u32) -> ProptestConfig {
+    let times = if std::env::var_os("HZ_LONG").is_some() { 20 } else { 1 };
+    ProptestConfig {
+        cases: count * times,
+        rng_seed: RngSeed::Fixed(0x5ced_01e5),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// What a list is for, and over how many micro-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Train(usize),
+    Evaluate(usize),
+    Logits,
+}
+
+/// A policy, a model, and what is asked of them.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub policy: Policy,
+    pub geometry: Geometry,
+    pub kinds: Vec<Kind>,
+    /// Whether the issuing thread touches memory between lists: writes batches, reads results and masters.
+    pub outside: bool,
+}
+
+/// What the issuing thread does: issue a list, or touch memory itself once some ticks have arrived.
+#[derive(Clone, Debug)]
+pub enum Act {
+    Issue(List, Synced),
+    Outside(Vec<Tick>, Vec<Access>),
+}
+
+pub fn policy(mode: Mode, adam: AdamWhen, weight_slots: usize, slabs: usize, ring: usize) -> Policy {
+    Policy {
+        mode,
+        numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 },
+        placement: Placement { weight_slots, slabs, ring, adam },
+    }
+}
+
+pub fn any_policy() -> impl Strategy<Value = Policy> {
+    let updates = prop_oneof![
+        Just((Mode::Exact, AdamWhen::AfterNorm)),
+        Just((Mode::Exact, AdamWhen::UnderBackward)),
+        Just((Mode::Streamed, AdamWhen::UnderBackward)),
+    ];
+    (updates, 2..=5usize, 2..=4usize, 2..=4usize)
+        .prop_map(|((mode, adam), slots, slabs, ring)| policy(mode, adam, slots, slabs, ring))
+}
+
+pub fn any_geometry() -> impl Strategy<Value = Geometry> {
+    (1..=9usize, any::<bool>(), 1..=6usize, 1..=8usize).prop_map(|(layers, tied, embedding_parts, parts)| {
+        Geometry { layers, tied, embedding_parts, head_parts: if tied { 1 } else { parts } }
+    })
+}
+
+fn any_kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        3 => (1..=4usize).prop_map(Kind::Train),
+        1 => (1..=4usize).prop_map(Kind::Evaluate),
+        1 => Just(Kind::Logits),
+    ]
+}
+
+pub fn any_case() -> impl Strategy<Value = Case> {
+    let kinds = prop_oneof![
+        (1..=4usize, 1..=4usize).prop_map(|(m, n)| {
+            vec![Kind::Train(m), Kind::Train(m), Kind::Evaluate(n), Kind::Train(m), Kind::Logits]
+        }),
+        proptest::collection::vec(any_kind(), 1..6),
+    ];
+    (any_policy(), any_geometry(), kinds, any::<bool>()).prop_map(|(policy, geometry, kinds, outside)| Case {
+        policy,
+        geometry,
+        kinds,
+        outside,
+    })
+}
+
+/// Three steps over the same micro-batches: the middle one is in the steady state.
+pub fn three_steps() -> impl Strategy<Value = Case> {
+    (any_policy(), any_geometry(), 1..=3usize, any::<bool>()).prop_map(
+        |(policy, geometry, micros, outside)| Case {
+            policy,
+            geometry,
+            kinds: vec![Kind::Train(micros); 3],
+            outside,
+        },
+    )
+}
+
+impl Case {
+    pub fn list(&self, kind: Kind) -> List {
+        match kind {
+            Kind::Train(micros) => train(&self.policy, &self.geometry, micros),
+            Kind::Evaluate(micros) => evaluate(&self.policy, &self.geometry, micros),
+            Kind::Logits => logits(&self.policy, &self.geometry),
+        }
+        .expect("the policy is valid")
+    }
+
+    pub fn lists(&self) -> Vec<List> {
+        self.kinds.iter().map(|&kind| self.list(kind)).collect()
+    }
+
+    /// The acts of the issuing thread, with the waits that are inferred for these lists.
+    pub fn acts(&self, lists: &[List]) -> Vec<Act> {
+        let mut sync = Sync::new(&self.geometry);
+        let mut acts = Vec::new();
+        let outside = |sync: &mut Sync, accesses: Vec<Access>| {
+            let ticks = sync.before(&accesses);
+            sync.settle(&ticks);
+            Act::Outside(ticks, accesses)
+        };
+        for (index, (list, &kind)) in lists.iter().zip(&self.kinds).enumerate() {
+            if self.outside {
+                let batches = (0..list.micros).map(MicroIndex::from);
+                let write = |micro| Access::write(Resource::HostBatch { micro }, Content::Batch(micro));
+                acts.push(outside(&mut sync, batches.map(write).collect()));
+            }
+            let synced = sync.infer(list);
+            acts.push(Act::Issue(list.clone(), synced));
+            if self.outside {
+                acts.push(outside(&mut sync, self.results(kind)));
+                if index % 3 == 2 {
+                    let read = |unit| Access::read(Resource::Master { unit }, Content::Weights(unit));
+                    acts.push(outside(&mut sync, self.geometry.units().map(read).collect()));
+                }
+            }
+        }
+        acts
+    }
+
+    /// What the issuing thread reads when a list's answer is known.
+    fn results(&self, kind: Kind) -> Vec<Access> {
+        let loss = |micros| Content::Loss { terms: micros as u32 };
+        match kind {
+            Kind::Train(micros) | Kind::Evaluate(micros) => vec![
+                Access::read(Resource::HostLoss, loss(micros)),
+                Access::read(Resource::Verdict, Content::Verdict),
+            ],
+            Kind::Logits => vec![Access::read(Resource::HostLogits, Content::Logits)],
+        }
+    }
+
+    /// What the checker objects to, if it does.
+    pub fn fault(&self, acts: &[Act]) -> Option<Fault> {
+        let mut checker = Checker::new(&self.policy, &self.geometry);
+        let answer = acts.iter().try_for_each(|act| match act {
+            Act::Issue(list, synced) => checker.check(list, synced),
+            Act::Outside(ticks, accesses) => {
+                checker.settle(ticks)?;
+                checker.outside(accesses)
+            }
+        });
+        answer.err().map(|fault| *fault)
+    }
+}
+
+/// The place of the `list`-th list (counted from 0) among the acts.
+pub fn place_of(acts: &[Act], list: usize) -> usize {
+    let mut issues = acts.iter().enumerate().filter(|(_, act)| matches!(act, Act::Issue(..)));
+    issues.nth(list).expect("there are that many lists").0
+}
+
+/// The same waits, but for what `change` makes of those of each operation: waits and signal.
+pub fn rewrite(
+    list: &List,
+    synced: &Synced,
+    mut change: impl FnMut(usize, &mut Vec<Tick>, &mut bool),
+) -> Synced {
+    let mut changed = Synced::default();
+    for index in 0..list.operations.len() {
+        let (mut waits, mut signal) = (synced.waits(index).to_vec(), synced.signal(index));
+        change(index, &mut waits, &mut signal);
+        changed.push(synced.tick(index), &waits, signal);
+    }
+    changed
+}
+
+/// Every wait of a list: whose it is, which of its waits it is.
+pub fn waits_of(synced: &Synced) -> Vec<(usize, usize)> {
+    (0..synced.len())
+        .flat_map(|index| (0..synced.waits(index).len()).map(move |wait| (index, wait)))
+        .collect()
+}
+
+/// Tasks of each lane before a list starts.
+pub fn issued_before(acts: &[Act], place: usize) -> [u64; Lane::COUNT] {
+    let mut issued = [0; Lane::COUNT];
+    for act in &acts[..place] {
+        if let Act::Issue(list, _) = act {
+            list.operations.iter().for_each(|operation| issued[operation.lane().at()] += 1);
+        }
+    }
+    issued
+}

@@ -1,0 +1,78 @@
+//! Lanes in any order that the waits allow give what program order gives.
+
+use horizon::device::Lane;
+use horizon::schedule::{AdamWhen, Guard, Resource};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::cases::{
+    Act, Case, Kind, any_case, any_geometry, any_policy, cases, place_of, rewrite, three_steps, waits_of,
+};
+use crate::machine::{Machine, Order, Outcome, initial};
+use crate::plain;
+
+fn run(case: &Case, acts: &[Act], order: Order, seed: u64) -> Outcome {
+    Machine::new(&case.geometry).run(acts, order, &mut ChaCha8Rng::seed_from_u64(seed))
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn any_order_gives_what_program_order_gives(case in any_case(), seed: u64) {
+        let acts = case.acts(&case.lists());
+        let program = run(&case, &acts, Order::Program, seed);
+        for round in 0..4 {
+            prop_assert_eq!(&run(&case, &acts, Order::Random, seed ^ round), &program);
+        }
+        for lane in Lane::ALL {
+            prop_assert_eq!(&run(&case, &acts, Order::Starve(lane), seed), &program);
+        }
+    }
+
+    #[test]
+    fn a_step_is_what_the_plain_algorithm_gives(policy in any_policy(), geometry in any_geometry(), micros in 1..=4usize) {
+        let case = Case { policy, geometry, kinds: vec![Kind::Train(micros); 3], outside: false };
+        let outcome = run(&case, &case.acts(&case.lists()), Order::Program, 0);
+        let guard = match policy.placement.adam {
+            AdamWhen::AfterNorm => Guard::Verdict,
+            AdamWhen::UnderBackward => Guard::Unit,
+        };
+        let batch = |micro: usize| initial(Resource::HostBatch { micro: micro.into() });
+        let batches: Vec<u64> = (0..micros).map(batch).collect();
+        let mut masters = plain::masters(&geometry);
+        let answers: Vec<_> = (0..3).map(|_| plain::step(&geometry, &batches, &mut masters, guard)).collect();
+        prop_assert_eq!(outcome.masters, masters);
+        let at = |resource| outcome.memory.iter().find(|(place, _)| *place == resource).map(|(_, value)| *value);
+        prop_assert_eq!(at(Resource::HostLoss), Some(answers[2].loss));
+        prop_assert_eq!(at(Resource::Verdict), Some(answers[2].verdict));
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(60))]
+
+    /// The other half of minimality, by execution: without any one wait some order gives something else.
+    /// Every step has new batches, so that an upload that comes too early shows.
+    #[test]
+    fn every_dropped_wait_can_be_seen(case in three_steps(), seed: u64) {
+        let case = Case { outside: true, ..case };
+        let acts = case.acts(&case.lists());
+        let program = run(&case, &acts, Order::Program, seed);
+        let place = place_of(&acts, 1);
+        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+        for (owner, dropped) in waits_of(synced) {
+            let awaited = synced.waits(owner)[dropped];
+            let mut faulty = acts.clone();
+            let fewer = rewrite(list, synced, |index, waits, _| {
+                if index == owner {
+                    waits.remove(dropped);
+                }
+            });
+            faulty[place] = Act::Issue(list.clone(), fewer);
+            let seen = run(&case, &faulty, Order::Hold(awaited), seed);
+            prop_assert_ne!(&seen, &program, "{} without {:?}", list.operations[owner], awaited);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The checker finds planted faults.
+//!
+//! A fault in the list is planted before the waits are inferred, so that the waits suit the faulty list and
+//! only its contents are wrong; a fault in the waits is planted after.
+
+use horizon::base::{SlabIndex, SlotIndex};
+use horizon::device::{Lane, Tick};
+use horizon::schedule::{Fault, GradPlace, List, Operation, Resource, WeightPlace};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::cases::{Act, Case, any_case, cases, issued_before, place_of, rewrite, three_steps, waits_of};
+use crate::machine::{Machine, Order, Outcome};
+
+fn program(case: &Case, acts: &[Act]) -> Outcome {
+    Machine::new(&case.geometry).run(acts, Order::Program, &mut ChaCha8Rng::seed_from_u64(0))
+}
+
+/// The acts of three steps of which the middle one has other operations.
+fn with_middle(case: &Case, operations: Vec<Operation>) -> Vec<Act> {
+    let mut lists = case.lists();
+    lists[1].operations = operations;
+    case.acts(&lists)
+}
+
+/// The checker's answer to three steps of which the middle one has other operations.
+fn middle_fault(case: &Case, operations: Vec<Operation>) -> Option<Fault> {
+    case.fault(&with_middle(case, operations))
+}
+
+/// The same operations with the one at `from` moved to `to`.
+fn moved(list: &List, from: usize, to: usize) -> Vec<Operation> {
+    let mut operations = list.operations.clone();
+    let operation = operations.remove(from);
+    operations.insert(to, operation);
+    operations
+}
+
+fn position(list: &List, from: usize, found: impl Fn(&Operation) -> bool) -> Option<usize> {
+    list.operations[from..].iter().position(found).map(|offset| from + offset)
+}
+
+fn last_position(list: &List, before: usize, found: impl Fn(&Operation) -> bool) -> Option<usize> {
+    list.operations[..before].iter().rposition(found)
+}
+
+fn middle(case: &Case) -> List {
+    case.lists().swap_remove(1)
+}
+
+proptest! {
+    #![proptest_config(cases(40))]
+
+    #[test]
+    fn an_upload_before_the_slots_last_reader_is_found(case in three_steps()) {
+        let list = middle(&case);
+        for (index, operation) in list.operations.iter().enumerate() {
+            let Operation::Upload { place, .. } = operation else { continue };
+            let reader = last_position(&list, index, |other| reads(&case, &list, other, (*place).into()));
+            if let Some(reader) = reader {
+                prop_assert!(middle_fault(&case, moved(&list, index, reader)).is_some(), "{operation}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slab_that_leaves_late_is_found(case in three_steps()) {
+        let list = middle(&case);
+        for (index, operation) in list.operations.iter().enumerate() {
+            let Operation::Download { slab, .. } = *operation else { continue };
+            let next = position(&list, index, |other| matches!(other, Operation::Round { slab: next, .. } if *next == slab));
+            if let Some(next) = next {
+                prop_assert!(middle_fault(&case, moved(&list, index, next)).is_some(), "{operation}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_slab_that_is_used_late_is_found(case in three_steps()) {
+        let list = middle(&case);
+        for (index, operation) in list.operations.iter().enumerate() {
+            let Operation::Adam { from: from @ GradPlace::Ring(_), .. } = *operation else { continue };
+            let next = position(&list, index, |other| matches!(other, Operation::Download { to, .. } if *to == from));
+            if let Some(next) = next {
+                prop_assert!(middle_fault(&case, moved(&list, index, next)).is_some(), "{operation}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_taken_before_it_is_complete_is_found(case in three_steps()) {
+        let list = middle(&case);
+        for (index, operation) in list.operations.iter().enumerate() {
+            let unit = match *operation {
+                Operation::Norm { unit } | Operation::Round { unit, .. } => unit,
+                _ => continue,
+            };
+            let adds = |other: &Operation| match other {
+                Operation::HeadForwardBackward { .. } => unit == case.geometry.head(),
+                Operation::EmbedBackward { .. } => unit == case.geometry.embedding(),
+                Operation::RecomputeBackward { unit: other, .. } => unit == *other,
+                _ => false,
+            };
+            let last = last_position(&list, index, adds).expect("something adds to every gradient");
+            let fault = middle_fault(&case, moved(&list, index, last));
+            prop_assert!(matches!(fault, Some(Fault::Content { .. })), "{operation}: {fault:?}");
+        }
+    }
+
+    /// Every way to name another slot or slab than the one meant.
+    #[test]
+    fn a_wrong_place_is_found(case in three_steps()) {
+        let list = middle(&case);
+        let placement = case.policy.placement;
+        for index in 0..list.operations.len() {
+            for step in 1..=5u32 {
+                let mut operations = list.operations.clone();
+                let other = |at: u32, count: usize| (at + step) % (count as u32 + 1);
+                let operation = &mut operations[index];
+                match operation {
+                    Operation::Upload { place: WeightPlace::Slot(slot), .. }
+                    | Operation::Forward { slot, .. }
+                    | Operation::RecomputeBackward { slot, .. } => {
+                        *slot = SlotIndex(other(slot.0, placement.weight_slots));
+                    }
+                    Operation::Round { slab, .. } | Operation::Download { slab, .. } => {
+                        *slab = SlabIndex(other(slab.0, placement.slabs));
+                    }
+                    Operation::Adam { from: GradPlace::Ring(slab), .. } => *slab = other(*slab, placement.ring),
+                    _ => continue,
+                }
+                if operations != list.operations {
+                    let wrong = operations[index];
+                    prop_assert!(middle_fault(&case, operations).is_some(), "{wrong} for {}", list.operations[index]);
+                }
+            }
+        }
+    }
+
+    /// Nothing can be left out. What only the issuing thread reads shows when it reads, and AdamW of a unit
+    /// in its gradient that nobody uses.
+    #[test]
+    fn a_missing_operation_is_found(case in three_steps()) {
+        let case = Case { outside: true, ..case };
+        let list = middle(&case);
+        for index in 0..list.operations.len() {
+            let mut operations = list.operations.clone();
+            let missing = operations.remove(index);
+            prop_assert!(middle_fault(&case, operations).is_some(), "{missing}");
+        }
+    }
+
+    #[test]
+    fn a_wait_for_what_is_yet_to_be_issued_is_found(case in three_steps(), seed: u64) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let acts = case.acts(&case.lists());
+        let place = place_of(&acts, 1);
+        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+        let victim = random.random_range(0..list.operations.len());
+        let mut issued = issued_before(&acts, place);
+        list.operations[..victim].iter().for_each(|operation| issued[operation.lane().at()] += 1);
+        for lane in Lane::ALL {
+            let ahead = rewrite(list, synced, |index, waits, _| {
+                if index == victim {
+                    waits.push(Tick { lane, count: issued[lane.at()] + 1 });
+                }
+            });
+            let mut faulty = acts.clone();
+            faulty[place] = Act::Issue(list.clone(), ahead);
+            let fault = case.fault(&faulty);
+            prop_assert!(matches!(fault, Some(Fault::Ahead { .. })), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_signal_is_found(case in three_steps()) {
+        let acts = case.acts(&case.lists());
+        let place = place_of(&acts, 1);
+        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+        let waited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
+        for quiet in (0..synced.len()).filter(|&index| waited.contains(&synced.tick(index))) {
+            let mut faulty = acts.clone();
+            let changed = rewrite(list, synced, |index, _, signal| *signal &= index != quiet);
+            faulty[place] = Act::Issue(list.clone(), changed);
+            let fault = case.fault(&faulty);
+            prop_assert!(matches!(fault, Some(Fault::Silent { .. })), "{fault:?}");
+        }
+    }
+
+    /// The issuing thread is held to the same rules as the lanes.
+    #[test]
+    fn a_caller_that_does_not_wait_is_found(case in three_steps()) {
+        let case = Case { outside: true, ..case };
+        let acts = case.acts(&case.lists());
+        for place in 0..acts.len() {
+            let Act::Outside(ticks, accesses) = &acts[place] else { continue };
+            for dropped in 0..ticks.len() {
+                let mut fewer = ticks.clone();
+                fewer.remove(dropped);
+                let mut faulty = acts.clone();
+                faulty[place] = Act::Outside(fewer, accesses.clone());
+                let fault = case.fault(&faulty);
+                let found = matches!(fault, Some(Fault::Race { second, .. }) if second.operation.is_none());
+                prop_assert!(found, "{fault:?}");
+            }
+        }
+    }
+}
+
+/// Whether an operation reads a resource.
+fn reads(case: &Case, list: &List, operation: &Operation, resource: Resource) -> bool {
+    let mut reads = false;
+    operation.visit(&case.geometry, list.micros, &mut |access| {
+        reads |= access.resource == resource && access.needs.is_some();
+    });
+    reads
+}
+
+/// What the checker lets pass gives what the right list gives.
+fn found_or_harmless(
+    case: &Case,
+    right: &Outcome,
+    operations: Vec<Operation>,
+) -> Result<bool, TestCaseError> {
+    let acts = with_middle(case, operations);
+    let accepted = case.fault(&acts).is_none();
+    if accepted {
+        let outcome = program(case, &acts);
+        prop_assert_eq!(&outcome.masters, &right.masters);
+        prop_assert_eq!(&outcome.read, &right.read);
+    }
+    Ok(accepted)
+}
+
+proptest! {
+    #![proptest_config(cases(30))]
+
+    /// Every two neighbours on a lane, swapped.
+    #[test]
+    fn swapped_operations_are_found_or_harmless(case in three_steps()) {
+        let case = Case { outside: true, ..case };
+        let list = middle(&case);
+        let right = program(&case, &case.acts(&case.lists()));
+        for index in 0..list.operations.len() {
+            let lane = list.operations[index].lane();
+            if let Some(next) = position(&list, index + 1, |other| other.lane() == lane) {
+                let mut operations = list.operations.clone();
+                operations.swap(index, next);
+                found_or_harmless(&case, &right, operations)?;
+            }
+        }
+    }
+
+    /// Slips of any kind: swaps, moves, repetitions, other indices, several at a time.
+    #[test]
+    fn slips_are_found_or_harmless(case in three_steps(), seed: u64) {
+        let case = Case { outside: true, ..case };
+        let list = middle(&case);
+        let right = program(&case, &case.acts(&case.lists()));
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        for _ in 0..60 {
+            let mut operations = list.operations.clone();
+            for _ in 0..random.random_range(1..=2) {
+                slip(&mut operations, &mut random);
+            }
+            found_or_harmless(&case, &right, operations)?;
+        }
+    }
+}
+
+fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
+    let (one, other) = (random.random_range(0..operations.len()), random.random_range(0..operations.len()));
+    match random.random_range(0..4) {
+        0 => operations.swap(one, other),
+        1 => {
+            let operation = operations.remove(one);
+            operations.insert(other, operation);
+        }
+        // AdamW twice from one gradient is the one slip that leaves everything where it should be.
+        2 if !matches!(operations[one], Operation::Adam { .. }) => operations.insert(other, operations[one]),
+        _ => match &mut operations[one] {
+            Operation::Upload { unit, .. } | Operation::Norm { unit } => unit.0 ^= 1,
+            Operation::Forward { micro, .. }
+            | Operation::RecomputeBackward { micro, .. }
+            | Operation::HeadForwardBackward { micro }
+            | Operation::EmbedForward { micro }
+            | Operation::EmbedBackward { micro }
+            | Operation::UploadBatch { micro } => micro.0 ^= 1,
+            Operation::Round { part, .. } | Operation::Download { part, .. } => part.0 ^= 1,
+            Operation::Adam { part, .. } => part.0 ^= 1,
+            Operation::HeadForward { .. }
+            | Operation::Decide { .. }
+            | Operation::HeadLogits
+            | Operation::DownloadLoss
+            | Operation::DownloadLogits => {}
+        },
+    }
+}
+
+#[test]
+fn waits_of_another_list_are_refused() {
+    let mut runner = proptest::test_runner::TestRunner::new(cases(200));
+    let outcome = runner.run(&any_case(), |case| {
+        let acts = case.acts(&case.lists());
+        for place in 0..acts.len() {
+            let Act::Issue(list, synced) = &acts[place] else { continue };
+            let mut shorter = list.clone();
+            shorter.operations.pop();
+            let mut faulty = acts.clone();
+            faulty[place] = Act::Issue(shorter, synced.clone());
+            let fault = case.fault(&faulty);
+            prop_assert!(matches!(fault, Some(Fault::Misfit { party: None })), "{fault:?}");
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+}

@@ -1,0 +1,214 @@
+//! Simulated lanes over symbolic memory.
+//!
+//! Every resource holds a number that stands for how it came about: an operation writes a hash of what it is
+//! and of what it read. Memory is real in one respect: while an operation runs, what it writes holds garbage,
+//! and what it reads is read twice, at its start and at its end. So two operations that meet give a number
+//! that no order of them gives.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use horizon::device::{Lane, Tick};
+use horizon::schedule::{Access, End, Geometry, Operation, Resource};
+use rand::{Rng, RngExt};
+
+use crate::cases::Act;
+
+/// What a run leaves: memory, and what the issuing thread read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub masters: Vec<u64>,
+    pub read: Vec<u64>,
+    pub memory: Vec<(Resource, u64)>,
+}
+
+/// In which order whatever may go on goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    /// One by one as the lists say, waits unheeded.
+    Program,
+    /// Any that the waits allow, every choice equally likely.
+    Random,
+    /// As `Random`, but this lane moves only when no other can.
+    Starve(Lane),
+    /// As `Random`, but this task does not end while anything else can happen.
+    Hold(Tick),
+}
+
+pub fn digest(parts: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What a resource holds before anything has happened.
+pub fn initial(resource: Resource) -> u64 {
+    digest(("at the start", resource))
+}
+
+/// What an operation is, wherever its memory is.
+fn meaning(operation: &Operation) -> u64 {
+    let part = match *operation {
+        Operation::Round { part, .. } | Operation::Download { part, .. } | Operation::Adam { part, .. } => {
+            Some(part)
+        }
+        _ => None,
+    };
+    digest((operation.name(), operation.unit(), operation.micro(), part))
+}
+
+/// What a resource is for, wherever it is: slots, slabs and rings are one as good as the other.
+fn role(resource: &Resource) -> u64 {
+    match resource {
+        Resource::Slot(_) | Resource::EndWeights(_) => digest("weights"),
+        Resource::Slab(_) => digest("slab"),
+        Resource::Ring(_) | Resource::HostGradient { .. } => digest("gradient"),
+        Resource::Boundary { micro, .. } | Resource::Stream { micro } => digest(("stream", micro)),
+        Resource::Accumulator | Resource::EndAccumulator(End::First) => digest("sum"),
+        other => digest(other),
+    }
+}
+
+/// What an operation writes, by what it read in the order it names it.
+pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64 {
+    digest((meaning(operation), role(resource), inputs))
+}
+
+struct Running {
+    accesses: Vec<Access>,
+    inputs: Vec<u64>,
+    garbage: u64,
+}
+
+pub struct Machine<'a> {
+    geometry: &'a Geometry,
+    memory: HashMap<Resource, u64>,
+    read: Vec<u64>,
+    garbage: u64,
+}
+
+struct Task<'a> {
+    operation: &'a Operation,
+    micros: usize,
+    waits: &'a [Tick],
+}
+
+impl<'a> Machine<'a> {
+    pub fn new(geometry: &'a Geometry) -> Self {
+        Machine { geometry, memory: HashMap::new(), read: Vec::new(), garbage: 0 }
+    }
+
+    /// Runs everything that the issuing thread does to its end.
+    pub fn run(mut self, acts: &[Act], order: Order, random: &mut impl Rng) -> Outcome {
+        let mut queues: [Vec<Task>; Lane::COUNT] = Default::default();
+        let mut done = [0usize; Lane::COUNT];
+        let mut running: [Option<Running>; Lane::COUNT] = Default::default();
+        let mut next = 0;
+        let arrived = |done: &[usize; Lane::COUNT], ticks: &[Tick]| {
+            ticks.iter().all(|tick| done[tick.lane.at()] as u64 >= tick.count)
+        };
+        loop {
+            // The issuing thread gets on whenever it can: queues are as full as they may be.
+            while let Some(act) = acts.get(next) {
+                match act {
+                    Act::Issue(list, synced) => {
+                        for (index, operation) in list.operations.iter().enumerate() {
+                            let waits = synced.waits(index);
+                            let task = Task { operation, micros: list.micros, waits };
+                            queues[operation.lane().at()].push(task);
+                            if matches!(order, Order::Program) {
+                                let running = self.start(operation, list.micros);
+                                self.end(operation, running);
+                                done[operation.lane().at()] += 1;
+                            }
+                        }
+                    }
+                    Act::Outside(ticks, accesses) if arrived(&done, ticks) => {
+                        self.outside(next, accesses);
+                    }
+                    Act::Outside(..) => break,
+                }
+                next += 1;
+            }
+            let able = |lane: &Lane| {
+                let at = lane.at();
+                running[at].is_some()
+                    || queues[at].get(done[at]).is_some_and(|task| arrived(&done, task.waits))
+            };
+            let able: Vec<Lane> = Lane::ALL.into_iter().filter(able).collect();
+            let reluctant = |lane: &Lane| match order {
+                Order::Starve(starved) => *lane == starved,
+                Order::Hold(tick) => *lane == tick.lane && done[lane.at()] as u64 + 1 == tick.count,
+                Order::Program | Order::Random => false,
+            };
+            let willing: Vec<Lane> = able.iter().copied().filter(|lane| !reluctant(lane)).collect();
+            let choices = if willing.is_empty() { &able } else { &willing };
+            if choices.is_empty() {
+                assert_eq!(next, acts.len(), "the lanes are stuck");
+                break;
+            }
+            let lane = choices[random.random_range(0..choices.len())].at();
+            let Task { operation, micros, .. } = queues[lane][done[lane]];
+            match running[lane].take() {
+                None => running[lane] = Some(self.start(operation, micros)),
+                Some(task) => {
+                    self.end(operation, task);
+                    done[lane] += 1;
+                }
+            }
+        }
+        let masters = self.geometry.units().map(|unit| self.value(Resource::Master { unit })).collect();
+        let mut memory: Vec<_> = self.memory.into_iter().filter(|(at, _)| *at != Resource::Scratch).collect();
+        memory.sort_by_key(|(resource, _)| digest(resource));
+        Outcome { masters, read: self.read, memory }
+    }
+
+    fn value(&self, resource: Resource) -> u64 {
+        self.memory.get(&resource).copied().unwrap_or_else(|| initial(resource))
+    }
+
+    fn inputs(&self, accesses: &[Access]) -> Vec<u64> {
+        accesses
+            .iter()
+            .filter(|access| access.needs.is_some())
+            .map(|access| self.value(access.resource))
+            .collect()
+    }
+
+    fn start(&mut self, operation: &Operation, micros: usize) -> Running {
+        let mut accesses = Vec::new();
+        operation.visit(self.geometry, micros, &mut |access| accesses.push(access));
+        let inputs = self.inputs(&accesses);
+        self.garbage += 1;
+        let garbage = digest(("garbage", self.garbage));
+        for access in accesses.iter().filter(|access| access.writes()) {
+            self.memory.insert(access.resource, garbage);
+        }
+        Running { accesses, inputs, garbage }
+    }
+
+    fn end(&mut self, operation: &Operation, running: Running) {
+        let Running { accesses, inputs, garbage } = running;
+        // What it updates holds its garbage by now, unless somebody else has been there.
+        let expected = accesses.iter().filter(|access| access.needs.is_some()).zip(&inputs);
+        let undisturbed = expected.clone().all(|(access, &input)| {
+            self.value(access.resource) == if access.writes() { garbage } else { input }
+        });
+        let written = accesses.iter().filter(|access| access.writes());
+        for access in written {
+            let alone = undisturbed && self.value(access.resource) == garbage;
+            let value = result(operation, &access.resource, &inputs);
+            self.memory.insert(access.resource, if alone { value } else { digest(("torn", value, garbage)) });
+        }
+    }
+
+    fn outside(&mut self, act: usize, accesses: &[Access]) {
+        for access in accesses {
+            if access.writes() {
+                self.memory.insert(access.resource, digest(("from outside", act, access.resource)));
+            } else {
+                self.read.push(self.value(access.resource));
+            }
+        }
+    }
+}

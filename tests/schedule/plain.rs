@@ -1,0 +1,115 @@
+//! A training step by the plain algorithm, in the machine's symbols: every micro-batch through all layers
+//! and back, then AdamW. Nothing is placed, nothing is streamed, nothing is a list.
+
+use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use horizon::schedule::{End, Geometry, GradPlace, Guard, Operation, Resource, WeightPlace};
+
+use crate::machine::result;
+
+/// What a step leaves on the host besides the masters.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub loss: u64,
+    pub verdict: u64,
+}
+
+/// Steps the masters once over these batches.
+pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Guard) -> Answer {
+    let (embedding, head) = (geometry.embedding(), geometry.head());
+    let slot = SlotIndex(0);
+    let stream = |micro| Resource::Stream { micro };
+    let (first, second) = (Resource::EndAccumulator(End::First), Resource::EndAccumulator(End::Second));
+    let weights: Vec<u64> = geometry
+        .units()
+        .map(|unit| {
+            let place = WeightPlace::Slot(slot);
+            result(&Operation::Upload { unit, place }, &place.into(), &[masters[unit.at()]])
+        })
+        .collect();
+
+    let mut sums: Vec<Option<u64>> = vec![None; masters.len()];
+    let mut loss = None;
+    let mut bottoms = Vec::new();
+    for (index, &batch) in batches.iter().enumerate() {
+        let micro = MicroIndex::from(index);
+        let batch = result(&Operation::UploadBatch { micro }, &Resource::Batch { micro }, &[batch]);
+        let embed = Operation::EmbedForward { micro };
+        let mut activation = result(&embed, &stream(micro), &[weights[embedding.at()], batch]);
+        let mut boundaries = Vec::new();
+        for unit in (0..geometry.layers).map(|layer| geometry.layer(layer)) {
+            boundaries.push(activation);
+            let forward = Operation::Forward { unit, slot, micro };
+            activation = result(&forward, &stream(micro), &[weights[unit.at()], batch, activation]);
+        }
+
+        let mut inputs = Vec::new();
+        inputs.extend(geometry.tied.then_some(weights[embedding.at()]));
+        inputs.extend([weights[head.at()], batch, activation]);
+        inputs.extend(sums[head.at()]);
+        inputs.extend(geometry.tied.then_some(sums[embedding.at()]).flatten());
+        inputs.extend(loss);
+        let top = Operation::HeadForwardBackward { micro };
+        let mut gradient = result(&top, &stream(micro), &inputs);
+        sums[head.at()] = Some(result(&top, if geometry.tied { &second } else { &first }, &inputs));
+        if geometry.tied {
+            sums[embedding.at()] = Some(result(&top, &first, &inputs));
+        }
+        loss = Some(result(&top, &Resource::Loss, &inputs));
+
+        for unit in (0..geometry.layers).rev().map(|layer| geometry.layer(layer)) {
+            let mut inputs = vec![weights[unit.at()], batch, boundaries[unit.at() - 1], gradient];
+            inputs.extend(sums[unit.at()]);
+            let backward = Operation::RecomputeBackward { unit, slot, micro };
+            gradient = result(&backward, &stream(micro), &inputs);
+            sums[unit.at()] = Some(result(&backward, &Resource::Accumulator, &inputs));
+        }
+        bottoms.push((micro, batch, gradient));
+    }
+    for (micro, batch, gradient) in bottoms {
+        let mut inputs = vec![batch, gradient];
+        inputs.extend(sums[embedding.at()]);
+        sums[embedding.at()] = Some(result(&Operation::EmbedBackward { micro }, &first, &inputs));
+    }
+
+    let host_loss = result(&Operation::DownloadLoss, &Resource::HostLoss, &[loss.expect("a micro-batch")]);
+    let mut norms = vec![host_loss];
+    let mut gradients: Vec<Vec<u64>> = Vec::new();
+    for unit in geometry.units() {
+        let sum = [sums[unit.at()].expect("every unit has a gradient")];
+        let norm = result(&Operation::Norm { unit }, &Resource::Norm { unit }, &sum);
+        let download = |part: usize| {
+            let (part, slab, to) = (PartIndex::from(part), SlabIndex(0), GradPlace::Store);
+            let rounded = result(&Operation::Round { unit, part, slab }, &Resource::Slab(slab), &sum);
+            let inputs = if part.0 == 0 { vec![rounded, norm] } else { vec![rounded] };
+            (Operation::Download { unit, part, slab, to }, inputs)
+        };
+        let (operation, inputs) = download(0);
+        norms.push(result(&operation, &Resource::HostNorm { unit }, &inputs));
+        let land = |part: usize| {
+            let (operation, inputs) = download(part);
+            result(&operation, &Resource::HostGradient { unit, part: PartIndex::from(part) }, &inputs)
+        };
+        gradients.push((0..geometry.parts(unit)).map(land).collect());
+    }
+    let verdict = result(&Operation::Decide { norms: true }, &Resource::Verdict, &norms);
+
+    for unit in geometry.units() {
+        let permission = match guard {
+            Guard::Verdict => verdict,
+            Guard::Unit => norms[1 + unit.at()],
+        };
+        for (part, &gradient) in gradients[unit.at()].iter().enumerate() {
+            let part = PartIndex::from(part);
+            let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard };
+            let master = &mut masters[unit.at()];
+            *master = result(&adam, &Resource::Master { unit }, &[gradient, permission, *master]);
+        }
+    }
+    Answer { loss: host_loss, verdict }
+}
+
+/// The masters of a model before any step.
+pub fn masters(geometry: &Geometry) -> Vec<u64> {
+    let initial = |unit: UnitIndex| crate::machine::initial(Resource::Master { unit });
+    geometry.units().map(initial).collect()
+}

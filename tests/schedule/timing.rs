@@ -1,0 +1,130 @@
+//! Lists in virtual time: what overlaps, and what the lanes wait for, when every operation has a set cost.
+//!
+//! A lane starts its next task when it is free and the waits are over. Nothing is measured.
+
+use horizon::base::UnitIndex;
+use horizon::device::Lane;
+use horizon::schedule::{AdamWhen, Geometry, Mode, Operation, Policy};
+
+use crate::cases::{Act, Case, Kind, policy};
+
+/// One task in virtual time.
+struct Span {
+    list: usize,
+    operation: Operation,
+    /// When its lane was free for it.
+    ready: u64,
+    start: u64,
+    end: u64,
+}
+
+fn simulate(case: &Case, cost: impl Fn(&Operation) -> u64) -> Vec<Span> {
+    let mut ends: [Vec<u64>; Lane::COUNT] = Default::default();
+    let mut spans = Vec::new();
+    let acts = case.acts(&case.lists());
+    let lists = acts.iter().filter_map(|act| match act {
+        Act::Issue(list, synced) => Some((list, synced)),
+        Act::Outside(..) => None,
+    });
+    for (list, (operations, synced)) in lists.enumerate() {
+        for (index, operation) in operations.operations.iter().enumerate() {
+            let ready = ends[operation.lane().at()].last().copied().unwrap_or(0);
+            let arrived = |wait: &horizon::device::Tick| ends[wait.lane.at()][wait.count as usize - 1];
+            let start = synced.waits(index).iter().map(arrived).max().unwrap_or(0).max(ready);
+            let end = start + cost(operation);
+            ends[operation.lane().at()].push(end);
+            spans.push(Span { list, operation: *operation, ready, start, end });
+        }
+    }
+    spans
+}
+
+fn case(policy: Policy, layers: usize, head_parts: usize, micros: usize, steps: usize) -> Case {
+    let geometry = Geometry { layers, tied: false, embedding_parts: 2, head_parts };
+    Case { policy, geometry, kinds: vec![Kind::Train(micros); steps], outside: false }
+}
+
+/// Backward three times as long as forward, transfers of a layer just inside the time of its forward.
+fn balanced(operation: &Operation) -> u64 {
+    match operation {
+        Operation::Upload { .. } => 90,
+        Operation::Forward { .. } => 100,
+        Operation::HeadForwardBackward { .. } => 100,
+        Operation::RecomputeBackward { .. } => 300,
+        Operation::Download { .. } => 140,
+        Operation::Adam { .. } => 250,
+        _ => 0,
+    }
+}
+
+fn idle(spans: &[Span], list: usize, which: impl Fn(&Operation) -> bool) -> u64 {
+    let chosen = spans.iter().filter(|span| span.list == list && which(&span.operation));
+    chosen.map(|span| span.start - span.ready).sum()
+}
+
+#[test]
+fn weights_are_there_when_compute_comes_to_them() {
+    for slots in 2..=4 {
+        let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, slots, 2, 2), 12, 1, 1, 1);
+        let spans = simulate(&case, balanced);
+        let past_first = |operation: &Operation| match operation {
+            Operation::Forward { unit, .. } => *unit > UnitIndex(1),
+            Operation::HeadForwardBackward { .. } | Operation::RecomputeBackward { .. } => true,
+            _ => false,
+        };
+        assert_eq!(idle(&spans, 0, past_first), 0, "{slots} slots");
+        let last = spans.iter().rfind(|span| matches!(span.operation, Operation::RecomputeBackward { .. }));
+        // Embedding and first layer arrive, then forwards, head and backwards follow without a gap.
+        assert_eq!(last.unwrap().end, 2 * 90 + 12 * 100 + 100 + 12 * 300, "{slots} slots");
+    }
+}
+
+#[test]
+fn compute_does_not_wait_for_slabs_while_the_heads_parts_leave() {
+    for (parts, micros, slabs) in [(8, 1, 2), (8, 4, 2), (5, 1, 2), (3, 2, 3), (12, 4, 4), (1, 1, 2)] {
+        let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, slabs, 2), 12, parts, micros, 1);
+        let spans = simulate(&case, balanced);
+        let before_the_end = |operation: &Operation| match operation {
+            Operation::Round { unit, .. } => *unit != UnitIndex(0),
+            _ => false,
+        };
+        assert_eq!(
+            idle(&spans, 0, before_the_end),
+            0,
+            "{parts} parts, {micros} micro-batches, {slabs} slabs"
+        );
+    }
+}
+
+#[test]
+fn adamw_runs_under_the_next_forward() {
+    let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2), 12, 1, 1, 2);
+    let spans = simulate(&case, balanced);
+    let adam = |unit: UnitIndex| {
+        let of =
+            |span: &&Span| matches!(span.operation, Operation::Adam { unit: other, .. } if other == unit);
+        spans.iter().rfind(|span| span.list == 0 && of(span)).unwrap().end
+    };
+    for span in spans.iter().filter(|span| span.list == 1) {
+        if let Operation::Forward { unit, .. } = span.operation {
+            // Updated, uploaded (90), used: each layer waits for its own update and for no later one.
+            assert_eq!(span.start, adam(unit) + 90, "{unit}");
+            assert!(unit.at() == 12 || span.start < adam(UnitIndex(unit.0 + 1)), "{unit}");
+        }
+    }
+}
+
+#[test]
+fn adamw_runs_under_backward_when_it_need_not_wait() {
+    for mode in [Mode::Exact, Mode::Streamed] {
+        let case = case(policy(mode, AdamWhen::UnderBackward, 2, 2, 2), 12, 1, 1, 1);
+        let spans = simulate(&case, balanced);
+        let end =
+            |which: fn(&Operation) -> bool| spans.iter().rfind(|span| which(&span.operation)).unwrap().end;
+        let backward = end(|operation| matches!(operation, Operation::RecomputeBackward { .. }));
+        let adam = end(|operation| matches!(operation, Operation::Adam { .. }));
+        // What is left behind the last backward: its download, then AdamW of the first layer and of the
+        // embedding's two parts.
+        assert_eq!(adam, backward + 140 + 3 * 250, "{mode:?}");
+    }
+}

@@ -1,0 +1,208 @@
+//! The house rules that a compiler does not know: floor order, file sizes, the law of `unsafe`, loose ends.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The floors, lowest first; modules in one row stand side by side. `ops` and everything above may use any
+/// module of a lower row.
+const FLOORS: [&[&str]; 10] = [
+    &["base"],
+    &["sys"],
+    &["host", "device"],
+    &["ops"],
+    &["model"],
+    &["schedule"],
+    &["plan"],
+    &["engine"],
+    &["train"],
+    &["capi"],
+];
+
+/// Inside a row: (user, used). The device contract copies between host spans and device spans.
+const BESIDE: [(&str, &str); 1] = [("device", "host")];
+
+/// The floors that may contain `unsafe`.
+const UNSAFE: [&str; 5] = ["sys", "host", "device", "ops", "capi"];
+
+const LINES_MAX: usize = 600;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file under `folder` with one of the endings, with its text, sorted.
+fn files(folder: &str, endings: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| endings.iter().any(|ending| e == *ending)) {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root()).unwrap().to_path_buf(), text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The floor's module a source file belongs to: `src/engine/store.rs` → `engine`.
+fn module(path: &Path) -> Option<String> {
+    let name = path.components().nth(1)?.as_os_str().to_str()?;
+    let name = name.strip_suffix(".rs").unwrap_or(name);
+    FLOORS.iter().flat_map(|row| row.iter()).any(|m| *m == name).then(|| name.to_string())
+}
+
+fn height(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|row| row.contains(&module))
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
+}
+
+#[test]
+fn a_file_uses_only_lower_floors() {
+    let mut faults = Vec::new();
+    let mut uses = 0;
+    for (path, text) in files("src", &["rs"]) {
+        let Some(user) = module(&path) else { continue };
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !is_comment(line)) {
+            for tail in line.split("crate::").skip(1) {
+                let used: String = tail.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let Some(used_height) = height(&used) else { continue };
+                uses += 1;
+                let allowed = used == user
+                    || used_height < height(&user).unwrap()
+                    || BESIDE.contains(&(user.as_str(), used.as_str()));
+                if !allowed {
+                    faults.push(format!("{}:{}: {user} uses {used}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(uses > 50, "the test has lost sight of the sources: {uses} uses found");
+    assert!(faults.is_empty(), "floors used from below:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_module_stands_on_a_floor() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';')) {
+            assert!(height(name).is_some(), "src/lib.rs: module {name} stands on no floor of this test");
+        }
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    let code = ["rs", "cu", "cuh", "cc", "c", "cpp", "h", "py"];
+    let long: Vec<String> = ["src", "csrc", "tests", "benches"]
+        .iter()
+        .flat_map(|folder| files(folder, &code))
+        .filter(|(_, text)| text.lines().count() > LINES_MAX)
+        .map(|(path, text)| format!("{}: {} lines", path.display(), text.lines().count()))
+        .collect();
+    assert!(long.is_empty(), "files over {LINES_MAX} lines want a second room:\n{}", long.join("\n"));
+}
+
+/// Whether a line of code (comments and strings aside, which our sources keep free of the word) opens `unsafe`.
+fn opens_unsafe(line: &str) -> bool {
+    let code = line.split("//").next().unwrap_or("");
+    code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe")
+        && !code.contains("unsafe(no_mangle)")
+        && !code.contains("unsafe extern")
+        && !code.contains("unsafe fn(")
+}
+
+#[test]
+fn unsafe_is_narrow_and_argued() {
+    let mut faults = Vec::new();
+    let mut reasons: HashMap<String, String> = HashMap::new();
+    for (path, text) in files("src", &["rs"]) {
+        let lines: Vec<&str> = text.lines().collect();
+        let floor = module(&path).unwrap_or_default();
+        for (index, line) in lines.iter().enumerate() {
+            let place = format!("{}:{}", path.display(), index + 1);
+            if let Some((_, reason)) = line.split_once("// SAFETY:") {
+                let twin = reasons.insert(reason.trim().to_string(), place.clone());
+                if let Some(twin) = twin {
+                    faults.push(format!("{place}: the same reason stands at {twin}: `{}`", reason.trim()));
+                }
+            }
+            if is_comment(line) || !opens_unsafe(line) {
+                continue;
+            }
+            if !UNSAFE.contains(&floor.as_str()) {
+                faults.push(format!("{place}: `unsafe` has no place on floor `{floor}`"));
+            }
+            // The comment right above, across attributes; for `unsafe fn` its doc's `# Safety`.
+            let above = lines[..index].iter().rev().map(|l| l.trim_start());
+            let argued = above
+                .take_while(|l| {
+                    l.starts_with("//") || l.starts_with("#[") || l.starts_with(".") || l.ends_with('(')
+                })
+                .any(|l| l.starts_with("// SAFETY:") || l.starts_with("/// # Safety"));
+            if !argued && !line.contains("// SAFETY:") {
+                faults.push(format!("{place}: `unsafe` without a `// SAFETY:` above it: {}", line.trim()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "the law of unsafe:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_loose() {
+    // Assembled here so that this file does not find itself.
+    let loose: Vec<String> = [
+        ["TO", "DO"],
+        ["FIX", "ME"],
+        ["todo", "!("],
+        ["unimplemented", "!("],
+        ["#[ig", "nore"],
+        ["dbg", "!("],
+    ]
+    .map(|halves| halves.concat())
+    .into();
+    let mut faults = Vec::new();
+    for folder in ["src", "csrc", "tests", "benches", "include"] {
+        for (path, text) in files(folder, &["rs", "cu", "cuh", "cc", "c", "cpp", "h", "py", "sh"]) {
+            for (number, line) in text.lines().enumerate() {
+                if loose.iter().any(|word| line.contains(word.as_str())) {
+                    faults.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "loose ends:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn the_header_declares_what_is_exported() {
+    let header = fs::read_to_string(root().join("include/horizon.h")).unwrap();
+    let mut declared: Vec<&str> = header
+        .lines()
+        .filter(|line| line.starts_with("HZ_API"))
+        .filter_map(|line| {
+            line.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                .find(|w| w.starts_with("hz_") && line.contains(&format!("{w}(")))
+        })
+        .collect();
+    declared.sort_unstable();
+    let sources = files("src/capi", &["rs"]);
+    let mut exported: Vec<&str> = sources
+        .iter()
+        .flat_map(|(_, text)| text.lines())
+        .filter_map(|line| line.split_once("extern \"C\" fn "))
+        .filter_map(|(_, rest)| rest.split(['(', '<']).next())
+        .filter(|name| name.starts_with("hz_"))
+        .collect();
+    exported.sort_unstable();
+    assert!(!declared.is_empty(), "include/horizon.h declares nothing");
+    assert_eq!(declared, exported, "include/horizon.h and src/capi differ");
+}
