@@ -123,8 +123,8 @@ class Run {
         const auto* p = reinterpret_cast<const uint8_t*>(v.data());
         bits.insert(bits.end(), p, p + v.size() * sizeof(T));
     }
-    // |got - truth| <= factor · the naive version's largest error in the same row of `width`, or of `ulps` units in the last
-    // place of the truth where that is more. Returns got, as the next test's input.
+    // |got - truth| <= factor · the naive version's largest error in the same run of `width` elements, or of `ulps` units in the
+    // last place of the truth where that is more. Returns got, as the next test's input.
     template <class T>
     std::vector<T> within(const char* name, const Dev<T>& dev, const std::vector<double>& truth,
                           const std::vector<double>& naive, double factor, size_t width, double ulps = 0.5) {

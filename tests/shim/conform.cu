@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(32)
                    const bf16* __restrict__ A, const bf16* __restrict__ B) {
     const int t = int(threadIdx.x);
     HZ_DYN_SHARED(raw, 128);
-    uint16_t* s = reinterpret_cast<uint16_t*>(raw);  // 32 rows of 8: four 8x8 matrices; then 32 rows that cp.async fills
+    uint16_t* s = reinterpret_cast<uint16_t*>(raw);  // 32 rows of 8: four 8x8 matrices; then 32 rows and 32 words that cp.async fills
 
     uint32_t a[4], b[2];
     float d[4] = {};
@@ -27,19 +27,21 @@ __global__ void __launch_bounds__(32)
 
     for (int i = 0; i < 8; ++i) s[t * 8 + i] = uint16_t(t * 8 + i);
     cp_async_16(s + 256 + t * 8, A + t * 8, t % 2 == 0);  // odd rows are filled with zeros
+    cp_async_4(s + 512 + t * 2, A + 2 + t * 2, t % 3 != 0);
     cp_async_commit();
     cp_async_wait<0>();
     __syncwarp();
     uint32_t r[4];
     int k = 0;
     auto put = [&](uint32_t v) { words[32 * k++ + t] = v; };
-    ldmatrix_x4(r, s + t * 8);
+    ldmatrix_x4(r, s, t * 16);
     HZ_UNROLL
     for (int i = 0; i < 4; ++i) put(r[i]);
-    ldmatrix_x4_trans(r, s + t * 8);
+    ldmatrix_x4_trans(r, s, t * 16);
     HZ_UNROLL
     for (int i = 0; i < 4; ++i) put(r[i]);
     put(s[256 + ((t * 8 + 8) & 255)]);
+    put(uint32_t(s[512 + (t ^ 1) * 2]) | uint32_t(s[512 + (t ^ 1) * 2 + 1]) << 16);
     put(uint32_t(__shfl_sync(~0u, t, 5)));
     put(uint32_t(__shfl_sync(~0u, t, 3, 8)));
     put(uint32_t(__shfl_xor_sync(~0u, t, 6)));
@@ -65,6 +67,6 @@ __global__ void __launch_bounds__(32)
 }  // namespace hz
 
 int conform(float* product, uint32_t* words, const hzk_bf16* A, const hzk_bf16* B) {
-    HZ_LAUNCH(hz::conform_kernel, 1, 32, 2 * 32 * 16, nullptr, product, words, A, B);
+    HZ_LAUNCH(hz::conform_kernel, 1, 32, 2 * 32 * 16 + 32 * 4, nullptr, product, words, A, B);
     return int(cudaGetLastError());
 }

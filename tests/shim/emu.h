@@ -78,6 +78,7 @@ struct CpReq {
     const void* src;
     uint4 val;
     unsigned group;
+    size_t bytes;  // 4 or 16
     bool zfill;
 };
 void cp_async_push(const CpReq&);
@@ -457,27 +458,53 @@ HZ_INL uint32_t pack_bf16x2(float lo, float hi) {
     };
     return round(lo) | round(hi) << 16;
 }
+HZ_INL int opaque(int v) { return v; }
 HZ_INL float exp2_approx(float x) { return std::exp2(x); }
 
 HZ_INL unsigned smem_u32(const void* p) { return emu::shared_offset(p); }
 
+namespace emu {
+// The bytes are read at issue, where the sanitizers see it, and reach shared memory at the wait; until then they are NaN.
+template <class T>
+HZ_INL void cp_async(T* dst, const T* src, bool pred) {
+    check_shared(dst, sizeof(T), sizeof(T), "cp.async destination");
+    if (reinterpret_cast<uintptr_t>(src) & (sizeof(T) - 1))
+        fail("cp.async: source %p is not %zu-byte aligned", static_cast<const void*>(src), sizeof(T));
+    if (pred && is_shared(src)) fail("cp.async: source is in shared memory");
+    CpReq r{dst, src, make_uint4(0, 0, 0, 0), 0, sizeof(T), !pred};
+    if (pred) {
+        const T value = *src;
+        std::memcpy(&r.val, &value, sizeof(T));
+    }
+    T in_flight;
+    std::memset(&in_flight, 0xff, sizeof(T));
+    *dst = in_flight;
+    cp_async_push(r);
+}
+template <class T>
+HZ_INL void cp_async_land(const CpReq& r) {
+    T value;
+    std::memcpy(&value, &r.val, sizeof(T));
+    *static_cast<T*>(r.dst) = value;
+}
+}  // namespace emu
 HZ_INL void cp_async_16(void* dst, const void* src, bool pred = true) {
-    emu::check_shared(dst, 16, 16, "cp.async destination");
-    if (reinterpret_cast<uintptr_t>(src) & 15) emu::fail("cp.async: source %p is not 16-byte aligned", src);
-    if (pred && emu::is_shared(src)) emu::fail("cp.async: source is in shared memory");
-    emu::CpReq r{dst, src, make_uint4(0, 0, 0, 0), 0, !pred};
-    if (pred) r.val = *static_cast<const uint4*>(src);           // ASan sees the read here
-    *static_cast<uint4*>(dst) = make_uint4(~0u, ~0u, ~0u, ~0u);  // in flight: NaN until the wait
-    emu::cp_async_push(r);
+    emu::cp_async(static_cast<uint4*>(dst), static_cast<const uint4*>(src), pred);
+}
+HZ_INL void cp_async_4(void* dst, const void* src, bool pred = true) {
+    emu::cp_async(static_cast<uint32_t*>(dst), static_cast<const uint32_t*>(src), pred);
 }
 HZ_INL void cp_async_commit() { emu::cp_async_commit_group(); }
 template <int N>
 HZ_INL void cp_async_wait() {
     emu::CpReq r;
     while (emu::cp_async_pop(N, &r)) {
-        if (!r.zfill && std::memcmp(r.src, &r.val, 16) != 0)
+        if (!r.zfill && std::memcmp(r.src, &r.val, r.bytes) != 0)
             emu::fail("cp.async: source %p changed while the copy was in flight", r.src);
-        *static_cast<uint4*>(r.dst) = r.val;
+        if (r.bytes == 16)
+            emu::cp_async_land<uint4>(r);
+        else
+            emu::cp_async_land<uint32_t>(r);
     }
 }
 
@@ -511,15 +538,17 @@ struct WgP {
 };
 }  // namespace emu
 
-HZ_INL void ldmatrix_x4(uint32_t (&r)[4], const void* row, HZ_LOC) {
+template <bool TRANSPOSED>
+HZ_INL void ldmatrix(uint32_t (&r)[4], const void* row, const char* what, emu::Loc loc) {
     emu::check_shared(row, 16, 16, "ldmatrix row");
     emu::LdmP p{*static_cast<const uint4*>(row), r};
-    emu::collective(emu::OpLdmatrix, "ldmatrix", ~0u, &p, &emu::ldm_fn<false>, HZ_L, true);
+    emu::collective(emu::OpLdmatrix, what, ~0u, &p, &emu::ldm_fn<TRANSPOSED>, loc, true);
 }
-HZ_INL void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, HZ_LOC) {
-    emu::check_shared(row, 16, 16, "ldmatrix row");
-    emu::LdmP p{*static_cast<const uint4*>(row), r};
-    emu::collective(emu::OpLdmatrix, "ldmatrix.trans", ~0u, &p, &emu::ldm_fn<true>, HZ_L, true);
+HZ_INL void ldmatrix_x4(uint32_t (&r)[4], const void* base, int bytes, HZ_LOC) {
+    ldmatrix<false>(r, static_cast<const char*>(base) + bytes, "ldmatrix", HZ_L);
+}
+HZ_INL void ldmatrix_x4_trans(uint32_t (&r)[4], const void* base, int bytes, HZ_LOC) {
+    ldmatrix<true>(r, static_cast<const char*>(base) + bytes, "ldmatrix.trans", HZ_L);
 }
 HZ_INL void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, HZ_LOC) {
     emu::MmaP p{d, a, {b0, b1}};

@@ -28,6 +28,7 @@ std::function<void(Run&)> primitives() {
     for (int i = 0; i < 4; ++i) all([&](int t) { const int e = i * 64 + t / 4 * 8 + t % 4 * 2; return e | (e + 1) << 16; });
     for (int i = 0; i < 4; ++i) all([&](int t) { const int e = i * 64 + t % 4 * 2 * 8 + t / 4; return e | (e + 8) << 16; });
     all([&](int t) { const int row = (t + 1) % 32; return row % 2 ? 0 : int(a[size_t(row) * 8].bits); });
+    all([&](int t) { const int w = t ^ 1; return w % 3 ? a[2 + w * 2].bits | int(a[3 + w * 2].bits) << 16 : 0; });
     all([](int) { return 5; });
     all([](int t) { return t / 8 * 8 + 3; });
     all([](int t) { return t ^ 6; });
