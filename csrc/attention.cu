@@ -28,6 +28,25 @@ __device__ __forceinline__ int high(const int32_t* doc_end, int key, int window)
     return window < doc_end[key] - key ? key + window : doc_end[key];
 }
 
+// Scores outside what their row may see become -inf. range(row) gives the first and last visible column.
+template <int MI, int COLS, class Range>
+__device__ __forceinline__ void keep_visible(float (&s)[MI][COLS][4], int row0, int col0, Range range) {
+    const int lane = opaque(int(threadIdx.x) & 31);
+    HZ_UNROLL
+    for (int mi = 0; mi < MI; ++mi)
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int2 visible = range(row0 + mi * 16 + half * 8 + (lane >> 2));
+            HZ_UNROLL
+            for (int j = 0; j < COLS; ++j)
+                HZ_UNROLL
+                for (int e = 0; e < 2; ++e) {
+                    const int col = col0 + j * 8 + (lane & 3) * 2 + e;
+                    if (col < visible.x || col > visible.y) s[mi][j][half * 2 + e] = -INFINITY;
+                }
+        }
+}
+
 // ---- forward ----------------------------------------------------------------------------------------------------------
 // A block owns ROWS query rows of one head and walks the key tiles they see; each warp owns 16·MI of the rows. K and V have one
 // buffer each: the next K travels under softmax and P·V, the next V under Q·Kᵀ.
@@ -54,17 +73,20 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
     const int N = shape.N, head = int(blockIdx.y);
     const int row0 = int(gridDim.x - 1 - blockIdx.x) * F::ROWS;  // the longest walks first
     const int row_end = min(row0 + F::ROWS, N), warp_row0 = row0 + warp_row;
-    q += size_t(head) * D;
-    k += size_t(head / shape.group) * D;
-    v += size_t(head / shape.group) * D;
+    const int kv_column = head / shape.group * D;
 
     const int key_begin = low(doc_start, row0, shape.window), unmasked_from = low(doc_start, row_end - 1, shape.window);
-    const int tiles = (row_end - key_begin + F::KEYS - 1) / F::KEYS;
-    T::template load<F::ROWS, F::THREADS>(tile_q, q, shape.q_stride, row0, row_end);
-    T::template load<F::KEYS, F::THREADS>(tile_k, k, shape.k_stride, key_begin, row_end);
-    cp_async_commit();
-    T::template load<F::KEYS, F::THREADS>(tile_v, v, shape.v_stride, key_begin, row_end);
-    cp_async_commit();
+    auto load_k = [&](int key0) {
+        T::template load<F::KEYS, F::THREADS>(tile_k, k + opaque(kv_column), shape.k_stride, key0, row_end);
+        cp_async_commit();
+    };
+    auto load_v = [&](int key0) {
+        T::template load<F::KEYS, F::THREADS>(tile_v, v + opaque(kv_column), shape.v_stride, key0, row_end);
+        cp_async_commit();
+    };
+    T::template load<F::ROWS, F::THREADS>(tile_q, q + size_t(head) * D, shape.q_stride, row0, row_end);
+    load_k(key_begin);
+    load_v(key_begin);
 
     float top[F::MI][2], sum[F::MI][2];  // of each row so far: the largest score, and this lane's share of the sum
     HZ_UNROLL
@@ -77,33 +99,17 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
 
     cp_async_wait<1>();
     __syncthreads();  // Q and the first K have landed for all
-    for (int tile = 0; tile < tiles; ++tile) {
-        const int key0 = key_begin + tile * F::KEYS;
+    for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {
         float s[F::MI][F::KEYS / 8][4];
         clear(s);
         T::template product_transposed<F::MI, F::KEYS>(s, tile_q, warp_row, tile_k);
         cp_async_wait<0>();
         __syncthreads();  // V has landed for all, and all are done with K
-        const bool more = tile + 1 < tiles;
-        if (more) T::template load<F::KEYS, F::THREADS>(tile_k, k, shape.k_stride, key0 + F::KEYS, row_end);
-        cp_async_commit();
+        const bool more = key0 + F::KEYS < row_end;
+        if (more) load_k(key0 + F::KEYS);
 
-        if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0) {
-            HZ_UNROLL
-            for (int mi = 0; mi < F::MI; ++mi)
-                HZ_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    const int row = warp_row0 + mi * 16 + half * 8 + (opaque(lane) >> 2);
-                    const int from = low(doc_start, min(row, N - 1), shape.window);
-                    HZ_UNROLL
-                    for (int j = 0; j < F::KEYS / 8; ++j)
-                        HZ_UNROLL
-                        for (int e = 0; e < 2; ++e) {
-                            const int key = key0 + j * 8 + (lane & 3) * 2 + e;
-                            if (key > row || key < from) s[mi][j][half * 2 + e] = -INFINITY;
-                        }
-                }
-        }
+        if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)
+            keep_visible(s, warp_row0, key0, [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
         HZ_UNROLL
         for (int mi = 0; mi < F::MI; ++mi)
             HZ_UNROLL
@@ -135,8 +141,7 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
         if (more) {
             cp_async_wait<0>();
             __syncthreads();  // the next K has landed for all, and all are done with V
-            T::template load<F::KEYS, F::THREADS>(tile_v, v, shape.v_stride, key0 + F::KEYS, row_end);
-            cp_async_commit();
+            load_v(key0 + F::KEYS);
         }
     }
 
@@ -226,13 +231,10 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     load_stream(0);
     cp_async_commit();
 
-    int rows[2], lows[2];
     float row_lse[2], row_delta[2];
     HZ_UNROLL
     for (int half = 0; half < 2; ++half) {
-        rows[half] = row0 + warp_row + half * 8 + (lane >> 2);
-        const int row = min(rows[half], N - 1);
-        lows[half] = low(doc_start, row, shape.window);
+        const int row = min(row0 + warp_row + half * 8 + (lane >> 2), N - 1);
         row_lse[half] = lse[size_t(head) * N + row] * kLog2E;
         row_delta[half] = delta[size_t(head) * N + row];
     }
@@ -248,18 +250,16 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
         const bf16* tile_k = stream + tile % B::STAGES * 2 * B::STREAM * D;
         const bf16* tile_v = tile_k + B::STREAM * D;
         const int key0 = key_begin + tile * B::STREAM;
-        const bool masked = key0 < unmasked_from || key0 + B::STREAM - 1 > row0;
         float s[1][B::STREAM / 8][4], dp[1][B::STREAM / 8][4];
         clear(s);
         T::template product_transposed<1, B::STREAM>(s, tile_q, warp_row, tile_k);
+        if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)
+            keep_visible(s, row0 + warp_row, key0,
+                         [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
         HZ_UNROLL
         for (int j = 0; j < B::STREAM / 8; ++j)
             HZ_UNROLL
-            for (int e = 0; e < 4; ++e) {
-                const int key = key0 + j * 8 + (lane & 3) * 2 + (e & 1), half = e >> 1;
-                const bool seen = !masked || (key <= rows[half] && key >= lows[half]);
-                s[0][j][e] = seen ? exp2_approx(s[0][j][e] * to_log2 - row_lse[half]) : 0.f;
-            }
+            for (int e = 0; e < 4; ++e) s[0][j][e] = exp2_approx(s[0][j][e] * to_log2 - row_lse[e >> 1]);
         clear(dp);
         T::template product_transposed<1, B::STREAM>(dp, tile_dout, warp_row, tile_v);
         HZ_UNROLL
@@ -320,12 +320,6 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     load_stream(0);
     cp_async_commit();
 
-    int keys[2], highs[2];
-    HZ_UNROLL
-    for (int half = 0; half < 2; ++half) {
-        keys[half] = key0 + warp_row + half * 8 + (lane >> 2);
-        highs[half] = keys[half] < N ? high(doc_end, keys[half], shape.window) : 0;
-    }
     float acc_k[1][D / 8][4], acc_v[1][D / 8][4];
     if (DK) clear(acc_k);
     if (DV) clear(acc_v);
@@ -341,19 +335,18 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
         const float* rows_lse = stream_rows + tile % B::STAGES * 2 * B::STREAM + (lane & 3) * 2;
         const float* rows_delta = rows_lse + B::STREAM;
         const int row0 = key0 + tile % tiles_per_head * B::STREAM;
-        const bool masked = key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N;
         float s[1][B::STREAM / 8][4];
         clear(s);
         T::template product_transposed<1, B::STREAM>(s, tile_k, warp_row, tile_q);
+        if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)
+            keep_visible(s, key0 + warp_row, row0,
+                         [&](int key) { return int2{key, (key < N ? high(doc_end, key, shape.window) : 0) - 1}; });
         HZ_UNROLL
         for (int j = 0; j < B::STREAM / 8; ++j) {
             const float2 l = *reinterpret_cast<const float2*>(rows_lse + j * 8);
             HZ_UNROLL
-            for (int e = 0; e < 4; ++e) {
-                const int row = row0 + j * 8 + (lane & 3) * 2 + (e & 1), half = e >> 1;
-                const bool seen = !masked || (row >= keys[half] && row < highs[half]);
-                s[0][j][e] = seen ? exp2_approx(s[0][j][e] * to_log2 - (e & 1 ? l.y : l.x) * kLog2E) : 0.f;
-            }
+            for (int e = 0; e < 4; ++e)
+                s[0][j][e] = exp2_approx(s[0][j][e] * to_log2 - (e & 1 ? l.y : l.x) * kLog2E);
         }
         if (DV) T::template product<1, B::STREAM>(acc_v, s, tile_dout);
         if (DK) {

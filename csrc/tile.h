@@ -52,7 +52,7 @@ struct Tile {
     static __device__ __forceinline__ void product_transposed(float (&acc)[MI][COLS / 8][4], const bf16* a, int row0,
                                                               const bf16* b) {
         const int lane = opaque(int(threadIdx.x) & 31);
-        HZ_UNROLL
+        HZ_UNROLL_BY(2)
         for (int k = 0; k < D / 16; ++k) {
             uint32_t fa[MI][4];
             HZ_UNROLL
