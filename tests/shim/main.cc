@@ -1,6 +1,6 @@
 // t_<build> [filter] [first seed] [last seed]: runs every test whose name holds `filter` under each schedule. Seed 0 is the natural
 // order, odd seeds draw threads uniformly, even ones give warps random priorities. Linked with the CUDA runtime instead of the
-// emulator, a seed is just one more run.
+// emulator, a seed is just one more run. With HZ_FAIL_FAST set, the first failure ends the run.
 #include <algorithm>
 #include <chrono>
 #include <cstdarg>
@@ -66,6 +66,7 @@ int main(int argc, char** argv) {
     int ran = 0, failed = 0;
     double total = 0;
     for (const Entry& test : tests()) {
+        if (failed && getenv("HZ_FAIL_FAST")) break;
         if (test.name.find(filter) == std::string::npos) continue;
         const auto start = std::chrono::steady_clock::now();
         std::string why;
