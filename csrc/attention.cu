@@ -169,16 +169,18 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
 //   dq:      resident q, dout;  stream k, v      s = q·kᵀ     dP = dout·vᵀ
 //   dk, dv:  resident k, v;     stream q, dout   sᵀ = k·qᵀ    dPᵀ = v·doutᵀ
 
-// delta[h,n]. Least bytes: 4·N·H·D.
+// delta[h,n]. Least bytes: 4·N·H·D. Eight columns a lane; of a head of 96 four lanes have none.
+template <int D>
+constexpr int kDeltaHeads = D == 64 ? 32 : D == 256 ? 8 : 16;  // a block's
 template <int D>
 __global__ void __launch_bounds__(256)
     attention_backward_delta_kernel(float* __restrict__ delta /* = [H,N] */, const bf16* __restrict__ dout,
-                                    const bf16* __restrict__ out, int N, int heads) {
-    constexpr int LANES = D == 64 ? 8 : D == 256 ? 32 : 16, PER_BLOCK = 256 / LANES;
-    const int64_t i = int64_t(blockIdx.x) * PER_BLOCK + int(threadIdx.x) / LANES;  // row · heads + head
+                                    const bf16* __restrict__ out, unsigned N, unsigned heads) {
+    constexpr int PER_BLOCK = kDeltaHeads<D>, LANES = 256 / PER_BLOCK;
+    const unsigned i = blockIdx.x * PER_BLOCK + threadIdx.x / LANES;  // row · heads + head
     const int c = int(threadIdx.x) % LANES * 8;
     float sum = 0.f;
-    if (i < int64_t(N) * heads && c < D) {
+    if (i < N * heads && c < D) {
         float a[8], b[8];
         load8(dout + size_t(i) * D + c, a);
         load8_once(out + size_t(i) * D + c, b);
@@ -186,7 +188,7 @@ __global__ void __launch_bounds__(256)
         for (int e = 0; e < 8; ++e) sum += a[e] * b[e];
     }
     sum = warp_sum<LANES>(sum);
-    if (i < int64_t(N) * heads && c == 0) delta[size_t(i % heads) * N + size_t(i / heads)] = sum;
+    if (i < N * heads && c == 0) delta[size_t(i % heads) * N + i / heads] = sum;
 }
 
 // Tiles of both kernels: 64 resident rows, 16 a warp. Two stages of stream where 99 KiB of shared memory hold them.
@@ -377,7 +379,7 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
 
 // ---- launching --------------------------------------------------------------------------------------------------------
 bool good_shape(float scale, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride, int64_t k_stride, int64_t v_stride) {
-    return N >= 0 && N <= kIntMax - 255 && G > 0 && H > 0 && H <= 65535 && H % G == 0 && D > 0 && D <= 256 &&
+    return N >= 0 && N <= kIntMax - 255 && G > 0 && H > 0 && H <= 65535 && is_count(N * H) && H % G == 0 && D > 0 && D <= 256 &&
            is_rows(q_stride, H * D) && is_rows(k_stride, G * D) && is_rows(v_stride, G * D) && scale > 0.f &&
            scale < INFINITY;
 }
@@ -431,8 +433,7 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
     return with_head_dim(D, [&]<int DIM>() {
         using B = Backward<DIM>;
         const dim3 by_query(unsigned(ceil_div(N, B::ROWS)), unsigned(H)), by_key(by_query.x, unsigned(G));
-        const int64_t delta_blocks = ceil_div(N * H * DIM, 256 * (DIM == 96 ? 6 : 8));
-        HZK_NEED_SHAPE(delta_blocks <= kIntMax);
+        const unsigned delta_blocks = unsigned(ceil_div(N * H, kDeltaHeads<DIM>));
         auto dkv = [&]<bool DK, bool DV>() {
             const int status = allow_shared(attention_backward_dkv_kernel<DIM, DK, DV>, B::SHARED);
             if (status != HZK_OK) return status;
@@ -442,7 +443,8 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
         };
         int status = allow_shared(attention_backward_dq_kernel<DIM>, B::TILES);
         if (status != HZK_OK) return status;
-        HZ_LAUNCH(attention_backward_delta_kernel<DIM>, unsigned(delta_blocks), 256, 0, stream, delta, dout, out, int(N), int(H));
+        HZ_LAUNCH(attention_backward_delta_kernel<DIM>, delta_blocks, 256, 0, stream, delta, dout, out, unsigned(N),
+                  unsigned(H));
         HZ_LAUNCH(attention_backward_dq_kernel<DIM>, by_query, B::THREADS, B::TILES, stream, dq, dout, lse, delta, q, k, v,
                   doc_start, shape);
         if constexpr (DIM == 256) {

@@ -103,7 +103,7 @@ int hzk_rmsnorm_backward(hzk_bf16* dinp /* = or += [N,C] */, float* dweight /* +
 /* ---- QK norm ------------------------------------------------------------------------------------------------------------
  * RMSNorm of every head by itself, one weight for all heads, as in Qwen3. Call once for q (heads = H), once for k (heads = G).
  * rstd is [N,heads]. `out` may be `inp`, `dinp` may be `dout` (with equal strides).
- * Limits: D is 64, 96, 128 or 256.
+ * Limits: D is 64, 96, 128 or 256; N·heads <= 2^31-1.
  * Least bytes: forward 4·N·heads·D, backward 6·N·heads·D.
  */
 int hzk_qk_norm_forward(hzk_bf16* out /* = [N,heads,D] */, float* rstd /* = [N,heads] */, const hzk_bf16* inp /* [N,heads,D] */,
@@ -211,7 +211,7 @@ int hzk_grad_sumsq(double* sumsq /* = [1] */, void* scratch, const float* grad /
  *   kernel owns rows of dq, another owns rows of dk and dv and walks its group's query heads in order; the price is that scores
  *   and their gradients are computed in both (7 products of forward's size where 5 are the least).
  *   scratch: hzk_attention_backward_scratch(N, H) bytes, 16-byte aligned.
- * Limits: D is 64, 96, 128 or 256; H <= 65535; N <= 2^31 - 256; scale is finite and positive.
+ * Limits: D is 64, 96, 128 or 256; H <= 65535; N <= 2^31 - 256 and N·H <= 2^31-1; scale is finite and positive.
  */
 int hzk_attention_forward(hzk_bf16* out /* = [N,H,D] */, float* lse /* = [H,N] */, const hzk_bf16* q /* [N,H,D] */,
                           const hzk_bf16* k /* [N,G,D] */, const hzk_bf16* v /* [N,G,D] */, const int32_t* doc_start /* [N] */,

@@ -19,13 +19,13 @@ constexpr int kHeadsPerBlock = 32 * kWarps / kLanes<D>;
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
     qk_norm_forward_kernel(bf16* out /* = */, float* __restrict__ rstd /* = */, const bf16* inp,
-                           const bf16* __restrict__ weight, float eps, int64_t total, int heads, size_t out_stride,
+                           const bf16* __restrict__ weight, float eps, unsigned total, unsigned heads, size_t out_stride,
                            size_t inp_stride) {
     constexpr int LANES = kLanes<D>, PER_BLOCK = kHeadsPerBlock<D>;
     const int c = int(threadIdx.x) % LANES * 8;
-    const int64_t i = int64_t(blockIdx.x) * PER_BLOCK + int(threadIdx.x) / LANES;
+    const unsigned i = blockIdx.x * PER_BLOCK + threadIdx.x / LANES;
     const bool here = i < total && c < D;
-    const size_t row = size_t(i / heads), column = size_t(i % heads) * D + c;
+    const size_t row = i / heads, column = size_t(i % heads) * D + c;
     float f[8] = {}, sum = 0.f;
     if (here) load8_once(inp + row * inp_stride + column, f);
     HZ_UNROLL
@@ -47,18 +47,18 @@ template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
     qk_norm_backward_kernel(bf16* dinp /* = */, float* __restrict__ partial /* = [gridDim.x, D] */, const bf16* dout,
                             const bf16* __restrict__ inp, const bf16* __restrict__ weight, const float* __restrict__ rstd,
-                            int64_t total, int heads, size_t dinp_stride, size_t dout_stride, size_t inp_stride) {
+                            unsigned total, unsigned heads, size_t dinp_stride, size_t dout_stride, size_t inp_stride) {
     constexpr int LANES = kLanes<D>, PER_BLOCK = kHeadsPerBlock<D>;
     HZ_SHARED(float4, shares, [PER_BLOCK * D / 4]);
     float* sums = reinterpret_cast<float*>(shares);  // [PER_BLOCK][D]
     const int group = int(threadIdx.x) / LANES, c = int(threadIdx.x) % LANES * 8;
     float dweight[8] = {}, w[8] = {};
     if (c < D) load8(weight + c, w);
-    const int64_t step = int64_t(gridDim.x) * PER_BLOCK;
-    for (int64_t block0 = int64_t(blockIdx.x) * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round
-        const int64_t i = block0 + group;
+    const unsigned step = gridDim.x * PER_BLOCK;
+    for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round
+        const unsigned i = block0 + unsigned(group);
         const bool here = i < total && c < D;
-        const size_t row = size_t(i / heads), column = size_t(i % heads) * D + c;
+        const size_t row = i / heads, column = size_t(i % heads) * D + c;
         float x[8] = {}, d[8] = {}, dot = 0.f;
         if (here) {
             load8_once(inp + row * inp_stride + column, x);
@@ -106,15 +106,14 @@ using namespace hz;
 
 int hzk_qk_norm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* inp, const hzk_bf16* weight, float eps, int64_t N,
                         int64_t heads, int64_t D, int64_t out_stride, int64_t inp_stride, hzk_stream stream) {
-    HZK_NEED_SHAPE(is_count(N) && heads > 0 && heads <= kIntMax && is_rows(out_stride, heads * D) &&
+    HZK_NEED_SHAPE(heads > 0 && heads <= kIntMax && is_count(N) && is_count(N * heads) && is_rows(out_stride, heads * D) &&
                    is_rows(inp_stride, heads * D));
     HZK_NEED_ALIGNED(out, inp, weight);
     if (N == 0) return HZK_OK;
     return with_head_dim(D, [&]<int DIM>() {
-        const int64_t blocks = ceil_div(N * heads, kHeadsPerBlock<DIM>);
-        HZK_NEED_SHAPE(blocks <= kIntMax);
-        HZ_LAUNCH(qk_norm_forward_kernel<DIM>, unsigned(blocks), 32 * kWarps, 0, stream, out, rstd, inp, weight, eps,
-                  N * heads, int(heads), size_t(out_stride), size_t(inp_stride));
+        const unsigned blocks = unsigned(ceil_div(N * heads, kHeadsPerBlock<DIM>));
+        HZ_LAUNCH(qk_norm_forward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, out, rstd, inp, weight, eps,
+                  unsigned(N * heads), unsigned(heads), size_t(out_stride), size_t(inp_stride));
         return launch_status();
     });
 }
@@ -131,7 +130,7 @@ size_t hzk_qk_norm_backward_scratch(int64_t N, int64_t heads, int64_t D) {
 int hzk_qk_norm_backward(hzk_bf16* dinp, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* inp,
                          const hzk_bf16* weight, const float* rstd, int64_t N, int64_t heads, int64_t D, int64_t dinp_stride,
                          int64_t dout_stride, int64_t inp_stride, hzk_stream stream) {
-    HZK_NEED_SHAPE(is_count(N) && heads > 0 && heads <= kIntMax && is_rows(dinp_stride, heads * D) &&
+    HZK_NEED_SHAPE(heads > 0 && heads <= kIntMax && is_count(N) && is_count(N * heads) && is_rows(dinp_stride, heads * D) &&
                    is_rows(dout_stride, heads * D) && is_rows(inp_stride, heads * D));
     HZK_NEED_ALIGNED(dinp, dweight, scratch, dout, inp, weight);
     if (N == 0) return HZK_OK;
@@ -139,7 +138,7 @@ int hzk_qk_norm_backward(hzk_bf16* dinp, float* dweight, void* scratch, const hz
     return with_head_dim(D, [&]<int DIM>() {
         const unsigned blocks = unsigned(partial_rows(ceil_div(N * heads, kHeadsPerBlock<DIM>)));
         HZ_LAUNCH(qk_norm_backward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, dinp, partial, dout, inp, weight, rstd,
-                  N * heads, int(heads), size_t(dinp_stride), size_t(dout_stride), size_t(inp_stride));
+                  unsigned(N * heads), unsigned(heads), size_t(dinp_stride), size_t(dout_stride), size_t(inp_stride));
         launch_column_sum(dweight, partial, int(blocks), DIM, stream);
         return launch_status();
     });

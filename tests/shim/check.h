@@ -95,12 +95,17 @@ class Dev {
     Dev& operator=(const Dev&) = delete;
     ~Dev() { cudaFree(p_); }
     operator T*() const { return p_; }
-    std::vector<T> get() const {
-        std::vector<T> host(n_);
+    // A piece, for buffers too large to bring home.
+    void put(size_t at, const std::vector<T>& host) const {
+        need(cudaMemcpy(p_ + at, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+    }
+    std::vector<T> get(size_t at, size_t n) const {
+        std::vector<T> host(n);
         need(cudaDeviceSynchronize(), "kernel");
-        need(cudaMemcpy(host.data(), p_, n_ * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
+        need(cudaMemcpy(host.data(), p_ + at, n * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
         return host;
     }
+    std::vector<T> get() const { return get(0, n_); }
 
   private:
     T* p_ = nullptr;

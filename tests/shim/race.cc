@@ -41,7 +41,7 @@ Cell* g_scell;  // shadow of the shared arena
 struct Buf {
     char *lo, *hi;
     Cell* cell;
-    std::vector<bool> init;
+    bool* init;  // written by somebody; like the cells, pages come when touched
 };
 std::map<char*, Buf> g_bufs;
 Buf* g_last;
@@ -280,12 +280,15 @@ void on_atomic(
 }
 void alloc(void* p, size_t n) {
     char* c = static_cast<char*>(p);
-    g_bufs[c] = Buf{c, c + n, static_cast<Cell*>(zeros((n + 1) * sizeof(Cell))), std::vector<bool>(n)};
+    g_bufs[c] = Buf{c, c + n, static_cast<Cell*>(zeros((n + 1) * sizeof(Cell))),
+                    static_cast<bool*>(zeros(n + 1))};
     g_last = nullptr;
 }
 void release(void* p) {
     auto it = g_bufs.find(static_cast<char*>(p));
-    munmap(it->second.cell, size_t(it->second.hi - it->second.lo + 1) * sizeof(Cell));
+    const size_t n = size_t(it->second.hi - it->second.lo);
+    munmap(it->second.cell, (n + 1) * sizeof(Cell));
+    munmap(it->second.init, n + 1);
     g_bufs.erase(it);
     g_last = nullptr;
 }

@@ -18,6 +18,8 @@ struct Alloc {
     size_t map_n;
 };
 std::map<void*, Alloc> g_allocs;
+// Buffers from here on take pages only where they are touched, and start as zeros: for tests of far offsets.
+constexpr size_t kSparse = size_t(1) << 30;
 bool guard_pages() {
     static bool v = getenv("HZ_EMU_GUARD") != nullptr;
     return v;
@@ -26,15 +28,19 @@ bool guard_pages() {
 extern "C" {
 cudaError_t cudaMalloc(void** p, size_t n) {
     Alloc a{n, nullptr, 0};
-    if (guard_pages()) {  // the buffer ends at an unmapped page
+    if (guard_pages() && n < kSparse) {  // the buffer ends at an unmapped page
         size_t page = 4096, body = (n + page - 1) / page * page;
         a.map_n = body + 2 * page;
         a.map = mmap(nullptr, a.map_n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         mprotect(static_cast<char*>(a.map) + page, body, PROT_READ | PROT_WRITE);
         *p = static_cast<char*>(a.map) + page + (body - (n + 15) / 16 * 16);
+    } else if (n >= kSparse) {
+        a.map_n = n;
+        a.map = *p = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (*p == MAP_FAILED) return cudaErrorMemoryAllocation;
     } else if (posix_memalign(p, 256, n ? n : 1))
         return cudaErrorMemoryAllocation;
-    memset(*p, 0xFF, n);
+    if (n < kSparse) memset(*p, 0xFF, n);
     g_allocs[*p] = a;
     if (g_race) g_race->alloc(*p, n);
     return cudaSuccess;
