@@ -39,7 +39,7 @@ EQUIVALENT = {
     ("grad.cu", "'<' to '<=' at 85",
      "for (int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector; i < n; i += step) {"):
         "at i = n no value is left: eight zeros are added",
-    ("qk_norm.cu", "'<' to '<=' at 65",
+    ("qk_norm.cu", "'<' to '<=' at 57",
      "for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round"):
         "at block0 = total no head is left: a round without effect",
 }
