@@ -39,6 +39,10 @@ EQUIVALENT = {
         "equal ends either way",
     ("attention.cu", "'<' to '<=' at 35", "for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {"):
         "a tile that begins at row_end is masked whole, and nothing was queued for it",
+    ("attention.cu", "'<' to '<=' at 42", "cp_async_4(stage_rows + i, row < row_end ? src + row : src, row < row_end);"):
+        "the address of a word that is not read",
+    ("attention.cu", "'<' to '<=' at 75", "cp_async_4(stage_rows + i, row < row_end ? src + row : src, row < row_end);"):
+        "reads a word that is there, for a row that is masked",
     ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
     ("attention.cu", "'>' to '>=' at 54", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
     ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
@@ -157,7 +161,7 @@ def judge(mutant, base, all_objects):
                 failed = [l for l in ran.stdout.split("\n") if l.startswith("FAIL")]
                 errors = [l for l in ran.stderr.split("\n") if "ERROR: " in l or "runtime error: " in l]
                 why = failed[0].split("seed ", 1)[-1] if failed else (errors + ["crash"])[0].split("ERROR: ")[-1]
-                return build, re.sub(r"(0x)?[0-9a-f]{8,}", "0x…", why)[:160]
+                return build, re.sub(r"0x[0-9a-f]+", "0x…", why)[:160]
     return None
 
 
