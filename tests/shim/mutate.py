@@ -161,7 +161,7 @@ def judge(mutant, base, all_objects):
                 failed = [l for l in ran.stdout.split("\n") if l.startswith("FAIL")]
                 errors = [l for l in ran.stderr.split("\n") if "ERROR: " in l or "runtime error: " in l]
                 why = failed[0].split("seed ", 1)[-1] if failed else (errors + ["crash"])[0].split("ERROR: ")[-1]
-                return build, re.sub(r"0x[0-9a-f]+", "0x…", why)[:160]
+                return build, re.sub(r"0x[0-9a-f]+", "0x…", why.replace(where + os.sep, ""))[:160]
     return None
 
 
