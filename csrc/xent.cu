@@ -9,13 +9,13 @@ constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kIgnored = -100;
 constexpr float kLog2E = 1.44269504088896340736f;
 
-// A sum of e^x in two parts: s · e^max. Nothing yet is {-inf, 0}.
+// A sum of e^x in two parts: s · e^max. Nothing yet is {-inf, 0}. fmaxf drops a NaN, so it is s that carries it on.
 struct MaxSum {
     float max, s;
 };
 __device__ __forceinline__ MaxSum merged(MaxSum a, MaxSum b) {
     const float m = fmaxf(a.max, b.max);
-    if (m == -INFINITY) return {m, 0.f};
+    if (m == -INFINITY) return {m, a.s + b.s};
     return {m, a.s * exp2_approx((a.max - m) * kLog2E) + b.s * exp2_approx((b.max - m) * kLog2E)};
 }
 __device__ __forceinline__ MaxSum warp_merged(MaxSum v) {
@@ -64,7 +64,10 @@ __global__ void __launch_bounds__(kThreads)
         for (int e = 0; e < 8; ++e) u.s += exp2_approx((f[e] - u.max) * kLog2E);
         v = merged(v, u);
     }
-    if (whole + tid < V) v = merged(v, {to_float(x[whole + tid]), 1.f});
+    if (whole + tid < V) {
+        const float logit = to_float(x[whole + tid]);
+        v = merged(v, {logit, logit == logit ? float(logit > -INFINITY) : logit});
+    }
     v = warp_merged(v);
     if (tid % 32 == 0) parts[tid / 32] = v;
     __syncthreads();  // also: the target's logit is read before any logit is overwritten

@@ -1,4 +1,6 @@
-// Kernels with one planted fault each; ./neg <name> <seed>. Exit 0: nothing noticed.
+// Programs with one planted fault each, and correct ones named ok..., to judge the emulator by: what would a build that misses a
+// dropped barrier be worth? `faults_<build>` lists them; `faults_<build> NAME SEED` runs one. Exit 0: nothing was noticed.
+// faults.sh makes the table.
 #include "gpu.h"
 #include <cstdio>
 #include <cstdlib>
