@@ -94,7 +94,9 @@ fn run() -> Result<()> {
     match find_toolkit() {
         Ok(toolkit) => with_kernels(&toolkit),
         Err(why) if auto => {
-            println!("cargo::warning=built without CUDA kernels, for the CPU alone: {why}; HZ_CUDA=off builds so without this warning");
+            println!(
+                "cargo::warning=built without CUDA kernels, for the CPU alone: {why}; HZ_CUDA=off builds so without this warning"
+            );
             Ok(())
         }
         Err(why) => Err(format!("HZ_CUDA=require, but {why}")),
@@ -142,9 +144,10 @@ fn find_toolkit() -> Result<Toolkit> {
     }
     let virtual_env = env::var_os("VIRTUAL_ENV").map(PathBuf::from);
     let in_virtual_env = virtual_env.iter().flat_map(|env| entries(&env.join("lib"), "python3"));
-    let packages: Vec<PathBuf> = in_virtual_env.map(|python| python.join("site-packages")).collect();
-    let homes = packages.iter().chain(&site_packages()).flat_map(|folder| entries(&folder.join("nvidia"), "cu1"));
-    if let Some(toolkit) = look("nvidia/cu13 of VIRTUAL_ENV's and python3's packages".into(), homes.collect()) {
+    let packages = in_virtual_env.map(|python| python.join("site-packages")).chain(site_packages());
+    let homes = packages.flat_map(|folder| entries(&folder.join("nvidia"), "cu1"));
+    if let Some(toolkit) = look("nvidia/cu13 of VIRTUAL_ENV's and python3's packages".into(), homes.collect())
+    {
         return Ok(toolkit);
     }
     Err(format!(
@@ -165,8 +168,10 @@ fn toolkit_at(home: &Path) -> Option<Toolkit> {
 /// The entries of a folder whose names begin so, the last by name first: the newest version.
 fn entries(folder: &Path, begin: &str) -> Vec<PathBuf> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> =
-        names.filter(|entry| entry.file_name().to_string_lossy().starts_with(begin)).map(|entry| entry.path()).collect();
+    let mut found: Vec<PathBuf> = names
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(begin))
+        .map(|entry| entry.path())
+        .collect();
     found.sort_unstable_by(|a, b| b.cmp(a));
     found
 }
@@ -196,7 +201,8 @@ fn with_kernels(toolkit: &Toolkit) -> Result<()> {
     for library in ["dl", "rt", "pthread", "stdc++"] {
         println!("cargo::rustc-link-lib=dylib={library}");
     }
-    fs::write(out.join("bindings.rs"), bindings(toolkit)?).map_err(|e| format!("cannot write the bindings: {e}"))?;
+    fs::write(out.join("bindings.rs"), bindings(toolkit)?)
+        .map_err(|e| format!("cannot write the bindings: {e}"))?;
     println!("cargo::rustc-cfg=hz_cuda");
     Ok(())
 }
@@ -205,7 +211,8 @@ fn with_kernels(toolkit: &Toolkit) -> Result<()> {
 fn compile(toolkit: &Toolkit, out: &Path) -> Result<PathBuf> {
     let targets = targets(toolkit)?;
     let mut sources: Vec<PathBuf> = entries(Path::new("csrc"), "");
-    let headers: Vec<PathBuf> = sources.extract_if(.., |path| path.extension().is_none_or(|e| e != "cu")).collect();
+    let headers: Vec<PathBuf> =
+        sources.extract_if(.., |path| path.extension().is_none_or(|e| e != "cu")).collect();
     // The longest first, so that no processor waits for it at the end.
     sources.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).map_or(0, |data| data.len())));
 
@@ -232,7 +239,8 @@ fn compile(toolkit: &Toolkit, out: &Path) -> Result<PathBuf> {
         let mut nvcc = Command::new(toolkit.nvcc());
         nvcc.args(FLAGS).args(&targets).arg("-Icsrc").arg("-c").arg(source).arg("-o").arg(&unfinished);
         finish(&mut nvcc)?;
-        fs::rename(&unfinished, &object).map_err(|e| format!("cannot rename {}: {e}", unfinished.display()))?;
+        fs::rename(&unfinished, &object)
+            .map_err(|e| format!("cannot rename {}: {e}", unfinished.display()))?;
         Ok(object)
     };
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize);
@@ -267,19 +275,26 @@ fn targets(toolkit: &Toolkit) -> Result<Vec<String>> {
     let mut names: Vec<&str> = asked.split([',', ' ', ';']).filter(|name| !name.is_empty()).collect();
     if names.is_empty() {
         let listed = finish(Command::new(toolkit.nvcc()).arg("--list-gpu-arch"))?;
-        let known: Vec<&str> = listed.split_whitespace().filter_map(|name| name.strip_prefix("compute_")).collect();
-        let is_known = |name: &&str| known.contains(&number(name).unwrap_or_default().trim_end_matches(['a', 'f']));
+        let known: Vec<&str> =
+            listed.split_whitespace().filter_map(|name| name.strip_prefix("compute_")).collect();
+        let is_known =
+            |name: &&str| known.contains(&number(name).unwrap_or_default().trim_end_matches(['a', 'f']));
         let (in_reach, too_new) = TARGETS.iter().copied().partition::<Vec<&str>, _>(is_known);
         if !too_new.is_empty() {
             let home = toolkit.home.display();
-            println!("cargo::warning=the CUDA toolkit in {home} is too old for {}; HZ_CUDA_ARCH chooses targets", too_new.join(", "));
+            println!(
+                "cargo::warning=the CUDA toolkit in {home} is too old for {}; HZ_CUDA_ARCH chooses targets",
+                too_new.join(", ")
+            );
         }
         names = in_reach;
     }
     let mut arguments = Vec::new();
     for name in names {
         let number = number(name).ok_or_else(|| {
-            format!("HZ_CUDA_ARCH names `{name}`; a target looks like sm_90a (machine code) or compute_90 (PTX)")
+            format!(
+                "HZ_CUDA_ARCH names `{name}`; a target looks like sm_90a (machine code) or compute_90 (PTX)"
+            )
         })?;
         arguments.push(format!("-gencode=arch=compute_{number},code={name}"));
     }
@@ -384,8 +399,8 @@ fn fresh_bindings(include: &Path) -> std::result::Result<String, Option<String>>
     let mut used = std::collections::BTreeSet::new();
     for source in FOREIGN_USERS.iter().flat_map(|folder| entries(Path::new(folder), "")) {
         if source != Path::new(SNAPSHOT) {
-            let text = read(&source).map_err(Some)?;
-            let text = String::from_utf8_lossy(&text);
+            let bytes = read(&source).map_err(Some)?;
+            let text = String::from_utf8_lossy(&bytes);
             let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
             let foreign = |word: &&str| ["cu", "CU"].iter().any(|begin| word.starts_with(begin));
             used.extend(words.filter(foreign).map(str::to_string));
@@ -405,9 +420,11 @@ fn fresh_bindings(include: &Path) -> std::result::Result<String, Option<String>>
         .merge_extern_blocks(true)
         .rust_edition(bindgen::RustEdition::Edition2024)
         .disable_header_comment()
+        .ctypes_prefix("c")
         .formatter(bindgen::Formatter::Prettyplease)
         .raw_line("// By bindgen, from the toolkit's headers and csrc/kernels.h: the names that the crate uses, and what they need.")
-        .raw_line("// `HZ_CUDA_BINDINGS=write cargo build --features bindgen` renews this file.");
+        .raw_line("// `HZ_CUDA_BINDINGS=write cargo build --features bindgen` renews this file.")
+        .raw_line("use std::ffi as c;");
     for name in &used {
         builder = builder.allowlist_item(name);
     }

@@ -59,7 +59,7 @@ impl Driver {
     /// # Safety
     /// `word` is the device's address of a 4-byte-aligned word that lives until the stream has passed the wait.
     pub unsafe fn wait_value(&self, stream: &Stream, word: NonNull<u8>, value: u32) -> Result<()> {
-        let flags = cu::CU_STREAM_WAIT_VALUE_GEQ;
+        let flags: cu::CUstreamWaitValue_flags = cu::CU_STREAM_WAIT_VALUE_GEQ;
         // SAFETY: the word is there, by the caller's word; the stream is live.
         let code = unsafe { (self.wait_value)(stream.raw(), word.as_ptr() as u64, value, flags) };
         check(code, "make a stream wait for a word")
@@ -70,7 +70,7 @@ impl Driver {
     /// # Safety
     /// `word` is the device's address of a 4-byte-aligned word that lives until then; others use it atomically.
     pub unsafe fn write_value(&self, stream: &Stream, word: NonNull<u8>, value: u32) -> Result<()> {
-        let flags = cu::CU_STREAM_WRITE_VALUE_DEFAULT;
+        let flags: cu::CUstreamWriteValue_flags = cu::CU_STREAM_WRITE_VALUE_DEFAULT;
         // SAFETY: the caller keeps the word; the default flag puts a fence before the write.
         let code = unsafe { (self.write_value)(stream.raw(), word.as_ptr() as u64, value, flags) };
         check(code, "make a stream write a word")
@@ -81,15 +81,18 @@ fn entry_point(name: &CStr) -> Result<*mut c_void> {
     let (mut address, mut found) = (ptr::null_mut(), cu::cudaDriverEntryPointSymbolNotFound);
     // SAFETY: the runtime reads a terminated name and writes an address and a status.
     let code = unsafe {
-        let flags = u64::from(cu::cudaEnableDefault);
-        cu::cudaGetDriverEntryPointByVersion(name.as_ptr(), &mut address, VERSION, flags, &mut found)
+        let flags: cu::cudaGetDriverEntryPointFlags = cu::cudaEnableDefault;
+        cu::cudaGetDriverEntryPointByVersion(name.as_ptr(), &mut address, VERSION, flags.into(), &mut found)
     };
     let name = name.to_string_lossy();
     check(code, format_args!("find {name} in the CUDA driver"))?;
     if found != cu::cudaDriverEntryPointSuccess || address.is_null() {
         return Err(Error::new(
             Status::DeviceUnavailable,
-            format!("the CUDA driver has no {name} of CUDA {}.0; a driver of that or a later version has", VERSION / 1000),
+            format!(
+                "the CUDA driver has no {name} of CUDA {}.0; a driver of that or a later version has",
+                VERSION / 1000
+            ),
         ));
     }
     Ok(address)

@@ -23,7 +23,10 @@ impl DeviceMemory {
     pub fn take(bytes: usize) -> Result<Self> {
         let mut base = ptr::null_mut();
         // SAFETY: the runtime writes a new address, on success.
-        check(unsafe { cu::cudaMalloc(&mut base, bytes) }, format_args!("take {bytes} bytes of device memory"))?;
+        check(
+            unsafe { cu::cudaMalloc(&mut base, bytes) },
+            format_args!("take {bytes} bytes of device memory"),
+        )?;
         let base = NonNull::new(base.cast()).ok_or_else(|| Error::internal("cudaMalloc gave null"))?;
         Ok(DeviceMemory { base, bytes })
     }
@@ -133,7 +136,8 @@ pub fn device_address(host: NonNull<u8>) -> Result<NonNull<u8>> {
     // SAFETY: the runtime looks the address up in its table; memory that is not page-locked is an error.
     let code = unsafe { cu::cudaHostGetDevicePointer(&mut address, host.as_ptr().cast(), 0) };
     check(code, "find the device's address of host memory")?;
-    NonNull::new(address.cast()).ok_or_else(|| Error::internal("page-locked memory has no address on the device"))
+    NonNull::new(address.cast())
+        .ok_or_else(|| Error::internal("page-locked memory has no address on the device"))
 }
 
 /// Where a copy goes.

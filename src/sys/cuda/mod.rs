@@ -22,8 +22,8 @@ pub mod bindings {
 pub use driver::Driver;
 pub use memory::{DeviceMemory, Direction, PinnedMemory, RegisteredMemory, copy, device_address, fill};
 pub use runtime::{
-    Event, Stream, Versions, compute_capability, device_count, memory_info, multiprocessors, need_device, pci_bus_id,
-    set_device, synchronize, versions,
+    Event, Stream, Versions, compute_capability, device_count, memory_info, multiprocessors, need_device,
+    pci_bus_id, set_device, synchronize, versions,
 };
 pub use search::{CUBLASLT_VARIABLE, cublaslt_places};
 
@@ -71,9 +71,9 @@ unsafe fn string(text: *const c_char) -> String {
 pub fn launched(status: c_int, launcher: &str) -> Result<()> {
     match status {
         0 => Ok(()),
-        bindings::HZK_ERROR_SHAPE => {
-            Err(Error::internal(format!("{launcher}: a size, stride or scalar is outside the limits of csrc/kernels.h")))
-        }
+        bindings::HZK_ERROR_SHAPE => Err(Error::internal(format!(
+            "{launcher}: a size, stride or scalar is outside the limits of csrc/kernels.h"
+        ))),
         bindings::HZK_ERROR_ALIGNMENT => {
             Err(Error::internal(format!("{launcher}: a pointer is not aligned as csrc/kernels.h asks")))
         }

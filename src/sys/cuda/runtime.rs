@@ -119,7 +119,8 @@ pub fn pci_bus_id(device: usize) -> Result<String> {
     need_device(device)?;
     let mut id = [0u8; 32];
     // SAFETY: the runtime writes at most the stated number of bytes, with an end.
-    let code = unsafe { cu::cudaDeviceGetPCIBusId(id.as_mut_ptr().cast(), id.len() as c_int, device as c_int) };
+    let code =
+        unsafe { cu::cudaDeviceGetPCIBusId(id.as_mut_ptr().cast(), id.len() as c_int, device as c_int) };
     check(code, format_args!("read the bus id of cuda:{device}"))?;
     let id = CStr::from_bytes_until_nul(&id).map_err(|_| Error::internal("a bus id without an end"))?;
     Ok(id.to_string_lossy().to_lowercase())
@@ -184,7 +185,8 @@ impl Event {
         let flags: c_uint = cu::cudaEventBlockingSync | if timing { 0 } else { cu::cudaEventDisableTiming };
         let mut event = ptr::null_mut();
         // SAFETY: the runtime writes a new handle of the current device.
-        check(unsafe { cu::cudaEventCreateWithFlags(&mut event, flags) }, "make an event").map(|()| Event(event))
+        check(unsafe { cu::cudaEventCreateWithFlags(&mut event, flags) }, "make an event")
+            .map(|()| Event(event))
     }
 
     /// The event is now the end of what the stream has been given so far.
@@ -213,7 +215,10 @@ impl Event {
     pub fn ns_since(&self, earlier: &Event) -> Result<u64> {
         let mut ms = 0.0f32;
         // SAFETY: the runtime writes one float about two live events.
-        check(unsafe { cu::cudaEventElapsedTime(&mut ms, earlier.0, self.0) }, "read the time between events")?;
+        check(
+            unsafe { cu::cudaEventElapsedTime(&mut ms, earlier.0, self.0) },
+            "read the time between events",
+        )?;
         Ok((f64::from(ms) * 1e6) as u64)
     }
 }

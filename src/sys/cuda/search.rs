@@ -67,5 +67,8 @@ fn packages(environment: &Path) -> Vec<PathBuf> {
     };
     let mut versions: Vec<PathBuf> = versions.filter(is_python).collect();
     versions.sort_unstable_by(|a, b| b.cmp(a));
-    versions.iter().flat_map(|python| ["site-packages", "dist-packages"].map(|name| python.join(name))).collect()
+    versions
+        .iter()
+        .flat_map(|python| ["site-packages", "dist-packages"].map(|name| python.join(name)))
+        .collect()
 }
