@@ -355,6 +355,7 @@ fn bindings(toolkit: &Toolkit) -> Result<String> {
                 line + 1
             ))
         }
+        ("write", Ok(fresh)) if fresh == snapshot => Ok(fresh),
         ("write", Ok(fresh)) => {
             fs::write(SNAPSHOT, &fresh).map_err(|e| format!("cannot write {SNAPSHOT}: {e}"))?;
             Ok(fresh)
@@ -396,6 +397,9 @@ fn fresh_bindings(include: &Path) -> std::result::Result<String, Option<String>>
     if std::panic::catch_unwind(bindgen::clang_version).is_err() {
         return Err(Some("libclang was not found; LIBCLANG_PATH names its folder".into()));
     }
+    for folder in FOREIGN_USERS {
+        println!("cargo::rerun-if-changed={folder}");
+    }
     let mut used = std::collections::BTreeSet::new();
     for source in FOREIGN_USERS.iter().flat_map(|folder| entries(Path::new(folder), "")) {
         if source != Path::new(SNAPSHOT) {
@@ -421,7 +425,7 @@ fn fresh_bindings(include: &Path) -> std::result::Result<String, Option<String>>
         .rust_edition(bindgen::RustEdition::Edition2024)
         .disable_header_comment()
         .ctypes_prefix("c")
-        .formatter(bindgen::Formatter::Prettyplease)
+        .rustfmt_configuration_file(fs::canonicalize(".rustfmt.toml").ok())
         .raw_line("// By bindgen, from the toolkit's headers and csrc/kernels.h: the names that the crate uses, and what they need.")
         .raw_line("// `HZ_CUDA_BINDINGS=write cargo build --features bindgen` renews this file.")
         .raw_line("use std::ffi as c;");

@@ -130,11 +130,7 @@ pub struct hzk_bf16 {
 }
 pub type hzk_stream = *mut CUstream_st;
 unsafe extern "C" {
-    pub fn cuDeviceGetName(
-        name: *mut c::c_char,
-        len: c::c_int,
-        dev: CUdevice,
-    ) -> CUresult;
+    pub fn cuDeviceGetName(name: *mut c::c_char, len: c::c_int, dev: CUdevice) -> CUresult;
     pub fn cuStreamWaitValue32_v2(
         stream: CUstream,
         addr: CUdeviceptr,
@@ -148,11 +144,7 @@ unsafe extern "C" {
         flags: c::c_uint,
     ) -> CUresult;
     pub fn cudaDeviceSynchronize() -> cudaError_t;
-    pub fn cudaDeviceGetPCIBusId(
-        pciBusId: *mut c::c_char,
-        len: c::c_int,
-        device: c::c_int,
-    ) -> cudaError_t;
+    pub fn cudaDeviceGetPCIBusId(pciBusId: *mut c::c_char, len: c::c_int, device: c::c_int) -> cudaError_t;
     pub fn cudaGetErrorName(error: cudaError_t) -> *const c::c_char;
     pub fn cudaGetErrorString(error: cudaError_t) -> *const c::c_char;
     pub fn cudaGetDeviceCount(count: *mut c::c_int) -> cudaError_t;
@@ -162,43 +154,21 @@ unsafe extern "C" {
         device: c::c_int,
     ) -> cudaError_t;
     pub fn cudaSetDevice(device: c::c_int) -> cudaError_t;
-    pub fn cudaStreamCreateWithFlags(
-        pStream: *mut cudaStream_t,
-        flags: c::c_uint,
-    ) -> cudaError_t;
+    pub fn cudaStreamCreateWithFlags(pStream: *mut cudaStream_t, flags: c::c_uint) -> cudaError_t;
     pub fn cudaStreamDestroy(stream: cudaStream_t) -> cudaError_t;
-    pub fn cudaStreamWaitEvent(
-        stream: cudaStream_t,
-        event: cudaEvent_t,
-        flags: c::c_uint,
-    ) -> cudaError_t;
+    pub fn cudaStreamWaitEvent(stream: cudaStream_t, event: cudaEvent_t, flags: c::c_uint) -> cudaError_t;
     pub fn cudaStreamSynchronize(stream: cudaStream_t) -> cudaError_t;
-    pub fn cudaEventCreateWithFlags(
-        event: *mut cudaEvent_t,
-        flags: c::c_uint,
-    ) -> cudaError_t;
+    pub fn cudaEventCreateWithFlags(event: *mut cudaEvent_t, flags: c::c_uint) -> cudaError_t;
     pub fn cudaEventRecord(event: cudaEvent_t, stream: cudaStream_t) -> cudaError_t;
     pub fn cudaEventQuery(event: cudaEvent_t) -> cudaError_t;
     pub fn cudaEventSynchronize(event: cudaEvent_t) -> cudaError_t;
     pub fn cudaEventDestroy(event: cudaEvent_t) -> cudaError_t;
-    pub fn cudaEventElapsedTime(
-        ms: *mut f32,
-        start: cudaEvent_t,
-        end: cudaEvent_t,
-    ) -> cudaError_t;
+    pub fn cudaEventElapsedTime(ms: *mut f32, start: cudaEvent_t, end: cudaEvent_t) -> cudaError_t;
     pub fn cudaMalloc(devPtr: *mut *mut c::c_void, size: usize) -> cudaError_t;
     pub fn cudaFree(devPtr: *mut c::c_void) -> cudaError_t;
     pub fn cudaFreeHost(ptr: *mut c::c_void) -> cudaError_t;
-    pub fn cudaHostAlloc(
-        pHost: *mut *mut c::c_void,
-        size: usize,
-        flags: c::c_uint,
-    ) -> cudaError_t;
-    pub fn cudaHostRegister(
-        ptr: *mut c::c_void,
-        size: usize,
-        flags: c::c_uint,
-    ) -> cudaError_t;
+    pub fn cudaHostAlloc(pHost: *mut *mut c::c_void, size: usize, flags: c::c_uint) -> cudaError_t;
+    pub fn cudaHostRegister(ptr: *mut c::c_void, size: usize, flags: c::c_uint) -> cudaError_t;
     pub fn cudaHostUnregister(ptr: *mut c::c_void) -> cudaError_t;
     pub fn cudaHostGetDevicePointer(
         pDevice: *mut *mut c::c_void,
@@ -258,9 +228,7 @@ unsafe extern "C" {
         cols: u64,
         ld: i64,
     ) -> cublasStatus_t;
-    pub fn cublasLtMatrixLayoutDestroy(
-        matLayout: cublasLtMatrixLayout_t,
-    ) -> cublasStatus_t;
+    pub fn cublasLtMatrixLayoutDestroy(matLayout: cublasLtMatrixLayout_t) -> cublasStatus_t;
     pub fn cublasLtMatmulDescCreate(
         matmulDesc: *mut cublasLtMatmulDesc_t,
         computeType: cublasComputeType_t,
@@ -273,12 +241,8 @@ unsafe extern "C" {
         buf: *const c::c_void,
         sizeInBytes: usize,
     ) -> cublasStatus_t;
-    pub fn cublasLtMatmulPreferenceCreate(
-        pref: *mut cublasLtMatmulPreference_t,
-    ) -> cublasStatus_t;
-    pub fn cublasLtMatmulPreferenceDestroy(
-        pref: cublasLtMatmulPreference_t,
-    ) -> cublasStatus_t;
+    pub fn cublasLtMatmulPreferenceCreate(pref: *mut cublasLtMatmulPreference_t) -> cublasStatus_t;
+    pub fn cublasLtMatmulPreferenceDestroy(pref: cublasLtMatmulPreference_t) -> cublasStatus_t;
     pub fn cublasLtMatmulPreferenceSetAttribute(
         pref: cublasLtMatmulPreference_t,
         attr: cublasLtMatmulPreferenceAttributes_t,

@@ -168,9 +168,9 @@ pub unsafe fn copy(
         Direction::DeviceToHost => cu::cudaMemcpyDeviceToHost,
         Direction::DeviceToDevice => cu::cudaMemcpyDeviceToDevice,
     };
+    let (to, from) = (to.as_ptr().cast(), from.as_ptr().cast());
     // SAFETY: lengths, kinds and lifetimes are the caller's word.
-    let code =
-        unsafe { cu::cudaMemcpyAsync(to.as_ptr().cast(), from.as_ptr().cast(), bytes, kind, stream.raw()) };
+    let code = unsafe { cu::cudaMemcpyAsync(to, from, bytes, kind, stream.raw()) };
     check(code, format_args!("copy {bytes} bytes"))
 }
 

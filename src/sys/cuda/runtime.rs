@@ -118,9 +118,9 @@ pub fn multiprocessors(device: usize) -> Result<usize> {
 pub fn pci_bus_id(device: usize) -> Result<String> {
     need_device(device)?;
     let mut id = [0u8; 32];
+    let (text, length) = (id.as_mut_ptr().cast(), id.len() as c_int);
     // SAFETY: the runtime writes at most the stated number of bytes, with an end.
-    let code =
-        unsafe { cu::cudaDeviceGetPCIBusId(id.as_mut_ptr().cast(), id.len() as c_int, device as c_int) };
+    let code = unsafe { cu::cudaDeviceGetPCIBusId(text, length, device as c_int) };
     check(code, format_args!("read the bus id of cuda:{device}"))?;
     let id = CStr::from_bytes_until_nul(&id).map_err(|_| Error::internal("a bus id without an end"))?;
     Ok(id.to_string_lossy().to_lowercase())
