@@ -38,7 +38,8 @@ struct Tile {
     static __device__ __forceinline__ void left(uint32_t (&a)[4], const bf16* tile, int lane, int row0, int k) {
         ldmatrix_x4(a, tile, 2 * at(row0 + (lane & 15), k * 2 + (lane >> 4)));
     }
-    // Right operand of ·tileᵀ: rows row0..+16 are two blocks of output columns, {b[0], b[1]} and {b[2], b[3]}; columns 16·k..+16.
+    // Right operand of ·tileᵀ: rows row0..+16 are two blocks of output columns, {b[0], b[1]} and {b[2], b[3]};
+    // columns 16·k..+16.
     static __device__ __forceinline__ void right_transposed(uint32_t (&b)[4], const bf16* tile, int lane, int row0, int k) {
         ldmatrix_x4(b, tile, 2 * at(row0 + (lane & 7) + ((lane >> 4) << 3), k * 2 + (lane >> 3 & 1)));
     }
@@ -99,12 +100,12 @@ struct Tile {
     }
 
     // Writes acc · scale(row within the warp's rows) as bf16 to rows row0 + (0..16·MI) of a matrix, those below `end`. Goes
-    // through the warp's own rows of `tile`, which nobody reads any more, so that global memory sees 16 bytes a lane.
+    // through the warp's own rows of `tile`, so that global memory sees 16 bytes a lane; a barrier must stand between their last
+    // reader and this.
     template <int MI, class Scale>
     static __device__ __forceinline__ void store(bf16* matrix, size_t stride, int row0, int end, bf16* tile, int tile_row0,
                                                  const float (&acc)[MI][D / 8][4], Scale scale) {
         const int lane = int(threadIdx.x) & 31;
-        __syncwarp();
         HZ_UNROLL
         for (int mi = 0; mi < MI; ++mi)
             HZ_UNROLL

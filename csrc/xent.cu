@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (whole + tid < V) {
         const float logit = to_float(x[whole + tid]);
-        v = merged(v, {logit, logit == logit ? float(logit > -INFINITY) : logit});
+        v = merged(v, {logit, logit == logit ? 1.f : logit});
     }
     v = warp_merged(v);
     if (tid % 32 == 0) parts[tid / 32] = v;

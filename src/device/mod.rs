@@ -85,9 +85,9 @@ pub struct DeviceSpan {
     bytes: usize,
 }
 
-// SAFETY: a span is an address and a length; reading or writing through it is `unsafe` and argued there.
+// SAFETY: a device address and a length; sending them gives nobody access to what they name.
 unsafe impl Send for DeviceSpan {}
-// SAFETY: as above, a shared span gives no access by itself.
+// SAFETY: no method reads or writes the memory, so sharing the span shares two numbers.
 unsafe impl Sync for DeviceSpan {}
 
 impl DeviceSpan {
@@ -119,7 +119,7 @@ impl DeviceSpan {
             "a part of {bytes} bytes at {offset} leaves a device span of {} bytes",
             self.bytes
         );
-        // SAFETY: `offset` is within the span, so the sum stays inside (or one past) the same allocation.
+        // SAFETY: the assertion keeps the sum inside the arena, or one past its end.
         let base = unsafe { self.base.add(offset) };
         DeviceSpan { base, bytes }
     }

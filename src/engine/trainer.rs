@@ -13,7 +13,7 @@ use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::host::{Limits, Pool};
-use crate::model::{Layout, ModelConfig};
+use crate::model::{Layout, ModelConfig, fresh_tensor};
 use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
 use crate::schedule::{self, AdamWhen, Label, Operation, Sync};
@@ -194,6 +194,7 @@ impl Trainer {
     /// Errors: nothing staged (`InvalidState`), no target (`NoTarget`), a norm or loss that is not finite
     /// (`NonFinite`: nothing changed; `StepPartial`: some units were updated, under-backward only).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
+        self.usable()?;
         if !(lr.is_finite() && lr >= 0.0) {
             return Err(Error::argument(format!("learning rate {lr} must be finite, ≥ 0")));
         }
@@ -292,6 +293,20 @@ impl Trainer {
         self.runner.store.write_tensor(name, values)
     }
 
+    /// Writes fresh weights into every tensor; see [`fresh_tensor`]. Moments and step number stay as they are.
+    /// Waits for the lanes.
+    pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
+        self.sync()?;
+        let store = &self.runner.store;
+        let mut values = Vec::new();
+        for (_, tensor) in store.layout().tensors() {
+            values.resize(tensor.elements(), 0.0);
+            fresh_tensor(&self.runner.config, tensor, seed, &mut values);
+            store.write_tensor(&tensor.name, &values)?;
+        }
+        Ok(())
+    }
+
     /// Reads the gradient a tensor had in the last step, before clipping. Waits for the lanes.
     pub fn read_gradient(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
         self.sync()?;
@@ -352,7 +367,7 @@ impl Trainer {
         if total.weight <= 0.0 {
             return Err(Error::new(
                 Status::NoTarget,
-                "every target of the step is ignored (−100) or has weight 0: there is nothing to learn from",
+                "every target of the step is ignored (-100) or has weight 0: there is nothing to learn from",
             ));
         }
         Ok(total)

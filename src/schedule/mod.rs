@@ -58,4 +58,4 @@ pub use operation::{End, GradPlace, Guard, Operation, WeightPlace};
 pub use policy::{AdamWhen, Geometry, Mode, Numeric, Placement, Policy};
 pub use resource::{Content, Resource};
 pub use sync::{Sync, Synced};
-pub use trace::{Label, trace, write_trace};
+pub use trace::{Label, write_trace};

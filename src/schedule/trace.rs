@@ -74,13 +74,6 @@ pub fn write_trace(
     to.write_all(b"\n]\n")
 }
 
-/// The trace as text; see [`write_trace`].
-pub fn trace(spans: &[TaskSpan], label: impl Fn(&TaskSpan) -> Option<Label>) -> String {
-    let mut text = Vec::new();
-    write_trace(spans, label, &mut text).expect("memory can be written to");
-    String::from_utf8(text).expect("JSON is UTF-8")
-}
-
 fn track(what: &'static str, lane: Lane, key: &str, value: Value) -> Event<'static> {
     let args = Map::from_iter([(key.to_string(), value)]);
     Event { name: what, cat: "", ph: "M", pid: PROCESS, tid: lane.at(), ts: None, dur: None, args }
@@ -117,6 +110,12 @@ fn arguments(label: Option<Label>) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn trace(spans: &[TaskSpan], label: impl Fn(&TaskSpan) -> Option<Label>) -> String {
+        let mut text = Vec::new();
+        write_trace(spans, label, &mut text).expect("memory can be written to");
+        String::from_utf8(text).expect("JSON is UTF-8")
+    }
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
     use crate::schedule::WeightPlace;
 

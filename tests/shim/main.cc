@@ -22,7 +22,9 @@ std::vector<Entry>& tests() {
 }
 }  // namespace
 
-Test::Test(const std::string& name, std::function<std::function<void(Run&)>()> prepare) { tests().push_back({name, std::move(prepare)}); }
+Test::Test(const std::string& name, std::function<std::function<void(Run&)>()> prepare) {
+    tests().push_back({name, std::move(prepare)});
+}
 
 void fail(const char* format, ...) {
     char text[1024];
@@ -40,7 +42,7 @@ void need(cudaError_t status, const char* what) {
 void Run::compare(const char* name, const std::vector<double>& got, const std::vector<double>& truth,
                   const std::vector<double>& naive, double factor, size_t width, double ulps, int mantissa_bits) {
     if (got.size() != truth.size() || naive.size() != truth.size())
-        fail("%s: %zu values against %zu of truth and %zu naive, in rows of %zu", name, got.size(), truth.size(), naive.size(), width);
+        fail("%s: %zu values against %zu of truth and %zu naive", name, got.size(), truth.size(), naive.size());
     for (size_t row = 0; row < truth.size(); row += width) {
         const size_t end = std::min(row + width, truth.size());
         double allowed = 0;
@@ -51,8 +53,8 @@ void Run::compare(const char* name, const std::vector<double>& got, const std::v
             (void)std::frexp(truth[i], &exponent);
             const double ulp = std::ldexp(1.0, exponent - mantissa_bits), error = std::fabs(got[i] - truth[i]);
             if (!(error <= factor * std::max(allowed, ulps * ulp)))
-                fail("%s[%zu,%zu] = %.9g, want %.9g: off by %.3g, naive by at most %.3g in this row, one ulp is %.3g", name,
-                     row / width, i - row, got[i], truth[i], error, allowed, ulp);
+                fail("%s[%zu·%zu+%zu] = %.9g, want %.9g: off by %.3g, naive by at most %.3g around here, one ulp is %.3g", name,
+                     row / width, width, i - row, got[i], truth[i], error, allowed, ulp);
         }
     }
 }

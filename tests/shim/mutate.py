@@ -33,13 +33,28 @@ BOUNDS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > "}
 
 # (file, mutation, line's text): why nothing can notice.
 WHOLE_IN_TAIL = "a last vector that is whole takes the tail's path: same values in the same order"
+STRICTER_MASK = "a tile that needs no mask is masked: nothing in it is hidden"
 EQUIVALENT = {
+    ("attention.cu", "'<' to '<=' at 17", "return window < doc_end[key] - key ? key + window : doc_end[key];"):
+        "equal ends either way",
+    ("attention.cu", "'<' to '<=' at 35", "for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {"):
+        "a tile that begins at row_end is masked whole, and nothing was queued for it",
+    ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 54", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 56", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 23",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 50",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 82",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
     ("grad.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("grad.cu", "'<=' to '<' at 23", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("grad.cu", "'<' to '<=' at 85",
      "for (int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector; i < n; i += step) {"):
         "at i = n no value is left: eight zeros are added",
-    ("qk_norm.cu", "'<' to '<=' at 65",
+    ("qk_norm.cu", "'<' to '<=' at 57",
      "for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round"):
         "at block0 = total no head is left: a round without effect",
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
-# nvcc.sh [arch...]: compiles every csrc/*.cu (and the conformance kernels) with every warning an error, for sm_90a or the architectures named ("all": each one
-# the library is built for), and prints registers, shared memory and spills of every kernel. Fails on a warning, or on a
-# spill. CUDA_HOME names the toolkit.
+# nvcc.sh [arch...]: compiles every csrc/*.cu, and the conformance kernels, with every warning an error, for sm_90a or the
+# architectures named ("all": each one the library is built for), and prints registers, shared memory and spills of every
+# kernel. Fails on a warning, or on a spill. CUDA_HOME names the toolkit.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 csrc=$here/../../csrc
