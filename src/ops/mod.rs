@@ -18,6 +18,7 @@
 
 pub mod adam;
 pub mod cpu;
+pub mod cuda;
 
 use crate::base::{DType, Dims, Shape};
 use crate::device::DeviceSpan;
