@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use horizon::base::{Error, Result, Status};
 use horizon::host::{
     Arena, HostSpan, HugePages, Limits, MemoryKind, Node, Pages, Pin, Pool, Topology, node_of_pci_under,
+    processor_name_under,
 };
 
 /// Writes the files of a recorded machine.
@@ -138,6 +139,14 @@ fn topology_finds_a_pci_device() {
     assert_eq!(node("0002:C1:00.0"), Some(3));
     assert_eq!(node("0000:01:00.0"), None, "the system does not know");
     assert_eq!((node("0000:02:00.0"), node("nonsense")), (None, None));
+}
+
+#[test]
+fn the_processor_tells_its_name_or_not() {
+    let told = "processor\t: 0\nmodel name\t: Some CPU @ 2.0 GHz\nflags\t: a b\n";
+    let root = machine(&[text("proc/cpuinfo", told)]);
+    assert_eq!(processor_name_under(root.path()).as_deref(), Some("Some CPU @ 2.0 GHz"));
+    assert_eq!(processor_name_under(Path::new("/nowhere")), None);
 }
 
 #[test]

@@ -22,4 +22,4 @@ pub use pages::{HugePages, Pages};
 pub use pin::Pin;
 pub use pool::Pool;
 pub use span::{HostSpan, Plain};
-pub use topology::{Node, Topology, node_of_pci, node_of_pci_under};
+pub use topology::{Node, Topology, node_of_pci, node_of_pci_under, processor_name, processor_name_under};
