@@ -98,7 +98,7 @@ impl Trainer {
 
         let lists = Lists::new(plan.policy, plan.geometry, plan.micros_max);
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan)?;
+        let store = Store::take(&Layout::new(config), &plan, &pool)?;
         let memory = device.reserve(plan.device.bytes())?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
