@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter};
 use std::sync::Arc;
 
-use crate::base::{Error, MicroIndex, Result, Status};
+use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::device::cpu::CpuDevice;
 use crate::device::{Device, Lane, Lanes, TaskSpan, Tick};
 use crate::engine::batch::{Batch, BatchSums};
@@ -260,7 +260,8 @@ impl Trainer {
         // Causal attention: what stands behind the last token cannot be seen from it.
         let mut padded = vec![0; shape.n()];
         padded[..tokens.len()].copy_from_slice(tokens);
-        let batch = Batch { tokens: &padded, targets: &vec![-100; shape.n()], weights: None, starts: None };
+        let batch =
+            Batch { tokens: &padded, targets: &vec![IGNORED_TARGET; shape.n()], weights: None, starts: None };
         self.accumulate(&batch)?;
         self.staged.clear();
         let row = tokens.len() as u32 - 1;
