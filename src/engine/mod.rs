@@ -3,7 +3,7 @@
 //! This is the one top-down document; with it and the floors below, somebody could build the engine again.
 //!
 //! # What there is
-//! The **store** ([`store`]) is the model in host RAM: for every unit (the embedding, each decoder layer, the
+//! The **store** (`store`) is the model in host RAM: for every unit (the embedding, each decoder layer, the
 //! head) contiguous spans of bf16 weights, 16-bit residuals, gradients and AdamW moments, in two arenas taken
 //! once and sealed. The device has one arena, too, cut by the same [`Plan`](crate::plan::Plan) into weight
 //! slots, gradient slabs, boundaries, scratch. Nothing is allocated inside a step.
@@ -13,8 +13,8 @@
 //! 2. [`Trainer::update`] takes the *list* of operations for that many micro-batches (built by
 //!    [`schedule::build`](crate::schedule), kept from then on), lets `sync` infer what each operation waits
 //!    for, in debug builds lets `check` prove it, and issues the list to the device's lanes. A task is a
-//!    64-bit name: which list, which frame, which operation ([`task`]).
-//! 3. The lanes run tasks through the [`runner`]: it looks the operation up, finds the places the plan gave
+//!    64-bit name: which list, which frame, which operation (`task`).
+//! 3. The lanes run tasks through the `runner`: it looks the operation up, finds the places the plan gave
 //!    its resources, and calls the model (F4) on the compute lane, the device's copies on h2d and d2h, AdamW on
 //!    the host lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
 //! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
@@ -27,7 +27,7 @@
 //! proves it; between the calling thread and the lanes, the trainer reaches a tick first: staging is written
 //! only after the step that read it has decided, tensors are read and written only after [`Trainer::sync`].
 //!
-//! A **frame** ([`frame`]) holds what differs from step to step (learning rate, loss scale) and what the
+//! A **frame** (`frame`) holds what differs from step to step (learning rate, loss scale) and what the
 //! step reports. There are two, since AdamW of one step runs while the next is issued; a frame is used again
 //! when the host lane has done with it.
 #![forbid(unsafe_code)]

@@ -3,7 +3,7 @@
 //! A unit is one contiguous run of elements. The same offsets, in elements, hold in every span that belongs
 //! to the unit: weights, residuals, gradients, moments, the slot on the device and the f32 accumulator.
 //! Tensors that one product reads together stand together: `q|k|v` is one `[(H+2G)·D, C]` matrix and
-//! `gate|up` one `[2F, C]`. Every run that starts a new matrix or vector is aligned to [`ALIGNMENT`]
+//! `gate|up` one `[2F, C]`. Every run that starts a new matrix or vector is aligned to `ALIGNMENT`
 //! elements; the padding is zero and stays zero under AdamW.
 
 use std::ops::Range;
@@ -55,7 +55,7 @@ pub struct UnitLayout {
     pub kind: UnitKind,
     /// Its tensors, by offset.
     pub tensors: Vec<TensorLayout>,
-    /// Elements including padding; a multiple of [`ALIGNMENT`].
+    /// Elements including padding; a multiple of `ALIGNMENT`.
     pub elements: usize,
 }
 
