@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use horizon::base::{DType, Dims, Shape, Status};
+use horizon::device::Lane;
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
+use horizon::plan::Machine;
 use horizon::schedule::{AdamWhen, Mode};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -398,6 +400,29 @@ fn a_trace_shows_every_lane() {
     for name in ["upload", "forward", "backward", "download", "adam", "decide"] {
         assert!(spans(name) > 0, "no span of {name}");
     }
+    let spans_of = |pid: u64| {
+        let of = |e: &&serde_json::Value| e["pid"] == pid && e["ph"] == "X" && e["cat"] != "wait";
+        events.iter().filter(of).count()
+    };
+    assert_eq!(spans_of(2), 0, "nothing was simulated");
+    assert!(events.iter().any(|e| e["ph"] == "s") && events.iter().any(|e| e["ph"] == "f"), "arrows");
+    let mut json = Vec::new();
+    let machine = Machine {
+        matrix_flop_per_s: 1e9,
+        attention_flop_per_s: 1e9,
+        device_bytes_per_s: 1e9,
+        up_bytes_per_s: 1e9,
+        down_bytes_per_s: 1e9,
+        host_bytes_per_s: 1e9,
+        latency_s: [1e-6; Lane::COUNT],
+    };
+    trainer.trace_beside(&machine, &mut json).unwrap();
+    let beside: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();
+    let count = |pid: u64| {
+        let of = |e: &&serde_json::Value| e["pid"] == pid && e["ph"] == "X" && e["cat"] != "wait";
+        beside.iter().filter(of).count()
+    };
+    assert_eq!((count(1), count(2)), (spans_of(1), spans_of(1)), "measured and simulated, task by task");
     let untraced = Trainer::open(&config, &self::options()).unwrap().trace(&mut Vec::new()).unwrap_err();
     assert_eq!(untraced.status(), Status::InvalidState);
 }

@@ -141,12 +141,21 @@ pub struct TaskSpan {
     pub lane: Lane,
     /// What the engine called it.
     pub task: u64,
+    /// Which of its lane's tasks it was, counted from 1: its tick.
+    pub count: u64,
     /// When the lane had come to it, before its waits.
     pub ready_ns: u64,
     /// When its waits were over and it started.
     pub start_ns: u64,
     /// When it was done.
     pub end_ns: u64,
+}
+
+impl TaskSpan {
+    /// The tick that said it was done.
+    pub fn tick(&self) -> Tick {
+        Tick { lane: self.lane, count: self.count }
+    }
 }
 
 /// A device: memory, copies, lanes. Dropping the last handle frees the arena.

@@ -12,7 +12,7 @@ use crate::host::{HostSpan, Pool};
 use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig};
 use crate::ops::adam::{self, AdamScalars};
 use crate::ops::{Kernels, LossRows, Rows, Write};
-use crate::plan::{Place, Plan};
+use crate::plan::{Cost, Place, Plan};
 use crate::schedule::{GradPlace, Guard, Operation, WeightPlace};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
@@ -101,15 +101,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Bytes an operation moves across the link, if that is what it does.
-    pub fn wire_bytes(&self, operation: Operation) -> Option<u64> {
-        let bytes = match operation {
-            Operation::UploadBatch { .. } => 4 * 4 * self.shape().n(),
-            Operation::Upload { unit, .. } => self.store.weights(unit).bytes(),
-            Operation::Download { unit, part, to, .. } => self.store.gradient(unit, part, to).bytes(),
-            _ => return None,
-        };
-        Some(bytes as u64)
+    /// The work of every operation.
+    pub fn cost(&self) -> Cost<'_> {
+        Cost::new(&self.config, self.layout(), &self.plan.policy, self.kernels.storage())
     }
 
     fn layout(&self) -> &Layout {

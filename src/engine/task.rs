@@ -73,9 +73,13 @@ impl Lists {
         Ok((number as u32, place.get().expect("set just now")))
     }
 
+    /// A list that was built, by its number.
+    pub fn numbered(&self, list: u32) -> &List {
+        self.built[list as usize].get().expect("a number comes from a list that was built")
+    }
+
     /// The operation a task stands for.
     pub fn operation(&self, task: Task) -> Operation {
-        let list = self.built[task.list as usize].get().expect("a task comes from a list that was built");
-        list.operations[task.operation as usize]
+        self.numbered(task.list).operations[task.operation as usize]
     }
 }

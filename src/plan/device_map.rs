@@ -3,7 +3,19 @@
 use crate::base::{DType, MicroIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::{HeadScratch, LayerScratch, Layout, ModelConfig};
 use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{End, Policy};
+use crate::schedule::{End, Policy, Resource};
+
+const SLOTS: &str = "weight slots";
+const END_WEIGHTS: &str = "end weights";
+const END_GRADIENTS: &str = "end gradients (f32)";
+const GRADIENT: &str = "layer gradient (f32)";
+const SLABS: &str = "gradient slabs";
+const SCRATCH: &str = "scratch";
+const SCALARS: &str = "scalars";
+const LOGITS: &str = "logits row";
+const BATCHES: &str = "batches";
+const BOUNDARIES: &str = "boundaries";
+const STREAMS: &str = "streams";
 
 /// A micro-batch's arrays, on the host and on the device alike.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +32,7 @@ pub struct BatchPlaces {
 
 impl BatchPlaces {
     pub(super) fn take(carver: &mut Carver, shape: Shape) -> Self {
-        let mut array = || carver.take("batches", shape.n() * 4);
+        let mut array = || carver.take(BATCHES, shape.n() * 4);
         BatchPlaces { tokens: array(), targets: array(), weights: array(), starts: array() }
     }
 }
@@ -63,30 +75,29 @@ impl DeviceMap {
         let [embedding, head] = [layout.embedding(), layout.head()].map(|unit| layout.unit(unit).elements);
         let ends = if layout.tied { [embedding, head] } else { [embedding.max(head), 0] };
 
-        let slots =
-            (0..policy.placement.weight_slots).map(|_| carver.take("weight slots", layer * 2)).collect();
-        let end_weights = ends.map(|elements| carver.take("end weights", elements * 2));
-        let end_gradients = ends.map(|elements| carver.take("end gradients (f32)", elements * 4));
-        let gradient = carver.take("layer gradient (f32)", layer * 4);
+        let slots = (0..policy.placement.weight_slots).map(|_| carver.take(SLOTS, layer * 2)).collect();
+        let end_weights = ends.map(|elements| carver.take(END_WEIGHTS, elements * 2));
+        let end_gradients = ends.map(|elements| carver.take(END_GRADIENTS, elements * 4));
+        let gradient = carver.take(GRADIENT, layer * 4);
         let slab_bytes = layer * policy.numeric.grad_dtype.bytes();
-        let slabs = (0..policy.placement.slabs).map(|_| carver.take("gradient slabs", slab_bytes)).collect();
+        let slabs = (0..policy.placement.slabs).map(|_| carver.take(SLABS, slab_bytes)).collect();
         let scratch_bytes = LayerScratch::bytes(dims, shape, storage).max(HeadScratch::bytes(
             dims,
             shape,
             storage,
             policy.numeric.logits_chunk,
         ));
-        let scratch = carver.take("scratch", scratch_bytes);
-        let scalars = carver.take("scalars", 8 * (1 + layout.units.len()));
-        let logits = carver.take("logits row", 4 * dims.v);
+        let scratch = carver.take(SCRATCH, scratch_bytes);
+        let scalars = carver.take(SCALARS, 8 * (1 + layout.units.len()));
+        let logits = carver.take(LOGITS, 4 * dims.v);
 
         let micros_start = carver.bytes();
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let micros = (0..micros_max)
             .map(|_| MicroPlaces {
                 batch: BatchPlaces::take(carver, shape),
-                boundaries: (0..dims.l).map(|_| carver.take("boundaries", boundary_bytes)).collect(),
-                stream: carver.take("streams", boundary_bytes),
+                boundaries: (0..dims.l).map(|_| carver.take(BOUNDARIES, boundary_bytes)).collect(),
+                stream: carver.take(STREAMS, boundary_bytes),
             })
             .collect();
         DeviceMap {
@@ -117,6 +128,36 @@ impl DeviceMap {
     /// Totals by name.
     pub fn regions(&self) -> &[Region] {
         self.carver.regions()
+    }
+
+    /// The name a resource is accounted to and what it takes, padding included; nothing if it is not on the
+    /// device. Scalars share one place and count their eight bytes.
+    pub fn footprint(&self, resource: &Resource) -> Option<(&'static str, usize)> {
+        let (name, place) = match *resource {
+            Resource::Slot(slot) => (SLOTS, self.slot(slot)),
+            Resource::EndWeights(end) => (END_WEIGHTS, self.end_weights(end)),
+            Resource::EndAccumulator(end) => (END_GRADIENTS, self.end_gradient(end)),
+            Resource::Accumulator => (GRADIENT, self.gradient()),
+            Resource::Slab(slab) => (SLABS, self.slab(slab)),
+            Resource::Scratch => (SCRATCH, self.scratch()),
+            Resource::Logits => (LOGITS, self.logits()),
+            Resource::Boundary { index, micro } => (BOUNDARIES, self.boundary(index as usize, micro)),
+            Resource::Stream { micro } => (STREAMS, self.stream(micro)),
+            Resource::Loss | Resource::Norm { .. } => return Some((SCALARS, 8)),
+            Resource::Batch { micro } => {
+                let BatchPlaces { tokens, targets, weights, starts } = self.batch(micro);
+                return Some((BATCHES, [tokens, targets, weights, starts].iter().map(Place::padded).sum()));
+            }
+            Resource::HostBatch { .. }
+            | Resource::Master { .. }
+            | Resource::HostGradient { .. }
+            | Resource::Ring(_)
+            | Resource::HostNorm { .. }
+            | Resource::HostLoss
+            | Resource::Verdict
+            | Resource::HostLogits => return None,
+        };
+        Some((name, place.padded()))
     }
 
     /// A layer's weights.

@@ -2,16 +2,21 @@
 //!
 //! A [`Plan`] is made once, before anything is taken. It holds the offset of every region on the device and
 //! on the host, from one walk over the layout's own sizes, so what it prints is what the engine carves.
-//! Knows sizes and limits; takes no memory itself.
+//! [`Plan::predict`] runs its step in virtual time on a [`Machine`]. Knows sizes, rates and limits; takes no
+//! memory itself.
 #![forbid(unsafe_code)]
 
 mod carve;
+mod cost;
 mod device_map;
 mod host_map;
+mod predict;
 
 pub use carve::{Place, Region};
+pub use cost::{Cost, Machine, Work};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
+pub use predict::Prediction;
 
 use std::fmt;
 

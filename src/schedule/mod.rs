@@ -15,7 +15,9 @@
 //!   barrier: the next forward of a layer waits for that layer's AdamW and no other.
 //! - [`Checker`] proves, independently of `Sync`, that the waits suffice, that every read finds what it
 //!   expects, and that nothing is done in vain; or names the two operations and the resource ([`Fault`]).
-//! - [`write_trace`] writes what happened, lane by lane, for a person to look at.
+//! - [`Simulator`] runs lists in virtual time, by what each operation costs; [`usage`] and [`peaks`] say what
+//!   lanes and memory were used for.
+//! - [`write_trace`] writes what happened, or would happen, lane by lane, for a person to look at.
 //!
 //! # A step, lane by lane
 //! Two slots, three layers (units 1, 2, 3), one micro-batch; time runs to the right, and `│` stands where a
@@ -47,6 +49,7 @@ mod fault;
 mod operation;
 mod policy;
 mod resource;
+mod simulate;
 mod sync;
 mod trace;
 
@@ -57,5 +60,6 @@ pub use fault::{Fault, Held, Party};
 pub use operation::{End, GradPlace, Guard, Operation, WeightPlace};
 pub use policy::{AdamWhen, Geometry, Mode, Numeric, Placement, Policy};
 pub use resource::{Content, Resource};
+pub use simulate::{Peak, Simulation, Simulator, Usage, peaks, usage};
 pub use sync::{Sync, Synced};
-pub use trace::{Label, trace, write_trace};
+pub use trace::{Label, Process, trace, write_trace};
