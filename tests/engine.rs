@@ -8,7 +8,7 @@ use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::Machine;
-use horizon::schedule::{AdamWhen, Mode};
+use horizon::schedule::{AdamWhen, LayerPlacement, Mode, Recompute};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -169,6 +169,15 @@ fn placement_never_changes_a_bit() {
             vary("3 slots", &|o| o.weight_slots = 3, Manner::Plain);
             vary("as many slots as layers", &|o| o.weight_slots = 5, Manner::Plain);
             vary("3 slabs", &|o| o.slabs = 3, Manner::Plain);
+            let layer = |recompute| LayerPlacement { recompute };
+            let (selective, none) = (layer(Recompute::Selective), layer(Recompute::None));
+            vary("selective recompute", &|o| o.layers = vec![selective; 5], Manner::Plain);
+            vary("no recompute", &|o| o.layers = vec![none; 5], Manner::Plain);
+            vary(
+                "all three",
+                &|o| o.layers = vec![none, selective, layer(Recompute::Full), none],
+                Manner::Evaluating,
+            );
             vary("serial AdamW", &|_| (), Manner::Serial);
             vary("accumulate and update", &|_| (), Manner::Apart);
             vary("evaluating between steps", &|_| (), Manner::Evaluating);

@@ -5,7 +5,7 @@ use horizon::device::Lane;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::{Cost, Machine, Plan};
-use horizon::schedule::{GradPlace, Guard, Operation, WeightPlace};
+use horizon::schedule::{GradPlace, Guard, Operation, Recompute, WeightPlace};
 
 /// A machine on which the link is narrow: 100 TFLOP/s, 10 GB/s each way.
 fn machine() -> Machine {
@@ -43,13 +43,18 @@ fn work_is_counted_by_the_known_formulas() {
     let matrices = (256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 688) as f64;
     let down_projection = (256 * 688) as f64;
 
-    let forward = cost.work(&Operation::Forward { unit, slot, micro });
+    let forward = cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full });
     assert_eq!(forward.matrix_flop, 2.0 * n * matrices);
     // Two products over each of the pairs of a row and itself or one before it, of two sequences.
     let pairs = (2 * 128 * 129 / 2) as f64;
     assert_eq!(forward.attention_flop, 2.0 * 2.0 * pairs * 256.0);
-    let backward = cost.work(&Operation::RecomputeBackward { unit, slot, micro });
-    assert_eq!(backward.matrix_flop, 6.0 * n * matrices - 2.0 * n * down_projection);
+    let backward = |recompute| cost.work(&Operation::RecomputeBackward { unit, slot, micro, recompute });
+    assert_eq!(backward(Recompute::Full).matrix_flop, 6.0 * n * matrices - 2.0 * n * down_projection);
+    for kept in [Recompute::Selective, Recompute::None] {
+        assert_eq!(backward(kept).matrix_flop, 4.0 * n * matrices, "no product is repeated");
+        assert_eq!(backward(kept).attention_flop, 10.0 * pairs * 256.0);
+    }
+    assert!(backward(Recompute::Selective).device_bytes > backward(Recompute::None).device_bytes);
     let head = cost.work(&Operation::HeadForwardBackward { micro });
     assert_eq!(head.matrix_flop, 6.0 * n * 256.0 * 1000.0);
 

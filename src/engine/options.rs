@@ -3,7 +3,7 @@
 use crate::base::{DType, Error, Result, Shape};
 use crate::model::Layout;
 pub use crate::ops::adam::AdamOptions;
-use crate::schedule::{AdamWhen, Mode, Numeric, Placement, Policy};
+use crate::schedule::{AdamWhen, LayerPlacement, Mode, Numeric, Placement, Policy};
 
 /// Everything about a run that is not the model, the data or the learning rate.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct TrainerOptions {
     pub weight_slots: usize,
     /// Places for a gradient on its way out, at least 2.
     pub slabs: usize,
+    /// What is particular to layers, from the first on; those it does not reach have the default.
+    pub layers: Vec<LayerPlacement>,
     /// When AdamW runs; by default after the norm, in [`Mode::Streamed`] under backward.
     pub adam_when: Option<AdamWhen>,
     /// Bytes of device memory the trainer may take.
@@ -49,6 +51,7 @@ impl Default for TrainerOptions {
             logits_chunk: None,
             weight_slots: 2,
             slabs: 2,
+            layers: Vec::new(),
             adam_when: None,
             device_mem: None,
             host_mem: None,
@@ -91,7 +94,13 @@ impl TrainerOptions {
                 logits_chunk: chunk.min(self.shape.n().max(1)),
                 grad_dtype: self.grad_dtype,
             },
-            placement: Placement { weight_slots: self.weight_slots, slabs: self.slabs, ring: RING, adam },
+            placement: Placement {
+                weight_slots: self.weight_slots,
+                slabs: self.slabs,
+                ring: RING,
+                adam,
+                layers: self.layers.clone(),
+            },
         })
     }
 

@@ -9,7 +9,7 @@ use crate::engine::options::AdamOptions;
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Task};
 use crate::host::{HostSpan, Pool};
-use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig};
+use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
 use crate::ops::adam::{self, AdamScalars};
 use crate::ops::{Kernels, LossRows, Rows, Write};
 use crate::plan::{Cost, Place, Plan};
@@ -66,11 +66,13 @@ impl Runner {
                 self.device.upload(self.at(to).part(0, from.bytes()), from)?;
             }
             Operation::EmbedForward { micro } => self.embed_forward(micro),
-            Operation::Forward { unit, slot, micro } => self.forward(unit, slot, micro),
+            Operation::Forward { unit, slot, micro, recompute } => self.forward(unit, slot, micro, recompute),
             Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
-            Operation::RecomputeBackward { unit, slot, micro } => self.recompute_backward(unit, slot, micro),
+            Operation::RecomputeBackward { unit, slot, micro, recompute } => {
+                self.recompute_backward(unit, slot, micro, recompute);
+            }
             Operation::EmbedBackward { micro } => self.embed_backward(micro),
             Operation::Norm { unit } => {
                 self.kernels.sum_of_squares(self.at(self.plan.device.norm(unit)), self.gradient(unit));
@@ -152,9 +154,11 @@ impl Runner {
         self.head(|unit| self.end_weights(unit), DType::Bf16)
     }
 
-    fn layer_scratch(&self) -> LayerScratch {
+    fn layer_scratch(&self, unit: UnitIndex, micro: MicroIndex, recompute: Recompute) -> LayerScratch {
         let scratch = self.at(self.plan.device.scratch());
-        LayerScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage())
+        let kept = self.at(self.plan.device.kept(unit.at() - 1, micro));
+        let (dims, shape, storage) = (&self.config.dims, self.shape(), self.kernels.storage());
+        LayerScratch::carve(scratch, dims, shape, storage).keeping(kept, recompute, dims, shape, storage)
     }
 
     fn head_scratch(&self) -> HeadScratch {
@@ -184,7 +188,7 @@ impl Runner {
         );
     }
 
-    fn forward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
+    fn forward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex, recompute: Recompute) {
         let map = &self.plan.device;
         let layer = unit.at() - 1;
         model::layer_forward(
@@ -195,13 +199,13 @@ impl Runner {
             &self.rows(micro),
             self.at(map.boundary(layer, micro)),
             self.at(map.boundary(layer + 1, micro)),
-            &self.layer_scratch(),
+            &self.layer_scratch(unit, micro, recompute),
         );
     }
 
-    fn recompute_backward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
+    fn recompute_backward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex, recompute: Recompute) {
         let map = &self.plan.device;
-        model::layer_recompute_backward(
+        model::layer_backward(
             &*self.kernels,
             &self.config,
             self.layout().unit(unit),
@@ -211,7 +215,7 @@ impl Runner {
             &self.rows(micro),
             self.at(map.boundary(unit.at() - 1, micro)),
             self.at(map.stream(micro)),
-            &self.layer_scratch(),
+            &self.layer_scratch(unit, micro, recompute),
         );
     }
 

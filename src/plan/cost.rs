@@ -4,7 +4,7 @@
 use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
 use crate::device::Lane;
 use crate::model::{Layout, ModelConfig};
-use crate::schedule::{Operation, Policy};
+use crate::schedule::{Operation, Policy, Recompute};
 
 /// What a machine can do.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +101,7 @@ impl<'a> Cost<'a> {
 
     /// What an operation asks of the machine.
     pub fn work(&self, operation: &Operation) -> Work {
-        let (n, Dims { c, v, .. }) = (self.shape.n(), self.dims);
+        let (n, Dims { c, f, v, .. }) = (self.shape.n(), self.dims);
         let up = |bytes: usize| Work { up_bytes: bytes as f64, ..Work::default() };
         let down = |bytes: usize| Work { down_bytes: bytes as f64, ..Work::default() };
         match *operation {
@@ -112,7 +112,12 @@ impl<'a> Cost<'a> {
             Operation::HeadForwardBackward { .. } => self.head(n, 3.0) + self.rows(6 * c),
             Operation::HeadForward { .. } => self.head(n, 1.0),
             Operation::HeadLogits => self.head(1, 1.0) + touched(4 * v),
-            Operation::RecomputeBackward { .. } => self.activations() + self.backward(),
+            Operation::RecomputeBackward { recompute, .. } => match recompute {
+                Recompute::Full => self.activations() + self.backward(),
+                // Norms and SwiGLU.
+                Recompute::Selective => self.rows(2 * 2 * c + 3 * f) + self.backward(),
+                Recompute::None => self.backward(),
+            },
             Operation::EmbedBackward { .. } => touched(n * c * (8 + self.storage.bytes())),
             Operation::Norm { unit } => touched(4 * self.elements(unit)),
             Operation::Round { unit, part, .. } => {

@@ -15,6 +15,7 @@ const SCALARS: &str = "scalars";
 const LOGITS: &str = "logits row";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
+const KEPT: &str = "kept activations";
 const STREAMS: &str = "streams";
 
 /// A micro-batch's arrays, on the host and on the device alike.
@@ -58,6 +59,8 @@ pub struct DeviceMap {
 struct MicroPlaces {
     batch: BatchPlaces,
     boundaries: Vec<Place>,
+    /// By layer; empty where a layer keeps nothing.
+    kept: Vec<Place>,
     stream: Place,
 }
 
@@ -93,10 +96,15 @@ impl DeviceMap {
 
         let micros_start = carver.bytes();
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
+        let kept_bytes = |layer| {
+            let recompute = policy.placement.layer(layer).recompute;
+            LayerScratch::kept_bytes(recompute, dims, shape, storage)
+        };
         let micros = (0..micros_max)
             .map(|_| MicroPlaces {
                 batch: BatchPlaces::take(carver, shape),
                 boundaries: (0..dims.l).map(|_| carver.take(BOUNDARIES, boundary_bytes)).collect(),
+                kept: (0..dims.l).map(|layer| carver.take(KEPT, kept_bytes(layer))).collect(),
                 stream: carver.take(STREAMS, boundary_bytes),
             })
             .collect();
@@ -142,6 +150,7 @@ impl DeviceMap {
             Resource::Scratch => (SCRATCH, self.scratch()),
             Resource::Logits => (LOGITS, self.logits()),
             Resource::Boundary { index, micro } => (BOUNDARIES, self.boundary(index as usize, micro)),
+            Resource::Kept { layer, micro } => (KEPT, self.kept(layer as usize, micro)),
             Resource::Stream { micro } => (STREAMS, self.stream(micro)),
             Resource::Loss | Resource::Norm { .. } => return Some((SCALARS, 8)),
             Resource::Batch { micro } => {
@@ -214,6 +223,11 @@ impl DeviceMap {
     pub fn boundary(&self, index: usize, micro: MicroIndex) -> Place {
         let places = &self.micros[micro.at()];
         places.boundaries.get(index).copied().unwrap_or(places.stream)
+    }
+
+    /// What layer `layer` keeps from forward to backward.
+    pub fn kept(&self, layer: usize, micro: MicroIndex) -> Place {
+        self.micros[micro.at()].kept[layer]
     }
 
     /// The top of the residual stream: the head's input, then the gradient on its way down.

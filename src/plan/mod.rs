@@ -75,11 +75,11 @@ impl Plan {
             head_parts: layout.parts(layout.head()),
         };
         Ok(Plan {
+            device: DeviceMap::new(config, layout, &policy, micros_max, storage),
+            host: HostMap::new(config, layout, &policy, micros_max),
             policy,
             micros_max,
             geometry,
-            device: DeviceMap::new(config, layout, &policy, micros_max, storage),
-            host: HostMap::new(config, layout, &policy, micros_max),
         })
     }
 

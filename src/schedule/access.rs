@@ -7,6 +7,7 @@ use super::operation::{End, GradPlace, Guard, Operation};
 use super::policy::Geometry;
 use super::resource::{Content, Resource};
 use crate::base::{MicroIndex, PartIndex, UnitIndex};
+use crate::model::Recompute;
 
 /// One resource in the hands of one operation.
 ///
@@ -103,7 +104,7 @@ impl Operation {
                 let above = Content::Activation { above: embedding, micro };
                 with(Access::write(Resource::Boundary { index: 0, micro }, above));
             }
-            Operation::Forward { unit, slot, micro } => {
+            Operation::Forward { unit, slot, micro, recompute } => {
                 let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
                 let to = if unit == top {
                     Resource::Stream { micro }
@@ -115,6 +116,10 @@ impl Operation {
                 let input = Content::Activation { above: below, micro };
                 with(Access::read(Resource::Boundary { index: layer, micro }, input));
                 with(Access::write(to, Content::Activation { above: unit, micro }));
+                if recompute != Recompute::Full {
+                    let kept = Content::Kept { unit, micro, recompute };
+                    with(Access::write(Resource::Kept { layer, micro }, kept));
+                }
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::HeadForwardBackward { micro } => {
@@ -144,12 +149,16 @@ impl Operation {
                 with(Access::write(Resource::Logits, Content::Logits));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::RecomputeBackward { unit, slot, micro } => {
+            Operation::RecomputeBackward { unit, slot, micro, recompute } => {
                 let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
                 with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let input = Content::Activation { above: below, micro };
                 with(Access::read(Resource::Boundary { index: layer, micro }, input));
+                if recompute != Recompute::Full {
+                    let kept = Content::Kept { unit, micro, recompute };
+                    with(Access::update(Resource::Kept { layer, micro }, kept, Content::Scrap));
+                }
                 let (above, below) =
                     (Content::Gradient { above: unit, micro }, Content::Gradient { above: below, micro });
                 with(Access::update(Resource::Stream { micro }, above, below));

@@ -8,6 +8,7 @@
 use super::operation::{End, GradPlace, Guard, Operation, WeightPlace};
 use super::policy::{AdamWhen, Geometry, Policy};
 use crate::base::{MicroIndex, PartIndex, Result, SlabIndex, SlotIndex, UnitIndex};
+use crate::model::Recompute;
 
 /// Operations in program order: executed one by one they do what the list is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct List {
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
-    builder.up();
+    builder.up(|layer| policy.placement.layer(layer).recompute);
     for micro in builder.micros() {
         builder.put(Operation::HeadForwardBackward { micro });
     }
@@ -45,7 +46,7 @@ pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
-    builder.up();
+    builder.up(|_| Recompute::Full);
     for micro in builder.micros() {
         builder.put(Operation::HeadForward { micro });
     }
@@ -59,7 +60,7 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn logits(policy: &Policy, geometry: &Geometry) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, 1)?;
-    builder.up();
+    builder.up(|_| Recompute::Full);
     builder.put(Operation::HeadLogits);
     builder.put(Operation::DownloadLogits);
     Ok(builder.list)
@@ -102,8 +103,9 @@ impl<'a> Builder<'a> {
         self.put(Operation::Upload { unit: self.geometry.layer(layer), place });
     }
 
-    /// Batches, embedding, all layers; leaves the head's weights on the device.
-    fn up(&mut self) {
+    /// Batches, embedding, all layers; leaves the head's weights on the device. A layer keeps what its backward
+    /// will not compute again.
+    fn up(&mut self, recompute: impl Fn(usize) -> Recompute) {
         let (layers, slots) = (self.geometry.layers, self.policy.placement.weight_slots);
         for micro in self.micros() {
             self.put(Operation::UploadBatch { micro });
@@ -124,7 +126,7 @@ impl<'a> Builder<'a> {
         for layer in 0..layers {
             for micro in self.micros() {
                 let (unit, slot) = (self.geometry.layer(layer), self.slot(layer));
-                self.put(Operation::Forward { unit, slot, micro });
+                self.put(Operation::Forward { unit, slot, micro, recompute: recompute(layer) });
             }
             let next = layer + slots;
             if next < layers {
@@ -161,12 +163,13 @@ impl<'a> Builder<'a> {
 
         for layer in (0..layers).rev() {
             let (unit, slot) = (self.geometry.layer(layer), self.slot(layer));
+            let recompute = self.policy.placement.layer(layer).recompute;
             for micro in self.micros() {
                 let done = (layers - 1 - layer) * micros + micro.at();
                 while let Some((part, _)) = due.next_if(|&(_, step)| step <= done) {
                     self.round(head, part);
                 }
-                self.put(Operation::RecomputeBackward { unit, slot, micro });
+                self.put(Operation::RecomputeBackward { unit, slot, micro, recompute });
             }
             if layer >= slots {
                 self.upload(layer - slots);
@@ -215,13 +218,13 @@ impl<'a> Builder<'a> {
 mod tests {
     use super::*;
     use crate::base::{DType, Shape};
-    use crate::schedule::{Mode, Numeric, Placement};
+    use crate::schedule::{LayerPlacement, Mode, Numeric, Placement};
 
     fn policy(weight_slots: usize, slabs: usize, adam: AdamWhen) -> Policy {
         Policy {
             mode: Mode::Exact,
             numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::F32 },
-            placement: Placement { weight_slots, slabs, ring: 2, adam },
+            placement: Placement { weight_slots, slabs, ring: 2, adam, layers: Vec::new() },
         }
     }
 
@@ -335,6 +338,31 @@ mod tests {
             texts.iter().position(|text| text == "download unit 2 part 0: slab 1 → ring 1").unwrap() + 1;
         assert_eq!(texts[after], "adam unit 2 part 0 from ring 1, guarded by its own norm");
         assert_eq!(texts.last().unwrap(), "decide");
+    }
+
+    #[test]
+    fn what_is_kept_in_training_is_not_in_evaluation() {
+        let mut policy = policy(2, 2, AdamWhen::AfterNorm);
+        let layer = |recompute| LayerPlacement { recompute };
+        policy.placement.layers = vec![layer(Recompute::None), layer(Recompute::Selective)];
+        let model = model(3, true, 1);
+        let about_layers = |list: &List| -> Vec<String> {
+            let about = |text: &String| text.contains("ward unit");
+            texts(list).into_iter().filter(about).collect()
+        };
+        assert_eq!(
+            about_layers(&train(&policy, &model, 1).unwrap()),
+            [
+                "forward unit 1 in slot 0, micro 0, keeping all",
+                "forward unit 2 in slot 1, micro 0, keeping products",
+                "forward unit 3 in slot 0, micro 0",
+                "recompute backward unit 3 in slot 0, micro 0",
+                "recompute backward unit 2 in slot 1, micro 0 with kept products",
+                "backward unit 1 in slot 0, micro 0",
+            ]
+        );
+        let evaluation = about_layers(&evaluate(&policy, &model, 1).unwrap());
+        assert!(evaluation.iter().all(|text| !text.contains("keeping")));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Checker {
     /// Lanes that have just been opened, for lists of a model of this geometry placed by this policy.
     pub fn new(policy: &Policy, geometry: &Geometry) -> Self {
         Checker {
-            policy: *policy,
+            policy: policy.clone(),
             geometry: *geometry,
             lanes: Default::default(),
             caller: Clock::default(),
@@ -277,7 +277,13 @@ mod tests {
     const POLICY: Policy = Policy {
         mode: Mode::Exact,
         numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 },
-        placement: Placement { weight_slots: 2, slabs: 2, ring: 2, adam: AdamWhen::AfterNorm },
+        placement: Placement {
+            weight_slots: 2,
+            slabs: 2,
+            ring: 2,
+            adam: AdamWhen::AfterNorm,
+            layers: Vec::new(),
+        },
     };
 
     /// Two steps, of the second of which `change` may change the list before and the waits after inferring.

@@ -53,12 +53,13 @@ mod simulate;
 mod sync;
 mod trace;
 
+pub use crate::model::Recompute;
 pub use access::Access;
 pub use build::{List, evaluate, logits, train};
 pub use check::Checker;
 pub use fault::{Fault, Held, Party};
 pub use operation::{End, GradPlace, Guard, Operation, WeightPlace};
-pub use policy::{AdamWhen, Geometry, Mode, Numeric, Placement, Policy};
+pub use policy::{AdamWhen, Geometry, LayerPlacement, Mode, Numeric, Placement, Policy};
 pub use resource::{Content, Resource};
 pub use simulate::{Peak, Simulation, Simulator, Usage, peaks, usage};
 pub use sync::{Sync, Synced};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
+use crate::model::Recompute;
 
 /// A region for an end's weights, and one for an end's f32 gradient.
 ///
@@ -73,6 +74,8 @@ pub enum Operation {
         slot: SlotIndex,
         /// Which micro-batch.
         micro: MicroIndex,
+        /// What backward will compute again; the rest is kept for it.
+        recompute: Recompute,
     },
     /// Final norm, logits, loss; the stream becomes its gradient in place. The first micro-batch sets loss
     /// and gradients, later ones add.
@@ -87,8 +90,8 @@ pub enum Operation {
     },
     /// f32 logits of one row of micro-batch 0.
     HeadLogits,
-    /// Recomputes a layer from its boundary, then its backward: the stream's gradient above → below; the
-    /// first micro-batch sets the layer's f32 gradient, later ones add.
+    /// Computes again what forward has not kept of a layer, from its boundary, then its backward: the stream's
+    /// gradient above → below; the first micro-batch sets the layer's f32 gradient, later ones add.
     RecomputeBackward {
         /// The layer's unit.
         unit: UnitIndex,
@@ -96,6 +99,8 @@ pub enum Operation {
         slot: SlotIndex,
         /// Which micro-batch.
         micro: MicroIndex,
+        /// What is computed again.
+        recompute: Recompute,
     },
     /// Adds the stream's gradient to the embedding's rows. Untied, the first micro-batch zeroes them first.
     EmbedBackward {
@@ -178,6 +183,7 @@ impl Operation {
             Operation::HeadForwardBackward { .. } => "head forward backward",
             Operation::HeadForward { .. } => "head forward",
             Operation::HeadLogits => "head logits",
+            Operation::RecomputeBackward { recompute: Recompute::None, .. } => "backward",
             Operation::RecomputeBackward { .. } => "recompute backward",
             Operation::EmbedBackward { .. } => "embed backward",
             Operation::Norm { .. } => "norm",
@@ -230,8 +236,17 @@ impl fmt::Display for Operation {
             | Operation::HeadForwardBackward { micro }
             | Operation::HeadForward { micro }
             | Operation::EmbedBackward { micro } => write!(f, "{name} {micro}"),
-            Operation::Forward { unit, slot, micro } | Operation::RecomputeBackward { unit, slot, micro } => {
-                write!(f, "{name} {unit} in {slot}, {micro}")
+            Operation::Forward { unit, slot, micro, recompute } => {
+                write!(f, "{name} {unit} in {slot}, {micro}")?;
+                f.write_str(match recompute {
+                    Recompute::Full => "",
+                    Recompute::Selective => ", keeping products",
+                    Recompute::None => ", keeping all",
+                })
+            }
+            Operation::RecomputeBackward { unit, slot, micro, recompute } => {
+                write!(f, "{name} {unit} in {slot}, {micro}")?;
+                f.write_str(if *recompute == Recompute::Selective { " with kept products" } else { "" })
             }
             Operation::Norm { unit } => write!(f, "{name} {unit}"),
             Operation::Round { unit, part, slab } => write!(f, "{name} {unit} {part} → {slab}"),
@@ -299,8 +314,14 @@ mod tests {
         assert_eq!(download.to_string(), "download unit 9 part 2: slab 0 → ring 1");
         let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict };
         assert_eq!(adam.to_string(), "adam unit 9 part 2 from store, guarded by the verdict");
-        let backward =
-            Operation::RecomputeBackward { unit: UnitIndex(4), slot: SlotIndex(0), micro: MicroIndex(7) };
+        let backward = |recompute| Operation::RecomputeBackward {
+            unit: UnitIndex(4),
+            slot: SlotIndex(0),
+            micro: MicroIndex(7),
+            recompute,
+        };
+        assert_eq!(backward(Recompute::None).to_string(), "backward unit 4 in slot 0, micro 7");
+        let backward = backward(Recompute::Full);
         assert_eq!(backward.to_string(), "recompute backward unit 4 in slot 0, micro 7");
         assert_eq!((backward.unit(), backward.micro()), (Some(UnitIndex(4)), Some(MicroIndex(7))));
         assert_eq!((backward.lane(), adam.lane()), (Lane::Compute, Lane::Host));

@@ -1,6 +1,7 @@
 //! What a schedule is built from.
 
 use crate::base::{DType, Error, Result, Shape, UnitIndex};
+use crate::model::Recompute;
 
 /// What the host keeps of a parameter. See DESIGN section 5 for the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +33,15 @@ pub enum AdamWhen {
     UnderBackward,
 }
 
+/// What is particular to a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LayerPlacement {
+    /// What its backward computes again; the rest is kept on the device from its forward on.
+    pub recompute: Recompute,
+}
+
 /// The half of the policy that never changes a bit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Placement {
     /// Places for a layer's weights on the device; at least 2.
     pub weight_slots: usize,
@@ -43,10 +51,19 @@ pub struct Placement {
     pub ring: usize,
     /// When AdamW runs. `UnderBackward` excludes clipping, `Streamed` requires it.
     pub adam: AdamWhen,
+    /// The layers from the first on; those it does not reach have the default.
+    pub layers: Vec<LayerPlacement>,
+}
+
+impl Placement {
+    /// What is particular to layer `layer`, counted from 0.
+    pub fn layer(&self, layer: usize) -> LayerPlacement {
+        self.layers.get(layer).copied().unwrap_or_default()
+    }
 }
 
 /// The input of a schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// What the host keeps.
     pub mode: Mode,
@@ -77,7 +94,7 @@ impl Policy {
 
     /// Whether a list of `micros` micro-batches can be built from it. The numeric half is the plan's to judge.
     pub fn validate(&self, geometry: &Geometry, micros: usize) -> Result<()> {
-        let Placement { weight_slots, slabs, ring, adam } = self.placement;
+        let Placement { weight_slots, slabs, ring, adam, ref layers } = self.placement;
         let at_least = |least: usize, what: &str, found: usize| {
             if found >= least && found <= COUNT_MAX {
                 return Ok(());
@@ -90,6 +107,13 @@ impl Policy {
         at_least(1, "micro-batches", micros)?;
         at_least(2, "weight slots (one computes while the other is filled)", weight_slots)?;
         at_least(2, "gradient slabs (one is written while the other leaves)", slabs)?;
+        if layers.len() > geometry.layers {
+            return Err(Error::argument(format!(
+                "the model has {} layers, found placements for {}",
+                geometry.layers,
+                layers.len()
+            )));
+        }
         if self.streams_gradients() {
             at_least(2, "ring slabs in streamed mode (one lands while the other is used)", ring)?;
             if adam == AdamWhen::AfterNorm {

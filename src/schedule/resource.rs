@@ -6,6 +6,7 @@ use super::operation::{End, WeightPlace};
 use super::policy::{Geometry, Policy};
 use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
+use crate::model::Recompute;
 
 /// A piece of memory, on the device or on the host, that is read or written as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +24,13 @@ pub enum Resource {
     Boundary {
         /// The layer, counted from 0.
         index: u32,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
+    /// Device: what a layer keeps from forward to backward beside its boundary.
+    Kept {
+        /// The layer, counted from 0.
+        layer: u32,
         /// Of which micro-batch.
         micro: MicroIndex,
     },
@@ -89,6 +97,7 @@ impl Resource {
                 &[Lane::Compute, Lane::H2d]
             }
             Resource::Boundary { .. }
+            | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
             | Resource::EndAccumulator(_)
@@ -127,6 +136,7 @@ impl Resource {
             | Resource::Slot(_)
             | Resource::EndWeights(_)
             | Resource::Boundary { .. }
+            | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
             | Resource::EndAccumulator(_)
@@ -168,6 +178,10 @@ impl Resource {
                 micro.at() < micros
             }
             Resource::Boundary { index, micro } => (index as usize) < geometry.layers && micro.at() < micros,
+            Resource::Kept { layer, micro } => {
+                let keeps = placement.layer(layer as usize).recompute != Recompute::Full;
+                keeps && (layer as usize) < geometry.layers && micro.at() < micros
+            }
             Resource::Slot(slot) => slot.at() < placement.weight_slots,
             Resource::Slab(slab) => slab.at() < placement.slabs,
             Resource::Ring(slab) => policy.streams_gradients() && (slab as usize) < placement.ring,
@@ -209,6 +223,15 @@ pub enum Content {
         above: UnitIndex,
         /// Of which micro-batch.
         micro: MicroIndex,
+    },
+    /// What `unit` has kept, for a backward that computes the rest again.
+    Kept {
+        /// Whose.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+        /// What is not kept.
+        recompute: Recompute,
     },
     /// The gradient of [`Content::Activation`].
     Gradient {
@@ -263,6 +286,7 @@ impl fmt::Display for Resource {
             Resource::Slot(slot) => slot.fmt(f),
             Resource::EndWeights(end) => write!(f, "the weights of the {end}"),
             Resource::Boundary { index, micro } => write!(f, "boundary {index} of {micro}"),
+            Resource::Kept { layer, micro } => write!(f, "what layer {layer} keeps of {micro}"),
             Resource::Stream { micro } => write!(f, "the stream of {micro}"),
             Resource::Accumulator => f.write_str("the accumulator"),
             Resource::EndAccumulator(end) => write!(f, "the accumulator of the {end}"),
@@ -290,6 +314,10 @@ impl fmt::Display for Content {
             Content::Weights(unit) => write!(f, "the weights of {unit}"),
             Content::Updating { unit, parts } => write!(f, "{unit} with {parts} of its parts updated"),
             Content::Activation { above, micro } => write!(f, "the activation above {above} of {micro}"),
+            Content::Kept { unit, micro, recompute } => {
+                let what = if *recompute == Recompute::None { "all" } else { "the products" };
+                write!(f, "{what} of {unit} of {micro}")
+            }
             Content::Gradient { above, micro } => write!(f, "the gradient above {above} of {micro}"),
             Content::Sum { unit, terms } => write!(f, "the gradient of {unit} summed over {terms} terms"),
             Content::Part { unit, part } => write!(f, "{part} of the gradient of {unit}"),

@@ -192,7 +192,7 @@ pub fn peaks(
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{Sync, WeightPlace};
+    use crate::schedule::{Recompute, Sync, WeightPlace};
 
     const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
 
@@ -201,7 +201,12 @@ mod tests {
     }
 
     fn forward(unit: u32, slot: u32) -> Operation {
-        Operation::Forward { unit: UnitIndex(unit), slot: SlotIndex(slot), micro: MicroIndex(0) }
+        Operation::Forward {
+            unit: UnitIndex(unit),
+            slot: SlotIndex(slot),
+            micro: MicroIndex(0),
+            recompute: Recompute::Full,
+        }
     }
 
     fn cost(operation: &Operation) -> u64 {

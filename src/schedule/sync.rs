@@ -238,7 +238,7 @@ fn least(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{Content, Operation, WeightPlace};
+    use crate::schedule::{Content, Operation, Recompute, WeightPlace};
 
     const GEOMETRY: Geometry = Geometry { layers: 4, tied: true, embedding_parts: 1, head_parts: 1 };
 
@@ -247,7 +247,12 @@ mod tests {
     }
 
     fn forward(unit: u32, slot: u32, micro: u32) -> Operation {
-        Operation::Forward { unit: UnitIndex(unit), slot: SlotIndex(slot), micro: MicroIndex(micro) }
+        Operation::Forward {
+            unit: UnitIndex(unit),
+            slot: SlotIndex(slot),
+            micro: MicroIndex(micro),
+            recompute: Recompute::Full,
+        }
     }
 
     fn list(operations: &[Operation]) -> List {

@@ -149,7 +149,7 @@ fn arguments(label: Option<&Label>) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::WeightPlace;
+    use crate::schedule::{Recompute, WeightPlace};
 
     const WAITS: [Tick; 1] = [Tick { lane: Lane::H2d, count: 4 }];
 
@@ -178,7 +178,12 @@ mod tests {
                 waits: &[],
             }),
             8 => Some(Label {
-                operation: Operation::Forward { unit, slot, micro: MicroIndex(2) },
+                operation: Operation::Forward {
+                    unit,
+                    slot,
+                    micro: MicroIndex(2),
+                    recompute: Recompute::Full,
+                },
                 bytes: None,
                 waits: &WAITS,
             }),

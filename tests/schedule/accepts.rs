@@ -5,7 +5,8 @@ use std::time::Instant;
 use horizon::base::Status;
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
-    AdamWhen, Checker, Fault, Geometry, List, Mode, Policy, Resource, Sync, Synced, evaluate, logits, train,
+    AdamWhen, Checker, Fault, Geometry, LayerPlacement, List, Mode, Policy, Resource, Sync, Synced, evaluate,
+    logits, train,
 };
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -140,16 +141,20 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     let good = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
     let model = Geometry { layers: 3, tied: false, embedding_parts: 2, head_parts: 2 };
     let streamed = policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 2);
-    let refused: [(Policy, Geometry, usize, &str); 9] = [
-        (good, model, 0, "micro-batches"),
-        (good, Geometry { layers: 0, ..model }, 1, "layers"),
-        (good, Geometry { embedding_parts: 0, ..model }, 1, "embedding"),
-        (good, Geometry { head_parts: 0, ..model }, 1, "head"),
+    let good = || good.clone();
+    let mut too_many = good();
+    too_many.placement.layers = vec![LayerPlacement::default(); 4];
+    let refused: [(Policy, Geometry, usize, &str); 10] = [
+        (too_many, model, 1, "3 layers, found placements for 4"),
+        (good(), model, 0, "micro-batches"),
+        (good(), Geometry { layers: 0, ..model }, 1, "layers"),
+        (good(), Geometry { embedding_parts: 0, ..model }, 1, "embedding"),
+        (good(), Geometry { head_parts: 0, ..model }, 1, "head"),
         (policy(Mode::Exact, AdamWhen::AfterNorm, 1, 2, 2), model, 1, "weight slots"),
         (policy(Mode::Exact, AdamWhen::AfterNorm, 2, 1, 2), model, 1, "gradient slabs"),
         (policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 1), model, 1, "ring slabs"),
         (policy(Mode::Streamed, AdamWhen::AfterNorm, 2, 2, 2), model, 1, "under backward"),
-        (good, model, 1 << 30, "micro-batches"),
+        (good(), model, 1 << 30, "micro-batches"),
     ];
     for (policy, geometry, micros, reason) in refused {
         let error = train(&policy, &geometry, micros).unwrap_err();
@@ -158,8 +163,8 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     }
     assert!(train(&streamed, &model, 1).is_ok());
     assert!(train(&policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 0), &model, 1).is_ok());
-    assert!(evaluate(&good, &model, 0).is_err());
-    assert!(logits(&good, &Geometry { layers: 0, ..model }).is_err());
+    assert!(evaluate(&good(), &model, 0).is_err());
+    assert!(logits(&good(), &Geometry { layers: 0, ..model }).is_err());
 }
 
 /// Many times the same resources: what is kept does not grow with the lists that have passed.

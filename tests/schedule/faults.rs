@@ -5,7 +5,7 @@
 
 use horizon::base::{SlabIndex, SlotIndex};
 use horizon::device::{Lane, Tick};
-use horizon::schedule::{Fault, GradPlace, List, Operation, Resource, WeightPlace};
+use horizon::schedule::{Fault, GradPlace, List, Operation, Recompute, Resource, WeightPlace};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -112,7 +112,7 @@ proptest! {
     #[test]
     fn a_wrong_place_is_found(case in three_steps()) {
         let list = middle(&case);
-        let placement = case.policy.placement;
+        let placement = &case.policy.placement;
         for index in 0..list.operations.len() {
             for step in 1..=5u32 {
                 let mut operations = list.operations.clone();
@@ -130,6 +130,24 @@ proptest! {
                     Operation::Adam { from: GradPlace::Ring(slab), .. } => *slab = other(*slab, placement.ring),
                     _ => continue,
                 }
+                if operations != list.operations {
+                    let wrong = operations[index];
+                    prop_assert!(middle_fault(&case, operations).is_some(), "{wrong} for {}", list.operations[index]);
+                }
+            }
+        }
+    }
+
+    /// Forward and backward agree on what is kept.
+    #[test]
+    fn a_backward_that_relies_on_what_is_not_kept_is_found(case in three_steps()) {
+        let list = middle(&case);
+        for index in 0..list.operations.len() {
+            for other in [Recompute::Full, Recompute::Selective, Recompute::None] {
+                let mut operations = list.operations.clone();
+                let (Operation::Forward { recompute, .. } | Operation::RecomputeBackward { recompute, .. }) =
+                    &mut operations[index] else { continue };
+                *recompute = other;
                 if operations != list.operations {
                     let wrong = operations[index];
                     prop_assert!(middle_fault(&case, operations).is_some(), "{wrong} for {}", list.operations[index]);

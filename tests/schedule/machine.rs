@@ -54,7 +54,10 @@ fn meaning(operation: &Operation) -> u64 {
         }
         _ => None,
     };
-    digest((operation.name(), operation.unit(), operation.micro(), part))
+    // Whatever is computed again, what comes out is the same.
+    let name =
+        if matches!(operation, Operation::RecomputeBackward { .. }) { "backward" } else { operation.name() };
+    digest((name, operation.unit(), operation.micro(), part))
 }
 
 /// What a resource is for, wherever it is: slots, slabs and rings are one as good as the other.
@@ -62,6 +65,7 @@ fn role(resource: &Resource) -> u64 {
     match resource {
         Resource::Slot(_) | Resource::EndWeights(_) => digest("weights"),
         Resource::Slab(_) => digest("slab"),
+        Resource::Kept { micro, .. } => digest(("kept", micro)),
         Resource::Ring(_) | Resource::HostGradient { .. } => digest("gradient"),
         Resource::Boundary { micro, .. } | Resource::Stream { micro } => digest(("stream", micro)),
         Resource::Accumulator | Resource::EndAccumulator(End::First) => digest("sum"),
@@ -72,6 +76,24 @@ fn role(resource: &Resource) -> u64 {
 /// What an operation writes, by what it read in the order it names it.
 pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64 {
     digest((meaning(operation), role(resource), inputs))
+}
+
+/// What an operation makes of what it read: what was kept is as good as computed again from weights, batch and
+/// boundary, which come before it; anything else in its place shows.
+fn inputs_that_count(operation: &Operation, accesses: &[Access], inputs: &[u64]) -> Vec<u64> {
+    let mut counting: Vec<u64> = Vec::new();
+    for (access, &input) in accesses.iter().filter(|access| access.needs.is_some()).zip(inputs) {
+        if let (Resource::Kept { .. }, Operation::RecomputeBackward { unit, slot, micro, recompute }) =
+            (access.resource, *operation)
+        {
+            let forward = Operation::Forward { unit, slot, micro, recompute };
+            if input == result(&forward, &access.resource, &counting) {
+                continue;
+            }
+        }
+        counting.push(input);
+    }
+    counting
 }
 
 struct Running {
@@ -195,9 +217,10 @@ impl<'a> Machine<'a> {
             self.value(access.resource) == if access.writes() { garbage } else { input }
         });
         let written = accesses.iter().filter(|access| access.writes());
+        let counting = inputs_that_count(operation, &accesses, &inputs);
         for access in written {
             let alone = undisturbed && self.value(access.resource) == garbage;
-            let value = result(operation, &access.resource, &inputs);
+            let value = result(operation, &access.resource, &counting);
             self.memory.insert(access.resource, if alone { value } else { digest(("torn", value, garbage)) });
         }
     }

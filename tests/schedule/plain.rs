@@ -2,7 +2,7 @@
 //! and back, then AdamW. Nothing is placed, nothing is streamed, nothing is a list.
 
 use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
-use horizon::schedule::{End, Geometry, GradPlace, Guard, Operation, Resource, WeightPlace};
+use horizon::schedule::{End, Geometry, GradPlace, Guard, Operation, Recompute, Resource, WeightPlace};
 
 use crate::machine::result;
 
@@ -16,7 +16,7 @@ pub struct Answer {
 /// Steps the masters once over these batches.
 pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Guard) -> Answer {
     let (embedding, head) = (geometry.embedding(), geometry.head());
-    let slot = SlotIndex(0);
+    let (slot, recompute) = (SlotIndex(0), Recompute::Full);
     let stream = |micro| Resource::Stream { micro };
     let (first, second) = (Resource::EndAccumulator(End::First), Resource::EndAccumulator(End::Second));
     let weights: Vec<u64> = geometry
@@ -38,7 +38,7 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
         let mut boundaries = Vec::new();
         for unit in (0..geometry.layers).map(|layer| geometry.layer(layer)) {
             boundaries.push(activation);
-            let forward = Operation::Forward { unit, slot, micro };
+            let forward = Operation::Forward { unit, slot, micro, recompute };
             activation = result(&forward, &stream(micro), &[weights[unit.at()], batch, activation]);
         }
 
@@ -59,7 +59,7 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
         for unit in (0..geometry.layers).rev().map(|layer| geometry.layer(layer)) {
             let mut inputs = vec![weights[unit.at()], batch, boundaries[unit.at() - 1], gradient];
             inputs.extend(sums[unit.at()]);
-            let backward = Operation::RecomputeBackward { unit, slot, micro };
+            let backward = Operation::RecomputeBackward { unit, slot, micro, recompute };
             gradient = result(&backward, &stream(micro), &inputs);
             sums[unit.at()] = Some(result(&backward, &Resource::Accumulator, &inputs));
         }
