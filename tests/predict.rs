@@ -5,7 +5,9 @@ use horizon::device::Lane;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::{Cost, Machine, Plan};
-use horizon::schedule::{GradPlace, Guard, Operation, Recompute, WeightPlace};
+use horizon::schedule::{
+    Boundary, BoundaryPlace, GradPlace, Guard, LayerPlacement, Operation, Recompute, WeightPlace,
+};
 
 /// A machine on which the link is narrow: 100 TFLOP/s, 10 GB/s each way.
 fn machine() -> Machine {
@@ -39,16 +41,19 @@ fn work_is_counted_by_the_known_formulas() {
     let (layout, plan) = (Layout::new(&config), plan(&config));
     let cost = Cost::new(&config, &layout, &plan.policy, DType::Bf16);
     let (unit, slot, micro, part) = (UnitIndex(1), SlotIndex(0), MicroIndex(0), PartIndex(0));
+    let own = BoundaryPlace::Own;
     let n = 256.0;
     let matrices = (256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 688) as f64;
     let down_projection = (256 * 688) as f64;
 
-    let forward = cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full });
+    let forward =
+        cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full, from: own, to: own });
     assert_eq!(forward.matrix_flop, 2.0 * n * matrices);
     // Two products over each of the pairs of a row and itself or one before it, of two sequences.
     let pairs = (2 * 128 * 129 / 2) as f64;
     assert_eq!(forward.attention_flop, 2.0 * 2.0 * pairs * 256.0);
-    let backward = |recompute| cost.work(&Operation::RecomputeBackward { unit, slot, micro, recompute });
+    let backward =
+        |recompute| cost.work(&Operation::RecomputeBackward { unit, slot, micro, recompute, from: own });
     assert_eq!(backward(Recompute::Full).matrix_flop, 6.0 * n * matrices - 2.0 * n * down_projection);
     for kept in [Recompute::Selective, Recompute::None] {
         assert_eq!(backward(kept).matrix_flop, 4.0 * n * matrices, "no product is repeated");
@@ -70,17 +75,29 @@ fn work_is_counted_by_the_known_formulas() {
 
 #[test]
 fn memory_is_the_plans() {
-    for (tied, layers) in [(false, 1), (false, 7), (true, 7)] {
+    let (kept, spilled) = (
+        LayerPlacement { recompute: Recompute::Selective, ..LayerPlacement::default() },
+        LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None },
+    );
+    for (tied, layers, placement) in [
+        (false, 1, vec![]),
+        (false, 7, vec![]),
+        (true, 7, vec![kept; 7]),
+        (true, 7, vec![spilled; 7]),
+        (false, 7, vec![kept, spilled, kept, spilled, spilled]),
+        (false, 7, vec![spilled]),
+    ] {
         let config = config(tied, layers);
-        let (layout, plan) = (Layout::new(&config), plan(&config));
+        let options = TrainerOptions { layers: placement, ..options() };
+        let (layout, plan) = (Layout::new(&config), Trainer::plan_for(&config, &options).unwrap());
         let prediction = plan.predict(&config, &layout, DType::F32, &machine(), 3).unwrap();
         for region in plan.device.regions().iter().filter(|region| region.bytes > 0) {
             let peak = prediction.memory.iter().find(|peak| peak.category == region.name);
             match region.name {
                 // Another list's.
                 "logits row" => assert!(peak.is_none()),
-                // A sum of squares for each unit and the loss share a padded place.
-                "scalars" => assert_eq!(peak.unwrap().touched_bytes, 8 * (layers + 3)),
+                // A sum of squares for each slab and the loss share a padded place.
+                "scalars" => assert_eq!(peak.unwrap().touched_bytes, 8 * 3),
                 "weight slots" if layers == 1 => {
                     assert_eq!(peak.unwrap().touched_bytes, region.bytes / 2, "one layer, one slot");
                 }
@@ -88,7 +105,7 @@ fn memory_is_the_plans() {
             }
             if let Some(peak) = peak {
                 assert!(0 < peak.live_bytes_max && peak.live_bytes_max <= peak.touched_bytes);
-                let all_at_once = ["boundaries", "layer gradient (f32)", "scratch"];
+                let all_at_once = ["boundaries", "kept activations", "layer gradient (f32)", "scratch"];
                 if all_at_once.contains(&region.name) {
                     assert_eq!(peak.live_bytes_max, peak.touched_bytes, "{}", region.name);
                 }

@@ -45,6 +45,11 @@ index!(
     "slab"
 );
 index!(
+    /// A place in device memory that boundaries of a micro-batch pass through.
+    RoomIndex,
+    "room"
+);
+index!(
     /// A micro-batch of the step, counted from 0.
     MicroIndex,
     "micro"

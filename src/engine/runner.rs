@@ -13,7 +13,7 @@ use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConf
 use crate::ops::adam::{self, AdamScalars};
 use crate::ops::{Kernels, LossRows, Rows, Write};
 use crate::plan::{Cost, Place, Plan};
-use crate::schedule::{GradPlace, Guard, Operation, WeightPlace};
+use crate::schedule::{BoundaryPlace, GradPlace, Guard, Operation, WeightPlace};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
 pub const FRAMES: usize = 2;
@@ -65,17 +65,31 @@ impl Runner {
                 };
                 self.device.upload(self.at(to).part(0, from.bytes()), from)?;
             }
-            Operation::EmbedForward { micro } => self.embed_forward(micro),
-            Operation::Forward { unit, slot, micro, recompute } => self.forward(unit, slot, micro, recompute),
+            Operation::EmbedForward { micro, to } => self.embed_forward(micro, to),
+            Operation::SpillBoundary { unit, micro, room } => {
+                let from = self.at(self.plan.device.room(room, micro));
+                self.device.download(self.store.boundary(unit, micro), from)?;
+            }
+            Operation::FetchBoundary { unit, micro, room } => {
+                let to = self.at(self.plan.device.room(room, micro));
+                self.device.upload(to, self.store.boundary(unit, micro))?;
+            }
+            Operation::Forward { unit, slot, micro, recompute, from, to } => {
+                let map = &self.plan.device;
+                let (x, out) =
+                    (map.boundary(from, unit, micro), map.boundary(to, UnitIndex(unit.0 + 1), micro));
+                self.forward(unit, slot, micro, recompute, x, out);
+            }
             Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
-            Operation::RecomputeBackward { unit, slot, micro, recompute } => {
-                self.recompute_backward(unit, slot, micro, recompute);
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from } => {
+                let x = self.plan.device.boundary(from, unit, micro);
+                self.recompute_backward(unit, slot, micro, recompute, x);
             }
             Operation::EmbedBackward { micro } => self.embed_backward(micro),
-            Operation::Norm { unit } => {
-                self.kernels.sum_of_squares(self.at(self.plan.device.norm(unit)), self.gradient(unit));
+            Operation::Norm { unit, slab } => {
+                self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), self.gradient(unit));
             }
             Operation::Round { unit, part, slab } => {
                 let elements = self.layout().part(unit, part);
@@ -88,7 +102,7 @@ impl Runner {
                 let to = self.store.gradient(unit, part, to);
                 self.device.download(to, self.at(self.plan.device.slab(slab)).part(0, to.bytes()))?;
                 if part == PartIndex(0) {
-                    self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(unit)))?;
+                    self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(slab)))?;
                 }
             }
             Operation::DownloadLoss => {
@@ -156,7 +170,7 @@ impl Runner {
 
     fn layer_scratch(&self, unit: UnitIndex, micro: MicroIndex, recompute: Recompute) -> LayerScratch {
         let scratch = self.at(self.plan.device.scratch());
-        let kept = self.at(self.plan.device.kept(unit.at() - 1, micro));
+        let kept = self.at(self.plan.device.kept(unit, micro));
         let (dims, shape, storage) = (&self.config.dims, self.shape(), self.kernels.storage());
         LayerScratch::carve(scratch, dims, shape, storage).keeping(kept, recompute, dims, shape, storage)
     }
@@ -176,7 +190,7 @@ impl Runner {
         copy(to.starts, from.starts)
     }
 
-    fn embed_forward(&self, micro: MicroIndex) {
+    fn embed_forward(&self, micro: MicroIndex, to: BoundaryPlace) {
         let map = &self.plan.device;
         model::embed_forward(
             &*self.kernels,
@@ -184,26 +198,39 @@ impl Runner {
             self.end_weights(self.layout().embedding()),
             self.at(map.batch(micro).tokens),
             self.shape(),
-            self.at(map.boundary(0, micro)),
+            self.at(map.boundary(to, UnitIndex(1), micro)),
         );
     }
 
-    fn forward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex, recompute: Recompute) {
-        let map = &self.plan.device;
-        let layer = unit.at() - 1;
+    fn forward(
+        &self,
+        unit: UnitIndex,
+        slot: SlotIndex,
+        micro: MicroIndex,
+        recompute: Recompute,
+        x: Place,
+        out: Place,
+    ) {
         model::layer_forward(
             &*self.kernels,
             &self.config,
             self.layout().unit(unit),
-            self.at(map.slot(slot)),
+            self.at(self.plan.device.slot(slot)),
             &self.rows(micro),
-            self.at(map.boundary(layer, micro)),
-            self.at(map.boundary(layer + 1, micro)),
+            self.at(x),
+            self.at(out),
             &self.layer_scratch(unit, micro, recompute),
         );
     }
 
-    fn recompute_backward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex, recompute: Recompute) {
+    fn recompute_backward(
+        &self,
+        unit: UnitIndex,
+        slot: SlotIndex,
+        micro: MicroIndex,
+        recompute: Recompute,
+        x: Place,
+    ) {
         let map = &self.plan.device;
         model::layer_backward(
             &*self.kernels,
@@ -213,7 +240,7 @@ impl Runner {
             self.gradient(unit),
             first_sets(micro),
             &self.rows(micro),
-            self.at(map.boundary(unit.at() - 1, micro)),
+            self.at(x),
             self.at(map.stream(micro)),
             &self.layer_scratch(unit, micro, recompute),
         );

@@ -78,6 +78,11 @@ impl Store {
         })
     }
 
+    /// `[N, C]`: a layer's boundary while it is spilled.
+    pub fn boundary(&self, unit: UnitIndex, micro: MicroIndex) -> HostSpan {
+        self.wire(self.map.boundary(unit, micro))
+    }
+
     /// f64 `[1]`: where a unit's sum of squares lands.
     pub fn norm(&self, unit: UnitIndex) -> HostSpan {
         self.wire(self.map.norm(unit))

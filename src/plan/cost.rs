@@ -109,6 +109,8 @@ impl<'a> Cost<'a> {
             Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
             Operation::EmbedForward { .. } => touched(n * c * (2 + self.storage.bytes())),
             Operation::Forward { .. } => self.activations() + self.down_product(),
+            Operation::SpillBoundary { .. } => down(n * c * self.storage.bytes()),
+            Operation::FetchBoundary { .. } => up(n * c * self.storage.bytes()),
             Operation::HeadForwardBackward { .. } => self.head(n, 3.0) + self.rows(6 * c),
             Operation::HeadForward { .. } => self.head(n, 1.0),
             Operation::HeadLogits => self.head(1, 1.0) + touched(4 * v),
@@ -119,7 +121,7 @@ impl<'a> Cost<'a> {
                 Recompute::None => self.backward(),
             },
             Operation::EmbedBackward { .. } => touched(n * c * (8 + self.storage.bytes())),
-            Operation::Norm { unit } => touched(4 * self.elements(unit)),
+            Operation::Norm { unit, .. } => touched(4 * self.elements(unit)),
             Operation::Round { unit, part, .. } => {
                 touched((4 + self.grad_dtype.bytes()) * self.part(unit, part))
             }

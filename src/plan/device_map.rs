@@ -1,9 +1,9 @@
 //! The device arena: every region the schedule's resources stand for.
 
-use crate::base::{DType, MicroIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, RoomIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::{HeadScratch, LayerScratch, Layout, ModelConfig};
 use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{End, Policy, Resource};
+use crate::schedule::{BoundaryPlace, End, Policy, Resource};
 
 const SLOTS: &str = "weight slots";
 const END_WEIGHTS: &str = "end weights";
@@ -15,6 +15,7 @@ const SCALARS: &str = "scalars";
 const LOGITS: &str = "logits row";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
+const PASSING: &str = "boundary rooms";
 const KEPT: &str = "kept activations";
 const STREAMS: &str = "streams";
 
@@ -58,7 +59,9 @@ pub struct DeviceMap {
 #[derive(Clone, Debug)]
 struct MicroPlaces {
     batch: BatchPlaces,
+    /// By layer; empty where they are spilled.
     boundaries: Vec<Place>,
+    rooms: Vec<Place>,
     /// By layer; empty where a layer keeps nothing.
     kept: Vec<Place>,
     stream: Place,
@@ -91,11 +94,12 @@ impl DeviceMap {
             policy.numeric.logits_chunk,
         ));
         let scratch = carver.take(SCRATCH, scratch_bytes);
-        let scalars = carver.take(SCALARS, 8 * (1 + layout.units.len()));
+        let scalars = carver.take(SCALARS, 8 * (1 + policy.placement.slabs));
         let logits = carver.take(LOGITS, 4 * dims.v);
 
         let micros_start = carver.bytes();
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
+        let own_bytes = |layer| if policy.placement.spills(layer) { 0 } else { boundary_bytes };
         let kept_bytes = |layer| {
             let recompute = policy.placement.layer(layer).recompute;
             LayerScratch::kept_bytes(recompute, dims, shape, storage)
@@ -103,7 +107,8 @@ impl DeviceMap {
         let micros = (0..micros_max)
             .map(|_| MicroPlaces {
                 batch: BatchPlaces::take(carver, shape),
-                boundaries: (0..dims.l).map(|_| carver.take(BOUNDARIES, boundary_bytes)).collect(),
+                boundaries: (0..dims.l).map(|layer| carver.take(BOUNDARIES, own_bytes(layer))).collect(),
+                rooms: (0..policy.placement.rooms()).map(|_| carver.take(PASSING, boundary_bytes)).collect(),
                 kept: (0..dims.l).map(|layer| carver.take(KEPT, kept_bytes(layer))).collect(),
                 stream: carver.take(STREAMS, boundary_bytes),
             })
@@ -149,10 +154,13 @@ impl DeviceMap {
             Resource::Slab(slab) => (SLABS, self.slab(slab)),
             Resource::Scratch => (SCRATCH, self.scratch()),
             Resource::Logits => (LOGITS, self.logits()),
-            Resource::Boundary { index, micro } => (BOUNDARIES, self.boundary(index as usize, micro)),
-            Resource::Kept { layer, micro } => (KEPT, self.kept(layer as usize, micro)),
+            Resource::Boundary { unit, micro } => {
+                (BOUNDARIES, self.boundary(BoundaryPlace::Own, unit, micro))
+            }
+            Resource::Room { room, micro } => (PASSING, self.room(room, micro)),
+            Resource::Kept { unit, micro } => (KEPT, self.kept(unit, micro)),
             Resource::Stream { micro } => (STREAMS, self.stream(micro)),
-            Resource::Loss | Resource::Norm { .. } => return Some((SCALARS, 8)),
+            Resource::Loss | Resource::Norm(_) => return Some((SCALARS, 8)),
             Resource::Batch { micro } => {
                 let BatchPlaces { tokens, targets, weights, starts } = self.batch(micro);
                 return Some((BATCHES, [tokens, targets, weights, starts].iter().map(Place::padded).sum()));
@@ -160,6 +168,7 @@ impl DeviceMap {
             Resource::HostBatch { .. }
             | Resource::Master { .. }
             | Resource::HostGradient { .. }
+            | Resource::HostBoundary { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss
@@ -204,9 +213,9 @@ impl DeviceMap {
         self.scalars.elements(0..1, 8)
     }
 
-    /// f64: a unit's sum of squares.
-    pub fn norm(&self, unit: UnitIndex) -> Place {
-        self.scalars.elements(1 + unit.at()..2 + unit.at(), 8)
+    /// f64: the sum of squares of the unit that leaves by this slab.
+    pub fn norm(&self, slab: SlabIndex) -> Place {
+        self.scalars.elements(1 + slab.at()..2 + slab.at(), 8)
     }
 
     /// f32 `[V]`: one row of logits.
@@ -219,15 +228,23 @@ impl DeviceMap {
         self.micros[micro.at()].batch
     }
 
-    /// The activation below layer `index`; above the last layer it is the stream.
-    pub fn boundary(&self, index: usize, micro: MicroIndex) -> Place {
-        let places = &self.micros[micro.at()];
-        places.boundaries.get(index).copied().unwrap_or(places.stream)
+    /// The activation below a layer.
+    pub fn boundary(&self, place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex) -> Place {
+        match place {
+            BoundaryPlace::Own => self.micros[micro.at()].boundaries[unit.at() - 1],
+            BoundaryPlace::Room(room) => self.room(room, micro),
+            BoundaryPlace::Stream => self.stream(micro),
+        }
     }
 
-    /// What layer `layer` keeps from forward to backward.
-    pub fn kept(&self, layer: usize, micro: MicroIndex) -> Place {
-        self.micros[micro.at()].kept[layer]
+    /// What spilled boundaries pass through.
+    pub fn room(&self, room: RoomIndex, micro: MicroIndex) -> Place {
+        self.micros[micro.at()].rooms[room.at()]
+    }
+
+    /// What a layer keeps from forward to backward.
+    pub fn kept(&self, unit: UnitIndex, micro: MicroIndex) -> Place {
+        self.micros[micro.at()].kept[unit.at() - 1]
     }
 
     /// The top of the residual stream: the head's input, then the gradient on its way down.

@@ -76,7 +76,7 @@ impl Plan {
         };
         Ok(Plan {
             device: DeviceMap::new(config, layout, &policy, micros_max, storage),
-            host: HostMap::new(config, layout, &policy, micros_max),
+            host: HostMap::new(config, layout, &policy, micros_max, storage),
             policy,
             micros_max,
             geometry,

@@ -3,7 +3,7 @@
 //! An [`Access`] says what a resource must hold when an operation starts, and what it holds when the operation
 //! is done. [`Operation::visit`] is the only place where this is written down.
 
-use super::operation::{End, GradPlace, Guard, Operation};
+use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation};
 use super::policy::Geometry;
 use super::resource::{Content, Resource};
 use crate::base::{MicroIndex, PartIndex, UnitIndex};
@@ -98,29 +98,34 @@ impl Operation {
                 with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
                 with(Access::write(place.into(), Content::Weights(unit)));
             }
-            Operation::EmbedForward { micro } => {
+            Operation::EmbedForward { micro, to } => {
                 with(Access::read(Resource::EndWeights(End::First), Content::Weights(embedding)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let above = Content::Activation { above: embedding, micro };
-                with(Access::write(Resource::Boundary { index: 0, micro }, above));
+                with(Access::write(boundary(to, geometry.layer(0), micro), above));
             }
-            Operation::Forward { unit, slot, micro, recompute } => {
-                let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
-                let to = if unit == top {
-                    Resource::Stream { micro }
-                } else {
-                    Resource::Boundary { index: layer + 1, micro }
-                };
+            Operation::Forward { unit, slot, micro, recompute, from, to } => {
+                let (below, above) = (UnitIndex(unit.0 - 1), UnitIndex(unit.0 + 1));
                 with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let input = Content::Activation { above: below, micro };
-                with(Access::read(Resource::Boundary { index: layer, micro }, input));
-                with(Access::write(to, Content::Activation { above: unit, micro }));
+                with(Access::read(boundary(from, unit, micro), input));
+                with(Access::write(boundary(to, above, micro), Content::Activation { above: unit, micro }));
                 if recompute != Recompute::Full {
                     let kept = Content::Kept { unit, micro, recompute };
-                    with(Access::write(Resource::Kept { layer, micro }, kept));
+                    with(Access::write(Resource::Kept { unit, micro }, kept));
                 }
                 with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::SpillBoundary { unit, micro, room } => {
+                let content = Content::Activation { above: UnitIndex(unit.0 - 1), micro };
+                with(Access::read(Resource::Room { room, micro }, content));
+                with(Access::write(Resource::HostBoundary { unit, micro }, content));
+            }
+            Operation::FetchBoundary { unit, micro, room } => {
+                let content = Content::Activation { above: UnitIndex(unit.0 - 1), micro };
+                with(Access::read(Resource::HostBoundary { unit, micro }, content));
+                with(Access::write(Resource::Room { room, micro }, content));
             }
             Operation::HeadForwardBackward { micro } => {
                 head_weights(geometry, with);
@@ -149,15 +154,15 @@ impl Operation {
                 with(Access::write(Resource::Logits, Content::Logits));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::RecomputeBackward { unit, slot, micro, recompute } => {
-                let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from } => {
+                let below = UnitIndex(unit.0 - 1);
                 with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let input = Content::Activation { above: below, micro };
-                with(Access::read(Resource::Boundary { index: layer, micro }, input));
+                with(Access::read(boundary(from, unit, micro), input));
                 if recompute != Recompute::Full {
                     let kept = Content::Kept { unit, micro, recompute };
-                    with(Access::update(Resource::Kept { layer, micro }, kept, Content::Scrap));
+                    with(Access::update(Resource::Kept { unit, micro }, kept, Content::Scrap));
                 }
                 let (above, below) =
                     (Content::Gradient { above: unit, micro }, Content::Gradient { above: below, micro });
@@ -173,9 +178,9 @@ impl Operation {
                 with(add(geometry.accumulator(embedding), earlier + micro.0, sum(embedding)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::Norm { unit } => {
+            Operation::Norm { unit, slab } => {
                 with(complete(unit));
-                with(Access::write(Resource::Norm { unit }, Content::Norm(unit)));
+                with(Access::write(Resource::Norm(slab), Content::Norm(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::Round { unit, part, slab } => {
@@ -186,7 +191,7 @@ impl Operation {
                 with(Access::read(Resource::Slab(slab), Content::Part { unit, part }));
                 with(Access::write(gradient(unit, part, to), Content::Part { unit, part }));
                 if part.0 == 0 {
-                    with(Access::read(Resource::Norm { unit }, Content::Norm(unit)));
+                    with(Access::read(Resource::Norm(slab), Content::Norm(unit)));
                     with(Access::write(Resource::HostNorm { unit }, Content::Norm(unit)));
                 }
             }
@@ -234,6 +239,15 @@ fn head_weights(geometry: &Geometry, with: &mut impl FnMut(Access)) {
         with(Access::read(Resource::EndWeights(End::Second), Content::Weights(head)));
     } else {
         with(Access::read(Resource::EndWeights(End::First), Content::Weights(head)));
+    }
+}
+
+/// Where the boundary below a unit is on the device.
+fn boundary(place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex) -> Resource {
+    match place {
+        BoundaryPlace::Own => Resource::Boundary { unit, micro },
+        BoundaryPlace::Room(room) => Resource::Room { room, micro },
+        BoundaryPlace::Stream => Resource::Stream { micro },
     }
 }
 

@@ -5,9 +5,9 @@
 //! queue is short still has its next work: a slot is refilled right behind the last reader of its former
 //! weights, both ways up and down, and the layers that are still in slots at the turn are not uploaded again.
 
-use super::operation::{End, GradPlace, Guard, Operation, WeightPlace};
-use super::policy::{AdamWhen, Geometry, Policy};
-use crate::base::{MicroIndex, PartIndex, Result, SlabIndex, SlotIndex, UnitIndex};
+use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, WeightPlace};
+use super::policy::{AdamWhen, Geometry, Policy, ROOMS};
+use crate::base::{MicroIndex, PartIndex, Result, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::Recompute;
 
 /// Operations in program order: executed one by one they do what the list is for.
@@ -24,7 +24,7 @@ pub struct List {
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
-    builder.up(|layer| policy.placement.layer(layer).recompute);
+    builder.up(Way::Train);
     for micro in builder.micros() {
         builder.put(Operation::HeadForwardBackward { micro });
     }
@@ -46,7 +46,7 @@ pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
-    builder.up(|_| Recompute::Full);
+    builder.up(Way::Evaluate);
     for micro in builder.micros() {
         builder.put(Operation::HeadForward { micro });
     }
@@ -60,10 +60,17 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn logits(policy: &Policy, geometry: &Geometry) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, 1)?;
-    builder.up(|_| Recompute::Full);
+    builder.up(Way::Evaluate);
     builder.put(Operation::HeadLogits);
     builder.put(Operation::DownloadLogits);
     Ok(builder.list)
+}
+
+/// What the way up is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Train,
+    Evaluate,
 }
 
 struct Builder<'a> {
@@ -72,13 +79,24 @@ struct Builder<'a> {
     list: List,
     /// Gradient parts rounded so far: slabs, and the ring's, are taken in turn.
     rounded: usize,
+    /// Where each layer's boundary is on the device.
+    boundaries: Vec<BoundaryPlace>,
 }
 
 impl<'a> Builder<'a> {
     fn new(policy: &'a Policy, geometry: &'a Geometry, micros: usize) -> Result<Self> {
         policy.validate(geometry, micros)?;
         let list = List { operations: Vec::new(), micros };
-        Ok(Builder { policy, geometry, list, rounded: 0 })
+        let mut spilled = 0;
+        let place = |layer| {
+            if !policy.placement.spills(layer) {
+                return BoundaryPlace::Own;
+            }
+            spilled += 1;
+            BoundaryPlace::Room(RoomIndex::from((spilled - 1) % ROOMS))
+        };
+        let boundaries = (0..geometry.layers).map(place).collect();
+        Ok(Builder { policy, geometry, list, rounded: 0, boundaries })
     }
 
     fn put(&mut self, operation: Operation) {
@@ -103,9 +121,30 @@ impl<'a> Builder<'a> {
         self.put(Operation::Upload { unit: self.geometry.layer(layer), place });
     }
 
-    /// Batches, embedding, all layers; leaves the head's weights on the device. A layer keeps what its backward
-    /// will not compute again.
-    fn up(&mut self, recompute: impl Fn(usize) -> Recompute) {
+    /// Where the input of layer `layer` is; above the last layer it is the stream.
+    fn boundary(&self, layer: usize) -> BoundaryPlace {
+        self.boundaries.get(layer).copied().unwrap_or(BoundaryPlace::Stream)
+    }
+
+    /// Layers whose boundaries pass through the same room: the next one below.
+    fn below_in_room(&self, layer: usize) -> Option<usize> {
+        let place = self.boundary(layer);
+        let same = |below: &usize| self.boundary(*below) == place;
+        (0..layer).rev().find(same).filter(|_| matches!(place, BoundaryPlace::Room(_)))
+    }
+
+    /// A layer's input has been written; if it is to go to the host, it goes.
+    fn spill(&mut self, way: Way, layer: usize, micro: MicroIndex) {
+        if let (Way::Train, BoundaryPlace::Room(room)) = (way, self.boundary(layer))
+            && self.policy.placement.leaves(layer)
+        {
+            self.put(Operation::SpillBoundary { unit: self.geometry.layer(layer), micro, room });
+        }
+    }
+
+    /// Batches, embedding, all layers; leaves the head's weights on the device. On the way to a backward a layer
+    /// keeps what that will not compute again.
+    fn up(&mut self, way: Way) {
         let (layers, slots) = (self.geometry.layers, self.policy.placement.weight_slots);
         for micro in self.micros() {
             self.put(Operation::UploadBatch { micro });
@@ -116,7 +155,8 @@ impl<'a> Builder<'a> {
             self.upload(layer);
         }
         for micro in self.micros() {
-            self.put(Operation::EmbedForward { micro });
+            self.put(Operation::EmbedForward { micro, to: self.boundary(0) });
+            self.spill(way, 0, micro);
         }
         // The head is large and shares a lane with the layers: behind the last of them it has the time of
         // `slots` layers to arrive in, anywhere before it would hold one of them up.
@@ -124,9 +164,15 @@ impl<'a> Builder<'a> {
             self.upload_head();
         }
         for layer in 0..layers {
+            let recompute = match way {
+                Way::Train => self.policy.placement.layer(layer).recompute,
+                Way::Evaluate => Recompute::Full,
+            };
             for micro in self.micros() {
                 let (unit, slot) = (self.geometry.layer(layer), self.slot(layer));
-                self.put(Operation::Forward { unit, slot, micro, recompute: recompute(layer) });
+                let (from, to) = (self.boundary(layer), self.boundary(layer + 1));
+                self.put(Operation::Forward { unit, slot, micro, recompute, from, to });
+                self.spill(way, layer + 1, micro);
             }
             let next = layer + slots;
             if next < layers {
@@ -153,7 +199,6 @@ impl<'a> Builder<'a> {
         let (layers, micros) = (self.geometry.layers, self.list.micros);
         let (slots, slabs) = (self.policy.placement.weight_slots, self.policy.placement.slabs);
         let head = self.geometry.head();
-        self.put(Operation::Norm { unit: head });
         let mut parts = self.parts(head);
         for part in parts.by_ref().take(slabs - 1) {
             self.round(head, part);
@@ -169,12 +214,15 @@ impl<'a> Builder<'a> {
                 while let Some((part, _)) = due.next_if(|&(_, step)| step <= done) {
                     self.round(head, part);
                 }
-                self.put(Operation::RecomputeBackward { unit, slot, micro, recompute });
+                let from = self.boundary(layer);
+                self.put(Operation::RecomputeBackward { unit, slot, micro, recompute, from });
+                if let (BoundaryPlace::Room(room), Some(below)) = (from, self.below_in_room(layer)) {
+                    self.put(Operation::FetchBoundary { unit: self.geometry.layer(below), micro, room });
+                }
             }
             if layer >= slots {
                 self.upload(layer - slots);
             }
-            self.put(Operation::Norm { unit });
             self.round(unit, PartIndex(0));
         }
 
@@ -182,13 +230,12 @@ impl<'a> Builder<'a> {
             self.put(Operation::EmbedBackward { micro });
         }
         let embedding = self.geometry.embedding();
-        self.put(Operation::Norm { unit: embedding });
         for part in self.parts(embedding) {
             self.round(embedding, part);
         }
     }
 
-    /// A part leaves the device and, where AdamW need not wait for the norm of all, is used at once.
+    /// A part leaves the device, the first one with the unit's norm, and, where AdamW need not wait for the norm of all, is used at once.
     fn round(&mut self, unit: UnitIndex, part: PartIndex) {
         let placement = &self.policy.placement;
         let slab = SlabIndex::from(self.rounded % placement.slabs);
@@ -198,6 +245,9 @@ impl<'a> Builder<'a> {
             GradPlace::Store
         };
         self.rounded += 1;
+        if part == PartIndex(0) {
+            self.put(Operation::Norm { unit, slab });
+        }
         self.put(Operation::Round { unit, part, slab });
         self.put(Operation::Download { unit, part, slab, to });
         if placement.adam == AdamWhen::UnderBackward {
@@ -218,7 +268,7 @@ impl<'a> Builder<'a> {
 mod tests {
     use super::*;
     use crate::base::{DType, Shape};
-    use crate::schedule::{LayerPlacement, Mode, Numeric, Placement};
+    use crate::schedule::{Boundary, LayerPlacement, Mode, Numeric, Placement};
 
     fn policy(weight_slots: usize, slabs: usize, adam: AdamWhen) -> Policy {
         Policy {
@@ -343,7 +393,7 @@ mod tests {
     #[test]
     fn what_is_kept_in_training_is_not_in_evaluation() {
         let mut policy = policy(2, 2, AdamWhen::AfterNorm);
-        let layer = |recompute| LayerPlacement { recompute };
+        let layer = |recompute| LayerPlacement { recompute, ..LayerPlacement::default() };
         policy.placement.layers = vec![layer(Recompute::None), layer(Recompute::Selective)];
         let model = model(3, true, 1);
         let about_layers = |list: &List| -> Vec<String> {
@@ -363,6 +413,40 @@ mod tests {
         );
         let evaluation = about_layers(&evaluate(&policy, &model, 1).unwrap());
         assert!(evaluation.iter().all(|text| !text.contains("keeping")));
+    }
+
+    #[test]
+    fn spilled_boundaries_pass_through_two_rooms() {
+        let mut policy = policy(2, 2, AdamWhen::AfterNorm);
+        let [kept, spilled] = [Boundary::Kept, Boundary::Spilled]
+            .map(|boundary| LayerPlacement { boundary, ..LayerPlacement::default() });
+        policy.placement.layers = vec![spilled, kept, spilled, spilled, spilled];
+        let list = train(&policy, &model(5, true, 1), 1).unwrap();
+        let about = |text: &String| text.contains("ward") || text.contains("boundary");
+        assert_eq!(
+            texts(&list).into_iter().filter(about).collect::<Vec<_>>(),
+            [
+                "embed forward micro 0",
+                "spill boundary unit 1, micro 0: room 0 → host",
+                "forward unit 1 in slot 0, micro 0",
+                "forward unit 2 in slot 1, micro 0",
+                "spill boundary unit 3, micro 0: room 1 → host",
+                "forward unit 3 in slot 0, micro 0",
+                "forward unit 4 in slot 1, micro 0",
+                "forward unit 5 in slot 0, micro 0",
+                "head forward backward micro 0",
+                "recompute backward unit 5 in slot 0, micro 0",
+                "fetch boundary unit 3, micro 0 → room 1",
+                "recompute backward unit 4 in slot 1, micro 0",
+                "fetch boundary unit 1, micro 0 → room 0",
+                "recompute backward unit 3 in slot 0, micro 0",
+                "recompute backward unit 2 in slot 1, micro 0",
+                "recompute backward unit 1 in slot 0, micro 0",
+                "embed backward micro 0",
+            ]
+        );
+        let evaluation = texts(&evaluate(&policy, &model(5, true, 1), 1).unwrap());
+        assert!(evaluation.iter().all(|text| !text.contains("boundary")));
     }
 
     #[test]

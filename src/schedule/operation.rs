@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{MicroIndex, PartIndex, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
 use crate::model::Recompute;
 
@@ -26,6 +26,17 @@ pub enum WeightPlace {
     Slot(SlotIndex),
     /// An end's.
     End(End),
+}
+
+/// Where a boundary is on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BoundaryPlace {
+    /// A place of its own.
+    Own,
+    /// A room that others pass through, too.
+    Room(RoomIndex),
+    /// The stream: above the last layer.
+    Stream,
 }
 
 /// Where a part of a gradient lands on the host.
@@ -65,6 +76,8 @@ pub enum Operation {
     EmbedForward {
         /// Which.
         micro: MicroIndex,
+        /// Where to.
+        to: BoundaryPlace,
     },
     /// A layer: boundary below → boundary above.
     Forward {
@@ -76,6 +89,28 @@ pub enum Operation {
         micro: MicroIndex,
         /// What backward will compute again; the rest is kept for it.
         recompute: Recompute,
+        /// Where the boundary below is.
+        from: BoundaryPlace,
+        /// Where the boundary above goes.
+        to: BoundaryPlace,
+    },
+    /// A layer's boundary, device → host.
+    SpillBoundary {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+        /// Where from.
+        room: RoomIndex,
+    },
+    /// A layer's boundary, host → device.
+    FetchBoundary {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+        /// Where to.
+        room: RoomIndex,
     },
     /// Final norm, logits, loss; the stream becomes its gradient in place. The first micro-batch sets loss
     /// and gradients, later ones add.
@@ -101,6 +136,8 @@ pub enum Operation {
         micro: MicroIndex,
         /// What is computed again.
         recompute: Recompute,
+        /// Where the boundary below is.
+        from: BoundaryPlace,
     },
     /// Adds the stream's gradient to the embedding's rows. Untied, the first micro-batch zeroes them first.
     EmbedBackward {
@@ -111,6 +148,8 @@ pub enum Operation {
     Norm {
         /// Which.
         unit: UnitIndex,
+        /// The slab it will leave beside.
+        slab: SlabIndex,
     },
     /// One part of a unit's f32 gradient, rounded into a slab.
     Round {
@@ -158,7 +197,9 @@ impl Operation {
     /// The lane it runs on.
     pub fn lane(&self) -> Lane {
         match self {
-            Operation::UploadBatch { .. } | Operation::Upload { .. } => Lane::H2d,
+            Operation::UploadBatch { .. } | Operation::Upload { .. } | Operation::FetchBoundary { .. } => {
+                Lane::H2d
+            }
             Operation::EmbedForward { .. }
             | Operation::Forward { .. }
             | Operation::HeadForwardBackward { .. }
@@ -168,7 +209,10 @@ impl Operation {
             | Operation::EmbedBackward { .. }
             | Operation::Norm { .. }
             | Operation::Round { .. } => Lane::Compute,
-            Operation::Download { .. } | Operation::DownloadLoss | Operation::DownloadLogits => Lane::D2h,
+            Operation::Download { .. }
+            | Operation::SpillBoundary { .. }
+            | Operation::DownloadLoss
+            | Operation::DownloadLogits => Lane::D2h,
             Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
         }
     }
@@ -180,6 +224,8 @@ impl Operation {
             Operation::Upload { .. } => "upload",
             Operation::EmbedForward { .. } => "embed forward",
             Operation::Forward { .. } => "forward",
+            Operation::SpillBoundary { .. } => "spill boundary",
+            Operation::FetchBoundary { .. } => "fetch boundary",
             Operation::HeadForwardBackward { .. } => "head forward backward",
             Operation::HeadForward { .. } => "head forward",
             Operation::HeadLogits => "head logits",
@@ -202,8 +248,10 @@ impl Operation {
         match *self {
             Operation::Upload { unit, .. }
             | Operation::Forward { unit, .. }
+            | Operation::SpillBoundary { unit, .. }
+            | Operation::FetchBoundary { unit, .. }
             | Operation::RecomputeBackward { unit, .. }
-            | Operation::Norm { unit }
+            | Operation::Norm { unit, .. }
             | Operation::Round { unit, .. }
             | Operation::Download { unit, .. }
             | Operation::Adam { unit, .. } => Some(unit),
@@ -215,8 +263,10 @@ impl Operation {
     pub fn micro(&self) -> Option<MicroIndex> {
         match *self {
             Operation::UploadBatch { micro }
-            | Operation::EmbedForward { micro }
+            | Operation::EmbedForward { micro, .. }
             | Operation::Forward { micro, .. }
+            | Operation::SpillBoundary { micro, .. }
+            | Operation::FetchBoundary { micro, .. }
             | Operation::HeadForwardBackward { micro }
             | Operation::HeadForward { micro }
             | Operation::RecomputeBackward { micro, .. }
@@ -232,11 +282,15 @@ impl fmt::Display for Operation {
         match self {
             Operation::Upload { unit, place } => write!(f, "{name} {unit} → {place}"),
             Operation::UploadBatch { micro }
-            | Operation::EmbedForward { micro }
+            | Operation::EmbedForward { micro, .. }
             | Operation::HeadForwardBackward { micro }
             | Operation::HeadForward { micro }
             | Operation::EmbedBackward { micro } => write!(f, "{name} {micro}"),
-            Operation::Forward { unit, slot, micro, recompute } => {
+            Operation::SpillBoundary { unit, micro, room } => {
+                write!(f, "{name} {unit}, {micro}: {room} → host")
+            }
+            Operation::FetchBoundary { unit, micro, room } => write!(f, "{name} {unit}, {micro} → {room}"),
+            Operation::Forward { unit, slot, micro, recompute, .. } => {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
                 f.write_str(match recompute {
                     Recompute::Full => "",
@@ -244,11 +298,11 @@ impl fmt::Display for Operation {
                     Recompute::None => ", keeping all",
                 })
             }
-            Operation::RecomputeBackward { unit, slot, micro, recompute } => {
+            Operation::RecomputeBackward { unit, slot, micro, recompute, .. } => {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
                 f.write_str(if *recompute == Recompute::Selective { " with kept products" } else { "" })
             }
-            Operation::Norm { unit } => write!(f, "{name} {unit}"),
+            Operation::Norm { unit, .. } => write!(f, "{name} {unit}"),
             Operation::Round { unit, part, slab } => write!(f, "{name} {unit} {part} → {slab}"),
             Operation::Download { unit, part, slab, to } => {
                 write!(f, "{name} {unit} {part}: {slab} → {to}")
@@ -319,6 +373,7 @@ mod tests {
             slot: SlotIndex(0),
             micro: MicroIndex(7),
             recompute,
+            from: BoundaryPlace::Own,
         };
         assert_eq!(backward(Recompute::None).to_string(), "backward unit 4 in slot 0, micro 7");
         let backward = backward(Recompute::Full);

@@ -33,11 +33,26 @@ pub enum AdamWhen {
     UnderBackward,
 }
 
+/// Where a layer's boundary is between its forward and its backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Boundary {
+    /// In a place of its own on the device.
+    #[default]
+    Kept,
+    /// On the host; on the device it only passes through a room. The uppermost ones stay in their rooms.
+    Spilled,
+}
+
+/// Rooms of a micro-batch that spilled boundaries pass through in turn: one is read while the other is filled.
+pub const ROOMS: usize = 2;
+
 /// What is particular to a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LayerPlacement {
     /// What its backward computes again; the rest is kept on the device from its forward on.
     pub recompute: Recompute,
+    /// Where its input is meanwhile.
+    pub boundary: Boundary,
 }
 
 /// The half of the policy that never changes a bit.
@@ -59,6 +74,23 @@ impl Placement {
     /// What is particular to layer `layer`, counted from 0.
     pub fn layer(&self, layer: usize) -> LayerPlacement {
         self.layers.get(layer).copied().unwrap_or_default()
+    }
+
+    /// Whether a layer's boundary is spilled.
+    pub fn spills(&self, layer: usize) -> bool {
+        self.layer(layer).boundary == Boundary::Spilled
+    }
+
+    /// Whether a layer's boundary goes to the host: it is spilled, and others take its room before its
+    /// backward comes.
+    pub fn leaves(&self, layer: usize) -> bool {
+        let above = self.layers.iter().skip(layer + 1).filter(|above| above.boundary == Boundary::Spilled);
+        self.spills(layer) && above.take(ROOMS).count() == ROOMS
+    }
+
+    /// Rooms that a micro-batch needs: none, one or [`ROOMS`].
+    pub fn rooms(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.boundary == Boundary::Spilled).take(ROOMS).count()
     }
 }
 

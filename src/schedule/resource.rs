@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::operation::{End, WeightPlace};
 use super::policy::{Geometry, Policy};
-use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{MicroIndex, PartIndex, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
 use crate::model::Recompute;
 
@@ -20,17 +20,24 @@ pub enum Resource {
     Slot(SlotIndex),
     /// Device: the weights of an end.
     EndWeights(End),
-    /// Device: the input of layer `index`, 0 … L − 1.
+    /// Device: the input of a layer, where it has a place of its own.
     Boundary {
-        /// The layer, counted from 0.
-        index: u32,
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
+    /// Device: the input of any layer whose boundary is spilled.
+    Room {
+        /// Which.
+        room: RoomIndex,
         /// Of which micro-batch.
         micro: MicroIndex,
     },
     /// Device: what a layer keeps from forward to backward beside its boundary.
     Kept {
-        /// The layer, counted from 0.
-        layer: u32,
+        /// The layer's unit.
+        unit: UnitIndex,
         /// Of which micro-batch.
         micro: MicroIndex,
     },
@@ -50,11 +57,8 @@ pub enum Resource {
     Slab(SlabIndex),
     /// Device: the weighted sum of losses.
     Loss,
-    /// Device: a unit's sum of squares.
-    Norm {
-        /// Whose.
-        unit: UnitIndex,
-    },
+    /// Device: the sum of squares of the unit whose gradient leaves by this slab.
+    Norm(SlabIndex),
     /// Device: f32 logits of one row.
     Logits,
     /// Host: a micro-batch as the caller gave it.
@@ -73,6 +77,13 @@ pub enum Resource {
         unit: UnitIndex,
         /// Which part.
         part: PartIndex,
+    },
+    /// Host: a spilled boundary.
+    HostBoundary {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
     },
     /// Host: a slab of the ring.
     Ring(u32),
@@ -96,13 +107,15 @@ impl Resource {
             Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
                 &[Lane::Compute, Lane::H2d]
             }
+            Resource::Room { .. } => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::HostBoundary { .. } => &[Lane::H2d, Lane::D2h],
             Resource::Boundary { .. }
             | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
             | Resource::EndAccumulator(_)
             | Resource::Scratch => &[Lane::Compute],
-            Resource::Slab(_) | Resource::Loss | Resource::Norm { .. } | Resource::Logits => {
+            Resource::Slab(_) | Resource::Loss | Resource::Norm(_) | Resource::Logits => {
                 &[Lane::Compute, Lane::D2h]
             }
             Resource::HostBatch { .. } => &[Lane::H2d],
@@ -127,6 +140,7 @@ impl Resource {
             Resource::HostBatch { .. }
             | Resource::Master { .. }
             | Resource::HostGradient { .. }
+            | Resource::HostBoundary { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss
@@ -136,6 +150,7 @@ impl Resource {
             | Resource::Slot(_)
             | Resource::EndWeights(_)
             | Resource::Boundary { .. }
+            | Resource::Room { .. }
             | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
@@ -143,7 +158,7 @@ impl Resource {
             | Resource::Scratch
             | Resource::Slab(_)
             | Resource::Loss
-            | Resource::Norm { .. }
+            | Resource::Norm(_)
             | Resource::Logits => false,
         }
     }
@@ -173,24 +188,30 @@ impl Resource {
     pub fn exists(&self, policy: &Policy, geometry: &Geometry, micros: usize) -> bool {
         let placement = &policy.placement;
         let is_unit = |unit: UnitIndex| unit <= geometry.head();
+        // Counted from 0; nothing for an end.
+        let layer_of = |unit: UnitIndex| unit.at().checked_sub(1).filter(|layer| *layer < geometry.layers);
         match *self {
             Resource::Batch { micro } | Resource::Stream { micro } | Resource::HostBatch { micro } => {
                 micro.at() < micros
             }
-            Resource::Boundary { index, micro } => (index as usize) < geometry.layers && micro.at() < micros,
-            Resource::Kept { layer, micro } => {
-                let keeps = placement.layer(layer as usize).recompute != Recompute::Full;
-                keeps && (layer as usize) < geometry.layers && micro.at() < micros
+            Resource::Boundary { unit, micro } => {
+                micro.at() < micros && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
+            }
+            Resource::Room { room, micro } => micro.at() < micros && room.at() < placement.rooms(),
+            Resource::HostBoundary { unit, micro } => {
+                micro.at() < micros && layer_of(unit).is_some_and(|layer| placement.leaves(layer))
+            }
+            Resource::Kept { unit, micro } => {
+                let keeps = |layer| placement.layer(layer).recompute != Recompute::Full;
+                micro.at() < micros && layer_of(unit).is_some_and(keeps)
             }
             Resource::Slot(slot) => slot.at() < placement.weight_slots,
-            Resource::Slab(slab) => slab.at() < placement.slabs,
+            Resource::Slab(slab) | Resource::Norm(slab) => slab.at() < placement.slabs,
             Resource::Ring(slab) => policy.streams_gradients() && (slab as usize) < placement.ring,
             Resource::HostGradient { unit, part } => {
                 !policy.streams_gradients() && is_unit(unit) && part.at() < geometry.parts(unit)
             }
-            Resource::Norm { unit } | Resource::HostNorm { unit } | Resource::Master { unit } => {
-                is_unit(unit)
-            }
+            Resource::HostNorm { unit } | Resource::Master { unit } => is_unit(unit),
             Resource::EndWeights(end) | Resource::EndAccumulator(end) => end == End::First || geometry.tied,
             Resource::Accumulator
             | Resource::Scratch
@@ -285,15 +306,17 @@ impl fmt::Display for Resource {
             Resource::Batch { micro } => write!(f, "the device batch of {micro}"),
             Resource::Slot(slot) => slot.fmt(f),
             Resource::EndWeights(end) => write!(f, "the weights of the {end}"),
-            Resource::Boundary { index, micro } => write!(f, "boundary {index} of {micro}"),
-            Resource::Kept { layer, micro } => write!(f, "what layer {layer} keeps of {micro}"),
+            Resource::Boundary { unit, micro } => write!(f, "the boundary of {unit}, {micro}"),
+            Resource::Room { room, micro } => write!(f, "{room} of {micro}"),
+            Resource::HostBoundary { unit, micro } => write!(f, "the host boundary of {unit}, {micro}"),
+            Resource::Kept { unit, micro } => write!(f, "what {unit} keeps of {micro}"),
             Resource::Stream { micro } => write!(f, "the stream of {micro}"),
             Resource::Accumulator => f.write_str("the accumulator"),
             Resource::EndAccumulator(end) => write!(f, "the accumulator of the {end}"),
             Resource::Scratch => f.write_str("the scratch"),
             Resource::Slab(slab) => slab.fmt(f),
             Resource::Loss => f.write_str("the device loss"),
-            Resource::Norm { unit } => write!(f, "the device norm of {unit}"),
+            Resource::Norm(slab) => write!(f, "the device norm of {slab}"),
             Resource::Logits => f.write_str("the device logits"),
             Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
             Resource::Master { unit } => write!(f, "the master of {unit}"),

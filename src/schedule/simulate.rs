@@ -192,7 +192,7 @@ pub fn peaks(
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{Recompute, Sync, WeightPlace};
+    use crate::schedule::{BoundaryPlace, Recompute, Sync, WeightPlace};
 
     const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
 
@@ -206,6 +206,8 @@ mod tests {
             slot: SlotIndex(slot),
             micro: MicroIndex(0),
             recompute: Recompute::Full,
+            from: BoundaryPlace::Own,
+            to: BoundaryPlace::Own,
         }
     }
 

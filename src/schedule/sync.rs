@@ -238,7 +238,7 @@ fn least(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{Content, Operation, Recompute, WeightPlace};
+    use crate::schedule::{BoundaryPlace, Content, Operation, Recompute, WeightPlace};
 
     const GEOMETRY: Geometry = Geometry { layers: 4, tied: true, embedding_parts: 1, head_parts: 1 };
 
@@ -252,6 +252,8 @@ mod tests {
             slot: SlotIndex(slot),
             micro: MicroIndex(micro),
             recompute: Recompute::Full,
+            from: BoundaryPlace::Own,
+            to: BoundaryPlace::Own,
         }
     }
 

@@ -149,7 +149,7 @@ fn arguments(label: Option<&Label>) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{Recompute, WeightPlace};
+    use crate::schedule::{BoundaryPlace, Recompute, WeightPlace};
 
     const WAITS: [Tick; 1] = [Tick { lane: Lane::H2d, count: 4 }];
 
@@ -183,6 +183,8 @@ mod tests {
                     slot,
                     micro: MicroIndex(2),
                     recompute: Recompute::Full,
+                    from: BoundaryPlace::Own,
+                    to: BoundaryPlace::Own,
                 },
                 bytes: None,
                 waits: &WAITS,

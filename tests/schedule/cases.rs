@@ -3,8 +3,8 @@
 use horizon::base::{DType, MicroIndex, Shape};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
-    Access, AdamWhen, Checker, Content, Fault, Geometry, LayerPlacement, List, Mode, Numeric, Placement,
-    Policy, Recompute, Resource, Sync, Synced, evaluate, logits, train,
+    Access, AdamWhen, Boundary, Checker, Content, Fault, Geometry, LayerPlacement, List, Mode, Numeric,
+    Placement, Policy, Recompute, Resource, Sync, Synced, evaluate, logits, train,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -65,7 +65,8 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 
 fn any_layer() -> impl Strategy<Value = LayerPlacement> {
     let recompute = prop_oneof![Just(Recompute::Full), Just(Recompute::Selective), Just(Recompute::None)];
-    recompute.prop_map(|recompute| LayerPlacement { recompute })
+    let boundary = prop_oneof![Just(Boundary::Kept), Just(Boundary::Spilled)];
+    (recompute, boundary).prop_map(|(recompute, boundary)| LayerPlacement { recompute, boundary })
 }
 
 /// A model, and a policy that fits it.

@@ -3,9 +3,9 @@
 //! A fault in the list is planted before the waits are inferred, so that the waits suit the faulty list and
 //! only its contents are wrong; a fault in the waits is planted after.
 
-use horizon::base::{SlabIndex, SlotIndex};
+use horizon::base::{RoomIndex, SlabIndex, SlotIndex};
 use horizon::device::{Lane, Tick};
-use horizon::schedule::{Fault, GradPlace, List, Operation, Recompute, Resource, WeightPlace};
+use horizon::schedule::{BoundaryPlace, Fault, GradPlace, List, Operation, Recompute, Resource, WeightPlace};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -93,7 +93,7 @@ proptest! {
         let list = middle(&case);
         for (index, operation) in list.operations.iter().enumerate() {
             let unit = match *operation {
-                Operation::Norm { unit } | Operation::Round { unit, .. } => unit,
+                Operation::Norm { unit, .. } | Operation::Round { unit, .. } => unit,
                 _ => continue,
             };
             let adds = |other: &Operation| match other {
@@ -124,7 +124,9 @@ proptest! {
                     | Operation::RecomputeBackward { slot, .. } => {
                         *slot = SlotIndex(other(slot.0, placement.weight_slots));
                     }
-                    Operation::Round { slab, .. } | Operation::Download { slab, .. } => {
+                    Operation::Norm { slab, .. }
+                    | Operation::Round { slab, .. }
+                    | Operation::Download { slab, .. } => {
                         *slab = SlabIndex(other(slab.0, placement.slabs));
                     }
                     Operation::Adam { from: GradPlace::Ring(slab), .. } => *slab = other(*slab, placement.ring),
@@ -134,6 +136,41 @@ proptest! {
                     let wrong = operations[index];
                     prop_assert!(middle_fault(&case, operations).is_some(), "{wrong} for {}", list.operations[index]);
                 }
+            }
+        }
+    }
+
+    /// Every other place that a boundary could be looked for or left in.
+    #[test]
+    fn a_boundary_in_a_wrong_place_is_found(case in three_steps()) {
+        let list = middle(&case);
+        let rooms = [RoomIndex(0), RoomIndex(1), RoomIndex(2)];
+        let places = rooms.map(BoundaryPlace::Room).into_iter().chain([BoundaryPlace::Own, BoundaryPlace::Stream]);
+        for index in 0..list.operations.len() {
+            let mut wrong = Vec::new();
+            for place in places.clone() {
+                match list.operations[index] {
+                    Operation::EmbedForward { micro, .. } => wrong.push(Operation::EmbedForward { micro, to: place }),
+                    Operation::Forward { unit, slot, micro, recompute, from, to } => {
+                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from: place, to });
+                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from, to: place });
+                    }
+                    Operation::RecomputeBackward { unit, slot, micro, recompute, .. } => {
+                        wrong.push(Operation::RecomputeBackward { unit, slot, micro, recompute, from: place });
+                    }
+                    Operation::SpillBoundary { unit, micro, .. } => {
+                        wrong.extend(rooms.map(|room| Operation::SpillBoundary { unit, micro, room }));
+                    }
+                    Operation::FetchBoundary { unit, micro, .. } => {
+                        wrong.extend(rooms.map(|room| Operation::FetchBoundary { unit, micro, room }));
+                    }
+                    _ => {}
+                }
+            }
+            for operation in wrong.into_iter().filter(|wrong| *wrong != list.operations[index]) {
+                let mut operations = list.operations.clone();
+                operations[index] = operation;
+                prop_assert!(middle_fault(&case, operations).is_some(), "{operation:?} for {:?}", list.operations[index]);
             }
         }
     }
@@ -298,11 +335,13 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
         // AdamW twice from one gradient is the one slip that leaves everything where it should be.
         2 if !matches!(operations[one], Operation::Adam { .. }) => operations.insert(other, operations[one]),
         _ => match &mut operations[one] {
-            Operation::Upload { unit, .. } | Operation::Norm { unit } => unit.0 ^= 1,
+            Operation::Upload { unit, .. } | Operation::Norm { unit, .. } => unit.0 ^= 1,
             Operation::Forward { micro, .. }
             | Operation::RecomputeBackward { micro, .. }
             | Operation::HeadForwardBackward { micro }
-            | Operation::EmbedForward { micro }
+            | Operation::EmbedForward { micro, .. }
+            | Operation::SpillBoundary { micro, .. }
+            | Operation::FetchBoundary { micro, .. }
             | Operation::EmbedBackward { micro }
             | Operation::UploadBatch { micro } => micro.0 ^= 1,
             Operation::Round { part, .. } | Operation::Download { part, .. } => part.0 ^= 1,

@@ -65,9 +65,12 @@ fn role(resource: &Resource) -> u64 {
     match resource {
         Resource::Slot(_) | Resource::EndWeights(_) => digest("weights"),
         Resource::Slab(_) => digest("slab"),
+        Resource::Norm(_) => digest("norm"),
         Resource::Kept { micro, .. } => digest(("kept", micro)),
         Resource::Ring(_) | Resource::HostGradient { .. } => digest("gradient"),
-        Resource::Boundary { micro, .. } | Resource::Stream { micro } => digest(("stream", micro)),
+        Resource::Boundary { micro, .. } | Resource::Room { micro, .. } | Resource::Stream { micro } => {
+            digest(("stream", micro))
+        }
         Resource::Accumulator | Resource::EndAccumulator(End::First) => digest("sum"),
         other => digest(other),
     }
@@ -75,7 +78,11 @@ fn role(resource: &Resource) -> u64 {
 
 /// What an operation writes, by what it read in the order it names it.
 pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64 {
-    digest((meaning(operation), role(resource), inputs))
+    match operation {
+        // There and back again: what was spilled is what is fetched.
+        Operation::SpillBoundary { .. } | Operation::FetchBoundary { .. } => inputs[0],
+        _ => digest((meaning(operation), role(resource), inputs)),
+    }
 }
 
 /// What an operation makes of what it read: what was kept is as good as computed again from weights, batch and
@@ -83,10 +90,10 @@ pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64
 fn inputs_that_count(operation: &Operation, accesses: &[Access], inputs: &[u64]) -> Vec<u64> {
     let mut counting: Vec<u64> = Vec::new();
     for (access, &input) in accesses.iter().filter(|access| access.needs.is_some()).zip(inputs) {
-        if let (Resource::Kept { .. }, Operation::RecomputeBackward { unit, slot, micro, recompute }) =
+        if let (Resource::Kept { .. }, Operation::RecomputeBackward { unit, slot, micro, recompute, from }) =
             (access.resource, *operation)
         {
-            let forward = Operation::Forward { unit, slot, micro, recompute };
+            let forward = Operation::Forward { unit, slot, micro, recompute, from, to: from };
             if input == result(&forward, &access.resource, &counting) {
                 continue;
             }
