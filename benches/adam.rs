@@ -1,9 +1,10 @@
 //! AdamW's speed beside the memory's: `cargo bench --bench adam -- [--parameters N] [--rounds N] [--threads N]`.
 //!
-//! Every round runs, one after the other, a *probe* and the kernel in each instruction set. The probe goes over
+//! Every round runs, one after the other, a *probe* and the kernel in each instruction set (with `HZ_ISA` in that one). The probe goes over
 //! the same five streams (weights, residual, m, v: read and written in place; gradient: read) and does nothing
 //! with them but what keeps the compiler from leaving them out; it is the limit that memory sets. Ratios are taken within a round, because bandwidth on shared machines
-//! wanders; the median of the rounds is reported, as one line of JSON for each measurement. The modes are
+//! wanders, and by wall clock as well as by processor time, which other programs disturb less; the median of
+//! the rounds is reported, as one line of JSON for each measurement. The modes are
 //! `exact` with a bf16 and an f32 gradient, and `compact` (18 bytes).
 
 use std::env;
@@ -37,7 +38,10 @@ fn main() {
         let spans = carve(&arena, elements, dtype, moment);
         fill(&pool, &spans);
 
-        let isas: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_here()).collect();
+        let asked =
+            env::var_os("HZ_ISA").map(|_| Isa::chosen().expect("an instruction set of this processor"));
+        let wanted = |isa: &Isa| isa.is_here() && asked.is_none_or(|asked| asked == *isa);
+        let isas: Vec<Isa> = Isa::ALL.into_iter().filter(wanted).collect();
         let rounding = Rounding { seed: 1, step: 10, first: 0 };
         let rounding = (moment == DType::Bf16).then_some(&rounding);
         let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
@@ -52,17 +56,22 @@ fn main() {
         let traffic = (elements * (bytes_read + bytes_written)) as f64;
         for (isa, seconds) in isas.iter().zip(&seconds) {
             // The first round warms up.
-            let ratios = probe_seconds.iter().zip(seconds).skip(1).map(|(probe, own)| probe / own);
-            let middle = median(seconds[1..].to_vec());
+            let (probe, own) = (&probe_seconds[1..], &seconds[1..]);
+            let middle = |times: &[Times], of: fn(&Times) -> f64| median(times.iter().map(of).collect());
+            let percent = |of: fn(&Times) -> f64| {
+                let ratios = probe.iter().zip(own).map(|(probe, own)| of(probe) / of(own));
+                round3(100.0 * median(ratios.collect()))
+            };
             println!(
                 "{}",
                 serde_json::json!({
-                    "bench": "adam", "mode": mode, "isa": isa.name(), "gradient": dtype.name(), "threads": threads,
-                    "parameters": elements, "rounds": rounds,
-                    "gparams_per_second": round3(elements as f64 / middle / 1e9),
-                    "gb_per_second": round3(traffic / middle / 1e9),
-                    "probe_gb_per_second": round3(traffic / median(probe_seconds[1..].to_vec()) / 1e9),
-                    "percent_of_probe": round3(100.0 * median(ratios.collect())),
+                    "bench": "adam", "mode": mode, "isa": isa.name(), "gradient": dtype.name(),
+                    "threads": threads, "parameters": elements, "rounds": rounds,
+                    "gparams_per_second": round3(elements as f64 / middle(own, |t| t.wall) / 1e9),
+                    "gb_per_second": round3(traffic / middle(own, |t| t.wall) / 1e9),
+                    "probe_gb_per_second": round3(traffic / middle(probe, |t| t.wall) / 1e9),
+                    "percent_of_probe": percent(|t| t.wall),
+                    "percent_of_probe_by_processor_time": percent(|t| t.processor),
                 })
             );
         }
@@ -220,10 +229,25 @@ fn touch_each<G: Word, M: Word>(
     }
 }
 
-fn timed(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
+/// Seconds of a call: on the wall, and of this process on its processors.
+#[derive(Clone)]
+struct Times {
+    wall: f64,
+    processor: f64,
+}
+
+fn timed(work: impl FnOnce()) -> Times {
+    let (start, busy) = (Instant::now(), processor_seconds());
     work();
-    start.elapsed().as_secs_f64()
+    Times { wall: start.elapsed().as_secs_f64(), processor: processor_seconds() - busy }
+}
+
+fn processor_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    assert_eq!(status, 0, "every process has a clock of its own");
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

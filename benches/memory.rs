@@ -83,14 +83,16 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
     );
 }
 
+type Sweep = dyn Fn(&mut [u64]) + Sync;
+
 fn stream(arena: &Arena, rounds: usize, threads: usize, huge: bool) {
     let pool = Pool::new(threads).expect("threads start");
     let bytes = arena.whole().bytes();
-    let each = |work: &(dyn Fn(&mut [u64]) + Sync)| {
+    let each = |sweep: &Sweep| {
         pool.run(bytes / TILE, &|_, tile| {
             let span = arena.whole().part(tile * TILE, TILE);
             // SAFETY: a tile belongs to one thread, the arena to this function, and its pages are aligned.
-            work(unsafe { slice::from_raw_parts_mut(span.address().cast(), TILE / 8) });
+            sweep(unsafe { slice::from_raw_parts_mut(span.address().cast(), TILE / 8) });
         });
     };
     let read = |words: &mut [u64]| {
@@ -98,10 +100,10 @@ fn stream(arena: &Arena, rounds: usize, threads: usize, huge: bool) {
     };
     let write = |words: &mut [u64]| words.fill(black_box(3));
     let update = |words: &mut [u64]| words.iter_mut().for_each(|word| *word ^= 5);
-    let kinds: [(&str, &(dyn Fn(&mut [u64]) + Sync), usize); 3] =
+    let kinds: [(&str, &Sweep, usize); 3] =
         [("read", &read, 1), ("write", &write, 1), ("update", &update, 2)];
-    for (kind, work, passes) in kinds {
-        let seconds = median((0..rounds).map(|_| timed(|| each(work))).collect());
+    for (kind, sweep, passes) in kinds {
+        let seconds = median((0..rounds).map(|_| timed(|| each(sweep))).collect());
         println!(
             "{}",
             json!({

@@ -1,6 +1,9 @@
 //! Every CPU op at the sizes of two models, against what the machine can do in the same moment.
 //!
-//! `cargo bench --bench ops -- [--threads N] [FILTER]`. An op's time is the least of several runs; between
+//! `cargo bench --bench ops -- [--threads N] [--cpu-time] [FILTER]`. `--cpu-time` counts processor seconds of
+//! one thread instead of seconds: for a machine that is busy with other things.
+//!
+//! An op's time is the least of several runs; between
 //! them the ceilings are probed: fused multiply-adds on registers, for products and attention, and a
 //! read-and-write pass over memory larger than the caches, for the rest. Of a machine whose speed wanders,
 //! only the percentages compare. FLOPs are those of the formula, 2 a multiply-add; bytes are those an op must
@@ -18,6 +21,7 @@ use horizon::device::DeviceSpan;
 use horizon::host::Pool;
 use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{Kernels, LossRows, Rows, Write};
+use probe::Clock;
 
 const MODELS: &[(&str, Dims, Shape, usize)] = &[
     ("a", Dims { c: 256, h: 4, g: 4, d: 64, f: 688, v: 256, l: 4 }, Shape { b: 8, t: 256 }, 2048),
@@ -33,6 +37,7 @@ enum Work {
 
 struct Bench {
     pool: Arc<Pool>,
+    clock: Clock,
     filter: String,
     /// In-place traffic of the bandwidth probe, larger than any cache here.
     traffic: Vec<f32>,
@@ -47,12 +52,10 @@ impl Bench {
         let (mut op_seconds, mut ceiling) = (f64::INFINITY, 0f64);
         let begin = Instant::now();
         while begin.elapsed().as_secs_f64() < 0.6 {
-            let start = Instant::now();
-            op();
-            op_seconds = op_seconds.min(start.elapsed().as_secs_f64());
+            op_seconds = op_seconds.min(self.clock.seconds(&op));
             ceiling = ceiling.max(match work {
-                Work::Flops(_) => probe::flops_per_second(&self.pool),
-                Work::Bytes(_) => bytes_per_second(&self.pool, &mut self.traffic),
+                Work::Flops(_) => probe::flops_per_second(&self.pool, self.clock),
+                Work::Bytes(_) => probe::bytes_per_second(&self.pool, self.clock, &mut self.traffic),
             });
         }
         let (amount, unit) = match work {
@@ -68,19 +71,6 @@ impl Bench {
             ceiling / 1e9
         );
     }
-}
-
-/// Bytes read and written a second by all threads, in place.
-fn bytes_per_second(pool: &Pool, traffic: &mut [f32]) -> f64 {
-    let chunks: Vec<_> = traffic.chunks_mut(1 << 16).map(std::sync::Mutex::new).collect();
-    let start = Instant::now();
-    pool.run(chunks.len(), &|_, tile| {
-        for x in chunks[tile].lock().expect("not poisoned").iter_mut() {
-            *x += 1.0;
-        }
-    });
-    let seconds = start.elapsed().as_secs_f64();
-    (chunks.len() * (1 << 16) * 8) as f64 / seconds
 }
 
 /// Memory that is never freed: the process ends with the bench.
@@ -199,6 +189,7 @@ fn gradients(bench: &mut Bench, k: &CpuKernels) {
 }
 
 fn main() {
+    let mut clock = Clock::Wall;
     let (mut threads, mut filter) = (std::thread::available_parallelism().map_or(1, usize::from), None);
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
@@ -206,13 +197,14 @@ fn main() {
             "--threads" => {
                 threads = arguments.next().and_then(|n| n.parse().ok()).expect("--threads wants a number")
             }
+            "--cpu-time" => (clock, threads) = (Clock::Processor, 1),
             _ => filter = Some(argument),
         }
     }
     let pool = Arc::new(Pool::new(threads).expect("a pool"));
     let kernels = CpuKernels::new(pool.clone());
     println!("{threads} threads");
-    let mut bench = Bench { pool, filter: filter.unwrap_or_default(), traffic: vec![0.0; 1 << 25] };
+    let mut bench = Bench { pool, clock, filter: filter.unwrap_or_default(), traffic: vec![0.0; 1 << 24] };
     for &(model, dims, shape, chunk) in MODELS {
         products(&mut bench, &kernels, model, &dims, shape.n(), chunk);
         attention(&mut bench, &kernels, model, &dims, shape);

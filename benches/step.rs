@@ -23,6 +23,7 @@ use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::host::Pool;
 use horizon::model::{ModelConfig, fresh_tensor};
 use horizon::train::metrics::UsefulWork;
+use probe::Clock;
 
 fn config(shape: &str) -> (ModelConfig, Shape) {
     let (dims, shape) = match shape {
@@ -142,7 +143,7 @@ fn main() {
         let flops = UsefulWork::new(&config).flop(shape.n() as u64, pairs) / shape.n() as f64;
         for _ in 0..rounds {
             let speed = ours.run(steps);
-            percents.push(100.0 * speed * flops / probe::flops_per_second(&pool));
+            percents.push(100.0 * speed * flops / probe::flops_per_second(&pool, Clock::Wall));
             speeds.push(speed);
             if let Some(torch) = &mut torch {
                 let other = torch.run(steps);

@@ -11,14 +11,16 @@ use reference::{Random, matmul, wide};
 const SIZES: &[(usize, usize, usize, &str)] = &[
     (1, 1, 1, "the smallest"),
     (1, 64, 48, "one row: a matrix times a vector"),
-    (2, 3, 257, "few terms, one column after two tiles"),
+    (2, 3, 257, "few terms, one column after a tile"),
+    (12, 8, 32, "exactly one kernel, whole squares to transpose"),
+    (13, 9, 33, "one row, one term, one column more"),
     (31, 33, 127, "tails everywhere"),
     (33, 130, 1, "one column"),
     (127, 31, 65, "few terms"),
-    (130, 129, 131, "one tile and a tail, all three ways"),
-    (513, 40, 24, "one row after a tile of activations"),
-    (5, 20, 1100, "backward sums over more terms than it widens at a time"),
-    (70, 1030, 9, "forward sums over more terms than the library does at a time"),
+    (193, 257, 258, "one row, term and column after a tile of a weight gradient"),
+    (1025, 10, 7, "one row after a tile of activations, sums over rows in five parts"),
+    (5, 20, 1100, "backward sums over five parts"),
+    (70, 1030, 9, "forward sums over five parts"),
 ];
 
 #[test]

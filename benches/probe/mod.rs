@@ -1,21 +1,61 @@
 //! Ceilings of this machine at this moment: what a bench's figures are held against.
 
+// Each bench uses its part of it.
+#![allow(dead_code)]
+
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use horizon::host::Pool;
 
+/// Which clock.
+#[derive(Clone, Copy)]
+pub enum Clock {
+    /// Time passed.
+    Wall,
+    /// Processor seconds of this process.
+    Processor,
+}
+
+impl Clock {
+    /// Seconds that `what` takes.
+    pub fn seconds(self, what: impl FnOnce()) -> f64 {
+        match self {
+            Clock::Wall => {
+                let start = Instant::now();
+                what();
+                start.elapsed().as_secs_f64()
+            }
+            Clock::Processor => {
+                let start = processor_time();
+                what();
+                (processor_time() - start).as_secs_f64()
+            }
+        }
+    }
+}
+
+/// Processor time of this process.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that is ours to write.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    assert_eq!(status, 0, "the processor clock of this process cannot be read");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Fused multiply-adds a second of all threads, times two.
-pub fn flops_per_second(pool: &Pool) -> f64 {
+pub fn flops_per_second(pool: &Pool, clock: Clock) -> f64 {
     const ROUNDS: usize = 100_000;
-    let start = Instant::now();
     let flops = Mutex::new(0f64);
-    pool.run(pool.threads(), &|_, _| {
-        let done = multiply_adds(ROUNDS);
-        *flops.lock().expect("not poisoned") += done;
+    let seconds = clock.seconds(|| {
+        pool.run(pool.threads(), &|_, _| {
+            let done = multiply_adds(ROUNDS);
+            *flops.lock().expect("not poisoned") += done;
+        });
     });
     let flops = *flops.lock().expect("not poisoned");
-    flops / start.elapsed().as_secs_f64()
+    flops / seconds
 }
 
 /// FLOPs done in `rounds` of independent multiply-adds.
@@ -63,4 +103,17 @@ fn multiply_adds(rounds: usize) -> f64 {
     }
     std::hint::black_box(chains);
     (rounds * 32 * 2) as f64
+}
+
+/// Bytes read and written a second by all threads, in place.
+pub fn bytes_per_second(pool: &Pool, clock: Clock, traffic: &mut [f32]) -> f64 {
+    let chunks: Vec<_> = traffic.chunks_mut(1 << 16).map(Mutex::new).collect();
+    let seconds = clock.seconds(|| {
+        pool.run(chunks.len(), &|_, tile| {
+            for x in chunks[tile].lock().expect("not poisoned").iter_mut() {
+                *x += 1.0;
+            }
+        });
+    });
+    (chunks.len() * (1 << 16) * 8) as f64 / seconds
 }

@@ -1,1 +1,45 @@
-//! placeholder
+//! F9, the wall: everything a C program sees, and nothing else.
+//!
+//! `include/horizon.h` is the contract; a function here does what is said there, so it is documented there
+//! alone. All `extern "C"` of the house is on this floor. A function has one shape: `wall` around a body that
+//! turns parameters into Rust values, calls the floors below, and writes outputs last. No function is `unsafe`: what
+//! they take can come from nowhere but C.
+//!
+//! - `wall`: panics become statuses, statuses become numbers; a handle that failed stays failed
+//! - `argument`: pointers to strings, arrays and handles
+//! - `sized`: structs that state their size, read from and written to programs of other ages
+//! - `status`: numbers and names of statuses, versions, the last error of a thread
+//! - `log`: the callback
+//! - `config`: the structs and what they mean
+//! - `plan`, `trainer`, `weights`: the handles
+
+// The names are those of the header, and the header is where they are documented.
+#![allow(non_camel_case_types, missing_docs)]
+
+mod argument;
+mod config;
+mod log;
+mod plan;
+mod sized;
+mod status;
+mod trainer;
+mod wall;
+mod weights;
+
+pub use config::{
+    hz_batch_t, hz_eval_report_t, hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t,
+    hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
+};
+pub use log::{hz_log_callback_t, hz_set_log_callback};
+pub use plan::{hz_plan_admit, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_summary, hz_plan_t};
+pub use sized::{Field, SizedStruct};
+pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
+pub use trainer::{
+    hz_trainer_accumulate, hz_trainer_close, hz_trainer_eval, hz_trainer_logits, hz_trainer_model,
+    hz_trainer_open, hz_trainer_stats, hz_trainer_step, hz_trainer_sync, hz_trainer_t, hz_trainer_trace,
+    hz_trainer_update,
+};
+pub use weights::{
+    hz_trainer_export_hf, hz_trainer_init, hz_trainer_load_hf, hz_trainer_read_gradient,
+    hz_trainer_read_tensor, hz_trainer_tensor, hz_trainer_tensor_count, hz_trainer_write_tensor,
+};

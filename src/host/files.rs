@@ -63,7 +63,7 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     }
     // SAFETY: the call succeeded, so it filled the struct.
     let facts = unsafe { facts.assume_init() };
-    Ok((facts.f_bavail as u64).saturating_mul(facts.f_frsize as u64))
+    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -34,7 +34,7 @@ type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// Where one call meets the workers. On cache lines of its own.
 #[repr(align(128))]
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Desk {
     /// Whether a call owns the desk.
     taken: AtomicBool,
@@ -104,6 +104,7 @@ impl Desk {
     }
 }
 
+#[derive(Debug)]
 struct Shared {
     desks: [Desk; DESKS],
     /// Rung when a desk opens or the pool closes.
@@ -132,6 +133,7 @@ impl Shared {
 }
 
 /// Threads that take tiles of work together.
+#[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,

@@ -197,7 +197,7 @@ impl Run {
             pace.push(step_seconds);
             let attended = micros.iter().map(|micro| micro.attended).sum();
             let every = self.options.val_every;
-            let is_due = *done == steps || (every > 0 && *done % every == 0);
+            let is_due = *done == steps || done.is_multiple_of(every);
             let record = StepRecord {
                 step: report.step,
                 loss: report.loss,

@@ -3,3 +3,4 @@
 mod compact;
 mod exact;
 mod params;
+mod pytorch;

@@ -92,6 +92,28 @@ fn the_built_in_run_learns_and_shows_what() {
     assert!(names(dir.path()).is_empty());
 }
 
+/// A rate that throws the weights out of range: step 2 has no finite loss, what step 1 left is kept.
+#[test]
+fn a_run_that_diverges_keeps_the_last_good_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let more = ["--data", "text.txt", "--steps", "9", "--warmup", "0", "--lr", "1e30", "--out", "out"];
+    let words = ["step 2", "must be finite", "the weights after step 1 are in", "out"];
+    horizon_in(dir.path(), &short(&more)).badly(1, &words);
+    assert_eq!(names(&dir.path().join("out")), EXPORT);
+}
+
+/// Several `--data` add up; every other option given again replaces the first.
+#[test]
+fn options_given_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("a.txt"));
+    fs::write(dir.path().join("b.txt"), "short").unwrap();
+    let more = ["--data", "b.txt", "--steps", "9", "--data", "a.txt", "--steps", "2", "--log", "log.jsonl"];
+    horizon_in(dir.path(), &short(&more)).well();
+    assert_eq!(records(&dir.path().join("log.jsonl")).len(), 2);
+}
+
 #[test]
 fn an_interrupt_finishes_the_step_and_exports() {
     let dir = tempfile::tempdir().unwrap();

@@ -93,8 +93,8 @@ pub fn matmul(x: &[f64], weight: &[f64], k: usize) -> Vec<f64> {
 /// Query and key heads turned by their positions; `direction` 1 forward, −1 back.
 pub fn rope(qkv: &[f64], starts: &[i32], shape: Shape, theta: f64, dims: &Dims, direction: f64) -> Vec<f64> {
     let (d, mut out) = (dims.d, qkv.to_vec());
-    for n in 0..shape.n() {
-        let position = (n % shape.t) as f64 - f64::from(starts[n]);
+    for (n, &start) in starts.iter().enumerate() {
+        let position = (n % shape.t) as f64 - f64::from(start);
         for head in 0..dims.h + dims.g {
             for i in 0..d / 2 {
                 let angle = direction * position * theta.powf(-2.0 * i as f64 / d as f64);
@@ -113,12 +113,12 @@ pub fn attention(qkv: &[f64], starts: &[i32], shape: Shape, dims: &Dims) -> (Vec
     let Dims { h, g, d, .. } = *dims;
     let row = |n: usize| &qkv[n * dims.qkv()..][..dims.qkv()];
     let (mut out, mut lse) = (Vec::new(), Vec::new());
-    for n in 0..shape.n() {
+    for (n, &start) in starts.iter().enumerate() {
         let sequence = n / shape.t * shape.t;
         for head in 0..h {
             let kv = head / (h / g);
             let q = &row(n)[head * d..][..d];
-            let keys = sequence + starts[n] as usize..n + 1;
+            let keys = sequence + start as usize..n + 1;
             let score = |key: usize| {
                 let k = &row(key)[(h + kv) * d..][..d];
                 q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::builder::ArgPredicate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use horizon::base::DType;
 use horizon::schedule::Mode;
@@ -28,7 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model on text or token files
-    #[command(long_about = TRAIN_ABOUT, args_override_self = true)]
+    #[command(after_help = TRAIN_NOTES, args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainOptions>),
     /// Show this machine, its devices and the built-in shapes
     Info(InfoOptions),
@@ -36,9 +35,7 @@ pub enum Command {
     Sample(SampleOptions),
 }
 
-const TRAIN_ABOUT: &str = "Train a model on text or token files.
-
-Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was \
+const TRAIN_NOTES: &str = "Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was \
 built from. Ctrl-C finishes the step that runs, exports, and ends with status 130; a second one ends at once.";
 
 #[derive(Args, Debug)]
@@ -62,10 +59,10 @@ pub struct TrainOptions {
     /// Micro-batches of a validation at most, drawn once from all over its data
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     pub val_batches: usize,
-    /// Optimizer steps [default: one pass over --data; 300 on the built-in data]
+    /// Optimizer steps [default: one pass over --data; 500 on the built-in data]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: Option<u64>,
-    /// Tokens of a sequence [default: 256 for a built-in shape, else 1024 or the model's maximum, if less]
+    /// Tokens of a sequence [default: 128 for a built-in shape, else 1024 or the model's maximum, if less]
     #[arg(long, value_name = "S", value_parser = positive)]
     pub seq_len: Option<usize>,
     /// Sequences of a micro-batch
@@ -96,7 +93,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "X", default_value_t = 0.95)]
     pub beta2: f64,
     /// AdamW: added to the root of the second moment
-    #[arg(long, value_name = "X", default_value_t = 1e-8)]
+    #[arg(long, value_name = "X", default_value = "1e-8")]
     pub eps: f64,
     /// Largest global gradient norm, exact; 0 turns clipping off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
@@ -129,7 +126,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// What is exported: the bf16 weights, or their f32 masters
-    #[arg(long, default_value = "bf16", requires_if(ArgPredicate::IsPresent, "out"))]
+    #[arg(long, default_value = "bf16", requires = "out")]
     pub export_dtype: Number,
     /// Write a JSON object per step to FILE (replaced): step, loss, grad_norm, lr, tokens, step_seconds,
     /// tokens_per_second, tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
@@ -172,6 +169,7 @@ pub struct SampleOptions {
     pub threads: Option<usize>,
 }
 
+/// How the learning rate falls.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Shape {
     Constant,
@@ -191,6 +189,7 @@ impl From<Shape> for RateShape {
     }
 }
 
+/// Number formats.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Number {
     Bf16,

@@ -29,7 +29,7 @@ impl Progress {
         let kind = if quiet {
             Kind::Quiet
         } else if terminal {
-            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}")
+            let style = ProgressStyle::with_template("{bar:10} {pos}/{len} {msg}")
                 .expect("the template is well-formed");
             Kind::Bar(ProgressBar::new(steps).with_style(style))
         } else {
@@ -47,10 +47,12 @@ impl Progress {
         }
     }
 
-    /// The run is over; what the line last said stays.
-    pub fn finish(&self) {
+    /// The run is over; what the line last said stays, and what is told now stands below it.
+    pub fn finish(&mut self) {
         if let Kind::Bar(bar) = &self.kind {
             bar.abandon();
+            eprintln!();
+            self.kind = Kind::Lines(Instant::now());
         }
     }
 }
@@ -66,27 +68,28 @@ impl Observer for Progress {
             };
             self.say(&format!("step {}: validation loss {val_loss:.4}{best}", record.step));
         }
-        let rest = format!(
-            "loss {:.4}  norm {:.3}  lr {:.2e}  {} tokens/s  {:.3} TFLOP/s  {} left",
-            record.loss,
-            record.grad_norm,
-            record.lr,
-            count(record.tokens_per_second),
-            record.tflops,
-            duration(remaining)
-        );
+        let start = format!("loss {:.4}  norm {:.3}  lr {:.2e}", record.loss, record.grad_norm, record.lr);
+        let tokens_per_second = count(record.tokens_per_second);
+        let rest = duration(remaining);
         let last = record.step == steps;
         match &mut self.kind {
             Kind::Quiet => {}
             Kind::Bar(bar) => {
-                bar.set_message(rest);
+                // Fits 80 columns.
+                bar.set_message(format!("{start}  {tokens_per_second} tok/s  {rest} left"));
                 bar.set_position(record.step);
             }
             Kind::Lines(written) => {
                 let every = self.steps.div_ceil(100).max(1);
-                if record.step == 1 || record.step % every == 0 || last || written.elapsed() >= LINES_AT_LEAST
+                if record.step == 1
+                    || record.step.is_multiple_of(every)
+                    || last
+                    || written.elapsed() >= LINES_AT_LEAST
                 {
-                    eprintln!("step {}/{steps}  {rest}", record.step);
+                    eprintln!(
+                        "step {}/{steps}  {start}  {tokens_per_second} tokens/s  {:.3} TFLOP/s  {rest} left",
+                        record.step, record.tflops
+                    );
                     *written = Instant::now();
                 }
             }

@@ -1,6 +1,7 @@
 //! `horizon train`.
 
 use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::{AdamOptions, TrainerOptions};
 use horizon::train::data::Data;
-use horizon::train::{ModelSource, Run, RunOptions, Sampler, continue_text};
+use horizon::train::{ModelSource, RateShape, Run, RunOptions, Sampler, continue_text};
 
 use crate::options::TrainOptions;
 use crate::progress::{Progress, count};
@@ -16,7 +17,7 @@ use crate::sample::printable;
 use crate::{INTERRUPTED, builtin, print};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
-const BUILTIN_STEPS: u64 = 300;
+const BUILTIN_STEPS: u64 = 500;
 /// Tokens of the sample that a built-in run ends with.
 const SAMPLE_TOKENS: usize = 120;
 
@@ -25,7 +26,7 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     let model = ModelSource::open(&options.model, options.init)?;
     let config = &model.config.model;
     let is_preset = model.is_preset();
-    let seq_len = options.seq_len.unwrap_or(if is_preset { 256 } else { 1024 }.min(config.positions_max));
+    let seq_len = options.seq_len.unwrap_or(if is_preset { 128 } else { 1024 }.min(config.positions_max));
     let builtin = options.data.is_empty();
     if builtin && !is_preset {
         return Err(Error::argument("there is nothing to train on: give --data PATH…"));
@@ -49,14 +50,16 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     let step_tokens = options.micro_batch * options.grad_accum * seq_len;
     progress.say(&format!(
         "model {}: {} parameters, {fresh}\ndata {}: {} tokens, {windows} windows of {seq_len}\n\
-         {} steps of {step_tokens} tokens, learning rate {:.1e} falling to {:.1e}",
+         {} steps of {step_tokens} tokens, learning rate {}",
         options.model,
         count(parameters as f64),
         if builtin { "built-in (the sources of this program)".to_owned() } else { names(&options.data) },
         count(tokens as f64),
         rate.steps,
-        rate.lr,
-        rate.min_lr,
+        match rate.shape {
+            RateShape::Constant => format!("{:.1e}", rate.lr),
+            _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
+        },
     ));
     progress.say(run.trainer().plan().to_string().trim_end());
     let ended = run.train(&mut progress, &stop);
@@ -78,7 +81,7 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn names(paths: &[std::path::PathBuf]) -> String {
+fn names(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 

@@ -5,6 +5,9 @@
 //! stands between the issuer and the lane. A wait is a number per other lane; of several ticks of one lane
 //! only the last matters.
 //!
+//! After a failure a lane still waits for the ticks of each task, then passes the task over (its trace span is
+//! empty) and counts it as done: order and wake-ups stay what they were.
+//!
 //! Why nothing can hang: a tick exists only after its task was issued, so whatever a task waits for stands
 //! already in a queue, before it in the order of issue; by induction the oldest unfinished task can run.
 

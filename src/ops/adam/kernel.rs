@@ -4,6 +4,12 @@
 //! vectors of the width that each entry's target features allow. Rust never contracts a multiplication and an
 //! addition, square roots and divisions are rounded correctly everywhere, so all versions give the same bits
 //! by construction.
+//!
+//! Memory is left to the hardware. Every stream but the gradient is written where it was read, so a store finds
+//! its line in the cache and non-temporal stores would save nothing. Software prefetch was measured and left
+//! out: 256 to 4096 elements ahead it gave 50 to 85 % of the memory probe of `benches/adam.rs`, without it 85
+//! to 100 % (one Zen 4 core, AVX-512, by processor time); five rising streams are what hardware prefetchers
+//! know best.
 
 use std::slice;
 

@@ -9,15 +9,20 @@ use std::ops::Range;
 
 use crate::base::{Dims, Shape};
 use crate::ops::Write;
-use crate::ops::cpu::product::multiply;
+use crate::ops::cpu::product::{Left, Panels, multiply, panel_elements};
 use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
 use crate::ops::cpu::view::{Grid, Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
 
 /// Query rows of a block.
 const QUERIES: usize = 64;
-/// Keys of a block.
+/// Keys of a block of forward.
 const KEYS: usize = 128;
+/// Keys of a block of backward: as many as queries, so that little of a block lies above the diagonal.
+const KEYS_BACKWARD: usize = 64;
+/// Elements from one row of scores to the next in backward, where they are also read by columns: rows start
+/// on different sets of the cache.
+const STRIDE: usize = KEYS_BACKWARD + 16;
 
 /// The places of heads in a row of queries, keys and values.
 struct Heads {
@@ -63,9 +68,9 @@ fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
 }
 
 /// Key blocks that some query of the block attends to.
-fn key_blocks(starts: &[i32], queries: &Range<usize>) -> Range<usize> {
+fn key_blocks(starts: &[i32], queries: &Range<usize>, keys: usize) -> Range<usize> {
     let first = starts[queries.clone()].iter().min().map_or(0, |&start| start as usize);
-    first / KEYS..queries.end.div_ceil(KEYS)
+    first / keys..queries.end.div_ceil(keys)
 }
 
 pub(super) fn forward(
@@ -80,32 +85,35 @@ pub(super) fn forward(
     let (heads, t) = (Heads::new(dims), shape.t);
     let blocks = t.div_ceil(QUERIES);
     let factor = 1.0 / (dims.d as f32).sqrt();
-    cpu.scratch.reserve(QUERIES * KEYS + 2 * QUERIES);
+    let elements =
+        QUERIES * KEYS + 2 * QUERIES + panel_elements(KEYS, dims.d).max(panel_elements(dims.d, KEYS));
+    cpu.scratch.reserve(elements);
     cpu.pool.run(shape.b * dims.h * blocks, &|worker, tile| {
         let (sequence, head, queries) = (tile / blocks / dims.h, tile / blocks % dims.h, tile % blocks);
         let (row, queries) = (sequence * t, block(queries, QUERIES, t));
         let (starts, qkv) = (&starts[row..row + t], &qkv[row * heads.stride..(row + t) * heads.stride]);
         let rows = row + queries.start..row + queries.end;
         let mut scratch = cpu.scratch.worker(worker);
-        let (scores, running) = scratch.take(QUERIES * KEYS + 2 * QUERIES).split_at_mut(QUERIES * KEYS);
-        let (largest, sums) = running.split_at_mut(QUERIES);
+        let (scores, rest) = scratch.take(elements).split_at_mut(QUERIES * KEYS);
+        let (largest, rest) = rest.split_at_mut(QUERIES);
+        let (sums, panels) = rest.split_at_mut(QUERIES);
         largest.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
         // SAFETY: a tile is one head of one row block; these rectangles are disjoint, each tile runs once.
         let mut out = unsafe { out.tile(rows.clone(), heads.query_columns(head)) };
         let q = window(qkv, heads.stride, queries.clone(), heads.query_columns(head));
         let mut write = Write::Set;
-        for keys in key_blocks(starts, &queries) {
+        for keys in key_blocks(starts, &queries, KEYS) {
             let keys = block(keys, KEYS, t.min(queries.end));
             let kv = head / heads.group;
-            let k = window(qkv, heads.stride, keys.clone(), heads.key_columns(kv));
-            let v = window(qkv, heads.stride, keys.clone(), heads.value_columns(kv));
+            let key_rows = &qkv[keys.start * heads.stride..keys.end * heads.stride];
+            let k = Panels::of_columns(panels, key_rows, heads.stride, heads.key_columns(kv), keys.len());
             multiply(
                 &mut TileMut::of(scores, queries.len(), keys.len()),
                 Write::Set,
                 factor,
-                q,
-                k.transposed(),
+                Left::Plain(q),
+                k,
             );
             for (i, scores) in scores.chunks_exact_mut(keys.len()).take(queries.len()).enumerate() {
                 let query = queries.start + i;
@@ -127,7 +135,9 @@ pub(super) fn forward(
                     scale(out.row(i), shrink);
                 }
             }
-            multiply(&mut out, write, 1.0, Matrix::new(scores, queries.len(), keys.len(), keys.len()), v);
+            let v = Panels::of_rows(panels, key_rows, heads.stride, keys.len(), heads.value_columns(kv));
+            let p = Matrix::new(scores, queries.len(), keys.len(), keys.len());
+            multiply(&mut out, write, 1.0, Left::Plain(p), v);
             write = Write::Add;
         }
         // SAFETY: as for `out`: this head's column of these rows.
@@ -154,7 +164,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
     let (heads, t) = (Heads::new(dims), shape.t);
     let attended = dims.attended();
     let factor = 1.0 / (dims.d as f32).sqrt();
-    let scratch_elements = 2 * QUERIES * KEYS + heads.group * t;
+    let panel = panel_elements(KEYS_BACKWARD, dims.d).max(panel_elements(dims.d, KEYS_BACKWARD));
+    let scratch_elements = 2 * QUERIES * STRIDE + 4 * panel + heads.group * t;
     cpu.scratch.reserve(scratch_elements);
     cpu.pool.run(shape.b * dims.g, &|worker, tile| {
         let (row, kv) = (tile / dims.g * t, tile % dims.g);
@@ -167,8 +178,12 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
         let group = kv * heads.group..(kv + 1) * heads.group;
 
         let mut scratch = cpu.scratch.worker(worker);
-        let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * KEYS);
-        let (dscores, deltas) = rest.split_at_mut(QUERIES * KEYS);
+        let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * STRIDE);
+        let (dscores, rest) = rest.split_at_mut(QUERIES * STRIDE);
+        let (panels, deltas) = rest.split_at_mut(4 * panel);
+        let (key_panels, panels) = panels.split_at_mut(panel);
+        let (value_panels, panels) = panels.split_at_mut(panel);
+        let (key_row_panels, query_panels) = panels.split_at_mut(panel);
         // delta = Σ dout · out of a row and head: what softmax's gradient takes off every score's.
         for (head, deltas) in group.clone().zip(deltas.chunks_exact_mut(t)) {
             for (query, delta) in deltas.iter_mut().enumerate() {
@@ -182,8 +197,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
         for query in 0..t {
             dq.row(query).fill(0.0);
         }
-        for keys in 0..t.div_ceil(KEYS) {
-            let keys = block(keys, KEYS, t);
+        for keys in 0..t.div_ceil(KEYS_BACKWARD) {
+            let keys = block(keys, KEYS_BACKWARD, t);
             let key_rows = row + keys.start..row + keys.end;
             // SAFETY: the key and value columns of this kv head belong to this tile alone, in every row of the
             // sequence, and the two do not overlap each other or the query columns.
@@ -193,28 +208,40 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                     dqkv.tile(key_rows, heads.value_columns(kv)),
                 )
             };
-            let k = window(qkv, heads.stride, keys.clone(), heads.key_columns(kv));
-            let v = window(qkv, heads.stride, keys.clone(), heads.value_columns(kv));
+            let key_qkv = &qkv[keys.start * heads.stride..keys.end * heads.stride];
+            let (stride, key_columns, value_columns) =
+                (heads.stride, heads.key_columns(kv), heads.value_columns(kv));
+            let transposed_k =
+                Panels::of_columns(key_panels, key_qkv, stride, key_columns.clone(), keys.len());
+            let transposed_v = Panels::of_columns(value_panels, key_qkv, stride, value_columns, keys.len());
+            let k = Panels::of_rows(key_row_panels, key_qkv, stride, keys.len(), key_columns);
             let mut write = Write::Set;
             for queries in keys.start / QUERIES..t.div_ceil(QUERIES) {
                 let queries = block(queries, QUERIES, t);
-                let reached = key_blocks(starts, &queries).contains(&(keys.start / KEYS));
+                let reached =
+                    key_blocks(starts, &queries, KEYS_BACKWARD).contains(&(keys.start / KEYS_BACKWARD));
                 if !reached {
                     continue;
                 }
                 for (head, deltas) in group.clone().zip(deltas.chunks_exact(t)) {
                     let (m, n) = (queries.len(), keys.len());
                     let query_columns = heads.query_columns(head);
-                    let q = window(qkv, heads.stride, queries.clone(), query_columns.clone());
-                    let dout = window(dout, attended, queries.clone(), query_columns);
-                    multiply(&mut TileMut::of(probabilities, m, n), Write::Set, factor, q, k.transposed());
-                    multiply(&mut TileMut::of(dscores, m, n), Write::Set, 1.0, dout, v.transposed());
-                    let pairs = probabilities.chunks_exact_mut(n).zip(dscores.chunks_exact_mut(n));
+                    let q = window(qkv, stride, queries.clone(), query_columns.clone());
+                    let d = window(dout, attended, queries.clone(), query_columns.clone());
+                    multiply(
+                        &mut scores(probabilities, m, n),
+                        Write::Set,
+                        factor,
+                        Left::Plain(q),
+                        transposed_k,
+                    );
+                    multiply(&mut scores(dscores, m, n), Write::Set, 1.0, Left::Plain(d), transposed_v);
+                    let pairs = probabilities.chunks_exact_mut(STRIDE).zip(dscores.chunks_exact_mut(STRIDE));
                     for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
                         let run = run_in(&keys, starts[query] as usize, query);
                         for row in [&mut *probabilities, &mut *dscores] {
                             row[..run.start].fill(0.0);
-                            row[run.end..].fill(0.0);
+                            row[run.end..n].fill(0.0);
                         }
                         softmax_backward(
                             &mut probabilities[run.clone()],
@@ -224,15 +251,20 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                             factor,
                         );
                     }
-                    let (p, ds) = (Matrix::new(probabilities, m, n, n), Matrix::new(dscores, m, n, n));
-                    multiply(&mut dv, write, 1.0, p.transposed(), dout);
-                    multiply(&mut dk, write, 1.0, ds.transposed(), q);
+                    let (p, ds) =
+                        (Matrix::new(probabilities, m, n, STRIDE), Matrix::new(dscores, m, n, STRIDE));
+                    let dout = &dout[queries.start * attended..queries.end * attended];
+                    let d = Panels::of_rows(query_panels, dout, attended, m, query_columns.clone());
+                    multiply(&mut dv, write, 1.0, Left::Plain(p.transposed()), d);
+                    let query_qkv = &qkv[queries.start * stride..queries.end * stride];
+                    let q = Panels::of_rows(query_panels, query_qkv, stride, m, query_columns);
+                    multiply(&mut dk, write, 1.0, Left::Plain(ds.transposed()), q);
                     write = Write::Add;
                     // SAFETY: this head's query columns lie in `dq`, which is not used while this tile lives.
                     let mut dq = unsafe {
                         dqkv.tile(row + queries.start..row + queries.end, heads.query_columns(head))
                     };
-                    multiply(&mut dq, Write::Add, 1.0, ds, k);
+                    multiply(&mut dq, Write::Add, 1.0, Left::Plain(ds), k);
                 }
             }
             if write == Write::Set {
@@ -243,6 +275,11 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
             }
         }
     });
+}
+
+/// The scores of a block in scratch memory.
+fn scores(memory: &mut [f32], queries: usize, keys: usize) -> TileMut<'_, f32> {
+    TileMut::of(memory, queries, STRIDE).into_columns(0..keys)
 }
 
 vectorised! {

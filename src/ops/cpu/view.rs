@@ -157,14 +157,26 @@ impl<'a, T: Element> TileMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.stride), self.columns) }
     }
 
-    /// The number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
+    /// Some of the columns.
+    pub fn into_columns(self, columns: Range<usize>) -> Self {
+        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the tile");
+        // SAFETY: the corner lies in the tile, or one past its end when no column is left.
+        let base = unsafe { self.base.add(columns.start) };
+        TileMut { base, columns: columns.end - columns.start, ..self }
     }
 
-    /// The number of columns.
-    pub fn columns(&self) -> usize {
-        self.columns
+    /// Part of the tile, lent.
+    pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'_, T> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the tile");
+        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the tile");
+        TileMut {
+            // SAFETY: the corner lies in the tile, or one past its end when the part is empty.
+            base: unsafe { self.base.add(rows.start * self.stride + columns.start) },
+            rows: rows.end - rows.start,
+            columns: columns.end - columns.start,
+            stride: self.stride,
+            memory: PhantomData,
+        }
     }
 
     /// Elements from one row to the next.
@@ -175,6 +187,16 @@ impl<'a, T: Element> TileMut<'a, T> {
     /// The address of the first element.
     pub fn address(&mut self) -> *mut T {
         self.base
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
     }
 }
 
@@ -223,6 +245,23 @@ impl<'a> Matrix<'a> {
     /// Elements from one row to the next, and from one column to the next.
     pub fn strides(&self) -> (usize, usize) {
         (self.row_stride, self.column_stride)
+    }
+
+    /// Some of the rows.
+    pub fn some_rows(self, rows: Range<usize>) -> Self {
+        assert!(rows.start < rows.end && rows.end <= self.rows, "rows leave the matrix");
+        Matrix { elements: &self.elements[rows.start * self.row_stride..], rows: rows.len(), ..self }
+    }
+
+    /// A row of a matrix that is row-major.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        assert!(self.column_stride == 1, "the row does not stand together");
+        &self.elements[row * self.row_stride..][..self.columns]
+    }
+
+    /// One element.
+    pub fn at(&self, row: usize, column: usize) -> f32 {
+        self.elements[row * self.row_stride + column * self.column_stride]
     }
 
     /// The address of the first element.

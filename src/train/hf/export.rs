@@ -199,7 +199,7 @@ fn fill(
         ("generation_config.json", config.generation_json()),
         (MARKER, json!(marker)),
     ] {
-        write_file(&folder.join(name), |file| Ok(write!(file, "{json:#}\n")?))?;
+        write_file(&folder.join(name), |file| Ok(writeln!(file, "{json:#}")?))?;
     }
     write_file(&folder.join(WEIGHTS), |file| write_weights(file, layout, dtype, read))
 }

@@ -1,0 +1,580 @@
+/*
+ * horizon.h - train large language models on one accelerator, with the whole model in host RAM.
+ *
+ * This header is the contract of libhorizon and its manual. It is plain C11 and C++17.
+ *
+ * ==================================================================================================
+ * WHAT THE LIBRARY DOES
+ *
+ * Host RAM owns the model: weights, what makes them whole f32 numbers, gradients, AdamW's moments. The
+ * device is a place that layers stream through; it needs room for two layers, not for the model. A
+ * "step" uploads each layer once, carries every micro-batch of the step through it, brings its gradient
+ * back once, and then updates every parameter on the CPU.
+ *
+ * A program trains like this (every call returns a status, see ERRORS):
+ *
+ *     hz_model_config_t    model   = HZ_MODEL_CONFIG_INIT;
+ *     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
+ *     hz_batch_t           batch   = HZ_BATCH_INIT;
+ *     hz_step_report_t     report  = HZ_STEP_REPORT_INIT;
+ *     hz_trainer_t        *trainer = NULL;
+ *
+ *     hz_model_config_from_preset("tiny", &model);
+ *     options.sequences       = 8;                              // B, sequences of a micro-batch
+ *     options.sequence_length = 128;                            // T, tokens of a sequence
+ *     hz_trainer_open(&model, &options, &trainer);              // takes all memory, or refuses
+ *     hz_trainer_init(trainer, 1);                              // fresh weights from seed 1
+ *     for (...) {
+ *         batch.rows = 8 * 128; batch.tokens = ...; batch.targets = ...;
+ *         hz_trainer_step(trainer, &batch, 1, 3e-4, &report);   // report.loss, report.grad_norm
+ *     }
+ *     hz_trainer_export_hf(trainer, "out", HZ_DTYPE_BF16);      // a folder Hugging Face loads
+ *     hz_trainer_close(trainer);
+ *
+ * To start from a checkpoint: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf.
+ *
+ * Against an installed library: cc train.c $(pkg-config --cflags --libs horizon)
+ * Against a build tree:         cc -Iinclude train.c -Ltarget/release -lhorizon -Wl,-rpath,$PWD/target/release
+ *
+ * ==================================================================================================
+ * WORDS AND UNITS
+ *
+ * A micro-batch is B sequences of T tokens, N = B*T rows; a step is 1 .. micros_max micro-batches and
+ * one update. Arrays are row-major and dense. V is the vocabulary. Sizes named *_bytes and *_mem are
+ * bytes; counts are elements, never bytes. Losses are in nats. A sequence's target row t is the token that
+ * should follow token t; target -100 is ignored.
+ *
+ * ==================================================================================================
+ * OWNERSHIP
+ *
+ * Whoever opens a handle closes it. The library keeps no pointer that a caller passes in (except the log
+ * callback and its user pointer): every array and string is copied, or done with, before a call returns.
+ * A `const char *` that the library hands out belongs to the library: the handle it came from keeps it
+ * alive and unchanged until that handle is closed, and hz_last_error says how long its text lives.
+ * Strings are NUL-terminated UTF-8 both ways; file names are taken as they are.
+ *
+ * Pointers must be aligned for their type. Passing NULL where a pointer is not marked "or NULL" gives
+ * HZ_STATUS_INVALID_ARGUMENT. A pointer that is neither NULL nor valid, or a handle after its close, is
+ * undefined, as in all of C.
+ *
+ * ==================================================================================================
+ * STRUCTS THAT STATE THEIR SIZE
+ *
+ * Every struct here begins with `uint32_t struct_size`, and has a macro HZ_..._INIT which sets it, and
+ * sets every other field to its default. Initialise with the macro, then change what you want:
+ *
+ *     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
+ *
+ * That holds for structs the library fills in, too. It lets a program and a library of different ages
+ * work together: later versions only append fields.
+ *   - A program older than the library passes a smaller struct_size: the library takes the default for
+ *     each field behind it, and writes none of them.
+ *   - A program newer than the library passes a larger struct_size: in an input, the part the library does not
+ *     know must be zero bytes (fields appended later mean "default" when zero), else the call is refused,
+ *     since ignoring a wish in silence would be worse; in an output, that part is set to zero.
+ *   - A struct_size that ends inside a field, or beyond 4096, is refused: it was never initialised.
+ *
+ * In an array of structs all elements have the same struct_size; it is the distance between them.
+ *
+ * ==================================================================================================
+ * THREADS
+ *
+ * The library starts threads of its own (four lanes and a pool of workers for each trainer), which end when the
+ * trainer is closed. A trainer is used by one thread at a time, not always the same one. A second call made
+ * while one is running is refused with HZ_STATUS_INVALID_STATE and changes nothing; it does not wait.
+ * Different handles are independent. A plan never changes: any number of threads may read it. Functions
+ * without a handle may be called from any thread at any time. Closing a handle while another thread uses it
+ * is a mistake that the library cannot always catch. Each function below names its exceptions.
+ *
+ * Trainers do not survive fork() in the child. Do not dlclose() the library.
+ *
+ * ==================================================================================================
+ * WHAT A CALL WAITS FOR
+ *
+ * hz_trainer_update and hz_trainer_step return when the loss and the gradient norm of the step are known.
+ * AdamW may then still be running on the library's threads; the next step overlaps with it. Calls that need
+ * its result wait for it by themselves; they say "waits for the lanes" below. To time whole steps, or before
+ * exit, call hz_trainer_sync.
+ *
+ * ==================================================================================================
+ * ERRORS
+ *
+ * Every function that can fail returns an hz_status_t; 0 is success. hz_last_error gives a sentence that
+ * says what was sought, what was found, and what to do. On failure no output parameter is written and,
+ * unless said otherwise, nothing has changed.
+ *
+ * A failure of class 3xx during work (HZ_STATUS_DEVICE_FAILED) or 9xx (a bug of the library) fails the
+ * trainer: its state is no longer known to be right. Every later call that would use that state gives the same
+ * status and the same message again, the first error, until hz_trainer_close, which always works.
+ * All other errors leave the trainer usable.
+ *
+ * The library does not print, exit, abort, raise or catch signals, or read environment variables that
+ * change results. A panic inside it is stopped at this border and becomes HZ_STATUS_PANIC. Large memory is taken in
+ * hz_trainer_open and refused politely; only the failure of a small allocation (some KiB of bookkeeping), which
+ * Linux practically never reports, ends the process.
+ */
+#ifndef HORIZON_H
+#define HORIZON_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define HZ_API __attribute__((visibility("default")))
+#else
+#define HZ_API
+#endif
+
+/* ==================================================================================================
+ * Version
+ */
+
+/* The version of the library this header came with. */
+#define HZ_VERSION "0.1.0"
+
+/* Changes when a program compiled against an older header would break: a function removed, a meaning
+ * changed. Appended fields and functions do not change it. */
+#define HZ_ABI_VERSION 1
+
+/* The version of the library that is running, e.g. "0.1.0". Never NULL; lives for ever. */
+HZ_API const char *hz_version(void);
+
+/* The HZ_ABI_VERSION of the library that is running. A program that loads the library by itself compares it
+ * with its own HZ_ABI_VERSION before anything else; for others the soname does that. */
+HZ_API uint32_t hz_abi_version(void);
+
+/* ==================================================================================================
+ * Status
+ *
+ * 1xx: the caller can do something about it. 2xx: this machine. 3xx: the device. 9xx: a bug of ours, please
+ * report it. The numbers never change their meaning; later versions may add some, so treat an unknown
+ * one by its class.
+ */
+typedef int32_t hz_status_t;
+
+enum {
+    /* No error. */
+    HZ_STATUS_OK = 0,
+    /* An argument, option or field has a value that cannot be used. */
+    HZ_STATUS_INVALID_ARGUMENT = 100,
+    /* The call does not fit the state of the handle: in use, nothing accumulated, not tracing. */
+    HZ_STATUS_INVALID_STATE = 101,
+    /* A file, folder, preset or tensor that was named does not exist. */
+    HZ_STATUS_NOT_FOUND = 102,
+    /* A file exists, but its contents are not what its format asks for. */
+    HZ_STATUS_BAD_FORMAT = 103,
+    /* Well-formed, understood, and not supported. */
+    HZ_STATUS_UNSUPPORTED = 104,
+    /* A step or evaluation without a single target. */
+    HZ_STATUS_NO_TARGET = 105,
+    /* The gradient norm or the loss is not finite; nothing was committed. */
+    HZ_STATUS_NON_FINITE = 110,
+    /* A gradient was not finite after some units had been updated; the message names the unit. */
+    HZ_STATUS_STEP_PARTIAL = 111,
+    /* The model does not fit the host memory it may use. */
+    HZ_STATUS_OUT_OF_HOST_MEMORY = 200,
+    /* Reading or writing a file failed. */
+    HZ_STATUS_IO = 201,
+    /* No space is left where a file was to be written. */
+    HZ_STATUS_DISK_FULL = 202,
+    /* The device asked for is not there. */
+    HZ_STATUS_DEVICE_UNAVAILABLE = 300,
+    /* The model does not fit the device memory it may use. */
+    HZ_STATUS_OUT_OF_DEVICE_MEMORY = 301,
+    /* Work on the device failed; the trainer stays failed. */
+    HZ_STATUS_DEVICE_FAILED = 302,
+    /* An invariant of the library does not hold; the trainer stays failed. */
+    HZ_STATUS_INTERNAL = 900,
+    /* A panic was caught at this border; the trainer stays failed. */
+    HZ_STATUS_PANIC = 901
+};
+
+/* The name of a status, e.g. "HZ_STATUS_NO_TARGET"; "HZ_STATUS_UNKNOWN" for a number that is none. Never
+ * NULL; lives for ever. */
+HZ_API const char *hz_status_name(hz_status_t status);
+
+/* The message of the last call that failed on this thread, as one or more sentences of UTF-8; "" if none
+ * has. Calls that succeed leave it alone, so look at the status first. Never NULL. The text lives until the
+ * next call that fails on this thread, or the thread's end. */
+HZ_API const char *hz_last_error(void);
+
+/* ==================================================================================================
+ * Log
+ */
+
+enum {
+    /* A trainer failed. The error is also the result of the call that meets it. */
+    HZ_LOG_ERROR = 1,
+    /* Something runs otherwise than one would expect, e.g. a memory limit was raised by an option. */
+    HZ_LOG_WARNING = 2,
+    /* What was opened, and how large it is. */
+    HZ_LOG_INFO = 3
+};
+
+/* Gets one message, without a newline; `message` is valid during the call alone. */
+typedef void (*hz_log_callback_t)(int32_t level, const char *message, void *user);
+
+/* Sets where messages of the whole process go; NULL (the start) drops them.
+ *
+ * Threads: the callback may run on any thread, the caller's or the library's, and never on two at a time. It
+ * should return soon, must not throw or longjmp, and must not call the library: the caller, or a lane, may hold what
+ * such a call waits for. (This function is refused there.)
+ * Waits until a callback that is running has returned: afterwards the old callback is never called again
+ * and its user pointer may be freed.
+ * Errors: HZ_STATUS_INVALID_STATE from inside a callback. */
+HZ_API hz_status_t hz_set_log_callback(hz_log_callback_t callback /* or NULL */, void *user /* or NULL */);
+
+/* ==================================================================================================
+ * Model
+ */
+
+/* The description of a decoder: Llama-style, with RMSNorm, rotary positions, grouped-query causal
+ * attention, SwiGLU, no biases. The names are those of a Hugging Face config.json. */
+typedef struct hz_model_config_t {
+    uint32_t struct_size;
+    uint32_t tie_word_embeddings;     /* 1: embedding and LM head are one tensor; 0: two */
+    uint64_t vocab_size;              /* V; token ids are 0 .. V-1 */
+    uint64_t hidden_size;             /* C, the width of the residual stream */
+    uint64_t intermediate_size;       /* F, the width of the feed-forward network */
+    uint64_t num_hidden_layers;       /* L */
+    uint64_t num_attention_heads;     /* H */
+    uint64_t num_key_value_heads;     /* G, divides H; 0 = H */
+    uint64_t head_dim;                /* D, even; 0 = C/H */
+    uint64_t max_position_embeddings; /* the longest sequence; a longer one is refused */
+    double rms_norm_eps;              /* used as f32 */
+    double rope_theta;                /* base of the rotary frequencies */
+} hz_model_config_t;
+
+/* Sizes are yours to fill in (or hz_model_config_from_preset's). */
+#define HZ_MODEL_CONFIG_INIT {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0}
+
+/* Fills in a built-in shape: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256.
+ * Errors: HZ_STATUS_NOT_FOUND, naming those there are. */
+HZ_API hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
+
+/* Fills in the shape of the model in a Hugging Face folder, from its config.json. Reads that file alone.
+ * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (not JSON, or a field missing),
+ * HZ_STATUS_UNSUPPORTED (an architecture or feature the library does not train, by name). */
+HZ_API hz_status_t hz_model_config_from_hf(const char *folder, hz_model_config_t *out_config);
+
+/* ==================================================================================================
+ * Options
+ */
+
+/* What the host keeps of a parameter. */
+enum {
+    /* 14 bytes a parameter: bf16 weight, 16-bit residual (both together are the f32 master), bf16 gradient,
+     * f32 moments. 16 bytes with f32 gradients. */
+    HZ_MODE_EXACT = 1,
+    /* 12 bytes: gradients pass through a small ring and are used at once. Needs clip = 0. */
+    HZ_MODE_STREAMED = 2
+};
+
+/* How a number is stored. */
+enum {
+    HZ_DTYPE_BF16 = 1,
+    HZ_DTYPE_F32 = 2
+};
+
+/* When AdamW runs. */
+enum {
+    /* After the norm in HZ_MODE_EXACT, under backward in HZ_MODE_STREAMED. */
+    HZ_ADAM_AUTO = 0,
+    /* Once loss and norm of the whole step are known, overlapped with the next step's forward. A norm that is not
+     * finite commits nothing. */
+    HZ_ADAM_AFTER_NORM = 1,
+    /* As soon as a unit's gradient has landed, overlapped with backward. Needs clip = 0. A gradient that is not
+     * finite leaves its own unit alone: see HZ_STATUS_STEP_PARTIAL. */
+    HZ_ADAM_UNDER_BACKWARD = 2
+};
+
+/* Where layers are computed. */
+enum {
+    /* The best device of this machine that the library was built for. */
+    HZ_DEVICE_AUTO = 0,
+    /* This machine's CPU, with a device memory of its own in RAM: runs anywhere, and is the reference. */
+    HZ_DEVICE_CPU = 1
+};
+
+/* Everything about a run that is not the model, the data or the learning rate. Neither weight_slots, slabs, threads,
+ * adam_when nor the memory limits ever change a bit of the result. */
+typedef struct hz_trainer_options_t {
+    uint32_t struct_size;
+    uint32_t device;          /* HZ_DEVICE_* */
+    uint32_t mode;            /* HZ_MODE_* */
+    uint32_t grad_dtype;      /* HZ_DTYPE_*: what a gradient is rounded to, once, when it leaves the device */
+    uint32_t adam_when;       /* HZ_ADAM_* */
+    uint32_t tracing;         /* 1: record what every lane does, for hz_trainer_trace; memory grows with each step */
+    uint64_t sequences;       /* B of a micro-batch */
+    uint64_t sequence_length; /* T of a micro-batch */
+    uint64_t micros_max;      /* the most micro-batches a step or evaluation may have */
+    uint64_t logits_chunk;    /* rows of logits that exist at a time; 0 = as many as 32 MiB of f32 hold */
+    uint64_t weight_slots;    /* layers whose weights are on the device at a time, >= 2 */
+    uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2 */
+    uint64_t device_mem;      /* bytes of device memory that may be taken; 0 = what the device has */
+    uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free */
+    uint64_t threads;         /* CPU threads that share a job; 0 = all this process may run on */
+    double beta1;             /* AdamW (Loshchilov & Hutter 2019) */
+    double beta2;
+    double eps;
+    double weight_decay;      /* decoupled; tensors of two or more dimensions only */
+    double clip;              /* the largest global gradient norm; 0 = no clipping */
+} hz_trainer_options_t;
+
+/* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
+ * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
+#define HZ_TRAINER_OPTIONS_INIT \
+    {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, \
+     1, 256, 1, 0, 2, 2, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0}
+
+/* ==================================================================================================
+ * Plan: what a trainer would take, before it takes it
+ */
+
+/* A model and options, and every byte they need. Immutable. */
+typedef struct hz_plan_t hz_plan_t;
+
+/* A plan in figures. */
+typedef struct hz_plan_summary_t {
+    uint32_t struct_size;
+    uint32_t adam_when;            /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD: what AUTO came to */
+    uint64_t parameters;           /* P; a tied tensor counts once */
+    uint64_t logits_chunk;         /* rows; what 0 came to */
+    uint64_t device_bytes;         /* the device arena */
+    uint64_t device_bytes_per_micro; /* how much of it one micro-batch of the step more or less takes */
+    uint64_t host_bytes;           /* the host arenas: wire and state */
+    uint64_t host_wire_bytes;      /* what crosses the link: weights, gradients, batches */
+    uint64_t host_state_bytes;     /* what never does: residuals, moments */
+    uint64_t ram_bytes;            /* what host_mem is compared with: host_bytes, and device_bytes where device
+                                      memory is RAM, as on the CPU device */
+} hz_plan_summary_t;
+
+#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* Plans a trainer: the same plan hz_trainer_open would follow, for this machine or for one far larger. Takes no
+ * memory to speak of, and does not ask whether the plan fits: see hz_plan_admit.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options that cannot be used. */
+HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
+                                hz_plan_t **out_plan);
+
+/* Whether hz_trainer_open would let this plan in here and now: reads the free memory of this machine (physical
+ * RAM and the control group's limit, or the options' limits instead).
+ * Errors: HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY, saying what is needed, what there is, and
+ * what would fit; HZ_STATUS_IO if the system does not tell. */
+HZ_API hz_status_t hz_plan_admit(const hz_plan_t *plan);
+
+/* The plan in figures. */
+HZ_API hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out_summary);
+
+/* The whole plan as one JSON object: the summary's fields, and "device_regions" and "host_regions", arrays of
+ * {"name", "bytes"} that add up to device_bytes and host_bytes. The text belongs to the plan. */
+HZ_API hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
+
+/* Frees a plan; NULL is fine. */
+HZ_API void hz_plan_close(hz_plan_t *plan /* or NULL */);
+
+/* ==================================================================================================
+ * Trainer
+ */
+
+/* A model in host RAM and a device that trains it. */
+typedef struct hz_trainer_t hz_trainer_t;
+
+/* Opens a trainer: plans, refuses what does not fit, takes all memory it will ever take, starts its threads.
+ * Every weight is zero until hz_trainer_init, hz_trainer_load_hf or hz_trainer_write_tensor; moments are zero and
+ * the step number is 0.
+ *
+ * Ownership: the caller closes *out_trainer with hz_trainer_close.
+ * Waits: until the memory is there, which takes seconds for hundreds of GiB.
+ * Errors: those of hz_plan_open and hz_plan_admit; HZ_STATUS_DEVICE_UNAVAILABLE. */
+HZ_API hz_status_t hz_trainer_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
+                                   hz_trainer_t **out_trainer);
+
+/* Closes a trainer: waits for the lanes, ends its threads, gives all memory back. NULL is fine.
+ *
+ * The handle is gone afterwards whatever the result is, with one exception: HZ_STATUS_INVALID_STATE says that
+ * another call is running on it, and nothing was closed.
+ * Errors: the first error of a trainer that has failed, be it in work that nobody had waited for yet. */
+HZ_API hz_status_t hz_trainer_close(hz_trainer_t *trainer /* or NULL */);
+
+/* The model the trainer was opened with, zeros replaced by what they stood for.
+ * Threads: at any time, beside any other call; works on a failed trainer. Waits for nothing. */
+HZ_API hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_config_t *out_config);
+
+/* --------------------------------------------------------------------------------------------------
+ * Weights
+ */
+
+/* A tensor of the model. */
+typedef struct hz_tensor_t {
+    uint32_t struct_size;
+    uint32_t rank;     /* dimensions used of shape */
+    const char *name;  /* Hugging Face's, e.g. "model.layers.3.mlp.up_proj.weight"; belongs to the trainer */
+    uint64_t shape[4]; /* [out, in] or [C]; unused ones are 0 */
+    uint64_t elements; /* the product of shape */
+} hz_tensor_t;
+
+#define HZ_TENSOR_INIT {sizeof(hz_tensor_t), 0, NULL, {0, 0, 0, 0}, 0}
+
+/* How many tensors the model has. A tied head is not one of its own.
+ * Threads, waiting: as hz_trainer_model. */
+HZ_API hz_status_t hz_trainer_tensor_count(const hz_trainer_t *trainer, size_t *out_count);
+
+/* Tensor `index`, 0 .. count-1, in forward order.
+ * Threads, waiting: as hz_trainer_model. Errors: HZ_STATUS_INVALID_ARGUMENT beyond the last. */
+HZ_API hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, hz_tensor_t *out_tensor);
+
+/* Fresh weights, as GPT-2 starts them: matrices normal with deviation 0.02, those that add to the residual stream
+ * (o_proj, down_proj) with 0.02/sqrt(2L), norms 1. A tensor's values depend on the seed and its name alone.
+ * Moments and the step number stay as they are.
+ * Waits for the lanes. Errors: those of a failed trainer. */
+HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
+
+/* Reads the weights of a Hugging Face folder (model.safetensors, or its shards with their index; f32, bf16 or f16).
+ * Its config.json must describe the model the trainer was opened with, and every tensor of the model must be there
+ * in its shape. Moments and the step number stay as they are.
+ * Waits for the lanes, and for the disk.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT
+ * (truncated, or a tensor that is missing or has another shape, by name). All that is checked before the first
+ * tensor is read; only a value that is not finite (HZ_STATUS_BAD_FORMAT) is found on the way and leaves the weights a
+ * mixture, to be loaded or initialised again. */
+HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
+
+/* Writes a folder that Hugging Face loads: config.json and model.safetensors, as bf16 (the weights that are
+ * streamed) or f32 (the master). The folder appears under its name, or replaces an earlier export, only when it
+ * is whole; missing parents are made. A folder that holds anything but an earlier export is refused.
+ * Waits for the lanes, and for the disk.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL, the latter before
+ * anything is written where the file system knows its free space. */
+HZ_API hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, uint32_t dtype /* HZ_DTYPE_* */);
+
+/* Reads the f32 master of the tensor `name` into values[0 .. count-1], row-major.
+ * Waits for the lanes.
+ * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT unless count is its number of elements. */
+HZ_API hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *name, float *values, size_t count);
+
+/* Writes the f32 master of a tensor: every value is kept exactly. Its moments stay as they are.
+ * Waits for the lanes. Errors: as hz_trainer_read_tensor. */
+HZ_API hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values, size_t count);
+
+/* Reads the gradient a tensor had in the last step, as it was rounded to grad_dtype, before clipping; zeros
+ * before the first step.
+ * Waits for the lanes.
+ * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED in HZ_MODE_STREAMED, which keeps none. */
+HZ_API hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *name, float *values, size_t count);
+
+/* --------------------------------------------------------------------------------------------------
+ * Steps
+ */
+
+/* A micro-batch, B sequences of T tokens, each array [B, T] row-major. */
+typedef struct hz_batch_t {
+    uint32_t struct_size;
+    uint32_t reserved;      /* 0 */
+    uint64_t rows;          /* N = B*T: the length of every array that is given */
+    const int32_t *tokens;  /* ids, 0 .. V-1 */
+    const int32_t *targets; /* for each token the id that should come next, or -100 to ignore it */
+    const float *weights;   /* or NULL (each is 1): the weight of each target, finite, >= 0 */
+    const int32_t *starts;  /* or NULL (one document a sequence): for each token the position 0 .. T-1 in its
+                               sequence at which its document starts; attention does not cross that border and
+                               positions count from it */
+} hz_batch_t;
+
+#define HZ_BATCH_INIT {sizeof(hz_batch_t), 0, 0, NULL, NULL, NULL, NULL}
+
+/* What a step reports. */
+typedef struct hz_step_report_t {
+    uint32_t struct_size;
+    uint32_t micros;  /* micro-batches of the step */
+    uint64_t step;    /* the step number after this step, counted from 1 */
+    double loss;      /* sum(weight * nll) / sum(weight) over the targets of the whole step, in nats */
+    double grad_norm; /* the global gradient norm before clipping */
+    uint64_t tokens;  /* tokens of the step, ignored targets included */
+    uint64_t targets; /* targets that are not ignored */
+} hz_step_report_t;
+
+#define HZ_STEP_REPORT_INIT {sizeof(hz_step_report_t), 0, 0, 0.0, 0.0, 0, 0}
+
+/* What an evaluation reports. */
+typedef struct hz_eval_report_t {
+    uint32_t struct_size;
+    uint32_t micros;  /* micro-batches */
+    double loss;      /* as in hz_step_report_t */
+    uint64_t targets; /* targets that are not ignored */
+} hz_eval_report_t;
+
+#define HZ_EVAL_REPORT_INIT {sizeof(hz_eval_report_t), 0, 0.0, 0}
+
+/* Checks a micro-batch and copies it for the next hz_trainer_update. Runs nothing; the arrays are the caller's
+ * again when it returns.
+ * Waits for nothing.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming array, position and value; HZ_STATUS_INVALID_STATE when micros_max are
+ * there already. What was accumulated before stays. */
+HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t *batch);
+
+/* One step over everything accumulated: forward, backward, clipping, AdamW with learning rate `lr` (finite, >= 0).
+ * Afterwards nothing is accumulated, unless `lr` or `out_report` was refused.
+ * Waits until loss and norm are known; AdamW runs on.
+ * Errors: HZ_STATUS_INVALID_STATE when nothing is accumulated; HZ_STATUS_NO_TARGET; HZ_STATUS_NON_FINITE (weights,
+ * moments and the step number are as before); HZ_STATUS_STEP_PARTIAL (HZ_ADAM_UNDER_BACKWARD only: the step
+ * counts, some units kept their old weights). */
+HZ_API hz_status_t hz_trainer_update(hz_trainer_t *trainer, double lr, hz_step_report_t *out_report);
+
+/* hz_trainer_accumulate of batches[0 .. count-1], then hz_trainer_update: bit for bit the same.
+ * Waits, errors: as those; and HZ_STATUS_INVALID_STATE when something is accumulated already. When a batch is
+ * refused nothing stays accumulated. */
+HZ_API hz_status_t hz_trainer_step(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
+                                   hz_step_report_t *out_report);
+
+/* The loss of 1 .. micros_max micro-batches under the weights after the last step. Changes nothing.
+ * Waits for AdamW unit by unit, as a step would, and until the loss is known.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, HZ_STATUS_NO_TARGET; HZ_STATUS_INVALID_STATE when something is accumulated. */
+HZ_API hz_status_t hz_trainer_eval(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
+                                   hz_eval_report_t *out_report);
+
+/* The logits that follow tokens[0 .. count-1], 1 .. T of them, as f32 into logits[0 .. logits_count-1];
+ * logits_count is V. For sampling now and then: each call streams the whole model.
+ * Waits until they are there.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE when something is accumulated. */
+HZ_API hz_status_t hz_trainer_logits(hz_trainer_t *trainer, const int32_t *tokens, size_t count, float *logits,
+                                     size_t logits_count);
+
+/* Waits for the lanes: everything asked for has been done, AdamW too.
+ * Errors: those of a failed trainer. */
+HZ_API hz_status_t hz_trainer_sync(hz_trainer_t *trainer);
+
+/* --------------------------------------------------------------------------------------------------
+ * Looking in
+ */
+
+/* Totals since the trainer was opened. */
+typedef struct hz_stats_t {
+    uint32_t struct_size;
+    uint32_t threads;      /* CPU threads that share a job */
+    uint64_t steps;        /* steps that were committed: the step number */
+    uint64_t tokens;       /* tokens of those steps */
+    uint64_t device_bytes; /* the device arena */
+    uint64_t host_bytes;   /* the host arenas */
+} hz_stats_t;
+
+#define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0}
+
+/* The totals. Waits for nothing. Errors: those of a failed trainer. */
+HZ_API hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats);
+
+/* Writes what every lane did since the trainer was opened to a file in Chrome trace format, which Perfetto
+ * (ui.perfetto.dev) opens. An existing file is replaced; the new one appears under its name only when it is whole.
+ * Waits for the lanes, and for the disk.
+ * Errors: HZ_STATUS_INVALID_STATE unless the trainer was opened with tracing = 1; HZ_STATUS_NOT_FOUND (no such
+ * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
+HZ_API hz_status_t hz_trainer_trace(hz_trainer_t *trainer, const char *path);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* HORIZON_H */

@@ -1,0 +1,339 @@
+//! The structs of the header and what they mean: fields to Rust values, each refused by its own name.
+
+use crate::base::{DType, Dims, Error, Result, Shape, Status};
+use crate::capi::argument::{Array, LentText, Text, size};
+use crate::capi::sized::{Out, SizedStruct, sized_struct};
+use crate::capi::status::hz_status_t;
+use crate::capi::wall::wall;
+use crate::engine::{AdamOptions, TrainerOptions};
+use crate::model::{self, ModelConfig};
+use crate::schedule::{AdamWhen, Mode};
+use crate::train::hf::FolderConfig;
+
+sized_struct! {
+    hz_model_config_t {
+        tie_word_embeddings: u32 = 0,
+        vocab_size: u64 = 0,
+        hidden_size: u64 = 0,
+        intermediate_size: u64 = 0,
+        num_hidden_layers: u64 = 0,
+        num_attention_heads: u64 = 0,
+        num_key_value_heads: u64 = 0,
+        head_dim: u64 = 0,
+        max_position_embeddings: u64 = 0,
+        rms_norm_eps: f64 = 1e-5,
+        rope_theta: f64 = 10_000.0,
+    }
+}
+
+sized_struct! {
+    hz_trainer_options_t {
+        device: u32 = Device::Auto as u32,
+        mode: u32 = mode_number(TrainerOptions::default().mode),
+        grad_dtype: u32 = dtype_number(TrainerOptions::default().grad_dtype),
+        adam_when: u32 = ADAM_AUTO,
+        tracing: u32 = 0,
+        sequences: u64 = TrainerOptions::default().shape.b as u64,
+        sequence_length: u64 = TrainerOptions::default().shape.t as u64,
+        micros_max: u64 = TrainerOptions::default().micros_max as u64,
+        logits_chunk: u64 = 0,
+        weight_slots: u64 = TrainerOptions::default().weight_slots as u64,
+        slabs: u64 = TrainerOptions::default().slabs as u64,
+        device_mem: u64 = 0,
+        host_mem: u64 = 0,
+        threads: u64 = 0,
+        beta1: f64 = AdamOptions::default().beta1,
+        beta2: f64 = AdamOptions::default().beta2,
+        eps: f64 = AdamOptions::default().eps,
+        weight_decay: f64 = AdamOptions::default().weight_decay,
+        clip: f64 = TrainerOptions::default().clip,
+    }
+}
+
+sized_struct! {
+    hz_plan_summary_t {
+        adam_when: u32 = 0,
+        parameters: u64 = 0,
+        logits_chunk: u64 = 0,
+        device_bytes: u64 = 0,
+        device_bytes_per_micro: u64 = 0,
+        host_bytes: u64 = 0,
+        host_wire_bytes: u64 = 0,
+        host_state_bytes: u64 = 0,
+        ram_bytes: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_tensor_t {
+        rank: u32 = 0,
+        name: LentText = LentText::NULL,
+        shape: [u64; SHAPE_MAX] = [0; SHAPE_MAX],
+        elements: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_batch_t {
+        reserved: u32 = 0,
+        rows: u64 = 0,
+        tokens: Array<i32> = Array::NULL,
+        targets: Array<i32> = Array::NULL,
+        weights: Array<f32> = Array::NULL,
+        starts: Array<i32> = Array::NULL,
+    }
+}
+
+sized_struct! {
+    hz_step_report_t {
+        micros: u32 = 0,
+        step: u64 = 0,
+        loss: f64 = 0.0,
+        grad_norm: f64 = 0.0,
+        tokens: u64 = 0,
+        targets: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_eval_report_t {
+        micros: u32 = 0,
+        loss: f64 = 0.0,
+        targets: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_stats_t {
+        threads: u32 = 0,
+        steps: u64 = 0,
+        tokens: u64 = 0,
+        device_bytes: u64 = 0,
+        host_bytes: u64 = 0,
+    }
+}
+
+/// Dimensions that `hz_tensor_t` has room for.
+pub const SHAPE_MAX: usize = 4;
+
+/// `HZ_ADAM_AUTO`; the others are those of [`adam_number`].
+const ADAM_AUTO: u32 = 0;
+
+/// `HZ_DEVICE_*`.
+#[derive(Clone, Copy)]
+enum Device {
+    Auto = 0,
+    Cpu = 1,
+}
+
+/// `HZ_MODE_*`.
+fn mode_number(mode: Mode) -> u32 {
+    match mode {
+        Mode::Exact => 1,
+        Mode::Streamed => 2,
+    }
+}
+
+/// `HZ_DTYPE_*`.
+fn dtype_number(dtype: DType) -> u32 {
+    match dtype {
+        DType::Bf16 => 1,
+        DType::F32 => 2,
+    }
+}
+
+/// `HZ_ADAM_AFTER_NORM`, `HZ_ADAM_UNDER_BACKWARD`.
+pub fn adam_number(when: AdamWhen) -> u32 {
+    match when {
+        AdamWhen::AfterNorm => 1,
+        AdamWhen::UnderBackward => 2,
+    }
+}
+
+/// The value of a list whose number is `number`.
+fn choose<T: Copy>(number: u32, values: &[T], of: fn(T) -> u32, field: &str, prefix: &str) -> Result<T> {
+    values.iter().copied().find(|&value| of(value) == number).ok_or_else(|| {
+        Error::argument(format!("{field} is {number}, which is none of the {prefix}* this library knows"))
+    })
+}
+
+/// A dtype from its number.
+pub fn dtype(number: u32, field: &str) -> Result<DType> {
+    choose(number, &[DType::Bf16, DType::F32], dtype_number, field, "HZ_DTYPE_")
+}
+
+fn flag(value: u32, field: &str) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Error::argument(format!("{field} is {other}; it must be 0 or 1"))),
+    }
+}
+
+/// A size of which 0 means "the library decides".
+fn chosen_size(value: u64, field: &str) -> Result<Option<usize>> {
+    Ok(Some(size(value, field)?).filter(|&value| value != 0))
+}
+
+/// The model a caller describes.
+pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
+    let heads = size(raw.num_attention_heads, "num_attention_heads")?;
+    let width = size(raw.hidden_size, "hidden_size")?;
+    let d = match chosen_size(raw.head_dim, "head_dim")? {
+        Some(d) => d,
+        None if heads > 0 && width % heads == 0 => width / heads,
+        None => {
+            return Err(Error::argument(format!(
+                "hidden_size is {width}; without head_dim it must be a multiple of num_attention_heads, {heads}"
+            )));
+        }
+    };
+    let config = ModelConfig {
+        dims: Dims {
+            c: width,
+            h: heads,
+            g: chosen_size(raw.num_key_value_heads, "num_key_value_heads")?.unwrap_or(heads),
+            d,
+            f: size(raw.intermediate_size, "intermediate_size")?,
+            v: size(raw.vocab_size, "vocab_size")?,
+            l: size(raw.num_hidden_layers, "num_hidden_layers")?,
+        },
+        tied: flag(raw.tie_word_embeddings, "tie_word_embeddings")?,
+        norm_eps: raw.rms_norm_eps as f32,
+        rope_theta: raw.rope_theta,
+        positions_max: size(raw.max_position_embeddings, "max_position_embeddings")?,
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+impl From<&ModelConfig> for hz_model_config_t {
+    fn from(config: &ModelConfig) -> Self {
+        let Dims { c, h, g, d, f, v, l } = config.dims;
+        hz_model_config_t {
+            tie_word_embeddings: config.tied.into(),
+            vocab_size: v as u64,
+            hidden_size: c as u64,
+            intermediate_size: f as u64,
+            num_hidden_layers: l as u64,
+            num_attention_heads: h as u64,
+            num_key_value_heads: g as u64,
+            head_dim: d as u64,
+            max_position_embeddings: config.positions_max as u64,
+            rms_norm_eps: f64::from(config.norm_eps),
+            rope_theta: config.rope_theta,
+            ..hz_model_config_t::defaults()
+        }
+    }
+}
+
+/// The options a caller gives; none is all defaults.
+pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptions> {
+    let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
+    choose(raw.device, &[Device::Auto, Device::Cpu], |device| device as u32, "device", "HZ_DEVICE_")?;
+    let adam_when = match raw.adam_when {
+        ADAM_AUTO => None,
+        number => {
+            let values = [AdamWhen::AfterNorm, AdamWhen::UnderBackward];
+            Some(choose(number, &values, adam_number, "adam_when", "HZ_ADAM_")?)
+        }
+    };
+    Ok(TrainerOptions {
+        mode: choose(raw.mode, &[Mode::Exact, Mode::Streamed], mode_number, "mode", "HZ_MODE_")?,
+        grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
+        shape: Shape {
+            b: size(raw.sequences, "sequences")?,
+            t: size(raw.sequence_length, "sequence_length")?,
+        },
+        micros_max: size(raw.micros_max, "micros_max")?,
+        logits_chunk: chosen_size(raw.logits_chunk, "logits_chunk")?,
+        weight_slots: size(raw.weight_slots, "weight_slots")?,
+        slabs: size(raw.slabs, "slabs")?,
+        adam_when,
+        device_mem: chosen_size(raw.device_mem, "device_mem")?,
+        host_mem: chosen_size(raw.host_mem, "host_mem")?,
+        threads: chosen_size(raw.threads, "threads")?,
+        adam: AdamOptions {
+            beta1: raw.beta1,
+            beta2: raw.beta2,
+            eps: raw.eps,
+            weight_decay: raw.weight_decay,
+        },
+        clip: raw.clip,
+        tracing: flag(raw.tracing, "tracing")?,
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
+    wall(|| {
+        let name = name.get("name")?;
+        let out = out_config.check("out_config")?;
+        let config = model::preset(name).ok_or_else(|| {
+            Error::new(
+                Status::NotFound,
+                format!("there is no preset `{name}`; there are {}", model::preset_names().join(", ")),
+            )
+        })?;
+        out.write(hz_model_config_t::from(&config));
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_model_config_from_hf(folder: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
+    wall(|| {
+        let folder = folder.path("folder")?;
+        let out = out_config.check("out_config")?;
+        out.write(hz_model_config_t::from(&FolderConfig::open(folder)?.model));
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_engine() {
+        let engine = format!("{:?}", TrainerOptions::default());
+        for raw in [None, Some(hz_trainer_options_t::defaults())] {
+            assert_eq!(format!("{:?}", trainer_options(raw).unwrap()), engine);
+        }
+    }
+
+    #[test]
+    fn a_model_goes_out_and_comes_back() {
+        for name in model::preset_names() {
+            let config = model::preset(name).unwrap();
+            assert_eq!(model_config(&hz_model_config_t::from(&config)).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn sizes_left_at_zero_are_derived_or_refused() {
+        let mut raw = hz_model_config_t::from(&model::preset("tiny").unwrap());
+        (raw.head_dim, raw.num_key_value_heads) = (0, 0);
+        let config = model_config(&raw).unwrap();
+        assert_eq!((config.dims.d, config.dims.g), (config.dims.c / config.dims.h, config.dims.h));
+        raw.num_attention_heads = 0;
+        let error = model_config(&raw).unwrap_err();
+        assert!(error.message().contains("num_attention_heads"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_name_nothing_are_refused_by_field() {
+        let good = hz_trainer_options_t::defaults();
+        let cases = [
+            ("device", hz_trainer_options_t { device: 2, ..good }),
+            ("mode", hz_trainer_options_t { mode: 0, ..good }),
+            ("grad_dtype", hz_trainer_options_t { grad_dtype: 3, ..good }),
+            ("adam_when", hz_trainer_options_t { adam_when: 3, ..good }),
+            ("tracing", hz_trainer_options_t { tracing: 2, ..good }),
+        ];
+        for (field, raw) in cases {
+            let error = trainer_options(Some(raw)).unwrap_err();
+            assert!(error.message().contains(field), "{field}: {error}");
+        }
+    }
+}

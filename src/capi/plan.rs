@@ -1,0 +1,127 @@
+//! `hz_plan_t`: what a trainer would take, before it takes it.
+
+use std::ffi::CString;
+
+use serde_json::json;
+
+use crate::base::Result;
+use crate::capi::argument::{Handle, LentText, Place};
+use crate::capi::config::{
+    adam_number, hz_model_config_t, hz_plan_summary_t, hz_trainer_options_t, model_config, trainer_options,
+};
+use crate::capi::sized::{In, Out, SizedStruct};
+use crate::capi::status::{c_string, hz_status_t};
+use crate::capi::wall::wall;
+use crate::engine::{Trainer, TrainerOptions};
+use crate::host::Limits;
+use crate::model::{Layout, ModelConfig};
+use crate::plan::{Plan, Region};
+
+/// A plan as C holds it. Never changes, so threads share it freely.
+pub struct hz_plan_t {
+    plan: Plan,
+    options: TrainerOptions,
+    summary: hz_plan_summary_t,
+    json: CString,
+}
+
+impl hz_plan_t {
+    fn new(config: &ModelConfig, options: TrainerOptions) -> Result<Self> {
+        let plan = Trainer::plan_for(config, &options)?;
+        let summary = summary(&plan, Layout::new(config).parameters());
+        let json = c_string(&text(&plan, &summary));
+        Ok(hz_plan_t { plan, options, summary, json })
+    }
+}
+
+fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
+    let (device, host) = (plan.device.bytes(), plan.host.bytes());
+    hz_plan_summary_t {
+        adam_when: adam_number(plan.policy.placement.adam),
+        parameters: parameters as u64,
+        logits_chunk: plan.policy.numeric.logits_chunk as u64,
+        device_bytes: device as u64,
+        device_bytes_per_micro: plan.device.bytes_per_micro() as u64,
+        host_bytes: host as u64,
+        host_wire_bytes: plan.host.wire_bytes() as u64,
+        host_state_bytes: plan.host.state_bytes() as u64,
+        // The CPU device's memory is RAM.
+        ram_bytes: (host + device) as u64,
+        ..hz_plan_summary_t::defaults()
+    }
+}
+
+fn text(plan: &Plan, summary: &hz_plan_summary_t) -> String {
+    let regions = |regions: &[Region]| -> Vec<_> {
+        regions.iter().map(|region| json!({ "name": region.name, "bytes": region.bytes })).collect()
+    };
+    json!({
+        "adam_when": summary.adam_when,
+        "parameters": summary.parameters,
+        "logits_chunk": summary.logits_chunk,
+        "device_bytes": summary.device_bytes,
+        "device_bytes_per_micro": summary.device_bytes_per_micro,
+        "host_bytes": summary.host_bytes,
+        "host_wire_bytes": summary.host_wire_bytes,
+        "host_state_bytes": summary.host_state_bytes,
+        "ram_bytes": summary.ram_bytes,
+        "device_regions": regions(plan.device.regions()),
+        "host_regions": regions(&plan.host.regions()),
+    })
+    .to_string()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_open(
+    model: In<hz_model_config_t>,
+    options: In<hz_trainer_options_t>,
+    out_plan: Place<*mut hz_plan_t>,
+) -> hz_status_t {
+    wall(|| {
+        out_plan.check("out_plan")?;
+        let config = model_config(&model.read("model")?)?;
+        let options = trainer_options(options.optional("options")?)?;
+        out_plan.open(hz_plan_t::new(&config, options)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
+    wall(|| {
+        let hz_plan_t { plan, options, .. } = plan.get("plan")?;
+        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_summary(
+    plan: Handle<hz_plan_t>,
+    out_summary: Out<hz_plan_summary_t>,
+) -> hz_status_t {
+    wall(|| {
+        let plan = plan.get("plan")?;
+        out_summary.check("out_summary")?.write(plan.summary);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: Place<LentText>) -> hz_status_t {
+    wall(|| {
+        let plan = plan.get("plan")?;
+        out_json.check("out_json")?;
+        out_json.write(LentText::new(&plan.json));
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_close(plan: Handle<hz_plan_t>) {
+    if !plan.is_null() {
+        wall(|| {
+            drop(plan.close());
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,306 @@
+//! Structs that state their size: how a program and a library of different ages understand each other.
+//!
+//! The first field, `struct_size`, is what `sizeof` was where the caller was compiled. Later versions of a struct only
+//! append fields, so a size that ends behind one of our fields is an older struct, and a greater one is a newer.
+
+use std::{ptr, slice};
+
+use crate::base::{Error, Result};
+
+/// Beyond any size a struct will have: a greater `struct_size` was never initialised.
+const SIZE_MAX: usize = 4096;
+
+/// A field of a struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The name in C.
+    pub name: &'static str,
+    /// Bytes before it.
+    pub offset: usize,
+    /// Bytes of it.
+    pub bytes: usize,
+}
+
+impl Field {
+    const fn end(&self) -> usize {
+        self.offset + self.bytes
+    }
+}
+
+/// A struct of the header whose first field is `struct_size`. Made by `sized_struct!` alone.
+///
+/// # Safety
+/// The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is a value, and the
+/// [`FIELDS`](SizedStruct::FIELDS) cover it without holes.
+pub unsafe trait SizedStruct: Copy {
+    /// The name in C.
+    const NAME: &'static str;
+    /// The fields in order, `struct_size` first.
+    const FIELDS: &'static [Field];
+
+    /// What the header's `_INIT` macro gives.
+    fn defaults() -> Self;
+}
+
+/// Whether fields lie end to end, so that copies and comparisons never touch padding.
+pub const fn without_holes(fields: &[Field], bytes: usize) -> bool {
+    let mut end = 0;
+    let mut index = 0;
+    while index < fields.len() {
+        if fields[index].offset != end {
+            return false;
+        }
+        end = fields[index].end();
+        index += 1;
+    }
+    end == bytes
+}
+
+/// Declares a struct of the header with its defaults.
+macro_rules! sized_struct {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct $name {
+            pub struct_size: u32,
+            $(pub $field: $kind,)*
+        }
+
+        // SAFETY: `repr(C)` with `struct_size` first; the fields are integers, floats, raw pointers and arrays of
+        // them; the assertion below leaves no hole.
+        unsafe impl $crate::capi::sized::SizedStruct for $name {
+            const NAME: &'static str = stringify!($name);
+            const FIELDS: &'static [$crate::capi::sized::Field] = &[
+                $crate::capi::sized::Field { name: "struct_size", offset: 0, bytes: 4 },
+                $($crate::capi::sized::Field {
+                    name: stringify!($field),
+                    offset: std::mem::offset_of!($name, $field),
+                    bytes: std::mem::size_of::<$kind>(),
+                },)*
+            ];
+
+            fn defaults() -> Self {
+                $name { struct_size: std::mem::size_of::<$name>() as u32, $($field: $default,)* }
+            }
+        }
+
+        const _: () = assert!(
+            $crate::capi::sized::without_holes(
+                <$name as $crate::capi::sized::SizedStruct>::FIELDS,
+                std::mem::size_of::<$name>(),
+            ),
+            concat!(stringify!($name), " has a hole")
+        );
+    };
+}
+pub(super) use sized_struct;
+
+/// The `struct_size` behind a caller's pointer, if it can be one. `what` is the parameter's name.
+fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
+    if pointer.is_null() {
+        return Err(Error::argument(format!("{what} is NULL; it must point to a {}", T::NAME)));
+    }
+    if !pointer.is_aligned() {
+        return Err(Error::argument(format!("{what} is not aligned for a {}", T::NAME)));
+    }
+    // SAFETY: not NULL and aligned; by the header it points to a struct whose first field is `struct_size`.
+    let size = unsafe { pointer.cast::<u32>().read() } as usize;
+    let known = size_of::<T>();
+    if size > SIZE_MAX || (size < known && !T::FIELDS.iter().any(|field| field.end() == size)) {
+        return Err(Error::argument(format!(
+            "{what}->struct_size is {size}; a {} of this library has {known}: initialise the struct with its \
+             HZ_..._INIT macro",
+            T::NAME
+        )));
+    }
+    Ok(size)
+}
+
+/// A caller's struct to read. As in [`argument`](super::argument), only a C caller makes one: it is NULL or as
+/// long as its `struct_size` says.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct In<T>(*const T);
+
+impl<T: SizedStruct> In<T> {
+    /// The struct. Fields it is too old to have get their defaults; fields it has and we do not must be zero.
+    pub fn read(&self, what: &str) -> Result<T> {
+        let size = stated_size(self.0, what)?;
+        let known = size_of::<T>();
+        if size > known {
+            // SAFETY: the caller states that `size` bytes are there, and `known` of them lie before these.
+            let tail = unsafe { slice::from_raw_parts(self.0.cast::<u8>().add(known), size - known) };
+            if let Some(at) = tail.iter().position(|&byte| byte != 0) {
+                return Err(Error::argument(format!(
+                    "{what} comes from a newer horizon.h and sets a field (byte {}) that library version {} does \
+                     not know: update the library, or leave the field at its default",
+                    known + at,
+                    env!("CARGO_PKG_VERSION")
+                )));
+            }
+        }
+        let mut value = T::defaults();
+        // SAFETY: both sides hold at least the smaller of the two sizes, and they are different objects; any bytes
+        // make a valid `T`, as its trait promises.
+        unsafe {
+            ptr::copy_nonoverlapping(self.0.cast::<u8>(), (&raw mut value).cast::<u8>(), size.min(known));
+        }
+        Ok(value)
+    }
+
+    /// The struct, if there is one.
+    pub fn optional(&self, what: &str) -> Result<Option<T>> {
+        if self.0.is_null() { Ok(None) } else { self.read(what).map(Some) }
+    }
+
+    /// An array of `count` structs, which all have the `struct_size` of the first: it is how far they are apart.
+    pub fn read_all(&self, count: usize, what: &str) -> Result<Vec<T>> {
+        let stride = stated_size(self.0, what)?;
+        if stride.checked_mul(count).is_none_or(|bytes| bytes > isize::MAX as usize) {
+            return Err(Error::argument(format!(
+                "{what} cannot have {count} elements: no memory holds them"
+            )));
+        }
+        (0..count)
+            .map(|index| {
+                // SAFETY: the caller passed `count` structs of `stride` bytes, together no more than memory can hold.
+                let element = In(unsafe { self.0.byte_add(index * stride) });
+                let what = format!("{what}[{index}]");
+                let size = stated_size(element.0, &what)?;
+                if size != stride {
+                    return Err(Error::argument(format!(
+                        "{what}.struct_size is {size}, that of the first is {stride}: all must be the same"
+                    )));
+                }
+                element.read(&what)
+            })
+            .collect()
+    }
+}
+
+/// A caller's struct to fill in; who makes one is as for [`In`].
+#[repr(transparent)]
+pub struct Out<T>(*mut T);
+
+impl<T: SizedStruct> Out<T> {
+    /// Looks at the struct before the work, so that nothing is done whose result could not be told.
+    pub fn check(self, what: &str) -> Result<Output<T>> {
+        let size = stated_size(self.0, what)?;
+        Ok(Output { pointer: self.0, size })
+    }
+}
+
+/// A struct that can be filled in.
+pub struct Output<T> {
+    pointer: *mut T,
+    size: usize,
+}
+
+impl<T: SizedStruct> Output<T> {
+    /// Fills in the fields the caller has, and keeps the `struct_size` it stated. What it has beyond ours
+    /// becomes zero.
+    pub fn write(self, value: T) {
+        let head = size_of::<u32>();
+        let known = self.size.min(size_of::<T>());
+        // SAFETY: the caller gave `size` bytes to this call alone; `known` is no more than those and than `T` has,
+        // and `value` is ours, so the two do not overlap.
+        unsafe {
+            let to = self.pointer.cast::<u8>();
+            ptr::copy_nonoverlapping((&raw const value).cast::<u8>().add(head), to.add(head), known - head);
+            ptr::write_bytes(to.add(known), 0, self.size - known);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    sized_struct! {
+        /// A struct as this library knows it.
+        now_t { mode: u32 = 1, rate: f64 = 0.5, clip: f64 = 1.0, }
+    }
+
+    /// The same struct, one version on.
+    #[repr(C)]
+    struct Newer {
+        now: now_t,
+        appended: u64,
+    }
+
+    fn newer(appended: u64) -> Newer {
+        let mut now = now_t::defaults();
+        now.struct_size = size_of::<Newer>() as u32;
+        now.clip = 3.0;
+        Newer { now, appended }
+    }
+
+    /// The newer struct as a pointer of the type that an older library takes it for.
+    fn start(value: &Newer) -> In<now_t> {
+        In(ptr::from_ref(value).cast())
+    }
+
+    #[test]
+    fn an_older_struct_gets_defaults_for_what_it_lacks() {
+        let old = now_t { struct_size: 16, mode: 7, rate: 0.25, clip: f64::NAN };
+        let value = In(&raw const old).read("value").unwrap();
+        assert_eq!((value.mode, value.rate, value.clip), (7, 0.25, 1.0));
+    }
+
+    #[test]
+    fn a_newer_struct_is_read_when_what_we_do_not_know_is_zero() {
+        let (zero, set) = (newer(0), newer(1 << 40));
+        assert_eq!(start(&zero).read("value").unwrap().clip, 3.0);
+        let message = start(&set).read("value").unwrap_err().message().to_owned();
+        assert!(message.contains("byte 29") && message.contains("newer"), "{message}");
+    }
+
+    #[test]
+    fn elements_of_an_array_lie_a_struct_size_apart() {
+        let mut array = [newer(0), newer(0), newer(0)];
+        array[2].now.clip = 8.0;
+        let clips: Vec<f64> =
+            start(&array[0]).read_all(1, "value").unwrap().iter().map(|value| value.clip).collect();
+        assert_eq!(clips, [3.0]);
+        let all = In(array.as_ptr().cast::<now_t>());
+        let clips: Vec<f64> = all.read_all(3, "value").unwrap().iter().map(|value| value.clip).collect();
+        assert_eq!(clips, [3.0, 3.0, 8.0]);
+        array[1].now.struct_size = 24;
+        let message = In(array.as_ptr().cast::<now_t>()).read_all(3, "value").unwrap_err().to_string();
+        assert!(message.contains("value[1].struct_size is 24"), "{message}");
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_one_is_refused() {
+        for size in [0, 3, 5, 12, 23, 4097, u32::MAX] {
+            let value = now_t { struct_size: size, ..now_t::defaults() };
+            let message = In(&raw const value).read("value").unwrap_err().message().to_owned();
+            assert!(message.contains(&size.to_string()) && message.contains("INIT"), "{message}");
+        }
+        let null = In(ptr::null::<now_t>());
+        assert!(null.read("value").unwrap_err().message().contains("value is NULL"));
+        assert_eq!(null.optional("value").unwrap(), None);
+    }
+
+    #[test]
+    fn an_output_fills_what_the_caller_has() {
+        let filled = now_t { mode: 2, rate: 0.125, clip: 4.0, ..now_t::defaults() };
+
+        let mut old = now_t { struct_size: 16, mode: 9, rate: 9.0, clip: 9.0 };
+        Out(&raw mut old).check("value").unwrap().write(filled);
+        assert_eq!(old, now_t { struct_size: 16, mode: 2, rate: 0.125, clip: 9.0 });
+
+        let mut new = newer(77);
+        Out((&raw mut new).cast::<now_t>()).check("value").unwrap().write(filled);
+        assert_eq!((new.now.struct_size, new.now.clip, new.appended), (32, 4.0, 0));
+    }
+
+    #[test]
+    fn a_hole_is_found() {
+        let at = |offset, bytes| Field { name: "", offset, bytes };
+        assert!(without_holes(&[at(0, 4), at(4, 4)], 8));
+        assert!(!without_holes(&[at(0, 4), at(8, 8)], 16));
+        assert!(!without_holes(&[at(0, 4)], 8));
+    }
+}

@@ -1,0 +1,118 @@
+//! Numbers and names of statuses, versions, the last error of a thread.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char};
+
+use crate::base::{Error, Status};
+
+/// A [`Status`] as C sees it.
+pub type hz_status_t = i32;
+
+/// What `HZ_ABI_VERSION` is in the header.
+const ABI_VERSION: u32 = 1;
+
+/// `CARGO_PKG_VERSION`, NUL-terminated.
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => panic!("a version has no NUL"),
+};
+
+/// Every status there is.
+const ALL: [Status; 17] = [
+    Status::Ok,
+    Status::InvalidArgument,
+    Status::InvalidState,
+    Status::NotFound,
+    Status::BadFormat,
+    Status::Unsupported,
+    Status::NoTarget,
+    Status::NonFinite,
+    Status::StepPartial,
+    Status::OutOfHostMemory,
+    Status::Io,
+    Status::DiskFull,
+    Status::DeviceUnavailable,
+    Status::OutOfDeviceMemory,
+    Status::DeviceFailed,
+    Status::Internal,
+    Status::Panic,
+];
+
+/// The header's name of a status. A status that is new below has no arm here, and none in [`ALL`].
+fn c_name(status: Status) -> &'static CStr {
+    match status {
+        Status::Ok => c"HZ_STATUS_OK",
+        Status::InvalidArgument => c"HZ_STATUS_INVALID_ARGUMENT",
+        Status::InvalidState => c"HZ_STATUS_INVALID_STATE",
+        Status::NotFound => c"HZ_STATUS_NOT_FOUND",
+        Status::BadFormat => c"HZ_STATUS_BAD_FORMAT",
+        Status::Unsupported => c"HZ_STATUS_UNSUPPORTED",
+        Status::NoTarget => c"HZ_STATUS_NO_TARGET",
+        Status::NonFinite => c"HZ_STATUS_NON_FINITE",
+        Status::StepPartial => c"HZ_STATUS_STEP_PARTIAL",
+        Status::OutOfHostMemory => c"HZ_STATUS_OUT_OF_HOST_MEMORY",
+        Status::Io => c"HZ_STATUS_IO",
+        Status::DiskFull => c"HZ_STATUS_DISK_FULL",
+        Status::DeviceUnavailable => c"HZ_STATUS_DEVICE_UNAVAILABLE",
+        Status::OutOfDeviceMemory => c"HZ_STATUS_OUT_OF_DEVICE_MEMORY",
+        Status::DeviceFailed => c"HZ_STATUS_DEVICE_FAILED",
+        Status::Internal => c"HZ_STATUS_INTERNAL",
+        Status::Panic => c"HZ_STATUS_PANIC",
+    }
+}
+
+thread_local! {
+    /// What `hz_last_error` points into; replaced by the next failure alone.
+    static LAST: RefCell<CString> = RefCell::default();
+}
+
+/// Keeps the message of a call that failed on this thread.
+pub(super) fn remember(error: &Error) {
+    let text = c_string(error.message());
+    // A thread that is ending has no last error any more; its status still tells.
+    let _ = LAST.try_with(|last| last.replace(text));
+}
+
+/// Text for C: a NUL inside, which only a foreign file can bring in, becomes a visible sign.
+pub(super) fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', "\u{2400}")).expect("every NUL was replaced")
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_version() -> *const c_char {
+    VERSION.as_ptr()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_abi_version() -> u32 {
+    ABI_VERSION
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_status_name(status: hz_status_t) -> *const c_char {
+    let known = ALL.into_iter().find(|known| *known as i32 == status);
+    known.map_or(c"HZ_STATUS_UNKNOWN", c_name).as_ptr()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_last_error() -> *const c_char {
+    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_base() {
+        for status in ALL {
+            let name = c_name(status).to_str().unwrap();
+            assert_eq!(name.strip_prefix("HZ_STATUS_"), Some(status.name()));
+        }
+    }
+
+    #[test]
+    fn text_for_c_has_no_nul() {
+        assert_eq!(c_string("a\0b").to_str().unwrap(), "a\u{2400}b");
+    }
+}

@@ -1,0 +1,273 @@
+//! `hz_trainer_t`: opening, stepping, looking in, closing.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use crate::base::{Error, Result};
+use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
+use crate::capi::config::{
+    hz_batch_t, hz_eval_report_t, hz_model_config_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t,
+    model_config, trainer_options,
+};
+use crate::capi::log;
+use crate::capi::sized::{In, Out, SizedStruct};
+use crate::capi::status::{c_string, hz_status_t};
+use crate::capi::wall::{Guarded, busy, wall};
+use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
+use crate::host::{Limit, Limits, Size};
+use crate::model::ModelConfig;
+use crate::train::hf::FolderConfig;
+
+/// A trainer as C holds it.
+pub struct hz_trainer_t {
+    /// Names and shapes, in the layout's order; here, so that a name lives as long as the handle.
+    pub(super) tensors: Vec<(CString, Vec<usize>)>,
+    /// The description; like the tensors it never changes, so reading it needs no turn.
+    pub(super) model: ModelConfig,
+    pub(super) state: Guarded<State>,
+}
+
+/// What one call at a time may touch.
+pub struct State {
+    pub(super) trainer: Trainer,
+    /// What an export's `config.json` says: the model, and what a loaded folder said beside it.
+    pub(super) folder: FolderConfig,
+}
+
+impl hz_trainer_t {
+    fn open(config: ModelConfig, options: &TrainerOptions) -> Result<Self> {
+        let limits = Limits::read(options.host_mem);
+        if limits.limit == Limit::Stated && limits.bytes > limits.reported_bytes {
+            log::warning(&format!("host memory: {limits}"));
+        }
+        let trainer = Trainer::open(&config, options)?;
+        let stats = trainer.stats();
+        log::info(&format!(
+            "trainer opened: {} parameters in {} of host memory, {} of device memory, {} threads",
+            trainer.layout().parameters(),
+            Size(stats.host_bytes),
+            Size(stats.device_bytes),
+            stats.threads
+        ));
+        let tensors = trainer
+            .layout()
+            .tensors()
+            .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
+            .collect();
+        let folder = FolderConfig::from(config.clone());
+        Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(State { trainer, folder }) })
+    }
+}
+
+/// Runs a call on an open trainer.
+pub(super) fn with(
+    trainer: &Handle<hz_trainer_t>,
+    body: impl FnOnce(&hz_trainer_t, &mut State) -> Result<()>,
+) -> hz_status_t {
+    wall(|| {
+        let handle = trainer.get("trainer")?;
+        handle.state.run(|state| body(handle, state))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_open(
+    model: In<hz_model_config_t>,
+    options: In<hz_trainer_options_t>,
+    out_trainer: Place<*mut hz_trainer_t>,
+) -> hz_status_t {
+    wall(|| {
+        out_trainer.check("out_trainer")?;
+        let config = model_config(&model.read("model")?)?;
+        let options = trainer_options(options.optional("options")?)?;
+        out_trainer.open(hz_trainer_t::open(config, &options)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_close(trainer: Handle<hz_trainer_t>) -> hz_status_t {
+    if trainer.is_null() {
+        return wall(|| Ok(()));
+    }
+    wall(|| {
+        let Some(synced) = trainer.get("trainer")?.state.attempt(|state| state.trainer.sync()) else {
+            return Err(busy());
+        };
+        drop(trainer.close());
+        synced
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_model(
+    trainer: Handle<hz_trainer_t>,
+    out_config: Out<hz_model_config_t>,
+) -> hz_status_t {
+    wall(|| {
+        let trainer = trainer.get("trainer")?;
+        out_config.check("out_config")?.write(hz_model_config_t::from(&trainer.model));
+        Ok(())
+    })
+}
+
+/// A caller's micro-batch with its arrays. `what` is the parameter's name.
+fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
+    if raw.reserved != 0 {
+        return Err(Error::argument(format!("{what}->reserved is {}; it must be 0", raw.reserved)));
+    }
+    let rows = size(raw.rows, &format!("{what}->rows"))?;
+    Ok(Batch {
+        tokens: raw.tokens.get(rows, &format!("{what}->tokens"))?,
+        targets: raw.targets.get(rows, &format!("{what}->targets"))?,
+        weights: raw.weights.optional(rows, &format!("{what}->weights"))?,
+        starts: raw.starts.optional(rows, &format!("{what}->starts"))?,
+    })
+}
+
+/// A caller's micro-batches, of which there must be one.
+fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<hz_batch_t>> {
+    if count == 0 {
+        return Err(Error::argument("count is 0: at least one micro-batch is needed"));
+    }
+    batches.read_all(count, "batches")
+}
+
+fn all_batches(raw: &[hz_batch_t]) -> Result<Vec<Batch<'_>>> {
+    raw.iter().enumerate().map(|(index, raw)| batch(raw, &format!("batches[{index}]"))).collect()
+}
+
+fn step_report(report: StepReport, trainer: &Trainer) -> hz_step_report_t {
+    let StepReport { step, loss, grad_norm, tokens, targets } = report;
+    let micros = (tokens / trainer.plan().policy.numeric.shape.n() as u64) as u32;
+    hz_step_report_t { micros, step, loss, grad_norm, tokens, targets, ..hz_step_report_t::defaults() }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_accumulate(
+    trainer: Handle<hz_trainer_t>,
+    micro_batch: In<hz_batch_t>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let raw = micro_batch.read("batch")?;
+        state.trainer.accumulate(&batch(&raw, "batch")?)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_update(
+    trainer: Handle<hz_trainer_t>,
+    lr: f64,
+    out_report: Out<hz_step_report_t>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let out = out_report.check("out_report")?;
+        let report = state.trainer.update(lr)?;
+        out.write(step_report(report, &state.trainer));
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_step(
+    trainer: Handle<hz_trainer_t>,
+    batches: In<hz_batch_t>,
+    count: usize,
+    lr: f64,
+    out_report: Out<hz_step_report_t>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let out = out_report.check("out_report")?;
+        let raw = raw_batches(batches, count)?;
+        let report = state.trainer.step(&all_batches(&raw)?, lr)?;
+        out.write(step_report(report, &state.trainer));
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_eval(
+    trainer: Handle<hz_trainer_t>,
+    batches: In<hz_batch_t>,
+    count: usize,
+    out_report: Out<hz_eval_report_t>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let out = out_report.check("out_report")?;
+        let raw = raw_batches(batches, count)?;
+        let EvalReport { loss, targets } = state.trainer.eval(&all_batches(&raw)?)?;
+        let micros = raw.len() as u32;
+        out.write(hz_eval_report_t { micros, loss, targets, ..hz_eval_report_t::defaults() });
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_logits(
+    trainer: Handle<hz_trainer_t>,
+    tokens: Array<i32>,
+    count: usize,
+    mut logits: ArrayOut,
+    logits_count: usize,
+) -> hz_status_t {
+    with(&trainer, |handle, state| {
+        let tokens = tokens.get(count, "tokens")?;
+        let logits = logits.get(logits_count, "logits")?;
+        let vocabulary = handle.model.dims.v;
+        if logits.len() != vocabulary {
+            return Err(Error::argument(format!(
+                "logits_count is {logits_count}; the vocabulary has {vocabulary} tokens"
+            )));
+        }
+        logits.copy_from_slice(&state.trainer.logits(tokens)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_sync(trainer: Handle<hz_trainer_t>) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.sync())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_stats(trainer: Handle<hz_trainer_t>, out_stats: Out<hz_stats_t>) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let out = out_stats.check("out_stats")?;
+        let stats = state.trainer.stats();
+        out.write(hz_stats_t {
+            threads: stats.threads as u32,
+            steps: stats.steps,
+            tokens: stats.tokens,
+            device_bytes: stats.device_bytes as u64,
+            host_bytes: stats.host_bytes as u64,
+            ..hz_stats_t::defaults()
+        });
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_trace(trainer: Handle<hz_trainer_t>, file: Text) -> hz_status_t {
+    with(&trainer, |_, state| write_whole(file.path("path")?, |out| state.trainer.trace(out)))
+}
+
+/// Writes a file that appears under its name when it is whole, and not at all after an error.
+fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let failed = |error: io::Error| Error::io(format!("cannot write {}", path.display()), &error);
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".partial-{}", std::process::id()));
+    let file = File::create(&partial).map_err(failed)?;
+    let written = (|| {
+        let mut out = BufWriter::new(file);
+        fill(&mut out)?;
+        out.flush().map_err(failed)?;
+        fs::rename(&partial, path).map_err(failed)
+    })();
+    if written.is_err() {
+        // The error above is what is reported; that the partial file may stay behind changes nothing about it.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}

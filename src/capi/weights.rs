@@ -1,0 +1,134 @@
+//! The weights of an `hz_trainer_t`: enumerating, starting, loading, exporting, reading, writing.
+
+use crate::base::Error;
+use crate::capi::argument::{Array, ArrayOut, Handle, LentText, Place, Text};
+use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
+use crate::capi::sized::{Out, SizedStruct};
+use crate::capi::status::hz_status_t;
+use crate::capi::trainer::{State, hz_trainer_t, with};
+use crate::capi::wall::wall;
+use crate::model::{Layout, fresh_tensor};
+use crate::train::hf::{ExportTarget, FolderConfig, Weights, export, export_bytes};
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_tensor_count(
+    trainer: Handle<hz_trainer_t>,
+    out_count: Place<usize>,
+) -> hz_status_t {
+    wall(|| {
+        let count = trainer.get("trainer")?.tensors.len();
+        out_count.check("out_count")?;
+        out_count.write(count);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_tensor(
+    trainer: Handle<hz_trainer_t>,
+    index: usize,
+    out_tensor: Out<hz_tensor_t>,
+) -> hz_status_t {
+    wall(|| {
+        let tensors = &trainer.get("trainer")?.tensors;
+        let out = out_tensor.check("out_tensor")?;
+        let (name, shape) = tensors.get(index).ok_or_else(|| {
+            Error::argument(format!(
+                "index is {index}; the model has {} tensors, counted from 0",
+                tensors.len()
+            ))
+        })?;
+        let mut sizes = [0; SHAPE_MAX];
+        for (to, &from) in sizes.iter_mut().zip(shape) {
+            *to = from as u64;
+        }
+        out.write(hz_tensor_t {
+            rank: shape.len() as u32,
+            name: LentText::new(name),
+            shape: sizes,
+            elements: shape.iter().product::<usize>() as u64,
+            ..hz_tensor_t::defaults()
+        });
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_init(trainer: Handle<hz_trainer_t>, seed: u64) -> hz_status_t {
+    with(&trainer, |handle, state| {
+        let mut values = Vec::new();
+        for (_, tensor) in Layout::new(&handle.model).tensors() {
+            values.resize(tensor.elements(), 0.0);
+            fresh_tensor(&handle.model, tensor, seed, &mut values);
+            state.trainer.write_tensor(&tensor.name, &values)?;
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text) -> hz_status_t {
+    with(&trainer, |handle, state| {
+        let folder = folder.path("folder")?;
+        let config = FolderConfig::open(folder)?;
+        if config.model != handle.model {
+            return Err(Error::argument(format!(
+                "{} holds another model ({:?}) than the trainer was opened with ({:?}): open it with what \
+                 hz_model_config_from_hf gives",
+                folder.display(),
+                config.model,
+                handle.model
+            )));
+        }
+        let weights = Weights::open(folder, state.trainer.layout())?;
+        weights.load(|name, values| state.trainer.write_tensor(name, values))?;
+        state.folder = config;
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_export_hf(
+    trainer: Handle<hz_trainer_t>,
+    folder: Text,
+    dtype_number: u32,
+) -> hz_status_t {
+    with(&trainer, |handle, state| {
+        let folder = folder.path("folder")?;
+        let dtype = dtype(dtype_number, "dtype")?;
+        let layout = Layout::new(&handle.model);
+        let target = ExportTarget::check(folder, export_bytes(&layout, dtype))?;
+        let State { trainer, folder: config } = state;
+        export(&target, config, &layout, dtype, |name, out| trainer.read_tensor(name, out))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_read_tensor(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    mut values: ArrayOut,
+    count: usize,
+) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.read_tensor(name.get("name")?, values.get(count, "values")?))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_write_tensor(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    values: Array<f32>,
+    count: usize,
+) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.write_tensor(name.get("name")?, values.get(count, "values")?))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_read_gradient(
+    trainer: Handle<hz_trainer_t>,
+    name: Text,
+    mut values: ArrayOut,
+    count: usize,
+) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.read_gradient(name.get("name")?, values.get(count, "values")?))
+}

@@ -1,0 +1,109 @@
+/*
+ * What the C programs share: checks that say where they failed, a text, a small byte-level model.
+ */
+#ifndef SMALL_H
+#define SMALL_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "horizon.h"
+
+enum { B = 4, T = 48, N = B * T, V = 256, MICROS = 2 };
+
+static const char TEXT[] =
+    "The store is in host memory and the device is a place that layers pass through. A layer comes up, every "
+    "micro-batch of the step goes through it, and it is gone. On the way back it comes up again, its gradient "
+    "leaves, and the optimizer does its work where the weights live. Nothing waits for what it does not need. ";
+
+static int checks = 0;
+
+#define CHECK(condition) \
+    do { \
+        checks++; \
+        if (!(condition)) { \
+            fprintf(stderr, "%s:%d: not so: %s\n  last error: %s\n", __FILE__, __LINE__, #condition, hz_last_error()); \
+            exit(1); \
+        } \
+    } while (0)
+
+#define OK(call) CHECK((call) == HZ_STATUS_OK)
+
+/* The call gives this status, and a message that mentions `word`. */
+#define REFUSED(status, word, call) \
+    do { \
+        hz_status_t got = (call); \
+        checks++; \
+        if (got != (status) || strstr(hz_last_error(), (word)) == NULL) { \
+            fprintf(stderr, "%s:%d: %s\n  wanted %s and \"%s\"\n  got    %s: %s\n", __FILE__, __LINE__, #call, \
+                    hz_status_name(status), (word), hz_status_name(got), hz_last_error()); \
+            exit(1); \
+        } \
+    } while (0)
+
+/* ---- data ---- */
+
+typedef struct {
+    int32_t tokens[N], targets[N], starts[N];
+    float weights[N];
+} rows_t;
+
+static uint32_t lcg = 12345;
+
+static inline void fill(rows_t *rows) {
+    const size_t length = sizeof TEXT - 1;
+    for (size_t b = 0; b < B; b++) {
+        lcg = lcg * 1664525u + 1013904223u;
+        size_t from = (lcg >> 8) % length;
+        for (size_t t = 0; t < T; t++) {
+            size_t n = b * T + t;
+            rows->tokens[n] = (unsigned char)TEXT[(from + t) % length];
+            rows->targets[n] = (unsigned char)TEXT[(from + t + 1) % length];
+            rows->weights[n] = 1.0f;
+            rows->starts[n] = 0;
+        }
+    }
+}
+
+static inline hz_batch_t batch_of(const rows_t *rows) {
+    hz_batch_t batch = HZ_BATCH_INIT;
+    batch.rows = N;
+    batch.tokens = rows->tokens;
+    batch.targets = rows->targets;
+    return batch;
+}
+
+static inline hz_model_config_t small_model(void) {
+    hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
+    model.vocab_size = V;
+    model.hidden_size = 64;
+    model.intermediate_size = 160;
+    model.num_hidden_layers = 2;
+    model.num_attention_heads = 4;
+    model.num_key_value_heads = 2;
+    model.max_position_embeddings = 256;
+    return model;
+}
+
+static inline hz_trainer_options_t small_options(void) {
+    hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
+    options.sequences = B;
+    options.sequence_length = T;
+    options.micros_max = MICROS;
+    options.threads = 2;
+    return options;
+}
+
+static inline hz_trainer_t *open_small(void) {
+    hz_model_config_t model = small_model();
+    hz_trainer_options_t options = small_options();
+    options.tracing = 1;
+    hz_trainer_t *trainer = NULL;
+    OK(hz_trainer_open(&model, &options, &trainer));
+    CHECK(trainer != NULL);
+    OK(hz_trainer_init(trainer, 7));
+    return trainer;
+}
+
+#endif

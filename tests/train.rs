@@ -1,0 +1,184 @@
+//! The loop through the library: what it reports, and that folders carry a model whole.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use horizon::base::{DType, Shape, Status};
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::train::data::{Data, Text};
+use horizon::train::hf::{ExportTarget, export};
+use horizon::train::metrics::StepRecord;
+use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions};
+
+const SEQ_LEN: usize = 24;
+
+fn data() -> Data {
+    let mut text = Text::default();
+    for k in 0..40 {
+        text.push(
+            format!("document {k} is {} times as long as it could be\n", k % 3 + 1)
+                .repeat(k % 3 + 1)
+                .as_bytes(),
+        );
+    }
+    Data::from_text(text, SEQ_LEN).unwrap()
+}
+
+fn trainer_options(micro_batch: usize, grad_accum: usize) -> TrainerOptions {
+    TrainerOptions {
+        shape: Shape { b: micro_batch, t: SEQ_LEN },
+        micros_max: grad_accum,
+        threads: Some(1),
+        grad_dtype: DType::F32,
+        ..TrainerOptions::default()
+    }
+}
+
+fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
+    RunOptions {
+        trainer: trainer_options(micro_batch, grad_accum),
+        steps: Some(4),
+        rate_shape: RateShape::Linear,
+        lr: 1e-3,
+        min_lr: None,
+        warmup: Some(2),
+        seed: 3,
+        shuffle: true,
+        val_every: 2,
+        val_micros_max: 3,
+        out: None,
+        export_dtype: DType::F32,
+        log: None,
+        trace: None,
+    }
+}
+
+#[derive(Default)]
+struct Records(Vec<StepRecord>);
+
+impl Observer for Records {
+    fn stepped(&mut self, record: &StepRecord, _steps: u64, remaining: f64) {
+        assert!(remaining >= 0.0);
+        self.0.push(*record);
+    }
+
+    fn warned(&mut self, message: &str) {
+        panic!("nothing was to warn of: {message}");
+    }
+}
+
+fn run(options: RunOptions) -> Vec<StepRecord> {
+    let model = ModelSource::open("tiny", false).unwrap();
+    let mut records = Records::default();
+    let mut run = Run::open(model, data(), Some(data()), options).unwrap();
+    let outcome = run.train(&mut records, &AtomicBool::new(false)).unwrap();
+    assert!(!outcome.stopped && outcome.steps == records.0.len() as u64);
+    records.0
+}
+
+/// Every tensor of a model, as f32 bits.
+fn tensors(model: &ModelSource) -> Vec<(String, Vec<u32>)> {
+    let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
+    model.fill(&mut trainer, 9).unwrap();
+    let read = |(_, tensor): (_, &horizon::model::TensorLayout)| {
+        let mut values = vec![0.0f32; tensor.elements()];
+        trainer.read_tensor(&tensor.name, &mut values).unwrap();
+        (tensor.name.clone(), values.into_iter().map(f32::to_bits).collect())
+    };
+    model.layout.tensors().map(read).collect()
+}
+
+fn export_again(model: &ModelSource, folder: &Path, dtype: DType) -> Vec<u8> {
+    let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
+    model.fill(&mut trainer, 9).unwrap();
+    let target = ExportTarget::check(folder, 0).unwrap();
+    export(&target, &model.config, &model.layout, dtype, |name, out| trainer.read_tensor(name, out)).unwrap();
+    fs::read(folder.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn records_say_what_happened() {
+    let records = run(options(2, 2));
+    let rates: Vec<f64> = records.iter().map(|r| r.lr).collect();
+    assert_eq!(rates, [0.5e-3, 1e-3, 1e-3, 1e-3 - 0.9e-3 * 0.5]);
+    for (k, record) in records.iter().enumerate() {
+        assert_eq!((record.step, record.tokens), (k as u64 + 1, 4 * SEQ_LEN as u64));
+        assert_eq!(record.tokens_per_second, record.tokens as f64 / record.step_seconds);
+        assert_eq!(record.val_loss.is_some(), k % 2 == 1);
+    }
+}
+
+/// The same windows in other micro-batches: at first the same loss but for the order of sums. Then AdamW's first
+/// step, ±lr whatever the size of a gradient, has set weights apart whose gradients were about nothing.
+#[test]
+fn accumulation_is_a_larger_batch() {
+    let (whole, parts) = (run(options(4, 1)), run(options(1, 4)));
+    for (k, (whole, parts)) in whole.iter().zip(&parts).enumerate() {
+        let bound = if k == 0 { 1e-6 } else { 1e-2 };
+        let close = |a: f64, b: f64| (a - b).abs() <= bound * a.abs();
+        assert!(close(whole.loss, parts.loss), "step {k}: {} and {}", whole.loss, parts.loss);
+        assert!(
+            close(whole.grad_norm, parts.grad_norm),
+            "step {k}: {} and {}",
+            whole.grad_norm,
+            parts.grad_norm
+        );
+        assert_eq!((whole.lr, whole.tokens), (parts.lr, parts.tokens));
+    }
+}
+
+#[test]
+fn a_folder_carries_a_model_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("first");
+    let model = ModelSource::open("tiny", false).unwrap();
+    let fresh = tensors(&model);
+    let once = export_again(&model, &first, DType::F32);
+    let again = ModelSource::open(first.to_str().unwrap(), false).unwrap();
+    assert!(!again.is_fresh() && again.config.model == model.config.model);
+    // f32 keeps the residual: every bit comes back.
+    assert!(tensors(&again) == fresh);
+    assert!(export_again(&again, &dir.path().join("second"), DType::F32) == once);
+    // bf16 once, bf16 ever after.
+    let half = dir.path().join("half");
+    let once = export_again(&again, &half, DType::Bf16);
+    let again = ModelSource::open(half.to_str().unwrap(), false).unwrap();
+    assert!(export_again(&again, &dir.path().join("halves"), DType::Bf16) == once);
+    // With --init the folder gives the shape alone.
+    let blank = ModelSource::open(half.to_str().unwrap(), true).unwrap();
+    assert!(blank.is_fresh() && tensors(&blank) == fresh);
+}
+
+#[test]
+fn a_run_stopped_before_it_starts_exports_what_it_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let model = ModelSource::open("tiny", false).unwrap();
+    let options = RunOptions { out: Some(out.clone()), ..options(1, 1) };
+    let mut run = Run::open(model, data(), None, options).unwrap();
+    let outcome = run.train(&mut Records::default(), &AtomicBool::new(true)).unwrap();
+    assert!(outcome.stopped && outcome.steps == 0);
+    assert!(ModelSource::open(out.to_str().unwrap(), false).is_ok());
+}
+
+#[test]
+fn what_cannot_run_is_refused_before_the_first_step() {
+    let refusal = |change: &dyn Fn(&mut RunOptions)| {
+        let mut options = options(1, 1);
+        change(&mut options);
+        let model = ModelSource::open("tiny", false).unwrap();
+        Run::open(model, data(), None, options).err().expect("it was to be refused")
+    };
+    for (error, word) in [
+        (refusal(&|o| o.steps = Some(0)), "0 steps"),
+        (refusal(&|o| o.trainer.micros_max = 0), "0 micro-batches"),
+        (refusal(&|o| o.trainer.shape.b = 0), "0 sequences"),
+        (refusal(&|o| o.lr = f64::NAN), "learning rate"),
+        (refusal(&|o| o.warmup = Some(5)), "warmup"),
+    ] {
+        assert_eq!(error.status(), Status::InvalidArgument, "{error}");
+        assert!(error.message().contains(word), "{error}");
+    }
+    assert_eq!(ModelSource::open("nowhere", false).unwrap_err().status(), Status::NotFound);
+}
