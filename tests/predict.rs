@@ -6,7 +6,8 @@ use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::{Cost, Machine, Plan};
 use horizon::schedule::{
-    Boundary, BoundaryPlace, GradPlace, Guard, LayerPlacement, Operation, Recompute, WeightPlace,
+    Boundary, BoundaryPlace, GradPlace, Guard, LayerPlacement, Operation, Recompute, Sum, SumPlace,
+    WeightPlace,
 };
 
 /// A machine on which the link is narrow: 100 TFLOP/s, 10 GB/s each way.
@@ -52,8 +53,16 @@ fn work_is_counted_by_the_known_formulas() {
     // Two products over each of the pairs of a row and itself or one before it, of two sequences.
     let pairs = (2 * 128 * 129 / 2) as f64;
     assert_eq!(forward.attention_flop, 2.0 * 2.0 * pairs * 256.0);
-    let backward =
-        |recompute| cost.work(&Operation::RecomputeBackward { unit, slot, micro, recompute, from: own });
+    let backward = |recompute| {
+        cost.work(&Operation::RecomputeBackward {
+            unit,
+            slot,
+            micro,
+            recompute,
+            from: own,
+            sum: SumPlace::Shared,
+        })
+    };
     assert_eq!(backward(Recompute::Full).matrix_flop, 6.0 * n * matrices - 2.0 * n * down_projection);
     for kept in [Recompute::Selective, Recompute::None] {
         assert_eq!(backward(kept).matrix_flop, 4.0 * n * matrices, "no product is repeated");
@@ -77,18 +86,24 @@ fn work_is_counted_by_the_known_formulas() {
 fn memory_is_the_plans() {
     let (kept, spilled) = (
         LayerPlacement { recompute: Recompute::Selective, ..LayerPlacement::default() },
-        LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None },
+        LayerPlacement {
+            boundary: Boundary::Spilled,
+            recompute: Recompute::None,
+            ..LayerPlacement::default()
+        },
     );
-    for (tied, layers, placement) in [
-        (false, 1, vec![]),
-        (false, 7, vec![]),
-        (true, 7, vec![kept; 7]),
-        (true, 7, vec![spilled; 7]),
-        (false, 7, vec![kept, spilled, kept, spilled, spilled]),
-        (false, 7, vec![spilled]),
+    let stays = LayerPlacement { resident: true, sum: Sum::Own, ..kept };
+    for (tied, layers, sweeps, placement) in [
+        (false, 1, 1, vec![]),
+        (false, 7, 1, vec![]),
+        (true, 7, 1, vec![kept; 7]),
+        (true, 7, 1, vec![spilled; 7]),
+        (false, 7, 2, vec![kept, spilled, kept, spilled, spilled]),
+        (false, 7, 3, vec![spilled]),
+        (true, 7, 2, vec![spilled, stays, kept, stays]),
     ] {
         let config = config(tied, layers);
-        let options = TrainerOptions { layers: placement, ..options() };
+        let options = TrainerOptions { layers: placement, sweeps, ..options() };
         let (layout, plan) = (Layout::new(&config), Trainer::plan_for(&config, &options).unwrap());
         let prediction = plan.predict(&config, &layout, DType::F32, &machine(), 3).unwrap();
         for region in plan.device.regions().iter().filter(|region| region.bytes > 0) {

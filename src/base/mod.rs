@@ -12,4 +12,4 @@ pub mod master;
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
-pub use index::{MicroIndex, PartIndex, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
+pub use index::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};

@@ -174,6 +174,15 @@ pub trait Device: Send + Sync {
     /// Errors when the lengths differ.
     fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
 
+    /// Whether [`Device::scrub`] does anything, so that nobody need find out what to scrub otherwise.
+    fn scrubs(&self) -> bool {
+        false
+    }
+
+    /// What this memory holds is of no use any more; called inside the task that used it last. A device made
+    /// for tests overwrites it with NaN patterns, so that whoever reads too late, or what nobody wrote, shows.
+    fn scrub(&self, _span: DeviceSpan) {}
+
     /// Copies device memory to host memory; called inside a task of [`Lane::D2h`].
     /// Errors when the lengths differ.
     fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::{DType, MicroIndex, PartIndex, Result, Shape, SlotIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlotIndex, UnitIndex};
 use crate::device::{Device, DeviceSpan, Lane, Work};
 use crate::engine::frame::{Frame, Verdict};
 use crate::engine::options::AdamOptions;
@@ -13,7 +13,7 @@ use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConf
 use crate::ops::adam::{self, AdamScalars};
 use crate::ops::{Kernels, LossRows, Rows, Write};
 use crate::plan::{Cost, Place, Plan};
-use crate::schedule::{BoundaryPlace, GradPlace, Guard, Operation, WeightPlace};
+use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, SumPlace, WeightPlace};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
 pub const FRAMES: usize = 2;
@@ -48,13 +48,21 @@ impl Work for Runner {
     fn run(&self, _lane: Lane, name: u64) -> Result<()> {
         let task = Task::unpack(name);
         let operation = self.lists.operation(task);
-        self.perform(operation, &self.frames[usize::from(task.frame)])
-            .map_err(|error| error.within(operation))
+        let extent = self.lists.numbered(task.list).extent;
+        self.perform(operation, extent, &self.frames[usize::from(task.frame)])
+            .map_err(|error| error.within(operation))?;
+        for resource in self.lists.retired(task) {
+            if let Some((_, place)) = self.plan.device.named(&resource) {
+                self.device.scrub(self.at(place));
+            }
+        }
+        Ok(())
     }
 }
 
 impl Runner {
-    fn perform(&self, operation: Operation, frame: &Frame) -> Result<()> {
+    fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
+        let boundary = |place, unit, micro| self.boundary(extent, place, unit, micro);
         match operation {
             Operation::UploadBatch { micro } => self.upload_batch(micro)?,
             Operation::Upload { unit, place } => {
@@ -65,45 +73,53 @@ impl Runner {
                 };
                 self.device.upload(self.at(to).part(0, from.bytes()), from)?;
             }
-            Operation::EmbedForward { micro, to } => self.embed_forward(micro, to),
+            Operation::EmbedForward { micro, to } => {
+                self.embed_forward(micro, boundary(to, UnitIndex(1), micro));
+            }
             Operation::SpillBoundary { unit, micro, room } => {
-                let from = self.at(self.plan.device.room(room, micro));
-                self.device.download(self.store.boundary(unit, micro), from)?;
+                let from = boundary(BoundaryPlace::Room(room), unit, micro);
+                self.device.download(self.store.boundary(unit, extent.seat(micro)), from)?;
             }
             Operation::FetchBoundary { unit, micro, room } => {
-                let to = self.at(self.plan.device.room(room, micro));
-                self.device.upload(to, self.store.boundary(unit, micro))?;
+                let to = boundary(BoundaryPlace::Room(room), unit, micro);
+                self.device.upload(to, self.store.boundary(unit, extent.seat(micro)))?;
+            }
+            Operation::SpillSum { unit, room, .. } => {
+                self.device.download(self.store.sum(unit), self.at(self.plan.device.sum_room(room)))?;
+            }
+            Operation::FetchSum { unit, room, .. } => {
+                self.device.upload(self.at(self.plan.device.sum_room(room)), self.store.sum(unit))?;
             }
             Operation::Forward { unit, slot, micro, recompute, from, to } => {
-                let map = &self.plan.device;
-                let (x, out) =
-                    (map.boundary(from, unit, micro), map.boundary(to, UnitIndex(unit.0 + 1), micro));
-                self.forward(unit, slot, micro, recompute, x, out);
+                let (x, out) = (boundary(from, unit, micro), boundary(to, UnitIndex(unit.0 + 1), micro));
+                let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
+                self.forward(unit, slot, micro, x, out, &scratch);
             }
             Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
-            Operation::RecomputeBackward { unit, slot, micro, recompute, from } => {
-                let x = self.plan.device.boundary(from, unit, micro);
-                self.recompute_backward(unit, slot, micro, recompute, x);
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum } => {
+                let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
+                let (x, gradient) = (boundary(from, unit, micro), self.gradient(unit, sum));
+                self.recompute_backward(unit, slot, micro, x, gradient, &scratch);
             }
             Operation::EmbedBackward { micro } => self.embed_backward(micro),
-            Operation::Norm { unit, slab } => {
-                self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), self.gradient(unit));
+            Operation::Norm { unit, sum, slab } => {
+                self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), self.gradient(unit, sum));
             }
-            Operation::Round { unit, part, slab } => {
+            Operation::Round { unit, sum, part, slab } => {
                 let elements = self.layout().part(unit, part);
                 let dtype = self.plan.policy.numeric.grad_dtype;
                 let slab = self.at(self.plan.device.slab(slab)).part(0, elements.len() * dtype.bytes());
-                let sum = self.gradient(unit).part(elements.start * 4, elements.len() * 4);
+                let sum = self.gradient(unit, sum).part(elements.start * 4, elements.len() * 4);
                 self.kernels.round(slab, sum, dtype);
             }
             Operation::Download { unit, part, slab, to } => {
                 let to = self.store.gradient(unit, part, to);
                 self.device.download(to, self.at(self.plan.device.slab(slab)).part(0, to.bytes()))?;
-                if part == PartIndex(0) {
-                    self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(slab)))?;
-                }
+            }
+            Operation::DownloadNorm { unit, slab } => {
+                self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(slab)))?;
             }
             Operation::DownloadLoss => {
                 self.device.download(self.store.loss(), self.at(self.plan.device.loss()))?;
@@ -144,10 +160,31 @@ impl Runner {
         LossRows { targets: self.at(batch.targets), weights: self.at(batch.weights), scale }
     }
 
+    /// The activation below a unit.
+    fn boundary(
+        &self,
+        extent: Extent,
+        place: BoundaryPlace,
+        unit: UnitIndex,
+        micro: MicroIndex,
+    ) -> DeviceSpan {
+        let (map, seat) = (&self.plan.device, extent.seat(micro));
+        self.at(match place {
+            BoundaryPlace::Own => map.boundary(unit, seat),
+            BoundaryPlace::Room(room) => map.room(room, seat),
+            BoundaryPlace::Stream => map.stream(micro),
+        })
+    }
+
     /// The f32 gradient of a unit, where its backward leaves it.
-    fn gradient(&self, unit: UnitIndex) -> DeviceSpan {
+    fn gradient(&self, unit: UnitIndex, sum: SumPlace) -> DeviceSpan {
         let map = &self.plan.device;
-        let place = self.plan.geometry.end(unit).map_or(map.gradient(), |end| map.end_gradient(end));
+        let place = match (sum, self.plan.geometry.end(unit)) {
+            (SumPlace::Shared, _) => map.gradient(),
+            (SumPlace::Room(room), _) => map.sum_room(room),
+            (SumPlace::Own, Some(end)) => map.end_gradient(end),
+            (SumPlace::Own, None) => map.layer_gradient(unit),
+        };
         self.at(place).part(0, self.layout().unit(unit).elements * 4)
     }
 
@@ -168,9 +205,9 @@ impl Runner {
         self.head(|unit| self.end_weights(unit), DType::Bf16)
     }
 
-    fn layer_scratch(&self, unit: UnitIndex, micro: MicroIndex, recompute: Recompute) -> LayerScratch {
+    fn layer_scratch(&self, unit: UnitIndex, seat: SeatIndex, recompute: Recompute) -> LayerScratch {
         let scratch = self.at(self.plan.device.scratch());
-        let kept = self.at(self.plan.device.kept(unit, micro));
+        let kept = self.at(self.plan.device.kept(unit, seat));
         let (dims, shape, storage) = (&self.config.dims, self.shape(), self.kernels.storage());
         LayerScratch::carve(scratch, dims, shape, storage).keeping(kept, recompute, dims, shape, storage)
     }
@@ -190,7 +227,7 @@ impl Runner {
         copy(to.starts, from.starts)
     }
 
-    fn embed_forward(&self, micro: MicroIndex, to: BoundaryPlace) {
+    fn embed_forward(&self, micro: MicroIndex, out: DeviceSpan) {
         let map = &self.plan.device;
         model::embed_forward(
             &*self.kernels,
@@ -198,7 +235,7 @@ impl Runner {
             self.end_weights(self.layout().embedding()),
             self.at(map.batch(micro).tokens),
             self.shape(),
-            self.at(map.boundary(to, UnitIndex(1), micro)),
+            out,
         );
     }
 
@@ -207,9 +244,9 @@ impl Runner {
         unit: UnitIndex,
         slot: SlotIndex,
         micro: MicroIndex,
-        recompute: Recompute,
-        x: Place,
-        out: Place,
+        x: DeviceSpan,
+        out: DeviceSpan,
+        scratch: &LayerScratch,
     ) {
         model::layer_forward(
             &*self.kernels,
@@ -217,9 +254,9 @@ impl Runner {
             self.layout().unit(unit),
             self.at(self.plan.device.slot(slot)),
             &self.rows(micro),
-            self.at(x),
-            self.at(out),
-            &self.layer_scratch(unit, micro, recompute),
+            x,
+            out,
+            scratch,
         );
     }
 
@@ -228,8 +265,9 @@ impl Runner {
         unit: UnitIndex,
         slot: SlotIndex,
         micro: MicroIndex,
-        recompute: Recompute,
-        x: Place,
+        x: DeviceSpan,
+        gradient: DeviceSpan,
+        scratch: &LayerScratch,
     ) {
         let map = &self.plan.device;
         model::layer_backward(
@@ -237,12 +275,12 @@ impl Runner {
             &self.config,
             self.layout().unit(unit),
             self.at(map.slot(slot)),
-            self.gradient(unit),
+            gradient,
             first_sets(micro),
             &self.rows(micro),
-            self.at(x),
+            x,
             self.at(map.stream(micro)),
-            &self.layer_scratch(unit, micro, recompute),
+            scratch,
         );
     }
 
@@ -251,7 +289,7 @@ impl Runner {
             &*self.kernels,
             &self.config,
             self.head_weights(),
-            self.head(|unit| self.gradient(unit), DType::F32),
+            self.head(|unit| self.gradient(unit, SumPlace::Own), DType::F32),
             first_sets(micro),
             &self.loss_rows(frame, micro),
             self.at(self.plan.device.loss()),
@@ -294,7 +332,7 @@ impl Runner {
         model::embed_backward(
             &*self.kernels,
             &self.config,
-            self.gradient(self.layout().embedding()),
+            self.gradient(self.layout().embedding(), SumPlace::Own),
             write,
             self.at(map.batch(micro).tokens),
             self.shape(),

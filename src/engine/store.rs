@@ -1,6 +1,6 @@
 //! The store: the host-resident model.
 
-use crate::base::{DType, Error, MicroIndex, PartIndex, Result, Status, UnitIndex};
+use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
 use crate::engine::Batch;
 use crate::host::{Arena, HostSpan, MemoryKind};
 use crate::model::{Layout, TensorLayout};
@@ -79,8 +79,13 @@ impl Store {
     }
 
     /// `[N, C]`: a layer's boundary while it is spilled.
-    pub fn boundary(&self, unit: UnitIndex, micro: MicroIndex) -> HostSpan {
-        self.wire(self.map.boundary(unit, micro))
+    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> HostSpan {
+        self.wire(self.map.boundary(unit, seat))
+    }
+
+    /// f32: a layer's running gradient between sweeps.
+    pub fn sum(&self, unit: UnitIndex) -> HostSpan {
+        self.wire(self.map.sum(unit))
     }
 
     /// f64 `[1]`: where a unit's sum of squares lands.

@@ -99,7 +99,7 @@ impl Trainer {
         let plan = Trainer::plan_for(config, options)?;
         plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
 
-        let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max);
+        let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
         let store = Store::take(&Layout::new(config), &plan)?;
         let memory = device.reserve(plan.device.bytes())?;

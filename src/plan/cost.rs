@@ -125,11 +125,10 @@ impl<'a> Cost<'a> {
             Operation::Round { unit, part, .. } => {
                 touched((4 + self.grad_dtype.bytes()) * self.part(unit, part))
             }
-            Operation::Download { unit, part, .. } => {
-                let norm = if part == PartIndex(0) { 8 } else { 0 };
-                down(self.grad_dtype.bytes() * self.part(unit, part) + norm)
-            }
-            Operation::DownloadLoss => down(8),
+            Operation::SpillSum { unit, .. } => down(4 * self.elements(unit)),
+            Operation::FetchSum { unit, .. } => up(4 * self.elements(unit)),
+            Operation::Download { unit, part, .. } => down(self.grad_dtype.bytes() * self.part(unit, part)),
+            Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
             Operation::Decide { .. } => Work::default(),
             // Weights, residual and moments are read and written, the gradient is read.

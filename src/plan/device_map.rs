@@ -1,14 +1,16 @@
 //! The device arena: every region the schedule's resources stand for.
 
-use crate::base::{DType, MicroIndex, RoomIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::{HeadScratch, LayerScratch, Layout, ModelConfig};
 use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{BoundaryPlace, End, Policy, Resource};
+use crate::schedule::{self, End, Geometry, Policy, Resource, Sum};
 
 const SLOTS: &str = "weight slots";
 const END_WEIGHTS: &str = "end weights";
 const END_GRADIENTS: &str = "end gradients (f32)";
 const GRADIENT: &str = "layer gradient (f32)";
+const SUM_ROOMS: &str = "gradient rooms (f32)";
+const LAYER_GRADIENTS: &str = "layer gradients (f32)";
 const SLABS: &str = "gradient slabs";
 const SCRATCH: &str = "scratch";
 const SCALARS: &str = "scalars";
@@ -43,28 +45,34 @@ impl BatchPlaces {
 #[derive(Clone, Debug)]
 pub struct DeviceMap {
     carver: Carver,
-    micros_start: usize,
+    micro_bytes: usize,
+    seat_bytes: usize,
+    sweeps: usize,
     slots: Vec<Place>,
     slabs: Vec<Place>,
     end_weights: [Place; 2],
     end_gradients: [Place; 2],
     gradient: Place,
+    sum_rooms: Vec<Place>,
+    /// By layer; empty where it shares or passes.
+    layer_gradients: Vec<Place>,
     scratch: Place,
     scalars: Place,
     logits: Place,
-    micros: Vec<MicroPlaces>,
+    /// By micro-batch: what stays through a step.
+    batches: Vec<BatchPlaces>,
+    streams: Vec<Place>,
+    seats: Vec<SeatPlaces>,
 }
 
-/// What each micro-batch keeps on the device through a sweep.
+/// What each micro-batch of a sweep has on the device.
 #[derive(Clone, Debug)]
-struct MicroPlaces {
-    batch: BatchPlaces,
+struct SeatPlaces {
     /// By layer; empty where they are spilled.
     boundaries: Vec<Place>,
     rooms: Vec<Place>,
     /// By layer; empty where a layer keeps nothing.
     kept: Vec<Place>,
-    stream: Place,
 }
 
 impl DeviceMap {
@@ -72,21 +80,29 @@ impl DeviceMap {
         config: &ModelConfig,
         layout: &Layout,
         policy: &Policy,
+        geometry: &Geometry,
         micros_max: usize,
         storage: DType,
     ) -> Self {
-        let carver = &mut Carver::default();
+        let (carver, placement) = (&mut Carver::default(), &policy.placement);
         let (dims, shape) = (&config.dims, policy.numeric.shape);
         let layer = layout.layer_elements();
         let [embedding, head] = [layout.embedding(), layout.head()].map(|unit| layout.unit(unit).elements);
         let ends = if layout.tied { [embedding, head] } else { [embedding.max(head), 0] };
 
-        let slots = (0..policy.placement.weight_slots).map(|_| carver.take(SLOTS, layer * 2)).collect();
+        let slots = (0..placement.weight_slots + placement.residents())
+            .map(|_| carver.take(SLOTS, layer * 2))
+            .collect();
         let end_weights = ends.map(|elements| carver.take(END_WEIGHTS, elements * 2));
         let end_gradients = ends.map(|elements| carver.take(END_GRADIENTS, elements * 4));
-        let gradient = carver.take(GRADIENT, layer * 4);
+        let one_if = |condition: bool| usize::from(condition);
+        let gradient = carver.take(GRADIENT, one_if(placement.sweeps == 1) * layer * 4);
+        let rooms = one_if(placement.sweeps > 1) * schedule::ROOMS;
+        let sum_rooms = (0..rooms).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
+        let own = |at: usize| one_if(placement.layer(at).sum == Sum::Own) * layer * 4;
+        let layer_gradients = (0..dims.l).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
         let slab_bytes = layer * policy.numeric.grad_dtype.bytes();
-        let slabs = (0..policy.placement.slabs).map(|_| carver.take(SLABS, slab_bytes)).collect();
+        let slabs = (0..policy.slabs(geometry)).map(|_| carver.take(SLABS, slab_bytes)).collect();
         let scratch_bytes = LayerScratch::bytes(dims, shape, storage).max(HeadScratch::bytes(
             dims,
             shape,
@@ -94,37 +110,43 @@ impl DeviceMap {
             policy.numeric.logits_chunk,
         ));
         let scratch = carver.take(SCRATCH, scratch_bytes);
-        let scalars = carver.take(SCALARS, 8 * (1 + policy.placement.slabs));
+        let scalars = carver.take(SCALARS, 8 * (1 + policy.slabs(geometry)));
         let logits = carver.take(LOGITS, 4 * dims.v);
 
-        let micros_start = carver.bytes();
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
-        let own_bytes = |layer| if policy.placement.spills(layer) { 0 } else { boundary_bytes };
-        let kept_bytes = |layer| {
-            let recompute = policy.placement.layer(layer).recompute;
-            LayerScratch::kept_bytes(recompute, dims, shape, storage)
-        };
-        let micros = (0..micros_max)
-            .map(|_| MicroPlaces {
-                batch: BatchPlaces::take(carver, shape),
+        let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
+        let kept_bytes =
+            |layer| LayerScratch::kept_bytes(placement.layer(layer).recompute, dims, shape, storage);
+        let start = carver.bytes();
+        let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
+        let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();
+        let micro_bytes = (carver.bytes() - start) / micros_max;
+        let start = carver.bytes();
+        let seats: Vec<_> = (0..placement.sweep(micros_max))
+            .map(|_| SeatPlaces {
                 boundaries: (0..dims.l).map(|layer| carver.take(BOUNDARIES, own_bytes(layer))).collect(),
-                rooms: (0..policy.placement.rooms()).map(|_| carver.take(PASSING, boundary_bytes)).collect(),
+                rooms: (0..placement.rooms()).map(|_| carver.take(PASSING, boundary_bytes)).collect(),
                 kept: (0..dims.l).map(|layer| carver.take(KEPT, kept_bytes(layer))).collect(),
-                stream: carver.take(STREAMS, boundary_bytes),
             })
             .collect();
         DeviceMap {
+            micro_bytes,
+            seat_bytes: (carver.bytes() - start) / seats.len(),
+            sweeps: placement.sweeps,
             carver: std::mem::take(carver),
-            micros_start,
             slots,
             slabs,
             end_weights,
             end_gradients,
             gradient,
+            sum_rooms,
+            layer_gradients,
             scratch,
             scalars,
             logits,
-            micros,
+            batches,
+            streams,
+            seats,
         }
     }
 
@@ -133,9 +155,15 @@ impl DeviceMap {
         self.carver.bytes()
     }
 
-    /// What one micro-batch more takes.
+    /// What one micro-batch more or less takes, on the average of a sweep.
     pub fn bytes_per_micro(&self) -> usize {
-        (self.bytes() - self.micros_start) / self.micros.len()
+        self.micro_bytes + self.seat_bytes * self.seats.len() / self.batches.len()
+    }
+
+    /// What it would be for steps of at most so many micro-batches.
+    pub fn bytes_for(&self, micros: usize) -> usize {
+        let rest = self.bytes() - self.batches.len() * self.micro_bytes - self.seats.len() * self.seat_bytes;
+        rest + micros * self.micro_bytes + micros.div_ceil(self.sweeps) * self.seat_bytes
     }
 
     /// Totals by name.
@@ -146,7 +174,18 @@ impl DeviceMap {
     /// The name a resource is accounted to and what it takes, padding included; nothing if it is not on the
     /// device. Scalars share one place and count their eight bytes.
     pub fn footprint(&self, resource: &Resource) -> Option<(&'static str, usize)> {
-        let (name, place) = match *resource {
+        if let Resource::Batch { micro } = *resource {
+            let BatchPlaces { tokens, targets, weights, starts } = self.batch(micro);
+            return Some((BATCHES, [tokens, targets, weights, starts].iter().map(Place::padded).sum()));
+        }
+        let (name, place) = self.named(resource)?;
+        Some((name, if name == SCALARS { place.bytes } else { place.padded() }))
+    }
+
+    /// The place of a resource and the name it is accounted to; nothing if it is not on the device, or is a
+    /// batch, which has several.
+    pub fn named(&self, resource: &Resource) -> Option<(&'static str, Place)> {
+        Some(match *resource {
             Resource::Slot(slot) => (SLOTS, self.slot(slot)),
             Resource::EndWeights(end) => (END_WEIGHTS, self.end_weights(end)),
             Resource::EndAccumulator(end) => (END_GRADIENTS, self.end_gradient(end)),
@@ -154,28 +193,26 @@ impl DeviceMap {
             Resource::Slab(slab) => (SLABS, self.slab(slab)),
             Resource::Scratch => (SCRATCH, self.scratch()),
             Resource::Logits => (LOGITS, self.logits()),
-            Resource::Boundary { unit, micro } => {
-                (BOUNDARIES, self.boundary(BoundaryPlace::Own, unit, micro))
-            }
-            Resource::Room { room, micro } => (PASSING, self.room(room, micro)),
-            Resource::Kept { unit, micro } => (KEPT, self.kept(unit, micro)),
+            Resource::SumRoom(room) => (SUM_ROOMS, self.sum_room(room)),
+            Resource::LayerAccumulator { unit } => (LAYER_GRADIENTS, self.layer_gradient(unit)),
+            Resource::Boundary { unit, seat } => (BOUNDARIES, self.boundary(unit, seat)),
+            Resource::Room { room, seat } => (PASSING, self.room(room, seat)),
+            Resource::Kept { unit, seat } => (KEPT, self.kept(unit, seat)),
             Resource::Stream { micro } => (STREAMS, self.stream(micro)),
-            Resource::Loss | Resource::Norm(_) => return Some((SCALARS, 8)),
-            Resource::Batch { micro } => {
-                let BatchPlaces { tokens, targets, weights, starts } = self.batch(micro);
-                return Some((BATCHES, [tokens, targets, weights, starts].iter().map(Place::padded).sum()));
-            }
-            Resource::HostBatch { .. }
+            Resource::Loss => (SCALARS, self.loss()),
+            Resource::Norm(slab) => (SCALARS, self.norm(slab)),
+            Resource::Batch { .. }
+            | Resource::HostBatch { .. }
             | Resource::Master { .. }
             | Resource::HostGradient { .. }
             | Resource::HostBoundary { .. }
+            | Resource::HostSum { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss
             | Resource::Verdict
             | Resource::HostLogits => return None,
-        };
-        Some((name, place.padded()))
+        })
     }
 
     /// A layer's weights.
@@ -198,7 +235,17 @@ impl DeviceMap {
         self.end_gradients[end as usize]
     }
 
-    /// The f32 gradient of the layer in work.
+    /// The f32 gradients that go to the host between sweeps.
+    pub fn sum_room(&self, room: RoomIndex) -> Place {
+        self.sum_rooms[room.at()]
+    }
+
+    /// The f32 gradient of a layer, where it has a place of its own.
+    pub fn layer_gradient(&self, unit: UnitIndex) -> Place {
+        self.layer_gradients[unit.at() - 1]
+    }
+
+    /// The f32 gradient of the layer in work, in steps of one sweep.
     pub fn gradient(&self) -> Place {
         self.gradient
     }
@@ -225,30 +272,26 @@ impl DeviceMap {
 
     /// A micro-batch's arrays.
     pub fn batch(&self, micro: MicroIndex) -> BatchPlaces {
-        self.micros[micro.at()].batch
+        self.batches[micro.at()]
     }
 
-    /// The activation below a layer.
-    pub fn boundary(&self, place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex) -> Place {
-        match place {
-            BoundaryPlace::Own => self.micros[micro.at()].boundaries[unit.at() - 1],
-            BoundaryPlace::Room(room) => self.room(room, micro),
-            BoundaryPlace::Stream => self.stream(micro),
-        }
+    /// The activation below a layer, where it has a place of its own.
+    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
+        self.seats[seat.at()].boundaries[unit.at() - 1]
     }
 
     /// What spilled boundaries pass through.
-    pub fn room(&self, room: RoomIndex, micro: MicroIndex) -> Place {
-        self.micros[micro.at()].rooms[room.at()]
+    pub fn room(&self, room: RoomIndex, seat: SeatIndex) -> Place {
+        self.seats[seat.at()].rooms[room.at()]
     }
 
     /// What a layer keeps from forward to backward.
-    pub fn kept(&self, unit: UnitIndex, micro: MicroIndex) -> Place {
-        self.micros[micro.at()].kept[unit.at() - 1]
+    pub fn kept(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
+        self.seats[seat.at()].kept[unit.at() - 1]
     }
 
     /// The top of the residual stream: the head's input, then the gradient on its way down.
     pub fn stream(&self, micro: MicroIndex) -> Place {
-        self.micros[micro.at()].stream
+        self.streams[micro.at()]
     }
 }

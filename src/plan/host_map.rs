@@ -1,6 +1,6 @@
 //! The host arenas: the store, and what crosses the link beside it.
 
-use crate::base::{DType, MicroIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, SeatIndex, UnitIndex};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::BatchPlaces;
 use crate::plan::carve::{Carver, Place, Region};
@@ -30,7 +30,9 @@ pub struct HostMap {
     units: Vec<UnitPlaces>,
     ring: Vec<Place>,
     batches: Vec<BatchPlaces>,
-    /// By micro-batch and layer; empty where a boundary stays on the device.
+    /// By layer, f32; empty where a sum stays on the device.
+    sums: Vec<Place>,
+    /// By micro-batch of a sweep and layer; empty where a boundary stays on the device.
     boundaries: Vec<Vec<Place>>,
     scalars: Place,
     logits: Place,
@@ -67,10 +69,20 @@ impl HostMap {
             let bytes = if policy.placement.leaves(layer) { boundary_bytes } else { 0 };
             wire.take("spilled boundaries", bytes)
         };
-        let boundaries = (0..micros_max).map(|_| (0..layout.layers()).map(&mut boundary).collect()).collect();
+        let seats = policy.placement.sweep(micros_max);
+        let boundaries = (0..seats).map(|_| (0..layout.layers()).map(&mut boundary).collect()).collect();
+        let sum = |layer| {
+            let bytes = if policy.placement.stores_sum(layer, layout.layers()) {
+                4 * layout.layer_elements()
+            } else {
+                0
+            };
+            wire.take("gradient sums (f32)", bytes)
+        };
+        let sums = (0..layout.layers()).map(sum).collect();
         let scalars = wire.take("scalars", 8 * (1 + layout.units.len()));
         let logits = wire.take("logits row", 4 * config.dims.v);
-        HostMap { wire, state, units, ring, batches, boundaries, scalars, logits }
+        HostMap { wire, state, units, ring, batches, sums, boundaries, scalars, logits }
     }
 
     /// Both arenas together.
@@ -109,8 +121,13 @@ impl HostMap {
     }
 
     /// The spilled boundary of a layer, in the wire arena.
-    pub fn boundary(&self, unit: UnitIndex, micro: MicroIndex) -> Place {
-        self.boundaries[micro.at()][unit.at() - 1]
+    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
+        self.boundaries[seat.at()][unit.at() - 1]
+    }
+
+    /// f32: the running gradient of a layer between sweeps, in the wire arena.
+    pub fn sum(&self, unit: UnitIndex) -> Place {
+        self.sums[unit.at() - 1]
     }
 
     /// f64: the loss sum, in the wire arena.

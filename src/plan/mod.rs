@@ -68,6 +68,9 @@ impl Plan {
         if policy.numeric.logits_chunk == 0 {
             return Err(Error::argument("a logits chunk of 0 rows is empty; it must be at least 1"));
         }
+        if policy.placement.sweeps == 0 {
+            return Err(Error::argument("a step of 0 sweeps does nothing; it must have at least 1"));
+        }
         let geometry = Geometry {
             layers: layout.layers(),
             tied: layout.tied,
@@ -75,7 +78,7 @@ impl Plan {
             head_parts: layout.parts(layout.head()),
         };
         Ok(Plan {
-            device: DeviceMap::new(config, layout, &policy, micros_max, storage),
+            device: DeviceMap::new(config, layout, &policy, &geometry, micros_max, storage),
             host: HostMap::new(config, layout, &policy, micros_max, storage),
             policy,
             micros_max,
@@ -88,13 +91,12 @@ impl Plan {
     pub fn admit(&self, device_limit: Option<usize>, host: &Limits, shared: bool) -> Result<()> {
         let device = self.device.bytes();
         if let Some(limit) = device_limit.filter(|&limit| device > limit) {
-            let per_micro = self.device.bytes_per_micro();
-            let rest = device - per_micro * self.micros_max;
-            let advice = match limit.checked_sub(rest).map(|room| room / per_micro) {
-                Some(fitting) if fitting >= 1 => format!("{fitting} micro-batches a step would fit"),
-                _ => format!(
+            let fits = |micros: &usize| self.device.bytes_for(*micros) <= limit;
+            let advice = match (1..self.micros_max).rev().find(fits) {
+                Some(fitting) => format!("{fitting} micro-batches a step would fit"),
+                None => format!(
                     "with one micro-batch a step it needs {}; shorter sequences or a smaller micro-batch need less",
-                    Size(rest + per_micro)
+                    Size(self.device.bytes_for(1))
                 ),
             };
             return Err(Error::new(

@@ -131,9 +131,9 @@ impl Checker {
             }
             let mut outcome = Ok(());
             let geometry = self.geometry;
-            operation.visit(&geometry, list.micros, &mut |access| {
+            operation.visit(&geometry, list.extent, &mut |access| {
                 if outcome.is_ok() {
-                    outcome = if access.resource.exists(&self.policy, &geometry, list.micros) {
+                    outcome = if access.resource.exists(&self.policy, &geometry, list.extent) {
                         self.touch(party, Some(tick), &clock, access)
                     } else {
                         Err(Box::new(Fault::Beyond { party, resource: access.resource }))
@@ -271,7 +271,7 @@ impl Checker {
 mod tests {
     use super::*;
     use crate::base::{DType, Error, Shape, Status};
-    use crate::schedule::{AdamWhen, Mode, Numeric, Placement, Sync, train};
+    use crate::schedule::{AdamWhen, GradWait, Mode, Numeric, Placement, Sync, train};
 
     const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
     const POLICY: Policy = Policy {
@@ -282,6 +282,8 @@ mod tests {
             slabs: 2,
             ring: 2,
             adam: AdamWhen::AfterNorm,
+            grad_wait: GradWait::Host,
+            sweeps: 1,
             layers: Vec::new(),
         },
     };
@@ -319,7 +321,7 @@ mod tests {
         assert_eq!(
             told.unwrap_err(),
             "`upload unit 3 → slot 0` (h2d lane, list 2, operation 6) touches the master of unit 3 without \
-             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 36)"
+             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 41)"
         );
     }
 

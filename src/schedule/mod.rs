@@ -15,6 +15,7 @@
 //!   barrier: the next forward of a layer waits for that layer's AdamW and no other.
 //! - [`Checker`] proves, independently of `Sync`, that the waits suffice, that every read finds what it
 //!   expects, and that nothing is done in vain; or names the two operations and the resource ([`Fault`]).
+//! - [`retired`] says after which operation a place's contents are of no use any more.
 //! - [`Simulator`] runs lists in virtual time, by what each operation costs; [`usage`] and [`peaks`] say what
 //!   lanes and memory were used for.
 //! - [`write_trace`] writes what happened, or would happen, lane by lane, for a person to look at.
@@ -49,6 +50,7 @@ mod fault;
 mod operation;
 mod policy;
 mod resource;
+mod retire;
 mod simulate;
 mod sync;
 mod trace;
@@ -58,9 +60,13 @@ pub use access::Access;
 pub use build::{List, evaluate, logits, train};
 pub use check::Checker;
 pub use fault::{Fault, Held, Party};
-pub use operation::{BoundaryPlace, End, GradPlace, Guard, Operation, WeightPlace};
-pub use policy::{AdamWhen, Boundary, Geometry, LayerPlacement, Mode, Numeric, Placement, Policy, ROOMS};
+pub use operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace, WeightPlace};
+pub use policy::{
+    AdamWhen, Boundary, Extent, Geometry, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, ROOMS,
+    Sum,
+};
 pub use resource::{Content, Resource};
+pub use retire::retired;
 pub use simulate::{Peak, Simulation, Simulator, Usage, peaks, usage};
 pub use sync::{Sync, Synced};
 pub use trace::{Label, Process, trace, write_trace};

@@ -39,6 +39,17 @@ pub enum BoundaryPlace {
     Stream,
 }
 
+/// Where a unit's f32 gradient is summed on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SumPlace {
+    /// Where the layers sum theirs one after the other.
+    Shared,
+    /// A room that others pass through, too.
+    Room(RoomIndex),
+    /// A place of its own; an end's is its region.
+    Own,
+}
+
 /// Where a part of a gradient lands on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GradPlace {
@@ -138,6 +149,26 @@ pub enum Operation {
         recompute: Recompute,
         /// Where the boundary below is.
         from: BoundaryPlace,
+        /// Where the layer's f32 gradient is.
+        sum: SumPlace,
+    },
+    /// A layer's running f32 gradient, device → host.
+    SpillSum {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Where from.
+        room: RoomIndex,
+        /// Micro-batches summed so far.
+        terms: u32,
+    },
+    /// A layer's running f32 gradient, host → device.
+    FetchSum {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Where to.
+        room: RoomIndex,
+        /// Micro-batches summed so far.
+        terms: u32,
     },
     /// Adds the stream's gradient to the embedding's rows. Untied, the first micro-batch zeroes them first.
     EmbedBackward {
@@ -148,19 +179,30 @@ pub enum Operation {
     Norm {
         /// Which.
         unit: UnitIndex,
-        /// The slab it will leave beside.
+        /// Where the gradient is.
+        sum: SumPlace,
+        /// The slab that the gradient's first part goes to; the norm leaves beside it.
         slab: SlabIndex,
     },
     /// One part of a unit's f32 gradient, rounded into a slab.
     Round {
         /// Whose gradient.
         unit: UnitIndex,
+        /// Where the gradient is.
+        sum: SumPlace,
         /// Which part.
         part: PartIndex,
         /// Where to.
         slab: SlabIndex,
     },
-    /// A slab, device → host. Part 0 takes the unit's sum of squares along.
+    /// A unit's sum of squares, device → host.
+    DownloadNorm {
+        /// Whose.
+        unit: UnitIndex,
+        /// Beside which slab it is.
+        slab: SlabIndex,
+    },
+    /// A slab, device → host.
     Download {
         /// Whose gradient.
         unit: UnitIndex,
@@ -197,9 +239,10 @@ impl Operation {
     /// The lane it runs on.
     pub fn lane(&self) -> Lane {
         match self {
-            Operation::UploadBatch { .. } | Operation::Upload { .. } | Operation::FetchBoundary { .. } => {
-                Lane::H2d
-            }
+            Operation::UploadBatch { .. }
+            | Operation::Upload { .. }
+            | Operation::FetchBoundary { .. }
+            | Operation::FetchSum { .. } => Lane::H2d,
             Operation::EmbedForward { .. }
             | Operation::Forward { .. }
             | Operation::HeadForwardBackward { .. }
@@ -210,7 +253,9 @@ impl Operation {
             | Operation::Norm { .. }
             | Operation::Round { .. } => Lane::Compute,
             Operation::Download { .. }
+            | Operation::DownloadNorm { .. }
             | Operation::SpillBoundary { .. }
+            | Operation::SpillSum { .. }
             | Operation::DownloadLoss
             | Operation::DownloadLogits => Lane::D2h,
             Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
@@ -226,6 +271,9 @@ impl Operation {
             Operation::Forward { .. } => "forward",
             Operation::SpillBoundary { .. } => "spill boundary",
             Operation::FetchBoundary { .. } => "fetch boundary",
+            Operation::SpillSum { .. } => "spill sum",
+            Operation::FetchSum { .. } => "fetch sum",
+            Operation::DownloadNorm { .. } => "download norm",
             Operation::HeadForwardBackward { .. } => "head forward backward",
             Operation::HeadForward { .. } => "head forward",
             Operation::HeadLogits => "head logits",
@@ -250,6 +298,9 @@ impl Operation {
             | Operation::Forward { unit, .. }
             | Operation::SpillBoundary { unit, .. }
             | Operation::FetchBoundary { unit, .. }
+            | Operation::SpillSum { unit, .. }
+            | Operation::FetchSum { unit, .. }
+            | Operation::DownloadNorm { unit, .. }
             | Operation::RecomputeBackward { unit, .. }
             | Operation::Norm { unit, .. }
             | Operation::Round { unit, .. }
@@ -289,6 +340,9 @@ impl fmt::Display for Operation {
             Operation::SpillBoundary { unit, micro, room } => {
                 write!(f, "{name} {unit}, {micro}: {room} → host")
             }
+            Operation::SpillSum { unit, room, .. } => write!(f, "{name} {unit}: {room} → host"),
+            Operation::FetchSum { unit, room, .. } => write!(f, "{name} {unit} → {room}"),
+            Operation::DownloadNorm { unit, slab } => write!(f, "{name} {unit}: {slab}"),
             Operation::FetchBoundary { unit, micro, room } => write!(f, "{name} {unit}, {micro} → {room}"),
             Operation::Forward { unit, slot, micro, recompute, .. } => {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
@@ -303,7 +357,7 @@ impl fmt::Display for Operation {
                 f.write_str(if *recompute == Recompute::Selective { " with kept products" } else { "" })
             }
             Operation::Norm { unit, .. } => write!(f, "{name} {unit}"),
-            Operation::Round { unit, part, slab } => write!(f, "{name} {unit} {part} → {slab}"),
+            Operation::Round { unit, part, slab, .. } => write!(f, "{name} {unit} {part} → {slab}"),
             Operation::Download { unit, part, slab, to } => {
                 write!(f, "{name} {unit} {part}: {slab} → {to}")
             }
@@ -374,6 +428,7 @@ mod tests {
             micro: MicroIndex(7),
             recompute,
             from: BoundaryPlace::Own,
+            sum: SumPlace::Shared,
         };
         assert_eq!(backward(Recompute::None).to_string(), "backward unit 4 in slot 0, micro 7");
         let backward = backward(Recompute::Full);

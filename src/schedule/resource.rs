@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::operation::{End, WeightPlace};
-use super::policy::{Geometry, Policy};
-use crate::base::{MicroIndex, PartIndex, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
+use super::policy::{Extent, Geometry, Policy, ROOMS, Sum};
+use crate::base::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
 use crate::model::Recompute;
 
@@ -24,22 +24,22 @@ pub enum Resource {
     Boundary {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch.
-        micro: MicroIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
     },
     /// Device: the input of any layer whose boundary is spilled.
     Room {
         /// Which.
         room: RoomIndex,
-        /// Of which micro-batch.
-        micro: MicroIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
     },
     /// Device: what a layer keeps from forward to backward beside its boundary.
     Kept {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch.
-        micro: MicroIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
     },
     /// Device: the output of the last layer, which the head turns into its gradient in place and every
     /// layer's backward carries down.
@@ -47,8 +47,15 @@ pub enum Resource {
         /// Of which micro-batch.
         micro: MicroIndex,
     },
-    /// Device: the f32 gradient of the layer whose backward runs.
+    /// Device: the f32 gradient of the layer whose backward runs, in a step of one sweep.
     Accumulator,
+    /// Device: the f32 gradient of any layer whose sum goes to the host between sweeps.
+    SumRoom(RoomIndex),
+    /// Device: the f32 gradient of a layer, where it has a place of its own.
+    LayerAccumulator {
+        /// The layer's unit.
+        unit: UnitIndex,
+    },
     /// Device: the f32 gradient of an end.
     EndAccumulator(End),
     /// Device: what an operation needs only while it runs.
@@ -82,8 +89,13 @@ pub enum Resource {
     HostBoundary {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch.
-        micro: MicroIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
+    },
+    /// Host: a layer's running f32 gradient between sweeps.
+    HostSum {
+        /// The layer's unit.
+        unit: UnitIndex,
     },
     /// Host: a slab of the ring.
     Ring(u32),
@@ -107,12 +119,13 @@ impl Resource {
             Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
                 &[Lane::Compute, Lane::H2d]
             }
-            Resource::Room { .. } => &[Lane::Compute, Lane::H2d, Lane::D2h],
-            Resource::HostBoundary { .. } => &[Lane::H2d, Lane::D2h],
+            Resource::Room { .. } | Resource::SumRoom(_) => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::HostBoundary { .. } | Resource::HostSum { .. } => &[Lane::H2d, Lane::D2h],
             Resource::Boundary { .. }
             | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
+            | Resource::LayerAccumulator { .. }
             | Resource::EndAccumulator(_)
             | Resource::Scratch => &[Lane::Compute],
             Resource::Slab(_) | Resource::Loss | Resource::Norm(_) | Resource::Logits => {
@@ -141,6 +154,7 @@ impl Resource {
             | Resource::Master { .. }
             | Resource::HostGradient { .. }
             | Resource::HostBoundary { .. }
+            | Resource::HostSum { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss
@@ -154,6 +168,8 @@ impl Resource {
             | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
+            | Resource::SumRoom(_)
+            | Resource::LayerAccumulator { .. }
             | Resource::EndAccumulator(_)
             | Resource::Scratch
             | Resource::Slab(_)
@@ -184,8 +200,9 @@ impl Resource {
         )
     }
 
-    /// Whether a model of this geometry, placed by this policy, has it in a list of `micros` micro-batches.
-    pub fn exists(&self, policy: &Policy, geometry: &Geometry, micros: usize) -> bool {
+    /// Whether a model of this geometry, placed by this policy, has it in a list of this extent.
+    pub fn exists(&self, policy: &Policy, geometry: &Geometry, extent: Extent) -> bool {
+        let Extent { micros, sweep } = extent;
         let placement = &policy.placement;
         let is_unit = |unit: UnitIndex| unit <= geometry.head();
         // Counted from 0; nothing for an end.
@@ -194,27 +211,34 @@ impl Resource {
             Resource::Batch { micro } | Resource::Stream { micro } | Resource::HostBatch { micro } => {
                 micro.at() < micros
             }
-            Resource::Boundary { unit, micro } => {
-                micro.at() < micros && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
+            Resource::Boundary { unit, seat } => {
+                seat.at() < sweep && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
             }
-            Resource::Room { room, micro } => micro.at() < micros && room.at() < placement.rooms(),
-            Resource::HostBoundary { unit, micro } => {
-                micro.at() < micros && layer_of(unit).is_some_and(|layer| placement.leaves(layer))
+            Resource::Room { room, seat } => seat.at() < sweep && room.at() < placement.rooms(),
+            Resource::HostBoundary { unit, seat } => {
+                seat.at() < sweep && layer_of(unit).is_some_and(|layer| placement.leaves(layer))
             }
-            Resource::Kept { unit, micro } => {
+            Resource::Kept { unit, seat } => {
                 let keeps = |layer| placement.layer(layer).recompute != Recompute::Full;
-                micro.at() < micros && layer_of(unit).is_some_and(keeps)
+                seat.at() < sweep && layer_of(unit).is_some_and(keeps)
             }
-            Resource::Slot(slot) => slot.at() < placement.weight_slots,
-            Resource::Slab(slab) | Resource::Norm(slab) => slab.at() < placement.slabs,
+            Resource::Slot(slot) => slot.at() < placement.weight_slots + placement.residents(),
+            Resource::Accumulator => placement.sweeps == 1,
+            Resource::SumRoom(room) => placement.sweeps > 1 && room.at() < ROOMS,
+            Resource::LayerAccumulator { unit } => {
+                layer_of(unit).is_some_and(|layer| placement.layer(layer).sum == Sum::Own)
+            }
+            Resource::HostSum { unit } => {
+                layer_of(unit).is_some_and(|layer| placement.stores_sum(layer, geometry.layers))
+            }
+            Resource::Slab(slab) | Resource::Norm(slab) => slab.at() < policy.slabs(geometry),
             Resource::Ring(slab) => policy.streams_gradients() && (slab as usize) < placement.ring,
             Resource::HostGradient { unit, part } => {
                 !policy.streams_gradients() && is_unit(unit) && part.at() < geometry.parts(unit)
             }
             Resource::HostNorm { unit } | Resource::Master { unit } => is_unit(unit),
             Resource::EndWeights(end) | Resource::EndAccumulator(end) => end == End::First || geometry.tied,
-            Resource::Accumulator
-            | Resource::Scratch
+            Resource::Scratch
             | Resource::Loss
             | Resource::Logits
             | Resource::HostLoss
@@ -306,12 +330,15 @@ impl fmt::Display for Resource {
             Resource::Batch { micro } => write!(f, "the device batch of {micro}"),
             Resource::Slot(slot) => slot.fmt(f),
             Resource::EndWeights(end) => write!(f, "the weights of the {end}"),
-            Resource::Boundary { unit, micro } => write!(f, "the boundary of {unit}, {micro}"),
-            Resource::Room { room, micro } => write!(f, "{room} of {micro}"),
-            Resource::HostBoundary { unit, micro } => write!(f, "the host boundary of {unit}, {micro}"),
-            Resource::Kept { unit, micro } => write!(f, "what {unit} keeps of {micro}"),
+            Resource::Boundary { unit, seat } => write!(f, "the boundary of {unit}, {seat}"),
+            Resource::Room { room, seat } => write!(f, "{room} of {seat}"),
+            Resource::HostBoundary { unit, seat } => write!(f, "the host boundary of {unit}, {seat}"),
+            Resource::HostSum { unit } => write!(f, "the host sum of {unit}"),
+            Resource::Kept { unit, seat } => write!(f, "what {unit} keeps of {seat}"),
             Resource::Stream { micro } => write!(f, "the stream of {micro}"),
             Resource::Accumulator => f.write_str("the accumulator"),
+            Resource::SumRoom(room) => write!(f, "the accumulator of {room}"),
+            Resource::LayerAccumulator { unit } => write!(f, "the accumulator of {unit}"),
             Resource::EndAccumulator(end) => write!(f, "the accumulator of the {end}"),
             Resource::Scratch => f.write_str("the scratch"),
             Resource::Slab(slab) => slab.fmt(f),

@@ -155,7 +155,7 @@ pub fn peaks(
         changes.push((to_ns, -(bytes as isize), category));
     };
     for (operation, span) in list.operations.iter().zip(&simulation.spans) {
-        operation.visit(geometry, list.micros, &mut |access| {
+        operation.visit(geometry, list.extent, &mut |access| {
             let Some((name, bytes)) = size(&access.resource) else { return };
             let fresh = access.needs.is_none();
             match open.get_mut(&access.resource) {
@@ -192,7 +192,7 @@ pub fn peaks(
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{BoundaryPlace, Recompute, Sync, WeightPlace};
+    use crate::schedule::{BoundaryPlace, Extent, Recompute, Sync, WeightPlace};
 
     const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
 
@@ -218,7 +218,7 @@ mod tests {
     fn example() -> List {
         let operations =
             vec![upload(1, 0), upload(2, 1), forward(1, 0), upload(3, 0), forward(2, 1), forward(3, 0)];
-        List { operations, micros: 1 }
+        List { operations, extent: Extent { micros: 1, sweep: 1 } }
     }
 
     #[test]

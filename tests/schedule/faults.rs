@@ -5,7 +5,9 @@
 
 use horizon::base::{RoomIndex, SlabIndex, SlotIndex};
 use horizon::device::{Lane, Tick};
-use horizon::schedule::{BoundaryPlace, Fault, GradPlace, List, Operation, Recompute, Resource, WeightPlace};
+use horizon::schedule::{
+    BoundaryPlace, Fault, GradPlace, List, Operation, Recompute, Resource, SumPlace, WeightPlace,
+};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -122,12 +124,13 @@ proptest! {
                     Operation::Upload { place: WeightPlace::Slot(slot), .. }
                     | Operation::Forward { slot, .. }
                     | Operation::RecomputeBackward { slot, .. } => {
-                        *slot = SlotIndex(other(slot.0, placement.weight_slots));
+                        *slot = SlotIndex(other(slot.0, placement.weight_slots + placement.residents()));
                     }
                     Operation::Norm { slab, .. }
                     | Operation::Round { slab, .. }
+                    | Operation::DownloadNorm { slab, .. }
                     | Operation::Download { slab, .. } => {
-                        *slab = SlabIndex(other(slab.0, placement.slabs));
+                        *slab = SlabIndex(other(slab.0, case.policy.slabs(&case.geometry)));
                     }
                     Operation::Adam { from: GradPlace::Ring(slab), .. } => *slab = other(*slab, placement.ring),
                     _ => continue,
@@ -155,8 +158,9 @@ proptest! {
                         wrong.push(Operation::Forward { unit, slot, micro, recompute, from: place, to });
                         wrong.push(Operation::Forward { unit, slot, micro, recompute, from, to: place });
                     }
-                    Operation::RecomputeBackward { unit, slot, micro, recompute, .. } => {
-                        wrong.push(Operation::RecomputeBackward { unit, slot, micro, recompute, from: place });
+                    Operation::RecomputeBackward { unit, slot, micro, recompute, sum, .. } => {
+                        let from = place;
+                        wrong.push(Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum });
                     }
                     Operation::SpillBoundary { unit, micro, .. } => {
                         wrong.extend(rooms.map(|room| Operation::SpillBoundary { unit, micro, room }));
@@ -171,6 +175,32 @@ proptest! {
                 let mut operations = list.operations.clone();
                 operations[index] = operation;
                 prop_assert!(middle_fault(&case, operations).is_some(), "{operation:?} for {:?}", list.operations[index]);
+            }
+        }
+    }
+
+    /// Every other place that a sum could be looked for or left in.
+    #[test]
+    fn a_sum_in_a_wrong_place_is_found(case in three_steps()) {
+        let list = middle(&case);
+        let rooms = [RoomIndex(0), RoomIndex(1), RoomIndex(2)];
+        let places = rooms.map(SumPlace::Room).into_iter().chain([SumPlace::Own, SumPlace::Shared]);
+        for index in 0..list.operations.len() {
+            for place in places.clone() {
+                let mut operations = list.operations.clone();
+                match (&mut operations[index], place) {
+                    (Operation::RecomputeBackward { sum, .. }, _)
+                    | (Operation::Norm { sum, .. }, _)
+                    | (Operation::Round { sum, .. }, _) => *sum = place,
+                    (Operation::SpillSum { room, .. } | Operation::FetchSum { room, .. }, SumPlace::Room(other)) => {
+                        *room = other;
+                    }
+                    _ => continue,
+                }
+                if operations != list.operations {
+                    let wrong = operations[index];
+                    prop_assert!(middle_fault(&case, operations).is_some(), "{wrong:?} for {:?}", list.operations[index]);
+                }
             }
         }
     }
@@ -266,7 +296,7 @@ proptest! {
 /// Whether an operation reads a resource.
 fn reads(case: &Case, list: &List, operation: &Operation, resource: Resource) -> bool {
     let mut reads = false;
-    operation.visit(&case.geometry, list.micros, &mut |access| {
+    operation.visit(&case.geometry, list.extent, &mut |access| {
         reads |= access.resource == resource && access.needs.is_some();
     });
     reads
@@ -335,7 +365,10 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
         // AdamW twice from one gradient is the one slip that leaves everything where it should be.
         2 if !matches!(operations[one], Operation::Adam { .. }) => operations.insert(other, operations[one]),
         _ => match &mut operations[one] {
-            Operation::Upload { unit, .. } | Operation::Norm { unit, .. } => unit.0 ^= 1,
+            Operation::Upload { unit, .. }
+            | Operation::Norm { unit, .. }
+            | Operation::DownloadNorm { unit, .. } => unit.0 ^= 1,
+            Operation::SpillSum { terms, .. } | Operation::FetchSum { terms, .. } => *terms ^= 1,
             Operation::Forward { micro, .. }
             | Operation::RecomputeBackward { micro, .. }
             | Operation::HeadForwardBackward { micro }

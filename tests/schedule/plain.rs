@@ -3,7 +3,7 @@
 
 use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
 use horizon::schedule::{
-    BoundaryPlace, End, Geometry, GradPlace, Guard, Operation, Recompute, Resource, WeightPlace,
+    BoundaryPlace, End, Geometry, GradPlace, Guard, Operation, Recompute, Resource, SumPlace, WeightPlace,
 };
 
 use crate::machine::result;
@@ -61,7 +61,14 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
         for unit in (0..geometry.layers).rev().map(|layer| geometry.layer(layer)) {
             let mut inputs = vec![weights[unit.at()], batch, boundaries[unit.at() - 1], gradient];
             inputs.extend(sums[unit.at()]);
-            let backward = Operation::RecomputeBackward { unit, slot, micro, recompute, from: place };
+            let backward = Operation::RecomputeBackward {
+                unit,
+                slot,
+                micro,
+                recompute,
+                from: place,
+                sum: SumPlace::Own,
+            };
             gradient = result(&backward, &stream(micro), &inputs);
             sums[unit.at()] = Some(result(&backward, &Resource::Accumulator, &inputs));
         }
@@ -79,20 +86,20 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
     for unit in geometry.units() {
         let sum = [sums[unit.at()].expect("every unit has a gradient")];
         let slab = SlabIndex(0);
-        let norm = result(&Operation::Norm { unit, slab }, &Resource::Norm(slab), &sum);
+        let norm = result(&Operation::Norm { unit, sum: SumPlace::Own, slab }, &Resource::Norm(slab), &sum);
         let download = |part: usize| {
             let (part, to) = (PartIndex::from(part), GradPlace::Store);
-            let rounded = result(&Operation::Round { unit, part, slab }, &Resource::Slab(slab), &sum);
-            let inputs = if part.0 == 0 { vec![rounded, norm] } else { vec![rounded] };
-            (Operation::Download { unit, part, slab, to }, inputs)
+            let rounded = result(
+                &Operation::Round { unit, sum: SumPlace::Own, part, slab },
+                &Resource::Slab(slab),
+                &sum,
+            );
+            let operation = Operation::Download { unit, part, slab, to };
+            result(&operation, &Resource::HostGradient { unit, part }, &[rounded])
         };
-        let (operation, inputs) = download(0);
-        norms.push(result(&operation, &Resource::HostNorm { unit }, &inputs));
-        let land = |part: usize| {
-            let (operation, inputs) = download(part);
-            result(&operation, &Resource::HostGradient { unit, part: PartIndex::from(part) }, &inputs)
-        };
-        gradients.push((0..geometry.parts(unit)).map(land).collect());
+        let operation = Operation::DownloadNorm { unit, slab };
+        norms.push(result(&operation, &Resource::HostNorm { unit }, &[norm]));
+        gradients.push((0..geometry.parts(unit)).map(download).collect());
     }
     let verdict = result(&Operation::Decide { norms: true }, &Resource::Verdict, &norms);
 

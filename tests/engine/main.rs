@@ -8,11 +8,13 @@ use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::Machine;
-use horizon::schedule::{AdamWhen, Boundary, LayerPlacement, Mode, Recompute};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 
-const STEPS: usize = 4;
+use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
+
+mod placements;
+mod runs;
+
 const MICROS: usize = 3;
 
 fn config(tied: bool) -> ModelConfig {
@@ -34,118 +36,6 @@ fn options() -> TrainerOptions {
         clip: 0.5,
         ..TrainerOptions::default()
     }
-}
-
-/// Every weight normal-ish from a fixed seed, norms around 1.
-fn fill(trainer: &mut Trainer) {
-    let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
-    for tensor in tensors {
-        let centre = if tensor.decays() { 0.0 } else { 1.0 };
-        let values: Vec<f32> =
-            (0..tensor.elements()).map(|_| centre + rng.random_range(-0.15f32..0.15)).collect();
-        trainer.write_tensor(&tensor.name, &values).unwrap();
-    }
-}
-
-struct Data {
-    tokens: Vec<i32>,
-    targets: Vec<i32>,
-    weights: Vec<f32>,
-    starts: Vec<i32>,
-}
-
-impl Data {
-    fn random(seed: u64, shape: Shape, vocabulary: i32) -> Data {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let n = shape.n();
-        let mut starts = vec![0; n];
-        for i in 0..n {
-            let t = (i % shape.t) as i32;
-            starts[i] = if t == 0 || rng.random_bool(0.1) { t } else { starts[i - 1] };
-        }
-        let mut target = || if rng.random_bool(0.2) { -100 } else { rng.random_range(0..vocabulary) };
-        let targets = (0..n).map(|_| target()).collect();
-        Data {
-            tokens: (0..n).map(|_| rng.random_range(0..vocabulary)).collect(),
-            targets,
-            weights: (0..n).map(|_| rng.random_range(0.0..2.0)).collect(),
-            starts,
-        }
-    }
-
-    fn batch(&self) -> Batch<'_> {
-        Batch {
-            tokens: &self.tokens,
-            targets: &self.targets,
-            weights: Some(&self.weights),
-            starts: Some(&self.starts),
-        }
-    }
-}
-
-fn data(options: &TrainerOptions, step: usize) -> Vec<Data> {
-    (0..MICROS).map(|micro| Data::random((step * MICROS + micro) as u64, options.shape, 67)).collect()
-}
-
-/// All that a run leaves behind, as bits.
-#[derive(PartialEq, Debug)]
-struct Outcome {
-    losses: Vec<u64>,
-    norms: Vec<u64>,
-    weights: Vec<u32>,
-}
-
-fn weights(trainer: &mut Trainer) -> Vec<u32> {
-    let names: Vec<_> = trainer.layout().tensors().map(|(_, t)| (t.name.clone(), t.elements())).collect();
-    let mut bits = Vec::new();
-    for (name, elements) in names {
-        let mut values = vec![0.0; elements];
-        trainer.read_tensor(&name, &mut values).unwrap();
-        bits.extend(values.iter().map(|value| value.to_bits()));
-    }
-    bits
-}
-
-/// How a run differs from the plain one without being allowed to differ in a bit.
-#[derive(Clone, Copy, PartialEq)]
-enum Manner {
-    Plain,
-    /// AdamW ends before the next step begins.
-    Serial,
-    /// `accumulate` and `update` instead of `step`.
-    Apart,
-    /// An evaluation between steps.
-    Evaluating,
-}
-
-fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) -> Outcome {
-    fill(trainer);
-    let (mut losses, mut norms) = (Vec::new(), Vec::new());
-    for step in 0..STEPS {
-        let data = data(options, step);
-        // Steps need not be equally long.
-        let batches: Vec<_> = data.iter().take(1 + step % MICROS).map(Data::batch).collect();
-        let lr = 1e-2 / (1 + step) as f64;
-        let report = if manner == Manner::Apart {
-            batches.iter().for_each(|batch| trainer.accumulate(batch).unwrap());
-            trainer.update(lr).unwrap()
-        } else {
-            trainer.step(&batches, lr).unwrap()
-        };
-        match manner {
-            Manner::Serial => trainer.sync().unwrap(),
-            Manner::Evaluating => assert!(trainer.eval(&batches).unwrap().loss > 0.0),
-            Manner::Plain | Manner::Apart => {}
-        }
-        losses.push(report.loss.to_bits());
-        norms.push(report.grad_norm.to_bits());
-    }
-    Outcome { losses, norms, weights: weights(trainer) }
-}
-
-fn outcome(config: &ModelConfig, options: &TrainerOptions, manner: Manner) -> Outcome {
-    train(&mut Trainer::open(config, options).unwrap(), options, manner)
 }
 
 #[test]
@@ -182,6 +72,23 @@ fn placement_never_changes_a_bit() {
             let both = LayerPlacement { boundary: Boundary::Spilled, ..selective };
             vary("spilled boundaries", &|o| o.layers = vec![spilled; 5], Manner::Evaluating);
             vary("some spilled", &|o| o.layers = vec![spilled, none, both, both], Manner::Plain);
+            let resident = LayerPlacement { resident: true, ..LayerPlacement::default() };
+            let own = LayerPlacement { sum: Sum::Own, ..both };
+            vary("resident layers", &|o| o.layers = vec![resident; 5], Manner::Plain);
+            vary("2 sweeps", &|o| o.sweeps = 2, Manner::Evaluating);
+            vary("as many sweeps as micro-batches", &|o| o.sweeps = MICROS, Manner::Apart);
+            vary("sums on the device", &|o| (o.sweeps, o.layers) = (3, vec![own; 5]), Manner::Plain);
+            vary(
+                "everything at once",
+                &|o| (o.sweeps, o.layers) = (2, vec![own, none, resident, both, spilled]),
+                Manner::Evaluating,
+            );
+            vary("gradients waiting on the device", &|o| o.grad_wait = GradWait::Device, Manner::Plain);
+            vary(
+                "gradients waiting on the device, none in the store",
+                &|o| (o.grad_wait, o.mode) = (GradWait::Device, Mode::Streamed),
+                Manner::Plain,
+            );
             vary("serial AdamW", &|_| (), Manner::Serial);
             vary("accumulate and update", &|_| (), Manner::Apart);
             vary("evaluating between steps", &|_| (), Manner::Evaluating);
@@ -216,7 +123,7 @@ fn f32_gradients_round_to_the_bf16_ones() {
     let gradient = |options: &TrainerOptions| {
         let mut trainer = Trainer::open(&config, options).unwrap();
         fill(&mut trainer);
-        let data = data(options, 0);
+        let data = data(options, 0, 67);
         trainer.step(&data.iter().map(Data::batch).collect::<Vec<_>>(), 1e-3).unwrap();
         let mut out = vec![0.0; 67 * 24];
         trainer.read_gradient("lm_head.weight", &mut out).unwrap();
