@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::{Error, MicroIndex, Result, Status};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Device, Lane, Lanes, Tick};
+use crate::device::{Device, Lane, Lanes, TaskSpan, Tick};
 use crate::engine::batch::{Batch, BatchSums};
 use crate::engine::frame::{Frame, Inputs};
 use crate::engine::options::TrainerOptions;
@@ -312,12 +312,24 @@ impl Trainer {
         self.write_trace(Some(machine), out)
     }
 
+    /// What every lane did so far, task by task. Waits for the lanes. Refused unless the trainer was opened with
+    /// tracing.
+    pub fn spans(&mut self) -> Result<Vec<(Operation, TaskSpan)>> {
+        let operation = |runner: &Runner, span: &TaskSpan| runner.lists.operation(Task::unpack(span.task));
+        self.sync()?;
+        let spans = &self.record()?.spans;
+        Ok(spans.iter().map(|span| (operation(&self.runner, span), *span)).collect())
+    }
+
+    fn record(&self) -> Result<&Record> {
+        self.record.as_ref().ok_or_else(|| {
+            Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
+        })
+    }
+
     fn write_trace(&mut self, machine: Option<&Machine>, out: &mut dyn io::Write) -> Result<()> {
         self.sync()?;
-        let record = self.record.as_ref().ok_or_else(|| {
-            Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
-        })?;
-        record
+        self.record()?
             .write(&self.runner, machine, &mut BufWriter::new(out))
             .map_err(|error| Error::io("cannot write the trace", &error))
     }

@@ -36,6 +36,18 @@
 //! decides when all norms are there and runs AdamW in forward order; `up 0` of the next step waits for
 //! `adam 0`, so its forward runs under AdamW of the layers above.
 //!
+//! # What a placement may ask for besides
+//! - A layer **keeps** more than its boundary ([`Recompute`]), so that its backward has less to do again.
+//! - A boundary is **spilled** ([`Boundary`]): it leaves the room it was written to behind the forward that
+//!   wrote it, and comes back behind the backward that last used the room. The last ones stay where they are.
+//! - A layer is **resident**: it has a slot of its own and is uploaded once a step.
+//! - A step has several **sweeps**: each continues the f32 sums of the one before, which stay on the device or
+//!   pass through rooms as boundaries do ([`Sum`]). The embedding's backward waits for the last sweep, so that
+//!   sums are made in one order however a step is cut; what it reads, the streams, stays meanwhile.
+//! - Rounded gradients **wait** on the device ([`GradWait`]) and come down one by one for AdamW.
+//!
+//! None of this changes a bit.
+//!
 //! # The issuing thread
 //! It is no lane, but between lists it touches host memory: writes batches, reads a loss or a master. It asks
 //! [`Sync::before`] which ticks must have arrived, reaches them, and tells [`Sync::settle`], which then spares
