@@ -11,6 +11,7 @@
 
 use std::env;
 use std::hint::black_box;
+use std::path::Path;
 use std::slice;
 use std::sync::Arc;
 use std::thread;
@@ -19,7 +20,7 @@ use std::time::Instant;
 use horizon::base::Result;
 use horizon::device::cpu::CpuDevice;
 use horizon::device::{Device, Lane, Tick, Work};
-use horizon::host::{Arena, MemoryKind, Pool};
+use horizon::host::{Arena, MemoryKind, Pages, Pool};
 use serde_json::json;
 
 const TILE: usize = 1 << 18;
@@ -36,9 +37,9 @@ fn main() {
     for huge in [false, true] {
         touch(bytes, rounds, cores, huge);
         let arena = arena(bytes, huge);
-        arena.touch(&Pool::new(cores).expect("threads start"));
+        arena.touch(&Pool::new(cores).expect("threads start")).expect("plain memory is not pinned");
         for threads in 1..=cores {
-            stream(&arena, rounds, threads, huge);
+            stream(&arena, rounds, threads);
         }
     }
     for threads in 1..=cores {
@@ -49,17 +50,8 @@ fn main() {
 
 /// An arena on the pages that the system offers, or on small ones.
 fn arena(bytes: usize, huge: bool) -> Arena {
-    let arena = Arena::take(bytes, MemoryKind::Plain).expect("the arena fits");
-    if !huge {
-        // SAFETY: advice about the arena's own pages, before they are touched.
-        let status = unsafe { libc::madvise(arena.whole().address().cast(), bytes, libc::MADV_NOHUGEPAGE) };
-        assert_eq!(status, 0, "explicit huge pages cannot be made small");
-    }
-    arena
-}
-
-fn pages(arena: &Arena, huge: bool) -> String {
-    if huge { arena.pages().to_string() } else { "small pages".into() }
+    let wanted = (!huge).then_some(Pages::Small);
+    Arena::take_under(Path::new("/"), bytes, MemoryKind::Plain, wanted).expect("the arena fits")
 }
 
 fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
@@ -67,7 +59,7 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
         let pool = Pool::new(threads).expect("threads start");
         let round = |_| {
             let arena = arena(bytes, huge);
-            timed(|| arena.touch(&pool))
+            timed(|| arena.touch(&pool).expect("plain memory is not pinned"))
         };
         median((0..rounds).map(round).collect())
     });
@@ -75,7 +67,7 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
     println!(
         "{}",
         json!({
-            "bench": "touch", "mib": bytes >> 20, "pages": pages(&arena(bytes, huge), huge), "threads": cores,
+            "bench": "touch", "mib": bytes >> 20, "pages": arena(bytes, huge).pages().to_string(), "threads": cores,
             "serial_gb_per_second": round2(bytes as f64 / serial / 1e9),
             "parallel_gb_per_second": round2(bytes as f64 / parallel / 1e9),
             "speedup_per_core": round2(serial / parallel / cores as f64),
@@ -85,7 +77,7 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
 
 type Sweep = dyn Fn(&mut [u64]) + Sync;
 
-fn stream(arena: &Arena, rounds: usize, threads: usize, huge: bool) {
+fn stream(arena: &Arena, rounds: usize, threads: usize) {
     let pool = Pool::new(threads).expect("threads start");
     let bytes = arena.whole().bytes();
     let each = |sweep: &Sweep| {
@@ -108,7 +100,7 @@ fn stream(arena: &Arena, rounds: usize, threads: usize, huge: bool) {
             "{}",
             json!({
                 "bench": "stream", "kind": kind, "threads": threads, "mib": bytes >> 20,
-                "pages": pages(arena, huge),
+                "pages": arena.pages().to_string(),
                 "gb_per_second": round2((bytes * passes) as f64 / seconds / 1e9),
             })
         );

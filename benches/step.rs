@@ -21,7 +21,7 @@ use std::time::Instant;
 use horizon::base::{Dims, Shape};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::host::Pool;
-use horizon::model::{ModelConfig, fresh_tensor};
+use horizon::model::ModelConfig;
 use horizon::train::metrics::UsefulWork;
 use probe::Clock;
 
@@ -45,12 +45,7 @@ impl Ours {
     fn open(config: &ModelConfig, shape: Shape, threads: usize) -> Ours {
         let options = TrainerOptions { shape, threads: Some(threads), ..TrainerOptions::default() };
         let mut trainer = Trainer::open(config, &options).expect("the model fits");
-        let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
-        for tensor in tensors {
-            let mut values = vec![0.0; tensor.elements()];
-            fresh_tensor(config, &tensor, 1, &mut values);
-            trainer.write_tensor(&tensor.name, &values).expect("the tensor is there");
-        }
+        trainer.write_fresh(1).expect("weights");
         let vocabulary = config.dims.v as u64;
         let token = |i: u64| ((i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % vocabulary) as i32;
         Ours { trainer, tokens: (0..=shape.n() as u64).map(token).collect() }

@@ -33,6 +33,8 @@
  *
  * To start from a checkpoint: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf.
  *
+ * AdamW and large host memory can be had without the rest: see "AdamW alone" and "Arena" at the end.
+ *
  * Against an installed library: cc train.c $(pkg-config --cflags --libs horizon)
  * Against a build tree:         cc -Iinclude train.c -Ltarget/release -lhorizon -Wl,-rpath,$PWD/target/release
  *
@@ -82,11 +84,12 @@
  * The library starts threads of its own (four lanes and a pool of workers for each trainer), which end when the
  * trainer is closed. A trainer is used by one thread at a time, not always the same one. A second call made
  * while one is running is refused with HZ_STATUS_INVALID_STATE and changes nothing; it does not wait.
- * Different handles are independent. A plan never changes: any number of threads may read it. Functions
+ * Different handles are independent. A plan never changes: any number of threads may read it; several threads may
+ * step different arrays with one hz_adam_t. Functions
  * without a handle may be called from any thread at any time. Closing a handle while another thread uses it
  * is a mistake that the library cannot always catch. Each function below names its exceptions.
  *
- * Trainers do not survive fork() in the child. Do not dlclose() the library.
+ * Trainers and optimizers do not survive fork() in the child. Do not dlclose() the library.
  *
  * ==================================================================================================
  * WHAT A CALL WAITS FOR
@@ -572,6 +575,219 @@ HZ_API hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats
  * Errors: HZ_STATUS_INVALID_STATE unless the trainer was opened with tracing = 1; HZ_STATUS_NOT_FOUND (no such
  * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
 HZ_API hz_status_t hz_trainer_trace(hz_trainer_t *trainer, const char *path);
+
+/* ==================================================================================================
+ * AdamW alone
+ *
+ * The CPU optimizer of the trainer, on arrays of the caller's: one pass over memory by all threads, vectorised for
+ * the processor it runs on. For element i of an array (Loshchilov & Hutter 2019):
+ *
+ *     g  = gradient * gradient_scale
+ *     m += (1 - beta1) * (g - m)
+ *     v += (1 - beta2) * (g*g - v)
+ *     p -= lr*weight_decay*decay * p  +  (lr / bias1) * m / (sqrt(v) / sqrt(bias2) + eps)   bias_i = 1 - beta_i^step
+ *
+ * which is torch.optim.AdamW up to rounding. Arithmetic is f32, each operation rounded by itself; the result's bits
+ * depend on the inputs alone, never on threads, instruction set, alignment, or how a model is cut into calls (in
+ * HZ_ADAM_MODE_COMPACT: as long as each element keeps its number, see hz_adam_arrays_t.first).
+ *
+ * In the place of DeepSpeed's CPU Adam (f32 parameters, f32 or bf16 gradients, f32 moments, adamw_mode, bias
+ * correction, a 16-bit copy to send to the device):
+ *
+ *     hz_adam_options_t options = HZ_ADAM_OPTIONS_INIT;
+ *     hz_adam_t        *adam    = NULL;
+ *     options.mode         = HZ_ADAM_MODE_F32;
+ *     options.weight_decay = 0.1;                        // betas, eps and decay as they were
+ *     hz_adam_open(&options, &adam);                     // once; create_adam
+ *     for each step, counted from 1, for each tensor:    // adam_update, adam_update_copy
+ *         hz_adam_arrays_t arrays = HZ_ADAM_ARRAYS_INIT;
+ *         arrays.gradient_dtype = HZ_DTYPE_F32;          // or HZ_DTYPE_BF16: no copy of the gradient is needed
+ *         arrays.count = ...; arrays.weights = params; arrays.gradient = grads;
+ *         arrays.m = exp_avg; arrays.v = exp_avg_sq;     // zero before the first step
+ *         arrays.bf16_out = params_bf16;                 // or NULL
+ *         hz_adam_step(adam, &arrays, lr, step, 1.0, decays ? 1.0 : 0.0);
+ *     hz_adam_close(adam);                               // destroy_adam
+ *
+ * and then, to move fewer bytes: HZ_ADAM_MODE_EXACT gives the same masters bit for bit in 12 bytes a parameter, its
+ * bf16 weights included (make its arrays with hz_master_split), HZ_ADAM_MODE_COMPACT nearly the same in 8.
+ *
+ * Gradients are not looked at: one that is not finite makes its element so. Whoever clips takes the norm before,
+ * and hands the factor in as gradient_scale.
+ */
+
+/* An optimizer: options, threads, and state if it keeps that. */
+typedef struct hz_adam_t hz_adam_t;
+
+/* What is kept of a parameter, beside its gradient. */
+enum {
+    /* 12 bytes: bf16 weight and 16-bit residual (both together are the f32 master), f32 moments. */
+    HZ_ADAM_MODE_EXACT = 1,
+    /* 8 bytes: weight and residual as above, bf16 moments, rounded at random so that on average nothing is lost; the
+     * random bits follow from the seed, the step and the number of the element alone. */
+    HZ_ADAM_MODE_COMPACT = 2,
+    /* 12 bytes: f32 weights, f32 moments; 14 with a bf16 copy. */
+    HZ_ADAM_MODE_F32 = 3
+};
+
+/* What all calls share. */
+typedef struct hz_adam_options_t {
+    uint32_t struct_size;
+    uint32_t mode;        /* HZ_ADAM_MODE_* */
+    uint64_t threads;     /* that share a call, the caller's included; 0 = all this process may run on */
+    uint64_t state_count; /* elements whose residuals and moments the library keeps, zero at first; 0 = the caller
+                             keeps them */
+    uint64_t host_mem;    /* bytes of host memory that may be taken for them; 0 = what the system reports as free */
+    uint64_t seed;        /* of the rounding in HZ_ADAM_MODE_COMPACT */
+    double beta1;         /* >= 0, < 1 */
+    double beta2;         /* >= 0, < 1 */
+    double eps;           /* >= 1.2e-38, so that an element that never had a gradient stands still */
+    double weight_decay;  /* decoupled, >= 0 */
+} hz_adam_options_t;
+
+/* Exact mode, state kept by the caller; 0.9, 0.999, 1e-8 and decay 0.01, as PyTorch has them. */
+#define HZ_ADAM_OPTIONS_INIT {sizeof(hz_adam_options_t), HZ_ADAM_MODE_EXACT, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01}
+
+/* The arrays of one call: `count` elements each, aligned to their elements, without a byte in common. */
+typedef struct hz_adam_arrays_t {
+    uint32_t struct_size;
+    uint32_t gradient_dtype; /* HZ_DTYPE_*; yours to say */
+    uint64_t count;          /* elements; 0 is fine, and does nothing */
+    uint64_t first;          /* the number of element 0 among all elements of the model: where its state lies if the
+                                library keeps that, and what its rounding in HZ_ADAM_MODE_COMPACT follows from */
+    void *weights;           /* in, out: bf16; f32 in HZ_ADAM_MODE_F32 */
+    int16_t *residual;       /* in, out; NULL in HZ_ADAM_MODE_F32, or if the library keeps the state */
+    const void *gradient;    /* in: gradient_dtype */
+    void *m;                 /* in, out: first moment, f32; bf16 in HZ_ADAM_MODE_COMPACT; NULL if the library keeps
+                                the state */
+    void *v;                 /* in, out: second moment, as the first */
+    uint16_t *bf16_out;      /* or NULL; HZ_ADAM_MODE_F32 only: out, the new weights as bf16, rounded to nearest,
+                                halves away from zero, as the weights of the other modes are */
+} hz_adam_arrays_t;
+
+#define HZ_ADAM_ARRAYS_INIT {sizeof(hz_adam_arrays_t), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/* Opens an optimizer: takes the memory of its state, if it is to keep that, and starts its threads.
+ *
+ * Ownership: the caller closes *out_adam with hz_adam_close.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field; HZ_STATUS_OUT_OF_HOST_MEMORY, with need, have and which
+ * limit. */
+HZ_API hz_status_t hz_adam_open(const hz_adam_options_t *options /* or NULL */, hz_adam_t **out_adam);
+
+/* One step of AdamW over some arrays: `lr` >= 0, `step` counted from 1 (bias correction follows from it), every
+ * gradient times `gradient_scale` (1, or the clip factor, or 1 / loss scale), and `decay` times the options' weight
+ * decay (1; 0 for norms and biases).
+ *
+ * Threads: several may step different arrays with one handle at a time, and then share its threads. Two calls at a
+ * time on the same elements (also of a state that the library keeps) are the caller's mistake.
+ * Waits until it is done.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming argument or field; nothing has changed then. */
+HZ_API hz_status_t hz_adam_step(const hz_adam_t *adam, const hz_adam_arrays_t *arrays, double lr, uint64_t step,
+                                double gradient_scale, double decay);
+
+/* Where the library keeps the state of the elements first .. first+count-1: fills in count, first, residual, m and v
+ * (what the mode does not have is NULL, and so is all that the caller keeps). To save and load checkpoints, and to hand
+ * residuals in: hz_master_split(values, count, weights, arrays.residual).
+ *
+ * Ownership: the memory belongs to the handle and stays where it is until hz_adam_close; reading or writing it while
+ * a step works on these elements is the caller's mistake.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT beyond state_count, or if the caller keeps the state. */
+HZ_API hz_status_t hz_adam_state(const hz_adam_t *adam, uint64_t first, uint64_t count,
+                                 hz_adam_arrays_t *out_arrays);
+
+/* Ends the threads and frees the state; no call may be running. NULL is fine. */
+HZ_API void hz_adam_close(hz_adam_t *adam /* or NULL */);
+
+/* Splits f32 masters: weights[i] is values[i] rounded to bf16 (to nearest, halves away from zero), residual[i] the 16
+ * bits that make it whole. Runs on the calling thread; several may split different arrays at a time.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT. */
+HZ_API hz_status_t hz_master_split(const float *values, size_t count, uint16_t *weights, int16_t *residual);
+
+/* Undoes hz_master_split: exact for each of the 2^32 patterns of an f32. Threads, errors: as there. */
+HZ_API hz_status_t hz_master_join(const uint16_t *weights, const int16_t *residual, size_t count, float *values);
+
+/* ==================================================================================================
+ * Arena: host memory of a chosen kind, alone
+ *
+ * One stretch of zeroed memory, taken at once: large pages where the machine has them, on the NUMA node of one's
+ * choice, refused politely where it would not fit. For optimizer state and staging of hundreds of GiB:
+ *
+ *     hz_arena_options_t options = HZ_ARENA_OPTIONS_INIT;
+ *     hz_arena_info_t    info    = HZ_ARENA_INFO_INIT;
+ *     hz_arena_t        *arena   = NULL;
+ *     options.kind = HZ_MEMORY_INTERLEAVED;
+ *     hz_arena_open(&options, bytes, &arena);            // refuses what does not fit
+ *     hz_arena_touch(arena, 0);                          // all threads fetch the pages now, not in the first step
+ *     hz_arena_info(arena, &info);                       // info.address, info.pages
+ *     ...
+ *     hz_arena_close(arena);
+ */
+
+/* A stretch of host memory. Never changes, so any number of threads may look at it. */
+typedef struct hz_arena_t hz_arena_t;
+
+/* Where memory comes from. */
+enum {
+    /* Near the thread that touches a page first. */
+    HZ_MEMORY_PLAIN = 1,
+    /* The NUMA node options.node. */
+    HZ_MEMORY_NODE = 2,
+    /* All NUMA nodes with memory, page by page in turn. */
+    HZ_MEMORY_INTERLEAVED = 3
+};
+
+/* What memory is made of. */
+enum {
+    /* As a wish: explicit ones if enough are free (HZ_MEMORY_PLAIN only), else transparent, else small. */
+    HZ_PAGES_ANY = 0,
+    /* The processor's small pages. */
+    HZ_PAGES_SMALL = 1,
+    /* Pages of 2 MiB where the kernel finds some when memory is touched. */
+    HZ_PAGES_TRANSPARENT = 2,
+    /* Pages of 2 MiB that the machine's owner set aside (vm.nr_hugepages). HZ_MEMORY_PLAIN only. */
+    HZ_PAGES_EXPLICIT = 3
+};
+
+typedef struct hz_arena_options_t {
+    uint32_t struct_size;
+    uint32_t kind;     /* HZ_MEMORY_*; yours to say: nobody binds memory by accident */
+    uint32_t node;     /* for HZ_MEMORY_NODE: the system's number of it; else 0 */
+    uint32_t pages;    /* HZ_PAGES_*: these, or a refusal */
+    uint64_t host_mem; /* bytes of host memory that may be taken; 0 = what the system reports as free */
+} hz_arena_options_t;
+
+#define HZ_ARENA_OPTIONS_INIT {sizeof(hz_arena_options_t), 0, 0, HZ_PAGES_ANY, 0}
+
+/* An arena in figures. */
+typedef struct hz_arena_info_t {
+    uint32_t struct_size;
+    uint32_t pages; /* HZ_PAGES_*, and not ANY */
+    void *address;  /* the first byte, at the border of a page */
+    uint64_t bytes; /* what was asked for */
+} hz_arena_info_t;
+
+#define HZ_ARENA_INFO_INIT {sizeof(hz_arena_info_t), HZ_PAGES_ANY, NULL, 0}
+
+/* Takes `bytes` bytes, all zero. Pages get their RAM when they are touched, see hz_arena_touch.
+ *
+ * Ownership: the caller closes *out_arena with hz_arena_close.
+ * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY, with need, have and which limit (RAM, control group, node, huge pages);
+ * HZ_STATUS_INVALID_ARGUMENT (a node without memory, naming those that have some; an option);
+ * HZ_STATUS_UNSUPPORTED (binding is forbidden here, or there are no such pages). */
+HZ_API hz_status_t hz_arena_open(const hz_arena_options_t *options, uint64_t bytes, hz_arena_t **out_arena);
+
+/* Gives every page its RAM, by `threads` threads (0 = all), so that nobody waits for it later. What stands in the
+ * memory stays, but nobody may write to it meanwhile. Waits until it is done. */
+HZ_API hz_status_t hz_arena_touch(const hz_arena_t *arena, uint64_t threads);
+
+/* Address, bytes and pages. Waits for nothing. */
+HZ_API hz_status_t hz_arena_info(const hz_arena_t *arena, hz_arena_info_t *out_info);
+
+/* The NUMA node that byte `offset`, which has been touched, lies on, by the kernel's word.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT beyond the end; HZ_STATUS_UNSUPPORTED where the system does not tell. */
+HZ_API hz_status_t hz_arena_node_at(const hz_arena_t *arena, uint64_t offset, uint32_t *out_node);
+
+/* Gives the memory back; nothing may use it any more. NULL is fine. */
+HZ_API void hz_arena_close(hz_arena_t *arena /* or NULL */);
 
 #ifdef __cplusplus
 }

@@ -6,7 +6,7 @@
 //! | floor | module | what it knows |
 //! |---|---|---|
 //! | F0 | [`base`] | words: errors, indices, sizes, dtypes, the split master. No `unsafe`, no OS |
-//! | F1 | [`sys`] | foreign names, raw: the operating system's |
+//! | F1 | [`sys`] | foreign names, raw: the operating system's, CUDA's, our kernels' |
 //! | F2 | [`host`] | this machine's RAM and cores: limits, arenas, the worker pool |
 //! | F2 | [`device`] | the contract of a device: lanes, ticks, memory, copies; the CPU device |
 //! | F3 | [`ops`] | one op a file, forward and backward; AdamW |

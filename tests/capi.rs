@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use horizon::capi::{
-    SizedStruct, hz_abi_version, hz_batch_t, hz_eval_report_t, hz_model_config_t, hz_plan_summary_t,
-    hz_stats_t, hz_status_name, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
+    SizedStruct, hz_abi_version, hz_adam_arrays_t, hz_adam_options_t, hz_arena_info_t, hz_arena_options_t,
+    hz_batch_t, hz_eval_report_t, hz_model_config_t, hz_plan_summary_t, hz_stats_t, hz_status_name,
+    hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -86,6 +87,16 @@ fn a_c11_program_meets_every_error() {
 }
 
 #[test]
+fn a_c11_program_steps_adamw_on_its_own_arrays() {
+    print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/adam.c"), false));
+}
+
+#[test]
+fn a_c11_program_takes_arenas() {
+    print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/arena.c"), false));
+}
+
+#[test]
 fn a_cpp17_program_trains() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/train.cpp"), true));
 }
@@ -127,9 +138,9 @@ fn the_library_exports_what_the_header_declares_and_nothing_else() {
 
 #[test]
 fn every_function_is_called_by_the_c_programs() {
-    let programs = ["tests/c/train.c", "tests/c/errors.c", "tests/c/train.cpp"];
-    let text: String =
-        programs.iter().map(|path| fs::read_to_string(Path::new(ROOT).join(path)).unwrap()).collect();
+    let programs = ["train.c", "errors.c", "adam.c", "arena.c", "train.cpp"];
+    let folder = Path::new(ROOT).join("tests/c");
+    let text: String = programs.iter().map(|path| fs::read_to_string(folder.join(path)).unwrap()).collect();
     for name in declared() {
         assert!(text.contains(&format!("{name}(")), "no program calls {name}");
     }
@@ -184,7 +195,11 @@ fn structs_and_their_defaults_are_the_same_in_c_and_rust() {
         hz_batch_t,
         hz_step_report_t,
         hz_eval_report_t,
-        hz_stats_t
+        hz_stats_t,
+        hz_adam_options_t,
+        hz_adam_arrays_t,
+        hz_arena_options_t,
+        hz_arena_info_t
     );
     let code = declarations();
     let in_header: BTreeSet<String> =

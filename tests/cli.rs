@@ -120,4 +120,21 @@ fn info_is_for_people_and_for_programs() {
     assert_eq!(json["shapes"][0]["name"], "tiny");
     assert!(json["host_memory_bytes"].as_u64().unwrap() > 0);
     assert!(json["devices"][0]["name"].as_str().unwrap().starts_with("cpu"));
+    assert!(
+        json["nodes"][0]["memory_bytes"].as_u64().is_some() && json["huge_pages"]["transparent"].is_boolean()
+    );
+    assert!(json["measured"].is_null(), "nothing is measured unasked");
+    for word in ["processor", "node 0", "huge pages", "may be locked"] {
+        assert!(text.contains(word), "no {word}: {text}");
+    }
+}
+
+#[test]
+fn info_measures_when_asked() {
+    let json: serde_json::Value =
+        serde_json::from_str(&horizon(&["info", "--json", "--measure"]).well().out).unwrap();
+    for figure in ["read_bytes_per_second", "write_bytes_per_second", "adam_parameters_per_second"] {
+        assert!(json["measured"][figure].as_f64().unwrap() > 0.0, "{json}");
+    }
+    assert!(horizon(&["info", "--measure"]).well().out.contains("parameters/s"));
 }

@@ -2,9 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use horizon::base::Status;
-use horizon::host::{Arena, HugePages, MemoryKind, Node, Pages, Pool, Topology, node_of_pci_under};
+use horizon::base::{Error, Result, Status};
+use horizon::host::{
+    Arena, HostSpan, HugePages, Limits, MemoryKind, Node, Pages, Pin, Pool, Topology, node_of_pci_under,
+    processor_name_under,
+};
 
 /// Writes the files of a recorded machine.
 fn machine(files: &[(String, String)]) -> tempfile::TempDir {
@@ -137,6 +142,14 @@ fn topology_finds_a_pci_device() {
 }
 
 #[test]
+fn the_processor_tells_its_name_or_not() {
+    let told = "processor\t: 0\nmodel name\t: Some CPU @ 2.0 GHz\nflags\t: a b\n";
+    let root = machine(&[text("proc/cpuinfo", told)]);
+    assert_eq!(processor_name_under(root.path()).as_deref(), Some("Some CPU @ 2.0 GHz"));
+    assert_eq!(processor_name_under(Path::new("/nowhere")), None);
+}
+
+#[test]
 fn huge_pages_of_recorded_machines() {
     let at = |name: &str| format!("sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
     let enabled = "sys/kernel/mm/transparent_hugepage/enabled".to_string();
@@ -168,7 +181,7 @@ fn arena_gets_the_pages_that_the_system_offers() {
         return;
     }
     assert_eq!(arena.whole().address() as usize % (2 << 20), 0);
-    arena.touch(&Pool::new(2).unwrap());
+    arena.touch(&Pool::new(2).unwrap()).unwrap();
     let kib = huge_kib_at(arena.whole().address() as usize);
     if kib == 0 {
         eprintln!("skipped: the kernel found no huge page at the moment");
@@ -191,12 +204,12 @@ fn huge_kib_at(address: usize) -> usize {
 fn arena_touch_gives_ram_and_leaves_zeros() {
     for (bytes, threads) in [(1, 1), (4097, 2), ((5 << 20) + 3, 3)] {
         let arena = Arena::take(bytes, MemoryKind::Plain).unwrap();
-        arena.touch(&Pool::new(threads).unwrap());
+        arena.touch(&Pool::new(threads).unwrap()).unwrap();
         let mut found = vec![1u8; bytes];
         arena.whole().read(&mut found);
         assert!(found.iter().all(|byte| *byte == 0));
     }
-    Arena::take(0, MemoryKind::Plain).unwrap().touch(&Pool::new(1).unwrap());
+    Arena::take(0, MemoryKind::Plain).unwrap().touch(&Pool::new(1).unwrap()).unwrap();
 }
 
 #[test]
@@ -206,7 +219,7 @@ fn arena_lies_on_the_nodes_it_was_asked_for() {
     let bytes = 3 << 20;
     for index in topology.with_memory() {
         let arena = Arena::take(bytes, MemoryKind::Node(index)).unwrap();
-        arena.touch(&pool);
+        arena.touch(&pool).unwrap();
         match arena.node_at(0) {
             Err(error) => eprintln!("skipped: {error}"),
             Ok(_) => {
@@ -217,7 +230,7 @@ fn arena_lies_on_the_nodes_it_was_asked_for() {
         }
     }
     let arena = Arena::take(bytes, MemoryKind::Interleaved).unwrap();
-    arena.touch(&pool);
+    arena.touch(&pool).unwrap();
     if let Ok(node) = arena.node_at(bytes - 1) {
         assert!(topology.with_memory().contains(&node));
     }
@@ -232,4 +245,166 @@ fn arena_refuses_nodes_that_have_no_such_memory() {
     let error = Arena::take(1 << 50, MemoryKind::Node(index)).unwrap_err();
     assert_eq!(error.status(), Status::OutOfHostMemory);
     assert!(error.message().contains("1024.0 TiB of host memory are needed on node"), "{error}");
+}
+
+#[test]
+fn arena_touch_leaves_what_stands_there() {
+    let arena = Arena::take(3 << 20, MemoryKind::Plain).unwrap();
+    let painted: Vec<u8> = (0..3 << 20).map(|at| (at * 7 + 3) as u8).collect();
+    arena.whole().write(&painted);
+    arena.touch(&Pool::new(2).unwrap()).unwrap();
+    let mut found = vec![0; painted.len()];
+    arena.whole().read(&mut found);
+    assert!(found == painted);
+}
+
+#[test]
+fn arena_has_the_pages_it_was_asked_for() {
+    let take = |wanted| Arena::take_under(Path::new("/"), 4 << 20, MemoryKind::Plain, Some(wanted));
+    assert_eq!(take(Pages::Small).unwrap().pages(), Pages::Small);
+    let offered = HugePages::read();
+    for (wanted, there) in
+        [(Pages::Explicit, offered.explicit_free >= 2), (Pages::Transparent, offered.transparent)]
+    {
+        match take(wanted) {
+            Ok(arena) => assert!(there && arena.pages() == wanted, "{wanted}"),
+            Err(error) => assert!(!there, "{error}"),
+        }
+    }
+}
+
+/// Pins nothing and remembers what it was asked for.
+#[derive(Debug, Default)]
+struct Recorder {
+    counts: bool,
+    fails: bool,
+    asked: AtomicUsize,
+    pinned_bytes: AtomicUsize,
+}
+
+impl Pin for Recorder {
+    fn pin(&self, pages: HostSpan) -> Result<()> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.fails {
+            return Err(Error::new(Status::DeviceFailed, "the device has no room for the mapping"));
+        }
+        assert_eq!(pages.address() as usize % 4096, 0);
+        self.pinned_bytes.fetch_add(pages.bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unpin(&self, pages: HostSpan) {
+        self.pinned_bytes.fetch_sub(pages.bytes(), Ordering::Relaxed);
+    }
+
+    fn counts_as_locked(&self) -> bool {
+        self.counts
+    }
+}
+
+#[test]
+fn arena_is_pinned_once_and_unpinned_at_its_end() {
+    let pool = Pool::new(2).unwrap();
+    let pin = Arc::new(Recorder::default());
+    let pinned = |pin: &Arc<Recorder>| MemoryKind::Pinned { pin: pin.clone(), node: None };
+    let arena = Arena::take(5000, pinned(&pin)).unwrap();
+    assert_eq!(pin.asked.load(Ordering::Relaxed), 0, "pages without RAM are not pinned");
+    arena.touch(&pool).unwrap();
+    arena.touch(&pool).unwrap();
+    assert_eq!(pin.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(pin.pinned_bytes.load(Ordering::Relaxed), 8192, "whole pages");
+    drop(arena);
+    assert_eq!(pin.pinned_bytes.load(Ordering::Relaxed), 0);
+
+    let fails = Arc::new(Recorder { fails: true, ..Recorder::default() });
+    let arena = Arena::take(5000, pinned(&fails)).unwrap();
+    assert_eq!(arena.touch(&pool).unwrap_err().message(), "the device has no room for the mapping");
+    drop(arena);
+    assert_eq!(fails.pinned_bytes.load(Ordering::Relaxed), 0, "what was never pinned is not unpinned");
+}
+
+/// A machine of two nodes on which a process may lock 64 KiB, of which 4 are locked, and huge pages are off.
+fn strict_machine(capabilities: &str) -> tempfile::TempDir {
+    let mut files = node(0, "0-1", 1 << 20, 1 << 19, "10 20");
+    files.extend(node(1, "2-3", 1 << 20, 1 << 10, "20 10"));
+    files.push(text("sys/devices/system/node/online", "0-1\n"));
+    files.push(text("sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n"));
+    files.push(text("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "3\n"));
+    files.push(text(
+        "proc/self/limits",
+        "Limit                     Soft Limit           Hard Limit           Units     \n\
+         Max locked memory         65536                65536                bytes     \n",
+    ));
+    files.push((
+        "proc/self/status".to_string(),
+        format!("Name:\tx\nVmLck:\t       4 kB\nCapEff:\t{capabilities}\n"),
+    ));
+    machine(&files)
+}
+
+#[test]
+fn arena_refuses_to_lock_more_than_the_limit() {
+    let root = strict_machine("0000000000000000");
+    let take = |bytes, counts| {
+        let pin = Arc::new(Recorder { counts, ..Recorder::default() });
+        Arena::take_under(root.path(), bytes, MemoryKind::Pinned { pin, node: None }, None)
+    };
+    take(60 << 10, true).unwrap();
+    let error = take((60 << 10) + 1, true).unwrap_err();
+    assert_eq!(error.status(), Status::OutOfHostMemory);
+    let message = error.message();
+    assert!(
+        message.contains("60.0 KiB may be locked (RLIMIT_MEMLOCK)") && message.contains("ulimit"),
+        "{error}"
+    );
+    take(1 << 20, false).unwrap();
+    // Bit 14 of the capabilities is CAP_IPC_LOCK, whose owner is not asked.
+    let capable = strict_machine("0000000000004000");
+    assert_eq!(Limits::read_under(capable.path(), None).lockable_bytes, usize::MAX);
+    assert_eq!(Limits::read_under(Path::new("/nowhere"), None).lockable_bytes, usize::MAX);
+}
+
+#[test]
+fn arena_refuses_pages_and_nodes_that_the_machine_has_not() {
+    let root = strict_machine("0000000000000000");
+    let take = |bytes, kind, wanted| Arena::take_under(root.path(), bytes, kind, wanted).unwrap_err();
+    for (error, status, word) in [
+        (
+            take(8 << 20, MemoryKind::Plain, Some(Pages::Explicit)),
+            Status::OutOfHostMemory,
+            "8.0 MiB need 4 huge pages of 2 MiB, 3 are set aside and free",
+        ),
+        (take(8 << 20, MemoryKind::Plain, Some(Pages::Transparent)), Status::Unsupported, "are switched off"),
+        (take(4096, MemoryKind::Node(0), Some(Pages::Explicit)), Status::Unsupported, "not counted by node"),
+        (take(4096, MemoryKind::Node(2), None), Status::InvalidArgument, "no memory on node 2"),
+        (
+            take(8 << 20, MemoryKind::Node(1), None),
+            Status::OutOfHostMemory,
+            "8.0 MiB of host memory are needed on node 1, 2.0 MiB are free there",
+        ),
+    ] {
+        assert!(error.status() == status && error.message().contains(word), "{error}");
+    }
+    let pin = Arc::new(Recorder::default());
+    let kind = MemoryKind::Pinned { pin: pin.clone(), node: Some(2) };
+    assert!(take(4096, kind, None).message().contains("no memory on node 2"));
+    assert_eq!(pin.asked.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_control_group_below_the_need_refuses() {
+    let root = machine(&[
+        text("proc/meminfo", "MemAvailable:   50331648 kB\n"),
+        text("proc/self/mountinfo", "29 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+        text("proc/self/cgroup", "0::/job\n"),
+        text("sys/fs/cgroup/job/memory.max", "8589934592\n"),
+        text("sys/fs/cgroup/job/memory.current", "1073741824\n"),
+        text("sys/fs/cgroup/job/memory.stat", "inactive_file 0\n"),
+    ]);
+    let limits = Limits::read_under(root.path(), None);
+    limits.admit("an arena", 7 << 30).unwrap();
+    let error = limits.admit("an arena", 9 << 30).unwrap_err();
+    assert_eq!(error.status(), Status::OutOfHostMemory);
+    let said = "an arena needs 9.0 GiB of host memory; 7.0 GiB may be taken (cgroup limit)";
+    assert_eq!(error.message(), said);
 }

@@ -8,9 +8,11 @@
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::{ptr, slice};
+use std::ptr::{self, NonNull};
+use std::slice;
 
 use crate::base::{Error, Result};
+use crate::host::HostSpan;
 
 /// Refuses NULL, a crooked pointer, and more elements than memory can hold.
 fn check<T>(pointer: *const T, count: usize, what: &str) -> Result<()> {
@@ -113,6 +115,38 @@ impl ArrayOut {
         check(self.0, count, what)?;
         // SAFETY: the caller gave room for `count` floats to this call alone, and any bits found there are an f32.
         Ok(unsafe { slice::from_raw_parts_mut(self.0, count) })
+    }
+}
+
+/// An array of numbers whose size depends on what else was said, in or out.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Numbers(*mut u8);
+
+impl Numbers {
+    /// No array.
+    pub const NULL: Self = Numbers(ptr::null_mut());
+
+    /// Memory of the library's, handed out; the handle that keeps it says how long it lives.
+    pub fn lend(span: HostSpan) -> Self {
+        Numbers(span.address())
+    }
+
+    /// Whether there is none.
+    pub fn is_null(&self) -> bool {
+        self.0.is_null()
+    }
+
+    /// Its `count` elements of `bytes` bytes each, which lie at a multiple of that.
+    pub fn get(&self, count: usize, bytes: usize, what: &str) -> Result<HostSpan> {
+        match bytes {
+            2 => check(self.0.cast::<u16>(), count, what)?,
+            _ => check(self.0.cast::<u32>(), count, what)?,
+        }
+        let base = NonNull::new(self.0).expect("NULL was refused");
+        // SAFETY: the caller passed room for `count` such elements with the array and leaves them to this call;
+        // the spans made of it end with the call, and what holds no value yet is only written.
+        Ok(unsafe { HostSpan::new(base, count * bytes) })
     }
 }
 

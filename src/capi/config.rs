@@ -1,5 +1,7 @@
 //! The structs of the header and what they mean: fields to Rust values, each refused by its own name.
 
+use std::thread;
+
 use crate::base::{DType, Dims, Error, Result, Shape, Status};
 use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
@@ -151,7 +153,13 @@ pub fn adam_number(when: AdamWhen) -> u32 {
 }
 
 /// The value of a list whose number is `number`.
-fn choose<T: Copy>(number: u32, values: &[T], of: fn(T) -> u32, field: &str, prefix: &str) -> Result<T> {
+pub(super) fn choose<T: Copy>(
+    number: u32,
+    values: &[T],
+    of: fn(T) -> u32,
+    field: &str,
+    prefix: &str,
+) -> Result<T> {
     values.iter().copied().find(|&value| of(value) == number).ok_or_else(|| {
         Error::argument(format!("{field} is {number}, which is none of the {prefix}* this library knows"))
     })
@@ -171,8 +179,20 @@ fn flag(value: u32, field: &str) -> Result<bool> {
 }
 
 /// A size of which 0 means "the library decides".
-fn chosen_size(value: u64, field: &str) -> Result<Option<usize>> {
+pub(super) fn chosen_size(value: u64, field: &str) -> Result<Option<usize>> {
     Ok(Some(size(value, field)?).filter(|&value| value != 0))
+}
+
+/// A number of threads of which 0 means all that this process may run on.
+pub(super) fn threads_or_all(value: u64) -> Result<usize> {
+    const THREADS_MAX: usize = 4096;
+    match chosen_size(value, "threads")? {
+        Some(threads) if threads > THREADS_MAX => {
+            Err(Error::argument(format!("threads is {threads}; it must be at most {THREADS_MAX}")))
+        }
+        Some(threads) => Ok(threads),
+        None => Ok(thread::available_parallelism().map_or(1, usize::from)),
+    }
 }
 
 /// The model a caller describes.

@@ -11,11 +11,13 @@
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the callback
 //! - `config`: the structs and what they mean
-//! - `plan`, `trainer`, `weights`: the handles
+//! - `plan`, `trainer`, `weights`, `adam`, `arena`: the handles
 
 // The names are those of the header, and the header is where they are documented.
 #![allow(non_camel_case_types, missing_docs)]
 
+mod adam;
+mod arena;
 mod argument;
 mod config;
 mod log;
@@ -26,6 +28,14 @@ mod trainer;
 mod wall;
 mod weights;
 
+pub use adam::{
+    hz_adam_arrays_t, hz_adam_close, hz_adam_open, hz_adam_options_t, hz_adam_state, hz_adam_step, hz_adam_t,
+    hz_master_join, hz_master_split,
+};
+pub use arena::{
+    hz_arena_close, hz_arena_info, hz_arena_info_t, hz_arena_node_at, hz_arena_open, hz_arena_options_t,
+    hz_arena_t, hz_arena_touch,
+};
 pub use config::{
     hz_batch_t, hz_eval_report_t, hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t,
     hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,

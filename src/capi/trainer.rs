@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use crate::base::{Error, Result};
+use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
 use crate::capi::config::{
     hz_batch_t, hz_eval_report_t, hz_model_config_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t,
@@ -16,7 +17,7 @@ use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::{Guarded, busy, wall};
 use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
-use crate::host::{Limit, Limits, Size};
+use crate::host::Size;
 use crate::model::ModelConfig;
 use crate::train::hf::FolderConfig;
 
@@ -38,10 +39,7 @@ pub struct State {
 
 impl hz_trainer_t {
     fn open(config: ModelConfig, options: &TrainerOptions) -> Result<Self> {
-        let limits = Limits::read(options.host_mem);
-        if limits.limit == Limit::Stated && limits.bytes > limits.reported_bytes {
-            log::warning(&format!("host memory: {limits}"));
-        }
+        limits(options.host_mem);
         let trainer = Trainer::open(&config, options)?;
         let stats = trainer.stats();
         log::info(&format!(

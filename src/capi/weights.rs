@@ -7,7 +7,7 @@ use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::capi::wall::wall;
-use crate::model::{Layout, fresh_tensor};
+use crate::model::Layout;
 use crate::train::hf::{ExportTarget, FolderConfig, Weights, export, export_bytes};
 
 #[unsafe(no_mangle)]
@@ -55,15 +55,7 @@ pub extern "C" fn hz_trainer_tensor(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_init(trainer: Handle<hz_trainer_t>, seed: u64) -> hz_status_t {
-    with(&trainer, |handle, state| {
-        let mut values = Vec::new();
-        for (_, tensor) in Layout::new(&handle.model).tensors() {
-            values.resize(tensor.elements(), 0.0);
-            fresh_tensor(&handle.model, tensor, seed, &mut values);
-            state.trainer.write_tensor(&tensor.name, &values)?;
-        }
-        Ok(())
-    })
+    with(&trainer, |_, state| state.trainer.write_fresh(seed))
 }
 
 #[unsafe(no_mangle)]

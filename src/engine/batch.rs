@@ -1,9 +1,6 @@
 //! A micro-batch as the caller hands it over, and what is refused.
 
-use crate::base::{Error, Result, Shape};
-
-/// The target that is ignored.
-const IGNORED: i32 = -100;
+use crate::base::{Error, IGNORED_TARGET, Result, Shape};
 
 /// One micro-batch: B sequences of T tokens, row-major `[B, T]`.
 #[derive(Clone, Copy, Debug)]
@@ -54,9 +51,9 @@ impl Batch<'_> {
                 at(n)
             )));
         }
-        if let Some(n) = self.targets.iter().position(|&id| id != IGNORED && !known(id)) {
+        if let Some(n) = self.targets.iter().position(|&id| id != IGNORED_TARGET && !known(id)) {
             return Err(Error::argument(format!(
-                "target {} ({}) is neither in the vocabulary of {vocabulary} nor {IGNORED} (ignored)",
+                "target {} ({}) is neither in the vocabulary of {vocabulary} nor {IGNORED_TARGET} (ignored)",
                 self.targets[n],
                 at(n)
             )));
@@ -79,7 +76,7 @@ impl Batch<'_> {
             }
         }
         let mut sums = BatchSums::default();
-        for (n, _) in self.targets.iter().enumerate().filter(|(_, target)| **target != IGNORED) {
+        for (n, _) in self.targets.iter().enumerate().filter(|(_, target)| **target != IGNORED_TARGET) {
             sums.weight += self.weights.map_or(1.0, |weights| f64::from(weights[n]));
             sums.targets += 1;
         }

@@ -2,7 +2,7 @@
 
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
 use crate::engine::Batch;
-use crate::host::{Arena, HostSpan, MemoryKind};
+use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::model::{Layout, TensorLayout};
 use crate::ops::adam::{self, AdamSpans};
 use crate::plan::{HostMap, Place, Plan};
@@ -36,15 +36,21 @@ pub struct BatchStaging {
 }
 
 impl Store {
-    /// Takes the memory a plan asks for; everything is zero.
-    pub fn take(layout: &Layout, plan: &Plan) -> Result<Store> {
+    /// Takes the memory a plan asks for, and gives it its RAM by the pool's threads, so that no step pays for
+    /// that; everything is zero.
+    pub fn take(layout: &Layout, plan: &Plan, pool: &Pool) -> Result<Store> {
+        let arena = |bytes| -> Result<Arena> {
+            let arena = Arena::take(bytes, MemoryKind::Plain)?;
+            arena.touch(pool)?;
+            Ok(arena)
+        };
         Ok(Store {
             layout: layout.clone(),
             map: plan.host.clone(),
             mode: plan.policy.mode,
             grad_dtype: plan.policy.numeric.grad_dtype,
-            wire: Arena::take(plan.host.wire_bytes(), MemoryKind::Plain)?,
-            state: Arena::take(plan.host.state_bytes(), MemoryKind::Plain)?,
+            wire: arena(plan.host.wire_bytes())?,
+            state: arena(plan.host.state_bytes())?,
             ones: vec![1.0; plan.policy.numeric.shape.n()],
             zeros: vec![0; plan.policy.numeric.shape.n()],
         })

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter};
 use std::sync::Arc;
 
-use crate::base::{Error, MicroIndex, Result, Status};
+use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::device::cpu::CpuDevice;
 use crate::device::{Device, Lane, Lanes, TaskSpan, Tick};
 use crate::engine::batch::{Batch, BatchSums};
@@ -14,7 +14,7 @@ use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::host::{Limits, Pool};
-use crate::model::{Layout, ModelConfig};
+use crate::model::{Layout, ModelConfig, fresh_tensor};
 use crate::ops::cpu::CpuKernels;
 use crate::plan::{Machine, Plan};
 #[cfg(debug_assertions)]
@@ -101,7 +101,7 @@ impl Trainer {
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan)?;
+        let store = Store::take(&Layout::new(config), &plan, &pool)?;
         let memory = device.reserve(plan.device.bytes())?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
@@ -197,6 +197,7 @@ impl Trainer {
     /// Errors: nothing staged (`InvalidState`), no target (`NoTarget`), a norm or loss that is not finite
     /// (`NonFinite`: nothing changed; `StepPartial`: some units were updated, under-backward only).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
+        self.usable()?;
         if !(lr.is_finite() && lr >= 0.0) {
             return Err(Error::argument(format!("learning rate {lr} must be finite, ≥ 0")));
         }
@@ -262,7 +263,8 @@ impl Trainer {
         // Causal attention: what stands behind the last token cannot be seen from it.
         let mut padded = vec![0; shape.n()];
         padded[..tokens.len()].copy_from_slice(tokens);
-        let batch = Batch { tokens: &padded, targets: &vec![-100; shape.n()], weights: None, starts: None };
+        let batch =
+            Batch { tokens: &padded, targets: &vec![IGNORED_TARGET; shape.n()], weights: None, starts: None };
         self.accumulate(&batch)?;
         self.staged.clear();
         let row = tokens.len() as u32 - 1;
@@ -293,6 +295,20 @@ impl Trainer {
     pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
         self.sync()?;
         self.runner.store.write_tensor(name, values)
+    }
+
+    /// Writes fresh weights into every tensor; see [`fresh_tensor`]. Moments and step number stay as they are.
+    /// Waits for the lanes.
+    pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
+        self.sync()?;
+        let store = &self.runner.store;
+        let mut values = Vec::new();
+        for (_, tensor) in store.layout().tensors() {
+            values.resize(tensor.elements(), 0.0);
+            fresh_tensor(&self.runner.config, tensor, seed, &mut values);
+            store.write_tensor(&tensor.name, &values)?;
+        }
+        Ok(())
     }
 
     /// Reads the gradient a tensor had in the last step, before clipping. Waits for the lanes.
@@ -373,7 +389,7 @@ impl Trainer {
         if total.weight <= 0.0 {
             return Err(Error::new(
                 Status::NoTarget,
-                "every target of the step is ignored (−100) or has weight 0: there is nothing to learn from",
+                "every target of the step is ignored (-100) or has weight 0: there is nothing to learn from",
             ));
         }
         Ok(total)

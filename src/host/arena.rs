@@ -1,15 +1,20 @@
 //! Host memory taken once, carved, sealed.
 
 use std::io;
-use std::ptr::{self, NonNull};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use parking_lot::Mutex;
 
 use super::pages::HUGE;
-use super::{HostSpan, HugePages, Limits, Pages, Pool, Size, Topology};
+use super::{HostSpan, HugePages, Limits, Pages, Pin, Pool, Size, Topology};
 use crate::base::{Error, Result, Status};
 use crate::sys::linux::{self, NodePolicy};
 
 /// What an arena's memory is. A required argument: nobody pins, binds or write-combines by accident.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum MemoryKind {
     /// Anonymous pages of this process, near whoever touches them first.
     Plain,
@@ -17,6 +22,23 @@ pub enum MemoryKind {
     Node(u32),
     /// Pages of all nodes with memory, in turn.
     Interleaved,
+    /// Pages that a device keeps in place, from the first [`Arena::touch`] until the arena is dropped.
+    Pinned {
+        /// The device's way of doing it.
+        pin: Arc<dyn Pin>,
+        /// The NUMA node to take them from: the device's. None where the machine does not tell.
+        node: Option<u32>,
+    },
+}
+
+impl MemoryKind {
+    fn node(&self) -> Option<u32> {
+        match self {
+            MemoryKind::Node(index) => Some(*index),
+            MemoryKind::Pinned { node, .. } => *node,
+            MemoryKind::Plain | MemoryKind::Interleaved => None,
+        }
+    }
 }
 
 /// One stretch of host memory, zeroed, page-aligned, taken at once and returned at drop.
@@ -26,6 +48,9 @@ pub struct Arena {
     /// Whole pages, from the same address; empty for an empty arena.
     mapped: HostSpan,
     pages: Pages,
+    pin: Option<Arc<dyn Pin>>,
+    /// Whether `pin` holds the pages now.
+    pinned: Mutex<bool>,
 }
 
 impl Arena {
@@ -33,16 +58,44 @@ impl Arena {
     /// small ones. Pages get RAM when they are first touched, best by [`Arena::touch`]: whoever plans the
     /// memory asks [`Limits`] before, because the kernel answers a touch too many by killing.
     ///
-    /// Errors: the kernel refuses, or a node has not so much (`OutOfHostMemory`, with need and have); the node
-    /// does not exist or has no memory (`InvalidArgument`); binding is forbidden (`Unsupported`).
+    /// Errors: the kernel refuses, a node has not so much, or not so much may be locked for a pin that counts
+    /// (`OutOfHostMemory`, with need and have); the node does not exist or has no memory (`InvalidArgument`);
+    /// binding is forbidden (`Unsupported`).
     pub fn take(bytes: usize, kind: MemoryKind) -> Result<Arena> {
+        Arena::take_under(Path::new("/"), bytes, kind, None)
+    }
+
+    /// As [`Arena::take`], of the wanted pages alone where some are named, and with the limits of the machine
+    /// whose `proc` and `sys` are found under `root`.
+    ///
+    /// Errors: as [`Arena::take`]; not enough huge pages are set aside (`OutOfHostMemory`); the wanted pages
+    /// cannot be had (`Unsupported`).
+    pub fn take_under(root: &Path, bytes: usize, kind: MemoryKind, wanted: Option<Pages>) -> Result<Arena> {
+        let nodes = nodes_of(&Topology::read_under(root), bytes, &kind)?;
+        let pin = match &kind {
+            MemoryKind::Pinned { pin, .. } => Some(pin.clone()),
+            _ => None,
+        };
+        if pin.as_ref().is_some_and(|pin| pin.counts_as_locked()) {
+            Limits::read_under(root, None).admit_locked("a pinned arena", bytes)?;
+        }
+        let offered = HugePages::read_under(root);
+        if let Some(wanted) = wanted {
+            offered.admit(bytes, wanted)?;
+        }
         if bytes == 0 {
             // SAFETY: no byte is ever read or written through a span of length 0.
             let whole = unsafe { HostSpan::new(NonNull::dangling(), 0) };
-            return Ok(Arena { whole, mapped: whole, pages: Pages::Small });
+            return Ok(Arena { whole, mapped: whole, pages: Pages::Small, pin: None, pinned: false.into() });
         }
-        let nodes = nodes_of(bytes, kind)?;
-        let (base, mapped_bytes, pages) = map(bytes, kind).map_err(|error| {
+        let bound = nodes.is_some();
+        if bound && wanted == Some(Pages::Explicit) {
+            return Err(Error::new(
+                Status::Unsupported,
+                "huge pages that are set aside are not counted by node: ask for plain memory, or other pages",
+            ));
+        }
+        let (base, mapped_bytes, pages) = map(bytes, bound, wanted, offered).map_err(|error| {
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
@@ -54,7 +107,7 @@ impl Arena {
         })?;
         // SAFETY: a fresh mapping of that many zeroed bytes, unmapped only when the arena is dropped.
         let mapped = unsafe { HostSpan::new(base, mapped_bytes) };
-        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages };
+        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages, pin, pinned: false.into() };
         if let Some((policy, nodes, only)) = nodes
             && let Err(error) = linux::set_nodes(base, mapped_bytes, policy, &nodes)
             && !only
@@ -77,17 +130,28 @@ impl Arena {
         self.pages
     }
 
-    /// Gives every page its RAM, by the pool's threads, so that nobody pays for it later. Called before the
-    /// arena is used; it writes zeros.
-    pub fn touch(&self, pool: &Pool) {
+    /// Gives every page its RAM, by the pool's threads, so that nobody pays for it later, and pins a pinned
+    /// arena. What stands in the memory stays.
+    ///
+    /// Errors: those of [`Pin::pin`]. Only a pinned arena has any.
+    pub fn touch(&self, pool: &Pool) -> Result<()> {
         let (bytes, page) = (self.whole.bytes(), linux::page_bytes());
         pool.run(bytes.div_ceil(HUGE), &|_, tile| {
             let end = bytes.min((tile + 1) * HUGE);
             for offset in (tile * HUGE..end).step_by(page) {
-                // SAFETY: inside the arena; each page belongs to one tile, and nobody uses the memory yet.
-                unsafe { ptr::write_volatile(self.whole.address().add(offset), 0) };
+                // SAFETY: inside the arena, alive and aligned as every byte is; others may look at it meanwhile
+                // only as the law of spans lets them, beside which zero for zero is no change.
+                let first = unsafe { AtomicU8::from_ptr(self.whole.address().add(offset)) };
+                // A write to the kernel, which maps a page of its own for it, whatever the byte is.
+                let _ = first.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         });
+        let mut pinned = self.pinned.lock();
+        if let Some(pin) = self.pin.as_ref().filter(|_| !*pinned) {
+            pin.pin(self.mapped)?;
+            *pinned = true;
+        }
+        Ok(())
     }
 
     /// The NUMA node that byte `offset` lies on, by the kernel's word. The byte has been touched.
@@ -103,6 +167,9 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        if let Some(pin) = self.pin.as_ref().filter(|_| *self.pinned.lock()) {
+            pin.unpin(self.mapped);
+        }
         if let Some(base) = NonNull::new(self.mapped.address()).filter(|_| self.mapped.bytes() > 0) {
             // SAFETY: the pages that `take` mapped, all of them; spans must not be used after the arena.
             unsafe { linux::unmap(base, self.mapped.bytes()) }
@@ -112,15 +179,16 @@ impl Drop for Arena {
 
 /// Policy and nodes of a kind, and whether they are all that the machine has, so that not being allowed to bind
 /// changes nothing.
-fn nodes_of(bytes: usize, kind: MemoryKind) -> Result<Option<(NodePolicy, Vec<u32>, bool)>> {
-    let topology = match kind {
-        MemoryKind::Plain => return Ok(None),
-        MemoryKind::Node(_) | MemoryKind::Interleaved => Topology::read(),
-    };
+fn nodes_of(
+    topology: &Topology,
+    bytes: usize,
+    kind: &MemoryKind,
+) -> Result<Option<(NodePolicy, Vec<u32>, bool)>> {
     let with_memory = topology.with_memory();
-    let MemoryKind::Node(index) = kind else {
+    let Some(index) = kind.node() else {
         let only = with_memory.len() == 1;
-        return Ok(Some((NodePolicy::Interleave, with_memory, only)));
+        let spread = matches!(kind, MemoryKind::Interleaved);
+        return Ok(spread.then_some((NodePolicy::Interleave, with_memory, only)));
     };
     let Some(node) = topology.node(index).filter(|node| node.memory_bytes > 0) else {
         return Err(Error::argument(format!(
@@ -141,15 +209,29 @@ fn nodes_of(bytes: usize, kind: MemoryKind) -> Result<Option<(NodePolicy, Vec<u3
 }
 
 /// Maps memory for an arena: address, bytes in whole pages, and what they are.
-fn map(bytes: usize, kind: MemoryKind) -> io::Result<(NonNull<u8>, usize, Pages)> {
+fn map(
+    bytes: usize,
+    bound: bool,
+    wanted: Option<Pages>,
+    offered: HugePages,
+) -> io::Result<(NonNull<u8>, usize, Pages)> {
     let small = bytes.next_multiple_of(linux::page_bytes());
+    let huge = bytes.next_multiple_of(HUGE);
+    if wanted == Some(Pages::Explicit) {
+        return Ok((linux::map_explicit_huge(huge)?, huge, Pages::Explicit));
+    }
+    if wanted == Some(Pages::Small) {
+        let base = linux::map_anonymous(small)?;
+        // A kernel without huge pages knows no such advice, and has no need of it.
+        let _ = linux::advise_small(base, small);
+        return Ok((base, small, Pages::Small));
+    }
     if bytes < HUGE {
         return Ok((linux::map_anonymous(small)?, small, Pages::Small));
     }
-    let offered = HugePages::read();
-    let huge = bytes.next_multiple_of(HUGE);
     // The pool of explicit pages is not counted by node: bound memory could be missing at the first touch.
-    if kind == MemoryKind::Plain
+    if !bound
+        && wanted.is_none()
         && huge / HUGE <= offered.explicit_free
         && let Ok(base) = linux::map_explicit_huge(huge)
     {

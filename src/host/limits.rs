@@ -2,7 +2,7 @@
 //!
 //! Asked before anything is taken: physical RAM that the system calls available, and what the process's
 //! control groups (versions 1 and 2, with all their ancestors) leave. The smallest rules, unless the user
-//! states another number.
+//! states another number. Beside it stands how much of that may be locked in place.
 
 use std::fmt;
 use std::fs;
@@ -64,6 +64,9 @@ pub struct Limits {
     pub reported_bytes: usize,
     /// The bound that gives `reported_bytes`.
     pub reported_limit: Limit,
+    /// Bytes that this process may still lock in place (`RLIMIT_MEMLOCK` less what is locked); `usize::MAX` where
+    /// nothing bounds it.
+    pub lockable_bytes: usize,
 }
 
 impl Limits {
@@ -93,7 +96,9 @@ impl Limits {
             Some(bytes) => (bytes, Limit::Stated),
             None => (reported_bytes, reported_limit),
         };
-        Limits { bytes, limit, reported_bytes, reported_limit }
+        let status = text(Path::new("/proc/self/status"));
+        let lockable_bytes = lockable_bytes(&text(Path::new("/proc/self/limits")), &status);
+        Limits { bytes, limit, reported_bytes, reported_limit, lockable_bytes }
     }
 
     /// Refuses what does not fit: `what` names the thing that `need` bytes are for, e.g. "the model".
@@ -108,6 +113,24 @@ impl Limits {
             format!("{what} needs {} of host memory; {self}", Size(need)),
         ))
     }
+
+    /// As [`Limits::admit`], for memory that is to be locked in place.
+    ///
+    /// Errors: `OutOfHostMemory`, with need, have, and what raises the limit.
+    pub fn admit_locked(&self, what: &str, need: usize) -> Result<()> {
+        if need <= self.lockable_bytes {
+            return Ok(());
+        }
+        Err(Error::new(
+            Status::OutOfHostMemory,
+            format!(
+                "{what} needs {} of locked memory; {} may be locked (RLIMIT_MEMLOCK): raise it with `ulimit -l` or \
+                 in /etc/security/limits.conf",
+                Size(need),
+                Size(self.lockable_bytes)
+            ),
+        ))
+    }
 }
 
 impl fmt::Display for Limits {
@@ -118,6 +141,21 @@ impl fmt::Display for Limits {
         }
         Ok(())
     }
+}
+
+/// What a process may still lock, by its `/proc/self/limits` and `/proc/self/status`.
+fn lockable_bytes(limits: &str, status: &str) -> usize {
+    const CAP_IPC_LOCK: u32 = 14; // who has it is not asked for the limit
+    let field = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    let capabilities = field("CapEff:").and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    if capabilities >> CAP_IPC_LOCK & 1 == 1 {
+        return usize::MAX;
+    }
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
+    let soft = soft.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()); // or "unlimited"
+    let locked_kib =
+        field("VmLck:").and_then(|size| size.strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0);
+    soft.map_or(usize::MAX, |soft| soft.saturating_sub(1024 * locked_kib))
 }
 
 /// `MemAvailable` of a `/proc/meminfo`, in bytes.

@@ -4,6 +4,9 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use super::Size;
+use crate::base::{Error, Result, Status};
+
 /// Bytes of a huge page.
 pub const HUGE: usize = 2 << 20;
 
@@ -53,6 +56,35 @@ impl HugePages {
         HugePages {
             explicit_free: count("free_hugepages").saturating_sub(count("resv_hugepages")),
             transparent: enabled.contains("[always]") || enabled.contains("[madvise]"),
+        }
+    }
+
+    /// Refuses pages that an arena of `bytes` cannot have.
+    ///
+    /// Errors: too few are set aside (`OutOfHostMemory`, with need and have); the system has transparent ones
+    /// switched off, or a page is larger than the arena (`Unsupported`).
+    pub fn admit(&self, bytes: usize, wanted: Pages) -> Result<()> {
+        let need = bytes.div_ceil(HUGE);
+        match wanted {
+            Pages::Explicit if need > self.explicit_free => Err(Error::new(
+                Status::OutOfHostMemory,
+                format!(
+                    "{} need {need} huge pages of 2 MiB, {} are set aside and free: raise /proc/sys/vm/nr_hugepages, \
+                     or take other pages",
+                    Size(bytes),
+                    self.explicit_free
+                ),
+            )),
+            Pages::Transparent if bytes < HUGE => Err(Error::new(
+                Status::Unsupported,
+                format!("{} are less than a huge page of 2 MiB: take other pages", Size(bytes)),
+            )),
+            Pages::Transparent if !self.transparent => Err(Error::new(
+                Status::Unsupported,
+                "transparent huge pages are switched off: write madvise to \
+                 /sys/kernel/mm/transparent_hugepage/enabled, or take other pages",
+            )),
+            _ => Ok(()),
         }
     }
 }

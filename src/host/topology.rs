@@ -106,6 +106,18 @@ pub fn node_of_pci_under(root: &Path, bus_id: &str) -> Option<u32> {
     text.trim().parse().ok() // −1, for unknown, is no u32
 }
 
+/// What the processor calls itself. None where the system does not tell.
+pub fn processor_name() -> Option<String> {
+    processor_name_under(Path::new("/"))
+}
+
+/// As [`processor_name`], with `proc` found under `root`.
+pub fn processor_name_under(root: &Path) -> Option<String> {
+    let text = fs::read_to_string(root.join("proc/cpuinfo")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// The numbers of a list such as `0-3,8,10-11`.
 fn numbers_of(list: &str) -> Vec<u32> {
     let mut numbers = Vec::new();

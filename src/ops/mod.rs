@@ -18,6 +18,7 @@
 
 pub mod adam;
 pub mod cpu;
+pub mod cuda;
 
 use crate::base::{DType, Dims, Shape};
 use crate::device::DeviceSpan;
@@ -48,7 +49,7 @@ pub struct Rows {
     /// B and T; N = B·T.
     pub shape: Shape,
     /// `i32 [N]`: for each row, the position in its sequence at which its document starts. Row (b, t) attends
-    /// to positions starts[b,t] ..= t of sequence b, and its rotary position is t − starts[b,t].
+    /// to positions `starts[b,t] ..= t` of sequence b, and its rotary position is `t − starts[b,t]`.
     pub starts: DeviceSpan,
 }
 

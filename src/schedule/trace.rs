@@ -114,13 +114,6 @@ pub fn write_trace(processes: &[Process], to: &mut impl Write) -> io::Result<()>
     to.write_all(if processes.is_empty() { b"[\n]\n" } else { b"\n]\n" })
 }
 
-/// The trace as text; see [`write_trace`].
-pub fn trace(processes: &[Process]) -> String {
-    let mut text = Vec::new();
-    write_trace(processes, &mut text).expect("memory can be written to");
-    String::from_utf8(text).expect("JSON is UTF-8")
-}
-
 fn microseconds(ns: u64) -> Option<f64> {
     Some(ns as f64 / 1e3)
 }
@@ -194,7 +187,9 @@ mod tests {
     }
 
     fn events(processes: &[Process]) -> Vec<Value> {
-        serde_json::from_str(&trace(processes)).unwrap()
+        let mut text = Vec::new();
+        write_trace(processes, &mut text).unwrap();
+        serde_json::from_slice(&text).unwrap()
     }
 
     #[test]

@@ -62,6 +62,12 @@ pub fn advise_huge(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
     check(unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) }.into())
 }
 
+/// Asks for small pages in a mapping, where transparent ones would come unasked.
+pub fn advise_small(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
+    // SAFETY: as advice it changes the size of pages to come and no byte; the kernel looks at the range itself.
+    check(unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) }.into())
+}
+
 /// Which nodes pages may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodePolicy {

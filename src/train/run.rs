@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::base::{DType, Error, Result, Status};
+use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
-use crate::train::data::{Data, IGNORED, Loader, Micro};
+use crate::train::data::{Data, Loader, Micro};
 use crate::train::hf::{ExportTarget, export, export_bytes};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
@@ -250,7 +250,7 @@ fn draw_validation(val: &Data, micro_batch: usize, micros_max: usize) -> Result<
     let mut micros = Vec::new();
     while micros.len() < micros_max {
         match loader.next_once(val)? {
-            Some(micro) if micro.targets.iter().any(|&target| target != IGNORED) => micros.push(micro),
+            Some(micro) if micro.targets.iter().any(|&target| target != IGNORED_TARGET) => micros.push(micro),
             Some(_) => {}
             None => break,
         }

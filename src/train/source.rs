@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 use crate::engine::Trainer;
-use crate::model::{Layout, fresh_tensor, preset, preset_names};
+use crate::model::{Layout, preset, preset_names};
 use crate::train::ByteTokenizer;
 use crate::train::hf::{FolderConfig, Weights};
 
@@ -58,13 +58,7 @@ impl ModelSource {
         if let Some(weights) = &self.weights {
             return weights.load(|name, values| trainer.write_tensor(name, values));
         }
-        let mut values = Vec::new();
-        for (_, tensor) in self.layout.tensors() {
-            values.resize(tensor.elements(), 0.0);
-            fresh_tensor(&self.config.model, tensor, seed, &mut values);
-            trainer.write_tensor(&tensor.name, &values)?;
-        }
-        Ok(())
+        trainer.write_fresh(seed)
     }
 
     /// What turns text into this model's tokens.

@@ -4,3 +4,4 @@ mod compact;
 mod exact;
 mod params;
 mod pytorch;
+mod whole;

@@ -126,7 +126,7 @@ fn options_that_cannot_be() {
     with(&["--device-mem", "8Q"]).badly(2, &["--device-mem", "unit"]);
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
     with(&["--host-mem", "1M"]).badly(1, &["host memory", "1.0 MiB"]);
-    with(&["--mode", "streamed"]).badly(1, &["--clip 0"]);
+    with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
     with(&["--lr", "-1"]).badly(1, &["learning rate"]);
     with(&["--min-lr", "1"]).badly(1, &["least learning rate"]);
     with(&["--steps", "5", "--warmup", "6"]).badly(1, &["warmup"]);

@@ -313,7 +313,7 @@ fn options_that_cannot_be_met_are_refused() {
     refused(&|o| o.micros_max = 0, "micro-batches");
     refused(&|o| o.shape.t = 65, "max_position_embeddings");
     refused(&|o| o.clip = -1.0, "clip");
-    refused(&|o| o.mode = Mode::Streamed, "--clip 0");
+    refused(&|o| o.mode = Mode::Streamed, "clip 0");
     refused(&|o| o.adam.beta1 = 1.0, "beta1");
 }
 

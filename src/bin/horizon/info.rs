@@ -3,10 +3,11 @@
 use horizon::base::Result;
 use horizon::device::Device;
 use horizon::device::cpu::CpuDevice;
-use horizon::host::{Isa, Limits, Size};
+use horizon::host::{HugePages, Isa, Limits, Size, Topology, processor_name};
 use horizon::model::{Layout, preset, preset_names};
 use serde_json::json;
 
+use crate::measure::measure;
 use crate::options::InfoOptions;
 use crate::print;
 use crate::progress::count;
@@ -21,6 +22,11 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     let devices = [CpuDevice::new(None).info()];
     let isa = Isa::chosen()?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let processor = processor_name();
+    let nodes = Topology::read().nodes;
+    let huge = HugePages::read();
+    let lockable = Some(limits.lockable_bytes).filter(|bytes| *bytes != usize::MAX);
+    let measured = options.measure.then(|| measure(cores, &limits)).transpose()?;
     if options.json {
         let shapes: Vec<_> = shapes
             .iter()
@@ -37,16 +43,59 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             .iter()
             .map(|device| json!({ "name": device.name, "memory_free_bytes": device.memory_free }))
             .collect();
-        let info = json!({
-            "version": env!("CARGO_PKG_VERSION"), "cores": cores, "isa": isa.name(),
+        let nodes: Vec<_> = nodes
+            .iter()
+            .map(|node| {
+                json!({
+                    "node": node.index, "cpus": node.cpus, "memory_bytes": node.memory_bytes,
+                    "available_bytes": node.available_bytes, "distances": node.distances,
+                })
+            })
+            .collect();
+        let mut info = json!({
+            "version": env!("CARGO_PKG_VERSION"), "processor": processor, "cores": cores, "isa": isa.name(),
+            "nodes": nodes,
+            "huge_pages": { "explicit_free": huge.explicit_free, "transparent": huge.transparent },
             "host_memory_bytes": limits.bytes, "host_memory_limit": limits.limit.to_string(),
-            "devices": devices, "shapes": shapes,
+            "lockable_bytes": lockable, "devices": devices, "shapes": shapes,
         });
+        if let Some(measured) = measured {
+            info["measured"] = json!({
+                "threads": measured.threads, "bytes": measured.bytes,
+                "read_bytes_per_second": measured.read.round(), "write_bytes_per_second": measured.write.round(),
+                "adam_parameters_per_second": measured.adam.round(),
+            });
+        }
         return print(format!("{info:#}\n").as_bytes());
     }
     let mut text = format!("horizon {}\n", env!("CARGO_PKG_VERSION"));
+    text += &format!("processor     {}\n", processor.as_deref().unwrap_or("unknown"));
     text += &format!("cores         {cores}, instructions {}\n", isa.name());
+    for node in nodes {
+        text += &format!(
+            "node {:<8} {} cores, {} of memory, {} available\n",
+            node.index,
+            node.cpus.len(),
+            Size(node.memory_bytes),
+            Size(node.available_bytes)
+        );
+    }
+    let transparent = if huge.transparent { "to be had" } else { "switched off" };
+    text +=
+        &format!("huge pages    {} of 2 MiB set aside, transparent ones {transparent}\n", huge.explicit_free);
     text += &format!("host memory   {} ({})\n", Size(limits.bytes), limits.limit);
+    let locked = lockable.map_or("no limit".to_owned(), |bytes| format!("{} (RLIMIT_MEMLOCK)", Size(bytes)));
+    text += &format!("may be locked {locked}\n");
+    if let Some(measured) = measured {
+        text += &format!(
+            "measured      read {:.1} GB/s, write {:.1} GB/s, AdamW {} parameters/s ({} threads over {})\n",
+            measured.read / 1e9,
+            measured.write / 1e9,
+            count(measured.adam),
+            measured.threads,
+            Size(measured.bytes)
+        );
+    }
     for device in devices {
         text += &format!("device        {}, {} free\n", device.name, Size(device.memory_free));
     }

@@ -6,6 +6,7 @@
 mod builtin;
 mod info;
 mod later;
+mod measure;
 mod options;
 mod progress;
 mod sample;

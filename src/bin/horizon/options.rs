@@ -145,6 +145,9 @@ pub struct InfoOptions {
     /// As one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Measure memory and AdamW, too: takes a second or two, and half a GiB
+    #[arg(long)]
+    pub measure: bool,
 }
 
 #[derive(Args, Debug)]

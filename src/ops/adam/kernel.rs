@@ -66,7 +66,7 @@ fn slices<'a, G: Plain, M: Plain>(spans: &AdamSpans) -> Slices<'a, G, M> {
 }
 
 /// Where the `n` numbers of a span start.
-fn numbers<T: Plain>(span: HostSpan, n: usize) -> *mut T {
+pub fn numbers<T: Plain>(span: HostSpan, n: usize) -> *mut T {
     let size = size_of::<T>();
     assert_eq!(span.bytes(), n * size, "bytes of a span of {n} numbers of {size} bytes");
     let base = span.address().cast::<T>();
@@ -118,7 +118,8 @@ pub trait Pass {
     fn pass(self);
 }
 
-fn by_isa(isa: Isa, pass: impl Pass) {
+/// Compiled for an instruction set that this processor has.
+pub fn by_isa(isa: Isa, pass: impl Pass) {
     match isa {
         Isa::Portable => portable(pass),
         #[cfg(target_arch = "x86_64")]

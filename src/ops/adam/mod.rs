@@ -23,18 +23,22 @@
 //! (10 read, 8 written). Rounded to nearest, v would stand still as soon as a step changed it by less than
 //! 2⁻⁹ of itself, which with β2 = 0.999 is always.
 //!
+//! [`update_whole`] is for masters that are whole f32 numbers, as other trainers keep them.
+//!
 //! The law of [`crate::ops`] holds for the spans of this module.
 
 mod kernel;
 mod master;
 mod pairs;
 mod random;
+mod whole;
 
 use crate::base::{DType, Error, Result};
 use crate::host::{HostSpan, Isa, Pool};
 
 pub use master::{read_gradient, read_master, write_master};
 use random::RandomBits;
+pub use whole::{WholeSpans, update_whole, update_whole_with};
 
 /// Elements of a tile of work: 128 KiB of moments, and a multiple of a cache line and a page in every stream.
 const TILE: usize = 1 << 14;

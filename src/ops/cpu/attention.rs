@@ -9,9 +9,10 @@ use std::ops::Range;
 
 use crate::base::{Dims, Shape};
 use crate::ops::Write;
+use crate::ops::cpu::cut::{Tiles, each};
 use crate::ops::cpu::product::{Left, Panels, multiply, panel_elements};
 use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
-use crate::ops::cpu::view::{Grid, Matrix, TileMut};
+use crate::ops::cpu::view::{Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
 
 /// Query rows of a block.
@@ -75,32 +76,31 @@ fn key_blocks(starts: &[i32], queries: &Range<usize>, keys: usize) -> Range<usiz
 
 pub(super) fn forward(
     cpu: &CpuKernels,
-    out: Grid<f32>,
-    lse: Grid<f32>,
+    out: &mut [f32],
+    lse: &mut [f32],
     qkv: &[f32],
     starts: &[i32],
     shape: Shape,
     dims: &Dims,
 ) {
-    let (heads, t) = (Heads::new(dims), shape.t);
-    let blocks = t.div_ceil(QUERIES);
+    let (heads, n, t) = (Heads::new(dims), shape.n(), shape.t);
     let factor = 1.0 / (dims.d as f32).sqrt();
     let elements =
         QUERIES * KEYS + 2 * QUERIES + panel_elements(KEYS, dims.d).max(panel_elements(dims.d, KEYS));
     cpu.scratch.reserve(elements);
-    cpu.pool.run(shape.b * dims.h * blocks, &|worker, tile| {
-        let (sequence, head, queries) = (tile / blocks / dims.h, tile / blocks % dims.h, tile % blocks);
-        let (row, queries) = (sequence * t, block(queries, QUERIES, t));
+    // A tile is one head of some rows of a sequence.
+    let out = Tiles::in_groups(TileMut::of(out, n, dims.attended()), t, (QUERIES, dims.d));
+    let lse = Tiles::in_groups(TileMut::of(lse, n, dims.h), t, (QUERIES, 1));
+    each(&cpu.pool, (out, lse), |worker, ((rows, _, mut out), (_, head, mut lse))| {
+        let (row, head) = (rows.start / t * t, head.start);
+        let queries = rows.start - row..rows.end - row;
         let (starts, qkv) = (&starts[row..row + t], &qkv[row * heads.stride..(row + t) * heads.stride]);
-        let rows = row + queries.start..row + queries.end;
         let mut scratch = cpu.scratch.worker(worker);
         let (scores, rest) = scratch.take(elements).split_at_mut(QUERIES * KEYS);
         let (largest, rest) = rest.split_at_mut(QUERIES);
         let (sums, panels) = rest.split_at_mut(QUERIES);
         largest.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
-        // SAFETY: a tile is one head of one row block; these rectangles are disjoint, each tile runs once.
-        let mut out = unsafe { out.tile(rows.clone(), heads.query_columns(head)) };
         let q = window(qkv, heads.stride, queries.clone(), heads.query_columns(head));
         let mut write = Write::Set;
         for keys in key_blocks(starts, &queries, KEYS) {
@@ -140,8 +140,6 @@ pub(super) fn forward(
             multiply(&mut out, write, 1.0, Left::Plain(p), v);
             write = Write::Add;
         }
-        // SAFETY: as for `out`: this head's column of these rows.
-        let mut lse = unsafe { lse.tile(rows, head..head + 1) };
         for i in 0..queries.len() {
             scale(out.row(i), 1.0 / sums[i]);
             lse.row(i)[0] = largest[i] + sums[i].ln();
@@ -160,16 +158,20 @@ pub(super) struct Saved<'a> {
 
 /// One tile is a key/value head of a sequence with the query heads that read it: every sum over queries or
 /// keys runs inside it, in order.
-pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: Shape, dims: &Dims) {
+pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: Shape, dims: &Dims) {
     let (heads, t) = (Heads::new(dims), shape.t);
     let attended = dims.attended();
     let factor = 1.0 / (dims.d as f32).sqrt();
     let panel = panel_elements(KEYS_BACKWARD, dims.d).max(panel_elements(dims.d, KEYS_BACKWARD));
     let scratch_elements = 2 * QUERIES * STRIDE + 4 * panel + heads.group * t;
     cpu.scratch.reserve(scratch_elements);
-    cpu.pool.run(shape.b * dims.g, &|worker, tile| {
-        let (row, kv) = (tile / dims.g * t, tile % dims.g);
-        let rows = row..row + t;
+    let whole = TileMut::of(dqkv, shape.n(), dims.qkv());
+    let (dq, rest) = whole.split_columns(heads.keys);
+    let (dk, dv) = rest.split_columns(heads.values - heads.keys);
+    let dq = Tiles::in_groups(dq, t, (t, heads.group * dims.d));
+    let (dk, dv) = (Tiles::in_groups(dk, t, (t, dims.d)), Tiles::in_groups(dv, t, (t, dims.d)));
+    each(&cpu.pool, (dq, (dk, dv)), |worker, ((rows, _, mut dq), ((_, columns, mut dk), (_, _, mut dv)))| {
+        let kv = columns.start / dims.d;
         let starts = &saved.starts[rows.clone()];
         let qkv = &saved.qkv[rows.start * heads.stride..rows.end * heads.stride];
         let out = &saved.out[rows.start * attended..rows.end * attended];
@@ -191,23 +193,10 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                 *delta = dot(&dout[columns.clone()], &out[columns]);
             }
         }
-        let columns = group.start * dims.d..group.end * dims.d;
-        // SAFETY: the query columns of this group in this sequence belong to this tile alone.
-        let mut dq = unsafe { dqkv.tile(rows.clone(), columns) };
-        for query in 0..t {
-            dq.row(query).fill(0.0);
-        }
+        dq.fill(0.0);
         for keys in 0..t.div_ceil(KEYS_BACKWARD) {
             let keys = block(keys, KEYS_BACKWARD, t);
-            let key_rows = row + keys.start..row + keys.end;
-            // SAFETY: the key and value columns of this kv head belong to this tile alone, in every row of the
-            // sequence, and the two do not overlap each other or the query columns.
-            let (mut dk, mut dv) = unsafe {
-                (
-                    dqkv.tile(key_rows.clone(), heads.key_columns(kv)),
-                    dqkv.tile(key_rows, heads.value_columns(kv)),
-                )
-            };
+            let (mut dk, mut dv) = (dk.part(keys.clone(), 0..dims.d), dv.part(keys.clone(), 0..dims.d));
             let key_qkv = &qkv[keys.start * heads.stride..keys.end * heads.stride];
             let (stride, key_columns, value_columns) =
                 (heads.stride, heads.key_columns(kv), heads.value_columns(kv));
@@ -223,7 +212,7 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                 if !reached {
                     continue;
                 }
-                for (head, deltas) in group.clone().zip(deltas.chunks_exact(t)) {
+                for (place, (head, deltas)) in group.clone().zip(deltas.chunks_exact(t)).enumerate() {
                     let (m, n) = (queries.len(), keys.len());
                     let query_columns = heads.query_columns(head);
                     let q = window(qkv, stride, queries.clone(), query_columns.clone());
@@ -260,18 +249,13 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
                     let q = Panels::of_rows(query_panels, query_qkv, stride, m, query_columns);
                     multiply(&mut dk, write, 1.0, Left::Plain(ds.transposed()), q);
                     write = Write::Add;
-                    // SAFETY: this head's query columns lie in `dq`, which is not used while this tile lives.
-                    let mut dq = unsafe {
-                        dqkv.tile(row + queries.start..row + queries.end, heads.query_columns(head))
-                    };
+                    let mut dq = dq.part(queries.clone(), place * dims.d..(place + 1) * dims.d);
                     multiply(&mut dq, Write::Add, 1.0, Left::Plain(ds), k);
                 }
             }
             if write == Write::Set {
-                for key in 0..keys.len() {
-                    dk.row(key).fill(0.0);
-                    dv.row(key).fill(0.0);
-                }
+                dk.fill(0.0);
+                dv.fill(0.0);
             }
         }
     });
@@ -279,7 +263,7 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: Grid<f32>, saved: Saved, shape: S
 
 /// The scores of a block in scratch memory.
 fn scores(memory: &mut [f32], queries: usize, keys: usize) -> TileMut<'_, f32> {
-    TileMut::of(memory, queries, STRIDE).into_columns(0..keys)
+    TileMut::of(memory, queries, STRIDE).split_columns(keys).0
 }
 
 vectorised! {

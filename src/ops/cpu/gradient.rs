@@ -1,50 +1,33 @@
 //! What happens to a gradient before it leaves the device: its norm, and its rounding.
 
 use crate::base::master;
+use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::{LANES, vectorised};
-use crate::ops::cpu::view::Grid;
 use crate::ops::cpu::{CpuKernels, block};
 
 /// Elements of a tile: a few hundred KiB, so that a tile is worth waking a worker for.
 const ELEMENTS: usize = 1 << 16;
 
-pub(super) fn zero(cpu: &CpuKernels, out: Grid<u8>, bytes: usize) {
-    const BYTES: usize = ELEMENTS * 4;
-    cpu.pool.run(bytes.div_ceil(BYTES), &|_, tile| {
-        // SAFETY: the byte ranges of different tiles are disjoint, and each tile runs once.
-        unsafe { out.rows_mut(block(tile, BYTES, bytes)) }.fill(0);
-    });
+pub(super) fn zero(cpu: &CpuKernels, out: &mut [u8]) {
+    each(&cpu.pool, Rows::new(out, 1, ELEMENTS * 4), |_, (_, out)| out.fill(0));
 }
 
-pub(super) fn sum_of_squares(cpu: &CpuKernels, out: Grid<f64>, x: &[f32]) {
+pub(super) fn sum_of_squares(cpu: &CpuKernels, out: &mut f64, x: &[f32]) {
     let tiles = x.len().div_ceil(ELEMENTS);
     let mut partials = cpu.scratch.wide_partials.lock();
-    let partials = Grid::of(partials.take(tiles), tiles, 1);
-    cpu.pool.run(tiles, &|_, tile| {
-        let sum = squares(&x[block(tile, ELEMENTS, x.len())]);
-        // SAFETY: each tile has its own element of the partial sums and runs once.
-        let partial = unsafe { partials.rows_mut(tile..tile + 1) };
-        partial[0] = sum;
+    let partials = partials.take(tiles);
+    each(&cpu.pool, Rows::new(partials, 1, 1), |_, (tile, partial)| {
+        partial[0] = squares(&x[block(tile.start, ELEMENTS, x.len())]);
     });
-    // SAFETY: the job is over; nobody else holds the partial sums or the output.
-    let (partials, out) = unsafe { (partials.rows(0..tiles), out.rows_mut(0..1)) };
-    out[0] = partials.iter().sum();
+    *out = partials.iter().sum();
 }
 
-pub(super) fn round(cpu: &CpuKernels, out: Grid<u16>, x: &[f32]) {
-    cpu.pool.run(x.len().div_ceil(ELEMENTS), &|_, tile| {
-        let elements = block(tile, ELEMENTS, x.len());
-        // SAFETY: the ranges of different tiles are disjoint, and each tile runs once.
-        round_tile(unsafe { out.rows_mut(elements.clone()) }, &x[elements]);
-    });
+pub(super) fn round(cpu: &CpuKernels, out: &mut [u16], x: &[f32]) {
+    each(&cpu.pool, Rows::new(out, 1, ELEMENTS), |_, (elements, out)| round_tile(out, &x[elements]));
 }
 
-pub(super) fn copy(cpu: &CpuKernels, out: Grid<f32>, x: &[f32]) {
-    cpu.pool.run(x.len().div_ceil(ELEMENTS), &|_, tile| {
-        let elements = block(tile, ELEMENTS, x.len());
-        // SAFETY: the ranges of different tiles are disjoint, and each tile runs once.
-        unsafe { out.rows_mut(elements.clone()) }.copy_from_slice(&x[elements]);
-    });
+pub(super) fn copy(cpu: &CpuKernels, out: &mut [f32], x: &[f32]) {
+    each(&cpu.pool, Rows::new(out, 1, ELEMENTS), |_, (elements, out)| out.copy_from_slice(&x[elements]));
 }
 
 vectorised! {

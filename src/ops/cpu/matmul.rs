@@ -1,10 +1,11 @@
 //! The products of a linear layer, forward and both ways backward, cut into tiles.
 
 use crate::ops::Write;
+use crate::ops::cpu::cut::{Tiles, each};
 use crate::ops::cpu::product::{
     Blocks, Left, Panels, ROWS as ROWS_OF_KERNEL, block_elements, multiply, panel_elements,
 };
-use crate::ops::cpu::view::{Grid, Matrix};
+use crate::ops::cpu::view::{Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
 
 /// Rows of a tile of activations, at most.
@@ -19,42 +20,46 @@ const TILES_MIN: usize = 4;
 /// level of the cache while rows pass by.
 const DEPTH: usize = 256;
 
-/// Rows of a tile when `count` rows are cut into equal blocks of at most `rows_max`, `across` tiles wide.
-fn tile_rows(count: usize, rows_max: usize, across: usize) -> usize {
-    let blocks = count.div_ceil(rows_max).max(TILES_MIN.div_ceil(across));
-    count.div_ceil(blocks).next_multiple_of(ROWS_OF_KERNEL)
+/// The tiles of an output of `rows × columns`: rows in equal blocks of at most `rows_max`.
+fn tiles(out: &mut [f32], (rows, columns): (usize, usize), rows_max: usize) -> Tiles<'_, f32> {
+    let blocks = rows.div_ceil(rows_max).max(TILES_MIN.div_ceil(columns.div_ceil(COLUMNS)));
+    let tile_rows = rows.div_ceil(blocks).next_multiple_of(ROWS_OF_KERNEL);
+    Tiles::new(TileMut::of(out, rows, columns), (tile_rows, COLUMNS))
+}
+
+/// What forward adds its product to.
+pub(super) enum Residual<'a> {
+    /// Nothing: the output is set.
+    None,
+    /// What the output holds.
+    Out,
+    /// Another matrix of the output's shape.
+    Apart(&'a [f32]),
 }
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
     cpu: &CpuKernels,
-    out: Grid<f32>,
+    out: &mut [f32],
     x: &[f32],
     weight: &[u16],
-    residual: Option<Grid<f32>>,
+    residual: Residual,
     n: usize,
     k: usize,
     m: usize,
 ) {
-    let across = m.div_ceil(COLUMNS);
-    let tile_rows = tile_rows(n, ROWS, across);
-    let down = n.div_ceil(tile_rows);
+    let tiles = tiles(out, (n, m), ROWS);
     cpu.scratch.reserve(panel_elements(DEPTH.min(k), COLUMNS.min(m)));
-    cpu.pool.run(down * across, &|worker, tile| {
-        let (rows, columns) = (block(tile % down, tile_rows, n), block(tile / down, COLUMNS, m));
-        if let Some(residual) = residual {
-            for row in rows.clone() {
-                // SAFETY: this rectangle of out, and of a residual that may be the same memory, belongs to
-                // this tile alone; the copy allows them to be the same.
-                unsafe { out.copy_row(&residual, row, columns.clone()) };
+    each(&cpu.pool, tiles, |worker, (rows, columns, mut out)| {
+        if let Residual::Apart(residual) = residual {
+            for (i, row) in rows.clone().enumerate() {
+                out.row(i).copy_from_slice(&residual[row * m..][columns.clone()]);
             }
         }
-        // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
-        let mut out = unsafe { out.tile(rows.clone(), columns.clone()) };
         let mut scratch = cpu.scratch.worker(worker);
         let memory = scratch.take(panel_elements(DEPTH.min(k), columns.len()));
         let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[columns.start * k..columns.end * k]);
-        let mut write = if residual.is_some() { Write::Add } else { Write::Set };
+        let mut write = if let Residual::None = residual { Write::Set } else { Write::Add };
         for part in 0..k.div_ceil(DEPTH) {
             let depth = block(part, DEPTH, k);
             let x = Matrix::new(&x[depth.start..], rows.len(), depth.len(), k);
@@ -73,7 +78,7 @@ pub(super) fn forward(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward_input(
     cpu: &CpuKernels,
-    dx: Grid<f32>,
+    dx: &mut [f32],
     write: Write,
     dout: &[f32],
     weight: &[u16],
@@ -81,14 +86,9 @@ pub(super) fn backward_input(
     k: usize,
     m: usize,
 ) {
-    let across = k.div_ceil(COLUMNS);
-    let tile_rows = tile_rows(n, ROWS, across);
-    let down = n.div_ceil(tile_rows);
+    let tiles = tiles(dx, (n, k), ROWS);
     cpu.scratch.reserve(panel_elements(DEPTH.min(m), COLUMNS.min(k)));
-    cpu.pool.run(down * across, &|worker, tile| {
-        let (rows, columns) = (block(tile % down, tile_rows, n), block(tile / down, COLUMNS, k));
-        // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
-        let mut dx = unsafe { dx.tile(rows.clone(), columns.clone()) };
+    each(&cpu.pool, tiles, |worker, (rows, columns, mut dx)| {
         let mut scratch = cpu.scratch.worker(worker);
         let memory = scratch.take(panel_elements(DEPTH.min(m), columns.len()));
         let mut write = write;
@@ -106,7 +106,7 @@ pub(super) fn backward_input(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward_weight(
     cpu: &CpuKernels,
-    dweight: Grid<f32>,
+    dweight: &mut [f32],
     write: Write,
     dout: &[f32],
     x: &[f32],
@@ -114,17 +114,12 @@ pub(super) fn backward_weight(
     k: usize,
     m: usize,
 ) {
-    let across = k.div_ceil(COLUMNS);
-    let tile_rows = tile_rows(m, OUTPUTS, across);
-    let down = m.div_ceil(tile_rows);
+    let tiles = tiles(dweight, (m, k), OUTPUTS);
     let depth_max = DEPTH.min(n);
-    let left_elements = block_elements(depth_max, tile_rows);
+    let left_elements = block_elements(depth_max, tiles.rows_max());
     let elements = left_elements + panel_elements(depth_max, COLUMNS.min(k));
     cpu.scratch.reserve(elements);
-    cpu.pool.run(down * across, &|worker, tile| {
-        let (rows, columns) = (block(tile % down, tile_rows, m), block(tile / down, COLUMNS, k));
-        // SAFETY: rectangles of different tiles are disjoint, and each tile runs once.
-        let mut dweight = unsafe { dweight.tile(rows.clone(), columns.clone()) };
+    each(&cpu.pool, tiles, |worker, (rows, columns, mut dweight)| {
         let mut scratch = cpu.scratch.worker(worker);
         let (left, right) = scratch.take(elements).split_at_mut(left_elements);
         let mut write = write;

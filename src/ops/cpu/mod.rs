@@ -2,11 +2,13 @@
 //!
 //! One op a file, both directions. Every op cuts its work into tiles whose shape depends on the op's sizes
 //! alone; the workers of a [`Pool`] take tiles, and what a tile computes does not depend on who takes it.
-//! So the bits are the same for any number of threads. [`view`] turns spans into slices, [`vector`] compiles
-//! loops for the machine at hand; everything else is arithmetic on slices.
+//! So the bits are the same for any number of threads. `view` turns spans into slices, `cut` gives workers
+//! disjoint pieces of an output, `vector` compiles loops for the machine at hand, `product` has the kernels of
+//! matrix products; the ops themselves are arithmetic on slices.
 
 mod attention;
 mod cross_entropy;
+mod cut;
 mod embed;
 mod gradient;
 mod matmul;
@@ -27,7 +29,7 @@ use crate::ops::{Kernels, LossRows, Rows, Write};
 
 use rope::RotationTable;
 use scratch::Scratch;
-use view::{Grid, read};
+use view::{read, read_apart, write};
 
 /// [`Kernels`] on memory that this process can address, by the threads of a pool.
 ///
@@ -56,38 +58,52 @@ fn block(index: usize, block: usize, count: usize) -> std::ops::Range<usize> {
     start..(start + block).min(count)
 }
 
+/// Rows of an embedding whose span may end in padding.
+fn vocabulary(span: &DeviceSpan, element_bytes: usize, c: usize) -> usize {
+    span.bytes() / element_bytes / c
+}
+
 impl Kernels for CpuKernels {
     fn storage(&self) -> DType {
         Self::STORAGE
     }
 
-    fn embed_forward(&self, out: DeviceSpan, table: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize) {
-        embed::forward(self, Grid::new(&out, n, c), &table, read(&tokens, n), c);
+    fn embed_forward(&self, mut out: DeviceSpan, table: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize) {
+        let v = vocabulary(&table, 2, c);
+        embed::forward(self, write(&mut out, n * c), read(&table, v * c), read(&tokens, n), c);
     }
 
-    fn embed_backward(&self, dtable: DeviceSpan, dout: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize) {
-        embed::backward(self, &dtable, read(&dout, n * c), read(&tokens, n), c);
+    fn embed_backward(
+        &self,
+        mut dtable: DeviceSpan,
+        dout: DeviceSpan,
+        tokens: DeviceSpan,
+        n: usize,
+        c: usize,
+    ) {
+        let v = vocabulary(&dtable, 4, c);
+        embed::backward(self, write(&mut dtable, v * c), read(&dout, n * c), read(&tokens, n), c);
     }
 
     fn rmsnorm_forward(
         &self,
-        out: DeviceSpan,
-        rstd: DeviceSpan,
+        mut out: DeviceSpan,
+        mut rstd: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
         eps: f32,
         n: usize,
         c: usize,
     ) {
-        let (out, rstd) = (Grid::new(&out, n, c), Grid::new(&rstd, n, 1));
-        rmsnorm::forward(self, out, rstd, read(&x, n * c), read(&weight, c), eps, n, c);
+        let (out, rstd) = (write(&mut out, n * c), write(&mut rstd, n));
+        rmsnorm::forward(self, out, rstd, read(&x, n * c), read(&weight, c), eps, c);
     }
 
     fn rmsnorm_backward(
         &self,
-        dx: DeviceSpan,
+        mut dx: DeviceSpan,
         dx_write: Write,
-        dweight: DeviceSpan,
+        mut dweight: DeviceSpan,
         dweight_write: Write,
         dout: DeviceSpan,
         x: DeviceSpan,
@@ -96,24 +112,24 @@ impl Kernels for CpuKernels {
         n: usize,
         c: usize,
     ) {
-        let outputs = rmsnorm::Gradients {
-            dx: Grid::new(&dx, n, c),
-            dx_write,
-            dweight: Grid::new(&dweight, c, 1),
-            dweight_write,
-        };
         let inputs = rmsnorm::Saved {
-            x: Grid::new(&x, n, c),
+            x: read_apart(&x, n * c, &dx),
             rstd: read(&rstd, n),
             weight: read(&weight, c),
             dout: read(&dout, n * c),
+        };
+        let outputs = rmsnorm::Gradients {
+            dx: write(&mut dx, n * c),
+            dx_write,
+            dweight: write(&mut dweight, c),
+            dweight_write,
         };
         rmsnorm::backward(self, outputs, inputs, n, c);
     }
 
     fn matmul_forward(
         &self,
-        out: DeviceSpan,
+        mut out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
         residual: Option<DeviceSpan>,
@@ -121,61 +137,73 @@ impl Kernels for CpuKernels {
         k: usize,
         m: usize,
     ) {
-        let residual = residual.as_ref().map(|residual| Grid::new(residual, n, m));
-        let out = Grid::new(&out, n, m);
+        let residual = match &residual {
+            None => matmul::Residual::None,
+            Some(residual) => {
+                read_apart(residual, n * m, &out).map_or(matmul::Residual::Out, matmul::Residual::Apart)
+            }
+        };
+        let out = write(&mut out, n * m);
         matmul::forward(self, out, read(&x, n * k), read(&weight, m * k), residual, n, k, m);
     }
 
     fn matmul_backward_input(
         &self,
-        dx: DeviceSpan,
-        write: Write,
+        mut dx: DeviceSpan,
+        dx_write: Write,
         dout: DeviceSpan,
         weight: DeviceSpan,
         n: usize,
         k: usize,
         m: usize,
     ) {
-        let dx = Grid::new(&dx, n, k);
-        matmul::backward_input(self, dx, write, read(&dout, n * m), read(&weight, m * k), n, k, m);
+        let dx = write(&mut dx, n * k);
+        matmul::backward_input(self, dx, dx_write, read(&dout, n * m), read(&weight, m * k), n, k, m);
     }
 
     fn matmul_backward_weight(
         &self,
-        dweight: DeviceSpan,
-        write: Write,
+        mut dweight: DeviceSpan,
+        dweight_write: Write,
         dout: DeviceSpan,
         x: DeviceSpan,
         n: usize,
         k: usize,
         m: usize,
     ) {
-        let dweight = Grid::new(&dweight, m, k);
-        matmul::backward_weight(self, dweight, write, read(&dout, n * m), read(&x, n * k), n, k, m);
+        let dweight = write(&mut dweight, m * k);
+        matmul::backward_weight(self, dweight, dweight_write, read(&dout, n * m), read(&x, n * k), n, k, m);
     }
 
-    fn rope_forward(&self, qkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
+    fn rope_forward(&self, mut qkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
         let n = rows.shape.n();
-        let qkv = Grid::new(&qkv, n, dims.qkv());
+        let qkv = write(&mut qkv, n * dims.qkv());
         rope::rotate(self, qkv, read(&rows.starts, n), rows.shape, theta, dims, rope::Way::Forward);
     }
 
-    fn rope_backward(&self, dqkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
+    fn rope_backward(&self, mut dqkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
         let n = rows.shape.n();
-        let dqkv = Grid::new(&dqkv, n, dims.qkv());
+        let dqkv = write(&mut dqkv, n * dims.qkv());
         rope::rotate(self, dqkv, read(&rows.starts, n), rows.shape, theta, dims, rope::Way::Backward);
     }
 
-    fn attention_forward(&self, out: DeviceSpan, lse: DeviceSpan, qkv: DeviceSpan, rows: &Rows, dims: &Dims) {
+    fn attention_forward(
+        &self,
+        mut out: DeviceSpan,
+        mut lse: DeviceSpan,
+        qkv: DeviceSpan,
+        rows: &Rows,
+        dims: &Dims,
+    ) {
         let n = rows.shape.n();
-        let (out, lse) = (Grid::new(&out, n, dims.attended()), Grid::new(&lse, n, dims.h));
+        let (out, lse) = (write(&mut out, n * dims.attended()), write(&mut lse, n * dims.h));
         let (qkv, starts) = (read(&qkv, n * dims.qkv()), read(&rows.starts, n));
         attention::forward(self, out, lse, qkv, starts, rows.shape, dims);
     }
 
     fn attention_backward(
         &self,
-        dqkv: DeviceSpan,
+        mut dqkv: DeviceSpan,
         dout: DeviceSpan,
         out: DeviceSpan,
         lse: DeviceSpan,
@@ -191,60 +219,61 @@ impl Kernels for CpuKernels {
             dout: read(&dout, n * dims.attended()),
             starts: read(&rows.starts, n),
         };
-        attention::backward(self, Grid::new(&dqkv, n, dims.qkv()), saved, rows.shape, dims);
+        attention::backward(self, write(&mut dqkv, n * dims.qkv()), saved, rows.shape, dims);
     }
 
-    fn swiglu_forward(&self, out: DeviceSpan, gate_up: DeviceSpan, n: usize, f: usize) {
-        swiglu::forward(self, Grid::new(&out, n, f), read(&gate_up, n * 2 * f), n, f);
+    fn swiglu_forward(&self, mut out: DeviceSpan, gate_up: DeviceSpan, n: usize, f: usize) {
+        swiglu::forward(self, write(&mut out, n * f), read(&gate_up, n * 2 * f), f);
     }
 
-    fn swiglu_backward(&self, gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize) {
-        swiglu::backward(self, Grid::new(&gate_up, n, 2 * f), read(&dout, n * f), n, f);
+    fn swiglu_backward(&self, mut gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize) {
+        swiglu::backward(self, write(&mut gate_up, n * 2 * f), read(&dout, n * f), f);
     }
 
     fn cross_entropy_forward(
         &self,
-        loss: DeviceSpan,
+        mut loss: DeviceSpan,
         logits: DeviceSpan,
         rows: &LossRows,
         n: usize,
         v: usize,
     ) {
         let targets = cross_entropy::Targets::new(rows, n);
-        cross_entropy::forward(self, Grid::new(&loss, 1, 1), read(&logits, n * v), targets, n, v);
+        cross_entropy::forward(self, &mut write(&mut loss, 1)[0], read(&logits, n * v), targets, n, v);
     }
 
     fn cross_entropy_forward_backward(
         &self,
-        loss: DeviceSpan,
-        logits: DeviceSpan,
+        mut loss: DeviceSpan,
+        mut logits: DeviceSpan,
         rows: &LossRows,
         n: usize,
         v: usize,
     ) {
         let targets = cross_entropy::Targets::new(rows, n);
-        let logits = Grid::new(&logits, n, v);
-        cross_entropy::forward_backward(self, Grid::new(&loss, 1, 1), logits, targets, n, v);
+        let (loss, logits) = (&mut write(&mut loss, 1)[0], write(&mut logits, n * v));
+        cross_entropy::forward_backward(self, loss, logits, targets, n, v);
     }
 
-    fn zero(&self, out: DeviceSpan) {
-        gradient::zero(self, Grid::new(&out, out.bytes(), 1), out.bytes());
+    fn zero(&self, mut out: DeviceSpan) {
+        let bytes = out.bytes();
+        gradient::zero(self, write(&mut out, bytes));
     }
 
-    fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan) {
-        gradient::sum_of_squares(self, Grid::new(&out, 1, 1), read(&x, x.bytes() / 4));
+    fn sum_of_squares(&self, mut out: DeviceSpan, x: DeviceSpan) {
+        gradient::sum_of_squares(self, &mut write(&mut out, 1)[0], read(&x, x.bytes() / 4));
     }
 
-    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType) {
+    fn round(&self, mut out: DeviceSpan, x: DeviceSpan, to: DType) {
         let x: &[f32] = read(&x, x.bytes() / 4);
         match to {
-            DType::Bf16 => gradient::round(self, Grid::new(&out, x.len(), 1), x),
-            DType::F32 => gradient::copy(self, Grid::new(&out, x.len(), 1), x),
+            DType::Bf16 => gradient::round(self, write(&mut out, x.len()), x),
+            DType::F32 => gradient::copy(self, write(&mut out, x.len()), x),
         }
     }
 
-    fn widen(&self, out: DeviceSpan, x: DeviceSpan) {
+    fn widen(&self, mut out: DeviceSpan, x: DeviceSpan) {
         let x: &[f32] = read(&x, x.bytes() / 4);
-        gradient::copy(self, Grid::new(&out, x.len(), 1), x);
+        gradient::copy(self, write(&mut out, x.len()), x);
     }
 }

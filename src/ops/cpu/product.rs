@@ -1,13 +1,16 @@
 //! Matrix products of one tile, on one thread: `out = factor · a · b` or `out += factor · a · b`.
 //!
 //! The right operand is packed into *panels* of [`PANEL`] columns, depth-major, so that the innermost loop reads
-//! it in order; bf16 weights are widened on the way. The left operand is read where it stands, or
-//! packed too where that would touch a page an element. A kernel keeps a few rows of a panel's width in registers and walks the depth once (Goto & van
-//! de Geijn 2008).
+//! it in order. The left operand is read where it stands, or packed too where that would touch a page an
+//! element. A kernel keeps a few rows of a panel's width in registers and walks the depth once (Goto & van de
+//! Geijn 2008).
 //!
 //! Every element of a product is one chain of fused multiply-adds in the order of the depth, whatever the
-//! instruction set and wherever the element lies in its tile. So bits depend on how callers cut the depth, and
-//! on nothing else; a plain library call would make them depend on cache sizes.
+//! instruction set and wherever the element lies in its tile.
+//!
+//! Why this is not a call to a library: nothing allocates inside a call; the callers cut the depth, so the bits
+//! do not depend on the machine's cache sizes; and bf16 weights are widened while they are packed, with no copy
+//! of them in f32.
 
 use std::ops::Range;
 
@@ -275,7 +278,7 @@ fn transpose(rows: &[[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
 #[inline]
 fn transpose_avx2(rows: &[[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
     use std::arch::x86_64::*;
-    // SAFETY: a row holds one vector.
+    // SAFETY: a row is as long as the vector that is loaded.
     let rows = std::array::from_fn::<__m256, SQUARE, _>(|r| unsafe { _mm256_loadu_ps(rows[r].as_ptr()) });
     let mut halves = [_mm256_setzero_ps(); SQUARE];
     for four in [0, 4] {
@@ -289,9 +292,9 @@ fn transpose_avx2(rows: &[[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
     let mut out = [[0.0; SQUARE]; SQUARE];
     for i in 0..4 {
         let (left, right) = (halves[i], halves[i + 4]);
-        // SAFETY: a row holds one vector.
+        // SAFETY: `i` is below SQUARE, and a row of the result is as long as the vector that is stored.
         unsafe { _mm256_storeu_ps(out[i].as_mut_ptr(), _mm256_permute2f128_ps::<0x20>(left, right)) };
-        // SAFETY: a row holds one vector, and i + 4 is below SQUARE.
+        // SAFETY: as many rows again follow row `i`, each of one vector.
         unsafe { _mm256_storeu_ps(out[i + 4].as_mut_ptr(), _mm256_permute2f128_ps::<0x31>(left, right)) };
     }
     out

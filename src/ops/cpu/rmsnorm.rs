@@ -2,30 +2,26 @@
 
 use crate::base::master;
 use crate::ops::Write;
+use crate::ops::cpu::CpuKernels;
+use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::{dot, lane_sum, vectorised};
-use crate::ops::cpu::view::Grid;
-use crate::ops::cpu::{CpuKernels, block};
 
 /// Rows of a tile. Backward sums dweight in one row of partial sums a tile.
 const ROWS: usize = 64;
 /// Columns of a tile when partial sums are folded.
 const COLUMNS: usize = 256;
 
-#[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
     cpu: &CpuKernels,
-    out: Grid<f32>,
-    rstd: Grid<f32>,
+    out: &mut [f32],
+    rstd: &mut [f32],
     x: &[f32],
     weight: &[u16],
     eps: f32,
-    n: usize,
     c: usize,
 ) {
-    cpu.pool.run(n.div_ceil(ROWS), &|_, tile| {
-        let rows = block(tile, ROWS, n);
-        // SAFETY: row blocks of different tiles are disjoint, and each tile runs once.
-        let (out, rstd) = unsafe { (out.rows_mut(rows.clone()), rstd.rows_mut(rows.clone())) };
+    let tiles = (Rows::new(out, c, ROWS), Rows::new(rstd, 1, ROWS));
+    each(&cpu.pool, tiles, |_, ((rows, out), (_, rstd))| {
         let x = &x[rows.start * c..rows.end * c];
         for ((out, rstd), x) in out.chunks_exact_mut(c).zip(rstd).zip(x.chunks_exact(c)) {
             *rstd = 1.0 / (dot(x, x) / c as f32 + eps).sqrt();
@@ -36,16 +32,16 @@ pub(super) fn forward(
 
 /// Where backward's results go.
 pub(super) struct Gradients<'a> {
-    /// May be the memory of [`Saved::x`] when it is set.
-    pub dx: Grid<'a, f32>,
+    /// Holds x where [`Saved::x`] is none.
+    pub dx: &'a mut [f32],
     pub dx_write: Write,
-    pub dweight: Grid<'a, f32>,
+    pub dweight: &'a mut [f32],
     pub dweight_write: Write,
 }
 
 /// What backward reads.
 pub(super) struct Saved<'a> {
-    pub x: Grid<'a, f32>,
+    pub x: Option<&'a [f32]>,
     pub rstd: &'a [f32],
     pub weight: &'a [u16],
     pub dout: &'a [f32],
@@ -54,20 +50,16 @@ pub(super) struct Saved<'a> {
 pub(super) fn backward(cpu: &CpuKernels, out: Gradients, saved: Saved, n: usize, c: usize) {
     let tiles = n.div_ceil(ROWS);
     let mut partials = cpu.scratch.partials.lock();
-    let partials = Grid::of(partials.take(tiles * c), tiles, c);
+    let partials = partials.take(tiles * c);
     // A row of x is copied here first, because dx may overwrite it.
     cpu.scratch.reserve(c);
-    cpu.pool.run(tiles, &|worker, tile| {
+    let cut = (Rows::new(out.dx, c, ROWS), Rows::new(partials, c, 1));
+    each(&cpu.pool, cut, |worker, ((rows, dx), (_, dweight))| {
         let mut scratch = cpu.scratch.worker(worker);
         let row = scratch.take(c);
-        // SAFETY: each tile has its own row of partial sums and runs once.
-        let dweight = unsafe { partials.rows_mut(tile..tile + 1) };
         dweight.fill(0.0);
-        for n in block(tile, ROWS, n) {
-            // SAFETY: row n belongs to this tile alone, in x as in dx, and the slice dies before dx is taken.
-            row.copy_from_slice(unsafe { saved.x.rows(n..n + 1) });
-            // SAFETY: row n belongs to this tile alone; no slice of x is alive.
-            let dx = unsafe { out.dx.rows_mut(n..n + 1) };
+        for (n, dx) in rows.zip(dx.chunks_exact_mut(c)) {
+            row.copy_from_slice(saved.x.map_or(&*dx, |x| &x[n * c..][..c]));
             let (dout, rstd) = (&saved.dout[n * c..][..c], saved.rstd[n]);
             let mean = weighted_sum(dout, row, saved.weight) * rstd / c as f32;
             match out.dx_write {
@@ -76,12 +68,8 @@ pub(super) fn backward(cpu: &CpuKernels, out: Gradients, saved: Saved, n: usize,
             }
         }
     });
-    cpu.pool.run(c.div_ceil(COLUMNS), &|_, tile| {
-        let columns = block(tile, COLUMNS, c);
-        // SAFETY: column blocks of different tiles are disjoint, and each tile runs once.
-        let dweight = unsafe { out.dweight.rows_mut(columns.clone()) };
-        // SAFETY: the job that wrote the partial sums is over; they are only read from here on.
-        let partials = unsafe { partials.rows(0..tiles) };
+    let partials = &*partials;
+    each(&cpu.pool, Rows::new(out.dweight, 1, COLUMNS), |_, (columns, dweight)| {
         if out.dweight_write == Write::Set {
             dweight.fill(0.0);
         }

@@ -3,9 +3,9 @@
 use parking_lot::Mutex;
 
 use crate::base::{Dims, Shape};
+use crate::ops::cpu::CpuKernels;
+use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::vectorised;
-use crate::ops::cpu::view::Grid;
-use crate::ops::cpu::{CpuKernels, block};
 
 /// Rows of a tile.
 const ROWS: usize = 64;
@@ -51,7 +51,7 @@ impl Rotations {
 
 pub(super) fn rotate(
     cpu: &CpuKernels,
-    qkv: Grid<f32>,
+    qkv: &mut [f32],
     starts: &[i32],
     shape: Shape,
     theta: f64,
@@ -62,12 +62,10 @@ pub(super) fn rotate(
     let mut rotations = cpu.rotations.0.lock();
     rotations.cover(shape.t, theta, d);
     let turns = &rotations.turns;
-    cpu.pool.run(shape.n().div_ceil(ROWS), &|_, tile| {
-        for n in block(tile, ROWS, shape.n()) {
+    each(&cpu.pool, Rows::new(qkv, dims.qkv(), ROWS), |_, (rows, qkv)| {
+        for (n, row) in rows.zip(qkv.chunks_exact_mut(dims.qkv())) {
             let position = n % shape.t - starts[n] as usize;
             let (cosines, sines) = turns[position * d..][..d].split_at(d / 2);
-            // SAFETY: row n belongs to this tile alone, and each tile runs once.
-            let row = unsafe { qkv.rows_mut(n..n + 1) };
             for head in row[..(dims.h + dims.g) * d].chunks_exact_mut(d) {
                 let (low, high) = head.split_at_mut(d / 2);
                 match way {

@@ -1,17 +1,14 @@
 //! SwiGLU: `silu(gate) · up` (Shazeer 2020).
 
+use crate::ops::cpu::CpuKernels;
+use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::{exp, vectorised};
-use crate::ops::cpu::view::Grid;
-use crate::ops::cpu::{CpuKernels, block};
 
 /// Rows of a tile.
 const ROWS: usize = 16;
 
-pub(super) fn forward(cpu: &CpuKernels, out: Grid<f32>, gate_up: &[f32], n: usize, f: usize) {
-    cpu.pool.run(n.div_ceil(ROWS), &|_, tile| {
-        let rows = block(tile, ROWS, n);
-        // SAFETY: row blocks of different tiles are disjoint, and each tile runs once.
-        let out = unsafe { out.rows_mut(rows.clone()) };
+pub(super) fn forward(cpu: &CpuKernels, out: &mut [f32], gate_up: &[f32], f: usize) {
+    each(&cpu.pool, Rows::new(out, f, ROWS), |_, (rows, out)| {
         let gate_up = &gate_up[rows.start * 2 * f..rows.end * 2 * f];
         for (out, gate_up) in out.chunks_exact_mut(f).zip(gate_up.chunks_exact(2 * f)) {
             let (gate, up) = gate_up.split_at(f);
@@ -20,11 +17,8 @@ pub(super) fn forward(cpu: &CpuKernels, out: Grid<f32>, gate_up: &[f32], n: usiz
     });
 }
 
-pub(super) fn backward(cpu: &CpuKernels, gate_up: Grid<f32>, dout: &[f32], n: usize, f: usize) {
-    cpu.pool.run(n.div_ceil(ROWS), &|_, tile| {
-        let rows = block(tile, ROWS, n);
-        // SAFETY: row blocks of different tiles are disjoint, and each tile runs once.
-        let gate_up = unsafe { gate_up.rows_mut(rows.clone()) };
+pub(super) fn backward(cpu: &CpuKernels, gate_up: &mut [f32], dout: &[f32], f: usize) {
+    each(&cpu.pool, Rows::new(gate_up, 2 * f, ROWS), |_, (rows, gate_up)| {
         let dout = &dout[rows.start * f..rows.end * f];
         for (gate_up, dout) in gate_up.chunks_exact_mut(2 * f).zip(dout.chunks_exact(f)) {
             let (gate, up) = gate_up.split_at_mut(f);

@@ -1,4 +1,4 @@
-//! Spans as slices: the one place where device memory becomes references.
+//! Spans as slices, the one place where device memory becomes references; and rectangles of slices.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -10,130 +10,85 @@ use crate::device::DeviceSpan;
 /// # Safety
 /// Every pattern of `size_of::<Self>()` bytes is a valid value.
 pub(super) unsafe trait Element: Copy + Send + Sync + 'static {}
-// SAFETY: every pattern is a number or a NaN.
+// SAFETY: every pattern of 32 bits is an f32, be it a NaN.
 unsafe impl Element for f32 {}
-// SAFETY: every pattern is a number or a NaN.
+// SAFETY: every pattern of 64 bits is an f64, be it a NaN.
 unsafe impl Element for f64 {}
-// SAFETY: every pattern is a bf16.
+// SAFETY: integers have no invalid pattern; as a bf16 every one is a number or a NaN.
 unsafe impl Element for u16 {}
-// SAFETY: every pattern is an integer.
+// SAFETY: every pattern of 32 bits is a signed integer.
 unsafe impl Element for i32 {}
-// SAFETY: every pattern is an integer.
+// SAFETY: every byte is a u8.
 unsafe impl Element for u8 {}
 
-/// Memory that several workers read and write, `rows × columns`, row-major. References come out of it by
-/// `unsafe` functions, and each caller says why no other worker touches what it takes.
-#[derive(Clone, Copy)]
-pub(super) struct Grid<'a, T> {
-    base: *mut T,
-    rows: usize,
-    columns: usize,
-    memory: PhantomData<&'a [T]>,
+/// The address of a span's first elements.
+///
+/// # Panics
+/// If the span is shorter, or not aligned to its elements.
+fn elements_at<T: Element>(span: &DeviceSpan, elements: usize) -> *mut T {
+    let bytes = elements.checked_mul(size_of::<T>());
+    assert!(
+        bytes.is_some_and(|bytes| bytes <= span.bytes()),
+        "{elements} elements of {} bytes leave a span of {} bytes",
+        size_of::<T>(),
+        span.bytes()
+    );
+    let base = span.address().cast::<T>();
+    assert!(base.is_aligned(), "a span is not aligned to its elements of {} bytes", size_of::<T>());
+    base
 }
 
-// SAFETY: a grid is an address and two lengths; whoever turns it into references argues for them.
-unsafe impl<T: Element> Send for Grid<'_, T> {}
-// SAFETY: sharing the address and the lengths gives no access by itself.
-unsafe impl<T: Element> Sync for Grid<'_, T> {}
-
-impl<'a, T: Element> Grid<'a, T> {
-    /// The first `rows · columns` elements of a span.
-    ///
-    /// # Panics
-    /// If the span is shorter, or not aligned to its elements.
-    pub fn new(span: &'a DeviceSpan, rows: usize, columns: usize) -> Self {
-        let bytes = rows.checked_mul(columns).and_then(|n| n.checked_mul(size_of::<T>()));
-        assert!(
-            bytes.is_some_and(|bytes| bytes <= span.bytes()),
-            "{rows} × {columns} elements of {} bytes leave a span of {} bytes",
-            size_of::<T>(),
-            span.bytes()
-        );
-        let base = span.address().cast::<T>();
-        assert!(base.is_aligned(), "a span is not aligned to its elements of {} bytes", size_of::<T>());
-        Grid { base, rows, columns, memory: PhantomData }
-    }
-
-    /// Scratch memory as a grid.
-    pub fn of(slice: &'a mut [T], rows: usize, columns: usize) -> Self {
-        assert!(rows * columns <= slice.len(), "scratch is too short");
-        Grid { base: slice.as_mut_ptr(), rows, columns, memory: PhantomData }
-    }
-
-    /// Rows to read.
-    ///
-    /// # Safety
-    /// While the slice lives, no one writes these rows.
-    pub unsafe fn rows(&self, rows: Range<usize>) -> &'a [T] {
-        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the grid");
-        // SAFETY: the rows lie in the grid, whose memory is initialised, aligned and lives for 'a; the caller
-        // keeps writers away.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.base.add(rows.start * self.columns),
-                (rows.end - rows.start) * self.columns,
-            )
-        }
-    }
-
-    /// Rows to write.
-    ///
-    /// # Safety
-    /// While the slice lives, no one else reads or writes these rows.
-    pub unsafe fn rows_mut(&self, rows: Range<usize>) -> &'a mut [T] {
-        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the grid");
-        // SAFETY: the rows lie in the grid, whose memory is initialised, aligned and lives for 'a; the caller
-        // keeps everyone else away.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.base.add(rows.start * self.columns),
-                (rows.end - rows.start) * self.columns,
-            )
-        }
-    }
-
-    /// Copies part of a row from the same place of a grid of the same shape, which may be this very memory.
-    ///
-    /// # Safety
-    /// Nobody else touches this part of the row of either grid meanwhile.
-    pub unsafe fn copy_row(&self, from: &Grid<T>, row: usize, columns: Range<usize>) {
-        assert!(row < self.rows && columns.end <= self.columns, "the row leaves the grid");
-        assert!(from.rows == self.rows && from.columns == self.columns, "the shapes differ");
-        let at = row * self.columns + columns.start;
-        // SAFETY: both places lie in their grids, whose shapes are equal; `copy` allows them to overlap.
-        unsafe { std::ptr::copy(from.base.add(at), self.base.add(at), columns.len()) }
-    }
-
-    /// A rectangle to write.
-    ///
-    /// # Safety
-    /// While the tile lives, no one else reads or writes this rectangle.
-    pub unsafe fn tile(&self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'a, T> {
-        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the grid");
-        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the grid");
-        TileMut {
-            // SAFETY: the corner lies in the grid, or one past its end when the tile is empty.
-            base: unsafe { self.base.add(rows.start * self.columns + columns.start) },
-            rows: rows.end - rows.start,
-            columns: columns.end - columns.start,
-            stride: self.columns,
-            memory: PhantomData,
-        }
-    }
-}
-
-/// All elements of a span, to read.
+/// The first elements of an input.
 ///
 /// By the law of the floor the caller of an operation holds the right to read its inputs for the length of
-/// the call, and no operation names an input as an output unless its contract says so; such operands are
-/// taken as a [`Grid`].
+/// the call, and none is an output unless the operation's contract says so; such an input is taken by
+/// [`read_apart`].
+///
+/// # Panics
+/// If the span is shorter, or not aligned to its elements.
 pub(super) fn read<T: Element>(span: &DeviceSpan, elements: usize) -> &[T] {
-    let grid = Grid::new(span, 1, elements);
-    // SAFETY: nobody writes the inputs of a running operation, as said above.
-    unsafe { grid.rows(0..1) }
+    let base = elements_at(span, elements);
+    // SAFETY: device memory of the CPU is addressable and initialised, the elements lie in the span, and nobody
+    // writes the inputs of a running operation, as said above.
+    unsafe { std::slice::from_raw_parts(base, elements) }
 }
 
-/// A rectangle of a row-major matrix, to write.
+/// The first elements of an output.
+///
+/// By the law of the floor the caller of an operation holds the right to write its outputs for the length of
+/// the call, and an operation takes each of its outputs once.
+///
+/// # Panics
+/// If the span is shorter, or not aligned to its elements.
+pub(super) fn write<T: Element>(span: &mut DeviceSpan, elements: usize) -> &mut [T] {
+    let base = elements_at(span, elements);
+    // SAFETY: a slice of the span's memory as in `read`, and alone there: nobody else reads or writes the
+    // outputs of a running operation, as said above.
+    unsafe { std::slice::from_raw_parts_mut(base, elements) }
+}
+
+/// The first elements of an input that may be the output `out`: none when it is, for then `out` holds it.
+///
+/// # Panics
+/// If the two overlap in part; if the span is shorter, or not aligned to its elements.
+pub(super) fn read_apart<'a, T: Element>(
+    span: &'a DeviceSpan,
+    elements: usize,
+    out: &DeviceSpan,
+) -> Option<&'a [T]> {
+    if span.address() == out.address() {
+        return None;
+    }
+    let x = read(span, elements);
+    let bytes = size_of_val(x);
+    assert!(
+        span.address().addr().abs_diff(out.address().addr()) >= bytes,
+        "an input of {bytes} bytes overlaps a part of its output"
+    );
+    Some(x)
+}
+
+/// A rectangle of a row-major matrix, to write: nobody else reads or writes it while it lives.
 pub(super) struct TileMut<'a, T> {
     base: *mut T,
     rows: usize,
@@ -143,40 +98,55 @@ pub(super) struct TileMut<'a, T> {
 }
 
 impl<'a, T: Element> TileMut<'a, T> {
-    /// A whole slice as a tile.
+    /// A slice as a tile.
     pub fn of(slice: &'a mut [T], rows: usize, columns: usize) -> Self {
-        assert!(rows * columns <= slice.len(), "the slice is shorter than the tile");
+        assert!(
+            rows.checked_mul(columns).is_some_and(|elements| elements <= slice.len()),
+            "the slice is shorter than the tile"
+        );
         TileMut { base: slice.as_mut_ptr(), rows, columns, stride: columns, memory: PhantomData }
     }
 
     /// One row.
+    #[inline(always)]
     pub fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "the row leaves the tile");
-        // SAFETY: the row lies in the tile, which is ours alone by the promise made to `Grid::tile` (or by the
-        // borrow taken in `of`), and `&mut self` lends it once at a time.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.stride), self.columns) }
+        // SAFETY: the row lies in the tile, which is ours alone, and `&mut self` lends it once at a time.
+        unsafe { std::slice::from_raw_parts_mut(self.base.wrapping_add(row * self.stride), self.columns) }
     }
 
-    /// Some of the columns.
-    pub fn into_columns(self, columns: Range<usize>) -> Self {
-        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the tile");
-        // SAFETY: the corner lies in the tile, or one past its end when no column is left.
-        let base = unsafe { self.base.add(columns.start) };
-        TileMut { base, columns: columns.end - columns.start, ..self }
+    /// Sets every element.
+    pub fn fill(&mut self, value: T) {
+        for row in 0..self.rows {
+            self.row(row).fill(value);
+        }
+    }
+
+    /// The columns before `at`, and those from it on.
+    pub fn split_columns(self, at: usize) -> (Self, Self) {
+        // SAFETY: the two share no column, and the tile itself is given up.
+        unsafe { (self.cut(0..self.rows, 0..at), self.cut(0..self.rows, at..self.columns)) }
     }
 
     /// Part of the tile, lent.
+    #[inline(always)]
     pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'_, T> {
+        // SAFETY: the part borrows the tile, which cannot be used while it lives.
+        unsafe { self.cut(rows, columns) }
+    }
+
+    /// Part of the tile.
+    ///
+    /// # Safety
+    /// While it lives, nothing else uses an element of this part: neither the tile nor another part.
+    #[inline(always)]
+    pub unsafe fn cut(&self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'a, T> {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the tile");
         assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the tile");
-        TileMut {
-            // SAFETY: the corner lies in the tile, or one past its end when the part is empty.
-            base: unsafe { self.base.add(rows.start * self.stride + columns.start) },
-            rows: rows.end - rows.start,
-            columns: columns.end - columns.start,
-            stride: self.stride,
-            memory: PhantomData,
-        }
+        // Of an empty part the corner may lie outside, and nobody asks for what is there.
+        let base = self.base.wrapping_add(rows.start * self.stride + columns.start);
+        let (rows, columns) = (rows.len(), columns.len());
+        TileMut { base, rows, columns, stride: self.stride, memory: PhantomData }
     }
 
     /// Elements from one row to the next.

@@ -11,16 +11,13 @@ mod token_file;
 
 use std::path::PathBuf;
 
-use crate::base::{Error, Result, Shape, Status};
+use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status};
 use crate::engine::Batch;
 use crate::train::ByteTokenizer;
 
 pub use order::Order;
 pub use text::Text;
 pub use token_file::TokenFile;
-
-/// The target that is not one.
-pub const IGNORED: i32 = -100;
 
 #[derive(Debug)]
 enum Stream {
@@ -172,7 +169,7 @@ impl Data {
         let first = documents.partition_point(|&start| start <= offset);
         for &start in documents[first..].iter().take_while(|&&start| start <= offset + s as u64) {
             let position = (start - offset) as usize;
-            targets[position - 1] = IGNORED;
+            targets[position - 1] = IGNORED_TARGET;
             starts[position..].fill(position as i32);
         }
         Ok(starts.iter().enumerate().map(|(t, &start)| t as u64 - start as u64 + 1).sum())
@@ -184,7 +181,7 @@ impl Data {
 pub struct Micro {
     /// B·T token ids.
     pub tokens: Vec<i32>,
-    /// B·T targets, [`IGNORED`] where there is none.
+    /// B·T targets, [`IGNORED_TARGET`] where there is none.
     pub targets: Vec<i32>,
     /// Per token the position at which its document starts; `None` if every row is one document.
     pub starts: Option<Vec<i32>>,
@@ -232,7 +229,8 @@ impl Loader {
 
     fn fill(&mut self, data: &Data, end: u64) -> Result<Micro> {
         let (n, t) = (self.shape.n(), self.shape.t);
-        let mut micro = Micro { tokens: vec![0; n], targets: vec![IGNORED; n], starts: None, attended: 0 };
+        let mut micro =
+            Micro { tokens: vec![0; n], targets: vec![IGNORED_TARGET; n], starts: None, attended: 0 };
         let mut starts = vec![0; n];
         for row in 0..self.shape.b {
             if self.position >= end {

@@ -9,7 +9,7 @@ fn text(documents: &[&str]) -> Text {
 }
 
 fn letters(tokens: &[i32]) -> String {
-    tokens.iter().map(|&t| if t == IGNORED { '·' } else { t as u8 as char }).collect()
+    tokens.iter().map(|&t| if t == IGNORED_TARGET { '·' } else { t as u8 as char }).collect()
 }
 
 fn bytes() -> Result<ByteTokenizer> {

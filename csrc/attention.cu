@@ -1,0 +1,457 @@
+// Causal grouped-query attention, flash style: scores live in registers, a tile at a time, and are never stored.
+//
+// Rows are packed documents. Row i sees keys [low(i), i], low(i) = max(doc_start[i], i - window + 1); key j is seen by rows
+// [j, high(j)), high(j) = min(doc_end[j], j + window). Neither bound falls as its argument rises, so the first and last row
+// of a tile bound the tiles it meets, and a tile between the bounds of all its rows needs no mask.
+//
+// Scores are kept in powers of two: e^(scale · s) = 2^(s · scale · log2 e).
+#include "launch.h"
+#include "reduce.h"
+#include "tile.h"
+
+namespace hz {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
+
+struct Shape {
+    int N, heads, group;  // query heads, query heads of one key/value head
+    int window;           // 1..N
+    float scale;
+    size_t q_stride, k_stride, v_stride, out_stride;
+};
+
+__device__ __forceinline__ int low(const int32_t* doc_start, int row, int window) {
+    return max(doc_start[row], row - window + 1);
+}
+__device__ __forceinline__ int high(const int32_t* doc_end, int key, int window) {
+    return window < doc_end[key] - key ? key + window : doc_end[key];
+}
+
+// Scores outside what their row may see become -inf. range(row) gives the first and last visible column.
+template <int MI, int COLS, class Range>
+__device__ __forceinline__ void keep_visible(float (&s)[MI][COLS][4], int row0, int col0, Range range) {
+    const int lane = opaque(int(threadIdx.x) & 31);
+    HZ_UNROLL
+    for (int mi = 0; mi < MI; ++mi)
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int2 visible = range(row0 + mi * 16 + half * 8 + (lane >> 2));
+            HZ_UNROLL
+            for (int j = 0; j < COLS; ++j)
+                HZ_UNROLL
+                for (int e = 0; e < 2; ++e) {
+                    const int col = col0 + j * 8 + (lane & 3) * 2 + e;
+                    if (col < visible.x || col > visible.y) s[mi][j][half * 2 + e] = -INFINITY;
+                }
+        }
+}
+
+// ---- forward ----------------------------------------------------------------------------------------------------------
+// A block owns ROWS query rows of one head and walks the key tiles they see; each warp owns 16·MI of the rows. K and V have one
+// buffer each: the next K travels under softmax and P·V, the next V under Q·Kᵀ.
+// Operations: 4·D for every pair in the tiles walked. D 64 and 96 could hold more keys; 64 keeps shared memory for two blocks.
+template <int D>
+struct Forward {
+    static constexpr int WARPS = 4, THREADS = 32 * WARPS;
+    static constexpr int MI = D == 256 ? 1 : 2, ROWS = 16 * MI * WARPS, KEYS = 64;
+    static constexpr size_t SHARED = size_t(ROWS + 2 * KEYS) * D * sizeof(bf16);
+};
+
+template <int D>
+__global__ void __launch_bounds__(Forward<D>::THREADS)
+    attention_forward_kernel(bf16* __restrict__ out /* = */, float* __restrict__ lse /* = */, const bf16* __restrict__ q,
+                             const bf16* __restrict__ k, const bf16* __restrict__ v, const int32_t* __restrict__ doc_start,
+                             Shape shape) {
+    using T = Tile<D>;
+    using F = Forward<D>;
+    HZ_DYN_SHARED(raw, 128);
+    bf16* const tile_q = reinterpret_cast<bf16*>(raw);
+    bf16* const tile_k = tile_q + F::ROWS * D;
+    bf16* const tile_v = tile_k + F::KEYS * D;
+    const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16 * F::MI;
+    const int N = shape.N, head = int(blockIdx.y);
+    const int row0 = int(gridDim.x - 1 - blockIdx.x) * F::ROWS;  // the longest walks first
+    const int row_end = min(row0 + F::ROWS, N), warp_row0 = row0 + warp_row;
+    const int kv_column = head / shape.group * D;
+
+    const int key_begin = low(doc_start, row0, shape.window), unmasked_from = low(doc_start, row_end - 1, shape.window);
+    auto load_k = [&](int key0) {
+        T::template load<F::KEYS, F::THREADS>(tile_k, k + opaque(kv_column), shape.k_stride, key0, row_end);
+        cp_async_commit();
+    };
+    auto load_v = [&](int key0) {
+        T::template load<F::KEYS, F::THREADS>(tile_v, v + opaque(kv_column), shape.v_stride, key0, row_end);
+        cp_async_commit();
+    };
+    T::template load<F::ROWS, F::THREADS>(tile_q, q + size_t(head) * D, shape.q_stride, row0, row_end);
+    load_k(key_begin);
+    load_v(key_begin);
+
+    float top[F::MI][2], sum[F::MI][2];  // of each row so far: the largest score, and this lane's share of the sum
+    HZ_UNROLL
+    for (int mi = 0; mi < F::MI; ++mi)
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) top[mi][half] = -INFINITY, sum[mi][half] = 0.f;
+    float acc[F::MI][D / 8][4];
+    clear(acc);
+    const float to_log2 = shape.scale * kLog2E;
+
+    cp_async_wait<1>();
+    __syncthreads();  // Q and the first K have landed for all
+    for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {
+        float s[F::MI][F::KEYS / 8][4];
+        clear(s);
+        T::template product_transposed<F::MI, F::KEYS>(s, tile_q, warp_row, tile_k);
+        cp_async_wait<0>();
+        __syncthreads();  // V has landed for all, and all are done with K
+        const bool more = key0 + F::KEYS < row_end;
+        if (more) load_k(key0 + F::KEYS);
+
+        if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)
+            keep_visible(s, warp_row0, key0, [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
+        HZ_UNROLL
+        for (int mi = 0; mi < F::MI; ++mi)
+            HZ_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                float m = top[mi][half];
+                HZ_UNROLL
+                for (int j = 0; j < F::KEYS / 8; ++j) m = fmaxf(m, fmaxf(s[mi][j][half * 2], s[mi][j][half * 2 + 1]));
+                m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
+                m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
+                const float base = m == -INFINITY ? 0.f : m * to_log2;  // a row may not have met a key yet
+                const float shrink = exp2_approx(top[mi][half] * to_log2 - base);
+                top[mi][half] = m;
+                float total = sum[mi][half] * shrink;
+                HZ_UNROLL
+                for (int j = 0; j < F::KEYS / 8; ++j)
+                    HZ_UNROLL
+                    for (int e = half * 2; e < half * 2 + 2; ++e) {
+                        s[mi][j][e] = exp2_approx(s[mi][j][e] * to_log2 - base);
+                        total += s[mi][j][e];
+                    }
+                sum[mi][half] = total;
+                HZ_UNROLL
+                for (int j = 0; j < D / 8; ++j) {
+                    acc[mi][j][half * 2] *= shrink;
+                    acc[mi][j][half * 2 + 1] *= shrink;
+                }
+            }
+        T::template product<F::MI, F::KEYS>(acc, s, tile_v);
+        if (more) {
+            cp_async_wait<0>();
+            __syncthreads();  // the next K has landed for all, and all are done with V
+            load_v(key0 + F::KEYS);
+        }
+    }
+
+    HZ_UNROLL
+    for (int mi = 0; mi < F::MI; ++mi)
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            float total = sum[mi][half];
+            total += __shfl_xor_sync(kAllLanes, total, 1);
+            total += __shfl_xor_sync(kAllLanes, total, 2);
+            sum[mi][half] = 1.f / total;
+            const int row = warp_row0 + mi * 16 + half * 8 + (lane >> 2);
+            if ((lane & 3) == 0 && row < N)
+                lse[size_t(head) * N + row] = top[mi][half] * shape.scale + log2f(total) * kLn2;
+        }
+    T::template store<F::MI>(out + size_t(head) * D, shape.out_stride, warp_row0, row_end, tile_q, warp_row, acc,
+                             [&](int mi, int half) { return sum[mi][half]; });
+}
+
+// ---- backward ---------------------------------------------------------------------------------------------------------
+// With P = e^(scale·s - lse), dP = dout·vᵀ and delta = sum over D of dout·out:  dS = P · (dP - delta),
+//   dv = Pᵀ·dout,   dq = scale · dS·k,   dk = scale · dSᵀ·q.
+// Two kernels of one form. A block keeps two resident tiles (their rows are the output's), streams two tiles past them, and for
+// each pair of rows needs the same two products, resident · streamᵀ:
+//   dq:      resident q, dout;  stream k, v      s = q·kᵀ     dP = dout·vᵀ
+//   dk, dv:  resident k, v;     stream q, dout   sᵀ = k·qᵀ    dPᵀ = v·doutᵀ
+
+// delta[h,n]. Least bytes: 4·N·H·D. Eight columns a lane; of a head of 96 four lanes have none.
+template <int D>
+constexpr int kDeltaHeads = D == 64 ? 32 : D == 256 ? 8 : 16;  // a block's
+template <int D>
+__global__ void __launch_bounds__(256)
+    attention_backward_delta_kernel(float* __restrict__ delta /* = [H,N] */, const bf16* __restrict__ dout,
+                                    const bf16* __restrict__ out, unsigned N, unsigned heads) {
+    constexpr int PER_BLOCK = kDeltaHeads<D>, LANES = 256 / PER_BLOCK;
+    const unsigned i = blockIdx.x * PER_BLOCK + threadIdx.x / LANES;  // row · heads + head
+    const int c = int(threadIdx.x) % LANES * 8;
+    float sum = 0.f;
+    if (i < N * heads && c < D) {
+        float a[8], b[8];
+        load8(dout + size_t(i) * D + c, a);
+        load8_once(out + size_t(i) * D + c, b);
+        HZ_UNROLL
+        for (int e = 0; e < 8; ++e) sum += a[e] * b[e];
+    }
+    sum = warp_sum<LANES>(sum);
+    if (i < N * heads && c == 0) delta[size_t(i % heads) * N + i / heads] = sum;
+}
+
+// Tiles of both kernels: 64 resident rows, 16 a warp. Two stages of stream where 99 KiB of shared memory hold them.
+template <int D>
+struct Backward {
+    static constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS;
+    static constexpr int STREAM = D == 256 ? 32 : 64, STAGES = D == 256 ? 1 : 2;
+    static constexpr size_t TILES = size_t(2 * ROWS + 2 * STAGES * STREAM) * D * sizeof(bf16);
+    static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STREAM) * sizeof(float);
+};
+
+// Operations: 6·D for every pair in the tiles walked.
+template <int D>
+__global__ void __launch_bounds__(Backward<D>::THREADS)
+    attention_backward_dq_kernel(bf16* __restrict__ dq /* = */, const bf16* __restrict__ dout, const float* __restrict__ lse,
+                                 const float* __restrict__ delta, const bf16* __restrict__ q, const bf16* __restrict__ k,
+                                 const bf16* __restrict__ v, const int32_t* __restrict__ doc_start, Shape shape) {
+    using T = Tile<D>;
+    using B = Backward<D>;
+    HZ_DYN_SHARED(raw, 128);
+    bf16* const tile_q = reinterpret_cast<bf16*>(raw);
+    bf16* const tile_dout = tile_q + B::ROWS * D;
+    bf16* const stream = tile_dout + B::ROWS * D;  // stage by stage: K, V
+    const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16;
+    const int N = shape.N, head = int(blockIdx.y);
+    const int row0 = int(gridDim.x - 1 - blockIdx.x) * B::ROWS, row_end = min(row0 + B::ROWS, N);
+    q += size_t(head) * D;
+    dout += size_t(head) * D;
+    k += size_t(head / shape.group) * D;
+    v += size_t(head / shape.group) * D;
+
+    const int key_begin = low(doc_start, row0, shape.window), unmasked_from = low(doc_start, row_end - 1, shape.window);
+    const int tiles = (row_end - key_begin + B::STREAM - 1) / B::STREAM;
+    auto load_stream = [&](int tile) {
+        bf16* stage = stream + tile % B::STAGES * 2 * B::STREAM * D;
+        const int key0 = key_begin + tile * B::STREAM;
+        T::template load<B::STREAM, B::THREADS>(stage, k, shape.k_stride, key0, row_end);
+        T::template load<B::STREAM, B::THREADS>(stage + B::STREAM * D, v, shape.v_stride, key0, row_end);
+    };
+    T::template load<B::ROWS, B::THREADS>(tile_q, q, shape.q_stride, row0, row_end);
+    T::template load<B::ROWS, B::THREADS>(tile_dout, dout, shape.out_stride, row0, row_end);
+    load_stream(0);
+    cp_async_commit();
+
+    float row_lse[2], row_delta[2];
+    HZ_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const int row = min(row0 + warp_row + half * 8 + (lane >> 2), N - 1);
+        row_lse[half] = lse[size_t(head) * N + row] * kLog2E;
+        row_delta[half] = delta[size_t(head) * N + row];
+    }
+    float acc[1][D / 8][4];
+    clear(acc);
+    const float to_log2 = shape.scale * kLog2E;
+
+    for (int tile = 0; tile < tiles; ++tile) {
+        if (B::STAGES == 2 && tile + 1 < tiles) load_stream(tile + 1);
+        if (B::STAGES == 2) cp_async_commit();
+        cp_async_wait<B::STAGES - 1>();
+        __syncthreads();  // this tile has landed for all
+        const bf16* tile_k = stream + tile % B::STAGES * 2 * B::STREAM * D;
+        const bf16* tile_v = tile_k + B::STREAM * D;
+        const int key0 = key_begin + tile * B::STREAM;
+        float s[1][B::STREAM / 8][4], dp[1][B::STREAM / 8][4];
+        clear(s);
+        T::template product_transposed<1, B::STREAM>(s, tile_q, warp_row, tile_k);
+        if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)
+            keep_visible(s, row0 + warp_row, key0,
+                         [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
+        HZ_UNROLL
+        for (int j = 0; j < B::STREAM / 8; ++j)
+            HZ_UNROLL
+            for (int e = 0; e < 4; ++e) s[0][j][e] = exp2_approx(s[0][j][e] * to_log2 - row_lse[e >> 1]);
+        clear(dp);
+        T::template product_transposed<1, B::STREAM>(dp, tile_dout, warp_row, tile_v);
+        HZ_UNROLL
+        for (int j = 0; j < B::STREAM / 8; ++j)
+            HZ_UNROLL
+            for (int e = 0; e < 4; ++e) s[0][j][e] *= dp[0][j][e] - row_delta[e >> 1];
+        T::template product<1, B::STREAM>(acc, s, tile_k);
+        __syncthreads();  // all are done with this stage
+        if (B::STAGES == 1 && tile + 1 < tiles) {
+            load_stream(tile + 1);
+            cp_async_commit();
+        }
+    }
+    T::template store<1>(dq + size_t(head) * D, shape.q_stride, row0 + warp_row, row_end, tile_q, warp_row, acc,
+                         [&](int, int) { return shape.scale; });
+}
+
+// Walks the query heads of the group in order, each with the query rows that see these keys. DK and DV choose what is made: at
+// D 256 the two sums together pass the register file, so each has its own launch.
+// Operations: 8·D for every pair in the tiles walked and query head; DV alone 4·D, DK alone 6·D.
+template <int D, bool DK, bool DV>
+__global__ void __launch_bounds__(Backward<D>::THREADS)
+    attention_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, const bf16* __restrict__ dout,
+                                  const float* __restrict__ lse, const float* __restrict__ delta, const bf16* __restrict__ q,
+                                  const bf16* __restrict__ k, const bf16* __restrict__ v, const int32_t* __restrict__ doc_end,
+                                  Shape shape) {
+    using T = Tile<D>;
+    using B = Backward<D>;
+    HZ_DYN_SHARED(raw, 128);
+    bf16* const tile_k = reinterpret_cast<bf16*>(raw);
+    bf16* const tile_v = tile_k + B::ROWS * D;
+    bf16* const stream = tile_v + B::ROWS * D;                         // stage by stage: Q, dout
+    float* const stream_rows = reinterpret_cast<float*>(raw + B::TILES);  // stage by stage: lse, delta
+    const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16;
+    const int N = shape.N, kv_head = int(blockIdx.y);
+    const int key0 = int(blockIdx.x) * B::ROWS, key_end = min(key0 + B::ROWS, N);
+    k += size_t(kv_head) * D;
+    v += size_t(kv_head) * D;
+
+    const int row_end = high(doc_end, key_end - 1, shape.window), unmasked_to = high(doc_end, key0, shape.window);
+    const int tiles_per_head = (row_end - key0 + B::STREAM - 1) / B::STREAM, tiles = tiles_per_head * shape.group;
+    auto load_stream = [&](int tile) {
+        const int head = kv_head * shape.group + tile / tiles_per_head, row0 = key0 + tile % tiles_per_head * B::STREAM;
+        bf16* stage = stream + tile % B::STAGES * 2 * B::STREAM * D;
+        float* stage_rows = stream_rows + tile % B::STAGES * 2 * B::STREAM;
+        T::template load<B::STREAM, B::THREADS>(stage, q + size_t(head) * D, shape.q_stride, row0, row_end);
+        T::template load<B::STREAM, B::THREADS>(stage + B::STREAM * D, dout + size_t(head) * D, shape.out_stride, row0, row_end);
+        static_assert(2 * B::STREAM <= B::THREADS);
+        const int i = int(threadIdx.x);
+        if (i < 2 * B::STREAM) {
+            const float* src = (i < B::STREAM ? lse : delta) + size_t(head) * N;
+            const int row = row0 + i % B::STREAM;
+            cp_async_4(stage_rows + i, row < row_end ? src + row : src, row < row_end);
+        }
+    };
+    T::template load<B::ROWS, B::THREADS>(tile_k, k, shape.k_stride, key0, key_end);
+    if (DK) T::template load<B::ROWS, B::THREADS>(tile_v, v, shape.v_stride, key0, key_end);
+    load_stream(0);
+    cp_async_commit();
+
+    float acc_k[1][D / 8][4], acc_v[1][D / 8][4];
+    if (DK) clear(acc_k);
+    if (DV) clear(acc_v);
+    const float to_log2 = shape.scale * kLog2E;
+
+    for (int tile = 0; tile < tiles; ++tile) {
+        if (B::STAGES == 2 && tile + 1 < tiles) load_stream(tile + 1);
+        if (B::STAGES == 2) cp_async_commit();
+        cp_async_wait<B::STAGES - 1>();
+        __syncthreads();  // this tile has landed for all
+        const bf16* tile_q = stream + tile % B::STAGES * 2 * B::STREAM * D;
+        const bf16* tile_dout = tile_q + B::STREAM * D;
+        const float* rows_lse = stream_rows + tile % B::STAGES * 2 * B::STREAM + (lane & 3) * 2;
+        const float* rows_delta = rows_lse + B::STREAM;
+        const int row0 = key0 + tile % tiles_per_head * B::STREAM;
+        float s[1][B::STREAM / 8][4];
+        clear(s);
+        T::template product_transposed<1, B::STREAM>(s, tile_k, warp_row, tile_q);
+        if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)
+            keep_visible(s, key0 + warp_row, row0,
+                         [&](int key) { return int2{key, (key < N ? high(doc_end, key, shape.window) : 0) - 1}; });
+        HZ_UNROLL
+        for (int j = 0; j < B::STREAM / 8; ++j) {
+            const float2 l = *reinterpret_cast<const float2*>(rows_lse + j * 8);
+            HZ_UNROLL
+            for (int e = 0; e < 4; ++e)
+                s[0][j][e] = exp2_approx(s[0][j][e] * to_log2 - (e & 1 ? l.y : l.x) * kLog2E);
+        }
+        if (DV) T::template product<1, B::STREAM>(acc_v, s, tile_dout);
+        if (DK) {
+            float dp[1][B::STREAM / 8][4];
+            clear(dp);
+            T::template product_transposed<1, B::STREAM>(dp, tile_v, warp_row, tile_dout);
+            HZ_UNROLL
+            for (int j = 0; j < B::STREAM / 8; ++j) {
+                const float2 d = *reinterpret_cast<const float2*>(rows_delta + j * 8);
+                HZ_UNROLL
+                for (int e = 0; e < 4; ++e) s[0][j][e] *= dp[0][j][e] - (e & 1 ? d.y : d.x);
+            }
+            T::template product<1, B::STREAM>(acc_k, s, tile_q);
+        }
+        __syncthreads();  // all are done with this stage
+        if (B::STAGES == 1 && tile + 1 < tiles) {
+            load_stream(tile + 1);
+            cp_async_commit();
+        }
+    }
+    if (DK)
+        T::template store<1>(dk + size_t(kv_head) * D, shape.k_stride, key0 + warp_row, key_end, tile_k, warp_row, acc_k,
+                             [&](int, int) { return shape.scale; });
+    if (DV)
+        T::template store<1>(dv + size_t(kv_head) * D, shape.v_stride, key0 + warp_row, key_end, DK ? tile_v : tile_k, warp_row,
+                             acc_v, [&](int, int) { return 1.f; });
+}
+
+// ---- launching --------------------------------------------------------------------------------------------------------
+bool good_shape(float scale, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride, int64_t k_stride, int64_t v_stride) {
+    return N >= 0 && N <= kIntMax - 255 && G > 0 && H > 0 && H <= 65535 && is_count(N * H) && H % G == 0 && D > 0 && D <= 256 &&
+           is_rows(q_stride, H * D) && is_rows(k_stride, G * D) && is_rows(v_stride, G * D) && scale > 0.f &&
+           scale < INFINITY;
+}
+Shape shape_of(float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride, int64_t k_stride,
+               int64_t v_stride) {
+    return {int(N),           int(H),           int(H / G),       int(window > 0 && window < N ? window : N), scale,
+            size_t(q_stride), size_t(k_stride), size_t(v_stride), size_t(H * D)};
+}
+template <class Launch>
+int with_head_dim(int64_t D, Launch launch) {
+    if (D == 64) return launch.template operator()<64>();
+    if (D == 96) return launch.template operator()<96>();
+    if (D == 128) return launch.template operator()<128>();
+    if (D == 256) return launch.template operator()<256>();
+    return HZK_ERROR_SHAPE;
+}
+
+}  // namespace
+}  // namespace hz
+
+using namespace hz;
+
+int hzk_attention_forward(hzk_bf16* out, float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v,
+                          const int32_t* doc_start, float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D,
+                          int64_t q_stride, int64_t k_stride, int64_t v_stride, hzk_stream stream) {
+    HZK_NEED_SHAPE(good_shape(scale, N, H, G, D, q_stride, k_stride, v_stride));
+    HZK_NEED_ALIGNED(out, q, k, v);
+    if (N == 0) return HZK_OK;
+    const Shape shape = shape_of(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
+    return with_head_dim(D, [&]<int DIM>() {
+        using F = Forward<DIM>;
+        const int status = allow_shared(attention_forward_kernel<DIM>, F::SHARED);
+        if (status != HZK_OK) return status;
+        HZ_LAUNCH(attention_forward_kernel<DIM>, dim3(unsigned(ceil_div(N, F::ROWS)), unsigned(H)), F::THREADS, F::SHARED, stream,
+                  out, lse, q, k, v, doc_start, shape);
+        return launch_status();
+    });
+}
+
+size_t hzk_attention_backward_scratch(int64_t N, int64_t H) { return size_t(N) * size_t(H) * sizeof(float); }
+
+int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scratch, const hzk_bf16* dout, const hzk_bf16* out,
+                           const float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v, const int32_t* doc_start,
+                           const int32_t* doc_end, float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D,
+                           int64_t q_stride, int64_t k_stride, int64_t v_stride, hzk_stream stream) {
+    HZK_NEED_SHAPE(good_shape(scale, N, H, G, D, q_stride, k_stride, v_stride));
+    HZK_NEED_ALIGNED(dq, dk, dv, scratch, dout, out, q, k, v);
+    if (N == 0) return HZK_OK;
+    const Shape shape = shape_of(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
+    float* delta = static_cast<float*>(scratch);
+    return with_head_dim(D, [&]<int DIM>() {
+        using B = Backward<DIM>;
+        const dim3 by_query(unsigned(ceil_div(N, B::ROWS)), unsigned(H)), by_key(by_query.x, unsigned(G));
+        const unsigned delta_blocks = unsigned(ceil_div(N * H, kDeltaHeads<DIM>));
+        auto dkv = [&]<bool DK, bool DV>() {
+            const int status = allow_shared(attention_backward_dkv_kernel<DIM, DK, DV>, B::SHARED);
+            if (status != HZK_OK) return status;
+            HZ_LAUNCH((attention_backward_dkv_kernel<DIM, DK, DV>), by_key, B::THREADS, B::SHARED, stream, dk, dv, dout, lse,
+                      delta, q, k, v, doc_end, shape);
+            return launch_status();
+        };
+        int status = allow_shared(attention_backward_dq_kernel<DIM>, B::TILES);
+        if (status != HZK_OK) return status;
+        HZ_LAUNCH(attention_backward_delta_kernel<DIM>, delta_blocks, 256, 0, stream, delta, dout, out, unsigned(N),
+                  unsigned(H));
+        HZ_LAUNCH(attention_backward_dq_kernel<DIM>, by_query, B::THREADS, B::TILES, stream, dq, dout, lse, delta, q, k, v,
+                  doc_start, shape);
+        if constexpr (DIM == 256) {
+            status = dkv.template operator()<false, true>();
+            return status != HZK_OK ? status : dkv.template operator()<true, false>();
+        } else {
+            return dkv.template operator()<true, true>();
+        }
+    });
+}

@@ -1,0 +1,35 @@
+// What launchers share: argument checks and the status of a launch.
+#pragma once
+#include "gpu.h"
+#include "kernels.h"
+
+// Return from the launcher, naming what was wrong.
+#define HZK_NEED_SHAPE(condition) \
+    if (!(condition)) return HZK_ERROR_SHAPE
+#define HZK_NEED_ALIGNED(...) \
+    if (!hz::aligned16(__VA_ARGS__)) return HZK_ERROR_ALIGNMENT
+
+namespace hz {
+
+// A kernel's row and column numbers are int, its offsets size_t: every launcher refuses what an int cannot count.
+constexpr int64_t kIntMax = 0x7fffffff;
+inline bool is_count(int64_t n) { return n >= 0 && n <= kIntMax; }
+inline bool is_width(int64_t n, int64_t multiple = 8) { return n > 0 && n <= kIntMax && n % multiple == 0; }
+// A matrix whose rows of `width` lie `stride` apart.
+inline bool is_rows(int64_t stride, int64_t width) { return is_width(width) && is_width(stride) && stride >= width; }
+
+template <class... P>
+inline bool aligned16(const P*... p) {
+    return ((reinterpret_cast<uintptr_t>(p) | ...) & 15) == 0;
+}
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline int launch_status() { return int(cudaGetLastError()); }
+
+template <class Kernel>
+inline int allow_shared(Kernel* kernel, size_t bytes) {
+    return int(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    int(bytes)));
+}
+
+}  // namespace hz

@@ -1,0 +1,180 @@
+// RMSNorm: rstd = 1 / sqrt(mean(inp²) + eps), out = inp · rstd · weight.
+#include "column_sum.h"
+#include "launch.h"
+#include "reduce.h"
+#include "vec.h"
+
+namespace hz {
+namespace {
+
+// One row a block, held in registers between the two passes: a row is read once. VECS vectors of eight a thread, so a
+// block covers THREADS·VECS·8 columns. With RESIDUAL the row is inp + delta, stored rounded, and normed as stored.
+// Least bytes: 4·N·C, with the residual 8·N·C. residual may be inp or delta, hence no __restrict__ on these.
+template <int THREADS, int VECS, bool RESIDUAL>
+__global__ void __launch_bounds__(THREADS)
+    rmsnorm_forward_kernel(bf16* __restrict__ out /* = */, bf16* residual /* = */, float* __restrict__ rstd /* = */,
+                           const bf16* inp, const bf16* delta, const bf16* __restrict__ weight, int C, float eps) {
+    HZ_SHARED(float, slots, [THREADS / 32]);
+    const size_t row = blockIdx.x, base = row * C;
+    uint4 x[VECS];
+    float sum = 0.f;
+    HZ_UNROLL
+    for (int v = 0; v < VECS; ++v) {
+        const int c = (v * THREADS + int(threadIdx.x)) * 8;
+        if (c >= C) continue;
+        x[v] = load8_once(inp + base + c);
+        float f[8];
+        unpack8(x[v], f);
+        if constexpr (RESIDUAL) {
+            float d[8];
+            load8_once(delta + base + c, d);
+            HZ_UNROLL
+            for (int e = 0; e < 8; ++e) f[e] += d[e];
+            x[v] = pack8(f);
+            store8(residual + base + c, x[v]);
+            unpack8(x[v], f);
+        }
+        HZ_UNROLL
+        for (int e = 0; e < 8; ++e) sum += f[e] * f[e];
+    }
+    sum = block_sum(sum, slots);
+    const float r = 1.f / sqrtf(sum / float(C) + eps);
+    if (threadIdx.x == 0) rstd[row] = r;
+    HZ_UNROLL
+    for (int v = 0; v < VECS; ++v) {
+        const int c = (v * THREADS + int(threadIdx.x)) * 8;
+        if (c >= C) continue;
+        float f[8], w[8];
+        unpack8(x[v], f);
+        load8(weight + c, w);
+        HZ_UNROLL
+        for (int e = 0; e < 8; ++e) f[e] = f[e] * r * w[e];
+        store8(out + base + c, f);
+    }
+}
+
+// Stage one: block b takes rows b, b + gridDim.x, ...: their dinp, and in registers their share of dweight, left in
+// partial[b]. Stage two is column_sum. Least bytes: 6·N·C, accumulating 8·N·C.
+// dinp may be dout when it is overwritten: a thread has read its columns of dout by then.
+template <int THREADS, int VECS, bool ACCUMULATE>
+__global__ void __launch_bounds__(THREADS)
+    rmsnorm_backward_kernel(bf16* dinp /* = or += */, float* __restrict__ partial /* = [gridDim.x, C] */, const bf16* dout,
+                            const bf16* __restrict__ inp, const bf16* __restrict__ weight, const float* __restrict__ rstd,
+                            int N, int C) {
+    HZ_SHARED(float, slots, [THREADS / 32]);
+    float dweight[VECS][8] = {};
+    for (int row = int(blockIdx.x); row < N; row += int(gridDim.x)) {
+        const size_t base = size_t(row) * C;
+        const float r = rstd[row];
+        uint4 x[VECS], d[VECS];
+        float dot = 0.f;
+        HZ_UNROLL
+        for (int v = 0; v < VECS; ++v) {
+            const int c = (v * THREADS + int(threadIdx.x)) * 8;
+            if (c >= C) continue;
+            x[v] = load8_once(inp + base + c);
+            d[v] = load8_once(dout + base + c);
+            float fx[8], fd[8], w[8];
+            unpack8(x[v], fx);
+            unpack8(d[v], fd);
+            load8(weight + c, w);
+            HZ_UNROLL
+            for (int e = 0; e < 8; ++e) dot += fd[e] * w[e] * fx[e];
+        }
+        dot = block_sum(dot, slots) * r * r / float(C);
+        HZ_UNROLL
+        for (int v = 0; v < VECS; ++v) {
+            const int c = (v * THREADS + int(threadIdx.x)) * 8;
+            if (c >= C) continue;
+            float fx[8], fd[8], w[8], g[8];
+            unpack8(x[v], fx);
+            unpack8(d[v], fd);
+            load8(weight + c, w);
+            HZ_UNROLL
+            for (int e = 0; e < 8; ++e) {
+                g[e] = r * (fd[e] * w[e] - fx[e] * dot);
+                dweight[v][e] += fd[e] * (fx[e] * r);
+            }
+            if constexpr (ACCUMULATE) {
+                float old[8];
+                load8_once(dinp + base + c, old);
+                HZ_UNROLL
+                for (int e = 0; e < 8; ++e) g[e] += old[e];
+            }
+            store8(dinp + base + c, g);
+        }
+    }
+    HZ_UNROLL
+    for (int v = 0; v < VECS; ++v) {
+        const int c = (v * THREADS + int(threadIdx.x)) * 8;
+        if (c >= C) continue;
+        float* p = partial + size_t(blockIdx.x) * C + c;
+        store4(p, make_float4(dweight[v][0], dweight[v][1], dweight[v][2], dweight[v][3]));
+        store4(p + 4, make_float4(dweight[v][4], dweight[v][5], dweight[v][6], dweight[v][7]));
+    }
+}
+
+constexpr int64_t kWidthMax = 16384;
+
+// Calls launch<THREADS, VECS>() for the smallest block that covers C.
+template <class Launch>
+int with_block_for(int64_t C, Launch launch) {
+    if (C <= 1024) return launch.template operator()<128, 1>();
+    if (C <= 2048) return launch.template operator()<256, 1>();
+    if (C <= 4096) return launch.template operator()<256, 2>();
+    if (C <= 8192) return launch.template operator()<512, 2>();
+    return launch.template operator()<1024, 2>();
+}
+
+}  // namespace
+}  // namespace hz
+
+using namespace hz;
+
+int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* inp, const hzk_bf16* weight, float eps, int64_t N,
+                        int64_t C, hzk_stream stream) {
+    HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
+    HZK_NEED_ALIGNED(out, inp, weight);
+    if (N == 0) return HZK_OK;
+    return with_block_for(C, [&]<int THREADS, int VECS>() {
+        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS, false>), unsigned(N), THREADS, 0, stream, out, nullptr, rstd, inp,
+                  nullptr, weight, int(C), eps);
+        return launch_status();
+    });
+}
+
+int hzk_rmsnorm_forward_residual(hzk_bf16* out, hzk_bf16* residual, float* rstd, const hzk_bf16* inp, const hzk_bf16* delta,
+                                 const hzk_bf16* weight, float eps, int64_t N, int64_t C, hzk_stream stream) {
+    HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
+    HZK_NEED_ALIGNED(out, residual, inp, delta, weight);
+    if (N == 0) return HZK_OK;
+    return with_block_for(C, [&]<int THREADS, int VECS>() {
+        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS, true>), unsigned(N), THREADS, 0, stream, out, residual, rstd, inp,
+                  delta, weight, int(C), eps);
+        return launch_status();
+    });
+}
+
+size_t hzk_rmsnorm_backward_scratch(int64_t N, int64_t C) { return size_t(partial_rows(N)) * size_t(C) * sizeof(float); }
+
+int hzk_rmsnorm_backward(hzk_bf16* dinp, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* inp,
+                         const hzk_bf16* weight, const float* rstd, int accumulate, int64_t N, int64_t C,
+                         hzk_stream stream) {
+    HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
+    HZK_NEED_ALIGNED(dinp, dweight, scratch, dout, inp, weight);
+    if (N == 0) return HZK_OK;
+    float* partial = static_cast<float*>(scratch);
+    const unsigned blocks = unsigned(partial_rows(N));
+    const int status = with_block_for(C, [&]<int THREADS, int VECS>() {
+        if (accumulate)
+            HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, true>), blocks, THREADS, 0, stream, dinp, partial, dout, inp,
+                      weight, rstd, int(N), int(C));
+        else
+            HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, false>), blocks, THREADS, 0, stream, dinp, partial, dout, inp,
+                      weight, rstd, int(N), int(C));
+        return launch_status();
+    });
+    if (status != HZK_OK) return status;
+    launch_column_sum(dweight, partial, int(blocks), int(C), stream);
+    return launch_status();
+}

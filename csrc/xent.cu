@@ -1,0 +1,126 @@
+// Softmax cross-entropy over a chunk of rows of logits: log-probabilities, losses, and the gradient in the logits' place.
+#include "launch.h"
+#include "vec.h"
+
+namespace hz {
+namespace {
+
+constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kIgnored = -100;
+constexpr float kLog2E = 1.44269504088896340736f;
+
+// A sum of e^x in two parts: s · e^max. Nothing yet is {-inf, 0}. fmaxf drops a NaN, so it is s that carries it on.
+struct MaxSum {
+    float max, s;
+};
+__device__ __forceinline__ MaxSum merged(MaxSum a, MaxSum b) {
+    const float m = fmaxf(a.max, b.max);
+    if (m == -INFINITY) return {m, a.s + b.s};
+    return {m, a.s * exp2_approx((a.max - m) * kLog2E) + b.s * exp2_approx((b.max - m) * kLog2E)};
+}
+__device__ __forceinline__ MaxSum warp_merged(MaxSum v) {
+    HZ_UNROLL
+    for (int d = 16; d; d >>= 1) v = merged(v, {__shfl_xor_sync(~0u, v.max, d), __shfl_xor_sync(~0u, v.s, d)});
+    return v;
+}
+
+enum class Pass { forward, forward_backward, backward };
+
+// One row a block, read once for its maximum and sum, and once more, mostly from L2, for the gradient.
+// per_row: weights (or null) for forward_backward, dlogprob for backward. result: logprob, or loss.
+// Least bytes: forward 2·R·V, the others 4·R·V.
+template <Pass PASS>
+__global__ void __launch_bounds__(kThreads)
+    xent_kernel(bf16* __restrict__ logits /* in place, forward reads only */, float* __restrict__ result /* = */,
+                const int32_t* __restrict__ targets, const float* __restrict__ per_row, float scale, int V, size_t stride) {
+    HZ_SHARED(MaxSum, parts, [kWarps]);
+    HZ_SHARED(float, target_logit, [1]);
+    const size_t row = blockIdx.x;
+    const int tid = int(threadIdx.x), target = targets[row];
+    const int whole = V & ~7;  // columns in whole vectors; the rest go one by one
+    bf16* const x = logits + row * stride;
+    const bool valid = target >= 0 && target < V;
+    if (!valid) {  // the whole block
+        const float fill = target == kIgnored ? 0.f : NAN;
+        if (PASS != Pass::backward && tid == 0) result[row] = fill;
+        if (PASS != Pass::forward) {
+            const float fills[8] = {fill, fill, fill, fill, fill, fill, fill, fill};
+            for (int c = tid * 8; c < whole; c += kThreads * 8) store8(x + c, fills);
+            if (whole + tid < V) x[whole + tid] = to_bf16(fill);
+        }
+        return;
+    }
+    if (tid == 0) target_logit[0] = to_float(x[target]);
+
+    MaxSum v{-INFINITY, 0.f};
+    for (int c = tid * 8; c < whole; c += kThreads * 8) {
+        float f[8];
+        load8(x + c, f);
+        MaxSum u{f[0], 0.f};
+        HZ_UNROLL
+        for (int e = 1; e < 8; ++e) u.max = fmaxf(u.max, f[e]);
+        if (u.max == -INFINITY) continue;
+        HZ_UNROLL
+        for (int e = 0; e < 8; ++e) u.s += exp2_approx((f[e] - u.max) * kLog2E);
+        v = merged(v, u);
+    }
+    if (whole + tid < V) {
+        const float logit = to_float(x[whole + tid]);
+        v = merged(v, {logit, logit == logit ? 1.f : logit});
+    }
+    v = warp_merged(v);
+    if (tid % 32 == 0) parts[tid / 32] = v;
+    __syncthreads();  // also: the target's logit is read before any logit is overwritten
+    v = warp_merged(tid % 32 < kWarps ? parts[tid % 32] : MaxSum{-INFINITY, 0.f});
+
+    const float weight = PASS == Pass::forward_backward && per_row ? per_row[row] : 1.f;
+    if (PASS != Pass::backward && tid == 0) {
+        const float logprob = target_logit[0] - v.max - logf(v.s);
+        result[row] = PASS == Pass::forward ? logprob : -weight * logprob;
+    }
+    if constexpr (PASS != Pass::forward) {
+        const float factor = PASS == Pass::backward ? -per_row[row] : weight * scale, inverse = 1.f / v.s;
+        auto gradient = [&](float logit, int c) {
+            return (exp2_approx((logit - v.max) * kLog2E) * inverse - (c == target ? 1.f : 0.f)) * factor;
+        };
+        for (int c = tid * 8; c < whole; c += kThreads * 8) {
+            float f[8];
+            load8(x + c, f);
+            HZ_UNROLL
+            for (int e = 0; e < 8; ++e) f[e] = gradient(f[e], c + e);
+            store8(x + c, f);
+        }
+        if (whole + tid < V) x[whole + tid] = to_bf16(gradient(to_float(x[whole + tid]), whole + tid));
+    }
+}
+
+template <Pass PASS>
+int launch_xent(bf16* logits, float* result, const int32_t* targets, const float* per_row, float scale, int64_t R, int64_t V,
+                int64_t stride, cudaStream_t stream) {
+    HZK_NEED_SHAPE(is_count(R) && V > 0 && V <= kIntMax - kThreads * 8 && is_width(stride) && stride >= V);
+    HZK_NEED_ALIGNED(logits);
+    if (R == 0) return HZK_OK;
+    HZ_LAUNCH(xent_kernel<PASS>, unsigned(R), kThreads, 0, stream, logits, result, targets, per_row, scale, int(V),
+              size_t(stride));
+    return launch_status();
+}
+
+}  // namespace
+}  // namespace hz
+
+using namespace hz;
+
+int hzk_xent_forward(float* logprob, const hzk_bf16* logits, const int32_t* targets, int64_t R, int64_t V, int64_t stride,
+                     hzk_stream stream) {
+    return launch_xent<Pass::forward>(const_cast<hzk_bf16*>(logits), logprob, targets, nullptr, 0.f, R, V, stride, stream);
+}
+
+int hzk_xent_forward_backward(hzk_bf16* logits, float* loss, const int32_t* targets, const float* weights, float scale, int64_t R,
+                              int64_t V, int64_t stride, hzk_stream stream) {
+    return launch_xent<Pass::forward_backward>(logits, loss, targets, weights, scale, R, V, stride, stream);
+}
+
+int hzk_xent_backward(hzk_bf16* logits, const int32_t* targets, const float* dlogprob, int64_t R, int64_t V, int64_t stride,
+                      hzk_stream stream) {
+    return launch_xent<Pass::backward>(logits, nullptr, targets, dlogprob, 1.f, R, V, stride, stream);
+}

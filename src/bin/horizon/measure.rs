@@ -1,0 +1,109 @@
+//! What this machine's memory gives, measured in a second or two: for `horizon info --measure`.
+//!
+//! `cargo bench --bench memory` and `--bench adam` measure the same with care.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use horizon::base::{DType, Result};
+use horizon::host::{Arena, HostSpan, Limits, MemoryKind, Pool};
+use horizon::ops::adam::{AdamOptions, AdamScalars, AdamSpans, update, write_master};
+
+/// Parameters that AdamW updates: larger than the caches of most processors.
+const PARAMETERS: usize = 32 << 20;
+/// Bytes of a parameter: weight, residual, gradient (2 each), two f32 moments.
+const BYTES: usize = 14;
+/// Bytes of a tile of work.
+const TILE: usize = 1 << 20;
+const ROUNDS: usize = 5;
+
+/// Medians of a few rounds, by all threads.
+pub struct Measured {
+    /// Threads that shared the work.
+    pub threads: usize,
+    /// The memory that was gone over, in bytes.
+    pub bytes: usize,
+    /// Bytes read a second.
+    pub read: f64,
+    /// Bytes written a second.
+    pub write: f64,
+    /// Parameters updated a second by AdamW in exact mode, with bf16 gradients: 26 bytes of traffic each.
+    pub adam: f64,
+}
+
+/// Measures with `threads` threads.
+///
+/// Errors: the memory for it is not there (`OutOfHostMemory`).
+pub fn measure(threads: usize, limits: &Limits) -> Result<Measured> {
+    let bytes = PARAMETERS * BYTES;
+    limits.admit("the measurement", bytes)?;
+    let pool = Pool::new(threads)?;
+    let arena = Arena::take(bytes, MemoryKind::Plain)?;
+    arena.touch(&pool)?;
+    let whole = arena.whole();
+
+    let write = median(|| over(&pool, whole, &|tile| tile.zero()));
+    let read = median(|| {
+        over(&pool, whole, &|tile| {
+            let mut near = [0i32; 2048]; // stays in the first cache
+            for offset in (0..tile.bytes()).step_by(size_of_val(&near)) {
+                tile.part(offset, size_of_val(&near)).read(&mut near);
+                black_box(&near);
+            }
+        })
+    });
+
+    let part = |start: usize, size: usize| whole.part(start * PARAMETERS, size * PARAMETERS);
+    let spans = AdamSpans {
+        m: part(0, 4),
+        v: part(4, 4),
+        weights: part(8, 2),
+        residual: part(10, 2),
+        gradient: part(12, 2),
+        gradient_dtype: DType::Bf16,
+    };
+    fill(&pool, &spans);
+    let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
+    let adam = median(|| update(&pool, &spans, &scalars, 1.0, true));
+    Ok(Measured {
+        threads,
+        bytes,
+        read: bytes as f64 / read,
+        write: bytes as f64 / write,
+        adam: PARAMETERS as f64 / adam,
+    })
+}
+
+/// Does something with every tile.
+fn over(pool: &Pool, whole: HostSpan, work: &(dyn Fn(HostSpan) + Sync)) {
+    pool.run(whole.bytes() / TILE, &|_, tile| work(whole.part(tile * TILE, TILE)));
+}
+
+/// Ordinary values: dividing zeros would be cheap.
+fn fill(pool: &Pool, spans: &AdamSpans) {
+    const RUN: usize = 1 << 16;
+    let values: Vec<f32> = (0..RUN).map(|at| (at * 7919 % 1999) as f32 / 1000.0 - 1.0).collect();
+    let squares: Vec<f32> = values.iter().map(|value| value * value).collect();
+    pool.run(PARAMETERS / RUN, &|_, run| {
+        let part = spans.part(run * RUN, RUN);
+        // The weights' halves serve as a bf16 gradient, too.
+        write_master(part.gradient, part.residual, &values);
+        write_master(part.weights, part.residual, &values);
+        part.m.write(&values);
+        part.v.write(&squares);
+    });
+}
+
+/// Seconds of a round, the first of which warms up.
+fn median(mut round: impl FnMut()) -> f64 {
+    round();
+    let mut seconds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            round();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[ROUNDS / 2]
+}

@@ -1,0 +1,360 @@
+//! `hz_adam_t`: AdamW on a caller's arrays, and the split master over arrays.
+
+use crate::base::{DType, Error, Result};
+use crate::capi::arena::limits;
+use crate::capi::argument::{Array, ArrayOut, Handle, Numbers, Place, size};
+use crate::capi::config::{choose, chosen_size, dtype, threads_or_all};
+use crate::capi::log;
+use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
+use crate::capi::status::hz_status_t;
+use crate::capi::wall::wall;
+use crate::host::{Arena, HostSpan, MemoryKind, Pool, Size};
+use crate::ops::adam::{
+    self, AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update, update_compact, update_whole,
+};
+
+sized_struct! {
+    hz_adam_options_t {
+        mode: u32 = Mode::Exact as u32,
+        threads: u64 = 0,
+        state_count: u64 = 0,
+        host_mem: u64 = 0,
+        seed: u64 = 0,
+        beta1: f64 = AdamOptions::default().beta1,
+        beta2: f64 = AdamOptions::default().beta2,
+        eps: f64 = AdamOptions::default().eps,
+        weight_decay: f64 = AdamOptions::default().weight_decay,
+    }
+}
+
+sized_struct! {
+    hz_adam_arrays_t {
+        gradient_dtype: u32 = 0,
+        count: u64 = 0,
+        first: u64 = 0,
+        weights: Numbers = Numbers::NULL,
+        residual: Numbers = Numbers::NULL,
+        gradient: Numbers = Numbers::NULL,
+        m: Numbers = Numbers::NULL,
+        v: Numbers = Numbers::NULL,
+        bf16_out: Numbers = Numbers::NULL,
+    }
+}
+
+/// `HZ_ADAM_MODE_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Exact = 1,
+    Compact = 2,
+    F32 = 3,
+}
+
+impl Mode {
+    /// How moments are stored.
+    fn moment(self) -> DType {
+        match self {
+            Mode::Exact | Mode::F32 => DType::F32,
+            Mode::Compact => DType::Bf16,
+        }
+    }
+
+    /// Whether a master is kept as weight and residual.
+    fn splits(self) -> bool {
+        self != Mode::F32
+    }
+}
+
+/// An optimizer as C holds it. Never changes but for the state behind its spans, whose elements belong to the call
+/// that names them; so threads share it.
+pub struct hz_adam_t {
+    pool: Pool,
+    options: AdamOptions,
+    mode: Mode,
+    seed: u64,
+    state: Option<State>,
+}
+
+/// Moments and residuals that the library keeps.
+struct State {
+    count: usize,
+    arena: Arena,
+    moment: DType,
+}
+
+/// What a call finds of the state, in either's keeping.
+struct Kept {
+    residual: Option<HostSpan>,
+    m: HostSpan,
+    v: HostSpan,
+}
+
+impl State {
+    /// Bytes from one stream to the next: whole cache lines.
+    fn stride(count: usize, element_bytes: usize) -> Option<usize> {
+        count.checked_mul(element_bytes)?.checked_next_multiple_of(64)
+    }
+
+    fn bytes(count: usize, mode: Mode) -> Option<usize> {
+        let moments = State::stride(count, mode.moment().bytes())?.checked_mul(2)?;
+        let residual = if mode.splits() { State::stride(count, 2)? } else { 0 };
+        moments.checked_add(residual).filter(|bytes| *bytes <= isize::MAX as usize)
+    }
+
+    fn take(count: usize, mode: Mode, host_mem: Option<usize>, pool: &Pool) -> Result<State> {
+        let bytes = State::bytes(count, mode).ok_or_else(|| {
+            Error::argument(format!("state_count is {count}; no memory holds the state of so many"))
+        })?;
+        limits(host_mem).admit("AdamW's state", bytes)?;
+        let arena = Arena::take(bytes, MemoryKind::Plain)?;
+        arena.touch(pool)?;
+        log::info(&format!("AdamW's state opened: {count} elements in {}", Size(bytes)));
+        Ok(State { count, arena, moment: mode.moment() })
+    }
+
+    /// The state of `count` elements from `first`, which are there.
+    fn part(&self, mode: Mode, first: usize, count: usize) -> Kept {
+        let moment = self.moment.bytes();
+        let stride = State::stride(self.count, moment).expect("the state was taken, so its size is a number");
+        let part = |from: usize, size: usize| self.arena.whole().part(from + first * size, count * size);
+        Kept {
+            m: part(0, moment),
+            v: part(stride, moment),
+            residual: mode.splits().then(|| part(2 * stride, 2)),
+        }
+    }
+
+    fn check(&self, first: u64, count: u64) -> Result<()> {
+        if first.checked_add(count).is_none_or(|end| end > self.count as u64) {
+            return Err(Error::argument(format!(
+                "elements {first} and the {count} from there leave the state, which has {}",
+                self.count
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl hz_adam_t {
+    fn open(raw: &hz_adam_options_t) -> Result<Self> {
+        let modes = [Mode::Exact, Mode::Compact, Mode::F32];
+        let mode = choose(raw.mode, &modes, |mode| mode as u32, "mode", "HZ_ADAM_MODE_")?;
+        let options =
+            AdamOptions { beta1: raw.beta1, beta2: raw.beta2, eps: raw.eps, weight_decay: raw.weight_decay };
+        options.check()?;
+        let pool = Pool::new(threads_or_all(raw.threads)?)?;
+        let host_mem = chosen_size(raw.host_mem, "host_mem")?;
+        let state = match chosen_size(raw.state_count, "state_count")? {
+            Some(count) => Some(State::take(count, mode, host_mem, &pool)?),
+            None => None,
+        };
+        Ok(hz_adam_t { pool, options, mode, seed: raw.seed, state })
+    }
+
+    /// Residual and moments of a call's elements, the library's or the caller's.
+    fn kept(&self, arrays: &hz_adam_arrays_t, count: usize) -> Result<Kept> {
+        let splits = self.mode.splits();
+        if !splits && !arrays.residual.is_null() {
+            return Err(set_in_vain("residual", "HZ_ADAM_MODE_F32 has whole masters and no residual"));
+        }
+        let Some(state) = &self.state else {
+            let moment = self.mode.moment().bytes();
+            return Ok(Kept {
+                residual: splits.then(|| arrays.residual.get(count, 2, "arrays->residual")).transpose()?,
+                m: arrays.m.get(count, moment, "arrays->m")?,
+                v: arrays.v.get(count, moment, "arrays->v")?,
+            });
+        };
+        for (name, array) in [("residual", arrays.residual), ("m", arrays.m), ("v", arrays.v)] {
+            if !array.is_null() {
+                return Err(set_in_vain(name, "this handle was opened with state_count and keeps it itself"));
+            }
+        }
+        state.check(arrays.first, arrays.count)?;
+        Ok(state.part(self.mode, arrays.first as usize, count))
+    }
+
+    fn step(
+        &self,
+        arrays: &hz_adam_arrays_t,
+        lr: f64,
+        step: u64,
+        gradient_scale: f64,
+        decay: f64,
+    ) -> Result<()> {
+        for (name, value) in [("lr", lr), ("decay", decay)] {
+            if !(value >= 0.0 && (value as f32).is_finite()) {
+                return Err(Error::argument(format!("{name} is {value}; it must be finite and at least 0")));
+            }
+        }
+        if !(gradient_scale as f32).is_finite() {
+            return Err(Error::argument(format!("gradient_scale is {gradient_scale}; it must be finite")));
+        }
+        if step == 0 {
+            return Err(Error::argument("step is 0; steps count from 1"));
+        }
+        let gradient_dtype = dtype(arrays.gradient_dtype, "arrays->gradient_dtype")?;
+        let count = size(arrays.count, "arrays->count")?;
+        if arrays.first.checked_add(arrays.count).is_none() {
+            return Err(Error::argument(format!("arrays->first is {}; no element is there", arrays.first)));
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let splits = self.mode.splits();
+        if splits && !arrays.bf16_out.is_null() {
+            return Err(set_in_vain("bf16_out", "the weights of this mode are bf16 already"));
+        }
+        let weights = arrays.weights.get(count, if splits { 2 } else { 4 }, "arrays->weights")?;
+        let gradient = arrays.gradient.get(count, gradient_dtype.bytes(), "arrays->gradient")?;
+        let copy = match arrays.bf16_out.is_null() {
+            true => None,
+            false => Some(arrays.bf16_out.get(count, 2, "arrays->bf16_out")?),
+        };
+        let Kept { residual, m, v } = self.kept(arrays, count)?;
+        apart(&[
+            ("weights", Some(weights)),
+            ("residual", residual),
+            ("gradient", Some(gradient)),
+            ("m", Some(m)),
+            ("v", Some(v)),
+            ("bf16_out", copy),
+        ])?;
+
+        let weight_decay = self.options.weight_decay * decay;
+        let scalars = AdamScalars::new(&AdamOptions { weight_decay, ..self.options }, lr, step);
+        let (scale, decays) = (gradient_scale as f32, weight_decay > 0.0);
+        let Some(residual) = residual else {
+            let spans = WholeSpans { params: weights, copy, gradient, gradient_dtype, m, v };
+            update_whole(&self.pool, &spans, &scalars, scale, decays);
+            return Ok(());
+        };
+        let spans = AdamSpans { weights, residual, gradient, gradient_dtype, m, v };
+        if self.mode == Mode::Compact {
+            let rounding = Rounding { seed: self.seed, step, first: arrays.first };
+            update_compact(&self.pool, &spans, &scalars, scale, decays, &rounding);
+        } else {
+            update(&self.pool, &spans, &scalars, scale, decays);
+        }
+        Ok(())
+    }
+}
+
+fn set_in_vain(field: &str, why: &str) -> Error {
+    Error::argument(format!("arrays->{field} is set, but {why}: leave it NULL"))
+}
+
+/// Refuses arrays that share bytes.
+fn apart(arrays: &[(&str, Option<HostSpan>)]) -> Result<()> {
+    let ends = |span: HostSpan| (span.address() as usize, span.address() as usize + span.bytes());
+    for (at, (name, span)) in arrays.iter().enumerate() {
+        for (other_name, other) in &arrays[at + 1..] {
+            let (Some(span), Some(other)) = (span, other) else { continue };
+            let ((start, end), (other_start, other_end)) = (ends(*span), ends(*other));
+            if start < other_end && other_start < end {
+                return Err(Error::argument(format!(
+                    "arrays->{name} and arrays->{other_name} overlap; each needs memory of its own"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_adam_open(
+    options: In<hz_adam_options_t>,
+    out_adam: Place<*mut hz_adam_t>,
+) -> hz_status_t {
+    wall(|| {
+        out_adam.check("out_adam")?;
+        let options = options.optional("options")?.unwrap_or_else(hz_adam_options_t::defaults);
+        out_adam.open(hz_adam_t::open(&options)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_adam_step(
+    adam: Handle<hz_adam_t>,
+    arrays: In<hz_adam_arrays_t>,
+    lr: f64,
+    step: u64,
+    gradient_scale: f64,
+    decay: f64,
+) -> hz_status_t {
+    wall(|| adam.get("adam")?.step(&arrays.read("arrays")?, lr, step, gradient_scale, decay))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_adam_state(
+    adam: Handle<hz_adam_t>,
+    first: u64,
+    count: u64,
+    out_arrays: Out<hz_adam_arrays_t>,
+) -> hz_status_t {
+    wall(|| {
+        let adam = adam.get("adam")?;
+        let out = out_arrays.check("out_arrays")?;
+        let Some(state) = &adam.state else {
+            return Err(Error::argument(
+                "the caller keeps this handle's state: it was opened without state_count",
+            ));
+        };
+        state.check(first, count)?;
+        let Kept { residual, m, v } = state.part(adam.mode, first as usize, count as usize);
+        out.write(hz_adam_arrays_t {
+            count,
+            first,
+            residual: residual.map_or(Numbers::NULL, Numbers::lend),
+            m: Numbers::lend(m),
+            v: Numbers::lend(v),
+            ..hz_adam_arrays_t::defaults()
+        });
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_adam_close(adam: Handle<hz_adam_t>) {
+    if !adam.is_null() {
+        wall(|| {
+            drop(adam.close());
+            Ok(())
+        });
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_master_split(
+    values: Array<f32>,
+    count: usize,
+    weights: Numbers,
+    residual: Numbers,
+) -> hz_status_t {
+    wall(|| {
+        if count == 0 {
+            return Ok(());
+        }
+        let values = values.get(count, "values")?;
+        let (weights, residual) = (weights.get(count, 2, "weights")?, residual.get(count, 2, "residual")?);
+        adam::write_master(weights, residual, values);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_master_join(
+    weights: Numbers,
+    residual: Numbers,
+    count: usize,
+    mut values: ArrayOut,
+) -> hz_status_t {
+    wall(|| {
+        if count == 0 {
+            return Ok(());
+        }
+        let (weights, residual) = (weights.get(count, 2, "weights")?, residual.get(count, 2, "residual")?);
+        adam::read_master(weights, residual, values.get(count, "values")?);
+        Ok(())
+    })
+}

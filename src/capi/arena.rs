@@ -1,0 +1,156 @@
+//! `hz_arena_t`: host memory of a chosen kind, alone.
+
+use std::path::Path;
+
+use crate::base::{Error, Result};
+use crate::capi::argument::{Handle, Numbers, Place, size};
+use crate::capi::config::{choose, chosen_size, threads_or_all};
+use crate::capi::log;
+use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
+use crate::capi::status::hz_status_t;
+use crate::capi::wall::wall;
+use crate::host::{Arena, Limit, Limits, MemoryKind, Pages, Pool, Size};
+
+sized_struct! {
+    hz_arena_options_t {
+        kind: u32 = 0,
+        node: u32 = 0,
+        pages: u32 = PAGES_ANY,
+        host_mem: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_arena_info_t {
+        pages: u32 = PAGES_ANY,
+        address: Numbers = Numbers::NULL,
+        bytes: u64 = 0,
+    }
+}
+
+/// An arena as C holds it. Its state never changes, so threads share it freely.
+pub struct hz_arena_t(Arena);
+
+/// `HZ_MEMORY_*`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain = 1,
+    Node = 2,
+    Interleaved = 3,
+}
+
+/// `HZ_PAGES_ANY`; the others are those of [`pages_number`].
+const PAGES_ANY: u32 = 0;
+
+/// `HZ_PAGES_*`.
+fn pages_number(pages: Pages) -> u32 {
+    match pages {
+        Pages::Small => 1,
+        Pages::Transparent => 2,
+        Pages::Explicit => 3,
+    }
+}
+
+/// What may be taken; a stated number that is more than the machine reports is said aloud.
+pub(super) fn limits(stated: Option<usize>) -> Limits {
+    let limits = Limits::read(stated);
+    if limits.limit == Limit::Stated && limits.bytes > limits.reported_bytes {
+        log::warning(&format!("host memory: {limits}"));
+    }
+    limits
+}
+
+impl hz_arena_t {
+    fn open(options: &hz_arena_options_t, bytes: usize) -> Result<Self> {
+        let kinds = [Kind::Plain, Kind::Node, Kind::Interleaved];
+        let kind = choose(options.kind, &kinds, |kind| kind as u32, "kind", "HZ_MEMORY_")?;
+        if kind != Kind::Node && options.node != 0 {
+            return Err(Error::argument(format!(
+                "node is {}; it is for kind HZ_MEMORY_NODE alone and 0 for the others",
+                options.node
+            )));
+        }
+        let wanted = match options.pages {
+            PAGES_ANY => None,
+            number => {
+                let all = [Pages::Small, Pages::Transparent, Pages::Explicit];
+                Some(choose(number, &all, pages_number, "pages", "HZ_PAGES_")?)
+            }
+        };
+        if bytes == 0 {
+            return Err(Error::argument("bytes is 0; an arena has at least 1"));
+        }
+        limits(chosen_size(options.host_mem, "host_mem")?).admit("the arena", bytes)?;
+        let kind = match kind {
+            Kind::Plain => MemoryKind::Plain,
+            Kind::Node => MemoryKind::Node(options.node),
+            Kind::Interleaved => MemoryKind::Interleaved,
+        };
+        let arena = Arena::take_under(Path::new("/"), bytes, kind, wanted)?;
+        log::info(&format!("arena opened: {}, {}", Size(bytes), arena.pages()));
+        Ok(hz_arena_t(arena))
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_arena_open(
+    options: In<hz_arena_options_t>,
+    bytes: u64,
+    out_arena: Place<*mut hz_arena_t>,
+) -> hz_status_t {
+    wall(|| {
+        out_arena.check("out_arena")?;
+        out_arena.open(hz_arena_t::open(&options.read("options")?, size(bytes, "bytes")?)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_arena_info(arena: Handle<hz_arena_t>, out_info: Out<hz_arena_info_t>) -> hz_status_t {
+    wall(|| {
+        let hz_arena_t(arena) = arena.get("arena")?;
+        out_info.check("out_info")?.write(hz_arena_info_t {
+            pages: pages_number(arena.pages()),
+            address: Numbers::lend(arena.whole()),
+            bytes: arena.whole().bytes() as u64,
+            ..hz_arena_info_t::defaults()
+        });
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_arena_touch(arena: Handle<hz_arena_t>, threads: u64) -> hz_status_t {
+    wall(|| {
+        let hz_arena_t(arena) = arena.get("arena")?;
+        arena.touch(&Pool::new(threads_or_all(threads)?)?)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_arena_node_at(
+    arena: Handle<hz_arena_t>,
+    offset: u64,
+    out_node: Place<u32>,
+) -> hz_status_t {
+    wall(|| {
+        let hz_arena_t(arena) = arena.get("arena")?;
+        out_node.check("out_node")?;
+        let (offset, bytes) = (size(offset, "offset")?, arena.whole().bytes());
+        if offset >= bytes {
+            return Err(Error::argument(format!("offset is {offset}; the arena has {bytes} bytes")));
+        }
+        out_node.write(arena.node_at(offset)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_arena_close(arena: Handle<hz_arena_t>) {
+    if !arena.is_null() {
+        wall(|| {
+            drop(arena.close());
+            Ok(())
+        });
+    }
+}

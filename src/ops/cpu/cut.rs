@@ -1,0 +1,166 @@
+//! Outputs in pieces: how the workers of a pool come to write one memory together.
+//!
+//! An operation takes each output as an exclusive borrow, lays a [`Cut`] over it, or over several outputs at
+//! a time, and gives it to [`each`], which hands every piece to one worker. A cut consists of numbers that
+//! make its pieces disjoint, so operations need no `unsafe` and cannot name the same element twice.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::host::Pool;
+use crate::ops::cpu::block;
+use crate::ops::cpu::view::{Element, TileMut};
+
+/// Exclusive memory in pieces.
+///
+/// # Safety
+/// Pieces of different indices share no element, and any thread may hold any of them.
+pub(super) unsafe trait Cut: Sync {
+    /// What a worker gets: where its piece lies, and the piece.
+    type Piece;
+
+    /// How many pieces there are.
+    fn pieces(&self) -> usize;
+
+    /// One piece.
+    ///
+    /// # Safety
+    /// `index` is below [`Cut::pieces`], and is asked for once in the life of the cut.
+    unsafe fn piece(&self, index: usize) -> Self::Piece;
+}
+
+/// Calls `job(worker, piece)` for every piece of a cut, on the threads of a pool, in the order of
+/// [`Pool::run`]; `worker` is what it is there.
+#[inline(always)]
+pub(super) fn each<C: Cut>(pool: &Pool, cut: C, job: impl Fn(usize, C::Piece) + Sync) {
+    pool.run(cut.pieces(), &|worker, tile| {
+        // SAFETY: a pool takes every tile of a job once, and the cut is gone when the job is over.
+        job(worker, unsafe { cut.piece(tile) });
+    });
+}
+
+/// Blocks of whole rows. A piece is `(rows, elements)`.
+pub(super) struct Rows<'a, T> {
+    base: *mut T,
+    rows: usize,
+    columns: usize,
+    block: usize,
+    memory: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: what the cut lends to threads are exclusive slices of numbers, which may go to any thread.
+unsafe impl<T: Element> Sync for Rows<'_, T> {}
+
+impl<'a, T: Element> Rows<'a, T> {
+    /// All of `elements`, rows of `columns` elements, in blocks of `block` rows.
+    ///
+    /// # Panics
+    /// If the elements are not whole rows.
+    pub fn new(elements: &'a mut [T], columns: usize, block: usize) -> Self {
+        assert!(elements.len().is_multiple_of(columns), "{} elements in rows of {columns}", elements.len());
+        let rows = elements.len() / columns;
+        Rows { base: elements.as_mut_ptr(), rows, columns, block, memory: PhantomData }
+    }
+}
+
+// SAFETY: the blocks of different indices are different rows of one exclusive slice.
+unsafe impl<'a, T: Element> Cut for Rows<'a, T> {
+    type Piece = (Range<usize>, &'a mut [T]);
+
+    fn pieces(&self) -> usize {
+        self.rows.div_ceil(self.block)
+    }
+
+    #[inline(always)]
+    unsafe fn piece(&self, index: usize) -> Self::Piece {
+        let rows = block(index, self.block, self.rows);
+        let (start, elements) = (rows.start * self.columns, rows.len() * self.columns);
+        // SAFETY: the index is that of a block, so these rows lie in the slice that `new` borrowed for 'a, and
+        // the caller asks for them once.
+        (rows, unsafe { std::slice::from_raw_parts_mut(self.base.add(start), elements) })
+    }
+}
+
+/// Rectangles. Rows come in groups (the sequences of a batch, or all rows as one), and no rectangle reaches
+/// across two. Within a group rectangles go down first, then across. A piece is `(rows, columns, tile)`.
+pub(super) struct Tiles<'a, T> {
+    whole: TileMut<'a, T>,
+    /// Rows of a group.
+    group: usize,
+    /// Rows and columns of a rectangle that no border cuts short.
+    block: (usize, usize),
+}
+
+// SAFETY: what the cut lends to threads are exclusive rectangles of numbers, which may go to any thread.
+unsafe impl<T: Element> Sync for Tiles<'_, T> {}
+
+impl<'a, T: Element> Tiles<'a, T> {
+    /// Rectangles of `block` rows and columns; all rows are one group.
+    pub fn new(whole: TileMut<'a, T>, block: (usize, usize)) -> Self {
+        let group = whole.rows();
+        Tiles { whole, group, block }
+    }
+
+    /// Rectangles of `block` rows and columns within groups of `group` rows.
+    ///
+    /// # Panics
+    /// If the rows are not whole groups.
+    pub fn in_groups(whole: TileMut<'a, T>, group: usize, block: (usize, usize)) -> Self {
+        assert!(whole.rows().is_multiple_of(group), "{} rows in groups of {group}", whole.rows());
+        Tiles { whole, group, block }
+    }
+
+    /// Rows of a rectangle, at most.
+    pub fn rows_max(&self) -> usize {
+        self.block.0
+    }
+
+    /// Rectangles of a group, down and across.
+    fn counts(&self) -> (usize, usize) {
+        (self.group.div_ceil(self.block.0), self.whole.columns().div_ceil(self.block.1))
+    }
+}
+
+// SAFETY: two indices differ in the group, in the rows within it or in the columns, and blocks of any of
+// these are disjoint; the whole is exclusive.
+unsafe impl<'a, T: Element> Cut for Tiles<'a, T> {
+    type Piece = (Range<usize>, Range<usize>, TileMut<'a, T>);
+
+    fn pieces(&self) -> usize {
+        let (down, across) = self.counts();
+        // Without rows there is no group to count.
+        self.whole.rows().checked_div(self.group).map_or(0, |groups| groups * down * across)
+    }
+
+    #[inline(always)]
+    unsafe fn piece(&self, index: usize) -> Self::Piece {
+        let (down, across) = self.counts();
+        let (index, in_group) = (index % down, index / down);
+        let (group, column) = (in_group / across, in_group % across);
+        let within = block(index, self.block.0, self.group);
+        let rows = group * self.group + within.start..group * self.group + within.end;
+        let columns = block(column, self.block.1, self.whole.columns());
+        // SAFETY: the caller asks for this index once, and no other index has an element of this rectangle.
+        let tile = unsafe { self.whole.cut(rows.clone(), columns.clone()) };
+        (rows, columns, tile)
+    }
+}
+
+// SAFETY: both are cuts, and a piece takes from each the piece of its own index.
+unsafe impl<A: Cut, B: Cut> Cut for (A, B) {
+    type Piece = (A::Piece, B::Piece);
+
+    /// # Panics
+    /// If the two are cut into different numbers of pieces.
+    fn pieces(&self) -> usize {
+        let pieces = self.0.pieces();
+        assert_eq!(pieces, self.1.pieces(), "outputs that are not cut alike");
+        pieces
+    }
+
+    #[inline(always)]
+    unsafe fn piece(&self, index: usize) -> Self::Piece {
+        // SAFETY: what the caller promises of the pair's index holds for the index of each.
+        unsafe { (self.0.piece(index), self.1.piece(index)) }
+    }
+}

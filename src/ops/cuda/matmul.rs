@@ -1,0 +1,217 @@
+//! Products by cuBLASLt: bf16 in, f32 sums, bf16 or f32 out, rounded once, with what is added joining the f32 sum.
+//!
+//! The algorithm of a product comes from the [`Table`]; what that does not hold is the first of the library's
+//! heuristic under limits that never change ([`WORKSPACE_BYTES`], [`ALIGNMENT`]), so that it depends on the
+//! product, the device and the library's version alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::base::{Error, Result};
+use crate::device::DeviceSpan;
+use crate::ops::cuda::product::{ColumnMajor, Direction, Product};
+use crate::ops::cuda::table::{Choice, Key, Table};
+use crate::sys::cuda::cublaslt::{CublasLt, Descriptors, Handle, Layout, Limits};
+use crate::sys::cuda::{Driver, Stream, fill};
+
+/// Bytes of workspace: what NVIDIA recommends for Hopper, and enough for any before it.
+pub const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
+/// more: an algorithm that needs more would be chosen by placement.
+pub const ALIGNMENT: usize = 16;
+
+/// The workspace's own alignment in bytes.
+const WORKSPACE_ALIGNMENT: usize = 256;
+
+/// The products of one device.
+pub struct Products {
+    handle: Handle,
+    device: String,
+    table: Table,
+    workspace: DeviceSpan,
+    plans: Mutex<HashMap<Product, Arc<Plan>>>,
+}
+
+struct Plan {
+    descriptors: Descriptors,
+    choice: Choice,
+}
+
+impl Products {
+    /// For a device, which is the thread's current one. `workspace` is [`WORKSPACE_BYTES`] of its memory, aligned to
+    /// 256 bytes, which nothing else uses; products that share it run on one stream.
+    pub fn new(library: Arc<CublasLt>, device: usize, table: Table, workspace: DeviceSpan) -> Result<Self> {
+        if workspace.bytes() < WORKSPACE_BYTES
+            || !(workspace.address() as usize).is_multiple_of(WORKSPACE_ALIGNMENT)
+        {
+            return Err(Error::internal(format!(
+                "the workspace of products is {WORKSPACE_BYTES} bytes at a multiple of {WORKSPACE_ALIGNMENT}, not {} at {:p}",
+                workspace.bytes(),
+                workspace.address()
+            )));
+        }
+        let device = Driver::open()?.device_name(device)?;
+        let handle = Handle::new(library)?;
+        Ok(Products { handle, device, table, workspace, plans: Mutex::default() })
+    }
+
+    /// Describes a product and chooses its algorithm, unless that has been done. Products of a step are prepared
+    /// before it, so that nothing allocates inside.
+    pub fn prepare(&self, product: &Product) -> Result<()> {
+        self.plan(product).map(|_| ())
+    }
+
+    /// The choices of all products prepared so far, as a table that gives the same bits again.
+    pub fn choices(&self) -> Table {
+        let mut table = Table::default();
+        for (product, plan) in self.plans.lock().iter() {
+            table.insert(self.key(product), plan.choice);
+        }
+        table
+    }
+
+    /// Forward: `out [N, M] = x [N, K] · weight [M, K]ᵀ`, plus `residual`, laid out as `out` and maybe `out` itself.
+    pub fn forward(
+        &self,
+        out: DeviceSpan,
+        x: DeviceSpan,
+        weight: DeviceSpan,
+        residual: Option<DeviceSpan>,
+        product: &Product,
+        stream: &Stream,
+    ) -> Result<()> {
+        debug_assert!(product.direction == Direction::Forward && product.add == residual.is_some());
+        if product.n == 0 {
+            return Ok(());
+        }
+        self.run(product, out, residual, weight, x, stream)
+    }
+
+    /// Backward to the input: `dx [N, K]` by the product's write mode `dout [N, M] · weight [M, K]`.
+    pub fn backward_input(
+        &self,
+        dx: DeviceSpan,
+        dout: DeviceSpan,
+        weight: DeviceSpan,
+        product: &Product,
+        stream: &Stream,
+    ) -> Result<()> {
+        debug_assert_eq!(product.direction, Direction::BackwardInput);
+        if product.n == 0 {
+            return Ok(());
+        }
+        self.run(product, dx, product.add.then_some(dx), weight, dout, stream)
+    }
+
+    /// Backward to the weight: `dweight [M, K]` f32 by the product's write mode `dout [N, M]ᵀ · x [N, K]`.
+    pub fn backward_weight(
+        &self,
+        dweight: DeviceSpan,
+        dout: DeviceSpan,
+        x: DeviceSpan,
+        product: &Product,
+        stream: &Stream,
+    ) -> Result<()> {
+        debug_assert_eq!(product.direction, Direction::BackwardWeight);
+        if product.n == 0 {
+            // An empty sum: zeros, or nothing to add.
+            if product.add {
+                return Ok(());
+            }
+            let bytes = product.m * product.k * 4;
+            let dweight = dweight.part(0, bytes);
+            let base = std::ptr::NonNull::new(dweight.address()).expect("a span is not null");
+            // SAFETY: the span is device memory of `bytes` bytes, which the caller may write.
+            return unsafe { fill(base, 0, bytes, stream) };
+        }
+        self.run(product, dweight, product.add.then_some(dweight), x, dout, stream)
+    }
+
+    fn run(
+        &self,
+        product: &Product,
+        out: DeviceSpan,
+        added: Option<DeviceSpan>,
+        a: DeviceSpan,
+        b: DeviceSpan,
+        stream: &Stream,
+    ) -> Result<()> {
+        let plan = self.plan(product)?;
+        let operands = product.operands();
+        let given = [(out, operands.out), (a, operands.a.matrix), (b, operands.b.matrix)];
+        for (span, matrix) in given.into_iter().chain(added.map(|added| (added, operands.out))) {
+            assert!(span.bytes() >= matrix.bytes(), "{} bytes are too short for {matrix:?}", span.bytes());
+            assert!(
+                (span.address() as usize).is_multiple_of(ALIGNMENT),
+                "{:p} is not aligned",
+                span.address()
+            );
+        }
+        // SAFETY: lengths and alignment were just compared; the rights to read and to write are the caller's (the
+        // law of `ops`); the workspace is this value's, and its users share a stream.
+        unsafe {
+            self.handle.multiply(
+                &plan.descriptors,
+                &plan.choice.algorithm,
+                out.address(),
+                added.map(|added| added.address().cast_const()),
+                a.address(),
+                b.address(),
+                self.workspace.address(),
+                self.workspace.bytes(),
+                stream,
+            )
+        }
+        .map_err(|error| error.within(format_args!("{product:?}")))
+    }
+
+    fn plan(&self, product: &Product) -> Result<Arc<Plan>> {
+        if let Some(plan) = self.plans.lock().get(product) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(self.make(product).map_err(|error| error.within(format_args!("{product:?}")))?);
+        Ok(self.plans.lock().entry(*product).or_insert(plan).clone())
+    }
+
+    fn make(&self, product: &Product) -> Result<Plan> {
+        product.check()?;
+        let layout = |matrix: ColumnMajor| Layout {
+            dtype: matrix.dtype,
+            rows: matrix.rows,
+            columns: matrix.columns,
+            stride: matrix.stride,
+        };
+        let operands = product.operands();
+        let descriptors = Descriptors::new(
+            self.handle.library(),
+            (layout(operands.a.matrix), operands.a.transpose),
+            (layout(operands.b.matrix), operands.b.transpose),
+            layout(operands.out),
+        )?;
+        let choice = match self.table.get(&self.key(product)) {
+            Some(choice) => {
+                let workspace_bytes = self.handle.workspace_of(&descriptors, &choice.algorithm)?;
+                Choice { workspace_bytes, ..choice }
+            }
+            None => {
+                let limits = Limits { workspace_bytes: WORKSPACE_BYTES, alignment: ALIGNMENT };
+                let (algorithm, workspace_bytes) = self.handle.first_algorithm(&descriptors, limits)?;
+                Choice { algorithm, workspace_bytes }
+            }
+        };
+        if choice.workspace_bytes > WORKSPACE_BYTES {
+            return Err(Error::argument(format!(
+                "the table's algorithm needs {} bytes of workspace, {WORKSPACE_BYTES} are there; calibrate anew",
+                choice.workspace_bytes
+            )));
+        }
+        Ok(Plan { descriptors, choice })
+    }
+
+    fn key(&self, product: &Product) -> Key {
+        Key { device: self.device.clone(), library: self.handle.library().version(), product: *product }
+    }
+}

@@ -1,0 +1,9 @@
+//! The operations on CUDA: launches of `csrc/` and cuBLASLt's products.
+//!
+//! What is decided in pure code ([`product`], [`table`]) is there in every build and tested in every one; what
+//! calls the device is there with the kernels (cfg `hz_cuda`).
+
+#[cfg(hz_cuda)]
+pub mod matmul;
+pub mod product;
+pub mod table;

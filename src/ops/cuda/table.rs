@@ -1,0 +1,124 @@
+//! Which algorithm multiplies which shape: a table keyed by device, library version and product. Pure.
+//!
+//! `horizon calibrate` measures and writes it; a checkpoint holds the part that its run used. Opening a trainer
+//! measures nothing, so the same table gives the same bits.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, Result, Status};
+use crate::ops::cuda::product::Product;
+
+/// What a choice of algorithm holds for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    /// The device's name, e.g. `NVIDIA H200`.
+    pub device: String,
+    /// cuBLASLt's version, e.g. 130101.
+    pub library: usize,
+    /// The product.
+    pub product: Product,
+}
+
+/// An algorithm as cuBLASLt describes it: 64 bytes that mean the same wherever the key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The library's own words.
+    pub algorithm: [u64; 8],
+    /// Bytes of workspace it needs.
+    pub workspace_bytes: usize,
+}
+
+/// The choices that have been made. What it does not hold, the library's heuristic decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table(BTreeMap<Key, Choice>);
+
+const FORMAT: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    format: u32,
+    choices: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    device: String,
+    library: usize,
+    product: Product,
+    /// 128 hexadecimal digits: JSON's numbers would not carry 64 bits everywhere.
+    algorithm: String,
+    workspace_bytes: usize,
+}
+
+impl Table {
+    /// The choice for a key.
+    pub fn get(&self, key: &Key) -> Option<Choice> {
+        self.0.get(key).copied()
+    }
+
+    /// Makes a choice; gives the one it replaces.
+    pub fn insert(&mut self, key: Key, choice: Choice) -> Option<Choice> {
+        self.0.insert(key, choice)
+    }
+
+    /// All choices, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Choice)> {
+        self.0.iter()
+    }
+
+    /// The table as JSON, its choices in the order of their keys.
+    pub fn to_json(&self) -> String {
+        let line = |(key, choice): (&Key, &Choice)| Line {
+            device: key.device.clone(),
+            library: key.library,
+            product: key.product,
+            algorithm: choice.algorithm.iter().map(|word| format!("{word:016x}")).collect(),
+            workspace_bytes: choice.workspace_bytes,
+        };
+        let text = Text { format: FORMAT, choices: self.0.iter().map(line).collect() };
+        serde_json::to_string_pretty(&text).expect("strings and numbers are JSON")
+    }
+
+    /// Reads what [`Table::to_json`] wrote; `name` says where it comes from, for errors (`BadFormat`): not JSON,
+    /// another format, an algorithm that is none, impossible sizes, two choices for one key.
+    pub fn from_json(json: &str, name: &str) -> Result<Self> {
+        let bad = |what: String| Error::new(Status::BadFormat, format!("table of products {name}: {what}"));
+        let text: Text = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
+        if text.format != FORMAT {
+            return Err(bad(format!(
+                "format {} was found, {FORMAT} is understood; calibrate anew",
+                text.format
+            )));
+        }
+        let mut table = Table::default();
+        for (index, line) in text.choices.into_iter().enumerate() {
+            let algorithm = algorithm(&line.algorithm).ok_or_else(|| {
+                bad(format!(
+                    "choice {index}: an algorithm is 128 hexadecimal digits, not `{}`",
+                    line.algorithm
+                ))
+            })?;
+            line.product.check().map_err(|e| bad(format!("choice {index}: {e}")))?;
+            let key = Key { device: line.device, library: line.library, product: line.product };
+            if table.insert(key, Choice { algorithm, workspace_bytes: line.workspace_bytes }).is_some() {
+                return Err(bad(format!("choice {index} has the key of an earlier one")));
+            }
+        }
+        Ok(table)
+    }
+}
+
+fn algorithm(digits: &str) -> Option<[u64; 8]> {
+    if digits.len() != 128 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut words = [0; 8];
+    for (word, digits) in words.iter_mut().zip(digits.as_bytes().chunks_exact(16)) {
+        *word = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(words)
+}

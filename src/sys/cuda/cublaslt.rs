@@ -1,0 +1,486 @@
+//! cuBLASLt: matrix products, opened at run time.
+//!
+//! Matrices are column-major here, as the library has them. Handles and descriptors hold the library open.
+
+use std::env;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::fmt;
+use std::mem;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::Arc;
+
+use crate::base::{DType, Error, Result, Status};
+use crate::sys::cuda::bindings as cu;
+use crate::sys::cuda::{CUBLASLT_VARIABLE, Stream, cublaslt_places, string};
+
+/// A shared library, closed with its last user.
+#[derive(Debug)]
+struct Library(*mut c_void);
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        // SAFETY: opened once by `open`; the functions found in it live in the same struct and go with it.
+        unsafe { libc::dlclose(self.0) };
+    }
+}
+
+/// A table of the functions that are looked up by name, each held against its declaration in the header.
+macro_rules! functions {
+    ($($name:ident: fn($($argument:ty),*) -> $result:ty;)*) => {
+        /// The library's functions and the library.
+        #[allow(non_snake_case)]
+        struct Functions {
+            $($name: unsafe extern "C" fn($($argument),*) -> $result,)*
+            _library: Library,
+        }
+
+        // A type above that is not the header's does not compile. Nothing links against these names.
+        $(const _: unsafe extern "C" fn($($argument),*) -> $result = cu::$name;)*
+
+        impl Functions {
+            /// The functions of an open library, or the name of the first that it lacks.
+            fn find(library: Library) -> std::result::Result<Self, &'static str> {
+                Ok(Functions {
+                    $($name: {
+                        let name = concat!(stringify!($name), "\0");
+                        // SAFETY: the library is open and the name is terminated.
+                        let address = unsafe { libc::dlsym(library.0, name.as_ptr().cast()) };
+                        if address.is_null() {
+                            return Err(stringify!($name));
+                        }
+                        // SAFETY: the symbol of this name has the header's type, which is this field's.
+                        unsafe {
+                            mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> $result>(address)
+                        }
+                    },)*
+                    _library: library,
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    cublasLtCreate: fn(*mut cu::cublasLtHandle_t) -> cu::cublasStatus_t;
+    cublasLtDestroy: fn(cu::cublasLtHandle_t) -> cu::cublasStatus_t;
+    cublasLtGetVersion: fn() -> usize;
+    cublasLtGetStatusName: fn(cu::cublasStatus_t) -> *const c_char;
+    cublasLtGetStatusString: fn(cu::cublasStatus_t) -> *const c_char;
+    cublasLtMatmulDescCreate:
+        fn(*mut cu::cublasLtMatmulDesc_t, cu::cublasComputeType_t, cu::cudaDataType_t) -> cu::cublasStatus_t;
+    cublasLtMatmulDescDestroy: fn(cu::cublasLtMatmulDesc_t) -> cu::cublasStatus_t;
+    cublasLtMatmulDescSetAttribute:
+        fn(cu::cublasLtMatmulDesc_t, cu::cublasLtMatmulDescAttributes_t, *const c_void, usize) -> cu::cublasStatus_t;
+    cublasLtMatrixLayoutCreate:
+        fn(*mut cu::cublasLtMatrixLayout_t, cu::cudaDataType, u64, u64, i64) -> cu::cublasStatus_t;
+    cublasLtMatrixLayoutDestroy: fn(cu::cublasLtMatrixLayout_t) -> cu::cublasStatus_t;
+    cublasLtMatmulPreferenceCreate: fn(*mut cu::cublasLtMatmulPreference_t) -> cu::cublasStatus_t;
+    cublasLtMatmulPreferenceDestroy: fn(cu::cublasLtMatmulPreference_t) -> cu::cublasStatus_t;
+    cublasLtMatmulPreferenceSetAttribute:
+        fn(
+            cu::cublasLtMatmulPreference_t,
+            cu::cublasLtMatmulPreferenceAttributes_t,
+            *const c_void,
+            usize
+        ) -> cu::cublasStatus_t;
+    cublasLtMatmulAlgoGetHeuristic:
+        fn(
+            cu::cublasLtHandle_t,
+            cu::cublasLtMatmulDesc_t,
+            cu::cublasLtMatrixLayout_t,
+            cu::cublasLtMatrixLayout_t,
+            cu::cublasLtMatrixLayout_t,
+            cu::cublasLtMatrixLayout_t,
+            cu::cublasLtMatmulPreference_t,
+            c_int,
+            *mut cu::cublasLtMatmulHeuristicResult_t,
+            *mut c_int
+        ) -> cu::cublasStatus_t;
+    cublasLtMatmulAlgoCheck:
+        fn(
+            cu::cublasLtHandle_t,
+            cu::cublasLtMatmulDesc_t,
+            cu::cublasLtMatrixLayout_t,
+            cu::cublasLtMatrixLayout_t,
+            cu::cublasLtMatrixLayout_t,
+            cu::cublasLtMatrixLayout_t,
+            *const cu::cublasLtMatmulAlgo_t,
+            *mut cu::cublasLtMatmulHeuristicResult_t
+        ) -> cu::cublasStatus_t;
+    cublasLtMatmul:
+        fn(
+            cu::cublasLtHandle_t,
+            cu::cublasLtMatmulDesc_t,
+            *const c_void,
+            *const c_void,
+            cu::cublasLtMatrixLayout_t,
+            *const c_void,
+            cu::cublasLtMatrixLayout_t,
+            *const c_void,
+            *const c_void,
+            cu::cublasLtMatrixLayout_t,
+            *mut c_void,
+            cu::cublasLtMatrixLayout_t,
+            *const cu::cublasLtMatmulAlgo_t,
+            *mut c_void,
+            usize,
+            cu::cudaStream_t
+        ) -> cu::cublasStatus_t;
+}
+
+/// The open library.
+pub struct CublasLt {
+    functions: Functions,
+    place: PathBuf,
+}
+
+// SAFETY: a table of functions and the handle that keeps them mapped; none belongs to a thread.
+unsafe impl Send for CublasLt {}
+// SAFETY: the library's functions may be called from several threads at once.
+unsafe impl Sync for CublasLt {}
+
+impl fmt::Debug for CublasLt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cuBLASLt {} ({})", self.version(), self.place.display())
+    }
+}
+
+impl CublasLt {
+    /// Opens the first library of [`cublaslt_places`] that the loader takes. Needs no driver.
+    /// Errors: `DeviceUnavailable`, with every place and the loader's answer.
+    pub fn open() -> Result<Arc<Self>> {
+        Self::open_from(&cublaslt_places(|name| env::var_os(name)))
+    }
+
+    /// The same, from given places.
+    pub fn open_from(places: &[PathBuf]) -> Result<Arc<Self>> {
+        let mut answers = Vec::new();
+        for place in places {
+            match load(place)
+                .and_then(|library| Functions::find(library).map_err(|name| format!("it lacks {name}")))
+            {
+                Ok(functions) => return Ok(Arc::new(CublasLt { functions, place: place.clone() })),
+                Err(why) => answers.push(format!("{}: {why}", place.display())),
+            }
+        }
+        Err(Error::new(
+            Status::DeviceUnavailable,
+            format!(
+                "cuBLASLt was not found, which multiplies matrices on CUDA. Tried: {}. {CUBLASLT_VARIABLE} names \
+                 libcublasLt.so or its folder; `pip install nvidia-cublas` brings it",
+                answers.join("; ")
+            ),
+        ))
+    }
+
+    /// Where it was found, as the loader was given it.
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// For example 130101 for 13.1.1.
+    pub fn version(&self) -> usize {
+        // SAFETY: gives a constant.
+        unsafe { (self.functions.cublasLtGetVersion)() }
+    }
+
+    fn check(&self, status: cu::cublasStatus_t, what: impl fmt::Display) -> Result<()> {
+        if status == cu::CUBLAS_STATUS_SUCCESS {
+            return Ok(());
+        }
+        // SAFETY: the library answers any number with a string that stays as long as it is open.
+        let (name, text) = unsafe {
+            let name = (self.functions.cublasLtGetStatusName)(status);
+            (string(name), string((self.functions.cublasLtGetStatusString)(status)))
+        };
+        Err(Error::new(Status::DeviceFailed, format!("cannot {what}: {name} ({text}), from {self:?}")))
+    }
+}
+
+fn load(place: &Path) -> std::result::Result<Library, String> {
+    let name =
+        CString::new(place.as_os_str().as_bytes()).map_err(|_| "a path with a zero byte".to_string())?;
+    // SAFETY: opening NVIDIA's library runs its initializers, which is what the user installed it for.
+    let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
+    if !library.is_null() {
+        return Ok(Library(library));
+    }
+    // SAFETY: after a failure on this thread this is a terminated string, copied at once.
+    let why = unsafe { string(libc::dlerror()) };
+    // The loader opens with the name it was given.
+    let opening = format!("{}: ", place.display());
+    Err(why.strip_prefix(&opening).unwrap_or(&why).to_string())
+}
+
+/// The library's state for the device that was current when it was made.
+#[derive(Debug)]
+pub struct Handle {
+    raw: cu::cublasLtHandle_t,
+    library: Arc<CublasLt>,
+}
+
+// SAFETY: a handle may be used from any thread.
+unsafe impl Send for Handle {}
+// SAFETY: the library allows one handle on several threads at a time; it holds only what is constant.
+unsafe impl Sync for Handle {}
+
+/// How the library does a product: its own 64 bytes, which mean the same in every process with the same version.
+pub type Algorithm = [u64; 8];
+
+/// A product's descriptors: `d = op(a) · op(b) + beta · c`, bf16 in, f32 sums. `c` and `d` have one layout.
+#[derive(Debug)]
+pub struct Descriptors {
+    operation: cu::cublasLtMatmulDesc_t,
+    a: cu::cublasLtMatrixLayout_t,
+    b: cu::cublasLtMatrixLayout_t,
+    out: cu::cublasLtMatrixLayout_t,
+    library: Arc<CublasLt>,
+}
+
+// SAFETY: descriptors are plain memory of the library's, bound to no thread.
+unsafe impl Send for Descriptors {}
+// SAFETY: after `new` they are only read.
+unsafe impl Sync for Descriptors {}
+
+/// A column-major matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Rows, which lie side by side.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Elements from one column to the next: at least `rows`.
+    pub stride: usize,
+}
+
+/// What an algorithm may be, for [`Handle::first_algorithm`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of workspace at most.
+    pub workspace_bytes: usize,
+    /// Every pointer is a multiple of this many bytes.
+    pub alignment: usize,
+}
+
+impl Handle {
+    /// A handle for the current device. Errors: no device, or too little memory on it.
+    pub fn new(library: Arc<CublasLt>) -> Result<Self> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the library writes a new handle, on success.
+        let status = unsafe { (library.functions.cublasLtCreate)(&mut raw) };
+        library.check(status, "start cuBLASLt")?;
+        Ok(Handle { raw, library })
+    }
+
+    /// The library it belongs to.
+    pub fn library(&self) -> &Arc<CublasLt> {
+        &self.library
+    }
+
+    /// The algorithm that the library's heuristic puts first, and its workspace in bytes. Sums of parts of a
+    /// product are made in f32 in the workspace, in a fixed order, or not at all: neither in the output (whose
+    /// order would depend on timing) nor in the output's type.
+    pub fn first_algorithm(&self, product: &Descriptors, limits: Limits) -> Result<(Algorithm, usize)> {
+        let functions = &self.library.functions;
+        let mut preference = ptr::null_mut();
+        // SAFETY: the library writes a new preference, destroyed below.
+        let status = unsafe { (functions.cublasLtMatmulPreferenceCreate)(&mut preference) };
+        self.library.check(status, "make a preference of algorithms")?;
+        let set = |attribute, value: &[u8]| {
+            // SAFETY: the preference is live; the library copies as many bytes as it is told.
+            let status = unsafe {
+                let set = functions.cublasLtMatmulPreferenceSetAttribute;
+                set(preference, attribute, value.as_ptr().cast(), value.len())
+            };
+            self.library.check(status, "state a preference of algorithms")
+        };
+        let alignment = limits.alignment as u32;
+        let mut found = NOTHING;
+        let mut count: c_int = 0;
+        let asked = set(cu::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &limits.workspace_bytes.to_ne_bytes())
+            .and_then(|()| {
+                let sums: cu::cublasLtReductionScheme_t =
+                    cu::CUBLASLT_REDUCTION_SCHEME_NONE | cu::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+                set(cu::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums.to_ne_bytes())
+            })
+            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment.to_ne_bytes()))
+            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment.to_ne_bytes()))
+            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment.to_ne_bytes()))
+            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment.to_ne_bytes()))
+            .and_then(|()| {
+                // SAFETY: all descriptors are live; there is room for the one result asked for.
+                let status = unsafe {
+                    (functions.cublasLtMatmulAlgoGetHeuristic)(
+                        self.raw,
+                        product.operation,
+                        product.a,
+                        product.b,
+                        product.out,
+                        product.out,
+                        preference,
+                        1,
+                        &mut found,
+                        &mut count,
+                    )
+                };
+                self.library.check(status, "choose an algorithm")
+            });
+        // SAFETY: made above, destroyed once, used by nobody after.
+        unsafe { (functions.cublasLtMatmulPreferenceDestroy)(preference) };
+        asked?;
+        if count == 0 {
+            let what = format!("no algorithm of {:?} does this product", self.library);
+            return Err(Error::new(Status::Unsupported, what));
+        }
+        self.library.check(found.state, "choose an algorithm")?;
+        Ok((found.algo.data, found.workspaceSize))
+    }
+
+    /// The workspace in bytes that an algorithm needs for a product; an error when it cannot do it here.
+    pub fn workspace_of(&self, product: &Descriptors, algorithm: &Algorithm) -> Result<usize> {
+        let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
+        let mut found = NOTHING;
+        // SAFETY: all descriptors are live; the library reads 64 bytes and writes one result.
+        let status = unsafe {
+            (self.library.functions.cublasLtMatmulAlgoCheck)(
+                self.raw,
+                product.operation,
+                product.a,
+                product.b,
+                product.out,
+                product.out,
+                &algorithm,
+                &mut found,
+            )
+        };
+        self.library.check(status, "use this algorithm")?;
+        self.library.check(found.state, "use this algorithm")?;
+        Ok(found.workspaceSize)
+    }
+
+    /// Queues `d = op(a) · op(b)`, plus `c` when given, which may be `d`.
+    ///
+    /// # Safety
+    /// The addresses are matrices of the descriptors' layouts on the handle's device, as aligned as the algorithm
+    /// was chosen for; the workspace is as long as the algorithm needs and aligned to 256 bytes; all are left
+    /// alone by others until the stream has passed.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn multiply(
+        &self,
+        product: &Descriptors,
+        algorithm: &Algorithm,
+        d: *mut u8,
+        c: Option<*const u8>,
+        a: *const u8,
+        b: *const u8,
+        workspace: *mut u8,
+        workspace_bytes: usize,
+        stream: &Stream,
+    ) -> Result<()> {
+        let (alpha, beta) = (1.0f32, if c.is_some() { 1.0f32 } else { 0.0 });
+        let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
+        // SAFETY: alpha, beta and algorithm are read before the call returns (pointers to the host are the
+        // default); the rest is the caller's word. With beta 0 the library does not read c.
+        let status = unsafe {
+            (self.library.functions.cublasLtMatmul)(
+                self.raw,
+                product.operation,
+                ptr::from_ref(&alpha).cast(),
+                a.cast(),
+                product.a,
+                b.cast(),
+                product.b,
+                ptr::from_ref(&beta).cast(),
+                c.unwrap_or(d).cast(),
+                product.out,
+                d.cast(),
+                product.out,
+                &algorithm,
+                workspace.cast(),
+                workspace_bytes,
+                stream.raw(),
+            )
+        };
+        self.library.check(status, "multiply")
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, destroyed once, before the library is closed.
+        unsafe { (self.library.functions.cublasLtDestroy)(self.raw) };
+    }
+}
+
+const NOTHING: cu::cublasLtMatmulHeuristicResult_t = cu::cublasLtMatmulHeuristicResult_t {
+    algo: cu::cublasLtMatmulAlgo_t { data: [0; 8] },
+    workspaceSize: 0,
+    state: cu::CUBLAS_STATUS_NOT_SUPPORTED,
+    wavesCount: 0.0,
+    reserved: [0; 4],
+};
+
+impl Descriptors {
+    /// Describes a product; `transpose_a` and `transpose_b` say what op is. Needs no device.
+    pub fn new(
+        library: &Arc<CublasLt>,
+        (a, transpose_a): (Layout, bool),
+        (b, transpose_b): (Layout, bool),
+        out: Layout,
+    ) -> Result<Self> {
+        let library = library.clone();
+        let none = ptr::null_mut();
+        // Dropped, whatever comes next fails.
+        let mut made =
+            Descriptors { operation: none, a: none.cast(), b: none.cast(), out: none.cast(), library };
+        let (library, functions) = (&made.library, &made.library.functions);
+        // SAFETY: the library writes a new descriptor, on success.
+        let status = unsafe {
+            let create = functions.cublasLtMatmulDescCreate;
+            create(&mut made.operation, cu::CUBLAS_COMPUTE_32F, cu::CUDA_R_32F)
+        };
+        library.check(status, "describe a product")?;
+        for (attribute, transpose) in
+            [(cu::CUBLASLT_MATMUL_DESC_TRANSA, transpose_a), (cu::CUBLASLT_MATMUL_DESC_TRANSB, transpose_b)]
+        {
+            let value: cu::cublasOperation_t = if transpose { cu::CUBLAS_OP_T } else { cu::CUBLAS_OP_N };
+            // SAFETY: the descriptor is live; the library copies an int of the stated size.
+            let status = unsafe {
+                let set = functions.cublasLtMatmulDescSetAttribute;
+                set(made.operation, attribute, ptr::from_ref(&value).cast(), size_of_val(&value))
+            };
+            library.check(status, "describe a transposition")?;
+        }
+        for (layout, into) in [(a, &mut made.a), (b, &mut made.b), (out, &mut made.out)] {
+            let dtype = match layout.dtype {
+                DType::Bf16 => cu::CUDA_R_16BF,
+                DType::F32 => cu::CUDA_R_32F,
+            };
+            // SAFETY: the library writes a new layout, on success; it holds no address.
+            let status = unsafe {
+                let create = functions.cublasLtMatrixLayoutCreate;
+                create(into, dtype, layout.rows as u64, layout.columns as u64, layout.stride as i64)
+            };
+            library.check(status, "describe a matrix")?;
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        let functions = &self.library.functions;
+        for layout in [self.a, self.b, self.out].into_iter().filter(|layout| !layout.is_null()) {
+            // SAFETY: made by `new`, destroyed once.
+            unsafe { (functions.cublasLtMatrixLayoutDestroy)(layout) };
+        }
+        if !self.operation.is_null() {
+            // SAFETY: made in `new`; nothing else knows it.
+            unsafe { (functions.cublasLtMatmulDescDestroy)(self.operation) };
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! CUDA's names: the runtime (linked statically), the driver and cuBLASLt (opened at run time), our kernels.
+//!
+//! There only when `build.rs` found a toolkit (cfg `hz_cuda`), and then on every machine: where no driver is,
+//! [`device_count`] is 0 and everything else fails with an error. Wrappers own what they name and turn statuses
+//! into errors that carry CUDA's own name and text for them.
+//!
+//! A thread works on its current device: [`set_device`] first, on every thread that makes or uses the rest.
+
+pub mod cublaslt;
+mod driver;
+mod memory;
+mod runtime;
+mod search;
+
+/// What `build.rs` puts into the crate: the names of `cuda.h`, `cuda_runtime_api.h`, `cublasLt.h` that this house
+/// uses, and all of `csrc/kernels.h`.
+#[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all)]
+pub mod bindings {
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+
+pub use driver::Driver;
+pub use memory::{DeviceMemory, Direction, PinnedMemory, RegisteredMemory, copy, device_address, fill};
+pub use runtime::{
+    Event, Stream, Versions, compute_capability, device_count, memory_info, multiprocessors, need_device,
+    pci_bus_id, set_device, synchronize, versions,
+};
+pub use search::{CUBLASLT_VARIABLE, cublaslt_places};
+
+use std::ffi::{CStr, c_char, c_int};
+use std::fmt;
+
+use crate::base::{Error, Result, Status};
+
+/// The error of a runtime or driver call (their numbers agree) that did not do `what`.
+fn check(code: bindings::cudaError_t, what: impl fmt::Display) -> Result<()> {
+    if code == bindings::cudaSuccess { Ok(()) } else { Err(error(code, what)) }
+}
+
+fn error(code: bindings::cudaError_t, what: impl fmt::Display) -> Error {
+    let status = match code {
+        bindings::cudaErrorMemoryAllocation => Status::OutOfDeviceMemory,
+        bindings::cudaErrorNoDevice
+        | bindings::cudaErrorInsufficientDriver
+        | bindings::cudaErrorInvalidDevice
+        | bindings::cudaErrorDevicesUnavailable => Status::DeviceUnavailable,
+        _ => Status::DeviceFailed,
+    };
+    Error::new(status, format!("cannot {what}: {}", name_and_text(code)))
+}
+
+/// For example `cudaErrorNoDevice (no CUDA-capable device is detected)`.
+fn name_and_text(code: bindings::cudaError_t) -> String {
+    // SAFETY: the runtime answers any number with a string that lives as long as the process.
+    let (name, text) = unsafe { (bindings::cudaGetErrorName(code), bindings::cudaGetErrorString(code)) };
+    // SAFETY: the two strings come from the call above.
+    unsafe { format!("{} ({})", string(name), string(text)) }
+}
+
+/// # Safety
+/// `text` is null or a terminated string that stays.
+unsafe fn string(text: *const c_char) -> String {
+    if text.is_null() {
+        return "no text".to_string();
+    }
+    // SAFETY: not null, so by the caller's word it is a terminated string.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// What a launcher of `csrc/kernels.h` returned, as a result. `launcher` is its name.
+pub fn launched(status: c_int, launcher: &str) -> Result<()> {
+    match status {
+        0 => Ok(()),
+        bindings::HZK_ERROR_SHAPE => Err(Error::internal(format!(
+            "{launcher}: a size, stride or scalar is outside the limits of csrc/kernels.h"
+        ))),
+        bindings::HZK_ERROR_ALIGNMENT => {
+            Err(Error::internal(format!("{launcher}: a pointer is not aligned as csrc/kernels.h asks")))
+        }
+        code => check(code.unsigned_abs(), format_args!("launch {launcher}")),
+    }
+}

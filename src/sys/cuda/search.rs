@@ -1,0 +1,74 @@
+//! Where cuBLASLt may lie.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Names the library or its folder; nothing else is then tried.
+pub const CUBLASLT_VARIABLE: &str = "HZ_CUBLASLT";
+
+/// File names, best first: the version whose header we were built with, then the one before, whose functions are
+/// the same.
+const NAMES: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
+
+/// What to give the dynamic loader, in this order:
+/// 1. what [`CUBLASLT_VARIABLE`] names, and then nothing else;
+/// 2. the bare names, which the loader seeks in `LD_LIBRARY_PATH` and the system's folders;
+/// 3. the toolkits of `CUDA_HOME`, `CUDA_PATH` and `/usr/local/cuda`;
+/// 4. the packages `nvidia/cu13` and `nvidia/cublas` of Python: of `VIRTUAL_ENV`, of `CONDA_PREFIX`, and of every
+///    `python3` on `PATH`.
+///
+/// `variable` reads an environment variable. Of paths only those that exist are given.
+pub fn cublaslt_places(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if let Some(named) = variable(CUBLASLT_VARIABLE).map(PathBuf::from) {
+        return if named.is_dir() { NAMES.map(|name| named.join(name)).into() } else { vec![named] };
+    }
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(&variable).map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = toolkits
+        .chain([PathBuf::from("/usr/local/cuda")])
+        .flat_map(|home| [home.join("lib64"), home.join("lib")])
+        .collect();
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(&variable).map(PathBuf::from);
+    let path = variable("PATH").unwrap_or_default();
+    for environment in environments.chain(env::split_paths(&path).flat_map(|folder| pythons(&folder))) {
+        // Conda puts libraries of its own beside Python's.
+        folders.push(environment.join("lib"));
+        for packages in packages(&environment) {
+            folders.push(packages.join("nvidia/cu13/lib"));
+            folders.push(packages.join("nvidia/cublas/lib"));
+        }
+    }
+    let mut places: Vec<PathBuf> = NAMES.map(PathBuf::from).into();
+    for place in NAMES.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))) {
+        if place.is_file() && !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+/// The environments that the `python3` of a folder belongs to: the one that it is called in (a virtual one's is
+/// a link) and the one that it is installed in.
+fn pythons(folder: &Path) -> Vec<PathBuf> {
+    let python = folder.join("python3");
+    let real = fs::canonicalize(&python).ok();
+    let found = real.iter().flat_map(|real| [python.as_path(), real]);
+    found.filter_map(|python| Some(python.parent()?.parent()?.to_path_buf())).collect()
+}
+
+/// `lib/python3.*/site-packages` of an environment, and what Debian calls them.
+fn packages(environment: &Path) -> Vec<PathBuf> {
+    let versions = [environment.join("lib"), environment.join("local/lib")].map(fs::read_dir);
+    let versions = versions.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
+    let is_python = |path: &PathBuf| {
+        path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("python3"))
+    };
+    let mut versions: Vec<PathBuf> = versions.filter(is_python).collect();
+    versions.sort_unstable_by(|a, b| b.cmp(a));
+    versions
+        .iter()
+        .flat_map(|python| ["site-packages", "dist-packages"].map(|name| python.join(name)))
+        .collect()
+}

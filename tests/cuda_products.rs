@@ -1,0 +1,222 @@
+//! What the products of CUDA decide without a device: how they look column-major, and which algorithm they take.
+
+use horizon::base::{DType, Status};
+use horizon::ops::Write;
+use horizon::ops::cuda::product::{ColumnMajor, Direction, Factor, Product};
+use horizon::ops::cuda::table::{Choice, Key, Table};
+
+const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight];
+
+/// `(n, k, m, x_stride, out_stride)`, all different where they can be, so that an exchange shows.
+const SIZES: [(usize, usize, usize, usize, usize); 5] =
+    [(1, 1, 1, 1, 1), (2, 3, 5, 3, 5), (7, 4, 3, 11, 9), (5, 1, 8, 6, 8), (1, 6, 2, 7, 13)];
+
+fn product(direction: Direction, add: bool, size: (usize, usize, usize, usize, usize)) -> Product {
+    let (n, k, m, x_stride, out_stride) = size;
+    Product { direction, add, n, k, m, x_stride, out_stride }
+}
+
+/// Element (row, column) of a matrix as BLAS addresses it.
+fn at(matrix: &ColumnMajor, row: usize, column: usize) -> usize {
+    assert!(row < matrix.rows && column < matrix.columns && matrix.rows <= matrix.stride);
+    row + column * matrix.stride
+}
+
+/// What a BLAS does with the operands: the plain definition, column-major.
+fn column_major_product(product: &Product, a: &[i64], b: &[i64], out: &mut [i64]) {
+    let operands = product.operands();
+    let factor = |factor: &Factor, memory: &[i64], row, column| {
+        let (row, column) = if factor.transpose { (column, row) } else { (row, column) };
+        memory[at(&factor.matrix, row, column)]
+    };
+    let size = |factor: &Factor| {
+        let (rows, columns) = (factor.matrix.rows, factor.matrix.columns);
+        if factor.transpose { (columns, rows) } else { (rows, columns) }
+    };
+    let ((rows, depth), (depth_of_b, columns)) = (size(&operands.a), size(&operands.b));
+    assert_eq!((depth, rows, columns), (depth_of_b, operands.out.rows, operands.out.columns));
+    for row in 0..rows {
+        for column in 0..columns {
+            let sum: i64 =
+                (0..depth).map(|t| factor(&operands.a, a, row, t) * factor(&operands.b, b, t, column)).sum();
+            out[at(&operands.out, row, column)] += sum;
+        }
+    }
+}
+
+/// Distinct numbers, so that no two wrong places agree.
+fn numbers(count: usize, start: i64) -> Vec<i64> {
+    (0..count as i64).map(|i| (start + i) * (start + i) + i).collect()
+}
+
+#[test]
+fn column_major_operands_give_the_row_major_products() {
+    for size in SIZES {
+        let (n, k, m, x_stride, out_stride) = size;
+        let (x, dout, weight) =
+            (numbers(n * x_stride, 3), numbers(n * out_stride, 1001), numbers(m * k, 5003));
+        for direction in DIRECTIONS {
+            let product = product(direction, false, size);
+            product.check().unwrap();
+            // Row-major truths, by the formulas of the trait `Kernels`.
+            let (a, b, mut truth) = match direction {
+                Direction::Forward => (&weight, &x, vec![0; n * out_stride]),
+                Direction::BackwardInput => (&weight, &dout, vec![0; n * x_stride]),
+                Direction::BackwardWeight => (&x, &dout, vec![0; m * k]),
+            };
+            for i in 0..n {
+                for j in 0..m {
+                    for t in 0..k {
+                        match direction {
+                            Direction::Forward => {
+                                truth[i * out_stride + j] += x[i * x_stride + t] * weight[j * k + t]
+                            }
+                            Direction::BackwardInput => {
+                                truth[i * x_stride + t] += dout[i * out_stride + j] * weight[j * k + t];
+                            }
+                            Direction::BackwardWeight => {
+                                truth[j * k + t] += dout[i * out_stride + j] * x[i * x_stride + t];
+                            }
+                        }
+                    }
+                }
+            }
+            let mut found = vec![0; truth.len()];
+            column_major_product(&product, a, b, &mut found);
+            assert_eq!(found, truth, "{product:?}");
+        }
+    }
+}
+
+#[test]
+fn operands_have_the_types_and_lengths_of_the_trait() {
+    for direction in DIRECTIONS {
+        let operands = Product::dense(direction, Write::Set, 6, 40, 24).operands();
+        assert_eq!((operands.a.matrix.dtype, operands.b.matrix.dtype), (DType::Bf16, DType::Bf16));
+        let (out, bytes) = match direction {
+            Direction::Forward => (DType::Bf16, [24 * 40 * 2, 6 * 40 * 2, 6 * 24 * 2]),
+            Direction::BackwardInput => (DType::Bf16, [24 * 40 * 2, 6 * 24 * 2, 6 * 40 * 2]),
+            Direction::BackwardWeight => (DType::F32, [6 * 40 * 2, 6 * 24 * 2, 24 * 40 * 4]),
+        };
+        assert_eq!(operands.out.dtype, out);
+        assert_eq!([operands.a.matrix.bytes(), operands.b.matrix.bytes(), operands.out.bytes()], bytes);
+    }
+    // The last row of a strided matrix ends at its width: a span that stops there is long enough.
+    let strided = Product { out_stride: 32, ..Product::dense(Direction::Forward, Write::Add, 6, 40, 24) };
+    assert_eq!(strided.operands().out.bytes(), (5 * 32 + 24) * 2);
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    let good = Product::dense(Direction::Forward, Write::Set, 6, 40, 24);
+    good.check().unwrap();
+    let over = i32::MAX as usize + 1;
+    for bad in [
+        Product { n: 0, ..good },
+        Product { k: 0, ..good },
+        Product { m: 0, ..good },
+        Product { x_stride: 39, ..good },
+        Product { out_stride: 23, ..good },
+        Product { n: over, ..good },
+        Product { out_stride: over, ..good },
+    ] {
+        let error = bad.check().unwrap_err();
+        assert_eq!(error.status(), Status::Internal);
+        assert!(error.message().contains(&format!("{bad:?}")), "{error}");
+    }
+}
+
+fn key(device: &str, library: usize, product: Product) -> Key {
+    Key { device: device.into(), library, product }
+}
+
+fn choice(seed: u64) -> Choice {
+    let algorithm = std::array::from_fn(|i| u64::MAX / (seed + i as u64 + 1));
+    Choice { algorithm, workspace_bytes: seed as usize * 1024 }
+}
+
+/// A table with every kind of entry, and its keys.
+fn table() -> (Table, Vec<Key>) {
+    let mut table = Table::default();
+    let mut keys = Vec::new();
+    for device in ["NVIDIA H200", "NVIDIA \"quoted\" \\ device"] {
+        for library in [130_101, 120_800] {
+            for direction in DIRECTIONS {
+                for add in [false, true] {
+                    for size in SIZES {
+                        keys.push(key(device, library, product(direction, add, size)));
+                    }
+                }
+            }
+        }
+    }
+    for (seed, key) in keys.iter().enumerate() {
+        assert_eq!(table.insert(key.clone(), choice(seed as u64)), None);
+    }
+    (table, keys)
+}
+
+#[test]
+fn a_table_survives_its_text_in_any_order_of_making() {
+    let (table, keys) = table();
+    let text = table.to_json();
+    let read = Table::from_json(&text, "a test").unwrap();
+    assert_eq!(read, table);
+    assert_eq!(read.iter().count(), keys.len());
+    let mut backwards = Table::default();
+    for (seed, key) in keys.iter().enumerate().rev() {
+        backwards.insert(key.clone(), choice(seed as u64));
+    }
+    assert_eq!(backwards.to_json(), text);
+    assert_eq!(Table::from_json(&Table::default().to_json(), "empty").unwrap(), Table::default());
+}
+
+#[test]
+fn a_choice_holds_for_its_whole_key_and_for_nothing_else() {
+    let (table, keys) = table();
+    for (seed, key) in keys.iter().enumerate() {
+        assert_eq!(table.get(key), Some(choice(seed as u64)));
+    }
+    let known = key("NVIDIA H200", 130_101, product(Direction::Forward, true, SIZES[2]));
+    assert!(table.get(&known).is_some());
+    let p = known.product;
+    for other in [
+        Key { device: "NVIDIA H100".into(), ..known.clone() },
+        Key { library: 130_102, ..known.clone() },
+        Key { product: Product { n: p.n + 1, ..p }, ..known.clone() },
+        Key { product: Product { k: p.k + 1, ..p }, ..known.clone() },
+        Key { product: Product { m: p.m + 1, ..p }, ..known.clone() },
+        Key { product: Product { x_stride: p.x_stride + 1, ..p }, ..known.clone() },
+        Key { product: Product { out_stride: p.out_stride + 1, ..p }, ..known.clone() },
+    ] {
+        assert_eq!(table.get(&other), None, "{other:?}");
+    }
+}
+
+#[test]
+fn a_table_that_is_not_one_is_refused_by_name() {
+    let mut table = Table::default();
+    table.insert(key("NVIDIA H200", 130_101, product(Direction::Forward, false, SIZES[1])), choice(1));
+    let good = table.to_json();
+    let digits = good.split('"').find(|part| part.len() == 128).unwrap();
+    let choices = &good[good.find('[').unwrap() + 1..good.rfind(']').unwrap()];
+    let twice = good.replacen(choices, &format!("{choices},{choices}"), 1);
+    for (bad, word) in [
+        (String::new(), "EOF"),
+        (good.replace("\"format\": 1", "\"format\": 2"), "format 2"),
+        (good.replace("\"format\": 1", "\"format\": 1, \"more\": 0"), "unknown field `more`"),
+        (good.replace(digits, &digits[1..]), "128 hexadecimal digits"),
+        (good.replace(digits, &format!("+{}", &digits[1..])), "128 hexadecimal digits"),
+        (good.replace("forward", "sideways"), "unknown variant `sideways`"),
+        (good.replace("\"n\": 2", "\"n\": 0"), "no product has these sizes"),
+        (good.replace("\"n\": 2", "\"n\": -2"), "invalid value"),
+        (twice, "choice 1 has the key of an earlier one"),
+    ] {
+        let error = Table::from_json(&bad, "products.json").unwrap_err();
+        assert_eq!(error.status(), Status::BadFormat, "{error}");
+        assert!(
+            error.message().contains("products.json") && error.message().contains(word),
+            "{word}: {error}"
+        );
+    }
+}

@@ -1,0 +1,285 @@
+//! The build script in made-up environments, with a toolkit that only writes down what it was asked.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A crate's folder, the build script in it, and what the compiler was called with so far.
+struct Room {
+    root: tempfile::TempDir,
+}
+
+struct Run {
+    succeeded: bool,
+    lines: Vec<String>,
+    /// The sources compiled, each with nvcc's arguments.
+    compiled: Vec<String>,
+}
+
+impl Run {
+    fn with(&self, begin: &str) -> Vec<&str> {
+        self.lines.iter().filter_map(|line| line.strip_prefix(begin)).collect()
+    }
+
+    fn has_kernels(&self) -> bool {
+        self.lines.iter().any(|line| line == "cargo::rustc-cfg=hz_cuda")
+    }
+}
+
+impl Room {
+    fn new() -> Self {
+        let room = Room { root: tempfile::tempdir().unwrap() };
+        for (path, text) in [
+            ("crate/build.rs", ""),
+            ("crate/csrc/a.cu", "// a"),
+            ("crate/csrc/long.cu", "// a longer one"),
+            ("crate/csrc/k.h", "// k"),
+            ("crate/src/sys/cuda/bindings.rs", "// committed"),
+            ("empty/nothing", ""),
+        ] {
+            room.write(path, text);
+        }
+        let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("build.rs");
+        let status = Command::new(rustc)
+            .args(["--edition=2024", "--crate-name=build_script", "-Copt-level=0", "-Dwarnings", "-o"])
+            .arg(room.at("script"))
+            .arg(source)
+            .status();
+        assert!(status.unwrap().success(), "build.rs does not compile by itself");
+        room
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), text).unwrap();
+    }
+
+    /// A toolkit whose nvcc knows architectures up to `newest`, notes what it is to compile, and fails on a source
+    /// that says `wrong`.
+    fn toolkit(&self, path: &str, newest: u32) -> PathBuf {
+        let log = self.at("compiled");
+        let known = [80, 86, 89, 90, 100, 120].into_iter().filter(|number| *number <= newest);
+        let known: Vec<String> = known.map(|number| format!("compute_{number}")).collect();
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = --list-gpu-arch ] && {{ echo '{}'; exit; }}\necho \"$@\" >>'{}'\n\
+             for word; do case $word in *.cu) ! grep wrong $word || {{ echo 'no such instruction' >&2; exit 2; }} ;; esac; out=$word; done\n\
+             echo object >\"$out\"\n",
+            known.join("\n"),
+            log.display()
+        );
+        self.write(&format!("{path}/bin/nvcc"), &script);
+        self.write(&format!("{path}/include/cuda_runtime.h"), "");
+        self.write(&format!("{path}/lib64/libcudart_static.a"), "");
+        let nvcc = self.at(path).join("bin/nvcc");
+        fs::set_permissions(&nvcc, fs::Permissions::from_mode(0o755)).unwrap();
+        self.at(path)
+    }
+
+    fn run(&self, variables: &[(&str, &str)]) -> Run {
+        let out = self.at("out");
+        fs::create_dir_all(&out).unwrap();
+        let _ = fs::remove_file(self.at("compiled"));
+        let output = Command::new(self.at("script"))
+            .env_clear()
+            .env("PATH", self.at("empty"))
+            .env("AR", program("ar"))
+            .env("OUT_DIR", out)
+            .env("NUM_JOBS", "2")
+            .envs([("HOST", "x86_64-unknown-linux-gnu"), ("TARGET", "x86_64-unknown-linux-gnu")])
+            .envs(variables.iter().copied())
+            .current_dir(self.at("crate"))
+            .output()
+            .unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap().lines().map(str::to_string).collect();
+        let compiled = fs::read_to_string(self.at("compiled")).unwrap_or_default();
+        let mut compiled: Vec<String> = compiled.lines().map(str::to_string).collect();
+        compiled.sort_unstable();
+        Run { succeeded: output.status.success(), lines, compiled }
+    }
+}
+
+/// Where a program of this machine lies.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file()).unwrap()
+}
+
+/// nvcc's own scripts need a shell's programs.
+fn path_with(folder: &Path) -> String {
+    format!("{}:{}", folder.display(), program("grep").parent().unwrap().display())
+}
+
+#[test]
+fn without_a_toolkit_auto_says_so_once_and_require_refuses() {
+    if Path::new("/usr/local/cuda/bin/nvcc").exists() {
+        return println!("skipped: /usr/local/cuda is a toolkit, so this machine cannot be one without");
+    }
+    let room = Room::new();
+    for variables in [&[][..], &[("HZ_CUDA", "auto")], &[("HZ_CUDA", ""), ("CUDA_PATH", "/nowhere")]] {
+        let run = room.run(variables);
+        assert!(run.succeeded && !run.has_kernels(), "{:?}", run.lines);
+        let warnings = run.with("cargo::warning=");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        for part in [
+            "CUDA_HOME",
+            "CUDA_PATH",
+            "nvcc on PATH",
+            "/usr/local/cuda",
+            "VIRTUAL_ENV",
+            "python3",
+            "HZ_CUDA=off",
+        ] {
+            assert!(warnings[0].contains(part), "`{part}` is not in: {}", warnings[0]);
+        }
+        assert_eq!(warnings[0].contains("/nowhere"), variables.len() == 2);
+    }
+    let run = room.run(&[("HZ_CUDA", "require")]);
+    assert!(!run.succeeded);
+    let errors = run.with("cargo::error=");
+    assert!(errors[0].starts_with("HZ_CUDA=require, but no CUDA toolkit"), "{errors:?}");
+    assert!(run.with("cargo::warning=").is_empty());
+
+    let run = room.run(&[("TARGET", "aarch64-apple-darwin")]);
+    assert!(run.succeeded && run.with("cargo::warning=")[0].contains("aarch64-apple-darwin"));
+}
+
+#[test]
+fn off_is_silent_and_another_word_is_refused() {
+    let room = Room::new();
+    let toolkit = room.toolkit("cuda", 120);
+    let run = room.run(&[("HZ_CUDA", "off"), ("CUDA_HOME", toolkit.to_str().unwrap())]);
+    assert!(run.succeeded && !run.has_kernels() && run.compiled.is_empty());
+    assert!(run.with("cargo::warning=").is_empty());
+    let run = room.run(&[("HZ_CUDA", "yes")]);
+    assert!(!run.succeeded);
+    assert_eq!(run.with("cargo::error="), ["HZ_CUDA is `yes`; it is one of auto, require, off"]);
+}
+
+#[test]
+fn a_toolkit_is_found_wherever_one_may_lie() {
+    let room = Room::new();
+    let named = room.toolkit("named", 120);
+    let path = path_with(&room.at("empty"));
+    let linked = room.toolkit("versions/13", 120);
+    fs::create_dir_all(room.at("bin")).unwrap();
+    symlink(linked.join("bin/nvcc"), room.at("bin/nvcc")).unwrap();
+    let on_path = path_with(&room.at("bin"));
+    let packaged = room.toolkit("venv/lib/python3.11/site-packages/nvidia/cu13", 120);
+    let (venv, named_by) = (room.at("venv"), named.to_str().unwrap());
+    let mut cases = vec![
+        (vec![("CUDA_HOME", named_by), ("PATH", &on_path)], &named),
+        (vec![("CUDA_PATH", named_by), ("PATH", &on_path)], &named),
+        (vec![("CUDA_HOME", "/nowhere"), ("PATH", &on_path)], &linked),
+    ];
+    if !Path::new("/usr/local/cuda/bin/nvcc").exists() {
+        cases.push((vec![("VIRTUAL_ENV", venv.to_str().unwrap()), ("PATH", &path)], &packaged));
+    }
+    for (variables, home) in cases {
+        let run = room.run(&variables);
+        assert!(run.succeeded && run.has_kernels(), "{variables:?}: {:?}", run.lines);
+        assert!(run.with("cargo::warning=").is_empty(), "{:?}", run.lines);
+        let search = run.with("cargo::rustc-link-search=native=");
+        assert!(
+            search.contains(&fs::canonicalize(home).unwrap().join("lib64").to_str().unwrap()),
+            "{search:?}"
+        );
+        assert_eq!(run.with("cargo::rustc-link-lib=static="), ["horizon_kernels", "cudart_static"]);
+        let watched = run.with("cargo::rerun-if-changed=");
+        assert!(watched.contains(&"csrc") && watched.contains(&"build.rs"), "{watched:?}");
+        assert!(watched.contains(&home.join("bin/nvcc").to_str().unwrap()), "{watched:?}");
+        assert!(watched.iter().all(|path| room.at("crate").join(path).exists()), "always stale: {watched:?}");
+        assert_eq!(fs::read_to_string(room.at("out/bindings.rs")).unwrap(), "// committed");
+    }
+}
+
+#[test]
+fn only_what_has_changed_is_compiled_again() {
+    let room = Room::new();
+    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("empty")));
+    let home = [("CUDA_HOME", home.to_str().unwrap()), ("PATH", path.as_str())];
+    let compiled = |more: &[(&str, &str)]| {
+        let run = room.run(&[&home, more].concat());
+        assert!(run.succeeded && run.has_kernels(), "{:?}", run.lines);
+        let name = |line: &String| line.split(' ').find(|word| word.ends_with(".cu")).unwrap().to_string();
+        let mut names: Vec<String> = run.compiled.iter().map(name).collect();
+        names.sort_unstable();
+        names
+    };
+    let both = ["csrc/a.cu", "csrc/long.cu"];
+    assert_eq!(compiled(&[]), both);
+    assert_eq!(compiled(&[]), [""; 0]);
+    room.write("crate/csrc/a.cu", "// another");
+    assert_eq!(compiled(&[]), both[..1]);
+    room.write("crate/csrc/k.h", "// another");
+    assert_eq!(compiled(&[]), both);
+    assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a")]), both);
+    assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a"), ("NVCC_APPEND_FLAGS", "-g")]), both);
+    let objects = fs::read_dir(room.at("out")).unwrap().flatten();
+    let objects = objects.filter(|entry| entry.path().extension().is_some_and(|e| e == "o")).count();
+    assert_eq!(objects, 2, "objects of earlier builds are left over");
+}
+
+#[test]
+fn targets_are_those_asked_for_or_all_that_the_toolkit_knows() {
+    let room = Room::new();
+    let (new, old, path) = (room.toolkit("new", 120), room.toolkit("old", 100), path_with(&room.at("empty")));
+    let run = |home: &Path, arch: &str| {
+        room.run(&[("CUDA_HOME", home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA_ARCH", arch)])
+    };
+    let codes = |run: &Run| -> Vec<String> {
+        let words = run.compiled[0].split(' ').filter_map(|word| word.strip_prefix("-gencode="));
+        words.map(str::to_string).collect()
+    };
+    let all = run(&new, "");
+    let text = ["80", "86", "89", "90a", "100a", "120a"].map(|n| format!("arch=compute_{n},code=sm_{n}"));
+    let ptx = "arch=compute_90,code=compute_90".to_string();
+    assert_eq!(codes(&all), [&text[..], std::slice::from_ref(&ptx)].concat());
+    assert!(all.with("cargo::warning=").is_empty());
+
+    let most = run(&old, "");
+    assert_eq!(codes(&most), [&text[..5], &[ptx]].concat());
+    let warnings = most.with("cargo::warning=");
+    assert!(warnings.len() == 1 && warnings[0].contains("too old for sm_120a"), "{warnings:?}");
+
+    let two = run(&new, "sm_90a, compute_100");
+    assert_eq!(codes(&two), [text[3].as_str(), "arch=compute_100,code=compute_100"]);
+    for bad in ["90", "sm_", "sm_9", "sm_9x0", "hopper"] {
+        let refused = run(&new, bad);
+        assert!(!refused.succeeded, "{bad}");
+        assert!(refused.with("cargo::error=")[0].contains(&format!("`{bad}`")), "{:?}", refused.lines);
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_stops_the_build() {
+    let room = Room::new();
+    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("empty")));
+    room.write("crate/csrc/a.cu", "wrong");
+    for mode in ["auto", "require"] {
+        let run = room.run(&[("CUDA_HOME", home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA", mode)]);
+        assert!(!run.succeeded && !run.has_kernels());
+        let errors = run.with("cargo::error=").join("\n");
+        assert!(errors.contains("csrc/a.cu") && errors.contains("no such instruction"), "{errors}");
+        assert!(errors.contains("HZ_CUDA=off"), "{errors}");
+    }
+}
+
+#[test]
+fn checking_bindings_needs_the_feature_that_makes_them() {
+    let room = Room::new();
+    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("empty")));
+    for (word, part) in
+        [("check", "--features bindgen"), ("write", "--features bindgen"), ("read", "check, write")]
+    {
+        let variables = [("CUDA_HOME", home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA_BINDINGS", word)];
+        let run = room.run(&variables);
+        assert!(!run.succeeded && run.with("cargo::error=")[0].contains(part), "{:?}", run.lines);
+    }
+    assert_eq!(fs::read_to_string(room.at("crate/src/sys/cuda/bindings.rs")).unwrap(), "// committed");
+}

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Breaks every kernel in one small way at a time, and asks whether a test notices.
+
+    mutate.py [--jobs N] [--only REGEX] [--out FILE]     CUDA_HOME names the toolkit; `make` must have been run
+
+A mutant drops one barrier, wait or commit, weakens one wait, or moves one bound by one (< to <=, >= to >, ...), in kernel code
+outside unrolled loops of constant length. It is caught when a test of its op fails, crashes or hangs under either build. What
+survives must stand in EQUIVALENT with the reason why it changes nothing that a test could see; an entry that no longer matches
+a survivor is an error too.
+"""
+import argparse
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CSRC = os.path.join(HERE, "..", "..", "csrc")
+CUDA = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+
+# Which op's tests judge a header.
+JUDGES = {"reduce.h": ("rmsnorm", "rmsnorm"), "column_sum.h": ("bias", "bias"), "tile.h": ("attention", "attention")}
+# Tests of an op: those whose name holds this.
+FILTERS = {"qk_norm": "qk_norm", "grad": "grad"}
+
+SYNCS = [r"__syncthreads\(\);", r"__syncwarp\(\);", r"cp_async_wait<[^;]*;", r"cp_async_commit\(\);"]
+WEAKER = {"cp_async_wait<0>": "cp_async_wait<1>", "cp_async_wait<1>": "cp_async_wait<2>",
+          "cp_async_wait<B::STAGES - 1>": "cp_async_wait<B::STAGES>"}
+BOUNDS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > "}
+
+# (file, mutation, line's text): why nothing can notice.
+WHOLE_IN_TAIL = "a last vector that is whole takes the tail's path: same values in the same order"
+STRICTER_MASK = "a tile that needs no mask is masked: nothing in it is hidden"
+EQUIVALENT = {
+    ("attention.cu", "'<' to '<=' at 17", "return window < doc_end[key] - key ? key + window : doc_end[key];"):
+        "equal ends either way",
+    ("attention.cu", "'<' to '<=' at 35", "for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {"):
+        "a tile that begins at row_end is masked whole, and nothing was queued for it",
+    ("attention.cu", "'<' to '<=' at 42", "cp_async_4(stage_rows + i, row < row_end ? src + row : src, row < row_end);"):
+        "the address of a word that is not read",
+    ("attention.cu", "'<' to '<=' at 75", "cp_async_4(stage_rows + i, row < row_end ? src + row : src, row < row_end);"):
+        "reads a word that is there, for a row that is masked",
+    ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 54", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 56", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 23",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 50",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
+    ("attention.cu", "'>' to '>=' at 82",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
+    ("grad.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
+    ("grad.cu", "'<=' to '<' at 23", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
+    ("grad.cu", "'<' to '<=' at 85",
+     "for (int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector; i < n; i += step) {"):
+        "at i = n no value is left: eight zeros are added",
+    ("qk_norm.cu", "'<' to '<=' at 57",
+     "for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round"):
+        "at block0 = total no head is left: a round without effect",
+}
+
+
+def kernel_lines(text):
+    """Numbers of the lines inside __global__ and __device__ functions, less constant unrolled loops' heads."""
+    inside, lines, out = False, text.split("\n"), set()
+    indent = ""
+    for n, line in enumerate(lines):
+        if not inside and re.search(r"__(global|device)__", line) and "static constexpr" not in line:
+            indent = re.match(r" *", line)[0]
+            inside = not line.rstrip().endswith("}")
+            if not inside:
+                out.add(n)
+                continue
+        if inside:
+            if n == 0 or not lines[n - 1].strip() == "HZ_UNROLL":
+                out.add(n)
+            if line == indent + "}":
+                inside = False
+    return out
+
+
+def mutants():
+    for name in sorted(os.listdir(CSRC)):
+        if name in ("ptx.h", "gpu.h", "kernels.h", "launch.h", "vec.h"):
+            continue
+        op, tests = JUDGES.get(name, (name[:-3], FILTERS.get(name[:-3], name[:-3])))
+        text = open(os.path.join(CSRC, name)).read()
+        offset, lines = 0, text.split("\n")
+        wanted = kernel_lines(text)
+        for n, line in enumerate(lines):
+            code = line.split("//")[0]
+            if n in wanted:
+                edits = []
+                for pattern in SYNCS:
+                    edits += [(m.start(), m.end(), ";", "drop " + m[0]) for m in re.finditer(pattern, code)]
+                for old, new in WEAKER.items():
+                    edits += [(m.start(), m.end(), new, f"{old} to {new}") for m in re.finditer(re.escape(old), code)]
+                if not re.search(r"static_assert|if constexpr", code):
+                    for old, new in BOUNDS.items():
+                        edits += [(m.start(), m.end(), new, f"'{old.strip()}' to '{new.strip()}' at {m.start()}")
+                                  for m in re.finditer(old, code)]
+                for a, b, new, what in edits:
+                    yield {"file": name, "op": op, "tests": tests, "line": n + 1, "what": what, "source": line.strip(),
+                           "text": text[:offset + a] + new + text[offset + b:]}
+            offset += len(line) + 1
+
+
+COMMON = ["-std=c++20", "-DHZ_EMU", "-x", "c++", "-w", "-O1", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
+          "-ftrivial-auto-var-init=pattern", "-isystem", os.path.join(CUDA, "include")]
+BUILDS = {
+    "race": (["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"], [], "1", "2"),
+    "asan": (["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"], ["-fsanitize=address,undefined"], "0", "2"),
+}
+
+
+def snapshot(where):
+    """Copies headers, kernels and object files, so that work on the tree does not disturb a long run. Objects by build."""
+    for folder, name in [(CSRC, "csrc"), (HERE, "shim")]:
+        os.makedirs(os.path.join(where, name))
+        for f in os.listdir(folder):
+            if f.endswith((".h", ".cu")):
+                shutil.copy(os.path.join(folder, f), os.path.join(where, name))
+    objects = {}
+    for build in BUILDS:
+        made = subprocess.run(["make", "-s", "-C", HERE, "objects-" + build], capture_output=True, text=True, check=True)
+        objects[build] = made.stdout.split()
+        for o in objects[build]:
+            os.makedirs(os.path.dirname(os.path.join(where, o)), exist_ok=True)
+            shutil.copy(os.path.join(HERE, o), os.path.join(where, o))
+    return objects
+
+
+def judge(mutant, base, all_objects):
+    """Name of the build that notices, and how; or None."""
+    order = ("race", "asan") if "drop" in mutant["what"] or "wait" in mutant["what"] else ("asan", "race")
+    with tempfile.TemporaryDirectory() as where:
+        for name in os.listdir(os.path.join(base, "csrc")):
+            if name.endswith(".h") or name == mutant["op"] + ".cu":
+                source = mutant["text"] if name == mutant["file"] else open(os.path.join(base, "csrc", name)).read()
+                with open(os.path.join(where, name), "w") as f:
+                    f.write(source)
+        for build in order:
+            compile_flags, link_flags, first, last = BUILDS[build]
+            obj, exe = os.path.join(where, "m.o"), os.path.join(where, "t_" + build)
+            made = subprocess.run(["g++", *COMMON, *compile_flags, f"-I{where}", "-I" + os.path.join(base, "shim"), "-c",
+                                   os.path.join(where, mutant["op"] + ".cu"), "-o", obj], capture_output=True, text=True)
+            if made.returncode:
+                return build, "does not compile: " + made.stderr.strip().split("\n")[0]
+            objects = [os.path.join(base, o) for o in all_objects[build] if o != f"build/{build}_{mutant['op']}.o"]
+            subprocess.run(["g++", *link_flags, *objects, obj, "-o", exe], check=True)
+            try:
+                ran = subprocess.run([exe, mutant["tests"], first, last], capture_output=True, text=True, timeout=300,
+                                     env={**os.environ, "HZ_FAIL_FAST": "1", "ASAN_OPTIONS": "detect_leaks=0"})
+            except subprocess.TimeoutExpired:
+                return build, "hangs"
+            if ran.returncode:
+                failed = [l for l in ran.stdout.split("\n") if l.startswith("FAIL")]
+                errors = [l for l in ran.stderr.split("\n") if "ERROR: " in l or "runtime error: " in l]
+                why = failed[0].split("seed ", 1)[-1] if failed else (errors + ["crash"])[0].split("ERROR: ")[-1]
+                return build, re.sub(r"0x[0-9a-f]+", "0x…", why.replace(where + os.sep, ""))[:160]
+    return None
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument("--jobs", type=int, default=2)
+    options.add_argument("--only", default="")
+    options.add_argument("--out")
+    options = options.parse_args()
+    chosen = [m for m in mutants() if re.search(options.only, f"{m['file']}:{m['line']} {m['what']}")]
+    report, survivors, caught = [], [], 0
+    with tempfile.TemporaryDirectory() as base, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        objects = snapshot(base)
+        for m, verdict in zip(chosen, pool.map(lambda m: judge(m, base, objects), chosen)):
+            label = f"{m['file']}:{m['line']} {m['what']}   [{m['source']}]"
+            key = (m["file"], m["what"], m["source"])
+            if verdict:
+                caught += 1
+                line = f"caught      {label}\n            {verdict[0]}: {verdict[1]}"
+            elif key in EQUIVALENT:
+                line = f"equivalent  {label}\n            {EQUIVALENT[key]}"
+            else:
+                line = f"SURVIVED    {label}"
+            if not verdict:
+                survivors.append(key)
+            report.append(line)
+            print(line, flush=True)
+    unknown = [k for k in survivors if k not in EQUIVALENT]
+    stale = [k for k in EQUIVALENT if k not in survivors] if not options.only else []
+    report.append(f"{len(chosen)} mutants: {caught} caught, {len(survivors) - len(unknown)} equivalent, {len(unknown)} survived")
+    print(report[-1])
+    for key in stale:
+        print("no longer a survivor, take it out of EQUIVALENT:", key)
+    if options.out:
+        with open(options.out, "w") as f:
+            f.write("\n".join(report) + "\n")
+    sys.exit(1 if unknown or stale else 0)
+
+
+if __name__ == "__main__":
+    main()

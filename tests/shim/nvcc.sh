@@ -1,0 +1,32 @@
+#!/bin/sh
+# nvcc.sh [arch...]: compiles every csrc/*.cu, and the conformance kernels, with every warning an error, for sm_90a or the
+# architectures named ("all": each one the library is built for), and prints registers, shared memory and spills of every
+# kernel. Fails on a warning, or on a spill. CUDA_HOME names the toolkit.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+csrc=$here/../../csrc
+: "${CUDA_HOME:=/usr/local/cuda}"
+[ $# -gt 0 ] || set -- 90a
+[ "$1" != all ] || set -- 80 86 89 90a 100a 120a
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+status=0
+for arch in "$@"; do
+    echo "== sm_$arch: registers, static shared bytes, stack bytes, spilled bytes, kernel"
+    for source in "$csrc"/*.cu "$here"/conform*.cu; do
+        "$CUDA_HOME/bin/nvcc" -std=c++20 -O3 -lineinfo -I"$csrc" -I"$here" -Xcompiler=-Wall,-Wextra -Werror all-warnings -Xptxas=-v \
+            -gencode "arch=compute_$arch,code=sm_$arch" -c "$source" -o "$out/x.o" >"$out/log" 2>&1 ||
+            { cat "$out/log"; exit 1; }
+        c++filt <"$out/log" | awk '
+            { gsub(/hz::|\(anonymous namespace\)::/, "") }
+            /Function properties for/ { sub(/.*Function properties for (void )?/, ""); sub(/\(.*/, ""); name = $0 }
+            /bytes stack frame/ { stack = $1; spill = $5 + $9 }
+            /Used [0-9]+ registers/ {
+                match($0, /Used [0-9]+/); regs = substr($0, RSTART + 5, RLENGTH - 5)
+                smem = 0; if (match($0, /[0-9]+ bytes smem/)) smem = substr($0, RSTART, RLENGTH) + 0
+                printf "%4d %6d %5d %5d  %s\n", regs, smem, stack, spill, name; if (spill > 0) bad = 1 }
+            END { exit bad }' || status=2
+    done
+done
+[ $status -eq 0 ] || echo "some kernels spill" >&2
+exit $status

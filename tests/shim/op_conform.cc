@@ -1,0 +1,89 @@
+// What the primitives must give, from the PTX manual.
+#include "check.h"
+#include "conform.h"
+
+using namespace check;
+
+namespace {
+
+template <class P>
+std::vector<double> product(const std::vector<bf16>& a, const std::vector<bf16>& b, int M, int N, int K) {
+    std::vector<double> c(size_t(M) * N);
+    for (int i = 0; i < M; ++i)
+        for (int j = 0; j < N; ++j) {
+            typename P::real s = 0;
+            for (int k = 0; k < K; ++k) s += typename P::real(value(a[i * K + k])) * value(b[j * K + k]);
+            c[i * N + j] = s;
+        }
+    return c;
+}
+
+std::function<void(Run&)> primitives() {
+    const auto a = random<bf16>(256, 1), b = random<bf16>(128, 2);
+    std::vector<uint32_t> want;
+    auto all = [&](auto f) {
+        for (int t = 0; t < 32; ++t) want.push_back(uint32_t(f(t)));
+    };
+    // ldmatrix: lane t holds of each matrix row t/4, columns 2(t%4) and one more; transposed, column t/4
+    for (int i = 0; i < 4; ++i) all([&](int t) { const int e = i * 64 + t / 4 * 8 + t % 4 * 2; return e | (e + 1) << 16; });
+    for (int i = 0; i < 4; ++i) all([&](int t) { const int e = i * 64 + t % 4 * 2 * 8 + t / 4; return e | (e + 8) << 16; });
+    all([&](int t) { const int row = (t + 1) % 32; return row % 2 ? 0 : int(a[size_t(row) * 8].bits); });
+    all([&](int t) { const int w = t ^ 1; return w % 3 ? a[2 + w * 2].bits | int(a[3 + w * 2].bits) << 16 : 0; });
+    all([](int) { return 5; });
+    all([](int t) { return t / 8 * 8 + 3; });
+    all([](int t) { return t ^ 6; });
+    all([](int t) { return (t ^ 9) / 8 > t / 8 ? t : t ^ 9; });  // past the end of its segment of 8: own value
+    all([](int t) { return t + 3 < 32 ? t + 3 : t; });
+    all([](int t) { return t % 16 + 3 < 16 ? t + 3 : t; });
+    all([](int t) { return t >= 3 ? t - 3 : t; });
+    all([](int t) { return t % 16 >= 3 ? t - 3 : t; });
+    uint32_t ballot = 0;
+    for (int t = 0; t < 32; t += 3) ballot |= 1u << t;
+    all([&](int) { return ballot; });
+    all([](int) { return 0; });
+    all([](int) { return 1; });
+    all([](int) { return 496; });
+    all([](int) { return 30; });
+    all([](int) { return 0xffff; });
+    all([](int t) {
+        uint32_t m = 0;
+        for (int j = 0; j < 32; ++j) m |= uint32_t(j / 5 == t / 5) << j;
+        return m;
+    });
+    all([](int t) { return t < 16 ? t ^ 1 : t ^ 2; });
+    // 1 + t/256 lies between bf16 values 1/128 apart: odd t are ties, and go to the even neighbour
+    all([](int t) { const int half = t / 2; return (0x3f80 + half + t % 2 * (half % 2)) | 0x7f80 << 16; });
+    all([](int t) { return (t - 16 + 127) << 23; });
+    all([](int) { return 0; });
+    if (want.size() != size_t(kConformWords) * 32) fail("%zu words listed", want.size());
+    const auto truth = product<Truth>(a, b, 16, 8, 16), naive = product<Naive>(a, b, 16, 8, 16);
+    return [=](Run& run) {
+        Dev<bf16> A(a), B(b);
+        Dev<float> C(128);
+        Dev<uint32_t> words(want.size());
+        NEED(conform(C, words, A, B));
+        run.within("mma", C, truth, naive, 2, 128, 2);
+        const auto got = words.get();
+        for (size_t i = 0; i < want.size(); ++i)
+            if (got[i] != want[i]) fail("word %zu of lane %zu is %#x, want %#x", i / 32, i % 32, got[i], want[i]);
+    };
+}
+
+auto wgmma(int M, int N, int K) {
+    return [=]() -> std::function<void(Run&)> {
+        const auto a = random<bf16>(size_t(M) * K, 3), b = random<bf16>(size_t(N) * K, 4);
+        const auto truth = product<Truth>(a, b, M, N, K), naive = product<Naive>(a, b, M, N, K);
+        return [=](Run& run) {
+            Dev<bf16> A(a), B(b);
+            Dev<float> C(size_t(M) * N);
+            NEED(conform_wgmma(C, A, B, M, N, K));
+            run.within("C", C, truth, naive, 2, N, 4);
+        };
+    };
+}
+
+TEST("conform primitives", primitives);
+TEST("conform wgmma 64x64x192", wgmma(64, 64, 192));
+TEST("conform wgmma 128x128x256", wgmma(128, 128, 256));
+
+}  // namespace

@@ -1,0 +1,78 @@
+#include "check.h"
+#include "sizes.h"
+
+using namespace check;
+
+namespace {
+
+template <class P>
+struct Swiglu {
+    std::vector<double> out, dgate, dup;
+    Swiglu(const std::vector<bf16>& gate, const std::vector<bf16>& up, const std::vector<bf16>& dout)
+        : out(gate.size()), dgate(gate.size()), dup(gate.size()) {
+        using real = typename P::real;
+        for (size_t i = 0; i < gate.size(); ++i) {
+            const real g = value(gate[i]), u = value(up[i]), d = value(dout[i]);
+            const real s = real(1) / (real(1) + std::exp(-g)), silu = g * s;
+            out[i] = P::stored(silu * u);
+            dgate[i] = P::stored(d * u * (s + silu * (real(1) - s)));
+            dup[i] = P::stored(d * silu);
+        }
+    }
+};
+
+auto swiglu(int64_t N, int64_t F, bool packed) {
+    return [=]() -> std::function<void(Run&)> {
+        auto gate = random<bf16>(N * F, 1, 3.f);
+        const auto up = random<bf16>(N * F, 2), dout = random<bf16>(N * F, 3);
+        const float edges[] = {0.f, -0.f, 88.f, -88.f, -100.f, 200.f, -3e38f, 3e38f};  // where e^-x leaves f32
+        for (int e = 0; e < 8; ++e) gate[e] = to_bf16(edges[e]);
+        const Swiglu<Truth> t(gate, up, dout);
+        const Swiglu<Naive> n(gate, up, dout);
+        // packed: gate | up as one product leaves them
+        const int64_t stride = packed ? 2 * F : F;
+        std::vector<bf16> both(2 * N * F);
+        for (int64_t row = 0; row < N; ++row) {
+            std::copy_n(gate.begin() + row * F, F, both.begin() + row * stride);
+            std::copy_n(up.begin() + row * F, F, both.begin() + (packed ? row * stride + F : (N + row) * F));
+        }
+        auto range = [=](const std::vector<bf16>& v, bool second) {
+            std::vector<bf16> dense(N * F);
+            for (int64_t row = 0; row < N; ++row)
+                std::copy_n(v.begin() + (packed ? row * stride + second * F : (second * N + row) * F), F, dense.begin() + row * F);
+            return dense;
+        };
+        return [=](Run& run) {
+            const int64_t to_up = packed ? F : N * F;
+            Dev<bf16> x(both), dx(2 * N * F), out(N * F), again(N * F), d(dout);
+            NEED(hzk_swiglu_forward(out, x, x + to_up, N, F, stride, nullptr));
+            run.within("out", out, t.out, n.out, 2, 8);
+            NEED(hzk_swiglu_backward(dx, dx + to_up, again, d, x, x + to_up, N, F, stride, nullptr));
+            run.equal("out again", again.get(), out.get());
+            const auto grads = dx.get();
+            Dev<bf16> dgate(range(grads, false)), dup(range(grads, true));
+            run.within("dgate", dgate, t.dgate, n.dgate, 3, 8);
+            run.within("dup", dup, t.dup, n.dup, 3, 8);
+            NEED(hzk_swiglu_backward(x, x + to_up, nullptr, d, x, x + to_up, N, F, stride, nullptr));  // in place
+            run.equal("in place", x.get(), grads);
+            Dev<bf16> y(both);
+            NEED(hzk_swiglu_backward(dx, dx + to_up, d, d, y, y + to_up, N, F, stride, nullptr));  // out is dout
+            run.equal("out over dout", d.get(), out.get());
+        };
+    };
+}
+
+TEST("swiglu 1x8", swiglu(1, 8, false));
+TEST("swiglu 33x264", swiglu(33, 264, false));
+TEST("swiglu 31x2064 packed", swiglu(31, 2064, true));
+TEST("swiglu refusals", [] {
+    return [](Run&) {
+        Dev<bf16> x(64);
+        if (hzk_swiglu_forward(x, x, x, 0, 8, 8, nullptr) != HZK_OK) fail("no rows refused");
+        if (hzk_swiglu_forward(x, x, x, 1, 9, 16, nullptr) != HZK_ERROR_SHAPE) fail("width 9 accepted");
+        if (hzk_swiglu_forward(x, x, x, 1, 16, 8, nullptr) != HZK_ERROR_SHAPE) fail("stride below width accepted");
+        if (hzk_swiglu_forward(x, x + 4, x, 1, 8, 8, nullptr) != HZK_ERROR_ALIGNMENT) fail("misaligned gate accepted");
+    };
+});
+
+}  // namespace
