@@ -8,8 +8,9 @@
 //! - `make`: milliseconds to build, synchronise and check a step of a 126-layer model with 32 micro-batches,
 //!   medians of the rounds, plain and with everything that a placement may ask for;
 //! - `simulate`: for random policies on the CPU device, how far simulated time is from measured time in the
-//!   median, in percent: for a step, and for what each lane is busy. The machine is fitted to the spans of one
-//!   plain run. Lanes of the CPU device share this machine's cores, which the simulation does not know.
+//!   median, in percent: for a step, and for what each lane is busy. The machine is fitted to the spans of a plain
+//!   run just before each policy, since others may use it, too. Lanes of the CPU device share this machine's
+//!   cores, which the simulation does not know.
 
 use std::env;
 use std::time::Instant;
@@ -195,10 +196,11 @@ fn simulate(policies: usize, threads: usize) {
         ..TrainerOptions::default()
     };
     let plan = Trainer::plan_for(&config, &plain).expect("a plan");
-    let machine = machine(&measure(&plain), &Cost::new(&config, &layout, &plan.policy, DType::F32));
+    let cost = Cost::new(&config, &layout, &plan.policy, DType::F32);
     let (mut steps, mut lanes) = (vec![], [const { Vec::new() }; Lane::COUNT]);
     for _ in 0..policies {
         let options = any_options(&mut random, &plain);
+        let machine = machine(&measure(&plain), &cost);
         let (step_ns, busy) = last_steps(&measure(&options));
         let plan = Trainer::plan_for(&config, &options).expect("a plan");
         let predicted = plan.predict(&config, &layout, DType::F32, &machine, 3).expect("the policy is valid");
@@ -210,7 +212,6 @@ fn simulate(policies: usize, threads: usize) {
     }
     let mut line = json!({
         "bench": "simulate", "policies": policies, "threads": threads, "step_percent": median(steps),
-        "machine": format!("{machine:?}"),
     });
     for (lane, percents) in Lane::ALL.iter().zip(lanes) {
         line[format!("{lane}_percent")] = median(percents).into();
