@@ -5,7 +5,8 @@
 //! with them but what keeps the compiler from leaving them out; it is the limit that memory sets. Ratios are taken within a round, because bandwidth on shared machines
 //! wanders, and by wall clock as well as by processor time, which other programs disturb less; the median of
 //! the rounds is reported, as one line of JSON for each measurement. The modes are
-//! `exact` with a bf16 and an f32 gradient, and `compact` (18 bytes).
+//! `exact` with a bf16 and an f32 gradient, `compact` (18 bytes), and `whole`: f32 masters and gradients (28 bytes), as
+//! other trainers keep them; its probe goes over the same bytes.
 
 use std::env;
 use std::slice;
@@ -14,7 +15,9 @@ use std::time::Instant;
 
 use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool};
-use horizon::ops::adam::{AdamOptions, AdamScalars, AdamSpans, Rounding, update_with, write_master};
+use horizon::ops::adam::{
+    AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update_whole_with, update_with, write_master,
+};
 
 fn main() {
     let option = |name: &str, default: usize| {
@@ -30,6 +33,7 @@ fn main() {
         ("exact", DType::Bf16, DType::F32),
         ("exact", DType::F32, DType::F32),
         ("compact", DType::Bf16, DType::Bf16),
+        ("whole", DType::F32, DType::F32),
     ] {
         let pool = Pool::new(threads).expect("threads start");
         let bytes_read = 4 + dtype.bytes() + 2 * moment.bytes();
@@ -37,6 +41,7 @@ fn main() {
         let arena = Arena::take(elements * bytes_read, MemoryKind::Plain).expect("the arena fits");
         let spans = carve(&arena, elements, dtype, moment);
         fill(&pool, &spans);
+        let whole = (mode == "whole").then(|| whole(&arena, &pool, &spans));
 
         let asked =
             env::var_os("HZ_ISA").map(|_| Isa::chosen().expect("an instruction set of this processor"));
@@ -50,7 +55,10 @@ fn main() {
         for _ in 0..=rounds {
             probe_seconds.push(timed(|| probe(&pool, &spans)));
             for (isa, seconds) in isas.iter().zip(&mut seconds) {
-                seconds.push(timed(|| update_with(*isa, &pool, &spans, &scalars, 1.0, true, rounding)));
+                seconds.push(timed(|| match &whole {
+                    Some(whole) => update_whole_with(*isa, &pool, whole, &scalars, 1.0, true),
+                    None => update_with(*isa, &pool, &spans, &scalars, 1.0, true, rounding),
+                }));
             }
         }
         let traffic = (elements * (bytes_read + bytes_written)) as f64;
@@ -90,6 +98,25 @@ fn carve(arena: &Arena, elements: usize, gradient_dtype: DType, moment: DType) -
     AdamSpans { weights: next(2), residual: next(2), gradient, gradient_dtype, m, v }
 }
 
+/// Whole masters where weights and residuals lie, one after the other at the arena's end.
+fn whole(arena: &Arena, pool: &Pool, spans: &AdamSpans) -> WholeSpans {
+    const RUN: usize = 1 << 16;
+    let elements = spans.elements();
+    let start = arena.whole().bytes() - 4 * elements;
+    let params = arena.whole().part(start, 4 * elements);
+    pool.run(elements.div_ceil(RUN), &|_, run| {
+        let values: Vec<f32> = (run * RUN..elements.min((run + 1) * RUN)).map(ordinary).collect();
+        params.part(run * RUN * 4, values.len() * 4).write(&values);
+    });
+    let AdamSpans { gradient, gradient_dtype, m, v, .. } = *spans;
+    WholeSpans { params, copy: None, gradient, gradient_dtype, m, v }
+}
+
+/// A value between −1 and 1.
+fn ordinary(at: usize) -> f32 {
+    (at.wrapping_mul(2_654_435_761) % 1999) as f32 / 1000.0 - 1.0
+}
+
 /// Ordinary values everywhere; zeros would let pages share nothing and divisions be cheap.
 fn fill(pool: &Pool, spans: &AdamSpans) {
     const RUN: usize = 1 << 16;
@@ -97,8 +124,7 @@ fn fill(pool: &Pool, spans: &AdamSpans) {
     pool.run(elements.div_ceil(RUN), &|_, run| {
         let count = RUN.min(elements - run * RUN);
         let part = spans.part(run * RUN, count);
-        let value = |at: usize| ((at * 2_654_435_761 + run) % 1999) as f32 / 1000.0 - 1.0;
-        let values: Vec<f32> = (0..count).map(value).collect();
+        let values: Vec<f32> = (run * RUN..run * RUN + count).map(ordinary).collect();
         write_master(part.weights, part.residual, &values);
         let squares: Vec<f32> = values.iter().map(|value| value * value).collect();
         let stored = [(part.gradient, &values), (part.m, &values), (part.v, &squares)];

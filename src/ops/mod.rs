@@ -12,7 +12,8 @@
 //! - Every output says whether it is set (`=`) or added to (`+=`); [`Write`] chooses where both exist.
 //! - The bits of a result depend on shapes and inputs alone: never on threads, never on timing.
 //! - A span that is too short for its shape is a bug and panics.
-//! - Outputs overlap no input, except where an operation says "in place" or "may be".
+//! - Outputs overlap no input, except where an operation says "in place" or "may be": then the two start at the
+//!   same byte. They never overlap in part.
 //! - Spans carry no borrow. A caller of these functions holds the right to read the inputs and to write the
 //!   outputs for the length of the call: in the engine the schedule gives that right and `check` proves it.
 
@@ -32,10 +33,11 @@ pub enum Write {
     Add,
 }
 
-/// What the head does with each row's loss. Rows with target −100 never count.
+/// What the head does with each row's loss. Rows with target [`IGNORED_TARGET`](crate::base::IGNORED_TARGET)
+/// never count.
 #[derive(Clone, Copy, Debug)]
 pub struct LossRows {
-    /// `i32 [rows]`: the class each row should predict, −100 for none.
+    /// `i32 [rows]`: the class each row should predict, or `IGNORED_TARGET`.
     pub targets: DeviceSpan,
     /// `f32 [rows]`: the weight of each row; ones when the caller gave none.
     pub weights: DeviceSpan,

@@ -71,6 +71,8 @@ unsafe impl<'a, T: Element> Cut for Rows<'a, T> {
         self.rows.div_ceil(self.block)
     }
 
+    /// # Safety
+    /// There is such a block, and its rows are asked for once.
     #[inline(always)]
     unsafe fn piece(&self, index: usize) -> Self::Piece {
         let rows = block(index, self.block, self.rows);
@@ -132,6 +134,8 @@ unsafe impl<'a, T: Element> Cut for Tiles<'a, T> {
         self.whole.rows().checked_div(self.group).map_or(0, |groups| groups * down * across)
     }
 
+    /// # Safety
+    /// There is such a rectangle, and it is asked for once.
     #[inline(always)]
     unsafe fn piece(&self, index: usize) -> Self::Piece {
         let (down, across) = self.counts();
@@ -158,9 +162,76 @@ unsafe impl<A: Cut, B: Cut> Cut for (A, B) {
         pieces
     }
 
+    /// # Safety
+    /// Both have the index, and neither is asked for it elsewhere.
     #[inline(always)]
     unsafe fn piece(&self, index: usize) -> Self::Piece {
         // SAFETY: what the caller promises of the pair's index holds for the index of each.
         unsafe { (self.0.piece(index), self.1.piece(index)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each piece adds to an element: its place among all, and a visit in the unit above all places.
+    fn visited(rows: usize, columns: usize) -> Vec<f64> {
+        let visit = (rows * columns) as f64;
+        (0..rows * columns).map(|place| visit + place as f64).collect()
+    }
+
+    /// Every element is in one piece, once, and the piece says truly where it lies.
+    #[test]
+    fn row_blocks_cover_everything_once() {
+        let pool = Pool::new(3).unwrap();
+        for (rows, columns, block) in [(0, 3, 4), (1, 1, 1), (7, 5, 1), (8, 5, 4), (9, 2, 4), (3, 2, 64)] {
+            let (mut out, mut beside) = (vec![0.0f64; rows * columns], vec![0.0f64; rows]);
+            let cut = (Rows::new(&mut out, columns, block), Rows::new(&mut beside, 1, block));
+            each(&pool, cut, |_, ((rows_here, piece), (rows_beside, beside))| {
+                assert_eq!((&rows_here, piece.len()), (&rows_beside, rows_here.len() * columns));
+                for (i, element) in piece.iter_mut().enumerate() {
+                    *element += (rows * columns + rows_here.start * columns + i) as f64;
+                }
+                beside.iter_mut().for_each(|element| *element += 1.0);
+            });
+            assert_eq!(out, visited(rows, columns), "{rows} × {columns} in blocks of {block}");
+            assert_eq!(beside, vec![1.0; rows]);
+        }
+    }
+
+    #[test]
+    fn tiles_cover_everything_once() {
+        let pool = Pool::new(3).unwrap();
+        for (groups, group, columns, block) in [
+            (1, 1, 1, (1, 1)),
+            (1, 9, 7, (4, 3)),
+            (1, 5, 6, (64, 2)),
+            (3, 5, 6, (2, 6)),
+            (3, 4, 7, (4, 2)),
+            (2, 7, 5, (3, 64)),
+            (0, 4, 5, (3, 2)),
+        ] {
+            let rows = groups * group;
+            let mut out = vec![0.0f64; rows * columns];
+            let cut = Tiles::in_groups(TileMut::of(&mut out, rows, columns), group, block);
+            each(&pool, cut, |_, (rows_here, columns_here, mut tile)| {
+                assert_eq!((rows_here.len(), columns_here.len()), (tile.rows(), tile.columns()));
+                assert_eq!(rows_here.start / group, (rows_here.end - 1) / group, "a tile in two groups");
+                for (i, row) in rows_here.enumerate() {
+                    for (element, column) in tile.row(i).iter_mut().zip(columns_here.clone()) {
+                        *element += (rows * columns + row * columns + column) as f64;
+                    }
+                }
+            });
+            assert_eq!(out, visited(rows, columns), "{groups} · {group} × {columns} in {block:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not cut alike")]
+    fn outputs_in_different_numbers_of_pieces_are_refused() {
+        let (mut a, mut b) = ([0f32; 4], [0f32; 5]);
+        each(&Pool::new(1).unwrap(), (Rows::new(&mut a, 1, 2), Rows::new(&mut b, 1, 2)), |_, _| {});
     }
 }

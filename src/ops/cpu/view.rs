@@ -239,3 +239,45 @@ impl<'a> Matrix<'a> {
         self.elements.as_ptr()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ptr::NonNull;
+
+    use super::*;
+
+    fn span(memory: &mut [f32]) -> DeviceSpan {
+        // SAFETY: the slice is memory of this process, and the spans of a test die before it.
+        unsafe { DeviceSpan::new(NonNull::from(&mut *memory).cast(), size_of_val(memory)) }
+    }
+
+    #[test]
+    fn an_input_is_its_output_or_apart_from_it() {
+        let mut memory = [1f32, 2.0, 3.0, 4.0];
+        let whole = span(&mut memory);
+        let (first, second) = (whole.part(0, 8), whole.part(8, 8));
+        assert_eq!(read_apart::<f32>(&first, 2, &first), None);
+        assert_eq!(read_apart(&second, 2, &first), Some(&[3f32, 4.0][..]));
+        assert_eq!(read_apart(&first, 2, &second), Some(&[1f32, 2.0][..]));
+    }
+
+    #[test]
+    #[should_panic(expected = "overlaps a part of its output")]
+    fn an_input_that_overlaps_part_of_its_output_is_refused() {
+        let mut memory = [0f32; 3];
+        let whole = span(&mut memory);
+        read_apart::<f32>(&whole.part(4, 8), 2, &whole.part(0, 8));
+    }
+
+    #[test]
+    #[should_panic(expected = "leave a span of 12 bytes")]
+    fn a_short_span_is_refused() {
+        read::<f32>(&span(&mut [0f32; 3]), 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "not aligned")]
+    fn a_crooked_span_is_refused() {
+        read::<f32>(&span(&mut [0f32; 3]).part(2, 8), 2);
+    }
+}
