@@ -305,3 +305,18 @@ fn device_copies_between_two_memories() {
     assert!(numbers[..100].iter().copied().eq(36..136));
     assert!(numbers[100..].iter().copied().eq(100..=255));
 }
+
+#[test]
+fn device_adversary_scrubs_and_a_calm_device_does_not() {
+    for device in devices() {
+        let span = device.reserve(1024).unwrap();
+        device.scrub(span.part(256, 512));
+        let mut bytes = vec![1u8; 1024];
+        let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
+        // SAFETY: the vector outlives the span, and nothing else touches it meanwhile.
+        device.download(unsafe { HostSpan::new(base, 1024) }, span).unwrap();
+        let scrubbed = |byte: u8| if device.scrubs() { byte } else { 0 };
+        assert!(bytes[..256].iter().chain(&bytes[768..]).all(|&byte| byte == 0), "its neighbours stay");
+        assert!(bytes[256..768].iter().all(|&byte| byte == scrubbed(0xff)));
+    }
+}

@@ -5,8 +5,8 @@ mod reference;
 
 use horizon::base::{DType, Dims, Shape, UnitIndex};
 use horizon::model::{
-    HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, embed_backward, embed_forward, head_forward,
-    head_forward_backward, head_logits, layer_forward, layer_recompute_backward,
+    HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, embed_backward, embed_forward,
+    head_forward, head_forward_backward, head_logits, layer_backward, layer_forward,
 };
 use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{Kernels, LossRows, Rows, Write};
@@ -68,7 +68,7 @@ impl Step {
     }
 
     /// The loss, then the gradient of every unit: what a step computes on the device.
-    fn run(&self, k: &CpuKernels, chunk: usize) -> Vec<Memory> {
+    fn run(&self, k: &CpuKernels, chunk: usize, recompute: Recompute) -> Vec<Memory> {
         let (config, layout, dims) = (&self.config, &self.layout, &self.config.dims);
         let gradients: Vec<Memory> = layout.units.iter().map(|u| Memory::painted(u.elements * 4)).collect();
         let loss_sum = Memory::painted(8);
@@ -84,7 +84,17 @@ impl Step {
             let loss_rows =
                 LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale() };
             let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
-            let scratch = LayerScratch::carve(memory.span(), dims, shape, k.storage());
+            let kept_bytes = LayerScratch::kept_bytes(recompute, dims, shape, k.storage());
+            let kept: Vec<Memory> = (0..dims.l).map(|_| Memory::painted(kept_bytes)).collect();
+            let scratch = |layer: usize| {
+                LayerScratch::carve(memory.span(), dims, shape, k.storage()).keeping(
+                    kept[layer].span(),
+                    recompute,
+                    dims,
+                    shape,
+                    k.storage(),
+                )
+            };
             let head_memory = Memory::painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
             let head_scratch = HeadScratch::carve(head_memory.span(), dims, shape, k.storage(), chunk);
 
@@ -94,7 +104,16 @@ impl Step {
             for layer in 0..dims.l {
                 let unit = layout.layer(layer);
                 let (x, out) = (boundaries[layer].span(), boundaries[layer + 1].span());
-                layer_forward(k, config, layout.unit(unit), self.weights(unit), &rows, x, out, &scratch);
+                layer_forward(
+                    k,
+                    config,
+                    layout.unit(unit),
+                    self.weights(unit),
+                    &rows,
+                    x,
+                    out,
+                    &scratch(layer),
+                );
             }
             let stream = boundaries[dims.l].span();
             head_forward_backward(
@@ -111,7 +130,7 @@ impl Step {
             );
             for layer in (0..dims.l).rev() {
                 let unit = layout.layer(layer);
-                layer_recompute_backward(
+                layer_backward(
                     k,
                     config,
                     layout.unit(unit),
@@ -121,7 +140,7 @@ impl Step {
                     &rows,
                     boundaries[layer].span(),
                     stream,
-                    &scratch,
+                    &scratch(layer),
                 );
             }
             let write = if config.tied { Write::Add } else { write };
@@ -132,7 +151,8 @@ impl Step {
 
     /// Every tensor's gradient against central differences, and zeros between tensors.
     fn check(&self, chunk: usize, random: &mut Random) {
-        let results = on_any_threads(|k| self.run(k, chunk));
+        let results = on_any_threads(|k| self.run(k, chunk, Recompute::Full));
+        self.keeping_changes_no_bit(chunk, &results);
         let loss = results[0].read_f64()[0] * f64::from(self.scale());
         let expected = self.reference_loss(&self.tensors);
         assert!((loss - expected).abs() <= 1e-6 * expected, "loss {loss}, expected {expected}");
@@ -146,6 +166,17 @@ impl Step {
             }
             for at in (0..unit.elements).filter(|&at| padding[at]) {
                 assert_eq!(gradient[at], 0.0, "padding element {at} of {:?}", unit.kind);
+            }
+        }
+    }
+
+    /// Whatever is kept instead of computed again, loss and gradients have the same bits.
+    fn keeping_changes_no_bit(&self, chunk: usize, computed_again: &[Memory]) {
+        let bits = |memory: &Memory| memory.read_f32().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        for recompute in [Recompute::Selective, Recompute::None] {
+            let kept = on_any_threads(|k| self.run(k, chunk, recompute));
+            for (kept, again) in kept.iter().zip(computed_again) {
+                assert!(bits(kept) == bits(again), "{recompute:?}");
             }
         }
     }
@@ -230,7 +261,7 @@ fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
         head_logits(k, config, head, last, logits.span(), stream, &head_scratch);
         vec![loss, sum, logits]
     });
-    let trained = on_any_threads(|k| step.run(k, chunk));
+    let trained = on_any_threads(|k| step.run(k, chunk, Recompute::Full));
     let loss = results[0].read_f64()[0];
     assert_eq!(loss.to_bits(), trained[0].read_f64()[0].to_bits());
     assert!((results[1].read_f64()[0] - loss - 2.0).abs() < 1e-12);

@@ -45,6 +45,16 @@ index!(
     "slab"
 );
 index!(
+    /// A place in device memory that boundaries of a micro-batch, or layers' sums, pass through.
+    RoomIndex,
+    "room"
+);
+index!(
+    /// A micro-batch's place among those of its sweep, counted from 0.
+    SeatIndex,
+    "seat"
+);
+index!(
     /// A micro-batch of the step, counted from 0.
     MicroIndex,
     "micro"

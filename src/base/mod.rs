@@ -12,7 +12,7 @@ pub mod master;
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
-pub use index::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+pub use index::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};
 
 /// The target that is none: its row counts neither in a loss nor in a gradient. PyTorch's `ignore_index`, and
 /// −100 in `horizon.h`.

@@ -281,6 +281,7 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
         },
         clip: raw.clip,
         tracing: flag(raw.tracing, "tracing")?,
+        ..TrainerOptions::default()
     })
 }
 

@@ -141,12 +141,21 @@ pub struct TaskSpan {
     pub lane: Lane,
     /// What the engine called it.
     pub task: u64,
+    /// Which of its lane's tasks it was, counted from 1: its tick.
+    pub count: u64,
     /// When the lane had come to it, before its waits.
     pub ready_ns: u64,
     /// When its waits were over and it started.
     pub start_ns: u64,
     /// When it was done.
     pub end_ns: u64,
+}
+
+impl TaskSpan {
+    /// The tick that said it was done.
+    pub fn tick(&self) -> Tick {
+        Tick { lane: self.lane, count: self.count }
+    }
 }
 
 /// A device: memory, copies, lanes. Dropping the last handle frees the arena.
@@ -164,6 +173,15 @@ pub trait Device: Send + Sync {
     /// Copies host memory to device memory; called inside a task of [`Lane::H2d`].
     /// Errors when the lengths differ.
     fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
+
+    /// Whether [`Device::scrub`] does anything, so that nobody need find out what to scrub otherwise.
+    fn scrubs(&self) -> bool {
+        false
+    }
+
+    /// What this memory holds is of no use any more; called inside the task that used it last. A device made
+    /// for tests overwrites it with NaN patterns, so that whoever reads too late, or what nobody wrote, shows.
+    fn scrub(&self, _span: DeviceSpan) {}
 
     /// Copies device memory to host memory; called inside a task of [`Lane::D2h`].
     /// Errors when the lengths differ.

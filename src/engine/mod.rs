@@ -35,6 +35,7 @@
 mod batch;
 mod frame;
 mod options;
+mod record;
 mod runner;
 mod store;
 mod task;

@@ -3,7 +3,7 @@
 use crate::base::{DType, Error, Result, Shape};
 use crate::model::Layout;
 pub use crate::ops::adam::AdamOptions;
-use crate::schedule::{AdamWhen, Mode, Numeric, Placement, Policy};
+use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy};
 
 /// Everything about a run that is not the model, the data or the learning rate.
 #[derive(Clone, Debug)]
@@ -22,7 +22,15 @@ pub struct TrainerOptions {
     pub weight_slots: usize,
     /// Places for a gradient on its way out, at least 2.
     pub slabs: usize,
-    /// When AdamW runs; by default after the norm, in [`Mode::Streamed`] under backward.
+    /// Sweeps a step is cut into: a sweep's micro-batches are on the device together.
+    pub sweeps: usize,
+    /// Where rounded gradients wait for AdamW: in the store, or on the device, where even
+    /// [`Mode::Streamed`] can clip.
+    pub grad_wait: GradWait,
+    /// What is particular to layers, from the first on; those it does not reach have the default.
+    pub layers: Vec<LayerPlacement>,
+    /// When AdamW runs; by default after the norm, in [`Mode::Streamed`] under backward unless gradients wait on
+    /// the device.
     pub adam_when: Option<AdamWhen>,
     /// Bytes of device memory the trainer may take.
     pub device_mem: Option<usize>,
@@ -49,6 +57,9 @@ impl Default for TrainerOptions {
             logits_chunk: None,
             weight_slots: 2,
             slabs: 2,
+            sweeps: 1,
+            grad_wait: GradWait::Host,
+            layers: Vec::new(),
             adam_when: None,
             device_mem: None,
             host_mem: None,
@@ -70,14 +81,14 @@ impl TrainerOptions {
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }
-        let adam = self.adam_when.unwrap_or(match self.mode {
-            Mode::Exact => AdamWhen::AfterNorm,
-            Mode::Streamed => AdamWhen::UnderBackward,
+        let adam = self.adam_when.unwrap_or(match (self.mode, self.grad_wait) {
+            (Mode::Exact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
+            (Mode::Streamed, GradWait::Host) => AdamWhen::UnderBackward,
         });
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
                 "clip {} needs the norm of all gradients before the first update, which {} does not wait \
-                 for: use clip 0 or mode exact",
+                 for: use clip 0, mode exact, or gradients that wait on the device",
                 self.clip,
                 if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
             )));
@@ -91,7 +102,15 @@ impl TrainerOptions {
                 logits_chunk: chunk.min(self.shape.n().max(1)),
                 grad_dtype: self.grad_dtype,
             },
-            placement: Placement { weight_slots: self.weight_slots, slabs: self.slabs, ring: RING, adam },
+            placement: Placement {
+                weight_slots: self.weight_slots,
+                slabs: self.slabs,
+                ring: RING,
+                adam,
+                grad_wait: self.grad_wait,
+                sweeps: self.sweeps,
+                layers: self.layers.clone(),
+            },
         })
     }
 

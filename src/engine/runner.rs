@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::base::{DType, MicroIndex, PartIndex, Result, Shape, SlotIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlotIndex, UnitIndex};
 use crate::device::{Device, DeviceSpan, Lane, Work};
 use crate::engine::frame::{Frame, Verdict};
 use crate::engine::options::AdamOptions;
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Task};
 use crate::host::{HostSpan, Pool};
-use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig};
+use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
 use crate::ops::adam::{self, AdamScalars};
 use crate::ops::{Kernels, LossRows, Rows, Write};
-use crate::plan::{Place, Plan};
-use crate::schedule::{GradPlace, Guard, Operation, WeightPlace};
+use crate::plan::{Cost, Place, Plan};
+use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, SumPlace, WeightPlace};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
 pub const FRAMES: usize = 2;
@@ -48,13 +48,21 @@ impl Work for Runner {
     fn run(&self, _lane: Lane, name: u64) -> Result<()> {
         let task = Task::unpack(name);
         let operation = self.lists.operation(task);
-        self.perform(operation, &self.frames[usize::from(task.frame)])
-            .map_err(|error| error.within(operation))
+        let extent = self.lists.numbered(task.list).extent;
+        self.perform(operation, extent, &self.frames[usize::from(task.frame)])
+            .map_err(|error| error.within(operation))?;
+        for resource in self.lists.retired(task) {
+            if let Some((_, place)) = self.plan.device.named(&resource) {
+                self.device.scrub(self.at(place));
+            }
+        }
+        Ok(())
     }
 }
 
 impl Runner {
-    fn perform(&self, operation: Operation, frame: &Frame) -> Result<()> {
+    fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
+        let boundary = |place, unit, micro| self.boundary(extent, place, unit, micro);
         match operation {
             Operation::UploadBatch { micro } => self.upload_batch(micro)?,
             Operation::Upload { unit, place } => {
@@ -65,29 +73,53 @@ impl Runner {
                 };
                 self.device.upload(self.at(to).part(0, from.bytes()), from)?;
             }
-            Operation::EmbedForward { micro } => self.embed_forward(micro),
-            Operation::Forward { unit, slot, micro } => self.forward(unit, slot, micro),
+            Operation::EmbedForward { micro, to } => {
+                self.embed_forward(micro, boundary(to, UnitIndex(1), micro));
+            }
+            Operation::SpillBoundary { unit, micro, room } => {
+                let from = boundary(BoundaryPlace::Room(room), unit, micro);
+                self.device.download(self.store.boundary(unit, extent.seat(micro)), from)?;
+            }
+            Operation::FetchBoundary { unit, micro, room } => {
+                let to = boundary(BoundaryPlace::Room(room), unit, micro);
+                self.device.upload(to, self.store.boundary(unit, extent.seat(micro)))?;
+            }
+            Operation::SpillSum { unit, room, .. } => {
+                self.device.download(self.store.sum(unit), self.at(self.plan.device.sum_room(room)))?;
+            }
+            Operation::FetchSum { unit, room, .. } => {
+                self.device.upload(self.at(self.plan.device.sum_room(room)), self.store.sum(unit))?;
+            }
+            Operation::Forward { unit, slot, micro, recompute, from, to } => {
+                let (x, out) = (boundary(from, unit, micro), boundary(to, UnitIndex(unit.0 + 1), micro));
+                let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
+                self.forward(unit, slot, micro, x, out, &scratch);
+            }
             Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
-            Operation::RecomputeBackward { unit, slot, micro } => self.recompute_backward(unit, slot, micro),
-            Operation::EmbedBackward { micro } => self.embed_backward(micro),
-            Operation::Norm { unit } => {
-                self.kernels.sum_of_squares(self.at(self.plan.device.norm(unit)), self.gradient(unit));
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum } => {
+                let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
+                let (x, gradient) = (boundary(from, unit, micro), self.gradient(unit, sum));
+                self.recompute_backward(unit, slot, micro, x, gradient, &scratch);
             }
-            Operation::Round { unit, part, slab } => {
+            Operation::EmbedBackward { micro } => self.embed_backward(micro),
+            Operation::Norm { unit, sum, slab } => {
+                self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), self.gradient(unit, sum));
+            }
+            Operation::Round { unit, sum, part, slab } => {
                 let elements = self.layout().part(unit, part);
                 let dtype = self.plan.policy.numeric.grad_dtype;
                 let slab = self.at(self.plan.device.slab(slab)).part(0, elements.len() * dtype.bytes());
-                let sum = self.gradient(unit).part(elements.start * 4, elements.len() * 4);
+                let sum = self.gradient(unit, sum).part(elements.start * 4, elements.len() * 4);
                 self.kernels.round(slab, sum, dtype);
             }
             Operation::Download { unit, part, slab, to } => {
                 let to = self.store.gradient(unit, part, to);
                 self.device.download(to, self.at(self.plan.device.slab(slab)).part(0, to.bytes()))?;
-                if part == PartIndex(0) {
-                    self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(unit)))?;
-                }
+            }
+            Operation::DownloadNorm { unit, slab } => {
+                self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(slab)))?;
             }
             Operation::DownloadLoss => {
                 self.device.download(self.store.loss(), self.at(self.plan.device.loss()))?;
@@ -101,15 +133,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Bytes an operation moves across the link, if that is what it does.
-    pub fn wire_bytes(&self, operation: Operation) -> Option<u64> {
-        let bytes = match operation {
-            Operation::UploadBatch { .. } => 4 * 4 * self.shape().n(),
-            Operation::Upload { unit, .. } => self.store.weights(unit).bytes(),
-            Operation::Download { unit, part, to, .. } => self.store.gradient(unit, part, to).bytes(),
-            _ => return None,
-        };
-        Some(bytes as u64)
+    /// The work of every operation.
+    pub fn cost(&self) -> Cost<'_> {
+        Cost::new(&self.config, self.layout(), &self.plan.policy, self.kernels.storage())
     }
 
     fn layout(&self) -> &Layout {
@@ -134,10 +160,31 @@ impl Runner {
         LossRows { targets: self.at(batch.targets), weights: self.at(batch.weights), scale }
     }
 
+    /// The activation below a unit.
+    fn boundary(
+        &self,
+        extent: Extent,
+        place: BoundaryPlace,
+        unit: UnitIndex,
+        micro: MicroIndex,
+    ) -> DeviceSpan {
+        let (map, seat) = (&self.plan.device, extent.seat(micro));
+        self.at(match place {
+            BoundaryPlace::Own => map.boundary(unit, seat),
+            BoundaryPlace::Room(room) => map.room(room, seat),
+            BoundaryPlace::Stream => map.stream(micro),
+        })
+    }
+
     /// The f32 gradient of a unit, where its backward leaves it.
-    fn gradient(&self, unit: UnitIndex) -> DeviceSpan {
+    fn gradient(&self, unit: UnitIndex, sum: SumPlace) -> DeviceSpan {
         let map = &self.plan.device;
-        let place = self.plan.geometry.end(unit).map_or(map.gradient(), |end| map.end_gradient(end));
+        let place = match (sum, self.plan.geometry.end(unit)) {
+            (SumPlace::Shared, _) => map.gradient(),
+            (SumPlace::Room(room), _) => map.sum_room(room),
+            (SumPlace::Own, Some(end)) => map.end_gradient(end),
+            (SumPlace::Own, None) => map.layer_gradient(unit),
+        };
         self.at(place).part(0, self.layout().unit(unit).elements * 4)
     }
 
@@ -158,9 +205,11 @@ impl Runner {
         self.head(|unit| self.end_weights(unit), DType::Bf16)
     }
 
-    fn layer_scratch(&self) -> LayerScratch {
+    fn layer_scratch(&self, unit: UnitIndex, seat: SeatIndex, recompute: Recompute) -> LayerScratch {
         let scratch = self.at(self.plan.device.scratch());
-        LayerScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage())
+        let kept = self.at(self.plan.device.kept(unit, seat));
+        let (dims, shape, storage) = (&self.config.dims, self.shape(), self.kernels.storage());
+        LayerScratch::carve(scratch, dims, shape, storage).keeping(kept, recompute, dims, shape, storage)
     }
 
     fn head_scratch(&self) -> HeadScratch {
@@ -178,7 +227,7 @@ impl Runner {
         copy(to.starts, from.starts)
     }
 
-    fn embed_forward(&self, micro: MicroIndex) {
+    fn embed_forward(&self, micro: MicroIndex, out: DeviceSpan) {
         let map = &self.plan.device;
         model::embed_forward(
             &*self.kernels,
@@ -186,38 +235,52 @@ impl Runner {
             self.end_weights(self.layout().embedding()),
             self.at(map.batch(micro).tokens),
             self.shape(),
-            self.at(map.boundary(0, micro)),
+            out,
         );
     }
 
-    fn forward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
-        let map = &self.plan.device;
-        let layer = unit.at() - 1;
+    fn forward(
+        &self,
+        unit: UnitIndex,
+        slot: SlotIndex,
+        micro: MicroIndex,
+        x: DeviceSpan,
+        out: DeviceSpan,
+        scratch: &LayerScratch,
+    ) {
         model::layer_forward(
             &*self.kernels,
             &self.config,
             self.layout().unit(unit),
-            self.at(map.slot(slot)),
+            self.at(self.plan.device.slot(slot)),
             &self.rows(micro),
-            self.at(map.boundary(layer, micro)),
-            self.at(map.boundary(layer + 1, micro)),
-            &self.layer_scratch(),
+            x,
+            out,
+            scratch,
         );
     }
 
-    fn recompute_backward(&self, unit: UnitIndex, slot: SlotIndex, micro: MicroIndex) {
+    fn recompute_backward(
+        &self,
+        unit: UnitIndex,
+        slot: SlotIndex,
+        micro: MicroIndex,
+        x: DeviceSpan,
+        gradient: DeviceSpan,
+        scratch: &LayerScratch,
+    ) {
         let map = &self.plan.device;
-        model::layer_recompute_backward(
+        model::layer_backward(
             &*self.kernels,
             &self.config,
             self.layout().unit(unit),
             self.at(map.slot(slot)),
-            self.gradient(unit),
+            gradient,
             first_sets(micro),
             &self.rows(micro),
-            self.at(map.boundary(unit.at() - 1, micro)),
+            x,
             self.at(map.stream(micro)),
-            &self.layer_scratch(),
+            scratch,
         );
     }
 
@@ -226,7 +289,7 @@ impl Runner {
             &*self.kernels,
             &self.config,
             self.head_weights(),
-            self.head(|unit| self.gradient(unit), DType::F32),
+            self.head(|unit| self.gradient(unit, SumPlace::Own), DType::F32),
             first_sets(micro),
             &self.loss_rows(frame, micro),
             self.at(self.plan.device.loss()),
@@ -269,7 +332,7 @@ impl Runner {
         model::embed_backward(
             &*self.kernels,
             &self.config,
-            self.gradient(self.layout().embedding()),
+            self.gradient(self.layout().embedding(), SumPlace::Own),
             write,
             self.at(map.batch(micro).tokens),
             self.shape(),

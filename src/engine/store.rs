@@ -1,6 +1,6 @@
 //! The store: the host-resident model.
 
-use crate::base::{DType, Error, MicroIndex, PartIndex, Result, Status, UnitIndex};
+use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
 use crate::engine::Batch;
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::model::{Layout, TensorLayout};
@@ -82,6 +82,16 @@ impl Store {
             GradPlace::Store => self.map.unit(unit).gradient.elements(elements, size),
             GradPlace::Ring(slab) => self.map.ring(slab).elements(0..elements.len(), size),
         })
+    }
+
+    /// `[N, C]`: a layer's boundary while it is spilled.
+    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> HostSpan {
+        self.wire(self.map.boundary(unit, seat))
+    }
+
+    /// f32: a layer's running gradient between sweeps.
+    pub fn sum(&self, unit: UnitIndex) -> HostSpan {
+        self.wire(self.map.sum(unit))
     }
 
     /// f64 `[1]`: where a unit's sum of squares lands.

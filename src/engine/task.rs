@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::base::Result;
-use crate::schedule::{self, Geometry, List, Operation, Policy};
+use crate::schedule::{self, Geometry, List, Operation, Policy, Resource};
 
 /// What a list is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +44,21 @@ pub struct Lists {
     policy: Policy,
     geometry: Geometry,
     micros_max: usize,
-    built: Vec<OnceLock<List>>,
+    scrubs: bool,
+    built: Vec<OnceLock<Built>>,
+}
+
+struct Built {
+    list: List,
+    /// What each operation is the last to use, by its position; empty unless somebody scrubs it.
+    retired: Vec<(usize, Resource)>,
 }
 
 impl Lists {
-    /// No list yet.
-    pub fn new(policy: Policy, geometry: Geometry, micros_max: usize) -> Self {
+    /// No list yet. `scrubs` says whether anybody will ask what is [`Lists::retired`].
+    pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
         let built = std::iter::repeat_with(OnceLock::new).take(2 * micros_max + 1).collect();
-        Lists { policy, geometry, micros_max, built }
+        Lists { policy, geometry, micros_max, scrubs, built }
     }
 
     /// The number of a list and the list, built now if it was not.
@@ -68,14 +75,30 @@ impl Lists {
                 Purpose::Evaluate(micros) => schedule::evaluate(&self.policy, &self.geometry, micros)?,
                 Purpose::Logits => schedule::logits(&self.policy, &self.geometry)?,
             };
-            place.get_or_init(|| list);
+            let retired = if self.scrubs { schedule::retired(&list, &self.geometry) } else { Vec::new() };
+            place.get_or_init(|| Built { list, retired });
         }
-        Ok((number as u32, place.get().expect("set just now")))
+        Ok((number as u32, &place.get().expect("set just now").list))
+    }
+
+    /// A list that was built, by its number.
+    pub fn numbered(&self, list: u32) -> &List {
+        &self.built(list).list
+    }
+
+    fn built(&self, list: u32) -> &Built {
+        self.built[list as usize].get().expect("a number comes from a list that was built")
+    }
+
+    /// What on the device a task's operation is the last to use.
+    pub fn retired(&self, task: Task) -> impl Iterator<Item = Resource> {
+        let (retired, index) = (&self.built(task.list).retired, task.operation as usize);
+        let from = retired.partition_point(|&(other, _)| other < index);
+        retired[from..].iter().take_while(move |&&(other, _)| other == index).map(|&(_, resource)| resource)
     }
 
     /// The operation a task stands for.
     pub fn operation(&self, task: Task) -> Operation {
-        let list = self.built[task.list as usize].get().expect("a task comes from a list that was built");
-        list.operations[task.operation as usize]
+        self.numbered(task.list).operations[task.operation as usize]
     }
 }

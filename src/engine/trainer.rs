@@ -9,14 +9,17 @@ use crate::device::{Device, Lane, Lanes, TaskSpan, Tick};
 use crate::engine::batch::{Batch, BatchSums};
 use crate::engine::frame::{Frame, Inputs};
 use crate::engine::options::TrainerOptions;
+use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig, fresh_tensor};
 use crate::ops::cpu::CpuKernels;
-use crate::plan::Plan;
-use crate::schedule::{self, AdamWhen, Label, Operation, Sync};
+use crate::plan::{Machine, Plan};
+#[cfg(debug_assertions)]
+use crate::schedule::Checker;
+use crate::schedule::{AdamWhen, Operation, Sync};
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,12 +71,12 @@ pub struct Trainer {
     runner: Arc<Runner>,
     sync: Sync,
     #[cfg(debug_assertions)]
-    checker: schedule::Checker,
+    checker: Checker,
     staged: Vec<BatchSums>,
     frame: usize,
     frame_done: [Option<Tick>; FRAMES],
     stats: Stats,
-    spans: Option<Vec<TaskSpan>>,
+    record: Option<Record>,
     failed: Option<Error>,
 }
 
@@ -96,7 +99,7 @@ impl Trainer {
         let plan = Trainer::plan_for(config, options)?;
         plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
 
-        let lists = Lists::new(plan.policy, plan.geometry, plan.micros_max);
+        let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
         let store = Store::take(&Layout::new(config), &plan, &pool)?;
         let memory = device.reserve(plan.device.bytes())?;
@@ -108,7 +111,7 @@ impl Trainer {
         };
         let sync = Sync::new(&plan.geometry);
         #[cfg(debug_assertions)]
-        let checker = schedule::Checker::new(&plan.policy, &plan.geometry);
+        let checker = Checker::new(&plan.policy, &plan.geometry);
         let runner = Arc::new(Runner {
             config: config.clone(),
             plan,
@@ -133,7 +136,7 @@ impl Trainer {
             frame: 0,
             frame_done: [None; FRAMES],
             stats,
-            spans: options.tracing.then(Vec::new),
+            record: options.tracing.then(Record::default),
             failed: None,
         })
     }
@@ -317,15 +320,33 @@ impl Trainer {
     /// Writes what every lane did so far in Chrome trace format, which Perfetto opens. Waits for the lanes.
     /// Refused unless the trainer was opened with tracing.
     pub fn trace(&mut self, out: &mut dyn io::Write) -> Result<()> {
+        self.write_trace(None, out)
+    }
+
+    /// As [`Trainer::trace`], and beside it what the same lists would do on a machine, from the same start.
+    pub fn trace_beside(&mut self, machine: &Machine, out: &mut dyn io::Write) -> Result<()> {
+        self.write_trace(Some(machine), out)
+    }
+
+    /// What every lane did so far, task by task. Waits for the lanes. Refused unless the trainer was opened with
+    /// tracing.
+    pub fn spans(&mut self) -> Result<Vec<(Operation, TaskSpan)>> {
+        let operation = |runner: &Runner, span: &TaskSpan| runner.lists.operation(Task::unpack(span.task));
         self.sync()?;
-        let spans = self.spans.as_ref().ok_or_else(|| {
+        let spans = &self.record()?.spans;
+        Ok(spans.iter().map(|span| (operation(&self.runner, span), *span)).collect())
+    }
+
+    fn record(&self) -> Result<&Record> {
+        self.record.as_ref().ok_or_else(|| {
             Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
-        })?;
-        let label = |span: &TaskSpan| {
-            let operation = self.runner.lists.operation(Task::unpack(span.task));
-            Some(Label { operation, bytes: self.runner.wire_bytes(operation) })
-        };
-        schedule::write_trace(spans, label, &mut BufWriter::new(out))
+        })
+    }
+
+    fn write_trace(&mut self, machine: Option<&Machine>, out: &mut dyn io::Write) -> Result<()> {
+        self.sync()?;
+        self.record()?
+            .write(&self.runner, machine, &mut BufWriter::new(out))
             .map_err(|error| Error::io("cannot write the trace", &error))
     }
 
@@ -400,6 +421,9 @@ impl Trainer {
         }
         self.frame_done[frame] = Some(self.lanes.last(Lane::Host));
         let decided = decided.expect("every list has an operation that concludes it");
+        if let Some(record) = &mut self.record {
+            record.lists.push(Issued { list: list_number, waits, reached: decided });
+        }
         self.reach(decided)?;
         self.collect_spans();
         Ok(&self.runner.frames[frame])
@@ -418,8 +442,8 @@ impl Trainer {
     }
 
     fn collect_spans(&mut self) {
-        if let Some(spans) = &mut self.spans {
-            spans.extend(self.lanes.take_spans());
+        if let Some(record) = &mut self.record {
+            record.spans.extend(self.lanes.take_spans());
         }
     }
 }

@@ -4,13 +4,14 @@
 //! x ── RMSNorm ── q|k|v ── RoPE ── attention ── o ──(+x)── middle ── RMSNorm ── gate|up ── SwiGLU ── down ──(+middle)── out
 //! ```
 //!
-//! Only `x`, the boundary, outlives the forward pass. Backward forms everything else again with forward's
-//! kernels and shapes, so with forward's bits, and stops before the down projection, whose result it never
-//! reads.
+//! Only `x`, the boundary, and what the scratch [keeps](LayerScratch::keeping) outlive the forward pass.
+//! Backward forms everything else again with forward's kernels and shapes, so with forward's bits, and stops
+//! before the down projection, whose result it never reads. Forward and backward, keeping or not, share the
+//! one body below; where a result stands is the scratch's affair.
 
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
-use crate::model::{LayerScratch, ModelConfig, UnitLayout};
+use crate::model::{LayerScratch, ModelConfig, Recompute, UnitLayout};
 use crate::ops::{Kernels, Rows, Write};
 
 /// A unit's tensors, or their gradients, where products read and write them.
@@ -53,24 +54,33 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// Everything up to the product of gate and up.
-    fn activations(&self, x: DeviceSpan) {
+    /// What backward reads, up to the product of gate and up, but for what is there already.
+    fn activations(&self, x: DeviceSpan, missing: Recompute) {
         let Layer { k, config, weights, rows, scratch: s } = self;
         let (n, eps, theta) = (rows.shape.n(), config.norm_eps, config.rope_theta);
         let (dims, Dims { c, f, .. }) = (&config.dims, config.dims);
         let (qkv, attended) = (dims.qkv(), dims.attended());
+        if missing == Recompute::None {
+            return;
+        }
+        let products = missing == Recompute::Full;
         k.rmsnorm_forward(s.attention_normed, s.attention_rstd, x, weights.attention_norm, eps, n, c);
-        k.matmul_forward(s.qkv, s.attention_normed, weights.qkv, None, n, c, qkv);
-        k.rope_forward(s.qkv, rows, theta, dims);
-        k.attention_forward(s.attended, s.lse, s.qkv, rows, dims);
-        k.matmul_forward(s.middle, s.attended, weights.o, Some(x), n, attended, c);
+        if products {
+            k.matmul_forward(s.qkv, s.attention_normed, weights.qkv, None, n, c, qkv);
+            k.rope_forward(s.qkv, rows, theta, dims);
+            k.attention_forward(s.attended, s.lse, s.qkv, rows, dims);
+            k.matmul_forward(s.middle, s.attended, weights.o, Some(x), n, attended, c);
+        }
         k.rmsnorm_forward(s.feed_normed, s.feed_rstd, s.middle, weights.feed_norm, eps, n, c);
-        k.matmul_forward(s.gate_up(), s.feed_normed, weights.gate_up, None, n, c, 2 * f);
+        if products {
+            k.matmul_forward(s.gate_up(), s.feed_normed, weights.gate_up, None, n, c, 2 * f);
+        }
         k.swiglu_forward(s.product(), s.gate_up(), n, f);
     }
 }
 
-/// One layer forward: `out [N, C]` from `x [N, C]`. `weights` is the unit's bf16 span.
+/// One layer forward: `out [N, C]` from `x [N, C]`. `weights` is the unit's bf16 span. What the scratch keeps
+/// is there afterwards for [`layer_backward`].
 #[allow(clippy::too_many_arguments)]
 pub fn layer_forward(
     k: &dyn Kernels,
@@ -84,16 +94,16 @@ pub fn layer_forward(
 ) {
     let weights = LayerSpans::of(unit, weights, DType::Bf16, &config.dims);
     let layer = Layer { k, config, weights, rows, scratch };
-    layer.activations(x);
+    layer.activations(x, Recompute::Full);
     let Dims { c, f, .. } = config.dims;
     k.matmul_forward(out, scratch.product(), weights.down, Some(scratch.middle), rows.shape.n(), f, c);
 }
 
-/// One layer again from its boundary `x`, then backward. `stream [N, C]` holds the gradient of the layer's
+/// One layer backward: again from its boundary `x` what the scratch has not kept, then the gradients. `stream [N, C]` holds the gradient of the layer's
 /// output and becomes that of `x`. The unit's f32 `gradient` is set or added to, by `write`; setting it makes
 /// its padding zero.
 #[allow(clippy::too_many_arguments)]
-pub fn layer_recompute_backward(
+pub fn layer_backward(
     k: &dyn Kernels,
     config: &ModelConfig,
     unit: &UnitLayout,
@@ -111,7 +121,7 @@ pub fn layer_recompute_backward(
     let dims = &config.dims;
     let weights = LayerSpans::of(unit, weights, DType::Bf16, dims);
     let d = LayerSpans::of(unit, gradient, DType::F32, dims);
-    Layer { k, config, weights, rows, scratch }.activations(x);
+    Layer { k, config, weights, rows, scratch }.activations(x, scratch.recompute);
 
     let (n, Dims { c, f, .. }, s) = (rows.shape.n(), config.dims, scratch);
     let (qkv, attended) = (dims.qkv(), dims.attended());

@@ -12,10 +12,10 @@ mod layout;
 mod presets;
 mod scratch;
 
-pub use block::{layer_forward, layer_recompute_backward};
+pub use block::{layer_backward, layer_forward};
 pub use config::ModelConfig;
 pub use ends::{HeadSpans, embed_backward, embed_forward, head_forward, head_forward_backward, head_logits};
 pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
 pub use presets::{preset, preset_names};
-pub use scratch::{HeadScratch, LayerScratch};
+pub use scratch::{HeadScratch, LayerScratch, Recompute};

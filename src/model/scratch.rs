@@ -6,6 +6,20 @@
 use crate::base::{DType, Dims, Shape};
 use crate::device::DeviceSpan;
 
+/// What of a layer backward computes again from its boundary. Whatever is kept has the bits that computing it
+/// again would give, so this is a matter of memory and time alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Recompute {
+    /// Everything up to the product of gate and up; nothing is kept.
+    #[default]
+    Full,
+    /// Norms and SwiGLU; what attention and the matrix products gave is kept: rotated queries, keys and values,
+    /// attention's output and log-sum-exp, the middle of the stream, gate and up.
+    Selective,
+    /// Nothing; all that backward reads is kept.
+    None,
+}
+
 /// Every buffer starts on a multiple of this many bytes.
 const ALIGNMENT: usize = 256;
 
@@ -33,6 +47,12 @@ pub struct LayerScratch<P = DeviceSpan> {
     /// Two lives, one after the other.
     shared: P,
     sizes: SharedSizes,
+    /// `[N, 2F]`: gate and up, where they are kept from forward to backward.
+    kept_gate_up: Option<P>,
+    /// `[N, F]`: the product of the two, where it is kept.
+    kept_product: Option<P>,
+    /// What backward does not find here.
+    pub(super) recompute: Recompute,
 }
 
 /// Bytes of what lives in `shared`. While the feed-forward is computed: gate and up, `[N, 2F]`, in backward
@@ -48,9 +68,8 @@ struct SharedSizes {
 
 impl<P> LayerScratch<P> {
     fn lay(dims: &Dims, shape: Shape, storage: DType, mut take: impl FnMut(usize) -> P) -> Self {
-        let n = shape.n();
-        let rows = |columns: usize| aligned(n * columns * storage.bytes());
-        let f32s = |columns: usize| aligned(n * columns * DType::F32.bytes());
+        let rows = |columns: usize| rows(shape, columns, storage);
+        let f32s = |columns: usize| self::rows(shape, columns, DType::F32);
         let sizes = SharedSizes {
             gate_up: rows(2 * dims.f),
             product: rows(dims.f),
@@ -68,6 +87,36 @@ impl<P> LayerScratch<P> {
             feed_rstd: take(f32s(1)),
             shared: take((sizes.gate_up + sizes.product).max(sizes.dattended + sizes.dqkv)),
             sizes,
+            kept_gate_up: None,
+            kept_product: None,
+            recompute: Recompute::Full,
+        }
+    }
+
+    /// Gives what is kept from forward to backward places of its own.
+    fn keep(
+        &mut self,
+        recompute: Recompute,
+        dims: &Dims,
+        shape: Shape,
+        storage: DType,
+        mut take: impl FnMut(usize) -> P,
+    ) {
+        self.recompute = recompute;
+        if recompute == Recompute::Full {
+            return;
+        }
+        self.qkv = take(rows(shape, dims.qkv(), storage));
+        self.attended = take(rows(shape, dims.attended(), storage));
+        self.lse = take(rows(shape, dims.h, DType::F32));
+        self.middle = take(rows(shape, dims.c, storage));
+        self.kept_gate_up = Some(take(rows(shape, 2 * dims.f, storage)));
+        if recompute == Recompute::None {
+            self.attention_normed = take(rows(shape, dims.c, storage));
+            self.attention_rstd = take(rows(shape, 1, DType::F32));
+            self.feed_normed = take(rows(shape, dims.c, storage));
+            self.feed_rstd = take(rows(shape, 1, DType::F32));
+            self.kept_product = Some(take(rows(shape, dims.f, storage)));
         }
     }
 }
@@ -88,12 +137,36 @@ impl LayerScratch {
         LayerScratch::lay(dims, shape, storage, carver(memory))
     }
 
+    /// Bytes that a layer keeps from forward to backward of one micro-batch: a multiple of 256.
+    pub fn kept_bytes(recompute: Recompute, dims: &Dims, shape: Shape, storage: DType) -> usize {
+        count(|take| {
+            LayerScratch::lay(dims, shape, storage, |_| ()).keep(recompute, dims, shape, storage, take)
+        })
+    }
+
+    /// The same scratch for a forward that keeps, or a backward that finds, what it need not compute again in
+    /// the first [`LayerScratch::kept_bytes`] of `memory`. Backward leaves nothing of use there.
+    ///
+    /// # Panics
+    /// If the memory is shorter.
+    pub fn keeping(
+        mut self,
+        memory: DeviceSpan,
+        recompute: Recompute,
+        dims: &Dims,
+        shape: Shape,
+        storage: DType,
+    ) -> Self {
+        self.keep(recompute, dims, shape, storage, carver(memory));
+        self
+    }
+
     pub(super) fn gate_up(&self) -> DeviceSpan {
-        self.shared.part(0, self.sizes.gate_up)
+        self.kept_gate_up.unwrap_or_else(|| self.shared.part(0, self.sizes.gate_up))
     }
 
     pub(super) fn product(&self) -> DeviceSpan {
-        self.shared.part(self.sizes.gate_up, self.sizes.product)
+        self.kept_product.unwrap_or_else(|| self.shared.part(self.sizes.gate_up, self.sizes.product))
     }
 
     pub(super) fn dattended(&self) -> DeviceSpan {
@@ -151,6 +224,11 @@ impl HeadScratch {
     pub fn carve(memory: DeviceSpan, dims: &Dims, shape: Shape, storage: DType, chunk: usize) -> Self {
         HeadScratch::lay(dims, shape, storage, chunk, carver(memory))
     }
+}
+
+/// Bytes of `[N, columns]`.
+fn rows(shape: Shape, columns: usize, dtype: DType) -> usize {
+    aligned(shape.n() * columns * dtype.bytes())
 }
 
 fn aligned(bytes: usize) -> usize {

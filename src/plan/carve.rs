@@ -15,6 +15,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// What it takes of its arena.
+    pub fn padded(&self) -> usize {
+        self.bytes.next_multiple_of(PLACE_ALIGNMENT)
+    }
+
     /// The part that `elements` elements of `size` bytes cover.
     pub fn elements(&self, elements: Range<usize>, size: usize) -> Place {
         let part = Place { offset: self.offset + elements.start * size, bytes: elements.len() * size };
@@ -43,7 +48,7 @@ impl Carver {
     /// The next place of `bytes` bytes, accounted to `name`.
     pub fn take(&mut self, name: &'static str, bytes: usize) -> Place {
         let place = Place { offset: self.cursor, bytes };
-        let padded = bytes.next_multiple_of(PLACE_ALIGNMENT);
+        let padded = place.padded();
         self.cursor += padded;
         match self.regions.iter_mut().find(|region| region.name == name) {
             Some(region) => region.bytes += padded,

@@ -1,9 +1,25 @@
 //! The device arena: every region the schedule's resources stand for.
 
-use crate::base::{DType, MicroIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::{HeadScratch, LayerScratch, Layout, ModelConfig};
 use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{End, Policy};
+use crate::schedule::{self, End, Geometry, Policy, Resource, Sum};
+
+const SLOTS: &str = "weight slots";
+const END_WEIGHTS: &str = "end weights";
+const END_GRADIENTS: &str = "end gradients (f32)";
+const GRADIENT: &str = "layer gradient (f32)";
+const SUM_ROOMS: &str = "gradient rooms (f32)";
+const LAYER_GRADIENTS: &str = "layer gradients (f32)";
+const SLABS: &str = "gradient slabs";
+const SCRATCH: &str = "scratch";
+const SCALARS: &str = "scalars";
+const LOGITS: &str = "logits row";
+const BATCHES: &str = "batches";
+const BOUNDARIES: &str = "boundaries";
+const PASSING: &str = "boundary rooms";
+const KEPT: &str = "kept activations";
+const STREAMS: &str = "streams";
 
 /// A micro-batch's arrays, on the host and on the device alike.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +36,7 @@ pub struct BatchPlaces {
 
 impl BatchPlaces {
     pub(super) fn take(carver: &mut Carver, shape: Shape) -> Self {
-        let mut array = || carver.take("batches", shape.n() * 4);
+        let mut array = || carver.take(BATCHES, shape.n() * 4);
         BatchPlaces { tokens: array(), targets: array(), weights: array(), starts: array() }
     }
 }
@@ -29,24 +45,34 @@ impl BatchPlaces {
 #[derive(Clone, Debug)]
 pub struct DeviceMap {
     carver: Carver,
-    micros_start: usize,
+    micro_bytes: usize,
+    seat_bytes: usize,
+    sweeps: usize,
     slots: Vec<Place>,
     slabs: Vec<Place>,
     end_weights: [Place; 2],
     end_gradients: [Place; 2],
     gradient: Place,
+    sum_rooms: Vec<Place>,
+    /// By layer; empty where it shares or passes.
+    layer_gradients: Vec<Place>,
     scratch: Place,
     scalars: Place,
     logits: Place,
-    micros: Vec<MicroPlaces>,
+    /// By micro-batch: what stays through a step.
+    batches: Vec<BatchPlaces>,
+    streams: Vec<Place>,
+    seats: Vec<SeatPlaces>,
 }
 
-/// What each micro-batch keeps on the device through a sweep.
+/// What each micro-batch of a sweep has on the device.
 #[derive(Clone, Debug)]
-struct MicroPlaces {
-    batch: BatchPlaces,
+struct SeatPlaces {
+    /// By layer; empty where they are spilled.
     boundaries: Vec<Place>,
-    stream: Place,
+    rooms: Vec<Place>,
+    /// By layer; empty where a layer keeps nothing.
+    kept: Vec<Place>,
 }
 
 impl DeviceMap {
@@ -54,53 +80,73 @@ impl DeviceMap {
         config: &ModelConfig,
         layout: &Layout,
         policy: &Policy,
+        geometry: &Geometry,
         micros_max: usize,
         storage: DType,
     ) -> Self {
-        let carver = &mut Carver::default();
+        let (carver, placement) = (&mut Carver::default(), &policy.placement);
         let (dims, shape) = (&config.dims, policy.numeric.shape);
         let layer = layout.layer_elements();
         let [embedding, head] = [layout.embedding(), layout.head()].map(|unit| layout.unit(unit).elements);
         let ends = if layout.tied { [embedding, head] } else { [embedding.max(head), 0] };
 
-        let slots =
-            (0..policy.placement.weight_slots).map(|_| carver.take("weight slots", layer * 2)).collect();
-        let end_weights = ends.map(|elements| carver.take("end weights", elements * 2));
-        let end_gradients = ends.map(|elements| carver.take("end gradients (f32)", elements * 4));
-        let gradient = carver.take("layer gradient (f32)", layer * 4);
+        let slots = (0..placement.weight_slots + placement.residents())
+            .map(|_| carver.take(SLOTS, layer * 2))
+            .collect();
+        let end_weights = ends.map(|elements| carver.take(END_WEIGHTS, elements * 2));
+        let end_gradients = ends.map(|elements| carver.take(END_GRADIENTS, elements * 4));
+        let one_if = |condition: bool| usize::from(condition);
+        let gradient = carver.take(GRADIENT, one_if(placement.sweeps == 1) * layer * 4);
+        let rooms = one_if(placement.sweeps > 1) * schedule::ROOMS;
+        let sum_rooms = (0..rooms).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
+        let own = |at: usize| one_if(placement.layer(at).sum == Sum::Own) * layer * 4;
+        let layer_gradients = (0..dims.l).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
         let slab_bytes = layer * policy.numeric.grad_dtype.bytes();
-        let slabs = (0..policy.placement.slabs).map(|_| carver.take("gradient slabs", slab_bytes)).collect();
+        let slabs = (0..policy.slabs(geometry)).map(|_| carver.take(SLABS, slab_bytes)).collect();
         let scratch_bytes = LayerScratch::bytes(dims, shape, storage).max(HeadScratch::bytes(
             dims,
             shape,
             storage,
             policy.numeric.logits_chunk,
         ));
-        let scratch = carver.take("scratch", scratch_bytes);
-        let scalars = carver.take("scalars", 8 * (1 + layout.units.len()));
-        let logits = carver.take("logits row", 4 * dims.v);
+        let scratch = carver.take(SCRATCH, scratch_bytes);
+        let scalars = carver.take(SCALARS, 8 * (1 + policy.slabs(geometry)));
+        let logits = carver.take(LOGITS, 4 * dims.v);
 
-        let micros_start = carver.bytes();
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
-        let micros = (0..micros_max)
-            .map(|_| MicroPlaces {
-                batch: BatchPlaces::take(carver, shape),
-                boundaries: (0..dims.l).map(|_| carver.take("boundaries", boundary_bytes)).collect(),
-                stream: carver.take("streams", boundary_bytes),
+        let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
+        let kept_bytes =
+            |layer| LayerScratch::kept_bytes(placement.layer(layer).recompute, dims, shape, storage);
+        let start = carver.bytes();
+        let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
+        let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();
+        let micro_bytes = (carver.bytes() - start) / micros_max;
+        let start = carver.bytes();
+        let seats: Vec<_> = (0..placement.sweep(micros_max))
+            .map(|_| SeatPlaces {
+                boundaries: (0..dims.l).map(|layer| carver.take(BOUNDARIES, own_bytes(layer))).collect(),
+                rooms: (0..placement.rooms()).map(|_| carver.take(PASSING, boundary_bytes)).collect(),
+                kept: (0..dims.l).map(|layer| carver.take(KEPT, kept_bytes(layer))).collect(),
             })
             .collect();
         DeviceMap {
+            micro_bytes,
+            seat_bytes: (carver.bytes() - start) / seats.len(),
+            sweeps: placement.sweeps,
             carver: std::mem::take(carver),
-            micros_start,
             slots,
             slabs,
             end_weights,
             end_gradients,
             gradient,
+            sum_rooms,
+            layer_gradients,
             scratch,
             scalars,
             logits,
-            micros,
+            batches,
+            streams,
+            seats,
         }
     }
 
@@ -109,14 +155,64 @@ impl DeviceMap {
         self.carver.bytes()
     }
 
-    /// What one micro-batch more takes.
+    /// What one micro-batch more or less takes, on the average of a sweep.
     pub fn bytes_per_micro(&self) -> usize {
-        (self.bytes() - self.micros_start) / self.micros.len()
+        self.micro_bytes + self.seat_bytes * self.seats.len() / self.batches.len()
+    }
+
+    /// What it would be for steps of at most so many micro-batches.
+    pub fn bytes_for(&self, micros: usize) -> usize {
+        let rest = self.bytes() - self.batches.len() * self.micro_bytes - self.seats.len() * self.seat_bytes;
+        rest + micros * self.micro_bytes + micros.div_ceil(self.sweeps) * self.seat_bytes
     }
 
     /// Totals by name.
     pub fn regions(&self) -> &[Region] {
         self.carver.regions()
+    }
+
+    /// The name a resource is accounted to and what it takes, padding included; nothing if it is not on the
+    /// device. Scalars share one place and count their eight bytes.
+    pub fn footprint(&self, resource: &Resource) -> Option<(&'static str, usize)> {
+        if let Resource::Batch { micro } = *resource {
+            let BatchPlaces { tokens, targets, weights, starts } = self.batch(micro);
+            return Some((BATCHES, [tokens, targets, weights, starts].iter().map(Place::padded).sum()));
+        }
+        let (name, place) = self.named(resource)?;
+        Some((name, if name == SCALARS { place.bytes } else { place.padded() }))
+    }
+
+    /// The place of a resource and the name it is accounted to; nothing if it is not on the device, or is a
+    /// batch, which has several.
+    pub fn named(&self, resource: &Resource) -> Option<(&'static str, Place)> {
+        Some(match *resource {
+            Resource::Slot(slot) => (SLOTS, self.slot(slot)),
+            Resource::EndWeights(end) => (END_WEIGHTS, self.end_weights(end)),
+            Resource::EndAccumulator(end) => (END_GRADIENTS, self.end_gradient(end)),
+            Resource::Accumulator => (GRADIENT, self.gradient()),
+            Resource::Slab(slab) => (SLABS, self.slab(slab)),
+            Resource::Scratch => (SCRATCH, self.scratch()),
+            Resource::Logits => (LOGITS, self.logits()),
+            Resource::SumRoom(room) => (SUM_ROOMS, self.sum_room(room)),
+            Resource::LayerAccumulator { unit } => (LAYER_GRADIENTS, self.layer_gradient(unit)),
+            Resource::Boundary { unit, seat } => (BOUNDARIES, self.boundary(unit, seat)),
+            Resource::Room { room, seat } => (PASSING, self.room(room, seat)),
+            Resource::Kept { unit, seat } => (KEPT, self.kept(unit, seat)),
+            Resource::Stream { micro } => (STREAMS, self.stream(micro)),
+            Resource::Loss => (SCALARS, self.loss()),
+            Resource::Norm(slab) => (SCALARS, self.norm(slab)),
+            Resource::Batch { .. }
+            | Resource::HostBatch { .. }
+            | Resource::Master { .. }
+            | Resource::HostGradient { .. }
+            | Resource::HostBoundary { .. }
+            | Resource::HostSum { .. }
+            | Resource::Ring(_)
+            | Resource::HostNorm { .. }
+            | Resource::HostLoss
+            | Resource::Verdict
+            | Resource::HostLogits => return None,
+        })
     }
 
     /// A layer's weights.
@@ -139,7 +235,17 @@ impl DeviceMap {
         self.end_gradients[end as usize]
     }
 
-    /// The f32 gradient of the layer in work.
+    /// The f32 gradients that go to the host between sweeps.
+    pub fn sum_room(&self, room: RoomIndex) -> Place {
+        self.sum_rooms[room.at()]
+    }
+
+    /// The f32 gradient of a layer, where it has a place of its own.
+    pub fn layer_gradient(&self, unit: UnitIndex) -> Place {
+        self.layer_gradients[unit.at() - 1]
+    }
+
+    /// The f32 gradient of the layer in work, in steps of one sweep.
     pub fn gradient(&self) -> Place {
         self.gradient
     }
@@ -154,9 +260,9 @@ impl DeviceMap {
         self.scalars.elements(0..1, 8)
     }
 
-    /// f64: a unit's sum of squares.
-    pub fn norm(&self, unit: UnitIndex) -> Place {
-        self.scalars.elements(1 + unit.at()..2 + unit.at(), 8)
+    /// f64: the sum of squares of the unit that leaves by this slab.
+    pub fn norm(&self, slab: SlabIndex) -> Place {
+        self.scalars.elements(1 + slab.at()..2 + slab.at(), 8)
     }
 
     /// f32 `[V]`: one row of logits.
@@ -166,17 +272,26 @@ impl DeviceMap {
 
     /// A micro-batch's arrays.
     pub fn batch(&self, micro: MicroIndex) -> BatchPlaces {
-        self.micros[micro.at()].batch
+        self.batches[micro.at()]
     }
 
-    /// The activation below layer `index`; above the last layer it is the stream.
-    pub fn boundary(&self, index: usize, micro: MicroIndex) -> Place {
-        let places = &self.micros[micro.at()];
-        places.boundaries.get(index).copied().unwrap_or(places.stream)
+    /// The activation below a layer, where it has a place of its own.
+    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
+        self.seats[seat.at()].boundaries[unit.at() - 1]
+    }
+
+    /// What spilled boundaries pass through.
+    pub fn room(&self, room: RoomIndex, seat: SeatIndex) -> Place {
+        self.seats[seat.at()].rooms[room.at()]
+    }
+
+    /// What a layer keeps from forward to backward.
+    pub fn kept(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
+        self.seats[seat.at()].kept[unit.at() - 1]
     }
 
     /// The top of the residual stream: the head's input, then the gradient on its way down.
     pub fn stream(&self, micro: MicroIndex) -> Place {
-        self.micros[micro.at()].stream
+        self.streams[micro.at()]
     }
 }

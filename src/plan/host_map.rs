@@ -1,6 +1,6 @@
 //! The host arenas: the store, and what crosses the link beside it.
 
-use crate::base::{MicroIndex, UnitIndex};
+use crate::base::{DType, MicroIndex, SeatIndex, UnitIndex};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::BatchPlaces;
 use crate::plan::carve::{Carver, Place, Region};
@@ -30,12 +30,22 @@ pub struct HostMap {
     units: Vec<UnitPlaces>,
     ring: Vec<Place>,
     batches: Vec<BatchPlaces>,
+    /// By layer, f32; empty where a sum stays on the device.
+    sums: Vec<Place>,
+    /// By micro-batch of a sweep and layer; empty where a boundary stays on the device.
+    boundaries: Vec<Vec<Place>>,
     scalars: Place,
     logits: Place,
 }
 
 impl HostMap {
-    pub(super) fn new(config: &ModelConfig, layout: &Layout, policy: &Policy, micros_max: usize) -> Self {
+    pub(super) fn new(
+        config: &ModelConfig,
+        layout: &Layout,
+        policy: &Policy,
+        micros_max: usize,
+        storage: DType,
+    ) -> Self {
         let (mut wire, mut state) = (Carver::default(), Carver::default());
         let grad_bytes = policy.numeric.grad_dtype.bytes();
         let stored = policy.mode == Mode::Exact;
@@ -54,9 +64,25 @@ impl HostMap {
         let slab_bytes = layout.layer_elements() * grad_bytes;
         let ring = (0..ring_slabs).map(|_| wire.take("gradient ring", slab_bytes)).collect();
         let batches = (0..micros_max).map(|_| BatchPlaces::take(&mut wire, policy.numeric.shape)).collect();
+        let boundary_bytes = policy.numeric.shape.n() * config.dims.c * storage.bytes();
+        let mut boundary = |layer| {
+            let bytes = if policy.placement.leaves(layer) { boundary_bytes } else { 0 };
+            wire.take("spilled boundaries", bytes)
+        };
+        let seats = policy.placement.sweep(micros_max);
+        let boundaries = (0..seats).map(|_| (0..layout.layers()).map(&mut boundary).collect()).collect();
+        let sum = |layer| {
+            let bytes = if policy.placement.stores_sum(layer, layout.layers()) {
+                4 * layout.layer_elements()
+            } else {
+                0
+            };
+            wire.take("gradient sums (f32)", bytes)
+        };
+        let sums = (0..layout.layers()).map(sum).collect();
         let scalars = wire.take("scalars", 8 * (1 + layout.units.len()));
         let logits = wire.take("logits row", 4 * config.dims.v);
-        HostMap { wire, state, units, ring, batches, scalars, logits }
+        HostMap { wire, state, units, ring, batches, sums, boundaries, scalars, logits }
     }
 
     /// Both arenas together.
@@ -92,6 +118,16 @@ impl HostMap {
     /// A micro-batch's staging, in the wire arena.
     pub fn batch(&self, micro: MicroIndex) -> BatchPlaces {
         self.batches[micro.at()]
+    }
+
+    /// The spilled boundary of a layer, in the wire arena.
+    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
+        self.boundaries[seat.at()][unit.at() - 1]
+    }
+
+    /// f32: the running gradient of a layer between sweeps, in the wire arena.
+    pub fn sum(&self, unit: UnitIndex) -> Place {
+        self.sums[unit.at() - 1]
     }
 
     /// f64: the loss sum, in the wire arena.

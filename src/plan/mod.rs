@@ -2,16 +2,21 @@
 //!
 //! A [`Plan`] is made once, before anything is taken. It holds the offset of every region on the device and
 //! on the host, from one walk over the layout's own sizes, so what it prints is what the engine carves.
-//! Knows sizes and limits; takes no memory itself.
+//! [`Plan::predict`] runs its step in virtual time on a [`Machine`]. Knows sizes, rates and limits; takes no
+//! memory itself.
 #![forbid(unsafe_code)]
 
 mod carve;
+mod cost;
 mod device_map;
 mod host_map;
+mod predict;
 
 pub use carve::{Place, Region};
+pub use cost::{Cost, Machine, Work};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
+pub use predict::Prediction;
 
 use std::fmt;
 
@@ -63,6 +68,9 @@ impl Plan {
         if policy.numeric.logits_chunk == 0 {
             return Err(Error::argument("a logits chunk of 0 rows is empty; it must be at least 1"));
         }
+        if policy.placement.sweeps == 0 {
+            return Err(Error::argument("a step of 0 sweeps does nothing; it must have at least 1"));
+        }
         let geometry = Geometry {
             layers: layout.layers(),
             tied: layout.tied,
@@ -70,11 +78,11 @@ impl Plan {
             head_parts: layout.parts(layout.head()),
         };
         Ok(Plan {
+            device: DeviceMap::new(config, layout, &policy, &geometry, micros_max, storage),
+            host: HostMap::new(config, layout, &policy, micros_max, storage),
             policy,
             micros_max,
             geometry,
-            device: DeviceMap::new(config, layout, &policy, micros_max, storage),
-            host: HostMap::new(config, layout, &policy, micros_max),
         })
     }
 
@@ -83,13 +91,12 @@ impl Plan {
     pub fn admit(&self, device_limit: Option<usize>, host: &Limits, shared: bool) -> Result<()> {
         let device = self.device.bytes();
         if let Some(limit) = device_limit.filter(|&limit| device > limit) {
-            let per_micro = self.device.bytes_per_micro();
-            let rest = device - per_micro * self.micros_max;
-            let advice = match limit.checked_sub(rest).map(|room| room / per_micro) {
-                Some(fitting) if fitting >= 1 => format!("{fitting} micro-batches a step would fit"),
-                _ => format!(
+            let fits = |micros: &usize| self.device.bytes_for(*micros) <= limit;
+            let advice = match (1..self.micros_max).rev().find(fits) {
+                Some(fitting) => format!("{fitting} micro-batches a step would fit"),
+                None => format!(
                     "with one micro-batch a step it needs {}; shorter sequences or a smaller micro-batch need less",
-                    Size(rest + per_micro)
+                    Size(self.device.bytes_for(1))
                 ),
             };
             return Err(Error::new(

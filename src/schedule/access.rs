@@ -3,10 +3,11 @@
 //! An [`Access`] says what a resource must hold when an operation starts, and what it holds when the operation
 //! is done. [`Operation::visit`] is the only place where this is written down.
 
-use super::operation::{End, GradPlace, Guard, Operation};
-use super::policy::Geometry;
+use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace};
+use super::policy::{Extent, Geometry};
 use super::resource::{Content, Resource};
 use crate::base::{MicroIndex, PartIndex, UnitIndex};
+use crate::model::Recompute;
 
 /// One resource in the hands of one operation.
 ///
@@ -56,8 +57,14 @@ impl Geometry {
     }
 
     /// Where a unit's f32 gradient is summed.
-    fn accumulator(&self, unit: UnitIndex) -> Resource {
-        self.end(unit).map_or(Resource::Accumulator, Resource::EndAccumulator)
+    fn accumulator(&self, unit: UnitIndex, sum: SumPlace) -> Resource {
+        match sum {
+            SumPlace::Shared => Resource::Accumulator,
+            SumPlace::Room(room) => Resource::SumRoom(room),
+            SumPlace::Own => {
+                self.end(unit).map_or(Resource::LayerAccumulator { unit }, Resource::EndAccumulator)
+            }
+        }
     }
 
     /// Contributions to a unit's gradient when it is complete.
@@ -77,17 +84,26 @@ fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Acce
 }
 
 impl Operation {
-    /// Calls `with` for every resource that the operation touches, each once, in a list of `micros`
-    /// micro-batches.
-    pub fn visit(&self, geometry: &Geometry, micros: usize, with: &mut impl FnMut(Access)) {
+    /// Calls `with` for every resource that the operation touches, each once, in a list of this extent.
+    pub fn visit(&self, geometry: &Geometry, extent: Extent, with: &mut impl FnMut(Access)) {
+        let micros = extent.micros;
         let (embedding, head, top) =
             (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
         let sum = |unit: UnitIndex| move |terms: u32| Content::Sum { unit, terms };
         let loss = |terms: u32| Content::Loss { terms };
-        let complete = |unit: UnitIndex| {
+        let complete = |unit: UnitIndex, sum: SumPlace| {
             let terms = geometry.terms(unit, micros);
-            Access::read(geometry.accumulator(unit), Content::Sum { unit, terms })
+            Access::read(geometry.accumulator(unit, sum), Content::Sum { unit, terms })
         };
+        let boundary = |place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex| {
+            let seat = extent.seat(micro);
+            match place {
+                BoundaryPlace::Own => Resource::Boundary { unit, seat },
+                BoundaryPlace::Room(room) => Resource::Room { room, seat },
+                BoundaryPlace::Stream => Resource::Stream { micro },
+            }
+        };
+        let kept = |unit: UnitIndex, micro: MicroIndex| Resource::Kept { unit, seat: extent.seat(micro) };
         match *self {
             Operation::UploadBatch { micro } => {
                 with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));
@@ -97,25 +113,33 @@ impl Operation {
                 with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
                 with(Access::write(place.into(), Content::Weights(unit)));
             }
-            Operation::EmbedForward { micro } => {
+            Operation::EmbedForward { micro, to } => {
                 with(Access::read(Resource::EndWeights(End::First), Content::Weights(embedding)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let above = Content::Activation { above: embedding, micro };
-                with(Access::write(Resource::Boundary { index: 0, micro }, above));
+                with(Access::write(boundary(to, geometry.layer(0), micro), above));
             }
-            Operation::Forward { unit, slot, micro } => {
-                let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
-                let to = if unit == top {
-                    Resource::Stream { micro }
-                } else {
-                    Resource::Boundary { index: layer + 1, micro }
-                };
+            Operation::Forward { unit, slot, micro, recompute, from, to } => {
+                let (below, above) = (UnitIndex(unit.0 - 1), UnitIndex(unit.0 + 1));
                 with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let input = Content::Activation { above: below, micro };
-                with(Access::read(Resource::Boundary { index: layer, micro }, input));
-                with(Access::write(to, Content::Activation { above: unit, micro }));
+                with(Access::read(boundary(from, unit, micro), input));
+                with(Access::write(boundary(to, above, micro), Content::Activation { above: unit, micro }));
+                if recompute != Recompute::Full {
+                    with(Access::write(kept(unit, micro), Content::Kept { unit, micro, recompute }));
+                }
                 with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::SpillBoundary { unit, micro, room } => {
+                let content = Content::Activation { above: UnitIndex(unit.0 - 1), micro };
+                with(Access::read(boundary(BoundaryPlace::Room(room), unit, micro), content));
+                with(Access::write(Resource::HostBoundary { unit, seat: extent.seat(micro) }, content));
+            }
+            Operation::FetchBoundary { unit, micro, room } => {
+                let content = Content::Activation { above: UnitIndex(unit.0 - 1), micro };
+                with(Access::read(Resource::HostBoundary { unit, seat: extent.seat(micro) }, content));
+                with(Access::write(boundary(BoundaryPlace::Room(room), unit, micro), content));
             }
             Operation::HeadForwardBackward { micro } => {
                 head_weights(geometry, with);
@@ -123,9 +147,9 @@ impl Operation {
                 let (output, gradient) =
                     (Content::Activation { above: top, micro }, Content::Gradient { above: top, micro });
                 with(Access::update(Resource::Stream { micro }, output, gradient));
-                with(add(geometry.accumulator(head), micro.0, sum(head)));
+                with(add(geometry.accumulator(head, SumPlace::Own), micro.0, sum(head)));
                 if geometry.tied {
-                    with(add(geometry.accumulator(embedding), micro.0, sum(embedding)));
+                    with(add(geometry.accumulator(embedding, SumPlace::Own), micro.0, sum(embedding)));
                 }
                 with(add(Resource::Loss, micro.0, loss));
                 with(Access::write(Resource::Scratch, Content::Scrap));
@@ -144,42 +168,54 @@ impl Operation {
                 with(Access::write(Resource::Logits, Content::Logits));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::RecomputeBackward { unit, slot, micro } => {
-                let (layer, below) = (unit.0 - 1, UnitIndex(unit.0 - 1));
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum: place } => {
+                let below = UnitIndex(unit.0 - 1);
                 with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let input = Content::Activation { above: below, micro };
-                with(Access::read(Resource::Boundary { index: layer, micro }, input));
+                with(Access::read(boundary(from, unit, micro), input));
+                if recompute != Recompute::Full {
+                    let content = Content::Kept { unit, micro, recompute };
+                    with(Access::update(kept(unit, micro), content, Content::Scrap));
+                }
                 let (above, below) =
                     (Content::Gradient { above: unit, micro }, Content::Gradient { above: below, micro });
                 with(Access::update(Resource::Stream { micro }, above, below));
-                with(add(Resource::Accumulator, micro.0, sum(unit)));
+                with(add(geometry.accumulator(unit, place), micro.0, sum(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::SpillSum { unit, room, terms } => {
+                with(Access::read(Resource::SumRoom(room), Content::Sum { unit, terms }));
+                with(Access::write(Resource::HostSum { unit }, Content::Sum { unit, terms }));
+            }
+            Operation::FetchSum { unit, room, terms } => {
+                with(Access::read(Resource::HostSum { unit }, Content::Sum { unit, terms }));
+                with(Access::write(Resource::SumRoom(room), Content::Sum { unit, terms }));
             }
             Operation::EmbedBackward { micro } => {
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let gradient = Content::Gradient { above: embedding, micro };
                 with(Access::read(Resource::Stream { micro }, gradient));
                 let earlier = geometry.terms(embedding, micros) - geometry.terms(head, micros);
-                with(add(geometry.accumulator(embedding), earlier + micro.0, sum(embedding)));
+                with(add(geometry.accumulator(embedding, SumPlace::Own), earlier + micro.0, sum(embedding)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::Norm { unit } => {
-                with(complete(unit));
-                with(Access::write(Resource::Norm { unit }, Content::Norm(unit)));
+            Operation::Norm { unit, sum, slab } => {
+                with(complete(unit, sum));
+                with(Access::write(Resource::Norm(slab), Content::Norm(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::Round { unit, part, slab } => {
-                with(complete(unit));
+            Operation::Round { unit, sum, part, slab } => {
+                with(complete(unit, sum));
                 with(Access::write(Resource::Slab(slab), Content::Part { unit, part }));
             }
             Operation::Download { unit, part, slab, to } => {
                 with(Access::read(Resource::Slab(slab), Content::Part { unit, part }));
                 with(Access::write(gradient(unit, part, to), Content::Part { unit, part }));
-                if part.0 == 0 {
-                    with(Access::read(Resource::Norm { unit }, Content::Norm(unit)));
-                    with(Access::write(Resource::HostNorm { unit }, Content::Norm(unit)));
-                }
+            }
+            Operation::DownloadNorm { unit, slab } => {
+                with(Access::read(Resource::Norm(slab), Content::Norm(unit)));
+                with(Access::write(Resource::HostNorm { unit }, Content::Norm(unit)));
             }
             Operation::DownloadLoss => {
                 let complete = Content::Loss { terms: geometry.terms(head, micros) };

@@ -1,21 +1,31 @@
 //! Writes lists: what a step, an evaluation or a look at the logits does, in program order.
 //!
-//! Layers are swept once up and once down, layer by layer, every micro-batch passing through a layer while
+//! Layers are swept up and down, layer by layer, every micro-batch of the sweep passing through a layer while
 //! its weights are there. Operations stand as early in the list as their memory allows, so that a lane whose
 //! queue is short still has its next work: a slot is refilled right behind the last reader of its former
 //! weights, both ways up and down, and the layers that are still in slots at the turn are not uploaded again.
+//!
+//! Of several sweeps a later one continues the sums of the one before it: a layer's f32 gradient stays on the
+//! device or goes to the host and comes back. The embedding's backward comes once, after the last sweep, so
+//! that every gradient is summed in the same order however a step is cut.
 
-use super::operation::{End, GradPlace, Guard, Operation, WeightPlace};
-use super::policy::{AdamWhen, Geometry, Policy};
-use crate::base::{MicroIndex, PartIndex, Result, SlabIndex, SlotIndex, UnitIndex};
+use std::ops::Range;
+
+use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace, WeightPlace};
+use super::policy::{AdamWhen, Extent, Geometry, GradWait, Policy, ROOMS, Sum};
+use crate::base::{MicroIndex, PartIndex, Result, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::model::Recompute;
+
+#[cfg(test)]
+mod tests;
 
 /// Operations in program order: executed one by one they do what the list is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
     /// The operations.
     pub operations: Vec<Operation>,
-    /// Micro-batches that pass through.
-    pub micros: usize,
+    /// Micro-batches that pass through, and how many at a time.
+    pub extent: Extent,
 }
 
 /// A training step over `micros` micro-batches: forward, backward, gradients to the host, AdamW.
@@ -23,20 +33,17 @@ pub struct List {
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
-    builder.up();
-    for micro in builder.micros() {
-        builder.put(Operation::HeadForwardBackward { micro });
+    for sweep in builder.sweeps() {
+        builder.up(Way::Train, &sweep);
+        for micro in sweep.micros() {
+            builder.put(Operation::HeadForwardBackward { micro });
+        }
+        builder.down(&sweep);
     }
-    builder.down();
+    builder.bottom();
     builder.put(Operation::DownloadLoss);
     builder.put(Operation::Decide { norms: true });
-    if policy.placement.adam == AdamWhen::AfterNorm {
-        for unit in geometry.units() {
-            for part in builder.parts(unit) {
-                builder.adam(unit, part, GradPlace::Store);
-            }
-        }
-    }
+    builder.update();
     Ok(builder.list)
 }
 
@@ -45,9 +52,11 @@ pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
-    builder.up();
-    for micro in builder.micros() {
-        builder.put(Operation::HeadForward { micro });
+    for sweep in builder.sweeps() {
+        builder.up(Way::Evaluate, &sweep);
+        for micro in sweep.micros() {
+            builder.put(Operation::HeadForward { micro });
+        }
     }
     builder.put(Operation::DownloadLoss);
     builder.put(Operation::Decide { norms: false });
@@ -59,10 +68,32 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn logits(policy: &Policy, geometry: &Geometry) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, 1)?;
-    builder.up();
+    for sweep in builder.sweeps() {
+        builder.up(Way::Evaluate, &sweep);
+    }
     builder.put(Operation::HeadLogits);
     builder.put(Operation::DownloadLogits);
     Ok(builder.list)
+}
+
+/// What the way up is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Train,
+    Evaluate,
+}
+
+/// The micro-batches that go up and down together.
+struct Sweep {
+    micros: Range<usize>,
+    first: bool,
+    last: bool,
+}
+
+impl Sweep {
+    fn micros(&self) -> impl Iterator<Item = MicroIndex> + use<> {
+        self.micros.clone().map(MicroIndex::from)
+    }
 }
 
 struct Builder<'a> {
@@ -71,67 +102,172 @@ struct Builder<'a> {
     list: List,
     /// Gradient parts rounded so far: slabs, and the ring's, are taken in turn.
     rounded: usize,
+    /// Gradients that wait on the device, in the order they were rounded in.
+    waiting: Vec<(UnitIndex, PartIndex, SlabIndex)>,
+    /// By layer: where its boundary is on the device.
+    boundaries: Vec<BoundaryPlace>,
+    /// By layer: where its f32 gradient is summed.
+    sums: Vec<SumPlace>,
+    /// Layers whose sums pass through rooms, from the top.
+    passing: Vec<usize>,
+    /// By layer: where its weights go.
+    slots: Vec<SlotIndex>,
+    /// Layers that are not resident: they take the first slots in turn, so the last ones of the way up are
+    /// the first ones of the way down.
+    streamed: Vec<usize>,
+    /// By slot: the layer whose weights are there.
+    held: Vec<Option<usize>>,
 }
 
 impl<'a> Builder<'a> {
     fn new(policy: &'a Policy, geometry: &'a Geometry, micros: usize) -> Result<Self> {
         policy.validate(geometry, micros)?;
-        let list = List { operations: Vec::new(), micros };
-        Ok(Builder { policy, geometry, list, rounded: 0 })
+        let (placement, layers) = (&policy.placement, geometry.layers);
+        let extent = Extent { micros, sweep: placement.sweep(micros) };
+
+        let streamed: Vec<usize> = (0..layers).filter(|&layer| !placement.layer(layer).resident).collect();
+        let (mut streams, mut stays) = (0..streamed.len(), placement.weight_slots..);
+        let slot = |layer| {
+            let at = if placement.layer(layer).resident {
+                stays.next()
+            } else {
+                streams.next().map(|order| order % placement.weight_slots)
+            };
+            SlotIndex::from(at.expect("every layer has its turn"))
+        };
+        let slots = (0..layers).map(slot).collect();
+
+        let mut spilled = (0..ROOMS).cycle().map(RoomIndex::from);
+        let boundary = |layer| match placement.spills(layer) {
+            true => BoundaryPlace::Room(spilled.next().expect("a cycle has no end")),
+            false => BoundaryPlace::Own,
+        };
+        let boundaries = (0..layers).map(boundary).collect();
+
+        let passing: Vec<usize> = (0..layers).rev().filter(|&layer| placement.passes_sum(layer)).collect();
+        let sum = |layer| match (placement.layer(layer).sum, placement.sweeps) {
+            (Sum::Own, _) => SumPlace::Own,
+            (Sum::Passing, 1) => SumPlace::Shared,
+            (Sum::Passing, _) => {
+                let order = passing.iter().position(|&other| other == layer);
+                SumPlace::Room(RoomIndex::from(order.expect("it passes") % ROOMS))
+            }
+        };
+        let sums = (0..layers).map(sum).collect();
+        Ok(Builder {
+            policy,
+            geometry,
+            list: List { operations: Vec::new(), extent },
+            rounded: 0,
+            waiting: Vec::new(),
+            boundaries,
+            sums,
+            passing,
+            slots,
+            streamed,
+            held: vec![None; placement.weight_slots + placement.residents()],
+        })
     }
 
     fn put(&mut self, operation: Operation) {
         self.list.operations.push(operation);
     }
 
-    fn micros(&self) -> impl Iterator<Item = MicroIndex> + use<> {
-        (0..self.list.micros).map(MicroIndex::from)
+    fn sweeps(&self) -> impl Iterator<Item = Sweep> + use<> {
+        let Extent { micros, sweep } = self.list.extent;
+        (0..micros).step_by(sweep).map(move |start| {
+            let end = (start + sweep).min(micros);
+            Sweep { micros: start..end, first: start == 0, last: end == micros }
+        })
     }
 
     fn parts(&self, unit: UnitIndex) -> impl Iterator<Item = PartIndex> + use<> {
         (0..self.geometry.parts(unit)).map(PartIndex::from)
     }
 
-    /// Layers take slots in turn, so the last ones of the way up are the first ones of the way down.
-    fn slot(&self, layer: usize) -> SlotIndex {
-        SlotIndex::from(layer % self.policy.placement.weight_slots)
-    }
-
     fn upload(&mut self, layer: usize) {
-        let place = WeightPlace::Slot(self.slot(layer));
-        self.put(Operation::Upload { unit: self.geometry.layer(layer), place });
+        let slot = self.slots[layer];
+        if self.held[slot.at()].replace(layer) != Some(layer) {
+            self.put(Operation::Upload { unit: self.geometry.layer(layer), place: WeightPlace::Slot(slot) });
+        }
     }
 
-    /// Batches, embedding, all layers; leaves the head's weights on the device.
-    fn up(&mut self) {
+    /// Uploads layers from `next` on: resident ones, and streamed ones as long as the first `free` of them may.
+    fn upload_from(&mut self, next: &mut usize, free: usize) {
+        while *next < self.geometry.layers {
+            let streamed = self.streamed.binary_search(next);
+            if streamed.is_ok_and(|order| order >= free) {
+                return;
+            }
+            self.upload(*next);
+            *next += 1;
+        }
+    }
+
+    /// Where the input of layer `layer` is; above the last layer it is the stream.
+    fn boundary(&self, layer: usize) -> BoundaryPlace {
+        self.boundaries.get(layer).copied().unwrap_or(BoundaryPlace::Stream)
+    }
+
+    /// Of the layers whose boundaries pass through the same room, the next one below.
+    fn below_in_room(&self, layer: usize) -> Option<usize> {
+        let place = self.boundary(layer);
+        let same = |below: &usize| self.boundary(*below) == place;
+        (0..layer).rev().find(same).filter(|_| matches!(place, BoundaryPlace::Room(_)))
+    }
+
+    /// A layer's input has been written; if it is to go to the host, it goes.
+    fn spill(&mut self, way: Way, layer: usize, micro: MicroIndex) {
+        if let (Way::Train, BoundaryPlace::Room(room)) = (way, self.boundary(layer))
+            && self.policy.placement.leaves(layer)
+        {
+            self.put(Operation::SpillBoundary { unit: self.geometry.layer(layer), micro, room });
+        }
+    }
+
+    /// Batches, embedding, all layers; leaves the head's weights on the device. On the way to a backward a layer
+    /// keeps what that will not compute again.
+    fn up(&mut self, way: Way, sweep: &Sweep) {
         let (layers, slots) = (self.geometry.layers, self.policy.placement.weight_slots);
-        for micro in self.micros() {
+        for micro in sweep.micros() {
             self.put(Operation::UploadBatch { micro });
         }
-        let embedding = self.geometry.embedding();
-        self.put(Operation::Upload { unit: embedding, place: WeightPlace::End(End::First) });
-        for layer in 0..layers.min(slots) {
-            self.upload(layer);
+        // Tied, the ends have regions of their own and stay.
+        let ends = sweep.first || !self.geometry.tied;
+        if ends {
+            let embedding = self.geometry.embedding();
+            self.put(Operation::Upload { unit: embedding, place: WeightPlace::End(End::First) });
         }
-        for micro in self.micros() {
-            self.put(Operation::EmbedForward { micro });
+        let mut next = 0;
+        self.upload_from(&mut next, slots);
+        for micro in sweep.micros() {
+            self.put(Operation::EmbedForward { micro, to: self.boundary(0) });
+            self.spill(way, 0, micro);
         }
         // The head is large and shares a lane with the layers: behind the last of them it has the time of
         // `slots` layers to arrive in, anywhere before it would hold one of them up.
-        if layers <= slots {
+        let mut head = ends;
+        if head && next == layers {
             self.upload_head();
+            head = false;
         }
         for layer in 0..layers {
-            for micro in self.micros() {
-                let (unit, slot) = (self.geometry.layer(layer), self.slot(layer));
-                self.put(Operation::Forward { unit, slot, micro });
+            let recompute = match way {
+                Way::Train => self.policy.placement.layer(layer).recompute,
+                Way::Evaluate => Recompute::Full,
+            };
+            for micro in sweep.micros() {
+                let (unit, slot) = (self.geometry.layer(layer), self.slots[layer]);
+                let (from, to) = (self.boundary(layer), self.boundary(layer + 1));
+                self.put(Operation::Forward { unit, slot, micro, recompute, from, to });
+                self.spill(way, layer + 1, micro);
             }
-            let next = layer + slots;
-            if next < layers {
-                self.upload(next);
+            if let Ok(order) = self.streamed.binary_search(&layer) {
+                self.upload_from(&mut next, order + 1 + slots);
             }
-            if next + 1 == layers {
+            if head && next == layers {
                 self.upload_head();
+                head = false;
             }
         }
     }
@@ -141,223 +277,143 @@ impl<'a> Builder<'a> {
         self.put(Operation::Upload { unit: self.geometry.head(), place: WeightPlace::End(place) });
     }
 
-    /// All gradients: head, layers, embedding.
+    /// All gradients but the embedding's: head and layers. After the last sweep they are complete and leave.
     ///
     /// A layer's gradient leaves in one slab behind its backward. The head's may need many; they have until
     /// the embedding's backward takes over their region, and rounding them in a row would keep `compute`
     /// waiting for slabs. So as many as leave one slab free go at once, to start `d2h` early, and the others
     /// are spread evenly over the layers' backwards, where one more slab is least in the way.
-    fn down(&mut self) {
-        let (layers, micros) = (self.geometry.layers, self.list.micros);
-        let (slots, slabs) = (self.policy.placement.weight_slots, self.policy.placement.slabs);
+    fn down(&mut self, sweep: &Sweep) {
+        let (layers, micros) = (self.geometry.layers, sweep.micros.len());
         let head = self.geometry.head();
-        self.put(Operation::Norm { unit: head });
-        let mut parts = self.parts(head);
-        for part in parts.by_ref().take(slabs - 1) {
-            self.round(head, part);
+        let parts = if sweep.last { self.geometry.parts(head) } else { 0 };
+        let mut leaving = (0..parts).map(PartIndex::from);
+        let at_once = self.policy.slabs(self.geometry) - 1;
+        for part in leaving.by_ref().take(at_once) {
+            self.round(head, SumPlace::Own, part);
         }
-        let (steps, gaps) = (layers * micros, self.geometry.parts(head).saturating_sub(slabs - 1) + 1);
-        let mut due = parts.zip(1..).map(|(part, gap)| (part, gap * steps / gaps)).peekable();
+        let (steps, gaps) = (layers * micros, parts.saturating_sub(at_once) + 1);
+        let mut due = leaving.zip(1..).map(|(part, gap)| (part, gap * steps / gaps)).peekable();
 
-        for layer in (0..layers).rev() {
-            let (unit, slot) = (self.geometry.layer(layer), self.slot(layer));
-            for micro in self.micros() {
-                let done = (layers - 1 - layer) * micros + micro.at();
-                while let Some((part, _)) = due.next_if(|&(_, step)| step <= done) {
-                    self.round(head, part);
+        for order in 0..ROOMS {
+            self.fetch_sum(sweep, order);
+        }
+        for (done, layer) in (0..layers).rev().enumerate() {
+            let (unit, slot, sum) = (self.geometry.layer(layer), self.slots[layer], self.sums[layer]);
+            let (recompute, from) = (self.policy.placement.layer(layer).recompute, self.boundary(layer));
+            for (count, micro) in sweep.micros().enumerate() {
+                while let Some((part, _)) = due.next_if(|&(_, step)| step <= done * micros + count) {
+                    self.round(head, SumPlace::Own, part);
                 }
-                self.put(Operation::RecomputeBackward { unit, slot, micro });
+                self.put(Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum });
+                if let (BoundaryPlace::Room(room), Some(below)) = (from, self.below_in_room(layer)) {
+                    self.fetch_boundary(below, micro, room);
+                }
             }
-            if layer >= slots {
-                self.upload(layer - slots);
+            if let Some(order) = self.streamed.binary_search(&layer).ok()
+                && let Some(below) = order.checked_sub(self.policy.placement.weight_slots)
+            {
+                self.upload(self.streamed[below]);
             }
-            self.put(Operation::Norm { unit });
-            self.round(unit, PartIndex(0));
+            if sweep.last {
+                self.round(unit, sum, PartIndex(0));
+            } else if let SumPlace::Room(room) = sum
+                && self.policy.placement.stores_sum(layer, layers)
+            {
+                self.put(Operation::SpillSum { unit, room, terms: sweep.micros.end as u32 });
+            }
+            if let Some(order) = self.passing.iter().position(|&passing| passing == layer) {
+                self.fetch_sum(sweep, order + ROOMS);
+            }
         }
+    }
 
-        for micro in self.micros() {
+    fn fetch_boundary(&mut self, layer: usize, micro: MicroIndex, room: RoomIndex) {
+        if self.policy.placement.leaves(layer) {
+            self.put(Operation::FetchBoundary { unit: self.geometry.layer(layer), micro, room });
+        }
+    }
+
+    /// The sum of the `order`-th of those that pass through rooms comes back from the host.
+    fn fetch_sum(&mut self, sweep: &Sweep, order: usize) {
+        let layer = self.passing.get(order).copied().filter(|_| !sweep.first);
+        if let Some(layer) = layer
+            && let SumPlace::Room(room) = self.sums[layer]
+            && self.policy.placement.stores_sum(layer, self.geometry.layers)
+        {
+            let (unit, terms) = (self.geometry.layer(layer), sweep.micros.start as u32);
+            self.put(Operation::FetchSum { unit, room, terms });
+        }
+    }
+
+    /// The embedding's gradient.
+    fn bottom(&mut self) {
+        for micro in (0..self.list.extent.micros).map(MicroIndex::from) {
             self.put(Operation::EmbedBackward { micro });
         }
         let embedding = self.geometry.embedding();
-        self.put(Operation::Norm { unit: embedding });
         for part in self.parts(embedding) {
-            self.round(embedding, part);
+            self.round(embedding, SumPlace::Own, part);
         }
-    }
-
-    /// A part leaves the device and, where AdamW need not wait for the norm of all, is used at once.
-    fn round(&mut self, unit: UnitIndex, part: PartIndex) {
-        let placement = &self.policy.placement;
-        let slab = SlabIndex::from(self.rounded % placement.slabs);
-        let to = if self.policy.streams_gradients() {
-            GradPlace::Ring((self.rounded % placement.ring) as u32)
-        } else {
-            GradPlace::Store
-        };
-        self.rounded += 1;
-        self.put(Operation::Round { unit, part, slab });
-        self.put(Operation::Download { unit, part, slab, to });
-        if placement.adam == AdamWhen::UnderBackward {
-            self.adam(unit, part, to);
-        }
-    }
-
-    fn adam(&mut self, unit: UnitIndex, part: PartIndex, from: GradPlace) {
-        let guard = match self.policy.placement.adam {
-            AdamWhen::AfterNorm => Guard::Verdict,
-            AdamWhen::UnderBackward => Guard::Unit,
-        };
-        self.put(Operation::Adam { unit, part, from, guard });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::{DType, Shape};
-    use crate::schedule::{Mode, Numeric, Placement};
-
-    fn policy(weight_slots: usize, slabs: usize, adam: AdamWhen) -> Policy {
-        Policy {
-            mode: Mode::Exact,
-            numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::F32 },
-            placement: Placement { weight_slots, slabs, ring: 2, adam },
-        }
-    }
-
-    fn model(layers: usize, tied: bool, head_parts: usize) -> Geometry {
-        Geometry { layers, tied, embedding_parts: 2, head_parts }
-    }
-
-    fn texts(list: &List) -> Vec<String> {
-        list.operations.iter().map(Operation::to_string).collect()
-    }
-
-    #[test]
-    fn a_small_step_reads_as_it_should() {
-        let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(3, false, 1), 1).unwrap();
-        let expected = [
-            "upload batch micro 0",
-            "upload unit 0 → first end",
-            "upload unit 1 → slot 0",
-            "upload unit 2 → slot 1",
-            "embed forward micro 0",
-            "forward unit 1 in slot 0, micro 0",
-            "upload unit 3 → slot 0",
-            "upload unit 4 → first end",
-            "forward unit 2 in slot 1, micro 0",
-            "forward unit 3 in slot 0, micro 0",
-            "head forward backward micro 0",
-            "norm unit 4",
-            "round unit 4 part 0 → slab 0",
-            "download unit 4 part 0: slab 0 → store",
-            "recompute backward unit 3 in slot 0, micro 0",
-            "upload unit 1 → slot 0",
-            "norm unit 3",
-            "round unit 3 part 0 → slab 1",
-            "download unit 3 part 0: slab 1 → store",
-            "recompute backward unit 2 in slot 1, micro 0",
-            "norm unit 2",
-            "round unit 2 part 0 → slab 0",
-            "download unit 2 part 0: slab 0 → store",
-            "recompute backward unit 1 in slot 0, micro 0",
-            "norm unit 1",
-            "round unit 1 part 0 → slab 1",
-            "download unit 1 part 0: slab 1 → store",
-            "embed backward micro 0",
-            "norm unit 0",
-            "round unit 0 part 0 → slab 0",
-            "download unit 0 part 0: slab 0 → store",
-            "round unit 0 part 1 → slab 1",
-            "download unit 0 part 1: slab 1 → store",
-            "download loss",
-            "decide",
-            "adam unit 0 part 0 from store, guarded by the verdict",
-            "adam unit 0 part 1 from store, guarded by the verdict",
-            "adam unit 1 part 0 from store, guarded by the verdict",
-            "adam unit 2 part 0 from store, guarded by the verdict",
-            "adam unit 3 part 0 from store, guarded by the verdict",
-            "adam unit 4 part 0 from store, guarded by the verdict",
-        ];
-        assert_eq!(texts(&list), expected);
-    }
-
-    #[test]
-    fn layers_in_slots_at_the_turn_are_not_uploaded_again() {
-        for (layers, slots) in [(1, 2), (2, 2), (3, 2), (7, 2), (7, 5), (7, 9)] {
-            let list = train(&policy(slots, 2, AdamWhen::AfterNorm), &model(layers, true, 1), 3).unwrap();
-            let uploads = list.operations.iter().filter(|operation| {
-                matches!(operation, Operation::Upload { place: WeightPlace::Slot(_), .. })
-            });
-            assert_eq!(
-                uploads.count(),
-                layers + layers.saturating_sub(slots),
-                "{layers} layers, {slots} slots"
-            );
-        }
-    }
-
-    #[test]
-    fn the_heads_parts_are_spread_over_the_backwards() {
-        let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(4, false, 5), 2).unwrap();
-        let head = UnitIndex(5);
-        let mut backwards = 0;
-        let mut rounded_after = Vec::new();
-        for operation in &list.operations {
-            match operation {
-                Operation::RecomputeBackward { .. } => backwards += 1,
-                Operation::Round { unit, .. } if *unit == head => rounded_after.push(backwards),
-                _ => {}
+        for (unit, part, slab) in self.waiting.clone() {
+            if part == PartIndex(0) {
+                self.put(Operation::DownloadNorm { unit, slab });
             }
         }
-        // One at once, the other slab free for the first layer; then evenly over 4 layers of 2 micro-batches.
-        assert_eq!(rounded_after, [0, 1, 3, 4, 6]);
     }
 
-    #[test]
-    fn streamed_gradients_take_the_ring_in_turn() {
-        let mut policy = policy(2, 3, AdamWhen::UnderBackward);
-        policy.mode = Mode::Streamed;
-        let list = train(&policy, &model(2, false, 1), 1).unwrap();
-        let texts = texts(&list);
-        let landed = texts.iter().filter(|text| text.starts_with("download unit"));
-        assert_eq!(
-            landed.collect::<Vec<_>>(),
-            [
-                "download unit 3 part 0: slab 0 → ring 0",
-                "download unit 2 part 0: slab 1 → ring 1",
-                "download unit 1 part 0: slab 2 → ring 0",
-                "download unit 0 part 0: slab 0 → ring 1",
-                "download unit 0 part 1: slab 1 → ring 0",
-            ]
-        );
-        let after =
-            texts.iter().position(|text| text == "download unit 2 part 0: slab 1 → ring 1").unwrap() + 1;
-        assert_eq!(texts[after], "adam unit 2 part 0 from ring 1, guarded by its own norm");
-        assert_eq!(texts.last().unwrap(), "decide");
+    /// A part is rounded, the first one after the unit's norm is taken. Where it need not wait on the device it
+    /// leaves, and where AdamW need not wait for the norm of all it is used at once.
+    fn round(&mut self, unit: UnitIndex, sum: SumPlace, part: PartIndex) {
+        let slab = SlabIndex::from(self.rounded % self.policy.slabs(self.geometry));
+        self.rounded += 1;
+        if part == PartIndex(0) {
+            self.put(Operation::Norm { unit, sum, slab });
+        }
+        self.put(Operation::Round { unit, sum, part, slab });
+        if self.policy.placement.grad_wait == GradWait::Device {
+            self.waiting.push((unit, part, slab));
+            return;
+        }
+        if part == PartIndex(0) {
+            self.put(Operation::DownloadNorm { unit, slab });
+        }
+        let to = self.landing(self.rounded - 1);
+        self.put(Operation::Download { unit, part, slab, to });
+        if self.policy.placement.adam == AdamWhen::UnderBackward {
+            self.put(Operation::Adam { unit, part, from: to, guard: Guard::Unit });
+        }
     }
 
-    #[test]
-    fn evaluation_and_logits_only_go_up() {
-        let policy = policy(2, 2, AdamWhen::AfterNorm);
-        let evaluation = texts(&evaluate(&policy, &model(1, true, 1), 2).unwrap());
-        assert_eq!(
-            evaluation[evaluation.len() - 4..],
-            ["head forward micro 0", "head forward micro 1", "download loss", "decide without norms",]
-        );
-        let logits = texts(&logits(&policy, &model(1, true, 1)).unwrap());
-        assert_eq!(
-            logits,
-            [
-                "upload batch micro 0",
-                "upload unit 0 → first end",
-                "upload unit 1 → slot 0",
-                "embed forward micro 0",
-                "upload unit 2 → second end",
-                "forward unit 1 in slot 0, micro 0",
-                "head logits",
-                "download logits",
-            ]
-        );
+    /// Where the `count`-th part to leave lands.
+    fn landing(&self, count: usize) -> GradPlace {
+        if self.policy.streams_gradients() {
+            GradPlace::Ring((count % self.policy.placement.ring) as u32)
+        } else {
+            GradPlace::Store
+        }
+    }
+
+    /// AdamW in forward order, once the verdict is known. Gradients that have waited on the device leave now.
+    fn update(&mut self) {
+        if self.policy.placement.adam == AdamWhen::UnderBackward {
+            return;
+        }
+        let guard = Guard::Verdict;
+        if self.policy.placement.grad_wait == GradWait::Device {
+            let mut waiting = std::mem::take(&mut self.waiting);
+            waiting.sort_by_key(|&(unit, part, _)| (unit, part));
+            for (count, (unit, part, slab)) in waiting.into_iter().enumerate() {
+                let to = self.landing(count);
+                self.put(Operation::Download { unit, part, slab, to });
+                self.put(Operation::Adam { unit, part, from: to, guard });
+            }
+            return;
+        }
+        for unit in self.geometry.units() {
+            for part in self.parts(unit) {
+                self.put(Operation::Adam { unit, part, from: GradPlace::Store, guard });
+            }
+        }
     }
 }

@@ -105,7 +105,7 @@ impl Checker {
     /// Lanes that have just been opened, for lists of a model of this geometry placed by this policy.
     pub fn new(policy: &Policy, geometry: &Geometry) -> Self {
         Checker {
-            policy: *policy,
+            policy: policy.clone(),
             geometry: *geometry,
             lanes: Default::default(),
             caller: Clock::default(),
@@ -131,9 +131,9 @@ impl Checker {
             }
             let mut outcome = Ok(());
             let geometry = self.geometry;
-            operation.visit(&geometry, list.micros, &mut |access| {
+            operation.visit(&geometry, list.extent, &mut |access| {
                 if outcome.is_ok() {
-                    outcome = if access.resource.exists(&self.policy, &geometry, list.micros) {
+                    outcome = if access.resource.exists(&self.policy, &geometry, list.extent) {
                         self.touch(party, Some(tick), &clock, access)
                     } else {
                         Err(Box::new(Fault::Beyond { party, resource: access.resource }))
@@ -271,13 +271,21 @@ impl Checker {
 mod tests {
     use super::*;
     use crate::base::{DType, Error, Shape, Status};
-    use crate::schedule::{AdamWhen, Mode, Numeric, Placement, Sync, train};
+    use crate::schedule::{AdamWhen, GradWait, Mode, Numeric, Placement, Sync, train};
 
     const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
     const POLICY: Policy = Policy {
         mode: Mode::Exact,
         numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 },
-        placement: Placement { weight_slots: 2, slabs: 2, ring: 2, adam: AdamWhen::AfterNorm },
+        placement: Placement {
+            weight_slots: 2,
+            slabs: 2,
+            ring: 2,
+            adam: AdamWhen::AfterNorm,
+            grad_wait: GradWait::Host,
+            sweeps: 1,
+            layers: Vec::new(),
+        },
     };
 
     /// Two steps, of the second of which `change` may change the list before and the waits after inferring.
@@ -313,7 +321,7 @@ mod tests {
         assert_eq!(
             told.unwrap_err(),
             "`upload unit 3 → slot 0` (h2d lane, list 2, operation 6) touches the master of unit 3 without \
-             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 36)"
+             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 41)"
         );
     }
 

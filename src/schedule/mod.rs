@@ -15,7 +15,10 @@
 //!   barrier: the next forward of a layer waits for that layer's AdamW and no other.
 //! - [`Checker`] proves, independently of `Sync`, that the waits suffice, that every read finds what it
 //!   expects, and that nothing is done in vain; or names the two operations and the resource ([`Fault`]).
-//! - [`write_trace`] writes what happened, lane by lane, for a person to look at.
+//! - [`retired`] says after which operation a place's contents are of no use any more.
+//! - [`Simulator`] runs lists in virtual time, by what each operation costs; [`usage`] and [`peaks`] say what
+//!   lanes and memory were used for.
+//! - [`write_trace`] writes what happened, or would happen, lane by lane, for a person to look at.
 //!
 //! # A step, lane by lane
 //! Two slots, three layers (units 1, 2, 3), one micro-batch; time runs to the right, and `│` stands where a
@@ -33,6 +36,18 @@
 //! decides when all norms are there and runs AdamW in forward order; `up 0` of the next step waits for
 //! `adam 0`, so its forward runs under AdamW of the layers above.
 //!
+//! # What a placement may ask for besides
+//! - A layer **keeps** more than its boundary ([`Recompute`]), so that its backward has less to do again.
+//! - A boundary is **spilled** ([`Boundary`]): it leaves the room it was written to behind the forward that
+//!   wrote it, and comes back behind the backward that last used the room. The last ones stay where they are.
+//! - A layer is **resident**: it has a slot of its own and is uploaded once a step.
+//! - A step has several **sweeps**: each continues the f32 sums of the one before, which stay on the device or
+//!   pass through rooms as boundaries do ([`Sum`]). The embedding's backward waits for the last sweep, so that
+//!   sums are made in one order however a step is cut; what it reads, the streams, stays meanwhile.
+//! - Rounded gradients **wait** on the device ([`GradWait`]) and come down one by one for AdamW.
+//!
+//! None of this changes a bit.
+//!
 //! # The issuing thread
 //! It is no lane, but between lists it touches host memory: writes batches, reads a loss or a master. It asks
 //! [`Sync::before`] which ticks must have arrived, reaches them, and tells [`Sync::settle`], which then spares
@@ -47,15 +62,23 @@ mod fault;
 mod operation;
 mod policy;
 mod resource;
+mod retire;
+mod simulate;
 mod sync;
 mod trace;
 
+pub use crate::model::Recompute;
 pub use access::Access;
 pub use build::{List, evaluate, logits, train};
 pub use check::Checker;
 pub use fault::{Fault, Held, Party};
-pub use operation::{End, GradPlace, Guard, Operation, WeightPlace};
-pub use policy::{AdamWhen, Geometry, Mode, Numeric, Placement, Policy};
+pub use operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace, WeightPlace};
+pub use policy::{
+    AdamWhen, Boundary, Extent, Geometry, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, ROOMS,
+    Sum,
+};
 pub use resource::{Content, Resource};
+pub use retire::retired;
+pub use simulate::{Peak, Simulation, Simulator, Usage, peaks, usage};
 pub use sync::{Sync, Synced};
-pub use trace::{Label, write_trace};
+pub use trace::{Label, Process, write_trace};

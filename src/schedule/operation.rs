@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{MicroIndex, PartIndex, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
+use crate::model::Recompute;
 
 /// A region for an end's weights, and one for an end's f32 gradient.
 ///
@@ -25,6 +26,28 @@ pub enum WeightPlace {
     Slot(SlotIndex),
     /// An end's.
     End(End),
+}
+
+/// Where a boundary is on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BoundaryPlace {
+    /// A place of its own.
+    Own,
+    /// A room that others pass through, too.
+    Room(RoomIndex),
+    /// The stream: above the last layer.
+    Stream,
+}
+
+/// Where a unit's f32 gradient is summed on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SumPlace {
+    /// Where the layers sum theirs one after the other.
+    Shared,
+    /// A room that others pass through, too.
+    Room(RoomIndex),
+    /// A place of its own; an end's is its region.
+    Own,
 }
 
 /// Where a part of a gradient lands on the host.
@@ -64,6 +87,8 @@ pub enum Operation {
     EmbedForward {
         /// Which.
         micro: MicroIndex,
+        /// Where to.
+        to: BoundaryPlace,
     },
     /// A layer: boundary below → boundary above.
     Forward {
@@ -73,6 +98,30 @@ pub enum Operation {
         slot: SlotIndex,
         /// Which micro-batch.
         micro: MicroIndex,
+        /// What backward will compute again; the rest is kept for it.
+        recompute: Recompute,
+        /// Where the boundary below is.
+        from: BoundaryPlace,
+        /// Where the boundary above goes.
+        to: BoundaryPlace,
+    },
+    /// A layer's boundary, device → host.
+    SpillBoundary {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+        /// Where from.
+        room: RoomIndex,
+    },
+    /// A layer's boundary, host → device.
+    FetchBoundary {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+        /// Where to.
+        room: RoomIndex,
     },
     /// Final norm, logits, loss; the stream becomes its gradient in place. The first micro-batch sets loss
     /// and gradients, later ones add.
@@ -87,8 +136,8 @@ pub enum Operation {
     },
     /// f32 logits of one row of micro-batch 0.
     HeadLogits,
-    /// Recomputes a layer from its boundary, then its backward: the stream's gradient above → below; the
-    /// first micro-batch sets the layer's f32 gradient, later ones add.
+    /// Computes again what forward has not kept of a layer, from its boundary, then its backward: the stream's
+    /// gradient above → below; the first micro-batch sets the layer's f32 gradient, later ones add.
     RecomputeBackward {
         /// The layer's unit.
         unit: UnitIndex,
@@ -96,6 +145,30 @@ pub enum Operation {
         slot: SlotIndex,
         /// Which micro-batch.
         micro: MicroIndex,
+        /// What is computed again.
+        recompute: Recompute,
+        /// Where the boundary below is.
+        from: BoundaryPlace,
+        /// Where the layer's f32 gradient is.
+        sum: SumPlace,
+    },
+    /// A layer's running f32 gradient, device → host.
+    SpillSum {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Where from.
+        room: RoomIndex,
+        /// Micro-batches summed so far.
+        terms: u32,
+    },
+    /// A layer's running f32 gradient, host → device.
+    FetchSum {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Where to.
+        room: RoomIndex,
+        /// Micro-batches summed so far.
+        terms: u32,
     },
     /// Adds the stream's gradient to the embedding's rows. Untied, the first micro-batch zeroes them first.
     EmbedBackward {
@@ -106,17 +179,30 @@ pub enum Operation {
     Norm {
         /// Which.
         unit: UnitIndex,
+        /// Where the gradient is.
+        sum: SumPlace,
+        /// The slab that the gradient's first part goes to; the norm leaves beside it.
+        slab: SlabIndex,
     },
     /// One part of a unit's f32 gradient, rounded into a slab.
     Round {
         /// Whose gradient.
         unit: UnitIndex,
+        /// Where the gradient is.
+        sum: SumPlace,
         /// Which part.
         part: PartIndex,
         /// Where to.
         slab: SlabIndex,
     },
-    /// A slab, device → host. Part 0 takes the unit's sum of squares along.
+    /// A unit's sum of squares, device → host.
+    DownloadNorm {
+        /// Whose.
+        unit: UnitIndex,
+        /// Beside which slab it is.
+        slab: SlabIndex,
+    },
+    /// A slab, device → host.
     Download {
         /// Whose gradient.
         unit: UnitIndex,
@@ -153,7 +239,10 @@ impl Operation {
     /// The lane it runs on.
     pub fn lane(&self) -> Lane {
         match self {
-            Operation::UploadBatch { .. } | Operation::Upload { .. } => Lane::H2d,
+            Operation::UploadBatch { .. }
+            | Operation::Upload { .. }
+            | Operation::FetchBoundary { .. }
+            | Operation::FetchSum { .. } => Lane::H2d,
             Operation::EmbedForward { .. }
             | Operation::Forward { .. }
             | Operation::HeadForwardBackward { .. }
@@ -163,7 +252,12 @@ impl Operation {
             | Operation::EmbedBackward { .. }
             | Operation::Norm { .. }
             | Operation::Round { .. } => Lane::Compute,
-            Operation::Download { .. } | Operation::DownloadLoss | Operation::DownloadLogits => Lane::D2h,
+            Operation::Download { .. }
+            | Operation::DownloadNorm { .. }
+            | Operation::SpillBoundary { .. }
+            | Operation::SpillSum { .. }
+            | Operation::DownloadLoss
+            | Operation::DownloadLogits => Lane::D2h,
             Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
         }
     }
@@ -175,9 +269,15 @@ impl Operation {
             Operation::Upload { .. } => "upload",
             Operation::EmbedForward { .. } => "embed forward",
             Operation::Forward { .. } => "forward",
+            Operation::SpillBoundary { .. } => "spill boundary",
+            Operation::FetchBoundary { .. } => "fetch boundary",
+            Operation::SpillSum { .. } => "spill sum",
+            Operation::FetchSum { .. } => "fetch sum",
+            Operation::DownloadNorm { .. } => "download norm",
             Operation::HeadForwardBackward { .. } => "head forward backward",
             Operation::HeadForward { .. } => "head forward",
             Operation::HeadLogits => "head logits",
+            Operation::RecomputeBackward { recompute: Recompute::None, .. } => "backward",
             Operation::RecomputeBackward { .. } => "recompute backward",
             Operation::EmbedBackward { .. } => "embed backward",
             Operation::Norm { .. } => "norm",
@@ -196,8 +296,13 @@ impl Operation {
         match *self {
             Operation::Upload { unit, .. }
             | Operation::Forward { unit, .. }
+            | Operation::SpillBoundary { unit, .. }
+            | Operation::FetchBoundary { unit, .. }
+            | Operation::SpillSum { unit, .. }
+            | Operation::FetchSum { unit, .. }
+            | Operation::DownloadNorm { unit, .. }
             | Operation::RecomputeBackward { unit, .. }
-            | Operation::Norm { unit }
+            | Operation::Norm { unit, .. }
             | Operation::Round { unit, .. }
             | Operation::Download { unit, .. }
             | Operation::Adam { unit, .. } => Some(unit),
@@ -209,8 +314,10 @@ impl Operation {
     pub fn micro(&self) -> Option<MicroIndex> {
         match *self {
             Operation::UploadBatch { micro }
-            | Operation::EmbedForward { micro }
+            | Operation::EmbedForward { micro, .. }
             | Operation::Forward { micro, .. }
+            | Operation::SpillBoundary { micro, .. }
+            | Operation::FetchBoundary { micro, .. }
             | Operation::HeadForwardBackward { micro }
             | Operation::HeadForward { micro }
             | Operation::RecomputeBackward { micro, .. }
@@ -226,15 +333,31 @@ impl fmt::Display for Operation {
         match self {
             Operation::Upload { unit, place } => write!(f, "{name} {unit} → {place}"),
             Operation::UploadBatch { micro }
-            | Operation::EmbedForward { micro }
+            | Operation::EmbedForward { micro, .. }
             | Operation::HeadForwardBackward { micro }
             | Operation::HeadForward { micro }
             | Operation::EmbedBackward { micro } => write!(f, "{name} {micro}"),
-            Operation::Forward { unit, slot, micro } | Operation::RecomputeBackward { unit, slot, micro } => {
-                write!(f, "{name} {unit} in {slot}, {micro}")
+            Operation::SpillBoundary { unit, micro, room } => {
+                write!(f, "{name} {unit}, {micro}: {room} → host")
             }
-            Operation::Norm { unit } => write!(f, "{name} {unit}"),
-            Operation::Round { unit, part, slab } => write!(f, "{name} {unit} {part} → {slab}"),
+            Operation::SpillSum { unit, room, .. } => write!(f, "{name} {unit}: {room} → host"),
+            Operation::FetchSum { unit, room, .. } => write!(f, "{name} {unit} → {room}"),
+            Operation::DownloadNorm { unit, slab } => write!(f, "{name} {unit}: {slab}"),
+            Operation::FetchBoundary { unit, micro, room } => write!(f, "{name} {unit}, {micro} → {room}"),
+            Operation::Forward { unit, slot, micro, recompute, .. } => {
+                write!(f, "{name} {unit} in {slot}, {micro}")?;
+                f.write_str(match recompute {
+                    Recompute::Full => "",
+                    Recompute::Selective => ", keeping products",
+                    Recompute::None => ", keeping all",
+                })
+            }
+            Operation::RecomputeBackward { unit, slot, micro, recompute, .. } => {
+                write!(f, "{name} {unit} in {slot}, {micro}")?;
+                f.write_str(if *recompute == Recompute::Selective { " with kept products" } else { "" })
+            }
+            Operation::Norm { unit, .. } => write!(f, "{name} {unit}"),
+            Operation::Round { unit, part, slab, .. } => write!(f, "{name} {unit} {part} → {slab}"),
             Operation::Download { unit, part, slab, to } => {
                 write!(f, "{name} {unit} {part}: {slab} → {to}")
             }
@@ -299,8 +422,16 @@ mod tests {
         assert_eq!(download.to_string(), "download unit 9 part 2: slab 0 → ring 1");
         let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict };
         assert_eq!(adam.to_string(), "adam unit 9 part 2 from store, guarded by the verdict");
-        let backward =
-            Operation::RecomputeBackward { unit: UnitIndex(4), slot: SlotIndex(0), micro: MicroIndex(7) };
+        let backward = |recompute| Operation::RecomputeBackward {
+            unit: UnitIndex(4),
+            slot: SlotIndex(0),
+            micro: MicroIndex(7),
+            recompute,
+            from: BoundaryPlace::Own,
+            sum: SumPlace::Shared,
+        };
+        assert_eq!(backward(Recompute::None).to_string(), "backward unit 4 in slot 0, micro 7");
+        let backward = backward(Recompute::Full);
         assert_eq!(backward.to_string(), "recompute backward unit 4 in slot 0, micro 7");
         assert_eq!((backward.unit(), backward.micro()), (Some(UnitIndex(4)), Some(MicroIndex(7))));
         assert_eq!((backward.lane(), adam.lane()), (Lane::Compute, Lane::Host));

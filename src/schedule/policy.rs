@@ -1,6 +1,9 @@
 //! What a schedule is built from.
 
-use crate::base::{DType, Error, Result, Shape, UnitIndex};
+use std::ops::Range;
+
+use crate::base::{DType, Error, MicroIndex, Result, SeatIndex, Shape, UnitIndex};
+use crate::model::Recompute;
 
 /// What the host keeps of a parameter. See DESIGN section 5 for the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,21 +35,139 @@ pub enum AdamWhen {
     UnderBackward,
 }
 
+/// Where a layer's boundary is between its forward and its backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Boundary {
+    /// In a place of its own on the device.
+    #[default]
+    Kept,
+    /// On the host; on the device it only passes through a room. The uppermost ones stay in their rooms.
+    Spilled,
+}
+
+/// Where a layer's running f32 gradient is between the sweeps of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Sum {
+    /// In the f32 store on the host; on the device it only passes through a room. With one sweep a step there
+    /// is no between, and all layers share one place.
+    #[default]
+    Passing,
+    /// In a place of its own on the device.
+    Own,
+}
+
+/// Where rounded gradients wait for the verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GradWait {
+    /// In the store.
+    #[default]
+    Host,
+    /// In slabs on the device, one for every part, so that even [`Mode::Streamed`] can clip.
+    Device,
+}
+
+/// Rooms that spilled boundaries of a micro-batch, or the sums of layers, pass through in turn: one is read
+/// while the other is filled.
+pub const ROOMS: usize = 2;
+
+/// What is particular to a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LayerPlacement {
+    /// What its backward computes again; the rest is kept on the device from its forward on.
+    pub recompute: Recompute,
+    /// Where its input is meanwhile.
+    pub boundary: Boundary,
+    /// Whether its weights stay on the device through a step, in a slot of their own, uploaded once.
+    pub resident: bool,
+    /// Where its f32 gradient is summed.
+    pub sum: Sum,
+}
+
 /// The half of the policy that never changes a bit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Placement {
-    /// Places for a layer's weights on the device; at least 2.
+    /// Places for weights on the device that layers which are not resident take in turn; at least 2.
     pub weight_slots: usize,
-    /// Places for a rounded gradient on its way out of the device; at least 2.
+    /// Places for a rounded gradient on its way out of the device; at least 2. Where gradients wait on the
+    /// device there is one for every part instead; see [`Policy::slabs`].
     pub slabs: usize,
     /// Host slabs that gradients pass through in [`Mode::Streamed`]; at least 2. Unused otherwise.
     pub ring: usize,
-    /// When AdamW runs. `UnderBackward` excludes clipping, `Streamed` requires it.
+    /// When AdamW runs. `UnderBackward` excludes clipping; `Streamed` requires it unless gradients wait on the
+    /// device.
     pub adam: AdamWhen,
+    /// Where gradients wait for the verdict.
+    pub grad_wait: GradWait,
+    /// Sweeps a step is cut into, at least 1; fewer when there are fewer micro-batches.
+    pub sweeps: usize,
+    /// The layers from the first on; those it does not reach have the default.
+    pub layers: Vec<LayerPlacement>,
+}
+
+impl Default for Placement {
+    /// The least memory for one sweep a step with boundaries kept: two of everything.
+    fn default() -> Self {
+        Placement {
+            weight_slots: 2,
+            slabs: 2,
+            ring: 2,
+            adam: AdamWhen::AfterNorm,
+            grad_wait: GradWait::Host,
+            sweeps: 1,
+            layers: Vec::new(),
+        }
+    }
+}
+
+impl Placement {
+    /// Micro-batches of a sweep when a list has `micros`; the last sweep may have fewer.
+    pub fn sweep(&self, micros: usize) -> usize {
+        micros.div_ceil(self.sweeps)
+    }
+
+    /// Layers whose weights stay on the device through a step.
+    pub fn residents(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.resident).count()
+    }
+
+    /// Whether a layer's sum passes through a room.
+    pub fn passes_sum(&self, layer: usize) -> bool {
+        self.sweeps > 1 && self.layer(layer).sum == Sum::Passing
+    }
+
+    /// Whether the sum of layer `layer` of `layers` goes to the host between sweeps: it passes through a room,
+    /// and others take that, too.
+    pub fn stores_sum(&self, layer: usize, layers: usize) -> bool {
+        let passing = |range: Range<usize>| range.filter(|&layer| self.passes_sum(layer)).count();
+        // Rooms are taken in turn, from the top.
+        self.passes_sum(layer) && passing(0..layers) > passing(layer + 1..layers) % ROOMS + ROOMS
+    }
+
+    /// What is particular to layer `layer`, counted from 0.
+    pub fn layer(&self, layer: usize) -> LayerPlacement {
+        self.layers.get(layer).copied().unwrap_or_default()
+    }
+
+    /// Whether a layer's boundary is spilled.
+    pub fn spills(&self, layer: usize) -> bool {
+        self.layer(layer).boundary == Boundary::Spilled
+    }
+
+    /// Whether a layer's boundary goes to the host: it is spilled, and others take its room before its
+    /// backward comes.
+    pub fn leaves(&self, layer: usize) -> bool {
+        let above = self.layers.iter().skip(layer + 1).filter(|above| above.boundary == Boundary::Spilled);
+        self.spills(layer) && above.take(ROOMS).count() == ROOMS
+    }
+
+    /// Rooms that a micro-batch needs: none, one or [`ROOMS`].
+    pub fn rooms(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.boundary == Boundary::Spilled).take(ROOMS).count()
+    }
 }
 
 /// The input of a schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// What the host keeps.
     pub mode: Mode,
@@ -54,6 +175,22 @@ pub struct Policy {
     pub numeric: Numeric,
     /// What may not.
     pub placement: Placement,
+}
+
+/// How many micro-batches a list has, and how many of them are on the device at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// All.
+    pub micros: usize,
+    /// Those of a sweep; the last one may have fewer.
+    pub sweep: usize,
+}
+
+impl Extent {
+    /// The place of a micro-batch among those of its sweep.
+    pub fn seat(&self, micro: MicroIndex) -> SeatIndex {
+        SeatIndex::from(micro.at() % self.sweep)
+    }
 }
 
 /// What a list knows of the model.
@@ -70,6 +207,14 @@ pub struct Geometry {
 }
 
 impl Policy {
+    /// Slabs on the device.
+    pub fn slabs(&self, geometry: &Geometry) -> usize {
+        match self.placement.grad_wait {
+            GradWait::Host => self.placement.slabs,
+            GradWait::Device => geometry.embedding_parts + geometry.layers + geometry.head_parts,
+        }
+    }
+
     /// Whether gradients pass through the ring instead of the store.
     pub fn streams_gradients(&self) -> bool {
         self.mode == Mode::Streamed
@@ -77,7 +222,7 @@ impl Policy {
 
     /// Whether a list of `micros` micro-batches can be built from it. The numeric half is the plan's to judge.
     pub fn validate(&self, geometry: &Geometry, micros: usize) -> Result<()> {
-        let Placement { weight_slots, slabs, ring, adam } = self.placement;
+        let Placement { weight_slots, slabs, ring, adam, grad_wait, sweeps, ref layers } = self.placement;
         let at_least = |least: usize, what: &str, found: usize| {
             if found >= least && found <= COUNT_MAX {
                 return Ok(());
@@ -90,12 +235,26 @@ impl Policy {
         at_least(1, "micro-batches", micros)?;
         at_least(2, "weight slots (one computes while the other is filled)", weight_slots)?;
         at_least(2, "gradient slabs (one is written while the other leaves)", slabs)?;
+        at_least(1, "sweeps", sweeps)?;
+        if layers.len() > geometry.layers {
+            return Err(Error::argument(format!(
+                "the model has {} layers, found placements for {}",
+                geometry.layers,
+                layers.len()
+            )));
+        }
+        if grad_wait == GradWait::Device && adam == AdamWhen::UnderBackward {
+            return Err(Error::argument(
+                "gradients that wait on the device wait for the verdict, found AdamW under backward; run it after \
+                 the norm or let them wait on the host",
+            ));
+        }
         if self.streams_gradients() {
             at_least(2, "ring slabs in streamed mode (one lands while the other is used)", ring)?;
-            if adam == AdamWhen::AfterNorm {
+            if adam == AdamWhen::AfterNorm && grad_wait == GradWait::Host {
                 return Err(Error::argument(
                     "streamed mode keeps no gradient until the global norm is known, found AdamW after the norm; \
-                     run it under backward (without clipping) or use exact mode",
+                     run it under backward (without clipping), let gradients wait on the device or use exact mode",
                 ));
             }
         }

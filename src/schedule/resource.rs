@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::operation::{End, WeightPlace};
-use super::policy::{Geometry, Policy};
-use crate::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use super::policy::{Extent, Geometry, Policy, ROOMS, Sum};
+use crate::base::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
+use crate::model::Recompute;
 
 /// A piece of memory, on the device or on the host, that is read or written as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,12 +20,26 @@ pub enum Resource {
     Slot(SlotIndex),
     /// Device: the weights of an end.
     EndWeights(End),
-    /// Device: the input of layer `index`, 0 … L − 1.
+    /// Device: the input of a layer, where it has a place of its own.
     Boundary {
-        /// The layer, counted from 0.
-        index: u32,
-        /// Of which micro-batch.
-        micro: MicroIndex,
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
+    },
+    /// Device: the input of any layer whose boundary is spilled.
+    Room {
+        /// Which.
+        room: RoomIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
+    },
+    /// Device: what a layer keeps from forward to backward beside its boundary.
+    Kept {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
     },
     /// Device: the output of the last layer, which the head turns into its gradient in place and every
     /// layer's backward carries down.
@@ -32,8 +47,15 @@ pub enum Resource {
         /// Of which micro-batch.
         micro: MicroIndex,
     },
-    /// Device: the f32 gradient of the layer whose backward runs.
+    /// Device: the f32 gradient of the layer whose backward runs, in a step of one sweep.
     Accumulator,
+    /// Device: the f32 gradient of any layer whose sum goes to the host between sweeps.
+    SumRoom(RoomIndex),
+    /// Device: the f32 gradient of a layer, where it has a place of its own.
+    LayerAccumulator {
+        /// The layer's unit.
+        unit: UnitIndex,
+    },
     /// Device: the f32 gradient of an end.
     EndAccumulator(End),
     /// Device: what an operation needs only while it runs.
@@ -42,11 +64,8 @@ pub enum Resource {
     Slab(SlabIndex),
     /// Device: the weighted sum of losses.
     Loss,
-    /// Device: a unit's sum of squares.
-    Norm {
-        /// Whose.
-        unit: UnitIndex,
-    },
+    /// Device: the sum of squares of the unit whose gradient leaves by this slab.
+    Norm(SlabIndex),
     /// Device: f32 logits of one row.
     Logits,
     /// Host: a micro-batch as the caller gave it.
@@ -65,6 +84,18 @@ pub enum Resource {
         unit: UnitIndex,
         /// Which part.
         part: PartIndex,
+    },
+    /// Host: a spilled boundary.
+    HostBoundary {
+        /// The layer's unit.
+        unit: UnitIndex,
+        /// Of which micro-batch of the sweep.
+        seat: SeatIndex,
+    },
+    /// Host: a layer's running f32 gradient between sweeps.
+    HostSum {
+        /// The layer's unit.
+        unit: UnitIndex,
     },
     /// Host: a slab of the ring.
     Ring(u32),
@@ -88,12 +119,16 @@ impl Resource {
             Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
                 &[Lane::Compute, Lane::H2d]
             }
+            Resource::Room { .. } | Resource::SumRoom(_) => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::HostBoundary { .. } | Resource::HostSum { .. } => &[Lane::H2d, Lane::D2h],
             Resource::Boundary { .. }
+            | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
+            | Resource::LayerAccumulator { .. }
             | Resource::EndAccumulator(_)
             | Resource::Scratch => &[Lane::Compute],
-            Resource::Slab(_) | Resource::Loss | Resource::Norm { .. } | Resource::Logits => {
+            Resource::Slab(_) | Resource::Loss | Resource::Norm(_) | Resource::Logits => {
                 &[Lane::Compute, Lane::D2h]
             }
             Resource::HostBatch { .. } => &[Lane::H2d],
@@ -118,6 +153,8 @@ impl Resource {
             Resource::HostBatch { .. }
             | Resource::Master { .. }
             | Resource::HostGradient { .. }
+            | Resource::HostBoundary { .. }
+            | Resource::HostSum { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss
@@ -127,13 +164,17 @@ impl Resource {
             | Resource::Slot(_)
             | Resource::EndWeights(_)
             | Resource::Boundary { .. }
+            | Resource::Room { .. }
+            | Resource::Kept { .. }
             | Resource::Stream { .. }
             | Resource::Accumulator
+            | Resource::SumRoom(_)
+            | Resource::LayerAccumulator { .. }
             | Resource::EndAccumulator(_)
             | Resource::Scratch
             | Resource::Slab(_)
             | Resource::Loss
-            | Resource::Norm { .. }
+            | Resource::Norm(_)
             | Resource::Logits => false,
         }
     }
@@ -159,27 +200,45 @@ impl Resource {
         )
     }
 
-    /// Whether a model of this geometry, placed by this policy, has it in a list of `micros` micro-batches.
-    pub fn exists(&self, policy: &Policy, geometry: &Geometry, micros: usize) -> bool {
+    /// Whether a model of this geometry, placed by this policy, has it in a list of this extent.
+    pub fn exists(&self, policy: &Policy, geometry: &Geometry, extent: Extent) -> bool {
+        let Extent { micros, sweep } = extent;
         let placement = &policy.placement;
         let is_unit = |unit: UnitIndex| unit <= geometry.head();
+        // Counted from 0; nothing for an end.
+        let layer_of = |unit: UnitIndex| unit.at().checked_sub(1).filter(|layer| *layer < geometry.layers);
         match *self {
             Resource::Batch { micro } | Resource::Stream { micro } | Resource::HostBatch { micro } => {
                 micro.at() < micros
             }
-            Resource::Boundary { index, micro } => (index as usize) < geometry.layers && micro.at() < micros,
-            Resource::Slot(slot) => slot.at() < placement.weight_slots,
-            Resource::Slab(slab) => slab.at() < placement.slabs,
+            Resource::Boundary { unit, seat } => {
+                seat.at() < sweep && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
+            }
+            Resource::Room { room, seat } => seat.at() < sweep && room.at() < placement.rooms(),
+            Resource::HostBoundary { unit, seat } => {
+                seat.at() < sweep && layer_of(unit).is_some_and(|layer| placement.leaves(layer))
+            }
+            Resource::Kept { unit, seat } => {
+                let keeps = |layer| placement.layer(layer).recompute != Recompute::Full;
+                seat.at() < sweep && layer_of(unit).is_some_and(keeps)
+            }
+            Resource::Slot(slot) => slot.at() < placement.weight_slots + placement.residents(),
+            Resource::Accumulator => placement.sweeps == 1,
+            Resource::SumRoom(room) => placement.sweeps > 1 && room.at() < ROOMS,
+            Resource::LayerAccumulator { unit } => {
+                layer_of(unit).is_some_and(|layer| placement.layer(layer).sum == Sum::Own)
+            }
+            Resource::HostSum { unit } => {
+                layer_of(unit).is_some_and(|layer| placement.stores_sum(layer, geometry.layers))
+            }
+            Resource::Slab(slab) | Resource::Norm(slab) => slab.at() < policy.slabs(geometry),
             Resource::Ring(slab) => policy.streams_gradients() && (slab as usize) < placement.ring,
             Resource::HostGradient { unit, part } => {
                 !policy.streams_gradients() && is_unit(unit) && part.at() < geometry.parts(unit)
             }
-            Resource::Norm { unit } | Resource::HostNorm { unit } | Resource::Master { unit } => {
-                is_unit(unit)
-            }
+            Resource::HostNorm { unit } | Resource::Master { unit } => is_unit(unit),
             Resource::EndWeights(end) | Resource::EndAccumulator(end) => end == End::First || geometry.tied,
-            Resource::Accumulator
-            | Resource::Scratch
+            Resource::Scratch
             | Resource::Loss
             | Resource::Logits
             | Resource::HostLoss
@@ -209,6 +268,15 @@ pub enum Content {
         above: UnitIndex,
         /// Of which micro-batch.
         micro: MicroIndex,
+    },
+    /// What `unit` has kept, for a backward that computes the rest again.
+    Kept {
+        /// Whose.
+        unit: UnitIndex,
+        /// Of which micro-batch.
+        micro: MicroIndex,
+        /// What is not kept.
+        recompute: Recompute,
     },
     /// The gradient of [`Content::Activation`].
     Gradient {
@@ -262,14 +330,20 @@ impl fmt::Display for Resource {
             Resource::Batch { micro } => write!(f, "the device batch of {micro}"),
             Resource::Slot(slot) => slot.fmt(f),
             Resource::EndWeights(end) => write!(f, "the weights of the {end}"),
-            Resource::Boundary { index, micro } => write!(f, "boundary {index} of {micro}"),
+            Resource::Boundary { unit, seat } => write!(f, "the boundary of {unit}, {seat}"),
+            Resource::Room { room, seat } => write!(f, "{room} of {seat}"),
+            Resource::HostBoundary { unit, seat } => write!(f, "the host boundary of {unit}, {seat}"),
+            Resource::HostSum { unit } => write!(f, "the host sum of {unit}"),
+            Resource::Kept { unit, seat } => write!(f, "what {unit} keeps of {seat}"),
             Resource::Stream { micro } => write!(f, "the stream of {micro}"),
             Resource::Accumulator => f.write_str("the accumulator"),
+            Resource::SumRoom(room) => write!(f, "the accumulator of {room}"),
+            Resource::LayerAccumulator { unit } => write!(f, "the accumulator of {unit}"),
             Resource::EndAccumulator(end) => write!(f, "the accumulator of the {end}"),
             Resource::Scratch => f.write_str("the scratch"),
             Resource::Slab(slab) => slab.fmt(f),
             Resource::Loss => f.write_str("the device loss"),
-            Resource::Norm { unit } => write!(f, "the device norm of {unit}"),
+            Resource::Norm(slab) => write!(f, "the device norm of {slab}"),
             Resource::Logits => f.write_str("the device logits"),
             Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
             Resource::Master { unit } => write!(f, "the master of {unit}"),
@@ -290,6 +364,10 @@ impl fmt::Display for Content {
             Content::Weights(unit) => write!(f, "the weights of {unit}"),
             Content::Updating { unit, parts } => write!(f, "{unit} with {parts} of its parts updated"),
             Content::Activation { above, micro } => write!(f, "the activation above {above} of {micro}"),
+            Content::Kept { unit, micro, recompute } => {
+                let what = if *recompute == Recompute::None { "all" } else { "the products" };
+                write!(f, "{what} of {unit} of {micro}")
+            }
             Content::Gradient { above, micro } => write!(f, "the gradient above {above} of {micro}"),
             Content::Sum { unit, terms } => write!(f, "the gradient of {unit} summed over {terms} terms"),
             Content::Part { unit, part } => write!(f, "{part} of the gradient of {unit}"),

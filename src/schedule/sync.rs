@@ -121,7 +121,7 @@ impl Sync {
         for (index, operation) in list.operations.iter().enumerate() {
             let lane = operation.lane();
             accesses.clear();
-            operation.visit(&self.geometry, list.micros, &mut |access| {
+            operation.visit(&self.geometry, list.extent, &mut |access| {
                 if !access.resource.is_private() {
                     accesses.push(access);
                 }
@@ -238,7 +238,7 @@ fn least(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{Content, Operation, WeightPlace};
+    use crate::schedule::{BoundaryPlace, Content, Extent, Operation, Recompute, WeightPlace};
 
     const GEOMETRY: Geometry = Geometry { layers: 4, tied: true, embedding_parts: 1, head_parts: 1 };
 
@@ -247,11 +247,18 @@ mod tests {
     }
 
     fn forward(unit: u32, slot: u32, micro: u32) -> Operation {
-        Operation::Forward { unit: UnitIndex(unit), slot: SlotIndex(slot), micro: MicroIndex(micro) }
+        Operation::Forward {
+            unit: UnitIndex(unit),
+            slot: SlotIndex(slot),
+            micro: MicroIndex(micro),
+            recompute: Recompute::Full,
+            from: BoundaryPlace::Own,
+            to: BoundaryPlace::Own,
+        }
     }
 
     fn list(operations: &[Operation]) -> List {
-        List { operations: operations.to_vec(), micros: 2 }
+        List { operations: operations.to_vec(), extent: Extent { micros: 2, sweep: 2 } }
     }
 
     fn tick(lane: Lane, count: u64) -> Tick {

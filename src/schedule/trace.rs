@@ -1,24 +1,38 @@
 //! Writes what happened in Chrome's trace format, which Perfetto and `chrome://tracing` open.
 //!
 //! The form is the JSON array of events that the format's description allows ("Trace Event Format", Google):
-//! one track per lane, a complete event (`ph: X`) for every task and one for its waiting, times in
-//! microseconds. A trace of a simulation is written the same way, from the spans it predicts.
+//! one process for what was measured and one for what was simulated, one track per lane, a complete event
+//! (`ph: X`) for every task and one for its waiting, an arrow (`ph: s`, `ph: f`) from every task to whoever
+//! waited for it, times in microseconds.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::operation::Operation;
-use crate::device::{Lane, TaskSpan};
+use crate::device::{Lane, TaskSpan, Tick};
 
 /// What a task was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Label {
+pub struct Label<'a> {
     /// The operation.
     pub operation: Operation,
     /// Bytes it moved, where it moves bytes.
     pub bytes: Option<u64>,
+    /// What it waited for on other lanes.
+    pub waits: &'a [Tick],
+}
+
+/// Spans that belong together: what a device did, or what a simulation says it would do.
+pub struct Process<'a> {
+    /// For people: `measured`, `simulated`.
+    pub name: &'a str,
+    /// The spans, in any order.
+    pub spans: &'a [TaskSpan],
+    /// What a task was; one it does not know is written by number.
+    pub label: &'a dyn Fn(&TaskSpan) -> Option<Label<'a>>,
 }
 
 /// One event of the format; the names of the fields are the format's.
@@ -27,74 +41,91 @@ struct Event<'a> {
     name: &'a str,
     cat: &'a str,
     ph: &'a str,
-    pid: u32,
+    pid: usize,
     tid: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     ts: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dur: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bp: Option<&'a str>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
     args: Map<String, Value>,
 }
 
-/// The format wants a process; ours is the device.
-const PROCESS: u32 = 1;
+impl Default for Event<'_> {
+    fn default() -> Self {
+        let (ts, dur, id, bp) = (None, None, None, None);
+        Event { name: "", cat: "", ph: "", pid: 0, tid: 0, ts, dur, id, bp, args: Map::new() }
+    }
+}
 
-/// Writes the trace of these spans. `label` says what a task was; one it does not know is written by number.
+/// Writes the trace of these processes.
 ///
 /// Errors: those of `to`. Nothing is buffered here, so `to` should be.
-pub fn write_trace(
-    spans: &[TaskSpan],
-    label: impl Fn(&TaskSpan) -> Option<Label>,
-    to: &mut impl Write,
-) -> io::Result<()> {
+pub fn write_trace(processes: &[Process], to: &mut impl Write) -> io::Result<()> {
     let mut separator = "[\n";
-    let mut put = |event: &Event| -> io::Result<()> {
+    let mut put = |event: Event| -> io::Result<()> {
         to.write_all(separator.as_bytes())?;
         separator = ",\n";
-        serde_json::to_writer(&mut *to, event).map_err(io::Error::from)
+        serde_json::to_writer(&mut *to, &event).map_err(io::Error::from)
     };
-    for lane in Lane::ALL {
-        put(&track("thread_name", lane, "name", lane.name().into()))?;
-        put(&track("thread_sort_index", lane, "sort_index", lane.at().into()))?;
-    }
-    for span in spans {
-        let label = label(span);
-        let name = match label {
-            Some(Label { operation, .. }) => operation.to_string(),
-            None => format!("task {}", span.task),
+    let mut arrows = 0;
+    for (process, pid) in processes.iter().zip(1..) {
+        let fact = |what: &'static str, tid: usize, key: &str, value: Value| {
+            let args = Map::from_iter([(key.to_string(), value)]);
+            Event { name: what, ph: "M", pid, tid, args, ..Event::default() }
         };
-        if span.start_ns > span.ready_ns {
-            let mut args = Map::new();
-            args.insert("before".into(), name.as_str().into());
-            put(&spent("wait", "wait", span.lane, span.ready_ns, span.start_ns, args))?;
+        put(fact("process_name", 0, "name", process.name.into()))?;
+        for lane in Lane::ALL {
+            put(fact("thread_name", lane.at(), "name", lane.name().into()))?;
+            put(fact("thread_sort_index", lane.at(), "sort_index", lane.at().into()))?;
         }
-        let kind = label.map_or("task", |label| label.operation.name());
-        put(&spent(&name, kind, span.lane, span.start_ns, span.end_ns, arguments(label)))?;
+        let by_tick: HashMap<Tick, &TaskSpan> =
+            process.spans.iter().map(|span| (span.tick(), span)).collect();
+        for span in process.spans {
+            let label = (process.label)(span);
+            let name = match &label {
+                Some(Label { operation, .. }) => operation.to_string(),
+                None => format!("task {}", span.task),
+            };
+            let tid = span.lane.at();
+            if span.start_ns > span.ready_ns {
+                let args = Map::from_iter([("before".to_string(), name.as_str().into())]);
+                put(Event { pid, args, ..spent("wait", "wait", tid, span.ready_ns, span.start_ns) })?;
+            }
+            let kind = label.map_or("task", |label| label.operation.name());
+            let args = arguments(label.as_ref());
+            put(Event { pid, args, ..spent(&name, kind, tid, span.start_ns, span.end_ns) })?;
+            for wait in label.map_or(&[][..], |label| label.waits) {
+                let Some(from) = by_tick.get(wait) else { continue };
+                // The last nanosecond of the one and the first of the other: an arrow's ends lie within events.
+                let from_ns = from.end_ns.saturating_sub(1).max(from.start_ns);
+                let arrow = Event { name: "wait", cat: "wait", pid, id: Some(arrows), ..Event::default() };
+                put(Event { ph: "s", tid: from.lane.at(), ts: microseconds(from_ns), ..arrow })?;
+                let arrow = Event { name: "wait", cat: "wait", pid, id: Some(arrows), ..Event::default() };
+                put(Event { ph: "f", tid, ts: microseconds(span.start_ns), bp: Some("e"), ..arrow })?;
+                arrows += 1;
+            }
+        }
     }
-    to.write_all(b"\n]\n")
+    to.write_all(if processes.is_empty() { b"[\n]\n" } else { b"\n]\n" })
 }
 
-fn track(what: &'static str, lane: Lane, key: &str, value: Value) -> Event<'static> {
-    let args = Map::from_iter([(key.to_string(), value)]);
-    Event { name: what, cat: "", ph: "M", pid: PROCESS, tid: lane.at(), ts: None, dur: None, args }
+fn microseconds(ns: u64) -> Option<f64> {
+    Some(ns as f64 / 1e3)
 }
 
-fn spent<'a>(
-    name: &'a str,
-    cat: &'a str,
-    lane: Lane,
-    from_ns: u64,
-    to_ns: u64,
-    args: Map<String, Value>,
-) -> Event<'a> {
-    let microseconds = |ns: u64| Some(ns as f64 / 1e3);
+fn spent<'a>(name: &'a str, cat: &'a str, tid: usize, from_ns: u64, to_ns: u64) -> Event<'a> {
     let (ts, dur) = (microseconds(from_ns), microseconds(to_ns.saturating_sub(from_ns)));
-    Event { name, cat, ph: "X", pid: PROCESS, tid: lane.at(), ts, dur, args }
+    Event { name, cat, ph: "X", tid, ts, dur, ..Event::default() }
 }
 
-fn arguments(label: Option<Label>) -> Map<String, Value> {
+fn arguments(label: Option<&Label>) -> Map<String, Value> {
     let mut args = Map::new();
-    let Some(Label { operation, bytes }) = label else { return args };
+    let Some(Label { operation, bytes, .. }) = label else { return args };
     if let Some(unit) = operation.unit() {
         args.insert("unit".into(), unit.0.into());
     }
@@ -102,7 +133,7 @@ fn arguments(label: Option<Label>) -> Map<String, Value> {
         args.insert("micro".into(), micro.0.into());
     }
     if let Some(bytes) = bytes {
-        args.insert("bytes".into(), bytes.into());
+        args.insert("bytes".into(), (*bytes).into());
     }
     args
 }
@@ -110,42 +141,61 @@ fn arguments(label: Option<Label>) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn trace(spans: &[TaskSpan], label: impl Fn(&TaskSpan) -> Option<Label>) -> String {
-        let mut text = Vec::new();
-        write_trace(spans, label, &mut text).expect("memory can be written to");
-        String::from_utf8(text).expect("JSON is UTF-8")
-    }
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::WeightPlace;
+    use crate::schedule::{BoundaryPlace, Recompute, WeightPlace};
 
-    fn example() -> (Vec<TaskSpan>, impl Fn(&TaskSpan) -> Option<Label>) {
-        let slot = SlotIndex(1);
-        let span =
-            |lane, task, ready_ns, start_ns, end_ns| TaskSpan { lane, task, ready_ns, start_ns, end_ns };
-        let spans = vec![
-            span(Lane::H2d, 7, 1000, 1000, 3500),
-            span(Lane::Compute, 8, 500, 3600, 9000),
-            span(Lane::Host, 9, 9000, 9000, 9001),
-        ];
-        let label = move |span: &TaskSpan| match span.task {
+    const WAITS: [Tick; 1] = [Tick { lane: Lane::H2d, count: 4 }];
+
+    fn example() -> Vec<TaskSpan> {
+        let span = |lane, task, count, ready_ns, start_ns, end_ns| TaskSpan {
+            lane,
+            task,
+            count,
+            ready_ns,
+            start_ns,
+            end_ns,
+        };
+        vec![
+            span(Lane::H2d, 7, 4, 1000, 1000, 3500),
+            span(Lane::Compute, 8, 1, 500, 3600, 9000),
+            span(Lane::Host, 9, 1, 9000, 9000, 9001),
+        ]
+    }
+
+    fn label<'a>(span: &TaskSpan) -> Option<Label<'a>> {
+        let (unit, slot) = (UnitIndex(3), SlotIndex(1));
+        match span.task {
             7 => Some(Label {
-                operation: Operation::Upload { unit: UnitIndex(3), place: WeightPlace::Slot(slot) },
+                operation: Operation::Upload { unit, place: WeightPlace::Slot(slot) },
                 bytes: Some(4096),
+                waits: &[],
             }),
             8 => Some(Label {
-                operation: Operation::Forward { unit: UnitIndex(3), slot, micro: MicroIndex(2) },
+                operation: Operation::Forward {
+                    unit,
+                    slot,
+                    micro: MicroIndex(2),
+                    recompute: Recompute::Full,
+                    from: BoundaryPlace::Own,
+                    to: BoundaryPlace::Own,
+                },
                 bytes: None,
+                waits: &WAITS,
             }),
             _ => None,
-        };
-        (spans, label)
+        }
+    }
+
+    fn events(processes: &[Process]) -> Vec<Value> {
+        let mut text = Vec::new();
+        write_trace(processes, &mut text).unwrap();
+        serde_json::from_slice(&text).unwrap()
     }
 
     #[test]
     fn a_trace_is_an_array_of_events_on_the_lanes_tracks() {
-        let (spans, label) = example();
-        let events: Vec<Value> = serde_json::from_str(&trace(&spans, label)).unwrap();
+        let spans = example();
+        let events = events(&[Process { name: "measured", spans: &spans, label: &label }]);
         let named = |name: &str| events.iter().find(|event| event["name"] == name).unwrap();
         let upload = named("upload unit 3 → slot 1");
         assert_eq!((upload["ts"].as_f64(), upload["dur"].as_f64()), (Some(1.0), Some(2.5)));
@@ -165,21 +215,51 @@ mod tests {
             assert_eq!((&track["ph"], &track["tid"]), (&"M".into(), &lane.at().into()));
             assert_eq!(track["args"]["name"], lane.name());
         }
-        // Three tasks, one wait, two facts of each track.
-        assert_eq!(events.len(), 3 + 1 + 2 * Lane::COUNT);
+        // Three tasks, one wait, both ends of its arrow, a process, two facts of each track.
+        assert_eq!(events.len(), 3 + 1 + 2 + 1 + 2 * Lane::COUNT);
+    }
+
+    #[test]
+    fn an_arrow_leads_from_the_end_of_a_task_to_the_start_of_its_waiter() {
+        let spans = example();
+        let events = events(&[Process { name: "measured", spans: &spans, label: &label }]);
+        let end = |ph: &str| events.iter().find(|event| event["ph"] == ph).unwrap();
+        let (from, to) = (end("s"), end("f"));
+        assert_eq!((&from["tid"], from["ts"].as_f64()), (&Lane::H2d.at().into(), Some(3.499)));
+        assert_eq!((&to["tid"], to["ts"].as_f64()), (&Lane::Compute.at().into(), Some(3.6)));
+        assert_eq!((&from["id"], &from["cat"], &from["name"]), (&to["id"], &to["cat"], &to["name"]));
+        assert_eq!(to["bp"], "e");
+    }
+
+    #[test]
+    fn measured_and_simulated_stand_apart_in_one_file() {
+        let spans = example();
+        let process = |name| Process { name, spans: &spans, label: &label };
+        let events = events(&[process("measured"), process("simulated")]);
+        let of = |pid: usize| events.iter().filter(|event| event["pid"] == pid).count();
+        assert_eq!((of(1), of(2)), (events.len() / 2, events.len() / 2));
+        let arrows: Vec<_> =
+            events.iter().filter(|event| event["ph"] == "s").map(|event| &event["id"]).collect();
+        assert_eq!(arrows.len(), 2);
+        assert_ne!(arrows[0], arrows[1], "arrows of different processes are different arrows");
     }
 
     #[test]
     fn a_trace_of_nothing_is_still_a_trace() {
-        let events: Vec<Value> = serde_json::from_str(&trace(&[], |_| None)).unwrap();
-        assert!(events.iter().all(|event| event["ph"] == "M"));
+        assert!(
+            events(&[Process { name: "none", spans: &[], label: &|_| None }])
+                .iter()
+                .all(|event| event["ph"] == "M")
+        );
+        assert!(events(&[]).is_empty());
     }
 
     #[test]
     fn a_full_disk_is_reported() {
-        let (spans, label) = example();
+        let spans = example();
+        let process = Process { name: "measured", spans: &spans, label: &label };
         let mut room = [0u8; 100];
-        let error = write_trace(&spans, label, &mut room.as_mut_slice()).unwrap_err();
+        let error = write_trace(&[process], &mut room.as_mut_slice()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -3,8 +3,8 @@
 use horizon::base::{DType, MicroIndex, Shape};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
-    Access, AdamWhen, Checker, Content, Fault, Geometry, List, Mode, Numeric, Placement, Policy, Resource,
-    Sync, Synced, evaluate, logits, train,
+    Access, AdamWhen, Boundary, Checker, Content, Fault, Geometry, GradWait, LayerPlacement, List, Mode,
+    Numeric, Placement, Policy, Recompute, Resource, Sum, Sync, Synced, evaluate, logits, train,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -49,21 +49,51 @@ pub fn policy(mode: Mode, adam: AdamWhen, weight_slots: usize, slabs: usize, rin
     Policy {
         mode,
         numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 },
-        placement: Placement { weight_slots, slabs, ring, adam },
+        placement: Placement { weight_slots, slabs, ring, adam, ..Placement::default() },
     }
 }
 
-pub fn any_policy() -> impl Strategy<Value = Policy> {
+fn any_policy() -> impl Strategy<Value = Policy> {
     let updates = prop_oneof![
-        Just((Mode::Exact, AdamWhen::AfterNorm)),
-        Just((Mode::Exact, AdamWhen::UnderBackward)),
-        Just((Mode::Streamed, AdamWhen::UnderBackward)),
+        2 => Just((Mode::Exact, AdamWhen::AfterNorm, GradWait::Host)),
+        2 => Just((Mode::Exact, AdamWhen::UnderBackward, GradWait::Host)),
+        2 => Just((Mode::Streamed, AdamWhen::UnderBackward, GradWait::Host)),
+        1 => Just((Mode::Exact, AdamWhen::AfterNorm, GradWait::Device)),
+        1 => Just((Mode::Streamed, AdamWhen::AfterNorm, GradWait::Device)),
     ];
-    (updates, 2..=5usize, 2..=4usize, 2..=4usize)
-        .prop_map(|((mode, adam), slots, slabs, ring)| policy(mode, adam, slots, slabs, ring))
+    let sweeps = prop_oneof![2 => Just(1), 1 => 2..=3usize];
+    (updates, 2..=5usize, 2..=4usize, 2..=4usize, sweeps).prop_map(
+        |((mode, adam, grad_wait), slots, slabs, ring, sweeps)| {
+            let mut policy = policy(mode, adam, slots, slabs, ring);
+            (policy.placement.grad_wait, policy.placement.sweeps) = (grad_wait, sweeps);
+            policy
+        },
+    )
 }
 
-pub fn any_geometry() -> impl Strategy<Value = Geometry> {
+fn any_layer() -> impl Strategy<Value = LayerPlacement> {
+    let recompute = prop_oneof![Just(Recompute::Full), Just(Recompute::Selective), Just(Recompute::None)];
+    let boundary = prop_oneof![Just(Boundary::Kept), Just(Boundary::Spilled)];
+    let sum = prop_oneof![Just(Sum::Passing), Just(Sum::Own)];
+    (recompute, boundary, any::<bool>(), sum).prop_map(|(recompute, boundary, resident, sum)| {
+        LayerPlacement { recompute, boundary, resident, sum }
+    })
+}
+
+/// A model, and a policy that fits it.
+pub fn any_model() -> impl Strategy<Value = (Policy, Geometry)> {
+    let layers = prop_oneof![
+        1 => Just(Vec::new()),
+        2 => proptest::collection::vec(any_layer(), 1..=9),
+    ];
+    (any_policy(), any_geometry(), layers).prop_map(|(mut policy, geometry, mut layers)| {
+        layers.truncate(geometry.layers);
+        policy.placement.layers = layers;
+        (policy, geometry)
+    })
+}
+
+fn any_geometry() -> impl Strategy<Value = Geometry> {
     (1..=9usize, any::<bool>(), 1..=6usize, 1..=8usize).prop_map(|(layers, tied, embedding_parts, parts)| {
         Geometry { layers, tied, embedding_parts, head_parts: if tied { 1 } else { parts } }
     })
@@ -84,7 +114,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
         }),
         proptest::collection::vec(any_kind(), 1..6),
     ];
-    (any_policy(), any_geometry(), kinds, any::<bool>()).prop_map(|(policy, geometry, kinds, outside)| Case {
+    (any_model(), kinds, any::<bool>()).prop_map(|((policy, geometry), kinds, outside)| Case {
         policy,
         geometry,
         kinds,
@@ -94,14 +124,12 @@ pub fn any_case() -> impl Strategy<Value = Case> {
 
 /// Three steps over the same micro-batches: the middle one is in the steady state.
 pub fn three_steps() -> impl Strategy<Value = Case> {
-    (any_policy(), any_geometry(), 1..=3usize, any::<bool>()).prop_map(
-        |(policy, geometry, micros, outside)| Case {
-            policy,
-            geometry,
-            kinds: vec![Kind::Train(micros); 3],
-            outside,
-        },
-    )
+    (any_model(), 1..=3usize, any::<bool>()).prop_map(|((policy, geometry), micros, outside)| Case {
+        policy,
+        geometry,
+        kinds: vec![Kind::Train(micros); 3],
+        outside,
+    })
 }
 
 impl Case {
@@ -129,7 +157,7 @@ impl Case {
         };
         for (index, (list, &kind)) in lists.iter().zip(&self.kinds).enumerate() {
             if self.outside {
-                let batches = (0..list.micros).map(MicroIndex::from);
+                let batches = (0..list.extent.micros).map(MicroIndex::from);
                 let write = |micro| Access::write(Resource::HostBatch { micro }, Content::Batch(micro));
                 acts.push(outside(&mut sync, batches.map(write).collect()));
             }

@@ -6,9 +6,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::cases::{
-    Act, Case, Kind, any_case, any_geometry, any_policy, cases, place_of, rewrite, three_steps, waits_of,
-};
+use crate::cases::{Act, Case, Kind, any_case, any_model, cases, place_of, rewrite, three_steps, waits_of};
 use crate::machine::{Machine, Order, Outcome, initial};
 use crate::plain;
 
@@ -32,10 +30,10 @@ proptest! {
     }
 
     #[test]
-    fn a_step_is_what_the_plain_algorithm_gives(policy in any_policy(), geometry in any_geometry(), micros in 1..=4usize) {
+    fn a_step_is_what_the_plain_algorithm_gives((policy, geometry) in any_model(), micros in 1..=4usize) {
         let case = Case { policy, geometry, kinds: vec![Kind::Train(micros); 3], outside: false };
         let outcome = run(&case, &case.acts(&case.lists()), Order::Program, 0);
-        let guard = match policy.placement.adam {
+        let guard = match case.policy.placement.adam {
             AdamWhen::AfterNorm => Guard::Verdict,
             AdamWhen::UnderBackward => Guard::Unit,
         };

@@ -3,9 +3,11 @@
 //! A fault in the list is planted before the waits are inferred, so that the waits suit the faulty list and
 //! only its contents are wrong; a fault in the waits is planted after.
 
-use horizon::base::{SlabIndex, SlotIndex};
+use horizon::base::{RoomIndex, SlabIndex, SlotIndex};
 use horizon::device::{Lane, Tick};
-use horizon::schedule::{Fault, GradPlace, List, Operation, Resource, WeightPlace};
+use horizon::schedule::{
+    BoundaryPlace, Fault, GradPlace, List, Operation, Recompute, Resource, SumPlace, WeightPlace,
+};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -93,7 +95,7 @@ proptest! {
         let list = middle(&case);
         for (index, operation) in list.operations.iter().enumerate() {
             let unit = match *operation {
-                Operation::Norm { unit } | Operation::Round { unit, .. } => unit,
+                Operation::Norm { unit, .. } | Operation::Round { unit, .. } => unit,
                 _ => continue,
             };
             let adds = |other: &Operation| match other {
@@ -112,7 +114,7 @@ proptest! {
     #[test]
     fn a_wrong_place_is_found(case in three_steps()) {
         let list = middle(&case);
-        let placement = case.policy.placement;
+        let placement = &case.policy.placement;
         for index in 0..list.operations.len() {
             for step in 1..=5u32 {
                 let mut operations = list.operations.clone();
@@ -122,14 +124,97 @@ proptest! {
                     Operation::Upload { place: WeightPlace::Slot(slot), .. }
                     | Operation::Forward { slot, .. }
                     | Operation::RecomputeBackward { slot, .. } => {
-                        *slot = SlotIndex(other(slot.0, placement.weight_slots));
+                        *slot = SlotIndex(other(slot.0, placement.weight_slots + placement.residents()));
                     }
-                    Operation::Round { slab, .. } | Operation::Download { slab, .. } => {
-                        *slab = SlabIndex(other(slab.0, placement.slabs));
+                    Operation::Norm { slab, .. }
+                    | Operation::Round { slab, .. }
+                    | Operation::DownloadNorm { slab, .. }
+                    | Operation::Download { slab, .. } => {
+                        *slab = SlabIndex(other(slab.0, case.policy.slabs(&case.geometry)));
                     }
                     Operation::Adam { from: GradPlace::Ring(slab), .. } => *slab = other(*slab, placement.ring),
                     _ => continue,
                 }
+                if operations != list.operations {
+                    let wrong = operations[index];
+                    prop_assert!(middle_fault(&case, operations).is_some(), "{wrong} for {}", list.operations[index]);
+                }
+            }
+        }
+    }
+
+    /// Every other place that a boundary could be looked for or left in.
+    #[test]
+    fn a_boundary_in_a_wrong_place_is_found(case in three_steps()) {
+        let list = middle(&case);
+        let rooms = [RoomIndex(0), RoomIndex(1), RoomIndex(2)];
+        let places = rooms.map(BoundaryPlace::Room).into_iter().chain([BoundaryPlace::Own, BoundaryPlace::Stream]);
+        for index in 0..list.operations.len() {
+            let mut wrong = Vec::new();
+            for place in places.clone() {
+                match list.operations[index] {
+                    Operation::EmbedForward { micro, .. } => wrong.push(Operation::EmbedForward { micro, to: place }),
+                    Operation::Forward { unit, slot, micro, recompute, from, to } => {
+                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from: place, to });
+                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from, to: place });
+                    }
+                    Operation::RecomputeBackward { unit, slot, micro, recompute, sum, .. } => {
+                        let from = place;
+                        wrong.push(Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum });
+                    }
+                    Operation::SpillBoundary { unit, micro, .. } => {
+                        wrong.extend(rooms.map(|room| Operation::SpillBoundary { unit, micro, room }));
+                    }
+                    Operation::FetchBoundary { unit, micro, .. } => {
+                        wrong.extend(rooms.map(|room| Operation::FetchBoundary { unit, micro, room }));
+                    }
+                    _ => {}
+                }
+            }
+            for operation in wrong.into_iter().filter(|wrong| *wrong != list.operations[index]) {
+                let mut operations = list.operations.clone();
+                operations[index] = operation;
+                prop_assert!(middle_fault(&case, operations).is_some(), "{operation:?} for {:?}", list.operations[index]);
+            }
+        }
+    }
+
+    /// Every other place that a sum could be looked for or left in.
+    #[test]
+    fn a_sum_in_a_wrong_place_is_found(case in three_steps()) {
+        let list = middle(&case);
+        let rooms = [RoomIndex(0), RoomIndex(1), RoomIndex(2)];
+        let places = rooms.map(SumPlace::Room).into_iter().chain([SumPlace::Own, SumPlace::Shared]);
+        for index in 0..list.operations.len() {
+            for place in places.clone() {
+                let mut operations = list.operations.clone();
+                match (&mut operations[index], place) {
+                    (Operation::RecomputeBackward { sum, .. }, _)
+                    | (Operation::Norm { sum, .. }, _)
+                    | (Operation::Round { sum, .. }, _) => *sum = place,
+                    (Operation::SpillSum { room, .. } | Operation::FetchSum { room, .. }, SumPlace::Room(other)) => {
+                        *room = other;
+                    }
+                    _ => continue,
+                }
+                if operations != list.operations {
+                    let wrong = operations[index];
+                    prop_assert!(middle_fault(&case, operations).is_some(), "{wrong:?} for {:?}", list.operations[index]);
+                }
+            }
+        }
+    }
+
+    /// Forward and backward agree on what is kept.
+    #[test]
+    fn a_backward_that_relies_on_what_is_not_kept_is_found(case in three_steps()) {
+        let list = middle(&case);
+        for index in 0..list.operations.len() {
+            for other in [Recompute::Full, Recompute::Selective, Recompute::None] {
+                let mut operations = list.operations.clone();
+                let (Operation::Forward { recompute, .. } | Operation::RecomputeBackward { recompute, .. }) =
+                    &mut operations[index] else { continue };
+                *recompute = other;
                 if operations != list.operations {
                     let wrong = operations[index];
                     prop_assert!(middle_fault(&case, operations).is_some(), "{wrong} for {}", list.operations[index]);
@@ -211,7 +296,7 @@ proptest! {
 /// Whether an operation reads a resource.
 fn reads(case: &Case, list: &List, operation: &Operation, resource: Resource) -> bool {
     let mut reads = false;
-    operation.visit(&case.geometry, list.micros, &mut |access| {
+    operation.visit(&case.geometry, list.extent, &mut |access| {
         reads |= access.resource == resource && access.needs.is_some();
     });
     reads
@@ -280,11 +365,16 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
         // AdamW twice from one gradient is the one slip that leaves everything where it should be.
         2 if !matches!(operations[one], Operation::Adam { .. }) => operations.insert(other, operations[one]),
         _ => match &mut operations[one] {
-            Operation::Upload { unit, .. } | Operation::Norm { unit } => unit.0 ^= 1,
+            Operation::Upload { unit, .. }
+            | Operation::Norm { unit, .. }
+            | Operation::DownloadNorm { unit, .. } => unit.0 ^= 1,
+            Operation::SpillSum { terms, .. } | Operation::FetchSum { terms, .. } => *terms ^= 1,
             Operation::Forward { micro, .. }
             | Operation::RecomputeBackward { micro, .. }
             | Operation::HeadForwardBackward { micro }
-            | Operation::EmbedForward { micro }
+            | Operation::EmbedForward { micro, .. }
+            | Operation::SpillBoundary { micro, .. }
+            | Operation::FetchBoundary { micro, .. }
             | Operation::EmbedBackward { micro }
             | Operation::UploadBatch { micro } => micro.0 ^= 1,
             Operation::Round { part, .. } | Operation::Download { part, .. } => part.0 ^= 1,

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use horizon::device::{Lane, Tick};
-use horizon::schedule::{Access, End, Geometry, Operation, Resource};
+use horizon::schedule::{Access, End, Extent, Geometry, Operation, Resource};
 use rand::{Rng, RngExt};
 
 use crate::cases::Act;
@@ -54,7 +54,10 @@ fn meaning(operation: &Operation) -> u64 {
         }
         _ => None,
     };
-    digest((operation.name(), operation.unit(), operation.micro(), part))
+    // Whatever is computed again, what comes out is the same.
+    let name =
+        if matches!(operation, Operation::RecomputeBackward { .. }) { "backward" } else { operation.name() };
+    digest((name, operation.unit(), operation.micro(), part))
 }
 
 /// What a resource is for, wherever it is: slots, slabs and rings are one as good as the other.
@@ -62,16 +65,48 @@ fn role(resource: &Resource) -> u64 {
     match resource {
         Resource::Slot(_) | Resource::EndWeights(_) => digest("weights"),
         Resource::Slab(_) => digest("slab"),
+        Resource::Norm(_) => digest("norm"),
+        Resource::Kept { .. } => digest("kept"),
         Resource::Ring(_) | Resource::HostGradient { .. } => digest("gradient"),
-        Resource::Boundary { micro, .. } | Resource::Stream { micro } => digest(("stream", micro)),
-        Resource::Accumulator | Resource::EndAccumulator(End::First) => digest("sum"),
+        Resource::Boundary { .. } | Resource::Room { .. } | Resource::Stream { .. } => digest("stream"),
+        Resource::Accumulator
+        | Resource::SumRoom(_)
+        | Resource::LayerAccumulator { .. }
+        | Resource::EndAccumulator(End::First) => digest("sum"),
         other => digest(other),
     }
 }
 
 /// What an operation writes, by what it read in the order it names it.
 pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64 {
-    digest((meaning(operation), role(resource), inputs))
+    match operation {
+        // There and back again: what was spilled is what is fetched.
+        Operation::SpillBoundary { .. }
+        | Operation::FetchBoundary { .. }
+        | Operation::SpillSum { .. }
+        | Operation::FetchSum { .. } => inputs[0],
+        _ => digest((meaning(operation), role(resource), inputs)),
+    }
+}
+
+/// What an operation makes of what it read: what was kept is as good as computed again from weights, batch and
+/// boundary, which come before it; anything else in its place shows.
+fn inputs_that_count(operation: &Operation, accesses: &[Access], inputs: &[u64]) -> Vec<u64> {
+    let mut counting: Vec<u64> = Vec::new();
+    for (access, &input) in accesses.iter().filter(|access| access.needs.is_some()).zip(inputs) {
+        if let (
+            Resource::Kept { .. },
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from, .. },
+        ) = (access.resource, *operation)
+        {
+            let forward = Operation::Forward { unit, slot, micro, recompute, from, to: from };
+            if input == result(&forward, &access.resource, &counting) {
+                continue;
+            }
+        }
+        counting.push(input);
+    }
+    counting
 }
 
 struct Running {
@@ -89,7 +124,7 @@ pub struct Machine<'a> {
 
 struct Task<'a> {
     operation: &'a Operation,
-    micros: usize,
+    extent: Extent,
     waits: &'a [Tick],
 }
 
@@ -114,10 +149,10 @@ impl<'a> Machine<'a> {
                     Act::Issue(list, synced) => {
                         for (index, operation) in list.operations.iter().enumerate() {
                             let waits = synced.waits(index);
-                            let task = Task { operation, micros: list.micros, waits };
+                            let task = Task { operation, extent: list.extent, waits };
                             queues[operation.lane().at()].push(task);
                             if matches!(order, Order::Program) {
-                                let running = self.start(operation, list.micros);
+                                let running = self.start(operation, list.extent);
                                 self.end(operation, running);
                                 done[operation.lane().at()] += 1;
                             }
@@ -148,9 +183,9 @@ impl<'a> Machine<'a> {
                 break;
             }
             let lane = choices[random.random_range(0..choices.len())].at();
-            let Task { operation, micros, .. } = queues[lane][done[lane]];
+            let Task { operation, extent, .. } = queues[lane][done[lane]];
             match running[lane].take() {
-                None => running[lane] = Some(self.start(operation, micros)),
+                None => running[lane] = Some(self.start(operation, extent)),
                 Some(task) => {
                     self.end(operation, task);
                     done[lane] += 1;
@@ -175,9 +210,9 @@ impl<'a> Machine<'a> {
             .collect()
     }
 
-    fn start(&mut self, operation: &Operation, micros: usize) -> Running {
+    fn start(&mut self, operation: &Operation, extent: Extent) -> Running {
         let mut accesses = Vec::new();
-        operation.visit(self.geometry, micros, &mut |access| accesses.push(access));
+        operation.visit(self.geometry, extent, &mut |access| accesses.push(access));
         let inputs = self.inputs(&accesses);
         self.garbage += 1;
         let garbage = digest(("garbage", self.garbage));
@@ -195,9 +230,10 @@ impl<'a> Machine<'a> {
             self.value(access.resource) == if access.writes() { garbage } else { input }
         });
         let written = accesses.iter().filter(|access| access.writes());
+        let counting = inputs_that_count(operation, &accesses, &inputs);
         for access in written {
             let alone = undisturbed && self.value(access.resource) == garbage;
-            let value = result(operation, &access.resource, &inputs);
+            let value = result(operation, &access.resource, &counting);
             self.memory.insert(access.resource, if alone { value } else { digest(("torn", value, garbage)) });
         }
     }

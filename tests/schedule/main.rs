@@ -4,7 +4,7 @@
 //! - `faults`: the checker finds every planted fault.
 //! - `execution`: lanes in any order that the waits allow give what program order gives, bit for bit, and
 //!   program order gives what the plain algorithm gives.
-//! - `timing`: what should overlap does.
+//! - `timing`: virtual time keeps the promises of a device, and what should overlap does.
 
 mod accepts;
 mod cases;

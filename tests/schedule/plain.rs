@@ -2,7 +2,9 @@
 //! and back, then AdamW. Nothing is placed, nothing is streamed, nothing is a list.
 
 use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
-use horizon::schedule::{End, Geometry, GradPlace, Guard, Operation, Resource, WeightPlace};
+use horizon::schedule::{
+    BoundaryPlace, End, Geometry, GradPlace, Guard, Operation, Recompute, Resource, SumPlace, WeightPlace,
+};
 
 use crate::machine::result;
 
@@ -16,7 +18,7 @@ pub struct Answer {
 /// Steps the masters once over these batches.
 pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Guard) -> Answer {
     let (embedding, head) = (geometry.embedding(), geometry.head());
-    let slot = SlotIndex(0);
+    let (slot, recompute, place) = (SlotIndex(0), Recompute::Full, BoundaryPlace::Own);
     let stream = |micro| Resource::Stream { micro };
     let (first, second) = (Resource::EndAccumulator(End::First), Resource::EndAccumulator(End::Second));
     let weights: Vec<u64> = geometry
@@ -33,12 +35,12 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
     for (index, &batch) in batches.iter().enumerate() {
         let micro = MicroIndex::from(index);
         let batch = result(&Operation::UploadBatch { micro }, &Resource::Batch { micro }, &[batch]);
-        let embed = Operation::EmbedForward { micro };
+        let embed = Operation::EmbedForward { micro, to: place };
         let mut activation = result(&embed, &stream(micro), &[weights[embedding.at()], batch]);
         let mut boundaries = Vec::new();
         for unit in (0..geometry.layers).map(|layer| geometry.layer(layer)) {
             boundaries.push(activation);
-            let forward = Operation::Forward { unit, slot, micro };
+            let forward = Operation::Forward { unit, slot, micro, recompute, from: place, to: place };
             activation = result(&forward, &stream(micro), &[weights[unit.at()], batch, activation]);
         }
 
@@ -59,7 +61,14 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
         for unit in (0..geometry.layers).rev().map(|layer| geometry.layer(layer)) {
             let mut inputs = vec![weights[unit.at()], batch, boundaries[unit.at() - 1], gradient];
             inputs.extend(sums[unit.at()]);
-            let backward = Operation::RecomputeBackward { unit, slot, micro };
+            let backward = Operation::RecomputeBackward {
+                unit,
+                slot,
+                micro,
+                recompute,
+                from: place,
+                sum: SumPlace::Own,
+            };
             gradient = result(&backward, &stream(micro), &inputs);
             sums[unit.at()] = Some(result(&backward, &Resource::Accumulator, &inputs));
         }
@@ -76,20 +85,21 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
     let mut gradients: Vec<Vec<u64>> = Vec::new();
     for unit in geometry.units() {
         let sum = [sums[unit.at()].expect("every unit has a gradient")];
-        let norm = result(&Operation::Norm { unit }, &Resource::Norm { unit }, &sum);
+        let slab = SlabIndex(0);
+        let norm = result(&Operation::Norm { unit, sum: SumPlace::Own, slab }, &Resource::Norm(slab), &sum);
         let download = |part: usize| {
-            let (part, slab, to) = (PartIndex::from(part), SlabIndex(0), GradPlace::Store);
-            let rounded = result(&Operation::Round { unit, part, slab }, &Resource::Slab(slab), &sum);
-            let inputs = if part.0 == 0 { vec![rounded, norm] } else { vec![rounded] };
-            (Operation::Download { unit, part, slab, to }, inputs)
+            let (part, to) = (PartIndex::from(part), GradPlace::Store);
+            let rounded = result(
+                &Operation::Round { unit, sum: SumPlace::Own, part, slab },
+                &Resource::Slab(slab),
+                &sum,
+            );
+            let operation = Operation::Download { unit, part, slab, to };
+            result(&operation, &Resource::HostGradient { unit, part }, &[rounded])
         };
-        let (operation, inputs) = download(0);
-        norms.push(result(&operation, &Resource::HostNorm { unit }, &inputs));
-        let land = |part: usize| {
-            let (operation, inputs) = download(part);
-            result(&operation, &Resource::HostGradient { unit, part: PartIndex::from(part) }, &inputs)
-        };
-        gradients.push((0..geometry.parts(unit)).map(land).collect());
+        let operation = Operation::DownloadNorm { unit, slab };
+        norms.push(result(&operation, &Resource::HostNorm { unit }, &[norm]));
+        gradients.push((0..geometry.parts(unit)).map(download).collect());
     }
     let verdict = result(&Operation::Decide { norms: true }, &Resource::Verdict, &norms);
 

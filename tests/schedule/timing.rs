@@ -1,38 +1,35 @@
 //! Lists in virtual time: what overlaps, and what the lanes wait for, when every operation has a set cost.
 //!
-//! A lane starts its next task when it is free and the waits are over. Nothing is measured.
+//! Nothing is measured, and every list is issued at once.
 
 use horizon::base::UnitIndex;
 use horizon::device::Lane;
-use horizon::schedule::{AdamWhen, Geometry, Mode, Operation, Policy};
+use horizon::schedule::{AdamWhen, Geometry, Mode, Operation, Policy, Simulator, usage};
 
-use crate::cases::{Act, Case, Kind, policy};
+use proptest::prelude::*;
+
+use crate::cases::{Act, Case, Kind, any_case, cases, policy};
 
 /// One task in virtual time.
 struct Span {
     list: usize,
     operation: Operation,
-    /// When its lane was free for it.
     ready: u64,
     start: u64,
     end: u64,
 }
 
 fn simulate(case: &Case, cost: impl Fn(&Operation) -> u64) -> Vec<Span> {
-    let mut ends: [Vec<u64>; Lane::COUNT] = Default::default();
-    let mut spans = Vec::new();
+    let (mut simulator, mut spans) = (Simulator::new(), Vec::new());
     let acts = case.acts(&case.lists());
     let lists = acts.iter().filter_map(|act| match act {
         Act::Issue(list, synced) => Some((list, synced)),
         Act::Outside(..) => None,
     });
     for (list, (operations, synced)) in lists.enumerate() {
-        for (index, operation) in operations.operations.iter().enumerate() {
-            let ready = ends[operation.lane().at()].last().copied().unwrap_or(0);
-            let arrived = |wait: &horizon::device::Tick| ends[wait.lane.at()][wait.count as usize - 1];
-            let start = synced.waits(index).iter().map(arrived).max().unwrap_or(0).max(ready);
-            let end = start + cost(operation);
-            ends[operation.lane().at()].push(end);
+        let run = simulator.run(operations, synced, &cost);
+        for (operation, span) in operations.operations.iter().zip(run.spans) {
+            let (ready, start, end) = (span.ready_ns, span.start_ns, span.end_ns);
             spans.push(Span { list, operation: *operation, ready, start, end });
         }
     }
@@ -126,5 +123,54 @@ fn adamw_runs_under_backward_when_it_need_not_wait() {
         // What is left behind the last backward: its download, then AdamW of the first layer and of the
         // embedding's two parts.
         assert_eq!(adam, backward + 140 + 3 * 250, "{mode:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    /// Virtual time keeps every promise of a device: lanes in order, waits heeded; and wastes none: whatever
+    /// starts, starts when its lane was free or something it waits for ended.
+    #[test]
+    fn virtual_time_keeps_the_devices_promises(case in any_case(), seed: u64) {
+        let cost = |operation: &Operation| crate::machine::digest((operation, seed)) % 1000;
+        let mut simulator = Simulator::new();
+        let mut ends: [Vec<u64>; Lane::COUNT] = Default::default();
+        let mut caller = 0;
+        for act in case.acts(&case.lists()) {
+            let (list, synced) = match act {
+                Act::Issue(list, synced) => (list, synced),
+                Act::Outside(ticks, _) => {
+                    for tick in ticks {
+                        simulator.reach(tick);
+                        caller = caller.max(ends[tick.lane.at()][tick.count as usize - 1]);
+                    }
+                    prop_assert_eq!(simulator.caller_ns(), caller);
+                    continue;
+                }
+            };
+            let run = simulator.run(&list, &synced, cost);
+            for (index, (operation, span)) in list.operations.iter().zip(&run.spans).enumerate() {
+                let lane = operation.lane();
+                prop_assert_eq!((span.lane, span.task, span.tick()), (lane, index as u64, synced.tick(index)));
+                let ready = ends[lane.at()].last().copied().unwrap_or(0).max(caller);
+                let arrived = |wait: &horizon::device::Tick| ends[wait.lane.at()][wait.count as usize - 1];
+                let start = synced.waits(index).iter().map(arrived).max().unwrap_or(0).max(ready);
+                prop_assert_eq!((span.ready_ns, span.start_ns), (ready, start));
+                prop_assert_eq!(span.end_ns, start + cost(operation));
+                ends[lane.at()].push(span.end_ns);
+            }
+            let path = run.critical_path();
+            let last = run.spans.iter().map(|span| span.end_ns).max();
+            prop_assert_eq!(path.last().map(|&index| run.spans[index].end_ns), last);
+            for pair in path.windows(2) {
+                prop_assert_eq!(run.spans[pair[0]].end_ns, run.spans[pair[1]].start_ns);
+            }
+            let to = last.unwrap_or(0);
+            for (lane, usage) in Lane::ALL.iter().zip(usage(&run.spans, 0, to)) {
+                let busy: u64 = run.spans.iter().filter(|span| span.lane == *lane).map(|span| span.end_ns - span.start_ns).sum();
+                prop_assert_eq!((usage.busy_ns, usage.busy_ns + usage.idle_ns), (busy, to));
+            }
+        }
     }
 }

@@ -122,7 +122,8 @@ impl Shared {
                 self.run(lane, task);
             }
             if let Some(trace) = &state.trace {
-                trace.record(TaskSpan { lane, task, ready_ns, start_ns, end_ns: trace.now() });
+                let end_ns = trace.now();
+                trace.record(TaskSpan { lane, task, count: count + 1, ready_ns, start_ns, end_ns });
             }
             state.done.store(count + 1, Ordering::Release);
             state.went.ring_all();

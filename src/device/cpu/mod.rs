@@ -3,7 +3,7 @@
 //! The embedded default and the numerical reference. Nothing is taken short: weights are really copied into an
 //! arena of limited size, lanes really run side by side, so the engine that works here really streams. The
 //! [adversarial](CpuDevice::adversarial) device also delays tasks at random, so that a wait that is missing
-//! shows as a wrong number.
+//! shows as a wrong number, and [scrubs](Device::scrub) memory.
 
 mod adversary;
 mod lanes;
@@ -35,7 +35,8 @@ impl CpuDevice {
         Arc::new(CpuDevice { memory_limit, arena: Mutex::new(None), seed: None, origin: Instant::now() })
     }
 
-    /// A device whose lanes delay tasks at random, by `seed`: for tests. Times change, results must not.
+    /// A device whose lanes delay tasks at random, by `seed`, and that scrubs what is of no use any more: for
+    /// tests. Times change, results must not.
     pub fn adversarial(memory_limit: Option<usize>, seed: u64) -> Arc<CpuDevice> {
         Arc::new(CpuDevice {
             memory_limit,
@@ -104,6 +105,19 @@ impl Device for CpuDevice {
         // they do not overlap; the schedule gives this task the right to read the one and write the other.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
+    }
+
+    fn scrubs(&self) -> bool {
+        self.seed.is_some()
+    }
+
+    fn scrub(&self, span: DeviceSpan) {
+        if !self.scrubs() {
+            return;
+        }
+        // SAFETY: the span lies in this device's arena, and the task that calls has the right to write it until
+        // it is done: whoever writes it next waits for that, and nobody reads it before.
+        unsafe { ptr::write_bytes(span.address(), 0xff, span.bytes()) }
     }
 
     fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {

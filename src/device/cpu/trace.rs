@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn a_full_ring_keeps_the_newest_in_order() {
         let trace = Trace::new(Instant::now());
-        let span = |task| TaskSpan { lane: Lane::Host, task, ready_ns: 0, start_ns: 0, end_ns: 0 };
+        let span =
+            |task| TaskSpan { lane: Lane::Host, task, count: task + 1, ready_ns: 0, start_ns: 0, end_ns: 0 };
         let total = SPANS_MAX as u64 + 10;
         (0..total).for_each(|task| trace.record(span(task)));
         let mut out = Vec::new();

@@ -1,0 +1,220 @@
+//! The schedule: what it takes to make one, and how near its simulation comes.
+//!
+//! ```text
+//! cargo bench --bench schedule -- [--rounds 9] [--policies 30] [--threads 1]
+//! ```
+//!
+//! One line of JSON for each figure:
+//! - `make`: milliseconds to build, synchronise and check a step of a 126-layer model with 32 micro-batches,
+//!   medians of the rounds, plain and with everything that a placement may ask for;
+//! - `simulate`: for random policies on the CPU device, how far simulated time is from measured time in the
+//!   median, in percent: for a step, and for what each lane is busy. The machine is fitted to the spans of a plain
+//!   run just before each policy, since others may use it, too. Lanes of the CPU device share this machine's
+//!   cores, which the simulation does not know.
+
+use std::env;
+use std::time::Instant;
+
+use horizon::base::{DType, Dims, Shape};
+use horizon::device::{Lane, TaskSpan};
+use horizon::engine::{Batch, Trainer, TrainerOptions};
+use horizon::model::{Layout, ModelConfig, fresh_tensor};
+use horizon::plan::{Cost, Machine, Work};
+use horizon::schedule::{
+    AdamWhen, Boundary, Checker, Geometry, GradWait, LayerPlacement, Mode, Numeric, Operation, Placement,
+    Policy, Recompute, Sum, Sync, train, usage,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+fn main() {
+    let option = |name: &str, default: usize| {
+        let mut given = env::args().skip_while(|argument| argument != name).skip(1);
+        given.next().map_or(default, |value| value.parse().expect("a number"))
+    };
+    let (rounds, policies, threads) =
+        (option("--rounds", 9), option("--policies", 30), option("--threads", 1));
+    make(rounds);
+    simulate(policies, threads);
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn make(rounds: usize) {
+    let geometry = Geometry { layers: 126, tied: false, embedding_parts: 3, head_parts: 3 };
+    let everything = LayerPlacement {
+        recompute: Recompute::Selective,
+        boundary: Boundary::Spilled,
+        ..LayerPlacement::default()
+    };
+    let placements = [
+        ("plain", Placement::default()),
+        ("everything", Placement { sweeps: 4, layers: vec![everything; 126], ..Placement::default() }),
+    ];
+    for (name, placement) in placements {
+        let numeric = Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 };
+        let policy = Policy { mode: Mode::Exact, numeric, placement };
+        let (mut sync, mut checker) = (Sync::new(&geometry), Checker::new(&policy, &geometry));
+        let (mut built, mut inferred, mut checked, mut operations) = (vec![], vec![], vec![], 0);
+        for _ in 0..rounds {
+            let start = Instant::now();
+            let lap = || start.elapsed().as_secs_f64() * 1e3;
+            let list = train(&policy, &geometry, 32).expect("a list");
+            let from = lap();
+            built.push(from);
+            let synced = sync.infer(&list);
+            let to = lap();
+            inferred.push(to - from);
+            checker.check(&list, &synced).expect("no fault");
+            checked.push(lap() - to);
+            operations = list.operations.len();
+        }
+        println!(
+            "{}",
+            json!({
+                "bench": "make", "placement": name, "operations": operations,
+                "build_ms": median(built), "sync_ms": median(inferred), "check_ms": median(checked),
+            })
+        );
+    }
+}
+
+fn config() -> ModelConfig {
+    let dims = Dims { c: 128, h: 4, g: 2, d: 32, f: 352, v: 512, l: 6 };
+    ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 128 }
+}
+
+fn any_options(random: &mut ChaCha8Rng, plain: &TrainerOptions) -> TrainerOptions {
+    let layer = |random: &mut ChaCha8Rng| LayerPlacement {
+        recompute: [Recompute::Full, Recompute::Selective, Recompute::None][random.random_range(0..3)],
+        boundary: [Boundary::Kept, Boundary::Spilled][random.random_range(0..2)],
+        resident: random.random_bool(0.3),
+        sum: [Sum::Passing, Sum::Own][random.random_range(0..2)],
+    };
+    TrainerOptions {
+        weight_slots: random.random_range(2..=4),
+        slabs: random.random_range(2..=4),
+        sweeps: random.random_range(1..=3),
+        grad_wait: [GradWait::Host, GradWait::Device][random.random_range(0..2)],
+        adam_when: Some(AdamWhen::AfterNorm),
+        layers: (0..6).map(|_| layer(random)).collect(),
+        ..plain.clone()
+    }
+}
+
+/// Some steps, and what every lane did in them.
+fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
+    let config = config();
+    let mut trainer = Trainer::open(&config, options).expect("the model fits");
+    let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
+    for tensor in tensors {
+        let mut values = vec![0.0; tensor.elements()];
+        fresh_tensor(&config, &tensor, 1, &mut values);
+        trainer.write_tensor(&tensor.name, &values).expect("the tensor is there");
+    }
+    let tokens: Vec<i32> = (0..=options.shape.n() as i32).map(|i| (i * 7919) % 512).collect();
+    let n = options.shape.n();
+    let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
+    for _ in 0..5 {
+        trainer.step(&[batch; 3], 1e-3).expect("a step");
+    }
+    trainer.spans().expect("traced")
+}
+
+/// Of the last steps: nanoseconds from decision to decision, and what each lane was busy meanwhile.
+fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
+    let decided = |(operation, span): &(Operation, TaskSpan)| {
+        matches!(operation, Operation::Decide { .. }).then_some(span.end_ns)
+    };
+    let mut decisions: Vec<u64> = spans.iter().filter_map(decided).collect();
+    decisions.sort_unstable();
+    let (from, to) = (decisions[1], decisions[decisions.len() - 1]);
+    let steps = (decisions.len() - 2) as f64;
+    let only: Vec<TaskSpan> = spans.iter().map(|(_, span)| *span).collect();
+    let busy = usage(&only, from, to).map(|usage| usage.busy_ns as f64 / steps);
+    ((to - from) as f64 / steps, busy)
+}
+
+/// The rates, as seconds for one of each, at which predicted and measured times differ least, relative to the
+/// measured: non-negative least squares, one coefficient after the other.
+fn fit(samples: &[([f64; 7], f64)]) -> [f64; 7] {
+    let mut rates = [0.0; 7];
+    for _ in 0..2000 {
+        for at in 0..7 {
+            let (mut over, mut under) = (0.0, 0.0);
+            for (work, seconds) in samples {
+                let others: f64 =
+                    (0..7).filter(|&other| other != at).map(|other| rates[other] * work[other]).sum();
+                let weight = 1.0 / (seconds * seconds);
+                over += weight * work[at] * (seconds - others);
+                under += weight * work[at] * work[at];
+            }
+            rates[at] = if under > 0.0 { (over / under).max(0.0) } else { 0.0 };
+        }
+    }
+    rates
+}
+
+fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
+    let amounts = |operation: &Operation| {
+        let Work { matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes } =
+            cost.work(operation);
+        [1.0, matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes]
+    };
+    let lanes = Lane::ALL.map(|lane| {
+        let of = spans.iter().filter(|(_, span)| span.lane == lane && span.end_ns > span.start_ns);
+        let sample = |(operation, span): &(Operation, TaskSpan)| {
+            (amounts(operation), (span.end_ns - span.start_ns) as f64 * 1e-9)
+        };
+        fit(&of.map(sample).collect::<Vec<_>>())
+    });
+    // A rate that nothing was measured of takes no time.
+    let rate = |lane: Lane, at: usize| 1.0 / lanes[lane.at()][at].max(1e-30);
+    Machine {
+        matrix_flop_per_s: rate(Lane::Compute, 1),
+        attention_flop_per_s: rate(Lane::Compute, 2),
+        device_bytes_per_s: rate(Lane::Compute, 3),
+        up_bytes_per_s: rate(Lane::H2d, 4),
+        down_bytes_per_s: rate(Lane::D2h, 5),
+        host_bytes_per_s: rate(Lane::Host, 6),
+        latency_s: lanes.map(|rates| rates[0]),
+    }
+}
+
+fn simulate(policies: usize, threads: usize) {
+    let (config, mut random) = (config(), ChaCha8Rng::seed_from_u64(3));
+    let layout = Layout::new(&config);
+    let plain = TrainerOptions {
+        shape: Shape { b: 1, t: 128 },
+        micros_max: 3,
+        threads: Some(threads),
+        tracing: true,
+        ..TrainerOptions::default()
+    };
+    let plan = Trainer::plan_for(&config, &plain).expect("a plan");
+    let cost = Cost::new(&config, &layout, &plan.policy, DType::F32);
+    let (mut steps, mut lanes) = (vec![], [const { Vec::new() }; Lane::COUNT]);
+    for _ in 0..policies {
+        let options = any_options(&mut random, &plain);
+        let machine = machine(&measure(&plain), &cost);
+        let (step_ns, busy) = last_steps(&measure(&options));
+        let plan = Trainer::plan_for(&config, &options).expect("a plan");
+        let predicted = plan.predict(&config, &layout, DType::F32, &machine, 3).expect("the policy is valid");
+        let percent = |simulated: f64, measured: f64| 100.0 * (simulated / measured - 1.0).abs();
+        steps.push(percent(predicted.step_ns as f64, step_ns));
+        for lane in Lane::ALL {
+            lanes[lane.at()].push(percent(predicted.lanes[lane.at()].busy_ns as f64, busy[lane.at()]));
+        }
+    }
+    let mut line = json!({
+        "bench": "simulate", "policies": policies, "threads": threads, "step_percent": median(steps),
+    });
+    for (lane, percents) in Lane::ALL.iter().zip(lanes) {
+        line[format!("{lane}_percent")] = median(percents).into();
+    }
+    println!("{line}");
+}

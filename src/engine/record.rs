@@ -1,0 +1,74 @@
+//! What was issued and what the lanes did, kept while tracing.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use crate::device::{TaskSpan, Tick};
+use crate::engine::runner::Runner;
+use crate::engine::task::Task;
+use crate::plan::Machine;
+use crate::schedule::{self, Label, Process, Simulator, Synced};
+
+/// A list as it was issued.
+#[derive(Debug)]
+pub struct Issued {
+    /// Its number.
+    pub list: u32,
+    /// Ticks and waits.
+    pub waits: Synced,
+    /// What the calling thread waited for before it went on.
+    pub reached: Tick,
+}
+
+/// Everything since the lanes were opened.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// The lists, in order.
+    pub lists: Vec<Issued>,
+    /// What the lanes did, as far as they still knew it when asked.
+    pub spans: Vec<TaskSpan>,
+}
+
+impl Record {
+    /// Writes the trace; with a machine also what it would have made of the lists.
+    pub fn write(&self, runner: &Runner, machine: Option<&Machine>, to: &mut impl Write) -> io::Result<()> {
+        let mut waits: HashMap<Tick, &[Tick]> = HashMap::new();
+        for issued in &self.lists {
+            for index in 0..issued.waits.len() {
+                waits.insert(issued.waits.tick(index), issued.waits.waits(index));
+            }
+        }
+        let cost = runner.cost();
+        let label = |span: &TaskSpan| {
+            let operation = runner.lists.operation(Task::unpack(span.task));
+            let waits = waits.get(&span.tick()).copied().unwrap_or(&[]);
+            Some(Label { operation, bytes: cost.wire_bytes(&operation), waits })
+        };
+        let simulated = machine.map(|machine| self.simulate(runner, machine));
+        let mut processes = vec![Process { name: "measured", spans: &self.spans, label: &label }];
+        if let Some(spans) = &simulated {
+            processes.push(Process { name: "simulated", spans, label: &label });
+        }
+        schedule::write_trace(&processes, to)
+    }
+
+    /// The same lists in virtual time, which begins when the first measured task did.
+    fn simulate(&self, runner: &Runner, machine: &Machine) -> Vec<TaskSpan> {
+        let (cost, mut simulator) = (runner.cost(), Simulator::new());
+        let origin_ns = self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0);
+        let mut spans = Vec::new();
+        for issued in &self.lists {
+            let list = runner.lists.numbered(issued.list);
+            let run = simulator.run(list, &issued.waits, |operation| cost.ns(machine, operation));
+            simulator.reach(issued.reached);
+            spans.extend(run.spans.into_iter().map(|span| TaskSpan {
+                task: Task { list: issued.list, frame: 0, operation: span.task as u32 }.pack(),
+                ready_ns: origin_ns + span.ready_ns,
+                start_ns: origin_ns + span.start_ns,
+                end_ns: origin_ns + span.end_ns,
+                ..span
+            }));
+        }
+        spans
+    }
+}

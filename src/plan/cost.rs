@@ -1,0 +1,208 @@
+//! How long an operation takes: its arithmetic and its traffic, counted from the model's sizes, over the
+//! rates of a machine.
+
+use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
+use crate::device::Lane;
+use crate::model::{Layout, ModelConfig};
+use crate::schedule::{Operation, Policy, Recompute};
+
+/// What a machine can do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// Rate of matrix products, FLOP/s.
+    pub matrix_flop_per_s: f64,
+    /// Rate of attention, FLOP/s.
+    pub attention_flop_per_s: f64,
+    /// Device memory as element-wise kernels see it, bytes/s.
+    pub device_bytes_per_s: f64,
+    /// Link, host to device, bytes/s.
+    pub up_bytes_per_s: f64,
+    /// Link, device to host, bytes/s.
+    pub down_bytes_per_s: f64,
+    /// RAM as AdamW sees it, bytes/s.
+    pub host_bytes_per_s: f64,
+    /// What a task takes on each lane before it has done anything, seconds.
+    pub latency_s: [f64; Lane::COUNT],
+}
+
+/// What an operation asks of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Multiplications and additions in matrix products.
+    pub matrix_flop: f64,
+    /// Multiplications and additions in attention.
+    pub attention_flop: f64,
+    /// Device memory read and written by kernels that are not matrix products.
+    pub device_bytes: f64,
+    /// Bytes over the link to the device.
+    pub up_bytes: f64,
+    /// Bytes over the link to the host.
+    pub down_bytes: f64,
+    /// RAM read and written by AdamW.
+    pub host_bytes: f64,
+}
+
+impl Machine {
+    /// How long a lane of this machine is at some work, ns.
+    pub fn ns(&self, lane: Lane, work: &Work) -> u64 {
+        let seconds = self.latency_s[lane.at()]
+            + work.matrix_flop / self.matrix_flop_per_s
+            + work.attention_flop / self.attention_flop_per_s
+            + work.device_bytes / self.device_bytes_per_s
+            + work.up_bytes / self.up_bytes_per_s
+            + work.down_bytes / self.down_bytes_per_s
+            + work.host_bytes / self.host_bytes_per_s;
+        (seconds * 1e9).round() as u64
+    }
+}
+
+impl std::ops::Add for Work {
+    type Output = Work;
+
+    fn add(self, other: Work) -> Work {
+        Work {
+            matrix_flop: self.matrix_flop + other.matrix_flop,
+            attention_flop: self.attention_flop + other.attention_flop,
+            device_bytes: self.device_bytes + other.device_bytes,
+            up_bytes: self.up_bytes + other.up_bytes,
+            down_bytes: self.down_bytes + other.down_bytes,
+            host_bytes: self.host_bytes + other.host_bytes,
+        }
+    }
+}
+
+/// The work of every operation of a model under a policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost<'a> {
+    dims: Dims,
+    layout: &'a Layout,
+    shape: Shape,
+    grad_dtype: DType,
+    storage: DType,
+}
+
+impl<'a> Cost<'a> {
+    /// `storage` is the device's type of activations.
+    pub fn new(config: &ModelConfig, layout: &'a Layout, policy: &Policy, storage: DType) -> Self {
+        let numeric = policy.numeric;
+        Cost { dims: config.dims, layout, shape: numeric.shape, grad_dtype: numeric.grad_dtype, storage }
+    }
+
+    /// How long an operation takes on a machine, ns.
+    pub fn ns(&self, machine: &Machine, operation: &Operation) -> u64 {
+        machine.ns(operation.lane(), &self.work(operation))
+    }
+
+    /// Bytes that an operation moves over the link, if that is what it does.
+    pub fn wire_bytes(&self, operation: &Operation) -> Option<u64> {
+        let work = self.work(operation);
+        matches!(operation.lane(), Lane::H2d | Lane::D2h).then_some((work.up_bytes + work.down_bytes) as u64)
+    }
+
+    /// What an operation asks of the machine.
+    pub fn work(&self, operation: &Operation) -> Work {
+        let (n, Dims { c, f, v, .. }) = (self.shape.n(), self.dims);
+        let up = |bytes: usize| Work { up_bytes: bytes as f64, ..Work::default() };
+        let down = |bytes: usize| Work { down_bytes: bytes as f64, ..Work::default() };
+        match *operation {
+            Operation::UploadBatch { .. } => up(4 * 4 * n),
+            Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
+            Operation::EmbedForward { .. } => touched(n * c * (2 + self.storage.bytes())),
+            Operation::Forward { .. } => self.activations() + self.down_product(),
+            Operation::SpillBoundary { .. } => down(n * c * self.storage.bytes()),
+            Operation::FetchBoundary { .. } => up(n * c * self.storage.bytes()),
+            Operation::HeadForwardBackward { .. } => self.head(n, 3.0) + self.rows(6 * c),
+            Operation::HeadForward { .. } => self.head(n, 1.0),
+            Operation::HeadLogits => self.head(1, 1.0) + touched(4 * v),
+            Operation::RecomputeBackward { recompute, .. } => match recompute {
+                Recompute::Full => self.activations() + self.backward(),
+                // Norms and SwiGLU.
+                Recompute::Selective => self.rows(2 * 2 * c + 3 * f) + self.backward(),
+                Recompute::None => self.backward(),
+            },
+            Operation::EmbedBackward { .. } => touched(n * c * (8 + self.storage.bytes())),
+            Operation::Norm { unit, .. } => touched(4 * self.elements(unit)),
+            Operation::Round { unit, part, .. } => {
+                touched((4 + self.grad_dtype.bytes()) * self.part(unit, part))
+            }
+            Operation::SpillSum { unit, .. } => down(4 * self.elements(unit)),
+            Operation::FetchSum { unit, .. } => up(4 * self.elements(unit)),
+            Operation::Download { unit, part, .. } => down(self.grad_dtype.bytes() * self.part(unit, part)),
+            Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
+            Operation::DownloadLogits => down(4 * v),
+            Operation::Decide { .. } => Work::default(),
+            // Weights, residual and moments are read and written, the gradient is read.
+            Operation::Adam { unit, part, .. } => {
+                let bytes = 2 * (2 + 2 + 4 + 4) + self.grad_dtype.bytes();
+                Work { host_bytes: (bytes * self.part(unit, part)) as f64, ..Work::default() }
+            }
+        }
+    }
+
+    fn elements(&self, unit: UnitIndex) -> usize {
+        self.layout.unit(unit).elements
+    }
+
+    fn part(&self, unit: UnitIndex, part: PartIndex) -> usize {
+        self.layout.part(unit, part).len()
+    }
+
+    /// Traffic of so many columns of activations.
+    fn rows(&self, columns: usize) -> Work {
+        touched(self.shape.n() * columns * self.storage.bytes())
+    }
+
+    /// A product of the micro-batch's rows with a `[columns_out, columns_in]` matrix, or one of its two gradients.
+    fn product(&self, columns_in: usize, columns_out: usize) -> Work {
+        let flop = 2.0 * self.shape.n() as f64 * columns_in as f64 * columns_out as f64;
+        Work { matrix_flop: flop, ..Work::default() }
+    }
+
+    /// So many FLOP for each head's dimension and each pair of a row and what it attends to, documents as
+    /// long as their sequences.
+    fn attention(&self, flop: f64) -> Work {
+        let pairs = (self.shape.b * self.shape.t * (self.shape.t + 1) / 2) as f64;
+        Work { attention_flop: flop * pairs * self.dims.attended() as f64, ..Work::default() }
+    }
+
+    /// A layer up to the product of gate and up.
+    fn activations(&self) -> Work {
+        let Dims { c, f, h, g, d, .. } = self.dims;
+        self.product(c, self.dims.qkv())
+            + self.product(self.dims.attended(), c)
+            + self.product(c, 2 * f)
+            // Scores and their sums with the values.
+            + self.attention(4.0)
+            // Two norms read and write a row each; queries and keys are rotated in place.
+            + self.rows(2 * 2 * c + 2 * (h + g) * d + 3 * f)
+    }
+
+    fn down_product(&self) -> Work {
+        self.product(self.dims.f, self.dims.c)
+    }
+
+    /// A layer's backward, from its activations: of every product two gradients.
+    fn backward(&self) -> Work {
+        let Dims { c, f, h, g, d, .. } = self.dims;
+        let products = [(c, self.dims.qkv()), (self.dims.attended(), c), (c, 2 * f), (f, c)];
+        let gradients = products.into_iter().fold(Work::default(), |sum, (columns_in, columns_out)| {
+            sum + self.product(columns_in, columns_out) + self.product(columns_in, columns_out)
+        });
+        // Scores again, and the gradients of scores, values, queries and keys.
+        gradients + self.attention(10.0) + self.rows(2 * 4 * c + 2 * (h + g) * d + 5 * f)
+    }
+
+    /// The head over so many rows: its product `products` times, and the logits read or written as often.
+    fn head(&self, rows: usize, products: f64) -> Work {
+        let Dims { c, v, .. } = self.dims;
+        Work {
+            matrix_flop: products * 2.0 * rows as f64 * c as f64 * v as f64,
+            device_bytes: (rows * (2 * c + v) * self.storage.bytes()) as f64 * products.min(2.0),
+            ..Work::default()
+        }
+    }
+}
+
+fn touched(bytes: usize) -> Work {
+    Work { device_bytes: bytes as f64, ..Work::default() }
+}

@@ -1,0 +1,349 @@
+//! Lists, read as texts.
+
+use super::*;
+use crate::base::{DType, Shape};
+use crate::schedule::{Boundary, LayerPlacement, Mode, Numeric, Placement};
+
+fn policy(weight_slots: usize, slabs: usize, adam: AdamWhen) -> Policy {
+    Policy {
+        mode: Mode::Exact,
+        numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::F32 },
+        placement: Placement { weight_slots, slabs, ring: 2, adam, ..Placement::default() },
+    }
+}
+
+fn model(layers: usize, tied: bool, head_parts: usize) -> Geometry {
+    Geometry { layers, tied, embedding_parts: 2, head_parts }
+}
+
+fn texts(list: &List) -> Vec<String> {
+    list.operations.iter().map(Operation::to_string).collect()
+}
+
+#[test]
+fn a_small_step_reads_as_it_should() {
+    let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(3, false, 1), 1).unwrap();
+    let expected = [
+        "upload batch micro 0",
+        "upload unit 0 → first end",
+        "upload unit 1 → slot 0",
+        "upload unit 2 → slot 1",
+        "embed forward micro 0",
+        "forward unit 1 in slot 0, micro 0",
+        "upload unit 3 → slot 0",
+        "upload unit 4 → first end",
+        "forward unit 2 in slot 1, micro 0",
+        "forward unit 3 in slot 0, micro 0",
+        "head forward backward micro 0",
+        "norm unit 4",
+        "round unit 4 part 0 → slab 0",
+        "download norm unit 4: slab 0",
+        "download unit 4 part 0: slab 0 → store",
+        "recompute backward unit 3 in slot 0, micro 0",
+        "upload unit 1 → slot 0",
+        "norm unit 3",
+        "round unit 3 part 0 → slab 1",
+        "download norm unit 3: slab 1",
+        "download unit 3 part 0: slab 1 → store",
+        "recompute backward unit 2 in slot 1, micro 0",
+        "norm unit 2",
+        "round unit 2 part 0 → slab 0",
+        "download norm unit 2: slab 0",
+        "download unit 2 part 0: slab 0 → store",
+        "recompute backward unit 1 in slot 0, micro 0",
+        "norm unit 1",
+        "round unit 1 part 0 → slab 1",
+        "download norm unit 1: slab 1",
+        "download unit 1 part 0: slab 1 → store",
+        "embed backward micro 0",
+        "norm unit 0",
+        "round unit 0 part 0 → slab 0",
+        "download norm unit 0: slab 0",
+        "download unit 0 part 0: slab 0 → store",
+        "round unit 0 part 1 → slab 1",
+        "download unit 0 part 1: slab 1 → store",
+        "download loss",
+        "decide",
+        "adam unit 0 part 0 from store, guarded by the verdict",
+        "adam unit 0 part 1 from store, guarded by the verdict",
+        "adam unit 1 part 0 from store, guarded by the verdict",
+        "adam unit 2 part 0 from store, guarded by the verdict",
+        "adam unit 3 part 0 from store, guarded by the verdict",
+        "adam unit 4 part 0 from store, guarded by the verdict",
+    ];
+    assert_eq!(texts(&list), expected);
+}
+
+#[test]
+fn layers_in_slots_at_the_turn_are_not_uploaded_again() {
+    for (layers, slots) in [(1, 2), (2, 2), (3, 2), (7, 2), (7, 5), (7, 9)] {
+        let list = train(&policy(slots, 2, AdamWhen::AfterNorm), &model(layers, true, 1), 3).unwrap();
+        let uploads = list
+            .operations
+            .iter()
+            .filter(|operation| matches!(operation, Operation::Upload { place: WeightPlace::Slot(_), .. }));
+        assert_eq!(uploads.count(), layers + layers.saturating_sub(slots), "{layers} layers, {slots} slots");
+    }
+}
+
+#[test]
+fn the_heads_parts_are_spread_over_the_backwards() {
+    let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(4, false, 5), 2).unwrap();
+    let head = UnitIndex(5);
+    let mut backwards = 0;
+    let mut rounded_after = Vec::new();
+    for operation in &list.operations {
+        match operation {
+            Operation::RecomputeBackward { .. } => backwards += 1,
+            Operation::Round { unit, .. } if *unit == head => rounded_after.push(backwards),
+            _ => {}
+        }
+    }
+    // One at once, the other slab free for the first layer; then evenly over 4 layers of 2 micro-batches.
+    assert_eq!(rounded_after, [0, 1, 3, 4, 6]);
+}
+
+#[test]
+fn streamed_gradients_take_the_ring_in_turn() {
+    let mut policy = policy(2, 3, AdamWhen::UnderBackward);
+    policy.mode = Mode::Streamed;
+    let list = train(&policy, &model(2, false, 1), 1).unwrap();
+    let texts = texts(&list);
+    let landed = texts.iter().filter(|text| text.starts_with("download unit"));
+    assert_eq!(
+        landed.collect::<Vec<_>>(),
+        [
+            "download unit 3 part 0: slab 0 → ring 0",
+            "download unit 2 part 0: slab 1 → ring 1",
+            "download unit 1 part 0: slab 2 → ring 0",
+            "download unit 0 part 0: slab 0 → ring 1",
+            "download unit 0 part 1: slab 1 → ring 0",
+        ]
+    );
+    let after = texts.iter().position(|text| text == "download unit 2 part 0: slab 1 → ring 1").unwrap() + 1;
+    assert_eq!(texts[after], "adam unit 2 part 0 from ring 1, guarded by its own norm");
+    assert_eq!(texts.last().unwrap(), "decide");
+}
+
+#[test]
+fn what_is_kept_in_training_is_not_in_evaluation() {
+    let mut policy = policy(2, 2, AdamWhen::AfterNorm);
+    let layer = |recompute| LayerPlacement { recompute, ..LayerPlacement::default() };
+    policy.placement.layers = vec![layer(Recompute::None), layer(Recompute::Selective)];
+    let model = model(3, true, 1);
+    let about_layers = |list: &List| -> Vec<String> {
+        let about = |text: &String| text.contains("ward unit");
+        texts(list).into_iter().filter(about).collect()
+    };
+    assert_eq!(
+        about_layers(&train(&policy, &model, 1).unwrap()),
+        [
+            "forward unit 1 in slot 0, micro 0, keeping all",
+            "forward unit 2 in slot 1, micro 0, keeping products",
+            "forward unit 3 in slot 0, micro 0",
+            "recompute backward unit 3 in slot 0, micro 0",
+            "recompute backward unit 2 in slot 1, micro 0 with kept products",
+            "backward unit 1 in slot 0, micro 0",
+        ]
+    );
+    let evaluation = about_layers(&evaluate(&policy, &model, 1).unwrap());
+    assert!(evaluation.iter().all(|text| !text.contains("keeping")));
+}
+
+#[test]
+fn spilled_boundaries_pass_through_two_rooms() {
+    let mut policy = policy(2, 2, AdamWhen::AfterNorm);
+    let [kept, spilled] = [Boundary::Kept, Boundary::Spilled]
+        .map(|boundary| LayerPlacement { boundary, ..LayerPlacement::default() });
+    policy.placement.layers = vec![spilled, kept, spilled, spilled, spilled];
+    let list = train(&policy, &model(5, true, 1), 1).unwrap();
+    let about = |text: &String| text.contains("ward") || text.contains("boundary");
+    assert_eq!(
+        texts(&list).into_iter().filter(about).collect::<Vec<_>>(),
+        [
+            "embed forward micro 0",
+            "spill boundary unit 1, micro 0: room 0 → host",
+            "forward unit 1 in slot 0, micro 0",
+            "forward unit 2 in slot 1, micro 0",
+            "spill boundary unit 3, micro 0: room 1 → host",
+            "forward unit 3 in slot 0, micro 0",
+            "forward unit 4 in slot 1, micro 0",
+            "forward unit 5 in slot 0, micro 0",
+            "head forward backward micro 0",
+            "recompute backward unit 5 in slot 0, micro 0",
+            "fetch boundary unit 3, micro 0 → room 1",
+            "recompute backward unit 4 in slot 1, micro 0",
+            "fetch boundary unit 1, micro 0 → room 0",
+            "recompute backward unit 3 in slot 0, micro 0",
+            "recompute backward unit 2 in slot 1, micro 0",
+            "recompute backward unit 1 in slot 0, micro 0",
+            "embed backward micro 0",
+        ]
+    );
+    let evaluation = texts(&evaluate(&policy, &model(5, true, 1), 1).unwrap());
+    assert!(evaluation.iter().all(|text| !text.contains("boundary")));
+}
+
+#[test]
+fn evaluation_and_logits_only_go_up() {
+    let policy = policy(2, 2, AdamWhen::AfterNorm);
+    let evaluation = texts(&evaluate(&policy, &model(1, true, 1), 2).unwrap());
+    assert_eq!(
+        evaluation[evaluation.len() - 4..],
+        ["head forward micro 0", "head forward micro 1", "download loss", "decide without norms",]
+    );
+    let logits = texts(&logits(&policy, &model(1, true, 1)).unwrap());
+    assert_eq!(
+        logits,
+        [
+            "upload batch micro 0",
+            "upload unit 0 → first end",
+            "upload unit 1 → slot 0",
+            "embed forward micro 0",
+            "upload unit 2 → second end",
+            "forward unit 1 in slot 0, micro 0",
+            "head logits",
+            "download logits",
+        ]
+    );
+}
+
+#[test]
+fn resident_layers_are_uploaded_once() {
+    let mut policy = policy(2, 2, AdamWhen::AfterNorm);
+    let resident = LayerPlacement { resident: true, ..LayerPlacement::default() };
+    policy.placement.layers = vec![resident, LayerPlacement::default(), resident];
+    let list = train(&policy, &model(6, true, 1), 1).unwrap();
+    let about = |text: &String| text.starts_with("upload unit") || text.contains("ward unit");
+    assert_eq!(
+        texts(&list).into_iter().filter(about).collect::<Vec<_>>(),
+        [
+            "upload unit 0 → first end",
+            "upload unit 1 → slot 2",
+            "upload unit 2 → slot 0",
+            "upload unit 3 → slot 3",
+            "upload unit 4 → slot 1",
+            "forward unit 1 in slot 2, micro 0",
+            "forward unit 2 in slot 0, micro 0",
+            "upload unit 5 → slot 0",
+            "forward unit 3 in slot 3, micro 0",
+            "forward unit 4 in slot 1, micro 0",
+            "upload unit 6 → slot 1",
+            "upload unit 7 → second end",
+            "forward unit 5 in slot 0, micro 0",
+            "forward unit 6 in slot 1, micro 0",
+            "recompute backward unit 6 in slot 1, micro 0",
+            "upload unit 4 → slot 1",
+            "recompute backward unit 5 in slot 0, micro 0",
+            "upload unit 2 → slot 0",
+            "recompute backward unit 4 in slot 1, micro 0",
+            "recompute backward unit 3 in slot 3, micro 0",
+            "recompute backward unit 2 in slot 0, micro 0",
+            "recompute backward unit 1 in slot 2, micro 0",
+        ]
+    );
+}
+
+#[test]
+fn a_later_sweep_continues_the_sums() {
+    let mut policy = policy(2, 2, AdamWhen::AfterNorm);
+    policy.placement.sweeps = 2;
+    let own = LayerPlacement { sum: Sum::Own, ..LayerPlacement::default() };
+    policy.placement.layers = vec![LayerPlacement::default(), own];
+    let list = train(&policy, &model(2, false, 1), 3).unwrap();
+    let sums =
+        |list: &List| texts(list).into_iter().filter(|text| text.contains(" sum ")).collect::<Vec<_>>();
+    assert!(sums(&list).is_empty(), "a room for each stays its own");
+    let four = train(&policy, &model(4, false, 1), 3).unwrap();
+    // Units 4, 3 and 1 pass through rooms 0, 1 and 0: unit 3 has room 1 for itself.
+    assert_eq!(
+        sums(&four),
+        [
+            "spill sum unit 4: room 0 → host",
+            "spill sum unit 1: room 0 → host",
+            "fetch sum unit 4 → room 0",
+            "fetch sum unit 1 → room 0",
+        ]
+    );
+    assert_eq!(list.extent, Extent { micros: 3, sweep: 2 });
+    let about = |text: &String| !text.starts_with("download") && !text.starts_with("adam");
+    assert_eq!(
+        texts(&list).into_iter().filter(about).collect::<Vec<_>>(),
+        [
+            "upload batch micro 0",
+            "upload batch micro 1",
+            "upload unit 0 → first end",
+            "upload unit 1 → slot 0",
+            "upload unit 2 → slot 1",
+            "embed forward micro 0",
+            "embed forward micro 1",
+            "upload unit 3 → first end",
+            "forward unit 1 in slot 0, micro 0",
+            "forward unit 1 in slot 0, micro 1",
+            "forward unit 2 in slot 1, micro 0",
+            "forward unit 2 in slot 1, micro 1",
+            "head forward backward micro 0",
+            "head forward backward micro 1",
+            "recompute backward unit 2 in slot 1, micro 0",
+            "recompute backward unit 2 in slot 1, micro 1",
+            "recompute backward unit 1 in slot 0, micro 0",
+            "recompute backward unit 1 in slot 0, micro 1",
+            // The layers are in their slots still; the embedding is not.
+            "upload batch micro 2",
+            "upload unit 0 → first end",
+            "embed forward micro 2",
+            "upload unit 3 → first end",
+            "forward unit 1 in slot 0, micro 2",
+            "forward unit 2 in slot 1, micro 2",
+            "head forward backward micro 2",
+            "norm unit 3",
+            "round unit 3 part 0 → slab 0",
+            "recompute backward unit 2 in slot 1, micro 2",
+            "norm unit 2",
+            "round unit 2 part 0 → slab 1",
+            "recompute backward unit 1 in slot 0, micro 2",
+            "norm unit 1",
+            "round unit 1 part 0 → slab 0",
+            "embed backward micro 0",
+            "embed backward micro 1",
+            "embed backward micro 2",
+            "norm unit 0",
+            "round unit 0 part 0 → slab 1",
+            "round unit 0 part 1 → slab 0",
+            "decide",
+        ]
+    );
+}
+
+#[test]
+fn gradients_that_wait_on_the_device_leave_after_the_verdict() {
+    let mut policy = policy(2, 2, AdamWhen::AfterNorm);
+    policy.mode = Mode::Streamed;
+    policy.placement.grad_wait = GradWait::Device;
+    let list = train(&policy, &model(1, false, 2), 1).unwrap();
+    let all = texts(&list);
+    let from = all.iter().position(|text| text == "norm unit 0").unwrap();
+    assert_eq!(
+        all[from..],
+        [
+            "norm unit 0",
+            "round unit 0 part 0 → slab 3",
+            "round unit 0 part 1 → slab 4",
+            "download norm unit 2: slab 0",
+            "download norm unit 1: slab 2",
+            "download norm unit 0: slab 3",
+            "download loss",
+            "decide",
+            "download unit 0 part 0: slab 3 → ring 0",
+            "adam unit 0 part 0 from ring 0, guarded by the verdict",
+            "download unit 0 part 1: slab 4 → ring 1",
+            "adam unit 0 part 1 from ring 1, guarded by the verdict",
+            "download unit 1 part 0: slab 2 → ring 0",
+            "adam unit 1 part 0 from ring 0, guarded by the verdict",
+            "download unit 2 part 0: slab 0 → ring 1",
+            "adam unit 2 part 0 from ring 1, guarded by the verdict",
+            "download unit 2 part 1: slab 1 → ring 0",
+            "adam unit 2 part 1 from ring 0, guarded by the verdict",
+        ]
+    );
+}

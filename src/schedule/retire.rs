@@ -1,0 +1,107 @@
+//! When the contents of device memory have had their last use.
+
+use std::collections::HashMap;
+
+use super::build::List;
+use super::policy::Geometry;
+use super::resource::Resource;
+use crate::device::Lane;
+
+/// The present contents of a resource.
+#[derive(Clone, Copy)]
+struct Life {
+    /// The operation that used them last so far.
+    last: usize,
+    lane: Lane,
+    /// Whether that was a write.
+    wrote: bool,
+    /// Whether one lane alone has read them since they were written: then its last reader is the last in time.
+    one_reader: bool,
+}
+
+/// Every resource on the device together with the operation (its position in the list) that is the last to use
+/// its contents, before others take their place or the list ends; by position. Contents that several lanes
+/// read are left out, since the last of their readers in the list need not be the last in time.
+pub fn retired(list: &List, geometry: &Geometry) -> Vec<(usize, Resource)> {
+    let mut lives: HashMap<Resource, Life> = HashMap::new();
+    let mut retired = Vec::new();
+    let mut end = |resource: Resource, life: Life| {
+        if life.one_reader {
+            retired.push((life.last, resource));
+        }
+    };
+    for (index, operation) in list.operations.iter().enumerate() {
+        let lane = operation.lane();
+        operation.visit(geometry, list.extent, &mut |access| {
+            let resource = access.resource;
+            if resource.is_on_host() {
+                return;
+            }
+            let before = lives.get(&resource).copied();
+            if let Some(life) = before.filter(|_| access.needs.is_none()) {
+                end(resource, life);
+            }
+            let alone = |life: Life| life.one_reader && (life.wrote || life.lane == lane);
+            let one_reader = access.writes() || before.is_none_or(alone);
+            lives.insert(resource, Life { last: index, lane, wrote: access.writes(), one_reader });
+        });
+    }
+    lives.into_iter().for_each(|(resource, life)| end(resource, life));
+    retired.sort_by_key(|&(index, _)| index);
+    retired
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex};
+    use crate::schedule::{
+        Access, Boundary, LayerPlacement, Mode, Numeric, Operation, Placement, Policy, train,
+    };
+
+    #[test]
+    fn a_place_is_retired_by_its_last_user_before_the_next_takes_it() {
+        let geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
+        let spilled = LayerPlacement { boundary: Boundary::Spilled, ..LayerPlacement::default() };
+        let policy = Policy {
+            mode: Mode::Exact,
+            numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 },
+            placement: Placement { layers: vec![spilled; 3], ..Placement::default() },
+        };
+        let list = train(&policy, &geometry, 1).unwrap();
+        let retired = retired(&list, &geometry);
+        let by = |resource: Resource| -> Vec<String> {
+            let of = |(index, other): &(usize, Resource)| {
+                (*other == resource).then(|| list.operations[*index].to_string())
+            };
+            retired.iter().filter_map(of).collect()
+        };
+        assert_eq!(
+            by(Resource::Slot(SlotIndex(0))),
+            [
+                "forward unit 1 in slot 0, micro 0",
+                "recompute backward unit 3 in slot 0, micro 0",
+                "recompute backward unit 1 in slot 0, micro 0",
+            ]
+        );
+        assert_eq!(
+            by(Resource::Slab(SlabIndex(1))),
+            ["download unit 3 part 0: slab 1 → store", "download unit 1 part 0: slab 1 → store"]
+        );
+        // What the first layer reads while it is spilled has two last readers; what it reads again has one.
+        let room = Resource::Room { room: RoomIndex(0), seat: SeatIndex(0) };
+        assert_eq!(
+            by(room),
+            ["recompute backward unit 3 in slot 0, micro 0", "recompute backward unit 1 in slot 0, micro 0"]
+        );
+        assert!(by(Resource::HostBatch { micro: MicroIndex(0) }).is_empty());
+        let scratch = |operation: &Operation| {
+            let mut uses = false;
+            let mut note = |access: Access| uses |= access.resource == Resource::Scratch;
+            operation.visit(&geometry, list.extent, &mut note);
+            uses
+        };
+        let users = list.operations.iter().filter(|operation| scratch(operation)).count();
+        assert_eq!(by(Resource::Scratch).len(), users, "nothing in the scratch outlives its operation");
+    }
+}

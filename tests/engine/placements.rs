@@ -1,0 +1,116 @@
+//! Any placement of any model gives the bits of the plain one.
+
+use horizon::base::{DType, Dims, Shape};
+use horizon::device::cpu::CpuDevice;
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::model::ModelConfig;
+use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use crate::runs::{Manner, outcome, train};
+
+/// A model, the plain way to train it, and another.
+#[derive(Clone, Debug)]
+struct Case {
+    config: ModelConfig,
+    plain: TrainerOptions,
+    placed: TrainerOptions,
+    manner: Manner,
+    /// Of adversarial lanes.
+    seed: Option<u64>,
+}
+
+fn any_config() -> impl Strategy<Value = ModelConfig> {
+    let heads = prop_oneof![Just((1, 1)), Just((2, 1)), Just((4, 2)), Just((3, 3))];
+    (heads, 1..=4usize, 5..=30usize, 3..=40usize, 11..=70usize, 1..=6usize, any::<bool>()).prop_map(
+        |((h, g), half, c, f, v, l, tied)| ModelConfig {
+            dims: Dims { c, h, g, d: 2 * half, f, v, l },
+            tied,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            positions_max: 64,
+        },
+    )
+}
+
+fn any_plain() -> impl Strategy<Value = TrainerOptions> {
+    let dtype = prop_oneof![Just(DType::Bf16), Just(DType::F32)];
+    let clip = prop_oneof![Just(0.0), Just(0.3)];
+    (1..=2usize, 3..=17usize, 1..=20usize, 1..=4usize, dtype, clip).prop_map(
+        |(b, t, chunk, micros_max, grad_dtype, clip)| TrainerOptions {
+            shape: Shape { b, t },
+            micros_max,
+            logits_chunk: Some(chunk),
+            grad_dtype,
+            clip,
+            threads: Some(1),
+            ..TrainerOptions::default()
+        },
+    )
+}
+
+fn any_layer() -> impl Strategy<Value = LayerPlacement> {
+    let recompute = prop_oneof![Just(Recompute::Full), Just(Recompute::Selective), Just(Recompute::None)];
+    let boundary = prop_oneof![Just(Boundary::Kept), Just(Boundary::Spilled)];
+    let sum = prop_oneof![Just(Sum::Passing), Just(Sum::Own)];
+    (recompute, boundary, any::<bool>(), sum).prop_map(|(recompute, boundary, resident, sum)| {
+        LayerPlacement { recompute, boundary, resident, sum }
+    })
+}
+
+/// When AdamW runs and where gradients wait meanwhile; the last two cannot clip.
+fn any_update() -> impl Strategy<Value = (Mode, GradWait, Option<AdamWhen>)> {
+    prop_oneof![
+        Just((Mode::Exact, GradWait::Host, None)),
+        Just((Mode::Exact, GradWait::Device, None)),
+        Just((Mode::Streamed, GradWait::Device, None)),
+        Just((Mode::Exact, GradWait::Host, Some(AdamWhen::UnderBackward))),
+        Just((Mode::Streamed, GradWait::Host, None)),
+    ]
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    let manner =
+        prop_oneof![Just(Manner::Plain), Just(Manner::Serial), Just(Manner::Apart), Just(Manner::Evaluating)];
+    let counts = (2..=4usize, 2..=4usize, 1..=4usize, 1..=3usize);
+    let layers = proptest::collection::vec(any_layer(), 0..=6);
+    let seed = prop_oneof![Just(None), any::<u64>().prop_map(Some)];
+    (any_config(), any_plain(), any_update(), counts, layers, manner, seed).prop_map(
+        |(config, plain, (mode, grad_wait, adam_when), counts, mut layers, manner, seed)| {
+            layers.truncate(config.dims.l);
+            let (weight_slots, slabs, sweeps, threads) = counts;
+            let mut placed = TrainerOptions {
+                weight_slots,
+                slabs,
+                sweeps,
+                layers,
+                threads: Some(threads),
+                ..plain.clone()
+            };
+            let clips = adam_when.is_none() && (mode, grad_wait) != (Mode::Streamed, GradWait::Host);
+            if plain.clip == 0.0 || clips {
+                (placed.mode, placed.grad_wait, placed.adam_when) = (mode, grad_wait, adam_when);
+            }
+            Case { config, plain, placed, manner, seed }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if std::env::var_os("HZ_LONG").is_some() { 10_000 } else { 80 },
+        rng_seed: RngSeed::Fixed(0x91ace),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_placement_gives_the_bits_of_the_plain_one(case in any_case()) {
+        let Case { config, plain, placed, manner, seed } = case;
+        let want = outcome(&config, &plain, Manner::Plain);
+        let device = seed.map_or_else(|| CpuDevice::new(None), |seed| CpuDevice::adversarial(None, seed));
+        let mut trainer = Trainer::open_on(device, &config, &placed).unwrap();
+        prop_assert!(train(&mut trainer, &placed, manner) == want);
+    }
+}

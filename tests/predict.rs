@@ -1,0 +1,155 @@
+//! What a plan says of a step before it runs: work, time, memory.
+
+use horizon::base::{DType, Dims, MicroIndex, PartIndex, Shape, SlotIndex, UnitIndex};
+use horizon::device::Lane;
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::model::{Layout, ModelConfig};
+use horizon::plan::{Cost, Machine, Plan};
+use horizon::schedule::{
+    Boundary, BoundaryPlace, GradPlace, Guard, LayerPlacement, Operation, Recompute, Sum, SumPlace,
+    WeightPlace,
+};
+
+/// A machine on which the link is narrow: 100 TFLOP/s, 10 GB/s each way.
+fn machine() -> Machine {
+    Machine {
+        matrix_flop_per_s: 1e14,
+        attention_flop_per_s: 5e13,
+        device_bytes_per_s: 1e12,
+        up_bytes_per_s: 1e10,
+        down_bytes_per_s: 1e10,
+        host_bytes_per_s: 1e11,
+        latency_s: [1e-6; Lane::COUNT],
+    }
+}
+
+fn config(tied: bool, l: usize) -> ModelConfig {
+    let dims = Dims { c: 256, h: 4, g: 2, d: 64, f: 688, v: 1000, l };
+    ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 512 }
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions { shape: Shape { b: 2, t: 128 }, micros_max: 3, ..TrainerOptions::default() }
+}
+
+fn plan(config: &ModelConfig) -> Plan {
+    Trainer::plan_for(config, &options()).unwrap()
+}
+
+#[test]
+fn work_is_counted_by_the_known_formulas() {
+    let config = config(false, 3);
+    let (layout, plan) = (Layout::new(&config), plan(&config));
+    let cost = Cost::new(&config, &layout, &plan.policy, DType::Bf16);
+    let (unit, slot, micro, part) = (UnitIndex(1), SlotIndex(0), MicroIndex(0), PartIndex(0));
+    let own = BoundaryPlace::Own;
+    let n = 256.0;
+    let matrices = (256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 688) as f64;
+    let down_projection = (256 * 688) as f64;
+
+    let forward =
+        cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full, from: own, to: own });
+    assert_eq!(forward.matrix_flop, 2.0 * n * matrices);
+    // Two products over each of the pairs of a row and itself or one before it, of two sequences.
+    let pairs = (2 * 128 * 129 / 2) as f64;
+    assert_eq!(forward.attention_flop, 2.0 * 2.0 * pairs * 256.0);
+    let backward = |recompute| {
+        cost.work(&Operation::RecomputeBackward {
+            unit,
+            slot,
+            micro,
+            recompute,
+            from: own,
+            sum: SumPlace::Shared,
+        })
+    };
+    assert_eq!(backward(Recompute::Full).matrix_flop, 6.0 * n * matrices - 2.0 * n * down_projection);
+    for kept in [Recompute::Selective, Recompute::None] {
+        assert_eq!(backward(kept).matrix_flop, 4.0 * n * matrices, "no product is repeated");
+        assert_eq!(backward(kept).attention_flop, 10.0 * pairs * 256.0);
+    }
+    assert!(backward(Recompute::Selective).device_bytes > backward(Recompute::None).device_bytes);
+    let head = cost.work(&Operation::HeadForwardBackward { micro });
+    assert_eq!(head.matrix_flop, 6.0 * n * 256.0 * 1000.0);
+
+    let elements = layout.unit(unit).elements as f64;
+    let upload = Operation::Upload { unit, place: WeightPlace::Slot(slot) };
+    assert_eq!(cost.work(&upload).up_bytes, 2.0 * elements);
+    assert_eq!(cost.wire_bytes(&upload), Some(2 * elements as u64));
+    let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict };
+    assert_eq!(cost.work(&adam).host_bytes, 26.0 * elements, "26 bytes a parameter with bf16 gradients");
+    assert_eq!(cost.wire_bytes(&adam), None);
+    assert_eq!(cost.ns(&machine(), &adam), (1e9 * (1e-6 + 26.0 * elements / 1e11)).round() as u64);
+}
+
+#[test]
+fn memory_is_the_plans() {
+    let (kept, spilled) = (
+        LayerPlacement { recompute: Recompute::Selective, ..LayerPlacement::default() },
+        LayerPlacement {
+            boundary: Boundary::Spilled,
+            recompute: Recompute::None,
+            ..LayerPlacement::default()
+        },
+    );
+    let stays = LayerPlacement { resident: true, sum: Sum::Own, ..kept };
+    for (tied, layers, sweeps, placement) in [
+        (false, 1, 1, vec![]),
+        (false, 7, 1, vec![]),
+        (true, 7, 1, vec![kept; 7]),
+        (true, 7, 1, vec![spilled; 7]),
+        (false, 7, 2, vec![kept, spilled, kept, spilled, spilled]),
+        (false, 7, 3, vec![spilled]),
+        (true, 7, 2, vec![spilled, stays, kept, stays]),
+    ] {
+        let config = config(tied, layers);
+        let options = TrainerOptions { layers: placement, sweeps, ..options() };
+        let (layout, plan) = (Layout::new(&config), Trainer::plan_for(&config, &options).unwrap());
+        let prediction = plan.predict(&config, &layout, DType::F32, &machine(), 3).unwrap();
+        for region in plan.device.regions().iter().filter(|region| region.bytes > 0) {
+            let peak = prediction.memory.iter().find(|peak| peak.category == region.name);
+            match region.name {
+                // Another list's.
+                "logits row" => assert!(peak.is_none()),
+                // A sum of squares for each slab and the loss share a padded place.
+                "scalars" => assert_eq!(peak.unwrap().touched_bytes, 8 * 3),
+                "weight slots" if layers == 1 => {
+                    assert_eq!(peak.unwrap().touched_bytes, region.bytes / 2, "one layer, one slot");
+                }
+                name => assert_eq!(peak.unwrap().touched_bytes, region.bytes, "{name}"),
+            }
+            if let Some(peak) = peak {
+                assert!(0 < peak.live_bytes_max && peak.live_bytes_max <= peak.touched_bytes);
+                let all_at_once = ["boundaries", "kept activations", "layer gradient (f32)", "scratch"];
+                if all_at_once.contains(&region.name) {
+                    assert_eq!(peak.live_bytes_max, peak.touched_bytes, "{}", region.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
+    let config = config(false, 7);
+    let (layout, plan) = (Layout::new(&config), plan(&config));
+    let predict = |machine: &Machine| plan.predict(&config, &layout, DType::Bf16, machine, 3).unwrap();
+    let base = predict(&machine());
+    let cost = Cost::new(&config, &layout, &plan.policy, DType::Bf16);
+    for lane in Lane::ALL {
+        let busy = base.lanes[lane.at()].busy_ns;
+        assert_eq!(busy + base.lanes[lane.at()].idle_ns, base.step_ns, "{lane}");
+        let of_lane = base.list.operations.iter().filter(|operation| operation.lane() == lane);
+        let whole: u64 = of_lane.map(|operation| cost.ns(&machine(), operation)).sum();
+        // In the steady state a lane does a step's work in a step's time.
+        assert!(busy.abs_diff(whole) * 100 <= whole, "{lane}: {busy} of {whole}");
+    }
+    let on_path: u64 = base.critical.iter().map(|&at| base.spans[at].end_ns - base.spans[at].start_ns).sum();
+    assert!(on_path > 0 && on_path <= base.step_ns);
+
+    // The link is what holds this step up: twice the link helps, twice the rate of products hardly.
+    let link = Machine { up_bytes_per_s: 2e10, down_bytes_per_s: 2e10, ..machine() };
+    let matrix = Machine { matrix_flop_per_s: 2e14, ..machine() };
+    let (link, matrix) = (predict(&link).step_ns, predict(&matrix).step_ns);
+    assert!(link < matrix && matrix <= base.step_ns, "{link} {matrix} {}", base.step_ns);
+}
