@@ -8,6 +8,8 @@
 
 pub mod cublaslt;
 mod driver;
+mod launchers;
+mod library;
 mod memory;
 mod runtime;
 mod search;
@@ -20,6 +22,7 @@ pub mod bindings {
 }
 
 pub use driver::Driver;
+pub use launchers::Launchers;
 pub use memory::{DeviceMemory, Direction, PinnedMemory, RegisteredMemory, copy, device_address, fill};
 pub use runtime::{
     Event, Stream, Versions, compute_capability, device_count, memory_info, multiprocessors, need_device,
@@ -56,6 +59,19 @@ fn name_and_text(code: bindings::cudaError_t) -> String {
     // SAFETY: the two strings come from the call above.
     unsafe { format!("{} ({})", string(name), string(text)) }
 }
+
+/// A name as a terminated string.
+macro_rules! named {
+    ($name:ident) => {
+        const {
+            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
+            }
+        }
+    };
+}
+use named;
 
 /// # Safety
 /// `text` is null or a terminated string that stays.
