@@ -14,6 +14,8 @@ pub enum Purpose {
     Evaluate(usize),
     /// The logits of one row.
     Logits,
+    /// The state of every unit.
+    Save,
 }
 
 /// An operation of a list, run for a frame.
@@ -57,7 +59,7 @@ struct Built {
 impl Lists {
     /// No list yet. `scrubs` says whether anybody will ask what is [`Lists::retired`].
     pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
-        let built = std::iter::repeat_with(OnceLock::new).take(2 * micros_max + 1).collect();
+        let built = std::iter::repeat_with(OnceLock::new).take(2 * micros_max + 2).collect();
         Lists { policy, geometry, micros_max, scrubs, built }
     }
 
@@ -67,6 +69,7 @@ impl Lists {
             Purpose::Train(micros) => micros - 1,
             Purpose::Evaluate(micros) => self.micros_max + micros - 1,
             Purpose::Logits => 2 * self.micros_max,
+            Purpose::Save => 2 * self.micros_max + 1,
         };
         let place = &self.built[number];
         if place.get().is_none() {
@@ -74,6 +77,7 @@ impl Lists {
                 Purpose::Train(micros) => schedule::train(&self.policy, &self.geometry, micros)?,
                 Purpose::Evaluate(micros) => schedule::evaluate(&self.policy, &self.geometry, micros)?,
                 Purpose::Logits => schedule::logits(&self.policy, &self.geometry)?,
+                Purpose::Save => schedule::save(&self.geometry),
             };
             let retired = if self.scrubs { schedule::retired(&list, &self.geometry) } else { Vec::new() };
             place.get_or_init(|| Built { list, retired });

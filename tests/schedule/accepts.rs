@@ -56,7 +56,7 @@ proptest! {
     #[test]
     fn no_wait_of_the_middle_step_can_be_spared(case in three_steps()) {
         let acts = case.acts(&case.lists());
-        let waits = every_dropped_wait_is_found(&case, &acts, place_of(&acts, 1))?;
+        let waits = every_dropped_wait_is_found(&case, &acts, place_of(&acts, case.middle()))?;
         prop_assert!(waits > 0);
     }
 
@@ -117,7 +117,7 @@ proptest! {
     #[test]
     fn signals_are_waited_for_here_or_last_of_their_kind(case in three_steps()) {
         let acts = case.acts(&case.lists());
-        let place = place_of(&acts, 1);
+        let place = place_of(&acts, case.middle());
         let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
         let waited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
         for index in (0..synced.len()).filter(|&index| synced.signal(index)) {

@@ -58,7 +58,7 @@ proptest! {
         let case = Case { outside: true, ..case };
         let acts = case.acts(&case.lists());
         let program = run(&case, &acts, Order::Program, seed);
-        let place = place_of(&acts, 1);
+        let place = place_of(&acts, case.middle());
         let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
         for (owner, dropped) in waits_of(synced) {
             let awaited = synced.waits(owner)[dropped];
