@@ -2,6 +2,8 @@
 
 mod save;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::ops::Range;
