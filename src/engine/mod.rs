@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod derived;
 mod frame;
 mod options;
 mod record;
