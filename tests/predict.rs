@@ -19,6 +19,7 @@ fn machine() -> Machine {
         up_bytes_per_s: 1e10,
         down_bytes_per_s: 1e10,
         host_bytes_per_s: 1e11,
+        disk_bytes_per_s: 1e9,
         latency_s: [1e-6; Lane::COUNT],
     }
 }

@@ -6,6 +6,7 @@ use crate::base::{DType, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlotIn
 use crate::device::{Device, DeviceSpan, Lane, Work};
 use crate::engine::frame::{Frame, Verdict};
 use crate::engine::options::AdamOptions;
+use crate::engine::save::Saving;
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Task};
 use crate::host::Pool;
@@ -30,6 +31,8 @@ pub struct Runner {
     pub lists: Lists,
     /// What differs from step to step.
     pub frames: [Frame; FRAMES],
+    /// The save that is under way.
+    pub saving: Saving,
     /// Arithmetic on device memory.
     pub kernels: Box<dyn Kernels>,
     /// Copies.
@@ -132,6 +135,9 @@ impl Runner {
             }
             Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
+            Operation::Save { unit } => {
+                self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
+            }
         }
         Ok(())
     }

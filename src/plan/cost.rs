@@ -22,6 +22,8 @@ pub struct Machine {
     pub down_bytes_per_s: f64,
     /// RAM as AdamW sees it, bytes/s.
     pub host_bytes_per_s: f64,
+    /// What saves go to, bytes/s.
+    pub disk_bytes_per_s: f64,
     /// What a task takes on each lane before it has done anything, seconds.
     pub latency_s: [f64; Lane::COUNT],
 }
@@ -41,6 +43,8 @@ pub struct Work {
     pub down_bytes: f64,
     /// RAM read and written by AdamW.
     pub host_bytes: f64,
+    /// Bytes saved.
+    pub disk_bytes: f64,
 }
 
 impl Machine {
@@ -52,7 +56,8 @@ impl Machine {
             + work.device_bytes / self.device_bytes_per_s
             + work.up_bytes / self.up_bytes_per_s
             + work.down_bytes / self.down_bytes_per_s
-            + work.host_bytes / self.host_bytes_per_s;
+            + work.host_bytes / self.host_bytes_per_s
+            + work.disk_bytes / self.disk_bytes_per_s;
         (seconds * 1e9).round() as u64
     }
 }
@@ -68,6 +73,7 @@ impl std::ops::Add for Work {
             up_bytes: self.up_bytes + other.up_bytes,
             down_bytes: self.down_bytes + other.down_bytes,
             host_bytes: self.host_bytes + other.host_bytes,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
         }
     }
 }
@@ -132,6 +138,11 @@ impl<'a> Cost<'a> {
             Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
             Operation::Decide { .. } => Work::default(),
+            // Weights, residual and moments.
+            Operation::Save { unit } => {
+                let bytes = ((2 + 2 + 4 + 4) * self.elements(unit)) as f64;
+                Work { disk_bytes: bytes, ..Work::default() }
+            }
             // Weights, residual and moments are read and written, the gradient is read.
             Operation::Adam { unit, part, .. } => {
                 let bytes = 2 * (2 + 2 + 4 + 4) + self.grad_dtype.bytes();

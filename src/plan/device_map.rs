@@ -246,7 +246,8 @@ impl DeviceMap {
             | Resource::HostNorm { .. }
             | Resource::HostLoss
             | Resource::Verdict
-            | Resource::HostLogits => return None,
+            | Resource::HostLogits
+            | Resource::Saved => return None,
         })
     }
 
