@@ -1,0 +1,121 @@
+//! Our CUDA kernels under test: on the emulated device of `tests/shim`, by the launchers and the cuBLASLt of its library,
+//! and on a GPU. What is tested here beside the kernels is how they are called: every argument in its place.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use horizon::ops::Kernels;
+use horizon::ops::cuda::CudaKernels;
+use horizon::ops::cuda::table::Table;
+use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
+use horizon::sys::cuda::cublaslt::CublasLt;
+use horizon::sys::cuda::{Launchers, Stream, device_count, need_device, set_device};
+
+use super::memory::Memory;
+
+/// More scratch than any operation of a test asks for, painted before each run.
+const SCRATCH_BYTES: usize = 4 << 20;
+
+/// The emulator's state is the process's: one launch at a time.
+static EMULATOR: Mutex<()> = Mutex::new(());
+
+/// Kernels, and the memory they work in.
+pub struct Cuda {
+    kernels: CudaKernels,
+    _workspace: Memory,
+    seed: Option<unsafe extern "C" fn(u64)>,
+}
+
+impl Cuda {
+    /// On the emulated device.
+    ///
+    /// # Panics
+    /// If its library cannot be made: the toolkit that compiled the kernels is all it needs beside a C++ compiler.
+    pub fn emulated() -> Self {
+        let library = emulated_library();
+        // SAFETY: the library is made of csrc's launchers and of memory calls of CUDA's types.
+        let launchers = unsafe { Launchers::of_library(library) }.expect("the emulated device's library");
+        let products = CublasLt::open_from(&[library.to_path_buf()]).expect("the emulated cuBLASLt");
+        let workspace = Memory::painted(PRODUCTS_BYTES + SCRATCH_BYTES);
+        let (stream, name) = (Arc::new(Stream::default_stream()), "emulated".to_string());
+        let kernels = CudaKernels::of(launchers, stream, workspace.span(), products, Table::default(), name);
+        let path = std::ffi::CString::new(library.to_str().expect("a path")).expect("a path");
+        // SAFETY: the library is open already, and stays so; the symbol has this type in library.cc.
+        let seed = unsafe {
+            let open = libc::dlopen(path.as_ptr(), libc::RTLD_LAZY);
+            let symbol = libc::dlsym(open, c"hz_emulated_seed".as_ptr());
+            std::mem::transmute::<*mut libc::c_void, Option<unsafe extern "C" fn(u64)>>(symbol)
+        };
+        assert!(seed.is_some(), "{path:?} lacks hz_emulated_seed");
+        Cuda { kernels: kernels.expect("kernels"), _workspace: workspace, seed }
+    }
+
+    /// On the first GPU, if there is one.
+    ///
+    /// # Panics
+    /// If there is none and `HZ_REQUIRE_GPU` is 1.
+    pub fn gpu() -> Option<Self> {
+        if device_count().expect("a count of devices") == 0 {
+            let why = need_device(0).expect_err("no device");
+            let must = std::env::var_os("HZ_REQUIRE_GPU").is_some_and(|value| value == "1");
+            assert!(!must, "HZ_REQUIRE_GPU=1, but {why}");
+            println!("skipped on a GPU: {why}");
+            return None;
+        }
+        set_device(0).expect("the first device");
+        let workspace = Memory::painted(PRODUCTS_BYTES + SCRATCH_BYTES).moved_to_cuda();
+        let (stream, library) = (Arc::new(Stream::default_stream()), CublasLt::open().expect("cuBLASLt"));
+        let kernels = CudaKernels::new(stream, workspace.span(), library, Table::default(), 0);
+        Some(Cuda { kernels: kernels.expect("kernels"), _workspace: workspace, seed: None })
+    }
+
+    pub fn is_gpu(&self) -> bool {
+        self.seed.is_none()
+    }
+
+    pub fn name(&self) -> &'static str {
+        if self.is_gpu() { "cuda" } else { "emulated cuda" }
+    }
+
+    pub fn kernels(&self) -> &CudaKernels {
+        &self.kernels
+    }
+
+    /// Seeds of the emulator's schedule (natural, uniform, by warps' priorities), or just runs.
+    pub fn schedules(&self) -> Vec<u64> {
+        if self.is_gpu() { vec![0, 1] } else { vec![0, 1, 2] }
+    }
+
+    /// Runs a computation whose launches all succeed.
+    pub fn run(&self, schedule: u64, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
+        // A test that failed while it held the lock left nothing half done.
+        let _one = EMULATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seed) = self.seed {
+            // SAFETY: a function of one number, called by one thread at a time.
+            unsafe { seed(schedule) };
+        }
+        let results = run(&self.kernels);
+        self.kernels.outcome().expect("launches that succeed");
+        results
+    }
+}
+
+/// `tests/shim/build/libemulated.so`, made if it was not; test programs that run side by side wait for each other.
+fn emulated_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
+        std::fs::create_dir_all(shim.join("build")).expect("a folder for the emulated device");
+        let made = Command::new("flock")
+            .current_dir(&shim)
+            .args(["build/library.lock", "make", "--silent", "library", "-j2"])
+            .env("CUDA_HOME", env!("HZ_CUDA_TOOLKIT"))
+            // Cargo's own make jobs are not ours.
+            .env_remove("MAKEFLAGS")
+            .output()
+            .expect("make");
+        assert!(made.status.success(), "make library: {}", String::from_utf8_lossy(&made.stderr));
+        shim.join("build/libemulated.so")
+    })
+}
