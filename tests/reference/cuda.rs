@@ -10,12 +10,12 @@ use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::table::Table;
 use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
 use horizon::sys::cuda::cublaslt::CublasLt;
-use horizon::sys::cuda::{Launchers, Stream, device_count, need_device, set_device};
+use horizon::sys::cuda::{Driver, Launchers, Stream, device_count, need_device, set_device};
 
 use super::memory::Memory;
 
-/// More scratch than any operation of a test asks for, painted before each run.
-const SCRATCH_BYTES: usize = 4 << 20;
+/// More than any operation of a test asks for.
+const WORKSPACE_BYTES: usize = PRODUCTS_BYTES + (4 << 20);
 
 /// The emulator's state is the process's: one launch at a time.
 static EMULATOR: Mutex<()> = Mutex::new(());
@@ -23,11 +23,19 @@ static EMULATOR: Mutex<()> = Mutex::new(());
 /// Kernels, and the memory they work in.
 pub struct Cuda {
     kernels: CudaKernels,
+    /// What products are made by, and for which device.
+    pub library: Arc<CublasLt>,
+    pub device: String,
     _workspace: Memory,
     seed: Option<unsafe extern "C" fn(u64)>,
 }
 
 impl Cuda {
+    /// The emulated device, and a GPU if there is one.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Cuda::emulated()].into_iter().chain(Cuda::gpu())
+    }
+
     /// On the emulated device.
     ///
     /// # Panics
@@ -37,9 +45,6 @@ impl Cuda {
         // SAFETY: the library is made of csrc's launchers and of memory calls of CUDA's types.
         let launchers = unsafe { Launchers::of_library(library) }.expect("the emulated device's library");
         let products = CublasLt::open_from(&[library.to_path_buf()]).expect("the emulated cuBLASLt");
-        let workspace = Memory::painted(PRODUCTS_BYTES + SCRATCH_BYTES);
-        let (stream, name) = (Arc::new(Stream::default_stream()), "emulated".to_string());
-        let kernels = CudaKernels::of(launchers, stream, workspace.span(), products, Table::default(), name);
         let path = std::ffi::CString::new(library.to_str().expect("a path")).expect("a path");
         // SAFETY: the library is open already, and stays so; the symbol has this type in library.cc.
         let seed = unsafe {
@@ -48,7 +53,7 @@ impl Cuda {
             std::mem::transmute::<*mut libc::c_void, Option<unsafe extern "C" fn(u64)>>(symbol)
         };
         assert!(seed.is_some(), "{path:?} lacks hz_emulated_seed");
-        Cuda { kernels: kernels.expect("kernels"), _workspace: workspace, seed }
+        Cuda::of(launchers, products, "emulated".to_string(), Memory::painted(WORKSPACE_BYTES), seed)
     }
 
     /// On the first GPU, if there is one.
@@ -64,10 +69,28 @@ impl Cuda {
             return None;
         }
         set_device(0).expect("the first device");
-        let workspace = Memory::painted(PRODUCTS_BYTES + SCRATCH_BYTES).moved_to_cuda();
-        let (stream, library) = (Arc::new(Stream::default_stream()), CublasLt::open().expect("cuBLASLt"));
-        let kernels = CudaKernels::new(stream, workspace.span(), library, Table::default(), 0);
-        Some(Cuda { kernels: kernels.expect("kernels"), _workspace: workspace, seed: None })
+        let device = Driver::open().and_then(|driver| driver.device_name(0)).expect("the device's name");
+        let library = CublasLt::open().expect("cuBLASLt");
+        let workspace = Memory::painted(WORKSPACE_BYTES).moved_to_cuda();
+        Some(Cuda::of(Launchers::linked(), library, device, workspace, None))
+    }
+
+    fn of(
+        launchers: Launchers,
+        library: Arc<CublasLt>,
+        device: String,
+        workspace: Memory,
+        seed: Option<unsafe extern "C" fn(u64)>,
+    ) -> Self {
+        let (stream, table) = (Arc::new(Stream::default_stream()), Table::default());
+        let kernels =
+            CudaKernels::of(launchers, stream, workspace.span(), library.clone(), table, device.clone());
+        Cuda { kernels: kernels.expect("kernels"), library, device, _workspace: workspace, seed }
+    }
+
+    /// Memory where the device can use it.
+    pub fn here(&self, memory: Memory) -> Memory {
+        if self.is_gpu() { memory.moved_to_cuda() } else { memory }
     }
 
     pub fn is_gpu(&self) -> bool {

@@ -44,8 +44,7 @@ impl Device {
         let mut devices = vec![Device::Cpu];
         #[cfg(hz_cuda)]
         {
-            devices.push(Device::Cuda(Cuda::emulated()));
-            devices.extend(Cuda::gpu().map(Device::Cuda));
+            devices.extend(Cuda::all().map(Device::Cuda));
         }
         #[cfg(not(hz_cuda))]
         {
@@ -98,9 +97,9 @@ impl Device {
 
     fn here(&self, memory: Memory) -> Memory {
         match self {
+            Device::Cpu => memory,
             #[cfg(hz_cuda)]
-            Device::Cuda(cuda) if cuda.is_gpu() => memory.moved_to_cuda(),
-            _ => memory,
+            Device::Cuda(cuda) => cuda.here(memory),
         }
     }
 

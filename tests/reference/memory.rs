@@ -31,19 +31,24 @@ enum Place {
 impl Memory {
     /// Painted: what is not written stays NaN.
     pub fn painted(bytes: usize) -> Self {
-        Memory::of(std::iter::repeat_n(PAINT, bytes))
+        let layout = Layout::from_size_align(bytes + GUARD, 256).expect("a size");
+        // SAFETY: the size is not zero, there is a guard.
+        let base = NonNull::new(unsafe { alloc(layout) }).expect("memory");
+        // SAFETY: the allocation holds bytes + GUARD bytes.
+        unsafe {
+            base.write_bytes(PAINT, bytes);
+            base.add(bytes).write_bytes(GUARD_BYTE, GUARD);
+        }
+        Memory { base, bytes, place: Place::Host }
     }
 
     fn of(bytes: impl ExactSizeIterator<Item = u8>) -> Self {
-        let count = bytes.len();
-        let layout = Layout::from_size_align(count + GUARD, 256).expect("a size");
-        // SAFETY: the size is not zero, there is a guard.
-        let base = NonNull::new(unsafe { alloc(layout) }).expect("memory");
-        for (at, byte) in bytes.chain([GUARD_BYTE; GUARD]).enumerate() {
-            // SAFETY: the allocation is as long as both iterators.
-            unsafe { base.add(at).write(byte) };
+        let memory = Memory::painted(bytes.len());
+        for (at, byte) in bytes.enumerate() {
+            // SAFETY: the iterator is as long as the memory.
+            unsafe { memory.base.add(at).write(byte) };
         }
-        Memory { base, bytes: count, place: Place::Host }
+        memory
     }
 
     /// The same, in the memory of the current CUDA device.
@@ -58,22 +63,24 @@ impl Memory {
         Memory { base: memory.base(), bytes: self.bytes, place: Place::Cuda(memory) }
     }
 
-    /// What is there, and the guard.
-    fn read_all(&self) -> Vec<u8> {
-        let all = self.bytes + GUARD;
+    /// Some of what is there, and of the guard.
+    fn read(&self, from: usize, bytes: usize) -> Vec<u8> {
         match self.place {
-            // SAFETY: no kernel runs while a test reads.
-            Place::Host => unsafe { std::slice::from_raw_parts(self.base.as_ptr(), all) }.to_vec(),
+            // SAFETY: within the allocation, and no kernel runs while a test reads.
+            Place::Host => {
+                unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(from), bytes) }.to_vec()
+            }
             #[cfg(hz_cuda)]
             Place::Cuda(_) => {
                 use horizon::sys::cuda::{Direction, Stream, copy, synchronize};
                 synchronize().expect("kernels that ran");
-                let (mut bytes, stream) = (vec![0u8; all], Stream::default_stream());
-                let to = NonNull::new(bytes.as_mut_ptr()).expect("a vector");
-                // SAFETY: the vector is as long, and not touched before the stream has passed.
-                unsafe { copy(to, self.base, all, Direction::DeviceToHost, &stream) }.expect("a copy");
-                stream.synchronize().expect("a copy");
-                bytes
+                let (mut read, stream) = (vec![0u8; bytes], Stream::default_stream());
+                let to = NonNull::new(read.as_mut_ptr()).expect("a vector");
+                // SAFETY: within the memory; the vector is as long, and not touched before the stream has passed.
+                let copied =
+                    unsafe { copy(to, self.base.add(from), bytes, Direction::DeviceToHost, &stream) };
+                copied.and_then(|()| stream.synchronize()).expect("a copy");
+                read
             }
         }
     }
@@ -104,9 +111,7 @@ impl Memory {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.read_all();
-        bytes.truncate(self.bytes);
-        bytes
+        self.read(0, self.bytes)
     }
 
     pub fn read_f32(&self) -> Vec<f32> {
@@ -124,7 +129,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let whole = self.read_all()[self.bytes..].iter().all(|&byte| byte == GUARD_BYTE);
+        let whole = self.read(self.bytes, GUARD).iter().all(|&byte| byte == GUARD_BYTE);
         match &self.place {
             Place::Host => {
                 let layout = Layout::from_size_align(self.bytes + GUARD, 256).expect("as before");

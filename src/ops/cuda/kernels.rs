@@ -455,9 +455,9 @@ impl Kernels for CudaKernels {
             DType::F32 => {
                 let (out, x) = (f32s(&out, elements), f32s(&x, elements).cast_const());
                 let (copy, stream) = (self.launchers.copy, self.stream.raw());
+                let (to, from, kind) = (out.cast(), x.cast(), cudaMemcpyDeviceToDevice);
                 // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
-                let code =
-                    unsafe { copy(out.cast(), x.cast(), elements * 4, cudaMemcpyDeviceToDevice, stream) };
+                let code = unsafe { copy(to, from, elements * 4, kind, stream) };
                 self.keep(launched(code as i32, "cudaMemcpyAsync"));
             }
         }
