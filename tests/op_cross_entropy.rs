@@ -71,7 +71,9 @@ fn loss_and_gradient_agree() {
                 _ => random.below(v) as i32,
             };
             let targets: Vec<i32> = (0..n).map(target).collect();
-            for stride in [v.next_multiple_of(8), v.next_multiple_of(8) + 16] {
+            // Rows further apart than they must be, where there are few.
+            let strides = [v.next_multiple_of(8), v.next_multiple_of(8) + 16];
+            for stride in strides.into_iter().take(if n < 40 { 2 } else { 1 }) {
                 let (logits, targets, weights) = (logits.clone(), targets.clone(), weights.clone());
                 let case = Case { n, v, stride, logits, targets, weights, before: 3.0, scale: SCALE };
                 check(&device, &case, reason, &mut random);

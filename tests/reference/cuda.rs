@@ -105,9 +105,9 @@ impl Cuda {
         &self.kernels
     }
 
-    /// Seeds of the emulator's schedule (natural, uniform, by warps' priorities), or just runs.
+    /// Seeds of the emulator's schedule (natural, and by warps' priorities), or just runs.
     pub fn schedules(&self) -> Vec<u64> {
-        if self.is_gpu() { vec![0, 1] } else { vec![0, 1, 2] }
+        if self.is_gpu() { vec![0, 1] } else { vec![0, 2] }
     }
 
     /// Runs a computation whose launches all succeed.
