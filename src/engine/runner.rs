@@ -45,7 +45,7 @@ pub struct Runner {
 }
 
 impl Work for Runner {
-    fn run(&self, _lane: Lane, name: u64) -> Result<()> {
+    fn run(&self, lane: Lane, name: u64) -> Result<()> {
         let task = Task::unpack(name);
         let operation = self.lists.operation(task);
         let extent = self.lists.numbered(task.list).extent;
@@ -53,10 +53,14 @@ impl Work for Runner {
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
             if let Some((_, place)) = self.plan.device.named(&resource) {
-                self.device.scrub(self.at(place));
+                self.device.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
             }
         }
         Ok(())
+    }
+
+    fn describe(&self, name: u64) -> String {
+        self.lists.operation(Task::unpack(name)).to_string()
     }
 }
 
