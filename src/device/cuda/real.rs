@@ -1,7 +1,7 @@
 //! The calls, made for real.
 
 use std::ptr::NonNull;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::calls::{Calls, Properties};
 use crate::base::Result;
@@ -45,7 +45,7 @@ impl Mapped {
 }
 
 impl Calls for Cuda {
-    type Stream = Stream;
+    type Stream = Arc<Stream>;
     type Event = Event;
     type Memory = DeviceMemory;
     type Pinned = Mapped;
@@ -101,11 +101,11 @@ impl Calls for Cuda {
         unsafe { cuda::unregister(base) }
     }
 
-    fn new_stream(&self) -> Result<Stream> {
-        Stream::new()
+    fn new_stream(&self) -> Result<Arc<Stream>> {
+        Stream::new().map(Arc::new)
     }
 
-    fn synchronize_stream(&self, stream: &Stream) -> Result<()> {
+    fn synchronize_stream(&self, stream: &Arc<Stream>) -> Result<()> {
         stream.synchronize()
     }
 
@@ -113,11 +113,11 @@ impl Calls for Cuda {
         Event::new(timing)
     }
 
-    fn record(&self, event: &Event, stream: &Stream) -> Result<()> {
+    fn record(&self, event: &Event, stream: &Arc<Stream>) -> Result<()> {
         event.record(stream)
     }
 
-    fn wait_event(&self, stream: &Stream, event: &Event) -> Result<()> {
+    fn wait_event(&self, stream: &Arc<Stream>, event: &Event) -> Result<()> {
         stream.wait(event)
     }
 
@@ -134,13 +134,25 @@ impl Calls for Cuda {
     }
 
     // SAFETY: the trait's word is the driver's: aligned, and there until the stream has passed.
-    unsafe fn wait_word(&self, stream: &Stream, words: &Mapped, offset: usize, value: u32) -> Result<()> {
+    unsafe fn wait_word(
+        &self,
+        stream: &Arc<Stream>,
+        words: &Mapped,
+        offset: usize,
+        value: u32,
+    ) -> Result<()> {
         // SAFETY: `word` keeps inside the memory, which the caller keeps alive.
         unsafe { self.driver()?.wait_value(stream, words.word(offset), value) }
     }
 
     // SAFETY: what the driver asks of the word, the trait asks of the caller.
-    unsafe fn write_word(&self, stream: &Stream, words: &Mapped, offset: usize, value: u32) -> Result<()> {
+    unsafe fn write_word(
+        &self,
+        stream: &Arc<Stream>,
+        words: &Mapped,
+        offset: usize,
+        value: u32,
+    ) -> Result<()> {
         // SAFETY: an address inside memory that the caller keeps until the stream has passed.
         unsafe { self.driver()?.write_value(stream, words.word(offset), value) }
     }
@@ -148,7 +160,7 @@ impl Calls for Cuda {
     // SAFETY: the trait states the kinds, lengths and lifetimes that a copy to the device needs.
     unsafe fn copy_in(
         &self,
-        stream: &Stream,
+        stream: &Arc<Stream>,
         to: NonNull<u8>,
         from: NonNull<u8>,
         bytes: usize,
@@ -160,7 +172,7 @@ impl Calls for Cuda {
     // SAFETY: the trait states what a copy from the device needs.
     unsafe fn copy_out(
         &self,
-        stream: &Stream,
+        stream: &Arc<Stream>,
         to: NonNull<u8>,
         from: NonNull<u8>,
         bytes: usize,
@@ -170,7 +182,7 @@ impl Calls for Cuda {
     }
 
     // SAFETY: the trait asks for device memory that is nobody else's.
-    unsafe fn fill(&self, stream: &Stream, to: NonNull<u8>, value: u8, bytes: usize) -> Result<()> {
+    unsafe fn fill(&self, stream: &Arc<Stream>, to: NonNull<u8>, value: u8, bytes: usize) -> Result<()> {
         // SAFETY: the caller says that the memory is the device's, there, and nobody else's until then.
         unsafe { cuda::fill(to, value, bytes, stream) }
     }

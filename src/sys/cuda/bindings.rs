@@ -446,7 +446,7 @@ unsafe extern "C" {
     ) -> c::c_int;
     pub fn hzk_xent_forward_backward(
         logits: *mut hzk_bf16,
-        loss: *mut f32,
+        logprob: *mut f32,
         targets: *const i32,
         weights: *const f32,
         scale: f32,
@@ -462,6 +462,13 @@ unsafe extern "C" {
         R: i64,
         V: i64,
         stride: i64,
+        stream: hzk_stream,
+    ) -> c::c_int;
+    pub fn hzk_xent_loss(
+        loss: *mut f64,
+        logprob: *const f32,
+        weights: *const f32,
+        R: i64,
         stream: hzk_stream,
     ) -> c::c_int;
     pub fn hzk_grad_accumulate(

@@ -8,6 +8,8 @@
 
 pub mod cublaslt;
 mod driver;
+mod launchers;
+mod library;
 mod memory;
 mod runtime;
 mod search;
@@ -21,6 +23,7 @@ pub mod bindings {
 
 pub use crate::sys::cuda_status::Versions;
 pub use driver::Driver;
+pub use launchers::Launchers;
 pub use memory::{DeviceMemory, Direction, PinnedMemory, copy, device_address, fill, register, unregister};
 pub use runtime::{
     Event, Stream, compute_capability, current_device, device_count, memory_info, multiprocessors,
@@ -74,6 +77,19 @@ fn name_and_text(code: bindings::cudaError_t) -> String {
     // SAFETY: the two strings come from the call above.
     unsafe { format!("{} ({})", string(name), string(text)) }
 }
+
+/// A name as a terminated string.
+macro_rules! named {
+    ($name:ident) => {
+        const {
+            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
+            }
+        }
+    };
+}
+use named;
 
 /// # Safety
 /// `text` is null or a terminated string that stays.

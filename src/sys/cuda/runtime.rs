@@ -120,6 +120,11 @@ impl Stream {
         check(code, "make a stream").map(|()| Stream(stream))
     }
 
+    /// The current device's default stream, which every device has without being asked.
+    pub fn default_stream() -> Self {
+        Stream(ptr::null_mut())
+    }
+
     /// The handle, for launchers and libraries.
     pub fn raw(&self) -> cu::cudaStream_t {
         self.0
@@ -140,8 +145,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once; work in flight goes on. A status here repeats an error already seen.
-        unsafe { cu::cudaStreamDestroy(self.0) };
+        if !self.0.is_null() {
+            // SAFETY: made by `new`, destroyed once; work in flight goes on. A status here repeats an error already seen.
+            unsafe { cu::cudaStreamDestroy(self.0) };
+        }
     }
 }
 
