@@ -127,6 +127,14 @@ fn options_that_cannot_be() {
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
     with(&["--host-mem", "1M"]).badly(1, &["host memory", "1.0 MiB"]);
     with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
+    with(&["--grad-place", "disk"]).badly(2, &["--grad-place", "host", "device"]);
+    with(&["--recompute", "some"]).badly(2, &["--recompute", "full, selective or none"]);
+    with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "end before they begin"]);
+    with(&["--spill", "first"]).badly(2, &["--spill", "layers are all"]);
+    with(&["--resident", "0-99"]).badly(1, &["--resident speaks of layer 99"]);
+    with(&["--slots", "1"]).badly(1, &["weight slots"]);
+    with(&["--slabs", "1"]).badly(1, &["gradient slabs"]);
+    with(&["--sweeps", "0"]).badly(2, &["--sweeps", "at least 1"]);
     with(&["--lr", "-1"]).badly(1, &["learning rate"]);
     with(&["--min-lr", "1"]).badly(1, &["least learning rate"]);
     with(&["--steps", "5", "--warmup", "6"]).badly(1, &["warmup"]);
