@@ -112,11 +112,6 @@ impl<'a, T: Element> Tiles<'a, T> {
         Tiles { whole, group, block }
     }
 
-    /// Rows of a rectangle, at most.
-    pub fn rows_max(&self) -> usize {
-        self.block.0
-    }
-
     /// Rectangles of a group, down and across.
     fn counts(&self) -> (usize, usize) {
         (self.group.div_ceil(self.block.0), self.whole.columns().div_ceil(self.block.1))
