@@ -170,8 +170,8 @@ pub trait Device: Send + Sync {
     /// Starts the lanes; tasks run through `work`. The device keeps `work` until the lanes are dropped.
     fn open(self: Arc<Self>, work: Arc<dyn Work>, tracing: bool) -> Result<Box<dyn Lanes>>;
 
-    /// Copies host memory to device memory; called inside a task of [`Lane::H2d`].
-    /// Errors when the lengths differ.
+    /// Copies host memory to device memory; called inside a task of [`Lane::H2d`], or before the lanes are opened,
+    /// and then the copy is done when this returns. Errors when the lengths differ.
     fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
 
     /// Whether [`Device::scrub`] does anything, so that nobody need find out what to scrub otherwise.

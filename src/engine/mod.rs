@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod derived;
 mod frame;
 mod options;
 mod record;

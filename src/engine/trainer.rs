@@ -125,6 +125,7 @@ impl Trainer {
             adam: options.adam,
             clip: options.clip,
         });
+        runner.upload_constants()?;
         let lanes = device.open(runner.clone(), options.tracing)?;
         Ok(Trainer {
             lanes,

@@ -4,6 +4,7 @@
 use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
 use crate::device::Lane;
 use crate::model::{Layout, ModelConfig};
+use crate::plan::BatchPlaces;
 use crate::schedule::{Operation, Policy, Recompute};
 
 /// What a machine can do.
@@ -105,7 +106,7 @@ impl<'a> Cost<'a> {
         let up = |bytes: usize| Work { up_bytes: bytes as f64, ..Work::default() };
         let down = |bytes: usize| Work { down_bytes: bytes as f64, ..Work::default() };
         match *operation {
-            Operation::UploadBatch { .. } => up(4 * 4 * n),
+            Operation::UploadBatch { .. } => up(BatchPlaces::bytes(self.shape)),
             Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
             Operation::EmbedForward { .. } => touched(n * c * (2 + self.storage.bytes())),
             Operation::Forward { .. } => self.activations() + self.down_product(),

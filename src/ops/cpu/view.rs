@@ -217,6 +217,12 @@ impl<'a> Matrix<'a> {
         (self.row_stride, self.column_stride)
     }
 
+    /// A row of a matrix that is row-major.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        assert!(self.column_stride == 1, "the row does not stand together");
+        &self.elements[row * self.row_stride..][..self.columns]
+    }
+
     /// The address of the first element.
     pub fn address(&self) -> *const f32 {
         self.elements.as_ptr()
