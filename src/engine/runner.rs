@@ -6,6 +6,7 @@ use crate::base::{DType, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlotIn
 use crate::device::{Device, DeviceSpan, Lane, Work};
 use crate::engine::frame::{Frame, Verdict};
 use crate::engine::options::AdamOptions;
+use crate::engine::save::Saving;
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Task};
 use crate::host::Pool;
@@ -30,6 +31,8 @@ pub struct Runner {
     pub lists: Lists,
     /// What differs from step to step.
     pub frames: [Frame; FRAMES],
+    /// The save that is under way.
+    pub saving: Saving,
     /// Arithmetic on device memory.
     pub kernels: Box<dyn Kernels>,
     /// Copies.
@@ -49,15 +52,23 @@ impl Work for Runner {
         let task = Task::unpack(name);
         let operation = self.lists.operation(task);
         let extent = self.lists.numbered(task.list).extent;
-        self.perform(operation, extent, &self.frames[usize::from(task.frame)])
+        let frame = &self.frames[usize::from(task.frame)];
+        if frame.is_abandoned() {
+            return Ok(());
+        }
+        self.perform(operation, extent, frame)
             .and_then(|()| if lane == Lane::Compute { self.kernels.outcome() } else { Ok(()) })
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
             if let Some((_, place)) = self.plan.device.named(&resource) {
-                self.device.scrub(self.at(place));
+                self.device.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
             }
         }
         Ok(())
+    }
+
+    fn describe(&self, name: u64) -> String {
+        self.lists.operation(Task::unpack(name)).to_string()
     }
 }
 
@@ -101,6 +112,8 @@ impl Runner {
             Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
+            Operation::HeadLogprobs { micro } => self.head_logprobs(micro),
+            Operation::HeadBackward { micro } => self.head_backward(micro),
             Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum } => {
                 let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
                 let (x, gradient) = (boundary(from, unit, micro), self.gradient(unit, sum));
@@ -130,8 +143,21 @@ impl Runner {
             Operation::DownloadLogits => {
                 self.device.download(self.store.logits(), self.at(self.plan.device.logits()))?;
             }
+            Operation::DownloadLogprobs { micro } => {
+                let from = self.at(self.plan.device.logprobs(micro));
+                self.device.download(self.store.logprobs(micro), from)?;
+            }
+            // The issuing thread has done it: the task is there to be waited for.
+            Operation::Loss => {}
+            Operation::UploadDlogprobs { micro } => {
+                let to = self.at(self.plan.device.logprobs(micro));
+                self.device.upload(to, self.store.logprobs(micro))?;
+            }
             Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
+            Operation::Save { unit } => {
+                self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
+            }
         }
         Ok(())
     }
@@ -344,6 +370,36 @@ impl Runner {
             frame.inputs().row as usize,
             self.at(self.plan.device.logits()),
             self.at(self.plan.device.stream(MicroIndex(0))),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_logprobs(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        model::head_logprobs(
+            &*self.kernels,
+            &self.config,
+            self.head_weights(),
+            self.at(map.batch(micro).targets),
+            self.at(map.logprobs(micro)),
+            self.shape(),
+            self.at(map.stream(micro)),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_backward(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        model::head_backward(
+            &*self.kernels,
+            &self.config,
+            self.head_weights(),
+            self.head(|unit| self.gradient(unit, SumPlace::Own), DType::F32),
+            first_sets(micro),
+            self.at(map.batch(micro).targets),
+            self.at(map.logprobs(micro)),
+            self.shape(),
+            self.at(map.stream(micro)),
             &self.head_scratch(),
         );
     }

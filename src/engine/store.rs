@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
-use crate::engine::Batch;
 use crate::engine::derived::Derived;
+use crate::engine::{Batch, UnitState};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::model::{Layout, TensorLayout};
 use crate::ops::adam::{self, AdamSpans};
@@ -69,6 +69,19 @@ impl Store {
         self.wire(self.map.unit(unit).weights)
     }
 
+    /// All that a resumed run needs of a unit.
+    pub fn unit_state(&self, unit: UnitIndex) -> UnitState<'_> {
+        let places = self.map.unit(unit);
+        UnitState {
+            unit,
+            layout: self.layout.unit(unit),
+            weights: self.wire(places.weights),
+            residual: self.state(places.residual),
+            m: self.state(places.m),
+            v: self.state(places.v),
+        }
+    }
+
     /// Where a part of a gradient lands.
     pub fn gradient(&self, unit: UnitIndex, part: PartIndex, at: GradPlace) -> HostSpan {
         let elements = self.layout.part(unit, part);
@@ -102,6 +115,11 @@ impl Store {
     /// f32 `[V]`: where a row of logits lands.
     pub fn logits(&self) -> HostSpan {
         self.wire(self.map.logits())
+    }
+
+    /// f32 `[N]`: where a micro-batch's log-probabilities land, and their gradient leaves from.
+    pub fn logprobs(&self, micro: MicroIndex) -> HostSpan {
+        self.wire(self.map.logprobs(micro))
     }
 
     /// What the model's layers read and nobody writes: what is uploaded once.
@@ -172,32 +190,32 @@ impl Store {
         })
     }
 
-    /// Reads a tensor's f32 master. No lane may be at work on it.
-    pub fn read_tensor(&self, name: &str, out: &mut [f32]) -> Result<()> {
-        let (unit, tensor) = self.find(name, out.len())?;
+    /// Reads a tensor's f32 master. No lane may be at work on its unit.
+    pub fn read_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let (weights, residual) = self.master(unit, tensor);
         adam::read_master(weights, residual, out);
-        Ok(())
     }
 
-    /// Writes a tensor's f32 master; moments stay. No lane may be at work on it.
-    pub fn write_tensor(&self, name: &str, values: &[f32]) -> Result<()> {
-        let (unit, tensor) = self.find(name, values.len())?;
+    /// Writes a tensor's f32 master; moments stay. No lane may be at work on its unit.
+    pub fn write_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, values: &[f32]) {
         let (weights, residual) = self.master(unit, tensor);
         adam::write_master(weights, residual, values);
-        Ok(())
     }
 
-    /// Reads the gradient a tensor had in the last step, before clipping. Refused in [`Mode::Streamed`], which
-    /// stores none.
-    pub fn read_gradient(&self, name: &str, out: &mut [f32]) -> Result<()> {
-        if self.mode == Mode::Streamed {
-            return Err(Error::new(
+    /// Refuses to read a gradient in [`Mode::Streamed`], which stores none.
+    pub fn stores_gradients(&self) -> Result<()> {
+        match self.mode {
+            Mode::Exact => Ok(()),
+            Mode::Streamed => Err(Error::new(
                 Status::Unsupported,
                 "mode streamed keeps no gradient to read; use mode exact",
-            ));
+            )),
         }
-        let (unit, tensor) = self.find(name, out.len())?;
+    }
+
+    /// Reads the gradient a tensor had in the last step, before clipping. It is [stored](Store::stores_gradients), and
+    /// no lane may be at work on it.
+    pub fn read_gradient(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let place = self.map.unit(unit).gradient;
         let elements = tensor.offset..tensor.offset + tensor.elements();
         adam::read_gradient(
@@ -205,7 +223,6 @@ impl Store {
             self.grad_dtype,
             out,
         );
-        Ok(())
     }
 
     fn master(&self, unit: UnitIndex, tensor: &TensorLayout) -> (HostSpan, HostSpan) {
@@ -217,7 +234,8 @@ impl Store {
         )
     }
 
-    fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {
+    /// The tensor of this name, if it has `len` elements.
+    pub fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {
         let (unit, tensor) = self
             .layout
             .find(name)

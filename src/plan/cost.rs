@@ -22,6 +22,8 @@ pub struct Machine {
     pub down_bytes_per_s: f64,
     /// RAM as AdamW sees it, bytes/s.
     pub host_bytes_per_s: f64,
+    /// What saves go to, bytes/s.
+    pub disk_bytes_per_s: f64,
     /// What a task takes on each lane before it has done anything, seconds.
     pub latency_s: [f64; Lane::COUNT],
 }
@@ -41,6 +43,8 @@ pub struct Work {
     pub down_bytes: f64,
     /// RAM read and written by AdamW.
     pub host_bytes: f64,
+    /// Bytes saved.
+    pub disk_bytes: f64,
 }
 
 impl Machine {
@@ -52,7 +56,8 @@ impl Machine {
             + work.device_bytes / self.device_bytes_per_s
             + work.up_bytes / self.up_bytes_per_s
             + work.down_bytes / self.down_bytes_per_s
-            + work.host_bytes / self.host_bytes_per_s;
+            + work.host_bytes / self.host_bytes_per_s
+            + work.disk_bytes / self.disk_bytes_per_s;
         (seconds * 1e9).round() as u64
     }
 }
@@ -68,6 +73,7 @@ impl std::ops::Add for Work {
             up_bytes: self.up_bytes + other.up_bytes,
             down_bytes: self.down_bytes + other.down_bytes,
             host_bytes: self.host_bytes + other.host_bytes,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
         }
     }
 }
@@ -112,8 +118,12 @@ impl<'a> Cost<'a> {
             Operation::Forward { .. } => self.activations() + self.down_product(),
             Operation::SpillBoundary { .. } => down(n * c * self.storage.bytes()),
             Operation::FetchBoundary { .. } => up(n * c * self.storage.bytes()),
-            Operation::HeadForwardBackward { .. } => self.head(n, 3.0) + self.rows(6 * c),
-            Operation::HeadForward { .. } => self.head(n, 1.0),
+            Operation::HeadForwardBackward { .. } | Operation::HeadBackward { .. } => {
+                self.head(n, 3.0) + self.rows(6 * c)
+            }
+            Operation::HeadForward { .. } | Operation::HeadLogprobs { .. } => self.head(n, 1.0),
+            Operation::DownloadLogprobs { .. } => down(4 * n),
+            Operation::UploadDlogprobs { .. } => up(4 * n),
             Operation::HeadLogits => self.head(1, 1.0) + touched(4 * v),
             Operation::RecomputeBackward { recompute, .. } => match recompute {
                 Recompute::Full => self.activations() + self.backward(),
@@ -131,7 +141,12 @@ impl<'a> Cost<'a> {
             Operation::Download { unit, part, .. } => down(self.grad_dtype.bytes() * self.part(unit, part)),
             Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
-            Operation::Decide { .. } => Work::default(),
+            Operation::Loss | Operation::Decide { .. } => Work::default(),
+            // Weights, residual and moments.
+            Operation::Save { unit } => {
+                let bytes = ((2 + 2 + 4 + 4) * self.elements(unit)) as f64;
+                Work { disk_bytes: bytes, ..Work::default() }
+            }
             // Weights, residual and moments are read and written, the gradient is read.
             Operation::Adam { unit, part, .. } => {
                 let bytes = 2 * (2 + 2 + 4 + 4) + self.grad_dtype.bytes();

@@ -68,6 +68,11 @@ pub enum Resource {
     Norm(SlabIndex),
     /// Device: f32 logits of one row.
     Logits,
+    /// Device: log-probabilities of a micro-batch's targets, then their gradient.
+    Logprobs {
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
     /// Host: a micro-batch as the caller gave it.
     HostBatch {
         /// Which.
@@ -110,6 +115,13 @@ pub enum Resource {
     Verdict,
     /// Host: f32 logits of one row.
     HostLogits,
+    /// Host: log-probabilities of a micro-batch's targets, then their gradient.
+    HostLogprobs {
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
+    /// Host: wherever units are saved.
+    Saved,
 }
 
 impl Resource {
@@ -120,6 +132,8 @@ impl Resource {
                 &[Lane::Compute, Lane::H2d]
             }
             Resource::Room { .. } | Resource::SumRoom(_) => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::Logprobs { .. } => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::HostLogprobs { .. } => &[Lane::H2d, Lane::D2h, Lane::Host],
             Resource::HostBoundary { .. } | Resource::HostSum { .. } => &[Lane::H2d, Lane::D2h],
             Resource::Boundary { .. }
             | Resource::Kept { .. }
@@ -132,13 +146,14 @@ impl Resource {
                 &[Lane::Compute, Lane::D2h]
             }
             Resource::HostBatch { .. } => &[Lane::H2d],
-            Resource::Master { .. } => &[Lane::H2d, Lane::Host],
+            Resource::Master { .. } => &[Lane::H2d, Lane::Host, Lane::Disk],
             Resource::HostGradient { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss => &[Lane::D2h, Lane::Host],
             Resource::Verdict => &[Lane::Host],
             Resource::HostLogits => &[Lane::D2h],
+            Resource::Saved => &[Lane::Disk],
         }
     }
 
@@ -159,7 +174,9 @@ impl Resource {
             | Resource::HostNorm { .. }
             | Resource::HostLoss
             | Resource::Verdict
-            | Resource::HostLogits => true,
+            | Resource::HostLogits
+            | Resource::HostLogprobs { .. }
+            | Resource::Saved => true,
             Resource::Batch { .. }
             | Resource::Slot(_)
             | Resource::EndWeights(_)
@@ -175,6 +192,7 @@ impl Resource {
             | Resource::Slab(_)
             | Resource::Loss
             | Resource::Norm(_)
+            | Resource::Logprobs { .. }
             | Resource::Logits => false,
         }
     }
@@ -188,7 +206,8 @@ impl Resource {
         }
     }
 
-    /// Whether its contents mean anything to the next list. Weights do, until their master is updated;
+    /// Whether its contents mean anything to the next list. Weights do, until their master is updated, and so does
+    /// a save, which is waited for under later lists;
     /// activations, gradients, norms and losses of one list are never those of another.
     pub fn outlives_list(&self) -> bool {
         matches!(
@@ -197,6 +216,7 @@ impl Resource {
                 | Resource::HostBatch { .. }
                 | Resource::Slot(_)
                 | Resource::EndWeights(_)
+                | Resource::Saved
         )
     }
 
@@ -208,9 +228,11 @@ impl Resource {
         // Counted from 0; nothing for an end.
         let layer_of = |unit: UnitIndex| unit.at().checked_sub(1).filter(|layer| *layer < geometry.layers);
         match *self {
-            Resource::Batch { micro } | Resource::Stream { micro } | Resource::HostBatch { micro } => {
-                micro.at() < micros
-            }
+            Resource::Batch { micro }
+            | Resource::Stream { micro }
+            | Resource::Logprobs { micro }
+            | Resource::HostBatch { micro }
+            | Resource::HostLogprobs { micro } => micro.at() < micros,
             Resource::Boundary { unit, seat } => {
                 seat.at() < sweep && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
             }
@@ -243,7 +265,8 @@ impl Resource {
             | Resource::Logits
             | Resource::HostLoss
             | Resource::Verdict
-            | Resource::HostLogits => true,
+            | Resource::HostLogits
+            | Resource::Saved => true,
         }
     }
 }
@@ -311,6 +334,15 @@ pub enum Content {
     Verdict,
     /// Logits of one row.
     Logits,
+    /// Log-probabilities of a micro-batch's targets.
+    Logprobs(MicroIndex),
+    /// The gradient of [`Content::Logprobs`].
+    Dlogprobs(MicroIndex),
+    /// The state of the first `units` units.
+    Saved {
+        /// Units so far.
+        units: u32,
+    },
     /// Nothing that anybody may read.
     Scrap,
 }
@@ -345,6 +377,8 @@ impl fmt::Display for Resource {
             Resource::Loss => f.write_str("the device loss"),
             Resource::Norm(slab) => write!(f, "the device norm of {slab}"),
             Resource::Logits => f.write_str("the device logits"),
+            Resource::Logprobs { micro } => write!(f, "the device log-probabilities of {micro}"),
+            Resource::HostLogprobs { micro } => write!(f, "the host log-probabilities of {micro}"),
             Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
             Resource::Master { unit } => write!(f, "the master of {unit}"),
             Resource::HostGradient { unit, part } => write!(f, "the stored gradient of {unit} {part}"),
@@ -353,6 +387,7 @@ impl fmt::Display for Resource {
             Resource::HostLoss => f.write_str("the host loss"),
             Resource::Verdict => f.write_str("the verdict"),
             Resource::HostLogits => f.write_str("the host logits"),
+            Resource::Saved => f.write_str("the save"),
         }
     }
 }
@@ -375,6 +410,9 @@ impl fmt::Display for Content {
             Content::Loss { terms } => write!(f, "the loss of {terms} micro-batches"),
             Content::Verdict => f.write_str("the verdict"),
             Content::Logits => f.write_str("logits"),
+            Content::Logprobs(micro) => write!(f, "the log-probabilities of {micro}"),
+            Content::Dlogprobs(micro) => write!(f, "the gradient of the log-probabilities of {micro}"),
+            Content::Saved { units } => write!(f, "the state of {units} units"),
             Content::Scrap => f.write_str("scrap"),
         }
     }

@@ -12,8 +12,12 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod losses;
 mod placements;
+#[path = "../reference/mod.rs"]
+mod reference;
 mod runs;
+mod saves;
 
 const MICROS: usize = 3;
 
@@ -345,6 +349,7 @@ fn a_trace_shows_every_lane() {
         up_bytes_per_s: 1e9,
         down_bytes_per_s: 1e9,
         host_bytes_per_s: 1e9,
+        disk_bytes_per_s: 1e9,
         latency_s: [1e-6; Lane::COUNT],
     };
     trainer.trace_beside(&machine, &mut json).unwrap();

@@ -1,0 +1,293 @@
+//! The trainer: what a caller holds.
+
+mod loss;
+mod save;
+mod steps;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::base::{Error, Result};
+use crate::device::cpu::CpuDevice;
+use crate::device::{Device, Lane, Lanes, Tick};
+use crate::engine::batch::BatchSums;
+use crate::engine::frame::Inputs;
+use crate::engine::options::TrainerOptions;
+use crate::engine::record::{Issued, Record};
+use crate::engine::runner::{FRAMES, Runner};
+use crate::engine::store::Store;
+use crate::engine::task::{Lists, Purpose, Task};
+use crate::host::{Limits, Pool};
+use crate::model::{Layout, ModelConfig};
+use crate::ops::cpu::CpuKernels;
+use crate::plan::Plan;
+use crate::schedule::{Access, Checker, List, Sync, Synced};
+
+pub use loss::Loss;
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The optimizer's step number after this step, counted from 1.
+    pub step: u64,
+    /// Σ weight · negative log-likelihood / Σ weight, over the unmasked targets of the whole step, in nats.
+    pub loss: f64,
+    /// Global gradient norm, before clipping.
+    pub grad_norm: f64,
+    /// Tokens of the step.
+    pub tokens: u64,
+    /// Unmasked targets of the step.
+    pub targets: u64,
+}
+
+/// What an evaluation reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvalReport {
+    /// As in [`StepReport`].
+    pub loss: f64,
+    /// Unmasked targets.
+    pub targets: u64,
+}
+
+/// Totals since the trainer was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Updates committed.
+    pub steps: u64,
+    /// Tokens of those updates.
+    pub tokens: u64,
+    /// Bytes of the device arena.
+    pub device_bytes: usize,
+    /// Bytes of the host arenas.
+    pub host_bytes: usize,
+    /// CPU threads that share a job.
+    pub threads: usize,
+}
+
+/// A model in host RAM and a device that trains it. Used from one thread at a time; see the
+/// [module](super) for how it works.
+///
+/// A failure of the device poisons the trainer: every later call gives the first error again. Dropping it
+/// waits for the lanes and gives all memory back.
+pub struct Trainer {
+    // Dropped first: the lanes stop before the memory their tasks use is freed.
+    lanes: Box<dyn Lanes>,
+    runner: Arc<Runner>,
+    sync: Sync,
+    checker: Checker,
+    staged: Vec<BatchSums>,
+    frame: usize,
+    frame_done: [Option<Tick>; FRAMES],
+    stats: Stats,
+    record: Option<Record>,
+    /// Whether a save is under way, or has ended and nobody has asked how.
+    saving: bool,
+    failed: Option<Error>,
+}
+
+impl Trainer {
+    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the CPU device. Every
+    /// weight is zero until [`Trainer::write_tensor`].
+    pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
+        Trainer::open_on(CpuDevice::new(options.device_mem), config, options)
+    }
+
+    /// As [`Trainer::open`], on a device that the caller made.
+    pub fn open_on(
+        device: Arc<CpuDevice>,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+    ) -> Result<Trainer> {
+        let threads = options.threads();
+        let pool = Arc::new(Pool::new(threads)?);
+        let kernels = CpuKernels::new(pool.clone());
+        let plan = Trainer::plan_for(config, options)?;
+        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
+
+        let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
+        lists.get(Purpose::Train(plan.micros_max))?;
+        let store = Store::take(&Layout::new(config), &plan, &pool)?;
+        let memory = device.reserve(plan.device.bytes())?;
+        let stats = Stats {
+            device_bytes: plan.device.bytes(),
+            host_bytes: plan.host.bytes(),
+            threads,
+            ..Stats::default()
+        };
+        let sync = Sync::new(&plan.geometry);
+        let checker = Checker::new(&plan.policy, &plan.geometry);
+        let runner = Arc::new(Runner {
+            config: config.clone(),
+            plan,
+            store,
+            lists,
+            frames: Default::default(),
+            saving: Default::default(),
+            kernels: Box::new(kernels),
+            device: device.clone(),
+            memory,
+            pool,
+            adam: options.adam,
+            clip: options.clip,
+        });
+        runner.upload_constants()?;
+        let lanes = device.open(runner.clone(), options.tracing)?;
+        Ok(Trainer {
+            lanes,
+            runner,
+            sync,
+            checker,
+            staged: Vec::with_capacity(options.micros_max),
+            frame: 0,
+            frame_done: [None; FRAMES],
+            stats,
+            record: options.tracing.then(Record::default),
+            saving: false,
+            failed: None,
+        })
+    }
+
+    /// The plan that [`Trainer::open`] would follow. Takes no memory.
+    pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
+        config.validate()?;
+        let layout = Layout::new(config);
+        let policy = options.policy(&layout)?;
+        Plan::new(config, &layout, policy, options.micros_max, CpuKernels::STORAGE)
+    }
+
+    /// Every tensor of the model.
+    pub fn layout(&self) -> &Layout {
+        self.runner.store.layout()
+    }
+
+    /// The model's description.
+    pub fn config(&self) -> &ModelConfig {
+        &self.runner.config
+    }
+
+    /// Every byte, by name.
+    pub fn plan(&self) -> &Plan {
+        &self.runner.plan
+    }
+
+    /// Totals so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Waits until every lane is idle: weights, residuals and moments are those after the last step, and a save
+    /// has ended.
+    pub fn sync(&mut self) -> Result<()> {
+        self.usable()?;
+        for lane in Lane::ALL {
+            let last = self.lanes.last(lane);
+            self.reach(last)?;
+        }
+        self.collect_spans();
+        Ok(())
+    }
+
+    fn usable(&self) -> Result<()> {
+        match &self.failed {
+            Some(first) => Err(first.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Issues a list and returns its frame once what it is for is known.
+    fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<usize> {
+        let frame = self.open_frame(inputs)?;
+        let list = self.infer(purpose)?;
+        self.issue(&list, frame, 0..list.waits.len());
+        self.conclude(list)?;
+        Ok(frame)
+    }
+
+    /// A frame that no lane is at work on.
+    fn open_frame(&mut self, inputs: Inputs) -> Result<usize> {
+        self.usable()?;
+        let frame = self.frame;
+        self.frame = (frame + 1) % FRAMES;
+        if let Some(done) = self.frame_done[frame].take() {
+            self.reach(done)?;
+        }
+        self.runner.frames[frame].open(inputs);
+        Ok(frame)
+    }
+
+    /// A list that is to be issued next, with its waits; they have been proved sufficient.
+    fn infer(&mut self, purpose: Purpose) -> Result<Issued> {
+        let runner = self.runner.clone();
+        let (number, list) = runner.lists.get(purpose)?;
+        let waits = self.sync.infer(list);
+        self.prove(list, &waits)?;
+        Ok(Issued { list: number, waits, reached: None })
+    }
+
+    /// Refuses a list that is not correct. What comes after it would rest on it, so the trainer has failed.
+    fn prove(&mut self, list: &List, waits: &Synced) -> Result<()> {
+        self.checker.check(list, waits).map_err(|fault| self.fail(fault.into()))
+    }
+
+    /// Gives the lanes a stretch of a list's operations.
+    fn issue(&mut self, issued: &Issued, frame: usize, range: Range<usize>) {
+        let list = self.runner.lists.numbered(issued.list);
+        for index in range {
+            let operation = list.operations[index];
+            let task = Task { list: issued.list, frame: frame as u8, operation: index as u32 };
+            let (waits, signal) = (issued.waits.waits(index), issued.waits.signal(index));
+            let tick = self.lanes.issue(operation.lane(), task.pack(), waits, signal);
+            debug_assert_eq!(tick, issued.waits.tick(index));
+            if operation.lane() == Lane::Host {
+                self.frame_done[frame] = Some(tick);
+            }
+        }
+    }
+
+    /// Waits until what a list is for is known.
+    fn conclude(&mut self, mut issued: Issued) -> Result<()> {
+        let conclusion = self.runner.lists.numbered(issued.list).conclusion();
+        let tick = issued.waits.tick(conclusion.expect("every list has an operation that concludes it"));
+        issued.reached = Some(tick);
+        self.note(issued);
+        self.reach(tick)?;
+        self.collect_spans();
+        Ok(())
+    }
+
+    fn note(&mut self, issued: Issued) {
+        if let Some(record) = &mut self.record {
+            record.lists.push(issued);
+        }
+    }
+
+    /// Waits for a tick; what is issued later need not.
+    fn reach(&mut self, tick: Tick) -> Result<()> {
+        self.lanes.reach(tick).map_err(|first| self.fail(first))?;
+        self.sync.settle(&[tick]);
+        self.checker.settle(&[tick]).map_err(|fault| self.fail(fault.into()))
+    }
+
+    /// Waits for what must be done before this thread itself makes these accesses, and for nothing else.
+    fn outside(&mut self, accesses: &[Access]) -> Result<()> {
+        for tick in self.sync.before(accesses) {
+            self.reach(tick)?;
+        }
+        self.checker.outside(accesses).map_err(|fault| self.fail(fault.into()))
+    }
+
+    /// Every later call gives this error again.
+    fn fail(&mut self, first: Error) -> Error {
+        self.failed.get_or_insert(first).clone()
+    }
+
+    fn collect_spans(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.spans.extend(self.lanes.take_spans());
+        }
+    }
+}
