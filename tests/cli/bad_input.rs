@@ -207,6 +207,17 @@ fn a_full_disk() {
         (!refused).then_some(ran)
     };
     let run = format!("\"$0\" {} --data text.txt --out disk/out", super::SHORT.join(" "));
+    let records =
+        format!("\"$0\" {} --data text.txt --log disk/log --trace disk/trace", super::SHORT.join(" "));
+    let Some(full) = on_disk("4k", &format!("{records} --steps 60 && cat disk/log >&2")) else { return };
+    assert_eq!(full.out, "log\n", "{}", full.err);
+    let (warnings, lines): (Vec<&str>, Vec<&str>) =
+        full.err.lines().partition(|line| line.starts_with("warning: "));
+    assert!(warnings.iter().any(|line| line.contains("disk/log") && line.contains("without a log")));
+    assert!(warnings.iter().any(|line| line.contains("disk/trace") && line.contains("no trace")));
+    assert!(
+        !lines.is_empty() && lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+    );
     let Some(small) = on_disk("1m", &format!("{run} --steps 1")) else { return };
     assert_eq!(small.out, "");
     small.badly(1, &["disk/out", "needs 1.5 MiB of disk space", "1.0 MiB are free"]);
