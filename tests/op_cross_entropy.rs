@@ -42,17 +42,28 @@ impl Case {
         values.chunks_exact(self.stride).flat_map(|row| row[columns.clone()].to_vec()).collect()
     }
 
-    /// Loss and logits of forward, loss and gradient of both directions.
+    /// What a loss of the caller's would say that is the same loss; of ignored rows anything may be said.
+    fn dlogprobs(&self) -> Vec<f32> {
+        let rows = self.weights.iter().zip(&self.targets);
+        rows.map(|(w, &target)| if target == -100 { f32::NAN } else { -(w * self.scale) }).collect()
+    }
+
+    /// Loss and logits of forward, loss and gradient of both directions; log-probabilities, and the gradient by them.
     fn run(&self, device: &Device) -> Vec<Memory> {
         let Case { n, v, stride, .. } = *self;
         let (targets, weights) = (device.i32s(&self.targets), device.f32s(&self.weights));
+        let dlogprobs = device.f32s(&self.dlogprobs());
         let rows = LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale };
         device.run(|k| {
             let (forward_loss, both_loss) = (device.f64s(&[self.before]), device.f64s(&[self.before]));
             let (forward_logits, dlogits) = (self.strided(device), self.strided(device));
             k.cross_entropy_forward(forward_loss.span(), forward_logits.span(), &rows, n, v, stride);
             k.cross_entropy_forward_backward(both_loss.span(), dlogits.span(), &rows, n, v, stride);
-            vec![forward_loss, forward_logits, both_loss, dlogits]
+            let (logprobs, again) = (device.painted(n * 4), self.strided(device));
+            let (targets, dlogprobs) = (targets.span(), dlogprobs.span());
+            k.cross_entropy_logprobs(logprobs.span(), forward_logits.span(), targets, n, v, stride);
+            k.cross_entropy_backward(again.span(), targets, dlogprobs, n, v, stride);
+            vec![forward_loss, forward_logits, both_loss, dlogits, logprobs, again]
         })
     }
 }
@@ -91,7 +102,16 @@ fn check(device: &Device, case: &Case, reason: &str, random: &mut Random) {
     assert!((loss - expected).abs() <= 1e-6 * expected.abs(), "{reason}: {loss} for {expected}");
     assert_eq!(results[0].bytes(), results[2].bytes(), "{reason}: the two losses differ");
     assert_eq!(case.dense(device, &results[1]), case.logits, "{reason}: forward changed the logits");
+    for (row, logprob) in results[4].read_f32().into_iter().enumerate() {
+        let (logits, target) = (&logits64[row * v..][..*v], targets[row]);
+        let expected = -cross_entropy(logits, &[target], &[1.0], *v);
+        let error = (f64::from(logprob) - expected).abs();
+        assert!(error <= 1e-6 * expected.abs() + 2e-6, "{reason}: row {row} is {logprob}, not {expected}");
+        assert!(target != -100 || logprob == 0.0, "{reason}: ignored row {row} has a log-probability");
+    }
     let dlogits = case.dense(device, &results[3]);
+    let by_logprobs = case.dense(device, &results[5]);
+    assert!(by_logprobs == dlogits, "{reason}: the same loss by log-probabilities");
     if device.is_cpu() {
         gradient_of(reason, &dlogits, &logits64, 40, random, |logits| {
             f64::from(SCALE) * cross_entropy(logits, targets, &weights64, *v)

@@ -429,6 +429,33 @@ impl Kernels for CudaKernels {
         launch!(self.xent_loss(f64s(&loss, 1), logprob, weights, n as i64));
     }
 
+    fn cross_entropy_logprobs(
+        &self,
+        logprobs: DeviceSpan,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let (logits, targets) = (bf16s(&logits, n * stride), i32s(&targets, n));
+        launch!(self.xent_forward(f32s(&logprobs, n), logits, targets, n as i64, v as i64, stride as i64));
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        dlogprobs: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let (targets, dlogprobs) = (i32s(&targets, n), f32s(&dlogprobs, n));
+        let logits = bf16s(&logits, n * stride);
+        launch!(self.xent_backward(logits, targets, dlogprobs, n as i64, v as i64, stride as i64));
+    }
+
     fn zero(&self, out: DeviceSpan) {
         let (address, bytes) = (part::<u8>(&out, out.bytes()).cast(), out.bytes());
         // SAFETY: the span's own bytes, which the caller may write (the law of `ops`).
