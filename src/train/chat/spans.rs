@@ -140,7 +140,17 @@ impl Finder<'_> {
         let fits = before.len() + after.len() <= self.whole.len()
             && self.whole.starts_with(before)
             && self.whole.ends_with(after);
-        fits.then(|| (before.len(), self.whole.len() - after.len()))
+        fits.then(|| (self.header(index, before), self.whole.len() - after.len()))
+    }
+
+    /// The length of `before` without whitespace at its end that the turn has to say itself, since the generation prompt
+    /// does not end with it.
+    fn header(&self, index: usize, before: &str) -> usize {
+        let trimmed = before.trim_end().len();
+        match self.text(&self.conversation.messages[..index], true) {
+            Some(prompt) if !prompt.ends_with(&before[trimmed..]) => trimmed,
+            _ => before.len(),
+        }
     }
 
     /// The length of what ends the turn behind its text: the special token that would end the conversation if this
