@@ -4,6 +4,7 @@
 use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
 use crate::device::Lane;
 use crate::model::{Layout, ModelConfig};
+use crate::plan::BatchPlaces;
 use crate::schedule::{Operation, Policy, Recompute};
 
 /// What a machine can do.
@@ -21,6 +22,8 @@ pub struct Machine {
     pub down_bytes_per_s: f64,
     /// RAM as AdamW sees it, bytes/s.
     pub host_bytes_per_s: f64,
+    /// What saves go to, bytes/s.
+    pub disk_bytes_per_s: f64,
     /// What a task takes on each lane before it has done anything, seconds.
     pub latency_s: [f64; Lane::COUNT],
 }
@@ -40,6 +43,8 @@ pub struct Work {
     pub down_bytes: f64,
     /// RAM read and written by AdamW.
     pub host_bytes: f64,
+    /// Bytes saved.
+    pub disk_bytes: f64,
 }
 
 impl Machine {
@@ -51,7 +56,8 @@ impl Machine {
             + work.device_bytes / self.device_bytes_per_s
             + work.up_bytes / self.up_bytes_per_s
             + work.down_bytes / self.down_bytes_per_s
-            + work.host_bytes / self.host_bytes_per_s;
+            + work.host_bytes / self.host_bytes_per_s
+            + work.disk_bytes / self.disk_bytes_per_s;
         (seconds * 1e9).round() as u64
     }
 }
@@ -67,6 +73,7 @@ impl std::ops::Add for Work {
             up_bytes: self.up_bytes + other.up_bytes,
             down_bytes: self.down_bytes + other.down_bytes,
             host_bytes: self.host_bytes + other.host_bytes,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
         }
     }
 }
@@ -105,7 +112,7 @@ impl<'a> Cost<'a> {
         let up = |bytes: usize| Work { up_bytes: bytes as f64, ..Work::default() };
         let down = |bytes: usize| Work { down_bytes: bytes as f64, ..Work::default() };
         match *operation {
-            Operation::UploadBatch { .. } => up(4 * 4 * n),
+            Operation::UploadBatch { .. } => up(BatchPlaces::bytes(self.shape)),
             Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
             Operation::EmbedForward { .. } => touched(n * c * (2 + self.storage.bytes())),
             Operation::Forward { .. } => self.activations() + self.down_product(),
@@ -131,6 +138,11 @@ impl<'a> Cost<'a> {
             Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
             Operation::Decide { .. } => Work::default(),
+            // Weights, residual and moments.
+            Operation::Save { unit } => {
+                let bytes = ((2 + 2 + 4 + 4) * self.elements(unit)) as f64;
+                Work { disk_bytes: bytes, ..Work::default() }
+            }
             // Weights, residual and moments are read and written, the gradient is read.
             Operation::Adam { unit, part, .. } => {
                 let bytes = 2 * (2 + 2 + 4 + 4) + self.grad_dtype.bytes();
