@@ -36,6 +36,7 @@ pub enum Command {
     /// Continue a text, or answer a question
     Sample(SampleOptions),
     /// Write text or JSONL as a token file, with document bounds and what is learned of each
+    #[command(args_override_self = true)]
     Tokenize(TokenizeOptions),
 }
 
