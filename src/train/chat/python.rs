@@ -36,6 +36,16 @@ pub fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     Ok(out)
 }
 
+/// Jinja's test `iterable`: what Python's `iter` takes. Nothing that is undefined fails there.
+pub fn is_iterable(value: &Value) -> bool {
+    !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain)
+}
+
+/// Jinja's test `sequence`: what has a length and can be indexed.
+pub fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Bytes | ValueKind::Seq | ValueKind::Map)
+}
+
 struct Dump {
     ascii: bool,
     sorted: bool,
@@ -206,6 +216,8 @@ mod tests {
         let mut environment = Environment::new();
         environment.set_formatter(print);
         environment.add_filter("tojson", to_json);
+        environment.add_test("iterable", is_iterable);
+        environment.add_test("sequence", is_sequence);
         let context = Value::from_iter([("x", Value::from_serialize(value))]);
         environment.render_str(source, context).unwrap()
     }
@@ -233,6 +245,21 @@ mod tests {
         assert_eq!(rendered("{{ x }}{{ missing }}", json!(null)), "None");
         assert_eq!(rendered("{{ x | tojson }}", json!("😀")), "\"😀\"");
         assert_eq!(rendered("{{ x | tojson(ensure_ascii=true) }}", json!("😀")), r#""\ud83d\ude00""#);
+    }
+
+    #[test]
+    fn tests_are_jinjas() {
+        let source = "{{ x is iterable }} {{ x is sequence }}";
+        for (value, text) in [
+            (json!(null), "False False"),
+            (json!(3), "False False"),
+            (json!("a"), "True True"),
+            (json!([1]), "True True"),
+            (json!({"a": 1}), "True True"),
+        ] {
+            assert_eq!(rendered(source, value), text);
+        }
+        assert_eq!(rendered("{{ y is iterable }}", json!(1)), "True");
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Finder<'_> {
     /// ends it is the template's.
     fn closed(&self, start: usize, upto: usize) -> usize {
         let trimmed = self.whole[..upto].trim_end().len();
-        if trimmed > start && self.template.ends_special(&self.whole[start..trimmed]).is_some() {
+        if trimmed > start && self.template.ends_special(&self.whole[start..trimmed]) {
             trimmed
         } else {
             upto
@@ -133,9 +133,7 @@ impl Finder<'_> {
 
     /// What stands before and after a turn, by a message that is nothing but a mark.
     fn around_mark(&self, index: usize) -> Option<(usize, usize)> {
-        let mut messages = self.conversation.messages.clone();
-        messages[index] = json!({"role": "assistant", "content": MARK.to_string()});
-        let marked = self.text(&messages, false)?;
+        let marked = self.text(&self.with_mark(&self.conversation.messages, index), false)?;
         let (before, after) = marked.split_once(MARK)?;
         let fits = before.len() + after.len() <= self.whole.len()
             && self.whole.starts_with(before)
@@ -153,13 +151,27 @@ impl Finder<'_> {
         }
     }
 
-    /// The length of what ends the turn behind its text: the special token that would end the conversation if this
-    /// turn were its last, with the whitespace before it.
+    /// The length of what ends the turn behind its text: what follows the turn whether or not it is the last, up to the
+    /// end of the last special token in it.
     fn ending(&self, index: usize, behind: usize) -> usize {
-        let Some(last) = self.text(&self.conversation.messages[..=index], false) else { return 0 };
-        let Some(token) = self.template.ends_special(last.trim_end()) else { return 0 };
-        let rest = &self.whole[behind..];
-        let gap = rest.len() - rest.trim_start().len();
-        if rest[gap..].starts_with(token) { gap + token.len() } else { 0 }
+        let Some(last) = self.text(&self.with_mark(&self.conversation.messages[..=index], index), false)
+        else {
+            return 0;
+        };
+        let Some((_, after_last)) = last.split_once(MARK) else { return 0 };
+        let after = &self.whole[behind..];
+        let common = after.bytes().zip(after_last.bytes()).take_while(|(a, b)| a == b).count();
+        (1..=common)
+            .rev()
+            .filter_map(|end| after.get(..end))
+            .find(|ending| self.template.ends_special(ending))
+            .map_or(0, str::len)
+    }
+
+    /// Messages of which one is nothing but a mark.
+    fn with_mark(&self, messages: &[Value], index: usize) -> Vec<Value> {
+        let mut messages = messages.to_vec();
+        messages[index] = json!({"role": "assistant", "content": MARK.to_string()});
+        messages
     }
 }

@@ -70,13 +70,17 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_formatter(python::print);
         environment.add_filter("tojson", python::to_json);
+        environment.add_test("iterable", python::is_iterable);
+        environment.add_test("sequence", python::is_sequence);
         environment.add_filter("generation", |turn: String| format!("{TURN_BEGINS}{turn}{TURN_ENDS}"));
         environment.add_function("raise_exception", |message: String| -> Result<Jinja, JinjaError> {
             Err(JinjaError::new(ErrorKind::InvalidOperation, message))
         });
         let now = time::now()?;
         environment.add_function("strftime_now", move |format: String| time::format(now, &format));
-        let (source, marks_turns) = with_generation_as_filter(source);
+        // Jinja reads every end of a line as one.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let (source, marks_turns) = with_generation_as_filter(&source);
         environment.add_template_owned(NAME, source).map_err(jinja)?;
         Ok(ChatTemplate { environment, special, marks_turns })
     }
@@ -94,9 +98,9 @@ impl ChatTemplate {
         Ok(text.replace([TURN_BEGINS, TURN_ENDS], ""))
     }
 
-    /// The special token that a text ends with.
-    pub(super) fn ends_special(&self, text: &str) -> Option<&str> {
-        self.special.all.iter().map(String::as_str).find(|token| text.ends_with(token))
+    /// Whether a text ends with a special token.
+    pub(super) fn ends_special(&self, text: &str) -> bool {
+        self.special.all.iter().any(|token| text.ends_with(token))
     }
 
     /// What the template makes of messages; marks are in it.
@@ -188,6 +192,12 @@ mod tests {
         put("chat_template.jinja", "{% if %}");
         let error = ChatTemplate::of_folder(dir.path()).unwrap_err();
         assert!(error.message().contains("chat_template.jinja"), "{error}");
+    }
+
+    #[test]
+    fn lines_may_end_as_on_windows() {
+        let template = ChatTemplate::new("{% if true %}\r\na\r\nb{% endif %}\r\n", SpecialTokens::default());
+        assert_eq!(template.unwrap().prompt(&[]).unwrap(), "a\nb");
     }
 
     #[test]
