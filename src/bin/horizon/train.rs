@@ -52,7 +52,8 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
         (data, val) = (kept, Some(held));
     }
     let report = data.report().clone();
-    let run_options = run_options(&options, &model, seq_len, builtin);
+    let mut run_options = run_options(&options, &model, seq_len, builtin);
+    options.placement.apply(config.dims.l, &mut run_options.trainer)?;
     let (windows, parameters) = (data.windows(), model.layout.parameters());
     let held_out = match &val {
         Some(val) if options.val_fraction.is_some() => format!(", {} held out", val.windows()),
