@@ -73,7 +73,8 @@ fn main() {
         for (isa, runs) in isas.iter().zip(&runs) {
             let runs = &runs[1..]; // the first round warms up
             let middle = |of: &dyn Fn(&Run) -> f64| median(runs.iter().map(of).collect());
-            let percent = |of: fn(&Times) -> f64| round3(100.0 * middle(&|run| of(&run.probe) / of(&run.own)));
+            let percent =
+                |of: fn(&Times) -> f64| round3(100.0 * middle(&|run| of(&run.probe) / of(&run.own)));
             println!(
                 "{}",
                 serde_json::json!({
@@ -268,10 +269,7 @@ struct Times {
 
 impl Times {
     fn mean(self, other: Times) -> Times {
-        Times {
-            wall: (self.wall + other.wall) / 2.0,
-            processor: (self.processor + other.processor) / 2.0,
-        }
+        Times { wall: (self.wall + other.wall) / 2.0, processor: (self.processor + other.processor) / 2.0 }
     }
 }
 

@@ -274,7 +274,10 @@ enum {
      * f32 moments. 16 bytes with f32 gradients. */
     HZ_MODE_EXACT = 1,
     /* 12 bytes: gradients pass through a small ring and are used at once. Needs clip = 0. */
-    HZ_MODE_STREAMED = 2
+    HZ_MODE_STREAMED = 2,
+    /* 10 bytes: as HZ_MODE_EXACT, but moments are bf16, rounded at random (reproducibly, and so that nothing is lost in
+     * the mean). 8 bytes with HZ_ADAM_UNDER_BACKWARD, when gradients pass through the ring. */
+    HZ_MODE_COMPACT = 3
 };
 
 /* How a number is stored. */
@@ -285,7 +288,7 @@ enum {
 
 /* When AdamW runs. */
 enum {
-    /* After the norm in HZ_MODE_EXACT, under backward in HZ_MODE_STREAMED. */
+    /* Under backward in HZ_MODE_STREAMED, else after the norm. */
     HZ_ADAM_AUTO = 0,
     /* Once loss and norm of the whole step are known, overlapped with the next step's forward. A norm that is not
      * finite commits nothing. */
@@ -464,10 +467,32 @@ HZ_API hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *nam
  * Waits for the lanes. Errors: as hz_trainer_read_tensor. */
 HZ_API hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values, size_t count);
 
+/* What is particular to AdamW of a tensor. */
+typedef struct hz_tensor_options_t {
+    uint32_t struct_size;
+    uint32_t frozen;     /* 1: no gradient; weight and moments stand still, and the global norm does not count it */
+    double lr_scale;     /* times the learning rate of every step; >= 0 */
+    double weight_decay; /* decoupled, >= 0; -1: the trainer's for tensors of two or more dimensions, else none */
+} hz_tensor_options_t;
+
+#define HZ_TENSOR_OPTIONS_INIT {sizeof(hz_tensor_options_t), 0, 1.0, -1.0}
+
+/* Sets how AdamW treats the tensor `name` from the next step on; NULL options are all defaults. Checkpoints do not keep
+ * it: whoever resumes sets it again.
+ * Waits for AdamW of the tensor's unit.
+ * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT, naming the field. */
+HZ_API hz_status_t hz_trainer_set_tensor_options(hz_trainer_t *trainer, const char *name,
+                                                 const hz_tensor_options_t *options /* or NULL */);
+
+/* What holds for a tensor. Waits for nothing. Errors: HZ_STATUS_NOT_FOUND. */
+HZ_API hz_status_t hz_trainer_tensor_options(hz_trainer_t *trainer, const char *name,
+                                             hz_tensor_options_t *out_options);
+
 /* Reads the gradient a tensor had in the last step, as it was rounded to grad_dtype, before clipping; zeros
  * before the first step.
  * Waits for the lanes.
- * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED in HZ_MODE_STREAMED, which keeps none. */
+ * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED where the mode keeps none (HZ_MODE_STREAMED,
+ * HZ_MODE_COMPACT with HZ_ADAM_UNDER_BACKWARD). */
 HZ_API hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
 /* --------------------------------------------------------------------------------------------------

@@ -94,8 +94,7 @@ fn help_names_every_option_with_its_default() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for (arguments, word) in [
-        (&["train", "--mode", "compact"][..], "compact is not there yet"),
-        (&["train", "--device", "cuda:0"], "cuda device is not there yet"),
+        (&["train", "--device", "cuda:0"][..], "cuda device is not there yet"),
         (&["train", "--resume", "folder"], "resuming is not there yet"),
         (&["train", "--checkpoint-every", "10"], "checkpointing is not there yet"),
         (&["train", "--checkpoint-dir", "folder"], "checkpointing is not there yet"),

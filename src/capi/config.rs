@@ -133,6 +133,7 @@ fn mode_number(mode: Mode) -> u32 {
     match mode {
         Mode::Exact => 1,
         Mode::Streamed => 2,
+        Mode::Compact => 3,
     }
 }
 
@@ -170,7 +171,7 @@ pub fn dtype(number: u32, field: &str) -> Result<DType> {
     choose(number, &[DType::Bf16, DType::F32], dtype_number, field, "HZ_DTYPE_")
 }
 
-fn flag(value: u32, field: &str) -> Result<bool> {
+pub fn flag(value: u32, field: &str) -> Result<bool> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
@@ -258,8 +259,9 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
             Some(choose(number, &values, adam_number, "adam_when", "HZ_ADAM_")?)
         }
     };
+    let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     Ok(TrainerOptions {
-        mode: choose(raw.mode, &[Mode::Exact, Mode::Streamed], mode_number, "mode", "HZ_MODE_")?,
+        mode: choose(raw.mode, &modes, mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
         shape: Shape {
             b: size(raw.sequences, "sequences")?,

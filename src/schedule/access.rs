@@ -224,7 +224,9 @@ impl Operation {
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::Norm { unit, sum, slab } => {
-                with(complete(unit, sum));
+                // What does not train is made zero first.
+                let Access { resource, needs, .. } = complete(unit, sum);
+                with(Access { resource, needs, leaves: needs });
                 with(Access::write(Resource::Norm(slab), Content::Norm(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }

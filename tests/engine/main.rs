@@ -13,11 +13,13 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod losses;
+mod modes;
 mod placements;
 #[path = "../reference/mod.rs"]
 mod reference;
 mod runs;
 mod saves;
+mod tuning;
 
 const MICROS: usize = 3;
 

@@ -98,7 +98,8 @@ pub struct TrainOptions {
     /// Largest global gradient norm, exact; 0 turns clipping off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub clip: f64,
-    /// What the host keeps: exact (14 bytes a parameter), or streamed (12 bytes; needs --clip 0)
+    /// What the host keeps: exact (14 bytes a parameter), streamed (12 bytes; needs --clip 0), or compact (10 bytes:
+    /// bf16 moments, rounded at random)
     #[arg(long, default_value = "exact", value_parser = parse_mode)]
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
@@ -228,8 +229,8 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
     match text {
         "exact" => Ok(Mode::Exact),
         "streamed" => Ok(Mode::Streamed),
-        "compact" => Err("compact is not there yet; exact and streamed are".to_owned()),
-        _ => Err("it must be exact or streamed".to_owned()),
+        "compact" => Ok(Mode::Compact),
+        _ => Err("it must be exact, streamed or compact".to_owned()),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
+use crate::engine::tuning::Tuning;
 use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
 use crate::ops::cpu::CpuKernels;
@@ -110,7 +111,8 @@ impl Trainer {
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan, &pool)?;
+        let layout = Layout::new(config);
+        let store = Store::take(&layout, &plan, &pool)?;
         let memory = device.reserve(plan.device.bytes())?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
@@ -132,6 +134,7 @@ impl Trainer {
             memory,
             pool,
             adam: options.adam,
+            tuning: Tuning::new(&layout, options.adam.weight_decay),
             clip: options.clip,
         });
         runner.upload_constants()?;

@@ -38,8 +38,8 @@ mod whole;
 use crate::base::{DType, Error, Result};
 use crate::host::{HostSpan, Isa, Pool};
 
-pub use master::{read_gradient, read_master, write_master};
 use kernel::{Elements, Step, by_isa};
+pub use master::{read_gradient, read_master, write_master};
 use pairs::Pairs;
 use random::RandomBits;
 use streams::{Places, Streams};
