@@ -40,8 +40,8 @@
 //!
 //! # Tensors apart
 //! A learning rate, a decay of its own, or none of both (frozen) is kept by tensor beside the runner (`tuning`). It is
-//! set between steps, when AdamW of the tensor's unit is done. A frozen tensor's gradient is made zero before the
-//! norm is taken, so the global norm is that of what trains.
+//! set between steps, when AdamW of the tensor's unit is done. The last backward operation of a unit leaves a
+//! frozen tensor's gradient zero, so the global norm is that of what trains.
 //!
 //! # Frames
 //! A **frame** (`frame`) holds what differs from step to step (learning rate, loss scale) and what the
@@ -49,6 +49,7 @@
 //! when the host lane has done with it.
 #![forbid(unsafe_code)]
 
+mod backend;
 mod batch;
 mod derived;
 mod frame;
@@ -61,6 +62,7 @@ mod task;
 mod trainer;
 mod tuning;
 
+pub use backend::{Backend, DeviceChoice, KernelsSetting, MakeKernels, cuda_lacks, devices};
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
 pub use save::{Sink, UnitState};

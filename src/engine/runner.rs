@@ -112,21 +112,29 @@ impl Runner {
                 let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
                 self.forward(unit, slot, micro, x, out, &scratch);
             }
-            Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
+            Operation::HeadForwardBackward { micro } => {
+                self.head_forward_backward(frame, micro);
+                self.zero_frozen(extent, self.layout().head(), micro, SumPlace::Own);
+            }
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
             Operation::HeadLogprobs { micro } => self.head_logprobs(micro),
-            Operation::HeadBackward { micro } => self.head_backward(micro),
+            Operation::HeadBackward { micro } => {
+                self.head_backward(micro);
+                self.zero_frozen(extent, self.layout().head(), micro, SumPlace::Own);
+            }
             Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum } => {
                 let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
                 let (x, gradient) = (boundary(from, unit, micro), self.gradient(unit, sum));
                 self.recompute_backward(unit, slot, micro, x, gradient, &scratch);
+                self.zero_frozen(extent, unit, micro, sum);
             }
-            Operation::EmbedBackward { micro } => self.embed_backward(micro),
+            Operation::EmbedBackward { micro } => {
+                self.embed_backward(micro);
+                self.zero_frozen(extent, self.layout().embedding(), micro, SumPlace::Own);
+            }
             Operation::Norm { unit, sum, slab } => {
-                let gradient = self.gradient(unit, sum);
-                self.zero_frozen(unit, gradient);
-                self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), gradient);
+                self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), self.gradient(unit, sum));
             }
             Operation::Round { unit, sum, part, slab } => {
                 let elements = self.layout().part(unit, part);
@@ -477,8 +485,12 @@ impl Runner {
         }
     }
 
-    /// Leaves a gradient that counts frozen tensors for nothing.
-    fn zero_frozen(&self, unit: UnitIndex, gradient: DeviceSpan) {
+    /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.
+    fn zero_frozen(&self, extent: Extent, unit: UnitIndex, micro: MicroIndex, sum: SumPlace) {
+        if micro.at() + 1 < extent.micros {
+            return;
+        }
+        let gradient = self.gradient(unit, sum);
         for tensor in self.tuning.frozen(unit) {
             let tensor = &self.layout().unit(unit).tensors[tensor];
             self.kernels.zero(gradient.part(tensor.offset * 4, tensor.elements() * 4));

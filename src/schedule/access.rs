@@ -224,9 +224,7 @@ impl Operation {
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::Norm { unit, sum, slab } => {
-                // What does not train is made zero first.
-                let Access { resource, needs, .. } = complete(unit, sum);
-                with(Access { resource, needs, leaves: needs });
+                with(complete(unit, sum));
                 with(Access::write(Resource::Norm(slab), Content::Norm(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }

@@ -12,6 +12,7 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod cuda;
 mod losses;
 mod modes;
 mod placements;
@@ -19,6 +20,8 @@ mod placements;
 mod reference;
 mod runs;
 mod saves;
+#[path = "../stand_in/mod.rs"]
+mod stand_in;
 mod tuning;
 
 const MICROS: usize = 3;
