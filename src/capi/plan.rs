@@ -79,7 +79,7 @@ pub extern "C" fn hz_plan_open(
     wall(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
-        let options = trainer_options(options.optional("options")?)?;
+        let options = trainer_options(options.optional("options")?, config.dims.l)?;
         out_plan.open(hz_plan_t::new(&config, options)?);
         Ok(())
     })

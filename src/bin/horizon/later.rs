@@ -9,7 +9,6 @@ const TRAIN: &[(&str, &str)] = &[
     ("checkpoint-every", "checkpointing"),
     ("checkpoint-dir", "checkpointing"),
     ("keep", "checkpointing"),
-    ("grad-place", "keeping gradients in device memory"),
 ];
 
 /// Commands.

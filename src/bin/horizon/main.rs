@@ -8,6 +8,7 @@ mod info;
 mod later;
 mod measure;
 mod options;
+mod placement;
 mod progress;
 mod sample;
 mod sizes;

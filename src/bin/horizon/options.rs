@@ -9,6 +9,7 @@ use horizon::host::Pinning;
 use horizon::schedule::Mode;
 use horizon::train::RateShape;
 
+use crate::placement::PlacementOptions;
 use crate::sizes::parse_size;
 
 /// Trains large language models with the whole model in host RAM.
@@ -100,7 +101,8 @@ pub struct TrainOptions {
     /// Largest global gradient norm, exact; 0 turns clipping off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub clip: f64,
-    /// What the host keeps: exact (14 bytes a parameter), or streamed (12 bytes; needs --clip 0)
+    /// What the host keeps: exact (14 bytes a parameter), or streamed (12 bytes; needs --clip 0 or
+    /// --grad-place device)
     #[arg(long, default_value = "exact", value_parser = parse_mode)]
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
@@ -143,6 +145,8 @@ pub struct TrainOptions {
     /// Say nothing but errors
     #[arg(long, short)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub placement: PlacementOptions,
 }
 
 #[derive(Args, Debug)]
@@ -237,7 +241,7 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
     }
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("it must be at least 1".to_owned()),
         Ok(number) => Ok(number),

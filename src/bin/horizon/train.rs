@@ -39,7 +39,8 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
         (open(&options.data)?, None)
     };
     let val = if options.val.is_empty() { val } else { Some(open(&options.val)?) };
-    let run_options = run_options(&options, &model, seq_len, builtin);
+    let mut run_options = run_options(&options, &model, seq_len, builtin);
+    options.placement.apply(config.dims.l, &mut run_options.trainer)?;
     let (tokens, windows, parameters) = (data.tokens(), data.windows(), model.layout.parameters());
     let fresh = if model.is_fresh() { "fresh weights" } else { "its weights" };
 
