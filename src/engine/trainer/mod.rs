@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Lane, Lanes, Tick};
+use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
 use crate::engine::frame::Inputs;
@@ -102,7 +102,8 @@ impl Trainer {
     /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
     /// choose. Every weight is zero until [`Trainer::write_tensor`].
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        let options = TrainerOptions { device: options.device.resolve()?, ..options.clone() };
+        let device = options.device.resolve(config, options.shape)?;
+        let options = TrainerOptions { device, ..options.clone() };
         // What cannot be planned is refused before a device is asked.
         Trainer::plan_for(config, &options)?;
         Trainer::open_with(Backend::open(&options)?, config, &options)
@@ -180,7 +181,7 @@ impl Trainer {
 
     /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-        let choice = options.device.resolve()?;
+        let choice = options.device.resolve(config, options.shape)?;
         fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
     }
 
@@ -192,6 +193,11 @@ impl Trainer {
     /// The model's description.
     pub fn config(&self) -> &ModelConfig {
         &self.runner.config
+    }
+
+    /// What computes.
+    pub fn device(&self) -> DeviceInfo {
+        self.runner.device.info()
     }
 
     /// Every byte, by name.
