@@ -23,7 +23,7 @@ use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::engine::tuning::Tuning;
-use crate::host::{Limits, Pool};
+use crate::host::{Limits, Pool, Topology};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, List, Sync, Synced};
@@ -122,7 +122,7 @@ impl Trainer {
     pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let Backend { device, storage, kernels } = backend;
         let threads = options.threads();
-        let pool = Arc::new(Pool::new(threads)?);
+        let pool = Arc::new(Pool::over(threads, &Topology::read())?);
         let plan = plan_of(config, options, storage)?;
         let plan = match device.pinning() {
             Some(pinning) => plan.apart(pinning),
