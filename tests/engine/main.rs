@@ -13,6 +13,8 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod losses;
+mod orders;
+mod peaks;
 mod placements;
 #[path = "../reference/mod.rs"]
 mod reference;

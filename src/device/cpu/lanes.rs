@@ -50,6 +50,8 @@ struct LaneState {
     done: AtomicU64,
     /// Rung when `done` grows.
     went: Doorbell,
+    /// Whether it lets all other lanes go first at this moment.
+    polite: AtomicBool,
     trace: Option<Trace>,
 }
 
@@ -62,6 +64,7 @@ impl LaneState {
             came: Doorbell::new(),
             done: AtomicU64::new(0),
             went: Doorbell::new(),
+            polite: AtomicBool::new(false),
             trace: tracing.map(Trace::new),
         }
     }
@@ -115,7 +118,8 @@ impl Shared {
                 self.lanes[other.at()].reach(entry.waits[other.at()].load(Ordering::Relaxed));
             }
             if let Some(adversary) = &mut adversary {
-                adversary.delay();
+                let polite = |is| state.polite.store(is, Ordering::Release);
+                adversary.delay(polite, || self.others_can(lane));
             }
             let start_ns = state.now();
             if !self.failed.load(Ordering::Acquire) {
@@ -128,6 +132,21 @@ impl Shared {
             state.done.store(count + 1, Ordering::Release);
             state.went.ring_all();
         }
+    }
+
+    /// Whether another lane is at work, or has work that waits for nothing; those that are polite themselves have none.
+    fn others_can(&self, lane: Lane) -> bool {
+        Lane::ALL.iter().filter(|other| **other != lane).any(|other| {
+            let state = &self.lanes[other.at()];
+            let done = state.done.load(Ordering::Acquire);
+            let arrived = |awaited: Lane| {
+                let count = state.entry(done).waits[awaited.at()].load(Ordering::Relaxed);
+                self.lanes[awaited.at()].done.load(Ordering::Acquire) >= count
+            };
+            !state.polite.load(Ordering::Acquire)
+                && state.issued.load(Ordering::Acquire) > done
+                && Lane::ALL.into_iter().all(arrived)
+        })
     }
 
     /// Runs one task; keeps its failure if it is the first.
