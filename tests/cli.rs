@@ -2,6 +2,8 @@
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+#[path = "cli/data.rs"]
+mod data;
 #[path = "cli/run.rs"]
 mod run;
 
@@ -77,11 +79,11 @@ fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_names_every_option_with_its_default() {
     let ran = horizon(&["--help"]).well();
-    for command in ["train", "info", "sample"] {
+    for command in ["train", "info", "sample", "tokenize"] {
         assert!(ran.out.contains(command), "{}", ran.out);
     }
     let ran = horizon(&["train", "--help"]).well();
-    let options = "model data val steps seq-len micro-batch grad-accum lr min-lr warmup schedule weight-decay \
+    let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch grad-accum lr min-lr warmup schedule weight-decay \
                    grad-dtype beta1 beta2 eps clip mode device device-mem host-mem threads seed no-shuffle init out \
                    export-dtype log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
     for option in options.split_whitespace() {
@@ -102,7 +104,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         (&["plan", "--model", "tiny", "--json"], "planning without training is not there yet"),
         (&["plot", "run.jsonl"], "plotting logs is not there yet"),
         (&["calibrate"], "calibration is not there yet"),
-        (&["tokenize"], "not there yet"),
     ] {
         horizon(arguments).badly(2, &[word]);
     }

@@ -7,7 +7,7 @@ use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
-use crate::engine::{AdamOptions, TrainerOptions};
+use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::model::{self, ModelConfig};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 use crate::train::hf::FolderConfig;
@@ -360,6 +360,8 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         }
     };
     Ok(TrainerOptions {
+        device: DeviceChoice::Cpu,
+        pinning: TrainerOptions::default().pinning,
         mode: choose(raw.mode, &[Mode::Exact, Mode::Streamed], mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
         shape: Shape {
@@ -385,6 +387,7 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
         sweeps: raw.sweeps.max(1) as usize,
         layers: layer_placements(raw.layers, raw.layers_count, layers)?,
+        ..TrainerOptions::default()
     })
 }
 

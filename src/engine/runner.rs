@@ -61,10 +61,14 @@ impl Work for Runner {
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
             if let Some((_, place)) = self.plan.device.named(&resource) {
-                self.device.scrub(self.at(place));
+                self.device.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
             }
         }
         Ok(())
+    }
+
+    fn describe(&self, name: u64) -> String {
+        self.lists.operation(Task::unpack(name)).to_string()
     }
 }
 

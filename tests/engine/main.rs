@@ -12,6 +12,7 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod cuda;
 mod losses;
 mod orders;
 mod peaks;
@@ -20,6 +21,8 @@ mod placements;
 mod reference;
 mod runs;
 mod saves;
+#[path = "../stand_in/mod.rs"]
+mod stand_in;
 
 const MICROS: usize = 3;
 

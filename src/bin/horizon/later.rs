@@ -12,12 +12,8 @@ const TRAIN: &[(&str, &str)] = &[
 ];
 
 /// Commands.
-const COMMANDS: &[(&str, &str)] = &[
-    ("plan", "planning without training"),
-    ("plot", "plotting logs"),
-    ("calibrate", "calibration"),
-    ("tokenize", "tokenising into a file"),
-];
+const COMMANDS: &[(&str, &str)] =
+    &[("plan", "planning without training"), ("plot", "plotting logs"), ("calibrate", "calibration")];
 
 /// Adds hidden options and commands that answer with what is missing.
 pub fn refuse_in(command: Command) -> Command {

@@ -10,10 +10,12 @@ mod trace;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::base::{Error, Result};
+use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Device, Lane, Lanes, Tick};
+use crate::device::{Lane, Lanes, Tick};
+use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
 use crate::engine::frame::Inputs;
 use crate::engine::options::TrainerOptions;
@@ -23,7 +25,6 @@ use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
-use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, List, Sync, Synced};
 
@@ -66,6 +67,9 @@ pub struct Stats {
     pub host_bytes: usize,
     /// CPU threads that share a job.
     pub threads: usize,
+    /// Seconds that the calling thread has spent on finding lists, inferring and proving their waits, and handing
+    /// them to the lanes.
+    pub issue_seconds: f64,
 }
 
 /// A model in host RAM and a device that trains it. Used from one thread at a time; see the
@@ -89,29 +93,53 @@ pub struct Trainer {
     failed: Option<Error>,
 }
 
+/// The plan of a model under options, for kernels that store activations so.
+fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
+    config.validate()?;
+    let layout = Layout::new(config);
+    let policy = options.policy(&layout)?;
+    Plan::new(config, &layout, policy, options.micros_max, storage)
+}
+
 impl Trainer {
-    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the CPU device. Every
-    /// weight is zero until [`Trainer::write_tensor`].
+    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
+    /// choose. Every weight is zero until [`Trainer::write_tensor`].
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        Trainer::open_on(CpuDevice::new(options.device_mem), config, options)
+        let options = TrainerOptions { device: options.device.resolve()?, ..options.clone() };
+        // What cannot be planned is refused before a device is asked.
+        Trainer::plan_for(config, &options)?;
+        Trainer::open_with(Backend::open(&options)?, config, &options)
     }
 
-    /// As [`Trainer::open`], on a device that the caller made.
+    /// As [`Trainer::open`], on a CPU device that the caller made.
     pub fn open_on(
         device: Arc<CpuDevice>,
         config: &ModelConfig,
         options: &TrainerOptions,
     ) -> Result<Trainer> {
+        Trainer::open_with(Backend::cpu(device), config, options)
+    }
+
+    /// As [`Trainer::open`], on any device, with the kernels that come with it.
+    pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
+        let Backend { device, storage, kernels } = backend;
         let threads = options.threads();
         let pool = Arc::new(Pool::new(threads)?);
-        let kernels = CpuKernels::new(pool.clone());
-        let plan = Trainer::plan_for(config, options)?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
+        let plan = plan_of(config, options, storage)?;
+        let plan = match device.pinning() {
+            Some(pinning) => plan.apart(pinning),
+            None => plan,
+        };
+        let device_limit = if plan.shares_memory() { options.device_mem } else { Some(device.capacity()?) };
+        plan.admit(device_limit, &Limits::read(options.host_mem), plan.shares_memory())?;
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan, &pool)?;
+        let store = Store::take(&Layout::new(config), &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;
+        let place = plan.device.workspace();
+        let workspace = memory.part(place.offset, place.bytes);
+        let kernels = kernels(KernelsSetting { pool: &pool, workspace, config, plan: &plan })?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
             host_bytes: plan.host.bytes(),
@@ -127,7 +155,7 @@ impl Trainer {
             lists,
             frames: Default::default(),
             saving: Default::default(),
-            kernels: Box::new(kernels),
+            kernels,
             device: device.clone(),
             memory,
             pool,
@@ -151,12 +179,10 @@ impl Trainer {
         })
     }
 
-    /// The plan that [`Trainer::open`] would follow. Takes no memory.
+    /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-        config.validate()?;
-        let layout = Layout::new(config);
-        let policy = options.policy(&layout)?;
-        Plan::new(config, &layout, policy, options.micros_max, CpuKernels::STORAGE)
+        let choice = options.device.resolve()?;
+        fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
     }
 
     /// Every tensor of the model.
@@ -221,10 +247,12 @@ impl Trainer {
 
     /// A list that is to be issued next, with its waits; they have been proved sufficient.
     fn infer(&mut self, purpose: Purpose) -> Result<Issued> {
+        let start = Instant::now();
         let runner = self.runner.clone();
         let (number, list) = runner.lists.get(purpose)?;
         let waits = self.sync.infer(list);
         self.prove(list, &waits)?;
+        self.stats.issue_seconds += start.elapsed().as_secs_f64();
         Ok(Issued { list: number, waits, reached: None })
     }
 
@@ -235,6 +263,7 @@ impl Trainer {
 
     /// Gives the lanes a stretch of a list's operations.
     fn issue(&mut self, issued: &Issued, frame: usize, range: Range<usize>) {
+        let start = Instant::now();
         let list = self.runner.lists.numbered(issued.list);
         for index in range {
             let operation = list.operations[index];
@@ -246,6 +275,7 @@ impl Trainer {
                 self.frame_done[frame] = Some(tick);
             }
         }
+        self.stats.issue_seconds += start.elapsed().as_secs_f64();
     }
 
     /// Waits until what a list is for is known.
