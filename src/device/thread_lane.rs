@@ -126,6 +126,13 @@ impl ThreadLane {
         self.done.load(Ordering::Acquire)
     }
 
+    /// What the first task waits for that is not done, if there is one; it may be under way.
+    pub fn next(&self) -> Option<Counts> {
+        let done = self.done();
+        let waits = &self.entry(done).waits;
+        (self.issued() > done).then(|| std::array::from_fn(|at| waits[at].load(Ordering::Relaxed)))
+    }
+
     /// Sleeps until `count` tasks are done.
     pub fn reach(&self, count: u64) {
         self.went.wait(|| self.done() >= count);
