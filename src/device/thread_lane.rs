@@ -144,6 +144,11 @@ impl ThreadLane {
         self.came.ring_all();
     }
 
+    /// When the clock of its spans stood at 0, if it records any.
+    pub fn origin(&self) -> Option<Instant> {
+        self.trace.as_ref().map(Trace::origin)
+    }
+
     /// Moves the recorded spans to the end of `out`.
     pub fn take_spans(&self, out: &mut Vec<TaskSpan>) {
         if let Some(trace) = &self.trace {

@@ -90,13 +90,13 @@ impl TrainerOptions {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }
         let adam = self.adam_when.unwrap_or(match (self.mode, self.grad_wait) {
-            (Mode::Exact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
+            (Mode::Exact | Mode::Compact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
             (Mode::Streamed, GradWait::Host) => AdamWhen::UnderBackward,
         });
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
                 "clip {} needs the norm of all gradients before the first update, which {} does not wait \
-                 for: use clip 0, mode exact, or gradients that wait on the device",
+                 for: use clip 0, mode exact or compact, or gradients that wait on the device",
                 self.clip,
                 if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
             )));

@@ -117,6 +117,10 @@ impl Lanes for CpuLanes {
         self.shared.lanes.iter().for_each(|lane| lane.take_spans(&mut spans));
         spans
     }
+
+    fn origin(&self) -> Option<Instant> {
+        self.shared.lanes[Lane::Host.at()].origin()
+    }
 }
 
 impl Drop for CpuLanes {

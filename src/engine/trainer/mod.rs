@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Lane, Lanes, Tick};
+use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
 use crate::engine::frame::Inputs;
@@ -23,7 +23,8 @@ use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
-use crate::host::{Limits, Pool};
+use crate::engine::tuning::Tuning;
+use crate::host::{Limits, Pool, Topology};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, List, Sync, Synced};
@@ -105,7 +106,8 @@ impl Trainer {
     /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
     /// choose. Every weight is zero until [`Trainer::write_tensor`].
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        let options = TrainerOptions { device: options.device.resolve()?, ..options.clone() };
+        let device = options.device.resolve(config, options.shape)?;
+        let options = TrainerOptions { device, ..options.clone() };
         // What cannot be planned is refused before a device is asked.
         Trainer::plan_for(config, &options)?;
         Trainer::open_with(Backend::open(&options)?, config, &options)
@@ -124,7 +126,7 @@ impl Trainer {
     pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let Backend { device, storage, kernels } = backend;
         let threads = options.threads();
-        let pool = Arc::new(Pool::new(threads)?);
+        let pool = Arc::new(Pool::over(threads, &Topology::read())?);
         let plan = plan_of(config, options, storage)?;
         let plan = match device.pinning() {
             Some(pinning) => plan.apart(pinning),
@@ -135,7 +137,8 @@ impl Trainer {
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan, &pool, &*device)?;
+        let layout = Layout::new(config);
+        let store = Store::take(&layout, &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;
         let place = plan.device.workspace();
         let workspace = memory.part(place.offset, place.bytes);
@@ -160,6 +163,7 @@ impl Trainer {
             memory,
             pool,
             adam: options.adam,
+            tuning: Tuning::new(&layout, options.adam.weight_decay),
             clip: options.clip,
         });
         runner.upload_constants()?;
@@ -181,7 +185,7 @@ impl Trainer {
 
     /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-        let choice = options.device.resolve()?;
+        let choice = options.device.resolve(config, options.shape)?;
         fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
     }
 
@@ -193,6 +197,11 @@ impl Trainer {
     /// The model's description.
     pub fn config(&self) -> &ModelConfig {
         &self.runner.config
+    }
+
+    /// What computes.
+    pub fn device(&self) -> DeviceInfo {
+        self.runner.device.info()
     }
 
     /// Every byte, by name.
