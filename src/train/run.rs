@@ -200,7 +200,7 @@ impl Run {
             }
             let lr = self.rate.at(*done);
             let asked = Instant::now();
-            let StepData { micros, next } = self.feeder.next()?;
+            let StepData { micros, next } = self.feeder.take()?;
             let given = Instant::now();
             self.trainer.mark("wait for a batch", asked, given);
             let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
