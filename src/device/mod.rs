@@ -21,6 +21,7 @@ mod trace;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::base::{Error, Result};
 use crate::host::{HostSpan, MemoryKind, Pinning};
@@ -240,4 +241,7 @@ pub trait Lanes: Send + Sync {
 
     /// Takes the task spans recorded since the last call, if the lanes were opened with tracing.
     fn take_spans(&self) -> Vec<TaskSpan>;
+
+    /// When the clock of the spans stood at 0; `None` if the lanes were opened without tracing.
+    fn origin(&self) -> Option<Instant>;
 }

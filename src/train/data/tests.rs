@@ -275,7 +275,7 @@ fn a_feeder_gives_what_the_loader_gives_and_says_where_it_is() {
     let mut plain = Loader::new(&data, 2, Some(3));
     let mut feeder = Feeder::start(data.clone(), plain, 3).unwrap();
     for _ in 0..20 {
-        let (step, _) = feeder.next().unwrap();
+        let step = feeder.next().unwrap();
         let micros: Vec<Micro> = (0..3).map(|_| plain.next(&data).unwrap()).collect();
         assert_eq!((step.micros, step.next), (micros, plain.position(&data)));
     }
