@@ -305,10 +305,22 @@ enum {
 
 /* Where layers are computed. */
 enum {
-    /* The best device of this machine that the library was built for. */
+    /* The best device of this machine that the library was built for and that can compute the model. */
     HZ_DEVICE_AUTO = 0,
     /* This machine's CPU, with a device memory of its own in RAM: runs anywhere, and is the reference. */
-    HZ_DEVICE_CPU = 1
+    HZ_DEVICE_CPU = 1,
+    /* The CUDA device number device_index, in the order of CUDA_VISIBLE_DEVICES. Where the library was built without
+     * kernels, or a driver, the device or cuBLASLt is missing, opening a trainer gives HZ_STATUS_DEVICE_UNAVAILABLE and
+     * a message that says which, and what to do. The calling thread's current CUDA device becomes this one. */
+    HZ_DEVICE_CUDA = 2
+};
+
+/* How host memory that a CUDA device copies from and to is kept in place. Both give the same results. */
+enum {
+    /* Huge pages on the device's NUMA node, touched by all threads, then registered with the device. */
+    HZ_PINNING_REGISTERED = 0,
+    /* Taken from CUDA's own allocator, under the memory policy of that node. */
+    HZ_PINNING_ALLOCATED = 1
 };
 
 /* What of a layer its backward computes again; the rest is kept on the device from its forward on, of every
@@ -359,6 +371,8 @@ typedef struct hz_trainer_options_t {
     uint32_t grad_dtype;      /* HZ_DTYPE_*: what a gradient is rounded to, once, when it leaves the device */
     uint32_t adam_when;       /* HZ_ADAM_* */
     uint32_t tracing;         /* 1: record what every lane does, for hz_trainer_trace; memory grows with each step */
+    uint32_t device_index;    /* which device, for HZ_DEVICE_CUDA */
+    uint32_t pinning;         /* HZ_PINNING_*, for HZ_DEVICE_CUDA */
     uint64_t sequences;       /* B of a micro-batch */
     uint64_t sequence_length; /* T of a micro-batch */
     uint64_t micros_max;      /* the most micro-batches a step or evaluation may have */
@@ -384,8 +398,8 @@ typedef struct hz_trainer_options_t {
 /* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
  * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
-    {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, \
-     1, 256, 1, 0, 2, 2, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
+    {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
+     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 2, 2, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
 
 /* ==================================================================================================
  * Plan: what a trainer would take, before it takes it

@@ -57,10 +57,9 @@ fn run(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// Compiles a program, links it with the library, runs it with a folder of its own.
-fn build_and_run(source: &Path, cpp: bool) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let (library, program) = (library_folder(), folder.path().join("program"));
+/// Compiles a program into a folder and links it with the library.
+fn build(source: &Path, cpp: bool, folder: &Path) -> PathBuf {
+    let (library, program) = (library_folder(), folder.join("program"));
     let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
     rpath.push(&library);
     let mut command = compiler(cpp);
@@ -70,10 +69,17 @@ fn build_and_run(source: &Path, cpp: bool) -> String {
         "-pthread",
     ]);
     run(command.arg(rpath));
+    program
+}
+
+/// Compiles a program, runs it with a folder of its own.
+fn build_and_run(source: &Path, cpp: bool) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(source, cpp, folder.path());
     let files = folder.path().join("files");
     fs::create_dir(&files).unwrap();
     // Cargo's own search path for tests begins one folder up, where an older library may lie.
-    run(Command::new(&program).arg(&files).env("LD_LIBRARY_PATH", library))
+    run(Command::new(&program).arg(&files).env("LD_LIBRARY_PATH", library_folder()))
 }
 
 #[test]
@@ -84,6 +90,20 @@ fn a_c11_program_trains() {
 #[test]
 fn a_c11_program_places_layers_and_makes_losses() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/loss.c"), false));
+}
+
+/// On the CPU here; `tests/gpu` runs it on CUDA.
+#[test]
+fn a_c11_program_chooses_a_device() {
+    let run = |device: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let program = build(&Path::new(ROOT).join("tests/c/device.c"), false, folder.path());
+        Command::new(program).arg(device).env("LD_LIBRARY_PATH", library_folder()).output().unwrap()
+    };
+    let trained = run("cpu");
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let cuda = run("cuda");
+    assert!(matches!(cuda.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&cuda.stderr));
 }
 
 #[test]

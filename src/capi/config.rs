@@ -8,6 +8,7 @@ use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
+use crate::host::Pinning;
 use crate::model::{self, ModelConfig};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 use crate::train::hf::FolderConfig;
@@ -35,6 +36,8 @@ sized_struct! {
         grad_dtype: u32 = dtype_number(TrainerOptions::default().grad_dtype),
         adam_when: u32 = ADAM_AUTO,
         tracing: u32 = 0,
+        device_index: u32 = 0,
+        pinning: u32 = pinning_number(TrainerOptions::default().pinning),
         sequences: u64 = TrainerOptions::default().shape.b as u64,
         sequence_length: u64 = TrainerOptions::default().shape.t as u64,
         micros_max: u64 = TrainerOptions::default().micros_max as u64,
@@ -180,6 +183,15 @@ fn recompute_number(recompute: Recompute) -> u32 {
 enum Device {
     Auto = 0,
     Cpu = 1,
+    Cuda = 2,
+}
+
+/// `HZ_PINNING_*`.
+fn pinning_number(pinning: Pinning) -> u32 {
+    match pinning {
+        Pinning::Registered => 0,
+        Pinning::Allocated => 1,
+    }
 }
 
 /// `HZ_MODE_*`.
@@ -352,7 +364,13 @@ fn layer_placements(
 /// The options a caller gives for a model of so many layers; none is all defaults.
 pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
-    choose(raw.device, &[Device::Auto, Device::Cpu], |device| device as u32, "device", "HZ_DEVICE_")?;
+    let devices = [Device::Auto, Device::Cpu, Device::Cuda];
+    let device = match choose(raw.device, &devices, |device| device as u32, "device", "HZ_DEVICE_")? {
+        Device::Auto => DeviceChoice::Auto,
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda => DeviceChoice::Cuda(raw.device_index as usize),
+    };
+    let pinnings = [Pinning::Registered, Pinning::Allocated];
     let adam_when = match raw.adam_when {
         ADAM_AUTO => None,
         number => {
@@ -362,8 +380,8 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
     };
     let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     Ok(TrainerOptions {
-        device: DeviceChoice::Cpu,
-        pinning: TrainerOptions::default().pinning,
+        device,
+        pinning: choose(raw.pinning, &pinnings, pinning_number, "pinning", "HZ_PINNING_")?,
         mode: choose(raw.mode, &modes, mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
         shape: Shape {
@@ -389,7 +407,6 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
         sweeps: raw.sweeps.max(1) as usize,
         layers: layer_placements(raw.layers, raw.layers_count, layers)?,
-        ..TrainerOptions::default()
     })
 }
 
@@ -425,7 +442,9 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_engine() {
-        let engine = format!("{:?}", TrainerOptions::default());
+        // Who says nothing gets the best device.
+        let engine = TrainerOptions { device: DeviceChoice::Auto, ..TrainerOptions::default() };
+        let engine = format!("{engine:?}");
         for raw in [None, Some(hz_trainer_options_t::defaults())] {
             assert_eq!(format!("{:?}", trainer_options(raw, 3).unwrap()), engine);
         }
@@ -454,7 +473,8 @@ mod tests {
     fn numbers_that_name_nothing_are_refused_by_field() {
         let good = hz_trainer_options_t::defaults();
         let cases = [
-            ("device", hz_trainer_options_t { device: 2, ..good }),
+            ("device", hz_trainer_options_t { device: 3, ..good }),
+            ("pinning", hz_trainer_options_t { pinning: 2, ..good }),
             ("mode", hz_trainer_options_t { mode: 0, ..good }),
             ("grad_dtype", hz_trainer_options_t { grad_dtype: 3, ..good }),
             ("adam_when", hz_trainer_options_t { adam_when: 3, ..good }),

@@ -31,9 +31,10 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// The emulated device, and a GPU if there is one.
+    /// The emulated device where it is to be built, and a GPU if there is one.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Cuda::emulated()].into_iter().chain(Cuda::gpu())
+        let emulated = emulates().then(Cuda::emulated);
+        emulated.into_iter().chain(Cuda::gpu())
     }
 
     /// On the emulated device.
@@ -42,9 +43,7 @@ impl Cuda {
     /// If its library cannot be made: the toolkit that compiled the kernels is all it needs beside a C++ compiler.
     pub fn emulated() -> Self {
         let library = emulated_library();
-        // SAFETY: the library is made of csrc's launchers and of memory calls of CUDA's types.
-        let launchers = unsafe { Launchers::of_library(library) }.expect("the emulated device's library");
-        let products = CublasLt::open_from(&[library.to_path_buf()]).expect("the emulated cuBLASLt");
+        let (launchers, products) = emulated();
         let path = std::ffi::CString::new(library.to_str().expect("a path")).expect("a path");
         // SAFETY: the library is open already, and stays so; the symbol has this type in library.cc.
         let seed = unsafe {
@@ -122,6 +121,19 @@ impl Cuda {
         self.kernels.outcome().expect("launches that succeed");
         results
     }
+}
+
+/// Whether there is an emulated device: not where `HZ_NO_EMULATOR` says that there is no compiler to build it with.
+pub fn emulates() -> bool {
+    std::env::var_os("HZ_NO_EMULATOR").is_none()
+}
+
+/// The launchers and the cuBLASLt of the emulated device, which run work as it is queued.
+pub fn emulated() -> (Launchers, Arc<CublasLt>) {
+    let library = emulated_library();
+    // SAFETY: the library is made of csrc's launchers and of memory calls of CUDA's types.
+    let launchers = unsafe { Launchers::of_library(library) }.expect("the emulated device's library");
+    (launchers, CublasLt::open_from(&[library.to_path_buf()]).expect("the emulated cuBLASLt"))
 }
 
 /// `tests/shim/build/libemulated.so`, made if it was not; test programs that run side by side wait for each other.

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use horizon::base::DType;
+use horizon::base::{DType, Error};
+use horizon::engine::DeviceChoice;
+use horizon::host::Pinning;
 use horizon::schedule::Mode;
 use horizon::train::RateShape;
 use horizon::train::data::{BadLines, DataPath, EncoderSource, Packing};
@@ -121,9 +123,12 @@ pub struct TrainOptions {
     /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
     #[arg(long, default_value = "bf16")]
     pub grad_dtype: Number,
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto, cpu, cuda, or cuda:I for the I-th CUDA device
     #[arg(long, default_value = "auto", value_parser = parse_device)]
-    pub device: Device,
+    pub device: DeviceChoice,
+    /// How host memory is pinned for a CUDA device: registered (huge pages of ours) or allocated (CUDA's allocator)
+    #[arg(long, default_value = "registered", value_parser = parse_pinning)]
+    pub pinning: Pinning,
     /// Most device memory to take, e.g. 512MiB [default: what the plan needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub device_mem: Option<usize>,
@@ -192,6 +197,9 @@ pub struct SampleOptions {
     /// Equal seeds draw equal texts
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Where to compute: auto, cpu, cuda, or cuda:I for the I-th CUDA device
+    #[arg(long, default_value = "auto", value_parser = parse_device)]
+    pub device: DeviceChoice,
     /// CPU threads that share a job [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
@@ -308,19 +316,15 @@ impl From<Number> for DType {
     }
 }
 
-/// The devices there are.
-#[derive(Clone, Copy, Debug)]
-pub enum Device {
-    Cpu,
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    text.parse().map_err(|error: Error| error.message().to_owned())
 }
 
-fn parse_device(text: &str) -> Result<Device, String> {
+fn parse_pinning(text: &str) -> Result<Pinning, String> {
     match text {
-        "auto" | "cpu" => Ok(Device::Cpu),
-        _ if text == "cuda" || text.starts_with("cuda:") => {
-            Err("the cuda device is not there yet; cpu is".to_owned())
-        }
-        _ => Err("it must be auto or cpu".to_owned()),
+        "registered" => Ok(Pinning::Registered),
+        "allocated" => Ok(Pinning::Allocated),
+        _ => Err("it must be registered or allocated".to_owned()),
     }
 }
 

@@ -39,6 +39,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     }
     let config = &model.config.model;
     let trainer_options = TrainerOptions {
+        device: options.device,
         shape: Shape { b: 1, t: CONTEXT.min(config.positions_max) },
         threads: options.threads,
         ..TrainerOptions::default()

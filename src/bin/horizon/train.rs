@@ -79,6 +79,7 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
             _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
         },
     ));
+    progress.say(&format!("device {}", run.trainer().device().name));
     progress.say(run.trainer().plan().to_string().trim_end());
     let ended = run.train(&mut progress, &stop);
     progress.finish();
@@ -104,9 +105,10 @@ fn names(paths: &[DataPath]) -> String {
 }
 
 fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, builtin: bool) -> RunOptions {
-    let crate::options::Device::Cpu = options.device;
     RunOptions {
         trainer: TrainerOptions {
+            device: options.device,
+            pinning: options.pinning,
             mode: options.mode,
             grad_dtype: options.grad_dtype.into(),
             shape: Shape { b: options.micro_batch, t: seq_len },

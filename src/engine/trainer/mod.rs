@@ -10,10 +10,11 @@ mod trace;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Lane, Lanes, Tick};
+use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
 use crate::engine::frame::Inputs;
@@ -67,6 +68,9 @@ pub struct Stats {
     pub host_bytes: usize,
     /// CPU threads that share a job.
     pub threads: usize,
+    /// Seconds that the calling thread has spent on finding lists, inferring and proving their waits, and handing
+    /// them to the lanes.
+    pub issue_seconds: f64,
 }
 
 /// A model in host RAM and a device that trains it. Used from one thread at a time; see the
@@ -102,7 +106,8 @@ impl Trainer {
     /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
     /// choose. Every weight is zero until [`Trainer::write_tensor`].
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        let options = TrainerOptions { device: options.device.resolve()?, ..options.clone() };
+        let device = options.device.resolve(config, options.shape)?;
+        let options = TrainerOptions { device, ..options.clone() };
         // What cannot be planned is refused before a device is asked.
         Trainer::plan_for(config, &options)?;
         Trainer::open_with(Backend::open(&options)?, config, &options)
@@ -180,7 +185,7 @@ impl Trainer {
 
     /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-        let choice = options.device.resolve()?;
+        let choice = options.device.resolve(config, options.shape)?;
         fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
     }
 
@@ -192,6 +197,11 @@ impl Trainer {
     /// The model's description.
     pub fn config(&self) -> &ModelConfig {
         &self.runner.config
+    }
+
+    /// What computes.
+    pub fn device(&self) -> DeviceInfo {
+        self.runner.device.info()
     }
 
     /// Every byte, by name.
@@ -246,10 +256,12 @@ impl Trainer {
 
     /// A list that is to be issued next, with its waits; they have been proved sufficient.
     fn infer(&mut self, purpose: Purpose) -> Result<Issued> {
+        let start = Instant::now();
         let runner = self.runner.clone();
         let (number, list) = runner.lists.get(purpose)?;
         let waits = self.sync.infer(list);
         self.prove(list, &waits)?;
+        self.stats.issue_seconds += start.elapsed().as_secs_f64();
         Ok(Issued { list: number, waits, reached: None })
     }
 
@@ -260,6 +272,7 @@ impl Trainer {
 
     /// Gives the lanes a stretch of a list's operations.
     fn issue(&mut self, issued: &Issued, frame: usize, range: Range<usize>) {
+        let start = Instant::now();
         let list = self.runner.lists.numbered(issued.list);
         for index in range {
             let operation = list.operations[index];
@@ -271,6 +284,7 @@ impl Trainer {
                 self.frame_done[frame] = Some(tick);
             }
         }
+        self.stats.issue_seconds += start.elapsed().as_secs_f64();
     }
 
     /// Waits until what a list is for is known.
