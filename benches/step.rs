@@ -31,7 +31,7 @@ fn config(shape: &str) -> (ModelConfig, Shape) {
         "b" => (Dims { c: 512, h: 8, g: 8, d: 64, f: 1376, v: 32_000, l: 8 }, Shape { b: 4, t: 512 }),
         other => panic!("--shape is a or b, not {other}"),
     };
-    let config = ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: shape.t };
+    let config = ModelConfig { positions_max: shape.t, ..ModelConfig::llama(dims) };
     (config, shape)
 }
 

@@ -26,7 +26,7 @@ struct Step {
 
 impl Step {
     fn new(dims: Dims, tied: bool, shape: Shape, micros: usize, random: &mut Random) -> Self {
-        let config = ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 10_000.0, positions_max: 64 };
+        let config = ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) };
         config.validate().expect("sizes of a decoder");
         let layout = Layout::new(&config);
         let (mut tensors, mut weights) = (Tensors::new(), Vec::new());

@@ -21,6 +21,7 @@ mod arena;
 mod argument;
 mod config;
 mod log;
+mod model;
 mod plan;
 mod sized;
 mod status;
@@ -37,10 +38,11 @@ pub use arena::{
     hz_arena_t, hz_arena_touch,
 };
 pub use config::{
-    hz_batch_t, hz_eval_report_t, hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t,
-    hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
+    hz_batch_t, hz_eval_report_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_t,
+    hz_trainer_options_t,
 };
 pub use log::{hz_log_callback_t, hz_set_log_callback};
+pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t};
 pub use plan::{hz_plan_admit, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_summary, hz_plan_t};
 pub use sized::{Field, SizedStruct};
 pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};

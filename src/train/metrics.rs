@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn useful_work_is_six_p_and_causal_attention() {
         let dims = Dims { c: 4096, h: 32, g: 32, d: 128, f: 11008, v: 32000, l: 32 };
-        let model = ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 4096 };
+        let model = ModelConfig { positions_max: 4096, ..ModelConfig::llama(dims) };
         let work = UsefulWork::new(&model);
         assert_eq!(work.flop(1, 0), 6.0 * 6_607_077_376.0);
         // One row of 2048: pairs 2048·2049/2, per token close to 6·L·C·T.

@@ -25,7 +25,12 @@ impl ModelSource {
     pub fn open(model: &str, fresh: bool) -> Result<ModelSource> {
         if let Some(config) = preset(model) {
             let layout = Layout::new(&config);
-            return Ok(ModelSource { config: config.into(), layout, folder: None, weights: None });
+            return Ok(ModelSource {
+                config: FolderConfig::of(config)?,
+                layout,
+                folder: None,
+                weights: None,
+            });
         }
         let folder = Path::new(model);
         if !folder.is_dir() {

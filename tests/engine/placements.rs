@@ -25,11 +25,9 @@ fn any_config() -> impl Strategy<Value = ModelConfig> {
     let heads = prop_oneof![Just((1, 1)), Just((2, 1)), Just((4, 2)), Just((3, 3))];
     (heads, 1..=4usize, 5..=30usize, 3..=40usize, 11..=70usize, 1..=6usize, any::<bool>()).prop_map(
         |((h, g), half, c, f, v, l, tied)| ModelConfig {
-            dims: Dims { c, h, g, d: 2 * half, f, v, l },
             tied,
-            norm_eps: 1e-5,
-            rope_theta: 10_000.0,
             positions_max: 64,
+            ..ModelConfig::llama(Dims { c, h, g, d: 2 * half, f, v, l })
         },
     )
 }

@@ -61,7 +61,11 @@ impl Case {
         let shape = Shape { b: size(&case["batch"]), t: size(&case["seq"]) };
         Case {
             config: ModelConfig {
-                dims: Dims {
+                tied: config["tie_word_embeddings"].as_bool().unwrap(),
+                norm_eps: real(&config["rms_norm_eps"]) as f32,
+                rope_theta: real(&config["rope_theta"]),
+                positions_max: shape.t,
+                ..ModelConfig::llama(Dims {
                     c: size(&config["hidden_size"]),
                     h: size(&config["num_attention_heads"]),
                     g: size(&config["num_key_value_heads"]),
@@ -69,11 +73,7 @@ impl Case {
                     f: size(&config["intermediate_size"]),
                     v: size(&config["vocab_size"]),
                     l: size(&config["num_hidden_layers"]),
-                },
-                tied: config["tie_word_embeddings"].as_bool().unwrap(),
-                norm_eps: real(&config["rms_norm_eps"]) as f32,
-                rope_theta: real(&config["rope_theta"]),
-                positions_max: shape.t,
+                })
             },
             options: TrainerOptions {
                 grad_dtype: horizon::base::DType::F32,

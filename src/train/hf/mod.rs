@@ -4,10 +4,14 @@
 //! checked against its own length and the model before the first tensor is read; an export appears under
 //! its final name whole or not at all.
 
+mod companions;
 mod config;
 mod export;
+mod family;
 mod weights;
 
+pub use companions::Companions;
 pub use config::FolderConfig;
 pub use export::{ExportTarget, MARKER, export, export_bytes};
+pub use family::{FAMILIES, Family};
 pub use weights::Weights;

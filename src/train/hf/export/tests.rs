@@ -4,9 +4,9 @@ use crate::model::ModelConfig;
 
 fn model() -> (FolderConfig, Layout) {
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 1 };
-    let model = ModelConfig { dims, tied: true, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 64 };
+    let model = ModelConfig { tied: true, positions_max: 64, ..ModelConfig::llama(dims) };
     let layout = Layout::new(&model);
-    (model.into(), layout)
+    (FolderConfig::of(model).unwrap(), layout)
 }
 
 fn export_ones(folder: &Path, value: f32) -> Result<()> {

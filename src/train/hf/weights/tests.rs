@@ -6,7 +6,7 @@ use crate::model::ModelConfig;
 
 fn layout(tied: bool) -> Layout {
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 2 };
-    Layout::new(&ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 64 })
+    Layout::new(&ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) })
 }
 
 /// Exact in bf16, f16 and f32 alike.
@@ -178,9 +178,9 @@ fn a_folder_without_safetensors_says_what_it_has() {
 fn loading_undoes_exporting() {
     let dir = tempfile::tempdir().unwrap();
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 2 };
-    let model = ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 64 };
+    let model = ModelConfig { positions_max: 64, ..ModelConfig::llama(dims) };
     let layout = Layout::new(&model);
-    let config = crate::train::hf::FolderConfig::from(model);
+    let config = crate::train::hf::FolderConfig::of(model).unwrap();
     for (dtype, name) in [(DType::Bf16, "bf16"), (DType::F32, "f32")] {
         let folder = dir.path().join(name);
         let target = crate::train::hf::ExportTarget::check(&folder, 0).unwrap();
