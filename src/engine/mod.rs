@@ -35,6 +35,7 @@
 mod batch;
 mod frame;
 mod options;
+mod pieces;
 mod record;
 mod runner;
 mod store;
@@ -43,5 +44,6 @@ mod trainer;
 
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
+pub use pieces::{Piece, PieceJob};
 pub use store::Store;
 pub use trainer::{EvalReport, Stats, StepReport, Trainer};

@@ -1,5 +1,7 @@
 //! The store: the host-resident model.
 
+use std::ops::Range;
+
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
 use crate::engine::Batch;
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
@@ -164,7 +166,7 @@ impl Store {
     /// Reads a tensor's f32 master. No lane may be at work on it.
     pub fn read_tensor(&self, name: &str, out: &mut [f32]) -> Result<()> {
         let (unit, tensor) = self.find(name, out.len())?;
-        let (weights, residual) = self.master(unit, tensor);
+        let [weights, residual] = self.masters(unit, tensor, 0..out.len());
         adam::read_master(weights, residual, out);
         Ok(())
     }
@@ -172,7 +174,7 @@ impl Store {
     /// Writes a tensor's f32 master; moments stay. No lane may be at work on it.
     pub fn write_tensor(&self, name: &str, values: &[f32]) -> Result<()> {
         let (unit, tensor) = self.find(name, values.len())?;
-        let (weights, residual) = self.master(unit, tensor);
+        let [weights, residual] = self.masters(unit, tensor, 0..values.len());
         adam::write_master(weights, residual, values);
         Ok(())
     }
@@ -197,13 +199,19 @@ impl Store {
         Ok(())
     }
 
-    fn master(&self, unit: UnitIndex, tensor: &TensorLayout) -> (HostSpan, HostSpan) {
+    /// Weights and residuals of some elements of a tensor.
+    pub(super) fn masters(
+        &self,
+        unit: UnitIndex,
+        tensor: &TensorLayout,
+        elements: Range<usize>,
+    ) -> [HostSpan; 2] {
         let places = self.map.unit(unit);
-        let elements = tensor.offset..tensor.offset + tensor.elements();
-        (
+        let elements = tensor.offset + elements.start..tensor.offset + elements.end;
+        [
             self.wire(places.weights.elements(elements.clone(), 2)),
             self.state(places.residual.elements(elements, 2)),
-        )
+        ]
     }
 
     fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {

@@ -9,6 +9,7 @@ use crate::device::{Device, Lane, Lanes, TaskSpan, Tick};
 use crate::engine::batch::{Batch, BatchSums};
 use crate::engine::frame::{Frame, Inputs};
 use crate::engine::options::TrainerOptions;
+use crate::engine::pieces::{PieceJob, each_piece};
 use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
@@ -295,6 +296,17 @@ impl Trainer {
     pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
         self.sync()?;
         self.runner.store.write_tensor(name, values)
+    }
+
+    /// Calls `job` for every piece of the tensors that `order` names by their places in the layout's order, each at
+    /// most once, by the trainer's threads; first tensors first. Waits for the lanes. After an error no further piece
+    /// is begun, and the error of the earliest piece is given.
+    ///
+    /// # Panics
+    /// If a tensor is named twice, or there is no such tensor.
+    pub fn each_piece(&mut self, order: &[usize], job: &PieceJob) -> Result<()> {
+        self.sync()?;
+        each_piece(&self.runner.store, &self.runner.pool, order, job)
     }
 
     /// Writes fresh weights into every tensor; see [`fresh_tensor`]. Moments and step number stay as they are.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod folder;
 pub mod hf;
 pub mod metrics;
 mod rate;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::train::data::{Data, Loader, Micro};
-use crate::train::hf::{ExportTarget, export, export_bytes};
+use crate::train::hf::{ExportTarget, SHARD_BYTES, export, export_bytes, unwatched};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
 use crate::train::source::ModelSource;
@@ -236,10 +236,8 @@ impl Run {
 
     fn export(&mut self) -> Result<Option<PathBuf>> {
         let Some(target) = &self.target else { return Ok(None) };
-        let trainer = &mut self.trainer;
-        trainer.sync()?;
-        let read = |name: &str, out: &mut [f32]| trainer.read_tensor(name, out);
-        export(target, &self.model.config, &self.model.layout, self.options.export_dtype, read)?;
+        let dtype = self.options.export_dtype;
+        export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &unwatched)?;
         Ok(Some(target.folder().to_owned()))
     }
 }

@@ -6,7 +6,7 @@ use crate::base::{Error, Result, Status};
 use crate::engine::Trainer;
 use crate::model::{Layout, preset, preset_names};
 use crate::train::ByteTokenizer;
-use crate::train::hf::{FolderConfig, Weights};
+use crate::train::hf::{FolderConfig, Weights, unwatched};
 
 /// A model that can be put into a trainer.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl ModelSource {
     /// Puts weights into every tensor of a trainer: the folder's, or fresh ones of a seed.
     pub fn fill(&self, trainer: &mut Trainer, seed: u64) -> Result<()> {
         if let Some(weights) = &self.weights {
-            return weights.load(|name, values| trainer.write_tensor(name, values));
+            return weights.load(trainer, &unwatched);
         }
         trainer.write_fresh(seed)
     }

@@ -8,10 +8,26 @@ mod companions;
 mod config;
 mod export;
 mod family;
+mod index;
+mod shards;
 mod weights;
 
 pub use companions::Companions;
 pub use config::FolderConfig;
-pub use export::{ExportTarget, MARKER, export, export_bytes};
+pub use export::{ExportTarget, MARKER, Progress, SHARD_BYTES, export, export_bytes, unwatched};
 pub use family::{FAMILIES, Family};
-pub use weights::Weights;
+pub use index::Index;
+pub use weights::{Header, Weights};
+
+/// The weights in one file.
+const SINGLE: &str = "model.safetensors";
+/// Which file of several each tensor is in.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A trainer of a small model, for tests.
+#[cfg(test)]
+fn trainer_of(model: &crate::model::ModelConfig) -> crate::engine::Trainer {
+    use crate::engine::{Trainer, TrainerOptions};
+    let shape = crate::base::Shape { b: 1, t: 4 };
+    Trainer::open(model, &TrainerOptions { shape, threads: Some(2), ..TrainerOptions::default() }).unwrap()
+}
