@@ -5,15 +5,17 @@ mod reference;
 
 use horizon::base::{DType, Dims, Shape, UnitIndex};
 use horizon::model::{
-    HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, embed_backward, embed_forward,
-    head_forward, head_forward_backward, head_logits, layer_backward, layer_forward,
+    Biases, Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, RopeScaling,
+    Window, embed_backward, embed_forward, head_forward, head_forward_backward, head_logits, layer_backward,
+    layer_forward,
 };
 use horizon::ops::cpu::CpuKernels;
-use horizon::ops::{Kernels, LossRows, Rows, Write};
+use horizon::ops::{Kernels, LossRows, Write};
 use reference::Random;
 use reference::compare::close;
 use reference::decoder::{Batch, Tensors, logits, loss};
 use reference::memory::{Memory, on_any_threads};
+use reference::rows::{DocumentRows, SortedTokens};
 
 /// A model with weights in memory, and the micro-batches of a step.
 struct Step {
@@ -25,8 +27,8 @@ struct Step {
 }
 
 impl Step {
-    fn new(dims: Dims, tied: bool, shape: Shape, micros: usize, random: &mut Random) -> Self {
-        let config = ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) };
+    fn new(config: ModelConfig, shape: Shape, micros: usize, random: &mut Random) -> Self {
+        let dims = config.dims;
         config.validate().expect("sizes of a decoder");
         let layout = Layout::new(&config);
         let (mut tensors, mut weights) = (Tensors::new(), Vec::new());
@@ -35,7 +37,7 @@ impl Step {
             let mut values = vec![0f32; unit.elements];
             for tensor in &unit.tensors {
                 let mut drawn = random.bf16s(tensor.elements(), if tensor.decays() { 0.4 } else { 0.5 });
-                if !tensor.decays() {
+                if !tensor.decays() && !tensor.name.ends_with(".bias") {
                     drawn.iter_mut().for_each(|w| *w = if *w < 0.0 { 0.75 } else { 1.25 });
                 }
                 values[tensor.offset..][..drawn.len()].copy_from_slice(&drawn);
@@ -75,22 +77,25 @@ impl Step {
         let embedding = gradients[0].span();
         let head = gradients[layout.head().at()].span();
         let dhead = HeadSpans::of(layout, head, Some(embedding), DType::F32);
+        let constants_memory = Memory::f32s(&Constants::values(config));
+        let constants = Constants::carve(constants_memory.span(), config);
         for (micro, batch) in self.batches.iter().enumerate() {
             let write = if micro == 0 { Write::Set } else { Write::Add };
             let (shape, boundary_bytes) = (batch.shape, batch.shape.n() * dims.c * 4);
-            let (tokens, targets) = (Memory::i32s(&batch.tokens), Memory::i32s(&batch.targets));
-            let (starts, weights) = (Memory::i32s(&batch.starts), Memory::f32s(&batch.weights));
-            let rows = Rows { shape, starts: starts.span() };
+            let (tokens, targets) = (SortedTokens::new(&batch.tokens), Memory::i32s(&batch.targets));
+            let (documents, weights) =
+                (DocumentRows::new(shape, &batch.starts), Memory::f32s(&batch.weights));
+            let (rows, tokens) = (documents.rows(), tokens.rows());
             let loss_rows =
                 LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale() };
-            let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
-            let kept_bytes = LayerScratch::kept_bytes(recompute, dims, shape, k.storage());
+            let memory = Memory::painted(LayerScratch::bytes(config, shape, k.storage()));
+            let kept_bytes = LayerScratch::kept_bytes(recompute, config, shape, k.storage());
             let kept: Vec<Memory> = (0..dims.l).map(|_| Memory::painted(kept_bytes)).collect();
             let scratch = |layer: usize| {
-                LayerScratch::carve(memory.span(), dims, shape, k.storage()).keeping(
+                LayerScratch::carve(memory.span(), config, shape, k.storage()).keeping(
                     kept[layer].span(),
                     recompute,
-                    dims,
+                    config,
                     shape,
                     k.storage(),
                 )
@@ -100,13 +105,14 @@ impl Step {
 
             let boundaries: Vec<Memory> = (0..=dims.l).map(|_| Memory::painted(boundary_bytes)).collect();
             let table = self.weights(layout.embedding());
-            embed_forward(k, config, table, tokens.span(), shape, boundaries[0].span());
+            embed_forward(k, config, table, tokens.tokens, shape, boundaries[0].span());
             for layer in 0..dims.l {
                 let unit = layout.layer(layer);
                 let (x, out) = (boundaries[layer].span(), boundaries[layer + 1].span());
                 layer_forward(
                     k,
                     config,
+                    &constants,
                     layout.unit(unit),
                     self.weights(unit),
                     &rows,
@@ -133,6 +139,7 @@ impl Step {
                 layer_backward(
                     k,
                     config,
+                    &constants,
                     layout.unit(unit),
                     self.weights(unit),
                     gradients[unit.at()].span(),
@@ -144,7 +151,7 @@ impl Step {
                 );
             }
             let write = if config.tied { Write::Add } else { write };
-            embed_backward(k, config, embedding, write, tokens.span(), shape, stream);
+            embed_backward(k, config, embedding, write, &tokens, shape, stream);
         }
         [loss_sum].into_iter().chain(gradients).collect()
     }
@@ -203,20 +210,24 @@ impl Step {
     }
 }
 
+fn plain(dims: Dims, tied: bool) -> ModelConfig {
+    ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) }
+}
+
 /// Odd everything; heads' width H·D is not C.
 const ODD: Dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 2 };
 
 #[test]
 fn untied_grouped_heads_two_micro_batches() {
     let mut random = Random::new(20);
-    Step::new(ODD, false, Shape { b: 2, t: 9 }, 2, &mut random).check(7, &mut random);
+    Step::new(plain(ODD, false), Shape { b: 2, t: 9 }, 2, &mut random).check(7, &mut random);
 }
 
 #[test]
 fn tied_one_key_head_two_micro_batches() {
     let mut random = Random::new(21);
     let dims = Dims { g: 1, ..ODD };
-    Step::new(dims, true, Shape { b: 2, t: 9 }, 2, &mut random).check(18, &mut random);
+    Step::new(plain(dims, true), Shape { b: 2, t: 9 }, 2, &mut random).check(18, &mut random);
 }
 
 #[test]
@@ -224,23 +235,60 @@ fn untied_as_many_key_heads_as_query_heads() {
     let mut random = Random::new(22);
     // Wide heads and a narrow feed-forward: attention's gradients are the larger of what shares memory.
     let dims = Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 };
-    Step::new(dims, false, Shape { b: 1, t: 17 }, 1, &mut random).check(1, &mut random);
+    Step::new(plain(dims, false), Shape { b: 1, t: 17 }, 1, &mut random).check(1, &mut random);
+}
+
+#[test]
+fn biases_of_attention_and_a_window_in_one_layer() {
+    let mut random = Random::new(24);
+    let config = ModelConfig {
+        biases: Biases { qkv: true, o: false, mlp: false },
+        window: Some(Window { size: 4, layers: vec![false, true] }),
+        rope_scaling: RopeScaling::Linear { factor: 3.0 },
+        ..plain(ODD, true)
+    };
+    Step::new(config, Shape { b: 2, t: 9 }, 2, &mut random).check(7, &mut random);
+}
+
+#[test]
+fn norms_of_heads_and_every_bias() {
+    let mut random = Random::new(25);
+    let config = ModelConfig {
+        biases: Biases { qkv: true, o: true, mlp: true },
+        qk_norm: true,
+        rope_scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 32 },
+        ..plain(ODD, false)
+    };
+    Step::new(config, Shape { b: 2, t: 9 }, 2, &mut random).check(18, &mut random);
+}
+
+#[test]
+fn norms_of_one_key_head_and_a_window_everywhere() {
+    let mut random = Random::new(26);
+    let config = ModelConfig {
+        qk_norm: true,
+        window: Some(Window { size: 3, layers: vec![true; 2] }),
+        ..plain(Dims { g: 1, ..ODD }, false)
+    };
+    Step::new(config, Shape { b: 1, t: 17 }, 1, &mut random).check(5, &mut random);
 }
 
 #[test]
 fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
     let mut random = Random::new(23);
-    let step = Step::new(ODD, false, Shape { b: 1, t: 13 }, 1, &mut random);
+    let step = Step::new(plain(ODD, false), Shape { b: 1, t: 13 }, 1, &mut random);
     let (batch, config, dims) = (&step.batches[0], &step.config, &step.config.dims);
     let (shape, chunk) = (batch.shape, 5);
     let (targets, weights) = (Memory::i32s(&batch.targets), Memory::f32s(&batch.weights));
-    let (tokens, starts) = (Memory::i32s(&batch.tokens), Memory::i32s(&batch.starts));
-    let rows = Rows { shape, starts: starts.span() };
+    let (tokens, documents) = (Memory::i32s(&batch.tokens), DocumentRows::new(shape, &batch.starts));
+    let rows = documents.rows();
+    let constants_memory = Memory::f32s(&Constants::values(config));
+    let constants = Constants::carve(constants_memory.span(), config);
     let loss_rows = LossRows { targets: targets.span(), weights: weights.span(), scale: 1.0 };
     let last = 12;
     let results = on_any_threads(|k| {
-        let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
-        let scratch = LayerScratch::carve(memory.span(), dims, shape, k.storage());
+        let memory = Memory::painted(LayerScratch::bytes(config, shape, k.storage()));
+        let scratch = LayerScratch::carve(memory.span(), config, shape, k.storage());
         let head_memory = Memory::painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
         let head_scratch = HeadScratch::carve(head_memory.span(), dims, shape, k.storage(), chunk);
         let (x, out) = (Memory::painted(shape.n() * dims.c * 4), Memory::painted(shape.n() * dims.c * 4));
@@ -250,7 +298,7 @@ fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
             let unit = step.layout.layer(layer);
             let (x, out) = places;
             let layout = step.layout.unit(unit);
-            layer_forward(k, config, layout, step.weights(unit), &rows, x, out, &scratch);
+            layer_forward(k, config, &constants, layout, step.weights(unit), &rows, x, out, &scratch);
             places = (out, x);
         }
         let (stream, head) = (places.0, step.head_weights());

@@ -3,10 +3,11 @@
 mod reference;
 
 use horizon::base::{Dims, Shape};
-use horizon::ops::{Kernels, Rows};
+use horizon::ops::Kernels;
 use reference::compare::{close, gradient_of, inner};
 use reference::decoder::documents;
 use reference::memory::{Memory, on_any_threads};
+use reference::rows::DocumentRows;
 use reference::{Random, attention, wide};
 
 /// `(b, t, h, g, d, reason)`.
@@ -21,22 +22,28 @@ const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
     (1, 321, 2, 1, 32, "three blocks of keys and a tail"),
 ];
 
+/// Windows: none, the row alone, a few rows, across a block of keys, wider than most sequences.
+const WINDOWS: &[usize] = &[0, 1, 5, 70, 150];
+
 struct Case {
     shape: Shape,
     dims: Dims,
     qkv: Vec<f32>,
     starts: Vec<i32>,
+    window: usize,
     reason: &'static str,
 }
 
-/// Every size with whole sequences and with documents.
+/// Every size with whole sequences and with documents, and with windows that some row feels.
 fn cases(random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     for &(b, t, h, g, d, reason) in SIZES {
         let (shape, dims) = (Shape { b, t }, Dims { c: 1, h, g, d, f: 1, v: 1, l: 1 });
-        for starts in [vec![0; shape.n()], documents(shape, random)] {
-            let qkv = random.f32s(shape.n() * dims.qkv(), 2.0);
-            cases.push(Case { shape, dims, qkv, starts, reason });
+        for &window in WINDOWS.iter().filter(|&&window| window < t) {
+            for starts in [vec![0; shape.n()], documents(shape, random)] {
+                let qkv = random.f32s(shape.n() * dims.qkv(), 2.0);
+                cases.push(Case { shape, dims, qkv, starts, window, reason });
+            }
         }
     }
     cases
@@ -45,16 +52,16 @@ fn cases(random: &mut Random) -> Vec<Case> {
 #[test]
 fn forward_agrees() {
     let mut random = Random::new(8);
-    for Case { shape, dims, qkv, starts, reason } in cases(&mut random) {
-        let (qkv_memory, starts_memory) = (Memory::f32s(&qkv), Memory::i32s(&starts));
-        let rows = Rows { shape, starts: starts_memory.span() };
+    for Case { shape, dims, qkv, starts, window, reason } in cases(&mut random) {
+        let (qkv_memory, documents) = (Memory::f32s(&qkv), DocumentRows::new(shape, &starts));
+        let rows = documents.rows();
         let results = on_any_threads(|k| {
             let out = Memory::painted(shape.n() * dims.attended() * 4);
             let lse = Memory::painted(shape.n() * dims.h * 4);
-            k.attention_forward(out.span(), lse.span(), qkv_memory.span(), &rows, &dims);
+            k.attention_forward(out.span(), lse.span(), qkv_memory.span(), &rows, window, &dims);
             vec![out, lse]
         });
-        let (out, lse) = attention(&wide(&qkv), &starts, shape, &dims);
+        let (out, lse) = attention(&wide(&qkv), &starts, window, shape, &dims);
         close(reason, &results[0].read_f32(), &out, 1e-5, 2e-6);
         close(reason, &results[1].read_f32(), &lse, 1e-6, 1e-6);
     }
@@ -63,16 +70,16 @@ fn forward_agrees() {
 #[test]
 fn backward_agrees() {
     let mut random = Random::new(9);
-    for Case { shape, dims, qkv, starts, reason } in cases(&mut random) {
-        let (qkv_memory, starts_memory) = (Memory::f32s(&qkv), Memory::i32s(&starts));
-        let rows = Rows { shape, starts: starts_memory.span() };
+    for Case { shape, dims, qkv, starts, window, reason } in cases(&mut random) {
+        let (qkv_memory, documents) = (Memory::f32s(&qkv), DocumentRows::new(shape, &starts));
+        let rows = documents.rows();
         let dout = random.f32s(shape.n() * dims.attended(), 1.0);
         let dout_memory = Memory::f32s(&dout);
         let results = on_any_threads(|k| {
             let out = Memory::painted(shape.n() * dims.attended() * 4);
             let lse = Memory::painted(shape.n() * dims.h * 4);
             let dqkv = Memory::painted(shape.n() * dims.qkv() * 4);
-            k.attention_forward(out.span(), lse.span(), qkv_memory.span(), &rows, &dims);
+            k.attention_forward(out.span(), lse.span(), qkv_memory.span(), &rows, window, &dims);
             k.attention_backward(
                 dqkv.span(),
                 dout_memory.span(),
@@ -80,17 +87,18 @@ fn backward_agrees() {
                 lse.span(),
                 qkv_memory.span(),
                 &rows,
+                window,
                 &dims,
             );
             vec![dqkv]
         });
         gradient_of(reason, &results[0].read_f32(), &wide(&qkv), 10, &mut random, |qkv| {
-            inner(&attention(qkv, &starts, shape, &dims).0, &dout)
+            inner(&attention(qkv, &starts, window, shape, &dims).0, &dout)
         });
     }
 }
 
-/// What stands in other documents and later rows is never read: NaNs there change nothing.
+/// What stands in other documents, before the window and in later rows has no weight, however large.
 #[test]
 fn nothing_outside_the_run_is_read() {
     let mut random = Random::new(10);
@@ -102,16 +110,18 @@ fn nothing_outside_the_run_is_read() {
     for value in &mut loud[..70 * dims.qkv()] {
         *value *= 1e6;
     }
-    let starts = Memory::i32s(&starts);
-    let rows = Rows { shape, starts: starts.span() };
-    let second_document = |qkv: &[f32]| {
-        let qkv = Memory::f32s(qkv);
+    let second_half = |qkv: &[f32], starts: &[i32], window: usize| {
+        let documents = DocumentRows::new(shape, starts);
+        let (rows, qkv) = (documents.rows(), Memory::f32s(qkv));
         let results = on_any_threads(|k| {
             let (out, lse) = (Memory::painted(150 * 16 * 4), Memory::painted(150 * 2 * 4));
-            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, &dims);
+            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, window, &dims);
             vec![out]
         });
-        results[0].read_f32()[70 * 16..].to_vec()
+        results[0].read_f32()[80 * 16..].to_vec()
     };
-    assert_eq!(second_document(&clean), second_document(&loud));
+    assert_eq!(second_half(&clean, &starts, 0), second_half(&loud, &starts, 0));
+    let whole = vec![0; 150];
+    assert_eq!(second_half(&clean, &whole, 11), second_half(&loud, &whole, 11));
+    assert_ne!(second_half(&clean, &whole, 12), second_half(&loud, &whole, 12));
 }

@@ -68,11 +68,6 @@ impl ModelConfig {
         self.window.as_ref().filter(|window| window.layers[layer]).map_or(0, |window| window.size)
     }
 
-    /// f32 `[D/2]`: the angles that one position turns the pairs of a head by.
-    pub fn inv_freq(&self) -> Vec<f32> {
-        self.rope_scaling.inv_freq(self.rope_theta, self.dims.d)
-    }
-
     /// Refuses sizes no decoder can have, naming field and value.
     pub fn validate(&self) -> Result<()> {
         let Dims { c, h, g, d, f, v, l } = self.dims;

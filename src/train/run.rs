@@ -196,6 +196,9 @@ impl Run {
             let step_seconds = clock.elapsed().as_secs_f64();
             pace.push(step_seconds);
             let attended = micros.iter().map(|micro| micro.attended).sum();
+            let t = self.options.trainer.shape.t;
+            let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
+            let beyond = micros.iter().map(beyond).sum();
             let every = self.options.val_every;
             let is_due = *done == steps || done.is_multiple_of(every);
             let record = StepRecord {
@@ -206,7 +209,7 @@ impl Run {
                 tokens: report.tokens,
                 step_seconds,
                 tokens_per_second: report.tokens as f64 / step_seconds,
-                tflops: self.work.flop(report.tokens, attended) / step_seconds / 1e12,
+                tflops: self.work.flop(report.tokens, attended, beyond) / step_seconds / 1e12,
                 val_loss: if is_due { self.validate()? } else { None },
             };
             clock = Instant::now();

@@ -7,12 +7,15 @@
 //! matrix products; the ops themselves are arithmetic on slices.
 
 mod attention;
+mod bias;
+mod column_sum;
 mod cross_entropy;
 mod cut;
 mod embed;
 mod gradient;
 mod matmul;
 mod product;
+mod qk_norm;
 mod rmsnorm;
 mod rope;
 mod scratch;
@@ -25,11 +28,11 @@ use std::sync::Arc;
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
 use crate::host::Pool;
-use crate::ops::{Kernels, LossRows, Rows, Write};
+use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
 
 use rope::RotationTable;
 use scratch::Scratch;
-use view::{read, read_apart, write};
+use view::{Matrix, read, read_apart, write};
 
 /// [`Kernels`] on memory that this process can address, by the threads of a pool.
 ///
@@ -58,9 +61,9 @@ fn block(index: usize, block: usize, count: usize) -> std::ops::Range<usize> {
     start..(start + block).min(count)
 }
 
-/// Rows of an embedding whose span may end in padding.
-fn vocabulary(span: &DeviceSpan, element_bytes: usize, c: usize) -> usize {
-    span.bytes() / element_bytes / c
+/// Elements of a linear layer's output, with what lies between its rows.
+fn out_elements(sizes: &Linear) -> usize {
+    sizes.n * sizes.out_stride
 }
 
 impl Kernels for CpuKernels {
@@ -68,8 +71,15 @@ impl Kernels for CpuKernels {
         Self::STORAGE
     }
 
-    fn embed_forward(&self, mut out: DeviceSpan, table: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize) {
-        let v = vocabulary(&table, 2, c);
+    fn embed_forward(
+        &self,
+        mut out: DeviceSpan,
+        table: DeviceSpan,
+        tokens: DeviceSpan,
+        n: usize,
+        c: usize,
+        v: usize,
+    ) {
         embed::forward(self, write(&mut out, n * c), read(&table, v * c), read(&tokens, n), c);
     }
 
@@ -77,12 +87,17 @@ impl Kernels for CpuKernels {
         &self,
         mut dtable: DeviceSpan,
         dout: DeviceSpan,
-        tokens: DeviceSpan,
+        tokens: &TokenRows,
         n: usize,
         c: usize,
+        v: usize,
     ) {
-        let v = vocabulary(&dtable, 4, c);
-        embed::backward(self, write(&mut dtable, v * c), read(&dout, n * c), read(&tokens, n), c);
+        let sorted = embed::Sorted {
+            tokens: read(&tokens.tokens, n),
+            order: read(&tokens.order, n),
+            first: read(&tokens.first, tokens.distinct + 1),
+        };
+        embed::backward(self, write(&mut dtable, v * c), read(&dout, n * c), sorted, c);
     }
 
     fn rmsnorm_forward(
@@ -133,18 +148,18 @@ impl Kernels for CpuKernels {
         x: DeviceSpan,
         weight: DeviceSpan,
         residual: Option<DeviceSpan>,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     ) {
+        let Linear { n, k, m, .. } = sizes;
+        let elements = out_elements(&sizes);
         let residual = match &residual {
             None => matmul::Residual::None,
             Some(residual) => {
-                read_apart(residual, n * m, &out).map_or(matmul::Residual::Out, matmul::Residual::Apart)
+                read_apart(residual, elements, &out).map_or(matmul::Residual::Out, matmul::Residual::Apart)
             }
         };
-        let out = write(&mut out, n * m);
-        matmul::forward(self, out, read(&x, n * k), read(&weight, m * k), residual, n, k, m);
+        let out = write(&mut out, elements);
+        matmul::forward(self, out, read(&x, n * k), read(&weight, m * k), residual, sizes);
     }
 
     fn matmul_backward_input(
@@ -153,12 +168,11 @@ impl Kernels for CpuKernels {
         dx_write: Write,
         dout: DeviceSpan,
         weight: DeviceSpan,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     ) {
-        let dx = write(&mut dx, n * k);
-        matmul::backward_input(self, dx, dx_write, read(&dout, n * m), read(&weight, m * k), n, k, m);
+        let Linear { n, k, m, .. } = sizes;
+        let dout = read(&dout, out_elements(&sizes));
+        matmul::backward_input(self, write(&mut dx, n * k), dx_write, dout, read(&weight, m * k), sizes);
     }
 
     fn matmul_backward_weight(
@@ -167,24 +181,68 @@ impl Kernels for CpuKernels {
         dweight_write: Write,
         dout: DeviceSpan,
         x: DeviceSpan,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     ) {
+        let Linear { n, k, m, .. } = sizes;
+        let dout = read(&dout, out_elements(&sizes));
         let dweight = write(&mut dweight, m * k);
-        matmul::backward_weight(self, dweight, dweight_write, read(&dout, n * m), read(&x, n * k), n, k, m);
+        matmul::backward_weight(self, dweight, dweight_write, dout, read(&x, n * k), sizes);
     }
 
-    fn rope_forward(&self, mut qkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
-        let n = rows.shape.n();
-        let qkv = write(&mut qkv, n * dims.qkv());
-        rope::rotate(self, qkv, read(&rows.starts, n), rows.shape, theta, dims, rope::Way::Forward);
+    fn bias_forward(&self, mut out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
+        bias::forward(self, write(&mut out, n * c), read(&bias, c));
     }
 
-    fn rope_backward(&self, mut dqkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
+    fn bias_backward(&self, mut dbias: DeviceSpan, dbias_write: Write, dout: DeviceSpan, n: usize, c: usize) {
+        bias::backward(self, write(&mut dbias, c), dbias_write, read(&dout, n * c));
+    }
+
+    fn qk_norm_forward(
+        &self,
+        mut out: DeviceSpan,
+        mut rstd: DeviceSpan,
+        qkv: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        eps: f32,
+        n: usize,
+        dims: &Dims,
+    ) {
+        let rstd = write(&mut rstd, n * (dims.h + dims.g)).split_at_mut(n * dims.h);
+        let weights = weights.each_ref().map(|weight| read(weight, dims.d));
+        let out = write(&mut out, n * dims.qkv());
+        qk_norm::forward(self, out, rstd, read(&qkv, n * dims.qkv()), weights, eps, dims);
+    }
+
+    fn qk_norm_backward(
+        &self,
+        mut dqkv: DeviceSpan,
+        mut dweights: [DeviceSpan; 2],
+        dweights_write: Write,
+        qkv: DeviceSpan,
+        rstd: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        n: usize,
+        dims: &Dims,
+    ) {
+        let saved = qk_norm::Saved {
+            qkv: read(&qkv, n * dims.qkv()),
+            rstd: read(&rstd, n * (dims.h + dims.g)).split_at(n * dims.h),
+            weights: weights.each_ref().map(|weight| read(weight, dims.d)),
+        };
+        let dweights = dweights.each_mut().map(|dweight| write(dweight, dims.d));
+        qk_norm::backward(self, write(&mut dqkv, n * dims.qkv()), dweights, dweights_write, saved, dims);
+    }
+
+    fn rope_forward(&self, mut qkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
         let n = rows.shape.n();
-        let dqkv = write(&mut dqkv, n * dims.qkv());
-        rope::rotate(self, dqkv, read(&rows.starts, n), rows.shape, theta, dims, rope::Way::Backward);
+        let (qkv, positions) = (write(&mut qkv, n * dims.qkv()), read(&rows.positions, n));
+        rope::rotate(self, qkv, positions, read(&inv_freq, dims.d / 2), dims, rope::Way::Forward);
+    }
+
+    fn rope_backward(&self, mut dqkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
+        let n = rows.shape.n();
+        let (dqkv, positions) = (write(&mut dqkv, n * dims.qkv()), read(&rows.positions, n));
+        rope::rotate(self, dqkv, positions, read(&inv_freq, dims.d / 2), dims, rope::Way::Backward);
     }
 
     fn attention_forward(
@@ -193,12 +251,13 @@ impl Kernels for CpuKernels {
         mut lse: DeviceSpan,
         qkv: DeviceSpan,
         rows: &Rows,
+        window: usize,
         dims: &Dims,
     ) {
         let n = rows.shape.n();
         let (out, lse) = (write(&mut out, n * dims.attended()), write(&mut lse, n * dims.h));
-        let (qkv, starts) = (read(&qkv, n * dims.qkv()), read(&rows.starts, n));
-        attention::forward(self, out, lse, qkv, starts, rows.shape, dims);
+        let visible = attention::Visible { doc_start: read(&rows.doc_start, n), window };
+        attention::forward(self, out, lse, read(&qkv, n * dims.qkv()), visible, rows.shape, dims);
     }
 
     fn attention_backward(
@@ -209,6 +268,7 @@ impl Kernels for CpuKernels {
         lse: DeviceSpan,
         qkv: DeviceSpan,
         rows: &Rows,
+        window: usize,
         dims: &Dims,
     ) {
         let n = rows.shape.n();
@@ -217,7 +277,7 @@ impl Kernels for CpuKernels {
             out: read(&out, n * dims.attended()),
             lse: read(&lse, n * dims.h),
             dout: read(&dout, n * dims.attended()),
-            starts: read(&rows.starts, n),
+            visible: attention::Visible { doc_start: read(&rows.doc_start, n), window },
         };
         attention::backward(self, write(&mut dqkv, n * dims.qkv()), saved, rows.shape, dims);
     }
@@ -237,9 +297,11 @@ impl Kernels for CpuKernels {
         rows: &LossRows,
         n: usize,
         v: usize,
+        stride: usize,
     ) {
         let targets = cross_entropy::Targets::new(rows, n);
-        cross_entropy::forward(self, &mut write(&mut loss, 1)[0], read(&logits, n * v), targets, n, v);
+        let logits = Matrix::new(read(&logits, n * stride), n, v, stride);
+        cross_entropy::forward(self, &mut write(&mut loss, 1)[0], logits, targets);
     }
 
     fn cross_entropy_forward_backward(
@@ -249,10 +311,11 @@ impl Kernels for CpuKernels {
         rows: &LossRows,
         n: usize,
         v: usize,
+        stride: usize,
     ) {
         let targets = cross_entropy::Targets::new(rows, n);
-        let (loss, logits) = (&mut write(&mut loss, 1)[0], write(&mut logits, n * v));
-        cross_entropy::forward_backward(self, loss, logits, targets, n, v);
+        let (loss, logits) = (&mut write(&mut loss, 1)[0], write(&mut logits, n * stride));
+        cross_entropy::forward_backward(self, loss, logits, targets, v, stride);
     }
 
     fn zero(&self, mut out: DeviceSpan) {
