@@ -280,8 +280,8 @@ typedef struct hz_model_config_t {
 
 /* Sizes are yours to fill in (or hz_model_config_from_preset's). */
 #define HZ_MODEL_CONFIG_INIT \
-    {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, 0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, \
-     {0, 0, 0, 0}}
+    {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, \
+     0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}}
 
 /* Fills in a built-in shape: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256.
  * Errors: HZ_STATUS_NOT_FOUND, naming those there are. */
