@@ -5,8 +5,10 @@ use serde_json::{Map, Value};
 use crate::base::{Error, Result, Status};
 use crate::train::hf::family::unsupported;
 
-/// Keys that do not change what a training step computes, and are carried over to an export.
-pub const CARRIED: &[&str] = &["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"];
+/// Keys that an export says again as the folder said them: what does not change a training step, and
+/// `max_window_layers`, which says nothing where there is no window or a list of layers.
+pub const CARRIED: &[&str] =
+    &["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_window_layers"];
 
 /// Keys that the model is made of, in one family or another; read, or checked against what the family says.
 const READ: &[&str] = &[
@@ -16,7 +18,6 @@ const READ: &[&str] = &[
     "intermediate_size",
     "layer_types",
     "max_position_embeddings",
-    "max_window_layers",
     "mlp_bias",
     "num_attention_heads",
     "num_hidden_layers",

@@ -89,7 +89,6 @@ impl FolderConfig {
             "attention_dropout": 0.0,
             "bos_token_id": null,
             "eos_token_id": null,
-            "head_dim": dims.d,
             "hidden_act": "silu",
             "hidden_size": dims.c,
             "initializer_range": 0.02,
@@ -110,6 +109,11 @@ impl FolderConfig {
             "vocab_size": dims.v,
         });
         let keys = config.as_object_mut().expect("an object was just made");
+        // Some families' classes do not know the key; it is written where it says something.
+        let even = dims.c.is_multiple_of(dims.h).then(|| dims.c / dims.h);
+        if self.family.head_dim.or(even) != Some(dims.d) {
+            keys.insert("head_dim".into(), dims.d.into());
+        }
         if self.family.attention_bias == AttentionBias::Key {
             keys.insert("attention_bias".into(), model.biases.qkv.into());
         }
