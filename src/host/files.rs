@@ -37,12 +37,14 @@ impl MappedFile {
 }
 
 impl MappedFile {
-    /// Brings a part of the file into memory in one go, where the system can.
-    pub fn fetch(&self, part: Range<usize>) {
-        // Whatever cannot be fetched now is read as it is touched.
-        if self.0.advise_range(Advice::PopulateRead, part.start, part.len()).is_err() {
-            let _ = self.0.advise_range(Advice::WillNeed, part.start, part.len());
-        }
+    /// Brings a part of the file into memory in one go, where the system can, and lets it begin with the `ahead`
+    /// bytes behind.
+    pub fn fetch(&self, part: Range<usize>, ahead: usize) {
+        // These are hints: whatever does not come now is read as it is touched. The second waits for pages one by one
+        // and reads little ahead, so the first has the disk working on all of them by then.
+        let end = self.0.len().min(part.end.saturating_add(ahead));
+        let _ = self.0.advise_range(Advice::WillNeed, part.start, end - part.start);
+        let _ = self.0.advise_range(Advice::PopulateRead, part.start, part.len());
     }
 
     /// Gives the pages that lie wholly in a part back to the system; touched again they are read again.

@@ -151,7 +151,8 @@ impl Weights {
         let (file, size) = (&self.files[place.file], place.bytes.len() / piece.tensor.elements());
         let from = place.bytes.start + piece.elements.start * size;
         let part = from..from + piece.elements.len() * size;
-        file.bytes.fetch(part.clone());
+        // The pieces that other threads are about to take.
+        file.bytes.fetch(part.clone(), 2 * part.len());
         let finite = copy(piece, place.dtype, &file.bytes[part.clone()]);
         file.bytes.release(part.clone());
         match finite {
