@@ -4,9 +4,10 @@ use std::thread;
 
 use crate::base::{DType, Error, Result, Shape};
 use crate::capi::argument::{Array, LentText, size};
-use crate::capi::sized::{SizedStruct, sized_struct};
-use crate::engine::{AdamOptions, TrainerOptions};
-use crate::schedule::{AdamWhen, Mode};
+use crate::capi::sized::{In, SizedStruct, sized_struct};
+use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
+use crate::host::Pinning;
+use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 
 sized_struct! {
     hz_trainer_options_t {
@@ -15,6 +16,8 @@ sized_struct! {
         grad_dtype: u32 = dtype_number(TrainerOptions::default().grad_dtype),
         adam_when: u32 = ADAM_AUTO,
         tracing: u32 = 0,
+        device_index: u32 = 0,
+        pinning: u32 = pinning_number(TrainerOptions::default().pinning),
         sequences: u64 = TrainerOptions::default().shape.b as u64,
         sequence_length: u64 = TrainerOptions::default().shape.t as u64,
         micros_max: u64 = TrainerOptions::default().micros_max as u64,
@@ -29,6 +32,22 @@ sized_struct! {
         eps: f64 = AdamOptions::default().eps,
         weight_decay: f64 = AdamOptions::default().weight_decay,
         clip: f64 = TrainerOptions::default().clip,
+        grad_place: u32 = PLACE_AUTO,
+        sweeps: u32 = 0,
+        layers: In<hz_layer_placement_t> = In::NULL,
+        layers_count: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_layer_placement_t {
+        recompute: u32 = recompute_number(LayerPlacement::default().recompute),
+        boundary: u32 = PLACE_AUTO,
+        resident: u32 = 0,
+        sum: u32 = PLACE_AUTO,
+        reserved: u32 = 0,
+        first: u64 = 0,
+        count: u64 = 0,
     }
 }
 
@@ -101,11 +120,58 @@ pub const SHAPE_MAX: usize = 4;
 /// `HZ_ADAM_AUTO`; the others are those of [`adam_number`].
 const ADAM_AUTO: u32 = 0;
 
+/// `HZ_PLACE_AUTO`; the others are those of [`place_number`].
+const PLACE_AUTO: u32 = 0;
+
+/// Where something waits.
+#[derive(Clone, Copy)]
+enum Waits {
+    Host,
+    Device,
+}
+
+/// `HZ_PLACE_HOST`, `HZ_PLACE_DEVICE`.
+fn place_number(place: Waits) -> u32 {
+    match place {
+        Waits::Host => 1,
+        Waits::Device => 2,
+    }
+}
+
+/// What an `HZ_PLACE_*` chooses.
+fn place<T>(number: u32, field: &str, auto: T, host: T, device: T) -> Result<T> {
+    if number == PLACE_AUTO {
+        return Ok(auto);
+    }
+    Ok(match choose(number, &[Waits::Host, Waits::Device], place_number, field, "HZ_PLACE_")? {
+        Waits::Host => host,
+        Waits::Device => device,
+    })
+}
+
+/// `HZ_RECOMPUTE_*`.
+fn recompute_number(recompute: Recompute) -> u32 {
+    match recompute {
+        Recompute::Full => 1,
+        Recompute::Selective => 2,
+        Recompute::None => 3,
+    }
+}
+
 /// `HZ_DEVICE_*`.
 #[derive(Clone, Copy)]
 enum Device {
     Auto = 0,
     Cpu = 1,
+    Cuda = 2,
+}
+
+/// `HZ_PINNING_*`.
+fn pinning_number(pinning: Pinning) -> u32 {
+    match pinning {
+        Pinning::Registered => 0,
+        Pinning::Allocated => 1,
+    }
 }
 
 /// `HZ_MODE_*`.
@@ -113,6 +179,7 @@ fn mode_number(mode: Mode) -> u32 {
     match mode {
         Mode::Exact => 1,
         Mode::Streamed => 2,
+        Mode::Compact => 3,
     }
 }
 
@@ -150,7 +217,7 @@ pub fn dtype(number: u32, field: &str) -> Result<DType> {
     choose(number, &[DType::Bf16, DType::F32], dtype_number, field, "HZ_DTYPE_")
 }
 
-pub(super) fn flag(value: u32, field: &str) -> Result<bool> {
+pub fn flag(value: u32, field: &str) -> Result<bool> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
@@ -175,10 +242,63 @@ pub(super) fn threads_or_all(value: u64) -> Result<usize> {
     }
 }
 
-/// The options a caller gives; none is all defaults.
-pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptions> {
+/// The placements of a model's layers, as a caller gives them: for ranges of layers, the later ones on top.
+fn layer_placements(
+    given: In<hz_layer_placement_t>,
+    count: u64,
+    layers: usize,
+) -> Result<Vec<LayerPlacement>> {
+    let mut placements = Vec::new();
+    let count = size(count, "layers_count")?;
+    if count == 0 {
+        return Ok(placements);
+    }
+    for (index, raw) in given.read_all(count, "layers")?.into_iter().enumerate() {
+        let field = |name: &str| format!("layers[{index}].{name}");
+        if raw.reserved != 0 {
+            return Err(Error::argument(format!("{} is {}; it must be 0", field("reserved"), raw.reserved)));
+        }
+        let first = size(raw.first, &field("first"))?;
+        let end = match chosen_size(raw.count, &field("count"))? {
+            Some(count) => first.saturating_add(count),
+            None => layers,
+        };
+        if first >= end || end > layers {
+            return Err(Error::argument(format!(
+                "layers[{index}] places layers {first} .. {end}; the model has layers 0 .. {layers}"
+            )));
+        }
+        let auto = LayerPlacement::default();
+        let choices = [Recompute::Full, Recompute::Selective, Recompute::None];
+        let recompute = field("recompute");
+        let placement = LayerPlacement {
+            recompute: choose(raw.recompute, &choices, recompute_number, &recompute, "HZ_RECOMPUTE_")?,
+            boundary: place(
+                raw.boundary,
+                &field("boundary"),
+                auto.boundary,
+                Boundary::Spilled,
+                Boundary::Kept,
+            )?,
+            resident: flag(raw.resident, &field("resident"))?,
+            sum: place(raw.sum, &field("sum"), auto.sum, Sum::Passing, Sum::Own)?,
+        };
+        placements.resize(placements.len().max(end), auto);
+        placements[first..end].fill(placement);
+    }
+    Ok(placements)
+}
+
+/// The options a caller gives for a model of so many layers; none is all defaults.
+pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
-    choose(raw.device, &[Device::Auto, Device::Cpu], |device| device as u32, "device", "HZ_DEVICE_")?;
+    let devices = [Device::Auto, Device::Cpu, Device::Cuda];
+    let device = match choose(raw.device, &devices, |device| device as u32, "device", "HZ_DEVICE_")? {
+        Device::Auto => DeviceChoice::Auto,
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda => DeviceChoice::Cuda(raw.device_index as usize),
+    };
+    let pinnings = [Pinning::Registered, Pinning::Allocated];
     let adam_when = match raw.adam_when {
         ADAM_AUTO => None,
         number => {
@@ -186,8 +306,11 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
             Some(choose(number, &values, adam_number, "adam_when", "HZ_ADAM_")?)
         }
     };
+    let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     Ok(TrainerOptions {
-        mode: choose(raw.mode, &[Mode::Exact, Mode::Streamed], mode_number, "mode", "HZ_MODE_")?,
+        device,
+        pinning: choose(raw.pinning, &pinnings, pinning_number, "pinning", "HZ_PINNING_")?,
+        mode: choose(raw.mode, &modes, mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
         shape: Shape {
             b: size(raw.sequences, "sequences")?,
@@ -209,6 +332,9 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
         },
         clip: raw.clip,
         tracing: flag(raw.tracing, "tracing")?,
+        grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
+        sweeps: raw.sweeps.max(1) as usize,
+        layers: layer_placements(raw.layers, raw.layers_count, layers)?,
         ..TrainerOptions::default()
     })
 }
@@ -219,9 +345,11 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_engine() {
-        let engine = format!("{:?}", TrainerOptions::default());
+        // Who says nothing gets the best device.
+        let engine = TrainerOptions { device: DeviceChoice::Auto, ..TrainerOptions::default() };
+        let engine = format!("{engine:?}");
         for raw in [None, Some(hz_trainer_options_t::defaults())] {
-            assert_eq!(format!("{:?}", trainer_options(raw).unwrap()), engine);
+            assert_eq!(format!("{:?}", trainer_options(raw, 3).unwrap()), engine);
         }
     }
 
@@ -229,14 +357,17 @@ mod tests {
     fn numbers_that_name_nothing_are_refused_by_field() {
         let good = hz_trainer_options_t::defaults();
         let cases = [
-            ("device", hz_trainer_options_t { device: 2, ..good }),
+            ("device", hz_trainer_options_t { device: 3, ..good }),
+            ("pinning", hz_trainer_options_t { pinning: 2, ..good }),
             ("mode", hz_trainer_options_t { mode: 0, ..good }),
             ("grad_dtype", hz_trainer_options_t { grad_dtype: 3, ..good }),
             ("adam_when", hz_trainer_options_t { adam_when: 3, ..good }),
             ("tracing", hz_trainer_options_t { tracing: 2, ..good }),
+            ("grad_place", hz_trainer_options_t { grad_place: 3, ..good }),
+            ("layers", hz_trainer_options_t { layers_count: 1, ..good }),
         ];
         for (field, raw) in cases {
-            let error = trainer_options(Some(raw)).unwrap_err();
+            let error = trainer_options(Some(raw), 3).unwrap_err();
             assert!(error.message().contains(field), "{field}: {error}");
         }
     }

@@ -44,8 +44,7 @@ fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
         host_bytes: host as u64,
         host_wire_bytes: plan.host.wire_bytes() as u64,
         host_state_bytes: plan.host.state_bytes() as u64,
-        // The CPU device's memory is RAM.
-        ram_bytes: (host + device) as u64,
+        ram_bytes: (host + if plan.shares_memory() { device } else { 0 }) as u64,
         ..hz_plan_summary_t::defaults()
     }
 }
@@ -79,7 +78,7 @@ pub extern "C" fn hz_plan_open(
     wall(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
-        let options = trainer_options(options.optional("options")?)?;
+        let options = trainer_options(options.optional("options")?, config.dims.l)?;
         out_plan.open(hz_plan_t::new(&config, options)?);
         Ok(())
     })
@@ -89,7 +88,7 @@ pub extern "C" fn hz_plan_open(
 pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
     wall(|| {
         let hz_plan_t { plan, options, .. } = plan.get("plan")?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)
+        plan.admit(options.device_mem, &Limits::read(options.host_mem), plan.shares_memory())
     })
 }
 

@@ -28,10 +28,20 @@
 //! `sync` tells which ticks must have arrived, the trainer reaches those, and `check` proves that they suffice. So a
 //! tensor waits for the last operation on its own unit and for no other.
 //!
+//! # A loss of the caller's
+//! [`Trainer::step_with_loss`] issues its list up to [`Operation::Loss`](crate::schedule::Operation::Loss), waits for what
+//! that waits for, lets the caller make gradients of log-probabilities, and issues the rest. If the caller gives the
+//! step up, the rest is issued all the same and passed over, so that what `sync` and `check` know stays true.
+//!
 //! # Saving
 //! [`Trainer::save`] issues a list of its own to the disk lane, which hands one unit after the other to a
 //! [`Sink`] (`save`). A unit is saved once its AdamW is done, and its next AdamW comes after that: the
 //! save is of the moment it was asked for, however far training has got by the time it ends.
+//!
+//! # Tensors apart
+//! A learning rate, a decay of its own, or none of both (frozen) is kept by tensor beside the runner (`tuning`). It is
+//! set between steps, when AdamW of the tensor's unit is done. The last backward operation of a unit leaves a
+//! frozen tensor's gradient zero, so the global norm is that of what trains.
 //!
 //! # Frames
 //! A **frame** (`frame`) holds what differs from step to step (learning rate, loss scale) and what the
@@ -39,6 +49,7 @@
 //! when the host lane has done with it.
 #![forbid(unsafe_code)]
 
+mod backend;
 mod batch;
 mod derived;
 mod frame;
@@ -50,10 +61,13 @@ mod save;
 mod store;
 mod task;
 mod trainer;
+mod tuning;
 
+pub use backend::{Backend, DeviceChoice, KernelsSetting, MakeKernels, cuda_lacks, devices};
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
 pub use pieces::{Piece, PieceJob};
 pub use save::{Sink, UnitState};
 pub use store::Store;
-pub use trainer::{EvalReport, Stats, StepReport, Trainer};
+pub use trainer::{EvalReport, Loss, Stats, StepReport, Trainer};
+pub use tuning::TensorOptions;

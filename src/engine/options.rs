@@ -1,6 +1,8 @@
 //! What a trainer is opened with.
 
 use crate::base::{DType, Error, Result, Shape};
+use crate::engine::DeviceChoice;
+use crate::host::Pinning;
 use crate::model::Layout;
 pub use crate::ops::adam::AdamOptions;
 use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy};
@@ -8,6 +10,10 @@ use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placeme
 /// Everything about a run that is not the model, the data or the learning rate.
 #[derive(Clone, Debug)]
 pub struct TrainerOptions {
+    /// Where layers are computed. The C ABI and the command choose `auto` where nothing is said.
+    pub device: DeviceChoice,
+    /// How a CUDA device pins the host memory that crosses the link.
+    pub pinning: Pinning,
     /// What the host keeps of a parameter.
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device.
@@ -47,9 +53,11 @@ pub struct TrainerOptions {
 }
 
 impl Default for TrainerOptions {
-    /// `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs, clip 1.
+    /// The CPU, `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs, clip 1.
     fn default() -> Self {
         TrainerOptions {
+            device: DeviceChoice::Cpu,
+            pinning: Pinning::Registered,
             mode: Mode::Exact,
             grad_dtype: DType::Bf16,
             shape: Shape { b: 1, t: 256 },
@@ -82,13 +90,13 @@ impl TrainerOptions {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }
         let adam = self.adam_when.unwrap_or(match (self.mode, self.grad_wait) {
-            (Mode::Exact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
+            (Mode::Exact | Mode::Compact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
             (Mode::Streamed, GradWait::Host) => AdamWhen::UnderBackward,
         });
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
                 "clip {} needs the norm of all gradients before the first update, which {} does not wait \
-                 for: use clip 0, mode exact, or gradients that wait on the device",
+                 for: use clip 0, mode exact or compact, or gradients that wait on the device",
                 self.clip,
                 if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
             )));

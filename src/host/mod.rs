@@ -19,7 +19,7 @@ pub use doorbell::Doorbell;
 pub use isa::Isa;
 pub use limits::{Limit, Limits, Size};
 pub use pages::{HugePages, Pages};
-pub use pin::Pin;
+pub use pin::{Pin, Pinning};
 pub use pool::Pool;
 pub use span::{HostSpan, Plain};
 pub use topology::{Node, Topology, node_of_pci, node_of_pci_under, processor_name, processor_name_under};

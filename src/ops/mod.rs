@@ -94,6 +94,29 @@ impl Linear {
     }
 }
 
+/// What some models ask of kernels beside the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Columns of the widest bias; 0 without one.
+    pub bias_columns: usize,
+    /// Whether query and key heads are normalised.
+    pub qk_norm: bool,
+}
+
+/// Bytes of device memory that the kernels which store activations so work in, beside what operations are given.
+pub fn workspace_bytes(
+    storage: DType,
+    dims: &Dims,
+    shape: Shape,
+    logits_chunk: usize,
+    extras: Extras,
+) -> usize {
+    match storage {
+        DType::Bf16 => cuda::workspace::workspace_bytes(dims, shape, logits_chunk, extras),
+        DType::F32 => 0,
+    }
+}
+
 /// Arithmetic on device memory, called inside tasks of the compute lane. See the module for the law.
 pub trait Kernels: Send + Sync {
     /// The type activations are stored in.
@@ -272,6 +295,29 @@ pub trait Kernels: Send + Sync {
         loss: DeviceSpan,
         logits: DeviceSpan,
         rows: &LossRows,
+        n: usize,
+        v: usize,
+        stride: usize,
+    );
+    /// `logprobs` f32 `[n] =` logit of the target − log-sum-exp of the row, zero for ignored rows; the logits stay.
+    /// Rows of `logits [n, V]` lie `stride` elements apart; `targets` i32 `[n]`.
+    fn cross_entropy_logprobs(
+        &self,
+        logprobs: DeviceSpan,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    );
+    /// `logits` become their gradient in place under a loss of which `dlogprobs` f32 `[n]` is the gradient of each
+    /// row's log-probability: dlogprob · (onehot − softmax), zero for ignored rows. With dlogprob = −weight · scale the
+    /// bits are those of [`Kernels::cross_entropy_forward_backward`].
+    fn cross_entropy_backward(
+        &self,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        dlogprobs: DeviceSpan,
         n: usize,
         v: usize,
         stride: usize,

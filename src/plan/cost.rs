@@ -86,6 +86,7 @@ pub struct Cost<'a> {
     layout: &'a Layout,
     shape: Shape,
     grad_dtype: DType,
+    moment_dtype: DType,
     storage: DType,
 }
 
@@ -93,8 +94,15 @@ impl<'a> Cost<'a> {
     /// `storage` is the device's type of activations.
     pub fn new(config: &'a ModelConfig, layout: &'a Layout, policy: &Policy, storage: DType) -> Self {
         let numeric = policy.numeric;
-        let (dims, grad_dtype) = (config.dims, numeric.grad_dtype);
-        Cost { config, dims, layout, shape: numeric.shape, grad_dtype, storage }
+        Cost {
+            config,
+            dims: config.dims,
+            layout,
+            shape: numeric.shape,
+            grad_dtype: numeric.grad_dtype,
+            moment_dtype: policy.mode.moment_dtype(),
+            storage,
+        }
     }
 
     /// How long an operation takes on a machine, ns.
@@ -120,8 +128,12 @@ impl<'a> Cost<'a> {
             Operation::Forward { unit, .. } => self.activations(unit) + self.down_product(),
             Operation::SpillBoundary { .. } => down(n * c * self.storage.bytes()),
             Operation::FetchBoundary { .. } => up(n * c * self.storage.bytes()),
-            Operation::HeadForwardBackward { .. } => self.head(n, 3.0) + self.rows(6 * c),
-            Operation::HeadForward { .. } => self.head(n, 1.0),
+            Operation::HeadForwardBackward { .. } | Operation::HeadBackward { .. } => {
+                self.head(n, 3.0) + self.rows(6 * c)
+            }
+            Operation::HeadForward { .. } | Operation::HeadLogprobs { .. } => self.head(n, 1.0),
+            Operation::DownloadLogprobs { .. } => down(4 * n),
+            Operation::UploadDlogprobs { .. } => up(4 * n),
             Operation::HeadLogits => self.head(1, 1.0) + touched(4 * v),
             Operation::RecomputeBackward { unit, recompute, .. } => match recompute {
                 Recompute::Full => self.activations(unit) + self.backward(unit),
@@ -139,15 +151,15 @@ impl<'a> Cost<'a> {
             Operation::Download { unit, part, .. } => down(self.grad_dtype.bytes() * self.part(unit, part)),
             Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
-            Operation::Decide { .. } => Work::default(),
+            Operation::Loss | Operation::Decide { .. } => Work::default(),
             // Weights, residual and moments.
             Operation::Save { unit } => {
-                let bytes = ((2 + 2 + 4 + 4) * self.elements(unit)) as f64;
-                Work { disk_bytes: bytes, ..Work::default() }
+                let bytes = (2 + 2 + 2 * self.moment_dtype.bytes()) * self.elements(unit);
+                Work { disk_bytes: bytes as f64, ..Work::default() }
             }
             // Weights, residual and moments are read and written, the gradient is read.
             Operation::Adam { unit, part, .. } => {
-                let bytes = 2 * (2 + 2 + 4 + 4) + self.grad_dtype.bytes();
+                let bytes = 2 * (2 + 2 + 2 * self.moment_dtype.bytes()) + self.grad_dtype.bytes();
                 Work { host_bytes: (bytes * self.part(unit, part)) as f64, ..Work::default() }
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::{Constants, HeadScratch, LayerScratch, Layout, ModelConfig};
+use crate::ops;
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::{self, End, Geometry, Policy, Resource, Sum};
 
@@ -15,7 +16,9 @@ const SLABS: &str = "gradient slabs";
 const SCRATCH: &str = "scratch";
 const SCALARS: &str = "scalars";
 const LOGITS: &str = "logits row";
+const LOGPROBS: &str = "log-probabilities";
 const CONSTANTS: &str = "constants";
+const WORKSPACE: &str = "kernels' workspace";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
 const PASSING: &str = "boundary rooms";
@@ -97,9 +100,11 @@ pub struct DeviceMap {
     scalars: Place,
     logits: Place,
     constants: Place,
+    workspace: Place,
     /// By micro-batch: what stays through a step.
     batches: Vec<BatchPlaces>,
     streams: Vec<Place>,
+    logprobs: Vec<Place>,
     seats: Vec<SeatPlaces>,
 }
 
@@ -151,6 +156,9 @@ impl DeviceMap {
         let scalars = carver.take(SCALARS, 8 * (1 + policy.slabs(geometry)));
         let logits = carver.take(LOGITS, 4 * dims.v);
         let constants = carver.take(CONSTANTS, Constants::bytes(config));
+        let chunk = policy.numeric.logits_chunk;
+        let workspace_bytes = ops::workspace_bytes(storage, dims, shape, chunk, config.extras());
+        let workspace = carver.take(WORKSPACE, workspace_bytes);
 
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
@@ -159,6 +167,7 @@ impl DeviceMap {
         let start = carver.bytes();
         let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
         let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();
+        let logprobs = (0..micros_max).map(|_| carver.take(LOGPROBS, 4 * shape.n())).collect();
         let micro_bytes = (carver.bytes() - start) / micros_max;
         let start = carver.bytes();
         let seats: Vec<_> = (0..placement.sweep(micros_max))
@@ -184,8 +193,10 @@ impl DeviceMap {
             scalars,
             logits,
             constants,
+            workspace,
             batches,
             streams,
+            logprobs,
             seats,
         }
     }
@@ -228,6 +239,7 @@ impl DeviceMap {
             Resource::Slab(slab) => (SLABS, self.slab(slab)),
             Resource::Scratch => (SCRATCH, self.scratch()),
             Resource::Logits => (LOGITS, self.logits()),
+            Resource::Logprobs { micro } => (LOGPROBS, self.logprobs(micro)),
             Resource::SumRoom(room) => (SUM_ROOMS, self.sum_room(room)),
             Resource::LayerAccumulator { unit } => (LAYER_GRADIENTS, self.layer_gradient(unit)),
             Resource::Boundary { unit, seat } => (BOUNDARIES, self.boundary(unit, seat)),
@@ -247,6 +259,7 @@ impl DeviceMap {
             | Resource::HostLoss
             | Resource::Verdict
             | Resource::HostLogits
+            | Resource::HostLogprobs { .. }
             | Resource::Saved => return None,
         })
     }
@@ -309,6 +322,16 @@ impl DeviceMap {
     /// What the model's layers read and nobody writes.
     pub fn constants(&self) -> Place {
         self.constants
+    }
+
+    /// f32 `[N]`: log-probabilities of a micro-batch's targets, then their gradient.
+    pub fn logprobs(&self, micro: MicroIndex) -> Place {
+        self.logprobs[micro.at()]
+    }
+
+    /// What kernels work in: no operation finds anything there.
+    pub fn workspace(&self) -> Place {
+        self.workspace
     }
 
     /// A micro-batch's arrays.

@@ -33,8 +33,15 @@ fn data_that_is_not_data() {
     write_text(&here.join("text.txt"));
     train(here, &["--data", "none.txt"]).badly(1, &["none.txt", "No such file"]);
     train(here, &["--data", "text.txt", "--val", "none.bin"]).badly(1, &["none.bin", "No such file"]);
-    fs::write(here.join("chat.jsonl"), "{}").unwrap();
-    train(here, &["--data", "chat.jsonl"]).badly(1, &["chat.jsonl", "not read yet"]);
+    fs::write(here.join("chat.jsonl"), "\n{\"txt\": 5}\n").unwrap();
+    train(here, &["--data", "chat.jsonl"])
+        .badly(1, &["chat.jsonl, line 2", "no field to learn from", "`txt`"]);
+    fs::write(here.join("table.parquet"), "PAR1").unwrap();
+    train(here, &["--data", "table.parquet"]).badly(1, &["table.parquet", "not read", "JSONL"]);
+    train(here, &["--data", "text.txt:0"]).badly(2, &["--data", "weight is 0"]);
+    train(here, &["--data", "text.txt", "--val-fraction", "1"]).badly(1, &["validation fraction is 1"]);
+    train(here, &["--data", "text.txt", "--val-fraction", "0.1", "--val", "text.txt"])
+        .badly(2, &["--val-fraction", "cannot be used with"]);
     fs::write(here.join("short.txt"), "too short").unwrap();
     train(here, &["--data", "short.txt"]).badly(1, &["short.txt", "9 tokens", "33"]);
     fs::create_dir(here.join("empty")).unwrap();
@@ -109,9 +116,11 @@ fn models_that_are_not_models() {
     on("cut").badly(1, &["cut", "model.safetensors", "--init"]);
     let own = copy("own-tokenizer");
     fs::write(own.join("tokenizer.json"), "{}").unwrap();
-    on("own-tokenizer").badly(1, &["tokenizer.json", "arrives later"]);
+    on("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a tokenizer"]);
     let sample = |model: &str| horizon_in(here, &["sample", "--model", model, "--prompt", "a"]);
-    sample("own-tokenizer").badly(1, &["tokenizer.json", "arrives later"]);
+    sample("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a tokenizer"]);
+    horizon_in(here, &["sample", "--model", "model", "--chat"])
+        .badly(1, &["no chat template", "--chat-template"]);
     sample("tiny").badly(1, &["tiny", "--out DIR"]);
     assert!(!here.join("out").exists());
 }
@@ -127,6 +136,14 @@ fn options_that_cannot_be() {
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
     with(&["--host-mem", "1M"]).badly(1, &["host memory", "1.0 MiB"]);
     with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
+    with(&["--grad-place", "disk"]).badly(2, &["--grad-place", "host", "device"]);
+    with(&["--recompute", "some"]).badly(2, &["--recompute", "full, selective or none"]);
+    with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "end before they begin"]);
+    with(&["--spill", "first"]).badly(2, &["--spill", "layers are all"]);
+    with(&["--resident", "0-99"]).badly(1, &["--resident speaks of layer 99"]);
+    with(&["--slots", "1"]).badly(1, &["weight slots"]);
+    with(&["--slabs", "1"]).badly(1, &["gradient slabs"]);
+    with(&["--sweeps", "0"]).badly(2, &["--sweeps", "at least 1"]);
     with(&["--lr", "-1"]).badly(1, &["learning rate"]);
     with(&["--min-lr", "1"]).badly(1, &["least learning rate"]);
     with(&["--steps", "5", "--warmup", "6"]).badly(1, &["warmup"]);
@@ -199,6 +216,17 @@ fn a_full_disk() {
         (!refused).then_some(ran)
     };
     let run = format!("\"$0\" {} --data text.txt --out disk/out", super::SHORT.join(" "));
+    let records =
+        format!("\"$0\" {} --data text.txt --log disk/log --trace disk/trace", super::SHORT.join(" "));
+    let Some(full) = on_disk("4k", &format!("{records} --steps 60 && cat disk/log >&2")) else { return };
+    assert_eq!(full.out, "log\n", "{}", full.err);
+    let (warnings, lines): (Vec<&str>, Vec<&str>) =
+        full.err.lines().partition(|line| line.starts_with("warning: "));
+    assert!(warnings.iter().any(|line| line.contains("disk/log") && line.contains("without a log")));
+    assert!(warnings.iter().any(|line| line.contains("disk/trace") && line.contains("no trace")));
+    assert!(
+        !lines.is_empty() && lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+    );
     let Some(small) = on_disk("1m", &format!("{run} --steps 1")) else { return };
     assert_eq!(small.out, "");
     small.badly(1, &["disk/out", "needs 1.5 MiB of disk space", "1.0 MiB are free"]);

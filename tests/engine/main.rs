@@ -12,9 +12,17 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod cuda;
+mod losses;
+mod modes;
 mod placements;
+#[path = "../reference/mod.rs"]
+mod reference;
 mod runs;
 mod saves;
+#[path = "../stand_in/mod.rs"]
+mod stand_in;
+mod tuning;
 
 const MICROS: usize = 3;
 

@@ -8,9 +8,11 @@ mod info;
 mod later;
 mod measure;
 mod options;
+mod placement;
 mod progress;
 mod sample;
 mod sizes;
+mod tokenize;
 mod train;
 
 use std::io::{self, Write};
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Train(options) => train::train(*options),
         Command::Info(options) => info::info(&options).map(|()| ExitCode::SUCCESS),
         Command::Sample(options) => sample::sample(&options).map(|()| ExitCode::SUCCESS),
+        Command::Tokenize(options) => tokenize::tokenize(&options).map(|()| ExitCode::SUCCESS),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error}");

@@ -1,6 +1,8 @@
 //! The trainer: what a caller holds.
 
+mod loss;
 mod save;
+mod steps;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -9,21 +11,24 @@ mod trace;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
+use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Device, Lane, Lanes, Tick};
-use crate::engine::batch::{Batch, BatchSums};
-use crate::engine::frame::{Frame, Inputs};
+use crate::device::{DeviceInfo, Lane, Lanes, Tick};
+use crate::engine::backend::{Backend, KernelsSetting, fit};
+use crate::engine::batch::BatchSums;
+use crate::engine::frame::Inputs;
 use crate::engine::options::TrainerOptions;
 use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
+use crate::engine::tuning::Tuning;
 use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
-use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
-use crate::schedule::{Access, AdamWhen, Checker, Content, List, Resource, Sync, Synced};
+use crate::schedule::{Access, Checker, List, Sync, Synced};
+
+pub use loss::Loss;
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,29 +90,55 @@ pub struct Trainer {
     failed: Option<Error>,
 }
 
+/// The plan of a model under options, for kernels that store activations so.
+fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
+    config.validate()?;
+    let layout = Layout::new(config);
+    let policy = options.policy(&layout)?;
+    Plan::new(config, &layout, policy, options.micros_max, storage)
+}
+
 impl Trainer {
-    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the CPU device. Every
-    /// weight is zero until [`Trainer::write_tensor`].
+    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
+    /// choose. Every weight is zero until [`Trainer::write_tensor`].
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        Trainer::open_on(CpuDevice::new(options.device_mem), config, options)
+        let device = options.device.resolve(config, options.shape)?;
+        let options = TrainerOptions { device, ..options.clone() };
+        // What cannot be planned is refused before a device is asked.
+        Trainer::plan_for(config, &options)?;
+        Trainer::open_with(Backend::open(&options)?, config, &options)
     }
 
-    /// As [`Trainer::open`], on a device that the caller made.
+    /// As [`Trainer::open`], on a CPU device that the caller made.
     pub fn open_on(
         device: Arc<CpuDevice>,
         config: &ModelConfig,
         options: &TrainerOptions,
     ) -> Result<Trainer> {
+        Trainer::open_with(Backend::cpu(device), config, options)
+    }
+
+    /// As [`Trainer::open`], on any device, with the kernels that come with it.
+    pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
+        let Backend { device, storage, kernels } = backend;
         let threads = options.threads();
         let pool = Arc::new(Pool::new(threads)?);
-        let kernels = CpuKernels::new(pool.clone());
-        let plan = Trainer::plan_for(config, options)?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
+        let plan = plan_of(config, options, storage)?;
+        let plan = match device.pinning() {
+            Some(pinning) => plan.apart(pinning),
+            None => plan,
+        };
+        let device_limit = if plan.shares_memory() { options.device_mem } else { Some(device.capacity()?) };
+        plan.admit(device_limit, &Limits::read(options.host_mem), plan.shares_memory())?;
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan, &pool)?;
+        let layout = Layout::new(config);
+        let store = Store::take(&layout, &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;
+        let place = plan.device.workspace();
+        let workspace = memory.part(place.offset, place.bytes);
+        let kernels = kernels(KernelsSetting { pool: &pool, workspace, config, plan: &plan })?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
             host_bytes: plan.host.bytes(),
@@ -123,11 +154,12 @@ impl Trainer {
             lists,
             frames: Default::default(),
             saving: Default::default(),
-            kernels: Box::new(kernels),
+            kernels,
             device: device.clone(),
             memory,
             pool,
             adam: options.adam,
+            tuning: Tuning::new(&layout, options.adam.weight_decay),
             clip: options.clip,
         });
         runner.upload_constants()?;
@@ -147,12 +179,10 @@ impl Trainer {
         })
     }
 
-    /// The plan that [`Trainer::open`] would follow. Takes no memory.
+    /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-        config.validate()?;
-        let layout = Layout::new(config);
-        let policy = options.policy(&layout)?;
-        Plan::new(config, &layout, policy, options.micros_max, CpuKernels::STORAGE)
+        let choice = options.device.resolve(config, options.shape)?;
+        fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
     }
 
     /// Every tensor of the model.
@@ -165,6 +195,11 @@ impl Trainer {
         &self.runner.config
     }
 
+    /// What computes.
+    pub fn device(&self) -> DeviceInfo {
+        self.runner.device.info()
+    }
+
     /// Every byte, by name.
     pub fn plan(&self) -> &Plan {
         &self.runner.plan
@@ -173,113 +208,6 @@ impl Trainer {
     /// Totals so far.
     pub fn stats(&self) -> Stats {
         self.stats
-    }
-
-    /// Checks a micro-batch and stages it for the next [`Trainer::update`]. Copies; runs nothing.
-    ///
-    /// Errors: a value out of range (named), or more micro-batches than the trainer was opened for. The
-    /// batches staged before stay staged.
-    pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
-        self.usable()?;
-        let plan = &self.runner.plan;
-        if self.staged.len() == plan.micros_max {
-            return Err(Error::new(
-                Status::InvalidState,
-                format!(
-                    "{} micro-batches are staged, the most a step was opened for: update first",
-                    plan.micros_max
-                ),
-            ));
-        }
-        let sums = batch.check(plan.policy.numeric.shape, self.runner.config.dims.v)?;
-        let micro = MicroIndex::from(self.staged.len());
-        self.outside(&[Access::write(Resource::HostBatch { micro }, Content::Batch(micro))])?;
-        self.runner.store.stage(micro, batch);
-        self.staged.push(sums);
-        Ok(())
-    }
-
-    /// Runs one step over the staged micro-batches and empties the staging. Returns when loss and norm are
-    /// known; AdamW may still run.
-    ///
-    /// Errors: nothing staged (`InvalidState`), no target (`NoTarget`), a norm or loss that is not finite
-    /// (`NonFinite`: nothing changed; `StepPartial`: some units were updated, under-backward only).
-    pub fn update(&mut self, lr: f64) -> Result<StepReport> {
-        self.usable()?;
-        if !(lr.is_finite() && lr >= 0.0) {
-            return Err(Error::argument(format!("learning rate {lr} must be finite, ≥ 0")));
-        }
-        let micros = self.staged.len();
-        let sums = self.take_staged()?;
-        let step = self.stats.steps + 1;
-        let frame = self.run(Purpose::Train(micros), Inputs { lr, step, weight: sums.weight, row: 0 })?;
-        let (verdict, refused) = (frame.verdict(), frame.refused());
-        let not_finite = format!("loss {} and gradient norm {} must be finite", verdict.loss, verdict.norm);
-        let committed = match self.runner.plan.policy.placement.adam {
-            AdamWhen::AfterNorm if verdict.commit => Ok(()),
-            AdamWhen::UnderBackward if refused.is_none() => Ok(()),
-            AdamWhen::UnderBackward if refused.is_some_and(|(_, partly)| partly) => {
-                let (unit, _) = refused.expect("matched just now");
-                Err(Error::new(
-                    Status::StepPartial,
-                    format!(
-                        "step {step}: {not_finite}; {unit} (the first of them) kept its weights, others moved"
-                    ),
-                ))
-            }
-            _ => Err(Error::new(
-                Status::NonFinite,
-                format!("step {step}: {not_finite}; nothing was updated and the step number stands"),
-            )),
-        };
-        let tokens = (micros * self.runner.plan.policy.numeric.shape.n()) as u64;
-        if !committed.as_ref().is_err_and(|error| error.status() == Status::NonFinite) {
-            self.stats.steps = step;
-            self.stats.tokens += tokens;
-        }
-        committed?;
-        Ok(StepReport { step, loss: verdict.loss, grad_norm: verdict.norm, tokens, targets: sums.targets })
-    }
-
-    /// [`Trainer::accumulate`] of each batch, then [`Trainer::update`]. If a batch is refused, none is staged.
-    pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
-        self.stage_all(batches)?;
-        self.update(lr)
-    }
-
-    /// The loss of some micro-batches under the present weights; changes nothing.
-    pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
-        self.stage_all(batches)?;
-        let micros = self.staged.len();
-        let sums = self.take_staged()?;
-        let frame =
-            self.run(Purpose::Evaluate(micros), Inputs { weight: sums.weight, ..Inputs::default() })?;
-        Ok(EvalReport { loss: frame.verdict().loss, targets: sums.targets })
-    }
-
-    /// The logits `[V]` that follow `tokens`, 1 … T of them.
-    pub fn logits(&mut self, tokens: &[i32]) -> Result<Vec<f32>> {
-        let shape = self.runner.plan.policy.numeric.shape;
-        if tokens.is_empty() || tokens.len() > shape.t {
-            return Err(Error::argument(format!(
-                "{} tokens were given; 1 … {} can be",
-                tokens.len(),
-                shape.t
-            )));
-        }
-        self.nothing_staged()?;
-        // Causal attention: what stands behind the last token cannot be seen from it.
-        let mut padded = vec![0; shape.n()];
-        padded[..tokens.len()].copy_from_slice(tokens);
-        let batch =
-            Batch { tokens: &padded, targets: &vec![IGNORED_TARGET; shape.n()], weights: None, starts: None };
-        self.accumulate(&batch)?;
-        self.staged.clear();
-        let row = tokens.len() as u32 - 1;
-        self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
-        let mut logits = vec![0.0f32; self.runner.config.dims.v];
-        self.runner.store.logits().read(&mut logits);
-        Ok(logits)
     }
 
     /// Waits until every lane is idle: weights, residuals and moments are those after the last step, and a save
@@ -301,51 +229,13 @@ impl Trainer {
         }
     }
 
-    fn nothing_staged(&self) -> Result<()> {
-        if self.staged.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(
-            Status::InvalidState,
-            format!("{} micro-batches are staged for an update: update first", self.staged.len()),
-        ))
-    }
-
-    fn stage_all(&mut self, batches: &[Batch]) -> Result<()> {
-        self.nothing_staged()?;
-        let staged = batches.iter().try_for_each(|batch| self.accumulate(batch));
-        if staged.is_err() {
-            self.staged.clear();
-        }
-        staged
-    }
-
-    fn take_staged(&mut self) -> Result<BatchSums> {
-        self.usable()?;
-        if self.staged.is_empty() {
-            return Err(Error::new(Status::InvalidState, "no micro-batch is staged: accumulate first"));
-        }
-        let mut total = BatchSums::default();
-        for sums in self.staged.drain(..) {
-            total.weight += sums.weight;
-            total.targets += sums.targets;
-        }
-        if total.weight <= 0.0 {
-            return Err(Error::new(
-                Status::NoTarget,
-                "every target of the step is ignored (-100) or has weight 0: there is nothing to learn from",
-            ));
-        }
-        Ok(total)
-    }
-
-    /// Issues a list and returns once what it is for is known.
-    fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<&Frame> {
+    /// Issues a list and returns its frame once what it is for is known.
+    fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<usize> {
         let frame = self.open_frame(inputs)?;
         let list = self.infer(purpose)?;
         self.issue(&list, frame, 0..list.waits.len());
         self.conclude(list)?;
-        Ok(&self.runner.frames[frame])
+        Ok(frame)
     }
 
     /// A frame that no lane is at work on.

@@ -3,8 +3,8 @@
 //! One op a file, both directions. Every op cuts its work into tiles whose shape depends on the op's sizes
 //! alone; the workers of a [`Pool`] take tiles, and what a tile computes does not depend on who takes it.
 //! So the bits are the same for any number of threads. `view` turns spans into slices, `cut` gives workers
-//! disjoint pieces of an output, `vector` compiles loops for the machine at hand, `product` has the kernels of
-//! matrix products; the ops themselves are arithmetic on slices.
+//! disjoint pieces of an output, `vector` compiles loops for the machine at hand, `product` is the door to
+//! the library of matrix products; the ops themselves are arithmetic on slices.
 
 mod attention;
 mod bias;
@@ -316,6 +316,33 @@ impl Kernels for CpuKernels {
         let targets = cross_entropy::Targets::new(rows, n);
         let (loss, logits) = (&mut write(&mut loss, 1)[0], write(&mut logits, n * stride));
         cross_entropy::forward_backward(self, loss, logits, targets, v, stride);
+    }
+
+    fn cross_entropy_logprobs(
+        &self,
+        mut logprobs: DeviceSpan,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let logits = Matrix::new(read(&logits, n * stride), n, v, stride);
+        let classes = cross_entropy::Classes::new(&targets, n);
+        cross_entropy::logprobs(self, write(&mut logprobs, n), logits, classes);
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        mut logits: DeviceSpan,
+        targets: DeviceSpan,
+        dlogprobs: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let (classes, dlogprobs) = (cross_entropy::Classes::new(&targets, n), read(&dlogprobs, n));
+        cross_entropy::backward(self, write(&mut logits, n * stride), classes, dlogprobs, v, stride);
     }
 
     fn zero(&self, mut out: DeviceSpan) {
