@@ -86,7 +86,7 @@ impl PlacementOptions {
             let places = &mut placements[which.of(layers, "recompute")?];
             places.iter_mut().for_each(|place| place.recompute = *recompute);
         }
-        let mut set = |option, given: &[Layers], set: fn(&mut LayerPlacement)| {
+        let mut set = |option: &str, given: &[Layers], set: fn(&mut LayerPlacement)| -> Result<()> {
             given.iter().try_for_each(|which| {
                 placements[which.of(layers, option)?].iter_mut().for_each(set);
                 Ok(())
