@@ -3,9 +3,7 @@
 #[path = "golden/case.rs"]
 mod case;
 
-use std::path::Path;
-
-use case::{CASES, Case, master};
+use case::{CASES, Case, master, root};
 use horizon::base::{DType, Shape, master as split};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::train::ModelSource;
@@ -48,6 +46,29 @@ fn gradients_of_the_first_step() {
     }
 }
 
+/// Logits of every position of a family's case, element by element: |d| ≤ 1e-4·|x| + 1e-5·max|x|.
+#[test]
+fn logits_of_the_first_weights() {
+    let mut families = 0;
+    for name in CASES {
+        let case = Case::read(name);
+        let sequences = case.logits();
+        families += usize::from(!sequences.is_empty());
+        let mut trainer = case.open(&case.options);
+        for (tokens, want) in sequences {
+            let largest = want.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            for (position, want) in want.chunks_exact(case.config.dims.v).enumerate() {
+                let got = trainer.logits(&tokens[..=position]).unwrap();
+                for (id, (&got, &want)) in got.iter().zip(want).enumerate() {
+                    let bound = 1e-4 * f64::from(want.abs()) + 1e-5 * f64::from(largest);
+                    close(&format!("{name}, logit {id} at {position}"), got.into(), want.into(), bound);
+                }
+            }
+        }
+    }
+    assert!(families >= 7, "only {families} cases have logits");
+}
+
 /// Losses and norms of every step to 1e-5 relative; weights to 1e-4·|w| + 0.02·lr for all but 1 in 10⁴
 /// elements, and to lr for all.
 #[test]
@@ -84,7 +105,7 @@ fn five_steps() {
 /// A folder as transformers 4 writes it and as 5 does: the logits of every position of both sequences.
 #[test]
 fn folders_of_both_formats() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let golden = root().join("tests/golden");
     let bytes = std::fs::read(golden.join("hf_llama.safetensors")).unwrap();
     let reference = SafeTensors::deserialize(&bytes).unwrap();
     let read = |name: &str| reference.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();

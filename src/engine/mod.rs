@@ -22,6 +22,13 @@
 //! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
 //!    AdamW alone, by inference, since `sync` carries its clocks from list to list.
 //!
+//! # On which device
+//! A [`Backend`] is a device and the kernels that go with it; nothing else here knows which. On the CPU device every
+//! lane is a thread; on the CUDA device compute, h2d and d2h are streams, so the runner *enqueues* there what it
+//! does here, on the issuing thread, and what an operation reads of the host while it is enqueued (the frame's
+//! inputs, the counts of distinct tokens) is set before its list is issued. What crosses the link lies in memory of
+//! the kind that the device names.
+//!
 //! # Who may touch what
 //! Spans carry no borrow. Between lanes the schedule orders every pair of conflicting accesses, and `check`
 //! proves it. The calling thread is held to the same rules: before it writes staging, or reads or writes a tensor,
@@ -54,6 +61,7 @@ mod batch;
 mod derived;
 mod frame;
 mod options;
+mod pieces;
 mod record;
 mod runner;
 mod save;
@@ -65,6 +73,7 @@ mod tuning;
 pub use backend::{Backend, DeviceChoice, KernelsSetting, MakeKernels, cuda_lacks, devices};
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
+pub use pieces::{Piece, PieceJob};
 pub use save::{Sink, UnitState};
 pub use store::Store;
 pub use trainer::{EvalReport, Loss, Stats, StepReport, Trainer};
