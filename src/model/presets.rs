@@ -16,5 +16,5 @@ pub fn preset(name: &str) -> Option<ModelConfig> {
         _ => return None,
     };
     let dims = Dims { c, h, g, d: c / h, f, v: 256, l };
-    Some(ModelConfig { dims, tied: true, norm_eps: 1e-5, rope_theta: 10_000.0, positions_max })
+    Some(ModelConfig { tied: true, positions_max, ..ModelConfig::llama(dims) })
 }

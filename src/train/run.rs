@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
-use crate::train::hf::{ExportTarget, export, export_bytes};
+use crate::train::hf::{ExportTarget, SHARD_BYTES, export, export_bytes, unwatched};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
 use crate::train::source::ModelSource;
@@ -200,7 +200,7 @@ impl Run {
             }
             let lr = self.rate.at(*done);
             let asked = Instant::now();
-            let StepData { micros, next } = self.feeder.next()?;
+            let StepData { micros, next } = self.feeder.take()?;
             let given = Instant::now();
             self.trainer.mark("wait for a batch", asked, given);
             let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
@@ -211,6 +211,9 @@ impl Run {
             let step_seconds = clock.elapsed().as_secs_f64();
             pace.push(step_seconds);
             let attended = micros.iter().map(|micro| micro.attended).sum();
+            let t = self.options.trainer.shape.t;
+            let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
+            let beyond = micros.iter().map(beyond).sum();
             let every = self.options.val_every;
             let is_due = *done == steps || done.is_multiple_of(every);
             let record = StepRecord {
@@ -223,7 +226,7 @@ impl Run {
                 step_seconds,
                 data_seconds: (given - asked).as_secs_f64(),
                 tokens_per_second: tokens as f64 / step_seconds,
-                tflops: self.work.flop(tokens, attended) / step_seconds / 1e12,
+                tflops: self.work.flop(tokens, attended, beyond) / step_seconds / 1e12,
                 val_loss: if is_due { self.validate()? } else { None },
             };
             clock = Instant::now();
@@ -253,10 +256,8 @@ impl Run {
 
     fn export(&mut self) -> Result<Option<PathBuf>> {
         let Some(target) = &self.target else { return Ok(None) };
-        let trainer = &mut self.trainer;
-        trainer.sync()?;
-        let read = |name: &str, out: &mut [f32]| trainer.read_tensor(name, out);
-        export(target, &self.model.config, &self.model.layout, self.options.export_dtype, read)?;
+        let dtype = self.options.export_dtype;
+        export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &unwatched)?;
         Ok(Some(target.folder().to_owned()))
     }
 }

@@ -50,7 +50,7 @@ impl Feeder {
     }
 
     /// The next step; waits for it if it is not ready.
-    pub fn next(&mut self) -> Result<StepData> {
+    pub fn take(&mut self) -> Result<StepData> {
         let step = self.ready.as_ref().and_then(|ready| ready.recv().ok());
         step.ok_or_else(|| Error::internal("the thread that prepares data has ended"))?
     }
