@@ -71,7 +71,8 @@ mod step {
         set_device(device)?;
         let stream = Arc::new(Stream::new()?);
         let side = Dims { c: SIDE, h: 1, g: 1, d: 64, f: SIDE, v: SIDE, l: 1 };
-        let workspace = DeviceMemory::take(workspace_bytes(&side, Shape { b: 1, t: 1 }, 1, Extras::default()))?;
+        let workspace =
+            DeviceMemory::take(workspace_bytes(&side, Shape { b: 1, t: 1 }, 1, Extras::default()))?;
         let squares = [0; 3].map(|_| DeviceMemory::take(SIDE * SIDE * 2));
         let mut spans = Vec::new();
         for memory in &squares {
