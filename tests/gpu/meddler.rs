@@ -280,7 +280,11 @@ mod tests {
                 let work = move |lane, _| {
                     let count = count.clone();
                     let effect = move || drop(count.fetch_add(1, Ordering::Relaxed).to_string());
-                    if lane == Lane::Host { Ok(effect()) } else { calls.launch(stage.stream(lane), effect) }
+                    if lane != Lane::Host {
+                        return calls.launch(stage.stream(lane), effect);
+                    }
+                    effect();
+                    Ok(())
                 };
                 let lanes = device.open(Arc::new(Tasks(work)), false)?;
                 let mut last = vec![];

@@ -20,7 +20,7 @@ pub enum Device {
     Cpu,
     /// Our kernels, of bf16 storage.
     #[cfg(hz_cuda)]
-    Cuda(Cuda),
+    Cuda(Box<Cuda>),
 }
 
 /// What a result answers to.
@@ -44,7 +44,7 @@ impl Device {
         let mut devices = vec![Device::Cpu];
         #[cfg(hz_cuda)]
         {
-            devices.extend(Cuda::all().map(Device::Cuda));
+            devices.extend(Cuda::all().map(|cuda| Device::Cuda(Box::new(cuda))));
         }
         #[cfg(not(hz_cuda))]
         {
