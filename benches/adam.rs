@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Instant;
 
 use horizon::base::{DType, master};
-use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool};
+use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool, Topology};
 use horizon::ops::adam::{
     AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update_whole_with, update_with, write_master,
 };
@@ -41,7 +41,7 @@ fn main() {
         ("whole", DType::F32, DType::F32),
     ];
     for (mode, dtype, moment) in measured.into_iter().filter(|(mode, ..)| wanted(mode)) {
-        let pool = Pool::new(threads).expect("threads start");
+        let pool = Pool::over(threads, &Topology::read()).expect("threads start");
         let bytes_read = 4 + dtype.bytes() + 2 * moment.bytes();
         let bytes_written = 4 + 2 * moment.bytes();
         let arena = Arena::take(elements * bytes_read, MemoryKind::Plain).expect("the arena fits");

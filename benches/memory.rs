@@ -20,7 +20,7 @@ use std::time::Instant;
 use horizon::base::Result;
 use horizon::device::cpu::CpuDevice;
 use horizon::device::{Device, Lane, Tick, Work};
-use horizon::host::{Arena, MemoryKind, Pages, Pool};
+use horizon::host::{Arena, MemoryKind, Pages, Pool, Topology};
 use serde_json::json;
 
 const TILE: usize = 1 << 18;
@@ -37,7 +37,9 @@ fn main() {
     for huge in [false, true] {
         touch(bytes, rounds, cores, huge);
         let arena = arena(bytes, huge);
-        arena.touch(&Pool::new(cores).expect("threads start")).expect("plain memory is not pinned");
+        arena
+            .touch(&Pool::over(cores, &Topology::read()).expect("threads start"))
+            .expect("plain memory is not pinned");
         for threads in 1..=cores {
             stream(&arena, rounds, threads);
         }
@@ -56,7 +58,7 @@ fn arena(bytes: usize, huge: bool) -> Arena {
 
 fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
     let seconds = [1, cores].map(|threads| {
-        let pool = Pool::new(threads).expect("threads start");
+        let pool = Pool::over(threads, &Topology::read()).expect("threads start");
         let round = |_| {
             let arena = arena(bytes, huge);
             timed(|| arena.touch(&pool).expect("plain memory is not pinned"))
@@ -78,7 +80,7 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
 type Sweep = dyn Fn(&mut [u64]) + Sync;
 
 fn stream(arena: &Arena, rounds: usize, threads: usize) {
-    let pool = Pool::new(threads).expect("threads start");
+    let pool = Pool::over(threads, &Topology::read()).expect("threads start");
     let bytes = arena.whole().bytes();
     let each = |sweep: &Sweep| {
         pool.run(bytes / TILE, &|_, tile| {
@@ -108,7 +110,7 @@ fn stream(arena: &Arena, rounds: usize, threads: usize) {
 }
 
 fn pool(threads: usize) {
-    let pool = Pool::new(threads).expect("threads start");
+    let pool = Pool::over(threads, &Topology::read()).expect("threads start");
     let call = |_| {
         timed(|| {
             pool.run(threads, &|_, tile| {

@@ -82,6 +82,22 @@ impl Topology {
         self.nodes.iter().filter(|node| node.memory_bytes > 0).map(|node| node.index).collect()
     }
 
+    /// Processors for each of `threads` threads, which are spread evenly over the nodes: one each where they are as
+    /// many as the processors, those of its node for each where they are fewer, so that processes beside this one
+    /// find room; none where they are more, because the system shares better then.
+    pub fn places(&self, threads: usize) -> Option<Vec<&[u32]>> {
+        let all: Vec<(&Node, usize)> =
+            self.nodes.iter().flat_map(|node| (0..node.cpus.len()).map(move |at| (node, at))).collect();
+        if threads == 0 || threads > all.len() {
+            return None;
+        }
+        let place = |thread: usize| {
+            let (node, at) = all[thread * all.len() / threads];
+            if threads == all.len() { &node.cpus[at..=at] } else { &node.cpus[..] }
+        };
+        Some((0..threads).map(place).collect())
+    }
+
     /// The node with memory that is nearest to a node: itself where it has some.
     pub fn nearest_memory(&self, index: u32) -> Option<u32> {
         let from = self.node(index)?;
