@@ -105,6 +105,10 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     let [qkv, dqkv] = [0; 2].map(|_| inputs.activations(n * dims.qkv()));
     let [out, dout] = [0; 2].map(|_| inputs.activations(n * dims.attended()));
     let (lse, inv_freq) = (inputs.f32s(n * dims.h), inputs.f32s(dims.d / 2));
+    let weights = [0; 2].map(|_| inputs.bf16s(dims.d));
+    let dweights = [0; 2].map(|_| inputs.f32s(dims.d));
+    let rstd = inputs.f32s(n * (dims.h + dims.g));
+    let (bias, dbias) = (inputs.bf16s(dims.qkv()), inputs.f32s(dims.qkv()));
     // Two products of T·(T + 1)/2 scores a head, five backward.
     let scores = (shape.b * dims.h * shape.t * (shape.t + 1) / 2 * dims.d * 2) as f64;
     bench.run(&format!("{model} attention_forward"), Work::Flops(2.0 * scores), |k| {
@@ -123,9 +127,6 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     bench.run(&format!("{model} attention_backward, window"), Work::Flops(5.0 * scores), |k| {
         k.attention_backward(dqkv, dout, out, lse, qkv, &rows, window, dims);
     });
-    let weights = [0; 2].map(|_| inputs.bf16s(dims.d));
-    let dweights = [0; 2].map(|_| inputs.f32s(dims.d));
-    let rstd = inputs.f32s(n * (dims.h + dims.g));
     let work = Work::Bytes(2.0 * bench.bytes(n * dims.qkv()));
     bench.run(&format!("{model} qk_norm_forward"), work, |k| {
         k.qk_norm_forward(dqkv, rstd, qkv, weights, 1e-5, n, dims);
@@ -134,7 +135,6 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     bench.run(&format!("{model} qk_norm_backward"), work, |k| {
         k.qk_norm_backward(dqkv, dweights, Write::Add, qkv, rstd, weights, n, dims);
     });
-    let (bias, dbias) = (inputs.bf16s(dims.qkv()), inputs.f32s(dims.qkv()));
     let work = Work::Bytes(2.0 * bench.bytes(n * dims.qkv()));
     bench.run(&format!("{model} bias_forward"), work, |k| k.bias_forward(dqkv, bias, n, dims.qkv()));
     let work = Work::Bytes(bench.bytes(n * dims.qkv()));
