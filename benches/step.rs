@@ -135,7 +135,7 @@ fn main() {
         let (mut speeds, mut torch_speeds, mut ratios, mut percents) = (vec![], vec![], vec![], vec![]);
         // Every sequence is one document: a row attends to itself and all before it.
         let pairs = (shape.b * shape.t * (shape.t + 1) / 2) as u64;
-        let flops = UsefulWork::new(&config).flop(shape.n() as u64, pairs) / shape.n() as f64;
+        let flops = UsefulWork::new(&config).flop(shape.n() as u64, pairs, 0) / shape.n() as f64;
         for _ in 0..rounds {
             let speed = ours.run(steps);
             percents.push(100.0 * speed * flops / probe::flops_per_second(&pool, Clock::Wall));

@@ -124,6 +124,8 @@ fn topology_with_memory_only_and_gaps() {
     assert!(topology.node(4).unwrap().cpus.is_empty());
     assert_eq!(topology.with_memory(), [0, 4]);
     assert_eq!((topology.nearest_memory(0), topology.nearest_memory(4)), (Some(0), Some(4)));
+    assert_eq!((topology.distance(0, 4), topology.distance(0, 0)), (Some(80), Some(10)));
+    assert_eq!((topology.distance(0, 1), topology.distance(1, 0)), (None, None));
 }
 
 #[test]

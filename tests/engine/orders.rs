@@ -52,7 +52,8 @@ fn answers(trainer: &mut Trainer, options: &TrainerOptions, acts: &[Act], serial
     let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
     let vocabulary = trainer.config().dims.v as i32;
     let bits = |values: &[f32]| values.iter().map(|value| u64::from(value.to_bits())).collect::<Vec<_>>();
-    let (mut found, mut saved): (Vec<Vec<u64>>, Vec<Box<dyn Fn() -> _>>) = (Vec::new(), Vec::new());
+    let mut found: Vec<Vec<u64>> = Vec::new();
+    let mut saved: Vec<Box<dyn Fn() -> _>> = Vec::new();
     for (number, act) in acts.iter().enumerate() {
         let data: Vec<Data> = (0..options.micros_max)
             .map(|micro| Data::random((number * 7 + micro) as u64, options.shape, vocabulary))

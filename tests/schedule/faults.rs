@@ -437,7 +437,8 @@ fn every_class_of_fault_is_told_as_such() {
         operations.remove(find(text));
         middle_fault(&case, operations)
     };
-    let with_waits = |list: &List, change: &dyn Fn(usize, &mut Tick, &mut Vec<Tick>, &mut bool)| {
+    type Change<'a> = &'a dyn Fn(usize, &mut Tick, &mut Vec<Tick>, &mut bool);
+    let with_waits = |list: &List, change: Change| {
         let mut changed = Synced::default();
         for index in 0..synced.len() {
             let (mut tick, mut waits) = (synced.tick(index), synced.waits(index).to_vec());

@@ -86,16 +86,15 @@ impl PlacementOptions {
             let places = &mut placements[which.of(layers, "recompute")?];
             places.iter_mut().for_each(|place| place.recompute = *recompute);
         }
-        let settings: [(&str, &[Layers], fn(&mut LayerPlacement)); 3] = [
-            ("spill", &self.spill, |place| place.boundary = Boundary::Spilled),
-            ("resident", &self.resident, |place| place.resident = true),
-            ("sum-on-device", &self.sum_on_device, |place| place.sum = Sum::Own),
-        ];
-        for (option, given, set) in settings {
-            for which in given {
+        let mut set = |option: &str, given: &[Layers], set: fn(&mut LayerPlacement)| -> Result<()> {
+            given.iter().try_for_each(|which| {
                 placements[which.of(layers, option)?].iter_mut().for_each(set);
-            }
-        }
+                Ok(())
+            })
+        };
+        set("spill", &self.spill, |place| place.boundary = Boundary::Spilled)?;
+        set("resident", &self.resident, |place| place.resident = true)?;
+        set("sum-on-device", &self.sum_on_device, |place| place.sum = Sum::Own)?;
         options.layers = placements;
         Ok(())
     }

@@ -5,7 +5,7 @@
 //!
 //! | waits | for a stream lane | for a thread lane |
 //! |---|---|---|
-//! | a stream lane | `cudaStreamWaitEvent` on the tick's event | `cuStreamWaitValue32` on the lane's [word](words) |
+//! | a stream lane | `cudaStreamWaitEvent` on the tick's event | `cuStreamWaitValue32` on the lane's word |
 //! | a thread lane | `cudaEventSynchronize`, which sleeps | its bell |
 //!
 //! Where streams cannot wait for words, the issuing thread waits for the thread lane itself before it issues the

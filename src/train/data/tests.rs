@@ -157,7 +157,7 @@ fn whole_documents_are_packed_and_what_is_lost_is_counted() {
     let data = open(&[path], 6).unwrap();
     assert_eq!(data.windows(), 2);
     let micro = Loader::new(&data, 2, None).next(&data).unwrap();
-    assert_eq!(letters(&micro.tokens), "abcxy\0012345");
+    assert_eq!(letters(&micro.tokens), "abcxy\x00012345");
     assert_eq!(letters(&micro.targets), "·cdyz····456");
     assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0][..]));
     assert_eq!((micro.rows, micro.attended), (11, 6 + 3 + 21));
@@ -286,7 +286,7 @@ fn a_feeder_passes_an_error_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens.bin");
     token_file(&path, &[1; 41]);
-    let data = Arc::new(open(&[path.clone()], 4).unwrap());
+    let data = Arc::new(open(std::slice::from_ref(&path), 4).unwrap());
     // The bytes of the mapped file change under the reader.
     let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(1024)).unwrap();
@@ -304,7 +304,7 @@ fn tokens_of_another_tokenizer_are_refused() {
         let mut writer = TokenWriter::create(&path, 256, fingerprint).unwrap();
         writer.push(&Encoder::bytes().document(b"abcdefgh").unwrap()).unwrap();
         writer.finish().unwrap();
-        let opened = open(&[path.clone()], 4);
+        let opened = open(std::slice::from_ref(&path), 4);
         assert_eq!(opened.is_ok(), fits);
         if let Err(error) = opened {
             assert!(error.message().contains("another tokenizer"), "{error}");
