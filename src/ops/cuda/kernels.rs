@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use crate::base::{DType, Dims, Error, Result};
 use crate::device::DeviceSpan;
+use crate::ops::cuda::heads::{Heads, both_heads};
 use crate::ops::cuda::matmul::Products;
 use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::Table;
@@ -121,11 +122,11 @@ fn part<T>(span: &DeviceSpan, elements: usize) -> *mut T {
     span.address().cast()
 }
 
-fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
+pub(super) fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
     part(span, elements)
 }
 
-fn f32s(span: &DeviceSpan, elements: usize) -> *mut f32 {
+pub(super) fn f32s(span: &DeviceSpan, elements: usize) -> *mut f32 {
     part(span, elements)
 }
 
@@ -138,42 +139,8 @@ fn i32s(span: &DeviceSpan, elements: usize) -> *mut i32 {
 }
 
 /// Elements between an address and one so many elements on, in the same span.
-fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
+pub(super) fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
     base.wrapping_add(elements)
-}
-
-/// Queries, keys and values in the rows of one matrix, all of one stride.
-struct Heads {
-    q: *mut hzk_bf16,
-    k: *mut hzk_bf16,
-    v: *mut hzk_bf16,
-    stride: i64,
-}
-
-impl Heads {
-    fn of(qkv: &DeviceSpan, n: usize, dims: &Dims) -> Self {
-        let Dims { h, g, d, .. } = *dims;
-        let q = bf16s(qkv, n * dims.qkv());
-        Heads { q, k: on(q, h * d), v: on(q, (h + g) * d), stride: dims.qkv() as i64 }
-    }
-}
-
-/// The heads of one kind in packed rows, with what their norm leaves.
-struct NormedHeads {
-    base: *mut hzk_bf16,
-    rstd: *mut f32,
-    heads: usize,
-    stride: i64,
-}
-
-/// Those of queries, then those of keys.
-fn both_heads(qkv: &DeviceSpan, rstd: &DeviceSpan, n: usize, dims: &Dims) -> [NormedHeads; 2] {
-    let Heads { q, k, stride, .. } = Heads::of(qkv, n, dims);
-    let rstd = f32s(rstd, n * (dims.h + dims.g));
-    [
-        NormedHeads { base: q, rstd, heads: dims.h, stride },
-        NormedHeads { base: k, rstd: rstd.wrapping_add(n * dims.h), heads: dims.g, stride },
-    ]
 }
 
 fn attention_scale(dims: &Dims) -> f32 {

@@ -4,6 +4,8 @@
 //! one; what calls the device is there with the kernels (cfg `hz_cuda`).
 
 #[cfg(hz_cuda)]
+mod heads;
+#[cfg(hz_cuda)]
 mod kernels;
 #[cfg(hz_cuda)]
 pub mod matmul;
