@@ -3,6 +3,7 @@
 use crate::base::{DType, Error, Result, Shape};
 use crate::model::Layout;
 pub use crate::ops::adam::AdamOptions;
+use crate::plan::RING;
 use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy};
 
 /// Everything about a run that is not the model, the data or the learning rate.
@@ -71,9 +72,6 @@ impl Default for TrainerOptions {
     }
 }
 
-/// Host slabs of the gradient ring in [`Mode::Streamed`]: one landing, one in AdamW, one between.
-const RING: usize = 3;
-
 impl TrainerOptions {
     /// The policy these options ask for. Errors name the option and its value.
     pub fn policy(&self, layout: &Layout) -> Result<Policy> {
@@ -81,10 +79,7 @@ impl TrainerOptions {
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }
-        let adam = self.adam_when.unwrap_or(match (self.mode, self.grad_wait) {
-            (Mode::Exact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
-            (Mode::Streamed, GradWait::Host) => AdamWhen::UnderBackward,
-        });
+        let adam = self.adam_when.unwrap_or(AdamWhen::of(self.mode, self.grad_wait));
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
                 "clip {} needs the norm of all gradients before the first update, which {} does not wait \

@@ -17,5 +17,5 @@ pub use config::ModelConfig;
 pub use ends::{HeadSpans, embed_backward, embed_forward, head_forward, head_forward_backward, head_logits};
 pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
-pub use presets::{preset, preset_names};
+pub use presets::{preset, preset_names, shape, shape_names};
 pub use scratch::{HeadScratch, LayerScratch, Recompute};

@@ -11,12 +11,14 @@ mod cost;
 mod device_map;
 mod host_map;
 mod predict;
+mod search;
 
 pub use carve::{Place, Region};
 pub use cost::{Cost, Machine, Work};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
 pub use predict::Prediction;
+pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
 
 use std::fmt;
 

@@ -1,0 +1,203 @@
+//! The search: of all placements that fit, the one with the least simulated step time.
+//!
+//! # How
+//! A placement is first a [`Mix`]: so many layers of each kind, and how they are spread. From a few dozen ways
+//! to fill the memory there is, each lane's summed work (which no order of things can beat) tells the hopeful
+//! ones; those are simulated, and the best few are improved step by step: more of this, less of that to make
+//! room, in steps that halve. At last single layers are changed. Nothing is drawn by lot and no clock is
+//! asked, so that the same question always has the same answer; how much is simulated is bounded by a number
+//! of operations.
+//!
+//! # The law
+//! What is compared is [`Plan::predict`]'s step time, what fits is [`Plan::admit`]'s, and of equally fast
+//! placements the smaller one is taken. A field that is pinned is never changed.
+
+mod descent;
+mod explain;
+mod mix;
+mod refuse;
+mod trial;
+
+pub use explain::{Explanation, Gain};
+
+use crate::base::{DType, Result};
+use crate::host::Limits;
+use crate::model::{Layout, ModelConfig, Recompute};
+use crate::plan::{Machine, Plan};
+use crate::schedule::{AdamWhen, Boundary, GradWait, Mode, Numeric, Placement, Policy, Sum};
+
+/// What must not be passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of device memory, if they are limited.
+    pub device: Option<usize>,
+    /// Host memory.
+    pub host: Limits,
+    /// Whether device memory is host memory, too, as on the CPU device.
+    pub shared: bool,
+}
+
+/// What the user has decided; the rest is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins {
+    /// See [`Placement::weight_slots`].
+    pub weight_slots: Option<usize>,
+    /// See [`Placement::slabs`].
+    pub slabs: Option<usize>,
+    /// See [`Placement::ring`].
+    pub ring: usize,
+    /// See [`Placement::sweeps`].
+    pub sweeps: Option<usize>,
+    /// See [`Placement::grad_wait`].
+    pub grad_wait: Option<GradWait>,
+    /// See [`Placement::adam`]. Where it is free, AdamW runs after the norm unless nothing keeps gradients
+    /// until then.
+    pub adam: Option<AdamWhen>,
+    /// What every layer recomputes.
+    pub recompute: Option<Recompute>,
+    /// Where every layer's boundary is.
+    pub boundary: Option<Boundary>,
+    /// How many layers are resident.
+    pub residents: Option<usize>,
+    /// Where every layer's f32 gradient is between sweeps.
+    pub sum: Option<Sum>,
+}
+
+/// Host slabs of the gradient ring: one landing, one in AdamW, one between.
+pub const RING: usize = 3;
+
+impl Default for Pins {
+    fn default() -> Self {
+        Pins {
+            weight_slots: None,
+            slabs: None,
+            ring: RING,
+            sweeps: None,
+            grad_wait: None,
+            adam: None,
+            recompute: None,
+            boundary: None,
+            residents: None,
+            sum: None,
+        }
+    }
+}
+
+/// What is to be placed, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The model.
+    pub config: &'a ModelConfig,
+    /// Its layout.
+    pub layout: &'a Layout,
+    /// The device's type of activations.
+    pub storage: DType,
+    /// What it runs on.
+    pub machine: &'a Machine,
+    /// What the host keeps.
+    pub mode: Mode,
+    /// The numeric half of the policy, which the search takes as it is.
+    pub numeric: Numeric,
+    /// Whether gradients are clipped, so that AdamW has to wait for their norm.
+    pub clips: bool,
+    /// Micro-batches of a step.
+    pub micros: usize,
+    /// What must not be passed.
+    pub room: Room,
+    /// What is decided.
+    pub pins: &'a Pins,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The fastest plan that fits.
+    pub plan: Plan,
+    /// Its step time.
+    pub step_ns: u64,
+    /// Placements that were simulated.
+    pub simulated: usize,
+}
+
+/// How much may be simulated: operations, of all lists together. Under half a second.
+const EFFORT: usize = 1_200_000;
+
+impl Question<'_> {
+    /// The fastest placement that fits.
+    ///
+    /// Errors: nothing fits (`OutOfDeviceMemory`, `OutOfHostMemory`), saying which limit binds, by how much, and
+    /// the smallest change that fits; or what [`Plan::new`] refuses.
+    pub fn search(&self) -> Result<Found> {
+        self.search_from(&[], EFFORT)
+    }
+
+    /// Why the answer's step takes the time it takes, and what would make it shorter.
+    ///
+    /// Errors: what [`Plan::predict`] refuses.
+    pub fn explain(&self, found: &Found) -> Result<Explanation> {
+        explain::explain(self, found)
+    }
+
+    /// As [`Question::search`], never worse than the fastest of some placements that is among the allowed
+    /// ones, and with an effort of so many simulated operations.
+    fn search_from(&self, starts: &[Placement], effort: usize) -> Result<Found> {
+        let mut trials = trial::Trials::new(*self, effort)?;
+        match descent::best(&mut trials, starts) {
+            Some((placement, step_ns)) => {
+                let plan = self.plan(placement)?;
+                Ok(Found { plan, step_ns, simulated: trials.simulated() })
+            }
+            None => Err(refuse::nothing_fits(self)?),
+        }
+    }
+
+    /// The plan of a placement.
+    fn plan(&self, placement: Placement) -> Result<Plan> {
+        Plan::new(self.config, self.layout, self.policy(placement), self.micros, self.storage)
+    }
+
+    fn policy(&self, placement: Placement) -> Policy {
+        Policy { mode: self.mode, numeric: self.numeric, placement }
+    }
+
+    /// Whether so many bytes pass no limit.
+    fn fits(&self, device: usize, host: usize) -> bool {
+        let host = if self.room.shared { host.saturating_add(device) } else { host };
+        self.room.device.is_none_or(|limit| device <= limit) && host <= self.room.host.bytes
+    }
+
+    /// When AdamW runs if gradients wait there.
+    fn adam(&self, wait: GradWait) -> AdamWhen {
+        self.pins.adam.unwrap_or(AdamWhen::of(self.mode, wait))
+    }
+
+    /// Where gradients may wait: only where the norm of all can be had, if that is needed.
+    fn waits(&self) -> Vec<GradWait> {
+        let allowed = |wait: &GradWait| {
+            self.pins.grad_wait.is_none_or(|pinned| pinned == *wait)
+                && !(self.clips && self.adam(*wait) == AdamWhen::UnderBackward)
+                && !(*wait == GradWait::Device && self.pins.adam == Some(AdamWhen::UnderBackward))
+        };
+        [GradWait::Host, GradWait::Device].into_iter().filter(allowed).collect()
+    }
+
+    /// Into how many sweeps a step may be cut: every number that makes a difference, or of very many micro-batches
+    /// the doublings.
+    fn sweeps(&self) -> Vec<usize> {
+        const ALL_MAX: usize = 8;
+        if let Some(sweeps) = self.pins.sweeps {
+            return vec![sweeps];
+        }
+        let mut sweeps: Vec<usize> = if self.micros <= ALL_MAX {
+            (1..=self.micros).collect()
+        } else {
+            std::iter::successors(Some(1), |sweeps| Some(sweeps * 2))
+                .take_while(|&sweeps| sweeps < self.micros)
+                .chain([self.micros])
+                .collect()
+        };
+        // Of cuts with equal sweeps the fewest.
+        sweeps.dedup_by_key(|sweeps| self.micros.div_ceil(*sweeps));
+        sweeps
+    }
+}

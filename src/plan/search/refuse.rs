@@ -1,0 +1,179 @@
+//! What is said when nothing fits: which limit binds, by how much, and the smallest change that fits.
+
+use super::descent::{fill, least};
+use super::mix::Attribute;
+use super::trial::Trials;
+use super::{Pins, Question};
+use crate::base::{Error, Result, Shape, Status};
+use crate::host::Size;
+use crate::schedule::Mode;
+
+/// The least that any placement takes of the limit that binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Short {
+    /// Of device memory.
+    Device(usize),
+    /// Of host memory, with the device memory that there is.
+    Host(usize),
+}
+
+/// The refusal.
+///
+/// Errors: what [`Plan::new`](crate::plan::Plan::new) refuses.
+pub fn nothing_fits(question: &Question) -> Result<Error> {
+    let Some(short) = shortage(question)? else {
+        return Ok(Error::argument(
+            "no placement is left: gradients that are clipped have to wait for their norm, and the options leave \
+             them no place for it; use --clip 0, mode exact, or gradients that wait on the device",
+        ));
+    };
+    let advice = match smallest_change(question, short)? {
+        Some(change) => format!("; {change} would fit"),
+        None => String::new(),
+    };
+    Ok(match short {
+        Short::Device(need) => {
+            let limit = question.room.device.unwrap_or(usize::MAX);
+            Error::new(
+                Status::OutOfDeviceMemory,
+                format!(
+                    "needs at least {} of device memory ({need} bytes), the limit is {} ({limit} bytes), {} bytes \
+                     short{advice}",
+                    Size(need),
+                    Size(limit),
+                    need - limit
+                ),
+            )
+        }
+        Short::Host(need) => {
+            let host = question.room.host;
+            Error::new(
+                Status::OutOfHostMemory,
+                format!(
+                    "needs at least {} of host memory ({need} bytes); {host}: {} bytes, {} bytes short{advice}",
+                    Size(need),
+                    host.bytes,
+                    need - host.bytes
+                ),
+            )
+        }
+    })
+}
+
+/// Which limit binds; nothing if no placement can be built at all.
+fn shortage(question: &Question) -> Result<Option<Short>> {
+    let trials = Trials::new(*question, 0)?;
+    let limit = question.room.device.unwrap_or(usize::MAX);
+    let (mut device_least, mut host_least) = (None::<usize>, None::<usize>);
+    for sweeps in question.sweeps() {
+        for wait in question.waits() {
+            let bare = least(&trials, sweeps, wait);
+            let device = trials.taken(&bare.placement(question)).0;
+            device_least = Some(device_least.map_or(device, |least| least.min(device)));
+            // What stays on the device need not be in host memory.
+            let kept = fill_within(&trials, &bare, &[Attribute::Kept, Attribute::Own]);
+            for mix in [&bare, &kept, &fill_within(&trials, &bare, &[Attribute::Own, Attribute::Kept])] {
+                let (device, host) = trials.taken(&mix.placement(question));
+                let host = if question.room.shared { host.saturating_add(device) } else { host };
+                if device <= limit {
+                    host_least = Some(host_least.map_or(host, |least| least.min(host)));
+                }
+            }
+        }
+    }
+    Ok(match (host_least, device_least) {
+        (Some(host), _) => Some(Short::Host(host)),
+        (None, device) => device.map(Short::Device),
+    })
+}
+
+/// As much of some attributes as the device alone has room for.
+fn fill_within(trials: &Trials, bare: &super::mix::Mix, order: &[Attribute]) -> super::mix::Mix {
+    let limit = trials.question.room.device.unwrap_or(usize::MAX);
+    let pins = trials.question.pins;
+    let mut mix = bare.clone();
+    for &attribute in order {
+        let is_free = match attribute {
+            Attribute::Kept => pins.boundary.is_none(),
+            _ => pins.sum.is_none() && mix.sweeps > 1,
+        };
+        if is_free {
+            mix = fill(trials, &mix, attribute, |device, _| device <= limit);
+        }
+    }
+    mix
+}
+
+/// The change that takes least away from what was asked, of those that fit: a pin, then a cut of the step into
+/// smaller micro-batches, then what the host keeps.
+fn smallest_change(question: &Question, short: Short) -> Result<Option<String>> {
+    let fits = |changed: &Question| shortage_is_none(changed);
+    let free = Pins { ring: question.pins.ring, adam: question.pins.adam, ..Pins::default() };
+    if *question.pins != free {
+        let pins = question.pins;
+        let alone = [
+            ("a free number of weight slots", Pins { weight_slots: None, ..pins.clone() }),
+            ("a free number of gradient slabs", Pins { slabs: None, ..pins.clone() }),
+            ("a free number of sweeps", Pins { sweeps: None, ..pins.clone() }),
+            ("a free choice where gradients wait", Pins { grad_wait: None, ..pins.clone() }),
+            ("a free choice of what is recomputed", Pins { recompute: None, ..pins.clone() }),
+            ("a free choice of what is spilled", Pins { boundary: None, ..pins.clone() }),
+            ("a free number of resident layers", Pins { residents: None, ..pins.clone() }),
+            ("a free choice where gradients are summed", Pins { sum: None, ..pins.clone() }),
+            ("a free placement", free),
+        ];
+        for (name, pins) in alone {
+            if fits(&Question { pins: &pins, ..*question })? {
+                return Ok(Some(name.to_owned()));
+            }
+        }
+    }
+    let Shape { b, t } = question.numeric.shape;
+    let mut numeric = question.numeric;
+    for smaller in (1..b).rev().filter(|smaller| b.is_multiple_of(*smaller)) {
+        numeric.shape = Shape { b: smaller, t };
+        numeric.logits_chunk = question.numeric.logits_chunk.min(smaller * t);
+        let micros = question.micros * (b / smaller);
+        if fits(&Question { numeric, micros, ..*question })? {
+            return Ok(Some(format!("{micros} micro-batches of {smaller} × {t} tokens")));
+        }
+    }
+    numeric.logits_chunk = numeric.logits_chunk.min(16);
+    if matches!(short, Short::Device(_)) && fits(&Question { numeric, ..*question })? {
+        return Ok(Some(format!("a logits chunk of {} rows", numeric.logits_chunk)));
+    }
+    if matches!(short, Short::Host(_)) {
+        for (mode, name) in MODES {
+            if *mode != question.mode && fits(&Question { mode: *mode, ..*question })? {
+                return Ok(Some(format!("mode {name}")));
+            }
+        }
+        if !question.clips {
+            return Ok(None);
+        }
+        for (mode, name) in MODES {
+            if fits(&Question { mode: *mode, clips: false, ..*question })? {
+                return Ok(Some(format!("mode {name} without clipping")));
+            }
+        }
+    }
+    for shorter in std::iter::successors(Some(t / 2), |shorter| Some(shorter / 2)).take_while(|&t| t > 0) {
+        numeric.shape = Shape { b: 1, t: shorter };
+        numeric.logits_chunk = numeric.logits_chunk.min(shorter);
+        if fits(&Question { numeric, ..*question })? {
+            return Ok(Some(format!("sequences of {shorter} tokens")));
+        }
+    }
+    Ok(None)
+}
+
+/// What the host may keep, by what it takes away.
+const MODES: &[(Mode, &str)] = &[(Mode::Exact, "exact"), (Mode::Streamed, "streamed")];
+
+fn shortage_is_none(question: &Question) -> Result<bool> {
+    Ok(match shortage(question)? {
+        None => false,
+        Some(Short::Device(_)) => false,
+        Some(Short::Host(need)) => need <= question.room.host.bytes,
+    })
+}
