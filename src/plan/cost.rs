@@ -1,13 +1,17 @@
 //! How long an operation takes: its arithmetic and its traffic, counted from the model's sizes, over the
 //! rates of a machine.
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
 use crate::device::Lane;
 use crate::model::{Layout, ModelConfig};
+use crate::plan::machine::by_lane;
 use crate::schedule::{Operation, Policy, Recompute};
 
 /// What a machine can do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Machine {
     /// Rate of matrix products, FLOP/s.
     pub matrix_flop_per_s: f64,
@@ -22,6 +26,7 @@ pub struct Machine {
     /// RAM as AdamW sees it, bytes/s.
     pub host_bytes_per_s: f64,
     /// What a task takes on each lane before it has done anything, seconds.
+    #[serde(with = "by_lane")]
     pub latency_s: [f64; Lane::COUNT],
 }
 

@@ -10,6 +10,7 @@ mod carve;
 mod cost;
 mod device_map;
 mod host_map;
+mod machine;
 mod predict;
 mod search;
 
@@ -17,6 +18,7 @@ pub use carve::{Place, Region};
 pub use cost::{Cost, Machine, Work};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
+pub use machine::{Description, Storage};
 pub use predict::Prediction;
 pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
 

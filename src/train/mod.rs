@@ -7,6 +7,7 @@
 pub mod data;
 pub mod hf;
 pub mod metrics;
+pub mod planning;
 mod rate;
 mod run;
 mod sample;

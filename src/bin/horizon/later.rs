@@ -9,16 +9,10 @@ const TRAIN: &[(&str, &str)] = &[
     ("checkpoint-every", "checkpointing"),
     ("checkpoint-dir", "checkpointing"),
     ("keep", "checkpointing"),
-    ("grad-place", "keeping gradients in device memory"),
 ];
 
 /// Commands.
-const COMMANDS: &[(&str, &str)] = &[
-    ("plan", "planning without training"),
-    ("plot", "plotting logs"),
-    ("calibrate", "calibration"),
-    ("tokenize", "tokenising into a file"),
-];
+const COMMANDS: &[(&str, &str)] = &[("tokenize", "tokenising into a file")];
 
 /// Adds hidden options and commands that answer with what is missing.
 pub fn refuse_in(command: Command) -> Command {

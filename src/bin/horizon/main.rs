@@ -4,10 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod builtin;
+mod calibrate;
 mod info;
 mod later;
 mod measure;
 mod options;
+mod plan;
+mod plot;
 mod progress;
 mod sample;
 mod sizes;
@@ -31,6 +34,9 @@ fn main() -> ExitCode {
         Command::Train(options) => train::train(*options),
         Command::Info(options) => info::info(&options).map(|()| ExitCode::SUCCESS),
         Command::Sample(options) => sample::sample(&options).map(|()| ExitCode::SUCCESS),
+        Command::Plan(options) => plan::plan(&options).map(|()| ExitCode::SUCCESS),
+        Command::Calibrate(options) => calibrate::calibrate(&options).map(|()| ExitCode::SUCCESS),
+        Command::Plot(options) => plot::plot(&options).map(|()| ExitCode::SUCCESS),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error}");

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use horizon::base::DType;
-use horizon::schedule::Mode;
+use horizon::model::Recompute;
+use horizon::plan::Pins;
+use horizon::schedule::{Boundary, GradWait, Mode, Sum};
 use horizon::train::RateShape;
 
 use crate::sizes::parse_size;
@@ -33,6 +35,163 @@ pub enum Command {
     Info(InfoOptions),
     /// Continue a text
     Sample(SampleOptions),
+    /// Say how fast a model would train, and what it would take, on this machine or another
+    #[command(after_help = PLAN_NOTES, args_override_self = true)]
+    Plan(PlanOptions),
+    /// Measure this machine for the plan
+    Calibrate(CalibrateOptions),
+    /// Draw logs (loss, throughput, memory) or traces (what every lane did) as an SVG
+    Plot(PlotOptions),
+}
+
+const PLAN_NOTES: &str = "Nothing is run and no weights are needed. Of all placements that fit, the one with the least simulated step \
+time is shown; what you fix by an option stays fixed. Shapes known by name: tiny, small; qwen2.5-0.5b, -1.5b, -3b, -7b, -14b, -32b, \
+-72b; llama3.1-8b, -70b, -405b; dense-120b, dense-1t. Machines known by name: cpu, h200, gh200, h100-pcie, a100-pcie, rtx4090, rtx3090.";
+
+#[derive(Args, Debug)]
+pub struct PlanOptions {
+    /// A Hugging Face folder (its config.json alone is read), or a shape by name
+    #[arg(long, value_name = "DIR|SHAPE")]
+    pub model: String,
+    /// Tokens of a sequence [default: 4096, or the model's maximum, if less]
+    #[arg(long, value_name = "S", value_parser = positive)]
+    pub seq_len: Option<usize>,
+    /// Sequences of a micro-batch
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = positive)]
+    pub micro_batch: usize,
+    /// Micro-batches of a step, their gradients summed
+    #[arg(long, value_name = "G", default_value_t = 8, value_parser = positive)]
+    pub grad_accum: usize,
+    /// Whether gradients are clipped: 0 turns clipping off
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub clip: f64,
+    /// What the host keeps of a parameter: exact (14 bytes), or streamed (12 bytes)
+    #[arg(long, default_value = "exact", value_parser = parse_mode)]
+    pub mode: Mode,
+    /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
+    #[arg(long, default_value = "bf16")]
+    pub grad_dtype: Number,
+    /// Most device memory to take, e.g. 80GiB [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub device_mem: Option<usize>,
+    /// Most host memory to take, e.g. 1.5TB [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub host_mem: Option<usize>,
+    #[command(flatten)]
+    pub placement: PlacementOptions,
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the plan's search would decide. None of it ever changes a bit of the result.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Placement (what is not given is searched)")]
+pub struct PlacementOptions {
+    /// The machine the search simulates: a file that `horizon calibrate` wrote, or a name [default: cpu]
+    #[arg(long, value_name = "FILE|NAME")]
+    pub machine: Option<String>,
+    /// Layers whose weights are on the device at a time, besides resident ones
+    #[arg(long, value_name = "N", value_parser = at_least_two)]
+    pub weight_slots: Option<usize>,
+    /// Gradients on their way out of the device at a time
+    #[arg(long, value_name = "N", value_parser = at_least_two)]
+    pub slabs: Option<usize>,
+    /// Sweeps a step is cut into: the micro-batches of a sweep are on the device together
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub sweeps: Option<usize>,
+    /// What backward computes again of every layer
+    #[arg(long)]
+    pub recompute: Option<RecomputeChoice>,
+    /// Where every layer's input is between its forward and its backward
+    #[arg(long)]
+    pub boundaries: Option<BoundaryChoice>,
+    /// Layers whose weights stay on the device through a step
+    #[arg(long, value_name = "N")]
+    pub residents: Option<usize>,
+    /// Where rounded gradients wait for AdamW
+    #[arg(long)]
+    pub grad_place: Option<PlaceChoice>,
+    /// Where f32 gradients are summed between sweeps
+    #[arg(long)]
+    pub grad_sums: Option<PlaceChoice>,
+}
+
+impl PlacementOptions {
+    /// What is decided.
+    pub fn pins(&self) -> Pins {
+        Pins {
+            weight_slots: self.weight_slots,
+            slabs: self.slabs,
+            sweeps: self.sweeps,
+            recompute: self.recompute.map(|choice| match choice {
+                RecomputeChoice::Full => Recompute::Full,
+                RecomputeChoice::Selective => Recompute::Selective,
+                RecomputeChoice::None => Recompute::None,
+            }),
+            boundary: self.boundaries.map(|choice| match choice {
+                BoundaryChoice::Kept => Boundary::Kept,
+                BoundaryChoice::Spilled => Boundary::Spilled,
+            }),
+            residents: self.residents,
+            grad_wait: self.grad_place.map(|choice| match choice {
+                PlaceChoice::Host => GradWait::Host,
+                PlaceChoice::Device => GradWait::Device,
+            }),
+            sum: self.grad_sums.map(|choice| match choice {
+                PlaceChoice::Host => Sum::Passing,
+                PlaceChoice::Device => Sum::Own,
+            }),
+            ..Pins::default()
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RecomputeChoice {
+    /// All but the boundary
+    Full,
+    /// Norms and SwiGLU; what products and attention gave is kept
+    Selective,
+    /// Nothing
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum BoundaryChoice {
+    /// On the device
+    Kept,
+    /// In host memory
+    Spilled,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PlaceChoice {
+    Host,
+    Device,
+}
+
+#[derive(Args, Debug)]
+pub struct CalibrateOptions {
+    /// Where the description goes [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// What the description is called
+    #[arg(long, default_value = "here")]
+    pub name: String,
+    /// CPU threads that share a job [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlotOptions {
+    /// Logs that `horizon train --log` wrote, overlaid; or traces that `--trace` wrote
+    #[arg(value_name = "RUN.jsonl|TRACE.json", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Where the picture goes
+    #[arg(long, value_name = "FILE.svg", default_value = "plot.svg")]
+    pub out: PathBuf,
 }
 
 const TRAIN_NOTES: &str = "Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was \
@@ -116,6 +275,8 @@ pub struct TrainOptions {
     /// CPU threads that share a job; never changes a bit of the result [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub placement: PlacementOptions,
     /// Decides fresh weights and the order of the data
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -231,6 +392,10 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
         "compact" => Err("compact is not there yet; exact and streamed are".to_owned()),
         _ => Err("it must be exact or streamed".to_owned()),
     }
+}
+
+fn at_least_two(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number >= 2).ok_or_else(|| "it must be at least 2".to_owned())
 }
 
 fn positive(text: &str) -> Result<usize, String> {
