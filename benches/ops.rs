@@ -20,7 +20,7 @@ use horizon::base::{DType, Dims, Shape};
 use horizon::device::DeviceSpan;
 use horizon::host::Pool;
 use horizon::ops::cpu::CpuKernels;
-use horizon::ops::{Kernels, LossRows, Rows, Write};
+use horizon::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use probe::Clock;
 
 const MODELS: &[(&str, Dims, Shape, usize)] = &[
@@ -102,6 +102,14 @@ fn bf16s(count: usize) -> DeviceSpan {
     span
 }
 
+fn i32s(values: impl ExactSizeIterator<Item = i32>) -> DeviceSpan {
+    let span = memory(values.len() * 4);
+    // SAFETY: the memory holds as many numbers as the iterator gives, and nobody else knows it yet.
+    let numbers = unsafe { std::slice::from_raw_parts_mut(span.address().cast::<i32>(), values.len()) };
+    numbers.iter_mut().zip(values).for_each(|(number, value)| *number = value);
+    span
+}
+
 fn products(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, n: usize, chunk: usize) {
     let Dims { c, f, v, .. } = *dims;
     for (name, n, inputs, outputs) in [
@@ -112,23 +120,30 @@ fn products(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, n: usiz
         ("lm", chunk, c, v),
     ] {
         let (x, w, y) = (f32s(n * inputs), bf16s(inputs * outputs), f32s(n * outputs));
-        let dw = f32s(inputs * outputs);
+        let (dw, sizes) = (f32s(inputs * outputs), Linear::dense(n, inputs, outputs));
         let work = Work::Flops(2.0 * (n * inputs * outputs) as f64);
         bench.run(&format!("{model} {name} forward"), work, || {
-            k.matmul_forward(y, x, w, None, n, inputs, outputs);
+            k.matmul_forward(y, x, w, None, sizes);
         });
         bench.run(&format!("{model} {name} backward_input"), work, || {
-            k.matmul_backward_input(x, Write::Set, y, w, n, inputs, outputs);
+            k.matmul_backward_input(x, Write::Set, y, w, sizes);
         });
         bench.run(&format!("{model} {name} backward_weight"), work, || {
-            k.matmul_backward_weight(dw, Write::Set, y, x, n, inputs, outputs);
+            k.matmul_backward_weight(dw, Write::Set, y, x, sizes);
         });
     }
 }
 
 fn attention(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, shape: Shape) {
     let n = shape.n();
-    let rows = Rows { shape, starts: memory(n * 4) };
+    // Every sequence is one document.
+    let by_row = |value: fn(usize, usize) -> usize| i32s((0..n).map(|row| value(row, shape.t) as i32));
+    let rows = Rows {
+        shape,
+        positions: by_row(|row, t| row % t),
+        doc_start: by_row(|row, t| row / t * t),
+        doc_end: by_row(|row, t| (row / t + 1) * t),
+    };
     let (qkv, dqkv) = (f32s(n * dims.qkv()), f32s(n * dims.qkv()));
     let (out, dout, lse) = (f32s(n * dims.attended()), f32s(n * dims.attended()), f32s(n * dims.h));
     // Two products of T·(T + 1)/2 scores a head, five backward.
@@ -140,8 +155,9 @@ fn attention(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, shape:
         k.attention_backward(dqkv, dout, out, lse, qkv, &rows, dims);
     });
     let bytes = (n * (dims.h + dims.g) * dims.d * 8) as f64;
+    let inv_freq = f32s(dims.d / 2);
     bench.run(&format!("{model} rope_forward"), Work::Bytes(bytes), || {
-        k.rope_forward(dqkv, &rows, 1e4, dims);
+        k.rope_forward(dqkv, &rows, inv_freq, dims);
     });
 }
 
@@ -168,15 +184,27 @@ fn rows(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, n: usize, c
         &format!("{model} cross_entropy_forward_backward"),
         Work::Bytes((chunk * v * 8) as f64),
         || {
-            k.cross_entropy_forward_backward(loss, logits, &targets, chunk, v);
+            k.cross_entropy_forward_backward(loss, logits, &targets, chunk, v, v);
         },
     );
-    let (table, dtable, tokens) = (bf16s(v * c), f32s(v * c), memory(n * 4));
+    // Every row holds another token, or the rows share all of V.
+    let (table, dtable) = (bf16s(v * c), f32s(v * c));
+    let distinct = n.min(v);
+    let rows_of = |token: usize| (n - token).div_ceil(distinct);
+    let first = |token: usize| (0..token.min(distinct)).map(rows_of).sum::<usize>() as i32;
+    let mut by_token: Vec<i32> = (0..n as i32).collect();
+    by_token.sort_by_key(|&row| row as usize % distinct);
+    let tokens = TokenRows {
+        tokens: i32s((0..n).map(|row| (row % distinct) as i32)),
+        order: i32s(by_token.into_iter()),
+        first: i32s((0..n + 1).map(first)),
+        distinct,
+    };
     bench.run(&format!("{model} embed_forward"), Work::Bytes((n * c * 6) as f64), || {
-        k.embed_forward(out, table, tokens, n, c);
+        k.embed_forward(out, table, tokens.tokens, n, c, v);
     });
     bench.run(&format!("{model} embed_backward"), Work::Bytes((n * c * 12) as f64), || {
-        k.embed_backward(dtable, out, tokens, n, c);
+        k.embed_backward(dtable, out, &tokens, n, c, v);
     });
 }
 

@@ -161,7 +161,7 @@ fn fit(samples: &[([f64; 7], f64)]) -> [f64; 7] {
 
 fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
     let amounts = |operation: &Operation| {
-        let Work { matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes } =
+        let Work { matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes, .. } =
             cost.work(operation);
         [1.0, matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes]
     };
@@ -181,6 +181,7 @@ fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
         up_bytes_per_s: rate(Lane::H2d, 4),
         down_bytes_per_s: rate(Lane::D2h, 5),
         host_bytes_per_s: rate(Lane::Host, 6),
+        disk_bytes_per_s: f64::INFINITY,
         latency_s: lanes.map(|rates| rates[0]),
     }
 }

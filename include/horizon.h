@@ -81,7 +81,7 @@
  * ==================================================================================================
  * THREADS
  *
- * The library starts threads of its own (four lanes and a pool of workers for each trainer), which end when the
+ * The library starts threads of its own (five lanes and a pool of workers for each trainer), which end when the
  * trainer is closed. A trainer is used by one thread at a time, not always the same one. A second call made
  * while one is running is refused with HZ_STATUS_INVALID_STATE and changes nothing; it does not wait.
  * Different handles are independent. A plan never changes: any number of threads may read it; several threads may

@@ -17,8 +17,8 @@ mod with_kernels {
     use std::ptr::null_mut;
 
     use horizon::base::{DType, Status};
-    use horizon::ops::Write;
     use horizon::ops::cuda::product::{Direction, Product};
+    use horizon::ops::{Linear, Write};
     use horizon::sys::cuda::bindings as cu;
     use horizon::sys::cuda::cublaslt::{CublasLt, Descriptors, Handle, Layout};
     use horizon::sys::cuda::{
@@ -243,7 +243,7 @@ mod with_kernels {
         };
         assert!(library.version() >= 120_000, "{library:?}");
         for direction in [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight] {
-            let operands = Product::dense(direction, Write::Set, 6, 40, 24).operands();
+            let operands = Product::of(direction, Write::Set, Linear::dense(6, 40, 24)).operands();
             let layout = |matrix: horizon::ops::cuda::product::ColumnMajor| Layout {
                 dtype: matrix.dtype,
                 rows: matrix.rows,

@@ -1,9 +1,9 @@
 //! What the products of CUDA decide without a device: how they look column-major, and which algorithm they take.
 
 use horizon::base::{DType, Status};
-use horizon::ops::Write;
 use horizon::ops::cuda::product::{ColumnMajor, Direction, Factor, Product};
 use horizon::ops::cuda::table::{Choice, Key, Table};
+use horizon::ops::{Linear, Write};
 
 const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight];
 
@@ -91,7 +91,7 @@ fn column_major_operands_give_the_row_major_products() {
 #[test]
 fn operands_have_the_types_and_lengths_of_the_trait() {
     for direction in DIRECTIONS {
-        let operands = Product::dense(direction, Write::Set, 6, 40, 24).operands();
+        let operands = Product::of(direction, Write::Set, Linear::dense(6, 40, 24)).operands();
         assert_eq!((operands.a.matrix.dtype, operands.b.matrix.dtype), (DType::Bf16, DType::Bf16));
         let (out, bytes) = match direction {
             Direction::Forward => (DType::Bf16, [24 * 40 * 2, 6 * 40 * 2, 6 * 24 * 2]),
@@ -102,13 +102,14 @@ fn operands_have_the_types_and_lengths_of_the_trait() {
         assert_eq!([operands.a.matrix.bytes(), operands.b.matrix.bytes(), operands.out.bytes()], bytes);
     }
     // The last row of a strided matrix ends at its width: a span that stops there is long enough.
-    let strided = Product { out_stride: 32, ..Product::dense(Direction::Forward, Write::Add, 6, 40, 24) };
+    let strided =
+        Product::of(Direction::Forward, Write::Add, Linear { out_stride: 32, ..Linear::dense(6, 40, 24) });
     assert_eq!(strided.operands().out.bytes(), (5 * 32 + 24) * 2);
 }
 
 #[test]
 fn impossible_sizes_are_refused() {
-    let good = Product::dense(Direction::Forward, Write::Set, 6, 40, 24);
+    let good = Product::of(Direction::Forward, Write::Set, Linear::dense(6, 40, 24));
     good.check().unwrap();
     let over = i32::MAX as usize + 1;
     for bad in [

@@ -5,15 +5,16 @@ mod reference;
 
 use horizon::base::{DType, Dims, Shape, UnitIndex};
 use horizon::model::{
-    HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, embed_backward, embed_forward,
-    head_forward, head_forward_backward, head_logits, layer_backward, layer_forward,
+    Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, embed_backward,
+    embed_forward, head_forward, head_forward_backward, head_logits, layer_backward, layer_forward,
 };
 use horizon::ops::cpu::CpuKernels;
-use horizon::ops::{Kernels, LossRows, Rows, Write};
+use horizon::ops::{Kernels, LossRows, Write};
 use reference::Random;
 use reference::compare::close;
 use reference::decoder::{Batch, Tensors, logits, loss};
 use reference::memory::{Memory, on_any_threads};
+use reference::rows::{DocumentRows, SortedTokens};
 
 /// A model with weights in memory, and the micro-batches of a step.
 struct Step {
@@ -75,12 +76,15 @@ impl Step {
         let embedding = gradients[0].span();
         let head = gradients[layout.head().at()].span();
         let dhead = HeadSpans::of(layout, head, Some(embedding), DType::F32);
+        let constants_memory = Memory::f32s(&Constants::values(config));
+        let constants = Constants::carve(constants_memory.span(), config);
         for (micro, batch) in self.batches.iter().enumerate() {
             let write = if micro == 0 { Write::Set } else { Write::Add };
             let (shape, boundary_bytes) = (batch.shape, batch.shape.n() * dims.c * 4);
-            let (tokens, targets) = (Memory::i32s(&batch.tokens), Memory::i32s(&batch.targets));
-            let (starts, weights) = (Memory::i32s(&batch.starts), Memory::f32s(&batch.weights));
-            let rows = Rows { shape, starts: starts.span() };
+            let (tokens, targets) = (SortedTokens::new(&batch.tokens), Memory::i32s(&batch.targets));
+            let (documents, weights) =
+                (DocumentRows::new(shape, &batch.starts), Memory::f32s(&batch.weights));
+            let (rows, tokens) = (documents.rows(), tokens.rows());
             let loss_rows =
                 LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale() };
             let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
@@ -100,13 +104,14 @@ impl Step {
 
             let boundaries: Vec<Memory> = (0..=dims.l).map(|_| Memory::painted(boundary_bytes)).collect();
             let table = self.weights(layout.embedding());
-            embed_forward(k, config, table, tokens.span(), shape, boundaries[0].span());
+            embed_forward(k, config, table, tokens.tokens, shape, boundaries[0].span());
             for layer in 0..dims.l {
                 let unit = layout.layer(layer);
                 let (x, out) = (boundaries[layer].span(), boundaries[layer + 1].span());
                 layer_forward(
                     k,
                     config,
+                    &constants,
                     layout.unit(unit),
                     self.weights(unit),
                     &rows,
@@ -133,6 +138,7 @@ impl Step {
                 layer_backward(
                     k,
                     config,
+                    &constants,
                     layout.unit(unit),
                     self.weights(unit),
                     gradients[unit.at()].span(),
@@ -144,7 +150,7 @@ impl Step {
                 );
             }
             let write = if config.tied { Write::Add } else { write };
-            embed_backward(k, config, embedding, write, tokens.span(), shape, stream);
+            embed_backward(k, config, embedding, write, &tokens, shape, stream);
         }
         [loss_sum].into_iter().chain(gradients).collect()
     }
@@ -234,8 +240,10 @@ fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
     let (batch, config, dims) = (&step.batches[0], &step.config, &step.config.dims);
     let (shape, chunk) = (batch.shape, 5);
     let (targets, weights) = (Memory::i32s(&batch.targets), Memory::f32s(&batch.weights));
-    let (tokens, starts) = (Memory::i32s(&batch.tokens), Memory::i32s(&batch.starts));
-    let rows = Rows { shape, starts: starts.span() };
+    let (tokens, documents) = (Memory::i32s(&batch.tokens), DocumentRows::new(shape, &batch.starts));
+    let rows = documents.rows();
+    let constants_memory = Memory::f32s(&Constants::values(config));
+    let constants = Constants::carve(constants_memory.span(), config);
     let loss_rows = LossRows { targets: targets.span(), weights: weights.span(), scale: 1.0 };
     let last = 12;
     let results = on_any_threads(|k| {
@@ -250,7 +258,7 @@ fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
             let unit = step.layout.layer(layer);
             let (x, out) = places;
             let layout = step.layout.unit(unit);
-            layer_forward(k, config, layout, step.weights(unit), &rows, x, out, &scratch);
+            layer_forward(k, config, &constants, layout, step.weights(unit), &rows, x, out, &scratch);
             places = (out, x);
         }
         let (stream, head) = (places.0, step.head_weights());

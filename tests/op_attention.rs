@@ -3,10 +3,11 @@
 mod reference;
 
 use horizon::base::{Dims, Shape};
-use horizon::ops::{Kernels, Rows};
+use horizon::ops::Kernels;
 use reference::compare::{close, gradient_of, inner};
 use reference::decoder::documents;
 use reference::memory::{Memory, on_any_threads};
+use reference::rows::DocumentRows;
 use reference::{Random, attention, wide};
 
 /// `(b, t, h, g, d, reason)`.
@@ -46,8 +47,8 @@ fn cases(random: &mut Random) -> Vec<Case> {
 fn forward_agrees() {
     let mut random = Random::new(8);
     for Case { shape, dims, qkv, starts, reason } in cases(&mut random) {
-        let (qkv_memory, starts_memory) = (Memory::f32s(&qkv), Memory::i32s(&starts));
-        let rows = Rows { shape, starts: starts_memory.span() };
+        let (qkv_memory, documents) = (Memory::f32s(&qkv), DocumentRows::new(shape, &starts));
+        let rows = documents.rows();
         let results = on_any_threads(|k| {
             let out = Memory::painted(shape.n() * dims.attended() * 4);
             let lse = Memory::painted(shape.n() * dims.h * 4);
@@ -64,8 +65,8 @@ fn forward_agrees() {
 fn backward_agrees() {
     let mut random = Random::new(9);
     for Case { shape, dims, qkv, starts, reason } in cases(&mut random) {
-        let (qkv_memory, starts_memory) = (Memory::f32s(&qkv), Memory::i32s(&starts));
-        let rows = Rows { shape, starts: starts_memory.span() };
+        let (qkv_memory, documents) = (Memory::f32s(&qkv), DocumentRows::new(shape, &starts));
+        let rows = documents.rows();
         let dout = random.f32s(shape.n() * dims.attended(), 1.0);
         let dout_memory = Memory::f32s(&dout);
         let results = on_any_threads(|k| {
@@ -102,8 +103,8 @@ fn nothing_outside_the_run_is_read() {
     for value in &mut loud[..70 * dims.qkv()] {
         *value *= 1e6;
     }
-    let starts = Memory::i32s(&starts);
-    let rows = Rows { shape, starts: starts.span() };
+    let documents = DocumentRows::new(shape, &starts);
+    let rows = documents.rows();
     let second_document = |qkv: &[f32]| {
         let qkv = Memory::f32s(qkv);
         let results = on_any_threads(|k| {

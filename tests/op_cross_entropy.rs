@@ -23,8 +23,8 @@ fn loss_and_gradient_agree() {
         let results = on_any_threads(|k| {
             let (forward_loss, both_loss) = (Memory::f64s(&[3.0]), Memory::f64s(&[3.0]));
             let (forward_logits, dlogits) = (Memory::f32s(&logits), Memory::f32s(&logits));
-            k.cross_entropy_forward(forward_loss.span(), forward_logits.span(), &rows, n, v);
-            k.cross_entropy_forward_backward(both_loss.span(), dlogits.span(), &rows, n, v);
+            k.cross_entropy_forward(forward_loss.span(), forward_logits.span(), &rows, n, v, v);
+            k.cross_entropy_forward_backward(both_loss.span(), dlogits.span(), &rows, n, v, v);
             vec![forward_loss, both_loss, forward_logits, dlogits]
         });
         let (logits64, weights64) = (wide(&logits), wide(&weights));
@@ -50,7 +50,7 @@ fn far_apart_logits_stay_finite() {
     let rows = LossRows { targets: targets.span(), weights: weights.span(), scale: 1.0 };
     let results = on_any_threads(|k| {
         let (loss, logits) = (Memory::f64s(&[0.0]), Memory::f32s(&logits));
-        k.cross_entropy_forward_backward(loss.span(), logits.span(), &rows, 1, 4);
+        k.cross_entropy_forward_backward(loss.span(), logits.span(), &rows, 1, 4, 4);
         vec![loss, logits]
     });
     assert_eq!(results[0].read_f64(), [2e4]);

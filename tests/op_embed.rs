@@ -5,6 +5,7 @@ mod reference;
 use horizon::ops::Kernels;
 use reference::compare::{close, gradient_of, inner};
 use reference::memory::{Memory, on_any_threads};
+use reference::rows::SortedTokens;
 use reference::{Random, SIZES, embed, wide};
 
 #[test]
@@ -16,12 +17,13 @@ fn forward_and_backward_agree() {
             (random.bf16s(v * c, 1.0), random.f32s(n * c, 1.0), random.f32s(v * c, 1.0));
         // Fewer tokens than rows: gradients of a token add up.
         let tokens: Vec<i32> = (0..n).map(|_| random.below(v) as i32).collect();
-        let (table_memory, tokens_memory, dout_memory) =
-            (Memory::bf16s(&table), Memory::i32s(&tokens), Memory::f32s(&dout));
+        let (table_memory, sorted, dout_memory) =
+            (Memory::bf16s(&table), SortedTokens::new(&tokens), Memory::f32s(&dout));
+        let rows = sorted.rows();
         let results = on_any_threads(|k| {
             let (out, dtable) = (Memory::painted(n * c * 4), Memory::f32s(&before));
-            k.embed_forward(out.span(), table_memory.span(), tokens_memory.span(), n, c);
-            k.embed_backward(dtable.span(), dout_memory.span(), tokens_memory.span(), n, c);
+            k.embed_forward(out.span(), table_memory.span(), rows.tokens, n, c, v);
+            k.embed_backward(dtable.span(), dout_memory.span(), &rows, n, c, v);
             vec![out, dtable]
         });
         let table64 = wide(&table);
@@ -37,10 +39,10 @@ fn forward_and_backward_agree() {
 fn gradients_of_a_token_add_up_in_row_order() {
     // In f32 these depend on their order: (1 + 2⁻²⁴) + 2⁻²⁴ = 1, 1 + (2⁻²⁴ + 2⁻²⁴) > 1.
     let tiny = 2f32.powi(-24);
-    let (tokens, dout) = (Memory::i32s(&[0, 0, 0]), Memory::f32s(&[1.0, tiny, tiny]));
+    let (sorted, dout) = (SortedTokens::new(&[0, 0, 0]), Memory::f32s(&[1.0, tiny, tiny]));
     let results = on_any_threads(|k| {
         let dtable = Memory::f32s(&[0.0]);
-        k.embed_backward(dtable.span(), dout.span(), tokens.span(), 3, 1);
+        k.embed_backward(dtable.span(), dout.span(), &sorted.rows(), 3, 1, 1);
         vec![dtable]
     });
     assert_eq!(results[0].read_f32(), [1.0]);
@@ -52,5 +54,5 @@ fn a_token_beyond_the_table_is_refused() {
     let (table, tokens, out) = (Memory::bf16s(&[0.0; 23]), Memory::i32s(&[23]), Memory::painted(4));
     let pool = horizon::host::Pool::new(1).expect("a pool");
     let k = horizon::ops::cpu::CpuKernels::new(std::sync::Arc::new(pool));
-    k.embed_forward(out.span(), table.span(), tokens.span(), 1, 1);
+    k.embed_forward(out.span(), table.span(), tokens.span(), 1, 1, 23);
 }

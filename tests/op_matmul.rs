@@ -2,7 +2,7 @@
 
 mod reference;
 
-use horizon::ops::{Kernels, Write};
+use horizon::ops::{Kernels, Linear, Write};
 use reference::compare::{added, close, gradient_of, inner};
 use reference::memory::{Memory, on_any_threads};
 use reference::{Random, matmul, wide};
@@ -35,9 +35,15 @@ fn forward_agrees() {
             let (plain, sum) = (Memory::painted(n * m * 4), Memory::painted(n * m * 4));
             let over = Memory::f32s(&residual);
             let (x, weight) = (x_memory.span(), weight_memory.span());
-            kernels.matmul_forward(plain.span(), x, weight, None, n, k, m);
-            kernels.matmul_forward(sum.span(), x, weight, Some(residual_memory.span()), n, k, m);
-            kernels.matmul_forward(over.span(), x, weight, Some(over.span()), n, k, m);
+            kernels.matmul_forward(plain.span(), x, weight, None, Linear::dense(n, k, m));
+            kernels.matmul_forward(
+                sum.span(),
+                x,
+                weight,
+                Some(residual_memory.span()),
+                Linear::dense(n, k, m),
+            );
+            kernels.matmul_forward(over.span(), x, weight, Some(over.span()), Linear::dense(n, k, m));
             vec![plain, sum, over]
         });
         let expected = matmul(&wide(&x), &wide(&weight), k);
@@ -60,10 +66,10 @@ fn backward_agrees() {
             let (dx, dweight) = (Memory::painted(n * k * 4), Memory::painted(m * k * 4));
             let (dx_sum, dweight_sum) = (Memory::f32s(&dx_before), Memory::f32s(&dweight_before));
             let (x, weight, dout) = (x_memory.span(), weight_memory.span(), dout_memory.span());
-            kernels.matmul_backward_input(dx.span(), Write::Set, dout, weight, n, k, m);
-            kernels.matmul_backward_input(dx_sum.span(), Write::Add, dout, weight, n, k, m);
-            kernels.matmul_backward_weight(dweight.span(), Write::Set, dout, x, n, k, m);
-            kernels.matmul_backward_weight(dweight_sum.span(), Write::Add, dout, x, n, k, m);
+            kernels.matmul_backward_input(dx.span(), Write::Set, dout, weight, Linear::dense(n, k, m));
+            kernels.matmul_backward_input(dx_sum.span(), Write::Add, dout, weight, Linear::dense(n, k, m));
+            kernels.matmul_backward_weight(dweight.span(), Write::Set, dout, x, Linear::dense(n, k, m));
+            kernels.matmul_backward_weight(dweight_sum.span(), Write::Add, dout, x, Linear::dense(n, k, m));
             vec![dx, dweight, dx_sum, dweight_sum]
         });
         let results: Vec<Vec<f32>> = results.iter().map(Memory::read_f32).collect();

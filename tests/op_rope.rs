@@ -3,11 +3,12 @@
 mod reference;
 
 use horizon::base::{Dims, Shape};
-use horizon::ops::{Kernels, Rows};
+use horizon::ops::Kernels;
 use reference::compare::close;
 use reference::decoder::documents;
 use reference::memory::{Memory, on_any_threads};
-use reference::{Random, rope, wide};
+use reference::rows::DocumentRows;
+use reference::{Random, frequencies, rope, wide};
 
 /// `(b, t, h, g, d, reason)`.
 const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
@@ -20,21 +21,21 @@ const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
 #[test]
 fn forward_turns_and_backward_turns_back() {
     let mut random = Random::new(6);
-    let theta = 10_000.0;
     for &(b, t, h, g, d, _) in SIZES {
         let (shape, dims) = (Shape { b, t }, Dims { c: 1, h, g, d, f: 1, v: 1, l: 1 });
         let (qkv, starts) = (random.f32s(shape.n() * dims.qkv(), 1.0), documents(shape, &mut random));
-        let starts_memory = Memory::i32s(&starts);
-        let rows = Rows { shape, starts: starts_memory.span() };
+        let inv_freq = frequencies(10_000.0, d);
+        let (documents, inv_freq_memory) = (DocumentRows::new(shape, &starts), Memory::f32s(&inv_freq));
+        let rows = documents.rows();
         let results = on_any_threads(|k| {
             let (forward, backward) = (Memory::f32s(&qkv), Memory::f32s(&qkv));
-            k.rope_forward(forward.span(), &rows, theta, &dims);
-            k.rope_backward(backward.span(), &rows, theta, &dims);
+            k.rope_forward(forward.span(), &rows, inv_freq_memory.span(), &dims);
+            k.rope_backward(backward.span(), &rows, inv_freq_memory.span(), &dims);
             vec![forward, backward]
         });
         // A rotation's gradient is the rotation by the opposite angle.
         for (result, direction) in results.iter().zip([1.0, -1.0]) {
-            let expected = rope(&wide(&qkv), &starts, shape, theta, &dims, direction);
+            let expected = rope(&wide(&qkv), &starts, shape, &inv_freq, &dims, direction);
             close("qkv", &result.read_f32(), &expected, 1e-6, 2e-7);
         }
     }
@@ -47,9 +48,10 @@ fn a_longer_sequence_and_another_base_are_not_taken_from_old_tables() {
         let turn = |t: usize, theta: f64| {
             let shape = Shape { b: 1, t };
             let qkv: Vec<f32> = (0..t * dims.qkv()).map(|i| (i as f32).sin()).collect();
-            let (memory, starts) = (Memory::f32s(&qkv), Memory::i32s(&vec![0; t]));
-            k.rope_forward(memory.span(), &Rows { shape, starts: starts.span() }, theta, &dims);
-            let expected = rope(&wide(&qkv), &vec![0; t], shape, theta, &dims, 1.0);
+            let (memory, documents) = (Memory::f32s(&qkv), DocumentRows::new(shape, &vec![0; t]));
+            let inv_freq = frequencies(theta, dims.d);
+            k.rope_forward(memory.span(), &documents.rows(), Memory::f32s(&inv_freq).span(), &dims);
+            let expected = rope(&wide(&qkv), &vec![0; t], shape, &inv_freq, &dims, 1.0);
             close("qkv", &memory.read_f32(), &expected, 1e-6, 2e-7);
             memory
         };

@@ -19,6 +19,7 @@ fn machine() -> Machine {
         up_bytes_per_s: 1e10,
         down_bytes_per_s: 1e10,
         host_bytes_per_s: 1e11,
+        disk_bytes_per_s: 1e9,
         latency_s: [1e-6; Lane::COUNT],
     }
 }
@@ -111,6 +112,8 @@ fn memory_is_the_plans() {
             match region.name {
                 // Another list's.
                 "logits row" => assert!(peak.is_none()),
+                // There before any list.
+                "constants" => assert!(peak.is_none()),
                 // A sum of squares for each slab and the loss share a padded place.
                 "scalars" => assert_eq!(peak.unwrap().touched_bytes, 8 * 3),
                 "weight slots" if layers == 1 => {

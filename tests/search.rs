@@ -54,6 +54,7 @@ impl Case {
             up_bytes_per_s: rate(5e10),
             down_bytes_per_s: rate(5e10),
             host_bytes_per_s: rate(4e11),
+            disk_bytes_per_s: 1e9,
             latency_s: [1e-7; Lane::COUNT],
         };
         let mode = [Mode::Exact, Mode::Streamed][random.random_range(0..2)];

@@ -29,6 +29,11 @@ impl Dims {
     pub fn attended(&self) -> usize {
         self.h * self.d
     }
+
+    /// Elements from one row of logits to the next: V, and what makes every row start on 16 bytes of bf16.
+    pub fn logits_stride(&self) -> usize {
+        self.v.next_multiple_of(8)
+    }
 }
 
 /// The shape of a micro-batch.

@@ -4,8 +4,8 @@
 //! engine issues *tasks* to lanes; a task is a number that the engine's [`Work`] knows how to run. Nothing
 //! here knows what a task does, what a unit is, or why a task waits.
 //!
-//! There are two kinds of lane behind the one contract. On a *thread lane* a task runs when the lane
-//! reaches it. On a *stream lane* (CUDA) it runs at once on the issuing thread and enqueues kernels and
+//! There are two kinds of lane behind the one contract. On a *thread lane* (the host and disk lanes of every
+//! device) a task runs when the lane reaches it. On a *stream lane* (CUDA) it runs at once on the issuing thread and enqueues kernels and
 //! copies on the stream. Either way a task's effects are ordered after the tasks before it on its lane and
 //! after every tick it waits for.
 //!
@@ -32,13 +32,15 @@ pub enum Lane {
     D2h,
     /// CPU workers on host memory: the optimizer.
     Host,
+    /// One thread from host memory to files: saving.
+    Disk,
 }
 
 impl Lane {
     /// Number of lanes.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
     /// All lanes, in index order.
-    pub const ALL: [Lane; Lane::COUNT] = [Lane::Compute, Lane::H2d, Lane::D2h, Lane::Host];
+    pub const ALL: [Lane; Lane::COUNT] = [Lane::Compute, Lane::H2d, Lane::D2h, Lane::Host, Lane::Disk];
 
     /// Position in arrays of per-lane values.
     pub fn at(self) -> usize {
@@ -52,6 +54,7 @@ impl Lane {
             Lane::H2d => "h2d",
             Lane::D2h => "d2h",
             Lane::Host => "host",
+            Lane::Disk => "disk",
         }
     }
 }
@@ -170,8 +173,8 @@ pub trait Device: Send + Sync {
     /// Starts the lanes; tasks run through `work`. The device keeps `work` until the lanes are dropped.
     fn open(self: Arc<Self>, work: Arc<dyn Work>, tracing: bool) -> Result<Box<dyn Lanes>>;
 
-    /// Copies host memory to device memory; called inside a task of [`Lane::H2d`].
-    /// Errors when the lengths differ.
+    /// Copies host memory to device memory; called inside a task of [`Lane::H2d`], or before the lanes are opened,
+    /// and then the copy is done when this returns. Errors when the lengths differ.
     fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
 
     /// Whether [`Device::scrub`] does anything, so that nobody need find out what to scrub otherwise.

@@ -12,11 +12,11 @@
 //! 1. [`Trainer::accumulate`] checks a micro-batch and copies it into its staging place. Nothing runs yet.
 //! 2. [`Trainer::update`] takes the *list* of operations for that many micro-batches (built by
 //!    [`schedule::build`](crate::schedule), kept from then on), lets `sync` infer what each operation waits
-//!    for, in debug builds lets `check` prove it, and issues the list to the device's lanes. A task is a
+//!    for, lets `check` prove it, and issues the list to the device's lanes. A task is a
 //!    64-bit name: which list, which frame, which operation (`task`).
 //! 3. The lanes run tasks through the `runner`: it looks the operation up, finds the places the plan gave
 //!    its resources, and calls the model (F4) on the compute lane, the device's copies on h2d and d2h, AdamW on
-//!    the host lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
+//!    the host lane, the save's sink on the disk lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
 //! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
 //!    whether to commit are decided. `update` returns at this point.
 //! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
@@ -24,24 +24,34 @@
 //!
 //! # Who may touch what
 //! Spans carry no borrow. Between lanes the schedule orders every pair of conflicting accesses, and `check`
-//! proves it; between the calling thread and the lanes, the trainer reaches a tick first: staging is written
-//! only after the step that read it has decided, tensors are read and written only after [`Trainer::sync`].
+//! proves it. The calling thread is held to the same rules: before it writes staging, or reads or writes a tensor,
+//! `sync` tells which ticks must have arrived, the trainer reaches those, and `check` proves that they suffice. So a
+//! tensor waits for the last operation on its own unit and for no other.
 //!
+//! # Saving
+//! [`Trainer::save`] issues a list of its own to the disk lane, which hands one unit after the other to a
+//! [`Sink`] (`save`). A unit is saved once its AdamW is done, and its next AdamW comes after that: the
+//! save is of the moment it was asked for, however far training has got by the time it ends.
+//!
+//! # Frames
 //! A **frame** (`frame`) holds what differs from step to step (learning rate, loss scale) and what the
 //! step reports. There are two, since AdamW of one step runs while the next is issued; a frame is used again
 //! when the host lane has done with it.
 #![forbid(unsafe_code)]
 
 mod batch;
+mod derived;
 mod frame;
 mod options;
 mod record;
 mod runner;
+mod save;
 mod store;
 mod task;
 mod trainer;
 
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
+pub use save::{Sink, UnitState};
 pub use store::Store;
 pub use trainer::{EvalReport, Stats, StepReport, Trainer};

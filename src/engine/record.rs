@@ -16,8 +16,8 @@ pub struct Issued {
     pub list: u32,
     /// Ticks and waits.
     pub waits: Synced,
-    /// What the calling thread waited for before it went on.
-    pub reached: Tick,
+    /// What the calling thread waited for before it went on, if it did.
+    pub reached: Option<Tick>,
 }
 
 /// Everything since the lanes were opened.
@@ -60,7 +60,7 @@ impl Record {
         for issued in &self.lists {
             let list = runner.lists.numbered(issued.list);
             let run = simulator.run(list, &issued.waits, |operation| cost.ns(machine, operation));
-            simulator.reach(issued.reached);
+            issued.reached.into_iter().for_each(|tick| simulator.reach(tick));
             spans.extend(run.spans.into_iter().map(|span| TaskSpan {
                 task: Task { list: issued.list, frame: 0, operation: span.task as u32 }.pack(),
                 ready_ns: origin_ns + span.ready_ns,

@@ -6,12 +6,13 @@ use crate::base::{DType, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlotIn
 use crate::device::{Device, DeviceSpan, Lane, Work};
 use crate::engine::frame::{Frame, Verdict};
 use crate::engine::options::AdamOptions;
+use crate::engine::save::Saving;
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Task};
-use crate::host::{HostSpan, Pool};
-use crate::model::{self, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
+use crate::host::Pool;
+use crate::model::{self, Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
 use crate::ops::adam::{self, AdamScalars};
-use crate::ops::{Kernels, LossRows, Rows, Write};
+use crate::ops::{Kernels, LossRows, Rows, TokenRows, Write};
 use crate::plan::{Cost, Place, Plan};
 use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, SumPlace, WeightPlace};
 
@@ -30,6 +31,8 @@ pub struct Runner {
     pub lists: Lists,
     /// What differs from step to step.
     pub frames: [Frame; FRAMES],
+    /// The save that is under way.
+    pub saving: Saving,
     /// Arithmetic on device memory.
     pub kernels: Box<dyn Kernels>,
     /// Copies.
@@ -45,11 +48,12 @@ pub struct Runner {
 }
 
 impl Work for Runner {
-    fn run(&self, _lane: Lane, name: u64) -> Result<()> {
+    fn run(&self, lane: Lane, name: u64) -> Result<()> {
         let task = Task::unpack(name);
         let operation = self.lists.operation(task);
         let extent = self.lists.numbered(task.list).extent;
         self.perform(operation, extent, &self.frames[usize::from(task.frame)])
+            .and_then(|()| if lane == Lane::Compute { self.kernels.outcome() } else { Ok(()) })
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
             if let Some((_, place)) = self.plan.device.named(&resource) {
@@ -64,7 +68,9 @@ impl Runner {
     fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
         let boundary = |place, unit, micro| self.boundary(extent, place, unit, micro);
         match operation {
-            Operation::UploadBatch { micro } => self.upload_batch(micro)?,
+            Operation::UploadBatch { micro } => {
+                self.device.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
+            }
             Operation::Upload { unit, place } => {
                 let from = self.store.weights(unit);
                 let to = match place {
@@ -129,8 +135,18 @@ impl Runner {
             }
             Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
+            Operation::Save { unit } => {
+                self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
+            }
         }
         Ok(())
+    }
+
+    /// Writes what the model's layers read and nobody writes; before the lanes are opened.
+    pub fn upload_constants(&self) -> Result<()> {
+        let constants = self.store.constants();
+        constants.write(&Constants::values(&self.config));
+        self.device.upload(self.at(self.plan.device.constants()), constants)
     }
 
     /// The work of every operation.
@@ -151,7 +167,27 @@ impl Runner {
     }
 
     fn rows(&self, micro: MicroIndex) -> Rows {
-        Rows { shape: self.shape(), starts: self.at(self.plan.device.batch(micro).starts) }
+        let batch = self.plan.device.batch(micro);
+        Rows {
+            shape: self.shape(),
+            positions: self.at(batch.positions),
+            doc_start: self.at(batch.doc_start),
+            doc_end: self.at(batch.doc_end),
+        }
+    }
+
+    fn token_rows(&self, micro: MicroIndex) -> TokenRows {
+        let batch = self.plan.device.batch(micro);
+        TokenRows {
+            tokens: self.at(batch.tokens),
+            order: self.at(batch.order),
+            first: self.at(batch.first),
+            distinct: self.store.distinct(micro),
+        }
+    }
+
+    fn constants(&self) -> Constants {
+        Constants::carve(self.at(self.plan.device.constants()), &self.config)
     }
 
     fn loss_rows(&self, frame: &Frame, micro: MicroIndex) -> LossRows {
@@ -218,15 +254,6 @@ impl Runner {
         HeadScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage(), chunk)
     }
 
-    fn upload_batch(&self, micro: MicroIndex) -> Result<()> {
-        let (from, to) = (self.store.batch(micro), self.plan.device.batch(micro));
-        let copy = |to: Place, from: HostSpan| self.device.upload(self.at(to), from);
-        copy(to.tokens, from.tokens)?;
-        copy(to.targets, from.targets)?;
-        copy(to.weights, from.weights)?;
-        copy(to.starts, from.starts)
-    }
-
     fn embed_forward(&self, micro: MicroIndex, out: DeviceSpan) {
         let map = &self.plan.device;
         model::embed_forward(
@@ -251,6 +278,7 @@ impl Runner {
         model::layer_forward(
             &*self.kernels,
             &self.config,
+            &self.constants(),
             self.layout().unit(unit),
             self.at(self.plan.device.slot(slot)),
             &self.rows(micro),
@@ -273,6 +301,7 @@ impl Runner {
         model::layer_backward(
             &*self.kernels,
             &self.config,
+            &self.constants(),
             self.layout().unit(unit),
             self.at(map.slot(slot)),
             gradient,
@@ -334,7 +363,7 @@ impl Runner {
             &self.config,
             self.gradient(self.layout().embedding(), SumPlace::Own),
             write,
-            self.at(map.batch(micro).tokens),
+            &self.token_rows(micro),
             self.shape(),
             self.at(map.stream(micro)),
         );

@@ -1,7 +1,12 @@
 //! The store: the host-resident model.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
-use crate::engine::Batch;
+use crate::engine::derived::Derived;
+use crate::engine::{Batch, UnitState};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::model::{Layout, TensorLayout};
 use crate::ops::adam::{self, AdamSpans};
@@ -18,21 +23,10 @@ pub struct Store {
     state: Arena,
     /// `[N]`: the weights of a batch that has none.
     ones: Vec<f32>,
-    /// `[N]`: the document starts of a batch that has none.
-    zeros: Vec<i32>,
-}
-
-/// The host side of a micro-batch.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchStaging {
-    /// `i32 [N]`
-    pub tokens: HostSpan,
-    /// `i32 [N]`
-    pub targets: HostSpan,
-    /// `f32 [N]`
-    pub weights: HostSpan,
-    /// `i32 [N]`
-    pub starts: HostSpan,
+    /// What is worked out of a batch while it is staged.
+    derived: Mutex<Derived>,
+    /// By micro-batch: distinct tokens of what is staged.
+    distinct: Vec<AtomicUsize>,
 }
 
 impl Store {
@@ -52,7 +46,8 @@ impl Store {
             wire: arena(plan.host.wire_bytes())?,
             state: arena(plan.host.state_bytes())?,
             ones: vec![1.0; plan.policy.numeric.shape.n()],
-            zeros: vec![0; plan.policy.numeric.shape.n()],
+            derived: Mutex::new(Derived::new(plan.policy.numeric.shape)),
+            distinct: (0..plan.micros_max).map(|_| AtomicUsize::new(0)).collect(),
         })
     }
 
@@ -72,6 +67,19 @@ impl Store {
     /// A unit's bf16 weights: what an upload reads.
     pub fn weights(&self, unit: UnitIndex) -> HostSpan {
         self.wire(self.map.unit(unit).weights)
+    }
+
+    /// All that a resumed run needs of a unit.
+    pub fn unit_state(&self, unit: UnitIndex) -> UnitState<'_> {
+        let places = self.map.unit(unit);
+        UnitState {
+            unit,
+            layout: self.layout.unit(unit),
+            weights: self.wire(places.weights),
+            residual: self.state(places.residual),
+            m: self.state(places.m),
+            v: self.state(places.v),
+        }
     }
 
     /// Where a part of a gradient lands.
@@ -109,24 +117,40 @@ impl Store {
         self.wire(self.map.logits())
     }
 
-    /// A micro-batch's staging.
-    pub fn batch(&self, micro: MicroIndex) -> BatchStaging {
-        let places = self.map.batch(micro);
-        BatchStaging {
-            tokens: self.wire(places.tokens),
-            targets: self.wire(places.targets),
-            weights: self.wire(places.weights),
-            starts: self.wire(places.starts),
-        }
+    /// What the model's layers read and nobody writes: what is uploaded once.
+    pub fn constants(&self) -> HostSpan {
+        self.wire(self.map.constants())
     }
 
-    /// Copies a checked batch into its staging.
+    /// A micro-batch's staging.
+    pub fn batch(&self, micro: MicroIndex) -> HostSpan {
+        self.wire(self.map.batch(micro).whole)
+    }
+
+    /// Distinct tokens of a micro-batch that is staged.
+    pub fn distinct(&self, micro: MicroIndex) -> usize {
+        // Handing a task to a lane orders it after the staging of its batch.
+        self.distinct[micro.at()].load(Relaxed)
+    }
+
+    /// Copies a checked batch into its staging, with what kernels want to know beside.
     pub fn stage(&self, micro: MicroIndex, batch: &Batch) {
-        let staging = self.batch(micro);
-        staging.tokens.write(batch.tokens);
-        staging.targets.write(batch.targets);
-        staging.weights.write(batch.weights.unwrap_or(&self.ones));
-        staging.starts.write(batch.starts.unwrap_or(&self.zeros));
+        let places = self.map.batch(micro);
+        let derived = &mut *self.derived.lock();
+        derived.fill(batch);
+        self.wire(places.weights).write(batch.weights.unwrap_or(&self.ones));
+        for (place, values) in [
+            (places.tokens, batch.tokens),
+            (places.targets, batch.targets),
+            (places.positions, &derived.positions),
+            (places.doc_start, &derived.doc_start),
+            (places.doc_end, &derived.doc_end),
+            (places.order, &derived.order),
+            (places.first, &derived.first),
+        ] {
+            self.wire(place).write(values);
+        }
+        self.distinct[micro.at()].store(derived.distinct, Relaxed);
     }
 
     /// What AdamW reads and writes for the elements of one tensor that lie in one part: the tensor's own
@@ -161,32 +185,32 @@ impl Store {
         })
     }
 
-    /// Reads a tensor's f32 master. No lane may be at work on it.
-    pub fn read_tensor(&self, name: &str, out: &mut [f32]) -> Result<()> {
-        let (unit, tensor) = self.find(name, out.len())?;
+    /// Reads a tensor's f32 master. No lane may be at work on its unit.
+    pub fn read_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let (weights, residual) = self.master(unit, tensor);
         adam::read_master(weights, residual, out);
-        Ok(())
     }
 
-    /// Writes a tensor's f32 master; moments stay. No lane may be at work on it.
-    pub fn write_tensor(&self, name: &str, values: &[f32]) -> Result<()> {
-        let (unit, tensor) = self.find(name, values.len())?;
+    /// Writes a tensor's f32 master; moments stay. No lane may be at work on its unit.
+    pub fn write_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, values: &[f32]) {
         let (weights, residual) = self.master(unit, tensor);
         adam::write_master(weights, residual, values);
-        Ok(())
     }
 
-    /// Reads the gradient a tensor had in the last step, before clipping. Refused in [`Mode::Streamed`], which
-    /// stores none.
-    pub fn read_gradient(&self, name: &str, out: &mut [f32]) -> Result<()> {
-        if self.mode == Mode::Streamed {
-            return Err(Error::new(
+    /// Refuses to read a gradient in [`Mode::Streamed`], which stores none.
+    pub fn stores_gradients(&self) -> Result<()> {
+        match self.mode {
+            Mode::Exact => Ok(()),
+            Mode::Streamed => Err(Error::new(
                 Status::Unsupported,
                 "mode streamed keeps no gradient to read; use mode exact",
-            ));
+            )),
         }
-        let (unit, tensor) = self.find(name, out.len())?;
+    }
+
+    /// Reads the gradient a tensor had in the last step, before clipping. It is [stored](Store::stores_gradients), and
+    /// no lane may be at work on it.
+    pub fn read_gradient(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let place = self.map.unit(unit).gradient;
         let elements = tensor.offset..tensor.offset + tensor.elements();
         adam::read_gradient(
@@ -194,7 +218,6 @@ impl Store {
             self.grad_dtype,
             out,
         );
-        Ok(())
     }
 
     fn master(&self, unit: UnitIndex, tensor: &TensorLayout) -> (HostSpan, HostSpan) {
@@ -206,7 +229,8 @@ impl Store {
         )
     }
 
-    fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {
+    /// The tensor of this name, if it has `len` elements.
+    pub fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {
         let (unit, tensor) = self
             .layout
             .find(name)

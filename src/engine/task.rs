@@ -14,6 +14,8 @@ pub enum Purpose {
     Evaluate(usize),
     /// The logits of one row.
     Logits,
+    /// The state of every unit.
+    Save,
 }
 
 /// An operation of a list, run for a frame.
@@ -57,42 +59,59 @@ struct Built {
 impl Lists {
     /// No list yet. `scrubs` says whether anybody will ask what is [`Lists::retired`].
     pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
-        let built = std::iter::repeat_with(OnceLock::new).take(2 * micros_max + 1).collect();
+        let built = std::iter::repeat_with(OnceLock::new).take(2 * micros_max + 2).collect();
         Lists { policy, geometry, micros_max, scrubs, built }
     }
 
     /// The number of a list and the list, built now if it was not.
     pub fn get(&self, purpose: Purpose) -> Result<(u32, &List)> {
-        let number = match purpose {
-            Purpose::Train(micros) => micros - 1,
-            Purpose::Evaluate(micros) => self.micros_max + micros - 1,
-            Purpose::Logits => 2 * self.micros_max,
-        };
+        let number = self.number(purpose);
         let place = &self.built[number];
         if place.get().is_none() {
             let list = match purpose {
                 Purpose::Train(micros) => schedule::train(&self.policy, &self.geometry, micros)?,
                 Purpose::Evaluate(micros) => schedule::evaluate(&self.policy, &self.geometry, micros)?,
                 Purpose::Logits => schedule::logits(&self.policy, &self.geometry)?,
+                Purpose::Save => schedule::save(&self.geometry),
             };
-            let retired = if self.scrubs { schedule::retired(&list, &self.geometry) } else { Vec::new() };
-            place.get_or_init(|| Built { list, retired });
+            place.get_or_init(|| self.built(list));
         }
         Ok((number as u32, &place.get().expect("set just now").list))
     }
 
-    /// A list that was built, by its number.
-    pub fn numbered(&self, list: u32) -> &List {
-        &self.built(list).list
+    fn number(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Train(micros) => micros - 1,
+            Purpose::Evaluate(micros) => self.micros_max + micros - 1,
+            Purpose::Logits => 2 * self.micros_max,
+            Purpose::Save => 2 * self.micros_max + 1,
+        }
     }
 
-    fn built(&self, list: u32) -> &Built {
+    fn built(&self, list: List) -> Built {
+        let retired = if self.scrubs { schedule::retired(&list, &self.geometry) } else { Vec::new() };
+        Built { list, retired }
+    }
+
+    /// Puts a list in the place of the one that would be built.
+    #[cfg(test)]
+    pub fn plant(&self, purpose: Purpose, list: List) {
+        let place = &self.built[self.number(purpose)];
+        assert!(place.set(self.built(list)).is_ok(), "it was asked for already");
+    }
+
+    /// A list that was built, by its number.
+    pub fn numbered(&self, list: u32) -> &List {
+        &self.find(list).list
+    }
+
+    fn find(&self, list: u32) -> &Built {
         self.built[list as usize].get().expect("a number comes from a list that was built")
     }
 
     /// What on the device a task's operation is the last to use.
     pub fn retired(&self, task: Task) -> impl Iterator<Item = Resource> {
-        let (retired, index) = (&self.built(task.list).retired, task.operation as usize);
+        let (retired, index) = (&self.find(task.list).retired, task.operation as usize);
         let from = retired.partition_point(|&(other, _)| other < index);
         retired[from..].iter().take_while(move |&&(other, _)| other == index).map(|&(_, resource)| resource)
     }

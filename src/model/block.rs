@@ -11,7 +11,7 @@
 
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
-use crate::model::{LayerScratch, ModelConfig, Recompute, UnitLayout};
+use crate::model::{Constants, LayerLinears, LayerScratch, ModelConfig, Recompute, UnitLayout};
 use crate::ops::{Kernels, Rows, Write};
 
 /// A unit's tensors, or their gradients, where products read and write them.
@@ -48,6 +48,7 @@ impl LayerSpans {
 struct Layer<'a> {
     k: &'a dyn Kernels,
     config: &'a ModelConfig,
+    constants: &'a Constants,
     weights: LayerSpans,
     rows: &'a Rows,
     scratch: &'a LayerScratch,
@@ -56,24 +57,24 @@ struct Layer<'a> {
 impl Layer<'_> {
     /// What backward reads, up to the product of gate and up, but for what is there already.
     fn activations(&self, x: DeviceSpan, missing: Recompute) {
-        let Layer { k, config, weights, rows, scratch: s } = self;
-        let (n, eps, theta) = (rows.shape.n(), config.norm_eps, config.rope_theta);
+        let Layer { k, config, constants, weights, rows, scratch: s } = self;
+        let (n, eps) = (rows.shape.n(), config.norm_eps);
         let (dims, Dims { c, f, .. }) = (&config.dims, config.dims);
-        let (qkv, attended) = (dims.qkv(), dims.attended());
+        let linear = LayerLinears::of(dims, n);
         if missing == Recompute::None {
             return;
         }
         let products = missing == Recompute::Full;
         k.rmsnorm_forward(s.attention_normed, s.attention_rstd, x, weights.attention_norm, eps, n, c);
         if products {
-            k.matmul_forward(s.qkv, s.attention_normed, weights.qkv, None, n, c, qkv);
-            k.rope_forward(s.qkv, rows, theta, dims);
+            k.matmul_forward(s.qkv, s.attention_normed, weights.qkv, None, linear.qkv);
+            k.rope_forward(s.qkv, rows, constants.inv_freq, dims);
             k.attention_forward(s.attended, s.lse, s.qkv, rows, dims);
-            k.matmul_forward(s.middle, s.attended, weights.o, Some(x), n, attended, c);
+            k.matmul_forward(s.middle, s.attended, weights.o, Some(x), linear.o);
         }
         k.rmsnorm_forward(s.feed_normed, s.feed_rstd, s.middle, weights.feed_norm, eps, n, c);
         if products {
-            k.matmul_forward(s.gate_up(), s.feed_normed, weights.gate_up, None, n, c, 2 * f);
+            k.matmul_forward(s.gate_up(), s.feed_normed, weights.gate_up, None, linear.gate_up);
         }
         k.swiglu_forward(s.product(), s.gate_up(), n, f);
     }
@@ -85,6 +86,7 @@ impl Layer<'_> {
 pub fn layer_forward(
     k: &dyn Kernels,
     config: &ModelConfig,
+    constants: &Constants,
     unit: &UnitLayout,
     weights: DeviceSpan,
     rows: &Rows,
@@ -93,19 +95,20 @@ pub fn layer_forward(
     scratch: &LayerScratch,
 ) {
     let weights = LayerSpans::of(unit, weights, DType::Bf16, &config.dims);
-    let layer = Layer { k, config, weights, rows, scratch };
+    let layer = Layer { k, config, constants, weights, rows, scratch };
     layer.activations(x, Recompute::Full);
-    let Dims { c, f, .. } = config.dims;
-    k.matmul_forward(out, scratch.product(), weights.down, Some(scratch.middle), rows.shape.n(), f, c);
+    let down = LayerLinears::of(&config.dims, rows.shape.n()).down;
+    k.matmul_forward(out, scratch.product(), weights.down, Some(scratch.middle), down);
 }
 
-/// One layer backward: again from its boundary `x` what the scratch has not kept, then the gradients. `stream [N, C]` holds the gradient of the layer's
-/// output and becomes that of `x`. The unit's f32 `gradient` is set or added to, by `write`; setting it makes
-/// its padding zero.
+/// One layer backward: again from its boundary `x` what the scratch has not kept, then the gradients.
+/// `stream [N, C]` holds the gradient of the layer's output and becomes that of `x`. The unit's f32 `gradient` is
+/// set or added to, by `write`; setting it makes its padding zero.
 #[allow(clippy::too_many_arguments)]
 pub fn layer_backward(
     k: &dyn Kernels,
     config: &ModelConfig,
+    constants: &Constants,
     unit: &UnitLayout,
     weights: DeviceSpan,
     gradient: DeviceSpan,
@@ -121,20 +124,20 @@ pub fn layer_backward(
     let dims = &config.dims;
     let weights = LayerSpans::of(unit, weights, DType::Bf16, dims);
     let d = LayerSpans::of(unit, gradient, DType::F32, dims);
-    Layer { k, config, weights, rows, scratch }.activations(x, scratch.recompute);
+    Layer { k, config, constants, weights, rows, scratch }.activations(x, scratch.recompute);
 
     let (n, Dims { c, f, .. }, s) = (rows.shape.n(), config.dims, scratch);
-    let (qkv, attended) = (dims.qkv(), dims.attended());
+    let linear = LayerLinears::of(dims, n);
 
-    k.matmul_backward_weight(d.down, write, stream, s.product(), n, f, c);
+    k.matmul_backward_weight(d.down, write, stream, s.product(), linear.down);
     // The product of gate and up is read for the last time above: its gradient takes its place.
     let dproduct = s.product();
-    k.matmul_backward_input(dproduct, Write::Set, stream, weights.down, n, f, c);
+    k.matmul_backward_input(dproduct, Write::Set, stream, weights.down, linear.down);
     k.swiglu_backward(s.gate_up(), dproduct, n, f);
     let dgate_up = s.gate_up();
-    k.matmul_backward_weight(d.gate_up, write, dgate_up, s.feed_normed, n, c, 2 * f);
+    k.matmul_backward_weight(d.gate_up, write, dgate_up, s.feed_normed, linear.gate_up);
     let dfeed_normed = s.feed_normed;
-    k.matmul_backward_input(dfeed_normed, Write::Set, dgate_up, weights.gate_up, n, c, 2 * f);
+    k.matmul_backward_input(dfeed_normed, Write::Set, dgate_up, weights.gate_up, linear.gate_up);
     k.rmsnorm_backward(
         stream,
         Write::Add,
@@ -149,13 +152,13 @@ pub fn layer_backward(
     );
 
     // The stream is now the gradient of `middle`.
-    k.matmul_backward_weight(d.o, write, stream, s.attended, n, attended, c);
-    k.matmul_backward_input(s.dattended(), Write::Set, stream, weights.o, n, attended, c);
+    k.matmul_backward_weight(d.o, write, stream, s.attended, linear.o);
+    k.matmul_backward_input(s.dattended(), Write::Set, stream, weights.o, linear.o);
     k.attention_backward(s.dqkv(), s.dattended(), s.attended, s.lse, s.qkv, rows, dims);
-    k.rope_backward(s.dqkv(), rows, config.rope_theta, dims);
-    k.matmul_backward_weight(d.qkv, write, s.dqkv(), s.attention_normed, n, c, qkv);
+    k.rope_backward(s.dqkv(), rows, constants.inv_freq, dims);
+    k.matmul_backward_weight(d.qkv, write, s.dqkv(), s.attention_normed, linear.qkv);
     let dattention_normed = s.attention_normed;
-    k.matmul_backward_input(dattention_normed, Write::Set, s.dqkv(), weights.qkv, n, c, qkv);
+    k.matmul_backward_input(dattention_normed, Write::Set, s.dqkv(), weights.qkv, linear.qkv);
     k.rmsnorm_backward(
         stream,
         Write::Add,

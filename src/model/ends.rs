@@ -5,8 +5,8 @@
 
 use crate::base::{DType, Dims, Shape};
 use crate::device::DeviceSpan;
-use crate::model::{HeadScratch, Layout, ModelConfig};
-use crate::ops::{Kernels, LossRows, Write};
+use crate::model::{HeadScratch, Layout, ModelConfig, head_linear};
+use crate::ops::{Kernels, LossRows, TokenRows, Write};
 
 /// `out [N, C]` = rows of the embedding; `table` is the unit's bf16 span, `tokens` i32 `[N]`.
 pub fn embed_forward(
@@ -17,7 +17,7 @@ pub fn embed_forward(
     shape: Shape,
     out: DeviceSpan,
 ) {
-    k.embed_forward(out, table, tokens, shape.n(), config.dims.c);
+    k.embed_forward(out, table, tokens, shape.n(), config.dims.c, config.dims.v);
 }
 
 /// Adds the stream's gradient `[N, C]` to the rows of the unit's f32 `gradient`. With [`Write::Set`] all of
@@ -27,14 +27,14 @@ pub fn embed_backward(
     config: &ModelConfig,
     gradient: DeviceSpan,
     write: Write,
-    tokens: DeviceSpan,
+    tokens: &TokenRows,
     shape: Shape,
     stream: DeviceSpan,
 ) {
     if write == Write::Set {
         k.zero(gradient);
     }
-    k.embed_backward(gradient, stream, tokens, shape.n(), config.dims.c);
+    k.embed_backward(gradient, stream, tokens, shape.n(), config.dims.c, config.dims.v);
 }
 
 /// The head's tensors (bf16) or their gradients (f32), each with the padding that follows it in its unit.
@@ -120,8 +120,8 @@ impl Head<'_> {
     }
 
     fn logits(&self, normed: DeviceSpan, rows: usize) {
-        let Dims { c, v, .. } = self.dims;
-        self.k.matmul_forward(self.scratch.logits, normed, self.weights.lm, None, rows, c, v);
+        let sizes = head_linear(&self.dims, rows);
+        self.k.matmul_forward(self.scratch.logits, normed, self.weights.lm, None, sizes);
     }
 }
 
@@ -140,13 +140,14 @@ pub fn head_forward(
     scratch: &HeadScratch,
 ) {
     let head = Head { k, dims: config.dims, weights, scratch, n: shape.n() };
+    let (v, stride) = (config.dims.v, config.dims.logits_stride());
     if write == Write::Set {
         k.zero(loss.part(0, 8));
     }
     head.norm(stream, config.norm_eps);
     for chunk in head.chunks(rows) {
         head.logits(chunk.normed, chunk.rows);
-        k.cross_entropy_forward(loss, scratch.logits, &chunk.loss_rows, chunk.rows, config.dims.v);
+        k.cross_entropy_forward(loss, scratch.logits, &chunk.loss_rows, chunk.rows, v, stride);
     }
 }
 
@@ -165,7 +166,7 @@ pub fn head_forward_backward(
     stream: DeviceSpan,
     scratch: &HeadScratch,
 ) {
-    let (n, Dims { c, v, .. }) = (shape.n(), config.dims);
+    let (n, Dims { c, v, .. }, stride) = (shape.n(), config.dims, config.dims.logits_stride());
     let head = Head { k, dims: config.dims, weights, scratch, n };
     if write == Write::Set {
         k.zero(loss.part(0, 8));
@@ -174,11 +175,12 @@ pub fn head_forward_backward(
     head.norm(stream, config.norm_eps);
     for chunk in head.chunks(rows) {
         head.logits(chunk.normed, chunk.rows);
-        k.cross_entropy_forward_backward(loss, scratch.logits, &chunk.loss_rows, chunk.rows, v);
+        k.cross_entropy_forward_backward(loss, scratch.logits, &chunk.loss_rows, chunk.rows, v, stride);
+        let sizes = head_linear(&config.dims, chunk.rows);
         let (dlogits, write) = (scratch.logits, if chunk.first { write } else { Write::Add });
-        k.matmul_backward_weight(gradients.lm, write, dlogits, chunk.normed, chunk.rows, c, v);
+        k.matmul_backward_weight(gradients.lm, write, dlogits, chunk.normed, sizes);
         // These rows are read for the last time above: their gradient takes their place.
-        k.matmul_backward_input(chunk.normed, Write::Set, dlogits, weights.lm, chunk.rows, c, v);
+        k.matmul_backward_input(chunk.normed, Write::Set, dlogits, weights.lm, sizes);
     }
     let dnormed = scratch.normed;
     k.rmsnorm_backward(

@@ -6,16 +6,20 @@
 
 mod block;
 mod config;
+mod constants;
 mod ends;
 mod init;
 mod layout;
+mod linear;
 mod presets;
 mod scratch;
 
 pub use block::{layer_backward, layer_forward};
 pub use config::ModelConfig;
+pub use constants::Constants;
 pub use ends::{HeadSpans, embed_backward, embed_forward, head_forward, head_forward_backward, head_logits};
 pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
+pub use linear::{LayerLinears, head_linear, products};
 pub use presets::{preset, preset_names, shape, shape_names};
 pub use scratch::{HeadScratch, LayerScratch, Recompute};

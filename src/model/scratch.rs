@@ -36,7 +36,7 @@ pub struct LayerScratch<P = DeviceSpan> {
     pub(super) qkv: P,
     /// `[N, H·D]`: input of the output projection.
     pub(super) attended: P,
-    /// f32 `[N, H]`.
+    /// f32 `[H, N]`.
     pub(super) lse: P,
     /// `[N, C]`: the stream between attention and feed-forward.
     pub(super) middle: P,
@@ -185,7 +185,7 @@ pub struct HeadScratch<P = DeviceSpan> {
     pub(super) normed: P,
     /// f32 `[N]`.
     pub(super) rstd: P,
-    /// `[chunk, V]`; in backward then their gradient.
+    /// `[chunk, V]`, rows [`Dims::logits_stride`] apart; in backward then their gradient.
     pub(super) logits: P,
     /// Rows of logits that exist at a time.
     pub(super) chunk: usize,
@@ -203,7 +203,7 @@ impl<P> HeadScratch<P> {
         HeadScratch {
             normed: take(aligned(n * dims.c * storage.bytes())),
             rstd: take(aligned(n * DType::F32.bytes())),
-            logits: take(aligned(chunk * dims.v * storage.bytes())),
+            logits: take(aligned(chunk * dims.logits_stride() * storage.bytes())),
             chunk,
         }
     }

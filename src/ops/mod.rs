@@ -21,7 +21,7 @@ pub mod adam;
 pub mod cpu;
 pub mod cuda;
 
-use crate::base::{DType, Dims, Shape};
+use crate::base::{DType, Dims, Result, Shape};
 use crate::device::DeviceSpan;
 
 /// Whether an output is set or added to.
@@ -45,14 +45,53 @@ pub struct LossRows {
     pub scale: f32,
 }
 
-/// The rows of a micro-batch in sequences and documents.
+/// The rows of a micro-batch in sequences and documents. A row is counted through the micro-batch, b·T + t, and
+/// belongs to one document, a range of rows within a sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows {
     /// B and T; N = B·T.
     pub shape: Shape,
-    /// `i32 [N]`: for each row, the position in its sequence at which its document starts. Row (b, t) attends
-    /// to positions `starts[b,t] ..= t` of sequence b, and its rotary position is `t − starts[b,t]`.
-    pub starts: DeviceSpan,
+    /// `i32 [N]`: the rotary position of each row, counted from its document's first.
+    pub positions: DeviceSpan,
+    /// `i32 [N]`: the first row of each row's document. Row n attends to rows `doc_start[n] ..= n`.
+    pub doc_start: DeviceSpan,
+    /// `i32 [N]`: one past the last row of each row's document.
+    pub doc_end: DeviceSpan,
+}
+
+/// The tokens of a micro-batch, and its rows sorted by them.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRows {
+    /// `i32 [N]`: the token of each row.
+    pub tokens: DeviceSpan,
+    /// `i32 [N]`: the rows sorted by token, those of one token in rising order.
+    pub order: DeviceSpan,
+    /// `i32 [N + 1]`: for each distinct token, where in `order` its rows begin; `first[distinct]` is N.
+    pub first: DeviceSpan,
+    /// How many distinct tokens there are.
+    pub distinct: usize,
+}
+
+/// The sizes of a linear layer's products, `out [N, M] = x [N, K] · weight [M, K]ᵀ`. All is dense but the rows of
+/// `out`, of its gradient and of the residual, which lie `out_stride` elements apart; what lies between them is
+/// neither read nor written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Linear {
+    /// N: rows.
+    pub n: usize,
+    /// K: columns in.
+    pub k: usize,
+    /// M: columns out.
+    pub m: usize,
+    /// Elements from one row of the output to the next; at least M.
+    pub out_stride: usize,
+}
+
+impl Linear {
+    /// A layer whose output is dense.
+    pub fn dense(n: usize, k: usize, m: usize) -> Self {
+        Linear { n, k, m, out_stride: m }
+    }
 }
 
 /// Arithmetic on device memory, called inside tasks of the compute lane. See the module for the law.
@@ -60,10 +99,32 @@ pub trait Kernels: Send + Sync {
     /// The type activations are stored in.
     fn storage(&self) -> DType;
 
-    /// `out [N, C] = table[tokens]`; `table` bf16 `[V, C]`, `tokens` i32 `[N]`.
-    fn embed_forward(&self, out: DeviceSpan, table: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize);
-    /// `dtable [V, C] += ` the rows of `dout [N, C]`, added in row order.
-    fn embed_backward(&self, dtable: DeviceSpan, dout: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize);
+    /// The first failure since this was last asked, naming the operation; asked once a task. On a device whose work
+    /// is queued, what fails later than its launch shows where the device is waited for.
+    fn outcome(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// `out [N, C] = table[tokens]`; `table` bf16 `[V, C]`, `tokens` i32 `[N]`, each below V.
+    fn embed_forward(
+        &self,
+        out: DeviceSpan,
+        table: DeviceSpan,
+        tokens: DeviceSpan,
+        n: usize,
+        c: usize,
+        v: usize,
+    );
+    /// `dtable [V, C] += ` the rows of `dout [N, C]`, those of one token in row order.
+    fn embed_backward(
+        &self,
+        dtable: DeviceSpan,
+        dout: DeviceSpan,
+        tokens: &TokenRows,
+        n: usize,
+        c: usize,
+        v: usize,
+    );
 
     /// `out [N, C] = x · rstd · weight`, `rstd [N] = 1 / √(mean(x²) + eps)` (Zhang & Sennrich 2019).
     #[allow(clippy::too_many_arguments)]
@@ -93,51 +154,43 @@ pub trait Kernels: Send + Sync {
         c: usize,
     );
 
-    /// `out [N, M] = x [N, K] · weightᵀ`, plus `residual [N, M]` when given; `weight` bf16 `[M, K]`.
+    /// `out [N, M] = x [N, K] · weightᵀ`, plus `residual`, laid out as `out`, when given; `weight` bf16 `[M, K]`.
     /// `residual` may be `out` itself.
-    #[allow(clippy::too_many_arguments)]
     fn matmul_forward(
         &self,
         out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
         residual: Option<DeviceSpan>,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     );
     /// `dx [N, K]` by `write`: `dout [N, M] · weight`.
-    #[allow(clippy::too_many_arguments)]
     fn matmul_backward_input(
         &self,
         dx: DeviceSpan,
         write: Write,
         dout: DeviceSpan,
         weight: DeviceSpan,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     );
     /// `dweight [M, K]` f32 by `write`: `doutᵀ · x`.
-    #[allow(clippy::too_many_arguments)]
     fn matmul_backward_weight(
         &self,
         dweight: DeviceSpan,
         write: Write,
         dout: DeviceSpan,
         x: DeviceSpan,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     );
 
-    /// Rotates the query and key heads of `qkv [N, (H+2G)·D]` in place by their positions: pairs
-    /// (i, i + D/2), angle position · theta^(−2i/D) (Su et al. 2021, in Hugging Face's half-split order).
-    fn rope_forward(&self, qkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims);
+    /// Rotates the query and key heads of `qkv [N, (H+2G)·D]` in place by their positions: pairs (i, i + D/2), the
+    /// angle the f32 product position · `inv_freq[i]` (Su et al. 2021, in Hugging Face's half-split order).
+    /// `inv_freq` is f32 `[D/2]`.
+    fn rope_forward(&self, qkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims);
     /// The inverse rotation of `dqkv` in place.
-    fn rope_backward(&self, dqkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims);
+    fn rope_backward(&self, dqkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims);
 
-    /// Causal grouped-query attention within documents, scale 1/√D. `out [N, H·D]`, `lse [N, H]` f32 the
+    /// Causal grouped-query attention within documents, scale 1/√D. `out [N, H·D]`, `lse [H, N]` f32 the
     /// log-sum-exp of each row's scaled scores; `qkv [N, (H+2G)·D]` rotated. Memory linear in T
     /// (Dao et al. 2022).
     fn attention_forward(&self, out: DeviceSpan, lse: DeviceSpan, qkv: DeviceSpan, rows: &Rows, dims: &Dims);
@@ -159,7 +212,8 @@ pub trait Kernels: Send + Sync {
     /// `dgate_up [N, 2F] =` over `gate_up` in place, from `dout [N, F]`.
     fn swiglu_backward(&self, gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize);
 
-    /// Softmax cross-entropy over a chunk of rows: `loss += Σ weight · nll` (f64 `[1]`, in row order).
+    /// Softmax cross-entropy over a chunk of rows: `loss += Σ weight · nll` (f64 `[1]`, in an order fixed by n).
+    /// Rows of `logits [n, V]` lie `stride` elements apart; what lies between them is neither read nor written.
     fn cross_entropy_forward(
         &self,
         loss: DeviceSpan,
@@ -167,9 +221,10 @@ pub trait Kernels: Send + Sync {
         rows: &LossRows,
         n: usize,
         v: usize,
+        stride: usize,
     );
-    /// The same, and `logits [n, V]` become their gradient in place: weight · scale · (softmax − onehot),
-    /// zero for ignored rows.
+    /// The same, and `logits` become their gradient in place: weight · scale · (softmax − onehot), zero for ignored
+    /// rows.
     fn cross_entropy_forward_backward(
         &self,
         loss: DeviceSpan,
@@ -177,6 +232,7 @@ pub trait Kernels: Send + Sync {
         rows: &LossRows,
         n: usize,
         v: usize,
+        stride: usize,
     );
 
     /// Sets `bytes` of memory to zero.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
 use crate::device::Lane;
 use crate::model::{Layout, ModelConfig};
+use crate::plan::BatchPlaces;
 use crate::plan::machine::by_lane;
 use crate::schedule::{Operation, Policy, Recompute};
 
@@ -25,6 +26,8 @@ pub struct Machine {
     pub down_bytes_per_s: f64,
     /// RAM as AdamW sees it, bytes/s.
     pub host_bytes_per_s: f64,
+    /// What saves go to, bytes/s.
+    pub disk_bytes_per_s: f64,
     /// What a task takes on each lane before it has done anything, seconds.
     #[serde(with = "by_lane")]
     pub latency_s: [f64; Lane::COUNT],
@@ -45,6 +48,8 @@ pub struct Work {
     pub down_bytes: f64,
     /// RAM read and written by AdamW.
     pub host_bytes: f64,
+    /// Bytes saved.
+    pub disk_bytes: f64,
 }
 
 impl Machine {
@@ -56,7 +61,8 @@ impl Machine {
             + work.device_bytes / self.device_bytes_per_s
             + work.up_bytes / self.up_bytes_per_s
             + work.down_bytes / self.down_bytes_per_s
-            + work.host_bytes / self.host_bytes_per_s;
+            + work.host_bytes / self.host_bytes_per_s
+            + work.disk_bytes / self.disk_bytes_per_s;
         (seconds * 1e9).round() as u64
     }
 }
@@ -72,6 +78,7 @@ impl std::ops::Add for Work {
             up_bytes: self.up_bytes + other.up_bytes,
             down_bytes: self.down_bytes + other.down_bytes,
             host_bytes: self.host_bytes + other.host_bytes,
+            disk_bytes: self.disk_bytes + other.disk_bytes,
         }
     }
 }
@@ -110,7 +117,7 @@ impl<'a> Cost<'a> {
         let up = |bytes: usize| Work { up_bytes: bytes as f64, ..Work::default() };
         let down = |bytes: usize| Work { down_bytes: bytes as f64, ..Work::default() };
         match *operation {
-            Operation::UploadBatch { .. } => up(4 * 4 * n),
+            Operation::UploadBatch { .. } => up(BatchPlaces::bytes(self.shape)),
             Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
             Operation::EmbedForward { .. } => touched(n * c * (2 + self.storage.bytes())),
             Operation::Forward { .. } => self.activations() + self.down_product(),
@@ -136,6 +143,11 @@ impl<'a> Cost<'a> {
             Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
             Operation::Decide { .. } => Work::default(),
+            // Weights, residual and moments.
+            Operation::Save { unit } => {
+                let bytes = ((2 + 2 + 4 + 4) * self.elements(unit)) as f64;
+                Work { disk_bytes: bytes, ..Work::default() }
+            }
             // Weights, residual and moments are read and written, the gradient is read.
             Operation::Adam { unit, part, .. } => {
                 let bytes = 2 * (2 + 2 + 4 + 4) + self.grad_dtype.bytes();

@@ -1,7 +1,7 @@
 //! The device arena: every region the schedule's resources stand for.
 
 use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
-use crate::model::{HeadScratch, LayerScratch, Layout, ModelConfig};
+use crate::model::{Constants, HeadScratch, LayerScratch, Layout, ModelConfig};
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::{self, End, Geometry, Policy, Resource, Sum};
 
@@ -15,29 +15,66 @@ const SLABS: &str = "gradient slabs";
 const SCRATCH: &str = "scratch";
 const SCALARS: &str = "scalars";
 const LOGITS: &str = "logits row";
+const CONSTANTS: &str = "constants";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
 const PASSING: &str = "boundary rooms";
 const KEPT: &str = "kept activations";
 const STREAMS: &str = "streams";
 
-/// A micro-batch's arrays, on the host and on the device alike.
+/// A micro-batch's arrays, on the host and on the device alike: side by side, so that one copy carries them.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchPlaces {
+    /// All of them.
+    pub whole: Place,
     /// `i32 [N]`
     pub tokens: Place,
     /// `i32 [N]`
     pub targets: Place,
     /// `f32 [N]`
     pub weights: Place,
-    /// `i32 [N]`
-    pub starts: Place,
+    /// `i32 [N]`: rotary positions.
+    pub positions: Place,
+    /// `i32 [N]`: the first row of each row's document.
+    pub doc_start: Place,
+    /// `i32 [N]`: one past the last row of each row's document.
+    pub doc_end: Place,
+    /// `i32 [N]`: rows sorted by token.
+    pub order: Place,
+    /// `i32 [N + 1]`: where in `order` the rows of each distinct token begin.
+    pub first: Place,
 }
 
 impl BatchPlaces {
     pub(super) fn take(carver: &mut Carver, shape: Shape) -> Self {
-        let mut array = || carver.take(BATCHES, shape.n() * 4);
-        BatchPlaces { tokens: array(), targets: array(), weights: array(), starts: array() }
+        let whole = carver.take(BATCHES, BatchPlaces::bytes(shape));
+        BatchPlaces::lay(whole, shape)
+    }
+
+    /// What one copy of a batch carries.
+    pub(super) fn bytes(shape: Shape) -> usize {
+        let last = BatchPlaces::lay(Place::default(), shape).first;
+        last.offset + last.bytes
+    }
+
+    fn lay(whole: Place, shape: Shape) -> Self {
+        let mut inner = Carver::default();
+        let mut array = |elements: usize| {
+            let place = inner.take(BATCHES, elements * 4);
+            Place { offset: whole.offset + place.offset, ..place }
+        };
+        let n = shape.n();
+        BatchPlaces {
+            whole,
+            tokens: array(n),
+            targets: array(n),
+            weights: array(n),
+            positions: array(n),
+            doc_start: array(n),
+            doc_end: array(n),
+            order: array(n),
+            first: array(n + 1),
+        }
     }
 }
 
@@ -59,6 +96,7 @@ pub struct DeviceMap {
     scratch: Place,
     scalars: Place,
     logits: Place,
+    constants: Place,
     /// By micro-batch: what stays through a step.
     batches: Vec<BatchPlaces>,
     streams: Vec<Place>,
@@ -112,6 +150,7 @@ impl DeviceMap {
         let scratch = carver.take(SCRATCH, scratch_bytes);
         let scalars = carver.take(SCALARS, 8 * (1 + policy.slabs(geometry)));
         let logits = carver.take(LOGITS, 4 * dims.v);
+        let constants = carver.take(CONSTANTS, Constants::bytes(config));
 
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
@@ -144,6 +183,7 @@ impl DeviceMap {
             scratch,
             scalars,
             logits,
+            constants,
             batches,
             streams,
             seats,
@@ -174,16 +214,11 @@ impl DeviceMap {
     /// The name a resource is accounted to and what it takes, padding included; nothing if it is not on the
     /// device. Scalars share one place and count their eight bytes.
     pub fn footprint(&self, resource: &Resource) -> Option<(&'static str, usize)> {
-        if let Resource::Batch { micro } = *resource {
-            let BatchPlaces { tokens, targets, weights, starts } = self.batch(micro);
-            return Some((BATCHES, [tokens, targets, weights, starts].iter().map(Place::padded).sum()));
-        }
         let (name, place) = self.named(resource)?;
         Some((name, if name == SCALARS { place.bytes } else { place.padded() }))
     }
 
-    /// The place of a resource and the name it is accounted to; nothing if it is not on the device, or is a
-    /// batch, which has several.
+    /// The place of a resource and the name it is accounted to; nothing if it is not on the device.
     pub fn named(&self, resource: &Resource) -> Option<(&'static str, Place)> {
         Some(match *resource {
             Resource::Slot(slot) => (SLOTS, self.slot(slot)),
@@ -201,8 +236,8 @@ impl DeviceMap {
             Resource::Stream { micro } => (STREAMS, self.stream(micro)),
             Resource::Loss => (SCALARS, self.loss()),
             Resource::Norm(slab) => (SCALARS, self.norm(slab)),
-            Resource::Batch { .. }
-            | Resource::HostBatch { .. }
+            Resource::Batch { micro } => (BATCHES, self.batch(micro).whole),
+            Resource::HostBatch { .. }
             | Resource::Master { .. }
             | Resource::HostGradient { .. }
             | Resource::HostBoundary { .. }
@@ -211,7 +246,8 @@ impl DeviceMap {
             | Resource::HostNorm { .. }
             | Resource::HostLoss
             | Resource::Verdict
-            | Resource::HostLogits => return None,
+            | Resource::HostLogits
+            | Resource::Saved => return None,
         })
     }
 
@@ -268,6 +304,11 @@ impl DeviceMap {
     /// f32 `[V]`: one row of logits.
     pub fn logits(&self) -> Place {
         self.logits
+    }
+
+    /// What the model's layers read and nobody writes.
+    pub fn constants(&self) -> Place {
+        self.constants
     }
 
     /// A micro-batch's arrays.

@@ -1,7 +1,7 @@
 //! The host arenas: the store, and what crosses the link beside it.
 
 use crate::base::{DType, MicroIndex, SeatIndex, UnitIndex};
-use crate::model::{Layout, ModelConfig};
+use crate::model::{Constants, Layout, ModelConfig};
 use crate::plan::BatchPlaces;
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::{Mode, Policy};
@@ -36,6 +36,7 @@ pub struct HostMap {
     boundaries: Vec<Vec<Place>>,
     scalars: Place,
     logits: Place,
+    constants: Place,
 }
 
 impl HostMap {
@@ -82,7 +83,8 @@ impl HostMap {
         let sums = (0..layout.layers()).map(sum).collect();
         let scalars = wire.take("scalars", 8 * (1 + layout.units.len()));
         let logits = wire.take("logits row", 4 * config.dims.v);
-        HostMap { wire, state, units, ring, batches, sums, boundaries, scalars, logits }
+        let constants = wire.take("constants", Constants::bytes(config));
+        HostMap { wire, state, units, ring, batches, sums, boundaries, scalars, logits, constants }
     }
 
     /// Both arenas together.
@@ -143,5 +145,10 @@ impl HostMap {
     /// f32 `[V]`: one row of logits, in the wire arena.
     pub fn logits(&self) -> Place {
         self.logits
+    }
+
+    /// What the model's layers read and nobody writes, in the wire arena.
+    pub fn constants(&self) -> Place {
+        self.constants
     }
 }

@@ -11,7 +11,8 @@ use crate::model::Recompute;
 
 /// One resource in the hands of one operation.
 ///
-/// `needs` alone is a read, `leaves` alone overwrites whatever was there, both together update in place.
+/// `needs` alone is a read, `leaves` alone overwrites whatever was there, both together update in place; neither is
+/// a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// What is touched.
@@ -36,6 +37,11 @@ impl Access {
     /// Reads and writes.
     pub fn update(resource: Resource, needs: Content, leaves: Content) -> Self {
         Access { resource, needs: Some(needs), leaves: Some(leaves) }
+    }
+
+    /// Reads, whatever is there: what the issuing thread does that wants to see the last result.
+    pub fn look(resource: Resource) -> Self {
+        Access { resource, needs: None, leaves: None }
     }
 
     /// Whether nobody else may touch the resource meanwhile.
@@ -74,7 +80,7 @@ impl Geometry {
     }
 }
 
-/// A sum that the `terms`-th contribution (counted from 0) is added to: the first one sets it.
+/// What the `terms`-th contribution (counted from 0) is added to: the first one sets it.
 fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Access {
     if terms == 0 {
         Access::write(resource, content(1))
@@ -248,6 +254,10 @@ impl Operation {
                     _ => Content::Updating { unit, parts },
                 };
                 with(Access::update(Resource::Master { unit }, updated(part.0), updated(part.0 + 1)));
+            }
+            Operation::Save { unit } => {
+                with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
+                with(add(Resource::Saved, unit.0, |units| Content::Saved { units }));
             }
         }
     }

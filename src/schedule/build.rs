@@ -1,4 +1,4 @@
-//! Writes lists: what a step, an evaluation or a look at the logits does, in program order.
+//! Writes lists: what a step, an evaluation, a look at the logits or a save does, in program order.
 //!
 //! Layers are swept up and down, layer by layer, every micro-batch of the sweep passing through a layer while
 //! its weights are there. Operations stand as early in the list as their memory allows, so that a lane whose
@@ -26,6 +26,16 @@ pub struct List {
     pub operations: Vec<Operation>,
     /// Micro-batches that pass through, and how many at a time.
     pub extent: Extent,
+}
+
+impl List {
+    /// The operation whose end gives the issuing thread what the list is for, if it is to wait for that. AdamW may still
+    /// run behind it.
+    pub fn conclusion(&self) -> Option<usize> {
+        let concludes =
+            |operation: &Operation| matches!(operation, Operation::Decide { .. } | Operation::DownloadLogits);
+        self.operations.iter().rposition(concludes)
+    }
 }
 
 /// A training step over `micros` micro-batches: forward, backward, gradients to the host, AdamW.
@@ -74,6 +84,13 @@ pub fn logits(policy: &Policy, geometry: &Geometry) -> Result<List> {
     builder.put(Operation::HeadLogits);
     builder.put(Operation::DownloadLogits);
     Ok(builder.list)
+}
+
+/// Every unit's state goes to wherever it is saved, in forward order: the order in which AdamW is done with them.
+/// No policy has a say in it.
+pub fn save(geometry: &Geometry) -> List {
+    let operations = geometry.units().map(|unit| Operation::Save { unit }).collect();
+    List { operations, extent: Extent { micros: 0, sweep: 1 } }
 }
 
 /// What the way up is for.

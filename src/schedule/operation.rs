@@ -233,6 +233,11 @@ pub enum Operation {
         /// What is asked before committing.
         guard: Guard,
     },
+    /// A unit's weights, residual and moments, host → wherever they are saved.
+    Save {
+        /// Which.
+        unit: UnitIndex,
+    },
 }
 
 impl Operation {
@@ -259,6 +264,7 @@ impl Operation {
             | Operation::DownloadLoss
             | Operation::DownloadLogits => Lane::D2h,
             Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
+            Operation::Save { .. } => Lane::Disk,
         }
     }
 
@@ -287,6 +293,7 @@ impl Operation {
             Operation::DownloadLogits => "download logits",
             Operation::Decide { .. } => "decide",
             Operation::Adam { .. } => "adam",
+            Operation::Save { .. } => "save",
         }
     }
 
@@ -305,7 +312,8 @@ impl Operation {
             | Operation::Norm { unit, .. }
             | Operation::Round { unit, .. }
             | Operation::Download { unit, .. }
-            | Operation::Adam { unit, .. } => Some(unit),
+            | Operation::Adam { unit, .. }
+            | Operation::Save { unit } => Some(unit),
             _ => None,
         }
     }
@@ -356,7 +364,7 @@ impl fmt::Display for Operation {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
                 f.write_str(if *recompute == Recompute::Selective { " with kept products" } else { "" })
             }
-            Operation::Norm { unit, .. } => write!(f, "{name} {unit}"),
+            Operation::Norm { unit, .. } | Operation::Save { unit } => write!(f, "{name} {unit}"),
             Operation::Round { unit, part, slab, .. } => write!(f, "{name} {unit} {part} → {slab}"),
             Operation::Download { unit, part, slab, to } => {
                 write!(f, "{name} {unit} {part}: {slab} → {to}")

@@ -110,6 +110,8 @@ pub enum Resource {
     Verdict,
     /// Host: f32 logits of one row.
     HostLogits,
+    /// Host: wherever units are saved.
+    Saved,
 }
 
 impl Resource {
@@ -132,13 +134,14 @@ impl Resource {
                 &[Lane::Compute, Lane::D2h]
             }
             Resource::HostBatch { .. } => &[Lane::H2d],
-            Resource::Master { .. } => &[Lane::H2d, Lane::Host],
+            Resource::Master { .. } => &[Lane::H2d, Lane::Host, Lane::Disk],
             Resource::HostGradient { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss => &[Lane::D2h, Lane::Host],
             Resource::Verdict => &[Lane::Host],
             Resource::HostLogits => &[Lane::D2h],
+            Resource::Saved => &[Lane::Disk],
         }
     }
 
@@ -159,7 +162,8 @@ impl Resource {
             | Resource::HostNorm { .. }
             | Resource::HostLoss
             | Resource::Verdict
-            | Resource::HostLogits => true,
+            | Resource::HostLogits
+            | Resource::Saved => true,
             Resource::Batch { .. }
             | Resource::Slot(_)
             | Resource::EndWeights(_)
@@ -188,7 +192,8 @@ impl Resource {
         }
     }
 
-    /// Whether its contents mean anything to the next list. Weights do, until their master is updated;
+    /// Whether its contents mean anything to the next list. Weights do, until their master is updated, and so does
+    /// a save, which is waited for under later lists;
     /// activations, gradients, norms and losses of one list are never those of another.
     pub fn outlives_list(&self) -> bool {
         matches!(
@@ -197,6 +202,7 @@ impl Resource {
                 | Resource::HostBatch { .. }
                 | Resource::Slot(_)
                 | Resource::EndWeights(_)
+                | Resource::Saved
         )
     }
 
@@ -243,7 +249,8 @@ impl Resource {
             | Resource::Logits
             | Resource::HostLoss
             | Resource::Verdict
-            | Resource::HostLogits => true,
+            | Resource::HostLogits
+            | Resource::Saved => true,
         }
     }
 }
@@ -311,6 +318,11 @@ pub enum Content {
     Verdict,
     /// Logits of one row.
     Logits,
+    /// The state of the first `units` units.
+    Saved {
+        /// Units so far.
+        units: u32,
+    },
     /// Nothing that anybody may read.
     Scrap,
 }
@@ -353,6 +365,7 @@ impl fmt::Display for Resource {
             Resource::HostLoss => f.write_str("the host loss"),
             Resource::Verdict => f.write_str("the verdict"),
             Resource::HostLogits => f.write_str("the host logits"),
+            Resource::Saved => f.write_str("the save"),
         }
     }
 }
@@ -375,6 +388,7 @@ impl fmt::Display for Content {
             Content::Loss { terms } => write!(f, "the loss of {terms} micro-batches"),
             Content::Verdict => f.write_str("the verdict"),
             Content::Logits => f.write_str("logits"),
+            Content::Saved { units } => write!(f, "the state of {units} units"),
             Content::Scrap => f.write_str("scrap"),
         }
     }

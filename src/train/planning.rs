@@ -240,6 +240,7 @@ fn bound(busiest: Lane, longest: Lane, share: f64) -> String {
         Lane::H2d => "h2d: the link to the device",
         Lane::D2h => "d2h: the link from the device",
         Lane::Host => "host: AdamW, which is RAM bandwidth",
+        Lane::Disk => "disk: saving",
     };
     if share >= WHOLLY || busiest == longest {
         what(busiest).to_owned()

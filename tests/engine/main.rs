@@ -14,6 +14,7 @@ use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod placements;
 mod runs;
+mod saves;
 
 const MICROS: usize = 3;
 
@@ -345,6 +346,7 @@ fn a_trace_shows_every_lane() {
         up_bytes_per_s: 1e9,
         down_bytes_per_s: 1e9,
         host_bytes_per_s: 1e9,
+        disk_bytes_per_s: 1e9,
         latency_s: [1e-6; Lane::COUNT],
     };
     trainer.trace_beside(&machine, &mut json).unwrap();

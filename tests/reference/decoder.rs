@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use horizon::base::{Dims, Shape};
 use horizon::model::ModelConfig;
 
-use super::{Random, attention, cross_entropy, embed, matmul, rmsnorm, rope, swiglu};
+use super::{Random, attention, cross_entropy, embed, frequencies, matmul, rmsnorm, rope, swiglu};
 
 /// One micro-batch.
 pub struct Batch {
@@ -64,7 +64,7 @@ fn stream(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
         let (hd, gd) = (dims.attended(), dims.g * dims.d);
         let row = |n: usize| [&q[n * hd..][..hd], &k[n * gd..][..gd], &v[n * gd..][..gd]].concat();
         let qkv: Vec<f64> = (0..shape.n()).flat_map(row).collect();
-        let qkv = rope(&qkv, &batch.starts, shape, config.rope_theta, dims, 1.0);
+        let qkv = rope(&qkv, &batch.starts, shape, &frequencies(config.rope_theta, dims.d), dims, 1.0);
         let (attended, _) = attention(&qkv, &batch.starts, shape, dims);
         add(&mut x, &matmul(&attended, weight("self_attn.o_proj"), hd));
         let (normed, _) = rmsnorm(&x, weight("post_attention_layernorm"), eps, c);

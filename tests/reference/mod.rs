@@ -10,6 +10,7 @@
 pub mod compare;
 pub mod decoder;
 pub mod memory;
+pub mod rows;
 
 use horizon::base::{Dims, Shape};
 
@@ -90,14 +91,26 @@ pub fn matmul(x: &[f64], weight: &[f64], k: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Query and key heads turned by their positions; `direction` 1 forward, −1 back.
-pub fn rope(qkv: &[f64], starts: &[i32], shape: Shape, theta: f64, dims: &Dims, direction: f64) -> Vec<f64> {
+/// theta^(−2i/D) for D/2 pairs.
+pub fn frequencies(theta: f64, d: usize) -> Vec<f32> {
+    (0..d / 2).map(|i| theta.powf(-2.0 * i as f64 / d as f64) as f32).collect()
+}
+
+/// Query and key heads turned by their positions, by an angle that is a product in f32; `direction` 1 forward, −1 back.
+pub fn rope(
+    qkv: &[f64],
+    starts: &[i32],
+    shape: Shape,
+    inv_freq: &[f32],
+    dims: &Dims,
+    direction: f64,
+) -> Vec<f64> {
     let (d, mut out) = (dims.d, qkv.to_vec());
     for (n, &start) in starts.iter().enumerate() {
-        let position = (n % shape.t) as f64 - f64::from(start);
+        let position = (n % shape.t) as f32 - start as f32;
         for head in 0..dims.h + dims.g {
-            for i in 0..d / 2 {
-                let angle = direction * position * theta.powf(-2.0 * i as f64 / d as f64);
+            for (i, frequency) in inv_freq.iter().enumerate() {
+                let angle = direction * f64::from(position * frequency);
                 let at = n * dims.qkv() + head * d + i;
                 let (low, high) = (qkv[at], qkv[at + d / 2]);
                 out[at] = low * angle.cos() - high * angle.sin();
@@ -108,11 +121,11 @@ pub fn rope(qkv: &[f64], starts: &[i32], shape: Shape, theta: f64, dims: &Dims, 
     out
 }
 
-/// The output `[N, H·D]`, and the log-sum-exp `[N, H]`.
+/// The output `[N, H·D]`, and the log-sum-exp `[H, N]`.
 pub fn attention(qkv: &[f64], starts: &[i32], shape: Shape, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
     let Dims { h, g, d, .. } = *dims;
     let row = |n: usize| &qkv[n * dims.qkv()..][..dims.qkv()];
-    let (mut out, mut lse) = (Vec::new(), Vec::new());
+    let (mut out, mut lse) = (Vec::new(), vec![0.0; h * shape.n()]);
     for (n, &start) in starts.iter().enumerate() {
         let sequence = n / shape.t * shape.t;
         for head in 0..h {
@@ -126,7 +139,7 @@ pub fn attention(qkv: &[f64], starts: &[i32], shape: Shape, dims: &Dims) -> (Vec
             let scores: Vec<f64> = keys.clone().map(score).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
-            lse.push(largest + sum.ln());
+            lse[head * shape.n() + n] = largest + sum.ln();
             for i in 0..d {
                 let value = |key: usize| row(key)[(h + g + kv) * d + i];
                 out.push(keys.clone().zip(&scores).map(|(k, s)| (s - largest).exp() / sum * value(k)).sum());

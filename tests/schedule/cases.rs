@@ -4,7 +4,7 @@ use horizon::base::{DType, MicroIndex, Shape};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
     Access, AdamWhen, Boundary, Checker, Content, Fault, Geometry, GradWait, LayerPlacement, List, Mode,
-    Numeric, Placement, Policy, Recompute, Resource, Sum, Sync, Synced, evaluate, logits, train,
+    Numeric, Placement, Policy, Recompute, Resource, Sum, Sync, Synced, evaluate, logits, save, train,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -26,6 +26,7 @@ pub enum Kind {
     Train(usize),
     Evaluate(usize),
     Logits,
+    Save,
 }
 
 /// A policy, a model, and what is asked of them.
@@ -104,13 +105,14 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         3 => (1..=4usize).prop_map(Kind::Train),
         1 => (1..=4usize).prop_map(Kind::Evaluate),
         1 => Just(Kind::Logits),
+        1 => Just(Kind::Save),
     ]
 }
 
 pub fn any_case() -> impl Strategy<Value = Case> {
     let kinds = prop_oneof![
         (1..=4usize, 1..=4usize).prop_map(|(m, n)| {
-            vec![Kind::Train(m), Kind::Train(m), Kind::Evaluate(n), Kind::Train(m), Kind::Logits]
+            vec![Kind::Train(m), Kind::Train(m), Kind::Evaluate(n), Kind::Save, Kind::Train(m), Kind::Logits]
         }),
         proptest::collection::vec(any_kind(), 1..6),
     ];
@@ -122,22 +124,32 @@ pub fn any_case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Three steps over the same micro-batches: the middle one is in the steady state.
+/// Three steps over the same micro-batches, the middle one in the steady state; the state after the first may be
+/// saved under it.
 pub fn three_steps() -> impl Strategy<Value = Case> {
-    (any_model(), 1..=3usize, any::<bool>()).prop_map(|((policy, geometry), micros, outside)| Case {
-        policy,
-        geometry,
-        kinds: vec![Kind::Train(micros); 3],
-        outside,
-    })
+    (any_model(), 1..=3usize, any::<bool>(), any::<bool>()).prop_map(
+        |((policy, geometry), micros, saved, outside)| {
+            let mut kinds = vec![Kind::Train(micros); 3];
+            if saved {
+                kinds.insert(1, Kind::Save);
+            }
+            Case { policy, geometry, kinds, outside }
+        },
+    )
 }
 
 impl Case {
+    /// Of [`three_steps`] the place of the middle one among the lists.
+    pub fn middle(&self) -> usize {
+        self.kinds.len() - 2
+    }
+
     pub fn list(&self, kind: Kind) -> List {
         match kind {
             Kind::Train(micros) => train(&self.policy, &self.geometry, micros),
             Kind::Evaluate(micros) => evaluate(&self.policy, &self.geometry, micros),
             Kind::Logits => logits(&self.policy, &self.geometry),
+            Kind::Save => Ok(save(&self.geometry)),
         }
         .expect("the policy is valid")
     }
@@ -183,6 +195,10 @@ impl Case {
                 Access::read(Resource::Verdict, Content::Verdict),
             ],
             Kind::Logits => vec![Access::read(Resource::HostLogits, Content::Logits)],
+            Kind::Save => {
+                let units = self.geometry.units().count() as u32;
+                vec![Access::read(Resource::Saved, Content::Saved { units })]
+            }
         }
     }
 

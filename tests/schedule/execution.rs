@@ -1,12 +1,14 @@
 //! Lanes in any order that the waits allow give what program order gives.
 
-use horizon::device::Lane;
+use horizon::device::{Lane, Tick};
 use horizon::schedule::{AdamWhen, Guard, Resource};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::cases::{Act, Case, Kind, any_case, any_model, cases, place_of, rewrite, three_steps, waits_of};
+use crate::cases::{
+    Act, Case, Kind, any_case, any_model, cases, issued_before, place_of, rewrite, three_steps, waits_of,
+};
 use crate::machine::{Machine, Order, Outcome, initial};
 use crate::plain;
 
@@ -49,6 +51,34 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(cases(100))]
+
+    /// A wait more than needed costs time and nothing else: one more for each operation of the middle step in turn.
+    #[test]
+    fn one_more_wait_changes_nothing(case in three_steps(), seed: u64) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let acts = case.acts(&case.lists());
+        let program = run(&case, &acts, Order::Program, seed);
+        let place = place_of(&acts, case.middle());
+        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+        let mut issued = issued_before(&acts, place);
+        for (owner, operation) in list.operations.iter().enumerate() {
+            let lane = Lane::ALL[random.random_range(0..Lane::COUNT)];
+            let more = Tick { lane, count: random.random_range(0..=issued[lane.at()]) };
+            issued[operation.lane().at()] += 1;
+            let waits = rewrite(list, synced, |index, waits, _| {
+                if index == owner {
+                    waits.push(more);
+                }
+            });
+            let mut patient = acts.clone();
+            patient[place] = Act::Issue(list.clone(), waits);
+            prop_assert_eq!(&run(&case, &patient, Order::Random, seed), &program, "{} and {:?}", operation, more);
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(cases(60))]
 
     /// The other half of minimality, by execution: without any one wait some order gives something else.
@@ -58,7 +88,7 @@ proptest! {
         let case = Case { outside: true, ..case };
         let acts = case.acts(&case.lists());
         let program = run(&case, &acts, Order::Program, seed);
-        let place = place_of(&acts, 1);
+        let place = place_of(&acts, case.middle());
         let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
         for (owner, dropped) in waits_of(synced) {
             let awaited = synced.waits(owner)[dropped];

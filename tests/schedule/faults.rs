@@ -22,7 +22,7 @@ fn program(case: &Case, acts: &[Act]) -> Outcome {
 /// The acts of three steps of which the middle one has other operations.
 fn with_middle(case: &Case, operations: Vec<Operation>) -> Vec<Act> {
     let mut lists = case.lists();
-    lists[1].operations = operations;
+    lists[case.middle()].operations = operations;
     case.acts(&lists)
 }
 
@@ -48,7 +48,7 @@ fn last_position(list: &List, before: usize, found: impl Fn(&Operation) -> bool)
 }
 
 fn middle(case: &Case) -> List {
-    case.lists().swap_remove(1)
+    case.lists().swap_remove(case.middle())
 }
 
 proptest! {
@@ -240,7 +240,7 @@ proptest! {
     fn a_wait_for_what_is_yet_to_be_issued_is_found(case in three_steps(), seed: u64) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let acts = case.acts(&case.lists());
-        let place = place_of(&acts, 1);
+        let place = place_of(&acts, case.middle());
         let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
         let victim = random.random_range(0..list.operations.len());
         let mut issued = issued_before(&acts, place);
@@ -261,7 +261,7 @@ proptest! {
     #[test]
     fn a_missing_signal_is_found(case in three_steps()) {
         let acts = case.acts(&case.lists());
-        let place = place_of(&acts, 1);
+        let place = place_of(&acts, case.middle());
         let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
         let waited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
         for quiet in (0..synced.len()).filter(|&index| waited.contains(&synced.tick(index))) {
@@ -379,7 +379,8 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             | Operation::UploadBatch { micro } => micro.0 ^= 1,
             Operation::Round { part, .. } | Operation::Download { part, .. } => part.0 ^= 1,
             Operation::Adam { part, .. } => part.0 ^= 1,
-            Operation::HeadForward { .. }
+            Operation::Save { .. }
+            | Operation::HeadForward { .. }
             | Operation::Decide { .. }
             | Operation::HeadLogits
             | Operation::DownloadLoss

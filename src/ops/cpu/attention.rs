@@ -1,6 +1,6 @@
 //! Causal grouped-query attention within documents, in blocks (Dao et al. 2022).
 //!
-//! A row attends to one run of positions, `starts[row] ..= t`. Scores exist a block at a time: forward keeps
+//! A row attends to one run of rows, `doc_start[row] ..= row`. Scores exist a block at a time: forward keeps
 //! a running maximum and sum a row, backward forms the probabilities again from the log-sum-exp. Blocks
 //! above the diagonal or before the first document of their rows are passed over; within a block each row
 //! works on its run alone, and the rest is zero.
@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::base::{Dims, Shape};
 use crate::ops::Write;
-use crate::ops::cpu::cut::{Tiles, each};
+use crate::ops::cpu::cut::{Tiles, TransposedTiles, each};
 use crate::ops::cpu::product::{Left, Panels, multiply, panel_elements};
 use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
 use crate::ops::cpu::view::{Matrix, TileMut};
@@ -68,10 +68,26 @@ fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
     if first >= keys.end { 0..0 } else { first - keys.start..end - keys.start }
 }
 
-/// Key blocks that some query of the block attends to.
-fn key_blocks(starts: &[i32], queries: &Range<usize>, keys: usize) -> Range<usize> {
-    let first = starts[queries.clone()].iter().min().map_or(0, |&start| start as usize);
-    first / keys..queries.end.div_ceil(keys)
+/// Where the documents of a sequence's rows start, counted from the sequence's own first row.
+struct Starts<'a> {
+    doc_start: &'a [i32],
+    sequence: usize,
+}
+
+impl<'a> Starts<'a> {
+    fn new(doc_start: &'a [i32], rows: Range<usize>) -> Self {
+        Starts { doc_start: &doc_start[rows.clone()], sequence: rows.start }
+    }
+
+    fn at(&self, t: usize) -> usize {
+        self.doc_start[t] as usize - self.sequence
+    }
+
+    /// Key blocks that some query of the block attends to.
+    fn key_blocks(&self, queries: &Range<usize>, keys: usize) -> Range<usize> {
+        let first = queries.clone().map(|t| self.at(t)).min().unwrap_or(0);
+        first / keys..queries.end.div_ceil(keys)
+    }
 }
 
 pub(super) fn forward(
@@ -79,7 +95,7 @@ pub(super) fn forward(
     out: &mut [f32],
     lse: &mut [f32],
     qkv: &[f32],
-    starts: &[i32],
+    doc_start: &[i32],
     shape: Shape,
     dims: &Dims,
 ) {
@@ -90,11 +106,12 @@ pub(super) fn forward(
     cpu.scratch.reserve(elements);
     // A tile is one head of some rows of a sequence.
     let out = Tiles::in_groups(TileMut::of(out, n, dims.attended()), t, (QUERIES, dims.d));
-    let lse = Tiles::in_groups(TileMut::of(lse, n, dims.h), t, (QUERIES, 1));
+    let lse = TransposedTiles::in_groups(TileMut::of(lse, dims.h, n), t, (QUERIES, 1));
     each(&cpu.pool, (out, lse), |worker, ((rows, _, mut out), (_, head, mut lse))| {
         let (row, head) = (rows.start / t * t, head.start);
         let queries = rows.start - row..rows.end - row;
-        let (starts, qkv) = (&starts[row..row + t], &qkv[row * heads.stride..(row + t) * heads.stride]);
+        let starts = Starts::new(doc_start, row..row + t);
+        let qkv = &qkv[row * heads.stride..(row + t) * heads.stride];
         let mut scratch = cpu.scratch.worker(worker);
         let (scores, rest) = scratch.take(elements).split_at_mut(QUERIES * KEYS);
         let (largest, rest) = rest.split_at_mut(QUERIES);
@@ -103,7 +120,7 @@ pub(super) fn forward(
         sums.fill(0.0);
         let q = window(qkv, heads.stride, queries.clone(), heads.query_columns(head));
         let mut write = Write::Set;
-        for keys in key_blocks(starts, &queries, KEYS) {
+        for keys in starts.key_blocks(&queries, KEYS) {
             let keys = block(keys, KEYS, t.min(queries.end));
             let kv = head / heads.group;
             let key_rows = &qkv[keys.start * heads.stride..keys.end * heads.stride];
@@ -117,7 +134,7 @@ pub(super) fn forward(
             );
             for (i, scores) in scores.chunks_exact_mut(keys.len()).take(queries.len()).enumerate() {
                 let query = queries.start + i;
-                let run = run_in(&keys, starts[query] as usize, query);
+                let run = run_in(&keys, starts.at(query), query);
                 scores[..run.start].fill(0.0);
                 scores[run.end..].fill(0.0);
                 if run.is_empty() {
@@ -142,7 +159,7 @@ pub(super) fn forward(
         }
         for i in 0..queries.len() {
             scale(out.row(i), 1.0 / sums[i]);
-            lse.row(i)[0] = largest[i] + sums[i].ln();
+            lse.row(0)[i] = largest[i] + sums[i].ln();
         }
     });
 }
@@ -153,7 +170,7 @@ pub(super) struct Saved<'a> {
     pub out: &'a [f32],
     pub lse: &'a [f32],
     pub dout: &'a [f32],
-    pub starts: &'a [i32],
+    pub doc_start: &'a [i32],
 }
 
 /// One tile is a key/value head of a sequence with the query heads that read it: every sum over queries or
@@ -172,11 +189,10 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
     let (dk, dv) = (Tiles::in_groups(dk, t, (t, dims.d)), Tiles::in_groups(dv, t, (t, dims.d)));
     each(&cpu.pool, (dq, (dk, dv)), |worker, ((rows, _, mut dq), ((_, columns, mut dk), (_, _, mut dv)))| {
         let kv = columns.start / dims.d;
-        let starts = &saved.starts[rows.clone()];
+        let starts = Starts::new(saved.doc_start, rows.clone());
         let qkv = &saved.qkv[rows.start * heads.stride..rows.end * heads.stride];
         let out = &saved.out[rows.start * attended..rows.end * attended];
         let dout = &saved.dout[rows.start * attended..rows.end * attended];
-        let lse = &saved.lse[rows.start * dims.h..rows.end * dims.h];
         let group = kv * heads.group..(kv + 1) * heads.group;
 
         let mut scratch = cpu.scratch.worker(worker);
@@ -207,13 +223,13 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
             let mut write = Write::Set;
             for queries in keys.start / QUERIES..t.div_ceil(QUERIES) {
                 let queries = block(queries, QUERIES, t);
-                let reached =
-                    key_blocks(starts, &queries, KEYS_BACKWARD).contains(&(keys.start / KEYS_BACKWARD));
-                if !reached {
+                let reached = starts.key_blocks(&queries, KEYS_BACKWARD);
+                if !reached.contains(&(keys.start / KEYS_BACKWARD)) {
                     continue;
                 }
                 for (place, (head, deltas)) in group.clone().zip(deltas.chunks_exact(t)).enumerate() {
                     let (m, n) = (queries.len(), keys.len());
+                    let lse = &saved.lse[head * shape.n()..][rows.clone()];
                     let query_columns = heads.query_columns(head);
                     let q = window(qkv, stride, queries.clone(), query_columns.clone());
                     let d = window(dout, attended, queries.clone(), query_columns.clone());
@@ -227,7 +243,7 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
                     multiply(&mut scores(dscores, m, n), Write::Set, 1.0, Left::Plain(d), transposed_v);
                     let pairs = probabilities.chunks_exact_mut(STRIDE).zip(dscores.chunks_exact_mut(STRIDE));
                     for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
-                        let run = run_in(&keys, starts[query] as usize, query);
+                        let run = run_in(&keys, starts.at(query), query);
                         for row in [&mut *probabilities, &mut *dscores] {
                             row[..run.start].fill(0.0);
                             row[run.end..n].fill(0.0);
@@ -235,7 +251,7 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
                         softmax_backward(
                             &mut probabilities[run.clone()],
                             &mut dscores[run],
-                            lse[query * dims.h + head],
+                            lse[query],
                             deltas[query],
                             factor,
                         );

@@ -5,7 +5,7 @@ use crate::ops::LossRows;
 use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::{exp_and_sum, maximum, scale, sum_of_exp};
-use crate::ops::cpu::view::read;
+use crate::ops::cpu::view::{Matrix, read};
 
 /// What the rows should predict.
 pub(super) struct Targets<'a> {
@@ -39,20 +39,14 @@ fn log_sum_exp(largest: f32, sum: f32) -> f32 {
     largest + sum.ln()
 }
 
-pub(super) fn forward(
-    cpu: &CpuKernels,
-    loss: &mut f64,
-    logits: &[f32],
-    targets: Targets,
-    n: usize,
-    v: usize,
-) {
+pub(super) fn forward(cpu: &CpuKernels, loss: &mut f64, logits: Matrix, targets: Targets) {
+    let v = logits.columns();
     let mut terms = cpu.scratch.wide_partials.lock();
-    let terms = terms.take(n);
+    let terms = terms.take(logits.rows());
     each(&cpu.pool, Rows::new(terms, 1, 1), |_, (row, term)| {
         let row = row.start;
         term[0] = targets.class(row, v).map_or(0.0, |class| {
-            let logits = &logits[row * v..][..v];
+            let logits = logits.row(row);
             let largest = maximum(logits);
             let nll = log_sum_exp(largest, sum_of_exp(logits, largest)) - logits[class];
             f64::from(targets.weights[row]) * f64::from(nll)
@@ -66,14 +60,14 @@ pub(super) fn forward_backward(
     loss: &mut f64,
     logits: &mut [f32],
     targets: Targets,
-    n: usize,
     v: usize,
+    stride: usize,
 ) {
     let mut terms = cpu.scratch.wide_partials.lock();
-    let terms = terms.take(n);
-    let rows = (Rows::new(terms, 1, 1), Rows::new(logits, v, 1));
+    let terms = terms.take(logits.len() / stride);
+    let rows = (Rows::new(terms, 1, 1), Rows::new(logits, stride, 1));
     each(&cpu.pool, rows, |_, ((row, term), (_, logits))| {
-        let row = row.start;
+        let (row, logits) = (row.start, &mut logits[..v]);
         let Some(class) = targets.class(row, v) else {
             logits.fill(0.0);
             term[0] = 0.0;

@@ -83,14 +83,53 @@ unsafe impl<'a, T: Element> Cut for Rows<'a, T> {
     }
 }
 
-/// Rectangles. Rows come in groups (the sequences of a batch, or all rows as one), and no rectangle reaches
-/// across two. Within a group rectangles go down first, then across. A piece is `(rows, columns, tile)`.
-pub(super) struct Tiles<'a, T> {
-    whole: TileMut<'a, T>,
+/// How a matrix is cut into rectangles. Rows come in groups (the sequences of a batch, or all rows as one), and no
+/// rectangle reaches across two. Within a group rectangles go down first, then across.
+struct Grid {
+    rows: usize,
+    columns: usize,
     /// Rows of a group.
     group: usize,
     /// Rows and columns of a rectangle that no border cuts short.
     block: (usize, usize),
+}
+
+impl Grid {
+    /// # Panics
+    /// If the rows are not whole groups.
+    fn new((rows, columns): (usize, usize), group: usize, block: (usize, usize)) -> Self {
+        assert!(rows.is_multiple_of(group), "{rows} rows in groups of {group}");
+        Grid { rows, columns, group, block }
+    }
+
+    /// Rectangles of a group, down and across.
+    fn counts(&self) -> (usize, usize) {
+        (self.group.div_ceil(self.block.0), self.columns.div_ceil(self.block.1))
+    }
+
+    fn pieces(&self) -> usize {
+        let (down, across) = self.counts();
+        // Without rows there is no group to count.
+        self.rows.checked_div(self.group).map_or(0, |groups| groups * down * across)
+    }
+
+    /// The rows and columns of a rectangle: two indices differ in the group, in the rows within it or in the columns,
+    /// and blocks of any of these are disjoint.
+    #[inline(always)]
+    fn piece(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let (down, across) = self.counts();
+        let (index, in_group) = (index % down, index / down);
+        let (group, column) = (in_group / across, in_group % across);
+        let within = block(index, self.block.0, self.group);
+        let rows = group * self.group + within.start..group * self.group + within.end;
+        (rows, block(column, self.block.1, self.columns))
+    }
+}
+
+/// Rectangles, by a grid. A piece is `(rows, columns, tile)`.
+pub(super) struct Tiles<'a, T> {
+    whole: TileMut<'a, T>,
+    grid: Grid,
 }
 
 // SAFETY: what the cut lends to threads are exclusive rectangles of numbers, which may go to any thread.
@@ -99,8 +138,8 @@ unsafe impl<T: Element> Sync for Tiles<'_, T> {}
 impl<'a, T: Element> Tiles<'a, T> {
     /// Rectangles of `block` rows and columns; all rows are one group.
     pub fn new(whole: TileMut<'a, T>, block: (usize, usize)) -> Self {
-        let group = whole.rows();
-        Tiles { whole, group, block }
+        let (rows, columns) = (whole.rows(), whole.columns());
+        Tiles { whole, grid: Grid { rows, columns, group: rows, block } }
     }
 
     /// Rectangles of `block` rows and columns within groups of `group` rows.
@@ -108,44 +147,65 @@ impl<'a, T: Element> Tiles<'a, T> {
     /// # Panics
     /// If the rows are not whole groups.
     pub fn in_groups(whole: TileMut<'a, T>, group: usize, block: (usize, usize)) -> Self {
-        assert!(whole.rows().is_multiple_of(group), "{} rows in groups of {group}", whole.rows());
-        Tiles { whole, group, block }
+        let grid = Grid::new((whole.rows(), whole.columns()), group, block);
+        Tiles { whole, grid }
     }
 
     /// Rows of a rectangle, at most.
     pub fn rows_max(&self) -> usize {
-        self.block.0
-    }
-
-    /// Rectangles of a group, down and across.
-    fn counts(&self) -> (usize, usize) {
-        (self.group.div_ceil(self.block.0), self.whole.columns().div_ceil(self.block.1))
+        self.grid.block.0
     }
 }
 
-// SAFETY: two indices differ in the group, in the rows within it or in the columns, and blocks of any of
-// these are disjoint; the whole is exclusive.
+// SAFETY: the rectangles of different indices are disjoint in the grid; the whole is exclusive.
 unsafe impl<'a, T: Element> Cut for Tiles<'a, T> {
     type Piece = (Range<usize>, Range<usize>, TileMut<'a, T>);
 
     fn pieces(&self) -> usize {
-        let (down, across) = self.counts();
-        // Without rows there is no group to count.
-        self.whole.rows().checked_div(self.group).map_or(0, |groups| groups * down * across)
+        self.grid.pieces()
     }
 
     /// # Safety
     /// There is such a rectangle, and it is asked for once.
     #[inline(always)]
     unsafe fn piece(&self, index: usize) -> Self::Piece {
-        let (down, across) = self.counts();
-        let (index, in_group) = (index % down, index / down);
-        let (group, column) = (in_group / across, in_group % across);
-        let within = block(index, self.block.0, self.group);
-        let rows = group * self.group + within.start..group * self.group + within.end;
-        let columns = block(column, self.block.1, self.whole.columns());
+        let (rows, columns) = self.grid.piece(index);
         // SAFETY: the caller asks for this index once, and no other index has an element of this rectangle.
         let tile = unsafe { self.whole.cut(rows.clone(), columns.clone()) };
+        (rows, columns, tile)
+    }
+}
+
+/// The rectangles of a matrix that lies transposed, cut and counted as [`Tiles`] cuts and counts the matrix itself.
+/// A piece is `(rows, columns, tile)`; the tile lies as the whole does, `columns × rows`.
+pub(super) struct TransposedTiles<'a, T>(Tiles<'a, T>);
+
+impl<'a, T: Element> TransposedTiles<'a, T> {
+    /// As [`Tiles::in_groups`] of the transpose of `whole`.
+    ///
+    /// # Panics
+    /// If the columns of `whole` are not whole groups.
+    pub fn in_groups(whole: TileMut<'a, T>, group: usize, block: (usize, usize)) -> Self {
+        let grid = Grid::new((whole.columns(), whole.rows()), group, block);
+        TransposedTiles(Tiles { whole, grid })
+    }
+}
+
+// SAFETY: as of `Tiles`, with rows and columns exchanged.
+unsafe impl<'a, T: Element> Cut for TransposedTiles<'a, T> {
+    type Piece = (Range<usize>, Range<usize>, TileMut<'a, T>);
+
+    fn pieces(&self) -> usize {
+        self.0.grid.pieces()
+    }
+
+    /// # Safety
+    /// There is such a rectangle, and it is asked for once.
+    #[inline(always)]
+    unsafe fn piece(&self, index: usize) -> Self::Piece {
+        let (rows, columns) = self.0.grid.piece(index);
+        // SAFETY: the grid is that of the transpose, so columns and rows lie in the whole; asked for once, by the caller.
+        let tile = unsafe { self.0.whole.cut(columns.clone(), rows.clone()) };
         (rows, columns, tile)
     }
 }
@@ -225,6 +285,26 @@ mod tests {
                 }
             });
             assert_eq!(out, visited(rows, columns), "{groups} · {group} × {columns} in {block:?}");
+            let mut transposed = vec![0.0f64; rows * columns];
+            let beside = Tiles::in_groups(TileMut::of(&mut out, rows, columns), group, block);
+            let cut = TransposedTiles::in_groups(TileMut::of(&mut transposed, columns, rows), group, block);
+            each(
+                &pool,
+                (beside, cut),
+                |_, ((rows_beside, columns_beside, _), (rows_here, columns_here, mut tile))| {
+                    assert_eq!((rows_beside, columns_beside), (rows_here.clone(), columns_here.clone()));
+                    for (i, column) in columns_here.enumerate() {
+                        for (element, row) in tile.row(i).iter_mut().zip(rows_here.clone()) {
+                            *element += (rows * columns + column * rows + row) as f64;
+                        }
+                    }
+                },
+            );
+            assert_eq!(
+                transposed,
+                visited(columns, rows),
+                "transposed, {columns} × {groups} · {group} in {block:?}"
+            );
         }
     }
 

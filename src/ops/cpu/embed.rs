@@ -7,7 +7,7 @@ use crate::ops::cpu::view::TileMut;
 
 /// Rows of a forward tile.
 const ROWS: usize = 64;
-/// Columns of a backward tile: each tile walks all rows, so that a token's gradients add up in row order.
+/// Columns of a backward tile: each tile walks all rows, token by token.
 const COLUMNS: usize = 64;
 
 /// Where a token's row is.
@@ -30,12 +30,23 @@ pub(super) fn forward(cpu: &CpuKernels, out: &mut [f32], table: &[u16], tokens: 
     });
 }
 
-pub(super) fn backward(cpu: &CpuKernels, dtable: &mut [f32], dout: &[f32], tokens: &[i32], c: usize) {
+/// Rows by token; see [`TokenRows`](crate::ops::TokenRows).
+pub(super) struct Sorted<'a> {
+    pub tokens: &'a [i32],
+    pub order: &'a [i32],
+    pub first: &'a [i32],
+}
+
+pub(super) fn backward(cpu: &CpuKernels, dtable: &mut [f32], dout: &[f32], sorted: Sorted, c: usize) {
     let v = dtable.len() / c;
     let tiles = Tiles::new(TileMut::of(dtable, v, c), (v, COLUMNS));
     each(&cpu.pool, tiles, |_, (_, columns, mut dtable)| {
-        for (dout, &token) in dout.chunks_exact(c).zip(tokens) {
-            add(dtable.row(row_of(token, v)), &dout[columns.clone()]);
+        for bounds in sorted.first.windows(2) {
+            let rows = &sorted.order[bounds[0] as usize..bounds[1] as usize];
+            let sum = dtable.row(row_of(sorted.tokens[rows[0] as usize], v));
+            for &row in rows {
+                add(sum, &dout[row as usize * c..][columns.clone()]);
+            }
         }
     });
 }

@@ -1,12 +1,12 @@
 //! The products of a linear layer, forward and both ways backward, cut into tiles.
 
-use crate::ops::Write;
 use crate::ops::cpu::cut::{Tiles, each};
 use crate::ops::cpu::product::{
     Blocks, Left, Panels, ROWS as ROWS_OF_KERNEL, block_elements, multiply, panel_elements,
 };
 use crate::ops::cpu::view::{Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
+use crate::ops::{Linear, Write};
 
 /// Rows of a tile of activations, at most.
 const ROWS: usize = 1024;
@@ -20,11 +20,12 @@ const TILES_MIN: usize = 4;
 /// level of the cache while rows pass by.
 const DEPTH: usize = 256;
 
-/// The tiles of an output of `rows × columns`: rows in equal blocks of at most `rows_max`.
-fn tiles(out: &mut [f32], (rows, columns): (usize, usize), rows_max: usize) -> Tiles<'_, f32> {
+/// The tiles of an output: its rows in equal blocks of at most `rows_max`.
+fn tiles(out: TileMut<'_, f32>, rows_max: usize) -> Tiles<'_, f32> {
+    let (rows, columns) = (out.rows(), out.columns());
     let blocks = rows.div_ceil(rows_max).max(TILES_MIN.div_ceil(columns.div_ceil(COLUMNS)));
     let tile_rows = rows.div_ceil(blocks).next_multiple_of(ROWS_OF_KERNEL);
-    Tiles::new(TileMut::of(out, rows, columns), (tile_rows, COLUMNS))
+    Tiles::new(out, (tile_rows, COLUMNS))
 }
 
 /// What forward adds its product to.
@@ -37,23 +38,21 @@ pub(super) enum Residual<'a> {
     Apart(&'a [f32]),
 }
 
-#[allow(clippy::too_many_arguments)]
 pub(super) fn forward(
     cpu: &CpuKernels,
     out: &mut [f32],
     x: &[f32],
     weight: &[u16],
     residual: Residual,
-    n: usize,
-    k: usize,
-    m: usize,
+    sizes: Linear,
 ) {
-    let tiles = tiles(out, (n, m), ROWS);
+    let Linear { n, k, m, out_stride } = sizes;
+    let tiles = tiles(TileMut::of(out, n, out_stride).split_columns(m).0, ROWS);
     cpu.scratch.reserve(panel_elements(DEPTH.min(k), COLUMNS.min(m)));
     each(&cpu.pool, tiles, |worker, (rows, columns, mut out)| {
         if let Residual::Apart(residual) = residual {
             for (i, row) in rows.clone().enumerate() {
-                out.row(i).copy_from_slice(&residual[row * m..][columns.clone()]);
+                out.row(i).copy_from_slice(&residual[row * out_stride..][columns.clone()]);
             }
         }
         let mut scratch = cpu.scratch.worker(worker);
@@ -75,18 +74,16 @@ pub(super) fn forward(
     });
 }
 
-#[allow(clippy::too_many_arguments)]
 pub(super) fn backward_input(
     cpu: &CpuKernels,
     dx: &mut [f32],
     write: Write,
     dout: &[f32],
     weight: &[u16],
-    n: usize,
-    k: usize,
-    m: usize,
+    sizes: Linear,
 ) {
-    let tiles = tiles(dx, (n, k), ROWS);
+    let Linear { n, k, m, out_stride } = sizes;
+    let tiles = tiles(TileMut::of(dx, n, k), ROWS);
     cpu.scratch.reserve(panel_elements(DEPTH.min(m), COLUMNS.min(k)));
     each(&cpu.pool, tiles, |worker, (rows, columns, mut dx)| {
         let mut scratch = cpu.scratch.worker(worker);
@@ -96,25 +93,24 @@ pub(super) fn backward_input(
             let depth = block(part, DEPTH, m);
             let weight = &weight[depth.start * k..depth.end * k];
             let weight = Panels::of_rows(memory, weight, k, depth.len(), columns.clone());
-            let dout = Matrix::new(&dout[rows.start * m + depth.start..], rows.len(), depth.len(), m);
+            let dout = &dout[rows.start * out_stride + depth.start..];
+            let dout = Matrix::new(dout, rows.len(), depth.len(), out_stride);
             multiply(&mut dx, write, 1.0, Left::Plain(dout), weight);
             write = Write::Add;
         }
     });
 }
 
-#[allow(clippy::too_many_arguments)]
 pub(super) fn backward_weight(
     cpu: &CpuKernels,
     dweight: &mut [f32],
     write: Write,
     dout: &[f32],
     x: &[f32],
-    n: usize,
-    k: usize,
-    m: usize,
+    sizes: Linear,
 ) {
-    let tiles = tiles(dweight, (m, k), OUTPUTS);
+    let Linear { n, k, m, out_stride } = sizes;
+    let tiles = tiles(TileMut::of(dweight, m, k), OUTPUTS);
     let depth_max = DEPTH.min(n);
     let left_elements = block_elements(depth_max, tiles.rows_max());
     let elements = left_elements + panel_elements(depth_max, COLUMNS.min(k));
@@ -127,8 +123,8 @@ pub(super) fn backward_weight(
             let depth = block(part, DEPTH, n);
             let x =
                 Panels::of_rows(right, &x[depth.start * k..depth.end * k], k, depth.len(), columns.clone());
-            let dout = &dout[depth.start * m..depth.end * m];
-            let dout = Blocks::of_columns(left, dout, m, depth.len(), rows.clone());
+            let dout = &dout[depth.start * out_stride..depth.end * out_stride];
+            let dout = Blocks::of_columns(left, dout, out_stride, depth.len(), rows.clone());
             multiply(&mut dweight, write, 1.0, Left::Packed(dout), x);
             write = Write::Add;
         }

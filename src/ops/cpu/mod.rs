@@ -25,11 +25,11 @@ use std::sync::Arc;
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
 use crate::host::Pool;
-use crate::ops::{Kernels, LossRows, Rows, Write};
+use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
 
 use rope::RotationTable;
 use scratch::Scratch;
-use view::{read, read_apart, write};
+use view::{Matrix, read, read_apart, write};
 
 /// [`Kernels`] on memory that this process can address, by the threads of a pool.
 ///
@@ -58,9 +58,9 @@ fn block(index: usize, block: usize, count: usize) -> std::ops::Range<usize> {
     start..(start + block).min(count)
 }
 
-/// Rows of an embedding whose span may end in padding.
-fn vocabulary(span: &DeviceSpan, element_bytes: usize, c: usize) -> usize {
-    span.bytes() / element_bytes / c
+/// Elements of a linear layer's output, with what lies between its rows.
+fn out_elements(sizes: &Linear) -> usize {
+    sizes.n * sizes.out_stride
 }
 
 impl Kernels for CpuKernels {
@@ -68,8 +68,15 @@ impl Kernels for CpuKernels {
         Self::STORAGE
     }
 
-    fn embed_forward(&self, mut out: DeviceSpan, table: DeviceSpan, tokens: DeviceSpan, n: usize, c: usize) {
-        let v = vocabulary(&table, 2, c);
+    fn embed_forward(
+        &self,
+        mut out: DeviceSpan,
+        table: DeviceSpan,
+        tokens: DeviceSpan,
+        n: usize,
+        c: usize,
+        v: usize,
+    ) {
         embed::forward(self, write(&mut out, n * c), read(&table, v * c), read(&tokens, n), c);
     }
 
@@ -77,12 +84,17 @@ impl Kernels for CpuKernels {
         &self,
         mut dtable: DeviceSpan,
         dout: DeviceSpan,
-        tokens: DeviceSpan,
+        tokens: &TokenRows,
         n: usize,
         c: usize,
+        v: usize,
     ) {
-        let v = vocabulary(&dtable, 4, c);
-        embed::backward(self, write(&mut dtable, v * c), read(&dout, n * c), read(&tokens, n), c);
+        let sorted = embed::Sorted {
+            tokens: read(&tokens.tokens, n),
+            order: read(&tokens.order, n),
+            first: read(&tokens.first, tokens.distinct + 1),
+        };
+        embed::backward(self, write(&mut dtable, v * c), read(&dout, n * c), sorted, c);
     }
 
     fn rmsnorm_forward(
@@ -133,18 +145,18 @@ impl Kernels for CpuKernels {
         x: DeviceSpan,
         weight: DeviceSpan,
         residual: Option<DeviceSpan>,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     ) {
+        let Linear { n, k, m, .. } = sizes;
+        let elements = out_elements(&sizes);
         let residual = match &residual {
             None => matmul::Residual::None,
             Some(residual) => {
-                read_apart(residual, n * m, &out).map_or(matmul::Residual::Out, matmul::Residual::Apart)
+                read_apart(residual, elements, &out).map_or(matmul::Residual::Out, matmul::Residual::Apart)
             }
         };
-        let out = write(&mut out, n * m);
-        matmul::forward(self, out, read(&x, n * k), read(&weight, m * k), residual, n, k, m);
+        let out = write(&mut out, elements);
+        matmul::forward(self, out, read(&x, n * k), read(&weight, m * k), residual, sizes);
     }
 
     fn matmul_backward_input(
@@ -153,12 +165,11 @@ impl Kernels for CpuKernels {
         dx_write: Write,
         dout: DeviceSpan,
         weight: DeviceSpan,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     ) {
-        let dx = write(&mut dx, n * k);
-        matmul::backward_input(self, dx, dx_write, read(&dout, n * m), read(&weight, m * k), n, k, m);
+        let Linear { n, k, m, .. } = sizes;
+        let dout = read(&dout, out_elements(&sizes));
+        matmul::backward_input(self, write(&mut dx, n * k), dx_write, dout, read(&weight, m * k), sizes);
     }
 
     fn matmul_backward_weight(
@@ -167,24 +178,24 @@ impl Kernels for CpuKernels {
         dweight_write: Write,
         dout: DeviceSpan,
         x: DeviceSpan,
-        n: usize,
-        k: usize,
-        m: usize,
+        sizes: Linear,
     ) {
+        let Linear { n, k, m, .. } = sizes;
+        let dout = read(&dout, out_elements(&sizes));
         let dweight = write(&mut dweight, m * k);
-        matmul::backward_weight(self, dweight, dweight_write, read(&dout, n * m), read(&x, n * k), n, k, m);
+        matmul::backward_weight(self, dweight, dweight_write, dout, read(&x, n * k), sizes);
     }
 
-    fn rope_forward(&self, mut qkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
+    fn rope_forward(&self, mut qkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
         let n = rows.shape.n();
-        let qkv = write(&mut qkv, n * dims.qkv());
-        rope::rotate(self, qkv, read(&rows.starts, n), rows.shape, theta, dims, rope::Way::Forward);
+        let (qkv, positions) = (write(&mut qkv, n * dims.qkv()), read(&rows.positions, n));
+        rope::rotate(self, qkv, positions, read(&inv_freq, dims.d / 2), dims, rope::Way::Forward);
     }
 
-    fn rope_backward(&self, mut dqkv: DeviceSpan, rows: &Rows, theta: f64, dims: &Dims) {
+    fn rope_backward(&self, mut dqkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
         let n = rows.shape.n();
-        let dqkv = write(&mut dqkv, n * dims.qkv());
-        rope::rotate(self, dqkv, read(&rows.starts, n), rows.shape, theta, dims, rope::Way::Backward);
+        let (dqkv, positions) = (write(&mut dqkv, n * dims.qkv()), read(&rows.positions, n));
+        rope::rotate(self, dqkv, positions, read(&inv_freq, dims.d / 2), dims, rope::Way::Backward);
     }
 
     fn attention_forward(
@@ -197,8 +208,8 @@ impl Kernels for CpuKernels {
     ) {
         let n = rows.shape.n();
         let (out, lse) = (write(&mut out, n * dims.attended()), write(&mut lse, n * dims.h));
-        let (qkv, starts) = (read(&qkv, n * dims.qkv()), read(&rows.starts, n));
-        attention::forward(self, out, lse, qkv, starts, rows.shape, dims);
+        let (qkv, doc_start) = (read(&qkv, n * dims.qkv()), read(&rows.doc_start, n));
+        attention::forward(self, out, lse, qkv, doc_start, rows.shape, dims);
     }
 
     fn attention_backward(
@@ -217,7 +228,7 @@ impl Kernels for CpuKernels {
             out: read(&out, n * dims.attended()),
             lse: read(&lse, n * dims.h),
             dout: read(&dout, n * dims.attended()),
-            starts: read(&rows.starts, n),
+            doc_start: read(&rows.doc_start, n),
         };
         attention::backward(self, write(&mut dqkv, n * dims.qkv()), saved, rows.shape, dims);
     }
@@ -237,9 +248,11 @@ impl Kernels for CpuKernels {
         rows: &LossRows,
         n: usize,
         v: usize,
+        stride: usize,
     ) {
         let targets = cross_entropy::Targets::new(rows, n);
-        cross_entropy::forward(self, &mut write(&mut loss, 1)[0], read(&logits, n * v), targets, n, v);
+        let logits = Matrix::new(read(&logits, n * stride), n, v, stride);
+        cross_entropy::forward(self, &mut write(&mut loss, 1)[0], logits, targets);
     }
 
     fn cross_entropy_forward_backward(
@@ -249,10 +262,11 @@ impl Kernels for CpuKernels {
         rows: &LossRows,
         n: usize,
         v: usize,
+        stride: usize,
     ) {
         let targets = cross_entropy::Targets::new(rows, n);
-        let (loss, logits) = (&mut write(&mut loss, 1)[0], write(&mut logits, n * v));
-        cross_entropy::forward_backward(self, loss, logits, targets, n, v);
+        let (loss, logits) = (&mut write(&mut loss, 1)[0], write(&mut logits, n * stride));
+        cross_entropy::forward_backward(self, loss, logits, targets, v, stride);
     }
 
     fn zero(&self, mut out: DeviceSpan) {

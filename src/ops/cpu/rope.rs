@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use crate::base::{Dims, Shape};
+use crate::base::Dims;
 use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::vectorised;
@@ -17,55 +17,53 @@ pub(super) enum Way {
     Backward,
 }
 
-/// Cosines and sines of the positions seen so far, for one base and head dimension.
+/// Cosines and sines of the positions seen so far, for one set of frequencies.
 #[derive(Default)]
 pub(super) struct RotationTable(Mutex<Rotations>);
 
 #[derive(Default)]
 struct Rotations {
-    /// Base (as bits) and D.
-    of: (u64, usize),
+    /// `[D/2]`, as bits: a NaN is itself.
+    inv_freq: Vec<u32>,
     positions: usize,
     /// `[positions, D]`: D/2 cosines, D/2 sines.
     turns: Vec<f32>,
 }
 
 impl Rotations {
-    /// Grows the table to `positions`. Angles are taken in f64 and rounded once, after cosine and sine.
-    fn cover(&mut self, positions: usize, theta: f64, d: usize) {
-        let of = (theta.to_bits(), d);
-        if self.of == of && positions <= self.positions {
+    /// Grows the table to `positions`. The angle is a product in f32; its cosine and sine are rounded once.
+    fn cover(&mut self, positions: usize, inv_freq: &[f32]) {
+        let known = self.inv_freq.iter().copied().eq(inv_freq.iter().map(|f| f.to_bits()));
+        if known && positions <= self.positions {
             return;
         }
-        let angle = |position: usize, i: usize| position as f64 * theta.powf(-((2 * i) as f64) / d as f64);
         self.turns = (0..positions)
             .flat_map(|position| {
-                let angles = move |i| angle(position, i);
-                let cosines = (0..d / 2).map(move |i| angles(i).cos() as f32);
-                cosines.chain((0..d / 2).map(move |i| angles(i).sin() as f32))
+                let angles = inv_freq.iter().map(move |f| f64::from(position as f32 * f));
+                let cosines = angles.clone().map(|angle| angle.cos() as f32);
+                cosines.chain(angles.map(|angle| angle.sin() as f32))
             })
             .collect();
-        (self.of, self.positions) = (of, positions);
+        self.inv_freq = inv_freq.iter().map(|f| f.to_bits()).collect();
+        self.positions = positions;
     }
 }
 
 pub(super) fn rotate(
     cpu: &CpuKernels,
     qkv: &mut [f32],
-    starts: &[i32],
-    shape: Shape,
-    theta: f64,
+    positions: &[i32],
+    inv_freq: &[f32],
     dims: &Dims,
     way: Way,
 ) {
     let d = dims.d;
     let mut rotations = cpu.rotations.0.lock();
-    rotations.cover(shape.t, theta, d);
+    rotations.cover(positions.iter().max().map_or(0, |&last| last as usize + 1), inv_freq);
     let turns = &rotations.turns;
     each(&cpu.pool, Rows::new(qkv, dims.qkv(), ROWS), |_, (rows, qkv)| {
         for (n, row) in rows.zip(qkv.chunks_exact_mut(dims.qkv())) {
-            let position = n % shape.t - starts[n] as usize;
-            let (cosines, sines) = turns[position * d..][..d].split_at(d / 2);
+            let (cosines, sines) = turns[positions[n] as usize * d..][..d].split_at(d / 2);
             for head in row[..(dims.h + dims.g) * d].chunks_exact_mut(d) {
                 let (low, high) = head.split_at_mut(d / 2);
                 match way {

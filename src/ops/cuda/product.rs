@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::{DType, Error, Result};
-use crate::ops::Write;
+use crate::ops::{Linear, Write};
 
 /// Which product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,9 +81,11 @@ pub struct Operands {
 }
 
 impl Product {
-    /// The product of dense matrices.
-    pub fn dense(direction: Direction, write: Write, n: usize, k: usize, m: usize) -> Self {
-        Product { direction, add: write == Write::Add, n, k, m, x_stride: k, out_stride: m }
+    /// One of the products of a linear layer, its inputs dense. [`Write::Add`] says of forward that a residual is
+    /// added.
+    pub fn of(direction: Direction, write: Write, sizes: Linear) -> Self {
+        let Linear { n, k, m, out_stride } = sizes;
+        Product { direction, add: write == Write::Add, n, k, m, x_stride: k, out_stride }
     }
 
     /// Refuses sizes that cannot be multiplied: zeros, strides shorter than a row, counts over 2^31 − 1 (the

@@ -1,11 +1,17 @@
 //! The trainer: what a caller holds.
 
-use std::io::{self, BufWriter};
+mod save;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Device, Lane, Lanes, TaskSpan, Tick};
+use crate::device::{Device, Lane, Lanes, Tick};
 use crate::engine::batch::{Batch, BatchSums};
 use crate::engine::frame::{Frame, Inputs};
 use crate::engine::options::TrainerOptions;
@@ -14,12 +20,10 @@ use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::host::{Limits, Pool};
-use crate::model::{Layout, ModelConfig, fresh_tensor};
+use crate::model::{Layout, ModelConfig};
 use crate::ops::cpu::CpuKernels;
-use crate::plan::{Machine, Plan};
-#[cfg(debug_assertions)]
-use crate::schedule::Checker;
-use crate::schedule::{AdamWhen, Operation, Sync};
+use crate::plan::Plan;
+use crate::schedule::{Access, AdamWhen, Checker, Content, List, Resource, Sync, Synced};
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,13 +74,14 @@ pub struct Trainer {
     lanes: Box<dyn Lanes>,
     runner: Arc<Runner>,
     sync: Sync,
-    #[cfg(debug_assertions)]
     checker: Checker,
     staged: Vec<BatchSums>,
     frame: usize,
     frame_done: [Option<Tick>; FRAMES],
     stats: Stats,
     record: Option<Record>,
+    /// Whether a save is under way, or has ended and nobody has asked how.
+    saving: bool,
     failed: Option<Error>,
 }
 
@@ -110,7 +115,6 @@ impl Trainer {
             ..Stats::default()
         };
         let sync = Sync::new(&plan.geometry);
-        #[cfg(debug_assertions)]
         let checker = Checker::new(&plan.policy, &plan.geometry);
         let runner = Arc::new(Runner {
             config: config.clone(),
@@ -118,6 +122,7 @@ impl Trainer {
             store,
             lists,
             frames: Default::default(),
+            saving: Default::default(),
             kernels: Box::new(kernels),
             device: device.clone(),
             memory,
@@ -125,18 +130,19 @@ impl Trainer {
             adam: options.adam,
             clip: options.clip,
         });
+        runner.upload_constants()?;
         let lanes = device.open(runner.clone(), options.tracing)?;
         Ok(Trainer {
             lanes,
             runner,
             sync,
-            #[cfg(debug_assertions)]
             checker,
             staged: Vec::with_capacity(options.micros_max),
             frame: 0,
             frame_done: [None; FRAMES],
             stats,
             record: options.tracing.then(Record::default),
+            saving: false,
             failed: None,
         })
     }
@@ -186,7 +192,9 @@ impl Trainer {
             ));
         }
         let sums = batch.check(plan.policy.numeric.shape, self.runner.config.dims.v)?;
-        self.runner.store.stage(MicroIndex::from(self.staged.len()), batch);
+        let micro = MicroIndex::from(self.staged.len());
+        self.outside(&[Access::write(Resource::HostBatch { micro }, Content::Batch(micro))])?;
+        self.runner.store.stage(micro, batch);
         self.staged.push(sums);
         Ok(())
     }
@@ -274,7 +282,8 @@ impl Trainer {
         Ok(logits)
     }
 
-    /// Waits until every lane is idle: weights, residuals and moments are those after the last step.
+    /// Waits until every lane is idle: weights, residuals and moments are those after the last step, and a save
+    /// has ended.
     pub fn sync(&mut self) -> Result<()> {
         self.usable()?;
         for lane in Lane::ALL {
@@ -283,71 +292,6 @@ impl Trainer {
         }
         self.collect_spans();
         Ok(())
-    }
-
-    /// Reads a tensor's f32 master by its Hugging Face name, `[out, in]` row-major. Waits for the lanes.
-    pub fn read_tensor(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
-        self.sync()?;
-        self.runner.store.read_tensor(name, out)
-    }
-
-    /// Writes a tensor's f32 master; moments stay as they are. Waits for the lanes.
-    pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        self.sync()?;
-        self.runner.store.write_tensor(name, values)
-    }
-
-    /// Writes fresh weights into every tensor; see [`fresh_tensor`]. Moments and step number stay as they are.
-    /// Waits for the lanes.
-    pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
-        self.sync()?;
-        let store = &self.runner.store;
-        let mut values = Vec::new();
-        for (_, tensor) in store.layout().tensors() {
-            values.resize(tensor.elements(), 0.0);
-            fresh_tensor(&self.runner.config, tensor, seed, &mut values);
-            store.write_tensor(&tensor.name, &values)?;
-        }
-        Ok(())
-    }
-
-    /// Reads the gradient a tensor had in the last step, before clipping. Waits for the lanes.
-    pub fn read_gradient(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
-        self.sync()?;
-        self.runner.store.read_gradient(name, out)
-    }
-
-    /// Writes what every lane did so far in Chrome trace format, which Perfetto opens. Waits for the lanes.
-    /// Refused unless the trainer was opened with tracing.
-    pub fn trace(&mut self, out: &mut dyn io::Write) -> Result<()> {
-        self.write_trace(None, out)
-    }
-
-    /// As [`Trainer::trace`], and beside it what the same lists would do on a machine, from the same start.
-    pub fn trace_beside(&mut self, machine: &Machine, out: &mut dyn io::Write) -> Result<()> {
-        self.write_trace(Some(machine), out)
-    }
-
-    /// What every lane did so far, task by task. Waits for the lanes. Refused unless the trainer was opened with
-    /// tracing.
-    pub fn spans(&mut self) -> Result<Vec<(Operation, TaskSpan)>> {
-        let operation = |runner: &Runner, span: &TaskSpan| runner.lists.operation(Task::unpack(span.task));
-        self.sync()?;
-        let spans = &self.record()?.spans;
-        Ok(spans.iter().map(|span| (operation(&self.runner, span), *span)).collect())
-    }
-
-    fn record(&self) -> Result<&Record> {
-        self.record.as_ref().ok_or_else(|| {
-            Error::new(Status::InvalidState, "nothing was recorded: open the trainer with tracing on")
-        })
-    }
-
-    fn write_trace(&mut self, machine: Option<&Machine>, out: &mut dyn io::Write) -> Result<()> {
-        self.sync()?;
-        self.record()?
-            .write(&self.runner, machine, &mut BufWriter::new(out))
-            .map_err(|error| Error::io("cannot write the trace", &error))
     }
 
     fn usable(&self) -> Result<()> {
@@ -395,8 +339,17 @@ impl Trainer {
         Ok(total)
     }
 
-    /// Issues a list and returns once its last operation but AdamW's is done.
+    /// Issues a list and returns once what it is for is known.
     fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<&Frame> {
+        let frame = self.open_frame(inputs)?;
+        let list = self.infer(purpose)?;
+        self.issue(&list, frame, 0..list.waits.len());
+        self.conclude(list)?;
+        Ok(&self.runner.frames[frame])
+    }
+
+    /// A frame that no lane is at work on.
+    fn open_frame(&mut self, inputs: Inputs) -> Result<usize> {
         self.usable()?;
         let frame = self.frame;
         self.frame = (frame + 1) % FRAMES;
@@ -404,41 +357,73 @@ impl Trainer {
             self.reach(done)?;
         }
         self.runner.frames[frame].open(inputs);
+        Ok(frame)
+    }
 
+    /// A list that is to be issued next, with its waits; they have been proved sufficient.
+    fn infer(&mut self, purpose: Purpose) -> Result<Issued> {
         let runner = self.runner.clone();
-        let (list_number, list) = runner.lists.get(purpose)?;
+        let (number, list) = runner.lists.get(purpose)?;
         let waits = self.sync.infer(list);
-        #[cfg(debug_assertions)]
-        self.checker.check(list, &waits)?;
-        let mut decided = None;
-        for (index, operation) in list.operations.iter().enumerate() {
-            let task = Task { list: list_number, frame: frame as u8, operation: index as u32 };
-            let tick =
-                self.lanes.issue(operation.lane(), task.pack(), waits.waits(index), waits.signal(index));
-            if matches!(operation, Operation::Decide { .. } | Operation::DownloadLogits) {
-                decided = Some(tick);
+        self.prove(list, &waits)?;
+        Ok(Issued { list: number, waits, reached: None })
+    }
+
+    /// Refuses a list that is not correct. What comes after it would rest on it, so the trainer has failed.
+    fn prove(&mut self, list: &List, waits: &Synced) -> Result<()> {
+        self.checker.check(list, waits).map_err(|fault| self.fail(fault.into()))
+    }
+
+    /// Gives the lanes a stretch of a list's operations.
+    fn issue(&mut self, issued: &Issued, frame: usize, range: Range<usize>) {
+        let list = self.runner.lists.numbered(issued.list);
+        for index in range {
+            let operation = list.operations[index];
+            let task = Task { list: issued.list, frame: frame as u8, operation: index as u32 };
+            let (waits, signal) = (issued.waits.waits(index), issued.waits.signal(index));
+            let tick = self.lanes.issue(operation.lane(), task.pack(), waits, signal);
+            debug_assert_eq!(tick, issued.waits.tick(index));
+            if operation.lane() == Lane::Host {
+                self.frame_done[frame] = Some(tick);
             }
         }
-        self.frame_done[frame] = Some(self.lanes.last(Lane::Host));
-        let decided = decided.expect("every list has an operation that concludes it");
-        if let Some(record) = &mut self.record {
-            record.lists.push(Issued { list: list_number, waits, reached: decided });
-        }
-        self.reach(decided)?;
+    }
+
+    /// Waits until what a list is for is known.
+    fn conclude(&mut self, mut issued: Issued) -> Result<()> {
+        let conclusion = self.runner.lists.numbered(issued.list).conclusion();
+        let tick = issued.waits.tick(conclusion.expect("every list has an operation that concludes it"));
+        issued.reached = Some(tick);
+        self.note(issued);
+        self.reach(tick)?;
         self.collect_spans();
-        Ok(&self.runner.frames[frame])
+        Ok(())
+    }
+
+    fn note(&mut self, issued: Issued) {
+        if let Some(record) = &mut self.record {
+            record.lists.push(issued);
+        }
     }
 
     /// Waits for a tick; what is issued later need not.
     fn reach(&mut self, tick: Tick) -> Result<()> {
-        if let Err(first) = self.lanes.reach(tick) {
-            self.failed = Some(first.clone());
-            return Err(first);
-        }
+        self.lanes.reach(tick).map_err(|first| self.fail(first))?;
         self.sync.settle(&[tick]);
-        #[cfg(debug_assertions)]
-        self.checker.settle(&[tick])?;
-        Ok(())
+        self.checker.settle(&[tick]).map_err(|fault| self.fail(fault.into()))
+    }
+
+    /// Waits for what must be done before this thread itself makes these accesses, and for nothing else.
+    fn outside(&mut self, accesses: &[Access]) -> Result<()> {
+        for tick in self.sync.before(accesses) {
+            self.reach(tick)?;
+        }
+        self.checker.outside(accesses).map_err(|fault| self.fail(fault.into()))
+    }
+
+    /// Every later call gives this error again.
+    fn fail(&mut self, first: Error) -> Error {
+        self.failed.get_or_insert(first).clone()
     }
 
     fn collect_spans(&mut self) {

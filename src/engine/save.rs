@@ -1,0 +1,105 @@
+//! Saving: units leave the store one by one, on the disk lane, while training goes on.
+//!
+//! The engine knows no file format. A caller hands [`Trainer::save`](super::Trainer::save) a [`Sink`], which gets
+//! the state of every unit in forward order and then is told that it has all of it. The schedule makes each unit
+//! wait for its own AdamW of the step before, and the next AdamW of a unit wait until that unit has been saved;
+//! nothing else waits.
+
+use parking_lot::Mutex;
+
+use crate::base::{Error, Result, UnitIndex};
+use crate::host::HostSpan;
+use crate::model::UnitLayout;
+
+/// A unit as the store holds it: what a resumed run needs of it, and nothing that can be made again.
+///
+/// Every span covers the same elements, those of `layout` with its padding, in the order and at the offsets that
+/// it names; the padding is zero. They may be read until [`Sink::unit`] returns and not a moment longer: AdamW
+/// of the unit waits for that.
+#[derive(Clone, Copy, Debug)]
+pub struct UnitState<'a> {
+    /// Which.
+    pub unit: UnitIndex,
+    /// Its tensors: names, shapes, offsets.
+    pub layout: &'a UnitLayout,
+    /// bf16: the weights that are streamed.
+    pub weights: HostSpan,
+    /// i16: what makes them whole, see [`master`](crate::base::master).
+    pub residual: HostSpan,
+    /// First moments, f32.
+    pub m: HostSpan,
+    /// Second moments, f32.
+    pub v: HostSpan,
+}
+
+/// Where a save goes. Made by whoever knows a format, with all that is not a unit's: step number, options, data
+/// position are the caller's to know and to write.
+///
+/// The trainer owns it until the save has ended. It is used by the disk lane's thread alone: [`Sink::unit`] for
+/// every unit, in forward order, each once; then [`Sink::finish`]. Both may block for as long as they like; what
+/// waits for them is AdamW of the unit that is being written, and in the end [`Trainer::save_wait`]. They must
+/// not call the trainer.
+///
+/// An error of either ends the save and is its outcome. The trainer is not poisoned and training does not notice. The
+/// sink is dropped at once, without `finish`: dropping an unfinished sink is the place to remove what it has
+/// begun. It is dropped unfinished, too, when the device fails under the save. A panic is a bug and poisons the trainer.
+///
+/// [`Trainer::save_wait`]: super::Trainer::save_wait
+pub trait Sink: Send {
+    /// Takes a unit's state. `Ok` means that the spans are no longer needed.
+    fn unit(&mut self, state: &UnitState) -> Result<()>;
+
+    /// Every unit has been taken: the place to make the save durable, and then visible.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// The save that is under way, between the thread that asked for it and the disk lane.
+#[derive(Default)]
+pub struct Saving(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    /// No save, or the disk lane holds its sink at this moment.
+    #[default]
+    Away,
+    Open(Box<dyn Sink>),
+    /// Units are passed over until the last.
+    Failed(Error),
+    Ended(Result<()>),
+}
+
+impl Saving {
+    /// A save begins; the one before has ended.
+    pub fn begin(&self, sink: Box<dyn Sink>) {
+        *self.0.lock() = State::Open(sink);
+    }
+
+    /// Its outcome, once it has ended and nobody has asked yet.
+    pub fn take_outcome(&self) -> Option<Result<()>> {
+        let mut state = self.0.lock();
+        match std::mem::take(&mut *state) {
+            State::Ended(outcome) => Some(outcome),
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// The disk lane has come to a unit. The lock is not held while the sink is at work.
+    pub fn unit(&self, unit: &UnitState, is_last: bool) {
+        let state = std::mem::take(&mut *self.0.lock());
+        let next = match state {
+            State::Open(mut sink) => match sink.unit(unit) {
+                Ok(()) if is_last => State::Ended(sink.finish()),
+                Ok(()) => State::Open(sink),
+                Err(error) => State::Failed(error.within(format_args!("save {}", unit.unit))),
+            },
+            other => other,
+        };
+        *self.0.lock() = match next {
+            State::Failed(error) if is_last => State::Ended(Err(error)),
+            other => other,
+        };
+    }
+}

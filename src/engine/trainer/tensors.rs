@@ -1,0 +1,59 @@
+//! Tensors by name: read and written between steps, each waiting for its own unit alone.
+
+use super::Trainer;
+use crate::base::{PartIndex, Result, UnitIndex};
+use crate::model::{TensorLayout, fresh_tensor};
+use crate::schedule::{Access, Content, Resource};
+
+impl Trainer {
+    /// Reads a tensor's f32 master by its Hugging Face name, `[out, in]` row-major. Waits for AdamW of its unit
+    /// and for no other.
+    pub fn read_tensor(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
+        let (unit, tensor) = self.find(name, out.len())?;
+        self.outside(&[Access::read(Resource::Master { unit }, Content::Weights(unit))])?;
+        self.runner.store.read_tensor(unit, &tensor, out);
+        Ok(())
+    }
+
+    /// Writes a tensor's f32 master; moments stay as they are. Waits for whatever reads or writes its unit (its
+    /// upload, its AdamW, its save) and for nothing of another.
+    pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let (unit, tensor) = self.find(name, values.len())?;
+        self.outside(&[Access::write(Resource::Master { unit }, Content::Weights(unit))])?;
+        self.runner.store.write_tensor(unit, &tensor, values);
+        Ok(())
+    }
+
+    /// Writes fresh weights into every tensor; see [`fresh_tensor`]. Moments and step number stay as they are.
+    /// Waits as [`Trainer::write_tensor`].
+    pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
+        let runner = self.runner.clone();
+        let mut values = Vec::new();
+        for (_, tensor) in runner.store.layout().tensors() {
+            values.resize(tensor.elements(), 0.0);
+            fresh_tensor(&runner.config, tensor, seed, &mut values);
+            self.write_tensor(&tensor.name, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the gradient a tensor had in the last step, before clipping; zeros before the first. Waits until its
+    /// unit's gradient has landed.
+    pub fn read_gradient(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
+        self.usable()?;
+        self.runner.store.stores_gradients()?;
+        let (unit, tensor) = self.find(name, out.len())?;
+        let parts = (0..self.runner.plan.geometry.parts(unit)).map(PartIndex::from);
+        let looks: Vec<Access> =
+            parts.map(|part| Access::look(Resource::HostGradient { unit, part })).collect();
+        self.outside(&looks)?;
+        self.runner.store.read_gradient(unit, &tensor, out);
+        Ok(())
+    }
+
+    fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, TensorLayout)> {
+        self.usable()?;
+        let (unit, tensor) = self.runner.store.find(name, len)?;
+        Ok((unit, tensor.clone()))
+    }
+}

@@ -1,0 +1,76 @@
+//! Batches as kernels see them: rows by document and by token, worked out plainly.
+
+use horizon::base::Shape;
+use horizon::ops::{Rows, TokenRows};
+
+use super::memory::Memory;
+
+/// The memory of a [`Rows`].
+pub struct DocumentRows {
+    shape: Shape,
+    positions: Memory,
+    doc_start: Memory,
+    doc_end: Memory,
+}
+
+impl DocumentRows {
+    /// `starts[n]` is where the document of row n begins in its sequence.
+    pub fn new(shape: Shape, starts: &[i32]) -> Self {
+        let row = |n: usize| (n / shape.t * shape.t) as i32 + starts[n];
+        let doc_start: Vec<i32> = (0..shape.n()).map(row).collect();
+        let positions: Vec<i32> = doc_start.iter().zip(0..).map(|(start, n)| n - start).collect();
+        let end =
+            |n: usize| (n..shape.n()).find(|&m| doc_start[m] != doc_start[n]).unwrap_or(shape.n()) as i32;
+        let doc_end: Vec<i32> = (0..shape.n()).map(end).collect();
+        DocumentRows {
+            shape,
+            positions: Memory::i32s(&positions),
+            doc_start: Memory::i32s(&doc_start),
+            doc_end: Memory::i32s(&doc_end),
+        }
+    }
+
+    pub fn rows(&self) -> Rows {
+        Rows {
+            shape: self.shape,
+            positions: self.positions.span(),
+            doc_start: self.doc_start.span(),
+            doc_end: self.doc_end.span(),
+        }
+    }
+}
+
+/// The memory of a [`TokenRows`].
+pub struct SortedTokens {
+    tokens: Memory,
+    order: Memory,
+    first: Memory,
+    distinct: usize,
+}
+
+impl SortedTokens {
+    pub fn new(tokens: &[i32]) -> Self {
+        let mut order: Vec<i32> = (0..tokens.len() as i32).collect();
+        order.sort_by_key(|&row| tokens[row as usize]);
+        let token = |place: usize| tokens[order[place] as usize];
+        let begins = |place: &usize| *place == 0 || token(*place) != token(place - 1);
+        let mut first: Vec<i32> = (0..order.len()).filter(begins).map(|place| place as i32).collect();
+        let distinct = first.len();
+        first.resize(tokens.len() + 1, tokens.len() as i32);
+        SortedTokens {
+            tokens: Memory::i32s(tokens),
+            order: Memory::i32s(&order),
+            first: Memory::i32s(&first),
+            distinct,
+        }
+    }
+
+    pub fn rows(&self) -> TokenRows {
+        TokenRows {
+            tokens: self.tokens.span(),
+            order: self.order.span(),
+            first: self.first.span(),
+            distinct: self.distinct,
+        }
+    }
+}
