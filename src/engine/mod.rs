@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod busy;
 mod derived;
 mod frame;
 mod options;

@@ -45,6 +45,9 @@ pub struct TrainerOptions {
     pub clip: f64,
     /// Whether to record what each lane does, for [`Trainer::trace`](super::Trainer::trace).
     pub tracing: bool,
+    /// Whether to add up what each lane does in training steps, for
+    /// [`Trainer::busy_per_step`](super::Trainer::busy_per_step).
+    pub measuring: bool,
 }
 
 impl Default for TrainerOptions {
@@ -68,6 +71,7 @@ impl Default for TrainerOptions {
             adam: AdamOptions::default(),
             clip: 1.0,
             tracing: false,
+            measuring: false,
         }
     }
 }

@@ -100,6 +100,11 @@ impl Lists {
         assert!(place.set(self.built(list)).is_ok(), "it was asked for already");
     }
 
+    /// Whether a list is a training step.
+    pub fn trains(&self, list: u32) -> bool {
+        (list as usize) < self.micros_max
+    }
+
     /// A list that was built, by its number.
     pub fn numbered(&self, list: u32) -> &List {
         &self.find(list).list

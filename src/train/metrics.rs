@@ -61,6 +61,8 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// [`UsefulWork`] over `step_seconds`, 10¹² FLOP/s.
     pub tflops: f64,
+    /// What this process holds of RAM, [`resident_bytes`](crate::host::resident_bytes).
+    pub rss_bytes: usize,
     /// Mean negative log-likelihood of the validation data after this step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,

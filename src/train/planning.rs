@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 use crate::base::{Result, Shape};
 use crate::device::Lane;
 use crate::engine::TrainerOptions;
-use crate::host::Limits;
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Description, Explanation, Found, Pins, Plan, Region, Room};
+use crate::plan::{Description, Explanation, Found, Pins, Plan, Question, Region, Room};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Placement, Sum};
 use crate::train::metrics::UsefulWork;
 
@@ -33,18 +32,11 @@ pub struct Planned {
     shared: bool,
 }
 
-/// What may be taken of a machine. `device` and `host` are limits that are stated instead of its own; of the machine
-/// at hand (`here`) the host's limits are read now.
-pub fn room(machine: &Description, device: Option<usize>, host: Option<usize>, here: bool) -> Room {
-    let host = if here { Limits::read(host) } else { Limits::of_machine(machine.host_bytes, host) };
-    Room { device: device.or(machine.device_bytes), host, shared: machine.shared }
-}
-
 impl Planned {
     /// Searches and explains. `model` is what the model is called.
     ///
     /// Errors: nothing fits, with the smallest change that does; or an option that cannot be used.
-    pub fn new(
+    pub fn explained(
         model: &str,
         config: &ModelConfig,
         options: &TrainerOptions,
@@ -52,11 +44,37 @@ impl Planned {
         room: Room,
         pins: &Pins,
     ) -> Result<Planned> {
+        Planned::new(model, config, options, machine, room, pins, |question, found| question.explain(found))
+    }
+
+    /// Searches, and explains no more than where the time goes.
+    ///
+    /// Errors: as [`Planned::explained`].
+    pub fn searched(
+        model: &str,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+        machine: &Description,
+        room: Room,
+        pins: &Pins,
+    ) -> Result<Planned> {
+        Planned::new(model, config, options, machine, room, pins, |question, found| question.look(found))
+    }
+
+    fn new(
+        model: &str,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+        machine: &Description,
+        room: Room,
+        pins: &Pins,
+        explain: impl Fn(&Question, &Found) -> Result<Explanation>,
+    ) -> Result<Planned> {
         let layout = Layout::new(config);
         let storage = machine.storage.into();
         let question = options.question(config, &layout, storage, &machine.rates, room, pins)?;
         let found = question.search()?;
-        let explanation = question.explain(&found)?;
+        let explanation = explain(&question, &found)?;
         let Shape { b, t } = options.shape;
         let tokens = b * t * options.micros_max;
         let seconds = found.step_ns as f64 / 1e9;
@@ -77,6 +95,35 @@ impl Planned {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.found.plan
+    }
+
+    /// What was predicted and what was measured, side by side, lane by lane. `step_seconds` is the step's time,
+    /// `busy_ns` that of each lane in it.
+    pub fn beside(&self, step_seconds: f64, busy_ns: &[f64; Lane::COUNT]) -> String {
+        let line = |what: &str, predicted: f64, measured: f64| {
+            let off = match measured > 0.0 {
+                true => format!("{:+.0} %", 100.0 * (predicted / measured - 1.0)),
+                false => String::new(),
+            };
+            format!("{what:<16}{:>10.2} ms{:>10.2} ms{off:>9}\n", predicted / 1e6, measured / 1e6)
+        };
+        let mut text = format!("{:<16}{:>13}{:>13}\n", "", "predicted", "measured");
+        text += &line("step", self.found.step_ns as f64, step_seconds * 1e9);
+        for lane in Lane::ALL {
+            let (predicted, measured) =
+                (self.explanation.prediction.lanes[lane.at()].busy_ns as f64, busy_ns[lane.at()]);
+            if predicted > 0.0 || measured > 0.0 {
+                text += &line(&format!("{lane} busy"), predicted, measured);
+            }
+        }
+        text
+    }
+
+    /// The search's answer in a few lines.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        self.write_summary(&mut text).expect("a string takes whatever is written");
+        text
     }
 
     /// How much of a step a lane is busy.
@@ -178,8 +225,8 @@ fn count(number: f64) -> String {
         .map_or_else(|| format!("{number:.0}"), |(unit, name)| format!("{:.3} {name}", number / unit))
 }
 
-impl fmt::Display for Planned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Planned {
+    fn write_summary(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let plan = self.plan();
         let (placement, numeric) = (&plan.policy.placement, &plan.policy.numeric);
         let Shape { b, t } = numeric.shape;
@@ -211,8 +258,15 @@ impl fmt::Display for Planned {
         let lanes: Vec<String> =
             Lane::ALL.iter().map(|&lane| format!("{lane} {:.0} %", 100.0 * self.busy(lane))).collect();
         writeln!(f, "busy       {}", lanes.join(", "))?;
-        let Explanation { busiest, longest, gains, micro_batch, .. } = &self.explanation;
-        writeln!(f, "bound by   {}", bound(*busiest, *longest, self.busy(*busiest)))?;
+        let Explanation { busiest, longest, .. } = &self.explanation;
+        writeln!(f, "bound by   {}", bound(*busiest, *longest, self.busy(*busiest)))
+    }
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_summary(f)?;
+        let Explanation { gains, micro_batch, .. } = &self.explanation;
         for gain in gains {
             let percent = 100.0 * (1.0 - gain.step_ns as f64 / self.found.step_ns as f64);
             let worth =
@@ -225,10 +279,10 @@ impl fmt::Display for Planned {
                 "better     {micros} micro-batches of {} × {}: {:.3} s a step",
                 shape.b,
                 shape.t,
-                seconds(*step_ns)
+                *step_ns as f64 / 1e9
             )?;
         }
-        plan.fmt(f)
+        self.plan().fmt(f)
     }
 }
 
@@ -249,7 +303,7 @@ fn bound(busiest: Lane, longest: Lane, share: f64) -> String {
     }
 }
 
-fn write_placement(f: &mut fmt::Formatter<'_>, placement: &Placement) -> fmt::Result {
+fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result {
     let of =
         |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|layer| has(layer)).count();
     let recompute = |which: Recompute| of(&|layer| layer.recompute == which);

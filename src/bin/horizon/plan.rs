@@ -5,9 +5,9 @@ use std::path::Path;
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::TrainerOptions;
 use horizon::model::{ModelConfig, preset_names, shape, shape_names};
-use horizon::plan::Description;
+use horizon::plan::{Description, Room};
 use horizon::train::hf::FolderConfig;
-use horizon::train::planning::{Planned, room};
+use horizon::train::planning::Planned;
 
 use crate::options::{PlacementOptions, PlanOptions};
 use crate::print;
@@ -15,18 +15,15 @@ use crate::print;
 /// The machine that stands for this one unless another is named.
 const HERE: &str = "cpu";
 
-/// The machine that is to be simulated, and whether it is the one this runs on.
-pub fn machine(options: &PlacementOptions) -> Result<(Description, bool)> {
-    let machine = Description::open(options.machine.as_deref().unwrap_or(HERE))?;
-    // A machine whose device memory is RAM is the CPU device, and that is here.
-    let here = machine.shared;
-    Ok((machine, here))
+/// The machine that is to be simulated.
+pub fn machine(options: &PlacementOptions) -> Result<Description> {
+    Description::open(options.machine.as_deref().unwrap_or(HERE))
 }
 
 /// Says how fast a model would train and what it would take.
 pub fn plan(options: &PlanOptions) -> Result<()> {
     let config = model(&options.model)?;
-    let (machine, here) = machine(&options.placement)?;
+    let machine = machine(&options.placement)?;
     let trainer = TrainerOptions {
         mode: options.mode,
         grad_dtype: options.grad_dtype.into(),
@@ -35,8 +32,9 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
         clip: options.clip,
         ..TrainerOptions::default()
     };
-    let room = room(&machine, options.device_mem, options.host_mem, here);
-    let planned = Planned::new(&options.model, &config, &trainer, &machine, room, &options.placement.pins())?;
+    let room = Room::of(&machine, options.device_mem, options.host_mem);
+    let planned =
+        Planned::explained(&options.model, &config, &trainer, &machine, room, &options.placement.pins())?;
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());
     }

@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::{AdamOptions, TrainerOptions};
+use horizon::plan::{Description, Room, Storage};
 use horizon::train::data::Data;
+use horizon::train::planning::Planned;
 use horizon::train::{ModelSource, RateShape, Run, RunOptions, Sampler, continue_text};
 
 use crate::options::TrainOptions;
 use crate::progress::{Progress, count};
 use crate::sample::printable;
-use crate::{INTERRUPTED, builtin, print};
+use crate::{INTERRUPTED, builtin, plan, print};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
@@ -39,7 +41,8 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
         (open(&options.data)?, None)
     };
     let val = if options.val.is_empty() { val } else { Some(open(&options.val)?) };
-    let run_options = run_options(&options, &model, seq_len, builtin);
+    let mut run_options = run_options(&options, &model, seq_len, builtin);
+    let planned = place(&options, &model, &mut run_options.trainer)?;
     let (tokens, windows, parameters) = (data.tokens(), data.windows(), model.layout.parameters());
     let fresh = if model.is_fresh() { "fresh weights" } else { "its weights" };
 
@@ -61,11 +64,15 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
             _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
         },
     ));
+    progress.say(planned.summary().trim_end());
     progress.say(run.trainer().plan().to_string().trim_end());
     let ended = run.train(&mut progress, &stop);
     progress.finish();
     let outcome = ended?;
 
+    if let (Some(seconds), Some(busy)) = (outcome.step_seconds, run.trainer().busy_per_step()) {
+        progress.say(planned.beside(seconds, &busy).trim_end());
+    }
     if outcome.stopped {
         progress.say(&format!("stopped after step {} of {}", outcome.steps, rate.steps));
     }
@@ -123,6 +130,22 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         log: options.log.clone(),
         trace: options.trace.clone(),
     }
+}
+
+/// Decides the placement by the plan's search, but for what the user has decided. The figures are those of the
+/// machine that was named, the memory is what there is here.
+fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {
+    let machine = Description {
+        storage: Storage::F32,
+        shared: true,
+        device_bytes: None,
+        ..plan::machine(&options.placement)?
+    };
+    let room = Room::here(options.device_mem, options.host_mem, true);
+    let pins = options.placement.pins();
+    let planned = Planned::searched(&options.model, &model.config.model, trainer, &machine, room, &pins)?;
+    trainer.place(&planned.plan().policy.placement);
+    Ok(planned)
 }
 
 /// Sets the flag at the first interrupt; the second one ends the process.

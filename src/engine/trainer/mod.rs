@@ -13,6 +13,7 @@ use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::device::cpu::CpuDevice;
 use crate::device::{Device, Lane, Lanes, Tick};
 use crate::engine::batch::{Batch, BatchSums};
+use crate::engine::busy::Busy;
 use crate::engine::frame::{Frame, Inputs};
 use crate::engine::options::TrainerOptions;
 use crate::engine::record::{Issued, Record};
@@ -80,6 +81,7 @@ pub struct Trainer {
     frame_done: [Option<Tick>; FRAMES],
     stats: Stats,
     record: Option<Record>,
+    busy: Option<Busy>,
     /// Whether a save is under way, or has ended and nobody has asked how.
     saving: bool,
     failed: Option<Error>,
@@ -131,7 +133,7 @@ impl Trainer {
             clip: options.clip,
         });
         runner.upload_constants()?;
-        let lanes = device.open(runner.clone(), options.tracing)?;
+        let lanes = device.open(runner.clone(), options.tracing || options.measuring)?;
         Ok(Trainer {
             lanes,
             runner,
@@ -142,6 +144,7 @@ impl Trainer {
             frame_done: [None; FRAMES],
             stats,
             record: options.tracing.then(Record::default),
+            busy: options.measuring.then(Busy::default),
             saving: false,
             failed: None,
         })
@@ -235,6 +238,7 @@ impl Trainer {
         let tokens = (micros * self.runner.plan.policy.numeric.shape.n()) as u64;
         if !committed.as_ref().is_err_and(|error| error.status() == Status::NonFinite) {
             self.stats.steps = step;
+            self.busy.iter_mut().for_each(Busy::step);
             self.stats.tokens += tokens;
         }
         committed?;
@@ -427,8 +431,16 @@ impl Trainer {
     }
 
     fn collect_spans(&mut self) {
+        if self.record.is_none() && self.busy.is_none() {
+            return;
+        }
+        let spans = self.lanes.take_spans();
+        if let Some(busy) = &mut self.busy {
+            let lists = &self.runner.lists;
+            busy.add(spans.iter().filter(|span| lists.trains(Task::unpack(span.task).list)));
+        }
         if let Some(record) = &mut self.record {
-            record.spans.extend(self.lanes.take_spans());
+            record.spans.extend(spans);
         }
     }
 }

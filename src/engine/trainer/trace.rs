@@ -4,7 +4,7 @@ use std::io::{self, BufWriter};
 
 use super::Trainer;
 use crate::base::{Error, Result, Status};
-use crate::device::TaskSpan;
+use crate::device::{Lane, TaskSpan};
 use crate::engine::record::Record;
 use crate::engine::runner::Runner;
 use crate::engine::task::Task;
@@ -30,6 +30,12 @@ impl Trainer {
         self.sync()?;
         let spans = &self.record()?.spans;
         Ok(spans.iter().map(|span| (operation(&self.runner, span), *span)).collect())
+    }
+
+    /// How long each lane was at the tasks of a training step on the average, the first step left out: ns.
+    /// Nothing before the second, and without [`measuring`](crate::engine::TrainerOptions::measuring).
+    pub fn busy_per_step(&self) -> Option<[f64; Lane::COUNT]> {
+        self.busy.as_ref().and_then(|busy| busy.per_step())
     }
 
     fn record(&self) -> Result<&Record> {

@@ -38,10 +38,8 @@ const SHARE: usize = 4;
 /// Another micro-batch is worth a word if the step is shorter by this factor.
 const WORTH: f64 = 0.97;
 
-/// Explains an answer.
-///
-/// Errors: those of [`Plan::predict`](crate::plan::Plan::predict).
-pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
+/// Where the time goes.
+pub fn look(question: &Question, found: &Found) -> Result<Explanation> {
     let Question { config, layout, storage, machine, micros, .. } = *question;
     let prediction = found.plan.predict(config, layout, storage, machine, micros)?;
     let busiest = longest(|lane| prediction.lanes[lane.at()].busy_ns);
@@ -51,7 +49,11 @@ pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
         on_lane.map(|span| span.end_ns - span.start_ns).sum()
     };
     let longest = longest(chain);
+    Ok(Explanation { prediction, busiest, longest, gains: Vec::new(), micro_batch: None })
+}
 
+/// Explains an answer.
+pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     let start = [found.plan.policy.placement.clone()];
     let mut gains = Vec::new();
     let mut gain = |what, question: Question| -> Result<()> {
@@ -71,7 +73,7 @@ pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     room.host.bytes = room.host.bytes.saturating_add(MORE);
     gain("1 GiB more host memory", Question { room, ..*question })?;
     let mut faster = |what, change: &dyn Fn(&mut Machine)| {
-        let mut machine = machine.clone();
+        let mut machine = question.machine.clone();
         change(&mut machine);
         gain(what, Question { machine: &machine, ..*question })
     };
@@ -81,8 +83,7 @@ pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     })?;
     faster("RAM 10 % faster", &|machine| machine.host_bytes_per_s *= FASTER)?;
     faster("matrix products 10 % faster", &|machine| machine.matrix_flop_per_s *= FASTER)?;
-    let micro_batch = better_micro_batch(question, found)?;
-    Ok(Explanation { prediction, busiest, longest, gains, micro_batch })
+    Ok(Explanation { gains, micro_batch: better_micro_batch(question, found)?, ..look(question, found)? })
 }
 
 fn longest(of: impl Fn(Lane) -> u64) -> Lane {

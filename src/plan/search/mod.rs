@@ -23,7 +23,7 @@ pub use explain::{Explanation, Gain};
 use crate::base::{DType, Result};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Machine, Plan};
+use crate::plan::{Description, Machine, Plan};
 use crate::schedule::{AdamWhen, Boundary, GradWait, Mode, Numeric, Placement, Policy, Sum};
 
 /// What must not be passed.
@@ -35,6 +35,23 @@ pub struct Room {
     pub host: Limits,
     /// Whether device memory is host memory, too, as on the CPU device.
     pub shared: bool,
+}
+
+impl Room {
+    /// What there is on this machine now. A stated number of bytes of host memory overrides what it reports.
+    pub fn here(device: Option<usize>, host: Option<usize>, shared: bool) -> Room {
+        Room { device, host: Limits::read(host), shared }
+    }
+
+    /// What a machine has. Stated numbers of bytes override it. A machine whose device memory is RAM is the CPU
+    /// device's, and that is here.
+    pub fn of(machine: &Description, device: Option<usize>, host: Option<usize>) -> Room {
+        if machine.shared {
+            return Room::here(device.or(machine.device_bytes), host, true);
+        }
+        let host = Limits::of_machine(machine.host_bytes, host);
+        Room { device: device.or(machine.device_bytes), host, shared: false }
+    }
 }
 
 /// What the user has decided; the rest is free.
@@ -136,6 +153,13 @@ impl Question<'_> {
     /// Errors: what [`Plan::predict`] refuses.
     pub fn explain(&self, found: &Found) -> Result<Explanation> {
         explain::explain(self, found)
+    }
+
+    /// Where the time of the answer's step goes, and no more than that.
+    ///
+    /// Errors: what [`Plan::predict`] refuses.
+    pub fn look(&self, found: &Found) -> Result<Explanation> {
+        explain::look(self, found)
     }
 
     /// As [`Question::search`], never worse than the fastest of some placements that is among the allowed
