@@ -1,5 +1,6 @@
 // Softmax cross-entropy over a chunk of rows of logits: log-probabilities, losses, and the gradient in the logits' place.
 #include "launch.h"
+#include "reduce.h"
 #include "vec.h"
 
 namespace hz {
@@ -27,11 +28,11 @@ __device__ __forceinline__ MaxSum warp_merged(MaxSum v) {
 enum class Pass { forward, forward_backward, backward };
 
 // One row a block, read once for its maximum and sum, and once more, mostly from L2, for the gradient.
-// per_row: weights (or null) for forward_backward, dlogprob for backward. result: logprob, or loss.
+// per_row: weights (or null) for forward_backward, dlogprob for backward.
 // Least bytes: forward 2·R·V, the others 4·R·V.
 template <Pass PASS>
 __global__ void __launch_bounds__(kThreads)
-    xent_kernel(bf16* __restrict__ logits /* in place, forward reads only */, float* __restrict__ result /* = */,
+    xent_kernel(bf16* __restrict__ logits /* in place, forward reads only */, float* __restrict__ logprob /* = */,
                 const int32_t* __restrict__ targets, const float* __restrict__ per_row, float scale, int V, size_t stride) {
     HZ_SHARED(MaxSum, parts, [kWarps]);
     HZ_SHARED(float, target_logit, [1]);
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kThreads)
     const bool valid = target >= 0 && target < V;
     if (!valid) {  // the whole block
         const float fill = target == kIgnored ? 0.f : NAN;
-        if (PASS != Pass::backward && tid == 0) result[row] = fill;
+        if (PASS != Pass::backward && tid == 0) logprob[row] = fill;
         if (PASS != Pass::forward) {
             const float fills[8] = {fill, fill, fill, fill, fill, fill, fill, fill};
             for (int c = tid * 8; c < whole; c += kThreads * 8) store8(x + c, fills);
@@ -73,12 +74,9 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();  // also: the target's logit is read before any logit is overwritten
     v = warp_merged(tid % 32 < kWarps ? parts[tid % 32] : MaxSum{-INFINITY, 0.f});
 
-    const float weight = PASS == Pass::forward_backward && per_row ? per_row[row] : 1.f;
-    if (PASS != Pass::backward && tid == 0) {
-        const float logprob = target_logit[0] - v.max - logf(v.s);
-        result[row] = PASS == Pass::forward ? logprob : -weight * logprob;
-    }
+    if (PASS != Pass::backward && tid == 0) logprob[row] = target_logit[0] - v.max - logf(v.s);
     if constexpr (PASS != Pass::forward) {
+        const float weight = PASS == Pass::forward_backward && per_row ? per_row[row] : 1.f;
         const float factor = PASS == Pass::backward ? -per_row[row] : weight * scale, inverse = 1.f / v.s;
         auto gradient = [&](float logit, int c) {
             return (exp2_approx((logit - v.max) * kLog2E) * inverse - (c == target ? 1.f : 0.f)) * factor;
@@ -94,13 +92,24 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+// One block: threads deal rows round robin, so R alone fixes the order of the sum. Least bytes: 8·R.
+__global__ void __launch_bounds__(kThreads)
+    xent_loss_kernel(double* __restrict__ loss /* += [1] */, const float* __restrict__ logprob,
+                     const float* __restrict__ weights, int R) {
+    HZ_SHARED(double, slots, [kWarps]);
+    double sum = 0.;
+    for (int r = int(threadIdx.x); r < R; r += kThreads) sum -= double(weights ? weights[r] : 1.f) * double(logprob[r]);
+    sum = block_sum(sum, slots);
+    if (threadIdx.x == 0) *loss += sum;
+}
+
 template <Pass PASS>
-int launch_xent(bf16* logits, float* result, const int32_t* targets, const float* per_row, float scale, int64_t R, int64_t V,
+int launch_xent(bf16* logits, float* logprob, const int32_t* targets, const float* per_row, float scale, int64_t R, int64_t V,
                 int64_t stride, cudaStream_t stream) {
     HZK_NEED_SHAPE(is_count(R) && V > 0 && V <= kIntMax - kThreads * 8 && is_width(stride) && stride >= V);
     HZK_NEED_ALIGNED(logits);
     if (R == 0) return HZK_OK;
-    HZ_LAUNCH(xent_kernel<PASS>, unsigned(R), kThreads, 0, stream, logits, result, targets, per_row, scale, int(V),
+    HZ_LAUNCH(xent_kernel<PASS>, unsigned(R), kThreads, 0, stream, logits, logprob, targets, per_row, scale, int(V),
               size_t(stride));
     return launch_status();
 }
@@ -115,12 +124,19 @@ int hzk_xent_forward(float* logprob, const hzk_bf16* logits, const int32_t* targ
     return launch_xent<Pass::forward>(const_cast<hzk_bf16*>(logits), logprob, targets, nullptr, 0.f, R, V, stride, stream);
 }
 
-int hzk_xent_forward_backward(hzk_bf16* logits, float* loss, const int32_t* targets, const float* weights, float scale, int64_t R,
+int hzk_xent_forward_backward(hzk_bf16* logits, float* logprob, const int32_t* targets, const float* weights, float scale, int64_t R,
                               int64_t V, int64_t stride, hzk_stream stream) {
-    return launch_xent<Pass::forward_backward>(logits, loss, targets, weights, scale, R, V, stride, stream);
+    return launch_xent<Pass::forward_backward>(logits, logprob, targets, weights, scale, R, V, stride, stream);
 }
 
 int hzk_xent_backward(hzk_bf16* logits, const int32_t* targets, const float* dlogprob, int64_t R, int64_t V, int64_t stride,
                       hzk_stream stream) {
     return launch_xent<Pass::backward>(logits, nullptr, targets, dlogprob, 1.f, R, V, stride, stream);
+}
+
+int hzk_xent_loss(double* loss, const float* logprob, const float* weights, int64_t R, hzk_stream stream) {
+    HZK_NEED_SHAPE(is_count(R));
+    if (R == 0) return HZK_OK;
+    HZ_LAUNCH(xent_loss_kernel, 1, kThreads, 0, stream, loss, logprob, weights, int(R));
+    return launch_status();
 }

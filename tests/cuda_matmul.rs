@@ -6,9 +6,10 @@ use std::ptr::NonNull;
 
 use horizon::base::master::{round, widen};
 use horizon::device::DeviceSpan;
-use horizon::ops::cuda::matmul::{Products, WORKSPACE_BYTES};
+use horizon::ops::cuda::matmul::Products;
 use horizon::ops::cuda::product::{Direction, Product};
 use horizon::ops::cuda::table::Table;
+use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
 use horizon::sys::cuda::cublaslt::CublasLt;
 use horizon::sys::cuda::{self, DeviceMemory, Stream, device_count, need_device, set_device};
 
@@ -175,7 +176,7 @@ fn products_agree_with_f64_and_with_themselves() {
     set_device(0).unwrap();
     let stream = Stream::new().unwrap();
     let library = CublasLt::open().unwrap();
-    let workspace = Buffer(DeviceMemory::take(WORKSPACE_BYTES).unwrap());
+    let workspace = Buffer(DeviceMemory::take(PRODUCTS_BYTES).unwrap());
     let products = Products::new(library.clone(), 0, Table::default(), workspace.span()).unwrap();
     let mut random = Random::new(11);
     let mut results = Vec::new();

@@ -310,7 +310,7 @@ fn device_copies_between_two_memories() {
 fn device_adversary_scrubs_and_a_calm_device_does_not() {
     for device in devices() {
         let span = device.reserve(1024).unwrap();
-        device.scrub(span.part(256, 512));
+        device.scrub(Lane::Compute, span.part(256, 512)).unwrap();
         let mut bytes = vec![1u8; 1024];
         let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
         // SAFETY: the vector outlives the span, and nothing else touches it meanwhile.

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use horizon::base::{Error, Result, Status};
 use horizon::host::{
-    Arena, HostSpan, HugePages, Limits, MemoryKind, Node, Pages, Pin, Pool, Topology, node_of_pci_under,
-    processor_name_under,
+    Arena, HostSpan, HugePages, Limits, MemoryKind, Node, Pages, Pin, Pinning, Pool, Topology,
+    node_of_pci_under, processor_name_under,
 };
 
 /// Writes the files of a recorded machine.
@@ -297,6 +298,23 @@ impl Pin for Recorder {
         self.pinned_bytes.fetch_sub(pages.bytes(), Ordering::Relaxed);
     }
 
+    fn allocate(&self, bytes: usize) -> Result<HostSpan> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.fails {
+            return Err(Error::new(Status::OutOfHostMemory, "the allocator has nothing left"));
+        }
+        let base = NonNull::new(Box::leak(vec![7u8; bytes].into_boxed_slice()).as_mut_ptr()).unwrap();
+        self.pinned_bytes.fetch_add(bytes, Ordering::Relaxed);
+        // SAFETY: leaked memory of that length, which `free` takes back.
+        Ok(unsafe { HostSpan::new(base, bytes) })
+    }
+
+    fn free(&self, memory: HostSpan) {
+        self.pinned_bytes.fetch_sub(memory.bytes(), Ordering::Relaxed);
+        // SAFETY: what `allocate` leaked, in the same length.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory.address(), memory.bytes())) });
+    }
+
     fn counts_as_locked(&self) -> bool {
         self.counts
     }
@@ -306,7 +324,8 @@ impl Pin for Recorder {
 fn arena_is_pinned_once_and_unpinned_at_its_end() {
     let pool = Pool::new(2).unwrap();
     let pin = Arc::new(Recorder::default());
-    let pinned = |pin: &Arc<Recorder>| MemoryKind::Pinned { pin: pin.clone(), node: None };
+    let pinned =
+        |pin: &Arc<Recorder>| MemoryKind::Pinned { pin: pin.clone(), by: Pinning::Registered, node: None };
     let arena = Arena::take(5000, pinned(&pin)).unwrap();
     assert_eq!(pin.asked.load(Ordering::Relaxed), 0, "pages without RAM are not pinned");
     arena.touch(&pool).unwrap();
@@ -321,6 +340,25 @@ fn arena_is_pinned_once_and_unpinned_at_its_end() {
     assert_eq!(arena.touch(&pool).unwrap_err().message(), "the device has no room for the mapping");
     drop(arena);
     assert_eq!(fails.pinned_bytes.load(Ordering::Relaxed), 0, "what was never pinned is not unpinned");
+}
+
+#[test]
+fn arena_of_a_devices_allocator_is_zeroed_and_given_back() {
+    let node = Topology::read().with_memory().first().copied();
+    let pinned = |pin: &Arc<Recorder>| MemoryKind::Pinned { pin: pin.clone(), by: Pinning::Allocated, node };
+    let pin = Arc::new(Recorder::default());
+    let arena = Arena::take(5000, pinned(&pin)).unwrap();
+    let mut bytes = vec![1u8; 5000];
+    arena.whole().read(&mut bytes);
+    assert!(bytes.iter().all(|&byte| byte == 0));
+    arena.touch(&Pool::new(2).unwrap()).unwrap();
+    assert_eq!(pin.asked.load(Ordering::Relaxed), 1, "nothing is pinned twice");
+    assert_eq!(pin.pinned_bytes.load(Ordering::Relaxed), 5000);
+    drop(arena);
+    assert_eq!(pin.pinned_bytes.load(Ordering::Relaxed), 0);
+    let fails = Arc::new(Recorder { fails: true, ..Recorder::default() });
+    let error = Arena::take(5000, pinned(&fails)).unwrap_err();
+    assert_eq!(error.message(), "the allocator has nothing left");
 }
 
 /// A machine of two nodes on which a process may lock 64 KiB, of which 4 are locked, and huge pages are off.
@@ -347,7 +385,12 @@ fn arena_refuses_to_lock_more_than_the_limit() {
     let root = strict_machine("0000000000000000");
     let take = |bytes, counts| {
         let pin = Arc::new(Recorder { counts, ..Recorder::default() });
-        Arena::take_under(root.path(), bytes, MemoryKind::Pinned { pin, node: None }, None)
+        Arena::take_under(
+            root.path(),
+            bytes,
+            MemoryKind::Pinned { pin, by: Pinning::Registered, node: None },
+            None,
+        )
     };
     take(60 << 10, true).unwrap();
     let error = take((60 << 10) + 1, true).unwrap_err();
@@ -386,7 +429,7 @@ fn arena_refuses_pages_and_nodes_that_the_machine_has_not() {
         assert!(error.status() == status && error.message().contains(word), "{error}");
     }
     let pin = Arc::new(Recorder::default());
-    let kind = MemoryKind::Pinned { pin: pin.clone(), node: Some(2) };
+    let kind = MemoryKind::Pinned { pin: pin.clone(), by: Pinning::Registered, node: Some(2) };
     assert!(take(4096, kind, None).message().contains("no memory on node 2"));
     assert_eq!(pin.asked.load(Ordering::Relaxed), 0);
 }

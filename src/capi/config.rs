@@ -9,6 +9,7 @@ use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
 use crate::engine::{AdamOptions, TrainerOptions};
 use crate::model::{self, ModelConfig};
+use crate::plan::Pins;
 use crate::schedule::{AdamWhen, Mode};
 use crate::train::hf::FolderConfig;
 
@@ -39,8 +40,8 @@ sized_struct! {
         sequence_length: u64 = TrainerOptions::default().shape.t as u64,
         micros_max: u64 = TrainerOptions::default().micros_max as u64,
         logits_chunk: u64 = 0,
-        weight_slots: u64 = TrainerOptions::default().weight_slots as u64,
-        slabs: u64 = TrainerOptions::default().slabs as u64,
+        weight_slots: u64 = 0,
+        slabs: u64 = 0,
         device_mem: u64 = 0,
         host_mem: u64 = 0,
         threads: u64 = 0,
@@ -63,6 +64,9 @@ sized_struct! {
         host_wire_bytes: u64 = 0,
         host_state_bytes: u64 = 0,
         ram_bytes: u64 = 0,
+        step_seconds: f64 = 0.0,
+        tokens_per_second: f64 = 0.0,
+        tflops: f64 = 0.0,
     }
 }
 
@@ -247,17 +251,20 @@ impl From<&ModelConfig> for hz_model_config_t {
     }
 }
 
+/// When AdamW is to run, if that is decided.
+fn adam_when(raw: &hz_trainer_options_t) -> Result<Option<AdamWhen>> {
+    if raw.adam_when == ADAM_AUTO {
+        return Ok(None);
+    }
+    let values = [AdamWhen::AfterNorm, AdamWhen::UnderBackward];
+    choose(raw.adam_when, &values, adam_number, "adam_when", "HZ_ADAM_").map(Some)
+}
+
 /// The options a caller gives; none is all defaults.
 pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
     choose(raw.device, &[Device::Auto, Device::Cpu], |device| device as u32, "device", "HZ_DEVICE_")?;
-    let adam_when = match raw.adam_when {
-        ADAM_AUTO => None,
-        number => {
-            let values = [AdamWhen::AfterNorm, AdamWhen::UnderBackward];
-            Some(choose(number, &values, adam_number, "adam_when", "HZ_ADAM_")?)
-        }
-    };
+    let (adam_when, two) = (adam_when(&raw)?, TrainerOptions::default());
     Ok(TrainerOptions {
         mode: choose(raw.mode, &[Mode::Exact, Mode::Streamed], mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
@@ -267,8 +274,8 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
         },
         micros_max: size(raw.micros_max, "micros_max")?,
         logits_chunk: chosen_size(raw.logits_chunk, "logits_chunk")?,
-        weight_slots: size(raw.weight_slots, "weight_slots")?,
-        slabs: size(raw.slabs, "slabs")?,
+        weight_slots: chosen_size(raw.weight_slots, "weight_slots")?.unwrap_or(two.weight_slots),
+        slabs: chosen_size(raw.slabs, "slabs")?.unwrap_or(two.slabs),
         adam_when,
         device_mem: chosen_size(raw.device_mem, "device_mem")?,
         host_mem: chosen_size(raw.host_mem, "host_mem")?,
@@ -285,16 +292,26 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
     })
 }
 
+/// What of a placement the options decide; the rest is the search's.
+pub fn pins(raw: Option<hz_trainer_options_t>) -> Result<Pins> {
+    let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
+    Ok(Pins {
+        weight_slots: chosen_size(raw.weight_slots, "weight_slots")?,
+        slabs: chosen_size(raw.slabs, "slabs")?,
+        adam: adam_when(&raw)?,
+        ..Pins::default()
+    })
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
     wall(|| {
         let name = name.get("name")?;
         let out = out_config.check("out_config")?;
-        let config = model::preset(name).ok_or_else(|| {
-            Error::new(
-                Status::NotFound,
-                format!("there is no preset `{name}`; there are {}", model::preset_names().join(", ")),
-            )
+        let config = model::shape(name).ok_or_else(|| {
+            let names: Vec<_> = model::preset_names().iter().copied().chain(model::shape_names()).collect();
+            let message = format!("there is no preset `{name}`; there are {}", names.join(", "));
+            Error::new(Status::NotFound, message)
         })?;
         out.write(hz_model_config_t::from(&config));
         Ok(())

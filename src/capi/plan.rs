@@ -4,10 +4,11 @@ use std::ffi::CString;
 
 use serde_json::json;
 
-use crate::base::Result;
-use crate::capi::argument::{Handle, LentText, Place};
+use crate::base::{Error, Result, Status};
+use crate::capi::argument::{Handle, LentText, Place, Text};
 use crate::capi::config::{
-    adam_number, hz_model_config_t, hz_plan_summary_t, hz_trainer_options_t, model_config, trainer_options,
+    adam_number, hz_model_config_t, hz_plan_summary_t, hz_trainer_options_t, model_config, pins,
+    trainer_options,
 };
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
@@ -15,12 +16,17 @@ use crate::capi::wall::wall;
 use crate::engine::{Trainer, TrainerOptions};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig};
-use crate::plan::{Plan, Region};
+use crate::plan::{Description, Pins, Plan, Region, Room};
+use crate::train::planning::Planned;
 
 /// A plan as C holds it. Never changes, so threads share it freely.
 pub struct hz_plan_t {
     plan: Plan,
+    config: ModelConfig,
     options: TrainerOptions,
+    room: Room,
+    /// The machine it is for, where that is not this one's CPU device.
+    elsewhere: Option<String>,
     summary: hz_plan_summary_t,
     json: CString,
 }
@@ -28,13 +34,42 @@ pub struct hz_plan_t {
 impl hz_plan_t {
     fn new(config: &ModelConfig, options: TrainerOptions) -> Result<Self> {
         let plan = Trainer::plan_for(config, &options)?;
-        let summary = summary(&plan, Layout::new(config).parameters());
+        let summary = summary(&plan, Layout::new(config).parameters(), true);
         let json = c_string(&text(&plan, &summary));
-        Ok(hz_plan_t { plan, options, summary, json })
+        let room = Room::here(options.device_mem, options.host_mem, true);
+        Ok(hz_plan_t { plan, config: config.clone(), options, room, elsewhere: None, summary, json })
+    }
+
+    fn search(config: &ModelConfig, mut options: TrainerOptions, machine: &str, pins: &Pins) -> Result<Self> {
+        let machine = Description::open(machine)?;
+        let room = Room::of(&machine, options.device_mem, options.host_mem);
+        let planned = Planned::explained("", config, &options, &machine, room, pins)?;
+        let plan = planned.plan().clone();
+        options.place(&plan.policy.placement);
+        let summary = hz_plan_summary_t {
+            step_seconds: planned.found.step_ns as f64 / 1e9,
+            tokens_per_second: planned.tokens_per_second,
+            tflops: planned.tflops,
+            ..summary(&plan, planned.parameters, machine.shared)
+        };
+        let json = c_string(&planned.json().to_string());
+        let elsewhere = (!machine.shared).then_some(machine.name);
+        Ok(hz_plan_t { plan, config: config.clone(), options, room, elsewhere, summary, json })
+    }
+
+    /// What a trainer that follows the plan is opened with.
+    pub(super) fn trainer(&self) -> Result<(&ModelConfig, &TrainerOptions)> {
+        match &self.elsewhere {
+            None => Ok((&self.config, &self.options)),
+            Some(machine) => Err(Error::new(
+                Status::DeviceUnavailable,
+                format!("the plan is for the machine {machine}, which has another device than this process"),
+            )),
+        }
     }
 }
 
-fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
+fn summary(plan: &Plan, parameters: usize, shared: bool) -> hz_plan_summary_t {
     let (device, host) = (plan.device.bytes(), plan.host.bytes());
     hz_plan_summary_t {
         adam_when: adam_number(plan.policy.placement.adam),
@@ -45,8 +80,7 @@ fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
         host_bytes: host as u64,
         host_wire_bytes: plan.host.wire_bytes() as u64,
         host_state_bytes: plan.host.state_bytes() as u64,
-        // The CPU device's memory is RAM.
-        ram_bytes: (host + device) as u64,
+        ram_bytes: (host + if shared { device } else { 0 }) as u64,
         ..hz_plan_summary_t::defaults()
     }
 }
@@ -87,10 +121,33 @@ pub extern "C" fn hz_plan_open(
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_search(
+    model: In<hz_model_config_t>,
+    options: In<hz_trainer_options_t>,
+    machine: Text,
+    out_plan: Place<*mut hz_plan_t>,
+) -> hz_status_t {
+    wall(|| {
+        out_plan.check("out_plan")?;
+        let config = model_config(&model.read("model")?)?;
+        let raw = options.optional("options")?;
+        let (options, pins) = (trainer_options(raw)?, pins(raw)?);
+        let machine = machine.optional("machine")?.unwrap_or(HERE);
+        out_plan.open(hz_plan_t::search(&config, options, machine, &pins)?);
+        Ok(())
+    })
+}
+
+/// The machine that is meant when none is named.
+const HERE: &str = "cpu";
+
+#[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
     wall(|| {
-        let hz_plan_t { plan, options, .. } = plan.get("plan")?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)
+        let hz_plan_t { plan, options, room, .. } = plan.get("plan")?;
+        // What is free here may have changed since.
+        let host = if room.shared { Limits::read(options.host_mem) } else { room.host };
+        plan.admit(room.device, &host, room.shared)
     })
 }
 

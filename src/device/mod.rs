@@ -13,13 +13,17 @@
 //! wakes up and gets the first error with its place.
 
 pub mod cpu;
+pub mod cuda;
+mod failure;
+mod thread_lane;
+mod trace;
 
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::base::Result;
-use crate::host::HostSpan;
+use crate::base::{Error, Result};
+use crate::host::{HostSpan, MemoryKind, Pinning};
 
 /// An ordered queue of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +82,11 @@ pub struct Tick {
 pub trait Work: Send + Sync {
     /// Runs (or, on a stream lane, enqueues) a task on its lane. An error poisons the device.
     fn run(&self, lane: Lane, task: u64) -> Result<()>;
+
+    /// What a task is, for messages about it.
+    fn describe(&self, task: u64) -> String {
+        format!("task {task}")
+    }
 }
 
 /// A piece of device memory. A plain address: it owns nothing, and whoever opened the device keeps the
@@ -182,13 +191,33 @@ pub trait Device: Send + Sync {
         false
     }
 
-    /// What this memory holds is of no use any more; called inside the task that used it last. A device made
+    /// What this memory holds is of no use any more; called inside the task that used it last, on its lane. A device made
     /// for tests overwrites it with NaN patterns, so that whoever reads too late, or what nobody wrote, shows.
-    fn scrub(&self, _span: DeviceSpan) {}
+    fn scrub(&self, _lane: Lane, _span: DeviceSpan) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies device memory to host memory; called inside a task of [`Lane::D2h`].
     /// Errors when the lengths differ.
     fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;
+
+    /// The kind of host memory that it copies from and to at full speed, for an arena of so many bytes.
+    fn wire_memory(&self, _bytes: usize) -> MemoryKind {
+        MemoryKind::Plain
+    }
+
+    /// How that memory is pinned, if it is.
+    fn pinning(&self) -> Option<Pinning> {
+        None
+    }
+}
+
+/// The length of a copy.
+fn same_length(copy: &str, to: usize, from: usize) -> Result<usize> {
+    if to == from {
+        return Ok(from);
+    }
+    Err(Error::internal(format!("the {copy} of {from} bytes goes to a span of {to} bytes")))
 }
 
 /// The open lanes of a device. Issued to by one thread; dropping waits for all issued tasks.

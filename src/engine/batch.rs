@@ -1,6 +1,6 @@
 //! A micro-batch as the caller hands it over, and what is refused.
 
-use crate::base::{Error, IGNORED_TARGET, Result, Shape};
+use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status};
 
 /// One micro-batch: B sequences of T tokens, row-major `[B, T]`.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,26 @@ pub struct BatchSums {
     pub weight: f64,
     /// Unmasked targets.
     pub targets: u64,
+}
+
+impl BatchSums {
+    /// Refuses a step in which nothing has weight.
+    pub fn weighed(self) -> Result<Self> {
+        self.counting(self.weight > 0.0, "is ignored (-100) or has weight 0")
+    }
+
+    /// Refuses a step in which every target is ignored.
+    pub fn aimed(self) -> Result<Self> {
+        self.counting(self.targets > 0, "is ignored (-100)")
+    }
+
+    fn counting(self, counts: bool, otherwise: &str) -> Result<Self> {
+        if counts {
+            return Ok(self);
+        }
+        let message = format!("every target of the step {otherwise}: there is nothing to learn from");
+        Err(Error::new(Status::NoTarget, message))
+    }
 }
 
 impl Batch<'_> {

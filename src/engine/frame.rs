@@ -20,6 +20,7 @@ pub struct Frame {
     commit: AtomicBool,
     committed: AtomicU32,
     refused: AtomicU32,
+    abandoned: AtomicBool,
 }
 
 /// What the calling thread sets before a list is issued.
@@ -60,6 +61,7 @@ impl Frame {
         self.row.store(inputs.row, Relaxed);
         self.committed.store(0, Relaxed);
         self.refused.store(NONE, Relaxed);
+        self.abandoned.store(false, Relaxed);
     }
 
     /// What [`Frame::open`] was given.
@@ -70,6 +72,17 @@ impl Frame {
             weight: f64::from_bits(self.weight.load(Relaxed)),
             row: self.row.load(Relaxed),
         }
+    }
+
+    /// Gives the list up: whatever of it has not run is passed over. Nothing is lost by that, since the next list uploads
+    /// all that it reads, and AdamW comes last.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Relaxed);
+    }
+
+    /// Whether the list was given up.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Relaxed)
     }
 
     /// Written by `Decide`.

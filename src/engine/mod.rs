@@ -28,6 +28,11 @@
 //! `sync` tells which ticks must have arrived, the trainer reaches those, and `check` proves that they suffice. So a
 //! tensor waits for the last operation on its own unit and for no other.
 //!
+//! # A loss of the caller's
+//! [`Trainer::step_with_loss`] issues its list up to [`Operation::Loss`](crate::schedule::Operation::Loss), waits for what
+//! that waits for, lets the caller make gradients of log-probabilities, and issues the rest. If the caller gives the
+//! step up, the rest is issued all the same and passed over, so that what `sync` and `check` know stays true.
+//!
 //! # Saving
 //! [`Trainer::save`] issues a list of its own to the disk lane, which hands one unit after the other to a
 //! [`Sink`] (`save`). A unit is saved once its AdamW is done, and its next AdamW comes after that: the
@@ -55,4 +60,4 @@ pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
 pub use save::{Sink, UnitState};
 pub use store::Store;
-pub use trainer::{EvalReport, Stats, StepReport, Trainer};
+pub use trainer::{EvalReport, Loss, Stats, StepReport, Trainer};

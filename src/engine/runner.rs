@@ -52,15 +52,23 @@ impl Work for Runner {
         let task = Task::unpack(name);
         let operation = self.lists.operation(task);
         let extent = self.lists.numbered(task.list).extent;
-        self.perform(operation, extent, &self.frames[usize::from(task.frame)])
+        let frame = &self.frames[usize::from(task.frame)];
+        if frame.is_abandoned() {
+            return Ok(());
+        }
+        self.perform(operation, extent, frame)
             .and_then(|()| if lane == Lane::Compute { self.kernels.outcome() } else { Ok(()) })
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
             if let Some((_, place)) = self.plan.device.named(&resource) {
-                self.device.scrub(self.at(place));
+                self.device.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
             }
         }
         Ok(())
+    }
+
+    fn describe(&self, name: u64) -> String {
+        self.lists.operation(Task::unpack(name)).to_string()
     }
 }
 
@@ -104,6 +112,8 @@ impl Runner {
             Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
+            Operation::HeadLogprobs { micro } => self.head_logprobs(micro),
+            Operation::HeadBackward { micro } => self.head_backward(micro),
             Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum } => {
                 let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
                 let (x, gradient) = (boundary(from, unit, micro), self.gradient(unit, sum));
@@ -132,6 +142,16 @@ impl Runner {
             }
             Operation::DownloadLogits => {
                 self.device.download(self.store.logits(), self.at(self.plan.device.logits()))?;
+            }
+            Operation::DownloadLogprobs { micro } => {
+                let from = self.at(self.plan.device.logprobs(micro));
+                self.device.download(self.store.logprobs(micro), from)?;
+            }
+            // The issuing thread has done it: the task is there to be waited for.
+            Operation::Loss => {}
+            Operation::UploadDlogprobs { micro } => {
+                let to = self.at(self.plan.device.logprobs(micro));
+                self.device.upload(to, self.store.logprobs(micro))?;
             }
             Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
@@ -350,6 +370,36 @@ impl Runner {
             frame.inputs().row as usize,
             self.at(self.plan.device.logits()),
             self.at(self.plan.device.stream(MicroIndex(0))),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_logprobs(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        model::head_logprobs(
+            &*self.kernels,
+            &self.config,
+            self.head_weights(),
+            self.at(map.batch(micro).targets),
+            self.at(map.logprobs(micro)),
+            self.shape(),
+            self.at(map.stream(micro)),
+            &self.head_scratch(),
+        );
+    }
+
+    fn head_backward(&self, micro: MicroIndex) {
+        let map = &self.plan.device;
+        model::head_backward(
+            &*self.kernels,
+            &self.config,
+            self.head_weights(),
+            self.head(|unit| self.gradient(unit, SumPlace::Own), DType::F32),
+            first_sets(micro),
+            self.at(map.batch(micro).targets),
+            self.at(map.logprobs(micro)),
+            self.shape(),
+            self.at(map.stream(micro)),
             &self.head_scratch(),
         );
     }

@@ -117,6 +117,11 @@ impl Store {
         self.wire(self.map.logits())
     }
 
+    /// f32 `[N]`: where a micro-batch's log-probabilities land, and their gradient leaves from.
+    pub fn logprobs(&self, micro: MicroIndex) -> HostSpan {
+        self.wire(self.map.logprobs(micro))
+    }
+
     /// What the model's layers read and nobody writes: what is uploaded once.
     pub fn constants(&self) -> HostSpan {
         self.wire(self.map.constants())

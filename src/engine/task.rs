@@ -16,6 +16,10 @@ pub enum Purpose {
     Logits,
     /// The state of every unit.
     Save,
+    /// The log-probabilities of the targets of so many micro-batches.
+    Logprobs(usize),
+    /// A training step of so many micro-batches under a loss of the caller's.
+    TrainWithLoss(usize),
 }
 
 /// An operation of a list, run for a frame.
@@ -59,7 +63,7 @@ struct Built {
 impl Lists {
     /// No list yet. `scrubs` says whether anybody will ask what is [`Lists::retired`].
     pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
-        let built = std::iter::repeat_with(OnceLock::new).take(2 * micros_max + 2).collect();
+        let built = std::iter::repeat_with(OnceLock::new).take(4 * micros_max + 2).collect();
         Lists { policy, geometry, micros_max, scrubs, built }
     }
 
@@ -73,6 +77,10 @@ impl Lists {
                 Purpose::Evaluate(micros) => schedule::evaluate(&self.policy, &self.geometry, micros)?,
                 Purpose::Logits => schedule::logits(&self.policy, &self.geometry)?,
                 Purpose::Save => schedule::save(&self.geometry),
+                Purpose::Logprobs(micros) => schedule::logprobs(&self.policy, &self.geometry, micros)?,
+                Purpose::TrainWithLoss(micros) => {
+                    schedule::train_with_loss(&self.policy, &self.geometry, micros)?
+                }
             };
             place.get_or_init(|| self.built(list));
         }
@@ -85,6 +93,8 @@ impl Lists {
             Purpose::Evaluate(micros) => self.micros_max + micros - 1,
             Purpose::Logits => 2 * self.micros_max,
             Purpose::Save => 2 * self.micros_max + 1,
+            Purpose::Logprobs(micros) => 2 * self.micros_max + 1 + micros,
+            Purpose::TrainWithLoss(micros) => 3 * self.micros_max + 1 + micros,
         }
     }
 
@@ -102,7 +112,8 @@ impl Lists {
 
     /// Whether a list is a training step.
     pub fn trains(&self, list: u32) -> bool {
-        (list as usize) < self.micros_max
+        let list = list as usize;
+        list < self.micros_max || list >= self.number(Purpose::TrainWithLoss(1))
     }
 
     /// A list that was built, by its number.

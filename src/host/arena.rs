@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::Mutex;
 
 use super::pages::HUGE;
-use super::{HostSpan, HugePages, Limits, Pages, Pin, Pool, Size, Topology};
+use super::{HostSpan, HugePages, Limits, Pages, Pin, Pinning, Pool, Size, Topology};
 use crate::base::{Error, Result, Status};
 use crate::sys::linux::{self, NodePolicy};
 
@@ -26,6 +26,8 @@ pub enum MemoryKind {
     Pinned {
         /// The device's way of doing it.
         pin: Arc<dyn Pin>,
+        /// Whose pages they are.
+        by: Pinning,
         /// The NUMA node to take them from: the device's. None where the machine does not tell.
         node: Option<u32>,
     },
@@ -49,6 +51,7 @@ pub struct Arena {
     mapped: HostSpan,
     pages: Pages,
     pin: Option<Arc<dyn Pin>>,
+    by: Pinning,
     /// Whether `pin` holds the pages now.
     pinned: Mutex<bool>,
 }
@@ -72,9 +75,9 @@ impl Arena {
     /// cannot be had (`Unsupported`).
     pub fn take_under(root: &Path, bytes: usize, kind: MemoryKind, wanted: Option<Pages>) -> Result<Arena> {
         let nodes = nodes_of(&Topology::read_under(root), bytes, &kind)?;
-        let pin = match &kind {
-            MemoryKind::Pinned { pin, .. } => Some(pin.clone()),
-            _ => None,
+        let (pin, by) = match &kind {
+            MemoryKind::Pinned { pin, by, .. } => (Some(pin.clone()), *by),
+            _ => (None, Pinning::Registered),
         };
         if pin.as_ref().is_some_and(|pin| pin.counts_as_locked()) {
             Limits::read_under(root, None).admit_locked("a pinned arena", bytes)?;
@@ -86,7 +89,21 @@ impl Arena {
         if bytes == 0 {
             // SAFETY: no byte is ever read or written through a span of length 0.
             let whole = unsafe { HostSpan::new(NonNull::dangling(), 0) };
-            return Ok(Arena { whole, mapped: whole, pages: Pages::Small, pin: None, pinned: false.into() });
+            return Ok(Arena {
+                whole,
+                mapped: whole,
+                pages: Pages::Small,
+                pin: None,
+                by,
+                pinned: false.into(),
+            });
+        }
+        if let (Pinning::Allocated, Some(pin)) = (by, &pin) {
+            let nodes = nodes.as_ref().map_or(&[][..], |(_, nodes, _)| nodes);
+            let whole = linux::preferring(nodes, || pin.allocate(bytes))?;
+            whole.zero();
+            let (pin, pinned) = (Some(pin.clone()), true.into());
+            return Ok(Arena { whole, mapped: whole, pages: Pages::Small, pin, by, pinned });
         }
         let bound = nodes.is_some();
         if bound && wanted == Some(Pages::Explicit) {
@@ -107,7 +124,7 @@ impl Arena {
         })?;
         // SAFETY: a fresh mapping of that many zeroed bytes, unmapped only when the arena is dropped.
         let mapped = unsafe { HostSpan::new(base, mapped_bytes) };
-        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages, pin, pinned: false.into() };
+        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages, pin, by, pinned: false.into() };
         if let Some((policy, nodes, only)) = nodes
             && let Err(error) = linux::set_nodes(base, mapped_bytes, policy, &nodes)
             && !only
@@ -125,7 +142,7 @@ impl Arena {
         self.whole
     }
 
-    /// What its pages are.
+    /// What its pages are; of an allocator's, as little as nothing is known, they are called small.
     pub fn pages(&self) -> Pages {
         self.pages
     }
@@ -168,7 +185,10 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if let Some(pin) = self.pin.as_ref().filter(|_| *self.pinned.lock()) {
-            pin.unpin(self.mapped);
+            match self.by {
+                Pinning::Registered => pin.unpin(self.mapped),
+                Pinning::Allocated => return pin.free(self.mapped),
+            }
         }
         if let Some(base) = NonNull::new(self.mapped.address()).filter(|_| self.mapped.bytes() > 0) {
             // SAFETY: the pages that `take` mapped, all of them; spans must not be used after the arena.

@@ -20,7 +20,7 @@ pub use doorbell::Doorbell;
 pub use isa::Isa;
 pub use limits::{Limit, Limits, Size};
 pub use pages::{HugePages, Pages};
-pub use pin::Pin;
+pub use pin::{Pin, Pinning};
 pub use pool::Pool;
 pub use resident::resident_bytes;
 pub use span::{HostSpan, Plain};

@@ -5,6 +5,25 @@ use std::fmt;
 use super::HostSpan;
 use crate::base::Result;
 
+/// How the pages of a pinned arena come to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pinning {
+    /// Pages of the arena's own, huge where they can be had, touched by all threads; then the device registers them.
+    #[default]
+    Registered,
+    /// Memory of the device's own allocator, taken under the memory policy of the node.
+    Allocated,
+}
+
+impl fmt::Display for Pinning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Pinning::Registered => "pages registered with the device",
+            Pinning::Allocated => "the device's allocator",
+        })
+    }
+}
+
 /// How a device keeps pages where they are, so that its copy engines can reach them without the CPU. The device
 /// hands it in; an [`Arena`](super::Arena) of kind `Pinned` asks it once, and undoes it when the arena is dropped.
 pub trait Pin: fmt::Debug + Send + Sync {
@@ -15,6 +34,14 @@ pub trait Pin: fmt::Debug + Send + Sync {
 
     /// Undoes a [`Pin::pin`] that succeeded, for the same span. Nothing copies any more.
     fn unpin(&self, pages: HostSpan);
+
+    /// Takes memory that is pinned from the start, page-aligned, with any content. `bytes` is not 0.
+    ///
+    /// Errors: the device's.
+    fn allocate(&self, bytes: usize) -> Result<HostSpan>;
+
+    /// Gives back what [`Pin::allocate`] gave, whole. Nothing copies or uses it any more.
+    fn free(&self, memory: HostSpan);
 
     /// Whether the kernel counts what this pins against `RLIMIT_MEMLOCK`, as `mlock` and RDMA drivers do.
     fn counts_as_locked(&self) -> bool;

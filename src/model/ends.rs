@@ -90,38 +90,75 @@ struct Head<'a> {
 }
 
 /// Some rows of the head's work.
+#[derive(Clone, Copy)]
 struct Chunk {
+    start: usize,
     rows: usize,
     normed: DeviceSpan,
-    loss_rows: LossRows,
-    first: bool,
+}
+
+impl Chunk {
+    /// Its part of an array of four bytes for each row of the micro-batch.
+    fn of(&self, rows: DeviceSpan) -> DeviceSpan {
+        rows.part(self.start * 4, self.rows * 4)
+    }
+
+    fn loss_rows(&self, rows: &LossRows) -> LossRows {
+        LossRows { targets: self.of(rows.targets), weights: self.of(rows.weights), ..*rows }
+    }
 }
 
 impl Head<'_> {
-    fn norm(&self, stream: DeviceSpan, eps: f32) {
+    /// Norms the rows of the last boundary, then makes the logits of one chunk after the other for `with`, which may
+    /// leave something else in their place.
+    fn each_chunk(&self, stream: DeviceSpan, eps: f32, mut with: impl FnMut(Chunk, DeviceSpan)) {
         let Head { k, dims, weights, scratch: s, n } = *self;
         k.rmsnorm_forward(s.normed, s.rstd, stream, weights.norm, eps, n, dims.c);
+        let row_bytes = dims.c * k.storage().bytes();
+        for start in (0..n).step_by(s.chunk) {
+            let rows = s.chunk.min(n - start);
+            let normed = s.normed.part(start * row_bytes, rows * row_bytes);
+            k.matmul_forward(s.logits, normed, weights.lm, None, head_linear(&dims, rows));
+            with(Chunk { start, rows, normed }, s.logits);
+        }
     }
 
-    fn chunks(&self, rows: &LossRows) -> impl Iterator<Item = Chunk> + use<> {
-        let (n, chunk, rows) = (self.n, self.scratch.chunk, *rows);
-        let (normed, row_bytes) = (self.scratch.normed, self.dims.c * self.k.storage().bytes());
-        (0..n).step_by(chunk).map(move |start| {
-            let count = chunk.min(n - start);
-            let (targets, weights) =
-                (rows.targets.part(start * 4, count * 4), rows.weights.part(start * 4, count * 4));
-            Chunk {
-                rows: count,
-                normed: normed.part(start * row_bytes, count * row_bytes),
-                loss_rows: LossRows { targets, weights, ..rows },
-                first: start == 0,
-            }
-        })
-    }
-
-    fn logits(&self, normed: DeviceSpan, rows: usize) {
-        let sizes = head_linear(&self.dims, rows);
-        self.k.matmul_forward(self.scratch.logits, normed, self.weights.lm, None, sizes);
+    /// The head's backward. `stream [N, C]`, the last boundary, becomes its own gradient, and the f32 `gradients` are set
+    /// or added to, by `write`; setting them makes their padding zero. `differentiate` puts a chunk's gradient in the
+    /// place of its logits.
+    fn backward(
+        &self,
+        stream: DeviceSpan,
+        eps: f32,
+        gradients: HeadSpans,
+        write: Write,
+        differentiate: impl Fn(Chunk, DeviceSpan),
+    ) {
+        let Head { k, dims, weights, scratch: s, n } = *self;
+        if write == Write::Set {
+            gradients.zero_padding(k, &dims);
+        }
+        self.each_chunk(stream, eps, |chunk, logits| {
+            differentiate(chunk, logits);
+            let sizes = head_linear(&dims, chunk.rows);
+            let (dlogits, write) = (logits, if chunk.start == 0 { write } else { Write::Add });
+            k.matmul_backward_weight(gradients.lm, write, dlogits, chunk.normed, sizes);
+            // These rows are read for the last time above: their gradient takes their place.
+            k.matmul_backward_input(chunk.normed, Write::Set, dlogits, weights.lm, sizes);
+        });
+        let dnormed = s.normed;
+        k.rmsnorm_backward(
+            stream,
+            Write::Set,
+            gradients.norm,
+            write,
+            dnormed,
+            stream,
+            s.rstd,
+            weights.norm,
+            n,
+            dims.c,
+        );
     }
 }
 
@@ -144,11 +181,9 @@ pub fn head_forward(
     if write == Write::Set {
         k.zero(loss.part(0, 8));
     }
-    head.norm(stream, config.norm_eps);
-    for chunk in head.chunks(rows) {
-        head.logits(chunk.normed, chunk.rows);
-        k.cross_entropy_forward(loss, scratch.logits, &chunk.loss_rows, chunk.rows, v, stride);
-    }
+    head.each_chunk(stream, config.norm_eps, |chunk, logits| {
+        k.cross_entropy_forward(loss, logits, &chunk.loss_rows(rows), chunk.rows, v, stride);
+    });
 }
 
 /// Loss and backward: `stream [N, C]`, the last boundary, becomes its own gradient. `loss` (f64 `[1]`) and the
@@ -166,35 +201,58 @@ pub fn head_forward_backward(
     stream: DeviceSpan,
     scratch: &HeadScratch,
 ) {
-    let (n, Dims { c, v, .. }, stride) = (shape.n(), config.dims, config.dims.logits_stride());
-    let head = Head { k, dims: config.dims, weights, scratch, n };
+    let head = Head { k, dims: config.dims, weights, scratch, n: shape.n() };
+    let (v, stride) = (config.dims.v, config.dims.logits_stride());
     if write == Write::Set {
         k.zero(loss.part(0, 8));
-        gradients.zero_padding(k, &config.dims);
     }
-    head.norm(stream, config.norm_eps);
-    for chunk in head.chunks(rows) {
-        head.logits(chunk.normed, chunk.rows);
-        k.cross_entropy_forward_backward(loss, scratch.logits, &chunk.loss_rows, chunk.rows, v, stride);
-        let sizes = head_linear(&config.dims, chunk.rows);
-        let (dlogits, write) = (scratch.logits, if chunk.first { write } else { Write::Add });
-        k.matmul_backward_weight(gradients.lm, write, dlogits, chunk.normed, sizes);
-        // These rows are read for the last time above: their gradient takes their place.
-        k.matmul_backward_input(chunk.normed, Write::Set, dlogits, weights.lm, sizes);
-    }
-    let dnormed = scratch.normed;
-    k.rmsnorm_backward(
-        stream,
-        Write::Set,
-        gradients.norm,
-        write,
-        dnormed,
-        stream,
-        scratch.rstd,
-        weights.norm,
-        n,
-        c,
-    );
+    head.backward(stream, config.norm_eps, gradients, write, |chunk, logits| {
+        k.cross_entropy_forward_backward(loss, logits, &chunk.loss_rows(rows), chunk.rows, v, stride);
+    });
+}
+
+/// The log-probabilities of the targets: `logprobs` f32 `[N]` is set, zero for ignored rows. `targets` i32 `[N]`;
+/// `stream [N, C]` is the last boundary.
+#[allow(clippy::too_many_arguments)]
+pub fn head_logprobs(
+    k: &dyn Kernels,
+    config: &ModelConfig,
+    weights: HeadSpans,
+    targets: DeviceSpan,
+    logprobs: DeviceSpan,
+    shape: Shape,
+    stream: DeviceSpan,
+    scratch: &HeadScratch,
+) {
+    let head = Head { k, dims: config.dims, weights, scratch, n: shape.n() };
+    let (v, stride) = (config.dims.v, config.dims.logits_stride());
+    head.each_chunk(stream, config.norm_eps, |chunk, logits| {
+        let (logprobs, targets) = (chunk.of(logprobs), chunk.of(targets));
+        k.cross_entropy_logprobs(logprobs, logits, targets, chunk.rows, v, stride);
+    });
+}
+
+/// Backward under a loss that is a function of the targets' log-probabilities, of which `dlogprobs` f32 `[N]` is the
+/// gradient; those of ignored rows do not count. Logits are computed again. The rest as [`head_forward_backward`].
+#[allow(clippy::too_many_arguments)]
+pub fn head_backward(
+    k: &dyn Kernels,
+    config: &ModelConfig,
+    weights: HeadSpans,
+    gradients: HeadSpans,
+    write: Write,
+    targets: DeviceSpan,
+    dlogprobs: DeviceSpan,
+    shape: Shape,
+    stream: DeviceSpan,
+    scratch: &HeadScratch,
+) {
+    let head = Head { k, dims: config.dims, weights, scratch, n: shape.n() };
+    let (v, stride) = (config.dims.v, config.dims.logits_stride());
+    head.backward(stream, config.norm_eps, gradients, write, |chunk, logits| {
+        let (targets, dlogprobs) = (chunk.of(targets), chunk.of(dlogprobs));
+        k.cross_entropy_backward(logits, targets, dlogprobs, chunk.rows, v, stride);
+    });
 }
 
 /// The f32 logits `[V]` of one row of the last boundary `stream [N, C]`.
@@ -211,7 +269,6 @@ pub fn head_logits(
     let Dims { c, v, .. } = config.dims;
     let bytes = k.storage().bytes();
     let head = Head { k, dims: config.dims, weights, scratch, n: 1 };
-    head.norm(stream.part(row * c * bytes, c * bytes), config.norm_eps);
-    head.logits(scratch.normed, 1);
+    head.each_chunk(stream.part(row * c * bytes, c * bytes), config.norm_eps, |_, _| ());
     k.widen(out.part(0, v * DType::F32.bytes()), scratch.logits.part(0, v * bytes));
 }

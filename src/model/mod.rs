@@ -17,7 +17,10 @@ mod scratch;
 pub use block::{layer_backward, layer_forward};
 pub use config::ModelConfig;
 pub use constants::Constants;
-pub use ends::{HeadSpans, embed_backward, embed_forward, head_forward, head_forward_backward, head_logits};
+pub use ends::{
+    HeadSpans, embed_backward, embed_forward, head_backward, head_forward, head_forward_backward,
+    head_logits, head_logprobs,
+};
 pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
 pub use linear::{LayerLinears, head_linear, products};

@@ -234,6 +234,29 @@ pub trait Kernels: Send + Sync {
         v: usize,
         stride: usize,
     );
+    /// `logprobs` f32 `[n] =` logit of the target − log-sum-exp of the row, zero for ignored rows; the logits stay.
+    /// Rows of `logits [n, V]` lie `stride` elements apart; `targets` i32 `[n]`.
+    fn cross_entropy_logprobs(
+        &self,
+        logprobs: DeviceSpan,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    );
+    /// `logits` become their gradient in place under a loss of which `dlogprobs` f32 `[n]` is the gradient of each
+    /// row's log-probability: dlogprob · (onehot − softmax), zero for ignored rows. With dlogprob = −weight · scale the
+    /// bits are those of [`Kernels::cross_entropy_forward_backward`].
+    fn cross_entropy_backward(
+        &self,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        dlogprobs: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    );
 
     /// Sets `bytes` of memory to zero.
     fn zero(&self, out: DeviceSpan);

@@ -123,8 +123,12 @@ impl<'a> Cost<'a> {
             Operation::Forward { .. } => self.activations() + self.down_product(),
             Operation::SpillBoundary { .. } => down(n * c * self.storage.bytes()),
             Operation::FetchBoundary { .. } => up(n * c * self.storage.bytes()),
-            Operation::HeadForwardBackward { .. } => self.head(n, 3.0) + self.rows(6 * c),
-            Operation::HeadForward { .. } => self.head(n, 1.0),
+            Operation::HeadForwardBackward { .. } | Operation::HeadBackward { .. } => {
+                self.head(n, 3.0) + self.rows(6 * c)
+            }
+            Operation::HeadForward { .. } | Operation::HeadLogprobs { .. } => self.head(n, 1.0),
+            Operation::DownloadLogprobs { .. } => down(4 * n),
+            Operation::UploadDlogprobs { .. } => up(4 * n),
             Operation::HeadLogits => self.head(1, 1.0) + touched(4 * v),
             Operation::RecomputeBackward { recompute, .. } => match recompute {
                 Recompute::Full => self.activations() + self.backward(),
@@ -142,7 +146,7 @@ impl<'a> Cost<'a> {
             Operation::Download { unit, part, .. } => down(self.grad_dtype.bytes() * self.part(unit, part)),
             Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
-            Operation::Decide { .. } => Work::default(),
+            Operation::Loss | Operation::Decide { .. } => Work::default(),
             // Weights, residual and moments.
             Operation::Save { unit } => {
                 let bytes = ((2 + 2 + 4 + 4) * self.elements(unit)) as f64;

@@ -15,6 +15,7 @@ const SLABS: &str = "gradient slabs";
 const SCRATCH: &str = "scratch";
 const SCALARS: &str = "scalars";
 const LOGITS: &str = "logits row";
+const LOGPROBS: &str = "log-probabilities";
 const CONSTANTS: &str = "constants";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
@@ -100,6 +101,7 @@ pub struct DeviceMap {
     /// By micro-batch: what stays through a step.
     batches: Vec<BatchPlaces>,
     streams: Vec<Place>,
+    logprobs: Vec<Place>,
     seats: Vec<SeatPlaces>,
 }
 
@@ -159,6 +161,7 @@ impl DeviceMap {
         let start = carver.bytes();
         let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
         let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();
+        let logprobs = (0..micros_max).map(|_| carver.take(LOGPROBS, 4 * shape.n())).collect();
         let micro_bytes = (carver.bytes() - start) / micros_max;
         let start = carver.bytes();
         let seats: Vec<_> = (0..placement.sweep(micros_max))
@@ -186,6 +189,7 @@ impl DeviceMap {
             constants,
             batches,
             streams,
+            logprobs,
             seats,
         }
     }
@@ -228,6 +232,7 @@ impl DeviceMap {
             Resource::Slab(slab) => (SLABS, self.slab(slab)),
             Resource::Scratch => (SCRATCH, self.scratch()),
             Resource::Logits => (LOGITS, self.logits()),
+            Resource::Logprobs { micro } => (LOGPROBS, self.logprobs(micro)),
             Resource::SumRoom(room) => (SUM_ROOMS, self.sum_room(room)),
             Resource::LayerAccumulator { unit } => (LAYER_GRADIENTS, self.layer_gradient(unit)),
             Resource::Boundary { unit, seat } => (BOUNDARIES, self.boundary(unit, seat)),
@@ -247,6 +252,7 @@ impl DeviceMap {
             | Resource::HostLoss
             | Resource::Verdict
             | Resource::HostLogits
+            | Resource::HostLogprobs { .. }
             | Resource::Saved => return None,
         })
     }
@@ -309,6 +315,11 @@ impl DeviceMap {
     /// What the model's layers read and nobody writes.
     pub fn constants(&self) -> Place {
         self.constants
+    }
+
+    /// f32 `[N]`: log-probabilities of a micro-batch's targets, then their gradient.
+    pub fn logprobs(&self, micro: MicroIndex) -> Place {
+        self.logprobs[micro.at()]
     }
 
     /// A micro-batch's arrays.

@@ -36,6 +36,8 @@ pub struct HostMap {
     boundaries: Vec<Vec<Place>>,
     scalars: Place,
     logits: Place,
+    /// By micro-batch.
+    logprobs: Vec<Place>,
     constants: Place,
 }
 
@@ -83,8 +85,10 @@ impl HostMap {
         let sums = (0..layout.layers()).map(sum).collect();
         let scalars = wire.take("scalars", 8 * (1 + layout.units.len()));
         let logits = wire.take("logits row", 4 * config.dims.v);
+        let rows = policy.numeric.shape.n();
+        let logprobs = (0..micros_max).map(|_| wire.take("log-probabilities", 4 * rows)).collect();
         let constants = wire.take("constants", Constants::bytes(config));
-        HostMap { wire, state, units, ring, batches, sums, boundaries, scalars, logits, constants }
+        HostMap { wire, state, units, ring, batches, sums, boundaries, scalars, logits, logprobs, constants }
     }
 
     /// Both arenas together.
@@ -150,5 +154,10 @@ impl HostMap {
     /// What the model's layers read and nobody writes, in the wire arena.
     pub fn constants(&self) -> Place {
         self.constants
+    }
+
+    /// f32 `[N]`: log-probabilities of a micro-batch's targets, then their gradient, in the wire arena.
+    pub fn logprobs(&self, micro: MicroIndex) -> Place {
+        self.logprobs[micro.at()]
     }
 }

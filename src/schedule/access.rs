@@ -148,17 +148,8 @@ impl Operation {
                 with(Access::write(boundary(BoundaryPlace::Room(room), unit, micro), content));
             }
             Operation::HeadForwardBackward { micro } => {
-                head_weights(geometry, with);
-                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
-                let (output, gradient) =
-                    (Content::Activation { above: top, micro }, Content::Gradient { above: top, micro });
-                with(Access::update(Resource::Stream { micro }, output, gradient));
-                with(add(geometry.accumulator(head, SumPlace::Own), micro.0, sum(head)));
-                if geometry.tied {
-                    with(add(geometry.accumulator(embedding, SumPlace::Own), micro.0, sum(embedding)));
-                }
+                head_backward(geometry, micro, with);
                 with(add(Resource::Loss, micro.0, loss));
-                with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::HeadForward { micro } => {
                 head_weights(geometry, with);
@@ -166,6 +157,32 @@ impl Operation {
                 with(Access::read(Resource::Stream { micro }, Content::Activation { above: top, micro }));
                 with(add(Resource::Loss, micro.0, loss));
                 with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::HeadLogprobs { micro } => {
+                head_weights(geometry, with);
+                with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+                with(Access::read(Resource::Stream { micro }, Content::Activation { above: top, micro }));
+                with(Access::write(Resource::Logprobs { micro }, Content::Logprobs(micro)));
+                with(Access::write(Resource::Scratch, Content::Scrap));
+            }
+            Operation::DownloadLogprobs { micro } => {
+                with(Access::read(Resource::Logprobs { micro }, Content::Logprobs(micro)));
+                with(Access::write(Resource::HostLogprobs { micro }, Content::Logprobs(micro)));
+            }
+            Operation::Loss => {
+                for micro in (0..micros).map(MicroIndex::from) {
+                    let (given, left) = (Content::Logprobs(micro), Content::Dlogprobs(micro));
+                    with(Access::update(Resource::HostLogprobs { micro }, given, left));
+                }
+                with(Access::write(Resource::HostLoss, loss(geometry.terms(head, micros))));
+            }
+            Operation::UploadDlogprobs { micro } => {
+                with(Access::read(Resource::HostLogprobs { micro }, Content::Dlogprobs(micro)));
+                with(Access::write(Resource::Logprobs { micro }, Content::Dlogprobs(micro)));
+            }
+            Operation::HeadBackward { micro } => {
+                with(Access::read(Resource::Logprobs { micro }, Content::Dlogprobs(micro)));
+                head_backward(geometry, micro, with);
             }
             Operation::HeadLogits => {
                 let micro = MicroIndex(0);
@@ -261,6 +278,22 @@ impl Operation {
             }
         }
     }
+}
+
+/// The head's backward, whatever the loss: from its own forward it needs nothing but the stream.
+fn head_backward(geometry: &Geometry, micro: MicroIndex, with: &mut impl FnMut(Access)) {
+    let (embedding, head, top) = (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
+    let sum = |unit: UnitIndex| move |terms: u32| Content::Sum { unit, terms };
+    head_weights(geometry, with);
+    with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
+    let (output, gradient) =
+        (Content::Activation { above: top, micro }, Content::Gradient { above: top, micro });
+    with(Access::update(Resource::Stream { micro }, output, gradient));
+    with(add(geometry.accumulator(head, SumPlace::Own), micro.0, sum(head)));
+    if geometry.tied {
+        with(add(geometry.accumulator(embedding, SumPlace::Own), micro.0, sum(embedding)));
+    }
+    with(Access::write(Resource::Scratch, Content::Scrap));
 }
 
 /// The weights that the head reads; tied, its matrix is the embedding's.

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace, WeightPlace};
 use super::policy::{AdamWhen, Extent, Geometry, GradWait, Policy, ROOMS, Sum};
-use crate::base::{MicroIndex, PartIndex, Result, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{Error, MicroIndex, PartIndex, Result, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::Recompute;
 
 #[cfg(test)]
@@ -32,8 +32,12 @@ impl List {
     /// The operation whose end gives the issuing thread what the list is for, if it is to wait for that. AdamW may still
     /// run behind it.
     pub fn conclusion(&self) -> Option<usize> {
-        let concludes =
-            |operation: &Operation| matches!(operation, Operation::Decide { .. } | Operation::DownloadLogits);
+        let concludes = |operation: &Operation| {
+            matches!(
+                operation,
+                Operation::Decide { .. } | Operation::DownloadLogits | Operation::DownloadLogprobs { .. }
+            )
+        };
         self.operations.iter().rposition(concludes)
     }
 }
@@ -52,8 +56,37 @@ pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List
     }
     builder.bottom();
     builder.put(Operation::DownloadLoss);
-    builder.put(Operation::Decide { norms: true });
-    builder.update();
+    builder.conclude();
+    Ok(builder.list)
+}
+
+/// A training step whose loss is the caller's function of the log-probabilities of all targets of the step: forward,
+/// [`Operation::Loss`], backward, AdamW. Whoever issues it does that operation when it comes to it.
+///
+/// Errors ([`InvalidArgument`](crate::base::Status)): more than one sweep, since the loss is known after all
+/// micro-batches have gone up and none may have left the device by then; what [`Policy::validate`] refuses.
+pub fn train_with_loss(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
+    let mut builder = Builder::new(policy, geometry, micros)?;
+    let mut sweeps = builder.sweeps();
+    let (Some(sweep), None) = (sweeps.next(), sweeps.next()) else {
+        return Err(Error::argument(format!(
+            "a step with a loss of the caller's has one sweep, found sweeps = {} for its {micros} micro-batches: all \
+             of them go up before the first goes down; open the trainer with 1 sweep, or step with fewer micro-batches",
+            policy.placement.sweeps
+        )));
+    };
+    builder.up(Way::Train, &sweep);
+    builder.logprobs(&sweep);
+    builder.put(Operation::Loss);
+    for micro in sweep.micros() {
+        builder.put(Operation::UploadDlogprobs { micro });
+    }
+    for micro in sweep.micros() {
+        builder.put(Operation::HeadBackward { micro });
+    }
+    builder.down(&sweep);
+    builder.bottom();
+    builder.conclude();
     Ok(builder.list)
 }
 
@@ -70,6 +103,18 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
     }
     builder.put(Operation::DownloadLoss);
     builder.put(Operation::Decide { norms: false });
+    Ok(builder.list)
+}
+
+/// The log-probabilities of the targets of `micros` micro-batches.
+///
+/// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
+pub fn logprobs(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
+    let mut builder = Builder::new(policy, geometry, micros)?;
+    for sweep in builder.sweeps() {
+        builder.up(Way::Evaluate, &sweep);
+        builder.logprobs(&sweep);
+    }
     Ok(builder.list)
 }
 
@@ -294,6 +339,14 @@ impl<'a> Builder<'a> {
         self.put(Operation::Upload { unit: self.geometry.head(), place: WeightPlace::End(place) });
     }
 
+    /// Behind the way up: the log-probabilities of the targets, each micro-batch's while the next is computed.
+    fn logprobs(&mut self, sweep: &Sweep) {
+        for micro in sweep.micros() {
+            self.put(Operation::HeadLogprobs { micro });
+            self.put(Operation::DownloadLogprobs { micro });
+        }
+    }
+
     /// All gradients but the embedding's: head and layers. After the last sweep they are complete and leave.
     ///
     /// A layer's gradient leaves in one slab behind its backward. The head's may need many; they have until
@@ -409,6 +462,12 @@ impl<'a> Builder<'a> {
         } else {
             GradPlace::Store
         }
+    }
+
+    /// The verdict, and AdamW.
+    fn conclude(&mut self) {
+        self.put(Operation::Decide { norms: true });
+        self.update();
     }
 
     /// AdamW in forward order, once the verdict is known. Gradients that have waited on the device leave now.

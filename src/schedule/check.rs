@@ -89,7 +89,10 @@ impl Place {
     /// Objects if what an operation left here has not been read and now never will be. What the issuing
     /// thread may read is its own affair.
     fn used(&self, resource: Resource) -> Result<(), Box<Fault>> {
-        let for_caller = matches!(resource, Resource::Verdict | Resource::HostLogits | Resource::Saved);
+        let for_caller = matches!(
+            resource,
+            Resource::Verdict | Resource::HostLogits | Resource::HostLogprobs { .. } | Resource::Saved
+        );
         match (self.used, self.holds, self.write) {
             (false, Some(Held { content, .. }), Some((_, writer)))
                 if content != Content::Scrap && !for_caller =>

@@ -8,7 +8,7 @@
 //! - [`Operation`] is one thing that is done. [`Operation::visit`] names every [`Resource`] it touches, what
 //!   that must hold before ([`Content`]) and what it holds after. Everything below rests on those facts, and
 //!   a new kind of operation is a new arm there and nowhere else.
-//! - [`train`], [`evaluate`], [`logits`] and [`save`] write a [`List`] in *program order*: executed one by one it is
+//! - [`train`], [`train_with_loss`], [`evaluate`], [`logprobs`], [`logits`] and [`save`] write a [`List`] in *program order*: executed one by one it is
 //!   right. Each operation stands as early as its memory allows.
 //! - [`Sync`] infers from the accesses what each operation must wait for on other lanes: the least set.
 //!   Nobody writes a wait by hand. What it knows carries over from list to list, so a step's border needs no
@@ -69,7 +69,7 @@ mod trace;
 
 pub use crate::model::Recompute;
 pub use access::Access;
-pub use build::{List, evaluate, logits, save, train};
+pub use build::{List, evaluate, logits, logprobs, save, train, train_with_loss};
 pub use check::Checker;
 pub use fault::{Fault, Held, Party};
 pub use operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace, WeightPlace};

@@ -136,6 +136,17 @@ pub enum Operation {
     },
     /// f32 logits of one row of micro-batch 0.
     HeadLogits,
+    /// Final norm, logits, log-probabilities of the targets; the stream stays.
+    HeadLogprobs {
+        /// Which micro-batch.
+        micro: MicroIndex,
+    },
+    /// Final norm and logits again, then the head's backward from the gradient of the log-probabilities; the stream
+    /// becomes its gradient in place. The first micro-batch sets gradients, later ones add.
+    HeadBackward {
+        /// Which micro-batch.
+        micro: MicroIndex,
+    },
     /// Computes again what forward has not kept of a layer, from its boundary, then its backward: the stream's
     /// gradient above → below; the first micro-batch sets the layer's f32 gradient, later ones add.
     RecomputeBackward {
@@ -217,6 +228,20 @@ pub enum Operation {
     DownloadLoss,
     /// The logits, device → host.
     DownloadLogits,
+    /// A micro-batch's log-probabilities, device → host.
+    DownloadLogprobs {
+        /// Which.
+        micro: MicroIndex,
+    },
+    /// The caller's own loss: the log-probabilities of all micro-batches become their gradients. The issuing
+    /// thread does it, in the host lane's name: it waits for what this waits for, and gives the lane a task that has
+    /// nothing left to do.
+    Loss,
+    /// The gradient of a micro-batch's log-probabilities, host → device.
+    UploadDlogprobs {
+        /// Which.
+        micro: MicroIndex,
+    },
     /// The loss becomes known, and in training the global norm; clip factor and commitment are decided.
     Decide {
         /// Whether the units' norms are there to be judged: in training, not in evaluation.
@@ -247,12 +272,15 @@ impl Operation {
             Operation::UploadBatch { .. }
             | Operation::Upload { .. }
             | Operation::FetchBoundary { .. }
-            | Operation::FetchSum { .. } => Lane::H2d,
+            | Operation::FetchSum { .. }
+            | Operation::UploadDlogprobs { .. } => Lane::H2d,
             Operation::EmbedForward { .. }
             | Operation::Forward { .. }
             | Operation::HeadForwardBackward { .. }
             | Operation::HeadForward { .. }
             | Operation::HeadLogits
+            | Operation::HeadLogprobs { .. }
+            | Operation::HeadBackward { .. }
             | Operation::RecomputeBackward { .. }
             | Operation::EmbedBackward { .. }
             | Operation::Norm { .. }
@@ -262,8 +290,9 @@ impl Operation {
             | Operation::SpillBoundary { .. }
             | Operation::SpillSum { .. }
             | Operation::DownloadLoss
-            | Operation::DownloadLogits => Lane::D2h,
-            Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
+            | Operation::DownloadLogits
+            | Operation::DownloadLogprobs { .. } => Lane::D2h,
+            Operation::Loss | Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
             Operation::Save { .. } => Lane::Disk,
         }
     }
@@ -283,6 +312,8 @@ impl Operation {
             Operation::HeadForwardBackward { .. } => "head forward backward",
             Operation::HeadForward { .. } => "head forward",
             Operation::HeadLogits => "head logits",
+            Operation::HeadLogprobs { .. } => "head log-probabilities",
+            Operation::HeadBackward { .. } => "head backward",
             Operation::RecomputeBackward { recompute: Recompute::None, .. } => "backward",
             Operation::RecomputeBackward { .. } => "recompute backward",
             Operation::EmbedBackward { .. } => "embed backward",
@@ -291,6 +322,9 @@ impl Operation {
             Operation::Download { .. } => "download",
             Operation::DownloadLoss => "download loss",
             Operation::DownloadLogits => "download logits",
+            Operation::DownloadLogprobs { .. } => "download log-probabilities",
+            Operation::Loss => "loss",
+            Operation::UploadDlogprobs { .. } => "upload log-probability gradients",
             Operation::Decide { .. } => "decide",
             Operation::Adam { .. } => "adam",
             Operation::Save { .. } => "save",
@@ -328,6 +362,10 @@ impl Operation {
             | Operation::FetchBoundary { micro, .. }
             | Operation::HeadForwardBackward { micro }
             | Operation::HeadForward { micro }
+            | Operation::HeadLogprobs { micro }
+            | Operation::HeadBackward { micro }
+            | Operation::DownloadLogprobs { micro }
+            | Operation::UploadDlogprobs { micro }
             | Operation::RecomputeBackward { micro, .. }
             | Operation::EmbedBackward { micro } => Some(micro),
             _ => None,
@@ -344,6 +382,10 @@ impl fmt::Display for Operation {
             | Operation::EmbedForward { micro, .. }
             | Operation::HeadForwardBackward { micro }
             | Operation::HeadForward { micro }
+            | Operation::HeadLogprobs { micro }
+            | Operation::HeadBackward { micro }
+            | Operation::DownloadLogprobs { micro }
+            | Operation::UploadDlogprobs { micro }
             | Operation::EmbedBackward { micro } => write!(f, "{name} {micro}"),
             Operation::SpillBoundary { unit, micro, room } => {
                 write!(f, "{name} {unit}, {micro}: {room} → host")
@@ -375,6 +417,7 @@ impl fmt::Display for Operation {
             Operation::HeadLogits
             | Operation::DownloadLoss
             | Operation::DownloadLogits
+            | Operation::Loss
             | Operation::Decide { norms: true } => f.write_str(name),
             Operation::Decide { norms: false } => write!(f, "{name} without norms"),
         }

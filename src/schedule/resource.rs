@@ -68,6 +68,11 @@ pub enum Resource {
     Norm(SlabIndex),
     /// Device: f32 logits of one row.
     Logits,
+    /// Device: log-probabilities of a micro-batch's targets, then their gradient.
+    Logprobs {
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
     /// Host: a micro-batch as the caller gave it.
     HostBatch {
         /// Which.
@@ -110,6 +115,11 @@ pub enum Resource {
     Verdict,
     /// Host: f32 logits of one row.
     HostLogits,
+    /// Host: log-probabilities of a micro-batch's targets, then their gradient.
+    HostLogprobs {
+        /// Of which micro-batch.
+        micro: MicroIndex,
+    },
     /// Host: wherever units are saved.
     Saved,
 }
@@ -122,6 +132,8 @@ impl Resource {
                 &[Lane::Compute, Lane::H2d]
             }
             Resource::Room { .. } | Resource::SumRoom(_) => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::Logprobs { .. } => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::HostLogprobs { .. } => &[Lane::H2d, Lane::D2h, Lane::Host],
             Resource::HostBoundary { .. } | Resource::HostSum { .. } => &[Lane::H2d, Lane::D2h],
             Resource::Boundary { .. }
             | Resource::Kept { .. }
@@ -163,6 +175,7 @@ impl Resource {
             | Resource::HostLoss
             | Resource::Verdict
             | Resource::HostLogits
+            | Resource::HostLogprobs { .. }
             | Resource::Saved => true,
             Resource::Batch { .. }
             | Resource::Slot(_)
@@ -179,6 +192,7 @@ impl Resource {
             | Resource::Slab(_)
             | Resource::Loss
             | Resource::Norm(_)
+            | Resource::Logprobs { .. }
             | Resource::Logits => false,
         }
     }
@@ -214,9 +228,11 @@ impl Resource {
         // Counted from 0; nothing for an end.
         let layer_of = |unit: UnitIndex| unit.at().checked_sub(1).filter(|layer| *layer < geometry.layers);
         match *self {
-            Resource::Batch { micro } | Resource::Stream { micro } | Resource::HostBatch { micro } => {
-                micro.at() < micros
-            }
+            Resource::Batch { micro }
+            | Resource::Stream { micro }
+            | Resource::Logprobs { micro }
+            | Resource::HostBatch { micro }
+            | Resource::HostLogprobs { micro } => micro.at() < micros,
             Resource::Boundary { unit, seat } => {
                 seat.at() < sweep && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
             }
@@ -318,6 +334,10 @@ pub enum Content {
     Verdict,
     /// Logits of one row.
     Logits,
+    /// Log-probabilities of a micro-batch's targets.
+    Logprobs(MicroIndex),
+    /// The gradient of [`Content::Logprobs`].
+    Dlogprobs(MicroIndex),
     /// The state of the first `units` units.
     Saved {
         /// Units so far.
@@ -357,6 +377,8 @@ impl fmt::Display for Resource {
             Resource::Loss => f.write_str("the device loss"),
             Resource::Norm(slab) => write!(f, "the device norm of {slab}"),
             Resource::Logits => f.write_str("the device logits"),
+            Resource::Logprobs { micro } => write!(f, "the device log-probabilities of {micro}"),
+            Resource::HostLogprobs { micro } => write!(f, "the host log-probabilities of {micro}"),
             Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
             Resource::Master { unit } => write!(f, "the master of {unit}"),
             Resource::HostGradient { unit, part } => write!(f, "the stored gradient of {unit} {part}"),
@@ -388,6 +410,8 @@ impl fmt::Display for Content {
             Content::Loss { terms } => write!(f, "the loss of {terms} micro-batches"),
             Content::Verdict => f.write_str("the verdict"),
             Content::Logits => f.write_str("logits"),
+            Content::Logprobs(micro) => write!(f, "the log-probabilities of {micro}"),
+            Content::Dlogprobs(micro) => write!(f, "the gradient of the log-probabilities of {micro}"),
             Content::Saved { units } => write!(f, "the state of {units} units"),
             Content::Scrap => f.write_str("scrap"),
         }

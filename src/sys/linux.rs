@@ -77,23 +77,53 @@ pub enum NodePolicy {
     Interleave,
 }
 
-/// Sets where the untouched pages of a mapping will come from.
-pub fn set_nodes(base: NonNull<u8>, bytes: usize, policy: NodePolicy, nodes: &[u32]) -> io::Result<()> {
-    let mut mask = [0 as libc::c_ulong; 16];
+/// A set of nodes as the kernel reads it, whose length in bits it is told (it takes one off).
+type NodeMask = [libc::c_ulong; 16];
+const MASK_BITS: usize = libc::c_ulong::BITS as usize * 16 + 1;
+
+fn mask_of(nodes: &[u32]) -> io::Result<NodeMask> {
+    let mut mask = NodeMask::default();
     let bits = libc::c_ulong::BITS as usize;
     for node in nodes {
         let word = mask.get_mut(*node as usize / bits);
         *word.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))? |= 1 << (*node as usize % bits);
     }
+    Ok(mask)
+}
+
+/// Runs `allocate` while memory that the calling thread asks for comes from these nodes as far as they have any;
+/// from anywhere when there are none, or where the thread may not choose. The thread's own choice comes back.
+pub fn preferring<R>(nodes: &[u32], allocate: impl FnOnce() -> R) -> R {
+    let (mut own, mut own_mask): (libc::c_int, NodeMask) = (libc::MPOL_DEFAULT, [0; 16]);
+    // SAFETY: the kernel writes one int and so many bits of the mask; no address is asked about.
+    let known = unsafe {
+        let (mask, nowhere) = (own_mask.as_mut_ptr(), ptr::null::<u8>());
+        libc::syscall(libc::SYS_get_mempolicy, &raw mut own, mask, MASK_BITS - 1, nowhere, 0) == 0
+    };
+    let set = |policy: libc::c_int, mask: &NodeMask| {
+        // SAFETY: the kernel reads so many bits of the mask, which lives through the call.
+        unsafe { libc::syscall(libc::SYS_set_mempolicy, policy, mask.as_ptr(), MASK_BITS) == 0 }
+    };
+    let mask = mask_of(nodes).ok().filter(|_| known && !nodes.is_empty());
+    let chosen = mask.is_some_and(|mask| set(libc::MPOL_PREFERRED, &mask));
+    let result = allocate();
+    if chosen {
+        set(own, &own_mask);
+    }
+    result
+}
+
+/// Sets where the untouched pages of a mapping will come from.
+pub fn set_nodes(base: NonNull<u8>, bytes: usize, policy: NodePolicy, nodes: &[u32]) -> io::Result<()> {
+    let mask = mask_of(nodes)?;
     let policy = match policy {
         NodePolicy::Bind => libc::MPOL_BIND,
         NodePolicy::Interleave => libc::MPOL_INTERLEAVE,
     };
-    // SAFETY: the kernel reads the mask, whose length in bits it is told (it takes one off); memory that is
-    // there already stays where it is.
+    // SAFETY: the kernel reads the mask and no byte of the mapping; memory that is there already stays where it is.
     check(unsafe {
-        let (mask_bits, no_flags) = (bits * mask.len() + 1, 0);
-        libc::syscall(libc::SYS_mbind, base.as_ptr(), bytes, policy, mask.as_ptr(), mask_bits, no_flags)
+        let no_flags = 0;
+        libc::syscall(libc::SYS_mbind, base.as_ptr(), bytes, policy, mask.as_ptr(), MASK_BITS, no_flags)
     })
 }
 

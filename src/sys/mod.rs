@@ -2,4 +2,5 @@
 
 #[cfg(hz_cuda)]
 pub mod cuda;
+pub mod cuda_status;
 pub mod linux;

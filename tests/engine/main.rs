@@ -12,7 +12,10 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod losses;
 mod placements;
+#[path = "../reference/mod.rs"]
+mod reference;
 mod runs;
 mod saves;
 

@@ -4,7 +4,8 @@ use horizon::base::{DType, MicroIndex, Shape};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
     Access, AdamWhen, Boundary, Checker, Content, Fault, Geometry, GradWait, LayerPlacement, List, Mode,
-    Numeric, Placement, Policy, Recompute, Resource, Sum, Sync, Synced, evaluate, logits, save, train,
+    Numeric, Placement, Policy, Recompute, Resource, Sum, Sync, Synced, evaluate, logits, logprobs, save,
+    train, train_with_loss,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -27,6 +28,9 @@ pub enum Kind {
     Evaluate(usize),
     Logits,
     Save,
+    Logprobs(usize),
+    /// A plain step where the policy cuts it into sweeps.
+    TrainWithLoss(usize),
 }
 
 /// A policy, a model, and what is asked of them.
@@ -106,6 +110,8 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         1 => (1..=4usize).prop_map(Kind::Evaluate),
         1 => Just(Kind::Logits),
         1 => Just(Kind::Save),
+        1 => (1..=4usize).prop_map(Kind::Logprobs),
+        1 => (1..=4usize).prop_map(Kind::TrainWithLoss),
     ]
 }
 
@@ -127,9 +133,11 @@ pub fn any_case() -> impl Strategy<Value = Case> {
 /// Three steps over the same micro-batches, the middle one in the steady state; the state after the first may be
 /// saved under it.
 pub fn three_steps() -> impl Strategy<Value = Case> {
-    (any_model(), 1..=3usize, any::<bool>(), any::<bool>()).prop_map(
-        |((policy, geometry), micros, saved, outside)| {
-            let mut kinds = vec![Kind::Train(micros); 3];
+    let loss = prop_oneof![3 => Just(false), 1 => Just(true)];
+    (any_model(), 1..=3usize, loss, any::<bool>(), any::<bool>()).prop_map(
+        |((policy, geometry), micros, loss, saved, outside)| {
+            let step = if loss { Kind::TrainWithLoss(micros) } else { Kind::Train(micros) };
+            let mut kinds = vec![step; 3];
             if saved {
                 kinds.insert(1, Kind::Save);
             }
@@ -150,6 +158,12 @@ impl Case {
             Kind::Evaluate(micros) => evaluate(&self.policy, &self.geometry, micros),
             Kind::Logits => logits(&self.policy, &self.geometry),
             Kind::Save => Ok(save(&self.geometry)),
+            Kind::Logprobs(micros) => logprobs(&self.policy, &self.geometry, micros),
+            Kind::TrainWithLoss(micros) if self.policy.placement.sweep(micros) < micros => {
+                assert!(train_with_loss(&self.policy, &self.geometry, micros).is_err());
+                train(&self.policy, &self.geometry, micros)
+            }
+            Kind::TrainWithLoss(micros) => train_with_loss(&self.policy, &self.geometry, micros),
         }
         .expect("the policy is valid")
     }
@@ -190,10 +204,14 @@ impl Case {
     fn results(&self, kind: Kind) -> Vec<Access> {
         let loss = |micros| Content::Loss { terms: micros as u32 };
         match kind {
-            Kind::Train(micros) | Kind::Evaluate(micros) => vec![
+            Kind::Train(micros) | Kind::Evaluate(micros) | Kind::TrainWithLoss(micros) => vec![
                 Access::read(Resource::HostLoss, loss(micros)),
                 Access::read(Resource::Verdict, Content::Verdict),
             ],
+            Kind::Logprobs(micros) => {
+                let read = |micro| Access::read(Resource::HostLogprobs { micro }, Content::Logprobs(micro));
+                (0..micros).map(MicroIndex::from).map(read).collect()
+            }
             Kind::Logits => vec![Access::read(Resource::HostLogits, Content::Logits)],
             Kind::Save => {
                 let units = self.geometry.units().count() as u32;

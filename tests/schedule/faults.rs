@@ -99,7 +99,9 @@ proptest! {
                 _ => continue,
             };
             let adds = |other: &Operation| match other {
-                Operation::HeadForwardBackward { .. } => unit == case.geometry.head(),
+                Operation::HeadForwardBackward { .. } | Operation::HeadBackward { .. } => {
+                    unit == case.geometry.head()
+                }
                 Operation::EmbedBackward { .. } => unit == case.geometry.embedding(),
                 Operation::RecomputeBackward { unit: other, .. } => unit == *other,
                 _ => false,
@@ -379,7 +381,12 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             | Operation::UploadBatch { micro } => micro.0 ^= 1,
             Operation::Round { part, .. } | Operation::Download { part, .. } => part.0 ^= 1,
             Operation::Adam { part, .. } => part.0 ^= 1,
+            Operation::HeadLogprobs { micro }
+            | Operation::HeadBackward { micro }
+            | Operation::DownloadLogprobs { micro }
+            | Operation::UploadDlogprobs { micro } => micro.0 ^= 1,
             Operation::Save { .. }
+            | Operation::Loss
             | Operation::HeadForward { .. }
             | Operation::Decide { .. }
             | Operation::HeadLogits

@@ -12,7 +12,7 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 template <class P>
 struct Xent {
-    std::vector<double> logprob, loss, dlogits, dlogits_given;  // gradients dense, [R,V]
+    std::vector<double> logprob, dlogits, dlogits_given;  // gradients dense, [R,V]
     Xent(const std::vector<bf16>& logits, const std::vector<int32_t>& targets, const std::vector<float>& weights,
          const std::vector<float>& dlogprob, float scale, int64_t V, int64_t stride) {
         using real = typename P::real;
@@ -21,7 +21,7 @@ struct Xent {
             auto x = [&](int64_t c) { return real(value(logits[r * stride + c])); };
             if (target < 0 || target >= V) {
                 const double fill = target == -100 ? 0. : kNaN;
-                logprob.push_back(fill), loss.push_back(fill);
+                logprob.push_back(fill);
                 dlogits.insert(dlogits.end(), V, fill), dlogits_given.insert(dlogits_given.end(), V, fill);
                 continue;
             }
@@ -29,7 +29,7 @@ struct Xent {
             for (int64_t c = 1; c < V; ++c) m = std::max(m, x(c));
             for (int64_t c = 0; c < V; ++c) sum += std::exp(x(c) - m);
             const real lp = x(target) - (m + std::log(sum)), w = weights.empty() ? 1.f : weights[r];
-            logprob.push_back(lp), loss.push_back(-w * lp);
+            logprob.push_back(lp);
             for (int64_t c = 0; c < V; ++c) {
                 const real off = std::exp(x(c) - m) / sum - real(c == target);
                 dlogits.push_back(P::stored(w * real(scale) * off));
@@ -71,14 +71,14 @@ auto xent(int64_t R, int64_t V, int64_t stride, bool weighted, float spread) {
         const Xent<Naive> n(logits, targets, weights, dlogprob, scale, V, stride);
         return [=](Run& run) {
             Dev<int32_t> target(targets);
-            Dev<float> logprob(R), loss(R), given(dlogprob), w(weighted ? weights : dlogprob);
+            Dev<float> logprob(R), again(R), given(dlogprob), w(weighted ? weights : dlogprob);
+            const float* weight = weighted ? static_cast<float*>(w) : nullptr;
             Dev<bf16> x(logits), y(logits);
             NEED(hzk_xent_forward(logprob, x, target, R, V, stride, nullptr));
             run.within("logprob", logprob, t.logprob, n.logprob, 2, R, 2);
             run.equal("logits after forward", x.get(), logits);
-            NEED(hzk_xent_forward_backward(x, loss, target, weighted ? static_cast<float*>(w) : nullptr, scale, R, V, stride,
-                                           nullptr));
-            run.within("loss", loss, t.loss, n.loss, 2, R, 2);
+            NEED(hzk_xent_forward_backward(x, again, target, weight, scale, R, V, stride, nullptr));
+            run.equal("logprob of forward_backward", again.get(), logprob.get());
             Dev<bf16> dlogits(dense_of(x.get(), V, stride));
             run.within("dlogits", dlogits, t.dlogits, n.dlogits, 3, V);
             NEED(hzk_xent_backward(y, target, given, R, V, stride, nullptr));
@@ -95,6 +95,36 @@ TEST("xent 7x1003", xent(7, 1003, 1008, true, 3));    // a tail
 TEST("xent 9x4103", xent(9, 4103, 4200, true, 12));   // every thread one vector and some a second; peaked rows
 TEST("xent 9x50", xent(9, 50, 56, true, 2));          // most threads idle
 TEST("xent 3x8999", xent(3, 8999, 9000, false, 0.1f));  // flat rows
+// The sum over rows, from what stood there before. Rows: fewer than threads, as many, more.
+auto loss(int64_t R, bool weighted) {
+    return [=]() -> std::function<void(Run&)> {
+        const auto logprob = random<float>(R, 1, 4.f), weights = random<float>(R, 2);
+        double sum = 3.5;
+        for (int64_t r = 0; r < R; ++r) sum -= double(weighted ? weights[r] : 1.f) * double(logprob[r]);
+        return [=](Run& run) {
+            Dev<float> lp(logprob), w(weights);
+            Dev<double> total(std::vector<double>{3.5});
+            NEED(hzk_xent_loss(total, lp, weighted ? static_cast<float*>(w) : nullptr, R, nullptr));
+            run.keep(total.get());
+            if (!(std::fabs(total.get()[0] - sum) <= 1e-13 * double(R))) fail("loss %.17g, want %.17g", total.get()[0], sum);
+        };
+    };
+}
+TEST("xent loss 1", loss(1, false));
+TEST("xent loss 33", loss(33, true));
+TEST("xent loss 512", loss(512, true));
+TEST("xent loss 2051", loss(2051, true));
+TEST("xent loss of none, and of NaN", [] {
+    return [](Run& run) {
+        Dev<float> lp(std::vector<float>{1.f, NAN});
+        Dev<double> total(std::vector<double>{3.5});
+        NEED(hzk_xent_loss(total, lp, nullptr, 0, nullptr));
+        run.equal("loss", total.get(), std::vector<double>{3.5});
+        NEED(hzk_xent_loss(total, lp, nullptr, 2, nullptr));
+        if (!std::isnan(total.get()[0])) fail("a NaN got lost");
+        if (hzk_xent_loss(total, lp, nullptr, -1, nullptr) != HZK_ERROR_SHAPE) fail("less than no rows accepted");
+    };
+});
 TEST("xent refusals", [] {
     return [](Run&) {
         Dev<bf16> x(64);

@@ -133,6 +133,7 @@ fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64) -
         .light_line_style(WHITE)
         .bold_line_style(BLACK.mix(0.12))
         .label_style((FONT, 13))
+        .x_label_formatter(&|value| short(*value))
         .y_label_formatter(&|value| short(*value))
         .draw()?;
     for (at, run) in runs.iter().enumerate() {
@@ -235,14 +236,16 @@ fn read_trace(path: &Path) -> Result<Vec<Span>> {
     Ok(spans)
 }
 
-/// The last step of a trace: from decision to decision, where it has two.
+/// The last training step of a trace: from decision to decision with a backward between them, where there is such.
 fn last_step(spans: &[Span]) -> Range<f64> {
     let mut decided: Vec<f64> =
         spans.iter().filter(|span| span.kind == "decide").map(|span| span.to).collect();
     decided.sort_by(f64::total_cmp);
-    match decided[..] {
-        [.., from, to] => from..to,
-        _ => range(spans.iter().flat_map(|span| [span.from, span.to]), false),
+    let backwards = || spans.iter().filter(|span| span.kind.contains("backward"));
+    let trains = |pair: &&[f64]| backwards().any(|span| pair[0] < span.from && span.from < pair[1]);
+    match decided.windows(2).filter(trains).next_back() {
+        Some(pair) => pair[0]..pair[1],
+        None => range(spans.iter().flat_map(|span| [span.from, span.to]), false),
     }
 }
 
@@ -284,6 +287,7 @@ fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
         .x_desc("ms since the step before was decided")
         .light_line_style(WHITE)
         .bold_line_style(BLACK.mix(0.12))
+        .x_label_formatter(&|value| short(*value))
         .label_style((FONT, 13))
         .draw()?;
     for (at, (process, lane)) in rows.iter().enumerate() {

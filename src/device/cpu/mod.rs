@@ -7,7 +7,6 @@
 
 mod adversary;
 mod lanes;
-mod trace;
 
 use std::ptr;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::{Device, DeviceInfo, DeviceSpan, Lanes, Work};
+use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
 use crate::base::{Error, Result, Status};
 use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind, Size};
 
@@ -100,7 +99,7 @@ impl Device for CpuDevice {
     }
 
     fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
-        same_length("upload", to.bytes(), from.bytes())?;
+        super::same_length("upload", to.bytes(), from.bytes())?;
         // SAFETY: the lengths are equal; a device span lies in this device's arena, a host span never does, so
         // they do not overlap; the schedule gives this task the right to read the one and write the other.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
@@ -111,26 +110,20 @@ impl Device for CpuDevice {
         self.seed.is_some()
     }
 
-    fn scrub(&self, span: DeviceSpan) {
+    fn scrub(&self, _lane: Lane, span: DeviceSpan) -> Result<()> {
         if !self.scrubs() {
-            return;
+            return Ok(());
         }
         // SAFETY: the span lies in this device's arena, and the task that calls has the right to write it until
         // it is done: whoever writes it next waits for that, and nobody reads it before.
         unsafe { ptr::write_bytes(span.address(), 0xff, span.bytes()) }
+        Ok(())
     }
 
     fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
-        same_length("download", to.bytes(), from.bytes())?;
+        super::same_length("download", to.bytes(), from.bytes())?;
         // SAFETY: as in `upload`, with source and target exchanged.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
     }
-}
-
-fn same_length(copy: &str, to: usize, from: usize) -> Result<()> {
-    if to == from {
-        return Ok(());
-    }
-    Err(Error::internal(format!("the {copy} of {from} bytes goes to a span of {to} bytes")))
 }

@@ -1,6 +1,8 @@
 //! The trainer: what a caller holds.
 
+mod loss;
 mod save;
+mod steps;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -9,12 +11,12 @@ mod trace;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
+use crate::base::{Error, Result};
 use crate::device::cpu::CpuDevice;
 use crate::device::{Device, Lane, Lanes, Tick};
-use crate::engine::batch::{Batch, BatchSums};
+use crate::engine::batch::BatchSums;
 use crate::engine::busy::Busy;
-use crate::engine::frame::{Frame, Inputs};
+use crate::engine::frame::Inputs;
 use crate::engine::options::TrainerOptions;
 use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
@@ -24,7 +26,9 @@ use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
 use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
-use crate::schedule::{Access, AdamWhen, Checker, Content, List, Resource, Sync, Synced};
+use crate::schedule::{Access, Checker, List, Sync, Synced};
+
+pub use loss::Loss;
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -178,114 +182,6 @@ impl Trainer {
         self.stats
     }
 
-    /// Checks a micro-batch and stages it for the next [`Trainer::update`]. Copies; runs nothing.
-    ///
-    /// Errors: a value out of range (named), or more micro-batches than the trainer was opened for. The
-    /// batches staged before stay staged.
-    pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
-        self.usable()?;
-        let plan = &self.runner.plan;
-        if self.staged.len() == plan.micros_max {
-            return Err(Error::new(
-                Status::InvalidState,
-                format!(
-                    "{} micro-batches are staged, the most a step was opened for: update first",
-                    plan.micros_max
-                ),
-            ));
-        }
-        let sums = batch.check(plan.policy.numeric.shape, self.runner.config.dims.v)?;
-        let micro = MicroIndex::from(self.staged.len());
-        self.outside(&[Access::write(Resource::HostBatch { micro }, Content::Batch(micro))])?;
-        self.runner.store.stage(micro, batch);
-        self.staged.push(sums);
-        Ok(())
-    }
-
-    /// Runs one step over the staged micro-batches and empties the staging. Returns when loss and norm are
-    /// known; AdamW may still run.
-    ///
-    /// Errors: nothing staged (`InvalidState`), no target (`NoTarget`), a norm or loss that is not finite
-    /// (`NonFinite`: nothing changed; `StepPartial`: some units were updated, under-backward only).
-    pub fn update(&mut self, lr: f64) -> Result<StepReport> {
-        self.usable()?;
-        if !(lr.is_finite() && lr >= 0.0) {
-            return Err(Error::argument(format!("learning rate {lr} must be finite, ≥ 0")));
-        }
-        let micros = self.staged.len();
-        let sums = self.take_staged()?;
-        let step = self.stats.steps + 1;
-        let frame = self.run(Purpose::Train(micros), Inputs { lr, step, weight: sums.weight, row: 0 })?;
-        let (verdict, refused) = (frame.verdict(), frame.refused());
-        let not_finite = format!("loss {} and gradient norm {} must be finite", verdict.loss, verdict.norm);
-        let committed = match self.runner.plan.policy.placement.adam {
-            AdamWhen::AfterNorm if verdict.commit => Ok(()),
-            AdamWhen::UnderBackward if refused.is_none() => Ok(()),
-            AdamWhen::UnderBackward if refused.is_some_and(|(_, partly)| partly) => {
-                let (unit, _) = refused.expect("matched just now");
-                Err(Error::new(
-                    Status::StepPartial,
-                    format!(
-                        "step {step}: {not_finite}; {unit} (the first of them) kept its weights, others moved"
-                    ),
-                ))
-            }
-            _ => Err(Error::new(
-                Status::NonFinite,
-                format!("step {step}: {not_finite}; nothing was updated and the step number stands"),
-            )),
-        };
-        let tokens = (micros * self.runner.plan.policy.numeric.shape.n()) as u64;
-        if !committed.as_ref().is_err_and(|error| error.status() == Status::NonFinite) {
-            self.stats.steps = step;
-            self.busy.iter_mut().for_each(Busy::step);
-            self.stats.tokens += tokens;
-        }
-        committed?;
-        Ok(StepReport { step, loss: verdict.loss, grad_norm: verdict.norm, tokens, targets: sums.targets })
-    }
-
-    /// [`Trainer::accumulate`] of each batch, then [`Trainer::update`]. If a batch is refused, none is staged.
-    pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
-        self.stage_all(batches)?;
-        self.update(lr)
-    }
-
-    /// The loss of some micro-batches under the present weights; changes nothing.
-    pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
-        self.stage_all(batches)?;
-        let micros = self.staged.len();
-        let sums = self.take_staged()?;
-        let frame =
-            self.run(Purpose::Evaluate(micros), Inputs { weight: sums.weight, ..Inputs::default() })?;
-        Ok(EvalReport { loss: frame.verdict().loss, targets: sums.targets })
-    }
-
-    /// The logits `[V]` that follow `tokens`, 1 … T of them.
-    pub fn logits(&mut self, tokens: &[i32]) -> Result<Vec<f32>> {
-        let shape = self.runner.plan.policy.numeric.shape;
-        if tokens.is_empty() || tokens.len() > shape.t {
-            return Err(Error::argument(format!(
-                "{} tokens were given; 1 … {} can be",
-                tokens.len(),
-                shape.t
-            )));
-        }
-        self.nothing_staged()?;
-        // Causal attention: what stands behind the last token cannot be seen from it.
-        let mut padded = vec![0; shape.n()];
-        padded[..tokens.len()].copy_from_slice(tokens);
-        let batch =
-            Batch { tokens: &padded, targets: &vec![IGNORED_TARGET; shape.n()], weights: None, starts: None };
-        self.accumulate(&batch)?;
-        self.staged.clear();
-        let row = tokens.len() as u32 - 1;
-        self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
-        let mut logits = vec![0.0f32; self.runner.config.dims.v];
-        self.runner.store.logits().read(&mut logits);
-        Ok(logits)
-    }
-
     /// Waits until every lane is idle: weights, residuals and moments are those after the last step, and a save
     /// has ended.
     pub fn sync(&mut self) -> Result<()> {
@@ -305,51 +201,13 @@ impl Trainer {
         }
     }
 
-    fn nothing_staged(&self) -> Result<()> {
-        if self.staged.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(
-            Status::InvalidState,
-            format!("{} micro-batches are staged for an update: update first", self.staged.len()),
-        ))
-    }
-
-    fn stage_all(&mut self, batches: &[Batch]) -> Result<()> {
-        self.nothing_staged()?;
-        let staged = batches.iter().try_for_each(|batch| self.accumulate(batch));
-        if staged.is_err() {
-            self.staged.clear();
-        }
-        staged
-    }
-
-    fn take_staged(&mut self) -> Result<BatchSums> {
-        self.usable()?;
-        if self.staged.is_empty() {
-            return Err(Error::new(Status::InvalidState, "no micro-batch is staged: accumulate first"));
-        }
-        let mut total = BatchSums::default();
-        for sums in self.staged.drain(..) {
-            total.weight += sums.weight;
-            total.targets += sums.targets;
-        }
-        if total.weight <= 0.0 {
-            return Err(Error::new(
-                Status::NoTarget,
-                "every target of the step is ignored (-100) or has weight 0: there is nothing to learn from",
-            ));
-        }
-        Ok(total)
-    }
-
-    /// Issues a list and returns once what it is for is known.
-    fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<&Frame> {
+    /// Issues a list and returns its frame once what it is for is known.
+    fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<usize> {
         let frame = self.open_frame(inputs)?;
         let list = self.infer(purpose)?;
         self.issue(&list, frame, 0..list.waits.len());
         self.conclude(list)?;
-        Ok(&self.runner.frames[frame])
+        Ok(frame)
     }
 
     /// A frame that no lane is at work on.

@@ -1,7 +1,8 @@
 //! What `check` refuses the engine refuses, before a lane sees any of it.
 
 use super::*;
-use crate::base::{Dims, Shape};
+use crate::base::{Dims, Shape, Status};
+use crate::engine::Batch;
 use crate::schedule::{self, Operation};
 
 fn opened() -> Trainer {

@@ -269,6 +269,33 @@ impl Kernels for CpuKernels {
         cross_entropy::forward_backward(self, loss, logits, targets, v, stride);
     }
 
+    fn cross_entropy_logprobs(
+        &self,
+        mut logprobs: DeviceSpan,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let logits = Matrix::new(read(&logits, n * stride), n, v, stride);
+        let classes = cross_entropy::Classes::new(&targets, n);
+        cross_entropy::logprobs(self, write(&mut logprobs, n), logits, classes);
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        mut logits: DeviceSpan,
+        targets: DeviceSpan,
+        dlogprobs: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let (classes, dlogprobs) = (cross_entropy::Classes::new(&targets, n), read(&dlogprobs, n));
+        cross_entropy::backward(self, write(&mut logits, n * stride), classes, dlogprobs, v, stride);
+    }
+
     fn zero(&self, mut out: DeviceSpan) {
         let bytes = out.bytes();
         gradient::zero(self, write(&mut out, bytes));

@@ -13,18 +13,13 @@ use crate::base::{Error, Result};
 use crate::device::DeviceSpan;
 use crate::ops::cuda::product::{ColumnMajor, Direction, Product};
 use crate::ops::cuda::table::{Choice, Key, Table};
+use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, PRODUCTS_BYTES as WORKSPACE_BYTES};
 use crate::sys::cuda::cublaslt::{CublasLt, Descriptors, Handle, Layout, Limits};
-use crate::sys::cuda::{Driver, Stream, fill};
-
-/// Bytes of workspace: what NVIDIA recommends for Hopper, and enough for any before it.
-pub const WORKSPACE_BYTES: usize = 32 << 20;
+use crate::sys::cuda::{Stream, fill};
 
 /// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
 /// more: an algorithm that needs more would be chosen by placement.
 pub const ALIGNMENT: usize = 16;
-
-/// The workspace's own alignment in bytes.
-const WORKSPACE_ALIGNMENT: usize = 256;
 
 /// The products of one device.
 pub struct Products {
@@ -41,9 +36,9 @@ struct Plan {
 }
 
 impl Products {
-    /// For a device, which is the thread's current one. `workspace` is [`WORKSPACE_BYTES`] of its memory, aligned to
+    /// For the thread's current device, whose name is the table's key. `workspace` is [`WORKSPACE_BYTES`] of its memory, aligned to
     /// 256 bytes, which nothing else uses; products that share it run on one stream.
-    pub fn new(library: Arc<CublasLt>, device: usize, table: Table, workspace: DeviceSpan) -> Result<Self> {
+    pub fn new(library: Arc<CublasLt>, device: String, table: Table, workspace: DeviceSpan) -> Result<Self> {
         if workspace.bytes() < WORKSPACE_BYTES
             || !(workspace.address() as usize).is_multiple_of(WORKSPACE_ALIGNMENT)
         {
@@ -53,7 +48,6 @@ impl Products {
                 workspace.address()
             )));
         }
-        let device = Driver::open()?.device_name(device)?;
         let handle = Handle::new(library)?;
         Ok(Products { handle, device, table, workspace, plans: Mutex::default() })
     }

@@ -1,9 +1,15 @@
 //! The operations on CUDA: launches of `csrc/` and cuBLASLt's products.
 //!
-//! What is decided in pure code ([`product`], [`table`]) is there in every build and tested in every one; what
-//! calls the device is there with the kernels (cfg `hz_cuda`).
+//! What is decided in pure code ([`product`], [`table`], [`workspace`]) is there in every build and tested in every
+//! one; what calls the device is there with the kernels (cfg `hz_cuda`).
 
+#[cfg(hz_cuda)]
+mod kernels;
 #[cfg(hz_cuda)]
 pub mod matmul;
 pub mod product;
 pub mod table;
+pub mod workspace;
+
+#[cfg(hz_cuda)]
+pub use kernels::CudaKernels;

@@ -42,7 +42,20 @@ pub const cudaErrorInsufficientDriver: cudaError = 35;
 pub const cudaErrorDevicesUnavailable: cudaError = 46;
 pub const cudaErrorNoDevice: cudaError = 100;
 pub const cudaErrorInvalidDevice: cudaError = 101;
+pub const cudaErrorNoKernelImageForDevice: cudaError = 209;
+pub const cudaErrorECCUncorrectable: cudaError = 214;
+pub const cudaErrorNvlinkUncorrectable: cudaError = 220;
+pub const cudaErrorContained: cudaError = 226;
 pub const cudaErrorNotReady: cudaError = 600;
+pub const cudaErrorIllegalAddress: cudaError = 700;
+pub const cudaErrorLaunchTimeout: cudaError = 702;
+pub const cudaErrorHostMemoryAlreadyRegistered: cudaError = 712;
+pub const cudaErrorLaunchFailure: cudaError = 719;
+pub const cudaErrorNotPermitted: cudaError = 800;
+pub const cudaErrorNotSupported: cudaError = 801;
+pub const cudaErrorSystemNotReady: cudaError = 802;
+pub const cudaErrorSystemDriverMismatch: cudaError = 803;
+pub const cudaErrorUnknown: cudaError = 999;
 pub type cudaError = c::c_uint;
 pub const cudaMemcpyHostToDevice: cudaMemcpyKind = 1;
 pub const cudaMemcpyDeviceToHost: cudaMemcpyKind = 2;
@@ -154,6 +167,7 @@ unsafe extern "C" {
         device: c::c_int,
     ) -> cudaError_t;
     pub fn cudaSetDevice(device: c::c_int) -> cudaError_t;
+    pub fn cudaGetDevice(device: *mut c::c_int) -> cudaError_t;
     pub fn cudaStreamCreateWithFlags(pStream: *mut cudaStream_t, flags: c::c_uint) -> cudaError_t;
     pub fn cudaStreamDestroy(stream: cudaStream_t) -> cudaError_t;
     pub fn cudaStreamWaitEvent(stream: cudaStream_t, event: cudaEvent_t, flags: c::c_uint) -> cudaError_t;
@@ -432,7 +446,7 @@ unsafe extern "C" {
     ) -> c::c_int;
     pub fn hzk_xent_forward_backward(
         logits: *mut hzk_bf16,
-        loss: *mut f32,
+        logprob: *mut f32,
         targets: *const i32,
         weights: *const f32,
         scale: f32,
@@ -448,6 +462,13 @@ unsafe extern "C" {
         R: i64,
         V: i64,
         stride: i64,
+        stream: hzk_stream,
+    ) -> c::c_int;
+    pub fn hzk_xent_loss(
+        loss: *mut f64,
+        logprob: *const f32,
+        weights: *const f32,
+        R: i64,
         stream: hzk_stream,
     ) -> c::c_int;
     pub fn hzk_grad_accumulate(

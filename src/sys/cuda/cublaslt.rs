@@ -3,28 +3,17 @@
 //! Matrices are column-major here, as the library has them. Handles and descriptors hold the library open.
 
 use std::env;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::fmt;
 use std::mem;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
 use crate::base::{DType, Error, Result, Status};
 use crate::sys::cuda::bindings as cu;
-use crate::sys::cuda::{CUBLASLT_VARIABLE, Stream, cublaslt_places, string};
-
-/// A shared library, closed with its last user.
-#[derive(Debug)]
-struct Library(*mut c_void);
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        // SAFETY: opened once by `open`; the functions found in it live in the same struct and go with it.
-        unsafe { libc::dlclose(self.0) };
-    }
-}
+use crate::sys::cuda::library::Library;
+use crate::sys::cuda::{CUBLASLT_VARIABLE, Stream, cublaslt_places, named, string};
 
 /// A table of the functions that are looked up by name, each held against its declaration in the header.
 macro_rules! functions {
@@ -44,12 +33,7 @@ macro_rules! functions {
             fn find(library: Library) -> std::result::Result<Self, &'static str> {
                 Ok(Functions {
                     $($name: {
-                        let name = concat!(stringify!($name), "\0");
-                        // SAFETY: the library is open and the name is terminated.
-                        let address = unsafe { libc::dlsym(library.0, name.as_ptr().cast()) };
-                        if address.is_null() {
-                            return Err(stringify!($name));
-                        }
+                        let address = library.symbol(named!($name)).ok_or(stringify!($name))?;
                         // SAFETY: the symbol of this name has the header's type, which is this field's.
                         unsafe {
                             mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> $result>(address)
@@ -158,7 +142,7 @@ impl CublasLt {
     pub fn open_from(places: &[PathBuf]) -> Result<Arc<Self>> {
         let mut answers = Vec::new();
         for place in places {
-            match load(place)
+            match Library::open(place)
                 .and_then(|library| Functions::find(library).map_err(|name| format!("it lacks {name}")))
             {
                 Ok(functions) => return Ok(Arc::new(CublasLt { functions, place: place.clone() })),
@@ -197,21 +181,6 @@ impl CublasLt {
         };
         Err(Error::new(Status::DeviceFailed, format!("cannot {what}: {name} ({text}), from {self:?}")))
     }
-}
-
-fn load(place: &Path) -> std::result::Result<Library, String> {
-    let name =
-        CString::new(place.as_os_str().as_bytes()).map_err(|_| "a path with a zero byte".to_string())?;
-    // SAFETY: opening NVIDIA's library runs its initializers, which is what the user installed it for.
-    let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
-    if !library.is_null() {
-        return Ok(Library(library));
-    }
-    // SAFETY: after a failure on this thread this is a terminated string, copied at once.
-    let why = unsafe { string(libc::dlerror()) };
-    // The loader opens with the name it was given.
-    let opening = format!("{}: ", place.display());
-    Err(why.strip_prefix(&opening).unwrap_or(&why).to_string())
 }
 
 /// The library's state for the device that was current when it was made.

@@ -3,8 +3,9 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
-use crate::base::{Error, Result, Status};
-use crate::sys::cuda::{Stream, bindings as cu, check};
+use crate::base::{Error, Result};
+use crate::sys::cuda::{Stream, bindings as cu, check, name_and_text};
+use crate::sys::cuda_status::pinning_error;
 
 /// Memory of the device that was current when it was taken. Dropping it waits for the device and frees it.
 #[derive(Debug)]
@@ -92,42 +93,30 @@ impl Drop for PinnedMemory {
     }
 }
 
-/// Host memory of somebody else's, page-locked for as long as this lives.
-#[derive(Debug)]
-pub struct RegisteredMemory(NonNull<u8>);
-
-// SAFETY: registration belongs to the process; any thread may end it.
-unsafe impl Send for RegisteredMemory {}
-// SAFETY: nothing can be done through a shared handle.
-unsafe impl Sync for RegisteredMemory {}
-
-impl RegisteredMemory {
-    /// Page-locks memory for every device.
-    ///
-    /// # Safety
-    /// The memory is mapped, readable and writable, and stays so until this value is dropped.
-    pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Result<Self> {
-        let flags = cu::cudaHostRegisterPortable | cu::cudaHostRegisterMapped;
-        // SAFETY: the caller keeps the pages there.
-        let code = unsafe { cu::cudaHostRegister(base.as_ptr().cast(), bytes, flags) };
-        host_check(code, format_args!("page-lock {bytes} bytes for the device"))?;
-        Ok(RegisteredMemory(base))
-    }
+/// Page-locks somebody else's host memory, for every device.
+///
+/// # Safety
+/// The memory is mapped, readable and writable, and stays so until [`unregister`] or the end of the process.
+pub unsafe fn register(base: NonNull<u8>, bytes: usize) -> Result<()> {
+    let flags = cu::cudaHostRegisterPortable | cu::cudaHostRegisterMapped;
+    // SAFETY: the caller keeps the pages there.
+    let code = unsafe { cu::cudaHostRegister(base.as_ptr().cast(), bytes, flags) };
+    host_check(code, format_args!("page-lock {bytes} bytes for the device"))
 }
 
-impl Drop for RegisteredMemory {
-    fn drop(&mut self) {
-        // SAFETY: registered by `new` at this address, ended once, before the memory goes.
-        unsafe { cu::cudaHostUnregister(self.0.as_ptr().cast()) };
-    }
+/// Undoes a [`register`] of this address.
+///
+/// # Safety
+/// No copy of this memory is under way.
+pub unsafe fn unregister(base: NonNull<u8>) -> Result<()> {
+    // SAFETY: the runtime looks the address up in its table; one that is not there is an error.
+    let code = unsafe { cu::cudaHostUnregister(base.as_ptr().cast()) };
+    host_check(code, "end the page-lock of memory")
 }
 
-/// As [`check`], where running out of memory means the host's.
-fn host_check(code: cu::cudaError_t, what: std::fmt::Arguments) -> Result<()> {
-    check(code, what).map_err(|error| match error.status() {
-        Status::OutOfDeviceMemory => Error::new(Status::OutOfHostMemory, error.message()),
-        _ => error,
-    })
+/// As [`check`], of calls that page-lock host memory.
+fn host_check(code: cu::cudaError_t, what: impl std::fmt::Display) -> Result<()> {
+    if code == cu::cudaSuccess { Ok(()) } else { Err(pinning_error(code, what, name_and_text(code))) }
 }
 
 /// The address under which the device knows page-locked host memory.

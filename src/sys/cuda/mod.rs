@@ -8,6 +8,8 @@
 
 pub mod cublaslt;
 mod driver;
+mod launchers;
+mod library;
 mod memory;
 mod runtime;
 mod search;
@@ -19,18 +21,21 @@ pub mod bindings {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
+pub use crate::sys::cuda_status::Versions;
 pub use driver::Driver;
-pub use memory::{DeviceMemory, Direction, PinnedMemory, RegisteredMemory, copy, device_address, fill};
+pub use launchers::Launchers;
+pub use memory::{DeviceMemory, Direction, PinnedMemory, copy, device_address, fill, register, unregister};
 pub use runtime::{
-    Event, Stream, Versions, compute_capability, device_count, memory_info, multiprocessors, need_device,
-    pci_bus_id, set_device, synchronize, versions,
+    Event, Stream, compute_capability, current_device, device_count, memory_info, multiprocessors,
+    need_device, pci_bus_id, presence, set_device, synchronize, versions,
 };
 pub use search::{CUBLASLT_VARIABLE, cublaslt_places};
 
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result};
+use crate::sys::cuda_status;
 
 /// The error of a runtime or driver call (their numbers agree) that did not do `what`.
 fn check(code: bindings::cudaError_t, what: impl fmt::Display) -> Result<()> {
@@ -38,16 +43,32 @@ fn check(code: bindings::cudaError_t, what: impl fmt::Display) -> Result<()> {
 }
 
 fn error(code: bindings::cudaError_t, what: impl fmt::Display) -> Error {
-    let status = match code {
-        bindings::cudaErrorMemoryAllocation => Status::OutOfDeviceMemory,
-        bindings::cudaErrorNoDevice
-        | bindings::cudaErrorInsufficientDriver
-        | bindings::cudaErrorInvalidDevice
-        | bindings::cudaErrorDevicesUnavailable => Status::DeviceUnavailable,
-        _ => Status::DeviceFailed,
-    };
-    Error::new(status, format!("cannot {what}: {}", name_and_text(code)))
+    cuda_status::error(code, what, name_and_text(code))
 }
+
+// The numbers that have a meaning of their own, from the header.
+const _: () = {
+    use cuda_status as known;
+    assert!(bindings::cudaSuccess == known::SUCCESS);
+    assert!(bindings::cudaErrorMemoryAllocation == known::MEMORY_ALLOCATION);
+    assert!(bindings::cudaErrorInsufficientDriver == known::INSUFFICIENT_DRIVER);
+    assert!(bindings::cudaErrorDevicesUnavailable == known::DEVICES_UNAVAILABLE);
+    assert!(bindings::cudaErrorNoDevice == known::NO_DEVICE);
+    assert!(bindings::cudaErrorInvalidDevice == known::INVALID_DEVICE);
+    assert!(bindings::cudaErrorNoKernelImageForDevice == known::NO_KERNEL_IMAGE);
+    assert!(bindings::cudaErrorECCUncorrectable == known::ECC_UNCORRECTABLE);
+    assert!(bindings::cudaErrorNvlinkUncorrectable == known::NVLINK_UNCORRECTABLE);
+    assert!(bindings::cudaErrorContained == known::CONTAINED);
+    assert!(bindings::cudaErrorIllegalAddress == known::ILLEGAL_ADDRESS);
+    assert!(bindings::cudaErrorLaunchTimeout == known::LAUNCH_TIMEOUT);
+    assert!(bindings::cudaErrorHostMemoryAlreadyRegistered == known::HOST_MEMORY_REGISTERED);
+    assert!(bindings::cudaErrorLaunchFailure == known::LAUNCH_FAILURE);
+    assert!(bindings::cudaErrorNotPermitted == known::NOT_PERMITTED);
+    assert!(bindings::cudaErrorNotSupported == known::NOT_SUPPORTED);
+    assert!(bindings::cudaErrorSystemNotReady == known::SYSTEM_NOT_READY);
+    assert!(bindings::cudaErrorSystemDriverMismatch == known::DRIVER_MISMATCH);
+    assert!(bindings::cudaErrorUnknown == known::UNKNOWN);
+};
 
 /// For example `cudaErrorNoDevice (no CUDA-capable device is detected)`.
 fn name_and_text(code: bindings::cudaError_t) -> String {
@@ -56,6 +77,19 @@ fn name_and_text(code: bindings::cudaError_t) -> String {
     // SAFETY: the two strings come from the call above.
     unsafe { format!("{} ({})", string(name), string(text)) }
 }
+
+/// A name as a terminated string.
+macro_rules! named {
+    ($name:ident) => {
+        const {
+            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
+            }
+        }
+    };
+}
+use named;
 
 /// # Safety
 /// `text` is null or a terminated string that stays.

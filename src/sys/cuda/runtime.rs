@@ -1,35 +1,11 @@
 //! Devices, streams and events of the CUDA runtime.
 
 use std::ffi::{CStr, c_int, c_uint};
-use std::fmt;
 use std::ptr;
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Result};
 use crate::sys::cuda::{bindings as cu, check, name_and_text};
-
-/// CUDA's version numbers: 1000 · major + 10 · minor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Versions {
-    /// The newest CUDA that the driver serves; 0 without a driver.
-    pub driver: i32,
-    /// The runtime linked into this library.
-    pub runtime: i32,
-}
-
-impl fmt::Display for Versions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (major, minor) = (self.runtime / 1000, self.runtime % 1000 / 10);
-        match self.driver {
-            0 => write!(f, "there is no driver; this library needs one for CUDA {major}.{minor}"),
-            driver => write!(
-                f,
-                "the driver serves CUDA {}.{}, this library needs {major}.{minor}",
-                driver / 1000,
-                driver % 1000 / 10
-            ),
-        }
-    }
-}
+use crate::sys::cuda_status::{Presence, Versions};
 
 /// The versions of driver and runtime.
 pub fn versions() -> Result<Versions> {
@@ -41,42 +17,42 @@ pub fn versions() -> Result<Versions> {
     Ok(versions)
 }
 
-/// Number of CUDA devices: 0 where there is none, no driver, or one that is too old.
-pub fn device_count() -> Result<usize> {
-    match count() {
-        (cu::cudaSuccess, count) => Ok(count),
-        (cu::cudaErrorNoDevice | cu::cudaErrorInsufficientDriver, _) => Ok(0),
-        (code, _) => check(code, "count CUDA devices").map(|()| 0),
-    }
-}
-
-fn count() -> (cu::cudaError_t, usize) {
+/// What CUDA says of drivers and devices.
+pub fn presence() -> Result<Presence> {
     let mut count: c_int = 0;
     // SAFETY: the runtime writes one int, on success.
     let code = unsafe { cu::cudaGetDeviceCount(&mut count) };
-    (code, usize::try_from(count).unwrap_or(0))
+    let count = usize::try_from(count).unwrap_or(0);
+    Ok(Presence { versions: versions()?, code, text: name_and_text(code), count })
+}
+
+/// Number of CUDA devices: 0 where there is none, no driver, or one that is too old.
+pub fn device_count() -> Result<usize> {
+    presence()?.devices()
 }
 
 /// Refuses a device that is not there, with what is (`DeviceUnavailable`).
 pub fn need_device(device: usize) -> Result<()> {
-    let (code, count) = count();
-    let found = match code {
-        cu::cudaSuccess if device < count => return Ok(()),
-        cu::cudaSuccess => format!("the devices are cuda:0 to cuda:{}", count - 1),
-        cu::cudaErrorNoDevice => format!("the driver shows no device, by {}", name_and_text(code)),
-        _ => format!("{}: {}", versions()?, name_and_text(code)),
-    };
-    Err(Error::new(
-        Status::DeviceUnavailable,
-        format!("device cuda:{device} is not there: {found}; --device cpu runs without"),
-    ))
+    presence()?.admit(device)
 }
 
-/// Makes a device the calling thread's current one.
+/// Makes a device the calling thread's current one; quick where it is that already.
 pub fn set_device(device: usize) -> Result<()> {
-    need_device(device)?;
+    let number = c_int::try_from(device).unwrap_or(c_int::MAX);
     // SAFETY: takes a number and gives a status.
-    check(unsafe { cu::cudaSetDevice(device as c_int) }, format_args!("use device cuda:{device}"))
+    let code = unsafe { cu::cudaSetDevice(number) };
+    if code != cu::cudaSuccess {
+        need_device(device)?;
+    }
+    check(code, format_args!("use device cuda:{device}"))
+}
+
+/// The calling thread's current device.
+pub fn current_device() -> Result<usize> {
+    let mut device: c_int = 0;
+    // SAFETY: one int, which is the thread's own setting.
+    check(unsafe { cu::cudaGetDevice(&mut device) }, "read the current device")?;
+    Ok(usize::try_from(device).unwrap_or(0))
 }
 
 /// Waits until the current device has nothing left to do; gives the first error of its work.
@@ -144,6 +120,11 @@ impl Stream {
         check(code, "make a stream").map(|()| Stream(stream))
     }
 
+    /// The current device's default stream, which every device has without being asked.
+    pub fn default_stream() -> Self {
+        Stream(ptr::null_mut())
+    }
+
     /// The handle, for launchers and libraries.
     pub fn raw(&self) -> cu::cudaStream_t {
         self.0
@@ -164,8 +145,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once; work in flight goes on. A status here repeats an error already seen.
-        unsafe { cu::cudaStreamDestroy(self.0) };
+        if !self.0.is_null() {
+            // SAFETY: made by `new`, destroyed once; work in flight goes on. A status here repeats an error already seen.
+            unsafe { cu::cudaStreamDestroy(self.0) };
+        }
     }
 }
 
@@ -210,16 +193,16 @@ impl Event {
         check(unsafe { cu::cudaEventSynchronize(self.0) }, "wait for an event")
     }
 
-    /// Nanoseconds, to about half a microsecond, from an earlier event to this one. Both are done and were made
-    /// with timing.
-    pub fn ns_since(&self, earlier: &Event) -> Result<u64> {
+    /// Nanoseconds, to about half a microsecond, from another event to this one; negative when this one came first.
+    /// Both are done and were made with timing.
+    pub fn ns_since(&self, earlier: &Event) -> Result<i64> {
         let mut ms = 0.0f32;
         // SAFETY: the runtime writes one float about two live events.
         check(
             unsafe { cu::cudaEventElapsedTime(&mut ms, earlier.0, self.0) },
             "read the time between events",
         )?;
-        Ok((f64::from(ms) * 1e6) as u64)
+        Ok((f64::from(ms) * 1e6) as i64)
     }
 }
 

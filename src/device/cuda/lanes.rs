@@ -1,0 +1,288 @@
+//! The lanes of the CUDA device: streams, and threads beside them.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::calls::Calls;
+use super::stream_lane::StreamLane;
+use super::timing::Timing;
+use super::words::Words;
+use super::{CudaDevice, STREAM_LANES};
+use crate::base::{Error, Result, Status};
+use crate::device::failure::{Failure, attempt};
+use crate::device::thread_lane::{Counts, Serve, ThreadLane, counts};
+use crate::device::trace::Trace;
+use crate::device::{Lane, Lanes, TaskSpan, Tick, Work};
+
+/// What a lane is made of.
+enum Kind<C: Calls> {
+    Stream(StreamLane<C>),
+    Thread(Arc<ThreadLane>),
+}
+
+struct Shared<C: Calls> {
+    // Dropped first: it lies in the device's context.
+    lanes: [Kind<C>; Lane::COUNT],
+    /// None where streams cannot wait for words.
+    words: Option<Words<C>>,
+    timing: Option<Timing<C>>,
+    work: Arc<dyn Work>,
+    failure: Failure,
+    device: Arc<CudaDevice<C>>,
+}
+
+impl<C: Calls> Shared<C> {
+    fn calls(&self) -> &C {
+        self.device.calls()
+    }
+
+    fn issued(&self, lane: Lane) -> u64 {
+        match &self.lanes[lane.at()] {
+            Kind::Stream(stream) => stream.issued(),
+            Kind::Thread(thread) => thread.issued(),
+        }
+    }
+
+    /// How many tasks of a lane are known to be done.
+    fn done(&self, lane: Lane) -> Option<u64> {
+        match &self.lanes[lane.at()] {
+            Kind::Stream(stream) => self.words.as_ref().map(|words| words.done(lane, stream.issued())),
+            Kind::Thread(thread) => Some(thread.done()),
+        }
+    }
+
+    /// Blocks until a tick has arrived. A failure is kept.
+    fn reach(&self, lane: Lane, count: u64) {
+        match &self.lanes[lane.at()] {
+            Kind::Thread(thread) => thread.reach(count),
+            Kind::Stream(_) if count == 0 || self.failure.is_set() => {}
+            Kind::Stream(stream) => {
+                let own = self.device.stream(lane);
+                let reached = self.device.select().and_then(|()| stream.reach(self.calls(), own, count));
+                if let Err(error) = reached {
+                    self.failure.keep(self.blamed(error, lane, count));
+                }
+            }
+        }
+    }
+
+    /// Enqueues a task's waits.
+    fn hold(&self, lane: Lane, waits: &Counts) -> Result<()> {
+        let (calls, own) = (self.calls(), self.device.stream(lane));
+        for other in Lane::ALL {
+            let count = waits[other.at()];
+            match &self.lanes[other.at()] {
+                _ if count == 0 => {}
+                Kind::Stream(stream) => stream.hold(calls, own, count)?,
+                // What is done needs no wait; what is not, is less than a queue away.
+                Kind::Thread(thread) if thread.done() >= count => {}
+                Kind::Thread(thread) => match &self.words {
+                    Some(words) => words.wait(calls, own, other, count)?,
+                    None => thread.reach(count),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn issue_to_stream(
+        &self,
+        lane: Lane,
+        stream: &StreamLane<C>,
+        task: u64,
+        waits: &Counts,
+        signal: bool,
+    ) -> u64 {
+        let _issuing = stream.issuing.lock();
+        let count = stream.issued() + 1;
+        let (calls, own, timing) = (self.calls(), self.device.stream(lane), self.timing.as_ref());
+        let before = || {
+            self.device.select()?;
+            stream.make_room(calls, timing, count)?;
+            stream.enter(count, task, waits);
+            self.hold(lane, waits)?;
+            stream.begin(calls, own, timing, count)
+        };
+        // Behind its event, the word would be late.
+        let after = || {
+            self.words.as_ref().map_or(Ok(()), |words| words.write(calls, own, lane, count))?;
+            stream.end(calls, Some(own), count, signal)
+        };
+        if !self.failure.is_set() {
+            let place = |error: Error| error.within(self.work.describe(task));
+            let enqueued = before().map_err(place).and_then(|()| attempt(&*self.work, lane, task));
+            match enqueued.and_then(|()| after().map_err(place)) {
+                Ok(()) => return count,
+                Err(error) => self.failure.keep(self.beside(error)),
+            }
+        }
+        // Passed over, or cut short: the tick has arrived as far as anybody can tell.
+        let _ = stream.end(calls, None, count, signal);
+        count
+    }
+
+    /// The tasks that may have been running when a failure was seen: of each stream lane the first that is not known
+    /// to be done, if all that it waits for is.
+    fn running(&self) -> Vec<String> {
+        let mut running = Vec::new();
+        for lane in STREAM_LANES {
+            let Kind::Stream(stream) = &self.lanes[lane.at()] else { continue };
+            let Some((task, waits)) = self.done(lane).and_then(|done| stream.task(done + 1)) else {
+                continue;
+            };
+            let free = |other: &Lane| self.done(*other).is_some_and(|done| done >= waits[other.at()]);
+            if self.done(lane) < Some(stream.issued()) && Lane::ALL.iter().all(free) {
+                running.push(format!("{} ({lane})", self.work.describe(task)));
+            }
+        }
+        running
+    }
+
+    /// An error that came with a tick of a stream lane: its cause is some work before.
+    fn blamed(&self, error: Error, lane: Lane, count: u64) -> Error {
+        let running = self.running();
+        if !running.is_empty() {
+            return error.within(format!("while {} ran", running.join(", ")));
+        }
+        let Kind::Stream(stream) = &self.lanes[lane.at()] else { return error };
+        match stream.task(count) {
+            Some((task, _)) => error.within(format!("by the end of {} ({lane})", self.work.describe(task))),
+            None => error,
+        }
+    }
+
+    /// An error of a task as it was enqueued, which may be that of work before it.
+    fn beside(&self, error: Error) -> Error {
+        let running = if error.status() == Status::DeviceFailed { self.running() } else { Vec::new() };
+        if running.is_empty() {
+            return error;
+        }
+        Error::new(error.status(), format!("{}; {} ran meanwhile", error.message(), running.join(", ")))
+    }
+}
+
+/// What the thread of one lane has at hand.
+struct Server<C: Calls> {
+    shared: Arc<Shared<C>>,
+    lane: Lane,
+}
+
+impl<C: Calls> Serve for Server<C> {
+    fn await_counts(&mut self, counts: &Counts) {
+        Lane::ALL.iter().for_each(|lane| self.shared.reach(*lane, counts[lane.at()]));
+    }
+
+    fn run(&mut self, task: u64) {
+        let Shared { work, failure, .. } = &*self.shared;
+        if !failure.is_set()
+            && let Err(error) = attempt(&**work, self.lane, task)
+        {
+            failure.keep(error);
+        }
+    }
+
+    fn done(&mut self, count: u64) {
+        if let Some(words) = &self.shared.words {
+            words.set(self.lane, count);
+        }
+    }
+}
+
+/// The open lanes of a [`CudaDevice`].
+pub struct CudaLanes<C: Calls> {
+    shared: Arc<Shared<C>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl<C: Calls> CudaLanes<C> {
+    /// Makes every event, and starts a thread for every lane that is one.
+    pub fn start(device: Arc<CudaDevice<C>>, work: Arc<dyn Work>, tracing: bool) -> Result<CudaLanes<C>> {
+        device.select()?;
+        let calls = device.calls();
+        let origin = tracing.then(Instant::now);
+        let mut kinds = Vec::with_capacity(Lane::COUNT);
+        for lane in Lane::ALL {
+            kinds.push(match STREAM_LANES.contains(&lane) {
+                true => Kind::Stream(StreamLane::new(calls, lane, origin.map(Trace::new))?),
+                false => Kind::Thread(Arc::new(ThreadLane::new(lane, origin))),
+            });
+        }
+        let Ok(lanes) = kinds.try_into() else { unreachable!("as many kinds as lanes") };
+        let words = Words::take(calls, device.stream(Lane::Compute))?;
+        let timing = origin.map(|origin| Timing::new(calls, origin)).transpose()?;
+        let shared = Arc::new(Shared { lanes, words, timing, work, failure: Failure::default(), device });
+        let mut lanes = CudaLanes { shared, threads: Vec::new() };
+        for lane in Lane::ALL {
+            if let Kind::Thread(thread) = &lanes.shared.lanes[lane.at()] {
+                let server = Server { shared: lanes.shared.clone(), lane };
+                lanes.threads.push(thread.clone().start(server)?);
+            }
+        }
+        Ok(lanes)
+    }
+}
+
+impl<C: Calls> Lanes for CudaLanes<C> {
+    fn issue(&self, lane: Lane, task: u64, waits: &[Tick], signal: bool) -> Tick {
+        let shared = &*self.shared;
+        let waits = counts(lane, task, waits, |other| shared.issued(other));
+        let count = match &shared.lanes[lane.at()] {
+            Kind::Stream(stream) => shared.issue_to_stream(lane, stream, task, &waits, signal),
+            Kind::Thread(thread) => thread.issue(task, &waits),
+        };
+        Tick { lane, count }
+    }
+
+    fn reach(&self, tick: Tick) -> Result<()> {
+        let issued = self.shared.issued(tick.lane);
+        assert!(tick.count <= issued, "nobody issued {tick:?}, {issued} are issued");
+        self.shared.reach(tick.lane, tick.count);
+        self.shared.failure.outcome()
+    }
+
+    fn last(&self, lane: Lane) -> Tick {
+        Tick { lane, count: self.shared.issued(lane) }
+    }
+
+    fn take_spans(&self) -> Vec<TaskSpan> {
+        let Shared { lanes, timing, device, .. } = &*self.shared;
+        let mut spans = Vec::new();
+        let Some(timing) = timing else { return spans };
+        let calls = device.calls();
+        let mut looked = device.select();
+        for lane in lanes {
+            match lane {
+                Kind::Thread(thread) => thread.take_spans(&mut spans),
+                Kind::Stream(stream) => {
+                    looked = looked.and_then(|()| stream.look(calls, timing));
+                    stream.take_spans(&mut spans);
+                }
+            }
+        }
+        if let Err(error) = looked.and_then(|()| timing.keep_fresh(calls)) {
+            self.shared.failure.keep(error.within("reading the times of tasks"));
+        }
+        spans
+    }
+}
+
+impl<C: Calls> Drop for CudaLanes<C> {
+    fn drop(&mut self) {
+        let Shared { lanes, device, .. } = &*self.shared;
+        for lane in lanes {
+            if let Kind::Thread(thread) = lane {
+                thread.close();
+            }
+        }
+        for thread in self.threads.drain(..) {
+            // A task's panic became an error, so a lane ends by returning.
+            let _ = thread.join();
+        }
+        // What fails now failed before, or concerns nobody any more: the arenas are freed only after this.
+        let _ = device.select();
+        for lane in STREAM_LANES {
+            let _ = device.calls().synchronize_stream(device.stream(lane));
+        }
+    }
+}

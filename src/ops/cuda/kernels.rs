@@ -1,0 +1,476 @@
+//! [`Kernels`] by the launchers of `csrc/kernels.h` and cuBLASLt: bf16 storage, everything queued on one stream.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::base::{DType, Dims, Error, Result};
+use crate::device::DeviceSpan;
+use crate::ops::cuda::matmul::Products;
+use crate::ops::cuda::product::{Direction, Product};
+use crate::ops::cuda::table::Table;
+use crate::ops::cuda::workspace::{ALIGNMENT, PRODUCTS_BYTES};
+use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use crate::sys::cuda::bindings::{cudaMemcpyDeviceToDevice, hzk_bf16};
+use crate::sys::cuda::cublaslt::CublasLt;
+use crate::sys::cuda::{Driver, Launchers, Stream, launched};
+
+/// [`Kernels`] that queue their work on a stream and return. The first launch that fails is what
+/// [`Kernels::outcome`] gives; what follows it is queued all the same, and means nothing.
+pub struct CudaKernels {
+    launchers: Launchers,
+    stream: Arc<Stream>,
+    products: Products,
+    scratch: DeviceSpan,
+    failed: Mutex<Option<Error>>,
+}
+
+/// Calls a launcher on the kernels' stream and keeps its failure.
+macro_rules! launch {
+    ($kernels:ident.$launcher:ident($($argument:expr),* $(,)?)) => {{
+        let (launcher, stream) = ($kernels.launchers.$launcher, $kernels.stream.raw());
+        // SAFETY: every address comes from `part`, which compared its span with what the launcher reads or writes
+        // there; the rights to both are the caller's (the law of `ops`), and the scratch is this value's alone.
+        let status = unsafe { launcher($($argument,)* stream) };
+        $kernels.keep(launched(status, concat!("hzk_", stringify!($launcher))));
+    }};
+}
+
+impl CudaKernels {
+    /// What activations are stored as.
+    pub const STORAGE: DType = DType::Bf16;
+
+    /// Kernels for the thread's current device, number `device`, whose work goes to `stream`. `workspace` is
+    /// [`workspace_bytes`](crate::ops::cuda::workspace::workspace_bytes) of the device's memory, at a multiple of 256
+    /// bytes, and theirs alone. Errors: no driver, too little memory for cuBLASLt's own state.
+    pub fn new(
+        stream: Arc<Stream>,
+        workspace: DeviceSpan,
+        library: Arc<CublasLt>,
+        table: Table,
+        device: usize,
+    ) -> Result<Self> {
+        let name = Driver::open()?.device_name(device)?;
+        CudaKernels::of(Launchers::linked(), stream, workspace, library, table, name)
+    }
+
+    /// The same by given launchers, for a device of a given name.
+    pub fn of(
+        launchers: Launchers,
+        stream: Arc<Stream>,
+        workspace: DeviceSpan,
+        library: Arc<CublasLt>,
+        table: Table,
+        device: String,
+    ) -> Result<Self> {
+        if workspace.bytes() <= PRODUCTS_BYTES || !workspace.address().addr().is_multiple_of(ALIGNMENT) {
+            return Err(Error::internal(format!(
+                "the workspace of kernels is more than {PRODUCTS_BYTES} bytes at a multiple of {ALIGNMENT}, not {} at {:p}",
+                workspace.bytes(),
+                workspace.address()
+            )));
+        }
+        let products = Products::new(library, device, table, workspace.part(0, PRODUCTS_BYTES))?;
+        let scratch = workspace.part(PRODUCTS_BYTES, workspace.bytes() - PRODUCTS_BYTES);
+        Ok(CudaKernels { launchers, stream, products, scratch, failed: Mutex::default() })
+    }
+
+    /// Describes products and chooses their algorithms, so that nothing is looked for inside a step.
+    pub fn prepare(&self, products: &[Product]) -> Result<()> {
+        products.iter().try_for_each(|product| self.products.prepare(product))
+    }
+
+    /// The algorithms of all products so far, as a table that gives the same bits again.
+    pub fn choices(&self) -> Table {
+        self.products.choices()
+    }
+
+    fn keep(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.failed.lock().get_or_insert(error);
+        }
+    }
+
+    /// Memory that holds what an operation leaves for its own next kernel.
+    fn scratch(&self, bytes: usize) -> *mut c_void {
+        part::<u8>(&self.scratch, bytes).cast()
+    }
+}
+
+/// The address of a span's first elements.
+///
+/// # Panics
+/// If the span is shorter.
+fn part<T>(span: &DeviceSpan, elements: usize) -> *mut T {
+    let bytes = elements.checked_mul(size_of::<T>());
+    assert!(
+        bytes.is_some_and(|bytes| bytes <= span.bytes()),
+        "{elements} elements of {} bytes leave a span of {} bytes",
+        size_of::<T>(),
+        span.bytes()
+    );
+    span.address().cast()
+}
+
+fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
+    part(span, elements)
+}
+
+fn f32s(span: &DeviceSpan, elements: usize) -> *mut f32 {
+    part(span, elements)
+}
+
+fn f64s(span: &DeviceSpan, elements: usize) -> *mut f64 {
+    part(span, elements)
+}
+
+fn i32s(span: &DeviceSpan, elements: usize) -> *mut i32 {
+    part(span, elements)
+}
+
+/// Elements between an address and one so many elements on, in the same span.
+fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
+    base.wrapping_add(elements)
+}
+
+/// Queries, keys and values in the rows of one matrix, all of one stride.
+struct Heads {
+    q: *mut hzk_bf16,
+    k: *mut hzk_bf16,
+    v: *mut hzk_bf16,
+    stride: i64,
+}
+
+impl Heads {
+    fn of(qkv: &DeviceSpan, n: usize, dims: &Dims) -> Self {
+        let Dims { h, g, d, .. } = *dims;
+        let q = bf16s(qkv, n * dims.qkv());
+        Heads { q, k: on(q, h * d), v: on(q, (h + g) * d), stride: dims.qkv() as i64 }
+    }
+}
+
+/// Attention sees all that precedes in the document.
+const NO_WINDOW: i64 = 0;
+
+fn attention_scale(dims: &Dims) -> f32 {
+    1.0 / (dims.d as f32).sqrt()
+}
+
+/// H, G and D as launchers take them.
+fn head_counts(dims: &Dims) -> (i64, i64, i64) {
+    (dims.h as i64, dims.g as i64, dims.d as i64)
+}
+
+impl Kernels for CudaKernels {
+    fn storage(&self) -> DType {
+        Self::STORAGE
+    }
+
+    fn outcome(&self) -> Result<()> {
+        self.failed.lock().take().map_or(Ok(()), Err)
+    }
+
+    fn embed_forward(
+        &self,
+        out: DeviceSpan,
+        table: DeviceSpan,
+        tokens: DeviceSpan,
+        n: usize,
+        c: usize,
+        v: usize,
+    ) {
+        launch!(self.embedding_forward(
+            bf16s(&out, n * c),
+            i32s(&tokens, n),
+            bf16s(&table, v * c),
+            n as i64,
+            c as i64,
+            v as i64,
+        ));
+    }
+
+    fn embed_backward(
+        &self,
+        dtable: DeviceSpan,
+        dout: DeviceSpan,
+        tokens: &TokenRows,
+        n: usize,
+        c: usize,
+        v: usize,
+    ) {
+        launch!(self.embedding_backward(
+            f32s(&dtable, v * c),
+            bf16s(&dout, n * c),
+            i32s(&tokens.tokens, n),
+            i32s(&tokens.order, n),
+            i32s(&tokens.first, tokens.distinct + 1),
+            n as i64,
+            tokens.distinct as i64,
+            c as i64,
+            v as i64,
+        ));
+    }
+
+    fn rmsnorm_forward(
+        &self,
+        out: DeviceSpan,
+        rstd: DeviceSpan,
+        x: DeviceSpan,
+        weight: DeviceSpan,
+        eps: f32,
+        n: usize,
+        c: usize,
+    ) {
+        launch!(self.rmsnorm_forward(
+            bf16s(&out, n * c),
+            f32s(&rstd, n),
+            bf16s(&x, n * c),
+            bf16s(&weight, c),
+            eps,
+            n as i64,
+            c as i64,
+        ));
+    }
+
+    fn rmsnorm_backward(
+        &self,
+        dx: DeviceSpan,
+        dx_write: Write,
+        dweight: DeviceSpan,
+        dweight_write: Write,
+        dout: DeviceSpan,
+        x: DeviceSpan,
+        rstd: DeviceSpan,
+        weight: DeviceSpan,
+        n: usize,
+        c: usize,
+    ) {
+        if dweight_write == Write::Set {
+            self.zero(dweight.part(0, c * 4));
+        }
+        // SAFETY: a function of two numbers.
+        let scratch = unsafe { (self.launchers.rmsnorm_backward_scratch)(n as i64, c as i64) };
+        launch!(self.rmsnorm_backward(
+            bf16s(&dx, n * c),
+            f32s(&dweight, c),
+            self.scratch(scratch),
+            bf16s(&dout, n * c),
+            bf16s(&x, n * c),
+            bf16s(&weight, c),
+            f32s(&rstd, n),
+            i32::from(dx_write == Write::Add),
+            n as i64,
+            c as i64,
+        ));
+    }
+
+    fn matmul_forward(
+        &self,
+        out: DeviceSpan,
+        x: DeviceSpan,
+        weight: DeviceSpan,
+        residual: Option<DeviceSpan>,
+        sizes: Linear,
+    ) {
+        let write = if residual.is_some() { Write::Add } else { Write::Set };
+        let product = Product::of(Direction::Forward, write, sizes);
+        self.keep(self.products.forward(out, x, weight, residual, &product, &self.stream));
+    }
+
+    fn matmul_backward_input(
+        &self,
+        dx: DeviceSpan,
+        write: Write,
+        dout: DeviceSpan,
+        weight: DeviceSpan,
+        sizes: Linear,
+    ) {
+        let product = Product::of(Direction::BackwardInput, write, sizes);
+        self.keep(self.products.backward_input(dx, dout, weight, &product, &self.stream));
+    }
+
+    fn matmul_backward_weight(
+        &self,
+        dweight: DeviceSpan,
+        write: Write,
+        dout: DeviceSpan,
+        x: DeviceSpan,
+        sizes: Linear,
+    ) {
+        let product = Product::of(Direction::BackwardWeight, write, sizes);
+        self.keep(self.products.backward_weight(dweight, dout, x, &product, &self.stream));
+    }
+
+    fn rope_forward(&self, qkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
+        let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
+        let Heads { q, k, stride, .. } = Heads::of(&qkv, n, dims);
+        let (positions, inv_freq) = (i32s(&rows.positions, n), f32s(&inv_freq, dims.d / 2));
+        launch!(self.rope_forward(q, k, positions, inv_freq, n as i64, h, g, d, stride, stride));
+    }
+
+    fn rope_backward(&self, dqkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
+        let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
+        let Heads { q: dq, k: dk, stride, .. } = Heads::of(&dqkv, n, dims);
+        let (positions, inv_freq) = (i32s(&rows.positions, n), f32s(&inv_freq, dims.d / 2));
+        launch!(self.rope_backward(dq, dk, positions, inv_freq, n as i64, h, g, d, stride, stride));
+    }
+
+    fn attention_forward(&self, out: DeviceSpan, lse: DeviceSpan, qkv: DeviceSpan, rows: &Rows, dims: &Dims) {
+        let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
+        let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
+        launch!(self.attention_forward(
+            bf16s(&out, n * dims.attended()),
+            f32s(&lse, n * dims.h),
+            q,
+            k,
+            v,
+            i32s(&rows.doc_start, n),
+            attention_scale(dims),
+            NO_WINDOW,
+            n as i64,
+            h,
+            g,
+            d,
+            stride,
+            stride,
+            stride,
+        ));
+    }
+
+    fn attention_backward(
+        &self,
+        dqkv: DeviceSpan,
+        dout: DeviceSpan,
+        out: DeviceSpan,
+        lse: DeviceSpan,
+        qkv: DeviceSpan,
+        rows: &Rows,
+        dims: &Dims,
+    ) {
+        let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
+        let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
+        let Heads { q: dq, k: dk, v: dv, .. } = Heads::of(&dqkv, n, dims);
+        // SAFETY: a function of two numbers.
+        let scratch = unsafe { (self.launchers.attention_backward_scratch)(n as i64, h) };
+        launch!(self.attention_backward(
+            dq,
+            dk,
+            dv,
+            self.scratch(scratch),
+            bf16s(&dout, n * dims.attended()),
+            bf16s(&out, n * dims.attended()),
+            f32s(&lse, n * dims.h),
+            q,
+            k,
+            v,
+            i32s(&rows.doc_start, n),
+            i32s(&rows.doc_end, n),
+            attention_scale(dims),
+            NO_WINDOW,
+            n as i64,
+            h,
+            g,
+            d,
+            stride,
+            stride,
+            stride,
+        ));
+    }
+
+    fn swiglu_forward(&self, out: DeviceSpan, gate_up: DeviceSpan, n: usize, f: usize) {
+        let gate = bf16s(&gate_up, n * 2 * f);
+        let out = bf16s(&out, n * f);
+        launch!(self.swiglu_forward(out, gate, on(gate, f), n as i64, f as i64, 2 * f as i64));
+    }
+
+    fn swiglu_backward(&self, gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize) {
+        let gate = bf16s(&gate_up, n * 2 * f);
+        let up = on(gate, f);
+        let (forwards_result, dout) = (std::ptr::null_mut(), bf16s(&dout, n * f));
+        let (rows, columns) = (n as i64, f as i64);
+        launch!(self.swiglu_backward(gate, up, forwards_result, dout, gate, up, rows, columns, 2 * columns));
+    }
+
+    fn cross_entropy_forward(
+        &self,
+        loss: DeviceSpan,
+        logits: DeviceSpan,
+        rows: &LossRows,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let logprob = self.scratch(n * 4).cast::<f32>();
+        let (logits, targets) = (bf16s(&logits, n * stride), i32s(&rows.targets, n));
+        launch!(self.xent_forward(logprob, logits, targets, n as i64, v as i64, stride as i64));
+        launch!(self.xent_loss(f64s(&loss, 1), logprob, f32s(&rows.weights, n), n as i64));
+    }
+
+    fn cross_entropy_forward_backward(
+        &self,
+        loss: DeviceSpan,
+        logits: DeviceSpan,
+        rows: &LossRows,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let logprob = self.scratch(n * 4).cast::<f32>();
+        let (targets, weights) = (i32s(&rows.targets, n), f32s(&rows.weights, n));
+        launch!(self.xent_forward_backward(
+            bf16s(&logits, n * stride),
+            logprob,
+            targets,
+            weights,
+            rows.scale,
+            n as i64,
+            v as i64,
+            stride as i64,
+        ));
+        launch!(self.xent_loss(f64s(&loss, 1), logprob, weights, n as i64));
+    }
+
+    fn zero(&self, out: DeviceSpan) {
+        let (address, bytes) = (part::<u8>(&out, out.bytes()).cast(), out.bytes());
+        // SAFETY: the span's own bytes, which the caller may write (the law of `ops`).
+        let code = unsafe { (self.launchers.fill)(address, 0, bytes, self.stream.raw()) };
+        self.keep(launched(code as i32, "cudaMemsetAsync"));
+    }
+
+    fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan) {
+        let elements = x.bytes() / 4;
+        // SAFETY: a function of one number.
+        let scratch = unsafe { (self.launchers.grad_scratch)(elements as i64) };
+        let scratch = self.scratch(scratch);
+        launch!(self.grad_sumsq(f64s(&out, 1), scratch, f32s(&x, elements), elements as i64));
+    }
+
+    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType) {
+        let elements = x.bytes() / 4;
+        match to {
+            DType::Bf16 => {
+                // SAFETY: a function of one number.
+                let bytes = unsafe { (self.launchers.grad_scratch)(elements as i64) };
+                // The sum of squares that comes along is another operation's.
+                let square_sum = self.scratch(ALIGNMENT + bytes).cast::<f64>();
+                let scratch = square_sum.wrapping_byte_add(ALIGNMENT).cast();
+                let (out, x) = (bf16s(&out, elements), f32s(&x, elements));
+                launch!(self.grad_store(out, square_sum, scratch, x, elements as i64));
+            }
+            DType::F32 => {
+                let (out, x) = (f32s(&out, elements), f32s(&x, elements).cast_const());
+                let (copy, bytes) = (self.launchers.copy, elements * 4);
+                // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
+                let code =
+                    unsafe { copy(out.cast(), x.cast(), bytes, cudaMemcpyDeviceToDevice, self.stream.raw()) };
+                self.keep(launched(code as i32, "cudaMemcpyAsync"));
+            }
+        }
+    }
+
+    fn widen(&self, out: DeviceSpan, x: DeviceSpan) {
+        let elements = x.bytes() / 2;
+        launch!(self.grad_accumulate(f32s(&out, elements), bf16s(&x, elements), 0, elements as i64));
+    }
+}

@@ -1,0 +1,74 @@
+//! What the CUDA kernels take of a model, and the memory they work in. Pure.
+
+use crate::base::{Dims, Error, Result, Shape, Status};
+
+/// Bytes for products: what NVIDIA recommends for Hopper, and enough for any before it.
+pub const PRODUCTS_BYTES: usize = 32 << 20;
+
+/// Bytes: the workspace's own alignment, and that of its parts.
+pub const ALIGNMENT: usize = 256;
+
+/// Rows of partial sums that a sum over rows leaves at most: `kPartialRowsMax` of `csrc/column_sum.h`.
+const PARTIAL_ROWS_MAX: usize = 512;
+/// Values of a block, and blocks at most, of a sum of squares: those of `csrc/grad.cu`.
+const SQUARES: (usize, usize) = (2048, 1024);
+
+/// Bytes of workspace for everything that a model asks of [`CudaKernels`](crate::ops::cuda::CudaKernels), with logits in
+/// chunks of `logits_chunk` rows. Nothing else may use it, and what it holds means nothing between two operations.
+pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize) -> usize {
+    let n = shape.n();
+    // A gradient is rounded and squared in pieces of any length; its sum of squares has a place before the partial ones.
+    let rounding = ALIGNMENT + grad_scratch(usize::MAX);
+    let log_probabilities = logits_chunk.min(n) * 4;
+    let scratch = [
+        rmsnorm_backward_scratch(n, dims.c),
+        attention_backward_scratch(n, dims.h),
+        rounding,
+        log_probabilities,
+    ];
+    PRODUCTS_BYTES + scratch.into_iter().fold(0, usize::max).next_multiple_of(ALIGNMENT)
+}
+
+/// `hzk_rmsnorm_backward_scratch`.
+pub fn rmsnorm_backward_scratch(n: usize, c: usize) -> usize {
+    n.min(PARTIAL_ROWS_MAX) * c * 4
+}
+
+/// `hzk_attention_backward_scratch`.
+pub fn attention_backward_scratch(n: usize, h: usize) -> usize {
+    n * h * 4
+}
+
+/// `hzk_grad_scratch`.
+pub fn grad_scratch(elements: usize) -> usize {
+    let (values, blocks_max) = SQUARES;
+    elements.div_ceil(values).min(blocks_max) * 8
+}
+
+/// Refuses what the kernels of `csrc/` cannot compute (`Unsupported`), naming field and value.
+pub fn supports(dims: &Dims, shape: Shape) -> Result<()> {
+    const WIDTH_MAX: usize = 16384;
+    const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
+    let Dims { c, h, d, f, .. } = *dims;
+    let refuse =
+        |what: String| Err(Error::new(Status::Unsupported, format!("on CUDA {what}; --device cpu takes it")));
+    if !HEAD_DIMS.contains(&d) {
+        return refuse(format!("head_dim must be 64, 96, 128 or 256, not {d}"));
+    }
+    for (field, size) in [("hidden_size", c), ("intermediate_size", f)] {
+        if !size.is_multiple_of(8) {
+            return refuse(format!("{field} must be a multiple of 8, not {size}"));
+        }
+    }
+    if c > WIDTH_MAX {
+        return refuse(format!("hidden_size must be at most {WIDTH_MAX}, not {c}"));
+    }
+    let rows_max = i32::MAX as usize / h.max(1) - 255;
+    if h > 65535 || shape.n() > rows_max {
+        return refuse(format!(
+            "{} × {} tokens of {h} heads are too many for one micro-batch; {rows_max} tokens are the most",
+            shape.b, shape.t
+        ));
+    }
+    Ok(())
+}
