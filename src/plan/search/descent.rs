@@ -107,8 +107,13 @@ fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
     for sweeps in trials.question.sweeps() {
         let free = free(trials, sweeps);
         for wait in trials.question.waits() {
-            for order in ORDERS {
-                let mut mix = least(trials, sweeps, wait);
+            let bare = least(trials, sweeps, wait);
+            // Where host memory is short the device has to hold what it can.
+            let short = !fits(trials, &bare);
+            let starts = if short { Vec::from(least_host(trials, bare)) } else { vec![bare] };
+            let orders = ORDERS.iter().flat_map(|order| starts.iter().map(move |start| (*order, start)));
+            for (order, start) in orders {
+                let mut mix = start.clone();
                 for attribute in order.iter().filter(|attribute| free.contains(attribute)) {
                     mix = fill_up(trials, &mix, *attribute);
                 }
@@ -143,8 +148,22 @@ fn fits(trials: &Trials, mix: &Mix) -> bool {
     trials.fits(&mix.placement(&trials.question))
 }
 
+/// The least device memory, and two ways to what takes least host memory besides: what stays on the device need not
+/// be in host memory.
+pub fn least_host(trials: &Trials, bare: Mix) -> [Mix; 3] {
+    let limit = trials.question.room.device.unwrap_or(usize::MAX);
+    let free = free(trials, bare.sweeps);
+    let kept = |order: [Attribute; 2]| {
+        let wanted = order.into_iter().filter(|attribute| free.contains(attribute));
+        wanted.fold(bare.clone(), |mix, attribute| fill(trials, &mix, attribute, |device, _| device <= limit))
+    };
+    let ways = [[Attribute::Kept, Attribute::Own], [Attribute::Own, Attribute::Kept]].map(kept);
+    let [one, other] = ways;
+    [bare, one, other]
+}
+
 /// As much of an attribute as there is room for. `fits` judges bytes of device and host.
-pub fn fill(trials: &Trials, mix: &Mix, attribute: Attribute, fits: impl Fn(usize, usize) -> bool) -> Mix {
+fn fill(trials: &Trials, mix: &Mix, attribute: Attribute, fits: impl Fn(usize, usize) -> bool) -> Mix {
     let layers = trials.question.config.dims.l;
     let most = greatest(mix.count(attribute), layers, |count| {
         let (device, host) = trials.taken(&mix.with(attribute, count).placement(&trials.question));

@@ -1,7 +1,6 @@
 //! What is said when nothing fits: which limit binds, by how much, and the smallest change that fits.
 
-use super::descent::{fill, least};
-use super::mix::Attribute;
+use super::descent::{least, least_host};
 use super::trial::Trials;
 use super::{Pins, Question};
 use crate::base::{Error, Result, Shape, Status};
@@ -27,9 +26,9 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
              them no place for it; use --clip 0, mode exact, or gradients that wait on the device",
         ));
     };
-    let advice = match smallest_change(question, short)? {
-        Some(change) => format!("; {change} would fit"),
-        None => String::new(),
+    let advice = match changes(question, short)?.join(", or ") {
+        none if none.is_empty() => none,
+        changes => format!("; {changes} would fit"),
     };
     Ok(match short {
         Short::Device(need) => {
@@ -70,9 +69,7 @@ fn shortage(question: &Question) -> Result<Option<Short>> {
             let bare = least(&trials, sweeps, wait);
             let device = trials.taken(&bare.placement(question)).0;
             device_least = Some(device_least.map_or(device, |least| least.min(device)));
-            // What stays on the device need not be in host memory.
-            let kept = fill_within(&trials, &bare, &[Attribute::Kept, Attribute::Own]);
-            for mix in [&bare, &kept, &fill_within(&trials, &bare, &[Attribute::Own, Attribute::Kept])] {
+            for mix in least_host(&trials, bare) {
                 let (device, host) = trials.taken(&mix.placement(question));
                 let host = if question.room.shared { host.saturating_add(device) } else { host };
                 if device <= limit {
@@ -87,47 +84,11 @@ fn shortage(question: &Question) -> Result<Option<Short>> {
     })
 }
 
-/// As much of some attributes as the device alone has room for.
-fn fill_within(trials: &Trials, bare: &super::mix::Mix, order: &[Attribute]) -> super::mix::Mix {
-    let limit = trials.question.room.device.unwrap_or(usize::MAX);
-    let pins = trials.question.pins;
-    let mut mix = bare.clone();
-    for &attribute in order {
-        let is_free = match attribute {
-            Attribute::Kept => pins.boundary.is_none(),
-            _ => pins.sum.is_none() && mix.sweeps > 1,
-        };
-        if is_free {
-            mix = fill(trials, &mix, attribute, |device, _| device <= limit);
-        }
-    }
-    mix
-}
-
-/// The change that takes least away from what was asked, of those that fit: a pin, then a cut of the step into
-/// smaller micro-batches, then what the host keeps.
-fn smallest_change(question: &Question, short: Short) -> Result<Option<String>> {
-    let fits = |changed: &Question| shortage_is_none(changed);
-    let free = Pins { ring: question.pins.ring, adam: question.pins.adam, ..Pins::default() };
-    if *question.pins != free {
-        let pins = question.pins;
-        let alone = [
-            ("a free number of weight slots", Pins { weight_slots: None, ..pins.clone() }),
-            ("a free number of gradient slabs", Pins { slabs: None, ..pins.clone() }),
-            ("a free number of sweeps", Pins { sweeps: None, ..pins.clone() }),
-            ("a free choice where gradients wait", Pins { grad_wait: None, ..pins.clone() }),
-            ("a free choice of what is recomputed", Pins { recompute: None, ..pins.clone() }),
-            ("a free choice of what is spilled", Pins { boundary: None, ..pins.clone() }),
-            ("a free number of resident layers", Pins { residents: None, ..pins.clone() }),
-            ("a free choice where gradients are summed", Pins { sum: None, ..pins.clone() }),
-            ("a free placement", free),
-        ];
-        for (name, pins) in alone {
-            if fits(&Question { pins: &pins, ..*question })? {
-                return Ok(Some(name.to_owned()));
-            }
-        }
-    }
+/// The changes that fit, of each kind the one that takes least away from what was asked: a pin, a cut of the step
+/// into smaller micro-batches, a shorter step, what the host keeps; and if none of them does, shorter sequences.
+fn changes(question: &Question, short: Short) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    found.extend(without_a_pin(question)?);
     let Shape { b, t } = question.numeric.shape;
     let mut numeric = question.numeric;
     for smaller in (1..b).rev().filter(|smaller| b.is_multiple_of(*smaller)) {
@@ -135,33 +96,70 @@ fn smallest_change(question: &Question, short: Short) -> Result<Option<String>> 
         numeric.logits_chunk = question.numeric.logits_chunk.min(smaller * t);
         let micros = question.micros * (b / smaller);
         if fits(&Question { numeric, micros, ..*question })? {
-            return Ok(Some(format!("{micros} micro-batches of {smaller} × {t} tokens")));
+            found.push(format!("{micros} micro-batches of {smaller} × {t} tokens"));
+            break;
         }
     }
-    numeric.logits_chunk = numeric.logits_chunk.min(16);
-    if matches!(short, Short::Device(_)) && fits(&Question { numeric, ..*question })? {
-        return Ok(Some(format!("a logits chunk of {} rows", numeric.logits_chunk)));
+    for fewer in std::iter::successors(Some(question.micros / 2), |fewer| Some(fewer / 2)) {
+        if fewer == 0 {
+            break;
+        }
+        if fits(&Question { micros: fewer, ..*question })? {
+            found.push(format!("steps of {fewer} of these micro-batches"));
+            break;
+        }
     }
     if matches!(short, Short::Host(_)) {
         for (mode, name) in MODES {
             if *mode != question.mode && fits(&Question { mode: *mode, ..*question })? {
-                return Ok(Some(format!("mode {name}")));
+                found.push(format!("mode {name}"));
+                break;
             }
-        }
-        if !question.clips {
-            return Ok(None);
-        }
-        for (mode, name) in MODES {
-            if fits(&Question { mode: *mode, clips: false, ..*question })? {
-                return Ok(Some(format!("mode {name} without clipping")));
+            if question.clips && fits(&Question { mode: *mode, clips: false, ..*question })? {
+                found.push(format!("mode {name} without clipping"));
+                break;
             }
         }
     }
-    for shorter in std::iter::successors(Some(t / 2), |shorter| Some(shorter / 2)).take_while(|&t| t > 0) {
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    for shorter in std::iter::successors(Some(t / 2), |shorter| Some(shorter / 2)) {
+        if shorter == 0 {
+            break;
+        }
         numeric.shape = Shape { b: 1, t: shorter };
-        numeric.logits_chunk = numeric.logits_chunk.min(shorter);
-        if fits(&Question { numeric, ..*question })? {
-            return Ok(Some(format!("sequences of {shorter} tokens")));
+        numeric.logits_chunk = question.numeric.logits_chunk.min(shorter);
+        for (micros, number) in [(question.micros, ""), (1, "one micro-batch of ")] {
+            if fits(&Question { numeric, micros, ..*question })? {
+                return Ok(vec![format!("{number}1 × {shorter} tokens")]);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The first pin without which there is room.
+fn without_a_pin(question: &Question) -> Result<Option<String>> {
+    let pins = question.pins;
+    let free = Pins { ring: pins.ring, adam: pins.adam, ..Pins::default() };
+    if *pins == free {
+        return Ok(None);
+    }
+    let alone = [
+        ("a free number of weight slots", Pins { weight_slots: None, ..pins.clone() }),
+        ("a free number of gradient slabs", Pins { slabs: None, ..pins.clone() }),
+        ("a free number of sweeps", Pins { sweeps: None, ..pins.clone() }),
+        ("a free choice where gradients wait", Pins { grad_wait: None, ..pins.clone() }),
+        ("a free choice of what is recomputed", Pins { recompute: None, ..pins.clone() }),
+        ("a free choice of what is spilled", Pins { boundary: None, ..pins.clone() }),
+        ("a free number of resident layers", Pins { residents: None, ..pins.clone() }),
+        ("a free choice where gradients are summed", Pins { sum: None, ..pins.clone() }),
+        ("a free placement", free),
+    ];
+    for (name, pins) in alone {
+        if fits(&Question { pins: &pins, ..*question })? {
+            return Ok(Some(name.to_owned()));
         }
     }
     Ok(None)
@@ -170,7 +168,7 @@ fn smallest_change(question: &Question, short: Short) -> Result<Option<String>> 
 /// What the host may keep, by what it takes away.
 const MODES: &[(Mode, &str)] = &[(Mode::Exact, "exact"), (Mode::Streamed, "streamed")];
 
-fn shortage_is_none(question: &Question) -> Result<bool> {
+fn fits(question: &Question) -> Result<bool> {
     Ok(match shortage(question)? {
         None => false,
         Some(Short::Device(_)) => false,
