@@ -1,12 +1,14 @@
 //! AdamW's speed beside the memory's: `cargo bench --bench adam -- [--parameters N] [--rounds N] [--threads N]`.
 //!
-//! Every round runs, one after the other, a *probe* and the kernel in each instruction set (with `HZ_ISA` in that one). The probe goes over
-//! the same five streams (weights, residual, m, v: read and written in place; gradient: read) and does nothing
-//! with them but what keeps the compiler from leaving them out; it is the limit that memory sets. Ratios are taken within a round, because bandwidth on shared machines
-//! wanders, and by wall clock as well as by processor time, which other programs disturb less; the median of
+//! Every round runs the kernel in each instruction set (with `HZ_ISA` in that one), and a *probe* before and after
+//! it. The probe goes over the same five streams (weights, residual, m, v: read and written in place; gradient:
+//! read) and does nothing with them but what keeps the compiler from leaving them out; it is the limit that memory
+//! sets. A ratio is that of the two probes around a kernel to the kernel, because bandwidth on shared machines
+//! wanders, by wall clock as well as by processor time, which other programs disturb less; the median of
 //! the rounds is reported, as one line of JSON for each measurement. The modes are
-//! `exact` with a bf16 and an f32 gradient, `compact` (18 bytes), and `whole`: f32 masters and gradients (28 bytes), as
-//! other trainers keep them; its probe goes over the same bytes.
+//! `exact` with a bf16 and an f32 gradient (`streamed` runs the same kernel over the same streams), `compact` (18
+//! bytes), and `whole`: f32 masters and gradients (28 bytes), as other trainers keep them; its probe goes over the
+//! same bytes. `--modes exact,compact` leaves modes out.
 
 use std::env;
 use std::slice;
@@ -29,12 +31,16 @@ fn main() {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = option("--threads", cores);
 
-    for (mode, dtype, moment) in [
+    let modes = env::args().skip_while(|argument| argument != "--modes").nth(1);
+    let wanted = |mode: &str| modes.as_ref().is_none_or(|modes| modes.split(',').any(|name| name == mode));
+
+    let measured = [
         ("exact", DType::Bf16, DType::F32),
         ("exact", DType::F32, DType::F32),
         ("compact", DType::Bf16, DType::Bf16),
         ("whole", DType::F32, DType::F32),
-    ] {
+    ];
+    for (mode, dtype, moment) in measured.into_iter().filter(|(mode, ..)| wanted(mode)) {
         let pool = Pool::new(threads).expect("threads start");
         let bytes_read = 4 + dtype.bytes() + 2 * moment.bytes();
         let bytes_written = 4 + 2 * moment.bytes();
@@ -50,34 +56,33 @@ fn main() {
         let rounding = Rounding { seed: 1, step: 10, first: 0 };
         let rounding = (moment == DType::Bf16).then_some(&rounding);
         let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
-        let mut probe_seconds = Vec::new();
-        let mut seconds = vec![Vec::new(); isas.len()];
+        let mut runs = vec![Vec::new(); isas.len()];
+        let mut before = timed(|| probe(&pool, &spans));
         for _ in 0..=rounds {
-            probe_seconds.push(timed(|| probe(&pool, &spans)));
-            for (isa, seconds) in isas.iter().zip(&mut seconds) {
-                seconds.push(timed(|| match &whole {
+            for (isa, runs) in isas.iter().zip(&mut runs) {
+                let own = timed(|| match &whole {
                     Some(whole) => update_whole_with(*isa, &pool, whole, &scalars, 1.0, true),
                     None => update_with(*isa, &pool, &spans, &scalars, 1.0, true, rounding),
-                }));
+                });
+                let after = timed(|| probe(&pool, &spans));
+                runs.push(Run { probe: before.mean(after), own });
+                before = after;
             }
         }
         let traffic = (elements * (bytes_read + bytes_written)) as f64;
-        for (isa, seconds) in isas.iter().zip(&seconds) {
-            // The first round warms up.
-            let (probe, own) = (&probe_seconds[1..], &seconds[1..]);
-            let middle = |times: &[Times], of: fn(&Times) -> f64| median(times.iter().map(of).collect());
-            let percent = |of: fn(&Times) -> f64| {
-                let ratios = probe.iter().zip(own).map(|(probe, own)| of(probe) / of(own));
-                round3(100.0 * median(ratios.collect()))
-            };
+        for (isa, runs) in isas.iter().zip(&runs) {
+            let runs = &runs[1..]; // the first round warms up
+            let middle = |of: &dyn Fn(&Run) -> f64| median(runs.iter().map(of).collect());
+            let percent =
+                |of: fn(&Times) -> f64| round3(100.0 * middle(&|run| of(&run.probe) / of(&run.own)));
             println!(
                 "{}",
                 serde_json::json!({
                     "bench": "adam", "mode": mode, "isa": isa.name(), "gradient": dtype.name(),
                     "threads": threads, "parameters": elements, "rounds": rounds,
-                    "gparams_per_second": round3(elements as f64 / middle(own, |t| t.wall) / 1e9),
-                    "gb_per_second": round3(traffic / middle(own, |t| t.wall) / 1e9),
-                    "probe_gb_per_second": round3(traffic / middle(probe, |t| t.wall) / 1e9),
+                    "gparams_per_second": round3(elements as f64 / middle(&|run| run.own.wall) / 1e9),
+                    "gb_per_second": round3(traffic / middle(&|run| run.own.wall) / 1e9),
+                    "probe_gb_per_second": round3(traffic / middle(&|run| run.probe.wall) / 1e9),
                     "percent_of_probe": percent(|t| t.wall),
                     "percent_of_probe_by_processor_time": percent(|t| t.processor),
                 })
@@ -138,9 +143,9 @@ fn fill(pool: &Pool, spans: &AdamSpans) {
     });
 }
 
-/// The five streams with next to no arithmetic, in tiles of the kernel's size.
+/// The five streams with next to no arithmetic, in tiles of the size that serves the probe best.
 fn probe(pool: &Pool, spans: &AdamSpans) {
-    const TILE: usize = 1 << 14;
+    const TILE: usize = 1 << 18;
     let elements = spans.elements();
     pool.run(elements.div_ceil(TILE), &|_, tile| {
         let start = tile * TILE;
@@ -256,10 +261,23 @@ fn touch_each<G: Word, M: Word>(
 }
 
 /// Seconds of a call: on the wall, and of this process on its processors.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Times {
     wall: f64,
     processor: f64,
+}
+
+impl Times {
+    fn mean(self, other: Times) -> Times {
+        Times { wall: (self.wall + other.wall) / 2.0, processor: (self.processor + other.processor) / 2.0 }
+    }
+}
+
+/// A kernel's call, and the mean of the probes before and after it.
+#[derive(Clone)]
+struct Run {
+    probe: Times,
+    own: Times,
 }
 
 fn timed(work: impl FnOnce()) -> Times {

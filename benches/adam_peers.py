@@ -1,21 +1,117 @@
-"""AdamW beside its peers on the same machine, in interleaved rounds: python benches/adam_peers.py
+"""AdamW beside its peers, step by step in one process: PYTHON benches/adam_peers.py [--parameters N] [--rounds N]
 
-Each round times one step of PyTorch's fused CPU AdamW (f32 parameters and gradients), one of DeepSpeed's CPU Adam
-where it is installed, and one of ours in each mode (`cargo bench --bench adam`, best instruction set). Prints a
-line of JSON with the median of each, in 1e9 parameters a second, and the medians of the rounds' ratios to
-PyTorch. Build the bench first, so that no round compiles: cargo bench --bench adam --no-run
+Needs torch. For more peers it needs deepspeed and ninja, which compile at first use, and an unpacked source package of
+ColossalAI (`--colossalai FOLDER`, with CUDA's headers in CPATH): its kernel is compiled, the package is not installed.
+Ours runs through the C ABI of the shared library: cargo build --release first.
+
+A round makes one step of each, in an order of its own: PyTorch's fused CPU AdamW, DeepSpeed's and ColossalAI's CPU
+Adam, all with f32 parameters and gradients, and ours in modes exact (bf16 gradients), compact and f32. All arrays lie
+in huge pages, the peers' too. Prints a line of JSON: medians in 1e9 parameters a second; of ours median, least and
+greatest of the rounds' ratios to the best peer of the round, and the median of those to each peer.
 """
+
 import argparse
+import ctypes
 import json
 import os
 import pathlib
+import random
 import statistics
-import subprocess
 import time
 
-import torch
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's way to huge pages
+import torch  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+LR = 1e-4
+BF16, F32 = 1, 2
+# Mode number, bytes of weight, residual, gradient and moment, gradient type.
+MODES = {"exact": (1, 2, 2, 2, 4, BF16), "compact": (2, 2, 2, 2, 2, BF16), "f32": (3, 4, 0, 4, 4, F32)}
+HUGE = 2 << 20
+
+
+class AdamOptions(ctypes.Structure):
+    _fields_ = (
+        [("struct_size", ctypes.c_uint32), ("mode", ctypes.c_uint32)]
+        + [(name, ctypes.c_uint64) for name in ("threads", "state_count", "host_mem", "seed")]
+        + [(name, ctypes.c_double) for name in ("beta1", "beta2", "eps", "weight_decay")]
+    )
+
+
+class AdamArrays(ctypes.Structure):
+    _fields_ = (
+        [("struct_size", ctypes.c_uint32), ("gradient_dtype", ctypes.c_uint32)]
+        + [(name, ctypes.c_uint64) for name in ("count", "first")]
+        + [(name, ctypes.c_void_p) for name in ("weights", "residual", "gradient", "m", "v", "bf16_out")]
+    )
+
+
+class ArenaOptions(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("struct_size", "kind", "node", "pages")] + [
+        ("host_mem", ctypes.c_uint64)
+    ]
+
+
+class ArenaInfo(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("pages", ctypes.c_uint32),
+        ("address", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+    ]
+
+
+class Horizon:
+    """The shared library. What it opens lives as long as this process."""
+
+    def __init__(self, path: pathlib.Path):
+        self.library = ctypes.CDLL(str(path))
+        self.library.hz_last_error.restype = ctypes.c_char_p
+        self.library.hz_adam_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, ctypes.c_uint64] + [
+            ctypes.c_double
+        ] * 2
+
+    def call(self, name: str, *arguments) -> None:
+        if getattr(self.library, name)(*arguments) != 0:
+            raise RuntimeError(self.library.hz_last_error().decode())
+
+    def arena(self, count: int) -> int:
+        """Address of `count` bytes of touched memory."""
+        options = ArenaOptions(ctypes.sizeof(ArenaOptions), kind=1)
+        arena, info = ctypes.c_void_p(), ArenaInfo(ctypes.sizeof(ArenaInfo))
+        self.call("hz_arena_open", ctypes.byref(options), ctypes.c_uint64(count), ctypes.byref(arena))
+        self.call("hz_arena_touch", arena, ctypes.c_uint64(0))
+        self.call("hz_arena_info", arena, ctypes.byref(info))
+        return info.address
+
+    def stepper(self, mode: str, elements: int, threads: int):
+        """A closure that makes one step over arrays with ordinary values."""
+        number, weight, residual, gradient, moment, dtype = MODES[mode]
+        options = AdamOptions(ctypes.sizeof(AdamOptions), number, threads, 0, 0, 1, 0.9, 0.999, 1e-8, 0.01)
+        adam = ctypes.c_void_p()
+        self.call("hz_adam_open", ctypes.byref(options), ctypes.byref(adam))
+        sizes = [weight, residual, gradient, moment, moment]
+        starts = [sum(-(-elements * size // HUGE) * HUGE for size in sizes[:at]) for at in range(len(sizes) + 1)]
+        base = self.arena(starts[-1])
+        at = [base + start if size else None for start, size in zip(starts, sizes)]
+        values = tensor_over(at[2], elements, torch.bfloat16 if dtype == BF16 else torch.float32)
+        values.normal_()
+        weights = tensor_over(at[0], elements, torch.bfloat16 if weight == 2 else torch.float32)
+        weights.copy_(values)
+        arrays = AdamArrays(ctypes.sizeof(AdamArrays), dtype, elements, 0, *at, None)
+        step = 0
+
+        def advance() -> None:
+            nonlocal step
+            step += 1
+            self.call("hz_adam_step", adam, ctypes.byref(arrays), LR, step, 1.0, 1.0)
+
+        return advance
+
+
+def tensor_over(address: int, elements: int, dtype: torch.dtype) -> torch.Tensor:
+    size = torch.tensor([], dtype=dtype).element_size()
+    return torch.frombuffer((ctypes.c_char * (elements * size)).from_address(address), dtype=dtype)
 
 
 def parameter(elements: int) -> torch.nn.Parameter:
@@ -24,51 +120,68 @@ def parameter(elements: int) -> torch.nn.Parameter:
     return param
 
 
-def peers(elements: int) -> dict:
+def colossalai(folder: pathlib.Path, elements: int):
+    """A step of ColossalAI's CPU Adam, its kernel compiled from its sources by PyTorch as that project does."""
+    from torch.utils.cpp_extension import load
+
+    kernel = folder / "extensions/csrc/kernel/x86/cpu_adam.cpp"
+    flags = ["-O3", "-g", "-Wno-reorder", "-fopenmp", "-march=native"]  # its own, but for libraries of CUDA's
+    module = load("colossalai_cpu_adam", [str(kernel)], extra_cflags=flags)
+    optimizer = module.CPUAdamOptimizer(LR, 0.9, 0.999, 1e-8, 0.01, True)
+    param, m, v = parameter(elements), torch.zeros(elements), torch.zeros(elements)
+    step = 0
+
+    def advance() -> None:
+        nonlocal step
+        step += 1
+        optimizer.step(step, LR, 0.9, 0.999, 1e-8, 0.01, True, param.data, param.grad, m, v, -1.0)
+
+    return advance
+
+
+def peers(elements: int, colossalai_folder) -> dict:
     """A closure that makes one step, by name."""
-    fused = torch.optim.AdamW([parameter(elements)], lr=1e-4, fused=True)
+    fused = torch.optim.AdamW([parameter(elements)], lr=LR, fused=True)
     steps = {"pytorch_fused_f32": fused.step}
     try:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        steps["deepspeed_f32"] = DeepSpeedCPUAdam([parameter(elements)], lr=1e-4, adamw_mode=True).step
+        steps["deepspeed_f32"] = DeepSpeedCPUAdam([parameter(elements)], lr=LR, adamw_mode=True).step
     except ImportError:
         print("skipped: deepspeed is not installed", flush=True)
+    if colossalai_folder:
+        steps["colossalai_f32"] = colossalai(colossalai_folder, elements)
     return steps
-
-
-def ours(elements: int, threads: int, isa: str) -> dict:
-    """1e9 parameters a second, by mode and gradient type."""
-    command = ["cargo", "bench", "-q", "--bench", "adam", "--", "--rounds", "1"]
-    command += ["--parameters", str(elements), "--threads", str(threads)]
-    out = subprocess.run(
-        command, cwd=ROOT, env=dict(os.environ, HZ_ISA=isa), check=True, capture_output=True, text=True
-    )
-    rows = [json.loads(line) for line in out.stdout.splitlines() if line.startswith("{")]
-    return {f"horizon_{row['mode']}_{row['gradient']}": row["gparams_per_second"] for row in rows}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--parameters", type=int, default=100_000_000)
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--parameters", type=int, default=200_000_000)
+    arguments.add_argument("--rounds", type=int, default=15)
     arguments.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments.add_argument("--isa", default="avx512")
+    arguments.add_argument("--modes", default="exact,compact,f32")
+    arguments.add_argument("--library", type=pathlib.Path, default=ROOT / "target/release/libhorizon.so")
+    arguments.add_argument("--colossalai", type=pathlib.Path)
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
-    steps = peers(given.parameters)
-    for step in steps.values():
-        step()  # allocates the moments
-    rounds = []
-    for _ in range(given.rounds):
-        figures = {}
-        for name, step in steps.items():
+    horizon = Horizon(given.library)
+    others = peers(given.parameters, given.colossalai)
+    own = {f"horizon_{mode}": horizon.stepper(mode, given.parameters, given.threads) for mode in given.modes.split(",")}
+    steps = others | own
+    order, rounds = list(steps), []
+    shuffle = random.Random(1)
+    for _ in range(given.rounds + 2):  # two warm up: they allocate the peers' moments
+        shuffle.shuffle(order)
+        seconds = {}
+        for name in order:
             start = time.perf_counter()
-            step()
-            figures[name] = given.parameters / (time.perf_counter() - start) / 1e9
-        rounds.append(figures | ours(given.parameters, given.threads, given.isa))
-    names = rounds[0].keys()
-    ratio = lambda name: statistics.median(r[name] / r["pytorch_fused_f32"] for r in rounds)
+            steps[name]()
+            seconds[name] = time.perf_counter() - start
+        rounds.append(seconds)
+    rounds = rounds[2:]
+    speed = lambda name: statistics.median(given.parameters / r[name] / 1e9 for r in rounds)
+    spread = lambda ratios: [round(r, 3) for r in (statistics.median(ratios), min(ratios), max(ratios))]
+    best = [min(r[name] for name in others) for r in rounds]
     print(
         json.dumps(
             {
@@ -76,8 +189,15 @@ def main() -> None:
                 "parameters": given.parameters,
                 "threads": given.threads,
                 "rounds": given.rounds,
-                "gparams_per_second": {n: round(statistics.median(r[n] for r in rounds), 3) for n in names},
-                "ratio_to_pytorch": {name: round(ratio(name), 3) for name in names},
+                "torch": torch.__version__,
+                "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+                "gparams_per_second": {name: round(speed(name), 3) for name in steps},
+                "ratio_to_best_peer_of_round": {
+                    name: spread([b / r[name] for b, r in zip(best, rounds)]) for name in own
+                },
+                "ratio_to_each_peer": {
+                    name: {peer: spread([r[peer] / r[name] for r in rounds])[0] for peer in others} for name in own
+                },
             }
         )
     )

@@ -96,8 +96,9 @@
  *
  * hz_trainer_update and hz_trainer_step return when the loss and the gradient norm of the step are known.
  * AdamW may then still be running on the library's threads; the next step overlaps with it. Calls that need
- * its result wait for it by themselves; they say "waits for the lanes" below. To time whole steps, or before
- * exit, call hz_trainer_sync.
+ * its result wait for it by themselves, most of them for the part of it that they touch: each says below what it
+ * waits for. Steps, evaluations, reads and writes follow one another in any order, without a barrier between them.
+ * To time whole steps, or before exit, call hz_trainer_sync, which waits for the lanes.
  *
  * ==================================================================================================
  * ERRORS
@@ -178,6 +179,8 @@ enum {
     HZ_STATUS_NON_FINITE = 110,
     /* A gradient was not finite after some units had been updated; the message names the unit. */
     HZ_STATUS_STEP_PARTIAL = 111,
+    /* A function of the caller's that was called back ended the call; nothing was changed. */
+    HZ_STATUS_CANCELLED = 112,
     /* The model does not fit the host memory it may use. */
     HZ_STATUS_OUT_OF_HOST_MEMORY = 200,
     /* Reading or writing a file failed. */
@@ -274,7 +277,8 @@ enum {
     /* 14 bytes a parameter: bf16 weight, 16-bit residual (both together are the f32 master), bf16 gradient,
      * f32 moments. 16 bytes with f32 gradients. */
     HZ_MODE_EXACT = 1,
-    /* 12 bytes: gradients pass through a small ring and are used at once. Needs clip = 0. */
+    /* 12 bytes: gradients pass through a small ring and are used at once. Needs clip = 0, or grad_place =
+     * HZ_PLACE_DEVICE. */
     HZ_MODE_STREAMED = 2
 };
 
@@ -286,7 +290,7 @@ enum {
 
 /* When AdamW runs. */
 enum {
-    /* After the norm in HZ_MODE_EXACT, under backward in HZ_MODE_STREAMED. */
+    /* After the norm; under backward in HZ_MODE_STREAMED, unless gradients wait on the device. */
     HZ_ADAM_AUTO = 0,
     /* Once loss and norm of the whole step are known, overlapped with the next step's forward. A norm that is not
      * finite commits nothing. */
@@ -304,8 +308,47 @@ enum {
     HZ_DEVICE_CPU = 1
 };
 
-/* Everything about a run that is not the model, the data or the learning rate. Neither weight_slots, slabs, threads,
- * adam_when nor the memory limits ever change a bit of the result. */
+/* What of a layer its backward computes again; the rest is kept on the device from its forward on, of every
+ * micro-batch of a sweep. */
+enum {
+    /* Everything, from the layer's input: least memory. */
+    HZ_RECOMPUTE_FULL = 1,
+    /* Norms and SwiGLU: no matrix product, and not attention. */
+    HZ_RECOMPUTE_SELECTIVE = 2,
+    /* Nothing. */
+    HZ_RECOMPUTE_NONE = 3
+};
+
+/* Where something is while it waits. */
+enum {
+    /* As the library sees fit; see each field. */
+    HZ_PLACE_AUTO = 0,
+    HZ_PLACE_HOST = 1,
+    HZ_PLACE_DEVICE = 2
+};
+
+/* How some layers are placed: for layers first .. first + count - 1, counted from 0. */
+typedef struct hz_layer_placement_t {
+    uint32_t struct_size;
+    uint32_t recompute; /* HZ_RECOMPUTE_* */
+    uint32_t boundary;  /* HZ_PLACE_*: the layer's input between its forward and its backward. On the device (AUTO) it
+                           takes B*T*C activations of each micro-batch of a sweep; when those of all layers are on the
+                           host, device memory does not grow with the number of layers */
+    uint32_t resident;  /* 1: the weights stay on the device through a step, in a slot of their own, and are uploaded
+                           once a step instead of once or twice a sweep */
+    uint32_t sum;       /* HZ_PLACE_*: the layer's f32 gradient between the sweeps of a step; on the device it takes 4
+                           bytes a parameter. AUTO is the host; without several sweeps nothing is to be placed */
+    uint32_t reserved;  /* 0 */
+    uint64_t first;
+    uint64_t count;     /* 0 = all from `first` on */
+} hz_layer_placement_t;
+
+/* All layers, as a trainer places them by itself: least memory, boundaries on the device. */
+#define HZ_LAYER_PLACEMENT_INIT \
+    {sizeof(hz_layer_placement_t), HZ_RECOMPUTE_FULL, HZ_PLACE_AUTO, 0, HZ_PLACE_AUTO, 0, 0, 0}
+
+/* Everything about a run that is not the model, the data or the learning rate. Placement never changes a bit of the
+ * result: neither weight_slots, slabs, sweeps, layers, grad_place, threads, adam_when nor the memory limits do. */
 typedef struct hz_trainer_options_t {
     uint32_t struct_size;
     uint32_t device;          /* HZ_DEVICE_* */
@@ -328,13 +371,19 @@ typedef struct hz_trainer_options_t {
     double eps;
     double weight_decay;      /* decoupled; tensors of two or more dimensions only */
     double clip;              /* the largest global gradient norm; 0 = no clipping */
+    uint32_t grad_place;      /* HZ_PLACE_*: where rounded gradients wait for AdamW. On the device they take 2 or 4
+                                 bytes a parameter there, and HZ_MODE_STREAMED can clip; AUTO is the host */
+    uint32_t sweeps;          /* how many times the layers are gone through in a step, each time with that part of its
+                                 micro-batches: activations of those alone are on the device. 0 = 1 */
+    const hz_layer_placement_t *layers; /* or NULL: placements of layers; where two speak of a layer, the later holds */
+    uint64_t layers_count;              /* how many */
 } hz_trainer_options_t;
 
 /* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
  * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
     {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, \
-     1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0}
+     1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
 
 /* ==================================================================================================
  * Plan: what a trainer would take, before it takes it
@@ -459,7 +508,7 @@ HZ_API hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, 
 /* Fresh weights, as GPT-2 starts them: matrices normal with deviation 0.02, those that add to the residual stream
  * (o_proj, down_proj) with 0.02/sqrt(2L), norms 1. A tensor's values depend on the seed and its name alone.
  * Moments and the step number stay as they are.
- * Waits for the lanes. Errors: those of a failed trainer. */
+ * Waits as hz_trainer_write_tensor. Errors: those of a failed trainer. */
 HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
 
 /* Reads the weights of a Hugging Face folder (model.safetensors, or its shards with their index; f32, bf16 or f16).
@@ -481,17 +530,17 @@ HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder)
 HZ_API hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, uint32_t dtype /* HZ_DTYPE_* */);
 
 /* Reads the f32 master of the tensor `name` into values[0 .. count-1], row-major.
- * Waits for the lanes.
+ * Waits for AdamW of its own unit (the embedding, the layer, or final norm and head) and for no other.
  * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT unless count is its number of elements. */
 HZ_API hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
 /* Writes the f32 master of a tensor: every value is kept exactly. Its moments stay as they are.
- * Waits for the lanes. Errors: as hz_trainer_read_tensor. */
+ * Waits for what reads or writes its own unit and for no other. Errors: as hz_trainer_read_tensor. */
 HZ_API hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values, size_t count);
 
 /* Reads the gradient a tensor had in the last step, as it was rounded to grad_dtype, before clipping; zeros
  * before the first step.
- * Waits for the lanes.
+ * Waits until its own unit's gradient is there.
  * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED in HZ_MODE_STREAMED, which keeps none. */
 HZ_API hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
@@ -570,6 +619,41 @@ HZ_API hz_status_t hz_trainer_eval(hz_trainer_t *trainer, const hz_batch_t *batc
  * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE when something is accumulated. */
 HZ_API hz_status_t hz_trainer_logits(hz_trainer_t *trainer, const int32_t *tokens, size_t count, float *logits,
                                      size_t logits_count);
+
+/* The log-probabilities of the targets of 1 .. micros_max micro-batches under the weights after the last step, in nats,
+ * into logprobs[0 .. logprobs_count-1]: micro-batch by micro-batch, row by row, 0 where the target is ignored.
+ * logprobs_count is count*N; the batches' weights do not count. Changes nothing.
+ * Waits for AdamW unit by unit, as a step would, and until they are there.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE when something is accumulated. */
+HZ_API hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, float *logprobs,
+                                       size_t logprobs_count);
+
+/* A loss as a function of the log-probabilities of all targets of a step: logprobs[0 .. count-1], micro-batch by
+ * micro-batch, row by row, in nats, 0 where the target is ignored. Sets *out_loss (any finite number: it is what the
+ * step reports) and dlogprobs[i] = d loss / d logprobs[i], which are zero when it is called; those of ignored rows do
+ * not count. Returns 0, or anything else to give the step up.
+ *
+ * It runs on the thread that called hz_trainer_step_with_loss, before that returns; the arrays are valid during the
+ * call alone. It may take its time. It must not throw or longjmp; calls on the same trainer are refused there
+ * (HZ_STATUS_INVALID_STATE), other handles may be used. */
+typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, size_t count, double *out_loss,
+                                      void *user);
+
+/* One step under a loss of the caller's, for DPO, GRPO and the like: forward of batches[0 .. count-1], then `loss` once
+ * for all of them, then backward from the gradient it gives, clipping and AdamW as in hz_trainer_step. What the loss
+ * needs beside the log-probabilities (rewards, pairs, those of a reference model by hz_trainer_logprobs of another
+ * trainer) comes by `user`. The batches' weights do not count. The head's logits are computed twice.
+ *
+ * With *out_loss = sum(-w*logprob)/W and dlogprobs = -(w * (float)(1/W)), W the sum of the weights w of the targets
+ * that are not ignored, it is the step that hz_trainer_step makes with those weights, bit for bit.
+ *
+ * Waits as hz_trainer_step.
+ * Errors: those of hz_trainer_step, of which HZ_STATUS_NO_TARGET means that every target is ignored;
+ * HZ_STATUS_INVALID_ARGUMENT when the step has more than one sweep; HZ_STATUS_NON_FINITE when the loss, or a gradient
+ * that counts, is not finite, and HZ_STATUS_CANCELLED when `loss` gave the step up: weights, moments and the step
+ * number are as before, and nothing stays accumulated. */
+HZ_API hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
+                                             hz_loss_callback_t loss, void *user, hz_step_report_t *out_report);
 
 /* Waits for the lanes: everything asked for has been done, AdamW too.
  * Errors: those of a failed trainer. */

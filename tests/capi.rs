@@ -10,8 +10,8 @@ use std::process::Command;
 
 use horizon::capi::{
     SizedStruct, hz_abi_version, hz_adam_arrays_t, hz_adam_options_t, hz_arena_info_t, hz_arena_options_t,
-    hz_batch_t, hz_eval_report_t, hz_model_config_t, hz_plan_summary_t, hz_stats_t, hz_status_name,
-    hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
+    hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_model_config_t, hz_plan_summary_t, hz_stats_t,
+    hz_status_name, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -82,6 +82,11 @@ fn a_c11_program_trains() {
 }
 
 #[test]
+fn a_c11_program_places_layers_and_makes_losses() {
+    print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/loss.c"), false));
+}
+
+#[test]
 fn a_c11_program_meets_every_error() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/errors.c"), false));
 }
@@ -138,7 +143,7 @@ fn the_library_exports_what_the_header_declares_and_nothing_else() {
 
 #[test]
 fn every_function_is_called_by_the_c_programs() {
-    let programs = ["train.c", "errors.c", "adam.c", "arena.c", "train.cpp"];
+    let programs = ["train.c", "loss.c", "errors.c", "adam.c", "arena.c", "train.cpp"];
     let folder = Path::new(ROOT).join("tests/c");
     let text: String = programs.iter().map(|path| fs::read_to_string(folder.join(path)).unwrap()).collect();
     for name in declared() {
@@ -190,6 +195,7 @@ fn structs_and_their_defaults_are_the_same_in_c_and_rust() {
     let compared = compare!(
         hz_model_config_t,
         hz_trainer_options_t,
+        hz_layer_placement_t,
         hz_plan_summary_t,
         hz_tensor_t,
         hz_batch_t,

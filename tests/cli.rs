@@ -83,7 +83,7 @@ fn help_names_every_option_with_its_default() {
     let ran = horizon(&["train", "--help"]).well();
     let options = "model data val steps seq-len micro-batch grad-accum lr min-lr warmup schedule weight-decay \
                    grad-dtype beta1 beta2 eps clip mode device device-mem host-mem threads seed no-shuffle init out \
-                   export-dtype log trace quiet";
+                   export-dtype log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
     for option in options.split_whitespace() {
         assert!(ran.out.contains(&format!("--{option}")), "--{option} is not in the help");
     }
@@ -99,7 +99,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         (&["train", "--resume", "folder"], "resuming is not there yet"),
         (&["train", "--checkpoint-every", "10"], "checkpointing is not there yet"),
         (&["train", "--checkpoint-dir", "folder"], "checkpointing is not there yet"),
-        (&["train", "--grad-place", "device"], "not there yet"),
         (&["plan", "--model", "tiny", "--json"], "planning without training is not there yet"),
         (&["plot", "run.jsonl"], "plotting logs is not there yet"),
         (&["calibrate"], "calibration is not there yet"),

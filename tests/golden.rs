@@ -3,8 +3,13 @@
 #[path = "golden/case.rs"]
 mod case;
 
+use std::path::Path;
+
 use case::{CASES, Case, master};
-use horizon::base::{DType, master as split};
+use horizon::base::{DType, Shape, master as split};
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::train::ModelSource;
+use safetensors::SafeTensors;
 
 fn close(what: &str, got: f64, want: f64, bound: f64) {
     assert!((got - want).abs() <= bound, "{what}: got {got}, PyTorch has {want}, bound {bound:e}");
@@ -73,5 +78,32 @@ fn five_steps() {
             }
         }
         assert!(beyond.len() * 10_000 <= elements, "{} of {elements}:\n{}", beyond.len(), beyond.join("\n"));
+    }
+}
+
+/// A folder as transformers 4 writes it and as 5 does: the logits of every position of both sequences.
+#[test]
+fn folders_of_both_formats() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let bytes = std::fs::read(golden.join("hf_llama.safetensors")).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
+    let read = |name: &str| reference.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();
+    let tokens: Vec<i32> = read("tokens").into_iter().map(i32::from_le_bytes).collect();
+    let logits: Vec<f32> = read("logits").into_iter().map(f32::from_le_bytes).collect();
+    let (t, v) = (17, 61);
+    for folder in ["hf4", "hf5"] {
+        let source = ModelSource::open(golden.join(folder).to_str().unwrap(), false).unwrap();
+        let options = TrainerOptions { shape: Shape { b: 1, t }, ..TrainerOptions::default() };
+        let mut trainer = Trainer::open(&source.config.model, &options).unwrap();
+        source.fill(&mut trainer, 0).unwrap();
+        for (sequence, want) in tokens.chunks_exact(t).zip(logits.chunks_exact(t * v)) {
+            for (position, want) in want.chunks_exact(v).enumerate() {
+                let got = trainer.logits(&sequence[..=position]).unwrap();
+                for (token, (&got, &want)) in got.iter().zip(want).enumerate() {
+                    let place = format!("{folder}, position {position}, logit {token}");
+                    close(&place, got.into(), want.into(), 1e-5 * f64::from(want.abs()) + 1e-5);
+                }
+            }
+        }
     }
 }

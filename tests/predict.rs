@@ -110,8 +110,8 @@ fn memory_is_the_plans() {
         for region in plan.device.regions().iter().filter(|region| region.bytes > 0) {
             let peak = prediction.memory.iter().find(|peak| peak.category == region.name);
             match region.name {
-                // Another list's.
-                "logits row" => assert!(peak.is_none()),
+                // Other lists'.
+                "logits row" | "log-probabilities" => assert!(peak.is_none()),
                 // There before any list.
                 "constants" => assert!(peak.is_none()),
                 // A sum of squares for each slab and the loss share a padded place.

@@ -26,6 +26,8 @@ pub enum Status {
     NonFinite = 110,
     /// A gradient was not finite after some units had been updated; the message names the unit.
     StepPartial = 111,
+    /// A function of the caller's that was called back ended the call; nothing was changed.
+    Cancelled = 112,
     /// The model does not fit the host memory it may use.
     OutOfHostMemory = 200,
     /// Reading or writing a file failed.
@@ -57,6 +59,7 @@ impl Status {
             Status::NoTarget => "NO_TARGET",
             Status::NonFinite => "NON_FINITE",
             Status::StepPartial => "STEP_PARTIAL",
+            Status::Cancelled => "CANCELLED",
             Status::OutOfHostMemory => "OUT_OF_HOST_MEMORY",
             Status::Io => "IO",
             Status::DiskFull => "DISK_FULL",

@@ -4,13 +4,13 @@ use std::thread;
 
 use crate::base::{DType, Dims, Error, Result, Shape, Status};
 use crate::capi::argument::{Array, LentText, Text, size};
-use crate::capi::sized::{Out, SizedStruct, sized_struct};
+use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
 use crate::engine::{AdamOptions, TrainerOptions};
 use crate::model::{self, ModelConfig};
 use crate::plan::Pins;
-use crate::schedule::{AdamWhen, Mode};
+use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 use crate::train::hf::FolderConfig;
 
 sized_struct! {
@@ -50,6 +50,22 @@ sized_struct! {
         eps: f64 = AdamOptions::default().eps,
         weight_decay: f64 = AdamOptions::default().weight_decay,
         clip: f64 = TrainerOptions::default().clip,
+        grad_place: u32 = PLACE_AUTO,
+        sweeps: u32 = 0,
+        layers: In<hz_layer_placement_t> = In::NULL,
+        layers_count: u64 = 0,
+    }
+}
+
+sized_struct! {
+    hz_layer_placement_t {
+        recompute: u32 = recompute_number(LayerPlacement::default().recompute),
+        boundary: u32 = PLACE_AUTO,
+        resident: u32 = 0,
+        sum: u32 = PLACE_AUTO,
+        reserved: u32 = 0,
+        first: u64 = 0,
+        count: u64 = 0,
     }
 }
 
@@ -124,6 +140,44 @@ pub const SHAPE_MAX: usize = 4;
 
 /// `HZ_ADAM_AUTO`; the others are those of [`adam_number`].
 const ADAM_AUTO: u32 = 0;
+
+/// `HZ_PLACE_AUTO`; the others are those of [`place_number`].
+const PLACE_AUTO: u32 = 0;
+
+/// Where something waits.
+#[derive(Clone, Copy)]
+enum Waits {
+    Host,
+    Device,
+}
+
+/// `HZ_PLACE_HOST`, `HZ_PLACE_DEVICE`.
+fn place_number(place: Waits) -> u32 {
+    match place {
+        Waits::Host => 1,
+        Waits::Device => 2,
+    }
+}
+
+/// What an `HZ_PLACE_*` chooses.
+fn place<T>(number: u32, field: &str, auto: T, host: T, device: T) -> Result<T> {
+    if number == PLACE_AUTO {
+        return Ok(auto);
+    }
+    Ok(match choose(number, &[Waits::Host, Waits::Device], place_number, field, "HZ_PLACE_")? {
+        Waits::Host => host,
+        Waits::Device => device,
+    })
+}
+
+/// `HZ_RECOMPUTE_*`.
+fn recompute_number(recompute: Recompute) -> u32 {
+    match recompute {
+        Recompute::Full => 1,
+        Recompute::Selective => 2,
+        Recompute::None => 3,
+    }
+}
 
 /// `HZ_DEVICE_*`.
 #[derive(Clone, Copy)]
@@ -260,11 +314,58 @@ fn adam_when(raw: &hz_trainer_options_t) -> Result<Option<AdamWhen>> {
     choose(raw.adam_when, &values, adam_number, "adam_when", "HZ_ADAM_").map(Some)
 }
 
-/// The options a caller gives; none is all defaults.
-pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptions> {
+/// The placements of a model's layers, as a caller gives them: for ranges of layers, the later ones on top.
+fn layer_placements(
+    given: In<hz_layer_placement_t>,
+    count: u64,
+    layers: usize,
+) -> Result<Vec<LayerPlacement>> {
+    let mut placements = Vec::new();
+    let count = size(count, "layers_count")?;
+    if count == 0 {
+        return Ok(placements);
+    }
+    for (index, raw) in given.read_all(count, "layers")?.into_iter().enumerate() {
+        let field = |name: &str| format!("layers[{index}].{name}");
+        if raw.reserved != 0 {
+            return Err(Error::argument(format!("{} is {}; it must be 0", field("reserved"), raw.reserved)));
+        }
+        let first = size(raw.first, &field("first"))?;
+        let end = match chosen_size(raw.count, &field("count"))? {
+            Some(count) => first.saturating_add(count),
+            None => layers,
+        };
+        if first >= end || end > layers {
+            return Err(Error::argument(format!(
+                "layers[{index}] places layers {first} .. {end}; the model has layers 0 .. {layers}"
+            )));
+        }
+        let auto = LayerPlacement::default();
+        let choices = [Recompute::Full, Recompute::Selective, Recompute::None];
+        let recompute = field("recompute");
+        let placement = LayerPlacement {
+            recompute: choose(raw.recompute, &choices, recompute_number, &recompute, "HZ_RECOMPUTE_")?,
+            boundary: place(
+                raw.boundary,
+                &field("boundary"),
+                auto.boundary,
+                Boundary::Spilled,
+                Boundary::Kept,
+            )?,
+            resident: flag(raw.resident, &field("resident"))?,
+            sum: place(raw.sum, &field("sum"), auto.sum, Sum::Passing, Sum::Own)?,
+        };
+        placements.resize(placements.len().max(end), auto);
+        placements[first..end].fill(placement);
+    }
+    Ok(placements)
+}
+
+/// The options a caller gives for a model of so many layers; none is all defaults.
+pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
     choose(raw.device, &[Device::Auto, Device::Cpu], |device| device as u32, "device", "HZ_DEVICE_")?;
-    let (adam_when, two) = (adam_when(&raw)?, TrainerOptions::default());
+    let two = TrainerOptions::default();
     Ok(TrainerOptions {
         mode: choose(raw.mode, &[Mode::Exact, Mode::Streamed], mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
@@ -276,7 +377,7 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
         logits_chunk: chosen_size(raw.logits_chunk, "logits_chunk")?,
         weight_slots: chosen_size(raw.weight_slots, "weight_slots")?.unwrap_or(two.weight_slots),
         slabs: chosen_size(raw.slabs, "slabs")?.unwrap_or(two.slabs),
-        adam_when,
+        adam_when: adam_when(&raw)?,
         device_mem: chosen_size(raw.device_mem, "device_mem")?,
         host_mem: chosen_size(raw.host_mem, "host_mem")?,
         threads: chosen_size(raw.threads, "threads")?,
@@ -288,19 +389,30 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>) -> Result<TrainerOptio
         },
         clip: raw.clip,
         tracing: flag(raw.tracing, "tracing")?,
-        ..TrainerOptions::default()
+        grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
+        sweeps: raw.sweeps.max(1) as usize,
+        layers: layer_placements(raw.layers, raw.layers_count, layers)?,
+        ..two
     })
 }
 
-/// What of a placement the options decide; the rest is the search's.
-pub fn pins(raw: Option<hz_trainer_options_t>) -> Result<Pins> {
+/// What of a placement the options decide for a model of so many layers; the rest is the search's. `options` are
+/// those that [`trainer_options`] made of them.
+pub fn pins(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers: usize) -> Result<Pins> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
-    Ok(Pins {
+    let mut pins = Pins {
         weight_slots: chosen_size(raw.weight_slots, "weight_slots")?,
         slabs: chosen_size(raw.slabs, "slabs")?,
-        adam: adam_when(&raw)?,
+        sweeps: chosen_size(raw.sweeps.into(), "sweeps")?,
+        grad_wait: (raw.grad_place != PLACE_AUTO).then_some(options.grad_wait),
+        adam: options.adam_when,
         ..Pins::default()
-    })
+    };
+    if raw.layers_count > 0 {
+        let placement = |layer: usize| options.layers.get(layer).copied().unwrap_or_default();
+        pins.place((0..layers).map(placement));
+    }
+    Ok(pins)
 }
 
 #[unsafe(no_mangle)]
@@ -336,7 +448,7 @@ mod tests {
     fn defaults_are_those_of_the_engine() {
         let engine = format!("{:?}", TrainerOptions::default());
         for raw in [None, Some(hz_trainer_options_t::defaults())] {
-            assert_eq!(format!("{:?}", trainer_options(raw).unwrap()), engine);
+            assert_eq!(format!("{:?}", trainer_options(raw, 3).unwrap()), engine);
         }
     }
 
@@ -368,9 +480,11 @@ mod tests {
             ("grad_dtype", hz_trainer_options_t { grad_dtype: 3, ..good }),
             ("adam_when", hz_trainer_options_t { adam_when: 3, ..good }),
             ("tracing", hz_trainer_options_t { tracing: 2, ..good }),
+            ("grad_place", hz_trainer_options_t { grad_place: 3, ..good }),
+            ("layers", hz_trainer_options_t { layers_count: 1, ..good }),
         ];
         for (field, raw) in cases {
-            let error = trainer_options(Some(raw)).unwrap_err();
+            let error = trainer_options(Some(raw), 3).unwrap_err();
             assert!(error.message().contains(field), "{field}: {error}");
         }
     }

@@ -11,7 +11,7 @@
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the callback
 //! - `config`: the structs and what they mean
-//! - `plan`, `trainer`, `weights`, `adam`, `arena`: the handles
+//! - `plan`, `trainer`, `loss`, `weights`, `adam`, `arena`: the handles
 
 // The names are those of the header, and the header is where they are documented.
 #![allow(non_camel_case_types, missing_docs)]
@@ -21,6 +21,7 @@ mod arena;
 mod argument;
 mod config;
 mod log;
+mod loss;
 mod plan;
 mod sized;
 mod status;
@@ -37,10 +38,11 @@ pub use arena::{
     hz_arena_t, hz_arena_touch,
 };
 pub use config::{
-    hz_batch_t, hz_eval_report_t, hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t,
-    hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
+    hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_model_config_from_hf, hz_model_config_from_preset,
+    hz_model_config_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
 };
 pub use log::{hz_log_callback_t, hz_set_log_callback};
+pub use loss::{hz_loss_callback_t, hz_trainer_logprobs, hz_trainer_step_with_loss};
 pub use plan::{
     hz_plan_admit, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search, hz_plan_summary, hz_plan_t,
 };

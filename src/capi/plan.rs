@@ -114,7 +114,7 @@ pub extern "C" fn hz_plan_open(
     wall(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
-        let options = trainer_options(options.optional("options")?)?;
+        let options = trainer_options(options.optional("options")?, config.dims.l)?;
         out_plan.open(hz_plan_t::new(&config, options)?);
         Ok(())
     })
@@ -131,7 +131,8 @@ pub extern "C" fn hz_plan_search(
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
         let raw = options.optional("options")?;
-        let (options, pins) = (trainer_options(raw)?, pins(raw)?);
+        let options = trainer_options(raw, config.dims.l)?;
+        let pins = pins(raw, &options, config.dims.l)?;
         let machine = machine.optional("machine")?.unwrap_or(HERE);
         out_plan.open(hz_plan_t::search(&config, options, machine, &pins)?);
         Ok(())

@@ -120,8 +120,13 @@ fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
 /// A caller's struct to read. As in [`argument`](super::argument), only a C caller makes one: it is NULL or as
 /// long as its `struct_size` says.
 #[repr(transparent)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct In<T>(*const T);
+
+impl<T> In<T> {
+    /// No struct.
+    pub const NULL: Self = In(ptr::null());
+}
 
 impl<T: SizedStruct> In<T> {
     /// The struct. Fields it is too old to have get their defaults; fields it has and we do not must be zero.

@@ -18,7 +18,7 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
 };
 
 /// Every status there is.
-const ALL: [Status; 17] = [
+const ALL: [Status; 18] = [
     Status::Ok,
     Status::InvalidArgument,
     Status::InvalidState,
@@ -28,6 +28,7 @@ const ALL: [Status; 17] = [
     Status::NoTarget,
     Status::NonFinite,
     Status::StepPartial,
+    Status::Cancelled,
     Status::OutOfHostMemory,
     Status::Io,
     Status::DiskFull,
@@ -50,6 +51,7 @@ fn c_name(status: Status) -> &'static CStr {
         Status::NoTarget => c"HZ_STATUS_NO_TARGET",
         Status::NonFinite => c"HZ_STATUS_NON_FINITE",
         Status::StepPartial => c"HZ_STATUS_STEP_PARTIAL",
+        Status::Cancelled => c"HZ_STATUS_CANCELLED",
         Status::OutOfHostMemory => c"HZ_STATUS_OUT_OF_HOST_MEMORY",
         Status::Io => c"HZ_STATUS_IO",
         Status::DiskFull => c"HZ_STATUS_DISK_FULL",

@@ -80,7 +80,7 @@ pub extern "C" fn hz_trainer_open(
     wall(|| {
         out_trainer.check("out_trainer")?;
         let config = model_config(&model.read("model")?)?;
-        let options = trainer_options(options.optional("options")?)?;
+        let options = trainer_options(options.optional("options")?, config.dims.l)?;
         out_trainer.open(hz_trainer_t::open(config, &options)?);
         Ok(())
     })
@@ -140,18 +140,18 @@ fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
 }
 
 /// A caller's micro-batches, of which there must be one.
-fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<hz_batch_t>> {
+pub(super) fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<hz_batch_t>> {
     if count == 0 {
         return Err(Error::argument("count is 0: at least one micro-batch is needed"));
     }
     batches.read_all(count, "batches")
 }
 
-fn all_batches(raw: &[hz_batch_t]) -> Result<Vec<Batch<'_>>> {
+pub(super) fn all_batches(raw: &[hz_batch_t]) -> Result<Vec<Batch<'_>>> {
     raw.iter().enumerate().map(|(index, raw)| batch(raw, &format!("batches[{index}]"))).collect()
 }
 
-fn step_report(report: StepReport, trainer: &Trainer) -> hz_step_report_t {
+pub(super) fn step_report(report: StepReport, trainer: &Trainer) -> hz_step_report_t {
     let StepReport { step, loss, grad_norm, tokens, targets } = report;
     let micros = (tokens / trainer.plan().policy.numeric.shape.n() as u64) as u32;
     hz_step_report_t { micros, step, loss, grad_norm, tokens, targets, ..hz_step_report_t::defaults() }

@@ -172,8 +172,13 @@ impl TaskSpan {
 
 /// A device: memory, copies, lanes. Dropping the last handle frees the arena.
 pub trait Device: Send + Sync {
-    /// Name and free memory.
+    /// Name and free memory; none where the device does not say how much.
     fn info(&self) -> DeviceInfo;
+
+    /// Bytes that an arena may take now. Errors: the device does not say.
+    fn capacity(&self) -> Result<usize> {
+        Ok(self.info().memory_free)
+    }
 
     /// Takes the device's one arena, zeroed. Errors: a second call (`InvalidState`), not enough memory
     /// (`OutOfDeviceMemory`, with need and have).

@@ -44,6 +44,7 @@
 //! when the host lane has done with it.
 #![forbid(unsafe_code)]
 
+mod backend;
 mod batch;
 mod busy;
 mod derived;
@@ -56,6 +57,7 @@ mod store;
 mod task;
 mod trainer;
 
+pub use backend::{Backend, DeviceChoice, KernelsSetting, MakeKernels, cuda_lacks, devices};
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
 pub use save::{Sink, UnitState};

@@ -1,6 +1,8 @@
 //! What a trainer is opened with.
 
 use crate::base::{DType, Error, Result, Shape};
+use crate::engine::DeviceChoice;
+use crate::host::Pinning;
 use crate::model::{Layout, ModelConfig};
 pub use crate::ops::adam::AdamOptions;
 use crate::plan::{Machine, Pins, Question, RING, Room};
@@ -9,6 +11,10 @@ use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placeme
 /// Everything about a run that is not the model, the data or the learning rate.
 #[derive(Clone, Debug)]
 pub struct TrainerOptions {
+    /// Where layers are computed. The C ABI and the command choose `auto` where nothing is said.
+    pub device: DeviceChoice,
+    /// How a CUDA device pins the host memory that crosses the link.
+    pub pinning: Pinning,
     /// What the host keeps of a parameter.
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device.
@@ -51,9 +57,11 @@ pub struct TrainerOptions {
 }
 
 impl Default for TrainerOptions {
-    /// `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs, clip 1.
+    /// The CPU, `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs, clip 1.
     fn default() -> Self {
         TrainerOptions {
+            device: DeviceChoice::Cpu,
+            pinning: Pinning::Registered,
             mode: Mode::Exact,
             grad_dtype: DType::Bf16,
             shape: Shape { b: 1, t: 256 },

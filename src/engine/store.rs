@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
+use crate::device::Device;
 use crate::engine::derived::Derived;
 use crate::engine::{Batch, UnitState};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
@@ -31,20 +32,21 @@ pub struct Store {
 
 impl Store {
     /// Takes the memory a plan asks for, and gives it its RAM by the pool's threads, so that no step pays for
-    /// that; everything is zero.
-    pub fn take(layout: &Layout, plan: &Plan, pool: &Pool) -> Result<Store> {
-        let arena = |bytes| -> Result<Arena> {
-            let arena = Arena::take(bytes, MemoryKind::Plain)?;
+    /// that; everything is zero. What crosses the link is of the kind that the device copies best.
+    pub fn take(layout: &Layout, plan: &Plan, pool: &Pool, device: &dyn Device) -> Result<Store> {
+        let arena = |bytes, kind| -> Result<Arena> {
+            let arena = Arena::take(bytes, kind)?;
             arena.touch(pool)?;
             Ok(arena)
         };
+        let wire_bytes = plan.host.wire_bytes();
         Ok(Store {
             layout: layout.clone(),
             map: plan.host.clone(),
             mode: plan.policy.mode,
             grad_dtype: plan.policy.numeric.grad_dtype,
-            wire: arena(plan.host.wire_bytes())?,
-            state: arena(plan.host.state_bytes())?,
+            wire: arena(wire_bytes, device.wire_memory(wire_bytes))?,
+            state: arena(plan.host.state_bytes(), MemoryKind::Plain)?,
             ones: vec![1.0; plan.policy.numeric.shape.n()],
             derived: Mutex::new(Derived::new(plan.policy.numeric.shape)),
             distinct: (0..plan.micros_max).map(|_| AtomicUsize::new(0)).collect(),

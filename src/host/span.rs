@@ -27,6 +27,8 @@ unsafe impl Sync for HostSpan {}
 /// Implemented for such types only.
 pub unsafe trait Plain: Copy + Default + Send + Sync + 'static {}
 
+// SAFETY: no bytes at all, so none is padding or invalid.
+unsafe impl Plain for () {}
 // SAFETY: integers and IEEE floats have no padding and no invalid pattern.
 unsafe impl Plain for u8 {}
 // SAFETY: a 16-bit integer, also the bits of a bf16.

@@ -94,6 +94,14 @@ impl Linear {
     }
 }
 
+/// Bytes of device memory that the kernels which store activations so work in, beside what operations are given.
+pub fn workspace_bytes(storage: DType, dims: &Dims, shape: Shape, logits_chunk: usize) -> usize {
+    match storage {
+        DType::Bf16 => cuda::workspace::workspace_bytes(dims, shape, logits_chunk),
+        DType::F32 => 0,
+    }
+}
+
 /// Arithmetic on device memory, called inside tasks of the compute lane. See the module for the law.
 pub trait Kernels: Send + Sync {
     /// The type activations are stored in.

@@ -2,6 +2,7 @@
 
 use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::{Constants, HeadScratch, LayerScratch, Layout, ModelConfig};
+use crate::ops;
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::{self, End, Geometry, Policy, Resource, Sum};
 
@@ -17,6 +18,7 @@ const SCALARS: &str = "scalars";
 const LOGITS: &str = "logits row";
 const LOGPROBS: &str = "log-probabilities";
 const CONSTANTS: &str = "constants";
+const WORKSPACE: &str = "kernels' workspace";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
 const PASSING: &str = "boundary rooms";
@@ -98,6 +100,7 @@ pub struct DeviceMap {
     scalars: Place,
     logits: Place,
     constants: Place,
+    workspace: Place,
     /// By micro-batch: what stays through a step.
     batches: Vec<BatchPlaces>,
     streams: Vec<Place>,
@@ -153,6 +156,8 @@ impl DeviceMap {
         let scalars = carver.take(SCALARS, 8 * (1 + policy.slabs(geometry)));
         let logits = carver.take(LOGITS, 4 * dims.v);
         let constants = carver.take(CONSTANTS, Constants::bytes(config));
+        let workspace_bytes = ops::workspace_bytes(storage, dims, shape, policy.numeric.logits_chunk);
+        let workspace = carver.take(WORKSPACE, workspace_bytes);
 
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
@@ -187,6 +192,7 @@ impl DeviceMap {
             scalars,
             logits,
             constants,
+            workspace,
             batches,
             streams,
             logprobs,
@@ -320,6 +326,11 @@ impl DeviceMap {
     /// f32 `[N]`: log-probabilities of a micro-batch's targets, then their gradient.
     pub fn logprobs(&self, micro: MicroIndex) -> Place {
         self.logprobs[micro.at()]
+    }
+
+    /// What kernels work in: no operation finds anything there.
+    pub fn workspace(&self) -> Place {
+        self.workspace
     }
 
     /// A micro-batch's arrays.

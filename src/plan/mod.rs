@@ -25,7 +25,7 @@ pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
 use std::fmt;
 
 use crate::base::{DType, Error, Result, Status};
-use crate::host::{Limits, Size};
+use crate::host::{Limits, Pinning, Size};
 use crate::model::{Layout, ModelConfig};
 use crate::schedule::{Geometry, Policy};
 
@@ -42,6 +42,8 @@ pub struct Plan {
     pub device: DeviceMap,
     /// Host memory: an arena for what crosses the link and one for what stays.
     pub host: HostMap,
+    /// How a device whose memory is its own pins what crosses the link; none where device memory is host memory.
+    pinning: Option<Pinning>,
 }
 
 impl Plan {
@@ -87,7 +89,18 @@ impl Plan {
             policy,
             micros_max,
             geometry,
+            pinning: None,
         })
+    }
+
+    /// The same plan for a device with memory of its own, which copies from host memory that is pinned so.
+    pub fn apart(self, pinning: Pinning) -> Plan {
+        Plan { pinning: Some(pinning), ..self }
+    }
+
+    /// Whether device memory is host memory too, as on the CPU device.
+    pub fn shares_memory(&self) -> bool {
+        self.pinning.is_none()
     }
 
     /// Refuses what does not fit, saying what does. `device_limit` bounds device memory (`--device-mem`);
@@ -126,6 +139,14 @@ impl fmt::Display for Plan {
             for region in regions {
                 writeln!(f, "  {:<26} {:>12}", region.name, Size(region.bytes).to_string())?;
             }
+        }
+        if let Some(pinning) = self.pinning {
+            writeln!(
+                f,
+                "{:<28} {:>12} ({pinning})",
+                "of it pinned",
+                Size(self.host.wire_bytes()).to_string()
+            )?;
         }
         Ok(())
     }

@@ -73,6 +73,8 @@ pub struct StepRecord {
 pub struct JsonLines {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    whole: u64,
 }
 
 impl JsonLines {
@@ -80,16 +82,19 @@ impl JsonLines {
     pub fn create(path: &Path) -> Result<JsonLines> {
         let file = File::create(path)
             .map_err(|error| Error::io(format!("cannot write the log {}", path.display()), &error))?;
-        Ok(JsonLines { path: path.to_owned(), file })
+        Ok(JsonLines { path: path.to_owned(), file, whole: 0 })
     }
 
-    /// Appends a record.
+    /// Appends a record, or says why it cannot; then the file ends with the record before.
     pub fn write(&mut self, record: &StepRecord) -> Result<()> {
         let mut line = serde_json::to_vec(record).map_err(|error| Error::internal(error.to_string()))?;
         line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .map_err(|error| Error::io(format!("cannot write the log {}", self.path.display()), &error))
+        self.file.write_all(&line).map_err(|error| {
+            let _ = self.file.set_len(self.whole);
+            Error::io(format!("cannot write the log {}", self.path.display()), &error)
+        })?;
+        self.whole += line.len() as u64;
+        Ok(())
     }
 }
 

@@ -153,9 +153,13 @@ impl Run {
         if let Some((path, file)) = self.trace.take() {
             let mut file = BufWriter::new(file);
             let written = self.trainer.trace(&mut file);
-            let flushed = written.and_then(|()| file.flush().map_err(|error| cannot_write(&path, &error)));
+            let flushed = written
+                .and_then(|()| file.flush().map_err(|error| Error::io("cannot write the trace", &error)));
             if let Err(error) = flushed {
-                observer.warned(error.message());
+                // Part of a trace opens nowhere.
+                let _ = std::fs::remove_file(&path);
+                let path = path.display();
+                observer.warned(&format!("{path}: {}; there is no trace of this run", error.message()));
             }
         }
         let exported = self.export()?;

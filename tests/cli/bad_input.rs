@@ -127,6 +127,14 @@ fn options_that_cannot_be() {
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
     with(&["--host-mem", "1M"]).badly(1, &["host memory", "1.0 MiB"]);
     with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
+    with(&["--grad-place", "disk"]).badly(2, &["--grad-place", "host", "device"]);
+    with(&["--recompute", "some"]).badly(2, &["--recompute", "full, selective or none"]);
+    with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "end before they begin"]);
+    with(&["--spill", "first"]).badly(2, &["--spill", "layers are all"]);
+    with(&["--resident", "0-99"]).badly(1, &["--resident speaks of layer 99"]);
+    with(&["--slots", "1"]).badly(1, &["weight slots"]);
+    with(&["--slabs", "1"]).badly(1, &["gradient slabs"]);
+    with(&["--sweeps", "0"]).badly(2, &["--sweeps", "at least 1"]);
     with(&["--lr", "-1"]).badly(1, &["learning rate"]);
     with(&["--min-lr", "1"]).badly(1, &["least learning rate"]);
     with(&["--steps", "5", "--warmup", "6"]).badly(1, &["warmup"]);
@@ -199,6 +207,17 @@ fn a_full_disk() {
         (!refused).then_some(ran)
     };
     let run = format!("\"$0\" {} --data text.txt --out disk/out", super::SHORT.join(" "));
+    let records =
+        format!("\"$0\" {} --data text.txt --log disk/log --trace disk/trace", super::SHORT.join(" "));
+    let Some(full) = on_disk("4k", &format!("{records} --steps 60 && cat disk/log >&2")) else { return };
+    assert_eq!(full.out, "log\n", "{}", full.err);
+    let (warnings, lines): (Vec<&str>, Vec<&str>) =
+        full.err.lines().partition(|line| line.starts_with("warning: "));
+    assert!(warnings.iter().any(|line| line.contains("disk/log") && line.contains("without a log")));
+    assert!(warnings.iter().any(|line| line.contains("disk/trace") && line.contains("no trace")));
+    assert!(
+        !lines.is_empty() && lines.iter().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+    );
     let Some(small) = on_disk("1m", &format!("{run} --steps 1")) else { return };
     assert_eq!(small.out, "");
     small.badly(1, &["disk/out", "needs 1.5 MiB of disk space", "1.0 MiB are free"]);

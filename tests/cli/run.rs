@@ -81,6 +81,25 @@ fn a_run_is_the_same_again_whatever_the_threads() {
 }
 
 #[test]
+fn a_run_is_the_same_wherever_things_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let losses = |log: &str, placement: &[&str]| {
+        let plain = ["train", "--seq-len", "32", "--micro-batch", "2", "--grad-accum", "3", "-q"];
+        let more = ["--data", "text.txt", "--steps", "3", "--log", log];
+        horizon_in(dir.path(), &[&plain[..], &more, placement].concat()).well();
+        records(&dir.path().join(log)).into_iter().map(|r| r["loss"].clone()).collect::<Vec<_>>()
+    };
+    let plain = losses("plain.jsonl", &[]);
+    let placed = ["--recompute", "selective,none:1-2", "--spill", "all", "--resident", "0,3", "--slots", "3"];
+    assert_eq!(plain, losses("placed.jsonl", &placed));
+    let swept = ["--sweeps", "2", "--sum-on-device", "1-2", "--slabs", "3", "--spill", "0"];
+    assert_eq!(plain, losses("swept.jsonl", &swept));
+    let waiting = ["--mode", "streamed", "--grad-place", "device"];
+    assert_eq!(plain, losses("waiting.jsonl", &waiting));
+}
+
+#[test]
 fn the_built_in_run_learns_and_shows_what() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = ["train", "--steps", "3", "--seq-len", "64", "--micro-batch", "2", "--val-batches", "1"];

@@ -12,12 +12,15 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod cuda;
 mod losses;
 mod placements;
 #[path = "../reference/mod.rs"]
 mod reference;
 mod runs;
 mod saves;
+#[path = "../stand_in/mod.rs"]
+mod stand_in;
 
 const MICROS: usize = 3;
 

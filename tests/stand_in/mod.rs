@@ -11,6 +11,7 @@
 
 #![allow(dead_code)] // Each test crate uses its part of it.
 
+mod kernels;
 mod machine;
 
 use std::cell::Cell;
@@ -25,6 +26,8 @@ use horizon::host::HostSpan;
 use horizon::sys::cuda_status::{self, Presence, Versions};
 use parking_lot::Mutex;
 
+#[allow(unused_imports)] // The device alone is tested without an engine.
+pub use kernels::backend;
 use machine::{Machine, Op, Pointer};
 
 /// When queued work runs.

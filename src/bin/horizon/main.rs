@@ -9,6 +9,7 @@ mod info;
 mod later;
 mod measure;
 mod options;
+mod placement;
 mod plan;
 mod plot;
 mod progress;

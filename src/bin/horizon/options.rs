@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use horizon::base::DType;
-use horizon::model::Recompute;
-use horizon::plan::Pins;
-use horizon::schedule::{Boundary, GradWait, Mode, Sum};
+use horizon::schedule::Mode;
 use horizon::train::RateShape;
 
+use crate::placement::PlacementOptions;
 use crate::sizes::parse_size;
 
 /// Trains large language models with the whole model in host RAM.
@@ -82,93 +81,6 @@ pub struct PlanOptions {
     /// As one JSON object
     #[arg(long)]
     pub json: bool,
-}
-
-/// What the plan's search would decide. None of it ever changes a bit of the result.
-#[derive(Args, Debug, Default)]
-#[command(next_help_heading = "Placement (what is not given is searched)")]
-pub struct PlacementOptions {
-    /// The machine the search simulates: a file that `horizon calibrate` wrote, or a name [default: cpu]
-    #[arg(long, value_name = "FILE|NAME")]
-    pub machine: Option<String>,
-    /// Layers whose weights are on the device at a time, besides resident ones
-    #[arg(long, value_name = "N", value_parser = at_least_two)]
-    pub weight_slots: Option<usize>,
-    /// Gradients on their way out of the device at a time
-    #[arg(long, value_name = "N", value_parser = at_least_two)]
-    pub slabs: Option<usize>,
-    /// Sweeps a step is cut into: the micro-batches of a sweep are on the device together
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub sweeps: Option<usize>,
-    /// What backward computes again of every layer
-    #[arg(long)]
-    pub recompute: Option<RecomputeChoice>,
-    /// Where every layer's input is between its forward and its backward
-    #[arg(long)]
-    pub boundaries: Option<BoundaryChoice>,
-    /// Layers whose weights stay on the device through a step
-    #[arg(long, value_name = "N")]
-    pub residents: Option<usize>,
-    /// Where rounded gradients wait for AdamW
-    #[arg(long)]
-    pub grad_place: Option<PlaceChoice>,
-    /// Where f32 gradients are summed between sweeps
-    #[arg(long)]
-    pub grad_sums: Option<PlaceChoice>,
-}
-
-impl PlacementOptions {
-    /// What is decided.
-    pub fn pins(&self) -> Pins {
-        Pins {
-            weight_slots: self.weight_slots,
-            slabs: self.slabs,
-            sweeps: self.sweeps,
-            recompute: self.recompute.map(|choice| match choice {
-                RecomputeChoice::Full => Recompute::Full,
-                RecomputeChoice::Selective => Recompute::Selective,
-                RecomputeChoice::None => Recompute::None,
-            }),
-            boundary: self.boundaries.map(|choice| match choice {
-                BoundaryChoice::Kept => Boundary::Kept,
-                BoundaryChoice::Spilled => Boundary::Spilled,
-            }),
-            residents: self.residents,
-            grad_wait: self.grad_place.map(|choice| match choice {
-                PlaceChoice::Host => GradWait::Host,
-                PlaceChoice::Device => GradWait::Device,
-            }),
-            sum: self.grad_sums.map(|choice| match choice {
-                PlaceChoice::Host => Sum::Passing,
-                PlaceChoice::Device => Sum::Own,
-            }),
-            ..Pins::default()
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum RecomputeChoice {
-    /// All but the boundary
-    Full,
-    /// Norms and SwiGLU; what products and attention gave is kept
-    Selective,
-    /// Nothing
-    None,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum BoundaryChoice {
-    /// On the device
-    Kept,
-    /// In host memory
-    Spilled,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum PlaceChoice {
-    Host,
-    Device,
 }
 
 #[derive(Args, Debug)]
@@ -257,7 +169,8 @@ pub struct TrainOptions {
     /// Largest global gradient norm, exact; 0 turns clipping off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub clip: f64,
-    /// What the host keeps: exact (14 bytes a parameter), or streamed (12 bytes; needs --clip 0)
+    /// What the host keeps: exact (14 bytes a parameter), or streamed (12 bytes; needs --clip 0 or
+    /// --grad-place device)
     #[arg(long, default_value = "exact", value_parser = parse_mode)]
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
@@ -275,8 +188,6 @@ pub struct TrainOptions {
     /// CPU threads that share a job; never changes a bit of the result [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
-    #[command(flatten)]
-    pub placement: PlacementOptions,
     /// Decides fresh weights and the order of the data
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -299,6 +210,8 @@ pub struct TrainOptions {
     /// Say nothing but errors
     #[arg(long, short)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub placement: PlacementOptions,
 }
 
 #[derive(Args, Debug)]
@@ -394,11 +307,7 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
     }
 }
 
-fn at_least_two(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|number| *number >= 2).ok_or_else(|| "it must be at least 2".to_owned())
-}
-
-fn positive(text: &str) -> Result<usize, String> {
+pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("it must be at least 1".to_owned()),
         Ok(number) => Ok(number),

@@ -9,21 +9,16 @@ use horizon::plan::{Description, Room};
 use horizon::train::hf::FolderConfig;
 use horizon::train::planning::Planned;
 
-use crate::options::{PlacementOptions, PlanOptions};
+use crate::options::PlanOptions;
 use crate::print;
 
 /// The machine that stands for this one unless another is named.
-const HERE: &str = "cpu";
-
-/// The machine that is to be simulated.
-pub fn machine(options: &PlacementOptions) -> Result<Description> {
-    Description::open(options.machine.as_deref().unwrap_or(HERE))
-}
+pub const HERE: &str = "cpu";
 
 /// Says how fast a model would train and what it would take.
 pub fn plan(options: &PlanOptions) -> Result<()> {
     let config = model(&options.model)?;
-    let machine = machine(&options.placement)?;
+    let machine = Description::open(options.placement.machine.as_deref().unwrap_or(HERE))?;
     let trainer = TrainerOptions {
         mode: options.mode,
         grad_dtype: options.grad_dtype.into(),
@@ -33,8 +28,8 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
         ..TrainerOptions::default()
     };
     let room = Room::of(&machine, options.device_mem, options.host_mem);
-    let planned =
-        Planned::explained(&options.model, &config, &trainer, &machine, room, &options.placement.pins())?;
+    let pins = options.placement.pins(config.dims.l)?;
+    let planned = Planned::explained(&options.model, &config, &trainer, &machine, room, &pins)?;
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());
     }

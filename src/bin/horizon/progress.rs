@@ -29,7 +29,7 @@ impl Progress {
         let kind = if quiet {
             Kind::Quiet
         } else if terminal {
-            let style = ProgressStyle::with_template("{bar:10} {pos}/{len} {msg}")
+            let style = ProgressStyle::with_template("{bar:10} {pos}/{len} {wide_msg}")
                 .expect("the template is well-formed");
             Kind::Bar(ProgressBar::new(steps).with_style(style))
         } else {
@@ -75,7 +75,7 @@ impl Observer for Progress {
         match &mut self.kind {
             Kind::Quiet => {}
             Kind::Bar(bar) => {
-                // Fits 80 columns.
+                // Fits 80 columns; a narrower terminal gets its beginning.
                 bar.set_message(format!("{start}  {tokens_per_second} tok/s  {rest} left"));
                 bar.set_position(record.step);
             }

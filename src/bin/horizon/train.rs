@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use horizon::base::{Error, Result, Shape, Status};
-use horizon::engine::{AdamOptions, TrainerOptions};
+use horizon::device::DeviceInfo;
+use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions, devices};
 use horizon::plan::{Description, Room, Storage};
 use horizon::train::data::Data;
 use horizon::train::planning::Planned;
@@ -133,19 +134,35 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
 }
 
 /// Decides the placement by the plan's search, but for what the user has decided. The figures are those of the
-/// machine that was named, the memory is what there is here.
+/// machine that was named or of the device, the memory is what there is here.
 fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {
-    let machine = Description {
-        storage: Storage::F32,
-        shared: true,
-        device_bytes: None,
-        ..plan::machine(&options.placement)?
-    };
-    let room = Room::here(options.device_mem, options.host_mem, true);
-    let pins = options.placement.pins();
-    let planned = Planned::searched(&options.model, &model.config.model, trainer, &machine, room, &pins)?;
+    let config = &model.config.model;
+    let device = trainer.device.resolve()?;
+    let shared = device == DeviceChoice::Cpu;
+    let infos = devices();
+    let name = if shared { plan::HERE } else { machine_of(&infos) };
+    let mut machine = Description::open(options.placement.machine.as_deref().unwrap_or(name))?;
+    machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
+    machine.shared = shared;
+    let free = if shared { None } else { infos.get(1).map(|info| info.memory_free) };
+    let room = Room::here(options.device_mem.or(free), options.host_mem, shared);
+    let pins = options.placement.pins(config.dims.l)?;
+    let planned = Planned::searched(&options.model, config, trainer, &machine, room, &pins)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)
+}
+
+/// The described machine whose device is most like the first one here beside the CPU.
+fn machine_of(infos: &[DeviceInfo]) -> &'static str {
+    let name = infos.get(1).map_or("", |info| info.name.as_str());
+    let known = [
+        ("GH200", "gh200"),
+        ("H200", "h200"),
+        ("A100", "a100-pcie"),
+        ("4090", "rtx4090"),
+        ("3090", "rtx3090"),
+    ];
+    known.iter().find(|(part, _)| name.contains(part)).map_or("h100-pcie", |(_, machine)| machine)
 }
 
 /// Sets the flag at the first interrupt; the second one ends the process.

@@ -209,6 +209,8 @@ impl<C: Calls> CudaLanes<C> {
             });
         }
         let Ok(lanes) = kinds.try_into() else { unreachable!("as many kinds as lanes") };
+        // What was copied before there were lanes is done before their first task.
+        STREAM_LANES.iter().try_for_each(|lane| calls.synchronize_stream(device.stream(*lane)))?;
         let words = Words::take(calls, device.stream(Lane::Compute))?;
         let timing = origin.map(|origin| Timing::new(calls, origin)).transpose()?;
         let shared = Arc::new(Shared { lanes, words, timing, work, failure: Failure::default(), device });

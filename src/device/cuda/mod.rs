@@ -149,12 +149,6 @@ impl<C: Calls> CudaDevice<C> {
     fn select(&self) -> Result<()> {
         self.calls.select(self.ordinal)
     }
-
-    /// Bytes that an arena may have now.
-    fn capacity(&self) -> Result<usize> {
-        let free = self.calls.memory_free()?;
-        Ok(self.options.memory_limit.map_or(free, |limit| limit.min(free)))
-    }
 }
 
 /// The two ends of a copy; nothing where there is nothing to copy.
@@ -165,8 +159,13 @@ fn ends(to: *mut u8, from: *mut u8, bytes: usize) -> Option<(NonNull<u8>, NonNul
 impl<C: Calls> Device for CudaDevice<C> {
     fn info(&self) -> DeviceInfo {
         let (ordinal, Properties { name, .. }) = (self.ordinal, &self.properties);
-        let memory_free = self.select().and_then(|()| self.capacity()).unwrap_or(0);
-        DeviceInfo { name: format!("cuda:{ordinal} ({name})"), memory_free }
+        DeviceInfo { name: format!("cuda:{ordinal} ({name})"), memory_free: self.capacity().unwrap_or(0) }
+    }
+
+    fn capacity(&self) -> Result<usize> {
+        self.select()?;
+        let free = self.calls.memory_free()?;
+        Ok(self.options.memory_limit.map_or(free, |limit| limit.min(free)))
     }
 
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {
@@ -177,7 +176,6 @@ impl<C: Calls> Device for CudaDevice<C> {
                 format!("the device's one arena is taken already ({})", Size(taken.bytes)),
             ));
         }
-        self.select()?;
         let have = self.capacity()?;
         if bytes > have {
             let limit = match self.options.memory_limit {

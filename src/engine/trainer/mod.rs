@@ -11,9 +11,10 @@ mod trace;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::base::{Error, Result};
+use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Device, Lane, Lanes, Tick};
+use crate::device::{Lane, Lanes, Tick};
+use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
 use crate::engine::busy::Busy;
 use crate::engine::frame::Inputs;
@@ -24,7 +25,6 @@ use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
-use crate::ops::cpu::CpuKernels;
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, List, Sync, Synced};
 
@@ -91,29 +91,53 @@ pub struct Trainer {
     failed: Option<Error>,
 }
 
+/// The plan of a model under options, for kernels that store activations so.
+fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
+    config.validate()?;
+    let layout = Layout::new(config);
+    let policy = options.policy(&layout)?;
+    Plan::new(config, &layout, policy, options.micros_max, storage)
+}
+
 impl Trainer {
-    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the CPU device. Every
-    /// weight is zero until [`Trainer::write_tensor`].
+    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
+    /// choose. Every weight is zero until [`Trainer::write_tensor`].
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        Trainer::open_on(CpuDevice::new(options.device_mem), config, options)
+        let options = TrainerOptions { device: options.device.resolve()?, ..options.clone() };
+        // What cannot be planned is refused before a device is asked.
+        Trainer::plan_for(config, &options)?;
+        Trainer::open_with(Backend::open(&options)?, config, &options)
     }
 
-    /// As [`Trainer::open`], on a device that the caller made.
+    /// As [`Trainer::open`], on a CPU device that the caller made.
     pub fn open_on(
         device: Arc<CpuDevice>,
         config: &ModelConfig,
         options: &TrainerOptions,
     ) -> Result<Trainer> {
+        Trainer::open_with(Backend::cpu(device), config, options)
+    }
+
+    /// As [`Trainer::open`], on any device, with the kernels that come with it.
+    pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
+        let Backend { device, storage, kernels } = backend;
         let threads = options.threads();
         let pool = Arc::new(Pool::new(threads)?);
-        let kernels = CpuKernels::new(pool.clone());
-        let plan = Trainer::plan_for(config, options)?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem), true)?;
+        let plan = plan_of(config, options, storage)?;
+        let plan = match device.pinning() {
+            Some(pinning) => plan.apart(pinning),
+            None => plan,
+        };
+        let device_limit = if plan.shares_memory() { options.device_mem } else { Some(device.capacity()?) };
+        plan.admit(device_limit, &Limits::read(options.host_mem), plan.shares_memory())?;
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan, &pool)?;
+        let store = Store::take(&Layout::new(config), &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;
+        let place = plan.device.workspace();
+        let workspace = memory.part(place.offset, place.bytes);
+        let kernels = kernels(KernelsSetting { pool: &pool, workspace, config, plan: &plan })?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
             host_bytes: plan.host.bytes(),
@@ -129,7 +153,7 @@ impl Trainer {
             lists,
             frames: Default::default(),
             saving: Default::default(),
-            kernels: Box::new(kernels),
+            kernels,
             device: device.clone(),
             memory,
             pool,
@@ -154,12 +178,10 @@ impl Trainer {
         })
     }
 
-    /// The plan that [`Trainer::open`] would follow. Takes no memory.
+    /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-        config.validate()?;
-        let layout = Layout::new(config);
-        let policy = options.policy(&layout)?;
-        Plan::new(config, &layout, policy, options.micros_max, CpuKernels::STORAGE)
+        let choice = options.device.resolve()?;
+        fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
     }
 
     /// Every tensor of the model.

@@ -31,17 +31,20 @@ mod kernel;
 mod master;
 mod pairs;
 mod random;
+mod streams;
+mod tiles;
 mod whole;
 
 use crate::base::{DType, Error, Result};
 use crate::host::{HostSpan, Isa, Pool};
 
+use kernel::{Elements, Step, by_isa};
 pub use master::{read_gradient, read_master, write_master};
+use pairs::Pairs;
 use random::RandomBits;
+use streams::{Places, Streams};
+use tiles::over_tiles;
 pub use whole::{WholeSpans, update_whole, update_whole_with};
-
-/// Elements of a tile of work: 128 KiB of moments, and a multiple of a cache line and a page in every stream.
-const TILE: usize = 1 << 14;
 
 /// What AdamW is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -229,14 +232,35 @@ pub fn update_with(
     ] {
         assert_eq!(span.bytes(), elements * size, "bytes of {name} for {elements} weights");
     }
-    let step = kernel::Step { scalars: *scalars, gradient_scale, decay };
-    pool.run(elements.div_ceil(TILE), &|_, tile| {
-        let (mut start, end) = (tile * TILE, elements.min((tile + 1) * TILE));
+    let step = Step { scalars: *scalars, gradient_scale, decay };
+    over_tiles(pool, elements, spans.weights.address(), 2, &|start, count| {
+        let (mut start, end) = (start, start + count);
         while start < end {
             let (random, good) = rounding.map(|rounding| RandomBits::new(rounding, start)).unzip();
             let count = good.map_or(end - start, |good| good.min(end - start));
-            kernel::run(isa, &spans.part(start, count), &step, random);
+            run(isa, &spans.part(start, count), &step, random);
             start += count;
         }
     });
+}
+
+/// Updates the elements of `spans` on this thread. With the random bits of these elements the moments are bf16;
+/// without they are f32.
+fn run(isa: Isa, spans: &AdamSpans, step: &Step, random: Option<RandomBits>) {
+    let places = Places {
+        elements: spans.elements(),
+        weights: spans.weights,
+        beside: spans.residual,
+        gradient: spans.gradient,
+        m: spans.m,
+        v: spans.v,
+    };
+    let none = RandomBits::default();
+    type Split<'a, G, M> = Streams<'a, u16, i16, G, M>;
+    match (spans.gradient_dtype, random) {
+        (DType::Bf16, None) => by_isa(isa, Elements(Split::<u16, f32>::at(&places), step, none)),
+        (DType::F32, None) => by_isa(isa, Elements(Split::<f32, f32>::at(&places), step, none)),
+        (DType::Bf16, Some(random)) => by_isa(isa, Pairs(Split::at(&places), step, random)),
+        (DType::F32, Some(random)) => by_isa(isa, Elements(Split::<f32, u16>::at(&places), step, random)),
+    }
 }

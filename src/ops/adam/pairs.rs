@@ -6,11 +6,15 @@
 
 use std::mem;
 
-use super::kernel::{Pass, Slices, Step, element, elements};
+use super::kernel::{Each, Pass, Step, element};
 use super::random::RandomBits;
+use super::streams::{Body, Streams};
 
-/// All five streams as 16-bit numbers.
-pub struct Pairs<'a>(pub Slices<'a, u16, u16>, pub &'a Step, pub RandomBits);
+/// All five streams are of 16-bit numbers.
+type Halves<'a> = Streams<'a, u16, i16, u16, u16>;
+
+/// The way over such streams.
+pub struct Pairs<'a>(pub Halves<'a>, pub &'a Step, pub RandomBits);
 
 impl Pass for Pairs<'_> {
     #[inline(always)]
@@ -26,28 +30,37 @@ impl Pass for Pairs<'_> {
 impl Pairs<'_> {
     #[inline(always)]
     fn with_decay<const DECAY: bool>(self) {
-        let Pairs(Slices { weights, residual, gradient, m, v }, step, random) = self;
+        let Pairs(streams, step, random) = self;
         // Pairs begin at even numbers of elements; what is left over at either end goes alone.
-        let head = random.before_pair().min(weights.len());
-        let (weights_head, weights) = weights.split_at_mut(head);
-        let (residual_head, residual) = residual.split_at_mut(head);
-        let (gradient_head, gradient) = gradient.split_at(head);
-        let (m_head, m) = m.split_at_mut(head);
-        let (v_head, v) = v.split_at_mut(head);
-        elements::<u16, u16, DECAY>(weights_head, residual_head, gradient_head, m_head, v_head, step, random);
-
+        let head = random.before_pair().min(streams.weights.len());
+        let (alone, streams) = streams.split_at(head);
+        Each::<DECAY>(step, random).run(alone, 0);
         let random = random.skip(head as u32);
-        let (weights, weights_tail) = weights.as_chunks_mut();
-        let (residual, residual_tail) = residual.as_chunks_mut();
-        let (gradient, gradient_tail) = gradient.as_chunks();
-        let (m, m_tail) = m.as_chunks_mut();
-        let (v, v_tail) = v.as_chunks_mut();
-        let tail = random.skip(2 * weights.len() as u32);
-        pairs::<DECAY>(weights, residual, gradient, m, v, step, random);
-        elements::<u16, u16, DECAY>(weights_tail, residual_tail, gradient_tail, m_tail, v_tail, step, tail);
+        let (rest, start) = streams.by_block(&EachTwo::<DECAY>(step, random));
+        Each::<DECAY>(step, random).run(rest, start);
     }
 }
 
+/// Two elements after two others.
+struct EachTwo<'a, const DECAY: bool>(&'a Step, RandomBits);
+
+impl<const DECAY: bool> Body<u16, i16, u16, u16> for EachTwo<'_, DECAY> {
+    #[inline(always)]
+    fn run(&self, streams: Halves<'_>, start: usize) {
+        let Halves { weights, beside, gradient, m, v } = streams;
+        pairs::<DECAY>(
+            weights.as_chunks_mut().0,
+            beside.as_chunks_mut().0,
+            gradient.as_chunks().0,
+            m.as_chunks_mut().0,
+            v.as_chunks_mut().0,
+            self.0,
+            self.1.skip(start as u32),
+        );
+    }
+}
+
+/// Slices are parameters of their own so that the compiler knows that they do not overlap.
 #[inline(always)]
 fn pairs<const DECAY: bool>(
     weights: &mut [[u16; 2]],

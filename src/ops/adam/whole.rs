@@ -1,10 +1,11 @@
 //! AdamW on masters that are whole f32 numbers, as other trainers keep them.
 
-use std::slice;
-
-use super::kernel::{Pass, Step, Stored, by_isa, element, numbers};
-use super::{AdamScalars, TILE, chosen};
-use crate::base::{DType, master};
+use super::kernel::{Elements, Step, by_isa};
+use super::random::RandomBits;
+use super::streams::{Kept, Places, Stored, Streams};
+use super::tiles::over_tiles;
+use super::{AdamScalars, chosen};
+use crate::base::DType;
 use crate::host::{HostSpan, Isa, Plain, Pool};
 
 /// The memory of a run of parameters whose masters are whole, all of the same number of elements.
@@ -81,78 +82,30 @@ pub fn update_whole_with(
         assert_eq!(span.bytes(), elements * size, "bytes of {name} for {elements} parameters");
     }
     let step = Step { scalars: *scalars, gradient_scale, decay };
-    pool.run(elements.div_ceil(TILE), &|_, tile| {
-        let start = tile * TILE;
-        let part = spans.part(start, TILE.min(elements - start));
-        match part.gradient_dtype {
-            DType::Bf16 => by_isa(isa, Whole(slices::<u16>(&part), &step)),
-            DType::F32 => by_isa(isa, Whole(slices::<f32>(&part), &step)),
+    over_tiles(pool, elements, spans.params.address(), 4, &|start, count| {
+        let part = spans.part(start, count);
+        let pass = (part.gradient_dtype, part.copy.is_some());
+        let places = Places {
+            elements: count,
+            weights: part.params,
+            beside: part.copy.unwrap_or(part.params.part(0, 0)),
+            gradient: part.gradient,
+            m: part.m,
+            v: part.v,
+        };
+        match pass {
+            (DType::Bf16, true) => run::<u16, u16>(isa, &places, &step),
+            (DType::Bf16, false) => run::<(), u16>(isa, &places, &step),
+            (DType::F32, true) => run::<u16, f32>(isa, &places, &step),
+            (DType::F32, false) => run::<(), f32>(isa, &places, &step),
         }
     });
 }
 
-/// The streams of a run of parameters; G is how gradients are stored.
-struct Slices<'a, G> {
-    params: &'a mut [f32],
-    copy: Option<&'a mut [u16]>,
-    gradient: &'a [G],
-    m: &'a mut [f32],
-    v: &'a mut [f32],
-}
-
-/// The spans as slices. The law of spans bounds `'a`: the call that got the spans.
-fn slices<'a, G: Plain>(spans: &WholeSpans) -> Slices<'a, G> {
-    let n = spans.elements();
-    // SAFETY: `numbers` checks length and alignment; the tile is this thread's alone, and the law of spans gives
-    // the call its parameters to write, apart from every other span of it.
-    let params = unsafe { slice::from_raw_parts_mut(numbers(spans.params, n), n) };
-    let copy = spans.copy.map(|copy| {
-        // SAFETY: checked by `numbers`, and like the parameters nobody else's during the call.
-        unsafe { slice::from_raw_parts_mut(numbers(copy, n), n) }
-    });
-    // SAFETY: checked by `numbers`; a gradient is only read, and nobody writes it during the call.
-    let gradient = unsafe { slice::from_raw_parts(numbers(spans.gradient, n), n) };
-    // SAFETY: checked by `numbers`; the tile's first moments are this thread's.
-    let m = unsafe { slice::from_raw_parts_mut(numbers(spans.m, n), n) };
-    // SAFETY: checked by `numbers`; the tile's second moments are this thread's.
-    let v = unsafe { slice::from_raw_parts_mut(numbers(spans.v, n), n) };
-    Slices { params, copy, gradient, m, v }
-}
-
-struct Whole<'a, G>(Slices<'a, G>, &'a Step);
-
-impl<G: Stored> Pass for Whole<'_, G> {
-    #[inline(always)]
-    fn pass(self) {
-        let Whole(Slices { params, copy, gradient, m, v }, step) = self;
-        match (copy, step.decay) {
-            (Some(copy), true) => elements::<G, true, true>(params, copy, gradient, m, v, step),
-            (Some(copy), false) => elements::<G, true, false>(params, copy, gradient, m, v, step),
-            (None, true) => elements::<G, false, true>(params, &mut [], gradient, m, v, step),
-            (None, false) => elements::<G, false, false>(params, &mut [], gradient, m, v, step),
-        }
-    }
-}
-
-/// Slices are parameters of their own so that the compiler knows that they do not overlap. `copy` is empty
-/// without COPY.
-#[inline(always)]
-fn elements<G: Stored, const COPY: bool, const DECAY: bool>(
-    params: &mut [f32],
-    copy: &mut [u16],
-    gradient: &[G],
-    m: &mut [f32],
-    v: &mut [f32],
-    step: &Step,
-) {
-    let n = params.len();
-    let (gradient, m, v) = (&gradient[..n], &mut m[..n], &mut v[..n]);
-    let copy = if COPY { &mut copy[..n] } else { copy };
-    for at in 0..n {
-        let (m_new, v_new, p) = element::<DECAY>(gradient[at].value(), m[at], v[at], params[at], step);
-        (params[at], m[at], v[at]) = (p, m_new, v_new);
-        if COPY {
-            copy[at] = master::round(p);
-        }
-    }
+/// B is what is kept beside the parameters, G how gradients are stored.
+fn run<B: Plain, G: Stored>(isa: Isa, places: &Places, step: &Step)
+where
+    (f32, B): Kept,
+{
+    by_isa(isa, Elements(Streams::<f32, B, G, f32>::at(places), step, RandomBits::default()));
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::base::{Dims, Shape};
 use crate::ops::Write;
 use crate::ops::cpu::cut::{Tiles, TransposedTiles, each};
-use crate::ops::cpu::product::{Left, Panels, multiply, panel_elements};
+use crate::ops::cpu::product::multiply;
 use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
 use crate::ops::cpu::view::{Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
@@ -101,8 +101,7 @@ pub(super) fn forward(
 ) {
     let (heads, n, t) = (Heads::new(dims), shape.n(), shape.t);
     let factor = 1.0 / (dims.d as f32).sqrt();
-    let elements =
-        QUERIES * KEYS + 2 * QUERIES + panel_elements(KEYS, dims.d).max(panel_elements(dims.d, KEYS));
+    let elements = QUERIES * KEYS + 2 * QUERIES;
     cpu.scratch.reserve(elements);
     // A tile is one head of some rows of a sequence.
     let out = Tiles::in_groups(TileMut::of(out, n, dims.attended()), t, (QUERIES, dims.d));
@@ -114,8 +113,7 @@ pub(super) fn forward(
         let qkv = &qkv[row * heads.stride..(row + t) * heads.stride];
         let mut scratch = cpu.scratch.worker(worker);
         let (scores, rest) = scratch.take(elements).split_at_mut(QUERIES * KEYS);
-        let (largest, rest) = rest.split_at_mut(QUERIES);
-        let (sums, panels) = rest.split_at_mut(QUERIES);
+        let (largest, sums) = rest.split_at_mut(QUERIES);
         largest.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
         let q = window(qkv, heads.stride, queries.clone(), heads.query_columns(head));
@@ -123,15 +121,8 @@ pub(super) fn forward(
         for keys in starts.key_blocks(&queries, KEYS) {
             let keys = block(keys, KEYS, t.min(queries.end));
             let kv = head / heads.group;
-            let key_rows = &qkv[keys.start * heads.stride..keys.end * heads.stride];
-            let k = Panels::of_columns(panels, key_rows, heads.stride, heads.key_columns(kv), keys.len());
-            multiply(
-                &mut TileMut::of(scores, queries.len(), keys.len()),
-                Write::Set,
-                factor,
-                Left::Plain(q),
-                k,
-            );
+            let k = window(qkv, heads.stride, keys.clone(), heads.key_columns(kv)).transposed();
+            multiply(&mut TileMut::of(scores, queries.len(), keys.len()), Write::Set, factor, q, k);
             for (i, scores) in scores.chunks_exact_mut(keys.len()).take(queries.len()).enumerate() {
                 let query = queries.start + i;
                 let run = run_in(&keys, starts.at(query), query);
@@ -152,9 +143,9 @@ pub(super) fn forward(
                     scale(out.row(i), shrink);
                 }
             }
-            let v = Panels::of_rows(panels, key_rows, heads.stride, keys.len(), heads.value_columns(kv));
+            let v = window(qkv, heads.stride, keys.clone(), heads.value_columns(kv));
             let p = Matrix::new(scores, queries.len(), keys.len(), keys.len());
-            multiply(&mut out, write, 1.0, Left::Plain(p), v);
+            multiply(&mut out, write, 1.0, p, v);
             write = Write::Add;
         }
         for i in 0..queries.len() {
@@ -179,8 +170,7 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
     let (heads, t) = (Heads::new(dims), shape.t);
     let attended = dims.attended();
     let factor = 1.0 / (dims.d as f32).sqrt();
-    let panel = panel_elements(KEYS_BACKWARD, dims.d).max(panel_elements(dims.d, KEYS_BACKWARD));
-    let scratch_elements = 2 * QUERIES * STRIDE + 4 * panel + heads.group * t;
+    let scratch_elements = 2 * QUERIES * STRIDE + heads.group * t;
     cpu.scratch.reserve(scratch_elements);
     let whole = TileMut::of(dqkv, shape.n(), dims.qkv());
     let (dq, rest) = whole.split_columns(heads.keys);
@@ -197,11 +187,7 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
 
         let mut scratch = cpu.scratch.worker(worker);
         let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * STRIDE);
-        let (dscores, rest) = rest.split_at_mut(QUERIES * STRIDE);
-        let (panels, deltas) = rest.split_at_mut(4 * panel);
-        let (key_panels, panels) = panels.split_at_mut(panel);
-        let (value_panels, panels) = panels.split_at_mut(panel);
-        let (key_row_panels, query_panels) = panels.split_at_mut(panel);
+        let (dscores, deltas) = rest.split_at_mut(QUERIES * STRIDE);
         // delta = Σ dout · out of a row and head: what softmax's gradient takes off every score's.
         for (head, deltas) in group.clone().zip(deltas.chunks_exact_mut(t)) {
             for (query, delta) in deltas.iter_mut().enumerate() {
@@ -213,13 +199,9 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
         for keys in 0..t.div_ceil(KEYS_BACKWARD) {
             let keys = block(keys, KEYS_BACKWARD, t);
             let (mut dk, mut dv) = (dk.part(keys.clone(), 0..dims.d), dv.part(keys.clone(), 0..dims.d));
-            let key_qkv = &qkv[keys.start * heads.stride..keys.end * heads.stride];
-            let (stride, key_columns, value_columns) =
-                (heads.stride, heads.key_columns(kv), heads.value_columns(kv));
-            let transposed_k =
-                Panels::of_columns(key_panels, key_qkv, stride, key_columns.clone(), keys.len());
-            let transposed_v = Panels::of_columns(value_panels, key_qkv, stride, value_columns, keys.len());
-            let k = Panels::of_rows(key_row_panels, key_qkv, stride, keys.len(), key_columns);
+            let stride = heads.stride;
+            let k = window(qkv, stride, keys.clone(), heads.key_columns(kv));
+            let v = window(qkv, stride, keys.clone(), heads.value_columns(kv));
             let mut write = Write::Set;
             for queries in keys.start / QUERIES..t.div_ceil(QUERIES) {
                 let queries = block(queries, QUERIES, t);
@@ -233,14 +215,8 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
                     let query_columns = heads.query_columns(head);
                     let q = window(qkv, stride, queries.clone(), query_columns.clone());
                     let d = window(dout, attended, queries.clone(), query_columns.clone());
-                    multiply(
-                        &mut scores(probabilities, m, n),
-                        Write::Set,
-                        factor,
-                        Left::Plain(q),
-                        transposed_k,
-                    );
-                    multiply(&mut scores(dscores, m, n), Write::Set, 1.0, Left::Plain(d), transposed_v);
+                    multiply(&mut scores(probabilities, m, n), Write::Set, factor, q, k.transposed());
+                    multiply(&mut scores(dscores, m, n), Write::Set, 1.0, d, v.transposed());
                     let pairs = probabilities.chunks_exact_mut(STRIDE).zip(dscores.chunks_exact_mut(STRIDE));
                     for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
                         let run = run_in(&keys, starts.at(query), query);
@@ -258,15 +234,11 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
                     }
                     let (p, ds) =
                         (Matrix::new(probabilities, m, n, STRIDE), Matrix::new(dscores, m, n, STRIDE));
-                    let dout = &dout[queries.start * attended..queries.end * attended];
-                    let d = Panels::of_rows(query_panels, dout, attended, m, query_columns.clone());
-                    multiply(&mut dv, write, 1.0, Left::Plain(p.transposed()), d);
-                    let query_qkv = &qkv[queries.start * stride..queries.end * stride];
-                    let q = Panels::of_rows(query_panels, query_qkv, stride, m, query_columns);
-                    multiply(&mut dk, write, 1.0, Left::Plain(ds.transposed()), q);
+                    multiply(&mut dv, write, 1.0, p.transposed(), d);
+                    multiply(&mut dk, write, 1.0, ds.transposed(), q);
                     write = Write::Add;
                     let mut dq = dq.part(queries.clone(), place * dims.d..(place + 1) * dims.d);
-                    multiply(&mut dq, Write::Add, 1.0, Left::Plain(ds), k);
+                    multiply(&mut dq, Write::Add, 1.0, ds, k);
                 }
             }
             if write == Write::Set {

@@ -150,11 +150,6 @@ impl<'a, T: Element> Tiles<'a, T> {
         let grid = Grid::new((whole.rows(), whole.columns()), group, block);
         Tiles { whole, grid }
     }
-
-    /// Rows of a rectangle, at most.
-    pub fn rows_max(&self) -> usize {
-        self.grid.block.0
-    }
 }
 
 // SAFETY: the rectangles of different indices are disjoint in the grid; the whole is exclusive.

@@ -1,30 +1,29 @@
 //! The products of a linear layer, forward and both ways backward, cut into tiles.
 
 use crate::ops::cpu::cut::{Tiles, each};
-use crate::ops::cpu::product::{
-    Blocks, Left, Panels, ROWS as ROWS_OF_KERNEL, block_elements, multiply, panel_elements,
-};
+use crate::ops::cpu::product::{DEPTH, multiply};
+use crate::ops::cpu::vector::widen;
 use crate::ops::cpu::view::{Matrix, TileMut};
 use crate::ops::cpu::{CpuKernels, block};
 use crate::ops::{Linear, Write};
 
 /// Rows of a tile of activations, at most.
 const ROWS: usize = 1024;
-/// Columns of a tile.
+/// Rows of a tile come in multiples of this: whole registers, in either direction.
+const ROW_STEP: usize = 16;
+/// Columns of a tile: with them the widened weights of [`DEPTH`] terms stay in the second level of the cache while
+/// rows pass by.
 const COLUMNS: usize = 256;
 /// Rows of a tile of a weight gradient, at most.
-const OUTPUTS: usize = 192;
+const OUTPUTS: usize = 256;
 /// Tiles that a product is cut into where its rows allow, so that threads end together.
 const TILES_MIN: usize = 4;
-/// Terms that are summed at a time: the packed panels of a tile, DEPTH · COLUMNS · 4 bytes, stay in the second
-/// level of the cache while rows pass by.
-const DEPTH: usize = 256;
 
 /// The tiles of an output: its rows in equal blocks of at most `rows_max`.
 fn tiles(out: TileMut<'_, f32>, rows_max: usize) -> Tiles<'_, f32> {
     let (rows, columns) = (out.rows(), out.columns());
     let blocks = rows.div_ceil(rows_max).max(TILES_MIN.div_ceil(columns.div_ceil(COLUMNS)));
-    let tile_rows = rows.div_ceil(blocks).next_multiple_of(ROWS_OF_KERNEL);
+    let tile_rows = rows.div_ceil(blocks).next_multiple_of(ROW_STEP);
     Tiles::new(out, (tile_rows, COLUMNS))
 }
 
@@ -48,7 +47,7 @@ pub(super) fn forward(
 ) {
     let Linear { n, k, m, out_stride } = sizes;
     let tiles = tiles(TileMut::of(out, n, out_stride).split_columns(m).0, ROWS);
-    cpu.scratch.reserve(panel_elements(DEPTH.min(k), COLUMNS.min(m)));
+    cpu.scratch.reserve(DEPTH.min(k) * COLUMNS.min(m));
     each(&cpu.pool, tiles, |worker, (rows, columns, mut out)| {
         if let Residual::Apart(residual) = residual {
             for (i, row) in rows.clone().enumerate() {
@@ -56,19 +55,18 @@ pub(super) fn forward(
             }
         }
         let mut scratch = cpu.scratch.worker(worker);
-        let memory = scratch.take(panel_elements(DEPTH.min(k), columns.len()));
+        let memory = scratch.take(DEPTH.min(k) * columns.len());
         let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[columns.start * k..columns.end * k]);
         let mut write = if let Residual::None = residual { Write::Set } else { Write::Add };
         for part in 0..k.div_ceil(DEPTH) {
             let depth = block(part, DEPTH, k);
             let x = Matrix::new(&x[depth.start..], rows.len(), depth.len(), k);
-            multiply(
-                &mut out,
-                write,
-                1.0,
-                Left::Plain(x),
-                Panels::of_columns(memory, weight, k, depth, columns.len()),
-            );
+            let wide = &mut memory[..depth.len() * columns.len()];
+            for (wide, weight) in wide.chunks_exact_mut(depth.len()).zip(weight.chunks_exact(k)) {
+                widen(wide, &weight[depth.clone()]);
+            }
+            let weight = Matrix::new(wide, columns.len(), depth.len(), depth.len()).transposed();
+            multiply(&mut out, write, 1.0, x, weight);
             write = Write::Add;
         }
     });
@@ -84,18 +82,22 @@ pub(super) fn backward_input(
 ) {
     let Linear { n, k, m, out_stride } = sizes;
     let tiles = tiles(TileMut::of(dx, n, k), ROWS);
-    cpu.scratch.reserve(panel_elements(DEPTH.min(m), COLUMNS.min(k)));
+    cpu.scratch.reserve(DEPTH.min(m) * COLUMNS.min(k));
     each(&cpu.pool, tiles, |worker, (rows, columns, mut dx)| {
         let mut scratch = cpu.scratch.worker(worker);
-        let memory = scratch.take(panel_elements(DEPTH.min(m), columns.len()));
+        let memory = scratch.take(DEPTH.min(m) * columns.len());
         let mut write = write;
         for part in 0..m.div_ceil(DEPTH) {
             let depth = block(part, DEPTH, m);
             let weight = &weight[depth.start * k..depth.end * k];
-            let weight = Panels::of_rows(memory, weight, k, depth.len(), columns.clone());
+            let wide = &mut memory[..depth.len() * columns.len()];
+            for (wide, weight) in wide.chunks_exact_mut(columns.len()).zip(weight.chunks_exact(k)) {
+                widen(wide, &weight[columns.clone()]);
+            }
+            let weight = Matrix::new(wide, depth.len(), columns.len(), columns.len());
             let dout = &dout[rows.start * out_stride + depth.start..];
             let dout = Matrix::new(dout, rows.len(), depth.len(), out_stride);
-            multiply(&mut dx, write, 1.0, Left::Plain(dout), weight);
+            multiply(&mut dx, write, 1.0, dout, weight);
             write = Write::Add;
         }
     });
@@ -111,22 +113,9 @@ pub(super) fn backward_weight(
 ) {
     let Linear { n, k, m, out_stride } = sizes;
     let tiles = tiles(TileMut::of(dweight, m, k), OUTPUTS);
-    let depth_max = DEPTH.min(n);
-    let left_elements = block_elements(depth_max, tiles.rows_max());
-    let elements = left_elements + panel_elements(depth_max, COLUMNS.min(k));
-    cpu.scratch.reserve(elements);
-    each(&cpu.pool, tiles, |worker, (rows, columns, mut dweight)| {
-        let mut scratch = cpu.scratch.worker(worker);
-        let (left, right) = scratch.take(elements).split_at_mut(left_elements);
-        let mut write = write;
-        for part in 0..n.div_ceil(DEPTH) {
-            let depth = block(part, DEPTH, n);
-            let x =
-                Panels::of_rows(right, &x[depth.start * k..depth.end * k], k, depth.len(), columns.clone());
-            let dout = &dout[depth.start * out_stride..depth.end * out_stride];
-            let dout = Blocks::of_columns(left, dout, out_stride, depth.len(), rows.clone());
-            multiply(&mut dweight, write, 1.0, Left::Packed(dout), x);
-            write = Write::Add;
-        }
+    each(&cpu.pool, tiles, |_, (rows, columns, mut dweight)| {
+        let dout = Matrix::new(&dout[rows.start..], n, rows.len(), out_stride).transposed();
+        let x = Matrix::new(&x[columns.start..], n, columns.len(), k);
+        multiply(&mut dweight, write, 1.0, dout, x);
     });
 }

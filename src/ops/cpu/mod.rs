@@ -3,8 +3,8 @@
 //! One op a file, both directions. Every op cuts its work into tiles whose shape depends on the op's sizes
 //! alone; the workers of a [`Pool`] take tiles, and what a tile computes does not depend on who takes it.
 //! So the bits are the same for any number of threads. `view` turns spans into slices, `cut` gives workers
-//! disjoint pieces of an output, `vector` compiles loops for the machine at hand, `product` has the kernels of
-//! matrix products; the ops themselves are arithmetic on slices.
+//! disjoint pieces of an output, `vector` compiles loops for the machine at hand, `product` is the door to
+//! the library of matrix products; the ops themselves are arithmetic on slices.
 
 mod attention;
 mod cross_entropy;

@@ -127,19 +127,6 @@ macro_rules! lane_sum {
 }
 pub(super) use lane_sum;
 
-/// Asks for the cache lines of a slice that is about to be used.
-#[inline(always)]
-pub(super) fn prefetch<T>(slice: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in slice.chunks((64 / size_of::<T>()).max(1)) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every x86-64 processor has SSE, and a prefetch of any address reads and faults nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = slice;
-}
-
 vectorised! {
     /// The largest element; −∞ when there is none. NaNs are passed over.
     pub(super) fn maximum(x: &[f32]) -> f32 {

@@ -217,21 +217,10 @@ impl<'a> Matrix<'a> {
         (self.row_stride, self.column_stride)
     }
 
-    /// Some of the rows.
-    pub fn some_rows(self, rows: Range<usize>) -> Self {
-        assert!(rows.start < rows.end && rows.end <= self.rows, "rows leave the matrix");
-        Matrix { elements: &self.elements[rows.start * self.row_stride..], rows: rows.len(), ..self }
-    }
-
     /// A row of a matrix that is row-major.
     pub fn row(&self, row: usize) -> &'a [f32] {
         assert!(self.column_stride == 1, "the row does not stand together");
         &self.elements[row * self.row_stride..][..self.columns]
-    }
-
-    /// One element.
-    pub fn at(&self, row: usize, column: usize) -> f32 {
-        self.elements[row * self.row_stride + column * self.column_stride]
     }
 
     /// The address of the first element.

@@ -63,7 +63,7 @@ fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
     let is_free = |attribute: &Attribute| match attribute {
         Attribute::Selective | Attribute::None => pins.recompute.is_none(),
         Attribute::Kept => pins.boundary.is_none(),
-        Attribute::Resident => pins.residents.is_none(),
+        Attribute::Resident => pins.resident.is_none(),
         Attribute::Own => pins.sum.is_none() && sweeps > 1,
     };
     Attribute::ALL.into_iter().filter(is_free).collect()
@@ -71,20 +71,13 @@ fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
 
 /// The least device memory with so many sweeps.
 pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
-    let (pins, layers) = (trials.question.pins, trials.question.config.dims.l);
-    let all_if = |condition: bool| if condition { layers } else { 0 };
+    let pins = trials.question.pins;
     Mix {
         slots: pins.weight_slots.unwrap_or(PLACES[0]),
         slabs: pins.slabs.unwrap_or(PLACES[0]),
         sweeps,
         wait,
-        counts: [
-            all_if(matches!(pins.recompute, Some(Recompute::Selective | Recompute::None))),
-            all_if(pins.recompute == Some(Recompute::None)),
-            all_if(pins.boundary == Some(Boundary::Kept)),
-            pins.residents.unwrap_or(0).min(layers),
-            all_if(pins.sum == Some(Sum::Own)),
-        ],
+        counts: [0; Attribute::ALL.len()],
         spreads: [Spread::Top; Attribute::ALL.len()],
     }
 }
@@ -293,13 +286,13 @@ fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
     let with = |changes: &[(usize, LayerPlacement)]| {
         let mut other = placement.clone();
         for &(layer, place) in changes {
-            other.layers[layer] = place;
+            other.layers[layer] = trials.question.pins.of(layer, place);
         }
         other
     };
     let mut changed = Vec::new();
     for layer in 0..layers {
-        for alternative in alternatives(trials, placement, placement.layers[layer]) {
+        for alternative in alternatives(placement, placement.layers[layer]) {
             changed.push(with(&[(layer, alternative)]));
         }
         for other in layer + 1..layers {
@@ -309,24 +302,19 @@ fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
             }
         }
     }
+    changed.retain(|other| other != placement);
     changed
 }
 
-/// What a layer might be instead, within the pins.
-fn alternatives(trials: &Trials, placement: &Placement, layer: LayerPlacement) -> Vec<LayerPlacement> {
-    let pins = trials.question.pins;
+/// What a layer might be instead.
+fn alternatives(placement: &Placement, layer: LayerPlacement) -> Vec<LayerPlacement> {
     let mut found = Vec::new();
     for recompute in [Recompute::Full, Recompute::Selective, Recompute::None] {
         for boundary in [Boundary::Kept, Boundary::Spilled] {
             for resident in [false, true] {
                 for sum in [Sum::Passing, Sum::Own] {
-                    let is_allowed = pins.recompute.is_none_or(|pinned| pinned == recompute)
-                        && pins.boundary.is_none_or(|pinned| pinned == boundary)
-                        && (pins.residents.is_none() || resident == layer.resident)
-                        && pins.sum.is_none_or(|pinned| pinned == sum)
-                        && (placement.sweeps > 1 || sum == layer.sum);
                     let other = LayerPlacement { recompute, boundary, resident, sum };
-                    if is_allowed && other != layer {
+                    if other != layer && (placement.sweeps > 1 || sum == layer.sum) {
                         found.push(other);
                     }
                 }

@@ -103,7 +103,7 @@ impl Mix {
                 false => Recompute::Selective,
             }
         };
-        let place = |layer: usize| LayerPlacement {
+        let mut place = |layer: usize| LayerPlacement {
             recompute: recompute(layer),
             boundary: if has(Attribute::Kept, layer) { Boundary::Kept } else { Boundary::Spilled },
             resident: has(Attribute::Resident, layer),
@@ -116,7 +116,7 @@ impl Mix {
             adam: question.adam(self.wait),
             grad_wait: self.wait,
             sweeps: self.sweeps,
-            layers: (0..layers).map(place).collect(),
+            layers: (0..layers).map(|layer| question.pins.of(layer, place(layer))).collect(),
         }
     }
 }

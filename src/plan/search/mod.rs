@@ -24,7 +24,7 @@ use crate::base::{DType, Result};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Description, Machine, Plan};
-use crate::schedule::{AdamWhen, Boundary, GradWait, Mode, Numeric, Placement, Policy, Sum};
+use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, Sum};
 
 /// What must not be passed.
 #[derive(Clone, Copy, Debug)]
@@ -70,14 +70,34 @@ pub struct Pins {
     /// See [`Placement::adam`]. Where it is free, AdamW runs after the norm unless nothing keeps gradients
     /// until then.
     pub adam: Option<AdamWhen>,
-    /// What every layer recomputes.
-    pub recompute: Option<Recompute>,
-    /// Where every layer's boundary is.
-    pub boundary: Option<Boundary>,
-    /// How many layers are resident.
-    pub residents: Option<usize>,
-    /// Where every layer's f32 gradient is between sweeps.
-    pub sum: Option<Sum>,
+    /// What each layer recomputes. Here and below: one for every layer.
+    pub recompute: Option<Vec<Recompute>>,
+    /// Where each layer's boundary is.
+    pub boundary: Option<Vec<Boundary>>,
+    /// Which layers are resident.
+    pub resident: Option<Vec<bool>>,
+    /// Where each layer's f32 gradient is between sweeps.
+    pub sum: Option<Vec<Sum>>,
+}
+
+impl Pins {
+    /// Decides everything about the layers.
+    pub fn place(&mut self, layers: impl Iterator<Item = LayerPlacement> + Clone) {
+        self.recompute = Some(layers.clone().map(|layer| layer.recompute).collect());
+        self.boundary = Some(layers.clone().map(|layer| layer.boundary).collect());
+        self.resident = Some(layers.clone().map(|layer| layer.resident).collect());
+        self.sum = Some(layers.map(|layer| layer.sum).collect());
+    }
+
+    /// What is decided of a layer, and the rest as it is given.
+    fn of(&self, layer: usize, free: LayerPlacement) -> LayerPlacement {
+        LayerPlacement {
+            recompute: self.recompute.as_ref().map_or(free.recompute, |pinned| pinned[layer]),
+            boundary: self.boundary.as_ref().map_or(free.boundary, |pinned| pinned[layer]),
+            resident: self.resident.as_ref().map_or(free.resident, |pinned| pinned[layer]),
+            sum: self.sum.as_ref().map_or(free.sum, |pinned| pinned[layer]),
+        }
+    }
 }
 
 /// Host slabs of the gradient ring: one landing, one in AdamW, one between.
@@ -94,7 +114,7 @@ impl Default for Pins {
             adam: None,
             recompute: None,
             boundary: None,
-            residents: None,
+            resident: None,
             sum: None,
         }
     }

@@ -153,7 +153,7 @@ fn without_a_pin(question: &Question) -> Result<Option<String>> {
         ("a free choice where gradients wait", Pins { grad_wait: None, ..pins.clone() }),
         ("a free choice of what is recomputed", Pins { recompute: None, ..pins.clone() }),
         ("a free choice of what is spilled", Pins { boundary: None, ..pins.clone() }),
-        ("a free number of resident layers", Pins { residents: None, ..pins.clone() }),
+        ("a free number of resident layers", Pins { resident: None, ..pins.clone() }),
         ("a free choice where gradients are summed", Pins { sum: None, ..pins.clone() }),
         ("a free placement", free),
     ];

@@ -1,0 +1,81 @@
+//! Log-probabilities, and steps whose loss a C function makes of them.
+
+use std::ffi::c_void;
+
+use crate::base::{Error, Result, Status};
+use crate::capi::argument::{ArrayOut, Handle};
+use crate::capi::config::{hz_batch_t, hz_step_report_t};
+use crate::capi::sized::{In, Out};
+use crate::capi::status::hz_status_t;
+use crate::capi::trainer::{all_batches, hz_trainer_t, raw_batches, step_report, with};
+
+/// The C function that makes a loss.
+pub type hz_loss_callback_t = Option<
+    unsafe extern "C" fn(
+        logprobs: *const f32,
+        dlogprobs: *mut f32,
+        count: usize,
+        out_loss: *mut f64,
+        user: *mut c_void,
+    ) -> i32,
+>;
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_logprobs(
+    trainer: Handle<hz_trainer_t>,
+    batches: In<hz_batch_t>,
+    count: usize,
+    mut logprobs: ArrayOut,
+    logprobs_count: usize,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let raw = raw_batches(batches, count)?;
+        let batches = all_batches(&raw)?;
+        let rows: usize = batches.iter().map(|batch| batch.targets.len()).sum();
+        let out = logprobs.get(logprobs_count, "logprobs")?;
+        if out.len() != rows {
+            return Err(Error::argument(format!(
+                "logprobs_count is {logprobs_count}; the batches have {rows} rows"
+            )));
+        }
+        out.copy_from_slice(&state.trainer.logprobs(&batches)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_step_with_loss(
+    trainer: Handle<hz_trainer_t>,
+    batches: In<hz_batch_t>,
+    count: usize,
+    lr: f64,
+    loss: hz_loss_callback_t,
+    user: *mut c_void,
+    out_report: Out<hz_step_report_t>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let out = out_report.check("out_report")?;
+        let loss = loss.ok_or_else(|| Error::argument("loss is NULL; it must be a function"))?;
+        let raw = raw_batches(batches, count)?;
+        let mut call = |logprobs: &[f32], dlogprobs: &mut [f32]| -> Result<f64> {
+            let mut value = f64::NAN;
+            // SAFETY: the function is the caller's, who promised by the header that it takes `count` floats to read and as
+            // many to write, which these slices are, and sets one double; all of them outlive the call.
+            let given = unsafe {
+                loss(logprobs.as_ptr(), dlogprobs.as_mut_ptr(), logprobs.len(), &raw mut value, user)
+            };
+            match given {
+                0 => Ok(value),
+                other => Err(Error::new(
+                    Status::Cancelled,
+                    format!(
+                        "the loss function returned {other}: the step was given up and nothing was updated"
+                    ),
+                )),
+            }
+        };
+        let report = state.trainer.step_with_loss(&all_batches(&raw)?, lr, &mut call)?;
+        out.write(step_report(report, &state.trainer));
+        Ok(())
+    })
+}

@@ -1,0 +1,237 @@
+//! Which device, and whose arithmetic on it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::base::{DType, Error, Result};
+use crate::device::cpu::CpuDevice;
+use crate::device::cuda::CudaOptions;
+use crate::device::{Device, DeviceInfo, DeviceSpan};
+use crate::engine::TrainerOptions;
+use crate::host::{Pinning, Pool};
+use crate::model::ModelConfig;
+use crate::ops::Kernels;
+use crate::ops::cpu::CpuKernels;
+use crate::ops::cuda::workspace;
+use crate::plan::Plan;
+
+/// The device that somebody asks for: `auto`, `cpu`, `cuda` or `cuda:i`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first CUDA device where there is one, else the CPU.
+    Auto,
+    /// This machine's CPU.
+    #[default]
+    Cpu,
+    /// A CUDA device, by its number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<DeviceChoice> {
+        let number = |text: &str| text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => number(text).map(DeviceChoice::Cuda).ok_or_else(|| {
+                Error::argument(format!(
+                    "there is no device `{text}`: a device is auto, cpu, cuda, or cuda: and a number"
+                ))
+            }),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// What `auto` comes to on this machine. Errors: CUDA is there and cannot say how many devices it has.
+    pub fn resolve(self) -> Result<DeviceChoice> {
+        match self {
+            DeviceChoice::Auto if cuda::device_count()? > 0 => Ok(DeviceChoice::Cuda(0)),
+            DeviceChoice::Auto => Ok(DeviceChoice::Cpu),
+            chosen => Ok(chosen),
+        }
+    }
+
+    /// The type that activations are stored in there. The choice is [resolved](DeviceChoice::resolve).
+    pub fn storage(self) -> DType {
+        match self {
+            DeviceChoice::Auto | DeviceChoice::Cpu => CpuKernels::STORAGE,
+            DeviceChoice::Cuda(_) => DType::Bf16,
+        }
+    }
+}
+
+/// The devices of this machine: the CPU, then what CUDA shows.
+pub fn devices() -> Vec<DeviceInfo> {
+    std::iter::once(CpuDevice::new(None).info()).chain(cuda::infos()).collect()
+}
+
+/// What keeps this library from computing on CUDA, one sentence each, with the remedy; nothing where nothing does.
+pub fn cuda_lacks() -> Vec<String> {
+    cuda::lacks()
+}
+
+/// What kernels are made with.
+pub struct KernelsSetting<'a> {
+    /// The pool of the host lane, which a CPU's kernels share.
+    pub pool: &'a Arc<Pool>,
+    /// Memory of the plan's region for kernels; of the length that
+    /// [`workspace_bytes`](crate::ops::workspace_bytes) gives.
+    pub workspace: DeviceSpan,
+    /// The model.
+    pub config: &'a ModelConfig,
+    /// The plan whose shapes they will see.
+    pub plan: &'a Plan,
+}
+
+/// Makes kernels for memory that is taken.
+pub type MakeKernels = Box<dyn FnOnce(KernelsSetting<'_>) -> Result<Box<dyn Kernels>> + Send>;
+
+/// A device, and the arithmetic on it.
+pub struct Backend {
+    /// The device, opened.
+    pub device: Arc<dyn Device>,
+    /// What the kernels store activations in.
+    pub storage: DType,
+    /// The kernels to be.
+    pub kernels: MakeKernels,
+}
+
+impl Backend {
+    /// Opens the device that the options choose.
+    ///
+    /// Errors: `DeviceUnavailable`, with what is missing and the remedy.
+    pub fn open(options: &TrainerOptions) -> Result<Backend> {
+        match options.device.resolve()? {
+            DeviceChoice::Cuda(ordinal) => {
+                let cuda = CudaOptions {
+                    memory_limit: options.device_mem,
+                    pinning: options.pinning,
+                    ..CudaOptions::default()
+                };
+                cuda::open(ordinal, cuda)
+            }
+            _ => Ok(Backend::cpu(CpuDevice::new(options.device_mem))),
+        }
+    }
+
+    /// The CPU's kernels on a CPU device.
+    pub fn cpu(device: Arc<CpuDevice>) -> Backend {
+        let kernels: MakeKernels =
+            Box::new(|setting: KernelsSetting| Ok(Box::new(CpuKernels::new(setting.pool.clone()))));
+        Backend { device, storage: CpuKernels::STORAGE, kernels }
+    }
+}
+
+/// What a device asks of a plan: that its kernels can compute the model, and that its memory is its own.
+pub fn fit(choice: DeviceChoice, config: &ModelConfig, plan: Plan, pinning: Pinning) -> Result<Plan> {
+    match choice {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(plan),
+        DeviceChoice::Cuda(_) => {
+            workspace::supports(&config.dims, plan.policy.numeric.shape)?;
+            Ok(plan.apart(pinning))
+        }
+    }
+}
+
+#[cfg(hz_cuda)]
+mod cuda {
+    use super::{Backend, CudaOptions, DeviceInfo, KernelsSetting, MakeKernels};
+    use crate::base::Result;
+    use crate::device::cuda::{Cuda, CudaDevice};
+    use crate::device::{Device, Lane};
+    use crate::model::products;
+    use crate::ops::cuda::CudaKernels;
+    use crate::ops::cuda::table::Table;
+    use crate::sys::cuda::cublaslt::CublasLt;
+
+    pub use crate::sys::cuda::device_count;
+
+    pub fn infos() -> Vec<DeviceInfo> {
+        let open = |ordinal| CudaDevice::open(Cuda::default(), ordinal, CudaOptions::default());
+        let devices = (0..device_count().unwrap_or(0)).filter_map(|ordinal| open(ordinal).ok());
+        devices.map(|device| device.info()).collect()
+    }
+
+    pub fn lacks() -> Vec<String> {
+        let device = CudaDevice::open(Cuda::default(), 0, CudaOptions::default());
+        let errors = [device.err(), CublasLt::open().err()];
+        errors.into_iter().flatten().map(|error| error.message().to_string()).collect()
+    }
+
+    pub fn open(ordinal: usize, options: CudaOptions) -> Result<Backend> {
+        let device = CudaDevice::open(Cuda::default(), ordinal, options)?;
+        let library = CublasLt::open()?;
+        let stream = device.stream(Lane::Compute).clone();
+        let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
+            let (config, numeric) = (setting.config, &setting.plan.policy.numeric);
+            let kernels = CudaKernels::new(stream, setting.workspace, library, Table::default(), ordinal)?;
+            // What is described now is not looked for inside a step.
+            kernels.prepare(&products(&config.dims, numeric.shape, numeric.logits_chunk))?;
+            Ok(Box::new(kernels))
+        });
+        Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })
+    }
+}
+
+#[cfg(not(hz_cuda))]
+mod cuda {
+    use super::{Backend, CudaOptions, DeviceInfo};
+    use crate::base::{Error, Result, Status};
+
+    const LACKS: &str = "this library was built without CUDA kernels: build it where a CUDA toolkit is found, whose \
+                         folder CUDA_HOME names (HZ_CUDA=require says why one is not)";
+
+    pub fn device_count() -> Result<usize> {
+        Ok(0)
+    }
+
+    pub fn infos() -> Vec<DeviceInfo> {
+        Vec::new()
+    }
+
+    pub fn lacks() -> Vec<String> {
+        vec![LACKS.to_string()]
+    }
+
+    pub fn open(ordinal: usize, _options: CudaOptions) -> Result<Backend> {
+        let message = format!("device cuda:{ordinal} cannot be used: {LACKS}; --device cpu runs without");
+        Err(Error::new(Status::DeviceUnavailable, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_chosen_by_name() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
+            assert_eq!(text.parse(), Ok(choice));
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            let error = text.parse::<DeviceChoice>().unwrap_err();
+            assert!(error.message().contains(&format!("`{text}`")), "{error}");
+        }
+    }
+}

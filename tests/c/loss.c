@@ -1,0 +1,214 @@
+/*
+ * Placements of layers, log-probabilities, and losses that a C function makes of them.
+ */
+#include <math.h>
+
+#include "small.h"
+
+/* ---- placements ---- */
+
+static const char *const SOME = "model.layers.1.mlp.up_proj.weight";
+
+enum { ELEMENTS = 160 * 64 };
+
+/* A tensor after some steps, in any order with evaluations, reads and writes, under some options. */
+static void train(hz_trainer_options_t options, float *out) {
+    hz_model_config_t model = small_model();
+    hz_trainer_t *trainer = NULL;
+    OK(hz_trainer_open(&model, &options, &trainer));
+    OK(hz_trainer_init(trainer, 3));
+    lcg = 99;
+    for (int step = 0; step < 3; step++) {
+        static rows_t rows[MICROS];
+        static float logits[V], norm[64];
+        hz_batch_t batches[MICROS];
+        for (int micro = 0; micro < MICROS; micro++) {
+            fill(&rows[micro]);
+            batches[micro] = batch_of(&rows[micro]);
+        }
+        hz_step_report_t report = HZ_STEP_REPORT_INIT;
+        hz_eval_report_t held_out = HZ_EVAL_REPORT_INIT;
+        OK(hz_trainer_step(trainer, batches, MICROS, 1e-2, &report));
+        OK(hz_trainer_read_tensor(trainer, "model.layers.0.input_layernorm.weight", norm, 64));
+        OK(hz_trainer_eval(trainer, batches, 1, &held_out));
+        norm[step] += 0.25f;
+        OK(hz_trainer_write_tensor(trainer, "model.layers.0.input_layernorm.weight", norm, 64));
+        OK(hz_trainer_logits(trainer, rows[0].tokens, 5, logits, V));
+    }
+    OK(hz_trainer_read_tensor(trainer, SOME, out, ELEMENTS));
+    OK(hz_trainer_close(trainer));
+}
+
+static void test_placements(void) {
+    static float plain[ELEMENTS], placed[ELEMENTS];
+    train(small_options(), plain);
+
+    hz_layer_placement_t layers[2] = {HZ_LAYER_PLACEMENT_INIT, HZ_LAYER_PLACEMENT_INIT};
+    hz_trainer_options_t options = small_options();
+    options.layers = layers;
+    options.layers_count = 1;
+    layers[0].recompute = HZ_RECOMPUTE_NONE; /* of all layers */
+    train(options, placed);
+    CHECK(memcmp(plain, placed, sizeof plain) == 0);
+
+    layers[0].recompute = HZ_RECOMPUTE_SELECTIVE;
+    layers[0].boundary = HZ_PLACE_HOST;
+    layers[1].first = 1;
+    layers[1].count = 1;
+    layers[1].resident = 1;
+    layers[1].sum = HZ_PLACE_DEVICE;
+    options.layers_count = 2;
+    options.sweeps = 2;
+    options.weight_slots = 3;
+    options.slabs = 4;
+    train(options, placed);
+    CHECK(memcmp(plain, placed, sizeof plain) == 0);
+
+    options.mode = HZ_MODE_STREAMED; /* which clips all the same, since gradients wait */
+    options.grad_place = HZ_PLACE_DEVICE;
+    train(options, placed);
+    CHECK(memcmp(plain, placed, sizeof plain) == 0);
+
+    /* What a placement takes shows in the plan. */
+    hz_model_config_t model = small_model();
+    hz_plan_t *plan = NULL;
+    hz_plan_summary_t small = HZ_PLAN_SUMMARY_INIT, large = HZ_PLAN_SUMMARY_INIT;
+    options = small_options();
+    OK(hz_plan_open(&model, &options, &plan));
+    OK(hz_plan_summary(plan, &small));
+    hz_plan_close(plan);
+    options.layers = layers;
+    options.layers_count = 2;
+    OK(hz_plan_open(&model, &options, &plan));
+    OK(hz_plan_summary(plan, &large));
+    hz_plan_close(plan);
+    CHECK(large.device_bytes > small.device_bytes);
+
+    hz_trainer_t *trainer = NULL;
+#define CASE(word, change) \
+    do { \
+        hz_layer_placement_t good = HZ_LAYER_PLACEMENT_INIT; \
+        layers[0] = good; \
+        layers[1] = good; \
+        change; \
+        REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_open(&model, &options, &trainer)); \
+    } while (0)
+    CASE("layers[1].recompute is 9", layers[1].recompute = 9);
+    CASE("layers[0].boundary is 3", layers[0].boundary = 3);
+    CASE("layers[0].resident is 2", layers[0].resident = 2);
+    CASE("layers[1].sum is 7", layers[1].sum = 7);
+    CASE("layers[0].reserved is 1", layers[0].reserved = 1);
+    CASE("layers 2 .. 2; the model has layers 0 .. 2", layers[0].first = 2);
+    CASE("layers 1 .. 3; the model has layers 0 .. 2", (layers[1].first = 1, layers[1].count = 2));
+    CASE("layers[1]->struct_size", layers[1].struct_size = 0);
+    CASE("layers is NULL", options.layers = NULL);
+    CHECK(trainer == NULL);
+}
+
+/* ---- losses ---- */
+
+typedef struct {
+    const int32_t *targets; /* of all micro-batches, one behind the other */
+    hz_trainer_t *trainer;
+    int calls, give_up;
+} wish_t;
+
+/* The mean of the negative log-probabilities. */
+static int32_t mean_loss(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
+    wish_t *wish = user;
+    wish->calls++;
+    double sum = 0.0, counted = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        CHECK(dlogprobs[i] == 0.0f);
+        if (wish->targets[i] != -100) {
+            CHECK(logprobs[i] < 0.0f);
+            sum -= (double)logprobs[i];
+            counted += 1.0;
+        } else {
+            CHECK(logprobs[i] == 0.0f);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        dlogprobs[i] = -(float)(1.0 / counted);
+    }
+    /* The trainer is in use. */
+    REFUSED(HZ_STATUS_INVALID_STATE, "another call", hz_trainer_sync(wish->trainer));
+    *out_loss = sum / counted;
+    return wish->give_up;
+}
+
+static int32_t forgetful(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
+    (void)logprobs, (void)dlogprobs, (void)count, (void)out_loss, (void)user;
+    return 0;
+}
+
+static void test_losses(void) {
+    hz_trainer_t *ours = open_small(), *theirs = open_small();
+    static rows_t rows[MICROS];
+    static int32_t targets[MICROS * N];
+    static float logprobs[MICROS * N], one[ELEMENTS], other[ELEMENTS];
+    hz_step_report_t a = HZ_STEP_REPORT_INIT, b = HZ_STEP_REPORT_INIT;
+    hz_batch_t batches[MICROS];
+    wish_t wish = {targets, ours, 0, 0};
+    for (int step = 0; step < 3; step++) {
+        for (int micro = 0; micro < MICROS; micro++) {
+            fill(&rows[micro]);
+            rows[micro].targets[7 * step + micro] = -100;
+            batches[micro] = batch_of(&rows[micro]);
+            memcpy(targets + micro * N, rows[micro].targets, sizeof rows[micro].targets);
+        }
+        OK(hz_trainer_logprobs(ours, batches, MICROS, logprobs, MICROS * N));
+        double sum = 0.0, counted = 0.0;
+        for (int i = 0; i < MICROS * N; i++) {
+            sum -= (double)logprobs[i];
+            counted += targets[i] != -100;
+        }
+        OK(hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, &a));
+        OK(hz_trainer_step(theirs, batches, MICROS, 1e-2, &b));
+        CHECK(a.step == b.step && a.grad_norm == b.grad_norm && a.targets == b.targets && a.tokens == b.tokens);
+        CHECK(fabs(a.loss - b.loss) < 1e-12 && fabs(a.loss - sum / counted) < 1e-12);
+    }
+    CHECK(wish.calls == 3);
+
+    /* Whoever gives a step up has changed nothing. */
+    wish.give_up = 5;
+    REFUSED(HZ_STATUS_CANCELLED, "returned 5",
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, &a));
+    REFUSED(HZ_STATUS_NON_FINITE, "loss",
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, forgetful, NULL, &a));
+    CHECK(a.step == 3);
+    OK(hz_trainer_read_tensor(ours, SOME, one, ELEMENTS));
+    OK(hz_trainer_read_tensor(theirs, SOME, other, ELEMENTS));
+    CHECK(memcmp(one, other, sizeof one) == 0);
+
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "loss is NULL",
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, NULL, NULL, &a));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report",
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, NULL));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "learning rate",
+            hz_trainer_step_with_loss(ours, batches, MICROS, -1.0, mean_loss, &wish, &a));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logprobs_count is 191",
+            hz_trainer_logprobs(ours, batches, 1, logprobs, N - 1));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logprobs is NULL", hz_trainer_logprobs(ours, batches, 1, NULL, N));
+    OK(hz_trainer_close(ours));
+    OK(hz_trainer_close(theirs));
+
+    hz_model_config_t model = small_model();
+    hz_trainer_options_t options = small_options();
+    options.sweeps = 2;
+    OK(hz_trainer_open(&model, &options, &ours));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "sweeps = 2",
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, &a));
+    OK(hz_trainer_close(ours));
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+        return 2;
+    }
+    test_placements();
+    test_losses();
+    printf("%d checks\n", checks);
+    return 0;
+}

@@ -1,0 +1,194 @@
+//! The engine through the CUDA device, with a stand-in for CUDA and the CPU's kernels on its stream: the bits are the
+//! CPU device's, and every call may fail.
+
+use horizon::base::{Result, Status};
+use horizon::device::cuda::{CudaDevice, CudaOptions};
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::host::Pinning;
+use horizon::model::ModelConfig;
+use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::sys::cuda_status as codes;
+
+use crate::runs::{Data, Manner as Way, data, fill, outcome, train, weights};
+use crate::stand_in::{Manner, Setting, StandIn, backend};
+use crate::{config, options};
+
+fn open(
+    calls: &StandIn,
+    cuda: CudaOptions,
+    config: &ModelConfig,
+    options: &TrainerOptions,
+) -> Result<Trainer> {
+    let device = CudaDevice::open(calls.clone(), 0, cuda)?;
+    Trainer::open_with(backend(device), config, options)
+}
+
+/// Placements of five layers that between them use every kind of operation.
+fn placements() -> Vec<TrainerOptions> {
+    let layer = LayerPlacement::default();
+    let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
+    let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let whole = LayerPlacement { recompute: Recompute::None, ..spilled };
+    let resident = LayerPlacement { resident: true, sum: Sum::Own, ..layer };
+    let plain = options();
+    vec![
+        plain.clone(),
+        TrainerOptions { layers: vec![spilled, kept, whole, resident, spilled], sweeps: 2, ..plain.clone() },
+        TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain.clone() },
+        TrainerOptions { adam_when: Some(AdamWhen::UnderBackward), clip: 0.0, ..plain.clone() },
+        TrainerOptions { mode: Mode::Streamed, clip: 0.0, tracing: true, ..plain },
+    ]
+}
+
+#[test]
+fn the_stand_in_gives_the_bits_of_the_cpu_device() {
+    let seeds = if std::env::var_os("HZ_LONG").is_some() { 60 } else { 3 };
+    for (at, options) in placements().into_iter().enumerate() {
+        let config = config(at % 2 == 0);
+        let want = outcome(&config, &options, Way::Plain);
+        let manners = [Manner::Eager, Manner::Lazy].into_iter().chain((0..seeds).map(Manner::Random));
+        for (number, manner) in manners.enumerate() {
+            // What is of no use any more is overwritten, so that nothing reads it or relies on its being there.
+            let pinning = if number % 2 == 0 { Pinning::Registered } else { Pinning::Allocated };
+            let cuda = CudaOptions { scrubs: true, pinning, ..CudaOptions::default() };
+            let words = number % 3 != 2;
+            let calls = StandIn::new(Setting { manner, words, ..Setting::default() });
+            let mut trainer = open(&calls, cuda, &config, &options).unwrap();
+            assert_eq!(calls.device_bytes(), trainer.plan().device.bytes().next_multiple_of(8));
+            let way = [Way::Plain, Way::Apart, Way::Evaluating, Way::Serial][number % 4];
+            let made = calls.made();
+            let got = train(&mut trainer, &options, way);
+            assert!(got == want, "placement {at}, {manner:?}, words {words}, {way:?}");
+            assert_eq!(calls.made(), made, "a step makes nothing");
+            drop(trainer);
+            assert_eq!(calls.violations(), Vec::<String>::new(), "placement {at}, {manner:?}");
+            assert_eq!((calls.device_bytes(), calls.pinned()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn logits_and_traces_come_through_the_stand_in() {
+    let (config, options) = (config(true), TrainerOptions { tracing: true, ..options() });
+    let tokens: Vec<i32> = (0..9).map(|at| at * 7 % 67).collect();
+    let mut plain = Trainer::open(&config, &options).unwrap();
+    fill(&mut plain);
+    let want = plain.logits(&tokens).unwrap();
+    let calls = StandIn::in_manner(Manner::Lazy);
+    let mut trainer = open(&calls, CudaOptions::default(), &config, &options).unwrap();
+    fill(&mut trainer);
+    assert_eq!(trainer.logits(&tokens).unwrap(), want);
+    assert_eq!(trainer.spans().unwrap().len(), plain.spans().unwrap().len());
+    let mut text = Vec::new();
+    trainer.trace(&mut text).unwrap();
+    assert!(serde_json::from_slice::<serde_json::Value>(&text).is_ok());
+}
+
+/// One step, one evaluation and another step. Small, since it is run once per call.
+fn short_run(calls: &StandIn, options: &TrainerOptions) -> Result<Vec<u32>> {
+    let mut config = config(true);
+    config.dims.l = 2;
+    let mut trainer = open(calls, CudaOptions::default(), &config, options)?;
+    fill_quietly(&mut trainer)?;
+    let data = data(options, 0, config.dims.v);
+    let batches: Vec<_> = data.iter().map(Data::batch).collect();
+    let run = |trainer: &mut Trainer| -> Result<()> {
+        trainer.step(&batches, 1e-2)?;
+        trainer.eval(&batches)?;
+        trainer.step(&batches, 1e-2)?;
+        trainer.sync()
+    };
+    match run(&mut trainer) {
+        Ok(()) => Ok(weights(&mut trainer)),
+        Err(first) => {
+            assert_eq!(run(&mut trainer).unwrap_err(), first, "the first failure stays");
+            assert_eq!(trainer.sync().unwrap_err(), first);
+            Err(first)
+        }
+    }
+}
+
+fn fill_quietly(trainer: &mut Trainer) -> Result<()> {
+    trainer.sync()?;
+    fill(trainer);
+    Ok(())
+}
+
+fn short_options() -> TrainerOptions {
+    TrainerOptions { micros_max: 1, threads: Some(1), ..options() }
+}
+
+#[test]
+fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
+    let options = short_options();
+    let clean = StandIn::new(Setting::default());
+    let want = short_run(&clean, &options).unwrap();
+    let calls = clean.calls();
+    // Most of the calls until the lanes are open make events, each as the one before.
+    let opening = (1..=40).chain((41..3100).step_by(211));
+    let mut named = 0;
+    for call in opening.chain(3100..=calls) {
+        for (manner, code) in
+            [(Manner::Eager, codes::LAUNCH_FAILURE), (Manner::Lazy, codes::MEMORY_ALLOCATION)]
+        {
+            let failing_call = Some((call, code));
+            let stand_in = StandIn::new(Setting { manner, failing_call, ..Setting::default() });
+            match short_run(&stand_in, &options) {
+                // Closing is allowed to fail unheard.
+                Ok(weights) => assert!(weights == want, "call {call} failed and the weights differ"),
+                Err(error) => {
+                    assert_ne!(error.status(), Status::Internal, "call {call}: {error}");
+                    assert!(error.message().contains(&format!("cudaError{code}")), "call {call}: {error}");
+                    named += usize::from(
+                        ["layer", "embedding", "head", "unit"]
+                            .iter()
+                            .any(|word| error.message().contains(word)),
+                    );
+                }
+            }
+            assert_eq!(stand_in.violations(), Vec::<String>::new(), "call {call}");
+            assert_eq!(stand_in.device_bytes(), 0, "call {call}");
+        }
+    }
+    assert!(named > 50, "{named} failures named their unit");
+}
+
+#[test]
+fn every_piece_of_work_may_take_the_device_down() {
+    let options = short_options();
+    let clean = StandIn::new(Setting::default());
+    short_run(&clean, &options).unwrap();
+    let worked = clean.worked();
+    let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 11 };
+    for work in (1..=worked).step_by(stride) {
+        for manner in [Manner::Eager, Manner::Lazy, Manner::Random(work)] {
+            let failing_work = Some((work, codes::ECC_UNCORRECTABLE));
+            let calls = StandIn::new(Setting { manner, failing_work, ..Setting::default() });
+            let Err(error) = short_run(&calls, &options) else {
+                // Lazily, the last pieces run when the lanes close.
+                assert!(manner != Manner::Eager, "work {work}");
+                continue;
+            };
+            assert_eq!(error.status(), Status::DeviceFailed, "work {work}, {manner:?}: {error}");
+            assert!(error.message().contains("the device is lost to this process"), "{error}");
+            assert_eq!(calls.violations(), Vec::<String>::new(), "work {work}, {manner:?}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_device_is_refused_before_it_is_taken() {
+    let (config, options) = (config(true), options());
+    let need = Trainer::plan_for(&config, &options).unwrap().device.bytes();
+    let calls = StandIn::new(Setting { memory: need - 1, ..Setting::default() });
+    let error = open(&calls, CudaOptions::default(), &config, &options).err().unwrap();
+    assert_eq!(error.status(), Status::OutOfDeviceMemory);
+    assert!(error.message().contains(&format!("({need} bytes), the limit is")), "{error}");
+    assert_eq!(calls.device_bytes(), 0);
+
+    let calls = StandIn::new(Setting { pins: Some(codes::MEMORY_ALLOCATION), ..Setting::default() });
+    let error = open(&calls, CudaOptions::default(), &config, &options).err().unwrap();
+    assert_eq!(error.status(), Status::OutOfHostMemory);
+    assert!(error.message().contains("ulimit -l"), "{error}");
+    assert_eq!((calls.device_bytes(), calls.violations()), (0, vec![]));
+}
