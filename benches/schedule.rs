@@ -17,9 +17,10 @@ use std::time::Instant;
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::{Lane, TaskSpan};
+use horizon::engine::calibrate::{fit, samples};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, fresh_tensor};
-use horizon::plan::{Cost, Machine, Work};
+use horizon::plan::Cost;
 use horizon::schedule::{
     AdamWhen, Boundary, Checker, Geometry, GradWait, LayerPlacement, Mode, Numeric, Operation, Placement,
     Policy, Recompute, Sum, Sync, train, usage,
@@ -139,53 +140,6 @@ fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     ((to - from) as f64 / steps, busy)
 }
 
-/// The rates, as seconds for one of each, at which predicted and measured times differ least, relative to the
-/// measured: non-negative least squares, one coefficient after the other.
-fn fit(samples: &[([f64; 7], f64)]) -> [f64; 7] {
-    let mut rates = [0.0; 7];
-    for _ in 0..2000 {
-        for at in 0..7 {
-            let (mut over, mut under) = (0.0, 0.0);
-            for (work, seconds) in samples {
-                let others: f64 =
-                    (0..7).filter(|&other| other != at).map(|other| rates[other] * work[other]).sum();
-                let weight = 1.0 / (seconds * seconds);
-                over += weight * work[at] * (seconds - others);
-                under += weight * work[at] * work[at];
-            }
-            rates[at] = if under > 0.0 { (over / under).max(0.0) } else { 0.0 };
-        }
-    }
-    rates
-}
-
-fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
-    let amounts = |operation: &Operation| {
-        let Work { matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes, .. } =
-            cost.work(operation);
-        [1.0, matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes]
-    };
-    let lanes = Lane::ALL.map(|lane| {
-        let of = spans.iter().filter(|(_, span)| span.lane == lane && span.end_ns > span.start_ns);
-        let sample = |(operation, span): &(Operation, TaskSpan)| {
-            (amounts(operation), (span.end_ns - span.start_ns) as f64 * 1e-9)
-        };
-        fit(&of.map(sample).collect::<Vec<_>>())
-    });
-    // A rate that nothing was measured of takes no time.
-    let rate = |lane: Lane, at: usize| 1.0 / lanes[lane.at()][at].max(1e-30);
-    Machine {
-        matrix_flop_per_s: rate(Lane::Compute, 1),
-        attention_flop_per_s: rate(Lane::Compute, 2),
-        device_bytes_per_s: rate(Lane::Compute, 3),
-        up_bytes_per_s: rate(Lane::H2d, 4),
-        down_bytes_per_s: rate(Lane::D2h, 5),
-        host_bytes_per_s: rate(Lane::Host, 6),
-        disk_bytes_per_s: f64::INFINITY,
-        latency_s: lanes.map(|rates| rates[0]),
-    }
-}
-
 fn simulate(policies: usize, threads: usize) {
     let (config, mut random) = (config(), ChaCha8Rng::seed_from_u64(3));
     let layout = Layout::new(&config);
@@ -201,7 +155,7 @@ fn simulate(policies: usize, threads: usize) {
     let (mut steps, mut lanes) = (vec![], [const { Vec::new() }; Lane::COUNT]);
     for _ in 0..policies {
         let options = any_options(&mut random, &plain);
-        let machine = machine(&measure(&plain), &cost);
+        let machine = fit(&samples(&measure(&plain), &cost)).expect("samples of every lane");
         let (step_ns, busy) = last_steps(&measure(&options));
         let plan = Trainer::plan_for(&config, &options).expect("a plan");
         let predicted = plan.predict(&config, &layout, DType::F32, &machine, 3).expect("the policy is valid");

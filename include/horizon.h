@@ -259,7 +259,8 @@ typedef struct hz_model_config_t {
 #define HZ_MODEL_CONFIG_INIT {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0}
 
 /* Fills in a built-in shape: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
- * planning, a shape known by name: "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b", -70b, -405b, "dense-120b", "dense-1t".
+ * planning, a shape known by name: "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b",
+ * "dense-1t".
  * Errors: HZ_STATUS_NOT_FOUND, naming those there are. */
 HZ_API hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
 
@@ -420,15 +421,16 @@ HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer
                                 hz_plan_t **out_plan);
 
 /* Finds the fastest plan that fits a machine, this one or another: of all placements (what is resident, spilled,
- * recomputed; slots, slabs, sweeps; where gradients wait) the one with the least simulated step time. Runs nothing, takes
- * under a second or two. Of the options, weight_slots and slabs other than 0 and adam_when other than HZ_ADAM_AUTO stay as they
- * are; device_mem and host_mem bound it instead of the machine's memory. A step has options->micros_max micro-batches.
+ * recomputed; slots, slabs, sweeps; where gradients wait) the one with the least simulated step time. Runs nothing,
+ * takes a second or two. What the options decide stays as it is: weight_slots, slabs and sweeps other than 0, a
+ * grad_place other than HZ_PLACE_AUTO, an adam_when other than HZ_ADAM_AUTO, layers. device_mem and host_mem bound it
+ * instead of the machine's memory. A step has options->micros_max micro-batches.
  *
  * machine: "cpu", "h200", "gh200", "h100-pcie", "a100-pcie", "rtx4090", "rtx3090", or a file that `horizon calibrate`
  * wrote; NULL = "cpu". For a machine whose device memory is RAM the host's limits are those of this process.
- * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY, HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with the limit
- * that binds, what is short in bytes, and the smallest change that fits; HZ_STATUS_NOT_FOUND, HZ_STATUS_BAD_FORMAT of
- * the machine. */
+ * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY, HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
+ * the limit that binds, what is short in bytes, and the smallest change that fits; HZ_STATUS_NOT_FOUND and
+ * HZ_STATUS_BAD_FORMAT of the machine. */
 HZ_API hz_status_t hz_plan_search(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
                                   const char *machine /* or NULL */, hz_plan_t **out_plan);
 

@@ -48,7 +48,7 @@ impl Case {
         let shape = Shape { b: 1, t: 32 << random.random_range(0..4) };
         let mut rate = |around: f64| around * 10f64.powf(random.random_range(-0.5..0.5));
         let machine = Machine {
-            matrix_flop_per_s: rate(1e13),
+            matrix_flop_per_s: [rate(1e13); 3],
             attention_flop_per_s: rate(5e12),
             device_bytes_per_s: rate(1e12),
             up_bytes_per_s: rate(5e10),
@@ -56,6 +56,7 @@ impl Case {
             host_bytes_per_s: rate(4e11),
             disk_bytes_per_s: 1e9,
             latency_s: [1e-7; Lane::COUNT],
+            common: vec![],
         };
         let mode = [Mode::Exact, Mode::Streamed][random.random_range(0..2)];
         let numeric = Numeric { shape, logits_chunk: 32, grad_dtype: DType::Bf16 };

@@ -98,7 +98,7 @@ fn step(plan: &Plan) -> List {
 /// Nanoseconds of a step behind others like it, and of the time AdamW runs alone.
 pub fn step_ns(plan: &Plan, cost: &Cost, machine: &Machine) -> u64 {
     let list = step(plan);
-    let (mut sync, mut simulator) = (Sync::new(&plan.geometry), Simulator::new());
+    let (mut sync, mut simulator) = (Sync::new(&plan.geometry), Simulator::sharing(machine.shares()));
     let mut done = [0; 2];
     for end_ns in &mut done {
         let synced = sync.infer(&list);
@@ -106,7 +106,7 @@ pub fn step_ns(plan: &Plan, cost: &Cost, machine: &Machine) -> u64 {
             let ns = cost.ns(machine, operation);
             if operation.lane() == Lane::Host { (ns as f64 * HOST_BYTES) as u64 } else { ns }
         };
-        simulator.run(&list, &synced, ns);
+        simulator.issue(&list, &synced, ns);
         // The next step begins when AdamW is done.
         let last = synced.tick(list.operations.len() - 1);
         simulator.reach(last);

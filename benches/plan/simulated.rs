@@ -107,14 +107,33 @@ fn beside(name: &str, config: &ModelConfig, machine: &Description, sequences: us
 /// All tables.
 pub fn tables() {
     println!("# Simulated steps\n");
-    println!("Every figure here but those called published is **simulated**, by `cargo bench --bench plan -- simulated`, from the");
-    println!("descriptions of machines in `src/plan/machines/`, which state the source of each rate. *Original* is MegaTrain's schedule");
-    println!("in our operations (`benches/plan/original.rs`): three forwards and three uploads a layer, AdamW after the step, no");
-    println!("prefetch on the way down, at the same rates as ours, so without what an interpreter and unfused kernels cost it. TFLOP/s are useful");
-    println!("ones (6·P_matmul a token + causal attention, no recompute counted), sequences have {T} tokens.\n");
+    println!(
+        "Every figure here but those called published is **simulated**, by `cargo bench --bench plan -- simulated`, from the"
+    );
+    println!(
+        "descriptions of machines in `src/plan/machines/`, which state the source of each rate. *Original* is MegaTrain's schedule"
+    );
+    println!(
+        "in our operations (`benches/plan/original.rs`): three forwards and three uploads a layer, AdamW after the step, no"
+    );
+    println!(
+        "prefetch on the way down, at the same rates as ours, so without what an interpreter and unfused kernels cost it. TFLOP/s are useful"
+    );
+    println!(
+        "ones (6·P_matmul a token + causal attention, no recompute counted), sequences have {T} tokens.\n"
+    );
     println!("## The original and ours, on its machines\n");
-    let columns =
-        ["machine", "model", "sequences", "original, published", "original", "ours", "ratio", "ours, tokens/s", "busiest"];
+    let columns = [
+        "machine",
+        "model",
+        "sequences",
+        "original, published",
+        "original",
+        "ours",
+        "ratio",
+        "ours, tokens/s",
+        "busiest",
+    ];
     head(&columns);
     for machine in ["gh200", "h100-pcie", "a100-pcie", "rtx3090"] {
         let described = Description::shipped(machine).expect("a machine");
@@ -170,7 +189,16 @@ fn scaled(config: &ModelConfig, machine: &Description, what: String) {
 /// The largest models.
 fn large() {
     println!("\n## 120B dense on H200 with 1.5 TB of RAM\n");
-    head(&["mode", "clip", "tokens a step", "tokens/s", "TFLOP/s", "host memory", "device memory", "busiest"]);
+    head(&[
+        "mode",
+        "clip",
+        "tokens a step",
+        "tokens/s",
+        "TFLOP/s",
+        "host memory",
+        "device memory",
+        "busiest",
+    ]);
     let h200 = Description::shipped("h200").expect("a machine");
     for sequences in [16, 64, 128] {
         for (mode, clip) in MODES {
@@ -178,7 +206,16 @@ fn large() {
         }
     }
     println!("\n## 1T dense: H200 with as much RAM as it takes\n");
-    head(&["mode", "clip", "tokens a step", "tokens/s", "TFLOP/s", "host memory", "device memory", "busiest"]);
+    head(&[
+        "mode",
+        "clip",
+        "tokens a step",
+        "tokens/s",
+        "TFLOP/s",
+        "host memory",
+        "device memory",
+        "busiest",
+    ]);
     let mut larger = h200.clone();
     larger.host_bytes = 20_000_000_000_000;
     for (mode, clip) in MODES {
@@ -192,7 +229,7 @@ fn largest(name: &str, machine: &Description, sequences: usize, mode: Mode, clip
     let config = shape(name).expect("a shape");
     let options = TrainerOptions { mode, clip, ..options() };
     let mut cells = vec![
-        mode.name().to_owned(),
+        format!("{mode:?}").to_lowercase(),
         if clip > 0.0 { "exact" } else { "none" }.to_owned(),
         format!("{} k", sequences * T / 1024),
     ];

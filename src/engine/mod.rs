@@ -47,6 +47,7 @@
 mod backend;
 mod batch;
 mod busy;
+pub mod calibrate;
 mod derived;
 mod frame;
 mod options;

@@ -117,7 +117,7 @@ impl Machine {
     /// Errors: `BadFormat`, naming the field.
     pub fn check(&self) -> Result<()> {
         let rates = [
-            ("matrix_flop_per_s", self.matrix_flop_per_s),
+            ("matrix_flop_per_s", self.matrix_flop_per_s.into_iter().fold(f64::INFINITY, f64::min)),
             ("attention_flop_per_s", self.attention_flop_per_s),
             ("device_bytes_per_s", self.device_bytes_per_s),
             ("up_bytes_per_s", self.up_bytes_per_s),
@@ -130,6 +130,15 @@ impl Machine {
                 return Err(Error::new(
                     Status::BadFormat,
                     format!("{name} is {rate}; it must be finite, > 0"),
+                ));
+            }
+        }
+        for common in &self.common {
+            if !common.used.iter().all(|part| part.is_finite() && *part >= 0.0) {
+                let name = &common.name;
+                return Err(Error::new(
+                    Status::BadFormat,
+                    format!("common {name} is used by a part that is not finite, ≥ 0"),
                 ));
             }
         }

@@ -15,7 +15,7 @@ mod predict;
 mod search;
 
 pub use carve::{Place, Region};
-pub use cost::{Cost, Machine, Work};
+pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
 pub use machine::{Description, Storage};

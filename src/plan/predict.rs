@@ -4,7 +4,7 @@ use crate::base::{DType, Result};
 use crate::device::{Lane, TaskSpan};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Cost, Machine, Plan};
-use crate::schedule::{self, Geometry, List, Operation, Peak, Simulation, Simulator, Sync, Usage};
+use crate::schedule::{self, Geometry, List, Operation, Peak, Share, Simulation, Simulator, Sync, Usage};
 
 /// A step in the midst of many like it.
 #[derive(Clone, Debug)]
@@ -25,10 +25,7 @@ pub struct Prediction {
 
 /// A list that follows itself, looked at once its beginning is forgotten.
 pub(super) struct Steady {
-    /// The last run of the list.
-    pub run: Simulation,
-    /// The spans of all runs.
-    pub spans: Vec<TaskSpan>,
+    simulator: Simulator,
     /// The decision before the last one.
     pub from_ns: u64,
     /// The last decision.
@@ -42,24 +39,37 @@ pub(super) const STEPS_BEFORE: usize = 2;
 
 impl Steady {
     /// Runs a training step behind others like it.
-    pub fn run(geometry: &Geometry, list: &List, cost_ns: impl Fn(&Operation) -> u64) -> Steady {
+    pub fn run(
+        geometry: &Geometry,
+        list: &List,
+        shares: Vec<Share>,
+        cost_ns: impl Fn(&Operation) -> u64,
+    ) -> Steady {
         let decide =
             list.operations.iter().position(|operation| matches!(operation, Operation::Decide { .. }));
         let decide = decide.expect("a training step decides");
-        let (mut sync, mut simulator) = (Sync::new(geometry), Simulator::new());
-        let (mut spans, mut from_ns) = (Vec::new(), 0);
-        for _ in 0..STEPS_BEFORE {
+        let (mut sync, mut simulator) = (Sync::new(geometry), Simulator::sharing(shares));
+        let mut decided_ns = [0; STEPS_BEFORE + 1];
+        for at in &mut decided_ns {
             let synced = sync.infer(list);
-            let run = simulator.run(list, &synced, &cost_ns);
-            spans.extend(run.spans);
+            simulator.issue(list, &synced, &cost_ns);
             let ticks = [synced.tick(decide)];
             simulator.reach(ticks[0]);
             sync.settle(&ticks);
-            from_ns = simulator.caller_ns();
+            *at = simulator.caller_ns();
         }
-        let run = simulator.run(list, &sync.infer(list), &cost_ns);
-        spans.extend(&run.spans);
-        Steady { to_ns: run.spans[decide].end_ns, run, spans, from_ns, decide }
+        simulator.finish();
+        Steady { simulator, from_ns: decided_ns[STEPS_BEFORE - 1], to_ns: decided_ns[STEPS_BEFORE], decide }
+    }
+
+    /// The last run of the list.
+    pub fn last(&self) -> &Simulation {
+        self.simulator.simulation(STEPS_BEFORE)
+    }
+
+    /// The spans of all runs.
+    pub fn spans(&self) -> Vec<TaskSpan> {
+        (0..=STEPS_BEFORE).flat_map(|run| self.simulator.simulation(run).spans.iter().copied()).collect()
     }
 
     /// From decision to decision.
@@ -82,14 +92,16 @@ impl Plan {
     ) -> Result<Prediction> {
         let cost = Cost::new(config, layout, &self.policy, storage);
         let list = schedule::train(&self.policy, &self.geometry, micros)?;
-        let steady = Steady::run(&self.geometry, &list, |operation| cost.ns(machine, operation));
-        let Steady { ref run, ref spans, from_ns, to_ns, decide } = steady;
+        let shares = machine.shares();
+        let steady = Steady::run(&self.geometry, &list, shares, |operation| cost.ns(machine, operation));
+        let Steady { from_ns, to_ns, decide, .. } = steady;
+        let last = steady.last();
         Ok(Prediction {
             step_ns: steady.step_ns(),
-            lanes: schedule::usage(spans, from_ns, to_ns),
-            critical: run.path_to(Some(decide)),
-            memory: schedule::peaks(&self.geometry, &list, run, |resource| self.device.footprint(resource)),
-            spans: run.spans.clone(),
+            lanes: schedule::usage(&steady.spans(), from_ns, to_ns),
+            critical: last.path_to(Some(decide)),
+            memory: schedule::peaks(&self.geometry, &list, last, |resource| self.device.footprint(resource)),
+            spans: last.spans.clone(),
             list,
         })
     }
