@@ -1,242 +1,223 @@
-//! Every CPU op at the sizes of two models, against what the machine can do in the same moment.
+//! Every op at the sizes of real models, against what the machine can do in the same moment.
 //!
-//! `cargo bench --bench ops -- [--threads N] [--cpu-time] [FILTER]`. `--cpu-time` counts processor seconds of
-//! one thread instead of seconds: for a machine that is busy with other things.
+//! `cargo bench --bench ops -- [--device cpu|cuda[:i]] [--threads N] [--cpu-time] [FILTER]`. `--cpu-time` counts processor
+//! seconds of one thread instead of seconds: for a machine that is busy with other things.
 //!
-//! An op's time is the least of several runs; between
-//! them the ceilings are probed: fused multiply-adds on registers, for products and attention, and a
-//! read-and-write pass over memory larger than the caches, for the rest. Of a machine whose speed wanders,
-//! only the percentages compare. FLOPs are those of the formula, 2 a multiply-add; bytes are those an op must
-//! read and write once, so an op whose data fits a cache may pass 100 %.
+//! `meter` says how each device is timed and what its ceilings are. Of a machine whose speed wanders, only the
+//! percentages compare. FLOPs are those of the formula, 2 a multiply-add, and of attention what lies below the diagonal;
+//! bytes are those an op must read and write once, so an op whose data fits a cache of the CPU may pass 100 %.
 
+mod meter;
 mod probe;
 
-use std::alloc::{Layout, alloc_zeroed};
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::time::Instant;
-
 use horizon::base::{DType, Dims, Shape};
-use horizon::device::DeviceSpan;
-use horizon::host::Pool;
-use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use meter::{Inputs, Meter, Model, Work};
 use probe::Clock;
 
-const MODELS: &[(&str, Dims, Shape, usize)] = &[
+const ON_CPU: &[Model] = &[
     ("a", Dims { c: 256, h: 4, g: 4, d: 64, f: 688, v: 256, l: 4 }, Shape { b: 8, t: 256 }, 2048),
     ("b", Dims { c: 512, h: 8, g: 8, d: 64, f: 1376, v: 32_000, l: 8 }, Shape { b: 4, t: 512 }, 512),
 ];
 
-/// What an op is held against.
-#[derive(Clone, Copy)]
-enum Work {
-    Flops(f64),
-    Bytes(f64),
+/// Llama 3 8B, and narrower models of the other head dimensions.
+#[cfg(hz_cuda)]
+const ON_CUDA: &[Model] = &[
+    ("8b", Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 }, Shape { b: 4, t: 4096 }, 2048),
+    ("d64", Dims { c: 2048, h: 32, g: 8, d: 64, f: 8192, v: 128_256, l: 16 }, Shape { b: 4, t: 4096 }, 2048),
+    ("d96", Dims { c: 3072, h: 32, g: 32, d: 96, f: 8192, v: 32_064, l: 32 }, Shape { b: 4, t: 4096 }, 2048),
+    (
+        "d256",
+        Dims { c: 2048, h: 8, g: 4, d: 256, f: 16384, v: 256_000, l: 18 },
+        Shape { b: 4, t: 4096 },
+        2048,
+    ),
+];
+
+struct Bench<'a> {
+    meter: Box<dyn Meter>,
+    filter: &'a str,
 }
 
-struct Bench {
-    pool: Arc<Pool>,
-    clock: Clock,
-    filter: String,
-    /// In-place traffic of the bandwidth probe, larger than any cache here.
-    traffic: Vec<f32>,
-}
-
-impl Bench {
-    fn run(&mut self, name: &str, work: Work, op: impl Fn()) {
-        if !name.contains(&self.filter) {
-            return;
+impl Bench<'_> {
+    fn run(&mut self, name: &str, work: Work, op: impl Fn(&dyn Kernels)) {
+        if name.contains(self.filter) {
+            self.meter.time(name, work, &op);
         }
-        op();
-        let (mut op_seconds, mut ceiling) = (f64::INFINITY, 0f64);
-        let begin = Instant::now();
-        while begin.elapsed().as_secs_f64() < 0.6 {
-            op_seconds = op_seconds.min(self.clock.seconds(&op));
-            ceiling = ceiling.max(match work {
-                Work::Flops(_) => probe::flops_per_second(&self.pool, self.clock),
-                Work::Bytes(_) => probe::bytes_per_second(&self.pool, self.clock, &mut self.traffic),
-            });
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs(&*self.meter)
+    }
+
+    /// Bytes of so many activations.
+    fn bytes(&self, count: usize) -> f64 {
+        (count * self.meter.kernels().storage().bytes()) as f64
+    }
+
+    fn everything(&mut self, models: &[Model]) {
+        for (model, dims, shape, chunk) in models {
+            products(self, model, dims, shape.n(), *chunk);
+            attention(self, model, dims, *shape);
+            rows(self, model, dims, shape.n(), *chunk);
         }
-        let (amount, unit) = match work {
-            Work::Flops(flops) => (flops, "GFLOP/s"),
-            Work::Bytes(bytes) => (bytes, "GB/s"),
-        };
-        let rate = amount / op_seconds;
-        println!(
-            "{name:34} {:9.3} ms {:7.1} {unit:8} {:5.1} % of {:.0}",
-            op_seconds * 1e3,
-            rate / 1e9,
-            100.0 * rate / ceiling,
-            ceiling / 1e9
-        );
+        gradients(self);
     }
 }
 
-/// Memory that is never freed: the process ends with the bench.
-fn memory(bytes: usize) -> DeviceSpan {
-    let layout = Layout::from_size_align(bytes, 4096).expect("a size");
-    // SAFETY: the size is not zero.
-    let base = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory");
-    // SAFETY: zeroed above, and never freed.
-    unsafe { DeviceSpan::new(base, bytes) }
-}
-
-fn f32s(count: usize) -> DeviceSpan {
-    let span = memory(count * 4);
-    // SAFETY: the memory holds `count` numbers and nobody else knows it yet.
-    let values = unsafe { std::slice::from_raw_parts_mut(span.address().cast::<f32>(), count) };
-    for (i, value) in values.iter_mut().enumerate() {
-        *value = (i.wrapping_mul(2_654_435_761) % 2001) as f32 / 1000.0 - 1.0;
-    }
-    span
-}
-
-fn bf16s(count: usize) -> DeviceSpan {
-    let span = memory(count * 2);
-    // SAFETY: the memory holds `count` numbers and nobody else knows it yet.
-    let values = unsafe { std::slice::from_raw_parts_mut(span.address().cast::<u16>(), count) };
-    for (i, value) in values.iter_mut().enumerate() {
-        *value = horizon::base::master::round((i.wrapping_mul(2_654_435_761) % 2001) as f32 / 1e4 - 0.1);
-    }
-    span
-}
-
-fn i32s(values: impl ExactSizeIterator<Item = i32>) -> DeviceSpan {
-    let span = memory(values.len() * 4);
-    // SAFETY: the memory holds as many numbers as the iterator gives, and nobody else knows it yet.
-    let numbers = unsafe { std::slice::from_raw_parts_mut(span.address().cast::<i32>(), values.len()) };
-    numbers.iter_mut().zip(values).for_each(|(number, value)| *number = value);
-    span
-}
-
-fn products(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, n: usize, chunk: usize) {
-    let Dims { c, f, v, .. } = *dims;
-    for (name, n, inputs, outputs) in [
-        ("qkv", n, c, dims.qkv()),
-        ("o", n, dims.attended(), c),
-        ("gate_up", n, c, 2 * f),
-        ("down", n, f, c),
-        ("lm", chunk, c, v),
+fn products(bench: &mut Bench, model: &str, dims: &Dims, n: usize, chunk: usize) {
+    let Dims { c, f, .. } = *dims;
+    for (name, sizes) in [
+        ("qkv", Linear::dense(n, c, dims.qkv())),
+        ("o", Linear::dense(n, dims.attended(), c)),
+        ("gate_up", Linear::dense(n, c, 2 * f)),
+        ("down", Linear::dense(n, f, c)),
+        ("lm", horizon::model::head_linear(dims, chunk)),
     ] {
-        let (x, w, y) = (f32s(n * inputs), bf16s(inputs * outputs), f32s(n * outputs));
-        let (dw, sizes) = (f32s(inputs * outputs), Linear::dense(n, inputs, outputs));
-        let work = Work::Flops(2.0 * (n * inputs * outputs) as f64);
-        bench.run(&format!("{model} {name} forward"), work, || {
-            k.matmul_forward(y, x, w, None, sizes);
+        if !format!("{model} {name} forward backward_input backward_weight").contains(bench.filter) {
+            continue;
+        }
+        let (Linear { n, k, m, out_stride }, inputs) = (sizes, bench.inputs());
+        let (x, w, y) = (inputs.activations(n * k), inputs.bf16s(k * m), inputs.activations(n * out_stride));
+        let dw = inputs.f32s(k * m);
+        let work = Work::Flops(2.0 * (n * k * m) as f64);
+        bench.run(&format!("{model} {name} forward"), work, |kernels| {
+            kernels.matmul_forward(y, x, w, None, sizes);
         });
-        bench.run(&format!("{model} {name} backward_input"), work, || {
-            k.matmul_backward_input(x, Write::Set, y, w, sizes);
+        bench.run(&format!("{model} {name} backward_input"), work, |kernels| {
+            kernels.matmul_backward_input(x, Write::Set, y, w, sizes);
         });
-        bench.run(&format!("{model} {name} backward_weight"), work, || {
-            k.matmul_backward_weight(dw, Write::Set, y, x, sizes);
+        bench.run(&format!("{model} {name} backward_weight"), work, |kernels| {
+            kernels.matmul_backward_weight(dw, Write::Set, y, x, sizes);
         });
     }
 }
 
-fn attention(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, shape: Shape) {
-    let n = shape.n();
+fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
+    let (n, t, inputs) = (shape.n(), shape.t, bench.inputs());
     // Every sequence is one document.
-    let by_row = |value: fn(usize, usize) -> usize| i32s((0..n).map(|row| value(row, shape.t) as i32));
     let rows = Rows {
         shape,
-        positions: by_row(|row, t| row % t),
-        doc_start: by_row(|row, t| row / t * t),
-        doc_end: by_row(|row, t| (row / t + 1) * t),
+        positions: inputs.i32s(n, |row| row % t),
+        doc_start: inputs.i32s(n, |row| row / t * t),
+        doc_end: inputs.i32s(n, |row| (row / t + 1) * t),
     };
-    let (qkv, dqkv) = (f32s(n * dims.qkv()), f32s(n * dims.qkv()));
-    let (out, dout, lse) = (f32s(n * dims.attended()), f32s(n * dims.attended()), f32s(n * dims.h));
+    let [qkv, dqkv] = [0; 2].map(|_| inputs.activations(n * dims.qkv()));
+    let [out, dout] = [0; 2].map(|_| inputs.activations(n * dims.attended()));
+    let (lse, inv_freq) = (inputs.f32s(n * dims.h), inputs.f32s(dims.d / 2));
     // Two products of T·(T + 1)/2 scores a head, five backward.
     let scores = (shape.b * dims.h * shape.t * (shape.t + 1) / 2 * dims.d * 2) as f64;
-    bench.run(&format!("{model} attention_forward"), Work::Flops(2.0 * scores), || {
+    bench.run(&format!("{model} attention_forward"), Work::Flops(2.0 * scores), |k| {
         k.attention_forward(out, lse, qkv, &rows, dims);
     });
-    bench.run(&format!("{model} attention_backward"), Work::Flops(5.0 * scores), || {
+    bench.run(&format!("{model} attention_backward"), Work::Flops(5.0 * scores), |k| {
         k.attention_backward(dqkv, dout, out, lse, qkv, &rows, dims);
     });
-    let bytes = (n * (dims.h + dims.g) * dims.d * 8) as f64;
-    let inv_freq = f32s(dims.d / 2);
-    bench.run(&format!("{model} rope_forward"), Work::Bytes(bytes), || {
-        k.rope_forward(dqkv, &rows, inv_freq, dims);
-    });
+    let work = Work::Bytes(2.0 * bench.bytes(n * (dims.h + dims.g) * dims.d));
+    bench.run(&format!("{model} rope_forward"), work, |k| k.rope_forward(dqkv, &rows, inv_freq, dims));
 }
 
-fn rows(bench: &mut Bench, k: &CpuKernels, model: &str, dims: &Dims, n: usize, chunk: usize) {
-    let Dims { c, f, v, .. } = *dims;
-    let (x, out, rstd, weight, dweight) = (f32s(n * c), f32s(n * c), f32s(n), bf16s(c), f32s(c));
-    bench.run(&format!("{model} rmsnorm_forward"), Work::Bytes((n * c * 8) as f64), || {
-        k.rmsnorm_forward(out, rstd, x, weight, 1e-5, n, c);
-    });
-    let dx = f32s(n * c);
-    bench.run(&format!("{model} rmsnorm_backward"), Work::Bytes((n * c * 16) as f64), || {
-        k.rmsnorm_backward(dx, Write::Add, dweight, Write::Set, out, x, rstd, weight, n, c);
-    });
-    let (gate_up, product) = (f32s(n * 2 * f), f32s(n * f));
-    bench.run(&format!("{model} swiglu_forward"), Work::Bytes((n * f * 12) as f64), || {
-        k.swiglu_forward(product, gate_up, n, f);
-    });
-    bench.run(&format!("{model} swiglu_backward"), Work::Bytes((n * f * 20) as f64), || {
-        k.swiglu_backward(gate_up, product, n, f);
-    });
-    let (logits, loss) = (f32s(chunk * v), memory(8));
-    let targets = LossRows { targets: memory(chunk * 4), weights: f32s(chunk), scale: 1.0 };
-    bench.run(
-        &format!("{model} cross_entropy_forward_backward"),
-        Work::Bytes((chunk * v * 8) as f64),
-        || {
-            k.cross_entropy_forward_backward(loss, logits, &targets, chunk, v, v);
-        },
-    );
-    // Every row holds another token, or the rows share all of V.
-    let (table, dtable) = (bf16s(v * c), f32s(v * c));
+fn rows(bench: &mut Bench, model: &str, dims: &Dims, n: usize, chunk: usize) {
+    let (Dims { c, f, v, .. }, stride) = (*dims, dims.logits_stride());
+    let inputs = bench.inputs();
+    let [x, out, dx] = [0; 3].map(|_| inputs.activations(n * c));
+    let (rstd, weight, dweight) = (inputs.f32s(n), inputs.bf16s(c), inputs.f32s(c));
+    let (gate_up, product) = (inputs.activations(n * 2 * f), inputs.activations(n * f));
+    let (logits, loss) = (inputs.activations(chunk * stride), inputs.zeros(8));
+    let targets = LossRows { targets: inputs.zeros(chunk * 4), weights: inputs.f32s(chunk), scale: 1.0 };
+    // As many tokens as there are, their rows far apart.
     let distinct = n.min(v);
     let rows_of = |token: usize| (n - token).div_ceil(distinct);
-    let first = |token: usize| (0..token.min(distinct)).map(rows_of).sum::<usize>() as i32;
-    let mut by_token: Vec<i32> = (0..n as i32).collect();
-    by_token.sort_by_key(|&row| row as usize % distinct);
+    let mut first = vec![0; n + 1];
+    for token in 0..n {
+        first[token + 1] = first[token] + if token < distinct { rows_of(token) } else { 0 };
+    }
+    let mut by_token: Vec<usize> = (0..n).collect();
+    by_token.sort_by_key(|row| row % distinct);
     let tokens = TokenRows {
-        tokens: i32s((0..n).map(|row| (row % distinct) as i32)),
-        order: i32s(by_token.into_iter()),
-        first: i32s((0..n + 1).map(first)),
+        tokens: inputs.i32s(n, |row| row % distinct),
+        order: inputs.i32s(n, |place| by_token[place]),
+        first: inputs.i32s(n + 1, |token| first[token]),
         distinct,
     };
-    bench.run(&format!("{model} embed_forward"), Work::Bytes((n * c * 6) as f64), || {
+    let (table, dtable) = (inputs.bf16s(v * c), inputs.f32s(v * c));
+
+    let work = Work::Bytes(bench.bytes(2 * n * c));
+    bench.run(&format!("{model} rmsnorm_forward"), work, |k| {
+        k.rmsnorm_forward(out, rstd, x, weight, 1e-5, n, c);
+    });
+    let work = Work::Bytes(bench.bytes(4 * n * c));
+    bench.run(&format!("{model} rmsnorm_backward"), work, |k| {
+        k.rmsnorm_backward(dx, Write::Add, dweight, Write::Set, out, x, rstd, weight, n, c);
+    });
+    let work = Work::Bytes(bench.bytes(3 * n * f));
+    bench.run(&format!("{model} swiglu_forward"), work, |k| k.swiglu_forward(product, gate_up, n, f));
+    let work = Work::Bytes(bench.bytes(5 * n * f));
+    bench.run(&format!("{model} swiglu_backward"), work, |k| k.swiglu_backward(gate_up, product, n, f));
+    let work = Work::Bytes(bench.bytes(chunk * v));
+    bench.run(&format!("{model} cross_entropy_forward"), work, |k| {
+        k.cross_entropy_forward(loss, logits, &targets, chunk, v, stride);
+    });
+    let work = Work::Bytes(bench.bytes(2 * chunk * v));
+    bench.run(&format!("{model} cross_entropy_forward_backward"), work, |k| {
+        k.cross_entropy_forward_backward(loss, logits, &targets, chunk, v, stride);
+    });
+    let work = Work::Bytes(bench.bytes(n * c) + (2 * n * c) as f64);
+    bench.run(&format!("{model} embed_forward"), work, |k| {
         k.embed_forward(out, table, tokens.tokens, n, c, v);
     });
-    bench.run(&format!("{model} embed_backward"), Work::Bytes((n * c * 12) as f64), || {
+    let work = Work::Bytes(bench.bytes(n * c) + (8 * distinct * c) as f64);
+    bench.run(&format!("{model} embed_backward"), work, |k| {
         k.embed_backward(dtable, out, &tokens, n, c, v);
     });
 }
 
-fn gradients(bench: &mut Bench, k: &CpuKernels) {
-    let count = 1 << 24;
-    let (x, rounded, sum) = (f32s(count), memory(count * 2), memory(8));
-    bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), || k.sum_of_squares(sum, x));
-    bench.run("round", Work::Bytes((count * 6) as f64), || k.round(rounded, x, DType::Bf16));
-    bench.run("zero", Work::Bytes((count * 4) as f64), || k.zero(x));
+fn gradients(bench: &mut Bench) {
+    let (count, inputs) = (1 << 24, bench.inputs());
+    let (x, rounded, sum) = (inputs.f32s(count), inputs.zeros(count * 2), inputs.zeros(8));
+    bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), |k| k.sum_of_squares(sum, x));
+    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, x, DType::Bf16));
+    bench.run("zero", Work::Bytes((count * 4) as f64), |k| k.zero(x));
+}
+
+/// On a GPU, or a word on why not.
+#[cfg(hz_cuda)]
+fn on_cuda(device: usize, filter: &str) {
+    use horizon::ops::cuda::workspace::workspace_bytes;
+    let workspace = ON_CUDA.iter().map(|(_, dims, shape, chunk)| workspace_bytes(dims, *shape, *chunk));
+    match meter::cuda::Cuda::new(device, workspace.max().expect("models")) {
+        Ok(meter) => Bench { meter: Box::new(meter), filter }.everything(ON_CUDA),
+        Err(why) => println!("nothing was measured: {why}"),
+    }
+}
+
+#[cfg(not(hz_cuda))]
+fn on_cuda(_device: usize, _filter: &str) {
+    println!(
+        "nothing was measured: this build has no CUDA kernels; CUDA_HOME names a toolkit for one that has"
+    );
 }
 
 fn main() {
-    let mut clock = Clock::Wall;
-    let (mut threads, mut filter) = (std::thread::available_parallelism().map_or(1, usize::from), None);
+    let (mut clock, mut device, mut filter) = (Clock::Wall, "cpu".to_string(), String::new());
+    let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--threads" => {
                 threads = arguments.next().and_then(|n| n.parse().ok()).expect("--threads wants a number")
             }
+            "--device" => device = arguments.next().expect("--device wants cpu, cuda or cuda:i"),
             "--cpu-time" => (clock, threads) = (Clock::Processor, 1),
-            _ => filter = Some(argument),
+            _ => filter = argument,
         }
     }
-    let pool = Arc::new(Pool::new(threads).expect("a pool"));
-    let kernels = CpuKernels::new(pool.clone());
-    println!("{threads} threads");
-    let mut bench = Bench { pool, clock, filter: filter.unwrap_or_default(), traffic: vec![0.0; 1 << 24] };
-    for &(model, dims, shape, chunk) in MODELS {
-        products(&mut bench, &kernels, model, &dims, shape.n(), chunk);
-        attention(&mut bench, &kernels, model, &dims, shape);
-        rows(&mut bench, &kernels, model, &dims, shape.n(), chunk);
+    match device.split_once(':').unwrap_or((&device, "0")) {
+        ("cpu", _) => {
+            let meter = Box::new(meter::cpu::Cpu::new(threads, clock));
+            Bench { meter, filter: &filter }.everything(ON_CPU);
+        }
+        ("cuda", index) => on_cuda(index.parse().expect("--device wants cuda:i"), &filter),
+        _ => panic!("--device is `{device}`; it is one of cpu, cuda, cuda:i"),
     }
-    gradients(&mut bench, &kernels);
 }

@@ -280,7 +280,11 @@ enum {
     HZ_MODE_EXACT = 1,
     /* 12 bytes: gradients pass through a small ring and are used at once. Needs clip = 0, or grad_place =
      * HZ_PLACE_DEVICE. */
-    HZ_MODE_STREAMED = 2
+    HZ_MODE_STREAMED = 2,
+    /* 10 bytes: as HZ_MODE_EXACT, but moments are bf16, rounded at random (reproducibly, and so that nothing is lost in
+     * the mean). 8 bytes with HZ_ADAM_UNDER_BACKWARD or grad_place = HZ_PLACE_DEVICE, when gradients pass through the
+     * ring. */
+    HZ_MODE_COMPACT = 3
 };
 
 /* How a number is stored. */
@@ -303,10 +307,22 @@ enum {
 
 /* Where layers are computed. */
 enum {
-    /* The best device of this machine that the library was built for. */
+    /* The best device of this machine that the library was built for and that can compute the model. */
     HZ_DEVICE_AUTO = 0,
     /* This machine's CPU, with a device memory of its own in RAM: runs anywhere, and is the reference. */
-    HZ_DEVICE_CPU = 1
+    HZ_DEVICE_CPU = 1,
+    /* The CUDA device number device_index, in the order of CUDA_VISIBLE_DEVICES. Where the library was built without
+     * kernels, or a driver, the device or cuBLASLt is missing, opening a trainer gives HZ_STATUS_DEVICE_UNAVAILABLE and
+     * a message that says which, and what to do. The calling thread's current CUDA device becomes this one. */
+    HZ_DEVICE_CUDA = 2
+};
+
+/* How host memory that a CUDA device copies from and to is kept in place. Both give the same results. */
+enum {
+    /* Huge pages on the device's NUMA node, touched by all threads, then registered with the device. */
+    HZ_PINNING_REGISTERED = 0,
+    /* Taken from CUDA's own allocator, under the memory policy of that node. */
+    HZ_PINNING_ALLOCATED = 1
 };
 
 /* What of a layer its backward computes again; the rest is kept on the device from its forward on, of every
@@ -357,6 +373,8 @@ typedef struct hz_trainer_options_t {
     uint32_t grad_dtype;      /* HZ_DTYPE_*: what a gradient is rounded to, once, when it leaves the device */
     uint32_t adam_when;       /* HZ_ADAM_* */
     uint32_t tracing;         /* 1: record what every lane does, for hz_trainer_trace; memory grows with each step */
+    uint32_t device_index;    /* which device, for HZ_DEVICE_CUDA */
+    uint32_t pinning;         /* HZ_PINNING_*, for HZ_DEVICE_CUDA */
     uint64_t sequences;       /* B of a micro-batch */
     uint64_t sequence_length; /* T of a micro-batch */
     uint64_t micros_max;      /* the most micro-batches a step or evaluation may have */
@@ -383,8 +401,8 @@ typedef struct hz_trainer_options_t {
 /* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
  * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
-    {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, \
-     1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
+    {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
+     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
 
 /* ==================================================================================================
  * Plan: what a trainer would take, before it takes it
@@ -540,10 +558,32 @@ HZ_API hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *nam
  * Waits for what reads or writes its own unit and for no other. Errors: as hz_trainer_read_tensor. */
 HZ_API hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values, size_t count);
 
+/* What is particular to AdamW of a tensor. */
+typedef struct hz_tensor_options_t {
+    uint32_t struct_size;
+    uint32_t frozen;     /* 1: no gradient; weight and moments stand still, and the global norm does not count it */
+    double lr_scale;     /* times the learning rate of every step; >= 0 */
+    double weight_decay; /* decoupled, >= 0; -1: the trainer's for tensors of two or more dimensions, else none */
+} hz_tensor_options_t;
+
+#define HZ_TENSOR_OPTIONS_INIT {sizeof(hz_tensor_options_t), 0, 1.0, -1.0}
+
+/* Sets how AdamW treats the tensor `name` from the next step on; NULL options are all defaults. Checkpoints do not keep
+ * it: whoever resumes sets it again.
+ * Waits for AdamW of the tensor's unit.
+ * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT, naming the field. */
+HZ_API hz_status_t hz_trainer_set_tensor_options(hz_trainer_t *trainer, const char *name,
+                                                 const hz_tensor_options_t *options /* or NULL */);
+
+/* What holds for a tensor. Waits for nothing. Errors: HZ_STATUS_NOT_FOUND. */
+HZ_API hz_status_t hz_trainer_tensor_options(hz_trainer_t *trainer, const char *name,
+                                             hz_tensor_options_t *out_options);
+
 /* Reads the gradient a tensor had in the last step, as it was rounded to grad_dtype, before clipping; zeros
  * before the first step.
  * Waits until its own unit's gradient is there.
- * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED in HZ_MODE_STREAMED, which keeps none. */
+ * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED where the mode keeps none: HZ_MODE_STREAMED, and
+ * HZ_MODE_COMPACT in 8 bytes. */
 HZ_API hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
 /* --------------------------------------------------------------------------------------------------

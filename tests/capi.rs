@@ -11,7 +11,7 @@ use std::process::Command;
 use horizon::capi::{
     SizedStruct, hz_abi_version, hz_adam_arrays_t, hz_adam_options_t, hz_arena_info_t, hz_arena_options_t,
     hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_model_config_t, hz_plan_summary_t, hz_stats_t,
-    hz_status_name, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
+    hz_status_name, hz_step_report_t, hz_tensor_options_t, hz_tensor_t, hz_trainer_options_t,
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -57,10 +57,9 @@ fn run(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// Compiles a program, links it with the library, runs it with a folder of its own.
-fn build_and_run(source: &Path, cpp: bool) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let (library, program) = (library_folder(), folder.path().join("program"));
+/// Compiles a program into a folder and links it with the library.
+fn build(source: &Path, cpp: bool, folder: &Path) -> PathBuf {
+    let (library, program) = (library_folder(), folder.join("program"));
     let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
     rpath.push(&library);
     let mut command = compiler(cpp);
@@ -70,10 +69,17 @@ fn build_and_run(source: &Path, cpp: bool) -> String {
         "-pthread",
     ]);
     run(command.arg(rpath));
+    program
+}
+
+/// Compiles a program, runs it with a folder of its own.
+fn build_and_run(source: &Path, cpp: bool) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(source, cpp, folder.path());
     let files = folder.path().join("files");
     fs::create_dir(&files).unwrap();
     // Cargo's own search path for tests begins one folder up, where an older library may lie.
-    run(Command::new(&program).arg(&files).env("LD_LIBRARY_PATH", library))
+    run(Command::new(&program).arg(&files).env("LD_LIBRARY_PATH", library_folder()))
 }
 
 #[test]
@@ -84,6 +90,20 @@ fn a_c11_program_trains() {
 #[test]
 fn a_c11_program_places_layers_and_makes_losses() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/loss.c"), false));
+}
+
+/// On the CPU here; `tests/gpu` runs it on CUDA.
+#[test]
+fn a_c11_program_chooses_a_device() {
+    let run = |device: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let program = build(&Path::new(ROOT).join("tests/c/device.c"), false, folder.path());
+        Command::new(program).arg(device).env("LD_LIBRARY_PATH", library_folder()).output().unwrap()
+    };
+    let trained = run("cpu");
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let cuda = run("cuda");
+    assert!(matches!(cuda.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&cuda.stderr));
 }
 
 #[test]
@@ -203,6 +223,7 @@ fn structs_and_their_defaults_are_the_same_in_c_and_rust() {
         hz_layer_placement_t,
         hz_plan_summary_t,
         hz_tensor_t,
+        hz_tensor_options_t,
         hz_batch_t,
         hz_step_report_t,
         hz_eval_report_t,

@@ -2,6 +2,10 @@
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+#[path = "cli/data.rs"]
+mod data;
+#[path = "cli/plan.rs"]
+mod plan;
 #[path = "cli/run.rs"]
 mod run;
 
@@ -77,12 +81,13 @@ fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_names_every_option_with_its_default() {
     let ran = horizon(&["--help"]).well();
-    for command in ["train", "info", "sample"] {
+    for command in ["train", "info", "sample", "tokenize"] {
         assert!(ran.out.contains(command), "{}", ran.out);
     }
     let ran = horizon(&["train", "--help"]).well();
-    let options = "model data val steps seq-len micro-batch grad-accum lr min-lr warmup schedule weight-decay \
-                   grad-dtype beta1 beta2 eps clip mode device device-mem host-mem threads seed no-shuffle init out \
+    let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch grad-accum \
+                   lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning \
+                   device-mem host-mem threads seed no-shuffle init out \
                    export-dtype log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
     for option in options.split_whitespace() {
         assert!(ran.out.contains(&format!("--{option}")), "--{option} is not in the help");
@@ -94,15 +99,11 @@ fn help_names_every_option_with_its_default() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     for (arguments, word) in [
-        (&["train", "--mode", "compact"][..], "compact is not there yet"),
-        (&["train", "--device", "cuda:0"], "cuda device is not there yet"),
+        (&["train", "--device", "cuda:x"][..], "there is no device `cuda:x`"),
+        (&["train", "--pinning", "glued"], "registered or allocated"),
         (&["train", "--resume", "folder"], "resuming is not there yet"),
         (&["train", "--checkpoint-every", "10"], "checkpointing is not there yet"),
         (&["train", "--checkpoint-dir", "folder"], "checkpointing is not there yet"),
-        (&["plan", "--model", "tiny", "--json"], "planning without training is not there yet"),
-        (&["plot", "run.jsonl"], "plotting logs is not there yet"),
-        (&["calibrate"], "calibration is not there yet"),
-        (&["tokenize"], "not there yet"),
     ] {
         horizon(arguments).badly(2, &[word]);
     }
@@ -126,6 +127,19 @@ fn info_is_for_people_and_for_programs() {
     for word in ["processor", "node 0", "huge pages", "may be locked"] {
         assert!(text.contains(word), "no {word}: {text}");
     }
+}
+
+#[test]
+fn a_cuda_device_that_cannot_be_used_is_refused_with_what_is_missing() {
+    let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
+    let lacks = json["cuda_lacks"].as_array().unwrap();
+    if lacks.is_empty() {
+        return println!("skipped: a CUDA device can be used here");
+    }
+    assert!(horizon(&["info"]).well().out.contains("no CUDA "));
+    let ran = horizon(&["train", "--device", "cuda:0", "--steps", "1"]);
+    // The built-in shape may be refused first, by what the kernels compute.
+    ran.badly(1, &["--device cpu"]);
 }
 
 #[test]

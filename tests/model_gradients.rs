@@ -1,5 +1,5 @@
-//! The whole model, composed as the engine composes it: the gradient of every tensor against central
-//! differences of the f64 reference.
+//! The whole model, composed as the engine composes it: on the CPU the gradient of every tensor against central
+//! differences of the f64 reference, on CUDA against the CPU.
 
 mod reference;
 
@@ -8,16 +8,17 @@ use horizon::model::{
     Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, embed_backward,
     embed_forward, head_forward, head_forward_backward, head_logits, layer_backward, layer_forward,
 };
-use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{Kernels, LossRows, Write};
 use reference::Random;
 use reference::compare::close;
 use reference::decoder::{Batch, Tensors, logits, loss};
-use reference::memory::{Memory, on_any_threads};
+use reference::device::Device;
+use reference::memory::Memory;
 use reference::rows::{DocumentRows, SortedTokens};
 
 /// A model with weights in memory, and the micro-batches of a step.
-struct Step {
+struct Step<'a> {
+    device: &'a Device,
     config: ModelConfig,
     layout: Layout,
     tensors: Tensors,
@@ -25,8 +26,16 @@ struct Step {
     batches: Vec<Batch>,
 }
 
-impl Step {
-    fn new(dims: Dims, tied: bool, shape: Shape, micros: usize, random: &mut Random) -> Self {
+impl<'a> Step<'a> {
+    fn new(
+        device: &'a Device,
+        dims: Dims,
+        tied: bool,
+        shape: Shape,
+        micros: usize,
+        weight_scale: f32,
+        random: &mut Random,
+    ) -> Self {
         let config = ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 10_000.0, positions_max: 64 };
         config.validate().expect("sizes of a decoder");
         let layout = Layout::new(&config);
@@ -35,17 +44,18 @@ impl Step {
             // Padding of weights is zero.
             let mut values = vec![0f32; unit.elements];
             for tensor in &unit.tensors {
-                let mut drawn = random.bf16s(tensor.elements(), if tensor.decays() { 0.4 } else { 0.5 });
+                let mut drawn =
+                    random.bf16s(tensor.elements(), if tensor.decays() { weight_scale } else { 0.5 });
                 if !tensor.decays() {
                     drawn.iter_mut().for_each(|w| *w = if *w < 0.0 { 0.75 } else { 1.25 });
                 }
                 values[tensor.offset..][..drawn.len()].copy_from_slice(&drawn);
                 tensors.insert(tensor.name.clone(), reference::wide(&drawn));
             }
-            weights.push(Memory::bf16s(&values));
+            weights.push(device.bf16s(&values));
         }
         let batches = (0..micros).map(|_| Batch::random(shape, dims.v, random)).collect();
-        Step { config, layout, tensors, weights, batches }
+        Step { device, config, layout, tensors, weights, batches }
     }
 
     fn weights(&self, unit: UnitIndex) -> horizon::device::DeviceSpan {
@@ -69,27 +79,27 @@ impl Step {
     }
 
     /// The loss, then the gradient of every unit: what a step computes on the device.
-    fn run(&self, k: &CpuKernels, chunk: usize, recompute: Recompute) -> Vec<Memory> {
-        let (config, layout, dims) = (&self.config, &self.layout, &self.config.dims);
-        let gradients: Vec<Memory> = layout.units.iter().map(|u| Memory::painted(u.elements * 4)).collect();
-        let loss_sum = Memory::painted(8);
+    fn run(&self, k: &dyn Kernels, chunk: usize, recompute: Recompute) -> Vec<Memory> {
+        let (config, layout, dims, device) = (&self.config, &self.layout, &self.config.dims, self.device);
+        let gradients: Vec<Memory> = layout.units.iter().map(|u| device.painted(u.elements * 4)).collect();
+        let loss_sum = device.painted(8);
         let embedding = gradients[0].span();
         let head = gradients[layout.head().at()].span();
         let dhead = HeadSpans::of(layout, head, Some(embedding), DType::F32);
-        let constants_memory = Memory::f32s(&Constants::values(config));
+        let constants_memory = device.f32s(&Constants::values(config));
         let constants = Constants::carve(constants_memory.span(), config);
         for (micro, batch) in self.batches.iter().enumerate() {
             let write = if micro == 0 { Write::Set } else { Write::Add };
-            let (shape, boundary_bytes) = (batch.shape, batch.shape.n() * dims.c * 4);
-            let (tokens, targets) = (SortedTokens::new(&batch.tokens), Memory::i32s(&batch.targets));
+            let (shape, boundary_bytes) = (batch.shape, batch.shape.n() * dims.c * k.storage().bytes());
+            let (tokens, targets) = (SortedTokens::new(device, &batch.tokens), device.i32s(&batch.targets));
             let (documents, weights) =
-                (DocumentRows::new(shape, &batch.starts), Memory::f32s(&batch.weights));
+                (DocumentRows::new(device, shape, &batch.starts), device.f32s(&batch.weights));
             let (rows, tokens) = (documents.rows(), tokens.rows());
             let loss_rows =
                 LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale() };
-            let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
+            let memory = device.painted(LayerScratch::bytes(dims, shape, k.storage()));
             let kept_bytes = LayerScratch::kept_bytes(recompute, dims, shape, k.storage());
-            let kept: Vec<Memory> = (0..dims.l).map(|_| Memory::painted(kept_bytes)).collect();
+            let kept: Vec<Memory> = (0..dims.l).map(|_| device.painted(kept_bytes)).collect();
             let scratch = |layer: usize| {
                 LayerScratch::carve(memory.span(), dims, shape, k.storage()).keeping(
                     kept[layer].span(),
@@ -99,10 +109,10 @@ impl Step {
                     k.storage(),
                 )
             };
-            let head_memory = Memory::painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
+            let head_memory = device.painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
             let head_scratch = HeadScratch::carve(head_memory.span(), dims, shape, k.storage(), chunk);
 
-            let boundaries: Vec<Memory> = (0..=dims.l).map(|_| Memory::painted(boundary_bytes)).collect();
+            let boundaries: Vec<Memory> = (0..=dims.l).map(|_| device.painted(boundary_bytes)).collect();
             let table = self.weights(layout.embedding());
             embed_forward(k, config, table, tokens.tokens, shape, boundaries[0].span());
             for layer in 0..dims.l {
@@ -157,7 +167,7 @@ impl Step {
 
     /// Every tensor's gradient against central differences, and zeros between tensors.
     fn check(&self, chunk: usize, random: &mut Random) {
-        let results = on_any_threads(|k| self.run(k, chunk, Recompute::Full));
+        let results = self.device.run(|k| self.run(k, chunk, Recompute::Full));
         self.keeping_changes_no_bit(chunk, &results);
         let loss = results[0].read_f64()[0] * f64::from(self.scale());
         let expected = self.reference_loss(&self.tensors);
@@ -180,7 +190,7 @@ impl Step {
     fn keeping_changes_no_bit(&self, chunk: usize, computed_again: &[Memory]) {
         let bits = |memory: &Memory| memory.read_f32().into_iter().map(f32::to_bits).collect::<Vec<_>>();
         for recompute in [Recompute::Selective, Recompute::None] {
-            let kept = on_any_threads(|k| self.run(k, chunk, recompute));
+            let kept = self.device.run(|k| self.run(k, chunk, recompute));
             for (kept, again) in kept.iter().zip(computed_again) {
                 assert!(bits(kept) == bits(again), "{recompute:?}");
             }
@@ -215,14 +225,14 @@ const ODD: Dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 2 };
 #[test]
 fn untied_grouped_heads_two_micro_batches() {
     let mut random = Random::new(20);
-    Step::new(ODD, false, Shape { b: 2, t: 9 }, 2, &mut random).check(7, &mut random);
+    Step::new(&Device::Cpu, ODD, false, Shape { b: 2, t: 9 }, 2, 0.4, &mut random).check(7, &mut random);
 }
 
 #[test]
 fn tied_one_key_head_two_micro_batches() {
     let mut random = Random::new(21);
     let dims = Dims { g: 1, ..ODD };
-    Step::new(dims, true, Shape { b: 2, t: 9 }, 2, &mut random).check(18, &mut random);
+    Step::new(&Device::Cpu, dims, true, Shape { b: 2, t: 9 }, 2, 0.4, &mut random).check(18, &mut random);
 }
 
 #[test]
@@ -230,23 +240,24 @@ fn untied_as_many_key_heads_as_query_heads() {
     let mut random = Random::new(22);
     // Wide heads and a narrow feed-forward: attention's gradients are the larger of what shares memory.
     let dims = Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 };
-    Step::new(dims, false, Shape { b: 1, t: 17 }, 1, &mut random).check(1, &mut random);
+    Step::new(&Device::Cpu, dims, false, Shape { b: 1, t: 17 }, 1, 0.4, &mut random).check(1, &mut random);
 }
 
 #[test]
 fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
     let mut random = Random::new(23);
-    let step = Step::new(ODD, false, Shape { b: 1, t: 13 }, 1, &mut random);
+    let step = Step::new(&Device::Cpu, ODD, false, Shape { b: 1, t: 13 }, 1, 0.4, &mut random);
     let (batch, config, dims) = (&step.batches[0], &step.config, &step.config.dims);
     let (shape, chunk) = (batch.shape, 5);
     let (targets, weights) = (Memory::i32s(&batch.targets), Memory::f32s(&batch.weights));
-    let (tokens, documents) = (Memory::i32s(&batch.tokens), DocumentRows::new(shape, &batch.starts));
+    let (tokens, documents) =
+        (Memory::i32s(&batch.tokens), DocumentRows::new(&Device::Cpu, shape, &batch.starts));
     let rows = documents.rows();
     let constants_memory = Memory::f32s(&Constants::values(config));
     let constants = Constants::carve(constants_memory.span(), config);
     let loss_rows = LossRows { targets: targets.span(), weights: weights.span(), scale: 1.0 };
     let last = 12;
-    let results = on_any_threads(|k| {
+    let results = Device::Cpu.run(|k| {
         let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
         let scratch = LayerScratch::carve(memory.span(), dims, shape, k.storage());
         let head_memory = Memory::painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
@@ -269,10 +280,48 @@ fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
         head_logits(k, config, head, last, logits.span(), stream, &head_scratch);
         vec![loss, sum, logits]
     });
-    let trained = on_any_threads(|k| step.run(k, chunk, Recompute::Full));
+    let trained = Device::Cpu.run(|k| step.run(k, chunk, Recompute::Full));
     let loss = results[0].read_f64()[0];
     assert_eq!(loss.to_bits(), trained[0].read_f64()[0].to_bits());
     assert!((results[1].read_f64()[0] - loss - 2.0).abs() < 1e-12);
     let expected = &logits(config, &step.tensors, batch)[last * dims.v..][..dims.v];
     close("logits", &results[2].read_f32(), expected, 1e-5, 1e-5);
+}
+
+/// The same composition on CUDA, where activations are bf16: every gradient is the CPU's but for roundings, nothing kept
+/// changes a bit, and the products are those that are prepared before a first step.
+#[cfg(hz_cuda)]
+#[test]
+fn on_cuda_gradients_are_those_of_the_cpu() {
+    let dims = Dims { c: 64, h: 2, g: 1, d: 64, f: 72, v: 37, l: 2 };
+    let (shape, chunk) = (Shape { b: 2, t: 9 }, 7);
+    // Activations of about 1, so that no rounding is magnified.
+    const SCALE: f32 = 0.2;
+    for device in Device::all() {
+        let Device::Cuda(cuda) = &device else { continue };
+        for tied in [false, true] {
+            let mut random = Random::new(24);
+            let step = Step::new(&device, dims, tied, shape, 2, SCALE, &mut random);
+            cuda.kernels().prepare(&horizon::model::products(&dims, shape, chunk)).expect("products");
+            let prepared = cuda.kernels().choices();
+            let results = device.run(|k| step.run(k, chunk, Recompute::Full));
+            step.keeping_changes_no_bit(chunk, &results);
+            assert_eq!(cuda.kernels().choices(), prepared, "a product was not prepared");
+
+            let mut random = Random::new(24);
+            let cpu = Step::new(&Device::Cpu, dims, tied, shape, 2, SCALE, &mut random);
+            let cpu = Device::Cpu.run(|k| cpu.run(k, chunk, Recompute::Full));
+            let (loss, expected) = (results[0].read_f64()[0], cpu[0].read_f64()[0]);
+            assert!((loss - expected).abs() <= 0.01 * expected, "loss {loss}, the CPU's {expected}");
+            for ((unit, result), cpu) in step.layout.units.iter().zip(&results[1..]).zip(&cpu[1..]) {
+                let (found, expected) = (result.read_f32(), cpu.read_f32());
+                for tensor in &unit.tensors {
+                    let elements = tensor.offset..tensor.offset + tensor.elements();
+                    let expected = reference::wide(&expected[elements.clone()]);
+                    // A dozen roundings of 2^-9 lie on the way of a gradient.
+                    close(&tensor.name, &found[elements], &expected, 0.0, 0.05);
+                }
+            }
+        }
+    }
 }

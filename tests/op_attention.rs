@@ -3,12 +3,12 @@
 mod reference;
 
 use horizon::base::{Dims, Shape};
-use horizon::ops::Kernels;
-use reference::compare::{close, gradient_of, inner};
+use reference::compare::{close, gradient_of, inner, judged};
 use reference::decoder::documents;
-use reference::memory::{Memory, on_any_threads};
+use reference::device::{Device, Expected, stored_bf16};
+use reference::memory::Memory;
 use reference::rows::DocumentRows;
-use reference::{Random, attention, wide};
+use reference::{Random, attention, attention_backward_in, attention_in, wide};
 
 /// `(b, t, h, g, d, reason)`.
 const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
@@ -20,6 +20,11 @@ const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
     (2, 127, 2, 2, 10, "one row before two blocks"),
     (1, 200, 4, 1, 12, "blocks of keys above the diagonal"),
     (1, 321, 2, 1, 32, "three blocks of keys and a tail"),
+    (1, 1, 1, 1, 64, "the smallest of CUDA"),
+    (2, 33, 4, 2, 64, "two sequences within a tile of tensor cores"),
+    (1, 65, 2, 1, 96, "one row after a tile of queries"),
+    (2, 97, 2, 2, 128, "sequences that end within tiles"),
+    (1, 40, 2, 1, 256, "the widest heads, whose keys and values take two kernels"),
 ];
 
 struct Case {
@@ -30,13 +35,35 @@ struct Case {
     reason: &'static str,
 }
 
+impl Case {
+    fn n(&self) -> usize {
+        self.shape.n()
+    }
+
+    /// `out`, `lse` and `dqkv`, from the output's gradient.
+    fn run(&self, device: &Device, dout: &[f32]) -> Vec<Memory> {
+        let Case { shape, dims, .. } = self;
+        let (n, qkv, dout) = (self.n(), device.activations(&self.qkv), device.activations(dout));
+        let documents = DocumentRows::new(device, *shape, &self.starts);
+        let rows = documents.rows();
+        device.run(|k| {
+            let out = device.painted_activations(n * dims.attended());
+            let lse = device.painted(n * dims.h * 4);
+            let dqkv = device.painted_activations(n * dims.qkv());
+            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, dims);
+            k.attention_backward(dqkv.span(), dout.span(), out.span(), lse.span(), qkv.span(), &rows, dims);
+            vec![out, lse, dqkv]
+        })
+    }
+}
+
 /// Every size with whole sequences and with documents.
-fn cases(random: &mut Random) -> Vec<Case> {
+fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
-    for &(b, t, h, g, d, reason) in SIZES {
+    for &(b, t, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.4)) {
         let (shape, dims) = (Shape { b, t }, Dims { c: 1, h, g, d, f: 1, v: 1, l: 1 });
         for starts in [vec![0; shape.n()], documents(shape, random)] {
-            let qkv = random.f32s(shape.n() * dims.qkv(), 2.0);
+            let qkv = device.stored(random.f32s(shape.n() * dims.qkv(), 2.0));
             cases.push(Case { shape, dims, qkv, starts, reason });
         }
     }
@@ -45,74 +72,80 @@ fn cases(random: &mut Random) -> Vec<Case> {
 
 #[test]
 fn forward_agrees() {
-    let mut random = Random::new(8);
-    for Case { shape, dims, qkv, starts, reason } in cases(&mut random) {
-        let (qkv_memory, documents) = (Memory::f32s(&qkv), DocumentRows::new(shape, &starts));
-        let rows = documents.rows();
-        let results = on_any_threads(|k| {
-            let out = Memory::painted(shape.n() * dims.attended() * 4);
-            let lse = Memory::painted(shape.n() * dims.h * 4);
-            k.attention_forward(out.span(), lse.span(), qkv_memory.span(), &rows, &dims);
-            vec![out, lse]
-        });
-        let (out, lse) = attention(&wide(&qkv), &starts, shape, &dims);
-        close(reason, &results[0].read_f32(), &out, 1e-5, 2e-6);
-        close(reason, &results[1].read_f32(), &lse, 1e-6, 1e-6);
+    for device in Device::all() {
+        let mut random = Random::new(8);
+        for case in cases(&device, &mut random) {
+            let Case { shape, dims, qkv, starts, reason } = &case;
+            let results = case.run(&device, &vec![0.0; case.n() * dims.attended()]);
+            let (out, lse) = attention(&wide(qkv), starts, *shape, dims);
+            let (naive, _) = attention_in(stored_bf16, &wide(qkv), starts, *shape, dims);
+            // Sixteen rows are judged together: the naive version can be right by luck in a row of few keys.
+            let expected = Expected {
+                truth: &out,
+                naive: Some(&naive),
+                width: 16 * dims.attended(),
+                factor: 2.0,
+                f32: (1e-5, 2e-6),
+            };
+            device.agrees(reason, &results[0], expected);
+            let allowed = if device.is_cpu() { 1e-6 } else { 4e-6 };
+            close(reason, &results[1].read_f32(), &lse, allowed, allowed);
+        }
     }
 }
 
 #[test]
 fn backward_agrees() {
-    let mut random = Random::new(9);
-    for Case { shape, dims, qkv, starts, reason } in cases(&mut random) {
-        let (qkv_memory, documents) = (Memory::f32s(&qkv), DocumentRows::new(shape, &starts));
-        let rows = documents.rows();
-        let dout = random.f32s(shape.n() * dims.attended(), 1.0);
-        let dout_memory = Memory::f32s(&dout);
-        let results = on_any_threads(|k| {
-            let out = Memory::painted(shape.n() * dims.attended() * 4);
-            let lse = Memory::painted(shape.n() * dims.h * 4);
-            let dqkv = Memory::painted(shape.n() * dims.qkv() * 4);
-            k.attention_forward(out.span(), lse.span(), qkv_memory.span(), &rows, &dims);
-            k.attention_backward(
-                dqkv.span(),
-                dout_memory.span(),
-                out.span(),
-                lse.span(),
-                qkv_memory.span(),
-                &rows,
-                &dims,
-            );
-            vec![dqkv]
-        });
-        gradient_of(reason, &results[0].read_f32(), &wide(&qkv), 10, &mut random, |qkv| {
-            inner(&attention(qkv, &starts, shape, &dims).0, &dout)
-        });
+    for device in Device::all() {
+        let mut random = Random::new(9);
+        for case in cases(&device, &mut random) {
+            let Case { shape, dims, qkv, starts, reason } = &case;
+            let dout = device.stored(random.f32s(case.n() * dims.attended(), 1.0));
+            let results = case.run(&device, &dout);
+            if device.is_cpu() {
+                gradient_of(reason, &results[2].read_f32(), &wide(qkv), 10, &mut random, |qkv| {
+                    inner(&attention(qkv, starts, *shape, dims).0, &dout)
+                });
+                continue;
+            }
+            let truth = wide(&case.run(&Device::Cpu, &dout)[2].read_f32());
+            let naive = attention_backward_in(stored_bf16, &wide(qkv), &wide(&dout), starts, *shape, dims);
+            let actual = wide(&device.read(&results[2]));
+            // Gradients of queries, keys and values are of different sizes: each is judged by itself.
+            let (heads, d) =
+                ([0..dims.h, dims.h..dims.h + dims.g, dims.h + dims.g..dims.h + 2 * dims.g], dims.d);
+            for (heads, what) in heads.into_iter().zip(["dq", "dk", "dv"]) {
+                let cut = |all: &[f64]| -> Vec<f64> {
+                    let rows = all.chunks_exact(dims.qkv());
+                    rows.flat_map(|row| row[heads.start * d..heads.end * d].to_vec()).collect()
+                };
+                let (truth, naive, width) = (cut(&truth), cut(&naive), 16 * heads.len() * d);
+                judged(&format!("{reason}: {what}"), &cut(&actual), &truth, &naive, 3.0, width);
+            }
+        }
     }
 }
 
-/// What stands in other documents and later rows is never read: NaNs there change nothing.
+/// What stands in other documents and later rows is never read: large numbers there change nothing.
 #[test]
 fn nothing_outside_the_run_is_read() {
-    let mut random = Random::new(10);
-    let (shape, dims) = (Shape { b: 1, t: 150 }, Dims { c: 1, h: 2, g: 1, d: 8, f: 1, v: 1, l: 1 });
-    let mut starts = vec![0; 70];
-    starts.resize(150, 70);
-    let clean = random.f32s(shape.n() * dims.qkv(), 1.0);
-    let mut loud = clean.clone();
-    for value in &mut loud[..70 * dims.qkv()] {
-        *value *= 1e6;
+    for device in Device::all() {
+        let mut random = Random::new(10);
+        let (shape, dims) = (Shape { b: 1, t: 150 }, Dims { c: 1, h: 2, g: 1, d: 64, f: 1, v: 1, l: 1 });
+        let mut starts = vec![0; 70];
+        starts.resize(150, 70);
+        let clean = device.stored(random.f32s(shape.n() * dims.qkv(), 1.0));
+        let mut loud = clean.clone();
+        for value in &mut loud[..70 * dims.qkv()] {
+            *value *= 65536.0 * 65536.0;
+        }
+        let dout = device.stored(random.f32s(shape.n() * dims.attended(), 1.0));
+        let second_document = |qkv: Vec<f32>| {
+            let case = Case { shape, dims, qkv, starts: starts.clone(), reason: "two documents" };
+            let results = case.run(&device, &dout);
+            let (out, dqkv) = (device.read(&results[0]), device.read(&results[2]));
+            [out[70 * dims.attended()..].to_vec(), dqkv[70 * dims.qkv()..].to_vec()]
+        };
+        assert_eq!(second_document(clean), second_document(loud), "{}", device.name());
     }
-    let documents = DocumentRows::new(shape, &starts);
-    let rows = documents.rows();
-    let second_document = |qkv: &[f32]| {
-        let qkv = Memory::f32s(qkv);
-        let results = on_any_threads(|k| {
-            let (out, lse) = (Memory::painted(150 * 16 * 4), Memory::painted(150 * 2 * 4));
-            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, &dims);
-            vec![out]
-        });
-        results[0].read_f32()[70 * 16..].to_vec()
-    };
-    assert_eq!(second_document(&clean), second_document(&loud));
 }

@@ -26,7 +26,7 @@ struct Case {
     host_limit: usize,
 }
 
-fn host(bytes: usize) -> Limits {
+fn host_limits(bytes: usize) -> Limits {
     Limits {
         bytes,
         limit: Limit::Stated,
@@ -114,7 +114,7 @@ impl Case {
             numeric: self.numeric,
             clips: self.clips,
             micros: self.micros,
-            room: Room { device: self.device_limit, host: host(self.host_limit), shared: false },
+            room: Room { device: self.device_limit, host: host_limits(self.host_limit), shared: false },
             pins,
         }
     }
@@ -240,4 +240,100 @@ fn larger_cases_are_solved_to_five_percent() {
         100.0 * excesses.iter().copied().fold(0.0, f64::max)
     );
     assert!(excesses.iter().all(|excess| *excess <= 0.05), "{excesses:?}");
+}
+
+/// The bytes that a refusal says are needed.
+fn needed(message: &str) -> usize {
+    let (_, rest) = message.split_once('(').unwrap();
+    rest.split_once(" bytes").unwrap().0.parse().unwrap()
+}
+
+#[test]
+fn refusals_are_exact_to_the_byte_and_name_the_limit() {
+    let pins = Pins::default();
+    for seed in 0..40 {
+        let mut case = Case::draw(seed, 4, 3);
+        case.device_limit = Some(1);
+        let error = case.question(&pins).search().unwrap_err();
+        assert_eq!(error.status(), Status::OutOfDeviceMemory, "seed {seed}: {error}");
+        let device = needed(error.message());
+        case.device_limit = Some(device - 1);
+        let error = case.question(&pins).search().unwrap_err();
+        assert!(
+            error.message().contains(&format!("{} bytes), 1 bytes short", device - 1)),
+            "seed {seed}: {error}"
+        );
+        case.device_limit = Some(device);
+        let plan = case.question(&pins).search().unwrap().plan;
+        assert_eq!(plan.device.bytes(), device, "seed {seed}");
+
+        // With the same device, host memory that is a byte short.
+        case.host_limit = 1;
+        let error = case.question(&pins).search().unwrap_err();
+        assert_eq!(error.status(), Status::OutOfHostMemory, "seed {seed}: {error}");
+        let host = needed(error.message());
+        for limit in [Limit::Available, Limit::Cgroup, Limit::Stated] {
+            let mut question = case.question(&pins);
+            question.room.host = Limits { bytes: host - 1, limit, ..host_limits(host - 1) };
+            let error = question.search().unwrap_err();
+            assert!(error.message().contains(&limit.to_string()), "seed {seed}: {error}");
+            assert!(error.message().contains(" 1 bytes short"), "seed {seed}: {error}");
+        }
+        case.host_limit = host;
+        assert_eq!(case.question(&pins).search().unwrap().plan.host.bytes(), host, "seed {seed}");
+
+        // Where device memory is RAM, both together are what is needed.
+        case.device_limit = None;
+        let mut question = case.question(&pins);
+        (question.room.shared, question.room.host) = (true, host_limits(1));
+        let both = needed(question.search().unwrap_err().message());
+        question.room.host = host_limits(both);
+        let plan = question.search().unwrap().plan;
+        assert_eq!(plan.device.bytes() + plan.host.bytes(), both, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_refusal_says_would_fit_fits() {
+    let mut case = Case::draw(3, 4, 2);
+    case.numeric.shape.b = 4;
+    case.device_limit = Some(1);
+    let pins = Pins::default();
+    let whole = needed(case.question(&pins).search().unwrap_err().message());
+    case.device_limit = Some(whole - 1);
+    let error = case.question(&pins).search().unwrap_err();
+    let (smaller, micros) = (2, case.micros * 2);
+    let advice = format!("{micros} micro-batches of {smaller} × {} tokens", case.numeric.shape.t);
+    assert!(error.message().contains(&advice), "{error}");
+    (case.numeric.shape.b, case.micros) = (smaller, micros);
+    case.question(&pins).search().unwrap();
+    // A pin that is too much is named.
+    let pinned = Pins { weight_slots: Some(400), ..Pins::default() };
+    let error = case.question(&pinned).search().unwrap_err();
+    assert!(error.message().contains("a free number of weight slots would fit"), "{error}");
+}
+
+#[test]
+fn more_memory_is_never_slower_and_depth_costs_no_device_memory() {
+    let (mut case, pins) = (Case::draw(7, 5, 2), Pins::default());
+    let mut last = u64::MAX;
+    case.device_limit = Some(1);
+    let least = needed(case.question(&pins).search().unwrap_err().message());
+    for more in [0, 1 << 18, 1 << 20, 1 << 22, 1 << 26] {
+        case.device_limit = Some(least + more);
+        let found = case.question(&pins).search().unwrap();
+        assert!(found.step_ns <= last, "{more} bytes more: {} ns, {last} before", found.step_ns);
+        last = found.step_ns;
+    }
+    let least_of = |layers: usize| {
+        let mut case = Case::draw(7, 5, 2);
+        case.config.dims.l = layers;
+        case.layout = Layout::new(&case.config);
+        case.device_limit = Some(1);
+        needed(case.question(&pins).search().unwrap_err().message())
+    };
+    let [shallow, deep] = [5, 50].map(least_of);
+    // Where gradients wait on the device, for streamed ones that are clipped, each layer has its slab.
+    let waits = case.clips && case.mode == Mode::Streamed;
+    assert!(waits || deep == shallow, "{shallow} bytes for 5 layers, {deep} for 50");
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use horizon::base::{DType, Shape, Status};
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::train::data::{Data, Text};
+use horizon::train::data::{Data, Documents, Encoder};
 use horizon::train::hf::{ExportTarget, export};
 use horizon::train::metrics::StepRecord;
 use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions};
@@ -14,15 +14,12 @@ use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions};
 const SEQ_LEN: usize = 24;
 
 fn data() -> Data {
-    let mut text = Text::default();
+    let mut documents = Documents::default();
     for k in 0..40 {
-        text.push(
-            format!("document {k} is {} times as long as it could be\n", k % 3 + 1)
-                .repeat(k % 3 + 1)
-                .as_bytes(),
-        );
+        let text = format!("document {k} is {} times as long as it could be\n", k % 3 + 1).repeat(k % 3 + 1);
+        documents.push(&Encoder::bytes().document(text.as_bytes()).unwrap());
     }
-    Data::from_text(text, SEQ_LEN).unwrap()
+    Data::from_documents(documents, SEQ_LEN).unwrap()
 }
 
 fn trainer_options(micro_batch: usize, grad_accum: usize) -> TrainerOptions {

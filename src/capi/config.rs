@@ -7,7 +7,8 @@ use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
-use crate::engine::{AdamOptions, TrainerOptions};
+use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
+use crate::host::Pinning;
 use crate::model::{self, ModelConfig};
 use crate::plan::Pins;
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
@@ -36,6 +37,8 @@ sized_struct! {
         grad_dtype: u32 = dtype_number(TrainerOptions::default().grad_dtype),
         adam_when: u32 = ADAM_AUTO,
         tracing: u32 = 0,
+        device_index: u32 = 0,
+        pinning: u32 = pinning_number(TrainerOptions::default().pinning),
         sequences: u64 = TrainerOptions::default().shape.b as u64,
         sequence_length: u64 = TrainerOptions::default().shape.t as u64,
         micros_max: u64 = TrainerOptions::default().micros_max as u64,
@@ -184,6 +187,15 @@ fn recompute_number(recompute: Recompute) -> u32 {
 enum Device {
     Auto = 0,
     Cpu = 1,
+    Cuda = 2,
+}
+
+/// `HZ_PINNING_*`.
+fn pinning_number(pinning: Pinning) -> u32 {
+    match pinning {
+        Pinning::Registered => 0,
+        Pinning::Allocated => 1,
+    }
 }
 
 /// `HZ_MODE_*`.
@@ -191,6 +203,7 @@ fn mode_number(mode: Mode) -> u32 {
     match mode {
         Mode::Exact => 1,
         Mode::Streamed => 2,
+        Mode::Compact => 3,
     }
 }
 
@@ -228,7 +241,7 @@ pub fn dtype(number: u32, field: &str) -> Result<DType> {
     choose(number, &[DType::Bf16, DType::F32], dtype_number, field, "HZ_DTYPE_")
 }
 
-fn flag(value: u32, field: &str) -> Result<bool> {
+pub fn flag(value: u32, field: &str) -> Result<bool> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
@@ -364,10 +377,19 @@ fn layer_placements(
 /// The options a caller gives for a model of so many layers; none is all defaults.
 pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
-    choose(raw.device, &[Device::Auto, Device::Cpu], |device| device as u32, "device", "HZ_DEVICE_")?;
     let two = TrainerOptions::default();
+    let devices = [Device::Auto, Device::Cpu, Device::Cuda];
+    let device = match choose(raw.device, &devices, |device| device as u32, "device", "HZ_DEVICE_")? {
+        Device::Auto => DeviceChoice::Auto,
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda => DeviceChoice::Cuda(raw.device_index as usize),
+    };
+    let pinnings = [Pinning::Registered, Pinning::Allocated];
+    let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     Ok(TrainerOptions {
-        mode: choose(raw.mode, &[Mode::Exact, Mode::Streamed], mode_number, "mode", "HZ_MODE_")?,
+        device,
+        pinning: choose(raw.pinning, &pinnings, pinning_number, "pinning", "HZ_PINNING_")?,
+        mode: choose(raw.mode, &modes, mode_number, "mode", "HZ_MODE_")?,
         grad_dtype: dtype(raw.grad_dtype, "grad_dtype")?,
         shape: Shape {
             b: size(raw.sequences, "sequences")?,
@@ -446,7 +468,9 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_engine() {
-        let engine = format!("{:?}", TrainerOptions::default());
+        // Who says nothing gets the best device.
+        let engine = TrainerOptions { device: DeviceChoice::Auto, ..TrainerOptions::default() };
+        let engine = format!("{engine:?}");
         for raw in [None, Some(hz_trainer_options_t::defaults())] {
             assert_eq!(format!("{:?}", trainer_options(raw, 3).unwrap()), engine);
         }
@@ -475,7 +499,8 @@ mod tests {
     fn numbers_that_name_nothing_are_refused_by_field() {
         let good = hz_trainer_options_t::defaults();
         let cases = [
-            ("device", hz_trainer_options_t { device: 2, ..good }),
+            ("device", hz_trainer_options_t { device: 3, ..good }),
+            ("pinning", hz_trainer_options_t { pinning: 2, ..good }),
             ("mode", hz_trainer_options_t { mode: 0, ..good }),
             ("grad_dtype", hz_trainer_options_t { grad_dtype: 3, ..good }),
             ("adam_when", hz_trainer_options_t { adam_when: 3, ..good }),

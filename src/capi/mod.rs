@@ -26,6 +26,7 @@ mod plan;
 mod sized;
 mod status;
 mod trainer;
+mod tuning;
 mod wall;
 mod weights;
 
@@ -53,6 +54,7 @@ pub use trainer::{
     hz_trainer_open, hz_trainer_open_planned, hz_trainer_stats, hz_trainer_step, hz_trainer_sync,
     hz_trainer_t, hz_trainer_trace, hz_trainer_update,
 };
+pub use tuning::{hz_tensor_options_t, hz_trainer_set_tensor_options, hz_trainer_tensor_options};
 pub use weights::{
     hz_trainer_export_hf, hz_trainer_init, hz_trainer_load_hf, hz_trainer_read_gradient,
     hz_trainer_read_tensor, hz_trainer_tensor, hz_trainer_tensor_count, hz_trainer_write_tensor,

@@ -34,9 +34,9 @@ pub struct hz_plan_t {
 impl hz_plan_t {
     fn new(config: &ModelConfig, options: TrainerOptions) -> Result<Self> {
         let plan = Trainer::plan_for(config, &options)?;
-        let summary = summary(&plan, Layout::new(config).parameters(), true);
+        let summary = summary(&plan, Layout::new(config).parameters());
         let json = c_string(&text(&plan, &summary));
-        let room = Room::here(options.device_mem, options.host_mem, true);
+        let room = Room::here(options.device_mem, options.host_mem, plan.shares_memory());
         Ok(hz_plan_t { plan, config: config.clone(), options, room, elsewhere: None, summary, json })
     }
 
@@ -50,7 +50,7 @@ impl hz_plan_t {
             step_seconds: planned.found.step_ns as f64 / 1e9,
             tokens_per_second: planned.tokens_per_second,
             tflops: planned.tflops,
-            ..summary(&plan, planned.parameters, machine.shared)
+            ..summary(&plan, planned.parameters)
         };
         let json = c_string(&planned.json().to_string());
         let elsewhere = (!machine.shared).then_some(machine.name);
@@ -69,7 +69,7 @@ impl hz_plan_t {
     }
 }
 
-fn summary(plan: &Plan, parameters: usize, shared: bool) -> hz_plan_summary_t {
+fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
     let (device, host) = (plan.device.bytes(), plan.host.bytes());
     hz_plan_summary_t {
         adam_when: adam_number(plan.policy.placement.adam),
@@ -80,7 +80,7 @@ fn summary(plan: &Plan, parameters: usize, shared: bool) -> hz_plan_summary_t {
         host_bytes: host as u64,
         host_wire_bytes: plan.host.wire_bytes() as u64,
         host_state_bytes: plan.host.state_bytes() as u64,
-        ram_bytes: (host + if shared { device } else { 0 }) as u64,
+        ram_bytes: (host + if plan.shares_memory() { device } else { 0 }) as u64,
         ..hz_plan_summary_t::defaults()
     }
 }

@@ -44,7 +44,8 @@ impl hz_trainer_t {
         let trainer = Trainer::open(&config, options)?;
         let stats = trainer.stats();
         log::info(&format!(
-            "trainer opened: {} parameters in {} of host memory, {} of device memory, {} threads",
+            "trainer opened on {}: {} parameters in {} of host memory, {} of device memory, {} threads",
+            trainer.device().name,
             trainer.layout().parameters(),
             Size(stats.host_bytes),
             Size(stats.device_bytes),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::base::{DType, Error, Result};
+use crate::base::{DType, Error, Result, Shape};
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaOptions;
 use crate::device::{Device, DeviceInfo, DeviceSpan};
@@ -19,7 +19,7 @@ use crate::plan::Plan;
 /// The device that somebody asks for: `auto`, `cpu`, `cuda` or `cuda:i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device where there is one, else the CPU.
+    /// The first CUDA device where there is one whose kernels can compute the model, else the CPU.
     Auto,
     /// This machine's CPU.
     #[default]
@@ -57,13 +57,14 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// What `auto` comes to on this machine. Errors: CUDA is there and cannot say how many devices it has.
-    pub fn resolve(self) -> Result<DeviceChoice> {
-        match self {
-            DeviceChoice::Auto if cuda::device_count()? > 0 => Ok(DeviceChoice::Cuda(0)),
-            DeviceChoice::Auto => Ok(DeviceChoice::Cpu),
-            chosen => Ok(chosen),
+    /// What `auto` comes to on this machine, for a model and the shape of its micro-batches. Errors: CUDA is there
+    /// and cannot say how many devices it has.
+    pub fn resolve(self, config: &ModelConfig, shape: Shape) -> Result<DeviceChoice> {
+        if self != DeviceChoice::Auto {
+            return Ok(self);
         }
+        let fits = cuda::device_count()? > 0 && workspace::supports(&config.dims, shape).is_ok();
+        Ok(if fits { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu })
     }
 
     /// The type that activations are stored in there. The choice is [resolved](DeviceChoice::resolve).
@@ -112,11 +113,11 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Opens the device that the options choose.
+    /// Opens the device that the options choose, [resolved](DeviceChoice::resolve).
     ///
     /// Errors: `DeviceUnavailable`, with what is missing and the remedy.
     pub fn open(options: &TrainerOptions) -> Result<Backend> {
-        match options.device.resolve()? {
+        match options.device {
             DeviceChoice::Cuda(ordinal) => {
                 let cuda = CudaOptions {
                     memory_limit: options.device_mem,

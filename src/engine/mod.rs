@@ -38,6 +38,11 @@
 //! [`Sink`] (`save`). A unit is saved once its AdamW is done, and its next AdamW comes after that: the
 //! save is of the moment it was asked for, however far training has got by the time it ends.
 //!
+//! # Tensors apart
+//! A learning rate, a decay of its own, or none of both (frozen) is kept by tensor beside the runner (`tuning`). It is
+//! set between steps, when AdamW of the tensor's unit is done. The last backward operation of a unit leaves a
+//! frozen tensor's gradient zero, so the global norm is that of what trains.
+//!
 //! # Frames
 //! A **frame** (`frame`) holds what differs from step to step (learning rate, loss scale) and what the
 //! step reports. There are two, since AdamW of one step runs while the next is issued; a frame is used again
@@ -57,6 +62,7 @@ mod save;
 mod store;
 mod task;
 mod trainer;
+mod tuning;
 
 pub use backend::{Backend, DeviceChoice, KernelsSetting, MakeKernels, cuda_lacks, devices};
 pub use batch::Batch;
@@ -64,3 +70,4 @@ pub use options::{AdamOptions, TrainerOptions};
 pub use save::{Sink, UnitState};
 pub use store::Store;
 pub use trainer::{EvalReport, Loss, Stats, StepReport, Trainer};
+pub use tuning::TensorOptions;

@@ -107,7 +107,7 @@ impl TrainerOptions {
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
                 "clip {} needs the norm of all gradients before the first update, which {} does not wait \
-                 for: use clip 0, mode exact, or gradients that wait on the device",
+                 for: use clip 0, mode exact or compact, or gradients that wait on the device",
                 self.clip,
                 if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
             )));

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use crate::base::{DType, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlotIndex, UnitIndex};
 use crate::device::{Device, DeviceSpan, Lane, Work};
-use crate::engine::frame::{Frame, Verdict};
+use crate::engine::frame::{Frame, Inputs, Verdict};
 use crate::engine::options::AdamOptions;
 use crate::engine::save::Saving;
-use crate::engine::store::Store;
+use crate::engine::store::{AdamPiece, Store};
 use crate::engine::task::{Lists, Task};
+use crate::engine::tuning::Tuning;
 use crate::host::Pool;
 use crate::model::{self, Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
-use crate::ops::adam::{self, AdamScalars};
+use crate::ops::adam::{self, AdamScalars, Rounding};
 use crate::ops::{Kernels, LossRows, Rows, TokenRows, Write};
 use crate::plan::{Cost, Place, Plan};
 use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, SumPlace, WeightPlace};
@@ -43,6 +44,8 @@ pub struct Runner {
     pub pool: Arc<Pool>,
     /// AdamW's constants.
     pub adam: AdamOptions,
+    /// What is particular to tensors.
+    pub tuning: Tuning,
     /// Largest global norm; 0 is off.
     pub clip: f64,
 }
@@ -109,17 +112,27 @@ impl Runner {
                 let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
                 self.forward(unit, slot, micro, x, out, &scratch);
             }
-            Operation::HeadForwardBackward { micro } => self.head_forward_backward(frame, micro),
+            Operation::HeadForwardBackward { micro } => {
+                self.head_forward_backward(frame, micro);
+                self.zero_frozen(extent, self.layout().head(), micro, SumPlace::Own);
+            }
             Operation::HeadForward { micro } => self.head_forward(frame, micro),
             Operation::HeadLogits => self.head_logits(frame),
             Operation::HeadLogprobs { micro } => self.head_logprobs(micro),
-            Operation::HeadBackward { micro } => self.head_backward(micro),
+            Operation::HeadBackward { micro } => {
+                self.head_backward(micro);
+                self.zero_frozen(extent, self.layout().head(), micro, SumPlace::Own);
+            }
             Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum } => {
                 let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
                 let (x, gradient) = (boundary(from, unit, micro), self.gradient(unit, sum));
                 self.recompute_backward(unit, slot, micro, x, gradient, &scratch);
+                self.zero_frozen(extent, unit, micro, sum);
             }
-            Operation::EmbedBackward { micro } => self.embed_backward(micro),
+            Operation::EmbedBackward { micro } => {
+                self.embed_backward(micro);
+                self.zero_frozen(extent, self.layout().embedding(), micro, SumPlace::Own);
+            }
             Operation::Norm { unit, sum, slab } => {
                 self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), self.gradient(unit, sum));
             }
@@ -450,10 +463,37 @@ impl Runner {
                 1.0
             }
         };
-        let inputs = frame.inputs();
-        let scalars = AdamScalars::new(&self.adam, inputs.lr, inputs.step);
-        for (spans, decays) in self.store.adam_spans(unit, part, from) {
-            adam::update(&self.pool, &spans, &scalars, factor, decays);
+        let Inputs { lr, step, .. } = frame.inputs();
+        for AdamPiece { tensor, first, spans } in self.store.adam_pieces(unit, part, from) {
+            let options = self.tuning.get(unit, tensor);
+            if options.frozen {
+                continue;
+            }
+            let layout = &self.layout().unit(unit).tensors[tensor];
+            let weight_decay = self.tuning.weight_decay(&options, layout);
+            let constants = AdamOptions { weight_decay, ..self.adam };
+            let scalars = AdamScalars::new(&constants, lr * options.lr_scale, step);
+            let (pool, decays) = (&self.pool, weight_decay > 0.0);
+            match self.plan.policy.mode.moment_dtype() {
+                DType::F32 => adam::update(pool, &spans, &scalars, factor, decays),
+                DType::Bf16 => {
+                    // Step and element decide, so that a resumed run rounds as an uninterrupted one.
+                    let rounding = Rounding { seed: 0, step, first };
+                    adam::update_compact(pool, &spans, &scalars, factor, decays, &rounding);
+                }
+            }
+        }
+    }
+
+    /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.
+    fn zero_frozen(&self, extent: Extent, unit: UnitIndex, micro: MicroIndex, sum: SumPlace) {
+        if micro.at() + 1 < extent.micros {
+            return;
+        }
+        let gradient = self.gradient(unit, sum);
+        for tensor in self.tuning.frozen(unit) {
+            let tensor = &self.layout().unit(unit).tensors[tensor];
+            self.kernels.zero(gradient.part(tensor.offset * 4, tensor.elements() * 4));
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use parking_lot::Mutex;
 
-use crate::base::{Error, Result, UnitIndex};
+use crate::base::{DType, Error, Result, UnitIndex};
 use crate::host::HostSpan;
 use crate::model::UnitLayout;
 
@@ -26,10 +26,12 @@ pub struct UnitState<'a> {
     pub weights: HostSpan,
     /// i16: what makes them whole, see [`master`](crate::base::master).
     pub residual: HostSpan,
-    /// First moments, f32.
+    /// First moments, of `moment_dtype`.
     pub m: HostSpan,
-    /// Second moments, f32.
+    /// Second moments, of `moment_dtype`.
     pub v: HostSpan,
+    /// How the mode stores moments.
+    pub moment_dtype: DType,
 }
 
 /// Where a save goes. Made by whoever knows a format, with all that is not a unit's: step number, options, data

@@ -12,14 +12,15 @@ use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::model::{Layout, TensorLayout};
 use crate::ops::adam::{self, AdamSpans};
 use crate::plan::{HostMap, Place, Plan};
-use crate::schedule::{GradPlace, Mode};
+use crate::schedule::GradPlace;
 
 /// Weights, residuals, gradients and moments of every unit, and the staging beside them.
 pub struct Store {
     layout: Layout,
     map: HostMap,
-    mode: Mode,
+    stores_gradients: bool,
     grad_dtype: DType,
+    moment_dtype: DType,
     wire: Arena,
     state: Arena,
     /// `[N]`: the weights of a batch that has none.
@@ -28,6 +29,17 @@ pub struct Store {
     derived: Mutex<Derived>,
     /// By micro-batch: distinct tokens of what is staged.
     distinct: Vec<AtomicUsize>,
+}
+
+/// The elements of one tensor that lie in one part.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamPiece {
+    /// The tensor, by its number in the unit.
+    pub tensor: usize,
+    /// The number of the first element among all elements of the model, padding counted.
+    pub first: u64,
+    /// The tensor's own spans.
+    pub spans: AdamSpans,
 }
 
 impl Store {
@@ -43,8 +55,9 @@ impl Store {
         Ok(Store {
             layout: layout.clone(),
             map: plan.host.clone(),
-            mode: plan.policy.mode,
+            stores_gradients: !plan.policy.streams_gradients(),
             grad_dtype: plan.policy.numeric.grad_dtype,
+            moment_dtype: plan.policy.mode.moment_dtype(),
             wire: arena(wire_bytes, device.wire_memory(wire_bytes))?,
             state: arena(plan.host.state_bytes(), MemoryKind::Plain)?,
             ones: vec![1.0; plan.policy.numeric.shape.n()],
@@ -81,6 +94,7 @@ impl Store {
             residual: self.state(places.residual),
             m: self.state(places.m),
             v: self.state(places.v),
+            moment_dtype: self.moment_dtype,
         }
     }
 
@@ -160,19 +174,21 @@ impl Store {
         self.distinct[micro.at()].store(derived.distinct, Relaxed);
     }
 
-    /// What AdamW reads and writes for the elements of one tensor that lie in one part: the tensor's own
-    /// spans, and whether weight decay applies.
-    pub fn adam_spans(
+    /// What AdamW reads and writes of one part of a unit, tensor by tensor.
+    pub fn adam_pieces(
         &self,
         unit: UnitIndex,
         part: PartIndex,
         from: GradPlace,
-    ) -> impl Iterator<Item = (AdamSpans, bool)> {
+    ) -> impl Iterator<Item = AdamPiece> {
         let places = self.map.unit(unit);
+        let units_before = &self.layout.units[..unit.at()];
+        let elements_before: usize = units_before.iter().map(|unit| unit.elements).sum();
+        let moment_size = self.moment_dtype.bytes();
         let part_elements = self.layout.part(unit, part);
         let gradient = self.gradient(unit, part, from);
         let grad_size = self.grad_dtype.bytes();
-        self.layout.unit(unit).tensors.iter().filter_map(move |tensor| {
+        self.layout.unit(unit).tensors.iter().enumerate().filter_map(move |(number, tensor)| {
             let start = tensor.offset.max(part_elements.start);
             let end = (tensor.offset + tensor.elements()).min(part_elements.end);
             if start >= end {
@@ -185,10 +201,10 @@ impl Store {
                 gradient: gradient
                     .part((start - part_elements.start) * grad_size, elements.len() * grad_size),
                 gradient_dtype: self.grad_dtype,
-                m: self.state(places.m.elements(elements.clone(), 4)),
-                v: self.state(places.v.elements(elements, 4)),
+                m: self.state(places.m.elements(elements.clone(), moment_size)),
+                v: self.state(places.v.elements(elements, moment_size)),
             };
-            Some((spans, tensor.decays()))
+            Some(AdamPiece { tensor: number, first: (elements_before + start) as u64, spans })
         })
     }
 
@@ -204,15 +220,16 @@ impl Store {
         adam::write_master(weights, residual, values);
     }
 
-    /// Refuses to read a gradient in [`Mode::Streamed`], which stores none.
+    /// Refuses to read a gradient where [none are stored](crate::schedule::Policy::streams_gradients).
     pub fn stores_gradients(&self) -> Result<()> {
-        match self.mode {
-            Mode::Exact => Ok(()),
-            Mode::Streamed => Err(Error::new(
-                Status::Unsupported,
-                "mode streamed keeps no gradient to read; use mode exact",
-            )),
+        if self.stores_gradients {
+            return Ok(());
         }
+        Err(Error::new(
+            Status::Unsupported,
+            "gradients pass through a ring and none is kept to read; mode exact stores them, and mode compact does \
+             where they wait for the norm on the host",
+        ))
     }
 
     /// Reads the gradient a tensor had in the last step, before clipping. It is [stored](Store::stores_gradients), and
@@ -236,12 +253,16 @@ impl Store {
         )
     }
 
+    /// The tensor of this name.
+    pub fn named(&self, name: &str) -> Result<(UnitIndex, &TensorLayout)> {
+        self.layout
+            .find(name)
+            .ok_or_else(|| Error::new(Status::NotFound, format!("the model has no tensor named `{name}`")))
+    }
+
     /// The tensor of this name, if it has `len` elements.
     pub fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {
-        let (unit, tensor) = self
-            .layout
-            .find(name)
-            .ok_or_else(|| Error::new(Status::NotFound, format!("the model has no tensor named `{name}`")))?;
+        let (unit, tensor) = self.named(name)?;
         if tensor.elements() != len {
             return Err(Error::argument(format!(
                 "{name} has {} elements (shape {:?}); {len} were given",

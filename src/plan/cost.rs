@@ -135,6 +135,7 @@ pub struct Cost<'a> {
     layout: &'a Layout,
     shape: Shape,
     grad_dtype: DType,
+    moment_dtype: DType,
     storage: DType,
 }
 
@@ -142,7 +143,14 @@ impl<'a> Cost<'a> {
     /// `storage` is the device's type of activations.
     pub fn new(config: &ModelConfig, layout: &'a Layout, policy: &Policy, storage: DType) -> Self {
         let numeric = policy.numeric;
-        Cost { dims: config.dims, layout, shape: numeric.shape, grad_dtype: numeric.grad_dtype, storage }
+        Cost {
+            dims: config.dims,
+            layout,
+            shape: numeric.shape,
+            grad_dtype: numeric.grad_dtype,
+            moment_dtype: policy.mode.moment_dtype(),
+            storage,
+        }
     }
 
     /// How long an operation takes on a machine, ns.
@@ -194,12 +202,12 @@ impl<'a> Cost<'a> {
             Operation::Loss | Operation::Decide { .. } => Work::default(),
             // Weights, residual and moments.
             Operation::Save { unit } => {
-                let bytes = ((2 + 2 + 4 + 4) * self.elements(unit)) as f64;
-                Work { disk_bytes: bytes, ..Work::default() }
+                let bytes = (2 + 2 + 2 * self.moment_dtype.bytes()) * self.elements(unit);
+                Work { disk_bytes: bytes as f64, ..Work::default() }
             }
             // Weights, residual and moments are read and written, the gradient is read.
             Operation::Adam { unit, part, .. } => {
-                let bytes = 2 * (2 + 2 + 4 + 4) + self.grad_dtype.bytes();
+                let bytes = 2 * (2 + 2 + 2 * self.moment_dtype.bytes()) + self.grad_dtype.bytes();
                 Work { host_bytes: (bytes * self.part(unit, part)) as f64, ..Work::default() }
             }
         }

@@ -4,20 +4,20 @@ use crate::base::{DType, MicroIndex, SeatIndex, UnitIndex};
 use crate::model::{Constants, Layout, ModelConfig};
 use crate::plan::BatchPlaces;
 use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{Mode, Policy};
+use crate::schedule::Policy;
 
 /// A unit in the store. Every place is as many elements as the unit.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitPlaces {
     /// bf16, in the wire arena: what is streamed.
     pub weights: Place,
-    /// Rounded gradient, in the wire arena; empty in [`Mode::Streamed`].
+    /// Rounded gradient, in the wire arena; empty where [none are stored](Policy::streams_gradients).
     pub gradient: Place,
     /// i16, in the state arena: what makes the weights whole.
     pub residual: Place,
-    /// f32 first moments, in the state arena.
+    /// First moments of the mode's type, in the state arena.
     pub m: Place,
-    /// f32 second moments, in the state arena.
+    /// Second moments, as the first.
     pub v: Place,
 }
 
@@ -51,7 +51,11 @@ impl HostMap {
     ) -> Self {
         let (mut wire, mut state) = (Carver::default(), Carver::default());
         let grad_bytes = policy.numeric.grad_dtype.bytes();
-        let stored = policy.mode == Mode::Exact;
+        let stored = !policy.streams_gradients();
+        let (moments, moment_bytes) = match policy.mode.moment_dtype() {
+            DType::F32 => ("moments (f32)", 4),
+            DType::Bf16 => ("moments (bf16)", 2),
+        };
         let units = layout
             .units
             .iter()
@@ -59,8 +63,8 @@ impl HostMap {
                 weights: wire.take("weights (bf16)", unit.elements * 2),
                 gradient: wire.take("gradients", if stored { unit.elements * grad_bytes } else { 0 }),
                 residual: state.take("residuals (i16)", unit.elements * 2),
-                m: state.take("moments (f32)", unit.elements * 4),
-                v: state.take("moments (f32)", unit.elements * 4),
+                m: state.take(moments, unit.elements * moment_bytes),
+                v: state.take(moments, unit.elements * moment_bytes),
             })
             .collect();
         let ring_slabs = if stored { 0 } else { policy.placement.ring };

@@ -12,6 +12,19 @@ pub enum Mode {
     Exact,
     /// As `Exact`, but gradients pass through a ring of host slabs and are used at once: no global clip.
     Streamed,
+    /// As `Exact`, but moments are bf16, rounded at random. Gradients are stored only where they have to wait for
+    /// the verdict on the host.
+    Compact,
+}
+
+impl Mode {
+    /// How moments are stored.
+    pub fn moment_dtype(self) -> DType {
+        match self {
+            Mode::Exact | Mode::Streamed => DType::F32,
+            Mode::Compact => DType::Bf16,
+        }
+    }
 }
 
 /// The half of the policy that may change bits. A checkpoint stores it.
@@ -39,7 +52,7 @@ impl AdamWhen {
     /// The safer of what a mode allows: after the norm, unless nothing keeps gradients until then.
     pub fn of(mode: Mode, wait: GradWait) -> AdamWhen {
         match (mode, wait) {
-            (Mode::Exact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
+            (Mode::Exact | Mode::Compact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
             (Mode::Streamed, GradWait::Host) => AdamWhen::UnderBackward,
         }
     }
@@ -72,7 +85,8 @@ pub enum GradWait {
     /// In the store.
     #[default]
     Host,
-    /// In slabs on the device, one for every part, so that even [`Mode::Streamed`] can clip.
+    /// In slabs on the device, one for every part, so that even [`Mode::Streamed`] can clip, and [`Mode::Compact`]
+    /// without a gradient store.
     Device,
 }
 
@@ -101,7 +115,8 @@ pub struct Placement {
     /// Places for a rounded gradient on its way out of the device; at least 2. Where gradients wait on the
     /// device there is one for every part instead; see [`Policy::slabs`].
     pub slabs: usize,
-    /// Host slabs that gradients pass through in [`Mode::Streamed`]; at least 2. Unused otherwise.
+    /// Host slabs that gradients pass through where [none are stored](Policy::streams_gradients); at least 2.
+    /// Unused otherwise.
     pub ring: usize,
     /// When AdamW runs. `UnderBackward` excludes clipping; `Streamed` requires it unless gradients wait on the
     /// device.
@@ -227,7 +242,13 @@ impl Policy {
 
     /// Whether gradients pass through the ring instead of the store.
     pub fn streams_gradients(&self) -> bool {
-        self.mode == Mode::Streamed
+        match self.mode {
+            Mode::Exact => false,
+            Mode::Streamed => true,
+            Mode::Compact => {
+                self.placement.adam == AdamWhen::UnderBackward || self.placement.grad_wait == GradWait::Device
+            }
+        }
     }
 
     /// Whether a list of `micros` micro-batches can be built from it. The numeric half is the plan's to judge.
@@ -260,7 +281,7 @@ impl Policy {
             ));
         }
         if self.streams_gradients() {
-            at_least(2, "ring slabs in streamed mode (one lands while the other is used)", ring)?;
+            at_least(2, "ring slabs (one lands while the other is used)", ring)?;
             if adam == AdamWhen::AfterNorm && grad_wait == GradWait::Host {
                 return Err(Error::argument(
                     "streamed mode keeps no gradient until the global norm is known, found AdamW after the norm; \

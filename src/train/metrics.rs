@@ -53,10 +53,14 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Tokens of this step.
+    /// Tokens of this step, padding left out.
     pub tokens: u64,
+    /// Epochs of the data that are done, a fraction.
+    pub epoch: f64,
     /// From the end of the last step to the end of this one, validation left out.
     pub step_seconds: f64,
+    /// The part of it that the step waited for its batch.
+    pub data_seconds: f64,
     /// `tokens / step_seconds`.
     pub tokens_per_second: f64,
     /// [`UsefulWork`] over `step_seconds`, 10¹² FLOP/s.
@@ -151,7 +155,9 @@ mod tests {
             grad_norm: 2.0,
             lr: 1e-3,
             tokens: 512,
+            epoch: 0.25,
             step_seconds: 0.5,
+            data_seconds: 0.0,
             tokens_per_second: 1024.0,
             tflops: 0.01,
             val_loss: None,
@@ -165,7 +171,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"step_seconds":0.5,"tokens_per_second":1024.0,"tflops":0.01}"#
+            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01}"#
         );
         assert!(lines[1].ends_with(r#""val_loss":5.25}"#) && lines.len() == 2);
         assert!(JsonLines::create(dir.path()).is_err());

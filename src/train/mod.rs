@@ -4,6 +4,7 @@
 //! nothing of lanes, slots or spans. It prints nothing: whoever runs a [`Run`] is told through [`Observer`].
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod data;
 pub mod hf;
 pub mod metrics;
@@ -12,10 +13,9 @@ mod rate;
 mod run;
 mod sample;
 mod source;
-mod tokenizer;
+pub mod tokenizer;
 
 pub use rate::{Rate, RateShape};
 pub use run::{Observer, Outcome, Run, RunOptions};
 pub use sample::{Sampler, continue_text};
 pub use source::ModelSource;
-pub use tokenizer::ByteTokenizer;

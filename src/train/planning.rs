@@ -29,7 +29,6 @@ pub struct Planned {
     pub tflops: f64,
     model: String,
     machine: String,
-    shared: bool,
 }
 
 impl Planned {
@@ -88,7 +87,6 @@ impl Planned {
             explanation,
             model: model.to_owned(),
             machine: format!("{}: {}", machine.name, machine.about),
-            shared: machine.shared,
         })
     }
 
@@ -164,7 +162,7 @@ impl Planned {
             },
             "device_bytes": plan.device.bytes(), "host_bytes": plan.host.bytes(),
             "host_wire_bytes": plan.host.wire_bytes(), "host_state_bytes": plan.host.state_bytes(),
-            "ram_bytes": plan.host.bytes() + if self.shared { plan.device.bytes() } else { 0 },
+            "ram_bytes": plan.host.bytes() + if plan.shares_memory() { plan.device.bytes() } else { 0 },
             "device_regions": regions(plan.device.regions()), "host_regions": regions(&plan.host.regions()),
             "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
@@ -176,6 +174,7 @@ fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Exact => "exact",
         Mode::Streamed => "streamed",
+        Mode::Compact => "compact",
     }
 }
 

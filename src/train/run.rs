@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::host::resident_bytes;
-use crate::train::data::{Data, Loader, Micro};
+use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
 use crate::train::hf::{ExportTarget, export, export_bytes};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
@@ -73,8 +74,8 @@ pub struct Outcome {
 pub struct Run {
     trainer: Trainer,
     model: ModelSource,
-    data: Data,
-    loader: Loader,
+    feeder: Feeder,
+    position: Position,
     validation: Vec<Micro>,
     rate: Rate,
     work: UsefulWork,
@@ -123,13 +124,20 @@ impl Run {
             None => None,
         };
         let loader = Loader::new(&data, shape.b, options.shuffle.then_some(options.seed));
+        let position = loader.position(&data);
+        let feeder = Feeder::start(Arc::new(data), loader, micros)?;
         let work = UsefulWork::new(&model.config.model);
-        Ok(Run { trainer, model, data, loader, validation, rate, work, target, trace, options })
+        Ok(Run { trainer, model, feeder, position, validation, rate, work, target, trace, options })
     }
 
     /// The learning rates of the run, and how many updates it makes.
     pub fn rate(&self) -> &Rate {
         &self.rate
+    }
+
+    /// The place in the data behind the last step: where the next one begins.
+    pub fn position(&self) -> Position {
+        self.position
     }
 
     /// The trainer, before or after the run.
@@ -200,12 +208,12 @@ impl Run {
                 return Ok(true);
             }
             let lr = self.rate.at(*done);
-            let micros = (0..self.options.trainer.micros_max)
-                .map(|_| self.loader.next(&self.data))
-                .collect::<Result<Vec<_>>>()?;
+            let (StepData { micros, next }, waited) = self.feeder.next()?;
             let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
             let report = self.trainer.step(&batches, lr)?;
             *done += 1;
+            self.position = next;
+            let tokens = micros.iter().map(|micro| micro.rows).sum();
             let step_seconds = clock.elapsed().as_secs_f64();
             pace.push(step_seconds);
             seconds.push(step_seconds);
@@ -217,10 +225,12 @@ impl Run {
                 loss: report.loss,
                 grad_norm: report.grad_norm,
                 lr,
-                tokens: report.tokens,
+                tokens,
+                epoch: next.epoch as f64 + next.window as f64 / next.windows as f64,
                 step_seconds,
-                tokens_per_second: report.tokens as f64 / step_seconds,
-                tflops: self.work.flop(report.tokens, attended) / step_seconds / 1e12,
+                data_seconds: waited.as_secs_f64(),
+                tokens_per_second: tokens as f64 / step_seconds,
+                tflops: self.work.flop(tokens, attended) / step_seconds / 1e12,
                 rss_bytes: resident_bytes(),
                 val_loss: if is_due { self.validate()? } else { None },
             };

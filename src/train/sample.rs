@@ -1,5 +1,7 @@
 //! Continuing a text, token by token.
 
+use std::ops::ControlFlow;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -52,15 +54,15 @@ impl Sampler {
     }
 }
 
-/// Continues `prompt` by `count` tokens, giving each to `emit` as it is drawn. Only tokens below `limit` are
-/// drawn. Of a text longer than the trainer's sequences the last part is what the model sees.
+/// Continues `prompt` by at most `count` tokens, giving each to `emit` as it is drawn, which says whether to go on.
+/// Only tokens below `limit` are drawn. Of a text longer than the trainer's sequences the last part is what the model sees.
 pub fn continue_text(
     trainer: &mut Trainer,
     prompt: &[i32],
     count: usize,
     limit: usize,
     sampler: &mut Sampler,
-    mut emit: impl FnMut(usize) -> Result<()>,
+    mut emit: impl FnMut(usize) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let seq_len = trainer.plan().policy.numeric.shape.t;
     let mut tokens = prompt.to_vec();
@@ -69,7 +71,9 @@ pub fn continue_text(
         let logits = trainer.logits(seen)?;
         let token = sampler.draw(&logits[..limit.min(logits.len())]);
         tokens.push(token as i32);
-        emit(token)?;
+        if emit(token)?.is_break() {
+            break;
+        }
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result, Status};
 use crate::engine::Trainer;
 use crate::model::{Layout, preset, preset_names};
-use crate::train::ByteTokenizer;
 use crate::train::hf::{FolderConfig, Weights};
+use crate::train::tokenizer::TokenizerSource;
 
 /// A model that can be put into a trainer.
 #[derive(Debug)]
@@ -61,8 +61,8 @@ impl ModelSource {
         trainer.write_fresh(seed)
     }
 
-    /// What turns text into this model's tokens.
-    pub fn tokenizer(&self) -> Result<ByteTokenizer> {
-        ByteTokenizer::for_model(self.folder.as_deref(), self.config.model.dims.v)
+    /// Where to find what turns text into this model's tokens.
+    pub fn tokenizer(&self) -> TokenizerSource {
+        TokenizerSource { folder: self.folder.clone(), vocabulary: self.config.model.dims.v }
     }
 }

@@ -172,7 +172,7 @@ static void test_refusals(void) {
     CASE(HZ_STATUS_INVALID_ARGUMENT, "tie_word_embeddings", model.tie_word_embeddings = 2);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "0 micro-batches", options.micros_max = 0);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "257", options.sequence_length = 257);
-    CASE(HZ_STATUS_INVALID_ARGUMENT, "mode", options.mode = 3);
+    CASE(HZ_STATUS_INVALID_ARGUMENT, "mode", options.mode = 4);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "grad_dtype", options.grad_dtype = 0);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "device", options.device = 9);
     CASE(HZ_STATUS_INVALID_ARGUMENT, "clip", options.clip = -1.0);
@@ -300,6 +300,7 @@ static void test_misuse(void) {
     hz_stats_t stats = HZ_STATS_INIT;
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     hz_tensor_t tensor = HZ_TENSOR_INIT;
+    hz_tensor_options_t tuned = HZ_TENSOR_OPTIONS_INIT;
     size_t count = 0;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_stats is NULL", hz_trainer_stats(trainer, NULL));
     OK(hz_trainer_close(trainer));
@@ -317,6 +318,8 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_read_tensor(NULL, name, now, 64));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_write_tensor(NULL, name, now, 64));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_read_gradient(NULL, name, now, 64));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_set_tensor_options(NULL, name, NULL));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_tensor_options(NULL, name, &tuned));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_stats(NULL, &stats));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_trace(NULL, "x"));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, word, hz_trainer_model(NULL, &model));

@@ -182,6 +182,31 @@ static void test_tensors(void) {
     OK(hz_trainer_read_tensor(trainer, name, out, ELEMENTS)); /* a learning rate of 0 moves nothing */
     CHECK(memcmp(in, out, sizeof in) == 0);
 
+    hz_tensor_options_t tuned = HZ_TENSOR_OPTIONS_INIT, holds = HZ_TENSOR_OPTIONS_INIT;
+    tuned.frozen = 1;
+    OK(hz_trainer_set_tensor_options(trainer, name, &tuned));
+    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
+    OK(hz_trainer_read_tensor(trainer, name, out, ELEMENTS));
+    CHECK(memcmp(in, out, sizeof in) == 0);
+    tuned.frozen = 0;
+    tuned.lr_scale = 0.5;
+    tuned.weight_decay = 0.25;
+    OK(hz_trainer_set_tensor_options(trainer, name, &tuned));
+    OK(hz_trainer_tensor_options(trainer, name, &holds));
+    CHECK(holds.frozen == 0 && holds.lr_scale == 0.5 && holds.weight_decay == 0.25);
+    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
+    OK(hz_trainer_read_tensor(trainer, name, out, ELEMENTS));
+    CHECK(memcmp(in, out, sizeof in) != 0);
+    tuned.lr_scale = -2.0;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "lr_scale is -2", hz_trainer_set_tensor_options(trainer, name, &tuned));
+    tuned.frozen = 2;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "frozen", hz_trainer_set_tensor_options(trainer, name, &tuned));
+    REFUSED(HZ_STATUS_NOT_FOUND, "k_prog", hz_trainer_set_tensor_options(trainer, "model.k_prog", NULL));
+    REFUSED(HZ_STATUS_NOT_FOUND, "k_prog", hz_trainer_tensor_options(trainer, "model.k_prog", &holds));
+    OK(hz_trainer_set_tensor_options(trainer, name, NULL));
+    OK(hz_trainer_tensor_options(trainer, name, &holds));
+    CHECK(holds.lr_scale == 1.0 && holds.weight_decay == -1.0);
+
     out[0] = 1234.5f;
     REFUSED(HZ_STATUS_NOT_FOUND, "k_prog", hz_trainer_read_tensor(trainer, "model.k_prog", out, ELEMENTS));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "2049", hz_trainer_read_tensor(trainer, name, out, ELEMENTS + 1));

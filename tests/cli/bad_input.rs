@@ -33,8 +33,15 @@ fn data_that_is_not_data() {
     write_text(&here.join("text.txt"));
     train(here, &["--data", "none.txt"]).badly(1, &["none.txt", "No such file"]);
     train(here, &["--data", "text.txt", "--val", "none.bin"]).badly(1, &["none.bin", "No such file"]);
-    fs::write(here.join("chat.jsonl"), "{}").unwrap();
-    train(here, &["--data", "chat.jsonl"]).badly(1, &["chat.jsonl", "not read yet"]);
+    fs::write(here.join("chat.jsonl"), "\n{\"txt\": 5}\n").unwrap();
+    train(here, &["--data", "chat.jsonl"])
+        .badly(1, &["chat.jsonl, line 2", "no field to learn from", "`txt`"]);
+    fs::write(here.join("table.parquet"), "PAR1").unwrap();
+    train(here, &["--data", "table.parquet"]).badly(1, &["table.parquet", "not read", "JSONL"]);
+    train(here, &["--data", "text.txt:0"]).badly(2, &["--data", "weight is 0"]);
+    train(here, &["--data", "text.txt", "--val-fraction", "1"]).badly(1, &["validation fraction is 1"]);
+    train(here, &["--data", "text.txt", "--val-fraction", "0.1", "--val", "text.txt"])
+        .badly(2, &["--val-fraction", "cannot be used with"]);
     fs::write(here.join("short.txt"), "too short").unwrap();
     train(here, &["--data", "short.txt"]).badly(1, &["short.txt", "9 tokens", "33"]);
     fs::create_dir(here.join("empty")).unwrap();
@@ -109,9 +116,11 @@ fn models_that_are_not_models() {
     on("cut").badly(1, &["cut", "model.safetensors", "--init"]);
     let own = copy("own-tokenizer");
     fs::write(own.join("tokenizer.json"), "{}").unwrap();
-    on("own-tokenizer").badly(1, &["tokenizer.json", "arrives later"]);
+    on("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a tokenizer"]);
     let sample = |model: &str| horizon_in(here, &["sample", "--model", model, "--prompt", "a"]);
-    sample("own-tokenizer").badly(1, &["tokenizer.json", "arrives later"]);
+    sample("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a tokenizer"]);
+    horizon_in(here, &["sample", "--model", "model", "--chat"])
+        .badly(1, &["no chat template", "--chat-template"]);
     sample("tiny").badly(1, &["tiny", "--out DIR"]);
     assert!(!here.join("out").exists());
 }

@@ -14,6 +14,7 @@ use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod cuda;
 mod losses;
+mod modes;
 mod placements;
 #[path = "../reference/mod.rs"]
 mod reference;
@@ -21,6 +22,7 @@ mod runs;
 mod saves;
 #[path = "../stand_in/mod.rs"]
 mod stand_in;
+mod tuning;
 
 const MICROS: usize = 3;
 

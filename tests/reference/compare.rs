@@ -12,6 +12,29 @@ pub fn close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolu
     }
 }
 
+/// Holds that every element errs at most `factor` times as much as the naive version does at worst within the same
+/// `width` elements, or as half a unit in the last place of a bf16 of the truth, whichever is more.
+pub fn judged(what: &str, actual: &[f64], truth: &[f64], naive: &[f64], factor: f64, width: usize) {
+    assert_eq!((actual.len(), naive.len()), (truth.len(), truth.len()), "{what}: lengths");
+    for start in (0..truth.len()).step_by(width) {
+        // The last are judged with some before them.
+        let start = start.min(truth.len().saturating_sub(width));
+        let together = start..(start + width).min(truth.len());
+        let worst = together.clone().map(|i| (naive[i] - truth[i]).abs()).fold(0.0, f64::max);
+        for i in together {
+            let half_ulp =
+                truth[i].abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor().exp2() * 2f64.powi(-8);
+            let error = (actual[i] - truth[i]).abs();
+            assert!(
+                error <= factor * worst.max(half_ulp),
+                "{what}[{i}] is {}, expected {}: off by {error:e}; the naive version errs by {worst:e} around here",
+                actual[i],
+                truth[i]
+            );
+        }
+    }
+}
+
 /// Holds that `gradient` is that of `f` at `x`, on up to `samples` elements.
 pub fn gradient_of(
     what: &str,

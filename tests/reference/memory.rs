@@ -18,6 +18,14 @@ const PAINT: u8 = 0xff;
 pub struct Memory {
     base: NonNull<u8>,
     bytes: usize,
+    place: Place,
+}
+
+/// Where memory is, and what gives it back.
+enum Place {
+    Host,
+    #[cfg(hz_cuda)]
+    Cuda(horizon::sys::cuda::DeviceMemory),
 }
 
 impl Memory {
@@ -31,7 +39,7 @@ impl Memory {
             base.write_bytes(PAINT, bytes);
             base.add(bytes).write_bytes(GUARD_BYTE, GUARD);
         }
-        Memory { base, bytes }
+        Memory { base, bytes, place: Place::Host }
     }
 
     fn of(bytes: impl ExactSizeIterator<Item = u8>) -> Self {
@@ -41,6 +49,40 @@ impl Memory {
             unsafe { memory.base.add(at).write(byte) };
         }
         memory
+    }
+
+    /// The same, in the memory of the current CUDA device.
+    #[cfg(hz_cuda)]
+    pub fn moved_to_cuda(self) -> Self {
+        use horizon::sys::cuda::{DeviceMemory, Direction, Stream, copy};
+        let (all, stream) = (self.bytes + GUARD, Stream::default_stream());
+        let memory = DeviceMemory::take(all).expect("device memory");
+        // SAFETY: both ends are as long as stated; the stream is waited for before either can go.
+        unsafe { copy(memory.base(), self.base, all, Direction::HostToDevice, &stream) }.expect("a copy");
+        stream.synchronize().expect("a copy");
+        Memory { base: memory.base(), bytes: self.bytes, place: Place::Cuda(memory) }
+    }
+
+    /// Some of what is there, and of the guard.
+    fn read(&self, from: usize, bytes: usize) -> Vec<u8> {
+        match self.place {
+            // SAFETY: within the allocation, and no kernel runs while a test reads.
+            Place::Host => {
+                unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(from), bytes) }.to_vec()
+            }
+            #[cfg(hz_cuda)]
+            Place::Cuda(_) => {
+                use horizon::sys::cuda::{Direction, Stream, copy, synchronize};
+                synchronize().expect("kernels that ran");
+                let (mut read, stream) = (vec![0u8; bytes], Stream::default_stream());
+                let to = NonNull::new(read.as_mut_ptr()).expect("a vector");
+                // SAFETY: within the memory; the vector is as long, and not touched before the stream has passed.
+                let copied =
+                    unsafe { copy(to, self.base.add(from), bytes, Direction::DeviceToHost, &stream) };
+                copied.and_then(|()| stream.synchronize()).expect("a copy");
+                read
+            }
+        }
     }
 
     pub fn f32s(values: &[f32]) -> Self {
@@ -55,9 +97,9 @@ impl Memory {
         Memory::of(values.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<_>>().into_iter())
     }
 
-    /// Values that are exact in bf16.
+    /// Values that are exact in bf16, or NaN.
     pub fn bf16s(values: &[f32]) -> Self {
-        let exact = values.iter().all(|&v| master::widen(master::round(v)) == v);
+        let exact = values.iter().all(|&v| v.is_nan() || master::widen(master::round(v)) == v);
         assert!(exact, "a test weight is not a bf16");
         let bits = values.iter().flat_map(|&v| master::round(v).to_ne_bytes());
         Memory::of(bits.collect::<Vec<_>>().into_iter())
@@ -69,8 +111,7 @@ impl Memory {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        // SAFETY: no kernel runs while a test reads.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }.to_vec()
+        self.read(0, self.bytes)
     }
 
     pub fn read_f32(&self) -> Vec<f32> {
@@ -88,25 +129,36 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the guard lies behind the memory, in the same allocation.
-        let guard = unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(self.bytes), GUARD) };
-        let whole = guard.iter().all(|&byte| byte == GUARD_BYTE);
-        // SAFETY: allocated in `painted` with this very layout.
-        unsafe {
-            dealloc(self.base.as_ptr(), Layout::from_size_align(self.bytes + GUARD, 256).expect("as before"))
-        };
+        let whole = self.read(self.bytes, GUARD).iter().all(|&byte| byte == GUARD_BYTE);
+        match &self.place {
+            Place::Host => {
+                let layout = Layout::from_size_align(self.bytes + GUARD, 256).expect("as before");
+                // SAFETY: allocated in `of` with this very layout.
+                unsafe { dealloc(self.base.as_ptr(), layout) };
+            }
+            #[cfg(hz_cuda)]
+            Place::Cuda(_) => {}
+        }
         assert!(whole || std::thread::panicking(), "something wrote behind {} bytes", self.bytes);
     }
 }
 
 /// Runs a computation on 1, 2 and 4 threads, holds that all its results have the same bits, and gives them.
 pub fn on_any_threads(run: impl Fn(&CpuKernels) -> Vec<Memory>) -> Vec<Memory> {
-    let on = |threads: usize| run(&CpuKernels::new(Arc::new(Pool::new(threads).expect("a pool"))));
-    let one = on(1);
-    for threads in [2, 4] {
-        for (result, (one, other)) in one.iter().zip(&on(threads)).enumerate() {
-            assert!(one.bytes() == other.bytes(), "result {result} differs on {threads} threads");
+    same_bits([1, 2, 4], |threads| run(&CpuKernels::new(Arc::new(Pool::new(threads).expect("a pool")))))
+}
+
+/// Runs a computation in several ways, holds that all give the same bits, and gives the first way's results.
+pub fn same_bits<W: Copy + std::fmt::Display>(
+    ways: impl IntoIterator<Item = W>,
+    run: impl Fn(W) -> Vec<Memory>,
+) -> Vec<Memory> {
+    let mut ways = ways.into_iter();
+    let first = run(ways.next().expect("a way to run"));
+    for way in ways {
+        for (result, (one, other)) in first.iter().zip(&run(way)).enumerate() {
+            assert!(one.bytes() == other.bytes(), "result {result} has other bits in way {way}");
         }
     }
-    one
+    first
 }

@@ -8,7 +8,10 @@
 #![allow(dead_code)]
 
 pub mod compare;
+#[cfg(hz_cuda)]
+pub mod cuda;
 pub mod decoder;
+pub mod device;
 pub mod memory;
 pub mod rows;
 
@@ -18,6 +21,7 @@ use horizon::base::{Dims, Shape};
 pub const SIZES: &[(usize, usize, &str)] = &[
     (1, 1, "the smallest"),
     (1, 64, "one row, whole vectors"),
+    (3, 8, "one vector of 16 bytes"),
     (2, 31, "a row shorter than the lanes of a sum"),
     (31, 33, "one element after the lanes"),
     (33, 127, "one element before whole lanes"),
@@ -25,6 +29,7 @@ pub const SIZES: &[(usize, usize, &str)] = &[
     (65, 160, "one row after a row tile"),
     (127, 65, "one row before two row tiles, one column after a column tile"),
     (129, 257, "one row after two row tiles, one column after a folding tile"),
+    (127, 264, "one vector after a folding tile"),
 ];
 
 /// Random numbers from a printed seed (splitmix64, Steele et al. 2014).
@@ -121,32 +126,127 @@ pub fn rope(
     out
 }
 
-/// The output `[N, H·D]`, and the log-sum-exp `[H, N]`.
-pub fn attention(qkv: &[f64], starts: &[i32], shape: Shape, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
-    let Dims { h, g, d, .. } = *dims;
-    let row = |n: usize| &qkv[n * dims.qkv()..][..dims.qkv()];
-    let (mut out, mut lse) = (Vec::new(), vec![0.0; h * shape.n()]);
-    for (n, &start) in starts.iter().enumerate() {
-        let sequence = n / shape.t * shape.t;
-        for head in 0..h {
-            let kv = head / (h / g);
-            let q = &row(n)[head * d..][..d];
-            let keys = sequence + start as usize..n + 1;
-            let score = |key: usize| {
-                let k = &row(key)[(h + kv) * d..][..d];
-                q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()
-            };
-            let scores: Vec<f64> = keys.clone().map(score).collect();
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
-            lse[head * shape.n() + n] = largest + sum.ln();
-            for i in 0..d {
-                let value = |key: usize| row(key)[(h + g + kv) * d + i];
-                out.push(keys.clone().zip(&scores).map(|(k, s)| (s - largest).exp() / sum * value(k)).sum());
+/// What a version of lower precision does to what it stores; nothing, for the truth.
+pub type Store = fn(f64) -> f64;
+
+/// Nothing is rounded.
+pub fn exact(value: f64) -> f64 {
+    value
+}
+
+/// One row of one head of attention: its keys, and e^(score − largest) of each.
+struct Softmax {
+    keys: std::ops::Range<usize>,
+    kv: usize,
+    powers: Vec<f64>,
+    sum: f64,
+    lse: f64,
+}
+
+/// The rows of packed queries, keys and values.
+struct Packed<'a> {
+    qkv: &'a [f64],
+    starts: &'a [i32],
+    shape: Shape,
+    dims: &'a Dims,
+}
+
+impl Packed<'_> {
+    fn query(&self, n: usize, head: usize) -> &[f64] {
+        &self.qkv[n * self.dims.qkv() + head * self.dims.d..][..self.dims.d]
+    }
+
+    fn key(&self, n: usize, kv: usize) -> &[f64] {
+        self.query(n, self.dims.h + kv)
+    }
+
+    fn value(&self, n: usize, kv: usize) -> &[f64] {
+        self.query(n, self.dims.h + self.dims.g + kv)
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.dims.d as f64).sqrt()
+    }
+
+    fn softmax(&self, n: usize, head: usize) -> Softmax {
+        let kv = head / (self.dims.h / self.dims.g);
+        let sequence = n / self.shape.t * self.shape.t;
+        let keys = sequence + self.starts[n] as usize..n + 1;
+        let q = self.query(n, head);
+        let scores: Vec<f64> = keys.clone().map(|key| dot(q, self.key(key, kv)) * self.scale()).collect();
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let powers: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        Softmax { keys, kv, powers, sum, lse: largest + sum.ln() }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add_scaled(out: &mut [f64], by: f64, x: &[f64]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out += by * x);
+}
+
+/// The output `[N, H·D]`, and the log-sum-exp `[H, N]`. Powers are stored before they meet the values.
+pub fn attention_in(
+    store: Store,
+    qkv: &[f64],
+    starts: &[i32],
+    shape: Shape,
+    dims: &Dims,
+) -> (Vec<f64>, Vec<f64>) {
+    let packed = Packed { qkv, starts, shape, dims };
+    let (mut out, mut lse) = (Vec::new(), vec![0.0; dims.h * shape.n()]);
+    for n in 0..shape.n() {
+        for head in 0..dims.h {
+            let softmax = packed.softmax(n, head);
+            let mut row = vec![0.0; dims.d];
+            for (key, power) in softmax.keys.zip(&softmax.powers) {
+                add_scaled(&mut row, store(*power), packed.value(key, softmax.kv));
             }
+            out.extend(row.iter().map(|sum| store(sum / softmax.sum)));
+            lse[head * shape.n() + n] = softmax.lse;
         }
     }
     (out, lse)
+}
+
+pub fn attention(qkv: &[f64], starts: &[i32], shape: Shape, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
+    attention_in(exact, qkv, starts, shape, dims)
+}
+
+/// The gradient `[N, (H+2G)·D]`, of which nothing but the size of a naive version's errors is asked: the truth is
+/// found without a formula. Probabilities and the gradients of scores are stored before they meet a matrix.
+pub fn attention_backward_in(
+    store: Store,
+    qkv: &[f64],
+    dout: &[f64],
+    starts: &[i32],
+    shape: Shape,
+    dims: &Dims,
+) -> Vec<f64> {
+    let (packed, d) = (Packed { qkv, starts, shape, dims }, dims.d);
+    let (out, _) = attention_in(store, qkv, starts, shape, dims);
+    let mut dqkv = vec![0.0; qkv.len()];
+    for n in 0..shape.n() {
+        for head in 0..dims.h {
+            let softmax = packed.softmax(n, head);
+            let at = n * dims.attended() + head * d;
+            let (dout, delta) = (&dout[at..][..d], dot(&dout[at..][..d], &out[at..][..d]));
+            for (key, power) in softmax.keys.zip(&softmax.powers) {
+                let p = power / softmax.sum;
+                let ds = store(p * (dot(dout, packed.value(key, softmax.kv)) - delta)) * packed.scale();
+                let place = |row: usize, column: usize| row * dims.qkv() + column * d;
+                add_scaled(&mut dqkv[place(n, head)..][..d], ds, packed.key(key, softmax.kv));
+                add_scaled(&mut dqkv[place(key, dims.h + softmax.kv)..][..d], ds, packed.query(n, head));
+                add_scaled(&mut dqkv[place(key, dims.h + dims.g + softmax.kv)..][..d], store(p), dout);
+            }
+        }
+    }
+    dqkv.iter_mut().for_each(|value| *value = store(*value));
+    dqkv
 }
 
 pub fn swiglu(gate_up: &[f64], f: usize) -> Vec<f64> {

@@ -3,6 +3,7 @@
 use horizon::base::Shape;
 use horizon::ops::{Rows, TokenRows};
 
+use super::device::Device;
 use super::memory::Memory;
 
 /// The memory of a [`Rows`].
@@ -15,7 +16,7 @@ pub struct DocumentRows {
 
 impl DocumentRows {
     /// `starts[n]` is where the document of row n begins in its sequence.
-    pub fn new(shape: Shape, starts: &[i32]) -> Self {
+    pub fn new(device: &Device, shape: Shape, starts: &[i32]) -> Self {
         let row = |n: usize| (n / shape.t * shape.t) as i32 + starts[n];
         let doc_start: Vec<i32> = (0..shape.n()).map(row).collect();
         let positions: Vec<i32> = doc_start.iter().zip(0..).map(|(start, n)| n - start).collect();
@@ -24,9 +25,9 @@ impl DocumentRows {
         let doc_end: Vec<i32> = (0..shape.n()).map(end).collect();
         DocumentRows {
             shape,
-            positions: Memory::i32s(&positions),
-            doc_start: Memory::i32s(&doc_start),
-            doc_end: Memory::i32s(&doc_end),
+            positions: device.i32s(&positions),
+            doc_start: device.i32s(&doc_start),
+            doc_end: device.i32s(&doc_end),
         }
     }
 
@@ -49,7 +50,7 @@ pub struct SortedTokens {
 }
 
 impl SortedTokens {
-    pub fn new(tokens: &[i32]) -> Self {
+    pub fn new(device: &Device, tokens: &[i32]) -> Self {
         let mut order: Vec<i32> = (0..tokens.len() as i32).collect();
         order.sort_by_key(|&row| tokens[row as usize]);
         let token = |place: usize| tokens[order[place] as usize];
@@ -58,9 +59,9 @@ impl SortedTokens {
         let distinct = first.len();
         first.resize(tokens.len() + 1, tokens.len() as i32);
         SortedTokens {
-            tokens: Memory::i32s(tokens),
-            order: Memory::i32s(&order),
-            first: Memory::i32s(&first),
+            tokens: device.i32s(tokens),
+            order: device.i32s(&order),
+            first: device.i32s(&first),
             distinct,
         }
     }

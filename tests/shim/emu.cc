@@ -409,13 +409,23 @@ const char* where() {
     return buf;
 }
 
+// Exceptions do not cross the C functions of a library: there a failure is said, and ends the process.
+[[noreturn]] static void raise(const std::string& message) {
+#if defined(HZ_EMU_LIBRARY)
+    fprintf(stderr, "%s\n", message.c_str());
+    abort();
+#else
+    throw Error(message);
+#endif
+}
+
 void fail(const char* fmt, ...) {
     static char m[2048];  // the failing thread's stack is abandoned, so nothing on it may own memory
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(m, sizeof m, fmt, ap);
     va_end(ap);
-    if (!g_cur) throw Error(std::string("hz-emu: ") + m);
+    if (!g_cur) raise(std::string("hz-emu: ") + m);
     g_error.assign("hz-emu: ").append(where()).append(": ").append(m);
     to_main(cur(), true);
     __builtin_trap();
@@ -439,13 +449,13 @@ void run_grid(const char* name, const void* key, dim3 g, dim3 b, size_t smem, In
     auto it = g_max_dyn.find(key);
     if (!nblk || !n || n > 1024 || b.z > 64 || g.y > 65535 || g.z > 65535) {
         g_cur = nullptr;
-        throw Error(std::string("hz-emu: ") + name + ": invalid launch configuration");
+        raise(std::string("hz-emu: ") + name + ": invalid launch configuration");
     }
     if (smem > (48u << 10) && (it == g_max_dyn.end() || it->second < smem))
-        throw Error(std::string("hz-emu: ") + name +
-                    ": more than 48 KiB of dynamic shared memory without cudaFuncSetAttribute");
+        raise(std::string("hz-emu: ") + name +
+              ": more than 48 KiB of dynamic shared memory without cudaFuncSetAttribute");
     if (smem > smem_limit())
-        throw Error(std::string("hz-emu: ") + name + ": dynamic shared memory over the device limit");
+        raise(std::string("hz-emu: ") + name + ": dynamic shared memory over the device limit");
     if (!g_arena) {
         g_arena = static_cast<unsigned char*>(
             mmap(nullptr, kMaxResident * kArena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -498,7 +508,7 @@ void run_grid(const char* name, const void* key, dim3 g, dim3 b, size_t smem, In
             g_active.clear();
             g_in_grid = false;
             g_atomic = g_runtime = 0;
-            throw Error(g_error);
+            raise(g_error);
         }
         block_end(g_blocks[g_finished_slot]);
         --busy;

@@ -90,23 +90,28 @@ thread_local! {
     static SELECTED: Cell<bool> = const { Cell::new(false) };
 }
 
+const ALIGNMENT: usize = 256;
+
 #[derive(Debug)]
 pub struct Stream(usize);
 
 #[derive(Debug)]
 pub struct Event(usize);
 
-/// Memory of either side: `words` of 8 bytes, so that it is aligned.
+/// Memory of either side.
 #[derive(Debug)]
 pub struct Memory {
+    /// A multiple of 256 bytes lies among its first, as CUDA's memory begins at one.
     words: Box<[u64]>,
+    bytes: usize,
     machine: Arc<Mutex<Machine>>,
     pinned: bool,
 }
 
 impl Memory {
     fn base(&self) -> NonNull<u8> {
-        NonNull::new(self.words.as_ptr().cast_mut().cast()).unwrap()
+        let start: *mut u8 = self.words.as_ptr().cast_mut().cast();
+        NonNull::new(start.wrapping_add(start.align_offset(ALIGNMENT))).unwrap()
     }
 }
 
@@ -114,7 +119,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let mut machine = self.machine.lock();
         machine.drain("memory was given back");
-        machine.device_bytes -= if self.pinned { 0 } else { self.words.len() * 8 };
+        machine.device_bytes -= if self.pinned { 0 } else { self.bytes };
         let base = self.base().as_ptr() as usize;
         machine.pinned.retain(|range| range.start != base);
     }
@@ -215,14 +220,14 @@ impl StandIn {
         let mut machine = self.machine.lock();
         machine.made += 1;
         // Painted, as new memory holds anything.
-        let words = vec![0xa5a5_a5a5_a5a5_a5a5u64; bytes.div_ceil(8)].into_boxed_slice();
-        let memory = Memory { words, machine: self.machine.clone(), pinned };
+        let words = vec![0xa5a5_a5a5_a5a5_a5a5u64; (bytes + ALIGNMENT).div_ceil(8)].into_boxed_slice();
+        let memory = Memory { words, bytes, machine: self.machine.clone(), pinned };
         match pinned {
             true => {
                 let base = memory.base().as_ptr() as usize;
                 machine.pinned.push(base..base + bytes);
             }
-            false => machine.device_bytes += memory.words.len() * 8,
+            false => machine.device_bytes += bytes,
         }
         memory
     }

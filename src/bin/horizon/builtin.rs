@@ -2,7 +2,8 @@
 //!
 //! They are inside the binary, so the same binary learns from the same text wherever it runs.
 
-use horizon::train::data::Text;
+use horizon::base::Result;
+use horizon::train::data::{Documents, Encoder};
 use include_dir::{Dir, include_dir};
 
 static SOURCES: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
@@ -11,7 +12,7 @@ static SOURCES: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
 const HELD_OUT: usize = 16;
 
 /// The sources, a document a file sorted by path: what is learned from, and what is held out.
-pub fn sources() -> (Text, Text) {
+pub fn sources() -> Result<(Documents, Documents)> {
     let mut files = Vec::new();
     let mut folders = vec![&SOURCES];
     while let Some(folder) = folders.pop() {
@@ -19,7 +20,10 @@ pub fn sources() -> (Text, Text) {
         folders.extend(folder.dirs());
     }
     files.sort();
-    let mut text = Text::default();
-    files.into_iter().for_each(|(_, contents)| text.push(contents));
-    text.hold_out(HELD_OUT)
+    let encoder = Encoder::bytes();
+    let mut documents = Documents::default();
+    for (_, contents) in files {
+        documents.push(&encoder.document(contents)?);
+    }
+    Ok(documents.hold_out(HELD_OUT))
 }

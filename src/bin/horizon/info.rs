@@ -1,8 +1,7 @@
 //! `horizon info`.
 
 use horizon::base::Result;
-use horizon::device::Device;
-use horizon::device::cpu::CpuDevice;
+use horizon::engine::{cuda_lacks, devices};
 use horizon::host::{HugePages, Isa, Limits, Size, Topology, processor_name};
 use horizon::model::{Layout, preset, preset_names};
 use serde_json::json;
@@ -19,7 +18,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
         .filter_map(|name| preset(name).map(|config| (name, Layout::new(&config).parameters(), config)))
         .collect();
     let limits = Limits::read(None);
-    let devices = [CpuDevice::new(None).info()];
+    let (devices, cuda_lacks) = (devices(), cuda_lacks());
     let isa = Isa::chosen()?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let processor = processor_name();
@@ -57,7 +56,8 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             "nodes": nodes,
             "huge_pages": { "explicit_free": huge.explicit_free, "transparent": huge.transparent },
             "host_memory_bytes": limits.bytes, "host_memory_limit": limits.limit.to_string(),
-            "lockable_bytes": lockable, "devices": devices, "shapes": shapes,
+            "lockable_bytes": lockable, "devices": devices, "cuda_lacks": cuda_lacks,
+            "shapes": shapes,
         });
         if let Some(measured) = measured {
             info["measured"] = json!({
@@ -98,6 +98,9 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     }
     for device in devices {
         text += &format!("device        {}, {} free\n", device.name, Size(device.memory_free));
+    }
+    for lack in cuda_lacks {
+        text += &format!("no CUDA       {lack}\n");
     }
     for (name, parameters, config) in shapes {
         let dims = &config.dims;

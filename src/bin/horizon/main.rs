@@ -15,6 +15,7 @@ mod plot;
 mod progress;
 mod sample;
 mod sizes;
+mod tokenize;
 mod train;
 
 use std::io::{self, Write};
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Train(options) => train::train(*options),
         Command::Info(options) => info::info(&options).map(|()| ExitCode::SUCCESS),
         Command::Sample(options) => sample::sample(&options).map(|()| ExitCode::SUCCESS),
+        Command::Tokenize(options) => tokenize::tokenize(&options).map(|()| ExitCode::SUCCESS),
         Command::Plan(options) => plan::plan(&options).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(options) => calibrate::calibrate(&options).map(|()| ExitCode::SUCCESS),
         Command::Plot(options) => plot::plot(&options).map(|()| ExitCode::SUCCESS),

@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use horizon::base::DType;
+use horizon::base::{DType, Error};
+use horizon::engine::DeviceChoice;
+use horizon::host::Pinning;
 use horizon::schedule::Mode;
 use horizon::train::RateShape;
+use horizon::train::data::{BadLines, DataPath, EncoderSource, Packing};
+use horizon::train::tokenizer::TokenizerSource;
 
 use crate::placement::PlacementOptions;
 use crate::sizes::parse_size;
@@ -27,13 +31,16 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train a model on text or token files
+    /// Train a model on conversations, text or token files
     #[command(after_help = TRAIN_NOTES, args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainOptions>),
     /// Show this machine, its devices and the built-in shapes
     Info(InfoOptions),
-    /// Continue a text
+    /// Continue a text, or answer a question
     Sample(SampleOptions),
+    /// Write text or JSONL as a token file, with document bounds and what is learned of each
+    #[command(args_override_self = true)]
+    Tokenize(TokenizeOptions),
     /// Say how fast a model would train, and what it would take, on this machine or another
     #[command(after_help = PLAN_NOTES, args_override_self = true)]
     Plan(PlanOptions),
@@ -64,7 +71,8 @@ pub struct PlanOptions {
     /// Whether gradients are clipped: 0 turns clipping off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub clip: f64,
-    /// What the host keeps of a parameter: exact (14 bytes), or streamed (12 bytes)
+    /// What the host keeps of a parameter: exact (14 bytes), streamed (12 bytes) or compact (10, or 8 where gradients
+    /// wait on the device)
     #[arg(long, default_value = "exact", value_parser = parse_mode)]
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
@@ -117,13 +125,23 @@ pub struct TrainOptions {
     /// Start a folder's model from fresh weights (GPT-2's: normal 0.02); a built-in shape always does
     #[arg(long)]
     pub init: bool,
-    /// Text files, folders of text (every file a document), or llm.c token files (.bin)
-    /// [default for a built-in shape: the sources of this program]
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    pub data: Vec<PathBuf>,
+    /// JSONL (.jsonl, .json: text, tokens, prompt and completion, alpaca, messages, sharegpt), text files, folders of
+    /// text (every file a document), or token files (.bin of llm.c or `horizon tokenize`, .u16, .u32). PATH:2 is
+    /// taken twice an epoch, PATH:0.5 half of it [default for a built-in shape: the sources of this program]
+    #[arg(long, value_name = "PATH[:WEIGHT]", num_args = 1.., value_parser = parse_data)]
+    pub data: Vec<DataPath>,
     /// Validation data, as for --data
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    pub val: Vec<PathBuf>,
+    #[arg(long, value_name = "PATH", num_args = 1.., value_parser = parse_data)]
+    pub val: Vec<DataPath>,
+    /// Hold out this share of the data's windows for validation, evenly spread
+    #[arg(long, value_name = "X", conflicts_with = "val")]
+    pub val_fraction: Option<f64>,
+    #[command(flatten)]
+    pub encoding: EncodingOptions,
+    /// How documents become windows: auto (whole where a part of them is not learned, as in conversations),
+    /// stream (end to end, nothing is lost), documents (whole; longer ones are truncated, and counted)
+    #[arg(long, default_value = "auto")]
+    pub pack: Pack,
     /// Steps between validations; one follows the last step in any case (0: only that one)
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub val_every: u64,
@@ -169,16 +187,19 @@ pub struct TrainOptions {
     /// Largest global gradient norm, exact; 0 turns clipping off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub clip: f64,
-    /// What the host keeps: exact (14 bytes a parameter), or streamed (12 bytes; needs --clip 0 or
-    /// --grad-place device)
+    /// What the host keeps: exact (14 bytes a parameter), streamed (12 bytes; needs --clip 0 or --grad-place device),
+    /// or compact (10 bytes, 8 with --grad-place device: bf16 moments, rounded at random)
     #[arg(long, default_value = "exact", value_parser = parse_mode)]
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
     #[arg(long, default_value = "bf16")]
     pub grad_dtype: Number,
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto, cpu, cuda, or cuda:I for the I-th CUDA device
     #[arg(long, default_value = "auto", value_parser = parse_device)]
-    pub device: Device,
+    pub device: DeviceChoice,
+    /// How host memory is pinned for a CUDA device: registered (huge pages of ours) or allocated (CUDA's allocator)
+    #[arg(long, default_value = "registered", value_parser = parse_pinning)]
+    pub pinning: Pinning,
     /// Most device memory to take, e.g. 512MiB [default: what the plan needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub device_mem: Option<usize>,
@@ -200,8 +221,8 @@ pub struct TrainOptions {
     /// What is exported: the bf16 weights, or their f32 masters
     #[arg(long, default_value = "bf16", requires = "out")]
     pub export_dtype: Number,
-    /// Write a JSON object per step to FILE (replaced): step, loss, grad_norm, lr, tokens, step_seconds,
-    /// tokens_per_second, tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
+    /// Write a JSON object per step to FILE (replaced): step, loss, grad_norm, lr, tokens (padding left out), epoch,
+    /// step_seconds, data_seconds (of these, waiting for data), tokens_per_second, tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
     #[arg(long, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,
     /// Write what every lane did to FILE at the end, for Perfetto or chrome://tracing
@@ -226,13 +247,19 @@ pub struct InfoOptions {
 
 #[derive(Args, Debug)]
 pub struct SampleOptions {
-    /// A byte-level model's Hugging Face folder
+    /// A Hugging Face folder
     #[arg(long, value_name = "DIR")]
     pub model: String,
-    /// The text to continue
+    /// The text to continue; with --chat what the user says
     #[arg(long, value_name = "TEXT", default_value = "\n")]
     pub prompt: String,
-    /// Tokens to draw
+    /// Ask by the model's chat template, and show the answer
+    #[arg(long)]
+    pub chat: bool,
+    /// A chat template instead of the model's
+    #[arg(long, value_name = "FILE", requires = "chat")]
+    pub chat_template: Option<PathBuf>,
+    /// Tokens to draw at most; the model may end before
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub tokens: usize,
     /// How freely to draw; 0 takes the most likely token
@@ -241,6 +268,9 @@ pub struct SampleOptions {
     /// Equal seeds draw equal texts
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Where to compute: auto, cpu, cuda, or cuda:I for the I-th CUDA device
+    #[arg(long, default_value = "auto", value_parser = parse_device)]
+    pub device: DeviceChoice,
     /// CPU threads that share a job [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
@@ -266,6 +296,81 @@ impl From<Shape> for RateShape {
     }
 }
 
+#[derive(Args, Debug)]
+pub struct TokenizeOptions {
+    /// The model whose tokens are written: a Hugging Face folder, or a built-in shape (bytes)
+    #[arg(long, value_name = "DIR|SHAPE")]
+    pub model: String,
+    /// JSONL, text files, folders of text
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    pub data: Vec<PathBuf>,
+    /// The token file, for --data; replaced when the new one is whole
+    #[arg(long, value_name = "FILE.bin", value_parser = parse_out)]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub encoding: EncodingOptions,
+    /// Threads that tokenize [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Say nothing but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// From what is said to tokens.
+#[derive(Args, Debug)]
+pub struct EncodingOptions {
+    /// A chat template (Jinja) instead of the model's
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// Pass over lines that cannot be used, and count them, instead of ending with an error
+    #[arg(long)]
+    pub skip_bad_lines: bool,
+}
+
+impl EncodingOptions {
+    /// What opens tokenizer and template.
+    pub fn encoder(&self, tokenizer: TokenizerSource) -> EncoderSource {
+        EncoderSource { tokenizer, chat_template: self.chat_template.clone() }
+    }
+
+    /// What is done about bad lines.
+    pub fn bad_lines(&self) -> BadLines {
+        if self.skip_bad_lines { BadLines::Skip } else { BadLines::Refuse }
+    }
+}
+
+/// How documents become windows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Pack {
+    Auto,
+    Stream,
+    Documents,
+}
+
+impl From<Pack> for Packing {
+    fn from(pack: Pack) -> Packing {
+        match pack {
+            Pack::Auto => Packing::Auto,
+            Pack::Stream => Packing::Stream,
+            Pack::Documents => Packing::Documents,
+        }
+    }
+}
+
+fn parse_data(text: &str) -> Result<DataPath, String> {
+    DataPath::parse(text).map_err(|error| error.message().to_owned())
+}
+
+fn parse_out(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.extension().is_some_and(|extension| extension == "bin") {
+        Ok(path)
+    } else {
+        Err("its name must end in .bin, by which --data knows it".to_owned())
+    }
+}
+
 /// Number formats.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Number {
@@ -282,19 +387,15 @@ impl From<Number> for DType {
     }
 }
 
-/// The devices there are.
-#[derive(Clone, Copy, Debug)]
-pub enum Device {
-    Cpu,
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    text.parse().map_err(|error: Error| error.message().to_owned())
 }
 
-fn parse_device(text: &str) -> Result<Device, String> {
+fn parse_pinning(text: &str) -> Result<Pinning, String> {
     match text {
-        "auto" | "cpu" => Ok(Device::Cpu),
-        _ if text == "cuda" || text.starts_with("cuda:") => {
-            Err("the cuda device is not there yet; cpu is".to_owned())
-        }
-        _ => Err("it must be auto or cpu".to_owned()),
+        "registered" => Ok(Pinning::Registered),
+        "allocated" => Ok(Pinning::Allocated),
+        _ => Err("it must be registered or allocated".to_owned()),
     }
 }
 
@@ -302,8 +403,8 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
     match text {
         "exact" => Ok(Mode::Exact),
         "streamed" => Ok(Mode::Streamed),
-        "compact" => Err("compact is not there yet; exact and streamed are".to_owned()),
-        _ => Err("it must be exact or streamed".to_owned()),
+        "compact" => Ok(Mode::Compact),
+        _ => Err("it must be exact, streamed or compact".to_owned()),
     }
 }
 

@@ -23,6 +23,9 @@ enum Kind {
 /// A plain line is written for one step in so many hundredths of the run, and at least as often as this.
 const LINES_AT_LEAST: Duration = Duration::from_secs(30);
 
+/// The share of a step that it waits for its batch, from which on a person is told.
+const WAIT_SHOWN: f64 = 0.02;
+
 impl Progress {
     /// For a run of `steps` steps; `terminal` says whether standard error is one.
     pub fn new(steps: u64, terminal: bool, quiet: bool) -> Progress {
@@ -70,13 +73,19 @@ impl Observer for Progress {
         }
         let start = format!("loss {:.4}  norm {:.3}  lr {:.2e}", record.loss, record.grad_norm, record.lr);
         let tokens_per_second = count(record.tokens_per_second);
+        let share = record.data_seconds / record.step_seconds;
+        let waits = if share >= WAIT_SHOWN {
+            format!("  {:.0} % waits for data", 100.0 * share)
+        } else {
+            String::new()
+        };
         let rest = duration(remaining);
         let last = record.step == steps;
         match &mut self.kind {
             Kind::Quiet => {}
             Kind::Bar(bar) => {
                 // Fits 80 columns; a narrower terminal gets its beginning.
-                bar.set_message(format!("{start}  {tokens_per_second} tok/s  {rest} left"));
+                bar.set_message(format!("{start}  {tokens_per_second} tok/s  {rest} left{waits}"));
                 bar.set_position(record.step);
             }
             Kind::Lines(written) => {
@@ -87,7 +96,7 @@ impl Observer for Progress {
                     || written.elapsed() >= LINES_AT_LEAST
                 {
                     eprintln!(
-                        "step {}/{steps}  {start}  {tokens_per_second} tokens/s  {:.3} TFLOP/s  {rest} left",
+                        "step {}/{steps}  {start}  {tokens_per_second} tokens/s  {:.3} TFLOP/s  {rest} left{waits}",
                         record.step, record.tflops
                     );
                     *written = Instant::now();

@@ -1,10 +1,13 @@
 //! `horizon sample`.
 
 use std::io::{IsTerminal, stdout};
+use std::ops::ControlFlow;
 
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::train::{ByteTokenizer, ModelSource, Sampler, continue_text};
+use horizon::train::data::EncoderSource;
+use horizon::train::{ModelSource, Sampler, continue_text};
+use serde_json::json;
 
 use crate::options::SampleOptions;
 use crate::print;
@@ -12,12 +15,9 @@ use crate::print;
 /// The longest context that is looked at.
 const CONTEXT: usize = 512;
 
-/// Continues a prompt: raw bytes into a pipe, printable text onto a terminal.
+/// Continues a prompt, or answers it: raw bytes into a pipe, printable text onto a terminal.
 pub fn sample(options: &SampleOptions) -> Result<()> {
     let mut sampler = Sampler::new(options.temperature, options.seed)?;
-    if options.prompt.is_empty() {
-        return Err(Error::argument("the prompt is empty: a model continues at least one byte"));
-    }
     let model = ModelSource::open(&options.model, false)?;
     if model.is_fresh() {
         return Err(Error::argument(format!(
@@ -25,18 +25,29 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
             options.model
         )));
     }
-    let tokenizer = model.tokenizer()?;
+    let source = EncoderSource { tokenizer: model.tokenizer(), chat_template: options.chat_template.clone() };
+    let encoder = source.open()?;
+    let tokenizer = encoder.tokenizer();
+    let prompt = if options.chat {
+        let text = encoder.template()?.prompt(&[json!({"role": "user", "content": options.prompt})])?;
+        tokenizer.encode(text.as_bytes(), &[])?.tokens
+    } else {
+        tokenizer.encode_prompt(options.prompt.as_bytes())?
+    };
+    if prompt.is_empty() {
+        return Err(Error::argument("the prompt is empty: a model continues at least one token"));
+    }
     let config = &model.config.model;
     let trainer_options = TrainerOptions {
+        device: options.device,
         shape: Shape { b: 1, t: CONTEXT.min(config.positions_max) },
         threads: options.threads,
         ..TrainerOptions::default()
     };
     let mut trainer = Trainer::open(config, &trainer_options)?;
     model.fill(&mut trainer, options.seed)?;
-    let prompt = tokenizer.encode(options.prompt.as_bytes());
     let terminal = stdout().is_terminal();
-    let mut unprinted = options.prompt.as_bytes().to_vec();
+    let mut unprinted = if options.chat { Vec::new() } else { options.prompt.as_bytes().to_vec() };
     let show = |bytes: &mut Vec<u8>, all: bool| {
         // On a terminal a character waits for its last byte.
         let ready = if terminal && !all { whole_characters(bytes) } else { bytes.len() };
@@ -44,9 +55,13 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         print(&if terminal { printable(&text).into_bytes() } else { text })
     };
     show(&mut unprinted, false)?;
-    continue_text(&mut trainer, &prompt, options.tokens, ByteTokenizer::VOCABULARY, &mut sampler, |token| {
-        unprinted.extend(tokenizer.decode(token));
-        show(&mut unprinted, false)
+    let mut decoder = tokenizer.decoder();
+    continue_text(&mut trainer, &prompt, options.tokens, tokenizer.vocabulary(), &mut sampler, |token| {
+        if tokenizer.is_end(token) {
+            return Ok(ControlFlow::Break(()));
+        }
+        unprinted.extend(decoder.push(token)?);
+        show(&mut unprinted, false).map(ControlFlow::Continue)
     })?;
     unprinted.push(b'\n');
     show(&mut unprinted, true)

@@ -1,7 +1,7 @@
 //! `horizon train`.
 
 use std::io::{IsTerminal, stderr};
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use horizon::base::{Error, Result, Shape, Status};
 use horizon::device::DeviceInfo;
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions, devices};
 use horizon::plan::{Description, Room, Storage};
-use horizon::train::data::Data;
+use horizon::train::data::{Data, DataOptions, DataPath};
 use horizon::train::planning::Planned;
 use horizon::train::{ModelSource, RateShape, Run, RunOptions, Sampler, continue_text};
 
@@ -34,17 +34,34 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     if builtin && !is_preset {
         return Err(Error::argument("there is nothing to train on: give --data PATH…"));
     }
-    let open = |paths: &[_]| Data::open(paths, seq_len, config.dims.v, || model.tokenizer());
-    let (data, val) = if builtin {
-        let (learned, held) = builtin::sources();
-        (Data::from_text(learned, seq_len)?, Some(Data::from_text(held, seq_len)?))
+    let data_options = DataOptions {
+        packing: options.pack.into(),
+        bad_lines: options.encoding.bad_lines(),
+        threads: options.threads.unwrap_or(DataOptions::new(seq_len).threads),
+        seq_len,
+    };
+    let encoder = options.encoding.encoder(model.tokenizer());
+    let open = |paths: &[_]| Data::open(paths, &encoder, &data_options);
+    let (mut data, mut val) = if builtin {
+        let (learned, held) = builtin::sources()?;
+        (Data::from_documents(learned, seq_len)?, Some(Data::from_documents(held, seq_len)?))
     } else {
         (open(&options.data)?, None)
     };
-    let val = if options.val.is_empty() { val } else { Some(open(&options.val)?) };
+    if !options.val.is_empty() {
+        val = Some(open(&options.val)?);
+    } else if let Some(fraction) = options.val_fraction {
+        let (kept, held) = data.hold_out(fraction)?;
+        (data, val) = (kept, Some(held));
+    }
+    let report = data.report().clone();
     let mut run_options = run_options(&options, &model, seq_len, builtin);
     let planned = place(&options, &model, &mut run_options.trainer)?;
-    let (tokens, windows, parameters) = (data.tokens(), data.windows(), model.layout.parameters());
+    let (windows, parameters) = (data.windows(), model.layout.parameters());
+    let held_out = match &val {
+        Some(val) if options.val_fraction.is_some() => format!(", {} held out", val.windows()),
+        _ => String::new(),
+    };
     let fresh = if model.is_fresh() { "fresh weights" } else { "its weights" };
 
     let stop = stop_on_interrupt(options.quiet)?;
@@ -53,18 +70,19 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     let mut progress = Progress::new(rate.steps, stderr().is_terminal(), options.quiet);
     let step_tokens = options.micro_batch * options.grad_accum * seq_len;
     progress.say(&format!(
-        "model {}: {} parameters, {fresh}\ndata {}: {} tokens, {windows} windows of {seq_len}\n\
+        "model {}: {} parameters, {fresh}\ndata {}: {} tokens, {windows} windows of {seq_len}{held_out}\n{report}\
          {} steps of {step_tokens} tokens, learning rate {}",
         options.model,
         count(parameters as f64),
         if builtin { "built-in (the sources of this program)".to_owned() } else { names(&options.data) },
-        count(tokens as f64),
+        count(report.tokens as f64),
         rate.steps,
         match rate.shape {
             RateShape::Constant => format!("{:.1e}", rate.lr),
             _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
         },
     ));
+    progress.say(&format!("device {}", run.trainer().device().name));
     progress.say(planned.summary().trim_end());
     progress.say(run.trainer().plan().to_string().trim_end());
     let ended = run.train(&mut progress, &stop);
@@ -89,14 +107,15 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn names(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+fn names(paths: &[DataPath]) -> String {
+    paths.iter().map(|data| data.path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, builtin: bool) -> RunOptions {
-    let crate::options::Device::Cpu = options.device;
     RunOptions {
         trainer: TrainerOptions {
+            device: options.device,
+            pinning: options.pinning,
             mode: options.mode,
             grad_dtype: options.grad_dtype.into(),
             shape: Shape { b: options.micro_batch, t: seq_len },
@@ -137,7 +156,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
 /// machine that was named or of the device, the memory is what there is here.
 fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {
     let config = &model.config.model;
-    let device = trainer.device.resolve()?;
+    let device = trainer.device.resolve(config, trainer.shape)?;
     let shared = device == DeviceChoice::Cpu;
     let infos = devices();
     let name = if shared { plan::HERE } else { machine_of(&infos) };
@@ -190,7 +209,7 @@ fn show_sample(run: &mut Run, progress: &mut Progress, seed: u64) -> Result<()> 
     progress.say("what it writes now:\n");
     continue_text(run.trainer(), &tokens, SAMPLE_TOKENS, 256, &mut sampler, |token| {
         text.extend(u8::try_from(token));
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     print(format!("{}\n", printable(&text)).as_bytes())
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
-use crate::device::{Lane, Lanes, Tick};
+use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
 use crate::engine::busy::Busy;
@@ -23,6 +23,7 @@ use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
+use crate::engine::tuning::Tuning;
 use crate::host::{Limits, Pool};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::Plan;
@@ -103,7 +104,8 @@ impl Trainer {
     /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
     /// choose. Every weight is zero until [`Trainer::write_tensor`].
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        let options = TrainerOptions { device: options.device.resolve()?, ..options.clone() };
+        let device = options.device.resolve(config, options.shape)?;
+        let options = TrainerOptions { device, ..options.clone() };
         // What cannot be planned is refused before a device is asked.
         Trainer::plan_for(config, &options)?;
         Trainer::open_with(Backend::open(&options)?, config, &options)
@@ -133,7 +135,8 @@ impl Trainer {
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
-        let store = Store::take(&Layout::new(config), &plan, &pool, &*device)?;
+        let layout = Layout::new(config);
+        let store = Store::take(&layout, &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;
         let place = plan.device.workspace();
         let workspace = memory.part(place.offset, place.bytes);
@@ -158,6 +161,7 @@ impl Trainer {
             memory,
             pool,
             adam: options.adam,
+            tuning: Tuning::new(&layout, options.adam.weight_decay),
             clip: options.clip,
         });
         runner.upload_constants()?;
@@ -180,7 +184,7 @@ impl Trainer {
 
     /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
-        let choice = options.device.resolve()?;
+        let choice = options.device.resolve(config, options.shape)?;
         fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
     }
 
@@ -192,6 +196,11 @@ impl Trainer {
     /// The model's description.
     pub fn config(&self) -> &ModelConfig {
         &self.runner.config
+    }
+
+    /// What computes.
+    pub fn device(&self) -> DeviceInfo {
+        self.runner.device.info()
     }
 
     /// Every byte, by name.

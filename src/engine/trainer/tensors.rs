@@ -2,6 +2,7 @@
 
 use super::Trainer;
 use crate::base::{PartIndex, Result, UnitIndex};
+use crate::engine::TensorOptions;
 use crate::model::{TensorLayout, fresh_tensor};
 use crate::schedule::{Access, Content, Resource};
 
@@ -49,6 +50,35 @@ impl Trainer {
         self.outside(&looks)?;
         self.runner.store.read_gradient(unit, &tensor, out);
         Ok(())
+    }
+
+    /// Sets what is particular to AdamW of a tensor, from the next step on. Checkpoints do not keep it: whoever
+    /// resumes sets it again. Waits for AdamW of the tensor's unit.
+    ///
+    /// Errors: no such tensor (`NotFound`); a value that is no number to step with (`InvalidArgument`).
+    pub fn set_tensor_options(&mut self, name: &str, options: &TensorOptions) -> Result<()> {
+        options.check()?;
+        let (unit, tensor) = self.number(name)?;
+        self.outside(&[Access::read(Resource::Master { unit }, Content::Weights(unit))])?;
+        self.runner.tuning.set(unit, tensor, options);
+        Ok(())
+    }
+
+    /// What is particular to AdamW of a tensor. Waits for nothing.
+    ///
+    /// Errors: no such tensor (`NotFound`).
+    pub fn tensor_options(&self, name: &str) -> Result<TensorOptions> {
+        let (unit, tensor) = self.number(name)?;
+        Ok(self.runner.tuning.get(unit, tensor))
+    }
+
+    /// A tensor's unit, and its number there.
+    fn number(&self, name: &str) -> Result<(UnitIndex, usize)> {
+        self.usable()?;
+        let store = &self.runner.store;
+        let (unit, found) = store.named(name)?;
+        let mut tensors = store.layout().unit(unit).tensors.iter();
+        Ok((unit, tensors.position(|tensor| tensor == found).expect("a unit has its tensors")))
     }
 
     fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, TensorLayout)> {

@@ -1,4 +1,4 @@
-//! Matrix products of one tile: the door to the `gemm` library.
+//! Matrix products of one tile: the door to the `gemm` library (its f32 half).
 //!
 //! **Bits.** An element is summed in the order of the depth, [`DEPTH`] terms at a time, whoever runs the tile. The
 //! library fits its blocks to the caches of the machine, but cuts no depth of up to 512 terms; so the sizes of
@@ -8,7 +8,8 @@
 //! level of the cache, taken once a thread, and into memory from the allocator, at most as much as the operands
 //! of a call and given back at its end.
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
+use gemm_f32::gemm::f32::get_gemm_fn;
 
 use crate::ops::Write;
 use crate::ops::cpu::view::{Matrix, TileMut};
@@ -24,26 +25,29 @@ pub(super) fn multiply(out: &mut TileMut<f32>, mut write: Write, factor: f32, a:
     let (m, n, k) = (out.rows(), out.columns(), a.columns());
     assert!(a.rows() == m && b.rows() == k && b.columns() == n, "the sizes of a product do not fit");
     let (a_strides, b_strides, stride) = (a.strides(), b.strides(), out.stride());
+    let gemm = get_gemm_fn();
     for first in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - first);
+        // The library takes an output whose columns stand together: it gets everything transposed.
+        //
         // SAFETY: `Matrix` and `TileMut` hold that every element within their sizes and strides is theirs to read
         // and to write, and these terms are among them; `out` is exclusive, so it overlaps neither `a` nor `b`;
-        // when `write` is Set the library does not read `out`.
+        // when `write` is Set the library does not read `out`. The function fits this processor: the library looked.
         unsafe {
-            gemm::gemm(
-                m,
+            gemm(
                 n,
+                m,
                 depth,
                 out.address(),
-                1,
                 stride as isize,
+                1,
                 write == Write::Add,
-                a.address().add(first * a_strides.1),
-                a_strides.1 as isize,
-                a_strides.0 as isize,
                 b.address().add(first * b_strides.0),
-                b_strides.1 as isize,
                 b_strides.0 as isize,
+                b_strides.1 as isize,
+                a.address().add(first * a_strides.1),
+                a_strides.0 as isize,
+                a_strides.1 as isize,
                 1.0,
                 factor,
                 false,
@@ -73,7 +77,7 @@ mod tests {
             println!("skipped: the processor has no fused multiply-add");
             return;
         }
-        for (m, n) in [(17, 33), (64, 64), (100, 256), (300, 130)] {
+        for (m, n) in [(17, 33), (64, 64), (70, 130), (5, 257)] {
             for k in [3, 31, 64, DEPTH, 2 * DEPTH + 1] {
                 let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
                 let transposed: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();

@@ -10,7 +10,7 @@ use crate::device::DeviceSpan;
 use crate::ops::cuda::matmul::Products;
 use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::Table;
-use crate::ops::cuda::workspace::{ALIGNMENT, PRODUCTS_BYTES};
+use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
 use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use crate::sys::cuda::bindings::{cudaMemcpyDeviceToDevice, hzk_bf16};
 use crate::sys::cuda::cublaslt::CublasLt;
@@ -249,12 +249,11 @@ impl Kernels for CudaKernels {
         if dweight_write == Write::Set {
             self.zero(dweight.part(0, c * 4));
         }
-        // SAFETY: a function of two numbers.
-        let scratch = unsafe { (self.launchers.rmsnorm_backward_scratch)(n as i64, c as i64) };
+        let scratch = self.scratch(workspace::rmsnorm_backward_scratch(n, c));
         launch!(self.rmsnorm_backward(
             bf16s(&dx, n * c),
             f32s(&dweight, c),
-            self.scratch(scratch),
+            scratch,
             bf16s(&dout, n * c),
             bf16s(&x, n * c),
             bf16s(&weight, c),
@@ -351,13 +350,12 @@ impl Kernels for CudaKernels {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
         let Heads { q: dq, k: dk, v: dv, .. } = Heads::of(&dqkv, n, dims);
-        // SAFETY: a function of two numbers.
-        let scratch = unsafe { (self.launchers.attention_backward_scratch)(n as i64, h) };
+        let scratch = self.scratch(workspace::attention_backward_scratch(n, dims.h));
         launch!(self.attention_backward(
             dq,
             dk,
             dv,
-            self.scratch(scratch),
+            scratch,
             bf16s(&dout, n * dims.attended()),
             bf16s(&out, n * dims.attended()),
             f32s(&lse, n * dims.h),
@@ -431,6 +429,33 @@ impl Kernels for CudaKernels {
         launch!(self.xent_loss(f64s(&loss, 1), logprob, weights, n as i64));
     }
 
+    fn cross_entropy_logprobs(
+        &self,
+        logprobs: DeviceSpan,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let (logits, targets) = (bf16s(&logits, n * stride), i32s(&targets, n));
+        launch!(self.xent_forward(f32s(&logprobs, n), logits, targets, n as i64, v as i64, stride as i64));
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        logits: DeviceSpan,
+        targets: DeviceSpan,
+        dlogprobs: DeviceSpan,
+        n: usize,
+        v: usize,
+        stride: usize,
+    ) {
+        let (targets, dlogprobs) = (i32s(&targets, n), f32s(&dlogprobs, n));
+        let logits = bf16s(&logits, n * stride);
+        launch!(self.xent_backward(logits, targets, dlogprobs, n as i64, v as i64, stride as i64));
+    }
+
     fn zero(&self, out: DeviceSpan) {
         let (address, bytes) = (part::<u8>(&out, out.bytes()).cast(), out.bytes());
         // SAFETY: the span's own bytes, which the caller may write (the law of `ops`).
@@ -440,9 +465,7 @@ impl Kernels for CudaKernels {
 
     fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan) {
         let elements = x.bytes() / 4;
-        // SAFETY: a function of one number.
-        let scratch = unsafe { (self.launchers.grad_scratch)(elements as i64) };
-        let scratch = self.scratch(scratch);
+        let scratch = self.scratch(workspace::grad_scratch(elements));
         launch!(self.grad_sumsq(f64s(&out, 1), scratch, f32s(&x, elements), elements as i64));
     }
 
@@ -450,20 +473,18 @@ impl Kernels for CudaKernels {
         let elements = x.bytes() / 4;
         match to {
             DType::Bf16 => {
-                // SAFETY: a function of one number.
-                let bytes = unsafe { (self.launchers.grad_scratch)(elements as i64) };
-                // The sum of squares that comes along is another operation's.
-                let square_sum = self.scratch(ALIGNMENT + bytes).cast::<f64>();
+                // The sum of squares that comes along is asked for by another operation.
+                let square_sum = self.scratch(ALIGNMENT + workspace::grad_scratch(elements)).cast::<f64>();
                 let scratch = square_sum.wrapping_byte_add(ALIGNMENT).cast();
                 let (out, x) = (bf16s(&out, elements), f32s(&x, elements));
                 launch!(self.grad_store(out, square_sum, scratch, x, elements as i64));
             }
             DType::F32 => {
                 let (out, x) = (f32s(&out, elements), f32s(&x, elements).cast_const());
-                let (copy, bytes) = (self.launchers.copy, elements * 4);
+                let (copy, stream) = (self.launchers.copy, self.stream.raw());
+                let (to, from, kind) = (out.cast(), x.cast(), cudaMemcpyDeviceToDevice);
                 // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
-                let code =
-                    unsafe { copy(out.cast(), x.cast(), bytes, cudaMemcpyDeviceToDevice, self.stream.raw()) };
+                let code = unsafe { copy(to, from, elements * 4, kind, stream) };
                 self.keep(launched(code as i32, "cudaMemcpyAsync"));
             }
         }

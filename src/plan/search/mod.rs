@@ -21,7 +21,7 @@ mod trial;
 pub use explain::{Explanation, Gain};
 
 use crate::base::{DType, Result};
-use crate::host::Limits;
+use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Description, Machine, Plan};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, Sum};
@@ -197,7 +197,8 @@ impl Question<'_> {
 
     /// The plan of a placement.
     fn plan(&self, placement: Placement) -> Result<Plan> {
-        Plan::new(self.config, self.layout, self.policy(placement), self.micros, self.storage)
+        let plan = Plan::new(self.config, self.layout, self.policy(placement), self.micros, self.storage)?;
+        Ok(if self.room.shared { plan } else { plan.apart(Pinning::Registered) })
     }
 
     fn policy(&self, placement: Placement) -> Policy {

@@ -166,7 +166,8 @@ fn without_a_pin(question: &Question) -> Result<Option<String>> {
 }
 
 /// What the host may keep, by what it takes away.
-const MODES: &[(Mode, &str)] = &[(Mode::Exact, "exact"), (Mode::Streamed, "streamed")];
+const MODES: &[(Mode, &str)] =
+    &[(Mode::Exact, "exact"), (Mode::Streamed, "streamed"), (Mode::Compact, "compact")];
 
 fn fits(question: &Question) -> Result<bool> {
     Ok(match shortage(question)? {

@@ -61,7 +61,6 @@ launchers! {
         c_int;
     rmsnorm_forward = hzk_rmsnorm_forward:
         fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, f32, i64, i64, Stream) -> c_int;
-    rmsnorm_backward_scratch = hzk_rmsnorm_backward_scratch: fn(i64, i64) -> usize;
     rmsnorm_backward = hzk_rmsnorm_backward:
         fn(*mut Bf16, *mut f32, *mut c_void, *const Bf16, *const Bf16, *const Bf16, *const f32, c_int,
         i64, i64, Stream) -> c_int;
@@ -70,7 +69,6 @@ launchers! {
         -> c_int;
     qk_norm_forward = hzk_qk_norm_forward:
         fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, f32, i64, i64, i64, i64, i64, Stream) -> c_int;
-    qk_norm_backward_scratch = hzk_qk_norm_backward_scratch: fn(i64, i64, i64) -> usize;
     qk_norm_backward = hzk_qk_norm_backward:
         fn(*mut Bf16, *mut f32, *mut c_void, *const Bf16, *const Bf16, *const Bf16, *const f32, i64, i64,
         i64, i64, i64, i64, Stream) -> c_int;
@@ -84,7 +82,6 @@ launchers! {
         fn(*mut Bf16, *mut Bf16, *mut Bf16, *const Bf16, *const Bf16, *const Bf16, i64, i64, i64, Stream)
         -> c_int;
     bias_forward = hzk_bias_forward: fn(*mut Bf16, *const Bf16, i64, i64, Stream) -> c_int;
-    bias_backward_scratch = hzk_bias_backward_scratch: fn(i64, i64) -> usize;
     bias_backward = hzk_bias_backward: fn(*mut f32, *mut c_void, *const Bf16, i64, i64, Stream) -> c_int;
     xent_forward = hzk_xent_forward: fn(*mut f32, *const Bf16, *const i32, i64, i64, i64, Stream) -> c_int;
     xent_forward_backward = hzk_xent_forward_backward:
@@ -92,13 +89,11 @@ launchers! {
     xent_backward = hzk_xent_backward: fn(*mut Bf16, *const i32, *const f32, i64, i64, i64, Stream) -> c_int;
     xent_loss = hzk_xent_loss: fn(*mut f64, *const f32, *const f32, i64, Stream) -> c_int;
     grad_accumulate = hzk_grad_accumulate: fn(*mut f32, *const Bf16, c_int, i64, Stream) -> c_int;
-    grad_scratch = hzk_grad_scratch: fn(i64) -> usize;
     grad_store = hzk_grad_store: fn(*mut Bf16, *mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
     grad_sumsq = hzk_grad_sumsq: fn(*mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
     attention_forward = hzk_attention_forward:
         fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, *const Bf16, *const i32, f32, i64, i64, i64,
         i64, i64, i64, i64, i64, Stream) -> c_int;
-    attention_backward_scratch = hzk_attention_backward_scratch: fn(i64, i64) -> usize;
     attention_backward = hzk_attention_backward:
         fn(*mut Bf16, *mut Bf16, *mut Bf16, *mut c_void, *const Bf16, *const Bf16, *const f32, *const Bf16,
         *const Bf16, *const Bf16, *const i32, *const i32, f32, i64, i64, i64, i64, i64, i64, i64,

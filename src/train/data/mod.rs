@@ -1,140 +1,259 @@
-//! What a model learns from: streams of tokens, cut into windows.
+//! What a model learns from: sources of tokens, cut into windows.
 //!
-//! A stream is a token file, or all the text that was named, its files as documents end to end. Window k of
-//! a stream is tokens [k·S, k·S + S]: S inputs and, one token on, their S targets; the next starts S on. Windows
-//! of several streams are counted one after another; a rest too short for a window is left out. Where a
-//! document ends the next token is not a target (−100), attention does not cross, and positions restart.
+//! A source is a token file, all text files of one weight, or all JSONL files of one weight, its documents end to end.
+//! There are two ways to windows of S inputs and, one token on, their S targets:
+//!
+//! - **As a stream**: window k is tokens [k·S, k·S + S], the next starts S on; a rest too short for a window is left out.
+//! - **Whole documents**: as many as fit, the last rows empty; of a document longer than S + 1 tokens the beginning
+//!   is kept, and one without a target in it is left out. Both are counted.
+//!
+//! Where a document ends the next token is not a target (−100), attention does not cross, and positions restart.
+//!
+//! An epoch takes from each source as many windows as its weight says, and all of them are shuffled together by the seed and
+//! the number of the epoch alone. So a place in the data is three numbers ([`Position`]), from which the stream
+//! goes on exactly.
 
+mod documents;
+mod encode;
+mod feeder;
+mod jsonl;
+mod loader;
 mod order;
+mod pack;
+mod rows;
+mod source;
+mod split;
+mod stream;
 mod text;
 mod token_file;
+mod token_writer;
 
-use std::path::PathBuf;
+use std::fmt;
+use std::sync::Arc;
 
-use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status};
-use crate::engine::Batch;
-use crate::train::ByteTokenizer;
+use crate::base::{Error, Result};
+use crate::train::tokenizer::fingerprint;
 
+pub use documents::Documents;
+pub use encode::{Encoder, EncoderSource};
+pub use feeder::{Feeder, StepData};
+pub use jsonl::{BadLines, Skipped};
+pub use loader::{Loader, Micro, Position};
 pub use order::Order;
-pub use text::Text;
-pub use token_file::TokenFile;
+pub use rows::Row;
+pub use source::{DataPath, Packing, Sink, read_documents};
+pub use stream::{Cells, Filled, LeftOut};
+pub use token_file::{TokenFile, TokenFormat};
+pub use token_writer::TokenWriter;
 
-#[derive(Debug)]
-enum Stream {
-    Text(Text),
-    Tokens(TokenFile),
+use source::{Opened, open_sources};
+use split::Part;
+use stream::{Stream, Tokens};
+
+/// How data is read.
+#[derive(Clone, Copy, Debug)]
+pub struct DataOptions {
+    /// S: tokens of a window.
+    pub seq_len: usize,
+    /// How documents become windows.
+    pub packing: Packing,
+    /// What is done about a line that cannot be used.
+    pub bad_lines: BadLines,
+    /// Threads that tokenize.
+    pub threads: usize,
 }
 
-impl Stream {
-    fn tokens(&self) -> u64 {
-        match self {
-            Stream::Text(text) => text.tokens(),
-            Stream::Tokens(file) => file.tokens(),
-        }
-    }
-
-    /// Where documents start; empty for a stream without bounds.
-    fn documents(&self) -> &[u64] {
-        match self {
-            Stream::Text(text) => text.documents(),
-            Stream::Tokens(_) => &[],
-        }
-    }
-
-    fn copy(&self, start: u64, out: &mut [i32]) -> Result<()> {
-        match self {
-            Stream::Text(text) => {
-                text.copy(start, out);
-                Ok(())
-            }
-            Stream::Tokens(file) => file.copy(start, out),
-        }
+impl DataOptions {
+    /// Windows of so many tokens, everything else as usual.
+    pub fn new(seq_len: usize) -> DataOptions {
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+        DataOptions { seq_len, packing: Packing::Auto, bad_lines: BadLines::Refuse, threads }
     }
 }
 
-/// Streams cut into windows of S tokens.
-#[derive(Debug)]
+/// What was read, and what of it is not learned from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataReport {
+    /// Tokens of all sources.
+    pub tokens: u64,
+    /// Documents, where they are known.
+    pub documents: u64,
+    /// What packing left out.
+    pub left_out: LeftOut,
+    /// Lines that were passed over.
+    pub skipped: Skipped,
+    /// Rows of windows of whole documents, and those of them that stay empty.
+    pub packed_rows: (u64, u64),
+}
+
+impl fmt::Display for DataReport {
+    /// What a person should know of it, a line each; nothing if all is learned from.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LeftOut { truncated, cut_tokens, targetless } = self.left_out;
+        if let (rows @ 1.., empty) = self.packed_rows {
+            writeln!(
+                f,
+                "whole documents: {:.1} % of the windows' rows stay empty",
+                100.0 * empty as f64 / rows as f64
+            )?;
+        }
+        if truncated > 0 {
+            writeln!(
+                f,
+                "truncated: {truncated} of {} documents are longer than a window; {cut_tokens} tokens are cut off",
+                self.documents
+            )?;
+        }
+        if targetless > 0 {
+            writeln!(f, "left out: {targetless} documents have nothing to learn within a window")?;
+        }
+        if let Some(first) = &self.skipped.first {
+            writeln!(f, "skipped: {} lines cannot be used, the first: {first}", self.skipped.lines)?;
+        }
+        Ok(())
+    }
+}
+
+/// The windows that are taken from a stream.
+#[derive(Clone, Debug)]
+struct Source {
+    stream: Arc<Stream>,
+    part: Part,
+    weight: f64,
+    /// Windows an epoch takes, and those it takes from sources before this one.
+    draws: u64,
+    before: u64,
+}
+
+/// Sources cut into windows of S tokens.
+#[derive(Clone, Debug)]
 pub struct Data {
-    /// Each with the number of windows before it.
-    streams: Vec<(u64, Stream)>,
+    sources: Vec<Source>,
     windows: u64,
     seq_len: usize,
+    report: DataReport,
+    fingerprint: u64,
 }
 
 impl Data {
-    /// Opens what `paths` name: `.bin` token files, text files, folders of text. All text together is one stream.
+    /// Opens what `paths` name: token files (`.bin`, `.u16`, `.u32`), JSONL (`.jsonl`, `.json`), text files, folders of
+    /// text.
     ///
-    /// `tokenizer` is asked for only if there is text. Errors name the path: not found, not understood, a token
-    /// beyond `vocabulary`, too little for one window.
-    pub fn open(
-        paths: &[PathBuf],
-        seq_len: usize,
-        vocabulary: usize,
-        tokenizer: impl FnOnce() -> Result<ByteTokenizer>,
-    ) -> Result<Data> {
-        let mut streams = Vec::new();
-        let mut text = Text::default();
-        let mut has_text = false;
-        for path in paths {
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            match extension {
-                _ if path.is_dir() => {}
-                "bin" => {
-                    streams.push(Stream::Tokens(TokenFile::open(path, vocabulary)?));
-                    continue;
-                }
-                "jsonl" | "json" | "parquet" | "u16" | "u32" | "npy" => {
-                    return Err(Error::new(
-                        Status::Unsupported,
-                        format!(
-                            "{}: .{extension} data is not read yet; give text files, folders of text, or llm.c \
-                             .bin token files",
-                            path.display()
-                        ),
-                    ));
-                }
-                _ => {}
-            }
-            has_text = true;
-            text.read(path)?;
-        }
-        if has_text {
-            tokenizer()?;
-            streams.push(Stream::Text(text));
-        }
-        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        Data::cut(streams, seq_len).map_err(|error| error.within(names.join(", ")))
+    /// The encoder is opened only if there is text or JSONL. Errors name the path and the line: not found, not
+    /// understood, a token beyond the vocabulary, too little for one window.
+    pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {
+        let mut report = DataReport::default();
+        let sources =
+            open_sources(paths, encoder, options.bad_lines, options.threads.max(1), &mut report.skipped)?;
+        let names: Vec<String> = paths.iter().map(|data| data.path.display().to_string()).collect();
+        Data::assemble(sources, options, report).map_err(|error| error.within(names.join(", ")))
     }
 
-    /// Cuts a text that is already in memory.
-    pub fn from_text(text: Text, seq_len: usize) -> Result<Data> {
-        Data::cut(vec![Stream::Text(text)], seq_len)
+    /// Documents that are already in memory, as a stream.
+    pub fn from_documents(documents: Documents, seq_len: usize) -> Result<Data> {
+        let source = Opened { tokens: Tokens::Memory(documents), keeps_documents: false, weight: 1.0 };
+        Data::assemble(vec![source], &DataOptions::new(seq_len), DataReport::default())
     }
 
-    fn cut(streams: Vec<Stream>, seq_len: usize) -> Result<Data> {
+    /// A token file that is already open.
+    pub fn from_tokens(file: TokenFile, options: &DataOptions) -> Result<Data> {
+        let keeps_documents = file.keeps_documents();
+        let source = Opened { tokens: Tokens::File(file), keeps_documents, weight: 1.0 };
+        Data::assemble(vec![source], options, DataReport::default())
+    }
+
+    fn assemble(sources: Vec<Opened>, options: &DataOptions, mut report: DataReport) -> Result<Data> {
+        let seq_len = options.seq_len;
         if seq_len == 0 {
             return Err(Error::argument(
                 "a window of 0 tokens teaches nothing; the sequence length must be ≥ 1",
             ));
         }
-        let tokens: u64 = streams.iter().map(Stream::tokens).sum();
-        let mut windows = 0;
-        let streams = streams
-            .into_iter()
-            .map(|stream| {
-                let before = windows;
-                windows += stream.tokens().saturating_sub(1) / seq_len as u64;
-                (before, stream)
-            })
-            .collect();
-        if windows == 0 {
-            return Err(Error::argument(format!(
-                "{tokens} tokens are too few: one window of {seq_len} takes {} in one stream; give more data or a \
-                 shorter sequence length",
+        let mut taken = Vec::new();
+        for Opened { tokens, keeps_documents, weight } in sources {
+            report.tokens += tokens.count();
+            report.documents += tokens.starts().len() as u64;
+            let whole = match options.packing {
+                Packing::Auto => keeps_documents,
+                Packing::Stream => false,
+                // A file without bounds has no documents to keep.
+                Packing::Documents => !tokens.starts().is_empty(),
+            };
+            let stream = if whole {
+                let (stream, left_out) = Stream::packed(tokens, seq_len);
+                report.left_out += left_out;
+                let rows = stream.windows() * seq_len as u64;
+                report.packed_rows.0 += rows;
+                report.packed_rows.1 += rows - stream.filled_rows();
+                stream
+            } else {
+                Stream::cut(tokens, seq_len)
+            };
+            let part = Part::All { windows: stream.windows() };
+            taken.push((Arc::new(stream), part, weight));
+        }
+        let data = Data::of_parts(taken, seq_len, report)?;
+        match data.windows {
+            0 if data.report.packed_rows.0 > 0 || data.report.left_out.targetless > 0 => {
+                Err(Error::argument(format!(
+                    "none of {} documents has anything to learn within a window of {seq_len} tokens; give a longer \
+                     sequence length",
+                    data.report.documents
+                )))
+            }
+            0 => Err(Error::argument(format!(
+                "{} tokens are too few: one window of {seq_len} takes {} in one stream; give more data or a shorter \
+                 sequence length",
+                data.report.tokens,
                 seq_len + 1
+            ))),
+            _ => Ok(data),
+        }
+    }
+
+    fn of_parts(taken: Vec<(Arc<Stream>, Part, f64)>, seq_len: usize, report: DataReport) -> Result<Data> {
+        let mut windows = 0;
+        let mut sources = Vec::new();
+        for (stream, part, weight) in taken.into_iter().filter(|(_, part, _)| part.len() > 0) {
+            let draws =
+                if weight == 1.0 { part.len() } else { ((part.len() as f64 * weight).round() as u64).max(1) };
+            sources.push(Source { stream, part, weight, draws, before: windows });
+            windows += draws;
+        }
+        let mut data = Data { sources, windows, seq_len, report, fingerprint: 0 };
+        data.fingerprint = data.print()?;
+        Ok(data)
+    }
+
+    /// Holds out a share of every source's windows, evenly spread, for validation. Of a source of one window nothing is.
+    ///
+    /// Errors: the fraction is not between 0 and 1, or nothing can be held out.
+    pub fn hold_out(self, fraction: f64) -> Result<(Data, Data)> {
+        if !(fraction > 0.0 && fraction < 1.0) {
+            return Err(Error::argument(format!(
+                "the validation fraction is {fraction}; it must be between 0 and 1"
             )));
         }
-        Ok(Data { streams, windows, seq_len })
+        let (mut kept, mut held) = (Vec::new(), Vec::new());
+        for Source { stream, weight, .. } in self.sources {
+            match Part::split(stream.windows(), fraction) {
+                Some((kept_part, held_part)) => {
+                    kept.push((stream.clone(), kept_part, weight));
+                    held.push((stream, held_part, 1.0));
+                }
+                None => {
+                    let part = Part::All { windows: stream.windows() };
+                    kept.push((stream, part, weight));
+                }
+            }
+        }
+        if held.is_empty() {
+            return Err(Error::argument(
+                "there are too few windows to hold any out for validation; give --val, or more data",
+            ));
+        }
+        let report = DataReport::default();
+        Ok((Data::of_parts(kept, self.seq_len, self.report)?, Data::of_parts(held, self.seq_len, report)?))
     }
 
     /// Windows of one epoch.
@@ -142,111 +261,56 @@ impl Data {
         self.windows
     }
 
-    /// Tokens of all streams.
-    pub fn tokens(&self) -> u64 {
-        self.streams.iter().map(|(_, stream)| stream.tokens()).sum()
-    }
-
     /// S: tokens of a window.
     pub fn seq_len(&self) -> usize {
         self.seq_len
     }
 
-    /// Reads window `index` into `tokens`, `targets` and `starts`, S elements each: `starts[t]` is the position
-    /// within the window at which the document of token t starts. Gives the (query, key) pairs that
-    /// causal attention forms.
-    fn window(&self, index: u64, tokens: &mut [i32], targets: &mut [i32], starts: &mut [i32]) -> Result<u64> {
-        let at = self.streams.partition_point(|(before, _)| *before <= index) - 1;
-        let (before, stream) = &self.streams[at];
+    /// What was read.
+    pub fn report(&self) -> &DataReport {
+        &self.report
+    }
+
+    /// Tells data apart, for a run that goes on: a hash of sizes, weights, S, and some windows from all over.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Reads the window that is taken at `position`, counted from 0 over all epochs.
+    pub fn window(&self, shuffle: Option<u64>, position: u64, cells: &mut Cells) -> Result<Filled> {
+        let slot = Order { windows: self.windows, shuffle }.window(position);
+        let at = self.sources.partition_point(|source| source.before <= slot) - 1;
+        let Source { stream, part, draws, before, .. } = &self.sources[at];
+        let mut index = slot - before;
+        if *draws != part.len() {
+            // Some of its windows, or some more than once: an order of its own, that goes on where the last epoch stopped.
+            let taken = position / self.windows * draws + index;
+            let shuffle = shuffle.map(|seed| seed ^ fingerprint(&(at as u64).to_le_bytes()));
+            index = Order { windows: part.len(), shuffle }.window(taken);
+        }
+        stream.window(part.window(index), cells)
+    }
+
+    fn print(&self) -> Result<u64> {
+        const SAMPLES: u64 = 64;
         let s = self.seq_len;
-        let offset = (index - before) * s as u64;
-        let mut all = vec![0; s + 1];
-        stream.copy(offset, &mut all)?;
-        tokens.copy_from_slice(&all[..s]);
-        targets.copy_from_slice(&all[1..]);
-        starts.fill(0);
-        let documents = stream.documents();
-        let first = documents.partition_point(|&start| start <= offset);
-        for &start in documents[first..].iter().take_while(|&&start| start <= offset + s as u64) {
-            let position = (start - offset) as usize;
-            targets[position - 1] = IGNORED_TARGET;
-            starts[position..].fill(position as i32);
-        }
-        Ok(starts.iter().enumerate().map(|(t, &start)| t as u64 - start as u64 + 1).sum())
-    }
-}
-
-/// A micro-batch in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Micro {
-    /// B·T token ids.
-    pub tokens: Vec<i32>,
-    /// B·T targets, [`IGNORED_TARGET`] where there is none.
-    pub targets: Vec<i32>,
-    /// Per token the position at which its document starts; `None` if every row is one document.
-    pub starts: Option<Vec<i32>>,
-    /// (query, key) pairs of causal attention, for the count of useful work.
-    pub attended: u64,
-}
-
-impl Micro {
-    /// As the engine takes it.
-    pub fn batch(&self) -> Batch<'_> {
-        Batch { tokens: &self.tokens, targets: &self.targets, weights: None, starts: self.starts.as_deref() }
-    }
-}
-
-/// Takes windows in an order, B at a time. The position is all its state.
-#[derive(Clone, Copy, Debug)]
-pub struct Loader {
-    order: Order,
-    shape: Shape,
-    position: u64,
-}
-
-impl Loader {
-    /// Epoch after epoch of `data`, B windows to a micro-batch; shuffled by a seed, or in order.
-    pub fn new(data: &Data, micro_batch: usize, shuffle: Option<u64>) -> Loader {
-        let order = Order { windows: data.windows(), shuffle };
-        Loader { order, shape: Shape { b: micro_batch, t: data.seq_len() }, position: 0 }
-    }
-
-    /// The windows taken so far.
-    pub fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// The next B windows, starting over at the end of the data.
-    pub fn next(&mut self, data: &Data) -> Result<Micro> {
-        self.fill(data, u64::MAX)
-    }
-
-    /// The next B windows of the first epoch, rows beyond its end without targets; `None` after it.
-    pub fn next_once(&mut self, data: &Data) -> Result<Option<Micro>> {
-        let end = data.windows();
-        if self.position >= end { Ok(None) } else { self.fill(data, end).map(Some) }
-    }
-
-    fn fill(&mut self, data: &Data, end: u64) -> Result<Micro> {
-        let (n, t) = (self.shape.n(), self.shape.t);
-        let mut micro =
-            Micro { tokens: vec![0; n], targets: vec![IGNORED_TARGET; n], starts: None, attended: 0 };
-        let mut starts = vec![0; n];
-        for row in 0..self.shape.b {
-            if self.position >= end {
-                break;
+        let mut bytes = (s as u64).to_le_bytes().to_vec();
+        let (mut tokens, mut targets, mut starts) = (vec![0; s], vec![0; s], vec![0; s]);
+        for Source { stream, part, weight, .. } in &self.sources {
+            for number in [stream.tokens().count(), stream.windows(), part.len(), weight.to_bits()] {
+                bytes.extend(number.to_le_bytes());
             }
-            let cells = row * t..(row + 1) * t;
-            micro.attended += data.window(
-                self.order.window(self.position),
-                &mut micro.tokens[cells.clone()],
-                &mut micro.targets[cells.clone()],
-                &mut starts[cells],
-            )?;
-            self.position += 1;
+            let samples = part.len().min(SAMPLES);
+            for sample in 0..samples {
+                let index = (u128::from(sample) * u128::from(part.len()) / u128::from(samples)) as u64;
+                let mut cells = Cells { tokens: &mut tokens, targets: &mut targets, starts: &mut starts };
+                stream.window(part.window(index), &mut cells)?;
+                for value in tokens.iter().chain(&targets).chain(&starts) {
+                    bytes.extend(value.to_le_bytes());
+                }
+            }
         }
-        micro.starts = starts.iter().any(|&start| start != 0).then_some(starts);
-        Ok(micro)
+        Ok(fingerprint(&bytes))
     }
 }
 

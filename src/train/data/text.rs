@@ -1,4 +1,4 @@
-//! Text as a stream of documents.
+//! Text files.
 
 use std::fs;
 use std::io::Read;
@@ -9,79 +9,23 @@ use crate::base::{Error, Result, Status};
 /// Bytes at a file's beginning in which a zero byte makes it binary, as in git.
 const BINARY_PROBE: usize = 8000;
 
-/// Documents laid end to end, a token a byte.
-#[derive(Clone, Debug, Default)]
-pub struct Text {
-    bytes: Vec<u8>,
-    /// Where each document starts; increasing, the first 0.
-    starts: Vec<u64>,
-}
-
-impl Text {
-    /// Appends a document; an empty one leaves no trace.
-    pub fn push(&mut self, document: &[u8]) {
-        if !document.is_empty() {
-            self.starts.push(self.bytes.len() as u64);
-            self.bytes.extend_from_slice(document);
+/// Gives the text of a file, or of every text file below a folder, sorted by path, with its path. Below a folder hidden entries, links,
+/// folders named `target` and binary files are passed over; a binary file that is named is refused.
+pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()>) -> Result<()> {
+    let metadata = fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
+    if !metadata.is_dir() {
+        let document = read_text(path)?.ok_or_else(|| {
+            let message = format!("{} is binary: it has a zero byte near its beginning", path.display());
+            Error::new(Status::BadFormat, message)
+        })?;
+        return take(path, document);
+    }
+    for file in files_below(path)? {
+        if let Some(document) = read_text(&file)? {
+            take(&file, document)?;
         }
     }
-
-    /// Appends a file as one document, or every text file below a folder, sorted by path. Below a folder
-    /// hidden entries, links, folders named `target` and binary files are passed over.
-    pub fn read(&mut self, path: &Path) -> Result<()> {
-        let metadata = fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
-        if !metadata.is_dir() {
-            return match read_text(path)? {
-                Some(document) => {
-                    self.push(&document);
-                    Ok(())
-                }
-                None => Err(Error::new(
-                    Status::BadFormat,
-                    format!("{} is binary: it has a zero byte near its beginning", path.display()),
-                )),
-            };
-        }
-        for file in files_below(path)? {
-            if let Some(document) = read_text(&file)? {
-                self.push(&document);
-            }
-        }
-        Ok(())
-    }
-
-    /// Tokens in all.
-    pub fn tokens(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    /// Where each document starts; increasing, the first 0.
-    pub fn documents(&self) -> &[u64] {
-        &self.starts
-    }
-
-    /// Copies the tokens from `start` on.
-    ///
-    /// # Panics
-    /// If they are not all in the text.
-    pub fn copy(&self, start: u64, out: &mut [i32]) {
-        let from = start as usize;
-        let bytes = &self.bytes[from..from + out.len()];
-        for (token, &byte) in out.iter_mut().zip(bytes) {
-            *token = i32::from(byte);
-        }
-    }
-
-    /// Takes out every `nth` document (the nth, the 2nth, …), for validation.
-    pub fn hold_out(self, nth: usize) -> (Text, Text) {
-        let (mut kept, mut held) = (Text::default(), Text::default());
-        for (index, &start) in self.starts.iter().enumerate() {
-            let end = self.starts.get(index + 1).copied().unwrap_or(self.tokens());
-            let side = if (index + 1) % nth == 0 { &mut held } else { &mut kept };
-            side.push(&self.bytes[start as usize..end as usize]);
-        }
-        (kept, held)
-    }
+    Ok(())
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> Error {
@@ -130,12 +74,6 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
-    fn all(text: &Text) -> (Vec<u8>, &[u64]) {
-        let mut tokens = vec![0; text.tokens() as usize];
-        text.copy(0, &mut tokens);
-        (tokens.into_iter().map(|t| t as u8).collect(), text.documents())
-    }
-
     #[test]
     fn a_folder_is_its_text_files_by_path() {
         let dir = tempfile::tempdir().unwrap();
@@ -153,9 +91,20 @@ mod tests {
         put("target/debug/out.txt", b"built");
         put("a/target", b"a file may be called so");
         std::os::unix::fs::symlink(dir.path(), dir.path().join("loop")).unwrap();
-        let mut text = Text::default();
-        text.read(dir.path()).unwrap();
-        assert_eq!(all(&text), (b"a file may be called sozedbee".to_vec(), &[0u64, 23, 26][..]));
+        let mut found = Vec::new();
+        read_texts(dir.path(), |path, text| {
+            let name = path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned();
+            found.push((name, String::from_utf8(text).unwrap()));
+            Ok(())
+        })
+        .unwrap();
+        let expected = [
+            ("a/empty.txt", ""),
+            ("a/target", "a file may be called so"),
+            ("a/z.txt", "zed"),
+            ("b.txt", "bee"),
+        ];
+        assert!(found.iter().map(|(name, text)| (name.as_str(), text.as_str())).eq(expected), "{found:?}");
     }
 
     #[test]
@@ -163,18 +112,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         fs::write(&path, b"ab\0").unwrap();
-        assert_eq!(Text::default().read(&path).unwrap_err().status(), Status::BadFormat);
-        assert_eq!(Text::default().read(&dir.path().join("none")).unwrap_err().status(), Status::NotFound);
-    }
-
-    #[test]
-    fn every_nth_document_is_held_out_whole() {
-        let mut text = Text::default();
-        for document in ["one", "two", "three", "four", "five"] {
-            text.push(document.as_bytes());
-        }
-        let (kept, held) = text.hold_out(2);
-        assert_eq!(all(&kept), (b"onethreefive".to_vec(), &[0u64, 3, 8][..]));
-        assert_eq!(all(&held), (b"twofour".to_vec(), &[0u64, 3][..]));
+        let read = |path: &Path| read_texts(path, |_, _| Ok(())).unwrap_err().status();
+        assert_eq!(read(&path), Status::BadFormat);
+        assert_eq!(read(&dir.path().join("none")), Status::NotFound);
     }
 }

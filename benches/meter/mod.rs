@@ -1,0 +1,78 @@
+//! How an op is timed, and what its figure is held against.
+
+pub mod cpu;
+#[cfg(hz_cuda)]
+pub mod cuda;
+
+use horizon::base::{DType, Dims, Shape, master};
+use horizon::device::DeviceSpan;
+use horizon::ops::Kernels;
+
+/// What an op must do at least.
+#[derive(Clone, Copy)]
+pub enum Work {
+    /// Floating-point operations, 2 a multiply-add: held against the rate of products.
+    Flops(f64),
+    /// Bytes read and written: held against the rate of memory.
+    Bytes(f64),
+}
+
+impl Work {
+    pub fn amount(self) -> f64 {
+        match self {
+            Work::Flops(amount) | Work::Bytes(amount) => amount,
+        }
+    }
+}
+
+/// A model's sizes, those of a micro-batch, and rows of logits at a time.
+pub type Model = (&'static str, Dims, Shape, usize);
+
+/// A device with its clock.
+pub trait Meter {
+    /// What is computed on it.
+    fn kernels(&self) -> &dyn Kernels;
+
+    /// Memory of these bytes, aligned to 256, that is never freed: the process ends with the bench.
+    fn memory(&self, bytes: &[u8]) -> DeviceSpan;
+
+    /// Times an op and prints a line.
+    fn time(&mut self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels));
+}
+
+/// Inputs: numbers between −1 and 1 that repeat after 2001, or a tenth of them where they are weights.
+pub struct Inputs<'a>(pub &'a dyn Meter);
+
+impl Inputs<'_> {
+    fn number(i: usize) -> f32 {
+        (i.wrapping_mul(2_654_435_761) % 2001) as f32 / 1000.0 - 1.0
+    }
+
+    fn of<const BYTES: usize>(&self, count: usize, value: impl Fn(usize) -> [u8; BYTES]) -> DeviceSpan {
+        self.0.memory(&(0..count).flat_map(value).collect::<Vec<u8>>())
+    }
+
+    pub fn f32s(&self, count: usize) -> DeviceSpan {
+        self.of(count, |i| Self::number(i).to_ne_bytes())
+    }
+
+    pub fn bf16s(&self, count: usize) -> DeviceSpan {
+        self.of(count, |i| master::round(Self::number(i) / 10.0).to_ne_bytes())
+    }
+
+    pub fn i32s(&self, count: usize, value: impl Fn(usize) -> usize) -> DeviceSpan {
+        self.of(count, |i| (value(i) as i32).to_ne_bytes())
+    }
+
+    pub fn zeros(&self, bytes: usize) -> DeviceSpan {
+        self.0.memory(&vec![0; bytes])
+    }
+
+    /// Of the device's storage type.
+    pub fn activations(&self, count: usize) -> DeviceSpan {
+        match self.0.kernels().storage() {
+            DType::F32 => self.f32s(count),
+            DType::Bf16 => self.of(count, |i| master::round(Self::number(i)).to_ne_bytes()),
+        }
+    }
+}

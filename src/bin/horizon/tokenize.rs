@@ -1,0 +1,61 @@
+//! `horizon tokenize`.
+
+use horizon::base::{Error, Result};
+use horizon::train::ModelSource;
+use horizon::train::data::{DataOptions, Sink, Skipped, TokenFormat, TokenWriter, read_documents};
+use horizon::train::tokenizer::Encoded;
+
+use crate::options::TokenizeOptions;
+use crate::progress::count;
+
+/// Documents on their way into a file.
+struct Counted<'a> {
+    writer: &'a mut TokenWriter,
+    targets: u64,
+}
+
+impl Sink for Counted<'_> {
+    fn take(&mut self, document: Encoded, keep: bool) -> Result<()> {
+        self.targets += document.supervised.iter().filter(|supervised| **supervised).count() as u64;
+        if keep {
+            self.writer.keep_documents();
+        }
+        self.writer.push(&document)
+    }
+}
+
+/// Writes a token file as the options say.
+pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
+    let tokens = options.data.iter().find(|path| !path.is_dir() && TokenFormat::of(path).is_some());
+    if let Some(path) = tokens {
+        return Err(Error::argument(format!("{} is a token file already", path.display())));
+    }
+    let tokenizer = ModelSource::open(&options.model, true)?.tokenizer();
+    let vocabulary = tokenizer.vocabulary;
+    let encoder = options.encoding.encoder(tokenizer).open()?;
+    let mut writer = TokenWriter::create(&options.out, vocabulary, encoder.tokenizer().fingerprint())?;
+    let threads = options.threads.unwrap_or(DataOptions::new(1).threads);
+    let mut skipped = Skipped::default();
+    let mut sink = Counted { writer: &mut writer, targets: 0 };
+    for path in &options.data {
+        read_documents(path, &encoder, options.encoding.bad_lines(), threads, &mut skipped, &mut sink)?;
+    }
+    let targets = sink.targets;
+    let (tokens, documents) = (writer.tokens(), writer.documents());
+    if tokens == 0 {
+        return Err(Error::argument("there is no token in the data"));
+    }
+    writer.finish()?;
+    if !options.quiet {
+        if let Some(first) = &skipped.first {
+            eprintln!("skipped: {} lines cannot be used, the first: {first}", skipped.lines);
+        }
+        eprintln!(
+            "{}: {} tokens, {} of them learned, in {documents} documents",
+            options.out.display(),
+            count(tokens as f64),
+            count(targets as f64)
+        );
+    }
+    Ok(())
+}

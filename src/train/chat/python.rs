@@ -1,0 +1,280 @@
+//! Values as Python writes them: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as transformers sets it up.
+
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Error, ErrorKind, Output, State, escape_formatter};
+
+/// How a template prints a value.
+pub fn print(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
+    let text = match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => repr(value)?,
+        ValueKind::Number if !value.is_integer() => repr(value)?,
+        _ => return escape_formatter(out, state, value),
+    };
+    Ok(out.write_str(&text)?)
+}
+
+/// The filter `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+pub fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let separators: Option<(String, String)> =
+        options.get::<Option<Vec<String>>>("separators")?.and_then(|pair| {
+            let mut pair = pair.into_iter();
+            Some((pair.next()?, pair.next()?))
+        });
+    let between = if indent.is_some() { "," } else { ", " };
+    let (item, key) = separators.unwrap_or_else(|| (between.to_owned(), ": ".to_owned()));
+    let dump = Dump {
+        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sorted: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        indent,
+        item,
+        key,
+    };
+    options.assert_all_used()?;
+    let mut out = String::new();
+    dump.value(&mut out, value, 0)?;
+    Ok(out)
+}
+
+/// Jinja's test `iterable`: what Python's `iter` takes. Nothing that is undefined fails there.
+pub fn is_iterable(value: &Value) -> bool {
+    !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain)
+}
+
+/// Jinja's test `sequence`: what has a length and can be indexed.
+pub fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Bytes | ValueKind::Seq | ValueKind::Map)
+}
+
+struct Dump {
+    ascii: bool,
+    sorted: bool,
+    indent: Option<usize>,
+    item: String,
+    key: String,
+}
+
+impl Dump {
+    fn value(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&number(value)),
+            ValueKind::String => self.string(out, value.as_str().unwrap_or_default()),
+            ValueKind::Seq | ValueKind::Iterable => {
+                self.items(out, ('[', ']'), value.try_iter()?, depth, |out, item| {
+                    self.value(out, &item, depth + 1)
+                })?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sorted {
+                    keys.sort();
+                }
+                self.items(out, ('{', '}'), keys.into_iter(), depth, |out, key| {
+                    self.string(out, &key.to_string());
+                    out.push_str(&self.key);
+                    self.value(out, &value.get_item(&key)?, depth + 1)
+                })?;
+            }
+            kind => {
+                let message = format!("tojson cannot write a value that is {kind}");
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn items(
+        &self,
+        out: &mut String,
+        (open, close): (char, char),
+        items: impl Iterator<Item = Value>,
+        depth: usize,
+        mut write: impl FnMut(&mut String, Value) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let line = |out: &mut String, depth: usize| {
+            if let Some(indent) = self.indent {
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', indent * depth));
+            }
+        };
+        out.push(open);
+        let mut is_empty = true;
+        for item in items {
+            if !is_empty {
+                out.push_str(&self.item);
+            }
+            is_empty = false;
+            line(out, depth + 1);
+            write(out, item)?;
+        }
+        if !is_empty {
+            line(out, depth);
+        }
+        out.push(close);
+        Ok(())
+    }
+
+    fn string(&self, out: &mut String, text: &str) {
+        out.push('"');
+        for character in text.chars() {
+            match character {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
+                ' '..='~' => out.push(character),
+                _ if self.ascii || character < ' ' => {
+                    for unit in character.encode_utf16(&mut [0; 2]) {
+                        out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+                _ => out.push(character),
+            }
+        }
+        out.push('"');
+    }
+}
+
+/// `repr`, which `str` is, too, for all but text.
+fn repr(value: &Value) -> Result<String, Error> {
+    Ok(match value.kind() {
+        ValueKind::None => "None".to_owned(),
+        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.to_owned(),
+        ValueKind::Number => number(value),
+        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
+        ValueKind::Seq => {
+            let items: Vec<String> = value.try_iter()?.map(|item| repr(&item)).collect::<Result<_, _>>()?;
+            format!("[{}]", items.join(", "))
+        }
+        ValueKind::Map => {
+            let pair = |key: Value| Ok(format!("{}: {}", repr(&key)?, repr(&value.get_item(&key)?)?));
+            let pairs: Vec<String> = value.try_iter()?.map(pair).collect::<Result<_, Error>>()?;
+            format!("{{{}}}", pairs.join(", "))
+        }
+        _ => value.to_string(),
+    })
+}
+
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for character in text.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            _ if character == quote => out.extend(['\\', quote]),
+            _ if character.is_control() => out.push_str(&format!("\\x{:02x}", character as u32)),
+            _ => out.push(character),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// Python's shortest form: scientific below 10⁻⁴ and from 10¹⁶ on, its exponent of two digits at least.
+fn number(value: &Value) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    let Ok(float) = f64::try_from(value.clone()) else { return value.to_string() };
+    if !float.is_finite() {
+        return if float.is_nan() {
+            "NaN"
+        } else if float > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .to_owned();
+    }
+    let scientific = format!("{float:e}");
+    let (digits, exponent) = scientific.split_once('e').expect("the format has an exponent");
+    let exponent: i32 = exponent.parse().expect("an exponent is a number");
+    if float != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
+    }
+    let plain = float.to_string();
+    if plain.contains('.') { plain } else { format!("{plain}.0") }
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::Environment;
+    use serde_json::json;
+
+    use super::*;
+
+    fn rendered(source: &str, value: serde_json::Value) -> String {
+        let mut environment = Environment::new();
+        environment.set_formatter(print);
+        environment.add_filter("tojson", to_json);
+        environment.add_test("iterable", is_iterable);
+        environment.add_test("sequence", is_sequence);
+        let context = Value::from_iter([("x", Value::from_serialize(value))]);
+        environment.render_str(source, context).unwrap()
+    }
+
+    /// The expected texts are Python's: `str(x)`, `json.dumps(x, ensure_ascii=False)` and so on.
+    #[test]
+    fn values_print_as_in_python() {
+        let value = json!({"b": [1, 2.0, null, true], "a": "it's", "é": {"<&>": "\n\u{1}\""}});
+        assert_eq!(
+            rendered("{{ x }}", value.clone()),
+            r#"{'b': [1, 2.0, None, True], 'a': "it's", 'é': {'<&>': '\n\x01"'}}"#
+        );
+        assert_eq!(
+            rendered("{{ x | tojson }}", value.clone()),
+            r#"{"b": [1, 2.0, null, true], "a": "it's", "é": {"<&>": "\n\u0001\""}}"#
+        );
+        assert_eq!(
+            rendered("{{ x | tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}", value),
+            r#"{"a":"it's","b":[1,2.0,null,true],"\u00e9":{"<&>":"\n\u0001\""}}"#
+        );
+        assert_eq!(
+            rendered("{{ x | tojson(indent=2) }}", json!({"a": [], "b": [1, {}]})),
+            "{\n  \"a\": [],\n  \"b\": [\n    1,\n    {}\n  ]\n}"
+        );
+        assert_eq!(rendered("{{ x }}{{ missing }}", json!(null)), "None");
+        assert_eq!(rendered("{{ x | tojson }}", json!("😀")), "\"😀\"");
+        assert_eq!(rendered("{{ x | tojson(ensure_ascii=true) }}", json!("😀")), r#""\ud83d\ude00""#);
+    }
+
+    #[test]
+    fn tests_are_jinjas() {
+        let source = "{{ x is iterable }} {{ x is sequence }}";
+        for (value, text) in [
+            (json!(null), "False False"),
+            (json!(3), "False False"),
+            (json!("a"), "True True"),
+            (json!([1]), "True True"),
+            (json!({"a": 1}), "True True"),
+        ] {
+            assert_eq!(rendered(source, value), text);
+        }
+        assert_eq!(rendered("{{ y is iterable }}", json!(1)), "True");
+    }
+
+    #[test]
+    fn numbers_print_as_in_python() {
+        for (value, text) in [
+            (json!(1e16), "1e+16"),
+            (json!(123456789012345.6), "123456789012345.6"),
+            (json!(1e-5), "1e-05"),
+            (json!(0.0001), "0.0001"),
+            (json!(-2.5e-7), "-2.5e-07"),
+            (json!(0.0), "0.0"),
+            (json!(3), "3"),
+            (json!(1e22), "1e+22"),
+        ] {
+            assert_eq!(rendered("{{ x }}", value), text);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `tokenizer.json`, by the `tokenizers` crate.
+
+use std::ops::Range;
+
+use tokenizers::{PostProcessorWrapper, Tokenizer as Inner};
+
+use super::Encoded;
+use crate::base::{Error, Result, Status};
+
+/// A tokenizer without its post-processor: that one trims offsets, and what it puts around a text is known.
+#[derive(Debug)]
+pub struct HuggingFace {
+    inner: Inner,
+    before: Vec<i32>,
+    after: Vec<i32>,
+    /// V of the model; no token reaches it.
+    vocabulary_max: usize,
+}
+
+impl HuggingFace {
+    /// Reads the bytes of a `tokenizer.json` for a model with so many tokens.
+    pub fn new(json: &[u8], vocabulary_max: usize) -> Result<HuggingFace> {
+        let bad = |error: tokenizers::Error| {
+            Error::new(Status::BadFormat, format!("not a tokenizer of Hugging Face: {error}"))
+        };
+        let mut inner = Inner::from_bytes(json).map_err(bad)?;
+        inner.with_truncation(None).map_err(bad)?.with_padding(None);
+        let probe = inner.encode_fast("a", true).map_err(bad)?;
+        let ids: Vec<i32> = probe.get_ids().iter().map(|&id| id as i32).collect();
+        let is_text = |&mask: &u32| mask == 0;
+        let mask = probe.get_special_tokens_mask();
+        let start = mask.iter().position(is_text).unwrap_or(ids.len());
+        let end = mask.iter().rposition(is_text).map_or(ids.len(), |last| last + 1);
+        let (before, after) = (ids[..start].to_vec(), ids[end..].to_vec());
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+        let tokenizer = HuggingFace { inner, before, after, vocabulary_max };
+        for &token in tokenizer.before.iter().chain(&tokenizer.after) {
+            tokenizer.known(token as u32)?;
+        }
+        Ok(tokenizer)
+    }
+
+    /// The id of a token by its text.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// One more than the largest token id, added tokens included.
+    pub fn vocabulary(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)
+    }
+
+    /// What is put before and after a text.
+    pub fn around(&self) -> (&[i32], &[i32]) {
+        (&self.before, &self.after)
+    }
+
+    /// The tokens of a text, and which of them have a byte in one of the spans.
+    pub fn encode(&self, text: &str, spans: &[Range<usize>]) -> Result<Encoded> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|error| Error::new(Status::BadFormat, format!("the tokenizer fails: {error}")))?;
+        let mut encoded = Encoded::default();
+        for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            self.known(id)?;
+            let overlaps = |span: &Range<usize>| start < span.end && end > span.start;
+            encoded.tokens.push(id as i32);
+            encoded.supervised.push(spans.iter().any(overlaps));
+        }
+        Ok(encoded)
+    }
+
+    /// The text of tokens, special ones left out.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.inner
+            .decode(tokens, true)
+            .map_err(|error| Error::new(Status::BadFormat, format!("the tokenizer cannot decode: {error}")))
+    }
+
+    fn known(&self, id: u32) -> Result<()> {
+        if (id as usize) < self.vocabulary_max {
+            return Ok(());
+        }
+        let text = self.inner.id_to_token(id).unwrap_or_default();
+        Err(Error::new(
+            Status::BadFormat,
+            format!(
+                "token {id} ({text:?}) is beyond the model's vocabulary of {} tokens: tokenizer.json belongs to \
+                 another model",
+                self.vocabulary_max
+            ),
+        ))
+    }
+}

@@ -1,0 +1,453 @@
+//! From text to tokens and back: the model folder's `tokenizer.json`, or bytes where there is none.
+//!
+//! A model folder says how its text begins and ends: what its tokenizer puts around a text (usually a BOS token in
+//! front), and its EOS token, which ends a document. A chat template writes all of these itself.
+
+#[cfg(feature = "text")]
+mod hugging_face;
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::base::{Error, Result, Status};
+
+#[cfg(feature = "text")]
+use hugging_face::HuggingFace;
+#[cfg(not(feature = "text"))]
+use without::HuggingFace;
+
+/// A text as tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids.
+    pub tokens: Vec<i32>,
+    /// For each token whether the loss counts it as a target.
+    pub supervised: Vec<bool>,
+}
+
+/// What turns a model's text into tokens.
+#[derive(Debug)]
+pub struct Tokenizer {
+    kind: Kind,
+    fingerprint: u64,
+    /// Tokens that end a text that the model writes.
+    ends: Vec<u32>,
+    /// The token that ends a document.
+    eos: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Bytes,
+    HuggingFace(Box<HuggingFace>),
+}
+
+/// Where a model's tokenizer is to be found, opened only when there is text.
+#[derive(Clone, Debug)]
+pub struct TokenizerSource {
+    /// The model's folder; `None` for a built-in shape.
+    pub folder: Option<PathBuf>,
+    /// V of the model.
+    pub vocabulary: usize,
+}
+
+impl TokenizerSource {
+    /// Reads the tokenizer.
+    ///
+    /// Errors: `BadFormat` when `tokenizer.json` is not one; `Unsupported` when the folder has a tokenizer of
+    /// another kind alone, or a vocabulary without room for every byte and no tokenizer.
+    pub fn open(&self) -> Result<Tokenizer> {
+        let Some(path) = self.file()? else {
+            if self.vocabulary < Tokenizer::BYTES {
+                return Err(Error::argument(format!(
+                    "text is read as bytes where the model has no tokenizer.json, which needs a vocabulary of {} \
+                     tokens; the model has {}",
+                    Tokenizer::BYTES,
+                    self.vocabulary
+                )));
+            }
+            return Ok(Tokenizer {
+                kind: Kind::Bytes,
+                fingerprint: Tokenizer::BYTES_FINGERPRINT,
+                ends: Vec::new(),
+                eos: None,
+            });
+        };
+        let bytes = read(&path)?;
+        let tokenizer =
+            HuggingFace::new(&bytes, self.vocabulary).map_err(|error| error.within(path.display()))?;
+        let folder = self.folder.as_deref().unwrap_or(Path::new("."));
+        let special = SpecialTokens::read(folder)?;
+        let (mut ends, named) = (end_tokens(folder)?, special.get("eos_token"));
+        let eos = match named {
+            Some(text) => Some(tokenizer.id(text).ok_or_else(|| {
+                Error::new(
+                    Status::BadFormat,
+                    format!("{}: eos_token {text:?} is not a token of tokenizer.json", folder.display()),
+                )
+            })?),
+            None => ends.first().copied(),
+        };
+        ends.extend(eos.filter(|eos| !ends.contains(eos)));
+        Ok(Tokenizer {
+            kind: Kind::HuggingFace(Box::new(tokenizer)),
+            fingerprint: fingerprint(&bytes),
+            ends,
+            eos,
+        })
+    }
+
+    /// What [`Tokenizer::fingerprint`] will be, without opening it.
+    pub fn fingerprint(&self) -> Result<u64> {
+        match self.file()? {
+            Some(path) => Ok(fingerprint(&read(&path)?)),
+            None => Ok(Tokenizer::BYTES_FINGERPRINT),
+        }
+    }
+
+    fn file(&self) -> Result<Option<PathBuf>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let path = folder.join("tokenizer.json");
+        if path.exists() {
+            return Ok(Some(path));
+        }
+        for name in ["tokenizer.model", "vocab.json", "tekken.json"] {
+            let file = folder.join(name);
+            if file.exists() {
+                return Err(Error::new(
+                    Status::Unsupported,
+                    format!(
+                        "{} is the model's tokenizer, and only tokenizer.json is read: make one with transformers, \
+                         AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+                        file.display()
+                    ),
+                ));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Tokenizer {
+    /// Byte values, and so the least vocabulary a byte-level model has.
+    pub const BYTES: usize = 256;
+    const BYTES_FINGERPRINT: u64 = 1;
+
+    /// A tokenizer whose token k is the byte k.
+    pub fn bytes() -> Tokenizer {
+        Tokenizer {
+            kind: Kind::Bytes,
+            fingerprint: Tokenizer::BYTES_FINGERPRINT,
+            ends: Vec::new(),
+            eos: None,
+        }
+    }
+
+    /// Whether a token is a byte.
+    pub fn is_bytes(&self) -> bool {
+        matches!(self.kind, Kind::Bytes)
+    }
+
+    /// Tells tokenizers apart: a hash of the file's bytes, never 0.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// One more than the largest token id.
+    pub fn vocabulary(&self) -> usize {
+        match &self.kind {
+            Kind::Bytes => Tokenizer::BYTES,
+            Kind::HuggingFace(tokenizer) => tokenizer.vocabulary(),
+        }
+    }
+
+    /// Whether the model ends its text by this token.
+    pub fn is_end(&self, token: usize) -> bool {
+        self.ends.iter().any(|&end| end as usize == token)
+    }
+
+    /// The tokens of a text as it stands, nothing put around it; special tokens that are written in it are found.
+    /// A token is supervised that has a byte in one of the `spans` (byte ranges of the text, increasing).
+    ///
+    /// Errors: `BadFormat` for text that is not UTF-8 and a tokenizer that wants it.
+    pub fn encode(&self, text: &[u8], spans: &[Range<usize>]) -> Result<Encoded> {
+        match &self.kind {
+            Kind::Bytes => Ok(Encoded {
+                tokens: text.iter().map(|&byte| i32::from(byte)).collect(),
+                supervised: (0..text.len()).map(|at| spans.iter().any(|span| span.contains(&at))).collect(),
+            }),
+            Kind::HuggingFace(tokenizer) => tokenizer.encode(utf8(text)?, spans),
+        }
+    }
+
+    /// The tokens of a whole document: what the tokenizer puts before a text, the text, what it puts after it, and the
+    /// EOS token if that is not there yet. The last two are supervised, the first is not.
+    pub fn encode_document(&self, text: &[u8], spans: &[Range<usize>]) -> Result<Encoded> {
+        let mut encoded = self.encode(text, spans)?;
+        let Kind::HuggingFace(tokenizer) = &self.kind else { return Ok(encoded) };
+        let (before, after) = tokenizer.around();
+        encoded.tokens.splice(0..0, before.iter().copied());
+        encoded.supervised.splice(0..0, before.iter().map(|_| false));
+        encoded.tokens.extend(after);
+        if let Some(eos) = self.eos.map(|eos| eos as i32).filter(|&eos| encoded.tokens.last() != Some(&eos)) {
+            encoded.tokens.push(eos);
+        }
+        encoded.supervised.resize(encoded.tokens.len(), true);
+        Ok(encoded)
+    }
+
+    /// The tokens that a model continues: as a document begins, and open at its end.
+    pub fn encode_prompt(&self, text: &[u8]) -> Result<Vec<i32>> {
+        let mut tokens = self.encode(text, &[])?.tokens;
+        if let Kind::HuggingFace(tokenizer) = &self.kind {
+            tokens.splice(0..0, tokenizer.around().0.iter().copied());
+        }
+        Ok(tokens)
+    }
+
+    /// Gives text as tokens come.
+    pub fn decoder(&self) -> Decoder<'_> {
+        Decoder { tokenizer: self, tokens: Vec::new(), given: String::new() }
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        match &self.kind {
+            Kind::Bytes => {
+                let bytes: Vec<u8> = tokens.iter().filter_map(|&token| u8::try_from(token).ok()).collect();
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            Kind::HuggingFace(tokenizer) => tokenizer.decode(tokens),
+        }
+    }
+}
+
+/// Turns tokens into text one by one.
+#[derive(Debug)]
+pub struct Decoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Since the last place at which text and tokens both end a character.
+    tokens: Vec<u32>,
+    given: String,
+}
+
+impl Decoder<'_> {
+    /// The tokens that are kept to decode the next ones beside.
+    const CONTEXT: usize = 8;
+
+    /// The bytes that a token adds; none while a character waits for its last byte. Special tokens have no text.
+    pub fn push(&mut self, token: usize) -> Result<Vec<u8>> {
+        if self.tokenizer.is_bytes() {
+            return Ok(u8::try_from(token).into_iter().collect());
+        }
+        self.tokens.extend(u32::try_from(token));
+        let text = self.tokenizer.decode(&self.tokens)?;
+        if text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(Vec::new());
+        }
+        let added = text.strip_prefix(&self.given).unwrap_or(&text).as_bytes().to_vec();
+        self.given = text;
+        // A tokenizer may drop a space at the beginning of a text, so the next tokens are decoded beside a few.
+        if self.tokens.len() > 2 * Self::CONTEXT {
+            self.tokens.drain(..Self::CONTEXT);
+            self.given = self.tokenizer.decode(&self.tokens)?;
+        }
+        Ok(added)
+    }
+}
+
+/// The special tokens of a folder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpecialTokens {
+    /// Text by name in `tokenizer_config.json` (`bos_token`, …).
+    pub named: Vec<(String, String)>,
+    /// Every one of them, and those that have no name.
+    pub all: Vec<String>,
+}
+
+impl SpecialTokens {
+    /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the added tokens of `tokenizer.json`, where there are
+    /// such files.
+    pub fn read(folder: &Path) -> Result<SpecialTokens> {
+        #[derive(Deserialize)]
+        struct AddedToken {
+            content: String,
+            special: bool,
+        }
+        #[derive(Deserialize)]
+        struct File {
+            #[serde(default)]
+            added_tokens: Vec<AddedToken>,
+        }
+        let mut named: Vec<(String, String)> = Vec::new();
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let Some(Value::Object(config)) = read_json(&folder.join(name))? else { continue };
+            for (key, value) in config.iter().filter(|(key, _)| key.ends_with("_token")) {
+                let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str));
+                if let Some(text) = text
+                    && !named.iter().any(|(name, _)| name == key)
+                {
+                    named.push((key.clone(), text.to_owned()));
+                }
+            }
+        }
+        let mut all: Vec<String> = named.iter().map(|(_, text)| text.clone()).collect();
+        if let Some(file) = read_json::<File>(&folder.join("tokenizer.json"))? {
+            all.extend(
+                file.added_tokens.into_iter().filter(|token| token.special).map(|token| token.content),
+            );
+        }
+        all.retain(|text| !text.is_empty());
+        Ok(SpecialTokens { named, all })
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.named.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str())
+    }
+}
+
+/// `eos_token_id` of `generation_config.json`, else of `config.json`: one id or several.
+fn end_tokens(folder: &Path) -> Result<Vec<u32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let Some(config) = read_json::<Value>(&folder.join(name))? else { continue };
+        let ids: Vec<u32> = match &config["eos_token_id"] {
+            Value::Array(ids) => ids.iter().filter_map(as_token).collect(),
+            id => as_token(id).into_iter().collect(),
+        };
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn as_token(id: &Value) -> Option<u32> {
+    id.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+/// A JSON file; `None` if there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&read(path)?)
+        .map(Some)
+        .map_err(|error| Error::new(Status::BadFormat, format!("{}: {error}", path.display())))
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))
+}
+
+fn utf8(text: &[u8]) -> Result<&str> {
+    std::str::from_utf8(text).map_err(|error| {
+        Error::new(
+            Status::BadFormat,
+            format!("byte {} is not UTF-8, which the model's tokenizer reads", error.valid_up_to()),
+        )
+    })
+}
+
+/// FNV-1a over 64 bits (Fowler, Noll, Vo); 0 is kept for "not known".
+pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.max(2)
+}
+
+/// What stands for Hugging Face tokenizers in a build without them.
+#[cfg(not(feature = "text"))]
+mod without {
+    use std::ops::Range;
+
+    use super::Encoded;
+    use crate::base::{Error, Result, Status};
+
+    /// Cannot be made.
+    #[derive(Debug)]
+    pub enum HuggingFace {}
+
+    impl HuggingFace {
+        pub fn new(_: &[u8], _: usize) -> Result<HuggingFace> {
+            Err(Error::new(
+                Status::Unsupported,
+                "this build reads no tokenizer.json: build with the feature `text`",
+            ))
+        }
+        pub fn id(&self, _: &str) -> Option<u32> {
+            match *self {}
+        }
+        pub fn vocabulary(&self) -> usize {
+            match *self {}
+        }
+        pub fn around(&self) -> (&[i32], &[i32]) {
+            match *self {}
+        }
+        pub fn encode(&self, _: &str, _: &[Range<usize>]) -> Result<Encoded> {
+            match *self {}
+        }
+        pub fn decode(&self, _: &[u32]) -> Result<String> {
+            match *self {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(folder: Option<&Path>, vocabulary: usize) -> TokenizerSource {
+        TokenizerSource { folder: folder.map(Path::to_owned), vocabulary }
+    }
+
+    #[test]
+    fn without_a_tokenizer_tokens_are_bytes() {
+        let tokenizer = source(None, 256).open().unwrap();
+        assert_eq!(tokenizer.encode_prompt("aé".as_bytes()).unwrap(), [97, 0xc3, 0xa9]);
+        let encoded = tokenizer.encode_document(b"abcd", &[1..2, 3..4]).unwrap();
+        assert_eq!(encoded.tokens, [97, 98, 99, 100]);
+        assert_eq!(encoded.supervised, [false, true, false, true]);
+        let mut decoder = tokenizer.decoder();
+        assert_eq!(decoder.push(0xc3).unwrap(), [0xc3]);
+        assert!(decoder.push(256).unwrap().is_empty());
+        assert!(source(None, 255).open().unwrap_err().message().contains("255"));
+    }
+
+    #[test]
+    fn tokenizers_of_other_kinds_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.model"), "").unwrap();
+        let error = source(Some(dir.path()), 32_000).open().unwrap_err();
+        assert_eq!(error.status(), Status::Unsupported);
+        assert!(error.message().contains("tokenizer.model"), "{error}");
+        std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+        let error = source(Some(dir.path()), 32_000).open().unwrap_err();
+        assert!(error.message().contains("tokenizer.json"), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_are_texts_or_objects_and_ends_one_or_several() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        put(
+            "tokenizer_config.json",
+            r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null}"#,
+        );
+        put("special_tokens_map.json", r#"{"bos_token": "other", "unk_token": "<unk>"}"#);
+        let special = SpecialTokens::read(dir.path()).unwrap();
+        let found: Vec<_> = special.named.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+        assert_eq!(found, [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]);
+        put("config.json", r#"{"eos_token_id": 7}"#);
+        assert_eq!(end_tokens(dir.path()).unwrap(), [7]);
+        put("generation_config.json", r#"{"eos_token_id": [9, 8]}"#);
+        assert_eq!(end_tokens(dir.path()).unwrap(), [9, 8]);
+        put("config.json", "{");
+        put("generation_config.json", "{}");
+        assert!(end_tokens(dir.path()).unwrap_err().message().contains("config.json"));
+    }
+}

@@ -1,0 +1,62 @@
+/*
+ * Trains one model on the device that is named, and once more: the same bits, and a loss that falls. A device that is
+ * not there is refused with what is missing. Usage: device cpu|cuda
+ */
+#include "small.h"
+
+static hz_status_t open_on(uint32_t device, hz_trainer_t **out_trainer) {
+    hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
+    hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
+    model.vocab_size = V;
+    model.hidden_size = 128;
+    model.intermediate_size = 256;
+    model.num_hidden_layers = 2;
+    model.num_attention_heads = 2;
+    model.head_dim = 64;
+    model.max_position_embeddings = T;
+    options.device = device;
+    options.sequences = B;
+    options.sequence_length = T;
+    options.micros_max = MICROS;
+    return hz_trainer_open(&model, &options, out_trainer);
+}
+
+static void train(hz_trainer_t *trainer, double *losses, int steps) {
+    OK(hz_trainer_init(trainer, 1));
+    lcg = 12345;
+    for (int step = 0; step < steps; step++) {
+        static rows_t rows[MICROS];
+        hz_batch_t batches[MICROS];
+        hz_step_report_t report = HZ_STEP_REPORT_INIT;
+        for (int micro = 0; micro < MICROS; micro++) {
+            fill(&rows[micro]);
+            batches[micro] = batch_of(&rows[micro]);
+        }
+        OK(hz_trainer_step(trainer, batches, MICROS, 3e-3, &report));
+        losses[step] = report.loss;
+    }
+}
+
+int main(int argc, char **argv) {
+    enum { STEPS = 30 };
+    double first[STEPS], again[STEPS];
+    CHECK(argc == 2);
+    uint32_t device = strcmp(argv[1], "cuda") == 0 ? HZ_DEVICE_CUDA : HZ_DEVICE_CPU;
+    hz_trainer_t *trainer = NULL;
+    hz_status_t status = open_on(device, &trainer);
+    if (status == HZ_STATUS_DEVICE_UNAVAILABLE) {
+        printf("%s\n", hz_last_error());
+        CHECK(device == HZ_DEVICE_CUDA && strstr(hz_last_error(), "cuda:0") && strstr(hz_last_error(), "--device cpu"));
+        return 3;
+    }
+    CHECK(status == HZ_STATUS_OK);
+    train(trainer, first, STEPS);
+    hz_trainer_close(trainer);
+    OK(open_on(device, &trainer));
+    train(trainer, again, STEPS);
+    hz_trainer_close(trainer);
+    CHECK(memcmp(first, again, sizeof first) == 0);
+    CHECK(first[STEPS - 1] < 0.8 * first[0]);
+    printf("%s: loss %.3f -> %.3f, %d checks\n", argv[1], first[0], first[STEPS - 1], checks);
+    return 0;
+}

@@ -1,0 +1,170 @@
+//! Conversations and token files, from the command.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{horizon_in, names, short, write_text};
+
+/// A model folder with the tokenizer of `tests/chat/byte_level` and a chat template, fresh weights of a tiny shape.
+fn chat_model(here: &Path) {
+    write_text(&here.join("text.txt"));
+    horizon_in(here, &short(&["--data", "text.txt", "--steps", "1", "--out", "model"])).well();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(tests.join("byte_level").join(file), here.join("model").join(file)).unwrap();
+    }
+    fs::copy(tests.join("templates/turns.jinja"), here.join("model/chat_template.jinja")).unwrap();
+    let path = here.join("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["vocab_size"] = 424.into();
+    fs::write(path, config.to_string()).unwrap();
+}
+
+/// Questions that all have one answer, in every form a line can have.
+fn write_chats(path: &Path) {
+    let lines: String = (0..60)
+        .map(|k| {
+            let (asked, answer) = (format!("What is {k}?"), "The capital of France is Paris.");
+            let line = match k % 4 {
+                0 => json!({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}),
+                1 => json!({"conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]}),
+                2 => json!({"instruction": asked, "input": "", "output": answer}),
+                _ => json!({"prompt": [{"role": "user", "content": asked}],
+                            "completion": [{"role": "assistant", "content": answer}]}),
+            };
+            format!("{line}\n")
+        })
+        .collect();
+    fs::write(path, lines).unwrap();
+}
+
+const TRAIN: [&str; 12] = [
+    "train",
+    "--model",
+    "model",
+    "--init",
+    "--data",
+    "chats.jsonl",
+    "--seq-len",
+    "96",
+    "--micro-batch",
+    "2",
+    "--threads",
+    "1",
+];
+
+#[test]
+fn a_model_learns_to_answer_by_one_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    chat_model(here);
+    write_chats(&here.join("chats.jsonl"));
+    let more =
+        ["--steps", "60", "--lr", "3e-3", "--out", "out", "--log", "log.jsonl", "--val-fraction", "0.1"];
+    let ran = horizon_in(here, &[&TRAIN[..], &more].concat()).well();
+    for word in ["windows of 96", "held out", "whole documents", "validation loss"] {
+        assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
+    }
+    let log = fs::read_to_string(here.join("log.jsonl")).unwrap();
+    let records: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for record in &records {
+        let number = |key: &str| record[key].as_f64().unwrap_or_else(|| panic!("{key} of {record}"));
+        assert!(number("tokens") > 96.0 && number("tokens") <= 192.0, "padding is not counted: {record}");
+        assert!(
+            number("data_seconds") >= 0.0 && number("data_seconds") <= number("step_seconds"),
+            "{record}"
+        );
+        assert!(number("epoch") > 0.0, "{record}");
+    }
+    // Answers are all alike, questions are not learned: the loss goes to nothing.
+    let loss = |k: usize| records[k]["loss"].as_f64().unwrap();
+    assert!(loss(0) > 5.0 && loss(59) < 0.2, "from {} to {}", loss(0), loss(59));
+
+    // The trained folder answers by its template, and ends by itself.
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        fs::copy(here.join("model").join(file), here.join("out").join(file)).unwrap();
+    }
+    let ask = [
+        "sample",
+        "--model",
+        "out",
+        "--chat",
+        "--prompt",
+        "What is 7?",
+        "--temperature",
+        "0",
+        "--threads",
+        "1",
+    ];
+    assert_eq!(horizon_in(here, &ask).well().out, "The capital of France is Paris.\n");
+}
+
+#[test]
+fn a_token_file_is_the_same_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    chat_model(here);
+    write_chats(&here.join("chats.jsonl"));
+    let tokenize = |more: &[&str]| {
+        let start = ["tokenize", "--model", "model", "--data", "chats.jsonl", "--out", "chats.bin"];
+        horizon_in(here, &[&start[..], more].concat())
+    };
+    let ran = tokenize(&["--threads", "2"]).well();
+    assert!(ran.err.contains("in 60 documents") && ran.err.contains("learned"), "{}", ran.err);
+    let once = fs::read(here.join("chats.bin")).unwrap();
+    tokenize(&["--threads", "1", "--quiet"]).well();
+    assert!(fs::read(here.join("chats.bin")).unwrap() == once, "threads change nothing");
+
+    let losses = |data: &str| {
+        let more = ["--data", data, "--seq-len", "64", "--steps", "4", "--log", "log.jsonl", "--init"];
+        horizon_in(here, &short(&[&["--model", "model"], &more[..]].concat())).well();
+        let log = fs::read_to_string(here.join("log.jsonl")).unwrap();
+        let loss = |line: &str| serde_json::from_str::<Value>(line).unwrap()["loss"].clone();
+        log.lines().map(loss).collect::<Vec<_>>()
+    };
+    assert_eq!(losses("chats.bin"), losses("chats.jsonl"));
+
+    // Another tokenizer's file is not taken for this model's.
+    let path = here.join("model/tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text + "\n").unwrap();
+    horizon_in(here, &short(&["--model", "model", "--init", "--data", "chats.bin"]))
+        .badly(1, &["chats.bin", "another tokenizer"]);
+    tokenize(&["--out", "chats.txt"]).badly(2, &["must end in .bin"]);
+    horizon_in(here, &["tokenize", "--model", "model", "--data", "chats.bin", "--out", "x.bin"])
+        .badly(1, &["chats.bin is a token file already"]);
+}
+
+#[test]
+fn bad_lines_end_the_run_or_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    let good = json!({"text": "a line of text that is long enough for a window of tokens"}).to_string();
+    fs::write(here.join("lines.jsonl"), format!("{good}\n{{\"text\": 7}}\nnonsense\n{good}\n")).unwrap();
+    let tokenize = ["tokenize", "--model", "tiny", "--data", "lines.jsonl", "--out", "lines.bin"];
+    horizon_in(here, &tokenize).badly(1, &["lines.jsonl, line 2", "`text` is 7"]);
+    assert_eq!(names(here), ["lines.jsonl"], "nothing half-written is left");
+    let ran = horizon_in(here, &[&tokenize[..], &["--skip-bad-lines"]].concat()).well();
+    assert!(ran.err.contains("skipped: 2 lines") && ran.err.contains("line 2"), "{}", ran.err);
+    assert!(ran.err.contains("in 2 documents"), "{}", ran.err);
+    assert_eq!(names(here), ["lines.bin", "lines.jsonl"]);
+}
+
+#[test]
+fn sources_have_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    write_text(&here.join("text.txt"));
+    let windows = |data: &[&str]| {
+        let arguments =
+            [&["train", "--seq-len", "32", "--micro-batch", "2", "--steps", "1", "--data"], data].concat();
+        let said = horizon_in(here, &arguments).well().err;
+        let count = said.split(" tokens, ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        count.parse::<u64>().unwrap()
+    };
+    let once = windows(&["text.txt"]);
+    assert_eq!(windows(&["text.txt:3"]), 3 * once);
+    assert_eq!(windows(&["text.txt:0.5"]), (once as f64 / 2.0).round() as u64);
+}

@@ -1,0 +1,41 @@
+//! C programs on CUDA: compiled by the host's compiler, or found compiled in the folder that `HZ_C_PROGRAMS` names.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::rig;
+
+/// The program of a source in `tests/c`.
+fn program(name: &str, folder: &Path) -> PathBuf {
+    if let Some(compiled) = std::env::var_os("HZ_C_PROGRAMS") {
+        return Path::new(&compiled).join(name);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let library = std::env::current_exe().expect("a path").parent().expect("a folder").to_owned();
+    let program = folder.join(name);
+    let compiled = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-I"])
+        .arg(root.join("include"))
+        .arg(root.join("tests/c").join(name).with_extension("c"))
+        .arg("-o")
+        .arg(&program)
+        .arg("-L")
+        .arg(&library)
+        .args(["-lhorizon", "-lm", "-pthread"])
+        .arg(format!("-Wl,-rpath,{}", library.display()))
+        .status()
+        .expect("a C compiler");
+    assert!(compiled.success(), "{name} does not compile");
+    program
+}
+
+#[test]
+fn a_c_program_trains_on_cuda() {
+    if rig::gpu().is_some() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ran = Command::new(program("device", folder.path())).arg("cuda").output().expect("it runs");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{said}");
+        print!("{}", String::from_utf8_lossy(&ran.stdout));
+    }
+}

@@ -1,0 +1,109 @@
+//! What the engine runs on here: emulated kernels behind the stand-in, and a GPU.
+
+use std::sync::Arc;
+
+use horizon::base::Result;
+use horizon::device::Lane;
+use horizon::device::cuda::{Cuda, CudaDevice, CudaOptions};
+use horizon::engine::{Backend, KernelsSetting, Trainer, TrainerOptions};
+use horizon::model::{ModelConfig, products};
+use horizon::ops::Kernels;
+use horizon::ops::cuda::CudaKernels;
+use horizon::ops::cuda::table::Table;
+use horizon::sys::cuda::cublaslt::CublasLt;
+use horizon::sys::cuda::{Stream, device_count, need_device};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::meddler::{Meddler, Meddling};
+use crate::reference::cuda;
+use crate::stand_in::{Manner, Setting, StandIn};
+
+/// A way to run our kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rig {
+    /// By `tests/shim`. Its kernels run when they are launched, so streams run as soon as they can and the issuing
+    /// thread waits for thread lanes: then everything a kernel waits for is done when it is launched.
+    Emulated,
+    /// The first GPU.
+    Gpu,
+}
+
+/// The emulator's state is the process's.
+static EMULATOR: Mutex<()> = Mutex::new(());
+
+/// The GPU, unless there is none. Says so then.
+///
+/// # Panics
+/// If there is none and `HZ_REQUIRE_GPU` is 1.
+pub fn gpu() -> Option<Rig> {
+    if device_count().expect("a count of devices") > 0 {
+        return Some(Rig::Gpu);
+    }
+    let why = need_device(0).expect_err("no device");
+    let must = std::env::var_os("HZ_REQUIRE_GPU").is_some_and(|value| value == "1");
+    assert!(!must, "HZ_REQUIRE_GPU=1, but {why}");
+    println!("skipped on a GPU: {why}");
+    None
+}
+
+/// All that are there. The emulator is left out where there is no compiler to build it with.
+pub fn all() -> Vec<Rig> {
+    let emulated = std::env::var_os("HZ_NO_EMULATOR").is_none().then_some(Rig::Emulated);
+    emulated.into_iter().chain(gpu()).collect()
+}
+
+impl Rig {
+    /// Held while a rig is in use.
+    pub fn hold(self) -> Option<MutexGuard<'static, ()>> {
+        (self == Rig::Emulated).then(|| EMULATOR.lock())
+    }
+
+    /// Opens a trainer.
+    pub fn open(self, config: &ModelConfig, options: &TrainerOptions) -> Trainer {
+        self.open_meddled(Meddling::default(), config, options).expect("the model fits")
+    }
+
+    /// Opens a trainer whose calls are meddled with, as far as the rig has any.
+    pub fn open_meddled(
+        self,
+        meddling: Meddling,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+    ) -> Result<Trainer> {
+        let cuda = CudaOptions { scrubs: true, pinning: options.pinning, ..CudaOptions::default() };
+        let backend = match self {
+            Rig::Emulated => {
+                let setting = Setting { manner: Manner::Eager, words: false, ..Setting::default() };
+                emulated(CudaDevice::open(Meddler::new(StandIn::new(setting), meddling), 0, cuda)?)
+            }
+            Rig::Gpu => real(CudaDevice::open(Meddler::new(Cuda::default(), meddling), 0, cuda)?)?,
+        };
+        Trainer::open_with(backend, config, options)
+    }
+}
+
+fn prepared(kernels: CudaKernels, setting: &KernelsSetting) -> Result<Box<dyn Kernels>> {
+    let numeric = &setting.plan.policy.numeric;
+    kernels.prepare(&products(&setting.config.dims, numeric.shape, numeric.logits_chunk))?;
+    Ok(Box::new(kernels))
+}
+
+fn emulated(device: Arc<CudaDevice<Meddler<StandIn>>>) -> Backend {
+    let kernels = |setting: KernelsSetting| {
+        let (launchers, library) = cuda::emulated();
+        let stream = Arc::new(Stream::default_stream());
+        let (workspace, table) = (setting.workspace, Table::default());
+        let kernels = CudaKernels::of(launchers, stream, workspace, library, table, "emulated".into())?;
+        prepared(kernels, &setting)
+    };
+    Backend { device, storage: CudaKernels::STORAGE, kernels: Box::new(kernels) }
+}
+
+fn real(device: Arc<CudaDevice<Meddler<Cuda>>>) -> Result<Backend> {
+    let (stream, library) = (device.stream(Lane::Compute).clone(), CublasLt::open()?);
+    let kernels = move |setting: KernelsSetting| {
+        let kernels = CudaKernels::new(stream, setting.workspace, library, Table::default(), 0)?;
+        prepared(kernels, &setting)
+    };
+    Ok(Backend { device, storage: CudaKernels::STORAGE, kernels: Box::new(kernels) })
+}

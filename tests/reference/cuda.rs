@@ -1,0 +1,150 @@
+//! Our CUDA kernels under test: on the emulated device of `tests/shim`, by the launchers and the cuBLASLt of its library,
+//! and on a GPU. What is tested here beside the kernels is how they are called: every argument in its place.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use horizon::ops::Kernels;
+use horizon::ops::cuda::CudaKernels;
+use horizon::ops::cuda::table::Table;
+use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
+use horizon::sys::cuda::cublaslt::CublasLt;
+use horizon::sys::cuda::{Driver, Launchers, Stream, device_count, need_device, set_device};
+
+use super::memory::Memory;
+
+/// More than any operation of a test asks for.
+const WORKSPACE_BYTES: usize = PRODUCTS_BYTES + (4 << 20);
+
+/// The emulator's state is the process's: one launch at a time.
+static EMULATOR: Mutex<()> = Mutex::new(());
+
+/// Kernels, and the memory they work in.
+pub struct Cuda {
+    kernels: CudaKernels,
+    /// What products are made by, and for which device.
+    pub library: Arc<CublasLt>,
+    pub device: String,
+    _workspace: Memory,
+    seed: Option<unsafe extern "C" fn(u64)>,
+}
+
+impl Cuda {
+    /// The emulated device, and a GPU if there is one.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Cuda::emulated()].into_iter().chain(Cuda::gpu())
+    }
+
+    /// On the emulated device.
+    ///
+    /// # Panics
+    /// If its library cannot be made: the toolkit that compiled the kernels is all it needs beside a C++ compiler.
+    pub fn emulated() -> Self {
+        let library = emulated_library();
+        let (launchers, products) = emulated();
+        let path = std::ffi::CString::new(library.to_str().expect("a path")).expect("a path");
+        // SAFETY: the library is open already, and stays so; the symbol has this type in library.cc.
+        let seed = unsafe {
+            let open = libc::dlopen(path.as_ptr(), libc::RTLD_LAZY);
+            let symbol = libc::dlsym(open, c"hz_emulated_seed".as_ptr());
+            std::mem::transmute::<*mut libc::c_void, Option<unsafe extern "C" fn(u64)>>(symbol)
+        };
+        assert!(seed.is_some(), "{path:?} lacks hz_emulated_seed");
+        Cuda::of(launchers, products, "emulated".to_string(), Memory::painted(WORKSPACE_BYTES), seed)
+    }
+
+    /// On the first GPU, if there is one.
+    ///
+    /// # Panics
+    /// If there is none and `HZ_REQUIRE_GPU` is 1.
+    pub fn gpu() -> Option<Self> {
+        if device_count().expect("a count of devices") == 0 {
+            let why = need_device(0).expect_err("no device");
+            let must = std::env::var_os("HZ_REQUIRE_GPU").is_some_and(|value| value == "1");
+            assert!(!must, "HZ_REQUIRE_GPU=1, but {why}");
+            println!("skipped on a GPU: {why}");
+            return None;
+        }
+        set_device(0).expect("the first device");
+        let device = Driver::open().and_then(|driver| driver.device_name(0)).expect("the device's name");
+        let library = CublasLt::open().expect("cuBLASLt");
+        let workspace = Memory::painted(WORKSPACE_BYTES).moved_to_cuda();
+        Some(Cuda::of(Launchers::linked(), library, device, workspace, None))
+    }
+
+    fn of(
+        launchers: Launchers,
+        library: Arc<CublasLt>,
+        device: String,
+        workspace: Memory,
+        seed: Option<unsafe extern "C" fn(u64)>,
+    ) -> Self {
+        let (stream, table) = (Arc::new(Stream::default_stream()), Table::default());
+        let kernels =
+            CudaKernels::of(launchers, stream, workspace.span(), library.clone(), table, device.clone());
+        Cuda { kernels: kernels.expect("kernels"), library, device, _workspace: workspace, seed }
+    }
+
+    /// Memory where the device can use it.
+    pub fn here(&self, memory: Memory) -> Memory {
+        if self.is_gpu() { memory.moved_to_cuda() } else { memory }
+    }
+
+    pub fn is_gpu(&self) -> bool {
+        self.seed.is_none()
+    }
+
+    pub fn name(&self) -> &'static str {
+        if self.is_gpu() { "cuda" } else { "emulated cuda" }
+    }
+
+    pub fn kernels(&self) -> &CudaKernels {
+        &self.kernels
+    }
+
+    /// Seeds of the emulator's schedule (natural, and by warps' priorities), or just runs.
+    pub fn schedules(&self) -> Vec<u64> {
+        if self.is_gpu() { vec![0, 1] } else { vec![0, 2] }
+    }
+
+    /// Runs a computation whose launches all succeed.
+    pub fn run(&self, schedule: u64, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
+        // A test that failed while it held the lock left nothing half done.
+        let _one = EMULATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seed) = self.seed {
+            // SAFETY: a function of one number, called by one thread at a time.
+            unsafe { seed(schedule) };
+        }
+        let results = run(&self.kernels);
+        self.kernels.outcome().expect("launches that succeed");
+        results
+    }
+}
+
+/// The launchers and the cuBLASLt of the emulated device, which run work as it is queued.
+pub fn emulated() -> (Launchers, Arc<CublasLt>) {
+    let library = emulated_library();
+    // SAFETY: the library is made of csrc's launchers and of memory calls of CUDA's types.
+    let launchers = unsafe { Launchers::of_library(library) }.expect("the emulated device's library");
+    (launchers, CublasLt::open_from(&[library.to_path_buf()]).expect("the emulated cuBLASLt"))
+}
+
+/// `tests/shim/build/libemulated.so`, made if it was not; test programs that run side by side wait for each other.
+fn emulated_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
+        std::fs::create_dir_all(shim.join("build")).expect("a folder for the emulated device");
+        let made = Command::new("flock")
+            .current_dir(&shim)
+            .args(["build/library.lock", "make", "--silent", "library", "-j2"])
+            .env("CUDA_HOME", env!("HZ_CUDA_TOOLKIT"))
+            // Cargo's own make jobs are not ours.
+            .env_remove("MAKEFLAGS")
+            .output()
+            .expect("make");
+        assert!(made.status.success(), "make library: {}", String::from_utf8_lossy(&made.stderr));
+        shim.join("build/libemulated.so")
+    })
+}
