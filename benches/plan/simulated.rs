@@ -1,6 +1,6 @@
 //! Tables of simulated steps on machines that are not here.
 
-use horizon::base::{DType, Shape};
+use horizon::base::{DType, Error, Shape};
 use horizon::engine::TrainerOptions;
 use horizon::model::{Layout, ModelConfig, shape};
 use horizon::plan::{Cost, Description, Pins, Plan, Room};
@@ -97,9 +97,19 @@ fn beside(name: &str, config: &ModelConfig, machine: &Description, sequences: us
             cells.push(format!("{:.2} k", planned.tokens_per_second / 1e3));
             cells.push(planned.explanation.busiest.to_string());
         }
-        Err(error) => cells.push(format!("does not fit: {error}")),
+        Err(error) => cells.push(refusal(&error)),
     }
     cells
+}
+
+/// A refusal's need and advice, without the limits between.
+fn refusal(error: &Error) -> String {
+    let message = error.message();
+    let need = message.split(';').next().unwrap_or(message);
+    match message.rsplit_once("bytes short; ") {
+        Some((_, advice)) => format!("refused: {need}; {advice}"),
+        None => format!("refused: {need}"),
+    }
 }
 
 /// All tables.
@@ -240,7 +250,7 @@ fn largest(name: &str, machine: &Description, sequences: usize, mode: Mode, clip
             cells.push(format!("{:.0} GB", plan.device.bytes() as f64 / 1e9));
             cells.push(planned.explanation.busiest.to_string());
         }
-        Err(error) => cells.push(format!("refused: {error}")),
+        Err(error) => cells.push(refusal(&error)),
     }
     row(&cells);
 }

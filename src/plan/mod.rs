@@ -2,8 +2,9 @@
 //!
 //! A [`Plan`] is made once, before anything is taken. It holds the offset of every region on the device and
 //! on the host, from one walk over the layout's own sizes, so what it prints is what the engine carves.
-//! [`Plan::predict`] runs its step in virtual time on a [`Machine`]. Knows sizes, rates and limits; takes no
-//! memory itself.
+//! [`Plan::predict`] runs its step in virtual time on a [`Machine`]; [`Question::search`] finds the placement whose
+//! step is the shortest of those that fit, and [`Question::explain`] says why. A [`Description`] is a machine as
+//! a file. Knows sizes, rates and limits; takes no memory itself.
 #![forbid(unsafe_code)]
 
 mod carve;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use clap::{Args, ValueEnum};
 use horizon::base::{Error, Result};
 use horizon::plan::Pins;
-use horizon::schedule::{Boundary, GradWait, Recompute, Sum};
+use horizon::schedule::{Boundary, GradWait, Mode, Recompute, Sum};
 
 use crate::options::positive;
 
@@ -80,8 +80,9 @@ impl Layers {
 }
 
 impl PlacementOptions {
-    /// What is decided of the placement of a model with so many layers.
-    pub fn pins(&self, layers: usize) -> Result<Pins> {
+    /// What is decided of the placement of a model with so many layers. Streamed gradients are clipped only where
+    /// somebody said that they wait on the device.
+    pub fn pins(&self, layers: usize, mode: Mode) -> Result<Pins> {
         fn pinned<T: Clone, W>(
             (layers, option): (usize, &str),
             given: &[W],
@@ -99,10 +100,11 @@ impl PlacementOptions {
             weight_slots: self.slots,
             slabs: self.slabs,
             sweeps: self.sweeps,
-            grad_wait: self.grad_place.map(|place| match place {
-                Where::Host => GradWait::Host,
-                Where::Device => GradWait::Device,
-            }),
+            grad_wait: match self.grad_place {
+                Some(Where::Device) => Some(GradWait::Device),
+                Some(Where::Host) => Some(GradWait::Host),
+                None => (mode == Mode::Streamed).then_some(GradWait::Host),
+            },
             recompute: pinned((layers, "recompute"), &self.recompute, Recompute::Full, |(how, which)| {
                 (*how, which)
             })?,

@@ -28,7 +28,7 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
         ..TrainerOptions::default()
     };
     let room = Room::of(&machine, options.device_mem, options.host_mem);
-    let pins = options.placement.pins(config.dims.l)?;
+    let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::explained(&options.model, &config, &trainer, &machine, room, &pins)?;
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());

@@ -165,7 +165,7 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     machine.shared = shared;
     let free = if shared { None } else { infos.get(1).map(|info| info.memory_free) };
     let room = Room::here(options.device_mem.or(free), options.host_mem, shared);
-    let pins = options.placement.pins(config.dims.l)?;
+    let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::searched(&options.model, config, trainer, &machine, room, &pins)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)

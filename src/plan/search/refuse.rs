@@ -110,13 +110,17 @@ fn changes(question: &Question, short: Short) -> Result<Vec<String>> {
         }
     }
     if matches!(short, Short::Host(_)) {
-        for (mode, name) in MODES {
-            if *mode != question.mode && fits(&Question { mode: *mode, ..*question })? {
-                found.push(format!("mode {name}"));
-                break;
-            }
-            if question.clips && fits(&Question { mode: *mode, clips: false, ..*question })? {
-                found.push(format!("mode {name} without clipping"));
+        // Clipping is given up last.
+        let clips = [question.clips, false].into_iter().take(1 + usize::from(question.clips));
+        let changed = clips.flat_map(|clips| MODES.iter().map(move |(mode, name)| (*mode, *name, clips)));
+        for (mode, name, clips) in
+            changed.filter(|(mode, _, clips)| (*mode, *clips) != (question.mode, question.clips))
+        {
+            if fits(&Question { mode, clips, ..*question })? {
+                found.push(format!(
+                    "mode {name}{}",
+                    if clips == question.clips { "" } else { " without clipping" }
+                ));
                 break;
             }
         }
