@@ -1,4 +1,5 @@
-//! AdamW's speed beside the memory's: `cargo bench --bench adam -- [--parameters N] [--rounds N] [--threads N]`.
+//! AdamW's speed beside the memory's: `cargo bench --bench adam -- [--parameters N] [--rounds N] [--threads N]
+//! [--modes LIST] [--pages small] [--node N]`.
 //!
 //! Every round runs the kernel in each instruction set (with `HZ_ISA` in that one), and a *probe* before and after
 //! it. The probe goes over the same five streams (weights, residual, m, v: read and written in place; gradient:
@@ -8,15 +9,17 @@
 //! the rounds is reported, as one line of JSON for each measurement. The modes are
 //! `exact` with a bf16 and an f32 gradient (`streamed` runs the same kernel over the same streams), `compact` (18
 //! bytes), and `whole`: f32 masters and gradients (28 bytes), as other trainers keep them; its probe goes over the
-//! same bytes. `--modes exact,compact` leaves modes out.
+//! same bytes. `--modes exact,compact` leaves modes out. `--pages small` does without huge pages. `--node N` takes memory of
+//! that node; run it under `taskset` with the cores of that node or of another to see it near and far.
 
 use std::env;
+use std::path::Path;
 use std::slice;
 use std::thread;
 use std::time::Instant;
 
 use horizon::base::{DType, master};
-use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pool};
+use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pages, Pool, Topology};
 use horizon::ops::adam::{
     AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update_whole_with, update_with, write_master,
 };
@@ -31,7 +34,10 @@ fn main() {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = option("--threads", cores);
 
-    let modes = env::args().skip_while(|argument| argument != "--modes").nth(1);
+    let named = |name: &str| env::args().skip_while(|argument| argument != name).nth(1);
+    let wanted_pages = (named("--pages").as_deref() == Some("small")).then_some(Pages::Small);
+    let node: Option<u32> = named("--node").map(|node| node.parse().expect("the number of a node"));
+    let modes = named("--modes");
     let wanted = |mode: &str| modes.as_ref().is_none_or(|modes| modes.split(',').any(|name| name == mode));
 
     let measured = [
@@ -41,10 +47,12 @@ fn main() {
         ("whole", DType::F32, DType::F32),
     ];
     for (mode, dtype, moment) in measured.into_iter().filter(|(mode, ..)| wanted(mode)) {
-        let pool = Pool::new(threads).expect("threads start");
+        let pool = Pool::over(threads, &Topology::read()).expect("threads start");
         let bytes_read = 4 + dtype.bytes() + 2 * moment.bytes();
         let bytes_written = 4 + 2 * moment.bytes();
-        let arena = Arena::take(elements * bytes_read, MemoryKind::Plain).expect("the arena fits");
+        let kind = node.map_or(MemoryKind::Plain, MemoryKind::Node);
+        let arena = Arena::take_under(Path::new("/"), elements * bytes_read, kind, wanted_pages);
+        let arena = arena.expect("the arena fits");
         let spans = carve(&arena, elements, dtype, moment);
         fill(&pool, &spans);
         let whole = (mode == "whole").then(|| whole(&arena, &pool, &spans));
@@ -79,7 +87,8 @@ fn main() {
                 "{}",
                 serde_json::json!({
                     "bench": "adam", "mode": mode, "isa": isa.name(), "gradient": dtype.name(),
-                    "threads": threads, "parameters": elements, "rounds": rounds,
+                    "threads": threads, "parameters": elements, "rounds": rounds, "node": node,
+                    "pages": arena.pages().to_string(),
                     "gparams_per_second": round3(elements as f64 / middle(&|run| run.own.wall) / 1e9),
                     "gb_per_second": round3(traffic / middle(&|run| run.own.wall) / 1e9),
                     "probe_gb_per_second": round3(traffic / middle(&|run| run.probe.wall) / 1e9),

@@ -3,7 +3,9 @@
 //! One line of JSON for each figure:
 //! - `stream`: GB/s of reading, writing, and updating in place (bytes read plus bytes written, of what the
 //!   program asks for), per thread count, on small and on huge pages;
-//! - `touch`: GB/s of giving an arena its RAM, by one thread and by all;
+//! - `nodes`: GB/s of updating in place, for the cores of every node and the memory of every node;
+//! - `touch`: GB/s of giving an arena its RAM, by one thread and by all, beside the GB/s at which all threads zero memory
+//!   that has its RAM already: giving RAM cannot be faster than zeroing it;
 //! - `pool`: nanoseconds of a job that does nothing, from call to return;
 //! - `lanes`: nanoseconds from issuing a task until it is reached, and of a hop from lane to lane.
 //!
@@ -14,13 +16,15 @@ use std::hint::black_box;
 use std::path::Path;
 use std::slice;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Instant;
 
 use horizon::base::Result;
 use horizon::device::cpu::CpuDevice;
 use horizon::device::{Device, Lane, Tick, Work};
-use horizon::host::{Arena, MemoryKind, Pages, Pool};
+use horizon::host::{Arena, MemoryKind, Pages, Pool, Topology};
+use horizon::sys::linux::run_on;
 use serde_json::json;
 
 const TILE: usize = 1 << 18;
@@ -37,11 +41,14 @@ fn main() {
     for huge in [false, true] {
         touch(bytes, rounds, cores, huge);
         let arena = arena(bytes, huge);
-        arena.touch(&Pool::new(cores).expect("threads start")).expect("plain memory is not pinned");
+        arena
+            .touch(&Pool::over(cores, &Topology::read()).expect("threads start"))
+            .expect("plain memory is not pinned");
         for threads in 1..=cores {
             stream(&arena, rounds, threads);
         }
     }
+    nodes(bytes, rounds);
     for threads in 1..=cores {
         pool(threads);
     }
@@ -56,7 +63,7 @@ fn arena(bytes: usize, huge: bool) -> Arena {
 
 fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
     let seconds = [1, cores].map(|threads| {
-        let pool = Pool::new(threads).expect("threads start");
+        let pool = Pool::over(threads, &Topology::read()).expect("threads start");
         let round = |_| {
             let arena = arena(bytes, huge);
             timed(|| arena.touch(&pool).expect("plain memory is not pinned"))
@@ -64,6 +71,12 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
         median((0..rounds).map(round).collect())
     });
     let [serial, parallel] = seconds;
+    let touched = arena(bytes, huge);
+    let pool = Pool::over(cores, &Topology::read()).expect("threads start");
+    touched.touch(&pool).expect("plain memory is not pinned");
+    let zero =
+        |_| timed(|| pool.run(bytes / TILE, &|_, tile| touched.whole().part(tile * TILE, TILE).zero()));
+    let zeroing = median((0..rounds).map(zero).collect());
     println!(
         "{}",
         json!({
@@ -71,20 +84,64 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
             "serial_gb_per_second": round2(bytes as f64 / serial / 1e9),
             "parallel_gb_per_second": round2(bytes as f64 / parallel / 1e9),
             "speedup_per_core": round2(serial / parallel / cores as f64),
+            "zeroing_gb_per_second": round2(bytes as f64 / zeroing / 1e9),
         })
     );
+}
+
+/// The cores of every node over the memory of every node.
+fn nodes(bytes: usize, rounds: usize) {
+    let topology = Topology::read();
+    for cores in topology.nodes.iter().filter(|node| !node.cpus.is_empty()) {
+        for memory in topology.with_memory() {
+            let arena = Arena::take(bytes, MemoryKind::Node(memory)).expect("the node has the memory");
+            let cpus = cores.cpus.clone();
+            // The caller takes tiles, too, so it is a thread that stays on the node.
+            let (ready, bound) = channel();
+            let caller = thread::spawn(move || {
+                bound.recv().expect("the thread is bound");
+                let pool = Pool::on(cpus.len(), &cpus).expect("threads start");
+                arena.touch(&pool).expect("memory of a node is not pinned");
+                let update = |_| {
+                    timed(|| {
+                        pool.run(bytes / TILE, &|_, tile| {
+                            words(&arena, tile).iter_mut().for_each(|word| *word ^= 5);
+                        })
+                    })
+                };
+                (median((0..rounds).map(update).collect()), arena.node_at(0).ok())
+            });
+            run_on(&caller, &cores.cpus).expect("the node's cores are this process's");
+            ready.send(()).expect("the thread waits");
+            let (seconds, lies_on) = caller.join().expect("the thread ends");
+            println!(
+                "{}",
+                json!({
+                    "bench": "nodes", "cores_of": cores.index, "memory_of": memory, "memory_lies_on": lies_on,
+                    "distance": topology.distance(cores.index, memory), "mib": bytes >> 20,
+                    "gb_per_second": round2((2 * bytes) as f64 / seconds / 1e9),
+                })
+            );
+        }
+    }
+}
+
+/// A tile as words.
+#[allow(clippy::mut_from_ref)]
+fn words(arena: &Arena, tile: usize) -> &mut [u64] {
+    let span = arena.whole().part(tile * TILE, TILE);
+    // SAFETY: a tile belongs to one thread while a pool runs, and its pages are aligned.
+    unsafe { slice::from_raw_parts_mut(span.address().cast(), TILE / 8) }
 }
 
 type Sweep = dyn Fn(&mut [u64]) + Sync;
 
 fn stream(arena: &Arena, rounds: usize, threads: usize) {
-    let pool = Pool::new(threads).expect("threads start");
+    let pool = Pool::over(threads, &Topology::read()).expect("threads start");
     let bytes = arena.whole().bytes();
     let each = |sweep: &Sweep| {
         pool.run(bytes / TILE, &|_, tile| {
-            let span = arena.whole().part(tile * TILE, TILE);
-            // SAFETY: a tile belongs to one thread, the arena to this function, and its pages are aligned.
-            sweep(unsafe { slice::from_raw_parts_mut(span.address().cast(), TILE / 8) });
+            sweep(words(arena, tile));
         });
     };
     let read = |words: &mut [u64]| {
@@ -108,7 +165,7 @@ fn stream(arena: &Arena, rounds: usize, threads: usize) {
 }
 
 fn pool(threads: usize) {
-    let pool = Pool::new(threads).expect("threads start");
+    let pool = Pool::over(threads, &Topology::read()).expect("threads start");
     let call = |_| {
         timed(|| {
             pool.run(threads, &|_, tile| {

@@ -7,20 +7,22 @@
 //! One line of JSON for each figure:
 //! - `make`: milliseconds to build, synchronise and check a step of a 126-layer model with 32 micro-batches,
 //!   medians of the rounds, plain and with everything that a placement may ask for;
+//! - `issue`: for built-in shapes, what the calling thread spends on inferring and proving waits and on handing tasks to
+//!   the lanes, in percent of the step;
 //! - `simulate`: for random policies on the CPU device, how far simulated time is from measured time in the
-//!   median, in percent: for a step, and for what each lane is busy. The machine is fitted to the spans of a plain
-//!   run just before each policy, since others may use it, too. Lanes of the CPU device share this machine's
-//!   cores, which the simulation does not know.
+//!   median, in percent: for a step, and for what each lane is busy. The machine is calibrated before, on other
+//!   policies, and again after some, since others may use it, too.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::time::Instant;
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::{Lane, TaskSpan};
-use horizon::engine::calibrate::{fit, samples};
+use horizon::engine::calibrate::{Sample, fit};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
-use horizon::model::{Layout, ModelConfig, fresh_tensor};
-use horizon::plan::Cost;
+use horizon::model::{Layout, ModelConfig, fresh_tensor, preset};
+use horizon::plan::{Cost, Machine};
 use horizon::schedule::{
     AdamWhen, Boundary, Checker, Geometry, GradWait, LayerPlacement, Mode, Numeric, Operation, Placement,
     Policy, Recompute, Sum, Sync, train, usage,
@@ -37,6 +39,7 @@ fn main() {
     let (rounds, policies, threads) =
         (option("--rounds", 9), option("--policies", 30), option("--threads", 1));
     make(rounds);
+    issue();
     simulate(policies, threads);
 }
 
@@ -84,6 +87,32 @@ fn make(rounds: usize) {
     }
 }
 
+fn issue() {
+    for name in ["tiny", "small"] {
+        let config = preset(name).expect("it is built in");
+        let options = TrainerOptions { shape: Shape { b: 8, t: 128 }, micros_max: 2, ..Default::default() };
+        let mut trainer = Trainer::open(&config, &options).expect("the model fits");
+        trainer.write_fresh(1).expect("every tensor can be written");
+        let n = options.shape.n();
+        let tokens: Vec<i32> = (0..=n as i32).map(|i| (i * 7919) % 256).collect();
+        let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
+        trainer.step(&[batch; 2], 1e-3).expect("a step");
+        let (start, before) = (Instant::now(), trainer.stats().issue_seconds);
+        for _ in 0..3 {
+            trainer.step(&[batch; 2], 1e-3).expect("a step");
+        }
+        let step_ms = start.elapsed().as_secs_f64() * 1e3 / 3.0;
+        let issue_ms = (trainer.stats().issue_seconds - before) * 1e3 / 3.0;
+        let percent = 100.0 * issue_ms / step_ms;
+        println!(
+            "{}",
+            json!({
+                "bench": "issue", "shape": name, "step_ms": step_ms, "issue_ms": issue_ms, "percent": percent,
+            })
+        );
+    }
+}
+
 fn config() -> ModelConfig {
     let dims = Dims { c: 128, h: 4, g: 2, d: 32, f: 352, v: 512, l: 6 };
     ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 128 }
@@ -120,7 +149,7 @@ fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
     let tokens: Vec<i32> = (0..=options.shape.n() as i32).map(|i| (i * 7919) % 512).collect();
     let n = options.shape.n();
     let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
-    for _ in 0..5 {
+    for _ in 0..8 {
         trainer.step(&[batch; 3], 1e-3).expect("a step");
     }
     trainer.spans().expect("traced")
@@ -140,6 +169,27 @@ fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     ((to - from) as f64 / steps, busy)
 }
 
+/// The machine by what other policies took: of tasks with the same work the mean, as they come in the midst of
+/// others, so that a lane's time is what it is when lanes share cores and memory.
+fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
+    let mut alike: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for (operation, span) in spans.iter().filter(|(_, span)| span.end_ns > span.start_ns) {
+        let (lane, work) = (span.lane, cost.work(operation));
+        let seconds = (span.end_ns - span.start_ns) as f64 * 1e-9;
+        alike.entry(format!("{lane} {work:?}")).or_default().push(Sample { lane, work, seconds });
+    }
+    let mean = |alike: Vec<Sample>| {
+        let seconds = alike.iter().map(|sample| sample.seconds).sum::<f64>() / alike.len() as f64;
+        Sample { seconds, ..alike[0] }
+    };
+    fit(&alike.into_values().map(mean).collect::<Vec<_>>()).expect("samples of every lane")
+}
+
+/// Policies after which the machine is calibrated again.
+const FRESH: usize = 10;
+/// Policies that it is calibrated on.
+const OTHERS: usize = 8;
+
 fn simulate(policies: usize, threads: usize) {
     let (config, mut random) = (config(), ChaCha8Rng::seed_from_u64(3));
     let layout = Layout::new(&config);
@@ -153,12 +203,20 @@ fn simulate(policies: usize, threads: usize) {
     let plan = Trainer::plan_for(&config, &plain).expect("a plan");
     let cost = Cost::new(&config, &layout, &plan.policy, DType::F32);
     let (mut steps, mut lanes) = (vec![], [const { Vec::new() }; Lane::COUNT]);
-    for _ in 0..policies {
+    let (mut others, mut calibrated) = (ChaCha8Rng::seed_from_u64(4), None);
+    for policy in 0..policies {
+        if policy % FRESH == 0 {
+            calibrated = None;
+        }
+        let machine = calibrated.get_or_insert_with(|| {
+            let spans: Vec<_> =
+                (0..OTHERS).flat_map(|_| measure(&any_options(&mut others, &plain))).collect();
+            machine(&spans, &cost)
+        });
         let options = any_options(&mut random, &plain);
-        let machine = fit(&samples(&measure(&plain), &cost)).expect("samples of every lane");
         let (step_ns, busy) = last_steps(&measure(&options));
         let plan = Trainer::plan_for(&config, &options).expect("a plan");
-        let predicted = plan.predict(&config, &layout, DType::F32, &machine, 3).expect("the policy is valid");
+        let predicted = plan.predict(&config, &layout, DType::F32, machine, 3).expect("the policy is valid");
         let percent = |simulated: f64, measured: f64| 100.0 * (simulated / measured - 1.0).abs();
         steps.push(percent(predicted.step_ns as f64, step_ns));
         for lane in Lane::ALL {
@@ -168,7 +226,8 @@ fn simulate(policies: usize, threads: usize) {
     let mut line = json!({
         "bench": "simulate", "policies": policies, "threads": threads, "step_percent": median(steps),
     });
-    for (lane, percents) in Lane::ALL.iter().zip(lanes) {
+    // Nothing is saved.
+    for (lane, percents) in Lane::ALL.iter().zip(lanes).filter(|(lane, _)| **lane != Lane::Disk) {
         line[format!("{lane}_percent")] = median(percents).into();
     }
     println!("{line}");

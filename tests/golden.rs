@@ -3,9 +3,7 @@
 #[path = "golden/case.rs"]
 mod case;
 
-use std::path::Path;
-
-use case::{CASES, Case, master};
+use case::{CASES, Case, master, root};
 use horizon::base::{DType, Shape, master as split};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::train::ModelSource;
@@ -84,7 +82,7 @@ fn five_steps() {
 /// A folder as transformers 4 writes it and as 5 does: the logits of every position of both sequences.
 #[test]
 fn folders_of_both_formats() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let golden = root().join("tests/golden");
     let bytes = std::fs::read(golden.join("hf_llama.safetensors")).unwrap();
     let reference = SafeTensors::deserialize(&bytes).unwrap();
     let read = |name: &str| reference.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();

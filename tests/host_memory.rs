@@ -98,6 +98,23 @@ fn topology_of_eight_nodes_and_the_nearest_memory() {
 }
 
 #[test]
+fn threads_have_cores_of_their_own_or_the_cores_of_a_node() {
+    let mut files = node(0, "0-1,4", 1 << 20, 1 << 20, "10 20 20");
+    files.extend(node(1, "", 1 << 20, 1 << 20, "20 10 20"));
+    files.extend(node(2, "2-3,5", 1 << 20, 1 << 20, "20 20 10"));
+    files.push(text("sys/devices/system/node/online", "0-2\n"));
+    files.push(text("sys/devices/system/cpu/online", "0-5\n"));
+    let topology = Topology::read_under(machine(&files).path());
+    let places = topology.places(6).unwrap();
+    assert_eq!(places, [[0], [1], [4], [2], [3], [5]], "node by node, and none on the one without cores");
+    let (first, second): (&[u32], &[u32]) = (&[0, 1, 4], &[2, 3, 5]);
+    assert_eq!(topology.places(2).unwrap(), [first, second]);
+    assert_eq!(topology.places(4).unwrap(), [first, first, second, second]);
+    assert_eq!(topology.places(1).unwrap(), [first]);
+    assert_eq!((topology.places(7), topology.places(0)), (None, None));
+}
+
+#[test]
 fn topology_with_memory_only_and_gaps() {
     let mut files = node(0, "0-71", 480 << 20, 400 << 20, "10 80");
     files.extend(node(4, "", 96 << 20, 96 << 20, "80 10"));
@@ -107,6 +124,8 @@ fn topology_with_memory_only_and_gaps() {
     assert!(topology.node(4).unwrap().cpus.is_empty());
     assert_eq!(topology.with_memory(), [0, 4]);
     assert_eq!((topology.nearest_memory(0), topology.nearest_memory(4)), (Some(0), Some(4)));
+    assert_eq!((topology.distance(0, 4), topology.distance(0, 0)), (Some(80), Some(10)));
+    assert_eq!((topology.distance(0, 1), topology.distance(1, 0)), (None, None));
 }
 
 #[test]

@@ -126,6 +126,21 @@ fn host_pool_workers_stay_on_their_processors() {
 }
 
 #[test]
+fn host_pool_over_a_machine_binds_each_worker() {
+    let topology = Topology::read();
+    let cpus: Vec<u32> = topology.nodes.iter().flat_map(|node| node.cpus.iter().copied()).collect();
+    let pool = Pool::over(cpus.len(), &topology).unwrap();
+    for _ in 0..10 {
+        pool.run(4 * cpus.len(), &|worker, _| {
+            assert!(worker == 0 || current_cpu() == Some(cpus[worker]), "worker {worker} left its core");
+        });
+    }
+    let pool = Pool::over(cpus.len() + 3, &topology).unwrap();
+    assert_eq!(pool.threads(), cpus.len() + 3);
+    meet(&pool, cpus.len() + 3);
+}
+
+#[test]
 fn host_pool_jobs_may_run_jobs() {
     let pool = Pool::new(3).unwrap();
     let hits = AtomicUsize::new(0);

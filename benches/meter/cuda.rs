@@ -34,7 +34,7 @@ pub struct Cuda {
     copies: [DeviceMemory; 2],
     /// Factors and result of the product.
     square: [DeviceSpan; 3],
-    workspace: DeviceMemory,
+    _workspace: DeviceMemory,
     /// For values that differ from run to run.
     painted: Cell<u8>,
 }
@@ -56,7 +56,7 @@ impl Cuda {
             flush: DeviceMemory::take(FLUSH)?,
             copies: [DeviceMemory::take(COPY)?, DeviceMemory::take(COPY)?],
             square: [span; 3],
-            workspace,
+            _workspace: workspace,
             painted: Cell::new(0),
         };
         let inputs = Inputs(&meter);

@@ -44,24 +44,24 @@ pub trait Meter {
 pub struct Inputs<'a>(pub &'a dyn Meter);
 
 impl Inputs<'_> {
-    fn number(i: usize) -> f32 {
-        (i.wrapping_mul(2_654_435_761) % 2001) as f32 / 1000.0 - 1.0
-    }
-
-    fn of<const BYTES: usize>(&self, count: usize, value: impl Fn(usize) -> [u8; BYTES]) -> DeviceSpan {
-        self.0.memory(&(0..count).flat_map(value).collect::<Vec<u8>>())
+    fn repeated<const BYTES: usize>(&self, count: usize, value: impl Fn(f32) -> [u8; BYTES]) -> DeviceSpan {
+        let number = |i: usize| (i * 2_654_435_761 % 2001) as f32 / 1000.0 - 1.0;
+        let once: Vec<u8> = (0..2001).flat_map(|i| value(number(i))).collect();
+        let mut bytes = once.repeat(count.div_ceil(2001));
+        bytes.truncate(count * BYTES);
+        self.0.memory(&bytes)
     }
 
     pub fn f32s(&self, count: usize) -> DeviceSpan {
-        self.of(count, |i| Self::number(i).to_ne_bytes())
+        self.repeated(count, f32::to_ne_bytes)
     }
 
     pub fn bf16s(&self, count: usize) -> DeviceSpan {
-        self.of(count, |i| master::round(Self::number(i) / 10.0).to_ne_bytes())
+        self.repeated(count, |number| master::round(number / 10.0).to_ne_bytes())
     }
 
     pub fn i32s(&self, count: usize, value: impl Fn(usize) -> usize) -> DeviceSpan {
-        self.of(count, |i| (value(i) as i32).to_ne_bytes())
+        self.0.memory(&(0..count).flat_map(|i| (value(i) as i32).to_ne_bytes()).collect::<Vec<u8>>())
     }
 
     pub fn zeros(&self, bytes: usize) -> DeviceSpan {
@@ -72,7 +72,7 @@ impl Inputs<'_> {
     pub fn activations(&self, count: usize) -> DeviceSpan {
         match self.0.kernels().storage() {
             DType::F32 => self.f32s(count),
-            DType::Bf16 => self.of(count, |i| master::round(Self::number(i)).to_ne_bytes()),
+            DType::Bf16 => self.repeated(count, |number| master::round(number).to_ne_bytes()),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! `horizon.h` that the pointer is NULL or valid for what its parameter is, and stays so during the call.
 //! What can be looked at is not believed: NULL, alignment and impossible lengths are refused by name.
 
-use std::ffi::{CStr, OsStr, c_char};
+use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
@@ -149,6 +149,11 @@ impl Numbers {
         Ok(unsafe { HostSpan::new(base, count * bytes) })
     }
 }
+
+/// What a callback gets back as the caller gave it; never followed.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct User(*mut c_void);
 
 /// A NUL-terminated string.
 #[repr(transparent)]

@@ -1,9 +1,7 @@
 //! Log-probabilities, and steps whose loss a C function makes of them.
 
-use std::ffi::c_void;
-
 use crate::base::{Error, Result, Status};
-use crate::capi::argument::{ArrayOut, Handle};
+use crate::capi::argument::{ArrayOut, Handle, User};
 use crate::capi::config::{hz_batch_t, hz_step_report_t};
 use crate::capi::sized::{In, Out};
 use crate::capi::status::hz_status_t;
@@ -16,7 +14,7 @@ pub type hz_loss_callback_t = Option<
         dlogprobs: *mut f32,
         count: usize,
         out_loss: *mut f64,
-        user: *mut c_void,
+        user: User,
     ) -> i32,
 >;
 
@@ -50,7 +48,7 @@ pub extern "C" fn hz_trainer_step_with_loss(
     count: usize,
     lr: f64,
     loss: hz_loss_callback_t,
-    user: *mut c_void,
+    user: User,
     out_report: Out<hz_step_report_t>,
 ) -> hz_status_t {
     with(&trainer, |_, state| {

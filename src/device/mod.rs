@@ -5,9 +5,9 @@
 //! here knows what a task does, what a unit is, or why a task waits.
 //!
 //! There are two kinds of lane behind the one contract. On a *thread lane* (the host and disk lanes of every
-//! device) a task runs when the lane reaches it. On a *stream lane* (CUDA) it runs at once on the issuing thread and enqueues kernels and
-//! copies on the stream. Either way a task's effects are ordered after the tasks before it on its lane and
-//! after every tick it waits for.
+//! device) a task runs when the lane reaches it. On a *stream lane* (CUDA) it runs at once on the issuing thread
+//! and enqueues kernels and copies on the stream. Either way a task's effects are ordered after the tasks before it
+//! on its lane and after every tick it waits for.
 //!
 //! The first failure poisons the device: later tasks are passed over, ticks still arrive, so whoever waits
 //! wakes up and gets the first error with its place.
@@ -21,6 +21,7 @@ mod trace;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::base::{Error, Result};
 use crate::host::{HostSpan, MemoryKind, Pinning};
@@ -240,4 +241,7 @@ pub trait Lanes: Send + Sync {
 
     /// Takes the task spans recorded since the last call, if the lanes were opened with tracing.
     fn take_spans(&self) -> Vec<TaskSpan>;
+
+    /// When the clock of the spans stood at 0; `None` if the lanes were opened without tracing.
+    fn origin(&self) -> Option<Instant>;
 }

@@ -126,6 +126,13 @@ impl ThreadLane {
         self.done.load(Ordering::Acquire)
     }
 
+    /// What the first task waits for that is not done, if there is one; it may be under way.
+    pub fn next(&self) -> Option<Counts> {
+        let done = self.done();
+        let waits = &self.entry(done).waits;
+        (self.issued() > done).then(|| std::array::from_fn(|at| waits[at].load(Ordering::Relaxed)))
+    }
+
     /// Sleeps until `count` tasks are done.
     pub fn reach(&self, count: u64) {
         self.went.wait(|| self.done() >= count);
@@ -135,6 +142,11 @@ impl ThreadLane {
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.came.ring_all();
+    }
+
+    /// When the clock of its spans stood at 0, if it records any.
+    pub fn origin(&self) -> Option<Instant> {
+        self.trace.as_ref().map(Trace::origin)
     }
 
     /// Moves the recorded spans to the end of `out`.

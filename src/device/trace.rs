@@ -29,6 +29,11 @@ impl Trace {
         Trace { origin, spans: Mutex::new(Ring { spans: Vec::with_capacity(SPANS_MAX), oldest: 0 }) }
     }
 
+    /// When its clock stood at 0.
+    pub fn origin(&self) -> Instant {
+        self.origin
+    }
+
     /// Nanoseconds since the origin.
     pub fn now(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64

@@ -22,6 +22,13 @@
 //! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
 //!    AdamW alone, by inference, since `sync` carries its clocks from list to list.
 //!
+//! # On which device
+//! A [`Backend`] is a device and the kernels that go with it; nothing else here knows which. On the CPU device every
+//! lane is a thread; on the CUDA device compute, h2d and d2h are streams, so the runner *enqueues* there what it
+//! does here, on the issuing thread, and what an operation reads of the host while it is enqueued (the frame's
+//! inputs, the counts of distinct tokens) is set before its list is issued. What crosses the link lies in memory of
+//! the kind that the device names.
+//!
 //! # Who may touch what
 //! Spans carry no borrow. Between lanes the schedule orders every pair of conflicting accesses, and `check`
 //! proves it. The calling thread is held to the same rules: before it writes staging, or reads or writes a tensor,

@@ -7,7 +7,7 @@ use crate::device::{TaskSpan, Tick};
 use crate::engine::runner::Runner;
 use crate::engine::task::Task;
 use crate::plan::Machine;
-use crate::schedule::{self, Label, Process, Simulator, Synced};
+use crate::schedule::{self, Label, Note, Process, Simulator, Synced};
 
 /// A list as it was issued.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Record {
     pub lists: Vec<Issued>,
     /// What the lanes did, as far as they still knew it when asked.
     pub spans: Vec<TaskSpan>,
+    /// What the calling thread did beside.
+    pub notes: Vec<Note>,
 }
 
 impl Record {
@@ -45,9 +47,10 @@ impl Record {
             Some(Label { operation, bytes: cost.wire_bytes(&operation), waits })
         };
         let simulated = machine.map(|machine| self.simulate(runner, machine));
-        let mut processes = vec![Process { name: "measured", spans: &self.spans, label: &label }];
+        let mut processes =
+            vec![Process { name: "measured", spans: &self.spans, notes: &self.notes, label: &label }];
         if let Some(spans) = &simulated {
-            processes.push(Process { name: "simulated", spans, label: &label });
+            processes.push(Process { name: "simulated", spans, notes: &[], label: &label });
         }
         schedule::write_trace(&processes, to)
     }

@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 
-use super::Doorbell;
+use super::{Doorbell, Topology};
 use crate::base::{Error, Result};
 use crate::sys::linux;
 
@@ -145,7 +145,7 @@ impl Pool {
     ///
     /// Errors: the system refuses a thread (`Io`).
     pub fn new(threads: usize) -> Result<Pool> {
-        Pool::start(threads, None)
+        Pool::start(threads, |_| None)
     }
 
     /// A pool whose workers stay on the given processors, for example those of a [`Node`](super::Node). The
@@ -153,10 +153,20 @@ impl Pool {
     ///
     /// Errors: as [`Pool::new`]; a processor that this process may not use (`Io`).
     pub fn on(threads: usize, cpus: &[u32]) -> Result<Pool> {
-        Pool::start(threads, Some(cpus))
+        Pool::start(threads, |_| Some(cpus))
     }
 
-    fn start(threads: usize, cpus: Option<&[u32]>) -> Result<Pool> {
+    /// A pool over a whole machine, for whoever has it to himself: workers are bound to
+    /// [their places](Topology::places), cores or nodes, of which the first is left to the callers of [`Pool::run`].
+    ///
+    /// Errors: as [`Pool::on`].
+    pub fn over(threads: usize, topology: &Topology) -> Result<Pool> {
+        let places = topology.places(threads);
+        Pool::start(threads, |worker| places.as_ref().map(|places| places[worker]))
+    }
+
+    /// `cpus` are those that a worker stays on, if it stays anywhere.
+    fn start<'a>(threads: usize, cpus: impl Fn(usize) -> Option<&'a [u32]>) -> Result<Pool> {
         let shared = Arc::new(Shared {
             desks: Default::default(),
             work: Doorbell::new(),
@@ -169,6 +179,7 @@ impl Pool {
                 .name(format!("hz-worker-{worker}"))
                 .spawn(move || shared.worker(worker))
                 .map_err(|error| Error::io(format!("cannot start worker {worker} of {threads}"), &error))?;
+            let cpus = cpus(worker);
             let bound = cpus.map_or(Ok(()), |cpus| linux::run_on(&handle, cpus));
             pool.workers.push(handle);
             bound.map_err(|error| {

@@ -82,12 +82,33 @@ impl Topology {
         self.nodes.iter().filter(|node| node.memory_bytes > 0).map(|node| node.index).collect()
     }
 
+    /// How far the memory of node `to` is from the processors of node `from`; 10 is here.
+    pub fn distance(&self, from: u32, to: u32) -> Option<u32> {
+        let at = self.nodes.iter().position(|node| node.index == to)?;
+        self.node(from)?.distances.get(at).copied()
+    }
+
+    /// Processors for each of `threads` threads, which are spread evenly over the nodes: one each where they are as
+    /// many as the processors, those of its node for each where they are fewer, so that processes beside this one
+    /// find room; none where they are more, because the system shares better then.
+    pub fn places(&self, threads: usize) -> Option<Vec<&[u32]>> {
+        let all: Vec<(&Node, usize)> =
+            self.nodes.iter().flat_map(|node| (0..node.cpus.len()).map(move |at| (node, at))).collect();
+        if threads == 0 || threads > all.len() {
+            return None;
+        }
+        let place = |thread: usize| {
+            let (node, at) = all[thread * all.len() / threads];
+            if threads == all.len() { &node.cpus[at..=at] } else { &node.cpus[..] }
+        };
+        Some((0..threads).map(place).collect())
+    }
+
     /// The node with memory that is nearest to a node: itself where it has some.
     pub fn nearest_memory(&self, index: u32) -> Option<u32> {
-        let from = self.node(index)?;
-        let far = |at: usize| from.distances.get(at).copied().unwrap_or(u32::MAX);
-        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| node.memory_bytes > 0);
-        nodes.min_by_key(|(at, node)| (node.index != index, far(*at))).map(|(_, node)| node.index)
+        self.node(index)?;
+        let far = |node: u32| (node != index, self.distance(index, node).unwrap_or(u32::MAX));
+        self.with_memory().into_iter().min_by_key(|node| far(*node))
     }
 }
 

@@ -42,6 +42,7 @@ pub struct Region {
 pub struct Carver {
     cursor: usize,
     regions: Vec<Region>,
+    places: Vec<(&'static str, Place)>,
 }
 
 impl Carver {
@@ -50,6 +51,7 @@ impl Carver {
         let place = Place { offset: self.cursor, bytes };
         let padded = place.padded();
         self.cursor += padded;
+        self.places.push((name, place));
         match self.regions.iter_mut().find(|region| region.name == name) {
             Some(region) => region.bytes += padded,
             None => self.regions.push(Region { name, bytes: padded }),
@@ -60,6 +62,11 @@ impl Carver {
     /// Bytes handed out so far, padding included.
     pub fn bytes(&self) -> usize {
         self.cursor
+    }
+
+    /// Every place and the name it is accounted to.
+    pub fn places(&self) -> &[(&'static str, Place)] {
+        &self.places
     }
 
     /// The books.

@@ -4,7 +4,7 @@ use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, Slo
 use crate::model::{Constants, HeadScratch, LayerScratch, Layout, ModelConfig};
 use crate::ops;
 use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{self, End, Geometry, Policy, Resource, Sum};
+use crate::schedule::{End, Geometry, GradWait, Policy, Resource, Sum};
 
 const SLOTS: &str = "weight slots";
 const END_WEIGHTS: &str = "end weights";
@@ -133,19 +133,30 @@ impl DeviceMap {
         let [embedding, head] = [layout.embedding(), layout.head()].map(|unit| layout.unit(unit).elements);
         let ends = if layout.tied { [embedding, head] } else { [embedding.max(head), 0] };
 
+        let one_if = |condition: bool| usize::from(condition);
+        // A slot that no layer comes to takes nothing.
+        let streamed = dims.l - placement.residents();
         let slots = (0..placement.weight_slots + placement.residents())
-            .map(|_| carver.take(SLOTS, layer * 2))
+            .map(|slot| one_if(slot < streamed || slot >= placement.weight_slots))
+            .map(|used| carver.take(SLOTS, used * layer * 2))
             .collect();
         let end_weights = ends.map(|elements| carver.take(END_WEIGHTS, elements * 2));
         let end_gradients = ends.map(|elements| carver.take(END_GRADIENTS, elements * 4));
-        let one_if = |condition: bool| usize::from(condition);
-        let gradient = carver.take(GRADIENT, one_if(placement.sweeps == 1) * layer * 4);
-        let rooms = one_if(placement.sweeps > 1) * schedule::ROOMS;
-        let sum_rooms = (0..rooms).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
+        let gradient = carver.take(GRADIENT, one_if(placement.shares_sum(dims.l)) * layer * 4);
+        let sum_rooms = (0..placement.sum_rooms(dims.l)).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
         let own = |at: usize| one_if(placement.layer(at).sum == Sum::Own) * layer * 4;
         let layer_gradients = (0..dims.l).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
-        let slab_bytes = layer * policy.numeric.grad_dtype.bytes();
-        let slabs = (0..policy.slabs(geometry)).map(|_| carver.take(SLABS, slab_bytes)).collect();
+        let slab_elements = |slab| match placement.grad_wait {
+            GradWait::Host => layer,
+            GradWait::Device => {
+                let (unit, part) = geometry.part_of(slab);
+                layout.part(unit, part).len()
+            }
+        };
+        let slabs = (0..policy.slabs(geometry))
+            .map(|slab| slab_elements(SlabIndex::from(slab)) * policy.numeric.grad_dtype.bytes())
+            .map(|bytes| carver.take(SLABS, bytes))
+            .collect();
         let scratch_bytes = LayerScratch::bytes(dims, shape, storage).max(HeadScratch::bytes(
             dims,
             shape,
@@ -214,6 +225,11 @@ impl DeviceMap {
     pub fn bytes_for(&self, micros: usize) -> usize {
         let rest = self.bytes() - self.batches.len() * self.micro_bytes - self.seats.len() * self.seat_bytes;
         rest + micros * self.micro_bytes + micros.div_ceil(self.sweeps) * self.seat_bytes
+    }
+
+    /// Every place and the name it is accounted to.
+    pub fn places(&self) -> &[(&'static str, Place)] {
+        self.carver.places()
     }
 
     /// Totals by name.

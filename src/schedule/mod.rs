@@ -81,4 +81,4 @@ pub use resource::{Content, Resource};
 pub use retire::retired;
 pub use simulate::{Peak, Share, Simulation, Simulator, Usage, peaks, usage};
 pub use sync::{Sync, Synced};
-pub use trace::{Label, Process, write_trace};
+pub use trace::{Label, Note, Process, write_trace};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::base::{DType, Error, MicroIndex, Result, SeatIndex, Shape, UnitIndex};
+use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlabIndex, UnitIndex};
 use crate::model::Recompute;
 
 /// What the host keeps of a parameter. See DESIGN section 5 for the bytes.
@@ -168,6 +168,16 @@ impl Placement {
         self.passes_sum(layer) && passing(0..layers) > passing(layer + 1..layers) % ROOMS + ROOMS
     }
 
+    /// Rooms that the sums of `layers` layers pass through between sweeps: none, one or [`ROOMS`].
+    pub fn sum_rooms(&self, layers: usize) -> usize {
+        (0..layers).filter(|&layer| self.passes_sum(layer)).take(ROOMS).count()
+    }
+
+    /// Whether, in steps of one sweep, some of `layers` layers sum their gradients in a place that they share.
+    pub fn shares_sum(&self, layers: usize) -> bool {
+        self.sweeps == 1 && (0..layers).any(|layer| self.layer(layer).sum == Sum::Passing)
+    }
+
     /// What is particular to layer `layer`, counted from 0.
     pub fn layer(&self, layer: usize) -> LayerPlacement {
         self.layers.get(layer).copied().unwrap_or_default()
@@ -315,6 +325,22 @@ impl Geometry {
     /// Every unit, in forward order.
     pub fn units(&self) -> impl DoubleEndedIterator<Item = UnitIndex> + use<> {
         (0..self.layers + 2).map(UnitIndex::from)
+    }
+
+    /// The slab of a part where every part has one: units in forward order.
+    pub fn slab_of(&self, unit: UnitIndex, part: PartIndex) -> SlabIndex {
+        let below = if unit == self.embedding() { 0 } else { self.embedding_parts + unit.at() - 1 };
+        SlabIndex::from(below + part.at())
+    }
+
+    /// The part whose slab it is, where every part has one.
+    pub fn part_of(&self, slab: SlabIndex) -> (UnitIndex, PartIndex) {
+        let layers_end = self.embedding_parts + self.layers;
+        match slab.at() {
+            at if at < self.embedding_parts => (self.embedding(), PartIndex::from(at)),
+            at if at < layers_end => (self.layer(at - self.embedding_parts), PartIndex(0)),
+            at => (self.head(), PartIndex::from(at - layers_end)),
+        }
     }
 
     /// Parts that a unit's gradient leaves the device in.

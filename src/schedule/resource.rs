@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::operation::{End, WeightPlace};
-use super::policy::{Extent, Geometry, Policy, ROOMS, Sum};
+use super::policy::{Extent, Geometry, Policy, Sum};
 use crate::base::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::device::Lane;
 use crate::model::Recompute;
@@ -245,8 +245,8 @@ impl Resource {
                 seat.at() < sweep && layer_of(unit).is_some_and(keeps)
             }
             Resource::Slot(slot) => slot.at() < placement.weight_slots + placement.residents(),
-            Resource::Accumulator => placement.sweeps == 1,
-            Resource::SumRoom(room) => placement.sweeps > 1 && room.at() < ROOMS,
+            Resource::Accumulator => placement.shares_sum(geometry.layers),
+            Resource::SumRoom(room) => room.at() < placement.sum_rooms(geometry.layers),
             Resource::LayerAccumulator { unit } => {
                 layer_of(unit).is_some_and(|layer| placement.layer(layer).sum == Sum::Own)
             }

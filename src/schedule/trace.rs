@@ -25,12 +25,25 @@ pub struct Label<'a> {
     pub waits: &'a [Tick],
 }
 
+/// Something that the thread that issues did, beside the lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// For people: `wait for a batch`.
+    pub name: &'static str,
+    /// When it began, on the clock of the spans.
+    pub start_ns: u64,
+    /// When it ended.
+    pub end_ns: u64,
+}
+
 /// Spans that belong together: what a device did, or what a simulation says it would do.
 pub struct Process<'a> {
     /// For people: `measured`, `simulated`.
     pub name: &'a str,
     /// The spans, in any order.
     pub spans: &'a [TaskSpan],
+    /// What stands on a track of its own, below the lanes.
+    pub notes: &'a [Note],
     /// What a task was; one it does not know is written by number.
     pub label: &'a dyn Fn(&TaskSpan) -> Option<Label<'a>>,
 }
@@ -82,6 +95,14 @@ pub fn write_trace(processes: &[Process], to: &mut impl Write) -> io::Result<()>
         for lane in Lane::ALL {
             put(fact("thread_name", lane.at(), "name", lane.name().into()))?;
             put(fact("thread_sort_index", lane.at(), "sort_index", lane.at().into()))?;
+        }
+        let caller = Lane::COUNT;
+        if !process.notes.is_empty() {
+            put(fact("thread_name", caller, "name", "caller".into()))?;
+            put(fact("thread_sort_index", caller, "sort_index", caller.into()))?;
+        }
+        for note in process.notes {
+            put(Event { pid, ..spent(note.name, "caller", caller, note.start_ns, note.end_ns) })?;
         }
         let by_tick: HashMap<Tick, &TaskSpan> =
             process.spans.iter().map(|span| (span.tick(), span)).collect();
@@ -195,7 +216,7 @@ mod tests {
     #[test]
     fn a_trace_is_an_array_of_events_on_the_lanes_tracks() {
         let spans = example();
-        let events = events(&[Process { name: "measured", spans: &spans, label: &label }]);
+        let events = events(&[Process { name: "measured", spans: &spans, notes: &[], label: &label }]);
         let named = |name: &str| events.iter().find(|event| event["name"] == name).unwrap();
         let upload = named("upload unit 3 → slot 1");
         assert_eq!((upload["ts"].as_f64(), upload["dur"].as_f64()), (Some(1.0), Some(2.5)));
@@ -220,9 +241,19 @@ mod tests {
     }
 
     #[test]
+    fn notes_stand_on_a_track_of_their_own() {
+        let notes = [Note { name: "wait for a batch", start_ns: 1000, end_ns: 3500 }];
+        let events = events(&[Process { name: "measured", spans: &[], notes: &notes, label: &|_| None }]);
+        let note = events.iter().find(|event| event["ph"] == "X").unwrap();
+        assert_eq!((&note["name"], &note["tid"]), (&"wait for a batch".into(), &Lane::COUNT.into()));
+        assert_eq!((note["ts"].as_f64(), note["dur"].as_f64()), (Some(1.0), Some(2.5)));
+        assert!(events.iter().any(|event| event["ph"] == "M" && event["args"]["name"] == "caller"));
+    }
+
+    #[test]
     fn an_arrow_leads_from_the_end_of_a_task_to_the_start_of_its_waiter() {
         let spans = example();
-        let events = events(&[Process { name: "measured", spans: &spans, label: &label }]);
+        let events = events(&[Process { name: "measured", spans: &spans, notes: &[], label: &label }]);
         let end = |ph: &str| events.iter().find(|event| event["ph"] == ph).unwrap();
         let (from, to) = (end("s"), end("f"));
         assert_eq!((&from["tid"], from["ts"].as_f64()), (&Lane::H2d.at().into(), Some(3.499)));
@@ -234,7 +265,7 @@ mod tests {
     #[test]
     fn measured_and_simulated_stand_apart_in_one_file() {
         let spans = example();
-        let process = |name| Process { name, spans: &spans, label: &label };
+        let process = |name| Process { name, spans: &spans, notes: &[], label: &label };
         let events = events(&[process("measured"), process("simulated")]);
         let of = |pid: usize| events.iter().filter(|event| event["pid"] == pid).count();
         assert_eq!((of(1), of(2)), (events.len() / 2, events.len() / 2));
@@ -247,7 +278,7 @@ mod tests {
     #[test]
     fn a_trace_of_nothing_is_still_a_trace() {
         assert!(
-            events(&[Process { name: "none", spans: &[], label: &|_| None }])
+            events(&[Process { name: "none", spans: &[], notes: &[], label: &|_| None }])
                 .iter()
                 .all(|event| event["ph"] == "M")
         );
@@ -257,7 +288,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_reported() {
         let spans = example();
-        let process = Process { name: "measured", spans: &spans, label: &label };
+        let process = Process { name: "measured", spans: &spans, notes: &[], label: &label };
         let mut room = [0u8; 100];
         let error = write_trace(&[process], &mut room.as_mut_slice()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);

@@ -208,7 +208,10 @@ impl Run {
                 return Ok(true);
             }
             let lr = self.rate.at(*done);
-            let (StepData { micros, next }, waited) = self.feeder.next()?;
+            let asked = Instant::now();
+            let StepData { micros, next } = self.feeder.take()?;
+            let given = Instant::now();
+            self.trainer.mark("wait for a batch", asked, given);
             let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
             let report = self.trainer.step(&batches, lr)?;
             *done += 1;
@@ -228,7 +231,7 @@ impl Run {
                 tokens,
                 epoch: next.epoch as f64 + next.window as f64 / next.windows as f64,
                 step_seconds,
-                data_seconds: waited.as_secs_f64(),
+                data_seconds: (given - asked).as_secs_f64(),
                 tokens_per_second: tokens as f64 / step_seconds,
                 tflops: self.work.flop(tokens, attended) / step_seconds / 1e12,
                 rss_bytes: resident_bytes(),

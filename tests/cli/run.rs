@@ -43,7 +43,9 @@ fn a_model_is_trained_exported_trained_on_and_sampled() {
     assert!(loss(29) < loss(0) - 2.0, "from {} to {}", loss(0), loss(29));
     assert!(log[29]["val_loss"].as_f64().unwrap() < loss(0) - 2.0);
     let trace: Value = serde_json::from_slice(&fs::read(here("trace.json")).unwrap()).unwrap();
-    assert!(!trace["traceEvents"].as_array().or(trace.as_array()).unwrap().is_empty());
+    let events = trace["traceEvents"].as_array().or(trace.as_array()).unwrap();
+    let waits = events.iter().filter(|event| event["name"] == "wait for a batch").count();
+    assert_eq!(waits, 30, "one wait for a batch, however short, in every step");
 
     // It goes on where it was: the f32 export is the whole model but for the moments.
     let on =

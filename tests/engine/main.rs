@@ -15,6 +15,8 @@ use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 mod cuda;
 mod losses;
 mod modes;
+mod orders;
+mod peaks;
 mod placements;
 #[path = "../reference/mod.rs"]
 mod reference;

@@ -8,6 +8,11 @@ use horizon::model::ModelConfig;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+/// The project's folder: where cargo, or whoever runs a packed test, says that it is now.
+pub fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// Every case.
 pub const CASES: [&str; 11] = [
     "base_gqa",
@@ -51,7 +56,7 @@ impl OwnedBatch {
 
 impl Case {
     pub fn read(name: &str) -> Case {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.safetensors"));
+        let path = root().join(format!("tests/golden/{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         let case: Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["case"]).unwrap();

@@ -4,7 +4,7 @@
 use horizon::base::{DType, Dims, Shape};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::host::Pinning;
-use horizon::model::ModelConfig;
+use horizon::model::{ModelConfig, preset};
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 
 use crate::meddler::Meddling;
@@ -16,9 +16,8 @@ pub fn config(tied: bool) -> ModelConfig {
     ModelConfig {
         dims: Dims { c: 48, h: 2, g: 1, d: 64, f: 40, v: 67, l: 3 },
         tied,
-        norm_eps: 1e-5,
-        rope_theta: 10_000.0,
         positions_max: 64,
+        ..preset("tiny").expect("a preset")
     }
 }
 

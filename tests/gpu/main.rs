@@ -7,6 +7,7 @@ mod equal;
 #[cfg(hz_cuda)]
 mod faults;
 mod meddler;
+mod pack_rehearsal;
 #[cfg(hz_cuda)]
 mod programs;
 #[cfg(hz_cuda)]

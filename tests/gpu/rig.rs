@@ -46,9 +46,9 @@ pub fn gpu() -> Option<Rig> {
     None
 }
 
-/// All that are there. The emulator is left out where there is no compiler to build it with.
+/// All that are there.
 pub fn all() -> Vec<Rig> {
-    let emulated = std::env::var_os("HZ_NO_EMULATOR").is_none().then_some(Rig::Emulated);
+    let emulated = cuda::emulates().then_some(Rig::Emulated);
     emulated.into_iter().chain(gpu()).collect()
 }
 

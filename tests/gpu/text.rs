@@ -2,7 +2,7 @@
 
 use horizon::base::{Dims, Shape};
 use horizon::engine::{Batch, DeviceChoice, Trainer, TrainerOptions};
-use horizon::model::ModelConfig;
+use horizon::model::{ModelConfig, preset};
 
 use crate::rig;
 
@@ -35,7 +35,8 @@ fn losses(trainer: &mut Trainer, steps: usize, lr: f64) -> Vec<f64> {
 
 fn agree(millions: usize, steps: usize, sequence: usize) {
     let dims = shape(millions);
-    let config = ModelConfig { dims, tied: true, norm_eps: 1e-6, rope_theta: 1e6, positions_max: sequence };
+    let config =
+        ModelConfig { dims, tied: true, positions_max: sequence, ..preset("tiny").expect("a preset") };
     let options = TrainerOptions { shape: Shape { b: 1, t: sequence }, ..TrainerOptions::default() };
     let cuda = TrainerOptions { device: DeviceChoice::Cuda(0), ..options.clone() };
     let lr = 3e-4;

@@ -31,9 +31,10 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// The emulated device, and a GPU if there is one.
+    /// The emulated device where it is to be built, and a GPU if there is one.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Cuda::emulated()].into_iter().chain(Cuda::gpu())
+        let emulated = emulates().then(Cuda::emulated);
+        emulated.into_iter().chain(Cuda::gpu())
     }
 
     /// On the emulated device.
@@ -120,6 +121,11 @@ impl Cuda {
         self.kernels.outcome().expect("launches that succeed");
         results
     }
+}
+
+/// Whether there is an emulated device: not where `HZ_NO_EMULATOR` says that there is no compiler to build it with.
+pub fn emulates() -> bool {
+    std::env::var_os("HZ_NO_EMULATOR").is_none()
 }
 
 /// The launchers and the cuBLASLt of the emulated device, which run work as it is queued.

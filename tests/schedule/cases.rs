@@ -65,6 +65,9 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         2 => Just((Mode::Streamed, AdamWhen::UnderBackward, GradWait::Host)),
         1 => Just((Mode::Exact, AdamWhen::AfterNorm, GradWait::Device)),
         1 => Just((Mode::Streamed, AdamWhen::AfterNorm, GradWait::Device)),
+        1 => Just((Mode::Compact, AdamWhen::AfterNorm, GradWait::Host)),
+        1 => Just((Mode::Compact, AdamWhen::UnderBackward, GradWait::Host)),
+        1 => Just((Mode::Compact, AdamWhen::AfterNorm, GradWait::Device)),
     ];
     let sweeps = prop_oneof![2 => Just(1), 1 => 2..=3usize];
     (updates, 2..=5usize, 2..=4usize, 2..=4usize, sweeps).prop_map(

@@ -6,13 +6,16 @@
 use horizon::base::{RoomIndex, SlabIndex, SlotIndex};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
-    BoundaryPlace, Fault, GradPlace, List, Operation, Recompute, Resource, SumPlace, WeightPlace,
+    AdamWhen, BoundaryPlace, Fault, Geometry, GradPlace, List, Mode, Operation, Recompute, Resource,
+    SumPlace, Synced, WeightPlace,
 };
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::cases::{Act, Case, any_case, cases, issued_before, place_of, rewrite, three_steps, waits_of};
+use crate::cases::{
+    Act, Case, Kind, any_case, cases, issued_before, place_of, policy, rewrite, three_steps, waits_of,
+};
 use crate::machine::{Machine, Order, Outcome};
 
 fn program(case: &Case, acts: &[Act]) -> Outcome {
@@ -413,4 +416,82 @@ fn waits_of_another_list_are_refused() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+/// One planted fault of each class, told as what it is.
+#[test]
+fn every_class_of_fault_is_told_as_such() {
+    let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
+    let geometry = Geometry { layers: 3, tied: false, embedding_parts: 2, head_parts: 2 };
+    let kinds = vec![Kind::Train(2), Kind::Save, Kind::Train(2), Kind::Train(2)];
+    let case = Case { policy, geometry, kinds, outside: false };
+    let acts = case.acts(&case.lists());
+    assert_eq!(case.fault(&acts), None);
+    let (list, place) = (middle(&case), place_of(&acts, case.middle()));
+    let Act::Issue(_, synced) = &acts[place] else { unreachable!("the place of a list") };
+    let find = |text: &str| {
+        position(&list, 0, |operation| operation.to_string().starts_with(text)).expect("it is in the list")
+    };
+    let without = |text: &str| {
+        let mut operations = list.operations.clone();
+        operations.remove(find(text));
+        middle_fault(&case, operations)
+    };
+    let with_waits = |list: &List, change: &dyn Fn(usize, &mut Tick, &mut Vec<Tick>, &mut bool)| {
+        let mut changed = Synced::default();
+        for index in 0..synced.len() {
+            let (mut tick, mut waits) = (synced.tick(index), synced.waits(index).to_vec());
+            let mut signal = synced.signal(index);
+            change(index, &mut tick, &mut waits, &mut signal);
+            changed.push(tick, &waits, signal);
+        }
+        let mut faulty = acts.clone();
+        faulty[place] = Act::Issue(list.clone(), changed);
+        case.fault(&faulty)
+    };
+
+    let upload = find("upload unit 3");
+    let fault = with_waits(&list, &|index, _, waits, _| waits.retain(|_| index != upload));
+    assert!(matches!(fault, Some(Fault::Race { .. })), "{fault:?}");
+    // AdamW of a unit that is being saved.
+    let adam = find("adam unit 2");
+    let on_disk = |wait: &Tick| wait.lane == Lane::Disk;
+    assert!(synced.waits(adam).iter().any(on_disk), "the save is waited for");
+    let fault = with_waits(&list, &|index, _, waits, _| waits.retain(|wait| index != adam || !on_disk(wait)));
+    let saving = |first: horizon::schedule::Party| first.operation.is_some_and(|it| it.lane() == Lane::Disk);
+    assert!(matches!(fault, Some(Fault::Race { first, .. }) if saving(first)), "{fault:?}");
+    let fault = with_waits(&list, &|index, tick, waits, _| {
+        if index == upload {
+            waits.push(Tick { lane: Lane::Compute, count: tick.count + 10_000 });
+        }
+    });
+    assert!(matches!(fault, Some(Fault::Ahead { .. })), "{fault:?}");
+    let awaited = synced.waits(find("forward unit 1"))[0];
+    let fault = with_waits(&list, &|_, tick, _, signal| *signal &= *tick != awaited);
+    assert!(matches!(fault, Some(Fault::Silent { .. })), "{fault:?}");
+    let fault = with_waits(&list, &|index, tick, _, _| tick.count += u64::from(index == upload));
+    assert!(matches!(fault, Some(Fault::Misfit { party: Some(_) })), "{fault:?}");
+    let mut shorter = list.clone();
+    shorter.operations.pop();
+    let fault = with_waits(&shorter, &|_, _, _, _| ());
+    assert!(matches!(fault, Some(Fault::Misfit { party: None })), "{fault:?}");
+
+    let fault = without("upload unit 3");
+    assert!(matches!(fault, Some(Fault::Content { .. })), "{fault:?}");
+    let fault = without("adam unit 2");
+    assert!(matches!(fault, Some(Fault::Unused { .. })), "{fault:?}");
+    let mut operations = list.operations.clone();
+    let slot = SlotIndex(9);
+    let Operation::Upload { place, .. } = &mut operations[upload] else { unreachable!("an upload") };
+    *place = WeightPlace::Slot(slot);
+    let fault = middle_fault(&case, operations);
+    assert!(matches!(fault, Some(Fault::Beyond { resource: Resource::Slot(found), .. }) if found == slot));
+    // A save that misses a unit, whichever it is, and is asked for.
+    let case = Case { outside: true, ..case };
+    for unit in 0..5 {
+        let mut lists = case.lists();
+        lists[1].operations.remove(unit);
+        let fault = case.fault(&case.acts(&lists));
+        assert!(matches!(fault, Some(Fault::Content { resource: Resource::Saved, .. })), "{unit}: {fault:?}");
+    }
 }

@@ -6,7 +6,7 @@
 A mutant drops one barrier, wait or commit, weakens one wait, or moves one bound by one (< to <=, >= to >, ...), in kernel code
 outside unrolled loops of constant length. It is caught when a test of its op fails, crashes or hangs under either build. What
 survives must stand in EQUIVALENT with the reason why it changes nothing that a test could see; an entry that no longer matches
-a survivor is an error too.
+a survivor is an error too. With --only, FILE keeps what it says of the other mutants: a long run can be taken in pieces.
 """
 import argparse
 import concurrent.futures
@@ -165,21 +165,30 @@ def judge(mutant, base, all_objects):
     return None
 
 
+def earlier(path):
+    """What an earlier run wrote, by the mutant's label."""
+    if not os.path.exists(path):
+        return {}
+    with open(path) as f:
+        return {m[1]: m[0] for m in re.finditer(r"^(?:caught|equivalent|SURVIVED) +([^\n]*)(?:\n +[^\n]*)?", f.read(), re.M)}
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--only", default="")
     options.add_argument("--out")
     options = options.parse_args()
-    chosen = [m for m in mutants() if re.search(options.only, f"{m['file']}:{m['line']} {m['what']}")]
-    report, survivors, caught = [], [], 0
+    everyone = mutants()
+    label_of = lambda m: f"{m['file']}:{m['line']} {m['what']}   [{m['source']}]"
+    chosen = [m for m in everyone if re.search(options.only, label_of(m))]
+    entries, survivors = earlier(options.out) if options.only and options.out else {}, []
     with tempfile.TemporaryDirectory() as base, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         objects = snapshot(base)
         for m, verdict in zip(chosen, pool.map(lambda m: judge(m, base, objects), chosen)):
-            label = f"{m['file']}:{m['line']} {m['what']}   [{m['source']}]"
+            label = label_of(m)
             key = (m["file"], m["what"], m["source"])
             if verdict:
-                caught += 1
                 line = f"caught      {label}\n            {verdict[0]}: {verdict[1]}"
             elif key in EQUIVALENT:
                 line = f"equivalent  {label}\n            {EQUIVALENT[key]}"
@@ -187,11 +196,14 @@ def main():
                 line = f"SURVIVED    {label}"
             if not verdict:
                 survivors.append(key)
-            report.append(line)
+            entries[label] = line
             print(line, flush=True)
     unknown = [k for k in survivors if k not in EQUIVALENT]
     stale = [k for k in EQUIVALENT if k not in survivors] if not options.only else []
-    report.append(f"{len(chosen)} mutants: {caught} caught, {len(survivors) - len(unknown)} equivalent, {len(unknown)} survived")
+    report = [entries[label_of(m)] for m in everyone if label_of(m) in entries]
+    count = {word: sum(line.startswith(word) for line in report) for word in ("caught", "equivalent", "SURVIVED")}
+    report.append(f"{len(report)} of {len(everyone)} mutants: {count['caught']} caught, {count['equivalent']} equivalent, "
+                  f"{count['SURVIVED']} survived")
     print(report[-1])
     for key in stale:
         print("no longer a survivor, take it out of EQUIVALENT:", key)

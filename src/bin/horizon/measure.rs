@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use horizon::base::{DType, Result};
-use horizon::host::{Arena, HostSpan, Limits, MemoryKind, Pool};
+use horizon::host::{Arena, HostSpan, Limits, MemoryKind, Pool, Topology};
 use horizon::ops::adam::{AdamOptions, AdamScalars, AdamSpans, update, write_master};
 
 /// Parameters that AdamW updates: larger than the caches of most processors.
@@ -37,7 +37,7 @@ pub struct Measured {
 pub fn measure(threads: usize, limits: &Limits) -> Result<Measured> {
     let bytes = PARAMETERS * BYTES;
     limits.admit("the measurement", bytes)?;
-    let pool = Pool::new(threads)?;
+    let pool = Pool::over(threads, &Topology::read())?;
     let arena = Arena::take(bytes, MemoryKind::Plain)?;
     arena.touch(&pool)?;
     let whole = arena.whole();

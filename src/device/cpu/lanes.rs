@@ -1,6 +1,7 @@
 //! The lanes of the CPU device: each one a thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -15,8 +16,19 @@ struct Shared {
     lanes: [Arc<ThreadLane>; Lane::COUNT],
     work: Arc<dyn Work>,
     failure: Failure,
+    /// Whether a lane lets all others go first at this moment.
+    polite: [AtomicBool; Lane::COUNT],
     /// Keeps the arena as long as a lane may touch it.
     _device: Arc<CpuDevice>,
+}
+
+impl Shared {
+    /// Whether a lane is at work, or has work that waits for nothing. A polite one has none.
+    fn can_go_on(&self, lane: Lane) -> bool {
+        let arrived =
+            |counts: Counts| Lane::ALL.iter().all(|of| self.lanes[of.at()].done() >= counts[of.at()]);
+        !self.polite[lane.at()].load(Ordering::Acquire) && self.lanes[lane.at()].next().is_some_and(arrived)
+    }
 }
 
 /// What the thread of one lane has at hand.
@@ -32,7 +44,10 @@ impl Serve for Server {
             self.shared.lanes[other.at()].reach(counts[other.at()]);
         }
         if let Some(adversary) = &mut self.adversary {
-            adversary.delay();
+            let (shared, lane) = (&self.shared, self.lane);
+            let polite = |is| shared.polite[lane.at()].store(is, Ordering::Release);
+            let others_can = || Lane::ALL.into_iter().any(|other| other != lane && shared.can_go_on(other));
+            adversary.delay(polite, others_can);
         }
     }
 
@@ -66,6 +81,7 @@ impl CpuLanes {
             lanes: Lane::ALL.map(|lane| Arc::new(ThreadLane::new(lane, tracing))),
             work,
             failure: Failure::default(),
+            polite: Default::default(),
             _device: device,
         });
         let mut lanes = CpuLanes { shared, threads: Vec::with_capacity(Lane::COUNT) };
@@ -100,6 +116,10 @@ impl Lanes for CpuLanes {
         let mut spans = Vec::new();
         self.shared.lanes.iter().for_each(|lane| lane.take_spans(&mut spans));
         spans
+    }
+
+    fn origin(&self) -> Option<Instant> {
+        self.shared.lanes[Lane::Host.at()].origin()
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The embedded default and the numerical reference. Nothing is taken short: weights are really copied into an
 //! arena of limited size, lanes really run side by side, so the engine that works here really streams. The
-//! [adversarial](CpuDevice::adversarial) device also delays tasks at random, so that a wait that is missing
-//! shows as a wrong number, and [scrubs](Device::scrub) memory.
+//! [adversarial](CpuDevice::adversarial) device also delays tasks and reorders what nothing orders, so that a wait that
+//! is missing shows as a wrong number, and [scrubs](Device::scrub) memory; the [painted](CpuDevice::painted) one
+//! tells which of its memory has been used.
 
 mod adversary;
 mod lanes;
@@ -25,24 +26,57 @@ pub struct CpuDevice {
     memory_limit: Option<usize>,
     arena: Mutex<Option<Arena>>,
     seed: Option<u64>,
+    is_painted: bool,
     origin: Instant,
 }
+
+/// What a painted arena holds where nobody has written.
+const PAINT: u8 = 0xa5;
+
+/// Bytes that [`CpuDevice::written`] counts by.
+pub const LINE: usize = 256;
 
 impl CpuDevice {
     /// A device with at most `memory_limit` bytes of memory; without a limit, with what the host has.
     pub fn new(memory_limit: Option<usize>) -> Arc<CpuDevice> {
-        Arc::new(CpuDevice { memory_limit, arena: Mutex::new(None), seed: None, origin: Instant::now() })
+        CpuDevice::make(memory_limit, None, false)
     }
 
-    /// A device whose lanes delay tasks at random, by `seed`, and that scrubs what is of no use any more: for
-    /// tests. Times change, results must not.
+    /// A device whose lanes delay tasks and reorder what nothing orders, at random, by `seed`, and that scrubs what
+    /// is of no use any more: for tests. Times change, results must not.
     pub fn adversarial(memory_limit: Option<usize>, seed: u64) -> Arc<CpuDevice> {
+        CpuDevice::make(memory_limit, Some(seed), false)
+    }
+
+    /// A device whose arena is painted instead of zeroed, so that it can say afterwards what was
+    /// [written](CpuDevice::written): for tests.
+    pub fn painted(memory_limit: Option<usize>) -> Arc<CpuDevice> {
+        CpuDevice::make(memory_limit, None, true)
+    }
+
+    fn make(memory_limit: Option<usize>, seed: Option<u64>, is_painted: bool) -> Arc<CpuDevice> {
         Arc::new(CpuDevice {
             memory_limit,
             arena: Mutex::new(None),
-            seed: Some(seed),
+            seed,
+            is_painted,
             origin: Instant::now(),
         })
+    }
+
+    /// Of a stretch of a painted arena the bytes that were written since it was reserved, in whole lines of [`LINE`]. A line
+    /// counts once any byte of it has changed.
+    ///
+    /// # Panics
+    /// If the device is not painted, if its lanes, or anybody else, still hold it, or beyond the arena.
+    pub fn written(self: &mut Arc<Self>, offset: usize, bytes: usize) -> usize {
+        let device = Arc::get_mut(self).expect("nobody else holds the device");
+        assert!(device.is_painted, "only a painted device can tell");
+        let arena = device.arena.get_mut().as_ref().expect("the arena was reserved");
+        let mut memory = vec![0u8; bytes];
+        arena.whole().part(offset, bytes).read(&mut memory);
+        let touched = memory.chunks(LINE).filter(|line| line.iter().any(|&byte| byte != PAINT));
+        touched.map(<[u8]>::len).sum()
     }
 
     /// Bytes that an arena may have, and what says so.
@@ -88,6 +122,9 @@ impl Device for CpuDevice {
             ));
         }
         let whole = arena.insert(Arena::take(bytes, MemoryKind::Plain)?).whole();
+        if self.is_painted {
+            paint(&whole);
+        }
         let base = ptr::NonNull::new(whole.address()).expect("an arena has an address");
         // SAFETY: the arena lies in `self` and is freed only with the device, which whoever uses spans keeps.
         Ok(unsafe { DeviceSpan::new(base, bytes) })
@@ -125,5 +162,14 @@ impl Device for CpuDevice {
         // SAFETY: as in `upload`, with source and target exchanged.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
+    }
+}
+
+/// Covers memory that nobody has been given yet.
+fn paint(whole: &HostSpan) {
+    let line = [PAINT; LINE];
+    for offset in (0..whole.bytes()).step_by(LINE) {
+        let bytes = LINE.min(whole.bytes() - offset);
+        whole.part(offset, bytes).write(&line[..bytes]);
     }
 }

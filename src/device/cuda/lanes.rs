@@ -267,6 +267,10 @@ impl<C: Calls> Lanes for CudaLanes<C> {
         }
         spans
     }
+
+    fn origin(&self) -> Option<Instant> {
+        self.shared.timing.as_ref().map(Timing::origin)
+    }
 }
 
 impl<C: Calls> Drop for CudaLanes<C> {

@@ -15,6 +15,10 @@
 //! again only when the tick has arrived. The device synchronises with the host in [`Lanes::reach`](super::Lanes)
 //! alone; copies are asynchronous, from and to memory that [`Device::wire_memory`] pins.
 //!
+//! Nothing can hang: a task is issued only after all that it waits for, so whatever a stream or a thread waits for is
+//! under way without the issuing thread. That also holds where CUDA itself makes the issuing thread wait for the whole
+//! device, as when it loads a kernel at its first launch.
+//!
 //! **Failures.** The first call that fails names its task and poisons the device. Work that fails later is
 //! reported by whatever call comes next; which tasks were running then is told by the words that streams write
 //! behind every task, and stands in the message. After a failure nothing more is enqueued, ticks still arrive, and

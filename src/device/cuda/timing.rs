@@ -41,6 +41,11 @@ impl<C: Calls> Timing<C> {
         Ok(timing)
     }
 
+    /// When it stood at 0.
+    pub fn origin(&self) -> Instant {
+        self.origin
+    }
+
     /// The host's time.
     pub fn now(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64

@@ -10,6 +10,7 @@ mod trace;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::base::{DType, Error, Result};
 use crate::device::cpu::CpuDevice;
@@ -24,7 +25,7 @@ use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::engine::tuning::Tuning;
-use crate::host::{Limits, Pool};
+use crate::host::{Limits, Pool, Topology};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, List, Sync, Synced};
@@ -68,6 +69,9 @@ pub struct Stats {
     pub host_bytes: usize,
     /// CPU threads that share a job.
     pub threads: usize,
+    /// Seconds that the calling thread has spent on finding lists, inferring and proving their waits, and handing
+    /// them to the lanes.
+    pub issue_seconds: f64,
 }
 
 /// A model in host RAM and a device that trains it. Used from one thread at a time; see the
@@ -124,7 +128,7 @@ impl Trainer {
     pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let Backend { device, storage, kernels } = backend;
         let threads = options.threads();
-        let pool = Arc::new(Pool::new(threads)?);
+        let pool = Arc::new(Pool::over(threads, &Topology::read())?);
         let plan = plan_of(config, options, storage)?;
         let plan = match device.pinning() {
             Some(pinning) => plan.apart(pinning),
@@ -255,10 +259,12 @@ impl Trainer {
 
     /// A list that is to be issued next, with its waits; they have been proved sufficient.
     fn infer(&mut self, purpose: Purpose) -> Result<Issued> {
+        let start = Instant::now();
         let runner = self.runner.clone();
         let (number, list) = runner.lists.get(purpose)?;
         let waits = self.sync.infer(list);
         self.prove(list, &waits)?;
+        self.stats.issue_seconds += start.elapsed().as_secs_f64();
         Ok(Issued { list: number, waits, reached: None })
     }
 
@@ -269,6 +275,7 @@ impl Trainer {
 
     /// Gives the lanes a stretch of a list's operations.
     fn issue(&mut self, issued: &Issued, frame: usize, range: Range<usize>) {
+        let start = Instant::now();
         let list = self.runner.lists.numbered(issued.list);
         for index in range {
             let operation = list.operations[index];
@@ -280,6 +287,7 @@ impl Trainer {
                 self.frame_done[frame] = Some(tick);
             }
         }
+        self.stats.issue_seconds += start.elapsed().as_secs_f64();
     }
 
     /// Waits until what a list is for is known.

@@ -1,6 +1,7 @@
 //! What the lanes did, for people and for programs.
 
 use std::io::{self, BufWriter};
+use std::time::Instant;
 
 use super::Trainer;
 use crate::base::{Error, Result, Status};
@@ -9,7 +10,7 @@ use crate::engine::record::Record;
 use crate::engine::runner::Runner;
 use crate::engine::task::Task;
 use crate::plan::Machine;
-use crate::schedule::Operation;
+use crate::schedule::{Note, Operation};
 
 impl Trainer {
     /// Writes what every lane did so far in Chrome trace format, which Perfetto opens. Waits for the lanes.
@@ -36,6 +37,14 @@ impl Trainer {
     /// Nothing before the second, and without [`measuring`](crate::engine::TrainerOptions::measuring).
     pub fn busy_per_step(&self) -> Option<[f64; Lane::COUNT]> {
         self.busy.as_ref().and_then(|busy| busy.per_step())
+    }
+
+    /// Marks in the trace what the calling thread did from one instant to another; nothing without tracing.
+    pub fn mark(&mut self, name: &'static str, start: Instant, end: Instant) {
+        if let (Some(record), Some(origin)) = (&mut self.record, self.lanes.origin()) {
+            let ns = |at: Instant| at.saturating_duration_since(origin).as_nanos() as u64;
+            record.notes.push(Note { name, start_ns: ns(start), end_ns: ns(end) });
+        }
     }
 
     fn record(&self) -> Result<&Record> {

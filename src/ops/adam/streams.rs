@@ -2,11 +2,9 @@
 //!
 //! A run is done in blocks of a cache line of 16-bit numbers. Before a block the lines of the block `AHEAD`
 //! blocks further on are asked for, because a core that computes looks too few loads ahead by itself to keep
-//! memory busy. By figures of `benches/results/adam-cpu.md`: with 2 threads of AVX-512 and bf16 moments 78 % of
-//! the probe without asking, 94 to 95 % from 8 to 24 blocks ahead at tiles of 2¹⁴ elements, and beyond the probe
-//! at tiles of 2¹⁸. Asking into the second cache only, several blocks at a time, or past the caches
-//! (`prefetchnta`) was slower, asking for ownership (`prefetchw`) no faster. Non-temporal stores have nothing to
-//! save: what is written was read just before, and its lines are in the cache.
+//! memory busy: that is the pipeline, with loads in one stage and arithmetic in the other. Non-temporal stores have
+//! nothing to save: what is written was read just before, and its lines are in the cache. The figures behind
+//! `AHEAD` and the kind of prefetch are in `benches/results/adam-cpu.md`.
 
 use std::slice;
 

@@ -4,9 +4,8 @@ use crate::host::Pool;
 
 /// Elements of the smallest tile: 32 KiB of weights.
 const TILE_MIN: usize = 1 << 14;
-/// Elements of the largest. Neighbouring tiles are taken by different threads at nearly the same time, and where
-/// one ends, what its thread asked for ahead is the other's: with 2 threads the memory probe of
-/// `benches/adam.rs` gives 87 % at 2¹² elements, 100 % at 2¹⁴, 108 % at 2¹⁶, 109 % at 2¹⁸.
+/// Elements of the largest. Neighbouring tiles are taken by different threads at nearly the same time, and what
+/// is asked for ahead of the end of one is the other's; see `benches/results/adam-cpu.md` for what that costs.
 const TILE_MAX: usize = 1 << 18;
 /// Tiles that a thread has in the mean, so that all end at nearly the same time.
 const SHARES: usize = 8;
@@ -14,8 +13,9 @@ const SHARES: usize = 8;
 const PAGE: usize = 4096;
 
 /// Calls `work(start, count)` by the pool's threads until every one of `elements` elements is done once. All tiles
-/// but the first begin on a page border of a stream of `size` bytes an element that starts at `address`; in
-/// streams that start as far behind a cache line as this one in elements, tiles begin on cache lines as well.
+/// but the first begin on a page border of the stream that starts at `address` with `size` bytes an element. Another
+/// stream of the call has its borders on pages, too, if element 0 of both lies in the same place of a page, and on
+/// cache lines if it does of a cache line.
 pub fn over_tiles(
     pool: &Pool,
     elements: usize,

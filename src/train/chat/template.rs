@@ -100,7 +100,7 @@ impl ChatTemplate {
 
     /// Whether a text ends with a special token.
     pub(super) fn ends_special(&self, text: &str) -> bool {
-        self.special.all.iter().any(|token| text.ends_with(token))
+        self.special.0.iter().any(|token| text.ends_with(&token.text))
     }
 
     /// What the template makes of messages; marks are in it.
@@ -111,7 +111,9 @@ impl ChatTemplate {
         variables: &Map<String, Value>,
     ) -> Result<String> {
         let pair = |key: &str, value: Jinja| (key.to_owned(), value);
-        let special = self.special.named.iter().map(|(key, text)| pair(key, Jinja::from(text.as_str())));
+        let special = self.special.0.iter();
+        let special =
+            special.filter_map(|token| Some(pair(token.name.as_ref()?, Jinja::from(token.text.as_str()))));
         let given = variables.iter().map(|(key, value)| pair(key, Jinja::from_serialize(value)));
         let context: Jinja = [pair("tools", Jinja::from(())), pair("documents", Jinja::from(()))]
             .into_iter()

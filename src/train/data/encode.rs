@@ -1,6 +1,7 @@
 //! From what a file says to tokens and what is learned of them.
 
 use std::path::PathBuf;
+use std::slice::from_ref;
 
 use crate::base::{Error, Result, Status};
 use crate::train::chat::{ChatTemplate, Conversation};
@@ -62,7 +63,7 @@ impl Encoder {
 
     /// A document that is learned whole.
     pub fn document(&self, text: &[u8]) -> Result<Encoded> {
-        self.tokenizer.encode_document(text, &[0..text.len()])
+        self.tokenizer.encode_document(text, from_ref(&(0..text.len())))
     }
 
     /// A row.
@@ -95,7 +96,7 @@ impl Encoder {
     /// Prompt and completion are one text to the tokenizer; a token with a part in both is learned.
     fn pair(&self, prompt: &str, completion: &str) -> Result<Encoded> {
         let text = format!("{prompt}{completion}");
-        self.tokenizer.encode_document(text.as_bytes(), &[prompt.len()..text.len()])
+        self.tokenizer.encode_document(text.as_bytes(), from_ref(&(prompt.len()..text.len())))
     }
 
     fn chat(&self, conversation: &Conversation) -> Result<Encoded> {

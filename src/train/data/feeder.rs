@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use crate::base::{Error, Result};
 use crate::train::data::{Data, Loader, Micro, Position};
@@ -50,12 +49,10 @@ impl Feeder {
         Ok(Feeder { ready: Some(ready), thread: Some(thread) })
     }
 
-    /// The next step, and how long it was waited for.
-    pub fn next(&mut self) -> Result<(StepData, Duration)> {
-        let from = Instant::now();
+    /// The next step; waits for it if it is not ready.
+    pub fn take(&mut self) -> Result<StepData> {
         let step = self.ready.as_ref().and_then(|ready| ready.recv().ok());
-        let step = step.ok_or_else(|| Error::internal("the thread that prepares data has ended"))??;
-        Ok((step, from.elapsed()))
+        step.ok_or_else(|| Error::internal("the thread that prepares data has ended"))?
     }
 }
 

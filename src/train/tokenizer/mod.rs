@@ -260,14 +260,18 @@ impl Decoder<'_> {
     }
 }
 
+/// A special token of a folder.
+#[derive(Clone, Debug)]
+pub(crate) struct SpecialToken {
+    /// What `tokenizer_config.json` calls it (`bos_token`, …), if it does.
+    pub name: Option<String>,
+    /// What it looks like in text.
+    pub text: String,
+}
+
 /// The special tokens of a folder.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SpecialTokens {
-    /// Text by name in `tokenizer_config.json` (`bos_token`, …).
-    pub named: Vec<(String, String)>,
-    /// Every one of them, and those that have no name.
-    pub all: Vec<String>,
-}
+pub(crate) struct SpecialTokens(pub Vec<SpecialToken>);
 
 impl SpecialTokens {
     /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the added tokens of `tokenizer.json`, where there are
@@ -283,30 +287,27 @@ impl SpecialTokens {
             #[serde(default)]
             added_tokens: Vec<AddedToken>,
         }
-        let mut named: Vec<(String, String)> = Vec::new();
-        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
-            let Some(Value::Object(config)) = read_json(&folder.join(name))? else { continue };
+        let mut tokens: Vec<SpecialToken> = Vec::new();
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let Some(Value::Object(config)) = read_json(&folder.join(file))? else { continue };
             for (key, value) in config.iter().filter(|(key, _)| key.ends_with("_token")) {
                 let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str));
-                if let Some(text) = text
-                    && !named.iter().any(|(name, _)| name == key)
-                {
-                    named.push((key.clone(), text.to_owned()));
+                let is_new = !tokens.iter().any(|token| token.name.as_ref() == Some(key));
+                if let Some(text) = text.filter(|text| is_new && !text.is_empty()) {
+                    tokens.push(SpecialToken { name: Some(key.clone()), text: text.to_owned() });
                 }
             }
         }
-        let mut all: Vec<String> = named.iter().map(|(_, text)| text.clone()).collect();
         if let Some(file) = read_json::<File>(&folder.join("tokenizer.json"))? {
-            all.extend(
-                file.added_tokens.into_iter().filter(|token| token.special).map(|token| token.content),
-            );
+            let special =
+                file.added_tokens.into_iter().filter(|token| token.special && !token.content.is_empty());
+            tokens.extend(special.map(|token| SpecialToken { name: None, text: token.content }));
         }
-        all.retain(|text| !text.is_empty());
-        Ok(SpecialTokens { named, all })
+        Ok(SpecialTokens(tokens))
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.named.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str())
+        self.0.iter().find(|token| token.name.as_deref() == Some(name)).map(|token| token.text.as_str())
     }
 }
 
@@ -440,7 +441,11 @@ mod tests {
         );
         put("special_tokens_map.json", r#"{"bos_token": "other", "unk_token": "<unk>"}"#);
         let special = SpecialTokens::read(dir.path()).unwrap();
-        let found: Vec<_> = special.named.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+        let found: Vec<_> = special
+            .0
+            .iter()
+            .map(|token| (token.name.as_deref().unwrap_or(""), token.text.as_str()))
+            .collect();
         assert_eq!(found, [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]);
         put("config.json", r#"{"eos_token_id": 7}"#);
         assert_eq!(end_tokens(dir.path()).unwrap(), [7]);
