@@ -105,13 +105,41 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     let [qkv, dqkv] = [0; 2].map(|_| inputs.activations(n * dims.qkv()));
     let [out, dout] = [0; 2].map(|_| inputs.activations(n * dims.attended()));
     let (lse, inv_freq) = (inputs.f32s(n * dims.h), inputs.f32s(dims.d / 2));
+    let weights = [0; 2].map(|_| inputs.bf16s(dims.d));
+    let dweights = [0; 2].map(|_| inputs.f32s(dims.d));
+    let rstd = inputs.f32s(n * (dims.h + dims.g));
+    let (bias, dbias) = (inputs.bf16s(dims.qkv()), inputs.f32s(dims.qkv()));
     // Two products of T·(T + 1)/2 scores a head, five backward.
     let scores = (shape.b * dims.h * shape.t * (shape.t + 1) / 2 * dims.d * 2) as f64;
     bench.run(&format!("{model} attention_forward"), Work::Flops(2.0 * scores), |k| {
-        k.attention_forward(out, lse, qkv, &rows, dims);
+        k.attention_forward(out, lse, qkv, &rows, 0, dims);
     });
     bench.run(&format!("{model} attention_backward"), Work::Flops(5.0 * scores), |k| {
-        k.attention_backward(dqkv, dout, out, lse, qkv, &rows, dims);
+        k.attention_backward(dqkv, dout, out, lse, qkv, &rows, 0, dims);
+    });
+    // Most rows see the whole of a window an eighth as wide.
+    let window = t / 8;
+    let seen = window * (window + 1) / 2 + (t - window) * window;
+    let scores = (shape.b * dims.h * seen * dims.d * 2) as f64;
+    bench.run(&format!("{model} attention_forward, window"), Work::Flops(2.0 * scores), |k| {
+        k.attention_forward(out, lse, qkv, &rows, window, dims);
+    });
+    bench.run(&format!("{model} attention_backward, window"), Work::Flops(5.0 * scores), |k| {
+        k.attention_backward(dqkv, dout, out, lse, qkv, &rows, window, dims);
+    });
+    let work = Work::Bytes(2.0 * bench.bytes(n * dims.qkv()));
+    bench.run(&format!("{model} qk_norm_forward"), work, |k| {
+        k.qk_norm_forward(dqkv, rstd, qkv, weights, 1e-5, n, dims);
+    });
+    let work = Work::Bytes(3.0 * bench.bytes(n * (dims.h + dims.g) * dims.d));
+    bench.run(&format!("{model} qk_norm_backward"), work, |k| {
+        k.qk_norm_backward(dqkv, dweights, Write::Add, qkv, rstd, weights, n, dims);
+    });
+    let work = Work::Bytes(2.0 * bench.bytes(n * dims.qkv()));
+    bench.run(&format!("{model} bias_forward"), work, |k| k.bias_forward(dqkv, bias, n, dims.qkv()));
+    let work = Work::Bytes(bench.bytes(n * dims.qkv()));
+    bench.run(&format!("{model} bias_backward"), work, |k| {
+        k.bias_backward(dbias, Write::Add, dqkv, n, dims.qkv());
     });
     let work = Work::Bytes(2.0 * bench.bytes(n * (dims.h + dims.g) * dims.d));
     bench.run(&format!("{model} rope_forward"), work, |k| k.rope_forward(dqkv, &rows, inv_freq, dims));
@@ -180,11 +208,18 @@ fn gradients(bench: &mut Bench) {
     bench.run("zero", Work::Bytes((count * 4) as f64), |k| k.zero(x));
 }
 
+/// What the rows of biases and norms of heads ask of a workspace.
+#[cfg(hz_cuda)]
+fn extras(dims: &Dims) -> horizon::ops::Extras {
+    horizon::ops::Extras { bias_columns: dims.qkv(), qk_norm: true }
+}
+
 /// On a GPU, or a word on why not.
 #[cfg(hz_cuda)]
 fn on_cuda(device: usize, filter: &str) {
     use horizon::ops::cuda::workspace::workspace_bytes;
-    let workspace = ON_CUDA.iter().map(|(_, dims, shape, chunk)| workspace_bytes(dims, *shape, *chunk));
+    let workspace =
+        ON_CUDA.iter().map(|(_, dims, shape, chunk)| workspace_bytes(dims, *shape, *chunk, extras(dims)));
     match meter::cuda::Cuda::new(device, workspace.max().expect("models")) {
         Ok(meter) => Bench { meter: Box::new(meter), filter }.everything(ON_CUDA),
         Err(why) => println!("nothing was measured: {why}"),

@@ -115,7 +115,7 @@ fn issue() {
 
 fn config() -> ModelConfig {
     let dims = Dims { c: 128, h: 4, g: 2, d: 32, f: 352, v: 512, l: 6 };
-    ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 128 }
+    ModelConfig { positions_max: 128, ..ModelConfig::llama(dims) }
 }
 
 fn any_options(random: &mut ChaCha8Rng, plain: &TrainerOptions) -> TrainerOptions {

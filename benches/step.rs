@@ -31,7 +31,7 @@ fn config(shape: &str) -> (ModelConfig, Shape) {
         "b" => (Dims { c: 512, h: 8, g: 8, d: 64, f: 1376, v: 32_000, l: 8 }, Shape { b: 4, t: 512 }),
         other => panic!("--shape is a or b, not {other}"),
     };
-    let config = ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: shape.t };
+    let config = ModelConfig { positions_max: shape.t, ..ModelConfig::llama(dims) };
     (config, shape)
 }
 
@@ -135,7 +135,7 @@ fn main() {
         let (mut speeds, mut torch_speeds, mut ratios, mut percents) = (vec![], vec![], vec![], vec![]);
         // Every sequence is one document: a row attends to itself and all before it.
         let pairs = (shape.b * shape.t * (shape.t + 1) / 2) as u64;
-        let flops = UsefulWork::new(&config).flop(shape.n() as u64, pairs) / shape.n() as f64;
+        let flops = UsefulWork::new(&config).flop(shape.n() as u64, pairs, 0) / shape.n() as f64;
         for _ in 0..rounds {
             let speed = ours.run(steps);
             percents.push(100.0 * speed * flops / probe::flops_per_second(&pool, Clock::Wall));

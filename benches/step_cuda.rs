@@ -36,7 +36,7 @@ mod step {
     use horizon::ops::cuda::CudaKernels;
     use horizon::ops::cuda::table::Table;
     use horizon::ops::cuda::workspace::workspace_bytes;
-    use horizon::ops::{Kernels, Linear};
+    use horizon::ops::{Extras, Kernels, Linear};
     use horizon::plan::Cost;
     use horizon::schedule::{self, LayerPlacement, Operation, Recompute};
     use horizon::sys::cuda::cublaslt::CublasLt;
@@ -71,7 +71,8 @@ mod step {
         set_device(device)?;
         let stream = Arc::new(Stream::new()?);
         let side = Dims { c: SIDE, h: 1, g: 1, d: 64, f: SIDE, v: SIDE, l: 1 };
-        let workspace = DeviceMemory::take(workspace_bytes(&side, Shape { b: 1, t: 1 }, 1))?;
+        let workspace =
+            DeviceMemory::take(workspace_bytes(&side, Shape { b: 1, t: 1 }, 1, Extras::default()))?;
         let squares = [0; 3].map(|_| DeviceMemory::take(SIDE * SIDE * 2));
         let mut spans = Vec::new();
         for memory in &squares {
@@ -154,7 +155,7 @@ mod step {
 
         let step_tokens = (n * micros) as u64;
         let pairs = (micro * micros * sequence * (sequence + 1) / 2) as u64;
-        let flops = UsefulWork::new(&config).flop(step_tokens, pairs) * steps as f64 / seconds;
+        let flops = UsefulWork::new(&config).flop(step_tokens, pairs, 0) * steps as f64 / seconds;
         let tasks: Vec<TaskSpan> = spans.iter().map(|(_, span)| *span).collect();
         let usage = schedule::usage(&tasks, from_ns, to_ns);
         let lanes: serde_json::Map<_, _> = Lane::ALL

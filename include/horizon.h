@@ -238,8 +238,21 @@ HZ_API hz_status_t hz_set_log_callback(hz_log_callback_t callback /* or NULL */,
  * Model
  */
 
-/* The description of a decoder: Llama-style, with RMSNorm, rotary positions, grouped-query causal
- * attention, SwiGLU, no biases. The names are those of a Hugging Face config.json. */
+/* How rotary frequencies are stretched. */
+enum {
+    /* Not at all. */
+    HZ_ROPE_PLAIN = 0,
+    /* Every frequency over rope_factor. */
+    HZ_ROPE_LINEAR = 1,
+    /* Llama 3.1's: waves longer than rope_original_positions / rope_low_freq_factor are stretched by rope_factor, those
+     * shorter than rope_original_positions / rope_high_freq_factor are left, those between are blended. */
+    HZ_ROPE_LLAMA3 = 2
+};
+
+/* The description of a decoder: RMSNorm, rotary positions, grouped-query causal attention, SwiGLU, and what the
+ * families Llama, Mistral, Qwen2 and Qwen3 add. Where a field has a name in their config.json it is that name.
+ * Features that no family puts together (a Qwen3 norm beside biases of the feed-forward, say) are refused with
+ * HZ_STATUS_UNSUPPORTED where a trainer is opened: nothing could be exported. */
 typedef struct hz_model_config_t {
     uint32_t struct_size;
     uint32_t tie_word_embeddings;     /* 1: embedding and LM head are one tensor; 0: two */
@@ -253,10 +266,25 @@ typedef struct hz_model_config_t {
     uint64_t max_position_embeddings; /* the longest sequence; a longer one is refused */
     double rms_norm_eps;              /* used as f32 */
     double rope_theta;                /* base of the rotary frequencies */
+    uint32_t qkv_bias;                /* 1: the projections to queries, keys and values have a bias */
+    uint32_t o_bias;                  /* 1: attention's output projection has one */
+    uint32_t mlp_bias;                /* 1: the projections gate, up and down have one */
+    uint32_t qk_norm;                 /* 1: an RMSNorm on every query and key head, before it is rotated */
+    uint32_t rope_scaling;            /* HZ_ROPE_* */
+    uint32_t rope_original_positions; /* LLAMA3: original_max_position_embeddings; else ignored */
+    double rope_factor;               /* LINEAR, LLAMA3: at least 1; else ignored */
+    double rope_low_freq_factor;      /* LLAMA3: less than the next; else ignored */
+    double rope_high_freq_factor;     /* LLAMA3; else ignored */
+    uint64_t sliding_window;          /* positions a row attends to, its own counted; 0 = all before it */
+    /* Layers that see the whole sequence despite sliding_window: bit l % 64 of word l / 64 is layer l. Layers from
+     * 256 on are like layer 255. */
+    uint64_t full_attention_layers[4];
 } hz_model_config_t;
 
 /* Sizes are yours to fill in (or hz_model_config_from_preset's). */
-#define HZ_MODEL_CONFIG_INIT {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0}
+#define HZ_MODEL_CONFIG_INIT \
+    {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, \
+     0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}}
 
 /* Fills in a built-in shape: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
  * planning, a shape known by name: "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b",
@@ -266,7 +294,8 @@ HZ_API hz_status_t hz_model_config_from_preset(const char *name, hz_model_config
 
 /* Fills in the shape of the model in a Hugging Face folder, from its config.json. Reads that file alone.
  * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (not JSON, or a field missing),
- * HZ_STATUS_UNSUPPORTED (an architecture or feature the library does not train, by name). */
+ * HZ_STATUS_UNSUPPORTED (an architecture or feature the library does not train, by name; or more than 256 layers whose
+ * windows differ at the end). */
 HZ_API hz_status_t hz_model_config_from_hf(const char *folder, hz_model_config_t *out_config);
 
 /* ==================================================================================================
@@ -526,7 +555,7 @@ HZ_API hz_status_t hz_trainer_tensor_count(const hz_trainer_t *trainer, size_t *
 HZ_API hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, hz_tensor_t *out_tensor);
 
 /* Fresh weights, as GPT-2 starts them: matrices normal with deviation 0.02, those that add to the residual stream
- * (o_proj, down_proj) with 0.02/sqrt(2L), norms 1. A tensor's values depend on the seed and its name alone.
+ * (o_proj, down_proj) with 0.02/sqrt(2L), norms 1, biases 0. A tensor's values depend on the seed and its name alone.
  * Moments and the step number stay as they are.
  * Waits as hz_trainer_write_tensor. Errors: those of a failed trainer. */
 HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);

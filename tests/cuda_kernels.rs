@@ -3,6 +3,7 @@
 mod reference;
 
 use horizon::base::{Dims, Shape, Status};
+use horizon::ops::Extras;
 use horizon::ops::cuda::workspace::{PRODUCTS_BYTES, supports, workspace_bytes};
 
 const DIMS: Dims = Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 };
@@ -29,13 +30,16 @@ fn what_kernels_cannot_compute_is_refused_by_name() {
 #[test]
 fn a_workspace_grows_with_what_needs_it() {
     let bytes = |dims: Dims, t: usize, chunk: usize| {
-        workspace_bytes(&dims, Shape { b: 1, t }, chunk) - PRODUCTS_BYTES
+        workspace_bytes(&dims, Shape { b: 1, t }, chunk, Extras::default()) - PRODUCTS_BYTES
     };
     // A norm's partial sums, 512 rows of C; attention's row sums; a chunk's log-probabilities.
     assert_eq!(bytes(DIMS, 4096, 512), 512 * 4096 * 4);
     assert_eq!(bytes(DIMS, 1 << 20, 512), (1 << 20) * 32 * 4);
     let narrow = Dims { c: 8, h: 1, ..DIMS };
     assert_eq!(bytes(narrow, 4096, 4096), 4096 * 4);
+    let with = |extras: Extras| workspace_bytes(&DIMS, Shape { b: 1, t: 4096 }, 512, extras) - PRODUCTS_BYTES;
+    assert_eq!(with(Extras { bias_columns: 20_000, qk_norm: true }), 512 * 20_000 * 4);
+    assert_eq!(with(Extras { bias_columns: 0, qk_norm: true }), 512 * 4096 * 4);
     // A gradient's squares need the same room whatever the model.
     assert_eq!(bytes(narrow, 8, 8), 1024 * 8 + 256);
 }
@@ -43,7 +47,10 @@ fn a_workspace_grows_with_what_needs_it() {
 #[cfg(hz_cuda)]
 mod with_kernels {
     use horizon::ops::Kernels;
-    use horizon::ops::cuda::workspace::{attention_backward_scratch, grad_scratch, rmsnorm_backward_scratch};
+    use horizon::ops::cuda::workspace::{
+        attention_backward_scratch, bias_backward_scratch, grad_scratch, qk_norm_backward_scratch,
+        rmsnorm_backward_scratch,
+    };
     use horizon::sys::cuda::bindings as cu;
 
     use super::reference::cuda::Cuda;
@@ -61,6 +68,21 @@ mod with_kernels {
                 assert_eq!(
                     launchers,
                     (rmsnorm_backward_scratch(n, width), attention_backward_scratch(n, width))
+                );
+            }
+        }
+        for n in [0, 1, 2, 511, 512, 513, 4096, 100_000] {
+            for width in [8, 64, 96, 4096, 16384] {
+                // SAFETY: as above, a function of numbers.
+                let launcher = unsafe { cu::hzk_bias_backward_scratch(n as i64, width as i64) };
+                assert_eq!(launcher, bias_backward_scratch(n, width));
+            }
+            for (heads, d) in [(1, 64), (8, 96), (32, 128), (64, 256)] {
+                // SAFETY: as above; the launcher's blocks take several heads, so it may want less.
+                let launcher = unsafe { cu::hzk_qk_norm_backward_scratch(n as i64, heads as i64, d as i64) };
+                assert!(
+                    launcher <= qk_norm_backward_scratch(n, heads, d),
+                    "{n} rows of {heads} heads of {d}"
                 );
             }
         }

@@ -46,6 +46,29 @@ fn gradients_of_the_first_step() {
     }
 }
 
+/// Logits of every position of a family's case, element by element: |d| ≤ 1e-4·|x| + 1e-5·max|x|.
+#[test]
+fn logits_of_the_first_weights() {
+    let mut families = 0;
+    for name in CASES {
+        let case = Case::read(name);
+        let sequences = case.logits();
+        families += usize::from(!sequences.is_empty());
+        let mut trainer = case.open(&case.options);
+        for (tokens, want) in sequences {
+            let largest = want.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            for (position, want) in want.chunks_exact(case.config.dims.v).enumerate() {
+                let got = trainer.logits(&tokens[..=position]).unwrap();
+                for (id, (&got, &want)) in got.iter().zip(want).enumerate() {
+                    let bound = 1e-4 * f64::from(want.abs()) + 1e-5 * f64::from(largest);
+                    close(&format!("{name}, logit {id} at {position}"), got.into(), want.into(), bound);
+                }
+            }
+        }
+    }
+    assert!(families >= 7, "only {families} cases have logits");
+}
+
 /// Losses and norms of every step to 1e-5 relative; weights to 1e-4·|w| + 0.02·lr for all but 1 in 10⁴
 /// elements, and to lr for all.
 #[test]

@@ -5,8 +5,9 @@ mod reference;
 
 use horizon::base::{DType, Dims, Shape, UnitIndex};
 use horizon::model::{
-    Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, embed_backward,
-    embed_forward, head_forward, head_forward_backward, head_logits, layer_backward, layer_forward,
+    Biases, Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute, RopeScaling,
+    Window, embed_backward, embed_forward, head_forward, head_forward_backward, head_logits, layer_backward,
+    layer_forward,
 };
 use horizon::ops::{Kernels, LossRows, Write};
 use reference::Random;
@@ -29,14 +30,13 @@ struct Step<'a> {
 impl<'a> Step<'a> {
     fn new(
         device: &'a Device,
-        dims: Dims,
-        tied: bool,
+        config: ModelConfig,
         shape: Shape,
         micros: usize,
         weight_scale: f32,
         random: &mut Random,
     ) -> Self {
-        let config = ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 10_000.0, positions_max: 64 };
+        let dims = config.dims;
         config.validate().expect("sizes of a decoder");
         let layout = Layout::new(&config);
         let (mut tensors, mut weights) = (Tensors::new(), Vec::new());
@@ -46,7 +46,7 @@ impl<'a> Step<'a> {
             for tensor in &unit.tensors {
                 let mut drawn =
                     random.bf16s(tensor.elements(), if tensor.decays() { weight_scale } else { 0.5 });
-                if !tensor.decays() {
+                if !tensor.decays() && !tensor.name.ends_with(".bias") {
                     drawn.iter_mut().for_each(|w| *w = if *w < 0.0 { 0.75 } else { 1.25 });
                 }
                 values[tensor.offset..][..drawn.len()].copy_from_slice(&drawn);
@@ -97,14 +97,14 @@ impl<'a> Step<'a> {
             let (rows, tokens) = (documents.rows(), tokens.rows());
             let loss_rows =
                 LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale() };
-            let memory = device.painted(LayerScratch::bytes(dims, shape, k.storage()));
-            let kept_bytes = LayerScratch::kept_bytes(recompute, dims, shape, k.storage());
+            let memory = device.painted(LayerScratch::bytes(config, shape, k.storage()));
+            let kept_bytes = LayerScratch::kept_bytes(recompute, config, shape, k.storage());
             let kept: Vec<Memory> = (0..dims.l).map(|_| device.painted(kept_bytes)).collect();
             let scratch = |layer: usize| {
-                LayerScratch::carve(memory.span(), dims, shape, k.storage()).keeping(
+                LayerScratch::carve(memory.span(), config, shape, k.storage()).keeping(
                     kept[layer].span(),
                     recompute,
-                    dims,
+                    config,
                     shape,
                     k.storage(),
                 )
@@ -219,20 +219,26 @@ impl<'a> Step<'a> {
     }
 }
 
+fn plain(dims: Dims, tied: bool) -> ModelConfig {
+    ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) }
+}
+
 /// Odd everything; heads' width H·D is not C.
 const ODD: Dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 2 };
 
 #[test]
 fn untied_grouped_heads_two_micro_batches() {
     let mut random = Random::new(20);
-    Step::new(&Device::Cpu, ODD, false, Shape { b: 2, t: 9 }, 2, 0.4, &mut random).check(7, &mut random);
+    Step::new(&Device::Cpu, plain(ODD, false), Shape { b: 2, t: 9 }, 2, 0.4, &mut random)
+        .check(7, &mut random);
 }
 
 #[test]
 fn tied_one_key_head_two_micro_batches() {
     let mut random = Random::new(21);
     let dims = Dims { g: 1, ..ODD };
-    Step::new(&Device::Cpu, dims, true, Shape { b: 2, t: 9 }, 2, 0.4, &mut random).check(18, &mut random);
+    Step::new(&Device::Cpu, plain(dims, true), Shape { b: 2, t: 9 }, 2, 0.4, &mut random)
+        .check(18, &mut random);
 }
 
 #[test]
@@ -240,13 +246,49 @@ fn untied_as_many_key_heads_as_query_heads() {
     let mut random = Random::new(22);
     // Wide heads and a narrow feed-forward: attention's gradients are the larger of what shares memory.
     let dims = Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 };
-    Step::new(&Device::Cpu, dims, false, Shape { b: 1, t: 17 }, 1, 0.4, &mut random).check(1, &mut random);
+    Step::new(&Device::Cpu, plain(dims, false), Shape { b: 1, t: 17 }, 1, 0.4, &mut random)
+        .check(1, &mut random);
+}
+
+#[test]
+fn biases_of_attention_and_a_window_in_one_layer() {
+    let mut random = Random::new(27);
+    let config = ModelConfig {
+        biases: Biases { qkv: true, o: false, mlp: false },
+        window: Some(Window { size: 4, layers: vec![false, true] }),
+        rope_scaling: RopeScaling::Linear { factor: 3.0 },
+        ..plain(ODD, true)
+    };
+    Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random).check(7, &mut random);
+}
+
+#[test]
+fn norms_of_heads_and_every_bias() {
+    let mut random = Random::new(25);
+    let config = ModelConfig {
+        biases: Biases { qkv: true, o: true, mlp: true },
+        qk_norm: true,
+        rope_scaling: RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 32 },
+        ..plain(ODD, false)
+    };
+    Step::new(&Device::Cpu, config, Shape { b: 2, t: 9 }, 2, 0.4, &mut random).check(18, &mut random);
+}
+
+#[test]
+fn norms_of_one_key_head_and_a_window_everywhere() {
+    let mut random = Random::new(26);
+    let config = ModelConfig {
+        qk_norm: true,
+        window: Some(Window { size: 3, layers: vec![true; 2] }),
+        ..plain(Dims { g: 1, ..ODD }, false)
+    };
+    Step::new(&Device::Cpu, config, Shape { b: 1, t: 17 }, 1, 0.4, &mut random).check(5, &mut random);
 }
 
 #[test]
 fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
     let mut random = Random::new(23);
-    let step = Step::new(&Device::Cpu, ODD, false, Shape { b: 1, t: 13 }, 1, 0.4, &mut random);
+    let step = Step::new(&Device::Cpu, plain(ODD, false), Shape { b: 1, t: 13 }, 1, 0.4, &mut random);
     let (batch, config, dims) = (&step.batches[0], &step.config, &step.config.dims);
     let (shape, chunk) = (batch.shape, 5);
     let (targets, weights) = (Memory::i32s(&batch.targets), Memory::f32s(&batch.weights));
@@ -258,8 +300,8 @@ fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
     let loss_rows = LossRows { targets: targets.span(), weights: weights.span(), scale: 1.0 };
     let last = 12;
     let results = Device::Cpu.run(|k| {
-        let memory = Memory::painted(LayerScratch::bytes(dims, shape, k.storage()));
-        let scratch = LayerScratch::carve(memory.span(), dims, shape, k.storage());
+        let memory = Memory::painted(LayerScratch::bytes(config, shape, k.storage()));
+        let scratch = LayerScratch::carve(memory.span(), config, shape, k.storage());
         let head_memory = Memory::painted(HeadScratch::bytes(dims, shape, k.storage(), chunk));
         let head_scratch = HeadScratch::carve(head_memory.span(), dims, shape, k.storage(), chunk);
         let (x, out) = (Memory::painted(shape.n() * dims.c * 4), Memory::painted(shape.n() * dims.c * 4));
@@ -299,9 +341,15 @@ fn on_cuda_gradients_are_those_of_the_cpu() {
     const SCALE: f32 = 0.2;
     for device in Device::all() {
         let Device::Cuda(cuda) = &device else { continue };
-        for tied in [false, true] {
+        let every = ModelConfig {
+            biases: Biases { qkv: true, o: true, mlp: true },
+            qk_norm: true,
+            window: Some(Window { size: 4, layers: vec![false, true] }),
+            ..plain(dims, false)
+        };
+        for config in [plain(dims, false), plain(dims, true), every] {
             let mut random = Random::new(24);
-            let step = Step::new(&device, dims, tied, shape, 2, SCALE, &mut random);
+            let step = Step::new(&device, config.clone(), shape, 2, SCALE, &mut random);
             cuda.kernels().prepare(&horizon::model::products(&dims, shape, chunk)).expect("products");
             let prepared = cuda.kernels().choices();
             let results = device.run(|k| step.run(k, chunk, Recompute::Full));
@@ -309,7 +357,7 @@ fn on_cuda_gradients_are_those_of_the_cpu() {
             assert_eq!(cuda.kernels().choices(), prepared, "a product was not prepared");
 
             let mut random = Random::new(24);
-            let cpu = Step::new(&Device::Cpu, dims, tied, shape, 2, SCALE, &mut random);
+            let cpu = Step::new(&Device::Cpu, config.clone(), shape, 2, SCALE, &mut random);
             let cpu = Device::Cpu.run(|k| cpu.run(k, chunk, Recompute::Full));
             let (loss, expected) = (results[0].read_f64()[0], cpu[0].read_f64()[0]);
             assert!((loss - expected).abs() <= 0.01 * expected, "loss {loss}, the CPU's {expected}");

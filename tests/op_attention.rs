@@ -27,11 +27,15 @@ const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
     (1, 40, 2, 1, 256, "the widest heads, whose keys and values take two kernels"),
 ];
 
+/// Windows: none, the row alone, a few rows, across a block of keys, wider than most sequences.
+const WINDOWS: &[usize] = &[0, 1, 5, 70, 150];
+
 struct Case {
     shape: Shape,
     dims: Dims,
     qkv: Vec<f32>,
     starts: Vec<i32>,
+    window: usize,
     reason: &'static str,
 }
 
@@ -42,7 +46,7 @@ impl Case {
 
     /// `out`, `lse` and `dqkv`, from the output's gradient.
     fn run(&self, device: &Device, dout: &[f32]) -> Vec<Memory> {
-        let Case { shape, dims, .. } = self;
+        let Case { shape, dims, window, .. } = self;
         let (n, qkv, dout) = (self.n(), device.activations(&self.qkv), device.activations(dout));
         let documents = DocumentRows::new(device, *shape, &self.starts);
         let rows = documents.rows();
@@ -50,21 +54,32 @@ impl Case {
             let out = device.painted_activations(n * dims.attended());
             let lse = device.painted(n * dims.h * 4);
             let dqkv = device.painted_activations(n * dims.qkv());
-            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, dims);
-            k.attention_backward(dqkv.span(), dout.span(), out.span(), lse.span(), qkv.span(), &rows, dims);
+            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, *window, dims);
+            k.attention_backward(
+                dqkv.span(),
+                dout.span(),
+                out.span(),
+                lse.span(),
+                qkv.span(),
+                &rows,
+                *window,
+                dims,
+            );
             vec![out, lse, dqkv]
         })
     }
 }
 
-/// Every size with whole sequences and with documents.
+/// Every size with whole sequences and with documents, and with windows that some row feels.
 fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     for &(b, t, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.4)) {
         let (shape, dims) = (Shape { b, t }, Dims { c: 1, h, g, d, f: 1, v: 1, l: 1 });
-        for starts in [vec![0; shape.n()], documents(shape, random)] {
-            let qkv = device.stored(random.f32s(shape.n() * dims.qkv(), 2.0));
-            cases.push(Case { shape, dims, qkv, starts, reason });
+        for &window in WINDOWS.iter().filter(|&&window| window < t) {
+            for starts in [vec![0; shape.n()], documents(shape, random)] {
+                let qkv = device.stored(random.f32s(shape.n() * dims.qkv(), 2.0));
+                cases.push(Case { shape, dims, qkv, starts, window, reason });
+            }
         }
     }
     cases
@@ -75,10 +90,10 @@ fn forward_agrees() {
     for device in Device::all() {
         let mut random = Random::new(8);
         for case in cases(&device, &mut random) {
-            let Case { shape, dims, qkv, starts, reason } = &case;
+            let Case { shape, dims, qkv, starts, window, reason } = &case;
             let results = case.run(&device, &vec![0.0; case.n() * dims.attended()]);
-            let (out, lse) = attention(&wide(qkv), starts, *shape, dims);
-            let (naive, _) = attention_in(stored_bf16, &wide(qkv), starts, *shape, dims);
+            let (out, lse) = attention(&wide(qkv), starts, *window, *shape, dims);
+            let (naive, _) = attention_in(stored_bf16, &wide(qkv), starts, *window, *shape, dims);
             // Sixteen rows are judged together: the naive version can be right by luck in a row of few keys.
             let expected = Expected {
                 truth: &out,
@@ -99,17 +114,18 @@ fn backward_agrees() {
     for device in Device::all() {
         let mut random = Random::new(9);
         for case in cases(&device, &mut random) {
-            let Case { shape, dims, qkv, starts, reason } = &case;
+            let Case { shape, dims, qkv, starts, window, reason } = &case;
             let dout = device.stored(random.f32s(case.n() * dims.attended(), 1.0));
             let results = case.run(&device, &dout);
             if device.is_cpu() {
                 gradient_of(reason, &results[2].read_f32(), &wide(qkv), 10, &mut random, |qkv| {
-                    inner(&attention(qkv, starts, *shape, dims).0, &dout)
+                    inner(&attention(qkv, starts, *window, *shape, dims).0, &dout)
                 });
                 continue;
             }
             let truth = wide(&case.run(&Device::Cpu, &dout)[2].read_f32());
-            let naive = attention_backward_in(stored_bf16, &wide(qkv), &wide(&dout), starts, *shape, dims);
+            let naive =
+                attention_backward_in(stored_bf16, &wide(qkv), &wide(&dout), starts, *window, *shape, dims);
             let actual = wide(&device.read(&results[2]));
             // Gradients of queries, keys and values are of different sizes: each is judged by itself.
             let (heads, d) =
@@ -126,7 +142,8 @@ fn backward_agrees() {
     }
 }
 
-/// What stands in other documents and later rows is never read: large numbers there change nothing.
+/// What stands in other documents, before the window and in later rows is never read: large numbers there change
+/// nothing.
 #[test]
 fn nothing_outside_the_run_is_read() {
     for device in Device::all() {
@@ -140,12 +157,17 @@ fn nothing_outside_the_run_is_read() {
             *value *= 65536.0 * 65536.0;
         }
         let dout = device.stored(random.f32s(shape.n() * dims.attended(), 1.0));
-        let second_document = |qkv: Vec<f32>| {
-            let case = Case { shape, dims, qkv, starts: starts.clone(), reason: "two documents" };
+        let behind = |row: usize, qkv: &[f32], starts: &[i32], window: usize| {
+            let (qkv, starts) = (qkv.to_vec(), starts.to_vec());
+            let case = Case { shape, dims, qkv, starts, window, reason: "what is not seen" };
             let results = case.run(&device, &dout);
             let (out, dqkv) = (device.read(&results[0]), device.read(&results[2]));
-            [out[70 * dims.attended()..].to_vec(), dqkv[70 * dims.qkv()..].to_vec()]
+            [out[row * dims.attended()..].to_vec(), dqkv[row * dims.qkv()..].to_vec()]
         };
-        assert_eq!(second_document(clean), second_document(loud), "{}", device.name());
+        assert_eq!(behind(70, &clean, &starts, 0), behind(70, &loud, &starts, 0), "{}", device.name());
+        // Row 80 sees rows 70 and later with a window of 11, and row 69 with one of 12.
+        let whole = vec![0; 150];
+        assert_eq!(behind(80, &clean, &whole, 11)[0], behind(80, &loud, &whole, 11)[0], "{}", device.name());
+        assert_ne!(behind(80, &clean, &whole, 12)[0], behind(80, &loud, &whole, 12)[0], "{}", device.name());
     }
 }

@@ -27,7 +27,7 @@ fn machine() -> Machine {
 
 fn config(tied: bool, l: usize) -> ModelConfig {
     let dims = Dims { c: 256, h: 4, g: 2, d: 64, f: 688, v: 1000, l };
-    ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 512 }
+    ModelConfig { tied, positions_max: 512, ..ModelConfig::llama(dims) }
 }
 
 fn options() -> TrainerOptions {

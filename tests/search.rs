@@ -44,7 +44,7 @@ impl Case {
         let dims =
             Dims { c, h: c / 32, g: 1, d: 32, f: 2 * c, v: 32 << random.random_range(0..5), l: layers };
         let tied = random.random_bool(0.5);
-        let config = ModelConfig { dims, tied, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 512 };
+        let config = ModelConfig { tied, positions_max: 512, ..ModelConfig::llama(dims) };
         let shape = Shape { b: 1, t: 32 << random.random_range(0..4) };
         let mut rate = |around: f64| around * 10f64.powf(random.random_range(-0.5..0.5));
         let machine = Machine {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use horizon::base::{DType, Shape, Status};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::train::data::{Data, Documents, Encoder};
-use horizon::train::hf::{ExportTarget, export};
+use horizon::train::hf::{ExportTarget, SHARD_BYTES, export, unwatched};
 use horizon::train::metrics::StepRecord;
 use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions};
 
@@ -90,7 +90,7 @@ fn export_again(model: &ModelSource, folder: &Path, dtype: DType) -> Vec<u8> {
     let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
     model.fill(&mut trainer, 9).unwrap();
     let target = ExportTarget::check(folder, 0).unwrap();
-    export(&target, &model.config, &model.layout, dtype, |name, out| trainer.read_tensor(name, out)).unwrap();
+    export(&target, &model.config, &mut trainer, dtype, SHARD_BYTES, &unwatched).unwrap();
     fs::read(folder.join("model.safetensors")).unwrap()
 }
 

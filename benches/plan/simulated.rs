@@ -41,7 +41,7 @@ const MICRO: usize = 8;
 
 fn useful(config: &ModelConfig, sequences: usize) -> f64 {
     let (tokens, attended) = ((sequences * T) as u64, (sequences * T * (T + 1) / 2) as u64);
-    UsefulWork::new(config).flop(tokens, attended)
+    UsefulWork::new(config).flop(tokens, attended, 0)
 }
 
 /// The original's simulated step, seconds. Whether its batch fits the device is not asked: its authors say so.

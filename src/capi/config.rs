@@ -2,33 +2,13 @@
 
 use std::thread;
 
-use crate::base::{DType, Dims, Error, Result, Shape, Status};
-use crate::capi::argument::{Array, LentText, Text, size};
-use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
-use crate::capi::status::hz_status_t;
-use crate::capi::wall::wall;
+use crate::base::{DType, Error, Result, Shape};
+use crate::capi::argument::{Array, LentText, size};
+use crate::capi::sized::{In, SizedStruct, sized_struct};
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
-use crate::model::{self, ModelConfig};
 use crate::plan::Pins;
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
-use crate::train::hf::FolderConfig;
-
-sized_struct! {
-    hz_model_config_t {
-        tie_word_embeddings: u32 = 0,
-        vocab_size: u64 = 0,
-        hidden_size: u64 = 0,
-        intermediate_size: u64 = 0,
-        num_hidden_layers: u64 = 0,
-        num_attention_heads: u64 = 0,
-        num_key_value_heads: u64 = 0,
-        head_dim: u64 = 0,
-        max_position_embeddings: u64 = 0,
-        rms_norm_eps: f64 = 1e-5,
-        rope_theta: f64 = 10_000.0,
-    }
-}
 
 sized_struct! {
     hz_trainer_options_t {
@@ -266,58 +246,6 @@ pub(super) fn threads_or_all(value: u64) -> Result<usize> {
     }
 }
 
-/// The model a caller describes.
-pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
-    let heads = size(raw.num_attention_heads, "num_attention_heads")?;
-    let width = size(raw.hidden_size, "hidden_size")?;
-    let d = match chosen_size(raw.head_dim, "head_dim")? {
-        Some(d) => d,
-        None if heads > 0 && width % heads == 0 => width / heads,
-        None => {
-            return Err(Error::argument(format!(
-                "hidden_size is {width}; without head_dim it must be a multiple of num_attention_heads, {heads}"
-            )));
-        }
-    };
-    let config = ModelConfig {
-        dims: Dims {
-            c: width,
-            h: heads,
-            g: chosen_size(raw.num_key_value_heads, "num_key_value_heads")?.unwrap_or(heads),
-            d,
-            f: size(raw.intermediate_size, "intermediate_size")?,
-            v: size(raw.vocab_size, "vocab_size")?,
-            l: size(raw.num_hidden_layers, "num_hidden_layers")?,
-        },
-        tied: flag(raw.tie_word_embeddings, "tie_word_embeddings")?,
-        norm_eps: raw.rms_norm_eps as f32,
-        rope_theta: raw.rope_theta,
-        positions_max: size(raw.max_position_embeddings, "max_position_embeddings")?,
-    };
-    config.validate()?;
-    Ok(config)
-}
-
-impl From<&ModelConfig> for hz_model_config_t {
-    fn from(config: &ModelConfig) -> Self {
-        let Dims { c, h, g, d, f, v, l } = config.dims;
-        hz_model_config_t {
-            tie_word_embeddings: config.tied.into(),
-            vocab_size: v as u64,
-            hidden_size: c as u64,
-            intermediate_size: f as u64,
-            num_hidden_layers: l as u64,
-            num_attention_heads: h as u64,
-            num_key_value_heads: g as u64,
-            head_dim: d as u64,
-            max_position_embeddings: config.positions_max as u64,
-            rms_norm_eps: f64::from(config.norm_eps),
-            rope_theta: config.rope_theta,
-            ..hz_model_config_t::defaults()
-        }
-    }
-}
-
 /// When AdamW is to run, if that is decided.
 fn adam_when(raw: &hz_trainer_options_t) -> Result<Option<AdamWhen>> {
     if raw.adam_when == ADAM_AUTO {
@@ -437,31 +365,6 @@ pub fn pins(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers:
     Ok(pins)
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
-    wall(|| {
-        let name = name.get("name")?;
-        let out = out_config.check("out_config")?;
-        let config = model::shape(name).ok_or_else(|| {
-            let names: Vec<_> = model::preset_names().iter().copied().chain(model::shape_names()).collect();
-            let message = format!("there is no preset `{name}`; there are {}", names.join(", "));
-            Error::new(Status::NotFound, message)
-        })?;
-        out.write(hz_model_config_t::from(&config));
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn hz_model_config_from_hf(folder: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
-    wall(|| {
-        let folder = folder.path("folder")?;
-        let out = out_config.check("out_config")?;
-        out.write(hz_model_config_t::from(&FolderConfig::open(folder)?.model));
-        Ok(())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -474,25 +377,6 @@ mod tests {
         for raw in [None, Some(hz_trainer_options_t::defaults())] {
             assert_eq!(format!("{:?}", trainer_options(raw, 3).unwrap()), engine);
         }
-    }
-
-    #[test]
-    fn a_model_goes_out_and_comes_back() {
-        for name in model::preset_names() {
-            let config = model::preset(name).unwrap();
-            assert_eq!(model_config(&hz_model_config_t::from(&config)).unwrap(), config);
-        }
-    }
-
-    #[test]
-    fn sizes_left_at_zero_are_derived_or_refused() {
-        let mut raw = hz_model_config_t::from(&model::preset("tiny").unwrap());
-        (raw.head_dim, raw.num_key_value_heads) = (0, 0);
-        let config = model_config(&raw).unwrap();
-        assert_eq!((config.dims.d, config.dims.g), (config.dims.c / config.dims.h, config.dims.h));
-        raw.num_attention_heads = 0;
-        let error = model_config(&raw).unwrap_err();
-        assert!(error.message().contains("num_attention_heads"), "{error}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod argument;
 mod config;
 mod log;
 mod loss;
+mod model;
 mod plan;
 mod sized;
 mod status;
@@ -39,11 +40,12 @@ pub use arena::{
     hz_arena_t, hz_arena_touch,
 };
 pub use config::{
-    hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_model_config_from_hf, hz_model_config_from_preset,
-    hz_model_config_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t, hz_tensor_t, hz_trainer_options_t,
+    hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t,
+    hz_tensor_t, hz_trainer_options_t,
 };
 pub use log::{hz_log_callback_t, hz_set_log_callback};
 pub use loss::{hz_loss_callback_t, hz_trainer_logprobs, hz_trainer_step_with_loss};
+pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t};
 pub use plan::{
     hz_plan_admit, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search, hz_plan_summary, hz_plan_t,
 };

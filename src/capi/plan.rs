@@ -6,10 +6,8 @@ use serde_json::json;
 
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::{Handle, LentText, Place, Text};
-use crate::capi::config::{
-    adam_number, hz_model_config_t, hz_plan_summary_t, hz_trainer_options_t, model_config, pins,
-    trainer_options,
-};
+use crate::capi::config::{adam_number, hz_plan_summary_t, hz_trainer_options_t, pins, trainer_options};
+use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::wall;

@@ -9,10 +9,10 @@ use crate::base::{Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
 use crate::capi::config::{
-    hz_batch_t, hz_eval_report_t, hz_model_config_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t,
-    model_config, trainer_options,
+    hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, trainer_options,
 };
 use crate::capi::log;
+use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::plan::hz_plan_t;
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
@@ -41,6 +41,7 @@ pub struct State {
 impl hz_trainer_t {
     fn open(config: ModelConfig, options: &TrainerOptions) -> Result<Self> {
         limits(options.host_mem);
+        let folder = FolderConfig::of(config.clone())?;
         let trainer = Trainer::open(&config, options)?;
         let stats = trainer.stats();
         log::info(&format!(
@@ -56,7 +57,6 @@ impl hz_trainer_t {
             .tensors()
             .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
             .collect();
-        let folder = FolderConfig::from(config.clone());
         Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(State { trainer, folder }) })
     }
 }
@@ -121,7 +121,7 @@ pub extern "C" fn hz_trainer_model(
 ) -> hz_status_t {
     wall(|| {
         let trainer = trainer.get("trainer")?;
-        out_config.check("out_config")?.write(hz_model_config_t::from(&trainer.model));
+        out_config.check("out_config")?.write(hz_model_config_t::try_from(&trainer.model)?);
         Ok(())
     })
 }

@@ -7,8 +7,7 @@ use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::capi::wall::wall;
-use crate::model::Layout;
-use crate::train::hf::{ExportTarget, FolderConfig, Weights, export, export_bytes};
+use crate::train::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes, unwatched};
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_tensor_count(
@@ -73,7 +72,7 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
             )));
         }
         let weights = Weights::open(folder, state.trainer.layout())?;
-        weights.load(|name, values| state.trainer.write_tensor(name, values))?;
+        weights.load(&mut state.trainer, &unwatched)?;
         state.folder = config;
         Ok(())
     })
@@ -85,13 +84,12 @@ pub extern "C" fn hz_trainer_export_hf(
     folder: Text,
     dtype_number: u32,
 ) -> hz_status_t {
-    with(&trainer, |handle, state| {
+    with(&trainer, |_, state| {
         let folder = folder.path("folder")?;
         let dtype = dtype(dtype_number, "dtype")?;
-        let layout = Layout::new(&handle.model);
-        let target = ExportTarget::check(folder, export_bytes(&layout, dtype))?;
         let State { trainer, folder: config } = state;
-        export(&target, config, &layout, dtype, |name, out| trainer.read_tensor(name, out))
+        let target = ExportTarget::check(folder, export_bytes(trainer.layout(), dtype))?;
+        export(&target, config, trainer, dtype, SHARD_BYTES, &unwatched)
     })
 }
 

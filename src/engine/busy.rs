@@ -44,8 +44,14 @@ mod tests {
     #[test]
     fn the_first_step_is_left_out() {
         let mut busy = Busy::default();
-        let span =
-            |ns| TaskSpan { lane: Lane::Host, task: 0, count: 1, ready_ns: 0, start_ns: 5, end_ns: 5 + ns };
+        let span = |ns: u64| TaskSpan {
+            lane: Lane::Host,
+            task: 0,
+            count: 1,
+            ready_ns: 0,
+            start_ns: 5,
+            end_ns: 5 + ns,
+        };
         busy.add([span(1000)].iter());
         busy.step();
         assert!(busy.per_step().is_none());

@@ -277,8 +277,8 @@ impl Runner {
     fn layer_scratch(&self, unit: UnitIndex, seat: SeatIndex, recompute: Recompute) -> LayerScratch {
         let scratch = self.at(self.plan.device.scratch());
         let kept = self.at(self.plan.device.kept(unit, seat));
-        let (dims, shape, storage) = (&self.config.dims, self.shape(), self.kernels.storage());
-        LayerScratch::carve(scratch, dims, shape, storage).keeping(kept, recompute, dims, shape, storage)
+        let (config, shape, storage) = (&self.config, self.shape(), self.kernels.storage());
+        LayerScratch::carve(scratch, config, shape, storage).keeping(kept, recompute, config, shape, storage)
     }
 
     fn head_scratch(&self) -> HeadScratch {

@@ -1,5 +1,6 @@
 //! The store: the host-resident model.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
@@ -210,13 +211,13 @@ impl Store {
 
     /// Reads a tensor's f32 master. No lane may be at work on its unit.
     pub fn read_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
-        let (weights, residual) = self.master(unit, tensor);
+        let [weights, residual] = self.masters(unit, tensor, 0..out.len());
         adam::read_master(weights, residual, out);
     }
 
     /// Writes a tensor's f32 master; moments stay. No lane may be at work on its unit.
     pub fn write_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, values: &[f32]) {
-        let (weights, residual) = self.master(unit, tensor);
+        let [weights, residual] = self.masters(unit, tensor, 0..values.len());
         adam::write_master(weights, residual, values);
     }
 
@@ -244,13 +245,19 @@ impl Store {
         );
     }
 
-    fn master(&self, unit: UnitIndex, tensor: &TensorLayout) -> (HostSpan, HostSpan) {
+    /// Weights and residuals of some elements of a tensor.
+    pub(super) fn masters(
+        &self,
+        unit: UnitIndex,
+        tensor: &TensorLayout,
+        elements: Range<usize>,
+    ) -> [HostSpan; 2] {
         let places = self.map.unit(unit);
-        let elements = tensor.offset..tensor.offset + tensor.elements();
-        (
+        let elements = tensor.offset + elements.start..tensor.offset + elements.end;
+        [
             self.wire(places.weights.elements(elements.clone(), 2)),
             self.state(places.residual.elements(elements, 2)),
-        )
+        ]
     }
 
     /// The tensor of this name.

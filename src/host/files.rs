@@ -4,13 +4,15 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::base::{Error, Result};
+use crate::sys::linux;
 
 /// A file seen as bytes, read as they are touched.
 ///
@@ -34,6 +36,29 @@ impl MappedFile {
     }
 }
 
+impl MappedFile {
+    /// Brings a part of the file into memory in one go, where the system can, and lets it begin with the `ahead`
+    /// bytes behind.
+    pub fn fetch(&self, part: Range<usize>, ahead: usize) {
+        // These are hints: whatever does not come now is read as it is touched. The second waits for pages one by one
+        // and reads little ahead, so the first has the disk working on all of them by then.
+        let end = self.0.len().min(part.end.saturating_add(ahead));
+        let _ = self.0.advise_range(Advice::WillNeed, part.start, end - part.start);
+        let _ = self.0.advise_range(Advice::PopulateRead, part.start, part.len());
+    }
+
+    /// Gives the pages that lie wholly in a part back to the system; touched again they are read again.
+    pub fn release(&self, part: Range<usize>) {
+        let page = linux::page_bytes();
+        let (start, end) = (part.start.next_multiple_of(page), part.end / page * page);
+        if start < end && end <= self.0.len() {
+            // SAFETY: the map is private, read-only and of a file, so a page that is dropped is read again, with
+            // the bytes it had.
+            let _ = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+}
+
 impl Deref for MappedFile {
     type Target = [u8];
 
@@ -51,6 +76,21 @@ pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
         libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE)
     };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a file its length and, where the file system can, its place on the disk, so that no later write finds the
+/// disk full.
+pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    file.set_len(bytes)?;
+    let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    // SAFETY: the descriptor is open as long as `file` is borrowed; the call touches no memory.
+    if length == 0 || unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// Bytes that this user may still write to the file system of an existing path.

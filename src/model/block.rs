@@ -4,6 +4,9 @@
 //! x ── RMSNorm ── q|k|v ── RoPE ── attention ── o ──(+x)── middle ── RMSNorm ── gate|up ── SwiGLU ── down ──(+middle)── out
 //! ```
 //!
+//! Where a family has them, a bias is added to what a product gave, and an RMSNorm of every query and key head stands
+//! before RoPE.
+//!
 //! Only `x`, the boundary, and what the scratch [keeps](LayerScratch::keeping) outlive the forward pass.
 //! Backward forms everything else again with forward's kernels and shapes, so with forward's bits, and stops
 //! before the down projection, whose result it never reads. Forward and backward, keeping or not, share the
@@ -11,7 +14,7 @@
 
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
-use crate::model::{Constants, LayerLinears, LayerScratch, ModelConfig, Recompute, UnitLayout};
+use crate::model::{Constants, LayerLinears, LayerScratch, ModelConfig, Recompute, UnitKind, UnitLayout};
 use crate::ops::{Kernels, Rows, Write};
 
 /// A unit's tensors, or their gradients, where products read and write them.
@@ -20,26 +23,38 @@ struct LayerSpans {
     attention_norm: DeviceSpan,
     /// q, k and v as one matrix.
     qkv: DeviceSpan,
+    qkv_bias: Option<DeviceSpan>,
+    /// Of queries and of keys.
+    qk_norm: Option<[DeviceSpan; 2]>,
     o: DeviceSpan,
+    o_bias: Option<DeviceSpan>,
     feed_norm: DeviceSpan,
     /// gate and up as one matrix.
     gate_up: DeviceSpan,
+    gate_up_bias: Option<DeviceSpan>,
     down: DeviceSpan,
+    down_bias: Option<DeviceSpan>,
 }
 
 impl LayerSpans {
-    fn of(unit: &UnitLayout, span: DeviceSpan, dtype: DType, dims: &Dims) -> Self {
-        let Dims { c, f, .. } = *dims;
+    fn of(unit: &UnitLayout, span: DeviceSpan, dtype: DType, config: &ModelConfig) -> Self {
+        let (dims, Dims { c, d, f, .. }, biases) = (&config.dims, config.dims, config.biases);
         let at = |suffix: &str, elements: usize| {
             span.part(unit.offset(suffix) * dtype.bytes(), elements * dtype.bytes())
         };
+        let bias = |there: bool, suffix: &str, elements: usize| there.then(|| at(suffix, elements));
         LayerSpans {
             attention_norm: at(".input_layernorm.weight", c),
             qkv: at(".q_proj.weight", dims.qkv() * c),
+            qkv_bias: bias(biases.qkv, ".q_proj.bias", dims.qkv()),
+            qk_norm: config.qk_norm.then(|| [at(".q_norm.weight", d), at(".k_norm.weight", d)]),
             o: at(".o_proj.weight", c * dims.attended()),
+            o_bias: bias(biases.o, ".o_proj.bias", c),
             feed_norm: at(".post_attention_layernorm.weight", c),
             gate_up: at(".gate_proj.weight", 2 * f * c),
+            gate_up_bias: bias(biases.mlp, ".gate_proj.bias", 2 * f),
             down: at(".down_proj.weight", c * f),
+            down_bias: bias(biases.mlp, ".down_proj.bias", c),
         }
     }
 }
@@ -51,13 +66,15 @@ struct Layer<'a> {
     constants: &'a Constants,
     weights: LayerSpans,
     rows: &'a Rows,
+    /// Rows that attention sees; 0 for all.
+    window: usize,
     scratch: &'a LayerScratch,
 }
 
 impl Layer<'_> {
     /// What backward reads, up to the product of gate and up, but for what is there already.
     fn activations(&self, x: DeviceSpan, missing: Recompute) {
-        let Layer { k, config, constants, weights, rows, scratch: s } = self;
+        let Layer { k, config, constants, weights, rows, window, scratch: s } = self;
         let (n, eps) = (rows.shape.n(), config.norm_eps);
         let (dims, Dims { c, f, .. }) = (&config.dims, config.dims);
         let linear = LayerLinears::of(dims, n);
@@ -67,16 +84,33 @@ impl Layer<'_> {
         let products = missing == Recompute::Full;
         k.rmsnorm_forward(s.attention_normed, s.attention_rstd, x, weights.attention_norm, eps, n, c);
         if products {
-            k.matmul_forward(s.qkv, s.attention_normed, weights.qkv, None, linear.qkv);
+            let qkv = s.qk_norm.map_or(s.qkv, |norm| norm.qkv);
+            k.matmul_forward(qkv, s.attention_normed, weights.qkv, None, linear.qkv);
+            self.add_bias(qkv, weights.qkv_bias, dims.qkv());
+        }
+        if let (Some(norm), Some(weights)) = (s.qk_norm, weights.qk_norm) {
+            k.qk_norm_forward(s.qkv, norm.rstd, norm.qkv, weights, eps, n, dims);
+        }
+        if products || s.qk_norm.is_some() {
             k.rope_forward(s.qkv, rows, constants.inv_freq, dims);
-            k.attention_forward(s.attended, s.lse, s.qkv, rows, dims);
+        }
+        if products {
+            k.attention_forward(s.attended, s.lse, s.qkv, rows, *window, dims);
             k.matmul_forward(s.middle, s.attended, weights.o, Some(x), linear.o);
+            self.add_bias(s.middle, weights.o_bias, c);
         }
         k.rmsnorm_forward(s.feed_normed, s.feed_rstd, s.middle, weights.feed_norm, eps, n, c);
         if products {
             k.matmul_forward(s.gate_up(), s.feed_normed, weights.gate_up, None, linear.gate_up);
+            self.add_bias(s.gate_up(), weights.gate_up_bias, 2 * f);
         }
         k.swiglu_forward(s.product(), s.gate_up(), n, f);
+    }
+
+    fn add_bias(&self, out: DeviceSpan, bias: Option<DeviceSpan>, columns: usize) {
+        if let Some(bias) = bias {
+            self.k.bias_forward(out, bias, self.rows.shape.n(), columns);
+        }
     }
 }
 
@@ -94,11 +128,20 @@ pub fn layer_forward(
     out: DeviceSpan,
     scratch: &LayerScratch,
 ) {
-    let weights = LayerSpans::of(unit, weights, DType::Bf16, &config.dims);
-    let layer = Layer { k, config, constants, weights, rows, scratch };
+    let weights = LayerSpans::of(unit, weights, DType::Bf16, config);
+    let layer = Layer { k, config, constants, weights, rows, window: window(unit, config), scratch };
     layer.activations(x, Recompute::Full);
     let down = LayerLinears::of(&config.dims, rows.shape.n()).down;
     k.matmul_forward(out, scratch.product(), weights.down, Some(scratch.middle), down);
+    layer.add_bias(out, weights.down_bias, config.dims.c);
+}
+
+/// Rows that a layer's attention sees; 0 for all.
+fn window(unit: &UnitLayout, config: &ModelConfig) -> usize {
+    match unit.kind {
+        UnitKind::Layer(layer) => config.window_of(layer),
+        UnitKind::Embedding | UnitKind::Head => unreachable!("an end is no layer"),
+    }
 }
 
 /// One layer backward: again from its boundary `x` what the scratch has not kept, then the gradients.
@@ -122,19 +165,27 @@ pub fn layer_backward(
         zero_padding(k, unit, gradient);
     }
     let dims = &config.dims;
-    let weights = LayerSpans::of(unit, weights, DType::Bf16, dims);
-    let d = LayerSpans::of(unit, gradient, DType::F32, dims);
-    Layer { k, config, constants, weights, rows, scratch }.activations(x, scratch.recompute);
+    let weights = LayerSpans::of(unit, weights, DType::Bf16, config);
+    let d = LayerSpans::of(unit, gradient, DType::F32, config);
+    let window = window(unit, config);
+    Layer { k, config, constants, weights, rows, window, scratch }.activations(x, scratch.recompute);
 
     let (n, Dims { c, f, .. }, s) = (rows.shape.n(), config.dims, scratch);
     let linear = LayerLinears::of(dims, n);
+    let bias_backward = |dbias: Option<DeviceSpan>, dout: DeviceSpan, columns: usize| {
+        if let Some(dbias) = dbias {
+            k.bias_backward(dbias, write, dout, n, columns);
+        }
+    };
 
+    bias_backward(d.down_bias, stream, c);
     k.matmul_backward_weight(d.down, write, stream, s.product(), linear.down);
     // The product of gate and up is read for the last time above: its gradient takes its place.
     let dproduct = s.product();
     k.matmul_backward_input(dproduct, Write::Set, stream, weights.down, linear.down);
     k.swiglu_backward(s.gate_up(), dproduct, n, f);
     let dgate_up = s.gate_up();
+    bias_backward(d.gate_up_bias, dgate_up, 2 * f);
     k.matmul_backward_weight(d.gate_up, write, dgate_up, s.feed_normed, linear.gate_up);
     let dfeed_normed = s.feed_normed;
     k.matmul_backward_input(dfeed_normed, Write::Set, dgate_up, weights.gate_up, linear.gate_up);
@@ -152,10 +203,15 @@ pub fn layer_backward(
     );
 
     // The stream is now the gradient of `middle`.
+    bias_backward(d.o_bias, stream, c);
     k.matmul_backward_weight(d.o, write, stream, s.attended, linear.o);
     k.matmul_backward_input(s.dattended(), Write::Set, stream, weights.o, linear.o);
-    k.attention_backward(s.dqkv(), s.dattended(), s.attended, s.lse, s.qkv, rows, dims);
+    k.attention_backward(s.dqkv(), s.dattended(), s.attended, s.lse, s.qkv, rows, window, dims);
     k.rope_backward(s.dqkv(), rows, constants.inv_freq, dims);
+    if let (Some(norm), Some(weights), Some(dweights)) = (s.qk_norm, weights.qk_norm, d.qk_norm) {
+        k.qk_norm_backward(s.dqkv(), dweights, write, norm.qkv, norm.rstd, weights, n, dims);
+    }
+    bias_backward(d.qkv_bias, s.dqkv(), dims.qkv());
     k.matmul_backward_weight(d.qkv, write, s.dqkv(), s.attention_normed, linear.qkv);
     let dattention_normed = s.attention_normed;
     k.matmul_backward_input(dattention_normed, Write::Set, s.dqkv(), weights.qkv, linear.qkv);

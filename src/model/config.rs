@@ -1,8 +1,10 @@
 //! The description of a decoder.
 
 use crate::base::{Dims, Error, Result};
+use crate::model::RopeScaling;
+use crate::ops::Extras;
 
-/// A Llama-style decoder: RMSNorm, RoPE, grouped-query causal attention, SwiGLU, no biases.
+/// A pre-norm decoder: RMSNorm, RoPE, grouped-query causal attention, SwiGLU; and what model families add to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The sizes.
@@ -13,11 +15,68 @@ pub struct ModelConfig {
     pub norm_eps: f32,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the rotary frequencies are stretched.
+    pub rope_scaling: RopeScaling,
     /// Longest sequence the model is meant for; longer ones are refused.
     pub positions_max: usize,
+    /// Which projections have a bias.
+    pub biases: Biases,
+    /// Whether every query and key head passes an RMSNorm of its own before it is rotated (Qwen3).
+    pub qk_norm: bool,
+    /// Layers whose attention looks back a limited way; none when every layer sees the whole sequence.
+    pub window: Option<Window>,
+}
+
+/// Which projections have a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Biases {
+    /// Those of queries, keys and values.
+    pub qkv: bool,
+    /// That of attention's output.
+    pub o: bool,
+    /// Those of gate, up and down.
+    pub mlp: bool,
+}
+
+/// A sliding window of attention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Positions that a row sees, its own counted: row i sees key j when i − j < size.
+    pub size: usize,
+    /// By layer: whether the window holds there.
+    pub layers: Vec<bool>,
 }
 
 impl ModelConfig {
+    /// A plain Llama of these sizes: untied, ε 1e-5, RoPE base 10000 and not scaled, sequences up to 2048, no bias,
+    /// no QK norm, no window.
+    pub fn llama(dims: Dims) -> ModelConfig {
+        ModelConfig {
+            dims,
+            tied: false,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            positions_max: 2048,
+            biases: Biases::default(),
+            qk_norm: false,
+            window: None,
+        }
+    }
+
+    /// Positions that a row of decoder layer `layer` sees, its own counted; 0 when it sees all before it.
+    pub fn window_of(&self, layer: usize) -> usize {
+        self.window.as_ref().filter(|window| window.layers[layer]).map_or(0, |window| window.size)
+    }
+
+    /// What the kernels are asked beside what every decoder asks.
+    pub fn extras(&self) -> Extras {
+        let (Biases { qkv, o, mlp }, dims) = (self.biases, &self.dims);
+        let widths = [(qkv, dims.qkv()), (o, dims.c), (mlp, dims.c.max(2 * dims.f))];
+        let widths = widths.into_iter().filter_map(|(there, columns)| there.then_some(columns));
+        Extras { bias_columns: widths.max().unwrap_or(0), qk_norm: self.qk_norm }
+    }
+
     /// Refuses sizes no decoder can have, naming field and value.
     pub fn validate(&self) -> Result<()> {
         let Dims { c, h, g, d, f, v, l } = self.dims;
@@ -58,6 +117,16 @@ impl ModelConfig {
                 self.rope_theta
             )));
         }
-        Ok(())
+        self.rope_scaling.validate()?;
+        match &self.window {
+            Some(Window { size: 0, .. }) => {
+                Err(Error::argument("sliding_window is 0; a row sees at least itself"))
+            }
+            Some(Window { layers, .. }) if layers.len() != l => Err(Error::argument(format!(
+                "layer_types names {} layers; num_hidden_layers is {l}",
+                layers.len()
+            ))),
+            _ => Ok(()),
+        }
     }
 }

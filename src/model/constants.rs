@@ -17,11 +17,9 @@ impl Constants {
         config.dims.d / 2 * DType::F32.bytes()
     }
 
-    /// The values that belong in [`Constants::bytes`] bytes: theta^(−2i/D), rounded once.
+    /// The values that belong in [`Constants::bytes`] bytes.
     pub fn values(config: &ModelConfig) -> Vec<f32> {
-        let d = config.dims.d;
-        let frequency = |i: usize| config.rope_theta.powf(-((2 * i) as f64) / d as f64) as f32;
-        (0..d / 2).map(frequency).collect()
+        config.rope_scaling.inv_freq(config.rope_theta, config.dims.d)
     }
 
     /// The constants whose values `memory` holds.

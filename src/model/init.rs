@@ -1,7 +1,7 @@
 //! Fresh weights, as GPT-2 starts them (Radford et al. 2019, section 2.3).
 //!
 //! Matrices are normal with σ = 0.02; the projections that add to the residual stream (`o_proj`, `down_proj`)
-//! with σ = 0.02/√(2L), so that its variance does not grow with depth; norms are 1. A tensor's values depend
+//! with σ = 0.02/√(2L), so that its variance does not grow with depth; norms are 1, biases 0. A tensor's values depend
 //! on the seed and its name alone: neither order nor threads nor the other tensors matter.
 
 use rand::SeedableRng;
@@ -20,7 +20,7 @@ const DEVIATION: f64 = 0.02;
 pub fn fresh_tensor(config: &ModelConfig, tensor: &TensorLayout, seed: u64, out: &mut [f32]) {
     assert_eq!(out.len(), tensor.elements(), "{} has {} elements", tensor.name, tensor.elements());
     if tensor.shape.len() < 2 {
-        out.fill(1.0);
+        out.fill(if tensor.name.ends_with(".bias") { 0.0 } else { 1.0 });
         return;
     }
     let closes_a_branch =

@@ -3,7 +3,7 @@
 //! A unit is one contiguous run of elements. The same offsets, in elements, hold in every span that belongs
 //! to the unit: weights, residuals, gradients, moments, the slot on the device and the f32 accumulator.
 //! Tensors that one product reads together stand together: `q|k|v` is one `[(H+2G)·D, C]` matrix and
-//! `gate|up` one `[2F, C]`. Every run that starts a new matrix or vector is aligned to `ALIGNMENT`
+//! `gate|up` one `[2F, C]`; their biases stand together in the same order. Every run that starts a new matrix or vector is aligned to `ALIGNMENT`
 //! elements; the padding is zero and stays zero under AdamW.
 
 use std::ops::Range;
@@ -81,34 +81,49 @@ pub struct Layout {
 impl Layout {
     /// The layout of a model.
     pub fn new(config: &ModelConfig) -> Self {
-        let Dims { c, f, v, l, .. } = config.dims;
-        let (qkv_in, attended, kv) = (c, config.dims.attended(), config.dims.g * config.dims.d);
+        let (Dims { c, d, f, v, l, .. }, biases) = (config.dims, config.biases);
+        let (attended, kv) = (config.dims.attended(), config.dims.g * d);
         let mut units = Vec::with_capacity(l + 2);
-        units.push(unit(UnitKind::Embedding, &[&[("model.embed_tokens.weight", &[v, c])]]));
+        let whole = |name: &str| name.to_owned();
+        let embedding: Group = &[("model.embed_tokens.weight", &[v, c])];
+        units.push(unit(UnitKind::Embedding, [embedding], whole));
         for layer in 0..l {
-            let at = |name: &str| format!("model.layers.{layer}.{name}.weight");
-            units.push(unit(
-                UnitKind::Layer(layer),
-                &[
-                    &[(&at("input_layernorm"), &[c])],
+            let at = |name: &str| format!("model.layers.{layer}.{name}");
+            let groups: [(bool, Group); 12] = [
+                (true, &[("input_layernorm.weight", &[c])]),
+                (
+                    true,
                     &[
-                        (&at("self_attn.q_proj"), &[attended, qkv_in]),
-                        (&at("self_attn.k_proj"), &[kv, qkv_in]),
-                        (&at("self_attn.v_proj"), &[kv, qkv_in]),
+                        ("self_attn.q_proj.weight", &[attended, c]),
+                        ("self_attn.k_proj.weight", &[kv, c]),
+                        ("self_attn.v_proj.weight", &[kv, c]),
                     ],
-                    &[(&at("self_attn.o_proj"), &[c, attended])],
-                    &[(&at("post_attention_layernorm"), &[c])],
-                    &[(&at("mlp.gate_proj"), &[f, c]), (&at("mlp.up_proj"), &[f, c])],
-                    &[(&at("mlp.down_proj"), &[c, f])],
-                ],
-            ));
+                ),
+                (
+                    biases.qkv,
+                    &[
+                        ("self_attn.q_proj.bias", &[attended]),
+                        ("self_attn.k_proj.bias", &[kv]),
+                        ("self_attn.v_proj.bias", &[kv]),
+                    ],
+                ),
+                (config.qk_norm, &[("self_attn.q_norm.weight", &[d])]),
+                (config.qk_norm, &[("self_attn.k_norm.weight", &[d])]),
+                (true, &[("self_attn.o_proj.weight", &[c, attended])]),
+                (biases.o, &[("self_attn.o_proj.bias", &[c])]),
+                (true, &[("post_attention_layernorm.weight", &[c])]),
+                (true, &[("mlp.gate_proj.weight", &[f, c]), ("mlp.up_proj.weight", &[f, c])]),
+                (biases.mlp, &[("mlp.gate_proj.bias", &[f]), ("mlp.up_proj.bias", &[f])]),
+                (true, &[("mlp.down_proj.weight", &[c, f])]),
+                (biases.mlp, &[("mlp.down_proj.bias", &[c])]),
+            ];
+            let there = groups.into_iter().filter_map(|(there, group)| there.then_some(group));
+            units.push(unit(UnitKind::Layer(layer), there, at));
         }
         let norm: Group = &[("model.norm.weight", &[c])];
-        units.push(if config.tied {
-            unit(UnitKind::Head, &[norm])
-        } else {
-            unit(UnitKind::Head, &[norm, &[("lm_head.weight", &[v, c])]])
-        });
+        let lm: Group = &[("lm_head.weight", &[v, c])];
+        let lm = (!config.tied).then_some(lm);
+        units.push(unit(UnitKind::Head, [norm].into_iter().chain(lm), whole));
         Layout { units, tied: config.tied }
     }
 
@@ -186,12 +201,16 @@ impl Layout {
 /// Tensors that stand together without padding between them.
 type Group<'a> = &'a [(&'a str, &'a [usize])];
 
-fn unit(kind: UnitKind, groups: &[Group]) -> UnitLayout {
+fn unit<'a>(
+    kind: UnitKind,
+    groups: impl IntoIterator<Item = Group<'a>>,
+    name: impl Fn(&str) -> String,
+) -> UnitLayout {
     let mut tensors = Vec::new();
     let mut elements = 0usize;
     for group in groups {
-        for (name, shape) in group.iter() {
-            let tensor = TensorLayout { name: name.to_string(), shape: shape.to_vec(), offset: elements };
+        for &(suffix, shape) in group {
+            let tensor = TensorLayout { name: name(suffix), shape: shape.to_vec(), offset: elements };
             elements += tensor.elements();
             tensors.push(tensor);
         }

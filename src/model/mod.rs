@@ -12,10 +12,11 @@ mod init;
 mod layout;
 mod linear;
 mod presets;
+mod rope;
 mod scratch;
 
 pub use block::{layer_backward, layer_forward};
-pub use config::ModelConfig;
+pub use config::{Biases, ModelConfig, Window};
 pub use constants::Constants;
 pub use ends::{
     HeadSpans, embed_backward, embed_forward, head_backward, head_forward, head_forward_backward,
@@ -25,4 +26,5 @@ pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
 pub use linear::{LayerLinears, head_linear, products};
 pub use presets::{preset, preset_names, shape, shape_names};
+pub use rope::RopeScaling;
 pub use scratch::{HeadScratch, LayerScratch, Recompute};

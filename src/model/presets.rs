@@ -1,7 +1,7 @@
 //! Built-in shapes: what trains without any file, and what can be planned without one.
 
 use crate::base::Dims;
-use crate::model::ModelConfig;
+use crate::model::{Biases, ModelConfig};
 
 /// Names of the built-in shapes that train, smallest first.
 pub fn preset_names() -> &'static [&'static str] {
@@ -16,7 +16,7 @@ pub fn preset(name: &str) -> Option<ModelConfig> {
         _ => return None,
     };
     let dims = Dims { c, h, g, d: c / h, f, v: 256, l };
-    Some(ModelConfig { dims, tied: true, norm_eps: 1e-5, rope_theta: 10_000.0, positions_max })
+    Some(ModelConfig { tied: true, positions_max, ..ModelConfig::llama(dims) })
 }
 
 /// A shape that is known by name: C, L, H, G, D, F, V, tied, positions.
@@ -56,6 +56,8 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
         norm_eps: if is_qwen { 1e-6 } else { 1e-5 },
         rope_theta: if is_qwen { 1e6 } else { 5e5 },
         positions_max,
+        biases: Biases { qkv: is_qwen, ..Biases::default() },
+        ..ModelConfig::llama(Dims { c, h, g, d, f, v, l })
     })
 }
 
@@ -79,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_known_shapes_have_their_models_parameters() {
-        // The sums over the tensors of the published checkpoints, without the biases of queries, keys and values.
+        // The sums over the tensors of the published checkpoints.
         for (name, parameters) in [("llama3.1-8b", 8_030_261_248), ("llama3.1-70b", 70_553_706_496)] {
             assert_eq!(Layout::new(&shape(name).unwrap()).parameters(), parameters, "{name}");
         }

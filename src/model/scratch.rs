@@ -5,6 +5,7 @@
 
 use crate::base::{DType, Dims, Shape};
 use crate::device::DeviceSpan;
+use crate::model::ModelConfig;
 
 /// What of a layer backward computes again from its boundary. Whatever is kept has the bits that computing it
 /// again would give, so this is a matter of memory and time alone.
@@ -14,7 +15,8 @@ pub enum Recompute {
     #[default]
     Full,
     /// Norms and SwiGLU; what attention and the matrix products gave is kept: rotated queries, keys and values,
-    /// attention's output and log-sum-exp, the middle of the stream, gate and up.
+    /// attention's output and log-sum-exp, the middle of the stream, gate and up. Where heads are normalised, queries
+    /// and keys are kept as they were before, and normalised and rotated again.
     Selective,
     /// Nothing; all that backward reads is kept.
     None,
@@ -34,6 +36,8 @@ pub struct LayerScratch<P = DeviceSpan> {
     pub(super) attention_rstd: P,
     /// `[N, (H+2G)·D]`: queries and keys rotated.
     pub(super) qkv: P,
+    /// Where heads are normalised: what queries, keys and values were before, and the f32 `rstd` of the heads.
+    pub(super) qk_norm: Option<QkNormScratch<P>>,
     /// `[N, H·D]`: input of the output projection.
     pub(super) attended: P,
     /// f32 `[H, N]`.
@@ -55,6 +59,15 @@ pub struct LayerScratch<P = DeviceSpan> {
     pub(super) recompute: Recompute,
 }
 
+/// What the norm of heads needs beside its output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QkNormScratch<P> {
+    /// `[N, (H+2G)·D]`: its input, what the product gave.
+    pub(super) qkv: P,
+    /// f32 `[N·(H+G)]`.
+    pub(super) rstd: P,
+}
+
 /// Bytes of what lives in `shared`. While the feed-forward is computed: gate and up, `[N, 2F]`, in backward
 /// then their gradient; and the product of the two, `[N, F]`, in backward then its gradient. While attention's
 /// backward is computed: the gradients of its output, `[N, H·D]`, and of queries, keys and values.
@@ -67,7 +80,8 @@ struct SharedSizes {
 }
 
 impl<P> LayerScratch<P> {
-    fn lay(dims: &Dims, shape: Shape, storage: DType, mut take: impl FnMut(usize) -> P) -> Self {
+    fn lay(config: &ModelConfig, shape: Shape, storage: DType, mut take: impl FnMut(usize) -> P) -> Self {
+        let dims = &config.dims;
         let rows = |columns: usize| rows(shape, columns, storage);
         let f32s = |columns: usize| self::rows(shape, columns, DType::F32);
         let sizes = SharedSizes {
@@ -80,6 +94,9 @@ impl<P> LayerScratch<P> {
             attention_normed: take(rows(dims.c)),
             attention_rstd: take(f32s(1)),
             qkv: take(rows(dims.qkv())),
+            qk_norm: config
+                .qk_norm
+                .then(|| QkNormScratch { qkv: take(rows(dims.qkv())), rstd: take(f32s(dims.h + dims.g)) }),
             attended: take(rows(dims.attended())),
             lse: take(f32s(dims.h)),
             middle: take(rows(dims.c)),
@@ -106,7 +123,12 @@ impl<P> LayerScratch<P> {
         if recompute == Recompute::Full {
             return;
         }
-        self.qkv = take(rows(shape, dims.qkv(), storage));
+        if let Some(norm) = &mut self.qk_norm {
+            norm.qkv = take(rows(shape, dims.qkv(), storage));
+        }
+        if self.qk_norm.is_none() || recompute == Recompute::None {
+            self.qkv = take(rows(shape, dims.qkv(), storage));
+        }
         self.attended = take(rows(shape, dims.attended(), storage));
         self.lse = take(rows(shape, dims.h, DType::F32));
         self.middle = take(rows(shape, dims.c, storage));
@@ -114,6 +136,9 @@ impl<P> LayerScratch<P> {
         if recompute == Recompute::None {
             self.attention_normed = take(rows(shape, dims.c, storage));
             self.attention_rstd = take(rows(shape, 1, DType::F32));
+            if let Some(norm) = &mut self.qk_norm {
+                norm.rstd = take(rows(shape, dims.h + dims.g, DType::F32));
+            }
             self.feed_normed = take(rows(shape, dims.c, storage));
             self.feed_rstd = take(rows(shape, 1, DType::F32));
             self.kept_product = Some(take(rows(shape, dims.f, storage)));
@@ -123,9 +148,9 @@ impl<P> LayerScratch<P> {
 
 impl LayerScratch {
     /// Bytes of the scratch: a multiple of 256.
-    pub fn bytes(dims: &Dims, shape: Shape, storage: DType) -> usize {
+    pub fn bytes(config: &ModelConfig, shape: Shape, storage: DType) -> usize {
         count(|take| {
-            LayerScratch::lay(dims, shape, storage, take);
+            LayerScratch::lay(config, shape, storage, take);
         })
     }
 
@@ -133,14 +158,15 @@ impl LayerScratch {
     ///
     /// # Panics
     /// If the memory is shorter.
-    pub fn carve(memory: DeviceSpan, dims: &Dims, shape: Shape, storage: DType) -> Self {
-        LayerScratch::lay(dims, shape, storage, carver(memory))
+    pub fn carve(memory: DeviceSpan, config: &ModelConfig, shape: Shape, storage: DType) -> Self {
+        LayerScratch::lay(config, shape, storage, carver(memory))
     }
 
     /// Bytes that a layer keeps from forward to backward of one micro-batch: a multiple of 256.
-    pub fn kept_bytes(recompute: Recompute, dims: &Dims, shape: Shape, storage: DType) -> usize {
+    pub fn kept_bytes(recompute: Recompute, config: &ModelConfig, shape: Shape, storage: DType) -> usize {
         count(|take| {
-            LayerScratch::lay(dims, shape, storage, |_| ()).keep(recompute, dims, shape, storage, take)
+            let mut scratch = LayerScratch::lay(config, shape, storage, |_| ());
+            scratch.keep(recompute, &config.dims, shape, storage, take)
         })
     }
 
@@ -153,11 +179,11 @@ impl LayerScratch {
         mut self,
         memory: DeviceSpan,
         recompute: Recompute,
-        dims: &Dims,
+        config: &ModelConfig,
         shape: Shape,
         storage: DType,
     ) -> Self {
-        self.keep(recompute, dims, shape, storage, carver(memory));
+        self.keep(recompute, &config.dims, shape, storage, carver(memory));
         self
     }
 

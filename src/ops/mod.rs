@@ -94,10 +94,25 @@ impl Linear {
     }
 }
 
+/// What some models ask of kernels beside the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Columns of the widest bias; 0 without one.
+    pub bias_columns: usize,
+    /// Whether query and key heads are normalised.
+    pub qk_norm: bool,
+}
+
 /// Bytes of device memory that the kernels which store activations so work in, beside what operations are given.
-pub fn workspace_bytes(storage: DType, dims: &Dims, shape: Shape, logits_chunk: usize) -> usize {
+pub fn workspace_bytes(
+    storage: DType,
+    dims: &Dims,
+    shape: Shape,
+    logits_chunk: usize,
+    extras: Extras,
+) -> usize {
     match storage {
-        DType::Bf16 => cuda::workspace::workspace_bytes(dims, shape, logits_chunk),
+        DType::Bf16 => cuda::workspace::workspace_bytes(dims, shape, logits_chunk, extras),
         DType::F32 => 0,
     }
 }
@@ -191,6 +206,39 @@ pub trait Kernels: Send + Sync {
         sizes: Linear,
     );
 
+    /// `out [N, C] += bias` in every row; `bias` bf16 `[C]`.
+    fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize);
+    /// `dbias [C]` f32 by `write`: the sum of the rows of `dout [N, C]`.
+    fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize);
+
+    /// RMSNorm of every query and every key head by itself, as in Qwen3: `out [N, (H+2G)·D] =` the heads of `qkv`
+    /// normalised, the values as they are. `weights` bf16 `[D]` are one for all query heads and one for all key heads;
+    /// `rstd` f32 holds those of the query heads, `[N, H]`, then those of the key heads, `[N, G]`.
+    #[allow(clippy::too_many_arguments)]
+    fn qk_norm_forward(
+        &self,
+        out: DeviceSpan,
+        rstd: DeviceSpan,
+        qkv: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        eps: f32,
+        n: usize,
+        dims: &Dims,
+    );
+    /// The gradient of `out` becomes that of `qkv` in place, `dqkv [N, (H+2G)·D]`; `dweights` f32 `[D]` by `write`.
+    #[allow(clippy::too_many_arguments)]
+    fn qk_norm_backward(
+        &self,
+        dqkv: DeviceSpan,
+        dweights: [DeviceSpan; 2],
+        write: Write,
+        qkv: DeviceSpan,
+        rstd: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        n: usize,
+        dims: &Dims,
+    );
+
     /// Rotates the query and key heads of `qkv [N, (H+2G)·D]` in place by their positions: pairs (i, i + D/2), the
     /// angle the f32 product position · `inv_freq[i]` (Su et al. 2021, in Hugging Face's half-split order).
     /// `inv_freq` is f32 `[D/2]`.
@@ -199,9 +247,17 @@ pub trait Kernels: Send + Sync {
     fn rope_backward(&self, dqkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims);
 
     /// Causal grouped-query attention within documents, scale 1/√D. `out [N, H·D]`, `lse [H, N]` f32 the
-    /// log-sum-exp of each row's scaled scores; `qkv [N, (H+2G)·D]` rotated. Memory linear in T
-    /// (Dao et al. 2022).
-    fn attention_forward(&self, out: DeviceSpan, lse: DeviceSpan, qkv: DeviceSpan, rows: &Rows, dims: &Dims);
+    /// log-sum-exp of each row's scaled scores; `qkv [N, (H+2G)·D]` rotated. With `window` > 0 row i sees row j only
+    /// when i − j < window. Memory linear in T (Dao et al. 2022).
+    fn attention_forward(
+        &self,
+        out: DeviceSpan,
+        lse: DeviceSpan,
+        qkv: DeviceSpan,
+        rows: &Rows,
+        window: usize,
+        dims: &Dims,
+    );
     /// `dqkv [N, (H+2G)·D] =`, from `dout [N, H·D]` and what forward left.
     #[allow(clippy::too_many_arguments)]
     fn attention_backward(
@@ -212,6 +268,7 @@ pub trait Kernels: Send + Sync {
         lse: DeviceSpan,
         qkv: DeviceSpan,
         rows: &Rows,
+        window: usize,
         dims: &Dims,
     );
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
 use crate::device::Lane;
-use crate::model::{Layout, ModelConfig};
+use crate::model::{Biases, Layout, ModelConfig, UnitKind};
 use crate::plan::BatchPlaces;
 use crate::plan::machine::by_lane;
 use crate::schedule::{Operation, Policy, Recompute, Share};
@@ -131,6 +131,7 @@ impl std::ops::Add for Work {
 /// The work of every operation of a model under a policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost<'a> {
+    config: &'a ModelConfig,
     dims: Dims,
     layout: &'a Layout,
     shape: Shape,
@@ -141,9 +142,10 @@ pub struct Cost<'a> {
 
 impl<'a> Cost<'a> {
     /// `storage` is the device's type of activations.
-    pub fn new(config: &ModelConfig, layout: &'a Layout, policy: &Policy, storage: DType) -> Self {
+    pub fn new(config: &'a ModelConfig, layout: &'a Layout, policy: &Policy, storage: DType) -> Self {
         let numeric = policy.numeric;
         Cost {
+            config,
             dims: config.dims,
             layout,
             shape: numeric.shape,
@@ -173,7 +175,7 @@ impl<'a> Cost<'a> {
             Operation::UploadBatch { .. } => up(BatchPlaces::bytes(self.shape)),
             Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
             Operation::EmbedForward { .. } => touched(n * c * (2 + self.storage.bytes())),
-            Operation::Forward { .. } => self.activations() + self.down_product(),
+            Operation::Forward { unit, .. } => self.activations(unit) + self.down_product(),
             Operation::SpillBoundary { .. } => down(n * c * self.storage.bytes()),
             Operation::FetchBoundary { .. } => up(n * c * self.storage.bytes()),
             Operation::HeadForwardBackward { .. } | Operation::HeadBackward { .. } => {
@@ -183,11 +185,11 @@ impl<'a> Cost<'a> {
             Operation::DownloadLogprobs { .. } => down(4 * n),
             Operation::UploadDlogprobs { .. } => up(4 * n),
             Operation::HeadLogits => self.head(1, 1.0) + touched(4 * v),
-            Operation::RecomputeBackward { recompute, .. } => match recompute {
-                Recompute::Full => self.activations() + self.backward(),
-                // Norms and SwiGLU.
-                Recompute::Selective => self.rows(2 * 2 * c + 3 * f) + self.backward(),
-                Recompute::None => self.backward(),
+            Operation::RecomputeBackward { unit, recompute, .. } => match recompute {
+                Recompute::Full => self.activations(unit) + self.backward(unit),
+                // Norms and SwiGLU; after a norm of heads their rotation, too.
+                Recompute::Selective => self.rows(2 * 2 * c + 3 * f + self.qk_norm(1)) + self.backward(unit),
+                Recompute::None => self.backward(unit),
             },
             Operation::EmbedBackward { .. } => touched(n * c * (8 + self.storage.bytes())),
             Operation::Norm { unit, .. } => touched(4 * self.elements(unit)),
@@ -231,23 +233,42 @@ impl<'a> Cost<'a> {
         Work::product(1.0, [self.shape.n(), columns_in, columns_out])
     }
 
-    /// So many FLOP for each head's dimension and each pair of a row and what it attends to, documents as
+    /// So many FLOP for each head's dimension and each pair of a row and what it attends to in a layer, documents as
     /// long as their sequences.
-    fn attention(&self, flop: f64) -> Work {
-        let pairs = (self.shape.b * self.shape.t * (self.shape.t + 1) / 2) as f64;
+    fn attention(&self, unit: UnitIndex, flop: f64) -> Work {
+        let t = self.shape.t;
+        let window = match self.layout.unit(unit).kind {
+            UnitKind::Layer(layer) => self.config.window_of(layer),
+            UnitKind::Embedding | UnitKind::Head => 0,
+        };
+        let seen = if window == 0 { t } else { window.min(t) };
+        // The first rows see 1, 2, … rows, and the others as many as the window holds.
+        let pairs = (self.shape.b * (seen * (seen + 1) / 2 + (t - seen) * seen)) as f64;
         Work { attention_flop: flop * pairs * self.dims.attended() as f64, ..Work::default() }
     }
 
+    /// Columns that all biases of a layer are added to.
+    fn biased(&self) -> usize {
+        let (Biases { qkv, o, mlp }, Dims { c, f, .. }) = (self.config.biases, self.dims);
+        usize::from(qkv) * self.dims.qkv() + usize::from(o) * c + usize::from(mlp) * (2 * f + c)
+    }
+
+    /// Columns that the norm of heads reads and writes, and `rotations` of its result, where there is one.
+    fn qk_norm(&self, rotations: usize) -> usize {
+        let Dims { h, g, d, .. } = self.dims;
+        usize::from(self.config.qk_norm) * 2 * (self.dims.qkv() + rotations * (h + g) * d)
+    }
+
     /// A layer up to the product of gate and up.
-    fn activations(&self) -> Work {
+    fn activations(&self, unit: UnitIndex) -> Work {
         let Dims { c, f, h, g, d, .. } = self.dims;
         self.product(c, self.dims.qkv())
             + self.product(self.dims.attended(), c)
             + self.product(c, 2 * f)
             // Scores and their sums with the values.
-            + self.attention(4.0)
+            + self.attention(unit, 4.0)
             // Two norms read and write a row each; queries and keys are rotated in place.
-            + self.rows(2 * 2 * c + 2 * (h + g) * d + 3 * f)
+            + self.rows(2 * 2 * c + 2 * (h + g) * d + 3 * f + self.qk_norm(0) + 2 * self.biased())
     }
 
     fn down_product(&self) -> Work {
@@ -255,14 +276,16 @@ impl<'a> Cost<'a> {
     }
 
     /// A layer's backward, from its activations: of every product two gradients.
-    fn backward(&self) -> Work {
+    fn backward(&self, unit: UnitIndex) -> Work {
         let Dims { c, f, h, g, d, .. } = self.dims;
         let products = [(c, self.dims.qkv()), (self.dims.attended(), c), (c, 2 * f), (f, c)];
         let gradients = products.into_iter().fold(Work::default(), |sum, (columns_in, columns_out)| {
             sum + self.product(columns_in, columns_out) + self.product(columns_in, columns_out)
         });
         // Scores again, and the gradients of scores, values, queries and keys.
-        gradients + self.attention(10.0) + self.rows(2 * 4 * c + 2 * (h + g) * d + 5 * f)
+        gradients
+            + self.attention(unit, 10.0)
+            + self.rows(2 * 4 * c + 2 * (h + g) * d + 5 * f + self.qk_norm(0) + self.biased())
     }
 
     /// The head over so many rows: its product `products` times, and the logits read or written as often.

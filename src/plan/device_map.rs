@@ -157,7 +157,7 @@ impl DeviceMap {
             .map(|slab| slab_elements(SlabIndex::from(slab)) * policy.numeric.grad_dtype.bytes())
             .map(|bytes| carver.take(SLABS, bytes))
             .collect();
-        let scratch_bytes = LayerScratch::bytes(dims, shape, storage).max(HeadScratch::bytes(
+        let scratch_bytes = LayerScratch::bytes(config, shape, storage).max(HeadScratch::bytes(
             dims,
             shape,
             storage,
@@ -167,13 +167,14 @@ impl DeviceMap {
         let scalars = carver.take(SCALARS, 8 * (1 + policy.slabs(geometry)));
         let logits = carver.take(LOGITS, 4 * dims.v);
         let constants = carver.take(CONSTANTS, Constants::bytes(config));
-        let workspace_bytes = ops::workspace_bytes(storage, dims, shape, policy.numeric.logits_chunk);
+        let chunk = policy.numeric.logits_chunk;
+        let workspace_bytes = ops::workspace_bytes(storage, dims, shape, chunk, config.extras());
         let workspace = carver.take(WORKSPACE, workspace_bytes);
 
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
         let kept_bytes =
-            |layer| LayerScratch::kept_bytes(placement.layer(layer).recompute, dims, shape, storage);
+            |layer| LayerScratch::kept_bytes(placement.layer(layer).recompute, config, shape, storage);
         let start = carver.bytes();
         let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
         let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();

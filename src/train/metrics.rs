@@ -13,18 +13,22 @@ use crate::model::ModelConfig;
 /// Floating-point operations of a training step that are useful: no recompute is counted, no padding.
 ///
 /// ```text
-/// FLOP = 6 · P_matmul · tokens + 12 · L · H · D · attended
+/// FLOP = 6 · P_matmul · tokens + 12 · H · D · (L · attended − L_window · beyond)
 /// ```
 ///
 /// `P_matmul` are the weights of matrix products: all but norms and the embedding's rows, the head's product
 /// included though it may share the embedding's weights. Each does one multiplication and one addition per
 /// token forward, and twice that backward. `attended` counts the (query, key) pairs of causal attention, N·(T + 1)/2 for
 /// N tokens in rows of T without document bounds; each costs two products of D, forward once and
-/// backward twice, in every head. (Kaplan et al. 2020, table 1; the causal half as in PaLM, appendix B.)
+/// backward twice, in every head. `beyond` counts those of them that are farther apart than a sliding window, which
+/// L_window layers pass over. (Kaplan et al. 2020, table 1; the causal half as in PaLM, appendix B.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UsefulWork {
     per_token: f64,
     per_pair: f64,
+    per_pair_beyond: f64,
+    /// 0 without one.
+    window: usize,
 }
 
 impl UsefulWork {
@@ -33,12 +37,32 @@ impl UsefulWork {
         let dims = &model.dims;
         let layer = dims.c * (dims.qkv() + dims.attended() + 3 * dims.f);
         let p_matmul = dims.l as f64 * layer as f64 + dims.v as f64 * dims.c as f64;
-        UsefulWork { per_token: 6.0 * p_matmul, per_pair: 12.0 * (dims.l * dims.attended()) as f64 }
+        let (window, windowed) = model
+            .window
+            .as_ref()
+            .map_or((0, 0), |window| (window.size, window.layers.iter().filter(|&&holds| holds).count()));
+        let per_pair = |layers: usize| 12.0 * (layers * dims.attended()) as f64;
+        UsefulWork {
+            per_token: 6.0 * p_matmul,
+            per_pair: per_pair(dims.l),
+            per_pair_beyond: per_pair(windowed),
+            window,
+        }
     }
 
-    /// FLOP of training on `tokens` tokens with `attended` (query, key) pairs.
-    pub fn flop(&self, tokens: u64, attended: u64) -> f64 {
+    /// FLOP of training on `tokens` tokens with `attended` (query, key) pairs, `beyond` of them beyond the window.
+    pub fn flop(&self, tokens: u64, attended: u64, beyond: u64) -> f64 {
         self.per_token * tokens as f64 + self.per_pair * attended as f64
+            - self.per_pair_beyond * beyond as f64
+    }
+
+    /// Pairs beyond the model's window in rows of `t` tokens, whose documents start where `starts` says.
+    pub fn beyond(&self, tokens: usize, t: usize, starts: Option<&[i32]>) -> u64 {
+        if self.window == 0 {
+            return 0;
+        }
+        let seen = |n: usize| n % t + 1 - starts.map_or(0, |starts| starts[n] as usize);
+        (0..tokens).map(|n| seen(n).saturating_sub(self.window) as u64).sum()
     }
 }
 
@@ -131,18 +155,32 @@ impl Pace {
 mod tests {
     use super::*;
     use crate::base::Dims;
+    use crate::model::Window;
 
     /// LLaMA 7B: 6.607e9 matrix weights (6.738e9 in all, less embedding and norms).
     #[test]
     fn useful_work_is_six_p_and_causal_attention() {
         let dims = Dims { c: 4096, h: 32, g: 32, d: 128, f: 11008, v: 32000, l: 32 };
-        let model = ModelConfig { dims, tied: false, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 4096 };
+        let model = ModelConfig { positions_max: 4096, ..ModelConfig::llama(dims) };
         let work = UsefulWork::new(&model);
-        assert_eq!(work.flop(1, 0), 6.0 * 6_607_077_376.0);
+        assert_eq!(work.flop(1, 0, 0), 6.0 * 6_607_077_376.0);
         // One row of 2048: pairs 2048·2049/2, per token close to 6·L·C·T.
         let pairs = 2048 * 2049 / 2;
-        let per_token = work.flop(0, pairs) / 2048.0;
+        let per_token = work.flop(0, pairs, 0) / 2048.0;
         assert_eq!(per_token, 6.0 * 32.0 * 4096.0 * 2049.0);
+    }
+
+    /// A window of 3 in one of two layers.
+    #[test]
+    fn what_a_window_passes_over_is_no_work() {
+        let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 2 };
+        let window = Window { size: 3, layers: vec![false, true] };
+        let work = UsefulWork::new(&ModelConfig { window: Some(window), ..ModelConfig::llama(dims) });
+        // Rows of 5 see 1, 2, 3, 4, 5: 1 + 2 too many; the second row is two documents of 4 and 1.
+        let starts = [0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
+        assert_eq!(work.beyond(10, 5, None), 2 * (1 + 2));
+        assert_eq!(work.beyond(10, 5, Some(&starts)), (1 + 2) + 1);
+        assert_eq!(work.flop(0, 15, 3), 12.0 * 8.0 * (15.0 + 12.0));
     }
 
     #[test]
@@ -160,6 +198,7 @@ mod tests {
             data_seconds: 0.0,
             tokens_per_second: 1024.0,
             tflops: 0.01,
+            rss_bytes: 0,
             val_loss: None,
         };
         std::fs::write(&path, "an old log\n").unwrap();
@@ -171,7 +210,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01}"#
+            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01,"rss_bytes":0}"#
         );
         assert!(lines[1].ends_with(r#""val_loss":5.25}"#) && lines.len() == 2);
         assert!(JsonLines::create(dir.path()).is_err());

@@ -6,6 +6,7 @@
 
 pub mod chat;
 pub mod data;
+pub mod folder;
 pub mod hf;
 pub mod metrics;
 pub mod planning;

@@ -78,11 +78,13 @@ impl Planned {
         let tokens = b * t * options.micros_max;
         let seconds = found.step_ns as f64 / 1e9;
         let attended = (options.micros_max * b * t * (t + 1) / 2) as u64;
+        let work = UsefulWork::new(config);
+        let beyond = work.beyond(tokens, t, None);
         Ok(Planned {
             parameters: layout.parameters(),
             tokens,
             tokens_per_second: tokens as f64 / seconds,
-            tflops: UsefulWork::new(config).flop(tokens as u64, attended) / seconds / 1e12,
+            tflops: work.flop(tokens as u64, attended, beyond) / seconds / 1e12,
             found,
             explanation,
             model: model.to_owned(),
@@ -321,8 +323,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         adam_name(placement.adam),
         wait_name(placement.grad_wait)
     )?;
-    let [full, selective, none] =
-        [Recompute::Full, Recompute::Selective, Recompute::None].map(|which| recompute(which));
+    let [full, selective, none] = [Recompute::Full, Recompute::Selective, Recompute::None].map(recompute);
     let spilled = of(&|layer| layer.boundary == Boundary::Spilled);
     write!(
         f,

@@ -11,7 +11,7 @@ use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::host::resident_bytes;
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
-use crate::train::hf::{ExportTarget, export, export_bytes};
+use crate::train::hf::{ExportTarget, SHARD_BYTES, export, export_bytes, unwatched};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
 use crate::train::source::ModelSource;
@@ -221,6 +221,9 @@ impl Run {
             pace.push(step_seconds);
             seconds.push(step_seconds);
             let attended = micros.iter().map(|micro| micro.attended).sum();
+            let t = self.options.trainer.shape.t;
+            let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
+            let beyond = micros.iter().map(beyond).sum();
             let every = self.options.val_every;
             let is_due = *done == steps || done.is_multiple_of(every);
             let record = StepRecord {
@@ -233,7 +236,7 @@ impl Run {
                 step_seconds,
                 data_seconds: (given - asked).as_secs_f64(),
                 tokens_per_second: tokens as f64 / step_seconds,
-                tflops: self.work.flop(tokens, attended) / step_seconds / 1e12,
+                tflops: self.work.flop(tokens, attended, beyond) / step_seconds / 1e12,
                 rss_bytes: resident_bytes(),
                 val_loss: if is_due { self.validate()? } else { None },
             };
@@ -264,10 +267,8 @@ impl Run {
 
     fn export(&mut self) -> Result<Option<PathBuf>> {
         let Some(target) = &self.target else { return Ok(None) };
-        let trainer = &mut self.trainer;
-        trainer.sync()?;
-        let read = |name: &str, out: &mut [f32]| trainer.read_tensor(name, out);
-        export(target, &self.model.config, &self.model.layout, self.options.export_dtype, read)?;
+        let dtype = self.options.export_dtype;
+        export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &unwatched)?;
         Ok(Some(target.folder().to_owned()))
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result, Status};
 use crate::engine::Trainer;
 use crate::model::{Layout, preset, preset_names};
-use crate::train::hf::{FolderConfig, Weights};
+use crate::train::hf::{FolderConfig, Weights, unwatched};
 use crate::train::tokenizer::TokenizerSource;
 
 /// A model that can be put into a trainer.
@@ -25,7 +25,12 @@ impl ModelSource {
     pub fn open(model: &str, fresh: bool) -> Result<ModelSource> {
         if let Some(config) = preset(model) {
             let layout = Layout::new(&config);
-            return Ok(ModelSource { config: config.into(), layout, folder: None, weights: None });
+            return Ok(ModelSource {
+                config: FolderConfig::of(config)?,
+                layout,
+                folder: None,
+                weights: None,
+            });
         }
         let folder = Path::new(model);
         if !folder.is_dir() {
@@ -56,7 +61,7 @@ impl ModelSource {
     /// Puts weights into every tensor of a trainer: the folder's, or fresh ones of a seed.
     pub fn fill(&self, trainer: &mut Trainer, seed: u64) -> Result<()> {
         if let Some(weights) = &self.weights {
-            return weights.load(|name, values| trainer.write_tensor(name, values));
+            return weights.load(trainer, &unwatched);
         }
         trainer.write_fresh(seed)
     }

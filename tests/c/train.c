@@ -290,6 +290,59 @@ static void test_files(const char *folder) {
     OK(hz_trainer_close(trainer));
 }
 
+/* What families add goes through a folder and comes back: the description, and every tensor. */
+static void test_families(const char *folder) {
+    static const char *const names[] = {"mistral", "qwen2", "qwen3"};
+    static rows_t rows;
+    for (int family = 0; family < 3; family++) {
+        hz_model_config_t model = small_model(), found = HZ_MODEL_CONFIG_INIT;
+        hz_trainer_options_t options = small_options();
+        hz_trainer_t *trainer = NULL, *loaded = NULL;
+        hz_step_report_t report = HZ_STEP_REPORT_INIT;
+        model.head_dim = 16;
+        model.qkv_bias = family == 1;
+        model.qk_norm = family == 2;
+        model.rope_scaling = HZ_ROPE_LLAMA3;
+        model.rope_original_positions = 64;
+        model.rope_factor = 8.0;
+        model.rope_low_freq_factor = 1.0;
+        model.rope_high_freq_factor = 4.0;
+        model.sliding_window = 7;
+        model.full_attention_layers[0] = family == 2 ? 1 : 0;
+        OK(hz_trainer_open(&model, &options, &trainer));
+        OK(hz_trainer_init(trainer, 3));
+        fill(&rows);
+        hz_batch_t batch = batch_of(&rows);
+        OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
+        CHECK(isfinite(report.loss) && report.grad_norm > 0.0);
+
+        char path[4096];
+        path_in(folder, names[family], path, sizeof path);
+        OK(hz_trainer_export_hf(trainer, path, HZ_DTYPE_F32));
+        OK(hz_model_config_from_hf(path, &found));
+        CHECK((float)found.rms_norm_eps == (float)model.rms_norm_eps); /* it is used as f32 */
+        model.rms_norm_eps = found.rms_norm_eps;
+        CHECK(memcmp(&found, &model, sizeof found) == 0);
+        OK(hz_trainer_open(&found, &options, &loaded));
+        OK(hz_trainer_load_hf(loaded, path));
+        size_t ours = 0, theirs = 0;
+        float *one = read_all(trainer, &ours), *other = read_all(loaded, &theirs);
+        CHECK(ours == theirs && memcmp(one, other, ours * sizeof *one) == 0);
+        free(one);
+        free(other);
+        OK(hz_trainer_close(loaded));
+        OK(hz_trainer_close(trainer));
+    }
+    hz_model_config_t mixed = small_model();
+    hz_trainer_t *trainer = NULL;
+    mixed.qk_norm = 1;
+    mixed.mlp_bias = 1;
+    REFUSED(HZ_STATUS_UNSUPPORTED, "no family", hz_trainer_open(&mixed, NULL, &trainer));
+    mixed.mlp_bias = 0;
+    mixed.rope_scaling = 9;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "rope_scaling", hz_trainer_open(&mixed, NULL, &trainer));
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
@@ -299,6 +352,7 @@ int main(int argc, char **argv) {
     test_batches();
     test_tensors();
     test_files(argv[1]);
+    test_families(argv[1]);
     printf("%d checks\n", checks);
     return 0;
 }

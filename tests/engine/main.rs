@@ -30,11 +30,9 @@ const MICROS: usize = 3;
 
 fn config(tied: bool) -> ModelConfig {
     ModelConfig {
-        dims: Dims { c: 24, h: 4, g: 2, d: 6, f: 40, v: 67, l: 5 },
         tied,
-        norm_eps: 1e-5,
-        rope_theta: 10_000.0,
         positions_max: 64,
+        ..ModelConfig::llama(Dims { c: 24, h: 4, g: 2, d: 6, f: 40, v: 67, l: 5 })
     }
 }
 

@@ -3,7 +3,7 @@
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::model::ModelConfig;
+use horizon::model::{Biases, ModelConfig, Window};
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -30,15 +30,23 @@ struct Other {
 /// Small models: what is to be found here depends on what there is, not on how much of it.
 pub fn any_config() -> impl Strategy<Value = ModelConfig> {
     let heads = prop_oneof![Just((1, 1)), Just((2, 1)), Just((4, 2)), Just((3, 3))];
-    (heads, 1..=3usize, 5..=20usize, 3..=24usize, 11..=50usize, 1..=6usize, any::<bool>()).prop_map(
-        |((h, g), half, c, f, v, l, tied)| ModelConfig {
-            dims: Dims { c, h, g, d: 2 * half, f, v, l },
-            tied,
-            norm_eps: 1e-5,
-            rope_theta: 10_000.0,
-            positions_max: 64,
-        },
-    )
+    let dims = (heads, 1..=3usize, 5..=20usize, 3..=24usize, 11..=50usize, 1..=6usize);
+    let dims = dims.prop_map(|((h, g), half, c, f, v, l)| Dims { c, h, g, d: 2 * half, f, v, l });
+    (dims, any::<bool>(), any_features()).prop_map(|(dims, tied, (biases, qk_norm, window))| ModelConfig {
+        tied,
+        positions_max: 64,
+        biases,
+        qk_norm,
+        window: window.map(|(size, layers)| Window { size, layers: layers[..dims.l].to_vec() }),
+        ..ModelConfig::llama(dims)
+    })
+}
+
+/// What families add, in any combination; a window for some of at most six layers.
+fn any_features() -> impl Strategy<Value = (Biases, bool, Option<(usize, Vec<bool>)>)> {
+    let biases = any::<[bool; 3]>().prop_map(|[qkv, o, mlp]| Biases { qkv, o, mlp });
+    let window = (1..=9usize, proptest::collection::vec(any::<bool>(), 6));
+    (biases, any::<bool>(), proptest::option::of(window))
 }
 
 pub fn any_plain() -> impl Strategy<Value = TrainerOptions> {

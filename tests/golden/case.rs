@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use horizon::base::{Dims, Shape};
 use horizon::engine::{AdamOptions, Batch, Trainer, TrainerOptions};
 use horizon::model::ModelConfig;
+use horizon::train::hf::FolderConfig;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ pub fn root() -> PathBuf {
 }
 
 /// Every case.
-pub const CASES: [&str; 11] = [
+pub const CASES: [&str; 20] = [
     "base_gqa",
     "tied_mha",
     "mqa_odd",
@@ -26,6 +27,15 @@ pub const CASES: [&str; 11] = [
     "head_dim_wide",
     "head_dim_narrow",
     "together",
+    "llama_linear",
+    "llama_llama3",
+    "llama_biases",
+    "mistral",
+    "mistral_documents",
+    "qwen2",
+    "qwen2_tied",
+    "qwen3",
+    "qwen3_windows",
 ];
 
 pub struct Case {
@@ -64,22 +74,25 @@ impl Case {
         let size = |value: &Value| value.as_u64().unwrap() as usize;
         let real = |value: &Value| value.as_f64().unwrap();
         let shape = Shape { b: size(&case["batch"]), t: size(&case["seq"]) };
+        let plain = || ModelConfig {
+            tied: config["tie_word_embeddings"].as_bool().unwrap(),
+            norm_eps: real(&config["rms_norm_eps"]) as f32,
+            rope_theta: real(&config["rope_theta"]),
+            positions_max: shape.t,
+            ..ModelConfig::llama(Dims {
+                c: size(&config["hidden_size"]),
+                h: size(&config["num_attention_heads"]),
+                g: size(&config["num_key_value_heads"]),
+                d: size(&config["head_dim"]),
+                f: size(&config["intermediate_size"]),
+                v: size(&config["vocab_size"]),
+                l: size(&config["num_hidden_layers"]),
+            })
+        };
+        // Of a case with a family the config is what transformers wrote, read as a folder's is.
+        let read = |config: &Value| FolderConfig::parse(config.to_string().as_bytes()).unwrap().model;
         Case {
-            config: ModelConfig {
-                dims: Dims {
-                    c: size(&config["hidden_size"]),
-                    h: size(&config["num_attention_heads"]),
-                    g: size(&config["num_key_value_heads"]),
-                    d: size(&config["head_dim"]),
-                    f: size(&config["intermediate_size"]),
-                    v: size(&config["vocab_size"]),
-                    l: size(&config["num_hidden_layers"]),
-                },
-                tied: config["tie_word_embeddings"].as_bool().unwrap(),
-                norm_eps: real(&config["rms_norm_eps"]) as f32,
-                rope_theta: real(&config["rope_theta"]),
-                positions_max: shape.t,
-            },
+            config: case.get("hf_config").map_or_else(plain, read),
             options: TrainerOptions {
                 grad_dtype: horizon::base::DType::F32,
                 shape,
@@ -137,6 +150,15 @@ impl Case {
             }
         };
         (0..self.options.micros_max).map(micro).collect()
+    }
+
+    /// Tokens and logits of some sequences, where the case has them: by sequence its T tokens and `[T, V]` logits.
+    pub fn logits(&self) -> Vec<(Vec<i32>, Vec<f32>)> {
+        let (t, v) = (self.options.shape.t, self.config.dims.v);
+        let Some(logits) = self.values("logits", f32::from_le_bytes) else { return Vec::new() };
+        let tokens = self.batches(0).remove(0).tokens;
+        let rows = tokens.chunks_exact(t).zip(logits.chunks_exact(t * v));
+        rows.map(|(tokens, logits)| (tokens.to_vec(), logits.to_vec())).collect()
     }
 
     /// A trainer with the case's options (or others) and first weights.

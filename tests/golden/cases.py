@@ -36,10 +36,22 @@ class Case:
     weighted: bool = False
     docs: tuple = ()  # per row the lengths of its documents; micro m uses the rows rolled by m
     cut_docs: bool = False  # the last target of every document is IGNORED
+    family: str = ""  # a model_type: then the file has the config that transformers writes, and logits
+    rope: tuple = ()  # what stands beside the base in `rope_parameters`, as pairs
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    window: int = 0  # positions that a row sees, its own counted
+    windowed: tuple = ()  # layers where the window holds
 
-    def describe(self) -> dict:
-        """The JSON of the metadata key `case`."""
-        return {
+    def layer_window(self, layer: int) -> int:
+        """0 where a row sees all before it."""
+        return self.window if layer in self.windowed else 0
+
+    def describe(self, config: dict | None = None) -> dict:
+        """The JSON of the metadata key `case`; `config` is what transformers writes, of a case with a family."""
+        return ({"hf_config": config} if config else {}) | {
             "name": self.name,
             "config": {
                 "hidden_size": self.C,
@@ -84,6 +96,25 @@ CASES = [
     Case("head_dim_narrow", 10, C=48, F=33, L=2, H=2, G=1, D=6, V=129, B=2, T=10, tied=True, clip=1.0, adam_eps=1e-6),
     Case("together", 11, C=24, F=43, L=3, H=3, G=1, D=10, V=61, B=2, T=17, M=3, tied=True, clip=0.2, adam_eps=1e-5,
          weighted=True, ignored=0.2, blank=((2, 1, 0), (2, 1, 1)), docs=((5, 1, 11), (8, 9)), cut_docs=True),
+    Case("llama_linear", 31, C=24, F=31, L=2, H=3, G=1, D=8, V=61, B=2, T=17, M=2, clip=0.5, family="llama",
+         rope=(("rope_type", "linear"), ("factor", 2.5))),
+    Case("llama_llama3", 32, C=24, F=29, L=2, H=2, G=2, D=16, V=53, B=2, T=19, M=2, clip=0.5, theta=500.0,
+         family="llama", rope=(("rope_type", "llama3"), ("factor", 8.0), ("low_freq_factor", 1.0),
+                               ("high_freq_factor", 4.0), ("original_max_position_embeddings", 64))),
+    Case("llama_biases", 33, C=24, F=31, L=2, H=4, G=2, D=6, V=59, B=2, T=13, M=2, tied=True, clip=0.5,
+         family="llama", qkv_bias=True, o_bias=True, mlp_bias=True),
+    Case("mistral", 34, C=24, F=35, L=2, H=4, G=1, D=6, V=57, B=2, T=19, M=2, clip=0.5, family="mistral",
+         window=5, windowed=(0, 1)),
+    Case("mistral_documents", 35, C=24, F=33, L=2, H=2, G=2, D=10, V=47, B=2, T=21, clip=0.5, family="mistral",
+         window=4, windowed=(0, 1), docs=((9, 1, 11), (21,))),
+    Case("qwen2", 36, C=24, F=31, L=3, H=4, G=2, D=6, V=51, B=2, T=17, M=2, clip=0.5, family="qwen2", qkv_bias=True,
+         window=6, windowed=(1, 2)),
+    Case("qwen2_tied", 37, C=24, F=37, L=2, H=3, G=3, D=8, V=63, B=1, T=15, M=3, tied=True, clip=0.5, ignored=0.2,
+         family="qwen2", qkv_bias=True, norm_eps=1e-6),
+    Case("qwen3", 38, C=24, F=33, L=2, H=4, G=1, D=10, V=55, B=2, T=15, M=2, tied=True, clip=0.5, family="qwen3",
+         qk_norm=True, norm_eps=1e-6),
+    Case("qwen3_windows", 39, C=24, F=27, L=3, H=2, G=2, D=6, V=49, B=2, T=17, M=2, clip=0.5, family="qwen3",
+         qk_norm=True, qkv_bias=True, o_bias=True, window=3, windowed=(0, 2), docs=((17,), (6, 11))),
 ]
 
 
@@ -125,13 +156,15 @@ def draw_micro(case: Case, step: int, micro: int) -> Micro:
 
 
 def draw_masters(case: Case) -> dict[str, torch.Tensor]:
-    """f32 masters by Hugging Face name: matrices normal with a spread of 0.05 to 0.1, norm weights around 1.
+    """f32 masters by Hugging Face name: matrices normal with a spread of 0.05 to 0.1, norm weights around 1, biases 0.1.
 
     Every 16th element lies halfway between two bf16, where rounding to even would give another weight.
     """
     masters = {}
     for name, shape in parameter_shapes(case).items():
-        if len(shape) == 1:
+        if name.endswith(".bias"):
+            master = 0.1 * torch.randn(shape)
+        elif len(shape) == 1:
             master = 1.0 + 0.1 * torch.randn(shape)
         else:
             master = (0.05 + 0.05 * torch.rand(()).item()) * torch.randn(shape)
@@ -158,6 +191,18 @@ def parameter_shapes(case: Case) -> dict[str, tuple]:
                 "mlp.down_proj": (case.C, case.F),
             }.items()
         }
+        biases = {
+            "self_attn.q_proj": (case.qkv_bias, case.H * case.D),
+            "self_attn.k_proj": (case.qkv_bias, case.G * case.D),
+            "self_attn.v_proj": (case.qkv_bias, case.G * case.D),
+            "self_attn.o_proj": (case.o_bias, case.C),
+            "mlp.gate_proj": (case.mlp_bias, case.F),
+            "mlp.up_proj": (case.mlp_bias, case.F),
+            "mlp.down_proj": (case.mlp_bias, case.C),
+        }
+        shapes |= {f"model.layers.{layer}.{name}.bias": (n,) for name, (there, n) in biases.items() if there}
+        if case.qk_norm:
+            shapes |= {f"model.layers.{layer}.self_attn.{x}_norm.weight": (case.D,) for x in "qk"}
     shapes["model.norm.weight"] = (case.C,)
     if not case.tied:
         shapes["lm_head.weight"] = (case.V, case.C)

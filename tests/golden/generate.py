@@ -1,6 +1,6 @@
-"""Writes the golden fixtures: tiny Llama models trained for five steps by PyTorch.
+"""Writes the golden fixtures: tiny models of every family trained for five steps by PyTorch.
 
-The reference is `transformers.LlamaForCausalLM` in f32 on one CPU thread. Before every forward it reads
+The reference is the family's class of transformers in f32 on one CPU thread. Before every forward it reads
 `(bits + 0x8000) & 0xffff0000` of an f32 master; gradients are taken with respect to those rounded weights and
 applied to the master by AdamW: see reference.py. The cases are in cases.py; README.md describes the files.
 
@@ -184,7 +184,14 @@ def write_case(case: Case, folder: pathlib.Path) -> None:
     tensors["grad_norm"] = torch.tensor(run.norm, dtype=torch.float64)
     tensors |= {f"grad.{name}": g for name, g in run.grad.items()}
     tensors |= {f"final.{name}": p for name, p in run.final.items()}
-    write(tensors, folder / f"{case.name}.safetensors", {"case": json.dumps(case.describe())})
+    config = None
+    if case.family:
+        config = json.loads(json.dumps(reference.config(), default=str))
+        if not case.docs:
+            reference.load({name: round_to_bf16(master) for name, master in init.items()})
+            with torch.no_grad():
+                tensors["logits"] = reference.logits(batches[0][0])
+    write(tensors, folder / f"{case.name}.safetensors", {"case": json.dumps(case.describe(config))})
 
 
 def write(tensors, path: pathlib.Path, metadata: dict[str, str]) -> None:

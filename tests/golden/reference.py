@@ -5,28 +5,30 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cases import IGNORED, Case, Micro, parameter_shapes
 
 # The two models give logits, f32 or f64 [B, T, V], from weights by name.
 
 
-def positions_and_mask(micro: Micro) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions i64 [B, T] that restart in every document; bool [B, T, T], true where a row attends."""
+def positions_and_mask(micro: Micro, window: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions i64 [B, T] that restart in every document; bool [B, T, T], true where a row attends in a layer."""
     B, T = micro.tokens.shape
     docs = torch.zeros(B, T, dtype=torch.int32) if micro.docs is None else micro.docs
     same = docs[:, :, None] == docs[:, None, :]
     visible = same & torch.ones(T, T, dtype=torch.bool).tril()
-    return visible.sum(-1) - 1, visible
+    near = torch.ones(T, T, dtype=torch.bool).triu(1 - window) if window else True
+    return visible.sum(-1) - 1, visible & near
 
 
 class Reference:
-    """LlamaForCausalLM in f32 with eager attention. Without documents it builds its own causal mask."""
+    """The family's class in f32 with eager attention. Without documents it builds its own masks."""
 
     def __init__(self, case: Case):
-        config = LlamaConfig(**llama_arguments(case), attn_implementation="eager")
-        self.model = LlamaForCausalLM(config).float().train()
+        self.case = case
+        config = AutoConfig.for_model(case.family or "llama", **arguments(case), attn_implementation="eager")
+        self.model = AutoModelForCausalLM.from_config(config).float().train()
         self.parameters = dict(self.model.named_parameters())
         assert {n: tuple(p.shape) for n, p in self.parameters.items()} == parameter_shapes(case), case.name
 
@@ -39,10 +41,22 @@ class Reference:
     def logits(self, micro: Micro) -> torch.Tensor:
         if micro.docs is None:
             return self.model(input_ids=micro.tokens.long(), use_cache=False).logits
-        positions, visible = positions_and_mask(micro)
-        mask = torch.where(visible, 0.0, torch.finfo(torch.float32).min)[:, None]
-        return self.model(input_ids=micro.tokens.long(), attention_mask=mask, position_ids=positions,
+        positions, _ = positions_and_mask(micro)
+
+        def mask(window: int) -> torch.Tensor:
+            _, visible = positions_and_mask(micro, window)
+            return torch.where(visible, 0.0, torch.finfo(torch.float32).min)[:, None]
+
+        masks = {"full_attention": mask(0), "sliding_attention": mask(self.case.window)}
+        # Where layers differ the model takes a mask for each kind.
+        if not self.case.family.startswith("qwen"):
+            masks = mask(self.case.layer_window(0))
+        return self.model(input_ids=micro.tokens.long(), attention_mask=masks, position_ids=positions,
                           use_cache=False).logits
+
+    def config(self) -> dict:
+        """What transformers writes into `config.json`."""
+        return self.model.config.to_diff_dict() | {"architectures": [type(self.model).__name__]}
 
 
 class Plain:
@@ -59,18 +73,46 @@ class Plain:
         return plain_logits(self.case, self.weights, micro)
 
 
-def llama_arguments(case: Case) -> dict:
-    arguments = dict(case.describe()["config"])
-    rope = {"rope_type": "default", "rope_theta": arguments.pop("rope_theta")}
-    return arguments | {"rope_parameters": rope, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+def arguments(case: Case) -> dict:
+    """Of the family's configuration class."""
+    said = dict(case.describe()["config"])
+    rope = {"rope_type": "default", "rope_theta": said.pop("rope_theta")} | dict(case.rope)
+    said |= {"rope_parameters": rope, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+    if case.family == "llama":
+        said |= {"attention_bias": case.qkv_bias, "mlp_bias": case.mlp_bias}
+    if case.family == "mistral":
+        said |= {"sliding_window": case.window or None}
+    if case.family.startswith("qwen"):
+        said |= {"use_sliding_window": case.window > 0, "sliding_window": case.window or None}
+    if case.family == "qwen2":
+        said |= {"max_window_layers": min(case.windowed, default=case.L)}
+    if case.family == "qwen3":
+        kinds = ["sliding_attention" if case.layer_window(layer) else "full_attention" for layer in range(case.L)]
+        said |= {"attention_bias": case.qkv_bias, "layer_types": kinds}
+    return said
+
+
+def frequencies(case: Case) -> torch.Tensor:
+    """f64 [D/2]: by what a position turns each pair. The scalings are written out from their papers' formulas."""
+    plain = case.theta ** (-torch.arange(0, case.D, 2, dtype=torch.float64) / case.D)
+    rope = dict(case.rope)
+    match rope.get("rope_type", "default"):
+        case "default":
+            return plain
+        case "linear":
+            return plain / rope["factor"]
+        case "llama3":
+            turns = rope["original_max_position_embeddings"] * plain / (2.0 * math.pi)
+            low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+            kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1: many turns, a short wave, left as it is
+            return plain * (kept + (1.0 - kept) / rope["factor"])
 
 
 def plain_logits(case: Case, w: dict[str, torch.Tensor], micro: Micro) -> torch.Tensor:
     B, T = micro.tokens.shape
     H, G, D = case.H, case.G, case.D
-    positions, visible = positions_and_mask(micro)
-    frequency = case.theta ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
-    angle = positions[:, None, :, None] * frequency
+    positions, _ = positions_and_mask(micro)
+    angle = positions[:, None, :, None] * frequencies(case)
     cos, sin = angle.cos(), angle.sin()
 
     def rmsnorm(x, weight):
@@ -86,15 +128,18 @@ def plain_logits(case: Case, w: dict[str, torch.Tensor], micro: Micro) -> torch.
     x = w["model.embed_tokens.weight"][micro.tokens.long()]
     for layer in range(case.L):
         p = lambda name: w[f"model.layers.{layer}.{name}.weight"]
+        linear = lambda x, name: x @ p(name).T + w.get(f"model.layers.{layer}.{name}.bias", 0.0)
+        normed = lambda x, name: rmsnorm(x, p(name)) if case.qk_norm else x
+        _, visible = positions_and_mask(micro, case.layer_window(layer))
         h = rmsnorm(x, p("input_layernorm"))
-        q = rotate(heads(h @ p("self_attn.q_proj").T, H))
-        k = rotate(heads(h @ p("self_attn.k_proj").T, G)).repeat_interleave(H // G, 1)
-        v = heads(h @ p("self_attn.v_proj").T, G).repeat_interleave(H // G, 1)
+        q = rotate(normed(heads(linear(h, "self_attn.q_proj"), H), "self_attn.q_norm"))
+        k = rotate(normed(heads(linear(h, "self_attn.k_proj"), G), "self_attn.k_norm")).repeat_interleave(H // G, 1)
+        v = heads(linear(h, "self_attn.v_proj"), G).repeat_interleave(H // G, 1)
         scores = (q @ k.transpose(2, 3) / math.sqrt(D)).masked_fill(~visible[:, None], -math.inf)
         out = (scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, H * D)
-        x = x + out @ p("self_attn.o_proj").T
+        x = x + linear(out, "self_attn.o_proj")
         h = rmsnorm(x, p("post_attention_layernorm"))
-        x = x + (F.silu(h @ p("mlp.gate_proj").T) * (h @ p("mlp.up_proj").T)) @ p("mlp.down_proj").T
+        x = x + linear(F.silu(linear(h, "mlp.gate_proj")) * linear(h, "mlp.up_proj"), "mlp.down_proj")
     x = rmsnorm(x, w["model.norm.weight"])
     return x @ w["model.embed_tokens.weight" if case.tied else "lm_head.weight"].T
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use horizon::base::{Dims, Shape};
 use horizon::model::ModelConfig;
 
-use super::{Random, attention, cross_entropy, embed, frequencies, matmul, rmsnorm, rope, swiglu};
+use super::{Random, attention, bias, cross_entropy, embed, matmul, qk_norm, rmsnorm, rope, swiglu};
 
 /// One micro-batch.
 pub struct Batch {
@@ -60,18 +60,32 @@ fn stream(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
     for layer in 0..dims.l {
         let weight = |name: &str| &tensors[&format!("model.layers.{layer}.{name}.weight")][..];
         let (normed, _) = rmsnorm(&x, weight("input_layernorm"), eps, c);
-        let [q, k, v] = ["q", "k", "v"].map(|p| matmul(&normed, weight(&format!("self_attn.{p}_proj")), c));
+        // A product, with the bias of its layer where that has one.
+        let linear = |x: &[f64], name: &str, columns: usize| {
+            let product = matmul(x, weight(name), columns);
+            match tensors.get(&format!("model.layers.{layer}.{name}.bias")) {
+                Some(values) => bias(&product, values),
+                None => product,
+            }
+        };
+        let [q, k, v] = ["q", "k", "v"].map(|p| linear(&normed, &format!("self_attn.{p}_proj"), c));
         let (hd, gd) = (dims.attended(), dims.g * dims.d);
         let row = |n: usize| [&q[n * hd..][..hd], &k[n * gd..][..gd], &v[n * gd..][..gd]].concat();
         let qkv: Vec<f64> = (0..shape.n()).flat_map(row).collect();
-        let qkv = rope(&qkv, &batch.starts, shape, &frequencies(config.rope_theta, dims.d), dims, 1.0);
-        let (attended, _) = attention(&qkv, &batch.starts, shape, dims);
-        add(&mut x, &matmul(&attended, weight("self_attn.o_proj"), hd));
+        let qkv = if config.qk_norm {
+            qk_norm(&qkv, [weight("self_attn.q_norm"), weight("self_attn.k_norm")], eps, dims).0
+        } else {
+            qkv
+        };
+        let inv_freq = config.rope_scaling.inv_freq(config.rope_theta, dims.d);
+        let qkv = rope(&qkv, &batch.starts, shape, &inv_freq, dims, 1.0);
+        let (attended, _) = attention(&qkv, &batch.starts, config.window_of(layer), shape, dims);
+        add(&mut x, &linear(&attended, "self_attn.o_proj", hd));
         let (normed, _) = rmsnorm(&x, weight("post_attention_layernorm"), eps, c);
-        let [gate, up] = ["gate", "up"].map(|p| matmul(&normed, weight(&format!("mlp.{p}_proj")), c));
+        let [gate, up] = ["gate", "up"].map(|p| linear(&normed, &format!("mlp.{p}_proj"), c));
         let row = |n: usize| [&gate[n * f..][..f], &up[n * f..][..f]].concat();
         let gate_up: Vec<f64> = (0..shape.n()).flat_map(row).collect();
-        add(&mut x, &matmul(&swiglu(&gate_up, f), weight("mlp.down_proj"), f));
+        add(&mut x, &linear(&swiglu(&gate_up, f), "mlp.down_proj", f));
     }
     x
 }

@@ -126,6 +126,27 @@ pub fn rope(
     out
 }
 
+/// `x` with `bias [c]` added to every row.
+pub fn bias(x: &[f64], bias: &[f64]) -> Vec<f64> {
+    x.iter().enumerate().map(|(i, x)| x + bias[i % bias.len()]).collect()
+}
+
+/// `qkv` with every query and key head normalised, and 1/√(mean(x²) + eps) of every query head `[N, H]`, then of every
+/// key head `[N, G]`.
+pub fn qk_norm(qkv: &[f64], weights: [&[f64]; 2], eps: f64, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
+    let Dims { h, g, d, .. } = *dims;
+    let (mut out, mut rstd) = (qkv.to_vec(), [Vec::new(), Vec::new()]);
+    for row in out.chunks_exact_mut(dims.qkv()) {
+        for (head, x) in row.chunks_exact_mut(d).take(h + g).enumerate() {
+            let which = usize::from(head >= h);
+            let (normed, scale) = rmsnorm(x, weights[which], eps, d);
+            x.copy_from_slice(&normed);
+            rstd[which].extend(scale);
+        }
+    }
+    (out, rstd.concat())
+}
+
 /// What a version of lower precision does to what it stores; nothing, for the truth.
 pub type Store = fn(f64) -> f64;
 
@@ -147,6 +168,8 @@ struct Softmax {
 struct Packed<'a> {
     qkv: &'a [f64],
     starts: &'a [i32],
+    /// 0 is none.
+    window: usize,
     shape: Shape,
     dims: &'a Dims,
 }
@@ -171,7 +194,8 @@ impl Packed<'_> {
     fn softmax(&self, n: usize, head: usize) -> Softmax {
         let kv = head / (self.dims.h / self.dims.g);
         let sequence = n / self.shape.t * self.shape.t;
-        let keys = sequence + self.starts[n] as usize..n + 1;
+        let window = if self.window == 0 { n + 1 } else { self.window };
+        let keys = (sequence + self.starts[n] as usize).max((n + 1).saturating_sub(window))..n + 1;
         let q = self.query(n, head);
         let scores: Vec<f64> = keys.clone().map(|key| dot(q, self.key(key, kv)) * self.scale()).collect();
         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -194,10 +218,11 @@ pub fn attention_in(
     store: Store,
     qkv: &[f64],
     starts: &[i32],
+    window: usize,
     shape: Shape,
     dims: &Dims,
 ) -> (Vec<f64>, Vec<f64>) {
-    let packed = Packed { qkv, starts, shape, dims };
+    let packed = Packed { qkv, starts, window, shape, dims };
     let (mut out, mut lse) = (Vec::new(), vec![0.0; dims.h * shape.n()]);
     for n in 0..shape.n() {
         for head in 0..dims.h {
@@ -213,8 +238,14 @@ pub fn attention_in(
     (out, lse)
 }
 
-pub fn attention(qkv: &[f64], starts: &[i32], shape: Shape, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
-    attention_in(exact, qkv, starts, shape, dims)
+pub fn attention(
+    qkv: &[f64],
+    starts: &[i32],
+    window: usize,
+    shape: Shape,
+    dims: &Dims,
+) -> (Vec<f64>, Vec<f64>) {
+    attention_in(exact, qkv, starts, window, shape, dims)
 }
 
 /// The gradient `[N, (H+2G)·D]`, of which nothing but the size of a naive version's errors is asked: the truth is
@@ -224,11 +255,12 @@ pub fn attention_backward_in(
     qkv: &[f64],
     dout: &[f64],
     starts: &[i32],
+    window: usize,
     shape: Shape,
     dims: &Dims,
 ) -> Vec<f64> {
-    let (packed, d) = (Packed { qkv, starts, shape, dims }, dims.d);
-    let (out, _) = attention_in(store, qkv, starts, shape, dims);
+    let (packed, d) = (Packed { qkv, starts, window, shape, dims }, dims.d);
+    let (out, _) = attention_in(store, qkv, starts, window, shape, dims);
     let mut dqkv = vec![0.0; qkv.len()];
     for n in 0..shape.n() {
         for head in 0..dims.h {

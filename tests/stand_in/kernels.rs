@@ -142,6 +142,41 @@ impl Kernels for StreamKernels {
         queue!(self.matmul_backward_weight [] (dweight, write, dout, x, sizes))
     }
 
+    fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
+        queue!(self.bias_forward [] (out, bias, n, c))
+    }
+
+    fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize) {
+        queue!(self.bias_backward [] (dbias, write, dout, n, c))
+    }
+
+    fn qk_norm_forward(
+        &self,
+        out: DeviceSpan,
+        rstd: DeviceSpan,
+        qkv: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        eps: f32,
+        n: usize,
+        dims: &Dims,
+    ) {
+        queue!(self.qk_norm_forward[dims](out, rstd, qkv, weights, eps, n, &dims))
+    }
+
+    fn qk_norm_backward(
+        &self,
+        dqkv: DeviceSpan,
+        dweights: [DeviceSpan; 2],
+        write: Write,
+        qkv: DeviceSpan,
+        rstd: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        n: usize,
+        dims: &Dims,
+    ) {
+        queue!(self.qk_norm_backward[dims](dqkv, dweights, write, qkv, rstd, weights, n, &dims))
+    }
+
     fn rope_forward(&self, qkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
         queue!(self.rope_forward [rows, dims] (qkv, &rows, inv_freq, &dims))
     }
@@ -150,8 +185,16 @@ impl Kernels for StreamKernels {
         queue!(self.rope_backward [rows, dims] (dqkv, &rows, inv_freq, &dims))
     }
 
-    fn attention_forward(&self, out: DeviceSpan, lse: DeviceSpan, qkv: DeviceSpan, rows: &Rows, dims: &Dims) {
-        queue!(self.attention_forward [rows, dims] (out, lse, qkv, &rows, &dims))
+    fn attention_forward(
+        &self,
+        out: DeviceSpan,
+        lse: DeviceSpan,
+        qkv: DeviceSpan,
+        rows: &Rows,
+        window: usize,
+        dims: &Dims,
+    ) {
+        queue!(self.attention_forward [rows, dims] (out, lse, qkv, &rows, window, &dims))
     }
 
     fn attention_backward(
@@ -162,9 +205,10 @@ impl Kernels for StreamKernels {
         lse: DeviceSpan,
         qkv: DeviceSpan,
         rows: &Rows,
+        window: usize,
         dims: &Dims,
     ) {
-        queue!(self.attention_backward [rows, dims] (dqkv, dout, out, lse, qkv, &rows, &dims))
+        queue!(self.attention_backward [rows, dims] (dqkv, dout, out, lse, qkv, &rows, window, &dims))
     }
 
     fn swiglu_forward(&self, out: DeviceSpan, gate_up: DeviceSpan, n: usize, f: usize) {

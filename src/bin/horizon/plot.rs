@@ -243,7 +243,7 @@ fn last_step(spans: &[Span]) -> Range<f64> {
     decided.sort_by(f64::total_cmp);
     let backwards = || spans.iter().filter(|span| span.kind.contains("backward"));
     let trains = |pair: &&[f64]| backwards().any(|span| pair[0] < span.from && span.from < pair[1]);
-    match decided.windows(2).filter(trains).next_back() {
+    match decided.windows(2).rfind(trains) {
         Some(pair) => pair[0]..pair[1],
         None => range(spans.iter().flat_map(|span| [span.from, span.to]), false),
     }

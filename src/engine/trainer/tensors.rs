@@ -1,8 +1,11 @@
 //! Tensors by name: read and written between steps, each waiting for its own unit alone.
 
+use std::collections::BTreeSet;
+
 use super::Trainer;
 use crate::base::{PartIndex, Result, UnitIndex};
 use crate::engine::TensorOptions;
+use crate::engine::pieces::{PieceJob, each_piece};
 use crate::model::{TensorLayout, fresh_tensor};
 use crate::schedule::{Access, Content, Resource};
 
@@ -36,6 +39,23 @@ impl Trainer {
             self.write_tensor(&tensor.name, &values)?;
         }
         Ok(())
+    }
+
+    /// Calls `job` for every piece of the tensors that `order` names by their places in the layout's order, each at
+    /// most once, by the trainer's threads; first tensors first. Waits, before the first, as [`Trainer::write_tensor`]
+    /// does for each of them. After an error no further piece is begun, and the error of the earliest piece is given.
+    ///
+    /// # Panics
+    /// If a tensor is named twice, or there is no such tensor.
+    pub fn each_piece(&mut self, order: &[usize], job: &PieceJob) -> Result<()> {
+        self.usable()?;
+        let runner = self.runner.clone();
+        let units: Vec<UnitIndex> = runner.store.layout().tensors().map(|(unit, _)| unit).collect();
+        let named: BTreeSet<UnitIndex> = order.iter().map(|&index| units[index]).collect();
+        for unit in named {
+            self.outside(&[Access::write(Resource::Master { unit }, Content::Weights(unit))])?;
+        }
+        each_piece(&runner.store, &runner.pool, order, job)
     }
 
     /// Reads the gradient a tensor had in the last step, before clipping; zeros before the first. Waits until its

@@ -6,13 +6,8 @@ use crate::engine::Batch;
 use crate::schedule::{self, Operation};
 
 fn opened() -> Trainer {
-    let config = ModelConfig {
-        dims: Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 19, l: 3 },
-        tied: false,
-        norm_eps: 1e-5,
-        rope_theta: 10_000.0,
-        positions_max: 16,
-    };
+    let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 19, l: 3 };
+    let config = ModelConfig { positions_max: 16, ..ModelConfig::llama(dims) };
     let options =
         TrainerOptions { shape: Shape { b: 1, t: 7 }, threads: Some(1), micros_max: 2, ..Default::default() };
     let mut trainer = Trainer::open(&config, &options).unwrap();

@@ -1,8 +1,8 @@
 //! Causal grouped-query attention within documents, in blocks (Dao et al. 2022).
 //!
-//! A row attends to one run of rows, `doc_start[row] ..= row`. Scores exist a block at a time: forward keeps
+//! A row attends to one run of rows, from its document's first, or its window's, to itself. Scores exist a block at a time: forward keeps
 //! a running maximum and sum a row, backward forms the probabilities again from the log-sum-exp. Blocks
-//! above the diagonal or before the first document of their rows are passed over; within a block each row
+//! above the diagonal or before the first run of their rows are passed over; within a block each row
 //! works on its run alone, and the rest is zero.
 
 use std::ops::Range;
@@ -68,19 +68,29 @@ fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
     if first >= keys.end { 0..0 } else { first - keys.start..end - keys.start }
 }
 
-/// Where the documents of a sequence's rows start, counted from the sequence's own first row.
+/// What bounds a row's view: its document, and a window unless that is 0.
+#[derive(Clone, Copy)]
+pub(super) struct Visible<'a> {
+    pub doc_start: &'a [i32],
+    pub window: usize,
+}
+
+/// Where the runs of a sequence's rows start, counted from the sequence's own first row.
 struct Starts<'a> {
     doc_start: &'a [i32],
+    window: usize,
     sequence: usize,
 }
 
 impl<'a> Starts<'a> {
-    fn new(doc_start: &'a [i32], rows: Range<usize>) -> Self {
-        Starts { doc_start: &doc_start[rows.clone()], sequence: rows.start }
+    fn new(visible: Visible<'a>, rows: Range<usize>) -> Self {
+        // No window is one that reaches beyond any row.
+        let window = if visible.window == 0 { usize::MAX } else { visible.window };
+        Starts { doc_start: &visible.doc_start[rows.clone()], window, sequence: rows.start }
     }
 
     fn at(&self, t: usize) -> usize {
-        self.doc_start[t] as usize - self.sequence
+        (self.doc_start[t] as usize - self.sequence).max((t + 1).saturating_sub(self.window))
     }
 
     /// Key blocks that some query of the block attends to.
@@ -95,7 +105,7 @@ pub(super) fn forward(
     out: &mut [f32],
     lse: &mut [f32],
     qkv: &[f32],
-    doc_start: &[i32],
+    visible: Visible,
     shape: Shape,
     dims: &Dims,
 ) {
@@ -109,7 +119,7 @@ pub(super) fn forward(
     each(&cpu.pool, (out, lse), |worker, ((rows, _, mut out), (_, head, mut lse))| {
         let (row, head) = (rows.start / t * t, head.start);
         let queries = rows.start - row..rows.end - row;
-        let starts = Starts::new(doc_start, row..row + t);
+        let starts = Starts::new(visible, row..row + t);
         let qkv = &qkv[row * heads.stride..(row + t) * heads.stride];
         let mut scratch = cpu.scratch.worker(worker);
         let (scores, rest) = scratch.take(elements).split_at_mut(QUERIES * KEYS);
@@ -161,7 +171,7 @@ pub(super) struct Saved<'a> {
     pub out: &'a [f32],
     pub lse: &'a [f32],
     pub dout: &'a [f32],
-    pub doc_start: &'a [i32],
+    pub visible: Visible<'a>,
 }
 
 /// One tile is a key/value head of a sequence with the query heads that read it: every sum over queries or
@@ -179,7 +189,7 @@ pub(super) fn backward(cpu: &CpuKernels, dqkv: &mut [f32], saved: Saved, shape: 
     let (dk, dv) = (Tiles::in_groups(dk, t, (t, dims.d)), Tiles::in_groups(dv, t, (t, dims.d)));
     each(&cpu.pool, (dq, (dk, dv)), |worker, ((rows, _, mut dq), ((_, columns, mut dk), (_, _, mut dv)))| {
         let kv = columns.start / dims.d;
-        let starts = Starts::new(saved.doc_start, rows.clone());
+        let starts = Starts::new(saved.visible, rows.clone());
         let qkv = &saved.qkv[rows.start * heads.stride..rows.end * heads.stride];
         let out = &saved.out[rows.start * attended..rows.end * attended];
         let dout = &saved.dout[rows.start * attended..rows.end * attended];

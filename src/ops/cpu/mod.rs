@@ -7,12 +7,15 @@
 //! the library of matrix products; the ops themselves are arithmetic on slices.
 
 mod attention;
+mod bias;
+mod column_sum;
 mod cross_entropy;
 mod cut;
 mod embed;
 mod gradient;
 mod matmul;
 mod product;
+mod qk_norm;
 mod rmsnorm;
 mod rope;
 mod scratch;
@@ -186,6 +189,50 @@ impl Kernels for CpuKernels {
         matmul::backward_weight(self, dweight, dweight_write, dout, read(&x, n * k), sizes);
     }
 
+    fn bias_forward(&self, mut out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
+        bias::forward(self, write(&mut out, n * c), read(&bias, c));
+    }
+
+    fn bias_backward(&self, mut dbias: DeviceSpan, dbias_write: Write, dout: DeviceSpan, n: usize, c: usize) {
+        bias::backward(self, write(&mut dbias, c), dbias_write, read(&dout, n * c));
+    }
+
+    fn qk_norm_forward(
+        &self,
+        mut out: DeviceSpan,
+        mut rstd: DeviceSpan,
+        qkv: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        eps: f32,
+        n: usize,
+        dims: &Dims,
+    ) {
+        let rstd = write(&mut rstd, n * (dims.h + dims.g)).split_at_mut(n * dims.h);
+        let weights = weights.each_ref().map(|weight| read(weight, dims.d));
+        let out = write(&mut out, n * dims.qkv());
+        qk_norm::forward(self, out, rstd, read(&qkv, n * dims.qkv()), weights, eps, dims);
+    }
+
+    fn qk_norm_backward(
+        &self,
+        mut dqkv: DeviceSpan,
+        mut dweights: [DeviceSpan; 2],
+        dweights_write: Write,
+        qkv: DeviceSpan,
+        rstd: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        n: usize,
+        dims: &Dims,
+    ) {
+        let saved = qk_norm::Saved {
+            qkv: read(&qkv, n * dims.qkv()),
+            rstd: read(&rstd, n * (dims.h + dims.g)).split_at(n * dims.h),
+            weights: weights.each_ref().map(|weight| read(weight, dims.d)),
+        };
+        let dweights = dweights.each_mut().map(|dweight| write(dweight, dims.d));
+        qk_norm::backward(self, write(&mut dqkv, n * dims.qkv()), dweights, dweights_write, saved, dims);
+    }
+
     fn rope_forward(&self, mut qkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
         let n = rows.shape.n();
         let (qkv, positions) = (write(&mut qkv, n * dims.qkv()), read(&rows.positions, n));
@@ -204,12 +251,13 @@ impl Kernels for CpuKernels {
         mut lse: DeviceSpan,
         qkv: DeviceSpan,
         rows: &Rows,
+        window: usize,
         dims: &Dims,
     ) {
         let n = rows.shape.n();
         let (out, lse) = (write(&mut out, n * dims.attended()), write(&mut lse, n * dims.h));
-        let (qkv, doc_start) = (read(&qkv, n * dims.qkv()), read(&rows.doc_start, n));
-        attention::forward(self, out, lse, qkv, doc_start, rows.shape, dims);
+        let visible = attention::Visible { doc_start: read(&rows.doc_start, n), window };
+        attention::forward(self, out, lse, read(&qkv, n * dims.qkv()), visible, rows.shape, dims);
     }
 
     fn attention_backward(
@@ -220,6 +268,7 @@ impl Kernels for CpuKernels {
         lse: DeviceSpan,
         qkv: DeviceSpan,
         rows: &Rows,
+        window: usize,
         dims: &Dims,
     ) {
         let n = rows.shape.n();
@@ -228,7 +277,7 @@ impl Kernels for CpuKernels {
             out: read(&out, n * dims.attended()),
             lse: read(&lse, n * dims.h),
             dout: read(&dout, n * dims.attended()),
-            doc_start: read(&rows.doc_start, n),
+            visible: attention::Visible { doc_start: read(&rows.doc_start, n), window },
         };
         attention::backward(self, write(&mut dqkv, n * dims.qkv()), saved, rows.shape, dims);
     }

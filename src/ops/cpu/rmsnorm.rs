@@ -3,13 +3,9 @@
 use crate::base::master;
 use crate::ops::Write;
 use crate::ops::cpu::CpuKernels;
+use crate::ops::cpu::column_sum::{self, ROWS};
 use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::{dot, lane_sum, vectorised};
-
-/// Rows of a tile. Backward sums dweight in one row of partial sums a tile.
-const ROWS: usize = 64;
-/// Columns of a tile when partial sums are folded.
-const COLUMNS: usize = 256;
 
 pub(super) fn forward(
     cpu: &CpuKernels,
@@ -68,21 +64,11 @@ pub(super) fn backward(cpu: &CpuKernels, out: Gradients, saved: Saved, n: usize,
             }
         }
     });
-    let partials = &*partials;
-    each(&cpu.pool, Rows::new(out.dweight, 1, COLUMNS), |_, (columns, dweight)| {
-        if out.dweight_write == Write::Set {
-            dweight.fill(0.0);
-        }
-        for partial in partials.chunks_exact(c) {
-            for (dweight, partial) in dweight.iter_mut().zip(&partial[columns.clone()]) {
-                *dweight += partial;
-            }
-        }
-    });
+    column_sum::fold(cpu, out.dweight, out.dweight_write, partials, c, 0);
 }
 
 vectorised! {
-    fn forward_row(out: &mut [f32], x: &[f32], weight: &[u16], rstd: f32) {
+    pub(super) fn forward_row(out: &mut [f32], x: &[f32], weight: &[u16], rstd: f32) {
         for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
             *out = x * rstd * master::widen(weight);
         }
@@ -91,7 +77,7 @@ vectorised! {
 
 vectorised! {
     /// Σ dout · weight · x.
-    fn weighted_sum(dout: &[f32], x: &[f32], weight: &[u16]) -> f32 {
+    pub(super) fn weighted_sum(dout: &[f32], x: &[f32], weight: &[u16]) -> f32 {
         let (x, weight) = (&x[..dout.len()], &weight[..dout.len()]);
         lane_sum!(dout.len(), |i: usize| dout[i] * master::widen(weight[i]) * x[i])
     }
@@ -121,7 +107,7 @@ fn row(
 }
 
 vectorised! {
-    fn set_row(dx: &mut [f32], dw: &mut [f32], dout: &[f32], x: &[f32], weight: &[u16], rstd: f32, mean: f32) {
+    pub(super) fn set_row(dx: &mut [f32], dw: &mut [f32], dout: &[f32], x: &[f32], weight: &[u16], rstd: f32, mean: f32) {
         row(dx, dw, dout, x, weight, rstd, mean, |dx, value| *dx = value);
     }
 }

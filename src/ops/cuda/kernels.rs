@@ -92,6 +92,14 @@ impl CudaKernels {
         }
     }
 
+    fn copy(&self, to: DeviceSpan, from: DeviceSpan, bytes: usize) {
+        let (to, from) = (part::<u8>(&to, bytes).cast(), part::<u8>(&from, bytes).cast_const().cast());
+        let (copy, stream) = (self.launchers.copy, self.stream.raw());
+        // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
+        let code = unsafe { copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream) };
+        self.keep(launched(code as i32, "cudaMemcpyAsync"));
+    }
+
     /// Memory that holds what an operation leaves for its own next kernel.
     fn scratch(&self, bytes: usize) -> *mut c_void {
         part::<u8>(&self.scratch, bytes).cast()
@@ -150,8 +158,23 @@ impl Heads {
     }
 }
 
-/// Attention sees all that precedes in the document.
-const NO_WINDOW: i64 = 0;
+/// The heads of one kind in packed rows, with what their norm leaves.
+struct NormedHeads {
+    base: *mut hzk_bf16,
+    rstd: *mut f32,
+    heads: usize,
+    stride: i64,
+}
+
+/// Those of queries, then those of keys.
+fn both_heads(qkv: &DeviceSpan, rstd: &DeviceSpan, n: usize, dims: &Dims) -> [NormedHeads; 2] {
+    let Heads { q, k, stride, .. } = Heads::of(qkv, n, dims);
+    let rstd = f32s(rstd, n * (dims.h + dims.g));
+    [
+        NormedHeads { base: q, rstd, heads: dims.h, stride },
+        NormedHeads { base: k, rstd: rstd.wrapping_add(n * dims.h), heads: dims.g, stride },
+    ]
+}
 
 fn attention_scale(dims: &Dims) -> f32 {
     1.0 / (dims.d as f32).sqrt()
@@ -301,6 +324,86 @@ impl Kernels for CudaKernels {
         self.keep(self.products.backward_weight(dweight, dout, x, &product, &self.stream));
     }
 
+    fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
+        launch!(self.bias_forward(bf16s(&out, n * c), bf16s(&bias, c), n as i64, c as i64));
+    }
+
+    fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize) {
+        if write == Write::Set {
+            self.zero(dbias.part(0, c * 4));
+        }
+        let scratch = self.scratch(workspace::bias_backward_scratch(n, c));
+        launch!(self.bias_backward(f32s(&dbias, c), scratch, bf16s(&dout, n * c), n as i64, c as i64));
+    }
+
+    fn qk_norm_forward(
+        &self,
+        out: DeviceSpan,
+        rstd: DeviceSpan,
+        qkv: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        eps: f32,
+        n: usize,
+        dims: &Dims,
+    ) {
+        // The values come along; queries and keys are written over.
+        self.copy(out, qkv, n * dims.qkv() * 2);
+        let d = dims.d;
+        let heads = both_heads(&out, &rstd, n, dims).into_iter().zip(both_heads(&qkv, &rstd, n, dims));
+        for ((to, from), weight) in heads.zip(weights) {
+            let (count, stride) = (to.heads as i64, to.stride);
+            launch!(self.qk_norm_forward(
+                to.base,
+                to.rstd,
+                from.base,
+                bf16s(&weight, d),
+                eps,
+                n as i64,
+                count,
+                d as i64,
+                stride,
+                stride,
+            ));
+        }
+    }
+
+    fn qk_norm_backward(
+        &self,
+        dqkv: DeviceSpan,
+        dweights: [DeviceSpan; 2],
+        write: Write,
+        qkv: DeviceSpan,
+        rstd: DeviceSpan,
+        weights: [DeviceSpan; 2],
+        n: usize,
+        dims: &Dims,
+    ) {
+        let d = dims.d;
+        let heads = both_heads(&dqkv, &rstd, n, dims).into_iter().zip(both_heads(&qkv, &rstd, n, dims));
+        for ((gradient, from), (dweight, weight)) in heads.zip(dweights.into_iter().zip(weights)) {
+            if write == Write::Set {
+                self.zero(dweight.part(0, d * 4));
+            }
+            let scratch = self.scratch(workspace::qk_norm_backward_scratch(n, gradient.heads, d));
+            let (count, stride) = (gradient.heads as i64, gradient.stride);
+            launch!(self.qk_norm_backward(
+                gradient.base,
+                f32s(&dweight, d),
+                scratch,
+                gradient.base,
+                from.base,
+                bf16s(&weight, d),
+                from.rstd,
+                n as i64,
+                count,
+                d as i64,
+                stride,
+                stride,
+                stride,
+            ));
+        }
+    }
+
     fn rope_forward(&self, qkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q, k, stride, .. } = Heads::of(&qkv, n, dims);
@@ -315,7 +418,15 @@ impl Kernels for CudaKernels {
         launch!(self.rope_backward(dq, dk, positions, inv_freq, n as i64, h, g, d, stride, stride));
     }
 
-    fn attention_forward(&self, out: DeviceSpan, lse: DeviceSpan, qkv: DeviceSpan, rows: &Rows, dims: &Dims) {
+    fn attention_forward(
+        &self,
+        out: DeviceSpan,
+        lse: DeviceSpan,
+        qkv: DeviceSpan,
+        rows: &Rows,
+        window: usize,
+        dims: &Dims,
+    ) {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
         launch!(self.attention_forward(
@@ -326,7 +437,7 @@ impl Kernels for CudaKernels {
             v,
             i32s(&rows.doc_start, n),
             attention_scale(dims),
-            NO_WINDOW,
+            window as i64,
             n as i64,
             h,
             g,
@@ -345,6 +456,7 @@ impl Kernels for CudaKernels {
         lse: DeviceSpan,
         qkv: DeviceSpan,
         rows: &Rows,
+        window: usize,
         dims: &Dims,
     ) {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
@@ -365,7 +477,7 @@ impl Kernels for CudaKernels {
             i32s(&rows.doc_start, n),
             i32s(&rows.doc_end, n),
             attention_scale(dims),
-            NO_WINDOW,
+            window as i64,
             n as i64,
             h,
             g,
@@ -479,14 +591,7 @@ impl Kernels for CudaKernels {
                 let (out, x) = (bf16s(&out, elements), f32s(&x, elements));
                 launch!(self.grad_store(out, square_sum, scratch, x, elements as i64));
             }
-            DType::F32 => {
-                let (out, x) = (f32s(&out, elements), f32s(&x, elements).cast_const());
-                let (copy, stream) = (self.launchers.copy, self.stream.raw());
-                let (to, from, kind) = (out.cast(), x.cast(), cudaMemcpyDeviceToDevice);
-                // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
-                let code = unsafe { copy(to, from, elements * 4, kind, stream) };
-                self.keep(launched(code as i32, "cudaMemcpyAsync"));
-            }
+            DType::F32 => self.copy(out, x, elements * 4),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the CUDA kernels take of a model, and the memory they work in. Pure.
 
 use crate::base::{Dims, Error, Result, Shape, Status};
+use crate::ops::Extras;
 
 /// Bytes for products: what NVIDIA recommends for Hopper, and enough for any before it.
 pub const PRODUCTS_BYTES: usize = 32 << 20;
@@ -15,13 +16,15 @@ const SQUARES: (usize, usize) = (2048, 1024);
 
 /// Bytes of workspace for everything that a model asks of [`CudaKernels`](crate::ops::cuda::CudaKernels), with logits in
 /// chunks of `logits_chunk` rows. Nothing else may use it, and what it holds means nothing between two operations.
-pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize) -> usize {
+pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize, extras: Extras) -> usize {
     let n = shape.n();
     // A gradient is rounded and squared in pieces of any length; its sum of squares has a place before the partial ones.
     let rounding = ALIGNMENT + grad_scratch(usize::MAX);
     let log_probabilities = logits_chunk.min(n) * 4;
     let scratch = [
         rmsnorm_backward_scratch(n, dims.c),
+        bias_backward_scratch(n, extras.bias_columns),
+        if extras.qk_norm { qk_norm_backward_scratch(n, dims.h, dims.d) } else { 0 },
         attention_backward_scratch(n, dims.h),
         rounding,
         log_probabilities,
@@ -32,6 +35,16 @@ pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize) -> usize 
 /// `hzk_rmsnorm_backward_scratch`.
 pub fn rmsnorm_backward_scratch(n: usize, c: usize) -> usize {
     n.min(PARTIAL_ROWS_MAX) * c * 4
+}
+
+/// `hzk_bias_backward_scratch`.
+pub fn bias_backward_scratch(n: usize, c: usize) -> usize {
+    n.min(PARTIAL_ROWS_MAX) * c * 4
+}
+
+/// At least `hzk_qk_norm_backward_scratch`, whose blocks take several heads each.
+pub fn qk_norm_backward_scratch(n: usize, heads: usize, d: usize) -> usize {
+    (n * heads).min(PARTIAL_ROWS_MAX) * d * 4
 }
 
 /// `hzk_attention_backward_scratch`.

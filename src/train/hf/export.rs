@@ -1,28 +1,39 @@
 //! A model out into a Hugging Face folder, whole or not at all.
 //!
-//! Everything is written and synced under a hidden name beside the target and renamed at the end. Over an
-//! earlier export the two folders change places in one step (`renameat2`, Linux), then the old one is
-//! removed; on a file system that cannot, the old one steps aside first. [`MARKER`] is how an earlier
-//! export is known: it lists the files, and a folder that holds any other file is left alone.
+//! Weights go from the store to the files in pieces, by the trainer's threads, so an export needs next to no memory
+//! of its own. [`MARKER`] is how an earlier export is known: it lists the files, and a folder that holds any other
+//! file is left alone.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use safetensors::tensor::{Dtype, TensorInfo};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::base::{DType, Error, Result, Status, master};
-use crate::host::Size;
-use crate::host::files;
-use crate::model::{Layout, TensorLayout};
-use crate::train::hf::FolderConfig;
+use crate::base::{DType, Error, Result, Status};
+use crate::engine::{Piece, Trainer};
+use crate::model::Layout;
+use crate::train::folder::{Filling, NewFolder, SizedFile};
+use crate::train::hf::shards::{self, Shard};
+use crate::train::hf::{FolderConfig, INDEX};
 
 /// The file by which an export knows an earlier one.
 pub const MARKER: &str = "horizon.json";
 
-const WEIGHTS: &str = "model.safetensors";
+/// Bytes of tensors in a file, at most: what transformers has cut models into.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Is told how many bytes of how many are done, by any thread; its error ends the work, and is what the work ends
+/// with.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> Result<()> + Sync);
+
+/// For whom progress does not matter.
+pub fn unwatched(_done: u64, _total: u64) -> Result<()> {
+    Ok(())
+}
 
 #[derive(Serialize, Deserialize)]
 struct Marker {
@@ -34,11 +45,7 @@ struct Marker {
 
 /// A folder that an export may take the place of.
 #[derive(Clone, Debug)]
-pub struct ExportTarget {
-    folder: PathBuf,
-    parent: PathBuf,
-    partial: PathBuf,
-}
+pub struct ExportTarget(NewFolder);
 
 impl ExportTarget {
     /// Looks at a target before there is anything to write, so that a long run does not end in an error that
@@ -47,56 +54,31 @@ impl ExportTarget {
     /// Refused: a folder that holds anything but an earlier export, a file, a place that cannot be written to,
     /// a file system with less than `bytes` free. Creates missing parents.
     pub fn check(folder: &Path, bytes: u64) -> Result<ExportTarget> {
-        let cannot = |error: &io::Error| Error::io(format!("cannot write to {}", folder.display()), error);
-        let whole = std::path::absolute(folder).map_err(|error| cannot(&error))?;
-        let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else {
-            return Err(Error::argument(format!("{} cannot be replaced by an export", folder.display())));
-        };
-        fs::create_dir_all(parent).map_err(|error| cannot(&error))?;
-        let name = name.to_string_lossy();
-        let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        let target = ExportTarget { folder: whole.clone(), parent: parent.to_owned(), partial };
+        let target = ExportTarget(NewFolder::plan(folder, bytes)?);
         target.may_replace()?;
-        fs::create_dir(&target.partial).map_err(|error| cannot(&error))?;
-        let free = files::free_bytes(&target.partial);
-        fs::remove_dir(&target.partial).map_err(|error| cannot(&error))?;
-        let free = free.map_err(|error| cannot(&error))?;
-        if free < bytes {
-            return Err(Error::new(
-                Status::DiskFull,
-                format!(
-                    "the export to {} needs {} of disk space, {} are free there",
-                    folder.display(),
-                    Size(bytes as usize),
-                    Size(free as usize)
-                ),
-            ));
-        }
         Ok(target)
     }
 
     /// The folder as it will be named.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.0.folder()
     }
 
     /// Whether an earlier export (or nothing) stands where the new one goes.
     fn may_replace(&self) -> Result<bool> {
-        let entries = match fs::read_dir(&self.folder) {
+        let folder = self.folder();
+        let cannot = |error: &io::Error| Error::io(format!("cannot export to {}", folder.display()), error);
+        let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => {
-                return Err(Error::io(format!("cannot export to {}", self.folder.display()), &error));
-            }
+            Err(error) => return Err(cannot(&error)),
         };
-        let marker = fs::read(self.folder.join(MARKER)).ok();
+        let marker = fs::read(folder.join(MARKER)).ok();
         let marker: Option<Marker> = marker.and_then(|text| serde_json::from_slice(&text).ok());
         let mut has_entries = false;
         for entry in entries {
-            let entry = entry
-                .map_err(|error| Error::io(format!("cannot export to {}", self.folder.display()), &error))?;
             has_entries = true;
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = entry.map_err(|error| cannot(&error))?.file_name().to_string_lossy().into_owned();
             let ours = marker.as_ref().is_some_and(|marker| name == MARKER || marker.files.contains(&name));
             if !ours {
                 return Err(Error::new(
@@ -104,39 +86,12 @@ impl ExportTarget {
                     format!(
                         "{} holds {name}, which no export wrote; an export replaces only an earlier export: \
                          name another folder or move it away",
-                        self.folder.display()
+                        folder.display()
                     ),
                 ));
             }
         }
         Ok(has_entries)
-    }
-
-    /// Gives the finished partial folder the target's name.
-    fn publish(&self) -> io::Result<()> {
-        sync_folder(&self.partial)?;
-        let replaces = self.may_replace().map_err(|error| io::Error::other(error.to_string()))?;
-        if !replaces {
-            // Renaming over an empty folder is one step, too.
-            fs::rename(&self.partial, &self.folder)?;
-            return sync_folder(&self.parent);
-        }
-        match files::exchange(&self.partial, &self.folder) {
-            Ok(()) => {
-                sync_folder(&self.parent)?;
-                fs::remove_dir_all(&self.partial)
-            }
-            Err(_) => {
-                let aside = self.partial.with_extension("replaced");
-                fs::rename(&self.folder, &aside)?;
-                if let Err(error) = fs::rename(&self.partial, &self.folder) {
-                    fs::rename(&aside, &self.folder)?;
-                    return Err(error);
-                }
-                sync_folder(&self.parent)?;
-                fs::remove_dir_all(&aside)
-            }
-        }
     }
 }
 
@@ -145,139 +100,126 @@ pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
     layout.parameters() as u64 * dtype.bytes() as u64
 }
 
-/// Writes a model to `target`: as bf16, the weight that is streamed, or as its f32 master. `read` fills a
-/// tensor's f32 values by name. On any error nothing stands under the target's name that was not there before.
+/// Writes a trainer's model to `target`: as bf16, the weight that is streamed, or as its f32 master; in files of at
+/// most `shard_bytes` of tensors ([`SHARD_BYTES`]). Waits for the lanes, and for the disk.
+///
+/// On any error nothing stands under the target's name that was not there before.
 pub fn export(
     target: &ExportTarget,
     config: &FolderConfig,
-    layout: &Layout,
+    trainer: &mut Trainer,
     dtype: DType,
-    read: impl FnMut(&str, &mut [f32]) -> Result<()>,
+    shard_bytes: u64,
+    progress: Progress,
 ) -> Result<()> {
-    let cannot =
-        |error: io::Error| Error::io(format!("cannot export to {}", target.folder.display()), &error);
-    fs::create_dir(&target.partial).map_err(cannot)?;
-    fill(&target.partial, config, layout, dtype, read).map_err(|failure| {
-        // Best effort: the export has failed already, and its error is the one to tell.
-        let _ = fs::remove_dir_all(&target.partial);
-        match failure {
-            Failure::Io(error) => cannot(error),
-            Failure::Read(error) => error,
-        }
-    })?;
-    target.publish().map_err(|error| {
-        let whole = format!("the export to {} is whole and stands in", target.folder.display());
-        Error::io(format!("{whole} {}, but could not take its place", target.partial.display()), &error)
-    })
+    let shards = shards::cut(trainer.layout(), dtype, shard_bytes);
+    target.0.write(
+        |filling| {
+            small_files(filling, config, trainer.layout(), dtype, &shards)?;
+            weights(filling, trainer, dtype, &shards, progress)
+        },
+        || target.may_replace(),
+    )
 }
 
-/// Why an export failed: writing files, or reading the model.
-enum Failure {
-    Io(io::Error),
-    Read(Error),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure::Io(error)
-    }
-}
-
-fn fill(
-    folder: &Path,
+fn small_files(
+    filling: &Filling,
     config: &FolderConfig,
     layout: &Layout,
     dtype: DType,
-    read: impl FnMut(&str, &mut [f32]) -> Result<()>,
-) -> Result<(), Failure> {
-    let marker = Marker {
-        horizon: env!("CARGO_PKG_VERSION").to_owned(),
-        files: ["config.json", "generation_config.json", WEIGHTS].map(str::to_owned).to_vec(),
-    };
-    for (name, json) in [
-        ("config.json", config.json(dtype)),
-        ("generation_config.json", config.generation_json()),
-        (MARKER, json!(marker)),
-    ] {
-        write_file(&folder.join(name), |file| Ok(writeln!(file, "{json:#}")?))?;
+    shards: &[Shard],
+) -> Result<()> {
+    const GENERATION: &str = "generation_config.json";
+    let mut files = vec![("config.json", text(&config.json(dtype)))];
+    if !config.companions.has(GENERATION) {
+        files.push((GENERATION, text(&config.generation_json())));
     }
-    write_file(&folder.join(WEIGHTS), |file| write_weights(file, layout, dtype, read))
+    files.extend(config.companions.files().map(|(name, content)| (name, content.to_vec())));
+    if shards.len() > 1 {
+        files.push((INDEX, text(&shards::index(layout, dtype, shards))));
+    }
+    let names = files.iter().map(|(name, _)| (*name).to_owned());
+    let files_written = names.chain(shards.iter().map(|shard| shard.name.clone())).collect();
+    let marker = Marker { horizon: env!("CARGO_PKG_VERSION").to_owned(), files: files_written };
+    files.push((MARKER, text(&json!(marker))));
+    files.iter().try_for_each(|(name, content)| filling.whole(name, content))
 }
 
-fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
-    write(&mut file)?;
-    let file = file.into_inner().map_err(|error| error.into_error())?;
-    Ok(file.sync_all()?)
+fn text(json: &Value) -> Vec<u8> {
+    format!("{json:#}\n").into_bytes()
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Writes header and tensors sorted by name, which is the order the safetensors library writes, too.
-fn write_weights(
-    file: &mut impl Write,
-    layout: &Layout,
+fn weights(
+    filling: &Filling,
+    trainer: &mut Trainer,
     dtype: DType,
-    mut read: impl FnMut(&str, &mut [f32]) -> Result<()>,
-) -> Result<(), Failure> {
-    let mut tensors: Vec<&TensorLayout> = layout.tensors().map(|(_, tensor)| tensor).collect();
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    file.write_all(&header(&tensors, dtype))?;
-    let mut values = Vec::new();
-    for tensor in tensors {
-        values.resize(tensor.elements(), 0.0f32);
-        read(&tensor.name, &mut values).map_err(Failure::Read)?;
-        match dtype {
-            DType::Bf16 => write_all(file, &values, |value| master::round(value).to_le_bytes())?,
-            DType::F32 => write_all(file, &values, f32::to_le_bytes)?,
+    shards: &[Shard],
+    progress: Progress,
+) -> Result<()> {
+    let total = export_bytes(trainer.layout(), dtype);
+    // By a tensor's place in the layout's order: its file and its first byte there.
+    let mut places: Vec<Option<(&SizedFile, u64)>> = vec![None; trainer.layout().tensors().count()];
+    let files =
+        shards.iter().map(|shard| filling.sized(&shard.name, shard.bytes)).collect::<Result<Vec<_>>>()?;
+    let mut order = Vec::new();
+    for (shard, file) in shards.iter().zip(&files) {
+        file.write_at(0, &shard.header)?;
+        for &(index, offset) in &shard.tensors {
+            order.push(index);
+            places[index] = Some((file, offset));
         }
     }
-    Ok(())
+    let done = AtomicU64::new(0);
+    trainer.each_piece(&order, &|piece| {
+        let (file, offset) = places[piece.index].expect("every tensor has a file");
+        let bytes = write_piece(piece, dtype, file, offset)?;
+        progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
+    })?;
+    files.iter().try_for_each(SizedFile::sync)
 }
 
-fn write_all<const W: usize>(
-    file: &mut impl Write,
-    values: &[f32],
-    bytes: impl Fn(f32) -> [u8; W],
-) -> io::Result<()> {
-    const BLOCK: usize = 1 << 16;
-    let mut block = Vec::with_capacity(BLOCK * W);
-    for values in values.chunks(BLOCK) {
-        block.clear();
-        values.iter().for_each(|&value| block.extend_from_slice(&bytes(value)));
-        file.write_all(&block)?;
-    }
-    Ok(())
+/// Elements written at a time: what they become stays in the cache.
+const RUN: usize = 1 << 16;
+
+thread_local! {
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The safetensors header: its length in 8 bytes, then JSON padded by spaces to a multiple of 8.
-fn header(tensors: &[&TensorLayout], dtype: DType) -> Vec<u8> {
-    let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
-    let mut end = 0;
-    for tensor in tensors {
-        let start = end;
-        end += tensor.elements() * dtype.bytes();
-        let info = TensorInfo {
-            dtype: match dtype {
-                DType::Bf16 => Dtype::BF16,
-                DType::F32 => Dtype::F32,
-            },
-            shape: tensor.shape.clone(),
-            data_offsets: (start, end),
-        };
-        let info = serde_json::to_string(&info).expect("a tensor's facts are JSON");
-        json.push_str(&format!(",{}:{info}", Value::from(tensor.name.as_str())));
-    }
-    json.push('}');
-    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
-    let mut header = (json.len() as u64).to_le_bytes().to_vec();
-    header.extend_from_slice(json.as_bytes());
-    header
+/// Gives the bytes written.
+fn write_piece(piece: &Piece, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
+    let size = dtype.bytes();
+    let (mut halves, mut values) = ([0u16; 1024], [0f32; 1024]);
+    BYTES.with_borrow_mut(|bytes| {
+        for from in (0..piece.elements.len()).step_by(RUN) {
+            let count = RUN.min(piece.elements.len() - from);
+            bytes.resize(count * size, 0);
+            for (number, bytes) in bytes.chunks_mut(1024 * size).enumerate() {
+                let (at, count) = (from + number * 1024, bytes.len() / size);
+                match dtype {
+                    DType::Bf16 => {
+                        piece.read_bf16(at, &mut halves[..count]);
+                        bytes
+                            .as_chunks_mut()
+                            .0
+                            .iter_mut()
+                            .zip(halves)
+                            .for_each(|(b, v)| *b = v.to_le_bytes());
+                    }
+                    DType::F32 => {
+                        piece.read(at, &mut values[..count]);
+                        bytes
+                            .as_chunks_mut()
+                            .0
+                            .iter_mut()
+                            .zip(values)
+                            .for_each(|(b, v)| *b = v.to_le_bytes());
+                    }
+                }
+            }
+            file.write_at(tensor + ((piece.elements.start + from) * size) as u64, bytes)?;
+        }
+        Ok((piece.elements.len() * size) as u64)
+    })
 }
 
 #[cfg(test)]

@@ -1,21 +1,32 @@
-use super::*;
-use crate::base::Dims;
-use crate::model::ModelConfig;
+use safetensors::tensor::{Dtype, TensorView};
 
-fn model() -> (FolderConfig, Layout) {
+use super::*;
+use crate::base::{Dims, master};
+use crate::model::ModelConfig;
+use crate::train::hf::{SINGLE, Weights, trainer_of};
+
+fn model() -> FolderConfig {
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 1 };
-    let model = ModelConfig { dims, tied: true, norm_eps: 1e-5, rope_theta: 1e4, positions_max: 64 };
-    let layout = Layout::new(&model);
-    (model.into(), layout)
+    FolderConfig::of(ModelConfig { tied: true, positions_max: 64, ..ModelConfig::llama(dims) }).unwrap()
 }
 
-fn export_ones(folder: &Path, value: f32) -> Result<()> {
-    let (config, layout) = model();
-    let target = ExportTarget::check(folder, export_bytes(&layout, DType::F32))?;
-    export(&target, &config, &layout, DType::F32, |_, out| {
-        out.fill(value);
-        Ok(())
-    })
+/// A trainer whose masters count up from `first`.
+fn counting(config: &FolderConfig, first: f32) -> Trainer {
+    let mut trainer = trainer_of(&config.model);
+    let tensors: Vec<_> =
+        trainer.layout().tensors().map(|(_, tensor)| (tensor.name.clone(), tensor.elements())).collect();
+    for (name, elements) in tensors {
+        let values: Vec<f32> = (0..elements).map(|element| first + element as f32 / 3.0).collect();
+        trainer.write_tensor(&name, &values).unwrap();
+    }
+    trainer
+}
+
+fn export_counting(folder: &Path, first: f32) -> Result<()> {
+    let config = model();
+    let mut trainer = counting(&config, first);
+    let target = ExportTarget::check(folder, export_bytes(trainer.layout(), DType::F32))?;
+    export(&target, &config, &mut trainer, DType::F32, SHARD_BYTES, &unwatched)
 }
 
 /// Names in a folder, sorted; an empty list if there is none.
@@ -27,56 +38,146 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_header_is_what_the_library_writes() {
-    let (_, layout) = model();
-    let mut ours = Vec::new();
-    let fill = |out: &mut [f32]| out.iter_mut().enumerate().for_each(|(e, v)| *v = e as f32);
-    let result = write_weights(&mut ours, &layout, DType::F32, |_, out| {
-        fill(out);
+fn a_file_is_what_the_library_writes() {
+    let (config, dir) = (model(), tempfile::tempdir().unwrap());
+    let mut trainer = counting(&config, 1.0);
+    for (dtype, theirs) in [(DType::F32, Dtype::F32), (DType::Bf16, Dtype::BF16)] {
+        let target = ExportTarget::check(&dir.path().join(dtype.name()), 0).unwrap();
+        export(&target, &config, &mut trainer, dtype, SHARD_BYTES, &unwatched).unwrap();
+        let layout = trainer.layout().clone();
+        let mut tensors = Vec::new();
+        for (_, tensor) in layout.tensors() {
+            let mut values = vec![0.0; tensor.elements()];
+            trainer.read_tensor(&tensor.name, &mut values).unwrap();
+            let bytes: Vec<u8> = match dtype {
+                DType::F32 => values.into_iter().flat_map(f32::to_le_bytes).collect(),
+                DType::Bf16 => values.into_iter().flat_map(|v| master::round(v).to_le_bytes()).collect(),
+            };
+            tensors.push((tensor, bytes));
+        }
+        let views = tensors.iter().map(|(tensor, bytes)| {
+            (tensor.name.as_str(), TensorView::new(theirs, tensor.shape.clone(), bytes).unwrap())
+        });
+        let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
+        let ours = fs::read(target.folder().join(SINGLE)).unwrap();
+        assert!(ours == safetensors::serialize(views, Some(metadata)).unwrap(), "{dtype}");
+    }
+}
+
+#[test]
+fn a_large_model_is_cut_into_files() {
+    let (config, dir) = (model(), tempfile::tempdir().unwrap());
+    let mut trainer = counting(&config, 1.0);
+    let layout = trainer.layout().clone();
+    let elements = |name: &str| layout.find(name).unwrap().1.elements() as u64;
+    let largest = layout.tensors().map(|(_, tensor)| tensor.elements() as u64).max().unwrap();
+    for limit in [1, 4 * largest, 4 * largest + 256] {
+        let target = ExportTarget::check(&dir.path().join(limit.to_string()), 0).unwrap();
+        export(&target, &config, &mut trainer, DType::F32, limit, &unwatched).unwrap();
+        let text = fs::read_to_string(target.folder().join(INDEX)).unwrap();
+        let index: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(index["metadata"]["total_size"], 4 * layout.parameters());
+        let map = index["weight_map"].as_object().unwrap();
+        assert_eq!(map.len(), layout.tensors().count());
+        let mut sizes = std::collections::BTreeMap::<&str, Vec<u64>>::new();
+        for (name, file) in map {
+            sizes.entry(file.as_str().unwrap()).or_default().push(4 * elements(name));
+        }
+        let count = sizes.len();
+        for (number, (file, sizes)) in sizes.iter().enumerate() {
+            assert_eq!(*file, format!("model-{:05}-of-{count:05}.safetensors", number + 1));
+            assert!(sizes.len() == 1 || sizes.iter().sum::<u64>() <= limit, "{file}: {sizes:?}");
+        }
+        assert!(count > 1 && (limit > 1 || count == layout.tensors().count()), "{count} files");
+        assert!(!target.folder().join(SINGLE).exists());
+
+        let mut again = trainer_of(&config.model);
+        Weights::open(target.folder(), &layout).unwrap().load(&mut again, &unwatched).unwrap();
+        for (_, tensor) in layout.tensors() {
+            let [mut ours, mut theirs] = [vec![0.0; tensor.elements()], vec![0.0; tensor.elements()]];
+            trainer.read_tensor(&tensor.name, &mut ours).unwrap();
+            again.read_tensor(&tensor.name, &mut theirs).unwrap();
+            assert_eq!(ours, theirs, "{}", tensor.name);
+        }
+    }
+}
+
+#[test]
+fn progress_counts_every_byte_once_and_may_end_the_work() {
+    let (config, dir) = (model(), tempfile::tempdir().unwrap());
+    let mut trainer = counting(&config, 1.0);
+    let target = ExportTarget::check(&dir.path().join("out"), 0).unwrap();
+    let seen = std::sync::Mutex::new(Vec::new());
+    let watch = |done, total| {
+        seen.lock().unwrap().push((done, total));
         Ok(())
-    });
-    assert!(result.is_ok());
-    let tensors: Vec<_> = layout
-        .tensors()
-        .map(|(_, t)| {
-            let mut values = vec![0.0; t.elements()];
-            fill(&mut values);
-            (t, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
-        })
-        .collect();
-    let views = tensors.iter().map(|(t, bytes)| {
-        (t.name.as_str(), safetensors::tensor::TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap())
-    });
-    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    assert!(ours == safetensors::serialize(views, Some(metadata)).unwrap());
+    };
+    export(&target, &config, &mut trainer, DType::Bf16, SHARD_BYTES, &watch).unwrap();
+    let total = export_bytes(trainer.layout(), DType::Bf16);
+    let mut seen = seen.into_inner().unwrap();
+    seen.sort();
+    assert!(seen.iter().all(|&(_, of)| of == total) && seen.last() == Some(&(total, total)), "{seen:?}");
+    assert_eq!(seen.len(), trainer.layout().tensors().count());
+
+    let stopped = |_, _| Err(Error::new(Status::InvalidState, "stopped"));
+    let weights = Weights::open(target.folder(), trainer.layout()).unwrap();
+    assert_eq!(weights.load(&mut trainer, &stopped).unwrap_err().message(), "stopped");
+}
+
+#[test]
+fn what_came_with_the_model_goes_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let [source, out] = ["source", "out"].map(|name| dir.path().join(name));
+    export_counting(&source, 1.0).unwrap();
+    let files = [
+        ("generation_config.json", "{\"temperature\": 0.6}"),
+        ("tokenizer.json", "{\"tokens\": 1}"),
+        ("chat_template.jinja", "{{ messages }}"),
+        ("merges.txt", "a b"),
+        ("README.md", "not carried"),
+    ];
+    for (name, content) in files {
+        fs::write(source.join(name), content).unwrap();
+    }
+    let config = FolderConfig::open(&source).unwrap();
+    let target = ExportTarget::check(&out, 0).unwrap();
+    // What was read stays, whatever becomes of the source.
+    fs::remove_dir_all(&source).unwrap();
+    for _ in 0..2 {
+        export(&target, &config, &mut counting(&config, 2.0), DType::Bf16, SHARD_BYTES, &unwatched).unwrap();
+        for (name, content) in &files[..4] {
+            assert_eq!(fs::read_to_string(out.join(name)).unwrap(), *content);
+        }
+    }
+    assert!(!out.join("README.md").exists());
 }
 
 #[test]
 fn an_export_is_whole_and_replaces_only_exports() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("a/b/out");
-    export_ones(&folder, 1.0).unwrap();
+    export_counting(&folder, 1.0).unwrap();
     let all = ["config.json", "generation_config.json", "horizon.json", "model.safetensors"];
     assert_eq!(names(&folder), all);
-    let first = fs::read(folder.join(WEIGHTS)).unwrap();
-    export_ones(&folder, 2.0).unwrap();
+    let first = fs::read(folder.join(SINGLE)).unwrap();
+    export_counting(&folder, 2.0).unwrap();
     assert_eq!(names(&folder), all);
-    assert_ne!(fs::read(folder.join(WEIGHTS)).unwrap(), first);
+    assert_ne!(fs::read(folder.join(SINGLE)).unwrap(), first);
     assert_eq!(names(folder.parent().unwrap()), ["out"]);
 
     // A folder somebody put something into, and one that was never ours.
     fs::write(folder.join("notes.txt"), "mine").unwrap();
-    let error = export_ones(&folder, 3.0).unwrap_err();
+    let error = export_counting(&folder, 3.0).unwrap_err();
     assert!(error.message().contains("notes.txt"), "{error}");
     let foreign = dir.path().join("foreign");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("config.json"), "{}").unwrap();
-    assert!(export_ones(&foreign, 3.0).unwrap_err().message().contains("config.json"));
+    assert!(export_counting(&foreign, 3.0).unwrap_err().message().contains("config.json"));
     assert_eq!(names(&foreign), ["config.json"]);
 
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    export_ones(&empty, 1.0).unwrap();
+    export_counting(&empty, 1.0).unwrap();
     assert_eq!(names(&empty), all);
 }
 
@@ -84,25 +185,26 @@ fn an_export_is_whole_and_replaces_only_exports() {
 fn a_failed_export_leaves_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("out");
-    let (config, layout) = model();
-    let fail_at = |number: usize| {
+    let config = model();
+    let mut trainer = counting(&config, 1.0);
+    let tensors = trainer.layout().tensors().count();
+    let mut fail_at = |number: usize| {
         let target = ExportTarget::check(&folder, 0).unwrap();
-        let mut calls = 0;
-        export(&target, &config, &layout, DType::Bf16, |_, _| {
-            calls += 1;
-            if calls == number { Err(Error::new(Status::DeviceFailed, "gone")) } else { Ok(()) }
+        let calls = std::sync::atomic::AtomicUsize::new(1);
+        export(&target, &config, &mut trainer, DType::Bf16, SHARD_BYTES, &|_, _| {
+            let fails = calls.fetch_add(1, Ordering::Relaxed) == number;
+            if fails { Err(Error::new(Status::DeviceFailed, "gone")) } else { Ok(()) }
         })
     };
-    let tensors = layout.tensors().count();
     for number in 1..=tensors {
         assert_eq!(fail_at(number).unwrap_err().status(), Status::DeviceFailed);
         assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
     }
-    export_ones(&folder, 1.0).unwrap();
-    let before = fs::read(folder.join(WEIGHTS)).unwrap();
+    export_counting(&folder, 1.0).unwrap();
+    let before = fs::read(folder.join(SINGLE)).unwrap();
     assert!(fail_at(tensors).is_err());
     assert_eq!(names(dir.path()), ["out"]);
-    assert!(fs::read(folder.join(WEIGHTS)).unwrap() == before);
+    assert!(fs::read(folder.join(SINGLE)).unwrap() == before);
 }
 
 #[test]
@@ -110,7 +212,7 @@ fn targets_that_cannot_be_are_refused_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    for bad in [file.clone(), file.join("out"), PathBuf::from("/")] {
+    for bad in [file.clone(), file.join("out"), std::path::PathBuf::from("/")] {
         let error = ExportTarget::check(&bad, 0).unwrap_err();
         assert!(error.message().contains(bad.to_str().unwrap()), "{error}");
     }

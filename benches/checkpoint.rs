@@ -1,0 +1,186 @@
+//! Loading and saving beside a plain file copy: `cargo bench --bench checkpoint -- [--gb N] [--dtype bf16|f32] [--rounds N] [--threads N] [--folder DIR]`.
+//!
+//! A random model of so many 10⁹ bytes of weights is exported to a folder once. Then every round, one after the other,
+//! copies those files (`fs::copy`, then `fsync`), saves the model (an export: files and folder synced), loads it with
+//! the files in the page cache, and loads it with the files dropped from it, after which the same cold files are copied
+//! to nowhere (read through a buffer). Rates are bytes of weights a second; the median of the rounds is reported as one line
+//! of JSON. *Extra memory* is the most that the process grew during saving and during loading beyond what it held
+//! before, mapped pages counted: the trainer has taken all it will ever take by then.
+
+#[path = "probe/mod.rs"]
+mod probe;
+
+use std::env;
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use horizon::base::{DType, Dims, Shape};
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::model::{Layout, ModelConfig};
+use horizon::schedule::Mode;
+use horizon::train::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes, unwatched};
+use probe::Clock;
+
+fn main() {
+    let option = |name: &str| env::args().skip_while(|argument| argument != name).nth(1);
+    let number = |name: &str, default: usize| {
+        option(name).map_or(default, |value| value.parse().expect("a whole number"))
+    };
+    let gb: f64 = option("--gb").map_or(4.0, |value| value.parse().expect("a number"));
+    let dtype = if option("--dtype").as_deref() == Some("bf16") { DType::Bf16 } else { DType::F32 };
+    let rounds = number("--rounds", 3);
+    let threads = number("--threads", std::thread::available_parallelism().map_or(1, usize::from));
+    let folder = PathBuf::from(option("--folder").unwrap_or_else(|| "target/checkpoint-bench".to_owned()));
+
+    let config = model(gb, dtype);
+    let options = TrainerOptions {
+        // The least memory; what is loaded and saved is the same in every mode.
+        mode: Mode::Streamed,
+        clip: 0.0,
+        shape: Shape { b: 1, t: 1 },
+        threads: Some(threads),
+        ..TrainerOptions::default()
+    };
+    let mut trainer = Trainer::open(&config, &options).expect("the model fits");
+    fill(&mut trainer);
+    let config = FolderConfig::of(config).expect("a family");
+    let bytes = export_bytes(trainer.layout(), dtype);
+    let save = |trainer: &mut Trainer, name: &str| {
+        let target = ExportTarget::check(&folder.join(name), bytes).expect("there is room");
+        export(&target, &config, trainer, dtype, SHARD_BYTES, &unwatched).expect("it is saved");
+    };
+    save(&mut trainer, "model");
+    let source = folder.join("model");
+
+    let mut seconds: [Vec<f64>; 5] = Default::default();
+    let (mut saving_extra, mut loading_extra) = (0, 0);
+    for _ in 0..rounds {
+        let copies = folder.join("copies");
+        seconds[0].push(Clock::Wall.seconds(|| copy(&source, &copies)));
+        fs::remove_dir_all(&copies).expect("the copies go");
+        let before = reset_peak();
+        seconds[1].push(Clock::Wall.seconds(|| save(&mut trainer, "saved")));
+        saving_extra = saving_extra.max(peak() - before);
+        fs::remove_dir_all(folder.join("saved")).expect("what was saved goes");
+        let mut load = || {
+            let weights = Weights::open(&source, trainer.layout()).expect("it is whole");
+            weights.load(&mut trainer, &unwatched).expect("it is read");
+        };
+        let before = reset_peak();
+        read_all(&source);
+        seconds[2].push(Clock::Wall.seconds(&mut load));
+        drop_cached(&source);
+        seconds[3].push(Clock::Wall.seconds(load));
+        loading_extra = loading_extra.max(peak() - before);
+        drop_cached(&source);
+        seconds[4].push(Clock::Wall.seconds(|| read_all(&source)));
+    }
+    fs::remove_dir_all(&folder).expect("the bench cleans up");
+    let rate = |seconds: &[f64]| round3(bytes as f64 / median(seconds) / 1e9);
+    let [copied, saved, warm, cold, read] = seconds.each_ref().map(|seconds| rate(seconds));
+    println!(
+        "{}",
+        serde_json::json!({
+            "bench": "checkpoint", "dtype": dtype.name(), "gb": round3(bytes as f64 / 1e9), "threads": threads,
+            "rounds": rounds, "copy_gb_per_second": copied, "save_gb_per_second": saved,
+            "save_over_copy": round3(saved / copied), "load_gb_per_second": warm,
+            "load_over_copy": round3(warm / copied), "load_cold_gb_per_second": cold,
+            "read_cold_gb_per_second": read, "load_cold_over_read_cold": round3(cold / read),
+            "saving_extra_mib": saving_extra >> 20, "loading_extra_mib": loading_extra >> 20,
+            "host_gb_planned": round3(trainer.plan().host.bytes() as f64 / 1e9),
+        })
+    );
+}
+
+/// A Llama with as many layers of some width as make the size.
+fn model(gb: f64, dtype: DType) -> ModelConfig {
+    let dims = |l| Dims { c: 2048, h: 16, g: 4, d: 128, f: 5632, v: 32000, l };
+    let config = |l| ModelConfig { positions_max: 64, ..ModelConfig::llama(dims(l)) };
+    let bytes = |l| export_bytes(&Layout::new(&config(l)), dtype) as f64;
+    let layers = 1.0 + (gb * 1e9 - bytes(1)) / (bytes(2) - bytes(1));
+    config(layers.round().max(1.0) as usize)
+}
+
+/// Numbers that do not compress and are finite.
+fn fill(trainer: &mut Trainer) {
+    let order: Vec<usize> = (0..trainer.layout().tensors().count()).collect();
+    let filled = trainer.each_piece(&order, &|piece| {
+        let mut state = (piece.index as u64) << 40 | piece.elements.start as u64;
+        let mut run = [0f32; 1024];
+        for at in (0..piece.elements.len()).step_by(run.len()) {
+            for value in &mut run {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *value = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+            }
+            piece.write(at, &run[..run.len().min(piece.elements.len() - at)]);
+        }
+        Ok(())
+    });
+    filled.expect("nothing fails");
+}
+
+/// The weight files of a folder.
+fn weight_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    for path in weight_files(from) {
+        let copy = to.join(path.file_name().expect("a file's name"));
+        fs::copy(&path, &copy).expect("the file is copied");
+        File::open(&copy).and_then(|file| file.sync_all()).expect("the copy is on the disk");
+    }
+}
+
+/// Reads through a buffer, as `cat FILES > /dev/null` does.
+fn read_all(folder: &Path) {
+    let mut buffer = vec![0u8; 1 << 20];
+    for path in weight_files(folder) {
+        let mut file = File::open(path).expect("a file");
+        while file.read(&mut buffer).expect("it is read") > 0 {
+            black_box(&buffer);
+        }
+    }
+}
+
+/// Takes the files out of the page cache. They are on the disk.
+fn drop_cached(folder: &Path) {
+    for path in weight_files(folder) {
+        let file = File::open(path).expect("a file");
+        // SAFETY: the descriptor is open; the call touches no memory.
+        let status = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        assert_eq!(status, 0, "{}", io::Error::from_raw_os_error(status));
+    }
+}
+
+/// Forgets the peak of resident memory so far and gives what is resident now, bytes.
+fn reset_peak() -> usize {
+    fs::write("/proc/self/clear_refs", "5").expect("the peak is reset");
+    status("VmRSS:")
+}
+
+/// The most that was resident since, bytes.
+fn peak() -> usize {
+    status("VmHWM:")
+}
+
+fn status(field: &str) -> usize {
+    let text = fs::read_to_string("/proc/self/status").expect("the process's status");
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a size in kB") << 10
+}
+
+fn median(seconds: &[f64]) -> f64 {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn round3(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,97 @@
+//! The model's masters in pieces, by many threads: how checkpoints come in and go out.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::base::{Error, Result};
+use crate::engine::store::Store;
+use crate::host::{HostSpan, Pool};
+use crate::model::TensorLayout;
+use crate::ops::adam;
+
+/// Elements of a piece, at most.
+const PIECE: usize = 1 << 20;
+
+/// A run of one tensor's f32 masters, lent to one thread. Nobody else reads or writes it meanwhile.
+pub struct Piece<'a> {
+    /// The tensor's place in the layout's order.
+    pub index: usize,
+    /// The tensor.
+    pub tensor: &'a TensorLayout,
+    /// The elements of the tensor that the piece covers.
+    pub elements: Range<usize>,
+    weights: HostSpan,
+    residual: HostSpan,
+}
+
+impl Piece<'_> {
+    /// Reads masters from element `at` of the piece.
+    ///
+    /// # Panics
+    /// If the piece is shorter, as in all of these.
+    pub fn read(&self, at: usize, out: &mut [f32]) {
+        let [weights, residual] = self.from(at, out.len());
+        adam::read_master(weights, residual, out);
+    }
+
+    /// Reads masters rounded to bf16, which is what is streamed.
+    pub fn read_bf16(&self, at: usize, out: &mut [u16]) {
+        let [weights, _] = self.from(at, out.len());
+        weights.read(out);
+    }
+
+    /// Writes masters from element `at` of the piece; moments stay.
+    pub fn write(&mut self, at: usize, values: &[f32]) {
+        let [weights, residual] = self.from(at, values.len());
+        adam::write_master(weights, residual, values);
+    }
+
+    /// Writes masters that are bf16.
+    pub fn write_bf16(&mut self, at: usize, values: &[u16]) {
+        let [weights, residual] = self.from(at, values.len());
+        weights.write(values);
+        residual.zero();
+    }
+
+    fn from(&self, at: usize, count: usize) -> [HostSpan; 2] {
+        [self.weights, self.residual].map(|span| span.part(2 * at, 2 * count))
+    }
+}
+
+/// What is done with a piece, by any thread.
+pub type PieceJob<'a> = dyn Fn(&mut Piece) -> Result<()> + Sync + 'a;
+
+/// Calls `job` for every piece of the tensors `order` names, by the threads of a pool, first tensors first. After an
+/// error no further piece is begun; the error of the earliest piece is given.
+pub fn each_piece(store: &Store, pool: &Pool, order: &[usize], job: &PieceJob) -> Result<()> {
+    let tensors: Vec<_> = store.layout().tensors().collect();
+    let distinct: HashSet<usize> = order.iter().copied().collect();
+    assert_eq!(distinct.len(), order.len(), "a tensor is named twice: its pieces would be lent twice");
+    let mut pieces = Vec::new();
+    for &index in order {
+        let elements = tensors[index].1.elements();
+        pieces.extend((0..elements).step_by(PIECE).map(|from| (index, from..elements.min(from + PIECE))));
+    }
+    let failed = AtomicUsize::new(usize::MAX);
+    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    pool.run(pieces.len(), &|_, number| {
+        if failed.load(Ordering::Relaxed) < number {
+            return;
+        }
+        let (index, elements) = pieces[number].clone();
+        let (unit, tensor) = tensors[index];
+        let [weights, residual] = store.masters(unit, tensor, elements.clone());
+        let mut piece = Piece { index, tensor, elements, weights, residual };
+        if let Err(error) = job(&mut piece) {
+            failed.fetch_min(number, Ordering::Relaxed);
+            let mut first = first.lock();
+            if first.as_ref().is_none_or(|(other, _)| number < *other) {
+                *first = Some((number, error));
+            }
+        }
+    });
+    first.into_inner().map_or(Ok(()), |(_, error)| Err(error))
+}

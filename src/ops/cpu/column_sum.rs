@@ -1,0 +1,31 @@
+//! Sums over rows: each tile of rows leaves a row of partial sums, and these are folded in tile order.
+
+use crate::ops::Write;
+use crate::ops::cpu::CpuKernels;
+use crate::ops::cpu::cut::{Rows, each};
+
+/// Rows of a tile.
+pub(super) const ROWS: usize = 64;
+/// Columns of a tile when partial sums are folded.
+const COLUMNS: usize = 256;
+
+/// `out` by `write`: the sums of the columns from `first` on of `partials`, rows of `stride` elements.
+pub(super) fn fold(
+    cpu: &CpuKernels,
+    out: &mut [f32],
+    write: Write,
+    partials: &[f32],
+    stride: usize,
+    first: usize,
+) {
+    each(&cpu.pool, Rows::new(out, 1, COLUMNS), |_, (columns, out)| {
+        if write == Write::Set {
+            out.fill(0.0);
+        }
+        for partial in partials.chunks_exact(stride) {
+            for (out, partial) in out.iter_mut().zip(&partial[first + columns.start..]) {
+                *out += partial;
+            }
+        }
+    });
+}

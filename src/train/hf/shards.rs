@@ -1,0 +1,91 @@
+//! The safetensors files of an export: which tensor goes where.
+
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde_json::{Map, Value, json};
+
+use crate::base::DType;
+use crate::model::{Layout, TensorLayout};
+
+/// One file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// `model.safetensors`, or `model-00001-of-00003.safetensors`.
+    pub name: String,
+    /// What it begins with: the length of its JSON in 8 bytes, then the JSON.
+    pub header: Vec<u8>,
+    /// Its tensors by their places in the layout's order, each with its first byte in the file; in file order.
+    pub tensors: Vec<(usize, u64)>,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Cuts a model into files of at most `shard_bytes` of tensors, as transformers does: in forward order, a new file
+/// where the next tensor would pass the limit. A tensor larger than the limit has a file of its own.
+pub fn cut(layout: &Layout, dtype: DType, shard_bytes: u64) -> Vec<Shard> {
+    let tensors: Vec<&TensorLayout> = layout.tensors().map(|(_, tensor)| tensor).collect();
+    let bytes = |tensor: &TensorLayout| tensor.elements() as u64 * dtype.bytes() as u64;
+    let (mut files, mut filled) = (vec![Vec::new()], 0);
+    for (index, tensor) in tensors.iter().enumerate() {
+        if filled > 0 && filled + bytes(tensor) > shard_bytes {
+            files.push(Vec::new());
+            filled = 0;
+        }
+        files.last_mut().expect("there is one").push(index);
+        filled += bytes(tensor);
+    }
+    let count = files.len();
+    let named = files.into_iter().enumerate();
+    named.map(|(number, indices)| shard(&file_name(number, count), indices, &tensors, dtype)).collect()
+}
+
+fn file_name(number: usize, count: usize) -> String {
+    match count {
+        1 => super::SINGLE.to_owned(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+    }
+}
+
+/// Tensors stand sorted by name, which is how the safetensors library writes them, too.
+fn shard(name: &str, mut indices: Vec<usize>, tensors: &[&TensorLayout], dtype: DType) -> Shard {
+    indices.sort_by_key(|&index| &tensors[index].name);
+    let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let (mut places, mut end) = (Vec::new(), 0);
+    for index in indices {
+        let (tensor, start) = (tensors[index], end);
+        end += tensor.elements() * dtype.bytes();
+        let info = TensorInfo {
+            dtype: match dtype {
+                DType::Bf16 => Dtype::BF16,
+                DType::F32 => Dtype::F32,
+            },
+            shape: tensor.shape.clone(),
+            data_offsets: (start, end),
+        };
+        let info = serde_json::to_string(&info).expect("a tensor's facts are JSON");
+        json.push_str(&format!(",{}:{info}", Value::from(tensor.name.as_str())));
+        places.push((index, start as u64));
+    }
+    json.push('}');
+    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.extend_from_slice(json.as_bytes());
+    let data = header.len() as u64;
+    places.iter_mut().for_each(|(_, offset)| *offset += data);
+    Shard { name: name.to_owned(), header, tensors: places, bytes: data + end as u64 }
+}
+
+/// `model.safetensors.index.json`: in which file each tensor is.
+pub fn index(layout: &Layout, dtype: DType, shards: &[Shard]) -> Value {
+    let names: Vec<&str> = layout.tensors().map(|(_, tensor)| tensor.name.as_str()).collect();
+    let mut map = Map::new();
+    for shard in shards {
+        map.extend(
+            shard.tensors.iter().map(|&(index, _)| (names[index].to_owned(), shard.name.clone().into())),
+        );
+    }
+    let parameters = layout.parameters();
+    json!({
+        "metadata": { "total_parameters": parameters, "total_size": parameters * dtype.bytes() },
+        "weight_map": map,
+    })
+}

@@ -1,0 +1,103 @@
+"""Import, export, and what transformers says of it: `python tests/golden/roundtrip.py target/release/horizon`.
+
+For every family a tiny model is saved by transformers, as bf16 and as f32, in one file and in several. `horizon train`
+takes it through a step with learning rate 0 and writes it out. The export must have every tensor bit for bit, load in
+transformers without a word about weights, describe the same model, and give the same logits. The packages are those of
+README.md; any transformers from 4.53 on will do, since both versions of the config are to be read and written.
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoConfig
+
+SMALL = dict(hidden_size=32, intermediate_size=43, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+             vocab_size=61, max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}
+MODELS = {
+    "llama": ("llama", {}),
+    "llama tied, with biases": ("llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True)),
+    "llama linear": ("llama", dict(rope={"rope_type": "linear", "factor": 2.0})),
+    "llama llama3": ("llama", dict(rope=LLAMA3, head_dim=16)),
+    "mistral": ("mistral", dict(sliding_window=5)),
+    "mistral without a window": ("mistral", dict(sliding_window=None)),
+    "qwen2": ("qwen2", dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)),
+    "qwen2 tied": ("qwen2", dict(tie_word_embeddings=True)),
+    "qwen3": ("qwen3", dict(head_dim=16, tie_word_embeddings=True)),
+    "qwen3 whose layers differ": ("qwen3", dict(
+        head_dim=16, attention_bias=True, use_sliding_window=True, sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
+}
+
+
+def config_of(family: str, said: dict):
+    said = dict(said)
+    rope = said.pop("rope", None)
+    if transformers.__version__.startswith("4."):
+        said |= {"rope_theta": 500.0, "rope_scaling": rope}
+    else:
+        said |= {"rope_parameters": {"rope_theta": 500.0} | (rope or {"rope_type": "default"})}
+    return AutoConfig.for_model(family, **(SMALL | said))
+
+
+def load(folder: pathlib.Path):
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, torch_dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    for what, names in report.items():
+        assert not names, f"{folder}: {what} {names}"
+    return model.eval()
+
+
+def described(model) -> dict:
+    """The config without what says where it came from."""
+    apart = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures", "pad_token_id"}
+    return {key: value for key, value in model.config.to_dict().items() if key not in apart}
+
+
+def check(horizon: str, name: str, dtype: torch.dtype, shards: str, work: pathlib.Path) -> None:
+    source, out = work / "source", work / "out"
+    torch.manual_seed(1)
+    family, said = MODELS[name]
+    model = AutoModelForCausalLM.from_config(config_of(family, said))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.to(dtype).save_pretrained(source, max_shard_size=shards)
+    header = torch.zeros(256, dtype=torch.int32)
+    header[:3] = torch.tensor([20240520, 1, 200])
+    tokens = torch.randint(0, 61, (200,)).to(torch.uint16)
+    (work / "data.bin").write_bytes(header.numpy().tobytes() + tokens.numpy().tobytes())
+    kind = {torch.bfloat16: "bf16", torch.float32: "f32"}[dtype]
+    subprocess.run([horizon, "train", "--quiet", "--model", source, "--data", work / "data.bin", "--seq-len", "16",
+                    "--micro-batch", "1", "--steps", "1", "--lr", "0", "--weight-decay", "0", "--export-dtype", kind,
+                    "--out", out], check=True)
+
+    before, after = load(source), load(out)
+    for (key, a), (other, b) in zip(before.state_dict().items(), after.state_dict().items(), strict=True):
+        assert key == other and torch.equal(a, b), f"{name}, {kind}: {key}"
+    assert described(before) == described(after), f"{name}: {described(before)}\n{described(after)}"
+    ids = torch.randint(0, 61, (2, 17))
+    with torch.no_grad():
+        assert torch.equal(before(ids).logits, after(ids).logits), f"{name}, {kind}: logits"
+    generation = [set(p.name for p in folder.iterdir() if "generation" in p.name) for folder in (source, out)]
+    assert generation[0] <= generation[1], f"{name}: {generation}"
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in MODELS:
+        for dtype in (torch.bfloat16, torch.float32):
+            for shards in ("5GB", "20KB"):
+                with tempfile.TemporaryDirectory() as work:
+                    check(sys.argv[1], name, dtype, shards, pathlib.Path(work))
+        print(f"{name}: as bf16 and f32, whole and in shards, comes back as it went in")
+    print(f"transformers {transformers.__version__}: all {len(MODELS)} models")
+
+
+if __name__ == "__main__":
+    main()
