@@ -9,7 +9,7 @@ use crate::device::Lane;
 use crate::model::Recompute;
 use crate::plan::Cost;
 use crate::plan::predict::{STEPS_BEFORE, Steady};
-use crate::schedule::{self, Boundary, Geometry, GradWait, LayerPlacement, Placement, Sum};
+use crate::schedule::{self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Placement, Policy, Sum};
 
 /// How good a placement is: the step's time, and of equals the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +52,13 @@ impl<'a> Trials<'a> {
     /// Errors: the question has no answer at all, whatever the room: see [`Plan::new`].
     pub fn new(question: Question<'a>, effort: usize) -> Result<Self> {
         let sweeps = question.pins.sweeps.unwrap_or(1);
-        let plan = question.plan(Placement { sweeps, ..Placement::default() })?;
+        let (pins, least) = (question.pins, Placement::default());
+        let (weight_slots, slabs) =
+            (pins.weight_slots.unwrap_or(least.weight_slots), pins.slabs.unwrap_or(least.slabs));
+        let plan = question.plan(Placement { sweeps, weight_slots, slabs, ..least.clone() })?;
+        // What is pinned has to be possible; whether AdamW's place is, is asked of every candidate.
+        let counts = Placement { sweeps, weight_slots, slabs, ..least };
+        Policy { mode: Mode::Exact, ..question.policy(counts) }.validate(&plan.geometry, question.micros)?;
         Ok(Trials {
             question,
             geometry: plan.geometry,
