@@ -19,9 +19,10 @@ use std::time::Instant;
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::{Lane, TaskSpan};
+use horizon::engine::calibrate::{Sample, fit};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, fresh_tensor, preset};
-use horizon::plan::{Cost, Machine, Work};
+use horizon::plan::{Cost, Machine};
 use horizon::schedule::{
     AdamWhen, Boundary, Checker, Geometry, GradWait, LayerPlacement, Mode, Numeric, Operation, Placement,
     Policy, Recompute, Sum, Sync, train, usage,
@@ -168,57 +169,20 @@ fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     ((to - from) as f64 / steps, busy)
 }
 
-/// The rates, as seconds for one of each, at which predicted and measured times differ least, relative to the
-/// measured: non-negative least squares, one coefficient after the other.
-fn fit(samples: &[([f64; 7], f64)]) -> [f64; 7] {
-    let mut rates = [0.0; 7];
-    for _ in 0..2000 {
-        for at in 0..7 {
-            let (mut over, mut under) = (0.0, 0.0);
-            for (work, seconds) in samples {
-                let others: f64 =
-                    (0..7).filter(|&other| other != at).map(|other| rates[other] * work[other]).sum();
-                let weight = 1.0 / (seconds * seconds);
-                over += weight * work[at] * (seconds - others);
-                under += weight * work[at] * work[at];
-            }
-            rates[at] = if under > 0.0 { (over / under).max(0.0) } else { 0.0 };
-        }
-    }
-    rates
-}
-
 /// The machine by what other policies took: of tasks with the same work the mean, as they come in the midst of
 /// others, so that a lane's time is what it is when lanes share cores and memory.
 fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
-    let amounts = |operation: &Operation| {
-        let Work { matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes, .. } =
-            cost.work(operation);
-        [1.0, matrix_flop, attention_flop, device_bytes, up_bytes, down_bytes, host_bytes]
-    };
-    let lanes = Lane::ALL.map(|lane| {
-        let mut alike: BTreeMap<[u64; 7], (f64, f64)> = BTreeMap::new();
-        for (operation, span) in spans.iter().filter(|(_, span)| span.lane == lane) {
-            let (sum, count) = alike.entry(amounts(operation).map(f64::to_bits)).or_default();
-            *sum += (span.end_ns - span.start_ns) as f64 * 1e-9;
-            *count += 1.0;
-        }
-        let mean =
-            |(amounts, (sum, count)): ([u64; 7], (f64, f64))| (amounts.map(f64::from_bits), sum / count);
-        fit(&alike.into_iter().map(mean).filter(|(_, seconds)| *seconds > 0.0).collect::<Vec<_>>())
-    });
-    // A rate that nothing was measured of takes no time.
-    let rate = |lane: Lane, at: usize| 1.0 / lanes[lane.at()][at].max(1e-30);
-    Machine {
-        matrix_flop_per_s: rate(Lane::Compute, 1),
-        attention_flop_per_s: rate(Lane::Compute, 2),
-        device_bytes_per_s: rate(Lane::Compute, 3),
-        up_bytes_per_s: rate(Lane::H2d, 4),
-        down_bytes_per_s: rate(Lane::D2h, 5),
-        host_bytes_per_s: rate(Lane::Host, 6),
-        disk_bytes_per_s: f64::INFINITY,
-        latency_s: lanes.map(|rates| rates[0]),
+    let mut alike: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for (operation, span) in spans.iter().filter(|(_, span)| span.end_ns > span.start_ns) {
+        let (lane, work) = (span.lane, cost.work(operation));
+        let seconds = (span.end_ns - span.start_ns) as f64 * 1e-9;
+        alike.entry(format!("{lane} {work:?}")).or_default().push(Sample { lane, work, seconds });
     }
+    let mean = |alike: Vec<Sample>| {
+        let seconds = alike.iter().map(|sample| sample.seconds).sum::<f64>() / alike.len() as f64;
+        Sample { seconds, ..alike[0] }
+    };
+    fit(&alike.into_values().map(mean).collect::<Vec<_>>()).expect("samples of every lane")
 }
 
 /// Policies after which the machine is calibrated again.

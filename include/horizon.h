@@ -286,7 +286,9 @@ typedef struct hz_model_config_t {
     {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, \
      0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}}
 
-/* Fills in a built-in shape: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256.
+/* Fills in a built-in shape: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
+ * planning, a shape known by name: "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b",
+ * "dense-1t".
  * Errors: HZ_STATUS_NOT_FOUND, naming those there are. */
 HZ_API hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
 
@@ -406,8 +408,9 @@ typedef struct hz_trainer_options_t {
     uint64_t sequence_length; /* T of a micro-batch */
     uint64_t micros_max;      /* the most micro-batches a step or evaluation may have */
     uint64_t logits_chunk;    /* rows of logits that exist at a time; 0 = as many as 32 MiB of f32 hold */
-    uint64_t weight_slots;    /* layers whose weights are on the device at a time, >= 2 */
-    uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2 */
+    uint64_t weight_slots;    /* layers whose weights are on the device at a time, >= 2; 0 = 2, or what
+                                 hz_plan_search finds */
+    uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2; 0 as above */
     uint64_t device_mem;      /* bytes of device memory that may be taken; 0 = what the device has */
     uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free */
     uint64_t threads;         /* CPU threads that share a job; 0 = all this process may run on */
@@ -428,7 +431,7 @@ typedef struct hz_trainer_options_t {
  * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
     {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
-     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 2, 2, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
+     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
 
 /* ==================================================================================================
  * Plan: what a trainer would take, before it takes it
@@ -450,15 +453,33 @@ typedef struct hz_plan_summary_t {
     uint64_t host_state_bytes;     /* what never does: residuals, moments */
     uint64_t ram_bytes;            /* what host_mem is compared with: host_bytes, and device_bytes where device
                                       memory is RAM, as on the CPU device */
+    double step_seconds;           /* of hz_plan_search: the simulated time of a step among many; else 0 */
+    double tokens_per_second;      /* the same as a rate */
+    double tflops;                 /* useful ones: 6 * P_matmul + causal attention per token, no recompute counted,
+                                      10^12 a second */
 } hz_plan_summary_t;
 
-#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
 
 /* Plans a trainer: the same plan hz_trainer_open would follow, for this machine or for one far larger. Takes no
  * memory to speak of, and does not ask whether the plan fits: see hz_plan_admit.
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options that cannot be used. */
 HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
                                 hz_plan_t **out_plan);
+
+/* Finds the fastest plan that fits a machine, this one or another: of all placements (what is resident, spilled,
+ * recomputed; slots, slabs, sweeps; where gradients wait) the one with the least simulated step time. Runs nothing,
+ * takes a second or two. What the options decide stays as it is: weight_slots, slabs and sweeps other than 0, a
+ * grad_place other than HZ_PLACE_AUTO, an adam_when other than HZ_ADAM_AUTO, layers. device_mem and host_mem bound it
+ * instead of the machine's memory. A step has options->micros_max micro-batches.
+ *
+ * machine: "cpu", "h200", "gh200", "h100-pcie", "a100-pcie", "rtx4090", "rtx3090", or a file that `horizon calibrate`
+ * wrote; NULL = "cpu". For a machine whose device memory is RAM the host's limits are those of this process.
+ * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY, HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
+ * the limit that binds, what is short in bytes, and the smallest change that fits; HZ_STATUS_NOT_FOUND and
+ * HZ_STATUS_BAD_FORMAT of the machine. */
+HZ_API hz_status_t hz_plan_search(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
+                                  const char *machine /* or NULL */, hz_plan_t **out_plan);
 
 /* Whether hz_trainer_open would let this plan in here and now: reads the free memory of this machine (physical
  * RAM and the control group's limit, or the options' limits instead).
@@ -470,7 +491,9 @@ HZ_API hz_status_t hz_plan_admit(const hz_plan_t *plan);
 HZ_API hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out_summary);
 
 /* The whole plan as one JSON object: the summary's fields, and "device_regions" and "host_regions", arrays of
- * {"name", "bytes"} that add up to device_bytes and host_bytes. The text belongs to the plan. */
+ * {"name", "bytes"} that add up to device_bytes and host_bytes. Of hz_plan_search also "placement" (layer by layer),
+ * "lanes_busy", "busiest_lane", "critical_lane", "with" (what more memory, a faster link, RAM or products would
+ * give) and "better_micro_batch": what `horizon plan --json` prints. The text belongs to the plan. */
 HZ_API hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
 
 /* Frees a plan; NULL is fine. */
@@ -492,6 +515,10 @@ typedef struct hz_trainer_t hz_trainer_t;
  * Errors: those of hz_plan_open and hz_plan_admit; HZ_STATUS_DEVICE_UNAVAILABLE. */
 HZ_API hz_status_t hz_trainer_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
                                    hz_trainer_t **out_trainer);
+
+/* Opens a trainer that follows a plan. The plan may be closed afterwards.
+ * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE if the plan is for another machine's device. */
+HZ_API hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer_t **out_trainer);
 
 /* Closes a trainer: waits for the lanes, ends its threads, gives all memory back. NULL is fine.
  *

@@ -112,6 +112,11 @@ fn a_c11_program_meets_every_error() {
 }
 
 #[test]
+fn plans_can_be_searched_for_and_followed_in_c() {
+    print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/plan.c"), false));
+}
+
+#[test]
 fn a_c11_program_steps_adamw_on_its_own_arrays() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/adam.c"), false));
 }
@@ -163,7 +168,7 @@ fn the_library_exports_what_the_header_declares_and_nothing_else() {
 
 #[test]
 fn every_function_is_called_by_the_c_programs() {
-    let programs = ["train.c", "loss.c", "errors.c", "adam.c", "arena.c", "train.cpp"];
+    let programs = ["train.c", "loss.c", "errors.c", "adam.c", "arena.c", "plan.c", "train.cpp"];
     let folder = Path::new(ROOT).join("tests/c");
     let text: String = programs.iter().map(|path| fs::read_to_string(folder.join(path)).unwrap()).collect();
     for name in declared() {

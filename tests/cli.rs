@@ -4,6 +4,8 @@
 mod bad_input;
 #[path = "cli/data.rs"]
 mod data;
+#[path = "cli/plan.rs"]
+mod plan;
 #[path = "cli/run.rs"]
 mod run;
 
@@ -102,9 +104,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         (&["train", "--resume", "folder"], "resuming is not there yet"),
         (&["train", "--checkpoint-every", "10"], "checkpointing is not there yet"),
         (&["train", "--checkpoint-dir", "folder"], "checkpointing is not there yet"),
-        (&["plan", "--model", "tiny", "--json"], "planning without training is not there yet"),
-        (&["plot", "run.jsonl"], "plotting logs is not there yet"),
-        (&["calibrate"], "calibration is not there yet"),
     ] {
         horizon(arguments).badly(2, &[word]);
     }

@@ -13,7 +13,7 @@ use horizon::schedule::{
 /// A machine on which the link is narrow: 100 TFLOP/s, 10 GB/s each way.
 fn machine() -> Machine {
     Machine {
-        matrix_flop_per_s: 1e14,
+        matrix_flop_per_s: [1e14; 3],
         attention_flop_per_s: 5e13,
         device_bytes_per_s: 1e12,
         up_bytes_per_s: 1e10,
@@ -21,6 +21,7 @@ fn machine() -> Machine {
         host_bytes_per_s: 1e11,
         disk_bytes_per_s: 1e9,
         latency_s: [1e-6; Lane::COUNT],
+        common: vec![],
     }
 }
 
@@ -50,7 +51,7 @@ fn work_is_counted_by_the_known_formulas() {
 
     let forward =
         cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full, from: own, to: own });
-    assert_eq!(forward.matrix_flop, 2.0 * n * matrices);
+    assert_eq!(forward.products(), 2.0 * n * matrices);
     // Two products over each of the pairs of a row and itself or one before it, of two sequences.
     let pairs = (2 * 128 * 129 / 2) as f64;
     assert_eq!(forward.attention_flop, 2.0 * 2.0 * pairs * 256.0);
@@ -64,14 +65,14 @@ fn work_is_counted_by_the_known_formulas() {
             sum: SumPlace::Shared,
         })
     };
-    assert_eq!(backward(Recompute::Full).matrix_flop, 6.0 * n * matrices - 2.0 * n * down_projection);
+    assert_eq!(backward(Recompute::Full).products(), 6.0 * n * matrices - 2.0 * n * down_projection);
     for kept in [Recompute::Selective, Recompute::None] {
-        assert_eq!(backward(kept).matrix_flop, 4.0 * n * matrices, "no product is repeated");
+        assert_eq!(backward(kept).products(), 4.0 * n * matrices, "no product is repeated");
         assert_eq!(backward(kept).attention_flop, 10.0 * pairs * 256.0);
     }
     assert!(backward(Recompute::Selective).device_bytes > backward(Recompute::None).device_bytes);
     let head = cost.work(&Operation::HeadForwardBackward { micro });
-    assert_eq!(head.matrix_flop, 6.0 * n * 256.0 * 1000.0);
+    assert_eq!(head.products(), 6.0 * n * 256.0 * 1000.0);
 
     let elements = layout.unit(unit).elements as f64;
     let upload = Operation::Upload { unit, place: WeightPlace::Slot(slot) };
@@ -149,7 +150,7 @@ fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
 
     // The link is what holds this step up: twice the link helps, twice the rate of products hardly.
     let link = Machine { up_bytes_per_s: 2e10, down_bytes_per_s: 2e10, ..machine() };
-    let matrix = Machine { matrix_flop_per_s: 2e14, ..machine() };
+    let matrix = Machine { matrix_flop_per_s: [2e14; 3], ..machine() };
     let (link, matrix) = (predict(&link).step_ns, predict(&matrix).step_ns);
     assert!(link < matrix && matrix <= base.step_ns, "{link} {matrix} {}", base.step_ns);
 }

@@ -174,6 +174,11 @@ impl Text {
         })
     }
 
+    /// As a name, where there need not be one.
+    pub fn optional(&self, what: &str) -> Result<Option<&str>> {
+        if self.0.is_null() { Ok(None) } else { self.get(what).map(Some) }
+    }
+
     /// As a file name: any bytes but none at all.
     pub fn path(&self, what: &str) -> Result<&Path> {
         match self.bytes(what)? {

@@ -7,6 +7,7 @@ use crate::capi::argument::{Array, LentText, size};
 use crate::capi::sized::{In, SizedStruct, sized_struct};
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
+use crate::plan::Pins;
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 
 sized_struct! {
@@ -22,8 +23,8 @@ sized_struct! {
         sequence_length: u64 = TrainerOptions::default().shape.t as u64,
         micros_max: u64 = TrainerOptions::default().micros_max as u64,
         logits_chunk: u64 = 0,
-        weight_slots: u64 = TrainerOptions::default().weight_slots as u64,
-        slabs: u64 = TrainerOptions::default().slabs as u64,
+        weight_slots: u64 = 0,
+        slabs: u64 = 0,
         device_mem: u64 = 0,
         host_mem: u64 = 0,
         threads: u64 = 0,
@@ -62,6 +63,9 @@ sized_struct! {
         host_wire_bytes: u64 = 0,
         host_state_bytes: u64 = 0,
         ram_bytes: u64 = 0,
+        step_seconds: f64 = 0.0,
+        tokens_per_second: f64 = 0.0,
+        tflops: f64 = 0.0,
     }
 }
 
@@ -242,6 +246,15 @@ pub(super) fn threads_or_all(value: u64) -> Result<usize> {
     }
 }
 
+/// When AdamW is to run, if that is decided.
+fn adam_when(raw: &hz_trainer_options_t) -> Result<Option<AdamWhen>> {
+    if raw.adam_when == ADAM_AUTO {
+        return Ok(None);
+    }
+    let values = [AdamWhen::AfterNorm, AdamWhen::UnderBackward];
+    choose(raw.adam_when, &values, adam_number, "adam_when", "HZ_ADAM_").map(Some)
+}
+
 /// The placements of a model's layers, as a caller gives them: for ranges of layers, the later ones on top.
 fn layer_placements(
     given: In<hz_layer_placement_t>,
@@ -292,6 +305,7 @@ fn layer_placements(
 /// The options a caller gives for a model of so many layers; none is all defaults.
 pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
+    let two = TrainerOptions::default();
     let devices = [Device::Auto, Device::Cpu, Device::Cuda];
     let device = match choose(raw.device, &devices, |device| device as u32, "device", "HZ_DEVICE_")? {
         Device::Auto => DeviceChoice::Auto,
@@ -299,13 +313,6 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         Device::Cuda => DeviceChoice::Cuda(raw.device_index as usize),
     };
     let pinnings = [Pinning::Registered, Pinning::Allocated];
-    let adam_when = match raw.adam_when {
-        ADAM_AUTO => None,
-        number => {
-            let values = [AdamWhen::AfterNorm, AdamWhen::UnderBackward];
-            Some(choose(number, &values, adam_number, "adam_when", "HZ_ADAM_")?)
-        }
-    };
     let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     Ok(TrainerOptions {
         device,
@@ -318,9 +325,9 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         },
         micros_max: size(raw.micros_max, "micros_max")?,
         logits_chunk: chosen_size(raw.logits_chunk, "logits_chunk")?,
-        weight_slots: size(raw.weight_slots, "weight_slots")?,
-        slabs: size(raw.slabs, "slabs")?,
-        adam_when,
+        weight_slots: chosen_size(raw.weight_slots, "weight_slots")?.unwrap_or(two.weight_slots),
+        slabs: chosen_size(raw.slabs, "slabs")?.unwrap_or(two.slabs),
+        adam_when: adam_when(&raw)?,
         device_mem: chosen_size(raw.device_mem, "device_mem")?,
         host_mem: chosen_size(raw.host_mem, "host_mem")?,
         threads: chosen_size(raw.threads, "threads")?,
@@ -335,7 +342,27 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
         sweeps: raw.sweeps.max(1) as usize,
         layers: layer_placements(raw.layers, raw.layers_count, layers)?,
+        ..two
     })
+}
+
+/// What of a placement the options decide for a model of so many layers; the rest is the search's. `options` are
+/// those that [`trainer_options`] made of them.
+pub fn pins(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers: usize) -> Result<Pins> {
+    let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
+    let mut pins = Pins {
+        weight_slots: chosen_size(raw.weight_slots, "weight_slots")?,
+        slabs: chosen_size(raw.slabs, "slabs")?,
+        sweeps: chosen_size(raw.sweeps.into(), "sweeps")?,
+        grad_wait: (raw.grad_place != PLACE_AUTO).then_some(options.grad_wait),
+        adam: options.adam_when,
+        ..Pins::default()
+    };
+    if raw.layers_count > 0 {
+        let placement = |layer: usize| options.layers.get(layer).copied().unwrap_or_default();
+        pins.place((0..layers).map(placement));
+    }
+    Ok(pins)
 }
 
 #[cfg(test)]

@@ -181,11 +181,10 @@ pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_mod
     wall(|| {
         let name = name.get("name")?;
         let out = out_config.check("out_config")?;
-        let config = model::preset(name).ok_or_else(|| {
-            Error::new(
-                Status::NotFound,
-                format!("there is no preset `{name}`; there are {}", model::preset_names().join(", ")),
-            )
+        let config = model::shape(name).ok_or_else(|| {
+            let names: Vec<_> = model::preset_names().iter().copied().chain(model::shape_names()).collect();
+            let message = format!("there is no preset `{name}`; there are {}", names.join(", "));
+            Error::new(Status::NotFound, message)
         })?;
         out.write(hz_model_config_t::try_from(&config)?);
         Ok(())

@@ -4,9 +4,9 @@ use std::ffi::CString;
 
 use serde_json::json;
 
-use crate::base::Result;
-use crate::capi::argument::{Handle, LentText, Place};
-use crate::capi::config::{adam_number, hz_plan_summary_t, hz_trainer_options_t, trainer_options};
+use crate::base::{Error, Result, Status};
+use crate::capi::argument::{Handle, LentText, Place, Text};
+use crate::capi::config::{adam_number, hz_plan_summary_t, hz_trainer_options_t, pins, trainer_options};
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
@@ -14,12 +14,17 @@ use crate::capi::wall::wall;
 use crate::engine::{Trainer, TrainerOptions};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig};
-use crate::plan::{Plan, Region};
+use crate::plan::{Description, Pins, Plan, Region, Room};
+use crate::train::planning::Planned;
 
 /// A plan as C holds it. Never changes, so threads share it freely.
 pub struct hz_plan_t {
     plan: Plan,
+    config: ModelConfig,
     options: TrainerOptions,
+    room: Room,
+    /// The machine it is for, where that is not this one's CPU device.
+    elsewhere: Option<String>,
     summary: hz_plan_summary_t,
     json: CString,
 }
@@ -29,7 +34,36 @@ impl hz_plan_t {
         let plan = Trainer::plan_for(config, &options)?;
         let summary = summary(&plan, Layout::new(config).parameters());
         let json = c_string(&text(&plan, &summary));
-        Ok(hz_plan_t { plan, options, summary, json })
+        let room = Room::here(options.device_mem, options.host_mem, plan.shares_memory());
+        Ok(hz_plan_t { plan, config: config.clone(), options, room, elsewhere: None, summary, json })
+    }
+
+    fn search(config: &ModelConfig, mut options: TrainerOptions, machine: &str, pins: &Pins) -> Result<Self> {
+        let machine = Description::open(machine)?;
+        let room = Room::of(&machine, options.device_mem, options.host_mem);
+        let planned = Planned::explained("", config, &options, &machine, room, pins)?;
+        let plan = planned.plan().clone();
+        options.place(&plan.policy.placement);
+        let summary = hz_plan_summary_t {
+            step_seconds: planned.found.step_ns as f64 / 1e9,
+            tokens_per_second: planned.tokens_per_second,
+            tflops: planned.tflops,
+            ..summary(&plan, planned.parameters)
+        };
+        let json = c_string(&planned.json().to_string());
+        let elsewhere = (!machine.shared).then_some(machine.name);
+        Ok(hz_plan_t { plan, config: config.clone(), options, room, elsewhere, summary, json })
+    }
+
+    /// What a trainer that follows the plan is opened with.
+    pub(super) fn trainer(&self) -> Result<(&ModelConfig, &TrainerOptions)> {
+        match &self.elsewhere {
+            None => Ok((&self.config, &self.options)),
+            Some(machine) => Err(Error::new(
+                Status::DeviceUnavailable,
+                format!("the plan is for the machine {machine}, which has another device than this process"),
+            )),
+        }
     }
 }
 
@@ -85,10 +119,34 @@ pub extern "C" fn hz_plan_open(
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_search(
+    model: In<hz_model_config_t>,
+    options: In<hz_trainer_options_t>,
+    machine: Text,
+    out_plan: Place<*mut hz_plan_t>,
+) -> hz_status_t {
+    wall(|| {
+        out_plan.check("out_plan")?;
+        let config = model_config(&model.read("model")?)?;
+        let raw = options.optional("options")?;
+        let options = trainer_options(raw, config.dims.l)?;
+        let pins = pins(raw, &options, config.dims.l)?;
+        let machine = machine.optional("machine")?.unwrap_or(HERE);
+        out_plan.open(hz_plan_t::search(&config, options, machine, &pins)?);
+        Ok(())
+    })
+}
+
+/// The machine that is meant when none is named.
+const HERE: &str = "cpu";
+
+#[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
     wall(|| {
-        let hz_plan_t { plan, options, .. } = plan.get("plan")?;
-        plan.admit(options.device_mem, &Limits::read(options.host_mem), plan.shares_memory())
+        let hz_plan_t { plan, options, room, .. } = plan.get("plan")?;
+        // What is free here may have changed since.
+        let host = if room.shared { Limits::read(options.host_mem) } else { room.host };
+        plan.admit(room.device, &host, room.shared)
     })
 }
 

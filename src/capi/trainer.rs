@@ -13,6 +13,7 @@ use crate::capi::config::{
 };
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
+use crate::capi::plan::hz_plan_t;
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::{Guarded, busy, wall};
@@ -82,6 +83,19 @@ pub extern "C" fn hz_trainer_open(
         let config = model_config(&model.read("model")?)?;
         let options = trainer_options(options.optional("options")?, config.dims.l)?;
         out_trainer.open(hz_trainer_t::open(config, &options)?);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_open_planned(
+    plan: Handle<hz_plan_t>,
+    out_trainer: Place<*mut hz_trainer_t>,
+) -> hz_status_t {
+    wall(|| {
+        out_trainer.check("out_trainer")?;
+        let (config, options) = plan.get("plan")?.trainer()?;
+        out_trainer.open(hz_trainer_t::open(config.clone(), options)?);
         Ok(())
     })
 }

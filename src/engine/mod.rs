@@ -58,6 +58,8 @@
 
 mod backend;
 mod batch;
+mod busy;
+pub mod calibrate;
 mod derived;
 mod frame;
 mod options;

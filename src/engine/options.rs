@@ -3,8 +3,9 @@
 use crate::base::{DType, Error, Result, Shape};
 use crate::engine::DeviceChoice;
 use crate::host::Pinning;
-use crate::model::Layout;
+use crate::model::{Layout, ModelConfig};
 pub use crate::ops::adam::AdamOptions;
+use crate::plan::{Machine, Pins, Question, RING, Room};
 use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy};
 
 /// Everything about a run that is not the model, the data or the learning rate.
@@ -50,6 +51,9 @@ pub struct TrainerOptions {
     pub clip: f64,
     /// Whether to record what each lane does, for [`Trainer::trace`](super::Trainer::trace).
     pub tracing: bool,
+    /// Whether to add up what each lane does in training steps, for
+    /// [`Trainer::busy_per_step`](super::Trainer::busy_per_step).
+    pub measuring: bool,
 }
 
 impl Default for TrainerOptions {
@@ -75,24 +79,31 @@ impl Default for TrainerOptions {
             adam: AdamOptions::default(),
             clip: 1.0,
             tracing: false,
+            measuring: false,
         }
     }
 }
 
-/// Host slabs of the gradient ring in [`Mode::Streamed`]: one landing, one in AdamW, one between.
-const RING: usize = 3;
-
 impl TrainerOptions {
-    /// The policy these options ask for. Errors name the option and its value.
-    pub fn policy(&self, layout: &Layout) -> Result<Policy> {
+    /// The numeric half of the policy these options ask for. Errors name the option and its value.
+    pub fn numeric(&self, layout: &Layout) -> Result<Numeric> {
         self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }
-        let adam = self.adam_when.unwrap_or(match (self.mode, self.grad_wait) {
-            (Mode::Exact | Mode::Compact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
-            (Mode::Streamed, GradWait::Host) => AdamWhen::UnderBackward,
-        });
+        let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
+        let chunk = self.logits_chunk.unwrap_or(((8 << 20) / vocabulary).max(16));
+        Ok(Numeric {
+            shape: self.shape,
+            logits_chunk: chunk.min(self.shape.n().max(1)),
+            grad_dtype: self.grad_dtype,
+        })
+    }
+
+    /// The policy these options ask for. Errors name the option and its value.
+    pub fn policy(&self, layout: &Layout) -> Result<Policy> {
+        let numeric = self.numeric(layout)?;
+        let adam = self.adam_when.unwrap_or(AdamWhen::of(self.mode, self.grad_wait));
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
                 "clip {} needs the norm of all gradients before the first update, which {} does not wait \
@@ -101,15 +112,9 @@ impl TrainerOptions {
                 if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
             )));
         }
-        let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
-        let chunk = self.logits_chunk.unwrap_or(((8 << 20) / vocabulary).max(16));
         Ok(Policy {
             mode: self.mode,
-            numeric: Numeric {
-                shape: self.shape,
-                logits_chunk: chunk.min(self.shape.n().max(1)),
-                grad_dtype: self.grad_dtype,
-            },
+            numeric,
             placement: Placement {
                 weight_slots: self.weight_slots,
                 slabs: self.slabs,
@@ -120,6 +125,42 @@ impl TrainerOptions {
                 layers: self.layers.clone(),
             },
         })
+    }
+
+    /// What the plan's search is asked for these options, whose own placement does not matter. `room` is what
+    /// must not be passed; `pins` is what of a placement is decided.
+    pub fn question<'a>(
+        &self,
+        config: &'a ModelConfig,
+        layout: &'a Layout,
+        storage: DType,
+        machine: &'a Machine,
+        room: Room,
+        pins: &'a Pins,
+    ) -> Result<Question<'a>> {
+        config.validate()?;
+        Ok(Question {
+            config,
+            layout,
+            storage,
+            machine,
+            mode: self.mode,
+            numeric: self.numeric(layout)?,
+            clips: self.clip > 0.0,
+            micros: self.micros_max,
+            room,
+            pins,
+        })
+    }
+
+    /// Takes a placement over, such as the search finds.
+    pub fn place(&mut self, placement: &Placement) {
+        self.weight_slots = placement.weight_slots;
+        self.slabs = placement.slabs;
+        self.sweeps = placement.sweeps;
+        self.grad_wait = placement.grad_wait;
+        self.layers = placement.layers.clone();
+        self.adam_when = Some(placement.adam);
     }
 
     /// The number of CPU threads that share a job.

@@ -57,19 +57,24 @@ impl Record {
 
     /// The same lists in virtual time, which begins when the first measured task did.
     fn simulate(&self, runner: &Runner, machine: &Machine) -> Vec<TaskSpan> {
-        let (cost, mut simulator) = (runner.cost(), Simulator::new());
+        let (cost, mut simulator) = (runner.cost(), Simulator::sharing(machine.shares()));
         let origin_ns = self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0);
-        let mut spans = Vec::new();
+        let mut runs = Vec::new();
         for issued in &self.lists {
             let list = runner.lists.numbered(issued.list);
-            let run = simulator.run(list, &issued.waits, |operation| cost.ns(machine, operation));
+            let run = simulator.issue(list, &issued.waits, |operation| cost.ns(machine, operation));
             issued.reached.into_iter().for_each(|tick| simulator.reach(tick));
-            spans.extend(run.spans.into_iter().map(|span| TaskSpan {
-                task: Task { list: issued.list, frame: 0, operation: span.task as u32 }.pack(),
+            runs.push((issued.list, run));
+        }
+        simulator.finish();
+        let mut spans = Vec::new();
+        for (list, run) in runs {
+            spans.extend(simulator.simulation(run).spans.iter().map(|span| TaskSpan {
+                task: Task { list, frame: 0, operation: span.task as u32 }.pack(),
                 ready_ns: origin_ns + span.ready_ns,
                 start_ns: origin_ns + span.start_ns,
                 end_ns: origin_ns + span.end_ns,
-                ..span
+                ..*span
             }));
         }
         spans

@@ -110,6 +110,12 @@ impl Lists {
         assert!(place.set(self.built(list)).is_ok(), "it was asked for already");
     }
 
+    /// Whether a list is a training step.
+    pub fn trains(&self, list: u32) -> bool {
+        let list = list as usize;
+        list < self.micros_max || list >= self.number(Purpose::TrainWithLoss(1))
+    }
+
     /// A list that was built, by its number.
     pub fn numbered(&self, list: u32) -> &List {
         &self.find(list).list

@@ -41,6 +41,8 @@ pub enum Limit {
     Cgroup,
     /// What the user said with `--host-mem`.
     Stated,
+    /// The memory of a described machine.
+    Machine,
 }
 
 impl fmt::Display for Limit {
@@ -49,6 +51,7 @@ impl fmt::Display for Limit {
             Limit::Available => "available RAM",
             Limit::Cgroup => "cgroup limit",
             Limit::Stated => "--host-mem",
+            Limit::Machine => "the described machine's memory",
         })
     }
 }
@@ -99,6 +102,18 @@ impl Limits {
         let status = text(Path::new("/proc/self/status"));
         let lockable_bytes = lockable_bytes(&text(Path::new("/proc/self/limits")), &status);
         Limits { bytes, limit, reported_bytes, reported_limit, lockable_bytes }
+    }
+
+    /// What a machine that is not this one would allow, if all its `bytes` were free. A stated number overrides that.
+    pub fn of_machine(bytes: usize, stated: Option<usize>) -> Limits {
+        let (allowed, limit) = stated.map_or((bytes, Limit::Machine), |stated| (stated, Limit::Stated));
+        Limits {
+            bytes: allowed,
+            limit,
+            reported_bytes: bytes,
+            reported_limit: Limit::Machine,
+            lockable_bytes: usize::MAX,
+        }
     }
 
     /// Refuses what does not fit: `what` names the thing that `need` bytes are for, e.g. "the model".

@@ -11,6 +11,7 @@ mod limits;
 mod pages;
 mod pin;
 mod pool;
+mod resident;
 mod span;
 mod topology;
 
@@ -21,5 +22,6 @@ pub use limits::{Limit, Limits, Size};
 pub use pages::{HugePages, Pages};
 pub use pin::{Pin, Pinning};
 pub use pool::Pool;
+pub use resident::resident_bytes;
 pub use span::{HostSpan, Plain};
 pub use topology::{Node, Topology, node_of_pci, node_of_pci_under, processor_name, processor_name_under};

@@ -25,6 +25,6 @@ pub use ends::{
 pub use init::fresh_tensor;
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
 pub use linear::{LayerLinears, head_linear, products};
-pub use presets::{preset, preset_names};
+pub use presets::{preset, preset_names, shape, shape_names};
 pub use rope::RopeScaling;
 pub use scratch::{HeadScratch, LayerScratch, Recompute};

@@ -1,17 +1,21 @@
 //! How long an operation takes: its arithmetic and its traffic, counted from the model's sizes, over the
 //! rates of a machine.
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{DType, Dims, PartIndex, Shape, UnitIndex};
 use crate::device::Lane;
 use crate::model::{Biases, Layout, ModelConfig, UnitKind};
 use crate::plan::BatchPlaces;
-use crate::schedule::{Operation, Policy, Recompute};
+use crate::plan::machine::by_lane;
+use crate::schedule::{Operation, Policy, Recompute, Share};
 
 /// What a machine can do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// Rate of matrix products, FLOP/s.
-    pub matrix_flop_per_s: f64,
+    /// Rate of matrix products, FLOP/s, by the [class](MATRIX_CLASSES) of their shape.
+    pub matrix_flop_per_s: [f64; MATRIX_CLASSES.len() + 1],
     /// Rate of attention, FLOP/s.
     pub attention_flop_per_s: f64,
     /// Device memory as element-wise kernels see it, bytes/s.
@@ -25,14 +29,32 @@ pub struct Machine {
     /// What saves go to, bytes/s.
     pub disk_bytes_per_s: f64,
     /// What a task takes on each lane before it has done anything, seconds.
+    #[serde(with = "by_lane")]
     pub latency_s: [f64; Lane::COUNT],
+    /// What lanes have in common, so that they slow one another down.
+    pub common: Vec<Common>,
 }
+
+/// Something that several lanes use: cores, RAM, both directions of a link.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Common {
+    /// What it is.
+    pub name: String,
+    /// The part of it that each lane uses while it runs alone; what runs together and uses more than 1 takes longer in
+    /// proportion.
+    #[serde(with = "by_lane")]
+    pub used: Share,
+}
+
+/// Where classes of products end, by the smallest of the three sizes N, K and M: up to 128, up to 512, and beyond.
+pub const MATRIX_CLASSES: [usize; 2] = [128, 512];
 
 /// What an operation asks of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
-    /// Multiplications and additions in matrix products.
-    pub matrix_flop: f64,
+    /// Multiplications and additions in matrix products, by the [class](MATRIX_CLASSES) of their shape.
+    pub matrix_flop: [f64; MATRIX_CLASSES.len() + 1],
     /// Multiplications and additions in attention.
     pub attention_flop: f64,
     /// Device memory read and written by kernels that are not matrix products.
@@ -51,7 +73,12 @@ impl Machine {
     /// How long a lane of this machine is at some work, ns.
     pub fn ns(&self, lane: Lane, work: &Work) -> u64 {
         let seconds = self.latency_s[lane.at()]
-            + work.matrix_flop / self.matrix_flop_per_s
+            + work
+                .matrix_flop
+                .iter()
+                .zip(&self.matrix_flop_per_s)
+                .map(|(flop, rate)| flop / rate)
+                .sum::<f64>()
             + work.attention_flop / self.attention_flop_per_s
             + work.device_bytes / self.device_bytes_per_s
             + work.up_bytes / self.up_bytes_per_s
@@ -62,12 +89,35 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// What lanes have in common.
+    pub fn shares(&self) -> Vec<Share> {
+        self.common.iter().map(|common| common.used).collect()
+    }
+}
+
+impl Work {
+    /// A product of these three sizes, so many times.
+    fn product(times: f64, sizes: [usize; 3]) -> Work {
+        let smallest = sizes.into_iter().min().expect("there are three");
+        let class = MATRIX_CLASSES.iter().filter(|end| smallest > **end).count();
+        let mut work = Work::default();
+        work.matrix_flop[class] = times * 2.0 * sizes.into_iter().map(|size| size as f64).product::<f64>();
+        work
+    }
+
+    /// All multiplications and additions in matrix products.
+    pub fn products(&self) -> f64 {
+        self.matrix_flop.iter().sum()
+    }
+}
+
 impl std::ops::Add for Work {
     type Output = Work;
 
     fn add(self, other: Work) -> Work {
         Work {
-            matrix_flop: self.matrix_flop + other.matrix_flop,
+            matrix_flop: std::array::from_fn(|class| self.matrix_flop[class] + other.matrix_flop[class]),
             attention_flop: self.attention_flop + other.attention_flop,
             device_bytes: self.device_bytes + other.device_bytes,
             up_bytes: self.up_bytes + other.up_bytes,
@@ -180,8 +230,7 @@ impl<'a> Cost<'a> {
 
     /// A product of the micro-batch's rows with a `[columns_out, columns_in]` matrix, or one of its two gradients.
     fn product(&self, columns_in: usize, columns_out: usize) -> Work {
-        let flop = 2.0 * self.shape.n() as f64 * columns_in as f64 * columns_out as f64;
-        Work { matrix_flop: flop, ..Work::default() }
+        Work::product(1.0, [self.shape.n(), columns_in, columns_out])
     }
 
     /// So many FLOP for each head's dimension and each pair of a row and what it attends to in a layer, documents as
@@ -242,11 +291,9 @@ impl<'a> Cost<'a> {
     /// The head over so many rows: its product `products` times, and the logits read or written as often.
     fn head(&self, rows: usize, products: f64) -> Work {
         let Dims { c, v, .. } = self.dims;
-        Work {
-            matrix_flop: products * 2.0 * rows as f64 * c as f64 * v as f64,
-            device_bytes: (rows * (2 * c + v) * self.storage.bytes()) as f64 * products.min(2.0),
-            ..Work::default()
-        }
+        let bytes = (rows * (2 * c + v) * self.storage.bytes()) as f64 * products.min(2.0);
+        // Rows come in chunks, and the last one may be short.
+        Work::product(products, [rows, c, v]) + Work { device_bytes: bytes, ..Work::default() }
     }
 }
 

@@ -2,21 +2,26 @@
 //!
 //! A [`Plan`] is made once, before anything is taken. It holds the offset of every region on the device and
 //! on the host, from one walk over the layout's own sizes, so what it prints is what the engine carves.
-//! [`Plan::predict`] runs its step in virtual time on a [`Machine`]. Knows sizes, rates and limits; takes no
-//! memory itself.
+//! [`Plan::predict`] runs its step in virtual time on a [`Machine`]; [`Question::search`] finds the placement whose
+//! step is the shortest of those that fit, and [`Question::explain`] says why. A [`Description`] is a machine as
+//! a file. Knows sizes, rates and limits; takes no memory itself.
 #![forbid(unsafe_code)]
 
 mod carve;
 mod cost;
 mod device_map;
 mod host_map;
+mod machine;
 mod predict;
+mod search;
 
 pub use carve::{Place, Region};
-pub use cost::{Cost, Machine, Work};
+pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
+pub use machine::{Description, Storage};
 pub use predict::Prediction;
+pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
 
 use std::fmt;
 

@@ -4,7 +4,7 @@ use crate::base::{DType, Result};
 use crate::device::{Lane, TaskSpan};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Cost, Machine, Plan};
-use crate::schedule::{self, List, Operation, Peak, Simulator, Sync, Usage};
+use crate::schedule::{self, Geometry, List, Operation, Peak, Share, Simulation, Simulator, Sync, Usage};
 
 /// A step in the midst of many like it.
 #[derive(Clone, Debug)]
@@ -23,8 +23,60 @@ pub struct Prediction {
     pub memory: Vec<Peak>,
 }
 
+/// A list that follows itself, looked at once its beginning is forgotten.
+pub(super) struct Steady {
+    simulator: Simulator,
+    /// The decision before the last one.
+    pub from_ns: u64,
+    /// The last decision.
+    pub to_ns: u64,
+    /// Where in the list the decision is.
+    pub decide: usize,
+}
+
 /// Steps before the one that is looked at: the first has no AdamW before it, the second follows the first.
-const STEPS_BEFORE: usize = 2;
+pub(super) const STEPS_BEFORE: usize = 2;
+
+impl Steady {
+    /// Runs a training step behind others like it.
+    pub fn run(
+        geometry: &Geometry,
+        list: &List,
+        shares: Vec<Share>,
+        cost_ns: impl Fn(&Operation) -> u64,
+    ) -> Steady {
+        let decide =
+            list.operations.iter().position(|operation| matches!(operation, Operation::Decide { .. }));
+        let decide = decide.expect("a training step decides");
+        let (mut sync, mut simulator) = (Sync::new(geometry), Simulator::sharing(shares));
+        let mut decided_ns = [0; STEPS_BEFORE + 1];
+        for at in &mut decided_ns {
+            let synced = sync.infer(list);
+            simulator.issue(list, &synced, &cost_ns);
+            let ticks = [synced.tick(decide)];
+            simulator.reach(ticks[0]);
+            sync.settle(&ticks);
+            *at = simulator.caller_ns();
+        }
+        simulator.finish();
+        Steady { simulator, from_ns: decided_ns[STEPS_BEFORE - 1], to_ns: decided_ns[STEPS_BEFORE], decide }
+    }
+
+    /// The last run of the list.
+    pub fn last(&self) -> &Simulation {
+        self.simulator.simulation(STEPS_BEFORE)
+    }
+
+    /// The spans of all runs.
+    pub fn spans(&self) -> Vec<TaskSpan> {
+        (0..=STEPS_BEFORE).flat_map(|run| self.simulator.simulation(run).spans.iter().copied()).collect()
+    }
+
+    /// From decision to decision.
+    pub fn step_ns(&self) -> u64 {
+        self.to_ns - self.from_ns
+    }
+}
 
 impl Plan {
     /// A training step of `micros` micro-batches as it would run on a machine, when steps follow one another.
@@ -40,29 +92,16 @@ impl Plan {
     ) -> Result<Prediction> {
         let cost = Cost::new(config, layout, &self.policy, storage);
         let list = schedule::train(&self.policy, &self.geometry, micros)?;
-        let decide =
-            list.operations.iter().position(|operation| matches!(operation, Operation::Decide { .. }));
-        let decide = decide.expect("a training step decides");
-        let (mut sync, mut simulator) = (Sync::new(&self.geometry), Simulator::new());
-        let (mut spans, mut from_ns) = (Vec::new(), 0);
-        for _ in 0..STEPS_BEFORE {
-            let synced = sync.infer(&list);
-            let run = simulator.run(&list, &synced, |operation| cost.ns(machine, operation));
-            spans.extend(run.spans);
-            let ticks = [synced.tick(decide)];
-            simulator.reach(ticks[0]);
-            sync.settle(&ticks);
-            from_ns = simulator.caller_ns();
-        }
-        let run = simulator.run(&list, &sync.infer(&list), |operation| cost.ns(machine, operation));
-        spans.extend(&run.spans);
-        let to_ns = run.spans[decide].end_ns;
+        let shares = machine.shares();
+        let steady = Steady::run(&self.geometry, &list, shares, |operation| cost.ns(machine, operation));
+        let Steady { from_ns, to_ns, decide, .. } = steady;
+        let last = steady.last();
         Ok(Prediction {
-            step_ns: to_ns - from_ns,
-            lanes: schedule::usage(&spans, from_ns, to_ns),
-            critical: run.path_to(Some(decide)),
-            memory: schedule::peaks(&self.geometry, &list, &run, |resource| self.device.footprint(resource)),
-            spans: run.spans,
+            step_ns: steady.step_ns(),
+            lanes: schedule::usage(&steady.spans(), from_ns, to_ns),
+            critical: last.path_to(Some(decide)),
+            memory: schedule::peaks(&self.geometry, &list, last, |resource| self.device.footprint(resource)),
+            spans: last.spans.clone(),
             list,
         })
     }

@@ -79,6 +79,6 @@ pub use policy::{
 };
 pub use resource::{Content, Resource};
 pub use retire::retired;
-pub use simulate::{Peak, Simulation, Simulator, Usage, peaks, usage};
+pub use simulate::{Peak, Share, Simulation, Simulator, Usage, peaks, usage};
 pub use sync::{Sync, Synced};
 pub use trace::{Label, Note, Process, write_trace};

@@ -48,6 +48,16 @@ pub enum AdamWhen {
     UnderBackward,
 }
 
+impl AdamWhen {
+    /// The safer of what a mode allows: after the norm, unless nothing keeps gradients until then.
+    pub fn of(mode: Mode, wait: GradWait) -> AdamWhen {
+        match (mode, wait) {
+            (Mode::Exact | Mode::Compact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
+            (Mode::Streamed, GradWait::Host) => AdamWhen::UnderBackward,
+        }
+    }
+}
+
 /// Where a layer's boundary is between its forward and its backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Boundary {

@@ -1,10 +1,12 @@
 //! Lists in virtual time: when everything would happen if every operation took as long as a cost says.
 //!
 //! A lane starts its next task when it is free and the task's waits are over; that is all a device promises,
-//! so it is all there is to simulate. What comes out are the spans that a device would record: [`usage`] and
-//! the trace treat measured and simulated ones alike.
+//! so it is all there is to simulate. Lanes that use something in common, cores or memory or a link, slow one
+//! another down once there is not enough of it for all that run: as fluids share a pipe. What comes out are the spans that a
+//! device would record: [`usage`] and the trace treat measured and simulated ones alike.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::build::List;
 use super::operation::Operation;
@@ -13,16 +15,46 @@ use super::resource::Resource;
 use super::sync::Synced;
 use crate::device::{Lane, TaskSpan, Tick};
 
-/// Lanes in virtual time, from their opening on; lists run on them one after the other.
+/// For each lane, the part of something that it uses while it runs alone.
+pub type Share = [f64; Lane::COUNT];
+
+/// Lanes in virtual time, from their opening on.
 #[derive(Clone, Debug, Default)]
 pub struct Simulator {
-    /// When each task of each lane was done, ns.
-    ends: [Vec<u64>; Lane::COUNT],
-    /// When the issuing thread got as far as it has got, ns.
+    shares: Vec<Share>,
+    lanes: [Queue; Lane::COUNT],
+    waits: Vec<Tick>,
+    runs: Vec<Simulation>,
+    now_ns: f64,
+    /// When the issuing thread got as far as it has got.
     caller_ns: u64,
 }
 
-/// A list as it would happen.
+/// A lane's tasks; the first `ends.len()` of them are done, and the next may run.
+#[derive(Clone, Debug, Default)]
+struct Queue {
+    tasks: Vec<Task>,
+    ends_ns: Vec<u64>,
+    running: Option<Running>,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    list: usize,
+    index: usize,
+    issued_ns: u64,
+    cost_ns: u64,
+    waits: Range<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    /// What is left of the cost.
+    left_ns: f64,
+    speed: f64,
+}
+
+/// A list as it happens; the spans of tasks that are not done yet are all zeros.
 #[derive(Clone, Debug)]
 pub struct Simulation {
     /// Its operations in the list's order; the task of a span is its position there.
@@ -31,61 +63,156 @@ pub struct Simulation {
     behind: Vec<Option<usize>>,
 }
 
+/// What is less than this is a rounding error, ns.
+const NOTHING: f64 = 1e-6;
+
 impl Simulator {
-    /// Lanes that have just been opened, at time 0.
+    /// Lanes that have just been opened, at time 0, and have nothing in common.
     pub fn new() -> Self {
         Simulator::default()
     }
 
-    /// Runs a list that is issued now, in no time. `cost_ns` says how long an operation takes once it has
-    /// started.
-    ///
-    /// # Panics
-    /// If the waits point at tasks that have not been issued; [`Checker`](super::Checker) says which.
-    pub fn run(&mut self, list: &List, synced: &Synced, cost_ns: impl Fn(&Operation) -> u64) -> Simulation {
-        let before = Lane::ALL.map(|lane| self.ends[lane.at()].len());
-        let mut places: [Vec<usize>; Lane::COUNT] = Default::default();
+    /// Lanes that have just been opened and have these things in common. Tasks that together use more of one than
+    /// there is take longer in proportion.
+    pub fn sharing(shares: Vec<Share>) -> Self {
+        Simulator { shares, ..Simulator::default() }
+    }
+
+    /// Issues a list now, in no time, and gives it a number. `cost_ns` says how long an operation takes that runs
+    /// alone.
+    pub fn issue(&mut self, list: &List, synced: &Synced, cost_ns: impl Fn(&Operation) -> u64) -> usize {
+        let number = self.runs.len();
         let mut spans = Vec::with_capacity(list.operations.len());
-        let mut behind = Vec::with_capacity(list.operations.len());
         for (index, operation) in list.operations.iter().enumerate() {
-            let lane = operation.lane();
-            let free_ns = self.ends[lane.at()].last().copied().unwrap_or(0);
-            let ready_ns = free_ns.max(self.caller_ns);
-            // The task that holds it up longest, on this lane or another.
-            let mut start_ns = ready_ns;
-            let mut cause = places[lane.at()].last().copied().filter(|_| free_ns >= self.caller_ns);
-            for wait in synced.waits(index) {
-                let place = (wait.count - 1) as usize;
-                let end_ns = self.ends[wait.lane.at()][place];
-                if end_ns > start_ns {
-                    start_ns = end_ns;
-                    let since = place.checked_sub(before[wait.lane.at()]);
-                    cause = since.map(|since| places[wait.lane.at()][since]);
-                }
-            }
-            let end_ns = start_ns + cost_ns(operation);
-            let count = synced.tick(index).count;
-            spans.push(TaskSpan { lane, task: index as u64, count, ready_ns, start_ns, end_ns });
-            behind.push(cause);
-            self.ends[lane.at()].push(end_ns);
-            places[lane.at()].push(index);
+            let start = self.waits.len();
+            self.waits.extend_from_slice(synced.waits(index));
+            let (lane, count) = (operation.lane(), synced.tick(index).count);
+            self.lanes[lane.at()].tasks.push(Task {
+                list: number,
+                index,
+                issued_ns: self.caller_ns,
+                cost_ns: cost_ns(operation),
+                waits: start..self.waits.len(),
+            });
+            spans.push(TaskSpan { lane, task: index as u64, count, ready_ns: 0, start_ns: 0, end_ns: 0 });
         }
-        Simulation { spans, behind }
+        self.runs.push(Simulation { behind: vec![None; spans.len()], spans });
+        number
     }
 
     /// The issuing thread waits for a tick: what it issues afterwards starts no earlier.
     ///
     /// # Panics
-    /// If the tick was never issued.
+    /// If the tick never arrives: it was not issued, or a wait was not.
     pub fn reach(&mut self, tick: Tick) {
-        if tick.count > 0 {
-            self.caller_ns = self.caller_ns.max(self.ends[tick.lane.at()][tick.count as usize - 1]);
+        if tick.count == 0 {
+            return;
         }
+        let place = tick.count as usize - 1;
+        while self.lanes[tick.lane.at()].ends_ns.len() <= place {
+            assert!(self.advance(), "a tick of {} that is waited for never arrives", tick.lane);
+        }
+        self.caller_ns = self.caller_ns.max(self.lanes[tick.lane.at()].ends_ns[place]);
+    }
+
+    /// Lets everything that was issued happen.
+    ///
+    /// # Panics
+    /// If the waits point at tasks that have not been issued; [`Checker`](super::Checker) says which.
+    pub fn finish(&mut self) {
+        while self.advance() {}
+        let all_done = self.lanes.iter().all(|lane| lane.ends_ns.len() == lane.tasks.len());
+        assert!(all_done, "a task waits for one that was never issued");
+    }
+
+    /// The list of that number.
+    pub fn simulation(&self, number: usize) -> &Simulation {
+        &self.runs[number]
     }
 
     /// When the issuing thread got as far as it has got, ns.
     pub fn caller_ns(&self) -> u64 {
         self.caller_ns
+    }
+
+    /// Lets time pass until the next task is done; false if none runs.
+    fn advance(&mut self) -> bool {
+        let mut has_started = false;
+        for lane in Lane::ALL {
+            has_started |= self.start_next(lane);
+        }
+        if has_started {
+            self.set_speeds();
+        }
+        let running = || self.lanes.iter().filter_map(|lane| lane.running);
+        let Some(passing) = running().map(|task| task.left_ns / task.speed).min_by(f64::total_cmp) else {
+            return false;
+        };
+        self.now_ns += passing;
+        let mut has_ended = false;
+        for lane in Lane::ALL {
+            let queue = &mut self.lanes[lane.at()];
+            let Some(task) = &mut queue.running else { continue };
+            task.left_ns -= passing * task.speed;
+            if task.left_ns <= NOTHING {
+                queue.running = None;
+                has_ended = true;
+                let end_ns = self.now_ns.round() as u64;
+                let Task { list, index, .. } = queue.tasks[queue.ends_ns.len()];
+                queue.ends_ns.push(end_ns);
+                self.runs[list].spans[index].end_ns = end_ns;
+            }
+        }
+        if has_ended {
+            self.set_speeds();
+        }
+        true
+    }
+
+    /// Starts a lane's next task if nothing holds it up any more.
+    fn start_next(&mut self, lane: Lane) -> bool {
+        let queue = &self.lanes[lane.at()];
+        let place = queue.ends_ns.len();
+        if queue.running.is_some() || place == queue.tasks.len() {
+            return false;
+        }
+        let task = &queue.tasks[place];
+        let free_ns = queue.ends_ns.last().copied().unwrap_or(0);
+        let ready_ns = free_ns.max(task.issued_ns);
+        // The task that holds it up longest, on this lane or another.
+        let cause_of = |queue: &Queue, place: usize| {
+            let other = &queue.tasks[place];
+            (other.list == task.list).then_some(other.index)
+        };
+        let own = place.checked_sub(1).filter(|_| free_ns >= task.issued_ns);
+        let (mut start_ns, mut cause) = (ready_ns, own.and_then(|place| cause_of(queue, place)));
+        for wait in &self.waits[task.waits.clone()] {
+            let (other, place) = (&self.lanes[wait.lane.at()], wait.count as usize - 1);
+            let Some(&end_ns) = other.ends_ns.get(place) else { return false };
+            if end_ns > start_ns {
+                (start_ns, cause) = (end_ns, cause_of(other, place));
+            }
+        }
+        let (list, index, left_ns) = (task.list, task.index, task.cost_ns as f64);
+        let span = &mut self.runs[list].spans[index];
+        (span.ready_ns, span.start_ns) = (ready_ns, start_ns);
+        self.runs[list].behind[index] = cause;
+        self.lanes[lane.at()].running = Some(Running { left_ns, speed: 1.0 });
+        true
+    }
+
+    /// How fast everything runs that runs now.
+    fn set_speeds(&mut self) {
+        let runs = self.lanes.each_ref().map(|lane| lane.running.is_some());
+        for lane in Lane::ALL {
+            let Some(task) = &mut self.lanes[lane.at()].running else { continue };
+            task.speed = 1.0;
+            for share in self.shares.iter().filter(|share| share[lane.at()] > 0.0) {
+                let used: f64 =
+                    Lane::ALL.iter().filter(|lane| runs[lane.at()]).map(|lane| share[lane.at()]).sum();
+                task.speed = task.speed.min(1.0 / used.max(1.0));
+            }
+        }
     }
 }
 
@@ -224,7 +351,7 @@ mod tests {
     #[test]
     fn a_lane_starts_when_it_is_free_and_its_waits_are_over() {
         let (mut sync, mut simulator, list) = (Sync::new(&GEOMETRY), Simulator::new(), example());
-        let run = simulator.run(&list, &sync.infer(&list), cost);
+        let run = run(&mut simulator, &list, &sync.infer(&list));
         let times: Vec<_> =
             run.spans.iter().map(|span| (span.ready_ns, span.start_ns, span.end_ns)).collect();
         // Slot 0 is free at 130, when layer 1 is done.
@@ -239,26 +366,57 @@ mod tests {
         assert_eq!(super::usage(&run.spans, 100, 150)[Lane::H2d.at()], Usage { busy_ns: 20, idle_ns: 30 });
     }
 
+    fn run(simulator: &mut Simulator, list: &List, synced: &Synced) -> Simulation {
+        let number = simulator.issue(list, synced, cost);
+        simulator.finish();
+        simulator.simulation(number).clone()
+    }
+
     #[test]
     fn time_goes_on_from_list_to_list() {
         let (mut sync, mut simulator, list) = (Sync::new(&GEOMETRY), Simulator::new(), example());
         let first = sync.infer(&list);
-        simulator.run(&list, &first, cost);
+        simulator.issue(&list, &first, cost);
         let mut patient = simulator.clone();
         let again = sync.infer(&list);
         // The h2d lane was free at 160; slot 0 is only when the last forward is done.
-        let run = simulator.run(&list, &again, cost);
-        assert_eq!((run.spans[0].ready_ns, run.spans[0].start_ns), (160, 330));
-        assert_eq!(run.critical_path()[0], 0, "what held it up is of another list");
+        let second = run(&mut simulator, &list, &again);
+        assert_eq!((second.spans[0].ready_ns, second.spans[0].start_ns), (160, 330));
+        assert_eq!(second.critical_path()[0], 0, "what held it up is of another list");
         patient.reach(first.tick(5));
         assert_eq!(patient.caller_ns(), 330);
-        assert_eq!(patient.run(&list, &again, cost).spans[0].ready_ns, 330);
+        assert_eq!(run(&mut patient, &list, &again).spans[0].ready_ns, 330);
+    }
+
+    #[test]
+    fn lanes_that_share_slow_one_another_down() {
+        let (mut sync, list) = (Sync::new(&GEOMETRY), example());
+        let synced = sync.infer(&list);
+        let mut share = [0.0; Lane::COUNT];
+        (share[Lane::H2d.at()], share[Lane::Compute.at()]) = (0.5, 0.75);
+        let mut simulator = Simulator::sharing(vec![share]);
+        let shared = run(&mut simulator, &list, &synced);
+        // The first upload runs alone; the second beside the first forward, both at 1/1.25.
+        assert_eq!(shared.spans[0].end_ns, 30);
+        assert_eq!(shared.spans[1].end_ns, 30 + 38, "30 · 1.25, rounded");
+        // 30 of its 100 are done then, the rest runs alone.
+        assert_eq!(shared.spans[2].end_ns, 68 + 70);
+        // What uses nothing of it is not slowed down, and enough for all slows nobody down.
+        let alone = run(&mut Simulator::new(), &list, &synced);
+        let ample = run(&mut Simulator::sharing(vec![share.map(|part| part / 2.0)]), &list, &synced);
+        assert!(alone.spans.iter().zip(&ample.spans).all(|(one, other)| one.end_ns == other.end_ns));
+    }
+
+    #[test]
+    #[should_panic(expected = "never arrives")]
+    fn what_was_never_issued_never_arrives() {
+        Simulator::new().reach(Tick { lane: Lane::Host, count: 1 });
     }
 
     #[test]
     fn a_place_is_live_from_its_filling_to_its_last_use() {
         let (mut sync, mut simulator, list) = (Sync::new(&GEOMETRY), Simulator::new(), example());
-        let run = simulator.run(&list, &sync.infer(&list), cost);
+        let run = run(&mut simulator, &list, &sync.infer(&list));
         let size = |resource: &Resource| match resource {
             Resource::Slot(_) => Some(("slots", 7)),
             Resource::Boundary { .. } | Resource::Stream { .. } => Some(("boundaries", 5)),

@@ -89,6 +89,8 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// [`UsefulWork`] over `step_seconds`, 10¹² FLOP/s.
     pub tflops: f64,
+    /// What this process holds of RAM, [`resident_bytes`](crate::host::resident_bytes).
+    pub rss_bytes: usize,
     /// Mean negative log-likelihood of the validation data after this step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
@@ -196,6 +198,7 @@ mod tests {
             data_seconds: 0.0,
             tokens_per_second: 1024.0,
             tflops: 0.01,
+            rss_bytes: 0,
             val_loss: None,
         };
         std::fs::write(&path, "an old log\n").unwrap();
@@ -207,7 +210,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01}"#
+            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01,"rss_bytes":0}"#
         );
         assert!(lines[1].ends_with(r#""val_loss":5.25}"#) && lines.len() == 2);
         assert!(JsonLines::create(dir.path()).is_err());

@@ -9,6 +9,7 @@ pub mod data;
 pub mod folder;
 pub mod hf;
 pub mod metrics;
+pub mod planning;
 mod rate;
 mod run;
 mod sample;

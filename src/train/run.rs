@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
+use crate::host::resident_bytes;
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
 use crate::train::hf::{ExportTarget, SHARD_BYTES, export, export_bytes, unwatched};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
@@ -61,6 +62,8 @@ pub trait Observer {
 pub struct Outcome {
     /// Updates done.
     pub steps: u64,
+    /// Seconds of a step on the average, the first one left out; nothing before the second.
+    pub step_seconds: Option<f64>,
     /// Whether it was asked to stop before its last step.
     pub stopped: bool,
     /// Where the model was exported to.
@@ -111,6 +114,7 @@ impl Run {
         let needed = export_bytes(&model.layout, options.export_dtype);
         let target = options.out.as_deref().map(|out| ExportTarget::check(out, needed)).transpose()?;
         options.trainer.tracing = options.trace.is_some();
+        options.trainer.measuring = true;
         let mut trainer = Trainer::open(&model.config.model, &options.trainer)?;
         model.fill(&mut trainer, options.seed)?;
         let trace = match &options.trace {
@@ -148,8 +152,8 @@ impl Run {
     /// and are exported all the same.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let mut log = self.options.log.as_deref().map(JsonLines::create).transpose()?;
-        let mut steps = 0;
-        let ended = self.steps(&mut steps, &mut log, observer, stop);
+        let (mut steps, mut seconds) = (0, Vec::new());
+        let ended = self.steps(&mut steps, &mut seconds, &mut log, observer, stop);
         match &ended {
             Err(error) if error.status() != Status::NonFinite || steps == 0 => return Err(error.clone()),
             _ => {}
@@ -168,7 +172,11 @@ impl Run {
         }
         let exported = self.export()?;
         match ended {
-            Ok(stopped) => Ok(Outcome { steps, stopped, exported }),
+            Ok(stopped) => {
+                let later = seconds.get(1..).filter(|later| !later.is_empty());
+                let step_seconds = later.map(|later| later.iter().sum::<f64>() / later.len() as f64);
+                Ok(Outcome { steps, step_seconds, stopped, exported })
+            }
             Err(error) => Err(match exported {
                 Some(folder) => Error::new(
                     error.status(),
@@ -187,6 +195,7 @@ impl Run {
     fn steps(
         &mut self,
         done: &mut u64,
+        seconds: &mut Vec<f64>,
         log: &mut Option<JsonLines>,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
@@ -210,6 +219,7 @@ impl Run {
             let tokens = micros.iter().map(|micro| micro.rows).sum();
             let step_seconds = clock.elapsed().as_secs_f64();
             pace.push(step_seconds);
+            seconds.push(step_seconds);
             let attended = micros.iter().map(|micro| micro.attended).sum();
             let t = self.options.trainer.shape.t;
             let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
@@ -227,6 +237,7 @@ impl Run {
                 data_seconds: (given - asked).as_secs_f64(),
                 tokens_per_second: tokens as f64 / step_seconds,
                 tflops: self.work.flop(tokens, attended, beyond) / step_seconds / 1e12,
+                rss_bytes: resident_bytes(),
                 val_loss: if is_due { self.validate()? } else { None },
             };
             clock = Instant::now();

@@ -348,7 +348,7 @@ fn a_trace_shows_every_lane() {
     assert!(events.iter().any(|e| e["ph"] == "s") && events.iter().any(|e| e["ph"] == "f"), "arrows");
     let mut json = Vec::new();
     let machine = Machine {
-        matrix_flop_per_s: 1e9,
+        matrix_flop_per_s: [1e9; 3],
         attention_flop_per_s: 1e9,
         device_bytes_per_s: 1e9,
         up_bytes_per_s: 1e9,
@@ -356,6 +356,7 @@ fn a_trace_shows_every_lane() {
         host_bytes_per_s: 1e9,
         disk_bytes_per_s: 1e9,
         latency_s: [1e-6; Lane::COUNT],
+        common: vec![],
     };
     trainer.trace_beside(&machine, &mut json).unwrap();
     let beside: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();

@@ -26,9 +26,10 @@ fn simulate(case: &Case, cost: impl Fn(&Operation) -> u64) -> Vec<Span> {
         Act::Issue(list, synced) => Some((list, synced)),
         Act::Outside(..) => None,
     });
-    for (list, (operations, synced)) in lists.enumerate() {
-        let run = simulator.run(operations, synced, &cost);
-        for (operation, span) in operations.operations.iter().zip(run.spans) {
+    let issued: Vec<_> = lists.map(|(list, synced)| (list, simulator.issue(list, synced, &cost))).collect();
+    simulator.finish();
+    for (list, (operations, run)) in issued.into_iter().enumerate() {
+        for (operation, span) in operations.operations.iter().zip(&simulator.simulation(run).spans) {
             let (ready, start, end) = (span.ready_ns, span.start_ns, span.end_ns);
             spans.push(Span { list, operation: *operation, ready, start, end });
         }
@@ -135,21 +136,25 @@ proptest! {
     fn virtual_time_keeps_the_devices_promises(case in any_case(), seed: u64) {
         let cost = |operation: &Operation| crate::machine::digest((operation, seed)) % 1000;
         let mut simulator = Simulator::new();
-        let mut ends: [Vec<u64>; Lane::COUNT] = Default::default();
-        let mut caller = 0;
+        let mut issued = Vec::new();
+        let mut reached = vec![0];
         for act in case.acts(&case.lists()) {
-            let (list, synced) = match act {
-                Act::Issue(list, synced) => (list, synced),
-                Act::Outside(ticks, _) => {
-                    for tick in ticks {
-                        simulator.reach(tick);
-                        caller = caller.max(ends[tick.lane.at()][tick.count as usize - 1]);
-                    }
-                    prop_assert_eq!(simulator.caller_ns(), caller);
-                    continue;
+            match act {
+                Act::Issue(list, synced) => {
+                    let run = simulator.issue(&list, &synced, cost);
+                    issued.push((list, synced, run, simulator.caller_ns()));
                 }
-            };
-            let run = simulator.run(&list, &synced, cost);
+                Act::Outside(ticks, _) => ticks.into_iter().for_each(|tick| {
+                    simulator.reach(tick);
+                    reached.push(simulator.caller_ns());
+                }),
+            }
+        }
+        prop_assert!(reached.is_sorted());
+        simulator.finish();
+        let mut ends: [Vec<u64>; Lane::COUNT] = Default::default();
+        for (list, synced, run, caller) in issued {
+            let run = simulator.simulation(run);
             for (index, (operation, span)) in list.operations.iter().zip(&run.spans).enumerate() {
                 let lane = operation.lane();
                 prop_assert_eq!((span.lane, span.task, span.tick()), (lane, index as u64, synced.tick(index)));

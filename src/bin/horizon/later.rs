@@ -11,18 +11,10 @@ const TRAIN: &[(&str, &str)] = &[
     ("keep", "checkpointing"),
 ];
 
-/// Commands.
-const COMMANDS: &[(&str, &str)] =
-    &[("plan", "planning without training"), ("plot", "plotting logs"), ("calibrate", "calibration")];
-
-/// Adds hidden options and commands that answer with what is missing.
+/// Adds hidden options that answer with what is missing.
 pub fn refuse_in(command: Command) -> Command {
-    let command = command.mut_subcommand("train", |train| {
+    command.mut_subcommand("train", |train| {
         TRAIN.iter().fold(train, |train, &(name, what)| train.arg(refused(Arg::new(name).long(name), what)))
-    });
-    COMMANDS.iter().fold(command, |command, &(name, what)| {
-        let rest = Arg::new("rest").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true);
-        command.subcommand(Command::new(name).hide(true).arg(refused(rest, what).default_value(" ")))
     })
 }
 

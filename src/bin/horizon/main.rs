@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod builtin;
+mod calibrate;
 mod info;
 mod later;
 mod measure;
 mod options;
 mod placement;
+mod plan;
+mod plot;
 mod progress;
 mod sample;
 mod sizes;
@@ -34,6 +37,9 @@ fn main() -> ExitCode {
         Command::Info(options) => info::info(&options).map(|()| ExitCode::SUCCESS),
         Command::Sample(options) => sample::sample(&options).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(options) => tokenize::tokenize(&options).map(|()| ExitCode::SUCCESS),
+        Command::Plan(options) => plan::plan(&options).map(|()| ExitCode::SUCCESS),
+        Command::Calibrate(options) => calibrate::calibrate(&options).map(|()| ExitCode::SUCCESS),
+        Command::Plot(options) => plot::plot(&options).map(|()| ExitCode::SUCCESS),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error}");

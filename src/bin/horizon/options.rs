@@ -41,6 +41,77 @@ pub enum Command {
     /// Write text or JSONL as a token file, with document bounds and what is learned of each
     #[command(args_override_self = true)]
     Tokenize(TokenizeOptions),
+    /// Say how fast a model would train, and what it would take, on this machine or another
+    #[command(after_help = PLAN_NOTES, args_override_self = true)]
+    Plan(PlanOptions),
+    /// Measure this machine for the plan
+    Calibrate(CalibrateOptions),
+    /// Draw logs (loss, throughput, memory) or traces (what every lane did) as an SVG
+    Plot(PlotOptions),
+}
+
+const PLAN_NOTES: &str = "Nothing is run and no weights are needed. Of all placements that fit, the one with the least simulated step \
+time is shown; what you fix by an option stays fixed. Shapes known by name: tiny, small; qwen2.5-0.5b, -1.5b, -3b, -7b, -14b, -32b, \
+-72b; llama3.1-8b, -70b, -405b; dense-120b, dense-1t. Machines known by name: cpu, h200, gh200, h100-pcie, a100-pcie, rtx4090, rtx3090.";
+
+#[derive(Args, Debug)]
+pub struct PlanOptions {
+    /// A Hugging Face folder (its config.json alone is read), or a shape by name
+    #[arg(long, value_name = "DIR|SHAPE")]
+    pub model: String,
+    /// Tokens of a sequence [default: 4096, or the model's maximum, if less]
+    #[arg(long, value_name = "S", value_parser = positive)]
+    pub seq_len: Option<usize>,
+    /// Sequences of a micro-batch
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = positive)]
+    pub micro_batch: usize,
+    /// Micro-batches of a step, their gradients summed
+    #[arg(long, value_name = "G", default_value_t = 8, value_parser = positive)]
+    pub grad_accum: usize,
+    /// Whether gradients are clipped: 0 turns clipping off
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub clip: f64,
+    /// What the host keeps of a parameter: exact (14 bytes), streamed (12 bytes) or compact (10, or 8 where gradients
+    /// wait on the device)
+    #[arg(long, default_value = "exact", value_parser = parse_mode)]
+    pub mode: Mode,
+    /// What gradients are rounded to when they leave the device; f32 takes 2 more bytes a parameter
+    #[arg(long, default_value = "bf16")]
+    pub grad_dtype: Number,
+    /// Most device memory to take, e.g. 80GiB [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub device_mem: Option<usize>,
+    /// Most host memory to take, e.g. 1.5TB [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub host_mem: Option<usize>,
+    #[command(flatten)]
+    pub placement: PlacementOptions,
+    /// As one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct CalibrateOptions {
+    /// Where the description goes [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// What the description is called
+    #[arg(long, default_value = "here")]
+    pub name: String,
+    /// CPU threads that share a job [default: all cores]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlotOptions {
+    /// Logs that `horizon train --log` wrote, overlaid; or traces that `--trace` wrote
+    #[arg(value_name = "RUN.jsonl|TRACE.json", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Where the picture goes
+    #[arg(long, value_name = "FILE.svg", default_value = "plot.svg")]
+    pub out: PathBuf,
 }
 
 const TRAIN_NOTES: &str = "Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was \

@@ -4,31 +4,36 @@ use std::ops::Range;
 
 use clap::{Args, ValueEnum};
 use horizon::base::{Error, Result};
-use horizon::engine::TrainerOptions;
-use horizon::schedule::{Boundary, GradWait, LayerPlacement, Recompute, Sum};
+use horizon::plan::Pins;
+use horizon::schedule::{Boundary, GradWait, Mode, Recompute, Sum};
 
 use crate::options::positive;
 
 #[derive(Args, Debug)]
 #[command(
-    next_help_heading = "Placement (never changes a bit of the result; LAYERS is all, 3 or 0-7, from 0)"
+    next_help_heading = "Placement (what is not given is searched for; never changes a bit of the result; LAYERS is all, \
+                         none, 3 or 0-7, from 0)"
 )]
 pub struct PlacementOptions {
+    /// The machine that the search simulates: a file that `horizon calibrate` wrote, or cpu, h200, gh200, h100-pcie, a100-pcie,
+    /// rtx4090, rtx3090 [default: the device's]
+    #[arg(long, value_name = "FILE|NAME")]
+    pub machine: Option<String>,
     /// Where rounded gradients wait for AdamW; on the device, where they take 2 or 4 bytes a parameter, --mode
     /// streamed can clip
-    #[arg(long, value_name = "PLACE", default_value = "host")]
-    grad_place: Where,
+    #[arg(long, value_name = "PLACE")]
+    grad_place: Option<Where>,
     /// Sweeps a step is cut into; each carries a part of its micro-batches through all layers
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
-    sweeps: usize,
+    #[arg(long, value_name = "N", value_parser = positive)]
+    sweeps: Option<usize>,
     /// Layers whose weights are on the device at a time, at least 2
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
-    slots: usize,
+    #[arg(long, value_name = "N", value_parser = positive)]
+    slots: Option<usize>,
     /// Gradients on their way out of the device at a time, at least 2
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
-    slabs: usize,
+    #[arg(long, value_name = "N", value_parser = positive)]
+    slabs: Option<usize>,
     /// What backward computes again of a layer instead of finding it on the device: full, selective (no product), or
-    /// none, of all layers or of some, e.g. selective,none:0-3 [default: full]
+    /// none, of all layers or of some, e.g. selective,none:0-3
     #[arg(long, value_name = "HOW[:LAYERS],…", value_delimiter = ',', value_parser = parse_recompute)]
     recompute: Vec<(Recompute, Layers)>,
     /// Layers whose inputs wait in host memory from forward to backward; with all, device memory does not grow
@@ -59,6 +64,7 @@ struct Layers {
 
 impl Layers {
     const ALL: Layers = Layers { first: 0, end: None };
+    const NONE: Layers = Layers { first: 0, end: Some(0) };
 
     /// Of a model with so many layers.
     fn of(&self, layers: usize, option: &str) -> Result<Range<usize>> {
@@ -74,38 +80,53 @@ impl Layers {
 }
 
 impl PlacementOptions {
-    /// Puts what is said here into the options of a trainer of a model with so many layers.
-    pub fn apply(&self, layers: usize, options: &mut TrainerOptions) -> Result<()> {
-        options.grad_wait = match self.grad_place {
-            Where::Host => GradWait::Host,
-            Where::Device => GradWait::Device,
-        };
-        (options.sweeps, options.weight_slots, options.slabs) = (self.sweeps, self.slots, self.slabs);
-        let mut placements = vec![LayerPlacement::default(); layers];
-        for (recompute, which) in &self.recompute {
-            let places = &mut placements[which.of(layers, "recompute")?];
-            places.iter_mut().for_each(|place| place.recompute = *recompute);
+    /// What is decided of the placement of a model with so many layers. Streamed gradients are clipped only where
+    /// somebody said that they wait on the device.
+    pub fn pins(&self, layers: usize, mode: Mode) -> Result<Pins> {
+        fn pinned<T: Clone, W>(
+            (layers, option): (usize, &str),
+            given: &[W],
+            rest: T,
+            says: impl Fn(&W) -> (T, &Layers),
+        ) -> Result<Option<Vec<T>>> {
+            let mut all = vec![rest; layers];
+            for one in given {
+                let (value, which) = says(one);
+                all[which.of(layers, option)?].fill(value);
+            }
+            Ok((!given.is_empty()).then_some(all))
         }
-        let mut set = |option: &str, given: &[Layers], set: fn(&mut LayerPlacement)| -> Result<()> {
-            given.iter().try_for_each(|which| {
-                placements[which.of(layers, option)?].iter_mut().for_each(set);
-                Ok(())
-            })
-        };
-        set("spill", &self.spill, |place| place.boundary = Boundary::Spilled)?;
-        set("resident", &self.resident, |place| place.resident = true)?;
-        set("sum-on-device", &self.sum_on_device, |place| place.sum = Sum::Own)?;
-        options.layers = placements;
-        Ok(())
+        Ok(Pins {
+            weight_slots: self.slots,
+            slabs: self.slabs,
+            sweeps: self.sweeps,
+            grad_wait: match self.grad_place {
+                Some(Where::Device) => Some(GradWait::Device),
+                Some(Where::Host) => Some(GradWait::Host),
+                None => (mode == Mode::Streamed).then_some(GradWait::Host),
+            },
+            recompute: pinned((layers, "recompute"), &self.recompute, Recompute::Full, |(how, which)| {
+                (*how, which)
+            })?,
+            boundary: pinned((layers, "spill"), &self.spill, Boundary::Kept, |which| {
+                (Boundary::Spilled, which)
+            })?,
+            resident: pinned((layers, "resident"), &self.resident, false, |which| (true, which))?,
+            sum: pinned((layers, "sum-on-device"), &self.sum_on_device, Sum::Passing, |which| {
+                (Sum::Own, which)
+            })?,
+            ..Pins::default()
+        })
     }
 }
 
 fn parse_layers(text: &str) -> Result<Layers, String> {
     let number = |text: &str| {
-        text.parse::<usize>().map_err(|_| "layers are all, a number, or two: all, 3, 0-7".to_owned())
+        text.parse::<usize>().map_err(|_| "layers are all, none, a number, or two: all, 3, 0-7".to_owned())
     };
     let (first, last) = match text.split_once('-') {
         _ if text == "all" => return Ok(Layers::ALL),
+        _ if text == "none" => return Ok(Layers::NONE),
         Some((first, last)) => (number(first)?, number(last)?),
         None => (number(text)?, number(text)?),
     };
@@ -138,6 +159,7 @@ mod tests {
     #[test]
     fn layers_are_all_one_or_a_range() {
         assert_eq!(parse_layers("all"), Ok(Layers::ALL));
+        assert_eq!(parse_layers("none"), Ok(Layers::NONE));
         assert_eq!(parse_layers("3"), Ok(some(3, 4)));
         assert_eq!(parse_layers("0-7"), Ok(some(0, 8)));
         for text in ["", "-", "3-", "-3", "7-3", "a", "all-3", "1.5", "0-18446744073709551615"] {

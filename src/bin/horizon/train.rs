@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use horizon::base::{Error, Result, Shape, Status};
-use horizon::engine::{AdamOptions, TrainerOptions};
+use horizon::device::DeviceInfo;
+use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions, devices};
+use horizon::plan::{Description, Room, Storage};
 use horizon::train::data::{Data, DataOptions, DataPath};
+use horizon::train::planning::Planned;
 use horizon::train::{ModelSource, RateShape, Run, RunOptions, Sampler, continue_text};
 
 use crate::options::TrainOptions;
 use crate::progress::{Progress, count};
 use crate::sample::printable;
-use crate::{INTERRUPTED, builtin, print};
+use crate::{INTERRUPTED, builtin, plan, print};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
@@ -53,7 +56,7 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     }
     let report = data.report().clone();
     let mut run_options = run_options(&options, &model, seq_len, builtin);
-    options.placement.apply(config.dims.l, &mut run_options.trainer)?;
+    let planned = place(&options, &model, &mut run_options.trainer)?;
     let (windows, parameters) = (data.windows(), model.layout.parameters());
     let held_out = match &val {
         Some(val) if options.val_fraction.is_some() => format!(", {} held out", val.windows()),
@@ -80,11 +83,15 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
         },
     ));
     progress.say(&format!("device {}", run.trainer().device().name));
+    progress.say(planned.summary().trim_end());
     progress.say(run.trainer().plan().to_string().trim_end());
     let ended = run.train(&mut progress, &stop);
     progress.finish();
     let outcome = ended?;
 
+    if let (Some(seconds), Some(busy)) = (outcome.step_seconds, run.trainer().busy_per_step()) {
+        progress.say(planned.beside(seconds, &busy).trim_end());
+    }
     if outcome.stopped {
         progress.say(&format!("stopped after step {} of {}", outcome.steps, rate.steps));
     }
@@ -143,6 +150,38 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         log: options.log.clone(),
         trace: options.trace.clone(),
     }
+}
+
+/// Decides the placement by the plan's search, but for what the user has decided. The figures are those of the
+/// machine that was named or of the device, the memory is what there is here.
+fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {
+    let config = &model.config.model;
+    let device = trainer.device.resolve(config, trainer.shape)?;
+    let shared = device == DeviceChoice::Cpu;
+    let infos = devices();
+    let name = if shared { plan::HERE } else { machine_of(&infos) };
+    let mut machine = Description::open(options.placement.machine.as_deref().unwrap_or(name))?;
+    machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
+    machine.shared = shared;
+    let free = if shared { None } else { infos.get(1).map(|info| info.memory_free) };
+    let room = Room::here(options.device_mem.or(free), options.host_mem, shared);
+    let pins = options.placement.pins(config.dims.l, options.mode)?;
+    let planned = Planned::searched(&options.model, config, trainer, &machine, room, &pins)?;
+    trainer.place(&planned.plan().policy.placement);
+    Ok(planned)
+}
+
+/// The described machine whose device is most like the first one here beside the CPU.
+fn machine_of(infos: &[DeviceInfo]) -> &'static str {
+    let name = infos.get(1).map_or("", |info| info.name.as_str());
+    let known = [
+        ("GH200", "gh200"),
+        ("H200", "h200"),
+        ("A100", "a100-pcie"),
+        ("4090", "rtx4090"),
+        ("3090", "rtx3090"),
+    ];
+    known.iter().find(|(part, _)| name.contains(part)).map_or("h100-pcie", |(_, machine)| machine)
 }
 
 /// Sets the flag at the first interrupt; the second one ends the process.

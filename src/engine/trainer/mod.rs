@@ -17,6 +17,7 @@ use crate::device::cpu::CpuDevice;
 use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
+use crate::engine::busy::Busy;
 use crate::engine::frame::Inputs;
 use crate::engine::options::TrainerOptions;
 use crate::engine::record::{Issued, Record};
@@ -89,6 +90,7 @@ pub struct Trainer {
     frame_done: [Option<Tick>; FRAMES],
     stats: Stats,
     record: Option<Record>,
+    busy: Option<Busy>,
     /// Whether a save is under way, or has ended and nobody has asked how.
     saving: bool,
     failed: Option<Error>,
@@ -167,7 +169,7 @@ impl Trainer {
             clip: options.clip,
         });
         runner.upload_constants()?;
-        let lanes = device.open(runner.clone(), options.tracing)?;
+        let lanes = device.open(runner.clone(), options.tracing || options.measuring)?;
         Ok(Trainer {
             lanes,
             runner,
@@ -178,6 +180,7 @@ impl Trainer {
             frame_done: [None; FRAMES],
             stats,
             record: options.tracing.then(Record::default),
+            busy: options.measuring.then(Busy::default),
             saving: false,
             failed: None,
         })
@@ -325,8 +328,16 @@ impl Trainer {
     }
 
     fn collect_spans(&mut self) {
+        if self.record.is_none() && self.busy.is_none() {
+            return;
+        }
+        let spans = self.lanes.take_spans();
+        if let Some(busy) = &mut self.busy {
+            let lists = &self.runner.lists;
+            busy.add(spans.iter().filter(|span| lists.trains(Task::unpack(span.task).list)));
+        }
         if let Some(record) = &mut self.record {
-            record.spans.extend(self.lanes.take_spans());
+            record.spans.extend(spans);
         }
     }
 }

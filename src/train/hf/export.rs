@@ -113,10 +113,12 @@ pub fn export(
     progress: Progress,
 ) -> Result<()> {
     let shards = shards::cut(trainer.layout(), dtype, shard_bytes);
+    let cannot = format_args!("cannot export to {}", target.folder().display());
     target.0.write(
         |filling| {
-            small_files(filling, config, trainer.layout(), dtype, &shards)?;
-            weights(filling, trainer, dtype, &shards, progress)
+            small_files(filling, config, trainer.layout(), dtype, &shards)
+                .and_then(|()| weights(filling, trainer, dtype, &shards, progress))
+                .map_err(|error| error.within(cannot))
         },
         || target.may_replace(),
     )

@@ -1,0 +1,117 @@
+//! The schedule of the original, MegaTrain (arXiv 2604.05091), written down in our operations.
+//!
+//! Read off its public code: every weight is uploaded three times a step and every layer computed forward three times (once
+//! up, once again from a checkpoint every few layers, once again under backward). The way up is double-buffered; on
+//! the way down a layer is uploaded when the one before it is done. Clipping, AdamW and packing the updated weights run
+//! one after the other when all gradients are there, and the next step begins when they are done.
+
+use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex};
+use horizon::device::Lane;
+use horizon::model::Recompute;
+use horizon::plan::{Cost, Machine, Plan};
+use horizon::schedule::{
+    BoundaryPlace, End, Extent, GradPlace, Guard, List, Operation, Simulator, SumPlace, Sync, WeightPlace,
+};
+
+/// Layers from one checkpoint to the next: the default of its configurations.
+const INTERVAL: usize = 4;
+/// Its gradient slabs.
+const SLABS: usize = 12;
+/// Bytes a parameter that it moves through RAM after backward, over ours: clipping reads and writes a bf16 gradient, AdamW
+/// reads and writes bf16 weights and f32 moments and reads the gradient, packing reads and writes the weights.
+const HOST_BYTES: f64 = (4 + 22 + 4) as f64 / 26.0;
+
+/// The list of a step: one micro-batch, as large as its whole batch.
+fn step(plan: &Plan) -> List {
+    let geometry = &plan.geometry;
+    let (micro, own, sum) = (MicroIndex(0), BoundaryPlace::Own, SumPlace::Shared);
+    let (embedding, head) = (geometry.embedding(), geometry.head());
+    let layers = geometry.layers;
+    let mut operations = vec![
+        Operation::UploadBatch { micro },
+        Operation::Upload { unit: embedding, place: WeightPlace::End(End::First) },
+        Operation::EmbedForward { micro, to: own },
+    ];
+    let upload = |layer: usize, slot: usize| Operation::Upload {
+        unit: geometry.layer(layer),
+        place: WeightPlace::Slot(SlotIndex::from(slot)),
+    };
+    let forward = |layer: usize, slot: usize| Operation::Forward {
+        unit: geometry.layer(layer),
+        slot: SlotIndex::from(slot),
+        micro,
+        recompute: Recompute::Full,
+        from: own,
+        to: if layer + 1 == layers { BoundaryPlace::Stream } else { own },
+    };
+    for layer in 0..layers {
+        operations.extend([upload(layer, layer % 2), forward(layer, layer % 2)]);
+    }
+    let place = WeightPlace::End(if geometry.tied { End::Second } else { End::First });
+    operations.push(Operation::Upload { unit: head, place });
+    operations.push(Operation::HeadForwardBackward { micro });
+    let mut slab = 0;
+    let mut leave = |operations: &mut Vec<Operation>, unit, part: usize, sum| {
+        let (part, at) = (PartIndex::from(part), SlabIndex::from(slab % SLABS));
+        slab += 1;
+        operations.push(Operation::Round { unit, sum, part, slab: at });
+        operations.push(Operation::Download { unit, part, slab: at, to: GradPlace::Store });
+    };
+    for part in 0..geometry.head_parts {
+        leave(&mut operations, head, part, SumPlace::Own);
+    }
+    // One slot: an upload has to wait until what was there has been used.
+    let blocks: Vec<usize> = (0..layers).step_by(INTERVAL).collect();
+    for &first in blocks.iter().rev() {
+        let last = (first + INTERVAL).min(layers);
+        for layer in first..last {
+            operations.extend([upload(layer, 0), forward(layer, 0)]);
+        }
+        for layer in (first..last).rev() {
+            let unit = geometry.layer(layer);
+            operations.push(upload(layer, 0));
+            operations.push(Operation::RecomputeBackward {
+                unit,
+                slot: SlotIndex(0),
+                micro,
+                recompute: Recompute::Full,
+                from: own,
+                sum,
+            });
+            leave(&mut operations, unit, 0, sum);
+        }
+    }
+    operations.push(Operation::EmbedBackward { micro });
+    for part in 0..geometry.embedding_parts {
+        leave(&mut operations, embedding, part, SumPlace::Own);
+    }
+    operations.push(Operation::DownloadLoss);
+    operations.push(Operation::Decide { norms: false });
+    for unit in geometry.units() {
+        for part in (0..geometry.parts(unit)).map(PartIndex::from) {
+            operations.push(Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict });
+        }
+    }
+    List { operations, extent: Extent { micros: 1, sweep: 1 } }
+}
+
+/// Nanoseconds of a step behind others like it, and of the time AdamW runs alone.
+pub fn step_ns(plan: &Plan, cost: &Cost, machine: &Machine) -> u64 {
+    let list = step(plan);
+    let (mut sync, mut simulator) = (Sync::new(&plan.geometry), Simulator::sharing(machine.shares()));
+    let mut done = [0; 2];
+    for end_ns in &mut done {
+        let synced = sync.infer(&list);
+        let ns = |operation: &Operation| {
+            let ns = cost.ns(machine, operation);
+            if operation.lane() == Lane::Host { (ns as f64 * HOST_BYTES) as u64 } else { ns }
+        };
+        simulator.issue(&list, &synced, ns);
+        // The next step begins when AdamW is done.
+        let last = synced.tick(list.operations.len() - 1);
+        simulator.reach(last);
+        sync.settle(&[last]);
+        *end_ns = simulator.caller_ns();
+    }
+    done[1] - done[0]
+}

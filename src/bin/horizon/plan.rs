@@ -1,0 +1,56 @@
+//! `horizon plan`.
+
+use std::path::Path;
+
+use horizon::base::{Error, Result, Shape, Status};
+use horizon::engine::TrainerOptions;
+use horizon::model::{ModelConfig, preset_names, shape, shape_names};
+use horizon::plan::{Description, Room};
+use horizon::train::hf::FolderConfig;
+use horizon::train::planning::Planned;
+
+use crate::options::PlanOptions;
+use crate::print;
+
+/// The machine that stands for this one unless another is named.
+pub const HERE: &str = "cpu";
+
+/// Says how fast a model would train and what it would take.
+pub fn plan(options: &PlanOptions) -> Result<()> {
+    let config = model(&options.model)?;
+    let machine = Description::open(options.placement.machine.as_deref().unwrap_or(HERE))?;
+    let trainer = TrainerOptions {
+        mode: options.mode,
+        grad_dtype: options.grad_dtype.into(),
+        shape: Shape { b: options.micro_batch, t: options.seq_len.unwrap_or(4096.min(config.positions_max)) },
+        micros_max: options.grad_accum,
+        clip: options.clip,
+        ..TrainerOptions::default()
+    };
+    let room = Room::of(&machine, options.device_mem, options.host_mem);
+    let pins = options.placement.pins(config.dims.l, options.mode)?;
+    let planned = Planned::explained(&options.model, &config, &trainer, &machine, room, &pins)?;
+    if options.json {
+        return print(format!("{:#}\n", planned.json()).as_bytes());
+    }
+    print(planned.to_string().as_bytes())
+}
+
+/// A shape by name, or a folder's.
+fn model(name_or_folder: &str) -> Result<ModelConfig> {
+    if let Some(config) = shape(name_or_folder) {
+        return Ok(config);
+    }
+    let folder = Path::new(name_or_folder);
+    if folder.is_dir() {
+        return Ok(FolderConfig::open(folder)?.model);
+    }
+    let names: Vec<_> = preset_names().iter().copied().chain(shape_names()).collect();
+    Err(Error::new(
+        Status::NotFound,
+        format!(
+            "model {name_or_folder} is neither a folder nor a shape known by name ({})",
+            names.join(", ")
+        ),
+    ))
+}

@@ -1,0 +1,326 @@
+//! `horizon plot`: logs and traces as pictures.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use horizon::base::{Error, Result, Status};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use serde_json::Value;
+
+use crate::options::PlotOptions;
+
+/// Pixels.
+const WIDTH: u32 = 900;
+const PANEL: u32 = 240;
+const ROW: u32 = 34;
+const FONT: &str = "sans-serif";
+
+/// Colours that differ in lightness, too (Okabe & Ito 2008).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+];
+
+fn colour(at: usize) -> RGBColor {
+    COLOURS[at % COLOURS.len()]
+}
+
+/// Draws what the files hold.
+///
+/// Errors: a file that cannot be read or is neither a log nor a trace, or both kinds at once.
+pub fn plot(options: &PlotOptions) -> Result<()> {
+    let is_trace = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
+    let traces = options.files.iter().filter(|path| is_trace(path)).count();
+    let drawn = if traces == 0 {
+        let runs = options.files.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
+        draw_runs(&runs, &options.out)
+    } else if traces == options.files.len() {
+        let traces = options.files.iter().map(|path| read_trace(path)).collect::<Result<Vec<_>>>()?;
+        draw_lanes(&traces.concat(), &options.out)
+    } else {
+        return Err(Error::argument(
+            "logs (.jsonl) and traces (.json) are different pictures: give one kind",
+        ));
+    };
+    drawn.map_err(|error| Error::new(Status::Io, format!("cannot write {}: {error}", options.out.display())))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))
+}
+
+fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
+    Error::new(Status::BadFormat, format!("{}: {what}", path.display()))
+}
+
+/// What is drawn of a log, one panel each.
+const PANELS: [(&str, &str, f64); 3] = [
+    ("loss", "loss (nats per token)", 1.0),
+    ("tokens_per_second", "tokens per second", 1.0),
+    ("rss_bytes", "memory (GiB)", 1.0 / (1u64 << 30) as f64),
+];
+
+/// A log: by field, (step, value).
+struct Run {
+    name: String,
+    series: BTreeMap<String, Vec<(f64, f64)>>,
+}
+
+impl Run {
+    fn read(path: &Path) -> Result<Run> {
+        let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        for (number, line) in read(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let record: Value = serde_json::from_str(line)
+                .map_err(|error| bad(path, format!("line {}: {error}", number + 1)))?;
+            let Some(step) = record["step"].as_f64() else { continue };
+            for (field, value) in record.as_object().into_iter().flatten() {
+                if let Some(value) = value.as_f64() {
+                    series.entry(field.clone()).or_default().push((step, value));
+                }
+            }
+        }
+        if !series.contains_key("loss") {
+            return Err(bad(path, "no line has a step and a loss: is it a log of `horizon train --log`?"));
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Run { name, series })
+    }
+
+    fn series(&self, field: &str) -> &[(f64, f64)] {
+        self.series.get(field).map_or(&[], Vec::as_slice)
+    }
+}
+
+type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn draw_runs(runs: &[Run], out: &Path) -> Drawn {
+    let panels: Vec<_> =
+        PANELS.iter().filter(|(field, ..)| runs.iter().any(|run| !run.series(field).is_empty())).collect();
+    let root = SVGBackend::new(out, (WIDTH, PANEL * panels.len() as u32)).into_drawing_area();
+    root.fill(&WHITE)?;
+    for (area, (field, title, scale)) in root.split_evenly((panels.len(), 1)).iter().zip(panels) {
+        draw_panel(area, runs, field, title, *scale)?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64) -> Drawn {
+    let points = |run: &Run, field: &str| -> Vec<(f64, f64)> {
+        run.series(field).iter().map(|&(step, value)| (step, value * scale)).collect()
+    };
+    let all: Vec<_> = runs.iter().flat_map(|run| points(run, field)).collect();
+    let steps = range(all.iter().map(|point| point.0), false);
+    let values = range(all.iter().map(|point| point.1), field != "loss");
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .x_label_area_size(34)
+        .y_label_area_size(70)
+        .build_cartesian_2d(steps, values)?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc(title)
+        .light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style((FONT, 13))
+        .x_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| short(*value))
+        .draw()?;
+    for (at, run) in runs.iter().enumerate() {
+        let style = colour(at).stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points(run, field), style))?
+            .label(run.name.clone())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        if field == "loss" {
+            let marks = points(run, "val_loss");
+            chart
+                .draw_series(marks.into_iter().map(|at_step| Circle::new(at_step, 3, colour(at).filled())))?;
+        }
+    }
+    if runs.len() > 1 {
+        chart
+            .configure_series_labels()
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.2))
+            .label_font((FONT, 13))
+            .draw()?;
+    }
+    Ok(())
+}
+
+/// All values with a little air, from 0 on where the height of a value is what counts.
+fn range(values: impl Iterator<Item = f64>, from_zero: bool) -> Range<f64> {
+    let (mut least, mut most) = values
+        .filter(|value| value.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)));
+    if least > most {
+        return 0.0..1.0;
+    }
+    if from_zero {
+        least = 0.0;
+    }
+    if most <= least {
+        most = least + 1.0;
+    }
+    let air = 0.04 * (most - least);
+    (if from_zero { 0.0 } else { least - air })..most + air
+}
+
+/// `12k`, `0.5`.
+fn short(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e6 => format!("{}M", tidy(value / 1e6)),
+        size if size >= 1e4 => format!("{}k", tidy(value / 1e3)),
+        _ => tidy(value),
+    }
+}
+
+fn tidy(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A task of a trace, milliseconds.
+#[derive(Clone, Debug)]
+struct Span {
+    process: String,
+    lane: String,
+    kind: String,
+    from: f64,
+    to: f64,
+}
+
+fn read_trace(path: &Path) -> Result<Vec<Span>> {
+    let events: Vec<Value> =
+        serde_json::from_str(&read(path)?).map_err(|error| bad(path, format!("is no trace: {error}")))?;
+    let mut names: BTreeMap<(u64, Option<u64>), String> = BTreeMap::new();
+    let id = |event: &Value, field: &str| event[field].as_u64().unwrap_or(0);
+    for event in events.iter().filter(|event| event["ph"] == "M") {
+        let name = event["args"]["name"].as_str().unwrap_or("").to_owned();
+        match event["name"].as_str() {
+            Some("process_name") => names.insert((id(event, "pid"), None), name),
+            Some("thread_name") => names.insert((id(event, "pid"), Some(id(event, "tid"))), name),
+            _ => None,
+        };
+    }
+    let name = |pid, tid| names.get(&(pid, tid)).cloned().unwrap_or_default();
+    let spans: Vec<Span> = events
+        .iter()
+        .filter(|event| event["ph"] == "X" && event["cat"] != "wait")
+        .filter_map(|event| {
+            let (pid, tid) = (id(event, "pid"), id(event, "tid"));
+            let from = event["ts"].as_f64()? / 1e3;
+            Some(Span {
+                process: name(pid, None),
+                lane: name(pid, Some(tid)),
+                kind: event["cat"].as_str().unwrap_or("task").to_owned(),
+                from,
+                to: from + event["dur"].as_f64()? / 1e3,
+            })
+        })
+        .collect();
+    if spans.is_empty() {
+        return Err(bad(path, "has no task in it: is it a trace of `horizon train --trace`?"));
+    }
+    Ok(spans)
+}
+
+/// The last training step of a trace: from decision to decision with a backward between them, where there is such.
+fn last_step(spans: &[Span]) -> Range<f64> {
+    let mut decided: Vec<f64> =
+        spans.iter().filter(|span| span.kind == "decide").map(|span| span.to).collect();
+    decided.sort_by(f64::total_cmp);
+    let backwards = || spans.iter().filter(|span| span.kind.contains("backward"));
+    let trains = |pair: &&[f64]| backwards().any(|span| pair[0] < span.from && span.from < pair[1]);
+    match decided.windows(2).rfind(trains) {
+        Some(pair) => pair[0]..pair[1],
+        None => range(spans.iter().flat_map(|span| [span.from, span.to]), false),
+    }
+}
+
+fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let mut kinds: Vec<&str> = Vec::new();
+    for span in spans {
+        let row = (span.process.clone(), span.lane.clone());
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+        if !kinds.contains(&span.kind.as_str()) {
+            kinds.push(&span.kind);
+        }
+    }
+    rows.sort_by_key(|(process, lane)| (process.clone(), LANES.iter().position(|known| known == lane)));
+    let steps: BTreeMap<&str, Range<f64>> = rows
+        .iter()
+        .map(|(process, _)| {
+            let of: Vec<Span> = spans.iter().filter(|span| span.process == *process).cloned().collect();
+            (process.as_str(), last_step(&of))
+        })
+        .collect();
+    let length = steps.values().map(|step| step.end - step.start).fold(0.0, f64::max);
+    let legend_rows = kinds.len().div_ceil(LEGEND_COLUMNS) as u32;
+    let height = ROW * rows.len() as u32 + 60 + legend_rows * 20;
+    let root = SVGBackend::new(out, (WIDTH, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (lanes, legend) = root.split_vertically(height - legend_rows * 20 - 6);
+    let mut chart = ChartBuilder::on(&lanes)
+        .margin(8)
+        .x_label_area_size(34)
+        .y_label_area_size(130)
+        .build_cartesian_2d(0.0..length, 0.0..rows.len() as f64)?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .x_desc("ms since the step before was decided")
+        .light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.12))
+        .x_label_formatter(&|value| short(*value))
+        .label_style((FONT, 13))
+        .draw()?;
+    for (at, (process, lane)) in rows.iter().enumerate() {
+        let (top, step) = (rows.len() - at, &steps[process.as_str()]);
+        for span in spans.iter().filter(|span| span.process == *process && span.lane == *lane) {
+            let (from, to) = (span.from.max(step.start) - step.start, span.to.min(step.end) - step.start);
+            if from < to {
+                let kind = kinds.iter().position(|kind| *kind == span.kind).unwrap_or(0);
+                let corners = [(from, top as f64 - 0.85), (to, top as f64 - 0.15)];
+                chart.draw_series([Rectangle::new(corners, colour(kind).mix(shade(kind)).filled())])?;
+            }
+        }
+        let label = Text::new(
+            format!("{process} {lane}"),
+            (14, (ROW * at as u32) as i32 + 18),
+            (FONT, 13).into_font().color(&BLACK),
+        );
+        lanes.draw(&label)?;
+    }
+    for (at, kind) in kinds.iter().enumerate() {
+        let (x, y) = (14 + (at % LEGEND_COLUMNS) as i32 * 175, (at / LEGEND_COLUMNS) as i32 * 20);
+        let mark = Rectangle::new([(x, y), (x + 14, y + 12)], colour(at).mix(shade(at)).filled());
+        legend.draw(&mark)?;
+        legend.draw(&Text::new(kind.to_string(), (x + 20, y), (FONT, 13).into_font().color(&BLACK)))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+const LEGEND_COLUMNS: usize = 5;
+const LANES: [&str; 5] = ["h2d", "compute", "d2h", "host", "disk"];
+
+/// Colours come round again, paler.
+fn shade(at: usize) -> f64 {
+    1.0 / (1.0 + (at / COLOURS.len()) as f64)
+}

@@ -1,0 +1,229 @@
+//! Machines as files: what one can do, how much memory it has, and where every figure is from.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{DType, Error, Result, Status};
+use crate::device::Lane;
+use crate::plan::Machine;
+
+/// A machine, as `horizon calibrate` writes it and `--machine` reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// What `--machine` calls it.
+    pub name: String,
+    /// What it is, for people.
+    pub about: String,
+    /// The device's type of activations.
+    pub storage: Storage,
+    /// Device memory that an arena may take; none where it is bounded by host memory alone.
+    pub device_bytes: Option<usize>,
+    /// Host memory.
+    pub host_bytes: usize,
+    /// Whether device memory is host memory, too.
+    pub shared: bool,
+    /// What it can do.
+    pub rates: Machine,
+    /// By field of `rates`, and of memory: who says so.
+    pub sources: BTreeMap<String, String>,
+}
+
+/// A type of activations, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// As the CPU device has them.
+    F32,
+    /// As CUDA has them.
+    Bf16,
+}
+
+impl From<Storage> for DType {
+    fn from(storage: Storage) -> DType {
+        match storage {
+            Storage::F32 => DType::F32,
+            Storage::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+/// The machines that are described here, by name.
+const SHIPPED: [(&str, &str); 7] = [
+    ("cpu", include_str!("machines/cpu.json")),
+    ("h200", include_str!("machines/h200.json")),
+    ("gh200", include_str!("machines/gh200.json")),
+    ("h100-pcie", include_str!("machines/h100-pcie.json")),
+    ("a100-pcie", include_str!("machines/a100-pcie.json")),
+    ("rtx4090", include_str!("machines/rtx4090.json")),
+    ("rtx3090", include_str!("machines/rtx3090.json")),
+];
+
+impl Description {
+    /// Names of the machines that are described in the program.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        SHIPPED.iter().map(|(name, _)| *name)
+    }
+
+    /// One of those.
+    pub fn shipped(name: &str) -> Option<Description> {
+        let (_, text) = SHIPPED.iter().find(|(known, _)| *known == name)?;
+        Some(serde_json::from_str(text).expect("a test reads every one"))
+    }
+
+    /// A machine by its name, or from a file.
+    ///
+    /// Errors: neither (`NotFound`); the file cannot be read, or is none (`BadFormat`, with field and line).
+    pub fn open(name_or_file: &str) -> Result<Description> {
+        if let Some(shipped) = Description::shipped(name_or_file) {
+            return Ok(shipped);
+        }
+        let path = Path::new(name_or_file);
+        if !path.is_file() {
+            let names: Vec<_> = Description::names().collect();
+            return Err(Error::new(
+                Status::NotFound,
+                format!("machine {name_or_file} is neither a file nor one of {}", names.join(", ")),
+            ));
+        }
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))?;
+        Description::parse(&text).map_err(|error| error.within(path.display()))
+    }
+
+    /// A machine from the text of a file.
+    ///
+    /// Errors: `BadFormat`.
+    pub fn parse(text: &str) -> Result<Description> {
+        let described: Description = serde_json::from_str(text).map_err(|error| {
+            Error::new(Status::BadFormat, format!("is no description of a machine: {error}"))
+        })?;
+        described.rates.check()?;
+        Ok(described)
+    }
+
+    /// The text of a file.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("numbers and strings can be written") + "\n"
+    }
+}
+
+impl Machine {
+    /// Whether every rate is one.
+    ///
+    /// Errors: `BadFormat`, naming the field.
+    pub fn check(&self) -> Result<()> {
+        let rates = [
+            ("matrix_flop_per_s", self.matrix_flop_per_s.into_iter().fold(f64::INFINITY, f64::min)),
+            ("attention_flop_per_s", self.attention_flop_per_s),
+            ("device_bytes_per_s", self.device_bytes_per_s),
+            ("up_bytes_per_s", self.up_bytes_per_s),
+            ("down_bytes_per_s", self.down_bytes_per_s),
+            ("host_bytes_per_s", self.host_bytes_per_s),
+            ("disk_bytes_per_s", self.disk_bytes_per_s),
+        ];
+        for (name, rate) in rates {
+            if !(rate.is_finite() && rate > 0.0) {
+                return Err(Error::new(
+                    Status::BadFormat,
+                    format!("{name} is {rate}; it must be finite, > 0"),
+                ));
+            }
+        }
+        for common in &self.common {
+            if !common.used.iter().all(|part| part.is_finite() && *part >= 0.0) {
+                let name = &common.name;
+                return Err(Error::new(
+                    Status::BadFormat,
+                    format!("common {name} is used by a part that is not finite, ≥ 0"),
+                ));
+            }
+        }
+        for (lane, latency) in Lane::ALL.into_iter().zip(self.latency_s) {
+            if !(latency.is_finite() && latency >= 0.0) {
+                return Err(Error::new(
+                    Status::BadFormat,
+                    format!("latency_s of {lane} is {latency}; it must be finite, ≥ 0"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A figure for each lane, as an object by the lanes' names.
+pub(super) mod by_lane {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::device::Lane;
+
+    pub fn serialize<S: Serializer>(figures: &[f64; Lane::COUNT], to: S) -> Result<S::Ok, S::Error> {
+        let named: BTreeMap<&str, f64> =
+            Lane::ALL.iter().map(|lane| (lane.name(), figures[lane.at()])).collect();
+        named.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[f64; Lane::COUNT], D::Error> {
+        let mut named = BTreeMap::<String, f64>::deserialize(from)?;
+        let mut figures = [0.0; Lane::COUNT];
+        for lane in Lane::ALL {
+            let figure = named.remove(lane.name());
+            figures[lane.at()] =
+                figure.ok_or_else(|| D::Error::custom(format!("no figure for lane {lane}")))?;
+        }
+        match named.keys().next() {
+            Some(unknown) => Err(D::Error::custom(format!("there is no lane {unknown}"))),
+            None => Ok(figures),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn every_figure_of_every_machine_has_a_source() {
+        for name in Description::names() {
+            let machine = Description::shipped(name).unwrap();
+            assert_eq!(machine.name, name);
+            machine.rates.check().unwrap();
+            let rates = serde_json::to_value(&machine.rates).unwrap();
+            let Value::Object(rates) = rates else { panic!("{name}: rates are an object") };
+            let mut figures: Vec<String> = rates.keys().cloned().chain(["host_bytes".to_owned()]).collect();
+            figures.extend(machine.device_bytes.map(|_| "device_bytes".to_owned()));
+            figures.sort();
+            let sources: Vec<String> = machine.sources.keys().cloned().collect();
+            assert_eq!(sources, figures, "{name}");
+            assert!(machine.sources.values().all(|source| source.len() > 5), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_description_goes_out_and_comes_back() {
+        for name in Description::names() {
+            let machine = Description::shipped(name).unwrap();
+            assert_eq!(Description::parse(&machine.to_json()).unwrap(), machine);
+        }
+    }
+
+    #[test]
+    fn what_is_no_description_is_refused_by_field() {
+        let good = Description::shipped("h200").unwrap();
+        let text = |rates: Machine| Description { rates, ..good.clone() }.to_json();
+        let broken = text(Machine { up_bytes_per_s: 0.0, ..good.rates.clone() });
+        let error = Description::parse(&broken).unwrap_err();
+        assert!(error.message().contains("up_bytes_per_s"), "{error}");
+        let unknown = good.to_json().replace("\"shared\"", "\"sharde\"");
+        assert_eq!(Description::parse(&unknown).unwrap_err().status(), Status::BadFormat);
+        let error = Description::open("no-such-machine").unwrap_err();
+        assert!(error.status() == Status::NotFound && error.message().contains("rtx3090"), "{error}");
+    }
+}

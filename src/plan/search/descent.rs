@@ -1,0 +1,325 @@
+//! From a few ways to fill the memory downhill to a placement that no small change improves.
+
+use std::collections::HashSet;
+
+use super::mix::{Attribute, Mix, Spread};
+use super::trial::{Candidate, Score, Trials};
+use crate::model::Recompute;
+use crate::schedule::{Boundary, GradWait, LayerPlacement, Placement, Sum};
+
+/// Slots and slabs that are tried: more than that smooth nothing that these do not.
+const PLACES: [usize; 4] = [2, 3, 4, 6];
+/// Of the ways to begin, so many are followed down.
+const FOLLOWED: usize = 4;
+/// Layers of the deepest model of which single layers are changed.
+const REFINED_MAX: usize = 16;
+
+/// The best of `starts` and of everything the search comes by.
+pub fn best(trials: &mut Trials, starts: &[Placement]) -> Option<(Placement, u64)> {
+    let mut best: Option<(Placement, Score)> = None;
+    for placement in starts {
+        let Some(candidate) = trials.candidate(placement.clone()) else { continue };
+        consider(trials, &candidate, &mut best);
+    }
+    let fillings = fillings(trials);
+    let mut scored = Vec::new();
+    for (mix, candidate) in lowest_first(fillings) {
+        // Whoever cannot win need not run.
+        if best.as_ref().is_some_and(|(_, score)| candidate.least_ns > score.step_ns) {
+            continue;
+        }
+        if let Some(score) = consider(trials, &candidate, &mut best) {
+            scored.push((score, mix));
+        }
+    }
+    scored.sort_by_key(|(score, _)| *score);
+    for (_, mix) in scored.into_iter().take(FOLLOWED) {
+        descend(trials, mix, &mut best);
+    }
+    refine(trials, &mut best);
+    best.map(|(placement, score)| (placement, score.step_ns))
+}
+
+fn consider(
+    trials: &mut Trials,
+    candidate: &Candidate,
+    best: &mut Option<(Placement, Score)>,
+) -> Option<Score> {
+    let score = trials.score(candidate)?;
+    if best.as_ref().is_none_or(|(_, least)| score < *least) {
+        *best = Some((candidate.placement.clone(), score));
+    }
+    Some(score)
+}
+
+fn lowest_first<T>(mut candidates: Vec<(T, Candidate)>) -> Vec<(T, Candidate)> {
+    candidates.sort_by_key(|(_, candidate)| candidate.least_ns);
+    candidates
+}
+
+/// The attributes that are free, and what the pinned ones are.
+fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
+    let pins = trials.question.pins;
+    let is_free = |attribute: &Attribute| match attribute {
+        Attribute::Selective | Attribute::None => pins.recompute.is_none(),
+        Attribute::Kept => pins.boundary.is_none(),
+        Attribute::Resident => pins.resident.is_none(),
+        Attribute::Own => pins.sum.is_none() && sweeps > 1,
+    };
+    Attribute::ALL.into_iter().filter(is_free).collect()
+}
+
+/// The least device memory with so many sweeps.
+pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
+    let pins = trials.question.pins;
+    Mix {
+        slots: pins.weight_slots.unwrap_or(PLACES[0]),
+        slabs: pins.slabs.unwrap_or(PLACES[0]),
+        sweeps,
+        wait,
+        counts: [0; Attribute::ALL.len()],
+        spreads: [Spread::Top; Attribute::ALL.len()],
+    }
+}
+
+/// Every way to cut a step and to fill what memory it leaves, attribute by attribute.
+fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
+    use Attribute::*;
+    const ORDERS: [&[Attribute]; 8] = [
+        &[],
+        &[Kept],
+        &[Kept, Own, Selective, None, Resident],
+        &[Kept, Resident, Own, Selective, None],
+        &[Kept, Own, None, Selective, Resident],
+        &[Selective, Kept, None, Own, Resident],
+        &[Resident, Kept, Own, Selective, None],
+        &[Own, Kept, Selective, Resident, None],
+    ];
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    for sweeps in trials.question.sweeps() {
+        let free = free(trials, sweeps);
+        for wait in trials.question.waits() {
+            let bare = least(trials, sweeps, wait);
+            // Where host memory is short the device has to hold what it can.
+            let short = !fits(trials, &bare);
+            let starts = if short { Vec::from(least_host(trials, bare)) } else { vec![bare] };
+            let orders = ORDERS.iter().flat_map(|order| starts.iter().map(move |start| (*order, start)));
+            for (order, start) in orders {
+                let mut mix = start.clone();
+                for attribute in order.iter().filter(|attribute| free.contains(attribute)) {
+                    mix = fill_up(trials, &mix, *attribute);
+                }
+                if seen.insert(mix.clone())
+                    && let Some(candidate) = trials.candidate(mix.placement(&trials.question))
+                {
+                    found.push((mix, candidate));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The greatest count in a range that fits, if the least does.
+fn greatest(least: usize, most: usize, mut fits: impl FnMut(usize) -> bool) -> Option<usize> {
+    if least > most || !fits(least) {
+        return None;
+    }
+    if fits(most) {
+        return Some(most);
+    }
+    let (mut good, mut bad) = (least, most);
+    while bad - good > 1 {
+        let middle = good.midpoint(bad);
+        *(if fits(middle) { &mut good } else { &mut bad }) = middle;
+    }
+    Some(good)
+}
+
+fn fits(trials: &Trials, mix: &Mix) -> bool {
+    trials.fits(&mix.placement(&trials.question))
+}
+
+/// The least device memory, and two ways to what takes least host memory besides: what stays on the device need not
+/// be in host memory.
+pub fn least_host(trials: &Trials, bare: Mix) -> [Mix; 3] {
+    let limit = trials.question.room.device.unwrap_or(usize::MAX);
+    let free = free(trials, bare.sweeps);
+    let kept = |order: [Attribute; 2]| {
+        let wanted = order.into_iter().filter(|attribute| free.contains(attribute));
+        wanted.fold(bare.clone(), |mix, attribute| fill(trials, &mix, attribute, |device, _| device <= limit))
+    };
+    let ways = [[Attribute::Kept, Attribute::Own], [Attribute::Own, Attribute::Kept]].map(kept);
+    let [one, other] = ways;
+    [bare, one, other]
+}
+
+/// As much of an attribute as there is room for. `fits` judges bytes of device and host.
+fn fill(trials: &Trials, mix: &Mix, attribute: Attribute, fits: impl Fn(usize, usize) -> bool) -> Mix {
+    let layers = trials.question.config.dims.l;
+    let most = greatest(mix.count(attribute), layers, |count| {
+        let (device, host) = trials.taken(&mix.with(attribute, count).placement(&trials.question));
+        fits(device, host)
+    });
+    most.map_or_else(|| mix.clone(), |count| mix.with(attribute, count))
+}
+
+/// As much of an attribute as fits.
+fn fill_up(trials: &Trials, mix: &Mix, attribute: Attribute) -> Mix {
+    fill(trials, mix, attribute, |device, host| trials.question.fits(device, host))
+}
+
+/// So much less of an attribute that everything fits.
+fn shrink(trials: &Trials, mix: &Mix, attribute: Attribute) -> Option<Mix> {
+    let has = mix.count(attribute);
+    let most = greatest(0, has.checked_sub(1)?, |count| fits(trials, &mix.with(attribute, count)))?;
+    Some(mix.with(attribute, most))
+}
+
+/// Steps to better neighbours until there is none.
+fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Score)>) {
+    let layers = trials.question.config.dims.l;
+    let Some(candidate) = trials.candidate(mix.placement(&trials.question)) else { return };
+    let Some(mut score) = trials.score(&candidate) else { return };
+    let mut step = layers.next_power_of_two() / 2;
+    loop {
+        let neighbours = neighbours(trials, &mix, step.max(1));
+        let mut moved = false;
+        for (neighbour, candidate) in lowest_first(neighbours) {
+            if candidate.least_ns > score.step_ns {
+                break;
+            }
+            let Some(found) = consider(trials, &candidate, best) else { return };
+            if found < score {
+                (mix, score, moved) = (neighbour, found, true);
+                break;
+            }
+        }
+        if !moved {
+            if step <= 1 {
+                return;
+            }
+            step /= 2;
+        }
+    }
+}
+
+/// What is one change away: some more or fewer of something, and less of something else where that is needed, more
+/// where that is possible.
+fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidate)> {
+    let (pins, layers) = (trials.question.pins, trials.question.config.dims.l);
+    let free = free(trials, mix.sweeps);
+    let mut changed = Vec::new();
+    for &attribute in &free {
+        let count = mix.count(attribute);
+        changed.push(mix.with(attribute, (count + step).min(layers)));
+        changed.push(mix.with(attribute, count.saturating_sub(step)));
+        for spread in Spread::ALL {
+            let mut other = mix.clone();
+            other.spreads[attribute as usize] = spread;
+            changed.push(other);
+        }
+    }
+    for places in PLACES {
+        if pins.weight_slots.is_none() {
+            changed.push(Mix { slots: places, ..mix.clone() });
+        }
+        if pins.slabs.is_none() {
+            changed.push(Mix { slabs: places, ..mix.clone() });
+        }
+    }
+    for wait in trials.question.waits() {
+        changed.push(Mix { wait, ..mix.clone() });
+    }
+    let mut seen = HashSet::from([mix.clone()]);
+    let mut found = Vec::new();
+    for change in changed {
+        let mut variants = vec![change.clone()];
+        if fits(trials, &change) {
+            variants.extend(free.iter().map(|&attribute| fill_up(trials, &change, attribute)));
+        } else {
+            variants.extend(free.iter().filter_map(|&attribute| shrink(trials, &change, attribute)));
+        }
+        for variant in variants {
+            if seen.insert(variant.clone())
+                && let Some(candidate) = trials.candidate(variant.placement(&trials.question))
+            {
+                found.push((variant, candidate));
+            }
+        }
+    }
+    found
+}
+
+/// Changes single layers, and pairs of them, of the best placement until nothing is gained: of models of so few
+/// layers that the effort allows it.
+fn refine(trials: &mut Trials, best: &mut Option<(Placement, Score)>) {
+    while let Some((placement, score)) = best.clone() {
+        if placement.layers.len() > REFINED_MAX {
+            return;
+        }
+        let mut candidates: Vec<((), Candidate)> = Vec::new();
+        for changed in changed_layers(trials, &placement) {
+            candidates.extend(trials.candidate(changed).map(|candidate| ((), candidate)));
+        }
+        let mut moved = false;
+        for (_, candidate) in lowest_first(candidates) {
+            if candidate.least_ns > score.step_ns {
+                break;
+            }
+            let Some(found) = consider(trials, &candidate, best) else { return };
+            if found < score {
+                moved = true;
+                break;
+            }
+        }
+        if !moved {
+            return;
+        }
+    }
+}
+
+/// Placements that differ in one layer, or in which two layers have changed places.
+fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
+    let layers = placement.layers.len();
+    let with = |changes: &[(usize, LayerPlacement)]| {
+        let mut other = placement.clone();
+        for &(layer, place) in changes {
+            other.layers[layer] = trials.question.pins.of(layer, place);
+        }
+        other
+    };
+    let mut changed = Vec::new();
+    for layer in 0..layers {
+        for alternative in alternatives(placement, placement.layers[layer]) {
+            changed.push(with(&[(layer, alternative)]));
+        }
+        for other in layer + 1..layers {
+            let (one, two) = (placement.layers[layer], placement.layers[other]);
+            if one != two {
+                changed.push(with(&[(layer, two), (other, one)]));
+            }
+        }
+    }
+    changed.retain(|other| other != placement);
+    changed
+}
+
+/// What a layer might be instead.
+fn alternatives(placement: &Placement, layer: LayerPlacement) -> Vec<LayerPlacement> {
+    let mut found = Vec::new();
+    for recompute in [Recompute::Full, Recompute::Selective, Recompute::None] {
+        for boundary in [Boundary::Kept, Boundary::Spilled] {
+            for resident in [false, true] {
+                for sum in [Sum::Passing, Sum::Own] {
+                    let other = LayerPlacement { recompute, boundary, resident, sum };
+                    if other != layer && (placement.sweeps > 1 || sum == layer.sum) {
+                        found.push(other);
+                    }
+                }
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,156 @@
+//! Trying placements: whether they fit, the least they can take, what they take.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use super::Question;
+use crate::base::Result;
+use crate::device::Lane;
+use crate::model::Recompute;
+use crate::plan::Cost;
+use crate::plan::predict::{STEPS_BEFORE, Steady};
+use crate::schedule::{self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Placement, Policy, Sum};
+
+/// How good a placement is: the step's time, and of equals the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Score {
+    pub step_ns: u64,
+    pub bytes: usize,
+}
+
+/// A placement that fits, and no more is known than what its lanes have to do.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub placement: Placement,
+    /// No step is shorter than its busiest lane.
+    pub least_ns: u64,
+}
+
+/// Adding up what the operations of a list take costs as much as simulating so many fewer of them.
+const OF_A_RUN: usize = 6;
+
+/// What has been tried.
+pub struct Trials<'a> {
+    pub question: Question<'a>,
+    geometry: Geometry,
+    known: HashMap<Placement, Score>,
+    /// The least time of what fits, nothing of what does not.
+    bounds: HashMap<Placement, Option<u64>>,
+    /// What placements take, by the counts that decide it.
+    taken: RefCell<HashMap<Counts, Taken>>,
+    effort_left: usize,
+}
+
+/// Bytes on the device and on the host.
+pub type Taken = (usize, usize);
+
+/// All that memory depends on: slots and residents, slabs, sweeps, where gradients wait; and of layers, how many
+/// keep products, keep all, keep their boundary, have a sum of their own.
+type Counts = ([usize; 3], GradWait, [usize; 4]);
+
+impl<'a> Trials<'a> {
+    /// Errors: the question has no answer at all, whatever the room: see [`Plan::new`].
+    pub fn new(question: Question<'a>, effort: usize) -> Result<Self> {
+        let sweeps = question.pins.sweeps.unwrap_or(1);
+        let (pins, least) = (question.pins, Placement::default());
+        let (weight_slots, slabs) =
+            (pins.weight_slots.unwrap_or(least.weight_slots), pins.slabs.unwrap_or(least.slabs));
+        let plan = question.plan(Placement { sweeps, weight_slots, slabs, ..least.clone() })?;
+        // What is pinned has to be possible; whether AdamW's place is, is asked of every candidate.
+        let counts = Placement { sweeps, weight_slots, slabs, ..least };
+        Policy { mode: Mode::Exact, ..question.policy(counts) }.validate(&plan.geometry, question.micros)?;
+        Ok(Trials {
+            question,
+            geometry: plan.geometry,
+            known: HashMap::new(),
+            bounds: HashMap::new(),
+            taken: RefCell::default(),
+            effort_left: effort,
+        })
+    }
+
+    /// Placements simulated so far.
+    pub fn simulated(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there is nothing left to simulate with.
+    pub fn is_exhausted(&self) -> bool {
+        self.effort_left == 0
+    }
+
+    /// What a placement takes.
+    pub fn taken(&self, placement: &Placement) -> Taken {
+        let count = |has: fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
+        let counts = (
+            [placement.weight_slots + placement.residents(), placement.slabs, placement.sweeps],
+            placement.grad_wait,
+            [
+                count(|layer| layer.recompute == Recompute::Selective),
+                count(|layer| layer.recompute == Recompute::None),
+                count(|layer| layer.boundary == Boundary::Kept),
+                count(|layer| layer.sum == Sum::Own),
+            ],
+        );
+        *self.taken.borrow_mut().entry(counts).or_insert_with(|| {
+            let plan = self.question.plan(placement.clone()).expect("the question was checked");
+            (plan.device.bytes(), plan.host.bytes())
+        })
+    }
+
+    /// Whether a placement fits.
+    pub fn fits(&self, placement: &Placement) -> bool {
+        let (device, host) = self.taken(placement);
+        self.question.fits(device, host)
+    }
+
+    /// A placement that fits and can be built, with its least time.
+    pub fn candidate(&mut self, placement: Placement) -> Option<Candidate> {
+        let least_ns = match self.bounds.get(&placement) {
+            Some(known) => *known,
+            None => {
+                let least = if self.fits(&placement) { self.least_ns(&placement) } else { None };
+                self.bounds.insert(placement.clone(), least);
+                least
+            }
+        };
+        least_ns.map(|least_ns| Candidate { placement, least_ns })
+    }
+
+    fn least_ns(&mut self, placement: &Placement) -> Option<u64> {
+        let (policy, mut busy) = (self.question.policy(placement.clone()), [0; Lane::COUNT]);
+        let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
+        let Question { config, layout, machine, storage, .. } = self.question;
+        let cost = Cost::new(config, layout, &policy, storage);
+        for operation in &list.operations {
+            busy[operation.lane().at()] += cost.ns(machine, operation);
+        }
+        self.spend(list.operations.len() / OF_A_RUN);
+        busy.into_iter().max()
+    }
+
+    /// The score of a candidate; nothing once the effort is spent.
+    pub fn score(&mut self, candidate: &Candidate) -> Option<Score> {
+        if let Some(score) = self.known.get(&candidate.placement) {
+            return Some(*score);
+        }
+        if self.is_exhausted() {
+            return None;
+        }
+        let policy = self.question.policy(candidate.placement.clone());
+        let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
+        let Question { config, layout, machine, storage, .. } = self.question;
+        let cost = Cost::new(config, layout, &policy, storage);
+        let shares = machine.shares();
+        let steady = Steady::run(&self.geometry, &list, shares, |operation| cost.ns(machine, operation));
+        self.spend((STEPS_BEFORE + 1) * list.operations.len());
+        let (device, host) = self.taken(&candidate.placement);
+        let score = Score { step_ns: steady.step_ns(), bytes: device + host };
+        self.known.insert(candidate.placement.clone(), score);
+        Some(score)
+    }
+
+    fn spend(&mut self, operations: usize) {
+        self.effort_left = self.effort_left.saturating_sub(operations);
+    }
+}

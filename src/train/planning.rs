@@ -1,0 +1,339 @@
+//! A step as it would run on a machine, for people and for programs: what `horizon plan` and `hz_plan_search` say.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::base::{Result, Shape};
+use crate::device::Lane;
+use crate::engine::TrainerOptions;
+use crate::model::{Layout, ModelConfig, Recompute};
+use crate::plan::{Description, Explanation, Found, Pins, Plan, Question, Region, Room};
+use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Placement, Sum};
+use crate::train::metrics::UsefulWork;
+
+/// The fastest plan of a model on a machine, and why it takes what it takes.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The plan and its step time.
+    pub found: Found,
+    /// Why.
+    pub explanation: Explanation,
+    /// P.
+    pub parameters: usize,
+    /// Tokens of a step.
+    pub tokens: usize,
+    /// Tokens per second.
+    pub tokens_per_second: f64,
+    /// [`UsefulWork`] per second, 10¹² FLOP/s.
+    pub tflops: f64,
+    model: String,
+    machine: String,
+}
+
+impl Planned {
+    /// Searches and explains. `model` is what the model is called.
+    ///
+    /// Errors: nothing fits, with the smallest change that does; or an option that cannot be used.
+    pub fn explained(
+        model: &str,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+        machine: &Description,
+        room: Room,
+        pins: &Pins,
+    ) -> Result<Planned> {
+        Planned::new(model, config, options, machine, room, pins, |question, found| question.explain(found))
+    }
+
+    /// Searches, and explains no more than where the time goes.
+    ///
+    /// Errors: as [`Planned::explained`].
+    pub fn searched(
+        model: &str,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+        machine: &Description,
+        room: Room,
+        pins: &Pins,
+    ) -> Result<Planned> {
+        Planned::new(model, config, options, machine, room, pins, |question, found| question.look(found))
+    }
+
+    fn new(
+        model: &str,
+        config: &ModelConfig,
+        options: &TrainerOptions,
+        machine: &Description,
+        room: Room,
+        pins: &Pins,
+        explain: impl Fn(&Question, &Found) -> Result<Explanation>,
+    ) -> Result<Planned> {
+        let layout = Layout::new(config);
+        let storage = machine.storage.into();
+        let question = options.question(config, &layout, storage, &machine.rates, room, pins)?;
+        let found = question.search()?;
+        let explanation = explain(&question, &found)?;
+        let Shape { b, t } = options.shape;
+        let tokens = b * t * options.micros_max;
+        let seconds = found.step_ns as f64 / 1e9;
+        let attended = (options.micros_max * b * t * (t + 1) / 2) as u64;
+        let work = UsefulWork::new(config);
+        let beyond = work.beyond(tokens, t, None);
+        Ok(Planned {
+            parameters: layout.parameters(),
+            tokens,
+            tokens_per_second: tokens as f64 / seconds,
+            tflops: work.flop(tokens as u64, attended, beyond) / seconds / 1e12,
+            found,
+            explanation,
+            model: model.to_owned(),
+            machine: format!("{}: {}", machine.name, machine.about),
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.found.plan
+    }
+
+    /// What was predicted and what was measured, side by side, lane by lane. `step_seconds` is the step's time,
+    /// `busy_ns` that of each lane in it.
+    pub fn beside(&self, step_seconds: f64, busy_ns: &[f64; Lane::COUNT]) -> String {
+        let line = |what: &str, predicted: f64, measured: f64| {
+            let off = match measured > 0.0 {
+                true => format!("{:+.0} %", 100.0 * (predicted / measured - 1.0)),
+                false => String::new(),
+            };
+            format!("{what:<16}{:>10.2} ms{:>10.2} ms{off:>9}\n", predicted / 1e6, measured / 1e6)
+        };
+        let mut text = format!("{:<16}{:>13}{:>13}\n", "", "predicted", "measured");
+        text += &line("step", self.found.step_ns as f64, step_seconds * 1e9);
+        for lane in Lane::ALL {
+            let (predicted, measured) =
+                (self.explanation.prediction.lanes[lane.at()].busy_ns as f64, busy_ns[lane.at()]);
+            if predicted > 0.0 || measured > 0.0 {
+                text += &line(&format!("{lane} busy"), predicted, measured);
+            }
+        }
+        text
+    }
+
+    /// The search's answer in a few lines.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        self.write_summary(&mut text).expect("a string takes whatever is written");
+        text
+    }
+
+    /// How much of a step a lane is busy.
+    fn busy(&self, lane: Lane) -> f64 {
+        self.explanation.prediction.lanes[lane.at()].busy_ns as f64 / self.found.step_ns as f64
+    }
+
+    /// As one JSON object: seconds, bytes, and the placement layer by layer.
+    pub fn json(&self) -> Value {
+        let plan = self.plan();
+        let (placement, numeric) = (&plan.policy.placement, &plan.policy.numeric);
+        let regions = |regions: &[Region]| -> Vec<Value> {
+            regions.iter().map(|region| json!({ "name": region.name, "bytes": region.bytes })).collect()
+        };
+        let lanes: serde_json::Map<String, Value> =
+            Lane::ALL.iter().map(|&lane| (lane.name().to_owned(), self.busy(lane).into())).collect();
+        let gains: Vec<Value> = self
+            .explanation
+            .gains
+            .iter()
+            .map(|gain| json!({ "what": gain.what, "step_seconds": gain.step_ns as f64 / 1e9 }))
+            .collect();
+        let better = self.explanation.micro_batch.map(|(shape, micros, step_ns)| {
+            json!({ "sequences": shape.b, "sequence_length": shape.t, "micros": micros,
+                    "step_seconds": step_ns as f64 / 1e9 })
+        });
+        json!({
+            "model": self.model, "parameters": self.parameters, "machine": self.machine,
+            "mode": mode_name(plan.policy.mode), "grad_dtype": numeric.grad_dtype.name(),
+            "sequences": numeric.shape.b, "sequence_length": numeric.shape.t, "micros": plan.micros_max,
+            "logits_chunk": numeric.logits_chunk, "tokens": self.tokens,
+            "step_seconds": self.found.step_ns as f64 / 1e9, "tokens_per_second": self.tokens_per_second,
+            "tflops": self.tflops, "placements_simulated": self.found.simulated,
+            "placement": {
+                "weight_slots": placement.weight_slots, "slabs": placement.slabs, "ring": placement.ring,
+                "sweeps": placement.sweeps, "grad_wait": wait_name(placement.grad_wait),
+                "adam": adam_name(placement.adam), "layers": runs(placement).collect::<Vec<_>>(),
+            },
+            "device_bytes": plan.device.bytes(), "host_bytes": plan.host.bytes(),
+            "host_wire_bytes": plan.host.wire_bytes(), "host_state_bytes": plan.host.state_bytes(),
+            "ram_bytes": plan.host.bytes() + if plan.shares_memory() { plan.device.bytes() } else { 0 },
+            "device_regions": regions(plan.device.regions()), "host_regions": regions(&plan.host.regions()),
+            "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
+            "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
+        })
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Exact => "exact",
+        Mode::Streamed => "streamed",
+        Mode::Compact => "compact",
+    }
+}
+
+fn wait_name(wait: GradWait) -> &'static str {
+    match wait {
+        GradWait::Host => "host",
+        GradWait::Device => "device",
+    }
+}
+
+fn adam_name(when: AdamWhen) -> &'static str {
+    match when {
+        AdamWhen::AfterNorm => "after the norm",
+        AdamWhen::UnderBackward => "under backward",
+    }
+}
+
+fn recompute_name(recompute: Recompute) -> &'static str {
+    match recompute {
+        Recompute::Full => "full",
+        Recompute::Selective => "selective",
+        Recompute::None => "none",
+    }
+}
+
+/// Layers that follow one another and are placed alike, as JSON.
+fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
+    let mut first = 0;
+    placement.layers.chunk_by(|one, other| one == other).map(move |run| {
+        let LayerPlacement { recompute, boundary, resident, sum } = run[0];
+        let last = first + run.len() - 1;
+        let value = json!({
+            "first": first, "last": last, "recompute": recompute_name(recompute),
+            "boundary": if boundary == Boundary::Kept { "kept" } else { "spilled" },
+            "resident": resident, "sum": if sum == Sum::Own { "own" } else { "passing" },
+        });
+        first = last + 1;
+        value
+    })
+}
+
+/// `3.2 B`, `812 M`.
+fn count(number: f64) -> String {
+    [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")]
+        .into_iter()
+        .find(|(unit, _)| number >= *unit)
+        .map_or_else(|| format!("{number:.0}"), |(unit, name)| format!("{:.3} {name}", number / unit))
+}
+
+impl Planned {
+    fn write_summary(&self, f: &mut dyn fmt::Write) -> fmt::Result {
+        let plan = self.plan();
+        let (placement, numeric) = (&plan.policy.placement, &plan.policy.numeric);
+        let Shape { b, t } = numeric.shape;
+        let layers = placement.layers.len();
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        writeln!(
+            f,
+            "model      {}: {} parameters, {layers} layers",
+            self.model,
+            count(self.parameters as f64)
+        )?;
+        writeln!(f, "machine    {}", self.machine)?;
+        writeln!(
+            f,
+            "step       {} × {b} × {t} = {} tokens; mode {}, {} gradients",
+            plan.micros_max,
+            self.tokens,
+            mode_name(plan.policy.mode),
+            numeric.grad_dtype
+        )?;
+        writeln!(
+            f,
+            "simulated  {:.3} s a step, {} tokens/s, {:.3} TFLOP/s useful",
+            seconds(self.found.step_ns),
+            count(self.tokens_per_second),
+            self.tflops
+        )?;
+        write_placement(f, placement)?;
+        let lanes: Vec<String> =
+            Lane::ALL.iter().map(|&lane| format!("{lane} {:.0} %", 100.0 * self.busy(lane))).collect();
+        writeln!(f, "busy       {}", lanes.join(", "))?;
+        let Explanation { busiest, longest, .. } = &self.explanation;
+        writeln!(f, "bound by   {}", bound(*busiest, *longest, self.busy(*busiest)))
+    }
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_summary(f)?;
+        let Explanation { gains, micro_batch, .. } = &self.explanation;
+        for gain in gains {
+            let percent = 100.0 * (1.0 - gain.step_ns as f64 / self.found.step_ns as f64);
+            let worth =
+                if percent < 0.05 { "no gain".to_owned() } else { format!("{percent:.1} % less time") };
+            writeln!(f, "  with {:<30} {worth}", gain.what)?;
+        }
+        if let Some((shape, micros, step_ns)) = micro_batch {
+            writeln!(
+                f,
+                "better     {micros} micro-batches of {} × {}: {:.3} s a step",
+                shape.b,
+                shape.t,
+                *step_ns as f64 / 1e9
+            )?;
+        }
+        self.plan().fmt(f)
+    }
+}
+
+/// What bounds a step, in words.
+fn bound(busiest: Lane, longest: Lane, share: f64) -> String {
+    const WHOLLY: f64 = 0.9;
+    let what = |lane: Lane| match lane {
+        Lane::Compute => "compute: arithmetic on the device",
+        Lane::H2d => "h2d: the link to the device",
+        Lane::D2h => "d2h: the link from the device",
+        Lane::Host => "host: AdamW, which is RAM bandwidth",
+        Lane::Disk => "disk: saving",
+    };
+    if share >= WHOLLY || busiest == longest {
+        what(busiest).to_owned()
+    } else {
+        format!("waits between lanes, most of them on {}", what(longest))
+    }
+}
+
+fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result {
+    let of =
+        |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|layer| has(layer)).count();
+    let recompute = |which: Recompute| of(&|layer| layer.recompute == which);
+    let list = |counts: &[(usize, &str)]| {
+        let some: Vec<String> =
+            counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        some.join(", ")
+    };
+    let sweeps =
+        if placement.sweeps == 1 { "1 sweep".to_owned() } else { format!("{} sweeps", placement.sweeps) };
+    writeln!(
+        f,
+        "placement  {sweeps}, {} weight slots, {} gradient slabs; AdamW {}, gradients wait on the {}",
+        placement.weight_slots,
+        placement.slabs,
+        adam_name(placement.adam),
+        wait_name(placement.grad_wait)
+    )?;
+    let [full, selective, none] = [Recompute::Full, Recompute::Selective, Recompute::None].map(recompute);
+    let spilled = of(&|layer| layer.boundary == Boundary::Spilled);
+    write!(
+        f,
+        "layers     recompute {}; boundaries {}; {} resident",
+        list(&[(full, "full"), (selective, "selective"), (none, "none")]),
+        list(&[(placement.layers.len() - spilled, "kept"), (spilled, "spilled")]),
+        placement.residents()
+    )?;
+    if placement.sweeps > 1 {
+        write!(f, "; {} gradient sums stay", of(&|layer| layer.sum == Sum::Own))?;
+    }
+    writeln!(f)
+}

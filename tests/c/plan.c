@@ -1,0 +1,113 @@
+/*
+ * Plans: the fastest one for a machine that is not here, what it says of itself, what it refuses; and a trainer that
+ * follows one.
+ */
+#include <inttypes.h>
+
+#include "small.h"
+
+/* A number of the plan's JSON. */
+static double number(const char *json, const char *key) {
+    char quoted[64];
+    snprintf(quoted, sizeof quoted, "\"%s\":", key);
+    const char *at = strstr(json, quoted);
+    CHECK(at != NULL);
+    return strtod(at + strlen(quoted), NULL);
+}
+
+static void test_elsewhere(void) {
+    hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
+    hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
+    hz_plan_summary_t summary = HZ_PLAN_SUMMARY_INIT;
+    hz_plan_t *plan = NULL;
+    const char *json = NULL;
+    OK(hz_model_config_from_preset("llama3.1-8b", &model));
+    options.sequences = 4;
+    options.sequence_length = 4096;
+    options.micros_max = 4;
+    OK(hz_plan_search(&model, &options, "h200", &plan));
+    OK(hz_plan_summary(plan, &summary));
+    OK(hz_plan_json(plan, &json));
+    printf("8B on an H200: %.2f s a step, %.0f tokens/s, %.1f GiB of device memory\n", summary.step_seconds,
+           summary.tokens_per_second, (double)summary.device_bytes / (1 << 30));
+    CHECK(summary.parameters == 8030261248u && summary.ram_bytes == summary.host_bytes);
+    double tokens = 4.0 * 4 * 4096;
+    CHECK(summary.tokens_per_second * summary.step_seconds > 0.999 * tokens);
+    CHECK(summary.tokens_per_second * summary.step_seconds < 1.001 * tokens);
+    CHECK(summary.tflops > 100.0 && summary.tflops < 790.0);
+    CHECK(number(json, "step_seconds") > 0 && number(json, "device_bytes") == (double)summary.device_bytes);
+    CHECK(strstr(json, "\"placement\":{") != NULL && strstr(json, "\"busiest_lane\":\"compute\"") != NULL);
+    OK(hz_plan_admit(plan));
+
+    /* It cannot be followed here. */
+    hz_trainer_t *trainer = NULL;
+    REFUSED(HZ_STATUS_DEVICE_UNAVAILABLE, "h200", hz_trainer_open_planned(plan, &trainer));
+    hz_plan_close(plan);
+
+    /* Less memory is never faster; what is decided stays so; what cannot be is refused to the byte. */
+    double step = summary.step_seconds;
+    uint64_t least;
+    options.device_mem = (uint64_t)24 << 30;
+    options.weight_slots = 3;
+    OK(hz_plan_search(&model, &options, "h200", &plan));
+    OK(hz_plan_summary(plan, &summary));
+    OK(hz_plan_json(plan, &json));
+    CHECK(summary.step_seconds >= step && summary.device_bytes <= options.device_mem);
+    CHECK(number(json, "weight_slots") == 3);
+    hz_plan_close(plan);
+    options.weight_slots = 0;
+    options.device_mem = 1 << 20;
+    REFUSED(HZ_STATUS_OUT_OF_DEVICE_MEMORY, "bytes short", hz_plan_search(&model, &options, "h200", &plan));
+    const char *need = strchr(hz_last_error(), '(');
+    CHECK(need != NULL);
+    least = strtoull(need + 1, NULL, 10);
+    options.device_mem = least - 1;
+    REFUSED(HZ_STATUS_OUT_OF_DEVICE_MEMORY, " 1 bytes short", hz_plan_search(&model, &options, "h200", &plan));
+    options.device_mem = least;
+    OK(hz_plan_search(&model, &options, "h200", &plan));
+    OK(hz_plan_summary(plan, &summary));
+    CHECK(summary.device_bytes == least);
+    hz_plan_close(plan);
+    printf("with the least device memory, %" PRIu64 " bytes: %.2f s a step\n", least, summary.step_seconds);
+
+    plan = NULL;
+    REFUSED(HZ_STATUS_NOT_FOUND, "rtx3090", hz_plan_search(&model, &options, "a calculator", &plan));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_plan is NULL", hz_plan_search(&model, NULL, NULL, NULL));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "model is NULL", hz_plan_search(NULL, NULL, NULL, &plan));
+    CHECK(plan == NULL);
+}
+
+static void test_followed(void) {
+    hz_model_config_t model = small_model();
+    hz_trainer_options_t options = small_options();
+    hz_plan_summary_t summary = HZ_PLAN_SUMMARY_INIT;
+    hz_stats_t stats = HZ_STATS_INIT;
+    hz_step_report_t report = HZ_STEP_REPORT_INIT;
+    hz_batch_t batch = HZ_BATCH_INIT;
+    hz_plan_t *plan = NULL;
+    hz_trainer_t *trainer = NULL;
+    OK(hz_plan_search(&model, &options, NULL, &plan));
+    OK(hz_plan_summary(plan, &summary));
+    OK(hz_trainer_open_planned(plan, &trainer));
+    hz_plan_close(plan);
+    OK(hz_trainer_stats(trainer, &stats));
+    CHECK(stats.device_bytes == summary.device_bytes && stats.host_bytes == summary.host_bytes);
+    CHECK(summary.ram_bytes == summary.host_bytes + summary.device_bytes);
+    OK(hz_trainer_init(trainer, 1));
+    rows_t rows;
+    fill(&rows);
+    batch.rows = N;
+    batch.tokens = rows.tokens;
+    batch.targets = rows.targets;
+    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
+    CHECK(report.loss > 0);
+    OK(hz_trainer_close(trainer));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "plan is NULL", hz_trainer_open_planned(NULL, &trainer));
+}
+
+int main(void) {
+    test_elsewhere();
+    test_followed();
+    printf("plan.c: %d checks\n", checks);
+    return 0;
+}
