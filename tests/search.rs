@@ -308,9 +308,9 @@ fn what_a_refusal_says_would_fit_fits() {
     (case.numeric.shape.b, case.micros) = (smaller, micros);
     case.question(&pins).search().unwrap();
     // A pin that is too much is named.
-    let pinned = Pins { weight_slots: Some(400), ..Pins::default() };
+    let pinned = Pins { recompute: Some(vec![Recompute::None; case.config.dims.l]), ..Pins::default() };
     let error = case.question(&pinned).search().unwrap_err();
-    assert!(error.message().contains("a free number of weight slots would fit"), "{error}");
+    assert!(error.message().contains("a free choice of what is recomputed would fit"), "{error}");
 }
 
 #[test]
