@@ -81,6 +81,7 @@ mod with_kernels {
             ("hzk_xent_forward", cu::hzk_xent_forward as *const ()),
             ("hzk_xent_forward_backward", cu::hzk_xent_forward_backward as *const ()),
             ("hzk_xent_backward", cu::hzk_xent_backward as *const ()),
+            ("hzk_xent_loss", cu::hzk_xent_loss as *const ()),
             ("hzk_grad_accumulate", cu::hzk_grad_accumulate as *const ()),
             ("hzk_grad_scratch", cu::hzk_grad_scratch as *const ()),
             ("hzk_grad_store", cu::hzk_grad_store as *const ()),
