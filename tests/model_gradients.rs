@@ -366,8 +366,10 @@ fn on_cuda_gradients_are_those_of_the_cpu() {
                 for tensor in &unit.tensors {
                     let elements = tensor.offset..tensor.offset + tensor.elements();
                     let expected = reference::wide(&expected[elements.clone()]);
-                    // A dozen roundings of 2^-9 lie on the way of a gradient.
-                    close(&tensor.name, &found[elements], &expected, 0.0, 0.05);
+                    // A dozen roundings of 2^-9 lie on the way of a gradient, and more with a norm on every head: of
+                    // eight draws its small sums over rows erred by 1 to 5 %.
+                    let bound = if config.qk_norm { 0.08 } else { 0.05 };
+                    close(&tensor.name, &found[elements], &expected, 0.0, bound);
                 }
             }
         }
