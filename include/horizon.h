@@ -726,6 +726,27 @@ typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, s
 HZ_API hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
                                              hz_loss_callback_t loss, void *user, hz_step_report_t *out_report);
 
+/* Takes the state of a unit: 0 is the embedding, then come the layers, then the head; `elements` of each array, in the
+ * order of the unit's tensors, with zeros behind them. `weights` is bf16, `residual` what hz_master_join makes it
+ * whole with; the moments `m` and `v` are f32, bf16 in HZ_MODE_COMPACT. Returns 0, or anything else to end the save.
+ *
+ * It runs on a thread of the library's, one unit after the other in forward order, while the trainer's thread goes on;
+ * AdamW of the unit waits for it. The arrays are valid during the call alone. It may take its time. It must not throw
+ * or longjmp, and must not call the trainer. */
+typedef int32_t (*hz_save_callback_t)(uint32_t unit, uint64_t elements, const uint16_t *weights,
+                                      const int16_t *residual, const void *m, const void *v, void *user);
+
+/* Begins to save the state after the last step: `save` gets every unit's, and `user` as it is. Returns at once; steps,
+ * evaluations, reads and writes go on meanwhile and change nothing of what is saved. The step number is that of
+ * hz_trainer_stats now. One save at a time; hz_trainer_save_wait tells how it ended, and until then `user` is in use.
+ * Errors: HZ_STATUS_INVALID_STATE while a save is under way or has not been waited for. */
+HZ_API hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t save, void *user);
+
+/* Waits until the save has ended.
+ * Errors: HZ_STATUS_CANCELLED when `save` ended it, after which training goes on as before and another save may begin;
+ * HZ_STATUS_INVALID_STATE when none was begun; those of a failed trainer. */
+HZ_API hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
+
 /* Waits for the lanes: everything asked for has been done, AdamW too.
  * Errors: those of a failed trainer. */
 HZ_API hz_status_t hz_trainer_sync(hz_trainer_t *trainer);

@@ -24,6 +24,7 @@ mod log;
 mod loss;
 mod model;
 mod plan;
+mod save;
 mod sized;
 mod status;
 mod trainer;
@@ -49,6 +50,7 @@ pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_c
 pub use plan::{
     hz_plan_admit, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search, hz_plan_summary, hz_plan_t,
 };
+pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};
 pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
 pub use trainer::{

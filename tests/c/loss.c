@@ -1,5 +1,5 @@
 /*
- * Placements of layers, log-probabilities, and losses that a C function makes of them.
+ * Placements of layers, saves under training, log-probabilities, and losses that a C function makes of them.
  */
 #include <math.h>
 
@@ -11,7 +11,24 @@ static const char *const SOME = "model.layers.1.mlp.up_proj.weight";
 
 enum { ELEMENTS = 160 * 64 };
 
-/* A tensor after some steps, in any order with evaluations, reads and writes, under some options. */
+/* What a save has handed out so far. */
+typedef struct {
+    uint32_t units, end_at;
+    float first; /* the first weight of the embedding */
+} saved_t;
+
+static int32_t save_unit(uint32_t unit, uint64_t elements, const uint16_t *weights, const int16_t *residual,
+                         const void *m, const void *v, void *user) {
+    saved_t *saved = user;
+    CHECK(unit == saved->units && elements > 0 && m != NULL && v != NULL);
+    saved->units++;
+    if (unit == 0) {
+        OK(hz_master_join(weights, residual, 1, &saved->first));
+    }
+    return saved->units == saved->end_at;
+}
+
+/* A tensor after some steps, in any order with evaluations, reads, writes and saves, under some options. */
 static void train(hz_trainer_options_t options, float *out) {
     hz_model_config_t model = small_model();
     hz_trainer_t *trainer = NULL;
@@ -20,7 +37,7 @@ static void train(hz_trainer_options_t options, float *out) {
     lcg = 99;
     for (int step = 0; step < 3; step++) {
         static rows_t rows[MICROS];
-        static float logits[V], norm[64];
+        static float logits[V], norm[64], embedding[V * 64];
         hz_batch_t batches[MICROS];
         for (int micro = 0; micro < MICROS; micro++) {
             fill(&rows[micro]);
@@ -29,12 +46,25 @@ static void train(hz_trainer_options_t options, float *out) {
         hz_step_report_t report = HZ_STEP_REPORT_INIT;
         hz_eval_report_t held_out = HZ_EVAL_REPORT_INIT;
         OK(hz_trainer_step(trainer, batches, MICROS, 1e-2, &report));
+        saved_t saved = {0};
+        saved.end_at = step == 1 ? 2 : 0; /* the second save is ended by its own function */
+        OK(hz_trainer_save(trainer, save_unit, &saved));
+        REFUSED(HZ_STATUS_INVALID_STATE, "a save is under way", hz_trainer_save(trainer, save_unit, &saved));
+        OK(hz_trainer_read_tensor(trainer, "model.embed_tokens.weight", embedding, V * 64));
         OK(hz_trainer_read_tensor(trainer, "model.layers.0.input_layernorm.weight", norm, 64));
         OK(hz_trainer_eval(trainer, batches, 1, &held_out));
         norm[step] += 0.25f;
         OK(hz_trainer_write_tensor(trainer, "model.layers.0.input_layernorm.weight", norm, 64));
         OK(hz_trainer_logits(trainer, rows[0].tokens, 5, logits, V));
+        if (saved.end_at > 0) {
+            REFUSED(HZ_STATUS_CANCELLED, "the save function returned 1", hz_trainer_save_wait(trainer));
+        } else {
+            OK(hz_trainer_save_wait(trainer));
+        }
+        CHECK(saved.units == (saved.end_at > 0 ? saved.end_at : 4) && saved.first == embedding[0]);
     }
+    REFUSED(HZ_STATUS_INVALID_STATE, "no save was begun", hz_trainer_save_wait(trainer));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "save is NULL", hz_trainer_save(trainer, NULL, NULL));
     OK(hz_trainer_read_tensor(trainer, SOME, out, ELEMENTS));
     OK(hz_trainer_close(trainer));
 }

@@ -1,0 +1,77 @@
+//! Saving from C: units go to a function of the caller's, while training goes on.
+
+use std::ffi::c_void;
+
+use crate::base::{Error, Result, Status};
+use crate::capi::argument::{Handle, User};
+use crate::capi::status::hz_status_t;
+use crate::capi::trainer::{hz_trainer_t, with};
+use crate::engine::{Sink, UnitState};
+
+type SaveFunction = unsafe extern "C" fn(
+    unit: u32,
+    elements: u64,
+    weights: *const u16,
+    residual: *const i16,
+    m: *const c_void,
+    v: *const c_void,
+    user: User,
+) -> i32;
+
+/// The C function that saves a unit.
+pub type hz_save_callback_t = Option<SaveFunction>;
+
+/// A sink that is a C function.
+struct Callback {
+    save: SaveFunction,
+    user: User,
+}
+
+// SAFETY: the header says that the function is called on a thread of the library's, with `user` as it was given.
+unsafe impl Send for Callback {}
+
+impl Sink for Callback {
+    fn unit(&mut self, state: &UnitState) -> Result<()> {
+        // SAFETY: the function is the caller's, who promised by the header that it reads no more than `elements` of each
+        // array; the spans have as many, and AdamW of the unit waits until this returns.
+        let given = unsafe {
+            (self.save)(
+                state.unit.0,
+                (state.weights.bytes() / 2) as u64,
+                state.weights.address().cast(),
+                state.residual.address().cast(),
+                state.m.address().cast(),
+                state.v.address().cast(),
+                self.user,
+            )
+        };
+        match given {
+            0 => Ok(()),
+            other => Err(Error::new(
+                Status::Cancelled,
+                format!("the save function returned {other}: the save ends here"),
+            )),
+        }
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_save(
+    trainer: Handle<hz_trainer_t>,
+    save: hz_save_callback_t,
+    user: User,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let save = save.ok_or_else(|| Error::argument("save is NULL; it must be a function"))?;
+        state.trainer.save(Box::new(Callback { save, user }))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_save_wait(trainer: Handle<hz_trainer_t>) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.save_wait())
+}
