@@ -726,9 +726,10 @@ typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, s
 HZ_API hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
                                              hz_loss_callback_t loss, void *user, hz_step_report_t *out_report);
 
-/* Takes the state of a unit: 0 is the embedding, then come the layers, then the head; `elements` of each array, in the
- * order of the unit's tensors, with zeros behind them. `weights` is bf16, `residual` what hz_master_join makes it
- * whole with; the moments `m` and `v` are f32, bf16 in HZ_MODE_COMPACT. Returns 0, or anything else to end the save.
+/* Takes the state of a unit: 0 is the embedding, then come the layers, then the head; `elements` of each array: the
+ * unit's tensors in order, zeros between and behind them where the library aligns. `weights` is bf16, `residual` what
+ * hz_master_join makes it whole with; the moments `m` and `v` are f32, bf16 in HZ_MODE_COMPACT. Returns 0, or anything
+ * else to end the save.
  *
  * It runs on a thread of the library's, one unit after the other in forward order, while the trainer's thread goes on;
  * AdamW of the unit waits for it. The arrays are valid during the call alone. It may take its time. It must not throw
