@@ -158,7 +158,8 @@ impl SizedFile {
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Error {
+/// What is told of a file that could not be written.
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Error {
     Error::io(format!("cannot write {}", path.display()), error)
 }
 

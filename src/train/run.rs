@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,6 +11,7 @@ use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::host::resident_bytes;
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
+use crate::train::folder::cannot_write;
 use crate::train::hf::{ExportTarget, SHARD_BYTES, export, export_bytes, unwatched};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
@@ -288,8 +289,4 @@ fn draw_validation(val: &Data, micro_batch: usize, micros_max: usize) -> Result<
         return Err(Error::argument("the validation data has no target to measure a loss by"));
     }
     Ok(micros)
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    Error::io(format!("cannot write {}", path.display()), error)
 }
