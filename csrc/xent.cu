@@ -36,7 +36,7 @@ enum class Pass { forward, forward_backward, backward };
 // per_row: weights (or null) for forward_backward, dlogprob for backward.
 // Least bytes: forward 2·R·V, the others 4·R·V.
 template <Pass PASS>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     xent_kernel(bf16* __restrict__ logits /* in place, forward reads only */, float* __restrict__ logprob /* = */,
                 const int32_t* __restrict__ targets, const float* __restrict__ per_row, float scale, int V, size_t stride,
                 int held) {
@@ -63,27 +63,27 @@ __global__ void __launch_bounds__(kThreads)
     if (tid == 0) target_logit[0] = to_float(x[target]);
 
     MaxSum v{-INFINITY, 0.f};
-    for (int c0 = tid * 8; c0 < whole; c0 += kStep * kAtOnce) {
+    auto take = [&](int c, const uint4& vector) {
+        if (PASS != Pass::forward && c < held) store8(waiting + c, vector);
+        float f[8];
+        unpack8(vector, f);
+        MaxSum u{f[0], 0.f};
+        HZ_UNROLL
+        for (int e = 1; e < 8; ++e) u.max = fmaxf(u.max, f[e]);
+        if (u.max == -INFINITY) return;
+        HZ_UNROLL
+        for (int e = 0; e < 8; ++e) u.s += exp2_approx((f[e] - u.max) * kLog2E);
+        v = merged(v, u);
+    };
+    int c = tid * 8;
+    for (; c + (kAtOnce - 1) * kStep < whole; c += kAtOnce * kStep) {
         uint4 vectors[kAtOnce];
         HZ_UNROLL
-        for (int n = 0; n < kAtOnce; ++n)
-            if (c0 + n * kStep < whole) vectors[n] = load8(x + c0 + n * kStep);
+        for (int n = 0; n < kAtOnce; ++n) vectors[n] = load8(x + c + n * kStep);
         HZ_UNROLL
-        for (int n = 0; n < kAtOnce; ++n) {
-            const int c = c0 + n * kStep;
-            if (c >= whole) continue;
-            if (PASS != Pass::forward && c < held) store8(waiting + c, vectors[n]);
-            float f[8];
-            unpack8(vectors[n], f);
-            MaxSum u{f[0], 0.f};
-            HZ_UNROLL
-            for (int e = 1; e < 8; ++e) u.max = fmaxf(u.max, f[e]);
-            if (u.max == -INFINITY) continue;
-            HZ_UNROLL
-            for (int e = 0; e < 8; ++e) u.s += exp2_approx((f[e] - u.max) * kLog2E);
-            v = merged(v, u);
-        }
+        for (int n = 0; n < kAtOnce; ++n) take(c + n * kStep, vectors[n]);
     }
+    for (; c < whole; c += kStep) take(c, load8(x + c));
     if (whole + tid < V) {
         const float logit = to_float(x[whole + tid]);
         v = merged(v, {logit, logit == logit ? 1.f : logit});
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads)
         auto gradient = [&](float logit, int c) {
             return (exp2_approx((logit - v.max) * kLog2E) * inverse - (c == target ? 1.f : 0.f)) * factor;
         };
-        for (int c = tid * 8; c < whole; c += kStep) {
+        for (c = tid * 8; c < whole; c += kStep) {
             float f[8];
             unpack8(c < held ? load8(waiting + c) : load8(x + c), f);
             HZ_UNROLL
