@@ -100,7 +100,7 @@ pub struct Trainer {
 fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
     config.validate()?;
     let layout = Layout::new(config);
-    let policy = options.policy(&layout)?;
+    let policy = options.policy(&layout, storage)?;
     Plan::new(config, &layout, policy, options.micros_max, storage)
 }
 
