@@ -92,6 +92,26 @@ fn a_c11_program_places_layers_and_makes_losses() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/loss.c"), false));
 }
 
+/// A worked example of a loss, from the model of `hf4` to where PyTorch arrived: see `tests/golden/losses.py`.
+fn example(name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(&Path::new(ROOT).join(format!("tests/c/{name}.c")), false, folder.path());
+    let golden = Path::new(ROOT).join("tests/golden");
+    let mut command = Command::new(program);
+    command.arg(golden.join("hf4")).arg(golden.join(name)).env("LD_LIBRARY_PATH", library_folder());
+    print!("{}", run(&mut command));
+}
+
+#[test]
+fn preferences_are_optimised_in_c_as_in_pytorch() {
+    example("dpo");
+}
+
+#[test]
+fn policies_are_optimised_in_c_as_in_pytorch() {
+    example("grpo");
+}
+
 /// On the CPU here; `tests/gpu` runs it on CUDA.
 #[test]
 fn a_c11_program_chooses_a_device() {
@@ -168,7 +188,8 @@ fn the_library_exports_what_the_header_declares_and_nothing_else() {
 
 #[test]
 fn every_function_is_called_by_the_c_programs() {
-    let programs = ["train.c", "loss.c", "errors.c", "adam.c", "arena.c", "plan.c", "train.cpp"];
+    let programs =
+        ["train.c", "loss.c", "dpo.c", "grpo.c", "errors.c", "adam.c", "arena.c", "plan.c", "train.cpp"];
     let folder = Path::new(ROOT).join("tests/c");
     let text: String = programs.iter().map(|path| fs::read_to_string(folder.join(path)).unwrap()).collect();
     for name in declared() {

@@ -1,14 +1,10 @@
 /*
- * What the C programs share: checks that say where they failed, a text, a small byte-level model.
+ * What the C programs share: a text, a small byte-level model.
  */
 #ifndef SMALL_H
 #define SMALL_H
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "horizon.h"
+#include "check.h"
 
 enum { B = 4, T = 48, N = B * T, V = 256, MICROS = 2 };
 
@@ -16,31 +12,6 @@ static const char TEXT[] =
     "The store is in host memory and the device is a place that layers pass through. A layer comes up, every "
     "micro-batch of the step goes through it, and it is gone. On the way back it comes up again, its gradient "
     "leaves, and the optimizer does its work where the weights live. Nothing waits for what it does not need. ";
-
-static int checks = 0;
-
-#define CHECK(condition) \
-    do { \
-        checks++; \
-        if (!(condition)) { \
-            fprintf(stderr, "%s:%d: not so: %s\n  last error: %s\n", __FILE__, __LINE__, #condition, hz_last_error()); \
-            exit(1); \
-        } \
-    } while (0)
-
-#define OK(call) CHECK((call) == HZ_STATUS_OK)
-
-/* The call gives this status, and a message that mentions `word`. */
-#define REFUSED(status, word, call) \
-    do { \
-        hz_status_t got = (call); \
-        checks++; \
-        if (got != (status) || strstr(hz_last_error(), (word)) == NULL) { \
-            fprintf(stderr, "%s:%d: %s\n  wanted %s and \"%s\"\n  got    %s: %s\n", __FILE__, __LINE__, #call, \
-                    hz_status_name(status), (word), hz_status_name(got), hz_last_error()); \
-            exit(1); \
-        } \
-    } while (0)
 
 /* ---- data ---- */
 

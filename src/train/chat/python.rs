@@ -1,7 +1,19 @@
 //! Values as Python writes them: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as transformers sets it up.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Error, ErrorKind, Output, State, escape_formatter};
+use minijinja::{Error, ErrorKind, Output, State, escape_formatter, filters};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+/// The method that stands for a slice `[::-1]`, which the engine fails on where it is empty.
+pub const REVERSED: &str = "__reversed__";
+
+/// Methods of Python's values.
+pub fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    if name == REVERSED {
+        return filters::reverse(value);
+    }
+    unknown_method_callback(state, value, name, arguments)
+}
 
 /// How a template prints a value.
 pub fn print(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {

@@ -1,9 +1,9 @@
 //! The Jinja template of a model folder.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind, Value as Jinja};
-use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
 
 use super::{Conversation, Rendered, python, spans, time};
@@ -67,7 +67,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
         environment.set_formatter(python::print);
         environment.add_filter("tojson", python::to_json);
         environment.add_test("iterable", python::is_iterable);
@@ -80,6 +80,7 @@ impl ChatTemplate {
         environment.add_function("strftime_now", move |format: String| time::format(now, &format));
         // Jinja reads every end of a line as one.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let source = source.replace("[::-1]", &format!(".{}()", python::REVERSED));
         let (source, marks_turns) = with_generation_as_filter(&source);
         environment.add_template_owned(NAME, source).map_err(jinja)?;
         Ok(ChatTemplate { environment, special, marks_turns })
@@ -124,8 +125,14 @@ impl ChatTemplate {
                 pair("add_generation_prompt", Jinja::from(add_generation_prompt)),
             ])
             .collect();
-        self.environment.get_template(NAME).and_then(|template| template.render(context)).map_err(jinja)
+        let render = || self.environment.get_template(NAME).and_then(|template| template.render(context));
+        // A template comes from anywhere, and the engine that runs it has bugs (see `python::method`).
+        catch_unwind(AssertUnwindSafe(render)).unwrap_or_else(|_| Err(engine_failed())).map_err(jinja)
     }
+}
+
+fn engine_failed() -> JinjaError {
+    JinjaError::new(ErrorKind::InvalidOperation, "it makes the template engine fail")
 }
 
 fn jinja(error: JinjaError) -> Error {
@@ -200,6 +207,23 @@ mod tests {
     fn lines_may_end_as_on_windows() {
         let template = ChatTemplate::new("{% if true %}\r\na\r\nb{% endif %}\r\n", SpecialTokens::default());
         assert_eq!(template.unwrap().prompt(&[]).unwrap(), "a\nb");
+    }
+
+    /// The engine's own slices of a negative step panic on what is empty.
+    #[test]
+    fn lists_and_texts_are_reversed_even_when_empty() {
+        let source = "{% for m in messages[1:][::-1] %}{{ m.content[::-1] }}.{% endfor %}{{ ''[::-1] }}";
+        let template = ChatTemplate::new(source, SpecialTokens::default()).unwrap();
+        let said = |contents: &[&str]| {
+            let messages: Vec<_> = contents.iter().map(|text| serde_json::json!({"content": text})).collect();
+            template.prompt(&messages).unwrap()
+        };
+        assert_eq!(said(&[]), "");
+        assert_eq!(said(&["ab"]), "");
+        assert_eq!(said(&["ab", "cd", "", "éf"]), "fé..dc.");
+        let template = ChatTemplate::new("{{ messages[ ::-1]|list }}", SpecialTokens::default()).unwrap();
+        let error = template.prompt(&[]).unwrap_err();
+        assert!(error.message().contains("makes the template engine fail"), "{error}");
     }
 
     #[test]

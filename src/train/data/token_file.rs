@@ -140,6 +140,8 @@ impl TokenFile {
             TokenFormat::RawU32 => raw_layout(&bytes, Width::U32),
         };
         let layout = layout.map_err(|error| error.within(path.display()))?;
+        // Tokens are i32, whatever a vocabulary says.
+        let vocabulary = vocabulary.min(1 << 31);
         let file = TokenFile { path: path.to_owned(), bytes, layout, vocabulary };
         let narrow = file.layout.width == Width::U16 && vocabulary > usize::from(u16::MAX);
         if !narrow {
@@ -409,6 +411,20 @@ mod tests {
         let path = write(dir.path(), 20_240_801, 7, 3, &u32s(&[7, 128_000, 9]));
         TokenFile::open(&path, TokenFormat::Headed, 128_256).unwrap().copy(0, &mut out).unwrap();
         assert_eq!(out, [7, 128_000]);
+    }
+
+    #[test]
+    fn a_token_beyond_i32_is_beyond_every_vocabulary() {
+        let read = |token: u32| {
+            TokenFile::from_bytes("tokens", TokenFormat::RawU32, usize::MAX, u32s(&[token])).map(|file| {
+                let mut out = [0];
+                file.copy(0, &mut out).unwrap();
+                out[0]
+            })
+        };
+        assert_eq!(read(i32::MAX as u32).unwrap(), i32::MAX);
+        let error = read(1 << 31).unwrap_err();
+        assert!(error.message().contains("token 0 is 2147483648"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,38 @@
+/*
+ * Checks that say where they failed.
+ */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "horizon.h"
+
+static int checks = 0;
+
+#define CHECK(condition) \
+    do { \
+        checks++; \
+        if (!(condition)) { \
+            fprintf(stderr, "%s:%d: not so: %s\n  last error: %s\n", __FILE__, __LINE__, #condition, hz_last_error()); \
+            exit(1); \
+        } \
+    } while (0)
+
+#define OK(call) CHECK((call) == HZ_STATUS_OK)
+
+/* The call gives this status, and a message that mentions `word`. */
+#define REFUSED(status, word, call) \
+    do { \
+        hz_status_t got = (call); \
+        checks++; \
+        if (got != (status) || strstr(hz_last_error(), (word)) == NULL) { \
+            fprintf(stderr, "%s:%d: %s\n  wanted %s and \"%s\"\n  got    %s: %s\n", __FILE__, __LINE__, #call, \
+                    hz_status_name(status), (word), hz_status_name(got), hz_last_error()); \
+            exit(1); \
+        } \
+    } while (0)
+
+#endif
