@@ -6,14 +6,14 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use horizon::base::{Error, Result, Status, UnitIndex};
 use horizon::device::cpu::CpuDevice;
-use horizon::engine::{Sink, Trainer, TrainerOptions, UnitState};
+use horizon::engine::{Sink, StateSpan, Trainer, TrainerOptions, UnitState};
 use parking_lot::Mutex;
 
 use crate::runs::{Data, data, fill, weights};
 use crate::{config, options};
 
 /// Bytes of every unit: weights, residual, moments.
-type Saved = Vec<(UnitIndex, Vec<u8>)>;
+pub type Saved = Vec<(UnitIndex, Vec<u8>)>;
 
 #[derive(Default)]
 struct Shelf {
@@ -41,7 +41,9 @@ impl Sink for Keep {
             return Err(Error::new(Status::DiskFull, "no space is left for it"));
         }
         let mut bytes = Vec::new();
-        for (span, size) in [(state.weights, 2), (state.residual, 2), (state.m, 4), (state.v, 4)] {
+        for span in StateSpan::ALL {
+            let size = if span.is_moment() { state.moment_dtype.bytes() } else { 2 };
+            let span = state.span(span);
             assert_eq!(span.bytes(), state.layout.elements * size);
             let mut part = vec![0u8; span.bytes()];
             span.read(&mut part);
