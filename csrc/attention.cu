@@ -5,6 +5,17 @@
 // of a tile bound the tiles it meets, and a tile between the bounds of all its rows needs no mask.
 //
 // Scores are kept in powers of two: e^(scale · s) = 2^(s · scale · log2 e).
+//
+// What to expect, counted in clocks of a Hopper multiprocessor at D 128, for 32 x 64 pairs of rows and keys: products at 1270
+// multiply-adds a clock (mma.sync reaches about 62 % of wgmma's 2048), shared memory at 128 bytes (ldmatrix, and what cp.async
+// writes), exponentials at 16, other f32 at 128.
+//              products   shared memory   exponentials   other   bound   in sequence
+//   forward         413             384            128      88     413          1013
+//   dq              619             704            128      80     704          1531
+//   dk, dv          826            1280            128      80    1280          2314
+// Two blocks share a multiprocessor and fill each other's gaps in part. Halfway between the bound and the sequence, on a device
+// whose large products run at 790 TFLOP/s: forward 280 (200 to 490), backward 170 (130 to 255) TFLOP/s of the formula's 4·D and
+// 10·D a pair. Of a causal walk over 4096 keys the masked half of the tiles on the diagonal adds 3 %.
 #include "launch.h"
 #include "reduce.h"
 #include "tile.h"
@@ -191,7 +202,7 @@ __global__ void __launch_bounds__(256)
     if (i < N * heads && c == 0) delta[size_t(i % heads) * N + i / heads] = sum;
 }
 
-// Tiles of both kernels: 64 resident rows, 16 a warp. Two stages of stream where 99 KiB of shared memory hold them.
+// Tiles of dk and dv: 64 resident rows, 16 a warp. Two stages of stream where 99 KiB of shared memory hold them.
 template <int D>
 struct Backward {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS;
@@ -200,19 +211,28 @@ struct Backward {
     static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STREAM) * sizeof(float);
 };
 
+// Tiles of dq, which has one sum to hold: where registers allow, a warp takes 32 rows, and what it reads of the stream serves twice
+// as many.
+template <int D>
+struct BackwardQ {
+    static constexpr int WARPS = 4, THREADS = 32 * WARPS, MI = D == 256 ? 1 : 2, ROWS = 16 * MI * WARPS;
+    static constexpr int STREAM = 32, STAGES = D == 256 ? 1 : 2;
+    static constexpr size_t SHARED = size_t(2 * ROWS + 2 * STAGES * STREAM) * D * sizeof(bf16);
+};
+
 // Operations: 6·D for every pair in the tiles walked.
 template <int D>
-__global__ void __launch_bounds__(Backward<D>::THREADS)
+__global__ void __launch_bounds__(BackwardQ<D>::THREADS)
     attention_backward_dq_kernel(bf16* __restrict__ dq /* = */, const bf16* __restrict__ dout, const float* __restrict__ lse,
                                  const float* __restrict__ delta, const bf16* __restrict__ q, const bf16* __restrict__ k,
                                  const bf16* __restrict__ v, const int32_t* __restrict__ doc_start, Shape shape) {
     using T = Tile<D>;
-    using B = Backward<D>;
+    using B = BackwardQ<D>;
     HZ_DYN_SHARED(raw, 128);
     bf16* const tile_q = reinterpret_cast<bf16*>(raw);
     bf16* const tile_dout = tile_q + B::ROWS * D;
     bf16* const stream = tile_dout + B::ROWS * D;  // stage by stage: K, V
-    const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16;
+    const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16 * B::MI;
     const int N = shape.N, head = int(blockIdx.y);
     const int row0 = int(gridDim.x - 1 - blockIdx.x) * B::ROWS, row_end = min(row0 + B::ROWS, N);
     q += size_t(head) * D;
@@ -233,14 +253,16 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     load_stream(0);
     cp_async_commit();
 
-    float row_lse[2], row_delta[2];
+    float row_lse[B::MI][2], row_delta[B::MI][2];
     HZ_UNROLL
-    for (int half = 0; half < 2; ++half) {
-        const int row = min(row0 + warp_row + half * 8 + (lane >> 2), N - 1);
-        row_lse[half] = lse[size_t(head) * N + row] * kLog2E;
-        row_delta[half] = delta[size_t(head) * N + row];
-    }
-    float acc[1][D / 8][4];
+    for (int mi = 0; mi < B::MI; ++mi)
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int row = min(row0 + warp_row + mi * 16 + half * 8 + (lane >> 2), N - 1);
+            row_lse[mi][half] = lse[size_t(head) * N + row] * kLog2E;
+            row_delta[mi][half] = delta[size_t(head) * N + row];
+        }
+    float acc[B::MI][D / 8][4];
     clear(acc);
     const float to_log2 = shape.scale * kLog2E;
 
@@ -252,31 +274,35 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
         const bf16* tile_k = stream + tile % B::STAGES * 2 * B::STREAM * D;
         const bf16* tile_v = tile_k + B::STREAM * D;
         const int key0 = key_begin + tile * B::STREAM;
-        float s[1][B::STREAM / 8][4], dp[1][B::STREAM / 8][4];
+        float s[B::MI][B::STREAM / 8][4], dp[B::MI][B::STREAM / 8][4];
         clear(s);
-        T::template product_transposed<1, B::STREAM>(s, tile_q, warp_row, tile_k);
+        T::template product_transposed<B::MI, B::STREAM>(s, tile_q, warp_row, tile_k);
         if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)
             keep_visible(s, row0 + warp_row, key0,
                          [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
         HZ_UNROLL
-        for (int j = 0; j < B::STREAM / 8; ++j)
+        for (int mi = 0; mi < B::MI; ++mi)
             HZ_UNROLL
-            for (int e = 0; e < 4; ++e) s[0][j][e] = exp2_approx(s[0][j][e] * to_log2 - row_lse[e >> 1]);
+            for (int j = 0; j < B::STREAM / 8; ++j)
+                HZ_UNROLL
+                for (int e = 0; e < 4; ++e) s[mi][j][e] = exp2_approx(s[mi][j][e] * to_log2 - row_lse[mi][e >> 1]);
         clear(dp);
-        T::template product_transposed<1, B::STREAM>(dp, tile_dout, warp_row, tile_v);
+        T::template product_transposed<B::MI, B::STREAM>(dp, tile_dout, warp_row, tile_v);
         HZ_UNROLL
-        for (int j = 0; j < B::STREAM / 8; ++j)
+        for (int mi = 0; mi < B::MI; ++mi)
             HZ_UNROLL
-            for (int e = 0; e < 4; ++e) s[0][j][e] *= dp[0][j][e] - row_delta[e >> 1];
-        T::template product<1, B::STREAM>(acc, s, tile_k);
+            for (int j = 0; j < B::STREAM / 8; ++j)
+                HZ_UNROLL
+                for (int e = 0; e < 4; ++e) s[mi][j][e] *= dp[mi][j][e] - row_delta[mi][e >> 1];
+        T::template product<B::MI, B::STREAM>(acc, s, tile_k);
         __syncthreads();  // all are done with this stage
         if (B::STAGES == 1 && tile + 1 < tiles) {
             load_stream(tile + 1);
             cp_async_commit();
         }
     }
-    T::template store<1>(dq + size_t(head) * D, shape.q_stride, row0 + warp_row, row_end, tile_q, warp_row, acc,
-                         [&](int, int) { return shape.scale; });
+    T::template store<B::MI>(dq + size_t(head) * D, shape.q_stride, row0 + warp_row, row_end, tile_q, warp_row, acc,
+                             [&](int, int) { return shape.scale; });
 }
 
 // Walks the query heads of the group in order, each with the query rows that see these keys. DK and DV choose what is made: at
@@ -432,7 +458,8 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
     float* delta = static_cast<float*>(scratch);
     return with_head_dim(D, [&]<int DIM>() {
         using B = Backward<DIM>;
-        const dim3 by_query(unsigned(ceil_div(N, B::ROWS)), unsigned(H)), by_key(by_query.x, unsigned(G));
+        using Q = BackwardQ<DIM>;
+        const dim3 by_query(unsigned(ceil_div(N, Q::ROWS)), unsigned(H)), by_key(unsigned(ceil_div(N, B::ROWS)), unsigned(G));
         const unsigned delta_blocks = unsigned(ceil_div(N * H, kDeltaHeads<DIM>));
         auto dkv = [&]<bool DK, bool DV>() {
             const int status = allow_shared(attention_backward_dkv_kernel<DIM, DK, DV>, B::SHARED);
@@ -441,11 +468,11 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
                       delta, q, k, v, doc_end, shape);
             return launch_status();
         };
-        int status = allow_shared(attention_backward_dq_kernel<DIM>, B::TILES);
+        int status = allow_shared(attention_backward_dq_kernel<DIM>, Q::SHARED);
         if (status != HZK_OK) return status;
         HZ_LAUNCH(attention_backward_delta_kernel<DIM>, delta_blocks, 256, 0, stream, delta, dout, out, unsigned(N),
                   unsigned(H));
-        HZ_LAUNCH(attention_backward_dq_kernel<DIM>, by_query, B::THREADS, B::TILES, stream, dq, dout, lse, delta, q, k, v,
+        HZ_LAUNCH(attention_backward_dq_kernel<DIM>, by_query, Q::THREADS, Q::SHARED, stream, dq, dout, lse, delta, q, k, v,
                   doc_start, shape);
         if constexpr (DIM == 256) {
             status = dkv.template operator()<false, true>();

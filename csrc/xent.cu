@@ -6,7 +6,10 @@
 namespace hz {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kThreads = 1024, kWarps = kThreads / 32;
+static_assert(kWarps == 32, "one warp merges what all have");
+constexpr int kHeldMax = 96 * 1024 / int(sizeof(bf16));  // columns: what every device can hold of a row in shared memory
+constexpr int kAtOnce = 4;  // vectors that a thread asks for before it needs the first
 constexpr int kIgnored = -100;
 constexpr float kLog2E = 1.44269504088896340736f;
 
@@ -27,17 +30,23 @@ __device__ __forceinline__ MaxSum warp_merged(MaxSum v) {
 
 enum class Pass { forward, forward_backward, backward };
 
-// One row a block, read once for its maximum and sum, and once more, mostly from L2, for the gradient.
+// One row a block, one block a multiprocessor. The row is read for its maximum and sum; for the gradient its first `held`
+// columns wait in shared memory and the rest is read again: of all rows at work at once L2 can hold that much, 27 MB of 132 rows of
+// 152000. Every thread reads back what it has written itself.
 // per_row: weights (or null) for forward_backward, dlogprob for backward.
 // Least bytes: forward 2·R·V, the others 4·R·V.
 template <Pass PASS>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     xent_kernel(bf16* __restrict__ logits /* in place, forward reads only */, float* __restrict__ logprob /* = */,
-                const int32_t* __restrict__ targets, const float* __restrict__ per_row, float scale, int V, size_t stride) {
+                const int32_t* __restrict__ targets, const float* __restrict__ per_row, float scale, int V, size_t stride,
+                int held) {
+    HZ_DYN_SHARED(raw, 16);
+    bf16* const waiting = reinterpret_cast<bf16*>(raw);
     HZ_SHARED(MaxSum, parts, [kWarps]);
     HZ_SHARED(float, target_logit, [1]);
     const size_t row = blockIdx.x;
     const int tid = int(threadIdx.x), target = targets[row];
+    constexpr int kStep = kThreads * 8;
     const int whole = V & ~7;  // columns in whole vectors; the rest go one by one
     bf16* const x = logits + row * stride;
     const bool valid = target >= 0 && target < V;
@@ -46,7 +55,7 @@ __global__ void __launch_bounds__(kThreads)
         if (PASS != Pass::backward && tid == 0) logprob[row] = fill;
         if (PASS != Pass::forward) {
             const float fills[8] = {fill, fill, fill, fill, fill, fill, fill, fill};
-            for (int c = tid * 8; c < whole; c += kThreads * 8) store8(x + c, fills);
+            for (int c = tid * 8; c < whole; c += kStep) store8(x + c, fills);
             if (whole + tid < V) x[whole + tid] = to_bf16(fill);
         }
         return;
@@ -54,17 +63,27 @@ __global__ void __launch_bounds__(kThreads)
     if (tid == 0) target_logit[0] = to_float(x[target]);
 
     MaxSum v{-INFINITY, 0.f};
-    for (int c = tid * 8; c < whole; c += kThreads * 8) {
+    auto take = [&](int c, const uint4& vector) {
+        if (PASS != Pass::forward && c < held) store8(waiting + c, vector);
         float f[8];
-        load8(x + c, f);
+        unpack8(vector, f);
         MaxSum u{f[0], 0.f};
         HZ_UNROLL
         for (int e = 1; e < 8; ++e) u.max = fmaxf(u.max, f[e]);
-        if (u.max == -INFINITY) continue;
+        if (u.max == -INFINITY) return;
         HZ_UNROLL
         for (int e = 0; e < 8; ++e) u.s += exp2_approx((f[e] - u.max) * kLog2E);
         v = merged(v, u);
+    };
+    int c = tid * 8;
+    for (; c + (kAtOnce - 1) * kStep < whole; c += kAtOnce * kStep) {
+        uint4 vectors[kAtOnce];
+        HZ_UNROLL
+        for (int n = 0; n < kAtOnce; ++n) vectors[n] = load8(x + c + n * kStep);
+        HZ_UNROLL
+        for (int n = 0; n < kAtOnce; ++n) take(c + n * kStep, vectors[n]);
     }
+    for (; c < whole; c += kStep) take(c, load8(x + c));
     if (whole + tid < V) {
         const float logit = to_float(x[whole + tid]);
         v = merged(v, {logit, logit == logit ? 1.f : logit});
@@ -72,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
     v = warp_merged(v);
     if (tid % 32 == 0) parts[tid / 32] = v;
     __syncthreads();  // also: the target's logit is read before any logit is overwritten
-    v = warp_merged(tid % 32 < kWarps ? parts[tid % 32] : MaxSum{-INFINITY, 0.f});
+    v = warp_merged(parts[tid % 32]);
 
     if (PASS != Pass::backward && tid == 0) logprob[row] = target_logit[0] - v.max - logf(v.s);
     if constexpr (PASS != Pass::forward) {
@@ -81,9 +100,9 @@ __global__ void __launch_bounds__(kThreads)
         auto gradient = [&](float logit, int c) {
             return (exp2_approx((logit - v.max) * kLog2E) * inverse - (c == target ? 1.f : 0.f)) * factor;
         };
-        for (int c = tid * 8; c < whole; c += kThreads * 8) {
+        for (c = tid * 8; c < whole; c += kStep) {
             float f[8];
-            load8(x + c, f);
+            unpack8(c < held ? load8(waiting + c) : load8(x + c), f);
             HZ_UNROLL
             for (int e = 0; e < 8; ++e) f[e] = gradient(f[e], c + e);
             store8(x + c, f);
@@ -106,11 +125,15 @@ __global__ void __launch_bounds__(kThreads)
 template <Pass PASS>
 int launch_xent(bf16* logits, float* logprob, const int32_t* targets, const float* per_row, float scale, int64_t R, int64_t V,
                 int64_t stride, cudaStream_t stream) {
-    HZK_NEED_SHAPE(is_count(R) && V > 0 && V <= kIntMax - kThreads * 8 && is_width(stride) && stride >= V);
+    HZK_NEED_SHAPE(is_count(R) && V > 0 && V <= kIntMax - kThreads * 8 * kAtOnce && is_width(stride) && stride >= V);
     HZK_NEED_ALIGNED(logits);
     if (R == 0) return HZK_OK;
-    HZ_LAUNCH(xent_kernel<PASS>, unsigned(R), kThreads, 0, stream, logits, logprob, targets, per_row, scale, int(V),
-              size_t(stride));
+    const int held = PASS == Pass::forward ? 0 : int(min(V & ~int64_t(7), int64_t(kHeldMax)));
+    const size_t shared = size_t(held) * sizeof(bf16);
+    const int status = allow_shared(xent_kernel<PASS>, shared);
+    if (status != HZK_OK) return status;
+    HZ_LAUNCH(xent_kernel<PASS>, unsigned(R), kThreads, shared, stream, logits, logprob, targets, per_row, scale, int(V),
+              size_t(stride), held);
     return launch_status();
 }
 

@@ -407,7 +407,8 @@ typedef struct hz_trainer_options_t {
     uint64_t sequences;       /* B of a micro-batch */
     uint64_t sequence_length; /* T of a micro-batch */
     uint64_t micros_max;      /* the most micro-batches a step or evaluation may have */
-    uint64_t logits_chunk;    /* rows of logits that exist at a time; 0 = as many as 32 MiB of f32 hold */
+    uint64_t logits_chunk;    /* rows of logits that exist at a time; 0 = as many as 32 MiB hold, on CUDA 2048 at most
+                                 and as many as 1 GiB holds */
     uint64_t weight_slots;    /* layers whose weights are on the device at a time, >= 2; 0 = 2, or what
                                  hz_plan_search finds */
     uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2; 0 as above */
@@ -425,13 +426,18 @@ typedef struct hz_trainer_options_t {
                                  micro-batches: activations of those alone are on the device. 0 = 1 */
     const hz_layer_placement_t *layers; /* or NULL: placements of layers; where two speak of a layer, the later holds */
     uint64_t layers_count;              /* how many */
+    const char *products; /* or NULL: a file, the table of algorithms by which a CUDA device multiplies, as `horizon
+                             calibrate` writes it. hz_trainer_open refuses one that says nothing of the device and the
+                             cuBLASLt that are there. It may change bits; with NULL cuBLASLt's first choice is taken,
+                             which depends on the product, the device and its version alone. Opening measures nothing.
+                             The CPU device does not look at it */
 } hz_trainer_options_t;
 
 /* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
  * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
     {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
-     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0}
+     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0, NULL}
 
 /* ==================================================================================================
  * Plan: what a trainer would take, before it takes it

@@ -86,7 +86,7 @@ fn help_names_every_option_with_its_default() {
     }
     let ran = horizon(&["train", "--help"]).well();
     let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch grad-accum \
-                   lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning \
+                   lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning products \
                    device-mem host-mem threads seed no-shuffle init out \
                    export-dtype log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
     for option in options.split_whitespace() {

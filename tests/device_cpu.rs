@@ -327,7 +327,7 @@ fn device_adversarial_lanes_reorder_what_nothing_orders() {
     const TASKS: u64 = 6;
     let mut seen = [0; 3];
     for seed in 0..200 {
-        let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+        let (go_on, may_go_on) = crossbeam_channel::unbounded::<()>();
         let (order, may_go_on) = (Arc::new(Mutex::new(Vec::new())), Mutex::new(may_go_on));
         let log = order.clone();
         let lanes = open(CpuDevice::adversarial(None, seed), false, move |lane, task| {

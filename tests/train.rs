@@ -1,5 +1,8 @@
 //! The loop through the library: what it reports, and that folders carry a model whole.
 
+#[path = "train/checkpoints.rs"]
+mod checkpoints;
+
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -72,6 +75,14 @@ fn run(options: RunOptions) -> Vec<StepRecord> {
     let outcome = run.train(&mut records, &AtomicBool::new(false)).unwrap();
     assert!(!outcome.stopped && outcome.steps == records.0.len() as u64);
     records.0
+}
+
+/// Names in a folder, hidden ones too, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 /// Every tensor of a model, as f32 bits.

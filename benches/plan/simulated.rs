@@ -48,7 +48,7 @@ fn useful(config: &ModelConfig, sequences: usize) -> f64 {
 fn original_seconds(config: &ModelConfig, machine: &Description, sequences: usize) -> f64 {
     let layout = Layout::new(config);
     let options = TrainerOptions { shape: Shape { b: sequences, t: T }, ..TrainerOptions::default() };
-    let numeric = options.numeric(&layout).expect("good options");
+    let numeric = options.numeric(&layout, DType::Bf16).expect("good options");
     let policy = Policy { mode: Mode::Exact, numeric, placement: Placement::default() };
     let plan = Plan::new(config, &layout, policy.clone(), 1, DType::Bf16).expect("a plan");
     let cost = Cost::new(config, &layout, &policy, DType::Bf16);

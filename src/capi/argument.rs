@@ -157,9 +157,13 @@ pub struct User(*mut c_void);
 
 /// A NUL-terminated string.
 #[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Text(*const c_char);
 
 impl Text {
+    /// No string.
+    pub const NULL: Self = Text(ptr::null());
+
     fn bytes(&self, what: &str) -> Result<&[u8]> {
         check(self.0, 1, what)?;
         // SAFETY: the caller passed a string that ends in NUL and leaves it alone during the call.
@@ -185,6 +189,11 @@ impl Text {
             [] => Err(Error::argument(format!("{what} is empty; it must name a file or folder"))),
             bytes => Ok(Path::new(OsStr::from_bytes(bytes))),
         }
+    }
+
+    /// As a file name, where there need not be one.
+    pub fn optional_path(&self, what: &str) -> Result<Option<&Path>> {
+        if self.0.is_null() { Ok(None) } else { self.path(what).map(Some) }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The structs of the header and what they mean: fields to Rust values, each refused by its own name.
 
+use std::path::Path;
 use std::thread;
 
 use crate::base::{DType, Error, Result, Shape};
-use crate::capi::argument::{Array, LentText, size};
+use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, SizedStruct, sized_struct};
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
@@ -37,6 +38,7 @@ sized_struct! {
         sweeps: u32 = 0,
         layers: In<hz_layer_placement_t> = In::NULL,
         layers_count: u64 = 0,
+        products: Text = Text::NULL,
     }
 }
 
@@ -342,6 +344,7 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
         sweeps: raw.sweeps.max(1) as usize,
         layers: layer_placements(raw.layers, raw.layers_count, layers)?,
+        products: raw.products.optional_path("products")?.map(Path::to_owned),
         ..two
     })
 }

@@ -115,7 +115,8 @@ pub struct Backend {
 impl Backend {
     /// Opens the device that the options choose, [resolved](DeviceChoice::resolve).
     ///
-    /// Errors: `DeviceUnavailable`, with what is missing and the remedy.
+    /// Errors: `DeviceUnavailable`, with what is missing and the remedy; a table of products that cannot be read, or is of
+    /// another device.
     pub fn open(options: &TrainerOptions) -> Result<Backend> {
         match options.device {
             DeviceChoice::Cuda(ordinal) => {
@@ -124,7 +125,7 @@ impl Backend {
                     pinning: options.pinning,
                     ..CudaOptions::default()
                 };
-                cuda::open(ordinal, cuda)
+                cuda::open(ordinal, cuda, options.products.as_deref())
             }
             _ => Ok(Backend::cpu(CpuDevice::new(options.device_mem))),
         }
@@ -151,6 +152,8 @@ pub fn fit(choice: DeviceChoice, config: &ModelConfig, plan: Plan, pinning: Pinn
 
 #[cfg(hz_cuda)]
 mod cuda {
+    use std::path::Path;
+
     use super::{Backend, CudaOptions, DeviceInfo, KernelsSetting, MakeKernels};
     use crate::base::Result;
     use crate::device::cuda::{Cuda, CudaDevice};
@@ -174,13 +177,17 @@ mod cuda {
         errors.into_iter().flatten().map(|error| error.message().to_string()).collect()
     }
 
-    pub fn open(ordinal: usize, options: CudaOptions) -> Result<Backend> {
+    pub fn open(ordinal: usize, options: CudaOptions, products_file: Option<&Path>) -> Result<Backend> {
+        let table = products_file.map_or(Ok(Table::default()), Table::read)?;
         let device = CudaDevice::open(Cuda::default(), ordinal, options)?;
         let library = CublasLt::open()?;
+        if let Some(path) = products_file {
+            table.admit(path.display(), &device.properties().name, library.version())?;
+        }
         let stream = device.stream(Lane::Compute).clone();
         let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
             let (config, numeric) = (setting.config, &setting.plan.policy.numeric);
-            let kernels = CudaKernels::new(stream, setting.workspace, library, Table::default(), ordinal)?;
+            let kernels = CudaKernels::new(stream, setting.workspace, library, table, ordinal)?;
             // What is described now is not looked for inside a step.
             kernels.prepare(&products(&config.dims, numeric.shape, numeric.logits_chunk))?;
             Ok(Box::new(kernels))
@@ -191,6 +198,8 @@ mod cuda {
 
 #[cfg(not(hz_cuda))]
 mod cuda {
+    use std::path::Path;
+
     use super::{Backend, CudaOptions, DeviceInfo};
     use crate::base::{Error, Result, Status};
 
@@ -209,7 +218,7 @@ mod cuda {
         vec![LACKS.to_string()]
     }
 
-    pub fn open(ordinal: usize, _options: CudaOptions) -> Result<Backend> {
+    pub fn open(ordinal: usize, _options: CudaOptions, _products_file: Option<&Path>) -> Result<Backend> {
         let message = format!("device cuda:{ordinal} cannot be used: {LACKS}; --device cpu runs without");
         Err(Error::new(Status::DeviceUnavailable, message))
     }

@@ -43,7 +43,8 @@
 //! # Saving
 //! [`Trainer::save`] issues a list of its own to the disk lane, which hands one unit after the other to a
 //! [`Sink`] (`save`). A unit is saved once its AdamW is done, and its next AdamW comes after that: the
-//! save is of the moment it was asked for, however far training has got by the time it ends.
+//! save is of the moment it was asked for, however far training has got by the time it ends. [`Trainer::restore`] is the
+//! way back: the threads of the pool fill the same spans, under whatever placement the trainer was opened with.
 //!
 //! # Tensors apart
 //! A learning rate, a decay of its own, or none of both (frozen) is kept by tensor beside the runner (`tuning`). It is
@@ -76,7 +77,7 @@ pub use backend::{Backend, DeviceChoice, KernelsSetting, MakeKernels, cuda_lacks
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
 pub use pieces::{Piece, PieceJob};
-pub use save::{Sink, UnitState};
+pub use save::{Sink, StateJob, StateSpan, UnitState};
 pub use store::Store;
 pub use trainer::{EvalReport, Loss, Stats, StepReport, Trainer};
 pub use tuning::TensorOptions;

@@ -1,5 +1,7 @@
 //! What a trainer is opened with.
 
+use std::path::PathBuf;
+
 use crate::base::{DType, Error, Result, Shape};
 use crate::engine::DeviceChoice;
 use crate::host::Pinning;
@@ -15,6 +17,10 @@ pub struct TrainerOptions {
     pub device: DeviceChoice,
     /// How a CUDA device pins the host memory that crosses the link.
     pub pinning: Pinning,
+    /// The file of the table that says by which algorithm a CUDA device multiplies, see
+    /// [`Table`](crate::ops::cuda::table::Table). It must be of the device and library that are there. Without one
+    /// the library's heuristic decides, by the product alone; the CPU device has no use for it.
+    pub products: Option<PathBuf>,
     /// What the host keeps of a parameter.
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device.
@@ -23,7 +29,8 @@ pub struct TrainerOptions {
     pub shape: Shape,
     /// The most micro-batches a step may have.
     pub micros_max: usize,
-    /// Rows of logits that exist at a time; by default as many as 32 MiB of f32 hold.
+    /// Rows of logits that exist at a time; by default as many as 32 MiB of f32 hold, and where activations are bf16, on
+    /// devices that are fast beside their memory, 2048 at most and as many as 1 GiB holds.
     pub logits_chunk: Option<usize>,
     /// Places for a layer's weights on the device, at least 2.
     pub weight_slots: usize,
@@ -62,6 +69,7 @@ impl Default for TrainerOptions {
         TrainerOptions {
             device: DeviceChoice::Cpu,
             pinning: Pinning::Registered,
+            products: None,
             mode: Mode::Exact,
             grad_dtype: DType::Bf16,
             shape: Shape { b: 1, t: 256 },
@@ -85,14 +93,20 @@ impl Default for TrainerOptions {
 }
 
 impl TrainerOptions {
-    /// The numeric half of the policy these options ask for. Errors name the option and its value.
-    pub fn numeric(&self, layout: &Layout) -> Result<Numeric> {
+    /// The numeric half of the policy these options ask for, on a device that stores activations so. Errors name the
+    /// option and its value.
+    pub fn numeric(&self, layout: &Layout, storage: DType) -> Result<Numeric> {
         self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }
         let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
-        let chunk = self.logits_chunk.unwrap_or(((8 << 20) / vocabulary).max(16));
+        let chunk = self.logits_chunk.unwrap_or(match storage {
+            DType::F32 => ((8 << 20) / vocabulary).max(16),
+            // With a chunk the LM head is read twice, and its f32 gradient read and written: 12 bytes an element beside
+            // 6 FLOP an element and row. From some 500 rows on the products of an H200 take longer than that.
+            DType::Bf16 => ((1 << 29) / vocabulary).clamp(16, 2048),
+        });
         Ok(Numeric {
             shape: self.shape,
             logits_chunk: chunk.min(self.shape.n().max(1)),
@@ -100,9 +114,9 @@ impl TrainerOptions {
         })
     }
 
-    /// The policy these options ask for. Errors name the option and its value.
-    pub fn policy(&self, layout: &Layout) -> Result<Policy> {
-        let numeric = self.numeric(layout)?;
+    /// The policy these options ask for, on a device that stores activations so. Errors name the option and its value.
+    pub fn policy(&self, layout: &Layout, storage: DType) -> Result<Policy> {
+        let numeric = self.numeric(layout, storage)?;
         let adam = self.adam_when.unwrap_or(AdamWhen::of(self.mode, self.grad_wait));
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
@@ -145,7 +159,7 @@ impl TrainerOptions {
             storage,
             machine,
             mode: self.mode,
-            numeric: self.numeric(layout)?,
+            numeric: self.numeric(layout, storage)?,
             clips: self.clip > 0.0,
             micros: self.micros_max,
             room,

@@ -75,17 +75,24 @@ pub fn each_piece(store: &Store, pool: &Pool, order: &[usize], job: &PieceJob) -
         let elements = tensors[index].1.elements();
         pieces.extend((0..elements).step_by(PIECE).map(|from| (index, from..elements.min(from + PIECE))));
     }
-    let failed = AtomicUsize::new(usize::MAX);
-    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-    pool.run(pieces.len(), &|_, number| {
-        if failed.load(Ordering::Relaxed) < number {
-            return;
-        }
+    each(pool, pieces.len(), &|number| {
         let (index, elements) = pieces[number].clone();
         let (unit, tensor) = tensors[index];
         let [weights, residual] = store.masters(unit, tensor, elements.clone());
-        let mut piece = Piece { index, tensor, elements, weights, residual };
-        if let Err(error) = job(&mut piece) {
+        job(&mut Piece { index, tensor, elements, weights, residual })
+    })
+}
+
+/// Calls `job` for every number below `count`, by the threads of a pool, low numbers first. After an error no further
+/// one is begun; the error of the lowest number is given.
+pub fn each(pool: &Pool, count: usize, job: &(dyn Fn(usize) -> Result<()> + Sync)) -> Result<()> {
+    let failed = AtomicUsize::new(usize::MAX);
+    let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    pool.run(count, &|_, number| {
+        if failed.load(Ordering::Relaxed) < number {
+            return;
+        }
+        if let Err(error) = job(number) {
             failed.fetch_min(number, Ordering::Relaxed);
             let mut first = first.lock();
             if first.as_ref().is_none_or(|(other, _)| number < *other) {

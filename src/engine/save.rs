@@ -1,4 +1,4 @@
-//! Saving: units leave the store one by one, on the disk lane, while training goes on.
+//! Saving: units leave the store one by one, on the disk lane, while training goes on. And the way back.
 //!
 //! The engine knows no file format. A caller hands [`Trainer::save`](super::Trainer::save) a [`Sink`], which gets
 //! the state of every unit in forward order and then is told that it has all of it. The schedule makes each unit
@@ -33,6 +33,54 @@ pub struct UnitState<'a> {
     /// How the mode stores moments.
     pub moment_dtype: DType,
 }
+
+/// One of the spans of a unit's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateSpan {
+    /// [`UnitState::weights`].
+    Weights,
+    /// [`UnitState::residual`].
+    Residual,
+    /// [`UnitState::m`].
+    M,
+    /// [`UnitState::v`].
+    V,
+}
+
+impl StateSpan {
+    /// All of them, in the order in which they are told of.
+    pub const ALL: [StateSpan; 4] = [StateSpan::Weights, StateSpan::Residual, StateSpan::M, StateSpan::V];
+
+    /// What it is called: `weights`, `residual`, `m`, `v`.
+    pub fn name(self) -> &'static str {
+        match self {
+            StateSpan::Weights => "weights",
+            StateSpan::Residual => "residual",
+            StateSpan::M => "m",
+            StateSpan::V => "v",
+        }
+    }
+
+    /// Whether it holds moments, whose dtype is the mode's; the others have 2 bytes an element in every mode.
+    pub fn is_moment(self) -> bool {
+        matches!(self, StateSpan::M | StateSpan::V)
+    }
+}
+
+impl UnitState<'_> {
+    /// A span by name.
+    pub fn span(&self, span: StateSpan) -> HostSpan {
+        match span {
+            StateSpan::Weights => self.weights,
+            StateSpan::Residual => self.residual,
+            StateSpan::M => self.m,
+            StateSpan::V => self.v,
+        }
+    }
+}
+
+/// Fills a span of a unit's state, by any thread; see [`Trainer::restore`](super::Trainer::restore).
+pub type StateJob<'a> = dyn Fn(&UnitState, StateSpan) -> Result<()> + Sync + 'a;
 
 /// Where a save goes. Made by whoever knows a format, with all that is not a unit's: step number, options, data
 /// position are the caller's to know and to write.

@@ -1,6 +1,6 @@
 //! The 64-bit name of a task: which list, which frame, which operation.
 
-use std::sync::OnceLock;
+use once_cell::sync::OnceCell;
 
 use crate::base::Result;
 use crate::schedule::{self, Geometry, List, Operation, Policy, Resource};
@@ -51,7 +51,7 @@ pub struct Lists {
     geometry: Geometry,
     micros_max: usize,
     scrubs: bool,
-    built: Vec<OnceLock<Built>>,
+    built: Vec<OnceCell<Built>>,
 }
 
 struct Built {
@@ -63,7 +63,7 @@ struct Built {
 impl Lists {
     /// No list yet. `scrubs` says whether anybody will ask what is [`Lists::retired`].
     pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
-        let built = std::iter::repeat_with(OnceLock::new).take(4 * micros_max + 2).collect();
+        let built = std::iter::repeat_with(OnceCell::new).take(4 * micros_max + 2).collect();
         Lists { policy, geometry, micros_max, scrubs, built }
     }
 

@@ -1,7 +1,8 @@
 //! Which vector instructions this processor has.
 
 use std::fmt;
-use std::sync::OnceLock;
+
+use once_cell::sync::OnceCell;
 
 use crate::base::{Error, Result};
 
@@ -71,7 +72,7 @@ impl Isa {
 
     /// The one that kernels use: what `HZ_ISA` asks for, else the best. Read once per process.
     pub fn chosen() -> Result<Isa> {
-        static CHOSEN: OnceLock<Result<Isa>> = OnceLock::new();
+        static CHOSEN: OnceCell<Result<Isa>> = OnceCell::new();
         CHOSEN.get_or_init(|| Isa::asked_for(std::env::var("HZ_ISA").ok().as_deref())).clone()
     }
 }

@@ -18,6 +18,15 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The name used by options: `exact`, `streamed`, `compact`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Exact => "exact",
+            Mode::Streamed => "streamed",
+            Mode::Compact => "compact",
+        }
+    }
+
     /// How moments are stored.
     pub fn moment_dtype(self) -> DType {
         match self {

@@ -6,7 +6,7 @@
 //! aside first. Whoever looks, or is killed, at any moment finds the old folder whole or the new one whole.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -65,23 +65,19 @@ impl NewFolder {
         fill: impl FnOnce(&Filling) -> Result<()>,
         replaces: impl FnOnce() -> Result<bool>,
     ) -> Result<()> {
-        let cannot =
-            |error: io::Error| Error::io(format!("cannot write to {}", self.folder.display()), &error);
-        fs::create_dir(&self.partial).map_err(cannot)?;
-        let filled = fill(&Filling(&self.partial))
-            .and_then(|()| sync_folder(&self.partial).map_err(cannot))
-            .and_then(|()| replaces());
-        match filled {
-            Ok(replaces) => self.publish(replaces).map_err(|error| {
-                let whole = format!("what goes to {} is whole and stands in", self.folder.display());
-                Error::io(format!("{whole} {}, but could not take its place", self.partial.display()), &error)
-            }),
-            Err(error) => {
-                // Best effort: it has failed already, and its error is the one to tell.
-                let _ = fs::remove_dir_all(&self.partial);
-                Err(error)
-            }
-        }
+        let filling = self.begin()?;
+        fill(&filling)?;
+        filling.publish(replaces)
+    }
+
+    /// Begins to fill the folder. Dropped before [`Filling::publish`], what was written goes again.
+    pub fn begin(&self) -> Result<Filling> {
+        fs::create_dir(&self.partial).map_err(|error| self.cannot(&error))?;
+        Ok(Filling { new: self.clone(), partial: true })
+    }
+
+    fn cannot(&self, error: &io::Error) -> Error {
+        Error::io(format!("cannot write to {}", self.folder.display()), error)
     }
 
     fn publish(&self, replaces: bool) -> io::Result<()> {
@@ -110,9 +106,14 @@ impl NewFolder {
 }
 
 /// A folder that is being filled.
-pub struct Filling<'a>(&'a Path);
+#[derive(Debug)]
+pub struct Filling {
+    new: NewFolder,
+    /// Whether it is still under its hidden name, and half-written.
+    partial: bool,
+}
 
-impl Filling<'_> {
+impl Filling {
     /// Writes a whole file and syncs it. Errors name the file.
     pub fn whole(&self, name: &str, content: &[u8]) -> Result<()> {
         let file = self.sized(name, content.len() as u64)?;
@@ -122,7 +123,7 @@ impl Filling<'_> {
 
     /// Creates a file of `bytes` bytes, to be written in parts, by any threads. Errors name the file.
     pub fn sized(&self, name: &str, bytes: u64) -> Result<SizedFile> {
-        let path = self.0.join(name);
+        let path = self.new.partial.join(name);
         let create = || {
             let file = File::create_new(&path)?;
             files::allocate(&file, bytes)?;
@@ -131,6 +132,47 @@ impl Filling<'_> {
         let file = create().map_err(|error| cannot_write(&path, &error))?;
         Ok(SizedFile { path, file, bytes })
     }
+
+    /// Gives the folder its name; `replaces` says whether another folder of that name goes. Every file has been synced.
+    pub fn publish(mut self, replaces: impl FnOnce() -> Result<bool>) -> Result<()> {
+        sync_folder(&self.new.partial).map_err(|error| self.new.cannot(&error))?;
+        let replaces = replaces()?;
+        self.partial = false;
+        self.new.publish(replaces).map_err(|error| {
+            let whole = format!("what goes to {} is whole and stands in", self.new.folder.display());
+            let partial = self.new.partial.display();
+            Error::io(format!("{whole} {partial}, but could not take its place"), &error)
+        })
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if self.partial {
+            // Best effort: it has failed already, and its error is the one to tell.
+            let _ = fs::remove_dir_all(&self.new.partial);
+        }
+    }
+}
+
+/// Replaces a small file, or makes it: whoever looks finds the old content whole or the new one.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let cannot = |error: io::Error| cannot_write(path, &error);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::argument(format!("{} is no name of a file", path.display())));
+    };
+    let partial = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        sync_folder(parent)
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&partial);
+        cannot(error)
+    })
 }
 
 /// A file whose length is known before its content.
@@ -204,6 +246,29 @@ mod tests {
         new.write(fill("third"), || Ok(true)).unwrap();
         assert_eq!(fs::read(new.folder().join("one")).unwrap(), b"third");
         assert_eq!(names(&dir.path().join("a")), ["b"]);
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = NewFolder::plan(&dir.path().join("a"), 0).unwrap();
+        let filling = new.begin().unwrap();
+        filling.whole("one", b"first").unwrap();
+        assert_eq!(names(dir.path()).len(), 1);
+        drop(filling);
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("name");
+        for content in ["first", "second, longer", ""] {
+            replace_file(&path, content.as_bytes()).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content.as_bytes());
+        }
+        assert_eq!(names(dir.path()), ["name"]);
+        assert!(replace_file(&dir.path().join("no/name"), b"").unwrap_err().message().contains("no/name"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chat;
+pub mod checkpoint;
 pub mod data;
 pub mod folder;
 pub mod hf;

@@ -9,7 +9,7 @@ use crate::device::Lane;
 use crate::engine::TrainerOptions;
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Description, Explanation, Found, Pins, Plan, Question, Region, Room};
-use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Placement, Sum};
+use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Placement, Sum};
 use crate::train::metrics::UsefulWork;
 
 /// The fastest plan of a model on a machine, and why it takes what it takes.
@@ -152,7 +152,7 @@ impl Planned {
         });
         json!({
             "model": self.model, "parameters": self.parameters, "machine": self.machine,
-            "mode": mode_name(plan.policy.mode), "grad_dtype": numeric.grad_dtype.name(),
+            "mode": plan.policy.mode.name(), "grad_dtype": numeric.grad_dtype.name(),
             "sequences": numeric.shape.b, "sequence_length": numeric.shape.t, "micros": plan.micros_max,
             "logits_chunk": numeric.logits_chunk, "tokens": self.tokens,
             "step_seconds": self.found.step_ns as f64 / 1e9, "tokens_per_second": self.tokens_per_second,
@@ -169,14 +169,6 @@ impl Planned {
             "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
         })
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Exact => "exact",
-        Mode::Streamed => "streamed",
-        Mode::Compact => "compact",
     }
 }
 
@@ -245,7 +237,7 @@ impl Planned {
             "step       {} × {b} × {t} = {} tokens; mode {}, {} gradients",
             plan.micros_max,
             self.tokens,
-            mode_name(plan.policy.mode),
+            plan.policy.mode.name(),
             numeric.grad_dtype
         )?;
         writeln!(

@@ -20,6 +20,7 @@ mod peaks;
 mod placements;
 #[path = "../reference/mod.rs"]
 mod reference;
+mod resumes;
 mod runs;
 mod saves;
 #[path = "../stand_in/mod.rs"]

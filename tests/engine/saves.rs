@@ -1,19 +1,19 @@
 //! Saving under training: what is saved, what waits for it, and what an error of the sink does.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use horizon::base::{Error, Result, Status, UnitIndex};
 use horizon::device::cpu::CpuDevice;
-use horizon::engine::{Sink, Trainer, TrainerOptions, UnitState};
+use horizon::engine::{Sink, StateSpan, Trainer, TrainerOptions, UnitState};
 use parking_lot::Mutex;
 
 use crate::runs::{Data, data, fill, weights};
 use crate::{config, options};
 
 /// Bytes of every unit: weights, residual, moments.
-type Saved = Vec<(UnitIndex, Vec<u8>)>;
+pub type Saved = Vec<(UnitIndex, Vec<u8>)>;
 
 #[derive(Default)]
 struct Shelf {
@@ -41,7 +41,9 @@ impl Sink for Keep {
             return Err(Error::new(Status::DiskFull, "no space is left for it"));
         }
         let mut bytes = Vec::new();
-        for (span, size) in [(state.weights, 2), (state.residual, 2), (state.m, 4), (state.v, 4)] {
+        for span in StateSpan::ALL {
+            let size = if span.is_moment() { state.moment_dtype.bytes() } else { 2 };
+            let span = state.span(span);
             assert_eq!(span.bytes(), state.layout.elements * size);
             let mut part = vec![0u8; span.bytes()];
             span.read(&mut part);
@@ -129,7 +131,7 @@ fn a_step_does_not_wait_for_a_save() {
     let (mut trainer, mut alone) = (opened(None), opened(None));
     step(&mut trainer, 0);
     let units = trainer.layout().units.len();
-    let (go_on, may_go_on): (Sender<()>, _) = channel();
+    let (go_on, may_go_on): (Sender<()>, _) = unbounded();
     let (shelf, sink) = sink(None, Some(may_go_on));
     trainer.save(sink).unwrap();
     // Nothing has been saved when the step returns, and nothing of it has been updated.
@@ -188,7 +190,7 @@ fn one_save_at_a_time() {
     let mut trainer = opened(None);
     assert_eq!(trainer.save_wait().unwrap_err().status(), Status::InvalidState);
     assert!(trainer.save_outcome().is_none());
-    let (go_on, may_go_on) = channel();
+    let (go_on, may_go_on) = unbounded();
     let (_, first) = sink(None, Some(may_go_on));
     trainer.save(first).unwrap();
     let (shelf, second) = sink(None, None);
@@ -218,7 +220,7 @@ fn a_trainer_that_is_dropped_ends_its_save_first() {
 fn write_tensor_waits_for_the_save_of_its_unit() {
     let mut trainer = opened(None);
     let want = state(&mut trainer);
-    let (go_on, may_go_on) = channel();
+    let (go_on, may_go_on) = unbounded();
     let (shelf, sink) = sink(None, Some(may_go_on));
     trainer.save(sink).unwrap();
     go_on.send(()).unwrap();

@@ -24,7 +24,7 @@ import transformers
 from transformers import LlamaForCausalLM
 
 from cases import CASES, STEPS, Case, Micro, draw_masters, draw_micro
-from reference import Plain, Reference, Run, micro_loss, round_to_bf16, step_gradient, train
+from reference import Naive, Plain, Reference, Run, micro_loss, round_to_bf16, step_gradient, train
 
 HERE = pathlib.Path(__file__).resolve().parent
 MARGIN = 3e-4  # see `settle`
@@ -184,6 +184,10 @@ def write_case(case: Case, folder: pathlib.Path) -> None:
     tensors["grad_norm"] = torch.tensor(run.norm, dtype=torch.float64)
     tensors |= {f"grad.{name}": g for name, g in run.grad.items()}
     tensors |= {f"final.{name}": p for name, p in run.final.items()}
+    if case.bf16:
+        naive = train(case, Naive(case), init, batches)
+        tensors["bf16.loss"] = torch.tensor(naive.loss, dtype=torch.float64)
+        tensors |= {f"bf16.grad.{name}": (naive.grad[name].float() - g).abs().max()[None] for name, g in run.grad.items()}
     config = None
     if case.family:
         config = json.loads(json.dumps(reference.config(), default=str))

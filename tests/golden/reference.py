@@ -59,6 +59,18 @@ class Reference:
         return self.model.config.to_diff_dict() | {"architectures": [type(self.model).__name__]}
 
 
+class Naive(Reference):
+    """The same class with bf16 weights, activations and gradients; what it makes in f32 of itself stays."""
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.bfloat16()
+
+    def logits(self, micro: Micro) -> torch.Tensor:
+        return super().logits(micro).float()
+
+
 class Plain:
     """The same decoder written out from its formulas, in f64 throughout."""
 

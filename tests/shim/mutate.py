@@ -179,7 +179,7 @@ def main():
     options.add_argument("--only", default="")
     options.add_argument("--out")
     options = options.parse_args()
-    everyone = mutants()
+    everyone = list(mutants())
     label_of = lambda m: f"{m['file']}:{m['line']} {m['what']}   [{m['source']}]"
     chosen = [m for m in everyone if re.search(options.only, label_of(m))]
     entries, survivors = earlier(options.out) if options.only and options.out else {}, []

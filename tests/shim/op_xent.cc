@@ -92,9 +92,10 @@ TEST("xent 1x1", xent(1, 1, 8, false, 1));            // one column: loss 0, gra
 TEST("xent 2x7", xent(2, 7, 8, true, 1));             // no whole vector
 TEST("xent 7x264", xent(7, 264, 264, false, 3));      // no tail
 TEST("xent 7x1003", xent(7, 1003, 1008, true, 3));    // a tail
-TEST("xent 9x4103", xent(9, 4103, 4200, true, 12));   // every thread one vector and some a second; peaked rows
+TEST("xent 9x4103", xent(9, 4103, 4200, true, 12));   // half of the threads have a vector; peaked rows
 TEST("xent 9x50", xent(9, 50, 56, true, 2));          // most threads idle
-TEST("xent 3x8999", xent(3, 8999, 9000, false, 0.1f));  // flat rows
+TEST("xent 3x8999", xent(3, 8999, 9000, false, 0.1f));  // every thread one vector and some a second; flat rows
+TEST("xent 1x60007", xent(1, 60007, 60008, true, 3));  // more than shared memory holds, and than a round of four vectors
 // The sum over rows, from what stood there before. Rows: fewer than threads, as many, more.
 auto loss(int64_t R, bool weighted) {
     return [=]() -> std::function<void(Run&)> {

@@ -200,6 +200,10 @@ pub struct TrainOptions {
     /// How host memory is pinned for a CUDA device: registered (huge pages of ours) or allocated (CUDA's allocator)
     #[arg(long, default_value = "registered", value_parser = parse_pinning)]
     pub pinning: Pinning,
+    /// The table by which a CUDA device multiplies, which `horizon calibrate` wrote for this device and its cuBLASLt
+    /// [default: what lies beside --machine FILE as FILE.products.json, else cuBLASLt's first choices]
+    #[arg(long, value_name = "FILE")]
+    pub products: Option<PathBuf>,
     /// Most device memory to take, e.g. 512MiB [default: what the plan needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub device_mem: Option<usize>,

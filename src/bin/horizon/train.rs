@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::device::DeviceInfo;
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions, devices};
+use horizon::ops::cuda::table::Table;
 use horizon::plan::{Description, Room, Storage};
 use horizon::train::data::{Data, DataOptions, DataPath};
 use horizon::train::planning::Planned;
@@ -116,6 +118,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         trainer: TrainerOptions {
             device: options.device,
             pinning: options.pinning,
+            products: options.products.clone().or_else(|| beside(options.placement.machine.as_deref()?)),
             mode: options.mode,
             grad_dtype: options.grad_dtype.into(),
             shape: Shape { b: options.micro_batch, t: seq_len },
@@ -152,6 +155,11 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
     }
 }
 
+/// The table of products beside a machine's file, if there is one.
+fn beside(machine: &str) -> Option<PathBuf> {
+    Some(Table::beside(Path::new(machine))).filter(|table| table.is_file())
+}
+
 /// Decides the placement by the plan's search, but for what the user has decided. The figures are those of the
 /// machine that was named or of the device, the memory is what there is here.
 fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {
@@ -159,11 +167,15 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     let device = trainer.device.resolve(config, trainer.shape)?;
     let shared = device == DeviceChoice::Cpu;
     let infos = devices();
-    let name = if shared { plan::HERE } else { machine_of(&infos) };
+    let info = match device {
+        DeviceChoice::Cuda(ordinal) => infos.get(1 + ordinal),
+        DeviceChoice::Auto | DeviceChoice::Cpu => None,
+    };
+    let name = if shared { plan::HERE } else { machine_of(info) };
     let mut machine = Description::open(options.placement.machine.as_deref().unwrap_or(name))?;
     machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
     machine.shared = shared;
-    let free = if shared { None } else { infos.get(1).map(|info| info.memory_free) };
+    let free = info.map(|info| info.memory_free);
     let room = Room::here(options.device_mem.or(free), options.host_mem, shared);
     let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::searched(&options.model, config, trainer, &machine, room, &pins)?;
@@ -171,9 +183,9 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     Ok(planned)
 }
 
-/// The described machine whose device is most like the first one here beside the CPU.
-fn machine_of(infos: &[DeviceInfo]) -> &'static str {
-    let name = infos.get(1).map_or("", |info| info.name.as_str());
+/// The described machine whose device is most like this one.
+fn machine_of(info: Option<&DeviceInfo>) -> &'static str {
+    let name = info.map_or("", |info| info.name.as_str());
     let known = [
         ("GH200", "gh200"),
         ("H200", "h200"),

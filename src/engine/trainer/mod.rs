@@ -19,7 +19,7 @@ use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
 use crate::engine::busy::Busy;
 use crate::engine::frame::Inputs;
-use crate::engine::options::TrainerOptions;
+use crate::engine::options::{AdamOptions, TrainerOptions};
 use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
@@ -56,7 +56,7 @@ pub struct EvalReport {
     pub targets: u64,
 }
 
-/// Totals since the trainer was opened.
+/// Totals since the trainer was opened; those of a run that was [restored](Trainer::restore) go on from where it stood.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Updates committed.
@@ -100,7 +100,7 @@ pub struct Trainer {
 fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
     config.validate()?;
     let layout = Layout::new(config);
-    let policy = options.policy(&layout)?;
+    let policy = options.policy(&layout, storage)?;
     Plan::new(config, &layout, policy, options.micros_max, storage)
 }
 
@@ -210,6 +210,16 @@ impl Trainer {
     /// Every byte, by name.
     pub fn plan(&self) -> &Plan {
         &self.runner.plan
+    }
+
+    /// AdamW's constants.
+    pub fn adam(&self) -> AdamOptions {
+        self.runner.adam
+    }
+
+    /// The largest global gradient norm; 0 where nothing is clipped.
+    pub fn clip(&self) -> f64 {
+        self.runner.clip
     }
 
     /// Totals so far.

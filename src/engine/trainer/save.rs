@@ -1,9 +1,10 @@
-//! Saving under training.
+//! Saving under training, and the way back.
 
 use super::Trainer;
 use crate::base::{Error, Result, Status};
-use crate::engine::Sink;
+use crate::engine::pieces::each;
 use crate::engine::task::Purpose;
+use crate::engine::{Sink, StateJob, StateSpan};
 use crate::schedule::{Access, Content, Resource};
 
 impl Trainer {
@@ -58,5 +59,31 @@ impl Trainer {
         let outcome = self.runner.saving.take_outcome()?;
         self.saving = false;
         Some(outcome)
+    }
+
+    /// Puts the state of a save into the store, and goes on from there: `fill` is called for every span of every
+    /// [state](crate::engine::UnitState), each once, by the trainer's threads, and writes all of it. The next step is number
+    /// `steps` + 1 of AdamW, and [`Stats`](super::Stats) count on from `steps` and `tokens`. What AdamW does to
+    /// tensors apart stays as it is set. Waits, before the first call, as [`Trainer::write_tensor`] does for every unit.
+    ///
+    /// Errors: micro-batches are staged (`InvalidState`; nothing is changed); the error of the earliest span whose `fill`
+    /// fails. After that the store holds states of two moments, so the trainer has failed: every later call gives the
+    /// same error.
+    pub fn restore(&mut self, steps: u64, tokens: u64, fill: &StateJob) -> Result<()> {
+        self.usable()?;
+        self.nothing_staged()?;
+        let runner = self.runner.clone();
+        let units: Vec<_> = runner.store.layout().indices().collect();
+        for &unit in &units {
+            self.outside(&[Access::write(Resource::Master { unit }, Content::Weights(unit))])?;
+        }
+        let spans = StateSpan::ALL;
+        let filled = each(&runner.pool, units.len() * spans.len(), &|number| {
+            let state = runner.store.unit_state(units[number / spans.len()]);
+            fill(&state, spans[number % spans.len()])
+        });
+        filled.map_err(|error| self.fail(error))?;
+        (self.stats.steps, self.stats.tokens) = (steps, tokens);
+        Ok(())
     }
 }

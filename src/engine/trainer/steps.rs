@@ -140,7 +140,7 @@ impl Trainer {
         Ok(logits)
     }
 
-    fn nothing_staged(&self) -> Result<()> {
+    pub(super) fn nothing_staged(&self) -> Result<()> {
         if self.staged.is_empty() {
             return Ok(());
         }

@@ -1,9 +1,13 @@
 //! Which algorithm multiplies which shape: a table keyed by device, library version and product. Pure.
 //!
 //! `horizon calibrate` measures and writes it; a checkpoint holds the part that its run used. Opening a trainer
-//! measures nothing, so the same table gives the same bits.
+//! measures nothing, so the same table gives the same bits. As a file it lies beside the description of its machine:
+//! `here.json` and `here.products.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +59,39 @@ struct Line {
 }
 
 impl Table {
+    /// Where the table of a machine lies that is described in a file.
+    pub fn beside(machine: &Path) -> PathBuf {
+        machine.with_extension("products.json")
+    }
+
+    /// Reads a table's file.
+    ///
+    /// Errors: it is not there (`NotFound`) or cannot be read (`Io`); those of [`Table::from_json`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = path.display();
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::io(format!("cannot read the table of products {name}"), &error))?;
+        Table::from_json(&text, &name.to_string())
+    }
+
+    /// Refuses a table that says nothing of this device with this version of the library (`InvalidArgument`): it was
+    /// made elsewhere, and would be passed over in silence. `name` says where it comes from.
+    pub fn admit(&self, name: impl Display, device: &str, library: usize) -> Result<()> {
+        let made = |key: &Key| format!("{} with cuBLASLt {}", key.device, key.library);
+        if self.0.keys().any(|key| key.device == device && key.library == library) {
+            return Ok(());
+        }
+        let elsewhere: BTreeSet<String> = self.0.keys().map(made).collect();
+        let found = match elsewhere.is_empty() {
+            true => "is empty".to_owned(),
+            false => format!("is of {}", elsewhere.into_iter().collect::<Vec<_>>().join(" and of ")),
+        };
+        Err(Error::argument(format!(
+            "the table of products {name} {found}; here is {device} with cuBLASLt {library}: calibrate here, or go \
+             without a table, and cuBLASLt's first choice is taken"
+        )))
+    }
+
     /// The choice for a key.
     pub fn get(&self, key: &Key) -> Option<Choice> {
         self.0.get(key).copied()

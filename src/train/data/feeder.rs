@@ -1,8 +1,9 @@
 //! Batches prepared on a thread of their own, so that no step waits for data.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, bounded};
 
 use crate::base::{Error, Result};
 use crate::train::data::{Data, Loader, Micro, Position};
@@ -30,7 +31,7 @@ pub struct Feeder {
 impl Feeder {
     /// Starts to prepare steps of so many micro-batches.
     pub fn start(data: Arc<Data>, mut loader: Loader, micros: usize) -> Result<Feeder> {
-        let (give, ready) = sync_channel(AHEAD);
+        let (give, ready) = bounded(AHEAD);
         let work = move || {
             loop {
                 let micros = (0..micros).map(|_| loader.next(&data)).collect::<Result<Vec<Micro>>>();

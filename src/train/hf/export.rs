@@ -11,14 +11,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::base::{DType, Error, Result, Status};
 use crate::engine::{Piece, Trainer};
 use crate::model::Layout;
 use crate::train::folder::{Filling, NewFolder, SizedFile};
 use crate::train::hf::shards::{self, Shard};
-use crate::train::hf::{FolderConfig, INDEX};
+use crate::train::hf::{FolderConfig, INDEX, file_text};
 
 /// The file by which an export knows an earlier one.
 pub const MARKER: &str = "horizon.json";
@@ -131,24 +131,15 @@ fn small_files(
     dtype: DType,
     shards: &[Shard],
 ) -> Result<()> {
-    const GENERATION: &str = "generation_config.json";
-    let mut files = vec![("config.json", text(&config.json(dtype)))];
-    if !config.companions.has(GENERATION) {
-        files.push((GENERATION, text(&config.generation_json())));
-    }
-    files.extend(config.companions.files().map(|(name, content)| (name, content.to_vec())));
+    let mut files = config.files(dtype);
     if shards.len() > 1 {
-        files.push((INDEX, text(&shards::index(layout, dtype, shards))));
+        files.push((INDEX, file_text(&shards::index(layout, dtype, shards))));
     }
     let names = files.iter().map(|(name, _)| (*name).to_owned());
     let files_written = names.chain(shards.iter().map(|shard| shard.name.clone())).collect();
     let marker = Marker { horizon: env!("CARGO_PKG_VERSION").to_owned(), files: files_written };
-    files.push((MARKER, text(&json!(marker))));
+    files.push((MARKER, file_text(&json!(marker))));
     files.iter().try_for_each(|(name, content)| filling.whole(name, content))
-}
-
-fn text(json: &Value) -> Vec<u8> {
-    format!("{json:#}\n").into_bytes()
 }
 
 fn weights(

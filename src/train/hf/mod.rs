@@ -24,6 +24,11 @@ const SINGLE: &str = "model.safetensors";
 /// Which file of several each tensor is in.
 const INDEX: &str = "model.safetensors.index.json";
 
+/// JSON as people read it in a file.
+fn file_text(json: &serde_json::Value) -> Vec<u8> {
+    format!("{json:#}\n").into_bytes()
+}
+
 /// A trainer of a small model, for tests.
 #[cfg(test)]
 fn trainer_of(model: &crate::model::ModelConfig) -> crate::engine::Trainer {

@@ -18,6 +18,7 @@ use crate::train::hf::companions::Companions;
 use crate::train::hf::family::{
     AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported,
 };
+use crate::train::hf::file_text;
 use keys::{CARRIED, Reader, refuse_unknown};
 
 /// A model as its folder describes it.
@@ -140,6 +141,17 @@ impl FolderConfig {
             keys.insert("max_window_layers".into(), json!(layers.len() - last));
             keys.insert("use_sliding_window".into(), window.is_some().into());
         }
+    }
+
+    /// Every file of the model's folder that is no weights, for weights stored as `dtype`: names and contents.
+    pub fn files(&self, dtype: DType) -> Vec<(&'static str, Vec<u8>)> {
+        const GENERATION: &str = "generation_config.json";
+        let mut files = vec![("config.json", file_text(&self.json(dtype)))];
+        if !self.companions.has(GENERATION) {
+            files.push((GENERATION, file_text(&self.generation_json())));
+        }
+        files.extend(self.companions.files().map(|(name, content)| (name, content.to_vec())));
+        files
     }
 
     /// The `generation_config.json` beside it, where the folder brought none: the special tokens, as far as they

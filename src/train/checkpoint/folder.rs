@@ -1,0 +1,168 @@
+//! A folder of checkpoints: which there are, which is the latest, and which go.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use crate::base::{DType, Error, Result, Status};
+use crate::train::checkpoint::manifest::Checksum;
+use crate::train::checkpoint::read::Checkpoint;
+use crate::train::folder::replace_file;
+use crate::train::hf::FolderConfig;
+
+/// The file that names the newest checkpoint.
+pub const LATEST: &str = "latest";
+const LOCK: &str = ".lock";
+const PREFIX: &str = "step-";
+
+/// The name of a step's folder. Names sort as steps do, to 10⁸ steps.
+pub fn step_name(step: u64) -> String {
+    format!("{PREFIX}{step:08}")
+}
+
+/// The step whose folder has this name.
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix(PREFIX)?.parse().ok()?;
+    (step_name(step) == name).then_some(step)
+}
+
+/// Whether a path is named as the folder of a step is.
+pub fn is_step(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).and_then(step_of).is_some()
+}
+
+/// Folders named after steps, by step: checkpoints, or what is left of some.
+pub fn steps(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut steps = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Some(step) = entry.file_name().to_str().and_then(step_of) {
+            steps.push((step, entry.path()));
+        }
+    }
+    steps.sort();
+    Ok(steps)
+}
+
+/// What `latest` says; nothing where there is no such file. Errors name it.
+pub fn read_latest(folder: &Path) -> Result<Option<PathBuf>> {
+    let path = folder.join(LATEST);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(format!("cannot read {}", path.display()), &error)),
+    };
+    let name = std::str::from_utf8(&text).ok().and_then(|text| text.split_once(' ')).map(|(name, _)| name);
+    match name.filter(|name| step_of(name).is_some() && latest_text(name).as_bytes() == text) {
+        Some(name) => Ok(Some(folder.join(name))),
+        None => Err(Error::new(
+            Status::BadFormat,
+            format!("{} is damaged: it is not the name of a checkpoint and its checksum", path.display()),
+        )),
+    }
+}
+
+fn latest_text(name: &str) -> String {
+    format!("{name} {}\n", Checksum::of(name.as_bytes()))
+}
+
+/// A folder of checkpoints that this process writes, and no other. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: Option<NonZeroUsize>,
+    /// What goes along with every checkpoint.
+    pub(super) companions: Vec<(&'static str, Vec<u8>)>,
+    /// Held as long as it is open; nothing where the file system has no locks.
+    lock: Option<File>,
+}
+
+impl Checkpoints {
+    /// Opens a folder for writing, or makes it; `config` goes along with every checkpoint, of which `keep` are kept.
+    /// What a process that was killed has left half-written is removed.
+    ///
+    /// Errors: another process, or another such value, writes there (`InvalidState`); it cannot be written to.
+    pub fn create(folder: &Path, config: &FolderConfig, keep: Option<NonZeroUsize>) -> Result<Checkpoints> {
+        let cannot = |error: io::Error| Error::io(format!("cannot write to {}", folder.display()), &error);
+        let folder = std::path::absolute(folder).map_err(cannot)?;
+        fs::create_dir_all(&folder).map_err(cannot)?;
+        let lock = File::create(folder.join(LOCK)).map_err(cannot)?;
+        let lock = match lock.try_lock() {
+            Ok(()) => Some(lock),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    Status::InvalidState,
+                    format!(
+                        "another run writes its checkpoints to {}: wait for it, or name another folder",
+                        folder.display()
+                    ),
+                ));
+            }
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => None,
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        };
+        let companions = config.files(DType::Bf16);
+        let checkpoints = Checkpoints { folder, keep, companions, lock };
+        checkpoints.clean().map_err(cannot)?;
+        Ok(checkpoints)
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether there is any step's folder, whole or not.
+    pub fn is_empty(&self) -> Result<bool> {
+        let found = steps(&self.folder);
+        let found =
+            found.map_err(|error| Error::io(format!("cannot read {}", self.folder.display()), &error))?;
+        Ok(found.is_empty())
+    }
+
+    /// Points `latest` at a step's folder, which is there.
+    pub fn set_latest(&self, step: u64) -> Result<()> {
+        replace_file(&self.folder.join(LATEST), latest_text(&step_name(step)).as_bytes())
+    }
+
+    /// Removes hidden files and folders of ours. While the lock is held nobody fills them.
+    fn clean(&self) -> io::Result<()> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let hidden = name.to_str().and_then(|name| name.strip_prefix('.'));
+            if hidden.is_some_and(|name| name.starts_with(PREFIX)) {
+                fs::remove_dir_all(entry.path())?;
+            } else if hidden.is_some_and(|name| name.starts_with("latest.partial-")) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest beyond what is kept, after `step` has become the latest. Those of later steps are what
+    /// is left of a run that went on otherwise, and count as the oldest. What is not whole is neither counted nor removed.
+    pub(super) fn retire(&self, step: u64) -> Result<()> {
+        let Some(keep) = self.keep else { return Ok(()) };
+        let cannot = |error: &io::Error| Error::io(format!("cannot read {}", self.folder.display()), error);
+        let mut whole = steps(&self.folder).map_err(|error| cannot(&error))?;
+        whole.retain(|(_, folder)| Checkpoint::open_step(folder).is_ok());
+        whole.sort_by_key(|&(one, _)| (one <= step, one));
+        for (old, folder) in whole.iter().take(whole.len().saturating_sub(keep.get())) {
+            // Under a hidden name first: what is half gone must not look like a checkpoint.
+            let hidden = self.folder.join(format!(".{}.removed-{}", step_name(*old), std::process::id()));
+            fs::rename(folder, &hidden).and_then(|()| fs::remove_dir_all(&hidden)).map_err(|error| {
+                let latest = step_name(step);
+                Error::io(
+                    format!("{latest} is whole, but the old {} cannot be removed", folder.display()),
+                    &error,
+                )
+            })?;
+        }
+        Ok(())
+    }
+}

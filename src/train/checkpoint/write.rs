@@ -1,0 +1,120 @@
+//! The sink that writes a checkpoint.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::base::{Error, Result};
+use crate::engine::{Sink, StateSpan, Trainer, UnitState};
+use crate::train::checkpoint::agree::{model_fields, numeric};
+use crate::train::checkpoint::folder::{Checkpoints, step_name};
+use crate::train::checkpoint::manifest::{
+    Checksum, MANIFEST, Manifest, Said, SpanSums, StoredFile, UnitFile,
+};
+use crate::train::data::Position;
+use crate::train::folder::{Filling, NewFolder, SizedFile};
+
+/// Bytes that are copied out of the store at a time.
+const CHUNK: usize = 1 << 20;
+
+/// What whoever saves adds to what the trainer knows.
+#[derive(Clone, Debug, Default)]
+pub struct Note {
+    /// What else changes bits, under the names of the command's options.
+    pub numeric: Map<String, Value>,
+    /// Where the data goes on.
+    pub position: Option<Position>,
+    /// Anything; a run that goes on finds it again.
+    pub note: Value,
+}
+
+/// Writes one checkpoint, on the disk lane; given up, it leaves nothing.
+#[derive(Debug)]
+pub struct Writer {
+    checkpoints: Arc<Checkpoints>,
+    manifest: Manifest,
+    filling: Filling,
+    /// Open until they are synced, at the end: a file system tells an error of its own writing to who has the file open.
+    files: Vec<SizedFile>,
+    chunk: Vec<u8>,
+}
+
+impl Checkpoints {
+    /// Begins a checkpoint of the state after the last step of `trainer`: what [`Trainer::save`] is to be given next,
+    /// before another step. It may replace a folder of the same step.
+    ///
+    /// Errors: too little space (`DiskFull`), or the folder cannot be written to.
+    pub fn writer(self: &Arc<Self>, trainer: &Trainer, note: Note) -> Result<Box<Writer>> {
+        let stats = trainer.stats();
+        let mut fields = numeric(trainer.plan(), &trainer.adam(), trainer.clip());
+        fields.extend(note.numeric);
+        let mode = trainer.plan().policy.mode;
+        let manifest = Manifest::begin(Said {
+            step: stats.steps,
+            tokens: stats.tokens,
+            model: model_fields(trainer.config()),
+            numeric: fields,
+            position: note.position,
+            note: note.note,
+            moments: mode.moment_dtype(),
+        });
+        let elements: usize = trainer.layout().units.iter().map(|unit| unit.elements).sum();
+        let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
+        let bytes = elements * (4 + 2 * mode.moment_dtype().bytes()) + companions;
+        let filling = NewFolder::plan(&self.folder().join(step_name(stats.steps)), bytes as u64)?.begin()?;
+        Ok(Box::new(Writer {
+            checkpoints: self.clone(),
+            manifest,
+            filling,
+            files: Vec::new(),
+            chunk: vec![0; CHUNK],
+        }))
+    }
+}
+
+impl Sink for Writer {
+    fn unit(&mut self, state: &UnitState) -> Result<()> {
+        let name = format!("unit-{:05}.state", state.unit.at());
+        let bytes: u64 = StateSpan::ALL.iter().map(|&span| state.span(span).bytes() as u64).sum();
+        let file = self.filling.sized(&name, bytes)?;
+        let (mut at, mut checksums) = (0, SpanSums::default());
+        for span in StateSpan::ALL {
+            let from = state.span(span);
+            let mut sum = Xxh3::new();
+            for start in (0..from.bytes()).step_by(CHUNK) {
+                let chunk = &mut self.chunk[..CHUNK.min(from.bytes() - start)];
+                from.part(start, chunk.len()).read(chunk);
+                sum.update(chunk);
+                file.write_at(at, chunk)?;
+                at += chunk.len() as u64;
+            }
+            *checksums.of(span) = Checksum(sum.digest());
+        }
+        self.files.push(file);
+        let elements = state.layout.elements as u64;
+        self.manifest.units.push(UnitFile { name, bytes, elements, checksums });
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        for (name, content) in &self.checkpoints.companions {
+            self.filling.whole(name, content)?;
+            self.manifest.files.push(StoredFile {
+                name: (*name).to_owned(),
+                bytes: content.len() as u64,
+                checksum: Checksum::of(content),
+            });
+        }
+        self.files.iter().try_for_each(SizedFile::sync)?;
+        self.filling.whole(MANIFEST, &self.manifest.seal()?)?;
+        let Writer { checkpoints, manifest, filling, .. } = *self;
+        let step = manifest.step;
+        let stands = checkpoints.folder().join(step_name(step)).exists();
+        filling.publish(|| Ok(stands))?;
+        checkpoints.set_latest(step).map_err(|error: Error| {
+            error.within(format_args!("{} is whole, but is not the latest", step_name(step)))
+        })?;
+        checkpoints.retire(step)
+    }
+}

@@ -1,0 +1,146 @@
+//! Stopping anywhere and going on under any placement, bit for bit; and what a restore refuses.
+
+use horizon::base::{DType, Error, Status};
+use horizon::device::cpu::CpuDevice;
+use horizon::engine::{StateSpan, Trainer, TrainerOptions};
+use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+
+use crate::runs::{Data, data, fill};
+use crate::saves::{Saved, state};
+use crate::{config, options};
+
+const STEPS: usize = 12;
+
+fn step(trainer: &mut Trainer, options: &TrainerOptions, number: usize) {
+    let data = data(options, number, 67);
+    // Steps need not be equally long.
+    let batches: Vec<_> = data.iter().take(1 + number % options.micros_max).map(Data::batch).collect();
+    trainer.step(&batches, 1e-2 / (1 + number) as f64).unwrap();
+}
+
+/// Puts what was saved back.
+fn restore(trainer: &mut Trainer, steps: u64, saved: &Saved) {
+    trainer
+        .restore(steps, 7, &|state, span| {
+            let (unit, bytes) = &saved[state.unit.at()];
+            assert_eq!(*unit, state.unit);
+            let spans = StateSpan::ALL.iter().take_while(|&&other| other != span);
+            let before: usize = spans.map(|&other| state.span(other).bytes()).sum();
+            let to = state.span(span);
+            to.write(&bytes[before..before + to.bytes()]);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Placements, each with the seed of adversarial lanes.
+fn placements(plain: &TrainerOptions) -> Vec<(TrainerOptions, Option<u64>)> {
+    let layer = LayerPlacement::default();
+    let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let none = LayerPlacement { recompute: Recompute::None, ..layer };
+    let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
+    let resident = LayerPlacement { resident: true, ..layer };
+    let own = LayerPlacement { sum: Sum::Own, ..spilled };
+    let vary = |vary: &dyn Fn(&mut TrainerOptions)| {
+        let mut options = plain.clone();
+        vary(&mut options);
+        options
+    };
+    vec![
+        (vary(&|o| o.threads = Some(1)), None),
+        (vary(&|o| (o.weight_slots, o.slabs) = (3, 3)), None),
+        (vary(&|o| o.layers = vec![selective; 5]), Some(1)),
+        (vary(&|o| o.layers = vec![none, none, selective]), None),
+        (vary(&|o| o.layers = vec![spilled; 5]), Some(2)),
+        (vary(&|o| o.layers = vec![resident, spilled, resident]), None),
+        (vary(&|o| o.sweeps = 2), None),
+        (vary(&|o| (o.sweeps, o.layers) = (3, vec![own; 5])), Some(3)),
+        (vary(&|o| o.grad_wait = GradWait::Device), None),
+        (vary(&|o| o.device_mem = Some(1 << 26)), None),
+        (plain.clone(), Some(4)),
+        (plain.clone(), None),
+    ]
+}
+
+#[test]
+fn a_run_goes_on_bit_for_bit_from_any_step_under_any_placement() {
+    for (mode, tied) in
+        [(Mode::Exact, false), (Mode::Exact, true), (Mode::Streamed, false), (Mode::Compact, true)]
+    {
+        let under_backward = (mode == Mode::Streamed).then_some(AdamWhen::UnderBackward);
+        let clip = if mode == Mode::Streamed { 0.0 } else { 0.5 };
+        let plain = TrainerOptions { mode, clip, adam_when: under_backward, ..options() };
+        let mut whole = Trainer::open(&config(tied), &plain).unwrap();
+        fill(&mut whole);
+        let mut saved = vec![state(&mut whole)];
+        for number in 0..STEPS {
+            step(&mut whole, &plain, number);
+            saved.push(state(&mut whole));
+        }
+        for (stop, (mut options, seed)) in placements(&plain).into_iter().enumerate() {
+            if options.grad_wait == GradWait::Device {
+                options.adam_when = None;
+            }
+            let device = seed.map_or_else(|| CpuDevice::new(None), |seed| CpuDevice::adversarial(None, seed));
+            let mut trainer = Trainer::open_on(device, &config(tied), &options).unwrap();
+            // What was there before does not matter.
+            fill(&mut trainer);
+            step(&mut trainer, &options, 3);
+            restore(&mut trainer, stop as u64, &saved[stop]);
+            assert_eq!((trainer.stats().steps, trainer.stats().tokens), (stop as u64, 7));
+            // The next step, and the last: between them every step is somebody's next.
+            step(&mut trainer, &options, stop);
+            assert!(state(&mut trainer) == saved[stop + 1], "{mode:?}, tied {tied}, step {stop}");
+            (stop + 1..STEPS).for_each(|number| step(&mut trainer, &options, number));
+            assert!(state(&mut trainer) == saved[STEPS], "{mode:?}, tied {tied}, from step {stop}");
+        }
+    }
+}
+
+#[test]
+fn a_restore_waits_for_what_is_under_way() {
+    let mut trainer = Trainer::open(&config(false), &options()).unwrap();
+    fill(&mut trainer);
+    let before = state(&mut trainer);
+    // AdamW of this step and a save of it still run as the restore begins.
+    step(&mut trainer, &options(), 0);
+    let saved = crate::saves::begin(&mut trainer);
+    restore(&mut trainer, 0, &before);
+    trainer.save_wait().unwrap();
+    let after = saved();
+    assert!(state(&mut trainer) == before);
+    step(&mut trainer, &options(), 0);
+    assert!(state(&mut trainer) == after);
+}
+
+#[test]
+fn a_restore_that_fails_is_the_end_of_the_trainer() {
+    let mut trainer = Trainer::open(&config(false), &options()).unwrap();
+    let batch = data(&options(), 0, 67);
+    trainer.accumulate(&batch[0].batch()).unwrap();
+    let staged = trainer.restore(1, 1, &|_, _| unreachable!("nothing may be filled")).unwrap_err();
+    assert_eq!(staged.status(), Status::InvalidState);
+    trainer.update(1e-3).unwrap();
+    let failing = |state: &horizon::engine::UnitState, span: StateSpan| match span {
+        StateSpan::V if state.unit.at() >= 2 => Err(Error::new(Status::Io, format!("no {}", state.unit))),
+        _ => Ok(()),
+    };
+    let error = trainer.restore(1, 1, &failing).unwrap_err();
+    assert_eq!(error.message(), "no unit 2", "the earliest is told");
+    assert_eq!(trainer.step(&[batch[0].batch()], 1e-3).unwrap_err(), error);
+}
+
+#[test]
+fn moments_are_of_the_dtype_of_the_mode() {
+    for (mode, want) in [(Mode::Exact, DType::F32), (Mode::Compact, DType::Bf16)] {
+        let mut trainer = Trainer::open(&config(false), &TrainerOptions { mode, ..options() }).unwrap();
+        trainer
+            .restore(0, 0, &|state, span| {
+                assert_eq!(state.moment_dtype, want);
+                let size = if span.is_moment() { want.bytes() } else { 2 };
+                assert_eq!(state.span(span).bytes(), state.layout.elements * size);
+                Ok(())
+            })
+            .unwrap();
+    }
+}
