@@ -51,6 +51,8 @@ fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
         export_dtype: DType::F32,
         log: None,
         trace: None,
+        save: None,
+        resume: None,
     }
 }
 
@@ -62,6 +64,8 @@ impl Observer for Records {
         assert!(remaining >= 0.0);
         self.0.push(*record);
     }
+
+    fn saved(&mut self, _step: u64, _folder: &Path) {}
 
     fn warned(&mut self, message: &str) {
         panic!("nothing was to warn of: {message}");
