@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::base::{Error, Result};
+use crate::base::Result;
 use crate::capi::argument::{Handle, LentText, Place, Text, size};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
@@ -33,6 +33,13 @@ impl State {
         let checkpoints = Arc::new(Checkpoints::create(folder, &self.folder, keep)?);
         self.saves = Some(Saves { folder: folder.to_owned(), keep, checkpoints: checkpoints.clone() });
         Ok(checkpoints)
+    }
+
+    /// Keeps a text as long as the handle lives.
+    fn keep(&mut self, text: CString) -> LentText {
+        let lent = LentText::new(&text);
+        self.notes.push(text);
+        lent
     }
 }
 
@@ -75,21 +82,12 @@ pub extern "C" fn hz_trainer_resume(
         state.folder = config;
         state.saves = None;
         if !out_note.is_null() {
-            out_note.write(state.keep(match &checkpoint.manifest().note {
-                Value::Null => None,
-                Value::String(text) => Some(c_string(text)),
-                other => Some(c_string(&other.to_string())),
-            }));
+            out_note.write(match &checkpoint.manifest().note {
+                Value::Null => LentText::NULL,
+                Value::String(text) => state.keep(c_string(text)),
+                other => state.keep(c_string(&other.to_string())),
+            });
         }
         Ok(())
     })
-}
-
-impl State {
-    /// Keeps a text as long as the handle lives.
-    fn keep(&mut self, text: Option<CString>) -> LentText {
-        let Some(text) = text else { return LentText::NULL };
-        self.notes.push(text);
-        self.notes.last().map_or(LentText::NULL, |text| LentText::new(text))
-    }
 }
