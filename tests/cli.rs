@@ -6,6 +6,8 @@ mod bad_input;
 mod data;
 #[path = "cli/plan.rs"]
 mod plan;
+#[path = "cli/resume.rs"]
+mod resume;
 #[path = "cli/run.rs"]
 mod run;
 

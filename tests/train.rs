@@ -2,6 +2,8 @@
 
 #[path = "train/checkpoints.rs"]
 mod checkpoints;
+#[path = "train/resumed.rs"]
+mod resumed;
 
 use std::fs;
 use std::path::Path;
