@@ -718,9 +718,9 @@ typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, s
 
 /* One step under a loss of the caller's, for DPO, GRPO and the like: forward of batches[0 .. count-1], then `loss` once
  * for all of them, then backward from the gradient it gives, clipping and AdamW as in hz_trainer_step. What the loss
- * needs beside the log-probabilities (rewards, pairs, those of a reference model: by hz_trainer_logprobs before training,
- * or of another trainer) comes by `user`. The batches' weights do not count. The head's logits are computed twice. The
- * log-probabilities are those that hz_trainer_logprobs gives under the same weights, bit for bit.
+ * needs beside the log-probabilities (rewards, pairs, those of a reference model: by hz_trainer_logprobs before
+ * training, or of another trainer) comes by `user`. The batches' weights do not count. The head's logits are computed
+ * twice. The log-probabilities are those that hz_trainer_logprobs gives under the same weights, bit for bit.
  *
  * tests/c/dpo.c and tests/c/grpo.c of the source tree are both of these from beginning to end.
  *
