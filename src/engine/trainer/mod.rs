@@ -25,7 +25,7 @@ use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::engine::tuning::Tuning;
-use crate::host::{Limits, Pool, Topology};
+use crate::host::{Limits, MemoryKind, Pool, Topology};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, Content, List, Operation, Resource, Sync, Synced};
@@ -130,9 +130,9 @@ impl Trainer {
         let threads = options.threads();
         let pool = Arc::new(Pool::over(threads, &Topology::read())?);
         let plan = plan_of(config, options, storage)?;
-        let plan = match device.pinning() {
-            Some(pinning) => plan.apart(pinning),
-            None => plan,
+        let plan = match device.wire_memory(plan.host.wire_bytes()) {
+            MemoryKind::Pinned { by, node, .. } => plan.apart(by).on_node(node),
+            _ => plan,
         };
         let device_limit = if plan.shares_memory() { options.device_mem } else { Some(device.capacity()?) };
         plan.admit(device_limit, &Limits::read(options.host_mem), plan.shares_memory())?;
