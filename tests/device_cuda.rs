@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use horizon::base::{Error, Result, Status};
 use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::device::{Device, Lane, Lanes, Tick, Work};
-use horizon::host::{Arena, Pinning, Pool};
+use horizon::host::{Arena, MemoryKind, Pinning, Pool};
 use horizon::sys::cuda_status::{self as codes, Presence, Versions};
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
@@ -404,7 +404,8 @@ fn host_memory_is_pinned_both_ways_and_copied_asynchronously() {
             let calls = StandIn::in_manner(manner);
             let options = CudaOptions { pinning, ..CudaOptions::default() };
             let device = CudaDevice::open(calls.clone(), 0, options).unwrap();
-            assert_eq!(device.pinning(), Some(pinning));
+            let MemoryKind::Pinned { by, .. } = device.wire_memory(9000) else { panic!("it is pinned") };
+            assert_eq!(by, pinning);
             let memory = device.reserve(4096).unwrap();
             let arena = Arena::take(9000, device.wire_memory(9000)).unwrap();
             arena.touch(&pool).unwrap();

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::{Error, Result};
-use crate::host::{HostSpan, MemoryKind, Pinning};
+use crate::host::{HostSpan, MemoryKind};
 
 /// An ordered queue of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -210,11 +210,6 @@ pub trait Device: Send + Sync {
     /// The kind of host memory that it copies from and to at full speed, for an arena of so many bytes.
     fn wire_memory(&self, _bytes: usize) -> MemoryKind {
         MemoryKind::Plain
-    }
-
-    /// How that memory is pinned, if it is.
-    fn pinning(&self) -> Option<Pinning> {
-        None
     }
 }
 

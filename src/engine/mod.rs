@@ -35,6 +35,10 @@
 //! `sync` tells which ticks must have arrived, the trainer reaches those, and `check` proves that they suffice. So a
 //! tensor waits for the last operation on its own unit and for no other.
 //!
+//! Before a list is issued the calling thread also **gathers** (`gather`): an embedding that is not tied to the head goes
+//! up as the rows that the list's tokens name, copied by the pool's threads into memory that crosses the link. For that it
+//! waits for AdamW of the embedding, the first unit that AdamW does, and the first that the list would wait for anyhow.
+//!
 //! # A loss of the caller's
 //! [`Trainer::step_with_loss`] issues its list up to [`Operation::Loss`](crate::schedule::Operation::Loss), waits for what
 //! that waits for, lets the caller make gradients of log-probabilities, and issues the rest. If the caller gives the
@@ -63,6 +67,7 @@ mod busy;
 pub mod calibrate;
 mod derived;
 mod frame;
+mod gather;
 mod options;
 mod pieces;
 mod record;

@@ -83,7 +83,8 @@ impl Runner {
                 self.device.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
             }
             Operation::Upload { unit, place } => {
-                let from = self.store.weights(unit);
+                let gathers = unit == self.layout().embedding() && !self.config.tied;
+                let from = if gathers { self.store.gathered() } else { self.store.weights(unit) };
                 let to = match place {
                     WeightPlace::Slot(slot) => self.plan.device.slot(slot),
                     WeightPlace::End(end) => self.plan.device.end_weights(end),
@@ -293,7 +294,7 @@ impl Runner {
             &*self.kernels,
             &self.config,
             self.end_weights(self.layout().embedding()),
-            self.at(map.batch(micro).tokens),
+            self.at(map.batch(micro).gathered),
             self.shape(),
             out,
         );

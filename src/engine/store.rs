@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
 use crate::device::Device;
 use crate::engine::derived::Derived;
+use crate::engine::gather::Numbers;
 use crate::engine::{Batch, UnitState};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::model::{Layout, TensorLayout};
@@ -30,6 +31,10 @@ pub struct Store {
     derived: Mutex<Derived>,
     /// By micro-batch: distinct tokens of what is staged.
     distinct: Vec<AtomicUsize>,
+    /// The tokens of what is gathered, in its order.
+    numbers: Mutex<Numbers>,
+    /// Rows that are gathered.
+    gathered: AtomicUsize,
 }
 
 /// The elements of one tensor that lie in one part.
@@ -64,6 +69,8 @@ impl Store {
             ones: vec![1.0; plan.policy.numeric.shape.n()],
             derived: Mutex::new(Derived::new(plan.policy.numeric.shape)),
             distinct: (0..plan.micros_max).map(|_| AtomicUsize::new(0)).collect(),
+            numbers: Mutex::new(Numbers::of(layout.unit(layout.embedding()).tensors[0].shape[0])),
+            gathered: AtomicUsize::new(0),
         })
     }
 
@@ -169,10 +176,37 @@ impl Store {
             (places.doc_end, &derived.doc_end),
             (places.order, &derived.order),
             (places.first, &derived.first),
+            // All rows are up, unless some are gathered before.
+            (places.gathered, batch.tokens),
         ] {
             self.wire(place).write(values);
         }
         self.distinct[micro.at()].store(derived.distinct, Relaxed);
+    }
+
+    /// Gathers the rows of an untied embedding that the tokens of the first `micros` staged batches name, by the pool's
+    /// threads, into what goes up in their stead. Neither those batches nor the embedding are in use by a lane.
+    pub fn gather(&self, micros: usize, pool: &Pool) {
+        let numbers = &mut *self.numbers.lock();
+        numbers.clear();
+        for micro in (0..micros).map(MicroIndex::from) {
+            let places = self.map.batch(micro);
+            let (tokens, gathered) = (self.wire(places.tokens), self.wire(places.gathered));
+            numbers.add(tokens, gathered);
+        }
+        let (table, to) = (self.weights(self.layout.embedding()), self.wire(self.map.gathered()));
+        numbers.gather(table, to, self.row_bytes(), pool);
+        self.gathered.store(numbers.len(), Relaxed);
+    }
+
+    /// bf16: the gathered rows.
+    pub fn gathered(&self) -> HostSpan {
+        self.wire(self.map.gathered()).part(0, self.gathered.load(Relaxed) * self.row_bytes())
+    }
+
+    /// Bytes of a row of the embedding.
+    fn row_bytes(&self) -> usize {
+        self.layout.unit(self.layout.embedding()).tensors[0].shape[1] * DType::Bf16.bytes()
     }
 
     /// What AdamW reads and writes of one part of a unit, tensor by tensor.

@@ -98,6 +98,17 @@ impl HostSpan {
         unsafe { ptr::copy_nonoverlapping(values.as_ptr().cast(), to.address(), to.bytes()) }
     }
 
+    /// Copies another span, as long as this one, which it does not meet.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn copy(&self, from: HostSpan) {
+        assert_eq!(self.bytes, from.bytes, "a copy is as long as what it is of");
+        // SAFETY: the lengths are equal; the law of spans gives the right to read the one and to write the other, which
+        // nobody has at a time over memory that both name.
+        unsafe { ptr::copy_nonoverlapping(from.address(), self.address(), self.bytes) }
+    }
+
     /// Number `index` of the span, taken as an array of `T`.
     ///
     /// # Panics

@@ -8,7 +8,8 @@ use crate::device::DeviceSpan;
 use crate::model::{HeadScratch, Layout, ModelConfig, head_linear};
 use crate::ops::{Kernels, LossRows, TokenRows, Write};
 
-/// `out [N, C]` = rows of the embedding; `table` is the unit's bf16 span, `tokens` i32 `[N]`.
+/// `out [N, C]` = rows of the embedding; `table` is the unit's bf16 span, `tokens` i32 `[N]` the number of each one's row
+/// there.
 pub fn embed_forward(
     k: &dyn Kernels,
     config: &ModelConfig,

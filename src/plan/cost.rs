@@ -173,6 +173,7 @@ impl<'a> Cost<'a> {
         let down = |bytes: usize| Work { down_bytes: bytes as f64, ..Work::default() };
         match *operation {
             Operation::UploadBatch { .. } => up(BatchPlaces::bytes(self.shape)),
+            // Of an untied embedding the most that can be: every row.
             Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
             Operation::EmbedForward { .. } => touched(n * c * (2 + self.storage.bytes())),
             Operation::Forward { unit, .. } => self.activations(unit) + self.down_product(),

@@ -46,6 +46,8 @@ pub struct BatchPlaces {
     pub order: Place,
     /// `i32 [N + 1]`: where in `order` the rows of each distinct token begin.
     pub first: Place,
+    /// `i32 [N]`: each token's row in what the device has of the embedding: all of it, or the rows that were gathered.
+    pub gathered: Place,
 }
 
 impl BatchPlaces {
@@ -56,7 +58,7 @@ impl BatchPlaces {
 
     /// What one copy of a batch carries.
     pub(super) fn bytes(shape: Shape) -> usize {
-        let last = BatchPlaces::lay(Place::default(), shape).first;
+        let last = BatchPlaces::lay(Place::default(), shape).gathered;
         last.offset + last.bytes
     }
 
@@ -77,6 +79,7 @@ impl BatchPlaces {
             doc_end: array(n),
             order: array(n),
             first: array(n + 1),
+            gathered: array(n),
         }
     }
 }

@@ -30,6 +30,7 @@ pub struct HostMap {
     units: Vec<UnitPlaces>,
     ring: Vec<Place>,
     batches: Vec<BatchPlaces>,
+    gathered: Place,
     /// By layer, f32; empty where a sum stays on the device.
     sums: Vec<Place>,
     /// By micro-batch of a sweep and layer; empty where a boundary stays on the device.
@@ -71,6 +72,9 @@ impl HostMap {
         let slab_bytes = layout.layer_elements() * grad_bytes;
         let ring = (0..ring_slabs).map(|_| wire.take("gradient ring", slab_bytes)).collect();
         let batches = (0..micros_max).map(|_| BatchPlaces::take(&mut wire, policy.numeric.shape)).collect();
+        // A tied embedding goes up whole: the head reads it, too.
+        let rows_max = if layout.tied { 0 } else { config.dims.v.min(micros_max * policy.numeric.shape.n()) };
+        let gathered = wire.take("gathered embedding rows", rows_max * config.dims.c * 2);
         let boundary_bytes = policy.numeric.shape.n() * config.dims.c * storage.bytes();
         let mut boundary = |layer| {
             let bytes = if policy.placement.leaves(layer) { boundary_bytes } else { 0 };
@@ -92,7 +96,20 @@ impl HostMap {
         let rows = policy.numeric.shape.n();
         let logprobs = (0..micros_max).map(|_| wire.take("log-probabilities", 4 * rows)).collect();
         let constants = wire.take("constants", Constants::bytes(config));
-        HostMap { wire, state, units, ring, batches, sums, boundaries, scalars, logits, logprobs, constants }
+        HostMap {
+            wire,
+            state,
+            units,
+            ring,
+            batches,
+            gathered,
+            sums,
+            boundaries,
+            scalars,
+            logits,
+            logprobs,
+            constants,
+        }
     }
 
     /// Both arenas together.
@@ -128,6 +145,12 @@ impl HostMap {
     /// A micro-batch's staging, in the wire arena.
     pub fn batch(&self, micro: MicroIndex) -> BatchPlaces {
         self.batches[micro.at()]
+    }
+
+    /// bf16 `[min(V, tokens of a step), C]`, in the wire arena: the rows of the embedding that a list's tokens name, on their
+    /// way up. Empty where the embedding is tied to the head.
+    pub fn gathered(&self) -> Place {
+        self.gathered
     }
 
     /// The spilled boundary of a layer, in the wire arena.

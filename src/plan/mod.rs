@@ -45,6 +45,8 @@ pub struct Plan {
     pub host: HostMap,
     /// How a device whose memory is its own pins what crosses the link; none where device memory is host memory.
     pinning: Option<Pinning>,
+    /// The node whose memory that is, or that none is bound, once a device has said so.
+    node: Option<Option<u32>>,
 }
 
 impl Plan {
@@ -91,12 +93,19 @@ impl Plan {
             micros_max,
             geometry,
             pinning: None,
+            node: None,
         })
     }
 
     /// The same plan for a device with memory of its own, which copies from host memory that is pinned so.
     pub fn apart(self, pinning: Pinning) -> Plan {
         Plan { pinning: Some(pinning), ..self }
+    }
+
+    /// The same plan with what is pinned on a NUMA node, the device's own; on none where it has too little memory, or
+    /// the machine does not tell which it is.
+    pub fn on_node(self, node: Option<u32>) -> Plan {
+        Plan { node: Some(node), ..self }
     }
 
     /// Whether device memory is host memory too, as on the CPU device.
@@ -142,12 +151,13 @@ impl fmt::Display for Plan {
             }
         }
         if let Some(pinning) = self.pinning {
-            writeln!(
-                f,
-                "{:<28} {:>12} ({pinning})",
-                "of it pinned",
-                Size(self.host.wire_bytes()).to_string()
-            )?;
+            let node = match self.node {
+                None => String::new(),
+                Some(None) => ", bound to no node".to_owned(),
+                Some(Some(node)) => format!(", on node {node}"),
+            };
+            let bytes = Size(self.host.wire_bytes()).to_string();
+            writeln!(f, "{:<28} {bytes:>12} ({pinning}{node})", "of it pinned")?;
         }
         Ok(())
     }

@@ -117,6 +117,11 @@ impl Operation {
             }
             Operation::Upload { unit, place } => {
                 with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
+                // Of an embedding that serves nothing else, the rows that the batches name are gathered.
+                let gathered = if unit == embedding && !geometry.tied { micros } else { 0 };
+                for micro in (0..gathered).map(MicroIndex::from) {
+                    with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));
+                }
                 with(Access::write(place.into(), Content::Weights(unit)));
             }
             Operation::EmbedForward { micro, to } => {

@@ -76,7 +76,8 @@ pub enum Operation {
         /// Which.
         micro: MicroIndex,
     },
-    /// A unit's bf16 weights, host → device.
+    /// A unit's bf16 weights, host → device; of an untied embedding the rows that the batches name, which the issuing thread
+    /// has gathered.
     Upload {
         /// Which.
         unit: UnitIndex,

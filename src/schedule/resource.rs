@@ -73,7 +73,7 @@ pub enum Resource {
         /// Of which micro-batch.
         micro: MicroIndex,
     },
-    /// Host: a micro-batch as the caller gave it.
+    /// Host: a micro-batch as the caller gave it, and with all of them the rows of the embedding that they name.
     HostBatch {
         /// Which.
         micro: MicroIndex,

@@ -15,7 +15,7 @@ pub fn root() -> PathBuf {
 }
 
 /// Every case.
-pub const CASES: [&str; 20] = [
+pub const CASES: [&str; 24] = [
     "base_gqa",
     "tied_mha",
     "mqa_odd",
@@ -36,6 +36,10 @@ pub const CASES: [&str; 20] = [
     "qwen2_tied",
     "qwen3",
     "qwen3_windows",
+    "heads_64",
+    "heads_96",
+    "heads_128",
+    "heads_256",
 ];
 
 pub struct Case {
@@ -163,7 +167,11 @@ impl Case {
 
     /// A trainer with the case's options (or others) and first weights.
     pub fn open(&self, options: &TrainerOptions) -> Trainer {
-        let mut trainer = Trainer::open(&self.config, options).unwrap();
+        self.filled(Trainer::open(&self.config, options).unwrap())
+    }
+
+    /// A trainer that somebody has opened, with the case's first weights.
+    pub fn filled(&self, mut trainer: Trainer) -> Trainer {
         for name in self.tensor_names() {
             trainer.write_tensor(&name, &self.f32(&format!("init.{name}"))).unwrap();
         }

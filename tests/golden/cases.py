@@ -116,7 +116,7 @@ CASES = [
          qk_norm=True, norm_eps=1e-6),
     Case("qwen3_windows", 39, C=24, F=27, L=3, H=2, G=2, D=6, V=49, B=2, T=17, M=2, clip=0.5, family="qwen3",
          qk_norm=True, qkv_bias=True, o_bias=True, window=3, windowed=(0, 2), docs=((17,), (6, 11))),
-    Case("heads_64", 41, C=16, F=24, L=2, H=2, G=1, D=64, V=43, B=1, T=70, M=2, tied=True, clip=0.5, family="llama",
+    Case("heads_64", 41, C=16, F=24, L=2, H=2, G=1, D=64, V=43, B=2, T=40, M=2, tied=True, clip=0.5, family="llama",
          bf16=True),
     Case("heads_96", 42, C=16, F=24, L=2, H=1, G=1, D=96, V=41, B=2, T=21, clip=0.5, family="mistral", window=4,
          windowed=(0, 1), docs=((9, 1, 11), (21,)), bf16=True),

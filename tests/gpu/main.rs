@@ -3,9 +3,15 @@
 //! failure. `run` in this folder does all of it on a machine with a GPU and nothing else; `pack` makes what it needs.
 
 #[cfg(hz_cuda)]
+#[allow(dead_code)] // The golden tests of the CPU device use all of it.
+#[path = "../golden/case.rs"]
+mod case;
+#[cfg(hz_cuda)]
 mod equal;
 #[cfg(hz_cuda)]
 mod faults;
+#[cfg(hz_cuda)]
+mod golden;
 mod meddler;
 mod pack_rehearsal;
 #[cfg(hz_cuda)]

@@ -25,7 +25,9 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
         .units()
         .map(|unit| {
             let place = WeightPlace::Slot(slot);
-            result(&Operation::Upload { unit, place }, &place.into(), &[masters[unit.at()]])
+            let named = if unit == embedding && !geometry.tied { batches } else { &[] };
+            let inputs = [&[masters[unit.at()]], named].concat();
+            result(&Operation::Upload { unit, place }, &place.into(), &inputs)
         })
         .collect();
 

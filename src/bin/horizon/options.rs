@@ -114,11 +114,13 @@ pub struct PlotOptions {
     pub out: PathBuf,
 }
 
-const TRAIN_NOTES: &str = "Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was built from. Ctrl-C finishes the step that runs, exports, and ends with status 130; a second one ends at once.";
+const TRAIN_NOTES: &str = "Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was \
+built from. Ctrl-C finishes the step that runs, writes a checkpoint if there is a place for them, exports, and ends with status 130; a second \
+one ends at once.";
 
 #[derive(Args, Debug)]
 pub struct TrainOptions {
-    /// A Hugging Face folder (config.json, *.safetensors; LlamaForCausalLM), or a built-in shape: tiny, small
+    /// A Hugging Face folder (config.json, *.safetensors; Llama, Mistral, Qwen2, Qwen3), or a built-in shape: tiny, small
     #[arg(long, value_name = "DIR|SHAPE", default_value = "tiny")]
     pub model: String,
     /// Start a folder's model from fresh weights (GPT-2's: normal 0.02); a built-in shape always does
@@ -243,8 +245,9 @@ pub struct TrainOptions {
     /// f32 and bf16, moments are rounded to nearest
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "resume")]
     pub resume_change: Vec<String>,
-    /// Write a JSON object per step to FILE (replaced; with --resume its steps so far are kept): step, loss, grad_norm, lr, tokens (padding left out), epoch,
-    /// step_seconds, data_seconds (of these, waiting for data), tokens_per_second, tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
+    /// Write a JSON object per step to FILE (replaced; with --resume its steps so far are kept): step, loss, grad_norm, lr,
+    /// tokens (padding left out), epoch, step_seconds, data_seconds (of these, waiting for data), tokens_per_second,
+    /// tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
     #[arg(long, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,
     /// Write what every lane did to FILE at the end, for Perfetto or chrome://tracing

@@ -245,10 +245,6 @@ impl<C: Calls> Device for CudaDevice<C> {
         let pin: Arc<dyn Pin> = self.pin.clone();
         MemoryKind::Pinned { pin, by: self.options.pinning, node: self.node().filter(holds) }
     }
-
-    fn pinning(&self) -> Option<Pinning> {
-        Some(self.options.pinning)
-    }
 }
 
 impl<C: Calls> Drop for CudaDevice<C> {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::base::{DType, Error, Result};
+use crate::base::{DType, Error, MicroIndex, Result};
 use crate::device::cpu::CpuDevice;
 use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
@@ -25,10 +25,10 @@ use crate::engine::runner::{FRAMES, Runner};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::engine::tuning::Tuning;
-use crate::host::{Limits, Pool, Topology};
+use crate::host::{Limits, MemoryKind, Pool, Topology};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::Plan;
-use crate::schedule::{Access, Checker, List, Sync, Synced};
+use crate::schedule::{Access, Checker, Content, List, Operation, Resource, Sync, Synced};
 
 pub use loss::Loss;
 
@@ -130,9 +130,9 @@ impl Trainer {
         let threads = options.threads();
         let pool = Arc::new(Pool::over(threads, &Topology::read())?);
         let plan = plan_of(config, options, storage)?;
-        let plan = match device.pinning() {
-            Some(pinning) => plan.apart(pinning),
-            None => plan,
+        let plan = match device.wire_memory(plan.host.wire_bytes()) {
+            MemoryKind::Pinned { by, node, .. } => plan.apart(by).on_node(node),
+            _ => plan,
         };
         let device_limit = if plan.shares_memory() { options.device_mem } else { Some(device.capacity()?) };
         plan.admit(device_limit, &Limits::read(options.host_mem), plan.shares_memory())?;
@@ -269,13 +269,34 @@ impl Trainer {
 
     /// A list that is to be issued next, with its waits; they have been proved sufficient.
     fn infer(&mut self, purpose: Purpose) -> Result<Issued> {
-        let start = Instant::now();
         let runner = self.runner.clone();
+        let start = Instant::now();
         let (number, list) = runner.lists.get(purpose)?;
+        self.stats.issue_seconds += start.elapsed().as_secs_f64();
+        self.gather(list)?;
+        let start = Instant::now();
         let waits = self.sync.infer(list);
         self.prove(list, &waits)?;
         self.stats.issue_seconds += start.elapsed().as_secs_f64();
         Ok(Issued { list: number, waits, reached: None })
+    }
+
+    /// Gathers what a list uploads of an embedding that is not tied to the head.
+    fn gather(&mut self, list: &List) -> Result<()> {
+        let unit = self.runner.plan.geometry.embedding();
+        let goes_up =
+            |operation: &Operation| matches!(*operation, Operation::Upload { unit: up, .. } if up == unit);
+        if self.runner.config.tied || !list.operations.iter().any(goes_up) {
+            return Ok(());
+        }
+        let micros = list.extent.micros;
+        let batches = (0..micros).map(MicroIndex::from);
+        let batches =
+            batches.map(|micro| Access::write(Resource::HostBatch { micro }, Content::Batch(micro)));
+        let embedding = Access::read(Resource::Master { unit }, Content::Weights(unit));
+        self.outside(&std::iter::once(embedding).chain(batches).collect::<Vec<_>>())?;
+        self.runner.store.gather(micros, &self.runner.pool);
+        Ok(())
     }
 
     /// Refuses a list that is not correct. What comes after it would rest on it, so the trainer has failed.

@@ -1,4 +1,5 @@
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 
 use super::*;
 use crate::base::{Dims, master};

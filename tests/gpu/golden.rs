@@ -1,0 +1,71 @@
+//! PyTorch's golden models whose heads the kernels take: as near to its f32 run as three times the distance that its own
+//! bf16 run has.
+
+use crate::case::Case;
+use crate::rig::{self, Rig};
+
+const CASES: [&str; 4] = ["heads_64", "heads_96", "heads_128", "heads_256"];
+/// Of that distance.
+const TIMES: f64 = 3.0;
+/// Of the largest value: half a step of bf16, for where PyTorch's run was lucky.
+const STEP: f64 = 1.0 / 256.0;
+/// Of a loss, in which the roundings of many rows mostly cancel.
+const LOSS_STEP: f64 = STEP / 8.0;
+
+fn largest(values: &[f32]) -> f64 {
+    values.iter().fold(0.0, |max, value| max.max(f64::from(value.abs())))
+}
+
+#[test]
+fn golden_models_are_as_near_to_pytorch_as_its_own_bf16() {
+    for rig in rig::all() {
+        let _held = rig.hold();
+        for name in CASES {
+            let case = Case::read(name);
+            let mut trainer = case.filled(rig.open(&case.config, &case.options));
+            let (want, naive) = (case.f64("loss"), case.f64("bf16.loss"));
+            let off =
+                want.iter().zip(&naive).fold(0.0f64, |max, (want, naive)| max.max((want - naive).abs()));
+            let mut worst = (0.0f64, 0.0f64);
+            // The emulator is slow; a GPU does them all.
+            let steps =
+                if rig == Rig::Gpu || std::env::var_os("HZ_LONG").is_some() { case.lr.len() } else { 2 };
+            for (step, &lr) in case.lr[..steps].iter().enumerate() {
+                let batches = case.batches(step);
+                let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+                let report = trainer.step(&views, lr).expect("a step");
+                let distance = (report.loss - want[step]).abs();
+                worst.0 = worst.0.max(distance / (TIMES * off + want[step] * LOSS_STEP));
+                assert!(
+                    distance <= TIMES * off + want[step] * LOSS_STEP,
+                    "{name}, step {step}: loss {} on {rig:?}, {} by PyTorch, {} in bf16",
+                    report.loss,
+                    want[step],
+                    naive[step]
+                );
+                if step > 0 {
+                    continue;
+                }
+                for tensor in case.tensor_names() {
+                    let want = case.f32(&format!("grad.{tensor}"));
+                    let naive = f64::from(case.f32(&format!("bf16.grad.{tensor}"))[0]);
+                    let bound = TIMES * naive + largest(&want) * STEP;
+                    let mut got = vec![f32::NAN; want.len()];
+                    trainer.read_gradient(&tensor, &mut got).expect("a gradient");
+                    for (index, (&got, &want)) in got.iter().zip(&want).enumerate() {
+                        let distance = f64::from((got - want).abs());
+                        worst.1 = worst.1.max(distance / bound);
+                        assert!(
+                            distance <= bound,
+                            "{name}, gradient of {tensor}[{index}]: {got} on {rig:?}, PyTorch has {want}, bound {bound:e}"
+                        );
+                    }
+                }
+            }
+            println!(
+                "{name} on {rig:?}: losses take {:.2} of their bound, gradients {:.2}",
+                worst.0, worst.1
+            );
+        }
+    }
+}
