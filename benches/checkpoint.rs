@@ -2,10 +2,11 @@
 //!
 //! A random model of so many 10⁹ bytes of weights is exported to a folder once. Then every round, one after the other,
 //! copies those files (`fs::copy`, then `fsync`), saves the model (an export: files and folder synced), loads it with
-//! the files in the page cache, and loads it with the files dropped from it, after which the same cold files are copied
-//! to nowhere (read through a buffer). Rates are bytes of weights a second; the median of the rounds is reported as one line
-//! of JSON. *Extra memory* is the most that the process grew during saving and during loading beyond what it held
-//! before, mapped pages counted: the trainer has taken all it will ever take by then.
+//! the files in the page cache, and loads it with the files dropped from it. Beside them stand what bounds them: a buffer in
+//! the cache written as often as the files are long, then `fsync`; the files in the page cache read through such a
+//! buffer by as many threads; the dropped files read so by one. Rates are bytes of weights a second; the median of the
+//! rounds is reported as one line of JSON. *Extra memory* is the most that the process grew during saving and during loading
+//! beyond what it held before, mapped pages counted: the trainer has taken all it will ever take by then.
 
 #[path = "probe/mod.rs"]
 mod probe;
@@ -13,14 +14,15 @@ mod probe;
 use std::env;
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, Read};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
-use horizon::schedule::Mode;
+use horizon::schedule::{AdamWhen, Mode};
 use horizon::train::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes, unwatched};
 use probe::Clock;
 
@@ -37,8 +39,10 @@ fn main() {
 
     let config = model(gb, dtype);
     let options = TrainerOptions {
-        // The least memory; what is loaded and saved is the same in every mode.
-        mode: Mode::Streamed,
+        // The least memory, 8 bytes a parameter, so that files stay cached beside it; what is loaded and saved is the
+        // same in every mode.
+        mode: Mode::Compact,
+        adam_when: Some(AdamWhen::UnderBackward),
         clip: 0.0,
         shape: Shape { b: 1, t: 1 },
         threads: Some(threads),
@@ -55,7 +59,7 @@ fn main() {
     save(&mut trainer, "model");
     let source = folder.join("model");
 
-    let mut seconds: [Vec<f64>; 5] = Default::default();
+    let mut seconds: [Vec<f64>; 7] = Default::default();
     let (mut saving_extra, mut loading_extra) = (0, 0);
     for _ in 0..rounds {
         let copies = folder.join("copies");
@@ -69,18 +73,22 @@ fn main() {
             let weights = Weights::open(&source, trainer.layout()).expect("it is whole");
             weights.load(&mut trainer, &unwatched).expect("it is read");
         };
+        seconds[5].push(Clock::Wall.seconds(|| write_all(&source, &folder.join("written"))));
+        fs::remove_dir_all(folder.join("written")).expect("what was written goes");
+        read_all(&source, threads);
+        seconds[6].push(Clock::Wall.seconds(|| read_all(&source, threads)));
         let before = reset_peak();
-        read_all(&source);
         seconds[2].push(Clock::Wall.seconds(&mut load));
         drop_cached(&source);
         seconds[3].push(Clock::Wall.seconds(load));
         loading_extra = loading_extra.max(peak() - before);
         drop_cached(&source);
-        seconds[4].push(Clock::Wall.seconds(|| read_all(&source)));
+        seconds[4].push(Clock::Wall.seconds(|| read_all(&source, 1)));
     }
     fs::remove_dir_all(&folder).expect("the bench cleans up");
     let rate = |seconds: &[f64]| round3(bytes as f64 / median(seconds) / 1e9);
-    let [copied, saved, warm, cold, read] = seconds.each_ref().map(|seconds| rate(seconds));
+    let [copied, saved, warm, cold, read, written, read_warm] =
+        seconds.each_ref().map(|seconds| rate(seconds));
     println!(
         "{}",
         serde_json::json!({
@@ -89,6 +97,8 @@ fn main() {
             "save_over_copy": round3(saved / copied), "load_gb_per_second": warm,
             "load_over_copy": round3(warm / copied), "load_cold_gb_per_second": cold,
             "read_cold_gb_per_second": read, "load_cold_over_read_cold": round3(cold / read),
+            "write_gb_per_second": written, "save_over_write": round3(saved / written),
+            "read_gb_per_second": read_warm, "load_over_read": round3(warm / read_warm),
             "saving_extra_mib": saving_extra >> 20, "loading_extra_mib": loading_extra >> 20,
             "host_gb_planned": round3(trainer.plan().host.bytes() as f64 / 1e9),
         })
@@ -137,14 +147,46 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Reads through a buffer, as `cat FILES > /dev/null` does.
-fn read_all(folder: &Path) {
-    let mut buffer = vec![0u8; 1 << 20];
-    for path in weight_files(folder) {
-        let mut file = File::open(path).expect("a file");
-        while file.read(&mut buffer).expect("it is read") > 0 {
-            black_box(&buffer);
+/// What is read and written at a time, from memory that stays in the cache.
+const BUFFER: usize = 1 << 20;
+
+/// Writes files of the same lengths, and syncs them.
+fn write_all(like: &Path, to: &Path) {
+    let buffer = vec![0x55; BUFFER];
+    fs::create_dir(to).expect("a folder");
+    for path in weight_files(like) {
+        let mut left = fs::metadata(&path).expect("a file").len() as usize;
+        let mut file = File::create(to.join(path.file_name().expect("a file's name"))).expect("a file");
+        while left > 0 {
+            let count = left.min(BUFFER);
+            file.write_all(&buffer[..count]).expect("it is written");
+            left -= count;
         }
+        file.sync_all().expect("it is on the disk");
+    }
+}
+
+/// Reads through a buffer, as `cat FILES > /dev/null` does, each thread its part of every file.
+fn read_all(folder: &Path, threads: usize) {
+    for path in weight_files(folder) {
+        let file = File::open(path).expect("a file");
+        let bytes = file.metadata().expect("a length").len();
+        let part = bytes.div_ceil(threads as u64);
+        std::thread::scope(|scope| {
+            for thread in 0..threads as u64 {
+                let file = &file;
+                scope.spawn(move || {
+                    let (mut at, end) = (thread * part, bytes.min((thread + 1) * part));
+                    let mut buffer = vec![0u8; BUFFER];
+                    while at < end {
+                        let count = (BUFFER as u64).min(end - at) as usize;
+                        file.read_exact_at(&mut buffer[..count], at).expect("it is read");
+                        black_box(&buffer);
+                        at += count as u64;
+                    }
+                });
+            }
+        });
     }
 }
 

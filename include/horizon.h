@@ -31,7 +31,8 @@
  *     hz_trainer_export_hf(trainer, "out", HZ_DTYPE_BF16);      // a folder Hugging Face loads
  *     hz_trainer_close(trainer);
  *
- * To start from a checkpoint: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf.
+ * To start from a Hugging Face folder: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf. To go on where a
+ * run was stopped, to the last bit: hz_trainer_save_to, hz_trainer_resume.
  *
  * AdamW and large host memory can be had without the rest: see "AdamW alone" and "Arena" at the end.
  *
@@ -108,7 +109,8 @@
  * unless said otherwise, nothing has changed.
  *
  * A failure of class 3xx during work (HZ_STATUS_DEVICE_FAILED) or 9xx (a bug of the library) fails the
- * trainer: its state is no longer known to be right. Every later call that would use that state gives the same
+ * trainer, and so does a state that hz_trainer_resume could not read to its end: what it holds is no longer known to
+ * be right. Every later call that would use that state gives the same
  * status and the same message again, the first error, until hz_trainer_close, which always works.
  * All other errors leave the trainer usable.
  *
@@ -752,10 +754,50 @@ typedef int32_t (*hz_save_callback_t)(uint32_t unit, uint64_t elements, const ui
  * Errors: HZ_STATUS_INVALID_STATE while a save is under way or has not been waited for. */
 HZ_API hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t save, void *user);
 
+/* Begins to write a checkpoint of the state after the last step: weights, residuals, moments, the step number, and what
+ * must be the same to go on bit for bit. Returns at once; steps, evaluations, reads and writes go on meanwhile and
+ * change nothing of what is saved. One save at a time, of either kind; hz_trainer_save_wait tells how it ended.
+ *
+ * The checkpoint appears as folder/step-00000042 (the step number) only when it is whole and on the disk; then
+ * folder/latest names it, and the oldest beyond the newest `keep` go (0 keeps all). Whatever fails, or is killed, on
+ * the way: the checkpoints before stay as they were, training goes on, and another save may begin. The folder is made
+ * if it is not there. It is this trainer's alone until it saves to another or is closed.
+ *
+ * `note` is kept with it, for where the data stood, the random numbers, the learning rate. Tensor options are not kept.
+ * hz_model_config_from_hf reads a checkpoint's own folder, too.
+ *
+ * Errors, now: HZ_STATUS_INVALID_STATE while a save is under way or has not been waited for, or when another trainer or
+ * process writes there; HZ_STATUS_DISK_FULL; HZ_STATUS_IO. The last two by hz_trainer_save_wait, too. */
+HZ_API hz_status_t hz_trainer_save_to(hz_trainer_t *trainer, const char *folder, uint64_t keep,
+                                      const char *note /* or NULL */);
+
 /* Waits until the save has ended.
- * Errors: HZ_STATUS_CANCELLED when `save` ended it, after which training goes on as before and another save may begin;
- * HZ_STATUS_INVALID_STATE when none was begun; those of a failed trainer. */
+ * Errors: HZ_STATUS_CANCELLED when `save` ended it, or those of writing in hz_trainer_save_to, after which training
+ * goes on as before and another save may begin; HZ_STATUS_INVALID_STATE when none was begun; those of a failed
+ * trainer. */
 HZ_API hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
+
+/* Puts the state of a checkpoint into the trainer, which goes on from there: hz_trainer_stats has its step number, and
+ * every step is, bit for bit, what it would have been without the interruption. `folder` is one that
+ * hz_trainer_save_to was given (or `horizon train --checkpoint-dir`), of which the latest is taken, or a checkpoint's
+ * own (folder/step-00000042).
+ *
+ * The model must be the same, and so must what changes bits: device, mode, micro-batch, seq-len, logits-chunk,
+ * grad-dtype, clip, weight-decay, beta1, beta2, eps, under these names, but for those that `changes` lists, as in
+ * "clip, beta2". With another mode moments are kept, and rounded to bf16 for HZ_MODE_COMPACT. Placement (weight_slots,
+ * slabs, sweeps, layers, grad_place, threads, adam_when, memory limits) is free: it changes no bit.
+ *
+ * *out_note is what hz_trainer_save_to was given, NULL if nothing, what the command noted as JSON; it belongs to the
+ * trainer.
+ *
+ * Waits for the lanes, and for the disk.
+ * Errors: HZ_STATUS_NOT_FOUND (no checkpoint there), HZ_STATUS_INVALID_ARGUMENT (every field that differs, with both
+ * values), HZ_STATUS_BAD_FORMAT (a file that is damaged, truncated or of another version, by name, and the newest
+ * checkpoint beside it that is whole), HZ_STATUS_IO, HZ_STATUS_INVALID_STATE when something is accumulated. What is
+ * wrong with headers, lengths or fields is found before anything is changed. Damage within a state is found as it is
+ * read, and then the trainer has failed: close it. */
+HZ_API hz_status_t hz_trainer_resume(hz_trainer_t *trainer, const char *folder, const char *changes /* or NULL */,
+                                     const char **out_note /* or NULL */);
 
 /* Waits for the lanes: everything asked for has been done, AdamW too.
  * Errors: those of a failed trainer. */

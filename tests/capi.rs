@@ -92,6 +92,11 @@ fn a_c11_program_places_layers_and_makes_losses() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/loss.c"), false));
 }
 
+#[test]
+fn a_c11_program_goes_on_from_a_checkpoint() {
+    print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/resume.c"), false));
+}
+
 /// A worked example of a loss, from the model of `hf4` to where PyTorch arrived: see `tests/golden/losses.py`.
 fn example(name: &str) {
     let folder = tempfile::tempdir().unwrap();
@@ -188,8 +193,18 @@ fn the_library_exports_what_the_header_declares_and_nothing_else() {
 
 #[test]
 fn every_function_is_called_by_the_c_programs() {
-    let programs =
-        ["train.c", "loss.c", "dpo.c", "grpo.c", "errors.c", "adam.c", "arena.c", "plan.c", "train.cpp"];
+    let programs = [
+        "train.c",
+        "loss.c",
+        "dpo.c",
+        "grpo.c",
+        "resume.c",
+        "errors.c",
+        "adam.c",
+        "arena.c",
+        "plan.c",
+        "train.cpp",
+    ];
     let folder = Path::new(ROOT).join("tests/c");
     let text: String = programs.iter().map(|path| fs::read_to_string(folder.join(path)).unwrap()).collect();
     for name in declared() {

@@ -6,6 +6,8 @@ mod bad_input;
 mod data;
 #[path = "cli/plan.rs"]
 mod plan;
+#[path = "cli/resume.rs"]
+mod resume;
 #[path = "cli/run.rs"]
 mod run;
 
@@ -88,7 +90,7 @@ fn help_names_every_option_with_its_default() {
     let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch grad-accum \
                    lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning products \
                    device-mem host-mem threads seed no-shuffle init out \
-                   export-dtype log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
+                   export-dtype checkpoint-dir checkpoint-every keep resume resume-change log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
     for option in options.split_whitespace() {
         assert!(ran.out.contains(&format!("--{option}")), "--{option} is not in the help");
     }
@@ -97,13 +99,10 @@ fn help_names_every_option_with_its_default() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_by_name() {
+fn what_is_not_there_is_refused_by_name() {
     for (arguments, word) in [
         (&["train", "--device", "cuda:x"][..], "there is no device `cuda:x`"),
         (&["train", "--pinning", "glued"], "registered or allocated"),
-        (&["train", "--resume", "folder"], "resuming is not there yet"),
-        (&["train", "--checkpoint-every", "10"], "checkpointing is not there yet"),
-        (&["train", "--checkpoint-dir", "folder"], "checkpointing is not there yet"),
     ] {
         horizon(arguments).badly(2, &[word]);
     }

@@ -2,6 +2,8 @@
 
 #[path = "train/checkpoints.rs"]
 mod checkpoints;
+#[path = "train/resumed.rs"]
+mod resumed;
 
 use std::fs;
 use std::path::Path;
@@ -51,6 +53,8 @@ fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
         export_dtype: DType::F32,
         log: None,
         trace: None,
+        save: None,
+        resume: None,
     }
 }
 
@@ -62,6 +66,8 @@ impl Observer for Records {
         assert!(remaining >= 0.0);
         self.0.push(*record);
     }
+
+    fn saved(&mut self, _step: u64, _folder: &Path) {}
 
     fn warned(&mut self, message: &str) {
         panic!("nothing was to warn of: {message}");

@@ -62,6 +62,11 @@ impl<T> Handle<T> {
 pub struct Place<T>(*mut T);
 
 impl<T> Place<T> {
+    /// Whether there is no place.
+    pub fn is_null(&self) -> bool {
+        self.0.is_null()
+    }
+
     /// Refuses a place that could not be written to afterwards.
     pub fn check(&self, what: &str) -> Result<()> {
         check(self.0, 1, what)

@@ -11,7 +11,7 @@
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
 //! - `log`: the callback
 //! - `config`: the structs and what they mean
-//! - `plan`, `trainer`, `loss`, `weights`, `adam`, `arena`: the handles
+//! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `adam`, `arena`: the handles
 
 // The names are those of the header, and the header is where they are documented.
 #![allow(non_camel_case_types, missing_docs)]
@@ -19,6 +19,7 @@
 mod adam;
 mod arena;
 mod argument;
+mod checkpoint;
 mod config;
 mod log;
 mod loss;
@@ -40,6 +41,7 @@ pub use arena::{
     hz_arena_close, hz_arena_info, hz_arena_info_t, hz_arena_node_at, hz_arena_open, hz_arena_options_t,
     hz_arena_t, hz_arena_touch,
 };
+pub use checkpoint::{hz_trainer_resume, hz_trainer_save_to};
 pub use config::{
     hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t,
     hz_tensor_t, hz_trainer_options_t,

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::base::{Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
+use crate::capi::checkpoint::Saves;
 use crate::capi::config::{
     hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, trainer_options,
 };
@@ -36,6 +37,10 @@ pub struct State {
     pub(super) trainer: Trainer,
     /// What an export's `config.json` says: the model, and what a loaded folder said beside it.
     pub(super) folder: FolderConfig,
+    /// Where checkpoints were last written to.
+    pub(super) saves: Option<Saves>,
+    /// Texts that were handed out; here, so that they live as long as the handle.
+    pub(super) notes: Vec<CString>,
 }
 
 impl hz_trainer_t {
@@ -57,7 +62,8 @@ impl hz_trainer_t {
             .tensors()
             .map(|(_, tensor)| (c_string(&tensor.name), tensor.shape.clone()))
             .collect();
-        Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(State { trainer, folder }) })
+        let state = State { trainer, folder, saves: None, notes: Vec::new() };
+        Ok(hz_trainer_t { tensors, model: config, state: Guarded::new(state) })
     }
 }
 

@@ -74,6 +74,7 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
         let weights = Weights::open(folder, state.trainer.layout())?;
         weights.load(&mut state.trainer, &unwatched)?;
         state.folder = config;
+        state.saves = None;
         Ok(())
     })
 }
@@ -87,7 +88,7 @@ pub extern "C" fn hz_trainer_export_hf(
     with(&trainer, |_, state| {
         let folder = folder.path("folder")?;
         let dtype = dtype(dtype_number, "dtype")?;
-        let State { trainer, folder: config } = state;
+        let State { trainer, folder: config, .. } = state;
         let target = ExportTarget::check(folder, export_bytes(trainer.layout(), dtype))?;
         export(&target, config, trainer, dtype, SHARD_BYTES, &unwatched)
     })

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, Status};
 use crate::model::ModelConfig;
 
 /// Floating-point operations of a training step that are useful: no recompute is counted, no padding.
@@ -113,6 +113,44 @@ impl JsonLines {
         Ok(JsonLines { path: path.to_owned(), file, whole: 0 })
     }
 
+    /// Goes on with the log of a run after `step`: the records up to it stay, whatever follows goes. After step 0 that
+    /// is a new log.
+    ///
+    /// Errors: it cannot be read or written, or it begins with a line that is no record (`BadFormat`).
+    pub fn go_on(path: &Path, step: u64) -> Result<JsonLines> {
+        #[derive(Deserialize)]
+        struct Stepped {
+            step: u64,
+        }
+        if step == 0 || !path.exists() {
+            return JsonLines::create(path);
+        }
+        let cannot =
+            |error: io::Error| Error::io(format!("cannot go on with the log {}", path.display()), &error);
+        let mut file = File::options().read(true).write(true).open(path).map_err(cannot)?;
+        let (mut whole, mut line, mut lines) = (0, Vec::new(), BufReader::new(&file));
+        loop {
+            line.clear();
+            if lines.read_until(b'\n', &mut line).map_err(cannot)? == 0 {
+                break;
+            }
+            // What a killed process was writing last may be part of a line.
+            match serde_json::from_slice::<Stepped>(&line) {
+                Ok(record) if record.step <= step && line.ends_with(b"\n") => whole += line.len() as u64,
+                Err(_) if whole == 0 => {
+                    return Err(Error::new(
+                        Status::BadFormat,
+                        format!("{} is not the log of a run; name another file", path.display()),
+                    ));
+                }
+                _ => break,
+            }
+        }
+        file.set_len(whole).map_err(cannot)?;
+        file.seek(SeekFrom::End(0)).map_err(cannot)?;
+        Ok(JsonLines { path: path.to_owned(), file, whole })
+    }
+
     /// Appends a record, or says why it cannot; then the file ends with the record before.
     pub fn write(&mut self, record: &StepRecord) -> Result<()> {
         let mut line = serde_json::to_vec(record).map_err(|error| Error::internal(error.to_string()))?;
@@ -214,6 +252,32 @@ mod tests {
         );
         assert!(lines[1].ends_with(r#""val_loss":5.25}"#) && lines.len() == 2);
         assert!(JsonLines::create(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_log_goes_on_where_the_run_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let whole = "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n{\"step\":3}\n";
+        for (text, step, want) in [
+            (whole, 2, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
+            (whole, 9, whole),
+            (whole, 0, ""),
+            (&whole[..whole.len() - 1], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
+            (&whole[..whole.len() - 6], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
+            ("{\"step\":4}\n", 3, ""),
+            ("", 3, ""),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            JsonLines::go_on(&path, step).unwrap().file.write_all(b"more").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{want}more"), "{text} after {step}");
+        }
+        std::fs::write(&path, "years of work\n").unwrap();
+        let error = JsonLines::go_on(&path, 1).unwrap_err();
+        assert!(error.message().contains("is not the log of a run"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "years of work\n");
+        std::fs::remove_file(&path).unwrap();
+        JsonLines::go_on(&path, 1).unwrap();
     }
 
     #[test]

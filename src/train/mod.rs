@@ -14,10 +14,12 @@ pub mod planning;
 mod rate;
 mod run;
 mod sample;
+mod saving;
 mod source;
 pub mod tokenizer;
 
 pub use rate::{Rate, RateShape};
 pub use run::{Observer, Outcome, Run, RunOptions};
 pub use sample::{Sampler, continue_text};
+pub use saving::{Resume, SaveOptions};
 pub use source::ModelSource;

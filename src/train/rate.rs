@@ -29,6 +29,18 @@ pub enum RateShape {
     Wsd,
 }
 
+impl RateShape {
+    /// The name used by options: `constant`, `linear`, `cosine`, `wsd`.
+    pub fn name(self) -> &'static str {
+        match self {
+            RateShape::Constant => "constant",
+            RateShape::Linear => "linear",
+            RateShape::Cosine => "cosine",
+            RateShape::Wsd => "wsd",
+        }
+    }
+}
+
 /// A learning-rate schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -15,6 +15,7 @@ use crate::train::folder::cannot_write;
 use crate::train::hf::{ExportTarget, SHARD_BYTES, export, export_bytes, unwatched};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
+use crate::train::saving::{self, Resume, SaveOptions, Saving};
 use crate::train::source::ModelSource;
 
 /// Everything about a run but model and data.
@@ -48,12 +49,18 @@ pub struct RunOptions {
     pub log: Option<PathBuf>,
     /// Where the trace goes at the end.
     pub trace: Option<PathBuf>,
+    /// Where checkpoints go, and how often.
+    pub save: Option<SaveOptions>,
+    /// What the run goes on from; everything that changes bits is as it was then.
+    pub resume: Option<Resume>,
 }
 
 /// Who is told what happens while a run goes on.
 pub trait Observer {
     /// A step is done; `remaining` are the seconds that the rest will take at the present pace.
     fn stepped(&mut self, record: &StepRecord, steps: u64, remaining: f64);
+    /// The checkpoint of a step is whole, in a folder of checkpoints.
+    fn saved(&mut self, step: u64, folder: &Path);
     /// Something went wrong that the run survives.
     fn warned(&mut self, message: &str);
 }
@@ -61,7 +68,7 @@ pub trait Observer {
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Updates done.
+    /// The last update that is done, counted over the whole run.
     pub steps: u64,
     /// Seconds of a step on the average, the first one left out; nothing before the second.
     pub step_seconds: Option<f64>,
@@ -69,6 +76,8 @@ pub struct Outcome {
     pub stopped: bool,
     /// Where the model was exported to.
     pub exported: Option<PathBuf>,
+    /// The folder of checkpoints that it can go on from.
+    pub saved: Option<PathBuf>,
 }
 
 /// A run, ready to go.
@@ -82,6 +91,7 @@ pub struct Run {
     work: UsefulWork,
     target: Option<ExportTarget>,
     trace: Option<(PathBuf, File)>,
+    saving: Option<Saving>,
     options: RunOptions,
 }
 
@@ -108,27 +118,39 @@ impl Run {
             steps,
         };
         rate.validate()?;
+        let numeric = saving::numeric(&options, &rate);
+        let loader = match &options.resume {
+            Some(resume) => resume.loader(&model.config.model, &data, &options, &rate, &numeric)?,
+            None => Loader::new(&data, shape.b, options.shuffle.then_some(options.seed)),
+        };
         let validation = match &val {
             Some(val) => draw_validation(val, shape.b, options.val_micros_max)?,
             None => Vec::new(),
         };
         let needed = export_bytes(&model.layout, options.export_dtype);
         let target = options.out.as_deref().map(|out| ExportTarget::check(out, needed)).transpose()?;
+        let saving = match &options.save {
+            Some(save) => Some(Saving::open(save, &model, &options, numeric)?),
+            None => None,
+        };
         options.trainer.tracing = options.trace.is_some();
         options.trainer.measuring = true;
         let mut trainer = Trainer::open(&model.config.model, &options.trainer)?;
-        model.fill(&mut trainer, options.seed)?;
+        match &options.resume {
+            Some(Resume { checkpoint, changes }) => checkpoint.restore_into(&mut trainer, changes)?,
+            None => model.fill(&mut trainer, options.seed)?,
+        }
+        saving.as_ref().map_or(Ok(()), Saving::start)?;
         let trace = match &options.trace {
             Some(path) => {
                 Some((path.clone(), File::create(path).map_err(|error| cannot_write(path, &error))?))
             }
             None => None,
         };
-        let loader = Loader::new(&data, shape.b, options.shuffle.then_some(options.seed));
         let position = loader.position(&data);
         let feeder = Feeder::start(Arc::new(data), loader, micros)?;
         let work = UsefulWork::new(&model.config.model);
-        Ok(Run { trainer, model, feeder, position, validation, rate, work, target, trace, options })
+        Ok(Run { trainer, model, feeder, position, validation, rate, work, target, trace, saving, options })
     }
 
     /// The learning rates of the run, and how many updates it makes.
@@ -147,18 +169,24 @@ impl Run {
     }
 
     /// Trains to the last step, or until `stop` is set, in which case the step that runs is finished first; then
-    /// writes trace and export.
+    /// writes the last checkpoint, trace and export. A checkpoint that cannot be written is a warning.
     ///
     /// A step whose norm is not finite ends the run with its error; the weights are those of the step before
     /// and are exported all the same.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
-        let mut log = self.options.log.as_deref().map(JsonLines::create).transpose()?;
-        let (mut steps, mut seconds) = (0, Vec::new());
+        let start = self.trainer.stats().steps;
+        let mut log = self.options.log.as_deref().map(|path| JsonLines::go_on(path, start)).transpose()?;
+        let (mut steps, mut seconds) = (start, Vec::new());
         let ended = self.steps(&mut steps, &mut seconds, &mut log, observer, stop);
         match &ended {
-            Err(error) if error.status() != Status::NonFinite || steps == 0 => return Err(error.clone()),
+            Err(error) if error.status() != Status::NonFinite || steps == start => return Err(error.clone()),
             _ => {}
         }
+        let saved = match (&mut self.saving, &ended) {
+            (Some(saving), Ok(_)) => saving.finish(&mut self.trainer, self.position, observer),
+            (Some(saving), Err(_)) => saving.wait(&mut self.trainer, observer),
+            (None, _) => None,
+        };
         if let Some((path, file)) = self.trace.take() {
             let mut file = BufWriter::new(file);
             let written = self.trainer.trace(&mut file);
@@ -176,7 +204,7 @@ impl Run {
             Ok(stopped) => {
                 let later = seconds.get(1..).filter(|later| !later.is_empty());
                 let step_seconds = later.map(|later| later.iter().sum::<f64>() / later.len() as f64);
-                Ok(Outcome { steps, step_seconds, stopped, exported })
+                Ok(Outcome { steps, step_seconds, stopped, exported, saved })
             }
             Err(error) => Err(match exported {
                 Some(folder) => Error::new(
@@ -247,6 +275,9 @@ impl Run {
                 *log = None;
             }
             observer.stepped(&record, steps, pace.remaining(steps - *done));
+            if let Some(saving) = &mut self.saving {
+                saving.stepped(&mut self.trainer, self.position, observer);
+            }
         }
         Ok(false)
     }

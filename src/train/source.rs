@@ -42,6 +42,11 @@ impl ModelSource {
                 ),
             ));
         }
+        ModelSource::folder(folder, fresh)
+    }
+
+    /// Opens a folder, for its weights or, with `fresh`, for fresh ones.
+    pub fn folder(folder: &Path, fresh: bool) -> Result<ModelSource> {
         let config = FolderConfig::open(folder)?;
         let layout = Layout::new(&config.model);
         let weights = if fresh { None } else { Some(Weights::open(folder, &layout)?) };

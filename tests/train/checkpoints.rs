@@ -86,7 +86,8 @@ fn state(trainer: &mut Trainer) -> Vec<u8> {
     units(open(dir.path()).unwrap().folder())
 }
 
-fn units(folder: &Path) -> Vec<u8> {
+/// States of all units, as they lie in a checkpoint.
+pub fn units(folder: &Path) -> Vec<u8> {
     let states = names(folder).into_iter().filter(|name| name.ends_with(".state"));
     states.flat_map(|name| fs::read(folder.join(name)).unwrap()).collect()
 }

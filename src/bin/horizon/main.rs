@@ -1,18 +1,18 @@
 //! The command `horizon`.
 //!
-//! Exit status: 0 done, 1 failed, 2 not understood (clap's), 130 stopped by Ctrl-C after the step and the export.
+//! Exit status: 0 done, 1 failed, 2 not understood (clap's), 130 stopped by Ctrl-C after the step, its checkpoint and the export.
 #![forbid(unsafe_code)]
 
 mod builtin;
 mod calibrate;
 mod info;
-mod later;
 mod measure;
 mod options;
 mod placement;
 mod plan;
 mod plot;
 mod progress;
+mod resume;
 mod sample;
 mod sizes;
 mod tokenize;
@@ -30,10 +30,12 @@ use crate::options::{Cli, Command};
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let matches = later::refuse_in(Cli::command()).get_matches();
+    let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let ended = match cli.command {
-        Command::Train(options) => train::train(*options),
+        Command::Train(options) => {
+            train::train(*options, matches.subcommand_matches("train").expect("it is the subcommand"))
+        }
         Command::Info(options) => info::info(&options).map(|()| ExitCode::SUCCESS),
         Command::Sample(options) => sample::sample(&options).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(options) => tokenize::tokenize(&options).map(|()| ExitCode::SUCCESS),

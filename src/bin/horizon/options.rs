@@ -128,15 +128,16 @@ pub struct PlotOptions {
 }
 
 const TRAIN_NOTES: &str = "Without --model and --data it trains the built-in shape `tiny`, byte by byte, on the sources this program was \
-built from. Ctrl-C finishes the step that runs, exports, and ends with status 130; a second one ends at once.";
+built from. Ctrl-C finishes the step that runs, writes a checkpoint if there is a place for them, exports, and ends with status 130; a second \
+one ends at once.";
 
 #[derive(Args, Debug)]
 pub struct TrainOptions {
-    /// A Hugging Face folder (config.json, *.safetensors; LlamaForCausalLM), or a built-in shape: tiny, small
+    /// A Hugging Face folder (config.json, *.safetensors; Llama, Mistral, Qwen2, Qwen3), or a built-in shape: tiny, small
     #[arg(long, value_name = "DIR|SHAPE", default_value = "tiny")]
     pub model: String,
     /// Start a folder's model from fresh weights (GPT-2's: normal 0.02); a built-in shape always does
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     pub init: bool,
     /// JSONL (.jsonl, .json: text, tokens, prompt and completion, alpaca, messages, sharegpt), text files, folders of
     /// text (every file a document), or token files (.bin of llm.c or `horizon tokenize`, .u16, .u32). PATH:2 is
@@ -238,8 +239,28 @@ pub struct TrainOptions {
     /// What is exported: the bf16 weights, or their f32 masters
     #[arg(long, default_value = "bf16", requires = "out")]
     pub export_dtype: Number,
-    /// Write a JSON object per step to FILE (replaced): step, loss, grad_norm, lr, tokens (padding left out), epoch,
-    /// step_seconds, data_seconds (of these, waiting for data), tokens_per_second, tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
+    /// Folder of checkpoints, from which a run goes on bit for bit: new, empty, or that of --resume. There is one after the
+    /// last step and where the run is stopped; each takes as many bytes a parameter as the mode, less the gradient's
+    /// [default: that of --resume]
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint_dir: Option<PathBuf>,
+    /// Steps between checkpoints, written while the next steps run (0: only the last) [default: 0]
+    #[arg(long, value_name = "N")]
+    pub checkpoint_every: Option<u64>,
+    /// Checkpoints to keep; the oldest go once a new one is whole [default: all]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub keep: Option<usize>,
+    /// Go on from a checkpoint, or from the latest in a folder of checkpoints. Options, data and log are those of that run;
+    /// of what is given anew, paths and places may differ, and what would change bits is refused by name
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+    /// Options that may differ from the checkpoint's, e.g. mode,lr: the run then goes on otherwise than it would have. Between
+    /// f32 and bf16, moments are rounded to nearest
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "resume")]
+    pub resume_change: Vec<String>,
+    /// Write a JSON object per step to FILE (replaced; with --resume its steps so far are kept): step, loss, grad_norm, lr,
+    /// tokens (padding left out), epoch, step_seconds, data_seconds (of these, waiting for data), tokens_per_second,
+    /// tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
     #[arg(long, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,
     /// Write what every lane did to FILE at the end, for Perfetto or chrome://tracing

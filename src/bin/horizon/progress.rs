@@ -1,5 +1,6 @@
 //! What a person sees of a run: a line that moves on a terminal, plain lines elsewhere. All on standard error.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use horizon::train::Observer;
@@ -16,8 +17,8 @@ pub struct Progress {
 enum Kind {
     Quiet,
     Bar(ProgressBar),
-    /// When a line was last written.
-    Lines(Instant),
+    /// When a line was last written, if one was.
+    Lines(Option<Instant>),
 }
 
 /// A plain line is written for one step in so many hundredths of the run, and at least as often as this.
@@ -36,7 +37,7 @@ impl Progress {
                 .expect("the template is well-formed");
             Kind::Bar(ProgressBar::new(steps).with_style(style))
         } else {
-            Kind::Lines(Instant::now())
+            Kind::Lines(None)
         };
         Progress { steps, kind, best_val: f64::INFINITY }
     }
@@ -55,7 +56,7 @@ impl Progress {
         if let Kind::Bar(bar) = &self.kind {
             bar.abandon();
             eprintln!();
-            self.kind = Kind::Lines(Instant::now());
+            self.kind = Kind::Lines(None);
         }
     }
 }
@@ -90,19 +91,22 @@ impl Observer for Progress {
             }
             Kind::Lines(written) => {
                 let every = self.steps.div_ceil(100).max(1);
-                if record.step == 1
-                    || record.step.is_multiple_of(every)
+                if record.step.is_multiple_of(every)
                     || last
-                    || written.elapsed() >= LINES_AT_LEAST
+                    || written.is_none_or(|written| written.elapsed() >= LINES_AT_LEAST)
                 {
                     eprintln!(
                         "step {}/{steps}  {start}  {tokens_per_second} tokens/s  {:.3} TFLOP/s  {rest} left{waits}",
                         record.step, record.tflops
                     );
-                    *written = Instant::now();
+                    *written = Some(Instant::now());
                 }
             }
         }
+    }
+
+    fn saved(&mut self, step: u64, folder: &Path) {
+        self.say(&format!("step {step}: checkpoint in {}", folder.display()));
     }
 
     fn warned(&mut self, message: &str) {

@@ -1,23 +1,27 @@
 //! `horizon train`.
 
 use std::io::{IsTerminal, stderr};
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use clap::ArgMatches;
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::device::DeviceInfo;
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions, devices};
 use horizon::ops::cuda::table::Table;
 use horizon::plan::{Description, Room, Storage};
+use horizon::train::checkpoint::{Changes, Checkpoint};
 use horizon::train::data::{Data, DataOptions, DataPath};
 use horizon::train::planning::Planned;
-use horizon::train::{ModelSource, RateShape, Run, RunOptions, Sampler, continue_text};
+use horizon::train::{ModelSource, RateShape, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
 use crate::options::TrainOptions;
 use crate::progress::{Progress, count};
+use crate::resume::{Said, Told, note, told};
 use crate::sample::printable;
 use crate::{INTERRUPTED, builtin, plan, print};
 
@@ -27,13 +31,17 @@ const BUILTIN_STEPS: u64 = 500;
 const SAMPLE_TOKENS: usize = 120;
 
 /// Trains as the options say.
-pub fn train(options: TrainOptions) -> Result<ExitCode> {
-    let model = ModelSource::open(&options.model, options.init)?;
+pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
+    let Told { options, said, checkpoint } = told(options, matches)?;
+    let model = match &checkpoint {
+        Some(checkpoint) => ModelSource::folder(checkpoint.folder(), true)?,
+        None => ModelSource::open(&options.model, options.init)?,
+    };
     let config = &model.config.model;
     let is_preset = model.is_preset();
     let seq_len = options.seq_len.unwrap_or(if is_preset { 128 } else { 1024 }.min(config.positions_max));
     let builtin = options.data.is_empty();
-    if builtin && !is_preset {
+    if builtin && !is_preset && checkpoint.is_none() {
         return Err(Error::argument("there is nothing to train on: give --data PATH…"));
     }
     let data_options = DataOptions {
@@ -58,6 +66,7 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     }
     let report = data.report().clone();
     let mut run_options = run_options(&options, &model, seq_len, builtin);
+    run_options.save = save_options(&options, said, &run_options, checkpoint.as_ref())?;
     let planned = place(&options, &model, &mut run_options.trainer)?;
     let products = run_options.trainer.products.clone();
     let (windows, parameters) = (data.windows(), model.layout.parameters());
@@ -65,7 +74,16 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
         Some(val) if options.val_fraction.is_some() => format!(", {} held out", val.windows()),
         _ => String::new(),
     };
-    let fresh = if model.is_fresh() { "fresh weights" } else { "its weights" };
+    let weights = match &checkpoint {
+        Some(checkpoint) => {
+            format!("as step {} of {} left it", checkpoint.manifest().step, checkpoint.folder().display())
+        }
+        None if model.is_fresh() => "fresh weights".to_owned(),
+        None => "its weights".to_owned(),
+    };
+    let name = if checkpoint.is_some() { "resumed" } else { &options.model[..] };
+    let changes = Changes::of(&options.resume_change);
+    run_options.resume = checkpoint.map(|checkpoint| Resume { checkpoint, changes });
 
     let stop = stop_on_interrupt(options.quiet)?;
     let mut run = Run::open(model, data, val, run_options)?;
@@ -73,9 +91,8 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     let mut progress = Progress::new(rate.steps, stderr().is_terminal(), options.quiet);
     let step_tokens = options.micro_batch * options.grad_accum * seq_len;
     progress.say(&format!(
-        "model {}: {} parameters, {fresh}\ndata {}: {} tokens, {windows} windows of {seq_len}{held_out}\n{report}\
+        "model {name}: {} parameters, {weights}\ndata {}: {} tokens, {windows} windows of {seq_len}{held_out}\n{report}\
          {} steps of {step_tokens} tokens, learning rate {}",
-        options.model,
         count(parameters as f64),
         if builtin { "built-in (the sources of this program)".to_owned() } else { names(&options.data) },
         count(report.tokens as f64),
@@ -101,6 +118,11 @@ pub fn train(options: TrainOptions) -> Result<ExitCode> {
     }
     if outcome.stopped {
         progress.say(&format!("stopped after step {} of {}", outcome.steps, rate.steps));
+    }
+    if let Some(folder) = &outcome.saved
+        && outcome.stopped
+    {
+        progress.say(&format!("to go on: horizon train --resume {}", folder.display()));
     }
     if let Some(folder) = &outcome.exported {
         progress.say(&format!("exported to {}", folder.display()));
@@ -157,12 +179,39 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         export_dtype: options.export_dtype.into(),
         log: options.log.clone(),
         trace: options.trace.clone(),
+        save: None,
+        resume: None,
     }
 }
 
 /// The table of products beside a machine's file, if there is one.
 fn beside(machine: &str) -> Option<PathBuf> {
     Some(Table::beside(Path::new(machine))).filter(|table| table.is_file())
+}
+
+/// Where checkpoints go, with what a run that goes on is to find again: what was said, and what came of saying nothing.
+fn save_options(
+    options: &TrainOptions,
+    mut said: Said,
+    run: &RunOptions,
+    resumed: Option<&Checkpoint>,
+) -> Result<Option<SaveOptions>> {
+    let beside = resumed.and_then(|checkpoint| checkpoint.folder().parent());
+    let Some(folder) = options.checkpoint_dir.as_deref().or(beside) else {
+        if options.checkpoint_every.is_some() || options.keep.is_some() {
+            return Err(Error::argument("there is no place for checkpoints: give --checkpoint-dir DIR"));
+        }
+        return Ok(None);
+    };
+    said.insert("seq-len".to_owned(), vec![run.trainer.shape.t.to_string()]);
+    said.insert("lr".to_owned(), vec![run.lr.to_string()]);
+    said.extend(run.steps.map(|steps| ("steps".to_owned(), vec![steps.to_string()])));
+    Ok(Some(SaveOptions {
+        folder: folder.to_owned(),
+        every: options.checkpoint_every.unwrap_or(0),
+        keep: options.keep.and_then(NonZeroUsize::new),
+        note: note(&said),
+    }))
 }
 
 /// Decides the placement by the plan's search, but for what the user has decided. The figures are those of the

@@ -19,6 +19,18 @@ impl Trainer {
     /// Errors: a save is under way, or has ended and nobody has asked for its outcome (`InvalidState`): the sink is
     /// dropped unused. One save at a time, so that no outcome is lost and a slow disk is noticed.
     pub fn save(&mut self, sink: Box<dyn Sink>) -> Result<()> {
+        self.may_save()?;
+        let issued = self.infer(Purpose::Save)?;
+        self.saving = true;
+        self.runner.saving.begin(sink);
+        // A save asks for nothing that a frame holds.
+        self.issue(&issued, 0, 0..issued.waits.len());
+        self.note(issued);
+        Ok(())
+    }
+
+    /// Refuses what [`Trainer::save`] would refuse now, before there is a sink.
+    pub fn may_save(&self) -> Result<()> {
         self.usable()?;
         if self.saving {
             return Err(Error::new(
@@ -26,12 +38,6 @@ impl Trainer {
                 "a save is under way, or its outcome has not been asked for: wait for it before the next",
             ));
         }
-        let issued = self.infer(Purpose::Save)?;
-        self.saving = true;
-        self.runner.saving.begin(sink);
-        // A save asks for nothing that a frame holds.
-        self.issue(&issued, 0, 0..issued.waits.len());
-        self.note(issued);
         Ok(())
     }
 

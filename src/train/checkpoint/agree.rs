@@ -38,17 +38,15 @@ impl Changes {
 
     /// Refuses values that differ from the checkpoint's and may not; all of them are named.
     pub(super) fn agree(&self, stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
-        let differing: Vec<String> = differences(stored, given)
-            .into_iter()
-            .filter(|(name, _)| !self.0.contains(*name))
-            .map(|(_, sentence)| sentence)
-            .collect();
-        if differing.is_empty() {
+        let (names, sentences): (Vec<&str>, Vec<String>) =
+            differences(stored, given).into_iter().filter(|(name, _)| !self.0.contains(*name)).unzip();
+        if names.is_empty() {
             return Ok(());
         }
         Err(Error::argument(format!(
-            "the run would not go on as it was: {}. Leave them as they were, or allow the change by name",
-            differing.join("; ")
+            "the run would not go on as it was: {}; leave it as it was, or allow the change (--resume-change {})",
+            sentences.join("; "),
+            names.join(",")
         )))
     }
 }
@@ -64,7 +62,7 @@ pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Re
 }
 
 /// Names of `given` whose values are not those stored, each with a sentence that says so.
-fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -> Vec<(&'a String, String)> {
+fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -> Vec<(&'a str, String)> {
     let said = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -72,7 +70,7 @@ fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -
     let differing = given.iter().filter(|(name, value)| stored.get(*name) != Some(value));
     let sentence = |(name, value): (&'a String, &Value)| {
         let was = stored.get(name).map_or("not known".to_owned(), said);
-        (name, format!("{name} is {}, and was {was}", said(value)))
+        (name.as_str(), format!("{name} is {}, and was {was}", said(value)))
     };
     differing.map(sentence).collect()
 }

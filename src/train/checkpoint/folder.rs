@@ -113,12 +113,28 @@ impl Checkpoints {
         &self.folder
     }
 
-    /// Whether there is any step's folder, whole or not.
-    pub fn is_empty(&self) -> Result<bool> {
-        let found = steps(&self.folder);
-        let found =
-            found.map_err(|error| Error::io(format!("cannot read {}", self.folder.display()), &error))?;
-        Ok(found.is_empty())
+    /// Makes sure that what is written here next belongs to what is here already: to nothing, or to the run that goes on
+    /// from `resumed`, which lies here. Gives whether that does.
+    ///
+    /// Errors: there are checkpoints of another run (`InvalidState`).
+    pub fn belong_to(&self, resumed: Option<&Checkpoint>) -> Result<bool> {
+        let cannot = |folder: &Path, error: &_| Error::io(format!("cannot read {}", folder.display()), error);
+        let whole = |folder: &Path| fs::canonicalize(folder).map_err(|error| cannot(folder, &error));
+        if let Some(resumed) = resumed
+            && whole(resumed.folder())?.parent() == Some(&whole(&self.folder)?)
+        {
+            return Ok(true);
+        }
+        if steps(&self.folder).map_err(|error| cannot(&self.folder, &error))?.is_empty() {
+            return Ok(false);
+        }
+        Err(Error::new(
+            Status::InvalidState,
+            format!(
+                "{} holds checkpoints of another run: go on from them (--resume), or name another folder",
+                self.folder.display()
+            ),
+        ))
     }
 
     /// Points `latest` at a step's folder, which is there.

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::base::{DType, Error, Result, Status};
 use crate::engine::{StateSpan, Trainer, UnitState};
 use crate::host::HostSpan;
+use crate::model::ModelConfig;
 use crate::train::checkpoint::agree::{Changes, model_fields, numeric, same_model};
 use crate::train::checkpoint::folder::{is_step, read_latest, steps};
 use crate::train::checkpoint::manifest::{Checksum, MANIFEST, Manifest, StoredFile};
@@ -102,10 +103,13 @@ impl Checkpoint {
         &self.manifest
     }
 
-    /// Refuses values that are not the checkpoint's, unless they may change: of
+    /// Refuses another model, and values of `given` that are not the checkpoint's, unless they may change. They are
     /// [what changes bits](crate::train::checkpoint::numeric), and what else the note of whoever saved has.
-    pub fn agrees(&self, given: &Map<String, Value>, changes: &Changes) -> Result<()> {
+    ///
+    /// Errors: every field that differs is named, with its value and the checkpoint's (`InvalidArgument`).
+    pub fn agrees(&self, model: &ModelConfig, given: &Map<String, Value>, changes: &Changes) -> Result<()> {
         changes.check(&self.manifest)?;
+        same_model(&self.manifest.model, &model_fields(model))?;
         changes.agree(&self.manifest.numeric, given)
     }
 
@@ -117,8 +121,8 @@ impl Checkpoint {
     /// [`Trainer::restore`].
     pub fn restore_into(&self, trainer: &mut Trainer, changes: &Changes) -> Result<()> {
         let manifest = &self.manifest;
-        same_model(&manifest.model, &model_fields(trainer.config()))?;
-        self.agrees(&numeric(trainer.plan(), &trainer.adam(), trainer.clip()), changes)?;
+        let given = numeric(trainer.plan(), &trainer.adam(), trainer.clip());
+        self.agrees(trainer.config(), &given, changes)?;
         let given = trainer.layout().units.iter().map(|unit| unit.elements as u64);
         if !manifest.units.iter().map(|unit| unit.elements).eq(given) {
             return Err(self.bad(MANIFEST, "the units are not those of its model"));

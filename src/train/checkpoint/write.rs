@@ -7,6 +7,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::{Error, Result};
 use crate::engine::{Sink, StateSpan, Trainer, UnitState};
+use crate::model::Layout;
+use crate::schedule::Mode;
 use crate::train::checkpoint::agree::{model_fields, numeric};
 use crate::train::checkpoint::folder::{Checkpoints, step_name};
 use crate::train::checkpoint::manifest::{
@@ -59,10 +61,7 @@ impl Checkpoints {
             note: note.note,
             moments: mode.moment_dtype(),
         });
-        let elements: usize = trainer.layout().units.iter().map(|unit| unit.elements).sum();
-        let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
-        let bytes = elements * (4 + 2 * mode.moment_dtype().bytes()) + companions;
-        let filling = NewFolder::plan(&self.folder().join(step_name(stats.steps)), bytes as u64)?.begin()?;
+        let filling = self.place(stats.steps, trainer.layout(), mode)?.begin()?;
         Ok(Box::new(Writer {
             checkpoints: self.clone(),
             manifest,
@@ -70,6 +69,22 @@ impl Checkpoints {
             files: Vec::new(),
             chunk: vec![0; CHUNK],
         }))
+    }
+}
+
+impl Checkpoints {
+    /// Looks whether there is room for a checkpoint, before there is anything to write.
+    ///
+    /// Errors: as [`Checkpoints::writer`].
+    pub fn admit(&self, layout: &Layout, mode: Mode) -> Result<()> {
+        self.place(0, layout, mode).map(drop)
+    }
+
+    fn place(&self, step: u64, layout: &Layout, mode: Mode) -> Result<NewFolder> {
+        let elements: usize = layout.units.iter().map(|unit| unit.elements).sum();
+        let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
+        let bytes = elements * (4 + 2 * mode.moment_dtype().bytes()) + companions;
+        NewFolder::plan(&self.folder().join(step_name(step)), bytes as u64)
     }
 }
 

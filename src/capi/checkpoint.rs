@@ -1,0 +1,93 @@
+//! Checkpoints from C: the whole state into a folder while training goes on, and back.
+
+use std::ffi::CString;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::base::Result;
+use crate::capi::argument::{Handle, LentText, Place, Text, size};
+use crate::capi::status::{c_string, hz_status_t};
+use crate::capi::trainer::{State, hz_trainer_t, with};
+use crate::train::checkpoint::{self, Changes, Checkpoints, Note};
+use crate::train::hf::FolderConfig;
+
+/// The folder that a trainer writes checkpoints to, locked until another is named.
+pub struct Saves {
+    folder: PathBuf,
+    keep: Option<NonZeroUsize>,
+    checkpoints: Arc<Checkpoints>,
+}
+
+impl State {
+    /// Opens the folder, unless it is open.
+    fn checkpoints(&mut self, folder: &Path, keep: Option<NonZeroUsize>) -> Result<Arc<Checkpoints>> {
+        let same = |saves: &&Saves| saves.folder == folder && saves.keep == keep;
+        if let Some(saves) = self.saves.as_ref().filter(same) {
+            return Ok(saves.checkpoints.clone());
+        }
+        // It may be the same folder, which only one may have open.
+        self.saves = None;
+        let checkpoints = Arc::new(Checkpoints::create(folder, &self.folder, keep)?);
+        self.saves = Some(Saves { folder: folder.to_owned(), keep, checkpoints: checkpoints.clone() });
+        Ok(checkpoints)
+    }
+
+    /// Keeps a text as long as the handle lives.
+    fn keep(&mut self, text: CString) -> LentText {
+        let lent = LentText::new(&text);
+        self.notes.push(text);
+        lent
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_save_to(
+    trainer: Handle<hz_trainer_t>,
+    folder: Text,
+    keep: u64,
+    note: Text,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let folder = folder.path("folder")?;
+        let keep = NonZeroUsize::new(size(keep, "keep")?);
+        let note = note.optional("note")?.map_or(Value::Null, Value::from);
+        state.trainer.may_save()?;
+        let checkpoints = state.checkpoints(folder, keep)?;
+        let writer = checkpoints.writer(&state.trainer, Note { note, ..Note::default() })?;
+        state.trainer.save(writer)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_resume(
+    trainer: Handle<hz_trainer_t>,
+    folder: Text,
+    changes: Text,
+    out_note: Place<LentText>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        let folder = folder.path("folder")?;
+        let changes = changes.optional("changes")?.unwrap_or_default();
+        let changes = changes.split(',').map(str::trim).filter(|name| !name.is_empty());
+        if !out_note.is_null() {
+            out_note.check("out_note")?;
+        }
+        let checkpoint = checkpoint::open(folder)?;
+        let config = FolderConfig::open(checkpoint.folder())?;
+        checkpoint.restore_into(&mut state.trainer, &Changes::of(changes))?;
+        // Of the same model, and with the files that go along with an export.
+        state.folder = config;
+        state.saves = None;
+        if !out_note.is_null() {
+            out_note.write(match &checkpoint.manifest().note {
+                Value::Null => LentText::NULL,
+                Value::String(text) => state.keep(c_string(text)),
+                other => state.keep(c_string(&other.to_string())),
+            });
+        }
+        Ok(())
+    })
+}

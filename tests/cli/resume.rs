@@ -1,0 +1,262 @@
+//! Checkpoints as people use them: stopped, killed, full disks, and on again.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use horizon::train::checkpoint::open;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use super::{Ran, SHORT, horizon_in, names, short, write_text};
+
+fn furnished() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    dir
+}
+
+fn train(dir: &Path, more: &[&str]) -> Ran {
+    horizon_in(dir, &[&["train", "--quiet"], more].concat())
+}
+
+/// States of all units of a checkpoint.
+fn units(folder: PathBuf) -> Vec<u8> {
+    let states = names(&folder).into_iter().filter(|name| name.ends_with(".state"));
+    let units: Vec<u8> = states.flat_map(|name| fs::read(folder.join(name)).unwrap()).collect();
+    assert!(!units.is_empty(), "{} is empty", folder.display());
+    units
+}
+
+fn steps(log: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(log).unwrap();
+    let record = |line| serde_json::from_str::<Value>(line).unwrap();
+    text.lines().map(|line| record(line)["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn resume_alone_goes_on_as_the_run_was_started() {
+    let dir = furnished();
+    let here = |name: &str| dir.path().join(name);
+    let started =
+        ["--data", "text.txt", "--val-fraction", "0.1", "--steps", "6", "--lr", "1e-3", "--warmup", "2"];
+    let more = ["--no-shuffle", "--seed", "5", "--clip", "0.5", "--schedule", "linear", "--grad-accum", "2"];
+    let ends = ["--checkpoint-dir", "run", "--checkpoint-every", "2", "--log", "log.jsonl", "--out", "out"];
+    horizon_in(dir.path(), &short(&[&started[..], &more, &ends].concat())).well();
+    assert_eq!(names(&here("run")), [".lock", "latest", "step-00000002", "step-00000004", "step-00000006"]);
+    let (want, exported) =
+        (units(here("run/step-00000006")), fs::read(here("out/model.safetensors")).unwrap());
+    fs::remove_dir_all(here("out")).unwrap();
+    fs::remove_dir_all(here("run/step-00000006")).unwrap();
+
+    // Everything but where things are is as it was, from another folder, too. What came after step 2 is not the latest.
+    fs::create_dir(here("elsewhere")).unwrap();
+    let from =
+        ["--resume", "../run/step-00000002", "--threads", "2", "--recompute", "full", "--spill", "all"];
+    train(&here("elsewhere"), &[&from[..], &["--keep", "2"]].concat()).well();
+    assert_eq!(names(&here("run")), [".lock", "latest", "step-00000004", "step-00000006"]);
+    assert!(units(here("run/step-00000006")) == want);
+    assert!(fs::read(here("out/model.safetensors")).unwrap() == exported);
+    assert_eq!(steps(&here("log.jsonl")), [1, 2, 3, 4, 5, 6]);
+    assert!(names(&here("elsewhere")).is_empty());
+
+    // The whole command again with --resume before it is as good; a folder that moved holds all that it needs.
+    fs::rename(here("run"), here("moved")).unwrap();
+    let on = ["--resume", "moved/step-00000004", "--checkpoint-dir", "third", "--model", "tiny"];
+    horizon_in(dir.path(), &short(&[&started[..], &more, &on].concat())).well();
+    assert!(units(here("third/step-00000006")) == want);
+
+    let said = |more: &[&str]| train(dir.path(), &[&["--resume", "moved/step-00000004"], more].concat());
+    said(&["--lr", "0.5"]).badly(1, &["lr is 0.5, and was 0.001", "--resume-change lr,min-lr"]);
+    said(&["--seq-len", "16"]).badly(1, &["seq-len is 16, and was 32"]);
+    said(&["--mode", "compact"]).badly(1, &["mode is compact, and was exact", "--resume-change mode"]);
+    said(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, and was 128"]);
+    said(&["--init"]).badly(2, &["--init", "--resume"]);
+    said(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
+    said(&["--checkpoint-dir", "third"]).badly(1, &["third holds checkpoints of another run"]);
+    said(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
+    said(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
+    assert!(units(here("compact/step-00000006")).len() < want.len());
+
+    train(dir.path(), &["--resume", "nowhere"]).badly(1, &["nowhere", "no checkpoint"]);
+    train(dir.path(), &["--resume-change", "lr"]).badly(2, &["--resume"]);
+    train(dir.path(), &["--checkpoint-every", "2"]).badly(1, &["--checkpoint-dir"]);
+    train(dir.path(), &["--keep", "2"]).badly(1, &["--checkpoint-dir"]);
+    train(dir.path(), &["--checkpoint-dir", "text.txt"]).badly(1, &["text.txt"]);
+    train(dir.path(), &["--checkpoint-dir", "third", "--data", "text.txt"])
+        .badly(1, &["third", "another run"]);
+    let note = fs::read_to_string(here("third/step-00000006/manifest.json")).unwrap();
+    assert!(note.contains(here("text.txt").to_str().unwrap()));
+}
+
+#[test]
+fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
+    let dir = furnished();
+    let arguments =
+        ["train", "--seq-len", "32", "--micro-batch", "2", "--threads", "1", "--data", "text.txt"];
+    let more = ["--steps", "1000000", "--checkpoint-dir", "run", "--log", "log.jsonl"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
+        .args(arguments)
+        .args(more)
+        .current_dir(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    assert!(lines.any(|line| line.starts_with("step 1/")), "the run did not start");
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let said = lines.collect::<Vec<_>>().join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    let folder = dir.path().join("run").canonicalize().unwrap();
+    assert!(said.contains(&format!("to go on: horizon train --resume {}", folder.display())), "{said}");
+    let done = *steps(&dir.path().join("log.jsonl")).last().unwrap();
+    assert_eq!(open(&folder).unwrap().manifest().step, done);
+    let ran = train(dir.path(), &["--resume", "run", "--steps", "3"]);
+    ran.badly(1, &["steps is 3, and was 1000000"]);
+}
+
+/// Writing fails once the manifest's file is there (the limit stands for a full disk): a warning, and training goes on to
+/// the end.
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_a_warning() {
+    let dir = furnished();
+    let limited = |blocks: usize, more: &[&str]| -> Ran {
+        // An ignored signal stays ignored across exec; without it the limit would kill.
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_horizon")])
+            .args(short(&[&["--data", "text.txt", "--steps", "4", "--log", "log.jsonl"], more].concat()))
+            .current_dir(dir.path())
+            .output()
+            .unwrap()
+            .into()
+    };
+    let ran = limited(200, &["--checkpoint-dir", "run", "--checkpoint-every", "2"]).well();
+    for word in
+        ["warning: the checkpoint of step 2 failed", "unit-0000", "too large", "training goes on", "step 4"]
+    {
+        assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
+    }
+    assert_eq!(names(&dir.path().join("run")), [".lock"]);
+    assert_eq!(steps(&dir.path().join("log.jsonl")), [1, 2, 3, 4]);
+    // With one before it, that one stands.
+    horizon_in(
+        dir.path(),
+        &short(&["--data", "text.txt", "--steps", "4", "--checkpoint-dir", "one", "--checkpoint-every", "2"]),
+    )
+    .well();
+    let before = units(dir.path().join("one/step-00000002"));
+    let ran = limited(200, &["--resume", "one/step-00000002"]).well();
+    assert!(ran.err.contains("that of step 2 stands"), "{}", ran.err);
+    assert!(units(dir.path().join("one/step-00000002")) == before);
+    assert_eq!(open(&dir.path().join("one")).unwrap().manifest().step, 2);
+}
+
+/// A disk that fills up under the run: needs a small file system of its own, and says so where it may not have one.
+#[test]
+fn a_disk_that_fills_up_leaves_the_checkpoint_before_and_training_alive() {
+    let dir = furnished();
+    fs::create_dir(dir.path().join("disk")).unwrap();
+    let run = format!("\"$0\" {} --data text.txt --checkpoint-dir disk/run", SHORT.join(" "));
+    let script = format!(
+        "mount -t tmpfs -o size=24m none disk || exit 77\n\
+         {run} --steps 400 --log log.jsonl --checkpoint-every 1 --keep 1 & child=$!\n\
+         until [ -s disk/run/latest ]; do sleep 0.01; done\n\
+         cat /dev/zero > disk/filler 2>/dev/null\nwait $child || exit\n\
+         rm disk/filler\ncat disk/run/latest\n\"$0\" train -q --resume disk/run || exit\nls -A disk/run"
+    );
+    let ran: Ran = match Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_horizon")])
+        .current_dir(dir.path())
+        .output()
+    {
+        Ok(output) => output.into(),
+        Err(error) => return println!("skipped: no file system of its own here ({error})"),
+    };
+    if ran.code == Some(77) || ran.err.contains("unshare:") {
+        return println!("skipped: no file system of its own here ({})", ran.err.trim());
+    }
+    let ran = ran.well();
+    assert!(ran.err.contains("warning: the checkpoint of step"), "{}", ran.err);
+    assert!(ran.err.contains("disk space") || ran.err.contains("No space left"), "{}", ran.err);
+    assert!(ran.out.starts_with("step-"), "{}", ran.out);
+    // The run went on to its end, and once there is room again so does the checkpoint.
+    assert_eq!(steps(&dir.path().join("log.jsonl")), (1..=400).collect::<Vec<_>>());
+    assert!(ran.out.ends_with(".lock\nlatest\nstep-00000400\n"), "{}", ran.out);
+}
+
+/// Killed at random moments, most of them within a checkpoint: the latest loads, nothing half-written is taken for one,
+/// and in the end the run is bit-equal to one that nobody killed.
+#[test]
+fn a_killed_run_goes_on_from_its_latest_checkpoint() {
+    let kills = if std::env::var_os("HZ_LONG").is_some() { 200 } else { 20 };
+    let dir = furnished();
+    let steps = (6 * kills).to_string();
+    let arguments = ["--data", "text.txt", "--steps", &steps, "--warmup", "3", "--lr", "1e-3"];
+    let started = |folder: &str, more: &[&str]| -> Child {
+        Command::new(env!("CARGO_BIN_EXE_horizon"))
+            .args(short(&arguments))
+            .args(["--checkpoint-dir", folder])
+            .args(more)
+            .current_dir(dir.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    assert!(started("whole", &[]).wait().unwrap().success());
+    let last = format!("step-{:0>8}", steps);
+    let want = units(dir.path().join("whole").join(&last));
+
+    let run = dir.path().join("run");
+    let every = ["--checkpoint-every", "1", "--keep", "2", "--log", "log.jsonl"];
+    let resumed = [&every[..], &["--resume", "run"]].concat();
+    let seed = 17;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (mut kill, mut half_written) = (0, 0);
+    while kill < kills {
+        let before = names(&run);
+        let mut child = started("run", if before.contains(&"latest".to_owned()) { &resumed } else { &every });
+        // Until it is at work on a checkpoint, and then some.
+        let begun = Instant::now();
+        while names(&run) == before && begun.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(rng.random_range(0..40_000)));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        let code = status.code();
+        assert!(code.is_none() || code == Some(0), "{}", said(child));
+        kill += 1;
+        let mut found = names(&run);
+        half_written += usize::from(found.iter().any(|name| name.starts_with(".step-")));
+        found.retain(|name| name.starts_with("step-"));
+        // Whatever has a checkpoint's name is one; the latest is the newest, or the one before it.
+        for name in &found {
+            open(&run.join(name)).and_then(|checkpoint| checkpoint.verify()).unwrap();
+        }
+        if let Some(newest) = found.last() {
+            let latest = open(&run).unwrap().manifest().step;
+            let newest = open(&run.join(newest)).unwrap().manifest().step;
+            assert!(
+                latest == newest || latest + 1 == newest,
+                "seed {seed}, kill {kill}: {latest} of {found:?}"
+            );
+        }
+    }
+    println!("{kills} kills, {half_written} of them with a checkpoint half-written");
+    assert!(half_written > 0, "no kill hit a checkpoint that was being written");
+    let child = started("run", &resumed);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(units(run.join(&last)) == want, "seed {seed}: killed and resumed is not whole");
+    assert!(!names(&run).iter().any(|name| name.starts_with(".step-") || name.starts_with(".latest")));
+    let log = self::steps(&dir.path().join("log.jsonl"));
+    assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "every step once");
+}
+
+fn said(child: Child) -> String {
+    String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr).into_owned()
+}

@@ -1,0 +1,37 @@
+//! The manifest of a checkpoint: as it comes, and under the checksum that it would have to have.
+#![no_main]
+
+use std::path::Path;
+
+use horizon::engine::StateSpan;
+use horizon::train::checkpoint::Manifest;
+use libfuzzer_sys::fuzz_target;
+use xxhash_rust::xxh3::xxh3_64;
+
+fn check(file: &[u8]) {
+    let Ok(manifest) = Manifest::parse(file) else { return };
+    let folder = Path::new("/folder");
+    for (name, _) in manifest.all_files() {
+        let path = folder.join(name);
+        assert!(path.parent() == Some(folder) && path.file_name().is_some_and(|last| last == name), "{name:?}");
+    }
+    for unit in &manifest.units {
+        let mut end = 0;
+        for span in StateSpan::ALL {
+            let (start, bytes) = manifest.place(unit, span).expect("it was checked");
+            assert_eq!(start, end);
+            end = start.checked_add(bytes).expect("it was checked");
+        }
+        assert_eq!(end, unit.bytes);
+    }
+    let again = Manifest::parse(&manifest.seal().expect("it is written")).expect("what is written is read");
+    assert_eq!(again, manifest);
+}
+
+fuzz_target!(|input: &[u8]| {
+    check(input);
+    if let Ok(text) = std::str::from_utf8(input) {
+        let checksum = xxh3_64(text.as_bytes());
+        check(format!("{{\n\"checksum\": \"{checksum:016x}\",\n\"manifest\": {text}\n}}\n").as_bytes());
+    }
+});
