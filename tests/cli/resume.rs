@@ -81,6 +81,28 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     said(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
     assert!(units(here("compact/step-00000006")).len() < want.len());
 
+    let info = |more: &[&str]| horizon_in(dir.path(), &[&["info"], more].concat());
+    let shown = info(&["third", "--check"]).well().out;
+    for word in [
+        "step-00000006: every checksum is right",
+        "step          6",
+        "lr 0.001",
+        "hidden_size 128",
+        "window ",
+    ] {
+        assert!(shown.contains(word), "no {word:?} in {shown}");
+    }
+    let json: Value = serde_json::from_str(&info(&["third", "--json"]).well().out).unwrap();
+    assert_eq!((&json["manifest"]["step"], &json["checked"]), (&Value::from(6), &Value::from(false)));
+    let unit = here("third/step-00000006/unit-00002.state");
+    let mut bytes = fs::read(&unit).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(&unit, bytes).unwrap();
+    info(&["third", "--check"]).badly(1, &["unit-00002.state", "`weights` is not what was written"]);
+    train(dir.path(), &["--resume", "third", "--checkpoint-dir", "fourth"])
+        .badly(1, &["unit-00002.state", "`weights` is not what was written"]);
+    assert_eq!(names(&here("fourth")), [".lock"]);
+
     train(dir.path(), &["--resume", "nowhere"]).badly(1, &["nowhere", "no checkpoint"]);
     train(dir.path(), &["--resume-change", "lr"]).badly(2, &["--resume"]);
     train(dir.path(), &["--checkpoint-every", "2"]).badly(1, &["--checkpoint-dir"]);
