@@ -9,6 +9,7 @@ use horizon::base::{Error, Status};
 use horizon::schedule::{Boundary, GradWait, LayerPlacement, Recompute};
 use horizon::train::checkpoint::{Changes, open};
 use horizon::train::data::{BadLines, Data, DataOptions, DataPath, EncoderSource, Packing};
+use horizon::train::hf::unwatched;
 use horizon::train::metrics::StepRecord;
 use horizon::train::tokenizer::TokenizerSource;
 use horizon::train::{ModelSource, Observer, Outcome, Resume, Run, RunOptions, SaveOptions};

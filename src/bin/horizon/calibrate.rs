@@ -46,8 +46,7 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
         sources,
     };
     match &options.out {
-        Some(path) => fs::write(path, described.to_json())
-            .map_err(|error| Error::io(format!("cannot write {}", path.display()), &error)),
+        Some(path) => fs::write(path, described.to_json()).map_err(|error| Error::writing(path, &error)),
         None => print(described.to_json().as_bytes()),
     }
 }
