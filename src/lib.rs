@@ -14,7 +14,7 @@
 //! | F5 | [`schedule`] | when things happen: policy, operations, build, sync, check. Pure, no device |
 //! | F6 | [`plan`] | what goes where: every byte on host and device, the search for the fastest plan, refusal |
 //! | F7 | [`engine`] | runs a schedule on a device: store, trainer, trace, stats |
-//! | F8 | [`train`] | the loop: data, learning rates, metrics, Hugging Face import and export |
+//! | F8 | [`train`] | the loop: data, learning rates, metrics, checkpoints, Hugging Face import and export |
 //! | F9 | [`capi`] | the wall: the only `extern "C"`; panics become statuses here |
 
 #![warn(missing_docs)]

@@ -157,19 +157,21 @@ fn a_run_that_is_stopped_after_any_step_goes_on_bit_for_bit() {
     assert!(units(&step_folder(&dir.path().join("elsewhere"), STEPS)) == want);
 }
 
+type Change<'a> = &'a dyn Fn(&mut RunOptions);
+
 #[test]
 fn a_run_that_would_not_go_on_as_it_was_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
     let folder = dir.path().join("run");
     trained(dir.path(), run_options(&folder, 0), Some(3));
-    let attempt = |change: &dyn Fn(&mut RunOptions)| {
+    let attempt = |change: Change| {
         let mut options = run_options(&folder, 1);
         options.resume = resume(&folder);
         change(&mut options);
         started(dir.path(), options).map(drop)
     };
-    let cases: [(&dyn Fn(&mut RunOptions), &str); 10] = [
+    let cases: [(Change, &str); 10] = [
         (&|o| o.steps = Some(13), "steps is 13, and was 12"),
         (&|o| o.lr = 2e-3, "lr is 0.002, and was 0.001"),
         (&|o| o.min_lr = Some(0.0), "min-lr is 0.0, and was 0.0001"),

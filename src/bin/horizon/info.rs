@@ -4,15 +4,19 @@ use horizon::base::Result;
 use horizon::engine::{cuda_lacks, devices};
 use horizon::host::{HugePages, Isa, Limits, Size, Topology, processor_name};
 use horizon::model::{Layout, preset, preset_names};
-use serde_json::json;
+use horizon::train::checkpoint::{Checkpoint, open};
+use serde_json::{Map, Value, json};
 
 use crate::measure::measure;
 use crate::options::InfoOptions;
 use crate::print;
 use crate::progress::count;
 
-/// Says what is here.
+/// Says what is here, or what a checkpoint is of.
 pub fn info(options: &InfoOptions) -> Result<()> {
+    if let Some(folder) = &options.checkpoint {
+        return show(&open(folder)?, options);
+    }
     let shapes: Vec<_> = preset_names()
         .iter()
         .filter_map(|name| preset(name).map(|config| (name, Layout::new(&config).parameters(), config)))
@@ -114,5 +118,33 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             dims.f
         );
     }
+    print(text.as_bytes())
+}
+
+fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {
+    if options.check {
+        checkpoint.verify()?;
+    }
+    let manifest = checkpoint.manifest();
+    if options.json {
+        let json = json!({ "folder": checkpoint.folder(), "checked": options.check, "manifest": manifest });
+        return print(format!("{json:#}\n").as_bytes());
+    }
+    let bytes: u64 = manifest.all_files().map(|(_, bytes)| bytes).sum();
+    let list = |fields: &Map<String, Value>| -> String {
+        let said: Vec<String> = fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        said.join(", ").replace('"', "")
+    };
+    let checked =
+        if options.check { "every checksum is right" } else { "all files are there, in full length" };
+    let mut text = format!("checkpoint    {}: {checked}\n", checkpoint.folder().display());
+    text += &format!("step          {}, {} tokens\n", manifest.step, count(manifest.tokens as f64));
+    text += &format!("files         {}, {}\n", manifest.all_files().count() + 1, Size(bytes as usize));
+    if let Some(at) = &manifest.position {
+        text += &format!("data          epoch {}, window {} of {}\n", at.epoch, at.window, at.windows);
+    }
+    text += &format!("model         {}\n", list(&manifest.model));
+    text += &format!("numbers       {}\n", list(&manifest.numeric));
+    text += &format!("written by    horizon {}\n", manifest.horizon);
     print(text.as_bytes())
 }

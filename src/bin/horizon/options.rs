@@ -34,7 +34,7 @@ pub enum Command {
     /// Train a model on conversations, text or token files
     #[command(after_help = TRAIN_NOTES, args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainOptions>),
-    /// Show this machine, its devices and the built-in shapes
+    /// Show this machine, its devices and the built-in shapes; or a checkpoint
     Info(InfoOptions),
     /// Continue a text, or answer a question
     Sample(SampleOptions),
@@ -262,6 +262,12 @@ pub struct TrainOptions {
 
 #[derive(Args, Debug)]
 pub struct InfoOptions {
+    /// A checkpoint, or a folder of checkpoints, to show instead of the machine
+    #[arg(value_name = "DIR", conflicts_with = "measure")]
+    pub checkpoint: Option<PathBuf>,
+    /// Read all of the checkpoint and compare every checksum
+    #[arg(long, requires = "checkpoint")]
+    pub check: bool,
     /// As one JSON object
     #[arg(long)]
     pub json: bool,

@@ -99,8 +99,8 @@ impl Checkpoints {
                     ),
                 ));
             }
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => None,
-            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+            // A file system without locks cannot tell; then nothing is removed either.
+            Err(TryLockError::Error(_)) => None,
         };
         let companions = config.files(DType::Bf16);
         let checkpoints = Checkpoints { folder, keep, companions, lock };
