@@ -1,6 +1,7 @@
 //! One error type for the whole house: a status a program branches on and a message a person acts on.
 
 use std::fmt;
+use std::path::Path;
 
 /// What went wrong, in classes: 1xx the caller, 2xx this machine, 3xx the device, 9xx a bug of ours.
 ///
@@ -106,6 +107,11 @@ impl Error {
             _ => Status::Io,
         };
         Error::new(status, format!("{what}: {error}"))
+    }
+
+    /// A file that cannot be written.
+    pub fn writing(path: &Path, error: &std::io::Error) -> Self {
+        Error::io(format!("cannot write {}", path.display()), error)
     }
 
     /// The same error, its message opened by where it happened.

@@ -1,9 +1,6 @@
 //! `hz_trainer_t`: opening, stepping, looking in, closing.
 
 use std::ffi::CString;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
 
 use crate::base::{Error, Result};
 use crate::capi::arena::limits;
@@ -21,6 +18,7 @@ use crate::capi::wall::{Guarded, busy, wall};
 use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
 use crate::host::Size;
 use crate::model::ModelConfig;
+use crate::train::folder::replace_file;
 use crate::train::hf::FolderConfig;
 
 /// A trainer as C holds it.
@@ -269,24 +267,5 @@ pub extern "C" fn hz_trainer_stats(trainer: Handle<hz_trainer_t>, out_stats: Out
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_trace(trainer: Handle<hz_trainer_t>, file: Text) -> hz_status_t {
-    with(&trainer, |_, state| write_whole(file.path("path")?, |out| state.trainer.trace(out)))
-}
-
-/// Writes a file that appears under its name when it is whole, and not at all after an error.
-fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let failed = |error: io::Error| Error::io(format!("cannot write {}", path.display()), &error);
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".partial-{}", std::process::id()));
-    let file = File::create(&partial).map_err(failed)?;
-    let written = (|| {
-        let mut out = BufWriter::new(file);
-        fill(&mut out)?;
-        out.flush().map_err(failed)?;
-        fs::rename(&partial, path).map_err(failed)
-    })();
-    if written.is_err() {
-        // The error above is what is reported; that the partial file may stay behind changes nothing about it.
-        let _ = fs::remove_file(&partial);
-    }
-    written
+    with(&trainer, |_, state| replace_file(file.path("path")?, |out| state.trainer.trace(out)))
 }

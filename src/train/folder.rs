@@ -6,7 +6,7 @@
 //! aside first. Whoever looks, or is killed, at any moment finds the old folder whole or the new one whole.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -129,7 +129,7 @@ impl Filling {
             files::allocate(&file, bytes)?;
             Ok(file)
         };
-        let file = create().map_err(|error| cannot_write(&path, &error))?;
+        let file = create().map_err(|error| Error::writing(&path, &error))?;
         Ok(SizedFile { path, file, bytes })
     }
 
@@ -155,23 +155,25 @@ impl Drop for Filling {
     }
 }
 
-/// Replaces a small file, or makes it: whoever looks finds the old content whole or the new one.
-pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
-    let cannot = |error: io::Error| cannot_write(path, &error);
+/// Replaces a file, or makes it: whoever looks finds the old content whole or the new one, which `fill` writes.
+pub fn replace_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let cannot = |error: io::Error| Error::writing(path, &error);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::argument(format!("{} is no name of a file", path.display())));
     };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let partial = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+    let file = File::create(&partial).map_err(cannot)?;
     let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        sync_folder(parent)
+        let mut out = BufWriter::new(file);
+        fill(&mut out)?;
+        let file = out.into_inner().map_err(|error| cannot(error.into_error()))?;
+        file.sync_all().and_then(|()| fs::rename(&partial, path)).map_err(cannot)?;
+        sync_folder(parent).map_err(cannot)
     };
-    write().map_err(|error| {
+    write().inspect_err(|_| {
+        // Its error is the one to tell; that the partial file may stay behind changes nothing about it.
         let _ = fs::remove_file(&partial);
-        cannot(error)
     })
 }
 
@@ -191,18 +193,13 @@ impl SizedFile {
     pub fn write_at(&self, offset: u64, content: &[u8]) -> Result<()> {
         let end = offset.checked_add(content.len() as u64);
         assert!(end.is_some_and(|end| end <= self.bytes), "a write leaves {}", self.path.display());
-        self.file.write_all_at(content, offset).map_err(|error| cannot_write(&self.path, &error))
+        self.file.write_all_at(content, offset).map_err(|error| Error::writing(&self.path, &error))
     }
 
     /// Waits until the file is on the disk. Whoever creates a file owes it this call.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(|error| cannot_write(&self.path, &error))
+        self.file.sync_all().map_err(|error| Error::writing(&self.path, &error))
     }
-}
-
-/// What is told of a file that could not be written.
-pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Error {
-    Error::io(format!("cannot write {}", path.display()), error)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -264,11 +261,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("name");
         for content in ["first", "second, longer", ""] {
-            replace_file(&path, content.as_bytes()).unwrap();
+            replace_file(&path, |out| {
+                out.write_all(content.as_bytes()).map_err(|error| Error::writing(&path, &error))
+            })
+            .unwrap();
             assert_eq!(fs::read(&path).unwrap(), content.as_bytes());
         }
         assert_eq!(names(dir.path()), ["name"]);
-        assert!(replace_file(&dir.path().join("no/name"), b"").unwrap_err().message().contains("no/name"));
+        let failing = replace_file(&path, |_| Err(Error::argument("no")));
+        assert_eq!(failing.unwrap_err().message(), "no");
+        assert_eq!(names(dir.path()), ["name"]);
+        let nowhere = dir.path().join("no/name");
+        assert!(replace_file(&nowhere, |_| Ok(())).unwrap_err().message().contains("no/name"));
     }
 
     #[test]

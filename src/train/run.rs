@@ -11,7 +11,6 @@ use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::host::resident_bytes;
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
-use crate::train::folder::cannot_write;
 use crate::train::hf::{ExportTarget, Progress, SHARD_BYTES, export, export_bytes};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
@@ -153,7 +152,7 @@ impl Run {
         saving.as_ref().map_or(Ok(()), Saving::start)?;
         let trace = match &options.trace {
             Some(path) => {
-                Some((path.clone(), File::create(path).map_err(|error| cannot_write(path, &error))?))
+                Some((path.clone(), File::create(path).map_err(|error| Error::writing(path, &error))?))
             }
             None => None,
         };

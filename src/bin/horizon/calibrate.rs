@@ -20,8 +20,7 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
         None => describe(options)?,
     };
     match &options.out {
-        Some(path) => fs::write(path, text)
-            .map_err(|error| Error::io(format!("cannot write {}", path.display()), &error)),
+        Some(path) => fs::write(path, text).map_err(|error| Error::writing(path, &error)),
         None => print(text.as_bytes()),
     }
 }

@@ -139,7 +139,11 @@ impl Checkpoints {
 
     /// Points `latest` at a step's folder, which is there.
     pub fn set_latest(&self, step: u64) -> Result<()> {
-        replace_file(&self.folder.join(LATEST), latest_text(&step_name(step)).as_bytes())
+        let path = self.folder.join(LATEST);
+        let text = latest_text(&step_name(step));
+        replace_file(&path, |out| {
+            out.write_all(text.as_bytes()).map_err(|error| Error::writing(&path, &error))
+        })
     }
 
     /// Removes hidden files and folders of ours. While the lock is held nobody fills them.

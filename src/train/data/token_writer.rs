@@ -27,7 +27,7 @@ pub struct TokenWriter {
 impl TokenWriter {
     /// Begins a file whose tokens are below `vocabulary`, made by the tokenizer of this fingerprint.
     pub fn create(path: &Path, vocabulary: usize, fingerprint: u64) -> Result<TokenWriter> {
-        let cannot = |error: io::Error| Error::io(format!("cannot write {}", path.display()), &error);
+        let cannot = |error: io::Error| Error::writing(path, &error);
         let name = path.file_name().ok_or_else(|| cannot(io::Error::from(io::ErrorKind::InvalidFilename)))?;
         let partial =
             path.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
@@ -123,7 +123,7 @@ impl TokenWriter {
     }
 
     fn cannot(&self, error: &io::Error) -> Error {
-        Error::io(format!("cannot write {}", self.path.display()), error)
+        Error::writing(&self.path, error)
     }
 }
 

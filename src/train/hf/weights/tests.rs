@@ -105,6 +105,13 @@ fn shards_are_found_through_the_index() {
     for (name, file, status, word) in [
         ("model.norm.weight", "../b.safetensors", Status::BadFormat, "../b.safetensors"),
         ("model.norm.weight", "/etc/passwd", Status::BadFormat, "/etc/passwd"),
+        ("model.norm.weight", "", Status::BadFormat, "is not the name of a file"),
+        ("model.norm.weight", ".", Status::BadFormat, "is not the name of a file"),
+        ("model.norm.weight", "..", Status::BadFormat, "is not the name of a file"),
+        ("model.norm.weight", "./b.safetensors", Status::BadFormat, "is not the name of a file"),
+        ("model.norm.weight", "a/../b.safetensors", Status::BadFormat, "is not the name of a file"),
+        ("model.norm.weight", "b.safetensors/", Status::BadFormat, "is not the name of a file"),
+        ("model.norm.weight", "b.safetensors\0", Status::BadFormat, "is not the name of a file"),
         ("model.norm.weight", "c.safetensors", Status::NotFound, "c.safetensors"),
         ("model.extra.weight", "a.safetensors", Status::BadFormat, "model.extra.weight"),
     ] {
@@ -134,6 +141,46 @@ fn a_file_cut_anywhere_is_refused() {
     }
     std::fs::write(&path, [&bytes[..], b"more"].concat()).unwrap();
     assert_eq!(load(dir.path(), &model).unwrap_err().status(), Status::BadFormat);
+}
+
+/// A header's sizes are believed only as far as the file goes.
+#[test]
+fn a_header_that_promises_what_is_not_there_is_refused() {
+    let file = |length: u64, json: &str| [&length.to_le_bytes()[..], json.as_bytes(), &[0; 16]].concat();
+    let whole = |json: &str| file(json.len() as u64, json);
+    let entry = |shape: &str, offsets: &str| {
+        format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    };
+    assert!(Header::parse(&whole(&entry("[2,2]", "[0,16]"))).is_ok());
+    for (shape, offsets) in [
+        ("[2,3]", "[0,24]"),
+        ("[2,2]", "[0,24]"),
+        ("[2,2]", "[4,20]"),
+        ("[2,2]", "[16,0]"),
+        ("[4]", "[0,18446744073709551615]"),
+        ("[4]", "[18446744073709551599,18446744073709551615]"),
+        ("[4611686018427387904,4611686018427387904]", "[0,16]"),
+        ("[9223372036854775808,2,4]", "[0,16]"),
+        ("[-4]", "[0,16]"),
+        ("[4.0]", "[0,16]"),
+    ] {
+        let error =
+            Header::parse(&whole(&entry(shape, offsets))).expect_err(&format!("{shape} at {offsets}"));
+        assert_eq!(error.status(), Status::BadFormat, "{error}");
+    }
+    let json = entry("[2,2]", "[0,16]");
+    for length in
+        [0, 1, json.len() as u64 - 1, json.len() as u64 + 17, 1 << 40, 1 << 63, u64::MAX, u64::MAX - 7]
+    {
+        let error = Header::parse(&file(length, &json)).expect_err(&format!("a header of {length} bytes"));
+        assert_eq!(error.status(), Status::BadFormat, "{error}");
+    }
+    let twice = format!(
+        "{},{}",
+        entry("[2,2]", "[0,16]").trim_end_matches('}').to_owned() + "}",
+        &entry("[2,2]", "[0,16]")[1..]
+    );
+    assert!(Header::parse(&whole(&twice.replacen("\"a\"", "\"b\"", 1))).is_err(), "two tensors share bytes");
 }
 
 #[test]
