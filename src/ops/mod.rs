@@ -23,7 +23,6 @@ pub mod cuda;
 
 use crate::base::{DType, Dims, Result, Shape};
 use crate::device::DeviceSpan;
-use crate::ops::cuda::table::Table;
 
 /// Whether an output is set or added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,11 +126,6 @@ pub trait Kernels: Send + Sync {
     /// is queued, what fails later than its launch shows where the device is waited for.
     fn outcome(&self) -> Result<()> {
         Ok(())
-    }
-
-    /// The algorithms by which it multiplies, where they are chosen: the same table gives the same bits.
-    fn choices(&self) -> Option<Table> {
-        None
     }
 
     /// `out [N, C] = table[tokens]`; `table` bf16 `[V, C]`, `tokens` i32 `[N]`, each below V.

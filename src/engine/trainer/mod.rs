@@ -27,7 +27,6 @@ use crate::engine::task::{Lists, Purpose, Task};
 use crate::engine::tuning::Tuning;
 use crate::host::{Limits, MemoryKind, Pool, Topology};
 use crate::model::{Layout, ModelConfig};
-use crate::ops::cuda::table::Table;
 use crate::plan::Plan;
 use crate::schedule::{Access, Checker, Content, List, Operation, Resource, Sync, Synced};
 
@@ -206,12 +205,6 @@ impl Trainer {
     /// What computes.
     pub fn device(&self) -> DeviceInfo {
         self.runner.device.info()
-    }
-
-    /// The algorithms by which products are made, where they are chosen, as on CUDA: a trainer that is opened with this
-    /// table multiplies to the same bits.
-    pub fn products(&self) -> Option<Table> {
-        self.runner.kernels.choices()
     }
 
     /// Every byte, by name.

@@ -82,6 +82,11 @@ impl CudaKernels {
         products.iter().try_for_each(|product| self.products.prepare(product))
     }
 
+    /// The algorithms of all products so far, as a table that gives the same bits again.
+    pub fn choices(&self) -> Table {
+        self.products.choices()
+    }
+
     fn keep(&self, result: Result<()>) {
         if let Err(error) = result {
             self.failed.lock().get_or_insert(error);
@@ -154,10 +159,6 @@ impl Kernels for CudaKernels {
 
     fn outcome(&self) -> Result<()> {
         self.failed.lock().take().map_or(Ok(()), Err)
-    }
-
-    fn choices(&self) -> Option<Table> {
-        Some(self.products.choices())
     }
 
     fn embed_forward(
