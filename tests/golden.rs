@@ -7,6 +7,7 @@ use case::{CASES, Case, master, root};
 use horizon::base::{DType, Shape, master as split};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::train::ModelSource;
+use horizon::train::hf::unwatched;
 use safetensors::SafeTensors;
 
 fn close(what: &str, got: f64, want: f64, bound: f64) {
@@ -116,7 +117,7 @@ fn folders_of_both_formats() {
         let source = ModelSource::open(golden.join(folder).to_str().unwrap(), false).unwrap();
         let options = TrainerOptions { shape: Shape { b: 1, t }, ..TrainerOptions::default() };
         let mut trainer = Trainer::open(&source.config.model, &options).unwrap();
-        source.fill(&mut trainer, 0).unwrap();
+        source.fill(&mut trainer, 0, &unwatched).unwrap();
         for (sequence, want) in tokens.chunks_exact(t).zip(logits.chunks_exact(t * v)) {
             for (position, want) in want.chunks_exact(v).enumerate() {
                 let got = trainer.logits(&sequence[..=position]).unwrap();

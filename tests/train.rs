@@ -77,7 +77,7 @@ impl Observer for Records {
 fn run(options: RunOptions) -> Vec<StepRecord> {
     let model = ModelSource::open("tiny", false).unwrap();
     let mut records = Records::default();
-    let mut run = Run::open(model, data(), Some(data()), options).unwrap();
+    let mut run = Run::open(model, data(), Some(data()), options, &unwatched).unwrap();
     let outcome = run.train(&mut records, &AtomicBool::new(false)).unwrap();
     assert!(!outcome.stopped && outcome.steps == records.0.len() as u64);
     records.0
@@ -94,7 +94,7 @@ fn names(folder: &Path) -> Vec<String> {
 /// Every tensor of a model, as f32 bits.
 fn tensors(model: &ModelSource) -> Vec<(String, Vec<u32>)> {
     let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
-    model.fill(&mut trainer, 9).unwrap();
+    model.fill(&mut trainer, 9, &unwatched).unwrap();
     let read = |(_, tensor): (_, &horizon::model::TensorLayout)| {
         let mut values = vec![0.0f32; tensor.elements()];
         trainer.read_tensor(&tensor.name, &mut values).unwrap();
@@ -105,7 +105,7 @@ fn tensors(model: &ModelSource) -> Vec<(String, Vec<u32>)> {
 
 fn export_again(model: &ModelSource, folder: &Path, dtype: DType) -> Vec<u8> {
     let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
-    model.fill(&mut trainer, 9).unwrap();
+    model.fill(&mut trainer, 9, &unwatched).unwrap();
     let target = ExportTarget::check(folder, 0).unwrap();
     export(&target, &model.config, &mut trainer, dtype, SHARD_BYTES, &unwatched).unwrap();
     fs::read(folder.join("model.safetensors")).unwrap()
@@ -170,7 +170,7 @@ fn a_run_stopped_before_it_starts_exports_what_it_opened() {
     let out = dir.path().join("out");
     let model = ModelSource::open("tiny", false).unwrap();
     let options = RunOptions { out: Some(out.clone()), ..options(1, 1) };
-    let mut run = Run::open(model, data(), None, options).unwrap();
+    let mut run = Run::open(model, data(), None, options, &unwatched).unwrap();
     let outcome = run.train(&mut Records::default(), &AtomicBool::new(true)).unwrap();
     assert!(outcome.stopped && outcome.steps == 0);
     assert!(ModelSource::open(out.to_str().unwrap(), false).is_ok());
@@ -182,7 +182,7 @@ fn what_cannot_run_is_refused_before_the_first_step() {
         let mut options = options(1, 1);
         change(&mut options);
         let model = ModelSource::open("tiny", false).unwrap();
-        Run::open(model, data(), None, options).err().expect("it was to be refused")
+        Run::open(model, data(), None, options, &unwatched).err().expect("it was to be refused")
     };
     for (error, word) in [
         (refusal(&|o| o.steps = Some(0)), "0 steps"),

@@ -12,7 +12,7 @@ use crate::capi::argument::{Handle, LentText, Place, Text, size};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::train::checkpoint::{self, Changes, Checkpoints, Note};
-use crate::train::hf::FolderConfig;
+use crate::train::hf::{FolderConfig, unwatched};
 
 /// The folder that a trainer writes checkpoints to, locked until another is named.
 pub struct Saves {
@@ -77,7 +77,7 @@ pub extern "C" fn hz_trainer_resume(
         }
         let checkpoint = checkpoint::open(folder)?;
         let config = FolderConfig::open(checkpoint.folder())?;
-        checkpoint.restore_into(&mut state.trainer, &Changes::of(changes))?;
+        checkpoint.restore_into(&mut state.trainer, &Changes::of(changes), &unwatched)?;
         // Of the same model, and with the files that go along with an export.
         state.folder = config;
         state.saves = None;

@@ -12,7 +12,7 @@ use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::host::resident_bytes;
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
 use crate::train::folder::cannot_write;
-use crate::train::hf::{ExportTarget, SHARD_BYTES, export, export_bytes, unwatched};
+use crate::train::hf::{ExportTarget, Progress, SHARD_BYTES, export, export_bytes};
 use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
 use crate::train::saving::{self, Resume, SaveOptions, Saving};
@@ -56,11 +56,13 @@ pub struct RunOptions {
 }
 
 /// Who is told what happens while a run goes on.
-pub trait Observer {
+pub trait Observer: Sync {
     /// A step is done; `remaining` are the seconds that the rest will take at the present pace.
     fn stepped(&mut self, record: &StepRecord, steps: u64, remaining: f64);
     /// The checkpoint of a step is whole, in a folder of checkpoints.
     fn saved(&mut self, step: u64, folder: &Path);
+    /// So many bytes of weights of so many have been exported. Called by any thread.
+    fn exporting(&self, _done: u64, _total: u64) {}
     /// Something went wrong that the run survives.
     fn warned(&mut self, message: &str);
 }
@@ -96,9 +98,15 @@ pub struct Run {
 }
 
 impl Run {
-    /// Checks every option and every path, takes the memory and puts the weights in. What can be refused is
-    /// refused here, before the first step.
-    pub fn open(model: ModelSource, data: Data, val: Option<Data>, mut options: RunOptions) -> Result<Run> {
+    /// Checks every option and every path, takes the memory and puts the weights in, of which `loading` is told. What can
+    /// be refused is refused here, before the first step.
+    pub fn open(
+        model: ModelSource,
+        data: Data,
+        val: Option<Data>,
+        mut options: RunOptions,
+        loading: Progress,
+    ) -> Result<Run> {
         let (micros, shape) = (options.trainer.micros_max, options.trainer.shape);
         if shape.b == 0 || micros == 0 {
             return Err(Error::argument(format!(
@@ -137,8 +145,10 @@ impl Run {
         options.trainer.measuring = true;
         let mut trainer = Trainer::open(&model.config.model, &options.trainer)?;
         match &options.resume {
-            Some(Resume { checkpoint, changes }) => checkpoint.restore_into(&mut trainer, changes)?,
-            None => model.fill(&mut trainer, options.seed)?,
+            Some(Resume { checkpoint, changes }) => {
+                checkpoint.restore_into(&mut trainer, changes, loading)?
+            }
+            None => model.fill(&mut trainer, options.seed, loading)?,
         }
         saving.as_ref().map_or(Ok(()), Saving::start)?;
         let trace = match &options.trace {
@@ -199,7 +209,7 @@ impl Run {
                 observer.warned(&format!("{path}: {}; there is no trace of this run", error.message()));
             }
         }
-        let exported = self.export()?;
+        let exported = self.export(observer)?;
         match ended {
             Ok(stopped) => {
                 let later = seconds.get(1..).filter(|later| !later.is_empty());
@@ -297,10 +307,14 @@ impl Run {
         Ok(Some(total.loss / total.targets as f64))
     }
 
-    fn export(&mut self) -> Result<Option<PathBuf>> {
+    fn export(&mut self, observer: &dyn Observer) -> Result<Option<PathBuf>> {
         let Some(target) = &self.target else { return Ok(None) };
         let dtype = self.options.export_dtype;
-        export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &unwatched)?;
+        let told = |done, total| {
+            observer.exporting(done, total);
+            Ok(())
+        };
+        export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &told)?;
         Ok(Some(target.folder().to_owned()))
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result, Status};
 use crate::engine::Trainer;
 use crate::model::{Layout, preset, preset_names};
-use crate::train::hf::{FolderConfig, Weights, unwatched};
+use crate::train::hf::{FolderConfig, Progress, Weights};
 use crate::train::tokenizer::TokenizerSource;
 
 /// A model that can be put into a trainer.
@@ -63,10 +63,11 @@ impl ModelSource {
         self.folder.is_none()
     }
 
-    /// Puts weights into every tensor of a trainer: the folder's, or fresh ones of a seed.
-    pub fn fill(&self, trainer: &mut Trainer, seed: u64) -> Result<()> {
+    /// Puts weights into every tensor of a trainer: the folder's, or fresh ones of a seed. `progress` is told of those
+    /// that are read.
+    pub fn fill(&self, trainer: &mut Trainer, seed: u64, progress: Progress) -> Result<()> {
         if let Some(weights) = &self.weights {
-            return weights.load(trainer, &unwatched);
+            return weights.load(trainer, progress);
         }
         trainer.write_fresh(seed)
     }

@@ -10,7 +10,7 @@ use horizon::engine::{Batch, Sink, StateSpan, Trainer, TrainerOptions, UnitState
 use horizon::model::ModelConfig;
 use horizon::schedule::{GradWait, Mode};
 use horizon::train::checkpoint::{Changes, Checkpoint, Checkpoints, Note, open};
-use horizon::train::hf::FolderConfig;
+use horizon::train::hf::{FolderConfig, unwatched};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ fn furnished(folder: &Path) -> Vec<u8> {
 
 fn restored(checkpoint: &Checkpoint, options: &TrainerOptions) -> Result<Trainer, Error> {
     let mut trainer = opened(options);
-    checkpoint.restore_into(&mut trainer, &Changes::none())?;
+    checkpoint.restore_into(&mut trainer, &Changes::none(), &unwatched)?;
     Ok(trainer)
 }
 
@@ -150,7 +150,7 @@ fn refusal(checkpoint: &Checkpoint, config: &ModelConfig, change: &dyn Fn(&mut T
     change(&mut options);
     let mut trainer = Trainer::open(config, &options).unwrap();
     trainer.write_fresh(3).unwrap();
-    let error = checkpoint.restore_into(&mut trainer, &Changes::none()).unwrap_err();
+    let error = checkpoint.restore_into(&mut trainer, &Changes::none(), &unwatched).unwrap_err();
     // It is as it was.
     assert_eq!((trainer.stats().steps, error.status()), (0, Status::InvalidArgument));
     trainer.sync().unwrap();
@@ -188,7 +188,7 @@ fn what_differs_is_named() {
         assert!(error.message().contains(word), "{error}");
     }
     let mut trainer = opened(&options());
-    let error = checkpoint.restore_into(&mut trainer, &Changes::of(["colour"])).unwrap_err();
+    let error = checkpoint.restore_into(&mut trainer, &Changes::of(["colour"]), &unwatched).unwrap_err();
     assert!(error.message().contains("`colour` cannot change"), "{error}");
 }
 
@@ -203,8 +203,8 @@ fn a_mode_changes_where_it_is_allowed_to() {
         let checkpoint = open(dir.path()).unwrap();
         for to in modes.into_iter().filter(|&to| to != from) {
             let mut trainer = opened(&under(to));
-            checkpoint.restore_into(&mut trainer, &Changes::none()).unwrap_err();
-            checkpoint.restore_into(&mut trainer, &Changes::of(["mode"])).unwrap();
+            checkpoint.restore_into(&mut trainer, &Changes::none(), &unwatched).unwrap_err();
+            checkpoint.restore_into(&mut trainer, &Changes::of(["mode"]), &unwatched).unwrap();
             let (was, is) = (spans(&mut restored(&checkpoint, &under(from)).unwrap()), spans(&mut trainer));
             for ((unit, span, was), (_, _, is)) in was.into_iter().zip(is) {
                 let want = match (span.is_moment(), from, to) {

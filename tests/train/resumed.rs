@@ -85,7 +85,7 @@ fn started(data: &Path, options: RunOptions) -> Result<Run, Error> {
         None => ModelSource::open("tiny", false)?,
     };
     let (data, val) = open_data(data);
-    Run::open(model, data, Some(val), options)
+    Run::open(model, data, Some(val), options, &unwatched)
 }
 
 fn trained(data: &Path, options: RunOptions, stop_after: Option<u64>) -> (Outcome, Watch) {

@@ -5,11 +5,38 @@ use std::time::{Duration, Instant};
 
 use horizon::train::Observer;
 use horizon::train::metrics::StepRecord;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+/// Weights on their way in: a line that moves on a terminal and goes when they are there, nothing elsewhere.
+pub struct Bytes(Option<ProgressBar>);
+
+impl Bytes {
+    /// `what` is done with them; `shown` says whether there is somebody to see it.
+    pub fn new(what: &'static str, shown: bool) -> Bytes {
+        let style = ProgressStyle::with_template(
+            "{msg} {bar:20} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        )
+        .expect("the template is well-formed");
+        Bytes(shown.then(|| ProgressBar::no_length().with_style(style).with_message(what)))
+    }
+
+    /// `done` of `total` bytes have arrived. Any thread may tell, and not always in order.
+    pub fn moved(&self, done: u64, total: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(total);
+            bar.set_position(bar.position().max(done));
+            if done == total {
+                bar.finish_and_clear();
+            }
+        }
+    }
+}
 
 /// The progress of a run.
 pub struct Progress {
     steps: u64,
+    /// What the line says of the last step.
+    last: String,
     kind: Kind,
     best_val: f64,
 }
@@ -39,7 +66,7 @@ impl Progress {
         } else {
             Kind::Lines(None)
         };
-        Progress { steps, kind, best_val: f64::INFINITY }
+        Progress { steps, last: String::new(), kind, best_val: f64::INFINITY }
     }
 
     /// Tells something beside the progress.
@@ -86,7 +113,8 @@ impl Observer for Progress {
             Kind::Quiet => {}
             Kind::Bar(bar) => {
                 // Fits 80 columns; a narrower terminal gets its beginning.
-                bar.set_message(format!("{start}  {tokens_per_second} tok/s  {rest} left{waits}"));
+                self.last = format!("{start}  {tokens_per_second} tok/s  {rest} left{waits}");
+                bar.set_message(self.last.clone());
                 bar.set_position(record.step);
             }
             Kind::Lines(written) => {
@@ -107,6 +135,15 @@ impl Observer for Progress {
 
     fn saved(&mut self, step: u64, folder: &Path) {
         self.say(&format!("step {step}: checkpoint in {}", folder.display()));
+    }
+
+    fn exporting(&self, done: u64, total: u64) {
+        if let Kind::Bar(bar) = &self.kind {
+            bar.set_message(match done < total {
+                true => format!("exporting: {} of {}", HumanBytes(done), HumanBytes(total)),
+                false => self.last.clone(),
+            });
+        }
     }
 
     fn warned(&mut self, message: &str) {

@@ -1,6 +1,6 @@
 //! `horizon sample`.
 
-use std::io::{IsTerminal, stdout};
+use std::io::{IsTerminal, stderr, stdout};
 use std::ops::ControlFlow;
 
 use horizon::base::{Error, Result, Shape};
@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::options::SampleOptions;
 use crate::print;
+use crate::progress::Bytes;
 
 /// The longest context that is looked at.
 const CONTEXT: usize = 512;
@@ -45,7 +46,11 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         ..TrainerOptions::default()
     };
     let mut trainer = Trainer::open(config, &trainer_options)?;
-    model.fill(&mut trainer, options.seed)?;
+    let loading = Bytes::new("loading", stderr().is_terminal());
+    model.fill(&mut trainer, options.seed, &|done, total| {
+        loading.moved(done, total);
+        Ok(())
+    })?;
     let terminal = stdout().is_terminal();
     let mut unprinted = if options.chat { Vec::new() } else { options.prompt.as_bytes().to_vec() };
     let show = |bytes: &mut Vec<u8>, all: bool| {

@@ -20,7 +20,7 @@ use horizon::train::planning::Planned;
 use horizon::train::{ModelSource, RateShape, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
 use crate::options::TrainOptions;
-use crate::progress::{Progress, count};
+use crate::progress::{Bytes, Progress, count};
 use crate::resume::{Said, Told, note, told};
 use crate::sample::printable;
 use crate::{INTERRUPTED, builtin, plan, print};
@@ -86,9 +86,14 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     run_options.resume = checkpoint.map(|checkpoint| Resume { checkpoint, changes });
 
     let stop = stop_on_interrupt(options.quiet)?;
-    let mut run = Run::open(model, data, val, run_options)?;
+    let terminal = stderr().is_terminal();
+    let loading = Bytes::new("loading", terminal && !options.quiet);
+    let mut run = Run::open(model, data, val, run_options, &|done, total| {
+        loading.moved(done, total);
+        Ok(())
+    })?;
     let rate = *run.rate();
-    let mut progress = Progress::new(rate.steps, stderr().is_terminal(), options.quiet);
+    let mut progress = Progress::new(rate.steps, terminal, options.quiet);
     let step_tokens = options.micro_batch * options.grad_accum * seq_len;
     progress.say(&format!(
         "model {name}: {} parameters, {weights}\ndata {}: {} tokens, {windows} windows of {seq_len}{held_out}\n{report}\

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Result};
 use crate::device::DeviceSpan;
@@ -68,6 +69,13 @@ impl Products {
             table.insert(self.key(product), plan.choice);
         }
         table
+    }
+
+    /// The device, the library, and a checksum of the table.
+    pub fn arithmetic(&self) -> String {
+        let library = self.handle.library().version();
+        let table = xxh3_64(self.table.to_json().as_bytes());
+        format!("{} with cuBLASLt {library} by table {table:016x}", self.device)
     }
 
     /// Forward: `out [N, M] = x [N, K] · weight [M, K]ᵀ`, plus `residual`, laid out as `out` and maybe `out` itself.

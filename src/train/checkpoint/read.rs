@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::bf16;
 use serde_json::{Map, Value};
@@ -16,6 +17,7 @@ use crate::model::ModelConfig;
 use crate::train::checkpoint::agree::{Changes, model_fields, numeric, same_model};
 use crate::train::checkpoint::folder::{is_step, read_latest, steps};
 use crate::train::checkpoint::manifest::{Checksum, MANIFEST, Manifest, StoredFile};
+use crate::train::hf::Progress;
 
 // States are written as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "the files of checkpoints are little-endian");
@@ -114,20 +116,25 @@ impl Checkpoint {
     }
 
     /// Puts its state into a trainer, which goes on from there: the same model, under any placement, and with the same
-    /// [numbers](crate::train::checkpoint::numeric) but for `changes`.
+    /// [numbers](crate::train::checkpoint::numeric) but for `changes`. `progress` is told of the bytes that are read.
     ///
     /// Errors: what differs is named, by field, value and the checkpoint's value (`InvalidArgument`; the trainer is as it
     /// was). What is damaged in a file or cannot be read is named (`BadFormat`, `Io`); then the trainer has failed, see
     /// [`Trainer::restore`].
-    pub fn restore_into(&self, trainer: &mut Trainer, changes: &Changes) -> Result<()> {
+    pub fn restore_into(&self, trainer: &mut Trainer, changes: &Changes, progress: Progress) -> Result<()> {
         let manifest = &self.manifest;
-        let given = numeric(trainer.plan(), &trainer.adam(), trainer.clip());
+        let given = numeric(trainer);
         self.agrees(trainer.config(), &given, changes)?;
         let given = trainer.layout().units.iter().map(|unit| unit.elements as u64);
         if !manifest.units.iter().map(|unit| unit.elements).eq(given) {
             return Err(self.bad(MANIFEST, "the units are not those of its model"));
         }
-        let restored = trainer.restore(manifest.step, manifest.tokens, &|state, span| self.fill(state, span));
+        let total = manifest.units.iter().map(|unit| unit.bytes).sum();
+        let done = AtomicU64::new(0);
+        let restored = trainer.restore(manifest.step, manifest.tokens, &|state, span| {
+            let bytes = self.fill(state, span)?;
+            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
+        });
         restored.map_err(|error| {
             let beside = self.folder.parent().and_then(|folder| newest(folder, Some(&self.folder)));
             or_from(error, beside)
@@ -139,12 +146,13 @@ impl Checkpoint {
     /// Errors: as [`Checkpoint::restore_into`] where something is damaged.
     pub fn verify(&self) -> Result<()> {
         for unit in 0..self.manifest.units.len() {
-            StateSpan::ALL.iter().try_for_each(|&span| self.stream(unit, span, |_, _| ()))?;
+            StateSpan::ALL.iter().try_for_each(|&span| self.stream(unit, span, |_, _| ()).map(drop))?;
         }
         Ok(())
     }
 
-    fn fill(&self, state: &UnitState, span: StateSpan) -> Result<()> {
+    /// Gives the bytes read.
+    fn fill(&self, state: &UnitState, span: StateSpan) -> Result<u64> {
         let stored = self.manifest.moments();
         let kept = state.moment_dtype;
         let to = state.span(span);
@@ -155,8 +163,8 @@ impl Checkpoint {
         })
     }
 
-    /// Hands a span out in order, and checks it meanwhile.
-    fn stream(&self, unit: usize, span: StateSpan, mut give: impl FnMut(usize, &[u8])) -> Result<()> {
+    /// Hands a span out in order, and checks it meanwhile. Gives its bytes.
+    fn stream(&self, unit: usize, span: StateSpan, mut give: impl FnMut(usize, &[u8])) -> Result<u64> {
         let mut unit = self.manifest.units[unit].clone();
         let path = self.folder.join(&unit.name);
         let cannot = |error| Error::io(format!("cannot read {}", path.display()), &error);
@@ -173,7 +181,7 @@ impl Checkpoint {
         }
         let (found, written) = (Checksum(sum.digest()), *unit.checksums.of(span));
         if found == written {
-            return Ok(());
+            return Ok(bytes);
         }
         let what =
             format!("`{}` is not what was written: its checksum is {found}, it was {written}", span.name());
