@@ -166,6 +166,7 @@ fn check(cuda: &Cuda) {
             }
         }
     }
+    the_fastest_is_kept(cuda, &products, make, &results[0].0, &stream);
     let table = Table::from_json(&products.choices().to_json(), "the first run's").unwrap();
     assert_eq!(table.iter().count(), SIZES.len() * 6);
     let again = make(table.clone());
@@ -173,4 +174,33 @@ fn check(cuda: &Cuda) {
         assert_eq!(&case.run(cuda, &again, &stream), bytes, "{:?}: other bits by the table", case.product);
     }
     assert_eq!(again.choices(), table);
+}
+
+/// By a clock of the test's own, which runs every algorithm and prefers the second.
+fn the_fastest_is_kept(
+    cuda: &Cuda,
+    products: &Products,
+    make: impl Fn(Table) -> Products,
+    case: &Case,
+    stream: &Stream,
+) {
+    let operands = [Memory::bf16s(&case.before), Memory::bf16s(&case.weight), Memory::bf16s(&case.x)];
+    let operands = operands.map(|memory| cuda.here(memory));
+    let spans = [operands[0].span(), operands[1].span(), operands[2].span()];
+    let mut times = vec![];
+    let mut clock = |run: &dyn Fn() -> horizon::base::Result<()>| {
+        run()?;
+        times.push([30, 10, 20].get(times.len()).copied().unwrap_or(40));
+        Ok(*times.last().expect("just pushed"))
+    };
+    let (key, choice) = products.fastest(&case.product, 4, spans, stream, &mut clock).unwrap();
+    assert!(!times.is_empty() && times.len() <= 4);
+    assert!(cuda.is_gpu() || times.len() == 3, "the emulated library has three: {times:?}");
+    let first = products.choices().get(&key).expect("it was prepared");
+    assert_eq!(choice != first, times.len() > 1, "the second is kept where there is one");
+    let mut table = Table::default();
+    table.insert(key.clone(), choice);
+    let tabled = make(table);
+    case.check(&case.run(cuda, &tabled, stream));
+    assert_eq!(tabled.choices().get(&key), Some(choice));
 }

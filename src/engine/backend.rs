@@ -10,9 +10,10 @@ use crate::device::cuda::CudaOptions;
 use crate::device::{Device, DeviceInfo, DeviceSpan};
 use crate::engine::TrainerOptions;
 use crate::host::{Pinning, Pool};
-use crate::model::ModelConfig;
+use crate::model::{Layout, ModelConfig, products};
 use crate::ops::Kernels;
 use crate::ops::cpu::CpuKernels;
+use crate::ops::cuda::table::Table;
 use crate::ops::cuda::workspace;
 use crate::plan::Plan;
 
@@ -84,6 +85,24 @@ pub fn devices() -> Vec<DeviceInfo> {
 /// What keeps this library from computing on CUDA, one sentence each, with the remedy; nothing where nothing does.
 pub fn cuda_lacks() -> Vec<String> {
     cuda::lacks()
+}
+
+/// Measures on a CUDA device by which algorithm each product is fastest that a trainer of the model under these options
+/// would ask for: the table for [`TrainerOptions::products`].
+///
+/// Errors: the device that the options choose is none of CUDA's (`InvalidArgument`), is not there, or cannot compute the
+/// model; the options are no good.
+pub fn calibrate_products(config: &ModelConfig, options: &TrainerOptions) -> Result<Table> {
+    let DeviceChoice::Cuda(ordinal) = options.device else {
+        return Err(Error::argument(format!(
+            "a table of products is of a CUDA device, not of `{}`: --device cuda, or cuda: and a number",
+            options.device
+        )));
+    };
+    config.validate()?;
+    workspace::supports(&config.dims, options.shape)?;
+    let numeric = options.numeric(&Layout::new(config), options.device.storage())?;
+    cuda::table(ordinal, &products(&config.dims, numeric.shape, numeric.logits_chunk))
 }
 
 /// What kernels are made with.
@@ -163,6 +182,7 @@ mod cuda {
     use crate::ops::cuda::table::Table;
     use crate::sys::cuda::cublaslt::CublasLt;
 
+    pub use crate::ops::cuda::measure::table;
     pub use crate::sys::cuda::device_count;
 
     pub fn infos() -> Vec<DeviceInfo> {
@@ -202,6 +222,8 @@ mod cuda {
 
     use super::{Backend, CudaOptions, DeviceInfo};
     use crate::base::{Error, Result, Status};
+    use crate::ops::cuda::product::Product;
+    use crate::ops::cuda::table::Table;
 
     const LACKS: &str = "this library was built without CUDA kernels: build it where a CUDA toolkit is found, whose \
                          folder CUDA_HOME names (HZ_CUDA=require says why one is not)";
@@ -218,9 +240,17 @@ mod cuda {
         vec![LACKS.to_string()]
     }
 
+    pub fn table(ordinal: usize, _products: &[Product]) -> Result<Table> {
+        Err(unusable(ordinal))
+    }
+
     pub fn open(ordinal: usize, _options: CudaOptions, _products_file: Option<&Path>) -> Result<Backend> {
+        Err(unusable(ordinal))
+    }
+
+    fn unusable(ordinal: usize) -> Error {
         let message = format!("device cuda:{ordinal} cannot be used: {LACKS}; --device cpu runs without");
-        Err(Error::new(Status::DeviceUnavailable, message))
+        Error::new(Status::DeviceUnavailable, message)
     }
 }
 

@@ -78,7 +78,9 @@ mod task;
 mod trainer;
 mod tuning;
 
-pub use backend::{Backend, DeviceChoice, KernelsSetting, MakeKernels, cuda_lacks, devices};
+pub use backend::{
+    Backend, DeviceChoice, KernelsSetting, MakeKernels, calibrate_products, cuda_lacks, devices,
+};
 pub use batch::Batch;
 pub use options::{AdamOptions, TrainerOptions};
 pub use pieces::{Piece, PieceJob};

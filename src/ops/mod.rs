@@ -122,6 +122,9 @@ pub trait Kernels: Send + Sync {
     /// The type activations are stored in.
     fn storage(&self) -> DType;
 
+    /// What decides the order of sums: kernels that give the same text here give the same bits, wherever they run.
+    fn arithmetic(&self) -> String;
+
     /// The first failure since this was last asked, naming the operation; asked once a task. On a device whose work
     /// is queued, what fails later than its launch shows where the device is waited for.
     fn outcome(&self) -> Result<()> {

@@ -75,7 +75,7 @@ impl Resume {
         numeric: &Map<String, Value>,
     ) -> Result<Loader> {
         let plan = Trainer::plan_for(model, &options.trainer)?;
-        let mut given = checkpoint::numeric(&plan, &options.trainer.adam, options.trainer.clip);
+        let mut given = checkpoint::planned(&plan, &options.trainer.adam, options.trainer.clip);
         given.extend(numeric.clone());
         self.checkpoint.agrees(model, &given, &self.changes)?;
         let manifest = self.checkpoint.manifest();

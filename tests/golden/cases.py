@@ -135,7 +135,7 @@ class Micro:
     docs: torch.Tensor | None  # i32 [B, T]
 
     def effective_weights(self) -> torch.Tensor:
-        given = torch.ones(self.targets.shape) if self.weights is None else self.weights
+        given = torch.ones_like(self.targets, dtype=torch.float32) if self.weights is None else self.weights
         return torch.where(self.targets == IGNORED, 0.0, given)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from cases import IGNORED, Case, Micro, parameter_shapes
 
@@ -14,11 +13,12 @@ from cases import IGNORED, Case, Micro, parameter_shapes
 
 def positions_and_mask(micro: Micro, window: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions i64 [B, T] that restart in every document; bool [B, T, T], true where a row attends in a layer."""
-    B, T = micro.tokens.shape
-    docs = torch.zeros(B, T, dtype=torch.int32) if micro.docs is None else micro.docs
+    T = micro.tokens.shape[1]
+    docs = torch.zeros_like(micro.tokens) if micro.docs is None else micro.docs
     same = docs[:, :, None] == docs[:, None, :]
-    visible = same & torch.ones(T, T, dtype=torch.bool).tril()
-    near = torch.ones(T, T, dtype=torch.bool).triu(1 - window) if window else True
+    all_pairs = torch.ones(T, T, dtype=torch.bool, device=docs.device)
+    visible = same & all_pairs.tril()
+    near = all_pairs.triu(1 - window) if window else True
     return visible.sum(-1) - 1, visible & near
 
 
@@ -26,6 +26,8 @@ class Reference:
     """The family's class in f32 with eager attention. Without documents it builds its own masks."""
 
     def __init__(self, case: Case):
+        from transformers import AutoConfig, AutoModelForCausalLM  # not everybody who has torch has it
+
         self.case = case
         config = AutoConfig.for_model(case.family or "llama", **arguments(case), attn_implementation="eager")
         self.model = AutoModelForCausalLM.from_config(config).float().train()
@@ -72,13 +74,13 @@ class Naive(Reference):
 
 
 class Plain:
-    """The same decoder written out from its formulas, in f64 throughout."""
+    """The same decoder written out from its formulas, in f64 throughout, or in another type and on another device."""
 
-    def __init__(self, case: Case):
-        self.case = case
+    def __init__(self, case: Case, dtype=torch.float64, device="cpu"):
+        self.case, self.dtype, self.device = case, dtype, device
 
     def load(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        self.weights = {name: w.double().requires_grad_() for name, w in weights.items()}
+        self.weights = {name: w.to(self.device, self.dtype).requires_grad_() for name, w in weights.items()}
         return self.weights
 
     def logits(self, micro: Micro) -> torch.Tensor:
@@ -123,12 +125,15 @@ def frequencies(case: Case) -> torch.Tensor:
 def plain_logits(case: Case, w: dict[str, torch.Tensor], micro: Micro) -> torch.Tensor:
     B, T = micro.tokens.shape
     H, G, D = case.H, case.G, case.D
+    dtype = w["model.norm.weight"].dtype
+    wide = torch.promote_types(dtype, torch.float32)  # where bf16 models sum and norm
     positions, _ = positions_and_mask(micro)
-    angle = positions[:, None, :, None] * frequencies(case)
-    cos, sin = angle.cos(), angle.sin()
+    angle = positions[:, None, :, None] * frequencies(case).to(positions.device)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
 
     def rmsnorm(x, weight):
-        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + case.norm_eps) * weight
+        x = x.to(wide)
+        return (x * torch.rsqrt((x * x).mean(-1, keepdim=True) + case.norm_eps)).to(dtype) * weight
 
     def heads(x, count):
         return x.view(B, T, count, D).transpose(1, 2)
@@ -148,12 +153,12 @@ def plain_logits(case: Case, w: dict[str, torch.Tensor], micro: Micro) -> torch.
         k = rotate(normed(heads(linear(h, "self_attn.k_proj"), G), "self_attn.k_norm")).repeat_interleave(H // G, 1)
         v = heads(linear(h, "self_attn.v_proj"), G).repeat_interleave(H // G, 1)
         scores = (q @ k.transpose(2, 3) / math.sqrt(D)).masked_fill(~visible[:, None], -math.inf)
-        out = (scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, H * D)
+        out = (scores.softmax(-1, dtype=wide).to(dtype) @ v).transpose(1, 2).reshape(B, T, H * D)
         x = x + linear(out, "self_attn.o_proj")
         h = rmsnorm(x, p("post_attention_layernorm"))
         x = x + linear(F.silu(linear(h, "mlp.gate_proj")) * linear(h, "mlp.up_proj"), "mlp.down_proj")
     x = rmsnorm(x, w["model.norm.weight"])
-    return x @ w["model.embed_tokens.weight" if case.tied else "lm_head.weight"].T
+    return (x @ w["model.embed_tokens.weight" if case.tied else "lm_head.weight"].T).to(wide)
 
 
 def round_to_bf16(master: torch.Tensor) -> torch.Tensor:

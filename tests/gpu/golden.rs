@@ -1,5 +1,10 @@
 //! PyTorch's golden models whose heads the kernels take: as near to its f32 run as three times the distance that its own
-//! bf16 run has.
+//! bf16 run has. Where `HZ_GOLDEN_OUT` names a folder, what the first step came to, on a GPU where there is one, is left there for `pytorch.py`.
+
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 use crate::case::Case;
 use crate::rig::{self, Rig};
@@ -11,6 +16,21 @@ const TIMES: f64 = 3.0;
 const STEP: f64 = 1.0 / 256.0;
 /// Of a loss, in which the roundings of many rows mostly cancel.
 const LOSS_STEP: f64 = STEP / 8.0;
+
+/// Loss and gradients of the first step, for others to compare.
+fn leave(name: &str, loss: f64, gradients: &[(String, Vec<f32>)]) {
+    let Some(folder) = std::env::var_os("HZ_GOLDEN_OUT") else { return };
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let mut tensors = vec![("loss".to_owned(), Dtype::F64, vec![1], loss.to_le_bytes().to_vec())];
+    for (tensor, values) in gradients {
+        tensors.push((format!("grad.{tensor}"), Dtype::F32, vec![values.len()], bytes(values)));
+    }
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).expect("as many bytes as the shape says"))
+    });
+    let path = Path::new(&folder).join(format!("{name}.safetensors"));
+    safetensors::serialize_to_file(views, None, &path).expect("a file");
+}
 
 fn largest(values: &[f32]) -> f64 {
     values.iter().fold(0.0, |max, value| max.max(f64::from(value.abs())))
@@ -46,6 +66,7 @@ fn golden_models_are_as_near_to_pytorch_as_its_own_bf16() {
                 if step > 0 {
                     continue;
                 }
+                let mut gradients = Vec::new();
                 for tensor in case.tensor_names() {
                     let want = case.f32(&format!("grad.{tensor}"));
                     let naive = f64::from(case.f32(&format!("bf16.grad.{tensor}"))[0]);
@@ -60,7 +81,9 @@ fn golden_models_are_as_near_to_pytorch_as_its_own_bf16() {
                             "{name}, gradient of {tensor}[{index}]: {got} on {rig:?}, PyTorch has {want}, bound {bound:e}"
                         );
                     }
+                    gradients.push((tensor, got));
                 }
+                leave(name, report.loss, &gradients);
             }
             println!(
                 "{name} on {rig:?}: losses take {:.2} of their bound, gradients {:.2}",

@@ -20,7 +20,7 @@ fn a_pack_is_made_and_rehearsed() {
     let pack = out.path().join("horizon-gpu");
     assert!(pack.join("tests/gpu").is_file(), "this very program is packed");
     // What takes no time to rehearse; the rest runs the same way.
-    let stages = ["machine", "c", "golden", "transfer", "step_0.5b", "learns_500"];
+    let stages = ["machine", "kernels", "c", "golden", "transfer", "step_0.5b", "learns_500"];
     let said = run(Command::new(pack.join("run")).arg("--rehearse").args(stages));
     let report = std::fs::read_to_string(pack.join("report/report.md")).expect("a report");
     for stage in stages {

@@ -1,5 +1,5 @@
 // The calls of cuBLASLt that the house makes, for host memory: what the manual says they do, plainly, and a refusal of what we never
-// mean. One algorithm, which wants some workspace and leaves NaNs there.
+// mean. A few algorithms, alike but for the workspace that they want and leave NaNs in.
 #include <cublasLt.h>
 #include <cstdint>
 #include <cstdio>
@@ -19,6 +19,11 @@ struct Preference {
     uint32_t sums = ~0u, alignment[4] = {256, 256, 256, 256};  // the documented defaults
 };
 constexpr uint64_t kAlgorithm = 0x656d756c61746564, kWorkspace = 4096;
+constexpr int kAlgorithms = 3;  // the words of one: kAlgorithm, and its number
+bool known(const cublasLtMatmulAlgo_t* algorithm) {
+    return algorithm && algorithm->data[0] == kAlgorithm && algorithm->data[1] < kAlgorithms;
+}
+size_t workspace_of(const cublasLtMatmulAlgo_t* algorithm) { return kWorkspace * (algorithm->data[1] + 1); }
 
 cublasStatus_t refuse(const char* what) {
     fprintf(stderr, "emulated cuBLASLt: %s\n", what);
@@ -52,10 +57,11 @@ const char* fault(const Operation& op, const Matrix& a, const Matrix& b, const M
         if (m->stride < int64_t(m->rows)) return "columns overlap";
     return nullptr;
 }
-void answer(cublasLtMatmulHeuristicResult_t* result) {
+void answer(cublasLtMatmulHeuristicResult_t* result, uint64_t number) {
     memset(result, 0, sizeof *result);
     result->algo.data[0] = kAlgorithm;
-    result->workspaceSize = kWorkspace;
+    result->algo.data[1] = number;
+    result->workspaceSize = workspace_of(&result->algo);
     result->state = CUBLAS_STATUS_SUCCESS;
 }
 }  // namespace
@@ -134,8 +140,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     if (p.sums & CUBLASLT_REDUCTION_SCHEME_INPLACE) return refuse("sums in place have no order");
     for (uint32_t alignment : p.alignment)
         if (alignment > 16) return refuse("no more than 16 bytes of alignment are promised");
-    *found = p.workspace >= kWorkspace && wanted > 0;
-    if (*found) answer(results);
+    for (*found = 0; *found < wanted && *found < kAlgorithms && p.workspace >= kWorkspace * (*found + 1); ++*found)
+        answer(results + *found, uint64_t(*found));
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
@@ -143,8 +149,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t de
                                        cublasLtMatmulHeuristicResult_t* result) {
     const auto& op = *reinterpret_cast<const Operation*>(desc);
     if (const char* why = fault(op, matrix(a), matrix(b), matrix(c), matrix(d))) return refuse(why);
-    if (algorithm->data[0] != kAlgorithm) return refuse("an unknown algorithm");
-    answer(result);
+    if (!known(algorithm)) return refuse("an unknown algorithm");
+    answer(result, algorithm->data[1]);
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* alpha, const void* A, cublasLtMatrixLayout_t a_layout,
@@ -154,10 +160,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     const auto& op = *reinterpret_cast<const Operation*>(desc);
     const Matrix &a = matrix(a_layout), &b = matrix(b_layout), &d = matrix(d_layout);
     if (const char* why = fault(op, a, b, matrix(c_layout), d)) return refuse(why);
-    if (!algorithm || algorithm->data[0] != kAlgorithm) return refuse("an unknown algorithm");
-    if (workspace_bytes < kWorkspace || uintptr_t(workspace) % 256) return refuse("the workspace");
+    if (!known(algorithm)) return refuse("an unknown algorithm");
+    if (workspace_bytes < workspace_of(algorithm) || uintptr_t(workspace) % 256) return refuse("the workspace");
     if ((uintptr_t(A) | uintptr_t(B) | uintptr_t(C) | uintptr_t(D)) % 16) return refuse("alignment");
-    memset(workspace, 0xff, kWorkspace);
+    memset(workspace, 0xff, workspace_of(algorithm));
     const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
     const uint64_t depth = columns(a, op.a);
     for (uint64_t column = 0; column < d.columns; ++column)

@@ -52,6 +52,10 @@ impl Kernels for StreamKernels {
         CpuKernels::STORAGE
     }
 
+    fn arithmetic(&self) -> String {
+        self.cpu.arithmetic()
+    }
+
     fn outcome(&self) -> Result<()> {
         self.failed.lock().take().map_or(Ok(()), Err)
     }

@@ -3,18 +3,41 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use horizon::base::{Error, Result};
-use horizon::engine::calibrate;
+use horizon::base::{Error, Result, Shape};
+use horizon::engine::{TrainerOptions, calibrate, calibrate_products};
 use horizon::host::{Limits, processor_name};
 use horizon::plan::{Description, Storage};
 use serde_json::Value;
 
 use crate::measure::measure;
 use crate::options::CalibrateOptions;
-use crate::print;
+use crate::{plan, print};
 
-/// Measures this machine's CPU device and describes it.
+/// Measures what the options name: the products of a model on CUDA, or this machine's CPU device.
 pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
+    let text = match &options.products {
+        Some(model) => products(options, model)?,
+        None => describe(options)?,
+    };
+    match &options.out {
+        Some(path) => fs::write(path, text).map_err(|error| Error::writing(path, &error)),
+        None => print(text.as_bytes()),
+    }
+}
+
+/// The table of algorithms by which a CUDA device multiplies for a model.
+fn products(options: &CalibrateOptions, model: &str) -> Result<String> {
+    let config = plan::model(model)?;
+    let trainer = TrainerOptions {
+        device: options.device,
+        shape: Shape { b: options.micro_batch, t: options.seq_len },
+        ..TrainerOptions::default()
+    };
+    Ok(calibrate_products(&config, &trainer)?.to_json() + "\n")
+}
+
+/// This machine's CPU device, measured and described.
+fn describe(options: &CalibrateOptions) -> Result<String> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = options.threads.unwrap_or(cores);
     let rates = calibrate::calibrate(threads)?;
@@ -45,8 +68,5 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
         rates,
         sources,
     };
-    match &options.out {
-        Some(path) => fs::write(path, described.to_json()).map_err(|error| Error::writing(path, &error)),
-        None => print(described.to_json().as_bytes()),
-    }
+    Ok(described.to_json())
 }

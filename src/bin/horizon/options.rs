@@ -102,6 +102,19 @@ pub struct CalibrateOptions {
     /// CPU threads that share a job [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
+    /// Measure a CUDA device instead: by which algorithm each product of this model, a Hugging Face folder or a shape by
+    /// name, takes the least time there; the table goes to --out, for `train --products`
+    #[arg(long, value_name = "DIR|SHAPE")]
+    pub products: Option<String>,
+    /// With --products, the device: cuda, or cuda:I for the I-th
+    #[arg(long, default_value = "cuda", value_parser = parse_device, requires = "products")]
+    pub device: DeviceChoice,
+    /// With --products, tokens of a sequence
+    #[arg(long, value_name = "S", default_value_t = 1024, value_parser = positive, requires = "products")]
+    pub seq_len: usize,
+    /// With --products, sequences of a micro-batch
+    #[arg(long, value_name = "B", default_value_t = 8, value_parser = positive, requires = "products")]
+    pub micro_batch: usize,
 }
 
 #[derive(Args, Debug)]

@@ -37,7 +37,7 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
 }
 
 /// A shape by name, or a folder's.
-fn model(name_or_folder: &str) -> Result<ModelConfig> {
+pub fn model(name_or_folder: &str) -> Result<ModelConfig> {
     if let Some(config) = shape(name_or_folder) {
         return Ok(config);
     }

@@ -68,6 +68,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let mut run_options = run_options(&options, &model, seq_len, builtin);
     run_options.save = save_options(&options, said, &run_options, checkpoint.as_ref())?;
     let planned = place(&options, &model, &mut run_options.trainer)?;
+    let products = run_options.trainer.products.clone();
     let (windows, parameters) = (data.windows(), model.layout.parameters());
     let held_out = match &val {
         Some(val) if options.val_fraction.is_some() => format!(", {} held out", val.windows()),
@@ -106,7 +107,11 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
             _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
         },
     ));
-    progress.say(&format!("device {}", run.trainer().device().name));
+    let by = match &products {
+        Some(file) if !run.trainer().plan().shares_memory() => format!(", products by {}", file.display()),
+        _ => String::new(),
+    };
+    progress.say(&format!("device {}{by}", run.trainer().device().name));
     progress.say(planned.summary().trim_end());
     progress.say(run.trainer().plan().to_string().trim_end());
     let ended = run.train(&mut progress, &stop);

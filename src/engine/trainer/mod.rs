@@ -207,6 +207,11 @@ impl Trainer {
         self.runner.device.info()
     }
 
+    /// What decides the order of sums, see [`Kernels::arithmetic`](crate::ops::Kernels::arithmetic).
+    pub fn arithmetic(&self) -> String {
+        self.runner.kernels.arithmetic()
+    }
+
     /// Every byte, by name.
     pub fn plan(&self) -> &Plan {
         &self.runner.plan

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
-use crate::host::Pool;
+use crate::host::{Isa, Pool};
 use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
 
 use rope::RotationTable;
@@ -69,6 +69,11 @@ fn out_elements(sizes: &Linear) -> usize {
 impl Kernels for CpuKernels {
     fn storage(&self) -> DType {
         Self::STORAGE
+    }
+
+    fn arithmetic(&self) -> String {
+        // Products take the best instructions there are; the rest is the same with all.
+        format!("cpu with {}", Isa::best())
     }
 
     fn embed_forward(

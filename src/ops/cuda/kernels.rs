@@ -157,6 +157,10 @@ impl Kernels for CudaKernels {
         Self::STORAGE
     }
 
+    fn arithmetic(&self) -> String {
+        self.products.arithmetic()
+    }
+
     fn outcome(&self) -> Result<()> {
         self.failed.lock().take().map_or(Ok(()), Err)
     }

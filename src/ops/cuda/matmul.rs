@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Result};
 use crate::device::DeviceSpan;
@@ -20,6 +21,9 @@ use crate::sys::cuda::{Stream, fill};
 /// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
 /// more: an algorithm that needs more would be chosen by placement.
 pub const ALIGNMENT: usize = 16;
+
+/// What every algorithm must do with.
+const LIMITS: Limits = Limits { workspace_bytes: WORKSPACE_BYTES, alignment: ALIGNMENT };
 
 /// The products of one device.
 pub struct Products {
@@ -65,6 +69,13 @@ impl Products {
             table.insert(self.key(product), plan.choice);
         }
         table
+    }
+
+    /// The device, the library, and a checksum of the table.
+    pub fn arithmetic(&self) -> String {
+        let library = self.handle.library().version();
+        let table = xxh3_64(self.table.to_json().as_bytes());
+        format!("{} with cuBLASLt {library} by table {table:016x}", self.device)
     }
 
     /// Forward: `out [N, M] = x [N, K] · weight [M, K]ᵀ`, plus `residual`, laid out as `out` and maybe `out` itself.
@@ -134,6 +145,18 @@ impl Products {
         stream: &Stream,
     ) -> Result<()> {
         let plan = self.plan(product)?;
+        self.multiply(product, &plan.descriptors, &plan.choice, [out, a, b], added, stream)
+    }
+
+    fn multiply(
+        &self,
+        product: &Product,
+        descriptors: &Descriptors,
+        choice: &Choice,
+        [out, a, b]: [DeviceSpan; 3],
+        added: Option<DeviceSpan>,
+        stream: &Stream,
+    ) -> Result<()> {
         let operands = product.operands();
         let given = [(out, operands.out), (a, operands.a.matrix), (b, operands.b.matrix)];
         for (span, matrix) in given.into_iter().chain(added.map(|added| (added, operands.out))) {
@@ -148,8 +171,8 @@ impl Products {
         // law of `ops`); the workspace is this value's, and its users share a stream.
         unsafe {
             self.handle.multiply(
-                &plan.descriptors,
-                &plan.choice.algorithm,
+                descriptors,
+                &choice.algorithm,
                 out.address(),
                 added.map(|added| added.address().cast_const()),
                 a.address(),
@@ -162,6 +185,32 @@ impl Products {
         .map_err(|error| error.within(format_args!("{product:?}")))
     }
 
+    /// The algorithm by which a product takes the least time, of the first `most` of the library's heuristic under the
+    /// limits that [`Products::prepare`] gives it; of equals the first. `operands` are the output and the factors a and b,
+    /// long enough; the output is overwritten. `clock` runs what it is given as often as it likes, waits for it and says
+    /// how long one took.
+    pub fn fastest(
+        &self,
+        product: &Product,
+        most: usize,
+        [out, a, b]: [DeviceSpan; 3],
+        stream: &Stream,
+        clock: &mut dyn FnMut(&dyn Fn() -> Result<()>) -> Result<u64>,
+    ) -> Result<(Key, Choice)> {
+        let descriptors = self.describe(product)?;
+        let added = product.add.then_some(out);
+        let mut best: Option<(u64, Choice)> = None;
+        for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
+            let choice = Choice { algorithm, workspace_bytes };
+            let ns = clock(&|| self.multiply(product, &descriptors, &choice, [out, a, b], added, stream))?;
+            if best.is_none_or(|(least, _)| ns < least) {
+                best = Some((ns, choice));
+            }
+        }
+        let (_, choice) = best.ok_or_else(|| Error::internal("no algorithm was tried"))?;
+        Ok((self.key(product), choice))
+    }
+
     fn plan(&self, product: &Product) -> Result<Arc<Plan>> {
         if let Some(plan) = self.plans.lock().get(product) {
             return Ok(plan.clone());
@@ -170,7 +219,7 @@ impl Products {
         Ok(self.plans.lock().entry(*product).or_insert(plan).clone())
     }
 
-    fn make(&self, product: &Product) -> Result<Plan> {
+    fn describe(&self, product: &Product) -> Result<Descriptors> {
         product.check()?;
         let layout = |matrix: ColumnMajor| Layout {
             dtype: matrix.dtype,
@@ -179,20 +228,23 @@ impl Products {
             stride: matrix.stride,
         };
         let operands = product.operands();
-        let descriptors = Descriptors::new(
+        Descriptors::new(
             self.handle.library(),
             (layout(operands.a.matrix), operands.a.transpose),
             (layout(operands.b.matrix), operands.b.transpose),
             layout(operands.out),
-        )?;
+        )
+    }
+
+    fn make(&self, product: &Product) -> Result<Plan> {
+        let descriptors = self.describe(product)?;
         let choice = match self.table.get(&self.key(product)) {
             Some(choice) => {
                 let workspace_bytes = self.handle.workspace_of(&descriptors, &choice.algorithm)?;
                 Choice { workspace_bytes, ..choice }
             }
             None => {
-                let limits = Limits { workspace_bytes: WORKSPACE_BYTES, alignment: ALIGNMENT };
-                let (algorithm, workspace_bytes) = self.handle.first_algorithm(&descriptors, limits)?;
+                let (algorithm, workspace_bytes) = self.handle.algorithms(&descriptors, LIMITS, 1)?[0];
                 Choice { algorithm, workspace_bytes }
             }
         };

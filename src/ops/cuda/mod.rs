@@ -9,6 +9,8 @@ mod heads;
 mod kernels;
 #[cfg(hz_cuda)]
 pub mod matmul;
+#[cfg(hz_cuda)]
+pub mod measure;
 pub mod product;
 pub mod table;
 pub mod workspace;

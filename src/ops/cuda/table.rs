@@ -1,7 +1,7 @@
 //! Which algorithm multiplies which shape: a table keyed by device, library version and product. Pure.
 //!
-//! `horizon calibrate` measures and writes it; a checkpoint holds the part that its run used. Opening a trainer
-//! measures nothing, so the same table gives the same bits. As a file it lies beside the description of its machine:
+//! `horizon calibrate` measures and writes it; a checkpoint holds its checksum, so that a run goes on by the same. Opening a
+//! trainer measures nothing, so the same table gives the same bits. As a file it lies beside the description of its machine:
 //! `here.json` and `here.products.json`.
 
 use std::collections::{BTreeMap, BTreeSet};

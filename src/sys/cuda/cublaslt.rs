@@ -226,7 +226,7 @@ pub struct Layout {
     pub stride: usize,
 }
 
-/// What an algorithm may be, for [`Handle::first_algorithm`].
+/// What an algorithm may be, for [`Handle::algorithms`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of workspace at most.
@@ -250,10 +250,15 @@ impl Handle {
         &self.library
     }
 
-    /// The algorithm that the library's heuristic puts first, and its workspace in bytes. Sums of parts of a
-    /// product are made in f32 in the workspace, in a fixed order, or not at all: neither in the output (whose
-    /// order would depend on timing) nor in the output's type.
-    pub fn first_algorithm(&self, product: &Descriptors, limits: Limits) -> Result<(Algorithm, usize)> {
+    /// The algorithms that the library's heuristic thinks best, the best first, at least one and at most so many, each
+    /// with its workspace in bytes. Sums of parts of a product are made in f32 in the workspace, in a fixed order, or not
+    /// at all: neither in the output (whose order would depend on timing) nor in the output's type.
+    pub fn algorithms(
+        &self,
+        product: &Descriptors,
+        limits: Limits,
+        most: usize,
+    ) -> Result<Vec<(Algorithm, usize)>> {
         let functions = &self.library.functions;
         let mut preference = ptr::null_mut();
         // SAFETY: the library writes a new preference, destroyed below.
@@ -268,7 +273,7 @@ impl Handle {
             self.library.check(status, "state a preference of algorithms")
         };
         let alignment = limits.alignment as u32;
-        let mut found = NOTHING;
+        let mut found = vec![NOTHING; most];
         let mut count: c_int = 0;
         let asked = set(cu::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &limits.workspace_bytes.to_ne_bytes())
             .and_then(|()| {
@@ -281,7 +286,7 @@ impl Handle {
             .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment.to_ne_bytes()))
             .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment.to_ne_bytes()))
             .and_then(|()| {
-                // SAFETY: all descriptors are live; there is room for the one result asked for.
+                // SAFETY: all descriptors are live; there is room for as many results as are asked for.
                 let status = unsafe {
                     (functions.cublasLtMatmulAlgoGetHeuristic)(
                         self.raw,
@@ -291,8 +296,8 @@ impl Handle {
                         product.out,
                         product.out,
                         preference,
-                        1,
-                        &mut found,
+                        c_int::try_from(found.len()).unwrap_or(c_int::MAX),
+                        found.as_mut_ptr(),
                         &mut count,
                     )
                 };
@@ -301,12 +306,14 @@ impl Handle {
         // SAFETY: made above, destroyed once, used by nobody after.
         unsafe { (functions.cublasLtMatmulPreferenceDestroy)(preference) };
         asked?;
-        if count == 0 {
+        found.truncate(usize::try_from(count).unwrap_or(0));
+        let Some(first) = found.first() else {
             let what = format!("no algorithm of {:?} does this product", self.library);
             return Err(Error::new(Status::Unsupported, what));
-        }
-        self.library.check(found.state, "choose an algorithm")?;
-        Ok((found.algo.data, found.workspaceSize))
+        };
+        self.library.check(first.state, "choose an algorithm")?;
+        let good = found.iter().filter(|one| one.state == cu::CUBLAS_STATUS_SUCCESS);
+        Ok(good.map(|one| (one.algo.data, one.workspaceSize)).collect())
     }
 
     /// The workspace in bytes that an algorithm needs for a product; an error when it cannot do it here.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::base::{Error, Result};
-use crate::engine::AdamOptions;
+use crate::engine::{AdamOptions, Trainer};
 use crate::model::{ModelConfig, RopeScaling};
 use crate::plan::Plan;
 use crate::train::checkpoint::manifest::Manifest;
@@ -75,14 +75,19 @@ fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -
     differing.map(sentence).collect()
 }
 
-/// What changes the bits of a trainer's steps, under the names of the command's options: `device`, `mode`, `micro-batch`,
-/// `seq-len`, `logits-chunk`, `grad-dtype`, `clip`, `weight-decay`, `beta1`, `beta2`, `eps`. Whoever feeds a trainer adds
-/// what else does.
-pub fn numeric(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value> {
+/// What changes the bits of a trainer's steps: [what was planned](planned), and as `device` its
+/// [arithmetic](Trainer::arithmetic). Whoever feeds a trainer adds what else does.
+pub fn numeric(trainer: &Trainer) -> Map<String, Value> {
+    let mut fields = planned(trainer.plan(), &trainer.adam(), trainer.clip());
+    fields.insert("device".to_owned(), trainer.arithmetic().into());
+    fields
+}
+
+/// The part of it that is known before a trainer is opened, under the names of the command's options: `mode`,
+/// `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`, `weight-decay`, `beta1`, `beta2`, `eps`.
+pub fn planned(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value> {
     let numeric = &plan.policy.numeric;
     let fields = json!({
-        // Sums are taken in another order on another kind of device.
-        "device": if plan.shares_memory() { "cpu" } else { "cuda" },
         "mode": plan.policy.mode.name(),
         "micro-batch": numeric.shape.b,
         "seq-len": numeric.shape.t,

@@ -32,7 +32,7 @@ mod manifest;
 mod read;
 mod write;
 
-pub use agree::{Changes, numeric};
+pub use agree::{Changes, numeric, planned};
 pub use folder::Checkpoints;
 pub use manifest::{Manifest, SpanSums, StoredFile, UnitFile};
 pub use read::{Checkpoint, open};

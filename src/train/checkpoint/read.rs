@@ -123,7 +123,7 @@ impl Checkpoint {
     /// [`Trainer::restore`].
     pub fn restore_into(&self, trainer: &mut Trainer, changes: &Changes, progress: Progress) -> Result<()> {
         let manifest = &self.manifest;
-        let given = numeric(trainer.plan(), &trainer.adam(), trainer.clip());
+        let given = numeric(trainer);
         self.agrees(trainer.config(), &given, changes)?;
         let given = trainer.layout().units.iter().map(|unit| unit.elements as u64);
         if !manifest.units.iter().map(|unit| unit.elements).eq(given) {

@@ -49,7 +49,7 @@ impl Checkpoints {
     /// Errors: too little space (`DiskFull`), or the folder cannot be written to.
     pub fn writer(self: &Arc<Self>, trainer: &Trainer, note: Note) -> Result<Box<Writer>> {
         let stats = trainer.stats();
-        let mut fields = numeric(trainer.plan(), &trainer.adam(), trainer.clip());
+        let mut fields = numeric(trainer);
         fields.extend(note.numeric);
         let mode = trainer.plan().policy.mode;
         let manifest = Manifest::begin(Said {
