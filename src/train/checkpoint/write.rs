@@ -1,9 +1,9 @@
 //! The sink that writes a checkpoint.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
+use crossbeam_channel::{Sender, unbounded};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -54,7 +54,7 @@ struct Syncing {
 
 impl Syncing {
     fn start() -> Result<Syncing> {
-        let (files, written) = channel::<SizedFile>();
+        let (files, written) = unbounded::<SizedFile>();
         let thread = thread::Builder::new()
             .name("horizon-sync".to_owned())
             .spawn(move || written.iter().try_for_each(|file| file.sync()))
