@@ -9,6 +9,7 @@ use crate::engine::{AdamOptions, Trainer};
 use crate::model::{ModelConfig, RopeScaling};
 use crate::plan::Plan;
 use crate::train::checkpoint::manifest::Manifest;
+use crate::train::hf::shortest;
 
 /// Names of [`Manifest::numeric`] whose values may differ from the checkpoint's: the run goes on, and not bit for bit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,7 +115,7 @@ pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
         "vocab_size": dims.v,
         "num_hidden_layers": dims.l,
         "tie_word_embeddings": config.tied,
-        "rms_norm_eps": config.norm_eps,
+        "rms_norm_eps": shortest(config.norm_eps),
         "rope_theta": config.rope_theta,
         "rope_scaling": match config.rope_scaling {
             RopeScaling::None => Value::Null,

@@ -14,6 +14,7 @@ mod weights;
 
 pub use companions::Companions;
 pub use config::FolderConfig;
+pub(in crate::train) use config::shortest;
 pub use export::{ExportTarget, MARKER, Progress, SHARD_BYTES, export, export_bytes, unwatched};
 pub use family::{FAMILIES, Family};
 pub use index::Index;

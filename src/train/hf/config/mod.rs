@@ -171,7 +171,7 @@ const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
 /// An f32 as the f64 with its shortest decimal form: 1e-5, not 0.000009999999747378752.
-fn shortest(value: f32) -> f64 {
+pub(in crate::train) fn shortest(value: f32) -> f64 {
     value.to_string().parse().expect("a printed f32 is an f64")
 }
 
