@@ -22,6 +22,9 @@ use crate::sys::cuda::{Stream, fill};
 /// more: an algorithm that needs more would be chosen by placement.
 pub const ALIGNMENT: usize = 16;
 
+/// Runs what it is given as often as it likes, waits for it and says how many nanoseconds one run took.
+pub type Clock<'a> = dyn FnMut(&dyn Fn() -> Result<()>) -> Result<u64> + 'a;
+
 /// What every algorithm must do with.
 const LIMITS: Limits = Limits { workspace_bytes: WORKSPACE_BYTES, alignment: ALIGNMENT };
 
@@ -187,15 +190,14 @@ impl Products {
 
     /// The algorithm by which a product takes the least time, of the first `most` of the library's heuristic under the
     /// limits that [`Products::prepare`] gives it; of equals the first. `operands` are the output and the factors a and b,
-    /// long enough; the output is overwritten. `clock` runs what it is given as often as it likes, waits for it and says
-    /// how long one took.
+    /// long enough; the output is overwritten.
     pub fn fastest(
         &self,
         product: &Product,
         most: usize,
         [out, a, b]: [DeviceSpan; 3],
         stream: &Stream,
-        clock: &mut dyn FnMut(&dyn Fn() -> Result<()>) -> Result<u64>,
+        clock: &mut Clock,
     ) -> Result<(Key, Choice)> {
         let descriptors = self.describe(product)?;
         let added = product.add.then_some(out);
