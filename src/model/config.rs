@@ -47,6 +47,9 @@ pub struct Window {
     pub layers: Vec<bool>,
 }
 
+/// More layers than any decoder has: what a layout takes for their names stays far below what a model takes.
+pub const LAYERS_MAX: usize = 1 << 16;
+
 impl ModelConfig {
     /// A plain Llama of these sizes: untied, ε 1e-5, RoPE base 10000 and not scaled, sequences up to 2048, no bias,
     /// no QK norm, no window.
@@ -90,11 +93,15 @@ impl ModelConfig {
             ("num_hidden_layers", l),
             ("max_position_embeddings", self.positions_max),
         ];
-        // Far beyond any decoder, and small enough that no product of three sizes overflows.
-        const SIZE_MAX: usize = 1 << 20;
         for (name, size) in sizes {
-            if size == 0 || (size > SIZE_MAX && name != "max_position_embeddings") {
-                return Err(Error::argument(format!("{name} is {size}; it must be 1 … {SIZE_MAX}")));
+            let most = match name {
+                "max_position_embeddings" => usize::MAX,
+                "num_hidden_layers" => LAYERS_MAX,
+                // Far beyond any decoder, and small enough that no product of three sizes overflows.
+                _ => 1 << 20,
+            };
+            if !(1..=most).contains(&size) {
+                return Err(Error::argument(format!("{name} is {size}; it must be 1 … {most}")));
             }
         }
         if h % g != 0 {

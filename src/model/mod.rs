@@ -16,7 +16,7 @@ mod rope;
 mod scratch;
 
 pub use block::{layer_backward, layer_forward};
-pub use config::{Biases, ModelConfig, Window};
+pub use config::{Biases, LAYERS_MAX, ModelConfig, Window};
 pub use constants::Constants;
 pub use ends::{
     HeadSpans, embed_backward, embed_forward, head_backward, head_forward, head_forward_backward,

@@ -22,7 +22,7 @@ impl Bytes {
 
     /// `done` of `total` bytes have arrived. Any thread may tell, and not always in order.
     pub fn moved(&self, done: u64, total: u64) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = self.0.as_ref().filter(|bar| !bar.is_finished()) {
             bar.set_length(total);
             bar.set_position(bar.position().max(done));
             if done == total {
@@ -81,7 +81,7 @@ impl Progress {
     /// The run is over; what the line last said stays, and what is told now stands below it.
     pub fn finish(&mut self) {
         if let Kind::Bar(bar) = &self.kind {
-            bar.abandon();
+            bar.abandon_with_message(self.last.clone());
             eprintln!();
             self.kind = Kind::Lines(None);
         }
@@ -139,10 +139,7 @@ impl Observer for Progress {
 
     fn exporting(&self, done: u64, total: u64) {
         if let Kind::Bar(bar) = &self.kind {
-            bar.set_message(match done < total {
-                true => format!("exporting: {} of {}", HumanBytes(done), HumanBytes(total)),
-                false => self.last.clone(),
-            });
+            bar.set_message(format!("exporting: {} of {}", HumanBytes(done), HumanBytes(total)));
         }
     }
 

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! - **Writing**: [`Checkpoints::writer`] makes a [`Sink`](crate::engine::Sink) for [`Trainer::save`], which fills a hidden
-//!   folder on the disk lane while training goes on; `finish` syncs the files, gives the folder its name, points
-//!   `latest` at it and only then removes the oldest beyond what is kept. Whatever fails or is killed on the way, the
-//!   checkpoints before stay whole; hidden leftovers go when the folder is next opened for writing.
+//!   folder on the disk lane while training goes on, its files being synced behind it; `finish` waits for that, gives the
+//!   folder its name, points `latest` at it and only then removes the oldest beyond what is kept. Whatever fails or is
+//!   killed on the way, the checkpoints before stay whole; hidden leftovers go when the folder is next opened for writing.
 //! - **Reading**: [`open`] checks the manifest's own checksum and every file's kind and length before it trusts any of
 //!   them; [`Checkpoint::restore_into`] streams states into a trainer by its threads and checks each span's checksum on the
 //!   way. A flipped bit, wherever, is found, and its file is named.

@@ -1,7 +1,9 @@
 //! The sink that writes a checkpoint.
 
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
+use crossbeam_channel::{Sender, unbounded};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -37,9 +39,40 @@ pub struct Writer {
     checkpoints: Arc<Checkpoints>,
     manifest: Manifest,
     filling: Filling,
-    /// Open until they are synced, at the end: a file system tells an error of its own writing to who has the file open.
-    files: Vec<SizedFile>,
+    syncing: Syncing,
     chunk: Vec<u8>,
+}
+
+/// A thread that waits for the disk while further units are written: AdamW of the last unit waits for the end of the
+/// save, so little may be left to do then. A file stays open until it is synced, since that is who the file
+/// system tells of an error.
+#[derive(Debug)]
+struct Syncing {
+    files: Sender<SizedFile>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Syncing {
+    fn start() -> Result<Syncing> {
+        let (files, written) = unbounded::<SizedFile>();
+        let thread = thread::Builder::new()
+            .name("horizon-sync".to_owned())
+            .spawn(move || written.iter().try_for_each(|file| file.sync()))
+            .map_err(|error| Error::io("cannot start the thread that syncs checkpoints", &error))?;
+        Ok(Syncing { files, thread })
+    }
+
+    fn push(&self, file: SizedFile) {
+        // Nobody takes files any more once one could not be synced; `finish` tells why.
+        let _ = self.files.send(file);
+    }
+
+    fn finish(self) -> Result<()> {
+        drop(self.files);
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::internal("the thread that syncs checkpoints panicked")))
+    }
 }
 
 impl Checkpoints {
@@ -66,7 +99,7 @@ impl Checkpoints {
             checkpoints: self.clone(),
             manifest,
             filling,
-            files: Vec::new(),
+            syncing: Syncing::start()?,
             chunk: vec![0; CHUNK],
         }))
     }
@@ -106,7 +139,7 @@ impl Sink for Writer {
             }
             *checksums.of(span) = Checksum(sum.digest());
         }
-        self.files.push(file);
+        self.syncing.push(file);
         let elements = state.layout.elements as u64;
         self.manifest.units.push(UnitFile { name, bytes, elements, checksums });
         Ok(())
@@ -121,9 +154,9 @@ impl Sink for Writer {
                 checksum: Checksum::of(content),
             });
         }
-        self.files.iter().try_for_each(SizedFile::sync)?;
-        self.filling.whole(MANIFEST, &self.manifest.seal()?)?;
-        let Writer { checkpoints, manifest, filling, .. } = *self;
+        let Writer { checkpoints, manifest, filling, syncing, .. } = *self;
+        syncing.finish()?;
+        filling.whole(MANIFEST, &manifest.seal()?)?;
         let step = manifest.step;
         let stands = checkpoints.folder().join(step_name(step)).exists();
         filling.publish(|| Ok(stands))?;

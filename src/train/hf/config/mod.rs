@@ -13,7 +13,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::base::{DType, Dims, Error, Result, Status};
-use crate::model::{Biases, ModelConfig, Window};
+use crate::model::{Biases, LAYERS_MAX, ModelConfig, Window};
 use crate::train::hf::companions::Companions;
 use crate::train::hf::family::{
     AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported,
@@ -69,7 +69,7 @@ impl FolderConfig {
             positions_max: reader.size("max_position_embeddings")?.unwrap_or(family.positions_max),
             biases: biases(family, reader)?,
             qk_norm: family.qk_norm,
-            // Refused below unless it is a number of layers that a decoder can have.
+            // Refused below unless it is a number of layers that a decoder can have; nothing is sized by a larger one.
             window: if dims.l <= LAYERS_MAX { window(family, reader, dims.l)? } else { None },
         };
         refuse_unknown(&keys)?;
@@ -169,9 +169,6 @@ impl FolderConfig {
 /// Entries of `layer_types`.
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
-
-/// More layers than any decoder has: nothing is sized by a number of layers that is larger.
-const LAYERS_MAX: usize = 1 << 20;
 
 /// An f32 as the f64 with its shortest decimal form: 1e-5, not 0.000009999999747378752.
 fn shortest(value: f32) -> f64 {

@@ -111,6 +111,7 @@ fn sizes_are_not_trusted() {
         ("vocab_size", json!(1e30)),
         ("num_hidden_layers", json!(2.5)),
         ("num_hidden_layers", json!(0)),
+        ("num_hidden_layers", json!(65_537)),
         ("num_key_value_heads", json!(3)),
         ("hidden_size", json!(u64::MAX)),
         ("rms_norm_eps", json!(-1.0)),
