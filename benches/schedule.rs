@@ -13,13 +13,12 @@
 //!   median, in percent: for a step, and for what each lane is busy. The machine is calibrated before, on other
 //!   policies, and again after some, since others may use it, too.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::time::Instant;
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::{Lane, TaskSpan};
-use horizon::engine::calibrate::{Sample, fit};
+use horizon::engine::calibrate::{fit, samples};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, fresh_tensor, preset};
 use horizon::plan::{Cost, Machine};
@@ -169,20 +168,10 @@ fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     ((to - from) as f64 / steps, busy)
 }
 
-/// The machine by what other policies took: of tasks with the same work the mean, as they come in the midst of
-/// others, so that a lane's time is what it is when lanes share cores and memory.
+/// The machine by what other policies took, in the midst of others: so a lane's time is what it is when lanes share cores
+/// and memory.
 fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
-    let mut alike: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
-    for (operation, span) in spans.iter().filter(|(_, span)| span.end_ns > span.start_ns) {
-        let (lane, work) = (span.lane, cost.work(operation));
-        let seconds = (span.end_ns - span.start_ns) as f64 * 1e-9;
-        alike.entry(format!("{lane} {work:?}")).or_default().push(Sample { lane, work, seconds });
-    }
-    let mean = |alike: Vec<Sample>| {
-        let seconds = alike.iter().map(|sample| sample.seconds).sum::<f64>() / alike.len() as f64;
-        Sample { seconds, ..alike[0] }
-    };
-    fit(&alike.into_values().map(mean).collect::<Vec<_>>()).expect("samples of every lane")
+    fit(&samples(spans, cost, f64::INFINITY)).expect("samples of every lane")
 }
 
 /// Policies after which the machine is calibrated again.

@@ -500,8 +500,9 @@ HZ_API hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out
 
 /* The whole plan as one JSON object: the summary's fields, and "device_regions" and "host_regions", arrays of
  * {"name", "bytes"} that add up to device_bytes and host_bytes. Of hz_plan_search also "placement" (layer by layer),
- * "lanes_busy", "busiest_lane", "critical_lane", "with" (what more memory, a faster link, RAM or products would
- * give) and "better_micro_batch": what `horizon plan --json` prints. The text belongs to the plan. */
+ * "save_bytes" and "save_seconds" (a training state, and what the disk takes for it), "lanes_busy", "busiest_lane",
+ * "critical_lane", "with" (what more memory, a faster link, RAM or products would give) and "better_micro_batch":
+ * what `horizon plan --json` prints. The text belongs to the plan. */
 HZ_API hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
 
 /* Frees a plan; NULL is fine. */

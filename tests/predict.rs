@@ -14,13 +14,15 @@ use horizon::schedule::{
 fn machine() -> Machine {
     Machine {
         matrix_flop_per_s: [1e14; 3],
-        attention_flop_per_s: 5e13,
+        attention_flop_per_s: [5e13; 2],
         device_bytes_per_s: 1e12,
         up_bytes_per_s: 1e10,
         down_bytes_per_s: 1e10,
-        host_bytes_per_s: 1e11,
+        host_bytes_per_s: [1e11; 3],
         disk_bytes_per_s: 1e9,
+        launch_s: 1e-7,
         latency_s: [1e-6; Lane::COUNT],
+        handoff_s: 1e-6,
         common: vec![],
     }
 }
@@ -52,9 +54,14 @@ fn work_is_counted_by_the_known_formulas() {
     let forward =
         cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full, from: own, to: own });
     assert_eq!(forward.products(), 2.0 * n * matrices);
-    // Two products over each of the pairs of a row and itself or one before it, of two sequences.
-    let pairs = (2 * 128 * 129 / 2) as f64;
-    assert_eq!(forward.attention_flop, 2.0 * 2.0 * pairs * 256.0);
+    // Two products over each of the pairs of a row and itself or one before it, of two sequences, in blocks of 64 × 64: the
+    // first 64 rows of each see one block of keys, the others two.
+    let pairs = (2 * (64 * 64 + 64 * 128)) as f64;
+    assert_eq!(forward.attention_flop, [2.0 * 2.0 * pairs * 256.0, 0.0]);
+    // Weights are read, and 256 rows of: two norms, queries and keys in place, SwiGLU.
+    let columns = (4 * 256 + 2 * (4 + 2) * 64 + 3 * 688) as f64;
+    assert_eq!(forward.device_bytes, 2.0 * matrices + 2.0 * n * columns);
+    assert_eq!(forward.launches, 9.0, "norm, qkv, rope, attention, o, norm, gate and up, SwiGLU, down");
     let backward = |recompute| {
         cost.work(&Operation::RecomputeBackward {
             unit,
@@ -68,7 +75,7 @@ fn work_is_counted_by_the_known_formulas() {
     assert_eq!(backward(Recompute::Full).products(), 6.0 * n * matrices - 2.0 * n * down_projection);
     for kept in [Recompute::Selective, Recompute::None] {
         assert_eq!(backward(kept).products(), 4.0 * n * matrices, "no product is repeated");
-        assert_eq!(backward(kept).attention_flop, 10.0 * pairs * 256.0);
+        assert_eq!(backward(kept).attention_flop, [0.0, 10.0 * pairs * 256.0]);
     }
     assert!(backward(Recompute::Selective).device_bytes > backward(Recompute::None).device_bytes);
     let head = cost.work(&Operation::HeadForwardBackward { micro });
@@ -79,7 +86,11 @@ fn work_is_counted_by_the_known_formulas() {
     assert_eq!(cost.work(&upload).up_bytes, 2.0 * elements);
     assert_eq!(cost.wire_bytes(&upload), Some(2 * elements as u64));
     let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict };
-    assert_eq!(cost.work(&adam).host_bytes, 26.0 * elements, "26 bytes a parameter with bf16 gradients");
+    assert_eq!(
+        cost.work(&adam).host_bytes,
+        [26.0 * elements, 0.0, 0.0],
+        "26 bytes a parameter with bf16 gradients"
+    );
     assert_eq!(cost.wire_bytes(&adam), None);
     assert_eq!(cost.ns(&machine(), &adam), (1e9 * (1e-6 + 26.0 * elements / 1e11)).round() as u64);
 }

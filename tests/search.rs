@@ -49,13 +49,15 @@ impl Case {
         let mut rate = |around: f64| around * 10f64.powf(random.random_range(-0.5..0.5));
         let machine = Machine {
             matrix_flop_per_s: [rate(1e13); 3],
-            attention_flop_per_s: rate(5e12),
+            attention_flop_per_s: [rate(5e12); 2],
             device_bytes_per_s: rate(1e12),
             up_bytes_per_s: rate(5e10),
             down_bytes_per_s: rate(5e10),
-            host_bytes_per_s: rate(4e11),
+            host_bytes_per_s: [rate(4e11); 3],
             disk_bytes_per_s: 1e9,
+            launch_s: 1e-8,
             latency_s: [1e-7; Lane::COUNT],
+            handoff_s: 1e-7,
             common: vec![],
         };
         let mode = [Mode::Exact, Mode::Streamed][random.random_range(0..2)];

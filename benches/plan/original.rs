@@ -10,7 +10,7 @@ use horizon::device::Lane;
 use horizon::model::Recompute;
 use horizon::plan::{Cost, Machine, Plan};
 use horizon::schedule::{
-    BoundaryPlace, End, Extent, GradPlace, Guard, List, Operation, Simulator, SumPlace, Sync, WeightPlace,
+    BoundaryPlace, End, Extent, GradPlace, Guard, List, Operation, SumPlace, Sync, WeightPlace,
 };
 
 /// Layers from one checkpoint to the next: the default of its configurations.
@@ -98,7 +98,7 @@ fn step(plan: &Plan) -> List {
 /// Nanoseconds of a step behind others like it, and of the time AdamW runs alone.
 pub fn step_ns(plan: &Plan, cost: &Cost, machine: &Machine) -> u64 {
     let list = step(plan);
-    let (mut sync, mut simulator) = (Sync::new(&plan.geometry), Simulator::sharing(machine.shares()));
+    let (mut sync, mut simulator) = (Sync::new(&plan.geometry), machine.simulator());
     let mut done = [0; 2];
     for end_ns in &mut done {
         let synced = sync.infer(&list);

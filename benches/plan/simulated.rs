@@ -167,6 +167,9 @@ pub fn tables() {
 fn depth_and_width() {
     let gh200 = Description::shipped("gh200").expect("a machine");
     let base = shape("qwen2.5-7b").expect("a shape");
+    println!(
+        "\nThe authors' own figures for depth and width were not to be found where this could be searched."
+    );
     println!("\n## Depth: layers of the 7B on GH200, 128 sequences\n");
     head(&["layers", "parameters", "original", "ours", "ratio", "ours, tokens/s", "busiest"]);
     for l in [28, 42, 56, 84, 112, 140] {

@@ -7,7 +7,7 @@ use crate::device::{TaskSpan, Tick};
 use crate::engine::runner::Runner;
 use crate::engine::task::Task;
 use crate::plan::Machine;
-use crate::schedule::{self, Label, Note, Process, Simulator, Synced};
+use crate::schedule::{self, Label, Note, Process, Synced};
 
 /// A list as it was issued.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Record {
 
     /// The same lists in virtual time, which begins when the first measured task did.
     fn simulate(&self, runner: &Runner, machine: &Machine) -> Vec<TaskSpan> {
-        let (cost, mut simulator) = (runner.cost(), Simulator::sharing(machine.shares()));
+        let (cost, mut simulator) = (runner.cost(), machine.simulator());
         let origin_ns = self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0);
         let mut runs = Vec::new();
         for issued in &self.lists {

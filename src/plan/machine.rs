@@ -116,13 +116,14 @@ impl Machine {
     ///
     /// Errors: `BadFormat`, naming the field.
     pub fn check(&self) -> Result<()> {
+        let least = |rates: &[f64]| rates.iter().copied().fold(f64::INFINITY, f64::min);
         let rates = [
-            ("matrix_flop_per_s", self.matrix_flop_per_s.into_iter().fold(f64::INFINITY, f64::min)),
-            ("attention_flop_per_s", self.attention_flop_per_s),
+            ("matrix_flop_per_s", least(&self.matrix_flop_per_s)),
+            ("attention_flop_per_s", least(&self.attention_flop_per_s)),
             ("device_bytes_per_s", self.device_bytes_per_s),
             ("up_bytes_per_s", self.up_bytes_per_s),
             ("down_bytes_per_s", self.down_bytes_per_s),
-            ("host_bytes_per_s", self.host_bytes_per_s),
+            ("host_bytes_per_s", least(&self.host_bytes_per_s)),
             ("disk_bytes_per_s", self.disk_bytes_per_s),
         ];
         for (name, rate) in rates {
@@ -142,11 +143,15 @@ impl Machine {
                 ));
             }
         }
-        for (lane, latency) in Lane::ALL.into_iter().zip(self.latency_s) {
+        let latencies = Lane::ALL.map(|lane| (format!("latency_s of {lane}"), self.latency_s[lane.at()]));
+        for (name, latency) in latencies
+            .into_iter()
+            .chain([("launch_s".to_owned(), self.launch_s), ("handoff_s".to_owned(), self.handoff_s)])
+        {
             if !(latency.is_finite() && latency >= 0.0) {
                 return Err(Error::new(
                     Status::BadFormat,
-                    format!("latency_s of {lane} is {latency}; it must be finite, ≥ 0"),
+                    format!("{name} is {latency}; it must be finite, ≥ 0"),
                 ));
             }
         }

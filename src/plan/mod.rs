@@ -146,7 +146,7 @@ impl fmt::Display for Plan {
             ("host", self.host.bytes(), self.host.regions()),
         ] {
             writeln!(f, "{title:<28} {:>12}", Size(total).to_string())?;
-            for region in regions {
+            for region in regions.iter().filter(|region| region.bytes > 0) {
                 writeln!(f, "  {:<26} {:>12}", region.name, Size(region.bytes).to_string())?;
             }
         }

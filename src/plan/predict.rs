@@ -4,7 +4,7 @@ use crate::base::{DType, Result};
 use crate::device::{Lane, TaskSpan};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Cost, Machine, Plan};
-use crate::schedule::{self, Geometry, List, Operation, Peak, Share, Simulation, Simulator, Sync, Usage};
+use crate::schedule::{self, Geometry, List, Operation, Peak, Simulation, Simulator, Sync, Usage};
 
 /// A step in the midst of many like it.
 #[derive(Clone, Debug)]
@@ -38,17 +38,17 @@ pub(super) struct Steady {
 pub(super) const STEPS_BEFORE: usize = 2;
 
 impl Steady {
-    /// Runs a training step behind others like it.
+    /// Runs a training step behind others like it, on lanes that have just been opened.
     pub fn run(
         geometry: &Geometry,
         list: &List,
-        shares: Vec<Share>,
+        mut simulator: Simulator,
         cost_ns: impl Fn(&Operation) -> u64,
     ) -> Steady {
         let decide =
             list.operations.iter().position(|operation| matches!(operation, Operation::Decide { .. }));
         let decide = decide.expect("a training step decides");
-        let (mut sync, mut simulator) = (Sync::new(geometry), Simulator::sharing(shares));
+        let mut sync = Sync::new(geometry);
         let mut decided_ns = [0; STEPS_BEFORE + 1];
         for at in &mut decided_ns {
             let synced = sync.infer(list);
@@ -92,8 +92,8 @@ impl Plan {
     ) -> Result<Prediction> {
         let cost = Cost::new(config, layout, &self.policy, storage);
         let list = schedule::train(&self.policy, &self.geometry, micros)?;
-        let shares = machine.shares();
-        let steady = Steady::run(&self.geometry, &list, shares, |operation| cost.ns(machine, operation));
+        let lanes = machine.simulator();
+        let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         let Steady { from_ns, to_ns, decide, .. } = steady;
         let last = steady.last();
         Ok(Prediction {

@@ -2,7 +2,8 @@
 //!
 //! A lane starts its next task when it is free and the task's waits are over; that is all a device promises,
 //! so it is all there is to simulate. Lanes that use something in common, cores or memory or a link, slow one
-//! another down once there is not enough of it for all that run: as fluids share a pipe. What comes out are the spans that a
+//! another down once there is not enough of it for all that run: as fluids share a pipe. From one lane's end to another's
+//! start behind it word has to get round. What comes out are the spans that a
 //! device would record: [`usage`] and the trace treat measured and simulated ones alike.
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ pub type Share = [f64; Lane::COUNT];
 #[derive(Clone, Debug, Default)]
 pub struct Simulator {
     shares: Vec<Share>,
+    handoff_ns: u64,
     lanes: [Queue; Lane::COUNT],
     waits: Vec<Tick>,
     runs: Vec<Simulation>,
@@ -49,7 +51,7 @@ struct Task {
 
 #[derive(Clone, Copy, Debug)]
 struct Running {
-    /// What is left of the cost.
+    /// What is left of the handoff and of the cost.
     left_ns: f64,
     speed: f64,
 }
@@ -73,9 +75,9 @@ impl Simulator {
     }
 
     /// Lanes that have just been opened and have these things in common. Tasks that together use more of one than
-    /// there is take longer in proportion.
-    pub fn sharing(shares: Vec<Share>) -> Self {
-        Simulator { shares, ..Simulator::default() }
+    /// there is take longer in proportion. A task that waits for another lane starts `handoff_ns` after that has arrived.
+    pub fn sharing(shares: Vec<Share>, handoff_ns: u64) -> Self {
+        Simulator { shares, handoff_ns, ..Simulator::default() }
     }
 
     /// Issues a list now, in no time, and gives it a number. `cost_ns` says how long an operation takes that runs
@@ -186,16 +188,18 @@ impl Simulator {
         };
         let own = place.checked_sub(1).filter(|_| free_ns >= task.issued_ns);
         let (mut start_ns, mut cause) = (ready_ns, own.and_then(|place| cause_of(queue, place)));
+        let mut handoff_ns = 0;
         for wait in &self.waits[task.waits.clone()] {
             let (other, place) = (&self.lanes[wait.lane.at()], wait.count as usize - 1);
             let Some(&end_ns) = other.ends_ns.get(place) else { return false };
             if end_ns > start_ns {
                 (start_ns, cause) = (end_ns, cause_of(other, place));
+                handoff_ns = self.handoff_ns;
             }
         }
-        let (list, index, left_ns) = (task.list, task.index, task.cost_ns as f64);
+        let (list, index, left_ns) = (task.list, task.index, (handoff_ns + task.cost_ns) as f64);
         let span = &mut self.runs[list].spans[index];
-        (span.ready_ns, span.start_ns) = (ready_ns, start_ns);
+        (span.ready_ns, span.start_ns) = (ready_ns, start_ns + handoff_ns);
         self.runs[list].behind[index] = cause;
         self.lanes[lane.at()].running = Some(Running { left_ns, speed: 1.0 });
         true
@@ -394,7 +398,7 @@ mod tests {
         let synced = sync.infer(&list);
         let mut share = [0.0; Lane::COUNT];
         (share[Lane::H2d.at()], share[Lane::Compute.at()]) = (0.5, 0.75);
-        let mut simulator = Simulator::sharing(vec![share]);
+        let mut simulator = Simulator::sharing(vec![share], 0);
         let shared = run(&mut simulator, &list, &synced);
         // The first upload runs alone; the second beside the first forward, both at 1/1.25.
         assert_eq!(shared.spans[0].end_ns, 30);
@@ -403,8 +407,19 @@ mod tests {
         assert_eq!(shared.spans[2].end_ns, 68 + 70);
         // What uses nothing of it is not slowed down, and enough for all slows nobody down.
         let alone = run(&mut Simulator::new(), &list, &synced);
-        let ample = run(&mut Simulator::sharing(vec![share.map(|part| part / 2.0)]), &list, &synced);
+        let ample = run(&mut Simulator::sharing(vec![share.map(|part| part / 2.0)], 0), &list, &synced);
         assert!(alone.spans.iter().zip(&ample.spans).all(|(one, other)| one.end_ns == other.end_ns));
+    }
+
+    #[test]
+    fn who_waits_for_another_lane_hears_of_it_later() {
+        let (mut sync, list) = (Sync::new(&GEOMETRY), example());
+        let mut simulator = Simulator::sharing(vec![], 7);
+        let run = run(&mut simulator, &list, &sync.infer(&list));
+        let times: Vec<_> = run.spans.iter().map(|span| (span.start_ns, span.end_ns)).collect();
+        // The second and the third forward find their weights there.
+        let expected = [(0, 30), (30, 60), (37, 137), (144, 174), (137, 237), (237, 337)];
+        assert_eq!(times, expected);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use crate::base::{Result, Shape};
 use crate::device::Lane;
 use crate::engine::TrainerOptions;
+use crate::host::Size;
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Description, Explanation, Found, Pins, Plan, Question, Region, Room};
-use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Placement, Sum};
+use crate::plan::{Cost, Description, Explanation, Found, Pins, Plan, Question, Region, Room};
+use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement, Sum};
 use crate::train::metrics::UsefulWork;
 
 /// The fastest plan of a model on a machine, and why it takes what it takes.
@@ -27,6 +28,8 @@ pub struct Planned {
     pub tokens_per_second: f64,
     /// [`UsefulWork`] per second, 10¹² FLOP/s.
     pub tflops: f64,
+    /// Bytes of a saved training state, and the seconds that the disk takes for them.
+    pub saved: (usize, f64),
     model: String,
     machine: String,
 }
@@ -80,11 +83,18 @@ impl Planned {
         let attended = (options.micros_max * b * t * (t + 1) / 2) as u64;
         let work = UsefulWork::new(config);
         let beyond = work.beyond(tokens, t, None);
+        let cost = Cost::new(config, &layout, &found.plan.policy, storage);
+        let saves = found.plan.geometry.units().map(|unit| Operation::Save { unit });
+        let saved = saves.fold((0, 0.0), |(bytes, seconds), save| {
+            let (work, ns) = (cost.work(&save), cost.ns(&machine.rates, &save));
+            (bytes + work.disk_bytes as usize, seconds + ns as f64 / 1e9)
+        });
         Ok(Planned {
             parameters: layout.parameters(),
             tokens,
             tokens_per_second: tokens as f64 / seconds,
             tflops: work.flop(tokens as u64, attended, beyond) / seconds / 1e12,
+            saved,
             found,
             explanation,
             model: model.to_owned(),
@@ -166,7 +176,7 @@ impl Planned {
             "host_wire_bytes": plan.host.wire_bytes(), "host_state_bytes": plan.host.state_bytes(),
             "ram_bytes": plan.host.bytes() + if plan.shares_memory() { plan.device.bytes() } else { 0 },
             "device_regions": regions(plan.device.regions()), "host_regions": regions(&plan.host.regions()),
-            "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
+            "save_bytes": self.saved.0, "save_seconds": self.saved.1, "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
         })
     }
@@ -251,6 +261,8 @@ impl Planned {
         let lanes: Vec<String> =
             Lane::ALL.iter().map(|&lane| format!("{lane} {:.0} %", 100.0 * self.busy(lane))).collect();
         writeln!(f, "busy       {}", lanes.join(", "))?;
+        let (bytes, seconds) = self.saved;
+        writeln!(f, "a save     {}, {seconds:.1} s of the disk's, beside training", Size(bytes))?;
         let Explanation { busiest, longest, .. } = &self.explanation;
         writeln!(f, "bound by   {}", bound(*busiest, *longest, self.busy(*busiest)))
     }

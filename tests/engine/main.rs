@@ -350,13 +350,15 @@ fn a_trace_shows_every_lane() {
     let mut json = Vec::new();
     let machine = Machine {
         matrix_flop_per_s: [1e9; 3],
-        attention_flop_per_s: 1e9,
+        attention_flop_per_s: [1e9; 2],
         device_bytes_per_s: 1e9,
         up_bytes_per_s: 1e9,
         down_bytes_per_s: 1e9,
-        host_bytes_per_s: 1e9,
+        host_bytes_per_s: [1e9; 3],
         disk_bytes_per_s: 1e9,
+        launch_s: 1e-7,
         latency_s: [1e-6; Lane::COUNT],
+        handoff_s: 1e-6,
         common: vec![],
     };
     trainer.trace_beside(&machine, &mut json).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::{TrainerOptions, calibrate, calibrate_products};
@@ -40,7 +41,9 @@ fn products(options: &CalibrateOptions, model: &str) -> Result<String> {
 fn describe(options: &CalibrateOptions) -> Result<String> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = options.threads.unwrap_or(cores);
-    let rates = calibrate::calibrate(threads)?;
+    let folder =
+        options.out.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    let rates = calibrate::calibrate(threads, folder.unwrap_or(Path::new(".")), options.tries)?;
     let limits = Limits::read(None);
     let memory = measure(threads, &limits)?;
     let processor = processor_name().unwrap_or_else(|| "a processor without a name".to_owned());

@@ -102,6 +102,9 @@ pub struct CalibrateOptions {
     /// CPU threads that share a job [default: all cores]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
+    /// How often a measurement is taken, at most, while other processes are at work
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "3")]
+    pub tries: usize,
     /// Measure a CUDA device instead: by which algorithm each product of this model, a Hugging Face folder or a shape by
     /// name, takes the least time there; the table goes to --out, for `train --products`
     #[arg(long, value_name = "DIR|SHAPE")]

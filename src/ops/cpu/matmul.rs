@@ -9,22 +9,28 @@ use crate::ops::{Linear, Write};
 
 /// Rows of a tile of activations, at most.
 const ROWS: usize = 1024;
-/// Rows of a tile come in multiples of this: whole registers, in either direction.
-const ROW_STEP: usize = 16;
+/// Rows and columns of a tile come in multiples of this: whole registers, in either direction.
+const STEP: usize = 16;
 /// Columns of a tile: with them the widened weights of [`DEPTH`] terms stay in the second level of the cache while
 /// rows pass by.
 const COLUMNS: usize = 256;
 /// Rows of a tile of a weight gradient, at most.
 const OUTPUTS: usize = 256;
-/// Tiles that a product is cut into where its rows allow, so that threads end together.
+/// Tiles that a product is cut into where its sizes allow, so that threads end together.
 const TILES_MIN: usize = 4;
 
-/// The tiles of an output: its rows in equal blocks of at most `rows_max`.
+/// The tiles of an output: its rows in equal blocks of at most `rows_max`. An output of few tiles is cut along its longer
+/// side, since each tile reads all that the other side has of its operand.
 fn tiles(out: TileMut<'_, f32>, rows_max: usize) -> Tiles<'_, f32> {
     let (rows, columns) = (out.rows(), out.columns());
-    let blocks = rows.div_ceil(rows_max).max(TILES_MIN.div_ceil(columns.div_ceil(COLUMNS)));
-    let tile_rows = rows.div_ceil(blocks).next_multiple_of(ROW_STEP);
-    Tiles::new(out, (tile_rows, COLUMNS))
+    let (down, across) = (rows.div_ceil(rows_max), columns.div_ceil(COLUMNS));
+    let (down, across) = if rows >= columns {
+        (down.max(TILES_MIN.div_ceil(across)), across)
+    } else {
+        (down, across.max(TILES_MIN.div_ceil(down)))
+    };
+    let block = |size: usize, blocks: usize| size.div_ceil(blocks).next_multiple_of(STEP);
+    Tiles::new(out, (block(rows, down), block(columns, across).min(COLUMNS)))
 }
 
 /// What forward adds its product to.

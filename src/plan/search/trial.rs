@@ -141,8 +141,8 @@ impl<'a> Trials<'a> {
         let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
         let Question { config, layout, machine, storage, .. } = self.question;
         let cost = Cost::new(config, layout, &policy, storage);
-        let shares = machine.shares();
-        let steady = Steady::run(&self.geometry, &list, shares, |operation| cost.ns(machine, operation));
+        let lanes = machine.simulator();
+        let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         self.spend((STEPS_BEFORE + 1) * list.operations.len());
         let (device, host) = self.taken(&candidate.placement);
         let score = Score { step_ns: steady.step_ns(), bytes: device + host };

@@ -1,0 +1,45 @@
+//! How long the search takes for the deepest models.
+
+use std::time::Instant;
+
+use horizon::base::{Result, Shape};
+use horizon::engine::TrainerOptions;
+use horizon::model::{ModelConfig, shape};
+use horizon::plan::{Description, Pins, Room};
+use horizon::train::planning::Planned;
+use serde_json::json;
+
+type Search = fn(&str, &ModelConfig, &TrainerOptions, &Description, Room, &Pins) -> Result<Planned>;
+
+/// Searches, `rounds` times each, and prints medians: the search alone, and with what else one might have.
+pub fn search(rounds: usize) {
+    for name in ["llama3.1-70b", "llama3.1-405b", "dense-1t"] {
+        let config = shape(name).expect("a shape");
+        // As much RAM as it takes.
+        let machine = Description {
+            host_bytes: 20_000_000_000_000,
+            ..Description::shipped("h200").expect("a machine")
+        };
+        let options =
+            TrainerOptions { shape: Shape { b: 4, t: 4096 }, micros_max: 8, ..TrainerOptions::default() };
+        let room = Room::of(&machine, None, None);
+        let timed = |search: Search| {
+            let mut seconds: Vec<f64> = (0..rounds.max(1))
+                .map(|_| {
+                    let start = Instant::now();
+                    search(name, &config, &options, &machine, room, &Pins::default()).expect("it fits");
+                    start.elapsed().as_secs_f64()
+                })
+                .collect();
+            seconds.sort_by(f64::total_cmp);
+            seconds[seconds.len() / 2]
+        };
+        println!(
+            "{}",
+            json!({
+                "bench": "search", "model": name, "layers": config.dims.l, "micros": options.micros_max,
+                "search_seconds": timed(Planned::searched), "explained_seconds": timed(Planned::explained),
+            })
+        );
+    }
+}
