@@ -81,8 +81,9 @@ pub fn link() -> Result<Link> {
     let bytes = (COPIES * BYTES) as f64;
     let both = || {
         thread::scope(|scope| {
-            scope.spawn(|| (0..COPIES).for_each(|_| up()));
+            let beside = scope.spawn(|| (0..COPIES).for_each(|_| up()));
             (0..COPIES).for_each(|_| down());
+            beside.join().expect("a copy does not panic");
         });
     };
     Ok(Link {
