@@ -232,13 +232,17 @@ fn small_cases_are_solved() {
 
 #[test]
 fn larger_cases_are_solved_to_five_percent() {
-    // Two micro-batches, and with them two sweeps, are many more placements.
-    let long = std::env::var_os("HZ_LONG").is_some();
-    let (cases, micros_max) = if long { (1000, 2) } else { (24, 1) };
-    let excesses = excesses(1000..1000 + cases, 3, micros_max, 3);
+    // Two micro-batches, and with them two sweeps, are ten times as many placements.
+    let draws = match std::env::var_os("HZ_LONG") {
+        Some(_) => vec![(1000..2000, 1), (2000..2040, 2)],
+        None => vec![(1000..1024, 1)],
+    };
+    let excesses: Vec<f64> =
+        draws.into_iter().flat_map(|(seeds, micros_max)| excesses(seeds, 3, micros_max, 3)).collect();
     let solved = excesses.iter().filter(|excess| **excess <= 0.0).count();
     println!(
-        "{solved} of {cases} solved exactly, the worst {:.2} % slower",
+        "{solved} of {} solved exactly, the worst {:.2} % slower",
+        excesses.len(),
         100.0 * excesses.iter().copied().fold(0.0, f64::max)
     );
     assert!(excesses.iter().all(|excess| *excess <= 0.05), "{excesses:?}");
