@@ -13,12 +13,13 @@
 //!   median, in percent: for a step, and for what each lane is busy. The machine is calibrated before, on other
 //!   policies, and again after some, since others may use it, too.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::time::Instant;
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::{Lane, TaskSpan};
-use horizon::engine::calibrate::{fit, samples};
+use horizon::engine::calibrate::{Sample, fit};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, fresh_tensor, preset};
 use horizon::plan::{Cost, Machine};
@@ -145,11 +146,17 @@ fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
         fresh_tensor(&config, &tensor, 1, &mut values);
         trainer.write_tensor(&tensor.name, &values).expect("the tensor is there");
     }
-    let tokens: Vec<i32> = (0..=options.shape.n() as i32).map(|i| (i * 7919) % 512).collect();
+    // Every token of a step is another.
     let n = options.shape.n();
-    let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
+    let tokens: Vec<i32> = (0..=3 * n as i32).map(|i| (i * 7919) % 512).collect();
+    let batches = [0, n, 2 * n].map(|at| Batch {
+        tokens: &tokens[at..at + n],
+        targets: &tokens[at + 1..at + n + 1],
+        weights: None,
+        starts: None,
+    });
     for _ in 0..8 {
-        trainer.step(&[batch; 3], 1e-3).expect("a step");
+        trainer.step(&batches, 1e-3).expect("a step");
     }
     trainer.spans().expect("traced")
 }
@@ -168,10 +175,20 @@ fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     ((to - from) as f64 / steps, busy)
 }
 
-/// The machine by what other policies took, in the midst of others: so a lane's time is what it is when lanes share cores
-/// and memory.
+/// The machine by what other policies took: of tasks with the same work the mean, as they come in the midst of
+/// others, so that a lane's time is what it is when lanes share cores and memory.
 fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
-    fit(&samples(spans, cost, f64::INFINITY)).expect("samples of every lane")
+    let mut alike: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for (operation, span) in spans.iter().filter(|(_, span)| span.end_ns > span.start_ns) {
+        let (lane, work) = (span.lane, cost.work(operation));
+        let seconds = (span.end_ns - span.start_ns) as f64 * 1e-9;
+        alike.entry(format!("{lane} {work:?}")).or_default().push(Sample { lane, work, seconds });
+    }
+    let mean = |alike: Vec<Sample>| {
+        let seconds = alike.iter().map(|sample| sample.seconds).sum::<f64>() / alike.len() as f64;
+        Sample { seconds, ..alike[0] }
+    };
+    fit(&alike.into_values().map(mean).collect::<Vec<_>>()).expect("samples of every lane")
 }
 
 /// Policies after which the machine is calibrated again.
@@ -190,7 +207,7 @@ fn simulate(policies: usize, threads: usize) {
         ..TrainerOptions::default()
     };
     let plan = Trainer::plan_for(&config, &plain).expect("a plan");
-    let cost = Cost::new(&config, &layout, &plan.policy, DType::F32);
+    let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, DType::F32);
     let (mut steps, mut lanes) = (vec![], [const { Vec::new() }; Lane::COUNT]);
     let (mut others, mut calibrated) = (ChaCha8Rng::seed_from_u64(4), None);
     for policy in 0..policies {

@@ -166,7 +166,7 @@ mod step {
             })
             .collect();
         let layout = Layout::new(&config);
-        let cost = Cost::new(&config, &layout, &plan.policy, CudaKernels::STORAGE);
+        let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, CudaKernels::STORAGE);
         let inside = |span: &TaskSpan| from_ns < span.end_ns && span.end_ns <= to_ns;
         let moved: u64 = spans
             .iter()

@@ -44,7 +44,7 @@ fn plan(config: &ModelConfig) -> Plan {
 fn work_is_counted_by_the_known_formulas() {
     let config = config(false, 3);
     let (layout, plan) = (Layout::new(&config), plan(&config));
-    let cost = Cost::new(&config, &layout, &plan.policy, DType::Bf16);
+    let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, DType::Bf16);
     let (unit, slot, micro, part) = (UnitIndex(1), SlotIndex(0), MicroIndex(0), PartIndex(0));
     let own = BoundaryPlace::Own;
     let n = 256.0;
@@ -147,7 +147,7 @@ fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
     let (layout, plan) = (Layout::new(&config), plan(&config));
     let predict = |machine: &Machine| plan.predict(&config, &layout, DType::Bf16, machine, 3).unwrap();
     let base = predict(&machine());
-    let cost = Cost::new(&config, &layout, &plan.policy, DType::Bf16);
+    let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, DType::Bf16);
     for lane in Lane::ALL {
         let busy = base.lanes[lane.at()].busy_ns;
         assert_eq!(busy + base.lanes[lane.at()].idle_ns, base.step_ns, "{lane}");

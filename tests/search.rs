@@ -123,7 +123,7 @@ impl Case {
 
     /// What the busiest lane has to do.
     fn busiest_ns(&self, plan: &Plan) -> u64 {
-        let cost = Cost::new(&self.config, &self.layout, &plan.policy, DType::Bf16);
+        let cost = Cost::new(&self.config, &self.layout, &plan.policy, self.micros, DType::Bf16);
         let mut busy = [0; Lane::COUNT];
         for operation in &train(&plan.policy, &plan.geometry, self.micros).unwrap().operations {
             busy[operation.lane().at()] += cost.ns(&self.machine, operation);

@@ -185,7 +185,13 @@ impl Runner {
 
     /// The work of every operation.
     pub fn cost(&self) -> Cost<'_> {
-        Cost::new(&self.config, self.layout(), &self.plan.policy, self.kernels.storage())
+        Cost::new(
+            &self.config,
+            self.layout(),
+            &self.plan.policy,
+            self.plan.micros_max,
+            self.kernels.storage(),
+        )
     }
 
     fn layout(&self) -> &Layout {

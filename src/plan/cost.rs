@@ -166,6 +166,7 @@ pub struct Cost<'a> {
     dims: Dims,
     layout: &'a Layout,
     shape: Shape,
+    micros: usize,
     /// Rows of the head's chunks.
     chunk: usize,
     grad_dtype: DType,
@@ -185,14 +186,21 @@ struct LayerWork {
 }
 
 impl<'a> Cost<'a> {
-    /// `storage` is the device's type of activations.
-    pub fn new(config: &'a ModelConfig, layout: &'a Layout, policy: &Policy, storage: DType) -> Self {
+    /// Of steps of `micros` micro-batches; `storage` is the device's type of activations.
+    pub fn new(
+        config: &'a ModelConfig,
+        layout: &'a Layout,
+        policy: &Policy,
+        micros: usize,
+        storage: DType,
+    ) -> Self {
         let numeric = policy.numeric;
         let mut cost = Cost {
             config,
             dims: config.dims,
             layout,
             shape: numeric.shape,
+            micros,
             chunk: numeric.logits_chunk,
             grad_dtype: numeric.grad_dtype,
             mode: policy.mode,
@@ -225,8 +233,7 @@ impl<'a> Cost<'a> {
         let down = |bytes: usize| Work { down_bytes: bytes as f64, ..Work::default() };
         match *operation {
             Operation::UploadBatch { .. } => up(BatchPlaces::bytes(self.shape)),
-            // Of an untied embedding the most that can be: every row.
-            Operation::Upload { unit, .. } => up(2 * self.elements(unit)),
+            Operation::Upload { unit, .. } => up(2 * self.uploaded(unit)),
             Operation::EmbedForward { .. } => Work::kernels(1, n * c * (2 + self.storage.bytes())),
             Operation::Forward { unit, .. } => self.layer(unit).activations + self.product(f, c),
             Operation::SpillBoundary { .. } => down(n * c * self.storage.bytes()),
@@ -330,6 +337,14 @@ impl<'a> Cost<'a> {
         // The first rows see 1, 2, … blocks, and the others as many as the window touches.
         let blocks = self.shape.b * (seen * (seen + 1) / 2 + (t - seen) * seen);
         flop * (blocks * BLOCK * BLOCK) as f64 * self.dims.attended() as f64
+    }
+
+    /// Elements of a unit that go up: of an untied embedding the rows that a step's tokens name, all different at the most.
+    fn uploaded(&self, unit: UnitIndex) -> usize {
+        if unit == self.layout.embedding() && !self.config.tied {
+            return self.dims.c * self.dims.v.min(self.micros * self.shape.n());
+        }
+        self.elements(unit)
     }
 
     /// Kernels that add biases, and the columns that they add to.

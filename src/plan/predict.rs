@@ -90,7 +90,7 @@ impl Plan {
         machine: &Machine,
         micros: usize,
     ) -> Result<Prediction> {
-        let cost = Cost::new(config, layout, &self.policy, storage);
+        let cost = Cost::new(config, layout, &self.policy, micros, storage);
         let list = schedule::train(&self.policy, &self.geometry, micros)?;
         let lanes = machine.simulator();
         let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));

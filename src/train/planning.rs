@@ -83,7 +83,7 @@ impl Planned {
         let attended = (options.micros_max * b * t * (t + 1) / 2) as u64;
         let work = UsefulWork::new(config);
         let beyond = work.beyond(tokens, t, None);
-        let cost = Cost::new(config, &layout, &found.plan.policy, storage);
+        let cost = Cost::new(config, &layout, &found.plan.policy, options.micros_max, storage);
         let saves = found.plan.geometry.units().map(|unit| Operation::Save { unit });
         let saved = saves.fold((0, 0.0), |(bytes, seconds), save| {
             let (work, ns) = (cost.work(&save), cost.ns(&machine.rates, &save));

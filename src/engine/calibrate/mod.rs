@@ -140,7 +140,8 @@ fn run(
         trainer.sync()?;
     }
     let layout = Layout::new(config);
-    let cost = Cost::new(config, &layout, &trainer.plan().policy, CpuKernels::STORAGE);
+    let plan = trainer.plan();
+    let cost = Cost::new(config, &layout, &plan.policy, plan.micros_max, CpuKernels::STORAGE);
     Ok(samples(&trainer.spans()?, &cost, ALONE))
 }
 

@@ -120,8 +120,8 @@ impl<'a> Trials<'a> {
     fn least_ns(&mut self, placement: &Placement) -> Option<u64> {
         let (policy, mut busy) = (self.question.policy(placement.clone()), [0; Lane::COUNT]);
         let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
-        let Question { config, layout, machine, storage, .. } = self.question;
-        let cost = Cost::new(config, layout, &policy, storage);
+        let Question { config, layout, machine, micros, storage, .. } = self.question;
+        let cost = Cost::new(config, layout, &policy, micros, storage);
         for operation in &list.operations {
             busy[operation.lane().at()] += cost.ns(machine, operation);
         }
@@ -139,8 +139,8 @@ impl<'a> Trials<'a> {
         }
         let policy = self.question.policy(candidate.placement.clone());
         let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
-        let Question { config, layout, machine, storage, .. } = self.question;
-        let cost = Cost::new(config, layout, &policy, storage);
+        let Question { config, layout, machine, micros, storage, .. } = self.question;
+        let cost = Cost::new(config, layout, &policy, micros, storage);
         let lanes = machine.simulator();
         let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         self.spend((STEPS_BEFORE + 1) * list.operations.len());
