@@ -197,19 +197,14 @@ fn scaled(config: &ModelConfig, machine: &Description, what: String) {
     row(&cells);
 }
 
+/// Columns of the tables of the largest models.
+const LARGEST: [&str; 8] =
+    ["mode", "clip", "tokens a step", "tokens/s", "TFLOP/s", "host memory", "device memory", "busiest"];
+
 /// The largest models.
 fn large() {
     println!("\n## 120B dense on H200 with 1.5 TB of RAM\n");
-    head(&[
-        "mode",
-        "clip",
-        "tokens a step",
-        "tokens/s",
-        "TFLOP/s",
-        "host memory",
-        "device memory",
-        "busiest",
-    ]);
+    head(&LARGEST);
     let h200 = Description::shipped("h200").expect("a machine");
     for sequences in [16, 64, 128] {
         for (mode, clip) in MODES {
@@ -217,16 +212,7 @@ fn large() {
         }
     }
     println!("\n## 1T dense: H200 with as much RAM as it takes\n");
-    head(&[
-        "mode",
-        "clip",
-        "tokens a step",
-        "tokens/s",
-        "TFLOP/s",
-        "host memory",
-        "device memory",
-        "busiest",
-    ]);
+    head(&LARGEST);
     let mut larger = h200.clone();
     larger.host_bytes = 20_000_000_000_000;
     for (mode, clip) in MODES {

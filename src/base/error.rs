@@ -109,6 +109,11 @@ impl Error {
         Error::new(status, format!("{what}: {error}"))
     }
 
+    /// A file or folder that cannot be read.
+    pub fn reading(path: &Path, error: &std::io::Error) -> Self {
+        Error::io(format!("cannot read {}", path.display()), error)
+    }
+
     /// A file that cannot be written.
     pub fn writing(path: &Path, error: &std::io::Error) -> Self {
         Error::io(format!("cannot write {}", path.display()), error)

@@ -24,7 +24,7 @@ pub struct MappedFile(Mmap);
 impl MappedFile {
     /// Maps a whole file read-only. An empty file gives no bytes.
     pub fn open(path: &Path) -> Result<MappedFile> {
-        let read = |error: io::Error| Error::io(format!("cannot read {}", path.display()), &error);
+        let read = |error: io::Error| Error::reading(path, &error);
         let file = File::open(path).map_err(read)?;
         if file.metadata().map_err(read)?.is_dir() {
             return Err(read(io::Error::from(io::ErrorKind::IsADirectory)));

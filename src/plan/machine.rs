@@ -89,8 +89,7 @@ impl Description {
                 format!("machine {name_or_file} is neither a file nor one of {}", names.join(", ")),
             ));
         }
-        let text = fs::read_to_string(path)
-            .map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))?;
+        let text = fs::read_to_string(path).map_err(|error| Error::reading(path, &error))?;
         Description::parse(&text).map_err(|error| error.within(path.display()))
     }
 

@@ -176,7 +176,8 @@ impl Planned {
             "host_wire_bytes": plan.host.wire_bytes(), "host_state_bytes": plan.host.state_bytes(),
             "ram_bytes": plan.host.bytes() + if plan.shares_memory() { plan.device.bytes() } else { 0 },
             "device_regions": regions(plan.device.regions()), "host_regions": regions(&plan.host.regions()),
-            "save_bytes": self.saved.0, "save_seconds": self.saved.1, "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
+            "save_bytes": self.saved.0, "save_seconds": self.saved.1,
+            "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
         })
     }

@@ -6,17 +6,6 @@
 
 enum { STEPS = 6, STOP = 3 };
 
-static void step(hz_trainer_t *trainer) {
-    static rows_t rows[MICROS];
-    hz_batch_t batches[MICROS];
-    hz_step_report_t report = HZ_STEP_REPORT_INIT;
-    for (int micro = 0; micro < MICROS; micro++) {
-        fill(&rows[micro]);
-        batches[micro] = batch_of(&rows[micro]);
-    }
-    OK(hz_trainer_step(trainer, batches, MICROS, 3e-3, &report));
-}
-
 static hz_trainer_t *open_with(const hz_trainer_options_t *options) {
     hz_model_config_t model = small_model();
     hz_trainer_t *trainer = NULL;
@@ -72,7 +61,7 @@ static void test_going_on(const char *folder) {
             save(whole, folder, 0);
             REFUSED(HZ_STATUS_INVALID_STATE, "a save is under way", hz_trainer_save_to(whole, folder, 0, NULL));
         }
-        step(whole); /* while the checkpoint is written */
+        small_step(whole); /* while the checkpoint is written */
     }
     OK(hz_trainer_save_wait(whole));
 
@@ -94,7 +83,7 @@ static void test_going_on(const char *folder) {
     CHECK(stats.steps == STOP && stats.tokens == STOP * MICROS * N && note != NULL);
     lcg = (uint32_t)strtoul(note, NULL, 10);
     for (int i = STOP; i < STEPS; i++) {
-        step(other);
+        small_step(other);
     }
     size_t ours = 0, theirs = 0;
     float *one = read_all(whole, &ours), *two = read_all(other, &theirs);
@@ -106,7 +95,7 @@ static void test_going_on(const char *folder) {
     REFUSED(HZ_STATUS_INVALID_STATE, "another run", hz_trainer_save_to(other, folder, 2, NULL));
     OK(hz_trainer_close(whole));
     for (int i = 0; i < 2; i++) {
-        step(other);
+        small_step(other);
         OK(hz_trainer_save_to(other, folder, 2, NULL));
         OK(hz_trainer_save_wait(other));
     }
@@ -136,7 +125,7 @@ static void test_refusals(const char *folder) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "folder", hz_trainer_save_to(trainer, "", 0, NULL));
     CHECK(strcmp(note, "mine") == 0);
     OK(hz_trainer_resume(trainer, folder, "clip, beta2", NULL));
-    step(trainer);
+    small_step(trainer);
     OK(hz_trainer_close(trainer));
 
     hz_model_config_t model = small_model();

@@ -45,6 +45,19 @@ static inline hz_batch_t batch_of(const rows_t *rows) {
     return batch;
 }
 
+/* A step of the next rows of the text; gives its loss. */
+static inline double small_step(hz_trainer_t *trainer) {
+    static rows_t rows[MICROS];
+    hz_batch_t batches[MICROS];
+    hz_step_report_t report = HZ_STEP_REPORT_INIT;
+    for (int micro = 0; micro < MICROS; micro++) {
+        fill(&rows[micro]);
+        batches[micro] = batch_of(&rows[micro]);
+    }
+    OK(hz_trainer_step(trainer, batches, MICROS, 3e-3, &report));
+    return report.loss;
+}
+
 static inline hz_model_config_t small_model(void) {
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     model.vocab_size = V;

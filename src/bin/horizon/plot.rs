@@ -54,7 +54,7 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))
+    fs::read_to_string(path).map_err(|error| Error::reading(path, &error))
 }
 
 fn bad(path: &Path, what: impl std::fmt::Display) -> Error {

@@ -142,12 +142,11 @@ fn run(
     let layout = Layout::new(config);
     let plan = trainer.plan();
     let cost = Cost::new(config, &layout, &plan.policy, plan.micros_max, CpuKernels::STORAGE);
-    Ok(samples(&trainer.spans()?, &cost, ALONE))
+    Ok(samples(&trainer.spans()?, &cost))
 }
 
-/// What ran beside others for no more than a part of its time, without the first step; tasks with the same work make one
-/// sample.
-pub fn samples(spans: &[(Operation, TaskSpan)], cost: &Cost, beside_max: f64) -> Vec<Sample> {
+/// What ran alone, without the first step; tasks with the same work make one sample.
+fn samples(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Vec<Sample> {
     let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::Decide { .. }));
     let first = decided.map(|(_, span)| span.end_ns).min().unwrap_or(0);
     let beside = |one: &TaskSpan| -> u64 {
@@ -159,7 +158,7 @@ pub fn samples(spans: &[(Operation, TaskSpan)], cost: &Cost, beside_max: f64) ->
     let mut alike: BTreeMap<(usize, Vec<u64>), Vec<Sample>> = BTreeMap::new();
     for (operation, span) in spans.iter().filter(|(_, span)| span.start_ns > first) {
         let ns = span.end_ns.saturating_sub(span.start_ns);
-        if ns > 0 && beside(span) as f64 <= beside_max * ns as f64 {
+        if ns > 0 && beside(span) as f64 <= ALONE * ns as f64 {
             let sample = Sample { lane: span.lane, work: cost.work(operation), seconds: ns as f64 * 1e-9 };
             let amounts = amounts(&sample.work).map(f64::to_bits).to_vec();
             alike.entry((span.lane.at(), amounts)).or_default().push(sample);

@@ -33,10 +33,11 @@ pub fn is_step(path: &Path) -> bool {
 }
 
 /// Folders named after steps, by step: checkpoints, or what is left of some.
-pub fn steps(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let cannot = |error| Error::reading(folder, &error);
     let mut steps = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
+    for entry in fs::read_dir(folder).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
         if let Some(step) = entry.file_name().to_str().and_then(step_of) {
             steps.push((step, entry.path()));
         }
@@ -51,7 +52,7 @@ pub fn read_latest(folder: &Path) -> Result<Option<PathBuf>> {
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(format!("cannot read {}", path.display()), &error)),
+        Err(error) => return Err(Error::reading(&path, &error)),
     };
     let name = std::str::from_utf8(&text).ok().and_then(|text| text.split_once(' ')).map(|(name, _)| name);
     match name.filter(|name| step_of(name).is_some() && latest_text(name).as_bytes() == text) {
@@ -118,14 +119,13 @@ impl Checkpoints {
     ///
     /// Errors: there are checkpoints of another run (`InvalidState`).
     pub fn belong_to(&self, resumed: Option<&Checkpoint>) -> Result<bool> {
-        let cannot = |folder: &Path, error: &_| Error::io(format!("cannot read {}", folder.display()), error);
-        let whole = |folder: &Path| fs::canonicalize(folder).map_err(|error| cannot(folder, &error));
+        let whole = |folder: &Path| fs::canonicalize(folder).map_err(|error| Error::reading(folder, &error));
         if let Some(resumed) = resumed
             && whole(resumed.folder())?.parent() == Some(&whole(&self.folder)?)
         {
             return Ok(true);
         }
-        if steps(&self.folder).map_err(|error| cannot(&self.folder, &error))?.is_empty() {
+        if steps(&self.folder)?.is_empty() {
             return Ok(false);
         }
         Err(Error::new(
@@ -168,8 +168,7 @@ impl Checkpoints {
     /// is left of a run that went on otherwise, and count as the oldest. What is not whole is neither counted nor removed.
     pub(super) fn retire(&self, step: u64) -> Result<()> {
         let Some(keep) = self.keep else { return Ok(()) };
-        let cannot = |error: &io::Error| Error::io(format!("cannot read {}", self.folder.display()), error);
-        let mut whole = steps(&self.folder).map_err(|error| cannot(&error))?;
+        let mut whole = steps(&self.folder)?;
         whole.retain(|(_, folder)| Checkpoint::open_step(folder).is_ok());
         whole.sort_by_key(|&(one, _)| (one <= step, one));
         for (old, folder) in whole.iter().take(whole.len().saturating_sub(keep.get())) {

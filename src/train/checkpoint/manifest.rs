@@ -74,13 +74,23 @@ pub struct SpanSums {
 
 impl SpanSums {
     /// That of a span.
-    pub fn of(&mut self, span: StateSpan) -> &mut Checksum {
+    pub fn of(&self, span: StateSpan) -> Checksum {
         match span {
+            StateSpan::Weights => self.weights,
+            StateSpan::Residual => self.residual,
+            StateSpan::M => self.m,
+            StateSpan::V => self.v,
+        }
+    }
+
+    /// Notes that of a span.
+    pub fn set(&mut self, span: StateSpan, sum: Checksum) {
+        *match span {
             StateSpan::Weights => &mut self.weights,
             StateSpan::Residual => &mut self.residual,
             StateSpan::M => &mut self.m,
             StateSpan::V => &mut self.v,
-        }
+        } = sum;
     }
 }
 
@@ -127,30 +137,18 @@ impl<'de> Deserialize<'de> for Checksum {
     }
 }
 
-/// What is said beside the files.
-pub struct Said {
-    pub step: u64,
-    pub tokens: u64,
-    pub model: Map<String, Value>,
-    pub numeric: Map<String, Value>,
-    pub position: Option<Position>,
-    pub note: Value,
-    pub moments: DType,
-}
-
 impl Manifest {
-    /// One without files.
-    pub fn begin(said: Said) -> Manifest {
-        let Said { step, tokens, model, numeric, position, note, moments } = said;
+    /// One without files, of which nothing is said yet but this.
+    pub fn begin(step: u64, tokens: u64, moments: DType) -> Manifest {
         Manifest {
             version: VERSION,
             horizon: env!("CARGO_PKG_VERSION").to_owned(),
             step,
             tokens,
-            model,
-            numeric,
-            position,
-            note,
+            model: Map::new(),
+            numeric: Map::new(),
+            position: None,
+            note: Value::Null,
             moments: moments.name().to_owned(),
             units: Vec::new(),
             files: Vec::new(),

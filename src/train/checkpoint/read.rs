@@ -165,10 +165,10 @@ impl Checkpoint {
 
     /// Hands a span out in order, and checks it meanwhile. Gives its bytes.
     fn stream(&self, unit: usize, span: StateSpan, mut give: impl FnMut(usize, &[u8])) -> Result<u64> {
-        let mut unit = self.manifest.units[unit].clone();
+        let unit = &self.manifest.units[unit];
         let path = self.folder.join(&unit.name);
-        let cannot = |error| Error::io(format!("cannot read {}", path.display()), &error);
-        let (start, bytes) = self.manifest.place(&unit, span).expect("the manifest has been checked");
+        let cannot = |error| Error::reading(&path, &error);
+        let (start, bytes) = self.manifest.place(unit, span).expect("the manifest has been checked");
         let file = File::open(&path).map_err(cannot)?;
         let mut chunk = vec![0u8; bytes.min(CHUNK as u64) as usize];
         let (mut at, mut sum) = (0, Xxh3::new());
@@ -179,7 +179,7 @@ impl Checkpoint {
             give(at as usize, part);
             at += part.len() as u64;
         }
-        let (found, written) = (Checksum(sum.digest()), *unit.checksums.of(span));
+        let (found, written) = (Checksum(sum.digest()), unit.checksums.of(span));
         if found == written {
             return Ok(bytes);
         }
@@ -191,8 +191,7 @@ impl Checkpoint {
     /// Refuses what is not a plain file of this length: a link may lead anywhere.
     fn is_there(&self, name: &str, bytes: u64) -> Result<()> {
         let path = self.folder.join(name);
-        let facts = fs::symlink_metadata(&path)
-            .map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))?;
+        let facts = fs::symlink_metadata(&path).map_err(|error| Error::reading(&path, &error))?;
         if !facts.is_file() {
             return Err(self.bad(name, "it is not a file"));
         }
@@ -222,7 +221,7 @@ impl Checkpoint {
 fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     let read = File::open(path).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut content));
-    read.map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))?;
+    read.map_err(|error| Error::reading(path, &error))?;
     if content.len() as u64 > bytes_max {
         return Err(Error::new(
             Status::BadFormat,

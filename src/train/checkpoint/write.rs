@@ -13,9 +13,7 @@ use crate::model::Layout;
 use crate::schedule::Mode;
 use crate::train::checkpoint::agree::{model_fields, numeric};
 use crate::train::checkpoint::folder::{Checkpoints, step_name};
-use crate::train::checkpoint::manifest::{
-    Checksum, MANIFEST, Manifest, Said, SpanSums, StoredFile, UnitFile,
-};
+use crate::train::checkpoint::manifest::{Checksum, MANIFEST, Manifest, SpanSums, StoredFile, UnitFile};
 use crate::train::data::Position;
 use crate::train::folder::{Filling, NewFolder, SizedFile};
 
@@ -85,15 +83,10 @@ impl Checkpoints {
         let mut fields = numeric(trainer);
         fields.extend(note.numeric);
         let mode = trainer.plan().policy.mode;
-        let manifest = Manifest::begin(Said {
-            step: stats.steps,
-            tokens: stats.tokens,
-            model: model_fields(trainer.config()),
-            numeric: fields,
-            position: note.position,
-            note: note.note,
-            moments: mode.moment_dtype(),
-        });
+        let mut manifest = Manifest::begin(stats.steps, stats.tokens, mode.moment_dtype());
+        manifest.model = model_fields(trainer.config());
+        manifest.numeric = fields;
+        (manifest.position, manifest.note) = (note.position, note.note);
         let filling = self.place(stats.steps, trainer.layout(), mode)?.begin()?;
         Ok(Box::new(Writer {
             checkpoints: self.clone(),
@@ -103,9 +96,7 @@ impl Checkpoints {
             chunk: vec![0; CHUNK],
         }))
     }
-}
 
-impl Checkpoints {
     /// Looks whether there is room for a checkpoint, before there is anything to write.
     ///
     /// Errors: as [`Checkpoints::writer`].
@@ -137,7 +128,7 @@ impl Sink for Writer {
                 file.write_at(at, chunk)?;
                 at += chunk.len() as u64;
             }
-            *checksums.of(span) = Checksum(sum.digest());
+            checksums.set(span, Checksum(sum.digest()));
         }
         self.syncing.push(file);
         let elements = state.layout.elements as u64;

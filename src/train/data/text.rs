@@ -12,7 +12,7 @@ const BINARY_PROBE: usize = 8000;
 /// Gives the text of a file, or of every text file below a folder, sorted by path, with its path. Below a folder hidden entries, links,
 /// folders named `target` and binary files are passed over; a binary file that is named is refused.
 pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()>) -> Result<()> {
-    let metadata = fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
+    let metadata = fs::metadata(path).map_err(|error| Error::reading(path, &error))?;
     if !metadata.is_dir() {
         let document = read_text(path)?.ok_or_else(|| {
             let message = format!("{} is binary: it has a zero byte near its beginning", path.display());
@@ -28,16 +28,12 @@ pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()
     Ok(())
 }
 
-fn cannot_read(path: &Path, error: &std::io::Error) -> Error {
-    Error::io(format!("cannot read {}", path.display()), error)
-}
-
 /// The contents of a file, or nothing if it is binary.
 fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
-    let mut file = fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
+    let mut file = fs::File::open(path).map_err(|error| Error::reading(path, &error))?;
     let mut bytes = Vec::new();
     let mut read = |bytes: &mut Vec<u8>, most: u64| {
-        file.by_ref().take(most).read_to_end(bytes).map_err(|error| cannot_read(path, &error))
+        file.by_ref().take(most).read_to_end(bytes).map_err(|error| Error::reading(path, &error))
     };
     read(&mut bytes, BINARY_PROBE as u64)?;
     if bytes.contains(&0) {
@@ -52,9 +48,9 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(|error| cannot_read(&folder, &error))? {
-            let entry = entry.map_err(|error| cannot_read(&folder, &error))?;
-            let kind = entry.file_type().map_err(|error| cannot_read(&entry.path(), &error))?;
+        for entry in fs::read_dir(&folder).map_err(|error| Error::reading(&folder, &error))? {
+            let entry = entry.map_err(|error| Error::reading(&folder, &error))?;
+            let kind = entry.file_type().map_err(|error| Error::reading(&entry.path(), &error))?;
             let name = entry.file_name();
             if name.as_encoded_bytes().starts_with(b".") {
                 continue;

@@ -53,7 +53,7 @@ impl Companions {
                     ));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io(format!("cannot read {}", path.display()), &error)),
+                Err(error) => return Err(Error::reading(&path, &error)),
             }
         }
         Ok(Companions(files))

@@ -58,8 +58,7 @@ pub(super) fn sources(folder: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     if !index.exists() {
         return Err(nothing_to_read(folder));
     }
-    let text =
-        fs::read(&index).map_err(|error| Error::io(format!("cannot read {}", index.display()), &error))?;
+    let text = fs::read(&index).map_err(|error| Error::reading(&index, &error))?;
     let listed = Index::parse(&text).map_err(|error| error.within(index.display()))?;
     let paths: Vec<_> = listed.files().into_iter().map(|name| folder.join(name)).collect();
     match paths.iter().find(|path| !path.exists()) {

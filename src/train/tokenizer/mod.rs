@@ -341,7 +341,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))
+    fs::read(path).map_err(|error| Error::reading(path, &error))
 }
 
 fn utf8(text: &[u8]) -> Result<&str> {

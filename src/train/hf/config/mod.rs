@@ -38,8 +38,7 @@ impl FolderConfig {
     /// Reads `config.json` of a folder, and the files that an export carries over. Errors open with a path.
     pub fn open(folder: &Path) -> Result<FolderConfig> {
         let path = folder.join("config.json");
-        let text =
-            fs::read(&path).map_err(|error| Error::io(format!("cannot read {}", path.display()), &error))?;
+        let text = fs::read(&path).map_err(|error| Error::reading(&path, &error))?;
         let config = FolderConfig::parse(&text).map_err(|error| error.within(path.display()))?;
         Ok(FolderConfig { companions: Companions::read(folder)?, ..config })
     }
