@@ -34,7 +34,8 @@ fn products(options: &CalibrateOptions, model: &str) -> Result<String> {
         shape: Shape { b: options.micro_batch, t: options.seq_len },
         ..TrainerOptions::default()
     };
-    Ok(calibrate_products(&config, &trainer)?.to_json() + "\n")
+    Ok(calibrate_products(&config, &trainer, &mut |message| eprintln!("warning: {message}"))?.to_json()
+        + "\n")
 }
 
 /// This machine's CPU device, measured and described.
