@@ -6,7 +6,7 @@ use horizon::model::{Layout, ModelConfig, shape};
 use horizon::plan::{Cost, Description, Pins, Plan, Room};
 use horizon::schedule::{Mode, Placement, Policy};
 use horizon::train::metrics::UsefulWork;
-use horizon::train::planning::Planned;
+use horizon::train::planning::{Planned, Why};
 
 use crate::original;
 
@@ -68,7 +68,7 @@ fn ours(
         ..options
     };
     let room = Room::of(machine, None, None);
-    Planned::explained(name, config, &options, machine, room, &Pins::default())
+    Planned::search(name, config, &options, machine, room, &Pins::default(), Why::Gains)
 }
 
 fn options() -> TrainerOptions {
