@@ -19,6 +19,7 @@ fn machine() -> Machine {
         up_bytes_per_s: 1e10,
         down_bytes_per_s: 1e10,
         host_bytes_per_s: [1e11; 3],
+        ram_bytes_per_s: 1e12,
         disk_bytes_per_s: 1e9,
         launch_s: 1e-7,
         latency_s: [1e-6; Lane::COUNT],
@@ -164,4 +165,22 @@ fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
     let matrix = Machine { matrix_flop_per_s: [2e14; 3], ..machine() };
     let (link, matrix) = (predict(&link).step_ns, predict(&matrix).step_ns);
     assert!(link < matrix && matrix <= base.step_ns, "{link} {matrix} {}", base.step_ns);
+}
+
+#[test]
+fn copies_beside_adamw_share_ram_with_it() {
+    let config = config(false, 4);
+    let (layout, plan) = (Layout::new(&config), plan(&config));
+    let step = |ram_bytes_per_s: f64| {
+        let machine = Machine { host_bytes_per_s: [1e10; 3], ram_bytes_per_s, ..machine() };
+        plan.predict(&config, &layout, DType::Bf16, &machine, 3).unwrap()
+    };
+    // With RAM for both nobody waits, however much more there is.
+    let (apart, ample) = (step(2e10), step(1e15));
+    assert_eq!(apart.step_ns, ample.step_ns);
+    // With RAM for one of them uploads and AdamW, which run beside each other, take longer both.
+    let shared = step(1e10);
+    assert!(shared.step_ns > apart.step_ns, "{} {}", shared.step_ns, apart.step_ns);
+    let busy = |lane: Lane| shared.lanes[lane.at()].busy_ns > apart.lanes[lane.at()].busy_ns;
+    assert!(busy(Lane::H2d) && busy(Lane::Host));
 }

@@ -54,6 +54,7 @@ impl Case {
             up_bytes_per_s: rate(5e10),
             down_bytes_per_s: rate(5e10),
             host_bytes_per_s: [rate(4e11); 3],
+            ram_bytes_per_s: f64::MAX,
             disk_bytes_per_s: 1e9,
             launch_s: 1e-8,
             latency_s: [1e-7; Lane::COUNT],

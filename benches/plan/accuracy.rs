@@ -1,11 +1,11 @@
-//! Predicted beside measured, on the CPU device.
+//! Predicted beside measured, on any device.
 
 use std::env;
 
-use horizon::base::{DType, Dims, Shape};
+use horizon::base::{Dims, Shape};
 use horizon::device::{Lane, TaskSpan};
-use horizon::engine::calibrate::calibrate;
-use horizon::engine::{Batch, Trainer, TrainerOptions};
+use horizon::engine::calibrate::{CalibrateOptions, calibrate, measured_device};
+use horizon::engine::{Batch, DeviceChoice, Trainer, TrainerOptions};
 use horizon::host::Others;
 use horizon::model::{Layout, ModelConfig, Recompute, preset};
 use horizon::plan::Machine;
@@ -20,19 +20,47 @@ const STEPS: usize = 6;
 const OTHERS: f64 = 0.15;
 const TRIES: usize = 4;
 
-fn any_case(random: &mut ChaCha8Rng, threads: usize) -> (ModelConfig, TrainerOptions) {
-    let c = [128, 192, 256, 384][random.random_range(0..4)];
-    let l = random.random_range(2..=6);
-    let dims = Dims {
-        c,
-        h: c / 32,
-        g: c / 64,
-        d: 32,
-        f: c * 11 / 4,
-        v: [256, 1024, 4096][random.random_range(0..3)],
-        l,
-    };
-    let t = [64, 128, 256][random.random_range(0..3)];
+/// What random models and their steps are drawn from.
+struct Sizes {
+    /// C, and what is a head of.
+    c: &'static [usize],
+    d: usize,
+    v: &'static [usize],
+    l: (usize, usize),
+    t: &'static [usize],
+    b: (usize, usize),
+}
+
+const ON_CPU: Sizes = Sizes {
+    c: &[128, 192, 256, 384],
+    d: 32,
+    v: &[256, 1024, 4096],
+    l: (2, 6),
+    t: &[64, 128, 256],
+    b: (1, 2),
+};
+/// Of real models' classes; the largest takes some 8 GiB of host memory.
+const ON_CUDA: Sizes = Sizes {
+    c: &[1024, 1536, 2048, 3072],
+    d: 128,
+    v: &[4096, 16384, 32768],
+    l: (2, 3),
+    t: &[512, 1024, 2048],
+    b: (1, 4),
+};
+
+fn any_case(
+    random: &mut ChaCha8Rng,
+    device: DeviceChoice,
+    threads: Option<usize>,
+) -> (ModelConfig, TrainerOptions) {
+    let sizes = if device == DeviceChoice::Cpu { ON_CPU } else { ON_CUDA };
+    let one = |random: &mut ChaCha8Rng, of: &[usize]| of[random.random_range(0..of.len())];
+    let c = one(random, sizes.c);
+    let l = random.random_range(sizes.l.0..=sizes.l.1);
+    let (h, d) = (c / sizes.d, sizes.d);
+    let dims = Dims { c, h, g: h / 2, d, f: c * 11 / 4, v: one(random, sizes.v), l };
+    let t = one(random, sizes.t);
     let config = ModelConfig {
         dims,
         positions_max: t,
@@ -46,7 +74,8 @@ fn any_case(random: &mut ChaCha8Rng, threads: usize) -> (ModelConfig, TrainerOpt
         sum: [Sum::Passing, Sum::Own][random.random_range(0..2)],
     };
     let options = TrainerOptions {
-        shape: Shape { b: random.random_range(1..=2), t },
+        device,
+        shape: Shape { b: random.random_range(sizes.b.0..=sizes.b.1), t },
         micros_max: random.random_range(1..=3),
         weight_slots: random.random_range(2..=4),
         slabs: random.random_range(2..=4),
@@ -54,7 +83,7 @@ fn any_case(random: &mut ChaCha8Rng, threads: usize) -> (ModelConfig, TrainerOpt
         grad_wait: [GradWait::Host, GradWait::Device][random.random_range(0..2)],
         adam_when: Some(AdamWhen::AfterNorm),
         layers: (0..l).map(|_| layer(random)).collect(),
-        threads: Some(threads),
+        threads,
         tracing: true,
         ..TrainerOptions::default()
     };
@@ -111,7 +140,7 @@ fn measure_calm(config: &ModelConfig, options: &TrainerOptions) -> (Step, f64) {
 fn predict(config: &ModelConfig, options: &TrainerOptions, machine: &Machine) -> Step {
     let plan = Trainer::plan_for(config, options).expect("a plan");
     let predicted = plan
-        .predict(config, &Layout::new(config), DType::F32, machine, options.micros_max)
+        .predict(config, &Layout::new(config), options.device.storage(), machine, options.micros_max)
         .expect("the policy is valid");
     Step { step: predicted.step_ns as f64, busy: predicted.lanes.map(|usage| usage.busy_ns as f64) }
 }
@@ -130,13 +159,15 @@ fn typical(rounds: &[Step]) -> Step {
 }
 
 /// Calibrates, predicts and runs all policies, round after round; compares medians.
-pub fn accuracy(policies: usize, threads: usize, rounds: usize) {
+pub fn accuracy(device: DeviceChoice, policies: usize, threads: Option<usize>, rounds: usize) {
+    let device = measured_device(device).expect("a device");
+    let asked = CalibrateOptions { device, threads, folder: env::temp_dir(), tries: TRIES };
     let mut random = ChaCha8Rng::seed_from_u64(8);
-    let cases: Vec<_> = (0..policies).map(|_| any_case(&mut random, threads)).collect();
+    let cases: Vec<_> = (0..policies).map(|_| any_case(&mut random, device, threads)).collect();
     let (mut predicted, mut measured) = (vec![Vec::new(); policies], vec![Vec::new(); policies]);
     let mut disturbed = 0;
     for _ in 0..rounds {
-        let machine = calibrate(threads, &env::temp_dir(), TRIES).expect("this machine can be measured");
+        let machine = calibrate(&asked, &|_| {}).expect("this machine can be measured").machine;
         eprintln!("{machine:?}");
         for (at, (config, options)) in cases.iter().enumerate() {
             predicted[at].push(predict(config, options, &machine));
@@ -165,13 +196,14 @@ pub fn accuracy(policies: usize, threads: usize, rounds: usize) {
         println!("{line}");
         steps.push(off(simulated.step, real.step).abs());
     }
-    let worst = steps.iter().copied().fold(0.0, f64::max);
+    let worst = |percents: &[f64]| percents.iter().copied().fold(0.0, f64::max);
     let mut line = json!({
-        "bench": "accuracy", "policies": policies, "threads": threads, "rounds": rounds, "disturbed": disturbed,
-        "median_percent": median(steps), "worst_percent": worst,
+        "bench": "accuracy", "device": device.to_string(), "policies": policies, "threads": threads, "rounds": rounds, "disturbed": disturbed,
+        "median_percent": median(steps.iter().copied()), "worst_percent": worst(&steps),
     });
     for lane in lanes {
         line[format!("{lane}_median_percent")] = median(busy[lane.at()].iter().copied()).into();
+        line[format!("{lane}_worst_percent")] = worst(&busy[lane.at()]).into();
     }
     println!("{line}");
 }

@@ -98,7 +98,7 @@ fn step(plan: &Plan) -> List {
 /// Nanoseconds of a step behind others like it, and of the time AdamW runs alone.
 pub fn step_ns(plan: &Plan, cost: &Cost, machine: &Machine) -> u64 {
     let list = step(plan);
-    let (mut sync, mut simulator) = (Sync::new(&plan.geometry), machine.simulator());
+    let (mut sync, mut simulator) = (Sync::new(&plan.geometry), machine.simulator(plan.policy.mode));
     let mut done = [0; 2];
     for end_ns in &mut done {
         let synced = sync.infer(&list);

@@ -207,6 +207,11 @@ pub trait Device: Send + Sync {
     /// Errors when the lengths differ.
     fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;
 
+    /// Whether this machine's cores do the work of a lane, and are not free for others meanwhile.
+    fn runs_on_cores(&self, _lane: Lane) -> bool {
+        true
+    }
+
     /// The kind of host memory that it copies from and to at full speed, for an arena of so many bytes.
     fn wire_memory(&self, _bytes: usize) -> MemoryKind {
         MemoryKind::Plain

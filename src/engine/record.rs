@@ -57,7 +57,7 @@ impl Record {
 
     /// The same lists in virtual time, which begins when the first measured task did.
     fn simulate(&self, runner: &Runner, machine: &Machine) -> Vec<TaskSpan> {
-        let (cost, mut simulator) = (runner.cost(), machine.simulator());
+        let (cost, mut simulator) = (runner.cost(), machine.simulator(runner.plan.policy.mode));
         let origin_ns = self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0);
         let mut runs = Vec::new();
         for issued in &self.lists {

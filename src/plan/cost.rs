@@ -26,6 +26,8 @@ pub struct Machine {
     pub down_bytes_per_s: f64,
     /// RAM as AdamW sees it, bytes/s: in modes exact, streamed and compact.
     pub host_bytes_per_s: [f64; 3],
+    /// RAM itself, the most that whoever reads and writes it moves together, bytes/s.
+    pub ram_bytes_per_s: f64,
     /// What saves go to, bytes/s.
     pub disk_bytes_per_s: f64,
     /// From the end of a kernel to the beginning of the next, seconds.
@@ -35,11 +37,11 @@ pub struct Machine {
     pub latency_s: [f64; Lane::COUNT],
     /// From the end of a task to the beginning of one on another lane that waited for it, seconds.
     pub handoff_s: f64,
-    /// What lanes have in common, so that they slow one another down.
+    /// What lanes have in common beside RAM, so that they slow one another down.
     pub common: Vec<Common>,
 }
 
-/// Something that several lanes use: cores, RAM, both directions of a link.
+/// Something that several lanes use: cores, both directions of a link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Common {
@@ -93,10 +95,27 @@ impl Machine {
         (seconds * 1e9).round() as u64
     }
 
-    /// The machine's lanes in virtual time.
-    pub fn simulator(&self) -> Simulator {
-        let shares = self.common.iter().map(|common| common.used).collect();
+    /// The machine's lanes in virtual time, in steps of a mode.
+    pub fn simulator(&self, mode: Mode) -> Simulator {
+        let common = self.common.iter().map(|common| common.used);
+        let shares = common.chain([self.ram_used(mode)]).collect();
         Simulator::sharing(shares, (self.handoff_s * 1e9).round() as u64)
+    }
+
+    /// The part of RAM that each lane uses while it runs alone, at its own rate: copies and saves go over a byte once, AdamW's
+    /// bytes are counted as it reads and writes them. A device whose memory is this RAM uses more of it, and cores before it.
+    fn ram_used(&self, mode: Mode) -> Share {
+        let mut used = [0.0; Lane::COUNT];
+        for (lane, bytes_per_s) in [
+            (Lane::H2d, self.up_bytes_per_s),
+            (Lane::D2h, self.down_bytes_per_s),
+            (Lane::Host, self.host_bytes_per_s[mode as usize]),
+            (Lane::Disk, self.disk_bytes_per_s),
+        ] {
+            // A lane alone takes no longer than it does alone.
+            used[lane.at()] = (bytes_per_s / self.ram_bytes_per_s).min(1.0);
+        }
+        used
     }
 }
 

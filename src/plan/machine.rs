@@ -123,6 +123,7 @@ impl Machine {
             ("up_bytes_per_s", self.up_bytes_per_s),
             ("down_bytes_per_s", self.down_bytes_per_s),
             ("host_bytes_per_s", least(&self.host_bytes_per_s)),
+            ("ram_bytes_per_s", self.ram_bytes_per_s),
             ("disk_bytes_per_s", self.disk_bytes_per_s),
         ];
         for (name, rate) in rates {

@@ -92,7 +92,7 @@ impl Plan {
     ) -> Result<Prediction> {
         let cost = Cost::new(config, layout, &self.policy, micros, storage);
         let list = schedule::train(&self.policy, &self.geometry, micros)?;
-        let lanes = machine.simulator();
+        let lanes = machine.simulator(self.policy.mode);
         let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         let Steady { from_ns, to_ns, decide, .. } = steady;
         let last = steady.last();

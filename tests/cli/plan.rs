@@ -83,7 +83,8 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
 fn a_calibration_can_be_planned_with() {
     let folder = tempfile::tempdir().unwrap();
     let once = ["calibrate", "--out", "here.json", "--name", "mine", "--threads", "1", "--tries", "1"];
-    horizon_in(folder.path(), &once).well();
+    let said = horizon_in(folder.path(), &[&once[..], &["--device", "cpu"]].concat()).well();
+    assert!(said.err.contains("device cpu") && said.err.contains("wrote here.json"), "{}", said.err);
     let described: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("here.json")).unwrap()).unwrap();
     assert_eq!(described["name"], "mine");
@@ -92,6 +93,21 @@ fn a_calibration_can_be_planned_with() {
     let planned =
         horizon_in(folder.path(), &["plan", "--model", "tiny", "--machine", "here.json", "--seq-len", "64"]);
     assert!(planned.well().out.contains("machine    mine: "));
+}
+
+#[test]
+fn nonsensical_calibrations_are_refused_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let calibrate = |arguments: &[&str]| horizon_in(folder.path(), &[&["calibrate"], arguments].concat());
+    calibrate(&["--products", "tiny"]).badly(1, &["--out FILE", "--only-products"]);
+    let table = ["--device", "cpu", "--products", "tiny"];
+    calibrate(&[&table[..], &["--out", "here.json"]].concat()).badly(1, &["CUDA device", "`cpu`"]);
+    calibrate(&[&table[..], &["--only-products"]].concat()).badly(1, &["CUDA device", "`cpu`"]);
+    calibrate(&["--only-products"]).badly(2, &["--products"]);
+    calibrate(&["--only-products", "--products", "tiny", "--tries", "2"]).badly(2, &["--tries"]);
+    calibrate(&["--seq-len", "64"]).badly(2, &["--products"]);
+    calibrate(&["--device", "abacus"]).badly(2, &["abacus", "cuda"]);
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
 }
 
 #[test]

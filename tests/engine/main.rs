@@ -12,6 +12,7 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 
 use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod calibrates;
 mod cuda;
 mod losses;
 mod modes;
@@ -355,6 +356,7 @@ fn a_trace_shows_every_lane() {
         up_bytes_per_s: 1e9,
         down_bytes_per_s: 1e9,
         host_bytes_per_s: [1e9; 3],
+        ram_bytes_per_s: 1e10,
         disk_bytes_per_s: 1e9,
         launch_s: 1e-7,
         latency_s: [1e-6; Lane::COUNT],

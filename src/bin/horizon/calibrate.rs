@@ -1,76 +1,70 @@
 //! `horizon calibrate`.
 
-use std::collections::BTreeMap;
 use std::fs;
+use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
 use horizon::base::{Error, Result, Shape};
-use horizon::engine::{TrainerOptions, calibrate, calibrate_products};
-use horizon::host::{Limits, processor_name};
-use horizon::plan::{Description, Storage};
-use serde_json::Value;
+use horizon::engine::calibrate::{self, measured_device};
+use horizon::engine::{DeviceChoice, TrainerOptions, calibrate_products};
+use horizon::ops::cuda::table::Table;
 
-use crate::measure::measure;
 use crate::options::CalibrateOptions;
+use crate::progress::Measuring;
 use crate::{plan, print};
 
-/// Measures what the options name: the products of a model on CUDA, or this machine's CPU device.
+/// Measures the device that the options choose: its description, the table of products for a model, or both.
 pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
-    let text = match &options.products {
-        Some(model) => products(options, model)?,
-        None => describe(options)?,
-    };
-    match &options.out {
-        Some(path) => fs::write(path, text).map_err(|error| Error::writing(path, &error)),
-        None => print(text.as_bytes()),
+    if options.products.is_some() && !options.only_products && options.out.is_none() {
+        return Err(Error::argument(
+            "--products writes its table beside the description: --out FILE says where; --only-products writes the table alone",
+        ));
+    }
+    let device = measured_device(options.device)?;
+    eprintln!("device {device}{}", if options.device == DeviceChoice::Auto { " (auto)" } else { "" });
+    let table = options.products.as_deref().map(|model| products(options, device, model)).transpose()?;
+    let out = options.out.as_deref();
+    match (table, out) {
+        (Some(table), _) if options.only_products => write(out, &table),
+        (Some(table), Some(described)) => {
+            write(out, &describe(options, device)?)?;
+            write(Some(&Table::beside(described)), &table)
+        }
+        _ => write(out, &describe(options, device)?),
     }
 }
 
+/// Writes to a file, and says so; without one, to standard output.
+fn write(path: Option<&Path>, text: &str) -> Result<()> {
+    let Some(path) = path else { return print(text.as_bytes()) };
+    fs::write(path, text).map_err(|error| Error::writing(path, &error))?;
+    eprintln!("wrote {}", path.display());
+    Ok(())
+}
+
 /// The table of algorithms by which a CUDA device multiplies for a model.
-fn products(options: &CalibrateOptions, model: &str) -> Result<String> {
-    let config = plan::model(model)?;
+fn products(options: &CalibrateOptions, device: DeviceChoice, model: &str) -> Result<String> {
     let trainer = TrainerOptions {
-        device: options.device,
+        device,
         shape: Shape { b: options.micro_batch, t: options.seq_len },
         ..TrainerOptions::default()
     };
-    Ok(calibrate_products(&config, &trainer, &mut |message| eprintln!("warning: {message}"))?.to_json()
-        + "\n")
+    let mut warn = |message: &str| eprintln!("warning: {message}");
+    Ok(calibrate_products(&plan::model(model)?, &trainer, &mut warn)?.to_json() + "\n")
 }
 
-/// This machine's CPU device, measured and described.
-fn describe(options: &CalibrateOptions) -> Result<String> {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let threads = options.threads.unwrap_or(cores);
+/// The device and what is around it, measured and described.
+fn describe(options: &CalibrateOptions, device: DeviceChoice) -> Result<String> {
     let folder =
         options.out.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
-    let rates = calibrate::calibrate(threads, folder.unwrap_or(Path::new(".")), options.tries)?;
-    let limits = Limits::read(None);
-    let memory = measure(threads, &limits)?;
-    let processor = processor_name().unwrap_or_else(|| "a processor without a name".to_owned());
-    let source = format!("horizon calibrate on {cores} cores of {processor}, {threads} threads a job");
-    let figures = serde_json::to_value(&rates).map_err(|error| Error::internal(error.to_string()))?;
-    let mut sources: BTreeMap<String, String> = match figures {
-        Value::Object(figures) => figures.keys().map(|figure| (figure.clone(), source.clone())).collect(),
-        _ => BTreeMap::new(),
+    let asked = calibrate::CalibrateOptions {
+        device,
+        threads: options.threads,
+        folder: folder.unwrap_or(Path::new(".")).to_owned(),
+        tries: options.tries,
     };
-    sources.insert("host_bytes".to_owned(), format!("what was free when it was measured ({})", limits.limit));
-    let adam = format!(
-        "{source}; apart from the engine AdamW moves {:.1} GB/s, where reading alone gives {:.1} and writing alone {:.1}",
-        memory.adam * 26.0 / 1e9,
-        memory.read / 1e9,
-        memory.write / 1e9
-    );
-    sources.insert("host_bytes_per_s".to_owned(), adam);
-    let described = Description {
-        name: options.name.clone(),
-        about: format!("the CPU device on {cores} cores of {processor}, {threads} threads a job"),
-        storage: Storage::F32,
-        device_bytes: None,
-        host_bytes: limits.bytes,
-        shared: true,
-        rates,
-        sources,
-    };
-    Ok(described.to_json())
+    let line = Measuring::new(stderr().is_terminal());
+    let calibrated = calibrate::calibrate(&asked, &|progress| line.at(&progress));
+    line.finish();
+    Ok(calibrated?.describe(&options.name).to_json())
 }

@@ -1,13 +1,13 @@
 //! `horizon info`.
 
 use horizon::base::Result;
+use horizon::engine::calibrate::measure_ram;
 use horizon::engine::{cuda_lacks, devices};
 use horizon::host::{HugePages, Isa, Limits, Size, Topology, processor_name};
 use horizon::model::{Layout, preset, preset_names};
 use horizon::train::checkpoint::{Checkpoint, open};
 use serde_json::{Map, Value, json};
 
-use crate::measure::measure;
 use crate::options::InfoOptions;
 use crate::print;
 use crate::progress::count;
@@ -29,7 +29,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     let nodes = Topology::read().nodes;
     let huge = HugePages::read();
     let lockable = Some(limits.lockable_bytes).filter(|bytes| *bytes != usize::MAX);
-    let measured = options.measure.then(|| measure(cores, &limits)).transpose()?;
+    let measured = options.measure.then(|| measure_ram(cores)).transpose()?;
     if options.json {
         let shapes: Vec<_> = shapes
             .iter()

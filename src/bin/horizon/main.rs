@@ -6,7 +6,6 @@
 mod builtin;
 mod calibrate;
 mod info;
-mod measure;
 mod options;
 mod placement;
 mod plan;

@@ -105,13 +105,16 @@ pub struct CalibrateOptions {
     /// How often a measurement is taken, at most, while other processes are at work
     #[arg(long, value_name = "N", value_parser = positive, default_value = "3")]
     pub tries: usize,
-    /// Measure a CUDA device instead: by which algorithm each product of this model, a Hugging Face folder or a shape by
-    /// name, takes the least time there; the table goes to --out, for `train --products`
-    #[arg(long, value_name = "DIR|SHAPE")]
-    pub products: Option<String>,
-    /// With --products, the device: cuda, or cuda:I for the I-th
-    #[arg(long, default_value = "cuda", value_parser = parse_device, requires = "products")]
+    /// The device to measure: auto, cpu, cuda, or cuda:I for the I-th CUDA device
+    #[arg(long, default_value = "auto", value_parser = parse_device)]
     pub device: DeviceChoice,
+    /// Measure on a CUDA device also by which algorithm each product of this model, a Hugging Face folder or a shape by name,
+    /// takes the least time; the table goes beside --out FILE, as FILE.products.json, where `train --machine FILE` finds it
+    #[arg(long, value_name = "DIR|SHAPE", required_if_eq("only_products", "true"))]
+    pub products: Option<String>,
+    /// With --products, measure nothing else: the table goes to --out, for `train --products`
+    #[arg(long, conflicts_with_all = ["name", "threads", "tries"])]
+    pub only_products: bool,
     /// With --products, tokens of a sequence
     #[arg(long, value_name = "S", default_value_t = 1024, value_parser = positive, requires = "products")]
     pub seq_len: usize,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use horizon::engine::calibrate;
 use horizon::train::Observer;
 use horizon::train::metrics::StepRecord;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -28,6 +29,35 @@ impl Bytes {
             if done == total {
                 bar.finish_and_clear();
             }
+        }
+    }
+}
+
+/// A measurement: a line that moves on a terminal and goes at the end, nothing elsewhere.
+pub struct Measuring(Option<ProgressBar>);
+
+impl Measuring {
+    /// `shown` says whether there is somebody to see it.
+    pub fn new(shown: bool) -> Measuring {
+        let style = ProgressStyle::with_template("measuring {bar:20} {elapsed} {wide_msg}")
+            .expect("the template is well-formed");
+        Measuring(shown.then(|| ProgressBar::no_length().with_style(style)))
+    }
+
+    /// How far it is.
+    pub fn at(&self, progress: &calibrate::Progress) {
+        if let Some(bar) = &self.0 {
+            let ms = |seconds: f64| (seconds * 1e3) as u64;
+            bar.set_length(ms(progress.of));
+            bar.set_position(ms(progress.done));
+            bar.set_message(progress.next.to_owned());
+        }
+    }
+
+    /// It is over, or has failed.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
         }
     }
 }

@@ -239,6 +239,10 @@ impl<C: Calls> Device for CudaDevice<C> {
         unsafe { self.calls.fill(self.stream(lane), to, 0xff, span.bytes()) }
     }
 
+    fn runs_on_cores(&self, lane: Lane) -> bool {
+        !STREAM_LANES.contains(&lane)
+    }
+
     fn wire_memory(&self, bytes: usize) -> MemoryKind {
         let topology = Topology::read();
         let holds = |node: &u32| topology.node(*node).is_some_and(|node| node.available_bytes >= bytes);

@@ -1,34 +1,129 @@
-//! What lanes take from one another, and how long word takes from one to the next.
+//! Copies, what lanes take from one another, and how long word takes from one to the next.
 
-use std::hint::{black_box, spin_loop};
+use std::hint::black_box;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::base::Result;
-use crate::device::cpu::CpuDevice;
-use crate::device::{Device, Lane, Lanes, Tick, Work};
-use crate::host::{Arena, MemoryKind};
+use crate::device::{Device, DeviceSpan, Lane, Lanes, Tick, Work};
+use crate::host::{Arena, HostSpan, Pool};
 use crate::plan::Common;
 
-/// What lanes have in common: cores, by how much threads slow one another down; and what carries copies.
-pub fn common(threads: usize, link: &Link) -> Vec<Common> {
+/// Bytes of a copy: much more than a task's, so that no cache of a core holds them.
+const BYTES: usize = 32 << 20;
+
+/// What is copied: up and down have memory of their own on both sides.
+struct Copies {
+    device: Arc<dyn Device>,
+    up: (DeviceSpan, HostSpan),
+    down: (DeviceSpan, HostSpan),
+}
+
+impl Work for Copies {
+    /// A task's number is the bytes to copy.
+    fn run(&self, lane: Lane, task: u64) -> Result<()> {
+        let part = |(memory, host): (DeviceSpan, HostSpan)| {
+            (memory.part(0, task as usize), host.part(0, task as usize))
+        };
+        if lane == Lane::H2d {
+            let (memory, host) = part(self.up);
+            return self.device.upload(memory, host);
+        }
+        let (memory, host) = part(self.down);
+        self.device.download(host, memory)
+    }
+}
+
+/// The link of a device.
+pub struct Link {
+    /// Bytes a second to the device, alone.
+    pub up: f64,
+    /// Bytes a second to the host, alone.
+    pub down: f64,
+    /// Seconds for a byte each way, both at once.
+    pub both: f64,
+    /// Seconds from a copy's end to the start of one on the other lane that slept until then.
+    pub handoff: f64,
+}
+
+impl Link {
+    /// Measures copies each way and both ways, and the way from lane to lane, on a device of which no memory is taken.
+    pub fn measure(device: &Arc<dyn Device>, pool: &Pool) -> Result<Link> {
+        let memory = device.reserve(2 * BYTES)?;
+        let arena = Arena::take(2 * BYTES, device.wire_memory(2 * BYTES))?;
+        arena.touch(pool)?;
+        let ends = |at: usize| (memory.part(at, BYTES), arena.whole().part(at, BYTES));
+        let copies = Arc::new(Copies { device: device.clone(), up: ends(0), down: ends(BYTES) });
+        let lanes = device.clone().open(copies.clone(), false)?;
+        let up = rate(&*lanes, &[Lane::H2d])?;
+        let down = rate(&*lanes, &[Lane::D2h])?;
+        let both = 1.0 / rate(&*lanes, &[Lane::H2d, Lane::D2h])?;
+        drop(lanes);
+        let lanes = device.clone().open(copies, true)?;
+        Ok(Link { up, down, both, handoff: handoff(&*lanes, up.min(down))? })
+    }
+}
+
+/// Bytes a second on each of the lanes, all of them at once.
+fn rate(lanes: &dyn Lanes, at: &[Lane]) -> Result<f64> {
+    const COPIES: usize = 4;
+    let seconds = median(|| {
+        let start = Instant::now();
+        for _ in 0..COPIES {
+            at.iter().for_each(|lane| {
+                lanes.issue(*lane, BYTES as u64, &[], false);
+            });
+        }
+        at.iter().try_for_each(|lane| lanes.reach(lanes.last(*lane)))?;
+        Ok(start.elapsed().as_secs_f64())
+    })?;
+    Ok((COPIES * BYTES) as f64 / seconds)
+}
+
+/// Seconds from a task's end to the start of one on another lane.
+fn handoff(lanes: &dyn Lanes, bytes_per_s: f64) -> Result<f64> {
+    /// Longer than a lane looks before it sleeps.
+    const TASK_S: f64 = 300e-6;
+    const TASKS: usize = 60;
+    let bytes = (bytes_per_s * TASK_S).clamp(1.0, BYTES as f64) as u64;
+    let mut last: Option<Tick> = None;
+    for number in 0..TASKS {
+        let lane = if number % 2 == 0 { Lane::H2d } else { Lane::D2h };
+        last = Some(lanes.issue(lane, bytes, last.as_slice(), true));
+    }
+    last.into_iter().try_for_each(|tick| lanes.reach(tick))?;
+    let mut spans = lanes.take_spans();
+    spans.sort_by_key(|span| span.start_ns);
+    let mut hops: Vec<f64> =
+        spans.windows(2).map(|pair| pair[1].start_ns.saturating_sub(pair[0].end_ns) as f64 * 1e-9).collect();
+    hops.sort_by(f64::total_cmp);
+    Ok(hops[hops.len() / 2])
+}
+
+/// What lanes have in common beside RAM: cores, by how much threads slow one another down; and what carries copies.
+pub fn common(device: &dyn Device, threads: usize, link: &Link) -> Result<Vec<Common>> {
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
     // So many threads at once, each as slow as this, are all that the cores can do.
-    let slower = median(|| spin_together(cores)) / median(|| spin_together(1));
+    let slower = median(|| Ok(spin_together(cores)))? / median(|| Ok(spin_together(1)))?;
     let of = |threads: usize| threads.min(cores) as f64 * slower / cores as f64;
     let mut used = [0.0; Lane::COUNT];
     for (lane, threads) in [(Lane::Compute, threads), (Lane::Host, threads), (Lane::H2d, 1), (Lane::D2h, 1)] {
-        // A lane alone takes no longer than it does alone.
-        used[lane.at()] = of(threads).min(1.0);
+        if device.runs_on_cores(lane) {
+            // A lane alone takes no longer than it does alone.
+            used[lane.at()] = of(threads).min(1.0);
+        }
     }
     let mut copies = [0.0; Lane::COUNT];
-    let longer = link.both / (1.0 / link.up + 1.0 / link.down);
-    (copies[Lane::H2d.at()], copies[Lane::D2h.at()]) = (longer.clamp(0.5, 1.0), longer.clamp(0.5, 1.0));
-    vec![
+    let longer = (link.both / (1.0 / link.up + 1.0 / link.down)).clamp(0.5, 1.0);
+    (copies[Lane::H2d.at()], copies[Lane::D2h.at()]) = (longer, longer);
+    let mut common = vec![
         Common { name: "cores".to_owned(), used },
         Common { name: "copies both ways at once".to_owned(), used: copies },
-    ]
+    ];
+    // What one lane has to itself slows nobody down.
+    common.retain(|common| common.used.iter().filter(|part| **part > 0.0).count() > 1);
+    Ok(common)
 }
 
 /// Seconds that as many threads take for the same arithmetic each.
@@ -52,80 +147,11 @@ fn spin_together(threads: usize) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Copies of much more than a task's, so that no cache of a core holds them.
-pub struct Link {
-    /// Bytes a second to the device, alone.
-    pub up: f64,
-    /// Bytes a second to the host, alone.
-    pub down: f64,
-    /// Seconds for a byte each way, both at once.
-    pub both: f64,
-}
-
-/// Measures copies both ways.
-pub fn link() -> Result<Link> {
-    const BYTES: usize = 32 << 20;
-    const COPIES: usize = 4;
-    let device = CpuDevice::new(None);
-    let memory = device.reserve(2 * BYTES)?;
-    let arena = Arena::take(2 * BYTES, MemoryKind::Plain)?;
-    let host = arena.whole();
-    let up = || device.upload(memory.part(0, BYTES), host.part(0, BYTES)).expect("the lengths agree");
-    let down =
-        || device.download(host.part(BYTES, BYTES), memory.part(BYTES, BYTES)).expect("the lengths agree");
-    let timed = |work: &dyn Fn()| {
-        let start = Instant::now();
-        work();
-        start.elapsed().as_secs_f64()
-    };
-    let bytes = (COPIES * BYTES) as f64;
-    let both = || {
-        thread::scope(|scope| {
-            let beside = scope.spawn(|| (0..COPIES).for_each(|_| up()));
-            (0..COPIES).for_each(|_| down());
-            beside.join().expect("a copy does not panic");
-        });
-    };
-    Ok(Link {
-        up: bytes / median(|| timed(&|| (0..COPIES).for_each(|_| up()))),
-        down: bytes / median(|| timed(&|| (0..COPIES).for_each(|_| down()))),
-        both: median(|| timed(&both)) / bytes,
-    })
-}
-
-fn median(mut round: impl FnMut() -> f64) -> f64 {
+/// Of some rounds, the first of which warms up.
+fn median(mut round: impl FnMut() -> Result<f64>) -> Result<f64> {
     const ROUNDS: usize = 7;
-    round();
-    let mut seconds: Vec<f64> = (0..ROUNDS).map(|_| round()).collect();
+    round()?;
+    let mut seconds = (0..ROUNDS).map(|_| round()).collect::<Result<Vec<f64>>>()?;
     seconds.sort_by(f64::total_cmp);
-    seconds[ROUNDS / 2]
-}
-
-/// Seconds from a task's end to the start of one on another lane that slept until then.
-pub fn handoff() -> Result<f64> {
-    /// Longer than a lane looks before it sleeps.
-    const TASK: Duration = Duration::from_micros(200);
-    const TASKS: u32 = 40;
-    struct Spin;
-    impl Work for Spin {
-        fn run(&self, _lane: Lane, _task: u64) -> Result<()> {
-            let start = Instant::now();
-            while start.elapsed() < TASK {
-                spin_loop();
-            }
-            Ok(())
-        }
-    }
-    let lanes: Box<dyn Lanes> = CpuDevice::new(None).open(Arc::new(Spin), false)?;
-    let hops = || {
-        let start = Instant::now();
-        let mut last: Option<Tick> = None;
-        for number in 0..TASKS {
-            let lane = if number % 2 == 0 { Lane::H2d } else { Lane::Compute };
-            last = Some(lanes.issue(lane, 0, last.as_slice(), true));
-        }
-        last.into_iter().try_for_each(|tick| lanes.reach(tick)).expect("spinning does not fail");
-        (start.elapsed() - TASK * TASKS).as_secs_f64() / f64::from(TASKS)
-    };
-    Ok(median(hops))
+    Ok(seconds[ROUNDS / 2])
 }

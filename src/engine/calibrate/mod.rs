@@ -1,33 +1,39 @@
-//! Measuring a machine for the plan: the CPU device of this one.
+//! Measuring a machine for the plan: any device of this one.
 //!
 //! Small models of several shapes take a few steps, with every lane recorded. Whatever ran alone is a sample: so much
 //! work in so much time; the rates are those at which work and time agree best, relative to the time. Copies, alone and
-//! both ways at once, threads beside threads, the way from lane to lane and the disk are measured by themselves. What was
+//! both ways at once, threads beside threads, the way from lane to lane, RAM and the disk are measured by themselves. What was
 //! measured while other processes were at work is measured again.
+//!
+//! A device says by itself how large its arena may be, what host memory it copies from, and whose lanes are cores of this
+//! machine; nothing else here knows which it is. What is small on a CPU is nothing on a GPU: each has [`runs`] of its own.
 
 mod fit;
 mod lanes;
+mod memory;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
+use std::thread;
 use std::time::Instant;
 
-use fit::amounts;
 pub use fit::fit;
+use lanes::Link;
+pub use memory::{Ram, measure_ram};
+pub use runs::{Run, runs};
 
-use crate::base::{Dims, Error, Result, Shape};
-use crate::device::{Lane, TaskSpan};
-use crate::engine::{Batch, Trainer, TrainerOptions};
-use crate::host::Others;
-use crate::model::{Layout, ModelConfig, Recompute, preset};
+use crate::base::{DType, Error, Result, Status};
+use crate::device::{DeviceInfo, Lane};
+use crate::engine::{Backend, DeviceChoice, TrainerOptions};
+use crate::host::{Limits, MemoryKind, Others, Pool, Size, Topology, processor_name};
 use crate::ops::cpu::CpuKernels;
-use crate::plan::{Cost, Machine, Work};
-use crate::schedule::{Boundary, LayerPlacement, Mode, Operation};
+use crate::plan::{Description, Machine, Storage, Work};
 
-/// Some work on a lane that had the machine to itself, and how long it took.
+/// Some work on a lane that had what it needs to itself, and how long it took.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// The lane.
@@ -38,139 +44,270 @@ pub struct Sample {
     pub seconds: f64,
 }
 
-/// Shapes that between them make every rate matter: products of each class, with few rows and with many, attention of short
-/// sequences and of long ones, units that fit the caches and others.
-const SHAPES: [(Dims, Shape); 7] = [
-    (Dims { c: 192, h: 6, g: 3, d: 32, f: 528, v: 512, l: 4 }, Shape { b: 1, t: 64 }),
-    (Dims { c: 128, h: 4, g: 2, d: 32, f: 352, v: 2048, l: 4 }, Shape { b: 1, t: 128 }),
-    (Dims { c: 64, h: 2, g: 1, d: 32, f: 176, v: 256, l: 3 }, Shape { b: 2, t: 512 }),
-    (Dims { c: 320, h: 10, g: 5, d: 32, f: 880, v: 3072, l: 3 }, Shape { b: 1, t: 96 }),
-    (Dims { c: 256, h: 8, g: 4, d: 32, f: 688, v: 1024, l: 3 }, Shape { b: 2, t: 256 }),
-    (Dims { c: 448, h: 7, g: 7, d: 64, f: 1216, v: 512, l: 2 }, Shape { b: 1, t: 192 }),
-    (Dims { c: 640, h: 10, g: 5, d: 64, f: 1728, v: 1024, l: 2 }, Shape { b: 1, t: 640 }),
-];
-/// Steps of each; the first one, in which memory is touched for the first time, is left out.
-const STEPS: usize = 4;
-/// A task that others ran beside for more than this part of its time is no sample.
-const ALONE: f64 = 0.1;
-
-/// Cores that others may keep busy during a measurement.
-const OTHERS: f64 = 0.15;
-
-/// Measures the CPU device with so many threads a job, and how fast a file in `folder` is written: takes some ten seconds, a
-/// quarter of a GiB of RAM and as much of disk. What others disturb is measured up to `tries` times.
-///
-/// Errors: the memory is not there, `folder` cannot be written in, or a figure could not be measured.
-pub fn calibrate(threads: usize, folder: &Path, tries: usize) -> Result<Machine> {
-    over(&SHAPES, threads, folder, tries)
+/// What a measurement is asked for.
+#[derive(Clone, Debug)]
+pub struct CalibrateOptions {
+    /// The device.
+    pub device: DeviceChoice,
+    /// CPU threads that share a job; by default all the process may run on.
+    pub threads: Option<usize>,
+    /// Where a file is written to measure the disk; it is removed.
+    pub folder: PathBuf,
+    /// How often something is measured, at most, while other processes are at work.
+    pub tries: usize,
 }
 
-fn over(shapes: &[(Dims, Shape)], threads: usize, folder: &Path, tries: usize) -> Result<Machine> {
+/// How far a measurement is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// What comes next.
+    pub next: &'a str,
+    /// Seconds that what is done was expected to take.
+    pub done: f64,
+    /// Seconds that all of it is expected to take while nobody disturbs it.
+    pub of: f64,
+}
+
+/// A machine as it was measured.
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    /// What it can do.
+    pub machine: Machine,
+    /// The device that it computes on.
+    pub device: DeviceInfo,
+    /// That device's type of activations.
+    pub storage: DType,
+    /// Device memory that an arena may take; nothing where it is host memory.
+    pub device_bytes: Option<usize>,
+    /// Host memory.
+    pub limits: Limits,
+    /// What RAM gives to all cores.
+    pub ram: Ram,
+    /// CPU threads that shared a job.
+    pub threads: usize,
+}
+
+/// Opens the measured device anew, since each model takes an arena of its own.
+pub type OpenDevice<'a> = dyn Fn(&TrainerOptions) -> Result<Backend> + 'a;
+
+/// The device that a choice comes to for [`calibrate`]. Errors: as [`DeviceChoice::resolve`].
+pub fn measured_device(choice: DeviceChoice) -> Result<DeviceChoice> {
+    let first = &runs(DeviceChoice::Cuda(0))[0];
+    choice.resolve(&first.config(), first.shape)
+}
+
+/// Measures a device of this machine, the memory around it and the disk. Takes some ten seconds on a CPU and a quarter of a
+/// GiB of RAM, on CUDA a minute and up to 12 GiB; half a GiB in any case, and of the disk a quarter.
+///
+/// Errors: the device is not there; memory for the measurement is not there; `folder` cannot be written in; a figure could
+/// not be measured.
+pub fn calibrate(options: &CalibrateOptions, told: &dyn Fn(Progress)) -> Result<Calibrated> {
+    let device = measured_device(options.device)?;
+    let open = |trainer: &TrainerOptions| Backend::open(&TrainerOptions { device, ..trainer.clone() });
+    calibrate_by(&open, &runs(device), options, told)
+}
+
+/// As [`calibrate`], by other runs, on a device that `open` makes.
+///
+/// Errors: as [`calibrate`]; the runs do not meet all that a plan asks of a machine.
+pub fn calibrate_by(
+    open: &OpenDevice,
+    runs: &[Run],
+    options: &CalibrateOptions,
+    told: &dyn Fn(Progress),
+) -> Result<Calibrated> {
+    let (cores, tries) = (cores(), options.tries);
+    let threads = options.threads.unwrap_or(cores);
+    let anew = || open(&TrainerOptions::default());
+    let Backend { device, storage, .. } = anew()?;
+    let sharing = Sharing { computes_on_cores: device.runs_on_cores(Lane::Compute) };
+    let is_apart = matches!(device.wire_memory(0), MemoryKind::Pinned { .. });
+    let device_bytes = is_apart.then(|| device.capacity()).transpose()?;
+    let (info, limits) = (device.info(), Limits::read(None));
+    drop(device);
+    let runs = Admitted::new(runs, threads, storage, device_bytes, &limits)?;
+
+    let (mut done, of) = (0.0, LINK_S + RAM_S + DISK_S + runs.seconds());
+    let mut next = |next: &str, seconds: f64| {
+        told(Progress { next, done, of });
+        done += seconds;
+    };
+    next("copies", LINK_S);
+    let pool = Pool::over(cores, &Topology::read())?;
+    let (link, common) = calm(tries, cores, || {
+        let device = anew()?.device;
+        let link = Link::measure(&device, &pool)?;
+        let common = lanes::common(&*device, threads, &link)?;
+        Ok((link, common))
+    })?;
+    drop(pool);
+    next("RAM", RAM_S);
+    let ram = calm(tries, cores, || measure_ram(cores))?;
+    next("the disk", DISK_S);
+    let disk_bytes_per_s = calm(tries, cores, || disk(&options.folder))?;
     let mut samples = Vec::new();
-    let mut config = preset("tiny").expect("it is there");
-    config.tied = false;
-    for &(dims, shape) in shapes {
-        (config.dims, config.positions_max) = (dims, shape.t);
-        for recompute in [Recompute::Full, Recompute::None] {
-            samples.extend(calm(tries, || run(&config, shape, threads, recompute, Mode::Exact))?);
-        }
-        for mode in [Mode::Streamed, Mode::Compact] {
-            let others = calm(tries, || run(&config, shape, threads, Recompute::None, mode))?;
-            samples.extend(others.into_iter().filter(|sample| sample.lane == Lane::Host));
-        }
+    for (run, seconds) in &runs.runs {
+        next(&run.to_string(), *seconds);
+        samples.extend(calm(tries, cores, || run.samples(anew()?, threads, sharing))?);
     }
-    let link = calm(tries, lanes::link)?;
-    Ok(Machine {
+    next("", 0.0);
+    runs.meet(samples.iter().map(|sample| &sample.work))?;
+    let machine = Machine {
         up_bytes_per_s: link.up,
         down_bytes_per_s: link.down,
-        disk_bytes_per_s: calm(tries, || disk(folder))?,
-        handoff_s: calm(tries, lanes::handoff)?,
-        common: calm(tries, || Ok(lanes::common(threads, &link)))?,
+        ram_bytes_per_s: ram.most(),
+        disk_bytes_per_s,
+        handoff_s: link.handoff,
+        common,
         ..fit(&samples)?
-    })
+    };
+    Ok(Calibrated { machine, device: info, storage, device_bytes, limits, ram, threads })
 }
 
+/// Seconds that the measurements take that are no runs, about.
+const LINK_S: f64 = 0.5;
+const RAM_S: f64 = 1.5;
+const DISK_S: f64 = 0.5;
+/// Of the memory that is free, the part that runs may take.
+const MEMORY: f64 = 0.5;
+
+/// The runs that fit this machine's memory, each with the seconds that it takes about.
+struct Admitted<'a> {
+    runs: Vec<(&'a Run, f64)>,
+    /// Why the first that does not fit was left out.
+    left_out: Option<Error>,
+}
+
+impl<'a> Admitted<'a> {
+    /// Errors: without those that do not fit, something would not be measured.
+    fn new(
+        all: &'a [Run],
+        threads: usize,
+        storage: DType,
+        device_bytes: Option<usize>,
+        limits: &Limits,
+    ) -> Result<Admitted<'a>> {
+        let like = if storage == CpuKernels::STORAGE { "cpu" } else { "h100-pcie" };
+        let like = Description::shipped(like).expect("it is shipped").rates;
+        let (mut runs, mut left_out) = (Vec::new(), None);
+        for run in all {
+            let plan = run.plan(threads, storage)?;
+            let (host, device) = (plan.host.bytes(), plan.device.bytes());
+            let short = |place: &str, bytes: usize, free: usize, status| {
+                let has = format!("{} of the {} that are free", Size(free / 2), Size(free));
+                Error::new(status, format!("{run} takes {} of {place}; it may take {has}", Size(bytes)))
+            };
+            let part = |bytes: usize| (bytes as f64 * MEMORY) as usize;
+            let host_bytes = host + if device_bytes.is_none() { device } else { 0 };
+            if host_bytes > part(limits.bytes) {
+                let error = short("host memory", host_bytes, limits.bytes, Status::OutOfHostMemory);
+                left_out.get_or_insert(error);
+            } else if let Some(free) = device_bytes.filter(|free| device > part(*free)) {
+                left_out.get_or_insert(short("device memory", device, free, Status::OutOfDeviceMemory));
+            } else {
+                runs.push((run, run.seconds(&plan, storage, &like)?));
+            }
+        }
+        let admitted = Admitted { runs, left_out };
+        let works = admitted.runs.iter().map(|(run, _)| run.works(threads, storage));
+        let works = works.collect::<Result<Vec<_>>>()?;
+        admitted.meet(works.iter().flatten())?;
+        Ok(admitted)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.runs.iter().map(|(_, seconds)| seconds).sum()
+    }
+
+    /// Errors: something that a plan asks of a machine is in none of the works.
+    fn meet<'w>(&self, works: impl Iterator<Item = &'w Work>) -> Result<()> {
+        match (fit::unmet(works), &self.left_out) {
+            (None, _) => Ok(()),
+            (Some(what), Some(error)) => Err(error.clone().within(format!("{what} cannot be measured"))),
+            (Some(what), None) => Err(Error::argument(format!("{what} is met by none of the runs alone"))),
+        }
+    }
+}
+
+/// Which lanes of a device slow one another down.
+#[derive(Clone, Copy, Debug)]
+struct Sharing {
+    /// Whether its arithmetic takes the cores that copies and AdamW take.
+    computes_on_cores: bool,
+}
+
+impl Sharing {
+    /// Whether a task of `one` takes longer beside one of `other`.
+    fn slows(self, other: Lane, one: Lane) -> bool {
+        other != one && (self.computes_on_cores || ![one, other].contains(&Lane::Compute))
+    }
+}
+
+impl Calibrated {
+    /// The machine as a file, with where every figure is from.
+    pub fn describe(&self, name: &str) -> Description {
+        let cores = cores();
+        let processor = processor_name().unwrap_or_else(|| "a processor without a name".to_owned());
+        let on = match self.device_bytes {
+            Some(_) => format!("{} beside {cores} cores of {processor}", self.device.name),
+            None => format!("the CPU device on {cores} cores of {processor}"),
+        };
+        let on = format!("{on}, {} threads a job", self.threads);
+        let figures = serde_json::to_value(&self.machine).expect("numbers can be written");
+        let names = figures.as_object().into_iter().flat_map(|figures| figures.keys().cloned());
+        let mut sources: BTreeMap<String, String> =
+            names.map(|figure| (figure, format!("horizon calibrate on {on}"))).collect();
+        let gigabytes = |bytes: f64| format!("{:.1} GB/s", bytes / 1e9);
+        let Ram { read, write, .. } = self.ram;
+        sources.insert(
+            "ram_bytes_per_s".to_owned(),
+            format!(
+                "horizon calibrate on {cores} cores of {processor}: the most of reading ({}), writing ({}) and AdamW ({})",
+                gigabytes(read),
+                gigabytes(write),
+                gigabytes(self.ram.adam_bytes())
+            ),
+        );
+        let free = format!("what was free when it was measured ({})", self.limits.limit);
+        sources.insert("host_bytes".to_owned(), free);
+        sources.extend(self.device_bytes.map(|_| {
+            ("device_bytes".to_owned(), "what an arena could take when it was measured".to_owned())
+        }));
+        Description {
+            name: name.to_owned(),
+            about: on,
+            storage: if self.storage == DType::F32 { Storage::F32 } else { Storage::Bf16 },
+            device_bytes: self.device_bytes,
+            host_bytes: self.limits.bytes,
+            shared: self.device_bytes.is_none(),
+            rates: self.machine.clone(),
+            sources,
+        }
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get())
+}
+
+/// Of each core, what others may take during a measurement.
+const OTHERS: f64 = 0.075;
+
 /// What is measured when others leave the cores alone, or leave them alone most.
-fn calm<T>(tries: usize, measure: impl Fn() -> Result<T>) -> Result<T> {
+fn calm<T>(tries: usize, cores: usize, measure: impl Fn() -> Result<T>) -> Result<T> {
     let mut calmest: Option<(f64, T)> = None;
     for _ in 0..tries.max(1) {
         let others = Others::watch();
         let measured = measure()?;
-        let cores = others.cores();
-        if calmest.as_ref().is_none_or(|(least, _)| cores < *least) {
-            calmest = Some((cores, measured));
+        let taken = others.cores() / cores as f64;
+        if calmest.as_ref().is_none_or(|(least, _)| taken < *least) {
+            calmest = Some((taken, measured));
         }
-        if cores <= OTHERS {
+        if taken <= OTHERS {
             break;
         }
     }
     Ok(calmest.expect("it is measured at least once").1)
-}
-
-/// Steps of a model, and what ran alone in them.
-fn run(
-    config: &ModelConfig,
-    shape: Shape,
-    threads: usize,
-    recompute: Recompute,
-    mode: Mode,
-) -> Result<Vec<Sample>> {
-    let layer = LayerPlacement { recompute, boundary: Boundary::Spilled, ..LayerPlacement::default() };
-    // Streamed gradients are used at once, and their norm is not known then.
-    let (clip, sweeps) = if mode == Mode::Streamed { (0.0, 1) } else { (1.0, 2) };
-    let options = TrainerOptions {
-        mode,
-        clip,
-        shape,
-        micros_max: 2,
-        sweeps,
-        layers: vec![layer; config.dims.l],
-        threads: Some(threads),
-        tracing: true,
-        ..TrainerOptions::default()
-    };
-    let mut trainer = Trainer::open(config, &options)?;
-    trainer.write_fresh(1)?;
-    let (n, v) = (shape.n(), config.dims.v);
-    let tokens: Vec<i32> = (0..=n).map(|at| (at * 7919 % v) as i32).collect();
-    let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
-    for _ in 0..STEPS {
-        trainer.step(&[batch; 2], 1e-4)?;
-        // Its AdamW runs alone.
-        trainer.sync()?;
-    }
-    let layout = Layout::new(config);
-    let plan = trainer.plan();
-    let cost = Cost::new(config, &layout, &plan.policy, plan.micros_max, CpuKernels::STORAGE);
-    Ok(samples(&trainer.spans()?, &cost))
-}
-
-/// What ran alone, without the first step; tasks with the same work make one sample.
-fn samples(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Vec<Sample> {
-    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::Decide { .. }));
-    let first = decided.map(|(_, span)| span.end_ns).min().unwrap_or(0);
-    let beside = |one: &TaskSpan| -> u64 {
-        let others = spans.iter().filter(|(_, other)| other.lane != one.lane);
-        others
-            .map(|(_, other)| other.end_ns.min(one.end_ns).saturating_sub(other.start_ns.max(one.start_ns)))
-            .sum()
-    };
-    let mut alike: BTreeMap<(usize, Vec<u64>), Vec<Sample>> = BTreeMap::new();
-    for (operation, span) in spans.iter().filter(|(_, span)| span.start_ns > first) {
-        let ns = span.end_ns.saturating_sub(span.start_ns);
-        if ns > 0 && beside(span) as f64 <= ALONE * ns as f64 {
-            let sample = Sample { lane: span.lane, work: cost.work(operation), seconds: ns as f64 * 1e-9 };
-            let amounts = amounts(&sample.work).map(f64::to_bits).to_vec();
-            alike.entry((span.lane.at(), amounts)).or_default().push(sample);
-        }
-    }
-    alike.into_values().map(typical).collect()
-}
-
-/// The median of the same work.
-fn typical(mut alike: Vec<Sample>) -> Sample {
-    alike.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
-    alike[alike.len() / 2]
 }
 
 /// Bytes a second that a file takes, until they are on the disk.
@@ -188,19 +325,4 @@ fn disk(folder: &Path) -> Result<f64> {
     let _ = fs::remove_file(&path);
     written.map_err(|error| Error::io(format!("cannot write {}", path.display()), &error))?;
     Ok(BYTES as f64 / seconds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_machine_can_be_measured() {
-        let folder = tempfile::tempdir().unwrap();
-        let machine = over(&SHAPES[..2], 1, folder.path(), 1).unwrap();
-        machine.check().unwrap();
-        assert!(machine.handoff_s > 0.0);
-        assert!(machine.common.iter().all(|common| common.used.iter().sum::<f64>() > 0.0));
-        assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "it leaves nothing behind");
-    }
 }

@@ -99,7 +99,7 @@ pub struct Trainer {
 }
 
 /// The plan of a model under options, for kernels that store activations so.
-fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
+pub fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
     config.validate()?;
     let layout = Layout::new(config);
     let policy = options.policy(&layout, storage)?;

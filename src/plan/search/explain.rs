@@ -82,7 +82,8 @@ pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
         machine.down_bytes_per_s *= FASTER;
     })?;
     faster("RAM 10 % faster", &|machine| {
-        machine.host_bytes_per_s.iter_mut().for_each(|rate| *rate *= FASTER)
+        machine.host_bytes_per_s.iter_mut().for_each(|rate| *rate *= FASTER);
+        machine.ram_bytes_per_s *= FASTER;
     })?;
     faster("matrix products 10 % faster", &|machine| {
         machine.matrix_flop_per_s.iter_mut().for_each(|rate| *rate *= FASTER)

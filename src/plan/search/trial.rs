@@ -141,7 +141,7 @@ impl<'a> Trials<'a> {
         let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
         let Question { config, layout, machine, micros, storage, .. } = self.question;
         let cost = Cost::new(config, layout, &policy, micros, storage);
-        let lanes = machine.simulator();
+        let lanes = machine.simulator(policy.mode);
         let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         self.spend((STEPS_BEFORE + 1) * list.operations.len());
         let (device, host) = self.taken(&candidate.placement);

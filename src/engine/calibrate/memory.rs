@@ -1,13 +1,13 @@
-//! What this machine's memory gives, measured in a second or two: for `horizon info --measure`.
+//! What this machine's RAM gives, measured in a second or two.
 //!
 //! `cargo bench --bench memory` and `--bench adam` measure the same with care.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use horizon::base::{DType, Result};
-use horizon::host::{Arena, HostSpan, Limits, MemoryKind, Pool, Topology};
-use horizon::ops::adam::{AdamOptions, AdamScalars, AdamSpans, update, write_master};
+use crate::base::{DType, Result};
+use crate::host::{Arena, HostSpan, Limits, MemoryKind, Pool, Topology};
+use crate::ops::adam::{AdamOptions, AdamScalars, AdamSpans, update, write_master};
 
 /// Parameters that AdamW updates: larger than the caches of most processors.
 const PARAMETERS: usize = 32 << 20;
@@ -15,10 +15,13 @@ const PARAMETERS: usize = 32 << 20;
 const BYTES: usize = 14;
 /// Bytes of a tile of work.
 const TILE: usize = 1 << 20;
+/// Bytes that AdamW reads and writes of one in exact mode, with bf16 gradients.
+const TRAFFIC: f64 = 26.0;
 const ROUNDS: usize = 5;
 
-/// Medians of a few rounds, by all threads.
-pub struct Measured {
+/// RAM: medians of a few rounds, by all threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Ram {
     /// Threads that shared the work.
     pub threads: usize,
     /// The memory that was gone over, in bytes.
@@ -27,16 +30,28 @@ pub struct Measured {
     pub read: f64,
     /// Bytes written a second.
     pub write: f64,
-    /// Parameters updated a second by AdamW in exact mode, with bf16 gradients: 26 bytes of traffic each.
+    /// Parameters updated a second by AdamW in exact mode, with bf16 gradients.
     pub adam: f64,
 }
 
-/// Measures with `threads` threads.
+impl Ram {
+    /// Bytes that AdamW read and wrote a second.
+    pub fn adam_bytes(&self) -> f64 {
+        self.adam * TRAFFIC
+    }
+
+    /// The most bytes a second that were seen to move, whatever moved them.
+    pub fn most(&self) -> f64 {
+        self.read.max(self.write).max(self.adam_bytes())
+    }
+}
+
+/// Measures RAM with `threads` threads.
 ///
 /// Errors: the memory for it is not there (`OutOfHostMemory`).
-pub fn measure(threads: usize, limits: &Limits) -> Result<Measured> {
+pub fn measure_ram(threads: usize) -> Result<Ram> {
     let bytes = PARAMETERS * BYTES;
-    limits.admit("the measurement", bytes)?;
+    Limits::read(None).admit("the measurement", bytes)?;
     let pool = Pool::over(threads, &Topology::read())?;
     let arena = Arena::take(bytes, MemoryKind::Plain)?;
     arena.touch(&pool)?;
@@ -65,7 +80,7 @@ pub fn measure(threads: usize, limits: &Limits) -> Result<Measured> {
     fill(&pool, &spans);
     let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
     let adam = median(|| update(&pool, &spans, &scalars, 1.0, true));
-    Ok(Measured {
+    Ok(Ram {
         threads,
         bytes,
         read: bytes as f64 / read,
