@@ -48,6 +48,7 @@ impl hz_plan_t {
             step_seconds: planned.found.step_ns as f64 / 1e9,
             tokens_per_second: planned.tokens_per_second,
             tflops: planned.tflops,
+            busy_seconds: planned.predicted().busy_seconds,
             ..summary(&plan, planned.parameters)
         };
         let json = c_string(&planned.json().to_string());
