@@ -14,7 +14,7 @@ const PARTIAL_ROWS_MAX: usize = 512;
 /// Values of a block, and blocks at most, of a sum of squares: those of `csrc/grad.cu`.
 const SQUARES: (usize, usize) = (2048, 1024);
 
-/// Bytes of workspace for everything that a model asks of [`CudaKernels`](crate::ops::cuda::CudaKernels), with logits in
+/// Bytes of workspace for everything that a model asks of `CudaKernels`, with logits in
 /// chunks of `logits_chunk` rows. Nothing else may use it, and what it holds means nothing between two operations.
 pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize, extras: Extras) -> usize {
     let n = shape.n();
