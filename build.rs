@@ -8,7 +8,7 @@
 //! | `NVCC_CCBIN`, `NVCC_APPEND_FLAGS` | read by nvcc itself: host compiler, more flags |
 //! | `HZ_CUDA_BINDINGS` | with the feature `bindgen`: `check` fails when the committed bindings differ from fresh ones, `write` replaces them |
 //!
-//! What the crate sees: the cfg `hz_cuda` when kernels are in, and then `OUT_DIR/bindings.rs`: fresh from the
+//! What the crate sees: the cfg `hz_cuda` when kernels are in, `hz_wgmma` when they are built for Hopper's `sm_90a`, and then `OUT_DIR/bindings.rs`: fresh from the
 //! toolkit's headers with the feature `bindgen`, else the committed [`SNAPSHOT`].
 //!
 //! The kernels and the CUDA runtime are linked statically; the driver and cuBLASLt are opened at run time. So one
@@ -64,7 +64,7 @@ impl Toolkit {
 type Result<T> = std::result::Result<T, String>;
 
 fn main() -> ExitCode {
-    println!("cargo::rustc-check-cfg=cfg(hz_cuda)");
+    println!("cargo::rustc-check-cfg=cfg(hz_cuda, hz_wgmma)");
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -193,7 +193,11 @@ fn with_kernels(toolkit: &Toolkit) -> Result<()> {
     for name in ["NVCC_CCBIN", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    let archive = compile(toolkit, &out)?;
+    let targets = targets(toolkit)?;
+    if targets.iter().any(|target| target.ends_with("code=sm_90a")) {
+        println!("cargo::rustc-cfg=hz_wgmma");
+    }
+    let archive = compile(toolkit, &targets, &out)?;
     println!("cargo::rustc-link-search=native={}", archive.parent().expect("in OUT_DIR").display());
     println!("cargo::rustc-link-lib=static=horizon_kernels");
     println!("cargo::rustc-link-search=native={}", toolkit.lib.display());
@@ -210,8 +214,7 @@ fn with_kernels(toolkit: &Toolkit) -> Result<()> {
 }
 
 /// Compiles what has changed, as many files at a time as cargo allows, into one archive.
-fn compile(toolkit: &Toolkit, out: &Path) -> Result<PathBuf> {
-    let targets = targets(toolkit)?;
+fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<PathBuf> {
     let mut sources: Vec<PathBuf> = entries(Path::new("csrc"), "");
     let headers: Vec<PathBuf> =
         sources.extract_if(.., |path| path.extension().is_none_or(|e| e != "cu")).collect();
@@ -222,7 +225,7 @@ fn compile(toolkit: &Toolkit, out: &Path) -> Result<PathBuf> {
     for header in &headers {
         read(header)?.hash(&mut all_headers);
     }
-    (read(&toolkit.nvcc())?.len(), &targets, FLAGS, toolkit.home.as_os_str()).hash(&mut all_headers);
+    (read(&toolkit.nvcc())?.len(), targets, FLAGS, toolkit.home.as_os_str()).hash(&mut all_headers);
     for name in ["NVCC_CCBIN", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"] {
         env::var_os(name).hash(&mut all_headers);
     }
@@ -239,7 +242,7 @@ fn compile(toolkit: &Toolkit, out: &Path) -> Result<PathBuf> {
         }
         let unfinished = out.join(format!("{name}.unfinished"));
         let mut nvcc = Command::new(toolkit.nvcc());
-        nvcc.args(FLAGS).args(&targets).arg("-Icsrc").arg("-c").arg(source).arg("-o").arg(&unfinished);
+        nvcc.args(FLAGS).args(targets).arg("-Icsrc").arg("-c").arg(source).arg("-o").arg(&unfinished);
         finish(&mut nvcc)?;
         fs::rename(&unfinished, &object)
             .map_err(|e| format!("cannot rename {}: {e}", unfinished.display()))?;

@@ -1,11 +1,5 @@
 // Causal grouped-query attention, flash style: scores live in registers, a tile at a time, and are never stored.
 //
-// Rows are packed documents. Row i sees keys [low(i), i], low(i) = max(doc_start[i], i - window + 1); key j is seen by rows
-// [j, high(j)), high(j) = min(doc_end[j], j + window). Neither bound falls as its argument rises, so the first and last row
-// of a tile bound the tiles it meets, and a tile between the bounds of all its rows needs no mask.
-//
-// Scores are kept in powers of two: e^(scale · s) = 2^(s · scale · log2 e).
-//
 // What to expect, counted in clocks of a Hopper multiprocessor at D 128, for 32 x 64 pairs of rows and keys: products at 1270
 // multiply-adds a clock (mma.sync reaches about 62 % of wgmma's 2048), shared memory at 128 bytes (ldmatrix, and what cp.async
 // writes), exponentials at 16, other f32 at 128.
@@ -16,47 +10,11 @@
 // Two blocks share a multiprocessor and fill each other's gaps in part. Halfway between the bound and the sequence, on a device
 // whose large products run at 790 TFLOP/s: forward 280 (200 to 490), backward 170 (130 to 255) TFLOP/s of the formula's 4·D and
 // 10·D a pair. Of a causal walk over 4096 keys the masked half of the tiles on the diagonal adds 3 %.
-#include "launch.h"
-#include "reduce.h"
+#include "attention.h"
 #include "tile.h"
 
 namespace hz {
 namespace {
-
-constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
-
-struct Shape {
-    int N, heads, group;  // query heads, query heads of one key/value head
-    int window;           // 1..N
-    float scale;
-    size_t q_stride, k_stride, v_stride, out_stride;
-};
-
-__device__ __forceinline__ int low(const int32_t* doc_start, int row, int window) {
-    return max(doc_start[row], row - window + 1);
-}
-__device__ __forceinline__ int high(const int32_t* doc_end, int key, int window) {
-    return window < doc_end[key] - key ? key + window : doc_end[key];
-}
-
-// Scores outside what their row may see become -inf. range(row) gives the first and last visible column.
-template <int MI, int COLS, class Range>
-__device__ __forceinline__ void keep_visible(float (&s)[MI][COLS][4], int row0, int col0, Range range) {
-    const int lane = opaque(int(threadIdx.x) & 31);
-    HZ_UNROLL
-    for (int mi = 0; mi < MI; ++mi)
-        HZ_UNROLL
-        for (int half = 0; half < 2; ++half) {
-            const int2 visible = range(row0 + mi * 16 + half * 8 + (lane >> 2));
-            HZ_UNROLL
-            for (int j = 0; j < COLS; ++j)
-                HZ_UNROLL
-                for (int e = 0; e < 2; ++e) {
-                    const int col = col0 + j * 8 + (lane & 3) * 2 + e;
-                    if (col < visible.x || col > visible.y) s[mi][j][half * 2 + e] = -INFINITY;
-                }
-        }
-}
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 // A block owns ROWS query rows of one head and walks the key tiles they see; each warp owns 16·MI of the rows. K and V have one
@@ -73,7 +31,7 @@ template <int D>
 __global__ void __launch_bounds__(Forward<D>::THREADS)
     attention_forward_kernel(bf16* __restrict__ out /* = */, float* __restrict__ lse /* = */, const bf16* __restrict__ q,
                              const bf16* __restrict__ k, const bf16* __restrict__ v, const int32_t* __restrict__ doc_start,
-                             Shape shape) {
+                             AttentionShape shape) {
     using T = Tile<D>;
     using F = Forward<D>;
     HZ_DYN_SHARED(raw, 128);
@@ -99,11 +57,9 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
     load_k(key_begin);
     load_v(key_begin);
 
-    float top[F::MI][2], sum[F::MI][2];  // of each row so far: the largest score, and this lane's share of the sum
+    RunningSoftmax softmax[F::MI];
     HZ_UNROLL
-    for (int mi = 0; mi < F::MI; ++mi)
-        HZ_UNROLL
-        for (int half = 0; half < 2; ++half) top[mi][half] = -INFINITY, sum[mi][half] = 0.f;
+    for (int mi = 0; mi < F::MI; ++mi) softmax[mi].clear();
     float acc[F::MI][D / 8][4];
     clear(acc);
     const float to_log2 = shape.scale * kLog2E;
@@ -120,34 +76,12 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
         if (more) load_k(key0 + F::KEYS);
 
         if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)
-            keep_visible(s, warp_row0, key0, [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
-        HZ_UNROLL
-        for (int mi = 0; mi < F::MI; ++mi)
             HZ_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                float m = top[mi][half];
-                HZ_UNROLL
-                for (int j = 0; j < F::KEYS / 8; ++j) m = fmaxf(m, fmaxf(s[mi][j][half * 2], s[mi][j][half * 2 + 1]));
-                m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
-                m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
-                const float base = m == -INFINITY ? 0.f : m * to_log2;  // a row may not have met a key yet
-                const float shrink = exp2_approx(top[mi][half] * to_log2 - base);
-                top[mi][half] = m;
-                float total = sum[mi][half] * shrink;
-                HZ_UNROLL
-                for (int j = 0; j < F::KEYS / 8; ++j)
-                    HZ_UNROLL
-                    for (int e = half * 2; e < half * 2 + 2; ++e) {
-                        s[mi][j][e] = exp2_approx(s[mi][j][e] * to_log2 - base);
-                        total += s[mi][j][e];
-                    }
-                sum[mi][half] = total;
-                HZ_UNROLL
-                for (int j = 0; j < D / 8; ++j) {
-                    acc[mi][j][half * 2] *= shrink;
-                    acc[mi][j][half * 2 + 1] *= shrink;
-                }
-            }
+            for (int mi = 0; mi < F::MI; ++mi)
+                keep_visible(s[mi], warp_row0 + mi * 16, key0,
+                             [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
+        HZ_UNROLL
+        for (int mi = 0; mi < F::MI; ++mi) shrink_rows(acc[mi], softmax[mi].add(s[mi], to_log2));
         T::template product<F::MI, F::KEYS>(acc, s, tile_v);
         if (more) {
             cp_async_wait<0>();
@@ -156,20 +90,11 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
         }
     }
 
-    HZ_UNROLL
-    for (int mi = 0; mi < F::MI; ++mi)
-        HZ_UNROLL
-        for (int half = 0; half < 2; ++half) {
-            float total = sum[mi][half];
-            total += __shfl_xor_sync(kAllLanes, total, 1);
-            total += __shfl_xor_sync(kAllLanes, total, 2);
-            sum[mi][half] = 1.f / total;
-            const int row = warp_row0 + mi * 16 + half * 8 + (lane >> 2);
-            if ((lane & 3) == 0 && row < N)
-                lse[size_t(head) * N + row] = top[mi][half] * shape.scale + log2f(total) * kLn2;
-        }
     T::template store<F::MI>(out + size_t(head) * D, shape.out_stride, warp_row0, row_end, tile_q, warp_row, acc,
-                             [&](int mi, int half) { return sum[mi][half]; });
+                             [&](int mi, int half) {
+                                 const int row = warp_row0 + mi * 16 + half * 8 + (lane >> 2);
+                                 return softmax[mi].finish(half, shape.scale, lse + size_t(head) * N, row, N);
+                             });
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
@@ -179,28 +104,6 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
 // each pair of rows needs the same two products, resident · streamᵀ:
 //   dq:      resident q, dout;  stream k, v      s = q·kᵀ     dP = dout·vᵀ
 //   dk, dv:  resident k, v;     stream q, dout   sᵀ = k·qᵀ    dPᵀ = v·doutᵀ
-
-// delta[h,n]. Least bytes: 4·N·H·D. Eight columns a lane; of a head of 96 four lanes have none.
-template <int D>
-constexpr int kDeltaHeads = D == 64 ? 32 : D == 256 ? 8 : 16;  // a block's
-template <int D>
-__global__ void __launch_bounds__(256)
-    attention_backward_delta_kernel(float* __restrict__ delta /* = [H,N] */, const bf16* __restrict__ dout,
-                                    const bf16* __restrict__ out, unsigned N, unsigned heads) {
-    constexpr int PER_BLOCK = kDeltaHeads<D>, LANES = 256 / PER_BLOCK;
-    const unsigned i = blockIdx.x * PER_BLOCK + threadIdx.x / LANES;  // row · heads + head
-    const int c = int(threadIdx.x) % LANES * 8;
-    float sum = 0.f;
-    if (i < N * heads && c < D) {
-        float a[8], b[8];
-        load8(dout + size_t(i) * D + c, a);
-        load8_once(out + size_t(i) * D + c, b);
-        HZ_UNROLL
-        for (int e = 0; e < 8; ++e) sum += a[e] * b[e];
-    }
-    sum = warp_sum<LANES>(sum);
-    if (i < N * heads && c == 0) delta[size_t(i % heads) * N + i / heads] = sum;
-}
 
 // Tiles of dk and dv: 64 resident rows, 16 a warp. Two stages of stream where 99 KiB of shared memory hold them.
 template <int D>
@@ -225,7 +128,7 @@ template <int D>
 __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
     attention_backward_dq_kernel(bf16* __restrict__ dq /* = */, const bf16* __restrict__ dout, const float* __restrict__ lse,
                                  const float* __restrict__ delta, const bf16* __restrict__ q, const bf16* __restrict__ k,
-                                 const bf16* __restrict__ v, const int32_t* __restrict__ doc_start, Shape shape) {
+                                 const bf16* __restrict__ v, const int32_t* __restrict__ doc_start, AttentionShape shape) {
     using T = Tile<D>;
     using B = BackwardQ<D>;
     HZ_DYN_SHARED(raw, 128);
@@ -278,8 +181,10 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
         clear(s);
         T::template product_transposed<B::MI, B::STREAM>(s, tile_q, warp_row, tile_k);
         if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)
-            keep_visible(s, row0 + warp_row, key0,
-                         [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
+            HZ_UNROLL
+            for (int mi = 0; mi < B::MI; ++mi)
+                keep_visible(s[mi], row0 + warp_row + mi * 16, key0,
+                             [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
         HZ_UNROLL
         for (int mi = 0; mi < B::MI; ++mi)
             HZ_UNROLL
@@ -313,7 +218,7 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     attention_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, const bf16* __restrict__ dout,
                                   const float* __restrict__ lse, const float* __restrict__ delta, const bf16* __restrict__ q,
                                   const bf16* __restrict__ k, const bf16* __restrict__ v, const int32_t* __restrict__ doc_end,
-                                  Shape shape) {
+                                  AttentionShape shape) {
     using T = Tile<D>;
     using B = Backward<D>;
     HZ_DYN_SHARED(raw, 128);
@@ -367,7 +272,7 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
         clear(s);
         T::template product_transposed<1, B::STREAM>(s, tile_k, warp_row, tile_q);
         if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)
-            keep_visible(s, key0 + warp_row, row0,
+            keep_visible(s[0], key0 + warp_row, row0,
                          [&](int key) { return int2{key, (key < N ? high(doc_end, key, shape.window) : 0) - 1}; });
         HZ_UNROLL
         for (int j = 0; j < B::STREAM / 8; ++j) {
@@ -404,16 +309,6 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
 }
 
 // ---- launching --------------------------------------------------------------------------------------------------------
-bool good_shape(float scale, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride, int64_t k_stride, int64_t v_stride) {
-    return N >= 0 && N <= kIntMax - 255 && G > 0 && H > 0 && H <= 65535 && is_count(N * H) && H % G == 0 && D > 0 && D <= 256 &&
-           is_rows(q_stride, H * D) && is_rows(k_stride, G * D) && is_rows(v_stride, G * D) && scale > 0.f &&
-           scale < INFINITY;
-}
-Shape shape_of(float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride, int64_t k_stride,
-               int64_t v_stride) {
-    return {int(N),           int(H),           int(H / G),       int(window > 0 && window < N ? window : N), scale,
-            size_t(q_stride), size_t(k_stride), size_t(v_stride), size_t(H * D)};
-}
 template <class Launch>
 int with_head_dim(int64_t D, Launch launch) {
     if (D == 64) return launch.template operator()<64>();
@@ -431,10 +326,10 @@ using namespace hz;
 int hzk_attention_forward(hzk_bf16* out, float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v,
                           const int32_t* doc_start, float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D,
                           int64_t q_stride, int64_t k_stride, int64_t v_stride, hzk_stream stream) {
-    HZK_NEED_SHAPE(good_shape(scale, N, H, G, D, q_stride, k_stride, v_stride));
+    HZK_NEED_SHAPE(is_attention(scale, N, H, G, D, q_stride, k_stride, v_stride));
     HZK_NEED_ALIGNED(out, q, k, v);
     if (N == 0) return HZK_OK;
-    const Shape shape = shape_of(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
+    const AttentionShape shape = attention_shape(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
     return with_head_dim(D, [&]<int DIM>() {
         using F = Forward<DIM>;
         const int status = allow_shared(attention_forward_kernel<DIM>, F::SHARED);
@@ -451,16 +346,15 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
                            const float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v, const int32_t* doc_start,
                            const int32_t* doc_end, float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D,
                            int64_t q_stride, int64_t k_stride, int64_t v_stride, hzk_stream stream) {
-    HZK_NEED_SHAPE(good_shape(scale, N, H, G, D, q_stride, k_stride, v_stride));
+    HZK_NEED_SHAPE(is_attention(scale, N, H, G, D, q_stride, k_stride, v_stride));
     HZK_NEED_ALIGNED(dq, dk, dv, scratch, dout, out, q, k, v);
     if (N == 0) return HZK_OK;
-    const Shape shape = shape_of(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
+    const AttentionShape shape = attention_shape(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
     float* delta = static_cast<float*>(scratch);
     return with_head_dim(D, [&]<int DIM>() {
         using B = Backward<DIM>;
         using Q = BackwardQ<DIM>;
         const dim3 by_query(unsigned(ceil_div(N, Q::ROWS)), unsigned(H)), by_key(unsigned(ceil_div(N, B::ROWS)), unsigned(G));
-        const unsigned delta_blocks = unsigned(ceil_div(N * H, kDeltaHeads<DIM>));
         auto dkv = [&]<bool DK, bool DV>() {
             const int status = allow_shared(attention_backward_dkv_kernel<DIM, DK, DV>, B::SHARED);
             if (status != HZK_OK) return status;
@@ -470,8 +364,7 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
         };
         int status = allow_shared(attention_backward_dq_kernel<DIM>, Q::SHARED);
         if (status != HZK_OK) return status;
-        HZ_LAUNCH(attention_backward_delta_kernel<DIM>, delta_blocks, 256, 0, stream, delta, dout, out, unsigned(N),
-                  unsigned(H));
+        launch_delta<DIM>(delta, dout, out, shape, stream);
         HZ_LAUNCH(attention_backward_dq_kernel<DIM>, by_query, Q::THREADS, Q::SHARED, stream, dq, dout, lse, delta, q, k, v,
                   doc_start, shape);
         if constexpr (DIM == 256) {

@@ -229,6 +229,16 @@ int hzk_attention_backward(hzk_bf16* dq /* = [N,H,D] */, hzk_bf16* dk /* = [N,G,
                            float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride,
                            int64_t k_stride, int64_t v_stride, hzk_stream stream);
 
+/* The same by the warpgroup mma of Hopper (compute capability 9.0, code for sm_90a), for D 64 and 128: the same values up to the
+ * order of sums. Arguments, scratch and limits are those above. Elsewhere the kernel stops with an error. */
+int hzk_attention_wgmma_forward(hzk_bf16* out, float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v,
+                                const int32_t* doc_start, float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D,
+                                int64_t q_stride, int64_t k_stride, int64_t v_stride, hzk_stream stream);
+int hzk_attention_wgmma_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scratch, const hzk_bf16* dout,
+                                 const hzk_bf16* out, const float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v,
+                                 const int32_t* doc_start, const int32_t* doc_end, float scale, int64_t window, int64_t N, int64_t H,
+                                 int64_t G, int64_t D, int64_t q_stride, int64_t k_stride, int64_t v_stride, hzk_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -26,8 +26,11 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int launch_status() { return int(cudaGetLastError()); }
 
-template <class Kernel>
+// Dynamic shared memory that a block may have: on every target, and on Hopper.
+constexpr size_t kSharedMax = size_t(99) << 10, kSharedMaxHopper = size_t(227) << 10;
+template <size_t MAX = kSharedMax, class Kernel>
 inline int allow_shared(Kernel* kernel, size_t bytes) {
+    if (bytes > MAX) return int(cudaErrorInvalidValue);
     return int(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     int(bytes)));
 }

@@ -74,19 +74,23 @@ __device__ __forceinline__ void bar_arrive(int id, int threads) {
 #define HZ_HAS_WGMMA 0
 #endif
 
-// K-major tile, 128-byte swizzle, rows of 64 bf16; 8-row groups 1024 bytes apart.
-__device__ __forceinline__ uint64_t wgmma_desc_sw128(const void* p) {
-    const uint64_t a = smem_u32(p);
-    return ((a & 0x3FFFFu) >> 4) | (uint64_t(1) << 16) | (uint64_t(1024 >> 4) << 32) | (uint64_t(1) << 62);
+// The descriptor of a tile in shared memory whose rows are 128 bytes, swizzled: groups of 8 rows lie 1024 bytes apart, panels of 64
+// columns `panel_bytes`. Products that sum over its columns (K-major) stay in one panel, and step by addition.
+__device__ __forceinline__ uint64_t wgmma_descriptor(const void* p, unsigned panel_bytes = 16) {
+    return ((smem_u32(p) & 0x3FFFFu) >> 4) | (uint64_t(panel_bytes >> 4) << 16) | (uint64_t(1024 >> 4) << 32) | (uint64_t(1) << 62);
 }
+// What this thread has written to shared memory, wgmma may read: it goes through another proxy.
 __device__ __forceinline__ void fence_proxy_async() {
 #if HZ_HAS_WGMMA
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
+// Begins products; without the hardware for them, ends the kernel with an error.
 __device__ __forceinline__ void wgmma_fence() {
 #if HZ_HAS_WGMMA
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#else
+    __trap();
 #endif
 }
 __device__ __forceinline__ void wgmma_commit() {
@@ -99,22 +103,60 @@ template <int N> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
 #endif
 }
-// d(64x64) (+)= A(64x16) * B(64x16)^T, both K-major in shared memory; scale_d=false overwrites d.
-__device__ __forceinline__ void wgmma_m64n64k16(float (&d)[32], uint64_t da, uint64_t db, bool scale_d) {
+// After the wait: nothing that reads these sums may be moved in front of it.
+template <int BLOCKS> __device__ __forceinline__ void wgmma_landed(float (&d)[BLOCKS][4]) {
+#pragma unroll
+    for (int j = 0; j < BLOCKS; ++j)
+        asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3]) :: "memory");
+}
+
+#define HZ_F4(d, j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define HZ_F32(d, j) HZ_F4(d, j), HZ_F4(d, j + 1), HZ_F4(d, j + 2), HZ_F4(d, j + 3), HZ_F4(d, j + 4), HZ_F4(d, j + 5), \
+                     HZ_F4(d, j + 6), HZ_F4(d, j + 7)
+#define HZ_R32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define HZ_R64 HZ_R32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56," \
+                      "%57,%58,%59,%60,%61,%62,%63"
+
+// d(64xN) (+)= A(64x16) · B(Nx16)ᵀ, both in shared memory, 16 columns of a panel; add = false overwrites d. Queued, as all wgmma
+// is: d and what A and B name belong to it until the wait.
+template <int N>
+__device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64_t a, uint64_t b, bool add) {
+    static_assert(N == 64 || N == 128);
 #if HZ_HAS_WGMMA
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-        "%32, %33, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "l"(da), "l"(db), "r"(int(scale_d)));
+    if constexpr (N == 64)
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" HZ_R32 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+                     : HZ_F32(d, 0)
+                     : "l"(a), "l"(b), "r"(int(add)));
+    else
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" HZ_R64 "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
+                     : HZ_F32(d, 0), HZ_F32(d, 8)
+                     : "l"(a), "l"(b), "r"(int(add)));
 #else
-    (void)d; (void)da; (void)db; (void)scale_d;
+    (void)d, (void)a, (void)b, (void)add;
 #endif
 }
+// d(64xN) += A(64x16) · B(16xN). A is this warp's 16 rows in the fragment of mma_bf16, and belongs to wgmma until the wait, too; B is
+// 16 rows in shared memory, N / 64 panels of it.
+template <int N>
+__device__ __forceinline__ void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b) {
+    static_assert(N == 64 || N == 128);
+#if HZ_HAS_WGMMA
+    if constexpr (N == 64)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" HZ_R32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
+                     : HZ_F32(d, 0)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    else
+        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" HZ_R64 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+                     : HZ_F32(d, 0), HZ_F32(d, 8)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#else
+    (void)d, (void)a, (void)b;
+#endif
+}
+#undef HZ_F4
+#undef HZ_F32
+#undef HZ_R32
+#undef HZ_R64
 }  // namespace hz

@@ -433,17 +433,31 @@ typedef struct hz_trainer_options_t {
                              cuBLASLt that are there. It may change bits; with NULL cuBLASLt's first choice is taken,
                              which depends on the product, the device and its version alone. Opening measures nothing.
                              The CPU device does not look at it */
+    uint32_t measuring;   /* 1: add up how long every lane is at work, for hz_trainer_stats; costs two clock readings a
+                             task. So does tracing = 1 */
+    uint32_t reserved;    /* 0 */
 } hz_trainer_options_t;
 
 /* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
  * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
     {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
-     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0, NULL}
+     HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0, NULL, \
+     0, 0}
 
 /* ==================================================================================================
  * Plan: what a trainer would take, before it takes it
  */
+
+/* Ordered queues of work that run beside one another, as indices of busy_seconds. */
+enum {
+    HZ_LANE_COMPUTE = 0, /* the device's arithmetic */
+    HZ_LANE_H2D = 1,     /* copies to the device */
+    HZ_LANE_D2H = 2,     /* copies to the host */
+    HZ_LANE_HOST = 3,    /* AdamW */
+    HZ_LANE_DISK = 4,    /* saves */
+    HZ_LANES = 5         /* how many */
+};
 
 /* A model and options, and every byte they need. Immutable. */
 typedef struct hz_plan_t hz_plan_t;
@@ -465,9 +479,12 @@ typedef struct hz_plan_summary_t {
     double tokens_per_second;      /* the same as a rate */
     double tflops;                 /* useful ones: 6 * P_matmul + causal attention per token, no recompute counted,
                                       10^12 a second */
+    double busy_seconds[HZ_LANES]; /* of hz_plan_search: how long each lane, HZ_LANE_*, is at work in such a step; else
+                                      0. hz_stats_t has what came of it */
 } hz_plan_summary_t;
 
-#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
+#define HZ_PLAN_SUMMARY_INIT \
+    {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, {0.0, 0.0, 0.0, 0.0, 0.0}}
 
 /* Plans a trainer: the same plan hz_trainer_open would follow, for this machine or for one far larger. Takes no
  * memory to speak of, and does not ask whether the plan fits: see hz_plan_admit.
@@ -816,9 +833,12 @@ typedef struct hz_stats_t {
     uint64_t tokens;       /* tokens of those steps */
     uint64_t device_bytes; /* the device arena */
     uint64_t host_bytes;   /* the host arenas */
+    double busy_seconds[HZ_LANES]; /* how long each lane, HZ_LANE_*, was at tasks of steps and saves that had ended when
+                                      the last step, evaluation or hz_trainer_sync did: not at evaluations. Lanes
+                                      overlap, and AdamW of a step with the next. 0 unless measuring or tracing = 1 */
 } hz_stats_t;
 
-#define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0}
+#define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0, {0.0, 0.0, 0.0, 0.0, 0.0}}
 
 /* The totals. Waits for nothing. Errors: those of a failed trainer. */
 HZ_API hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats);

@@ -93,6 +93,8 @@ mod with_kernels {
             ("hzk_attention_forward", cu::hzk_attention_forward as *const ()),
             ("hzk_attention_backward_scratch", cu::hzk_attention_backward_scratch as *const ()),
             ("hzk_attention_backward", cu::hzk_attention_backward as *const ()),
+            ("hzk_attention_wgmma_forward", cu::hzk_attention_wgmma_forward as *const ()),
+            ("hzk_attention_wgmma_backward", cu::hzk_attention_wgmma_backward as *const ()),
         ];
         let header = include_str!("../csrc/kernels.h");
         let declared: Vec<&str> = header

@@ -2,7 +2,7 @@
 
 use horizon::base::{DType, Status};
 use horizon::ops::cuda::product::{ColumnMajor, Direction, Factor, Product};
-use horizon::ops::cuda::table::{Choice, Key, Table};
+use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
 use horizon::ops::{Linear, Write};
 
 const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight];
@@ -159,12 +159,20 @@ fn table() -> (Table, Vec<Key>) {
 
 #[test]
 fn a_table_survives_its_text_in_any_order_of_making() {
-    let (table, keys) = table();
+    let (mut table, keys) = table();
+    table.choose_attention("NVIDIA H200", 64, Attention::Wgmma);
+    table.choose_attention("NVIDIA H200", 96, Attention::Mma);
     let text = table.to_json();
     let read = Table::from_json(&text, "a test").unwrap();
     assert_eq!(read, table);
     assert_eq!(read.iter().count(), keys.len());
+    assert_eq!(read.attention("NVIDIA H200", 64), Attention::Wgmma);
+    for (device, head_dim) in [("NVIDIA H200", 96), ("NVIDIA H200", 128), ("NVIDIA H100", 64)] {
+        assert_eq!(read.attention(device, head_dim), Attention::Mma);
+    }
     let mut backwards = Table::default();
+    backwards.choose_attention("NVIDIA H200", 96, Attention::Mma);
+    backwards.choose_attention("NVIDIA H200", 64, Attention::Wgmma);
     for (seed, key) in keys.iter().enumerate().rev() {
         backwards.insert(key.clone(), choice(seed as u64));
     }
@@ -198,14 +206,18 @@ fn a_choice_holds_for_its_whole_key_and_for_nothing_else() {
 fn a_table_that_is_not_one_is_refused_by_name() {
     let mut table = Table::default();
     table.insert(key("NVIDIA H200", 130_101, product(Direction::Forward, false, SIZES[1])), choice(1));
+    table.choose_attention("NVIDIA H200", 128, Attention::Wgmma);
     let good = table.to_json();
     let digits = good.split('"').find(|part| part.len() == 128).unwrap();
-    let choices = &good[good.find('[').unwrap() + 1..good.rfind(']').unwrap()];
+    let from = good.find("\"choices\"").unwrap();
+    let choices = &good[from + good[from..].find('[').unwrap() + 1..good.rfind(']').unwrap()];
     let twice = good.replacen(choices, &format!("{choices},{choices}"), 1);
     for (bad, word) in [
         (String::new(), "EOF"),
-        (good.replace("\"format\": 1", "\"format\": 2"), "format 2"),
-        (good.replace("\"format\": 1", "\"format\": 1, \"more\": 0"), "unknown field `more`"),
+        (good.replace("\"format\": 2", "\"format\": 1"), "format 1"),
+        (good.replace("\"format\": 2", "\"format\": 2, \"more\": 0"), "unknown field `more`"),
+        (good.replace("\"head_dim\": 128", "\"head_dim\": 96"), "not of 96"),
+        (good.replace("\"wgmma\"", "\"tma\""), "unknown variant `tma`"),
         (good.replace(digits, &digits[1..]), "128 hexadecimal digits"),
         (good.replace(digits, &format!("+{}", &digits[1..])), "128 hexadecimal digits"),
         (good.replace("forward", "sideways"), "unknown variant `sideways`"),

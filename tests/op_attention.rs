@@ -70,6 +70,11 @@ impl Case {
     }
 }
 
+/// All devices, and those of CUDA by wgmma, too.
+fn devices() -> impl Iterator<Item = Device> {
+    Device::all().into_iter().chain(Device::by_wgmma())
+}
+
 /// Every size with whole sequences and with documents, and with windows that some row feels.
 fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -87,7 +92,7 @@ fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
 
 #[test]
 fn forward_agrees() {
-    for device in Device::all() {
+    for device in devices() {
         let mut random = Random::new(8);
         for case in cases(&device, &mut random) {
             let Case { shape, dims, qkv, starts, window, reason } = &case;
@@ -111,7 +116,7 @@ fn forward_agrees() {
 
 #[test]
 fn backward_agrees() {
-    for device in Device::all() {
+    for device in devices() {
         let mut random = Random::new(9);
         for case in cases(&device, &mut random) {
             let Case { shape, dims, qkv, starts, window, reason } = &case;
@@ -146,7 +151,7 @@ fn backward_agrees() {
 /// nothing.
 #[test]
 fn nothing_outside_the_run_is_read() {
-    for device in Device::all() {
+    for device in devices() {
         let mut random = Random::new(10);
         let (shape, dims) = (Shape { b: 1, t: 150 }, Dims { c: 1, h: 2, g: 1, d: 64, f: 1, v: 1, l: 1 });
         let mut starts = vec![0; 70];

@@ -14,7 +14,8 @@ use horizon::engine::{Trainer, TrainerOptions};
 use horizon::train::data::{Data, Documents, Encoder};
 use horizon::train::hf::{ExportTarget, SHARD_BYTES, export, unwatched};
 use horizon::train::metrics::StepRecord;
-use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions};
+use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions, StepTimes};
+use serde_json::{Value, json};
 
 const SEQ_LEN: usize = 24;
 
@@ -52,6 +53,7 @@ fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
         out: None,
         export_dtype: DType::F32,
         log: None,
+        predicted: None,
         trace: None,
         save: None,
         resume: None,
@@ -120,6 +122,31 @@ fn records_say_what_happened() {
         assert_eq!((record.step, record.tokens), (k as u64 + 1, 4 * SEQ_LEN as u64));
         assert_eq!(record.tokens_per_second, record.tokens as f64 / record.step_seconds);
         assert_eq!(record.val_loss.is_some(), k % 2 == 1);
+    }
+}
+
+/// The second step is the first beside which AdamW runs; nothing is saved.
+#[test]
+fn records_say_what_the_lanes_did_and_what_was_predicted_of_them() {
+    let busy = |record: &StepRecord| record.lanes.map(|lane| lane.busy_seconds);
+    for record in &run(options(2, 2))[1..] {
+        let [compute, h2d, d2h, host, disk] = busy(record);
+        assert!(compute > 0.0 && h2d > 0.0 && d2h > 0.0 && host > 0.0 && disk == 0.0, "{record:?}");
+        assert!(record.lanes.iter().all(|lane| lane.predicted_seconds.is_none()));
+        let text = serde_json::to_string(record).unwrap();
+        assert!(!text.contains("predicted"), "nothing was predicted: {text}");
+    }
+
+    let predicted = StepTimes { step_seconds: 0.5, busy_seconds: [0.25, 0.125, 0.0, 2.0, 0.0] };
+    for record in run(RunOptions { predicted: Some(predicted), ..options(2, 2) }) {
+        let log: Value = serde_json::to_value(record).unwrap();
+        assert_eq!(log["predicted_step_seconds"], 0.5);
+        let names = ["compute", "h2d", "d2h", "host", "disk"];
+        assert!(log["lanes"].as_object().unwrap().keys().all(|name| names.contains(&&name[..])));
+        for (name, (busy, predicted)) in names.iter().zip(busy(&record).iter().zip(predicted.busy_seconds)) {
+            let lane = json!({ "busy_seconds": busy, "predicted_seconds": predicted });
+            assert_eq!(log["lanes"][name], lane);
+        }
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::time::Instant;
 
-use horizon::base::{Result, Shape};
+use horizon::base::Shape;
 use horizon::engine::TrainerOptions;
-use horizon::model::{ModelConfig, shape};
+use horizon::model::shape;
 use horizon::plan::{Description, Pins, Room};
-use horizon::train::planning::Planned;
+use horizon::train::planning::{Planned, Why};
 use serde_json::json;
-
-type Search = fn(&str, &ModelConfig, &TrainerOptions, &Description, Room, &Pins) -> Result<Planned>;
 
 /// Searches, `rounds` times each, and prints medians: the search alone, and with what else one might have.
 pub fn search(rounds: usize) {
@@ -23,11 +21,12 @@ pub fn search(rounds: usize) {
         let options =
             TrainerOptions { shape: Shape { b: 4, t: 4096 }, micros_max: 8, ..TrainerOptions::default() };
         let room = Room::of(&machine, None, None);
-        let timed = |search: Search| {
+        let timed = |why: Why| {
             let mut seconds: Vec<f64> = (0..rounds.max(1))
                 .map(|_| {
                     let start = Instant::now();
-                    search(name, &config, &options, &machine, room, &Pins::default()).expect("it fits");
+                    Planned::search(name, &config, &options, &machine, room, &Pins::default(), why)
+                        .expect("it fits");
                     start.elapsed().as_secs_f64()
                 })
                 .collect();
@@ -38,7 +37,7 @@ pub fn search(rounds: usize) {
             "{}",
             json!({
                 "bench": "search", "model": name, "layers": config.dims.l, "micros": options.micros_max,
-                "search_seconds": timed(Planned::searched), "explained_seconds": timed(Planned::explained),
+                "search_seconds": timed(Why::Times), "explained_seconds": timed(Why::Gains),
             })
         );
     }

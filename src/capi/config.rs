@@ -6,6 +6,7 @@ use std::thread;
 use crate::base::{DType, Error, Result, Shape};
 use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, SizedStruct, sized_struct};
+use crate::device::Lane;
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
 use crate::plan::Pins;
@@ -39,6 +40,8 @@ sized_struct! {
         layers: In<hz_layer_placement_t> = In::NULL,
         layers_count: u64 = 0,
         products: Text = Text::NULL,
+        measuring: u32 = 0,
+        reserved: u32 = 0,
     }
 }
 
@@ -68,6 +71,7 @@ sized_struct! {
         step_seconds: f64 = 0.0,
         tokens_per_second: f64 = 0.0,
         tflops: f64 = 0.0,
+        busy_seconds: [f64; Lane::COUNT] = [0.0; Lane::COUNT],
     }
 }
 
@@ -117,6 +121,7 @@ sized_struct! {
         tokens: u64 = 0,
         device_bytes: u64 = 0,
         host_bytes: u64 = 0,
+        busy_seconds: [f64; Lane::COUNT] = [0.0; Lane::COUNT],
     }
 }
 
@@ -231,6 +236,11 @@ pub fn flag(value: u32, field: &str) -> Result<bool> {
     }
 }
 
+/// A field that is there for later.
+pub fn reserved(value: u32, field: &str) -> Result<()> {
+    if value == 0 { Ok(()) } else { Err(Error::argument(format!("{field} is {value}; it must be 0"))) }
+}
+
 /// A size of which 0 means "the library decides".
 pub(super) fn chosen_size(value: u64, field: &str) -> Result<Option<usize>> {
     Ok(Some(size(value, field)?).filter(|&value| value != 0))
@@ -270,9 +280,7 @@ fn layer_placements(
     }
     for (index, raw) in given.read_all(count, "layers")?.into_iter().enumerate() {
         let field = |name: &str| format!("layers[{index}].{name}");
-        if raw.reserved != 0 {
-            return Err(Error::argument(format!("{} is {}; it must be 0", field("reserved"), raw.reserved)));
-        }
+        reserved(raw.reserved, &field("reserved"))?;
         let first = size(raw.first, &field("first"))?;
         let end = match chosen_size(raw.count, &field("count"))? {
             Some(count) => first.saturating_add(count),
@@ -316,6 +324,7 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
     };
     let pinnings = [Pinning::Registered, Pinning::Allocated];
     let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
+    reserved(raw.reserved, "reserved")?;
     Ok(TrainerOptions {
         device,
         pinning: choose(raw.pinning, &pinnings, pinning_number, "pinning", "HZ_PINNING_")?,
@@ -341,11 +350,11 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         },
         clip: raw.clip,
         tracing: flag(raw.tracing, "tracing")?,
+        measuring: flag(raw.measuring, "measuring")?,
         grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
         sweeps: raw.sweeps.max(1) as usize,
         layers: layer_placements(raw.layers, raw.layers_count, layers)?,
         products: raw.products.optional_path("products")?.map(Path::to_owned),
-        ..two
     })
 }
 

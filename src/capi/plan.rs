@@ -15,7 +15,7 @@ use crate::engine::{Trainer, TrainerOptions};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Pins, Plan, Region, Room};
-use crate::train::planning::Planned;
+use crate::train::planning::{Planned, Why};
 
 /// A plan as C holds it. Never changes, so threads share it freely.
 pub struct hz_plan_t {
@@ -41,13 +41,14 @@ impl hz_plan_t {
     fn search(config: &ModelConfig, mut options: TrainerOptions, machine: &str, pins: &Pins) -> Result<Self> {
         let machine = Description::open(machine)?;
         let room = Room::of(&machine, options.device_mem, options.host_mem);
-        let planned = Planned::explained("", config, &options, &machine, room, pins)?;
+        let planned = Planned::search("", config, &options, &machine, room, pins, Why::Gains)?;
         let plan = planned.plan().clone();
         options.place(&plan.policy.placement);
         let summary = hz_plan_summary_t {
             step_seconds: planned.found.step_ns as f64 / 1e9,
             tokens_per_second: planned.tokens_per_second,
             tflops: planned.tflops,
+            busy_seconds: planned.predicted().busy_seconds,
             ..summary(&plan, planned.parameters)
         };
         let json = c_string(&planned.json().to_string());

@@ -7,7 +7,8 @@ use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
 use crate::capi::checkpoint::Saves;
 use crate::capi::config::{
-    hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, trainer_options,
+    hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
+    trainer_options,
 };
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
@@ -132,9 +133,7 @@ pub extern "C" fn hz_trainer_model(
 
 /// A caller's micro-batch with its arrays. `what` is the parameter's name.
 fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
-    if raw.reserved != 0 {
-        return Err(Error::argument(format!("{what}->reserved is {}; it must be 0", raw.reserved)));
-    }
+    reserved(raw.reserved, &format!("{what}->reserved"))?;
     let rows = size(raw.rows, &format!("{what}->rows"))?;
     Ok(Batch {
         tokens: raw.tokens.get(rows, &format!("{what}->tokens"))?,
@@ -259,6 +258,7 @@ pub extern "C" fn hz_trainer_stats(trainer: Handle<hz_trainer_t>, out_stats: Out
             tokens: stats.tokens,
             device_bytes: stats.device_bytes as u64,
             host_bytes: stats.host_bytes as u64,
+            busy_seconds: stats.busy_ns.map(|ns| ns as f64 / 1e9),
             ..hz_stats_t::defaults()
         });
         Ok(())

@@ -88,11 +88,16 @@ pub fn cuda_lacks() -> Vec<String> {
 }
 
 /// Measures on a CUDA device by which algorithm each product is fastest that a trainer of the model under these options
-/// would ask for: the table for [`TrainerOptions::products`].
+/// would ask for, and by which instructions attention: the table for [`TrainerOptions::products`]. `warn` is told where
+/// something was found that should not be, and was passed over.
 ///
 /// Errors: the device that the options choose is none of CUDA's (`InvalidArgument`), is not there, or cannot compute the
 /// model; the options are no good.
-pub fn calibrate_products(config: &ModelConfig, options: &TrainerOptions) -> Result<Table> {
+pub fn calibrate_products(
+    config: &ModelConfig,
+    options: &TrainerOptions,
+    warn: &mut dyn FnMut(&str),
+) -> Result<Table> {
     let DeviceChoice::Cuda(ordinal) = options.device else {
         return Err(Error::argument(format!(
             "a table of products is of a CUDA device, not of `{}`: --device cuda, or cuda: and a number",
@@ -102,7 +107,9 @@ pub fn calibrate_products(config: &ModelConfig, options: &TrainerOptions) -> Res
     config.validate()?;
     workspace::supports(&config.dims, options.shape)?;
     let numeric = options.numeric(&Layout::new(config), options.device.storage())?;
-    cuda::table(ordinal, &products(&config.dims, numeric.shape, numeric.logits_chunk))
+    let mut table = cuda::table(ordinal, &products(&config.dims, numeric.shape, numeric.logits_chunk))?;
+    cuda::choose_attention(&mut table, ordinal, &config.dims, numeric.shape, warn)?;
+    Ok(table)
 }
 
 /// What kernels are made with.
@@ -174,15 +181,33 @@ mod cuda {
     use std::path::Path;
 
     use super::{Backend, CudaOptions, DeviceInfo, KernelsSetting, MakeKernels};
-    use crate::base::Result;
+    use crate::base::{Dims, Result, Shape, Status};
     use crate::device::cuda::{Cuda, CudaDevice};
     use crate::device::{Device, Lane};
     use crate::model::products;
-    use crate::ops::cuda::CudaKernels;
     use crate::ops::cuda::table::Table;
+    use crate::ops::cuda::{CudaKernels, measure};
+    use crate::sys::cuda::Driver;
     use crate::sys::cuda::cublaslt::CublasLt;
 
     pub use crate::ops::cuda::measure::table;
+
+    pub fn choose_attention(
+        table: &mut Table,
+        ordinal: usize,
+        dims: &Dims,
+        shape: Shape,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        match measure::attention(ordinal, dims, shape) {
+            Ok(by) => table.choose_attention(&Driver::open()?.device_name(ordinal)?, dims.d, by),
+            Err(error) if error.status() == Status::Internal => {
+                warn(&format!("{}; attention goes by mma. Please report this", error.message()));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
     pub use crate::sys::cuda::device_count;
 
     pub fn infos() -> Vec<DeviceInfo> {
@@ -221,7 +246,7 @@ mod cuda {
     use std::path::Path;
 
     use super::{Backend, CudaOptions, DeviceInfo};
-    use crate::base::{Error, Result, Status};
+    use crate::base::{Dims, Error, Result, Shape, Status};
     use crate::ops::cuda::product::Product;
     use crate::ops::cuda::table::Table;
 
@@ -241,6 +266,16 @@ mod cuda {
     }
 
     pub fn table(ordinal: usize, _products: &[Product]) -> Result<Table> {
+        Err(unusable(ordinal))
+    }
+
+    pub fn choose_attention(
+        _table: &mut Table,
+        ordinal: usize,
+        _dims: &Dims,
+        _shape: Shape,
+        _warn: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         Err(unusable(ordinal))
     }
 

@@ -63,7 +63,6 @@
 
 mod backend;
 mod batch;
-mod busy;
 pub mod calibrate;
 mod derived;
 mod frame;

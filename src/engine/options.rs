@@ -58,8 +58,8 @@ pub struct TrainerOptions {
     pub clip: f64,
     /// Whether to record what each lane does, for [`Trainer::trace`](super::Trainer::trace).
     pub tracing: bool,
-    /// Whether to add up what each lane does in training steps, for
-    /// [`Trainer::busy_per_step`](super::Trainer::busy_per_step).
+    /// Whether to add up what each lane does in training steps and saves, for
+    /// [`Stats::busy_ns`](super::Stats::busy_ns).
     pub measuring: bool,
 }
 

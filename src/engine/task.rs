@@ -110,10 +110,12 @@ impl Lists {
         assert!(place.set(self.built(list)).is_ok(), "it was asked for already");
     }
 
-    /// Whether a list is a training step.
-    pub fn trains(&self, list: u32) -> bool {
+    /// Whether a list is a training step or a save, and not only a look at the model.
+    pub fn trains_or_saves(&self, list: u32) -> bool {
         let list = list as usize;
-        list < self.micros_max || list >= self.number(Purpose::TrainWithLoss(1))
+        list < self.micros_max
+            || list == self.number(Purpose::Save)
+            || list >= self.number(Purpose::TrainWithLoss(1))
     }
 
     /// A list that was built, by its number.

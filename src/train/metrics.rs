@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::base::{Error, Result, Status};
+use crate::device::Lane;
 use crate::model::ModelConfig;
 
 /// Floating-point operations of a training step that are useful: no recompute is counted, no padding.
@@ -91,9 +92,31 @@ pub struct StepRecord {
     pub tflops: f64,
     /// What this process holds of RAM, [`resident_bytes`](crate::host::resident_bytes).
     pub rss_bytes: usize,
+    /// `step_seconds` as the plan's search predicted it, if the run follows one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_step_seconds: Option<f64>,
+    /// What every lane did, by [`Lane::at`]; in the log by its name.
+    #[serde(serialize_with = "by_name")]
+    pub lanes: [LaneRecord; Lane::COUNT],
     /// Mean negative log-likelihood of the validation data after this step, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+}
+
+/// A lane in a [`StepRecord`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct LaneRecord {
+    /// How long the lane was at tasks of training steps, and of saves, that have ended since the record before. Steps
+    /// overlap: what a step's record counts of AdamW is for the most part that of the step before, and the last step's is in
+    /// no record. Validation does not count; AdamW that runs under it does.
+    pub busy_seconds: f64,
+    /// The same of a step beside which nothing is saved, as the plan's search predicted it, if the run follows one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_seconds: Option<f64>,
+}
+
+fn by_name<S: Serializer>(lanes: &[LaneRecord; Lane::COUNT], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(Lane::ALL.iter().map(|lane| (lane.name(), lanes[lane.at()])))
 }
 
 /// A file of records, one JSON object a line, each line written as soon as it is known.
@@ -237,10 +260,13 @@ mod tests {
             tokens_per_second: 1024.0,
             tflops: 0.01,
             rss_bytes: 0,
+            predicted_step_seconds: None,
+            lanes: Default::default(),
             val_loss: None,
         };
         std::fs::write(&path, "an old log\n").unwrap();
         let mut log = JsonLines::create(&path).unwrap();
+        record.lanes[Lane::Compute.at()].busy_seconds = 0.25;
         log.write(&record).unwrap();
         record.val_loss = Some(5.25);
         log.write(&record).unwrap();
@@ -248,7 +274,12 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
-            r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01,"rss_bytes":0}"#
+            concat!(
+                r#"{"step":1,"loss":5.5,"grad_norm":2.0,"lr":0.001,"tokens":512,"epoch":0.25,"step_seconds":0.5,"#,
+                r#""data_seconds":0.0,"tokens_per_second":1024.0,"tflops":0.01,"rss_bytes":0,"lanes":{"#,
+                r#""compute":{"busy_seconds":0.25},"h2d":{"busy_seconds":0.0},"d2h":{"busy_seconds":0.0},"#,
+                r#""host":{"busy_seconds":0.0},"disk":{"busy_seconds":0.0}}}"#
+            )
         );
         assert!(lines[1].ends_with(r#""val_loss":5.25}"#) && lines.len() == 2);
         assert!(JsonLines::create(dir.path()).is_err());

@@ -21,6 +21,7 @@ mod run;
 mod sample;
 mod saving;
 mod source;
+mod times;
 pub mod tokenizer;
 
 pub use rate::{Rate, RateShape};
@@ -28,3 +29,4 @@ pub use run::{Observer, Outcome, Run, RunOptions};
 pub use sample::{Sampler, continue_text};
 pub use saving::{Resume, SaveOptions};
 pub use source::ModelSource;
+pub use times::StepTimes;

@@ -9,9 +9,19 @@ use crate::device::Lane;
 use crate::engine::TrainerOptions;
 use crate::host::Size;
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Cost, Description, Explanation, Found, Pins, Plan, Question, Region, Room};
+use crate::plan::{Cost, Description, Explanation, Found, Pins, Plan, Region, Room};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement, Sum};
 use crate::train::metrics::UsefulWork;
+use crate::train::times::StepTimes;
+
+/// How much a plan is to say of why it takes what it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Where the time goes.
+    Times,
+    /// Also what more memory, a faster part, or another micro-batch would give: some searches more.
+    Gains,
+}
 
 /// The fastest plan of a model on a machine, and why it takes what it takes.
 #[derive(Clone, Debug)]
@@ -35,48 +45,26 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Searches and explains. `model` is what the model is called.
+    /// Searches, and explains as far as `why` asks. `model` is what the model is called.
     ///
     /// Errors: nothing fits, with the smallest change that does; or an option that cannot be used.
-    pub fn explained(
+    pub fn search(
         model: &str,
         config: &ModelConfig,
         options: &TrainerOptions,
         machine: &Description,
         room: Room,
         pins: &Pins,
-    ) -> Result<Planned> {
-        Planned::new(model, config, options, machine, room, pins, |question, found| question.explain(found))
-    }
-
-    /// Searches, and explains no more than where the time goes.
-    ///
-    /// Errors: as [`Planned::explained`].
-    pub fn searched(
-        model: &str,
-        config: &ModelConfig,
-        options: &TrainerOptions,
-        machine: &Description,
-        room: Room,
-        pins: &Pins,
-    ) -> Result<Planned> {
-        Planned::new(model, config, options, machine, room, pins, |question, found| question.look(found))
-    }
-
-    fn new(
-        model: &str,
-        config: &ModelConfig,
-        options: &TrainerOptions,
-        machine: &Description,
-        room: Room,
-        pins: &Pins,
-        explain: impl Fn(&Question, &Found) -> Result<Explanation>,
+        why: Why,
     ) -> Result<Planned> {
         let layout = Layout::new(config);
         let storage = machine.storage.into();
         let question = options.question(config, &layout, storage, &machine.rates, room, pins)?;
         let found = question.search()?;
-        let explanation = explain(&question, &found)?;
+        let explanation = match why {
+            Why::Times => question.look(&found)?,
+            Why::Gains => question.explain(&found)?,
+        };
         let Shape { b, t } = options.shape;
         let tokens = b * t * options.micros_max;
         let seconds = found.step_ns as f64 / 1e9;
@@ -107,26 +95,10 @@ impl Planned {
         &self.found.plan
     }
 
-    /// What was predicted and what was measured, side by side, lane by lane. `step_seconds` is the step's time,
-    /// `busy_ns` that of each lane in it.
-    pub fn beside(&self, step_seconds: f64, busy_ns: &[f64; Lane::COUNT]) -> String {
-        let line = |what: &str, predicted: f64, measured: f64| {
-            let off = match measured > 0.0 {
-                true => format!("{:+.0} %", 100.0 * (predicted / measured - 1.0)),
-                false => String::new(),
-            };
-            format!("{what:<16}{:>10.2} ms{:>10.2} ms{off:>9}\n", predicted / 1e6, measured / 1e6)
-        };
-        let mut text = format!("{:<16}{:>13}{:>13}\n", "", "predicted", "measured");
-        text += &line("step", self.found.step_ns as f64, step_seconds * 1e9);
-        for lane in Lane::ALL {
-            let (predicted, measured) =
-                (self.explanation.prediction.lanes[lane.at()].busy_ns as f64, busy_ns[lane.at()]);
-            if predicted > 0.0 || measured > 0.0 {
-                text += &line(&format!("{lane} busy"), predicted, measured);
-            }
-        }
-        text
+    /// The step's time, and each lane's in it.
+    pub fn predicted(&self) -> StepTimes {
+        let busy = |lane: Lane| self.explanation.prediction.lanes[lane.at()].busy_ns as f64 / 1e9;
+        StepTimes { step_seconds: self.found.step_ns as f64 / 1e9, busy_seconds: Lane::ALL.map(busy) }
     }
 
     /// The search's answer in a few lines.

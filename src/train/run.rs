@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
+use crate::device::Lane;
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::host::resident_bytes;
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
 use crate::train::hf::{ExportTarget, Progress, SHARD_BYTES, export, export_bytes};
-use crate::train::metrics::{JsonLines, Pace, StepRecord, UsefulWork};
+use crate::train::metrics::{JsonLines, LaneRecord, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
 use crate::train::saving::{self, Resume, SaveOptions, Saving};
 use crate::train::source::ModelSource;
+use crate::train::times::{MeanTimes, StepTimes};
 
 /// Everything about a run but model and data.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub struct RunOptions {
     pub export_dtype: DType,
     /// Where a record per step goes, as JSON lines.
     pub log: Option<PathBuf>,
+    /// What a step was predicted to take, where a search found its placement; records say it beside what it takes.
+    pub predicted: Option<StepTimes>,
     /// Where the trace goes at the end.
     pub trace: Option<PathBuf>,
     /// Where checkpoints go, and how often.
@@ -71,8 +75,8 @@ pub trait Observer: Sync {
 pub struct Outcome {
     /// The last update that is done, counted over the whole run.
     pub steps: u64,
-    /// Seconds of a step on the average, the first one left out; nothing before the second.
-    pub step_seconds: Option<f64>,
+    /// What its records say of times on the average, the first one left out; nothing before the second.
+    pub times: Option<StepTimes>,
     /// Whether it was asked to stop before its last step.
     pub stopped: bool,
     /// Where the model was exported to.
@@ -185,8 +189,8 @@ impl Run {
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let start = self.trainer.stats().steps;
         let mut log = self.options.log.as_deref().map(|path| JsonLines::go_on(path, start)).transpose()?;
-        let (mut steps, mut seconds) = (start, Vec::new());
-        let ended = self.steps(&mut steps, &mut seconds, &mut log, observer, stop);
+        let (mut steps, mut times) = (start, MeanTimes::default());
+        let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);
         match &ended {
             Err(error) if error.status() != Status::NonFinite || steps == start => return Err(error.clone()),
             _ => {}
@@ -210,11 +214,7 @@ impl Run {
         }
         let exported = self.export(observer)?;
         match ended {
-            Ok(stopped) => {
-                let later = seconds.get(1..).filter(|later| !later.is_empty());
-                let step_seconds = later.map(|later| later.iter().sum::<f64>() / later.len() as f64);
-                Ok(Outcome { steps, step_seconds, stopped, exported, saved })
-            }
+            Ok(stopped) => Ok(Outcome { steps, times: times.mean(), stopped, exported, saved }),
             Err(error) => Err(match exported {
                 Some(folder) => Error::new(
                     error.status(),
@@ -233,7 +233,7 @@ impl Run {
     fn steps(
         &mut self,
         done: &mut u64,
-        seconds: &mut Vec<f64>,
+        times: &mut MeanTimes,
         log: &mut Option<JsonLines>,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
@@ -241,6 +241,7 @@ impl Run {
         let steps = self.rate.steps;
         let mut pace = Pace::default();
         let mut clock = Instant::now();
+        let mut busy_ns = self.trainer.stats().busy_ns;
         while *done < steps {
             if stop.load(Ordering::Relaxed) {
                 return Ok(true);
@@ -257,7 +258,10 @@ impl Run {
             let tokens = micros.iter().map(|micro| micro.rows).sum();
             let step_seconds = clock.elapsed().as_secs_f64();
             pace.push(step_seconds);
-            seconds.push(step_seconds);
+            let before_ns = std::mem::replace(&mut busy_ns, self.trainer.stats().busy_ns);
+            let busy = |lane: Lane| (busy_ns[lane.at()] - before_ns[lane.at()]) as f64 / 1e9;
+            let took = StepTimes { step_seconds, busy_seconds: Lane::ALL.map(busy) };
+            times.push(&took);
             let attended = micros.iter().map(|micro| micro.attended).sum();
             let t = self.options.trainer.shape.t;
             let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
@@ -276,6 +280,11 @@ impl Run {
                 tokens_per_second: tokens as f64 / step_seconds,
                 tflops: self.work.flop(tokens, attended, beyond) / step_seconds / 1e12,
                 rss_bytes: resident_bytes(),
+                predicted_step_seconds: self.options.predicted.map(|predicted| predicted.step_seconds),
+                lanes: Lane::ALL.map(|lane| LaneRecord {
+                    busy_seconds: took.busy_seconds[lane.at()],
+                    predicted_seconds: self.options.predicted.map(|it| it.busy_seconds[lane.at()]),
+                }),
                 val_loss: if is_due { self.validate()? } else { None },
             };
             clock = Instant::now();

@@ -77,15 +77,25 @@ static void test_elsewhere(void) {
     CHECK(plan == NULL);
 }
 
+/* Trains by a plan, and lets what was predicted of each lane and what came of it stand side by side. */
 static void test_followed(void) {
+    enum { STEPS = 6 };
+    static const char *const lanes[HZ_LANES] = {"compute", "h2d", "d2h", "host", "disk"};
     hz_model_config_t model = small_model();
     hz_trainer_options_t options = small_options();
     hz_plan_summary_t summary = HZ_PLAN_SUMMARY_INIT;
-    hz_stats_t stats = HZ_STATS_INIT;
+    hz_stats_t stats = HZ_STATS_INIT, before = HZ_STATS_INIT;
     hz_step_report_t report = HZ_STEP_REPORT_INIT;
     hz_batch_t batch = HZ_BATCH_INIT;
     hz_plan_t *plan = NULL;
     hz_trainer_t *trainer = NULL;
+    options.tracing = 0;
+    options.measuring = 2;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "measuring is 2", hz_plan_search(&model, &options, NULL, &plan));
+    options.measuring = 1;
+    options.reserved = 1;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "reserved is 1", hz_plan_search(&model, &options, NULL, &plan));
+    options.reserved = 0;
     OK(hz_plan_search(&model, &options, NULL, &plan));
     OK(hz_plan_summary(plan, &summary));
     OK(hz_trainer_open_planned(plan, &trainer));
@@ -93,15 +103,40 @@ static void test_followed(void) {
     OK(hz_trainer_stats(trainer, &stats));
     CHECK(stats.device_bytes == summary.device_bytes && stats.host_bytes == summary.host_bytes);
     CHECK(summary.ram_bytes == summary.host_bytes + summary.device_bytes);
+    CHECK(stats.busy_seconds[HZ_LANE_COMPUTE] == 0.0);
     OK(hz_trainer_init(trainer, 1));
     rows_t rows;
     fill(&rows);
     batch.rows = N;
     batch.tokens = rows.tokens;
     batch.targets = rows.targets;
-    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
+    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report)); /* touches memory for the first time */
     CHECK(report.loss > 0);
+    OK(hz_trainer_sync(trainer));
+    OK(hz_trainer_stats(trainer, &before));
+    for (int step = 0; step < STEPS; step++) OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
+    OK(hz_trainer_sync(trainer));
+    OK(hz_trainer_stats(trainer, &stats));
+    printf("lane     predicted   measured\n");
+    for (int lane = 0; lane < HZ_LANES; lane++) {
+        double measured = (stats.busy_seconds[lane] - before.busy_seconds[lane]) / STEPS;
+        printf("%-8s %6.3f ms  %6.3f ms\n", lanes[lane], 1e3 * summary.busy_seconds[lane], 1e3 * measured);
+        /* Nothing is saved; everything else has work in every step. */
+        CHECK((summary.busy_seconds[lane] > 0) == (lane != HZ_LANE_DISK));
+        CHECK((measured > 0) == (lane != HZ_LANE_DISK));
+        CHECK(summary.busy_seconds[lane] <= summary.step_seconds);
+    }
     OK(hz_trainer_close(trainer));
+    trainer = NULL;
+
+    options.measuring = 0;
+    OK(hz_trainer_open(&model, &options, &trainer));
+    OK(hz_trainer_init(trainer, 1));
+    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
+    OK(hz_trainer_stats(trainer, &stats));
+    CHECK(stats.steps == 1 && stats.busy_seconds[HZ_LANE_COMPUTE] == 0.0);
+    OK(hz_trainer_close(trainer));
+    trainer = NULL;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "plan is NULL", hz_trainer_open_planned(NULL, &trainer));
 }
 

@@ -1,6 +1,7 @@
 //! `horizon plan`, `calibrate` and `plot`.
 
 use std::fs;
+use std::ops::Range;
 
 use serde_json::Value;
 
@@ -135,10 +136,56 @@ fn runs_and_steps_are_drawn() {
     horizon_in(folder.path(), &["plot", "bad.jsonl"]).badly(1, &["bad.jsonl", "--log"]);
 }
 
-#[test]
-fn a_run_says_what_was_predicted_and_what_came() {
-    let ran = horizon(&["train", "--steps", "4", "--micro-batch", "2"]).well();
-    for word in ["placement  ", "predicted", "measured", "compute busy", "host busy"] {
-        assert!(ran.err.contains(word), "no {word:?} in:\n{}", ran.err);
+/// The milliseconds of a line of the table at the end of a run, predicted and measured; 0 where there is none.
+fn times(table: &str, what: &str) -> (f64, f64) {
+    let line = table.lines().find_map(|line| line.strip_prefix(what));
+    let mut times =
+        line.into_iter().flat_map(|line| line.split("ms")).map(|time| time.trim().parse().unwrap());
+    (times.next().unwrap_or(0.0), times.next().unwrap_or(0.0))
+}
+
+/// The table at the end says what the log says of the same steps, the first left out.
+fn is_of_the_log(table: &str, log: &[Value]) {
+    let mean = |number: &dyn Fn(&Value) -> &Value| {
+        let numbers = log[1..].iter().map(|record| number(record).as_f64().unwrap());
+        1e3 * numbers.sum::<f64>() / (log.len() - 1) as f64
+    };
+    let compared = |what: &str, predicted: f64, measured: f64| {
+        let (said, came) = times(table, what);
+        let near = |one: f64, other: f64| (one - other).abs() < 0.006;
+        assert!(near(said, predicted) && near(came, measured), "{predicted}, {measured}: {what} in\n{table}");
+        measured
+    };
+    let step = |field: &'static str| mean(&|record| &record[field]);
+    compared("step  ", step("predicted_step_seconds"), step("step_seconds"));
+    for lane in ["compute", "h2d", "d2h", "host", "disk"] {
+        let of = |field: &'static str| mean(&|record| &record["lanes"][lane][field]);
+        let busy = compared(&format!("{lane} busy"), of("predicted_seconds"), of("busy_seconds"));
+        assert!(busy > 0.0 || lane == "disk", "{lane} did nothing:\n{table}");
     }
+}
+
+#[test]
+fn predicted_and_measured_stand_side_by_side_in_table_and_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = |steps: Range<usize>| -> Vec<Value> {
+        let text = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>()[steps].to_vec()
+    };
+    let table = |arguments: &[&str]| {
+        let ran = horizon_in(folder.path(), arguments).well();
+        assert!(ran.err.contains("placement  "), "{}", ran.err);
+        ran.err[ran.err.find("predicted").expect("a table")..].to_owned()
+    };
+    let start = ["train", "--steps", "5", "--micro-batch", "2", "--log", "log.jsonl"];
+    let saves = ["--checkpoint-dir", "run", "--checkpoint-every", "2"];
+    let whole = table(&[&start[..], &saves].concat());
+    assert_eq!(log(0..5).len(), 5);
+    is_of_the_log(&whole, &log(0..5));
+    // The save of step 2 has ended before that of step 4 began.
+    assert!(times(&whole, "disk busy").1 > 0.0, "{whole}");
+    // A run that goes on has a table of its own steps.
+    let on = table(&["train", "--resume", "run/step-00000002"]);
+    assert_eq!(log(0..5).iter().map(|record| record["step"].as_u64().unwrap()).max(), Some(5));
+    is_of_the_log(&on, &log(2..5));
 }

@@ -11,7 +11,7 @@ use horizon::engine::{Backend, DeviceChoice, TrainerOptions};
 use horizon::model::{ModelConfig, Recompute};
 use horizon::plan::{Description, Pins, Room};
 use horizon::schedule::Mode;
-use horizon::train::planning::Planned;
+use horizon::train::planning::{Planned, Why};
 
 use crate::stand_in::{Setting, StandIn, backend};
 
@@ -84,7 +84,8 @@ fn is_sane(described: &Description) {
     };
     let trainer = TrainerOptions { shape: Shape { b: 1, t: 64 }, micros_max: 2, ..TrainerOptions::default() };
     let room = Room::of(described, None, None);
-    let planned = Planned::explained("small", &config, &trainer, described, room, &Pins::default()).unwrap();
+    let planned =
+        Planned::search("small", &config, &trainer, described, room, &Pins::default(), Why::Gains).unwrap();
     assert!(planned.tokens_per_second.is_finite() && planned.tokens_per_second > 0.0);
 }
 

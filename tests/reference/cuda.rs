@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use horizon::ops::Kernels;
 use horizon::ops::cuda::CudaKernels;
-use horizon::ops::cuda::table::Table;
+use horizon::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
 use horizon::sys::cuda::cublaslt::CublasLt;
-use horizon::sys::cuda::{Driver, Launchers, Stream, device_count, need_device, set_device};
+use horizon::sys::cuda::{
+    Driver, Launchers, Stream, compute_capability, device_count, need_device, set_device,
+};
 
 use super::memory::Memory;
 
@@ -34,7 +36,18 @@ impl Cuda {
     /// The emulated device where it is to be built, and a GPU if there is one.
     pub fn all() -> impl Iterator<Item = Self> {
         let emulated = emulates().then(Cuda::emulated);
-        emulated.into_iter().chain(Cuda::gpu())
+        emulated.into_iter().chain(Cuda::gpu(Attention::Mma))
+    }
+
+    /// The same where attention can be by wgmma, which it is then.
+    pub fn by_wgmma() -> impl Iterator<Item = Self> {
+        let emulated = emulates().then(|| Cuda::emulated_by(Attention::Wgmma));
+        let is_hopper = |cuda: &Cuda| {
+            let hopper = compute_capability(0).expect("a capability") == (9, 0);
+            println!("attention by wgmma on {}: {}", cuda.device, if hopper { "tested" } else { "skipped" });
+            hopper
+        };
+        emulated.into_iter().chain(Cuda::gpu(Attention::Wgmma).filter(is_hopper))
     }
 
     /// On the emulated device.
@@ -42,6 +55,10 @@ impl Cuda {
     /// # Panics
     /// If its library cannot be made: the toolkit that compiled the kernels is all it needs beside a C++ compiler.
     pub fn emulated() -> Self {
+        Cuda::emulated_by(Attention::Mma)
+    }
+
+    fn emulated_by(attention: Attention) -> Self {
         let library = emulated_library();
         let (launchers, products) = emulated();
         let path = std::ffi::CString::new(library.to_str().expect("a path")).expect("a path");
@@ -52,14 +69,15 @@ impl Cuda {
             std::mem::transmute::<*mut libc::c_void, Option<unsafe extern "C" fn(u64)>>(symbol)
         };
         assert!(seed.is_some(), "{path:?} lacks hz_emulated_seed");
-        Cuda::of(launchers, products, "emulated".to_string(), Memory::painted(WORKSPACE_BYTES), seed)
+        let workspace = Memory::painted(WORKSPACE_BYTES);
+        Cuda::of(launchers, products, "emulated".to_string(), attention, workspace, seed)
     }
 
     /// On the first GPU, if there is one.
     ///
     /// # Panics
     /// If there is none and `HZ_REQUIRE_GPU` is 1.
-    pub fn gpu() -> Option<Self> {
+    fn gpu(attention: Attention) -> Option<Self> {
         if device_count().expect("a count of devices") == 0 {
             let why = need_device(0).expect_err("no device");
             let must = std::env::var_os("HZ_REQUIRE_GPU").is_some_and(|value| value == "1");
@@ -71,17 +89,19 @@ impl Cuda {
         let device = Driver::open().and_then(|driver| driver.device_name(0)).expect("the device's name");
         let library = CublasLt::open().expect("cuBLASLt");
         let workspace = Memory::painted(WORKSPACE_BYTES).moved_to_cuda();
-        Some(Cuda::of(Launchers::linked(), library, device, workspace, None))
+        Some(Cuda::of(Launchers::linked(), library, device, attention, workspace, None))
     }
 
     fn of(
         launchers: Launchers,
         library: Arc<CublasLt>,
         device: String,
+        attention: Attention,
         workspace: Memory,
         seed: Option<unsafe extern "C" fn(u64)>,
     ) -> Self {
-        let (stream, table) = (Arc::new(Stream::default_stream()), Table::default());
+        let (stream, mut table) = (Arc::new(Stream::default_stream()), Table::default());
+        WGMMA_HEADS.iter().for_each(|&head_dim| table.choose_attention(&device, head_dim, attention));
         let kernels =
             CudaKernels::of(launchers, stream, workspace.span(), library.clone(), table, device.clone());
         Cuda { kernels: kernels.expect("kernels"), library, device, _workspace: workspace, seed }

@@ -55,6 +55,14 @@ impl Device {
         devices
     }
 
+    /// Those of CUDA where attention is by wgmma.
+    pub fn by_wgmma() -> Vec<Device> {
+        #[cfg(hz_cuda)]
+        return Cuda::by_wgmma().map(|cuda| Device::Cuda(Box::new(cuda))).collect();
+        #[cfg(not(hz_cuda))]
+        Vec::new()
+    }
+
     pub fn is_cpu(&self) -> bool {
         matches!(self, Device::Cpu)
     }

@@ -246,19 +246,32 @@ void mma_fn(void* const* L, unsigned) {
     }
 }
 
-// ---- wgmma: each warp of a warpgroup owns 16 of the 64 rows, so it is a warp collective here ----
+// ---- wgmma: each warp of a warpgroup owns 16 of the 64 rows, so it is a warp collective here; what a descriptor names counts as
+// read by every warp, all of it, until the wait ----
 void wgmma_fence_fn(void* const*, unsigned) { cur()->w->wg_fenced = true; }
 void wgmma_commit_fn(void* const*, unsigned) { ++cur()->w->wg_group; }
-static const unsigned char* desc_row(uint64_t desc, int row, int chunk,
-                                     bool issue) {  // 16-byte chunk of a 128B-swizzled K-major tile
+enum Use { Issue, Read };
+// A 16-byte chunk of a tile: row by row 128 bytes, swizzled; 8 rows are 1024 bytes, and the next 8 chunks lie a panel on.
+static const unsigned char* tile_chunk(uint64_t desc, int row, int chunk, Use use) {
     Block* b = cur()->b;
     if ((desc >> 62) != 1 || ((desc >> 32) & 0x3fff) != 64 || ((desc >> 49) & 7))
         fail("wgmma: descriptor 0x%llx not supported here", (unsigned long long)desc);
-    size_t a = ((desc & 0x3fff) << 4) + size_t(row / 8) * 1024 + size_t(row % 8) * 128 + size_t(chunk) * 16;
+    size_t a = ((desc & 0x3fff) << 4) + size_t(row / 8) * 1024 + size_t(row % 8) * 128 + size_t(chunk % 8) * 16 +
+               size_t(chunk / 8) * ((desc >> 16 & 0x3fff) << 4);
     a ^= (a >> 7 & 7) << 4;  // swizzle works on address bits
     check_shared(b->smem + a, 16, 16, "wgmma operand");
-    if (g_race) (issue ? g_race->async_check : g_race->async_read)(cur(), b->smem + a, 16);
+    if (g_race) (use == Issue ? g_race->async_check : g_race->async_read)(cur(), b->smem + a, 16);
     return b->smem + a;
+}
+// Calls for the chunks of a product's operands: A and B of `rows` x 16 (summed over columns), B of 16 x n (summed over rows).
+template <class F>
+static void for_chunks(const WgOp& op, F f) {
+    if (!op.registers[0])
+        for (int r = 0; r < 64; ++r)
+            for (int c = 0; c < 2; ++c) f(op.a, r, c);
+    const int rows = op.registers[0] ? 16 : op.n, chunks = op.registers[0] ? op.n / 8 : 2;
+    for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < chunks; ++c) f(op.b, r, c);
 }
 void wgmma_issue_fn(void* const* L, unsigned) {
     Warp* w = cur()->w;
@@ -267,66 +280,72 @@ void wgmma_issue_fn(void* const* L, unsigned) {
     if (!w->wg_fenced) fail("wgmma without wgmma.fence before it");
     op.a = p0->a;
     op.b = p0->b;
-    op.scale_d = p0->scale_d;
+    op.n = p0->n;
+    op.add = p0->add;
     op.group = w->wg_group;
+    const size_t values = size_t(op.n) / 2;
     for (int l = 0; l < 32; ++l) {
         auto* p = static_cast<WgP*>(L[l]);
         op.d[l] = p->d;
-        if (p->a != p0->a || p->b != p0->b || p->scale_d != p0->scale_d)
-            fail("wgmma: lanes disagree on descriptors");
+        op.registers[l] = p->registers;
+        if (p->registers) memcpy(op.held[l], p->registers, sizeof op.held[l]);
+        if (p->a != p0->a || p->b != p0->b || p->add != p0->add) fail("wgmma: lanes disagree on descriptors");
         bool have = false;
         for (auto& a : w->acc[l]) have |= a.d == p->d;
-        if (!have) w->acc[l].push_back({p->d, std::vector<float>(p->d, p->d + 32)});
-        for (int i = 0; i < 32; ++i) p->d[i] = bits<float>(0xffffffffu);  // in flight: NaN until the wait
+        if (!have) w->acc[l].push_back({p->d, std::vector<float>(p->d, p->d + values)});
+        for (size_t i = 0; i < values; ++i) p->d[i] = bits<float>(0xffffffffu);  // in flight: NaN until the wait
     }
-    for (int r = 0; r < 16; ++r)
-        for (int c = 0; c < 2; ++c) desc_row(op.a, int(w->index & 3) * 16 + r, c, true);
-    for (int n = 0; n < 64; ++n)
-        for (int c = 0; c < 2; ++c) desc_row(op.b, n, c, true);
+    for_chunks(op, [](uint64_t desc, int r, int c) { tile_chunk(desc, r, c, Issue); });
     w->wg.push_back(op);
+    w->wg_issued.insert(w->wg_issued.end(), {op.a, op.b, uint64_t(op.n) << 1 | uint64_t(op.add)});
+}
+static void wgmma_compute(Warp* w, const WgOp& op) {
+    static float A[16][16], B[16][128], C[16][128];
+    for_chunks(op, [&](uint64_t desc, int r, int c) { tile_chunk(desc, r, c, Read); });
+    auto eight = [](uint64_t desc, int r, int c, auto to) {
+        uint16_t t[8];
+        memcpy(t, tile_chunk(desc, r, c, Read), 16);
+        for (int e = 0; e < 8; ++e) to(e) = bf(t[e]);
+    };
+    if (op.registers[0]) {
+        for (int l = 0; l < 32; ++l) {
+            if (memcmp(op.registers[l], op.held[l], sizeof op.held[l])) fail("wgmma: A's registers changed before the wait");
+            for (int i = 0; i < 4; ++i) {
+                const int r = (l >> 2) + (i & 1) * 8, k = 2 * (l & 3) + (i >> 1) * 8;
+                A[r][k] = bf(op.held[l][i] & 0xffff);
+                A[r][k + 1] = bf(op.held[l][i] >> 16);
+            }
+        }
+        for (int k = 0; k < 16; ++k)
+            for (int c = 0; c < op.n / 8; ++c) eight(op.b, k, c, [&](int e) -> float& { return B[k][c * 8 + e]; });
+    } else {
+        const int r0 = int(w->index & 3) * 16;
+        for (int c = 0; c < 2; ++c) {
+            for (int r = 0; r < 16; ++r) eight(op.a, r0 + r, c, [&](int e) -> float& { return A[r][c * 8 + e]; });
+            for (int n = 0; n < op.n; ++n) eight(op.b, n, c, [&](int e) -> float& { return B[c * 8 + e][n]; });
+        }
+    }
+    auto at = [&](int l) -> std::vector<float>& {
+        for (auto& a : w->acc[l])
+            if (a.d == op.d[l]) return a.v;
+        abort();
+    };
+    auto of_product = [&](int l, int i) -> float& {
+        return C[(l >> 2) + (i >> 1 & 1) * 8][(i >> 2) * 8 + 2 * (l & 3) + (i & 1)];
+    };
+    for (int l = 0; l < 32; ++l)
+        for (int i = 0; i < op.n / 2; ++i) of_product(l, i) = op.add ? at(l)[size_t(i)] : 0.f;
+    for (int i = 0; i < 16; ++i)
+        for (int k = 0; k < 16; ++k)
+            for (int n = 0; n < op.n; ++n) C[i][n] += A[i][k] * B[k][n];
+    for (int l = 0; l < 32; ++l)
+        for (int i = 0; i < op.n / 2; ++i) at(l)[size_t(i)] = of_product(l, i);
 }
 void wgmma_wait_fn(void* const* L, unsigned) {
     Warp* w = cur()->w;
     unsigned keep = unsigned(static_cast<WgP*>(L[0])->keep);
     size_t done = 0;
-    for (; done < w->wg.size() && w->wg[done].group + keep < w->wg_group; ++done) {
-        WgOp& op = w->wg[done];
-        float A[16][16], B[16][64], C[16][64];
-        int r0 = int(w->index & 3) * 16;
-        for (int r = 0; r < 16; ++r)
-            for (int c = 0; c < 2; ++c) {
-                uint16_t t[8];
-                memcpy(t, desc_row(op.a, r0 + r, c, false), 16);
-                for (int e = 0; e < 8; ++e) A[r][c * 8 + e] = bf(t[e]);
-            }
-        for (int n = 0; n < 64; ++n)
-            for (int c = 0; c < 2; ++c) {
-                uint16_t t[8];
-                memcpy(t, desc_row(op.b, n, c, false), 16);
-                for (int e = 0; e < 8; ++e) B[c * 8 + e][n] = bf(t[e]);
-            }
-        auto at = [&](int l) -> std::vector<float>& {
-            for (auto& a : w->acc[l])
-                if (a.d == op.d[l]) return a.v;
-            abort();
-        };
-        for (int pass = 0; pass < 2; ++pass) {
-            for (int l = 0; l < 32; ++l) {
-                auto& v = at(l);
-                for (int i = 0; i < 32; ++i) {
-                    float& c = C[(l >> 2) + (i >> 1 & 1) * 8][(i >> 2) * 8 + 2 * (l & 3) + (i & 1)];
-                    if (pass)
-                        v[size_t(i)] = c;
-                    else
-                        c = op.scale_d ? v[size_t(i)] : 0.f;
-                }
-            }
-            if (!pass)
-                for (int i = 0; i < 16; ++i)
-                    for (int k = 0; k < 16; ++k)
-                        for (int n = 0; n < 64; ++n) C[i][n] += A[i][k] * B[k][n];
-        }
-    }
+    for (; done < w->wg.size() && w->wg[done].group + keep < w->wg_group; ++done) wgmma_compute(w, w->wg[done]);
     w->wg.erase(w->wg.begin(), w->wg.begin() + long(done));
     for (int l = 0; l < 32; ++l)
         for (size_t i = 0; i < w->acc[l].size();) {

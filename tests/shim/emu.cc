@@ -48,7 +48,7 @@ uint32_t rnd() {
 }
 uint32_t rnd(uint32_t n) { return uint32_t((uint64_t(rnd()) * n) >> 32); }
 size_t smem_limit() {
-    static size_t v = getenv("HZ_EMU_SMEM") ? strtoul(getenv("HZ_EMU_SMEM"), nullptr, 0) : 99 << 10;
+    static size_t v = getenv("HZ_EMU_SMEM") ? strtoul(getenv("HZ_EMU_SMEM"), nullptr, 0) : 227 << 10;
     return v;
 }
 
@@ -312,6 +312,7 @@ void block_start(Block& b, int slot, uint3 bid) {
         w.wg.clear();
         w.wg_group = 0;
         w.wg_fenced = false;
+        w.wg_issued.clear();
         for (auto& a : w.acc) a.clear();
     }
     for (unsigned i = 0; i < n; ++i) {
@@ -366,6 +367,10 @@ void thread_exit_checks(FiberImpl* f) {
         fail("divergent %s: thread exits while %u threads wait at %s:%d", f->b->bar[0].what,
              f->b->bar[0].arrived, f->b->bar[0].loc.file, f->b->bar[0].loc.line);
     if (!f->w->wg.empty()) fail("warp exits with wgmma in flight");
+    if (f->b->exited + 1 < f->b->n) return;
+    for (size_t i = 0; i < f->b->w.size(); ++i)
+        if (f->b->w[i].wg_issued != f->b->w[i & ~size_t(3)].wg_issued)
+            fail("wgmma: warps %zu and %zu of a warpgroup did not issue the same", i & ~size_t(3), i);
 }
 }  // namespace
 

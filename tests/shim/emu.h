@@ -532,8 +532,10 @@ struct MmaP {
 };
 struct WgP {
     float* d;
+    const uint32_t* registers;  // A's, or null: `a` describes it
     uint64_t a, b;
-    bool scale_d;
+    int n;
+    bool add;
     int keep;
 };
 }  // namespace emu
@@ -557,10 +559,9 @@ HZ_INL void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 HZ_INL void bar_sync(int id, int threads, HZ_LOC) { emu::barrier(id, threads, false, "bar.sync", HZ_L); }
 HZ_INL void bar_arrive(int id, int threads, HZ_LOC) { emu::barrier(id, threads, true, "bar.arrive", HZ_L); }
 
-// K-major, 128-byte swizzle only
-HZ_INL uint64_t wgmma_desc_sw128(const void* p) {
+HZ_INL uint64_t wgmma_descriptor(const void* p, unsigned panel_bytes = 16) {
     uint64_t a = emu::shared_offset(p);
-    return ((a & 0x3FFFFu) >> 4) | (uint64_t(1) << 16) | (uint64_t(1024 >> 4) << 32) | (uint64_t(1) << 62);
+    return ((a & 0x3FFFFu) >> 4) | (uint64_t(panel_bytes >> 4) << 16) | (uint64_t(1024 >> 4) << 32) | (uint64_t(1) << 62);
 }
 HZ_INL void fence_proxy_async() { emu::note_proxy_fence(); }
 HZ_INL void wgmma_fence(HZ_LOC) {
@@ -571,11 +572,19 @@ HZ_INL void wgmma_commit(HZ_LOC) {
 }
 template <int N>
 HZ_INL void wgmma_wait(HZ_LOC) {
-    emu::WgP p{nullptr, 0, 0, false, N};
+    emu::WgP p{nullptr, nullptr, 0, 0, 0, false, N};
     emu::collective(emu::OpWgWait, "wgmma.wait_group", ~0u, &p, &emu::wgmma_wait_fn, HZ_L, true);
 }
-HZ_INL void wgmma_m64n64k16(float (&d)[32], uint64_t da, uint64_t db, bool scale_d, HZ_LOC) {
-    emu::WgP p{d, da, db, scale_d, 0};
-    emu::collective(emu::OpWgmma, "wgmma.m64n64k16", ~0u, &p, &emu::wgmma_issue_fn, HZ_L, true);
+template <int BLOCKS>
+HZ_INL void wgmma_landed(float (&)[BLOCKS][4]) {}
+template <int N>
+HZ_INL void wgmma_shared(float (&d)[N / 8][4], uint64_t a, uint64_t b, bool add, HZ_LOC) {
+    emu::WgP p{&d[0][0], nullptr, a, b, N, add, 0};
+    emu::collective(emu::OpWgmma, "wgmma", ~0u, &p, &emu::wgmma_issue_fn, HZ_L, true);
+}
+template <int N>
+HZ_INL void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b, HZ_LOC) {
+    emu::WgP p{&d[0][0], a, 0, b, N, true, 0};
+    emu::collective(emu::OpWgmma, "wgmma", ~0u, &p, &emu::wgmma_issue_fn, HZ_L, true);
 }
 }  // namespace hz

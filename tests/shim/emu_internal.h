@@ -47,8 +47,11 @@ struct Coll {
 };
 struct WgOp {
     uint64_t a, b;
+    int n;
     float* d[32];
-    bool scale_d;
+    const uint32_t* registers[32];  // A's, or null
+    uint32_t held[32][4];           // what they held at issue
+    bool add;
     unsigned group;
 };
 struct Warp {
@@ -63,6 +66,7 @@ struct Warp {
     std::vector<WgOp> wg;
     unsigned wg_group = 0;
     bool wg_fenced = false;
+    std::vector<uint64_t> wg_issued;  // what a warpgroup's four warps have to agree on
     struct Acc {
         float* d;
         std::vector<float> v;

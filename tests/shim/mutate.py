@@ -22,13 +22,16 @@ CSRC = os.path.join(HERE, "..", "..", "csrc")
 CUDA = os.environ.get("CUDA_HOME", "/usr/local/cuda")
 
 # Which op's tests judge a header.
-JUDGES = {"reduce.h": ("rmsnorm", "rmsnorm"), "column_sum.h": ("bias", "bias"), "tile.h": ("attention", "attention")}
+JUDGES = {"reduce.h": ("rmsnorm", "rmsnorm"), "column_sum.h": ("bias", "bias"), "tile.h": ("attention", "attention "),
+          "attention.h": ("attention", "attention "), "warpgroup.h": ("attention_wgmma", "attention_wgmma")}
 # Tests of an op: those whose name holds this.
-FILTERS = {"qk_norm": "qk_norm", "grad": "grad"}
+FILTERS = {"attention": "attention "}
 
-SYNCS = [r"__syncthreads\(\);", r"__syncwarp\(\);", r"cp_async_wait<[^;]*;", r"cp_async_commit\(\);"]
+SYNCS = [r"__syncthreads\(\);", r"__syncwarp\(\);", r"cp_async_wait<[^;]*;", r"cp_async_commit\(\);", r"await_copies<[^;]*;",
+         r"fence_proxy_async\(\);", r"wgmma_(?:fence|commit)\(\);", r"wgmma_wait<[^;]*;"]
 WEAKER = {"cp_async_wait<0>": "cp_async_wait<1>", "cp_async_wait<1>": "cp_async_wait<2>",
-          "cp_async_wait<B::STAGES - 1>": "cp_async_wait<B::STAGES>"}
+          "cp_async_wait<B::STAGES - 1>": "cp_async_wait<B::STAGES>", "await_copies<0>": "await_copies<1>",
+          "await_copies<1>": "await_copies<2>", "wgmma_wait<0>": "wgmma_wait<1>", "wgmma_wait<1>": "wgmma_wait<2>"}
 BOUNDS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > "}
 
 # (file, mutation, line's text): why nothing can notice.

@@ -11,6 +11,7 @@ struct Case {
     std::vector<int> cuts;   // where documents begin, besides 0
     bool packed = false;     // q, k, v as column ranges of one matrix
     float spread = 1.f;      // of q: large values make peaked rows
+    bool wgmma = false;      // by Hopper's warpgroup mma
 };
 
 struct Documents {
@@ -121,11 +122,13 @@ auto attention(Case c) {
             Dev<float> lse(c.H * c.N), saved_l(saved_lse);
             Scratch scratch(hzk_attention_backward_scratch(c.N, c.H));
             std::vector<bf16> dq, dk, dv;
+            const auto forward = c.wgmma ? hzk_attention_wgmma_forward : hzk_attention_forward;
+            const auto backward = c.wgmma ? hzk_attention_wgmma_backward : hzk_attention_backward;
             if (c.packed) {
                 Dev<bf16> qkv(spread(q, k, v)), grads(c.N * q_stride);
-                NEED(hzk_attention_forward(out, lse, qkv, qkv + wq, qkv + wq + wk, start, scale, c.window, c.N, c.H, c.G, c.D,
+                NEED(forward(out, lse, qkv, qkv + wq, qkv + wq + wk, start, scale, c.window, c.N, c.H, c.G, c.D,
                                            q_stride, k_stride, k_stride, nullptr));
-                NEED(hzk_attention_backward(grads, grads + wq, grads + wq + wk, scratch, g, saved, saved_l, qkv, qkv + wq,
+                NEED(backward(grads, grads + wq, grads + wq + wk, scratch, g, saved, saved_l, qkv, qkv + wq,
                                             qkv + wq + wk, start, end, scale, c.window, c.N, c.H, c.G, c.D, q_stride, k_stride,
                                             k_stride, nullptr));
                 const auto all = grads.get();
@@ -136,8 +139,8 @@ auto attention(Case c) {
                 }
             } else {
                 Dev<bf16> x(q), y(k), z(v), a(c.N * wq), b(c.N * wk), d(c.N * wk);
-                NEED(hzk_attention_forward(out, lse, x, y, z, start, scale, c.window, c.N, c.H, c.G, c.D, wq, wk, wk, nullptr));
-                NEED(hzk_attention_backward(a, b, d, scratch, g, saved, saved_l, x, y, z, start, end, scale, c.window, c.N, c.H,
+                NEED(forward(out, lse, x, y, z, start, scale, c.window, c.N, c.H, c.G, c.D, wq, wk, wk, nullptr));
+                NEED(backward(a, b, d, scratch, g, saved, saved_l, x, y, z, start, end, scale, c.window, c.N, c.H,
                                             c.G, c.D, wq, wk, wk, nullptr));
                 dq = a.get(), dk = b.get(), dv = d.get();
             }
@@ -165,6 +168,21 @@ TEST("attention 230x1x1x64 window 33, documents", attention({230, 1, 1, 64, 33, 
 TEST("attention 130x2x1x128", attention({130, 2, 1, 128, 0, {}}));
 TEST("attention 193x1x1x128 peaked", attention({193, 1, 1, 128, 0, {}, false, 8.f}));
 TEST("attention 100x2x1x256", attention({100, 2, 1, 256, 0, {40}}));
+auto wgmma(Case c) {
+    c.wgmma = true;
+    return attention(c);
+}
+TEST("attention_wgmma 1x1x1x64", wgmma({1, 1, 1, 64, 0, {}}));
+TEST("attention_wgmma 33x2x1x128", wgmma({33, 2, 1, 128, 0, {}}));                             // less than a tile
+TEST("attention_wgmma 128x1x1x64", wgmma({128, 1, 1, 64, 0, {}}));                             // exactly one tile
+TEST("attention_wgmma 385x1x1x64", wgmma({385, 1, 1, 64, 0, {}}));                             // several tiles and one row
+TEST("attention_wgmma 200x4x2x64 grouped, packed", wgmma({200, 4, 2, 64, 0, {}, true}));
+TEST("attention_wgmma 300x2x1x64 documents", wgmma({300, 2, 1, 64, 0, {37, 170}, true}));     // borders inside tiles
+TEST("attention_wgmma 330x1x1x64 window 140", wgmma({330, 1, 1, 64, 140, {}}));                // past one tile
+TEST("attention_wgmma 150x2x1x128 window 1", wgmma({150, 2, 1, 128, 1, {}}));                  // out = v
+TEST("attention_wgmma 260x1x1x64 window 33, documents", wgmma({260, 1, 1, 64, 33, {20, 140}}));
+TEST("attention_wgmma 193x1x1x128 peaked", wgmma({193, 1, 1, 128, 0, {}, false, 8.f}));
+TEST("attention_wgmma 290x2x2x128", wgmma({290, 2, 2, 128, 0, {}}));
 TEST("attention refusals", [] {
     return [](Run&) {
         Dev<bf16> x(1024);

@@ -73,17 +73,29 @@ auto wgmma(int M, int N, int K) {
     return [=]() -> std::function<void(Run&)> {
         const auto a = random<bf16>(size_t(M) * K, 3), b = random<bf16>(size_t(N) * K, 4);
         const auto truth = product<Truth>(a, b, M, N, K), naive = product<Naive>(a, b, M, N, K);
+        std::vector<bf16> c, transposed(size_t(K) * N);
+        for (double x : truth) c.push_back(to_bf16(float(x)));
+        for (int n = 0; n < N; ++n)
+            for (int k = 0; k < K; ++k) transposed[size_t(k) * N + n] = b[size_t(n) * K + k];
+        const auto back_truth = product<Truth>(c, transposed, M, K, N);
+        // C may round to the other side.
+        std::vector<bf16> d;
+        for (double x : naive) d.push_back(to_bf16(float(x * (1 + 1.0 / 512))));
+        const auto other_side = product<Naive>(d, transposed, M, K, N);
         return [=](Run& run) {
             Dev<bf16> A(a), B(b);
-            Dev<float> C(size_t(M) * N);
-            NEED(conform_wgmma(C, A, B, M, N, K));
+            Dev<float> C(size_t(M) * N), back(size_t(M) * K);
+            NEED(conform_wgmma(C, back, A, B, M, N, K));
             run.within("C", C, truth, naive, 2, N, 4);
+            run.within("back", back, back_truth, other_side, 2, K, 4);
         };
     };
 }
 
 TEST("conform primitives", primitives);
-TEST("conform wgmma 64x64x192", wgmma(64, 64, 192));
-TEST("conform wgmma 128x128x256", wgmma(128, 128, 256));
+TEST("conform wgmma 64x64x64", wgmma(64, 64, 64));
+TEST("conform wgmma 64x128x64", wgmma(64, 128, 64));
+TEST("conform wgmma 128x64x128", wgmma(128, 64, 128));
+TEST("conform wgmma 128x128x128", wgmma(128, 128, 128));
 
 }  // namespace

@@ -49,7 +49,8 @@ fn products(options: &CalibrateOptions, device: DeviceChoice, model: &str) -> Re
         shape: Shape { b: options.micro_batch, t: options.seq_len },
         ..TrainerOptions::default()
     };
-    Ok(calibrate_products(&plan::model(model)?, &trainer)?.to_json() + "\n")
+    let mut warn = |message: &str| eprintln!("warning: {message}");
+    Ok(calibrate_products(&plan::model(model)?, &trainer, &mut warn)?.to_json() + "\n")
 }
 
 /// The device and what is around it, measured and described.

@@ -266,7 +266,9 @@ pub struct TrainOptions {
     pub resume_change: Vec<String>,
     /// Write a JSON object per step to FILE (replaced; with --resume its steps so far are kept): step, loss, grad_norm, lr,
     /// tokens (padding left out), epoch, step_seconds, data_seconds (of these, waiting for data), tokens_per_second,
-    /// tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), val_loss
+    /// tflops (10^12 useful FLOP/s: 6·P_matmul·tokens + causal attention, no recompute), rss_bytes, val_loss;
+    /// predicted_step_seconds, and lanes: for compute, h2d, d2h, host (AdamW) and disk (saves) busy_seconds, which it was at
+    /// work on since the record before, and predicted_seconds, the plan's for a step
     #[arg(long, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,
     /// Write what every lane did to FILE at the end, for Perfetto or chrome://tracing

@@ -7,7 +7,7 @@ use horizon::engine::TrainerOptions;
 use horizon::model::{ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, Room};
 use horizon::train::hf::FolderConfig;
-use horizon::train::planning::Planned;
+use horizon::train::planning::{Planned, Why};
 
 use crate::options::PlanOptions;
 use crate::print;
@@ -29,7 +29,7 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
     };
     let room = Room::of(&machine, options.device_mem, options.host_mem);
     let pins = options.placement.pins(config.dims.l, options.mode)?;
-    let planned = Planned::explained(&options.model, &config, &trainer, &machine, room, &pins)?;
+    let planned = Planned::search(&options.model, &config, &trainer, &machine, room, &pins, Why::Gains)?;
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());
     }

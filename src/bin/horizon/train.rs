@@ -16,7 +16,7 @@ use horizon::ops::cuda::table::Table;
 use horizon::plan::{Description, Room, Storage};
 use horizon::train::checkpoint::{Changes, Checkpoint};
 use horizon::train::data::{Data, DataOptions, DataPath};
-use horizon::train::planning::Planned;
+use horizon::train::planning::{Planned, Why};
 use horizon::train::{ModelSource, RateShape, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
 use crate::options::TrainOptions;
@@ -68,6 +68,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let mut run_options = run_options(&options, &model, seq_len, builtin);
     run_options.save = save_options(&options, said, &run_options, checkpoint.as_ref())?;
     let planned = place(&options, &model, &mut run_options.trainer)?;
+    run_options.predicted = Some(planned.predicted());
     let products = run_options.trainer.products.clone();
     let (windows, parameters) = (data.windows(), model.layout.parameters());
     let held_out = match &val {
@@ -118,8 +119,8 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     progress.finish();
     let outcome = ended?;
 
-    if let (Some(seconds), Some(busy)) = (outcome.step_seconds, run.trainer().busy_per_step()) {
-        progress.say(planned.beside(seconds, &busy).trim_end());
+    if let Some(measured) = outcome.times {
+        progress.say(planned.predicted().beside(&measured).trim_end());
     }
     if outcome.stopped {
         progress.say(&format!("stopped after step {} of {}", outcome.steps, rate.steps));
@@ -183,6 +184,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         out: options.out.clone(),
         export_dtype: options.export_dtype.into(),
         log: options.log.clone(),
+        predicted: None,
         trace: options.trace.clone(),
         save: None,
         resume: None,
@@ -237,7 +239,7 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     let free = info.map(|info| info.memory_free);
     let room = Room::here(options.device_mem.or(free), options.host_mem, shared);
     let pins = options.placement.pins(config.dims.l, options.mode)?;
-    let planned = Planned::searched(&options.model, config, trainer, &machine, room, &pins)?;
+    let planned = Planned::search(&options.model, config, trainer, &machine, room, &pins, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)
 }

@@ -17,7 +17,6 @@ use crate::device::cpu::CpuDevice;
 use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
-use crate::engine::busy::Busy;
 use crate::engine::frame::Inputs;
 use crate::engine::options::{AdamOptions, TrainerOptions};
 use crate::engine::record::{Issued, Record};
@@ -72,6 +71,10 @@ pub struct Stats {
     /// Seconds that the calling thread has spent on finding lists, inferring and proving their waits, and handing
     /// them to the lanes.
     pub issue_seconds: f64,
+    /// How long each lane was at the tasks of training steps and of saves that had ended when the last step, evaluation or
+    /// [`Trainer::sync`] did, ns by [`Lane::at`]; 0 unless lanes record, for
+    /// [`measuring`](TrainerOptions::measuring) or tracing. Not in it are evaluations, log-probabilities and logits.
+    pub busy_ns: [u64; Lane::COUNT],
 }
 
 /// A model in host RAM and a device that trains it. Used from one thread at a time; see the
@@ -90,7 +93,6 @@ pub struct Trainer {
     frame_done: [Option<Tick>; FRAMES],
     stats: Stats,
     record: Option<Record>,
-    busy: Option<Busy>,
     /// Whether a save is under way, or has ended and nobody has asked how.
     saving: bool,
     failed: Option<Error>,
@@ -180,7 +182,6 @@ impl Trainer {
             frame_done: [None; FRAMES],
             stats,
             record: options.tracing.then(Record::default),
-            busy: options.measuring.then(Busy::default),
             saving: false,
             failed: None,
         })
@@ -364,13 +365,12 @@ impl Trainer {
     }
 
     fn collect_spans(&mut self) {
-        if self.record.is_none() && self.busy.is_none() {
+        if self.lanes.origin().is_none() {
             return;
         }
-        let spans = self.lanes.take_spans();
-        if let Some(busy) = &mut self.busy {
-            let lists = &self.runner.lists;
-            busy.add(spans.iter().filter(|span| lists.trains(Task::unpack(span.task).list)));
+        let (spans, lists) = (self.lanes.take_spans(), &self.runner.lists);
+        for span in spans.iter().filter(|span| lists.trains_or_saves(Task::unpack(span.task).list)) {
+            self.stats.busy_ns[span.lane.at()] += span.end_ns - span.start_ns;
         }
         if let Some(record) = &mut self.record {
             record.spans.extend(spans);

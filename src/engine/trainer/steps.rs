@@ -3,7 +3,6 @@
 use super::{EvalReport, StepReport, Trainer};
 use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::engine::batch::{Batch, BatchSums};
-use crate::engine::busy::Busy;
 use crate::engine::frame::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, AdamWhen, Content, Resource};
@@ -87,7 +86,6 @@ impl Trainer {
         let tokens = (staged.micros * self.runner.plan.policy.numeric.shape.n()) as u64;
         if !committed.as_ref().is_err_and(|error| error.status() == Status::NonFinite) {
             self.stats.steps = step;
-            self.busy.iter_mut().for_each(Busy::step);
             self.stats.tokens += tokens;
         }
         committed?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Trainer;
 use crate::base::{Error, Result, Status};
-use crate::device::{Lane, TaskSpan};
+use crate::device::TaskSpan;
 use crate::engine::record::Record;
 use crate::engine::runner::Runner;
 use crate::engine::task::Task;
@@ -31,12 +31,6 @@ impl Trainer {
         self.sync()?;
         let spans = &self.record()?.spans;
         Ok(spans.iter().map(|span| (operation(&self.runner, span), *span)).collect())
-    }
-
-    /// How long each lane was at the tasks of a training step on the average, the first step left out: ns.
-    /// Nothing before the second, and without [`measuring`](crate::engine::TrainerOptions::measuring).
-    pub fn busy_per_step(&self) -> Option<[f64; Lane::COUNT]> {
-        self.busy.as_ref().and_then(|busy| busy.per_step())
     }
 
     /// Marks in the trace what the calling thread did from one instant to another; nothing without tracing.

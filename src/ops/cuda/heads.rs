@@ -5,6 +5,11 @@ use crate::device::DeviceSpan;
 use crate::ops::cuda::kernels::{bf16s, f32s, on};
 use crate::sys::cuda::bindings::hzk_bf16;
 
+/// H, G and D as launchers take them.
+pub(super) fn head_counts(dims: &Dims) -> (i64, i64, i64) {
+    (dims.h as i64, dims.g as i64, dims.d as i64)
+}
+
 /// Queries, keys and values in the rows of one matrix, all of one stride.
 pub(super) struct Heads {
     pub q: *mut hzk_bf16,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::base::{DType, Dims, Error, Result};
+use crate::base::{DType, Dims, Error, Result, Status};
 use crate::device::DeviceSpan;
-use crate::ops::cuda::heads::{Heads, both_heads};
+use crate::ops::cuda::heads::{Heads, both_heads, head_counts};
 use crate::ops::cuda::matmul::Products;
+use crate::ops::cuda::measure::has_wgmma;
 use crate::ops::cuda::product::{Direction, Product};
-use crate::ops::cuda::table::Table;
+use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
 use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use crate::sys::cuda::bindings::{cudaMemcpyDeviceToDevice, hzk_bf16};
@@ -23,18 +24,23 @@ pub struct CudaKernels {
     launchers: Launchers,
     stream: Arc<Stream>,
     products: Products,
+    /// Head dimensions whose attention is by wgmma.
+    by_wgmma: Vec<usize>,
     scratch: DeviceSpan,
     failed: Mutex<Option<Error>>,
 }
 
 /// Calls a launcher on the kernels' stream and keeps its failure.
 macro_rules! launch {
-    ($kernels:ident.$launcher:ident($($argument:expr),* $(,)?)) => {{
-        let (launcher, stream) = ($kernels.launchers.$launcher, $kernels.stream.raw());
+    ($kernels:ident.$launcher:ident($($argument:expr),* $(,)?)) => {
+        launch!($kernels, ($kernels.launchers.$launcher, concat!("hzk_", stringify!($launcher))), $($argument,)*)
+    };
+    ($kernels:ident, $launcher:expr, $($argument:expr),* $(,)?) => {{
+        let ((launcher, name), stream) = ($launcher, $kernels.stream.raw());
         // SAFETY: every address comes from `part`, which compared its span with what the launcher reads or writes
         // there; the rights to both are the caller's (the law of `ops`), and the scratch is this value's alone.
         let status = unsafe { launcher($($argument,)* stream) };
-        $kernels.keep(launched(status, concat!("hzk_", stringify!($launcher))));
+        $kernels.keep(launched(status, name));
     }};
 }
 
@@ -53,7 +59,15 @@ impl CudaKernels {
         device: usize,
     ) -> Result<Self> {
         let name = Driver::open()?.device_name(device)?;
-        CudaKernels::of(Launchers::linked(), stream, workspace, library, table, name)
+        let kernels = CudaKernels::of(Launchers::linked(), stream, workspace, library, table, name)?;
+        if !kernels.by_wgmma.is_empty() && !has_wgmma(device)? {
+            return Err(Error::new(
+                Status::Unsupported,
+                "the table of products has attention by wgmma, for which this library has no code here: it is built for \
+                 sm_90a (HZ_CUDA_ARCH); calibrate anew with it",
+            ));
+        }
+        Ok(kernels)
     }
 
     /// The same by given launchers, for a device of a given name.
@@ -72,9 +86,11 @@ impl CudaKernels {
                 workspace.address()
             )));
         }
+        let is_by_wgmma = |d: &usize| table.attention(&device, *d) == Attention::Wgmma;
+        let by_wgmma = WGMMA_HEADS.into_iter().filter(is_by_wgmma).collect();
         let products = Products::new(library, device, table, workspace.part(0, PRODUCTS_BYTES))?;
         let scratch = workspace.part(PRODUCTS_BYTES, workspace.bytes() - PRODUCTS_BYTES);
-        Ok(CudaKernels { launchers, stream, products, scratch, failed: Mutex::default() })
+        Ok(CudaKernels { launchers, stream, products, by_wgmma, scratch, failed: Mutex::default() })
     }
 
     /// Describes products and chooses their algorithms, so that nothing is looked for inside a step.
@@ -145,11 +161,6 @@ pub(super) fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
 
 fn attention_scale(dims: &Dims) -> f32 {
     1.0 / (dims.d as f32).sqrt()
-}
-
-/// H, G and D as launchers take them.
-fn head_counts(dims: &Dims) -> (i64, i64, i64) {
-    (dims.h as i64, dims.g as i64, dims.d as i64)
 }
 
 impl Kernels for CudaKernels {
@@ -400,7 +411,14 @@ impl Kernels for CudaKernels {
     ) {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
-        launch!(self.attention_forward(
+        let by = &self.launchers;
+        let launcher = match self.by_wgmma.contains(&dims.d) {
+            true => (by.attention_wgmma_forward, "hzk_attention_wgmma_forward"),
+            false => (by.attention_forward, "hzk_attention_forward"),
+        };
+        launch!(
+            self,
+            launcher,
             bf16s(&out, n * dims.attended()),
             f32s(&lse, n * dims.h),
             q,
@@ -416,7 +434,7 @@ impl Kernels for CudaKernels {
             stride,
             stride,
             stride,
-        ));
+        );
     }
 
     fn attention_backward(
@@ -434,7 +452,14 @@ impl Kernels for CudaKernels {
         let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
         let Heads { q: dq, k: dk, v: dv, .. } = Heads::of(&dqkv, n, dims);
         let scratch = self.scratch(workspace::attention_backward_scratch(n, dims.h));
-        launch!(self.attention_backward(
+        let by = &self.launchers;
+        let launcher = match self.by_wgmma.contains(&dims.d) {
+            true => (by.attention_wgmma_backward, "hzk_attention_wgmma_backward"),
+            false => (by.attention_backward, "hzk_attention_backward"),
+        };
+        launch!(
+            self,
+            launcher,
             dq,
             dk,
             dv,
@@ -456,7 +481,7 @@ impl Kernels for CudaKernels {
             stride,
             stride,
             stride,
-        ));
+        );
     }
 
     fn swiglu_forward(&self, out: DeviceSpan, gate_up: DeviceSpan, n: usize, f: usize) {

@@ -1,4 +1,5 @@
-//! Which algorithm multiplies which shape: a table keyed by device, library version and product. Pure.
+//! Which algorithm multiplies which shape, and by which instructions attention multiplies: a table keyed by device, library
+//! version and product, or head dimension. Pure.
 //!
 //! `horizon calibrate` measures and writes it; a checkpoint holds its checksum, so that a run goes on by the same. Opening a
 //! trainer measures nothing, so the same table gives the same bits. As a file it lies beside the description of its machine:
@@ -34,17 +35,45 @@ pub struct Choice {
     pub workspace_bytes: usize,
 }
 
-/// The choices that have been made. What it does not hold, the library's heuristic decides.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table(BTreeMap<Key, Choice>);
+/// Which of the two attentions: their sums differ in order, so in bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attention {
+    /// `csrc/attention.cu`: a warp's `mma`, on every device.
+    #[default]
+    Mma,
+    /// `csrc/attention_wgmma.cu`: four warps' `wgmma`, on Hopper, for heads of [`WGMMA_HEADS`].
+    Wgmma,
+}
 
-const FORMAT: u32 = 1;
+/// Head dimensions that [`Attention::Wgmma`] is built for.
+pub const WGMMA_HEADS: [usize; 2] = [64, 128];
+
+/// The choices that have been made. Of what it does not hold, the library's heuristic decides about products, and attention
+/// multiplies by [`Attention::Mma`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    products: BTreeMap<Key, Choice>,
+    /// By device and head dimension.
+    attention: BTreeMap<(String, usize), Attention>,
+}
+
+const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
     format: u32,
+    attention: Vec<AttentionLine>,
     choices: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttentionLine {
+    device: String,
+    head_dim: usize,
+    by: Attention,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,10 +107,10 @@ impl Table {
     /// made elsewhere, and would be passed over in silence. `name` says where it comes from.
     pub fn admit(&self, name: impl Display, device: &str, library: usize) -> Result<()> {
         let made = |key: &Key| format!("{} with cuBLASLt {}", key.device, key.library);
-        if self.0.keys().any(|key| key.device == device && key.library == library) {
+        if self.products.keys().any(|key| key.device == device && key.library == library) {
             return Ok(());
         }
-        let elsewhere: BTreeSet<String> = self.0.keys().map(made).collect();
+        let elsewhere: BTreeSet<String> = self.products.keys().map(made).collect();
         let found = match elsewhere.is_empty() {
             true => "is empty".to_owned(),
             false => format!("is of {}", elsewhere.into_iter().collect::<Vec<_>>().join(" and of ")),
@@ -94,17 +123,27 @@ impl Table {
 
     /// The choice for a key.
     pub fn get(&self, key: &Key) -> Option<Choice> {
-        self.0.get(key).copied()
+        self.products.get(key).copied()
     }
 
     /// Makes a choice; gives the one it replaces.
     pub fn insert(&mut self, key: Key, choice: Choice) -> Option<Choice> {
-        self.0.insert(key, choice)
+        self.products.insert(key, choice)
     }
 
-    /// All choices, by key.
+    /// By what attention multiplies on a device, for heads of this dimension.
+    pub fn attention(&self, device: &str, head_dim: usize) -> Attention {
+        self.attention.get(&(device.to_owned(), head_dim)).copied().unwrap_or_default()
+    }
+
+    /// Decides by what it does.
+    pub fn choose_attention(&mut self, device: &str, head_dim: usize, by: Attention) {
+        self.attention.insert((device.to_owned(), head_dim), by);
+    }
+
+    /// All choices of algorithms, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Choice)> {
-        self.0.iter()
+        self.products.iter()
     }
 
     /// The table as JSON, its choices in the order of their keys.
@@ -116,7 +155,16 @@ impl Table {
             algorithm: choice.algorithm.iter().map(|word| format!("{word:016x}")).collect(),
             workspace_bytes: choice.workspace_bytes,
         };
-        let text = Text { format: FORMAT, choices: self.0.iter().map(line).collect() };
+        let attention = |((device, head_dim), by): (&(String, usize), &Attention)| AttentionLine {
+            device: device.clone(),
+            head_dim: *head_dim,
+            by: *by,
+        };
+        let text = Text {
+            format: FORMAT,
+            attention: self.attention.iter().map(attention).collect(),
+            choices: self.products.iter().map(line).collect(),
+        };
         serde_json::to_string_pretty(&text).expect("strings and numbers are JSON")
     }
 
@@ -132,6 +180,14 @@ impl Table {
             )));
         }
         let mut table = Table::default();
+        for AttentionLine { device, head_dim, by } in text.attention {
+            if by == Attention::Wgmma && !WGMMA_HEADS.contains(&head_dim) {
+                return Err(bad(format!(
+                    "attention by wgmma is there for heads of {WGMMA_HEADS:?}, not of {head_dim}"
+                )));
+            }
+            table.attention.insert((device, head_dim), by);
+        }
         for (index, line) in text.choices.into_iter().enumerate() {
             let algorithm = algorithm(&line.algorithm).ok_or_else(|| {
                 bad(format!(

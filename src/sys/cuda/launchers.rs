@@ -98,6 +98,13 @@ launchers! {
         fn(*mut Bf16, *mut Bf16, *mut Bf16, *mut c_void, *const Bf16, *const Bf16, *const f32, *const Bf16,
         *const Bf16, *const Bf16, *const i32, *const i32, f32, i64, i64, i64, i64, i64, i64, i64,
         i64, Stream) -> c_int;
+    attention_wgmma_forward = hzk_attention_wgmma_forward:
+        fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, *const Bf16, *const i32, f32, i64, i64, i64,
+        i64, i64, i64, i64, i64, Stream) -> c_int;
+    attention_wgmma_backward = hzk_attention_wgmma_backward:
+        fn(*mut Bf16, *mut Bf16, *mut Bf16, *mut c_void, *const Bf16, *const Bf16, *const f32, *const Bf16,
+        *const Bf16, *const Bf16, *const i32, *const i32, f32, i64, i64, i64, i64, i64, i64, i64,
+        i64, Stream) -> c_int;
     fill = cudaMemsetAsync: fn(*mut c_void, c_int, usize, cu::cudaStream_t) -> cu::cudaError_t;
     copy = cudaMemcpyAsync:
         fn(*mut c_void, *const c_void, usize, cu::cudaMemcpyKind, cu::cudaStream_t) -> cu::cudaError_t;

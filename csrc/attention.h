@@ -1,0 +1,145 @@
+// What both attentions share: which keys a row sees, the softmax of a tile of scores, delta, the checks of the launchers.
+//
+// Rows are packed documents. Row i sees keys [low(i), i], low(i) = max(doc_start[i], i - window + 1); key j is seen by rows
+// [j, high(j)), high(j) = min(doc_end[j], j + window). Neither bound falls as its argument rises, so the first and last row
+// of a tile bound the tiles it meets, and a tile between the bounds of all its rows needs no mask.
+//
+// Scores are kept in powers of two: e^(scale · s) = 2^(s · scale · log2 e). Tiles of them lie in accumulator fragments (tile.h).
+#pragma once
+#include "launch.h"
+#include "reduce.h"
+#include "vec.h"
+
+namespace hz {
+
+constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
+
+struct AttentionShape {
+    int N, heads, group;  // query heads, query heads of one key/value head
+    int window;           // 1..N
+    float scale;
+    size_t q_stride, k_stride, v_stride, out_stride;
+};
+
+__device__ __forceinline__ int low(const int32_t* doc_start, int row, int window) {
+    return max(doc_start[row], row - window + 1);
+}
+__device__ __forceinline__ int high(const int32_t* doc_end, int key, int window) {
+    return window < doc_end[key] - key ? key + window : doc_end[key];
+}
+
+// Of 16 rows, scores outside what their row may see become -inf. range(row) gives the first and last visible column.
+template <int BLOCKS, class Range>
+__device__ __forceinline__ void keep_visible(float (&s)[BLOCKS][4], int row0, int col0, Range range) {
+    const int lane = opaque(int(threadIdx.x) & 31);
+    HZ_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const int2 visible = range(row0 + half * 8 + (lane >> 2));
+        HZ_UNROLL
+        for (int j = 0; j < BLOCKS; ++j)
+            HZ_UNROLL
+            for (int e = 0; e < 2; ++e) {
+                const int col = col0 + j * 8 + (lane & 3) * 2 + e;
+                if (col < visible.x || col > visible.y) s[j][half * 2 + e] = -INFINITY;
+            }
+    }
+}
+
+// The softmax of 16 rows as far as their keys have been met.
+struct RunningSoftmax {
+    float top[2], sum[2];  // of rows t/4 and t/4 + 8: the largest score, and this lane's share of the sum
+
+    __device__ __forceinline__ void clear() {
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) top[half] = -INFINITY, sum[half] = 0.f;
+    }
+
+    // The next scores become weights under the largest score yet; gives by what earlier weights shrink to join them.
+    template <int BLOCKS>
+    __device__ __forceinline__ float2 add(float (&s)[BLOCKS][4], float to_log2) {
+        float shrink[2];
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            float m = top[half];
+            HZ_UNROLL
+            for (int j = 0; j < BLOCKS; ++j) m = fmaxf(m, fmaxf(s[j][half * 2], s[j][half * 2 + 1]));
+            m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
+            m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
+            const float base = m == -INFINITY ? 0.f : m * to_log2;  // a row may not have met a key yet
+            shrink[half] = exp2_approx(top[half] * to_log2 - base);
+            top[half] = m;
+            float total = sum[half] * shrink[half];
+            HZ_UNROLL
+            for (int j = 0; j < BLOCKS; ++j)
+                HZ_UNROLL
+                for (int e = half * 2; e < half * 2 + 2; ++e) {
+                    s[j][e] = exp2_approx(s[j][e] * to_log2 - base);
+                    total += s[j][e];
+                }
+            sum[half] = total;
+        }
+        return make_float2(shrink[0], shrink[1]);
+    }
+
+    // Of the row in a half, whose last key has been met: 1 / sum of all its weights; its log-sum-exp goes to `lse`, if the row is
+    // below `rows`.
+    __device__ __forceinline__ float finish(int half, float scale, float* lse, int row, int rows) const {
+        float total = sum[half];
+        total += __shfl_xor_sync(kAllLanes, total, 1);
+        total += __shfl_xor_sync(kAllLanes, total, 2);
+        if ((int(threadIdx.x) & 3) == 0 && row < rows) lse[row] = top[half] * scale + log2f(total) * kLn2;
+        return 1.f / total;
+    }
+};
+
+// acc, whose rows have weights of an earlier top, under the present one.
+template <int BLOCKS>
+__device__ __forceinline__ void shrink_rows(float (&acc)[BLOCKS][4], float2 shrink) {
+    HZ_UNROLL
+    for (int j = 0; j < BLOCKS; ++j) {
+        acc[j][0] *= shrink.x, acc[j][1] *= shrink.x;
+        acc[j][2] *= shrink.y, acc[j][3] *= shrink.y;
+    }
+}
+
+// delta[h,n]: sum over D of dout · out. Least bytes: 4·N·H·D. Eight columns a lane; of a head of 96 four lanes have none.
+template <int D>
+constexpr int kDeltaHeads = D == 64 ? 32 : D == 256 ? 8 : 16;  // a block's
+template <int D>
+static __global__ void __launch_bounds__(256)
+    attention_backward_delta_kernel(float* __restrict__ delta /* = [H,N] */, const bf16* __restrict__ dout,
+                                    const bf16* __restrict__ out, unsigned N, unsigned heads) {
+    constexpr int PER_BLOCK = kDeltaHeads<D>, LANES = 256 / PER_BLOCK;
+    const unsigned i = blockIdx.x * PER_BLOCK + threadIdx.x / LANES;  // row · heads + head
+    const int c = int(threadIdx.x) % LANES * 8;
+    float sum = 0.f;
+    if (i < N * heads && c < D) {
+        float a[8], b[8];
+        load8(dout + size_t(i) * D + c, a);
+        load8_once(out + size_t(i) * D + c, b);
+        HZ_UNROLL
+        for (int e = 0; e < 8; ++e) sum += a[e] * b[e];
+    }
+    sum = warp_sum<LANES>(sum);
+    if (i < N * heads && c == 0) delta[size_t(i % heads) * N + i / heads] = sum;
+}
+template <int D>
+inline void launch_delta(float* delta, const bf16* dout, const bf16* out, const AttentionShape& shape, cudaStream_t stream) {
+    const unsigned N = unsigned(shape.N), heads = unsigned(shape.heads);
+    HZ_LAUNCH(attention_backward_delta_kernel<D>, unsigned(ceil_div(int64_t(N) * heads, kDeltaHeads<D>)), 256, 0, stream, delta,
+              dout, out, N, heads);
+}
+
+inline bool is_attention(float scale, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride, int64_t k_stride,
+                         int64_t v_stride) {
+    return N >= 0 && N <= kIntMax - 255 && G > 0 && H > 0 && H <= 65535 && is_count(N * H) && H % G == 0 && D > 0 && D <= 256 &&
+           is_rows(q_stride, H * D) && is_rows(k_stride, G * D) && is_rows(v_stride, G * D) && scale > 0.f &&
+           scale < INFINITY;
+}
+inline AttentionShape attention_shape(float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride,
+                                      int64_t k_stride, int64_t v_stride) {
+    return {int(N),           int(H),           int(H / G),       int(window > 0 && window < N ? window : N), scale,
+            size_t(q_stride), size_t(k_stride), size_t(v_stride), size_t(H * D)};
+}
+
+}  // namespace hz

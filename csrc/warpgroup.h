@@ -1,0 +1,94 @@
+// Tiles of rows of D bf16 in shared memory, as Hopper's warpgroup mma reads them, and products of such tiles.
+//
+// A tile is cut into panels of 64 columns. A row of a panel is 128 bytes, its 16-byte chunks swizzled. The same bytes serve as an
+// operand whose columns are summed over and as one whose rows are, so a tile is loaded once for both its products.
+//
+// A warpgroup is four warps; each owns 16 of the 64 rows of a product, in the accumulator fragments of tile.h. Products are queued:
+// what they read and write is theirs until the wait. They begin with wgmma_fence, and end with wgmma_commit.
+#pragma once
+#include "vec.h"
+
+namespace hz {
+
+template <int D, int ROWS>
+struct Panels {
+    static_assert((D == 64 || D == 128) && ROWS % 64 == 0);
+    static constexpr int CHUNKS = D / 8;
+    static constexpr int BYTES = ROWS * D * 2, PANEL_BYTES = ROWS * 128;
+
+    // Offset, in elements, of a row's chunk.
+    static __device__ __forceinline__ int at(int row, int chunk) {
+        return (chunk >> 3) * (ROWS * 64) + row * 64 + (((chunk ^ row) & 7) << 3);
+    }
+
+    // Queues the copy of rows [row0, row0 + ROWS) of a matrix; rows at or past `end` become zeros.
+    template <int THREADS>
+    static __device__ __forceinline__ void load(bf16* tile, const bf16* matrix, size_t stride, int row0, int end) {
+        static_assert(ROWS * CHUNKS % THREADS == 0);
+        const int thread = opaque(int(threadIdx.x));
+        HZ_UNROLL
+        for (int n = 0; n < ROWS * CHUNKS / THREADS; ++n) {
+            const int i = n * THREADS + thread, row = i / CHUNKS, chunk = i % CHUNKS;
+            const bool here = row0 + row < end;
+            cp_async_16(tile + at(row, chunk), here ? matrix + size_t(row0 + row) * stride + chunk * 8 : matrix, here);
+        }
+    }
+
+    // Queues acc = 64 rows of `left`, from row0 on, times all rows of `right`, transposed.
+    template <int RIGHT_ROWS>
+    static __device__ __forceinline__ void queue_product_transposed(float (&acc)[RIGHT_ROWS / 8][4], const bf16* left, int row0,
+                                                                    const bf16* right) {
+        using Right = Panels<D, RIGHT_ROWS>;
+        const uint64_t a = wgmma_descriptor(left + row0 * 64), b = wgmma_descriptor(right);
+        HZ_UNROLL
+        for (int k = 0; k < D / 16; ++k)
+            wgmma_shared<RIGHT_ROWS>(acc, a + uint64_t(k / 4 * PANEL_BYTES + k % 4 * 32) / 16,
+                                     b + uint64_t(k / 4 * Right::PANEL_BYTES + k % 4 * 32) / 16, k > 0);
+    }
+
+    // Queues acc += w · tile.
+    static __device__ __forceinline__ void queue_product(float (&acc)[D / 8][4], const uint32_t (&w)[ROWS / 16][4],
+                                                         const bf16* tile) {
+        const uint64_t b = wgmma_descriptor(tile, PANEL_BYTES);
+        HZ_UNROLL
+        for (int k = 0; k < ROWS / 16; ++k) wgmma_registers<D>(acc, w[k], b + uint64_t(k * 16 * 128) / 16);
+    }
+
+    // Writes the 16 rows of a warp, acc · scale(half), as bf16 to rows row0.. of a matrix, those below `end`. Goes through rows
+    // tile_row0.. of `tile`, which nobody else uses any more, so that global memory sees 16 bytes a lane.
+    template <class Scale>
+    static __device__ __forceinline__ void store(bf16* matrix, size_t stride, int row0, int end, bf16* tile, int tile_row0,
+                                                 const float (&acc)[D / 8][4], Scale scale) {
+        const int lane = int(threadIdx.x) & 31;
+        HZ_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int row = tile_row0 + half * 8 + (lane >> 2);
+            const float s = scale(half);
+            HZ_UNROLL
+            for (int j = 0; j < CHUNKS; ++j)
+                *reinterpret_cast<uint32_t*>(tile + at(row, j) + (lane & 3) * 2) =
+                    pack_bf16x2(acc[j][half * 2] * s, acc[j][half * 2 + 1] * s);
+        }
+        __syncwarp();
+        HZ_UNROLL
+        for (int n = 0; n < 16 * CHUNKS / 32; ++n) {
+            const int i = n * 32 + lane, row = i / CHUNKS, chunk = i % CHUNKS;
+            if (row0 + row < end)
+                store8(matrix + size_t(row0 + row) * stride + chunk * 8, load8(tile + at(tile_row0 + row, chunk)));
+        }
+    }
+};
+
+// Fragments over BLOCKS · 8 columns, rounded to bf16, as what multiplies a tile with so many rows.
+template <int BLOCKS>
+__device__ __forceinline__ void pack_fragments(uint32_t (&w)[BLOCKS / 2][4], const float (&s)[BLOCKS][4]) {
+    HZ_UNROLL
+    for (int k = 0; k < BLOCKS / 2; ++k)
+        HZ_UNROLL
+        for (int e = 0; e < 4; ++e) {
+            const float* pair = &s[k * 2 + (e >> 1)][(e & 1) * 2];
+            w[k][e] = pack_bf16x2(pair[0], pair[1]);
+        }
+}
+
+}  // namespace hz
