@@ -65,9 +65,9 @@ pub(super) fn unmet<'a>(works: impl Iterator<Item = &'a Work>) -> Option<&'stati
     met.iter().zip(NAMES).take(AMOUNTS - 1).find(|(met, _)| !**met).map(|(_, name)| name)
 }
 
-/// The rates at which the samples' work takes the samples' time, with the least error relative to the time; a narrower
-/// product is no faster than a wider one. What no sample speaks of takes no time, and nothing is said of what lanes take from
-/// one another.
+/// The rates at which the samples' work takes the samples' time, with the least error relative to the time; neither a
+/// narrower product nor attention is faster than the widest products, and nothing that was met is for nothing, however little
+/// it is beside the noise. Bytes that no sample speaks of take no time, and nothing is said of what lanes take from one another.
 ///
 /// Errors: there are no samples of a lane that every step uses.
 pub fn fit(samples: &[Sample]) -> Result<Machine> {
@@ -84,7 +84,7 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
                 format!("nothing was measured of lane {lane}: every task of it had others beside it"),
             ));
         }
-        rates[lane.at()] = narrower_last(least_squares(&of));
+        rates[lane.at()] = whole(least_squares(&of));
     }
     let rate = |lane: Lane, at: usize| 1.0 / rates[lane.at()][at].max(FREE);
     Ok(Machine {
@@ -103,27 +103,38 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
     })
 }
 
+/// Where the widest class of products is among the amounts.
+const WIDEST: usize = 4;
+/// What is found as what it takes more than the widest class of products, or than the next wider one: perhaps nothing.
+const MORE: [usize; 4] = [2, 3, 5, 6];
+
 /// What a lane's time is made of: of compute kernels, and otherwise tasks. A product counts for its own class and for all
-/// wider ones, so that what a class is found to take is what it takes more than the next.
+/// wider ones, and attention, whose arithmetic is products, for the widest.
 fn of_lane(lane: Lane, work: &Work) -> [f64; AMOUNTS] {
     let mut amounts = amounts(work);
     amounts[usize::from(lane != Lane::Compute)] = 0.0;
     amounts[3] += amounts[2];
-    amounts[4] += amounts[3];
+    amounts[WIDEST] += amounts[3] + amounts[5] + amounts[6];
     amounts
 }
 
-/// What each class takes, from what it takes more than the next wider one.
-fn narrower_last(mut rates: [f64; AMOUNTS]) -> [f64; AMOUNTS] {
-    rates[3] += rates[4];
+/// What each amount takes, from what it takes more than another.
+fn whole(mut rates: [f64; AMOUNTS]) -> [f64; AMOUNTS] {
+    rates[3] += rates[WIDEST];
     rates[2] += rates[3];
+    rates[5] += rates[WIDEST];
+    rates[6] += rates[WIDEST];
     rates
 }
 
 /// Seconds a FLOP or byte that are as good as none.
 const FREE: f64 = 1e-18;
 
-/// Non-negative least squares of the relative error, one coefficient after the other until none moves.
+/// Of the sample that has most of an amount for its time, what that amount takes at least.
+const LEAST: f64 = 0.01;
+
+/// Least squares of the relative error, one coefficient after the other until none moves. A fixed cost and what is [`MORE`]
+/// may be nothing; the others may not.
 fn least_squares(samples: &[([f64; AMOUNTS], f64)]) -> [f64; AMOUNTS] {
     const ROUNDS: usize = 100_000;
     const STILL: f64 = 1e-10;
@@ -142,12 +153,20 @@ fn least_squares(samples: &[([f64; AMOUNTS], f64)]) -> [f64; AMOUNTS] {
             (0..AMOUNTS).for_each(|other| products[at][other] += scaled[at] * scaled[other]);
         }
     }
-    let mut rates = [0.0f64; AMOUNTS];
+    let least: [f64; AMOUNTS] = std::array::from_fn(|at| match at {
+        0 | 1 => 0.0,
+        _ if MORE.contains(&at) || scale[at] == 0.0 => 0.0,
+        _ => {
+            let most = samples.iter().map(|(work, seconds)| work[at] / seconds).fold(0.0, f64::max);
+            LEAST / most * scale[at]
+        }
+    });
+    let mut rates = least;
     for _ in 0..ROUNDS {
         let mut moved = 0.0f64;
         for at in (0..AMOUNTS).filter(|at| scale[*at] > 0.0) {
             let all: f64 = rates.iter().zip(products[at]).map(|(rate, product)| rate * product).sum();
-            let rate = (rates[at] + wanted[at] - all).max(0.0);
+            let rate = (rates[at] + wanted[at] - all).max(least[at]);
             moved = moved.max((rate - rates[at]).abs());
             rates[at] = rate;
         }
@@ -184,32 +203,44 @@ mod tests {
         }
     }
 
+    /// What is found where products, attention forward and device memory take so much.
+    fn fitted(small: f64, large: f64, attention: f64, memory: f64) -> Machine {
+        let met = [(2, small, 1e6), (4, large, 1e6), (5, attention, 1e6), (7, memory, 1e6)];
+        let compute = made(&met).into_iter().map(|(work, seconds)| {
+            let work = Work {
+                matrix_flop: [work[2], 0.0, work[4]],
+                attention_flop: [work[5], 0.0],
+                device_bytes: work[7],
+                ..Work::default()
+            };
+            Sample { lane: Lane::Compute, work, seconds }
+        });
+        let others = [Lane::H2d, Lane::D2h, Lane::Host].map(|lane| Sample {
+            lane,
+            work: Work::default(),
+            seconds: 1.0,
+        });
+        fit(&compute.chain(others).collect::<Vec<_>>()).unwrap()
+    }
+
     #[test]
-    fn a_narrower_product_is_no_faster_than_a_wider_one() {
-        let fitted = |small: f64, large: f64| {
-            let samples: Vec<Sample> = made(&[(2, small, 1e6), (4, large, 1e6), (7, 1e-10, 1e6)])
-                .into_iter()
-                .map(|(work, seconds)| {
-                    let work = Work {
-                        matrix_flop: [work[2], 0.0, work[4]],
-                        device_bytes: work[7],
-                        ..Work::default()
-                    };
-                    Sample { lane: Lane::Compute, work, seconds }
-                })
-                .chain([Lane::H2d, Lane::D2h, Lane::Host].map(|lane| Sample {
-                    lane,
-                    work: Work::default(),
-                    seconds: 1.0,
-                }))
-                .collect();
-            fit(&samples).unwrap().matrix_flop_per_s
-        };
+    fn neither_a_narrower_product_nor_attention_is_faster_than_the_widest_products() {
+        let fitted = |small: f64, large: f64| fitted(small, large, 2e-12, 1e-10).matrix_flop_per_s;
         let [small, _, large] = fitted(4e-12, 1e-12);
         assert!((small / 2.5e11 - 1.0).abs() < 0.02 && (large / 1e12 - 1.0).abs() < 0.02, "{small} {large}");
         // As where weights alone explain what few rows take: not faster without end.
         let [small, middle, large] = fitted(0.0, 1e-12);
         assert!(small == middle && middle == large && large.is_finite(), "{small} {middle} {large}");
         assert!(large < 1e13, "{large}");
+    }
+
+    #[test]
+    fn what_cannot_be_told_from_noise_takes_time() {
+        let machine = fitted(1e-12, 1e-12, 0.0, 1e-10);
+        assert_eq!(machine.attention_flop_per_s, [machine.matrix_flop_per_s[2]; 2]);
+        let machine = fitted(4e-12, 1e-12, 2e-12, 0.0);
+        assert!((1e12..1e17).contains(&machine.device_bytes_per_s), "{machine:?}");
+        let machine = fitted(0.0, 0.0, 0.0, 1e-10);
+        assert!((1e12..1e17).contains(&machine.matrix_flop_per_s[2]), "{machine:?}");
     }
 }
