@@ -14,6 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// A model, a machine and a step, drawn from a seed.
+#[derive(Clone)]
 struct Case {
     config: ModelConfig,
     layout: Layout,
@@ -318,6 +319,29 @@ fn what_a_refusal_says_would_fit_fits() {
     let pinned = Pins { recompute: Some(vec![Recompute::None; case.config.dims.l]), ..Pins::default() };
     let error = case.question(&pinned).search().unwrap_err();
     assert!(error.message().contains("a free choice of what is recomputed would fit"), "{error}");
+}
+
+#[test]
+fn where_no_change_is_enough_alone_those_that_are_together_are_named() {
+    let (mut case, pins) = (Case::draw(3, 4, 1), Pins::default());
+    let refused = |case: &Case| case.question(&pins).search().unwrap_err().to_string();
+    (case.mode, case.clips, case.micros) = (Mode::Exact, true, 1);
+    case.numeric.shape = Shape { b: 1, t: 256 };
+    // Room for what half the sequence takes in the leanest mode that clips.
+    let mut half = Case { mode: Mode::Compact, device_limit: Some(1), ..case.clone() };
+    half.numeric.shape.t = 128;
+    half.device_limit = Some(needed(&refused(&half)));
+    half.host_limit = 1;
+    half.host_limit = needed(&refused(&half));
+    (case.device_limit, case.host_limit) = (half.device_limit, half.host_limit);
+    let error = refused(&case);
+    assert!(error.ends_with("; mode compact with 1 micro-batch of 1 × 128 tokens would fit"), "{error}");
+    half.question(&pins).search().unwrap();
+    // And what nothing helps against.
+    case.host_limit = 1000;
+    let error = refused(&case);
+    assert!(error.contains("; even mode compact without clipping needs "), "{error}");
+    assert!(error.ends_with(" of host memory for a step of 1 × 128 tokens"), "{error}");
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
         log: None,
         predicted: None,
         trace: None,
+        simulated: None,
         save: None,
         resume: None,
     }

@@ -1,6 +1,5 @@
 //! What was issued and what the lanes did, kept while tracing.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 
 use crate::device::{TaskSpan, Tick};
@@ -34,12 +33,7 @@ pub struct Record {
 impl Record {
     /// Writes the trace; with a machine also what it would have made of the lists.
     pub fn write(&self, runner: &Runner, machine: Option<&Machine>, to: &mut impl Write) -> io::Result<()> {
-        let mut waits: HashMap<Tick, &[Tick]> = HashMap::new();
-        for issued in &self.lists {
-            for index in 0..issued.waits.len() {
-                waits.insert(issued.waits.tick(index), issued.waits.waits(index));
-            }
-        }
+        let waits = Synced::waits_by_tick(self.lists.iter().map(|issued| &issued.waits));
         let cost = runner.cost();
         let label = |span: &TaskSpan| {
             let operation = runner.lists.operation(Task::unpack(span.task));

@@ -1,10 +1,14 @@
 //! A step as it would run on a machine: the plan's own list in virtual time.
 
-use crate::base::{DType, Result};
+use std::io;
+
+use crate::base::{DType, Error, Result};
 use crate::device::{Lane, TaskSpan};
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Cost, Machine, Plan};
-use crate::schedule::{self, Geometry, List, Operation, Peak, Simulation, Simulator, Sync, Usage};
+use crate::schedule::{
+    self, Geometry, Label, List, Operation, Peak, Process, Simulation, Simulator, Sync, Synced, Usage,
+};
 
 /// A step in the midst of many like it.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Steady {
     pub to_ns: u64,
     /// Where in the list the decision is.
     pub decide: usize,
+    /// What the operations waited for, run by run.
+    synced: Vec<Synced>,
 }
 
 /// Steps before the one that is looked at: the first has no AdamW before it, the second follows the first.
@@ -50,6 +56,7 @@ impl Steady {
         let decide = decide.expect("a training step decides");
         let mut sync = Sync::new(geometry);
         let mut decided_ns = [0; STEPS_BEFORE + 1];
+        let mut all = Vec::with_capacity(decided_ns.len());
         for at in &mut decided_ns {
             let synced = sync.infer(list);
             simulator.issue(list, &synced, &cost_ns);
@@ -57,9 +64,11 @@ impl Steady {
             simulator.reach(ticks[0]);
             sync.settle(&ticks);
             *at = simulator.caller_ns();
+            all.push(synced);
         }
         simulator.finish();
-        Steady { simulator, from_ns: decided_ns[STEPS_BEFORE - 1], to_ns: decided_ns[STEPS_BEFORE], decide }
+        let [.., from_ns, to_ns] = decided_ns;
+        Steady { simulator, from_ns, to_ns, decide, synced: all }
     }
 
     /// The last run of the list.
@@ -92,8 +101,7 @@ impl Plan {
     ) -> Result<Prediction> {
         let cost = Cost::new(config, layout, &self.policy, micros, storage);
         let list = schedule::train(&self.policy, &self.geometry, micros)?;
-        let lanes = machine.simulator(self.policy.mode);
-        let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
+        let steady = self.steady(&list, &cost, machine);
         let Steady { from_ns, to_ns, decide, .. } = steady;
         let last = steady.last();
         Ok(Prediction {
@@ -104,5 +112,34 @@ impl Plan {
             spans: last.spans.clone(),
             list,
         })
+    }
+    /// Writes that step, and those before it that fill the lanes, as a trace whose one process is `simulated`.
+    ///
+    /// Errors: as [`Plan::predict`]; those of `to`, into which nothing is buffered here.
+    pub fn write_trace(
+        &self,
+        config: &ModelConfig,
+        layout: &Layout,
+        storage: DType,
+        machine: &Machine,
+        micros: usize,
+        to: &mut impl io::Write,
+    ) -> Result<()> {
+        let cost = Cost::new(config, layout, &self.policy, micros, storage);
+        let list = schedule::train(&self.policy, &self.geometry, micros)?;
+        let steady = self.steady(&list, &cost, machine);
+        let waits = Synced::waits_by_tick(&steady.synced);
+        let label = |span: &TaskSpan| {
+            let operation = list.operations[span.task as usize];
+            let waits = waits.get(&span.tick()).copied().unwrap_or(&[]);
+            Some(Label { operation, bytes: cost.wire_bytes(&operation), waits })
+        };
+        let simulated = Process { name: "simulated", spans: &steady.spans(), notes: &[], label: &label };
+        schedule::write_trace(&[simulated], to).map_err(|error| Error::io("cannot write the trace", &error))
+    }
+
+    fn steady(&self, list: &List, cost: &Cost, machine: &Machine) -> Steady {
+        let lanes = machine.simulator(self.policy.mode);
+        Steady::run(&self.geometry, list, lanes, |operation| cost.ns(machine, operation))
     }
 }

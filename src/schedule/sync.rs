@@ -10,6 +10,8 @@
 
 use std::collections::HashMap;
 
+use rustc_hash::FxHashMap;
+
 use super::access::Access;
 use super::build::List;
 use super::clock::Clock;
@@ -25,7 +27,7 @@ pub struct Sync {
     lanes: [Clock; Lane::COUNT],
     /// What the issuing thread has seen arrive.
     caller: Clock,
-    last: HashMap<Resource, Last>,
+    last: FxHashMap<Resource, Last>,
 }
 
 /// A list's waits and signals, operation by operation.
@@ -70,6 +72,12 @@ impl Synced {
         self.entries[index].signal
     }
 
+    /// Of all operations of some lists, by the tick that says one is done, what it waits for.
+    pub fn waits_by_tick<'a>(lists: impl IntoIterator<Item = &'a Synced>) -> HashMap<Tick, &'a [Tick]> {
+        let of_list = |list: &'a Synced| (0..list.len()).map(|at| (list.tick(at), list.waits(at)));
+        lists.into_iter().flat_map(of_list).collect()
+    }
+
     /// Appends an operation. The least set comes from [`Sync::infer`]; this is for whoever wants another, as
     /// tests of the checker do.
     pub fn push(&mut self, tick: Tick, waits: &[Tick], signal: bool) {
@@ -107,7 +115,7 @@ impl Sync {
             geometry: *geometry,
             lanes: Default::default(),
             caller: Clock::default(),
-            last: HashMap::new(),
+            last: FxHashMap::default(),
         }
     }
 

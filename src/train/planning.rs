@@ -9,7 +9,7 @@ use crate::device::Lane;
 use crate::engine::TrainerOptions;
 use crate::host::Size;
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Cost, Description, Explanation, Found, Pins, Plan, Region, Room};
+use crate::plan::{Cost, Description, Explanation, Found, Machine, Pins, Plan, Region, Room};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement, Sum};
 use crate::train::metrics::UsefulWork;
 use crate::train::times::StepTimes;
@@ -38,6 +38,8 @@ pub struct Planned {
     pub tokens_per_second: f64,
     /// [`UsefulWork`] per second, 10¹² FLOP/s.
     pub tflops: f64,
+    /// The machine that it was searched for.
+    pub rates: Machine,
     /// Bytes of a saved training state, and the seconds that the disk takes for them.
     pub saved: (usize, f64),
     model: String,
@@ -82,6 +84,7 @@ impl Planned {
             tokens,
             tokens_per_second: tokens as f64 / seconds,
             tflops: work.flop(tokens as u64, attended, beyond) / seconds / 1e12,
+            rates: machine.rates.clone(),
             saved,
             found,
             explanation,

@@ -11,6 +11,7 @@ use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
 use crate::device::Lane;
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::host::resident_bytes;
+use crate::plan::Machine;
 use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
 use crate::train::hf::{ExportTarget, Progress, SHARD_BYTES, export, export_bytes};
 use crate::train::metrics::{JsonLines, LaneRecord, Pace, StepRecord, UsefulWork};
@@ -52,6 +53,8 @@ pub struct RunOptions {
     pub predicted: Option<StepTimes>,
     /// Where the trace goes at the end.
     pub trace: Option<PathBuf>,
+    /// The machine on which the trace shows the run simulated, beside what was measured.
+    pub simulated: Option<Machine>,
     /// Where checkpoints go, and how often.
     pub save: Option<SaveOptions>,
     /// What the run goes on from; everything that changes bits is as it was then.
@@ -202,7 +205,10 @@ impl Run {
         };
         if let Some((path, file)) = self.trace.take() {
             let mut file = BufWriter::new(file);
-            let written = self.trainer.trace(&mut file);
+            let written = match &self.options.simulated {
+                Some(machine) => self.trainer.trace_beside(machine, &mut file),
+                None => self.trainer.trace(&mut file),
+            };
             let flushed = written
                 .and_then(|()| file.flush().map_err(|error| Error::io("cannot write the trace", &error)));
             if let Err(error) = flushed {

@@ -72,8 +72,11 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
     let refused = ["plan", "--model", "dense-120b", "--machine", "h200"];
     horizon(&refused)
         .badly(1, &["host memory", "the described machine's memory", "bytes short", "would fit"]);
-    let small = ["plan", "--model", "llama3.1-8b", "--machine", "h200", "--device-mem", "2GiB"];
-    horizon(&small).badly(1, &["device memory", "2147483648 bytes", "bytes short"]);
+    let small = ["plan", "--model", "llama3.1-8b", "--machine", "h200", "--device-mem", "8GiB"];
+    let fits = "32 micro-batches of 1 × 4096 tokens";
+    horizon(&small).badly(1, &["device memory", "8589934592 bytes", "bytes short", fits]);
+    let large = ["plan", "--model", "llama3.1-405b", "--machine", "h200"];
+    horizon(&large).badly(1, &["; even mode compact without clipping needs 3.7 TiB of host memory"]);
     horizon(&["plan", "--model", "unheard-of"]).badly(1, &["unheard-of", "qwen2.5-72b"]);
     horizon(&["plan", "--model", "tiny", "--machine", "abacus"]).badly(1, &["abacus", "gh200"]);
     horizon(&["plan", "--model", "tiny", "--spill", "0-9"]).badly(1, &["--spill speaks of layer 9"]);
@@ -127,10 +130,17 @@ fn runs_and_steps_are_drawn() {
     for word in ["loss (nats per token)", "tokens per second", "memory (GiB)", "one", "other"] {
         assert!(logs.contains(word), "no {word:?}");
     }
-    let lanes = drawn(&["one.json"]);
-    for word in ["measured compute", "measured h2d", "measured host", "forward", "adam"] {
-        assert!(lanes.contains(word), "no {word:?}");
-    }
+    let holds = |drawn: String, words: &[&str]| {
+        words.iter().for_each(|word| assert!(drawn.contains(word), "no {word:?}"));
+    };
+    let lanes = ["measured compute", "measured h2d", "measured host", "forward", "adam"];
+    holds(drawn(&["one.json"]), &[&lanes[..], &["simulated compute", "simulated host"]].concat());
+    holds(drawn(&["one.json", "other.json"]), &["one measured compute", "other simulated compute"]);
+    let foreseen = ["plan", "--model", "llama3.1-8b", "--machine", "h200", "--trace", "foreseen.json"];
+    horizon_in(folder.path(), &foreseen).well();
+    holds(drawn(&["foreseen.json"]), &["simulated compute", "simulated d2h", "backward", "adam"]);
+    let nowhere = ["plan", "--model", "tiny", "--seq-len", "64", "--trace", "no/folder/trace.json"];
+    horizon_in(folder.path(), &nowhere).badly(1, &["no/folder/trace.json"]);
     horizon_in(folder.path(), &["plot", "one.json", "one.jsonl"]).badly(1, &["one kind"]);
     fs::write(folder.path().join("bad.jsonl"), "{\"a\": 1}\n").unwrap();
     horizon_in(folder.path(), &["plot", "bad.jsonl"]).badly(1, &["bad.jsonl", "--log"]);

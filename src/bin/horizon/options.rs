@@ -86,6 +86,9 @@ pub struct PlanOptions {
     pub host_mem: Option<usize>,
     #[command(flatten)]
     pub placement: PlacementOptions,
+    /// Write the simulated step, and two before it, to FILE, for `horizon plot`, Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
     /// As one JSON object
     #[arg(long)]
     pub json: bool,
@@ -271,7 +274,8 @@ pub struct TrainOptions {
     /// work on since the record before, and predicted_seconds, the plan's for a step
     #[arg(long, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,
-    /// Write what every lane did to FILE at the end, for Perfetto or chrome://tracing
+    /// Write what every lane did to FILE at the end, and what the plan has it do, for `horizon plot`, Perfetto or
+    /// chrome://tracing
     #[arg(long, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
     /// Say nothing but errors

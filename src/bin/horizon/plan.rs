@@ -1,10 +1,12 @@
 //! `horizon plan`.
 
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use horizon::base::{Error, Result, Shape, Status};
+use horizon::base::{DType, Error, Result, Shape, Status};
 use horizon::engine::TrainerOptions;
-use horizon::model::{ModelConfig, preset_names, shape, shape_names};
+use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, Room};
 use horizon::train::hf::FolderConfig;
 use horizon::train::planning::{Planned, Why};
@@ -30,10 +32,22 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
     let room = Room::of(&machine, options.device_mem, options.host_mem);
     let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::search(&options.model, &config, &trainer, &machine, room, &pins, Why::Gains)?;
+    if let Some(path) = &options.trace {
+        write_trace(path, &planned, &config, machine.storage.into())?;
+    }
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());
     }
     print(planned.to_string().as_bytes())
+}
+
+/// The step that the plan foresees, lane by lane.
+fn write_trace(path: &Path, planned: &Planned, config: &ModelConfig, storage: DType) -> Result<()> {
+    let writing = |error: &io::Error| Error::writing(path, error);
+    let mut file = BufWriter::new(File::create(path).map_err(|error| writing(&error))?);
+    let (plan, layout) = (planned.plan(), Layout::new(config));
+    plan.write_trace(config, &layout, storage, &planned.rates, plan.micros_max, &mut file)?;
+    file.flush().map_err(|error| writing(&error))
 }
 
 /// A shape by name, or a folder's.

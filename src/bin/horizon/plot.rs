@@ -18,7 +18,7 @@ const PANEL: u32 = 240;
 const ROW: u32 = 34;
 const FONT: &str = "sans-serif";
 
-/// Colours that differ in lightness, too (Okabe & Ito 2008).
+/// Colours that differ in lightness, too (Okabe & Ito 2008; grey for their black).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -26,7 +26,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(204, 121, 167),
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
-    RGBColor(0, 0, 0),
+    RGBColor(120, 120, 120),
 ];
 
 fn colour(at: usize) -> RGBColor {
@@ -43,8 +43,15 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
         let runs = options.files.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
         draw_runs(&runs, &options.out)
     } else if traces == options.files.len() {
-        let traces = options.files.iter().map(|path| read_trace(path)).collect::<Result<Vec<_>>>()?;
-        draw_lanes(&traces.concat(), &options.out)
+        let mut spans = Vec::new();
+        for path in &options.files {
+            let mut read = read_trace(path)?;
+            if traces > 1 {
+                read.iter_mut().for_each(|span| span.process = format!("{} {}", stem(path), span.process));
+            }
+            spans.append(&mut read);
+        }
+        draw_lanes(&spans, &options.out)
     } else {
         return Err(Error::argument(
             "logs (.jsonl) and traces (.json) are different pictures: give one kind",
@@ -55,6 +62,10 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| Error::reading(path, &error))
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
@@ -90,8 +101,7 @@ impl Run {
         if !series.contains_key("loss") {
             return Err(bad(path, "no line has a step and a loss: is it a log of `horizon train --log`?"));
         }
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Run { name, series })
+        Ok(Run { name: stem(path), series })
     }
 
     fn series(&self, field: &str) -> &[(f64, f64)] {
@@ -107,14 +117,17 @@ fn draw_runs(runs: &[Run], out: &Path) -> Drawn {
         PANELS.iter().filter(|(field, ..)| runs.iter().any(|run| !run.series(field).is_empty())).collect();
     let root = SVGBackend::new(out, (WIDTH, PANEL * panels.len() as u32)).into_drawing_area();
     root.fill(&WHITE)?;
-    for (area, (field, title, scale)) in root.split_evenly((panels.len(), 1)).iter().zip(panels) {
-        draw_panel(area, runs, field, title, *scale)?;
+    for (at, (area, (field, title, scale))) in
+        root.split_evenly((panels.len(), 1)).iter().zip(panels).enumerate()
+    {
+        // Who has which colour is said once.
+        draw_panel(area, runs, field, title, *scale, at == 0 && runs.len() > 1)?;
     }
     root.present()?;
     Ok(())
 }
 
-fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64) -> Drawn {
+fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64, legend: bool) -> Drawn {
     let points = |run: &Run, field: &str| -> Vec<(f64, f64)> {
         run.series(field).iter().map(|&(step, value)| (step, value * scale)).collect()
     };
@@ -148,9 +161,10 @@ fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64) -
                 .draw_series(marks.into_iter().map(|at_step| Circle::new(at_step, 3, colour(at).filled())))?;
         }
     }
-    if runs.len() > 1 {
+    if legend {
         chart
             .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.2))
             .label_font((FONT, 13))
@@ -249,37 +263,70 @@ fn last_step(spans: &[Span]) -> Range<f64> {
     }
 }
 
-fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
-    let mut rows: Vec<(String, String)> = Vec::new();
-    let mut kinds: Vec<&str> = Vec::new();
-    for span in spans {
-        let row = (span.process.clone(), span.lane.clone());
-        if !rows.contains(&row) {
-            rows.push(row);
+/// What a picture of lanes shows: the last step of each process, from its start on.
+struct Shown {
+    /// Process and lane, each a row, from the top.
+    rows: Vec<(String, String)>,
+    /// What the tasks are, what takes most time first.
+    kinds: Vec<String>,
+    /// By row and kind, from when to when.
+    tasks: Vec<(usize, usize, Range<f64>)>,
+    /// Of the longest step.
+    length: f64,
+}
+
+impl Shown {
+    fn of(spans: &[Span]) -> Shown {
+        let mut by_process: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+        for span in spans {
+            by_process.entry(&span.process).or_default().push(span.clone());
         }
-        if !kinds.contains(&span.kind.as_str()) {
-            kinds.push(&span.kind);
+        let (mut cut, mut length) = (Vec::new(), 0.0f64);
+        for spans in by_process.values() {
+            let step = last_step(spans);
+            length = length.max(step.end - step.start);
+            for span in spans {
+                let part = span.from.max(step.start) - step.start..span.to.min(step.end) - step.start;
+                if part.start < part.end {
+                    cut.push((span, part));
+                }
+            }
         }
+        let mut rows: Vec<_> =
+            cut.iter().map(|(span, _)| (span.process.clone(), span.lane.clone())).collect();
+        rows.sort_by_key(|(process, lane)| (process.clone(), LANES.iter().position(|known| known == lane)));
+        rows.dedup();
+        let mut taken: BTreeMap<&str, f64> = BTreeMap::new();
+        for (span, part) in &cut {
+            *taken.entry(&span.kind).or_default() += part.end - part.start;
+        }
+        let mut kinds: Vec<_> = taken.into_iter().collect();
+        kinds.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        let kinds: Vec<String> = kinds.into_iter().map(|(kind, _)| kind.to_owned()).collect();
+        let at = |(span, part): (&Span, Range<f64>)| {
+            let row =
+                rows.iter().position(|(process, lane)| *process == span.process && *lane == span.lane)?;
+            Some((row, kinds.iter().position(|kind| *kind == span.kind)?, part))
+        };
+        let tasks = cut.into_iter().filter_map(at).collect();
+        Shown { rows, kinds, tasks, length }
     }
-    rows.sort_by_key(|(process, lane)| (process.clone(), LANES.iter().position(|known| known == lane)));
-    let steps: BTreeMap<&str, Range<f64>> = rows
-        .iter()
-        .map(|(process, _)| {
-            let of: Vec<Span> = spans.iter().filter(|span| span.process == *process).cloned().collect();
-            (process.as_str(), last_step(&of))
-        })
-        .collect();
-    let length = steps.values().map(|step| step.end - step.start).fold(0.0, f64::max);
+}
+
+fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
+    let Shown { rows, kinds, tasks, length } = Shown::of(spans);
+    let labels: Vec<String> = rows.into_iter().map(|(process, lane)| format!("{process} {lane}")).collect();
+    let label_width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0) as u32 * 8 + 14;
     let legend_rows = kinds.len().div_ceil(LEGEND_COLUMNS) as u32;
-    let height = ROW * rows.len() as u32 + 60 + legend_rows * 20;
+    let height = ROW * labels.len() as u32 + 50 + legend_rows * 20;
     let root = SVGBackend::new(out, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let (lanes, legend) = root.split_vertically(height - legend_rows * 20 - 6);
     let mut chart = ChartBuilder::on(&lanes)
         .margin(8)
         .x_label_area_size(34)
-        .y_label_area_size(130)
-        .build_cartesian_2d(0.0..length, 0.0..rows.len() as f64)?;
+        .y_label_area_size(label_width)
+        .build_cartesian_2d(0.0..length, 0.0..labels.len() as f64)?;
     chart
         .configure_mesh()
         .disable_y_mesh()
@@ -290,28 +337,19 @@ fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
         .x_label_formatter(&|value| short(*value))
         .label_style((FONT, 13))
         .draw()?;
-    for (at, (process, lane)) in rows.iter().enumerate() {
-        let (top, step) = (rows.len() - at, &steps[process.as_str()]);
-        for span in spans.iter().filter(|span| span.process == *process && span.lane == *lane) {
-            let (from, to) = (span.from.max(step.start) - step.start, span.to.min(step.end) - step.start);
-            if from < to {
-                let kind = kinds.iter().position(|kind| *kind == span.kind).unwrap_or(0);
-                let corners = [(from, top as f64 - 0.85), (to, top as f64 - 0.15)];
-                chart.draw_series([Rectangle::new(corners, colour(kind).mix(shade(kind)).filled())])?;
-            }
-        }
-        let label = Text::new(
-            format!("{process} {lane}"),
-            (14, (ROW * at as u32) as i32 + 18),
-            (FONT, 13).into_font().color(&BLACK),
-        );
-        lanes.draw(&label)?;
+    for (row, kind, Range { start, end }) in tasks {
+        let top = (labels.len() - row) as f64;
+        let corners = [(start, top - 0.85), (end, top - 0.15)];
+        chart.draw_series([Rectangle::new(corners, colour(kind).mix(shade(kind)).filled())])?;
     }
-    for (at, kind) in kinds.iter().enumerate() {
+    let text = |text: String, at| Text::new(text, at, (FONT, 13).into_font().color(&BLACK));
+    for (at, label) in labels.into_iter().enumerate() {
+        lanes.draw(&text(label, (14, (ROW * at as u32) as i32 + 18)))?;
+    }
+    for (at, kind) in kinds.into_iter().enumerate() {
         let (x, y) = (14 + (at % LEGEND_COLUMNS) as i32 * 175, (at / LEGEND_COLUMNS) as i32 * 20);
-        let mark = Rectangle::new([(x, y), (x + 14, y + 12)], colour(at).mix(shade(at)).filled());
-        legend.draw(&mark)?;
-        legend.draw(&Text::new(kind.to_string(), (x + 20, y), (FONT, 13).into_font().color(&BLACK)))?;
+        legend.draw(&Rectangle::new([(x, y), (x + 14, y + 12)], colour(at).mix(shade(at)).filled()))?;
+        legend.draw(&text(kind, (x + 20, y)))?;
     }
     root.present()?;
     Ok(())

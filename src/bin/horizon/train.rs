@@ -69,6 +69,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     run_options.save = save_options(&options, said, &run_options, checkpoint.as_ref())?;
     let planned = place(&options, &model, &mut run_options.trainer)?;
     run_options.predicted = Some(planned.predicted());
+    run_options.simulated = Some(planned.rates.clone());
     let products = run_options.trainer.products.clone();
     let (windows, parameters) = (data.windows(), model.layout.parameters());
     let held_out = match &val {
@@ -186,6 +187,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         log: options.log.clone(),
         predicted: None,
         trace: options.trace.clone(),
+        simulated: None,
         save: None,
         resume: None,
     }

@@ -1,9 +1,12 @@
 //! Why a step takes the time it takes, and what would make it shorter.
 
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
+
 use super::{EFFORT, Found, Question};
 use crate::base::{Result, Shape};
 use crate::device::Lane;
-use crate::plan::{Machine, Prediction};
+use crate::plan::{Machine, Prediction, Room};
 
 /// A step's time, taken apart.
 #[derive(Clone, Debug)]
@@ -52,73 +55,85 @@ pub fn look(question: &Question, found: &Found) -> Result<Explanation> {
     Ok(Explanation { prediction, busiest, longest, gains: Vec::new(), micro_batch: None })
 }
 
-/// Explains an answer.
+/// Explains an answer: searches anew, beside one another, what others would give.
 pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     let start = [found.plan.policy.placement.clone()];
-    let mut gains = Vec::new();
-    let mut gain = |what, question: Question| -> Result<()> {
-        let step_ns = question.search_from(&start, EFFORT / SHARE)?.step_ns;
-        gains.push(Gain { what, step_ns });
-        Ok(())
+    let with = |what, room: Room, machine: &Machine| -> Result<Gain> {
+        let step_ns = Question { room, machine, ..*question }.search_from(&start, EFFORT / SHARE)?.step_ns;
+        Ok(Gain { what, step_ns })
     };
-    let mut room = question.room;
+    let changes = changes(question);
+    let shapes = other_shapes(question);
+    thread::scope(|scope| {
+        let gains: Vec<_> =
+            changes.iter().map(|(what, room, machine)| scope.spawn(|| with(what, *room, machine))).collect();
+        let others: Vec<_> = shapes
+            .iter()
+            .map(|&(shape, micros)| scope.spawn(move || shaped(question, shape, micros)))
+            .collect();
+        let gains = gains.into_iter().map(joined).collect::<Result<Vec<_>>>()?;
+        let faster = others.into_iter().filter_map(joined);
+        let worth = (found.step_ns as f64 * WORTH) as u64;
+        let micro_batch =
+            faster.filter(|(.., step_ns)| *step_ns < worth).min_by_key(|(.., step_ns)| *step_ns);
+        Ok(Explanation { gains, micro_batch, ..look(question, found)? })
+    })
+}
+
+/// What a thread came to.
+fn joined<T>(thread: ScopedJoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// What one might have beside what there is: for people, and the room and the machine then.
+fn changes(question: &Question) -> Vec<(&'static str, Room, Machine)> {
+    let (room, machine) = (question.room, question.machine);
+    let mut changes = Vec::new();
     if let Some(limit) = room.device {
-        room.device = Some(limit.saturating_add(MORE));
+        let mut more = room;
+        more.device = Some(limit.saturating_add(MORE));
         if room.shared {
-            room.host.bytes = room.host.bytes.saturating_add(MORE);
+            more.host.bytes = room.host.bytes.saturating_add(MORE);
         }
-        gain("1 GiB more device memory", Question { room, ..*question })?;
+        changes.push(("1 GiB more device memory", more, machine.clone()));
     }
-    room = question.room;
-    room.host.bytes = room.host.bytes.saturating_add(MORE);
-    gain("1 GiB more host memory", Question { room, ..*question })?;
+    let mut more = room;
+    more.host.bytes = room.host.bytes.saturating_add(MORE);
+    changes.push(("1 GiB more host memory", more, machine.clone()));
     let mut faster = |what, change: &dyn Fn(&mut Machine)| {
-        let mut machine = question.machine.clone();
+        let mut machine = machine.clone();
         change(&mut machine);
-        gain(what, Question { machine: &machine, ..*question })
+        changes.push((what, room, machine));
     };
     faster("a link 10 % faster", &|machine| {
         machine.up_bytes_per_s *= FASTER;
         machine.down_bytes_per_s *= FASTER;
-    })?;
+    });
     faster("RAM 10 % faster", &|machine| {
         machine.host_bytes_per_s.iter_mut().for_each(|rate| *rate *= FASTER);
         machine.ram_bytes_per_s *= FASTER;
-    })?;
+    });
     faster("matrix products 10 % faster", &|machine| {
         machine.matrix_flop_per_s.iter_mut().for_each(|rate| *rate *= FASTER)
-    })?;
-    Ok(Explanation { gains, micro_batch: better_micro_batch(question, found)?, ..look(question, found)? })
+    });
+    changes
+}
+
+/// The same step of micro-batches half or twice as large.
+fn other_shapes(question: &Question) -> Vec<(Shape, usize)> {
+    let (Shape { b, t }, micros) = (question.numeric.shape, question.micros);
+    let half = b.is_multiple_of(2).then(|| (Shape { b: b / 2, t }, micros * 2));
+    let twice = micros.is_multiple_of(2).then(|| (Shape { b: b * 2, t }, micros / 2));
+    half.into_iter().chain(twice).collect()
+}
+
+/// The step's time with other micro-batches; nothing if they do not fit.
+fn shaped(question: &Question, shape: Shape, micros: usize) -> Option<(Shape, usize, u64)> {
+    let found = question.with_shape(shape, micros).search_from(&[], EFFORT / SHARE).ok()?;
+    Some((shape, micros, found.step_ns))
 }
 
 fn longest(of: impl Fn(Lane) -> u64) -> Lane {
     let longest = Lane::ALL.into_iter().rev().max_by_key(|&lane| of(lane));
     longest.expect("there are lanes")
-}
-
-/// Twice or half the micro-batch, half or twice as many: whether the same step is shorter then.
-fn better_micro_batch(question: &Question, found: &Found) -> Result<Option<(Shape, usize, u64)>> {
-    let (Shape { b, t }, micros) = (question.numeric.shape, question.micros);
-    let mut others = Vec::new();
-    if b.is_multiple_of(2) {
-        others.push((Shape { b: b / 2, t }, micros * 2));
-    }
-    if micros.is_multiple_of(2) {
-        others.push((Shape { b: b * 2, t }, micros / 2));
-    }
-    let mut best = None;
-    for (shape, micros) in others {
-        let mut numeric = question.numeric;
-        numeric.shape = shape;
-        numeric.logits_chunk = numeric.logits_chunk.min(shape.n());
-        // What does not fit is no better.
-        let Ok(other) = (Question { numeric, micros, ..*question }).search_from(&[], EFFORT / SHARE) else {
-            continue;
-        };
-        let least = best.map_or((found.step_ns as f64 * WORTH) as u64, |(_, _, step_ns)| step_ns);
-        if other.step_ns < least {
-            best = Some((shape, micros, other.step_ns));
-        }
-    }
-    Ok(best)
 }

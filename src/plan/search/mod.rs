@@ -20,7 +20,7 @@ mod trial;
 
 pub use explain::{Explanation, Gain};
 
-use crate::base::{DType, Result};
+use crate::base::{DType, Result, Shape};
 use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Description, Machine, Plan};
@@ -159,7 +159,7 @@ pub struct Found {
 /// How much may be simulated: operations, of all lists together. Under half a second.
 const EFFORT: usize = 1_200_000;
 
-impl Question<'_> {
+impl<'a> Question<'a> {
     /// The fastest placement that fits.
     ///
     /// Errors: nothing fits (`OutOfDeviceMemory`, `OutOfHostMemory`), saying which limit binds, by how much, and
@@ -224,6 +224,14 @@ impl Question<'_> {
                 && !(*wait == GradWait::Device && self.pins.adam == Some(AdamWhen::UnderBackward))
         };
         [GradWait::Host, GradWait::Device].into_iter().filter(allowed).collect()
+    }
+
+    /// The same model on the same machine, with another step.
+    fn with_shape(&self, shape: Shape, micros: usize) -> Question<'a> {
+        let mut numeric = self.numeric;
+        numeric.shape = shape;
+        numeric.logits_chunk = numeric.logits_chunk.min(shape.n());
+        Question { numeric, micros, ..*self }
     }
 
     /// Into how many sweeps a step may be cut: every number that makes a difference, or of very many micro-batches

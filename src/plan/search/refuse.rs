@@ -26,9 +26,10 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
              them no place for it; use --clip 0, mode exact, or gradients that wait on the device",
         ));
     };
-    let advice = match changes(question, short)?.join(", or ") {
-        none if none.is_empty() => none,
-        changes => format!("; {changes} would fit"),
+    let changes = changes(question)?;
+    let advice = match changes.is_empty() {
+        true => together(question)?,
+        false => format!("; {} would fit", changes.join(", or ")),
     };
     Ok(match short {
         Short::Device(need) => {
@@ -85,62 +86,86 @@ fn shortage(question: &Question) -> Result<Option<Short>> {
 }
 
 /// The changes that fit, of each kind the one that takes least away from what was asked: a pin, a cut of the step
-/// into smaller micro-batches, a shorter step, what the host keeps; and if none of them does, shorter sequences.
-fn changes(question: &Question, short: Short) -> Result<Vec<String>> {
+/// into smaller micro-batches, a shorter step, what the host keeps.
+fn changes(question: &Question) -> Result<Vec<String>> {
     let mut found = Vec::new();
     found.extend(without_a_pin(question)?);
     let Shape { b, t } = question.numeric.shape;
-    let mut numeric = question.numeric;
     for smaller in (1..b).rev().filter(|smaller| b.is_multiple_of(*smaller)) {
-        numeric.shape = Shape { b: smaller, t };
-        numeric.logits_chunk = question.numeric.logits_chunk.min(smaller * t);
         let micros = question.micros * (b / smaller);
-        if fits(&Question { numeric, micros, ..*question })? {
+        if fits(&question.with_shape(Shape { b: smaller, t }, micros))? {
             found.push(format!("{micros} micro-batches of {smaller} × {t} tokens"));
             break;
         }
     }
-    for fewer in std::iter::successors(Some(question.micros / 2), |fewer| Some(fewer / 2)) {
-        if fewer == 0 {
-            break;
-        }
+    for fewer in halves(question.micros / 2, 1) {
         if fits(&Question { micros: fewer, ..*question })? {
             found.push(format!("steps of {fewer} of these micro-batches"));
             break;
         }
     }
-    if matches!(short, Short::Host(_)) {
-        // Clipping is given up last.
-        let clips = [question.clips, false].into_iter().take(1 + usize::from(question.clips));
-        let changed = clips.flat_map(|clips| MODES.iter().map(move |(mode, name)| (*mode, *name, clips)));
-        for (mode, name, clips) in
-            changed.filter(|(mode, _, clips)| (*mode, *clips) != (question.mode, question.clips))
-        {
-            if fits(&Question { mode, clips, ..*question })? {
-                found.push(format!(
-                    "mode {name}{}",
-                    if clips == question.clips { "" } else { " without clipping" }
-                ));
-                break;
-            }
-        }
-    }
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    for shorter in std::iter::successors(Some(t / 2), |shorter| Some(shorter / 2)) {
-        if shorter == 0 {
+    for (mode, clips) in modes(question).skip(1) {
+        if fits(&Question { mode, clips, ..*question })? {
+            found.push(named(mode, clips, question));
             break;
-        }
-        numeric.shape = Shape { b: 1, t: shorter };
-        numeric.logits_chunk = question.numeric.logits_chunk.min(shorter);
-        for (micros, number) in [(question.micros, ""), (1, "one micro-batch of ")] {
-            if fits(&Question { numeric, micros, ..*question })? {
-                return Ok(vec![format!("{number}1 × {shorter} tokens")]);
-            }
         }
     }
     Ok(found)
+}
+
+/// Fewer tokens than this are no sequence to train on.
+const SHORTEST: usize = 128;
+
+/// Where no change is enough alone: the first of all together that is, of those with the longest sequences, or what is
+/// missing whatever one changes.
+fn together(question: &Question) -> Result<String> {
+    let Shape { b, t } = question.numeric.shape;
+    let shortest = t.min(SHORTEST);
+    let least =
+        Question { mode: Mode::Compact, clips: false, ..question.with_shape(Shape { b: 1, t: shortest }, 1) };
+    if !fits(&least)? {
+        let (need, place) = match shortage(&least)? {
+            Some(Short::Device(need)) => (need, "device"),
+            Some(Short::Host(need)) => (need, "host"),
+            None => return Ok(String::new()),
+        };
+        let mode = named(least.mode, least.clips, question);
+        let need = Size(need);
+        return Ok(format!(
+            "; even {mode} needs {need} of {place} memory for a step of 1 × {shortest} tokens"
+        ));
+    }
+    for t in halves(t, shortest) {
+        for (mode, clips) in modes(question) {
+            for micros in [question.micros * b, 1] {
+                let shaped = question.with_shape(Shape { b: 1, t }, micros);
+                if fits(&Question { mode, clips, ..shaped })? {
+                    let mode = named(mode, clips, question);
+                    let s = if micros == 1 { "" } else { "es" };
+                    return Ok(format!("; {mode} with {micros} micro-batch{s} of 1 × {t} tokens would fit"));
+                }
+            }
+        }
+    }
+    Ok(String::new())
+}
+
+/// A number, its half and so on, down to the least.
+fn halves(first: usize, least: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(first), |number| Some(number / 2)).take_while(move |&number| number >= least)
+}
+
+/// What the host may keep, by what it takes away, what was asked for first; clipping is given up last.
+fn modes(question: &Question) -> impl Iterator<Item = (Mode, bool)> + use<> {
+    let asked = (question.mode, question.clips);
+    let clips = [question.clips, false].into_iter().take(1 + usize::from(question.clips));
+    let all = clips.flat_map(|clips| [Mode::Exact, Mode::Streamed, Mode::Compact].map(|mode| (mode, clips)));
+    std::iter::once(asked).chain(all.filter(move |mode| *mode != asked))
+}
+
+fn named(mode: Mode, clips: bool, question: &Question) -> String {
+    let without = if clips == question.clips { "" } else { " without clipping" };
+    format!("mode {}{without}", mode.name())
 }
 
 /// The first pin without which there is room.
@@ -168,10 +193,6 @@ fn without_a_pin(question: &Question) -> Result<Option<String>> {
     }
     Ok(None)
 }
-
-/// What the host may keep, by what it takes away.
-const MODES: &[(Mode, &str)] =
-    &[(Mode::Exact, "exact"), (Mode::Streamed, "streamed"), (Mode::Compact, "compact")];
 
 fn fits(question: &Question) -> Result<bool> {
     Ok(match shortage(question)? {

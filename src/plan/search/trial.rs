@@ -1,7 +1,8 @@
 //! Trying placements: whether they fit, the least they can take, what they take.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+
+use rustc_hash::FxHashMap;
 
 use super::Question;
 use crate::base::Result;
@@ -33,11 +34,11 @@ const OF_A_RUN: usize = 6;
 pub struct Trials<'a> {
     pub question: Question<'a>,
     geometry: Geometry,
-    known: HashMap<Placement, Score>,
+    known: FxHashMap<Placement, Score>,
     /// The least time of what fits, nothing of what does not.
-    bounds: HashMap<Placement, Option<u64>>,
+    bounds: FxHashMap<Placement, Option<u64>>,
     /// What placements take, by the counts that decide it.
-    taken: RefCell<HashMap<Counts, Taken>>,
+    taken: RefCell<FxHashMap<Counts, Taken>>,
     effort_left: usize,
 }
 
@@ -62,8 +63,8 @@ impl<'a> Trials<'a> {
         Ok(Trials {
             question,
             geometry: plan.geometry,
-            known: HashMap::new(),
-            bounds: HashMap::new(),
+            known: FxHashMap::default(),
+            bounds: FxHashMap::default(),
             taken: RefCell::default(),
             effort_left: effort,
         })
