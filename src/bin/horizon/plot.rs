@@ -337,9 +337,11 @@ fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
         .x_label_formatter(&|value| short(*value))
         .label_style((FONT, 13))
         .draw()?;
+    let pixel = length / f64::from(WIDTH - label_width);
     for (row, kind, Range { start, end }) in tasks {
         let top = (labels.len() - row) as f64;
-        let corners = [(start, top - 0.85), (end, top - 0.15)];
+        // However short it is, it can be seen.
+        let corners = [(start, top - 0.85), (end.max(start + pixel), top - 0.15)];
         chart.draw_series([Rectangle::new(corners, colour(kind).mix(shade(kind)).filled())])?;
     }
     let text = |text: String, at| Text::new(text, at, (FONT, 13).into_font().color(&BLACK));
