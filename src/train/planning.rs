@@ -257,7 +257,8 @@ impl fmt::Display for Planned {
         if let Some((shape, micros, step_ns)) = micro_batch {
             writeln!(
                 f,
-                "better     {micros} micro-batches of {} × {}: {:.3} s a step",
+                "better     {micros} micro-batch{} of {} × {}: {:.3} s a step",
+                if *micros == 1 { "" } else { "es" },
                 shape.b,
                 shape.t,
                 *step_ns as f64 / 1e9

@@ -121,7 +121,15 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let outcome = ended?;
 
     if let Some(measured) = outcome.times {
-        progress.say(planned.predicted().beside(&measured).trim_end());
+        let predicted = planned.predicted();
+        progress.say(predicted.beside(&measured).trim_end());
+        let off = (predicted.step_seconds / measured.step_seconds - 1.0).abs();
+        if options.placement.machine.is_none() && off > FAR_OFF {
+            progress.say(
+                "the prediction is of the machine named above, which this one is only like; to plan for this one: \
+                 horizon calibrate --out here.json, then --machine here.json",
+            );
+        }
     }
     if outcome.stopped {
         progress.say(&format!("stopped after step {} of {}", outcome.steps, rate.steps));
@@ -142,6 +150,9 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// A prediction this far off is of a machine that is too unlike this one.
+const FAR_OFF: f64 = 0.25;
 
 fn names(paths: &[DataPath]) -> String {
     paths.iter().map(|data| data.path.display().to_string()).collect::<Vec<_>>().join(", ")
