@@ -522,6 +522,13 @@ HZ_API hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out
  * what `horizon plan --json` prints. The text belongs to the plan. */
 HZ_API hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
 
+/* Writes the simulated step of a plan of hz_plan_search, and two before it, lane by lane, to a file in Chrome trace
+ * format, as hz_trainer_trace does what was measured. An existing file is replaced; the new one appears under its name
+ * only when it is whole.
+ * Errors: HZ_STATUS_INVALID_STATE of a plan of hz_plan_open, which is for no machine; HZ_STATUS_NOT_FOUND (no such
+ * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
+HZ_API hz_status_t hz_plan_trace(const hz_plan_t *plan, const char *path);
+
 /* Frees a plan; NULL is fine. */
 HZ_API void hz_plan_close(hz_plan_t *plan /* or NULL */);
 

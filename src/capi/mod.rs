@@ -51,6 +51,7 @@ pub use loss::{hz_loss_callback_t, hz_trainer_logprobs, hz_trainer_step_with_los
 pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t};
 pub use plan::{
     hz_plan_admit, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search, hz_plan_summary, hz_plan_t,
+    hz_plan_trace,
 };
 pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};

@@ -1,6 +1,7 @@
 //! `hz_plan_t`: what a trainer would take, before it takes it.
 
 use std::ffi::CString;
+use std::io;
 
 use serde_json::json;
 
@@ -15,6 +16,7 @@ use crate::engine::{Trainer, TrainerOptions};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Pins, Plan, Region, Room};
+use crate::train::folder::replace_file;
 use crate::train::planning::{Planned, Why};
 
 /// A plan as C holds it. Never changes, so threads share it freely.
@@ -23,8 +25,8 @@ pub struct hz_plan_t {
     config: ModelConfig,
     options: TrainerOptions,
     room: Room,
-    /// The machine it is for, where that is not this one's CPU device.
-    elsewhere: Option<String>,
+    /// The machine that it was searched for.
+    machine: Option<Description>,
     summary: hz_plan_summary_t,
     json: CString,
 }
@@ -35,7 +37,7 @@ impl hz_plan_t {
         let summary = summary(&plan, Layout::new(config).parameters());
         let json = c_string(&text(&plan, &summary));
         let room = Room::here(options.device_mem, options.host_mem, plan.shares_memory());
-        Ok(hz_plan_t { plan, config: config.clone(), options, room, elsewhere: None, summary, json })
+        Ok(hz_plan_t { plan, config: config.clone(), options, room, machine: None, summary, json })
     }
 
     fn search(config: &ModelConfig, mut options: TrainerOptions, machine: &str, pins: &Pins) -> Result<Self> {
@@ -52,19 +54,31 @@ impl hz_plan_t {
             ..summary(&plan, planned.parameters)
         };
         let json = c_string(&planned.json().to_string());
-        let elsewhere = (!machine.shared).then_some(machine.name);
-        Ok(hz_plan_t { plan, config: config.clone(), options, room, elsewhere, summary, json })
+        let machine = Some(machine);
+        Ok(hz_plan_t { plan, config: config.clone(), options, room, machine, summary, json })
     }
 
     /// What a trainer that follows the plan is opened with.
     pub(super) fn trainer(&self) -> Result<(&ModelConfig, &TrainerOptions)> {
-        match &self.elsewhere {
-            None => Ok((&self.config, &self.options)),
-            Some(machine) => Err(Error::new(
+        match &self.machine {
+            Some(Description { name, shared: false, .. }) => Err(Error::new(
                 Status::DeviceUnavailable,
-                format!("the plan is for the machine {machine}, which has another device than this process"),
+                format!("the plan is for the machine {name}, which has another device than this process"),
             )),
+            _ => Ok((&self.config, &self.options)),
         }
+    }
+
+    fn trace(&self, out: &mut dyn io::Write) -> Result<()> {
+        let Some(Description { rates, storage, .. }) = &self.machine else {
+            return Err(Error::new(
+                Status::InvalidState,
+                "the plan is for no machine, on which its step could be simulated: let hz_plan_search find one",
+            ));
+        };
+        let Self { plan, config, .. } = self;
+        let mut out = out;
+        plan.write_trace(config, &Layout::new(config), (*storage).into(), rates, plan.micros_max, &mut out)
     }
 }
 
@@ -170,6 +184,14 @@ pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: Place<LentText
         out_json.check("out_json")?;
         out_json.write(LentText::new(&plan.json));
         Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_trace(plan: Handle<hz_plan_t>, file: Text) -> hz_status_t {
+    wall(|| {
+        let plan = plan.get("plan")?;
+        replace_file(file.path("path")?, |out| plan.trace(out))
     })
 }
 

@@ -67,6 +67,9 @@ static void test_plan(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_summary is NULL", hz_plan_summary(plan, NULL));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "plan is NULL", hz_plan_json(NULL, &json));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_json is NULL", hz_plan_json(plan, NULL));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "plan is NULL", hz_plan_trace(NULL, "x"));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "path is NULL", hz_plan_trace(plan, NULL));
+    REFUSED(HZ_STATUS_INVALID_STATE, "hz_plan_search", hz_plan_trace(plan, "x"));
     hz_plan_close(plan);
     hz_plan_close(NULL);
 

@@ -15,7 +15,7 @@ static double number(const char *json, const char *key) {
     return strtod(at + strlen(quoted), NULL);
 }
 
-static void test_elsewhere(void) {
+static void test_elsewhere(const char *folder) {
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
     hz_plan_summary_t summary = HZ_PLAN_SUMMARY_INIT;
@@ -38,6 +38,21 @@ static void test_elsewhere(void) {
     CHECK(number(json, "step_seconds") > 0 && number(json, "device_bytes") == (double)summary.device_bytes);
     CHECK(strstr(json, "\"placement\":{") != NULL && strstr(json, "\"busiest_lane\":\"compute\"") != NULL);
     OK(hz_plan_admit(plan));
+
+    /* Lane by lane. */
+    char path[1024];
+    CHECK((size_t)snprintf(path, sizeof path, "%s/no/such/step.json", folder) < sizeof path);
+    REFUSED(HZ_STATUS_NOT_FOUND, "step.json", hz_plan_trace(plan, path));
+    snprintf(path, sizeof path, "%s/step.json", folder);
+    OK(hz_plan_trace(plan, path));
+    FILE *file = fopen(path, "rb");
+    CHECK(file != NULL);
+    static char trace[1 << 22];
+    size_t length = fread(trace, 1, sizeof trace - 1, file);
+    CHECK(fclose(file) == 0 && length < sizeof trace - 1);
+    trace[length] = '\0';
+    CHECK(strstr(trace, "\"simulated\"") != NULL && strstr(trace, "recompute backward unit 3") != NULL);
+    CHECK(strstr(trace, "adam") != NULL && strcmp(trace + length - 3, "\n]\n") == 0);
 
     /* It cannot be followed here. */
     hz_trainer_t *trainer = NULL;
@@ -140,8 +155,12 @@ static void test_followed(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "plan is NULL", hz_trainer_open_planned(NULL, &trainer));
 }
 
-int main(void) {
-    test_elsewhere();
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+        return 2;
+    }
+    test_elsewhere(argv[1]);
     test_followed();
     printf("plan.c: %d checks\n", checks);
     return 0;

@@ -201,6 +201,10 @@ fn predicted_and_measured_stand_side_by_side_in_table_and_log() {
     // Whose machine was guessed and is far from this one hears how to measure it.
     let hint = |table: &str| table.contains("horizon calibrate --out");
     let (predicted, measured) = times(&whole, "step  ");
-    assert_eq!(hint(&whole), (predicted / measured - 1.0).abs() > 0.25, "{whole}");
+    let off = (predicted / measured - 1.0).abs();
+    // The table rounds.
+    if (off - 0.25).abs() > 1e-3 {
+        assert_eq!(hint(&whole), off > 0.25, "{whole}");
+    }
     assert!(!hint(&on), "{on}");
 }
