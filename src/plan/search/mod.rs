@@ -156,7 +156,7 @@ pub struct Found {
     pub simulated: usize,
 }
 
-/// How much may be simulated: operations, of all lists together. Under half a second.
+/// How much may be simulated: operations, of all lists together. Under a second.
 const EFFORT: usize = 1_200_000;
 
 impl<'a> Question<'a> {
