@@ -49,10 +49,15 @@ pub struct Plan {
     node: Option<Option<u32>>,
 }
 
+/// Micro-batches of a step, at most: each has places of its own, and operations.
+pub const MICROS_MAX: usize = 1 << 13;
+/// Tokens of a micro-batch, at most: kernels count them in 31 bits.
+pub const TOKENS_MAX: usize = i32::MAX as usize;
+
 impl Plan {
     /// Lays out a model under a policy. `storage` is the device's type of activations.
     ///
-    /// Errors: an empty step, or a sequence longer than the model is meant for.
+    /// Errors: an empty step, one too long, or a sequence longer than the model is meant for.
     pub fn new(
         config: &ModelConfig,
         layout: &Layout,
@@ -65,6 +70,13 @@ impl Plan {
         if shape.b == 0 || shape.t == 0 || micros_max == 0 {
             return Err(Error::argument(format!(
                 "a step of {micros_max} micro-batches of {} × {} tokens is empty; each must be at least 1",
+                shape.b, shape.t
+            )));
+        }
+        if micros_max > MICROS_MAX || shape.b.checked_mul(shape.t).is_none_or(|tokens| tokens > TOKENS_MAX) {
+            return Err(Error::argument(format!(
+                "a step of {micros_max} micro-batches of {} × {} tokens is too long; at most {MICROS_MAX} micro-batches of \
+                 {TOKENS_MAX} tokens each",
                 shape.b, shape.t
             )));
         }

@@ -91,8 +91,8 @@ fn changes(question: &Question) -> Result<Vec<String>> {
     let mut found = Vec::new();
     found.extend(without_a_pin(question)?);
     let Shape { b, t } = question.numeric.shape;
-    for smaller in (1..b).rev().filter(|smaller| b.is_multiple_of(*smaller)) {
-        let micros = question.micros * (b / smaller);
+    for parts in (2..=MICROS / question.micros).filter(|parts| b.is_multiple_of(*parts)) {
+        let (smaller, micros) = (b / parts, question.micros * parts);
         if fits(&question.with_shape(Shape { b: smaller, t }, micros))? {
             found.push(format!("{micros} micro-batches of {smaller} × {t} tokens"));
             break;
@@ -113,6 +113,8 @@ fn changes(question: &Question) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// More micro-batches than this are advised to nobody.
+const MICROS: usize = 1024;
 /// Fewer tokens than this are no sequence to train on.
 const SHORTEST: usize = 128;
 
@@ -137,7 +139,9 @@ fn together(question: &Question) -> Result<String> {
     }
     for t in halves(t, shortest) {
         for (mode, clips) in modes(question) {
-            for micros in [question.micros * b, 1] {
+            for micros in
+                [question.micros.saturating_mul(b), 1].into_iter().filter(|micros| *micros <= MICROS)
+            {
                 let shaped = question.with_shape(Shape { b: 1, t }, micros);
                 if fits(&Question { mode, clips, ..shaped })? {
                     let mode = named(mode, clips, question);

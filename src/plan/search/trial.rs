@@ -30,6 +30,9 @@ pub struct Candidate {
 /// Adding up what the operations of a list take costs as much as simulating so many fewer of them.
 const OF_A_RUN: usize = 6;
 
+/// However long the lists, a placement is simulated for so much effort.
+const A_PLACEMENT: usize = 150_000;
+
 /// What has been tried.
 pub struct Trials<'a> {
     pub question: Question<'a>,
@@ -39,6 +42,7 @@ pub struct Trials<'a> {
     bounds: FxHashMap<Placement, Option<u64>>,
     /// What placements take, by the counts that decide it.
     taken: RefCell<FxHashMap<Counts, Taken>>,
+    effort: usize,
     effort_left: usize,
 }
 
@@ -66,6 +70,7 @@ impl<'a> Trials<'a> {
             known: FxHashMap::default(),
             bounds: FxHashMap::default(),
             taken: RefCell::default(),
+            effort,
             effort_left: effort,
         })
     }
@@ -76,8 +81,8 @@ impl<'a> Trials<'a> {
     }
 
     /// Whether there is nothing left to simulate with.
-    pub fn is_exhausted(&self) -> bool {
-        self.effort_left == 0
+    fn is_exhausted(&self) -> bool {
+        self.effort_left == 0 && self.known.len() >= (self.effort / A_PLACEMENT).max(1)
     }
 
     /// What a placement takes.
@@ -105,10 +110,12 @@ impl<'a> Trials<'a> {
         self.question.fits(device, host)
     }
 
-    /// A placement that fits and can be built, with its least time.
+    /// A placement that fits and can be built, with its least time; nothing new once the effort is spent and something
+    /// has been found.
     pub fn candidate(&mut self, placement: Placement) -> Option<Candidate> {
         let least_ns = match self.bounds.get(&placement) {
             Some(known) => *known,
+            None if self.effort_left == 0 && !self.known.is_empty() => return None,
             None => {
                 let least = if self.fits(&placement) { self.least_ns(&placement) } else { None };
                 self.bounds.insert(placement.clone(), least);
