@@ -52,7 +52,7 @@ impl Carver {
         let padded = place.padded();
         self.cursor += padded;
         self.places.push((name, place));
-        match self.regions.iter_mut().find(|region| region.name == name) {
+        match self.regions.iter_mut().rev().find(|region| region.name == name) {
             Some(region) => region.bytes += padded,
             None => self.regions.push(Region { name, bytes: padded }),
         }

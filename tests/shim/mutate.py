@@ -37,8 +37,9 @@ BOUNDS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > "}
 # (file, mutation, line's text): why nothing can notice.
 WHOLE_IN_TAIL = "a last vector that is whole takes the tail's path: same values in the same order"
 STRICTER_MASK = "a tile that needs no mask is masked: nothing in it is hidden"
+NOBODYS_TILE = "a tile past the last is zeros, in a stage whose readers are done and that nobody reads again"
 EQUIVALENT = {
-    ("attention.cu", "'<' to '<=' at 17", "return window < doc_end[key] - key ? key + window : doc_end[key];"):
+    ("attention.h", "'<' to '<=' at 17", "return window < doc_end[key] - key ? key + window : doc_end[key];"):
         "equal ends either way",
     ("attention.cu", "'<' to '<=' at 35", "for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {"):
         "a tile that begins at row_end is masked whole, and nothing was queued for it",
@@ -56,6 +57,24 @@ EQUIVALENT = {
      "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
     ("attention.cu", "'>' to '>=' at 82",
      "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)"): STRICTER_MASK,
+    ("attention_wgmma.cu", "'>' to '>=' at 13", "if (tiles > 1) load_k(1);"): NOBODYS_TILE,
+    ("attention_wgmma.cu", "'<' to '<=' at 20", "if (tile + 2 < tiles) load_k(tile + 2);"): NOBODYS_TILE,
+    ("attention_wgmma.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
+    ("attention_wgmma.cu", "'>' to '>=' at 54", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
+    ("attention_wgmma.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
+    ("attention_wgmma.cu", "'>' to '>=' at 56", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
+    ("attention_wgmma.cu", "'<' to '<=' at 78",
+     "cp_async_4(stream_rows + tile % B::STAGES * 2 * B::STREAM + i, row < row_end ? src + row : src, row < row_end);"):
+        "the address of a word that is not read",
+    ("attention_wgmma.cu", "'<' to '<=' at 111",
+     "cp_async_4(stream_rows + tile % B::STAGES * 2 * B::STREAM + i, row < row_end ? src + row : src, row < row_end);"):
+        "reads a word that is there, for a row that is masked",
+    ("attention_wgmma.cu", "'>' to '>=' at 23",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + kRows > N)"): STRICTER_MASK,
+    ("attention_wgmma.cu", "'>' to '>=' at 50",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + kRows > N)"): STRICTER_MASK,
+    ("attention_wgmma.cu", "'>' to '>=' at 80",
+     "if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + kRows > N)"): STRICTER_MASK,
     ("grad.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("grad.cu", "'<=' to '<' at 23", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("grad.cu", "'<' to '<=' at 85",
