@@ -268,7 +268,7 @@ fn refusals_are_exact_to_the_byte_and_name_the_limit() {
         case.device_limit = Some(device - 1);
         let error = case.question(&pins).search().unwrap_err();
         assert!(
-            error.message().contains(&format!("{} bytes), 1 bytes short", device - 1)),
+            error.message().contains(&format!("{} bytes), 1 byte short", device - 1)),
             "seed {seed}: {error}"
         );
         case.device_limit = Some(device);
@@ -285,7 +285,7 @@ fn refusals_are_exact_to_the_byte_and_name_the_limit() {
             question.room.host = Limits { bytes: host - 1, limit, ..host_limits(host - 1) };
             let error = question.search().unwrap_err();
             assert!(error.message().contains(&limit.to_string()), "seed {seed}: {error}");
-            assert!(error.message().contains(" 1 bytes short"), "seed {seed}: {error}");
+            assert!(error.message().contains(" 1 byte short"), "seed {seed}: {error}");
         }
         case.host_limit = host;
         assert_eq!(case.question(&pins).search().unwrap().plan.host.bytes(), host, "seed {seed}");

@@ -49,10 +49,8 @@ pub struct Plan {
     node: Option<Option<u32>>,
 }
 
-/// Micro-batches of a step, at most: each has places of its own, and operations.
-pub const MICROS_MAX: usize = 1 << 13;
 /// Tokens of a micro-batch, at most: kernels count them in 31 bits.
-pub const TOKENS_MAX: usize = i32::MAX as usize;
+const TOKENS_MAX: usize = i32::MAX as usize;
 
 impl Plan {
     /// Lays out a model under a policy. `storage` is the device's type of activations.
@@ -73,10 +71,9 @@ impl Plan {
                 shape.b, shape.t
             )));
         }
-        if micros_max > MICROS_MAX || shape.b.checked_mul(shape.t).is_none_or(|tokens| tokens > TOKENS_MAX) {
+        if shape.b.checked_mul(shape.t).is_none_or(|tokens| tokens > TOKENS_MAX) {
             return Err(Error::argument(format!(
-                "a step of {micros_max} micro-batches of {} × {} tokens is too long; at most {MICROS_MAX} micro-batches of \
-                 {TOKENS_MAX} tokens each",
+                "a micro-batch of {} × {} tokens is too large; at most {TOKENS_MAX} tokens",
                 shape.b, shape.t
             )));
         }
@@ -98,6 +95,7 @@ impl Plan {
             embedding_parts: layout.parts(layout.embedding()),
             head_parts: layout.parts(layout.head()),
         };
+        policy.validate_counts(&geometry, micros_max)?;
         Ok(Plan {
             device: DeviceMap::new(config, layout, &policy, &geometry, micros_max, storage),
             host: HostMap::new(config, layout, &policy, micros_max, storage),

@@ -270,22 +270,22 @@ impl Policy {
         }
     }
 
+    /// Whether there are neither too few nor too many of anything to lay them out in memory.
+    pub fn validate_counts(&self, geometry: &Geometry, micros: usize) -> Result<()> {
+        let Placement { weight_slots, slabs, sweeps, .. } = self.placement;
+        counted(1, "layers", geometry.layers)?;
+        counted(1, "parts of the embedding's gradient", geometry.embedding_parts)?;
+        counted(1, "parts of the head's gradient", geometry.head_parts)?;
+        counted(1, "micro-batches", micros)?;
+        counted(2, "weight slots (one computes while the other is filled)", weight_slots)?;
+        counted(2, "gradient slabs (one is written while the other leaves)", slabs)?;
+        counted(1, "sweeps", sweeps)
+    }
+
     /// Whether a list of `micros` micro-batches can be built from it. The numeric half is the plan's to judge.
     pub fn validate(&self, geometry: &Geometry, micros: usize) -> Result<()> {
-        let Placement { weight_slots, slabs, ring, adam, grad_wait, sweeps, ref layers } = self.placement;
-        let at_least = |least: usize, what: &str, found: usize| {
-            if found >= least && found <= COUNT_MAX {
-                return Ok(());
-            }
-            Err(Error::argument(format!("a schedule needs {least} to {COUNT_MAX} {what}, found {found}")))
-        };
-        at_least(1, "layers", geometry.layers)?;
-        at_least(1, "parts of the embedding's gradient", geometry.embedding_parts)?;
-        at_least(1, "parts of the head's gradient", geometry.head_parts)?;
-        at_least(1, "micro-batches", micros)?;
-        at_least(2, "weight slots (one computes while the other is filled)", weight_slots)?;
-        at_least(2, "gradient slabs (one is written while the other leaves)", slabs)?;
-        at_least(1, "sweeps", sweeps)?;
+        self.validate_counts(geometry, micros)?;
+        let Placement { ring, adam, grad_wait, ref layers, .. } = self.placement;
         if layers.len() > geometry.layers {
             return Err(Error::argument(format!(
                 "the model has {} layers, found placements for {}",
@@ -300,7 +300,7 @@ impl Policy {
             ));
         }
         if self.streams_gradients() {
-            at_least(2, "ring slabs (one lands while the other is used)", ring)?;
+            counted(2, "ring slabs (one lands while the other is used)", ring)?;
             if adam == AdamWhen::AfterNorm && grad_wait == GradWait::Host {
                 return Err(Error::argument(
                     "streamed mode keeps no gradient until the global norm is known, found AdamW after the norm; \
@@ -312,8 +312,15 @@ impl Policy {
     }
 }
 
-/// More of anything than this is a slip: counts, and twice a count, stay well inside 32 bits.
-const COUNT_MAX: usize = 1 << 24;
+/// More of anything than this is a slip: each has places of its own, and operations.
+const COUNT_MAX: usize = 1 << 13;
+
+fn counted(least: usize, what: &str, found: usize) -> Result<()> {
+    if (least..=COUNT_MAX).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::argument(format!("a schedule needs {least} to {COUNT_MAX} {what}, found {found}")))
+}
 
 impl Geometry {
     /// The embedding.

@@ -77,7 +77,7 @@ static void test_elsewhere(const char *folder) {
     CHECK(need != NULL);
     least = strtoull(need + 1, NULL, 10);
     options.device_mem = least - 1;
-    REFUSED(HZ_STATUS_OUT_OF_DEVICE_MEMORY, " 1 bytes short", hz_plan_search(&model, &options, "h200", &plan));
+    REFUSED(HZ_STATUS_OUT_OF_DEVICE_MEMORY, " 1 byte short", hz_plan_search(&model, &options, "h200", &plan));
     options.device_mem = least;
     OK(hz_plan_search(&model, &options, "h200", &plan));
     OK(hz_plan_summary(plan, &summary));

@@ -6,6 +6,7 @@
 mod builtin;
 mod calibrate;
 mod info;
+mod machine;
 mod options;
 mod placement;
 mod plan;

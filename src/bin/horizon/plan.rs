@@ -5,22 +5,19 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use horizon::base::{DType, Error, Result, Shape, Status};
-use horizon::engine::TrainerOptions;
+use horizon::engine::{DeviceChoice, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, Room};
 use horizon::train::hf::FolderConfig;
 use horizon::train::planning::{Planned, Why};
 
+use crate::machine::here;
 use crate::options::PlanOptions;
 use crate::print;
-
-/// The machine that stands for this one unless another is named.
-pub const HERE: &str = "cpu";
 
 /// Says how fast a model would train and what it would take.
 pub fn plan(options: &PlanOptions) -> Result<()> {
     let config = model(&options.model)?;
-    let machine = Description::open(options.placement.machine.as_deref().unwrap_or(HERE))?;
     let trainer = TrainerOptions {
         mode: options.mode,
         grad_dtype: options.grad_dtype.into(),
@@ -29,7 +26,17 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
         clip: options.clip,
         ..TrainerOptions::default()
     };
-    let room = Room::of(&machine, options.device_mem, options.host_mem);
+    let (machine, room) = match options.placement.machine.as_deref() {
+        Some(name) => {
+            let machine = Description::open(name)?;
+            let room = Room::of(&machine, options.device_mem, options.host_mem);
+            (machine, room)
+        }
+        None => {
+            let device = DeviceChoice::Auto.resolve(&config, trainer.shape)?;
+            here(device, None, options.device_mem, options.host_mem)?
+        }
+    };
     let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::search(&options.model, &config, &trainer, &machine, room, &pins, Why::Gains)?;
     if let Some(path) = &options.trace {

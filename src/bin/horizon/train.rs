@@ -10,20 +10,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
 use horizon::base::{Error, Result, Shape, Status};
-use horizon::device::DeviceInfo;
-use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions, devices};
+use horizon::engine::{AdamOptions, TrainerOptions};
 use horizon::ops::cuda::table::Table;
-use horizon::plan::{Description, Room, Storage};
 use horizon::train::checkpoint::{Changes, Checkpoint};
 use horizon::train::data::{Data, DataOptions, DataPath};
 use horizon::train::planning::{Planned, Why};
 use horizon::train::{ModelSource, RateShape, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
+use crate::machine::here;
 use crate::options::TrainOptions;
 use crate::progress::{Bytes, Progress, count};
 use crate::resume::{Said, Told, note, told};
 use crate::sample::printable;
-use crate::{INTERRUPTED, builtin, plan, print};
+use crate::{INTERRUPTED, builtin, print};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
@@ -239,35 +238,12 @@ fn save_options(
 fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {
     let config = &model.config.model;
     let device = trainer.device.resolve(config, trainer.shape)?;
-    let shared = device == DeviceChoice::Cpu;
-    let infos = devices();
-    let info = match device {
-        DeviceChoice::Cuda(ordinal) => infos.get(1 + ordinal),
-        DeviceChoice::Auto | DeviceChoice::Cpu => None,
-    };
-    let name = if shared { plan::HERE } else { machine_of(info) };
-    let mut machine = Description::open(options.placement.machine.as_deref().unwrap_or(name))?;
-    machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
-    machine.shared = shared;
-    let free = info.map(|info| info.memory_free);
-    let room = Room::here(options.device_mem.or(free), options.host_mem, shared);
+    let named = options.placement.machine.as_deref();
+    let (machine, room) = here(device, named, options.device_mem, options.host_mem)?;
     let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::search(&options.model, config, trainer, &machine, room, &pins, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)
-}
-
-/// The described machine whose device is most like this one.
-fn machine_of(info: Option<&DeviceInfo>) -> &'static str {
-    let name = info.map_or("", |info| info.name.as_str());
-    let known = [
-        ("GH200", "gh200"),
-        ("H200", "h200"),
-        ("A100", "a100-pcie"),
-        ("4090", "rtx4090"),
-        ("3090", "rtx3090"),
-    ];
-    known.iter().find(|(part, _)| name.contains(part)).map_or("h100-pcie", |(_, machine)| machine)
 }
 
 /// Sets the flag at the first interrupt; the second one ends the process.

@@ -85,7 +85,7 @@ pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
 /// Every way to cut a step and to fill what memory it leaves, attribute by attribute.
 fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
     use Attribute::*;
-    const ORDERS: [&[Attribute]; 8] = [
+    const ORDERS: [&[Attribute]; 10] = [
         &[],
         &[Kept],
         &[Kept, Own, Selective, None, Resident],
@@ -94,6 +94,8 @@ fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
         &[Selective, Kept, None, Own, Resident],
         &[Resident, Kept, Own, Selective, None],
         &[Own, Kept, Selective, Resident, None],
+        &[None, Selective, Own, Kept, Resident],
+        &[Own, None, Selective, Kept, Resident],
     ];
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -101,9 +103,12 @@ fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
         let free = free(trials, sweeps);
         for wait in trials.question.waits() {
             let bare = least(trials, sweeps, wait);
-            // Where host memory is short the device has to hold what it can.
-            let short = !fits(trials, &bare);
-            let starts = if short { Vec::from(least_host(trials, bare)) } else { vec![bare] };
+            // Where host memory is short the device has to hold what it can, or what is enough.
+            let starts = if fits(trials, &bare) {
+                vec![bare]
+            } else {
+                least_host(trials, &bare).into_iter().chain(enough(trials, &bare)).collect()
+            };
             let orders = ORDERS.iter().flat_map(|order| starts.iter().map(move |start| (*order, start)));
             for (order, start) in orders {
                 let mut mix = start.clone();
@@ -143,16 +148,34 @@ fn fits(trials: &Trials, mix: &Mix) -> bool {
 
 /// The least device memory, and two ways to what takes least host memory besides: what stays on the device need not
 /// be in host memory.
-pub fn least_host(trials: &Trials, bare: Mix) -> [Mix; 3] {
+pub fn least_host(trials: &Trials, bare: &Mix) -> [Mix; 3] {
     let limit = trials.question.room.device.unwrap_or(usize::MAX);
-    let free = free(trials, bare.sweeps);
-    let kept = |order: [Attribute; 2]| {
-        let wanted = order.into_iter().filter(|attribute| free.contains(attribute));
-        wanted.fold(bare.clone(), |mix, attribute| fill(trials, &mix, attribute, |device, _| device <= limit))
+    let [one, other] = instead_of_host(trials, bare, |mix, attribute| {
+        fill(trials, mix, attribute, |device, _| device <= limit)
+    });
+    [bare.clone(), one, other]
+}
+
+/// Two ways to what is on the device instead of the host, no more of it than host memory asks for.
+fn enough(trials: &Trials, bare: &Mix) -> [Mix; 2] {
+    let layers = trials.question.config.dims.l;
+    let lacks = |mix: &Mix| {
+        let (device, host) = trials.taken(&mix.placement(&trials.question));
+        !trials.question.fits_host(device, host)
     };
-    let ways = [[Attribute::Kept, Attribute::Own], [Attribute::Own, Attribute::Kept]].map(kept);
-    let [one, other] = ways;
-    [bare, one, other]
+    instead_of_host(trials, bare, |mix, attribute| {
+        let lacking = greatest(mix.count(attribute), layers, |count| lacks(&mix.with(attribute, count)));
+        lacking.map_or_else(|| mix.clone(), |count| mix.with(attribute, (count + 1).min(layers)))
+    })
+}
+
+/// With more and more on the device that else is in host memory, in either order.
+fn instead_of_host(trials: &Trials, bare: &Mix, more: impl Fn(&Mix, Attribute) -> Mix) -> [Mix; 2] {
+    let free = free(trials, bare.sweeps);
+    [[Attribute::Kept, Attribute::Own], [Attribute::Own, Attribute::Kept]].map(|order| {
+        let wanted = order.into_iter().filter(|attribute| free.contains(attribute));
+        wanted.fold(bare.clone(), |mix, attribute| more(&mix, attribute))
+    })
 }
 
 /// As much of an attribute as there is room for. `fits` judges bytes of device and host.

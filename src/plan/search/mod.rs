@@ -207,8 +207,13 @@ impl<'a> Question<'a> {
 
     /// Whether so many bytes pass no limit.
     fn fits(&self, device: usize, host: usize) -> bool {
+        self.room.device.is_none_or(|limit| device <= limit) && self.fits_host(device, host)
+    }
+
+    /// Whether so many bytes pass the limit of host memory.
+    fn fits_host(&self, device: usize, host: usize) -> bool {
         let host = if self.room.shared { host.saturating_add(device) } else { host };
-        self.room.device.is_none_or(|limit| device <= limit) && host <= self.room.host.bytes
+        host <= self.room.host.bytes
     }
 
     /// When AdamW runs if gradients wait there.

@@ -23,7 +23,8 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
     let Some(short) = shortage(question)? else {
         return Ok(Error::argument(
             "no placement is left: gradients that are clipped have to wait for their norm, and the options leave \
-             them no place for it; use --clip 0, mode exact, or gradients that wait on the device",
+             them no place for it; turn clipping off (clip 0), keep mode exact, or let gradients wait on the device \
+             (grad place device)",
         ));
     };
     let changes = changes(question)?;
@@ -37,11 +38,11 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
-                    "needs at least {} of device memory ({need} bytes), the limit is {} ({limit} bytes), {} bytes \
+                    "needs at least {} of device memory ({need} bytes), the limit is {} ({limit} bytes), {} \
                      short{advice}",
                     Size(need),
                     Size(limit),
-                    need - limit
+                    bytes(need - limit)
                 ),
             )
         }
@@ -50,14 +51,18 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
-                    "needs at least {} of host memory ({need} bytes); {host}: {} bytes, {} bytes short{advice}",
+                    "needs at least {} of host memory ({need} bytes); {host}: {} bytes, {} short{advice}",
                     Size(need),
                     host.bytes,
-                    need - host.bytes
+                    bytes(need - host.bytes)
                 ),
             )
         }
     })
+}
+
+fn bytes(number: usize) -> String {
+    if number == 1 { "1 byte".to_owned() } else { format!("{number} bytes") }
 }
 
 /// Which limit binds; nothing if no placement can be built at all.
@@ -70,7 +75,7 @@ fn shortage(question: &Question) -> Result<Option<Short>> {
             let bare = least(&trials, sweeps, wait);
             let device = trials.taken(&bare.placement(question)).0;
             device_least = Some(device_least.map_or(device, |least| least.min(device)));
-            for mix in least_host(&trials, bare) {
+            for mix in least_host(&trials, &bare) {
                 let (device, host) = trials.taken(&mix.placement(question));
                 let host = if question.room.shared { host.saturating_add(device) } else { host };
                 if device <= limit {
@@ -100,6 +105,7 @@ fn changes(question: &Question) -> Result<Vec<String>> {
     }
     for fewer in halves(question.micros / 2, 1) {
         if fits(&Question { micros: fewer, ..*question })? {
+            let fewer = if fewer == 1 { "one".to_owned() } else { fewer.to_string() };
             found.push(format!("steps of {fewer} of these micro-batches"));
             break;
         }
@@ -144,9 +150,13 @@ fn together(question: &Question) -> Result<String> {
             {
                 let shaped = question.with_shape(Shape { b: 1, t }, micros);
                 if fits(&Question { mode, clips, ..shaped })? {
-                    let mode = named(mode, clips, question);
+                    let with = if (mode, clips) == (question.mode, question.clips) {
+                        String::new()
+                    } else {
+                        named(mode, clips, question) + " with "
+                    };
                     let s = if micros == 1 { "" } else { "es" };
-                    return Ok(format!("; {mode} with {micros} micro-batch{s} of 1 × {t} tokens would fit"));
+                    return Ok(format!("; {with}{micros} micro-batch{s} of 1 × {t} tokens would fit"));
                 }
             }
         }
