@@ -416,7 +416,8 @@ typedef struct hz_trainer_options_t {
     uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2; 0 as above */
     uint64_t device_mem;      /* bytes of device memory that may be taken; 0 = what the device has */
     uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free */
-    uint64_t threads;         /* CPU threads that share a job; 0 = all this process may run on */
+    uint64_t threads;         /* CPU threads that share a job, 1024 or the machine's processors at most; 0 = all this
+                                 process may run on */
     double beta1;             /* AdamW (Loshchilov & Hutter 2019) */
     double beta2;
     double eps;
@@ -914,7 +915,8 @@ enum {
 typedef struct hz_adam_options_t {
     uint32_t struct_size;
     uint32_t mode;        /* HZ_ADAM_MODE_* */
-    uint64_t threads;     /* that share a call, the caller's included; 0 = all this process may run on */
+    uint64_t threads;     /* that share a call, the caller's included, 1024 or the machine's processors at most;
+                             0 = all this process may run on */
     uint64_t state_count; /* elements whose residuals and moments the library keeps, zero at first; 0 = the caller
                              keeps them */
     uint64_t host_mem;    /* bytes of host memory that may be taken for them; 0 = what the system reports as free */

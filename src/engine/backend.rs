@@ -68,6 +68,18 @@ impl DeviceChoice {
         Ok(if fits { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu })
     }
 
+    /// Whether a CUDA device that was asked for is there.
+    ///
+    /// Errors: as [`Backend::open`].
+    pub(super) fn is_there(self) -> Result<()> {
+        match self {
+            DeviceChoice::Cuda(ordinal) if cuda::device_count()? <= ordinal => {
+                cuda::open(ordinal, CudaOptions::default(), None).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The type that activations are stored in there. The choice is [resolved](DeviceChoice::resolve).
     pub fn storage(self) -> DType {
         match self {

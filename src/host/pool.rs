@@ -27,8 +27,21 @@ use crate::sys::linux;
 
 /// Calls that can share the workers at a time. The engine has two callers: the compute and the host lane.
 const DESKS: usize = 8;
+/// The most threads of a pool, unless the machine has more processors.
+const THREADS_MAX: usize = 1024;
 /// Bit of a gate that lets workers in; the bits below count those inside.
 const OPEN: u32 = 1 << 31;
+
+/// Refuses a number of threads that no machine has a use for: the most are 1024, or the processors of this one.
+///
+/// Errors: `InvalidArgument`.
+pub fn check_threads(threads: usize) -> Result<()> {
+    let most = thread::available_parallelism().map_or(1, |cores| cores.get()).max(THREADS_MAX);
+    if threads <= most {
+        return Ok(());
+    }
+    Err(Error::argument(format!("threads is {threads}; it must be at most {most}")))
+}
 
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
@@ -143,7 +156,7 @@ impl Pool {
     /// A pool in which `threads` threads work on a job: the caller of [`Pool::run`] and `threads − 1` workers,
     /// which live as long as the pool. Zero counts as one.
     ///
-    /// Errors: the system refuses a thread (`Io`).
+    /// Errors: [too many](check_threads); the system refuses a thread (`Io`).
     pub fn new(threads: usize) -> Result<Pool> {
         Pool::start(threads, |_| None)
     }
@@ -167,6 +180,7 @@ impl Pool {
 
     /// `cpus` are those that a worker stays on, if it stays anywhere.
     fn start<'a>(threads: usize, cpus: impl Fn(usize) -> Option<&'a [u32]>) -> Result<Pool> {
+        check_threads(threads)?;
         let shared = Arc::new(Shared {
             desks: Default::default(),
             work: Doorbell::new(),

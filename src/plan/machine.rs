@@ -68,9 +68,9 @@ impl Description {
         SHIPPED.iter().map(|(name, _)| *name)
     }
 
-    /// One of those.
+    /// One of those; case does not matter.
     pub fn shipped(name: &str) -> Option<Description> {
-        let (_, text) = SHIPPED.iter().find(|(known, _)| *known == name)?;
+        let (_, text) = SHIPPED.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
         Some(serde_json::from_str(text).expect("a test reads every one"))
     }
 
@@ -111,7 +111,7 @@ impl Description {
 }
 
 impl Machine {
-    /// Whether every rate is one.
+    /// Whether every figure is one that a step's time can be reckoned with.
     ///
     /// Errors: `BadFormat`, naming the field.
     pub fn check(&self) -> Result<()> {
@@ -127,19 +127,21 @@ impl Machine {
             ("disk_bytes_per_s", self.disk_bytes_per_s),
         ];
         for (name, rate) in rates {
-            if !(rate.is_finite() && rate > 0.0) {
+            // So that no step takes no time, or more than can be counted.
+            if !(1.0..=1e18).contains(&rate) {
                 return Err(Error::new(
                     Status::BadFormat,
-                    format!("{name} is {rate}; it must be finite, > 0"),
+                    format!("{name} is {rate:?}; it must be 1 … 1e18 a second"),
                 ));
             }
         }
         for common in &self.common {
-            if !common.used.iter().all(|part| part.is_finite() && *part >= 0.0) {
-                let name = &common.name;
+            let outside = Lane::ALL.iter().find(|lane| !(0.0..=1.0).contains(&common.used[lane.at()]));
+            if let Some(lane) = outside {
+                let (name, part) = (&common.name, common.used[lane.at()]);
                 return Err(Error::new(
                     Status::BadFormat,
-                    format!("common {name} is used by a part that is not finite, ≥ 0"),
+                    format!("used of common {name} is {part:?} for {lane}; it must be 0 … 1"),
                 ));
             }
         }
@@ -148,10 +150,10 @@ impl Machine {
             .into_iter()
             .chain([("launch_s".to_owned(), self.launch_s), ("handoff_s".to_owned(), self.handoff_s)])
         {
-            if !(latency.is_finite() && latency >= 0.0) {
+            if !(0.0..=1.0).contains(&latency) {
                 return Err(Error::new(
                     Status::BadFormat,
-                    format!("{name} is {latency}; it must be finite, ≥ 0"),
+                    format!("{name} is {latency:?}; it must be 0 … 1 second"),
                 ));
             }
         }
@@ -226,8 +228,21 @@ mod tests {
         let broken = text(Machine { up_bytes_per_s: 0.0, ..good.rates.clone() });
         let error = Description::parse(&broken).unwrap_err();
         assert!(error.message().contains("up_bytes_per_s"), "{error}");
+        let refused = |rates: Machine, words: &[&str]| {
+            let error = Description::parse(&text(rates)).unwrap_err();
+            words.iter().for_each(|word| assert!(error.message().contains(word), "no {word:?} in: {error}"));
+        };
+        refused(
+            Machine { disk_bytes_per_s: 1e-300, ..good.rates.clone() },
+            &["disk_bytes_per_s is 1e-300", "1 … 1e18"],
+        );
+        refused(Machine { launch_s: 1e300, ..good.rates.clone() }, &["launch_s is 1e300", "1 second"]);
+        let mut greedy = good.rates.clone();
+        greedy.common[0].used[Lane::H2d.at()] = 1e9;
+        refused(greedy, &["used of common link", "1000000000.0 for h2d"]);
         let unknown = good.to_json().replace("\"shared\"", "\"sharde\"");
         assert_eq!(Description::parse(&unknown).unwrap_err().status(), Status::BadFormat);
+        assert_eq!(Description::open("H200").unwrap(), good);
         let error = Description::open("no-such-machine").unwrap_err();
         assert!(error.status() == Status::NotFound && error.message().contains("rtx3090"), "{error}");
     }

@@ -155,14 +155,33 @@ impl Drop for Filling {
     }
 }
 
-/// Replaces a file, or makes it: whoever looks finds the old content whole or the new one, which `fill` writes.
-pub fn replace_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let cannot = |error: io::Error| Error::writing(path, &error);
+/// Whether [`replace_file`] can, as far as can be told before there is anything to write: nothing is changed.
+///
+/// Errors: a folder, or a place that cannot be written to; the file is named.
+pub fn check_replaceable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::argument(format!("cannot write {}: it is a folder; name a file", path.display())));
+    }
+    let (_, partial) = partial_of(path)?;
+    File::create(&partial)
+        .and_then(|_| fs::remove_file(&partial))
+        .map_err(|error| Error::writing(path, &error))
+}
+
+/// The folder of a file, and the hidden name under which its new content is written.
+fn partial_of(path: &Path) -> Result<(&Path, PathBuf)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::argument(format!("{} is no name of a file", path.display())));
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let partial = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+    Ok((parent, partial))
+}
+
+/// Replaces a file, or makes it: whoever looks finds the old content whole or the new one, which `fill` writes.
+pub fn replace_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let cannot = |error: io::Error| Error::writing(path, &error);
+    let (parent, partial) = partial_of(path)?;
     let file = File::create(&partial).map_err(cannot)?;
     let write = || {
         let mut out = BufWriter::new(file);
@@ -272,6 +291,10 @@ mod tests {
         assert_eq!(failing.unwrap_err().message(), "no");
         assert_eq!(names(dir.path()), ["name"]);
         let nowhere = dir.path().join("no/name");
+        check_replaceable(&path).unwrap();
+        assert_eq!(names(dir.path()), ["name"]);
+        assert!(check_replaceable(dir.path()).unwrap_err().message().contains("it is a folder"));
+        assert!(check_replaceable(&nowhere).unwrap_err().message().contains("no/name"));
         assert!(replace_file(&nowhere, |_| Ok(())).unwrap_err().message().contains("no/name"));
     }
 

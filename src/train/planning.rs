@@ -204,18 +204,29 @@ fn count(number: f64) -> String {
         .map_or_else(|| format!("{number:.0}"), |(unit, name)| format!("{:.3} {name}", number / unit))
 }
 
+/// `1 layer`, `2 layers`.
+fn several(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `1.250 s`; below a second `8.530 ms`.
+fn time(ns: u64) -> String {
+    let seconds = ns as f64 / 1e9;
+    if seconds < 1.0 { format!("{:.3} ms", seconds * 1e3) } else { format!("{seconds:.3} s") }
+}
+
 impl Planned {
     fn write_summary(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let plan = self.plan();
         let (placement, numeric) = (&plan.policy.placement, &plan.policy.numeric);
         let Shape { b, t } = numeric.shape;
         let layers = placement.layers.len();
-        let seconds = |ns: u64| ns as f64 / 1e9;
         writeln!(
             f,
-            "model      {}: {} parameters, {layers} layers",
+            "model      {}: {} parameters, {}",
             self.model,
-            count(self.parameters as f64)
+            count(self.parameters as f64),
+            several(layers, "layer")
         )?;
         writeln!(f, "machine    {}", self.machine)?;
         writeln!(
@@ -228,8 +239,8 @@ impl Planned {
         )?;
         writeln!(
             f,
-            "simulated  {:.3} s a step, {} tokens/s, {:.3} TFLOP/s useful",
-            seconds(self.found.step_ns),
+            "simulated  {} a step, {} tokens/s, {:.3} TFLOP/s useful",
+            time(self.found.step_ns),
             count(self.tokens_per_second),
             self.tflops
         )?;
@@ -257,11 +268,11 @@ impl fmt::Display for Planned {
         if let Some((shape, micros, step_ns)) = micro_batch {
             writeln!(
                 f,
-                "better     {micros} micro-batch{} of {} × {}: {:.3} s a step",
+                "better     {micros} micro-batch{} of {} × {}: {} a step",
                 if *micros == 1 { "" } else { "es" },
                 shape.b,
                 shape.t,
-                *step_ns as f64 / 1e9
+                time(*step_ns)
             )?;
         }
         self.plan().fmt(f)
@@ -294,11 +305,10 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
             counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
         some.join(", ")
     };
-    let sweeps =
-        if placement.sweeps == 1 { "1 sweep".to_owned() } else { format!("{} sweeps", placement.sweeps) };
     writeln!(
         f,
-        "placement  {sweeps}, {} weight slots, {} gradient slabs; AdamW {}, gradients wait on the {}",
+        "placement  {}, {} weight slots, {} gradient slabs; AdamW {}, gradients wait on the {}",
+        several(placement.sweeps, "sweep"),
         placement.weight_slots,
         placement.slabs,
         adam_name(placement.adam),
@@ -314,7 +324,8 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         placement.residents()
     )?;
     if placement.sweeps > 1 {
-        write!(f, "; {} gradient sums stay", of(&|layer| layer.sum == Sum::Own))?;
+        let stay = of(&|layer| layer.sum == Sum::Own);
+        write!(f, "; {} stay{}", several(stay, "gradient sum"), if stay == 1 { "s" } else { "" })?;
     }
     writeln!(f)
 }

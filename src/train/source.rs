@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result, Status};
 use crate::engine::Trainer;
 use crate::model::{Layout, preset, preset_names};
+use crate::train::checkpoint;
 use crate::train::hf::{FolderConfig, Progress, Weights};
 use crate::train::tokenizer::TokenizerSource;
 
@@ -47,9 +48,19 @@ impl ModelSource {
 
     /// Opens a folder, for its weights or, with `fresh`, for fresh ones.
     pub fn folder(folder: &Path, fresh: bool) -> Result<ModelSource> {
-        let config = FolderConfig::open(folder)?;
+        let no_model = |error: Error| {
+            if error.status() != Status::NotFound || checkpoint::open(folder).is_err() {
+                return error;
+            }
+            let folder = folder.display();
+            Error::argument(format!(
+                "{folder} is a checkpoint and no model: `horizon train --resume {folder} --out DIR` ends the run and \
+                 exports its model to DIR"
+            ))
+        };
+        let config = FolderConfig::open(folder).map_err(no_model)?;
         let layout = Layout::new(&config.model);
-        let weights = if fresh { None } else { Some(Weights::open(folder, &layout)?) };
+        let weights = if fresh { None } else { Some(Weights::open(folder, &layout).map_err(no_model)?) };
         Ok(ModelSource { config, layout, folder: Some(folder.to_owned()), weights })
     }
 

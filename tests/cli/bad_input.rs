@@ -45,7 +45,7 @@ fn data_that_is_not_data() {
     fs::write(here.join("short.txt"), "too short").unwrap();
     train(here, &["--data", "short.txt"]).badly(1, &["short.txt", "9 tokens", "33"]);
     fs::create_dir(here.join("empty")).unwrap();
-    train(here, &["--data", "empty"]).badly(1, &["empty", "0 tokens"]);
+    train(here, &["--data", "empty"]).badly(1, &["empty holds no file"]);
     fs::write(here.join("noise.bin"), [7; 2000]).unwrap();
     train(here, &["--data", "noise.bin"]).badly(1, &["noise.bin", "not a token file"]);
     let mut tokens = vec![1u16; 100];

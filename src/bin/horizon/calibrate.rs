@@ -8,6 +8,7 @@ use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
 use horizon::engine::{DeviceChoice, TrainerOptions, calibrate_products};
 use horizon::ops::cuda::table::Table;
+use horizon::train::folder::{check_replaceable, replace_file};
 
 use crate::options::CalibrateOptions;
 use crate::progress::Measuring;
@@ -19,6 +20,11 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
         return Err(Error::argument(
             "--products writes its table beside the description: --out FILE says where; --only-products writes the table alone",
         ));
+    }
+    let table_beside = options.products.as_ref().filter(|_| !options.only_products);
+    if let Some(out) = &options.out {
+        check_writable(out)?;
+        table_beside.map_or(Ok(()), |_| check_writable(&Table::beside(out)))?;
     }
     let device = measured_device(options.device)?;
     eprintln!("device {device}{}", if options.device == DeviceChoice::Auto { " (auto)" } else { "" });
@@ -34,10 +40,25 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
     }
 }
 
+/// What is no file, such as a device or a pipe, cannot be replaced by one.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|facts| !facts.is_file() && !facts.is_dir())
+}
+
+/// Whether the end of a long measurement can be written there.
+fn check_writable(path: &Path) -> Result<()> {
+    if is_special(path) { Ok(()) } else { check_replaceable(path) }
+}
+
 /// Writes to a file, and says so; without one, to standard output.
 fn write(path: Option<&Path>, text: &str) -> Result<()> {
     let Some(path) = path else { return print(text.as_bytes()) };
-    fs::write(path, text).map_err(|error| Error::writing(path, &error))?;
+    let cannot = |error| Error::writing(path, &error);
+    if is_special(path) {
+        fs::write(path, text).map_err(cannot)?;
+    } else {
+        replace_file(path, |out| out.write_all(text.as_bytes()).map_err(cannot))?;
+    }
     eprintln!("wrote {}", path.display());
     Ok(())
 }
@@ -49,14 +70,15 @@ fn products(options: &CalibrateOptions, device: DeviceChoice, model: &str) -> Re
         shape: Shape { b: options.micro_batch, t: options.seq_len },
         ..TrainerOptions::default()
     };
+    eprintln!("measuring the products of {model}, which takes a minute or more");
     let mut warn = |message: &str| eprintln!("warning: {message}");
     Ok(calibrate_products(&plan::model(model)?, &trainer, &mut warn)?.to_json() + "\n")
 }
 
 /// The device and what is around it, measured and described.
 fn describe(options: &CalibrateOptions, device: DeviceChoice) -> Result<String> {
-    let folder =
-        options.out.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    let file = options.out.as_deref().filter(|out| !is_special(out));
+    let folder = file.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
     let asked = calibrate::CalibrateOptions {
         device,
         threads: options.threads,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use horizon::base::{DType, Error};
 use horizon::engine::DeviceChoice;
-use horizon::host::Pinning;
+use horizon::host::{Pinning, check_threads};
 use horizon::schedule::Mode;
 use horizon::train::RateShape;
 use horizon::train::data::{BadLines, DataPath, EncoderSource, Packing};
@@ -37,14 +37,16 @@ pub enum Command {
     /// Show this machine, its devices and the built-in shapes; or a checkpoint
     Info(InfoOptions),
     /// Continue a text, or answer a question
+    #[command(allow_negative_numbers = true)]
     Sample(SampleOptions),
     /// Write text or JSONL as a token file, with document bounds and what is learned of each
-    #[command(args_override_self = true)]
+    #[command(args_override_self = true, allow_negative_numbers = true)]
     Tokenize(TokenizeOptions),
     /// Say how fast a model would train, and what it would take, on this machine or another
-    #[command(after_help = PLAN_NOTES, args_override_self = true)]
+    #[command(after_help = PLAN_NOTES, args_override_self = true, allow_negative_numbers = true)]
     Plan(PlanOptions),
-    /// Measure this machine for the plan
+    /// Measure this machine for the plan; takes a minute or two, more while other processes are at work
+    #[command(allow_negative_numbers = true)]
     Calibrate(CalibrateOptions),
     /// Draw logs (loss, throughput, memory) or traces (what every lane did) as an SVG
     Plot(PlotOptions),
@@ -103,7 +105,7 @@ pub struct CalibrateOptions {
     #[arg(long, default_value = "here")]
     pub name: String,
     /// CPU threads that share a job [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
     /// How often a measurement is taken, at most, while other processes are at work
     #[arg(long, value_name = "N", value_parser = positive, default_value = "3")]
@@ -234,7 +236,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub host_mem: Option<usize>,
     /// CPU threads that share a job; never changes a bit of the result [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
     /// Decides fresh weights and the order of the data
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -307,7 +309,7 @@ pub struct SampleOptions {
     #[arg(long, value_name = "DIR")]
     pub model: String,
     /// The text to continue; with --chat what the user says
-    #[arg(long, value_name = "TEXT", default_value = "\n")]
+    #[arg(long, value_name = "TEXT", default_value = "\n", allow_hyphen_values = true)]
     pub prompt: String,
     /// Ask by the model's chat template, and show the answer
     #[arg(long)]
@@ -328,7 +330,7 @@ pub struct SampleOptions {
     #[arg(long, default_value = "auto", value_parser = parse_device)]
     pub device: DeviceChoice,
     /// CPU threads that share a job [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
 }
 
@@ -366,7 +368,7 @@ pub struct TokenizeOptions {
     #[command(flatten)]
     pub encoding: EncodingOptions,
     /// Threads that tokenize [default: all cores]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
     /// Say nothing but errors
     #[arg(long, short)]
@@ -462,6 +464,12 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
         "compact" => Ok(Mode::Compact),
         _ => Err("it must be exact, streamed or compact".to_owned()),
     }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    let threads = positive(text)?;
+    check_threads(threads).map_err(|error| error.message().to_owned())?;
+    Ok(threads)
 }
 
 pub fn positive(text: &str) -> Result<usize, String> {

@@ -89,12 +89,21 @@ impl PlacementOptions {
             rest: T,
             says: impl Fn(&W) -> (T, &Layers),
         ) -> Result<Option<Vec<T>>> {
+            if given.len() > 1 && given.iter().any(|one| *says(one).1 == Layers::NONE) {
+                return Err(Error::argument(format!("--{option} has none beside others: give none alone")));
+            }
             let mut all = vec![rest; layers];
             for one in given {
                 let (value, which) = says(one);
                 all[which.of(layers, option)?].fill(value);
             }
             Ok((!given.is_empty()).then_some(all))
+        }
+        if self.sweeps == Some(1) && self.sum_on_device.iter().any(|which| *which != Layers::NONE) {
+            return Err(Error::argument(
+                "--sum-on-device is about sums that wait between sweeps, of which --sweeps 1 has one: leave one of \
+                 them out",
+            ));
         }
         Ok(Pins {
             weight_slots: self.slots,

@@ -35,19 +35,27 @@ fn colour(at: usize) -> RGBColor {
 
 /// Draws what the files hold.
 ///
-/// Errors: a file that cannot be read or is neither a log nor a trace, or both kinds at once.
+/// Errors: a file that cannot be read or is neither a log nor a trace, both kinds at once, or a picture that would take the
+/// place of one of them.
 pub fn plot(options: &PlotOptions) -> Result<()> {
+    check_out(options)?;
+    let names = names(&options.files);
     let is_trace = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
     let traces = options.files.iter().filter(|path| is_trace(path)).count();
     let drawn = if traces == 0 {
-        let runs = options.files.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
+        let runs = options
+            .files
+            .iter()
+            .zip(names)
+            .map(|(path, name)| Run::read(path, name))
+            .collect::<Result<Vec<_>>>()?;
         draw_runs(&runs, &options.out)
     } else if traces == options.files.len() {
         let mut spans = Vec::new();
-        for path in &options.files {
+        for (path, name) in options.files.iter().zip(&names) {
             let mut read = read_trace(path)?;
             if traces > 1 {
-                read.iter_mut().for_each(|span| span.process = format!("{} {}", stem(path), span.process));
+                read.iter_mut().for_each(|span| span.process = format!("{name} {}", span.process));
             }
             spans.append(&mut read);
         }
@@ -64,8 +72,46 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| Error::reading(path, &error))
 }
 
-fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+/// Refuses a place for the picture where none can be, or where one of the files is.
+fn check_out(PlotOptions { files, out }: &PlotOptions) -> Result<()> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Error::new(
+            Status::NotFound,
+            format!("cannot write {}: there is no folder {}", out.display(), folder.display()),
+        ));
+    }
+    if out.is_dir() {
+        return Err(Error::argument(format!("cannot write {}: it is a folder; name a file", out.display())));
+    }
+    let Ok(place) = fs::canonicalize(out) else { return Ok(()) };
+    match files.iter().find(|file| fs::canonicalize(file).is_ok_and(|file| file == place)) {
+        Some(file) => Err(Error::argument(format!(
+            "the picture would take the place of {}, which it is of: name another file by --out",
+            file.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What files are called: each by as much of the end of its path as tells it from the others.
+fn names(files: &[PathBuf]) -> Vec<String> {
+    let parts: Vec<Vec<String>> = files
+        .iter()
+        .map(|file| {
+            let whole = file.with_extension("");
+            whole.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect()
+        })
+        .collect();
+    let end = |parts: &[String], count: usize| parts[parts.len().saturating_sub(count)..].join("/");
+    let name = |one: &Vec<String>| {
+        let is_alone = |count: &usize| {
+            let alike = parts.iter().filter(|other| end(other, *count) == end(one, *count));
+            alike.filter(|other| *other != one).count() == 0
+        };
+        end(one, (1..one.len()).find(is_alone).unwrap_or(one.len()))
+    };
+    parts.iter().map(name).collect()
 }
 
 fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
@@ -79,34 +125,59 @@ const PANELS: [(&str, &str, f64); 3] = [
     ("rss_bytes", "memory (GiB)", 1.0 / (1u64 << 30) as f64),
 ];
 
-/// A log: by field, (step, value).
+/// A log: by field, (step, value); a value that is missing, or no number, is NaN.
 struct Run {
     name: String,
     series: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
 impl Run {
-    fn read(path: &Path) -> Result<Run> {
-        let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-        for (number, line) in read(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let record: Value = serde_json::from_str(line)
-                .map_err(|error| bad(path, format!("line {}: {error}", number + 1)))?;
-            let Some(step) = record["step"].as_f64() else { continue };
-            for (field, value) in record.as_object().into_iter().flatten() {
-                if let Some(value) = value.as_f64() {
-                    series.entry(field.clone()).or_default().push((step, value));
-                }
-            }
-        }
-        if !series.contains_key("loss") {
+    fn read(path: &Path, name: String) -> Result<Run> {
+        let series = read_series(&read(path)?).map_err(|error| bad(path, error))?;
+        let has_loss = series.get("loss").is_some_and(|losses| losses.iter().any(|loss| loss.1.is_finite()));
+        if !has_loss {
             return Err(bad(path, "no line has a step and a loss: is it a log of `horizon train --log`?"));
         }
-        Ok(Run { name: stem(path), series })
+        Ok(Run { name, series })
     }
 
     fn series(&self, field: &str) -> &[(f64, f64)] {
         self.series.get(field).map_or(&[], Vec::as_slice)
     }
+}
+
+/// What a log says. A last line that its writer did not finish is passed over.
+fn read_series(text: &str) -> std::result::Result<BTreeMap<String, Vec<(f64, f64)>>, String> {
+    let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let lines: Vec<(usize, &str)> =
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
+    for (at, (number, line)) in lines.iter().enumerate() {
+        // Python's json writes NaN and infinities so, which JSON has not.
+        let line = ["-Infinity", "Infinity", "NaN"]
+            .iter()
+            .fold(line.to_string(), |line, word| line.replace(&format!(": {word}"), ": null"));
+        let record: Value = match serde_json::from_str(&line) {
+            Ok(record) => record,
+            Err(_) if at + 1 == lines.len() && !text.ends_with('\n') => break,
+            Err(error) => {
+                let error = error.to_string();
+                // Where serde is within the line; the line it counts is this one.
+                let (what, column) = error.rsplit_once(" at line 1 ").unwrap_or((&error, ""));
+                return Err(format!("line {} {column}: {what}", number + 1));
+            }
+        };
+        let Some(step) = record["step"].as_f64() else { continue };
+        for (field, value) in record.as_object().into_iter().flatten() {
+            let value = if value.is_null() { Some(f64::NAN) } else { value.as_f64() };
+            series.entry(field.clone()).or_default().extend(value.map(|value| (step, value)));
+        }
+    }
+    Ok(series)
+}
+
+/// Points that follow one another without a gap.
+fn pieces(points: &[(f64, f64)]) -> impl Iterator<Item = &[(f64, f64)]> {
+    points.split(|point| !point.1.is_finite()).filter(|piece| !piece.is_empty())
 }
 
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -134,6 +205,7 @@ fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64, l
     let all: Vec<_> = runs.iter().flat_map(|run| points(run, field)).collect();
     let steps = range(all.iter().map(|point| point.0), false);
     let values = range(all.iter().map(|point| point.1), field != "loss");
+    let height = values.end - values.start;
     let mut chart = ChartBuilder::on(area)
         .margin(8)
         .x_label_area_size(34)
@@ -147,16 +219,20 @@ fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64, l
         .bold_line_style(BLACK.mix(0.12))
         .label_style((FONT, 13))
         .x_label_formatter(&|value| short(*value))
-        .y_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| fine(*value, height))
         .draw()?;
     for (at, run) in runs.iter().enumerate() {
         let style = colour(at).stroke_width(2);
+        let points_of_run = points(run, field);
+        let (dots, lines): (Vec<_>, Vec<_>) = pieces(&points_of_run).partition(|piece| piece.len() == 1);
         chart
-            .draw_series(LineSeries::new(points(run, field), style))?
+            .draw_series(lines.into_iter().map(|line| PathElement::new(line, style)))?
             .label(run.name.clone())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        chart.draw_series(dots.into_iter().map(|dot| Circle::new(dot[0], 3, colour(at).filled())))?;
         if field == "loss" {
-            let marks = points(run, "val_loss");
+            let mut marks = points(run, "val_loss");
+            marks.retain(|mark| mark.1.is_finite());
             chart
                 .draw_series(marks.into_iter().map(|at_step| Circle::new(at_step, 3, colour(at).filled())))?;
         }
@@ -200,8 +276,20 @@ fn short(value: f64) -> String {
     }
 }
 
+/// As [`short`], with so many digits that the labels of an axis of this height differ.
+fn fine(value: f64, height: f64) -> String {
+    if value.abs() >= 1e4 || height >= 0.1 {
+        return short(value);
+    }
+    let decimals = (2.0 - height.log10()).ceil().clamp(2.0, 12.0) as usize;
+    trimmed(format!("{value:.decimals$}"))
+}
+
 fn tidy(value: f64) -> String {
-    let text = format!("{value:.2}");
+    trimmed(format!("{value:.2}"))
+}
+
+fn trimmed(text: String) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -363,4 +451,38 @@ const LANES: [&str; 5] = ["h2d", "compute", "d2h", "host", "disk"];
 /// Colours come round again, paler.
 fn shade(at: usize) -> f64 {
     1.0 / (1.0 + (at / COLOURS.len()) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_by_what_tells_them_apart() {
+        let of = |files: &[&str]| names(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(of(&["a/run.json", "b/other.json"]), ["run", "other"]);
+        assert_eq!(of(&["da/run.json", "db/run.json", "c/two.json"]), ["da/run", "db/run", "two"]);
+        assert_eq!(of(&["x/a/run.json", "y/a/run.json", "run.json"]), ["x/a/run", "y/a/run", "run"]);
+        assert_eq!(of(&["run.json", "run.json"]), ["run", "run"]);
+    }
+
+    #[test]
+    fn a_log_may_have_gaps_and_an_unfinished_end() {
+        let whole =
+            "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": null}\n{\"step\": 3, \"loss\": NaN}\n";
+        let series = read_series(&format!("{whole}{{\"step\": 4, \"lo")).unwrap();
+        let points = &series["loss"];
+        assert_eq!(points.len(), 3);
+        assert_eq!(pieces(points).collect::<Vec<_>>(), [&[(1.0, 2.5)][..]]);
+        let error = read_series(&format!("{{\"step\"\n{whole}")).unwrap_err();
+        assert!(error.starts_with("line 1 column") && error.matches("line").count() == 1, "{error}");
+    }
+
+    #[test]
+    fn labels_of_an_axis_differ() {
+        let labels: Vec<String> = [0.011, 0.012, 0.013].map(|value| fine(value, 0.005)).into();
+        assert_eq!(labels, ["0.011", "0.012", "0.013"]);
+        assert_eq!(fine(2.5, 3.0), "2.5");
+        assert_eq!(fine(12_000.0, 5_000.0), "12k");
+    }
 }

@@ -33,15 +33,15 @@ impl Bytes {
     }
 }
 
-/// A measurement: a line that moves on a terminal and goes at the end, nothing elsewhere.
+/// A measurement: a line that moves on a terminal and goes at the end, a line for each part elsewhere.
 pub struct Measuring(Option<ProgressBar>);
 
 impl Measuring {
-    /// `shown` says whether there is somebody to see it.
-    pub fn new(shown: bool) -> Measuring {
+    /// `terminal` says whether standard error is one.
+    pub fn new(terminal: bool) -> Measuring {
         let style = ProgressStyle::with_template("measuring {bar:20} {elapsed} {wide_msg}")
             .expect("the template is well-formed");
-        Measuring(shown.then(|| ProgressBar::no_length().with_style(style)))
+        Measuring(terminal.then(|| ProgressBar::no_length().with_style(style)))
     }
 
     /// How far it is.
@@ -51,6 +51,9 @@ impl Measuring {
             bar.set_length(ms(progress.of));
             bar.set_position(ms(progress.done));
             bar.set_message(progress.next.to_owned());
+        } else if !progress.next.is_empty() {
+            let calibrate::Progress { next, done, of } = progress;
+            eprintln!("measuring {next} ({done:.0} of about {of:.0} s)");
         }
     }
 

@@ -51,10 +51,11 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
             eprintln!("skipped: {} lines cannot be used, the first: {first}", skipped.lines);
         }
         eprintln!(
-            "{}: {} tokens, {} of them learned, in {documents} documents",
+            "{}: {} tokens, {} of them learned, in {documents} document{}",
             options.out.display(),
             count(tokens as f64),
-            count(targets as f64)
+            count(targets as f64),
+            if documents == 1 { "" } else { "s" }
         );
     }
     Ok(())

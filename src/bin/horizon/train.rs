@@ -98,11 +98,11 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let step_tokens = options.micro_batch * options.grad_accum * seq_len;
     progress.say(&format!(
         "model {name}: {} parameters, {weights}\ndata {}: {} tokens, {windows} windows of {seq_len}{held_out}\n{report}\
-         {} steps of {step_tokens} tokens, learning rate {}",
+         {} of {step_tokens} tokens, learning rate {}",
         count(parameters as f64),
         if builtin { "built-in (the sources of this program)".to_owned() } else { names(&options.data) },
         count(report.tokens as f64),
-        rate.steps,
+        if rate.steps == 1 { "1 step".to_owned() } else { format!("{} steps", rate.steps) },
         match rate.shape {
             RateShape::Constant => format!("{:.1e}", rate.lr),
             _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
@@ -115,6 +115,14 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     progress.say(&format!("device {}{by}", run.trainer().device().name));
     progress.say(planned.summary().trim_end());
     progress.say(run.trainer().plan().to_string().trim_end());
+    let done = run.trainer().stats().steps;
+    if done >= rate.steps {
+        progress.say(&format!(
+            "this run was finished: {done} of {} steps are done; to go on: --steps {} --resume-change steps",
+            rate.steps,
+            2 * done
+        ));
+    }
     let ended = run.train(&mut progress, &stop);
     progress.finish();
     let outcome = ended?;

@@ -29,7 +29,7 @@ pub use runs::{Run, runs};
 use crate::base::{DType, Error, Result, Status};
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{Backend, DeviceChoice, TrainerOptions};
-use crate::host::{Limits, MemoryKind, Others, Pool, Size, Topology, processor_name};
+use crate::host::{Limits, MemoryKind, Others, Pool, Size, Topology, check_threads, processor_name};
 use crate::ops::cpu::CpuKernels;
 use crate::plan::{Description, Machine, Storage, Work};
 
@@ -118,6 +118,7 @@ pub fn calibrate_by(
 ) -> Result<Calibrated> {
     let (cores, tries) = (cores(), options.tries);
     let threads = options.threads.unwrap_or(cores);
+    check_threads(threads)?;
     let anew = || open(&TrainerOptions::default());
     let Backend { device, storage, .. } = anew()?;
     let sharing = Sharing { computes_on_cores: device.runs_on_cores(Lane::Compute) };

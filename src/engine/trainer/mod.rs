@@ -112,7 +112,8 @@ impl Trainer {
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let device = options.device.resolve(config, options.shape)?;
         let options = TrainerOptions { device, ..options.clone() };
-        // What cannot be planned is refused before a device is asked.
+        device.is_there()?;
+        // What cannot be planned is refused before a device is asked for memory.
         Trainer::plan_for(config, &options)?;
         Trainer::open_with(Backend::open(&options)?, config, &options)
     }

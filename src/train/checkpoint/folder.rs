@@ -15,6 +15,8 @@ use crate::train::hf::FolderConfig;
 pub const LATEST: &str = "latest";
 const LOCK: &str = ".lock";
 const PREFIX: &str = "step-";
+/// How the hidden name begins under which [`LATEST`] is written.
+const PARTIAL_LATEST: &str = "latest.partial-";
 
 /// The name of a step's folder. Names sort as steps do, to 10⁸ steps.
 pub fn step_name(step: u64) -> String {
@@ -68,6 +70,33 @@ fn latest_text(name: &str) -> String {
     format!("{name} {}\n", Checksum::of(name.as_bytes()))
 }
 
+/// Whether a name in a folder of checkpoints is one of ours.
+fn is_ours(name: &str) -> bool {
+    let hidden = name.strip_prefix('.').unwrap_or("");
+    name == LOCK
+        || name == LATEST
+        || step_of(name).is_some()
+        || hidden.starts_with(PREFIX)
+        || hidden.starts_with(PARTIAL_LATEST)
+}
+
+/// A file for which a folder cannot become one of checkpoints; one that is one already may hold others, such as an export.
+fn stranger(folder: &Path) -> io::Result<Option<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    let mut strangers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if is_ours(&name) {
+            return Ok(None);
+        }
+        strangers.push(name);
+    }
+    Ok(strangers.into_iter().min())
+}
+
 /// A folder of checkpoints that this process writes, and no other. It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Checkpoints {
@@ -83,10 +112,17 @@ impl Checkpoints {
     /// Opens a folder for writing, or makes it; `config` goes along with every checkpoint, of which `keep` are kept.
     /// What a process that was killed has left half-written is removed.
     ///
-    /// Errors: another process, or another such value, writes there (`InvalidState`); it cannot be written to.
+    /// Errors: it holds other files and was never a folder of checkpoints (`InvalidArgument`); another process, or another
+    /// such value, writes there (`InvalidState`); it cannot be written to.
     pub fn create(folder: &Path, config: &FolderConfig, keep: Option<NonZeroUsize>) -> Result<Checkpoints> {
         let cannot = |error: io::Error| Error::io(format!("cannot write to {}", folder.display()), &error);
         let folder = std::path::absolute(folder).map_err(cannot)?;
+        if let Some(name) = stranger(&folder).map_err(cannot)? {
+            return Err(Error::argument(format!(
+                "{} holds {name} and is no folder of checkpoints: name a new or an empty folder for them",
+                folder.display()
+            )));
+        }
         fs::create_dir_all(&folder).map_err(cannot)?;
         let lock = File::create(folder.join(LOCK)).map_err(cannot)?;
         let lock = match lock.try_lock() {
@@ -157,7 +193,7 @@ impl Checkpoints {
             let hidden = name.to_str().and_then(|name| name.strip_prefix('.'));
             if hidden.is_some_and(|name| name.starts_with(PREFIX)) {
                 fs::remove_dir_all(entry.path())?;
-            } else if hidden.is_some_and(|name| name.starts_with("latest.partial-")) {
+            } else if hidden.is_some_and(|name| name.starts_with(PARTIAL_LATEST)) {
                 fs::remove_file(entry.path())?;
             }
         }

@@ -57,7 +57,16 @@ fn latest(folder: &Path) -> Result<Checkpoint> {
     match read_latest(folder)? {
         Some(latest) => Checkpoint::open_step(&latest),
         None => newest(folder, None).ok_or_else(|| {
-            Error::new(Status::NotFound, format!("{} holds no checkpoint that is whole", folder.display()))
+            let what = if !folder.exists() {
+                "is not there, and so no checkpoint"
+            } else if !folder.is_dir() {
+                "is a file and no checkpoint, which is a folder"
+            } else if folder.join("config.json").exists() {
+                "holds a model and no checkpoint: name it by --model"
+            } else {
+                "holds no checkpoint that is whole"
+            };
+            Error::new(Status::NotFound, format!("{} {what}", folder.display()))
         }),
     }
 }

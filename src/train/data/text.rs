@@ -10,7 +10,7 @@ use crate::base::{Error, Result, Status};
 const BINARY_PROBE: usize = 8000;
 
 /// Gives the text of a file, or of every text file below a folder, sorted by path, with its path. Below a folder hidden entries, links,
-/// folders named `target` and binary files are passed over; a binary file that is named is refused.
+/// folders named `target` and binary files are passed over; a binary file that is named is refused, as is a folder without a file.
 pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()>) -> Result<()> {
     let metadata = fs::metadata(path).map_err(|error| Error::reading(path, &error))?;
     if !metadata.is_dir() {
@@ -20,7 +20,17 @@ pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()
         })?;
         return take(path, document);
     }
-    for file in files_below(path)? {
+    let files = files_below(path)?;
+    if files.is_empty() {
+        return Err(Error::new(
+            Status::NotFound,
+            format!(
+                "{} holds no file; hidden ones, links and folders named target are passed over",
+                path.display()
+            ),
+        ));
+    }
+    for file in files {
         if let Some(document) = read_text(&file)? {
             take(&file, document)?;
         }

@@ -82,7 +82,7 @@ fn nothing_to_read(folder: &Path) -> Error {
         None => Error::new(
             Status::NotFound,
             format!(
-                "{} has neither {SINGLE} nor {INDEX}; --init starts from fresh weights",
+                "{} has neither {SINGLE} nor {INDEX}; `horizon train --init` starts from fresh weights",
                 folder.display()
             ),
         ),
