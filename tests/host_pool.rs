@@ -63,6 +63,12 @@ fn side_by_side(threads: usize, work: impl Fn(usize) + Send + Sync + 'static) {
 }
 
 #[test]
+fn host_pool_of_a_million_threads_is_refused() {
+    let error = Pool::new(1_000_000).unwrap_err();
+    assert!(error.message().contains("threads is 1000000; it must be at most"), "{error}");
+}
+
+#[test]
 fn host_pool_serves_several_callers_at_once() {
     let pool = Pool::new(3).unwrap();
     let rounds = 300;

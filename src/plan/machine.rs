@@ -98,7 +98,8 @@ impl Description {
     /// Errors: `BadFormat`.
     pub fn parse(text: &str) -> Result<Description> {
         let described: Description = serde_json::from_str(text).map_err(|error| {
-            Error::new(Status::BadFormat, format!("is no description of a machine: {error}"))
+            let of = field(text, &error).map_or(String::new(), |field| format!("{field}: "));
+            Error::new(Status::BadFormat, format!("is no description of a machine: {of}{error}"))
         })?;
         described.rates.check()?;
         Ok(described)
@@ -108,6 +109,14 @@ impl Description {
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("numbers and strings can be written") + "\n"
     }
+}
+
+/// The field whose value has the wrong type: the last one before the place that an error names.
+fn field<'a>(text: &'a str, error: &serde_json::Error) -> Option<&'a str> {
+    let line = text.lines().nth(error.line().checked_sub(1)?)?;
+    let before = line.get(..error.column())?.rsplit_once("\":")?.0;
+    let field = before.rsplit_once('"')?.1;
+    error.to_string().starts_with("invalid").then_some(field)
 }
 
 impl Machine {
@@ -240,6 +249,9 @@ mod tests {
         let mut greedy = good.rates.clone();
         greedy.common[0].used[Lane::H2d.at()] = 1e9;
         refused(greedy, &["used of common link", "1000000000.0 for h2d"]);
+        let typed = good.to_json().replace("\"shared\": false", "\"shared\": \"no\"");
+        let error = Description::parse(&typed).unwrap_err();
+        assert!(error.message().contains(": shared: invalid type"), "{error}");
         let unknown = good.to_json().replace("\"shared\"", "\"sharde\"");
         assert_eq!(Description::parse(&unknown).unwrap_err().status(), Status::BadFormat);
         assert_eq!(Description::open("H200").unwrap(), good);

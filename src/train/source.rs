@@ -54,8 +54,8 @@ impl ModelSource {
             }
             let folder = folder.display();
             Error::argument(format!(
-                "{folder} is a checkpoint and no model: `horizon train --resume {folder} --out DIR` ends the run and \
-                 exports its model to DIR"
+                "{folder} is a checkpoint and no model: `horizon train --resume {folder} --out DIR` trains to the \
+                 run's last step and exports the model to DIR"
             ))
         };
         let config = FolderConfig::open(folder).map_err(no_model)?;

@@ -121,6 +121,10 @@ fn models_that_are_not_models() {
     sample("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a tokenizer"]);
     horizon_in(here, &["sample", "--model", "model", "--chat"])
         .badly(1, &["no chat template", "--chat-template"]);
+    let negative = ["sample", "--model", "model", "--temperature", "-1"];
+    horizon_in(here, &negative).badly(1, &["temperature is -1"]);
+    let ran = horizon_in(here, &["sample", "--model", "model", "--prompt", "-x", "--tokens", "1"]).well();
+    assert!(ran.out.starts_with("-x"), "{}", ran.out);
     sample("tiny").badly(1, &["tiny", "--out DIR"]);
     assert!(!here.join("out").exists());
 }
@@ -131,6 +135,10 @@ fn options_that_cannot_be() {
     write_text(&dir.path().join("text.txt"));
     let with = |more: &[&str]| train(dir.path(), &[&["--data", "text.txt"], more].concat());
     with(&["--steps", "0"]).badly(2, &["--steps", "0"]);
+    with(&["--threads", "1000000"]).badly(2, &["--threads", "1000000", "at most"]);
+    with(&["--spill", "all,none"]).badly(1, &["--spill", "none alone"]);
+    with(&["--spill", "none,3"]).badly(1, &["--spill", "none alone"]);
+    with(&["--sweeps", "1", "--sum-on-device", "all"]).badly(1, &["--sum-on-device", "--sweeps 1"]);
     with(&["--micro-batch", "0"]).badly(2, &["--micro-batch", "at least 1"]);
     with(&["--device-mem", "8Q"]).badly(2, &["--device-mem", "unit"]);
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
@@ -164,6 +172,8 @@ fn places_that_cannot_be_written() {
     fs::create_dir(here.join("mine")).unwrap();
     fs::write(here.join("mine/thesis.txt"), "years of work").unwrap();
     with(&["--out", "mine"]).badly(1, &["mine", "thesis.txt", "earlier export"]);
+    assert_eq!(names(&here.join("mine")), ["thesis.txt"]);
+    with(&["--checkpoint-dir", "mine"]).badly(1, &["mine", "thesis.txt", "no folder of checkpoints"]);
     assert_eq!(names(&here.join("mine")), ["thesis.txt"]);
     with(&["--log", "no/folder/log.jsonl"]).badly(1, &["no/folder/log.jsonl"]);
     with(&["--trace", "no/folder/trace.json"]).badly(1, &["no/folder/trace.json"]);

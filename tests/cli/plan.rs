@@ -78,6 +78,8 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
     let large = ["plan", "--model", "llama3.1-405b", "--machine", "h200"];
     horizon(&large).badly(1, &["; even mode compact without clipping needs 3.7 TiB of host memory"]);
     horizon(&["plan", "--model", "unheard-of"]).badly(1, &["unheard-of", "qwen2.5-72b"]);
+    horizon(&["plan", "--model", "tiny", "--clip", "-1"]).badly(1, &["clip is -1"]);
+    horizon(&["plan", "--model", "tiny", "--slots", "-1"]).badly(2, &["'-1' for '--slots"]);
     horizon(&["plan", "--model", "tiny", "--machine", "abacus"]).badly(1, &["abacus", "gh200"]);
     horizon(&["plan", "--model", "tiny", "--spill", "0-9"]).badly(1, &["--spill speaks of layer 9"]);
 }
@@ -87,6 +89,7 @@ fn a_calibration_can_be_planned_with() {
     let folder = tempfile::tempdir().unwrap();
     let once = ["calibrate", "--out", "here.json", "--name", "mine", "--threads", "1", "--tries", "1"];
     let said = horizon_in(folder.path(), &[&once[..], &["--device", "cpu"]].concat()).well();
+    assert!(said.err.contains("measuring RAM ("), "{}", said.err);
     assert!(said.err.contains("device cpu") && said.err.contains("wrote here.json"), "{}", said.err);
     let described: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("here.json")).unwrap()).unwrap();
@@ -108,6 +111,8 @@ fn nonsensical_calibrations_are_refused_before_anything_is_measured() {
     calibrate(&[&table[..], &["--only-products"]].concat()).badly(1, &["CUDA device", "`cpu`"]);
     calibrate(&["--only-products"]).badly(2, &["--products"]);
     calibrate(&["--only-products", "--products", "tiny", "--tries", "2"]).badly(2, &["--tries"]);
+    calibrate(&["--device", "cpu", "--out", "no/here.json"]).badly(1, &["cannot write no/here.json"]);
+    calibrate(&["--device", "cpu", "--out", "."]).badly(1, &["it is a folder"]);
     calibrate(&["--seq-len", "64"]).badly(2, &["--products"]);
     calibrate(&["--device", "abacus"]).badly(2, &["abacus", "cuda"]);
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
@@ -141,6 +146,18 @@ fn runs_and_steps_are_drawn() {
     holds(drawn(&["foreseen.json"]), &["simulated compute", "simulated d2h", "backward", "adam"]);
     let nowhere = ["plan", "--model", "tiny", "--seq-len", "64", "--trace", "no/folder/trace.json"];
     horizon_in(folder.path(), &nowhere).badly(1, &["no/folder/trace.json"]);
+    let plot = |arguments: &[&str]| horizon_in(folder.path(), &[&["plot"], arguments].concat());
+    plot(&["one.json", "--out", "./one.json"]).badly(1, &["one.json", "--out"]);
+    plot(&["one.json", "--out", "no/drawn.svg"]).badly(1, &["no/drawn.svg", "there is no folder no"]);
+    fs::create_dir(folder.path().join("more")).unwrap();
+    fs::copy(folder.path().join("one.json"), folder.path().join("more/one.json")).unwrap();
+    holds(drawn(&["./one.json", "more/one.json"]), &["more/one measured compute", "./one measured compute"]);
+    let log = fs::read_to_string(folder.path().join("one.jsonl")).unwrap();
+    let (first, second) = log.split_once('\n').unwrap();
+    fs::write(folder.path().join("cut.jsonl"), format!("{first}\n{}", &second[..40])).unwrap();
+    holds(drawn(&["cut.jsonl"]), &["<circle"]);
+    fs::write(folder.path().join("torn.jsonl"), format!("{}\n{first}\n", &second[..40])).unwrap();
+    plot(&["torn.jsonl"]).badly(1, &["torn.jsonl: line 1 column"]);
     horizon_in(folder.path(), &["plot", "one.json", "one.jsonl"]).badly(1, &["one kind"]);
     fs::write(folder.path().join("bad.jsonl"), "{\"a\": 1}\n").unwrap();
     horizon_in(folder.path(), &["plot", "bad.jsonl"]).badly(1, &["bad.jsonl", "--log"]);

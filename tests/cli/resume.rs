@@ -103,7 +103,17 @@ fn resume_alone_goes_on_as_the_run_was_started() {
         .badly(1, &["unit-00002.state", "`weights` is not what was written"]);
     assert_eq!(names(&here("fourth")), [".lock"]);
 
-    train(dir.path(), &["--resume", "nowhere"]).badly(1, &["nowhere", "no checkpoint"]);
+    train(dir.path(), &["--resume", "nowhere"]).badly(1, &["nowhere is not there", "no checkpoint"]);
+    info(&["out"]).badly(1, &["out holds a model and no checkpoint"]);
+    info(&["text.txt"]).badly(1, &["text.txt is a file"]);
+    for folder in ["third", "moved/step-00000004"] {
+        horizon_in(dir.path(), &["sample", "--model", folder])
+            .badly(1, &["is a checkpoint and no model", "--resume", "--out DIR"]);
+    }
+    let finished = horizon_in(dir.path(), &["train", "--resume", "compact"]).well();
+    let on = "6 of 6 steps are done; to go on: --steps 12 --resume-change steps,warmup";
+    assert!(finished.err.contains(on), "{}", finished.err);
+    train(dir.path(), &["--resume", "compact", "--steps", "12", "--resume-change", "steps,warmup"]).well();
     train(dir.path(), &["--resume-change", "lr"]).badly(2, &["--resume"]);
     train(dir.path(), &["--checkpoint-every", "2"]).badly(1, &["--checkpoint-dir"]);
     train(dir.path(), &["--keep", "2"]).badly(1, &["--checkpoint-dir"]);

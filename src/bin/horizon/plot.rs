@@ -153,9 +153,9 @@ fn read_series(text: &str) -> std::result::Result<BTreeMap<String, Vec<(f64, f64
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     for (at, (number, line)) in lines.iter().enumerate() {
         // Python's json writes NaN and infinities so, which JSON has not.
-        let line = ["-Infinity", "Infinity", "NaN"]
-            .iter()
-            .fold(line.to_string(), |line, word| line.replace(&format!(": {word}"), ": null"));
+        let line = [":-Infinity", ":Infinity", ":NaN"].iter().fold(line.to_string(), |line, word| {
+            line.replace(&word.replace(':', ": "), ": null").replace(word, ": null")
+        });
         let record: Value = match serde_json::from_str(&line) {
             Ok(record) => record,
             Err(_) if at + 1 == lines.len() && !text.ends_with('\n') => break,
@@ -261,7 +261,8 @@ fn range(values: impl Iterator<Item = f64>, from_zero: bool) -> Range<f64> {
         least = 0.0;
     }
     if most <= least {
-        most = least + 1.0;
+        // A value that stands alone stands in the middle.
+        (least, most) = (if from_zero { 0.0 } else { least - 0.5 }, most + 0.5);
     }
     let air = 0.04 * (most - least);
     (if from_zero { 0.0 } else { least - air })..most + air
@@ -469,7 +470,7 @@ mod tests {
     #[test]
     fn a_log_may_have_gaps_and_an_unfinished_end() {
         let whole =
-            "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": null}\n{\"step\": 3, \"loss\": NaN}\n";
+            "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": null}\n{\"step\": 3, \"loss\":NaN}\n";
         let series = read_series(&format!("{whole}{{\"step\": 4, \"lo")).unwrap();
         let points = &series["loss"];
         assert_eq!(points.len(), 3);

@@ -118,7 +118,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let done = run.trainer().stats().steps;
     if done >= rate.steps {
         progress.say(&format!(
-            "this run was finished: {done} of {} steps are done; to go on: --steps {} --resume-change steps",
+            "this run was finished: {done} of {} steps are done; to go on: --steps {} --resume-change steps,warmup",
             rate.steps,
             2 * done
         ));

@@ -54,19 +54,24 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
 }
 
 fn latest(folder: &Path) -> Result<Checkpoint> {
+    let none = |what: &str| Error::new(Status::NotFound, format!("{} {what}", folder.display()));
+    if !folder.is_dir() {
+        let is_there = folder.exists();
+        return Err(none(if is_there {
+            "is a file and no checkpoint"
+        } else {
+            "is not there, and so no checkpoint"
+        }));
+    }
     match read_latest(folder)? {
         Some(latest) => Checkpoint::open_step(&latest),
         None => newest(folder, None).ok_or_else(|| {
-            let what = if !folder.exists() {
-                "is not there, and so no checkpoint"
-            } else if !folder.is_dir() {
-                "is a file and no checkpoint, which is a folder"
-            } else if folder.join("config.json").exists() {
-                "holds a model and no checkpoint: name it by --model"
+            let holds_model = folder.join("config.json").exists();
+            none(if holds_model {
+                "holds a model and no checkpoint"
             } else {
                 "holds no checkpoint that is whole"
-            };
-            Error::new(Status::NotFound, format!("{} {what}", folder.display()))
+            })
         }),
     }
 }
