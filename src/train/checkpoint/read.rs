@@ -60,7 +60,7 @@ fn latest(folder: &Path) -> Result<Checkpoint> {
         return Err(none(if is_there {
             "is a file and no checkpoint"
         } else {
-            "is not there, and so no checkpoint"
+            "is not there and holds no checkpoint"
         }));
     }
     match read_latest(folder)? {
