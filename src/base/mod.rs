@@ -17,3 +17,8 @@ pub use index::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotInde
 /// The target that is none: its row counts neither in a loss nor in a gradient. PyTorch's `ignore_index`, and
 /// −100 in `horizon.h`.
 pub const IGNORED_TARGET: i32 = -100;
+
+/// `1 layer`, `2 layers`.
+pub fn several(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

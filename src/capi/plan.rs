@@ -69,7 +69,7 @@ impl hz_plan_t {
         }
     }
 
-    fn trace(&self, out: &mut dyn io::Write) -> Result<()> {
+    fn trace(&self, mut out: &mut dyn io::Write) -> Result<()> {
         let Some(Description { rates, storage, .. }) = &self.machine else {
             return Err(Error::new(
                 Status::InvalidState,
@@ -77,7 +77,6 @@ impl hz_plan_t {
             ));
         };
         let Self { plan, config, .. } = self;
-        let mut out = out;
         plan.write_trace(config, &Layout::new(config), (*storage).into(), rates, plan.micros_max, &mut out)
     }
 }

@@ -100,8 +100,7 @@ impl Plan {
         micros: usize,
     ) -> Result<Prediction> {
         let cost = Cost::new(config, layout, &self.policy, micros, storage);
-        let list = schedule::train(&self.policy, &self.geometry, micros)?;
-        let steady = self.steady(&list, &cost, machine);
+        let (list, steady) = self.steady(&cost, machine, micros)?;
         let Steady { from_ns, to_ns, decide, .. } = steady;
         let last = steady.last();
         Ok(Prediction {
@@ -126,8 +125,7 @@ impl Plan {
         to: &mut impl io::Write,
     ) -> Result<()> {
         let cost = Cost::new(config, layout, &self.policy, micros, storage);
-        let list = schedule::train(&self.policy, &self.geometry, micros)?;
-        let steady = self.steady(&list, &cost, machine);
+        let (list, steady) = self.steady(&cost, machine, micros)?;
         let waits = Synced::waits_by_tick(&steady.synced);
         let label = |span: &TaskSpan| {
             let operation = list.operations[span.task as usize];
@@ -138,8 +136,11 @@ impl Plan {
         schedule::write_trace(&[simulated], to).map_err(|error| Error::io("cannot write the trace", &error))
     }
 
-    fn steady(&self, list: &List, cost: &Cost, machine: &Machine) -> Steady {
+    /// A step's list, and how it runs behind others like it.
+    fn steady(&self, cost: &Cost, machine: &Machine, micros: usize) -> Result<(List, Steady)> {
+        let list = schedule::train(&self.policy, &self.geometry, micros)?;
         let lanes = machine.simulator(self.policy.mode);
-        Steady::run(&self.geometry, list, lanes, |operation| cost.ns(machine, operation))
+        let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
+        Ok((list, steady))
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::base::{Result, Shape};
+use crate::base::{Result, Shape, several};
 use crate::device::Lane;
 use crate::engine::TrainerOptions;
 use crate::host::Size;
@@ -202,11 +202,6 @@ fn count(number: f64) -> String {
         .into_iter()
         .find(|(unit, _)| number >= *unit)
         .map_or_else(|| format!("{number:.0}"), |(unit, name)| format!("{:.3} {name}", number / unit))
-}
-
-/// `1 layer`, `2 layers`.
-fn several(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `1.250 s`; below a second `8.530 ms`.

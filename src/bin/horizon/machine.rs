@@ -17,12 +17,12 @@ pub fn here(
     host_mem: Option<usize>,
 ) -> Result<(Description, Room)> {
     let shared = device == DeviceChoice::Cpu;
-    let infos = devices();
     let info = match device {
-        DeviceChoice::Cuda(ordinal) => infos.get(1 + ordinal),
+        DeviceChoice::Cuda(ordinal) => devices().into_iter().nth(1 + ordinal),
         DeviceChoice::Auto | DeviceChoice::Cpu => None,
     };
-    let mut machine = Description::open(named.unwrap_or(if shared { CPU } else { most_like(info) }))?;
+    let mut machine =
+        Description::open(named.unwrap_or(if shared { CPU } else { most_like(info.as_ref()) }))?;
     machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
     machine.shared = shared;
     let free = info.map(|info| info.memory_free);

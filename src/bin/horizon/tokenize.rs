@@ -1,6 +1,6 @@
 //! `horizon tokenize`.
 
-use horizon::base::{Error, Result};
+use horizon::base::{Error, Result, several};
 use horizon::train::ModelSource;
 use horizon::train::data::{DataOptions, Sink, Skipped, TokenFormat, TokenWriter, read_documents};
 use horizon::train::tokenizer::Encoded;
@@ -51,11 +51,11 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
             eprintln!("skipped: {} lines cannot be used, the first: {first}", skipped.lines);
         }
         eprintln!(
-            "{}: {} tokens, {} of them learned, in {documents} document{}",
+            "{}: {} tokens, {} of them learned, in {}",
             options.out.display(),
             count(tokens as f64),
             count(targets as f64),
-            if documents == 1 { "" } else { "s" }
+            several(documents as usize, "document")
         );
     }
     Ok(())

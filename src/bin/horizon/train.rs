@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
-use horizon::base::{Error, Result, Shape, Status};
+use horizon::base::{Error, Result, Shape, Status, several};
 use horizon::engine::{AdamOptions, TrainerOptions};
 use horizon::ops::cuda::table::Table;
 use horizon::train::checkpoint::{Changes, Checkpoint};
@@ -102,7 +102,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         count(parameters as f64),
         if builtin { "built-in (the sources of this program)".to_owned() } else { names(&options.data) },
         count(report.tokens as f64),
-        if rate.steps == 1 { "1 step".to_owned() } else { format!("{} steps", rate.steps) },
+        several(rate.steps as usize, "step"),
         match rate.shape {
             RateShape::Constant => format!("{:.1e}", rate.lr),
             _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),

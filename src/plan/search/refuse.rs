@@ -3,7 +3,7 @@
 use super::descent::{least, least_host};
 use super::trial::Trials;
 use super::{Pins, Question};
-use crate::base::{Error, Result, Shape, Status};
+use crate::base::{Error, Result, Shape, Status, several};
 use crate::host::Size;
 use crate::schedule::Mode;
 
@@ -14,6 +14,16 @@ enum Short {
     Device(usize),
     /// Of host memory, with the device memory that there is.
     Host(usize),
+}
+
+impl Short {
+    /// Whether it is not short at all.
+    fn fits(self, question: &Question) -> bool {
+        match self {
+            Short::Device(_) => false,
+            Short::Host(need) => need <= question.room.host.bytes,
+        }
+    }
 }
 
 /// The refusal.
@@ -42,7 +52,7 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
                      short{advice}",
                     Size(need),
                     Size(limit),
-                    bytes(need - limit)
+                    several(need - limit, "byte")
                 ),
             )
         }
@@ -54,15 +64,11 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
                     "needs at least {} of host memory ({need} bytes); {host}: {} bytes, {} short{advice}",
                     Size(need),
                     host.bytes,
-                    bytes(need - host.bytes)
+                    several(need - host.bytes, "byte")
                 ),
             )
         }
     })
-}
-
-fn bytes(number: usize) -> String {
-    if number == 1 { "1 byte".to_owned() } else { format!("{number} bytes") }
 }
 
 /// Which limit binds; nothing if no placement can be built at all.
@@ -131,11 +137,11 @@ fn together(question: &Question) -> Result<String> {
     let shortest = t.min(SHORTEST);
     let least =
         Question { mode: Mode::Compact, clips: false, ..question.with_shape(Shape { b: 1, t: shortest }, 1) };
-    if !fits(&least)? {
-        let (need, place) = match shortage(&least)? {
-            Some(Short::Device(need)) => (need, "device"),
-            Some(Short::Host(need)) => (need, "host"),
-            None => return Ok(String::new()),
+    let Some(short) = shortage(&least)? else { return Ok(String::new()) };
+    if !short.fits(question) {
+        let (need, place) = match short {
+            Short::Device(need) => (need, "device"),
+            Short::Host(need) => (need, "host"),
         };
         let mode = named(least.mode, least.clips, question);
         let need = Size(need);
@@ -209,9 +215,5 @@ fn without_a_pin(question: &Question) -> Result<Option<String>> {
 }
 
 fn fits(question: &Question) -> Result<bool> {
-    Ok(match shortage(question)? {
-        None => false,
-        Some(Short::Device(_)) => false,
-        Some(Short::Host(need)) => need <= question.room.host.bytes,
-    })
+    Ok(shortage(question)?.is_some_and(|short| short.fits(question)))
 }
