@@ -2,7 +2,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `HZ_CUDA` | `auto` (default): with kernels where a toolkit is found, else without and with one warning. `require`: an error instead of the warning. `off`: without, silently |
+//! | `HZ_CUDA` | `auto` (default): with kernels where a toolkit is found, else without and with one warning. `require`: an error instead of the warning. `check`: as `require`, but no kernel is compiled: for clippy and rustdoc, which link nothing. `off`: without, silently |
 //! | `HZ_CUDA_ARCH` | targets, e.g. `sm_90a` or `sm_90a,compute_90`; default: [`TARGETS`] |
 //! | `CUDA_HOME`, `CUDA_PATH` | the toolkit's folder |
 //! | `NVCC_CCBIN`, `NVCC_APPEND_FLAGS` | read by nvcc itself: host compiler, more flags |
@@ -38,12 +38,18 @@ const TARGETS: [&str; 7] = [
 
 /// The bindings that stand in where libclang is missing.
 const SNAPSHOT: &str = "src/sys/cuda/bindings.rs";
+#[cfg(feature = "bindgen")]
+const LIBCLANG_REMEDY: &str =
+    "Debian's package libclang-dev has both, and LIBCLANG_PATH names the folder of another";
 /// The folders whose sources use foreign names.
 #[cfg(feature = "bindgen")]
 const FOREIGN_USERS: [&str; 2] = ["src/sys/cuda", "src/ops/cuda"];
 
 /// Flags of every compilation. Contraction and division are nvcc's defaults: exact division and square root.
 const FLAGS: [&str; 4] = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler=-fPIC"];
+
+/// What nvcc reads itself.
+const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"];
 
 struct Toolkit {
     home: PathBuf,
@@ -81,25 +87,25 @@ fn run() -> Result<()> {
     for name in ["HZ_CUDA", "HZ_CUDA_ARCH", "HZ_CUDA_BINDINGS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    let (auto, wanted) = match env::var("HZ_CUDA").as_deref() {
-        Err(_) | Ok("auto" | "") => (true, true),
-        Ok("require") => (false, true),
-        Ok("off") => (false, false),
-        Ok(other) => return Err(format!("HZ_CUDA is `{other}`; it is one of auto, require, off")),
-    };
-    if !wanted {
-        return Ok(());
+    let asked = env::var("HZ_CUDA").unwrap_or_default();
+    match asked.as_str() {
+        "auto" | "" | "require" | "check" => {}
+        "off" => return Ok(()),
+        other => return Err(format!("HZ_CUDA is `{other}`; it is one of auto, require, check, off")),
     }
     println!("cargo::rerun-if-env-changed=VIRTUAL_ENV");
-    match find_toolkit() {
-        Ok(toolkit) => with_kernels(&toolkit),
-        Err(why) if auto => {
+    for name in NVCC_VARIABLES {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    match find_toolkit().and_then(|toolkit| find_cpp(&toolkit).map(|()| toolkit)) {
+        Ok(toolkit) => with_kernels(&toolkit, asked == "check"),
+        Err(why) if matches!(asked.as_str(), "auto" | "") => {
             println!(
                 "cargo::warning=built without CUDA kernels, for the CPU alone: {why}; HZ_CUDA=off builds so without this warning"
             );
             Ok(())
         }
-        Err(why) => Err(format!("HZ_CUDA=require, but {why}")),
+        Err(why) => Err(format!("HZ_CUDA={asked}, but {why}")),
     }
 }
 
@@ -130,10 +136,7 @@ fn find_toolkit() -> Result<Toolkit> {
             None => drop(look(format!("{name} (not set)"), vec![])),
         }
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let on_path = env::split_paths(&path)
-        .map(|folder| folder.join("nvcc"))
-        .filter(|nvcc| nvcc.is_file())
+    let on_path = on_path("nvcc")
         // nvcc finds its own files beside what a link points to.
         .filter_map(|nvcc| Some(fs::canonicalize(nvcc).ok()?.parent()?.parent()?.to_path_buf()));
     if let Some(toolkit) = look("nvcc on PATH".into(), on_path.collect()) {
@@ -165,6 +168,26 @@ fn toolkit_at(home: &Path) -> Option<Toolkit> {
     (nvcc.is_file() && header.is_file()).then(|| Toolkit { home: home.to_path_buf(), lib })
 }
 
+/// nvcc compiles and links by a C++ compiler of this machine.
+fn find_cpp(toolkit: &Toolkit) -> Result<()> {
+    let named =
+        |name: &&str| env::var(name).is_ok_and(|value| *name == "NVCC_CCBIN" || value.contains("-ccbin"));
+    if NVCC_VARIABLES.iter().any(named) || on_path("g++").next().is_some() {
+        return Ok(());
+    }
+    Err(format!(
+        "the CUDA toolkit in {} needs a C++ compiler and there is no g++ on PATH; Debian's package g++ has it, NVCC_CCBIN names another",
+        toolkit.home.display()
+    ))
+}
+
+/// The files of a name in PATH's folders.
+fn on_path(name: &str) -> impl Iterator<Item = PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let files: Vec<PathBuf> = env::split_paths(&path).map(|folder| folder.join(name)).collect();
+    files.into_iter().filter(|file| file.is_file())
+}
+
 /// The entries of a folder whose names begin so, the last by name first: the newest version.
 fn entries(folder: &Path, begin: &str) -> Vec<PathBuf> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -185,25 +208,24 @@ fn site_packages() -> Vec<PathBuf> {
 
 // ---- the kernels ---------------------------------------------------------------------------------------------
 
-fn with_kernels(toolkit: &Toolkit) -> Result<()> {
+fn with_kernels(toolkit: &Toolkit, check: bool) -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     println!("cargo::rerun-if-changed={}", toolkit.nvcc().display());
     println!("cargo::rerun-if-changed=csrc");
     println!("cargo::rerun-if-changed={SNAPSHOT}");
-    for name in ["NVCC_CCBIN", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"] {
-        println!("cargo::rerun-if-env-changed={name}");
-    }
     let targets = targets(toolkit)?;
     if targets.iter().any(|target| target.ends_with("code=sm_90a")) {
         println!("cargo::rustc-cfg=hz_wgmma");
     }
-    let archive = compile(toolkit, &targets, &out)?;
-    println!("cargo::rustc-link-search=native={}", archive.parent().expect("in OUT_DIR").display());
-    println!("cargo::rustc-link-lib=static=horizon_kernels");
-    println!("cargo::rustc-link-search=native={}", toolkit.lib.display());
-    println!("cargo::rustc-link-lib=static=cudart_static");
-    for library in ["dl", "rt", "pthread", "stdc++"] {
-        println!("cargo::rustc-link-lib=dylib={library}");
+    if !check {
+        let archive = compile(toolkit, &targets, &out)?;
+        println!("cargo::rustc-link-search=native={}", archive.parent().expect("in OUT_DIR").display());
+        println!("cargo::rustc-link-lib=static=horizon_kernels");
+        println!("cargo::rustc-link-search=native={}", toolkit.lib.display());
+        println!("cargo::rustc-link-lib=static=cudart_static");
+        for library in ["dl", "rt", "pthread", "stdc++"] {
+            println!("cargo::rustc-link-lib=dylib={library}");
+        }
     }
     fs::write(out.join("bindings.rs"), bindings(toolkit)?)
         .map_err(|e| format!("cannot write the bindings: {e}"))?;
@@ -226,7 +248,7 @@ fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<PathBuf>
         read(header)?.hash(&mut all_headers);
     }
     (read(&toolkit.nvcc())?.len(), targets, FLAGS, toolkit.home.as_os_str()).hash(&mut all_headers);
-    for name in ["NVCC_CCBIN", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"] {
+    for name in NVCC_VARIABLES {
         env::var_os(name).hash(&mut all_headers);
     }
     let compile_one = |source: &Path| -> Result<PathBuf> {
@@ -399,8 +421,9 @@ fn fresh_bindings(include: &Path) -> std::result::Result<String, Option<String>>
         }
     }
 
-    if std::panic::catch_unwind(bindgen::clang_version).is_err() {
-        return Err(Some("libclang was not found; LIBCLANG_PATH names its folder".into()));
+    // bindgen uses the library that is loaded already, and would panic if it found none.
+    if clang_sys::load().is_err() {
+        return Err(Some(format!("libclang was not found; {LIBCLANG_REMEDY}")));
     }
     for folder in FOREIGN_USERS {
         println!("cargo::rerun-if-changed={folder}");
@@ -438,5 +461,11 @@ fn fresh_bindings(include: &Path) -> std::result::Result<String, Option<String>>
         builder = builder.allowlist_item(name);
     }
     let builder = builder.parse_callbacks(Box::new(OnlyUsed(used)));
-    builder.generate().map(|bindings| bindings.to_string()).map_err(|e| Some(e.to_string()))
+    builder.generate().map(|bindings| bindings.to_string()).map_err(|error| {
+        let error = error.to_string();
+        Some(match error.contains("'stddef.h' file not found") {
+            true => format!("libclang has no headers of its own (stddef.h); {LIBCLANG_REMEDY}"),
+            false => error,
+        })
+    })
 }
