@@ -21,7 +21,7 @@ use std::env;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::sync::Mutex;
 
 /// Machine code for each architecture, `a` where kernels use what only that one has, and PTX for every other
@@ -69,14 +69,11 @@ impl Toolkit {
 
 type Result<T> = std::result::Result<T, String>;
 
-fn main() -> ExitCode {
+fn main() {
     println!("cargo::rustc-check-cfg=cfg(hz_cuda, hz_wgmma)");
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            println!("cargo::error={}", message.replace('\n', "\ncargo::error="));
-            ExitCode::FAILURE
-        }
+    if let Err(message) = run() {
+        // Cargo prints these lines and stops. Of a script that fails by itself it would print everything else, too.
+        println!("cargo::error={}", message.replace('\n', "\ncargo::error="));
     }
 }
 
@@ -421,6 +418,7 @@ fn fresh_bindings(include: &Path) -> std::result::Result<String, Option<String>>
         }
     }
 
+    println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
     // bindgen uses the library that is loaded already, and would panic if it found none.
     if clang_sys::load().is_err() {
         return Err(Some(format!("libclang was not found; {LIBCLANG_REMEDY}")));

@@ -36,6 +36,7 @@ impl Room {
             ("crate/csrc/long.cu", "// a longer one"),
             ("crate/csrc/k.h", "// k"),
             ("crate/src/sys/cuda/bindings.rs", "// committed"),
+            ("tools/g++", ""),
             ("empty/nothing", ""),
         ] {
             room.write(path, text);
@@ -87,7 +88,7 @@ impl Room {
         let _ = fs::remove_file(self.at("compiled"));
         let output = Command::new(self.at("script"))
             .env_clear()
-            .env("PATH", self.at("empty"))
+            .env("PATH", self.at("tools"))
             .env("AR", program("ar"))
             .env("OUT_DIR", out)
             .env("NUM_JOBS", "2")
@@ -96,11 +97,15 @@ impl Room {
             .current_dir(self.at("crate"))
             .output()
             .unwrap();
-        let lines = String::from_utf8(output.stdout).unwrap().lines().map(str::to_string).collect();
+        assert!(output.status.success(), "cargo prints all the output of a script that fails: {output:?}");
+        let lines: Vec<String> =
+            String::from_utf8(output.stdout).unwrap().lines().map(str::to_string).collect();
         let compiled = fs::read_to_string(self.at("compiled")).unwrap_or_default();
         let mut compiled: Vec<String> = compiled.lines().map(str::to_string).collect();
         compiled.sort_unstable();
-        Run { succeeded: output.status.success(), lines, compiled }
+        // What makes cargo stop.
+        let succeeded = !lines.iter().any(|line| line.starts_with("cargo::error="));
+        Run { succeeded, lines, compiled }
     }
 }
 
@@ -150,6 +155,43 @@ fn without_a_toolkit_auto_says_so_once_and_require_refuses() {
 }
 
 #[test]
+fn a_toolkit_without_a_cpp_compiler_is_named() {
+    let room = Room::new();
+    let (home, empty) = (room.toolkit("cuda", 120), room.at("empty"));
+    let home = home.to_str().unwrap();
+    let run = |more: &[(&str, &str)]| {
+        room.run(&[&[("CUDA_HOME", home), ("PATH", empty.to_str().unwrap())], more].concat())
+    };
+    let auto = run(&[]);
+    assert!(auto.succeeded && !auto.has_kernels(), "{:?}", auto.lines);
+    let required = run(&[("HZ_CUDA", "require")]);
+    assert!(!required.succeeded && required.compiled.is_empty());
+    for said in [auto.with("cargo::warning="), required.with("cargo::error=")] {
+        assert_eq!(said.len(), 1, "{said:?}");
+        for part in [home, "no g++ on PATH", "package g++", "NVCC_CCBIN"] {
+            assert!(said[0].contains(part), "`{part}` is not in: {}", said[0]);
+        }
+    }
+    for named in [("NVCC_CCBIN", "/usr/bin/clang++"), ("NVCC_APPEND_FLAGS", "-ccbin=/usr/bin/clang++")] {
+        assert!(run(&[("HZ_CUDA", "check"), named]).has_kernels(), "{named:?}");
+    }
+}
+
+#[test]
+fn check_compiles_no_kernel() {
+    let room = Room::new();
+    let home = room.toolkit("cuda", 120);
+    let run = room.run(&[("CUDA_HOME", home.to_str().unwrap()), ("HZ_CUDA", "check")]);
+    assert!(run.succeeded && run.has_kernels() && run.compiled.is_empty(), "{:?}", run.lines);
+    assert!(run.with("cargo::rustc-link-").is_empty(), "{:?}", run.lines);
+    assert_eq!(fs::read_to_string(room.at("out/bindings.rs")).unwrap(), "// committed");
+    let refused = room.run(&[("HZ_CUDA", "check"), ("CUDA_HOME", "/nowhere")]);
+    if !Path::new("/usr/local/cuda/bin/nvcc").exists() {
+        assert!(refused.with("cargo::error=")[0].starts_with("HZ_CUDA=check, but no CUDA toolkit"));
+    }
+}
+
+#[test]
 fn off_is_silent_and_another_word_is_refused() {
     let room = Room::new();
     let toolkit = room.toolkit("cuda", 120);
@@ -158,17 +200,18 @@ fn off_is_silent_and_another_word_is_refused() {
     assert!(run.with("cargo::warning=").is_empty());
     let run = room.run(&[("HZ_CUDA", "yes")]);
     assert!(!run.succeeded);
-    assert_eq!(run.with("cargo::error="), ["HZ_CUDA is `yes`; it is one of auto, require, off"]);
+    assert_eq!(run.with("cargo::error="), ["HZ_CUDA is `yes`; it is one of auto, require, check, off"]);
 }
 
 #[test]
 fn a_toolkit_is_found_wherever_one_may_lie() {
     let room = Room::new();
     let named = room.toolkit("named", 120);
-    let path = path_with(&room.at("empty"));
+    let path = path_with(&room.at("tools"));
     let linked = room.toolkit("versions/13", 120);
     fs::create_dir_all(room.at("bin")).unwrap();
     symlink(linked.join("bin/nvcc"), room.at("bin/nvcc")).unwrap();
+    symlink(room.at("tools/g++"), room.at("bin/g++")).unwrap();
     let on_path = path_with(&room.at("bin"));
     let packaged = room.toolkit("venv/lib/python3.11/site-packages/nvidia/cu13", 120);
     let (venv, named_by) = (room.at("venv"), named.to_str().unwrap());
@@ -201,7 +244,7 @@ fn a_toolkit_is_found_wherever_one_may_lie() {
 #[test]
 fn only_what_has_changed_is_compiled_again() {
     let room = Room::new();
-    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("empty")));
+    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("tools")));
     let home = [("CUDA_HOME", home.to_str().unwrap()), ("PATH", path.as_str())];
     let compiled = |more: &[(&str, &str)]| {
         let run = room.run(&[&home, more].concat());
@@ -228,7 +271,7 @@ fn only_what_has_changed_is_compiled_again() {
 #[test]
 fn targets_are_those_asked_for_or_all_that_the_toolkit_knows() {
     let room = Room::new();
-    let (new, old, path) = (room.toolkit("new", 120), room.toolkit("old", 100), path_with(&room.at("empty")));
+    let (new, old, path) = (room.toolkit("new", 120), room.toolkit("old", 100), path_with(&room.at("tools")));
     let run = |home: &Path, arch: &str| {
         room.run(&[("CUDA_HOME", home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA_ARCH", arch)])
     };
@@ -259,7 +302,7 @@ fn targets_are_those_asked_for_or_all_that_the_toolkit_knows() {
 #[test]
 fn a_kernel_that_does_not_compile_stops_the_build() {
     let room = Room::new();
-    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("empty")));
+    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("tools")));
     room.write("crate/csrc/a.cu", "wrong");
     for mode in ["auto", "require"] {
         let run = room.run(&[("CUDA_HOME", home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA", mode)]);
@@ -273,7 +316,7 @@ fn a_kernel_that_does_not_compile_stops_the_build() {
 #[test]
 fn checking_bindings_needs_the_feature_that_makes_them() {
     let room = Room::new();
-    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("empty")));
+    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("tools")));
     for (word, part) in
         [("check", "--features bindgen"), ("write", "--features bindgen"), ("read", "check, write")]
     {
