@@ -12,7 +12,7 @@ mod resume;
 mod run;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 /// Runs the command in a folder.
 fn horizon_in(folder: &Path, arguments: &[&str]) -> Ran {
@@ -21,6 +21,13 @@ fn horizon_in(folder: &Path, arguments: &[&str]) -> Ran {
 
 fn horizon(arguments: &[&str]) -> Ran {
     horizon_in(Path::new(env!("CARGO_MANIFEST_DIR")), arguments)
+}
+
+/// Sends SIGINT, as ^C does.
+fn interrupt(child: &Child) {
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: a system call that touches no memory of this process; the child is not waited for yet, so it has its id.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// What a process left behind.

@@ -25,7 +25,8 @@ fn found(libraries: &[&str], headers: bool) -> Option<String> {
 
 #[test]
 fn the_libraries_that_bindgen_loads_are_found() {
-    for name in ["libclang.so", "libclang.so.1", "libclang-14.so", "libclang-14.so.14.0.6", "libclang-9.so.1"] {
+    for name in ["libclang.so", "libclang.so.1", "libclang-14.so", "libclang-14.so.14.0.6", "libclang-9.so.1"]
+    {
         assert_eq!(found(&["libclang-cpp.so.14", name], true).as_deref(), Some(name));
     }
 }

@@ -256,7 +256,8 @@ fn excesses(seeds: std::ops::Range<u64>, layers: usize, micros_max: usize, place
 
 #[test]
 fn small_cases_are_solved() {
-    for (layers, seeds) in [(1, 0..24), (2, 100..124)] {
+    let two_layers = if std::env::var_os("HZ_LONG").is_some() { 100..124 } else { 100..106 };
+    for (layers, seeds) in [(1, 0..24), (2, two_layers)] {
         let excesses = excesses(seeds, layers, 2, 4);
         assert!(excesses.iter().all(|excess| *excess <= 0.0), "{layers} layers: {excesses:?}");
     }
@@ -267,7 +268,7 @@ fn larger_cases_are_solved_to_five_percent() {
     // Two micro-batches, and with them two sweeps, are ten times as many placements.
     let draws = match std::env::var_os("HZ_LONG") {
         Some(_) => vec![(1000..2000, 1), (2000..2040, 2)],
-        None => vec![(1000..1024, 1)],
+        None => vec![(1000..1004, 1)],
     };
     let excesses: Vec<f64> =
         draws.into_iter().flat_map(|(seeds, micros_max)| excesses(seeds, 3, micros_max, 3)).collect();

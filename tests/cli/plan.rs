@@ -1,11 +1,13 @@
 //! `horizon plan`, `calibrate` and `plot`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::ops::Range;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{horizon, horizon_in};
+use crate::{horizon, horizon_in, interrupt};
 
 #[test]
 fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
@@ -84,11 +86,28 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
     horizon(&["plan", "--model", "tiny", "--spill", "0-9"]).badly(1, &["--spill speaks of layer 9"]);
 }
 
+const CALIBRATE: [&str; 11] = [
+    "calibrate",
+    "--out",
+    "here.json",
+    "--name",
+    "mine",
+    "--threads",
+    "1",
+    "--tries",
+    "1",
+    "--device",
+    "cpu",
+];
+
+/// A whole calibration by the command. The library's own, in less time, is tested with the engine.
 #[test]
 fn a_calibration_can_be_planned_with() {
+    if std::env::var_os("HZ_LONG").is_none() {
+        return println!("skipped without HZ_LONG=1: it takes half a minute");
+    }
     let folder = tempfile::tempdir().unwrap();
-    let once = ["calibrate", "--out", "here.json", "--name", "mine", "--threads", "1", "--tries", "1"];
-    let said = horizon_in(folder.path(), &[&once[..], &["--device", "cpu"]].concat()).well();
+    let said = horizon_in(folder.path(), &CALIBRATE).well();
     assert!(said.err.contains("measuring RAM ("), "{}", said.err);
     assert!(said.err.contains("device cpu") && said.err.contains("wrote here.json"), "{}", said.err);
     let described: Value =
@@ -99,6 +118,22 @@ fn a_calibration_can_be_planned_with() {
     let planned =
         horizon_in(folder.path(), &["plan", "--model", "tiny", "--machine", "here.json", "--seq-len", "64"]);
     assert!(planned.well().out.contains("machine    mine: "));
+}
+
+#[test]
+fn a_calibration_that_is_interrupted_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
+        .args(CALIBRATE)
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    assert!(lines.any(|line| line.starts_with("measuring RAM (")), "it did not come to RAM");
+    interrupt(&child);
+    assert!(!child.wait().unwrap().success());
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
 }
 
 #[test]

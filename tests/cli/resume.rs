@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
-use super::{Ran, SHORT, horizon_in, names, short, write_text};
+use super::{Ran, SHORT, horizon_in, interrupt, names, short, write_text};
 
 fn furnished() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -139,7 +139,7 @@ fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     assert!(lines.any(|line| line.starts_with("step 1/")), "the run did not start");
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    interrupt(&child);
     let said = lines.collect::<Vec<_>>().join("\n");
     assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
     let folder = dir.path().join("run").canonicalize().unwrap();

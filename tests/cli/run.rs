@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{horizon_in, names, short, write_text};
+use super::{horizon_in, interrupt, names, short, write_text};
 
 const EXPORT: [&str; 4] = ["config.json", "generation_config.json", "horizon.json", "model.safetensors"];
 
@@ -152,7 +152,7 @@ fn an_interrupt_finishes_the_step_and_exports() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     let mut seen = Vec::new();
     seen.extend(lines.by_ref().take_while(|line| !line.starts_with("step 1/")));
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    interrupt(&child);
     seen.extend(lines);
     assert_eq!(child.wait().unwrap().code(), Some(130), "{seen:?}");
     let said = seen.join("\n");
@@ -176,11 +176,10 @@ fn a_second_interrupt_ends_at_once() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
-    let interrupt = || Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(lines.any(|line| line.contains("9 steps of")), "the run did not start");
-    interrupt();
+    interrupt(&child);
     assert!(lines.any(|line| line.contains("once more ends at once")), "the first interrupt was not heard");
-    interrupt();
+    interrupt(&child);
     std::thread::sleep(Duration::from_millis(1));
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(names(dir.path()), ["text.txt"]);
