@@ -1,4 +1,4 @@
-//! The engine on CUDA: on a GPU where there is one, and on the emulated kernels of `tests/shim` behind the stand-in for
+//! The engine on CUDA: on a GPU where there is one, and on the emulated kernels of `tests/emulator` behind the stand-in for
 //! CUDA's calls wherever kernels are built. Without a GPU its part is skipped, aloud; `HZ_REQUIRE_GPU=1` makes that a
 //! failure. `run` in this folder does all of it on a machine with a GPU and nothing else; `pack` makes what it needs.
 

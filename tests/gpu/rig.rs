@@ -21,7 +21,7 @@ use crate::stand_in::{Manner, Setting, StandIn};
 /// A way to run our kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rig {
-    /// By `tests/shim`. Its kernels run when they are launched, so streams run as soon as they can and the issuing
+    /// By `tests/emulator`. Its kernels run when they are launched, so streams run as soon as they can and the issuing
     /// thread waits for thread lanes: then everything a kernel waits for is done when it is launched.
     Emulated,
     /// The first GPU.

@@ -1,4 +1,4 @@
-//! Our CUDA kernels under test: on the emulated device of `tests/shim`, by the launchers and the cuBLASLt of its library,
+//! Our CUDA kernels under test: on the emulated device of `tests/emulator`, by the launchers and the cuBLASLt of its library,
 //! and on a GPU. What is tested here beside the kernels is how they are called: every argument in its place.
 
 use std::path::{Path, PathBuf};
@@ -156,14 +156,14 @@ pub fn emulated() -> (Launchers, Arc<CublasLt>) {
     (launchers, CublasLt::open_from(&[library.to_path_buf()]).expect("the emulated cuBLASLt"))
 }
 
-/// `tests/shim/build/libemulated.so`, made if it was not; test programs that run side by side wait for each other.
+/// `tests/emulator/build/libemulated.so`, made if it was not; test programs that run side by side wait for each other.
 fn emulated_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
-        std::fs::create_dir_all(shim.join("build")).expect("a folder for the emulated device");
+        let emulator = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
+        std::fs::create_dir_all(emulator.join("build")).expect("a folder for the emulated device");
         let made = Command::new("flock")
-            .current_dir(&shim)
+            .current_dir(&emulator)
             .args(["build/library.lock", "make", "--silent", "library", "-j2"])
             .env("CUDA_HOME", env!("HZ_CUDA_TOOLKIT"))
             // Cargo's own make jobs are not ours.
@@ -171,6 +171,6 @@ fn emulated_library() -> &'static Path {
             .output()
             .expect("make");
         assert!(made.status.success(), "make library: {}", String::from_utf8_lossy(&made.stderr));
-        shim.join("build/libemulated.so")
+        emulator.join("build/libemulated.so")
     })
 }

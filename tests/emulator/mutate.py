@@ -141,7 +141,7 @@ BUILDS = {
 
 def snapshot(where):
     """Copies headers, kernels and object files, so that work on the tree does not disturb a long run. Objects by build."""
-    for folder, name in [(CSRC, "csrc"), (HERE, "shim")]:
+    for folder, name in [(CSRC, "csrc"), (HERE, "emulator")]:
         os.makedirs(os.path.join(where, name))
         for f in os.listdir(folder):
             if f.endswith((".h", ".cu")):
@@ -168,7 +168,7 @@ def judge(mutant, base, all_objects):
         for build in order:
             compile_flags, link_flags, first, last = BUILDS[build]
             obj, exe = os.path.join(where, "m.o"), os.path.join(where, "t_" + build)
-            made = subprocess.run(["g++", *COMMON, *compile_flags, f"-I{where}", "-I" + os.path.join(base, "shim"), "-c",
+            made = subprocess.run(["g++", *COMMON, *compile_flags, f"-I{where}", "-I" + os.path.join(base, "emulator"), "-c",
                                    os.path.join(where, mutant["op"] + ".cu"), "-o", obj], capture_output=True, text=True)
             if made.returncode:
                 return build, "does not compile: " + made.stderr.strip().split("\n")[0]
