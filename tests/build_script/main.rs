@@ -1,0 +1,3 @@
+//! The build script.
+
+mod toolkit;
