@@ -1,4 +1,4 @@
-// What a user of build/libemulated.so may set: the schedule of the kernels that follow, as in main.cc.
+// What a user of libemulated.so may set: the schedule of the kernels that follow, as in main.cc.
 #include "emu.h"
 
 extern "C" void hz_emulated_seed(uint64_t seed) {

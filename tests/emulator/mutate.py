@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Breaks every kernel in one small way at a time, and asks whether a test notices.
 
-    mutate.py [--jobs N] [--only REGEX] [--out FILE]     CUDA_HOME names the toolkit; `make` must have been run
+    mutate.py [--jobs N] [--only REGEX] [--out FILE]     CUDA_HOME names the toolkit, BUILD the folder that `make` filled
+                                                         (cargo's target/emulator unless set)
 
 A mutant drops one barrier, wait or commit, weakens one wait, or moves one bound by one (< to <=, >= to >, ...), in kernel code
 outside unrolled loops of constant length. It is caught when a test of its op fails, crashes or hangs under either build. What
@@ -20,6 +21,9 @@ import tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 CSRC = os.path.join(HERE, "..", "..", "csrc")
 CUDA = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+ROOT = os.path.join(HERE, "..", "..")
+# Relative paths are relative to the repository's root, as cargo's are.
+BUILD = os.path.abspath(os.path.join(ROOT, os.environ.get("BUILD") or os.path.join(os.environ.get("CARGO_TARGET_DIR") or "target", "emulator")))
 
 # Which op's tests judge a header.
 JUDGES = {"reduce.h": ("rmsnorm", "rmsnorm"), "column_sum.h": ("bias", "bias"), "tile.h": ("attention", "attention "),
@@ -148,11 +152,10 @@ def snapshot(where):
                 shutil.copy(os.path.join(folder, f), os.path.join(where, name))
     objects = {}
     for build in BUILDS:
-        made = subprocess.run(["make", "-s", "-C", HERE, "objects-" + build], capture_output=True, text=True, check=True)
-        objects[build] = made.stdout.split()
+        made = subprocess.run(["make", "-s", "-C", HERE, "BUILD=" + BUILD, "objects-" + build], capture_output=True, text=True, check=True)
+        objects[build] = [os.path.basename(o) for o in made.stdout.split()]
         for o in objects[build]:
-            os.makedirs(os.path.dirname(os.path.join(where, o)), exist_ok=True)
-            shutil.copy(os.path.join(HERE, o), os.path.join(where, o))
+            shutil.copy(os.path.join(BUILD, o), where)
     return objects
 
 
@@ -172,7 +175,7 @@ def judge(mutant, base, all_objects):
                                    os.path.join(where, mutant["op"] + ".cu"), "-o", obj], capture_output=True, text=True)
             if made.returncode:
                 return build, "does not compile: " + made.stderr.strip().split("\n")[0]
-            objects = [os.path.join(base, o) for o in all_objects[build] if o != f"build/{build}_{mutant['op']}.o"]
+            objects = [os.path.join(base, o) for o in all_objects[build] if o != f"{build}_{mutant['op']}.o"]
             subprocess.run(["g++", *link_flags, *objects, obj, "-o", exe], check=True)
             try:
                 ran = subprocess.run([exe, mutant["tests"], first, last], capture_output=True, text=True, timeout=300,
