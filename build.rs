@@ -227,8 +227,8 @@ fn with_kernels(toolkit: &Toolkit, check: bool) -> Result<()> {
     fs::write(out.join("bindings.rs"), bindings(toolkit)?)
         .map_err(|e| format!("cannot write the bindings: {e}"))?;
     println!("cargo::rustc-cfg=hz_cuda");
-    // For tests that compile kernels themselves.
-    println!("cargo::rustc-env=HZ_CUDA_TOOLKIT={}", toolkit.home.display());
+    // `tests/support` builds the emulator with this toolkit.
+    println!("cargo::metadata=cuda_toolkit={}", toolkit.home.display());
     Ok(())
 }
 

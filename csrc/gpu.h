@@ -1,5 +1,5 @@
 // The only header through which a kernel sees the device. nvcc gets CUDA and our PTX; with -DHZ_EMU the host compiler gets
-// an emulated GPU of the same names (tests/shim/emu.h), so that the same source runs under sanitizers.
+// an emulated GPU of the same names (tests/emulator/emu.h), so that the same source runs under sanitizers.
 //
 // Rules that keep both true:
 //  1. No inline PTX outside ptx.h.

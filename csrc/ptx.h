@@ -1,4 +1,4 @@
-// All inline PTX of the library. tests/shim/emu.h has a twin of every function here, and tests/shim/conform.cu compares
+// All inline PTX of the library. tests/emulator/emu.h has a twin of every function here, and tests/emulator/conform.cu compares
 // the two: whoever adds one adds all three.
 #pragma once
 

@@ -13,7 +13,7 @@ use horizon::plan::{Description, Pins, Room};
 use horizon::schedule::Mode;
 use horizon::train::planning::{Planned, Why};
 
-use crate::stand_in::{Setting, StandIn, backend};
+use support::fake_cuda::{FakeCuda, Setting, backend};
 
 /// Small models that between them have every class of work.
 fn small() -> Vec<Run> {
@@ -106,13 +106,13 @@ fn the_cpu_device_is_measured_and_planned_with() {
 fn a_device_with_memory_of_its_own_is_measured_and_planned_with() {
     let opened = RefCell::new(Vec::new());
     let open = |_: &TrainerOptions| {
-        let calls = StandIn::new(Setting::default());
+        let calls = FakeCuda::new(Setting::default());
         opened.borrow_mut().push(calls.clone());
         Ok(backend(CudaDevice::open(calls, 0, CudaOptions::default())?))
     };
     let (_, described) = measured(&open);
     is_sane(&described);
-    assert!(!described.shared && described.about.contains("stand-in"), "{}", described.about);
+    assert!(!described.shared && described.about.contains("fake CUDA"), "{}", described.about);
     assert_eq!(described.device_bytes, Some(Setting::default().memory));
     // Streams take no cores, so none are shared; copies may slow each other down.
     for common in &described.rates.common {
@@ -142,7 +142,7 @@ fn what_cannot_be_measured_is_named() {
     let error = refused(&cpu, &small()[..4]);
     assert!(error.message().contains("AdamW of mode compact"), "{error}");
     let little = |_: &TrainerOptions| {
-        let calls = StandIn::new(Setting { memory: 32 << 20, ..Setting::default() });
+        let calls = FakeCuda::new(Setting { memory: 32 << 20, ..Setting::default() });
         Ok(backend(CudaDevice::open(calls, 0, CudaOptions::default())?))
     };
     let error = refused(&little, &small());

@@ -1,4 +1,4 @@
-//! The engine through the CUDA device, with a stand-in for CUDA and the CPU's kernels on its stream: the bits are the
+//! The engine through the CUDA device, with fake CUDA and the CPU's kernels on its stream: the bits are the
 //! CPU device's, and every call may fail.
 
 use horizon::base::{Result, Status};
@@ -9,12 +9,12 @@ use horizon::model::ModelConfig;
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 use horizon::sys::cuda_status as codes;
 
-use crate::runs::{Data, Manner as Way, data, fill, outcome, train, weights};
-use crate::stand_in::{Manner, Setting, StandIn, backend};
 use crate::{config, options};
+use support::fake_cuda::{FakeCuda, Manner, Setting, backend};
+use support::runs::{Data, Manner as Way, data, fill, outcome, train, weights};
 
 fn open(
-    calls: &StandIn,
+    calls: &FakeCuda,
     cuda: CudaOptions,
     config: &ModelConfig,
     options: &TrainerOptions,
@@ -41,7 +41,7 @@ fn placements() -> Vec<TrainerOptions> {
 }
 
 #[test]
-fn the_stand_in_gives_the_bits_of_the_cpu_device() {
+fn fake_cuda_gives_the_bits_of_the_cpu_device() {
     let seeds = if std::env::var_os("HZ_LONG").is_some() { 60 } else { 3 };
     for (at, options) in placements().into_iter().enumerate() {
         let config = config(at % 2 == 0);
@@ -52,7 +52,7 @@ fn the_stand_in_gives_the_bits_of_the_cpu_device() {
             let pinning = if number % 2 == 0 { Pinning::Registered } else { Pinning::Allocated };
             let cuda = CudaOptions { scrubs: true, pinning, ..CudaOptions::default() };
             let words = number % 3 != 2;
-            let calls = StandIn::new(Setting { manner, words, ..Setting::default() });
+            let calls = FakeCuda::new(Setting { manner, words, ..Setting::default() });
             let mut trainer = open(&calls, cuda, &config, &options).unwrap();
             assert_eq!(calls.device_bytes(), trainer.plan().device.bytes());
             let way = [Way::Plain, Way::Apart, Way::Evaluating, Way::Serial][number % 4];
@@ -68,13 +68,13 @@ fn the_stand_in_gives_the_bits_of_the_cpu_device() {
 }
 
 #[test]
-fn logits_and_traces_come_through_the_stand_in() {
+fn logits_and_traces_come_through_fake_cuda() {
     let (config, options) = (config(true), TrainerOptions { tracing: true, ..options() });
     let tokens: Vec<i32> = (0..9).map(|at| at * 7 % 67).collect();
     let mut plain = Trainer::open(&config, &options).unwrap();
     fill(&mut plain);
     let want = plain.logits(&tokens).unwrap();
-    let calls = StandIn::in_manner(Manner::Lazy);
+    let calls = FakeCuda::in_manner(Manner::Lazy);
     let mut trainer = open(&calls, CudaOptions::default(), &config, &options).unwrap();
     fill(&mut trainer);
     assert_eq!(trainer.logits(&tokens).unwrap(), want);
@@ -85,7 +85,7 @@ fn logits_and_traces_come_through_the_stand_in() {
 }
 
 /// One step, one evaluation and another step. Small, since it is run once per call.
-fn short_run(calls: &StandIn, options: &TrainerOptions) -> Result<Vec<u32>> {
+fn short_run(calls: &FakeCuda, options: &TrainerOptions) -> Result<Vec<u32>> {
     let mut config = config(true);
     config.dims.l = 2;
     let mut trainer = open(calls, CudaOptions::default(), &config, options)?;
@@ -121,7 +121,7 @@ fn short_options() -> TrainerOptions {
 #[test]
 fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
     let options = short_options();
-    let clean = StandIn::new(Setting::default());
+    let clean = FakeCuda::new(Setting::default());
     let want = short_run(&clean, &options).unwrap();
     let calls = clean.calls();
     // Most of the calls until the lanes are open make events, each as the one before.
@@ -132,8 +132,8 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
             [(Manner::Eager, codes::LAUNCH_FAILURE), (Manner::Lazy, codes::MEMORY_ALLOCATION)]
         {
             let failing_call = Some((call, code));
-            let stand_in = StandIn::new(Setting { manner, failing_call, ..Setting::default() });
-            match short_run(&stand_in, &options) {
+            let fake = FakeCuda::new(Setting { manner, failing_call, ..Setting::default() });
+            match short_run(&fake, &options) {
                 // Closing is allowed to fail unheard.
                 Ok(weights) => assert!(weights == want, "call {call} failed and the weights differ"),
                 Err(error) => {
@@ -146,8 +146,8 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
                     );
                 }
             }
-            assert_eq!(stand_in.violations(), Vec::<String>::new(), "call {call}");
-            assert_eq!(stand_in.device_bytes(), 0, "call {call}");
+            assert_eq!(fake.violations(), Vec::<String>::new(), "call {call}");
+            assert_eq!(fake.device_bytes(), 0, "call {call}");
         }
     }
     assert!(named > 50, "{named} failures named their unit");
@@ -156,14 +156,14 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
 #[test]
 fn every_piece_of_work_may_take_the_device_down() {
     let options = short_options();
-    let clean = StandIn::new(Setting::default());
+    let clean = FakeCuda::new(Setting::default());
     short_run(&clean, &options).unwrap();
     let worked = clean.worked();
     let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 11 };
     for work in (1..=worked).step_by(stride) {
         for manner in [Manner::Eager, Manner::Lazy, Manner::Random(work)] {
             let failing_work = Some((work, codes::ECC_UNCORRECTABLE));
-            let calls = StandIn::new(Setting { manner, failing_work, ..Setting::default() });
+            let calls = FakeCuda::new(Setting { manner, failing_work, ..Setting::default() });
             let Err(error) = short_run(&calls, &options) else {
                 // Lazily, the last pieces run when the lanes close.
                 assert!(manner != Manner::Eager, "work {work}");
@@ -180,13 +180,13 @@ fn every_piece_of_work_may_take_the_device_down() {
 fn what_does_not_fit_the_device_is_refused_before_it_is_taken() {
     let (config, options) = (config(true), options());
     let need = Trainer::plan_for(&config, &options).unwrap().device.bytes();
-    let calls = StandIn::new(Setting { memory: need - 1, ..Setting::default() });
+    let calls = FakeCuda::new(Setting { memory: need - 1, ..Setting::default() });
     let error = open(&calls, CudaOptions::default(), &config, &options).err().unwrap();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
     assert!(error.message().contains(&format!("({need} bytes), the limit is")), "{error}");
     assert_eq!(calls.device_bytes(), 0);
 
-    let calls = StandIn::new(Setting { pins: Some(codes::MEMORY_ALLOCATION), ..Setting::default() });
+    let calls = FakeCuda::new(Setting { pins: Some(codes::MEMORY_ALLOCATION), ..Setting::default() });
     let error = open(&calls, CudaOptions::default(), &config, &options).err().unwrap();
     assert_eq!(error.status(), Status::OutOfHostMemory);
     assert!(error.message().contains("ulimit -l"), "{error}");

@@ -6,10 +6,10 @@ use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::ModelConfig;
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 
-use crate::reference::Random;
-use crate::reference::decoder::{self, Tensors, logits};
-use crate::runs::{Data, data, fill, weights};
 use crate::{config, options};
+use support::reference::Random;
+use support::reference::decoder::{self, Tensors, logits};
+use support::runs::{Data, data, fill, weights};
 
 fn opened(config: &ModelConfig, options: &TrainerOptions, seed: Option<u64>) -> Trainer {
     let device = seed.map_or_else(|| CpuDevice::new(None), |seed| CpuDevice::adversarial(None, seed));
@@ -191,7 +191,7 @@ fn a_loss_of_the_callers_has_the_gradient_of_the_reference() {
                 .map(|&w| horizon::base::master::widen(horizon::base::master::round(w)))
                 .collect();
             trainer.write_tensor(&tensor.name, &values).unwrap();
-            tensors.insert(tensor.name.clone(), crate::reference::wide(&values));
+            tensors.insert(tensor.name.clone(), support::reference::wide(&values));
         }
         let mut seen = Vec::new();
         let report = trainer

@@ -9,8 +9,7 @@ use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::Machine;
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
-
-use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
+use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod calibrates;
 mod cuda;
@@ -19,13 +18,8 @@ mod modes;
 mod orders;
 mod peaks;
 mod placements;
-#[path = "../reference/mod.rs"]
-mod reference;
 mod resumes;
-mod runs;
 mod saves;
-#[path = "../stand_in/mod.rs"]
-mod stand_in;
 mod tuning;
 
 const MICROS: usize = 3;

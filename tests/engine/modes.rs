@@ -5,8 +5,8 @@ use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Sink, Trainer, TrainerOptions, UnitState};
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
-use crate::runs::{Data, Manner, data, fill, outcome, train, weights};
 use crate::{config, options};
+use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 fn compact() -> TrainerOptions {
     TrainerOptions { mode: Mode::Compact, ..options() }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use crate::placements::{any_config, any_placed, any_plain};
-use crate::runs::{Data, fill};
 use crate::saves;
+use support::runs::{Data, fill};
 
 /// What a caller may ask, between any two other things.
 #[derive(Clone, Debug)]

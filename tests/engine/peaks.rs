@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use crate::placements::{any_config, any_placed, any_plain};
-use crate::runs::{Data, fill};
+use support::runs::{Data, fill};
 
 /// By category: bytes of the plan, and bytes that were written when everything has been done that a trainer can do.
 fn used(config: &ModelConfig, options: &TrainerOptions) -> Vec<(&'static str, usize, usize)> {

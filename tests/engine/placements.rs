@@ -8,7 +8,7 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::runs::{Manner, outcome, train};
+use support::runs::{Manner, outcome, train};
 
 /// A model, the plain way to train it, and others.
 #[derive(Clone, Debug)]

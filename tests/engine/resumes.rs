@@ -5,9 +5,9 @@ use horizon::device::cpu::CpuDevice;
 use horizon::engine::{StateSpan, Trainer, TrainerOptions};
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 
-use crate::runs::{Data, data, fill};
 use crate::saves::{Saved, state};
 use crate::{config, options};
+use support::runs::{Data, data, fill};
 
 const STEPS: usize = 12;
 

@@ -9,8 +9,8 @@ use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Sink, StateSpan, Trainer, TrainerOptions, UnitState};
 use parking_lot::Mutex;
 
-use crate::runs::{Data, data, fill, weights};
 use crate::{config, options};
+use support::runs::{Data, data, fill, weights};
 
 /// Bytes of every unit: weights, residual, moments.
 pub type Saved = Vec<(UnitIndex, Vec<u8>)>;

@@ -5,8 +5,8 @@ use horizon::device::cpu::CpuDevice;
 use horizon::engine::{AdamOptions, StepReport, TensorOptions, Trainer, TrainerOptions};
 use horizon::schedule::{AdamWhen, GradWait, Mode};
 
-use crate::runs::{Data, data, fill, weights};
 use crate::{config, options};
+use support::runs::{Data, data, fill, weights};
 
 const TENSOR: &str = "model.layers.2.mlp.up_proj.weight";
 const LR: f64 = 1e-3;

@@ -7,9 +7,9 @@ use horizon::host::Pinning;
 use horizon::model::{ModelConfig, preset};
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 
-use crate::meddler::Meddling;
+use crate::fault_injection::Injection;
 use crate::rig::{self, Rig};
-use crate::runs::{Data, Manner, data, fill, train};
+use support::runs::{Data, Manner, data, fill, train};
 
 /// What the kernels take, and little of it.
 pub fn config(tied: bool) -> ModelConfig {
@@ -93,8 +93,8 @@ fn streams_that_are_held_up_change_nothing() {
         for (name, placed) in placements(rig) {
             let want = train(&mut rig.open(&config, &placed), &placed, Manner::Plain);
             for seed in 0..4 {
-                let meddling = Meddling { delays: Some(seed), ..Meddling::default() };
-                let mut trainer = rig.open_meddled(meddling, &config, &placed).expect("the model fits");
+                let injection = Injection { delays: Some(seed), ..Injection::default() };
+                let mut trainer = rig.open_with_faults(injection, &config, &placed).expect("the model fits");
                 assert!(train(&mut trainer, &placed, Manner::Plain) == want, "{name}, seed {seed}");
             }
         }

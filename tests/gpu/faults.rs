@@ -8,9 +8,9 @@ use horizon::device::cuda::{Cuda, CudaDevice, CudaOptions};
 use horizon::engine::{Trainer, TrainerOptions};
 
 use crate::equal::{config, options};
-use crate::meddler::{Meddler, Meddling};
+use crate::fault_injection::{FaultInjector, Injection};
 use crate::rig;
-use crate::runs::{Data, Manner, data, fill, train, weights};
+use support::runs::{Data, Manner, data, fill, train, weights};
 
 fn two_steps(opened: Result<Trainer>, options: &TrainerOptions) -> Result<Vec<u32>> {
     let mut trainer = opened?;
@@ -28,7 +28,8 @@ fn two_steps(opened: Result<Trainer>, options: &TrainerOptions) -> Result<Vec<u3
 fn every_call_may_fail_and_the_next_trainer_works() {
     if let Some(rig) = rig::gpu() {
         let (config, options) = (config(true), options());
-        let open = |failing| rig.open_meddled(Meddling { failing, ..Meddling::default() }, &config, &options);
+        let open =
+            |failing| rig.open_with_faults(Injection { failing, ..Injection::default() }, &config, &options);
         let want = two_steps(open(None), &options).expect("nothing fails");
         let mut failures = 0;
         for call in (1..).step_by(3) {
@@ -57,9 +58,9 @@ fn more_memory_than_there_is_is_refused_and_a_limit_holds() {
     if rig::gpu().is_some() {
         let open = |memory_limit| {
             let cuda = CudaOptions { memory_limit, ..CudaOptions::default() };
-            let meddler = Meddler::new(Cuda::default(), Meddling::default());
-            let calls = meddler.calls.clone();
-            (calls, CudaDevice::open(meddler, 0, cuda).expect("a device"))
+            let injector = FaultInjector::new(Cuda::default(), Injection::default());
+            let calls = injector.calls.clone();
+            (calls, CudaDevice::open(injector, 0, cuda).expect("a device"))
         };
         let (_, device) = open(None);
         let error = device.reserve(device.capacity().expect("a number") + (1 << 40)).unwrap_err();

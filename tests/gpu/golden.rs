@@ -6,8 +6,8 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::case::Case;
 use crate::rig::{self, Rig};
+use support::golden::Case;
 
 const CASES: [&str; 4] = ["heads_64", "heads_96", "heads_128", "heads_256"];
 /// Of that distance.

@@ -1,32 +1,19 @@
-//! The engine on CUDA: on a GPU where there is one, and on the emulated kernels of `tests/shim` behind the stand-in for
-//! CUDA's calls wherever kernels are built. Without a GPU its part is skipped, aloud; `HZ_REQUIRE_GPU=1` makes that a
+//! The engine on CUDA: on a GPU where there is one, and on the emulated kernels of `tests/emulator` behind the fake CUDA
+//! wherever kernels are built. Without a GPU its part is skipped, aloud; `HZ_REQUIRE_GPU=1` makes that a
 //! failure. `run` in this folder does all of it on a machine with a GPU and nothing else; `pack` makes what it needs.
 
 #[cfg(hz_cuda)]
-#[allow(dead_code)] // The golden tests of the CPU device use all of it.
-#[path = "../golden/case.rs"]
-mod case;
-#[cfg(hz_cuda)]
 mod equal;
+mod fault_injection;
 #[cfg(hz_cuda)]
 mod faults;
 #[cfg(hz_cuda)]
 mod golden;
-mod meddler;
 mod pack_rehearsal;
 #[cfg(hz_cuda)]
 mod programs;
 #[cfg(hz_cuda)]
-#[path = "../reference/mod.rs"]
-mod reference;
-#[cfg(hz_cuda)]
 mod rig;
-#[cfg(hz_cuda)]
-#[path = "../engine/runs.rs"]
-#[allow(dead_code)] // The engine's own tests use all of it.
-mod runs;
-#[path = "../stand_in/mod.rs"]
-mod stand_in;
 #[cfg(hz_cuda)]
 mod text;
 

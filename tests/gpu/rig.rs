@@ -1,4 +1,4 @@
-//! What the engine runs on here: emulated kernels behind the stand-in, and a GPU.
+//! Ways to run the engine on CUDA: emulated kernels behind the fake CUDA, and a GPU.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use horizon::sys::cuda::cublaslt::CublasLt;
 use horizon::sys::cuda::{Stream, device_count, need_device};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::meddler::{Meddler, Meddling};
-use crate::reference::cuda;
-use crate::stand_in::{Manner, Setting, StandIn};
+use crate::fault_injection::{FaultInjector, Injection};
+use support::fake_cuda::{FakeCuda, Manner, Setting};
+use support::reference::cuda;
 
 /// A way to run our kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rig {
-    /// By `tests/shim`. Its kernels run when they are launched, so streams run as soon as they can and the issuing
+    /// By `tests/emulator`. Its kernels run when they are launched, so streams run as soon as they can and the issuing
     /// thread waits for thread lanes: then everything a kernel waits for is done when it is launched.
     Emulated,
     /// The first GPU.
@@ -60,13 +60,13 @@ impl Rig {
 
     /// Opens a trainer.
     pub fn open(self, config: &ModelConfig, options: &TrainerOptions) -> Trainer {
-        self.open_meddled(Meddling::default(), config, options).expect("the model fits")
+        self.open_with_faults(Injection::default(), config, options).expect("the model fits")
     }
 
-    /// Opens a trainer whose calls are meddled with, as far as the rig has any.
-    pub fn open_meddled(
+    /// Opens a trainer with faults injected into its calls of CUDA.
+    pub fn open_with_faults(
         self,
-        meddling: Meddling,
+        injection: Injection,
         config: &ModelConfig,
         options: &TrainerOptions,
     ) -> Result<Trainer> {
@@ -74,9 +74,9 @@ impl Rig {
         let backend = match self {
             Rig::Emulated => {
                 let setting = Setting { manner: Manner::Eager, words: false, ..Setting::default() };
-                emulated(CudaDevice::open(Meddler::new(StandIn::new(setting), meddling), 0, cuda)?)
+                emulated(CudaDevice::open(FaultInjector::new(FakeCuda::new(setting), injection), 0, cuda)?)
             }
-            Rig::Gpu => real(CudaDevice::open(Meddler::new(Cuda::default(), meddling), 0, cuda)?)?,
+            Rig::Gpu => real(CudaDevice::open(FaultInjector::new(Cuda::default(), injection), 0, cuda)?)?,
         };
         Trainer::open_with(backend, config, options)
     }
@@ -88,7 +88,7 @@ fn prepared(kernels: CudaKernels, setting: &KernelsSetting) -> Result<Box<dyn Ke
     Ok(Box::new(kernels))
 }
 
-fn emulated(device: Arc<CudaDevice<Meddler<StandIn>>>) -> Backend {
+fn emulated(device: Arc<CudaDevice<FaultInjector<FakeCuda>>>) -> Backend {
     let kernels = |setting: KernelsSetting| {
         let (launchers, library) = cuda::emulated();
         let stream = Arc::new(Stream::default_stream());
@@ -99,7 +99,7 @@ fn emulated(device: Arc<CudaDevice<Meddler<StandIn>>>) -> Backend {
     Backend { device, storage: CudaKernels::STORAGE, kernels: Box::new(kernels) }
 }
 
-fn real(device: Arc<CudaDevice<Meddler<Cuda>>>) -> Result<Backend> {
+fn real(device: Arc<CudaDevice<FaultInjector<Cuda>>>) -> Result<Backend> {
     let (stream, library) = (device.stream(Lane::Compute).clone(), CublasLt::open()?);
     let kernels = move |setting: KernelsSetting| {
         let kernels = CudaKernels::new(stream, setting.workspace, library, Table::default(), 0)?;

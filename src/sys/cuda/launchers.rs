@@ -27,7 +27,7 @@ macro_rules! launchers {
                 Launchers { $($field: cu::$name,)* }
             }
 
-            /// Those of a shared library, which stays open for good: the emulated device of `tests/shim`, where
+            /// Those of a shared library, which stays open for good: the emulated device of `tests/emulator`, where
             /// device memory is host memory. Errors: `NotFound`, with the loader's answer.
             ///
             /// # Safety

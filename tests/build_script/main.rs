@@ -1,0 +1,4 @@
+//! The build script.
+
+mod libclang;
+mod toolkit;

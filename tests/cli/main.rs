@@ -1,0 +1,154 @@
+//! The command `horizon`, run as a person runs it.
+
+mod bad_input;
+mod data;
+mod plan;
+mod resume;
+mod run;
+
+use std::path::Path;
+use std::process::{Child, Command, Output};
+
+/// Runs the command in a folder.
+fn horizon_in(folder: &Path, arguments: &[&str]) -> Ran {
+    Command::new(env!("CARGO_BIN_EXE_horizon")).args(arguments).current_dir(folder).output().unwrap().into()
+}
+
+fn horizon(arguments: &[&str]) -> Ran {
+    horizon_in(Path::new(env!("CARGO_MANIFEST_DIR")), arguments)
+}
+
+/// Sends SIGINT, as ^C does.
+fn interrupt(child: &Child) {
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: a system call that touches no memory of this process; the child is not waited for yet, so it has its id.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// What a process left behind.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ran {
+    /// It went well.
+    fn well(self) -> Ran {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        self
+    }
+
+    /// It ended with `code` and one `error:` line that has every word.
+    fn badly(self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", self.err);
+        assert!(self.err.contains("error: "), "{}", self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "no {word:?} in: {}", self.err);
+        }
+    }
+}
+
+/// Names in a folder, hidden ones too, sorted; none if there is no folder.
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A few kilobytes of text that is easy to learn.
+fn write_text(path: &Path) {
+    let text: String =
+        (0..200).map(|k| format!("line {} says the same as line {}\n", k % 7, k % 5)).collect();
+    std::fs::write(path, text).unwrap();
+}
+
+/// The options of a training that takes a moment.
+const SHORT: [&str; 8] = ["train", "--seq-len", "32", "--micro-batch", "2", "--threads", "1", "--quiet"];
+
+fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    SHORT.iter().chain(more).copied().collect()
+}
+
+#[test]
+fn help_names_every_option_with_its_default() {
+    let ran = horizon(&["--help"]).well();
+    for command in ["train", "info", "sample", "tokenize"] {
+        assert!(ran.out.contains(command), "{}", ran.out);
+    }
+    let ran = horizon(&["train", "--help"]).well();
+    let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch grad-accum \
+                   lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning products \
+                   device-mem host-mem threads seed no-shuffle init out \
+                   export-dtype checkpoint-dir checkpoint-every keep resume resume-change log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
+    for option in options.split_whitespace() {
+        assert!(ran.out.contains(&format!("--{option}")), "--{option} is not in the help");
+    }
+    assert!(ran.out.contains("512MiB") && ran.out.contains("[default:"), "{}", ran.out);
+    assert!(horizon(&["--version"]).well().out.starts_with("horizon "));
+}
+
+#[test]
+fn what_is_not_there_is_refused_by_name() {
+    for (arguments, word) in [
+        (&["train", "--device", "cuda:x"][..], "there is no device `cuda:x`"),
+        (&["train", "--pinning", "glued"], "registered or allocated"),
+    ] {
+        horizon(arguments).badly(2, &[word]);
+    }
+    horizon(&["train", "--no-such-option"]).badly(2, &["--no-such-option"]);
+    horizon(&["dance"]).badly(2, &["dance"]);
+}
+
+#[test]
+fn info_is_for_people_and_for_programs() {
+    let text = horizon(&["info"]).well().out;
+    assert!(text.contains("tiny") && text.contains("small") && text.contains("GiB"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(json["shapes"][0]["name"], "tiny");
+    assert!(json["host_memory_bytes"].as_u64().unwrap() > 0);
+    assert!(json["devices"][0]["name"].as_str().unwrap().starts_with("cpu"));
+    assert!(
+        json["nodes"][0]["memory_bytes"].as_u64().is_some() && json["huge_pages"]["transparent"].is_boolean()
+    );
+    assert!(json["measured"].is_null(), "nothing is measured unasked");
+    for word in ["processor", "node 0", "huge pages", "may be locked"] {
+        assert!(text.contains(word), "no {word}: {text}");
+    }
+}
+
+#[test]
+fn a_cuda_device_that_cannot_be_used_is_refused_with_what_is_missing() {
+    let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
+    let lacks = json["cuda_lacks"].as_array().unwrap();
+    if lacks.is_empty() {
+        return println!("skipped: a CUDA device can be used here");
+    }
+    assert!(horizon(&["info"]).well().out.contains("no CUDA "));
+    let ran = horizon(&["train", "--device", "cuda:0", "--steps", "1"]);
+    // The built-in shape may be refused first, by what the kernels compute.
+    ran.badly(1, &["--device cpu"]);
+}
+
+#[test]
+fn info_measures_when_asked() {
+    let json: serde_json::Value =
+        serde_json::from_str(&horizon(&["info", "--json", "--measure"]).well().out).unwrap();
+    for figure in ["read_bytes_per_second", "write_bytes_per_second", "adam_parameters_per_second"] {
+        assert!(json["measured"][figure].as_f64().unwrap() > 0.0, "{json}");
+    }
+    assert!(horizon(&["info", "--measure"]).well().out.contains("parameters/s"));
+}

@@ -1,0 +1,4 @@
+//! The device contract, on the CPU device and on the CUDA device.
+
+mod cpu;
+mod cuda;

@@ -1,0 +1,116 @@
+//! Limits of host memory, and sizes as people read them.
+
+use std::fs;
+use std::path::Path;
+
+use horizon::base::Status;
+use horizon::host::{Limit, Limits, Size};
+
+#[test]
+fn host_limits_of_this_machine() {
+    let limits = Limits::read(None);
+    assert!(limits.bytes > 0 && limits.bytes < usize::MAX, "{limits}");
+    assert_eq!((limits.bytes, limits.limit), (limits.reported_bytes, limits.reported_limit));
+    let stated = Limits::read(Some(12345 << 20));
+    assert_eq!((stated.bytes, stated.limit), (12345 << 20, Limit::Stated));
+    assert!(stated.to_string().contains("--host-mem") && stated.to_string().contains("reports"), "{stated}");
+}
+
+/// Writes the files of a recorded machine.
+fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    root
+}
+
+const MEMINFO: &str =
+    "MemTotal:       65536000 kB\nMemFree:         1000000 kB\nMemAvailable:   50331648 kB\n";
+const GIB: usize = 1 << 30;
+
+fn read(root: &Path) -> (usize, Limit) {
+    let limits = Limits::read_under(root, None);
+    (limits.bytes, limits.limit)
+}
+
+#[test]
+fn host_limits_without_control_groups() {
+    assert_eq!(read(machine(&[("proc/meminfo", MEMINFO)]).path()), (48 * GIB, Limit::Available));
+    assert_eq!(read(machine(&[]).path()), (usize::MAX, Limit::Available));
+}
+
+#[test]
+fn host_limits_of_cgroup_2_count_ancestors_and_working_set() {
+    let mountinfo = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    let files = |leaf: &'static str| {
+        machine(&[
+            ("proc/meminfo", MEMINFO),
+            ("proc/self/mountinfo", mountinfo),
+            ("proc/self/cgroup", "0::/user.slice/job.scope\n"),
+            ("sys/fs/cgroup/user.slice/job.scope/memory.max", leaf),
+            ("sys/fs/cgroup/user.slice/job.scope/memory.current", "1073741824\n"),
+            ("sys/fs/cgroup/user.slice/job.scope/memory.stat", "anon 1\ninactive_file 536870912\n"),
+            ("sys/fs/cgroup/user.slice/memory.max", "21474836480\n"),
+            ("sys/fs/cgroup/user.slice/memory.current", "2147483648\n"),
+            ("sys/fs/cgroup/user.slice/memory.stat", "anon 1\ninactive_file 0\n"),
+        ])
+    };
+    assert_eq!(read(files("max\n").path()), (18 * GIB, Limit::Cgroup), "the ancestor rules");
+    assert_eq!(read(files("8589934592\n").path()), (7 * GIB + GIB / 2, Limit::Cgroup), "the leaf rules");
+    assert_eq!(read(files("0\n").path()), (0, Limit::Cgroup), "a limit below the usage leaves nothing");
+}
+
+#[test]
+fn host_limits_of_cgroup_1_inside_a_container() {
+    let files = |mount_root: &str| {
+        machine(&[
+            ("proc/meminfo", MEMINFO),
+            (
+                "proc/self/mountinfo",
+                &format!(
+                    "34 31 0:34 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n\
+                     35 31 0:35 {mount_root} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+                ),
+            ),
+            ("proc/self/cgroup", "5:cpuset:/docker/abc\n4:memory:/docker/abc\n0::/\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "3221225472\n"),
+            ("sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", "10737418240\n"),
+            ("sys/fs/cgroup/memory/docker/abc/memory.usage_in_bytes", "3221225472\n"),
+            (
+                "sys/fs/cgroup/memory/docker/abc/memory.stat",
+                "inactive_file 5\ntotal_inactive_file 1073741824\n",
+            ),
+        ])
+    };
+    assert_eq!(read(files("/").path()), (8 * GIB, Limit::Cgroup));
+    // The mount shows the container's subtree only: its root file has no limit, so RAM rules.
+    assert_eq!(read(files("/docker/abc").path()), (48 * GIB, Limit::Available));
+}
+
+#[test]
+fn host_limits_refuse_with_need_have_and_which() {
+    let root = machine(&[("proc/meminfo", MEMINFO)]);
+    let limits = Limits::read_under(root.path(), None);
+    limits.admit("the model", 48 * GIB).unwrap();
+    let error = limits.admit("the model", 48 * GIB + GIB / 2).unwrap_err();
+    assert_eq!(error.status(), Status::OutOfHostMemory);
+    assert_eq!(
+        error.message(),
+        "the model needs 48.5 GiB of host memory; 48.0 GiB may be taken (available RAM)"
+    );
+    Limits::read_under(root.path(), Some(64 * GIB)).admit("the model", 60 * GIB).unwrap();
+}
+
+#[test]
+fn host_size_is_for_people() {
+    let texts =
+        [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 20, "1.0 MiB"), (90_409_612_902, "84.2 GiB")];
+    for (bytes, text) in texts {
+        assert_eq!(Size(bytes).to_string(), text);
+    }
+    assert_eq!(Size((1 << 30) - 1).to_string(), "1.0 GiB");
+}

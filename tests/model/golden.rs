@@ -1,0 +1,165 @@
+//! Tiny models against PyTorch: loss, norm and gradient of a step, weights after five.
+
+use horizon::base::{DType, Shape, master as split};
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::train::ModelSource;
+use horizon::train::hf::unwatched;
+use safetensors::SafeTensors;
+use support::golden::Case;
+use support::root;
+
+/// Every case.
+const CASES: [&str; 24] = [
+    "base_gqa",
+    "tied_mha",
+    "mqa_odd",
+    "accumulate",
+    "clipped",
+    "ignored",
+    "weighted",
+    "documents",
+    "head_dim_wide",
+    "head_dim_narrow",
+    "together",
+    "llama_linear",
+    "llama_llama3",
+    "llama_biases",
+    "mistral",
+    "mistral_documents",
+    "qwen2",
+    "qwen2_tied",
+    "qwen3",
+    "qwen3_windows",
+    "heads_64",
+    "heads_96",
+    "heads_128",
+    "heads_256",
+];
+
+/// A tensor's f32 master.
+fn master(trainer: &mut Trainer, name: &str) -> Vec<f32> {
+    let (_, tensor) = trainer.layout().find(name).unwrap();
+    let mut values = vec![f32::NAN; tensor.elements()];
+    trainer.read_tensor(name, &mut values).unwrap();
+    values
+}
+
+fn close(what: &str, got: f64, want: f64, bound: f64) {
+    assert!((got - want).abs() <= bound, "{what}: got {got}, PyTorch has {want}, bound {bound:e}");
+}
+
+/// The gradient of step 1, element by element: |d| ≤ 1e-4·|g| + 1e-5·max|g|, and one ulp more for bf16.
+fn gradients_agree(name: &str, grad_dtype: DType) {
+    let case = Case::read(name);
+    let mut options = case.options.clone();
+    options.grad_dtype = grad_dtype;
+    let mut trainer = case.open(&options);
+    let batches = case.batches(0);
+    let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+    trainer.step(&views, case.lr[0]).unwrap();
+    for tensor in case.tensor_names() {
+        let want = case.f32(&format!("grad.{tensor}"));
+        let mut got = vec![f32::NAN; want.len()];
+        trainer.read_gradient(&tensor, &mut got).unwrap();
+        let largest = want.iter().fold(0.0f32, |max, g| max.max(g.abs()));
+        for (index, (&got, &want)) in got.iter().zip(&want).enumerate() {
+            let ulp = if grad_dtype == DType::Bf16 { f64::from(want.abs()) / 128.0 } else { 0.0 };
+            let bound = 1e-4 * f64::from(want.abs()) + 1e-5 * f64::from(largest) + ulp;
+            close(&format!("{name}, gradient of {tensor}[{index}]"), got.into(), want.into(), bound);
+            if grad_dtype == DType::Bf16 {
+                assert_eq!(split::widen(split::round(got)), got, "{tensor}[{index}] is stored as bf16");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_the_first_step() {
+    for name in CASES {
+        gradients_agree(name, DType::F32);
+        gradients_agree(name, DType::Bf16);
+    }
+}
+
+/// Logits of every position of a family's case, element by element: |d| ≤ 1e-4·|x| + 1e-5·max|x|.
+#[test]
+fn logits_of_the_first_weights() {
+    let mut families = 0;
+    for name in CASES {
+        let case = Case::read(name);
+        let sequences = case.logits();
+        families += usize::from(!sequences.is_empty());
+        let mut trainer = case.open(&case.options);
+        for (tokens, want) in sequences {
+            let largest = want.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            for (position, want) in want.chunks_exact(case.config.dims.v).enumerate() {
+                let got = trainer.logits(&tokens[..=position]).unwrap();
+                for (id, (&got, &want)) in got.iter().zip(want).enumerate() {
+                    let bound = 1e-4 * f64::from(want.abs()) + 1e-5 * f64::from(largest);
+                    close(&format!("{name}, logit {id} at {position}"), got.into(), want.into(), bound);
+                }
+            }
+        }
+    }
+    assert!(families >= 7, "only {families} cases have logits");
+}
+
+/// Losses and norms of every step to 1e-5 relative; weights to 1e-4·|w| + 0.02·lr for all but 1 in 10⁴
+/// elements, and to lr for all.
+#[test]
+fn five_steps() {
+    for name in CASES {
+        let case = Case::read(name);
+        let mut trainer = case.open(&case.options);
+        let (losses, norms) = (case.f64("loss"), case.f64("grad_norm"));
+        for (step, &lr) in case.lr.iter().enumerate() {
+            let batches = case.batches(step);
+            let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+            let report = trainer.step(&views, lr).unwrap();
+            close(&format!("{name}, loss of step {step}"), report.loss, losses[step], 1e-5 * losses[step]);
+            close(&format!("{name}, norm of step {step}"), report.grad_norm, norms[step], 1e-4 * norms[step]);
+        }
+        let lr = case.lr.iter().fold(0.0f64, |max, lr| max.max(*lr));
+        let (mut elements, mut beyond) = (0, Vec::new());
+        for tensor in case.tensor_names() {
+            let want = case.f32(&format!("final.{tensor}"));
+            for (index, (got, want)) in master(&mut trainer, &tensor).into_iter().zip(want).enumerate() {
+                let (got, want) = (f64::from(got), f64::from(want));
+                let place = format!("{name}, weight {tensor}[{index}] after five steps");
+                close(&place, got, want, lr);
+                elements += 1;
+                if (got - want).abs() > 1e-4 * want.abs() + 0.02 * lr {
+                    beyond.push(format!("{place}: {got} against {want}"));
+                }
+            }
+        }
+        assert!(beyond.len() * 10_000 <= elements, "{} of {elements}:\n{}", beyond.len(), beyond.join("\n"));
+    }
+}
+
+/// A folder as transformers 4 writes it and as 5 does: the logits of every position of both sequences.
+#[test]
+fn folders_of_both_formats() {
+    let golden = root().join("tests/golden");
+    let bytes = std::fs::read(golden.join("hf_llama.safetensors")).unwrap();
+    let reference = SafeTensors::deserialize(&bytes).unwrap();
+    let read = |name: &str| reference.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();
+    let tokens: Vec<i32> = read("tokens").into_iter().map(i32::from_le_bytes).collect();
+    let logits: Vec<f32> = read("logits").into_iter().map(f32::from_le_bytes).collect();
+    let (t, v) = (17, 61);
+    for folder in ["hf4", "hf5"] {
+        let source = ModelSource::open(golden.join(folder).to_str().unwrap(), false).unwrap();
+        let options = TrainerOptions { shape: Shape { b: 1, t }, ..TrainerOptions::default() };
+        let mut trainer = Trainer::open(&source.config.model, &options).unwrap();
+        source.fill(&mut trainer, 0, &unwatched).unwrap();
+        for (sequence, want) in tokens.chunks_exact(t).zip(logits.chunks_exact(t * v)) {
+            for (position, want) in want.chunks_exact(v).enumerate() {
+                let got = trainer.logits(&sequence[..=position]).unwrap();
+                for (token, (&got, &want)) in got.iter().zip(want).enumerate() {
+                    let place = format!("{folder}, position {position}, logit {token}");
+                    close(&place, got.into(), want.into(), 1e-5 * f64::from(want.abs()) + 1e-5);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The whole model: golden models of PyTorch, and gradients.
+
+mod golden;
+mod gradients;

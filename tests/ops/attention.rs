@@ -1,0 +1,185 @@
+//! Attention against its f64 reference.
+
+use horizon::base::{Dims, Shape};
+use support::reference::compare::{gradient_of, inner, judged};
+use support::reference::decoder::documents;
+use support::reference::device::{Device, Expected, stored_bf16};
+use support::reference::memory::Memory;
+use support::reference::rows::DocumentRows;
+use support::reference::{Random, attention, attention_backward_in, attention_in, wide};
+
+/// `(b, t, h, g, d, reason)`.
+const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
+    (1, 1, 1, 1, 2, "the smallest"),
+    (2, 2, 2, 1, 4, "one key head for all"),
+    (2, 31, 4, 2, 6, "grouped heads, less than a block"),
+    (1, 33, 3, 3, 16, "as many key heads as query heads"),
+    (1, 64, 2, 1, 8, "exactly one block of queries"),
+    (2, 127, 2, 2, 10, "one row before two blocks"),
+    (1, 200, 4, 1, 12, "blocks of keys above the diagonal"),
+    (1, 321, 2, 1, 32, "three blocks of keys and a tail"),
+    (1, 1, 1, 1, 64, "the smallest of CUDA"),
+    (2, 33, 4, 2, 64, "two sequences within a tile of tensor cores"),
+    (1, 65, 2, 1, 96, "one row after a tile of queries"),
+    (2, 97, 2, 2, 128, "sequences that end within tiles"),
+    (1, 40, 2, 1, 256, "the widest heads, whose keys and values take two kernels"),
+];
+
+/// Windows: none, the row alone, a few rows, across a block of keys, wider than most sequences.
+const WINDOWS: &[usize] = &[0, 1, 5, 70, 150];
+
+struct Case {
+    shape: Shape,
+    dims: Dims,
+    qkv: Vec<f32>,
+    starts: Vec<i32>,
+    window: usize,
+    reason: &'static str,
+}
+
+impl Case {
+    fn n(&self) -> usize {
+        self.shape.n()
+    }
+
+    /// `out`, `lse` and `dqkv`, from the output's gradient.
+    fn run(&self, device: &Device, dout: &[f32]) -> Vec<Memory> {
+        let Case { shape, dims, window, .. } = self;
+        let (n, qkv, dout) = (self.n(), device.activations(&self.qkv), device.activations(dout));
+        let documents = DocumentRows::new(device, *shape, &self.starts);
+        let rows = documents.rows();
+        device.run(|k| {
+            let out = device.painted_activations(n * dims.attended());
+            let lse = device.painted(n * dims.h * 4);
+            let dqkv = device.painted_activations(n * dims.qkv());
+            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, *window, dims);
+            k.attention_backward(
+                dqkv.span(),
+                dout.span(),
+                out.span(),
+                lse.span(),
+                qkv.span(),
+                &rows,
+                *window,
+                dims,
+            );
+            vec![out, lse, dqkv]
+        })
+    }
+}
+
+/// All devices, and those of CUDA by wgmma, too.
+fn devices() -> impl Iterator<Item = Device> {
+    Device::all().into_iter().chain(Device::by_wgmma())
+}
+
+/// Every size with whole sequences and with documents, and with windows that some row feels.
+fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &(b, t, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.4)) {
+        let (shape, dims) = (Shape { b, t }, Dims { c: 1, h, g, d, f: 1, v: 1, l: 1 });
+        for &window in WINDOWS.iter().filter(|&&window| window < t) {
+            for starts in [vec![0; shape.n()], documents(shape, random)] {
+                let qkv = device.stored(random.f32s(shape.n() * dims.qkv(), 2.0));
+                cases.push(Case { shape, dims, qkv, starts, window, reason });
+            }
+        }
+    }
+    cases
+}
+
+#[test]
+fn forward_agrees() {
+    for device in devices() {
+        let mut random = Random::new(8);
+        for case in cases(&device, &mut random) {
+            let Case { shape, dims, qkv, starts, window, reason } = &case;
+            let results = case.run(&device, &vec![0.0; case.n() * dims.attended()]);
+            let (out, lse) = attention(&wide(qkv), starts, *window, *shape, dims);
+            let (naive, _) = attention_in(stored_bf16, &wide(qkv), starts, *window, *shape, dims);
+            // Sixteen rows are judged together: the naive version can be right by luck in a row of few keys.
+            let expected = Expected {
+                truth: &out,
+                naive: Some(&naive),
+                width: 16 * dims.attended(),
+                factor: 2.0,
+                f32: (1e-5, 2e-6),
+            };
+            device.agrees(reason, &results[0], expected);
+            // A score is a sum that may cancel: it is right to half a unit of the sum of its terms' magnitudes, whatever
+            // the order of the sum. The log-sum-exp of those sums bounds the largest of them.
+            let magnitudes: Vec<f64> = wide(qkv).iter().map(|x| x.abs()).collect();
+            let (_, magnitude) = attention(&magnitudes, starts, *window, *shape, dims);
+            let relative = if device.is_cpu() { 1e-6 } else { 4e-6 };
+            let largest = lse.iter().fold(0f64, |most, x| most.max(x.abs()));
+            for (at, actual) in results[1].read_f32().into_iter().enumerate() {
+                let allowed = relative * (lse[at].abs() + largest) + 2f64.powi(-24) * magnitude[at];
+                let error = (f64::from(actual) - lse[at]).abs();
+                assert!(error <= allowed, "{reason}: lse[{at}] is {actual}, expected {}", lse[at]);
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_agrees() {
+    for device in devices() {
+        let mut random = Random::new(9);
+        for case in cases(&device, &mut random) {
+            let Case { shape, dims, qkv, starts, window, reason } = &case;
+            let dout = device.stored(random.f32s(case.n() * dims.attended(), 1.0));
+            let results = case.run(&device, &dout);
+            if device.is_cpu() {
+                gradient_of(reason, &results[2].read_f32(), &wide(qkv), 10, &mut random, |qkv| {
+                    inner(&attention(qkv, starts, *window, *shape, dims).0, &dout)
+                });
+                continue;
+            }
+            let truth = wide(&case.run(&Device::Cpu, &dout)[2].read_f32());
+            let naive =
+                attention_backward_in(stored_bf16, &wide(qkv), &wide(&dout), starts, *window, *shape, dims);
+            let actual = wide(&device.read(&results[2]));
+            // Gradients of queries, keys and values are of different sizes: each is judged by itself.
+            let (heads, d) =
+                ([0..dims.h, dims.h..dims.h + dims.g, dims.h + dims.g..dims.h + 2 * dims.g], dims.d);
+            for (heads, what) in heads.into_iter().zip(["dq", "dk", "dv"]) {
+                let cut = |all: &[f64]| -> Vec<f64> {
+                    let rows = all.chunks_exact(dims.qkv());
+                    rows.flat_map(|row| row[heads.start * d..heads.end * d].to_vec()).collect()
+                };
+                let (truth, naive, width) = (cut(&truth), cut(&naive), 16 * heads.len() * d);
+                judged(&format!("{reason}: {what}"), &cut(&actual), &truth, &naive, 3.0, width);
+            }
+        }
+    }
+}
+
+/// What stands in other documents, before the window and in later rows is never read: large numbers there change
+/// nothing.
+#[test]
+fn nothing_outside_the_run_is_read() {
+    for device in devices() {
+        let mut random = Random::new(10);
+        let (shape, dims) = (Shape { b: 1, t: 150 }, Dims { c: 1, h: 2, g: 1, d: 64, f: 1, v: 1, l: 1 });
+        let mut starts = vec![0; 70];
+        starts.resize(150, 70);
+        let clean = device.stored(random.f32s(shape.n() * dims.qkv(), 1.0));
+        let mut loud = clean.clone();
+        for value in &mut loud[..70 * dims.qkv()] {
+            *value *= 65536.0 * 65536.0;
+        }
+        let dout = device.stored(random.f32s(shape.n() * dims.attended(), 1.0));
+        let behind = |row: usize, qkv: &[f32], starts: &[i32], window: usize| {
+            let (qkv, starts) = (qkv.to_vec(), starts.to_vec());
+            let case = Case { shape, dims, qkv, starts, window, reason: "what is not seen" };
+            let results = case.run(&device, &dout);
+            let (out, dqkv) = (device.read(&results[0]), device.read(&results[2]));
+            [out[row * dims.attended()..].to_vec(), dqkv[row * dims.qkv()..].to_vec()]
+        };
+        assert_eq!(behind(70, &clean, &starts, 0), behind(70, &loud, &starts, 0), "{}", device.name());
+        // Row 80 sees rows 70 and later with a window of 11, and row 69 with one of 12.
+        let whole = vec![0; 150];
+        assert_eq!(behind(80, &clean, &whole, 11)[0], behind(80, &loud, &whole, 11)[0], "{}", device.name());
+        assert_ne!(behind(80, &clean, &whole, 12)[0], behind(80, &loud, &whole, 12)[0], "{}", device.name());
+    }
+}

@@ -1,0 +1,203 @@
+//! Products by cuBLASLt, against f64 sums: every direction, both write modes, painted outputs, strides, and the same bits
+//! from a second run and from the table that the first one leaves. With the emulated library wherever kernels are built,
+//! with NVIDIA's where a GPU is.
+
+use horizon::base::master::widen;
+use horizon::ops::cuda::matmul::Products;
+use horizon::ops::cuda::product::{Direction, Product};
+use horizon::ops::cuda::table::Table;
+use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
+use horizon::sys::cuda::Stream;
+use support::reference::Random;
+use support::reference::cuda::Cuda;
+use support::reference::memory::Memory;
+
+/// `(n, k, m, padding of rows, reason)`.
+const SIZES: [(usize, usize, usize, usize, &str); 6] = [
+    (1, 8, 8, 0, "the smallest vectors"),
+    (2, 64, 72, 8, "rows further apart than they are long"),
+    (33, 1024, 40, 0, "many terms for few results: where sums might be split"),
+    (127, 96, 264, 16, "tails of every tile"),
+    (128, 256, 256, 0, "whole tiles"),
+    (5, 40, 33, 7, "an odd width in a wider row"),
+];
+
+struct Case {
+    product: Product,
+    x: Vec<f32>,
+    dout: Vec<f32>,
+    weight: Vec<f32>,
+    /// What the output holds before, NaN where a product overwrites.
+    before: Vec<f32>,
+    /// Forward's residual is another matrix than its output.
+    apart: bool,
+}
+
+impl Case {
+    fn is_f32(&self) -> bool {
+        self.product.direction == Direction::BackwardWeight
+    }
+
+    fn output(&self, cuda: &Cuda, values: &[f32]) -> Memory {
+        cuda.here(if self.is_f32() { Memory::f32s(values) } else { Memory::bf16s(values) })
+    }
+
+    fn run(&self, cuda: &Cuda, products: &Products, stream: &Stream) -> Vec<u8> {
+        let [x, dout, weight] = [&self.x, &self.dout, &self.weight].map(|v| cuda.here(Memory::bf16s(v)));
+        let out = self.output(cuda, &self.before);
+        match self.product.direction {
+            Direction::Forward => {
+                let painted = self.output(cuda, &vec![f32::NAN; self.before.len()]);
+                let target = if self.apart { &painted } else { &out };
+                let residual = self.product.add.then(|| out.span());
+                products
+                    .forward(target.span(), x.span(), weight.span(), residual, &self.product, stream)
+                    .unwrap();
+                return target.bytes();
+            }
+            Direction::BackwardInput => {
+                products
+                    .backward_input(out.span(), dout.span(), weight.span(), &self.product, stream)
+                    .unwrap();
+            }
+            Direction::BackwardWeight => {
+                products.backward_weight(out.span(), dout.span(), x.span(), &self.product, stream).unwrap();
+            }
+        }
+        out.bytes()
+    }
+
+    /// For every element of the output its place, the sum that belongs there and the sum of magnitudes.
+    fn truth(&self) -> Vec<(usize, f64, f64)> {
+        let Product { direction, n, k, m, x_stride, out_stride, add } = self.product;
+        let (rows, columns, depth, stride) = match direction {
+            Direction::Forward => (n, m, k, out_stride),
+            Direction::BackwardInput => (n, k, m, x_stride),
+            Direction::BackwardWeight => (m, k, n, k),
+        };
+        let mut truth = Vec::new();
+        for row in 0..rows {
+            for column in 0..columns {
+                let at = row * stride + column;
+                let mut sum = if add { f64::from(self.before[at]) } else { 0.0 };
+                let mut size = sum.abs();
+                for t in 0..depth {
+                    let (a, b) = match direction {
+                        Direction::Forward => (self.x[row * x_stride + t], self.weight[column * k + t]),
+                        Direction::BackwardInput => {
+                            (self.dout[row * out_stride + t], self.weight[t * k + column])
+                        }
+                        Direction::BackwardWeight => {
+                            (self.dout[t * out_stride + row], self.x[t * x_stride + column])
+                        }
+                    };
+                    let term = f64::from(a) * f64::from(b);
+                    (sum, size) = (sum + term, size + term.abs());
+                }
+                truth.push((at, sum, size));
+            }
+        }
+        truth
+    }
+
+    /// Within one rounding of the result's type of a sum made in f32.
+    fn check(&self, bytes: &[u8]) {
+        let found: Vec<f32> = if self.is_f32() {
+            bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect()
+        } else {
+            bytes.chunks_exact(2).map(|b| widen(u16::from_ne_bytes(b.try_into().unwrap()))).collect()
+        };
+        let rounding = if self.is_f32() { 2f64.powi(-24) } else { 2f64.powi(-8) };
+        let terms = self.product.n.max(self.product.k).max(self.product.m) as f64;
+        for (at, truth, size) in self.truth() {
+            let allowed = rounding * truth.abs() + terms * 2f64.powi(-23) * size;
+            let error = (f64::from(found[at]) - truth).abs();
+            assert!(
+                error <= allowed,
+                "{:?} at {at}: {} for {truth}, off by {error:e}",
+                self.product,
+                found[at]
+            );
+        }
+    }
+}
+
+#[test]
+fn products_agree_with_f64_and_with_themselves() {
+    Cuda::all().for_each(|cuda| check(&cuda));
+}
+
+fn check(cuda: &Cuda) {
+    let stream = Stream::default_stream();
+    let workspace = cuda.here(Memory::painted(PRODUCTS_BYTES));
+    let make =
+        |table| Products::new(cuda.library.clone(), cuda.device.clone(), table, workspace.span()).unwrap();
+    let products = make(Table::default());
+    let mut random = Random::new(11);
+    let mut results = Vec::new();
+    for (n, k, m, padding, _) in SIZES {
+        let (x_stride, out_stride) = (k + padding, m + padding);
+        for direction in [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight] {
+            for (add, apart) in [(false, false), (true, false), (true, true)] {
+                if apart && direction != Direction::Forward {
+                    continue;
+                }
+                let product = Product { direction, add, n, k, m, x_stride, out_stride };
+                let length = match direction {
+                    Direction::Forward => n * out_stride,
+                    Direction::BackwardInput => n * x_stride,
+                    Direction::BackwardWeight => m * k,
+                };
+                let case = Case {
+                    product,
+                    x: random.bf16s(n * x_stride, 1.0),
+                    dout: random.bf16s(n * out_stride, 1.0),
+                    weight: random.bf16s(m * k, 1.0),
+                    before: if add { random.bf16s(length, 3.0) } else { vec![f32::NAN; length] },
+                    apart,
+                };
+                let bytes = case.run(cuda, &products, &stream);
+                case.check(&bytes);
+                assert_eq!(case.run(cuda, &products, &stream), bytes, "{product:?}: another run, other bits");
+                results.push((case, bytes));
+            }
+        }
+    }
+    the_fastest_is_kept(cuda, &products, make, &results[0].0, &stream);
+    let table = Table::from_json(&products.choices().to_json(), "the first run's").unwrap();
+    assert_eq!(table.iter().count(), SIZES.len() * 6);
+    let again = make(table.clone());
+    for (case, bytes) in &results {
+        assert_eq!(&case.run(cuda, &again, &stream), bytes, "{:?}: other bits by the table", case.product);
+    }
+    assert_eq!(again.choices(), table);
+}
+
+/// By a clock of the test's own, which runs every algorithm and prefers the second.
+fn the_fastest_is_kept(
+    cuda: &Cuda,
+    products: &Products,
+    make: impl Fn(Table) -> Products,
+    case: &Case,
+    stream: &Stream,
+) {
+    let operands = [Memory::bf16s(&case.before), Memory::bf16s(&case.weight), Memory::bf16s(&case.x)];
+    let operands = operands.map(|memory| cuda.here(memory));
+    let spans = [operands[0].span(), operands[1].span(), operands[2].span()];
+    let mut times = vec![];
+    let mut clock = |run: &dyn Fn() -> horizon::base::Result<()>| {
+        run()?;
+        times.push([30, 10, 20].get(times.len()).copied().unwrap_or(40));
+        Ok(*times.last().expect("just pushed"))
+    };
+    let (key, choice) = products.fastest(&case.product, 4, spans, stream, &mut clock).unwrap();
+    assert!(!times.is_empty() && times.len() <= 4);
+    assert!(cuda.is_gpu() || times.len() == 3, "the emulated library has three: {times:?}");
+    let first = products.choices().get(&key).expect("it was prepared");
+    assert_eq!(choice != first, times.len() > 1, "the second is kept where there is one");
+    let mut table = Table::default();
+    table.insert(key.clone(), choice);
+    let tabled = make(table);
+    case.check(&case.run(cuda, &tabled, stream));
+    assert_eq!(tabled.choices().get(&key), Some(choice));
+}

@@ -1,0 +1,67 @@
+//! The embedding against its f64 reference.
+
+use horizon::ops::Kernels;
+use support::reference::compare::{close, gradient_of, inner};
+use support::reference::device::Device;
+use support::reference::memory::Memory;
+use support::reference::rows::SortedTokens;
+use support::reference::{Random, SIZES, embed, wide};
+
+const V: usize = 23;
+
+fn backward(device: &Device, tokens: &[i32], dout: &[f32], before: &[f32], c: usize) -> Vec<f32> {
+    let (sorted, dout) = (SortedTokens::new(device, tokens), device.activations(dout));
+    let results = device.run(|k| {
+        let dtable = device.f32s(before);
+        k.embed_backward(dtable.span(), dout.span(), &sorted.rows(), tokens.len(), c, before.len() / c);
+        vec![dtable]
+    });
+    results[0].read_f32()
+}
+
+#[test]
+fn forward_and_backward_agree() {
+    for device in Device::all() {
+        let mut random = Random::new(12);
+        for &(n, c, reason) in SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c)) {
+            let (table, before) = (random.bf16s(V * c, 1.0), random.f32s(V * c, 1.0));
+            let dout = device.stored(random.f32s(n * c, 1.0));
+            // Fewer tokens than rows: gradients of a token add up.
+            let tokens: Vec<i32> = (0..n).map(|_| random.below(V) as i32).collect();
+            let (table_memory, tokens_memory) = (device.bf16s(&table), device.i32s(&tokens));
+            let results = device.run(|k| {
+                let out = device.painted_activations(n * c);
+                k.embed_forward(out.span(), table_memory.span(), tokens_memory.span(), n, c, V);
+                vec![out]
+            });
+            let table64 = wide(&table);
+            close(reason, &device.read(&results[0]), &embed(&table64, &tokens, c), 0.0, 0.0);
+            let dtable = backward(&device, &tokens, &dout, &before, c);
+            if device.is_cpu() {
+                // What stood there before is the gradient of Σ before · table.
+                gradient_of(reason, &dtable, &table64, 40, &mut random, |table| {
+                    inner(&embed(table, &tokens, c), &dout) + inner(table, &before)
+                });
+            } else {
+                let cpu = backward(&Device::Cpu, &tokens, &dout, &before, c);
+                close(reason, &dtable, &wide(&cpu), 1e-6, 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_a_token_add_up_in_row_order() {
+    // In f32 these depend on their order: (1 + 2⁻²⁴) + 2⁻²⁴ = 1, 1 + (2⁻²⁴ + 2⁻²⁴) > 1.
+    let tiny = 2f32.powi(-24);
+    assert_eq!(backward(&Device::Cpu, &[0, 0, 0], &[1.0, tiny, tiny], &[0.0], 1), [1.0]);
+}
+
+#[test]
+#[should_panic(expected = "token 23 has no row")]
+fn a_token_beyond_the_table_is_refused() {
+    let (table, tokens, out) = (Memory::bf16s(&[0.0; V]), Memory::i32s(&[23]), Memory::painted(4));
+    let pool = horizon::host::Pool::new(1).expect("a pool");
+    let k = horizon::ops::cpu::CpuKernels::new(std::sync::Arc::new(pool));
+    k.embed_forward(out.span(), table.span(), tokens.span(), 1, 1, V);
+}

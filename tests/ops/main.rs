@@ -1,0 +1,16 @@
+//! Operations on every device against plain references, and the decisions made for CUDA's kernels.
+
+mod attention;
+mod bias;
+mod cross_entropy;
+#[cfg(hz_cuda)]
+mod cublaslt;
+mod embedding;
+mod gemm_table;
+mod gradient;
+mod matmul;
+mod qk_norm;
+mod rmsnorm;
+mod rope;
+mod swiglu;
+mod workspace;

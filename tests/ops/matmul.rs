@@ -1,0 +1,151 @@
+//! Products of a linear layer against their f64 reference.
+
+use horizon::ops::{Linear, Write};
+use support::reference::compare::{added, close, gradient_of, inner};
+use support::reference::device::{Device, Expected};
+use support::reference::memory::Memory;
+use support::reference::{Random, matmul, wide};
+
+/// `(n, k, m, out_stride − m, reason)`.
+const SIZES: &[(usize, usize, usize, usize, &str)] = &[
+    (1, 1, 1, 0, "the smallest"),
+    (1, 64, 48, 0, "one row: a matrix times a vector"),
+    (2, 3, 257, 0, "few terms, one column after a tile"),
+    (12, 8, 32, 0, "small even sizes"),
+    (13, 9, 33, 7, "one row, one term, one column more than even; rows further apart than they are long"),
+    (31, 33, 127, 1, "tails everywhere"),
+    (33, 130, 1, 0, "one column"),
+    (33, 128, 1, 7, "one column of a wider row"),
+    (127, 31, 65, 0, "few terms"),
+    (70, 72, 129, 7, "an odd width in a wider row"),
+    (193, 257, 258, 0, "one row, term and column after a tile of a weight gradient"),
+    (1025, 10, 7, 0, "one row after a tile of activations, sums over rows in five parts"),
+    (5, 20, 1100, 0, "backward sums over five parts"),
+    (70, 1030, 9, 0, "forward sums over five parts"),
+];
+
+fn sizes(device: &Device) -> impl Iterator<Item = (Linear, &'static str)> {
+    let sizes =
+        SIZES.iter().map(|&(n, k, m, more, reason)| (Linear { n, k, m, out_stride: m + more }, reason));
+    let vectors = |size: &Linear| device.takes_columns(size.k) && device.takes_columns(size.out_stride);
+    sizes.filter(move |(sizes, _)| vectors(sizes)).collect::<Vec<_>>().into_iter()
+}
+
+/// A dense `[n, m]` as the layer's output lies; NaN between rows.
+fn strided(sizes: &Linear, dense: &[f32]) -> Vec<f32> {
+    let padding = std::iter::repeat_n(f32::NAN, sizes.out_stride - sizes.m);
+    dense.chunks_exact(sizes.m).flat_map(|row| row.iter().copied().chain(padding.clone())).collect()
+}
+
+/// The inverse; what lies between rows was left alone.
+fn dense(sizes: &Linear, device: &Device, memory: &Memory) -> Vec<f32> {
+    let values = device.read(memory);
+    for row in values.chunks_exact(sizes.out_stride) {
+        assert!(row[sizes.m..].iter().all(|x| x.is_nan()), "something was written between rows");
+    }
+    values.chunks_exact(sizes.out_stride).flat_map(|row| row[..sizes.m].to_vec()).collect()
+}
+
+#[test]
+fn forward_agrees() {
+    for device in Device::all() {
+        let mut random = Random::new(3);
+        for (sizes, reason) in sizes(&device) {
+            let Linear { n, k, m, out_stride } = sizes;
+            let (x, weight) = (device.stored(random.f32s(n * k, 1.0)), random.bf16s(m * k, 1.0));
+            let residual = device.stored(random.f32s(n * m, 3.0));
+            let (x_memory, weight_memory) = (device.activations(&x), device.bf16s(&weight));
+            let residual_memory = device.activations(&strided(&sizes, &residual));
+            let results = device.run(|kernels| {
+                let [plain, sum] = [0; 2].map(|_| device.painted_activations(n * out_stride));
+                let over = device.activations(&strided(&sizes, &residual));
+                let (x, weight) = (x_memory.span(), weight_memory.span());
+                kernels.matmul_forward(plain.span(), x, weight, None, sizes);
+                kernels.matmul_forward(sum.span(), x, weight, Some(residual_memory.span()), sizes);
+                kernels.matmul_forward(over.span(), x, weight, Some(over.span()), sizes);
+                vec![plain, sum, over]
+            });
+            let agrees = |result: &Memory, truth: &[f64]| {
+                let result = device.activations(&dense(&sizes, &device, result));
+                let expected = Expected { truth, naive: None, width: m, factor: 2.0, f32: (1e-5, 1e-6) };
+                device.agrees(reason, &result, expected);
+            };
+            let truth = matmul(&wide(&x), &wide(&weight), k);
+            agrees(&results[0], &truth);
+            let truth: Vec<f64> = truth.iter().zip(&residual).map(|(e, r)| e + f64::from(*r)).collect();
+            agrees(&results[1], &truth);
+            let [sum, over] = [1, 2].map(|at| dense(&sizes, &device, &results[at]));
+            assert!(sum == over, "{reason}: out over residual has other bits");
+        }
+    }
+}
+
+struct Backward {
+    sizes: Linear,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    dout: Vec<f32>,
+    dx_before: Vec<f32>,
+    dweight_before: Vec<f32>,
+}
+
+impl Backward {
+    /// dx and dweight set, then both added to.
+    fn run(&self, device: &Device) -> Vec<Memory> {
+        let (sizes, Linear { n, k, m, .. }) = (self.sizes, self.sizes);
+        let (x, weight) = (device.activations(&self.x), device.bf16s(&self.weight));
+        let dout = device.activations(&strided(&sizes, &self.dout));
+        device.run(|kernels| {
+            let (dx, dweight) = (device.painted_activations(n * k), device.painted(m * k * 4));
+            let (dx_sum, dweight_sum) =
+                (device.activations(&self.dx_before), device.f32s(&self.dweight_before));
+            let (x, weight, dout) = (x.span(), weight.span(), dout.span());
+            kernels.matmul_backward_input(dx.span(), Write::Set, dout, weight, sizes);
+            kernels.matmul_backward_input(dx_sum.span(), Write::Add, dout, weight, sizes);
+            kernels.matmul_backward_weight(dweight.span(), Write::Set, dout, x, sizes);
+            kernels.matmul_backward_weight(dweight_sum.span(), Write::Add, dout, x, sizes);
+            vec![dx, dweight, dx_sum, dweight_sum]
+        })
+    }
+}
+
+#[test]
+fn backward_agrees() {
+    for device in Device::all() {
+        let mut random = Random::new(4);
+        for (sizes, reason) in sizes(&device) {
+            let Linear { n, k, m, .. } = sizes;
+            let case = Backward {
+                sizes,
+                x: device.stored(random.f32s(n * k, 1.0)),
+                weight: random.bf16s(m * k, 1.0),
+                dout: device.stored(random.f32s(n * m, 1.0)),
+                dx_before: device.stored(random.f32s(n * k, 1.0)),
+                dweight_before: random.f32s(m * k, 1.0),
+            };
+            let results = case.run(&device);
+            let (dweight, dweight_sum) = (results[1].read_f32(), results[3].read_f32());
+            if device.is_cpu() {
+                let (dx, dx_sum) = (results[0].read_f32(), results[2].read_f32());
+                let (x64, weight64) = (wide(&case.x), wide(&case.weight));
+                gradient_of("dx", &dx, &x64, 12, &mut random, |x| {
+                    inner(&matmul(x, &weight64, k), &case.dout)
+                });
+                gradient_of("dweight", &dweight, &weight64, 12, &mut random, |weight| {
+                    inner(&matmul(&x64, weight, k), &case.dout)
+                });
+                added("dx", &dx_sum, &case.dx_before, &dx);
+            } else {
+                let cpu = case.run(&Device::Cpu);
+                for at in [0, 2] {
+                    let truth = wide(&cpu[at].read_f32());
+                    let expected =
+                        Expected { truth: &truth, naive: None, width: k, factor: 3.0, f32: (0.0, 0.0) };
+                    device.agrees(reason, &results[at], expected);
+                }
+                close("dweight", &dweight, &wide(&cpu[1].read_f32()), 1e-5, 2e-6);
+            }
+            added("dweight", &dweight_sum, &case.dweight_before, &dweight);
+        }
+    }
+}

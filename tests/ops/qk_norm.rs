@@ -1,0 +1,128 @@
+//! The norm of query and key heads against its f64 reference.
+
+use horizon::base::Dims;
+use horizon::ops::Write;
+use support::reference::compare::{added, close, gradient_of, inner};
+use support::reference::device::{Device, Expected};
+use support::reference::memory::Memory;
+use support::reference::{Random, qk_norm, wide};
+
+const EPS: f32 = 1e-5;
+
+/// `(n, h, g, d, reason)`.
+const SIZES: &[(usize, usize, usize, usize, &str)] = &[
+    (1, 1, 1, 2, "the smallest"),
+    (31, 4, 2, 6, "grouped heads, less than a tile of rows"),
+    (64, 3, 1, 34, "one key head, exactly a tile of rows, a head longer than the lanes of a sum"),
+    (65, 2, 2, 64, "as many key heads as query heads, one row after a tile"),
+    (130, 4, 1, 10, "two tiles and a tail"),
+    (33, 3, 1, 128, "wide heads, an odd number of them"),
+];
+
+struct Case {
+    n: usize,
+    dims: Dims,
+    qkv: Vec<f32>,
+    weights: [Vec<f32>; 2],
+    reason: &'static str,
+}
+
+impl Case {
+    /// What a test may ask for: its matrices in f64.
+    fn truth(&self) -> (Vec<f64>, Vec<f64>) {
+        let [q, k] = self.weights.each_ref().map(|weight| wide(weight));
+        qk_norm(&wide(&self.qkv), [&q, &k], f64::from(EPS), &self.dims)
+    }
+
+    /// The gradients, by `write` over `before`.
+    fn backward(&self, device: &Device, dout: &[f32], before: &[Vec<f32>; 2], write: Write) -> Vec<Memory> {
+        let (n, d) = (self.n, self.dims.d);
+        let rstd: Vec<f32> = self.truth().1.iter().map(|&r| r as f32).collect();
+        let (qkv, rstd) = (device.activations(&self.qkv), device.f32s(&rstd));
+        let weights = self.weights.each_ref().map(|weight| device.bf16s(weight));
+        let weights = weights.each_ref().map(Memory::span);
+        device.run(|k| {
+            let dqkv = device.activations(dout);
+            let dweights = before.each_ref().map(|before| match write {
+                Write::Set => device.painted(d * 4),
+                Write::Add => device.f32s(before),
+            });
+            let places = dweights.each_ref().map(Memory::span);
+            k.qk_norm_backward(dqkv.span(), places, write, qkv.span(), rstd.span(), weights, n, &self.dims);
+            let [dq, dk] = dweights;
+            vec![dqkv, dq, dk]
+        })
+    }
+}
+
+fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &(n, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.3)) {
+        let dims = Dims { c: 1, h, g, d, f: 1, v: 1, l: 1 };
+        let qkv = device.stored(random.f32s(n * dims.qkv(), 2.0));
+        cases.push(Case { n, dims, qkv, weights: [random.bf16s(d, 1.5), random.bf16s(d, 1.5)], reason });
+    }
+    cases
+}
+
+#[test]
+fn forward_agrees() {
+    for device in Device::all() {
+        let mut random = Random::new(31);
+        for case in cases(&device, &mut random) {
+            let Case { n, dims, reason, .. } = case;
+            let qkv = device.activations(&case.qkv);
+            let weights = case.weights.each_ref().map(|weight| device.bf16s(weight));
+            let weights = weights.each_ref().map(Memory::span);
+            let results = device.run(|k| {
+                let out = device.painted_activations(n * dims.qkv());
+                let rstd = device.painted(n * (dims.h + dims.g) * 4);
+                k.qk_norm_forward(out.span(), rstd.span(), qkv.span(), weights, EPS, n, &dims);
+                vec![out, rstd]
+            });
+            let (out, rstd) = case.truth();
+            let width = dims.qkv();
+            let expected = Expected { truth: &out, naive: None, width, factor: 2.0, f32: (2e-6, 0.0) };
+            device.agrees(reason, &results[0], expected);
+            close(reason, &results[1].read_f32(), &rstd, 2e-6, 0.0);
+        }
+    }
+}
+
+#[test]
+fn backward_agrees() {
+    for device in Device::all() {
+        let mut random = Random::new(32);
+        for case in cases(&device, &mut random) {
+            let Case { n, dims, reason, .. } = case;
+            let dout = device.stored(random.f32s(n * dims.qkv(), 1.0));
+            let before = [random.f32s(dims.d, 1.0), random.f32s(dims.d, 1.0)];
+            let [set, sum] =
+                [Write::Set, Write::Add].map(|write| case.backward(&device, &dout, &before, write));
+            let [dq, dk] = [1, 2].map(|at| set[at].read_f32());
+            if device.is_cpu() {
+                let qkv64 = wide(&case.qkv);
+                let [q64, k64] = case.weights.each_ref().map(|weight| wide(weight));
+                let loss = |qkv: &[f64], q: &[f64], k: &[f64]| {
+                    inner(&qk_norm(qkv, [q, k], f64::from(EPS), &dims).0, &dout)
+                };
+                let dqkv = device.read(&set[0]);
+                gradient_of(reason, &dqkv, &qkv64, 60, &mut random, |qkv| loss(qkv, &q64, &k64));
+                gradient_of(reason, &dq, &q64, 40, &mut random, |q| loss(&qkv64, q, &k64));
+                gradient_of(reason, &dk, &k64, 40, &mut random, |k| loss(&qkv64, &q64, k));
+            } else {
+                let cpu = case.backward(&Device::Cpu, &dout, &before, Write::Set);
+                let truth = wide(&cpu[0].read_f32());
+                let width = dims.qkv();
+                let expected = Expected { truth: &truth, naive: None, width, factor: 3.0, f32: (0.0, 0.0) };
+                device.agrees(reason, &set[0], expected);
+                for (found, cpu) in [&dq, &dk].into_iter().zip(&cpu[1..]) {
+                    close(reason, found, &wide(&cpu.read_f32()), 1e-6, 2e-6);
+                }
+            }
+            assert_eq!(sum[0].bytes(), set[0].bytes(), "dqkv has other bits");
+            added(reason, &sum[1].read_f32(), &before[0], &dq);
+            added(reason, &sum[2].read_f32(), &before[1], &dk);
+        }
+    }
+}

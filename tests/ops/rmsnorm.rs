@@ -1,0 +1,112 @@
+//! RMSNorm against its f64 reference.
+
+use horizon::ops::Write;
+use support::reference::compare::{added, close, gradient_of, inner};
+use support::reference::device::{Device, Expected};
+use support::reference::memory::Memory;
+use support::reference::{Random, SIZES, rmsnorm, wide};
+
+const EPS: f32 = 1e-5;
+
+#[test]
+fn forward_agrees() {
+    for device in Device::all() {
+        let mut random = Random::new(1);
+        for &(n, c, reason) in SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c)) {
+            let (x, weight) = (device.stored(random.f32s(n * c, 2.0)), random.bf16s(c, 1.5));
+            let (x_memory, weight_memory) = (device.activations(&x), device.bf16s(&weight));
+            let results = device.run(|k| {
+                let (out, rstd) = (device.painted_activations(n * c), device.painted(n * 4));
+                k.rmsnorm_forward(out.span(), rstd.span(), x_memory.span(), weight_memory.span(), EPS, n, c);
+                vec![out, rstd]
+            });
+            let (out, rstd) = rmsnorm(&wide(&x), &wide(&weight), f64::from(EPS), c);
+            let expected = Expected { truth: &out, naive: None, width: c, factor: 2.0, f32: (2e-6, 0.0) };
+            device.agrees(reason, &results[0], expected);
+            close("rstd", &results[1].read_f32(), &rstd, 2e-6, 0.0);
+        }
+    }
+}
+
+/// What a test of backward works with, on any device.
+struct Backward {
+    n: usize,
+    c: usize,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    dout: Vec<f32>,
+    dx_before: Vec<f32>,
+    dweight_before: Vec<f32>,
+    rstd: Vec<f32>,
+}
+
+impl Backward {
+    /// dx and dweight set; both added to; both set with dx over x.
+    fn run(&self, device: &Device) -> [Vec<Memory>; 3] {
+        let Backward { n, c, .. } = *self;
+        let (x, weight, dout) =
+            (device.activations(&self.x), device.bf16s(&self.weight), device.activations(&self.dout));
+        let rstd = device.f32s(&self.rstd);
+        let run = |dx: &dyn Fn() -> Memory, dweight: &dyn Fn() -> Memory, write, in_place: bool| {
+            device.run(|k| {
+                let (dx, dweight) = (dx(), dweight());
+                let x = if in_place { dx.span() } else { x.span() };
+                let (dout, rstd, weight) = (dout.span(), rstd.span(), weight.span());
+                k.rmsnorm_backward(dx.span(), write, dweight.span(), write, dout, x, rstd, weight, n, c);
+                vec![dx, dweight]
+            })
+        };
+        let (painted_dx, painted_dweight) = (|| device.painted_activations(n * c), || device.painted(c * 4));
+        [
+            run(&painted_dx, &painted_dweight, Write::Set, false),
+            run(
+                &|| device.activations(&self.dx_before),
+                &|| device.f32s(&self.dweight_before),
+                Write::Add,
+                false,
+            ),
+            run(&|| device.activations(&self.x), &painted_dweight, Write::Set, true),
+        ]
+    }
+}
+
+#[test]
+fn backward_agrees() {
+    // Large enough that f32 holds the gradient of a row of one column, dout · weight · rstd · (1 − x̂²).
+    const EPS: f32 = 0.01;
+    for device in Device::all() {
+        let mut random = Random::new(2);
+        for &(n, c, reason) in SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c)) {
+            let (x, weight) = (device.stored(random.f32s(n * c, 2.0)), random.bf16s(c, 1.5));
+            let (x64, weight64) = (wide(&x), wide(&weight));
+            let (_, rstd) = rmsnorm(&x64, &weight64, f64::from(EPS), c);
+            let rstd = rstd.iter().map(|&r| r as f32).collect();
+            let [dout, dx_before] = [1.0, 1.0].map(|scale| device.stored(random.f32s(n * c, scale)));
+            let dweight_before = random.f32s(c, 1.0);
+            let case = Backward { n, c, x, weight, dout, dx_before, dweight_before, rstd };
+            let [set, sum, over] = case.run(&device);
+            let (dx, dweight) = (device.read(&set[0]), set[1].read_f32());
+            if device.is_cpu() {
+                gradient_of("dx", &dx, &x64, 40, &mut random, |x| {
+                    inner(&rmsnorm(x, &weight64, f64::from(EPS), c).0, &case.dout)
+                });
+                gradient_of("dweight", &dweight, &weight64, 40, &mut random, |weight| {
+                    inner(&rmsnorm(&x64, weight, f64::from(EPS), c).0, &case.dout)
+                });
+                added("dx", &sum[0].read_f32(), &case.dx_before, &dx);
+            } else {
+                let cpu = case.run(&Device::Cpu);
+                for (result, cpu) in [&set, &sum, &over].into_iter().zip(&cpu) {
+                    let truth = wide(&cpu[0].read_f32());
+                    let expected =
+                        Expected { truth: &truth, naive: None, width: c, factor: 3.0, f32: (0.0, 0.0) };
+                    device.agrees(reason, &result[0], expected);
+                    close("dweight", &result[1].read_f32(), &wide(&cpu[1].read_f32()), 1e-6, 2e-6);
+                }
+            }
+            added("dweight", &sum[1].read_f32(), &case.dweight_before, &dweight);
+            assert_eq!(over[0].bytes(), set[0].bytes(), "dx over x has other bits");
+            assert_eq!(over[1].bytes(), set[1].bytes(), "dweight has other bits when dx is over x");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Predictions of a plan, and the search for a plan.
+
+mod predict;
+mod search;

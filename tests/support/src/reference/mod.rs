@@ -1,0 +1,298 @@
+//! References for operations: a plain f64 forward of every op, memory to run kernels in, sizes with
+//! reasons, comparisons.
+//!
+//! Nothing here is fast and nothing here knows how the kernels work. Gradients are never written down: a test
+//! takes central differences of these forwards.
+
+pub mod compare;
+#[cfg(hz_cuda)]
+pub mod cuda;
+pub mod decoder;
+pub mod device;
+pub mod memory;
+pub mod rows;
+
+use horizon::base::{Dims, Shape};
+
+/// `(rows, columns, reason)` for operations on rows.
+pub const SIZES: &[(usize, usize, &str)] = &[
+    (1, 1, "the smallest"),
+    (1, 64, "one row, whole vectors"),
+    (3, 8, "one vector of 16 bytes"),
+    (2, 31, "a row shorter than the lanes of a sum"),
+    (31, 33, "one element after the lanes"),
+    (33, 127, "one element before whole lanes"),
+    (64, 96, "exactly one row tile"),
+    (65, 160, "one row after a row tile"),
+    (127, 65, "one row before two row tiles, one column after a column tile"),
+    (129, 257, "one row after two row tiles, one column after a folding tile"),
+    (127, 264, "one vector after a folding tile"),
+];
+
+/// Random numbers from a printed seed (splitmix64, Steele et al. 2014).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        println!("seed {seed}");
+        Random(seed)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.bits() % end as u64) as usize
+    }
+
+    /// Uniform in −scale … scale, exact in f32.
+    pub fn f32s(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        (0..count).map(|_| ((self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale).collect()
+    }
+
+    /// The same, exact in bf16.
+    pub fn bf16s(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        use horizon::base::master;
+        self.f32s(count, scale).into_iter().map(|x| master::widen(master::round(x))).collect()
+    }
+
+    /// Up to `count` indices below `end`, all of them when there are no more.
+    pub fn sample(&mut self, end: usize, count: usize) -> Vec<usize> {
+        if end <= count { (0..end).collect() } else { (0..count).map(|_| self.below(end)).collect() }
+    }
+}
+
+/// As f64.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+pub fn embed(table: &[f64], tokens: &[i32], c: usize) -> Vec<f64> {
+    tokens.iter().flat_map(|&token| table[token as usize * c..][..c].iter().copied()).collect()
+}
+
+/// The output, and 1/√(mean(x²) + eps) of every row.
+pub fn rmsnorm(x: &[f64], weight: &[f64], eps: f64, c: usize) -> (Vec<f64>, Vec<f64>) {
+    let rstd: Vec<f64> = x
+        .chunks_exact(c)
+        .map(|x| 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / c as f64 + eps).sqrt())
+        .collect();
+    let out = x.iter().enumerate().map(|(i, x)| x * rstd[i / c] * weight[i % c]).collect();
+    (out, rstd)
+}
+
+/// `x [n, k] · weightᵀ`, `weight [m, k]`.
+pub fn matmul(x: &[f64], weight: &[f64], k: usize) -> Vec<f64> {
+    x.chunks_exact(k)
+        .flat_map(|x| weight.chunks_exact(k).map(move |w| x.iter().zip(w).map(|(x, w)| x * w).sum()))
+        .collect()
+}
+
+/// theta^(−2i/D) for D/2 pairs.
+pub fn frequencies(theta: f64, d: usize) -> Vec<f32> {
+    (0..d / 2).map(|i| theta.powf(-2.0 * i as f64 / d as f64) as f32).collect()
+}
+
+/// Query and key heads turned by their positions, by an angle that is a product in f32; `direction` 1 forward, −1 back.
+pub fn rope(
+    qkv: &[f64],
+    starts: &[i32],
+    shape: Shape,
+    inv_freq: &[f32],
+    dims: &Dims,
+    direction: f64,
+) -> Vec<f64> {
+    let (d, mut out) = (dims.d, qkv.to_vec());
+    for (n, &start) in starts.iter().enumerate() {
+        let position = (n % shape.t) as f32 - start as f32;
+        for head in 0..dims.h + dims.g {
+            for (i, frequency) in inv_freq.iter().enumerate() {
+                let angle = direction * f64::from(position * frequency);
+                let at = n * dims.qkv() + head * d + i;
+                let (low, high) = (qkv[at], qkv[at + d / 2]);
+                out[at] = low * angle.cos() - high * angle.sin();
+                out[at + d / 2] = high * angle.cos() + low * angle.sin();
+            }
+        }
+    }
+    out
+}
+
+/// `x` with `bias [c]` added to every row.
+pub fn bias(x: &[f64], bias: &[f64]) -> Vec<f64> {
+    x.iter().enumerate().map(|(i, x)| x + bias[i % bias.len()]).collect()
+}
+
+/// `qkv` with every query and key head normalised, and 1/√(mean(x²) + eps) of every query head `[N, H]`, then of every
+/// key head `[N, G]`.
+pub fn qk_norm(qkv: &[f64], weights: [&[f64]; 2], eps: f64, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
+    let Dims { h, g, d, .. } = *dims;
+    let (mut out, mut rstd) = (qkv.to_vec(), [Vec::new(), Vec::new()]);
+    for row in out.chunks_exact_mut(dims.qkv()) {
+        for (head, x) in row.chunks_exact_mut(d).take(h + g).enumerate() {
+            let which = usize::from(head >= h);
+            let (normed, scale) = rmsnorm(x, weights[which], eps, d);
+            x.copy_from_slice(&normed);
+            rstd[which].extend(scale);
+        }
+    }
+    (out, rstd.concat())
+}
+
+/// What a version of lower precision does to what it stores; nothing, for the truth.
+pub type Store = fn(f64) -> f64;
+
+/// Nothing is rounded.
+pub fn exact(value: f64) -> f64 {
+    value
+}
+
+/// One row of one head of attention: its keys, and e^(score − largest) of each.
+struct Softmax {
+    keys: std::ops::Range<usize>,
+    kv: usize,
+    powers: Vec<f64>,
+    sum: f64,
+    lse: f64,
+}
+
+/// The rows of packed queries, keys and values.
+struct Packed<'a> {
+    qkv: &'a [f64],
+    starts: &'a [i32],
+    /// 0 is none.
+    window: usize,
+    shape: Shape,
+    dims: &'a Dims,
+}
+
+impl Packed<'_> {
+    fn query(&self, n: usize, head: usize) -> &[f64] {
+        &self.qkv[n * self.dims.qkv() + head * self.dims.d..][..self.dims.d]
+    }
+
+    fn key(&self, n: usize, kv: usize) -> &[f64] {
+        self.query(n, self.dims.h + kv)
+    }
+
+    fn value(&self, n: usize, kv: usize) -> &[f64] {
+        self.query(n, self.dims.h + self.dims.g + kv)
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.dims.d as f64).sqrt()
+    }
+
+    fn softmax(&self, n: usize, head: usize) -> Softmax {
+        let kv = head / (self.dims.h / self.dims.g);
+        let sequence = n / self.shape.t * self.shape.t;
+        let window = if self.window == 0 { n + 1 } else { self.window };
+        let keys = (sequence + self.starts[n] as usize).max((n + 1).saturating_sub(window))..n + 1;
+        let q = self.query(n, head);
+        let scores: Vec<f64> = keys.clone().map(|key| dot(q, self.key(key, kv)) * self.scale()).collect();
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let powers: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        Softmax { keys, kv, powers, sum, lse: largest + sum.ln() }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add_scaled(out: &mut [f64], by: f64, x: &[f64]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out += by * x);
+}
+
+/// The output `[N, H·D]`, and the log-sum-exp `[H, N]`. Powers are stored before they meet the values.
+pub fn attention_in(
+    store: Store,
+    qkv: &[f64],
+    starts: &[i32],
+    window: usize,
+    shape: Shape,
+    dims: &Dims,
+) -> (Vec<f64>, Vec<f64>) {
+    let packed = Packed { qkv, starts, window, shape, dims };
+    let (mut out, mut lse) = (Vec::new(), vec![0.0; dims.h * shape.n()]);
+    for n in 0..shape.n() {
+        for head in 0..dims.h {
+            let softmax = packed.softmax(n, head);
+            let mut row = vec![0.0; dims.d];
+            for (key, power) in softmax.keys.zip(&softmax.powers) {
+                add_scaled(&mut row, store(*power), packed.value(key, softmax.kv));
+            }
+            out.extend(row.iter().map(|sum| store(sum / softmax.sum)));
+            lse[head * shape.n() + n] = softmax.lse;
+        }
+    }
+    (out, lse)
+}
+
+pub fn attention(
+    qkv: &[f64],
+    starts: &[i32],
+    window: usize,
+    shape: Shape,
+    dims: &Dims,
+) -> (Vec<f64>, Vec<f64>) {
+    attention_in(exact, qkv, starts, window, shape, dims)
+}
+
+/// The gradient `[N, (H+2G)·D]`, of which nothing but the size of a naive version's errors is asked: the truth is
+/// found without a formula. Probabilities and the gradients of scores are stored before they meet a matrix.
+pub fn attention_backward_in(
+    store: Store,
+    qkv: &[f64],
+    dout: &[f64],
+    starts: &[i32],
+    window: usize,
+    shape: Shape,
+    dims: &Dims,
+) -> Vec<f64> {
+    let (packed, d) = (Packed { qkv, starts, window, shape, dims }, dims.d);
+    let (out, _) = attention_in(store, qkv, starts, window, shape, dims);
+    let mut dqkv = vec![0.0; qkv.len()];
+    for n in 0..shape.n() {
+        for head in 0..dims.h {
+            let softmax = packed.softmax(n, head);
+            let at = n * dims.attended() + head * d;
+            let (dout, delta) = (&dout[at..][..d], dot(&dout[at..][..d], &out[at..][..d]));
+            for (key, power) in softmax.keys.zip(&softmax.powers) {
+                let p = power / softmax.sum;
+                let ds = store(p * (dot(dout, packed.value(key, softmax.kv)) - delta)) * packed.scale();
+                let place = |row: usize, column: usize| row * dims.qkv() + column * d;
+                add_scaled(&mut dqkv[place(n, head)..][..d], ds, packed.key(key, softmax.kv));
+                add_scaled(&mut dqkv[place(key, dims.h + softmax.kv)..][..d], ds, packed.query(n, head));
+                add_scaled(&mut dqkv[place(key, dims.h + dims.g + softmax.kv)..][..d], store(p), dout);
+            }
+        }
+    }
+    dqkv.iter_mut().for_each(|value| *value = store(*value));
+    dqkv
+}
+
+pub fn swiglu(gate_up: &[f64], f: usize) -> Vec<f64> {
+    gate_up
+        .chunks_exact(2 * f)
+        .flat_map(|row| (0..f).map(|i| row[i] / (1.0 + (-row[i]).exp()) * row[f + i]))
+        .collect()
+}
+
+/// Σ weight · nll over rows whose target is not −100.
+pub fn cross_entropy(logits: &[f64], targets: &[i32], weights: &[f64], v: usize) -> f64 {
+    let rows = logits.chunks_exact(v).zip(targets).zip(weights);
+    rows.filter(|((_, target), _)| **target != -100)
+        .map(|((logits, &target), weight)| {
+            let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = logits.iter().map(|x| (x - largest).exp()).sum();
+            weight * (largest + sum.ln() - logits[target as usize])
+        })
+        .sum()
+}

@@ -1,0 +1,226 @@
+//! The loop through the library: what it reports, and that folders carry a model whole.
+
+#[cfg(feature = "text")]
+mod chat;
+mod checkpoints;
+mod resumed;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use horizon::base::{DType, Shape, Status};
+use horizon::engine::{Trainer, TrainerOptions};
+use horizon::train::data::{Data, Documents, Encoder};
+use horizon::train::hf::{ExportTarget, SHARD_BYTES, export, unwatched};
+use horizon::train::metrics::StepRecord;
+use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions, StepTimes};
+use serde_json::{Value, json};
+
+const SEQ_LEN: usize = 24;
+
+fn data() -> Data {
+    let mut documents = Documents::default();
+    for k in 0..40 {
+        let text = format!("document {k} is {} times as long as it could be\n", k % 3 + 1).repeat(k % 3 + 1);
+        documents.push(&Encoder::bytes().document(text.as_bytes()).unwrap());
+    }
+    Data::from_documents(documents, SEQ_LEN).unwrap()
+}
+
+fn trainer_options(micro_batch: usize, grad_accum: usize) -> TrainerOptions {
+    TrainerOptions {
+        shape: Shape { b: micro_batch, t: SEQ_LEN },
+        micros_max: grad_accum,
+        threads: Some(1),
+        grad_dtype: DType::F32,
+        ..TrainerOptions::default()
+    }
+}
+
+fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
+    RunOptions {
+        trainer: trainer_options(micro_batch, grad_accum),
+        steps: Some(4),
+        rate_shape: RateShape::Linear,
+        lr: 1e-3,
+        min_lr: None,
+        warmup: Some(2),
+        seed: 3,
+        shuffle: true,
+        val_every: 2,
+        val_micros_max: 3,
+        out: None,
+        export_dtype: DType::F32,
+        log: None,
+        predicted: None,
+        trace: None,
+        simulated: None,
+        save: None,
+        resume: None,
+    }
+}
+
+#[derive(Default)]
+struct Records(Vec<StepRecord>);
+
+impl Observer for Records {
+    fn stepped(&mut self, record: &StepRecord, _steps: u64, remaining: f64) {
+        assert!(remaining >= 0.0);
+        self.0.push(*record);
+    }
+
+    fn saved(&mut self, _step: u64, _folder: &Path) {}
+
+    fn warned(&mut self, message: &str) {
+        panic!("nothing was to warn of: {message}");
+    }
+}
+
+fn run(options: RunOptions) -> Vec<StepRecord> {
+    let model = ModelSource::open("tiny", false).unwrap();
+    let mut records = Records::default();
+    let mut run = Run::open(model, data(), Some(data()), options, &unwatched).unwrap();
+    let outcome = run.train(&mut records, &AtomicBool::new(false)).unwrap();
+    assert!(!outcome.stopped && outcome.steps == records.0.len() as u64);
+    records.0
+}
+
+/// Names in a folder, hidden ones too, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Every tensor of a model, as f32 bits.
+fn tensors(model: &ModelSource) -> Vec<(String, Vec<u32>)> {
+    let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
+    model.fill(&mut trainer, 9, &unwatched).unwrap();
+    let read = |(_, tensor): (_, &horizon::model::TensorLayout)| {
+        let mut values = vec![0.0f32; tensor.elements()];
+        trainer.read_tensor(&tensor.name, &mut values).unwrap();
+        (tensor.name.clone(), values.into_iter().map(f32::to_bits).collect())
+    };
+    model.layout.tensors().map(read).collect()
+}
+
+fn export_again(model: &ModelSource, folder: &Path, dtype: DType) -> Vec<u8> {
+    let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
+    model.fill(&mut trainer, 9, &unwatched).unwrap();
+    let target = ExportTarget::check(folder, 0).unwrap();
+    export(&target, &model.config, &mut trainer, dtype, SHARD_BYTES, &unwatched).unwrap();
+    fs::read(folder.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn records_say_what_happened() {
+    let records = run(options(2, 2));
+    let rates: Vec<f64> = records.iter().map(|r| r.lr).collect();
+    assert_eq!(rates, [0.5e-3, 1e-3, 1e-3, 1e-3 - 0.9e-3 * 0.5]);
+    for (k, record) in records.iter().enumerate() {
+        assert_eq!((record.step, record.tokens), (k as u64 + 1, 4 * SEQ_LEN as u64));
+        assert_eq!(record.tokens_per_second, record.tokens as f64 / record.step_seconds);
+        assert_eq!(record.val_loss.is_some(), k % 2 == 1);
+    }
+}
+
+/// The second step is the first beside which AdamW runs; nothing is saved.
+#[test]
+fn records_say_what_the_lanes_did_and_what_was_predicted_of_them() {
+    let busy = |record: &StepRecord| record.lanes.map(|lane| lane.busy_seconds);
+    for record in &run(options(2, 2))[1..] {
+        let [compute, h2d, d2h, host, disk] = busy(record);
+        assert!(compute > 0.0 && h2d > 0.0 && d2h > 0.0 && host > 0.0 && disk == 0.0, "{record:?}");
+        assert!(record.lanes.iter().all(|lane| lane.predicted_seconds.is_none()));
+        let text = serde_json::to_string(record).unwrap();
+        assert!(!text.contains("predicted"), "nothing was predicted: {text}");
+    }
+
+    let predicted = StepTimes { step_seconds: 0.5, busy_seconds: [0.25, 0.125, 0.0, 2.0, 0.0] };
+    for record in run(RunOptions { predicted: Some(predicted), ..options(2, 2) }) {
+        let log: Value = serde_json::to_value(record).unwrap();
+        assert_eq!(log["predicted_step_seconds"], 0.5);
+        let names = ["compute", "h2d", "d2h", "host", "disk"];
+        assert!(log["lanes"].as_object().unwrap().keys().all(|name| names.contains(&&name[..])));
+        for (name, (busy, predicted)) in names.iter().zip(busy(&record).iter().zip(predicted.busy_seconds)) {
+            let lane = json!({ "busy_seconds": busy, "predicted_seconds": predicted });
+            assert_eq!(log["lanes"][name], lane);
+        }
+    }
+}
+
+/// The same windows in other micro-batches: at first the same loss but for the order of sums. Then AdamW's first
+/// step, ±lr whatever the size of a gradient, has set weights apart whose gradients were about nothing.
+#[test]
+fn accumulation_is_a_larger_batch() {
+    let (whole, parts) = (run(options(4, 1)), run(options(1, 4)));
+    for (k, (whole, parts)) in whole.iter().zip(&parts).enumerate() {
+        let bound = if k == 0 { 1e-6 } else { 1e-2 };
+        let close = |a: f64, b: f64| (a - b).abs() <= bound * a.abs();
+        assert!(close(whole.loss, parts.loss), "step {k}: {} and {}", whole.loss, parts.loss);
+        assert!(
+            close(whole.grad_norm, parts.grad_norm),
+            "step {k}: {} and {}",
+            whole.grad_norm,
+            parts.grad_norm
+        );
+        assert_eq!((whole.lr, whole.tokens), (parts.lr, parts.tokens));
+    }
+}
+
+#[test]
+fn a_folder_carries_a_model_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("first");
+    let model = ModelSource::open("tiny", false).unwrap();
+    let fresh = tensors(&model);
+    let once = export_again(&model, &first, DType::F32);
+    let again = ModelSource::open(first.to_str().unwrap(), false).unwrap();
+    assert!(!again.is_fresh() && again.config.model == model.config.model);
+    // f32 keeps the residual: every bit comes back.
+    assert!(tensors(&again) == fresh);
+    assert!(export_again(&again, &dir.path().join("second"), DType::F32) == once);
+    // bf16 once, bf16 ever after.
+    let half = dir.path().join("half");
+    let once = export_again(&again, &half, DType::Bf16);
+    let again = ModelSource::open(half.to_str().unwrap(), false).unwrap();
+    assert!(export_again(&again, &dir.path().join("halves"), DType::Bf16) == once);
+    // With --init the folder gives the shape alone.
+    let blank = ModelSource::open(half.to_str().unwrap(), true).unwrap();
+    assert!(blank.is_fresh() && tensors(&blank) == fresh);
+}
+
+#[test]
+fn a_run_stopped_before_it_starts_exports_what_it_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let model = ModelSource::open("tiny", false).unwrap();
+    let options = RunOptions { out: Some(out.clone()), ..options(1, 1) };
+    let mut run = Run::open(model, data(), None, options, &unwatched).unwrap();
+    let outcome = run.train(&mut Records::default(), &AtomicBool::new(true)).unwrap();
+    assert!(outcome.stopped && outcome.steps == 0);
+    assert!(ModelSource::open(out.to_str().unwrap(), false).is_ok());
+}
+
+#[test]
+fn what_cannot_run_is_refused_before_the_first_step() {
+    let refusal = |change: &dyn Fn(&mut RunOptions)| {
+        let mut options = options(1, 1);
+        change(&mut options);
+        let model = ModelSource::open("tiny", false).unwrap();
+        Run::open(model, data(), None, options, &unwatched).err().expect("it was to be refused")
+    };
+    for (error, word) in [
+        (refusal(&|o| o.steps = Some(0)), "0 steps"),
+        (refusal(&|o| o.trainer.micros_max = 0), "0 micro-batches"),
+        (refusal(&|o| o.trainer.shape.b = 0), "0 sequences"),
+        (refusal(&|o| o.lr = f64::NAN), "learning rate"),
+        (refusal(&|o| o.warmup = Some(5)), "warmup"),
+    ] {
+        assert_eq!(error.status(), Status::InvalidArgument, "{error}");
+        assert!(error.message().contains(word), "{error}");
+    }
+    assert_eq!(ModelSource::open("nowhere", false).unwrap_err().status(), Status::NotFound);
+}
