@@ -1,4 +1,4 @@
-//! The build script.
+//! The build script, and the check for libclang.
 
 mod libclang;
 mod toolkit;

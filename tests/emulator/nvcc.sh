@@ -1,8 +1,8 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # nvcc.sh [arch...]: compiles every csrc/*.cu, and the conformance kernels, with every warning an error, for sm_90a or the
 # architectures named ("all": each one the library is built for), and prints registers, shared memory and spills of every
 # kernel. Fails on a warning, on a spill, or on wgmma that is made to wait at once. CUDA_HOME names the toolkit.
-set -eu
+set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 csrc=$here/../../csrc
 : "${CUDA_HOME:=/usr/local/cuda}"
@@ -11,14 +11,22 @@ csrc=$here/../../csrc
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 status=0
+# compile ARCH SOURCE
+compile() {
+    "$CUDA_HOME/bin/nvcc" -std=c++20 -O3 -lineinfo -I"$csrc" -I"$here" -Xcompiler=-Wall,-Wextra -Werror all-warnings -Xptxas=-v \
+        -gencode "arch=compute_$1,code=sm_$1" -c "$2" -o "$out/x.$$.o" >"$out/$(basename "$2").log" 2>&1
+}
+export here csrc out CUDA_HOME
+export -f compile
 for arch in "$@"; do
     echo "== sm_$arch: registers, static shared bytes, stack bytes, spilled bytes, kernel"
-    for source in "$csrc"/*.cu "$here"/conform*.cu; do
-        "$CUDA_HOME/bin/nvcc" -std=c++20 -O3 -lineinfo -I"$csrc" -I"$here" -Xcompiler=-Wall,-Wextra -Werror all-warnings -Xptxas=-v \
-            -gencode "arch=compute_$arch,code=sm_$arch" -c "$source" -o "$out/x.o" >"$out/log" 2>&1 ||
-            { cat "$out/log"; exit 1; }
-        if grep "wgmma.mma_async instructions are serialized" "$out/log"; then status=3; fi
-        c++filt <"$out/log" | awk '
+    # The largest first, so that no processor waits for it at the end.
+    ls -S "$csrc"/*.cu "$here"/conform*.cu | xargs -P "$(nproc)" -I{} bash -c "compile $arch {}" || {
+        grep -hvE 'ptxas info|bytes stack frame' "$out"/*.log
+        exit 1
+    }
+    if cat "$out"/*.log | grep "wgmma.mma_async instructions are serialized"; then status=3; fi
+    cat "$out"/*.log | c++filt | awk '
             { gsub(/hz::|\(anonymous namespace\)::/, "") }
             /Function properties for/ { sub(/.*Function properties for (void )?/, ""); sub(/\(.*/, ""); name = $0 }
             /bytes stack frame/ { stack = $1; spill = $5 + $9 }
@@ -27,7 +35,6 @@ for arch in "$@"; do
                 smem = 0; if (match($0, /[0-9]+ bytes smem/)) smem = substr($0, RSTART, RLENGTH) + 0
                 printf "%4d %6d %5d %5d  %s\n", regs, smem, stack, spill, name; if (spill > 0) bad = 1 }
             END { exit bad }' || status=2
-    done
 done
 case $status in
     2) echo "some kernels spill" >&2 ;;
