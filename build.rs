@@ -78,8 +78,8 @@ fn main() {
 }
 
 fn run() -> Result<()> {
-    // Each remedy that a message names starts this script again. PATH is not among them: editors and shells differ
-    // in it, and would undo each other's builds.
+    // The variables that messages name start this script again. PATH does not: editors and shells differ in it, and
+    // would undo each other's builds.
     println!("cargo::rerun-if-changed=build.rs");
     for name in ["HZ_CUDA", "HZ_CUDA_ARCH", "HZ_CUDA_BINDINGS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
@@ -167,11 +167,17 @@ fn toolkit_at(home: &Path) -> Option<Toolkit> {
 
 /// nvcc compiles and links by a C++ compiler of this machine.
 fn find_cpp(toolkit: &Toolkit) -> Result<()> {
-    let named =
-        |name: &&str| env::var(name).is_ok_and(|value| *name == "NVCC_CCBIN" || value.contains("-ccbin"));
+    let named = |name: &&str| {
+        env::var(name).is_ok_and(|value| match *name {
+            "NVCC_CCBIN" => !value.is_empty(),
+            _ => value.contains("-ccbin") || value.contains("--compiler-bindir"),
+        })
+    };
     if NVCC_VARIABLES.iter().any(named) || on_path("g++").next().is_some() {
         return Ok(());
     }
+    // An installed compiler starts this script again.
+    println!("cargo::rerun-if-changed=/usr/bin");
     Err(format!(
         "the CUDA toolkit in {} needs a C++ compiler and there is no g++ on PATH; Debian's package g++ has it, NVCC_CCBIN names another",
         toolkit.home.display()

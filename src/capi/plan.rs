@@ -1,7 +1,7 @@
 //! `hz_plan_t`: what a trainer would take, before it takes it.
 
 use std::ffi::CString;
-use std::io;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -69,15 +69,19 @@ impl hz_plan_t {
         }
     }
 
-    fn trace(&self, mut out: &mut dyn io::Write) -> Result<()> {
+    /// Writes the simulated step to a file. A plan without a machine is refused before the file is touched.
+    fn trace(&self, path: &Path) -> Result<()> {
         let Some(Description { rates, storage, .. }) = &self.machine else {
             return Err(Error::new(
                 Status::InvalidState,
-                "the plan is for no machine, on which its step could be simulated: let hz_plan_search find one",
+                "this plan has no machine model, so there is nothing to simulate; use hz_plan_search",
             ));
         };
         let Self { plan, config, .. } = self;
-        plan.write_trace(config, &Layout::new(config), (*storage).into(), rates, plan.micros_max, &mut out)
+        let (layout, storage) = (Layout::new(config), (*storage).into());
+        replace_file(path, |mut out| {
+            plan.write_trace(config, &layout, storage, rates, plan.micros_max, &mut out)
+        })
     }
 }
 
@@ -190,7 +194,7 @@ pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: Place<LentText
 pub extern "C" fn hz_plan_trace(plan: Handle<hz_plan_t>, file: Text) -> hz_status_t {
     wall(|| {
         let plan = plan.get("plan")?;
-        replace_file(file.path("path")?, |out| plan.trace(out))
+        plan.trace(file.path("path")?)
     })
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -130,7 +131,8 @@ fn a_calibration_that_is_killed_leaves_nothing() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
-    assert!(lines.any(|line| line.starts_with("measuring RAM (")), "it did not come to RAM");
+    assert!(lines.any(|line| line.starts_with("measuring the disk (")), "it did not come to the disk");
+    std::thread::sleep(Duration::from_millis(50));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none());

@@ -51,7 +51,7 @@ pub struct CalibrateOptions {
     pub device: DeviceChoice,
     /// CPU threads that share a job; by default all the process may run on.
     pub threads: Option<usize>,
-    /// Where a file is written to measure the disk; it is removed.
+    /// Where a file is written to measure the disk; its name is removed before it is written.
     pub folder: PathBuf,
     /// How often something is measured, at most, while other processes are at work.
     pub tries: usize,
@@ -318,12 +318,12 @@ fn disk(folder: &Path) -> Result<f64> {
     let piece = vec![0x5a; 4 << 20];
     let start = Instant::now();
     let written = fs::File::create(&path).and_then(|mut file| {
+        // The open file needs no name, and a process that is killed leaves none.
+        fs::remove_file(&path)?;
         (0..BYTES / piece.len()).try_for_each(|_| file.write_all(&piece))?;
         file.sync_all()
     });
     let seconds = start.elapsed().as_secs_f64();
-    // What could not be created need not be removed.
-    let _ = fs::remove_file(&path);
     written.map_err(|error| Error::io(format!("cannot write {}", path.display()), &error))?;
     Ok(BYTES as f64 / seconds)
 }
