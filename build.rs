@@ -48,7 +48,7 @@ const FOREIGN_USERS: [&str; 2] = ["src/sys/cuda", "src/ops/cuda"];
 /// Flags of every compilation. Contraction and division are nvcc's defaults: exact division and square root.
 const FLAGS: [&str; 4] = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler=-fPIC"];
 
-/// What nvcc reads itself.
+/// Variables that nvcc itself reads.
 const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"];
 
 struct Toolkit {

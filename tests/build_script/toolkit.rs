@@ -103,7 +103,7 @@ impl Room {
         let compiled = fs::read_to_string(self.at("compiled")).unwrap_or_default();
         let mut compiled: Vec<String> = compiled.lines().map(str::to_string).collect();
         compiled.sort_unstable();
-        // What makes cargo stop.
+        // Cargo stops at these lines.
         let succeeded = !lines.iter().any(|line| line.starts_with("cargo::error="));
         Run { succeeded, lines, compiled }
     }

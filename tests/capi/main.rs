@@ -48,7 +48,7 @@ fn compiler(cpp: bool) -> Command {
     command
 }
 
-/// Whether there is a C++ compiler to test with. `HZ_REQUIRE_CPP=1` makes its absence a failure.
+/// Returns whether a C++ compiler runs. `HZ_REQUIRE_CPP=1` makes its absence a failure.
 fn has_cpp() -> bool {
     let tool = compiler(true).get_program().to_owned();
     let has = Command::new(&tool).arg("--version").output().is_ok_and(|output| output.status.success());
