@@ -177,6 +177,8 @@ fn a_second_interrupt_ends_at_once() {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     assert!(lines.any(|line| line.contains("9 steps of")), "the run did not start");
+    // Into the first step: a run that is interrupted before it exports at once.
+    std::thread::sleep(Duration::from_millis(500));
     interrupt(&child);
     assert!(lines.any(|line| line.contains("once more ends at once")), "the first interrupt was not heard");
     interrupt(&child);
