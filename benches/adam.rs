@@ -16,13 +16,14 @@ use std::env;
 use std::path::Path;
 use std::slice;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pages, Pool, Topology};
 use horizon::ops::adam::{
     AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update_whole_with, update_with, write_master,
 };
+use nix::time::ClockId;
 
 fn main() {
     let option = |name: &str, default: usize| {
@@ -296,11 +297,8 @@ fn timed(work: impl FnOnce()) -> Times {
 }
 
 fn processor_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one timespec.
-    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    assert_eq!(status, 0, "every process has a clock of its own");
-    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+    let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
+    Duration::from(clock.now().expect("every process has a clock of its own")).as_secs_f64()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -14,8 +14,7 @@ mod probe;
 use std::env;
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +23,7 @@ use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::schedule::{AdamWhen, Mode};
 use horizon::train::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes, unwatched};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use probe::Clock;
 
 fn main() {
@@ -194,9 +194,7 @@ fn read_all(folder: &Path, threads: usize) {
 fn drop_cached(folder: &Path) {
     for path in weight_files(folder) {
         let file = File::open(path).expect("a file");
-        // SAFETY: the descriptor is open; the call touches no memory.
-        let status = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-        assert_eq!(status, 0, "{}", io::Error::from_raw_os_error(status));
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("advice about a file");
     }
 }
 

@@ -16,7 +16,6 @@ use std::hint::black_box;
 use std::path::Path;
 use std::slice;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Instant;
 
@@ -97,9 +96,8 @@ fn nodes(bytes: usize, rounds: usize) {
             let arena = Arena::take(bytes, MemoryKind::Node(memory)).expect("the node has the memory");
             let cpus = cores.cpus.clone();
             // The caller takes tiles, too, so it is a thread that stays on the node.
-            let (ready, bound) = channel();
             let caller = thread::spawn(move || {
-                bound.recv().expect("the thread is bound");
+                run_on(&cpus).expect("the node's cores are this process's");
                 let pool = Pool::on(cpus.len(), &cpus).expect("threads start");
                 arena.touch(&pool).expect("memory of a node is not pinned");
                 let update = |_| {
@@ -111,8 +109,6 @@ fn nodes(bytes: usize, rounds: usize) {
                 };
                 (median((0..rounds).map(update).collect()), arena.node_at(0).ok())
             });
-            run_on(&caller, &cores.cpus).expect("the node's cores are this process's");
-            ready.send(()).expect("the thread waits");
             let (seconds, lies_on) = caller.join().expect("the thread ends");
             println!(
                 "{}",

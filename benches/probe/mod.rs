@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use horizon::host::Pool;
+use nix::time::ClockId;
 
 /// Which clock.
 #[derive(Clone, Copy)]
@@ -37,11 +38,8 @@ impl Clock {
 
 /// Processor time of this process.
 fn processor_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec that is ours to write.
-    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    assert_eq!(status, 0, "the processor clock of this process cannot be read");
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
+    clock.now().expect("every process has a clock of its own").into()
 }
 
 /// Fused multiply-adds a second of all threads, times two: the best of a few goes of some milliseconds, each far longer

@@ -1,15 +1,14 @@
 //! Files as memory, and the two questions to the file system that the standard library does not ask.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::sys::statvfs::statvfs;
 
 use crate::base::{Error, Result};
 use crate::sys::linux;
@@ -70,44 +69,27 @@ impl Deref for MappedFile {
 /// Swaps what two paths of one file system name, in one step that nobody can see half-done.
 /// Errors: `Unsupported` or `InvalidInput` where the file system cannot.
 pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    let (one, other) = (c_path(one)?, c_path(other)?);
-    // SAFETY: both are NUL-terminated strings that live until the call returns.
-    let status = unsafe {
-        libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE)
-    };
-    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?)
 }
 
 /// Gives a file its length and, where the file system can, its place on the disk, so that no later write finds the
 /// disk full.
 pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)?;
-    let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    // SAFETY: the descriptor is open as long as `file` is borrowed; the call touches no memory.
-    if length == 0 || unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
+    let length = i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    if length == 0 {
         return Ok(());
     }
-    match io::Error::last_os_error() {
-        error if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(()),
-        error => Err(error),
+    match fallocate(file, FallocateFlags::empty(), 0, length) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        outcome => Ok(outcome?),
     }
 }
 
 /// Bytes that this user may still write to the file system of an existing path.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let path = c_path(path)?;
-    let mut facts = MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the string is NUL-terminated and `facts` has room for the struct that the call fills.
-    if unsafe { libc::statvfs(path.as_ptr(), facts.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so it filled the struct.
-    let facts = unsafe { facts.assume_init() };
-    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
-}
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidFilename))
+    let facts = statvfs(path)?;
+    Ok(facts.blocks_available().saturating_mul(facts.fragment_size()))
 }
 
 #[cfg(test)]

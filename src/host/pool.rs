@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use super::{Doorbell, Topology};
@@ -189,16 +190,20 @@ impl Pool {
         let mut pool = Pool { shared, workers: Vec::with_capacity(threads.saturating_sub(1)) };
         for worker in 1..threads {
             let shared = pool.shared.clone();
+            let own = cpus(worker).map(<[u32]>::to_vec);
+            let (report, bound) = bounded(1);
             let handle = thread::Builder::new()
                 .name(format!("hz-worker-{worker}"))
-                .spawn(move || shared.worker(worker))
+                .spawn(move || {
+                    let bound = own.as_deref().map_or(Ok(()), linux::run_on);
+                    let _ = report.send(bound.map_err(|error| {
+                        Error::io(format!("cannot keep worker {worker} on processors {own:?}"), &error)
+                    }));
+                    shared.worker(worker);
+                })
                 .map_err(|error| Error::io(format!("cannot start worker {worker} of {threads}"), &error))?;
-            let cpus = cpus(worker);
-            let bound = cpus.map_or(Ok(()), |cpus| linux::run_on(&handle, cpus));
             pool.workers.push(handle);
-            bound.map_err(|error| {
-                Error::io(format!("cannot keep worker {worker} on processors {cpus:?}"), &error)
-            })?;
+            bound.recv().expect("a worker reports before it works")?;
         }
         Ok(pool)
     }

@@ -1,48 +1,39 @@
-//! The operating system's names: memory maps, page sizes, memory and processor affinity, futexes.
+//! Linux: memory maps, page sizes, memory and processor affinity, futexes.
 //!
-//! Each function is one system call with Rust types around it. Failures are [`std::io::Error`]s as the
-//! kernel gave them; what they mean is said by the floor above.
+//! Each function is one system call with Rust types around it: `nix` makes those it knows, `libc` the others
+//! (memory policies, futexes). Failures are the kernel's, as [`std::io::Error`]s; the callers explain them.
 
 use std::io;
-use std::os::unix::thread::JoinHandleExt;
+use std::num::NonZeroUsize;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU32;
-use std::thread::JoinHandle;
+
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Bytes of a page of memory.
 pub fn page_bytes() -> usize {
-    // SAFETY: `sysconf` reads a constant of the process and takes no pointer.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).expect("the page size is positive")
+    let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| usize::try_from(bytes).ok()).expect("every system has a page size")
 }
 
 /// Maps `bytes` of private anonymous memory: zeroed, page-aligned, readable and writable. `bytes` is not 0.
 pub fn map_anonymous(bytes: usize) -> io::Result<NonNull<u8>> {
-    map(bytes, 0)
+    map(bytes, MapFlags::empty())
 }
 
 /// As [`map_anonymous`], from the pool of explicit 2 MiB pages, which are set aside at once. `bytes` is a
 /// multiple of 2 MiB.
 pub fn map_explicit_huge(bytes: usize) -> io::Result<NonNull<u8>> {
-    map(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
+    map(bytes, MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB)
 }
 
-fn map(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
+fn map(bytes: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
+    let bytes = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-    let base = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
-            -1,
-            0,
-        )
-    };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(NonNull::new(base.cast()).expect("the kernel never maps at address 0 unasked"))
+    Ok(unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_PRIVATE | flags) }?.cast())
 }
 
 /// Returns whole pages of a mapping to the kernel.
@@ -51,21 +42,24 @@ fn map(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
 /// The pages belong to mappings of this module, and nothing uses them any more.
 pub unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller gives back pages that it owns and that nobody uses.
-    let status = unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
-    debug_assert_eq!(status, 0, "munmap refuses only a range that is no range of pages");
+    let unmapped = unsafe { munmap(base.cast(), bytes) };
+    debug_assert!(unmapped.is_ok(), "munmap refuses only a range that is no range of pages");
 }
 
 /// Asks for transparent 2 MiB pages in a mapping.
 pub fn advise_huge(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
-    // SAFETY: this advice changes how pages are backed, never what they hold; a range that is not mapped is an
-    // error, not an access.
-    check(unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) }.into())
+    advise(base, bytes, MmapAdvise::MADV_HUGEPAGE)
 }
 
 /// Asks for small pages in a mapping, where transparent ones would come unasked.
 pub fn advise_small(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
-    // SAFETY: as advice it changes the size of pages to come and no byte; the kernel looks at the range itself.
-    check(unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) }.into())
+    advise(base, bytes, MmapAdvise::MADV_NOHUGEPAGE)
+}
+
+/// Gives advice about the size of pages.
+fn advise(base: NonNull<u8>, bytes: usize, size: MmapAdvise) -> io::Result<()> {
+    // SAFETY: the size of pages to come changes no byte; a range that is not mapped is an error, not an access.
+    Ok(unsafe { madvise(base.cast(), bytes, size) }?)
 }
 
 /// Which nodes pages may come from.
@@ -142,28 +136,19 @@ pub fn node_of(address: NonNull<u8>) -> io::Result<u32> {
     u32::try_from(node).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-/// Keeps a thread on the given processors from now on.
-pub fn run_on<T>(thread: &JoinHandle<T>, cpus: &[u32]) -> io::Result<()> {
-    // SAFETY: a set of processors is an array of bits, for which zeros are a value: the empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+/// Keeps the calling thread on the given processors from now on.
+pub fn run_on(cpus: &[u32]) -> io::Result<()> {
+    let mut set = CpuSet::new();
     for cpu in cpus {
-        if *cpu as usize >= libc::CPU_SETSIZE as usize {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: the number was found to be inside the set.
-        unsafe { libc::CPU_SET(*cpu as usize, &mut set) };
+        set.set(*cpu as usize)?;
     }
-    // SAFETY: a thread that can be joined has not been given back; the kernel reads a set of the stated size.
-    match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of::<libc::cpu_set_t>(), &set) } {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
+    let this_thread = Pid::from_raw(0);
+    Ok(sched_setaffinity(this_thread, &set)?)
 }
 
 /// The processor that the calling thread is on, which may have changed when this returns.
 pub fn current_cpu() -> Option<u32> {
-    // SAFETY: reads the number of the processor; takes nothing.
-    u32::try_from(unsafe { libc::sched_getcpu() }).ok()
+    u32::try_from(sched_getcpu().ok()?).ok()
 }
 
 fn check(status: libc::c_long) -> io::Result<()> {

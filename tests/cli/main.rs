@@ -9,6 +9,9 @@ mod run;
 use std::path::Path;
 use std::process::{Child, Command, Output};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// Runs the command in a folder.
 fn horizon_in(folder: &Path, arguments: &[&str]) -> Ran {
     Command::new(env!("CARGO_BIN_EXE_horizon")).args(arguments).current_dir(folder).output().unwrap().into()
@@ -21,8 +24,8 @@ fn horizon(arguments: &[&str]) -> Ran {
 /// Sends SIGINT, as ^C does.
 fn interrupt(child: &Child) {
     let pid = i32::try_from(child.id()).unwrap();
-    // SAFETY: a system call that touches no memory of this process; the child is not waited for yet, so it has its id.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0, "{}", std::io::Error::last_os_error());
+    // The child is not waited for yet, so it still has its id.
+    kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
 }
 
 /// What a process left behind.
