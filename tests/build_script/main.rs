@@ -1,4 +1,5 @@
 //! The build script, and the check for libclang.
 
+mod bindings;
 mod libclang;
 mod toolkit;

@@ -1,5 +1,5 @@
 // By bindgen, from the toolkit's headers and csrc/kernels.h: the names that the crate uses, and what they need.
-// `HZ_CUDA_BINDINGS=write cargo build --features bindgen` renews this file.
+// `HZ_CUDA_BINDINGS=write cargo build` renews this file.
 use std::ffi as c;
 
 pub const cudaHostAllocPortable: u32 = 1;
