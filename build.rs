@@ -27,9 +27,9 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
-#[path = "build/bindings.rs"]
+#[path = "csrc/build/bindings.rs"]
 mod bindings;
-#[path = "build/toolkit.rs"]
+#[path = "csrc/build/toolkit.rs"]
 mod toolkit;
 
 use toolkit::{Toolkit, entries, find_toolkit};
@@ -67,9 +67,7 @@ fn main() {
 
 fn run() -> Result<()> {
     // PATH does not start this script again: editors and shells differ in it, and would undo each other's builds.
-    for path in ["build.rs", "build"] {
-        println!("cargo::rerun-if-changed={path}");
-    }
+    println!("cargo::rerun-if-changed=build.rs");
     for name in ["HZ_CUDA", "HZ_CUDA_ARCH", "HZ_CUDA_BINDINGS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
@@ -163,6 +161,7 @@ fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<Vec<Path
 
     let (mut sources, headers): (Vec<_>, Vec<_>) = entries(Path::new("csrc"), "")
         .into_iter()
+        .filter(|path| path.is_file())
         .partition(|path| path.extension().is_some_and(|e| e == "cu"));
     // The longest first, so that no processor waits for it at the end.
     sources.sort_by_key(|path| Reverse(fs::metadata(path).map_or(0, |data| data.len())));
