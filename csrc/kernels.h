@@ -165,7 +165,7 @@ int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* 
  * forward: logprob only, logits stay.
  *   Least bytes: 2·R·V.
  * forward_backward: logprob too, and logits become d loss / d logits = weights[r] · scale · (softmax - onehot) with
- *   scale = 1/W of the step, in place (weights null: all 1).
+ *   scale = 1/W of the step, in place.
  *   Least bytes: 4·R·V.
  * backward: logits become dlogprob[r] · (onehot - softmax), in place: the head's gradient under a caller's own loss.
  *   Least bytes: 4·R·V.
@@ -175,11 +175,11 @@ int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* 
 int hzk_xent_forward(float* logprob /* = [R] */, const hzk_bf16* logits /* [R,V] */, const int32_t* targets /* [R] */, int64_t R,
                      int64_t V, int64_t stride, hzk_stream stream);
 int hzk_xent_forward_backward(hzk_bf16* logits /* in place [R,V] */, float* logprob /* = [R] */, const int32_t* targets /* [R] */,
-                              const float* weights /* [R] or null */, float scale, int64_t R, int64_t V, int64_t stride,
+                              const float* weights /* [R] */, float scale, int64_t R, int64_t V, int64_t stride,
                               hzk_stream stream);
 int hzk_xent_backward(hzk_bf16* logits /* in place [R,V] */, const int32_t* targets /* [R] */, const float* dlogprob /* [R] */,
                       int64_t R, int64_t V, int64_t stride, hzk_stream stream);
-int hzk_xent_loss(double* loss /* += [1] */, const float* logprob /* [R] */, const float* weights /* [R] or null */, int64_t R,
+int hzk_xent_loss(double* loss /* += [1] */, const float* logprob /* [R] */, const float* weights /* [R] */, int64_t R,
                   hzk_stream stream);
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------------
