@@ -81,17 +81,9 @@ int hzk_embedding_backward(float* dweight /* += [V,C] */, const hzk_bf16* dout /
 int hzk_rmsnorm_forward(hzk_bf16* out /* = [N,C] */, float* rstd /* = [N] */, const hzk_bf16* inp /* [N,C] */,
                         const hzk_bf16* weight /* [C] */, float eps, int64_t N, int64_t C, hzk_stream stream);
 
-/* The residual add in front of a norm, fused: residual = inp + delta, rounded to bf16; then the norm of what was stored.
- * `residual` may be `inp` or `delta`.
- * Least bytes: 8·N·C.
- */
-int hzk_rmsnorm_forward_residual(hzk_bf16* out /* = [N,C] */, hzk_bf16* residual /* = [N,C] */, float* rstd /* = [N] */,
-                                 const hzk_bf16* inp /* [N,C] */, const hzk_bf16* delta /* [N,C] */,
-                                 const hzk_bf16* weight /* [C] */, float eps, int64_t N, int64_t C, hzk_stream stream);
-
 /* With g = dout · weight:  dinp (+)= rstd · (g - inp · rstd² · mean(g · inp));  dweight += sum over rows of dout · inp · rstd.
  * With `accumulate` the sum dinp + ... is made in f32 and rounded once: the branch's gradient joining the residual stream's.
- * `dinp` may be `dout` when accumulate is 0.
+ * `dinp` may be `dout` or `inp` when accumulate is 0.
  * scratch: hzk_rmsnorm_backward_scratch(N, C) bytes, 16-byte aligned.
  * Least bytes: 6·N·C (8·N·C accumulating).
  */

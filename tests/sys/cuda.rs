@@ -58,7 +58,6 @@ fn every_launcher_of_the_header_is_linked() {
         ("hzk_embedding_forward", cu::hzk_embedding_forward as *const ()),
         ("hzk_embedding_backward", cu::hzk_embedding_backward as *const ()),
         ("hzk_rmsnorm_forward", cu::hzk_rmsnorm_forward as *const ()),
-        ("hzk_rmsnorm_forward_residual", cu::hzk_rmsnorm_forward_residual as *const ()),
         ("hzk_rmsnorm_backward_scratch", cu::hzk_rmsnorm_backward_scratch as *const ()),
         ("hzk_rmsnorm_backward", cu::hzk_rmsnorm_backward as *const ()),
         ("hzk_qk_norm_forward", cu::hzk_qk_norm_forward as *const ()),

@@ -316,18 +316,6 @@ unsafe extern "C" {
         C: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_rmsnorm_forward_residual(
-        out: *mut hzk_bf16,
-        residual: *mut hzk_bf16,
-        rstd: *mut f32,
-        inp: *const hzk_bf16,
-        delta: *const hzk_bf16,
-        weight: *const hzk_bf16,
-        eps: f32,
-        N: i64,
-        C: i64,
-        stream: hzk_stream,
-    ) -> c::c_int;
     pub fn hzk_rmsnorm_backward_scratch(N: i64, C: i64) -> usize;
     pub fn hzk_rmsnorm_backward(
         dinp: *mut hzk_bf16,

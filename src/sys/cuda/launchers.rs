@@ -64,9 +64,6 @@ launchers! {
     rmsnorm_backward = hzk_rmsnorm_backward:
         fn(*mut Bf16, *mut f32, *mut c_void, *const Bf16, *const Bf16, *const Bf16, *const f32, c_int,
         i64, i64, Stream) -> c_int;
-    rmsnorm_forward_residual = hzk_rmsnorm_forward_residual:
-        fn(*mut Bf16, *mut Bf16, *mut f32, *const Bf16, *const Bf16, *const Bf16, f32, i64, i64, Stream)
-        -> c_int;
     qk_norm_forward = hzk_qk_norm_forward:
         fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, f32, i64, i64, i64, i64, i64, Stream) -> c_int;
     qk_norm_backward = hzk_qk_norm_backward:
