@@ -131,13 +131,12 @@ int hzk_swiglu_forward(hzk_bf16* out /* = [N,F] */, const hzk_bf16* gate /* [N,F
                        int64_t F, int64_t stride, hzk_stream stream);
 
 /* dgate = dout · up · silu'(gate);  dup = dout · silu(gate). All four of gate, up, dgate, dup share `stride`; dgate may be gate,
- * dup may be up. `out`, unless null, receives forward's result again, bit for bit: recompute without another pass.
- * `out` may be `dout`.
- * Least bytes: 10·N·F (12·N·F with out).
+ * dup may be up.
+ * Least bytes: 10·N·F.
  */
-int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] */, hzk_bf16* out /* = [N,F] or null */,
-                        const hzk_bf16* dout /* [N,F] */, const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */,
-                        int64_t N, int64_t F, int64_t stride, hzk_stream stream);
+int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] */, const hzk_bf16* dout /* [N,F] */,
+                        const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */, int64_t N, int64_t F, int64_t stride,
+                        hzk_stream stream);
 
 /* ---- bias ---------------------------------------------------------------------------------------------------------------
  * out[n] += bias, for products without an epilogue of their own.     dbias += sum over rows of dout.

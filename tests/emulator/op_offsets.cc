@@ -51,7 +51,7 @@ std::function<void(Run&)> swiglu() {
             Dev<bf16> o(kRows * F), d(dout);
             NEED(hzk_swiglu_forward(o, g, u, kRows, F, stride, nullptr));
             out[far] = o.get();
-            NEED(hzk_swiglu_backward(g, u, nullptr, d, g, u, kRows, F, stride, nullptr));
+            NEED(hzk_swiglu_backward(g, u, d, g, u, kRows, F, stride, nullptr));
             dgate[far] = rows_of(g, F, stride);
         }
         run.equal("out", out[1], out[0]);

@@ -493,9 +493,8 @@ impl Kernels for CudaKernels {
     fn swiglu_backward(&self, gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize) {
         let gate = bf16s(&gate_up, n * 2 * f);
         let up = on(gate, f);
-        let (forwards_result, dout) = (std::ptr::null_mut(), bf16s(&dout, n * f));
-        let (rows, columns) = (n as i64, f as i64);
-        launch!(self.swiglu_backward(gate, up, forwards_result, dout, gate, up, rows, columns, 2 * columns));
+        let (dout, rows, columns) = (bf16s(&dout, n * f), n as i64, f as i64);
+        launch!(self.swiglu_backward(gate, up, dout, gate, up, rows, columns, 2 * columns));
     }
 
     fn cross_entropy_forward(

@@ -398,7 +398,6 @@ unsafe extern "C" {
     pub fn hzk_swiglu_backward(
         dgate: *mut hzk_bf16,
         dup: *mut hzk_bf16,
-        out: *mut hzk_bf16,
         dout: *const hzk_bf16,
         gate: *const hzk_bf16,
         up: *const hzk_bf16,
