@@ -139,11 +139,11 @@ int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] 
                         hzk_stream stream);
 
 /* ---- bias ---------------------------------------------------------------------------------------------------------------
- * out[n] += bias, for products without an epilogue of their own.     dbias += sum over rows of dout.
+ * dbias += sum over rows of dout. Forward is an epilogue of the matmul. Backward is not: cuBLASLt's (BGRADB) would set dbias
+ * where micro-batches add to it, and documents no order of its sum.
  * scratch: hzk_bias_backward_scratch(N, C) bytes, 16-byte aligned.
- * Least bytes: forward 4·N·C, backward 2·N·C.
+ * Least bytes: 2·N·C.
  */
-int hzk_bias_forward(hzk_bf16* out /* += [N,C] */, const hzk_bf16* bias /* [C] */, int64_t N, int64_t C, hzk_stream stream);
 size_t hzk_bias_backward_scratch(int64_t N, int64_t C);
 int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* dout /* [N,C] */, int64_t N, int64_t C,
                       hzk_stream stream);

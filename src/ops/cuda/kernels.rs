@@ -13,7 +13,7 @@ use crate::ops::cuda::measure::has_wgmma;
 use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
-use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use crate::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use crate::sys::cuda::bindings::{cudaMemcpyDeviceToDevice, hzk_bf16};
 use crate::sys::cuda::cublaslt::CublasLt;
 use crate::sys::cuda::{Driver, Launchers, Stream, launched};
@@ -274,12 +274,11 @@ impl Kernels for CudaKernels {
         out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
-        residual: Option<DeviceSpan>,
+        addends: Addends,
         sizes: Linear,
     ) {
-        let write = if residual.is_some() { Write::Add } else { Write::Set };
-        let product = Product::of(Direction::Forward, write, sizes);
-        self.keep(self.products.forward(out, x, weight, residual, &product, &self.stream));
+        let product = Product::forward(addends.residual.is_some(), addends.bias.is_some(), sizes);
+        self.keep(self.products.forward(out, x, weight, addends, &product, &self.stream));
     }
 
     fn matmul_backward_input(
@@ -304,10 +303,6 @@ impl Kernels for CudaKernels {
     ) {
         let product = Product::of(Direction::BackwardWeight, write, sizes);
         self.keep(self.products.backward_weight(dweight, dout, x, &product, &self.stream));
-    }
-
-    fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
-        launch!(self.bias_forward(bf16s(&out, n * c), bf16s(&bias, c), n as i64, c as i64));
     }
 
     fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize) {

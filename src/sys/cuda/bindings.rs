@@ -116,10 +116,14 @@ pub struct cublasLtMatmulPreferenceOpaque_t {
 pub type cublasLtMatmulPreference_t = *mut cublasLtMatmulPreferenceOpaque_t;
 pub const CUBLASLT_MATMUL_DESC_TRANSA: cublasLtMatmulDescAttributes_t = 3;
 pub const CUBLASLT_MATMUL_DESC_TRANSB: cublasLtMatmulDescAttributes_t = 4;
+pub const CUBLASLT_MATMUL_DESC_EPILOGUE: cublasLtMatmulDescAttributes_t = 7;
+pub const CUBLASLT_MATMUL_DESC_BIAS_POINTER: cublasLtMatmulDescAttributes_t = 8;
 pub type cublasLtMatmulDescAttributes_t = c::c_uint;
 pub const CUBLASLT_REDUCTION_SCHEME_NONE: cublasLtReductionScheme_t = 0;
 pub const CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: cublasLtReductionScheme_t = 2;
 pub type cublasLtReductionScheme_t = c::c_uint;
+pub const CUBLASLT_EPILOGUE_BIAS: cublasLtEpilogue_t = 4;
+pub type cublasLtEpilogue_t = c::c_uint;
 pub const CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: cublasLtMatmulPreferenceAttributes_t = 1;
 pub const CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: cublasLtMatmulPreferenceAttributes_t = 3;
 pub const CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: cublasLtMatmulPreferenceAttributes_t = 5;
@@ -404,13 +408,6 @@ unsafe extern "C" {
         N: i64,
         F: i64,
         stride: i64,
-        stream: hzk_stream,
-    ) -> c::c_int;
-    pub fn hzk_bias_forward(
-        out: *mut hzk_bf16,
-        bias: *const hzk_bf16,
-        N: i64,
-        C: i64,
         stream: hzk_stream,
     ) -> c::c_int;
     pub fn hzk_bias_backward_scratch(N: i64, C: i64) -> usize;

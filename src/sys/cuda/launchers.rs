@@ -77,7 +77,6 @@ launchers! {
         fn(*mut Bf16, *const Bf16, *const Bf16, i64, i64, i64, Stream) -> c_int;
     swiglu_backward = hzk_swiglu_backward:
         fn(*mut Bf16, *mut Bf16, *const Bf16, *const Bf16, *const Bf16, i64, i64, i64, Stream) -> c_int;
-    bias_forward = hzk_bias_forward: fn(*mut Bf16, *const Bf16, i64, i64, Stream) -> c_int;
     bias_backward = hzk_bias_backward: fn(*mut f32, *mut c_void, *const Bf16, i64, i64, Stream) -> c_int;
     xent_forward = hzk_xent_forward: fn(*mut f32, *const Bf16, *const i32, i64, i64, i64, Stream) -> c_int;
     xent_forward_backward = hzk_xent_forward_backward:
