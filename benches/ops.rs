@@ -202,7 +202,7 @@ fn gradients(bench: &mut Bench) {
     let (count, inputs) = (1 << 24, bench.inputs());
     let (x, rounded, sum) = (inputs.f32s(count), inputs.zeros(count * 2), inputs.zeros(8));
     bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), |k| k.sum_of_squares(sum, x));
-    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, x, DType::Bf16));
+    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, Some(sum), x, DType::Bf16));
     bench.run("zero", Work::Bytes((count * 4) as f64), |k| k.zero(x));
 }
 

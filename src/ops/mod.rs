@@ -336,8 +336,9 @@ pub trait Kernels: Send + Sync {
     fn zero(&self, out: DeviceSpan);
     /// `out` f64 `[1] = Σ x²` over f32 `x`, summed in an order fixed by the length.
     fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan);
-    /// `out = x` rounded to `to`: bf16 by [`crate::base::master::round`], or f32 unchanged.
-    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType);
+    /// `out = x` rounded to `to`: bf16 by [`crate::base::master::round`], or f32 unchanged. `square_sum`, when given, is set
+    /// in the same pass, with the bits of [`Kernels::sum_of_squares`].
+    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType);
     /// `out` f32 `= x` of the storage type (for logits that leave the device).
     fn widen(&self, out: DeviceSpan, x: DeviceSpan);
 }

@@ -356,16 +356,17 @@ impl Kernels for CpuKernels {
         gradient::sum_of_squares(self, &mut write(&mut out, 1)[0], read(&x, x.bytes() / 4));
     }
 
-    fn round(&self, mut out: DeviceSpan, x: DeviceSpan, to: DType) {
+    fn round(&self, mut out: DeviceSpan, mut square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
         let x: &[f32] = read(&x, x.bytes() / 4);
+        let square_sum = square_sum.as_mut().map(|sum| &mut write(sum, 1)[0]);
         match to {
-            DType::Bf16 => gradient::round(self, write(&mut out, x.len()), x),
-            DType::F32 => gradient::copy(self, write(&mut out, x.len()), x),
+            DType::Bf16 => gradient::round(self, write(&mut out, x.len()), square_sum, x),
+            DType::F32 => gradient::copy(self, write(&mut out, x.len()), square_sum, x),
         }
     }
 
     fn widen(&self, mut out: DeviceSpan, x: DeviceSpan) {
         let x: &[f32] = read(&x, x.bytes() / 4);
-        gradient::copy(self, write(&mut out, x.len()), x);
+        gradient::copy(self, write(&mut out, x.len()), None, x);
     }
 }

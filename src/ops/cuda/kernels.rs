@@ -571,22 +571,19 @@ impl Kernels for CudaKernels {
         launch!(self.grad_sumsq(f64s(&out, 1), scratch, f32s(&x, elements), elements as i64));
     }
 
-    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType) {
+    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
         let elements = x.bytes() / 4;
+        let square_sum = square_sum.map_or(std::ptr::null_mut(), |sum| f64s(&sum, 1));
+        let scratch = self.scratch(workspace::grad_scratch(elements));
+        let (x, n) = (f32s(&x, elements), elements as i64);
         match to {
-            DType::Bf16 => {
-                // The sum of squares that comes along is asked for by another operation.
-                let square_sum = self.scratch(ALIGNMENT + workspace::grad_scratch(elements)).cast::<f64>();
-                let scratch = square_sum.wrapping_byte_add(ALIGNMENT).cast();
-                let (out, x) = (bf16s(&out, elements), f32s(&x, elements));
-                launch!(self.grad_store(out, square_sum, scratch, x, elements as i64));
-            }
-            DType::F32 => self.copy(out, x, elements * 4),
+            DType::Bf16 => launch!(self.grad_store(bf16s(&out, elements), square_sum, scratch, x, n)),
+            DType::F32 => launch!(self.grad_copy(f32s(&out, elements), square_sum, scratch, x, n)),
         }
     }
 
     fn widen(&self, out: DeviceSpan, x: DeviceSpan) {
         let elements = x.bytes() / 2;
-        launch!(self.grad_accumulate(f32s(&out, elements), bf16s(&x, elements), 0, elements as i64));
+        launch!(self.widen(f32s(&out, elements), bf16s(&x, elements), elements as i64));
     }
 }

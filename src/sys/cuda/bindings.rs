@@ -455,16 +455,17 @@ unsafe extern "C" {
         R: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_grad_accumulate(
-        sum: *mut f32,
-        grad: *const hzk_bf16,
-        accumulate: c::c_int,
-        n: i64,
-        stream: hzk_stream,
-    ) -> c::c_int;
     pub fn hzk_grad_scratch(n: i64) -> usize;
     pub fn hzk_grad_store(
         out: *mut hzk_bf16,
+        sumsq: *mut f64,
+        scratch: *mut c::c_void,
+        grad: *const f32,
+        n: i64,
+        stream: hzk_stream,
+    ) -> c::c_int;
+    pub fn hzk_grad_copy(
+        out: *mut f32,
         sumsq: *mut f64,
         scratch: *mut c::c_void,
         grad: *const f32,
@@ -478,6 +479,7 @@ unsafe extern "C" {
         n: i64,
         stream: hzk_stream,
     ) -> c::c_int;
+    pub fn hzk_widen(out: *mut f32, inp: *const hzk_bf16, n: i64, stream: hzk_stream) -> c::c_int;
     pub fn hzk_attention_forward(
         out: *mut hzk_bf16,
         lse: *mut f32,

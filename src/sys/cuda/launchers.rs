@@ -83,9 +83,10 @@ launchers! {
         fn(*mut Bf16, *mut f32, *const i32, *const f32, f32, i64, i64, i64, Stream) -> c_int;
     xent_backward = hzk_xent_backward: fn(*mut Bf16, *const i32, *const f32, i64, i64, i64, Stream) -> c_int;
     xent_loss = hzk_xent_loss: fn(*mut f64, *const f32, *const f32, i64, Stream) -> c_int;
-    grad_accumulate = hzk_grad_accumulate: fn(*mut f32, *const Bf16, c_int, i64, Stream) -> c_int;
     grad_store = hzk_grad_store: fn(*mut Bf16, *mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
+    grad_copy = hzk_grad_copy: fn(*mut f32, *mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
     grad_sumsq = hzk_grad_sumsq: fn(*mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
+    widen = hzk_widen: fn(*mut f32, *const Bf16, i64, Stream) -> c_int;
     attention_forward = hzk_attention_forward:
         fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, *const Bf16, *const i32, f32, i64, i64, i64,
         i64, i64, i64, i64, i64, Stream) -> c_int;
