@@ -109,12 +109,15 @@ impl CudaKernels {
         }
     }
 
-    fn copy(&self, to: DeviceSpan, from: DeviceSpan, bytes: usize) {
-        let (to, from) = (part::<u8>(&to, bytes).cast(), part::<u8>(&from, bytes).cast_const().cast());
-        let (copy, stream) = (self.launchers.copy, self.stream.raw());
-        // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
-        let code = unsafe { copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream) };
-        self.keep(launched(code as i32, "cudaMemcpyAsync"));
+    /// Copies the value heads of `n` packed rows.
+    fn copy_values(&self, to: &Heads, from: &Heads, n: usize, dims: &Dims) {
+        let (row, width) = (dims.qkv() * size_of::<hzk_bf16>(), dims.g * dims.d * size_of::<hzk_bf16>());
+        let (copy, stream) = (self.launchers.copy_rows, self.stream.raw());
+        let (to, from) = (to.v.cast(), from.v.cast_const().cast());
+        // SAFETY: `Heads` compared both spans with their rows, in which the values end; the spans are apart; the rights to
+        // them are the caller's.
+        let code = unsafe { copy(to, row, from, row, width, n, cudaMemcpyDeviceToDevice, stream) };
+        self.keep(launched(code as i32, "cudaMemcpy2DAsync"));
     }
 
     /// Memory that holds what an operation leaves for its own next kernel.
@@ -323,8 +326,7 @@ impl Kernels for CudaKernels {
         n: usize,
         dims: &Dims,
     ) {
-        // The values come along; queries and keys are written over.
-        self.copy(out, qkv, n * dims.qkv() * 2);
+        self.copy_values(&Heads::of(&out, n, dims), &Heads::of(&qkv, n, dims), n, dims);
         let d = dims.d;
         let heads = both_heads(&out, &rstd, n, dims).into_iter().zip(both_heads(&qkv, &rstd, n, dims));
         for ((to, from), weight) in heads.zip(weights) {

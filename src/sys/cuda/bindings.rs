@@ -201,6 +201,16 @@ unsafe extern "C" {
         kind: cudaMemcpyKind,
         stream: cudaStream_t,
     ) -> cudaError_t;
+    pub fn cudaMemcpy2DAsync(
+        dst: *mut c::c_void,
+        dpitch: usize,
+        src: *const c::c_void,
+        spitch: usize,
+        width: usize,
+        height: usize,
+        kind: cudaMemcpyKind,
+        stream: cudaStream_t,
+    ) -> cudaError_t;
     pub fn cudaMemsetAsync(
         devPtr: *mut c::c_void,
         value: c::c_int,

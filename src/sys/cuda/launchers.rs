@@ -102,6 +102,7 @@ launchers! {
         *const Bf16, *const Bf16, *const i32, *const i32, f32, i64, i64, i64, i64, i64, i64, i64,
         i64, Stream) -> c_int;
     fill = cudaMemsetAsync: fn(*mut c_void, c_int, usize, cu::cudaStream_t) -> cu::cudaError_t;
-    copy = cudaMemcpyAsync:
-        fn(*mut c_void, *const c_void, usize, cu::cudaMemcpyKind, cu::cudaStream_t) -> cu::cudaError_t;
+    copy_rows = cudaMemcpy2DAsync:
+        fn(*mut c_void, usize, *const c_void, usize, usize, usize, cu::cudaMemcpyKind, cu::cudaStream_t)
+        -> cu::cudaError_t;
 }
