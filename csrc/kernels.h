@@ -112,7 +112,7 @@ int hzk_qk_norm_backward(hzk_bf16* dinp /* = [N,heads,D] */, float* dweight /* +
  * `inv_freq` carries the scaling: plain base^(-2i/D), `linear` that over the factor, `llama3` its piecewise blend; the host makes
  * it once. `positions` is given per row, so documents restart by restarting it. The angle is the f32 product, as in Hugging
  * Face; its sine and cosine are exact to f32 at any size.
- * backward rotates dq and dk by the opposite angle. G = 0 rotates q alone (k is then ignored).
+ * backward rotates dq and dk by the opposite angle.
  * Limits: D is a multiple of 16, D <= 256; 0 <= position < 2^24.
  * Least bytes: 4·N·(H+G)·D.
  */
