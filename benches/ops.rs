@@ -11,7 +11,7 @@ mod meter;
 mod probe;
 
 use horizon::base::{DType, Dims, Shape};
-use horizon::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use horizon::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use meter::{Inputs, Meter, Model, Work};
 use probe::Clock;
 
@@ -82,7 +82,7 @@ fn products(bench: &mut Bench, model: &str, dims: &Dims, n: usize, chunk: usize)
         let dw = inputs.f32s(k * m);
         let work = Work::Flops(2.0 * (n * k * m) as f64);
         bench.run(&format!("{model} {name} forward"), work, |kernels| {
-            kernels.matmul_forward(y, x, w, None, sizes);
+            kernels.matmul_forward(y, x, w, Addends::default(), sizes);
         });
         bench.run(&format!("{model} {name} backward_input"), work, |kernels| {
             kernels.matmul_backward_input(x, Write::Set, y, w, sizes);
@@ -108,7 +108,7 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     let weights = [0; 2].map(|_| inputs.bf16s(dims.d));
     let dweights = [0; 2].map(|_| inputs.f32s(dims.d));
     let rstd = inputs.f32s(n * (dims.h + dims.g));
-    let (bias, dbias) = (inputs.bf16s(dims.qkv()), inputs.f32s(dims.qkv()));
+    let dbias = inputs.f32s(dims.qkv());
     // Two products of T·(T + 1)/2 scores a head, five backward.
     let scores = (shape.b * dims.h * shape.t * (shape.t + 1) / 2 * dims.d * 2) as f64;
     bench.run(&format!("{model} attention_forward"), Work::Flops(2.0 * scores), |k| {
@@ -135,8 +135,6 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     bench.run(&format!("{model} qk_norm_backward"), work, |k| {
         k.qk_norm_backward(dqkv, dweights, Write::Add, qkv, rstd, weights, n, dims);
     });
-    let work = Work::Bytes(2.0 * bench.bytes(n * dims.qkv()));
-    bench.run(&format!("{model} bias_forward"), work, |k| k.bias_forward(dqkv, bias, n, dims.qkv()));
     let work = Work::Bytes(bench.bytes(n * dims.qkv()));
     bench.run(&format!("{model} bias_backward"), work, |k| {
         k.bias_backward(dbias, Write::Add, dqkv, n, dims.qkv());
@@ -204,7 +202,7 @@ fn gradients(bench: &mut Bench) {
     let (count, inputs) = (1 << 24, bench.inputs());
     let (x, rounded, sum) = (inputs.f32s(count), inputs.zeros(count * 2), inputs.zeros(8));
     bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), |k| k.sum_of_squares(sum, x));
-    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, x, DType::Bf16));
+    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, Some(sum), x, DType::Bf16));
     bench.run("zero", Work::Bytes((count * 4) as f64), |k| k.zero(x));
 }
 

@@ -36,7 +36,7 @@ mod step {
     use horizon::ops::cuda::CudaKernels;
     use horizon::ops::cuda::table::Table;
     use horizon::ops::cuda::workspace::workspace_bytes;
-    use horizon::ops::{Extras, Kernels, Linear};
+    use horizon::ops::{Addends, Extras, Kernels, Linear};
     use horizon::plan::Cost;
     use horizon::schedule::{self, LayerPlacement, Operation, Recompute};
     use horizon::sys::cuda::cublaslt::CublasLt;
@@ -90,7 +90,13 @@ mod step {
         for _ in 0..20 {
             let (start, end) = (Event::new(true)?, Event::new(true)?);
             start.record(&stream)?;
-            kernels.matmul_forward(spans[0], spans[1], spans[2], None, Linear::dense(SIDE, SIDE, SIDE));
+            kernels.matmul_forward(
+                spans[0],
+                spans[1],
+                spans[2],
+                Addends::default(),
+                Linear::dense(SIDE, SIDE, SIDE),
+            );
             end.record(&stream)?;
             end.synchronize()?;
             kernels.outcome()?;

@@ -1,4 +1,4 @@
-// Gradients on their way out of the device: summing in f32, rounding as the store rounds, and the sum of squares for the norm.
+// Gradients that leave the device: rounded or copied, and squared and summed for the norm in the same pass.
 #include "launch.h"
 #include "reduce.h"
 #include "vec.h"
@@ -16,58 +16,62 @@ __device__ __forceinline__ uint32_t store_bits(float f) {
 }
 __device__ __forceinline__ uint32_t store_pair(float lo, float hi) { return store_bits(lo) | store_bits(hi) << 16; }
 
-// Least bytes: 6·n, accumulating 10·n. The tail of n % 8 values is the last thread's.
-template <bool ACCUMULATE>
+// Least bytes: 6·n. The tail of n % 8 values is the last thread's.
 __global__ void __launch_bounds__(kThreads)
-    grad_accumulate_kernel(float* __restrict__ sum /* = or += */, const bf16* __restrict__ grad, int64_t n) {
+    widen_kernel(float* __restrict__ out /* = */, const bf16* __restrict__ inp, int64_t n) {
     const int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector;
     if (i + kVector <= n) {
         float f[8];
-        load8_once(grad + i, f);
-        HZ_UNROLL
-        for (int half = 0; half < 2; ++half) {
-            float4 s = make_float4(f[half * 4], f[half * 4 + 1], f[half * 4 + 2], f[half * 4 + 3]);
-            if constexpr (ACCUMULATE) {
-                const float4 old = load4_once(sum + i + half * 4);
-                s.x += old.x, s.y += old.y, s.z += old.z, s.w += old.w;
-            }
-            store4(sum + i + half * 4, s);
-        }
+        load8_once(inp + i, f);
+        store4(out + i, make_float4(f[0], f[1], f[2], f[3]));
+        store4(out + i + 4, make_float4(f[4], f[5], f[6], f[7]));
     } else {
-        for (int64_t j = i; j < n; ++j) sum[j] = to_float(grad[j]) + (ACCUMULATE ? sum[j] : 0.f);
+        for (int64_t j = i; j < n; ++j) out[j] = to_float(inp[j]);
     }
 }
 
-// Squares in f64, vectors dealt round robin to the threads of the grid, each block's sum to partial[block].
-// Least bytes: 4·n, with STORE 6·n.
-template <bool STORE>
+__device__ __forceinline__ void store_one(bf16* out, float f) { *out = bf16{uint16_t(store_bits(f))}; }
+__device__ __forceinline__ void store_one(float* out, float f) { *out = f; }
+__device__ __forceinline__ void store_vector(bf16* out, const float (&f)[kVector]) {
+    store8(out, make_uint4(store_pair(f[0], f[1]), store_pair(f[2], f[3]), store_pair(f[4], f[5]), store_pair(f[6], f[7])));
+}
+__device__ __forceinline__ void store_vector(float* out, const float (&f)[kVector]) {
+    store4(out, make_float4(f[0], f[1], f[2], f[3]));
+    store4(out + 4, make_float4(f[4], f[5], f[6], f[7]));
+}
+
+// Vectors dealt round robin to the threads of the grid. With STORE they go to out; with SQUARES their squares are summed in
+// f64, each block's sum to partial[block]. Least bytes: 4·n, and with STORE those of out.
+template <class OUT, bool STORE, bool SQUARES>
 __global__ void __launch_bounds__(kThreads)
-    grad_store_kernel(bf16* __restrict__ out /* = */, double* __restrict__ partial /* = [gridDim.x] */,
-                      const float* __restrict__ grad, int64_t n) {
+    grad_kernel(OUT* __restrict__ out /* = */, double* __restrict__ partial /* = [gridDim.x] */, const float* __restrict__ grad,
+                int64_t n) {
     HZ_SHARED(double, slots, [kThreads / 32]);
     double sum = 0.;
     const int64_t step = int64_t(gridDim.x) * kThreads * kVector;
     for (int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector; i < n; i += step) {
-        float f[8] = {};
+        float f[kVector] = {};
         if (i + kVector <= n) {
             const float4 a = load4_once(grad + i), b = load4_once(grad + i + 4);
             f[0] = a.x, f[1] = a.y, f[2] = a.z, f[3] = a.w, f[4] = b.x, f[5] = b.y, f[6] = b.z, f[7] = b.w;
-            if constexpr (STORE)
-                store8(out + i, make_uint4(store_pair(f[0], f[1]), store_pair(f[2], f[3]), store_pair(f[4], f[5]),
-                                           store_pair(f[6], f[7])));
+            if constexpr (STORE) store_vector(out + i, f);
         } else {
             HZ_UNROLL
             for (int e = 0; e < kVector; ++e)
                 if (i + e < n) {
                     f[e] = grad[i + e];
-                    if constexpr (STORE) out[i + e] = bf16{uint16_t(store_bits(f[e]))};
+                    if constexpr (STORE) store_one(out + i + e, f[e]);
                 }
         }
-        HZ_UNROLL
-        for (int e = 0; e < kVector; ++e) sum += double(f[e]) * double(f[e]);
+        if constexpr (SQUARES) {
+            HZ_UNROLL
+            for (int e = 0; e < kVector; ++e) sum += double(f[e]) * double(f[e]);
+        }
     }
-    sum = block_sum(sum, slots);
-    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+    if constexpr (SQUARES) {
+        sum = block_sum(sum, slots);
+        if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+    }
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -81,13 +85,21 @@ __global__ void __launch_bounds__(kThreads)
 
 int64_t blocks_for(int64_t n) { return min(ceil_div(n, kThreads * kVector), kBlocksMax); }
 
-template <bool STORE>
-int launch_store(bf16* out, double* sumsq, void* scratch, const float* grad, int64_t n, cudaStream_t stream) {
+template <class OUT, bool STORE, bool SQUARES>
+int launch(OUT* out, double* sumsq, void* scratch, const float* grad, int64_t n, cudaStream_t stream) {
     double* partial = static_cast<double*>(scratch);
     const int blocks = int(blocks_for(n));
-    if (n > 0) HZ_LAUNCH(grad_store_kernel<STORE>, unsigned(blocks), kThreads, 0, stream, out, partial, grad, n);
-    HZ_LAUNCH(grad_sumsq_kernel, 1, kThreads, 0, stream, sumsq, partial, blocks);
+    if (n > 0) HZ_LAUNCH((grad_kernel<OUT, STORE, SQUARES>), unsigned(blocks), kThreads, 0, stream, out, partial, grad, n);
+    if constexpr (SQUARES) HZ_LAUNCH(grad_sumsq_kernel, 1, kThreads, 0, stream, sumsq, partial, blocks);
     return launch_status();
+}
+
+template <class OUT>
+int launch_store(OUT* out, double* sumsq, void* scratch, const float* grad, int64_t n, cudaStream_t stream) {
+    HZK_NEED_SHAPE(n >= 0);
+    HZK_NEED_ALIGNED(out, grad);
+    return sumsq ? launch<OUT, true, true>(out, sumsq, scratch, grad, n, stream)
+                 : launch<OUT, true, false>(out, nullptr, nullptr, grad, n, stream);
 }
 
 }  // namespace
@@ -95,28 +107,27 @@ int launch_store(bf16* out, double* sumsq, void* scratch, const float* grad, int
 
 using namespace hz;
 
-int hzk_grad_accumulate(float* sum, const hzk_bf16* grad, int accumulate, int64_t n, hzk_stream stream) {
-    const int64_t blocks = n < 0 ? 0 : ceil_div(n, kThreads * kVector);
-    HZK_NEED_SHAPE(n >= 0 && blocks <= kIntMax);
-    HZK_NEED_ALIGNED(sum, grad);
-    if (n == 0) return HZK_OK;
-    if (accumulate)
-        HZ_LAUNCH(grad_accumulate_kernel<true>, unsigned(blocks), kThreads, 0, stream, sum, grad, n);
-    else
-        HZ_LAUNCH(grad_accumulate_kernel<false>, unsigned(blocks), kThreads, 0, stream, sum, grad, n);
-    return launch_status();
-}
-
 size_t hzk_grad_scratch(int64_t n) { return size_t(blocks_for(n)) * sizeof(double); }
 
 int hzk_grad_store(hzk_bf16* out, double* sumsq, void* scratch, const float* grad, int64_t n, hzk_stream stream) {
-    HZK_NEED_SHAPE(n >= 0);
-    HZK_NEED_ALIGNED(out, grad);
-    return launch_store<true>(out, sumsq, scratch, grad, n, stream);
+    return launch_store(out, sumsq, scratch, grad, n, stream);
+}
+
+int hzk_grad_copy(float* out, double* sumsq, void* scratch, const float* grad, int64_t n, hzk_stream stream) {
+    return launch_store(out, sumsq, scratch, grad, n, stream);
 }
 
 int hzk_grad_sumsq(double* sumsq, void* scratch, const float* grad, int64_t n, hzk_stream stream) {
     HZK_NEED_SHAPE(n >= 0);
     HZK_NEED_ALIGNED(grad);
-    return launch_store<false>(nullptr, sumsq, scratch, grad, n, stream);
+    return launch<float, false, true>(nullptr, sumsq, scratch, grad, n, stream);
+}
+
+int hzk_widen(float* out, const hzk_bf16* inp, int64_t n, hzk_stream stream) {
+    const int64_t blocks = n < 0 ? 0 : ceil_div(n, kThreads * kVector);
+    HZK_NEED_SHAPE(n >= 0 && blocks <= kIntMax);
+    HZK_NEED_ALIGNED(out, inp);
+    if (n == 0) return HZK_OK;
+    HZ_LAUNCH(widen_kernel, unsigned(blocks), kThreads, 0, stream, out, inp, n);
+    return launch_status();
 }

@@ -81,17 +81,9 @@ int hzk_embedding_backward(float* dweight /* += [V,C] */, const hzk_bf16* dout /
 int hzk_rmsnorm_forward(hzk_bf16* out /* = [N,C] */, float* rstd /* = [N] */, const hzk_bf16* inp /* [N,C] */,
                         const hzk_bf16* weight /* [C] */, float eps, int64_t N, int64_t C, hzk_stream stream);
 
-/* The residual add in front of a norm, fused: residual = inp + delta, rounded to bf16; then the norm of what was stored.
- * `residual` may be `inp` or `delta`.
- * Least bytes: 8·N·C.
- */
-int hzk_rmsnorm_forward_residual(hzk_bf16* out /* = [N,C] */, hzk_bf16* residual /* = [N,C] */, float* rstd /* = [N] */,
-                                 const hzk_bf16* inp /* [N,C] */, const hzk_bf16* delta /* [N,C] */,
-                                 const hzk_bf16* weight /* [C] */, float eps, int64_t N, int64_t C, hzk_stream stream);
-
 /* With g = dout · weight:  dinp (+)= rstd · (g - inp · rstd² · mean(g · inp));  dweight += sum over rows of dout · inp · rstd.
  * With `accumulate` the sum dinp + ... is made in f32 and rounded once: the branch's gradient joining the residual stream's.
- * `dinp` may be `dout` when accumulate is 0.
+ * `dinp` may be `dout` or `inp` when accumulate is 0.
  * scratch: hzk_rmsnorm_backward_scratch(N, C) bytes, 16-byte aligned.
  * Least bytes: 6·N·C (8·N·C accumulating).
  */
@@ -120,7 +112,7 @@ int hzk_qk_norm_backward(hzk_bf16* dinp /* = [N,heads,D] */, float* dweight /* +
  * `inv_freq` carries the scaling: plain base^(-2i/D), `linear` that over the factor, `llama3` its piecewise blend; the host makes
  * it once. `positions` is given per row, so documents restart by restarting it. The angle is the f32 product, as in Hugging
  * Face; its sine and cosine are exact to f32 at any size.
- * backward rotates dq and dk by the opposite angle. G = 0 rotates q alone (k is then ignored).
+ * backward rotates dq and dk by the opposite angle.
  * Limits: D is a multiple of 16, D <= 256; 0 <= position < 2^24.
  * Least bytes: 4·N·(H+G)·D.
  */
@@ -139,20 +131,19 @@ int hzk_swiglu_forward(hzk_bf16* out /* = [N,F] */, const hzk_bf16* gate /* [N,F
                        int64_t F, int64_t stride, hzk_stream stream);
 
 /* dgate = dout · up · silu'(gate);  dup = dout · silu(gate). All four of gate, up, dgate, dup share `stride`; dgate may be gate,
- * dup may be up. `out`, unless null, receives forward's result again, bit for bit: recompute without another pass.
- * `out` may be `dout`.
- * Least bytes: 10·N·F (12·N·F with out).
+ * dup may be up.
+ * Least bytes: 10·N·F.
  */
-int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] */, hzk_bf16* out /* = [N,F] or null */,
-                        const hzk_bf16* dout /* [N,F] */, const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */,
-                        int64_t N, int64_t F, int64_t stride, hzk_stream stream);
+int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] */, const hzk_bf16* dout /* [N,F] */,
+                        const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */, int64_t N, int64_t F, int64_t stride,
+                        hzk_stream stream);
 
 /* ---- bias ---------------------------------------------------------------------------------------------------------------
- * out[n] += bias, for products without an epilogue of their own.     dbias += sum over rows of dout.
+ * dbias += sum over rows of dout. Forward is an epilogue of the matmul. Backward is not: cuBLASLt's (BGRADB) would set dbias
+ * where micro-batches add to it, and documents no order of its sum.
  * scratch: hzk_bias_backward_scratch(N, C) bytes, 16-byte aligned.
- * Least bytes: forward 4·N·C, backward 2·N·C.
+ * Least bytes: 2·N·C.
  */
-int hzk_bias_forward(hzk_bf16* out /* += [N,C] */, const hzk_bf16* bias /* [C] */, int64_t N, int64_t C, hzk_stream stream);
 size_t hzk_bias_backward_scratch(int64_t N, int64_t C);
 int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* dout /* [N,C] */, int64_t N, int64_t C,
                       hzk_stream stream);
@@ -165,7 +156,7 @@ int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* 
  * forward: logprob only, logits stay.
  *   Least bytes: 2·R·V.
  * forward_backward: logprob too, and logits become d loss / d logits = weights[r] · scale · (softmax - onehot) with
- *   scale = 1/W of the step, in place (weights null: all 1).
+ *   scale = 1/W of the step, in place.
  *   Least bytes: 4·R·V.
  * backward: logits become dlogprob[r] · (onehot - softmax), in place: the head's gradient under a caller's own loss.
  *   Least bytes: 4·R·V.
@@ -175,31 +166,35 @@ int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* 
 int hzk_xent_forward(float* logprob /* = [R] */, const hzk_bf16* logits /* [R,V] */, const int32_t* targets /* [R] */, int64_t R,
                      int64_t V, int64_t stride, hzk_stream stream);
 int hzk_xent_forward_backward(hzk_bf16* logits /* in place [R,V] */, float* logprob /* = [R] */, const int32_t* targets /* [R] */,
-                              const float* weights /* [R] or null */, float scale, int64_t R, int64_t V, int64_t stride,
+                              const float* weights /* [R] */, float scale, int64_t R, int64_t V, int64_t stride,
                               hzk_stream stream);
 int hzk_xent_backward(hzk_bf16* logits /* in place [R,V] */, const int32_t* targets /* [R] */, const float* dlogprob /* [R] */,
                       int64_t R, int64_t V, int64_t stride, hzk_stream stream);
-int hzk_xent_loss(double* loss /* += [1] */, const float* logprob /* [R] */, const float* weights /* [R] or null */, int64_t R,
+int hzk_xent_loss(double* loss /* += [1] */, const float* logprob /* [R] */, const float* weights /* [R] */, int64_t R,
                   hzk_stream stream);
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------------
  * n values, any n; a span starts at a multiple of 16 bytes.
  *
- * accumulate: sum (+)= grad, bf16 into f32.
- *   Least bytes: 6·n (10·n accumulating).
- * store: what a gradient leaves the device as: out = (bits + 0x8000) >> 16 of each f32 (a NaN stays a NaN), and in the same pass
- *   sumsq = sum of the squares of the f32 values, in f64 and in an order fixed by n.
+ * store: out = (bits + 0x8000) >> 16 of each f32 (a NaN stays a NaN). Unless sumsq is null, the same pass computes
+ *   sumsq = the sum of the squares of the f32 values, in f64 and in an order fixed by n.
  *   Least bytes: 6·n.
- * sumsq: the sum of squares alone, for gradients that leave as f32; the same bits as store gives.
+ * copy: the same for gradients that leave as f32: out = grad.
+ *   Least bytes: 8·n.
+ * sumsq: the sum of squares alone, with the bits of the other two.
  *   Least bytes: 4·n.
- * scratch: hzk_grad_scratch(n) bytes, 8-byte aligned.
+ * scratch: hzk_grad_scratch(n) bytes, 8-byte aligned; null where sumsq is.
+ *
+ * widen: out = inp as f32.
+ *   Least bytes: 6·n.
  */
-int hzk_grad_accumulate(float* sum /* = or += [n] */, const hzk_bf16* grad /* [n] */, int accumulate, int64_t n,
-                        hzk_stream stream);
 size_t hzk_grad_scratch(int64_t n);
-int hzk_grad_store(hzk_bf16* out /* = [n] */, double* sumsq /* = [1] */, void* scratch, const float* grad /* [n] */, int64_t n,
-                   hzk_stream stream);
+int hzk_grad_store(hzk_bf16* out /* = [n] */, double* sumsq /* = [1] or null */, void* scratch, const float* grad /* [n] */,
+                   int64_t n, hzk_stream stream);
+int hzk_grad_copy(float* out /* = [n] */, double* sumsq /* = [1] or null */, void* scratch, const float* grad /* [n] */, int64_t n,
+                  hzk_stream stream);
 int hzk_grad_sumsq(double* sumsq /* = [1] */, void* scratch, const float* grad /* [n] */, int64_t n, hzk_stream stream);
+int hzk_widen(float* out /* = [n] */, const hzk_bf16* inp /* [n] */, int64_t n, hzk_stream stream);
 
 /* ---- attention ----------------------------------------------------------------------------------------------------------
  * Causal grouped-query attention over N packed rows, flash style: memory linear in N.

@@ -28,6 +28,14 @@ inline int launch_status() { return int(cudaGetLastError()); }
 
 // Dynamic shared memory that a block may have: on every target, and on Hopper.
 constexpr size_t kSharedMax = size_t(99) << 10, kSharedMaxHopper = size_t(227) << 10;
+// The same of the current device, less 2 KiB for a kernel's static arrays and the alignment behind them.
+inline int shared_max_here(size_t& bytes) {
+    int device = 0, most = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    bytes = size_t(most) - (size_t(2) << 10);
+    return int(status);
+}
 template <size_t MAX = kSharedMax, class Kernel>
 inline int allow_shared(Kernel* kernel, size_t bytes) {
     if (bytes > MAX) return int(cudaErrorInvalidValue);

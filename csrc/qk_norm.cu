@@ -59,16 +59,16 @@ __global__ void __launch_bounds__(32 * kWarps)
         const unsigned i = block0 + unsigned(group);
         const bool here = i < total && c < D;
         const size_t row = i / heads, column = size_t(i % heads) * D + c;
-        float x[8] = {}, d[8] = {}, dot = 0.f;
+        float x[8] = {}, d[8] = {}, r = 0.f, dot = 0.f;
         if (here) {
             load8_once(inp + row * inp_stride + column, x);
             load8_once(dout + row * dout_stride + column, d);
+            r = rstd[i];
         }
         HZ_UNROLL
         for (int e = 0; e < 8; ++e) dot += d[e] * w[e] * x[e];
         dot = warp_sum<LANES>(dot);
         if (!here) continue;
-        const float r = rstd[i];
         dot *= r * r / float(D);
         float g[8];
         HZ_UNROLL

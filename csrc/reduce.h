@@ -14,14 +14,13 @@ __device__ __forceinline__ T warp_sum(T v) {
     return v;
 }
 
-// Sum over a block of WARPS warps; every thread gets it. `slots` holds one value a warp. The barrier in front lets
-// the same slots serve call after call.
+// Sum over a block of WARPS warps; every thread gets it. `slots` holds one value per warp: before it is used again, the caller
+// puts a barrier.
 template <int WARPS, class T>
 __device__ __forceinline__ T block_sum(T v, T (&slots)[WARPS]) {
     v = warp_sum(v);
     if constexpr (WARPS == 1) return v;
     const int warp = int(threadIdx.x) >> 5, lane = int(threadIdx.x) & 31;
-    __syncthreads();
     if (lane == 0) slots[warp] = v;
     __syncthreads();
     return warp_sum(lane < WARPS ? slots[lane] : T(0));

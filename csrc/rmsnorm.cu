@@ -7,33 +7,25 @@
 namespace hz {
 namespace {
 
-// One row a block, held in registers between the two passes: a row is read once. VECS vectors of eight a thread, so a
-// block covers THREADS·VECS·8 columns. With RESIDUAL the row is inp + delta, stored rounded, and normed as stored.
-// Least bytes: 4·N·C, with the residual 8·N·C. residual may be inp or delta, hence no __restrict__ on these.
-template <int THREADS, int VECS, bool RESIDUAL>
+// One row per block, kept in registers between the two passes: a row is read once. Each thread has VECS vectors of eight
+// columns, so a block covers THREADS·VECS·8 columns. Least bytes: 4·N·C.
+template <int THREADS, int VECS>
 __global__ void __launch_bounds__(THREADS)
-    rmsnorm_forward_kernel(bf16* __restrict__ out /* = */, bf16* residual /* = */, float* __restrict__ rstd /* = */,
-                           const bf16* inp, const bf16* delta, const bf16* __restrict__ weight, int C, float eps) {
+    rmsnorm_forward_kernel(bf16* __restrict__ out /* = */, float* __restrict__ rstd /* = */, const bf16* __restrict__ inp,
+                           const bf16* __restrict__ weight, int C, float eps) {
     HZ_SHARED(float, slots, [THREADS / 32]);
     const size_t row = blockIdx.x, base = row * C;
-    uint4 x[VECS];
-    float sum = 0.f;
+    uint4 x[VECS] = {};
     HZ_UNROLL
     for (int v = 0; v < VECS; ++v) {
         const int c = (v * THREADS + int(threadIdx.x)) * 8;
-        if (c >= C) continue;
-        x[v] = load8_once(inp + base + c);
+        if (c < C) x[v] = load8_once(inp + base + c);
+    }
+    float sum = 0.f;
+    HZ_UNROLL
+    for (int v = 0; v < VECS; ++v) {
         float f[8];
         unpack8(x[v], f);
-        if constexpr (RESIDUAL) {
-            float d[8];
-            load8_once(delta + base + c, d);
-            HZ_UNROLL
-            for (int e = 0; e < 8; ++e) f[e] += d[e];
-            x[v] = pack8(f);
-            store8(residual + base + c, x[v]);
-            unpack8(x[v], f);
-        }
         HZ_UNROLL
         for (int e = 0; e < 8; ++e) sum += f[e] * f[e];
     }
@@ -53,27 +45,36 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Stage one: block b takes rows b, b + gridDim.x, ...: their dinp, and in registers their share of dweight, left in
+// Stage one: block b computes dinp of rows b, b + gridDim.x, ..., sums their share of dweight in registers and writes it to
 // partial[b]. Stage two is column_sum. Least bytes: 6·N·C, accumulating 8·N·C.
-// dinp may be dout when it is overwritten: a thread has read its columns of dout by then.
+// All loads of a row are issued before the first is used, so a row waits for device memory once: the compiler moves no load past
+// the barrier behind them.
+// When dinp is set it may be dout or inp: each thread has read its columns of a row before it writes them.
 template <int THREADS, int VECS, bool ACCUMULATE>
 __global__ void __launch_bounds__(THREADS)
     rmsnorm_backward_kernel(bf16* dinp /* = or += */, float* __restrict__ partial /* = [gridDim.x, C] */, const bf16* dout,
-                            const bf16* __restrict__ inp, const bf16* __restrict__ weight, const float* __restrict__ rstd,
-                            int N, int C) {
+                            const bf16* inp, const bf16* __restrict__ weight, const float* __restrict__ rstd, int N, int C) {
     HZ_SHARED(float, slots, [THREADS / 32]);
     float dweight[VECS][8] = {};
     for (int row = int(blockIdx.x); row < N; row += int(gridDim.x)) {
         const size_t base = size_t(row) * C;
-        const float r = rstd[row];
-        uint4 x[VECS], d[VECS];
+        uint4 x[VECS], d[VECS], old[VECS];
+        HZ_UNROLL
+        for (int v = 0; v < VECS; ++v) {
+            const int c = (v * THREADS + int(threadIdx.x)) * 8;
+            if (c < C) {
+                x[v] = load8_once(inp + base + c);
+                d[v] = load8_once(dout + base + c);
+                if constexpr (ACCUMULATE) old[v] = load8_once(dinp + base + c);
+            }
+        }
+        const float r = __ldcs(rstd + row);
+        __syncthreads();  // also: all have read the sum of the row before
         float dot = 0.f;
         HZ_UNROLL
         for (int v = 0; v < VECS; ++v) {
             const int c = (v * THREADS + int(threadIdx.x)) * 8;
             if (c >= C) continue;
-            x[v] = load8_once(inp + base + c);
-            d[v] = load8_once(dout + base + c);
             float fx[8], fd[8], w[8];
             unpack8(x[v], fx);
             unpack8(d[v], fd);
@@ -96,10 +97,10 @@ __global__ void __launch_bounds__(THREADS)
                 dweight[v][e] += fd[e] * (fx[e] * r);
             }
             if constexpr (ACCUMULATE) {
-                float old[8];
-                load8_once(dinp + base + c, old);
+                float f[8];
+                unpack8(old[v], f);
                 HZ_UNROLL
-                for (int e = 0; e < 8; ++e) g[e] += old[e];
+                for (int e = 0; e < 8; ++e) g[e] += f[e];
             }
             store8(dinp + base + c, g);
         }
@@ -137,20 +138,8 @@ int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* inp, const h
     HZK_NEED_ALIGNED(out, inp, weight);
     if (N == 0) return HZK_OK;
     return with_block_for(C, [&]<int THREADS, int VECS>() {
-        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS, false>), unsigned(N), THREADS, 0, stream, out, nullptr, rstd, inp,
-                  nullptr, weight, int(C), eps);
-        return launch_status();
-    });
-}
-
-int hzk_rmsnorm_forward_residual(hzk_bf16* out, hzk_bf16* residual, float* rstd, const hzk_bf16* inp, const hzk_bf16* delta,
-                                 const hzk_bf16* weight, float eps, int64_t N, int64_t C, hzk_stream stream) {
-    HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
-    HZK_NEED_ALIGNED(out, residual, inp, delta, weight);
-    if (N == 0) return HZK_OK;
-    return with_block_for(C, [&]<int THREADS, int VECS>() {
-        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS, true>), unsigned(N), THREADS, 0, stream, out, residual, rstd, inp,
-                  delta, weight, int(C), eps);
+        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS>), unsigned(N), THREADS, 0, stream, out, rstd, inp, weight, int(C),
+                  eps);
         return launch_status();
     });
 }

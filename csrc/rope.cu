@@ -51,9 +51,9 @@ __global__ void __launch_bounds__(kThreads)
 template <bool BACKWARD>
 int launch_rope(bf16* q, bf16* k, const int32_t* positions, const float* inv_freq, int64_t N, int64_t H, int64_t G, int64_t D,
                 int64_t q_stride, int64_t k_stride, cudaStream_t stream) {
-    HZK_NEED_SHAPE(is_count(N) && is_width(D, 16) && D / 2 <= kHalfMax && H > 0 && G >= 0 && is_count((H + G) * (D / 16)) &&
-                   is_rows(q_stride, H * D) && (G == 0 || is_rows(k_stride, G * D)));
-    HZK_NEED_ALIGNED(q, G ? k : q);
+    HZK_NEED_SHAPE(is_count(N) && is_width(D, 16) && D / 2 <= kHalfMax && H > 0 && G > 0 && is_count((H + G) * (D / 16)) &&
+                   is_rows(q_stride, H * D) && is_rows(k_stride, G * D));
+    HZK_NEED_ALIGNED(q, k);
     if (N == 0) return HZK_OK;
     HZ_LAUNCH(rope_kernel<BACKWARD>, unsigned(N), kThreads, 0, stream, q, k, positions, inv_freq, int(H), int(G), int(D),
               size_t(q_stride), size_t(k_stride));

@@ -11,8 +11,6 @@ __device__ __forceinline__ float to_float(bf16 v) { return __uint_as_float(uint3
 __device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ __forceinline__ bf16 to_bf16(float v) { return bf16{uint16_t(pack_bf16x2(v, 0.f))}; }
-// The value a float has once stored; what is saved is rounded even where a fused kernel keeps it in a register.
-__device__ __forceinline__ float rounded(float v) { return low(pack_bf16x2(v, 0.f)); }
 
 __device__ __forceinline__ void unpack8(const uint4& v, float (&f)[8]) {
     f[0] = low(v.x), f[1] = high(v.x), f[2] = low(v.y), f[3] = high(v.y);

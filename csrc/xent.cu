@@ -8,7 +8,6 @@ namespace {
 
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
 static_assert(kWarps == 32, "one warp merges what all have");
-constexpr int kHeldMax = 96 * 1024 / int(sizeof(bf16));  // columns: what every device can hold of a row in shared memory
 constexpr int kAtOnce = 4;  // vectors that a thread asks for before it needs the first
 constexpr int kIgnored = -100;
 constexpr float kLog2E = 1.44269504088896340736f;
@@ -30,10 +29,10 @@ __device__ __forceinline__ MaxSum warp_merged(MaxSum v) {
 
 enum class Pass { forward, forward_backward, backward };
 
-// One row a block, one block a multiprocessor. The row is read for its maximum and sum; for the gradient its first `held`
-// columns wait in shared memory and the rest is read again: of all rows at work at once L2 can hold that much, 27 MB of 132 rows of
-// 152000. Every thread reads back what it has written itself.
-// per_row: weights (or null) for forward_backward, dlogprob for backward.
+// One row per block, one block per multiprocessor. The row is read for its maximum and sum. For the gradient its first `held`
+// columns stay in shared memory, as many as the device has (225 KiB, 115200 columns, on Hopper); the rest is read again, from L2:
+// of 132 rows of 152000 columns that is 10 MB. Each thread reads back what it wrote itself, and `held` changes no bit.
+// per_row: weights for forward_backward, dlogprob for backward.
 // Least bytes: forward 2·R·V, the others 4·R·V.
 template <Pass PASS>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -95,8 +94,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     if (PASS != Pass::backward && tid == 0) logprob[row] = target_logit[0] - v.max - logf(v.s);
     if constexpr (PASS != Pass::forward) {
-        const float weight = PASS == Pass::forward_backward && per_row ? per_row[row] : 1.f;
-        const float factor = PASS == Pass::backward ? -per_row[row] : weight * scale, inverse = 1.f / v.s;
+        const float factor = PASS == Pass::backward ? -per_row[row] : per_row[row] * scale, inverse = 1.f / v.s;
         auto gradient = [&](float logit, int c) {
             return (exp2_approx((logit - v.max) * kLog2E) * inverse - (c == target ? 1.f : 0.f)) * factor;
         };
@@ -117,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
                      const float* __restrict__ weights, int R) {
     HZ_SHARED(double, slots, [kWarps]);
     double sum = 0.;
-    for (int r = int(threadIdx.x); r < R; r += kThreads) sum -= double(weights ? weights[r] : 1.f) * double(logprob[r]);
+    for (int r = int(threadIdx.x); r < R; r += kThreads) sum -= double(weights[r]) * double(logprob[r]);
     sum = block_sum(sum, slots);
     if (threadIdx.x == 0) *loss += sum;
 }
@@ -128,12 +126,16 @@ int launch_xent(bf16* logits, float* logprob, const int32_t* targets, const floa
     HZK_NEED_SHAPE(is_count(R) && V > 0 && V <= kIntMax - kThreads * 8 * kAtOnce && is_width(stride) && stride >= V);
     HZK_NEED_ALIGNED(logits);
     if (R == 0) return HZK_OK;
-    const int held = PASS == Pass::forward ? 0 : int(min(V & ~int64_t(7), int64_t(kHeldMax)));
-    const size_t shared = size_t(held) * sizeof(bf16);
-    const int status = allow_shared(xent_kernel<PASS>, shared);
-    if (status != HZK_OK) return status;
+    size_t shared = 0;
+    if (PASS != Pass::forward) {
+        int status = shared_max_here(shared);
+        if (status != HZK_OK) return status;
+        shared = min(size_t(V & ~int64_t(7)) * sizeof(bf16), shared & ~size_t(15));
+        status = allow_shared<kSharedMaxHopper>(xent_kernel<PASS>, shared);
+        if (status != HZK_OK) return status;
+    }
     HZ_LAUNCH(xent_kernel<PASS>, unsigned(R), kThreads, shared, stream, logits, logprob, targets, per_row, scale, int(V),
-              size_t(stride), held);
+              size_t(stride), int(shared / sizeof(bf16)));
     return launch_status();
 }
 

@@ -10,7 +10,7 @@ use horizon::base::Result;
 use horizon::device::DeviceSpan;
 use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::table::Table;
-use horizon::ops::{Kernels, Linear};
+use horizon::ops::{Addends, Kernels, Linear};
 use horizon::sys::cuda::cublaslt::CublasLt;
 use horizon::sys::cuda::{
     DeviceMemory, Direction, Driver, Event, Stream, copy, fill, need_device, set_device,
@@ -98,7 +98,8 @@ impl Cuda {
             Work::Flops(_) => {
                 let [out, x, weight] = self.square;
                 let sizes = Linear::dense(SIDE, SIDE, SIDE);
-                let seconds = self.seconds(&|| self.kernels.matmul_forward(out, x, weight, None, sizes))?;
+                let seconds =
+                    self.seconds(&|| self.kernels.matmul_forward(out, x, weight, Addends::default(), sizes))?;
                 Ok(2.0 * (SIDE as f64).powi(3) / seconds)
             }
         }

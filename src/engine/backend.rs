@@ -119,7 +119,7 @@ pub fn calibrate_products(
     config.validate()?;
     workspace::supports(&config.dims, options.shape)?;
     let numeric = options.numeric(&Layout::new(config), options.device.storage())?;
-    let mut table = cuda::table(ordinal, &products(&config.dims, numeric.shape, numeric.logits_chunk))?;
+    let mut table = cuda::table(ordinal, &products(config, numeric.shape, numeric.logits_chunk))?;
     cuda::choose_attention(&mut table, ordinal, &config.dims, numeric.shape, warn)?;
     Ok(table)
 }
@@ -246,7 +246,7 @@ mod cuda {
             let (config, numeric) = (setting.config, &setting.plan.policy.numeric);
             let kernels = CudaKernels::new(stream, setting.workspace, library, table, ordinal)?;
             // What is described now is not looked for inside a step.
-            kernels.prepare(&products(&config.dims, numeric.shape, numeric.logits_chunk))?;
+            kernels.prepare(&products(config, numeric.shape, numeric.logits_chunk))?;
             Ok(Box::new(kernels))
         });
         Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })

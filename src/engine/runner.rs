@@ -140,9 +140,11 @@ impl Runner {
             Operation::Round { unit, sum, part, slab } => {
                 let elements = self.layout().part(unit, part);
                 let dtype = self.plan.policy.numeric.grad_dtype;
+                let whole = self.plan.geometry.is_rounded_whole(unit);
+                let norm = whole.then(|| self.at(self.plan.device.norm(slab)));
                 let slab = self.at(self.plan.device.slab(slab)).part(0, elements.len() * dtype.bytes());
                 let sum = self.gradient(unit, sum).part(elements.start * 4, elements.len() * 4);
-                self.kernels.round(slab, sum, dtype);
+                self.kernels.round(slab, norm, sum, dtype);
             }
             Operation::Download { unit, part, slab, to } => {
                 let to = self.store.gradient(unit, part, to);

@@ -4,8 +4,7 @@
 //! x ── RMSNorm ── q|k|v ── RoPE ── attention ── o ──(+x)── middle ── RMSNorm ── gate|up ── SwiGLU ── down ──(+middle)── out
 //! ```
 //!
-//! Where a family has them, a bias is added to what a product gave, and an RMSNorm of every query and key head stands
-//! before RoPE.
+//! Families may have biases, which the matmuls add, and an RMSNorm of every query and key head before RoPE.
 //!
 //! Only `x`, the boundary, and what the scratch [keeps](LayerScratch::keeping) outlive the forward pass.
 //! Backward forms everything else again with forward's kernels and shapes, so with forward's bits, and stops
@@ -15,7 +14,7 @@
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
 use crate::model::{Constants, LayerLinears, LayerScratch, ModelConfig, Recompute, UnitKind, UnitLayout};
-use crate::ops::{Kernels, Rows, Write};
+use crate::ops::{Addends, Kernels, Rows, Write};
 
 /// A unit's tensors, or their gradients, where products read and write them.
 #[derive(Clone, Copy)]
@@ -85,8 +84,8 @@ impl Layer<'_> {
         k.rmsnorm_forward(s.attention_normed, s.attention_rstd, x, weights.attention_norm, eps, n, c);
         if products {
             let qkv = s.qk_norm.map_or(s.qkv, |norm| norm.qkv);
-            k.matmul_forward(qkv, s.attention_normed, weights.qkv, None, linear.qkv);
-            self.add_bias(qkv, weights.qkv_bias, dims.qkv());
+            let addends = Addends { residual: None, bias: weights.qkv_bias };
+            k.matmul_forward(qkv, s.attention_normed, weights.qkv, addends, linear.qkv);
         }
         if let (Some(norm), Some(weights)) = (s.qk_norm, weights.qk_norm) {
             k.qk_norm_forward(s.qkv, norm.rstd, norm.qkv, weights, eps, n, dims);
@@ -96,21 +95,15 @@ impl Layer<'_> {
         }
         if products {
             k.attention_forward(s.attended, s.lse, s.qkv, rows, *window, dims);
-            k.matmul_forward(s.middle, s.attended, weights.o, Some(x), linear.o);
-            self.add_bias(s.middle, weights.o_bias, c);
+            let addends = Addends { residual: Some(x), bias: weights.o_bias };
+            k.matmul_forward(s.middle, s.attended, weights.o, addends, linear.o);
         }
         k.rmsnorm_forward(s.feed_normed, s.feed_rstd, s.middle, weights.feed_norm, eps, n, c);
         if products {
-            k.matmul_forward(s.gate_up(), s.feed_normed, weights.gate_up, None, linear.gate_up);
-            self.add_bias(s.gate_up(), weights.gate_up_bias, 2 * f);
+            let addends = Addends { residual: None, bias: weights.gate_up_bias };
+            k.matmul_forward(s.gate_up(), s.feed_normed, weights.gate_up, addends, linear.gate_up);
         }
         k.swiglu_forward(s.product(), s.gate_up(), n, f);
-    }
-
-    fn add_bias(&self, out: DeviceSpan, bias: Option<DeviceSpan>, columns: usize) {
-        if let Some(bias) = bias {
-            self.k.bias_forward(out, bias, self.rows.shape.n(), columns);
-        }
     }
 }
 
@@ -132,8 +125,8 @@ pub fn layer_forward(
     let layer = Layer { k, config, constants, weights, rows, window: window(unit, config), scratch };
     layer.activations(x, Recompute::Full);
     let down = LayerLinears::of(&config.dims, rows.shape.n()).down;
-    k.matmul_forward(out, scratch.product(), weights.down, Some(scratch.middle), down);
-    layer.add_bias(out, weights.down_bias, config.dims.c);
+    let addends = Addends { residual: Some(scratch.middle), bias: weights.down_bias };
+    k.matmul_forward(out, scratch.product(), weights.down, addends, down);
 }
 
 /// Rows that a layer's attention sees; 0 for all.

@@ -6,7 +6,7 @@
 use crate::base::{DType, Dims, Shape};
 use crate::device::DeviceSpan;
 use crate::model::{HeadScratch, Layout, ModelConfig, head_linear};
-use crate::ops::{Kernels, LossRows, TokenRows, Write};
+use crate::ops::{Addends, Kernels, LossRows, TokenRows, Write};
 
 /// `out [N, C]` = rows of the embedding; `table` is the unit's bf16 span, `tokens` i32 `[N]` the number of each one's row
 /// there.
@@ -119,7 +119,7 @@ impl Head<'_> {
         for start in (0..n).step_by(s.chunk) {
             let rows = s.chunk.min(n - start);
             let normed = s.normed.part(start * row_bytes, rows * row_bytes);
-            k.matmul_forward(s.logits, normed, weights.lm, None, head_linear(&dims, rows));
+            k.matmul_forward(s.logits, normed, weights.lm, Addends::default(), head_linear(&dims, rows));
             with(Chunk { start, rows, normed }, s.logits);
         }
     }

@@ -1,6 +1,7 @@
 //! The linear layers of a decoder: the one place that knows the sizes of its matrix products.
 
 use crate::base::{Dims, Shape};
+use crate::model::ModelConfig;
 use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::{Linear, Write};
 
@@ -37,20 +38,21 @@ pub fn head_linear(dims: &Dims, rows: usize) -> Linear {
 
 /// Every product that a trainer asks of its device: forward, backward, evaluation and the logits of one row, for
 /// micro-batches of a shape and logits in chunks of `chunk` rows. Each is named once.
-pub fn products(dims: &Dims, shape: Shape, chunk: usize) -> Vec<Product> {
+pub fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Product> {
+    let (dims, biases) = (&config.dims, config.biases);
     let (n, chunk) = (shape.n(), chunk.clamp(1, shape.n()));
     let LayerLinears { qkv, o, gate_up, down } = LayerLinears::of(dims, n);
     // Those that add to the stream take it as their residual.
     let mut products = vec![
-        Product::of(Direction::Forward, Write::Set, qkv),
-        Product::of(Direction::Forward, Write::Add, o),
-        Product::of(Direction::Forward, Write::Set, gate_up),
-        Product::of(Direction::Forward, Write::Add, down),
-        Product::of(Direction::Forward, Write::Set, head_linear(dims, 1)),
+        Product::forward(false, biases.qkv, qkv),
+        Product::forward(true, biases.o, o),
+        Product::forward(false, biases.mlp, gate_up),
+        Product::forward(true, biases.mlp, down),
+        Product::forward(false, false, head_linear(dims, 1)),
     ];
     let head_rows =
         [chunk, n % chunk].into_iter().filter(|&rows| rows > 0).map(|rows| head_linear(dims, rows));
-    products.extend(head_rows.clone().map(|linear| Product::of(Direction::Forward, Write::Set, linear)));
+    products.extend(head_rows.clone().map(|linear| Product::forward(false, false, linear)));
     for linear in [qkv, o, gate_up, down].into_iter().chain(head_rows) {
         products.push(Product::of(Direction::BackwardInput, Write::Set, linear));
         products.push(Product::of(Direction::BackwardWeight, Write::Set, linear));

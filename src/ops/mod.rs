@@ -94,6 +94,15 @@ impl Linear {
     }
 }
 
+/// Terms added to the sums of [`Kernels::matmul_forward`] before they are rounded: the residual, then the bias.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Addends {
+    /// A matrix laid out as the output; may be the output itself.
+    pub residual: Option<DeviceSpan>,
+    /// bf16 `[M]`: added to every row.
+    pub bias: Option<DeviceSpan>,
+}
+
 /// What some models ask of kernels beside the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
@@ -180,14 +189,13 @@ pub trait Kernels: Send + Sync {
         c: usize,
     );
 
-    /// `out [N, M] = x [N, K] · weightᵀ`, plus `residual`, laid out as `out`, when given; `weight` bf16 `[M, K]`.
-    /// `residual` may be `out` itself.
+    /// `out [N, M] = x [N, K] · weightᵀ`, plus the addends; `weight` bf16 `[M, K]`.
     fn matmul_forward(
         &self,
         out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
-        residual: Option<DeviceSpan>,
+        addends: Addends,
         sizes: Linear,
     );
     /// `dx [N, K]` by `write`: `dout [N, M] · weight`.
@@ -209,8 +217,6 @@ pub trait Kernels: Send + Sync {
         sizes: Linear,
     );
 
-    /// `out [N, C] += bias` in every row; `bias` bf16 `[C]`.
-    fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize);
     /// `dbias [C]` f32 by `write`: the sum of the rows of `dout [N, C]`.
     fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize);
 
@@ -330,8 +336,9 @@ pub trait Kernels: Send + Sync {
     fn zero(&self, out: DeviceSpan);
     /// `out` f64 `[1] = Σ x²` over f32 `x`, summed in an order fixed by the length.
     fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan);
-    /// `out = x` rounded to `to`: bf16 by [`crate::base::master::round`], or f32 unchanged.
-    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType);
+    /// `out = x` rounded to `to`: bf16 by [`crate::base::master::round`], or f32 unchanged. `square_sum`, when given, is set
+    /// in the same pass, with the bits of [`Kernels::sum_of_squares`].
+    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType);
     /// `out` f32 `= x` of the storage type (for logits that leave the device).
     fn widen(&self, out: DeviceSpan, x: DeviceSpan);
 }

@@ -366,7 +366,7 @@ impl<'a> Cost<'a> {
         self.elements(unit)
     }
 
-    /// Kernels that add biases, and the columns that they add to.
+    /// Biases, and their columns.
     fn biased(&self) -> (usize, usize) {
         let (Biases { qkv, o, mlp }, Dims { c, f, .. }) = (self.config.biases, self.dims);
         let all = [(qkv, self.dims.qkv()), (o, c), (mlp, 2 * f), (mlp, c)];
@@ -383,14 +383,13 @@ impl<'a> Cost<'a> {
     /// A layer up to the product of gate and up, and SwiGLU.
     fn activations(&self, window: usize) -> Work {
         let Dims { c, f, h, g, d, .. } = self.dims;
-        let (biases, biased) = self.biased();
         self.product(c, self.dims.qkv())
             + self.product(self.dims.attended(), c)
             + self.product(c, 2 * f)
             // Scores and their sums with the values.
             + Work { launches: 1.0, attention_flop: [self.attention(window, 4.0), 0.0], ..Work::default() }
             // Two norms read and write a row each; queries and keys are rotated in place.
-            + self.rows(4 + biases, 2 * 2 * c + 2 * (h + g) * d + 3 * f + self.qk_norm(0) + 2 * biased)
+            + self.rows(4, 2 * 2 * c + 2 * (h + g) * d + 3 * f + self.qk_norm(0))
     }
 
     /// A layer's backward, from its activations.

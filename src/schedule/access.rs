@@ -236,6 +236,10 @@ impl Operation {
             Operation::Round { unit, sum, part, slab } => {
                 with(complete(unit, sum));
                 with(Access::write(Resource::Slab(slab), Content::Part { unit, part }));
+                if geometry.is_rounded_whole(unit) {
+                    with(Access::write(Resource::Norm(slab), Content::Norm(unit)));
+                    with(Access::write(Resource::Scratch, Content::Scrap));
+                }
             }
             Operation::Download { unit, part, slab, to } => {
                 with(Access::read(Resource::Slab(slab), Content::Part { unit, part }));

@@ -432,15 +432,15 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A part is rounded, the first one after the unit's norm is taken. Where it need not wait on the device it
-    /// leaves, and where AdamW need not wait for the norm of all it is used at once.
+    /// Rounds a part. The norm of a unit of one part is taken with it, that of others before their first part. A part that
+    /// need not wait on the device leaves, and where AdamW need not wait for the norm of all units it is used at once.
     fn round(&mut self, unit: UnitIndex, sum: SumPlace, part: PartIndex) {
         let slab = match self.policy.placement.grad_wait {
             GradWait::Host => SlabIndex::from(self.rounded % self.policy.placement.slabs),
             GradWait::Device => self.geometry.slab_of(unit, part),
         };
         self.rounded += 1;
-        if part == PartIndex(0) {
+        if part == PartIndex(0) && !self.geometry.is_rounded_whole(unit) {
             self.put(Operation::Norm { unit, sum, slab });
         }
         self.put(Operation::Round { unit, sum, part, slab });

@@ -187,7 +187,8 @@ pub enum Operation {
         /// Which micro-batch.
         micro: MicroIndex,
     },
-    /// Sum of squares of a unit's complete f32 gradient.
+    /// Sum of squares of the complete f32 gradient of a unit of several parts. AdamW may use the first part before the last is
+    /// rounded, so the sum is taken in a pass of its own.
     Norm {
         /// Which.
         unit: UnitIndex,
@@ -196,7 +197,8 @@ pub enum Operation {
         /// The slab that the gradient's first part goes to; the norm leaves beside it.
         slab: SlabIndex,
     },
-    /// One part of a unit's f32 gradient, rounded into a slab.
+    /// One part of a unit's f32 gradient, rounded into a slab. Where it is the unit's only part, the same pass leaves the sum
+    /// of squares beside the slab.
     Round {
         /// Whose gradient.
         unit: UnitIndex,

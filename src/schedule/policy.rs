@@ -359,6 +359,11 @@ impl Geometry {
         }
     }
 
+    /// Whether a unit's gradient is rounded whole, so that its norm is taken in the same pass.
+    pub fn is_rounded_whole(&self, unit: UnitIndex) -> bool {
+        self.parts(unit) == 1
+    }
+
     /// Parts that a unit's gradient leaves the device in.
     pub fn parts(&self, unit: UnitIndex) -> usize {
         if unit == self.embedding() {

@@ -8,6 +8,8 @@
 namespace {
 struct Operation {
     cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    const void* bias = nullptr;  // of D's type, one value a row of D
 };
 struct Matrix {
     cudaDataType type;
@@ -52,6 +54,7 @@ const char* fault(const Operation& op, const Matrix& a, const Matrix& b, const M
     if (columns(a, op.a) != rows(b, op.b)) return "the inner sizes differ";
     if (d.rows != rows(a, op.a) || d.columns != columns(b, op.b)) return "the output has another shape";
     if (memcmp(&c, &d, sizeof c)) return "what is added is laid out otherwise";
+    if (op.epilogue == CUBLASLT_EPILOGUE_BIAS && !op.bias) return "the epilogue has no bias";
     if (a.type != CUDA_R_16BF || b.type != CUDA_R_16BF || (d.type != CUDA_R_16BF && d.type != CUDA_R_32F)) return "types";
     for (const Matrix* m : {&a, &b, &d})
         if (m->stride < int64_t(m->rows)) return "columns overlap";
@@ -89,11 +92,18 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const void* from,
                                               size_t bytes) {
     auto& op = *reinterpret_cast<Operation*>(desc);
-    if (attribute != CUBLASLT_MATMUL_DESC_TRANSA && attribute != CUBLASLT_MATMUL_DESC_TRANSB) return refuse("an attribute");
-    auto& into = attribute == CUBLASLT_MATMUL_DESC_TRANSA ? op.a : op.b;
-    if (bytes != sizeof into) return refuse("an attribute's size");
-    memcpy(&into, from, bytes);
-    return into == CUBLAS_OP_N || into == CUBLAS_OP_T ? CUBLAS_STATUS_SUCCESS : refuse("an operation");
+    auto set = [&](auto& into, auto... allowed) {
+        if (bytes != sizeof into) return refuse("an attribute's size");
+        memcpy(&into, from, bytes);
+        return sizeof...(allowed) == 0 || ((into == allowed) || ...) ? CUBLAS_STATUS_SUCCESS : refuse("an attribute's value");
+    };
+    switch (attribute) {
+        case CUBLASLT_MATMUL_DESC_TRANSA: return set(op.a, CUBLAS_OP_N, CUBLAS_OP_T);
+        case CUBLASLT_MATMUL_DESC_TRANSB: return set(op.b, CUBLAS_OP_N, CUBLAS_OP_T);
+        case CUBLASLT_MATMUL_DESC_EPILOGUE: return set(op.epilogue, CUBLASLT_EPILOGUE_BIAS);
+        case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return set(op.bias);
+        default: return refuse("an attribute");
+    }
 }
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows, uint64_t columns,
                                           int64_t stride) {
@@ -140,6 +150,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     if (p.sums & CUBLASLT_REDUCTION_SCHEME_INPLACE) return refuse("sums in place have no order");
     for (uint32_t alignment : p.alignment)
         if (alignment > 16) return refuse("no more than 16 bytes of alignment are promised");
+    // The real one expects of a bias the alignment of the address that stands here.
+    if (uintptr_t(op.bias) % 32 == 0 && op.bias) return refuse("no more than 16 bytes of alignment are promised of a bias");
     for (*found = 0; *found < wanted && *found < kAlgorithms && p.workspace >= kWorkspace * (*found + 1); ++*found)
         answer(results + *found, uint64_t(*found));
     return CUBLAS_STATUS_SUCCESS;
@@ -162,7 +174,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     if (const char* why = fault(op, a, b, matrix(c_layout), d)) return refuse(why);
     if (!known(algorithm)) return refuse("an unknown algorithm");
     if (workspace_bytes < workspace_of(algorithm) || uintptr_t(workspace) % 256) return refuse("the workspace");
-    if ((uintptr_t(A) | uintptr_t(B) | uintptr_t(C) | uintptr_t(D)) % 16) return refuse("alignment");
+    if ((uintptr_t(A) | uintptr_t(B) | uintptr_t(C) | uintptr_t(D) | uintptr_t(op.bias)) % 16) return refuse("alignment");
     memset(workspace, 0xff, workspace_of(algorithm));
     const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
     const uint64_t depth = columns(a, op.a);
@@ -175,6 +187,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
             const size_t at = row + column * d.stride;
             sum *= scale;
             if (keep != 0.f) sum += keep * value(C, d.type, at);  // with beta 0 nothing of C is read
+            if (op.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += value(op.bias, d.type, row);
             store(D, d.type, at, sum);
         }
     return CUBLAS_STATUS_SUCCESS;

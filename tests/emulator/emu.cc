@@ -39,6 +39,7 @@ std::map<const void*, size_t> g_max_dyn;
 namespace {
 uint64_t g_rng = 88172645463325252ull, g_seed;
 int g_resident_req = 1;
+size_t g_smem_limit;
 }  // namespace
 uint32_t rnd() {
     g_rng ^= g_rng << 13;
@@ -49,8 +50,9 @@ uint32_t rnd() {
 uint32_t rnd(uint32_t n) { return uint32_t((uint64_t(rnd()) * n) >> 32); }
 size_t smem_limit() {
     static size_t v = getenv("HZ_EMU_SMEM") ? strtoul(getenv("HZ_EMU_SMEM"), nullptr, 0) : 227 << 10;
-    return v;
+    return g_smem_limit ? g_smem_limit : v;
 }
+void set_shared_memory(size_t bytes) { g_smem_limit = bytes; }
 
 namespace {
 const char* g_name = "?";

@@ -42,6 +42,7 @@ struct Loc {
 // ---- runtime entry points (emu.cc) ----
 void set_seed(uint64_t seed);     // 0: natural order; else random schedule
 void set_resident_blocks(int n);  // blocks interleaved at a time (0: pick 1..3 by seed)
+void set_shared_memory(size_t bytes);  // most dynamic shared memory of a block (0: HZ_EMU_SMEM bytes, or Hopper's)
 struct Stats {
     uint64_t switches, collectives, mmas, blocks, threads;
 };

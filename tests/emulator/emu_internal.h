@@ -129,7 +129,7 @@ uint32_t rnd(uint32_t n);            // uniform in [0, n)
 void poison_bytes(unsigned char*, size_t);
 void make_runnable(FiberImpl*);
 void suspend(FiberImpl*);            // the running thread waits (or is runnable again): run somebody else
-size_t smem_limit();                 // most dynamic shared memory of a block, HZ_EMU_SMEM bytes
+size_t smem_limit();                 // most dynamic shared memory of a block
 extern std::map<const void*, size_t> g_max_dyn;  // kernel -> what cudaFuncSetAttribute allowed it
 const char* where();  // "kernel 'k' block (x,y,z) thread (x,y,z)"
 }  // namespace emu

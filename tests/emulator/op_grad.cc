@@ -22,15 +22,23 @@ auto store(int64_t n) {
         for (int64_t i = 0; i < n; ++i) want[i] = as_stored(grad[i]);
         return [=](Run& run) {
             Dev<float> g(grad);
-            Dev<bf16> out(n);
-            Dev<double> sumsq(1), alone(1);
+            Dev<bf16> out(n), unsummed(n);
+            Dev<float> copy(n), unsummed_copy(n);
+            Dev<double> sumsq(1), of_copy(1), alone(1);
             Scratch scratch(hzk_grad_scratch(n));
             NEED(hzk_grad_store(out, sumsq, scratch, g, n, nullptr));
             run.equal("out", out.get(), want);
             const double got = sumsq.get()[0];
             if (!(std::fabs(got - truth[0]) <= 1e-15 * double(n + 16) * truth[0])) fail("sumsq = %.17g, want %.17g", got, truth[0]);
+            NEED(hzk_grad_copy(copy, of_copy, scratch, g, n, nullptr));
+            run.equal("copy", copy.get(), grad);
+            run.equal("sumsq of a copy", of_copy.get(), sumsq.get());
             NEED(hzk_grad_sumsq(alone, scratch, g, n, nullptr));
             run.equal("sumsq alone", alone.get(), sumsq.get());
+            NEED(hzk_grad_store(unsummed, nullptr, nullptr, g, n, nullptr));
+            run.equal("out without a sum", unsummed.get(), want);
+            NEED(hzk_grad_copy(unsummed_copy, nullptr, nullptr, g, n, nullptr));
+            run.equal("copy without a sum", unsummed_copy.get(), grad);
         };
     };
 }
@@ -58,19 +66,16 @@ std::function<void(Run&)> patterns() {
     };
 }
 
-auto accumulate(int64_t n) {
+auto widen(int64_t n) {
     return [=]() -> std::function<void(Run&)> {
-        const auto grad = random<bf16>(n, 2);
-        const auto before = random<float>(n, 3);
-        std::vector<float> plain(n), added(n);
-        for (int64_t i = 0; i < n; ++i) plain[i] = value(grad[i]), added[i] = before[i] + value(grad[i]);
+        const auto inp = random<bf16>(n, 2);
+        std::vector<float> want(n);
+        for (int64_t i = 0; i < n; ++i) want[i] = value(inp[i]);
         return [=](Run& run) {
-            Dev<bf16> g(grad);
-            Dev<float> out(n), sum(before);
-            NEED(hzk_grad_accumulate(out, g, 0, n, nullptr));
-            run.equal("sum =", out.get(), plain);
-            NEED(hzk_grad_accumulate(sum, g, 1, n, nullptr));
-            run.equal("sum +=", sum.get(), added);
+            Dev<bf16> x(inp);
+            Dev<float> out(n);
+            NEED(hzk_widen(out, x, n, nullptr));
+            run.equal("out", out.get(), want);
         };
     };
 }
@@ -81,10 +86,13 @@ std::function<void(Run&)> nothing() {
         Dev<bf16> out(8);
         Dev<double> sumsq(1);
         Scratch scratch(8);
-        NEED(hzk_grad_accumulate(g, out, 1, 0, nullptr));
+        NEED(hzk_widen(g, out, 0, nullptr));
+        NEED(hzk_grad_store(out, nullptr, nullptr, g, 0, nullptr));
         NEED(hzk_grad_store(out, sumsq, scratch, g, 0, nullptr));
         run.equal("sumsq of nothing", sumsq.get(), std::vector<double>{0.});
         if (hzk_grad_store(out, sumsq, scratch, g, -1, nullptr) != HZK_ERROR_SHAPE) fail("n of -1 accepted");
+        if (hzk_grad_copy(g + 2, sumsq, scratch, g, 1, nullptr) != HZK_ERROR_ALIGNMENT) fail("a misaligned copy accepted");
+        if (hzk_widen(g, out, -1, nullptr) != HZK_ERROR_SHAPE) fail("a width of -1 accepted");
         if (hzk_grad_sumsq(sumsq, scratch, g + 1, 1, nullptr) != HZK_ERROR_ALIGNMENT) fail("misaligned gradient accepted");
     };
 }
@@ -92,7 +100,7 @@ std::function<void(Run&)> nothing() {
 const bool registered = [] {
     for (int64_t n : sizes::kSpans) {
         Test("grad_store " + std::to_string(n), store(n));
-        Test("grad_accumulate " + std::to_string(n), accumulate(n));
+        Test("grad widen " + std::to_string(n), widen(n));
     }
     return true;
 }();

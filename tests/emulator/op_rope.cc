@@ -72,16 +72,18 @@ auto rope(int64_t N, int64_t H, int64_t G, int64_t D) {
     };
 }
 
-std::function<void(Run&)> q_alone() {
-    const auto q = random<bf16>(2 * 64, 4);
+std::function<void(Run&)> at_zero() {
+    const auto q = random<bf16>(2 * 64, 4), k = random<bf16>(2 * 64, 5);
     return [=](Run& run) {
-        Dev<bf16> x(q);
+        Dev<bf16> x(q), y(k);
         Dev<int32_t> p(std::vector<int32_t>{0, 0});
         Dev<float> f(std::vector<float>(32, 1.f));
-        NEED(hzk_rope_forward(x, nullptr, p, f, 2, 1, 0, 64, 64, 0, nullptr));
-        run.equal("position 0 turns nothing", x.get(), q);
-        if (hzk_rope_forward(x, nullptr, p, f, 2, 1, 0, 72, 72, 0, nullptr) != HZK_ERROR_SHAPE) fail("D of 72 accepted");
-        if (hzk_rope_forward(x, nullptr, p, f, 2, 1, 0, 272, 272, 0, nullptr) != HZK_ERROR_SHAPE) fail("D of 272 accepted");
+        NEED(hzk_rope_forward(x, y, p, f, 2, 1, 1, 64, 64, 64, nullptr));
+        run.equal("q at position 0", x.get(), q);
+        run.equal("k at position 0", y.get(), k);
+        if (hzk_rope_forward(x, y, p, f, 2, 1, 0, 64, 64, 64, nullptr) != HZK_ERROR_SHAPE) fail("no key heads accepted");
+        if (hzk_rope_forward(x, y, p, f, 2, 1, 1, 72, 72, 72, nullptr) != HZK_ERROR_SHAPE) fail("D of 72 accepted");
+        if (hzk_rope_forward(x, y, p, f, 2, 1, 1, 272, 272, 272, nullptr) != HZK_ERROR_SHAPE) fail("D of 272 accepted");
     };
 }
 
@@ -89,6 +91,6 @@ TEST("rope 1x1x1x64", rope(1, 1, 1, 64));
 TEST("rope 33x4x2x96", rope(33, 4, 2, 96));
 TEST("rope 31x17x1x128", rope(31, 17, 1, 128));
 TEST("rope 5x3x3x256", rope(5, 3, 3, 256));
-TEST("rope q alone", q_alone);
+TEST("rope at position 0", at_zero);
 
 }  // namespace

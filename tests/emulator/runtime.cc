@@ -65,6 +65,13 @@ cudaError_t cudaMemcpy(void* d, const void* s, size_t n, cudaMemcpyKind) {
 cudaError_t cudaMemcpyAsync(void* d, const void* s, size_t n, cudaMemcpyKind k, cudaStream_t) {
     return cudaMemcpy(d, s, n, k);
 }
+cudaError_t cudaMemcpy2DAsync(void* d, size_t d_pitch, const void* s, size_t s_pitch, size_t width, size_t height, cudaMemcpyKind k,
+                              cudaStream_t) {
+    if (width > d_pitch || width > s_pitch) return cudaErrorInvalidPitchValue;
+    for (size_t row = 0; row < height; ++row)
+        cudaMemcpy(static_cast<char*>(d) + row * d_pitch, static_cast<const char*>(s) + row * s_pitch, width, k);
+    return cudaSuccess;
+}
 cudaError_t cudaMemset(void* d, int v, size_t n) {
     memset(d, v, n);
     if (g_race) g_race->init(d, n);
@@ -75,6 +82,15 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "hz-emu"; }
+cudaError_t cudaGetDevice(int* device) {
+    *device = 0;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    if (attribute != cudaDevAttrMaxSharedMemoryPerBlockOptin) return cudaErrorInvalidValue;
+    *value = int(smem_limit());
+    return cudaSuccess;
+}
 cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute a, int v) {
     if (a == cudaFuncAttributeMaxDynamicSharedMemorySize) {
         if (size_t(v) > smem_limit()) return cudaErrorInvalidValue;

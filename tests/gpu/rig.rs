@@ -84,7 +84,7 @@ impl Rig {
 
 fn prepared(kernels: CudaKernels, setting: &KernelsSetting) -> Result<Box<dyn Kernels>> {
     let numeric = &setting.plan.policy.numeric;
-    kernels.prepare(&products(&setting.config.dims, numeric.shape, numeric.logits_chunk))?;
+    kernels.prepare(&products(setting.config, numeric.shape, numeric.logits_chunk))?;
     Ok(Box::new(kernels))
 }
 

@@ -348,7 +348,7 @@ fn on_cuda_gradients_are_those_of_the_cpu() {
         for config in [plain(dims, false), plain(dims, true), every] {
             let mut random = Random::new(24);
             let step = Step::new(&device, config.clone(), shape, 2, SCALE, &mut random);
-            cuda.kernels().prepare(&horizon::model::products(&dims, shape, chunk)).expect("products");
+            cuda.kernels().prepare(&horizon::model::products(&config, shape, chunk)).expect("products");
             let prepared = cuda.kernels().choices();
             let results = device.run(|k| step.run(k, chunk, Recompute::Full));
             step.keeping_changes_no_bit(chunk, &results);

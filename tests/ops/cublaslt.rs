@@ -3,6 +3,7 @@
 //! with NVIDIA's where a GPU is.
 
 use horizon::base::master::widen;
+use horizon::ops::Addends;
 use horizon::ops::cuda::matmul::Products;
 use horizon::ops::cuda::product::{Direction, Product};
 use horizon::ops::cuda::table::Table;
@@ -31,6 +32,7 @@ struct Case {
     before: Vec<f32>,
     /// Forward's residual is another matrix than its output.
     apart: bool,
+    bias: Vec<f32>,
 }
 
 impl Case {
@@ -49,9 +51,13 @@ impl Case {
             Direction::Forward => {
                 let painted = self.output(cuda, &vec![f32::NAN; self.before.len()]);
                 let target = if self.apart { &painted } else { &out };
-                let residual = self.product.add.then(|| out.span());
+                let bias = cuda.here(Memory::bf16s(&self.bias));
+                let addends = Addends {
+                    residual: self.product.add.then(|| out.span()),
+                    bias: self.product.bias.then(|| bias.span()),
+                };
                 products
-                    .forward(target.span(), x.span(), weight.span(), residual, &self.product, stream)
+                    .forward(target.span(), x.span(), weight.span(), addends, &self.product, stream)
                     .unwrap();
                 return target.bytes();
             }
@@ -69,7 +75,7 @@ impl Case {
 
     /// For every element of the output its place, the sum that belongs there and the sum of magnitudes.
     fn truth(&self) -> Vec<(usize, f64, f64)> {
-        let Product { direction, n, k, m, x_stride, out_stride, add } = self.product;
+        let Product { direction, n, k, m, x_stride, out_stride, add, bias } = self.product;
         let (rows, columns, depth, stride) = match direction {
             Direction::Forward => (n, m, k, out_stride),
             Direction::BackwardInput => (n, k, m, x_stride),
@@ -81,6 +87,10 @@ impl Case {
                 let at = row * stride + column;
                 let mut sum = if add { f64::from(self.before[at]) } else { 0.0 };
                 let mut size = sum.abs();
+                if bias {
+                    (sum, size) =
+                        (sum + f64::from(self.bias[column]), size + f64::from(self.bias[column].abs()));
+                }
                 for t in 0..depth {
                     let (a, b) = match direction {
                         Direction::Forward => (self.x[row * x_stride + t], self.weight[column * k + t]),
@@ -138,11 +148,17 @@ fn check(cuda: &Cuda) {
     for (n, k, m, padding, _) in SIZES {
         let (x_stride, out_stride) = (k + padding, m + padding);
         for direction in [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight] {
-            for (add, apart) in [(false, false), (true, false), (true, true)] {
-                if apart && direction != Direction::Forward {
+            for (add, apart, bias) in [
+                (false, false, false),
+                (true, false, false),
+                (true, true, false),
+                (false, false, true),
+                (true, true, true),
+            ] {
+                if (apart || bias) && direction != Direction::Forward {
                     continue;
                 }
-                let product = Product { direction, add, n, k, m, x_stride, out_stride };
+                let product = Product { direction, add, bias, n, k, m, x_stride, out_stride };
                 let length = match direction {
                     Direction::Forward => n * out_stride,
                     Direction::BackwardInput => n * x_stride,
@@ -155,6 +171,7 @@ fn check(cuda: &Cuda) {
                     weight: random.bf16s(m * k, 1.0),
                     before: if add { random.bf16s(length, 3.0) } else { vec![f32::NAN; length] },
                     apart,
+                    bias: random.bf16s(m, 3.0),
                 };
                 let bytes = case.run(cuda, &products, &stream);
                 case.check(&bytes);
@@ -163,9 +180,12 @@ fn check(cuda: &Cuda) {
             }
         }
     }
-    the_fastest_is_kept(cuda, &products, make, &results[0].0, &stream);
+    // The second has a bias.
+    for at in [0, 3] {
+        the_fastest_is_kept(cuda, &products, &make, &results[at].0, &stream);
+    }
     let table = Table::from_json(&products.choices().to_json(), "the first run's").unwrap();
-    assert_eq!(table.iter().count(), SIZES.len() * 6);
+    assert_eq!(table.iter().count(), SIZES.len() * 8);
     let again = make(table.clone());
     for (case, bytes) in &results {
         assert_eq!(&case.run(cuda, &again, &stream), bytes, "{:?}: other bits by the table", case.product);
@@ -177,7 +197,7 @@ fn check(cuda: &Cuda) {
 fn the_fastest_is_kept(
     cuda: &Cuda,
     products: &Products,
-    make: impl Fn(Table) -> Products,
+    make: &impl Fn(Table) -> Products,
     case: &Case,
     stream: &Stream,
 ) {

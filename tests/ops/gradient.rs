@@ -16,14 +16,17 @@ fn norms_roundings_and_copies_agree() {
             let stored = device.stored(x.clone());
             let (x_memory, stored_memory) = (device.f32s(&x), device.activations(&stored));
             let results = device.run(|k| {
-                let sum = device.painted(8);
-                let (bf16, f32, wide) =
-                    (device.painted(length * 2), device.painted(length * 4), device.painted(length * 4));
-                k.sum_of_squares(sum.span(), x_memory.span());
-                k.round(bf16.span(), x_memory.span(), DType::Bf16);
-                k.round(f32.span(), x_memory.span(), DType::F32);
+                let [sum, sum_of_bf16, sum_of_f32] = [0; 3].map(|_| device.painted(8));
+                let [bf16, summed_bf16] = [0; 2].map(|_| device.painted(length * 2));
+                let [f32, summed_f32, wide] = [0; 3].map(|_| device.painted(length * 4));
+                let x = x_memory.span();
+                k.sum_of_squares(sum.span(), x);
+                k.round(bf16.span(), None, x, DType::Bf16);
+                k.round(f32.span(), None, x, DType::F32);
                 k.widen(wide.span(), stored_memory.span());
-                vec![sum, bf16, f32, wide]
+                k.round(summed_bf16.span(), Some(sum_of_bf16.span()), x, DType::Bf16);
+                k.round(summed_f32.span(), Some(sum_of_f32.span()), x, DType::F32);
+                vec![sum, bf16, f32, wide, sum_of_bf16, summed_bf16, sum_of_f32, summed_f32]
             });
             let name = device.name();
             let expected: f64 = wide(&x).iter().map(|x| x * x).sum();
@@ -33,6 +36,12 @@ fn norms_roundings_and_copies_agree() {
             assert!(results[1].read_u16() == rounded, "{name}, {length}: rounding");
             assert!(results[2].read_f32() == x, "{name}, {length}: a copy");
             assert!(results[3].read_f32() == stored, "{name}, {length}: widening");
+            for (sum_at, rounded_at, plain_at) in [(4, 5, 1), (6, 7, 2)] {
+                let (bits, plain) = (results[sum_at].read_f64()[0].to_bits(), sum.to_bits());
+                assert_eq!(bits, plain, "{name}, {length}: a sum with rounding has other bits");
+                let same = results[rounded_at].bytes() == results[plain_at].bytes();
+                assert!(same, "{name}, {length}: rounding with a sum has other bits");
+            }
         }
     }
 }

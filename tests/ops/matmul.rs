@@ -1,10 +1,10 @@
 //! Products of a linear layer against their f64 reference.
 
-use horizon::ops::{Linear, Write};
+use horizon::ops::{Addends, Linear, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
-use support::reference::{Random, matmul, wide};
+use support::reference::{Random, bias as added_bias, matmul, wide};
 
 /// `(n, k, m, out_stride − m, reason)`.
 const SIZES: &[(usize, usize, usize, usize, &str)] = &[
@@ -53,29 +53,47 @@ fn forward_agrees() {
         for (sizes, reason) in sizes(&device) {
             let Linear { n, k, m, out_stride } = sizes;
             let (x, weight) = (device.stored(random.f32s(n * k, 1.0)), random.bf16s(m * k, 1.0));
-            let residual = device.stored(random.f32s(n * m, 3.0));
+            let (residual, bias) = (device.stored(random.f32s(n * m, 3.0)), random.bf16s(m, 3.0));
+            let bias_memory = device.bf16s(&bias);
             let (x_memory, weight_memory) = (device.activations(&x), device.bf16s(&weight));
             let residual_memory = device.activations(&strided(&sizes, &residual));
             let results = device.run(|kernels| {
-                let [plain, sum] = [0; 2].map(|_| device.painted_activations(n * out_stride));
-                let over = device.activations(&strided(&sizes, &residual));
+                let [plain, sum, biased] = [0; 3].map(|_| device.painted_activations(n * out_stride));
+                let [over, both] = [0; 2].map(|_| device.activations(&strided(&sizes, &residual)));
                 let (x, weight) = (x_memory.span(), weight_memory.span());
-                kernels.matmul_forward(plain.span(), x, weight, None, sizes);
-                kernels.matmul_forward(sum.span(), x, weight, Some(residual_memory.span()), sizes);
-                kernels.matmul_forward(over.span(), x, weight, Some(over.span()), sizes);
-                vec![plain, sum, over]
+                let add = |out: &Memory, residual: Option<&Memory>, bias: Option<&Memory>| {
+                    let addends =
+                        Addends { residual: residual.map(Memory::span), bias: bias.map(Memory::span) };
+                    kernels.matmul_forward(out.span(), x, weight, addends, sizes);
+                };
+                add(&plain, None, None);
+                add(&sum, Some(&residual_memory), None);
+                add(&over, Some(&over), None);
+                add(&biased, None, Some(&bias_memory));
+                add(&both, Some(&both), Some(&bias_memory));
+                vec![plain, sum, over, biased, both]
             });
             let agrees = |result: &Memory, truth: &[f64]| {
                 let result = device.activations(&dense(&sizes, &device, result));
                 let expected = Expected { truth, naive: None, width: m, factor: 2.0, f32: (1e-5, 1e-6) };
                 device.agrees(reason, &result, expected);
             };
-            let truth = matmul(&wide(&x), &wide(&weight), k);
-            agrees(&results[0], &truth);
-            let truth: Vec<f64> = truth.iter().zip(&residual).map(|(e, r)| e + f64::from(*r)).collect();
-            agrees(&results[1], &truth);
-            let [sum, over] = [1, 2].map(|at| dense(&sizes, &device, &results[at]));
+            let plain = matmul(&wide(&x), &wide(&weight), k);
+            agrees(&results[0], &plain);
+            agrees(&results[3], &added_bias(&plain, &wide(&bias)));
+            let sum: Vec<f64> = plain.iter().zip(&residual).map(|(e, r)| e + f64::from(*r)).collect();
+            agrees(&results[1], &sum);
+            agrees(&results[4], &added_bias(&sum, &wide(&bias)));
+            let [plain, sum, over, biased, both] =
+                [0, 1, 2, 3, 4].map(|at| dense(&sizes, &device, &results[at]));
             assert!(sum == over, "{reason}: out over residual has other bits");
+            if device.is_cpu() {
+                // Nothing is rounded in between: the bits are those of a bias added afterwards.
+                let later = |out: &[f32]| -> Vec<f32> {
+                    out.iter().zip(bias.iter().cycle()).map(|(out, bias)| out + bias).collect()
+                };
+                assert!(biased == later(&plain) && both == later(&sum), "{reason}: the bias");
+            }
         }
     }
 }

@@ -88,7 +88,11 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
     for unit in geometry.units() {
         let sum = [sums[unit.at()].expect("every unit has a gradient")];
         let slab = SlabIndex(0);
-        let norm = result(&Operation::Norm { unit, sum: SumPlace::Own, slab }, &Resource::Norm(slab), &sum);
+        let squares = match geometry.is_rounded_whole(unit) {
+            true => Operation::Round { unit, sum: SumPlace::Own, part: PartIndex(0), slab },
+            false => Operation::Norm { unit, sum: SumPlace::Own, slab },
+        };
+        let norm = result(&squares, &Resource::Norm(slab), &sum);
         let download = |part: usize| {
             let (part, to) = (PartIndex::from(part), GradPlace::Store);
             let rounded = result(

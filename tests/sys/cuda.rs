@@ -58,7 +58,6 @@ fn every_launcher_of_the_header_is_linked() {
         ("hzk_embedding_forward", cu::hzk_embedding_forward as *const ()),
         ("hzk_embedding_backward", cu::hzk_embedding_backward as *const ()),
         ("hzk_rmsnorm_forward", cu::hzk_rmsnorm_forward as *const ()),
-        ("hzk_rmsnorm_forward_residual", cu::hzk_rmsnorm_forward_residual as *const ()),
         ("hzk_rmsnorm_backward_scratch", cu::hzk_rmsnorm_backward_scratch as *const ()),
         ("hzk_rmsnorm_backward", cu::hzk_rmsnorm_backward as *const ()),
         ("hzk_qk_norm_forward", cu::hzk_qk_norm_forward as *const ()),
@@ -68,17 +67,17 @@ fn every_launcher_of_the_header_is_linked() {
         ("hzk_rope_backward", cu::hzk_rope_backward as *const ()),
         ("hzk_swiglu_forward", cu::hzk_swiglu_forward as *const ()),
         ("hzk_swiglu_backward", cu::hzk_swiglu_backward as *const ()),
-        ("hzk_bias_forward", cu::hzk_bias_forward as *const ()),
         ("hzk_bias_backward_scratch", cu::hzk_bias_backward_scratch as *const ()),
         ("hzk_bias_backward", cu::hzk_bias_backward as *const ()),
         ("hzk_xent_forward", cu::hzk_xent_forward as *const ()),
         ("hzk_xent_forward_backward", cu::hzk_xent_forward_backward as *const ()),
         ("hzk_xent_backward", cu::hzk_xent_backward as *const ()),
         ("hzk_xent_loss", cu::hzk_xent_loss as *const ()),
-        ("hzk_grad_accumulate", cu::hzk_grad_accumulate as *const ()),
         ("hzk_grad_scratch", cu::hzk_grad_scratch as *const ()),
         ("hzk_grad_store", cu::hzk_grad_store as *const ()),
+        ("hzk_grad_copy", cu::hzk_grad_copy as *const ()),
         ("hzk_grad_sumsq", cu::hzk_grad_sumsq as *const ()),
+        ("hzk_widen", cu::hzk_widen as *const ()),
         ("hzk_attention_forward", cu::hzk_attention_forward as *const ()),
         ("hzk_attention_backward_scratch", cu::hzk_attention_backward_scratch as *const ()),
         ("hzk_attention_backward", cu::hzk_attention_backward as *const ()),
@@ -101,21 +100,21 @@ fn every_launcher_of_the_header_is_linked() {
 
 #[test]
 fn launchers_check_their_arguments_without_a_device() {
-    let bad_width = unsafe { cu::hzk_bias_forward(null_mut(), null_mut(), 1, 7, null_mut()) };
+    let bad_width = unsafe { cu::hzk_bias_backward(null_mut(), null_mut(), null_mut(), 1, 7, null_mut()) };
     assert_eq!(bad_width, cu::HZK_ERROR_SHAPE);
     let crooked = 8 as *mut cu::hzk_bf16;
-    let bad_address = unsafe { cu::hzk_bias_forward(crooked, null_mut(), 1, 8, null_mut()) };
+    let bad_address = unsafe { cu::hzk_bias_backward(null_mut(), null_mut(), crooked, 1, 8, null_mut()) };
     assert_eq!(bad_address, cu::HZK_ERROR_ALIGNMENT);
-    let nothing = unsafe { cu::hzk_bias_forward(null_mut(), null_mut(), 0, 8, null_mut()) };
-    launched(nothing, "hzk_bias_forward").unwrap();
+    let nothing = unsafe { cu::hzk_bias_backward(null_mut(), null_mut(), null_mut(), 0, 8, null_mut()) };
+    launched(nothing, "hzk_bias_backward").unwrap();
     for (status, word) in [(bad_width, "limits"), (bad_address, "aligned")] {
-        let error = launched(status, "hzk_bias_forward").unwrap_err();
+        let error = launched(status, "hzk_bias_backward").unwrap_err();
         assert_eq!(error.status(), Status::Internal);
-        assert!(error.message().contains("hzk_bias_forward") && error.message().contains(word), "{error}");
+        assert!(error.message().contains("hzk_bias_backward") && error.message().contains(word), "{error}");
     }
-    let error = launched(cu::cudaErrorNoDevice as i32, "hzk_bias_forward").unwrap_err();
+    let error = launched(cu::cudaErrorNoDevice as i32, "hzk_bias_backward").unwrap_err();
     assert_eq!(error.status(), Status::DeviceUnavailable);
-    assert!(error.message().contains("cannot launch hzk_bias_forward: cudaErrorNoDevice ("), "{error}");
+    assert!(error.message().contains("cannot launch hzk_bias_backward: cudaErrorNoDevice ("), "{error}");
 }
 
 #[test]
@@ -234,10 +233,11 @@ fn cublaslt_opens_and_describes_products_without_a_device() {
         };
         let (a, b) = (operands.a, operands.b);
         let a = (layout(a.matrix), a.transpose);
-        Descriptors::new(&library, a, (layout(b.matrix), b.transpose), layout(operands.out)).unwrap();
+        let (b, bias) = ((layout(b.matrix), b.transpose), direction == Direction::Forward);
+        Descriptors::new(&library, a, b, layout(operands.out), bias).unwrap();
     }
     let none = Layout { dtype: DType::F32, rows: 0, columns: 0, stride: 0 };
-    if let Err(error) = Descriptors::new(&library, (none, false), (none, false), none) {
+    if let Err(error) = Descriptors::new(&library, (none, false), (none, false), none, false) {
         assert!(error.message().contains("CUBLAS_STATUS_"), "{error}");
     }
     if devices() == 0 {

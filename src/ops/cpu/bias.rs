@@ -1,4 +1,4 @@
-//! The bias of a linear layer: added to every row, and the sum of gradient rows.
+//! The bias of a linear layer: added to a row, and the sum of gradient rows.
 
 use crate::ops::Write;
 use crate::ops::cpu::CpuKernels;
@@ -6,13 +6,6 @@ use crate::ops::cpu::column_sum::{self, ROWS};
 use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::embed::add;
 use crate::ops::cpu::vector::vectorised;
-
-pub(super) fn forward(cpu: &CpuKernels, out: &mut [f32], bias: &[u16]) {
-    let c = bias.len();
-    each(&cpu.pool, Rows::new(out, c, ROWS), |_, (_, out)| {
-        out.chunks_exact_mut(c).for_each(|out| add_bias(out, bias));
-    });
-}
 
 pub(super) fn backward(cpu: &CpuKernels, dbias: &mut [f32], write: Write, dout: &[f32]) {
     let c = dbias.len();
@@ -27,7 +20,8 @@ pub(super) fn backward(cpu: &CpuKernels, dbias: &mut [f32], write: Write, dout: 
 }
 
 vectorised! {
-    fn add_bias(out: &mut [f32], bias: &[u16]) {
+    /// `out += bias`.
+    pub(super) fn add_bias(out: &mut [f32], bias: &[u16]) {
         for (out, &bias) in out.iter_mut().zip(bias) {
             *out += crate::base::master::widen(bias);
         }

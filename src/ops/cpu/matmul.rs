@@ -1,5 +1,6 @@
 //! The products of a linear layer, forward and both ways backward, cut into tiles.
 
+use crate::ops::cpu::bias::add_bias;
 use crate::ops::cpu::cut::{Tiles, each};
 use crate::ops::cpu::product::{DEPTH, multiply};
 use crate::ops::cpu::vector::widen;
@@ -33,6 +34,13 @@ fn tiles(out: TileMut<'_, f32>, rows_max: usize) -> Tiles<'_, f32> {
     Tiles::new(out, (block(rows, down), block(columns, across).min(COLUMNS)))
 }
 
+/// Terms that forward adds: the residual before the sums, the bias after them.
+pub(super) struct Addends<'a> {
+    pub residual: Residual<'a>,
+    /// `[M]`.
+    pub bias: Option<&'a [u16]>,
+}
+
 /// What forward adds its product to.
 pub(super) enum Residual<'a> {
     /// Nothing: the output is set.
@@ -48,10 +56,11 @@ pub(super) fn forward(
     out: &mut [f32],
     x: &[f32],
     weight: &[u16],
-    residual: Residual,
+    addends: Addends,
     sizes: Linear,
 ) {
     let Linear { n, k, m, out_stride } = sizes;
+    let Addends { residual, bias } = addends;
     let tiles = tiles(TileMut::of(out, n, out_stride).split_columns(m).0, ROWS);
     cpu.scratch.reserve(DEPTH.min(k) * COLUMNS.min(m));
     each(&cpu.pool, tiles, |worker, (rows, columns, mut out)| {
@@ -74,6 +83,9 @@ pub(super) fn forward(
             let weight = Matrix::new(wide, columns.len(), depth.len(), depth.len()).transposed();
             multiply(&mut out, write, 1.0, x, weight);
             write = Write::Add;
+        }
+        if let Some(bias) = bias {
+            (0..rows.len()).for_each(|i| add_bias(out.row(i), &bias[columns.clone()]));
         }
     });
 }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
 use crate::host::{Isa, Pool};
-use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use crate::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
 
 use rope::RotationTable;
 use scratch::Scratch;
@@ -152,19 +152,20 @@ impl Kernels for CpuKernels {
         mut out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
-        residual: Option<DeviceSpan>,
+        addends: Addends,
         sizes: Linear,
     ) {
         let Linear { n, k, m, .. } = sizes;
         let elements = out_elements(&sizes);
-        let residual = match &residual {
+        let residual = match &addends.residual {
             None => matmul::Residual::None,
             Some(residual) => {
                 read_apart(residual, elements, &out).map_or(matmul::Residual::Out, matmul::Residual::Apart)
             }
         };
+        let addends = matmul::Addends { residual, bias: addends.bias.as_ref().map(|bias| read(bias, m)) };
         let out = write(&mut out, elements);
-        matmul::forward(self, out, read(&x, n * k), read(&weight, m * k), residual, sizes);
+        matmul::forward(self, out, read(&x, n * k), read(&weight, m * k), addends, sizes);
     }
 
     fn matmul_backward_input(
@@ -192,10 +193,6 @@ impl Kernels for CpuKernels {
         let dout = read(&dout, out_elements(&sizes));
         let dweight = write(&mut dweight, m * k);
         matmul::backward_weight(self, dweight, dweight_write, dout, read(&x, n * k), sizes);
-    }
-
-    fn bias_forward(&self, mut out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
-        bias::forward(self, write(&mut out, n * c), read(&bias, c));
     }
 
     fn bias_backward(&self, mut dbias: DeviceSpan, dbias_write: Write, dout: DeviceSpan, n: usize, c: usize) {
@@ -359,16 +356,17 @@ impl Kernels for CpuKernels {
         gradient::sum_of_squares(self, &mut write(&mut out, 1)[0], read(&x, x.bytes() / 4));
     }
 
-    fn round(&self, mut out: DeviceSpan, x: DeviceSpan, to: DType) {
+    fn round(&self, mut out: DeviceSpan, mut square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
         let x: &[f32] = read(&x, x.bytes() / 4);
+        let square_sum = square_sum.as_mut().map(|sum| &mut write(sum, 1)[0]);
         match to {
-            DType::Bf16 => gradient::round(self, write(&mut out, x.len()), x),
-            DType::F32 => gradient::copy(self, write(&mut out, x.len()), x),
+            DType::Bf16 => gradient::round(self, write(&mut out, x.len()), square_sum, x),
+            DType::F32 => gradient::copy(self, write(&mut out, x.len()), square_sum, x),
         }
     }
 
     fn widen(&self, mut out: DeviceSpan, x: DeviceSpan) {
         let x: &[f32] = read(&x, x.bytes() / 4);
-        gradient::copy(self, write(&mut out, x.len()), x);
+        gradient::copy(self, write(&mut out, x.len()), None, x);
     }
 }

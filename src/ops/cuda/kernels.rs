@@ -13,7 +13,7 @@ use crate::ops::cuda::measure::has_wgmma;
 use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
-use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use crate::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use crate::sys::cuda::bindings::{cudaMemcpyDeviceToDevice, hzk_bf16};
 use crate::sys::cuda::cublaslt::CublasLt;
 use crate::sys::cuda::{Driver, Launchers, Stream, launched};
@@ -109,12 +109,15 @@ impl CudaKernels {
         }
     }
 
-    fn copy(&self, to: DeviceSpan, from: DeviceSpan, bytes: usize) {
-        let (to, from) = (part::<u8>(&to, bytes).cast(), part::<u8>(&from, bytes).cast_const().cast());
-        let (copy, stream) = (self.launchers.copy, self.stream.raw());
-        // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
-        let code = unsafe { copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream) };
-        self.keep(launched(code as i32, "cudaMemcpyAsync"));
+    /// Copies the value heads of `n` packed rows.
+    fn copy_values(&self, to: &Heads, from: &Heads, n: usize, dims: &Dims) {
+        let (row, width) = (dims.qkv() * size_of::<hzk_bf16>(), dims.g * dims.d * size_of::<hzk_bf16>());
+        let (copy, stream) = (self.launchers.copy_rows, self.stream.raw());
+        let (to, from) = (to.v.cast(), from.v.cast_const().cast());
+        // SAFETY: `Heads` compared both spans with their rows, in which the values end; the spans are apart; the rights to
+        // them are the caller's.
+        let code = unsafe { copy(to, row, from, row, width, n, cudaMemcpyDeviceToDevice, stream) };
+        self.keep(launched(code as i32, "cudaMemcpy2DAsync"));
     }
 
     /// Memory that holds what an operation leaves for its own next kernel.
@@ -274,12 +277,11 @@ impl Kernels for CudaKernels {
         out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
-        residual: Option<DeviceSpan>,
+        addends: Addends,
         sizes: Linear,
     ) {
-        let write = if residual.is_some() { Write::Add } else { Write::Set };
-        let product = Product::of(Direction::Forward, write, sizes);
-        self.keep(self.products.forward(out, x, weight, residual, &product, &self.stream));
+        let product = Product::forward(addends.residual.is_some(), addends.bias.is_some(), sizes);
+        self.keep(self.products.forward(out, x, weight, addends, &product, &self.stream));
     }
 
     fn matmul_backward_input(
@@ -306,10 +308,6 @@ impl Kernels for CudaKernels {
         self.keep(self.products.backward_weight(dweight, dout, x, &product, &self.stream));
     }
 
-    fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
-        launch!(self.bias_forward(bf16s(&out, n * c), bf16s(&bias, c), n as i64, c as i64));
-    }
-
     fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize) {
         if write == Write::Set {
             self.zero(dbias.part(0, c * 4));
@@ -328,8 +326,7 @@ impl Kernels for CudaKernels {
         n: usize,
         dims: &Dims,
     ) {
-        // The values come along; queries and keys are written over.
-        self.copy(out, qkv, n * dims.qkv() * 2);
+        self.copy_values(&Heads::of(&out, n, dims), &Heads::of(&qkv, n, dims), n, dims);
         let d = dims.d;
         let heads = both_heads(&out, &rstd, n, dims).into_iter().zip(both_heads(&qkv, &rstd, n, dims));
         for ((to, from), weight) in heads.zip(weights) {
@@ -493,9 +490,8 @@ impl Kernels for CudaKernels {
     fn swiglu_backward(&self, gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize) {
         let gate = bf16s(&gate_up, n * 2 * f);
         let up = on(gate, f);
-        let (forwards_result, dout) = (std::ptr::null_mut(), bf16s(&dout, n * f));
-        let (rows, columns) = (n as i64, f as i64);
-        launch!(self.swiglu_backward(gate, up, forwards_result, dout, gate, up, rows, columns, 2 * columns));
+        let (dout, rows, columns) = (bf16s(&dout, n * f), n as i64, f as i64);
+        launch!(self.swiglu_backward(gate, up, dout, gate, up, rows, columns, 2 * columns));
     }
 
     fn cross_entropy_forward(
@@ -577,22 +573,19 @@ impl Kernels for CudaKernels {
         launch!(self.grad_sumsq(f64s(&out, 1), scratch, f32s(&x, elements), elements as i64));
     }
 
-    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType) {
+    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
         let elements = x.bytes() / 4;
+        let square_sum = square_sum.map_or(std::ptr::null_mut(), |sum| f64s(&sum, 1));
+        let scratch = self.scratch(workspace::grad_scratch(elements));
+        let (x, n) = (f32s(&x, elements), elements as i64);
         match to {
-            DType::Bf16 => {
-                // The sum of squares that comes along is asked for by another operation.
-                let square_sum = self.scratch(ALIGNMENT + workspace::grad_scratch(elements)).cast::<f64>();
-                let scratch = square_sum.wrapping_byte_add(ALIGNMENT).cast();
-                let (out, x) = (bf16s(&out, elements), f32s(&x, elements));
-                launch!(self.grad_store(out, square_sum, scratch, x, elements as i64));
-            }
-            DType::F32 => self.copy(out, x, elements * 4),
+            DType::Bf16 => launch!(self.grad_store(bf16s(&out, elements), square_sum, scratch, x, n)),
+            DType::F32 => launch!(self.grad_copy(f32s(&out, elements), square_sum, scratch, x, n)),
         }
     }
 
     fn widen(&self, out: DeviceSpan, x: DeviceSpan) {
         let elements = x.bytes() / 2;
-        launch!(self.grad_accumulate(f32s(&out, elements), bf16s(&x, elements), 0, elements as i64));
+        launch!(self.widen(f32s(&out, elements), bf16s(&x, elements), elements as i64));
     }
 }

@@ -1,4 +1,4 @@
-//! Products by cuBLASLt: bf16 in, f32 sums, bf16 or f32 out, rounded once, with what is added joining the f32 sum.
+//! Products by cuBLASLt: bf16 in, f32 sums, bf16 or f32 out, rounded once. A residual and a bias are added to the f32 sum.
 //!
 //! The algorithm of a product comes from the [`Table`]; what that does not hold is the first of the library's
 //! heuristic under limits that never change ([`WORKSPACE_BYTES`], [`ALIGNMENT`]), so that it depends on the
@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Result};
 use crate::device::DeviceSpan;
+use crate::ops::Addends;
 use crate::ops::cuda::product::{ColumnMajor, Direction, Product};
 use crate::ops::cuda::table::{Choice, Key, Table};
 use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, PRODUCTS_BYTES as WORKSPACE_BYTES};
@@ -81,21 +82,21 @@ impl Products {
         format!("{} with cuBLASLt {library} by table {table:016x}", self.device)
     }
 
-    /// Forward: `out [N, M] = x [N, K] · weight [M, K]ᵀ`, plus `residual`, laid out as `out` and maybe `out` itself.
+    /// Forward: `out [N, M] = x [N, K] · weight [M, K]ᵀ`, plus the addends.
     pub fn forward(
         &self,
         out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
-        residual: Option<DeviceSpan>,
+        addends: Addends,
         product: &Product,
         stream: &Stream,
     ) -> Result<()> {
-        debug_assert!(product.direction == Direction::Forward && product.add == residual.is_some());
+        debug_assert_eq!(product.direction, Direction::Forward);
         if product.n == 0 {
             return Ok(());
         }
-        self.run(product, out, residual, weight, x, stream)
+        self.run(product, addends, [out, weight, x], stream)
     }
 
     /// Backward to the input: `dx [N, K]` by the product's write mode `dout [N, M] · weight [M, K]`.
@@ -111,7 +112,8 @@ impl Products {
         if product.n == 0 {
             return Ok(());
         }
-        self.run(product, dx, product.add.then_some(dx), weight, dout, stream)
+        let addends = Addends { residual: product.add.then_some(dx), bias: None };
+        self.run(product, addends, [dx, weight, dout], stream)
     }
 
     /// Backward to the weight: `dweight [M, K]` f32 by the product's write mode `dout [N, M]ᵀ · x [N, K]`.
@@ -135,20 +137,19 @@ impl Products {
             // SAFETY: the span is device memory of `bytes` bytes, which the caller may write.
             return unsafe { fill(base, 0, bytes, stream) };
         }
-        self.run(product, dweight, product.add.then_some(dweight), x, dout, stream)
+        let addends = Addends { residual: product.add.then_some(dweight), bias: None };
+        self.run(product, addends, [dweight, x, dout], stream)
     }
 
     fn run(
         &self,
         product: &Product,
-        out: DeviceSpan,
-        added: Option<DeviceSpan>,
-        a: DeviceSpan,
-        b: DeviceSpan,
+        addends: Addends,
+        matrices: [DeviceSpan; 3],
         stream: &Stream,
     ) -> Result<()> {
         let plan = self.plan(product)?;
-        self.multiply(product, &plan.descriptors, &plan.choice, [out, a, b], added, stream)
+        self.multiply(product, &plan.descriptors, &plan.choice, addends, matrices, stream)
     }
 
     fn multiply(
@@ -156,13 +157,16 @@ impl Products {
         product: &Product,
         descriptors: &Descriptors,
         choice: &Choice,
+        Addends { residual, bias }: Addends,
         [out, a, b]: [DeviceSpan; 3],
-        added: Option<DeviceSpan>,
         stream: &Stream,
     ) -> Result<()> {
+        assert_eq!((residual.is_some(), bias.is_some()), (product.add, product.bias), "{product:?}");
         let operands = product.operands();
         let given = [(out, operands.out), (a, operands.a.matrix), (b, operands.b.matrix)];
-        for (span, matrix) in given.into_iter().chain(added.map(|added| (added, operands.out))) {
+        let added =
+            [residual.map(|span| (span, operands.out)), bias.map(|span| (span, product.bias_vector()))];
+        for (span, matrix) in given.into_iter().chain(added.into_iter().flatten()) {
             assert!(span.bytes() >= matrix.bytes(), "{} bytes are too short for {matrix:?}", span.bytes());
             assert!(
                 (span.address() as usize).is_multiple_of(ALIGNMENT),
@@ -177,7 +181,8 @@ impl Products {
                 descriptors,
                 &choice.algorithm,
                 out.address(),
-                added.map(|added| added.address().cast_const()),
+                residual.map(|residual| residual.address().cast_const()),
+                bias.map(|bias| bias.address().cast_const()),
                 a.address(),
                 b.address(),
                 self.workspace.address(),
@@ -190,7 +195,7 @@ impl Products {
 
     /// The algorithm by which a product takes the least time, of the first `most` of the library's heuristic under the
     /// limits that [`Products::prepare`] gives it; of equals the first. `operands` are the output and the factors a and b,
-    /// long enough; the output is overwritten.
+    /// long enough; the output is overwritten. A bias is read from the factor a.
     pub fn fastest(
         &self,
         product: &Product,
@@ -200,11 +205,11 @@ impl Products {
         clock: &mut Clock,
     ) -> Result<(Key, Choice)> {
         let descriptors = self.describe(product)?;
-        let added = product.add.then_some(out);
+        let addends = Addends { residual: product.add.then_some(out), bias: product.bias.then_some(a) };
         let mut best: Option<(u64, Choice)> = None;
         for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
             let choice = Choice { algorithm, workspace_bytes };
-            let ns = clock(&|| self.multiply(product, &descriptors, &choice, [out, a, b], added, stream))?;
+            let ns = clock(&|| self.multiply(product, &descriptors, &choice, addends, [out, a, b], stream))?;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, choice));
             }
@@ -235,6 +240,7 @@ impl Products {
             (layout(operands.a.matrix), operands.a.transpose),
             (layout(operands.b.matrix), operands.b.transpose),
             layout(operands.out),
+            product.bias,
         )
     }
 

@@ -35,6 +35,9 @@ pub struct Product {
     pub direction: Direction,
     /// Whether something is added: the output itself, or forward's residual.
     pub add: bool,
+    /// Whether forward adds a bias. Left out of JSON where it does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bias: bool,
     /// N: rows of x and out.
     pub n: usize,
     /// K: columns of x and weight.
@@ -85,20 +88,32 @@ impl Product {
     /// added.
     pub fn of(direction: Direction, write: Write, sizes: Linear) -> Self {
         let Linear { n, k, m, out_stride } = sizes;
-        Product { direction, add: write == Write::Add, n, k, m, x_stride: k, out_stride }
+        Product { direction, add: write == Write::Add, bias: false, n, k, m, x_stride: k, out_stride }
+    }
+
+    /// The forward product of a linear layer.
+    pub fn forward(residual: bool, bias: bool, sizes: Linear) -> Self {
+        let write = if residual { Write::Add } else { Write::Set };
+        Product { bias, ..Product::of(Direction::Forward, write, sizes) }
     }
 
     /// Refuses sizes that cannot be multiplied: zeros, strides shorter than a row, counts over 2^31 − 1 (the
-    /// library's kernels count rows in 32 bits).
+    /// library's kernels count rows in 32 bits). Refuses a bias in backward.
     pub fn check(&self) -> Result<()> {
         let counts = [self.n, self.k, self.m, self.x_stride, self.out_stride];
         if counts.iter().any(|count| *count == 0 || *count > i32::MAX as usize)
             || self.x_stride < self.k
             || self.out_stride < self.m
+            || (self.bias && self.direction != Direction::Forward)
         {
-            return Err(Error::internal(format!("no product has these sizes: {self:?}")));
+            return Err(Error::internal(format!("no product is like this: {self:?}")));
         }
         Ok(())
+    }
+
+    /// A bias as a matrix of one column, `[M]`: as long as a column of forward's column-major output.
+    pub fn bias_vector(&self) -> ColumnMajor {
+        ColumnMajor { dtype: DType::Bf16, rows: self.m, columns: 1, stride: self.m }
     }
 
     /// The product as a column-major library sees it.

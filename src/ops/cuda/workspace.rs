@@ -18,15 +18,15 @@ const SQUARES: (usize, usize) = (2048, 1024);
 /// chunks of `logits_chunk` rows. Nothing else may use it, and what it holds means nothing between two operations.
 pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize, extras: Extras) -> usize {
     let n = shape.n();
-    // A gradient is rounded and squared in pieces of any length; its sum of squares has a place before the partial ones.
-    let rounding = ALIGNMENT + grad_scratch(usize::MAX);
+    // Gradients are squared in pieces of any length.
+    let squares = grad_scratch(usize::MAX);
     let log_probabilities = logits_chunk.min(n) * 4;
     let scratch = [
         rmsnorm_backward_scratch(n, dims.c),
         bias_backward_scratch(n, extras.bias_columns),
         if extras.qk_norm { qk_norm_backward_scratch(n, dims.h, dims.d) } else { 0 },
         attention_backward_scratch(n, dims.h),
-        rounding,
+        squares,
         log_probabilities,
     ];
     PRODUCTS_BYTES + scratch.into_iter().fold(0, usize::max).next_multiple_of(ALIGNMENT)

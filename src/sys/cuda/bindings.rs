@@ -116,10 +116,14 @@ pub struct cublasLtMatmulPreferenceOpaque_t {
 pub type cublasLtMatmulPreference_t = *mut cublasLtMatmulPreferenceOpaque_t;
 pub const CUBLASLT_MATMUL_DESC_TRANSA: cublasLtMatmulDescAttributes_t = 3;
 pub const CUBLASLT_MATMUL_DESC_TRANSB: cublasLtMatmulDescAttributes_t = 4;
+pub const CUBLASLT_MATMUL_DESC_EPILOGUE: cublasLtMatmulDescAttributes_t = 7;
+pub const CUBLASLT_MATMUL_DESC_BIAS_POINTER: cublasLtMatmulDescAttributes_t = 8;
 pub type cublasLtMatmulDescAttributes_t = c::c_uint;
 pub const CUBLASLT_REDUCTION_SCHEME_NONE: cublasLtReductionScheme_t = 0;
 pub const CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE: cublasLtReductionScheme_t = 2;
 pub type cublasLtReductionScheme_t = c::c_uint;
+pub const CUBLASLT_EPILOGUE_BIAS: cublasLtEpilogue_t = 4;
+pub type cublasLtEpilogue_t = c::c_uint;
 pub const CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: cublasLtMatmulPreferenceAttributes_t = 1;
 pub const CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: cublasLtMatmulPreferenceAttributes_t = 3;
 pub const CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: cublasLtMatmulPreferenceAttributes_t = 5;
@@ -194,6 +198,16 @@ unsafe extern "C" {
         dst: *mut c::c_void,
         src: *const c::c_void,
         count: usize,
+        kind: cudaMemcpyKind,
+        stream: cudaStream_t,
+    ) -> cudaError_t;
+    pub fn cudaMemcpy2DAsync(
+        dst: *mut c::c_void,
+        dpitch: usize,
+        src: *const c::c_void,
+        spitch: usize,
+        width: usize,
+        height: usize,
         kind: cudaMemcpyKind,
         stream: cudaStream_t,
     ) -> cudaError_t;
@@ -316,18 +330,6 @@ unsafe extern "C" {
         C: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_rmsnorm_forward_residual(
-        out: *mut hzk_bf16,
-        residual: *mut hzk_bf16,
-        rstd: *mut f32,
-        inp: *const hzk_bf16,
-        delta: *const hzk_bf16,
-        weight: *const hzk_bf16,
-        eps: f32,
-        N: i64,
-        C: i64,
-        stream: hzk_stream,
-    ) -> c::c_int;
     pub fn hzk_rmsnorm_backward_scratch(N: i64, C: i64) -> usize;
     pub fn hzk_rmsnorm_backward(
         dinp: *mut hzk_bf16,
@@ -410,20 +412,12 @@ unsafe extern "C" {
     pub fn hzk_swiglu_backward(
         dgate: *mut hzk_bf16,
         dup: *mut hzk_bf16,
-        out: *mut hzk_bf16,
         dout: *const hzk_bf16,
         gate: *const hzk_bf16,
         up: *const hzk_bf16,
         N: i64,
         F: i64,
         stride: i64,
-        stream: hzk_stream,
-    ) -> c::c_int;
-    pub fn hzk_bias_forward(
-        out: *mut hzk_bf16,
-        bias: *const hzk_bf16,
-        N: i64,
-        C: i64,
         stream: hzk_stream,
     ) -> c::c_int;
     pub fn hzk_bias_backward_scratch(N: i64, C: i64) -> usize;
@@ -471,16 +465,17 @@ unsafe extern "C" {
         R: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_grad_accumulate(
-        sum: *mut f32,
-        grad: *const hzk_bf16,
-        accumulate: c::c_int,
-        n: i64,
-        stream: hzk_stream,
-    ) -> c::c_int;
     pub fn hzk_grad_scratch(n: i64) -> usize;
     pub fn hzk_grad_store(
         out: *mut hzk_bf16,
+        sumsq: *mut f64,
+        scratch: *mut c::c_void,
+        grad: *const f32,
+        n: i64,
+        stream: hzk_stream,
+    ) -> c::c_int;
+    pub fn hzk_grad_copy(
+        out: *mut f32,
         sumsq: *mut f64,
         scratch: *mut c::c_void,
         grad: *const f32,
@@ -494,6 +489,7 @@ unsafe extern "C" {
         n: i64,
         stream: hzk_stream,
     ) -> c::c_int;
+    pub fn hzk_widen(out: *mut f32, inp: *const hzk_bf16, n: i64, stream: hzk_stream) -> c::c_int;
     pub fn hzk_attention_forward(
         out: *mut hzk_bf16,
         lse: *mut f32,

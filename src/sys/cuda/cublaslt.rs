@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::base::{DType, Error, Result, Status};
 use crate::sys::cuda::bindings as cu;
 use crate::sys::cuda::library::Library;
@@ -198,10 +200,13 @@ unsafe impl Sync for Handle {}
 /// How the library does a product: its own 64 bytes, which mean the same in every process with the same version.
 pub type Algorithm = [u64; 8];
 
-/// A product's descriptors: `d = op(a) · op(b) + beta · c`, bf16 in, f32 sums. `c` and `d` have one layout.
+/// A product's descriptors: `d = op(a) · op(b) + beta · c`, plus a bias of `d`'s type in every column where there is one; bf16
+/// in, f32 sums. `c` and `d` have one layout.
 #[derive(Debug)]
 pub struct Descriptors {
     operation: cu::cublasLtMatmulDesc_t,
+    /// Held from where the address of a bias is put into `operation` until it has been read; `None` without a bias.
+    bias: Option<Mutex<()>>,
     a: cu::cublasLtMatrixLayout_t,
     b: cu::cublasLtMatrixLayout_t,
     out: cu::cublasLtMatrixLayout_t,
@@ -210,7 +215,7 @@ pub struct Descriptors {
 
 // SAFETY: descriptors are plain memory of the library's, bound to no thread.
 unsafe impl Send for Descriptors {}
-// SAFETY: after `new` they are only read.
+// SAFETY: after `new` they are only read, but for the address of a bias, which changes and is read under the lock.
 unsafe impl Sync for Descriptors {}
 
 /// A column-major matrix.
@@ -338,12 +343,12 @@ impl Handle {
         Ok(found.workspaceSize)
     }
 
-    /// Queues `d = op(a) · op(b)`, plus `c` when given, which may be `d`.
+    /// Queues `d = op(a) · op(b)`, plus `c` when given, which may be `d`, plus `bias`, given where the descriptors have one.
     ///
     /// # Safety
-    /// The addresses are matrices of the descriptors' layouts on the handle's device, as aligned as the algorithm
-    /// was chosen for; the workspace is as long as the algorithm needs and aligned to 256 bytes; all are left
-    /// alone by others until the stream has passed.
+    /// The addresses are matrices of the descriptors' layouts on the handle's device, and a vector as long as a column of
+    /// `d`, as aligned as the algorithm was chosen for; the workspace is as long as the algorithm needs and aligned to 256
+    /// bytes; all are left alone by others until the stream has passed.
     #[allow(clippy::too_many_arguments)]
     pub unsafe fn multiply(
         &self,
@@ -351,6 +356,7 @@ impl Handle {
         algorithm: &Algorithm,
         d: *mut u8,
         c: Option<*const u8>,
+        bias: Option<*const u8>,
         a: *const u8,
         b: *const u8,
         workspace: *mut u8,
@@ -359,7 +365,16 @@ impl Handle {
     ) -> Result<()> {
         let (alpha, beta) = (1.0f32, if c.is_some() { 1.0f32 } else { 0.0 });
         let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
-        // SAFETY: alpha, beta and algorithm are read before the call returns (pointers to the host are the
+        assert_eq!(
+            bias.is_some(),
+            product.bias.is_some(),
+            "a bias where the descriptors have none, or none where they have one"
+        );
+        let _lock = product.bias.as_ref().map(Mutex::lock);
+        if let Some(bias) = bias {
+            product.set(cu::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+        }
+        // SAFETY: alpha, beta, algorithm and descriptors are read before the call returns (pointers to the host are the
         // default); the rest is the caller's word. With beta 0 the library does not read c.
         let status = unsafe {
             (self.library.functions.cublasLtMatmul)(
@@ -392,6 +407,10 @@ impl Drop for Handle {
     }
 }
 
+/// The address that stands for a bias while an algorithm is chosen. The library takes the alignment that it may count on from
+/// the value: 16 bytes and no more, as for matrices.
+const ANY_BIAS: *const u8 = ptr::without_provenance(16);
+
 const NOTHING: cu::cublasLtMatmulHeuristicResult_t = cu::cublasLtMatmulHeuristicResult_t {
     algo: cu::cublasLtMatmulAlgo_t { data: [0; 8] },
     workspaceSize: 0,
@@ -407,12 +426,14 @@ impl Descriptors {
         (a, transpose_a): (Layout, bool),
         (b, transpose_b): (Layout, bool),
         out: Layout,
+        bias: bool,
     ) -> Result<Self> {
         let library = library.clone();
         let none = ptr::null_mut();
+        let bias = bias.then(Mutex::default);
         // Dropped, whatever comes next fails.
         let mut made =
-            Descriptors { operation: none, a: none.cast(), b: none.cast(), out: none.cast(), library };
+            Descriptors { operation: none, bias, a: none.cast(), b: none.cast(), out: none.cast(), library };
         let (library, functions) = (&made.library, &made.library.functions);
         // SAFETY: the library writes a new descriptor, on success.
         let status = unsafe {
@@ -424,12 +445,12 @@ impl Descriptors {
             [(cu::CUBLASLT_MATMUL_DESC_TRANSA, transpose_a), (cu::CUBLASLT_MATMUL_DESC_TRANSB, transpose_b)]
         {
             let value: cu::cublasOperation_t = if transpose { cu::CUBLAS_OP_T } else { cu::CUBLAS_OP_N };
-            // SAFETY: the descriptor is live; the library copies an int of the stated size.
-            let status = unsafe {
-                let set = functions.cublasLtMatmulDescSetAttribute;
-                set(made.operation, attribute, ptr::from_ref(&value).cast(), size_of_val(&value))
-            };
-            library.check(status, "describe a transposition")?;
+            made.set(attribute, &value)?;
+        }
+        if made.bias.is_some() {
+            let epilogue: cu::cublasLtEpilogue_t = cu::CUBLASLT_EPILOGUE_BIAS;
+            made.set(cu::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            made.set(cu::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &ANY_BIAS)?;
         }
         for (layout, into) in [(a, &mut made.a), (b, &mut made.b), (out, &mut made.out)] {
             let dtype = match layout.dtype {
@@ -444,6 +465,17 @@ impl Descriptors {
             library.check(status, "describe a matrix")?;
         }
         Ok(made)
+    }
+
+    /// Sets an attribute of the operation.
+    fn set<T: Copy>(&self, attribute: cu::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
+        // SAFETY: the descriptor is live, and changed by one thread at a time: in `new`, or under the lock; the library copies as
+        // many bytes as it is told.
+        let status = unsafe {
+            let set = self.library.functions.cublasLtMatmulDescSetAttribute;
+            set(self.operation, attribute, ptr::from_ref(value).cast(), size_of_val(value))
+        };
+        self.library.check(status, "describe a product")
     }
 }
 

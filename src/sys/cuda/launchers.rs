@@ -64,9 +64,6 @@ launchers! {
     rmsnorm_backward = hzk_rmsnorm_backward:
         fn(*mut Bf16, *mut f32, *mut c_void, *const Bf16, *const Bf16, *const Bf16, *const f32, c_int,
         i64, i64, Stream) -> c_int;
-    rmsnorm_forward_residual = hzk_rmsnorm_forward_residual:
-        fn(*mut Bf16, *mut Bf16, *mut f32, *const Bf16, *const Bf16, *const Bf16, f32, i64, i64, Stream)
-        -> c_int;
     qk_norm_forward = hzk_qk_norm_forward:
         fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, f32, i64, i64, i64, i64, i64, Stream) -> c_int;
     qk_norm_backward = hzk_qk_norm_backward:
@@ -79,18 +76,17 @@ launchers! {
     swiglu_forward = hzk_swiglu_forward:
         fn(*mut Bf16, *const Bf16, *const Bf16, i64, i64, i64, Stream) -> c_int;
     swiglu_backward = hzk_swiglu_backward:
-        fn(*mut Bf16, *mut Bf16, *mut Bf16, *const Bf16, *const Bf16, *const Bf16, i64, i64, i64, Stream)
-        -> c_int;
-    bias_forward = hzk_bias_forward: fn(*mut Bf16, *const Bf16, i64, i64, Stream) -> c_int;
+        fn(*mut Bf16, *mut Bf16, *const Bf16, *const Bf16, *const Bf16, i64, i64, i64, Stream) -> c_int;
     bias_backward = hzk_bias_backward: fn(*mut f32, *mut c_void, *const Bf16, i64, i64, Stream) -> c_int;
     xent_forward = hzk_xent_forward: fn(*mut f32, *const Bf16, *const i32, i64, i64, i64, Stream) -> c_int;
     xent_forward_backward = hzk_xent_forward_backward:
         fn(*mut Bf16, *mut f32, *const i32, *const f32, f32, i64, i64, i64, Stream) -> c_int;
     xent_backward = hzk_xent_backward: fn(*mut Bf16, *const i32, *const f32, i64, i64, i64, Stream) -> c_int;
     xent_loss = hzk_xent_loss: fn(*mut f64, *const f32, *const f32, i64, Stream) -> c_int;
-    grad_accumulate = hzk_grad_accumulate: fn(*mut f32, *const Bf16, c_int, i64, Stream) -> c_int;
     grad_store = hzk_grad_store: fn(*mut Bf16, *mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
+    grad_copy = hzk_grad_copy: fn(*mut f32, *mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
     grad_sumsq = hzk_grad_sumsq: fn(*mut f64, *mut c_void, *const f32, i64, Stream) -> c_int;
+    widen = hzk_widen: fn(*mut f32, *const Bf16, i64, Stream) -> c_int;
     attention_forward = hzk_attention_forward:
         fn(*mut Bf16, *mut f32, *const Bf16, *const Bf16, *const Bf16, *const i32, f32, i64, i64, i64,
         i64, i64, i64, i64, i64, Stream) -> c_int;
@@ -106,6 +102,7 @@ launchers! {
         *const Bf16, *const Bf16, *const i32, *const i32, f32, i64, i64, i64, i64, i64, i64, i64,
         i64, Stream) -> c_int;
     fill = cudaMemsetAsync: fn(*mut c_void, c_int, usize, cu::cudaStream_t) -> cu::cudaError_t;
-    copy = cudaMemcpyAsync:
-        fn(*mut c_void, *const c_void, usize, cu::cudaMemcpyKind, cu::cudaStream_t) -> cu::cudaError_t;
+    copy_rows = cudaMemcpy2DAsync:
+        fn(*mut c_void, usize, *const c_void, usize, usize, usize, cu::cudaMemcpyKind, cu::cudaStream_t)
+        -> cu::cudaError_t;
 }

@@ -7,7 +7,7 @@ use horizon::device::cuda::CudaDevice;
 use horizon::device::{DeviceSpan, Lane};
 use horizon::engine::{Backend, KernelsSetting};
 use horizon::ops::cpu::CpuKernels;
-use horizon::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use horizon::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use parking_lot::Mutex;
 
 use super::FakeCuda;
@@ -118,10 +118,10 @@ impl Kernels for StreamKernels {
         out: DeviceSpan,
         x: DeviceSpan,
         weight: DeviceSpan,
-        residual: Option<DeviceSpan>,
+        addends: Addends,
         sizes: Linear,
     ) {
-        queue!(self.matmul_forward [] (out, x, weight, residual, sizes))
+        queue!(self.matmul_forward [] (out, x, weight, addends, sizes))
     }
 
     fn matmul_backward_input(
@@ -144,10 +144,6 @@ impl Kernels for StreamKernels {
         sizes: Linear,
     ) {
         queue!(self.matmul_backward_weight [] (dweight, write, dout, x, sizes))
-    }
-
-    fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
-        queue!(self.bias_forward [] (out, bias, n, c))
     }
 
     fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize) {
@@ -279,8 +275,8 @@ impl Kernels for StreamKernels {
         queue!(self.sum_of_squares [] (out, x))
     }
 
-    fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType) {
-        queue!(self.round [] (out, x, to))
+    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
+        queue!(self.round [] (out, square_sum, x, to))
     }
 
     fn widen(&self, out: DeviceSpan, x: DeviceSpan) {
