@@ -39,9 +39,8 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
     bf16* const tile_k = tile_q + F::ROWS * D;
     bf16* const tile_v = tile_k + F::KEYS * D;
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16 * F::MI;
-    const int N = shape.N, head = int(blockIdx.y);
-    const int row0 = int(gridDim.x - 1 - blockIdx.x) * F::ROWS;  // the longest walks first
-    const int row_end = min(row0 + F::ROWS, N), warp_row0 = row0 + warp_row;
+    const auto [tile, head] = query_block(shape);
+    const int N = shape.N, row0 = tile * F::ROWS, row_end = min(row0 + F::ROWS, N), warp_row0 = row0 + warp_row;
     const int kv_column = head / shape.group * D;
 
     const int key_begin = low(doc_start, row0, shape.window), unmasked_from = low(doc_start, row_end - 1, shape.window);
@@ -90,10 +89,11 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
         }
     }
 
-    T::template store<F::MI>(out + size_t(head) * D, shape.out_stride, warp_row0, row_end, tile_q, warp_row, acc,
+    const int same_head = query_block(shape).head;  // computed again: no register holds it in the loop
+    T::template store<F::MI>(out + size_t(same_head) * D, shape.out_stride, warp_row0, row_end, tile_q, warp_row, acc,
                              [&](int mi, int half) {
                                  const int row = warp_row0 + mi * 16 + half * 8 + (lane >> 2);
-                                 return softmax[mi].finish(half, shape.scale, lse + size_t(head) * N, row, N);
+                                 return softmax[mi].finish(half, shape.scale, lse + size_t(same_head) * N, row, N);
                              });
 }
 
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
     bf16* const tile_dout = tile_q + B::ROWS * D;
     bf16* const stream = tile_dout + B::ROWS * D;  // stage by stage: K, V
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16 * B::MI;
-    const int N = shape.N, head = int(blockIdx.y);
-    const int row0 = int(gridDim.x - 1 - blockIdx.x) * B::ROWS, row_end = min(row0 + B::ROWS, N);
+    const auto [block_tile, head] = query_block(shape);
+    const int N = shape.N, row0 = block_tile * B::ROWS, row_end = min(row0 + B::ROWS, N);
     q += size_t(head) * D;
     dout += size_t(head) * D;
     k += size_t(head / shape.group) * D;
@@ -215,10 +215,10 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
 // Operations: 8·D for every pair in the tiles walked and query head; DV alone 4·D, DK alone 6·D.
 template <int D, bool DK, bool DV>
 __global__ void __launch_bounds__(Backward<D>::THREADS)
-    attention_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, const bf16* __restrict__ dout,
-                                  const float* __restrict__ lse, const float* __restrict__ delta, const bf16* __restrict__ q,
-                                  const bf16* __restrict__ k, const bf16* __restrict__ v, const int32_t* __restrict__ doc_end,
-                                  AttentionShape shape) {
+    attention_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, float* __restrict__ sums /* = */,
+                                  const bf16* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta,
+                                  const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
+                                  const int32_t* __restrict__ doc_end, AttentionShape shape) {
     using T = Tile<D>;
     using B = Backward<D>;
     HZ_DYN_SHARED(raw, 128);
@@ -227,30 +227,30 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     bf16* const stream = tile_v + B::ROWS * D;                         // stage by stage: Q, dout
     float* const stream_rows = reinterpret_cast<float*>(raw + B::TILES);  // stage by stage: lse, delta
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16;
-    const int N = shape.N, kv_head = int(blockIdx.y);
-    const int key0 = int(blockIdx.x) * B::ROWS, key_end = min(key0 + B::ROWS, N);
-    k += size_t(kv_head) * D;
-    v += size_t(kv_head) * D;
+    const KeyBlock block = key_block(shape);
+    const int N = shape.N, key0 = block.tile * B::ROWS, key_end = min(key0 + B::ROWS, N);
+    k += size_t(block.kv_head) * D;
+    v += size_t(block.kv_head) * D;
 
-    const int row_end = high(doc_end, key_end - 1, shape.window), unmasked_to = high(doc_end, key0, shape.window);
-    const int tiles_per_head = (row_end - key0 + B::STREAM - 1) / B::STREAM, tiles = tiles_per_head * shape.group;
-    auto load_stream = [&](int tile) {
-        const int head = kv_head * shape.group + tile / tiles_per_head, row0 = key0 + tile % tiles_per_head * B::STREAM;
+    const int row_end = high(doc_end, key_end - 1, shape.window);
+    const int unmasked_from = key0 + B::ROWS - 1, unmasked_to = high(doc_end, key0, shape.window);  // rows that see every key
+    const int tiles = (row_end - key0 + B::STREAM - 1) / B::STREAM * (block.head_end - block.head);
+    QueryTile ahead{block.head, key0};
+    auto load_next = [&](int tile) {
         bf16* stage = stream + tile % B::STAGES * 2 * B::STREAM * D;
         float* stage_rows = stream_rows + tile % B::STAGES * 2 * B::STREAM;
-        T::template load<B::STREAM, B::THREADS>(stage, q + size_t(head) * D, shape.q_stride, row0, row_end);
-        T::template load<B::STREAM, B::THREADS>(stage + B::STREAM * D, dout + size_t(head) * D, shape.out_stride, row0, row_end);
+        T::template load<B::STREAM, B::THREADS>(stage, q + size_t(ahead.head) * D, shape.q_stride, ahead.row0, row_end);
+        T::template load<B::STREAM, B::THREADS>(stage + B::STREAM * D, dout + size_t(ahead.head) * D, shape.out_stride, ahead.row0,
+                                                row_end);
         static_assert(2 * B::STREAM <= B::THREADS);
-        const int i = int(threadIdx.x);
-        if (i < 2 * B::STREAM) {
-            const float* src = (i < B::STREAM ? lse : delta) + size_t(head) * N;
-            const int row = row0 + i % B::STREAM;
-            cp_async_4(stage_rows + i, row < row_end ? src + row : src, row < row_end);
-        }
+        const int i = int(threadIdx.x), row = ahead.row0 + i % B::STREAM;
+        if (i < 2 * B::STREAM)
+            cp_async_4(stage_rows + i, (i < B::STREAM ? lse : delta) + size_t(ahead.head) * N + row, row < row_end);
+        ahead.advance(B::STREAM, key0, row_end);
     };
     T::template load<B::ROWS, B::THREADS>(tile_k, k, shape.k_stride, key0, key_end);
     if (DK) T::template load<B::ROWS, B::THREADS>(tile_v, v, shape.v_stride, key0, key_end);
-    load_stream(0);
+    load_next(0);
     cp_async_commit();
 
     float acc_k[1][D / 8][4], acc_v[1][D / 8][4];
@@ -258,8 +258,9 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
     if (DV) clear(acc_v);
     const float to_log2 = shape.scale * kLog2E;
 
-    for (int tile = 0; tile < tiles; ++tile) {
-        if (B::STAGES == 2 && tile + 1 < tiles) load_stream(tile + 1);
+    QueryTile at{block.head, key0};
+    for (int tile = 0; tile < tiles; ++tile, at.advance(B::STREAM, key0, row_end)) {
+        if (B::STAGES == 2 && tile + 1 < tiles) load_next(tile + 1);
         if (B::STAGES == 2) cp_async_commit();
         cp_async_wait<B::STAGES - 1>();
         __syncthreads();  // this tile has landed for all
@@ -267,12 +268,11 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
         const bf16* tile_dout = tile_q + B::STREAM * D;
         const float* rows_lse = stream_rows + tile % B::STAGES * 2 * B::STREAM + (lane & 3) * 2;
         const float* rows_delta = rows_lse + B::STREAM;
-        const int row0 = key0 + tile % tiles_per_head * B::STREAM;
         float s[1][B::STREAM / 8][4];
         clear(s);
         T::template product_transposed<1, B::STREAM>(s, tile_k, warp_row, tile_q);
-        if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + B::ROWS > N)
-            keep_visible(s[0], key0 + warp_row, row0,
+        if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)
+            keep_visible(s[0], key0 + warp_row, at.row0,
                          [&](int key) { return int2{key, (key < N ? high(doc_end, key, shape.window) : 0) - 1}; });
         HZ_UNROLL
         for (int j = 0; j < B::STREAM / 8; ++j) {
@@ -296,16 +296,21 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
         }
         __syncthreads();  // all are done with this stage
         if (B::STAGES == 1 && tile + 1 < tiles) {
-            load_stream(tile + 1);
+            load_next(tile + 1);
             cp_async_commit();
         }
     }
+    if (shape.parts > 1) {
+        if (DK) store_sums(sums, shape, block, false, key0 + warp_row, acc_k[0]);
+        if (DV) store_sums(sums, shape, block, true, key0 + warp_row, acc_v[0]);
+        return;
+    }
     if (DK)
-        T::template store<1>(dk + size_t(kv_head) * D, shape.k_stride, key0 + warp_row, key_end, tile_k, warp_row, acc_k,
+        T::template store<1>(dk + size_t(block.kv_head) * D, shape.k_stride, key0 + warp_row, key_end, tile_k, warp_row, acc_k,
                              [&](int, int) { return shape.scale; });
     if (DV)
-        T::template store<1>(dv + size_t(kv_head) * D, shape.v_stride, key0 + warp_row, key_end, DK ? tile_v : tile_k, warp_row,
-                             acc_v, [&](int, int) { return 1.f; });
+        T::template store<1>(dv + size_t(block.kv_head) * D, shape.v_stride, key0 + warp_row, key_end, DK ? tile_v : tile_k,
+                             warp_row, acc_v, [&](int, int) { return 1.f; });
 }
 
 // ---- launching --------------------------------------------------------------------------------------------------------
@@ -334,13 +339,15 @@ int hzk_attention_forward(hzk_bf16* out, float* lse, const hzk_bf16* q, const hz
         using F = Forward<DIM>;
         const int status = allow_shared(attention_forward_kernel<DIM>, F::SHARED);
         if (status != HZK_OK) return status;
-        HZ_LAUNCH(attention_forward_kernel<DIM>, dim3(unsigned(ceil_div(N, F::ROWS)), unsigned(H)), F::THREADS, F::SHARED, stream,
-                  out, lse, q, k, v, doc_start, shape);
+        HZ_LAUNCH(attention_forward_kernel<DIM>, unsigned(ceil_div(N, F::ROWS) * H), F::THREADS, F::SHARED, stream, out,
+                  lse, q, k, v, doc_start, shape);
         return launch_status();
     });
 }
 
-size_t hzk_attention_backward_scratch(int64_t N, int64_t H) { return size_t(N) * size_t(H) * sizeof(float); }
+size_t hzk_attention_backward_scratch(int64_t N, int64_t H, int64_t G, int64_t D) {
+    return (sums_count(key_parts(N, H, G), N, G, D) + size_t(N) * size_t(H)) * sizeof(float);
+}
 
 int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scratch, const hzk_bf16* dout, const hzk_bf16* out,
                            const float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v, const int32_t* doc_start,
@@ -350,16 +357,17 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
     HZK_NEED_ALIGNED(dq, dk, dv, scratch, dout, out, q, k, v);
     if (N == 0) return HZK_OK;
     const AttentionShape shape = attention_shape(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
-    float* delta = static_cast<float*>(scratch);
+    float* sums = static_cast<float*>(scratch);
+    float* delta = sums + sums_count(shape.parts, N, G, D);
     return with_head_dim(D, [&]<int DIM>() {
         using B = Backward<DIM>;
         using Q = BackwardQ<DIM>;
-        const dim3 by_query(unsigned(ceil_div(N, Q::ROWS)), unsigned(H)), by_key(unsigned(ceil_div(N, B::ROWS)), unsigned(G));
+        const unsigned by_query = unsigned(ceil_div(N, Q::ROWS) * H), by_key = unsigned(ceil_div(N, B::ROWS) * G * shape.parts);
         auto dkv = [&]<bool DK, bool DV>() {
             const int status = allow_shared(attention_backward_dkv_kernel<DIM, DK, DV>, B::SHARED);
             if (status != HZK_OK) return status;
-            HZ_LAUNCH((attention_backward_dkv_kernel<DIM, DK, DV>), by_key, B::THREADS, B::SHARED, stream, dk, dv, dout, lse,
-                      delta, q, k, v, doc_end, shape);
+            HZ_LAUNCH((attention_backward_dkv_kernel<DIM, DK, DV>), by_key, B::THREADS, B::SHARED, stream, dk, dv, sums, dout,
+                      lse, delta, q, k, v, doc_end, shape);
             return launch_status();
         };
         int status = allow_shared(attention_backward_dq_kernel<DIM>, Q::SHARED);
@@ -369,9 +377,12 @@ int hzk_attention_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void* scrat
                   doc_start, shape);
         if constexpr (DIM == 256) {
             status = dkv.template operator()<false, true>();
-            return status != HZK_OK ? status : dkv.template operator()<true, false>();
+            if (status == HZK_OK) status = dkv.template operator()<true, false>();
         } else {
-            return dkv.template operator()<true, true>();
+            status = dkv.template operator()<true, true>();
         }
+        if (status != HZK_OK) return status;
+        launch_sum(dk, dv, sums, shape, DIM, stream);
+        return launch_status();
     });
 }

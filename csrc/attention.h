@@ -1,4 +1,5 @@
-// What both attentions share: which keys a row sees, the softmax of a tile of scores, delta, the checks of the launchers.
+// Code shared by both attentions: which keys a row sees, the softmax of a tile of scores, delta, the division of work among blocks,
+// the checks of the launchers.
 //
 // Rows are packed documents. Row i sees keys [low(i), i], low(i) = max(doc_start[i], i - window + 1); key j is seen by rows
 // [j, high(j)), high(j) = min(doc_end[j], j + window). Neither bound falls as its argument rises, so the first and last row
@@ -16,9 +17,10 @@ constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f
 
 struct AttentionShape {
     int N, heads, group;  // query heads, query heads of one key/value head
+    int parts;            // blocks that divide the query heads of a group in dK and dV
     int window;           // 1..N
     float scale;
-    size_t q_stride, k_stride, v_stride, out_stride;
+    unsigned q_stride, k_stride, v_stride, out_stride;
 };
 
 __device__ __forceinline__ int low(const int32_t* doc_start, int row, int window) {
@@ -102,6 +104,59 @@ __device__ __forceinline__ void shrink_rows(float (&acc)[BLOCKS][4], float2 shri
     }
 }
 
+// Both functions below take the block's number as opaque: a kernel calls them again at its end, instead of holding registers.
+// The block's tile of query rows and its head, in forward and dq. Late rows see most keys: all heads' last tiles come first.
+struct QueryBlock {
+    int tile, head;
+};
+__device__ __forceinline__ QueryBlock query_block(const AttentionShape& shape) {
+    const int block = opaque(int(blockIdx.x));
+    return {(int(gridDim.x) - 1 - block) / shape.heads, block % shape.heads};
+}
+
+// The block's tile of keys, its key/value head and the query heads [head, head_end) that it sums over, in dK and dV. Early keys are
+// seen by most rows: all heads' first tiles come first.
+struct KeyBlock {
+    int tile, kv_head, part, head, head_end;
+};
+__device__ __forceinline__ KeyBlock key_block(const AttentionShape& shape) {
+    const int block = opaque(int(blockIdx.x)), unit = block / shape.parts, part = block % shape.parts;
+    const int kv_heads = shape.heads / shape.group, kv_head = unit % kv_heads, heads = (shape.group + shape.parts - 1) / shape.parts;
+    const int head = kv_head * shape.group + part * heads;
+    return {unit / kv_heads, kv_head, part, head, min(head + heads, (kv_head + 1) * shape.group)};
+}
+
+// A tile of query rows on the walk of a KeyBlock: head by head, the rows [first, end).
+struct QueryTile {
+    int head, row0;
+    __device__ __forceinline__ void advance(int rows, int first, int end) {
+        row0 += rows;
+        if (row0 >= end) row0 = first, ++head;
+    }
+};
+
+// Sums of dK and dV where several blocks divide a group: f32, [parts][dK, dV][N,G,D].
+inline size_t sums_count(int parts, size_t N, size_t G, size_t D) { return parts > 1 ? parts * 2 * N * G * D : 0; }
+__device__ __forceinline__ size_t sums_row(const AttentionShape& shape, int part, bool is_dv, int row) {
+    return (size_t(part) * 2 + is_dv) * shape.N + row;
+}
+
+// Writes a warp's 16 rows of the block's sums from row0 on, those below N.
+template <int BLOCKS>
+__device__ __forceinline__ void store_sums(float* sums, const AttentionShape& shape, const KeyBlock& block, bool is_dv, int row0,
+                                           const float (&acc)[BLOCKS][4]) {
+    const int lane = int(threadIdx.x) & 31, kv_heads = shape.heads / shape.group;
+    HZ_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const int row = row0 + half * 8 + (lane >> 2);
+        float* const to = sums + (sums_row(shape, block.part, is_dv, row) * kv_heads + block.kv_head) * (BLOCKS * 8) + (lane & 3) * 2;
+        if (row < shape.N)
+            HZ_UNROLL
+            for (int j = 0; j < BLOCKS; ++j)
+                *reinterpret_cast<float2*>(to + j * 8) = make_float2(acc[j][half * 2], acc[j][half * 2 + 1]);
+    }
+}
+
 // delta[h,n]: sum over D of dout · out. Least bytes: 4·N·H·D. Eight columns a lane; of a head of 96 four lanes have none.
 template <int D>
 constexpr int kDeltaHeads = D == 64 ? 32 : D == 256 ? 8 : 16;  // a block's
@@ -130,6 +185,39 @@ inline void launch_delta(float* delta, const bf16* dout, const bf16* out, const 
               dout, out, N, heads);
 }
 
+// Adds the parts' sums in their order: dk times scale (blockIdx.y 0), dv (1). Least bytes: (8·parts + 4)·N·G·D.
+static __global__ void __launch_bounds__(256)
+    attention_backward_sum_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, const float* __restrict__ sums,
+                                  AttentionShape shape, unsigned width) {
+    const unsigned chunk = blockIdx.x * 256 + threadIdx.x, row = chunk / (width / 8), column = chunk % (width / 8) * 8;
+    if (row >= unsigned(shape.N)) return;
+    const bool is_dv = blockIdx.y == 1;
+    float total[8] = {};
+    for (int part = 0; part < shape.parts; ++part) {
+        const float* from = sums + sums_row(shape, part, is_dv, int(row)) * width + column;
+        const float4 a = load4_once(from), b = load4_once(from + 4);
+        total[0] += a.x, total[1] += a.y, total[2] += a.z, total[3] += a.w;
+        total[4] += b.x, total[5] += b.y, total[6] += b.z, total[7] += b.w;
+    }
+    HZ_UNROLL
+    for (int e = 0; e < 8; ++e) total[e] *= is_dv ? 1.f : shape.scale;
+    store8(is_dv ? dv + size_t(row) * shape.v_stride + column : dk + size_t(row) * shape.k_stride + column, total);
+}
+inline void launch_sum(bf16* dk, bf16* dv, const float* sums, const AttentionShape& shape, int D, cudaStream_t stream) {
+    if (shape.parts == 1) return;
+    const unsigned width = unsigned(shape.heads / shape.group * D);
+    HZ_LAUNCH(attention_backward_sum_kernel, dim3(unsigned(ceil_div(int64_t(shape.N) * (width / 8), 256)), 2), 256, 0, stream, dk, dv,
+              sums, shape, width);
+}
+
+// Blocks that divide the query heads of a group in dK and dV: as many as bring two blocks of 128 keys for each multiprocessor, if there
+// are the heads. The longest causal walk is twice the mean, so with fewer blocks others wait for it.
+inline int key_parts(int64_t N, int64_t H, int64_t G) {
+    const int64_t tiles = N > 0 ? ceil_div(N, 128) * G : 1, group = H / G;
+    const int64_t heads = ceil_div(group, ceil_div(2 * kMultiprocessors, tiles));
+    return int(ceil_div(group, heads));
+}
+
 inline bool is_attention(float scale, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride, int64_t k_stride,
                          int64_t v_stride) {
     return N >= 0 && N <= kIntMax - 255 && G > 0 && H > 0 && H <= 65535 && is_count(N * H) && H % G == 0 && D > 0 && D <= 256 &&
@@ -138,8 +226,9 @@ inline bool is_attention(float scale, int64_t N, int64_t H, int64_t G, int64_t D
 }
 inline AttentionShape attention_shape(float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride,
                                       int64_t k_stride, int64_t v_stride) {
-    return {int(N),           int(H),           int(H / G),       int(window > 0 && window < N ? window : N), scale,
-            size_t(q_stride), size_t(k_stride), size_t(v_stride), size_t(H * D)};
+    const int keys = int(window > 0 && window < N ? window : N);
+    return {int(N), int(H),             int(H / G),         key_parts(N, H, G), keys,
+            scale,  unsigned(q_stride), unsigned(k_stride), unsigned(v_stride), unsigned(H * D)};
 }
 
 }  // namespace hz

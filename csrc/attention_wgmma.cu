@@ -1,17 +1,23 @@
 // Attention of heads of 64 and 128 by Hopper's warpgroup mma: what attention.cu computes, in its order of tiles, with other sums inside.
 //
-// Products run on their own while the warps that queued them work on something else: forward's scores of the next tile and sums of
-// this one under its softmax, dq's sums under the next scores. Two warpgroups of 64 rows share what is streamed.
+// Products run on their own while the warps that queued them work on something else. Two warpgroups of 64 rows share what is streamed.
+//
+//              queued together, in order               runs under them
+//   forward    scores of tile t + 1, P·V of t          softmax of t + 1 under P·V
+//   dq         scores and dP of t + 1; dS·K of t       exponentials under dP; dS of t + 1 under dS·K of t
+//   dk, dv     dSᵀ·Q of t, scores and dP of t + 1;     exponentials under dP; dS under Pᵀ·dout
+//              Pᵀ·dout of t + 1
+// Copies are queued behind the products. ptxas changes this order: within a loop's body it moves a wait in front of the work before it,
+// so forward waits for P·V at the head of the next round; and for some orders of products and waits it makes every product wait at once.
+// tests/emulator/sass_order.py checks the order in the SASS, tests/emulator/nvcc.sh that no product is made to wait.
 //
 // What to expect, in clocks of a Hopper multiprocessor at D 128, for 128 x 128 pairs of rows and keys: products at 2048 multiply-adds
 // a clock, shared memory at 128 bytes (both operands of a product, or one; and what cp.async writes), exponentials at 16.
 //              products   shared memory   exponentials   other   bound
-//   forward        2048            1536           1024     700    2048
-//   dq             3072            2816           1024     640    3072
-//   dk, dv         4096            3328           1024     640    4096
-// Exponentials run beside products but for a step's border. At 60 to 80 % of the bound, on a device whose large products run at 790
-// TFLOP/s: forward 470 to 630, backward 280 to 450 TFLOP/s of the formula's 4·D and 10·D a pair. Masked halves of the tiles on the
-// diagonal add 3 % at 4096 keys.
+//   forward        2048            1792           1024     700    2048
+//   dq             3072            2560           1024     640    3072
+//   dk, dv         4096            3584           1024     640    4096
+// Masked halves of the tiles on the diagonal add 3 % at 4096 keys. benches/results/never-run-on-a-gpu.md turns this into TFLOP/s.
 #include "attention.h"
 #include "warpgroup.h"
 
@@ -30,7 +36,7 @@ __device__ __forceinline__ void await_copies() {
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 // A block owns kRows query rows of one head and walks the key tiles they see. While tile t's weights multiply V, the scores of tile
-// t + 1 are made and become weights; K t + 2 and V t + 1 travel meanwhile.
+// t + 1 become weights; K t + 2 and V t + 1 are copied meanwhile.
 // Operations: 4·D for every pair in the tiles walked.
 template <int D>
 struct Forward {
@@ -51,9 +57,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     bf16* const tiles_k = tile_q + kRows * D;
     bf16* const tiles_v = tiles_k + F::STAGES * F::KEYS * D;
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16, group_row = warp_row & ~63;
-    const int N = shape.N, head = int(blockIdx.y);
-    const int row0 = int(gridDim.x - 1 - blockIdx.x) * kRows;  // the longest walks first
-    const int row_end = min(row0 + kRows, N);
+    const auto [tile_row, head] = query_block(shape);
+    const int N = shape.N, row0 = tile_row * kRows, row_end = min(row0 + kRows, N);
     q += size_t(head) * D;
     k += size_t(head / shape.group) * D;
     v += size_t(head / shape.group) * D;
@@ -88,37 +93,45 @@ __global__ void __launch_bounds__(kThreads, 1)
                          [&](int row) { return int2{low(doc_start, min(row, N - 1), shape.window), row}; });
         return softmax.add(s, to_log2);
     };
-
-    await_copies<1>();  // Q and the first K
-    wgmma_fence();
-    Queries::template queue_product_transposed<F::KEYS>(s, tile_q, group_row, tiles_k);
-    wgmma_commit();
-    wgmma_wait<0>();
-    wgmma_landed(s);
-    weigh(0);
-    pack_fragments(weights, s);
-    for (int tile = 0; tile + 1 < tiles; ++tile) {
-        await_copies<0>();  // this V and the next K; and all are done with this K and the last V
-        if (tile + 2 < tiles) load_k(tile + 2);
-        load_v(tile + 1);
-        cp_async_commit();
-        wgmma_fence();
-        Queries::template queue_product_transposed<F::KEYS>(s, tile_q, group_row, stage(tiles_k, tile + 1));
+    auto queue_scores = [&](int tile) {
+        Queries::template queue_product_transposed<F::KEYS>(s, tile_q, group_row, stage(tiles_k, tile));
         wgmma_commit();
-        Keys::queue_product(acc, weights, stage(tiles_v, tile));
+    };
+    auto queue_output = [&](int tile) {
+        Keys::queue_product(acc, weights, stage(tiles_v, tile), true);
         wgmma_commit();
-        wgmma_wait<1>();
-        wgmma_landed(s);
-        const float2 shrink = weigh(tile + 1);
+    };
+    // Takes the scores, now weights, as the next factor of V, once the product of the weights before them has ended.
+    auto take_weights = [&](float2 shrink) {
         wgmma_wait<0>();
         wgmma_landed(acc);
         shrink_rows(acc, shrink);
         pack_fragments(weights, s);
+    };
+
+    await_copies<1>();  // Q and the first K
+    wgmma_fence();
+    queue_scores(0);
+    wgmma_wait<0>();
+    wgmma_landed(s);
+    float2 shrink = weigh(0);
+    for (int tile = 0; tile + 1 < tiles; ++tile) {
+        take_weights(shrink);
+        await_copies<0>();  // this V and the next K; and all are done with this K and the last V
+        wgmma_fence();
+        queue_scores(tile + 1);
+        queue_output(tile);
+        if (tile + 2 < tiles) load_k(tile + 2);
+        load_v(tile + 1);
+        cp_async_commit();
+        wgmma_wait<1>();
+        wgmma_landed(s);
+        shrink = weigh(tile + 1);
     }
+    take_weights(shrink);
     await_copies<0>();  // the last V
     wgmma_fence();
-    Keys::queue_product(acc, weights, stage(tiles_v, tiles - 1));
-    wgmma_commit();
+    queue_output(tiles - 1);
     wgmma_wait<0>();
     wgmma_landed(acc);
     Queries::store(out + size_t(head) * D, shape.out_stride, row0 + warp_row, row_end, tile_q, warp_row, acc, [&](int half) {
@@ -128,8 +141,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
-// The two kernels of attention.cu: resident tiles of kRows rows, streamed tiles of STREAM. A stage is filled two tiles before its own,
-// when the products that read it last, three tiles before, have been waited for by all.
+// The two kernels of attention.cu: resident tiles of kRows rows, streamed tiles of STREAM. dq has the last tile's product in flight
+// while it copies the next tile, hence four stages; dK and dV could do with three.
 template <int D>
 struct Backward {
     static constexpr int STREAM = 64, STAGES = 4;
@@ -137,6 +150,7 @@ struct Backward {
     static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STREAM) * sizeof(float);
 };
 
+// Q stays in registers as the left factor of the scores: shared memory is then read half as much for them.
 // Operations: 6·D for every pair in the tiles walked.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -151,8 +165,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     bf16* const tile_dout = tile_q + kRows * D;
     bf16* const stream = tile_dout + kRows * D;  // stage by stage: K, V
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16, group_row = warp_row & ~63;
-    const int N = shape.N, head = int(blockIdx.y);
-    const int row0 = int(gridDim.x - 1 - blockIdx.x) * kRows, row_end = min(row0 + kRows, N);
+    const auto [tile_row, head] = query_block(shape);
+    const int N = shape.N, row0 = tile_row * kRows, row_end = min(row0 + kRows, N);
     q += size_t(head) * D;
     dout += size_t(head) * D;
     k += size_t(head / shape.group) * D;
@@ -181,24 +195,15 @@ __global__ void __launch_bounds__(kThreads, 1)
         row_delta[half] = delta[size_t(head) * N + row];
     }
     float acc[D / 8][4], s[B::STREAM / 8][4], dp[B::STREAM / 8][4];
-    uint32_t ds[B::STREAM / 16][4];
-    HZ_UNROLL
-    for (int j = 0; j < D / 8; ++j) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.f;
+    uint32_t rows_q[D / 16][4], ds[B::STREAM / 16][4], last_ds[B::STREAM / 16][4];  // last_ds belongs to the product in flight
     const float to_log2 = shape.scale * kLog2E;
-
-    for (int tile = 0; tile < tiles; ++tile) {
-        await_copies<1>();  // this tile; and all have waited for the products of the last but one
-        if (tile + 2 < tiles) load_stream(tile + 2);
-        cp_async_commit();
-        const bf16 *tile_k = stage(tile), *tile_v = tile_k + B::STREAM * D;
-        wgmma_fence();
-        Queries::template queue_product_transposed<B::STREAM>(s, tile_q, group_row, tile_k);
+    auto queue_scores = [&](int tile) {
+        Queries::template queue_product_transposed<B::STREAM>(s, rows_q, stage(tile));
         wgmma_commit();
-        Queries::template queue_product_transposed<B::STREAM>(dp, tile_dout, group_row, tile_v);
+        Queries::template queue_product_transposed<B::STREAM>(dp, tile_dout, group_row, stage(tile) + B::STREAM * D);
         wgmma_commit();
-        wgmma_wait<1>();  // the last tile's product, and s
-        wgmma_landed(acc);
-        wgmma_landed(s);
+    };
+    auto weigh = [&](int tile) {
         const int key0 = key_begin + tile * B::STREAM;
         if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)
             keep_visible(s, row0 + warp_row, key0,
@@ -207,31 +212,62 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int j = 0; j < B::STREAM / 8; ++j)
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] = exp2_approx(s[j][e] * to_log2 - row_lse[e >> 1]);
-        wgmma_wait<0>();
-        wgmma_landed(dp);
+    };
+    auto make_ds = [&] {
         HZ_UNROLL
         for (int j = 0; j < B::STREAM / 8; ++j)
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - row_delta[e >> 1];
         pack_fragments(ds, s);
+    };
+
+    await_copies<1>();  // Q, dout and the first tile
+    Queries::load_fragments(rows_q, tile_q, warp_row);
+    wgmma_fence();
+    queue_scores(0);
+    wgmma_wait<1>();
+    wgmma_landed(s);
+    weigh(0);
+    wgmma_wait<0>();
+    wgmma_landed(dp);
+    make_ds();
+    for (int tile = 1; tile < tiles; ++tile) {
+        await_copies<0>();  // this tile; and all have waited for the products of the last but two
         wgmma_fence();
-        Keys::queue_product(acc, ds, tile_k);
+        queue_scores(tile);
+        if (tile + 1 < tiles) load_stream(tile + 1);
+        cp_async_commit();
+        wgmma_wait<1>();
+        wgmma_landed(acc);
+        wgmma_landed(s);
+        HZ_UNROLL
+        for (int k = 0; k < B::STREAM / 16; ++k)
+            HZ_UNROLL
+            for (int e = 0; e < 4; ++e) last_ds[k][e] = ds[k][e];
+        weigh(tile);
+        wgmma_fence();
+        Keys::queue_product(acc, last_ds, stage(tile - 1), tile > 1);
         wgmma_commit();
+        wgmma_wait<1>();
+        wgmma_landed(dp);
+        make_ds();
     }
+    wgmma_fence();
+    Keys::queue_product(acc, ds, stage(tiles - 1), tiles > 1);
+    wgmma_commit();
     wgmma_wait<0>();
     wgmma_landed(acc);
-    __syncthreads();  // all are done with Q
+    __syncwarp();  // all lanes have read the warp's rows of Q
     Queries::store(dq + size_t(head) * D, shape.q_stride, row0 + warp_row, row_end, tile_q, warp_row, acc,
                    [&](int) { return shape.scale; });
 }
 
-// Walks the query heads of the group in order, each with the query rows that see these keys. dv's product runs under the making of
-// dS, and dk's is waited for: with both sums and the next scores in flight the compiler would wait after each.
+// Walks the query heads of its part of the group in order, each with the query rows that see these keys.
 // Operations: 8·D for every pair in the tiles walked and query head.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1)
-    attention_wgmma_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, const bf16* __restrict__ dout,
-                                        const float* __restrict__ lse, const float* __restrict__ delta,
+    attention_wgmma_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, float* __restrict__ sums /* = */,
+                                        const bf16* __restrict__ dout, const float* __restrict__ lse, const float* __restrict__ delta,
                                         const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
                                         const int32_t* __restrict__ doc_end, AttentionShape shape) {
     using B = Backward<D>;
@@ -243,89 +279,99 @@ __global__ void __launch_bounds__(kThreads, 1)
     bf16* const stream = tile_v + kRows * D;                           // stage by stage: Q, dout
     float* const stream_rows = reinterpret_cast<float*>(raw + B::TILES);  // stage by stage: lse, delta
     const int lane = int(threadIdx.x) & 31, warp_row = int(threadIdx.x) / 32 * 16, group_row = warp_row & ~63;
-    const int N = shape.N, kv_head = int(blockIdx.y);
-    const int key0 = int(blockIdx.x) * kRows, key_end = min(key0 + kRows, N);
-    k += size_t(kv_head) * D;
-    v += size_t(kv_head) * D;
+    const KeyBlock block = key_block(shape);
+    const int N = shape.N, key0 = block.tile * kRows, key_end = min(key0 + kRows, N);
+    k += size_t(block.kv_head) * D;
+    v += size_t(block.kv_head) * D;
 
-    const int row_end = high(doc_end, key_end - 1, shape.window), unmasked_to = high(doc_end, key0, shape.window);
-    const int tiles_per_head = (row_end - key0 + B::STREAM - 1) / B::STREAM, tiles = tiles_per_head * shape.group;
+    const int row_end = high(doc_end, key_end - 1, shape.window);
+    const int unmasked_from = key0 + kRows - 1, unmasked_to = high(doc_end, key0, shape.window);  // rows that see every key
+    const int tiles = (row_end - key0 + B::STREAM - 1) / B::STREAM * (block.head_end - block.head);
     auto stage = [&](int tile) { return stream + tile % B::STAGES * 2 * B::STREAM * D; };
-    auto load_stream = [&](int tile) {
-        const int head = kv_head * shape.group + tile / tiles_per_head, row0 = key0 + tile % tiles_per_head * B::STREAM;
-        Queries::template load<kThreads>(stage(tile), q + size_t(head) * D, shape.q_stride, row0, row_end);
-        Queries::template load<kThreads>(stage(tile) + B::STREAM * D, dout + size_t(head) * D, shape.out_stride, row0, row_end);
+    auto stage_rows = [&](int tile) { return stream_rows + tile % B::STAGES * 2 * B::STREAM; };
+    auto load_stream = [&](int tile, QueryTile at) {
+        Queries::template load<kThreads>(stage(tile), q + size_t(at.head) * D, shape.q_stride, at.row0, row_end);
+        Queries::template load<kThreads>(stage(tile) + B::STREAM * D, dout + size_t(at.head) * D, shape.out_stride, at.row0, row_end);
         static_assert(2 * B::STREAM <= kThreads);
-        const int i = int(threadIdx.x);
-        if (i < 2 * B::STREAM) {
-            const float* src = (i < B::STREAM ? lse : delta) + size_t(head) * N;
-            const int row = row0 + i % B::STREAM;
-            cp_async_4(stream_rows + tile % B::STAGES * 2 * B::STREAM + i, row < row_end ? src + row : src, row < row_end);
-        }
+        const int i = int(threadIdx.x), row = at.row0 + i % B::STREAM;
+        if (i < 2 * B::STREAM)
+            cp_async_4(stage_rows(tile) + i, (i < B::STREAM ? lse : delta) + size_t(at.head) * N + row, row < row_end);
     };
     Keys::template load<kThreads>(tile_k, k, shape.k_stride, key0, key_end);
     Keys::template load<kThreads>(tile_v, v, shape.v_stride, key0, key_end);
-    load_stream(0);
-    cp_async_commit();
-    if (tiles > 1) load_stream(1);
-    cp_async_commit();
+    QueryTile ahead{block.head, key0};
+    auto load_next = [&](int tile) {
+        if (tile < tiles) load_stream(tile, ahead);
+        cp_async_commit();
+        ahead.advance(B::STREAM, key0, row_end);
+    };
+    load_next(0);
+    load_next(1);
 
     float acc_k[D / 8][4], acc_v[D / 8][4], s[B::STREAM / 8][4], dp[B::STREAM / 8][4];
     uint32_t p[B::STREAM / 16][4], ds[B::STREAM / 16][4];
-    HZ_UNROLL
-    for (int j = 0; j < D / 8; ++j)
-        HZ_UNROLL
-        for (int e = 0; e < 4; ++e) acc_k[j][e] = acc_v[j][e] = 0.f;
     const float to_log2 = shape.scale * kLog2E;
+    auto queue_scores = [&](int tile) {
+        Keys::template queue_product_transposed<B::STREAM>(s, tile_k, group_row, stage(tile));
+        wgmma_commit();
+        Keys::template queue_product_transposed<B::STREAM>(dp, tile_v, group_row, stage(tile) + B::STREAM * D);
+        wgmma_commit();
+    };
 
-    for (int tile = 0; tile < tiles; ++tile) {
-        await_copies<1>();  // this tile; and all have waited for the products of the last
-        if (tile + 2 < tiles) load_stream(tile + 2);
-        cp_async_commit();
-        const bf16 *tile_q = stage(tile), *tile_dout = tile_q + B::STREAM * D;
-        const float* rows_lse = stream_rows + tile % B::STAGES * 2 * B::STREAM + (lane & 3) * 2;
-        const float* rows_delta = rows_lse + B::STREAM;
-        wgmma_fence();
-        Keys::template queue_product_transposed<B::STREAM>(s, tile_k, group_row, tile_q);
-        wgmma_commit();
-        Keys::template queue_product_transposed<B::STREAM>(dp, tile_v, group_row, tile_dout);
-        wgmma_commit();
-        wgmma_wait<1>();
+    await_copies<1>();  // K, V and the first tile
+    wgmma_fence();
+    queue_scores(0);
+    QueryTile at{block.head, key0};
+    for (int tile = 0;; ++tile) {
+        const float* rows = stage_rows(tile) + (lane & 3) * 2;
+        wgmma_wait<1>();  // the last tile's products, and s
+        wgmma_landed(acc_k);
+        wgmma_landed(acc_v);
         wgmma_landed(s);
-        const int row0 = key0 + tile % tiles_per_head * B::STREAM;
-        if (key_end - 1 > row0 || row0 + B::STREAM > unmasked_to || key0 + kRows > N)
-            keep_visible(s, key0 + warp_row, row0,
+        if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)
+            keep_visible(s, key0 + warp_row, at.row0,
                          [&](int key) { return int2{key, (key < N ? high(doc_end, key, shape.window) : 0) - 1}; });
         HZ_UNROLL
         for (int j = 0; j < B::STREAM / 8; ++j) {
-            const float2 l = *reinterpret_cast<const float2*>(rows_lse + j * 8);
+            const float2 l = *reinterpret_cast<const float2*>(rows + j * 8);
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] = exp2_approx(s[j][e] * to_log2 - (e & 1 ? l.y : l.x) * kLog2E);
         }
         pack_fragments(p, s);
         wgmma_fence();
-        Queries::queue_product(acc_v, p, tile_dout);
+        Queries::queue_product(acc_v, p, stage(tile) + B::STREAM * D, tile > 0);
         wgmma_commit();
         wgmma_wait<1>();
         wgmma_landed(dp);
         HZ_UNROLL
         for (int j = 0; j < B::STREAM / 8; ++j) {
-            const float2 d = *reinterpret_cast<const float2*>(rows_delta + j * 8);
+            const float2 d = *reinterpret_cast<const float2*>(rows + B::STREAM + j * 8);
             HZ_UNROLL
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - (e & 1 ? d.y : d.x);
         }
         pack_fragments(ds, s);
+        await_copies<0>();  // the next tile; and all have waited for the products of the last
         wgmma_fence();
-        Queries::queue_product(acc_k, ds, tile_q);
+        Queries::queue_product(acc_k, ds, stage(tile), tile > 0);
         wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_landed(acc_k);
-        wgmma_landed(acc_v);
+        if (tile + 1 == tiles) break;
+        queue_scores(tile + 1);
+        load_next(tile + 2);
+        at.advance(B::STREAM, key0, row_end);
     }
+    wgmma_wait<0>();
+    wgmma_landed(acc_k);
+    wgmma_landed(acc_v);
     __syncthreads();  // all are done with K and V
-    Keys::store(dk + size_t(kv_head) * D, shape.k_stride, key0 + warp_row, key_end, tile_k, warp_row, acc_k,
+    const KeyBlock same = key_block(shape);  // computed again: no register holds it in the loop
+    if (shape.parts > 1) {
+        store_sums(sums, shape, same, false, key0 + warp_row, acc_k);
+        store_sums(sums, shape, same, true, key0 + warp_row, acc_v);
+        return;
+    }
+    Keys::store(dk + size_t(same.kv_head) * D, shape.k_stride, key0 + warp_row, key_end, tile_k, warp_row, acc_k,
                 [&](int) { return shape.scale; });
-    Keys::store(dv + size_t(kv_head) * D, shape.v_stride, key0 + warp_row, key_end, tile_v, warp_row, acc_v,
+    Keys::store(dv + size_t(same.kv_head) * D, shape.v_stride, key0 + warp_row, key_end, tile_v, warp_row, acc_v,
                 [&](int) { return 1.f; });
 }
 
@@ -353,7 +399,7 @@ int hzk_attention_wgmma_forward(hzk_bf16* out, float* lse, const hzk_bf16* q, co
         using F = Forward<DIM>;
         const int status = allow_shared<kSharedMaxHopper>(attention_wgmma_forward_kernel<DIM>, F::SHARED);
         if (status != HZK_OK) return status;
-        HZ_LAUNCH(attention_wgmma_forward_kernel<DIM>, dim3(unsigned(ceil_div(N, kRows)), unsigned(H)), kThreads, F::SHARED, stream,
+        HZ_LAUNCH(attention_wgmma_forward_kernel<DIM>, unsigned(ceil_div(N, kRows) * H), kThreads, F::SHARED, stream,
                   out, lse, q, k, v, doc_start, shape);
         return launch_status();
     });
@@ -367,19 +413,21 @@ int hzk_attention_wgmma_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void*
     HZK_NEED_ALIGNED(dq, dk, dv, scratch, dout, out, q, k, v);
     if (N == 0) return HZK_OK;
     const AttentionShape shape = attention_shape(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
-    float* delta = static_cast<float*>(scratch);
+    float* sums = static_cast<float*>(scratch);
+    float* delta = sums + sums_count(shape.parts, N, G, D);
     return with_head_dim(D, [&]<int DIM>() {
         using B = Backward<DIM>;
-        const unsigned blocks = unsigned(ceil_div(N, kRows));
+        const int64_t tiles = ceil_div(N, kRows);
         int status = allow_shared<kSharedMaxHopper>(attention_wgmma_backward_dq_kernel<DIM>, B::TILES);
         if (status != HZK_OK) return status;
         status = allow_shared<kSharedMaxHopper>(attention_wgmma_backward_dkv_kernel<DIM>, B::SHARED);
         if (status != HZK_OK) return status;
         launch_delta<DIM>(delta, dout, out, shape, stream);
-        HZ_LAUNCH(attention_wgmma_backward_dq_kernel<DIM>, dim3(blocks, unsigned(H)), kThreads, B::TILES, stream, dq, dout, lse,
-                  delta, q, k, v, doc_start, shape);
-        HZ_LAUNCH(attention_wgmma_backward_dkv_kernel<DIM>, dim3(blocks, unsigned(G)), kThreads, B::SHARED, stream, dk, dv, dout,
-                  lse, delta, q, k, v, doc_end, shape);
+        HZ_LAUNCH(attention_wgmma_backward_dq_kernel<DIM>, unsigned(tiles * H), kThreads, B::TILES, stream, dq, dout, lse, delta, q, k,
+                  v, doc_start, shape);
+        HZ_LAUNCH(attention_wgmma_backward_dkv_kernel<DIM>, unsigned(tiles * G * shape.parts), kThreads, B::SHARED, stream, dk, dv,
+                  sums, dout, lse, delta, q, k, v, doc_end, shape);
+        launch_sum(dk, dv, sums, shape, DIM, stream);
         return launch_status();
     });
 }

@@ -34,4 +34,9 @@
 #define HZ_UNROLL_BY(n) HZ_PRAGMA(unroll n)
 #define HZ_NOINLINE __attribute__((noinline))
 #include "ptx.h"
+
+namespace hz {
+// Multiprocessors that a launcher tries to occupy: about those of a large device. A constant, so that no result depends on the device.
+constexpr int kMultiprocessors = 128;
+}  // namespace hz
 #endif

@@ -208,15 +208,16 @@ int hzk_widen(float* out /* = [n] */, const hzk_bf16* inp /* [n] */, int64_t n, 
  *   Operations: 2·H·D per visible (row, key) pair, twice.
  * backward: needs what forward was given and gave. dq, dk, dv have the strides of q, k, v. Deterministic by construction: one
  *   kernel owns rows of dq, another owns rows of dk and dv and walks its group's query heads in order; the price is that scores
- *   and their gradients are computed in both (7 products of forward's size where 5 are the least).
- *   scratch: hzk_attention_backward_scratch(N, H) bytes, 16-byte aligned.
+ *   and their gradients are computed in both (7 products of forward's size where 5 are the least). Where N·G is too small to occupy
+ *   a device, several blocks divide the heads of a group, and a third kernel adds their f32 sums in order.
+ *   scratch: hzk_attention_backward_scratch(N, H, G, D) bytes, 16-byte aligned.
  * Limits: D is 64, 96, 128 or 256; H <= 65535; N <= 2^31 - 256 and N·H <= 2^31-1; scale is finite and positive.
  */
 int hzk_attention_forward(hzk_bf16* out /* = [N,H,D] */, float* lse /* = [H,N] */, const hzk_bf16* q /* [N,H,D] */,
                           const hzk_bf16* k /* [N,G,D] */, const hzk_bf16* v /* [N,G,D] */, const int32_t* doc_start /* [N] */,
                           float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride,
                           int64_t k_stride, int64_t v_stride, hzk_stream stream);
-size_t hzk_attention_backward_scratch(int64_t N, int64_t H);
+size_t hzk_attention_backward_scratch(int64_t N, int64_t H, int64_t G, int64_t D);
 int hzk_attention_backward(hzk_bf16* dq /* = [N,H,D] */, hzk_bf16* dk /* = [N,G,D] */, hzk_bf16* dv /* = [N,G,D] */,
                            void* scratch, const hzk_bf16* dout /* [N,H,D] */, const hzk_bf16* out /* [N,H,D] */,
                            const float* lse /* [H,N] */, const hzk_bf16* q /* [N,H,D] */, const hzk_bf16* k /* [N,G,D] */,

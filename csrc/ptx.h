@@ -137,22 +137,24 @@ __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64_t a, u
     (void)d, (void)a, (void)b, (void)add;
 #endif
 }
-// d(64xN) += A(64x16) · B(16xN). A is this warp's 16 rows in the fragment of mma_bf16, and belongs to wgmma until the wait, too; B is
-// 16 rows in shared memory, N / 64 panels of it.
-template <int N>
-__device__ __forceinline__ void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b) {
+// d(64xN) (+)= A(64x16) · B; add = false overwrites d. A is the calling warp's 16 rows as fragments of mma_bf16, and belongs to wgmma
+// until the wait, too. B is in shared memory: TRANSPOSED, Nx16 as in wgmma_shared; else 16xN, 16 rows of N / 64 panels.
+template <int N, bool TRANSPOSED>
+__device__ __forceinline__ void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
     static_assert(N == 64 || N == 128);
 #if HZ_HAS_WGMMA
     if constexpr (N == 64)
-        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" HZ_R32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" HZ_R32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, %38;\n}\n"
                      : HZ_F32(d, 0)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(!TRANSPOSED)));
     else
-        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" HZ_R64 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" HZ_R64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, %70;\n}\n"
                      : HZ_F32(d, 0), HZ_F32(d, 8)
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)), "n"(int(!TRANSPOSED)));
 #else
-    (void)d, (void)a, (void)b;
+    (void)d, (void)a, (void)b, (void)add;
 #endif
 }
 #undef HZ_F4

@@ -6,7 +6,7 @@
 // Accumulator fragments: lane t of a warp holds, of a 16x8 block, rows t/4 and t/4 + 8, columns 2(t%4) and one more:
 // {[r][c], [r][c+1], [r+8][c], [r+8][c+1]}.
 #pragma once
-#include "vec.h"
+#include "copy.h"
 
 namespace hz {
 
@@ -24,14 +24,7 @@ struct Tile {
     // Queues the copy of rows [row0, row0 + ROWS) of a matrix; rows at or past `end` become zeros.
     template <int ROWS, int THREADS>
     static __device__ __forceinline__ void load(bf16* tile, const bf16* matrix, size_t stride, int row0, int end) {
-        static_assert(ROWS * CHUNKS % THREADS == 0);
-        const int thread = opaque(int(threadIdx.x));
-        HZ_UNROLL
-        for (int n = 0; n < ROWS * CHUNKS / THREADS; ++n) {
-            const int i = n * THREADS + thread, row = i / CHUNKS, chunk = i % CHUNKS;
-            const bool here = row0 + row < end;
-            cp_async_16(tile + at(row, chunk), here ? matrix + size_t(row0 + row) * stride + chunk * 8 : matrix, here);
-        }
+        copy_rows<Tile, D, ROWS, THREADS>(tile, matrix, stride, row0, end);
     }
 
     // Left operand: rows row0..+16, columns 16·k..+16.

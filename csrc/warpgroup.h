@@ -6,7 +6,7 @@
 // A warpgroup is four warps; each owns 16 of the 64 rows of a product, in the accumulator fragments of tile.h. Products are queued:
 // what they read and write is theirs until the wait. They begin with wgmma_fence, and end with wgmma_commit.
 #pragma once
-#include "vec.h"
+#include "copy.h"
 
 namespace hz {
 
@@ -24,14 +24,7 @@ struct Panels {
     // Queues the copy of rows [row0, row0 + ROWS) of a matrix; rows at or past `end` become zeros.
     template <int THREADS>
     static __device__ __forceinline__ void load(bf16* tile, const bf16* matrix, size_t stride, int row0, int end) {
-        static_assert(ROWS * CHUNKS % THREADS == 0);
-        const int thread = opaque(int(threadIdx.x));
-        HZ_UNROLL
-        for (int n = 0; n < ROWS * CHUNKS / THREADS; ++n) {
-            const int i = n * THREADS + thread, row = i / CHUNKS, chunk = i % CHUNKS;
-            const bool here = row0 + row < end;
-            cp_async_16(tile + at(row, chunk), here ? matrix + size_t(row0 + row) * stride + chunk * 8 : matrix, here);
-        }
+        copy_rows<Panels, D, ROWS, THREADS>(tile, matrix, stride, row0, end);
     }
 
     // Queues acc = 64 rows of `left`, from row0 on, times all rows of `right`, transposed.
@@ -39,19 +32,37 @@ struct Panels {
     static __device__ __forceinline__ void queue_product_transposed(float (&acc)[RIGHT_ROWS / 8][4], const bf16* left, int row0,
                                                                     const bf16* right) {
         using Right = Panels<D, RIGHT_ROWS>;
-        const uint64_t a = wgmma_descriptor(left + row0 * 64), b = wgmma_descriptor(right);
+        const uint64_t a = wgmma_descriptor(left + opaque(row0) * 64), b = wgmma_descriptor(right);
         HZ_UNROLL
         for (int k = 0; k < D / 16; ++k)
             wgmma_shared<RIGHT_ROWS>(acc, a + uint64_t(k / 4 * PANEL_BYTES + k % 4 * 32) / 16,
                                      b + uint64_t(k / 4 * Right::PANEL_BYTES + k % 4 * 32) / 16, k > 0);
     }
 
-    // Queues acc += w · tile.
+    // The 16 rows of the calling warp as left operands of products, one for each 16 columns; row0 is its first row.
+    static __device__ __forceinline__ void load_fragments(uint32_t (&left)[D / 16][4], const bf16* tile, int row0) {
+        const int lane = int(threadIdx.x) & 31;
+        HZ_UNROLL
+        for (int k = 0; k < D / 16; ++k) ldmatrix_x4(left[k], tile, 2 * at(row0 + (lane & 15), k * 2 + (lane >> 4)));
+    }
+
+    // Queues acc = left · all rows of `right`, transposed.
+    template <int RIGHT_ROWS>
+    static __device__ __forceinline__ void queue_product_transposed(float (&acc)[RIGHT_ROWS / 8][4],
+                                                                    const uint32_t (&left)[D / 16][4], const bf16* right) {
+        const uint64_t b = wgmma_descriptor(right);
+        HZ_UNROLL
+        for (int k = 0; k < D / 16; ++k)
+            wgmma_registers<RIGHT_ROWS, true>(acc, left[k], b + uint64_t(k / 4 * Panels<D, RIGHT_ROWS>::PANEL_BYTES + k % 4 * 32) / 16,
+                                              k > 0);
+    }
+
+    // Queues acc (+)= w · tile; add = false overwrites acc.
     static __device__ __forceinline__ void queue_product(float (&acc)[D / 8][4], const uint32_t (&w)[ROWS / 16][4],
-                                                         const bf16* tile) {
+                                                         const bf16* tile, bool add) {
         const uint64_t b = wgmma_descriptor(tile, PANEL_BYTES);
         HZ_UNROLL
-        for (int k = 0; k < ROWS / 16; ++k) wgmma_registers<D>(acc, w[k], b + uint64_t(k * 16 * 128) / 16);
+        for (int k = 0; k < ROWS / 16; ++k) wgmma_registers<D, false>(acc, w[k], b + uint64_t(k * 16 * 128) / 16, add || k > 0);
     }
 
     // Writes the 16 rows of a warp, acc · scale(half), as bf16 to rows row0.. of a matrix, those below `end`. Goes through rows

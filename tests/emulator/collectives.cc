@@ -263,13 +263,13 @@ static const unsigned char* tile_chunk(uint64_t desc, int row, int chunk, Use us
     if (g_race) (use == Issue ? g_race->async_check : g_race->async_read)(cur(), b->smem + a, 16);
     return b->smem + a;
 }
-// Calls for the chunks of a product's operands: A and B of `rows` x 16 (summed over columns), B of 16 x n (summed over rows).
+// Calls for the chunks of a product's operands: A of 64 x 16 if it is in shared memory, B of n x 16 or 16 x n.
 template <class F>
 static void for_chunks(const WgOp& op, F f) {
     if (!op.registers[0])
         for (int r = 0; r < 64; ++r)
             for (int c = 0; c < 2; ++c) f(op.a, r, c);
-    const int rows = op.registers[0] ? 16 : op.n, chunks = op.registers[0] ? op.n / 8 : 2;
+    const int rows = op.transposed ? op.n : 16, chunks = op.transposed ? 2 : op.n / 8;
     for (int r = 0; r < rows; ++r)
         for (int c = 0; c < chunks; ++c) f(op.b, r, c);
 }
@@ -281,6 +281,7 @@ void wgmma_issue_fn(void* const* L, unsigned) {
     op.a = p0->a;
     op.b = p0->b;
     op.n = p0->n;
+    op.transposed = p0->transposed;
     op.add = p0->add;
     op.group = w->wg_group;
     const size_t values = size_t(op.n) / 2;
@@ -297,7 +298,7 @@ void wgmma_issue_fn(void* const* L, unsigned) {
     }
     for_chunks(op, [](uint64_t desc, int r, int c) { tile_chunk(desc, r, c, Issue); });
     w->wg.push_back(op);
-    w->wg_issued.insert(w->wg_issued.end(), {op.a, op.b, uint64_t(op.n) << 1 | uint64_t(op.add)});
+    w->wg_issued.insert(w->wg_issued.end(), {op.a, op.b, uint64_t(op.n) << 2 | uint64_t(op.transposed) << 1 | uint64_t(op.add)});
 }
 static void wgmma_compute(Warp* w, const WgOp& op) {
     static float A[16][16], B[16][128], C[16][128];
@@ -316,14 +317,17 @@ static void wgmma_compute(Warp* w, const WgOp& op) {
                 A[r][k + 1] = bf(op.held[l][i] >> 16);
             }
         }
-        for (int k = 0; k < 16; ++k)
-            for (int c = 0; c < op.n / 8; ++c) eight(op.b, k, c, [&](int e) -> float& { return B[k][c * 8 + e]; });
     } else {
         const int r0 = int(w->index & 3) * 16;
-        for (int c = 0; c < 2; ++c) {
+        for (int c = 0; c < 2; ++c)
             for (int r = 0; r < 16; ++r) eight(op.a, r0 + r, c, [&](int e) -> float& { return A[r][c * 8 + e]; });
+    }
+    if (op.transposed) {
+        for (int c = 0; c < 2; ++c)
             for (int n = 0; n < op.n; ++n) eight(op.b, n, c, [&](int e) -> float& { return B[c * 8 + e][n]; });
-        }
+    } else {
+        for (int k = 0; k < 16; ++k)
+            for (int c = 0; c < op.n / 8; ++c) eight(op.b, k, c, [&](int e) -> float& { return B[k][c * 8 + e]; });
     }
     auto at = [&](int l) -> std::vector<float>& {
         for (auto& a : w->acc[l])

@@ -536,6 +536,7 @@ struct WgP {
     const uint32_t* registers;  // A's, or null: `a` describes it
     uint64_t a, b;
     int n;
+    bool transposed;  // B is n x 16
     bool add;
     int keep;
 };
@@ -573,19 +574,25 @@ HZ_INL void wgmma_commit(HZ_LOC) {
 }
 template <int N>
 HZ_INL void wgmma_wait(HZ_LOC) {
-    emu::WgP p{nullptr, nullptr, 0, 0, 0, false, N};
+    emu::WgP p{nullptr, nullptr, 0, 0, 0, false, false, N};
     emu::collective(emu::OpWgWait, "wgmma.wait_group", ~0u, &p, &emu::wgmma_wait_fn, HZ_L, true);
 }
 template <int BLOCKS>
 HZ_INL void wgmma_landed(float (&)[BLOCKS][4]) {}
 template <int N>
 HZ_INL void wgmma_shared(float (&d)[N / 8][4], uint64_t a, uint64_t b, bool add, HZ_LOC) {
-    emu::WgP p{&d[0][0], nullptr, a, b, N, add, 0};
+    emu::WgP p{&d[0][0], nullptr, a, b, N, true, add, 0};
     emu::collective(emu::OpWgmma, "wgmma", ~0u, &p, &emu::wgmma_issue_fn, HZ_L, true);
 }
-template <int N>
-HZ_INL void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b, HZ_LOC) {
-    emu::WgP p{&d[0][0], a, 0, b, N, true, 0};
+template <int N, bool TRANSPOSED>
+HZ_INL void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b, bool add, HZ_LOC) {
+    emu::WgP p{&d[0][0], a, 0, b, N, TRANSPOSED, add, 0};
     emu::collective(emu::OpWgmma, "wgmma", ~0u, &p, &emu::wgmma_issue_fn, HZ_L, true);
 }
+
+#if defined(HZ_EMU_LIBRARY)
+constexpr int kMultiprocessors = 128;
+#else
+constexpr int kMultiprocessors = 2;  // few, so that small tests divide work among blocks in every way
+#endif
 }  // namespace hz

@@ -51,6 +51,7 @@ struct WgOp {
     float* d[32];
     const uint32_t* registers[32];  // A's, or null
     uint32_t held[32][4];           // what they held at issue
+    bool transposed;                // B is n x 16
     bool add;
     unsigned group;
 };

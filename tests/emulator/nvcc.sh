@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
 # nvcc.sh [arch...]: compiles every csrc/*.cu, and the conformance kernels, with every warning an error, for sm_90a or the
 # architectures named ("all": each one the library is built for), and prints registers, shared memory and spills of every
-# kernel. Fails on a warning, on a spill, or on wgmma that is made to wait at once. CUDA_HOME names the toolkit.
+# kernel. Fails on a warning, on a spill, or on wgmma that is made to wait at once; for sm_90a also on an order of instructions that
+# leaves wgmma idle (sass_order.py). CUDA_HOME names the toolkit, whose nvdisasm may also be in PATH.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 csrc=$here/../../csrc
 : "${CUDA_HOME:=/usr/local/cuda}"
 [ $# -gt 0 ] || set -- 90a
 [ "$1" != all ] || set -- 80 86 89 90a 100a 120a
+nvdisasm=$(PATH=$CUDA_HOME/bin:$PATH command -v nvdisasm) || {
+    echo "no nvdisasm in $CUDA_HOME/bin or PATH (pip: nvidia-cuda-nvdisasm)" >&2
+    exit 1
+}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 status=0
 # compile ARCH SOURCE
 compile() {
     "$CUDA_HOME/bin/nvcc" -std=c++20 -O3 -lineinfo -I"$csrc" -I"$here" -Xcompiler=-Wall,-Wextra -Werror all-warnings -Xptxas=-v \
-        -gencode "arch=compute_$1,code=sm_$1" -c "$2" -o "$out/x.$$.o" >"$out/$(basename "$2").log" 2>&1
+        --keep --keep-dir "$out" -gencode "arch=compute_$1,code=sm_$1" -c "$2" -o "$out/x.$$.o" >"$out/$(basename "$2").log" 2>&1
 }
 export here csrc out CUDA_HOME
 export -f compile
@@ -35,9 +40,14 @@ for arch in "$@"; do
                 smem = 0; if (match($0, /[0-9]+ bytes smem/)) smem = substr($0, RSTART, RLENGTH) + 0
                 printf "%4d %6d %5d %5d  %s\n", regs, smem, stack, spill, name; kernels = 1 }
             END { exit bad || !kernels }' || status=2
+    if [ "$arch" = 90a ]; then
+        echo "== sm_$arch: instructions of each main loop, by their order"
+        "$here/sass_order.py" "$nvdisasm" "$out/attention_wgmma.cubin" || status=4
+    fi
 done
 case $status in
     2) echo "some kernels spill" >&2 ;;
     3) echo "the compiler sees no way to leave some wgmma in flight" >&2 ;;
+    4) echo "the compiler has put instructions in an order that leaves wgmma idle" >&2 ;;
 esac
 exit $status

@@ -84,9 +84,10 @@ auto wgmma(int M, int N, int K) {
         const auto other_side = product<Naive>(d, transposed, M, K, N);
         return [=](Run& run) {
             Dev<bf16> A(a), B(b);
-            Dev<float> C(size_t(M) * N), back(size_t(M) * K);
-            NEED(conform_wgmma(C, back, A, B, M, N, K));
+            Dev<float> C(size_t(M) * N), from_registers(size_t(M) * N), back(size_t(M) * K);
+            NEED(conform_wgmma(C, from_registers, back, A, B, M, N, K));
             run.within("C", C, truth, naive, 2, N, 4);
+            run.within("C from registers", from_registers, truth, naive, 2, N, 4);
             run.within("back", back, back_truth, other_side, 2, K, 4);
         };
     };

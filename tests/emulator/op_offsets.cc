@@ -72,7 +72,7 @@ std::function<void(Run&)> heads() {
                 positions(std::vector<int32_t>{0, 1, 2});
             Dev<float> inv_freq(std::vector<float>(D / 2, 0.5f)), lse(kRows), rstd(kRows), dweight(std::vector<float>(D, 0.f));
             Dev<bf16> out(kRows * D), g(dout), w(weight);
-            Scratch scratch(hzk_attention_backward_scratch(kRows, 1)), sums(hzk_qk_norm_backward_scratch(kRows, 1, D));
+            Scratch scratch(hzk_attention_backward_scratch(kRows, 1, 1, D)), sums(hzk_qk_norm_backward_scratch(kRows, 1, D));
             Matrix x(q, D, stride), y(k, D, stride), z(v, D, stride), dx(q, D, stride), dy(k, D, stride), dz(v, D, stride);
             NEED(hzk_qk_norm_forward(x, rstd, x, w, 1e-5f, kRows, 1, D, stride, stride, nullptr));
             NEED(hzk_rope_forward(x, y, positions, inv_freq, kRows, 1, 1, D, stride, stride, nullptr));

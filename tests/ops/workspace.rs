@@ -33,6 +33,8 @@ fn a_workspace_grows_with_what_needs_it() {
     // A norm's partial sums, 512 rows of C; attention's row sums; a chunk's log-probabilities.
     assert_eq!(bytes(DIMS, 4096, 512), 512 * 4096 * 4);
     assert_eq!(bytes(DIMS, 1 << 20, 512), (1 << 20) * 32 * 4);
+    // A quarter of the tiles of keys that are wanted: four blocks divide the heads of a group.
+    assert_eq!(bytes(DIMS, 1024, 512), 4 * 2 * 1024 * 8 * 128 * 4 + 1024 * 32 * 4);
     let narrow = Dims { c: 8, h: 1, ..DIMS };
     assert_eq!(bytes(narrow, 4096, 4096), 4096 * 4);
     let with = |extras: Extras| workspace_bytes(&DIMS, Shape { b: 1, t: 4096 }, 512, extras) - PRODUCTS_BYTES;
@@ -60,15 +62,15 @@ mod with_kernels {
     fn scratch_is_as_long_as_launchers_say() {
         for n in [0, 1, 2, 511, 512, 513, 4096, 100_000] {
             for width in [8, 64, 96, 4096, 16384] {
-                // SAFETY: functions of numbers, run by the host.
-                let launchers = unsafe {
-                    let (n, width) = (n as i64, width as i64);
-                    (cu::hzk_rmsnorm_backward_scratch(n, width), cu::hzk_attention_backward_scratch(n, width))
-                };
-                assert_eq!(
-                    launchers,
-                    (rmsnorm_backward_scratch(n, width), attention_backward_scratch(n, width))
-                );
+                // SAFETY: a function of numbers, run by the host.
+                let launcher = unsafe { cu::hzk_rmsnorm_backward_scratch(n as i64, width as i64) };
+                assert_eq!(launcher, rmsnorm_backward_scratch(n, width));
+            }
+            for (h, g, d) in [(1, 1, 64), (14, 2, 64), (28, 4, 128), (32, 32, 96), (257, 1, 256)] {
+                // SAFETY: as above, a function of numbers.
+                let launcher =
+                    unsafe { cu::hzk_attention_backward_scratch(n as i64, h as i64, g as i64, d as i64) };
+                assert_eq!(launcher, attention_backward_scratch(n, h, g, d), "{n} x {h} x {g} x {d}");
             }
         }
         for n in [0, 1, 2, 511, 512, 513, 4096, 100_000] {

@@ -448,7 +448,7 @@ impl Kernels for CudaKernels {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
         let Heads { q: dq, k: dk, v: dv, .. } = Heads::of(&dqkv, n, dims);
-        let scratch = self.scratch(workspace::attention_backward_scratch(n, dims.h));
+        let scratch = self.scratch(workspace::attention_backward_scratch(n, dims.h, dims.g, dims.d));
         let by = &self.launchers;
         let launcher = match self.by_wgmma.contains(&dims.d) {
             true => (by.attention_wgmma_backward, "hzk_attention_wgmma_backward"),

@@ -71,8 +71,10 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Attention>
     let (stream, library, n) = (Arc::new(Stream::new()?), CublasLt::open()?, shape.n());
     let device = Driver::open()?.device_name(ordinal)?;
     let activations = |columns: usize| filled(n * columns * 2, &stream);
-    let workspace =
-        filled(PRODUCTS_BYTES + attention_backward_scratch(n, dims.h).next_multiple_of(256) + 256, &stream)?;
+    let workspace = filled(
+        PRODUCTS_BYTES + attention_backward_scratch(n, dims.h, dims.g, dims.d).next_multiple_of(256) + 256,
+        &stream,
+    )?;
     let (qkv, dout) = (activations(dims.qkv())?, activations(dims.attended())?);
     let numbers =
         |memory: &DeviceMemory, seed: u64| upload(memory, &bf16_numbers(memory.bytes(), seed), &stream);

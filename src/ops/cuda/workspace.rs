@@ -11,6 +11,9 @@ pub const ALIGNMENT: usize = 256;
 
 /// Rows of partial sums that a sum over rows leaves at most: `kPartialRowsMax` of `csrc/column_sum.h`.
 const PARTIAL_ROWS_MAX: usize = 512;
+/// Keys of a tile, and blocks of dK and dV wanted: those of `key_parts` in `csrc/attention.h`.
+const KEY_TILE: usize = 128;
+const KEY_BLOCKS: usize = 256;
 /// Values of a block, and blocks at most, of a sum of squares: those of `csrc/grad.cu`.
 const SQUARES: (usize, usize) = (2048, 1024);
 
@@ -25,7 +28,7 @@ pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize, extras: E
         rmsnorm_backward_scratch(n, dims.c),
         bias_backward_scratch(n, extras.bias_columns),
         if extras.qk_norm { qk_norm_backward_scratch(n, dims.h, dims.d) } else { 0 },
-        attention_backward_scratch(n, dims.h),
+        attention_backward_scratch(n, dims.h, dims.g, dims.d),
         squares,
         log_probabilities,
     ];
@@ -47,9 +50,14 @@ pub fn qk_norm_backward_scratch(n: usize, heads: usize, d: usize) -> usize {
     (n * heads).min(PARTIAL_ROWS_MAX) * d * 4
 }
 
-/// `hzk_attention_backward_scratch`.
-pub fn attention_backward_scratch(n: usize, h: usize) -> usize {
-    n * h * 4
+/// `hzk_attention_backward_scratch`: row sums, and the sums of the blocks that divide the query heads of a group where dK and dV
+/// have few tiles.
+pub fn attention_backward_scratch(n: usize, h: usize, g: usize, d: usize) -> usize {
+    let (tiles, group) = ((n.div_ceil(KEY_TILE) * g).max(1), (h / g).max(1));
+    let heads = group.div_ceil(KEY_BLOCKS.div_ceil(tiles));
+    let parts = group.div_ceil(heads);
+    let sums = if parts > 1 { parts * 2 * n * g * d } else { 0 };
+    (sums + n * h) * 4
 }
 
 /// `hzk_grad_scratch`.

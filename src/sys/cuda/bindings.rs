@@ -508,7 +508,7 @@ unsafe extern "C" {
         v_stride: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_attention_backward_scratch(N: i64, H: i64) -> usize;
+    pub fn hzk_attention_backward_scratch(N: i64, H: i64, G: i64, D: i64) -> usize;
     pub fn hzk_attention_backward(
         dq: *mut hzk_bf16,
         dk: *mut hzk_bf16,

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Checks the order of instructions in the main loop of every wgmma kernel.
+
+    sass_order.py NVDISASM CUBIN
+
+The source queues products, does other work, then waits for them. ptxas may move the wait in front of that work: results stay the
+same, and the kernel is slow. For the loop that holds a kernel's HGMMA instructions this prints and bounds:
+
+  start    instructions from the block's barrier to the first HGMMA after it, at most START
+  idle     softmax instructions that run while no product is in flight, none
+  waits    waits for the last product in flight with less than WORK f32 instructions since the HGMMA before them, none
+  overlap  f32 instructions between issue of a product whose left factor is in registers (P·V, dS·K, Pᵀ·dout) and the wait for it,
+           the most of any, at least OVERLAP
+
+The loop is read in the order of its code, twice: the first round brings the products that are in flight when a round begins.
+"""
+import re
+import subprocess
+import sys
+
+START, WORK, OVERLAP = 32, 32, 64
+SOFTMAX = re.compile(r"(MUFU\.EX2|FMNMX)\b")
+F32 = re.compile(r"(MUFU\.EX2|FMNMX|FADD|FMUL|FFMA)\b")
+WAIT = re.compile(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x[0-9a-f]+)")
+
+
+def functions(text):
+    """Yields each function's name and code: a list of (label, None) and (None, instruction)."""
+    for section in re.split(r"^\.text\.", text, flags=re.M)[1:]:
+        name, code = section.split(":", 1)
+        lines = re.findall(r"^\.(L_x_\d+):|^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*([^;]+);", code, re.M)
+        yield name, [(label, None) if label else (None, instruction.strip()) for label, instruction in lines]
+
+
+def main_loop(code):
+    """Returns the instructions of the loop with most HGMMA, the shortest of several."""
+    start = {label: n for n, (label, _) in enumerate(code) if label}
+    best = (1, 0, [])
+    for n, (_, instruction) in enumerate(code):
+        branch = instruction and re.match(r"BRA .*`\(\.(L_x_\d+)\)", instruction)
+        if branch and start[branch[1]] < n:
+            body = [i for _, i in code[start[branch[1]]:n] if i]
+            best = min(best, (-sum(i.startswith("HGMMA") for i in body), len(body), body))
+    return best[2]
+
+
+class Order:
+    """The figures of a loop."""
+
+    def __init__(self, body):
+        self.start = self.idle = self.waits = self.overlap = 0
+        in_flight = []  # of each group of products: left factor in registers, f32 instructions since issue
+        since_barrier, since_product = None, 0
+        for counted in (False, True):
+            for i in body:
+                if i.startswith("BAR.SYNC"):
+                    since_barrier = 0
+                elif i.startswith("HGMMA"):
+                    if counted and since_barrier is not None:
+                        self.start = max(self.start, since_barrier)
+                    since_barrier, since_product = None, 0
+                    if "gsb0" in i:  # the last of its group
+                        in_flight.append([re.match(r"HGMMA\S+ R\d+, R\d+,", i) is not None, 0])
+                    continue
+                elif wait := WAIT.match(i):
+                    ended = in_flight[:max(0, len(in_flight) - int(wait[1], 16))]
+                    in_flight = in_flight[len(ended):]
+                    if counted and ended:
+                        self.waits += not in_flight and since_product < WORK
+                        self.overlap = max([self.overlap] + [work for registers, work in ended if registers])
+                elif F32.match(i):
+                    since_product += 1
+                    for group in in_flight:
+                        group[1] += 1
+                    self.idle += bool(counted and not in_flight and SOFTMAX.match(i))
+                if since_barrier is not None and not i.startswith("BAR.SYNC"):
+                    since_barrier += 1
+
+    def faults(self):
+        """Yields a sentence for every bound that does not hold."""
+        if self.start > START:
+            yield f"{self.start} instructions from the barrier to the first HGMMA, more than {START}"
+        if self.idle:
+            yield f"{self.idle} softmax instructions run while no product is in flight"
+        if self.waits:
+            yield f"{self.waits} waits for the last product in flight stand right behind its issue"
+        if self.overlap < OVERLAP:
+            yield f"{self.overlap} f32 instructions run under a product from registers, less than {OVERLAP}"
+
+
+def main():
+    text = subprocess.run([sys.argv[1], "-c", sys.argv[2]], check=True, capture_output=True, text=True).stdout
+    print("   loop  HGMMA  start   idle  waits  overlap  kernel")
+    kernels = faults = 0
+    for name, code in functions(text):
+        if not any(i and i.startswith("HGMMA") for _, i in code):
+            continue
+        kernels += 1
+        name = re.sub(r".*?([a-z_]+_kernel)ILi(\d+)E.*", r"\1<\2>", name)
+        body = main_loop(code)
+        order = Order(body)
+        figures = [len(body), sum(i.startswith("HGMMA") for i in body), order.start, order.idle, order.waits]
+        print(" ".join(f"{figure:6}" for figure in figures), f"{order.overlap:8}  {name}")
+        for fault in order.faults():
+            faults += 1
+            print(f"{name}: {fault}", file=sys.stderr)
+    if not kernels:
+        print(f"{sys.argv[2]} has no kernel with HGMMA", file=sys.stderr)
+    sys.exit(1 if faults or not kernels else 0)
+
+
+if __name__ == "__main__":
+    main()
