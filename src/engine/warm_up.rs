@@ -8,10 +8,10 @@ use std::mem::{Discriminant, discriminant};
 
 use crate::base::{MicroIndex, Result};
 use crate::device::Lane;
+use crate::engine::Batch;
 use crate::engine::frame::Inputs;
 use crate::engine::runner::Runner;
 use crate::engine::task::Purpose;
-use crate::engine::Batch;
 use crate::model::Recompute;
 use crate::schedule::Operation;
 
@@ -23,7 +23,9 @@ type Kind = (Discriminant<Operation>, Option<Recompute>, bool);
 
 fn kind(operation: &Operation) -> Kind {
     let recompute = match *operation {
-        Operation::Forward { recompute, .. } | Operation::RecomputeBackward { recompute, .. } => Some(recompute),
+        Operation::Forward { recompute, .. } | Operation::RecomputeBackward { recompute, .. } => {
+            Some(recompute)
+        }
         _ => None,
     };
     (discriminant(operation), recompute, operation.micro().is_none_or(|micro| micro == MicroIndex(0)))
@@ -49,7 +51,8 @@ impl Runner {
             Purpose::Logits,
         ];
         // With several sweeps there is no such list.
-        purposes.extend(self.lists.get(Purpose::TrainWithLoss(micros)).map(|_| Purpose::TrainWithLoss(micros)));
+        purposes
+            .extend(self.lists.get(Purpose::TrainWithLoss(micros)).map(|_| Purpose::TrainWithLoss(micros)));
         let mut seen: Vec<Kind> = Vec::new();
         for purpose in purposes {
             let (_, list) = self.lists.get(purpose)?;
@@ -57,14 +60,17 @@ impl Runner {
                 let kind = kind(operation);
                 if !seen.contains(&kind) {
                     seen.push(kind);
-                    let done = self.perform(*operation, list.extent, frame).and_then(|()| self.kernels.outcome());
+                    let done =
+                        self.perform(*operation, list.extent, frame).and_then(|()| self.kernels.outcome());
                     done.map_err(|error| error.within(operation))?;
                 }
             }
         }
         let constants = self.plan.device.constants();
         let end = constants.offset + constants.bytes;
-        for (from, to) in [(0, constants.offset), (end, self.memory.bytes())].into_iter().filter(|(from, to)| from < to) {
+        for (from, to) in
+            [(0, constants.offset), (end, self.memory.bytes())].into_iter().filter(|(from, to)| from < to)
+        {
             self.kernels.zero(self.memory.part(from, to - from));
         }
         self.kernels.outcome()

@@ -402,7 +402,9 @@ fn memory_is_limited_zeroed_and_taken_once() {
     assert!(error.message().contains("nvidia-smi"), "{error}");
     let calls = FakeCuda::new(Setting { memory: 1 << 20, memory_of_others: 1 << 18, ..Setting::default() });
     let capacity = |memory_limit| {
-        CudaDevice::open(calls.ordinal(), CudaOptions { memory_limit, ..CudaOptions::default() }).unwrap().capacity()
+        CudaDevice::open(calls.ordinal(), CudaOptions { memory_limit, ..CudaOptions::default() })
+            .unwrap()
+            .capacity()
     };
     assert_eq!((capacity(None), capacity(Some(1 << 20))), (Ok((3 << 18) - margin), Ok(3 << 18)));
 }
@@ -495,8 +497,16 @@ fn every_error_names_its_remedy() {
             unavailable,
             &["7.5", "8.0 or later", "--device cpu"],
         ),
-        (failing("cudaSetDevice", codes::DEVICES_UNAVAILABLE), unavailable, &["holds the device alone", "nvidia-smi"]),
-        (failing("cudaGetDriverEntryPointByVersion", codes::DRIVER_MISMATCH), unavailable, &["do not fit together"]),
+        (
+            failing("cudaSetDevice", codes::DEVICES_UNAVAILABLE),
+            unavailable,
+            &["holds the device alone", "nvidia-smi"],
+        ),
+        (
+            failing("cudaGetDriverEntryPointByVersion", codes::DRIVER_MISMATCH),
+            unavailable,
+            &["do not fit together"],
+        ),
         (lost(codes::ECC_UNCORRECTABLE), Status::DeviceFailed, &["job 2", "lost", "checkpoint", "Xid"]),
         (lost(codes::UNKNOWN), Status::DeviceFailed, &["job 2", "lost to this process"]),
         (pinned(Pinning::Registered, 2), Status::OutOfHostMemory, &["ulimit -l", "other way of pinning"]),

@@ -60,7 +60,11 @@ fn fake_cuda_gives_the_bits_of_the_cpu_device() {
             let (made, loads) = (calls.made(), calls.loads());
             let got = train(&mut trainer, &options, way);
             assert!(got == want, "placement {at}, {manner:?}, words {words}, {way:?}");
-            assert_eq!((calls.made(), calls.loads()), (made, loads), "a step makes nothing and loads no kernel");
+            assert_eq!(
+                (calls.made(), calls.loads()),
+                (made, loads),
+                "a step makes nothing and loads no kernel"
+            );
             drop(trainer);
             assert_eq!(calls.violations(), Vec::<String>::new(), "placement {at}, {manner:?}");
             assert_eq!((calls.device_bytes(), calls.pinned()), (0, 0));

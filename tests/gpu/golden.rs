@@ -47,8 +47,7 @@ fn golden_models_are_as_near_to_pytorch_as_its_own_bf16() {
                 want.iter().zip(&naive).fold(0.0f64, |max, (want, naive)| max.max((want - naive).abs()));
             let mut worst = (0.0f64, 0.0f64);
             // The emulator is slow; a GPU does them all.
-            let steps =
-                if rig.is_gpu() || std::env::var_os("HZ_LONG").is_some() { case.lr.len() } else { 2 };
+            let steps = if rig.is_gpu() || std::env::var_os("HZ_LONG").is_some() { case.lr.len() } else { 2 };
             for (step, &lr) in case.lr[..steps].iter().enumerate() {
                 let batches = case.batches(step);
                 let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();

@@ -131,11 +131,10 @@ fn products_agree_with_f64_and_with_themselves() {
 fn check(cuda: &Cuda) {
     let stream = Stream::default_stream();
     let workspace = cuda.here(Memory::painted(PRODUCTS_BYTES));
-    let make =
-        |table| {
-            let handle = Handle::new(cuda.library.clone()).unwrap();
-            Products::new(handle, cuda.device.clone(), table, workspace.span()).unwrap()
-        };
+    let make = |table| {
+        let handle = Handle::new(cuda.library.clone()).unwrap();
+        Products::new(handle, cuda.device.clone(), table, workspace.span()).unwrap()
+    };
     let products = make(Table::default());
     let mut random = Random::new(11);
     let mut results = Vec::new();

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use horizon::base::{Dims, Shape, Status};
-use horizon::ops::{Extras, Kernels};
 use horizon::ops::cuda::workspace::{PRODUCTS_BYTES, supports, workspace_bytes};
+use horizon::ops::{Extras, Kernels};
 use support::reference::cuda::Cuda;
 use support::reference::memory::Memory;
 

@@ -157,7 +157,11 @@ impl Shared {
 
     /// An error of a task as it was enqueued, which may be that of work before it.
     fn beside(&self, error: Error) -> Error {
-        let running = if error.status() == Status::DeviceFailed { self.running(StreamLane::issued) } else { Vec::new() };
+        let running = if error.status() == Status::DeviceFailed {
+            self.running(StreamLane::issued)
+        } else {
+            Vec::new()
+        };
         if running.is_empty() {
             return error;
         }
@@ -238,8 +242,12 @@ impl CudaLanes {
         let timing = origin.map(Timing::new).transpose()?;
         let shared = Arc::new(Shared { lanes, words, timing, work, failure: Failure::default(), device });
         let closing = Arc::new(AtomicBool::new(false));
-        let mut lanes =
-            CudaLanes { shared: shared.clone(), threads: Vec::new(), closing: closing.clone(), watcher: None };
+        let mut lanes = CudaLanes {
+            shared: shared.clone(),
+            threads: Vec::new(),
+            closing: closing.clone(),
+            watcher: None,
+        };
         for lane in Lane::ALL {
             if let Kind::Thread(thread) = &shared.lanes[lane.at()] {
                 let server = Server { shared: shared.clone(), lane };
@@ -249,7 +257,8 @@ impl CudaLanes {
         if shared.words.is_some() {
             let watcher = thread::Builder::new().name("hz-watch".into());
             let started = watcher.spawn(move || watch(&shared, &closing));
-            let started = started.map_err(|error| Error::io("cannot start the thread that watches the device", &error));
+            let started =
+                started.map_err(|error| Error::io("cannot start the thread that watches the device", &error));
             lanes.watcher = Some(started?);
         }
         Ok(lanes)

@@ -44,8 +44,8 @@ use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
 use crate::base::{Error, Result, Status};
 use crate::host::{HostSpan, MemoryKind, Pin, Pinning, Size, Topology, node_of_pci};
 use crate::sys::cuda::{
-    DeviceMemory, Direction, Driver, Stream, compute_capability, copy, fill, memory_info, need_device, pci_bus_id,
-    set_device,
+    DeviceMemory, Direction, Driver, Stream, compute_capability, copy, fill, memory_info, need_device,
+    pci_bus_id, set_device,
 };
 use pin::CudaPin;
 
@@ -206,7 +206,9 @@ impl Device for CudaDevice {
         if bytes > have {
             let limit = match self.options.memory_limit {
                 Some(limit) if limit == have => "--device-mem",
-                _ => "what is free on the device, less a margin for kernels; nvidia-smi shows who uses the rest",
+                _ => {
+                    "what is free on the device, less a margin for kernels; nvidia-smi shows who uses the rest"
+                }
             };
             return Err(Error::new(
                 Status::OutOfDeviceMemory,

@@ -489,7 +489,17 @@ impl Kernels for CudaKernels {
         let up = on(gate, f);
         let (forwards_result, dout) = (std::ptr::null_mut(), bf16s(&dout, n * f));
         let (rows, columns) = (n as i64, f as i64);
-        launch!(self.hzk_swiglu_backward(gate, up, forwards_result, dout, gate, up, rows, columns, 2 * columns));
+        launch!(self.hzk_swiglu_backward(
+            gate,
+            up,
+            forwards_result,
+            dout,
+            gate,
+            up,
+            rows,
+            columns,
+            2 * columns
+        ));
     }
 
     fn cross_entropy_forward(
@@ -541,7 +551,14 @@ impl Kernels for CudaKernels {
         stride: usize,
     ) {
         let (logits, targets) = (bf16s(&logits, n * stride), i32s(&targets, n));
-        launch!(self.hzk_xent_forward(f32s(&logprobs, n), logits, targets, n as i64, v as i64, stride as i64));
+        launch!(self.hzk_xent_forward(
+            f32s(&logprobs, n),
+            logits,
+            targets,
+            n as i64,
+            v as i64,
+            stride as i64
+        ));
     }
 
     fn cross_entropy_backward(

@@ -12,7 +12,8 @@ use crate::ops::cuda::workspace::{PRODUCTS_BYTES, attention_backward_scratch};
 use crate::ops::{Kernels, Rows};
 use crate::sys::cuda::cublaslt::{CublasLt, Handle};
 use crate::sys::cuda::{
-    DeviceMemory, Direction, Driver, Event, Stream, api, compute_capability, copy, fill, need_device, set_device,
+    DeviceMemory, Direction, Driver, Event, Stream, api, compute_capability, copy, fill, need_device,
+    set_device,
 };
 
 /// Algorithms that are tried for a product at most.

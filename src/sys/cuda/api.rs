@@ -283,5 +283,6 @@ pub fn api() -> Result<&'static Api> {
 /// The functions keep the contracts of those they are named after.
 #[doc(hidden)]
 pub unsafe fn install(api: Api) -> Result<()> {
-    API.set(Some(api)).map_err(|_| Error::new(Status::InvalidState, "a table of CUDA's functions is in use already"))
+    API.set(Some(api))
+        .map_err(|_| Error::new(Status::InvalidState, "a table of CUDA's functions is in use already"))
 }

@@ -40,7 +40,8 @@ impl Driver {
     /// # Safety
     /// `word` is the device's address of a 4-byte-aligned word that lives until the stream has passed the wait.
     pub unsafe fn wait_value(&self, stream: &Stream, word: NonNull<u8>, value: u32) -> Result<()> {
-        let (flags, stream): (cu::CUstreamWaitValue_flags, _) = (cu::CU_STREAM_WAIT_VALUE_GEQ, stream.command()?);
+        let (flags, stream): (cu::CUstreamWaitValue_flags, _) =
+            (cu::CU_STREAM_WAIT_VALUE_GEQ, stream.command()?);
         let word = word.as_ptr() as u64;
         // SAFETY: the word is there, by the caller's word; the stream is live.
         let code = unsafe { (self.functions.cuStreamWaitValue32_v2)(stream, word, value, flags) };

@@ -129,8 +129,7 @@ fn host_check(code: cu::cudaError_t, what: impl std::fmt::Display) -> Result<()>
 pub fn device_address(host: NonNull<u8>) -> Result<NonNull<u8>> {
     let mut address: *mut c_void = ptr::null_mut();
     // SAFETY: the runtime looks the address up in its table; memory that is not page-locked is an error.
-    let code =
-        unsafe { (api()?.runtime.cudaHostGetDevicePointer)(&mut address, host.as_ptr().cast(), 0) };
+    let code = unsafe { (api()?.runtime.cudaHostGetDevicePointer)(&mut address, host.as_ptr().cast(), 0) };
     check(code, "find the device's address of host memory")?;
     NonNull::new(address.cast())
         .ok_or_else(|| Error::internal("page-locked memory has no address on the device"))

@@ -34,8 +34,8 @@ pub use api::{Api, CublasLtFunctions, DriverFunctions, Launchers, Runtime, api};
 pub use driver::Driver;
 pub use memory::{DeviceMemory, Direction, PinnedMemory, copy, device_address, fill, register, unregister};
 pub use runtime::{
-    Event, Stream, compute_capability, device_count, memory_info, multiprocessors, need_device, pci_bus_id, poll,
-    set_device, versions,
+    Event, Stream, compute_capability, device_count, memory_info, multiprocessors, need_device, pci_bus_id,
+    poll, set_device, versions,
 };
 pub use search::{CUBLASLT_VARIABLE, cublaslt_places};
 

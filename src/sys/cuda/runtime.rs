@@ -150,7 +150,8 @@ impl Stream {
         let marks = (0..MARKS).map(|_| Event::new(false)).collect::<Result<_>>()?;
         let mut stream = ptr::null_mut();
         // SAFETY: the runtime writes a new handle.
-        let code = unsafe { (api()?.runtime.cudaStreamCreateWithFlags)(&mut stream, cu::cudaStreamNonBlocking) };
+        let code =
+            unsafe { (api()?.runtime.cudaStreamCreateWithFlags)(&mut stream, cu::cudaStreamNonBlocking) };
         check(code, "make a stream")?;
         Ok(Stream { raw: stream, queue: Mutex::new(Queue { commands: 0, marks }) })
     }

@@ -54,7 +54,9 @@ impl Delays {
         let (asked, seed) = (self.asked.clone(), self.seed);
         thread::spawn(move || {
             let mut random = ChaCha8Rng::seed_from_u64(seed ^ 1);
-            while Arc::strong_count(&asked) > 1 || raised.load(Ordering::Relaxed) < asked.load(Ordering::Acquire) {
+            while Arc::strong_count(&asked) > 1
+                || raised.load(Ordering::Relaxed) < asked.load(Ordering::Acquire)
+            {
                 thread::sleep(Duration::from_micros(random.random_range(5..300)));
                 let now = raised.load(Ordering::Relaxed);
                 if now < asked.load(Ordering::Acquire) {

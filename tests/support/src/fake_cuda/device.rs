@@ -13,8 +13,6 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::machine::{Machine, Op, QUEUE, Work};
 use super::{Manner, Setting, faults};
 
-/// How long threads may wait for each other before that counts as a deadlock.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// After so long without a new command, lazy work runs by itself: somebody waits for it in a way that shows nowhere.
 const IDLE: Duration = Duration::from_micros(150);
 /// Between two looks at what another thread may have done.
@@ -93,7 +91,9 @@ impl Device {
     /// Starts a call: waits while another thread has the lock of the context. Errors: the device is lost.
     pub fn enter(&self) -> Result<MutexGuard<'_, Machine>, u32> {
         let mut machine = self.machine.lock();
-        self.wait_until(&mut machine, "a call waits while a kernel is loaded", |machine| !machine.is_locked())?;
+        self.wait_until(&mut machine, "a call waits while a kernel is loaded", |machine| {
+            !machine.is_locked()
+        })?;
         Ok(machine)
     }
 
@@ -109,7 +109,7 @@ impl Device {
             if machine.is_locked() || !machine.advance_any() {
                 self.changed.wait_for(machine, NAP);
             }
-            if start.elapsed() > PATIENCE && machine.lost.is_none() {
+            if start.elapsed() > self.setting.patience && machine.lost.is_none() {
                 machine.deadlock(what);
             }
         }
@@ -123,7 +123,9 @@ impl Device {
     }
 
     fn append(&self, machine: &mut MutexGuard<'_, Machine>, stream: usize, op: Op) -> Result<(), u32> {
-        self.wait_until(machine, "a stream's queue stays full", |machine| machine.streams[stream].len() < QUEUE)?;
+        self.wait_until(machine, "a stream's queue stays full", |machine| {
+            machine.streams[stream].len() < QUEUE
+        })?;
         machine.push(stream, op);
         self.changed.notify_all();
         Ok(())
@@ -135,9 +137,10 @@ impl Device {
         let mut machine = self.enter()?;
         if machine.loads_now(kernel) {
             machine.loading = Some(thread::current().id());
-            let idle = self.wait_until(&mut machine, "a kernel is loaded and the device never idle", |machine| {
-                !machine.has_work()
-            });
+            let idle =
+                self.wait_until(&mut machine, "a kernel is loaded and the device never idle", |machine| {
+                    !machine.has_work()
+                });
             machine.loading = None;
             self.changed.notify_all();
             idle?;
@@ -149,7 +152,9 @@ impl Device {
     pub fn drain(&self, what: &str) -> Result<MutexGuard<'_, Machine>, u32> {
         let mut machine = self.enter()?;
         machine.note_work(what);
-        self.wait_until(&mut machine, "memory goes while work waits that never runs", |machine| !machine.has_work())?;
+        self.wait_until(&mut machine, "memory goes while work waits that never runs", |machine| {
+            !machine.has_work()
+        })?;
         Ok(machine)
     }
 
@@ -183,7 +188,7 @@ impl Device {
                 Manner::Lazy => drop(machine.advance_any()),
                 Manner::Random(_) => machine.run_some(),
             }
-            if before.elapsed() > PATIENCE && machine.progress_at == before {
+            if before.elapsed() > self.setting.patience && machine.progress_at == before {
                 machine.deadlock("streams wait for what nobody does");
             }
             self.changed.notify_all();

@@ -42,7 +42,8 @@ mod library {
             assert!(!library.is_null(), "{path:?} cannot be opened");
             // SAFETY: in library.cc it takes such a function.
             unsafe {
-                type SetEnqueue = unsafe extern "C" fn(unsafe extern "C" fn(cudaStream_t, *const c_void, *mut c_void));
+                type SetEnqueue =
+                    unsafe extern "C" fn(unsafe extern "C" fn(cudaStream_t, *const c_void, *mut c_void));
                 let set = libc::dlsym(library, c"hz_emulated_enqueue".as_ptr());
                 assert!(!set.is_null(), "{path:?} lacks hz_emulated_enqueue");
                 mem::transmute::<*mut c_void, SetEnqueue>(set)(enqueue);

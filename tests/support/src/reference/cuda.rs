@@ -51,7 +51,8 @@ impl Cuda {
         let fake = (!gpu).then(|| FakeCuda::new(Setting::default()));
         let ordinal = fake.as_ref().map_or(0, FakeCuda::ordinal);
         set_device(ordinal).expect("a device that is there");
-        let device = Driver::open().and_then(|driver| driver.device_name(ordinal)).expect("the device's name");
+        let device =
+            Driver::open().and_then(|driver| driver.device_name(ordinal)).expect("the device's name");
         let library = CublasLt::open().expect("cuBLASLt");
         let workspace = Memory::painted(WORKSPACE_BYTES).moved_to_cuda();
         let (stream, mut table) = (Arc::new(Stream::default_stream()), Table::default());

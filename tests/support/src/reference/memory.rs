@@ -21,9 +21,7 @@ pub struct Memory {
 /// Where memory is, and what gives it back.
 enum Place {
     Host,
-    Cuda {
-        _memory: horizon::sys::cuda::DeviceMemory,
-    },
+    Cuda { _memory: horizon::sys::cuda::DeviceMemory },
 }
 
 impl Memory {
@@ -67,7 +65,7 @@ impl Memory {
             Place::Host => {
                 unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(from), bytes) }.to_vec()
             }
-                    Place::Cuda { .. } => {
+            Place::Cuda { .. } => {
                 use horizon::sys::cuda::{Direction, Stream, copy};
                 // The default stream waits for the kernels, which are on it or on a stream that waited for them.
                 let (mut read, stream) = (vec![0u8; bytes], Stream::default_stream());
@@ -132,7 +130,7 @@ impl Drop for Memory {
                 // SAFETY: allocated in `of` with this very layout.
                 unsafe { dealloc(self.base.as_ptr(), layout) };
             }
-                    Place::Cuda { .. } => {}
+            Place::Cuda { .. } => {}
         }
         assert!(whole || std::thread::panicking(), "something wrote behind {} bytes", self.bytes);
     }
