@@ -14,7 +14,7 @@ use horizon::sys::cuda::{
     DeviceMemory, Driver, Event, PinnedMemory, Stream, api, device_address, register, set_device,
 };
 
-use support::fake_cuda::{FakeCuda, Fault, Injection, Manner, Setting, inject, launch};
+use support::fake_cuda::{FakeCuda, Fault, Injection, Manner, Setting, delays_of, inject, launch};
 
 /// A fake device, which is the calling thread's current one.
 fn selected(setting: Setting) -> FakeCuda {
@@ -167,7 +167,7 @@ fn counting(
 fn issue(lanes: &dyn Lanes, tasks: u64) {
     let mut last = vec![];
     for task in 0..tasks {
-        last = vec![lanes.issue(Lane::ALL[(task * task % 5) as usize], task, &last, true)];
+        last = vec![lanes.issue(Lane::ALL[(task * 4 % 5) as usize], task, &last, true)];
     }
     lanes.reach(last[0]).unwrap();
 }
@@ -183,6 +183,23 @@ fn kernels_that_are_loaded_late_hold_up_and_let_go() {
         let lanes = counting(&device, &done, &["one", "two", "three", "four"]);
         issue(&*lanes, 200);
         assert_eq!((done.load(Ordering::Relaxed), fake.loads()), (200, 4));
+        drop(lanes);
+        drop(device);
+        assert_eq!(fake.violations(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn streams_that_are_held_up_at_random_do_all_that_they_should() {
+    for seed in 0..4 {
+        let fake = FakeCuda::in_manner(Manner::Lazy);
+        inject(fake.ordinal(), Injection { fault: None, delays: Some(seed) });
+        let device = CudaDevice::open(fake.ordinal(), CudaOptions::default()).unwrap();
+        let done = Arc::new(AtomicUsize::new(0));
+        let lanes = counting(&device, &done, &["kernel"]);
+        issue(&*lanes, 100);
+        assert_eq!(done.load(Ordering::Relaxed), 100);
+        assert!(delays_of(fake.ordinal()) > 5, "streams were hardly held up");
         drop(lanes);
         drop(device);
         assert_eq!(fake.violations(), Vec::<String>::new());

@@ -176,6 +176,11 @@ pub fn calls_of(ordinal: usize, function: &'static str) -> u64 {
     faults::calls_of(ordinal, function)
 }
 
+/// How often streams of the device of this ordinal were held up since [`inject`].
+pub fn delays_of(ordinal: usize) -> u32 {
+    faults::delays_of(ordinal)
+}
+
 /// Launches a kernel that is a closure. The first launch of a name is that of a kernel which is loaded then.
 pub fn launch(stream: &Stream, kernel: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     let failed = |code| cuda_status::error(code, "launch a kernel", format!("cudaError{code}"));
