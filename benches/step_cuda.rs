@@ -39,7 +39,7 @@ mod step {
     use horizon::ops::{Addends, Extras, Kernels, Linear};
     use horizon::plan::Cost;
     use horizon::schedule::{self, LayerPlacement, Operation, Recompute};
-    use horizon::sys::cuda::cublaslt::CublasLt;
+    use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
     use horizon::sys::cuda::{DeviceMemory, Event, Stream, need_device, set_device};
     use horizon::train::metrics::UsefulWork;
 
@@ -85,7 +85,8 @@ mod step {
         }
         // SAFETY: device memory that outlives the kernels.
         let span = unsafe { DeviceSpan::new(workspace.base(), workspace.bytes()) };
-        let kernels = CudaKernels::new(stream.clone(), span, CublasLt::open()?, Table::default(), device)?;
+        let handle = Handle::new(CublasLt::open()?)?;
+        let kernels = CudaKernels::new(stream.clone(), span, handle, Table::default(), device)?;
         let mut best_ns = u64::MAX;
         for _ in 0..20 {
             let (start, end) = (Event::new(true)?, Event::new(true)?);

@@ -29,12 +29,11 @@ fn main() {
 mod transfer {
     use std::collections::BTreeMap;
     use std::ptr::NonNull;
-    use std::sync::Arc;
     use std::time::Instant;
 
     use horizon::base::Result;
     use horizon::device::Device;
-    use horizon::device::cuda::{Cuda, CudaDevice, CudaOptions};
+    use horizon::device::cuda::{CudaDevice, CudaOptions};
     use horizon::host::{Arena, HostSpan, MemoryKind, Pinning, Pool};
     use horizon::sys::cuda::{DeviceMemory, Direction, Event, Stream, copy, need_device};
 
@@ -56,8 +55,7 @@ mod transfer {
     /// Takes memory and says how long that took.
     fn take(ordinal: usize, kind: &str, bytes: usize, pool: &Pool) -> Result<Host> {
         let pinning = if kind == "allocated" { Pinning::Allocated } else { Pinning::Registered };
-        let device: Arc<CudaDevice<Cuda>> =
-            CudaDevice::open(Cuda::default(), ordinal, CudaOptions { pinning, ..CudaOptions::default() })?;
+        let device = CudaDevice::open(ordinal, CudaOptions { pinning, ..CudaOptions::default() })?;
         let memory = if kind == "pageable" { MemoryKind::Plain } else { device.wire_memory(bytes) };
         let start = Instant::now();
         let arena = Arena::take(bytes, memory)?;

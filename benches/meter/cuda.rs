@@ -11,7 +11,7 @@ use horizon::device::DeviceSpan;
 use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::table::Table;
 use horizon::ops::{Addends, Kernels, Linear};
-use horizon::sys::cuda::cublaslt::CublasLt;
+use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 use horizon::sys::cuda::{
     DeviceMemory, Direction, Driver, Event, Stream, copy, fill, need_device, set_device,
 };
@@ -48,7 +48,8 @@ impl Cuda {
         let workspace = DeviceMemory::take(workspace_bytes)?;
         // SAFETY: device memory that lives as long as the kernels.
         let span = unsafe { DeviceSpan::new(workspace.base(), workspace.bytes()) };
-        let kernels = CudaKernels::new(stream.clone(), span, library, Table::default(), device)?;
+        let kernels =
+            CudaKernels::new(stream.clone(), span, Handle::new(library)?, Table::default(), device)?;
         let mut meter = Cuda {
             kernels,
             stream,

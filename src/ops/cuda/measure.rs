@@ -10,9 +10,9 @@ use crate::ops::cuda::product::Product;
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{PRODUCTS_BYTES, attention_backward_scratch};
 use crate::ops::{Kernels, Rows};
-use crate::sys::cuda::cublaslt::CublasLt;
+use crate::sys::cuda::cublaslt::{CublasLt, Handle};
 use crate::sys::cuda::{
-    DeviceMemory, Direction, Driver, Event, Launchers, Stream, compute_capability, copy, fill, need_device,
+    DeviceMemory, Direction, Driver, Event, Stream, api, compute_capability, copy, fill, need_device,
     set_device,
 };
 
@@ -42,7 +42,7 @@ pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
         spans.push(unsafe { DeviceSpan::new(one.base(), one.bytes()) });
     }
     let device = Driver::open()?.device_name(ordinal)?;
-    let measured = Products::new(Arc::clone(&library), device, Table::default(), spans[0])?;
+    let measured = Products::new(Handle::new(library)?, device, Table::default(), spans[0])?;
     let mut table = Table::default();
     for product in products {
         let operands = [spans[1], spans[2], spans[3]];
@@ -55,7 +55,7 @@ pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
 
 /// Whether there is code for attention by wgmma for a device.
 pub(super) fn has_wgmma(device: usize) -> Result<bool> {
-    Ok(cfg!(hz_wgmma) && compute_capability(device)? == (9, 0))
+    Ok(api()?.wgmma && compute_capability(device)? == (9, 0))
 }
 
 /// By which instructions attention of a model is the fastest on device number `ordinal`, forward and backward together. Both are
@@ -98,9 +98,8 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Attention>
     for by in [Attention::Mma, Attention::Wgmma] {
         let mut table = Table::default();
         table.choose_attention(&device, dims.d, by);
-        let (launchers, library) = (Launchers::linked(), Arc::clone(&library));
-        let kernels =
-            CudaKernels::of(launchers, stream.clone(), span(&workspace), library, table, device.clone())?;
+        let handle = Handle::new(Arc::clone(&library))?;
+        let kernels = CudaKernels::new(stream.clone(), span(&workspace), handle, table, ordinal)?;
         let (out, lse, dqkv) =
             (activations(dims.attended())?, filled(n * dims.h * 4, &stream)?, activations(dims.qkv())?);
         let ns = median(
