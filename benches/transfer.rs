@@ -8,21 +8,21 @@
 //! Kinds: `registered` (huge pages of the device's NUMA node, touched by all threads, then registered), `allocated`
 //! (`cudaHostAlloc` under the memory policy of that node) and `pageable`, which the engine never copies from and which is
 //! here to be compared. A figure is the best of some goes; the percentage is of the best figure of its direction in the
-//! run, which is the link's own rate as far as this machine reaches it. One line of JSON for each. Without a device it
+//! run, which is the link's own rate as far as this machine reaches it. One line of JSON for each figure. Without a device it
 //! says so and ends well, unless `HZ_REQUIRE_GPU` is 1.
 
+mod arguments;
+
+use std::process::ExitCode;
+
 #[cfg(not(hz_cuda))]
-fn main() {
-    println!("no CUDA device: this build has no kernels");
-    std::process::exit(i32::from(std::env::var("HZ_REQUIRE_GPU").as_deref() == Ok("1")));
+fn main() -> ExitCode {
+    arguments::on_gpu(|| Err(horizon::base::Error::internal("this build has no CUDA kernels")))
 }
 
 #[cfg(hz_cuda)]
-fn main() {
-    if let Err(error) = transfer::run() {
-        println!("no CUDA device: {error}");
-        std::process::exit(i32::from(std::env::var("HZ_REQUIRE_GPU").as_deref() == Ok("1")));
-    }
+fn main() -> ExitCode {
+    arguments::on_gpu(transfer::run)
 }
 
 #[cfg(hz_cuda)]
@@ -38,19 +38,15 @@ mod transfer {
     use horizon::host::{Arena, HostSpan, MemoryKind, Pinning, Pool};
     use horizon::sys::cuda::{DeviceMemory, Direction, Event, Stream, copy, need_device};
 
+    use crate::arguments::number;
+
     const KINDS: [&str; 3] = ["registered", "allocated", "pageable"];
-    const GOES: usize = 5;
+    const GOES: usize = 3;
 
     /// Host memory of a kind.
     struct Host {
         _arena: Arena,
         span: HostSpan,
-    }
-
-    fn option(name: &str, default: usize) -> usize {
-        let arguments: Vec<String> = std::env::args().collect();
-        let at = arguments.iter().position(|argument| argument == name);
-        at.map_or(default, |at| arguments.get(at + 1).and_then(|value| value.parse().ok()).expect("a number"))
     }
 
     /// Takes memory and says how long that took.
@@ -104,7 +100,7 @@ mod transfer {
     }
 
     pub fn run() -> Result<()> {
-        let (ordinal, bytes) = (option("--device", 0), option("--bytes", 1 << 30));
+        let (ordinal, bytes) = (number("--device").unwrap_or(0), number("--bytes").unwrap_or(1 << 30));
         need_device(ordinal)?;
         let pool = Pool::new(std::thread::available_parallelism().map_or(1, |n| n.get()))?;
         let mut figures: BTreeMap<(&str, &str, usize), f64> = BTreeMap::new();

@@ -50,24 +50,27 @@ impl CudaKernels {
 
     /// Kernels for the thread's current device, number `device`, whose work goes to `stream`. `workspace` is
     /// [`workspace_bytes`](crate::ops::cuda::workspace::workspace_bytes) of the device's memory, at a multiple of 256
-    /// bytes, and theirs alone. Errors: no driver, too little memory for cuBLASLt's own state.
+    /// bytes, and theirs alone. Where the table has no choice, attention is by wgmma if there is code for it. Errors: no
+    /// driver, too little memory for cuBLASLt's own state, a table that chooses wgmma where there is no code for it.
     pub fn new(
         stream: Arc<Stream>,
         workspace: DeviceSpan,
         library: Arc<CublasLt>,
-        table: Table,
+        mut table: Table,
         device: usize,
     ) -> Result<Self> {
         let name = Driver::open()?.device_name(device)?;
-        let kernels = CudaKernels::of(Launchers::linked(), stream, workspace, library, table, name)?;
-        if !kernels.by_wgmma.is_empty() && !has_wgmma(device)? {
+        let is_chosen = |d: usize| table.attention(&name, d) == Attention::Wgmma;
+        if has_wgmma(device)? {
+            table.prefer_wgmma(&name);
+        } else if WGMMA_HEADS.into_iter().any(is_chosen) {
             return Err(Error::new(
                 Status::Unsupported,
                 "the table of products has attention by wgmma, for which this library has no code here: it is built for \
                  sm_90a (HZ_CUDA_ARCH); calibrate anew with it",
             ));
         }
-        Ok(kernels)
+        CudaKernels::of(Launchers::linked(), stream, workspace, library, table, name)
     }
 
     /// The same by given launchers, for a device of a given name.
