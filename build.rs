@@ -220,6 +220,9 @@ fn with_kernels(toolkit: &Toolkit, check: bool) -> Result<()> {
     if targets.iter().any(|target| target.ends_with("code=sm_90a")) {
         println!("cargo::rustc-cfg=hz_wgmma");
     }
+    // For `horizon info`.
+    let names: Vec<&str> = targets.iter().filter_map(|target| Some(target.split_once("code=")?.1)).collect();
+    println!("cargo::rustc-env=HZ_CUDA_TARGETS={}", names.join(", "));
     if !check {
         let archive = compile(toolkit, &targets, &out)?;
         println!("cargo::rustc-link-search=native={}", archive.parent().expect("in OUT_DIR").display());
