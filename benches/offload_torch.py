@@ -2,7 +2,8 @@
 
 Needs torch with CUDA. Qwen2.5-1.5B with random weights: bf16 weights and gradients on the GPU, activation checkpointing, f32 masters
 and fused AdamW on the host, gradients and weights copied once a step through pinned memory. The whole model stays on the GPU.
-A line of JSON: tokens per second, useful TFLOP/s counted as `train::metrics` does, and the seconds of each phase.
+A line of JSON: tokens per second, useful TFLOP/s counted as `train::metrics` does, their percentage of a large matmul's rate, and the
+seconds of each phase.
 """
 
 import argparse
@@ -47,6 +48,19 @@ class Decoder(nn.Module):
             x = checkpoint(layer, x, cos, sin, use_reentrant=False)
         logits = F.linear(self.norm(x), self.embedding.weight)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def matrix_rate(side: int = 8192) -> float:
+    """FLOP per second of a large bf16 matmul, the best of some."""
+    a, b = (torch.randn(side, side, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        torch.cuda.synchronize()
+        clock = time.perf_counter()
+        a @ b
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - clock)
+    return 2 * side**3 / best
 
 
 def main() -> None:
@@ -110,6 +124,7 @@ def main() -> None:
     print(json.dumps({
         "bench": "offload_torch", "device": torch.cuda.get_device_name(), "shape": "1.5b", "tokens_per_step": rows, "sequence": T,
         "step_seconds": round(seconds, 4), "tokens_per_second": round(rows / seconds), "useful_tflops": round(flop / seconds / 1e12, 1),
+        "percent_of_matrix_rate": round(100 * flop / seconds / matrix_rate(), 1),
         "phase_seconds": {phase: round(total / arguments.steps, 4) for phase, total in phases.items()},
     }))
 
