@@ -15,11 +15,14 @@ mod arguments;
 mod meter;
 mod probe;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use arguments::{number, on_gpu, option};
-use horizon::base::{DType, Dims, Result, Shape};
-use horizon::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use horizon::base::{DType, Dims, Error, Result, Shape};
+use horizon::ops::cuda::workspace::workspace_bytes;
+use horizon::ops::{Extras, Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use meter::cuda::{Cuda, Effort};
 use meter::{Inputs, Meter, Model, Work};
 use probe::Clock;
 
@@ -29,7 +32,6 @@ const ON_CPU: &[Model] = &[
 ];
 
 /// Llama 3 8B, and narrower models of the other head dimensions.
-#[cfg(hz_cuda)]
 const ON_CUDA: &[Model] = &[
     ("8b", Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 }, Shape { b: 4, t: 4096 }, 2048),
     ("d64", Dims { c: 2048, h: 32, g: 8, d: 64, f: 8192, v: 128_256, l: 16 }, Shape { b: 4, t: 4096 }, 2048),
@@ -43,7 +45,6 @@ const ON_CUDA: &[Model] = &[
 ];
 
 /// For rehearsals on emulated kernels.
-#[cfg(hz_cuda)]
 const TINY: Model = ("tiny", Dims { c: 64, h: 2, g: 1, d: 64, f: 48, v: 72, l: 1 }, Shape { b: 1, t: 16 }, 8);
 
 /// Elements of the gradients.
@@ -224,17 +225,12 @@ fn gradients(bench: &mut Bench<impl Meter>, count: usize) {
 }
 
 /// What the rows of biases and norms of heads ask of a workspace.
-#[cfg(hz_cuda)]
-fn extras(dims: &Dims) -> horizon::ops::Extras {
-    horizon::ops::Extras { bias_columns: dims.qkv(), qk_norm: true }
+fn extras(dims: &Dims) -> Extras {
+    Extras { bias_columns: dims.qkv(), qk_norm: true }
 }
 
 /// All ops of the chosen models.
-#[cfg(hz_cuda)]
 fn on_cuda(device: usize, filter: &str) -> Result<()> {
-    use horizon::base::Error;
-    use horizon::ops::cuda::workspace::workspace_bytes;
-    use meter::cuda::{Cuda, Effort};
     let name = option("--model");
     let (models, effort, elements) = match name.as_deref() {
         Some("tiny") => (vec![TINY], Effort::TINY, 1 << 8),
@@ -247,18 +243,11 @@ fn on_cuda(device: usize, filter: &str) -> Result<()> {
         models.iter().map(|(_, dims, shape, chunk)| workspace_bytes(dims, *shape, *chunk, extras(dims)));
     let workspace =
         workspace.max().ok_or_else(|| Error::argument("--model is none of 8b, d64, d96, d256, tiny"))?;
-    let products = option("--products").map(std::path::PathBuf::from);
+    let products = option("--products").map(PathBuf::from);
     let mut bench = Bench { meter: Cuda::new(device, workspace, products.as_deref(), effort)?, filter };
     bench.everything(&models, elements);
     let failed = bench.meter.failures();
     if failed > 0 { Err(Error::internal(format!("{failed} ops failed"))) } else { Ok(()) }
-}
-
-#[cfg(not(hz_cuda))]
-fn on_cuda(_device: usize, _filter: &str) -> Result<()> {
-    Err(horizon::base::Error::internal(
-        "this build has no CUDA kernels; CUDA_HOME names a toolkit for one that has",
-    ))
 }
 
 fn main() -> ExitCode {

@@ -7,6 +7,7 @@ use std::env;
 use std::process::ExitCode;
 
 use horizon::base::Result;
+use support::fake_cuda::install_if_asked;
 
 /// The value of `--name VALUE`.
 ///
@@ -26,8 +27,10 @@ pub fn number(name: &str) -> Option<usize> {
     option(name).map(|value| value.parse().unwrap_or_else(|_| panic!("{name} {value}: not a number")))
 }
 
-/// Runs a bench that needs a GPU. An error is printed; it is the exit status only where `HZ_REQUIRE_GPU` is 1.
+/// Runs a bench that needs a GPU, or fake CUDA where `HZ_FAKE_CUDA=1` asks for a rehearsal. An error is printed; it is the exit
+/// status only where `HZ_REQUIRE_GPU` is 1.
 pub fn on_gpu(run: impl FnOnce() -> Result<()>) -> ExitCode {
+    install_if_asked();
     let Err(error) = run() else { return ExitCode::SUCCESS };
     println!("nothing was measured: {error}");
     let required = env::var("HZ_REQUIRE_GPU").as_deref() == Ok("1");

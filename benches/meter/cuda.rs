@@ -12,7 +12,7 @@ use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::measure::has_wgmma;
 use horizon::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use horizon::ops::{Kernels, Linear};
-use horizon::sys::cuda::cublaslt::CublasLt;
+use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 use horizon::sys::cuda::{
     DeviceMemory, Direction, Driver, Event, Stream, copy, fill, need_device, set_device,
 };
@@ -82,7 +82,8 @@ impl Cuda {
         for by in ATTENTION.into_iter().take(if has_wgmma(device)? { 2 } else { 1 }) {
             let mut table = table.clone();
             WGMMA_HEADS.into_iter().for_each(|head_dim| table.choose_attention(&name, head_dim, by));
-            kernels.push(CudaKernels::new(stream.clone(), span, library.clone(), table, device)?);
+            let handle = Handle::new(library.clone())?;
+            kernels.push(CudaKernels::new(stream.clone(), span, handle, table, device)?);
         }
         let mut meter = Cuda {
             kernels,

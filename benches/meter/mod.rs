@@ -4,7 +4,6 @@
 #![allow(dead_code)]
 
 pub mod cpu;
-#[cfg(hz_cuda)]
 pub mod cuda;
 
 use std::sync::OnceLock;

@@ -188,21 +188,21 @@ pub fn fit(choice: DeviceChoice, config: &ModelConfig, plan: Plan, pinning: Pinn
     }
 }
 
-#[cfg(hz_cuda)]
 mod cuda {
     use std::path::Path;
 
     use super::{Backend, CudaOptions, DeviceInfo, KernelsSetting, MakeKernels};
     use crate::base::{Dims, Result, Shape, Status};
-    use crate::device::cuda::{Cuda, CudaDevice};
+    use crate::device::cuda::CudaDevice;
     use crate::device::{Device, Lane};
     use crate::model::products;
     use crate::ops::cuda::table::{Attention, Table};
     use crate::ops::cuda::{CudaKernels, measure};
-    use crate::sys::cuda::Driver;
-    use crate::sys::cuda::cublaslt::CublasLt;
+    use crate::sys::cuda::cublaslt::{CublasLt, Handle};
+    use crate::sys::cuda::{Driver, api};
 
     pub use crate::ops::cuda::measure::table;
+    pub use crate::sys::cuda::device_count;
 
     pub fn choose_attention(
         table: &mut Table,
@@ -225,84 +225,38 @@ mod cuda {
         table.choose_attention(&Driver::open()?.device_name(ordinal)?, dims.d, by);
         Ok(())
     }
-    pub use crate::sys::cuda::device_count;
 
     pub fn infos() -> Vec<DeviceInfo> {
-        let open = |ordinal| CudaDevice::open(Cuda::default(), ordinal, CudaOptions::default());
+        let open = |ordinal| CudaDevice::open(ordinal, CudaOptions::default());
         let devices = (0..device_count().unwrap_or(0)).filter_map(|ordinal| open(ordinal).ok());
         devices.map(|device| device.info()).collect()
     }
 
     pub fn lacks() -> Vec<String> {
-        let device = CudaDevice::open(Cuda::default(), 0, CudaOptions::default());
-        let errors = [device.err(), CublasLt::open().err()];
+        let errors = match api() {
+            Err(error) => [Some(error), None],
+            Ok(_) => [CudaDevice::open(0, CudaOptions::default()).err(), CublasLt::open().err()],
+        };
         errors.into_iter().flatten().map(|error| error.message().to_string()).collect()
     }
 
     pub fn open(ordinal: usize, options: CudaOptions, products_file: Option<&Path>) -> Result<Backend> {
         let table = products_file.map_or(Ok(Table::default()), Table::read)?;
-        let device = CudaDevice::open(Cuda::default(), ordinal, options)?;
+        let device = CudaDevice::open(ordinal, options)?;
         let library = CublasLt::open()?;
         if let Some(path) = products_file {
             table.admit(path.display(), &device.properties().name, library.version())?;
         }
-        let stream = device.stream(Lane::Compute).clone();
+        // It takes memory of the device's, so it is made before the device says how much is free.
+        let (stream, handle) = (device.stream(Lane::Compute).clone(), Handle::new(library)?);
         let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
             let (config, numeric) = (setting.config, &setting.plan.policy.numeric);
-            let kernels = CudaKernels::new(stream, setting.workspace, library, table, ordinal)?;
+            let kernels = CudaKernels::new(stream, setting.workspace, handle, table, ordinal)?;
             // What is described now is not looked for inside a step.
             kernels.prepare(&products(&config.dims, numeric.shape, numeric.logits_chunk))?;
             Ok(Box::new(kernels))
         });
         Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })
-    }
-}
-
-#[cfg(not(hz_cuda))]
-mod cuda {
-    use std::path::Path;
-
-    use super::{Backend, CudaOptions, DeviceInfo};
-    use crate::base::{Dims, Error, Result, Shape, Status};
-    use crate::ops::cuda::product::Product;
-    use crate::ops::cuda::table::Table;
-
-    const LACKS: &str = "this library was built without CUDA kernels: build it where a CUDA toolkit is found, whose \
-                         folder CUDA_HOME names (HZ_CUDA=require says why one is not)";
-
-    pub fn device_count() -> Result<usize> {
-        Ok(0)
-    }
-
-    pub fn infos() -> Vec<DeviceInfo> {
-        Vec::new()
-    }
-
-    pub fn lacks() -> Vec<String> {
-        vec![LACKS.to_string()]
-    }
-
-    pub fn table(ordinal: usize, _products: &[Product]) -> Result<Table> {
-        Err(unusable(ordinal))
-    }
-
-    pub fn choose_attention(
-        _table: &mut Table,
-        ordinal: usize,
-        _dims: &Dims,
-        _shape: Shape,
-        _note: &mut dyn FnMut(&str),
-    ) -> Result<()> {
-        Err(unusable(ordinal))
-    }
-
-    pub fn open(ordinal: usize, _options: CudaOptions, _products_file: Option<&Path>) -> Result<Backend> {
-        Err(unusable(ordinal))
-    }
-
-    fn unusable(ordinal: usize) -> Error {
-        let message = format!("device cuda:{ordinal} cannot be used: {LACKS}; --device cpu runs without");
-        Error::new(Status::DeviceUnavailable, message)
     }
 }
 

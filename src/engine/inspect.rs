@@ -63,7 +63,8 @@ impl CudaReport {
     pub fn read() -> CudaReport {
         let version = |number: i32| (number > 0).then(|| format!("{}.{}", number / 1000, number % 1000 / 10));
         let versions = versions().ok();
-        let devices = (0..device_count().unwrap_or(0)).filter_map(|ordinal| CudaDeviceReport::read(ordinal).ok());
+        let devices =
+            (0..device_count().unwrap_or(0)).filter_map(|ordinal| CudaDeviceReport::read(ordinal).ok());
         CudaReport {
             targets: option_env!("HZ_CUDA_TARGETS"),
             runtime: versions.and_then(|versions| version(versions.runtime)),

@@ -77,6 +77,7 @@ mod store;
 mod task;
 mod trainer;
 mod tuning;
+mod warm_up;
 
 pub use backend::{
     Backend, DeviceChoice, KernelsSetting, MakeKernels, calibrate_products, cuda_lacks, devices,

@@ -76,7 +76,8 @@ impl Work for Runner {
 }
 
 impl Runner {
-    fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
+    /// Runs, or enqueues, an operation of a list whose extent is given.
+    pub(super) fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
         let boundary = |place, unit, micro| self.boundary(extent, place, unit, micro);
         match operation {
             Operation::UploadBatch { micro } => {
@@ -198,7 +199,7 @@ impl Runner {
         self.store.layout()
     }
 
-    fn at(&self, place: Place) -> DeviceSpan {
+    pub(super) fn at(&self, place: Place) -> DeviceSpan {
         self.memory.part(place.offset, place.bytes)
     }
 

@@ -125,6 +125,12 @@ pub trait Kernels: Send + Sync {
     /// What decides the order of sums: kernels that give the same text here give the same bits, wherever they run.
     fn arithmetic(&self) -> String;
 
+    /// Whether the first run of an operation may hold up the device, as CUDA does when it loads a kernel: each is then
+    /// run once before the first step.
+    fn warms_up(&self) -> bool {
+        false
+    }
+
     /// The first failure since this was last asked, naming the operation; asked once a task. On a device whose work
     /// is queued, what fails later than its launch shows where the device is waited for.
     fn outcome(&self) -> Result<()> {

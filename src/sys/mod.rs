@@ -1,6 +1,5 @@
 //! F1, foreign names: thin and raw. Nothing here decides anything.
 
-#[cfg(hz_cuda)]
 pub mod cuda;
 pub mod cuda_status;
 pub mod linux;

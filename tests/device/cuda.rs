@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use support::fake_cuda::{FakeCuda, Manner, Setting};
+use support::fake_cuda::{FakeCuda, Fault, Manner, Setting, launch};
 
-type Cuda = Arc<CudaDevice<FakeCuda>>;
+type Cuda = Arc<CudaDevice>;
 
 /// Work that is a closure; on stream lanes it enqueues another.
 struct Tasks<F>(F);
@@ -39,7 +39,13 @@ fn open(
 
 fn device(setting: Setting) -> (FakeCuda, Result<Cuda>) {
     let calls = FakeCuda::new(setting);
-    (calls.clone(), CudaDevice::open(calls, 0, CudaOptions::default()))
+    let opened = CudaDevice::open(calls.ordinal(), CudaOptions::default());
+    (calls, opened)
+}
+
+/// The n-th call fails, whatever it is.
+fn failing(call: u64, code: u32) -> Option<Fault> {
+    Some(Fault { function: None, call, code })
 }
 
 fn is_stream(lane: Lane) -> bool {
@@ -52,7 +58,7 @@ fn perform(device: &Cuda, lane: Lane, effect: impl FnOnce() + Send + 'static) ->
         effect();
         return Ok(());
     }
-    device.calls().launch(device.stream(lane), effect)
+    launch(device.stream(lane), "effect", effect)
 }
 
 /// Every way in which work may be late or early, with and without words.
@@ -169,9 +175,9 @@ fn events_made(words: bool, tracing: bool) -> std::ops::Range<u64> {
     let (calls, device) = device(Setting { words, ..Setting::default() });
     let device = device.unwrap();
     device.reserve(4096).unwrap();
-    let (from, made) = (calls.calls() + 2, calls.made());
+    let (from, made) = (calls.calls() + 1, calls.made());
     drop(open(&device, tracing, |_, _| Ok(())).unwrap());
-    from..from + (calls.made() - made) as u64 - 8
+    from..from + (calls.made() - made) as u64 - 16
 }
 
 #[test]
@@ -184,9 +190,8 @@ fn every_call_may_fail_once_and_everything_closes() {
                 let events = events_made(words, tracing);
                 // Events are made by the thousand, each as the one before: some of them stand for all.
                 for call in (1..).filter(|call| !events.contains(call) || call % 251 == 0) {
-                    let failing_call = Some((call, codes::LAUNCH_FAILURE));
-                    let (calls, device) =
-                        device(Setting { manner, words, failing_call, ..Setting::default() });
+                    let fault = failing(call, codes::LAUNCH_FAILURE);
+                    let (calls, device) = device(Setting { manner, words, fault, ..Setting::default() });
                     let outcome = device.and_then(|device| {
                         let arena = device.reserve(4096)?;
                         assert_eq!(arena.bytes(), 4096);
@@ -219,8 +224,8 @@ fn every_call_may_fail_once_and_everything_closes() {
 
 #[test]
 fn a_failing_call_is_told_with_its_task() {
-    let run = |failing_call| {
-        let (calls, opened) = device(Setting { failing_call, ..Setting::default() });
+    let run = |fault| {
+        let (calls, opened) = device(Setting { fault, ..Setting::default() });
         let device = opened.unwrap();
         let lanes = open(&device, false, |_, _| Ok(())).unwrap();
         let before = calls.calls();
@@ -234,7 +239,7 @@ fn a_failing_call_is_told_with_its_task() {
     };
     let (first, second, _) = run(None);
     for call in *first.start()..=*second.end() {
-        let error = run(Some((call, codes::LAUNCH_FAILURE))).2.unwrap_err();
+        let error = run(failing(call, codes::LAUNCH_FAILURE)).2.unwrap_err();
         let job = if first.contains(&call) { "job 17: cannot" } else { "job 18: cannot" };
         assert!(error.message().starts_with(job), "call {call}: {error}");
     }
@@ -373,9 +378,9 @@ fn spans_tell_what_happened_on_one_clock() {
 fn memory_is_limited_zeroed_and_taken_once() {
     let calls = FakeCuda::new(Setting { memory: 1 << 20, ..Setting::default() });
     let options = CudaOptions { memory_limit: Some(1 << 19), ..CudaOptions::default() };
-    let device = CudaDevice::open(calls.clone(), 0, options).unwrap();
+    let device = CudaDevice::open(calls.ordinal(), options).unwrap();
     assert_eq!(device.info().memory_free, 1 << 19);
-    assert_eq!(device.info().name, "cuda:0 (fake CUDA)");
+    assert_eq!(device.info().name, format!("cuda:{} (fake CUDA)", calls.ordinal()));
     let error = device.reserve((1 << 19) + 1).unwrap_err();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
     assert!(error.message().contains("(--device-mem): 1 bytes too many"), "{error}");
@@ -388,10 +393,20 @@ fn memory_is_limited_zeroed_and_taken_once() {
     drop(device);
     assert_eq!(calls.device_bytes(), 0);
 
-    let device = CudaDevice::open(calls, 0, CudaOptions::default()).unwrap();
-    let error = device.reserve((1 << 20) + 1).unwrap_err();
+    let device = CudaDevice::open(calls.ordinal(), CudaOptions::default()).unwrap();
+    // A sixteenth is left for kernels, unless the caller states the number.
+    let margin = 1 << 16;
+    assert_eq!(device.capacity(), Ok((1 << 20) - margin));
+    let error = device.reserve((1 << 20) - margin + 1).unwrap_err();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
     assert!(error.message().contains("nvidia-smi"), "{error}");
+    let calls = FakeCuda::new(Setting { memory: 1 << 20, memory_of_others: 1 << 18, ..Setting::default() });
+    let capacity = |memory_limit| {
+        CudaDevice::open(calls.ordinal(), CudaOptions { memory_limit, ..CudaOptions::default() })
+            .unwrap()
+            .capacity()
+    };
+    assert_eq!((capacity(None), capacity(Some(1 << 20))), (Ok((3 << 18) - margin), Ok(3 << 18)));
 }
 
 #[test]
@@ -401,7 +416,7 @@ fn host_memory_is_pinned_both_ways_and_copied_asynchronously() {
         for manner in [Manner::Eager, Manner::Lazy] {
             let calls = FakeCuda::in_manner(manner);
             let options = CudaOptions { pinning, ..CudaOptions::default() };
-            let device = CudaDevice::open(calls.clone(), 0, options).unwrap();
+            let device = CudaDevice::open(calls.ordinal(), options).unwrap();
             let MemoryKind::Pinned { by, .. } = device.wire_memory(9000) else { panic!("it is pinned") };
             assert_eq!(by, pinning);
             let memory = device.reserve(4096).unwrap();
@@ -418,9 +433,11 @@ fn host_memory_is_pinned_both_ways_and_copied_asynchronously() {
                 _ => unreachable!("nothing else is issued"),
             })
             .unwrap();
+            calls.hold(manner == Manner::Lazy);
             let landed = lanes.issue(Lane::H2d, 0, &[], true);
             let back = lanes.issue(Lane::D2h, 1, &[landed], false);
             assert_eq!(target.get::<u8>(9), if manner == Manner::Lazy { 0 } else { 9 });
+            calls.hold(false);
             lanes.reach(back).unwrap();
             assert!((0..256).all(|at| target.get::<u8>(at) == at as u8));
             let unequal = lanes.issue(Lane::H2d, 2, &[], false);
@@ -443,12 +460,15 @@ fn every_error_names_its_remedy() {
         count,
     };
     let opened = |setting| device(setting).1.map(drop).unwrap_err();
-    let missing = |presence| opened(Setting { presence, ..Setting::default() });
-    let failing = |call, code| opened(Setting { failing_call: Some((call, code)), ..Setting::default() });
+    let missing = |presence| opened(Setting { presence: Some(presence), ..Setting::default() });
+    let failing = |function, code| {
+        let fault = Some(Fault { function: Some(function), call: 1, code });
+        opened(Setting { fault, ..Setting::default() })
+    };
     let pinned = |pinning, code| {
         let calls = FakeCuda::new(Setting { pins: Some(code), ..Setting::default() });
         let options = CudaOptions { pinning, ..CudaOptions::default() };
-        let device = CudaDevice::open(calls, 0, options).unwrap();
+        let device = CudaDevice::open(calls.ordinal(), options).unwrap();
         let arena = Arena::take(9000, device.wire_memory(9000));
         arena.and_then(|arena| arena.touch(&Pool::new(1)?)).unwrap_err()
     };
@@ -477,8 +497,16 @@ fn every_error_names_its_remedy() {
             unavailable,
             &["7.5", "8.0 or later", "--device cpu"],
         ),
-        (failing(2, codes::DEVICES_UNAVAILABLE), unavailable, &["holds the device alone", "nvidia-smi"]),
-        (failing(2, codes::DRIVER_MISMATCH), unavailable, &["do not fit together"]),
+        (
+            failing("cudaSetDevice", codes::DEVICES_UNAVAILABLE),
+            unavailable,
+            &["holds the device alone", "nvidia-smi"],
+        ),
+        (
+            failing("cudaGetDriverEntryPointByVersion", codes::DRIVER_MISMATCH),
+            unavailable,
+            &["do not fit together"],
+        ),
         (lost(codes::ECC_UNCORRECTABLE), Status::DeviceFailed, &["job 2", "lost", "checkpoint", "Xid"]),
         (lost(codes::UNKNOWN), Status::DeviceFailed, &["job 2", "lost to this process"]),
         (pinned(Pinning::Registered, 2), Status::OutOfHostMemory, &["ulimit -l", "other way of pinning"]),
@@ -488,6 +516,7 @@ fn every_error_names_its_remedy() {
         assert_eq!(error.status(), status, "{error}");
         words.iter().for_each(|word| assert!(error.message().contains(word), "`{word}` is not in: {error}"));
     }
-    let error = CudaDevice::open(FakeCuda::new(Setting::default()), 3, CudaOptions::default()).unwrap_err();
+    let _one = FakeCuda::new(Setting { presence: Some(presence(13000, 0, 1)), ..Setting::default() });
+    let error = CudaDevice::open(3, CudaOptions::default()).unwrap_err();
     assert!(error.message().contains("cuda:3 is not there: the devices are cuda:0 to cuda:0"), "{error}");
 }

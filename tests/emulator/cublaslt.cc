@@ -1,5 +1,6 @@
 // The calls of cuBLASLt that the house makes, for host memory: what the manual says they do, plainly, and a refusal of what we never
 // mean. A few algorithms, alike but for the workspace that they want and leave NaNs in.
+#include "emu.h"
 #include <cublasLt.h>
 #include <cstdint>
 #include <cstdio>
@@ -56,6 +57,14 @@ const char* fault(const Operation& op, const Matrix& a, const Matrix& b, const M
     for (const Matrix* m : {&a, &b, &d})
         if (m->stride < int64_t(m->rows)) return "columns overlap";
     return nullptr;
+}
+// A number for the kernel of a product: another for every shape, as the library chooses kernels by shapes.
+const void* kernel_of(const Operation& op, const Matrix& a, const Matrix& b, const Matrix& d, bool adds) {
+    uint64_t hash = 1469598103934665603u;
+    for (uint64_t word : {uint64_t(op.a), uint64_t(op.b), a.rows, a.columns, uint64_t(a.stride), b.rows, b.columns, uint64_t(b.stride),
+                          uint64_t(d.type), uint64_t(d.stride), uint64_t(adds)})
+        hash = (hash ^ word) * 1099511628211u;
+    return reinterpret_cast<const void*>(hash | 1);
 }
 void answer(cublasLtMatmulHeuristicResult_t* result, uint64_t number) {
     memset(result, 0, sizeof *result);
@@ -156,26 +165,29 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t de
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* alpha, const void* A, cublasLtMatrixLayout_t a_layout,
                               const void* B, cublasLtMatrixLayout_t b_layout, const void* beta, const void* C,
                               cublasLtMatrixLayout_t c_layout, void* D, cublasLtMatrixLayout_t d_layout,
-                              const cublasLtMatmulAlgo_t* algorithm, void* workspace, size_t workspace_bytes, cudaStream_t) {
-    const auto& op = *reinterpret_cast<const Operation*>(desc);
-    const Matrix &a = matrix(a_layout), &b = matrix(b_layout), &d = matrix(d_layout);
+                              const cublasLtMatmulAlgo_t* algorithm, void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+    const auto op = *reinterpret_cast<const Operation*>(desc);
+    const Matrix a = matrix(a_layout), b = matrix(b_layout), d = matrix(d_layout);
     if (const char* why = fault(op, a, b, matrix(c_layout), d)) return refuse(why);
     if (!known(algorithm)) return refuse("an unknown algorithm");
     if (workspace_bytes < workspace_of(algorithm) || uintptr_t(workspace) % 256) return refuse("the workspace");
     if ((uintptr_t(A) | uintptr_t(B) | uintptr_t(C) | uintptr_t(D)) % 16) return refuse("alignment");
-    memset(workspace, 0xff, workspace_of(algorithm));
+    const size_t used = workspace_of(algorithm);
     const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
-    const uint64_t depth = columns(a, op.a);
-    for (uint64_t column = 0; column < d.columns; ++column)
-        for (uint64_t row = 0; row < d.rows; ++row) {
-            float sum = 0.f;
-            for (uint64_t t = 0; t < depth; ++t)
-                sum += value(A, a.type, op.a == CUBLAS_OP_N ? row + t * a.stride : t + row * a.stride) *
-                       value(B, b.type, op.b == CUBLAS_OP_N ? t + column * b.stride : column + t * b.stride);
-            const size_t at = row + column * d.stride;
-            sum *= scale;
-            if (keep != 0.f) sum += keep * value(C, d.type, at);  // with beta 0 nothing of C is read
-            store(D, d.type, at, sum);
-        }
+    hz::emu::enqueue(stream, kernel_of(op, a, b, d, keep != 0.f), [=] {
+        memset(workspace, 0xff, used);
+        const uint64_t depth = columns(a, op.a);
+        for (uint64_t column = 0; column < d.columns; ++column)
+            for (uint64_t row = 0; row < d.rows; ++row) {
+                float sum = 0.f;
+                for (uint64_t t = 0; t < depth; ++t)
+                    sum += value(A, a.type, op.a == CUBLAS_OP_N ? row + t * a.stride : t + row * a.stride) *
+                           value(B, b.type, op.b == CUBLAS_OP_N ? t + column * b.stride : column + t * b.stride);
+                const size_t at = row + column * d.stride;
+                sum *= scale;
+                if (keep != 0.f) sum += keep * value(C, d.type, at);  // with beta 0 nothing of C is read
+                store(D, d.type, at, sum);
+            }
+    });
     return CUBLAS_STATUS_SUCCESS;
 }

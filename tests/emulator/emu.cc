@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <mutex>
 #include <new>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -33,7 +34,9 @@ RaceHooks* g_race;
 char *g_stacks_lo, *g_stacks_hi;
 int g_runtime;
 Policy g_policy = Ordered;
-std::map<const void*, size_t> g_max_dyn;
+// What cudaFuncSetAttribute allowed each kernel. Launchers may be called while a kernel runs on another thread.
+static std::map<const void*, size_t> g_max_dyn;
+static std::mutex g_max_dyn_lock;
 
 // ---- random ----
 namespace {
@@ -446,17 +449,35 @@ void set_seed(uint64_t s) {
 }
 void set_resident_blocks(int n) { g_resident_req = n; }
 
+void allow_dynamic(const void* kernel, size_t bytes) {
+    std::lock_guard held(g_max_dyn_lock);
+    g_max_dyn[kernel] = bytes;
+}
+static size_t max_dynamic(const void* kernel) {
+    std::lock_guard held(g_max_dyn_lock);
+    auto it = g_max_dyn.find(kernel);
+    return it == g_max_dyn.end() ? 0 : it->second;
+}
+
+Enqueue g_enqueue;
+void enqueue(cudaStream_t stream, const void* kernel, Work work) {
+    if (g_enqueue)
+        g_enqueue(stream, kernel, new Work(std::move(work)));
+    else
+        work();
+}
+
 void run_grid(const char* name, const void* key, dim3 g, dim3 b, size_t smem, Invoke inv, void* pack,
               size_t pack_bytes) {
     if (g_in_grid) fail("nested launch");
     uint64_t nblk = uint64_t(g.x) * g.y * g.z;
     unsigned n = b.x * b.y * b.z;
-    auto it = g_max_dyn.find(key);
+    const size_t allowed = max_dynamic(key);
     if (!nblk || !n || n > 1024 || b.z > 64 || g.y > 65535 || g.z > 65535) {
         g_cur = nullptr;
         raise(std::string("hz-emu: ") + name + ": invalid launch configuration");
     }
-    if (smem > (48u << 10) && (it == g_max_dyn.end() || it->second < smem))
+    if (smem > (48u << 10) && allowed < smem)
         raise(std::string("hz-emu: ") + name +
               ": more than 48 KiB of dynamic shared memory without cudaFuncSetAttribute");
     if (smem > smem_limit())

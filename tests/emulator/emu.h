@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -93,6 +94,12 @@ void wgmma_issue_fn(void* const*, unsigned);
 void wgmma_commit_fn(void* const*, unsigned);
 void wgmma_wait_fn(void* const*, unsigned);
 
+// Work of a stream, and which kernel it is. Done at once, unless somebody else has streams (library.cc).
+using Work = std::function<void()>;
+using Enqueue = void (*)(cudaStream_t stream, const void* kernel, Work* work);
+extern Enqueue g_enqueue;
+void enqueue(cudaStream_t stream, const void* kernel, Work work);
+
 template <class... P>
 struct Pack {
     std::tuple<P...> args;
@@ -104,9 +111,10 @@ void invoke_pack(void* p) {
     std::apply(a->k, a->args);  // every thread gets its own copy of the parameters
 }
 template <class... P, class... A>
-void launch(const char* name, void (*k)(P...), dim3 g, dim3 b, size_t smem, cudaStream_t, A&&... a) {
+void launch(const char* name, void (*k)(P...), dim3 g, dim3 b, size_t smem, cudaStream_t stream, A&&... a) {
     Pack<P...> pk{std::tuple<P...>(std::forward<A>(a)...), k};
-    run_grid(name, reinterpret_cast<const void*>(k), g, b, smem, &invoke_pack<P...>, &pk, sizeof pk);
+    const void* key = reinterpret_cast<const void*>(k);
+    enqueue(stream, key, [=]() mutable { run_grid(name, key, g, b, smem, &invoke_pack<P...>, &pk, sizeof pk); });
 }
 #define HZ_LOC const char *hz_f = __builtin_FILE(), int hz_l = __builtin_LINE()
 #define HZ_L (::hz::emu::Loc{hz_f, hz_l})

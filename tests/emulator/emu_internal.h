@@ -130,7 +130,7 @@ void poison_bytes(unsigned char*, size_t);
 void make_runnable(FiberImpl*);
 void suspend(FiberImpl*);            // the running thread waits (or is runnable again): run somebody else
 size_t smem_limit();                 // most dynamic shared memory of a block, HZ_EMU_SMEM bytes
-extern std::map<const void*, size_t> g_max_dyn;  // kernel -> what cudaFuncSetAttribute allowed it
+void allow_dynamic(const void* kernel, size_t bytes);  // of dynamic shared memory
 const char* where();  // "kernel 'k' block (x,y,z) thread (x,y,z)"
 }  // namespace emu
 }  // namespace hz

@@ -78,7 +78,7 @@ const char* cudaGetErrorString(cudaError_t) { return "hz-emu"; }
 cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute a, int v) {
     if (a == cudaFuncAttributeMaxDynamicSharedMemorySize) {
         if (size_t(v) > smem_limit()) return cudaErrorInvalidValue;
-        g_max_dyn[f] = size_t(v);
+        allow_dynamic(f, size_t(v));
     }
     return cudaSuccess;
 }

@@ -108,7 +108,7 @@ fn a_device_with_memory_of_its_own_is_measured_and_planned_with() {
     let open = |_: &TrainerOptions| {
         let calls = FakeCuda::new(Setting::default());
         opened.borrow_mut().push(calls.clone());
-        Ok(backend(CudaDevice::open(calls, 0, CudaOptions::default())?))
+        Ok(backend(CudaDevice::open(calls.ordinal(), CudaOptions::default())?))
     };
     let (_, described) = measured(&open);
     is_sane(&described);
@@ -143,7 +143,7 @@ fn what_cannot_be_measured_is_named() {
     assert!(error.message().contains("AdamW of mode compact"), "{error}");
     let little = |_: &TrainerOptions| {
         let calls = FakeCuda::new(Setting { memory: 32 << 20, ..Setting::default() });
-        Ok(backend(CudaDevice::open(calls, 0, CudaOptions::default())?))
+        Ok(backend(CudaDevice::open(calls.ordinal(), CudaOptions::default())?))
     };
     let error = refused(&little, &small());
     for word in ["the widest class of products cannot be measured", "of device memory", "32.0 MiB"] {

@@ -10,7 +10,8 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Reco
 use horizon::sys::cuda_status as codes;
 
 use crate::{config, options};
-use support::fake_cuda::{FakeCuda, Manner, Setting, backend};
+use horizon::sys::cuda::set_device;
+use support::fake_cuda::{FUNCTIONS, FakeCuda, Fault, Manner, Setting, backend, calls_of};
 use support::runs::{Data, Manner as Way, data, fill, outcome, train, weights};
 
 fn open(
@@ -19,7 +20,7 @@ fn open(
     config: &ModelConfig,
     options: &TrainerOptions,
 ) -> Result<Trainer> {
-    let device = CudaDevice::open(calls.clone(), 0, cuda)?;
+    let device = CudaDevice::open(calls.ordinal(), cuda)?;
     Trainer::open_with(backend(device), config, options)
 }
 
@@ -56,10 +57,14 @@ fn fake_cuda_gives_the_bits_of_the_cpu_device() {
             let mut trainer = open(&calls, cuda, &config, &options).unwrap();
             assert_eq!(calls.device_bytes(), trainer.plan().device.bytes());
             let way = [Way::Plain, Way::Apart, Way::Evaluating, Way::Serial][number % 4];
-            let made = calls.made();
+            let (made, loads) = (calls.made(), calls.loads());
             let got = train(&mut trainer, &options, way);
             assert!(got == want, "placement {at}, {manner:?}, words {words}, {way:?}");
-            assert_eq!(calls.made(), made, "a step makes nothing");
+            assert_eq!(
+                (calls.made(), calls.loads()),
+                (made, loads),
+                "a step makes nothing and loads no kernel"
+            );
             drop(trainer);
             assert_eq!(calls.violations(), Vec::<String>::new(), "placement {at}, {manner:?}");
             assert_eq!((calls.device_bytes(), calls.pinned()), (0, 0));
@@ -125,14 +130,15 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
     let want = short_run(&clean, &options).unwrap();
     let calls = clean.calls();
     // Most of the calls until the lanes are open make events, each as the one before.
+    let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 17 };
     let opening = (1..=40).chain((41..3100).step_by(211));
     let mut named = 0;
-    for call in opening.chain(3100..=calls) {
+    for call in opening.chain((3100..=calls).step_by(stride)) {
         for (manner, code) in
             [(Manner::Eager, codes::LAUNCH_FAILURE), (Manner::Lazy, codes::MEMORY_ALLOCATION)]
         {
-            let failing_call = Some((call, code));
-            let fake = FakeCuda::new(Setting { manner, failing_call, ..Setting::default() });
+            let fault = Some(Fault { function: None, call, code });
+            let fake = FakeCuda::new(Setting { manner, fault, ..Setting::default() });
             match short_run(&fake, &options) {
                 // Closing is allowed to fail unheard.
                 Ok(weights) => assert!(weights == want, "call {call} failed and the weights differ"),
@@ -151,6 +157,42 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
         }
     }
     assert!(named > 50, "{named} failures named their unit");
+}
+
+/// The calls of each function fail whose numbers are Fibonacci's, until a run passes; all calls where time does not matter.
+#[test]
+fn every_function_of_the_runtime_may_fail_and_the_trainer_closes() {
+    let options = short_options();
+    let want = short_run(&FakeCuda::new(Setting::default()), &options).unwrap();
+    let long = std::env::var_os("HZ_LONG").is_some();
+    for function in [FUNCTIONS[0], FUNCTIONS[1]].concat() {
+        let (mut call, mut next) = (1, 2);
+        loop {
+            let fault = Fault::of(function, call);
+            let manner = if call % 2 == 0 { Manner::Eager } else { Manner::Lazy };
+            let fake = FakeCuda::new(Setting { manner, fault: Some(fault), ..Setting::default() });
+            set_device(fake.ordinal()).ok();
+            let outcome = short_run(&fake, &options);
+            assert_eq!(fake.violations(), Vec::<String>::new(), "{function}, call {call}");
+            // A call that should give memory back and fails leaves it.
+            if !["cudaFree", "cudaFreeHost", "cudaHostUnregister"].contains(&function) {
+                assert_eq!((fake.device_bytes(), fake.pinned()), (0, 0), "{function}, call {call}");
+            }
+            match outcome {
+                // What is given back is allowed to fail unheard, and so is what need not be there.
+                Ok(weights) => assert!(weights == want, "{function}, call {call}"),
+                Err(error) => {
+                    assert_ne!(error.status(), Status::Internal, "{function}, call {call}: {error}");
+                    let code = format!("cudaError{}", fault.code);
+                    assert!(error.message().contains(&code), "{function}, call {call}: {error}");
+                }
+            }
+            if calls_of(fake.ordinal(), function) < call {
+                break;
+            }
+            (call, next) = if long { (call + 1, call + 2) } else { (next, call + next) };
+        }
+    }
 }
 
 #[test]
@@ -180,7 +222,7 @@ fn every_piece_of_work_may_take_the_device_down() {
 fn what_does_not_fit_the_device_is_refused_before_it_is_taken() {
     let (config, options) = (config(true), options());
     let need = Trainer::plan_for(&config, &options).unwrap().device.bytes();
-    let calls = FakeCuda::new(Setting { memory: need - 1, ..Setting::default() });
+    let calls = FakeCuda::new(Setting { memory: need, ..Setting::default() });
     let error = open(&calls, CudaOptions::default(), &config, &options).err().unwrap();
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
     assert!(error.message().contains(&format!("({need} bytes), the limit is")), "{error}");

@@ -1,15 +1,13 @@
-//! The n-th call of CUDA fails: an error with its place, a clean close, and the next trainer works.
-
-use std::sync::atomic::Ordering;
+//! The n-th call of each function of CUDA fails: an error that names it, a clean close, and the next trainer works.
 
 use horizon::base::{Result, Status};
 use horizon::device::Device;
-use horizon::device::cuda::{Cuda, CudaDevice, CudaOptions};
+use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::engine::{Trainer, TrainerOptions};
 
 use crate::equal::{config, options};
-use crate::fault_injection::{FaultInjector, Injection};
-use crate::rig;
+use crate::rig::{self, Opened, Rig};
+use support::fake_cuda::{FUNCTIONS, Fault, Injection, calls_of};
 use support::runs::{Data, Manner, data, fill, train, weights};
 
 fn two_steps(opened: Result<Trainer>, options: &TrainerOptions) -> Result<Vec<u32>> {
@@ -24,32 +22,65 @@ fn two_steps(opened: Result<Trainer>, options: &TrainerOptions) -> Result<Vec<u3
     Ok(weights(&mut trainer))
 }
 
-#[test]
-fn every_call_may_fail_and_the_next_trainer_works() {
-    if let Some(rig) = rig::gpu() {
-        let (config, options) = (config(true), options());
-        let open =
-            |failing| rig.open_with_faults(Injection { failing, ..Injection::default() }, &config, &options);
-        let want = two_steps(open(None), &options).expect("nothing fails");
-        let mut failures = 0;
-        for call in (1..).step_by(3) {
-            match two_steps(open(Some(call)), &options) {
-                Ok(weights) => {
-                    assert!(weights == want, "call {call}");
-                    if failures + 3 < call / 3 {
-                        break;
-                    }
-                }
+/// Runs with a fault; gives what came out, and the device.
+fn run(rig: &Rig, fault: Option<Fault>, options: &TrainerOptions) -> (Result<Vec<u32>>, Opened) {
+    let injection = Injection { fault, ..Injection::default() };
+    let (opened, device) = rig.open_with_faults(injection, &config(true), options);
+    (two_steps(opened, options), device)
+}
+
+/// Each function fails once at calls that grow as Fibonacci's numbers (every call where time does not matter), until a run
+/// passes. Gives how often.
+fn each_fails(rig: &Rig, functions: [&[&'static str]; 2]) -> usize {
+    let options = TrainerOptions { micros_max: 1, ..options() };
+    let want = run(rig, None, &options).0.expect("nothing fails");
+    let long = std::env::var_os("HZ_LONG").is_some();
+    let mut failures = 0;
+    for function in functions.concat() {
+        let (mut call, mut next) = (1, 2);
+        loop {
+            let fault = Fault::of(function, call);
+            let (outcome, device) = run(rig, Some(fault), &options);
+            if let Some(fake) = &device.fake {
+                assert_eq!(fake.violations(), Vec::<String>::new(), "{function}, call {call}");
+                assert_eq!((fake.device_bytes(), fake.pinned()), (0, 0), "{function}, call {call}");
+            }
+            match outcome {
+                Ok(weights) => assert!(weights == want, "{function}, call {call}"),
                 Err(error) => {
                     failures += 1;
-                    assert_eq!(error.status(), Status::DeviceFailed, "call {call}: {error}");
-                    assert!(error.message().contains(&format!("call {call} was made to fail")), "{error}");
+                    assert_ne!(error.status(), Status::Internal, "{function}, call {call}: {error}");
+                    assert!(error.message().contains("cannot "), "{function}, call {call}: {error}");
                 }
             }
+            if calls_of(device.ordinal, function) < call {
+                break;
+            }
+            // What failed then is nobody's failure now.
+            if let Rig::Gpu = rig {
+                drop(device);
+                assert!(run(rig, None, &options).0.expect("the next trainer works") == want);
+            }
+            (call, next) = if long { (call + 1, call + 2) } else { (next, call + next) };
         }
-        assert!(failures > 50, "{failures} calls were seen to fail");
+    }
+    failures
+}
+
+#[test]
+fn each_call_of_the_runtime_may_fail_and_the_next_trainer_works() {
+    if let Some(rig) = rig::gpu() {
+        assert!(each_fails(&rig, [FUNCTIONS[0], FUNCTIONS[1]]) > 50);
+        let (config, options) = (config(true), options());
         let again = train(&mut rig.open(&config, &options), &options, Manner::Plain);
         assert!(again == train(&mut rig.open(&config, &options), &options, Manner::Plain));
+    }
+}
+
+#[test]
+fn each_launch_and_product_may_fail() {
+    if let Some(rig) = rig::any() {
+        assert!(each_fails(&rig, [FUNCTIONS[2], FUNCTIONS[3]]) > 20);
     }
 }
 
@@ -58,17 +89,15 @@ fn more_memory_than_there_is_is_refused_and_a_limit_holds() {
     if rig::gpu().is_some() {
         let open = |memory_limit| {
             let cuda = CudaOptions { memory_limit, ..CudaOptions::default() };
-            let injector = FaultInjector::new(Cuda::default(), Injection::default());
-            let calls = injector.calls.clone();
-            (calls, CudaDevice::open(injector, 0, cuda).expect("a device"))
+            CudaDevice::open(0, cuda).expect("a device")
         };
-        let (_, device) = open(None);
+        let device = open(None);
         let error = device.reserve(device.capacity().expect("a number") + (1 << 40)).unwrap_err();
         assert_eq!(error.status(), Status::OutOfDeviceMemory, "{error}");
-        let (calls, device) = open(Some(1 << 20));
-        let before = calls.load(Ordering::Relaxed);
+        let device = open(Some(1 << 20));
+        let before = calls_of(0, "cudaMalloc");
         let error = device.reserve((1 << 20) + 1).unwrap_err();
         assert!(error.message().contains("--device-mem"), "{error}");
-        assert_eq!(calls.load(Ordering::Relaxed), before + 1, "nothing but a question was asked");
+        assert_eq!(calls_of(0, "cudaMalloc"), before, "nothing was asked for");
     }
 }

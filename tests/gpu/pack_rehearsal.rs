@@ -19,7 +19,8 @@ esac
 
 fn output(command: &mut Command) -> (Output, String) {
     let output = command.output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output, text)
 }
 
@@ -27,6 +28,7 @@ fn output(command: &mut Command) -> (Output, String) {
 fn call(folder: &Path, name: &str) -> String {
     let mut command = Command::new("horizon-gpu/run");
     command.current_dir(folder).env("HZ_FAKE_CUDA", "1").args([name, "--out", "re port"]);
+    #[cfg(hz_cuda)]
     if emulated::is_there() {
         command.env("HZ_EMULATED_LIBRARY", support::emulator::library());
     }
@@ -83,7 +85,12 @@ fn both_calls_are_rehearsed() {
         assert_lines(&found, &["| steps | 2 of 2 passed", "| transfers | 1 of 1 passed"]);
         assert_lines(&measured, &["| step_7b | 1 of 1 passed", "| host | 2 of 2 passed"]);
         let figures = fs::read_to_string(out.path().join("re port/measure.jsonl")).expect("figures");
-        for figure in ["\"tokens_per_second\"", "\"gb_per_second\"", "attention_backward wgmma", "attention_forward mma"] {
+        for figure in [
+            "\"tokens_per_second\"",
+            "\"gb_per_second\"",
+            "attention_backward wgmma",
+            "attention_forward mma",
+        ] {
             assert!(figures.contains(figure), "no {figure} in:\n{figures}");
         }
         assert!(!figures.contains("\"error\""), "{figures}");

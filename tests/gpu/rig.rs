@@ -1,109 +1,101 @@
-//! Ways to run the engine on CUDA: emulated kernels behind the fake CUDA, and a GPU.
-
-use std::sync::Arc;
+//! Ways to run the engine on CUDA: a GPU, or the emulated kernels on a fake device.
 
 use horizon::base::Result;
 use horizon::device::Lane;
-use horizon::device::cuda::{Cuda, CudaDevice, CudaOptions};
-use horizon::engine::{Backend, KernelsSetting, Trainer, TrainerOptions};
+use horizon::device::cuda::{CudaDevice, CudaOptions};
+use horizon::engine::{Backend, KernelsSetting, MakeKernels, Trainer, TrainerOptions};
 use horizon::model::{ModelConfig, products};
-use horizon::ops::Kernels;
 use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::table::Table;
-use horizon::sys::cuda::cublaslt::CublasLt;
-use horizon::sys::cuda::{Stream, device_count, need_device};
-use parking_lot::{Mutex, MutexGuard};
+use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 
-use crate::fault_injection::{FaultInjector, Injection};
-use support::fake_cuda::{FakeCuda, Manner, Setting};
-use support::reference::cuda;
+use support::fake_cuda::{self, FakeCuda, Injection, Manner, Setting, emulated};
 
 /// A way to run our kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Rig {
-    /// By `tests/emulator`. Its kernels run when they are launched, so streams run as soon as they can and the issuing
-    /// thread waits for thread lanes: then everything a kernel waits for is done when it is launched.
-    Emulated,
+    /// By `tests/emulator`, on devices with this setting.
+    Emulated(Setting),
     /// The first GPU.
     Gpu,
 }
-
-/// The emulator's state is the process's.
-static EMULATOR: Mutex<()> = Mutex::new(());
 
 /// The GPU, unless there is none. Says so then.
 ///
 /// # Panics
 /// If there is none and `HZ_REQUIRE_GPU` is 1.
 pub fn gpu() -> Option<Rig> {
-    if device_count().expect("a count of devices") > 0 {
-        return Some(Rig::Gpu);
-    }
-    let why = need_device(0).expect_err("no device");
-    let must = std::env::var_os("HZ_REQUIRE_GPU").is_some_and(|value| value == "1");
-    assert!(!must, "HZ_REQUIRE_GPU=1, but {why}");
-    println!("skipped on a GPU: {why}");
-    None
+    fake_cuda::has_gpu().then_some(Rig::Gpu)
 }
 
-/// All that are there.
+/// The GPU, or else the emulated kernels, if they can be built, with work that runs at once.
+pub fn any() -> Option<Rig> {
+    gpu().or_else(|| emulated::is_there().then(|| Rig::Emulated(Setting::default())))
+}
+
+/// As [`any`], in every manner in which work may be late.
 pub fn all() -> Vec<Rig> {
-    let emulated = cuda::emulates().then_some(Rig::Emulated);
-    emulated.into_iter().chain(gpu()).collect()
+    let manners = [Manner::Eager, Manner::Lazy, Manner::Random(3)];
+    match any() {
+        Some(Rig::Emulated(setting)) => manners
+            .into_iter()
+            .enumerate()
+            .map(|(at, manner)| Rig::Emulated(Setting { manner, words: at % 2 == 0, ..setting.clone() }))
+            .collect(),
+        other => other.into_iter().collect(),
+    }
 }
 
 impl Rig {
-    /// Held while a rig is in use.
-    pub fn hold(self) -> Option<MutexGuard<'static, ()>> {
-        (self == Rig::Emulated).then(|| EMULATOR.lock())
+    pub fn is_gpu(&self) -> bool {
+        matches!(self, Rig::Gpu)
     }
 
     /// Opens a trainer.
-    pub fn open(self, config: &ModelConfig, options: &TrainerOptions) -> Trainer {
-        self.open_with_faults(Injection::default(), config, options).expect("the model fits")
+    pub fn open(&self, config: &ModelConfig, options: &TrainerOptions) -> Trainer {
+        let (opened, _) = self.open_with_faults(Injection::default(), config, options);
+        opened.expect("the model fits")
     }
 
-    /// Opens a trainer with faults injected into its calls of CUDA.
+    /// Opens a trainer with faults injected into its calls of CUDA, on the device of the ordinal that is given, too.
     pub fn open_with_faults(
-        self,
+        &self,
         injection: Injection,
         config: &ModelConfig,
         options: &TrainerOptions,
-    ) -> Result<Trainer> {
-        let cuda = CudaOptions { scrubs: true, pinning: options.pinning, ..CudaOptions::default() };
-        let backend = match self {
-            Rig::Emulated => {
-                let setting = Setting { manner: Manner::Eager, words: false, ..Setting::default() };
-                emulated(CudaDevice::open(FaultInjector::new(FakeCuda::new(setting), injection), 0, cuda)?)
-            }
-            Rig::Gpu => real(CudaDevice::open(FaultInjector::new(Cuda::default(), injection), 0, cuda)?)?,
+    ) -> (Result<Trainer>, Opened) {
+        let fake = match self {
+            Rig::Emulated(setting) => Some(FakeCuda::new(setting.clone())),
+            Rig::Gpu => None,
         };
-        Trainer::open_with(backend, config, options)
+        let ordinal = fake.as_ref().map_or(0, FakeCuda::ordinal);
+        fake_cuda::inject(ordinal, injection);
+        let cuda = CudaOptions { scrubs: true, pinning: options.pinning, ..CudaOptions::default() };
+        let opened = backend(ordinal, cuda).and_then(|backend| Trainer::open_with(backend, config, options));
+        (opened, Opened { ordinal, fake })
     }
 }
 
-fn prepared(kernels: CudaKernels, setting: &KernelsSetting) -> Result<Box<dyn Kernels>> {
-    let numeric = &setting.plan.policy.numeric;
-    kernels.prepare(&products(&setting.config.dims, numeric.shape, numeric.logits_chunk))?;
-    Ok(Box::new(kernels))
+/// The device that a trainer was opened on. No fault is injected any more once this is dropped.
+pub struct Opened {
+    pub ordinal: usize,
+    pub fake: Option<FakeCuda>,
 }
 
-fn emulated(device: Arc<CudaDevice<FaultInjector<FakeCuda>>>) -> Backend {
-    let kernels = |setting: KernelsSetting| {
-        let (launchers, library) = cuda::emulated();
-        let stream = Arc::new(Stream::default_stream());
-        let (workspace, table) = (setting.workspace, Table::default());
-        let kernels = CudaKernels::of(launchers, stream, workspace, library, table, "emulated".into())?;
-        prepared(kernels, &setting)
-    };
-    Backend { device, storage: CudaKernels::STORAGE, kernels: Box::new(kernels) }
+impl Drop for Opened {
+    fn drop(&mut self) {
+        fake_cuda::inject(self.ordinal, Injection::default());
+    }
 }
 
-fn real(device: Arc<CudaDevice<FaultInjector<Cuda>>>) -> Result<Backend> {
-    let (stream, library) = (device.stream(Lane::Compute).clone(), CublasLt::open()?);
-    let kernels = move |setting: KernelsSetting| {
-        let kernels = CudaKernels::new(stream, setting.workspace, library, Table::default(), 0)?;
-        prepared(kernels, &setting)
-    };
-    Ok(Backend { device, storage: CudaKernels::STORAGE, kernels: Box::new(kernels) })
+fn backend(ordinal: usize, cuda: CudaOptions) -> Result<Backend> {
+    let device = CudaDevice::open(ordinal, cuda)?;
+    let (stream, handle) = (device.stream(Lane::Compute).clone(), Handle::new(CublasLt::open()?)?);
+    let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
+        let kernels = CudaKernels::new(stream, setting.workspace, handle, Table::default(), ordinal)?;
+        let numeric = &setting.plan.policy.numeric;
+        kernels.prepare(&products(&setting.config.dims, numeric.shape, numeric.logits_chunk))?;
+        Ok(Box::new(kernels))
+    });
+    Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })
 }

@@ -330,7 +330,6 @@ fn loss_alone_is_the_loss_of_training_and_logits_are_the_reference() {
 
 /// The same composition on CUDA, where activations are bf16: every gradient is the CPU's but for roundings, nothing kept
 /// changes a bit, and the products are those that are prepared before a first step.
-#[cfg(hz_cuda)]
 #[test]
 fn on_cuda_gradients_are_those_of_the_cpu() {
     let dims = Dims { c: 64, h: 2, g: 1, d: 64, f: 72, v: 37, l: 2 };

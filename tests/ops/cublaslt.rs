@@ -8,6 +8,7 @@ use horizon::ops::cuda::product::{Direction, Product};
 use horizon::ops::cuda::table::Table;
 use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
 use horizon::sys::cuda::Stream;
+use horizon::sys::cuda::cublaslt::Handle;
 use support::reference::Random;
 use support::reference::cuda::Cuda;
 use support::reference::memory::Memory;
@@ -130,8 +131,10 @@ fn products_agree_with_f64_and_with_themselves() {
 fn check(cuda: &Cuda) {
     let stream = Stream::default_stream();
     let workspace = cuda.here(Memory::painted(PRODUCTS_BYTES));
-    let make =
-        |table| Products::new(cuda.library.clone(), cuda.device.clone(), table, workspace.span()).unwrap();
+    let make = |table| {
+        let handle = Handle::new(cuda.library.clone()).unwrap();
+        Products::new(handle, cuda.device.clone(), table, workspace.span()).unwrap()
+    };
     let products = make(Table::default());
     let mut random = Random::new(11);
     let mut results = Vec::new();

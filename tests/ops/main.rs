@@ -3,7 +3,6 @@
 mod attention;
 mod bias;
 mod cross_entropy;
-#[cfg(hz_cuda)]
 mod cublaslt;
 mod embedding;
 mod gemm_table;

@@ -1,8 +1,12 @@
 //! The CUDA kernels' contract with whoever makes them: what they take, what they work in, how they fail.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use horizon::base::{Dims, Shape, Status};
-use horizon::ops::Extras;
 use horizon::ops::cuda::workspace::{PRODUCTS_BYTES, supports, workspace_bytes};
+use horizon::ops::{Extras, Kernels};
+use support::reference::cuda::Cuda;
+use support::reference::memory::Memory;
 
 const DIMS: Dims = Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 };
 
@@ -44,17 +48,11 @@ fn a_workspace_grows_with_what_needs_it() {
 
 #[cfg(hz_cuda)]
 mod with_kernels {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    use horizon::ops::Kernels;
     use horizon::ops::cuda::workspace::{
         attention_backward_scratch, bias_backward_scratch, grad_scratch, qk_norm_backward_scratch,
         rmsnorm_backward_scratch,
     };
     use horizon::sys::cuda::bindings as cu;
-
-    use support::reference::cuda::{Cuda, emulates};
-    use support::reference::memory::Memory;
 
     #[test]
     fn scratch_is_as_long_as_launchers_say() {
@@ -91,37 +89,27 @@ mod with_kernels {
             assert_eq!(unsafe { cu::hzk_grad_scratch(elements as i64) }, grad_scratch(elements));
         }
     }
+}
 
-    /// The emulated device, unless `HZ_NO_EMULATOR` is set.
-    fn emulated() -> Option<Cuda> {
-        if !emulates() {
-            println!("skipped on emulated CUDA: HZ_NO_EMULATOR is set");
-        }
-        emulates().then(Cuda::emulated)
-    }
+#[test]
+fn the_first_failure_is_kept_with_its_launcher_and_told_once() {
+    let Some(cuda) = Cuda::all().next() else { return };
+    let k = cuda.kernels();
+    let [out, x, gate_up, rstd, weight] = [48, 48, 96, 8, 24].map(|bytes| cuda.here(Memory::painted(bytes)));
+    k.outcome().expect("nothing was launched");
+    k.rmsnorm_forward(out.span(), rstd.span(), x.span(), weight.span(), 1e-5, 2, 12);
+    k.swiglu_forward(out.span(), gate_up.span(), 2, 12);
+    let error = k.outcome().expect_err("12 columns are no whole vectors");
+    assert!(error.message().contains("hzk_rmsnorm_forward"), "{error}");
+    k.outcome().expect("the failure was told");
+}
 
-    #[test]
-    fn the_first_failure_is_kept_with_its_launcher_and_told_once() {
-        let Some(cuda) = emulated() else { return };
-        let k = cuda.kernels();
-        let (out, x, gate_up) =
-            (Memory::painted(2 * 12 * 2), Memory::painted(2 * 12 * 2), Memory::painted(2 * 24 * 2));
-        let (rstd, weight) = (Memory::painted(8), Memory::painted(24));
-        k.outcome().expect("nothing was launched");
-        k.rmsnorm_forward(out.span(), rstd.span(), x.span(), weight.span(), 1e-5, 2, 12);
-        k.swiglu_forward(out.span(), gate_up.span(), 2, 12);
-        let error = k.outcome().expect_err("12 columns are no whole vectors");
-        assert!(error.message().contains("hzk_rmsnorm_forward"), "{error}");
-        k.outcome().expect("the failure was told");
-    }
-
-    #[test]
-    fn a_span_that_is_too_short_is_a_bug() {
-        let Some(cuda) = emulated() else { return };
-        let (out, gate_up) = (Memory::painted(2 * 16 * 2 - 2), Memory::painted(2 * 32 * 2));
-        let launch = || cuda.kernels().swiglu_forward(out.span(), gate_up.span(), 2, 16);
-        let panic = catch_unwind(AssertUnwindSafe(launch)).expect_err("a span is two bytes short");
-        let message = panic.downcast_ref::<String>().expect("a formatted message");
-        assert!(message.contains("leave a span of"), "{message}");
-    }
+#[test]
+fn a_span_that_is_too_short_is_a_bug() {
+    let Some(cuda) = Cuda::all().next() else { return };
+    let [out, gate_up] = [2 * 16 * 2 - 2, 2 * 32 * 2].map(|bytes| cuda.here(Memory::painted(bytes)));
+    let launch = || cuda.kernels().swiglu_forward(out.span(), gate_up.span(), 2, 16);
+    let panic = catch_unwind(AssertUnwindSafe(launch)).expect_err("a span is two bytes short");
+    let message = panic.downcast_ref::<String>().expect("a formatted message");
+    assert!(message.contains("leave a span of"), "{message}");
 }

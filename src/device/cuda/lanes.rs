@@ -1,11 +1,11 @@
 //! The lanes of the CUDA device: streams, and threads beside them.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use super::calls::Calls;
-use super::stream_lane::StreamLane;
+use super::stream_lane::{PLACES, StreamLane};
 use super::timing::Timing;
 use super::words::Words;
 use super::{CudaDevice, STREAM_LANES};
@@ -14,29 +14,26 @@ use crate::device::failure::{Failure, attempt};
 use crate::device::thread_lane::{Counts, Serve, ThreadLane, counts};
 use crate::device::trace::Trace;
 use crate::device::{Lane, Lanes, TaskSpan, Tick, Work};
+use crate::sys::cuda::poll;
 
 /// What a lane is made of.
-enum Kind<C: Calls> {
-    Stream(StreamLane<C>),
+enum Kind {
+    Stream(StreamLane),
     Thread(Arc<ThreadLane>),
 }
 
-struct Shared<C: Calls> {
+struct Shared {
     // Dropped first: it lies in the device's context.
-    lanes: [Kind<C>; Lane::COUNT],
+    lanes: [Kind; Lane::COUNT],
     /// None where streams cannot wait for words.
-    words: Option<Words<C>>,
-    timing: Option<Timing<C>>,
+    words: Option<Words>,
+    timing: Option<Timing>,
     work: Arc<dyn Work>,
     failure: Failure,
-    device: Arc<CudaDevice<C>>,
+    device: Arc<CudaDevice>,
 }
 
-impl<C: Calls> Shared<C> {
-    fn calls(&self) -> &C {
-        self.device.calls()
-    }
-
+impl Shared {
     fn issued(&self, lane: Lane) -> u64 {
         match &self.lanes[lane.at()] {
             Kind::Stream(stream) => stream.issued(),
@@ -52,15 +49,19 @@ impl<C: Calls> Shared<C> {
         }
     }
 
-    /// Blocks until a tick has arrived. A failure is kept.
+    /// Waits until a tick has arrived. A failure is kept.
     fn reach(&self, lane: Lane, count: u64) {
         match &self.lanes[lane.at()] {
             Kind::Thread(thread) => thread.reach(count),
-            Kind::Stream(_) if count == 0 || self.failure.is_set() => {}
+            Kind::Stream(_) if count == 0 => {}
             Kind::Stream(stream) => {
-                let own = self.device.stream(lane);
-                let reached = self.device.select().and_then(|()| stream.reach(self.calls(), own, count));
-                if let Err(error) = reached {
+                let arrived = || match &self.words {
+                    _ if self.failure.is_set() => Ok(true),
+                    Some(words) => Ok(words.done(lane, stream.issued()) >= count),
+                    None => stream.is_done(count),
+                };
+                let selected = if self.words.is_some() { Ok(()) } else { self.device.select() };
+                if let Err(error) = selected.and_then(|()| poll(arrived)) {
                     self.failure.keep(self.blamed(error, lane, count));
                 }
             }
@@ -69,16 +70,16 @@ impl<C: Calls> Shared<C> {
 
     /// Enqueues a task's waits.
     fn hold(&self, lane: Lane, waits: &Counts) -> Result<()> {
-        let (calls, own) = (self.calls(), self.device.stream(lane));
+        let own = self.device.stream(lane);
         for other in Lane::ALL {
             let count = waits[other.at()];
             match &self.lanes[other.at()] {
                 _ if count == 0 => {}
-                Kind::Stream(stream) => stream.hold(calls, own, count)?,
+                Kind::Stream(stream) => stream.hold(own, count)?,
                 // What is done needs no wait; what is not, is less than a queue away.
                 Kind::Thread(thread) if thread.done() >= count => {}
                 Kind::Thread(thread) => match &self.words {
-                    Some(words) => words.wait(calls, own, other, count)?,
+                    Some(words) => words.wait(own, other, count)?,
                     None => thread.reach(count),
                 },
             }
@@ -89,25 +90,27 @@ impl<C: Calls> Shared<C> {
     fn issue_to_stream(
         &self,
         lane: Lane,
-        stream: &StreamLane<C>,
+        stream: &StreamLane,
         task: u64,
         waits: &Counts,
         signal: bool,
     ) -> u64 {
         let _issuing = stream.issuing.lock();
         let count = stream.issued() + 1;
-        let (calls, own, timing) = (self.calls(), self.device.stream(lane), self.timing.as_ref());
+        let (own, timing) = (self.device.stream(lane), self.timing.as_ref());
+        // The tick that had the place before has arrived.
+        self.reach(lane, count.saturating_sub(PLACES));
         let before = || {
             self.device.select()?;
-            stream.make_room(calls, timing, count)?;
+            timing.map_or(Ok(()), |timing| stream.look(timing, self.done(lane).unwrap_or(0)))?;
             stream.enter(count, task, waits);
             self.hold(lane, waits)?;
-            stream.begin(calls, own, timing, count)
+            stream.begin(own, timing, count)
         };
         // Behind its event, the word would be late.
         let after = || {
-            self.words.as_ref().map_or(Ok(()), |words| words.write(calls, own, lane, count))?;
-            stream.end(calls, Some(own), count, signal)
+            self.words.as_ref().map_or(Ok(()), |words| words.write(own, lane, count))?;
+            stream.end(Some(own), count, signal)
         };
         if !self.failure.is_set() {
             let place = |error: Error| error.within(self.work.describe(task));
@@ -118,13 +121,13 @@ impl<C: Calls> Shared<C> {
             }
         }
         // Passed over, or cut short: the tick has arrived as far as anybody can tell.
-        let _ = stream.end(calls, None, count, signal);
+        let _ = stream.end(None, count, signal);
         count
     }
 
     /// The tasks that may have been running when a failure was seen: of each stream lane the first that is not known
-    /// to be done, if all that it waits for is.
-    fn running(&self) -> Vec<String> {
+    /// to be done, if all that it waits for is. `last` says how many of a lane's tasks may be.
+    fn running(&self, last: impl Fn(&StreamLane) -> u64) -> Vec<String> {
         let mut running = Vec::new();
         for lane in STREAM_LANES {
             let Kind::Stream(stream) = &self.lanes[lane.at()] else { continue };
@@ -132,7 +135,7 @@ impl<C: Calls> Shared<C> {
                 continue;
             };
             let free = |other: &Lane| self.done(*other).is_some_and(|done| done >= waits[other.at()]);
-            if self.done(lane) < Some(stream.issued()) && Lane::ALL.iter().all(free) {
+            if self.done(lane) < Some(last(stream)) && Lane::ALL.iter().all(free) {
                 running.push(format!("{} ({lane})", self.work.describe(task)));
             }
         }
@@ -141,7 +144,7 @@ impl<C: Calls> Shared<C> {
 
     /// An error that came with a tick of a stream lane: its cause is some work before.
     fn blamed(&self, error: Error, lane: Lane, count: u64) -> Error {
-        let running = self.running();
+        let running = self.running(StreamLane::entered);
         if !running.is_empty() {
             return error.within(format!("while {} ran", running.join(", ")));
         }
@@ -154,7 +157,11 @@ impl<C: Calls> Shared<C> {
 
     /// An error of a task as it was enqueued, which may be that of work before it.
     fn beside(&self, error: Error) -> Error {
-        let running = if error.status() == Status::DeviceFailed { self.running() } else { Vec::new() };
+        let running = if error.status() == Status::DeviceFailed {
+            self.running(StreamLane::issued)
+        } else {
+            Vec::new()
+        };
         if running.is_empty() {
             return error;
         }
@@ -163,12 +170,12 @@ impl<C: Calls> Shared<C> {
 }
 
 /// What the thread of one lane has at hand.
-struct Server<C: Calls> {
-    shared: Arc<Shared<C>>,
+struct Server {
+    shared: Arc<Shared>,
     lane: Lane,
 }
 
-impl<C: Calls> Serve for Server<C> {
+impl Serve for Server {
     fn await_counts(&mut self, counts: &Counts) {
         Lane::ALL.iter().for_each(|lane| self.shared.reach(*lane, counts[lane.at()]));
     }
@@ -189,43 +196,76 @@ impl<C: Calls> Serve for Server<C> {
     }
 }
 
-/// The open lanes of a [`CudaDevice`].
-pub struct CudaLanes<C: Calls> {
-    shared: Arc<Shared<C>>,
-    threads: Vec<JoinHandle<()>>,
+/// How often the device is asked whether it has failed.
+const WATCH: Duration = Duration::from_millis(5);
+
+/// Asks the device now and then whether it has failed, since those who look at words would never learn it. It may be
+/// held up inside the driver, as nobody waits for it.
+fn watch(shared: &Shared, closing: &AtomicBool) {
+    let mut asked = shared.device.select();
+    while !closing.load(Ordering::Acquire) && !shared.failure.is_set() {
+        for lane in STREAM_LANES {
+            asked = asked.and_then(|()| shared.device.stream(lane).is_done().map(drop));
+            if let Err(error) = asked {
+                shared.failure.keep(shared.blamed(error, lane, shared.issued(lane)));
+                return;
+            }
+        }
+        thread::park_timeout(WATCH);
+    }
 }
 
-impl<C: Calls> CudaLanes<C> {
+/// The open lanes of a [`CudaDevice`].
+pub struct CudaLanes {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    closing: Arc<AtomicBool>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl CudaLanes {
     /// Makes every event, and starts a thread for every lane that is one.
-    pub fn start(device: Arc<CudaDevice<C>>, work: Arc<dyn Work>, tracing: bool) -> Result<CudaLanes<C>> {
+    pub fn start(device: Arc<CudaDevice>, work: Arc<dyn Work>, tracing: bool) -> Result<CudaLanes> {
         device.select()?;
-        let calls = device.calls();
         let origin = tracing.then(Instant::now);
         let mut kinds = Vec::with_capacity(Lane::COUNT);
         for lane in Lane::ALL {
             kinds.push(match STREAM_LANES.contains(&lane) {
-                true => Kind::Stream(StreamLane::new(calls, lane, origin.map(Trace::new))?),
+                true => Kind::Stream(StreamLane::new(lane, origin.map(Trace::new))?),
                 false => Kind::Thread(Arc::new(ThreadLane::new(lane, origin))),
             });
         }
         let Ok(lanes) = kinds.try_into() else { unreachable!("as many kinds as lanes") };
-        // What was copied before there were lanes is done before their first task.
-        STREAM_LANES.iter().try_for_each(|lane| calls.synchronize_stream(device.stream(*lane)))?;
-        let words = Words::take(calls, device.stream(Lane::Compute))?;
-        let timing = origin.map(|origin| Timing::new(calls, origin)).transpose()?;
+        // What was queued before there were lanes is done before their first task.
+        STREAM_LANES.iter().try_for_each(|lane| device.stream(*lane).synchronize())?;
+        let words = Words::take(device.driver(), device.stream(Lane::Compute))?;
+        let timing = origin.map(Timing::new).transpose()?;
         let shared = Arc::new(Shared { lanes, words, timing, work, failure: Failure::default(), device });
-        let mut lanes = CudaLanes { shared, threads: Vec::new() };
+        let closing = Arc::new(AtomicBool::new(false));
+        let mut lanes = CudaLanes {
+            shared: shared.clone(),
+            threads: Vec::new(),
+            closing: closing.clone(),
+            watcher: None,
+        };
         for lane in Lane::ALL {
-            if let Kind::Thread(thread) = &lanes.shared.lanes[lane.at()] {
-                let server = Server { shared: lanes.shared.clone(), lane };
+            if let Kind::Thread(thread) = &shared.lanes[lane.at()] {
+                let server = Server { shared: shared.clone(), lane };
                 lanes.threads.push(thread.clone().start(server)?);
             }
+        }
+        if shared.words.is_some() {
+            let watcher = thread::Builder::new().name("hz-watch".into());
+            let started = watcher.spawn(move || watch(&shared, &closing));
+            let started =
+                started.map_err(|error| Error::io("cannot start the thread that watches the device", &error));
+            lanes.watcher = Some(started?);
         }
         Ok(lanes)
     }
 }
 
-impl<C: Calls> Lanes for CudaLanes<C> {
+impl Lanes for CudaLanes {
     fn issue(&self, lane: Lane, task: u64, waits: &[Tick], signal: bool) -> Tick {
         let shared = &*self.shared;
         let waits = counts(lane, task, waits, |other| shared.issued(other));
@@ -251,18 +291,18 @@ impl<C: Calls> Lanes for CudaLanes<C> {
         let Shared { lanes, timing, device, .. } = &*self.shared;
         let mut spans = Vec::new();
         let Some(timing) = timing else { return spans };
-        let calls = device.calls();
         let mut looked = device.select();
-        for lane in lanes {
-            match lane {
+        for lane in Lane::ALL {
+            match &lanes[lane.at()] {
                 Kind::Thread(thread) => thread.take_spans(&mut spans),
                 Kind::Stream(stream) => {
-                    looked = looked.and_then(|()| stream.look(calls, timing));
+                    let arrived = self.shared.done(lane).unwrap_or(0);
+                    looked = looked.and_then(|()| stream.look(timing, arrived));
                     stream.take_spans(&mut spans);
                 }
             }
         }
-        if let Err(error) = looked.and_then(|()| timing.keep_fresh(calls)) {
+        if let Err(error) = looked.and_then(|()| timing.keep_fresh()) {
             self.shared.failure.keep(error.within("reading the times of tasks"));
         }
         spans
@@ -273,7 +313,7 @@ impl<C: Calls> Lanes for CudaLanes<C> {
     }
 }
 
-impl<C: Calls> Drop for CudaLanes<C> {
+impl Drop for CudaLanes {
     fn drop(&mut self) {
         let Shared { lanes, device, .. } = &*self.shared;
         for lane in lanes {
@@ -285,10 +325,15 @@ impl<C: Calls> Drop for CudaLanes<C> {
             // A task's panic became an error, so a lane ends by returning.
             let _ = thread.join();
         }
+        self.closing.store(true, Ordering::Release);
+        if let Some(watcher) = self.watcher.take() {
+            watcher.thread().unpark();
+            let _ = watcher.join();
+        }
         // What fails now failed before, or concerns nobody any more: the arenas are freed only after this.
         let _ = device.select();
         for lane in STREAM_LANES {
-            let _ = device.calls().synchronize_stream(device.stream(lane));
+            let _ = device.stream(lane).synchronize();
         }
     }
 }

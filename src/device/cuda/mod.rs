@@ -6,51 +6,56 @@
 //! | waits | for a stream lane | for a thread lane |
 //! |---|---|---|
 //! | a stream lane | `cudaStreamWaitEvent` on the tick's event | `cuStreamWaitValue32` on the lane's word |
-//! | a thread lane | `cudaEventSynchronize`, which sleeps | its bell |
+//! | a thread lane | looks at the lane's word, sleeping in between | its bell |
 //!
-//! Where streams cannot wait for words, the issuing thread waits for the thread lane itself before it issues the
-//! task, which holds back that lane and what is issued later. The work before it runs on.
+//! Where streams cannot wait for words, or `HZ_CUDA_STREAM_MEMORY_OPS=off` says that they shall not, a thread lane asks
+//! the tick's event instead, and the issuing thread waits for the thread lane itself before it issues the task, which
+//! holds back that lane and what is issued later. The work before it runs on.
 //!
 //! Nothing is made in a step: events are pooled per lane, one for each of the last ticks, and a tick's event is used
-//! again only when the tick has arrived. The device synchronises with the host in [`Lanes::reach`](super::Lanes)
-//! alone; copies are asynchronous, from and to memory that [`Device::wire_memory`] pins.
+//! again only when the tick has arrived. Copies are asynchronous, from and to memory that [`Device::wire_memory`] pins.
 //!
-//! Nothing can hang: a task is issued only after all that it waits for, so whatever a stream or a thread waits for is
-//! under way without the issuing thread. That also holds where CUDA itself makes the issuing thread wait for the whole
-//! device, as when it loads a kernel at its first launch.
+//! **Progress.** A task is issued only after all that it waits for, so the oldest unfinished task can always run,
+//! provided that no thread is stuck inside CUDA. CUDA holds a lock of the context, sometimes for as long as the device
+//! has work: a thread that loads a kernel at its first launch does, and one whose stream's queue is full may. So
+//! kernels are launched once before the first step ([`Kernels::warms_up`](crate::ops::Kernels::warms_up)), a
+//! [`Stream`] bounds its outstanding commands, and nobody waits inside CUDA: threads look at words in host memory,
+//! which no lock guards. What remains is a call that CUDA holds up for reasons of its own; with words, a thread lane
+//! makes no calls, and so cannot be held up with it.
 //!
 //! **Failures.** The first call that fails names its task and poisons the device. Work that fails later is
-//! reported by whatever call comes next; which tasks were running then is told by the words that streams write
-//! behind every task, and stands in the message. After a failure nothing more is enqueued, ticks still arrive, and
-//! closing waits for what the device still does.
-//!
-//! All of this is written against [`Calls`], so that every build has it and tests run it without a GPU.
+//! reported by whatever call comes next, if only that of the thread that watches the device; which tasks were running
+//! then is told by the words that streams write behind every task, and stands in the message. After a failure nothing
+//! more is enqueued, ticks still arrive, and closing waits for what the device still does.
 
-mod calls;
 mod lanes;
 mod pin;
-#[cfg(hz_cuda)]
-mod real;
 mod stream_lane;
 mod timing;
 mod words;
 
-pub use calls::{Calls, Properties};
-#[cfg(hz_cuda)]
-pub use real::{Cuda, Mapped};
-
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
 use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
 use crate::base::{Error, Result, Status};
 use crate::host::{HostSpan, MemoryKind, Pin, Pinning, Size, Topology, node_of_pci};
+use crate::sys::cuda::{
+    DeviceMemory, Direction, Driver, Stream, compute_capability, copy, fill, memory_info, need_device,
+    pci_bus_id, set_device,
+};
 use pin::CudaPin;
+use words::Words;
 
 /// The oldest devices that the kernels run on.
 const COMPUTE_CAPABILITY_MIN: (i32, i32) = (8, 0);
+
+/// Bytes of device memory that an arena leaves, at most a sixteenth of all: kernels are loaded when they are first
+/// launched, cuBLASLt's among them, at some MiB each.
+const MARGIN: usize = 1 << 30;
 
 /// The lanes that are streams, in the order of their index.
 const STREAM_LANES: [Lane; 3] = [Lane::Compute, Lane::H2d, Lane::D2h];
@@ -58,7 +63,7 @@ const STREAM_LANES: [Lane; 3] = [Lane::Compute, Lane::H2d, Lane::D2h];
 /// How a device is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CudaOptions {
-    /// The most memory to take; by default what is free.
+    /// The most memory to take; by default what is free, less a margin.
     pub memory_limit: Option<usize>,
     /// How host memory is pinned.
     pub pinning: Pinning,
@@ -66,34 +71,52 @@ pub struct CudaOptions {
     pub scrubs: bool,
 }
 
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// For people, e.g. `NVIDIA H200`.
+    pub name: String,
+    /// Its place on the bus, as sysfs names it: `0000:3b:00.0`.
+    pub pci_bus_id: String,
+    /// Major and minor, for example (9, 0).
+    pub compute_capability: (i32, i32),
+}
+
 /// One CUDA device. Opened by ordinal; it makes its device the calling thread's current one whenever it is used.
 #[derive(Debug)]
-pub struct CudaDevice<C: Calls> {
+pub struct CudaDevice {
     // Dropped in this order: the streams are idle before the arena goes.
-    streams: [C::Stream; STREAM_LANES.len()],
-    arena: Mutex<Option<Taken<C>>>,
-    pin: Arc<CudaPin<C>>,
-    calls: Arc<C>,
+    streams: [Arc<Stream>; STREAM_LANES.len()],
+    arena: Mutex<Option<Taken>>,
+    pin: Arc<CudaPin>,
+    driver: Driver,
+    /// Whether there are lanes.
+    opened: AtomicBool,
     ordinal: usize,
     properties: Properties,
     options: CudaOptions,
 }
 
 #[derive(Debug)]
-struct Taken<C: Calls> {
-    _memory: C::Memory,
+struct Taken {
+    _memory: DeviceMemory,
     bytes: usize,
 }
 
-impl<C: Calls> CudaDevice<C> {
+impl CudaDevice {
     /// Opens `cuda:<ordinal>`.
     ///
     /// Errors: no driver, one that is too old, no such device, one that is too old (`DeviceUnavailable`, with the
     /// remedy); whatever CUDA answers.
-    pub fn open(calls: C, ordinal: usize, options: CudaOptions) -> Result<Arc<Self>> {
-        calls.presence()?.admit(ordinal)?;
-        calls.select(ordinal)?;
-        let properties = calls.properties(ordinal)?;
+    pub fn open(ordinal: usize, options: CudaOptions) -> Result<Arc<Self>> {
+        need_device(ordinal)?;
+        set_device(ordinal)?;
+        let driver = Driver::open()?;
+        let properties = Properties {
+            name: driver.device_name(ordinal)?,
+            pci_bus_id: pci_bus_id(ordinal)?,
+            compute_capability: compute_capability(ordinal)?,
+        };
         if properties.compute_capability < COMPUTE_CAPABILITY_MIN {
             let ((major, minor), (major_min, minor_min)) =
                 (properties.compute_capability, COMPUTE_CAPABILITY_MIN);
@@ -106,23 +129,22 @@ impl<C: Calls> CudaDevice<C> {
                 ),
             ));
         }
-        let streams = [calls.new_stream()?, calls.new_stream()?, calls.new_stream()?];
-        let calls = Arc::new(calls);
-        let pin = CudaPin::new(calls.clone(), ordinal);
+        let stream = || Stream::new().map(Arc::new);
         Ok(Arc::new(CudaDevice {
-            streams,
+            streams: [stream()?, stream()?, stream()?],
             arena: Mutex::new(None),
-            pin,
-            calls,
+            pin: CudaPin::new(ordinal),
+            driver,
+            opened: AtomicBool::new(false),
             ordinal,
             properties,
             options,
         }))
     }
 
-    /// The calls it is made of.
-    pub fn calls(&self) -> &C {
-        &self.calls
+    /// The driver.
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// What it is.
@@ -141,17 +163,23 @@ impl<C: Calls> CudaDevice<C> {
         node_of_pci(&self.properties.pci_bus_id).and_then(nearest)
     }
 
+    /// Whether streams wait for thread lanes by stream memory operations.
+    pub fn has_words(&self) -> Result<bool> {
+        self.select()?;
+        Ok(Words::take(self.driver, self.stream(Lane::Compute))?.is_some())
+    }
+
     /// The stream of a lane that is one; kernels go to that of [`Lane::Compute`].
     ///
     /// # Panics
     /// If the lane is a thread.
-    pub fn stream(&self, lane: Lane) -> &C::Stream {
+    pub fn stream(&self, lane: Lane) -> &Arc<Stream> {
         let at = STREAM_LANES.iter().position(|stream| *stream == lane);
         &self.streams[at.expect("only stream lanes have one")]
     }
 
     fn select(&self) -> Result<()> {
-        self.calls.select(self.ordinal)
+        set_device(self.ordinal)
     }
 }
 
@@ -160,7 +188,7 @@ fn ends(to: *mut u8, from: *mut u8, bytes: usize) -> Option<(NonNull<u8>, NonNul
     NonNull::new(to).zip(NonNull::new(from)).filter(|_| bytes > 0)
 }
 
-impl<C: Calls> Device for CudaDevice<C> {
+impl Device for CudaDevice {
     fn info(&self) -> DeviceInfo {
         let (ordinal, Properties { name, .. }) = (self.ordinal, &self.properties);
         DeviceInfo { name: format!("cuda:{ordinal} ({name})"), memory_free: self.capacity().unwrap_or(0) }
@@ -168,8 +196,9 @@ impl<C: Calls> Device for CudaDevice<C> {
 
     fn capacity(&self) -> Result<usize> {
         self.select()?;
-        let free = self.calls.memory_free()?;
-        Ok(self.options.memory_limit.map_or(free, |limit| limit.min(free)))
+        let (free, total) = memory_info()?;
+        let least = free.saturating_sub(MARGIN.min(total / 16));
+        Ok(self.options.memory_limit.map_or(least, |limit| limit.min(free)))
     }
 
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {
@@ -184,7 +213,9 @@ impl<C: Calls> Device for CudaDevice<C> {
         if bytes > have {
             let limit = match self.options.memory_limit {
                 Some(limit) if limit == have => "--device-mem",
-                _ => "free on the device; nvidia-smi shows who uses the rest",
+                _ => {
+                    "what is free on the device, less a margin for kernels; nvidia-smi shows who uses the rest"
+                }
             };
             return Err(Error::new(
                 Status::OutOfDeviceMemory,
@@ -196,33 +227,37 @@ impl<C: Calls> Device for CudaDevice<C> {
                 ),
             ));
         }
-        let memory = self.calls.take_memory(bytes.max(1))?;
-        let base = self.calls.memory_base(&memory);
+        let memory = DeviceMemory::take(bytes.max(1))?;
+        let base = memory.base();
         let stream = self.stream(Lane::Compute);
         // SAFETY: the new memory, whole, which nobody knows yet; the next line waits for the end of it.
-        let zeroed = unsafe { self.calls.fill(stream, base, 0, bytes.max(1)) };
-        zeroed.and_then(|()| self.calls.synchronize_stream(stream))?;
+        let zeroed = unsafe { fill(base, 0, bytes.max(1), stream) };
+        zeroed.and_then(|()| stream.synchronize())?;
         *arena = Some(Taken { _memory: memory, bytes });
         // SAFETY: the memory lies in `self` and is freed only with the device, which whoever uses spans keeps.
         Ok(unsafe { DeviceSpan::new(base, bytes) })
     }
 
     fn open(self: Arc<Self>, work: Arc<dyn Work>, tracing: bool) -> Result<Box<dyn Lanes>> {
+        self.opened.store(true, Ordering::Relaxed);
         Ok(Box::new(lanes::CudaLanes::start(self, work, tracing)?))
     }
 
     fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
         let bytes = super::same_length("upload", to.bytes(), from.bytes())?;
         let Some((to, from)) = ends(to.address(), from.address(), bytes) else { return Ok(()) };
+        let stream = self.stream(Lane::H2d);
         // SAFETY: the lengths are equal, and the schedule keeps both ends for this task; arenas outlive the lanes.
-        unsafe { self.calls.copy_in(self.stream(Lane::H2d), to, from, bytes) }
+        unsafe { copy(to, from, bytes, Direction::HostToDevice, stream)? };
+        // Without lanes nobody else waits for it.
+        if self.opened.load(Ordering::Relaxed) { Ok(()) } else { stream.synchronize() }
     }
 
     fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
         let bytes = super::same_length("download", to.bytes(), from.bytes())?;
         let Some((to, from)) = ends(to.address(), from.address(), bytes) else { return Ok(()) };
         // SAFETY: as in `upload`; the host's end is read by nobody before this task's tick.
-        unsafe { self.calls.copy_out(self.stream(Lane::D2h), to, from, bytes) }
+        unsafe { copy(to, from, bytes, Direction::DeviceToHost, self.stream(Lane::D2h)) }
     }
 
     fn scrubs(&self) -> bool {
@@ -236,7 +271,7 @@ impl<C: Calls> Device for CudaDevice<C> {
         let Some((to, _)) = ends(span.address(), span.address(), span.bytes()) else { return Ok(()) };
         // SAFETY: the task that calls has the right to write the span until it is done, and this is enqueued as a
         // part of the task.
-        unsafe { self.calls.fill(self.stream(lane), to, 0xff, span.bytes()) }
+        unsafe { fill(to, 0xff, span.bytes(), self.stream(lane)) }
     }
 
     fn runs_on_cores(&self, lane: Lane) -> bool {
@@ -251,12 +286,12 @@ impl<C: Calls> Device for CudaDevice<C> {
     }
 }
 
-impl<C: Calls> Drop for CudaDevice<C> {
+impl Drop for CudaDevice {
     fn drop(&mut self) {
         // Handles are released on the thread that drops them; a device that is lost releases nothing anyway.
         let _ = self.select();
         for stream in &self.streams {
-            let _ = self.calls.synchronize_stream(stream);
+            let _ = stream.synchronize();
         }
     }
 }

@@ -5,52 +5,56 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::calls::Calls;
 use crate::base::Result;
 use crate::host::{HostSpan, Pin};
+use crate::sys::cuda::{PinnedMemory, register, set_device, unregister};
 
 /// Pins host memory for one CUDA device.
 #[derive(Debug)]
-pub struct CudaPin<C: Calls> {
-    calls: Arc<C>,
+pub struct CudaPin {
     ordinal: usize,
-    /// What [`Pin::allocate`] gave and [`Pin::free`] has not taken back, by address.
-    allocated: Mutex<Vec<(usize, C::Pinned)>>,
+    /// What [`Pin::allocate`] gave and [`Pin::free`] has not taken back.
+    allocated: Mutex<Vec<PinnedMemory>>,
 }
 
-impl<C: Calls> CudaPin<C> {
+impl CudaPin {
     /// For the device of an ordinal.
-    pub fn new(calls: Arc<C>, ordinal: usize) -> Arc<Self> {
-        Arc::new(CudaPin { calls, ordinal, allocated: Mutex::new(Vec::new()) })
+    pub fn new(ordinal: usize) -> Arc<Self> {
+        Arc::new(CudaPin { ordinal, allocated: Mutex::new(Vec::new()) })
     }
 }
 
-impl<C: Calls> Pin for CudaPin<C> {
+/// The first byte of pages.
+fn base(pages: HostSpan) -> NonNull<u8> {
+    NonNull::new(pages.address()).expect("a span has an address")
+}
+
+impl Pin for CudaPin {
     fn pin(&self, pages: HostSpan) -> Result<()> {
-        self.calls.select(self.ordinal)?;
+        set_device(self.ordinal)?;
         // SAFETY: an arena keeps its pages mapped until it has asked to unpin them.
-        unsafe { self.calls.register(pages) }
+        unsafe { register(base(pages), pages.bytes()) }
     }
 
     fn unpin(&self, pages: HostSpan) {
         // SAFETY: `pin` succeeded for these pages, and the arena's owner has closed the lanes that copy.
         // A device that is lost cannot answer, and the end of the process unpins what it does not.
-        let _ = self.calls.select(self.ordinal).and_then(|()| unsafe { self.calls.unregister(pages) });
+        let _ = set_device(self.ordinal).and_then(|()| unsafe { unregister(base(pages)) });
     }
 
     fn allocate(&self, bytes: usize) -> Result<HostSpan> {
-        self.calls.select(self.ordinal)?;
-        let memory = self.calls.take_pinned(bytes)?;
-        let base: NonNull<u8> = self.calls.pinned_base(&memory);
-        self.allocated.lock().push((base.as_ptr() as usize, memory));
+        set_device(self.ordinal)?;
+        let memory = PinnedMemory::take(bytes)?;
+        let base = memory.base();
+        self.allocated.lock().push(memory);
         // SAFETY: new memory of that length, which stays in the list above until `free`. The allocator hands out
         // pages that the kernel has cleared, or that this process has written before: initialised either way.
         Ok(unsafe { HostSpan::new(base, bytes) })
     }
 
     fn free(&self, memory: HostSpan) {
-        let _ = self.calls.select(self.ordinal);
-        self.allocated.lock().retain(|(address, _)| *address != memory.address() as usize);
+        let _ = set_device(self.ordinal);
+        self.allocated.lock().retain(|own| own.base() != base(memory));
     }
 
     fn counts_as_locked(&self) -> bool {

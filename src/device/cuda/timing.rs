@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::calls::Calls;
 use crate::base::Result;
+use crate::sys::cuda::{Event, Stream};
 
 /// Attempts at an anchor: the one during which the host waited least is kept.
 const ATTEMPTS: usize = 4;
@@ -16,28 +16,27 @@ const RENEW_NS: u64 = 2_000_000_000;
 
 /// Tells when an event was reached, in nanoseconds since an instant of the host's.
 #[derive(Debug)]
-pub struct Timing<C: Calls> {
+pub struct Timing {
     origin: Instant,
     /// A stream that never has work, so that what is recorded on it is reached at once.
-    stream: C::Stream,
-    anchor: Mutex<Anchor<C>>,
+    stream: Stream,
+    anchor: Mutex<Anchor>,
 }
 
 /// An event and when it was reached.
 #[derive(Debug)]
-struct Anchor<C: Calls> {
-    event: C::Event,
-    spare: C::Event,
+struct Anchor {
+    event: Event,
+    spare: Event,
     at_ns: u64,
 }
 
-impl<C: Calls> Timing<C> {
+impl Timing {
     /// A clock that counts from `origin`.
-    pub fn new(calls: &C, origin: Instant) -> Result<Timing<C>> {
-        let (event, spare) = (calls.new_event(true)?, calls.new_event(true)?);
-        let anchor = Mutex::new(Anchor { event, spare, at_ns: 0 });
-        let timing = Timing { origin, stream: calls.new_stream()?, anchor };
-        timing.renew(calls, &mut timing.anchor.lock())?;
+    pub fn new(origin: Instant) -> Result<Timing> {
+        let anchor = Mutex::new(Anchor { event: Event::new(true)?, spare: Event::new(true)?, at_ns: 0 });
+        let timing = Timing { origin, stream: Stream::new()?, anchor };
+        timing.renew(&mut timing.anchor.lock())?;
         Ok(timing)
     }
 
@@ -51,25 +50,25 @@ impl<C: Calls> Timing<C> {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    /// When an event, which has been reached, was.
-    pub fn at(&self, calls: &C, event: &C::Event) -> Result<u64> {
+    /// Returns the host time, in nanoseconds since the origin, at which a completed event was reached.
+    pub fn at(&self, event: &Event) -> Result<u64> {
         let anchor = self.anchor.lock();
-        let since = calls.ns_since(event, &anchor.event)?;
+        let since = event.ns_since(&anchor.event)?;
         Ok(anchor.at_ns.saturating_add_signed(since))
     }
 
     /// Renews the anchor if it is old. Called between steps.
-    pub fn keep_fresh(&self, calls: &C) -> Result<()> {
+    pub fn keep_fresh(&self) -> Result<()> {
         let mut anchor = self.anchor.lock();
-        if self.now() - anchor.at_ns > RENEW_NS { self.renew(calls, &mut anchor) } else { Ok(()) }
+        if self.now() - anchor.at_ns > RENEW_NS { self.renew(&mut anchor) } else { Ok(()) }
     }
 
-    fn renew(&self, calls: &C, anchor: &mut Anchor<C>) -> Result<()> {
+    fn renew(&self, anchor: &mut Anchor) -> Result<()> {
         let mut least_ns = u64::MAX;
         for _ in 0..ATTEMPTS {
             let before_ns = self.now();
-            calls.record(&anchor.spare, &self.stream)?;
-            calls.synchronize_event(&anchor.spare)?;
+            anchor.spare.record(&self.stream)?;
+            anchor.spare.synchronize()?;
             let waited_ns = self.now() - before_ns;
             if waited_ns < least_ns {
                 least_ns = waited_ns;

@@ -1,42 +1,51 @@
 //! The pinned words in which lanes tell each other how far they are.
 //!
 //! Every lane has one, on a cache line of its own: the count of tasks it has done, round 2^32. A thread lane's is
-//! written by its thread and waited for by streams; a stream lane's is written by its stream, behind each task, so
-//! that it still tells how far the stream came when the device no longer answers.
+//! written by its thread and waited for by streams; a stream lane's is written by its stream, behind each task, and
+//! read by whoever waits for the lane. It still tells how far the stream came when the device no longer answers.
 
+use std::ffi::OsStr;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::calls::Calls;
-use crate::base::{Result, Status};
+use crate::base::{Error, Result, Status};
 use crate::device::Lane;
+use crate::sys::cuda::{Driver, PinnedMemory, Stream, device_address};
+
+/// Set to `off`, it makes lanes do without words.
+const VARIABLE: &str = "HZ_CUDA_STREAM_MEMORY_OPS";
 
 /// Bytes from word to word.
 const STRIDE: usize = 128;
 
 /// One word per lane.
 #[derive(Debug)]
-pub struct Words<C: Calls> {
-    memory: C::Pinned,
-    base: NonNull<u8>,
+pub struct Words {
+    memory: PinnedMemory,
+    /// Where the device sees the memory.
+    seen: NonNull<u8>,
+    driver: Driver,
 }
 
-// SAFETY: the base is the address of the memory beside it, and is used atomically only.
-unsafe impl<C: Calls> Send for Words<C> {}
+// SAFETY: `seen` is an address of the memory beside it; the words are used atomically only.
+unsafe impl Send for Words {}
 // SAFETY: as every access is atomic, threads may share it.
-unsafe impl<C: Calls> Sync for Words<C> {}
+unsafe impl Sync for Words {}
 
-impl<C: Calls> Words<C> {
-    /// Takes the words and tries them on a stream: nothing where streams cannot wait for words.
-    pub fn take(calls: &C, stream: &C::Stream) -> Result<Option<Words<C>>> {
-        let memory = calls.take_pinned(STRIDE * Lane::COUNT)?;
-        let words = Words { base: calls.pinned_base(&memory), memory };
+impl Words {
+    /// Takes the words and tries them on a stream: `None` where streams cannot wait for words, or shall not.
+    pub fn take(driver: Driver, stream: &Stream) -> Result<Option<Words>> {
+        if !allowed(std::env::var_os(VARIABLE).as_deref())? {
+            return Ok(None);
+        }
+        let memory = PinnedMemory::take(STRIDE * Lane::COUNT)?;
+        let words = Words { seen: device_address(memory.base())?, memory, driver };
         Lane::ALL.iter().for_each(|lane| words.set(*lane, 0));
         let (from, to) = (Lane::Host, Lane::Compute);
         words.set(from, 1);
-        let tried = words.wait(calls, stream, from, 1).and_then(|()| words.write(calls, stream, to, 1));
+        let tried = words.wait(stream, from, 1).and_then(|()| words.write(stream, to, 1));
         // Whatever was queued is done before the words may go.
-        calls.synchronize_stream(stream)?;
+        stream.synchronize()?;
         let works = match tried {
             Ok(()) => words.get(to) == 1,
             Err(error) if error.status() == Status::Unsupported => false,
@@ -49,7 +58,13 @@ impl<C: Calls> Words<C> {
 
     fn word(&self, lane: Lane) -> &AtomicU32 {
         // SAFETY: aligned and inside the memory, which lives as long as the borrow; the device writes it whole.
-        unsafe { AtomicU32::from_ptr(self.base.add(STRIDE * lane.at()).as_ptr().cast()) }
+        unsafe { AtomicU32::from_ptr(self.memory.base().add(STRIDE * lane.at()).as_ptr().cast()) }
+    }
+
+    /// The device's address of a word.
+    fn seen(&self, lane: Lane) -> NonNull<u8> {
+        // SAFETY: the device's view of the memory is as long as the memory.
+        unsafe { self.seen.add(STRIDE * lane.at()) }
     }
 
     /// A thread lane has done so many tasks: all that it wrote before is to be seen by whoever waits.
@@ -67,14 +82,36 @@ impl<C: Calls> Words<C> {
     }
 
     /// Later work of the stream waits until the lane has done `count` tasks. Less than 2^31 are missing.
-    pub fn wait(&self, calls: &C, stream: &C::Stream, lane: Lane, count: u64) -> Result<()> {
+    pub fn wait(&self, stream: &Stream, lane: Lane, count: u64) -> Result<()> {
         // SAFETY: the lane's own word; the lanes close, and their streams with them, before the words go.
-        unsafe { calls.wait_word(stream, &self.memory, STRIDE * lane.at(), count as u32) }
+        unsafe { self.driver.wait_value(stream, self.seen(lane), count as u32) }
     }
 
     /// The stream says, behind what it has been given, that its lane has done `count` tasks.
-    pub fn write(&self, calls: &C, stream: &C::Stream, lane: Lane, count: u64) -> Result<()> {
+    pub fn write(&self, stream: &Stream, lane: Lane, count: u64) -> Result<()> {
         // SAFETY: the word of the stream's lane, which lasts until the stream is drained.
-        unsafe { calls.write_word(stream, &self.memory, STRIDE * lane.at(), count as u32) }
+        unsafe { self.driver.write_value(stream, self.seen(lane), count as u32) }
+    }
+}
+
+/// The meaning of [`VARIABLE`].
+fn allowed(value: Option<&OsStr>) -> Result<bool> {
+    match value.map(|value| value.to_string_lossy()).as_deref() {
+        None | Some("" | "on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(Error::argument(format!("{VARIABLE} is `{other}`; it is one of on, off"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_turns_words_off() {
+        let allowed = |value: &str| allowed(Some(OsStr::new(value)));
+        assert_eq!((allowed("on"), allowed(""), allowed("off")), (Ok(true), Ok(true), Ok(false)));
+        assert_eq!(super::allowed(None), Ok(true));
+        assert!(allowed("no").unwrap_err().message().contains("HZ_CUDA_STREAM_MEMORY_OPS is `no`"));
     }
 }

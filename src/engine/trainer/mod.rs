@@ -172,6 +172,9 @@ impl Trainer {
             clip: options.clip,
         });
         runner.upload_constants()?;
+        if runner.kernels.warms_up() {
+            runner.warm_up()?;
+        }
         let lanes = device.open(runner.clone(), options.tracing || options.measuring)?;
         Ok(Trainer {
             lanes,

@@ -1,6 +1,7 @@
 //! [`Kernels`] by the launchers of `csrc/kernels.h` and cuBLASLt: bf16 storage, everything queued on one stream.
 
 use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -14,14 +15,14 @@ use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
 use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
-use crate::sys::cuda::bindings::{cudaMemcpyDeviceToDevice, hzk_bf16};
-use crate::sys::cuda::cublaslt::CublasLt;
-use crate::sys::cuda::{Driver, Launchers, Stream, launched};
+use crate::sys::cuda::bindings::hzk_bf16;
+use crate::sys::cuda::cublaslt::Handle;
+use crate::sys::cuda::{self, Api, Driver, Stream, api, fill, launched};
 
 /// [`Kernels`] that queue their work on a stream and return. The first launch that fails is what
 /// [`Kernels::outcome`] gives; what follows it is queued all the same, and means nothing.
 pub struct CudaKernels {
-    launchers: Launchers,
+    api: &'static Api,
     stream: Arc<Stream>,
     products: Products,
     /// Head dimensions whose attention is by wgmma.
@@ -33,14 +34,14 @@ pub struct CudaKernels {
 /// Calls a launcher on the kernels' stream and keeps its failure.
 macro_rules! launch {
     ($kernels:ident.$launcher:ident($($argument:expr),* $(,)?)) => {
-        launch!($kernels, ($kernels.launchers.$launcher, concat!("hzk_", stringify!($launcher))), $($argument,)*)
+        launch!($kernels, ($kernels.api.kernels.$launcher, stringify!($launcher)), $($argument,)*)
     };
     ($kernels:ident, $launcher:expr, $($argument:expr),* $(,)?) => {{
-        let ((launcher, name), stream) = ($launcher, $kernels.stream.raw());
+        let (launcher, name) = $launcher;
         // SAFETY: every address comes from `part`, which compared its span with what the launcher reads or writes
         // there; the rights to both are the caller's (the law of `ops`), and the scratch is this value's alone.
-        let status = unsafe { launcher($($argument,)* stream) };
-        $kernels.keep(launched(status, name));
+        let launch = |stream| launched(unsafe { launcher($($argument,)* stream) }, name);
+        $kernels.keep($kernels.stream.command().and_then(launch));
     }};
 }
 
@@ -51,36 +52,13 @@ impl CudaKernels {
     /// Kernels for the thread's current device, number `device`, whose work goes to `stream`. `workspace` is
     /// [`workspace_bytes`](crate::ops::cuda::workspace::workspace_bytes) of the device's memory, at a multiple of 256
     /// bytes, and theirs alone. Where the table has no choice, attention is by wgmma if there is code for it. Errors: no
-    /// driver, too little memory for cuBLASLt's own state, a table that chooses wgmma where there is no code for it.
+    /// driver; a table that chooses wgmma where there is no code for it.
     pub fn new(
         stream: Arc<Stream>,
         workspace: DeviceSpan,
-        library: Arc<CublasLt>,
+        handle: Handle,
         mut table: Table,
         device: usize,
-    ) -> Result<Self> {
-        let name = Driver::open()?.device_name(device)?;
-        let is_chosen = |d: usize| table.attention(&name, d) == Attention::Wgmma;
-        if has_wgmma(device)? {
-            table.prefer_wgmma(&name);
-        } else if WGMMA_HEADS.into_iter().any(is_chosen) {
-            return Err(Error::new(
-                Status::Unsupported,
-                "the table of products has attention by wgmma, for which this library has no code here: it is built for \
-                 sm_90a (HZ_CUDA_ARCH); calibrate anew with it",
-            ));
-        }
-        CudaKernels::of(Launchers::linked(), stream, workspace, library, table, name)
-    }
-
-    /// The same by given launchers, for a device of a given name.
-    pub fn of(
-        launchers: Launchers,
-        stream: Arc<Stream>,
-        workspace: DeviceSpan,
-        library: Arc<CublasLt>,
-        table: Table,
-        device: String,
     ) -> Result<Self> {
         if workspace.bytes() <= PRODUCTS_BYTES || !workspace.address().addr().is_multiple_of(ALIGNMENT) {
             return Err(Error::internal(format!(
@@ -89,11 +67,23 @@ impl CudaKernels {
                 workspace.address()
             )));
         }
-        let is_by_wgmma = |d: &usize| table.attention(&device, *d) == Attention::Wgmma;
-        let by_wgmma = WGMMA_HEADS.into_iter().filter(is_by_wgmma).collect();
-        let products = Products::new(library, device, table, workspace.part(0, PRODUCTS_BYTES))?;
+        let (api, name) = (api()?, Driver::open()?.device_name(device)?);
+        let is_wgmma = has_wgmma(device)?;
+        if is_wgmma {
+            table.prefer_wgmma(&name);
+        }
+        let is_by_wgmma = |d: &usize| table.attention(&name, *d) == Attention::Wgmma;
+        let by_wgmma: Vec<usize> = WGMMA_HEADS.into_iter().filter(is_by_wgmma).collect();
+        if !by_wgmma.is_empty() && !is_wgmma {
+            return Err(Error::new(
+                Status::Unsupported,
+                "the table of products has attention by wgmma, for which this library has no code here: it is built for \
+                 sm_90a (HZ_CUDA_ARCH); calibrate anew with it",
+            ));
+        }
+        let products = Products::new(handle, name, table, workspace.part(0, PRODUCTS_BYTES))?;
         let scratch = workspace.part(PRODUCTS_BYTES, workspace.bytes() - PRODUCTS_BYTES);
-        Ok(CudaKernels { launchers, stream, products, by_wgmma, scratch, failed: Mutex::default() })
+        Ok(CudaKernels { api, stream, products, by_wgmma, scratch, failed: Mutex::default() })
     }
 
     /// Describes products and chooses their algorithms, so that nothing is looked for inside a step.
@@ -113,11 +103,9 @@ impl CudaKernels {
     }
 
     fn copy(&self, to: DeviceSpan, from: DeviceSpan, bytes: usize) {
-        let (to, from) = (part::<u8>(&to, bytes).cast(), part::<u8>(&from, bytes).cast_const().cast());
-        let (copy, stream) = (self.launchers.copy, self.stream.raw());
+        let (to, from) = (base(&to, bytes), base(&from, bytes));
         // SAFETY: both spans are as long as stated and apart; the rights to them are the caller's.
-        let code = unsafe { copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream) };
-        self.keep(launched(code as i32, "cudaMemcpyAsync"));
+        self.keep(unsafe { cuda::copy(to, from, bytes, cuda::Direction::DeviceToDevice, &self.stream) });
     }
 
     /// Memory that holds what an operation leaves for its own next kernel.
@@ -139,6 +127,10 @@ fn part<T>(span: &DeviceSpan, elements: usize) -> *mut T {
         span.bytes()
     );
     span.address().cast()
+}
+
+fn base(span: &DeviceSpan, bytes: usize) -> NonNull<u8> {
+    NonNull::new(part(span, bytes)).expect("a span is not null")
 }
 
 pub(super) fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
@@ -175,6 +167,10 @@ impl Kernels for CudaKernels {
         self.products.arithmetic()
     }
 
+    fn warms_up(&self) -> bool {
+        true
+    }
+
     fn outcome(&self) -> Result<()> {
         self.failed.lock().take().map_or(Ok(()), Err)
     }
@@ -188,7 +184,7 @@ impl Kernels for CudaKernels {
         c: usize,
         v: usize,
     ) {
-        launch!(self.embedding_forward(
+        launch!(self.hzk_embedding_forward(
             bf16s(&out, n * c),
             i32s(&tokens, n),
             bf16s(&table, v * c),
@@ -207,7 +203,7 @@ impl Kernels for CudaKernels {
         c: usize,
         v: usize,
     ) {
-        launch!(self.embedding_backward(
+        launch!(self.hzk_embedding_backward(
             f32s(&dtable, v * c),
             bf16s(&dout, n * c),
             i32s(&tokens.tokens, n),
@@ -230,7 +226,7 @@ impl Kernels for CudaKernels {
         n: usize,
         c: usize,
     ) {
-        launch!(self.rmsnorm_forward(
+        launch!(self.hzk_rmsnorm_forward(
             bf16s(&out, n * c),
             f32s(&rstd, n),
             bf16s(&x, n * c),
@@ -258,7 +254,7 @@ impl Kernels for CudaKernels {
             self.zero(dweight.part(0, c * 4));
         }
         let scratch = self.scratch(workspace::rmsnorm_backward_scratch(n, c));
-        launch!(self.rmsnorm_backward(
+        launch!(self.hzk_rmsnorm_backward(
             bf16s(&dx, n * c),
             f32s(&dweight, c),
             scratch,
@@ -310,7 +306,7 @@ impl Kernels for CudaKernels {
     }
 
     fn bias_forward(&self, out: DeviceSpan, bias: DeviceSpan, n: usize, c: usize) {
-        launch!(self.bias_forward(bf16s(&out, n * c), bf16s(&bias, c), n as i64, c as i64));
+        launch!(self.hzk_bias_forward(bf16s(&out, n * c), bf16s(&bias, c), n as i64, c as i64));
     }
 
     fn bias_backward(&self, dbias: DeviceSpan, write: Write, dout: DeviceSpan, n: usize, c: usize) {
@@ -318,7 +314,7 @@ impl Kernels for CudaKernels {
             self.zero(dbias.part(0, c * 4));
         }
         let scratch = self.scratch(workspace::bias_backward_scratch(n, c));
-        launch!(self.bias_backward(f32s(&dbias, c), scratch, bf16s(&dout, n * c), n as i64, c as i64));
+        launch!(self.hzk_bias_backward(f32s(&dbias, c), scratch, bf16s(&dout, n * c), n as i64, c as i64));
     }
 
     fn qk_norm_forward(
@@ -337,7 +333,7 @@ impl Kernels for CudaKernels {
         let heads = both_heads(&out, &rstd, n, dims).into_iter().zip(both_heads(&qkv, &rstd, n, dims));
         for ((to, from), weight) in heads.zip(weights) {
             let (count, stride) = (to.heads as i64, to.stride);
-            launch!(self.qk_norm_forward(
+            launch!(self.hzk_qk_norm_forward(
                 to.base,
                 to.rstd,
                 from.base,
@@ -371,7 +367,7 @@ impl Kernels for CudaKernels {
             }
             let scratch = self.scratch(workspace::qk_norm_backward_scratch(n, gradient.heads, d));
             let (count, stride) = (gradient.heads as i64, gradient.stride);
-            launch!(self.qk_norm_backward(
+            launch!(self.hzk_qk_norm_backward(
                 gradient.base,
                 f32s(&dweight, d),
                 scratch,
@@ -393,14 +389,14 @@ impl Kernels for CudaKernels {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q, k, stride, .. } = Heads::of(&qkv, n, dims);
         let (positions, inv_freq) = (i32s(&rows.positions, n), f32s(&inv_freq, dims.d / 2));
-        launch!(self.rope_forward(q, k, positions, inv_freq, n as i64, h, g, d, stride, stride));
+        launch!(self.hzk_rope_forward(q, k, positions, inv_freq, n as i64, h, g, d, stride, stride));
     }
 
     fn rope_backward(&self, dqkv: DeviceSpan, rows: &Rows, inv_freq: DeviceSpan, dims: &Dims) {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q: dq, k: dk, stride, .. } = Heads::of(&dqkv, n, dims);
         let (positions, inv_freq) = (i32s(&rows.positions, n), f32s(&inv_freq, dims.d / 2));
-        launch!(self.rope_backward(dq, dk, positions, inv_freq, n as i64, h, g, d, stride, stride));
+        launch!(self.hzk_rope_backward(dq, dk, positions, inv_freq, n as i64, h, g, d, stride, stride));
     }
 
     fn attention_forward(
@@ -414,10 +410,10 @@ impl Kernels for CudaKernels {
     ) {
         let (n, (h, g, d)) = (rows.shape.n(), head_counts(dims));
         let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
-        let by = &self.launchers;
+        let by = &self.api.kernels;
         let launcher = match self.by_wgmma.contains(&dims.d) {
-            true => (by.attention_wgmma_forward, "hzk_attention_wgmma_forward"),
-            false => (by.attention_forward, "hzk_attention_forward"),
+            true => (by.hzk_attention_wgmma_forward, "hzk_attention_wgmma_forward"),
+            false => (by.hzk_attention_forward, "hzk_attention_forward"),
         };
         launch!(
             self,
@@ -455,10 +451,10 @@ impl Kernels for CudaKernels {
         let Heads { q, k, v, stride } = Heads::of(&qkv, n, dims);
         let Heads { q: dq, k: dk, v: dv, .. } = Heads::of(&dqkv, n, dims);
         let scratch = self.scratch(workspace::attention_backward_scratch(n, dims.h));
-        let by = &self.launchers;
+        let by = &self.api.kernels;
         let launcher = match self.by_wgmma.contains(&dims.d) {
-            true => (by.attention_wgmma_backward, "hzk_attention_wgmma_backward"),
-            false => (by.attention_backward, "hzk_attention_backward"),
+            true => (by.hzk_attention_wgmma_backward, "hzk_attention_wgmma_backward"),
+            false => (by.hzk_attention_backward, "hzk_attention_backward"),
         };
         launch!(
             self,
@@ -490,7 +486,7 @@ impl Kernels for CudaKernels {
     fn swiglu_forward(&self, out: DeviceSpan, gate_up: DeviceSpan, n: usize, f: usize) {
         let gate = bf16s(&gate_up, n * 2 * f);
         let out = bf16s(&out, n * f);
-        launch!(self.swiglu_forward(out, gate, on(gate, f), n as i64, f as i64, 2 * f as i64));
+        launch!(self.hzk_swiglu_forward(out, gate, on(gate, f), n as i64, f as i64, 2 * f as i64));
     }
 
     fn swiglu_backward(&self, gate_up: DeviceSpan, dout: DeviceSpan, n: usize, f: usize) {
@@ -498,7 +494,17 @@ impl Kernels for CudaKernels {
         let up = on(gate, f);
         let (forwards_result, dout) = (std::ptr::null_mut(), bf16s(&dout, n * f));
         let (rows, columns) = (n as i64, f as i64);
-        launch!(self.swiglu_backward(gate, up, forwards_result, dout, gate, up, rows, columns, 2 * columns));
+        launch!(self.hzk_swiglu_backward(
+            gate,
+            up,
+            forwards_result,
+            dout,
+            gate,
+            up,
+            rows,
+            columns,
+            2 * columns
+        ));
     }
 
     fn cross_entropy_forward(
@@ -512,8 +518,8 @@ impl Kernels for CudaKernels {
     ) {
         let logprob = self.scratch(n * 4).cast::<f32>();
         let (logits, targets) = (bf16s(&logits, n * stride), i32s(&rows.targets, n));
-        launch!(self.xent_forward(logprob, logits, targets, n as i64, v as i64, stride as i64));
-        launch!(self.xent_loss(f64s(&loss, 1), logprob, f32s(&rows.weights, n), n as i64));
+        launch!(self.hzk_xent_forward(logprob, logits, targets, n as i64, v as i64, stride as i64));
+        launch!(self.hzk_xent_loss(f64s(&loss, 1), logprob, f32s(&rows.weights, n), n as i64));
     }
 
     fn cross_entropy_forward_backward(
@@ -527,7 +533,7 @@ impl Kernels for CudaKernels {
     ) {
         let logprob = self.scratch(n * 4).cast::<f32>();
         let (targets, weights) = (i32s(&rows.targets, n), f32s(&rows.weights, n));
-        launch!(self.xent_forward_backward(
+        launch!(self.hzk_xent_forward_backward(
             bf16s(&logits, n * stride),
             logprob,
             targets,
@@ -537,7 +543,7 @@ impl Kernels for CudaKernels {
             v as i64,
             stride as i64,
         ));
-        launch!(self.xent_loss(f64s(&loss, 1), logprob, weights, n as i64));
+        launch!(self.hzk_xent_loss(f64s(&loss, 1), logprob, weights, n as i64));
     }
 
     fn cross_entropy_logprobs(
@@ -550,7 +556,14 @@ impl Kernels for CudaKernels {
         stride: usize,
     ) {
         let (logits, targets) = (bf16s(&logits, n * stride), i32s(&targets, n));
-        launch!(self.xent_forward(f32s(&logprobs, n), logits, targets, n as i64, v as i64, stride as i64));
+        launch!(self.hzk_xent_forward(
+            f32s(&logprobs, n),
+            logits,
+            targets,
+            n as i64,
+            v as i64,
+            stride as i64
+        ));
     }
 
     fn cross_entropy_backward(
@@ -564,20 +577,18 @@ impl Kernels for CudaKernels {
     ) {
         let (targets, dlogprobs) = (i32s(&targets, n), f32s(&dlogprobs, n));
         let logits = bf16s(&logits, n * stride);
-        launch!(self.xent_backward(logits, targets, dlogprobs, n as i64, v as i64, stride as i64));
+        launch!(self.hzk_xent_backward(logits, targets, dlogprobs, n as i64, v as i64, stride as i64));
     }
 
     fn zero(&self, out: DeviceSpan) {
-        let (address, bytes) = (part::<u8>(&out, out.bytes()).cast(), out.bytes());
         // SAFETY: the span's own bytes, which the caller may write (the law of `ops`).
-        let code = unsafe { (self.launchers.fill)(address, 0, bytes, self.stream.raw()) };
-        self.keep(launched(code as i32, "cudaMemsetAsync"));
+        self.keep(unsafe { fill(base(&out, out.bytes()), 0, out.bytes(), &self.stream) });
     }
 
     fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan) {
         let elements = x.bytes() / 4;
         let scratch = self.scratch(workspace::grad_scratch(elements));
-        launch!(self.grad_sumsq(f64s(&out, 1), scratch, f32s(&x, elements), elements as i64));
+        launch!(self.hzk_grad_sumsq(f64s(&out, 1), scratch, f32s(&x, elements), elements as i64));
     }
 
     fn round(&self, out: DeviceSpan, x: DeviceSpan, to: DType) {
@@ -588,7 +599,7 @@ impl Kernels for CudaKernels {
                 let square_sum = self.scratch(ALIGNMENT + workspace::grad_scratch(elements)).cast::<f64>();
                 let scratch = square_sum.wrapping_byte_add(ALIGNMENT).cast();
                 let (out, x) = (bf16s(&out, elements), f32s(&x, elements));
-                launch!(self.grad_store(out, square_sum, scratch, x, elements as i64));
+                launch!(self.hzk_grad_store(out, square_sum, scratch, x, elements as i64));
             }
             DType::F32 => self.copy(out, x, elements * 4),
         }
@@ -596,6 +607,6 @@ impl Kernels for CudaKernels {
 
     fn widen(&self, out: DeviceSpan, x: DeviceSpan) {
         let elements = x.bytes() / 2;
-        launch!(self.grad_accumulate(f32s(&out, elements), bf16s(&x, elements), 0, elements as i64));
+        launch!(self.hzk_grad_accumulate(f32s(&out, elements), bf16s(&x, elements), 0, elements as i64));
     }
 }

@@ -15,7 +15,7 @@ use crate::device::DeviceSpan;
 use crate::ops::cuda::product::{ColumnMajor, Direction, Product};
 use crate::ops::cuda::table::{Choice, Key, Table};
 use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, PRODUCTS_BYTES as WORKSPACE_BYTES};
-use crate::sys::cuda::cublaslt::{CublasLt, Descriptors, Handle, Layout, Limits};
+use crate::sys::cuda::cublaslt::{Descriptors, Handle, Layout, Limits};
 use crate::sys::cuda::{Stream, fill};
 
 /// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
@@ -43,9 +43,9 @@ struct Plan {
 }
 
 impl Products {
-    /// For the thread's current device, whose name is the table's key. `workspace` is [`WORKSPACE_BYTES`] of its memory, aligned to
+    /// For the handle's device, whose name is the table's key. `workspace` is [`WORKSPACE_BYTES`] of its memory, aligned to
     /// 256 bytes, which nothing else uses; products that share it run on one stream.
-    pub fn new(library: Arc<CublasLt>, device: String, table: Table, workspace: DeviceSpan) -> Result<Self> {
+    pub fn new(handle: Handle, device: String, table: Table, workspace: DeviceSpan) -> Result<Self> {
         if workspace.bytes() < WORKSPACE_BYTES
             || !(workspace.address() as usize).is_multiple_of(WORKSPACE_ALIGNMENT)
         {
@@ -55,7 +55,6 @@ impl Products {
                 workspace.address()
             )));
         }
-        let handle = Handle::new(library)?;
         Ok(Products { handle, device, table, workspace, plans: Mutex::default() })
     }
 

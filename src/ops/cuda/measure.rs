@@ -14,10 +14,9 @@ use crate::ops::cuda::product::Product;
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{PRODUCTS_BYTES, attention_backward_scratch};
 use crate::ops::{Kernels, Rows};
-use crate::sys::cuda::cublaslt::CublasLt;
+use crate::sys::cuda::cublaslt::{CublasLt, Handle};
 use crate::sys::cuda::{
-    DeviceMemory, Direction, Driver, Event, Launchers, Stream, compute_capability, copy, need_device,
-    set_device,
+    DeviceMemory, Direction, Driver, Event, Stream, api, compute_capability, copy, need_device, set_device,
 };
 
 /// Algorithms that are tried for a product at most.
@@ -41,7 +40,7 @@ pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
     // SAFETY: device memory of that length, which outlives the products: each is waited for.
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
     let device = Driver::open()?.device_name(ordinal)?;
-    let measured = Products::new(Arc::clone(&library), device, Table::default(), span(&workspace))?;
+    let measured = Products::new(Handle::new(library)?, device, Table::default(), span(&workspace))?;
     let mut table = Table::default();
     for product in products {
         let operands = [&out, &a, &b].map(span);
@@ -54,7 +53,7 @@ pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
 
 /// Whether there is code for attention by wgmma for a device.
 pub fn has_wgmma(device: usize) -> Result<bool> {
-    Ok(cfg!(hz_wgmma) && compute_capability(device)? == (9, 0))
+    Ok(api()?.wgmma && compute_capability(device)? == (9, 0))
 }
 
 /// Times of an attention kernel over a micro-batch.
@@ -122,9 +121,8 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
     for by in std::iter::once(Attention::Mma).chain(wgmma.then_some(Attention::Wgmma)) {
         let mut table = Table::default();
         table.choose_attention(&device, dims.d, by);
-        let (launchers, library) = (Launchers::linked(), Arc::clone(&library));
-        let kernels =
-            CudaKernels::of(launchers, stream.clone(), span(&workspace), library, table, device.clone())?;
+        let handle = Handle::new(Arc::clone(&library))?;
+        let kernels = CudaKernels::new(stream.clone(), span(&workspace), handle, table, ordinal)?;
         let out = DeviceMemory::take(n * dims.attended() * 2)?;
         let (lse, dqkv) = (DeviceMemory::take(n * dims.h * 4)?, DeviceMemory::take(n * dims.qkv() * 2)?);
         let forward = || {

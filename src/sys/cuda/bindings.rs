@@ -7,7 +7,6 @@ pub const cudaHostAllocMapped: u32 = 2;
 pub const cudaHostRegisterPortable: u32 = 1;
 pub const cudaHostRegisterMapped: u32 = 2;
 pub const cudaStreamNonBlocking: u32 = 1;
-pub const cudaEventBlockingSync: u32 = 1;
 pub const cudaEventDisableTiming: u32 = 2;
 pub const HZK_OK: u32 = 0;
 pub const HZK_ERROR_SHAPE: i32 = -1;
@@ -156,8 +155,8 @@ unsafe extern "C" {
         value: cuuint32_t,
         flags: c::c_uint,
     ) -> CUresult;
-    pub fn cudaDeviceSynchronize() -> cudaError_t;
     pub fn cudaDeviceGetPCIBusId(pciBusId: *mut c::c_char, len: c::c_int, device: c::c_int) -> cudaError_t;
+    pub fn cudaGetLastError() -> cudaError_t;
     pub fn cudaGetErrorName(error: cudaError_t) -> *const c::c_char;
     pub fn cudaGetErrorString(error: cudaError_t) -> *const c::c_char;
     pub fn cudaGetDeviceCount(count: *mut c::c_int) -> cudaError_t;
@@ -167,15 +166,13 @@ unsafe extern "C" {
         device: c::c_int,
     ) -> cudaError_t;
     pub fn cudaSetDevice(device: c::c_int) -> cudaError_t;
-    pub fn cudaGetDevice(device: *mut c::c_int) -> cudaError_t;
     pub fn cudaStreamCreateWithFlags(pStream: *mut cudaStream_t, flags: c::c_uint) -> cudaError_t;
     pub fn cudaStreamDestroy(stream: cudaStream_t) -> cudaError_t;
     pub fn cudaStreamWaitEvent(stream: cudaStream_t, event: cudaEvent_t, flags: c::c_uint) -> cudaError_t;
-    pub fn cudaStreamSynchronize(stream: cudaStream_t) -> cudaError_t;
+    pub fn cudaStreamQuery(stream: cudaStream_t) -> cudaError_t;
     pub fn cudaEventCreateWithFlags(event: *mut cudaEvent_t, flags: c::c_uint) -> cudaError_t;
     pub fn cudaEventRecord(event: cudaEvent_t, stream: cudaStream_t) -> cudaError_t;
     pub fn cudaEventQuery(event: cudaEvent_t) -> cudaError_t;
-    pub fn cudaEventSynchronize(event: cudaEvent_t) -> cudaError_t;
     pub fn cudaEventDestroy(event: cudaEvent_t) -> cudaError_t;
     pub fn cudaEventElapsedTime(ms: *mut f32, start: cudaEvent_t, end: cudaEvent_t) -> cudaError_t;
     pub fn cudaMalloc(devPtr: *mut *mut c::c_void, size: usize) -> cudaError_t;

@@ -3,9 +3,8 @@
 //! Matrices are column-major here, as the library has them. Handles and descriptors hold the library open.
 
 use std::env;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_int};
 use std::fmt;
-use std::mem;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
@@ -13,111 +12,14 @@ use std::sync::Arc;
 use crate::base::{DType, Error, Result, Status};
 use crate::sys::cuda::bindings as cu;
 use crate::sys::cuda::library::Library;
-use crate::sys::cuda::{CUBLASLT_VARIABLE, Stream, cublaslt_places, named, string};
-
-/// A table of the functions that are looked up by name, each held against its declaration in the header.
-macro_rules! functions {
-    ($($name:ident: fn($($argument:ty),*) -> $result:ty;)*) => {
-        /// The library's functions and the library.
-        #[allow(non_snake_case)]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) -> $result,)*
-            _library: Library,
-        }
-
-        // A type above that is not the header's does not compile. Nothing links against these names.
-        $(const _: unsafe extern "C" fn($($argument),*) -> $result = cu::$name;)*
-
-        impl Functions {
-            /// The functions of an open library, or the name of the first that it lacks.
-            fn find(library: Library) -> std::result::Result<Self, &'static str> {
-                Ok(Functions {
-                    $($name: {
-                        let address = library.symbol(named!($name)).ok_or(stringify!($name))?;
-                        // SAFETY: the symbol of this name has the header's type, which is this field's.
-                        unsafe {
-                            mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> $result>(address)
-                        }
-                    },)*
-                    _library: library,
-                })
-            }
-        }
-    };
-}
-
-functions! {
-    cublasLtCreate: fn(*mut cu::cublasLtHandle_t) -> cu::cublasStatus_t;
-    cublasLtDestroy: fn(cu::cublasLtHandle_t) -> cu::cublasStatus_t;
-    cublasLtGetVersion: fn() -> usize;
-    cublasLtGetStatusName: fn(cu::cublasStatus_t) -> *const c_char;
-    cublasLtGetStatusString: fn(cu::cublasStatus_t) -> *const c_char;
-    cublasLtMatmulDescCreate:
-        fn(*mut cu::cublasLtMatmulDesc_t, cu::cublasComputeType_t, cu::cudaDataType_t) -> cu::cublasStatus_t;
-    cublasLtMatmulDescDestroy: fn(cu::cublasLtMatmulDesc_t) -> cu::cublasStatus_t;
-    cublasLtMatmulDescSetAttribute:
-        fn(cu::cublasLtMatmulDesc_t, cu::cublasLtMatmulDescAttributes_t, *const c_void, usize) -> cu::cublasStatus_t;
-    cublasLtMatrixLayoutCreate:
-        fn(*mut cu::cublasLtMatrixLayout_t, cu::cudaDataType, u64, u64, i64) -> cu::cublasStatus_t;
-    cublasLtMatrixLayoutDestroy: fn(cu::cublasLtMatrixLayout_t) -> cu::cublasStatus_t;
-    cublasLtMatmulPreferenceCreate: fn(*mut cu::cublasLtMatmulPreference_t) -> cu::cublasStatus_t;
-    cublasLtMatmulPreferenceDestroy: fn(cu::cublasLtMatmulPreference_t) -> cu::cublasStatus_t;
-    cublasLtMatmulPreferenceSetAttribute:
-        fn(
-            cu::cublasLtMatmulPreference_t,
-            cu::cublasLtMatmulPreferenceAttributes_t,
-            *const c_void,
-            usize
-        ) -> cu::cublasStatus_t;
-    cublasLtMatmulAlgoGetHeuristic:
-        fn(
-            cu::cublasLtHandle_t,
-            cu::cublasLtMatmulDesc_t,
-            cu::cublasLtMatrixLayout_t,
-            cu::cublasLtMatrixLayout_t,
-            cu::cublasLtMatrixLayout_t,
-            cu::cublasLtMatrixLayout_t,
-            cu::cublasLtMatmulPreference_t,
-            c_int,
-            *mut cu::cublasLtMatmulHeuristicResult_t,
-            *mut c_int
-        ) -> cu::cublasStatus_t;
-    cublasLtMatmulAlgoCheck:
-        fn(
-            cu::cublasLtHandle_t,
-            cu::cublasLtMatmulDesc_t,
-            cu::cublasLtMatrixLayout_t,
-            cu::cublasLtMatrixLayout_t,
-            cu::cublasLtMatrixLayout_t,
-            cu::cublasLtMatrixLayout_t,
-            *const cu::cublasLtMatmulAlgo_t,
-            *mut cu::cublasLtMatmulHeuristicResult_t
-        ) -> cu::cublasStatus_t;
-    cublasLtMatmul:
-        fn(
-            cu::cublasLtHandle_t,
-            cu::cublasLtMatmulDesc_t,
-            *const c_void,
-            *const c_void,
-            cu::cublasLtMatrixLayout_t,
-            *const c_void,
-            cu::cublasLtMatrixLayout_t,
-            *const c_void,
-            *const c_void,
-            cu::cublasLtMatrixLayout_t,
-            *mut c_void,
-            cu::cublasLtMatrixLayout_t,
-            *const cu::cublasLtMatmulAlgo_t,
-            *mut c_void,
-            usize,
-            cu::cudaStream_t
-        ) -> cu::cublasStatus_t;
-}
+use crate::sys::cuda::{CUBLASLT_VARIABLE, CublasLtFunctions, Stream, api, cublaslt_places, string};
 
 /// The open library.
 pub struct CublasLt {
-    functions: Functions,
+    functions: CublasLtFunctions,
     place: PathBuf,
+    /// What holds the functions; none where the table of foreign functions brought them.
+    _library: Option<Library>,
 }
 
 // SAFETY: a table of functions and the handle that keeps them mapped; none belongs to a thread.
@@ -132,9 +34,12 @@ impl fmt::Debug for CublasLt {
 }
 
 impl CublasLt {
-    /// Opens the first library of [`cublaslt_places`] that the loader takes. Needs no driver.
-    /// Errors: `DeviceUnavailable`, with every place and the loader's answer.
+    /// The library that the table of foreign functions brings, or else the first of [`cublaslt_places`] that the loader
+    /// takes. Needs no driver. Errors: `DeviceUnavailable`, with every place and the loader's answer.
     pub fn open() -> Result<Arc<Self>> {
+        if let Some(functions) = api()?.cublaslt {
+            return Ok(Arc::new(CublasLt { functions, place: "installed".into(), _library: None }));
+        }
         Self::open_from(&cublaslt_places(|name| env::var_os(name)))
     }
 
@@ -142,10 +47,16 @@ impl CublasLt {
     pub fn open_from(places: &[PathBuf]) -> Result<Arc<Self>> {
         let mut answers = Vec::new();
         for place in places {
-            match Library::open(place)
-                .and_then(|library| Functions::find(library).map_err(|name| format!("it lacks {name}")))
-            {
-                Ok(functions) => return Ok(Arc::new(CublasLt { functions, place: place.clone() })),
+            let found = Library::open(place).and_then(|library| {
+                let symbol = |name: &'static CStr| {
+                    library.symbol(name).ok_or_else(|| format!("it lacks {}", name.to_string_lossy()))
+                };
+                // SAFETY: a library of this name has functions of the header's types, and is kept as long as they are.
+                let functions = unsafe { CublasLtFunctions::find(symbol)? };
+                Ok(CublasLt { functions, place: place.clone(), _library: Some(library) })
+            });
+            match found {
+                Ok(library) => return Ok(Arc::new(library)),
                 Err(why) => answers.push(format!("{}: {why}", place.display())),
             }
         }
@@ -358,7 +269,7 @@ impl Handle {
         stream: &Stream,
     ) -> Result<()> {
         let (alpha, beta) = (1.0f32, if c.is_some() { 1.0f32 } else { 0.0 });
-        let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
+        let (algorithm, stream) = (cu::cublasLtMatmulAlgo_t { data: *algorithm }, stream.command()?);
         // SAFETY: alpha, beta and algorithm are read before the call returns (pointers to the host are the
         // default); the rest is the caller's word. With beta 0 the library does not read c.
         let status = unsafe {
@@ -378,7 +289,7 @@ impl Handle {
                 &algorithm,
                 workspace.cast(),
                 workspace_bytes,
-                stream.raw(),
+                stream,
             )
         };
         self.library.check(status, "multiply")

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
 
 use crate::sys::cuda::string;
 
@@ -28,10 +29,9 @@ impl Library {
     }
 
     /// The address of a symbol, for as long as the library is open.
-    pub fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
+    pub fn symbol(&self, name: &CStr) -> Option<NonNull<c_void>> {
         // SAFETY: the library is open and the name is terminated.
-        let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };
-        (!address.is_null()).then_some(address)
+        NonNull::new(unsafe { libc::dlsym(self.0, name.as_ptr()) })
     }
 }
 

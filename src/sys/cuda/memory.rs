@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 use crate::base::{Error, Result};
-use crate::sys::cuda::{Stream, bindings as cu, check, name_and_text};
+use crate::sys::cuda::{Stream, api, bindings as cu, check, forget, name_and_text};
 use crate::sys::cuda_status::pinning_error;
 
 /// Memory of the device that was current when it was taken. Dropping it waits for the device and frees it.
@@ -24,10 +24,8 @@ impl DeviceMemory {
     pub fn take(bytes: usize) -> Result<Self> {
         let mut base = ptr::null_mut();
         // SAFETY: the runtime writes a new address, on success.
-        check(
-            unsafe { cu::cudaMalloc(&mut base, bytes) },
-            format_args!("take {bytes} bytes of device memory"),
-        )?;
+        let code = unsafe { (api()?.runtime.cudaMalloc)(&mut base, bytes) };
+        check(code, format_args!("take {bytes} bytes of device memory"))?;
         let base = NonNull::new(base.cast()).ok_or_else(|| Error::internal("cudaMalloc gave null"))?;
         Ok(DeviceMemory { base, bytes })
     }
@@ -46,7 +44,9 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         // SAFETY: taken by `take`, freed once; the call waits for work in flight.
-        unsafe { cu::cudaFree(self.base.as_ptr().cast()) };
+        let freed = api().map(|api| unsafe { (api.runtime.cudaFree)(self.base.as_ptr().cast()) });
+        // A device that is lost frees nothing.
+        let _ = freed.and_then(|code| check(code, "free device memory"));
     }
 }
 
@@ -69,7 +69,7 @@ impl PinnedMemory {
         let mut base = ptr::null_mut();
         let flags = cu::cudaHostAllocPortable | cu::cudaHostAllocMapped;
         // SAFETY: the runtime writes the address of a new allocation.
-        let code = unsafe { cu::cudaHostAlloc(&mut base, bytes, flags) };
+        let code = unsafe { (api()?.runtime.cudaHostAlloc)(&mut base, bytes, flags) };
         host_check(code, format_args!("take {bytes} bytes of page-locked memory"))?;
         let base = NonNull::new(base.cast()).ok_or_else(|| Error::internal("cudaHostAlloc gave null"))?;
         Ok(PinnedMemory { base, bytes })
@@ -89,7 +89,8 @@ impl PinnedMemory {
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
         // SAFETY: taken by cudaHostAlloc, given back once.
-        unsafe { cu::cudaFreeHost(self.base.as_ptr().cast()) };
+        let freed = api().map(|api| unsafe { (api.runtime.cudaFreeHost)(self.base.as_ptr().cast()) });
+        let _ = freed.and_then(|code| check(code, "free page-locked memory"));
     }
 }
 
@@ -100,7 +101,7 @@ impl Drop for PinnedMemory {
 pub unsafe fn register(base: NonNull<u8>, bytes: usize) -> Result<()> {
     let flags = cu::cudaHostRegisterPortable | cu::cudaHostRegisterMapped;
     // SAFETY: the caller keeps the pages there.
-    let code = unsafe { cu::cudaHostRegister(base.as_ptr().cast(), bytes, flags) };
+    let code = unsafe { (api()?.runtime.cudaHostRegister)(base.as_ptr().cast(), bytes, flags) };
     host_check(code, format_args!("page-lock {bytes} bytes for the device"))
 }
 
@@ -110,20 +111,25 @@ pub unsafe fn register(base: NonNull<u8>, bytes: usize) -> Result<()> {
 /// No copy of this memory is under way.
 pub unsafe fn unregister(base: NonNull<u8>) -> Result<()> {
     // SAFETY: the runtime looks the address up in its table; one that is not there is an error.
-    let code = unsafe { cu::cudaHostUnregister(base.as_ptr().cast()) };
+    let code = unsafe { (api()?.runtime.cudaHostUnregister)(base.as_ptr().cast()) };
     host_check(code, "end the page-lock of memory")
 }
 
 /// As [`check`], of calls that page-lock host memory.
 fn host_check(code: cu::cudaError_t, what: impl std::fmt::Display) -> Result<()> {
-    if code == cu::cudaSuccess { Ok(()) } else { Err(pinning_error(code, what, name_and_text(code))) }
+    if code == cu::cudaSuccess {
+        return Ok(());
+    }
+    let text = name_and_text(code)?;
+    forget();
+    Err(pinning_error(code, what, text))
 }
 
 /// The address under which the device knows page-locked host memory.
 pub fn device_address(host: NonNull<u8>) -> Result<NonNull<u8>> {
     let mut address: *mut c_void = ptr::null_mut();
     // SAFETY: the runtime looks the address up in its table; memory that is not page-locked is an error.
-    let code = unsafe { cu::cudaHostGetDevicePointer(&mut address, host.as_ptr().cast(), 0) };
+    let code = unsafe { (api()?.runtime.cudaHostGetDevicePointer)(&mut address, host.as_ptr().cast(), 0) };
     check(code, "find the device's address of host memory")?;
     NonNull::new(address.cast())
         .ok_or_else(|| Error::internal("page-locked memory has no address on the device"))
@@ -159,7 +165,7 @@ pub unsafe fn copy(
     };
     let (to, from) = (to.as_ptr().cast(), from.as_ptr().cast());
     // SAFETY: lengths, kinds and lifetimes are the caller's word.
-    let code = unsafe { cu::cudaMemcpyAsync(to, from, bytes, kind, stream.raw()) };
+    let code = unsafe { (api()?.runtime.cudaMemcpyAsync)(to, from, bytes, kind, stream.command()?) };
     check(code, format_args!("copy {bytes} bytes"))
 }
 
@@ -168,7 +174,8 @@ pub unsafe fn copy(
 /// # Safety
 /// The memory is the device's, lives until the stream has passed this, and is used by nobody until then.
 pub unsafe fn fill(to: NonNull<u8>, value: u8, bytes: usize, stream: &Stream) -> Result<()> {
+    let (set, to, stream) = (api()?.runtime.cudaMemsetAsync, to.as_ptr().cast(), stream.command()?);
     // SAFETY: the caller owns the bytes for the length of the work.
-    let code = unsafe { cu::cudaMemsetAsync(to.as_ptr().cast(), value.into(), bytes, stream.raw()) };
+    let code = unsafe { set(to, value.into(), bytes, stream) };
     check(code, format_args!("set {bytes} bytes"))
 }

@@ -1,33 +1,41 @@
-//! CUDA's names: the runtime (linked statically), the driver and cuBLASLt (opened at run time), our kernels.
+//! CUDA's names: the runtime, the driver, cuBLASLt and our kernels, as one [table](api) of C functions.
 //!
-//! There only when `build.rs` found a toolkit (cfg `hz_cuda`), and then on every machine: where no driver is,
-//! [`device_count`] is 0 and everything else fails with an error. Wrappers own what they name and turn statuses
-//! into errors that carry CUDA's own name and text for them.
+//! In every build. Where the table has no functions, or the machine no driver, [`device_count`] is 0 and everything
+//! else fails with an error. Wrappers own what they name and turn statuses into errors that carry CUDA's own name
+//! and text for them.
 //!
 //! A thread works on its current device: [`set_device`] first, on every thread that makes or uses the rest.
+//!
+//! No wrapper blocks in CUDA until work is done: waits [`poll`], so that a thread that waits holds no lock of the
+//! driver's, and is held up by none, for longer than a question takes.
 
+mod api;
 pub mod cublaslt;
 mod driver;
-mod launchers;
 mod library;
 mod memory;
 mod runtime;
 mod search;
 
-/// What `build.rs` puts into the crate: the names of `cuda.h`, `cuda_runtime_api.h`, `cublasLt.h` that this house
-/// uses, and all of `csrc/kernels.h`.
+/// The names of `cuda.h`, `cuda_runtime_api.h`, `cublasLt.h` that the crate uses, and all of `csrc/kernels.h`: as
+/// `build.rs` made them of the toolkit's headers, or the committed snapshot in a build without kernels.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all)]
 pub mod bindings {
+    #[cfg(hz_cuda)]
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+    #[cfg(not(hz_cuda))]
+    include!("bindings.rs");
 }
 
 pub use crate::sys::cuda_status::Versions;
+#[doc(hidden)]
+pub use api::install;
+pub use api::{Api, CublasLtFunctions, DriverFunctions, Launchers, Runtime, api};
 pub use driver::Driver;
-pub use launchers::Launchers;
 pub use memory::{DeviceMemory, Direction, PinnedMemory, copy, device_address, fill, register, unregister};
 pub use runtime::{
-    Event, Stream, compute_capability, current_device, device_count, memory_info, multiprocessors,
-    need_device, pci_bus_id, presence, set_device, synchronize, versions,
+    Event, Stream, compute_capability, device_count, memory_info, multiprocessors, need_device, pci_bus_id,
+    poll, set_device, versions,
 };
 pub use search::{CUBLASLT_VARIABLE, cublaslt_places};
 
@@ -37,13 +45,23 @@ use std::fmt;
 use crate::base::{Error, Result};
 use crate::sys::cuda_status;
 
-/// The error of a runtime or driver call (their numbers agree) that did not do `what`.
+/// The error of a runtime or driver call (their numbers agree) that failed to do `what`.
 fn check(code: bindings::cudaError_t, what: impl fmt::Display) -> Result<()> {
-    if code == bindings::cudaSuccess { Ok(()) } else { Err(error(code, what)) }
+    if code == bindings::cudaSuccess {
+        return Ok(());
+    }
+    let text = name_and_text(code)?;
+    forget();
+    Err(cuda_status::error(code, what, text))
 }
 
-fn error(code: bindings::cudaError_t, what: impl fmt::Display) -> Error {
-    cuda_status::error(code, what, name_and_text(code))
+/// Ends the calling thread's last error of the runtime, which has been dealt with: a launcher would report it as that
+/// of its kernel.
+fn forget() {
+    if let Ok(api) = api() {
+        // SAFETY: reads and clears a number of this thread's.
+        unsafe { (api.runtime.cudaGetLastError)() };
+    }
 }
 
 // The numbers that have a meaning of their own, from the header.
@@ -71,25 +89,13 @@ const _: () = {
 };
 
 /// For example `cudaErrorNoDevice (no CUDA-capable device is detected)`.
-fn name_and_text(code: bindings::cudaError_t) -> String {
+fn name_and_text(code: bindings::cudaError_t) -> Result<String> {
+    let runtime = &api()?.runtime;
     // SAFETY: the runtime answers any number with a string that lives as long as the process.
-    let (name, text) = unsafe { (bindings::cudaGetErrorName(code), bindings::cudaGetErrorString(code)) };
+    let (name, text) = unsafe { ((runtime.cudaGetErrorName)(code), (runtime.cudaGetErrorString)(code)) };
     // SAFETY: the two strings come from the call above.
-    unsafe { format!("{} ({})", string(name), string(text)) }
+    Ok(unsafe { format!("{} ({})", string(name), string(text)) })
 }
-
-/// A name as a terminated string.
-macro_rules! named {
-    ($name:ident) => {
-        const {
-            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                Ok(name) => name,
-                Err(_) => unreachable!(),
-            }
-        }
-    };
-}
-use named;
 
 /// # Safety
 /// `text` is null or a terminated string that stays.

@@ -1,38 +1,49 @@
 //! Devices, streams and events of the CUDA runtime.
 
 use std::ffi::{CStr, c_int, c_uint};
-use std::ptr;
+use std::time::Duration;
+use std::{hint, ptr, thread};
+
+use parking_lot::Mutex;
 
 use crate::base::{Error, Result};
-use crate::sys::cuda::{bindings as cu, check, name_and_text};
+use crate::sys::cuda::{api, bindings as cu, check, forget, name_and_text};
 use crate::sys::cuda_status::{Presence, Versions};
 
 /// The versions of driver and runtime.
 pub fn versions() -> Result<Versions> {
-    let mut versions = Versions { driver: 0, runtime: 0 };
+    let (runtime, mut versions) = (&api()?.runtime, Versions { driver: 0, runtime: 0 });
     // SAFETY: the runtime writes one int.
-    check(unsafe { cu::cudaDriverGetVersion(&mut versions.driver) }, "read the driver's version")?;
+    check(unsafe { (runtime.cudaDriverGetVersion)(&mut versions.driver) }, "read the driver's version")?;
     // SAFETY: writes one int; no driver is asked.
-    check(unsafe { cu::cudaRuntimeGetVersion(&mut versions.runtime) }, "read the runtime's version")?;
+    check(unsafe { (runtime.cudaRuntimeGetVersion)(&mut versions.runtime) }, "read the runtime's version")?;
     Ok(versions)
 }
 
 /// What CUDA says of drivers and devices.
-pub fn presence() -> Result<Presence> {
+fn presence() -> Result<Presence> {
     let mut count: c_int = 0;
     // SAFETY: the runtime writes one int, on success.
-    let code = unsafe { cu::cudaGetDeviceCount(&mut count) };
+    let code = unsafe { (api()?.runtime.cudaGetDeviceCount)(&mut count) };
+    forget();
     let count = usize::try_from(count).unwrap_or(0);
-    Ok(Presence { versions: versions()?, code, text: name_and_text(code), count })
+    Ok(Presence { versions: versions()?, code, text: name_and_text(code)?, count })
 }
 
-/// Number of CUDA devices: 0 where there is none, no driver, or one that is too old.
+/// Number of CUDA devices: 0 where there is none, no driver, one that is too old, or no kernels.
 pub fn device_count() -> Result<usize> {
-    presence()?.devices()
+    if api().is_err() { Ok(0) } else { presence()?.devices() }
 }
 
 /// Refuses a device that is not there, with what is (`DeviceUnavailable`).
 pub fn need_device(device: usize) -> Result<()> {
+    if let Err(error) = api() {
+        let message = error.message();
+        return Err(Error::new(
+            error.status(),
+            format!("device cuda:{device} cannot be used: {message}; --device cpu runs without"),
+        ));
+    }
     presence()?.admit(device)
 }
 
@@ -40,40 +51,27 @@ pub fn need_device(device: usize) -> Result<()> {
 pub fn set_device(device: usize) -> Result<()> {
     let number = c_int::try_from(device).unwrap_or(c_int::MAX);
     // SAFETY: takes a number and gives a status.
-    let code = unsafe { cu::cudaSetDevice(number) };
-    if code != cu::cudaSuccess {
+    let code = unsafe { (api()?.runtime.cudaSetDevice)(number) };
+    let outcome = check(code, format_args!("use device cuda:{device}"));
+    if outcome.is_err() {
         need_device(device)?;
     }
-    check(code, format_args!("use device cuda:{device}"))
-}
-
-/// The calling thread's current device.
-pub fn current_device() -> Result<usize> {
-    let mut device: c_int = 0;
-    // SAFETY: one int, which is the thread's own setting.
-    check(unsafe { cu::cudaGetDevice(&mut device) }, "read the current device")?;
-    Ok(usize::try_from(device).unwrap_or(0))
-}
-
-/// Waits until the current device has nothing left to do; gives the first error of its work.
-pub fn synchronize() -> Result<()> {
-    // SAFETY: blocks, and takes nothing.
-    check(unsafe { cu::cudaDeviceSynchronize() }, "wait for the device")
+    outcome
 }
 
 /// Free and total bytes of the current device's memory.
 pub fn memory_info() -> Result<(usize, usize)> {
     let (mut free, mut total) = (0, 0);
     // SAFETY: the runtime writes two sizes.
-    check(unsafe { cu::cudaMemGetInfo(&mut free, &mut total) }, "read the device's free memory")?;
+    let code = unsafe { (api()?.runtime.cudaMemGetInfo)(&mut free, &mut total) };
+    check(code, "read the device's free memory")?;
     Ok((free, total))
 }
 
 fn attribute(device: usize, attribute: cu::cudaDeviceAttr, name: &str) -> Result<i32> {
-    need_device(device)?;
     let mut value: c_int = 0;
-    // SAFETY: the runtime writes one int, for a device that is there.
-    let code = unsafe { cu::cudaDeviceGetAttribute(&mut value, attribute, device as c_int) };
+    // SAFETY: the runtime writes one int, unless there is no such device.
+    let code = unsafe { (api()?.runtime.cudaDeviceGetAttribute)(&mut value, attribute, device as c_int) };
     check(code, format_args!("read the {name} of cuda:{device}"))?;
     Ok(value)
 }
@@ -92,19 +90,54 @@ pub fn multiprocessors(device: usize) -> Result<usize> {
 
 /// The device's place on the bus, as sysfs names it: `0000:3b:00.0`.
 pub fn pci_bus_id(device: usize) -> Result<String> {
-    need_device(device)?;
     let mut id = [0u8; 32];
     let (text, length) = (id.as_mut_ptr().cast(), id.len() as c_int);
     // SAFETY: the runtime writes at most the stated number of bytes, with an end.
-    let code = unsafe { cu::cudaDeviceGetPCIBusId(text, length, device as c_int) };
+    let code = unsafe { (api()?.runtime.cudaDeviceGetPCIBusId)(text, length, device as c_int) };
     check(code, format_args!("read the bus id of cuda:{device}"))?;
     let id = CStr::from_bytes_until_nul(&id).map_err(|_| Error::internal("a bus id without an end"))?;
     Ok(id.to_string_lossy().to_lowercase())
 }
 
+/// Looks before a waiter sleeps: some microseconds.
+const LOOKS: usize = 64;
+/// What a waiter sleeps between later looks.
+const NAP: Duration = Duration::from_micros(30);
+
+/// Waits until `arrived` says so: looks for a moment, then sleeps between looks. Errors: those of `arrived`.
+pub fn poll(mut arrived: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..LOOKS {
+        if arrived()? {
+            return Ok(());
+        }
+        hint::spin_loop();
+    }
+    while !arrived()? {
+        thread::sleep(NAP);
+    }
+    Ok(())
+}
+
+/// Commands from one mark of a stream to the next.
+const MARK_COMMANDS: u64 = 100;
+/// Marks of a stream. With [`MARK_COMMANDS`] this bounds the commands that are outstanding: to 600, since CUDA's own
+/// queue, of about 1000, blocks the caller inside the driver when it is full.
+const MARKS: usize = 5;
+
 /// A queue of work on the device that was current when it was made. Dropping it lets its work finish.
 #[derive(Debug)]
-pub struct Stream(cu::cudaStream_t);
+pub struct Stream {
+    raw: cu::cudaStream_t,
+    queue: Mutex<Queue>,
+}
+
+/// How far a stream's commands are.
+#[derive(Debug, Default)]
+struct Queue {
+    commands: u64,
+    /// Events behind every [`MARK_COMMANDS`]-th command, in turn.
+    marks: Vec<Event>,
+}
 
 // SAFETY: CUDA's streams may be used from any thread; the handle is only a name.
 unsafe impl Send for Stream {}
@@ -114,42 +147,70 @@ unsafe impl Sync for Stream {}
 impl Stream {
     /// A stream that does not wait for the default stream.
     pub fn new() -> Result<Self> {
+        let marks = (0..MARKS).map(|_| Event::new(false)).collect::<Result<_>>()?;
         let mut stream = ptr::null_mut();
         // SAFETY: the runtime writes a new handle.
-        let code = unsafe { cu::cudaStreamCreateWithFlags(&mut stream, cu::cudaStreamNonBlocking) };
-        check(code, "make a stream").map(|()| Stream(stream))
+        let code =
+            unsafe { (api()?.runtime.cudaStreamCreateWithFlags)(&mut stream, cu::cudaStreamNonBlocking) };
+        check(code, "make a stream")?;
+        Ok(Stream { raw: stream, queue: Mutex::new(Queue { commands: 0, marks }) })
     }
 
-    /// The current device's default stream, which every device has without being asked.
+    /// The current device's default stream, which every device has without being asked. Its commands are not bounded.
     pub fn default_stream() -> Self {
-        Stream(ptr::null_mut())
+        Stream { raw: ptr::null_mut(), queue: Mutex::default() }
     }
 
-    /// The handle, for launchers and libraries.
-    pub fn raw(&self) -> cu::cudaStream_t {
-        self.0
+    /// The handle, for one command that is to be queued. Sleeps while 600 commands or more are outstanding.
+    pub fn command(&self) -> Result<cu::cudaStream_t> {
+        let Queue { commands, marks } = &mut *self.queue.lock();
+        *commands += 1;
+        if commands.is_multiple_of(MARK_COMMANDS) && !marks.is_empty() {
+            let mark = &marks[(*commands / MARK_COMMANDS) as usize % MARKS];
+            mark.synchronize()?;
+            mark.record_behind(self.raw)?;
+        }
+        Ok(self.raw)
     }
 
     /// Later work of this stream starts when what was before the event's recording is done.
     pub fn wait(&self, event: &Event) -> Result<()> {
+        let (wait, stream) = (api()?.runtime.cudaStreamWaitEvent, self.command()?);
         // SAFETY: both handles are live, held by the borrows; flags 0 is the only value.
-        check(unsafe { cu::cudaStreamWaitEvent(self.0, event.0, 0) }, "make a stream wait")
+        check(unsafe { wait(stream, event.0, 0) }, "make a stream wait")
     }
 
-    /// Blocks until the stream's work is done; gives the first error of the device's work.
+    /// Whether the stream's work is done. Errors: the first of the device's work.
+    pub fn is_done(&self) -> Result<bool> {
+        // SAFETY: asks a stream that is live while it is borrowed, without blocking.
+        done(unsafe { (api()?.runtime.cudaStreamQuery)(self.raw) }, "ask a stream")
+    }
+
+    /// Waits until the stream's work is done; gives the first error of the device's work.
     pub fn synchronize(&self) -> Result<()> {
-        // SAFETY: the stream is live while it is borrowed.
-        check(unsafe { cu::cudaStreamSynchronize(self.0) }, "wait for a stream")
+        poll(|| self.is_done())
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.0.is_null() {
-            // SAFETY: made by `new`, destroyed once; work in flight goes on. A status here repeats an error already seen.
-            unsafe { cu::cudaStreamDestroy(self.0) };
+        if !self.raw.is_null() {
+            // SAFETY: made by `new`, destroyed once; work in flight goes on.
+            let destroyed = api().map(|api| unsafe { (api.runtime.cudaStreamDestroy)(self.raw) });
+            // A failure repeats an error already seen.
+            let _ = destroyed.and_then(|code| check(code, "destroy a stream"));
         }
     }
+}
+
+/// The answer to whether work is done.
+fn done(code: cu::cudaError_t, what: &str) -> Result<bool> {
+    if code == cu::cudaErrorNotReady {
+        // To the runtime it is an error like others.
+        forget();
+        return Ok(false);
+    }
+    check(code, what).map(|()| true)
 }
 
 /// A point in a stream's work.
@@ -162,53 +223,57 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
-    /// An event; `timing` says whether [`Event::ns_since`] may ask for its time, which makes it slower. A thread
-    /// that waits for it sleeps.
+    /// An event; `timing` says whether [`Event::ns_since`] may ask for its time, which makes it slower.
     pub fn new(timing: bool) -> Result<Self> {
-        let flags: c_uint = cu::cudaEventBlockingSync | if timing { 0 } else { cu::cudaEventDisableTiming };
+        let flags: c_uint = if timing { 0 } else { cu::cudaEventDisableTiming };
         let mut event = ptr::null_mut();
         // SAFETY: the runtime writes a new handle of the current device.
-        check(unsafe { cu::cudaEventCreateWithFlags(&mut event, flags) }, "make an event")
-            .map(|()| Event(event))
+        let code = unsafe { (api()?.runtime.cudaEventCreateWithFlags)(&mut event, flags) };
+        check(code, "make an event").map(|()| Event(event))
     }
 
     /// The event is now the end of what the stream has been given so far.
     pub fn record(&self, stream: &Stream) -> Result<()> {
-        // SAFETY: event and stream are live, held by their borrows.
-        check(unsafe { cu::cudaEventRecord(self.0, stream.0) }, "record an event")
+        self.record_behind(stream.command()?)
     }
 
-    /// Whether the work before the event's recording is done.
+    fn record_behind(&self, stream: cu::cudaStream_t) -> Result<()> {
+        // SAFETY: event and stream are live, held by their owners' borrows.
+        check(unsafe { (api()?.runtime.cudaEventRecord)(self.0, stream) }, "record an event")
+    }
+
+    /// Whether the work before the event's recording is done; of an event that was never recorded it is.
     pub fn is_done(&self) -> Result<bool> {
         // SAFETY: asks a live event, without blocking.
-        match unsafe { cu::cudaEventQuery(self.0) } {
-            cu::cudaErrorNotReady => Ok(false),
-            code => check(code, "ask an event").map(|()| true),
-        }
+        done(unsafe { (api()?.runtime.cudaEventQuery)(self.0) }, "ask an event")
     }
 
-    /// Blocks until the work before the event's recording is done.
+    /// Waits until the work before the event's recording is done.
     pub fn synchronize(&self) -> Result<()> {
-        // SAFETY: waits for a live event.
-        check(unsafe { cu::cudaEventSynchronize(self.0) }, "wait for an event")
+        poll(|| self.is_done())
     }
 
     /// Nanoseconds, to about half a microsecond, from another event to this one; negative when this one came first.
     /// Both are done and were made with timing.
     pub fn ns_since(&self, earlier: &Event) -> Result<i64> {
-        let mut ms = 0.0f32;
-        // SAFETY: the runtime writes one float about two live events.
-        check(
-            unsafe { cu::cudaEventElapsedTime(&mut ms, earlier.0, self.0) },
-            "read the time between events",
-        )?;
+        // CUDA does not say that the first event may be the later one.
+        let swapped = |error| elapsed_ms(self, earlier).map(|ms| -ms).map_err(|_| error);
+        let ms = elapsed_ms(earlier, self).or_else(swapped)?;
         Ok((f64::from(ms) * 1e6) as i64)
     }
+}
+
+fn elapsed_ms(start: &Event, end: &Event) -> Result<f32> {
+    let mut ms = 0.0f32;
+    // SAFETY: the runtime writes one float about two live events.
+    let code = unsafe { (api()?.runtime.cudaEventElapsedTime)(&mut ms, start.0, end.0) };
+    check(code, "read the time between events").map(|()| ms)
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: made by `new`, destroyed once; whoever waits for it still gets there.
-        unsafe { cu::cudaEventDestroy(self.0) };
+        let destroyed = api().map(|api| unsafe { (api.runtime.cudaEventDestroy)(self.0) });
+        let _ = destroyed.and_then(|code| check(code, "destroy an event"));
     }
 }

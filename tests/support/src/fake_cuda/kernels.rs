@@ -10,27 +10,26 @@ use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use parking_lot::Mutex;
 
-use super::FakeCuda;
+use super::launch;
 
 /// [`CpuKernels`] that run when the compute stream comes to them.
 pub struct StreamKernels {
     cpu: Arc<CpuKernels>,
-    device: Arc<CudaDevice<FakeCuda>>,
+    device: Arc<CudaDevice>,
     failed: Mutex<Option<Error>>,
 }
 
 impl StreamKernels {
-    fn enqueue(&self, kernel: impl FnOnce(&CpuKernels) + Send + 'static) {
+    fn enqueue(&self, name: &'static str, kernel: impl FnOnce(&CpuKernels) + Send + 'static) {
         let cpu = self.cpu.clone();
-        let launched = self.device.calls().launch(self.device.stream(Lane::Compute), move || kernel(&cpu));
-        if let Err(error) = launched {
+        if let Err(error) = launch(self.device.stream(Lane::Compute), name, move || kernel(&cpu)) {
             self.failed.lock().get_or_insert(error);
         }
     }
 }
 
-/// A device of the fake CUDA, with the CPU's kernels.
-pub fn backend(device: Arc<CudaDevice<FakeCuda>>) -> Backend {
+/// A fake device, with the CPU's kernels.
+pub fn backend(device: Arc<CudaDevice>) -> Backend {
     let user = device.clone();
     let kernels = move |setting: KernelsSetting| -> Result<Box<dyn Kernels>> {
         let cpu = Arc::new(CpuKernels::new(setting.pool.clone()));
@@ -43,7 +42,7 @@ pub fn backend(device: Arc<CudaDevice<FakeCuda>>) -> Backend {
 macro_rules! queue {
     ($self:ident.$name:ident [$($copied:ident),*] ($($argument:expr),*)) => {{
         $(let $copied = *$copied;)*
-        $self.enqueue(move |cpu| cpu.$name($($argument),*))
+        $self.enqueue(stringify!($name), move |cpu| cpu.$name($($argument),*))
     }};
 }
 
@@ -54,6 +53,10 @@ impl Kernels for StreamKernels {
 
     fn arithmetic(&self) -> String {
         self.cpu.arithmetic()
+    }
+
+    fn warms_up(&self) -> bool {
+        true
     }
 
     fn outcome(&self) -> Result<()> {

@@ -1,5 +1,5 @@
-//! The devices that an operation is tested on: the CPU always, our CUDA kernels on the emulated device wherever they
-//! are built, and a GPU where one is. `HZ_REQUIRE_GPU=1` makes the lack of one a failure.
+//! The devices that an operation is tested on: the CPU always, and a GPU where one is, or else our CUDA kernels on the
+//! emulated device wherever they are built. `HZ_REQUIRE_GPU=1` makes the lack of one a failure.
 
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use horizon::ops::Kernels;
 use horizon::ops::cpu::CpuKernels;
 
 use super::compare::{close, judged};
-#[cfg(hz_cuda)]
 use super::cuda::Cuda;
 use super::memory::{Memory, same_bits};
 use super::wide;
@@ -19,7 +18,6 @@ pub enum Device {
     /// The reference, of f32 storage.
     Cpu,
     /// Our kernels, of bf16 storage.
-    #[cfg(hz_cuda)]
     Cuda(Box<Cuda>),
 }
 
@@ -40,27 +38,13 @@ pub struct Expected<'a> {
 impl Device {
     /// All devices that are there. What is not is said.
     pub fn all() -> Vec<Device> {
-        #[allow(unused_mut)]
-        let mut devices = vec![Device::Cpu];
-        #[cfg(hz_cuda)]
-        {
-            devices.extend(Cuda::all().map(|cuda| Device::Cuda(Box::new(cuda))));
-        }
-        #[cfg(not(hz_cuda))]
-        {
-            let must = std::env::var_os("HZ_REQUIRE_GPU").is_some_and(|value| value == "1");
-            assert!(!must, "HZ_REQUIRE_GPU=1, but this build has no CUDA kernels");
-            println!("skipped on CUDA: this build has no kernels");
-        }
-        devices
+        let cuda = Cuda::all().map(|cuda| Device::Cuda(Box::new(cuda)));
+        std::iter::once(Device::Cpu).chain(cuda).collect()
     }
 
     /// Those of CUDA where attention is by wgmma.
     pub fn by_wgmma() -> Vec<Device> {
-        #[cfg(hz_cuda)]
-        return Cuda::by_wgmma().map(|cuda| Device::Cuda(Box::new(cuda))).collect();
-        #[cfg(not(hz_cuda))]
-        Vec::new()
+        Cuda::by_wgmma().map(|cuda| Device::Cuda(Box::new(cuda))).collect()
     }
 
     pub fn is_cpu(&self) -> bool {
@@ -71,7 +55,6 @@ impl Device {
     pub fn name(&self) -> &'static str {
         match self {
             Device::Cpu => "cpu",
-            #[cfg(hz_cuda)]
             Device::Cuda(cuda) => cuda.name(),
         }
     }
@@ -90,7 +73,6 @@ impl Device {
     pub fn storage(&self) -> DType {
         match self {
             Device::Cpu => CpuKernels::STORAGE,
-            #[cfg(hz_cuda)]
             Device::Cuda(cuda) => cuda.kernels().storage(),
         }
     }
@@ -106,7 +88,6 @@ impl Device {
     fn here(&self, memory: Memory) -> Memory {
         match self {
             Device::Cpu => memory,
-            #[cfg(hz_cuda)]
             Device::Cuda(cuda) => cuda.here(memory),
         }
     }
@@ -158,7 +139,6 @@ impl Device {
             Device::Cpu => same_bits([1, 2, 4], |threads| {
                 run(&CpuKernels::new(Arc::new(Pool::new(threads).expect("a pool"))))
             }),
-            #[cfg(hz_cuda)]
             Device::Cuda(cuda) => same_bits(cuda.schedules(), |schedule| cuda.run(schedule, &run)),
         }
     }

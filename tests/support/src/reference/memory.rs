@@ -21,10 +21,7 @@ pub struct Memory {
 /// Where memory is, and what gives it back.
 enum Place {
     Host,
-    #[cfg(hz_cuda)]
-    Cuda {
-        _memory: horizon::sys::cuda::DeviceMemory,
-    },
+    Cuda { _memory: horizon::sys::cuda::DeviceMemory },
 }
 
 impl Memory {
@@ -51,7 +48,6 @@ impl Memory {
     }
 
     /// The same, in the memory of the current CUDA device.
-    #[cfg(hz_cuda)]
     pub fn moved_to_cuda(self) -> Self {
         use horizon::sys::cuda::{DeviceMemory, Direction, Stream, copy};
         let (all, stream) = (self.bytes + GUARD, Stream::default_stream());
@@ -69,10 +65,9 @@ impl Memory {
             Place::Host => {
                 unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(from), bytes) }.to_vec()
             }
-            #[cfg(hz_cuda)]
             Place::Cuda { .. } => {
-                use horizon::sys::cuda::{Direction, Stream, copy, synchronize};
-                synchronize().expect("kernels that ran");
+                use horizon::sys::cuda::{Direction, Stream, copy};
+                // The default stream waits for the kernels, which are on it or on a stream that waited for them.
                 let (mut read, stream) = (vec![0u8; bytes], Stream::default_stream());
                 let to = NonNull::new(read.as_mut_ptr()).expect("a vector");
                 // SAFETY: within the memory; the vector is as long, and not touched before the stream has passed.
@@ -135,7 +130,6 @@ impl Drop for Memory {
                 // SAFETY: allocated in `of` with this very layout.
                 unsafe { dealloc(self.base.as_ptr(), layout) };
             }
-            #[cfg(hz_cuda)]
             Place::Cuda { .. } => {}
         }
         assert!(whole || std::thread::panicking(), "something wrote behind {} bytes", self.bytes);

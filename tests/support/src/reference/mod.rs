@@ -5,7 +5,6 @@
 //! takes central differences of these forwards.
 
 pub mod compare;
-#[cfg(hz_cuda)]
 pub mod cuda;
 pub mod decoder;
 pub mod device;

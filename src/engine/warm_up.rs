@@ -1,0 +1,78 @@
+//! Every kind of operation on the compute lane, once, before the first step.
+//!
+//! CUDA loads a kernel when it is first launched, and holds up everything else until the device is idle; cuBLASLt does
+//! so for every GEMM. Inside a step that costs time, and could stall lanes that wait for each other. The numbers are
+//! zeros, and nothing of them is left.
+
+use std::mem::{Discriminant, discriminant};
+
+use crate::base::{MicroIndex, Result};
+use crate::device::Lane;
+use crate::engine::Batch;
+use crate::engine::frame::Inputs;
+use crate::engine::runner::Runner;
+use crate::engine::task::Purpose;
+use crate::model::Recompute;
+use crate::schedule::Operation;
+
+/// Micro-batches that differ in their kernels: the first sets gradients, later ones add to them.
+const MICROS: usize = 2;
+
+/// An operation up to what decides its kernels and their shapes.
+type Kind = (Discriminant<Operation>, Option<Recompute>, bool);
+
+fn kind(operation: &Operation) -> Kind {
+    let recompute = match *operation {
+        Operation::Forward { recompute, .. } | Operation::RecomputeBackward { recompute, .. } => {
+            Some(recompute)
+        }
+        _ => None,
+    };
+    (discriminant(operation), recompute, operation.micro().is_none_or(|micro| micro == MicroIndex(0)))
+}
+
+impl Runner {
+    /// Runs each kind of compute operation of every list once, and zeroes the arena but for its constants. Called
+    /// before the lanes are opened, which wait for it. Errors: those of the launches, with their operation.
+    pub fn warm_up(&self) -> Result<()> {
+        let micros = self.plan.micros_max.min(MICROS);
+        let zeros = vec![0; self.plan.policy.numeric.shape.n()];
+        let batch = Batch { tokens: &zeros, targets: &zeros, weights: None, starts: None };
+        for micro in (0..micros).map(MicroIndex::from) {
+            self.store.stage(micro, &batch);
+            self.device.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
+        }
+        let frame = &self.frames[0];
+        frame.open(Inputs { weight: 1.0, ..Inputs::default() });
+        let mut purposes = vec![
+            Purpose::Train(micros),
+            Purpose::Evaluate(micros),
+            Purpose::Logprobs(micros),
+            Purpose::Logits,
+        ];
+        // With several sweeps there is no such list.
+        purposes
+            .extend(self.lists.get(Purpose::TrainWithLoss(micros)).map(|_| Purpose::TrainWithLoss(micros)));
+        let mut seen: Vec<Kind> = Vec::new();
+        for purpose in purposes {
+            let (_, list) = self.lists.get(purpose)?;
+            for operation in list.operations.iter().filter(|operation| operation.lane() == Lane::Compute) {
+                let kind = kind(operation);
+                if !seen.contains(&kind) {
+                    seen.push(kind);
+                    let done =
+                        self.perform(*operation, list.extent, frame).and_then(|()| self.kernels.outcome());
+                    done.map_err(|error| error.within(operation))?;
+                }
+            }
+        }
+        let constants = self.plan.device.constants();
+        let end = constants.offset + constants.bytes;
+        for (from, to) in
+            [(0, constants.offset), (end, self.memory.bytes())].into_iter().filter(|(from, to)| from < to)
+        {
+            self.kernels.zero(self.memory.part(from, to - from));
+        }
+        self.kernels.outcome()
+    }
+}

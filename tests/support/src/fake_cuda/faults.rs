@@ -1,0 +1,357 @@
+//! Fault injection: a table of CUDA's functions that passes every call on to another table, but the one that fails.
+//!
+//! A fault belongs to a device: it counts the calls of the threads whose current device that is. The call that fails
+//! is not passed on. A failure of the runtime is also the thread's last error, as in CUDA: until somebody clears it, the
+//! next launcher reports it as its own.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use horizon::cuda_functions;
+use horizon::sys::cuda::bindings::*;
+use horizon::sys::cuda::{Api, CublasLtFunctions, DriverFunctions, Launchers, Runtime};
+use horizon::sys::cuda_status as codes;
+use parking_lot::Mutex;
+
+use super::delays::{Delays, delayed};
+use super::device::CURRENT;
+use super::emulated;
+
+/// A call that fails instead of being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The function; `None`: any, but for [`APART`].
+    pub function: Option<&'static str>,
+    /// Which of its calls, counted from 1.
+    pub call: u64,
+    /// The status it gives.
+    pub code: u32,
+}
+
+impl Fault {
+    /// The n-th call of a function fails as such functions do.
+    pub fn of(function: &'static str, call: u64) -> Fault {
+        let code = match function {
+            "cudaMalloc" | "cudaHostAlloc" | "cudaHostRegister" => codes::MEMORY_ALLOCATION,
+            "cudaSetDevice" => codes::DEVICES_UNAVAILABLE,
+            // CUBLAS_STATUS_ALLOC_FAILED, CUBLAS_STATUS_EXECUTION_FAILED.
+            "cublasLtMatmul" => 13,
+            name if name.starts_with("cublasLt") => 3,
+            _ => codes::LAUNCH_FAILURE,
+        };
+        Fault { function: Some(function), call, code }
+    }
+}
+
+/// What is injected into the calls of a device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Injection {
+    /// The call that fails.
+    pub fault: Option<Fault>,
+    /// The seed by which streams are held up at random, as a slow link or a slow kernel would.
+    pub delays: Option<u64>,
+}
+
+/// What is known of the calls of a device.
+#[derive(Debug, Default)]
+struct Calls {
+    all: u64,
+    by_name: HashMap<&'static str, u64>,
+    fault: Option<Fault>,
+    delays: Option<Delays>,
+}
+
+static CALLS: Mutex<Option<HashMap<usize, Calls>>> = Mutex::new(None);
+
+fn of<T>(device: usize, change: impl FnOnce(&mut Calls) -> T) -> T {
+    change(CALLS.lock().get_or_insert_default().entry(device).or_default())
+}
+
+/// Injects faults into the calls of a device, counted from now on, in the place of those that were injected before.
+pub fn inject(device: usize, injection: Injection) {
+    let Injection { fault, delays } = injection;
+    let delays = delays.map(Delays::new);
+    of(device, |calls| *calls = Calls { fault, delays, ..Calls::default() });
+}
+
+/// Calls of a device so far, but for [`APART`].
+pub fn calls(device: usize) -> u64 {
+    of(device, |calls| calls.all)
+}
+
+/// Calls of one function so far.
+pub fn calls_of(device: usize, function: &'static str) -> u64 {
+    of(device, |calls| calls.by_name.get(function).copied().unwrap_or(0))
+}
+
+/// Ends what is known of a device.
+pub fn forget(device: usize) {
+    CALLS.lock().get_or_insert_default().remove(&device);
+}
+
+/// Draws whether a stream of a device is held up; gives the word it then waits for, and the value.
+pub fn draw_delay(device: usize) -> Option<(u64, u32)> {
+    of(device, |calls| calls.delays.as_mut()?.draw())
+}
+
+/// Calls that are not counted among all: made as often as time allows or by whatever thread comes first, or by which
+/// something is given back, whose failure leaves it.
+const APART: [&str; 8] = [
+    "cudaSetDevice",
+    "cudaStreamQuery",
+    "cudaEventQuery",
+    "cudaFree",
+    "cudaFreeHost",
+    "cudaHostUnregister",
+    "cudaStreamDestroy",
+    "cudaEventDestroy",
+];
+
+/// Counts a call; gives the status with which it fails, if it does.
+pub fn before(function: &'static str) -> Option<u32> {
+    let device = CURRENT.get()?;
+    of(device, |calls| {
+        let own = calls.by_name.entry(function).or_default();
+        *own += 1;
+        let (own, steady) = (*own, !APART.contains(&function));
+        calls.all += u64::from(steady);
+        let fault = calls.fault?;
+        let number = match fault.function {
+            None if steady => calls.all,
+            Some(name) if name == function => own,
+            _ => return None,
+        };
+        (number == fault.call).then_some(fault.code)
+    })
+}
+
+thread_local! {
+    /// The thread's last error.
+    static LAST: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Makes a status the thread's last error, if it is one.
+pub fn note(code: u32) -> u32 {
+    if code != 0 {
+        LAST.set(code);
+    }
+    code
+}
+
+/// The thread's last error, which ends with this.
+pub fn take_last() -> u32 {
+    LAST.take()
+}
+
+/// The names of a group's functions.
+macro_rules! names {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => { &[$(stringify!($name)),*] };
+}
+
+/// The names of the runtime's functions, then of the driver's, our launchers and cuBLASLt's.
+pub const FUNCTIONS: [&[&str]; 4] = [
+    cuda_functions!(runtime, names),
+    cuda_functions!(driver, names),
+    cuda_functions!(kernels, names),
+    cuda_functions!(cublaslt, names),
+];
+
+/// What a function returns.
+trait Returned: Sized {
+    /// A failure, where it can say so.
+    fn failure(code: u32) -> Option<Self>;
+
+    /// What the caller sees.
+    fn seen(self) -> Self {
+        self
+    }
+}
+
+impl Returned for u32 {
+    fn failure(code: u32) -> Option<u32> {
+        Some(code)
+    }
+}
+
+/// A launcher's.
+impl Returned for c_int {
+    fn failure(code: u32) -> Option<c_int> {
+        Some(code as c_int)
+    }
+
+    fn seen(self) -> c_int {
+        if self == 0 { take_last() as c_int } else { self }
+    }
+}
+
+impl Returned for usize {
+    fn failure(_: u32) -> Option<usize> {
+        None
+    }
+}
+
+impl Returned for *const c_char {
+    fn failure(_: u32) -> Option<*const c_char> {
+        None
+    }
+}
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+static KERNELS: OnceLock<Launchers> = OnceLock::new();
+
+pub fn runtime_of() -> &'static Runtime {
+    RUNTIME.get().expect("a table was wrapped before its functions are called")
+}
+
+fn kernels_of() -> &'static Launchers {
+    KERNELS.get_or_init(emulated::launchers)
+}
+
+fn blas_of() -> &'static CublasLtFunctions {
+    static BLAS: OnceLock<CublasLtFunctions> = OnceLock::new();
+    BLAS.get_or_init(emulated::products)
+}
+
+/// Looks one of the driver's functions up in the wrapped table.
+fn look_up(name: &CStr) -> Result<NonNull<c_void>, u32> {
+    let (mut address, mut found) = (ptr::null_mut(), cudaDriverEntryPointSymbolNotFound);
+    let name = name.to_string_lossy();
+    let name = CString::new(name.trim_end_matches("_v2")).expect("no zero byte");
+    // SAFETY: a terminated name, and places for an address and a status.
+    let code = unsafe {
+        (runtime_of().cudaGetDriverEntryPointByVersion)(name.as_ptr(), &mut address, 12000, 0, &mut found)
+    };
+    NonNull::new(address).filter(|_| code == 0).ok_or(code)
+}
+
+/// The driver's functions in the wrapped table.
+pub fn driver_of() -> &'static DriverFunctions {
+    static DRIVER: OnceLock<DriverFunctions> = OnceLock::new();
+    DRIVER.get_or_init(|| {
+        // SAFETY: the driver's own functions, under their names.
+        unsafe { DriverFunctions::find(look_up) }.expect("whoever calls them has looked them up")
+    })
+}
+
+/// Wrappers of a group's functions, and the table of them. `$real` is the table they pass calls on to; `$last` says
+/// whether a failure becomes the thread's last error.
+macro_rules! wrap {
+    ($group:ident $table:ident, $real:expr, $last:literal;
+     $(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+        mod $group {
+            use super::*;
+
+            $(
+                #[allow(non_snake_case)]
+                unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+                    let fault = before(stringify!($name));
+                    if let Some((code, failure)) = fault.and_then(|code| Some((code, <$result>::failure(code)?))) {
+                        if $last {
+                            note(code);
+                        }
+                        return failure;
+                    }
+                    // SAFETY: what the caller gave, to the function of the same name.
+                    unsafe { ($real.$name)($($argument),*) }.seen()
+                }
+            )*
+
+            pub fn table() -> $table {
+                $table { $($name),* }
+            }
+        }
+    };
+}
+
+cuda_functions!(runtime, wrap runtime Runtime, runtime_of(), true;);
+cuda_functions!(kernels, wrap kernels Launchers, kernels_of(), false;);
+cuda_functions!(cublaslt, wrap cublaslt CublasLtFunctions, blas_of(), false;);
+cuda_functions!(driver, wrap driver DriverFunctions, driver_of(), false;);
+
+unsafe extern "C" fn last_error() -> cudaError_t {
+    // SAFETY: a function without arguments.
+    let real = unsafe { (runtime_of().cudaGetLastError)() };
+    match take_last() {
+        0 => real,
+        own => own,
+    }
+}
+
+unsafe extern "C" fn set_device(device: c_int) -> cudaError_t {
+    let before = CURRENT.replace(usize::try_from(device).ok());
+    // SAFETY: the caller's number.
+    let code = unsafe { (runtime::table().cudaSetDevice)(device) };
+    if code != 0 {
+        CURRENT.set(before);
+    }
+    code
+}
+
+/// Finds the wrapper of a driver's function where the wrapped table finds the function.
+unsafe extern "C" fn entry_point(
+    symbol: *const c_char,
+    address: *mut *mut c_void,
+    version: c_uint,
+    flags: c_ulonglong,
+    found: *mut cudaDriverEntryPointQueryResult,
+) -> cudaError_t {
+    let find = runtime::table().cudaGetDriverEntryPointByVersion;
+    // SAFETY: the caller's arguments.
+    let code = unsafe { find(symbol, address, version, flags, found) };
+    // SAFETY: the caller's name, and places that were just written.
+    unsafe {
+        if code == 0 && !(*address).is_null() {
+            let wrapped = driver::table();
+            *address = match CStr::from_ptr(symbol).to_bytes() {
+                b"cuDeviceGetName" => wrapped.cuDeviceGetName as *mut c_void,
+                b"cuStreamWaitValue32" => wrapped.cuStreamWaitValue32_v2 as *mut c_void,
+                b"cuStreamWriteValue32" => wrapped.cuStreamWriteValue32_v2 as *mut c_void,
+                _ => *address,
+            };
+        }
+    }
+    code
+}
+
+/// A function whose last argument is a stream, which may be held up before the call.
+macro_rules! held_up {
+    ($name:ident($($argument:ident: $type:ty),*; $stream:ident)) => {{
+        unsafe extern "C" fn held_up($($argument: $type,)* $stream: cudaStream_t) -> cudaError_t {
+            delayed($stream);
+            // SAFETY: what the caller gave, to the function of the same name.
+            unsafe { (runtime::table().$name)($($argument,)* $stream) }
+        }
+        held_up
+    }};
+}
+
+fn wrapped() -> Runtime {
+    Runtime {
+        cudaEventRecord: held_up!(cudaEventRecord(event: cudaEvent_t; stream)),
+        cudaMemcpyAsync: held_up!(cudaMemcpyAsync(
+            to: *mut c_void, from: *const c_void, bytes: usize, kind: cudaMemcpyKind; stream
+        )),
+        cudaMemsetAsync: held_up!(cudaMemsetAsync(to: *mut c_void, value: c_int, bytes: usize; stream)),
+        cudaGetLastError: last_error,
+        cudaSetDevice: set_device,
+        cudaGetDriverEntryPointByVersion: entry_point,
+        ..runtime::table()
+    }
+}
+
+/// The table that passes calls on to the linked functions. Once in a process.
+pub fn around(api: Api) -> Api {
+    assert!(RUNTIME.set(api.runtime).is_ok() && KERNELS.set(api.kernels).is_ok(), "a table has been wrapped");
+    Api { runtime: wrapped(), kernels: kernels::table(), ..api }
+}
+
+/// The table that passes calls on to the fake CUDA, and to the emulated kernels, which are made when they are first
+/// called. Once in a process.
+pub fn around_fake(fake: Runtime) -> Api {
+    assert!(RUNTIME.set(fake).is_ok(), "a table has been wrapped");
+    let cublaslt = emulated::is_there().then(cublaslt::table);
+    Api { runtime: wrapped(), kernels: kernels::table(), wgmma: true, cublaslt }
+}
