@@ -221,7 +221,7 @@ fn with_kernels(toolkit: &Toolkit, check: bool) -> Result<()> {
         println!("cargo::rustc-cfg=hz_wgmma");
     }
     // For `horizon info`.
-    let names: Vec<&str> = targets.iter().filter_map(|target| Some(target.split_once("code=")?.1)).collect();
+    let names: Vec<&str> = targets.iter().filter_map(|target| Some(target.rsplit_once("code=")?.1)).collect();
     println!("cargo::rustc-env=HZ_CUDA_TARGETS={}", names.join(", "));
     if !check {
         let archive = compile(toolkit, &targets, &out)?;

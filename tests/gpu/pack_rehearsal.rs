@@ -84,6 +84,7 @@ fn both_calls_are_rehearsed() {
     if emulated::is_there() && has_benches {
         assert_lines(&found, &["| steps | 2 of 2 passed", "| transfers | 1 of 1 passed"]);
         assert_lines(&measured, &["| step_7b | 1 of 1 passed", "| host | 2 of 2 passed"]);
+        assert!(out.path().join("re port/step_7b.trace.json").is_file());
         let figures = fs::read_to_string(out.path().join("re port/measure.jsonl")).expect("figures");
         for figure in [
             "\"tokens_per_second\"",

@@ -121,11 +121,13 @@ pub fn info(options: &InfoOptions) -> Result<()> {
 
 /// What is there of CUDA and how it is used; what is missing, each with its remedy.
 fn cuda_text(cuda: &CudaReport) -> String {
-    let or_none = |version: &Option<String>| version.clone().unwrap_or("none".to_owned());
+    let found = |name: &str, version: &Option<String>| {
+        version.as_ref().map_or(format!("no {name}"), |version| format!("{name} {version}"))
+    };
     let mut text = format!(
-        "CUDA          driver {}, runtime {}, kernels for {}\n",
-        or_none(&cuda.driver),
-        or_none(&cuda.runtime),
+        "CUDA          {}, {}, kernels for {}\n",
+        found("driver", &cuda.driver),
+        found("runtime", &cuda.runtime),
         cuda.targets.unwrap_or("no device")
     );
     if let Some(library) = &cuda.cublaslt {
