@@ -1,5 +1,7 @@
 //! Ways to run the engine on CUDA: a GPU, or the emulated kernels on a fake device.
 
+use std::fmt;
+
 use horizon::base::Result;
 use horizon::device::Lane;
 use horizon::device::cuda::{CudaDevice, CudaOptions};
@@ -12,12 +14,21 @@ use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 use support::fake_cuda::{self, FakeCuda, Injection, Manner, Setting, emulated};
 
 /// A way to run our kernels.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Rig {
     /// By `tests/emulator`, on devices with this setting.
     Emulated(Setting),
     /// The first GPU.
     Gpu,
+}
+
+impl fmt::Debug for Rig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rig::Emulated(setting) => write!(f, "emulated kernels ({:?})", setting.manner),
+            Rig::Gpu => f.write_str("the GPU"),
+        }
+    }
 }
 
 /// The GPU, unless there is none. Says so then.

@@ -72,9 +72,11 @@ impl Words {
         self.word(lane).store(count as u32, Ordering::Release);
     }
 
-    /// How many tasks a lane of which `issued` are issued says it has done. The lane is less than 2^32 behind.
+    /// How many tasks a lane says it has done. It is less than 2^31 behind `issued`, the number that are issued, or one
+    /// ahead: of a task that is just being issued.
     pub fn done(&self, lane: Lane, issued: u64) -> u64 {
-        issued.saturating_sub(u64::from((issued as u32).wrapping_sub(self.get(lane))))
+        let behind = (issued as u32).wrapping_sub(self.get(lane)) as i32;
+        issued.saturating_add_signed(-i64::from(behind))
     }
 
     fn get(&self, lane: Lane) -> u32 {

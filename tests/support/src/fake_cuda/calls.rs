@@ -194,7 +194,7 @@ unsafe extern "C" fn attribute(value: *mut c_int, attribute: cudaDeviceAttr, dev
 
 unsafe extern "C" fn bus_id(id: *mut c_char, length: c_int, _: c_int) -> cudaError_t {
     const ID: &CStr = c"0000:00:00.0";
-    assert!(length as usize >= ID.count_bytes() + 1);
+    assert!(length as usize > ID.count_bytes());
     // SAFETY: there is room for it, by the line above.
     unsafe { id.copy_from_nonoverlapping(ID.as_ptr(), ID.count_bytes() + 1) };
     0
@@ -440,7 +440,7 @@ unsafe extern "C" fn device_name(name: *mut c_char, length: c_int, device: CUdev
     if usize::try_from(device).ok().and_then(Device::find).is_none() {
         return codes::INVALID_DEVICE;
     }
-    assert!(length as usize >= NAME.count_bytes() + 1);
+    assert!(length as usize > NAME.count_bytes());
     // SAFETY: there is room for it, by the line above.
     unsafe { name.copy_from_nonoverlapping(NAME.as_ptr(), NAME.count_bytes() + 1) };
     0

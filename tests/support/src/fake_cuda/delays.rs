@@ -27,6 +27,11 @@ impl Delays {
         Delays { random: ChaCha8Rng::seed_from_u64(seed), seed, word: None, asked: Arc::default() }
     }
 
+    /// Waits so far.
+    pub fn count(&self) -> u32 {
+        self.asked.load(Ordering::Acquire)
+    }
+
     /// Whether to hold a stream up: by a wait for this word, until it has this value.
     pub fn draw(&mut self) -> Option<(u64, u32)> {
         if !self.random.random_bool(0.2) {

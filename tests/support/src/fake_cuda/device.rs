@@ -13,8 +13,6 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::machine::{Machine, Op, QUEUE, Work};
 use super::{Manner, Setting, faults};
 
-/// How long threads may wait for each other before that counts as a deadlock.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// After so long without a new command, lazy work runs by itself: somebody waits for it in a way that shows nowhere.
 const IDLE: Duration = Duration::from_micros(150);
 /// Between two looks at what another thread may have done.
@@ -111,7 +109,7 @@ impl Device {
             if machine.is_locked() || !machine.advance_any() {
                 self.changed.wait_for(machine, NAP);
             }
-            if start.elapsed() > PATIENCE && machine.lost.is_none() {
+            if start.elapsed() > self.setting.patience && machine.lost.is_none() {
                 machine.deadlock(what);
             }
         }
@@ -190,7 +188,7 @@ impl Device {
                 Manner::Lazy => drop(machine.advance_any()),
                 Manner::Random(_) => machine.run_some(),
             }
-            if before.elapsed() > PATIENCE && machine.progress_at == before {
+            if before.elapsed() > self.setting.patience && machine.progress_at == before {
                 machine.deadlock("streams wait for what nobody does");
             }
             self.changed.notify_all();

@@ -92,6 +92,11 @@ pub fn forget(device: usize) {
     CALLS.lock().get_or_insert_default().remove(&device);
 }
 
+/// How often streams of a device were held up.
+pub fn delays_of(device: usize) -> u32 {
+    of(device, |calls| calls.delays.as_ref().map_or(0, Delays::count))
+}
+
 /// Draws whether a stream of a device is held up; gives the word it then waits for, and the value.
 pub fn draw_delay(device: usize) -> Option<(u64, u32)> {
     of(device, |calls| calls.delays.as_mut()?.draw())

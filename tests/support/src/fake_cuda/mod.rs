@@ -26,6 +26,7 @@ mod machine;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once, OnceLock};
+use std::time::Duration;
 
 use horizon::base::Result;
 use horizon::sys::cuda::{Api, Stream, install};
@@ -65,6 +66,8 @@ pub struct Setting {
     /// What the calling thread is shown of drivers and devices until the last [`FakeCuda`] of this device is dropped.
     pub presence: Option<Presence>,
     pub compute_capability: (i32, i32),
+    /// How long threads may wait for each other before that counts as a deadlock.
+    pub patience: Duration,
 }
 
 impl Default for Setting {
@@ -79,6 +82,7 @@ impl Default for Setting {
             pins: None,
             presence: None,
             compute_capability: (9, 0),
+            patience: Duration::from_secs(30),
         }
     }
 }
@@ -172,6 +176,11 @@ pub fn calls_of(ordinal: usize, function: &'static str) -> u64 {
     faults::calls_of(ordinal, function)
 }
 
+/// How often streams of the device of this ordinal were held up since [`inject`].
+pub fn delays_of(ordinal: usize) -> u32 {
+    faults::delays_of(ordinal)
+}
+
 /// Launches a kernel that is a closure. The first launch of a name is that of a kernel which is loaded then.
 pub fn launch(stream: &Stream, kernel: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     let failed = |code| cuda_status::error(code, "launch a kernel", format!("cudaError{code}"));
@@ -235,6 +244,16 @@ impl FakeCuda {
     /// Kernels loaded so far.
     pub fn loads(&self) -> u64 {
         self.device().look().loads
+    }
+
+    /// Whether a kernel is being loaded.
+    pub fn is_loading(&self) -> bool {
+        self.device().look().loading.is_some()
+    }
+
+    /// Commands in the longest queue.
+    pub fn queued(&self) -> usize {
+        self.device().look().streams.iter().map(|queue| queue.len()).max().unwrap_or(0)
     }
 
     /// Waits for words and writes of words so far.
