@@ -101,6 +101,9 @@ fn with_toolkit(toolkit: &Toolkit, check: bool) -> Result<()> {
     if targets.iter().any(|target| target.ends_with("code=sm_90a")) {
         println!("cargo::rustc-cfg=hz_wgmma");
     }
+    // For `horizon info`.
+    let names: Vec<&str> = targets.iter().filter_map(|target| Some(target.rsplit_once("code=")?.1)).collect();
+    println!("cargo::rustc-env=HZ_CUDA_TARGETS={}", names.join(", "));
     if !check {
         link(toolkit, &compile(toolkit, &targets, &out)?)?;
     }

@@ -1,17 +1,28 @@
 //! Every op at the sizes of real models, against what the machine can do in the same moment.
 //!
-//! `cargo bench --bench ops -- [--device cpu|cuda[:i]] [--threads N] [--cpu-time] [FILTER]`. `--cpu-time` counts processor
-//! seconds of one thread instead of seconds: for a machine that is busy with other things.
+//! ```text
+//! cargo bench --bench ops -- [--device cpu|cuda[:i]] [--model NAME] [--products FILE] [--threads N] [--cpu-time] [--filter TEXT]
+//! ```
+//!
+//! `--model` and `--filter` choose ops, `--products` names an autotune table. `--cpu-time` counts processor seconds of one thread
+//! instead of seconds: for a machine that is busy with other things. An op that fails is reported, and the next one runs.
 //!
 //! `meter` says how each device is timed and what its ceilings are. Of a machine whose speed wanders, only the
 //! percentages compare. FLOPs are those of the formula, 2 a multiply-add, and of attention what lies below the diagonal;
 //! bytes are those an op must read and write once, so an op whose data fits a cache of the CPU may pass 100 %.
 
+mod arguments;
 mod meter;
 mod probe;
 
-use horizon::base::{DType, Dims, Shape};
-use horizon::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use arguments::{number, on_gpu, option};
+use horizon::base::{DType, Dims, Error, Result, Shape};
+use horizon::ops::cuda::workspace::workspace_bytes;
+use horizon::ops::{Addends, Extras, Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use meter::cuda::{Cuda, Effort};
 use meter::{Inputs, Meter, Model, Work};
 use probe::Clock;
 
@@ -21,7 +32,6 @@ const ON_CPU: &[Model] = &[
 ];
 
 /// Llama 3 8B, and narrower models of the other head dimensions.
-#[cfg(hz_cuda)]
 const ON_CUDA: &[Model] = &[
     ("8b", Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 }, Shape { b: 4, t: 4096 }, 2048),
     ("d64", Dims { c: 2048, h: 32, g: 8, d: 64, f: 8192, v: 128_256, l: 16 }, Shape { b: 4, t: 4096 }, 2048),
@@ -34,12 +44,18 @@ const ON_CUDA: &[Model] = &[
     ),
 ];
 
-struct Bench<'a> {
-    meter: Box<dyn Meter>,
+/// For rehearsals on emulated kernels.
+const TINY: Model = ("tiny", Dims { c: 64, h: 2, g: 1, d: 64, f: 48, v: 72, l: 1 }, Shape { b: 1, t: 16 }, 8);
+
+/// Elements of the gradients.
+const ELEMENTS: usize = 1 << 24;
+
+struct Bench<'a, M> {
+    meter: M,
     filter: &'a str,
 }
 
-impl Bench<'_> {
+impl<M: Meter> Bench<'_, M> {
     fn run(&mut self, name: &str, work: Work, op: impl Fn(&dyn Kernels)) {
         if name.contains(self.filter) {
             self.meter.time(name, work, &op);
@@ -47,7 +63,7 @@ impl Bench<'_> {
     }
 
     fn inputs(&self) -> Inputs<'_> {
-        Inputs(&*self.meter)
+        Inputs(&self.meter)
     }
 
     /// Bytes of so many activations.
@@ -55,17 +71,17 @@ impl Bench<'_> {
         (count * self.meter.kernels().storage().bytes()) as f64
     }
 
-    fn everything(&mut self, models: &[Model]) {
+    fn everything(&mut self, models: &[Model], elements: usize) {
         for (model, dims, shape, chunk) in models {
             products(self, model, dims, shape.n(), *chunk);
             attention(self, model, dims, *shape);
             rows(self, model, dims, shape.n(), *chunk);
         }
-        gradients(self);
+        gradients(self, elements);
     }
 }
 
-fn products(bench: &mut Bench, model: &str, dims: &Dims, n: usize, chunk: usize) {
+fn products(bench: &mut Bench<impl Meter>, model: &str, dims: &Dims, n: usize, chunk: usize) {
     let Dims { c, f, .. } = *dims;
     for (name, sizes) in [
         ("qkv", Linear::dense(n, c, dims.qkv())),
@@ -93,7 +109,7 @@ fn products(bench: &mut Bench, model: &str, dims: &Dims, n: usize, chunk: usize)
     }
 }
 
-fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
+fn attention(bench: &mut Bench<impl Meter>, model: &str, dims: &Dims, shape: Shape) {
     let (n, t, inputs) = (shape.n(), shape.t, bench.inputs());
     // Every sequence is one document.
     let rows = Rows {
@@ -109,24 +125,24 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     let dweights = [0; 2].map(|_| inputs.f32s(dims.d));
     let rstd = inputs.f32s(n * (dims.h + dims.g));
     let dbias = inputs.f32s(dims.qkv());
-    // Two products of T·(T + 1)/2 scores a head, five backward.
-    let scores = (shape.b * dims.h * shape.t * (shape.t + 1) / 2 * dims.d * 2) as f64;
-    bench.run(&format!("{model} attention_forward"), Work::Flops(2.0 * scores), |k| {
-        k.attention_forward(out, lse, qkv, &rows, 0, dims);
-    });
-    bench.run(&format!("{model} attention_backward"), Work::Flops(5.0 * scores), |k| {
-        k.attention_backward(dqkv, dout, out, lse, qkv, &rows, 0, dims);
-    });
-    // Most rows see the whole of a window an eighth as wide.
-    let window = t / 8;
-    let seen = window * (window + 1) / 2 + (t - window) * window;
-    let scores = (shape.b * dims.h * seen * dims.d * 2) as f64;
-    bench.run(&format!("{model} attention_forward, window"), Work::Flops(2.0 * scores), |k| {
-        k.attention_forward(out, lse, qkv, &rows, window, dims);
-    });
-    bench.run(&format!("{model} attention_backward, window"), Work::Flops(5.0 * scores), |k| {
-        k.attention_backward(dqkv, dout, out, lse, qkv, &rows, window, dims);
-    });
+    // Of a window an eighth as wide as the sequence most rows see the whole.
+    let narrow = t / 8;
+    let windows =
+        [("", 0, t * (t + 1) / 2), (", window", narrow, narrow * (narrow + 1) / 2 + (t - narrow) * narrow)];
+    for (at, by) in bench.meter.attentions(dims.d).into_iter().enumerate() {
+        bench.meter.select_attention(at);
+        for (suffix, window, seen) in windows {
+            let name = |pass: &str| format!("{model} attention_{pass}{suffix} {by}").trim_end().to_owned();
+            // Two matmuls of the scores that are seen, five backward.
+            let scores = (shape.b * dims.h * seen * dims.d * 2) as f64;
+            bench.run(&name("forward"), Work::Flops(2.0 * scores), |k| {
+                k.attention_forward(out, lse, qkv, &rows, window, dims);
+            });
+            bench.run(&name("backward"), Work::Flops(5.0 * scores), |k| {
+                k.attention_backward(dqkv, dout, out, lse, qkv, &rows, window, dims);
+            });
+        }
+    }
     let work = Work::Bytes(2.0 * bench.bytes(n * dims.qkv()));
     bench.run(&format!("{model} qk_norm_forward"), work, |k| {
         k.qk_norm_forward(dqkv, rstd, qkv, weights, 1e-5, n, dims);
@@ -143,7 +159,7 @@ fn attention(bench: &mut Bench, model: &str, dims: &Dims, shape: Shape) {
     bench.run(&format!("{model} rope_forward"), work, |k| k.rope_forward(dqkv, &rows, inv_freq, dims));
 }
 
-fn rows(bench: &mut Bench, model: &str, dims: &Dims, n: usize, chunk: usize) {
+fn rows(bench: &mut Bench<impl Meter>, model: &str, dims: &Dims, n: usize, chunk: usize) {
     let (Dims { c, f, v, .. }, stride) = (*dims, dims.logits_stride());
     let inputs = bench.inputs();
     let [x, out, dx] = [0; 3].map(|_| inputs.activations(n * c));
@@ -198,8 +214,8 @@ fn rows(bench: &mut Bench, model: &str, dims: &Dims, n: usize, chunk: usize) {
     });
 }
 
-fn gradients(bench: &mut Bench) {
-    let (count, inputs) = (1 << 24, bench.inputs());
+fn gradients(bench: &mut Bench<impl Meter>, count: usize) {
+    let inputs = bench.inputs();
     let (x, rounded, sum) = (inputs.f32s(count), inputs.zeros(count * 2), inputs.zeros(8));
     bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), |k| k.sum_of_squares(sum, x));
     bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, Some(sum), x, DType::Bf16));
@@ -207,50 +223,47 @@ fn gradients(bench: &mut Bench) {
 }
 
 /// What the rows of biases and norms of heads ask of a workspace.
-#[cfg(hz_cuda)]
-fn extras(dims: &Dims) -> horizon::ops::Extras {
-    horizon::ops::Extras { bias_columns: dims.qkv(), qk_norm: true }
+fn extras(dims: &Dims) -> Extras {
+    Extras { bias_columns: dims.qkv(), qk_norm: true }
 }
 
-/// On a GPU, or a word on why not.
-#[cfg(hz_cuda)]
-fn on_cuda(device: usize, filter: &str) {
-    use horizon::ops::cuda::workspace::workspace_bytes;
-    let workspace =
-        ON_CUDA.iter().map(|(_, dims, shape, chunk)| workspace_bytes(dims, *shape, *chunk, extras(dims)));
-    match meter::cuda::Cuda::new(device, workspace.max().expect("models")) {
-        Ok(meter) => Bench { meter: Box::new(meter), filter }.everything(ON_CUDA),
-        Err(why) => println!("nothing was measured: {why}"),
-    }
-}
-
-#[cfg(not(hz_cuda))]
-fn on_cuda(_device: usize, _filter: &str) {
-    println!(
-        "nothing was measured: this build has no CUDA kernels; CUDA_HOME names a toolkit for one that has"
-    );
-}
-
-fn main() {
-    let (mut clock, mut device, mut filter) = (Clock::Wall, "cpu".to_string(), String::new());
-    let mut threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--threads" => {
-                threads = arguments.next().and_then(|n| n.parse().ok()).expect("--threads wants a number")
-            }
-            "--device" => device = arguments.next().expect("--device wants cpu, cuda or cuda:i"),
-            "--cpu-time" => (clock, threads) = (Clock::Processor, 1),
-            _ => filter = argument,
+/// All ops of the chosen models.
+fn on_cuda(device: usize, filter: &str) -> Result<()> {
+    let name = option("--model");
+    let (models, effort, elements) = match name.as_deref() {
+        Some("tiny") => (vec![TINY], Effort::TINY, 1 << 8),
+        Some(name) => {
+            (ON_CUDA.iter().copied().filter(|model| model.0 == name).collect(), Effort::FULL, ELEMENTS)
         }
-    }
+        None => (ON_CUDA.to_vec(), Effort::FULL, ELEMENTS),
+    };
+    let workspace =
+        models.iter().map(|(_, dims, shape, chunk)| workspace_bytes(dims, *shape, *chunk, extras(dims)));
+    let workspace =
+        workspace.max().ok_or_else(|| Error::argument("--model is none of 8b, d64, d96, d256, tiny"))?;
+    let products = option("--products").map(PathBuf::from);
+    let mut bench = Bench { meter: Cuda::new(device, workspace, products.as_deref(), effort)?, filter };
+    bench.everything(&models, elements);
+    let failed = bench.meter.failures();
+    if failed > 0 { Err(Error::internal(format!("{failed} ops failed"))) } else { Ok(()) }
+}
+
+fn main() -> ExitCode {
+    let (device, filter) =
+        (option("--device").unwrap_or("cpu".into()), option("--filter").unwrap_or_default());
     match device.split_once(':').unwrap_or((&device, "0")) {
         ("cpu", _) => {
-            let meter = Box::new(meter::cpu::Cpu::new(threads, clock));
-            Bench { meter, filter: &filter }.everything(ON_CPU);
+            let processor = std::env::args().any(|argument| argument == "--cpu-time");
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let (clock, threads) = match number("--threads").unwrap_or(cores) {
+                _ if processor => (Clock::Processor, 1),
+                threads => (Clock::Wall, threads),
+            };
+            Bench { meter: meter::cpu::Cpu::new(threads, clock), filter: &filter }
+                .everything(ON_CPU, ELEMENTS);
+            ExitCode::SUCCESS
         }
-        ("cuda", index) => on_cuda(index.parse().expect("--device wants cuda:i"), &filter),
+        ("cuda", index) => on_gpu(|| on_cuda(index.parse().expect("--device cuda:i"), &filter)),
         _ => panic!("--device is `{device}`; it is one of cpu, cuda, cuda:i"),
     }
 }

@@ -1,8 +1,8 @@
-"""PyTorch's products and attention on the same GPU, at the sizes of `benches/ops.rs`: python3 benches/ops_torch.py [--ours FILE]
+"""PyTorch's matmuls and attention on the same GPU, at the sizes of `benches/ops.rs`: python3 ops_torch.py [--model 8b] [--ours FILE]
 
-Needs torch with CUDA. bf16; the median of some runs between two events, the second level of the cache flushed before each, as
-in `benches/meter/cuda.rs`. FLOPs are those of the formula, of attention what lies below the diagonal. A line of JSON for each;
-with `--ours`, the output of `ops --device cuda`, it says what percentage of PyTorch's rate ours was.
+Needs torch with CUDA. bf16 normal numbers; the median of some runs between two events, the second level of the cache overwritten
+before each, as in `benches/meter/cuda.rs`. FLOPs are those of the formula, of attention those below the diagonal. A line of JSON
+for each, in percent of an 8192³ matmul's rate; with `--ours`, the output of `ops --device cuda`, ours in percent of PyTorch's.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import statistics
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Of benches/ops.rs: C, H, G, D, F, V; B and T; rows of a chunk of logits.
 MODELS = {
@@ -19,7 +20,11 @@ MODELS = {
     "d96": ((3072, 32, 32, 96, 8192, 32064), (4, 4096), 2048),
     "d256": ((2048, 8, 4, 256, 16384, 256000), (4, 4096), 2048),
 }
-RUNS, FLUSH = 15, 512 << 20
+RUNS, FLUSH, SIDE = 15, 512 << 20, 8192
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.bfloat16, device="cuda")
 
 
 def seconds(work) -> float:
@@ -37,32 +42,43 @@ def seconds(work) -> float:
     return statistics.median(taken)
 
 
-def rates():
-    """Names as `benches/ops.rs` has them, and FLOP/s."""
-    normal = lambda *shape: torch.randn(shape, dtype=torch.bfloat16, device="cuda")
-    for model, ((C, H, G, D, Fn, V), (B, T), chunk) in MODELS.items():
-        N = B * T
-        for name, n, k, m in [("qkv", N, C, (H + 2 * G) * D), ("o", N, H * D, C), ("gate_up", N, C, 2 * Fn), ("down", N, Fn, C),
-                              ("lm", chunk, C, V)]:
-            x, w, y = normal(n, k), normal(m, k), normal(n, m)
-            flop = 2 * n * k * m
-            yield f"{model} {name} forward", flop / seconds(lambda: x @ w.T)
-            yield f"{model} {name} backward_input", flop / seconds(lambda: y @ w)
-            yield f"{model} {name} backward_weight", flop / seconds(lambda: y.T @ x)
-            del x, w, y
-        q, k, v = (normal(B, heads, T, D).requires_grad_() for heads in (H, G, G))
-        flop = 2 * B * H * T * (T + 1) // 2 * D
-        attend = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=G != H)
-        with torch.no_grad():
-            yield f"{model} attention_forward", 2 * flop / seconds(attend)
-        out = attend()
-        dout = torch.randn_like(out)
-        yield f"{model} attention_backward", 5 * flop / seconds(
-            lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True))
+def matmuls(model: str):
+    """Names as `benches/ops.rs` has them, the library, and FLOP/s."""
+    (C, H, G, D, Fn, V), (B, T), chunk = MODELS[model]
+    N = B * T
+    for name, n, k, m in [("qkv", N, C, (H + 2 * G) * D), ("o", N, H * D, C), ("gate_up", N, C, 2 * Fn), ("down", N, Fn, C),
+                          ("lm", chunk, C, V)]:
+        x, w, y = normal(n, k), normal(m, k), normal(n, m)
+        flop = 2 * n * k * m
+        yield f"{model} {name} forward", "matmul", flop / seconds(lambda: x @ w.T)
+        yield f"{model} {name} backward_input", "matmul", flop / seconds(lambda: y @ w)
+        yield f"{model} {name} backward_weight", "matmul", flop / seconds(lambda: y.T @ x)
+
+
+def attention(model: str):
+    """The same of causal attention, by each of PyTorch's libraries that takes it."""
+    (_, H, G, D, _, _), (B, T), _ = MODELS[model]
+    q, k, v = (normal(B, heads, T, D).requires_grad_() for heads in (H, G, G))
+    flop = B * H * T * (T + 1) * D
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+        with sdpa_kernel(backend):
+            attend = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=G != H)
+            try:
+                with torch.no_grad():
+                    forward = 2 * flop / seconds(attend)
+                out = attend()
+                dout = torch.randn_like(out)
+                backward = 5 * flop / seconds(lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True))
+            except RuntimeError as error:
+                print(f"skipped: {model} by {backend.name}: {str(error).splitlines()[0]}")
+                continue
+        yield f"{model} attention_forward", backend.name.lower(), forward
+        yield f"{model} attention_backward", backend.name.lower(), backward
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=MODELS, help="one of the models [all]")
     parser.add_argument("--ours", help="what `ops --device cuda` printed")
     arguments = parser.parse_args()
     ours = {}
@@ -70,17 +86,22 @@ def main() -> None:
         for line in open(arguments.ours):
             if line.startswith("{"):
                 entry = json.loads(line)
-                if entry.get("unit") == "TFLOP/s":
+                if entry.get("bench") == "ops" and entry.get("unit") == "TFLOP/s":
                     ours[entry["op"]] = entry["rate"]
     if not torch.cuda.is_available():
         print("skipped: PyTorch sees no GPU")
         return
-    for op, rate in rates():
-        entry = {"bench": "ops_torch", "device": torch.cuda.get_device_name(), "op": op, "rate": round(rate / 1e12, 1),
-                 "unit": "TFLOP/s"}
-        if op in ours:
-            entry |= {"ours": ours[op], "ours_percent": round(100 * ours[op] / entry["rate"], 1)}
-        print(json.dumps(entry), flush=True)
+    a, b = normal(SIDE, SIDE), normal(SIDE, SIDE)
+    ceiling = 2 * SIDE**3 / seconds(lambda: a @ b)
+    for model in [arguments.model] if arguments.model else MODELS:
+        for rates in (matmuls, attention):
+            for op, by, rate in rates(model):
+                entry = {"bench": "ops_torch", "device": torch.cuda.get_device_name(), "op": op, "by": by,
+                         "rate": round(rate / 1e12, 1), "unit": "TFLOP/s", "percent": round(100 * rate / ceiling, 1)}
+                for kernel in ("", " mma", " wgmma"):
+                    if op + kernel in ours:
+                        entry[f"ours{kernel}_percent".replace(" ", "_")] = round(100 * ours[op + kernel] / entry["rate"], 1)
+                print(json.dumps(entry), flush=True)
 
 
 if __name__ == "__main__":

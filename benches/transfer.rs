@@ -8,136 +8,121 @@
 //! Kinds: `registered` (huge pages of the device's NUMA node, touched by all threads, then registered), `allocated`
 //! (`cudaHostAlloc` under the memory policy of that node) and `pageable`, which the engine never copies from and which is
 //! here to be compared. A figure is the best of some goes; the percentage is of the best figure of its direction in the
-//! run, which is the link's own rate as far as this machine reaches it. One line of JSON for each. Without a device it
+//! run, which is the link's own rate as far as this machine reaches it. One line of JSON for each figure. Without a device it
 //! says so and ends well, unless `HZ_REQUIRE_GPU` is 1.
 
-#[cfg(not(hz_cuda))]
-fn main() {
-    println!("no CUDA device: this build has no kernels");
-    std::process::exit(i32::from(std::env::var("HZ_REQUIRE_GPU").as_deref() == Ok("1")));
+mod arguments;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::ptr::NonNull;
+use std::time::Instant;
+
+use horizon::base::Result;
+use horizon::device::Device;
+use horizon::device::cuda::{CudaDevice, CudaOptions};
+use horizon::host::{Arena, HostSpan, MemoryKind, Pinning, Pool};
+use horizon::sys::cuda::{DeviceMemory, Direction, Event, Stream, copy, need_device};
+
+use crate::arguments::number;
+
+const KINDS: [&str; 3] = ["registered", "allocated", "pageable"];
+const GOES: usize = 3;
+
+/// Host memory of a kind.
+struct Host {
+    _arena: Arena,
+    span: HostSpan,
 }
 
-#[cfg(hz_cuda)]
-fn main() {
-    if let Err(error) = transfer::run() {
-        println!("no CUDA device: {error}");
-        std::process::exit(i32::from(std::env::var("HZ_REQUIRE_GPU").as_deref() == Ok("1")));
-    }
+/// Takes memory and says how long that took.
+fn take(ordinal: usize, kind: &str, bytes: usize, pool: &Pool) -> Result<Host> {
+    let pinning = if kind == "allocated" { Pinning::Allocated } else { Pinning::Registered };
+    let device = CudaDevice::open(ordinal, CudaOptions { pinning, ..CudaOptions::default() })?;
+    let memory = if kind == "pageable" { MemoryKind::Plain } else { device.wire_memory(bytes) };
+    let start = Instant::now();
+    let arena = Arena::take(bytes, memory)?;
+    arena.touch(pool)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let line = serde_json::json!({
+        "bench": "transfer", "what": "take", "kind": kind, "bytes": bytes,
+        "pages": arena.pages().to_string(), "node": arena.node_at(0).ok(), "device_node": device.node(),
+        "seconds_per_gib": (seconds / (bytes as f64 / (1u64 << 30) as f64) * 1e3).round() / 1e3,
+    });
+    println!("{line}");
+    let span = arena.whole();
+    Ok(Host { _arena: arena, span })
 }
 
-#[cfg(hz_cuda)]
-mod transfer {
-    use std::collections::BTreeMap;
-    use std::ptr::NonNull;
-    use std::time::Instant;
+struct Lane {
+    stream: Stream,
+    device: DeviceMemory,
+    direction: Direction,
+}
 
-    use horizon::base::Result;
-    use horizon::device::Device;
-    use horizon::device::cuda::{CudaDevice, CudaOptions};
-    use horizon::host::{Arena, HostSpan, MemoryKind, Pinning, Pool};
-    use horizon::sys::cuda::{DeviceMemory, Direction, Event, Stream, copy, need_device};
-
-    const KINDS: [&str; 3] = ["registered", "allocated", "pageable"];
-    const GOES: usize = 5;
-
-    /// Host memory of a kind.
-    struct Host {
-        _arena: Arena,
-        span: HostSpan,
-    }
-
-    fn option(name: &str, default: usize) -> usize {
-        let arguments: Vec<String> = std::env::args().collect();
-        let at = arguments.iter().position(|argument| argument == name);
-        at.map_or(default, |at| arguments.get(at + 1).and_then(|value| value.parse().ok()).expect("a number"))
-    }
-
-    /// Takes memory and says how long that took.
-    fn take(ordinal: usize, kind: &str, bytes: usize, pool: &Pool) -> Result<Host> {
-        let pinning = if kind == "allocated" { Pinning::Allocated } else { Pinning::Registered };
-        let device = CudaDevice::open(ordinal, CudaOptions { pinning, ..CudaOptions::default() })?;
-        let memory = if kind == "pageable" { MemoryKind::Plain } else { device.wire_memory(bytes) };
-        let start = Instant::now();
-        let arena = Arena::take(bytes, memory)?;
-        arena.touch(pool)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let line = serde_json::json!({
-            "bench": "transfer", "what": "take", "kind": kind, "bytes": bytes,
-            "pages": arena.pages().to_string(), "node": arena.node_at(0).ok(), "device_node": device.node(),
-            "seconds_per_gib": (seconds / (bytes as f64 / (1u64 << 30) as f64) * 1e3).round() / 1e3,
-        });
-        println!("{line}");
-        let span = arena.whole();
-        Ok(Host { _arena: arena, span })
-    }
-
-    struct Lane {
-        stream: Stream,
-        device: DeviceMemory,
-        direction: Direction,
-    }
-
-    /// Seconds for all of the host memory, in copies of `chunk` bytes, on each of the lanes at once.
-    fn seconds(lanes: &[&Lane], host: &[HostSpan], chunk: usize) -> Result<f64> {
-        let (start, bytes) = (Instant::now(), host[0].bytes());
-        for from in (0..bytes / chunk).map(|at| at * chunk) {
-            for (lane, host) in lanes.iter().zip(host) {
-                let host = NonNull::new(host.part(from, chunk).address()).expect("an address");
-                // SAFETY: the piece is as long as the host's, which bounds `from`.
-                let device = unsafe { lane.device.base().add(from) };
-                let (to, from) = match lane.direction {
-                    Direction::HostToDevice => (device, host),
-                    _ => (host, device),
-                };
-                // SAFETY: both ends have `chunk` bytes, and stay until the streams are waited for below.
-                unsafe { copy(to, from, chunk, lane.direction, &lane.stream)? };
-            }
-        }
-        for lane in lanes {
-            let end = Event::new(false)?;
-            end.record(&lane.stream)?;
-            end.synchronize()?;
-        }
-        Ok(start.elapsed().as_secs_f64())
-    }
-
-    pub fn run() -> Result<()> {
-        let (ordinal, bytes) = (option("--device", 0), option("--bytes", 1 << 30));
-        need_device(ordinal)?;
-        let pool = Pool::new(std::thread::available_parallelism().map_or(1, |n| n.get()))?;
-        let mut figures: BTreeMap<(&str, &str, usize), f64> = BTreeMap::new();
-        for kind in KINDS {
-            let (up, down) = (take(ordinal, kind, bytes, &pool)?, take(ordinal, kind, bytes, &pool)?);
-            let lane = |direction| -> Result<Lane> {
-                Ok(Lane { stream: Stream::new()?, device: DeviceMemory::take(bytes)?, direction })
+/// Seconds for all of the host memory, in copies of `chunk` bytes, on each of the lanes at once.
+fn seconds(lanes: &[&Lane], host: &[HostSpan], chunk: usize) -> Result<f64> {
+    let (start, bytes) = (Instant::now(), host[0].bytes());
+    for from in (0..bytes / chunk).map(|at| at * chunk) {
+        for (lane, host) in lanes.iter().zip(host) {
+            let host = NonNull::new(host.part(from, chunk).address()).expect("an address");
+            // SAFETY: the piece is as long as the host's, which bounds `from`.
+            let device = unsafe { lane.device.base().add(from) };
+            let (to, from) = match lane.direction {
+                Direction::HostToDevice => (device, host),
+                _ => (host, device),
             };
-            let (h2d, d2h) = (lane(Direction::HostToDevice)?, lane(Direction::DeviceToHost)?);
-            for chunk in [64 << 10, 1 << 20, 16 << 20, 256 << 20].into_iter().filter(|chunk| *chunk <= bytes)
-            {
-                for (way, lanes, spans) in [
-                    ("h2d", vec![&h2d], vec![up.span]),
-                    ("d2h", vec![&d2h], vec![down.span]),
-                    ("both", vec![&h2d, &d2h], vec![up.span, down.span]),
-                ] {
-                    let mut best = f64::INFINITY;
-                    for _ in 0..GOES {
-                        best = best.min(seconds(&lanes, &spans, chunk)?);
-                    }
-                    figures.insert((way, kind, chunk), (lanes.len() * bytes) as f64 / best);
-                }
-            }
+            // SAFETY: both ends have `chunk` bytes, and stay until the streams are waited for below.
+            unsafe { copy(to, from, chunk, lane.direction, &lane.stream)? };
         }
-        for way in ["h2d", "d2h", "both"] {
-            let own = || figures.iter().filter(|((own, ..), _)| *own == way);
-            let limit = own().fold(0.0f64, |max, (_, rate)| max.max(*rate));
-            for ((_, kind, chunk), rate) in own() {
-                let line = serde_json::json!({
-                    "bench": "transfer", "what": way, "kind": kind, "chunk": chunk,
-                    "gb_per_second": (rate / 1e8).round() / 10.0, "percent": (100.0 * rate / limit).round(),
-                });
-                println!("{line}");
-            }
-        }
-        Ok(())
     }
+    for lane in lanes {
+        let end = Event::new(false)?;
+        end.record(&lane.stream)?;
+        end.synchronize()?;
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn run() -> Result<()> {
+    let (ordinal, bytes) = (number("--device").unwrap_or(0), number("--bytes").unwrap_or(1 << 30));
+    need_device(ordinal)?;
+    let pool = Pool::new(std::thread::available_parallelism().map_or(1, |n| n.get()))?;
+    let mut figures: BTreeMap<(&str, &str, usize), f64> = BTreeMap::new();
+    for kind in KINDS {
+        let (up, down) = (take(ordinal, kind, bytes, &pool)?, take(ordinal, kind, bytes, &pool)?);
+        let lane = |direction| -> Result<Lane> {
+            Ok(Lane { stream: Stream::new()?, device: DeviceMemory::take(bytes)?, direction })
+        };
+        let (h2d, d2h) = (lane(Direction::HostToDevice)?, lane(Direction::DeviceToHost)?);
+        for chunk in [64 << 10, 1 << 20, 16 << 20, 256 << 20].into_iter().filter(|chunk| *chunk <= bytes) {
+            for (way, lanes, spans) in [
+                ("h2d", vec![&h2d], vec![up.span]),
+                ("d2h", vec![&d2h], vec![down.span]),
+                ("both", vec![&h2d, &d2h], vec![up.span, down.span]),
+            ] {
+                let mut best = f64::INFINITY;
+                for _ in 0..GOES {
+                    best = best.min(seconds(&lanes, &spans, chunk)?);
+                }
+                figures.insert((way, kind, chunk), (lanes.len() * bytes) as f64 / best);
+            }
+        }
+    }
+    for way in ["h2d", "d2h", "both"] {
+        let own = || figures.iter().filter(|((own, ..), _)| *own == way);
+        let limit = own().fold(0.0f64, |max, (_, rate)| max.max(*rate));
+        for ((_, kind, chunk), rate) in own() {
+            let line = serde_json::json!({
+                "bench": "transfer", "what": way, "kind": kind, "chunk": chunk,
+                "gb_per_second": (rate / 1e8).round() / 10.0, "percent": (100.0 * rate / limit).round(),
+            });
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    arguments::on_gpu(run)
 }

@@ -35,6 +35,12 @@ impl Meter for Cpu {
         &self.kernels
     }
 
+    fn attentions(&self, _head_dim: usize) -> Vec<&'static str> {
+        vec![""]
+    }
+
+    fn select_attention(&mut self, _at: usize) {}
+
     fn memory(&self, bytes: &[u8]) -> DeviceSpan {
         let layout = Layout::from_size_align(bytes.len(), 4096).expect("a size");
         // SAFETY: the size is not zero.

@@ -1,15 +1,16 @@
-//! A GPU: the median of several runs between two events, the second level of its cache flushed before each. The ceilings
-//! are measured beside every op: a copy within device memory, read and written, and a large square product by cuBLASLt.
+//! A GPU: the median of several runs between two events, the second level of its cache overwritten before each. The ceilings
+//! are measured beside every op: a copy within device memory, read and written, and a large square matmul by cuBLASLt.
 
-use std::cell::Cell;
-use std::mem::ManuallyDrop;
+use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use horizon::base::Result;
 use horizon::device::DeviceSpan;
 use horizon::ops::cuda::CudaKernels;
-use horizon::ops::cuda::table::Table;
+use horizon::ops::cuda::measure::has_wgmma;
+use horizon::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use horizon::ops::{Addends, Kernels, Linear};
 use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 use horizon::sys::cuda::{
@@ -18,102 +19,180 @@ use horizon::sys::cuda::{
 
 use super::{Inputs, Meter, Work};
 
-/// Bytes: more than any second-level cache.
-const FLUSH: usize = 512 << 20;
-/// Bytes that the copy moves.
-const COPY: usize = 1 << 30;
-/// Rows and columns of the product.
-const SIDE: usize = 8192;
-const RUNS: usize = 15;
+/// What is measured, and how often.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    /// Bytes: more than any second-level cache.
+    flush: usize,
+    /// Bytes that the copy moves.
+    copy: usize,
+    /// Rows and columns of the square matmul.
+    side: usize,
+    runs: usize,
+}
+
+impl Effort {
+    /// For figures.
+    pub const FULL: Effort = Effort { flush: 512 << 20, copy: 1 << 30, side: 8192, runs: 15 };
+    /// For rehearsals on emulated kernels.
+    pub const TINY: Effort = Effort { flush: 256, copy: 256, side: 16, runs: 1 };
+}
 
 pub struct Cuda {
-    kernels: CudaKernels,
+    /// By attention kernel, in the order of [`ATTENTION`]; those there is code for.
+    kernels: Vec<CudaKernels>,
+    selected: usize,
+    effort: Effort,
     stream: Arc<Stream>,
     name: String,
     flush: DeviceMemory,
     copies: [DeviceMemory; 2],
-    /// Factors and result of the product.
+    /// Factors and result of the square matmul.
     square: [DeviceSpan; 3],
     _workspace: DeviceMemory,
+    inputs: RefCell<Vec<DeviceMemory>>,
     /// For values that differ from run to run.
     painted: Cell<u8>,
+    failures: usize,
 }
 
+const ATTENTION: [Attention; 2] = [Attention::Mma, Attention::Wgmma];
+
 impl Cuda {
-    /// The GPU of this number, with this much workspace. Errors: it is not there, or cuBLASLt is not.
-    pub fn new(device: usize, workspace_bytes: usize) -> Result<Self> {
+    /// The GPU of this number, with this much workspace, by the autotune table in a file, if any. Errors: the GPU or cuBLASLt is
+    /// missing; the table is of another device.
+    pub fn new(
+        device: usize,
+        workspace_bytes: usize,
+        products: Option<&Path>,
+        effort: Effort,
+    ) -> Result<Self> {
         need_device(device)?;
         set_device(device)?;
         let (stream, library) = (Arc::new(Stream::new()?), CublasLt::open()?);
+        let name = Driver::open()?.device_name(device)?;
+        let table = products.map_or(Ok(Table::default()), Table::read)?;
+        if let Some(file) = products {
+            table.admit(file.display(), &name, library.version())?;
+        }
         let workspace = DeviceMemory::take(workspace_bytes)?;
         // SAFETY: device memory that lives as long as the kernels.
         let span = unsafe { DeviceSpan::new(workspace.base(), workspace.bytes()) };
-        let kernels =
-            CudaKernels::new(stream.clone(), span, Handle::new(library)?, Table::default(), device)?;
+        let mut kernels = Vec::new();
+        for by in ATTENTION.into_iter().take(if has_wgmma(device)? { 2 } else { 1 }) {
+            let mut table = table.clone();
+            WGMMA_HEADS.into_iter().for_each(|head_dim| table.choose_attention(&name, head_dim, by));
+            let handle = Handle::new(library.clone())?;
+            kernels.push(CudaKernels::new(stream.clone(), span, handle, table, device)?);
+        }
         let mut meter = Cuda {
             kernels,
+            selected: 0,
+            effort,
             stream,
-            name: Driver::open()?.device_name(device)?,
-            flush: DeviceMemory::take(FLUSH)?,
-            copies: [DeviceMemory::take(COPY)?, DeviceMemory::take(COPY)?],
+            name,
+            flush: DeviceMemory::take(effort.flush)?,
+            copies: [DeviceMemory::take(effort.copy)?, DeviceMemory::take(effort.copy)?],
             square: [span; 3],
             _workspace: workspace,
+            inputs: RefCell::default(),
             painted: Cell::new(0),
+            failures: 0,
         };
-        let inputs = Inputs(&meter);
-        meter.square = [0; 3].map(|_| inputs.bf16s(SIDE * SIDE));
+        meter.square = [0; 3].map(|_| Inputs(&meter).bf16s(effort.side * effort.side));
         Ok(meter)
     }
 
+    /// Ops that failed.
+    pub fn failures(&self) -> usize {
+        self.failures
+    }
+
+    fn selected(&self) -> &CudaKernels {
+        &self.kernels[self.selected]
+    }
+
     /// Median seconds of what is queued by `work`.
-    fn seconds(&self, work: &dyn Fn()) -> Result<f64> {
-        work();
-        let mut seconds = Vec::with_capacity(RUNS);
-        for _ in 0..RUNS {
+    fn seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
+        work()?;
+        let mut seconds = Vec::with_capacity(self.effort.runs);
+        for _ in 0..self.effort.runs {
             let (start, end) = (Event::new(true)?, Event::new(true)?);
             self.painted.set(self.painted.get().wrapping_add(1));
             // SAFETY: memory of this value's that nothing else uses.
-            unsafe { fill(self.flush.base(), self.painted.get(), FLUSH, &self.stream)? };
+            unsafe { fill(self.flush.base(), self.painted.get(), self.flush.bytes(), &self.stream)? };
             start.record(&self.stream)?;
-            work();
+            work()?;
             end.record(&self.stream)?;
             end.synchronize()?;
             seconds.push(end.ns_since(&start)? as f64 / 1e9);
         }
         seconds.sort_by(f64::total_cmp);
-        Ok(seconds[RUNS / 2])
+        Ok(seconds[seconds.len() / 2])
     }
 
     /// What this GPU reaches now, per second.
-    fn ceiling(&self, work: Work) -> Result<f64> {
+    pub fn ceiling(&self, work: Work) -> Result<f64> {
         match work {
             Work::Bytes(_) => {
                 let [to, from] = [0, 1].map(|at| self.copies[at].base());
+                let bytes = self.effort.copy;
                 let seconds = self.seconds(&|| {
-                    // SAFETY: two pieces of device memory of COPY bytes each, used by nothing else.
-                    let copied = unsafe { copy(to, from, COPY, Direction::DeviceToDevice, &self.stream) };
-                    copied.expect("a copy");
+                    // SAFETY: two pieces of device memory of that many bytes each, used by nothing else.
+                    unsafe { copy(to, from, bytes, Direction::DeviceToDevice, &self.stream) }
                 })?;
-                Ok(2.0 * COPY as f64 / seconds)
+                Ok(2.0 * bytes as f64 / seconds)
             }
             Work::Flops(_) => {
                 let [out, x, weight] = self.square;
-                let sizes = Linear::dense(SIDE, SIDE, SIDE);
-                let seconds =
-                    self.seconds(&|| self.kernels.matmul_forward(out, x, weight, Addends::default(), sizes))?;
-                Ok(2.0 * (SIDE as f64).powi(3) / seconds)
+                let side = self.effort.side;
+                let seconds = self.seconds(&|| {
+                    self.selected().matmul_forward(out, x, weight, Addends::default(), Linear::dense(side, side, side));
+                    self.selected().outcome()
+                })?;
+                Ok(2.0 * (side as f64).powi(3) / seconds)
             }
         }
+    }
+
+    fn measure(&self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels)) -> Result<serde_json::Value> {
+        let seconds = self.seconds(&|| {
+            op(self.selected());
+            self.selected().outcome()
+        })?;
+        let ceiling = self.ceiling(work)?;
+        let rate = work.amount() / seconds;
+        let (unit, scale) = if let Work::Flops(_) = work { ("TFLOP/s", 1e12) } else { ("GB/s", 1e9) };
+        let rounded = |value: f64| (value * 10.0).round() / 10.0;
+        Ok(serde_json::json!({
+            "bench": "ops",
+            "device": self.name,
+            "op": name,
+            "us": rounded(seconds * 1e6),
+            "rate": rounded(rate / scale),
+            "unit": unit,
+            "ceiling": rounded(ceiling / scale),
+            "percent": rounded(100.0 * rate / ceiling),
+        }))
     }
 }
 
 impl Meter for Cuda {
     fn kernels(&self) -> &dyn Kernels {
-        &self.kernels
+        self.selected()
+    }
+
+    fn attentions(&self, head_dim: usize) -> Vec<&'static str> {
+        let built = if WGMMA_HEADS.contains(&head_dim) { self.kernels.len() } else { 1 };
+        ATTENTION.into_iter().take(built).map(Attention::name).collect()
+    }
+
+    fn select_attention(&mut self, at: usize) {
+        self.selected = at;
     }
 
     fn memory(&self, bytes: &[u8]) -> DeviceSpan {
-        let memory = ManuallyDrop::new(DeviceMemory::take(bytes.len()).expect("device memory"));
+        let memory = DeviceMemory::take(bytes.len()).expect("device memory");
         // SAFETY: both ends are as long; the stream is waited for before the bytes can go.
         let copied = unsafe {
             copy(
@@ -125,31 +204,17 @@ impl Meter for Cuda {
             )
         };
         copied.and_then(|()| self.stream.synchronize()).expect("a copy");
-        // SAFETY: device memory that is never given back.
-        unsafe { DeviceSpan::new(memory.base(), memory.bytes()) }
+        // SAFETY: device memory that this value keeps.
+        let span = unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
+        self.inputs.borrow_mut().push(memory);
+        span
     }
 
     fn time(&mut self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels)) {
-        let run = || -> Result<()> {
-            let seconds = self.seconds(&|| op(&self.kernels))?;
-            self.kernels.outcome()?;
-            let ceiling = self.ceiling(work)?;
-            let rate = work.amount() / seconds;
-            let (unit, scale) = if let Work::Flops(_) = work { ("TFLOP/s", 1e12) } else { ("GB/s", 1e9) };
-            let rounded = |value: f64| (value * 10.0).round() / 10.0;
-            let line = serde_json::json!({
-                "bench": "ops",
-                "device": self.name,
-                "op": name,
-                "us": rounded(seconds * 1e6),
-                "rate": rounded(rate / scale),
-                "unit": unit,
-                "ceiling": rounded(ceiling / scale),
-                "percent": rounded(100.0 * rate / ceiling),
-            });
-            println!("{line}");
-            Ok(())
-        };
-        run().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let line = self.measure(name, work, op).unwrap_or_else(|error| {
+            self.failures += 1;
+            serde_json::json!({ "bench": "ops", "op": name, "error": error.to_string() })
+        });
+        println!("{line}");
     }
 }

@@ -1,12 +1,19 @@
 //! How an op is timed, and what its figure is held against.
 
+// Each bench uses its part of it.
+#![allow(dead_code)]
+
 pub mod cpu;
-#[cfg(hz_cuda)]
 pub mod cuda;
+
+use std::sync::OnceLock;
 
 use horizon::base::{DType, Dims, Shape, master};
 use horizon::device::DeviceSpan;
 use horizon::ops::Kernels;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 
 /// What an op must do at least.
 #[derive(Clone, Copy)]
@@ -33,21 +40,33 @@ pub trait Meter {
     /// What is computed on it.
     fn kernels(&self) -> &dyn Kernels;
 
-    /// Memory of these bytes, aligned to 256, that is never freed: the process ends with the bench.
+    /// Names of the attention kernels for heads of a dimension.
+    fn attentions(&self, head_dim: usize) -> Vec<&'static str>;
+
+    /// Chooses the attention kernel of this place among them.
+    fn select_attention(&mut self, at: usize);
+
+    /// Memory of these bytes, aligned to 256, that lives as long as the meter.
     fn memory(&self, bytes: &[u8]) -> DeviceSpan;
 
     /// Times an op and prints a line.
     fn time(&mut self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels));
 }
 
-/// Inputs: numbers between −1 and 1 that repeat after 2001, or a tenth of them where they are weights.
+/// Inputs: normal numbers, or a tenth of them where they are weights, that repeat after some million.
 pub struct Inputs<'a>(pub &'a dyn Meter);
+
+/// Normal numbers: a GPU multiplies constants faster, since they take less power.
+fn numbers() -> &'static [f32] {
+    const PERIOD: usize = (1 << 20) + 7;
+    static NUMBERS: OnceLock<Vec<f32>> = OnceLock::new();
+    NUMBERS.get_or_init(|| StandardNormal.sample_iter(ChaCha8Rng::seed_from_u64(1)).take(PERIOD).collect())
+}
 
 impl Inputs<'_> {
     fn repeated<const BYTES: usize>(&self, count: usize, value: impl Fn(f32) -> [u8; BYTES]) -> DeviceSpan {
-        let number = |i: usize| (i * 2_654_435_761 % 2001) as f32 / 1000.0 - 1.0;
-        let once: Vec<u8> = (0..2001).flat_map(|i| value(number(i))).collect();
-        let mut bytes = once.repeat(count.div_ceil(2001));
+        let once: Vec<u8> = numbers().iter().take(count).flat_map(|number| value(*number)).collect();
+        let mut bytes = once.repeat(count.div_ceil(numbers().len()));
         bytes.truncate(count * BYTES);
         self.0.memory(&bytes)
     }

@@ -99,16 +99,16 @@ pub fn cuda_lacks() -> Vec<String> {
     cuda::lacks()
 }
 
-/// Measures on a CUDA device by which algorithm each product is fastest that a trainer of the model under these options
-/// would ask for, and by which instructions attention: the table for [`TrainerOptions::products`]. `warn` is told where
-/// something was found that should not be, and was passed over.
+/// Autotunes a CUDA device: for every GEMM shape of the model under these options the fastest cuBLASLt algorithm, and for its
+/// attention the fastest kernel. Returns the table for [`TrainerOptions::products`]. `note` gets lines for people: the times of
+/// attention, and a warning where its kernels do not agree.
 ///
 /// Errors: the device that the options choose is none of CUDA's (`InvalidArgument`), is not there, or cannot compute the
 /// model; the options are no good.
 pub fn calibrate_products(
     config: &ModelConfig,
     options: &TrainerOptions,
-    warn: &mut dyn FnMut(&str),
+    note: &mut dyn FnMut(&str),
 ) -> Result<Table> {
     let DeviceChoice::Cuda(ordinal) = options.device else {
         return Err(Error::argument(format!(
@@ -120,7 +120,7 @@ pub fn calibrate_products(
     workspace::supports(&config.dims, options.shape)?;
     let numeric = options.numeric(&Layout::new(config), options.device.storage())?;
     let mut table = cuda::table(ordinal, &products(config, numeric.shape, numeric.logits_chunk))?;
-    cuda::choose_attention(&mut table, ordinal, &config.dims, numeric.shape, warn)?;
+    cuda::choose_attention(&mut table, ordinal, &config.dims, numeric.shape, note)?;
     Ok(table)
 }
 
@@ -196,7 +196,7 @@ mod cuda {
     use crate::device::cuda::CudaDevice;
     use crate::device::{Device, Lane};
     use crate::model::products;
-    use crate::ops::cuda::table::Table;
+    use crate::ops::cuda::table::{Attention, Table};
     use crate::ops::cuda::{CudaKernels, measure};
     use crate::sys::cuda::cublaslt::{CublasLt, Handle};
     use crate::sys::cuda::{Driver, api};
@@ -209,15 +209,20 @@ mod cuda {
         ordinal: usize,
         dims: &Dims,
         shape: Shape,
-        warn: &mut dyn FnMut(&str),
+        note: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        match measure::attention(ordinal, dims, shape) {
-            Ok(by) => table.choose_attention(&Driver::open()?.device_name(ordinal)?, dims.d, by),
+        let by = match measure::attention(ordinal, dims, shape) {
+            Ok(times) => {
+                times.iter().for_each(|times| note(&times.describe(dims, shape)));
+                times.iter().min_by_key(|times| times.total_ns()).expect("mma, at least").by
+            }
             Err(error) if error.status() == Status::Internal => {
-                warn(&format!("{}; attention goes by mma. Please report this", error.message()));
+                note(&format!("warning: {}; mma is used. Please report this", error.message()));
+                Attention::Mma
             }
             Err(error) => return Err(error),
-        }
+        };
+        table.choose_attention(&Driver::open()?.device_name(ordinal)?, dims.d, by);
         Ok(())
     }
 

@@ -67,6 +67,7 @@ pub mod calibrate;
 mod derived;
 mod frame;
 mod gather;
+mod inspect;
 mod options;
 mod pieces;
 mod record;
@@ -82,6 +83,7 @@ pub use backend::{
     Backend, DeviceChoice, KernelsSetting, MakeKernels, calibrate_products, cuda_lacks, devices,
 };
 pub use batch::Batch;
+pub use inspect::{CudaDeviceReport, CudaReport, Library};
 pub use options::{AdamOptions, TrainerOptions};
 pub use pieces::{Piece, PieceJob};
 pub use save::{Sink, StateJob, StateSpan, UnitState};

@@ -5,14 +5,51 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::base::{Result, Shape, several};
-use crate::device::Lane;
-use crate::engine::TrainerOptions;
+use crate::device::{DeviceInfo, Lane};
+use crate::engine::{DeviceChoice, TrainerOptions, devices};
 use crate::host::Size;
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Cost, Description, Explanation, Found, Machine, Pins, Plan, Region, Room};
+use crate::plan::{Cost, Description, Explanation, Found, Machine, Pins, Plan, Region, Room, Storage};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement, Sum};
 use crate::train::metrics::UsefulWork;
 use crate::train::times::StepTimes;
+
+/// The described machine whose device is a CPU.
+const CPU: &str = "cpu";
+
+/// Describes this machine with a [resolved](DeviceChoice::resolve) device: the figures of the machine that is named, or else of
+/// the described one most like it, and the memory that is here unless it is stated in bytes.
+pub fn here(
+    device: DeviceChoice,
+    named: Option<&str>,
+    device_mem: Option<usize>,
+    host_mem: Option<usize>,
+) -> Result<(Description, Room)> {
+    let shared = device == DeviceChoice::Cpu;
+    let info = match device {
+        DeviceChoice::Cuda(ordinal) => devices().into_iter().nth(1 + ordinal),
+        DeviceChoice::Auto | DeviceChoice::Cpu => None,
+    };
+    let mut machine =
+        Description::open(named.unwrap_or(if shared { CPU } else { most_like(info.as_ref()) }))?;
+    machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
+    machine.shared = shared;
+    let free = info.map(|info| info.memory_free);
+    Ok((machine, Room::here(device_mem.or(free), host_mem, shared)))
+}
+
+/// The described machine whose device is most like this one.
+fn most_like(info: Option<&DeviceInfo>) -> &'static str {
+    let name = info.map_or("", |info| info.name.as_str());
+    let known = [
+        ("GH200", "gh200"),
+        ("H200", "h200"),
+        ("A100", "a100-pcie"),
+        ("4090", "rtx4090"),
+        ("3090", "rtx3090"),
+    ];
+    known.iter().find(|(part, _)| name.contains(part)).map_or("h100-pcie", |(_, machine)| machine)
+}
 
 /// How much a plan is to say of why it takes what it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-// t_<build> [filter] [first seed] [last seed]: runs every test whose name holds `filter` under each schedule. Seed 0 is the natural
+// t_<build> --list: names every test, as libtest does. t_<build> [filter] [first seed] [last seed]: runs every test whose name holds `filter` under each schedule. Seed 0 is the natural
 // order, odd seeds draw threads uniformly, even ones give warps random priorities. Linked with the CUDA runtime instead of the
 // emulator, a seed is just one more run. With HZ_FAIL_FAST set, the first failure ends the run.
 #include <algorithm>
@@ -65,6 +65,10 @@ int main(int argc, char** argv) {
     const std::string filter = argc > 1 ? argv[1] : "";
     const long first = argc > 2 ? atol(argv[2]) : 0, last = argc > 3 ? atol(argv[3]) : first + 1;
     std::sort(tests().begin(), tests().end(), [](const Entry& a, const Entry& b) { return a.name < b.name; });
+    if (filter == "--list") {
+        for (const Entry& test : tests()) printf("%s: test\n", test.name.c_str());
+        return 0;
+    }
     int ran = 0, failed = 0;
     double total = 0;
     for (const Entry& test : tests()) {

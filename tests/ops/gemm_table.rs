@@ -186,6 +186,17 @@ fn a_table_survives_its_text_in_any_order_of_making() {
 }
 
 #[test]
+fn wgmma_is_preferred_where_nothing_is_chosen() {
+    let mut table = Table::default();
+    table.choose_attention("NVIDIA H200", 64, Attention::Mma);
+    table.prefer_wgmma("NVIDIA H200");
+    let chosen = [64, 96, 128, 256].map(|head_dim| table.attention("NVIDIA H200", head_dim));
+    assert_eq!(chosen, [Attention::Mma, Attention::Mma, Attention::Wgmma, Attention::Mma]);
+    assert_eq!(table.attention("NVIDIA H100", 128), Attention::Mma);
+    assert_eq!(Table::from_json(&table.to_json(), "a test").unwrap(), table);
+}
+
+#[test]
 fn a_choice_holds_for_its_whole_key_and_for_nothing_else() {
     let (table, keys) = table();
     for (seed, key) in keys.iter().enumerate() {

@@ -70,9 +70,9 @@ fn products(options: &CalibrateOptions, device: DeviceChoice, model: &str) -> Re
         shape: Shape { b: options.micro_batch, t: options.seq_len },
         ..TrainerOptions::default()
     };
-    eprintln!("measuring the products of {model}, which takes a minute or more");
-    let mut warn = |message: &str| eprintln!("warning: {message}");
-    Ok(calibrate_products(&plan::model(model)?, &trainer, &mut warn)?.to_json() + "\n")
+    eprintln!("autotuning the GEMMs and attention of {model}, which takes up to a minute");
+    let mut note = |line: &str| eprintln!("{line}");
+    Ok(calibrate_products(&plan::model(model)?, &trainer, &mut note)?.to_json() + "\n")
 }
 
 /// The device and what is around it, measured and described.

@@ -2,7 +2,7 @@
 
 use horizon::base::Result;
 use horizon::engine::calibrate::measure_ram;
-use horizon::engine::{cuda_lacks, devices};
+use horizon::engine::{CudaReport, devices};
 use horizon::host::{HugePages, Isa, Limits, Size, Topology, processor_name};
 use horizon::model::{Layout, preset, preset_names};
 use horizon::train::checkpoint::{Checkpoint, open};
@@ -22,7 +22,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
         .filter_map(|name| preset(name).map(|config| (name, Layout::new(&config).parameters(), config)))
         .collect();
     let limits = Limits::read(None);
-    let (devices, cuda_lacks) = (devices(), cuda_lacks());
+    let (devices, cuda) = (devices(), CudaReport::read());
     let isa = Isa::chosen()?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let processor = processor_name();
@@ -60,7 +60,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             "nodes": nodes,
             "huge_pages": { "explicit_free": huge.explicit_free, "transparent": huge.transparent },
             "host_memory_bytes": limits.bytes, "host_memory_limit": limits.limit.to_string(),
-            "lockable_bytes": lockable, "devices": devices, "cuda_lacks": cuda_lacks,
+            "lockable_bytes": lockable, "devices": devices, "cuda_lacks": cuda.missing, "cuda": cuda,
             "shapes": shapes,
         });
         if let Some(measured) = measured {
@@ -103,9 +103,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     for device in devices {
         text += &format!("device        {}, {} free\n", device.name, Size(device.memory_free));
     }
-    for lack in cuda_lacks {
-        text += &format!("no CUDA       {lack}\n");
-    }
+    text += &cuda_text(&cuda);
     for (name, parameters, config) in shapes {
         let dims = &config.dims;
         text += &format!(
@@ -119,6 +117,37 @@ pub fn info(options: &InfoOptions) -> Result<()> {
         );
     }
     print(text.as_bytes())
+}
+
+/// What is there of CUDA and how it is used; what is missing, each with its remedy.
+fn cuda_text(cuda: &CudaReport) -> String {
+    let found = |name: &str, version: &Option<String>| {
+        version.as_ref().map_or(format!("no {name}"), |version| format!("{name} {version}"))
+    };
+    let mut text = format!(
+        "CUDA          {}, {}, kernels for {}\n",
+        found("driver", &cuda.driver),
+        found("runtime", &cuda.runtime),
+        cuda.targets.unwrap_or("no device")
+    );
+    if let Some(library) = &cuda.cublaslt {
+        text += &format!("cuBLASLt      {}, {}\n", library.version, library.path.display());
+    }
+    for device in &cuda.devices {
+        let node = device.node.map_or("no NUMA node known".to_owned(), |node| format!("NUMA node {node}"));
+        text += &format!(
+            "{:<13} compute capability {}, {} of memory, {node}, attention by {}, stream memory operations {}\n",
+            device.name.split(' ').next().unwrap_or_default(),
+            device.compute_capability,
+            Size(device.memory_bytes),
+            device.attention.name(),
+            if device.stream_memory_operations { "used" } else { "not used" }
+        );
+    }
+    for missing in &cuda.missing {
+        text += &format!("no CUDA       {missing}\n");
+    }
+    text
 }
 
 fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {

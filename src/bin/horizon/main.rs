@@ -6,7 +6,6 @@
 mod builtin;
 mod calibrate;
 mod info;
-mod machine;
 mod options;
 mod placement;
 mod plan;

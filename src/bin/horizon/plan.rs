@@ -9,9 +9,8 @@ use horizon::engine::{DeviceChoice, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, Room};
 use horizon::train::hf::FolderConfig;
-use horizon::train::planning::{Planned, Why};
+use horizon::train::planning::{Planned, Why, here};
 
-use crate::machine::here;
 use crate::options::PlanOptions;
 use crate::print;
 

@@ -14,10 +14,9 @@ use horizon::engine::{AdamOptions, TrainerOptions};
 use horizon::ops::cuda::table::Table;
 use horizon::train::checkpoint::{Changes, Checkpoint};
 use horizon::train::data::{Data, DataOptions, DataPath};
-use horizon::train::planning::{Planned, Why};
+use horizon::train::planning::{Planned, Why, here};
 use horizon::train::{ModelSource, RateShape, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
-use crate::machine::here;
 use crate::options::TrainOptions;
 use crate::progress::{Bytes, Progress, count};
 use crate::resume::{Said, Told, note, told};
@@ -83,6 +82,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         None => "its weights".to_owned(),
     };
     let name = if checkpoint.is_some() { "resumed" } else { &options.model[..] };
+    let hint = autotune_hint(&options, checkpoint.as_ref(), seq_len);
     let changes = Changes::of(&options.resume_change);
     run_options.resume = checkpoint.map(|checkpoint| Resume { checkpoint, changes });
 
@@ -113,6 +113,9 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         _ => String::new(),
     };
     progress.say(&format!("device {}{by}", run.trainer().device().name));
+    if products.is_none() && !run.trainer().plan().shares_memory() {
+        progress.say(&hint);
+    }
     progress.say(planned.summary().trim_end());
     progress.say(run.trainer().plan().to_string().trim_end());
     let done = run.trainer().stats().steps;
@@ -156,6 +159,17 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         show_sample(&mut run, &mut progress, options.seed)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How to find algorithms that may be faster than cuBLASLt's first choice.
+fn autotune_hint(options: &TrainOptions, checkpoint: Option<&Checkpoint>, seq_len: usize) -> String {
+    let model = checkpoint
+        .map_or_else(|| options.model.clone(), |checkpoint| checkpoint.folder().display().to_string());
+    format!(
+        "matmuls use cuBLASLt's first choice; to find faster algorithms, once: horizon calibrate --device {} --only-products \
+         --products {model} --micro-batch {} --seq-len {seq_len} --out products.json, then add --products products.json",
+        options.device, options.micro_batch
+    )
 }
 
 /// A prediction this far off is of a machine that is too unlike this one.

@@ -48,6 +48,7 @@ use crate::sys::cuda::{
     pci_bus_id, set_device,
 };
 use pin::CudaPin;
+use words::Words;
 
 /// The oldest devices that the kernels run on.
 const COMPUTE_CAPABILITY_MIN: (i32, i32) = (8, 0);
@@ -160,6 +161,12 @@ impl CudaDevice {
     pub fn node(&self) -> Option<u32> {
         let nearest = |node| Topology::read().nearest_memory(node);
         node_of_pci(&self.properties.pci_bus_id).and_then(nearest)
+    }
+
+    /// Whether streams wait for thread lanes by stream memory operations.
+    pub fn has_words(&self) -> Result<bool> {
+        self.select()?;
+        Ok(Words::take(self.driver, self.stream(Lane::Compute))?.is_some())
     }
 
     /// The stream of a lane that is one; kernels go to that of [`Lane::Compute`].

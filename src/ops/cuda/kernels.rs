@@ -51,12 +51,13 @@ impl CudaKernels {
 
     /// Kernels for the thread's current device, number `device`, whose work goes to `stream`. `workspace` is
     /// [`workspace_bytes`](crate::ops::cuda::workspace::workspace_bytes) of the device's memory, at a multiple of 256
-    /// bytes, and theirs alone. Errors: no driver; a table with attention by wgmma, for which there is no code.
+    /// bytes, and theirs alone. Where the table has no choice, attention is by wgmma if there is code for it. Errors: no
+    /// driver; a table that chooses wgmma where there is no code for it.
     pub fn new(
         stream: Arc<Stream>,
         workspace: DeviceSpan,
         handle: Handle,
-        table: Table,
+        mut table: Table,
         device: usize,
     ) -> Result<Self> {
         if workspace.bytes() <= PRODUCTS_BYTES || !workspace.address().addr().is_multiple_of(ALIGNMENT) {
@@ -67,9 +68,13 @@ impl CudaKernels {
             )));
         }
         let (api, name) = (api()?, Driver::open()?.device_name(device)?);
+        let is_wgmma = has_wgmma(device)?;
+        if is_wgmma {
+            table.prefer_wgmma(&name);
+        }
         let is_by_wgmma = |d: &usize| table.attention(&name, *d) == Attention::Wgmma;
         let by_wgmma: Vec<usize> = WGMMA_HEADS.into_iter().filter(is_by_wgmma).collect();
-        if !by_wgmma.is_empty() && !has_wgmma(device)? {
+        if !by_wgmma.is_empty() && !is_wgmma {
             return Err(Error::new(
                 Status::Unsupported,
                 "the table of products has attention by wgmma, for which this library has no code here: it is built for \

@@ -1,8 +1,12 @@
-//! What is the fastest on a device, measured: each product's algorithm, and attention's instructions. What a [`Table`] is made of.
+//! Measurements that a [`Table`] is made of: the fastest algorithm of each product, and the fastest attention kernel.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::base::{Dims, Error, Result, Shape};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::base::{Dims, Error, Result, Shape, master};
 use crate::device::DeviceSpan;
 use crate::ops::cuda::CudaKernels;
 use crate::ops::cuda::matmul::Products;
@@ -12,16 +16,13 @@ use crate::ops::cuda::workspace::{PRODUCTS_BYTES, attention_backward_scratch};
 use crate::ops::{Kernels, Rows};
 use crate::sys::cuda::cublaslt::{CublasLt, Handle};
 use crate::sys::cuda::{
-    DeviceMemory, Direction, Driver, Event, Stream, api, compute_capability, copy, fill, need_device,
-    set_device,
+    DeviceMemory, Direction, Driver, Event, Stream, api, compute_capability, copy, need_device, set_device,
 };
 
 /// Algorithms that are tried for a product at most.
 const CANDIDATES: usize = 16;
 /// Runs of each, after one that warms up; the median counts.
 const RUNS: usize = 7;
-/// A byte of the factors, twice a bf16 of 0.0115: zeros would take less power than a model's numbers.
-const BYTE: u8 = 0x3c;
 
 /// Measures the products of a model on device number `ordinal`. Takes seconds, and memory for the largest operands.
 ///
@@ -34,18 +35,15 @@ pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
     let out = largest(&|product| product.operands().out.bytes());
     let a = largest(&|product| product.operands().a.matrix.bytes());
     let b = largest(&|product| product.operands().b.matrix.bytes());
-    let memory = [PRODUCTS_BYTES, out, a, b].map(|bytes| filled(bytes, &stream));
-    let mut spans = Vec::with_capacity(memory.len());
-    for one in &memory {
-        let one = one.as_ref().map_err(Clone::clone)?;
-        // SAFETY: device memory of that length, which outlives the products: each is waited for.
-        spans.push(unsafe { DeviceSpan::new(one.base(), one.bytes()) });
-    }
+    let (workspace, out) = (DeviceMemory::take(PRODUCTS_BYTES)?, random(out, 1, &stream)?);
+    let (a, b) = (random(a, 2, &stream)?, random(b, 3, &stream)?);
+    // SAFETY: device memory of that length, which outlives the products: each is waited for.
+    let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
     let device = Driver::open()?.device_name(ordinal)?;
-    let measured = Products::new(Handle::new(library)?, device, Table::default(), spans[0])?;
+    let measured = Products::new(Handle::new(library)?, device, Table::default(), span(&workspace))?;
     let mut table = Table::default();
     for product in products {
-        let operands = [spans[1], spans[2], spans[3]];
+        let operands = [&out, &a, &b].map(span);
         let (key, choice) =
             measured.fastest(product, CANDIDATES, operands, &stream, &mut |run| median(run, &stream))?;
         table.insert(key, choice);
@@ -54,36 +52,60 @@ pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
 }
 
 /// Whether there is code for attention by wgmma for a device.
-pub(super) fn has_wgmma(device: usize) -> Result<bool> {
+pub fn has_wgmma(device: usize) -> Result<bool> {
     Ok(api()?.wgmma && compute_capability(device)? == (9, 0))
 }
 
-/// By which instructions attention of a model is the fastest on device number `ordinal`, forward and backward together. Both are
-/// asked for the same numbers.
+/// Times of an attention kernel over a micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionTimes {
+    /// The kernel.
+    pub by: Attention,
+    /// Nanoseconds of a forward pass.
+    pub forward_ns: u64,
+    /// Nanoseconds of a backward pass.
+    pub backward_ns: u64,
+}
+
+impl AttentionTimes {
+    /// Nanoseconds of both passes.
+    pub fn total_ns(&self) -> u64 {
+        self.forward_ns + self.backward_ns
+    }
+
+    /// Times and rates, e.g. `attention by wgmma: forward 0.412 ms (351 TFLOP/s), …`. FLOPs are those below the diagonal: two
+    /// matmuls forward and five backward.
+    pub fn describe(&self, dims: &Dims, shape: Shape) -> String {
+        let matmul = (shape.b * dims.h * shape.t * (shape.t + 1) * dims.d) as f64;
+        let pass = |name: &str, ns: u64, matmuls: f64| {
+            format!("{name} {:.3} ms ({:.0} TFLOP/s)", ns as f64 / 1e6, matmuls * matmul / ns as f64 / 1e3)
+        };
+        format!(
+            "attention by {}: {}, {}",
+            self.by.name(),
+            pass("forward", self.forward_ns, 2.0),
+            pass("backward", self.backward_ns, 5.0)
+        )
+    }
+}
+
+/// Times attention of a model on device number `ordinal` by each kernel that there is code for, on the same operands.
 ///
-/// Errors: no such device, too little memory; `Internal` where the two do not agree, up to rounding.
-pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Attention> {
+/// Errors: no such device, too little memory; `Internal` where the kernels do not agree up to rounding.
+pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<AttentionTimes>> {
     need_device(ordinal)?;
     set_device(ordinal)?;
-    if !WGMMA_HEADS.contains(&dims.d) || !has_wgmma(ordinal)? {
-        return Ok(Attention::Mma);
-    }
     let (stream, library, n) = (Arc::new(Stream::new()?), CublasLt::open()?, shape.n());
     let device = Driver::open()?.device_name(ordinal)?;
-    let activations = |columns: usize| filled(n * columns * 2, &stream);
-    let workspace = filled(
+    let workspace = DeviceMemory::take(
         PRODUCTS_BYTES + attention_backward_scratch(n, dims.h, dims.g, dims.d).next_multiple_of(256) + 256,
-        &stream,
     )?;
-    let (qkv, dout) = (activations(dims.qkv())?, activations(dims.attended())?);
-    let numbers =
-        |memory: &DeviceMemory, seed: u64| upload(memory, &bf16_numbers(memory.bytes(), seed), &stream);
-    numbers(&qkv, 1)?;
-    numbers(&dout, 2)?;
+    let qkv = random(n * dims.qkv() * 2, 1, &stream)?;
+    let dout = random(n * dims.attended() * 2, 2, &stream)?;
     let rows = |of: &dyn Fn(usize) -> usize| -> Result<DeviceMemory> {
-        let memory = filled(n * 4, &stream)?;
         let values: Vec<u8> = (0..n).flat_map(|row| (of(row) as i32).to_ne_bytes()).collect();
-        upload(&memory, &values, &stream)?;
+        let memory = DeviceMemory::take(n * 4)?;
+        upload(&memory, 0, &values, &stream)?;
         Ok(memory)
     };
     let [positions, starts, ends] = [
@@ -94,77 +116,91 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Attention>
     // SAFETY: device memory of that length, which outlives every kernel: each is waited for.
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
     let rows = Rows { shape, positions: span(&positions), doc_start: span(&starts), doc_end: span(&ends) };
-    let mut measured = Vec::new();
-    for by in [Attention::Mma, Attention::Wgmma] {
+    let wgmma = WGMMA_HEADS.contains(&dims.d) && has_wgmma(ordinal)?;
+    let (mut times, mut results) = (Vec::new(), Vec::new());
+    for by in std::iter::once(Attention::Mma).chain(wgmma.then_some(Attention::Wgmma)) {
         let mut table = Table::default();
         table.choose_attention(&device, dims.d, by);
         let handle = Handle::new(Arc::clone(&library))?;
         let kernels = CudaKernels::new(stream.clone(), span(&workspace), handle, table, ordinal)?;
-        let (out, lse, dqkv) =
-            (activations(dims.attended())?, filled(n * dims.h * 4, &stream)?, activations(dims.qkv())?);
-        let ns = median(
-            &|| {
-                kernels.attention_forward(span(&out), span(&lse), span(&qkv), &rows, 0, dims);
-                let [dqkv, dout, out] = [&dqkv, &dout, &out].map(span);
-                kernels.attention_backward(dqkv, dout, out, span(&lse), span(&qkv), &rows, 0, dims);
-                kernels.outcome()
-            },
-            &stream,
-        )?;
-        measured.push((ns, by, [download(&out, &stream)?, download(&dqkv, &stream)?]));
+        let out = DeviceMemory::take(n * dims.attended() * 2)?;
+        let (lse, dqkv) = (DeviceMemory::take(n * dims.h * 4)?, DeviceMemory::take(n * dims.qkv() * 2)?);
+        let forward = || {
+            kernels.attention_forward(span(&out), span(&lse), span(&qkv), &rows, 0, dims);
+            kernels.outcome()
+        };
+        let backward = || {
+            let [dqkv, dout, out] = [&dqkv, &dout, &out].map(span);
+            kernels.attention_backward(dqkv, dout, out, span(&lse), span(&qkv), &rows, 0, dims);
+            kernels.outcome()
+        };
+        let (forward_ns, backward_ns) = (median(&forward, &stream)?, median(&backward, &stream)?);
+        times.push(AttentionTimes { by, forward_ns, backward_ns });
+        results.push([download(&out, &stream)?, download(&dqkv, &stream)?]);
     }
-    let [(mma_ns, _, mma), (wgmma_ns, _, wgmma)] = &measured[..] else { unreachable!("there are two") };
-    for (what, (one, other)) in ["out", "dqkv"].iter().zip(mma.iter().zip(wgmma)) {
-        let largest = one.iter().fold(0f32, |most, value| most.max(value.abs()));
-        let differences = one.iter().zip(other).map(|(one, other)| (one - other).abs());
-        // `max` passes over what is no number.
-        let apart = differences
-            .fold(0f32, |most, one| if one.is_nan() || most.is_nan() { f32::NAN } else { most.max(one) });
-        if apart.is_nan() || apart > AGREES * largest {
-            return Err(Error::internal(format!(
-                "attention by wgmma is {apart} off that by mma in {what}, whose largest value is {largest}"
-            )));
-        }
+    if let [mma, wgmma] = &results[..] {
+        agree("out", &mma[0], &wgmma[0])?;
+        agree("dqkv", &mma[1], &wgmma[1])?;
     }
-    Ok(if wgmma_ns < mma_ns { Attention::Wgmma } else { Attention::Mma })
+    Ok(times)
+}
+
+/// Refuses two results that differ by more than roundings.
+fn agree(name: &str, mma: &[f32], wgmma: &[f32]) -> Result<()> {
+    let largest = mma.iter().fold(0f32, |most, value| most.max(value.abs()));
+    // `max` ignores NaN.
+    let nan_or_max =
+        |most: f32, one: f32| if one.is_nan() || most.is_nan() { f32::NAN } else { most.max(one) };
+    let apart = mma.iter().zip(wgmma).map(|(mma, wgmma)| (mma - wgmma).abs()).fold(0f32, nan_or_max);
+    if apart.is_nan() || apart > AGREES * largest {
+        return Err(Error::internal(format!(
+            "attention by wgmma is {apart} off that by mma in {name}, whose largest value is {largest}"
+        )));
+    }
+    Ok(())
 }
 
 /// Of the largest value, what two orders of f32 sums and one rounding to bf16 may be apart.
 const AGREES: f32 = 0.02;
 
-/// bf16 of −2 … 2, as bytes: the same for a seed.
-fn bf16_numbers(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 40) as f32 / (1u64 << 22) as f32 - 2.0).to_bits() >> 16
+/// New device memory of bf16 numbers with mean 0 and standard deviation 1, the same for a seed, that repeat after some 8 million. A
+/// GPU is faster on constant data, which takes less power.
+pub fn random(bytes: usize, seed: u64, stream: &Stream) -> Result<DeviceMemory> {
+    const PERIOD: usize = (1 << 23) - 9;
+    let memory = DeviceMemory::take(bytes)?;
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    // The sum of four uniform 16-bit numbers is nearly normal.
+    let deviation = f32::from(u16::MAX) * (4.0f32 / 12.0).sqrt();
+    let mut number = || {
+        let bits = generator.random::<u64>();
+        let sum: i32 = (0..4).map(|at| (bits >> (16 * at)) as u16).map(i32::from).sum();
+        master::round((sum - 2 * i32::from(u16::MAX)) as f32 / deviation)
     };
-    (0..bytes / 2).flat_map(|_| (next() as u16).to_ne_bytes()).collect()
+    let numbers: Vec<u8> = (0..PERIOD.min(bytes.div_ceil(2))).flat_map(|_| number().to_ne_bytes()).collect();
+    for start in (0..bytes).step_by(numbers.len()) {
+        upload(&memory, start, &numbers[..numbers.len().min(bytes - start)], stream)?;
+    }
+    Ok(memory)
 }
 
-fn upload(memory: &DeviceMemory, bytes: &[u8], stream: &Stream) -> Result<()> {
-    let from = std::ptr::NonNull::from(bytes).cast();
+/// Copies bytes to device memory from `start` on.
+fn upload(memory: &DeviceMemory, start: usize, bytes: &[u8], stream: &Stream) -> Result<()> {
+    assert!(start + bytes.len() <= memory.bytes(), "an upload within the memory");
+    // SAFETY: within the memory, by the line above.
+    let to = unsafe { memory.base().add(start) };
     // SAFETY: both ends have that length, and the stream is waited for while they live.
-    unsafe { copy(memory.base(), from, bytes.len(), Direction::HostToDevice, stream)? };
+    unsafe { copy(to, NonNull::from(bytes).cast(), bytes.len(), Direction::HostToDevice, stream)? };
     stream.synchronize()
 }
 
 /// bf16 in device memory, as f32.
 fn download(memory: &DeviceMemory, stream: &Stream) -> Result<Vec<f32>> {
     let mut values = vec![0u16; memory.bytes() / 2];
-    let to = std::ptr::NonNull::from(values.as_mut_slice()).cast();
+    let to = NonNull::from(values.as_mut_slice()).cast();
     // SAFETY: `values` are as many bytes as are copied, and stay until the stream has been waited for.
     unsafe { copy(to, memory.base(), values.len() * 2, Direction::DeviceToHost, stream)? };
     stream.synchronize()?;
     Ok(values.into_iter().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect())
-}
-
-/// New memory with numbers in it.
-fn filled(bytes: usize, stream: &Stream) -> Result<DeviceMemory> {
-    let memory = DeviceMemory::take(bytes)?;
-    // SAFETY: all of the new memory, which nobody else knows; the stream comes to whoever reads it later.
-    unsafe { fill(memory.base(), BYTE, bytes, stream)? };
-    Ok(memory)
 }
 
 /// Nanoseconds of one of some runs.

@@ -46,11 +46,21 @@ pub enum Attention {
     Wgmma,
 }
 
+impl Attention {
+    /// The instruction that multiplies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Attention::Mma => "mma",
+            Attention::Wgmma => "wgmma",
+        }
+    }
+}
+
 /// Head dimensions that [`Attention::Wgmma`] is built for.
 pub const WGMMA_HEADS: [usize; 2] = [64, 128];
 
-/// The choices that have been made. Of what it does not hold, the library's heuristic decides about products, and attention
-/// multiplies by [`Attention::Mma`].
+/// The choices that have been made. Where it holds none, the first algorithm of the library's heuristic is taken, and
+/// [`Attention::Wgmma`] where there is code for it ([`CudaKernels::new`](crate::ops::cuda::CudaKernels)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     products: BTreeMap<Key, Choice>,
@@ -116,8 +126,8 @@ impl Table {
             false => format!("is of {}", elsewhere.into_iter().collect::<Vec<_>>().join(" and of ")),
         };
         Err(Error::argument(format!(
-            "the table of products {name} {found}; here is {device} with cuBLASLt {library}: calibrate here, or go \
-             without a table, and cuBLASLt's first choice is taken"
+            "the table of products {name} {found}; here is {device} with cuBLASLt {library}: calibrate here, or leave \
+             the table out: cuBLASLt's first choice is taken"
         )))
     }
 
@@ -136,9 +146,16 @@ impl Table {
         self.attention.get(&(device.to_owned(), head_dim)).copied().unwrap_or_default()
     }
 
-    /// Decides by what it does.
+    /// Chooses the attention kernel of a device for heads of this dimension.
     pub fn choose_attention(&mut self, device: &str, head_dim: usize, by: Attention) {
         self.attention.insert((device.to_owned(), head_dim), by);
+    }
+
+    /// Chooses [`Attention::Wgmma`] on a device for the head dimensions it is built for, where nothing is chosen yet.
+    pub fn prefer_wgmma(&mut self, device: &str) {
+        for head_dim in WGMMA_HEADS {
+            self.attention.entry((device.to_owned(), head_dim)).or_insert(Attention::Wgmma);
+        }
     }
 
     /// All choices of algorithms, by key.

@@ -9,14 +9,18 @@ use crate::root;
 /// Programs that the build runs, and the Debian packages they are in.
 const PROGRAMS: [(&str, &str); 3] = [("flock", "util-linux"), ("make", "make"), ("g++", "g++")];
 
-/// Returns the path of `libemulated.so` in cargo's target folder, built if necessary. Test programs that run at the same
-/// time wait for each other. The source folder is only read.
+/// Returns the path of `libemulated.so`: the one that `HZ_EMULATED_LIBRARY` names, for programs that lie in a pack, or the one
+/// in cargo's target folder, built if necessary. Test programs that run at the same time wait for each other. The source
+/// folder is only read.
 ///
 /// # Panics
 /// If a program that the build needs is not installed, or the build fails.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
+        if let Some(built) = std::env::var_os("HZ_EMULATED_LIBRARY") {
+            return PathBuf::from(built);
+        }
         let missing: Vec<String> = PROGRAMS
             .into_iter()
             .filter(|(program, _)| !is_installed(program))

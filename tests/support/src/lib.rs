@@ -2,7 +2,7 @@
 //! models.
 
 #[cfg(hz_cuda)]
-mod emulator;
+pub mod emulator;
 pub mod fake_cuda;
 pub mod golden;
 pub mod reference;
