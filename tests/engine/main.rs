@@ -13,6 +13,7 @@ use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod calibrates;
 mod cuda;
+mod fresh;
 mod losses;
 mod modes;
 mod orders;
