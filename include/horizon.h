@@ -501,6 +501,7 @@ HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer
  *
  * machine: "cpu", "h200", "gh200", "h100-pcie", "a100-pcie", "rtx4090", "rtx3090", or a file that `horizon calibrate`
  * wrote; NULL = "cpu". For a machine whose device memory is RAM the host's limits are those of this process.
+ * The step time is that of steps announced by hz_trainer_announce.
  * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY, HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
  * the limit that binds, what is short in bytes, and the smallest change that fits; HZ_STATUS_NOT_FOUND and
  * HZ_STATUS_BAD_FORMAT of the machine. */
@@ -697,6 +698,24 @@ typedef struct hz_eval_report_t {
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming array, position and value; HZ_STATUS_INVALID_STATE when micros_max are
  * there already. What was accumulated before stays. */
 HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t *batch);
+
+/* Names the tokens of the step after the next one: tokens[0 .. count-1], token ids in any order. Optional; changes no
+ * bit. Called before the step, once or for one micro-batch after the other:
+ *
+ *     hz_trainer_announce(trainer, next.tokens, next.rows);
+ *     hz_trainer_step(trainer, &now, 1, lr, &report);        // uses up what was announced
+ *     hz_trainer_step(trainer, &next, 1, lr, &report);       // begins sooner
+ *
+ * When the embedding is not tied to the LM head, AdamW of the first step then updates the embedding's rows for these
+ * tokens before anything else, and its other rows last, so the second step does not wait for the whole embedding. A
+ * token that was not announced, or another call between the two that reads the embedding, as an evaluation does, has to
+ * wait for all of AdamW: announce only what comes next. Without effect when the embedding is tied, when gradients pass
+ * through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_ADAM_UNDER_BACKWARD or HZ_PLACE_DEVICE), and on
+ * hz_trainer_step_with_loss.
+ * Waits for nothing.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary or for more different ids than a step can have;
+ * then nothing is announced. */
+HZ_API hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
 
 /* One step over everything accumulated: forward, backward, clipping, AdamW with learning rate `lr` (finite, >= 0).
  * Afterwards nothing is accumulated, unless `lr` or `out_report` was refused.
