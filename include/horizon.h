@@ -552,7 +552,12 @@ HZ_API hz_status_t hz_trainer_open(const hz_model_config_t *model, const hz_trai
                                    hz_trainer_t **out_trainer);
 
 /* Opens a trainer that follows a plan. The plan may be closed afterwards.
- * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE if the plan is for another machine's device. */
+ *
+ * A plan of hz_plan_search is followed on the kind of device it was searched for. With HZ_DEVICE_AUTO the machine
+ * decides: the CPU, or CUDA device 0. A CUDA device must have the machine's device name ("device" in the machine's
+ * file, e.g. H200); its memory, and this host's, must suffice as for hz_trainer_open.
+ * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE, naming both devices, if the chosen one is not the
+ * plan's. */
 HZ_API hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer_t **out_trainer);
 
 /* Closes a trainer: waits for the lanes, ends its threads, gives all memory back. NULL is fine.
