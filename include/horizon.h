@@ -415,7 +415,9 @@ typedef struct hz_trainer_options_t {
                                  hz_plan_search finds */
     uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2; 0 as above */
     uint64_t device_mem;      /* bytes of device memory that may be taken; 0 = what the device has */
-    uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free */
+    uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free. More
+                                 than that is taken with a logged warning, for virtual machines whose memory grows as it
+                                 is used; opening fails with HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
     uint64_t threads;         /* CPU threads that share a job, 1024 or the machine's processors at most; 0 = all this
                                  process may run on */
     double beta1;             /* AdamW (Loshchilov & Hutter 2019) */

@@ -29,7 +29,11 @@ pub fn here(
     machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
     machine.shared = shared;
     let free = info.map(|info| info.memory_free);
-    Ok((machine, Room::here(device_mem.or(free), host_mem, shared)))
+    let room = Room::here(device_mem.or(free), host_mem, shared);
+    if let Some(warning) = room.host.warning() {
+        eprintln!("warning: {warning}");
+    }
+    Ok((machine, room))
 }
 
 /// The described machine whose device is most like this one.
