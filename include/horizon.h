@@ -1085,7 +1085,9 @@ typedef struct hz_arena_info_t {
 HZ_API hz_status_t hz_arena_open(const hz_arena_options_t *options, uint64_t bytes, hz_arena_t **out_arena);
 
 /* Gives every page its RAM, by `threads` threads (0 = all), so that nobody waits for it later. What stands in the
- * memory stays, but nobody may write to it meanwhile. Waits until it is done. */
+ * memory stays, but nobody may write to it meanwhile. Waits until it is done, and up to ten seconds for the memory of a
+ * virtual machine to grow.
+ * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY when no memory is left, with how much was touched by then. */
 HZ_API hz_status_t hz_arena_touch(const hz_arena_t *arena, uint64_t threads);
 
 /* Address, bytes and pages. Waits for nothing. */
