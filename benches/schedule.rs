@@ -21,7 +21,7 @@ use horizon::base::{DType, Dims, Shape};
 use horizon::device::{Lane, TaskSpan};
 use horizon::engine::calibrate::{Sample, fit};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
-use horizon::model::{Layout, ModelConfig, fresh_tensor, preset};
+use horizon::model::{Layout, ModelConfig, preset};
 use horizon::plan::{Cost, Machine};
 use horizon::schedule::{
     AdamWhen, Boundary, Checker, Geometry, GradWait, LayerPlacement, Mode, Numeric, Operation, Placement,
@@ -140,12 +140,7 @@ fn any_options(random: &mut ChaCha8Rng, plain: &TrainerOptions) -> TrainerOption
 fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
     let config = config();
     let mut trainer = Trainer::open(&config, options).expect("the model fits");
-    let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
-    for tensor in tensors {
-        let mut values = vec![0.0; tensor.elements()];
-        fresh_tensor(&config, &tensor, 1, &mut values);
-        trainer.write_tensor(&tensor.name, &values).expect("the tensor is there");
-    }
+    trainer.write_fresh(1).expect("weights are written");
     // Every token of a step is another.
     let n = options.shape.n();
     let tokens: Vec<i32> = (0..=3 * n as i32).map(|i| (i * 7919) % 512).collect();

@@ -415,7 +415,9 @@ typedef struct hz_trainer_options_t {
                                  hz_plan_search finds */
     uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2; 0 as above */
     uint64_t device_mem;      /* bytes of device memory that may be taken; 0 = what the device has */
-    uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free */
+    uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free. More
+                                 than that is taken with a logged warning, for virtual machines whose memory grows as it
+                                 is used; opening fails with HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
     uint64_t threads;         /* CPU threads that share a job, 1024 or the machine's processors at most; 0 = all this
                                  process may run on */
     double beta1;             /* AdamW (Loshchilov & Hutter 2019) */
@@ -501,6 +503,7 @@ HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer
  *
  * machine: "cpu", "h200", "gh200", "h100-pcie", "a100-pcie", "rtx4090", "rtx3090", or a file that `horizon calibrate`
  * wrote; NULL = "cpu". For a machine whose device memory is RAM the host's limits are those of this process.
+ * The step time is that of steps announced by hz_trainer_announce.
  * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY, HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
  * the limit that binds, what is short in bytes, and the smallest change that fits; HZ_STATUS_NOT_FOUND and
  * HZ_STATUS_BAD_FORMAT of the machine. */
@@ -551,7 +554,12 @@ HZ_API hz_status_t hz_trainer_open(const hz_model_config_t *model, const hz_trai
                                    hz_trainer_t **out_trainer);
 
 /* Opens a trainer that follows a plan. The plan may be closed afterwards.
- * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE if the plan is for another machine's device. */
+ *
+ * A plan of hz_plan_search is followed on the kind of device it was searched for. With HZ_DEVICE_AUTO the machine
+ * decides: the CPU, or CUDA device 0. A CUDA device must have the machine's device name ("device" in the machine's
+ * file, e.g. H200); its memory, and this host's, must suffice as for hz_trainer_open.
+ * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE, naming both devices, if the chosen one is not the
+ * plan's. */
 HZ_API hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer_t **out_trainer);
 
 /* Closes a trainer: waits for the lanes, ends its threads, gives all memory back. NULL is fine.
@@ -697,6 +705,24 @@ typedef struct hz_eval_report_t {
  * Errors: HZ_STATUS_INVALID_ARGUMENT, naming array, position and value; HZ_STATUS_INVALID_STATE when micros_max are
  * there already. What was accumulated before stays. */
 HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t *batch);
+
+/* Names the tokens of the step after the next one: tokens[0 .. count-1], token ids in any order. Optional; changes no
+ * bit. Called before the step, once or for one micro-batch after the other:
+ *
+ *     hz_trainer_announce(trainer, next.tokens, next.rows);
+ *     hz_trainer_step(trainer, &now, 1, lr, &report);        // uses up what was announced
+ *     hz_trainer_step(trainer, &next, 1, lr, &report);       // begins sooner
+ *
+ * When the embedding is not tied to the LM head, AdamW of the first step then updates the embedding's rows for these
+ * tokens before anything else, and its other rows last, so the second step does not wait for the whole embedding. A
+ * token that was not announced, or another call between the two that reads the embedding, as an evaluation does, has to
+ * wait for all of AdamW: announce only what comes next. Without effect when the embedding is tied, when gradients pass
+ * through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_ADAM_UNDER_BACKWARD or HZ_PLACE_DEVICE), and on
+ * hz_trainer_step_with_loss.
+ * Waits for nothing.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary or for more different ids than a step can have;
+ * then nothing is announced. */
+HZ_API hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
 
 /* One step over everything accumulated: forward, backward, clipping, AdamW with learning rate `lr` (finite, >= 0).
  * Afterwards nothing is accumulated, unless `lr` or `out_report` was refused.
@@ -1059,7 +1085,9 @@ typedef struct hz_arena_info_t {
 HZ_API hz_status_t hz_arena_open(const hz_arena_options_t *options, uint64_t bytes, hz_arena_t **out_arena);
 
 /* Gives every page its RAM, by `threads` threads (0 = all), so that nobody waits for it later. What stands in the
- * memory stays, but nobody may write to it meanwhile. Waits until it is done. */
+ * memory stays, but nobody may write to it meanwhile. Waits until it is done, and up to ten seconds for the memory of a
+ * virtual machine to grow.
+ * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY when no memory is left, with how much was touched by then. */
 HZ_API hz_status_t hz_arena_touch(const hz_arena_t *arena, uint64_t threads);
 
 /* Address, bytes and pages. Waits for nothing. */

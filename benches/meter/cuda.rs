@@ -147,7 +147,13 @@ impl Cuda {
                 let [out, x, weight] = self.square;
                 let side = self.effort.side;
                 let seconds = self.seconds(&|| {
-                    self.selected().matmul_forward(out, x, weight, Addends::default(), Linear::dense(side, side, side));
+                    self.selected().matmul_forward(
+                        out,
+                        x,
+                        weight,
+                        Addends::default(),
+                        Linear::dense(side, side, side),
+                    );
                     self.selected().outcome()
                 })?;
                 Ok(2.0 * (side as f64).powi(3) / seconds)

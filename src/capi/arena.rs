@@ -9,7 +9,7 @@ use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
-use crate::host::{Arena, Limit, Limits, MemoryKind, Pages, Pool, Size};
+use crate::host::{Arena, Limits, MemoryKind, Pages, Pool, Size};
 
 sized_struct! {
     hz_arena_options_t {
@@ -54,8 +54,8 @@ fn pages_number(pages: Pages) -> u32 {
 /// What may be taken; a stated number that is more than the machine reports is said aloud.
 pub(super) fn limits(stated: Option<usize>) -> Limits {
     let limits = Limits::read(stated);
-    if limits.limit == Limit::Stated && limits.bytes > limits.reported_bytes {
-        log::warning(&format!("host memory: {limits}"));
+    if let Some(warning) = limits.warning() {
+        log::warning(&warning);
     }
     limits
 }

@@ -12,7 +12,9 @@ use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::wall;
-use crate::engine::{Trainer, TrainerOptions};
+use crate::device::cpu::CpuDevice;
+use crate::device::{Device, DeviceInfo};
+use crate::engine::{DeviceChoice, Trainer, TrainerOptions, cuda_lacks, devices};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Pins, Plan, Region, Room};
@@ -46,6 +48,7 @@ impl hz_plan_t {
         let planned = Planned::search("", config, &options, &machine, room, pins, Why::Gains)?;
         let plan = planned.plan().clone();
         options.place(&plan.policy.placement);
+        options.device = choice(options.device, &machine);
         let summary = hz_plan_summary_t {
             step_seconds: planned.found.step_ns as f64 / 1e9,
             tokens_per_second: planned.tokens_per_second,
@@ -59,14 +62,17 @@ impl hz_plan_t {
     }
 
     /// What a trainer that follows the plan is opened with.
+    ///
+    /// Errors: the device that it chooses is not there, or not the machine's (`DeviceUnavailable`).
     pub(super) fn trainer(&self) -> Result<(&ModelConfig, &TrainerOptions)> {
-        match &self.machine {
-            Some(Description { name, shared: false, .. }) => Err(Error::new(
-                Status::DeviceUnavailable,
-                format!("the plan is for the machine {name}, which has another device than this process"),
-            )),
-            _ => Ok((&self.config, &self.options)),
+        if let Some(machine) = &self.machine {
+            let found = match self.options.device {
+                DeviceChoice::Cuda(ordinal) => devices().into_iter().nth(1 + ordinal),
+                DeviceChoice::Auto | DeviceChoice::Cpu => Some(CpuDevice::new(None).info()),
+            };
+            follows(machine, self.options.device, found.as_ref())?;
         }
+        Ok((&self.config, &self.options))
     }
 
     /// Writes the simulated step to a file. A plan without a machine is refused before the file is touched.
@@ -83,6 +89,42 @@ impl hz_plan_t {
             plan.write_trace(config, &layout, storage, rates, plan.micros_max, &mut out)
         })
     }
+}
+
+/// The device that a plan for a machine is followed on: the machine decides for `auto`.
+fn choice(asked: DeviceChoice, machine: &Description) -> DeviceChoice {
+    match asked {
+        DeviceChoice::Auto if machine.shared => DeviceChoice::Cpu,
+        DeviceChoice::Auto => DeviceChoice::Cuda(0),
+        DeviceChoice::Cpu | DeviceChoice::Cuda(_) => asked,
+    }
+}
+
+/// Refuses a device that is not of the kind of a machine's, or of another name; `found` is what is there.
+fn follows(machine: &Description, choice: DeviceChoice, found: Option<&DeviceInfo>) -> Result<()> {
+    let why = match found {
+        Some(device) => {
+            let is_cpu = choice == DeviceChoice::Cpu;
+            let named = device.hardware.as_ref().is_none_or(|hardware| machine.has(hardware));
+            if is_cpu == machine.shared && named {
+                return Ok(());
+            }
+            let wanted = match &machine.device {
+                _ if machine.shared => "the CPU device".to_owned(),
+                Some(wanted) => format!("a CUDA device named {wanted}"),
+                None => "a CUDA device".to_owned(),
+            };
+            format!("it needs {wanted}, the options choose {}", device.name)
+        }
+        None => [vec![format!("{choice} is not there")], cuda_lacks()].concat().join("; "),
+    };
+    let Description { name, about, .. } = machine;
+    Err(Error::new(
+        Status::DeviceUnavailable,
+        format!(
+            "the plan is for the machine {name} ({about}): {why}; search a plan for the device that is here"
+        ),
+    ))
 }
 
 fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
@@ -205,5 +247,48 @@ pub extern "C" fn hz_plan_close(plan: Handle<hz_plan_t>) {
             drop(plan.close());
             Ok(())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, hardware: Option<&str>) -> DeviceInfo {
+        DeviceInfo { name: name.to_owned(), hardware: hardware.map(str::to_owned), memory_free: 1 << 30 }
+    }
+
+    #[test]
+    fn a_plan_is_followed_on_the_device_it_was_made_for() {
+        let [h200, cpu] = ["h200", "cpu"].map(|name| Description::shipped(name).unwrap());
+        let (cuda, host) = (DeviceChoice::Cuda(1), DeviceChoice::Cpu);
+        let here = device("cpu (2 threads, avx2)", None);
+        let gpu = |name| device(&format!("cuda:1 ({name})"), Some(name));
+        assert_eq!(follows(&h200, cuda, Some(&gpu("NVIDIA H200"))), Ok(()));
+        assert_eq!(follows(&cpu, host, Some(&here)), Ok(()));
+        let any = Description { device: None, ..h200.clone() };
+        assert_eq!(follows(&any, cuda, Some(&gpu("NVIDIA L40S"))), Ok(()));
+        let refused = |machine: &Description, choice, found: Option<&DeviceInfo>, words: &[&str]| {
+            let error = follows(machine, choice, found).unwrap_err();
+            assert_eq!(error.status(), Status::DeviceUnavailable);
+            for word in [&machine.name[..], &machine.about[..]].iter().chain(words) {
+                assert!(error.message().contains(word), "no {word} in: {error}");
+            }
+        };
+        let other = gpu("NVIDIA GH200 480GB");
+        refused(&h200, cuda, Some(&other), &["named H200", "cuda:1 (NVIDIA GH200 480GB)"]);
+        refused(&h200, host, Some(&here), &["named H200", "cpu (2 threads, avx2)"]);
+        refused(&any, host, Some(&here), &["a CUDA device,", "cpu (2 threads, avx2)"]);
+        refused(&cpu, cuda, Some(&gpu("NVIDIA H200")), &["the CPU device", "cuda:1 (NVIDIA H200)"]);
+        refused(&h200, cuda, None, &["cuda:1 is not there"]);
+    }
+
+    #[test]
+    fn the_machine_decides_for_auto() {
+        let [h200, cpu] = ["h200", "cpu"].map(|name| Description::shipped(name).unwrap());
+        assert_eq!(choice(DeviceChoice::Auto, &h200), DeviceChoice::Cuda(0));
+        assert_eq!(choice(DeviceChoice::Auto, &cpu), DeviceChoice::Cpu);
+        assert_eq!(choice(DeviceChoice::Cuda(2), &h200), DeviceChoice::Cuda(2));
+        assert_eq!(choice(DeviceChoice::Cpu, &h200), DeviceChoice::Cpu);
     }
 }

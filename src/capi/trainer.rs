@@ -173,6 +173,15 @@ pub extern "C" fn hz_trainer_accumulate(
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_announce(
+    trainer: Handle<hz_trainer_t>,
+    tokens: Array<i32>,
+    count: usize,
+) -> hz_status_t {
+    with(&trainer, |_, state| state.trainer.announce(tokens.get(count, "tokens")?))
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_update(
     trainer: Handle<hz_trainer_t>,
     lr: f64,

@@ -165,7 +165,8 @@ impl Backend {
                 };
                 cuda::open(ordinal, cuda, options.products.as_deref())
             }
-            _ => Ok(Backend::cpu(CpuDevice::new(options.device_mem))),
+            // Its memory is host memory, which the user may have stated.
+            _ => Ok(Backend::cpu(CpuDevice::new(options.device_mem.or(options.host_mem)))),
         }
     }
 

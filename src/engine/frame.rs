@@ -5,7 +5,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use parking_lot::RwLock;
+
 use crate::base::UnitIndex;
+use crate::engine::gather::Numbers;
 
 /// One step's inputs and results.
 #[derive(Debug, Default)]
@@ -21,6 +24,9 @@ pub struct Frame {
     committed: AtomicU32,
     refused: AtomicU32,
     abandoned: AtomicBool,
+    /// The tokens of the next step, where they were announced. Written before the list is issued; AdamW and the
+    /// calling thread read them at the same time.
+    pub next: RwLock<Numbers>,
 }
 
 /// What the calling thread sets before a list is issued.
@@ -53,6 +59,11 @@ pub struct Verdict {
 const NONE: u32 = u32::MAX;
 
 impl Frame {
+    /// A frame for steps over a vocabulary of so many tokens.
+    pub fn new(vocabulary: usize) -> Self {
+        Frame { next: RwLock::new(Numbers::of(vocabulary)), ..Frame::default() }
+    }
+
     /// Opens the frame for a list.
     pub fn open(&self, inputs: Inputs) {
         self.lr.store(inputs.lr.to_bits(), Relaxed);

@@ -3,6 +3,9 @@
 //! An embedding that is not the head's, too, goes up for its rows alone, and a step names few of them: so these are gathered,
 //! once for all its micro-batches, and a batch says of each token which of the gathered rows is its own. What is
 //! computed from them has the bits that the whole table would give.
+//!
+//! The issuing thread gathers them before it issues a list. Of a list whose tokens were announced a step earlier, AdamW
+//! of that step gathers them as soon as it has updated them.
 
 use crate::host::{HostSpan, Pool};
 
@@ -12,7 +15,7 @@ const TILE: usize = 64;
 const NONE: i32 = -1;
 
 /// Distinct tokens, numbered in the order they are met in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Numbers {
     /// By token.
     number: Vec<i32>,
@@ -31,6 +34,11 @@ impl Numbers {
         self.tokens.len()
     }
 
+    /// Whether a token has one.
+    pub fn has(&self, token: usize) -> bool {
+        self.number[token] != NONE
+    }
+
     /// Takes all numbers back.
     pub fn clear(&mut self) {
         for token in self.tokens.drain(..) {
@@ -38,20 +46,25 @@ impl Numbers {
         }
     }
 
-    /// Numbers the tokens, i32 `[N]`, that have none yet, and writes each one's number, i32 `[N]`.
+    /// Numbers a token that has no number yet.
     ///
     /// # Panics
-    /// If a token is not of the vocabulary.
-    pub fn add(&mut self, tokens: HostSpan, numbers: HostSpan) {
-        for row in 0..tokens.bytes() / size_of::<i32>() {
-            let token: i32 = tokens.get(row);
-            let number = &mut self.number[token as usize];
-            if *number == NONE {
-                *number = self.tokens.len() as i32;
-                self.tokens.push(token);
-            }
-            numbers.part(row * size_of::<i32>(), size_of::<i32>()).write(&[*number]);
+    /// If it is not of the vocabulary.
+    pub fn add(&mut self, token: i32) {
+        let number = &mut self.number[token as usize];
+        if *number == NONE {
+            *number = self.tokens.len() as i32;
+            self.tokens.push(token);
         }
+    }
+
+    /// Writes the number of each token, i32 `[N]`, as i32 `[N]`; false, and some are not written, if a token has none.
+    pub fn find(&self, tokens: HostSpan, numbers: HostSpan) -> bool {
+        (0..tokens.bytes() / size_of::<i32>()).all(|row| {
+            let number = self.number[tokens.get::<i32>(row) as usize];
+            numbers.part(row * size_of::<i32>(), size_of::<i32>()).write(&[number]);
+            number != NONE
+        })
     }
 
     /// Copies the rows of the numbered tokens out of a table, in the order of their numbers, by the pool's threads.
@@ -95,7 +108,9 @@ mod tests {
                 let tokens: Vec<i32> = (0..count).map(|row| (row * row + round * 11) % 97 * 3).collect();
                 let [staged, found] = [0; 2].map(|_| place(4 * count as usize));
                 staged.write(&tokens);
-                numbers.add(staged, found);
+                assert!(!numbers.find(staged, found), "a batch has tokens that no batch before it had");
+                tokens.iter().for_each(|&token| numbers.add(token));
+                assert!(numbers.find(staged, found));
                 batches.push((tokens, found));
             }
             numbers.gather(table, to, ROW, &pool);

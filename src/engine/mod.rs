@@ -37,7 +37,10 @@
 //!
 //! Before a list is issued the calling thread also **gathers** (`gather`): an embedding that is not tied to the head goes
 //! up as the rows that the list's tokens name, copied by the pool's threads into memory that crosses the link. For that it
-//! waits for AdamW of the embedding, the first unit that AdamW does, and the first that the list would wait for anyhow.
+//! waits for AdamW of the whole embedding. Where a step's tokens were [announced](Trainer::announce) before the step
+//! before it, AdamW of that step updates and gathers their rows first, and the embedding's other rows after all other
+//! units, so nobody waits for the whole embedding. For a list with a token that was not announced, rows are gathered as
+//! above.
 //!
 //! # A loss of the caller's
 //! [`Trainer::step_with_loss`] issues its list up to [`Operation::Loss`](crate::schedule::Operation::Loss), waits for what

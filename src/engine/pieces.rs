@@ -9,11 +9,12 @@ use parking_lot::Mutex;
 use crate::base::{Error, Result};
 use crate::engine::store::Store;
 use crate::host::{HostSpan, Pool};
-use crate::model::TensorLayout;
+use crate::model::{FRESH_BLOCK, TensorLayout};
 use crate::ops::adam;
 
-/// Elements of a piece, at most.
+/// Elements of a piece, at most; every piece begins at a multiple of it.
 const PIECE: usize = 1 << 20;
+const _: () = assert!(PIECE.is_multiple_of(FRESH_BLOCK), "fresh weights are written piece by piece");
 
 /// A run of one tensor's f32 masters, lent to one thread. Nobody else reads or writes it meanwhile.
 pub struct Piece<'a> {

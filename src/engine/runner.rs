@@ -12,10 +12,10 @@ use crate::engine::task::{Lists, Task};
 use crate::engine::tuning::Tuning;
 use crate::host::Pool;
 use crate::model::{self, Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
-use crate::ops::adam::{self, AdamScalars, Rounding};
+use crate::ops::adam::{self, AdamScalars, Rounding, Step};
 use crate::ops::{Kernels, LossRows, Rows, TokenRows, Write};
 use crate::plan::{Cost, Place, Plan};
-use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, SumPlace, WeightPlace};
+use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, RowSet, SumPlace, WeightPlace};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
 pub const FRAMES: usize = 2;
@@ -172,6 +172,7 @@ impl Runner {
             }
             Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
+            Operation::AdamRows { rows, guard } => self.adam_rows(frame, rows, guard),
             Operation::Save { unit } => {
                 self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
             }
@@ -457,41 +458,74 @@ impl Runner {
     }
 
     fn adam(&self, frame: &Frame, unit: UnitIndex, part: PartIndex, from: GradPlace, guard: Guard) {
-        let factor = match guard {
+        if let Some(factor) = self.commits(frame, unit, guard) {
+            for piece in self.store.adam_pieces(unit, part, from) {
+                self.update(frame, unit, &piece, factor, None);
+            }
+        }
+    }
+
+    fn adam_rows(&self, frame: &Frame, rows: RowSet, guard: Guard) {
+        let (unit, next) = (self.layout().embedding(), frame.next.read());
+        if let Some(factor) = self.commits(frame, unit, guard) {
+            let has = |row| next.has(row) == (rows == RowSet::Next);
+            let rows = adam::Rows { elements: self.config.dims.c, has: &has };
+            for piece in self.store.adam_unit(unit) {
+                self.update(frame, unit, &piece, factor, Some(&rows));
+            }
+        }
+        if rows == RowSet::Next {
+            self.store.gather_rows(&next, &self.pool);
+        }
+    }
+
+    /// What AdamW of a unit scales gradients by, if it may commit.
+    fn commits(&self, frame: &Frame, unit: UnitIndex, guard: Guard) -> Option<f32> {
+        match guard {
             Guard::Verdict => {
                 let verdict = frame.verdict();
-                if !verdict.commit {
-                    return;
-                }
-                verdict.factor
+                verdict.commit.then_some(verdict.factor)
+            }
+            Guard::Unit if self.store.norm(unit).get::<f64>(0).is_finite() => {
+                frame.count_committed();
+                Some(1.0)
             }
             Guard::Unit => {
-                if !self.store.norm(unit).get::<f64>(0).is_finite() {
-                    return frame.refuse(unit);
-                }
-                frame.count_committed();
-                1.0
+                frame.refuse(unit);
+                None
             }
-        };
+        }
+    }
+
+    /// AdamW of a piece of a unit, or of some of its rows.
+    fn update(
+        &self,
+        frame: &Frame,
+        unit: UnitIndex,
+        piece: &AdamPiece,
+        factor: f32,
+        rows: Option<&adam::Rows>,
+    ) {
+        let AdamPiece { tensor, first, spans } = *piece;
+        let options = self.tuning.get(unit, tensor);
+        if options.frozen {
+            return;
+        }
+        let weight_decay = self.tuning.weight_decay(&options, &self.layout().unit(unit).tensors[tensor]);
+        let constants = AdamOptions { weight_decay, ..self.adam };
         let Inputs { lr, step, .. } = frame.inputs();
-        for AdamPiece { tensor, first, spans } in self.store.adam_pieces(unit, part, from) {
-            let options = self.tuning.get(unit, tensor);
-            if options.frozen {
-                continue;
+        let scalars = AdamScalars::new(&constants, lr * options.lr_scale, step);
+        let (pool, decay) = (&self.pool, weight_decay > 0.0);
+        // Step and element decide, so that a resumed run rounds as an uninterrupted one.
+        let rounding = Rounding { seed: 0, step, first };
+        let rounds = self.plan.policy.mode.moment_dtype() == DType::Bf16;
+        match rows {
+            Some(rows) => {
+                let step = Step { scalars, gradient_scale: factor, decay };
+                adam::update_rows(pool, &spans, rows, &step, rounds.then_some(&rounding));
             }
-            let layout = &self.layout().unit(unit).tensors[tensor];
-            let weight_decay = self.tuning.weight_decay(&options, layout);
-            let constants = AdamOptions { weight_decay, ..self.adam };
-            let scalars = AdamScalars::new(&constants, lr * options.lr_scale, step);
-            let (pool, decays) = (&self.pool, weight_decay > 0.0);
-            match self.plan.policy.mode.moment_dtype() {
-                DType::F32 => adam::update(pool, &spans, &scalars, factor, decays),
-                DType::Bf16 => {
-                    // Step and element decide, so that a resumed run rounds as an uninterrupted one.
-                    let rounding = Rounding { seed: 0, step, first };
-                    adam::update_compact(pool, &spans, &scalars, factor, decays, &rounding);
-                }
-            }
+            None if rounds => adam::update_compact(pool, &spans, &scalars, factor, decay, &rounding),
+            None => adam::update(pool, &spans, &scalars, factor, decay),
         }
     }
 

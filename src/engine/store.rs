@@ -31,7 +31,7 @@ pub struct Store {
     derived: Mutex<Derived>,
     /// By micro-batch: distinct tokens of what is staged.
     distinct: Vec<AtomicUsize>,
-    /// The tokens of what is gathered, in its order.
+    /// The tokens of what [`Store::gather`] gathers.
     numbers: Mutex<Numbers>,
     /// Rows that are gathered.
     gathered: AtomicUsize,
@@ -190,13 +190,36 @@ impl Store {
         let numbers = &mut *self.numbers.lock();
         numbers.clear();
         for micro in (0..micros).map(MicroIndex::from) {
-            let places = self.map.batch(micro);
-            let (tokens, gathered) = (self.wire(places.tokens), self.wire(places.gathered));
-            numbers.add(tokens, gathered);
+            let tokens = self.wire(self.map.batch(micro).tokens);
+            (0..tokens.bytes() / size_of::<i32>()).for_each(|row| numbers.add(tokens.get(row)));
         }
+        assert!(self.find_rows(micros, numbers), "every token of the batches has a number");
+        self.gather_rows(numbers, pool);
+    }
+
+    /// Looks among gathered rows for those that the tokens of the first `micros` staged batches name: every token gets the
+    /// number of its row. False if a row is missing; then all must be gathered anew. No lane uses those batches.
+    pub fn find_rows(&self, micros: usize, numbers: &Numbers) -> bool {
+        let found = (0..micros).map(MicroIndex::from).all(|micro| {
+            let places = self.map.batch(micro);
+            numbers.find(self.wire(places.tokens), self.wire(places.gathered))
+        });
+        if found {
+            self.gathered.store(numbers.len(), Relaxed);
+        }
+        found
+    }
+
+    /// Copies the numbered rows of the embedding into what goes up in its stead, by the pool's threads. No lane uses
+    /// either.
+    pub fn gather_rows(&self, numbers: &Numbers, pool: &Pool) {
         let (table, to) = (self.weights(self.layout.embedding()), self.wire(self.map.gathered()));
         numbers.gather(table, to, self.row_bytes(), pool);
-        self.gathered.store(numbers.len(), Relaxed);
+    }
+
+    /// How many rows of the embedding there is memory to gather for; none where it is tied.
+    pub fn gathered_max(&self) -> usize {
+        self.map.gathered().bytes / self.row_bytes()
     }
 
     /// bf16: the gathered rows.
@@ -216,12 +239,26 @@ impl Store {
         part: PartIndex,
         from: GradPlace,
     ) -> impl Iterator<Item = AdamPiece> {
+        self.adam_pieces_in(unit, self.layout.part(unit, part), self.gradient(unit, part, from))
+    }
+
+    /// As [`Store::adam_pieces`], of a whole unit whose gradient is [stored](Store::stores_gradients).
+    pub fn adam_unit(&self, unit: UnitIndex) -> impl Iterator<Item = AdamPiece> {
+        let elements = 0..self.layout.unit(unit).elements;
+        let gradient = self.map.unit(unit).gradient.elements(elements.clone(), self.grad_dtype.bytes());
+        self.adam_pieces_in(unit, elements, self.wire(gradient))
+    }
+
+    fn adam_pieces_in(
+        &self,
+        unit: UnitIndex,
+        part_elements: Range<usize>,
+        gradient: HostSpan,
+    ) -> impl Iterator<Item = AdamPiece> {
         let places = self.map.unit(unit);
         let units_before = &self.layout.units[..unit.at()];
         let elements_before: usize = units_before.iter().map(|unit| unit.elements).sum();
         let moment_size = self.moment_dtype.bytes();
-        let part_elements = self.layout.part(unit, part);
-        let gradient = self.gradient(unit, part, from);
         let grad_size = self.grad_dtype.bytes();
         self.layout.unit(unit).tensors.iter().enumerate().filter_map(move |(number, tensor)| {
             let start = tensor.offset.max(part_elements.start);

@@ -10,6 +10,8 @@ use crate::schedule::{self, Geometry, List, Operation, Policy, Resource};
 pub enum Purpose {
     /// A training step of so many micro-batches.
     Train(usize),
+    /// The same where the tokens of the next step are known.
+    TrainRowsFirst(usize),
     /// The loss of so many micro-batches.
     Evaluate(usize),
     /// The logits of one row.
@@ -20,6 +22,13 @@ pub enum Purpose {
     Logprobs(usize),
     /// A training step of so many micro-batches under a loss of the caller's.
     TrainWithLoss(usize),
+}
+
+impl Purpose {
+    /// Whether AdamW runs.
+    pub fn trains(self) -> bool {
+        matches!(self, Purpose::Train(_) | Purpose::TrainRowsFirst(_) | Purpose::TrainWithLoss(_))
+    }
 }
 
 /// An operation of a list, run for a frame.
@@ -63,7 +72,7 @@ struct Built {
 impl Lists {
     /// No list yet. `scrubs` says whether anybody will ask what is [`Lists::retired`].
     pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
-        let built = std::iter::repeat_with(OnceCell::new).take(4 * micros_max + 2).collect();
+        let built = std::iter::repeat_with(OnceCell::new).take(5 * micros_max + 2).collect();
         Lists { policy, geometry, micros_max, scrubs, built }
     }
 
@@ -74,6 +83,9 @@ impl Lists {
         if place.get().is_none() {
             let list = match purpose {
                 Purpose::Train(micros) => schedule::train(&self.policy, &self.geometry, micros)?,
+                Purpose::TrainRowsFirst(micros) => {
+                    schedule::train_rows_first(&self.policy, &self.geometry, micros)?
+                }
                 Purpose::Evaluate(micros) => schedule::evaluate(&self.policy, &self.geometry, micros)?,
                 Purpose::Logits => schedule::logits(&self.policy, &self.geometry)?,
                 Purpose::Save => schedule::save(&self.geometry),
@@ -95,6 +107,7 @@ impl Lists {
             Purpose::Save => 2 * self.micros_max + 1,
             Purpose::Logprobs(micros) => 2 * self.micros_max + 1 + micros,
             Purpose::TrainWithLoss(micros) => 3 * self.micros_max + 1 + micros,
+            Purpose::TrainRowsFirst(micros) => 4 * self.micros_max + 1 + micros,
         }
     }
 

@@ -1,10 +1,13 @@
 //! Host memory taken once, carved, sealed.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -150,12 +153,31 @@ impl Arena {
     /// Gives every page its RAM, by the pool's threads, so that nobody pays for it later, and pins a pinned
     /// arena. What stands in the memory stays.
     ///
-    /// Errors: those of [`Pin::pin`]. Only a pinned arena has any.
+    /// Touches the memory from its beginning and checks before every 256 MiB that the machine has as much left, because the
+    /// kernel kills a process that touches more. Waits up to ten seconds for the memory of a virtual machine to grow.
+    ///
+    /// Errors: no memory is left (`OutOfHostMemory`, with the bytes touched so far); those of [`Pin::pin`].
     pub fn touch(&self, pool: &Pool) -> Result<()> {
-        let (bytes, page) = (self.whole.bytes(), linux::page_bytes());
-        pool.run(bytes.div_ceil(HUGE), &|_, tile| {
-            let end = bytes.min((tile + 1) * HUGE);
-            for offset in (tile * HUGE..end).step_by(page) {
+        let bytes = self.whole.bytes();
+        if self.pages == Pages::Explicit || self.by == Pinning::Allocated {
+            // Huge pages that were set aside, and an allocator's memory, have their RAM already.
+            self.touch_part(0..bytes, pool);
+        } else {
+            ramp(bytes, PATIENCE, || Limits::read(None), |part| self.touch_part(part, pool))?;
+        }
+        let mut pinned = self.pinned.lock();
+        if let Some(pin) = self.pin.as_ref().filter(|_| !*pinned) {
+            pin.pin(self.mapped)?;
+            *pinned = true;
+        }
+        Ok(())
+    }
+
+    fn touch_part(&self, part: Range<usize>, pool: &Pool) {
+        let page = linux::page_bytes();
+        pool.run(part.len().div_ceil(HUGE), &|_, tile| {
+            let start = part.start + tile * HUGE;
+            for offset in (start..part.end.min(start + HUGE)).step_by(page) {
                 // SAFETY: inside the arena, alive and aligned as every byte is; others may look at it meanwhile
                 // only as the law of spans lets them, beside which zero for zero is no change.
                 let first = unsafe { AtomicU8::from_ptr(self.whole.address().add(offset)) };
@@ -163,12 +185,6 @@ impl Arena {
                 let _ = first.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         });
-        let mut pinned = self.pinned.lock();
-        if let Some(pin) = self.pin.as_ref().filter(|_| !*pinned) {
-            pin.pin(self.mapped)?;
-            *pinned = true;
-        }
-        Ok(())
     }
 
     /// The NUMA node that byte `offset` lies on, by the kernel's word. The byte has been touched.
@@ -195,6 +211,47 @@ impl Drop for Arena {
             unsafe { linux::unmap(base, self.mapped.bytes()) }
         }
     }
+}
+
+/// Bytes touched between two checks of what the machine has left; whole huge pages.
+const RAMP: usize = 128 * HUGE;
+/// The longest wait for memory to grow.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Calls `touch` for one part of `bytes` bytes after the other, each once the machine has as much left.
+///
+/// Errors: it does not have it within `patience` (`OutOfHostMemory`).
+fn ramp(
+    bytes: usize,
+    patience: Duration,
+    left: impl Fn() -> Limits,
+    mut touch: impl FnMut(Range<usize>),
+) -> Result<()> {
+    for start in (0..bytes).step_by(RAMP) {
+        let part = start..bytes.min(start + RAMP);
+        let asked = Instant::now();
+        loop {
+            let limits = left();
+            if part.len() <= limits.reported_bytes {
+                break;
+            }
+            if asked.elapsed() >= patience {
+                return Err(Error::new(
+                    Status::OutOfHostMemory,
+                    format!(
+                        "touched {} of {} of host memory, then too little was left for {} s: {limits}; another process \
+                         took it, or the machine has less than --host-mem says",
+                        Size(start),
+                        Size(bytes),
+                        patience.as_secs()
+                    ),
+                ));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        touch(part);
+    }
+    Ok(())
 }
 
 /// Policy and nodes of a kind, and whether they are all that the machine has, so that not being allowed to bind
@@ -276,4 +333,43 @@ fn map(
     }
     let pages = if linux::advise_huge(base, small).is_ok() { Pages::Transparent } else { Pages::Small };
     Ok((base, small, pages))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use super::*;
+
+    /// Touches so many bytes on a machine whose `/proc/meminfo` says what `available` gives of the bytes touched.
+    fn touched(bytes: usize, available: impl Fn(usize) -> usize) -> (Result<()>, usize) {
+        let root = tempfile::tempdir().unwrap();
+        let meminfo = root.path().join("proc/meminfo");
+        fs::create_dir(meminfo.parent().unwrap()).unwrap();
+        let reached = Cell::new(0);
+        let left = || {
+            fs::write(&meminfo, format!("MemAvailable: {} kB\n", available(reached.get()) / 1024)).unwrap();
+            Limits::read_under(root.path(), None)
+        };
+        let result = ramp(bytes, Duration::ZERO, left, |part| {
+            assert_eq!(part.start, reached.replace(part.end), "parts follow one another");
+        });
+        (result, reached.get())
+    }
+
+    #[test]
+    fn memory_is_touched_as_far_as_it_goes() {
+        const GIB: usize = 1 << 30;
+        // A machine of 4 GiB, and one that always has 300 MiB left, because it grows.
+        assert_eq!(touched(3 * GIB + 5, |reached| 4 * GIB - reached), (Ok(()), 3 * GIB + 5));
+        assert_eq!(touched(9 * GIB, |_| 300 << 20), (Ok(()), 9 * GIB));
+        assert_eq!(touched(0, |_| 0), (Ok(()), 0));
+        let (result, reached) = touched(8 * GIB, |reached| 4 * GIB - reached);
+        let error = result.unwrap_err();
+        assert_eq!((error.status(), reached), (Status::OutOfHostMemory, 4 * GIB));
+        for word in ["4.0 GiB of 8.0 GiB", "0 B may be taken (available RAM)"] {
+            assert!(error.message().contains(word), "no {word} in: {error}");
+        }
+    }
 }

@@ -116,6 +116,13 @@ impl Limits {
         }
     }
 
+    /// The warning that the user stated more than the machine reports. The stated number holds all the same, because the
+    /// memory of a virtual machine may grow as it is used.
+    pub fn warning(&self) -> Option<String> {
+        let more = self.limit == Limit::Stated && self.bytes > self.reported_bytes;
+        more.then(|| format!("host memory: {self}; opening fails if the machine does not provide it"))
+    }
+
     /// Refuses what does not fit: `what` names the thing that `need` bytes are for, e.g. "the model".
     ///
     /// Errors: `OutOfHostMemory`, with need, have, and which limit.

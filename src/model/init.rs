@@ -1,8 +1,11 @@
 //! Fresh weights, as GPT-2 starts them (Radford et al. 2019, section 2.3).
 //!
 //! Matrices are normal with σ = 0.02; the projections that add to the residual stream (`o_proj`, `down_proj`)
-//! with σ = 0.02/√(2L), so that its variance does not grow with depth; norms are 1, biases 0. A tensor's values depend
-//! on the seed and its name alone: neither order nor threads nor the other tensors matter.
+//! with σ = 0.02/√(2L), so that its variance does not grow with depth; norms are 1, biases 0.
+//!
+//! A tensor is written in blocks of [`FRESH_BLOCK`] elements, each from a ChaCha stream of its own (the block's
+//! number), because normal numbers consume a varying number of random words. A value depends on the seed, the tensor's
+//! name and the element alone: neither order nor threads nor the other tensors matter.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -10,15 +13,20 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::model::{ModelConfig, TensorLayout};
 
+/// Elements of a tensor that share a stream of random numbers.
+pub const FRESH_BLOCK: usize = 1 << 16;
+
 /// σ of a matrix.
 const DEVIATION: f64 = 0.02;
 
-/// Writes the fresh values of one tensor.
+/// Writes the fresh values of one tensor from element `first` on, as many as `out` has.
 ///
 /// # Panics
-/// If `out` is not as long as the tensor.
-pub fn fresh_tensor(config: &ModelConfig, tensor: &TensorLayout, seed: u64, out: &mut [f32]) {
-    assert_eq!(out.len(), tensor.elements(), "{} has {} elements", tensor.name, tensor.elements());
+/// If `first` is not a multiple of [`FRESH_BLOCK`], or the tensor is shorter.
+pub fn fresh_values(config: &ModelConfig, tensor: &TensorLayout, seed: u64, first: usize, out: &mut [f32]) {
+    let elements = tensor.elements();
+    assert!(first.is_multiple_of(FRESH_BLOCK), "element {first} of {} begins no block", tensor.name);
+    assert!(first + out.len() <= elements, "{} has {elements} elements", tensor.name);
     if tensor.shape.len() < 2 {
         out.fill(if tensor.name.ends_with(".bias") { 0.0 } else { 1.0 });
         return;
@@ -27,9 +35,13 @@ pub fn fresh_tensor(config: &ModelConfig, tensor: &TensorLayout, seed: u64, out:
         [".o_proj.weight", ".down_proj.weight"].iter().any(|end| tensor.name.ends_with(end));
     let deviation = if closes_a_branch { DEVIATION / (2.0 * config.dims.l as f64).sqrt() } else { DEVIATION };
     let mut rng = ChaCha8Rng::from_seed(key(seed, &tensor.name));
-    for value in out {
-        let normal: f64 = StandardNormal.sample(&mut rng);
-        *value = (normal * deviation) as f32;
+    for (block, values) in (first / FRESH_BLOCK..).zip(out.chunks_mut(FRESH_BLOCK)) {
+        rng.set_stream(block as u64);
+        rng.set_word_pos(0);
+        for value in values {
+            let normal: f64 = StandardNormal.sample(&mut rng);
+            *value = (normal * deviation) as f32;
+        }
     }
 }
 
@@ -54,7 +66,7 @@ mod tests {
         let layout = Layout::new(&config);
         let (_, tensor) = layout.find(name).unwrap();
         let mut out = vec![f32::NAN; tensor.elements()];
-        fresh_tensor(&config, tensor, seed, &mut out);
+        fresh_values(&config, tensor, seed, 0, &mut out);
         out
     }
 
@@ -92,5 +104,22 @@ mod tests {
         assert_eq!(q0, fresh("model.layers.0.self_attn.q_proj.weight", 1));
         assert_ne!(q0, fresh("model.layers.1.self_attn.q_proj.weight", 1));
         assert_ne!(q0, fresh("model.layers.0.self_attn.q_proj.weight", 2));
+    }
+
+    #[test]
+    fn blocks_are_written_apart_as_together() {
+        let (config, shape) = (preset("tiny").unwrap(), vec![5, FRESH_BLOCK / 2]);
+        let tensor = TensorLayout { name: "model.embed_tokens.weight".to_owned(), shape, offset: 0 };
+        let mut whole = vec![f32::NAN; tensor.elements()];
+        fresh_values(&config, &tensor, 3, 0, &mut whole);
+        for (block, values) in whole.chunks(FRESH_BLOCK).enumerate() {
+            let mut alone = vec![f32::NAN; values.len()];
+            fresh_values(&config, &tensor, 3, block * FRESH_BLOCK, &mut alone);
+            assert_eq!(alone, values, "block {block}");
+        }
+        // No two blocks are of the same numbers.
+        let (first, second) = whole.split_at(FRESH_BLOCK);
+        let alike = first.iter().zip(second).filter(|(one, other)| one == other).count();
+        assert!(alike < FRESH_BLOCK / 1000, "{alike} of {FRESH_BLOCK} values are alike");
     }
 }

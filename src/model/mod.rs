@@ -22,7 +22,7 @@ pub use ends::{
     HeadSpans, embed_backward, embed_forward, head_backward, head_forward, head_forward_backward,
     head_logits, head_logprobs,
 };
-pub use init::fresh_tensor;
+pub use init::{FRESH_BLOCK, fresh_values};
 pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
 pub use linear::{LayerLinears, head_linear, products};
 pub use presets::{preset, preset_names, shape, shape_names};

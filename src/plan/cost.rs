@@ -8,7 +8,7 @@ use crate::device::Lane;
 use crate::model::{Biases, Layout, ModelConfig, UnitKind};
 use crate::plan::BatchPlaces;
 use crate::plan::machine::by_lane;
-use crate::schedule::{Mode, Operation, Policy, Recompute, Share, Simulator};
+use crate::schedule::{Mode, Operation, Policy, Recompute, RowSet, Share, Simulator};
 
 /// What a machine can do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -292,14 +292,29 @@ impl<'a> Cost<'a> {
             Operation::Save { unit } => {
                 Work { disk_bytes: (self.state_bytes() * self.elements(unit)) as f64, ..Work::default() }
             }
-            // The state is read and written, the gradient is read.
-            Operation::Adam { unit, part, .. } => {
-                let bytes = (2 * self.state_bytes() + self.grad_dtype.bytes()) * self.part(unit, part);
-                let mut work = Work::default();
-                work.host_bytes[self.mode as usize] = bytes as f64;
-                work
+            Operation::Adam { unit, part, .. } => self.host(self.adam_bytes() * self.part(unit, part)),
+            Operation::AdamRows { rows, .. } => {
+                let embedding = self.layout.embedding();
+                let next = self.uploaded(embedding);
+                self.host(match rows {
+                    // Their weights are gathered, too.
+                    RowSet::Next => (self.adam_bytes() + 2 * 2) * next,
+                    RowSet::Others => self.adam_bytes() * (self.elements(embedding) - next),
+                })
             }
         }
+    }
+
+    /// What AdamW reads and writes of an element: its state is read and written, the gradient is read.
+    fn adam_bytes(&self) -> usize {
+        2 * self.state_bytes() + self.grad_dtype.bytes()
+    }
+
+    /// RAM traffic of so many bytes at AdamW's rate.
+    fn host(&self, bytes: usize) -> Work {
+        let mut work = Work::default();
+        work.host_bytes[self.mode as usize] = bytes as f64;
+        work
     }
 
     /// Bytes of a parameter's weight, residual and moments.

@@ -270,6 +270,7 @@ impl DeviceMap {
             Resource::Batch { micro } => (BATCHES, self.batch(micro).whole),
             Resource::HostBatch { .. }
             | Resource::Master { .. }
+            | Resource::HostRows
             | Resource::HostGradient { .. }
             | Resource::HostBoundary { .. }
             | Resource::HostSum { .. }

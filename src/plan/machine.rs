@@ -18,6 +18,8 @@ pub struct Description {
     pub name: String,
     /// What it is, for people.
     pub about: String,
+    /// Words in the name that the driver gives the device, e.g. `H200`; nothing where any device will do, as for the CPU.
+    pub device: Option<String>,
     /// The device's type of activations.
     pub storage: Storage,
     /// Device memory that an arena may take; none where it is bounded by host memory alone.
@@ -74,6 +76,19 @@ impl Description {
         Some(serde_json::from_str(text).expect("a test reads every one"))
     }
 
+    /// The machine described in the program whose device has this hardware name.
+    pub fn shipped_with(hardware: &str) -> Option<Description> {
+        let shipped = Description::names().filter_map(Description::shipped);
+        shipped.into_iter().find(|machine| machine.device.is_some() && machine.has(hardware))
+    }
+
+    /// Whether a device of this hardware name is the machine's: the words of [`device`](Description::device) stand in it
+    /// in a row. True where the machine names no device.
+    pub fn has(&self, hardware: &str) -> bool {
+        let (words, name) = (words(self.device.as_deref().unwrap_or("")), words(hardware));
+        words.is_empty() || name.windows(words.len()).any(|some| some == words)
+    }
+
     /// A machine by its name, or from a file.
     ///
     /// Errors: neither (`NotFound`); the file cannot be read, or is none (`BadFormat`, with field and line).
@@ -109,6 +124,11 @@ impl Description {
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("numbers and strings can be written") + "\n"
     }
+}
+
+/// The words of a device's name. `GH200` is one, and another than `H200`.
+fn words(name: &str) -> Vec<&str> {
+    name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect()
 }
 
 /// The field whose value has the wrong type: the last one before the place that an error names.
@@ -220,6 +240,29 @@ mod tests {
             assert_eq!(sources, figures, "{name}");
             assert!(machine.sources.values().all(|source| source.len() > 5), "{name}");
         }
+    }
+
+    #[test]
+    fn devices_are_told_apart_by_the_words_of_their_names() {
+        for (hardware, machine) in [
+            ("NVIDIA H200", Some("h200")),
+            ("NVIDIA H200 NVL", Some("h200")),
+            ("NVIDIA GH200 480GB", Some("gh200")),
+            ("NVIDIA H100 80GB HBM3", Some("h100-pcie")),
+            ("NVIDIA A100-PCIE-40GB", Some("a100-pcie")),
+            ("NVIDIA GeForce RTX 4090", Some("rtx4090")),
+            ("NVIDIA GeForce RTX 3090 Ti", Some("rtx3090")),
+            ("NVIDIA L40S", None),
+            ("", None),
+        ] {
+            let found = Description::shipped_with(hardware).map(|machine| machine.name);
+            assert_eq!(found.as_deref(), machine, "{hardware}");
+        }
+        assert!(Description::shipped("cpu").unwrap().has("anything"));
+        // As `horizon calibrate` names it: the whole name.
+        let measured =
+            Description { device: Some("NVIDIA H200".into()), ..Description::shipped("h200").unwrap() };
+        assert!(measured.has("NVIDIA H200") && !measured.has("NVIDIA H20") && !measured.has("H200"));
     }
 
     #[test]

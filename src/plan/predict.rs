@@ -88,7 +88,8 @@ impl Steady {
 }
 
 impl Plan {
-    /// A training step of `micros` micro-batches as it would run on a machine, when steps follow one another.
+    /// A training step of `micros` micro-batches as it would run on a machine, when steps follow one another and the tokens
+    /// of each are known before the one before it ends, as in `horizon train`.
     ///
     /// Errors: what the policy's validation refuses.
     pub fn predict(
@@ -112,6 +113,7 @@ impl Plan {
             list,
         })
     }
+
     /// Writes that step, and those before it that fill the lanes, as a trace whose one process is `simulated`.
     ///
     /// Errors: as [`Plan::predict`]; those of `to`, into which nothing is buffered here.
@@ -138,7 +140,7 @@ impl Plan {
 
     /// A step's list, and how it runs behind others like it.
     fn steady(&self, cost: &Cost, machine: &Machine, micros: usize) -> Result<(List, Steady)> {
-        let list = schedule::train(&self.policy, &self.geometry, micros)?;
+        let list = schedule::train_rows_first(&self.policy, &self.geometry, micros)?;
         let lanes = machine.simulator(self.policy.mode);
         let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         Ok((list, steady))

@@ -3,7 +3,7 @@
 //! An [`Access`] says what a resource must hold when an operation starts, and what it holds when the operation
 //! is done. [`Operation::visit`] is the only place where this is written down.
 
-use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace};
+use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, RowSet, SumPlace};
 use super::policy::{Extent, Geometry};
 use super::resource::{Content, Resource};
 use crate::base::{MicroIndex, PartIndex, UnitIndex};
@@ -116,11 +116,14 @@ impl Operation {
                 with(Access::write(Resource::Batch { micro }, Content::Batch(micro)));
             }
             Operation::Upload { unit, place } => {
-                with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
-                // Of an embedding that serves nothing else, the rows that the batches name are gathered.
-                let gathered = if unit == embedding && !geometry.tied { micros } else { 0 };
-                for micro in (0..gathered).map(MicroIndex::from) {
-                    with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));
+                if unit == embedding && !geometry.tied {
+                    // Of an embedding that serves nothing else, the rows that the batches name are gathered.
+                    with(Access::read(Resource::HostRows, Content::Weights(unit)));
+                    for micro in (0..micros).map(MicroIndex::from) {
+                        with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));
+                    }
+                } else {
+                    with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
                 }
                 with(Access::write(place.into(), Content::Weights(unit)));
             }
@@ -270,16 +273,32 @@ impl Operation {
             }
             Operation::Adam { unit, part, from, guard } => {
                 with(Access::read(gradient(unit, part, from), Content::Part { unit, part }));
-                with(match guard {
-                    Guard::Verdict => Access::read(Resource::Verdict, Content::Verdict),
-                    Guard::Unit => Access::read(Resource::HostNorm { unit }, Content::Norm(unit)),
-                });
+                with(guarded(guard, unit));
                 let updated = |parts: u32| match parts as usize {
                     0 => Content::Weights(unit),
                     all if all == geometry.parts(unit) => Content::Weights(unit),
                     _ => Content::Updating { unit, parts },
                 };
                 with(Access::update(Resource::Master { unit }, updated(part.0), updated(part.0 + 1)));
+                if unit == embedding && !geometry.tied {
+                    with(Access::update(Resource::HostRows, updated(part.0), updated(part.0 + 1)));
+                }
+            }
+            Operation::AdamRows { rows, guard } => {
+                for part in (0..geometry.parts(embedding)).map(PartIndex::from) {
+                    let place = gradient(embedding, part, GradPlace::Store);
+                    with(Access::read(place, Content::Part { unit: embedding, part }));
+                }
+                with(guarded(guard, embedding));
+                let master = Resource::Master { unit: embedding };
+                let (whole, begun) = (Content::Weights(embedding), Content::RowsUpdated(embedding));
+                match rows {
+                    RowSet::Next => {
+                        with(Access::update(master, whole, begun));
+                        with(Access::update(Resource::HostRows, whole, whole));
+                    }
+                    RowSet::Others => with(Access::update(master, begun, whole)),
+                }
             }
             Operation::Save { unit } => {
                 with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
@@ -313,6 +332,14 @@ fn head_weights(geometry: &Geometry, with: &mut impl FnMut(Access)) {
         with(Access::read(Resource::EndWeights(End::Second), Content::Weights(head)));
     } else {
         with(Access::read(Resource::EndWeights(End::First), Content::Weights(head)));
+    }
+}
+
+/// What AdamW of a unit asks before it commits.
+fn guarded(guard: Guard, unit: UnitIndex) -> Access {
+    match guard {
+        Guard::Verdict => Access::read(Resource::Verdict, Content::Verdict),
+        Guard::Unit => Access::read(Resource::HostNorm { unit }, Content::Norm(unit)),
     }
 }
 

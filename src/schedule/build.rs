@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace, WeightPlace};
+use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, RowSet, SumPlace, WeightPlace};
 use super::policy::{AdamWhen, Extent, Geometry, GradWait, Policy, ROOMS, Sum};
 use crate::base::{Error, MicroIndex, PartIndex, Result, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::Recompute;
@@ -46,7 +46,19 @@ impl List {
 ///
 /// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
 pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
-    let mut builder = Builder::new(policy, geometry, micros)?;
+    train_by(Builder::new(policy, geometry, micros)?)
+}
+
+/// As [`train`], where the tokens of the next list are known: AdamW updates their rows of the embedding before anything
+/// else and all other rows last. The same list as [`train`]'s where that is [not possible](Policy::updates_rows_first).
+///
+/// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
+pub fn train_rows_first(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
+    let rows_first = policy.updates_rows_first(geometry);
+    train_by(Builder { rows_first, ..Builder::new(policy, geometry, micros)? })
+}
+
+fn train_by(mut builder: Builder) -> Result<List> {
     for sweep in builder.sweeps() {
         builder.up(Way::Train, &sweep);
         for micro in sweep.micros() {
@@ -162,10 +174,12 @@ struct Builder<'a> {
     policy: &'a Policy,
     geometry: &'a Geometry,
     list: List,
+    /// Whether AdamW updates the embedding by rows, those of the next list first, instead of by parts.
+    rows_first: bool,
     /// Gradient parts rounded so far: slabs, and the ring's, are taken in turn.
     rounded: usize,
-    /// Gradients that wait on the device, in the order they were rounded in.
-    waiting: Vec<(UnitIndex, PartIndex, SlabIndex)>,
+    /// Units whose gradients wait on the device, in the order they were rounded in, and the slabs of their norms.
+    waiting: Vec<(UnitIndex, SlabIndex)>,
     /// By layer: where its boundary is on the device.
     boundaries: Vec<BoundaryPlace>,
     /// By layer: where its f32 gradient is summed.
@@ -220,6 +234,7 @@ impl<'a> Builder<'a> {
             policy,
             geometry,
             list: List { operations: Vec::new(), extent },
+            rows_first: false,
             rounded: 0,
             waiting: Vec::new(),
             boundaries,
@@ -425,10 +440,13 @@ impl<'a> Builder<'a> {
         for part in self.parts(embedding) {
             self.round(embedding, SumPlace::Own, part);
         }
-        for (unit, part, slab) in self.waiting.clone() {
-            if part == PartIndex(0) {
-                self.put(Operation::DownloadNorm { unit, slab });
+        if self.rows_first && self.policy.placement.adam == AdamWhen::UnderBackward {
+            for rows in [RowSet::Next, RowSet::Others] {
+                self.put(Operation::AdamRows { rows, guard: Guard::Unit });
             }
+        }
+        for (unit, slab) in std::mem::take(&mut self.waiting) {
+            self.put(Operation::DownloadNorm { unit, slab });
         }
     }
 
@@ -445,7 +463,7 @@ impl<'a> Builder<'a> {
         }
         self.put(Operation::Round { unit, sum, part, slab });
         if self.policy.placement.grad_wait == GradWait::Device {
-            self.waiting.push((unit, part, slab));
+            self.waiting.extend((part == PartIndex(0)).then_some((unit, slab)));
             return;
         }
         if part == PartIndex(0) {
@@ -454,7 +472,7 @@ impl<'a> Builder<'a> {
         let to = self.landing(self.rounded - 1);
         self.put(Operation::Download { unit, part, slab, to });
         if self.policy.placement.adam == AdamWhen::UnderBackward {
-            self.put(Operation::Adam { unit, part, from: to, guard: Guard::Unit });
+            self.adam(unit, part, to, Guard::Unit);
         }
     }
 
@@ -473,26 +491,39 @@ impl<'a> Builder<'a> {
         self.update();
     }
 
-    /// AdamW in forward order, once the verdict is known. Gradients that have waited on the device leave now.
+    /// AdamW in forward order, once the verdict is known, but for an embedding that is updated by rows. Gradients that
+    /// have waited on the device leave now.
     fn update(&mut self) {
         if self.policy.placement.adam == AdamWhen::UnderBackward {
             return;
         }
         let guard = Guard::Verdict;
-        if self.policy.placement.grad_wait == GradWait::Device {
-            let mut waiting = std::mem::take(&mut self.waiting);
-            waiting.sort_by_key(|&(unit, part, _)| (unit, part));
-            for (count, (unit, part, slab)) in waiting.into_iter().enumerate() {
-                let to = self.landing(count);
-                self.put(Operation::Download { unit, part, slab, to });
-                self.put(Operation::Adam { unit, part, from: to, guard });
-            }
-            return;
-        }
+        let waits = self.policy.placement.grad_wait == GradWait::Device;
+        let mut left = 0;
         for unit in self.geometry.units() {
             for part in self.parts(unit) {
-                self.put(Operation::Adam { unit, part, from: GradPlace::Store, guard });
+                let mut from = GradPlace::Store;
+                if waits {
+                    from = self.landing(left);
+                    let slab = self.geometry.slab_of(unit, part);
+                    self.put(Operation::Download { unit, part, slab, to: from });
+                    left += 1;
+                }
+                self.adam(unit, part, from, guard);
             }
+            if self.rows_first && unit == self.geometry.embedding() {
+                self.put(Operation::AdamRows { rows: RowSet::Next, guard });
+            }
+        }
+        if self.rows_first {
+            self.put(Operation::AdamRows { rows: RowSet::Others, guard });
+        }
+    }
+
+    /// AdamW of a part of a unit, unless the unit is updated by rows.
+    fn adam(&mut self, unit: UnitIndex, part: PartIndex, from: GradPlace, guard: Guard) {
+        if !(self.rows_first && unit == self.geometry.embedding()) {
+            self.put(Operation::Adam { unit, part, from, guard });
         }
     }
 }

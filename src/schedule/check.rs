@@ -244,21 +244,22 @@ impl Checker {
             }
             place.holds = Some(Held { content, by: Some(party), stale: false });
             (place.list, place.used, place.reads) = (self.lists, false, Default::default());
-            self.left(resource);
+            self.left(resource, tick.is_none());
         } else if let Some(tick) = tick {
             place.reads[tick.lane.at()] = Some((tick, party));
         }
         Ok(())
     }
 
-    /// Keeps account of copies: those of a master that has been written are of no use any more.
-    fn left(&mut self, resource: Resource) {
+    /// Keeps account of copies: those of a master that has been written are of no use any more. Operations update the
+    /// rows of an embedding with its master; the issuing thread writes the master alone.
+    fn left(&mut self, resource: Resource, outside: bool) {
         match resource {
             Resource::Slot(_) | Resource::EndWeights(_) if !self.copies.contains(&resource) => {
                 self.copies.push(resource);
             }
             Resource::Master { unit } => {
-                for copy in &self.copies {
+                for copy in self.copies.iter().chain(outside.then_some(&Resource::HostRows)) {
                     let held = self.places.get_mut(copy).and_then(|place| place.holds.as_mut());
                     if let Some(held) = held.filter(|held| held.content == Content::Weights(unit)) {
                         held.stale = true;
@@ -274,7 +275,7 @@ impl Checker {
 mod tests {
     use super::*;
     use crate::base::{DType, Error, Shape, Status};
-    use crate::schedule::{AdamWhen, GradWait, Mode, Numeric, Placement, Sync, train};
+    use crate::schedule::{AdamWhen, GradWait, Mode, Numeric, Placement, Sync, train, train_rows_first};
 
     const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
     const POLICY: Policy = Policy {
@@ -354,6 +355,33 @@ mod tests {
         );
         let told = told.unwrap_err();
         assert!(told.contains("holds the weights of unit 1 as before their last update, left by"), "{told}");
+    }
+
+    #[test]
+    fn rows_gathered_before_the_issuing_thread_wrote_their_master_are_not_the_rows() {
+        let embedding = GEOMETRY.embedding();
+        let steps = |gathers: bool| {
+            let (mut sync, mut checker) = (Sync::new(&GEOMETRY), Checker::new(&POLICY, &GEOMETRY));
+            let outside = |accesses: &[Access], sync: &mut Sync, checker: &mut Checker| {
+                let ticks = sync.before(accesses);
+                sync.settle(&ticks);
+                checker.settle(&ticks).and_then(|()| checker.outside(accesses)).unwrap();
+            };
+            let step = train_rows_first(&POLICY, &GEOMETRY, 1).unwrap();
+            checker.check(&step, &sync.infer(&step)).unwrap();
+            let weights = Content::Weights(embedding);
+            let write = Access::write(Resource::Master { unit: embedding }, weights);
+            outside(&[write], &mut sync, &mut checker);
+            if gathers {
+                outside(&[Access::write(Resource::HostRows, weights)], &mut sync, &mut checker);
+            }
+            checker.check(&step, &sync.infer(&step)).map_err(|fault| fault.to_string())
+        };
+        let told = steps(false).unwrap_err();
+        let words = "needs the weights of unit 0 in the next rows of the embedding, which holds the weights of unit 0 \
+                     as before their last update";
+        assert!(told.contains(words), "{told}");
+        assert_eq!(steps(true), Ok(()));
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! - [`Operation`] is one thing that is done. [`Operation::visit`] names every [`Resource`] it touches, what
 //!   that must hold before ([`Content`]) and what it holds after. Everything below rests on those facts, and
 //!   a new kind of operation is a new arm there and nowhere else.
-//! - [`train`], [`train_with_loss`], [`evaluate`], [`logprobs`], [`logits`] and [`save`] write a [`List`] in *program order*: executed one by one it is
-//!   right. Each operation stands as early as its memory allows.
+//! - [`train`], [`train_rows_first`], [`train_with_loss`], [`evaluate`], [`logprobs`], [`logits`] and [`save`] write a
+//!   [`List`] in *program order*: executed one by one it is right. Each operation stands as early as its memory allows.
 //! - [`Sync`] infers from the accesses what each operation must wait for on other lanes: the least set.
 //!   Nobody writes a wait by hand. What it knows carries over from list to list, so a step's border needs no
 //!   barrier: the next forward of a layer waits for that layer's AdamW and no other.
@@ -35,6 +35,12 @@
 //! backward comes to them, so only layer 1 is uploaded again, under the backwards of the others. `host`
 //! decides when all norms are there and runs AdamW in forward order; `up 0` of the next step waits for
 //! `adam 0`, so its forward runs under AdamW of the layers above.
+//!
+//! # An embedding that is not tied to the head
+//! `up 0` needs only the rows that the step's tokens name. Where those of the next step are known in time,
+//! [`train_rows_first`] updates their rows first (`adam next rows`, which gathers them, too), then layers and head, and
+//! the embedding's other rows last: the border of a step waits for a few rows instead of the largest unit. Otherwise the
+//! issuing thread gathers the rows once AdamW has updated the whole embedding.
 //!
 //! # What a placement may ask for besides
 //! - A layer **keeps** more than its boundary ([`Recompute`]), so that its backward has less to do again.
@@ -69,10 +75,10 @@ mod trace;
 
 pub use crate::model::Recompute;
 pub use access::Access;
-pub use build::{List, evaluate, logits, logprobs, save, train, train_with_loss};
+pub use build::{List, evaluate, logits, logprobs, save, train, train_rows_first, train_with_loss};
 pub use check::Checker;
 pub use fault::{Fault, Held, Party};
-pub use operation::{BoundaryPlace, End, GradPlace, Guard, Operation, SumPlace, WeightPlace};
+pub use operation::{BoundaryPlace, End, GradPlace, Guard, Operation, RowSet, SumPlace, WeightPlace};
 pub use policy::{
     AdamWhen, Boundary, Extent, Geometry, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, ROOMS,
     Sum,

@@ -68,6 +68,15 @@ pub enum Guard {
     Unit,
 }
 
+/// Rows of an untied embedding, told apart by whether the next list's tokens name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowSet {
+    /// The rows that they name.
+    Next,
+    /// All others.
+    Others,
+}
+
 /// One operation of a list. What each reads and writes is [`Operation::visit`]; what each computes:
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -261,6 +270,14 @@ pub enum Operation {
         /// What is asked before committing.
         guard: Guard,
     },
+    /// AdamW of some rows of an untied embedding, in place. For [`RowSet::Next`] it also gathers the updated rows for
+    /// upload.
+    AdamRows {
+        /// Which rows.
+        rows: RowSet,
+        /// What is asked before committing.
+        guard: Guard,
+    },
     /// A unit's weights, residual and moments, host → wherever they are saved.
     Save {
         /// Which.
@@ -295,7 +312,10 @@ impl Operation {
             | Operation::DownloadLoss
             | Operation::DownloadLogits
             | Operation::DownloadLogprobs { .. } => Lane::D2h,
-            Operation::Loss | Operation::Decide { .. } | Operation::Adam { .. } => Lane::Host,
+            Operation::Loss
+            | Operation::Decide { .. }
+            | Operation::Adam { .. }
+            | Operation::AdamRows { .. } => Lane::Host,
             Operation::Save { .. } => Lane::Disk,
         }
     }
@@ -330,6 +350,8 @@ impl Operation {
             Operation::UploadDlogprobs { .. } => "upload log-probability gradients",
             Operation::Decide { .. } => "decide",
             Operation::Adam { .. } => "adam",
+            Operation::AdamRows { rows: RowSet::Next, .. } => "adam next rows",
+            Operation::AdamRows { rows: RowSet::Others, .. } => "adam other rows",
             Operation::Save { .. } => "save",
         }
     }
@@ -417,6 +439,7 @@ impl fmt::Display for Operation {
             Operation::Adam { unit, part, from, guard } => {
                 write!(f, "{name} {unit} {part} from {from}, {guard}")
             }
+            Operation::AdamRows { guard, .. } => write!(f, "{name}, {guard}"),
             Operation::HeadLogits
             | Operation::DownloadLoss
             | Operation::DownloadLogits

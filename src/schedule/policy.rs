@@ -270,6 +270,12 @@ impl Policy {
         }
     }
 
+    /// Whether AdamW can update the embedding rows that the next step reads before all others: the embedding is untied, so
+    /// only those are uploaded, and its whole gradient is stored on the host.
+    pub fn updates_rows_first(&self, geometry: &Geometry) -> bool {
+        !geometry.tied && !self.streams_gradients()
+    }
+
     /// Whether there are neither too few nor too many of anything to lay them out in memory.
     pub fn validate_counts(&self, geometry: &Geometry, micros: usize) -> Result<()> {
         let Placement { weight_slots, slabs, sweeps, .. } = self.placement;
@@ -323,9 +329,12 @@ fn counted(least: usize, what: &str, found: usize) -> Result<()> {
 }
 
 impl Geometry {
+    /// The embedding of every model.
+    pub const EMBEDDING: UnitIndex = UnitIndex(0);
+
     /// The embedding.
     pub fn embedding(&self) -> UnitIndex {
-        UnitIndex(0)
+        Geometry::EMBEDDING
     }
 
     /// The unit of decoder layer `layer`, counted from 0.

@@ -73,7 +73,7 @@ pub enum Resource {
         /// Of which micro-batch.
         micro: MicroIndex,
     },
-    /// Host: a micro-batch as the caller gave it, and with all of them the rows of the embedding that they name.
+    /// Host: a micro-batch as the caller gave it.
     HostBatch {
         /// Which.
         micro: MicroIndex,
@@ -83,6 +83,11 @@ pub enum Resource {
         /// Whose.
         unit: UnitIndex,
     },
+    /// Host: the rows of an untied embedding that the next list's tokens name, gathered for upload. Operations that update
+    /// the embedding's master update these rows with it, except the one for [all other rows](super::RowSet::Others).
+    /// [`AdamRows`](super::Operation::AdamRows) gathers them; after any other update the issuing thread does, before it
+    /// issues the next list.
+    HostRows,
     /// Host: a part of a unit's gradient in the store.
     HostGradient {
         /// Whose.
@@ -147,6 +152,7 @@ impl Resource {
             }
             Resource::HostBatch { .. } => &[Lane::H2d],
             Resource::Master { .. } => &[Lane::H2d, Lane::Host, Lane::Disk],
+            Resource::HostRows => &[Lane::H2d, Lane::Host],
             Resource::HostGradient { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
@@ -167,6 +173,7 @@ impl Resource {
         match self {
             Resource::HostBatch { .. }
             | Resource::Master { .. }
+            | Resource::HostRows
             | Resource::HostGradient { .. }
             | Resource::HostBoundary { .. }
             | Resource::HostSum { .. }
@@ -201,6 +208,7 @@ impl Resource {
     pub fn initially(&self) -> Option<Content> {
         match *self {
             Resource::Master { unit } => Some(Content::Weights(unit)),
+            Resource::HostRows => Some(Content::Weights(Geometry::EMBEDDING)),
             Resource::HostBatch { micro } => Some(Content::Batch(micro)),
             _ => None,
         }
@@ -213,6 +221,7 @@ impl Resource {
         matches!(
             self,
             Resource::Master { .. }
+                | Resource::HostRows
                 | Resource::HostBatch { .. }
                 | Resource::Slot(_)
                 | Resource::EndWeights(_)
@@ -259,6 +268,7 @@ impl Resource {
                 !policy.streams_gradients() && is_unit(unit) && part.at() < geometry.parts(unit)
             }
             Resource::HostNorm { unit } | Resource::Master { unit } => is_unit(unit),
+            Resource::HostRows => !geometry.tied,
             Resource::EndWeights(end) | Resource::EndAccumulator(end) => end == End::First || geometry.tied,
             Resource::Scratch
             | Resource::Loss
@@ -285,6 +295,9 @@ pub enum Content {
         /// Parts updated.
         parts: u32,
     },
+    /// An embedding's optimizer state of which the rows that the next list's tokens name are updated and the others
+    /// are not yet.
+    RowsUpdated(UnitIndex),
     /// The residual stream as it leaves `unit`.
     Activation {
         /// The unit below.
@@ -381,6 +394,7 @@ impl fmt::Display for Resource {
             Resource::HostLogprobs { micro } => write!(f, "the host log-probabilities of {micro}"),
             Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
             Resource::Master { unit } => write!(f, "the master of {unit}"),
+            Resource::HostRows => f.write_str("the next rows of the embedding"),
             Resource::HostGradient { unit, part } => write!(f, "the stored gradient of {unit} {part}"),
             Resource::Ring(slab) => write!(f, "ring {slab}"),
             Resource::HostNorm { unit } => write!(f, "the host norm of {unit}"),
@@ -398,6 +412,7 @@ impl fmt::Display for Content {
             Content::Batch(micro) => write!(f, "the batch of {micro}"),
             Content::Weights(unit) => write!(f, "the weights of {unit}"),
             Content::Updating { unit, parts } => write!(f, "{unit} with {parts} of its parts updated"),
+            Content::RowsUpdated(unit) => write!(f, "{unit} with its next rows updated"),
             Content::Activation { above, micro } => write!(f, "the activation above {above} of {micro}"),
             Content::Kept { unit, micro, recompute } => {
                 let what = if *recompute == Recompute::None { "all" } else { "the products" };

@@ -30,8 +30,11 @@ pub fn here(
         DeviceChoice::Cuda(ordinal) => devices().into_iter().nth(1 + ordinal),
         DeviceChoice::Auto | DeviceChoice::Cpu => None,
     };
-    let mut machine =
-        Description::open(named.unwrap_or(if shared { CPU } else { most_like(info.as_ref()) }))?;
+    let mut machine = match (named, shared) {
+        (Some(named), _) => Description::open(named)?,
+        (None, true) => Description::open(CPU)?,
+        (None, false) => most_like(info.as_ref())?,
+    };
     machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
     machine.shared = shared;
     let free = info.map(|info| info.memory_free);
@@ -39,16 +42,9 @@ pub fn here(
 }
 
 /// The described machine whose device is most like this one.
-fn most_like(info: Option<&DeviceInfo>) -> &'static str {
-    let name = info.map_or("", |info| info.name.as_str());
-    let known = [
-        ("GH200", "gh200"),
-        ("H200", "h200"),
-        ("A100", "a100-pcie"),
-        ("4090", "rtx4090"),
-        ("3090", "rtx3090"),
-    ];
-    known.iter().find(|(part, _)| name.contains(part)).map_or("h100-pcie", |(_, machine)| machine)
+fn most_like(info: Option<&DeviceInfo>) -> Result<Description> {
+    let hardware = info.and_then(|info| info.hardware.as_deref());
+    hardware.and_then(Description::shipped_with).map_or_else(|| Description::open("h100-pcie"), Ok)
 }
 
 /// How much a plan is to say of why it takes what it takes.

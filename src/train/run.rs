@@ -258,6 +258,13 @@ impl Run {
             let given = Instant::now();
             self.trainer.mark("wait for a batch", asked, given);
             let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
+            let is_due = *done + 1 == steps || (*done + 1).is_multiple_of(self.options.val_every);
+            // A validation reads other rows of the embedding, and waits for all of them.
+            if (!is_due || self.validation.is_empty())
+                && let Some(next) = self.feeder.peek()
+            {
+                next.micros.iter().try_for_each(|micro| self.trainer.announce(&micro.tokens))?;
+            }
             let report = self.trainer.step(&batches, lr)?;
             *done += 1;
             self.position = next;
@@ -272,8 +279,6 @@ impl Run {
             let t = self.options.trainer.shape.t;
             let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
             let beyond = micros.iter().map(beyond).sum();
-            let every = self.options.val_every;
-            let is_due = *done == steps || done.is_multiple_of(every);
             let record = StepRecord {
                 step: report.step,
                 loss: report.loss,

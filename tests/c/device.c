@@ -1,10 +1,11 @@
 /*
  * Trains one model on the device that is named, and once more: the same bits, and a loss that falls. A device that is
- * not there is refused with what is missing. Usage: device cpu|cuda
+ * not there is refused with what is missing. With a machine, the second time follows a plan that is searched for it.
+ * Usage: device cpu|cuda [MACHINE]
  */
 #include "small.h"
 
-static hz_status_t open_on(uint32_t device, hz_trainer_t **out_trainer) {
+static hz_status_t open_on(uint32_t device, const char *machine, hz_trainer_t **out_trainer) {
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
     model.vocab_size = V;
@@ -18,7 +19,12 @@ static hz_status_t open_on(uint32_t device, hz_trainer_t **out_trainer) {
     options.sequences = B;
     options.sequence_length = T;
     options.micros_max = MICROS;
-    return hz_trainer_open(&model, &options, out_trainer);
+    if (machine == NULL) return hz_trainer_open(&model, &options, out_trainer);
+    hz_plan_t *plan = NULL;
+    OK(hz_plan_search(&model, &options, machine, &plan));
+    hz_status_t status = hz_trainer_open_planned(plan, out_trainer);
+    hz_plan_close(plan);
+    return status;
 }
 
 static void train(hz_trainer_t *trainer, double *losses, int steps) {
@@ -32,10 +38,10 @@ static void train(hz_trainer_t *trainer, double *losses, int steps) {
 int main(int argc, char **argv) {
     enum { STEPS = 30 };
     double first[STEPS], again[STEPS];
-    CHECK(argc == 2);
+    CHECK(argc == 2 || argc == 3);
     uint32_t device = strcmp(argv[1], "cuda") == 0 ? HZ_DEVICE_CUDA : HZ_DEVICE_CPU;
     hz_trainer_t *trainer = NULL;
-    hz_status_t status = open_on(device, &trainer);
+    hz_status_t status = open_on(device, NULL, &trainer);
     if (status == HZ_STATUS_DEVICE_UNAVAILABLE) {
         printf("%s\n", hz_last_error());
         CHECK(device == HZ_DEVICE_CUDA && strstr(hz_last_error(), "cuda:0") && strstr(hz_last_error(), "--device cpu"));
@@ -44,7 +50,7 @@ int main(int argc, char **argv) {
     CHECK(status == HZ_STATUS_OK);
     train(trainer, first, STEPS);
     hz_trainer_close(trainer);
-    OK(open_on(device, &trainer));
+    OK(open_on(device, argc == 3 ? argv[2] : NULL, &trainer));
     train(trainer, again, STEPS);
     hz_trainer_close(trainer);
     CHECK(memcmp(first, again, sizeof first) == 0);

@@ -237,6 +237,11 @@ static void test_misuse(void) {
     rows.starts[5] = 3;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "start 3", hz_trainer_accumulate(trainer, &bad));
 
+    static const int32_t announced[] = {1, -100};
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "token -100 (position 1)", hz_trainer_announce(trainer, announced, 2));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "tokens is NULL", hz_trainer_announce(trainer, NULL, 2));
+    OK(hz_trainer_announce(trainer, announced, 0));
+
     REFUSED(HZ_STATUS_INVALID_STATE, "accumulate", hz_trainer_update(trainer, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "at least one", hz_trainer_step(trainer, &good, 0, 1e-3, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches is NULL", hz_trainer_step(trainer, NULL, 1, 1e-3, &report));

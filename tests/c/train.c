@@ -35,24 +35,28 @@ static void test_training(void) {
     hz_trainer_t *whole = open_small(), *parts = open_small();
     hz_step_report_t a = HZ_STEP_REPORT_INIT, b = HZ_STEP_REPORT_INIT;
     hz_eval_report_t before = HZ_EVAL_REPORT_INIT, after = HZ_EVAL_REPORT_INIT;
-    static rows_t rows[MICROS], held_out;
+    static rows_t rows[2][MICROS], held_out;
     fill(&held_out);
     hz_batch_t probe = batch_of(&held_out);
     OK(hz_trainer_eval(whole, &probe, 1, &before));
     CHECK(before.targets == N && before.micros == 1);
     CHECK(fabs(before.loss - log(V)) < 0.5); /* fresh weights know nothing */
 
+    for (int micro = 0; micro < MICROS; micro++) fill(&rows[1][micro]);
     for (int step = 1; step <= STEPS; step++) {
+        rows_t *now = rows[step % 2], *next = rows[(step + 1) % 2];
         hz_batch_t batches[MICROS];
         for (int micro = 0; micro < MICROS; micro++) {
-            fill(&rows[micro]);
-            batches[micro] = batch_of(&rows[micro]);
+            fill(&next[micro]);
+            batches[micro] = batch_of(&now[micro]);
         }
         double lr = 3e-3;
         OK(hz_trainer_step(whole, batches, MICROS, lr, &a));
         CHECK(a.step == (uint64_t)step && a.tokens == MICROS * N && a.targets == MICROS * N && a.micros == MICROS);
         CHECK(isfinite(a.loss) && a.grad_norm > 0.0);
-        if (step <= 5) { /* the same by hand, bit for bit */
+        if (step <= 5) { /* the same by hand and with the next step announced, bit for bit */
+            OK(hz_trainer_announce(parts, next[0].tokens, N));
+            OK(hz_trainer_announce(parts, next[1].tokens, N));
             OK(hz_trainer_accumulate(parts, &batches[0]));
             OK(hz_trainer_accumulate(parts, &batches[1]));
             OK(hz_trainer_update(parts, lr, &b));

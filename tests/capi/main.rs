@@ -132,14 +132,14 @@ fn policies_are_optimised_in_c_as_in_pytorch() {
 /// On the CPU here; `tests/gpu` runs it on CUDA.
 #[test]
 fn a_c11_program_chooses_a_device() {
-    let run = |device: &str| {
+    let run = |arguments: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
         let program = build(&Path::new(ROOT).join("tests/c/device.c"), false, folder.path());
-        Command::new(program).arg(device).env("LD_LIBRARY_PATH", library_folder()).output().unwrap()
+        Command::new(program).args(arguments).env("LD_LIBRARY_PATH", library_folder()).output().unwrap()
     };
-    let trained = run("cpu");
+    let trained = run(&["cpu", "cpu"]);
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
-    let cuda = run("cuda");
+    let cuda = run(&["cuda"]);
     assert!(matches!(cuda.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&cuda.stderr));
 }
 

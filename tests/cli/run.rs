@@ -16,6 +16,16 @@ fn records(path: &std::path::Path) -> Vec<Value> {
 }
 
 #[test]
+fn more_host_memory_than_the_machine_reports_is_taken_at_the_users_word() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let stated = ["--data", "text.txt", "--steps", "1", "--host-mem", "64TiB"];
+    let ran = horizon_in(dir.path(), &short(&stated)).well();
+    let warning = "warning: host memory: 64.0 TiB may be taken (--host-mem), where the machine reports ";
+    assert!(ran.err.contains(warning), "{}", ran.err);
+}
+
+#[test]
 fn a_model_is_trained_exported_trained_on_and_sampled() {
     let dir = tempfile::tempdir().unwrap();
     let here = |name: &str| dir.path().join(name);

@@ -11,8 +11,10 @@ use horizon::plan::Machine;
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
 use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
+mod announce;
 mod calibrates;
 mod cuda;
+mod fresh;
 mod losses;
 mod modes;
 mod orders;
@@ -98,10 +100,18 @@ fn placement_never_changes_a_bit() {
             vary("accumulate and update", &|_| (), Manner::Apart);
             vary("evaluating between steps", &|_| (), Manner::Evaluating);
             vary("tracing", &|o| o.tracing = true, Manner::Plain);
+            vary("announced tokens", &|_| (), Manner::Announcing);
+            vary(
+                "announced tokens, gradients waiting on the device",
+                &|o| (o.grad_wait, o.sweeps) = (GradWait::Device, 2),
+                Manner::Announcing,
+            );
             if clip == 0.0 {
                 let under = Some(AdamWhen::UnderBackward);
                 vary("AdamW under backward", &|o| o.adam_when = under, Manner::Plain);
                 vary("mode streamed", &|o| o.mode = Mode::Streamed, Manner::Plain);
+                vary("announced tokens, under backward", &|o| o.adam_when = under, Manner::Announcing);
+                vary("announced tokens, streamed", &|o| o.mode = Mode::Streamed, Manner::Announcing);
             }
         }
     }

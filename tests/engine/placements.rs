@@ -113,7 +113,8 @@ fn any_case() -> impl Strategy<Value = Case> {
             Just(Manner::Plain),
             Just(Manner::Serial),
             Just(Manner::Apart),
-            Just(Manner::Evaluating)
+            Just(Manner::Evaluating),
+            Just(Manner::Announcing)
         ];
         let seed = prop_oneof![1 => Just(None), 3 => any::<u64>().prop_map(Some)];
         let other = (any_placed(&config, &plain), manner, seed);

@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use horizon::engine::devices;
+use horizon::plan::Description;
+
 use crate::rig;
 
 /// The program of a source in `tests/c`.
@@ -33,7 +36,12 @@ fn program(name: &str, folder: &Path) -> PathBuf {
 fn a_c_program_trains_on_cuda() {
     if rig::gpu().is_some() {
         let folder = tempfile::tempdir().expect("a folder");
-        let ran = Command::new(program("device", folder.path())).arg("cuda").output().expect("it runs");
+        let machine = folder.path().join("machine.json");
+        let here = devices().into_iter().find_map(|device| device.hardware);
+        let described = Description { device: here, ..Description::shipped("h200").expect("it is shipped") };
+        std::fs::write(&machine, described.to_json()).expect("it is written");
+        let device = program("device", folder.path());
+        let ran = Command::new(device).arg("cuda").arg(&machine).output().expect("it runs");
         let said = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "{said}");
         print!("{}", String::from_utf8_lossy(&ran.stdout));

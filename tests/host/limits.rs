@@ -102,7 +102,13 @@ fn host_limits_refuse_with_need_have_and_which() {
         error.message(),
         "the model needs 48.5 GiB of host memory; 48.0 GiB may be taken (available RAM)"
     );
-    Limits::read_under(root.path(), Some(64 * GIB)).admit("the model", 60 * GIB).unwrap();
+    // A stated number rules, also above the machine's; then whoever talks to the user says so.
+    let stated = |gib: usize| Limits::read_under(root.path(), Some(gib * GIB));
+    stated(64).admit("the model", 60 * GIB).unwrap();
+    let warning = stated(64).warning().unwrap();
+    let words = "64.0 GiB may be taken (--host-mem), where the machine reports 48.0 GiB (available RAM)";
+    assert!(warning.contains(words), "{warning}");
+    assert_eq!((stated(48).warning(), limits.warning()), (None, None));
 }
 
 #[test]

@@ -3,23 +3,10 @@
 use horizon::base::{DType, master};
 use horizon::host::{HostSpan, Isa, Pool};
 use horizon::ops::adam::{
-    AdamOptions, AdamScalars, AdamSpans, Rounding, update, update_compact, update_with, write_master,
+    AdamOptions, AdamScalars, Rounding, update, update_compact, update_with, write_master,
 };
 
 use crate::params::{BOTH, Params, isas};
-
-/// The same parameters with moments of half the size, rounded to nearest.
-fn compact(params: &Params) -> AdamSpans {
-    let n = params.spans.elements();
-    let halve = |span: HostSpan| {
-        let mut values = vec![0f32; n];
-        span.read(&mut values);
-        let half = span.part(0, 2 * n);
-        half.write(&values.into_iter().map(master::round).collect::<Vec<u16>>());
-        half
-    };
-    AdamSpans { m: halve(params.spans.m), v: halve(params.spans.v), ..params.spans }
-}
 
 fn moments(span: HostSpan) -> Vec<f32> {
     let mut stored = vec![0u16; span.bytes() / 2];
@@ -37,7 +24,7 @@ fn adam_compact_is_the_same_bit_for_bit_on_every_instruction_set() {
             let outcomes: Vec<(Isa, Vec<u8>)> = isas()
                 .map(|isa| {
                     let params = Params::random(n, offset, dtype, n as u64);
-                    update_with(isa, &pool, &compact(&params), &scalars, 0.5, decay, Some(&rounding));
+                    update_with(isa, &pool, &params.compact(), &scalars, 0.5, decay, Some(&rounding));
                     (isa, params.bytes())
                 })
                 .collect();
@@ -57,7 +44,7 @@ fn adam_compact_does_not_depend_on_who_does_what() {
     for first in [0, (1 << 32) - 50_000] {
         let outcome = |threads: usize, parts: &[usize]| {
             let params = Params::random(n, 0, DType::Bf16, 5);
-            let (spans, pool) = (compact(&params), Pool::new(threads).unwrap());
+            let (spans, pool) = (params.compact(), Pool::new(threads).unwrap());
             let mut start = 0;
             for end in parts {
                 let rounding = rounding(first + start as u64);
@@ -80,7 +67,7 @@ fn adam_compact_rounds_after_the_update() {
     let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 3);
     let n = 1000;
     let small = Params::random(n, 0, DType::Bf16, 5);
-    let spans = compact(&small);
+    let spans = small.compact();
     let large = Params::random(n, 0, DType::Bf16, 5);
     large.spans.m.write(&moments(spans.m));
     large.spans.v.write(&moments(spans.v));
@@ -106,7 +93,7 @@ fn adam_compact_rounding_is_unbiased() {
     let options = AdamOptions { beta1: 0.0, beta2: 0.0, ..AdamOptions::default() };
     for value in [1.0 + 1.0 / 1024.0, -1.7012345f32, 3.3e-12, 0.999_999_94] {
         let params = Params::random(n, 0, DType::F32, 1);
-        let spans = compact(&params);
+        let spans = params.compact();
         params.set_gradient(&vec![value; n]);
         spans.m.zero();
         spans.v.zero();
@@ -135,7 +122,7 @@ fn adam_compact_forgets_where_rounding_to_nearest_cannot() {
     params.spans.gradient.zero();
     params.spans.m.zero();
     params.spans.v.write(&vec![1f32; n]);
-    let spans = compact(&params);
+    let spans = params.compact();
     let mut nearest = 1f32;
     let steps = 2000;
     for step in 1..=steps {

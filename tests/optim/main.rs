@@ -4,4 +4,5 @@ mod compact;
 mod exact;
 mod params;
 mod pytorch;
+mod rows;
 mod whole;

@@ -53,6 +53,17 @@ impl Params {
         params
     }
 
+    /// The same parameters with moments of half the size, rounded to nearest.
+    pub fn compact(&self) -> AdamSpans {
+        let n = self.spans.elements();
+        let halve = |span: HostSpan| {
+            let half = span.part(0, 2 * n);
+            half.write(&numbers(span).into_iter().map(master::round).collect::<Vec<u16>>());
+            half
+        };
+        AdamSpans { m: halve(self.spans.m), v: halve(self.spans.v), ..self.spans }
+    }
+
     pub fn set_gradient(&self, values: &[f32]) {
         match self.spans.gradient_dtype {
             DType::F32 => self.spans.gradient.write(values),

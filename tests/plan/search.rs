@@ -8,7 +8,7 @@ use horizon::host::{Limit, Limits};
 use horizon::model::{Layout, ModelConfig, Recompute};
 use horizon::plan::{Cost, Machine, Pins, Plan, Question, RING, Room};
 use horizon::schedule::{
-    AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, Sum, train,
+    AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, Sum, train_rows_first,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -127,7 +127,7 @@ impl Case {
     fn busiest_ns(&self, plan: &Plan) -> u64 {
         let cost = Cost::new(&self.config, &self.layout, &plan.policy, self.micros, DType::Bf16);
         let mut busy = [0; Lane::COUNT];
-        for operation in &train(&plan.policy, &plan.geometry, self.micros).unwrap().operations {
+        for operation in &train_rows_first(&plan.policy, &plan.geometry, self.micros).unwrap().operations {
             busy[operation.lane().at()] += cost.ns(&self.machine, operation);
         }
         busy.into_iter().max().unwrap()

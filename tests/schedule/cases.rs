@@ -5,7 +5,7 @@ use horizon::device::{Lane, Tick};
 use horizon::schedule::{
     Access, AdamWhen, Boundary, Checker, Content, Fault, Geometry, GradWait, LayerPlacement, List, Mode,
     Numeric, Placement, Policy, Recompute, Resource, Sum, Sync, Synced, evaluate, logits, logprobs, save,
-    train, train_with_loss,
+    train, train_rows_first, train_with_loss,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -25,6 +25,7 @@ pub fn cases(count: u32) -> ProptestConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Train(usize),
+    TrainRowsFirst(usize),
     Evaluate(usize),
     Logits,
     Save,
@@ -110,6 +111,7 @@ fn any_geometry() -> impl Strategy<Value = Geometry> {
 fn any_kind() -> impl Strategy<Value = Kind> {
     prop_oneof![
         3 => (1..=4usize).prop_map(Kind::Train),
+        2 => (1..=4usize).prop_map(Kind::TrainRowsFirst),
         1 => (1..=4usize).prop_map(Kind::Evaluate),
         1 => Just(Kind::Logits),
         1 => Just(Kind::Save),
@@ -136,11 +138,14 @@ pub fn any_case() -> impl Strategy<Value = Case> {
 /// Three steps over the same micro-batches, the middle one in the steady state; the state after the first may be
 /// saved under it.
 pub fn three_steps() -> impl Strategy<Value = Case> {
-    let loss = prop_oneof![3 => Just(false), 1 => Just(true)];
-    (any_model(), 1..=3usize, loss, any::<bool>(), any::<bool>()).prop_map(
-        |((policy, geometry), micros, loss, saved, outside)| {
-            let step = if loss { Kind::TrainWithLoss(micros) } else { Kind::Train(micros) };
-            let mut kinds = vec![step; 3];
+    let step = prop_oneof![
+        2 => Just(Kind::Train as fn(usize) -> Kind),
+        1 => Just(Kind::TrainRowsFirst as fn(usize) -> Kind),
+        1 => Just(Kind::TrainWithLoss as fn(usize) -> Kind),
+    ];
+    (any_model(), 1..=3usize, step, any::<bool>(), any::<bool>()).prop_map(
+        |((policy, geometry), micros, step, saved, outside)| {
+            let mut kinds = vec![step(micros); 3];
             if saved {
                 kinds.insert(1, Kind::Save);
             }
@@ -158,6 +163,7 @@ impl Case {
     pub fn list(&self, kind: Kind) -> List {
         match kind {
             Kind::Train(micros) => train(&self.policy, &self.geometry, micros),
+            Kind::TrainRowsFirst(micros) => train_rows_first(&self.policy, &self.geometry, micros),
             Kind::Evaluate(micros) => evaluate(&self.policy, &self.geometry, micros),
             Kind::Logits => logits(&self.policy, &self.geometry),
             Kind::Save => Ok(save(&self.geometry)),
@@ -207,7 +213,10 @@ impl Case {
     fn results(&self, kind: Kind) -> Vec<Access> {
         let loss = |micros| Content::Loss { terms: micros as u32 };
         match kind {
-            Kind::Train(micros) | Kind::Evaluate(micros) | Kind::TrainWithLoss(micros) => vec![
+            Kind::Train(micros)
+            | Kind::TrainRowsFirst(micros)
+            | Kind::Evaluate(micros)
+            | Kind::TrainWithLoss(micros) => vec![
                 Access::read(Resource::HostLoss, loss(micros)),
                 Access::read(Resource::Verdict, Content::Verdict),
             ],

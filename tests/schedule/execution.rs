@@ -32,8 +32,13 @@ proptest! {
     }
 
     #[test]
-    fn a_step_is_what_the_plain_algorithm_gives((policy, geometry) in any_model(), micros in 1..=4usize) {
-        let case = Case { policy, geometry, kinds: vec![Kind::Train(micros); 3], outside: false };
+    fn a_step_is_what_the_plain_algorithm_gives(
+        (policy, geometry) in any_model(),
+        micros in 1..=4usize,
+        announced: [bool; 3],
+    ) {
+        let kind = |announced| if announced { Kind::TrainRowsFirst(micros) } else { Kind::Train(micros) };
+        let case = Case { policy, geometry, kinds: announced.map(kind).to_vec(), outside: false };
         let outcome = run(&case, &case.acts(&case.lists()), Order::Program, 0);
         let guard = match case.policy.placement.adam {
             AdamWhen::AfterNorm => Guard::Verdict,
@@ -41,9 +46,10 @@ proptest! {
         };
         let batch = |micro: usize| initial(Resource::HostBatch { micro: micro.into() });
         let batches: Vec<u64> = (0..micros).map(batch).collect();
-        let mut masters = plain::masters(&geometry);
-        let answers: Vec<_> = (0..3).map(|_| plain::step(&geometry, &batches, &mut masters, guard)).collect();
-        prop_assert_eq!(outcome.masters, masters);
+        let (mut model, first) = (plain::model(&geometry), case.policy.updates_rows_first(&geometry));
+        let step = |announced| plain::step(&geometry, &batches, &mut model, guard, announced && first);
+        let answers = announced.map(step);
+        prop_assert_eq!(outcome.masters, model.masters);
         let at = |resource| outcome.memory.iter().find(|(place, _)| *place == resource).map(|(_, value)| *value);
         prop_assert_eq!(at(Resource::HostLoss), Some(answers[2].loss));
         prop_assert_eq!(at(Resource::Verdict), Some(answers[2].verdict));

@@ -6,7 +6,7 @@
 use horizon::base::{RoomIndex, SlabIndex, SlotIndex};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
-    AdamWhen, BoundaryPlace, Fault, Geometry, GradPlace, List, Mode, Operation, Recompute, Resource,
+    AdamWhen, BoundaryPlace, Fault, Geometry, GradPlace, List, Mode, Operation, Recompute, Resource, RowSet,
     SumPlace, Synced, WeightPlace,
 };
 use proptest::prelude::*;
@@ -384,6 +384,9 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             | Operation::UploadBatch { micro } => micro.0 ^= 1,
             Operation::Round { part, .. } | Operation::Download { part, .. } => part.0 ^= 1,
             Operation::Adam { part, .. } => part.0 ^= 1,
+            Operation::AdamRows { rows, .. } => {
+                *rows = if *rows == RowSet::Next { RowSet::Others } else { RowSet::Next };
+            }
             Operation::HeadLogprobs { micro }
             | Operation::HeadBackward { micro }
             | Operation::DownloadLogprobs { micro }

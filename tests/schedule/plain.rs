@@ -3,7 +3,8 @@
 
 use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
 use horizon::schedule::{
-    BoundaryPlace, End, Geometry, GradPlace, Guard, Operation, Recompute, Resource, SumPlace, WeightPlace,
+    BoundaryPlace, End, Geometry, GradPlace, Guard, Operation, Recompute, Resource, RowSet, SumPlace,
+    WeightPlace,
 };
 
 use crate::machine::result;
@@ -15,8 +16,21 @@ pub struct Answer {
     pub verdict: u64,
 }
 
-/// Steps the masters once over these batches.
-pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Guard) -> Answer {
+/// What outlives a step: the masters, and the gathered rows of an untied embedding.
+#[derive(Debug)]
+pub struct Model {
+    pub masters: Vec<u64>,
+    rows: u64,
+}
+
+/// Steps the model once over these batches; with `rows_first` AdamW updates an untied embedding by rows.
+pub fn step(
+    geometry: &Geometry,
+    batches: &[u64],
+    model: &mut Model,
+    guard: Guard,
+    rows_first: bool,
+) -> Answer {
     let (embedding, head) = (geometry.embedding(), geometry.head());
     let (slot, recompute, place) = (SlotIndex(0), Recompute::Full, BoundaryPlace::Own);
     let stream = |micro| Resource::Stream { micro };
@@ -25,13 +39,15 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
         .units()
         .map(|unit| {
             let place = WeightPlace::Slot(slot);
-            let named = if unit == embedding && !geometry.tied { batches } else { &[] };
-            let inputs = [&[masters[unit.at()]], named].concat();
+            let inputs = match unit == embedding && !geometry.tied {
+                true => [&[model.rows], batches].concat(),
+                false => vec![model.masters[unit.at()]],
+            };
             result(&Operation::Upload { unit, place }, &place.into(), &inputs)
         })
         .collect();
 
-    let mut sums: Vec<Option<u64>> = vec![None; masters.len()];
+    let mut sums: Vec<Option<u64>> = vec![None; model.masters.len()];
     let mut loss = None;
     let mut bottoms = Vec::new();
     for (index, &batch) in batches.iter().enumerate() {
@@ -114,18 +130,40 @@ pub fn step(geometry: &Geometry, batches: &[u64], masters: &mut [u64], guard: Gu
             Guard::Verdict => verdict,
             Guard::Unit => norms[1 + unit.at()],
         };
+        let by_rows = unit == embedding && !geometry.tied;
+        let master = Resource::Master { unit };
+        if by_rows && rows_first {
+            for rows in [RowSet::Next, RowSet::Others] {
+                let adam = Operation::AdamRows { rows, guard };
+                let mut inputs =
+                    [&gradients[unit.at()][..], &[permission, model.masters[unit.at()]]].concat();
+                if rows == RowSet::Next {
+                    inputs.push(model.rows);
+                    model.rows = result(&adam, &Resource::HostRows, &inputs);
+                }
+                model.masters[unit.at()] = result(&adam, &master, &inputs);
+            }
+            continue;
+        }
         for (part, &gradient) in gradients[unit.at()].iter().enumerate() {
             let part = PartIndex::from(part);
             let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard };
-            let master = &mut masters[unit.at()];
-            *master = result(&adam, &Resource::Master { unit }, &[gradient, permission, *master]);
+            let mut inputs = vec![gradient, permission, model.masters[unit.at()]];
+            if by_rows {
+                inputs.push(model.rows);
+                model.rows = result(&adam, &Resource::HostRows, &inputs);
+            }
+            model.masters[unit.at()] = result(&adam, &master, &inputs);
         }
     }
     Answer { loss: host_loss, verdict }
 }
 
-/// The masters of a model before any step.
-pub fn masters(geometry: &Geometry) -> Vec<u64> {
+/// A model before any step.
+pub fn model(geometry: &Geometry) -> Model {
     let initial = |unit: UnitIndex| crate::machine::initial(Resource::Master { unit });
-    geometry.units().map(initial).collect()
+    Model {
+        masters: geometry.units().map(initial).collect(),
+        rows: crate::machine::initial(Resource::HostRows),
+    }
 }

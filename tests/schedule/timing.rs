@@ -4,7 +4,7 @@
 
 use horizon::base::UnitIndex;
 use horizon::device::Lane;
-use horizon::schedule::{AdamWhen, Geometry, Mode, Operation, Policy, Simulator, usage};
+use horizon::schedule::{AdamWhen, Geometry, Mode, Operation, Policy, RowSet, Simulator, usage};
 
 use proptest::prelude::*;
 
@@ -51,6 +51,8 @@ fn balanced(operation: &Operation) -> u64 {
         Operation::RecomputeBackward { .. } => 300,
         Operation::Download { .. } => 140,
         Operation::Adam { .. } => 250,
+        Operation::AdamRows { rows: RowSet::Next, .. } => 20,
+        Operation::AdamRows { rows: RowSet::Others, .. } => 480,
         _ => 0,
     }
 }
@@ -110,6 +112,25 @@ fn adamw_runs_under_the_next_forward() {
             assert!(unit.at() == 12 || span.start < adam(UnitIndex(unit.0 + 1)), "{unit}");
         }
     }
+}
+
+#[test]
+fn a_step_waits_for_the_next_rows_and_for_no_other() {
+    let border = |kind: fn(usize) -> Kind| {
+        let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2), 12, 1, 1, 2);
+        let spans = simulate(&Case { kinds: vec![kind(1); 2], ..case }, balanced);
+        let find = |list: usize, which: fn(&Operation) -> bool| {
+            spans.iter().find(|span| span.list == list && which(&span.operation)).expect("it is in the list")
+        };
+        let decided = find(0, |operation| matches!(operation, Operation::Decide { .. })).end;
+        let embeds = find(1, |operation| matches!(operation, Operation::EmbedForward { .. })).start;
+        let adam = spans.iter().rfind(|span| span.list == 0 && span.operation.lane() == Lane::Host);
+        (embeds - decided, adam.expect("AdamW runs").end - decided)
+    };
+    // The rows are updated and uploaded (90); all of AdamW takes as long as ever: the embedding's two parts, 12 layers, the
+    // head.
+    assert_eq!(border(Kind::Train), (2 * 250 + 90, 15 * 250));
+    assert_eq!(border(Kind::TrainRowsFirst), (20 + 90, 15 * 250));
 }
 
 #[test]

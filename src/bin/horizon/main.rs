@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use horizon::base::{Error, Result};
+use horizon::plan::Room;
 
 use crate::options::{Cli, Command};
 
@@ -54,4 +55,11 @@ fn print(bytes: &[u8]) -> Result<()> {
     out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|error| Error::io("cannot write to standard output", &error))
+}
+
+/// Warns of `--host-mem` that states more memory than the system reports.
+fn warn_of_memory(room: &Room) {
+    if let Some(warning) = room.host.warning() {
+        eprintln!("warning: {warning}");
+    }
 }

@@ -232,7 +232,8 @@ pub struct TrainOptions {
     /// Most device memory to take, e.g. 512MiB [default: what the plan needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub device_mem: Option<usize>,
-    /// Host memory that may be taken, e.g. 48G, instead of what the system reports as available
+    /// Host memory that may be taken, e.g. 48G, instead of what the system reports as available; more than that is taken
+    /// with a warning, for virtual machines whose memory grows as it is used
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub host_mem: Option<usize>,
     /// CPU threads that share a job; never changes a bit of the result [default: all cores]

@@ -12,7 +12,7 @@ use horizon::train::hf::FolderConfig;
 use horizon::train::planning::{Planned, Why, here};
 
 use crate::options::PlanOptions;
-use crate::print;
+use crate::{print, warn_of_memory};
 
 /// Says how fast a model would train and what it would take.
 pub fn plan(options: &PlanOptions) -> Result<()> {
@@ -33,7 +33,9 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
         }
         None => {
             let device = DeviceChoice::Auto.resolve(&config, trainer.shape)?;
-            here(device, None, options.device_mem, options.host_mem)?
+            let (machine, room) = here(device, None, options.device_mem, options.host_mem)?;
+            warn_of_memory(&room);
+            (machine, room)
         }
     };
     let pins = options.placement.pins(config.dims.l, options.mode)?;

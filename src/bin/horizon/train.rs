@@ -21,7 +21,7 @@ use crate::options::TrainOptions;
 use crate::progress::{Bytes, Progress, count};
 use crate::resume::{Said, Told, note, told};
 use crate::sample::printable;
-use crate::{INTERRUPTED, builtin, print};
+use crate::{INTERRUPTED, builtin, print, warn_of_memory};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
@@ -262,6 +262,7 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     let device = trainer.device.resolve(config, trainer.shape)?;
     let named = options.placement.machine.as_deref();
     let (machine, room) = here(device, named, options.device_mem, options.host_mem)?;
+    warn_of_memory(&room);
     let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::search(&options.model, config, trainer, &machine, room, &pins, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);

@@ -98,7 +98,7 @@ impl Device for CpuDevice {
             Some(limit) => limit.saturating_sub(taken),
             None => Limits::read(None).bytes,
         };
-        DeviceInfo { name: format!("cpu ({threads} threads, {isa})"), memory_free }
+        DeviceInfo { name: format!("cpu ({threads} threads, {isa})"), hardware: None, memory_free }
     }
 
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {

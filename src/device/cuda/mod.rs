@@ -191,7 +191,11 @@ fn ends(to: *mut u8, from: *mut u8, bytes: usize) -> Option<(NonNull<u8>, NonNul
 impl Device for CudaDevice {
     fn info(&self) -> DeviceInfo {
         let (ordinal, Properties { name, .. }) = (self.ordinal, &self.properties);
-        DeviceInfo { name: format!("cuda:{ordinal} ({name})"), memory_free: self.capacity().unwrap_or(0) }
+        DeviceInfo {
+            name: format!("cuda:{ordinal} ({name})"),
+            hardware: Some(name.clone()),
+            memory_free: self.capacity().unwrap_or(0),
+        }
     }
 
     fn capacity(&self) -> Result<usize> {

@@ -277,6 +277,7 @@ impl Calibrated {
         Description {
             name: name.to_owned(),
             about: on,
+            device: self.device.hardware.clone(),
             storage: if self.storage == DType::F32 { Storage::F32 } else { Storage::Bf16 },
             device_bytes: self.device_bytes,
             host_bytes: self.limits.bytes,

@@ -66,6 +66,7 @@ impl Trainer {
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight: 1.0, row: 0 };
         let frame = self.open_frame(inputs)?;
         let issued = self.infer(Purpose::TrainWithLoss(staged.micros))?;
+        self.announced.clear();
         let operations = &self.runner.lists.numbered(issued.list).operations;
         let here = operations.iter().position(|operation| *operation == Operation::Loss);
         let here = here.expect("the list has the loss");

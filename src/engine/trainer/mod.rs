@@ -17,7 +17,8 @@ use crate::device::cpu::CpuDevice;
 use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
-use crate::engine::frame::Inputs;
+use crate::engine::frame::{Frame, Inputs};
+use crate::engine::gather::Numbers;
 use crate::engine::options::{AdamOptions, TrainerOptions};
 use crate::engine::record::{Issued, Record};
 use crate::engine::runner::{FRAMES, Runner};
@@ -89,6 +90,10 @@ pub struct Trainer {
     sync: Sync,
     checker: Checker,
     staged: Vec<BatchSums>,
+    /// The tokens of the step after the next one, as far as they were announced.
+    announced: Numbers,
+    /// The frame of the step whose AdamW gathers the rows of the embedding for the next list, if one does.
+    gathered_by: Option<usize>,
     frame: usize,
     frame_done: [Option<Tick>; FRAMES],
     stats: Stats,
@@ -161,7 +166,7 @@ impl Trainer {
             plan,
             store,
             lists,
-            frames: Default::default(),
+            frames: std::array::from_fn(|_| Frame::new(config.dims.v)),
             saving: Default::default(),
             kernels,
             device: device.clone(),
@@ -182,6 +187,8 @@ impl Trainer {
             sync,
             checker,
             staged: Vec::with_capacity(options.micros_max),
+            announced: Numbers::of(config.dims.v),
+            gathered_by: None,
             frame: 0,
             frame_done: [None; FRAMES],
             stats,
@@ -287,11 +294,14 @@ impl Trainer {
         let start = Instant::now();
         let waits = self.sync.infer(list);
         self.prove(list, &waits)?;
+        if purpose.trains() {
+            self.gathered_by = None;
+        }
         self.stats.issue_seconds += start.elapsed().as_secs_f64();
         Ok(Issued { list: number, waits, reached: None })
     }
 
-    /// Gathers what a list uploads of an embedding that is not tied to the head.
+    /// Gathers what a list uploads of an embedding that is not tied to the head, unless AdamW of the step before does.
     fn gather(&mut self, list: &List) -> Result<()> {
         let unit = self.runner.plan.geometry.embedding();
         let goes_up =
@@ -301,11 +311,22 @@ impl Trainer {
         }
         let micros = list.extent.micros;
         let batches = (0..micros).map(MicroIndex::from);
-        let batches =
-            batches.map(|micro| Access::write(Resource::HostBatch { micro }, Content::Batch(micro)));
-        let embedding = Access::read(Resource::Master { unit }, Content::Weights(unit));
-        self.outside(&std::iter::once(embedding).chain(batches).collect::<Vec<_>>())?;
-        self.runner.store.gather(micros, &self.runner.pool);
+        let batches: Vec<_> = batches
+            .map(|micro| Access::write(Resource::HostBatch { micro }, Content::Batch(micro)))
+            .collect();
+        self.outside(&batches)?;
+        let runner = self.runner.clone();
+        let found = |frame: usize| runner.store.find_rows(micros, &runner.frames[frame].next.read());
+        if self.gathered_by.is_some_and(found) {
+            return Ok(());
+        }
+        self.gathered_by = None;
+        let weights = Content::Weights(unit);
+        self.outside(&[
+            Access::read(Resource::Master { unit }, weights),
+            Access::write(Resource::HostRows, weights),
+        ])?;
+        runner.store.gather(micros, &runner.pool);
         Ok(())
     }
 
@@ -357,6 +378,10 @@ impl Trainer {
 
     /// Waits for what must be done before this thread itself makes these accesses, and for nothing else.
     fn outside(&mut self, accesses: &[Access]) -> Result<()> {
+        let embedding = Resource::Master { unit: self.runner.plan.geometry.embedding() };
+        if accesses.iter().any(|access| access.writes() && access.resource == embedding) {
+            self.gathered_by = None;
+        }
         for tick in self.sync.before(accesses) {
             self.reach(tick)?;
         }

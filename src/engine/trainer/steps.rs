@@ -46,6 +46,49 @@ impl Trainer {
         Ok(())
     }
 
+    /// Names tokens of the step after the next one; may be called for one micro-batch after the other. AdamW of the next
+    /// step then updates their rows of an embedding that is not tied to the head before anything else, and all other rows
+    /// last, so that the step after it need not wait for the whole embedding. That changes no bit. Runs nothing and waits
+    /// for nothing.
+    ///
+    /// Worthwhile only if that step comes next: an evaluation between the two, or a token that was not named, has to wait
+    /// until all rows are updated. Of no effect where the embedding is tied, where gradients pass through a ring, and on
+    /// [`Trainer::step_with_loss`]. The next step uses up what was named.
+    ///
+    /// Errors (`InvalidArgument`; then nothing is named): a token that is not in the vocabulary; more different ones than
+    /// a step can have.
+    pub fn announce(&mut self, tokens: &[i32]) -> Result<()> {
+        self.usable()?;
+        let added = self.add_announced(tokens);
+        if added.is_err() {
+            self.announced.clear();
+        }
+        added
+    }
+
+    fn add_announced(&mut self, tokens: &[i32]) -> Result<()> {
+        let vocabulary = self.runner.config.dims.v;
+        let known = |token: i32| (0..vocabulary as i64).contains(&i64::from(token));
+        if let Some(position) = tokens.iter().position(|&token| !known(token)) {
+            return Err(Error::argument(format!(
+                "announced token {} (position {position}) is not in the vocabulary of {vocabulary}",
+                tokens[position]
+            )));
+        }
+        let plan = &self.runner.plan;
+        if !plan.policy.updates_rows_first(&plan.geometry) {
+            return Ok(());
+        }
+        tokens.iter().for_each(|&token| self.announced.add(token));
+        let (announced, max) = (self.announced.len(), self.runner.store.gathered_max());
+        if announced > max {
+            return Err(Error::argument(format!(
+                "{announced} different tokens are announced; a step has {max} at most: announce those of one step"
+            )));
+        }
+        Ok(())
+    }
+
     /// Runs one step over the staged micro-batches and empties the staging. Returns when loss and norm are
     /// known; AdamW may still run.
     ///
@@ -57,7 +100,17 @@ impl Trainer {
         let staged = self.take_staged()?;
         let BatchSums { weight, .. } = staged.sums.weighed()?;
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight, row: 0 };
-        let frame = self.run(Purpose::Train(staged.micros), inputs)?;
+        let rows_first = self.announced.len() > 0;
+        let purpose = if rows_first { Purpose::TrainRowsFirst } else { Purpose::Train };
+        let frame = self.open_frame(inputs)?;
+        let list = self.infer(purpose(staged.micros))?;
+        if rows_first {
+            std::mem::swap(&mut self.announced, &mut *self.runner.frames[frame].next.write());
+            self.announced.clear();
+            self.gathered_by = Some(frame);
+        }
+        self.issue(&list, frame, 0..list.waits.len());
+        self.conclude(list)?;
         self.committed(frame, staged)
     }
 

@@ -6,7 +6,7 @@ use super::Trainer;
 use crate::base::{PartIndex, Result, UnitIndex};
 use crate::engine::TensorOptions;
 use crate::engine::pieces::{PieceJob, each_piece};
-use crate::model::{TensorLayout, fresh_tensor};
+use crate::model::{TensorLayout, fresh_values};
 use crate::schedule::{Access, Content, Resource};
 
 impl Trainer {
@@ -28,17 +28,17 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes fresh weights into every tensor; see [`fresh_tensor`]. Moments and step number stay as they are.
-    /// Waits as [`Trainer::write_tensor`].
+    /// Writes fresh weights into every tensor by the trainer's threads, whose number changes no bit; see
+    /// [`fresh_values`]. Moments and step number stay as they are. Waits as [`Trainer::write_tensor`].
     pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
         let runner = self.runner.clone();
-        let mut values = Vec::new();
-        for (_, tensor) in runner.store.layout().tensors() {
-            values.resize(tensor.elements(), 0.0);
-            fresh_tensor(&runner.config, tensor, seed, &mut values);
-            self.write_tensor(&tensor.name, &values)?;
-        }
-        Ok(())
+        let every: Vec<usize> = (0..runner.store.layout().tensors().count()).collect();
+        self.each_piece(&every, &|piece| {
+            let mut values = vec![0.0; piece.elements.len()];
+            fresh_values(&runner.config, piece.tensor, seed, piece.elements.start, &mut values);
+            piece.write(0, &values);
+            Ok(())
+        })
     }
 
     /// Calls `job` for every piece of the tensors that `order` names by their places in the layout's order, each at

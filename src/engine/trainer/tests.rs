@@ -5,14 +5,20 @@ use crate::base::{Dims, Shape, Status};
 use crate::engine::Batch;
 use crate::schedule::{self, Operation};
 
-fn opened() -> Trainer {
+fn options() -> TrainerOptions {
+    TrainerOptions { shape: Shape { b: 1, t: 7 }, threads: Some(1), micros_max: 2, ..Default::default() }
+}
+
+fn opened_with(options: TrainerOptions) -> Trainer {
     let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 19, l: 3 };
     let config = ModelConfig { positions_max: 16, ..ModelConfig::llama(dims) };
-    let options =
-        TrainerOptions { shape: Shape { b: 1, t: 7 }, threads: Some(1), micros_max: 2, ..Default::default() };
     let mut trainer = Trainer::open(&config, &options).unwrap();
     trainer.write_fresh(1).unwrap();
     trainer
+}
+
+fn opened() -> Trainer {
+    opened_with(options())
 }
 
 const BATCH: Batch = Batch { tokens: &[3; 7], targets: &[4; 7], weights: None, starts: None };
@@ -89,4 +95,41 @@ fn an_operation_that_is_missing_is_refused() {
     let error = trainer.step(&[BATCH], 1e-3).unwrap_err();
     let words = ["nothing uses part 0 of the gradient of unit 2", "`download unit 2 part 0"];
     refused(&mut trainer, &error, before, &words);
+}
+
+/// What the upload of the embedding waits for in the last list that was issued, and AdamW's operations on its rows in the
+/// list before.
+fn border(trainer: &Trainer) -> (Vec<Tick>, Vec<(String, Tick)>) {
+    let [.., before, last] = &trainer.record.as_ref().expect("it is traced").lists[..] else {
+        panic!("two lists were issued");
+    };
+    let list = |issued: &Issued| trainer.runner.lists.numbered(issued.list);
+    let upload = at(list(last), "upload unit 0 → first end");
+    let adam = list(before).operations.iter().enumerate().filter(|(_, operation)| match operation {
+        Operation::Adam { unit, .. } => unit.0 == 0,
+        operation => matches!(operation, Operation::AdamRows { .. }),
+    });
+    let ticks = adam.map(|(index, operation)| (operation.name().to_owned(), before.waits.tick(index)));
+    (last.waits.waits(upload).to_vec(), ticks.collect())
+}
+
+#[test]
+fn a_step_waits_for_the_announced_rows_alone() {
+    let mut trainer = opened_with(TrainerOptions { tracing: true, ..options() });
+    trainer.announce(&[3, 5]).unwrap();
+    trainer.step(&[BATCH], 1e-3).unwrap();
+    trainer.step(&[BATCH], 1e-3).unwrap();
+    let (waits, adam) = border(&trainer);
+    let names: Vec<&str> = adam.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["adam next rows", "adam other rows"]);
+    assert_eq!(waits, [adam[0].1]);
+    // What is gathered by the issuing thread has been waited for before.
+    trainer.announce(&[5]).unwrap();
+    trainer.step(&[BATCH], 1e-3).unwrap();
+    trainer.step(&[BATCH], 1e-3).unwrap();
+    let (waits, adam) = border(&trainer);
+    assert_eq!((waits, adam.len()), (vec![], 2), "token 3 was not announced");
+    trainer.step(&[BATCH], 1e-3).unwrap();
+    let (waits, adam) = border(&trainer);
+    assert_eq!((waits, adam[0].0.as_str()), (vec![], "adam"), "nothing was announced");
 }

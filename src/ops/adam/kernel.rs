@@ -13,8 +13,11 @@ use crate::host::Isa;
 /// What a whole call shares.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
+    /// The numbers of the step.
     pub scalars: AdamScalars,
+    /// The clip factor, or 1.
     pub gradient_scale: f32,
+    /// Whether weight decay applies.
     pub decay: bool,
 }
 

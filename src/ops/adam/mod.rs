@@ -35,10 +35,13 @@ mod streams;
 mod tiles;
 mod whole;
 
+use std::ops::Range;
+
 use crate::base::{DType, Error, Result};
 use crate::host::{HostSpan, Isa, Pool};
 
-use kernel::{Elements, Step, by_isa};
+pub use kernel::Step;
+use kernel::{Elements, by_isa};
 pub use master::{read_gradient, read_master, write_master};
 use pairs::Pairs;
 use random::RandomBits;
@@ -234,19 +237,64 @@ pub fn update_with(
     }
     let step = Step { scalars: *scalars, gradient_scale, decay };
     over_tiles(pool, elements, spans.weights.address(), 2, &|start, count| {
-        let (mut start, end) = (start, start + count);
-        while start < end {
-            let (random, good) = rounding.map(|rounding| RandomBits::new(rounding, start)).unzip();
-            let count = good.map_or(end - start, |good| good.min(end - start));
-            run(isa, &spans.part(start, count), &step, random);
-            start += count;
-        }
+        run(isa, spans, start..start + count, &step, rounding);
     });
+}
+
+/// Some rows of a matrix.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// Elements of a row.
+    pub elements: usize,
+    /// Whether the row of this number is one of them.
+    pub has: &'a (dyn Fn(usize) -> bool + Sync),
+}
+
+impl Rows<'_> {
+    /// Calls `with` for every run of elements among some that is of these rows.
+    fn runs(&self, among: Range<usize>, mut with: impl FnMut(Range<usize>)) {
+        let end_of = |row: usize| ((row + 1) * self.elements).min(among.end);
+        let mut start = among.start;
+        while start < among.end {
+            let (first, mut end) = (start / self.elements, start);
+            let is_in = (self.has)(first);
+            while end < among.end && (self.has)(end / self.elements) == is_in {
+                end = end_of(end / self.elements);
+            }
+            if is_in {
+                with(start..end);
+            }
+            start = end;
+        }
+    }
+}
+
+/// One step of AdamW over some rows of a matrix, by the pool's threads; with a rounding the moments are bf16. What it
+/// does to an element are the bits that a step over all of them gives it.
+///
+/// # Panics
+/// As [`update`].
+pub fn update_rows(pool: &Pool, spans: &AdamSpans, rows: &Rows, step: &Step, rounding: Option<&Rounding>) {
+    let isa = chosen();
+    over_tiles(pool, spans.elements(), spans.weights.address(), 2, &|start, count| {
+        rows.runs(start..start + count, |elements| run(isa, spans, elements, step, rounding));
+    });
+}
+
+/// Updates some elements on this thread.
+fn run(isa: Isa, spans: &AdamSpans, elements: Range<usize>, step: &Step, rounding: Option<&Rounding>) {
+    let Range { mut start, end } = elements;
+    while start < end {
+        let (random, good) = rounding.map(|rounding| RandomBits::new(rounding, start)).unzip();
+        let count = good.map_or(end - start, |good| good.min(end - start));
+        run_keyed(isa, &spans.part(start, count), step, random);
+        start += count;
+    }
 }
 
 /// Updates the elements of `spans` on this thread. With the random bits of these elements the moments are bf16;
 /// without they are f32.
-fn run(isa: Isa, spans: &AdamSpans, step: &Step, random: Option<RandomBits>) {
+fn run_keyed(isa: Isa, spans: &AdamSpans, step: &Step, random: Option<RandomBits>) {
     let places = Places {
         elements: spans.elements(),
         weights: spans.weights,

@@ -127,7 +127,7 @@ impl<'a> Trials<'a> {
 
     fn least_ns(&mut self, placement: &Placement) -> Option<u64> {
         let (policy, mut busy) = (self.question.policy(placement.clone()), [0; Lane::COUNT]);
-        let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
+        let list = schedule::train_rows_first(&policy, &self.geometry, self.question.micros).ok()?;
         let Question { config, layout, machine, micros, storage, .. } = self.question;
         let cost = Cost::new(config, layout, &policy, micros, storage);
         for operation in &list.operations {
@@ -146,7 +146,7 @@ impl<'a> Trials<'a> {
             return None;
         }
         let policy = self.question.policy(candidate.placement.clone());
-        let list = schedule::train(&policy, &self.geometry, self.question.micros).ok()?;
+        let list = schedule::train_rows_first(&policy, &self.geometry, self.question.micros).ok()?;
         let Question { config, layout, machine, micros, storage, .. } = self.question;
         let cost = Cost::new(config, layout, &policy, micros, storage);
         let lanes = machine.simulator(policy.mode);

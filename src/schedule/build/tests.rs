@@ -347,3 +347,41 @@ fn gradients_that_wait_on_the_device_leave_after_the_verdict() {
         ]
     );
 }
+
+#[test]
+fn the_next_rows_come_first_and_the_others_last() {
+    let adam = |policy: &Policy, geometry: &Geometry| -> Vec<String> {
+        let list = train_rows_first(policy, geometry, 1).unwrap();
+        let host = |operation: &&Operation| operation.lane() == crate::device::Lane::Host;
+        list.operations.iter().filter(host).map(Operation::to_string).collect()
+    };
+    let (after, under) = (policy(2, 2, AdamWhen::AfterNorm), policy(2, 2, AdamWhen::UnderBackward));
+    let untied = model(2, false, 1);
+    let whole = [
+        "decide",
+        "adam next rows, guarded by the verdict",
+        "adam unit 1 part 0 from store, guarded by the verdict",
+        "adam unit 2 part 0 from store, guarded by the verdict",
+        "adam unit 3 part 0 from store, guarded by the verdict",
+        "adam other rows, guarded by the verdict",
+    ];
+    assert_eq!(adam(&after, &untied), whole);
+    let mut waiting = after.clone();
+    waiting.placement.grad_wait = GradWait::Device;
+    assert_eq!(adam(&waiting, &untied), whole);
+    // Under backward the embedding is last: no rows are updated before its whole gradient has landed.
+    let unit_by_unit = [
+        "adam unit 3 part 0 from store, guarded by its own norm",
+        "adam unit 2 part 0 from store, guarded by its own norm",
+        "adam unit 1 part 0 from store, guarded by its own norm",
+        "adam next rows, guarded by its own norm",
+        "adam other rows, guarded by its own norm",
+        "decide",
+    ];
+    assert_eq!(adam(&under, &untied), unit_by_unit);
+    // A tied embedding goes up whole; of a gradient that passes through a ring no two parts are there at once.
+    let streamed = Policy { mode: Mode::Streamed, ..under };
+    for (policy, geometry) in [(&after, model(2, true, 1)), (&streamed, untied)] {
+        assert_eq!(train_rows_first(policy, &geometry, 1), train(policy, &geometry, 1));
+    }
+}

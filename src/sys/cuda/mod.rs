@@ -33,7 +33,8 @@ pub use api::install;
 pub use api::{Api, CublasLtFunctions, DriverFunctions, Launchers, Runtime, api};
 pub use driver::Driver;
 pub use memory::{
-    DeviceMemory, Direction, Matrix, PinnedMemory, copy, copy_rows, device_address, fill, register, unregister,
+    DeviceMemory, Direction, Matrix, PinnedMemory, copy, copy_rows, device_address, fill, register,
+    unregister,
 };
 pub use runtime::{
     Event, Stream, compute_capability, device_count, memory_info, multiprocessors, need_device, pci_bus_id,

@@ -25,6 +25,8 @@ const AHEAD: usize = 2;
 pub struct Feeder {
     /// `None` once closed.
     ready: Option<Receiver<Result<StepData>>>,
+    /// The next step, if it was looked at.
+    next: Option<Result<StepData>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -47,13 +49,21 @@ impl Feeder {
             .name("horizon-data".to_owned())
             .spawn(work)
             .map_err(|error| Error::io("cannot start the thread that prepares data", &error))?;
-        Ok(Feeder { ready: Some(ready), thread: Some(thread) })
+        Ok(Feeder { ready: Some(ready), next: None, thread: Some(thread) })
     }
 
     /// The next step; waits for it if it is not ready.
     pub fn take(&mut self) -> Result<StepData> {
-        let step = self.ready.as_ref().and_then(|ready| ready.recv().ok());
+        let step = self.next.take().or_else(|| self.ready.as_ref().and_then(|ready| ready.recv().ok()));
         step.ok_or_else(|| Error::internal("the thread that prepares data has ended"))?
+    }
+
+    /// The step that [`Feeder::take`] gives next, if it is ready.
+    pub fn peek(&mut self) -> Option<&StepData> {
+        if self.next.is_none() {
+            self.next = self.ready.as_ref().and_then(|ready| ready.try_recv().ok());
+        }
+        self.next.as_ref()?.as_ref().ok()
     }
 }
 

@@ -274,9 +274,15 @@ fn a_feeder_gives_what_the_loader_gives_and_says_where_it_is() {
     let data = Arc::new(Data::from_documents(text(&[&letters]), 4).unwrap());
     let mut plain = Loader::new(&data, 2, Some(3));
     let mut feeder = Feeder::start(data.clone(), plain, 3).unwrap();
-    for _ in 0..20 {
-        let step = feeder.take().unwrap();
+    for round in 0..20 {
         let micros: Vec<Micro> = (0..3).map(|_| plain.next(&data).unwrap()).collect();
+        while round % 2 == 1 && feeder.peek().is_none() {
+            std::thread::yield_now();
+        }
+        if let Some(step) = feeder.peek() {
+            assert_eq!((&step.micros, step.next), (&micros, plain.position(&data)));
+        }
+        let step = feeder.take().unwrap();
         assert_eq!((step.micros, step.next), (micros, plain.position(&data)));
     }
 }
@@ -292,6 +298,7 @@ fn a_feeder_passes_an_error_on() {
     std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(1024)).unwrap();
     std::io::Write::write_all(&mut file, &[255; 82]).unwrap();
     let mut feeder = Feeder::start(data.clone(), Loader::new(&data, 1, None), 1).unwrap();
+    assert!(feeder.peek().is_none());
     assert_eq!(feeder.take().unwrap_err().status(), Status::BadFormat);
     assert_eq!(feeder.take().unwrap_err().status(), Status::Internal);
 }

@@ -91,6 +91,8 @@ pub enum Manner {
     Apart,
     /// An evaluation between steps.
     Evaluating,
+    /// Tokens of the next step are announced: all, too many, or only some.
+    Announcing,
 }
 
 pub fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) -> Outcome {
@@ -101,6 +103,12 @@ pub fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) ->
         // Steps need not be equally long.
         let batches: Vec<_> = data.iter().take(1 + step % options.micros_max).map(Data::batch).collect();
         let lr = 1e-2 / (1 + step) as f64;
+        if manner == Manner::Announcing {
+            let next = self::data(options, step + 1, trainer.config().dims.v);
+            let micros = 1 + (step + 1) % options.micros_max;
+            let announced = [micros, options.micros_max, micros - 1][step % 3];
+            next[..announced].iter().for_each(|data| trainer.announce(&data.tokens).unwrap());
+        }
         let report = if manner == Manner::Apart {
             batches.iter().for_each(|batch| trainer.accumulate(batch).unwrap());
             trainer.update(lr).unwrap()
@@ -110,7 +118,7 @@ pub fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) ->
         match manner {
             Manner::Serial => trainer.sync().unwrap(),
             Manner::Evaluating => assert!(trainer.eval(&batches).unwrap().loss > 0.0),
-            Manner::Plain | Manner::Apart => {}
+            Manner::Plain | Manner::Apart | Manner::Announcing => {}
         }
         losses.push(report.loss.to_bits());
         norms.push(report.grad_norm.to_bits());

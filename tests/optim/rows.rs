@@ -1,0 +1,65 @@
+//! AdamW on some rows of a matrix.
+
+use horizon::base::DType;
+use horizon::host::{Isa, Pool};
+use horizon::ops::adam::{
+    AdamOptions, AdamScalars, AdamSpans, Rounding, Rows, Step, update_rows, update_with,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::params::{BOTH, Params};
+
+/// Rows and all others, in either order, have the bits of one update of everything.
+#[test]
+fn rows_and_then_the_others_are_as_all_at_once() {
+    let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 7);
+    let step = Step { scalars, gradient_scale: 0.5, decay: true };
+    // Rows shorter and longer than a tile of the pool, and the border where the random keys change.
+    for (rows, elements, first) in [(1, 7, 0), (40, 1, 3), (4001, 37, (1 << 32) - 70_000), (5, 70_001, 11)] {
+        for (dtype, compact) in BOTH.into_iter().flat_map(|dtype| [(dtype, false), (dtype, true)]) {
+            let rounding = compact.then_some(Rounding { seed: 1, step: 7, first });
+            let pool = Pool::new(3).unwrap();
+            let outcome = |update: &dyn Fn(&AdamSpans)| {
+                let params = Params::random(rows * elements, 5, dtype, 9);
+                let spans = if compact { params.compact() } else { params.spans };
+                update(&spans);
+                params.bytes()
+            };
+            let want = outcome(&|spans| {
+                update_with(Isa::Portable, &pool, spans, &scalars, 0.5, true, rounding.as_ref());
+            });
+            let mut random = ChaCha8Rng::seed_from_u64(4);
+            for share in [0.0, 0.3, 1.0] {
+                let chosen: Vec<bool> = (0..rows).map(|_| random.random_bool(share)).collect();
+                for order in [[true, false], [false, true]] {
+                    let found = outcome(&|spans| {
+                        for which in order {
+                            let has = |row: usize| chosen[row] == which;
+                            update_rows(
+                                &pool,
+                                spans,
+                                &Rows { elements, has: &has },
+                                &step,
+                                rounding.as_ref(),
+                            );
+                        }
+                    });
+                    assert!(found == want, "{rows} × {elements}, {dtype}, compact {compact}, share {share}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn other_rows_are_not_touched() {
+    let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 1);
+    let step = Step { scalars, gradient_scale: 1.0, decay: false };
+    let (params, before) = (Params::random(90, 3, DType::F32, 2), Params::random(90, 3, DType::F32, 2));
+    let rows = Rows { elements: 10, has: &|row| row == 4 };
+    update_rows(&Pool::new(2).unwrap(), &params.spans, &rows, &step, None);
+    for (element, (now, then)) in params.master().into_iter().zip(before.master()).enumerate() {
+        assert_eq!(now != then, (40..50).contains(&element), "element {element}");
+    }
+}
