@@ -1,13 +1,13 @@
 //! [`Kernels`] by the launchers of `csrc/kernels.h` and cuBLASLt: bf16 storage, everything queued on one stream.
 
 use std::ffi::c_void;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::base::{DType, Dims, Error, Result, Status};
 use crate::device::DeviceSpan;
+use crate::ops::cuda::address::{base, bf16s, f32s, f64s, i32s, on, part};
 use crate::ops::cuda::heads::{Heads, both_heads, head_counts};
 use crate::ops::cuda::matmul::Products;
 use crate::ops::cuda::measure::has_wgmma;
@@ -15,7 +15,6 @@ use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
 use crate::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
-use crate::sys::cuda::bindings::hzk_bf16;
 use crate::sys::cuda::cublaslt::Handle;
 use crate::sys::cuda::{self, Api, Driver, Stream, api, fill, launched};
 
@@ -106,8 +105,8 @@ impl CudaKernels {
     fn copy_values(&self, to: &Heads, from: &Heads, n: usize, dims: &Dims) {
         let rows = cuda::Matrix {
             rows: n,
-            row_bytes: dims.g * dims.d * size_of::<hzk_bf16>(),
-            stride_bytes: dims.qkv() * size_of::<hzk_bf16>(),
+            row_bytes: dims.g * dims.d * Self::STORAGE.bytes(),
+            stride_bytes: dims.qkv() * Self::STORAGE.bytes(),
         };
         let [to, from] = [to.v, from.v].map(|v| NonNull::new(v.cast()).expect("a span is not null"));
         // SAFETY: `Heads` compared both spans with their rows, in which the values end; the spans are apart; the rights to
@@ -119,46 +118,6 @@ impl CudaKernels {
     fn scratch(&self, bytes: usize) -> *mut c_void {
         part::<u8>(&self.scratch, bytes).cast()
     }
-}
-
-/// The address of a span's first elements.
-///
-/// # Panics
-/// If the span is shorter.
-fn part<T>(span: &DeviceSpan, elements: usize) -> *mut T {
-    let bytes = elements.checked_mul(size_of::<T>());
-    assert!(
-        bytes.is_some_and(|bytes| bytes <= span.bytes()),
-        "{elements} elements of {} bytes leave a span of {} bytes",
-        size_of::<T>(),
-        span.bytes()
-    );
-    span.address().cast()
-}
-
-fn base(span: &DeviceSpan, bytes: usize) -> NonNull<u8> {
-    NonNull::new(part(span, bytes)).expect("a span is not null")
-}
-
-pub(super) fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
-    part(span, elements)
-}
-
-pub(super) fn f32s(span: &DeviceSpan, elements: usize) -> *mut f32 {
-    part(span, elements)
-}
-
-fn f64s(span: &DeviceSpan, elements: usize) -> *mut f64 {
-    part(span, elements)
-}
-
-fn i32s(span: &DeviceSpan, elements: usize) -> *mut i32 {
-    part(span, elements)
-}
-
-/// Elements between an address and one so many elements on, in the same span.
-pub(super) fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
-    base.wrapping_add(elements)
 }
 
 fn attention_scale(dims: &Dims) -> f32 {
