@@ -149,10 +149,9 @@ impl Stream {
     pub fn new() -> Result<Self> {
         let marks = (0..MARKS).map(|_| Event::new(false)).collect::<Result<_>>()?;
         let mut stream = ptr::null_mut();
+        let create = api()?.runtime.cudaStreamCreateWithFlags;
         // SAFETY: the runtime writes a new handle.
-        let code =
-            unsafe { (api()?.runtime.cudaStreamCreateWithFlags)(&mut stream, cu::cudaStreamNonBlocking) };
-        check(code, "make a stream")?;
+        check(unsafe { create(&mut stream, cu::cudaStreamNonBlocking) }, "make a stream")?;
         Ok(Stream { raw: stream, queue: Mutex::new(Queue { commands: 0, marks }) })
     }
 
