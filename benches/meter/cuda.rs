@@ -9,7 +9,7 @@ use std::sync::Arc;
 use horizon::base::Result;
 use horizon::device::DeviceSpan;
 use horizon::ops::cuda::CudaKernels;
-use horizon::ops::cuda::measure::has_wgmma;
+use horizon::ops::cuda::attention::has_wgmma;
 use horizon::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use horizon::ops::{Addends, Kernels, Linear};
 use horizon::sys::cuda::cublaslt::{CublasLt, Handle};

@@ -8,7 +8,7 @@ use crate::base::Result;
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::engine::cuda_lacks;
-use crate::ops::cuda::measure::has_wgmma;
+use crate::ops::cuda::attention::has_wgmma;
 use crate::ops::cuda::table::Attention;
 use crate::sys::cuda::cublaslt::CublasLt;
 use crate::sys::cuda::{device_count, memory_info, versions};

@@ -1,7 +1,7 @@
 //! Autotuning: GEMMs and both attention kernels are timed, and a trainer takes the table.
 
 use horizon::engine::{DeviceChoice, Trainer, TrainerOptions, calibrate_products};
-use horizon::ops::cuda::measure::has_wgmma;
+use horizon::ops::cuda::attention::has_wgmma;
 use horizon::ops::cuda::table::Table;
 
 use crate::equal::{config, options};

@@ -1,18 +1,19 @@
 //! [`Kernels`] by the launchers of `csrc/kernels.h` and cuBLASLt: bf16 storage, everything queued on one stream.
 
 use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::base::{DType, Dims, Error, Result, Status};
+use crate::base::{DType, Dims, Error, Result};
 use crate::device::DeviceSpan;
 use crate::ops::cuda::address::{base, bf16s, f32s, f64s, i32s, on, part};
+use crate::ops::cuda::attention::wgmma_heads;
 use crate::ops::cuda::heads::{Heads, both_heads, head_counts};
 use crate::ops::cuda::matmul::Products;
-use crate::ops::cuda::measure::has_wgmma;
 use crate::ops::cuda::product::{Direction, Product};
-use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
+use crate::ops::cuda::table::Table;
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
 use crate::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use crate::sys::cuda::cublaslt::Handle;
@@ -67,19 +68,7 @@ impl CudaKernels {
             )));
         }
         let (api, name) = (api()?, Driver::open()?.device_name(device)?);
-        let is_wgmma = has_wgmma(device)?;
-        if is_wgmma {
-            table.prefer_wgmma(&name);
-        }
-        let is_by_wgmma = |d: &usize| table.attention(&name, *d) == Attention::Wgmma;
-        let by_wgmma: Vec<usize> = WGMMA_HEADS.into_iter().filter(is_by_wgmma).collect();
-        if !by_wgmma.is_empty() && !is_wgmma {
-            return Err(Error::new(
-                Status::Unsupported,
-                "the table of products has attention by wgmma, for which this library has no code here: it is built for \
-                 sm_90a (HZ_CUDA_ARCH); calibrate anew with it",
-            ));
-        }
+        let by_wgmma = wgmma_heads(&mut table, &name, device)?;
         let products = Products::new(handle, name, table, workspace.part(0, PRODUCTS_BYTES))?;
         let scratch = workspace.part(PRODUCTS_BYTES, workspace.bytes() - PRODUCTS_BYTES);
         Ok(CudaKernels { api, stream, products, by_wgmma, scratch, failed: Mutex::default() })

@@ -9,15 +9,14 @@ use rand_chacha::ChaCha8Rng;
 use crate::base::{Dims, Error, Result, Shape, master};
 use crate::device::DeviceSpan;
 use crate::ops::cuda::CudaKernels;
+use crate::ops::cuda::attention::has_wgmma;
 use crate::ops::cuda::matmul::Products;
 use crate::ops::cuda::product::Product;
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::ops::cuda::workspace::{PRODUCTS_BYTES, attention_backward_scratch};
 use crate::ops::{Kernels, Rows};
 use crate::sys::cuda::cublaslt::{CublasLt, Handle};
-use crate::sys::cuda::{
-    DeviceMemory, Direction, Driver, Event, Stream, api, compute_capability, copy, need_device, set_device,
-};
+use crate::sys::cuda::{DeviceMemory, Direction, Driver, Event, Stream, copy, need_device, set_device};
 
 /// Algorithms that are tried for a product at most.
 const CANDIDATES: usize = 16;
@@ -49,11 +48,6 @@ pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
         table.insert(key, choice);
     }
     Ok(table)
-}
-
-/// Whether there is code for attention by wgmma for a device.
-pub fn has_wgmma(device: usize) -> Result<bool> {
-    Ok(api()?.wgmma && compute_capability(device)? == (9, 0))
 }
 
 /// Times of an attention kernel over a micro-batch.

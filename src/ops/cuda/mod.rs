@@ -3,6 +3,7 @@
 //! What is decided without a device stands apart: [`product`], [`table`], [`workspace`].
 
 mod address;
+pub mod attention;
 mod heads;
 mod kernels;
 pub mod matmul;

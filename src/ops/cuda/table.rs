@@ -60,7 +60,7 @@ impl Attention {
 pub const WGMMA_HEADS: [usize; 2] = [64, 128];
 
 /// The choices that have been made. Where it holds none, the first algorithm of the library's heuristic is taken, and
-/// [`Attention::Wgmma`] where there is code for it ([`CudaKernels::new`](crate::ops::cuda::CudaKernels)).
+/// [`Attention::Wgmma`] where there is code for it ([`wgmma_heads`](crate::ops::cuda::attention::wgmma_heads)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     products: BTreeMap<Key, Choice>,
