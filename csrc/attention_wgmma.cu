@@ -350,7 +350,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - (e & 1 ? d.y : d.x);
         }
         pack_fragments(ds, s);
-        await_copies<0>();  // the next tile; and all have waited for the products of the last
+        await_copies<0>();  // the next tile; all have waited for the last one's products, and at the end for all that read K and V
         wgmma_fence();
         Queries::queue_product(acc_k, ds, stage(tile), tile > 0);
         wgmma_commit();
@@ -362,7 +362,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     wgmma_wait<0>();
     wgmma_landed(acc_k);
     wgmma_landed(acc_v);
-    __syncthreads();  // all are done with K and V
     const KeyBlock same = key_block(shape);  // computed again: no register holds it in the loop
     if (shape.parts > 1) {
         store_sums(sums, shape, same, false, key0 + warp_row, acc_k);
