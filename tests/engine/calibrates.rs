@@ -113,7 +113,8 @@ fn a_device_with_memory_of_its_own_is_measured_and_planned_with() {
     let (_, described) = measured(&open);
     is_sane(&described);
     assert!(!described.shared && described.about.contains("fake CUDA"), "{}", described.about);
-    assert_eq!(described.device_bytes, Some(Setting::default().memory));
+    // A sixteenth is left for kernels.
+    assert_eq!(described.device_bytes, Some(Setting::default().memory / 16 * 15));
     // Streams take no cores, so none are shared; copies may slow each other down.
     for common in &described.rates.common {
         assert_eq!(common.used[Lane::Compute.at()], 0.0, "{common:?}");
@@ -142,7 +143,9 @@ fn what_cannot_be_measured_is_named() {
     let error = refused(&cpu, &small()[..4]);
     assert!(error.message().contains("AdamW of mode compact"), "{error}");
     let little = |_: &TrainerOptions| {
-        let calls = FakeCuda::new(Setting { memory: 32 << 20, ..Setting::default() });
+        // What others have and a sixteenth for kernels leave 32 MiB.
+        let (memory, memory_of_others) = (64 << 20, 28 << 20);
+        let calls = FakeCuda::new(Setting { memory, memory_of_others, ..Setting::default() });
         Ok(backend(CudaDevice::open(calls.ordinal(), CudaOptions::default())?))
     };
     let error = refused(&little, &small());

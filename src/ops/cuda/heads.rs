@@ -2,7 +2,7 @@
 
 use crate::base::Dims;
 use crate::device::DeviceSpan;
-use crate::ops::cuda::kernels::{bf16s, f32s, on};
+use crate::ops::cuda::address::{bf16s, f32s, on};
 use crate::sys::cuda::bindings::hzk_bf16;
 
 /// H, G and D as launchers take them.

@@ -1,13 +1,13 @@
 //! [`Kernels`] by the launchers of `csrc/kernels.h` and cuBLASLt: bf16 storage, everything queued on one stream.
 
 use std::ffi::c_void;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::base::{DType, Dims, Error, Result};
 use crate::device::DeviceSpan;
+use crate::ops::cuda::address::{base, bf16s, f32s, f64s, i32s, on, part};
 use crate::ops::cuda::attention::wgmma_heads;
 use crate::ops::cuda::heads::{Heads, both_heads, head_counts};
 use crate::ops::cuda::matmul::Products;
@@ -15,7 +15,6 @@ use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::Table;
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
 use crate::ops::{Kernels, Linear, LossRows, Rows, TokenRows, Write};
-use crate::sys::cuda::bindings::hzk_bf16;
 use crate::sys::cuda::cublaslt::Handle;
 use crate::sys::cuda::{self, Api, Driver, Stream, api, fill, launched};
 
@@ -100,46 +99,6 @@ impl CudaKernels {
     fn scratch(&self, bytes: usize) -> *mut c_void {
         part::<u8>(&self.scratch, bytes).cast()
     }
-}
-
-/// The address of a span's first elements.
-///
-/// # Panics
-/// If the span is shorter.
-fn part<T>(span: &DeviceSpan, elements: usize) -> *mut T {
-    let bytes = elements.checked_mul(size_of::<T>());
-    assert!(
-        bytes.is_some_and(|bytes| bytes <= span.bytes()),
-        "{elements} elements of {} bytes leave a span of {} bytes",
-        size_of::<T>(),
-        span.bytes()
-    );
-    span.address().cast()
-}
-
-fn base(span: &DeviceSpan, bytes: usize) -> NonNull<u8> {
-    NonNull::new(part(span, bytes)).expect("a span is not null")
-}
-
-pub(super) fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
-    part(span, elements)
-}
-
-pub(super) fn f32s(span: &DeviceSpan, elements: usize) -> *mut f32 {
-    part(span, elements)
-}
-
-fn f64s(span: &DeviceSpan, elements: usize) -> *mut f64 {
-    part(span, elements)
-}
-
-fn i32s(span: &DeviceSpan, elements: usize) -> *mut i32 {
-    part(span, elements)
-}
-
-/// Elements between an address and one so many elements on, in the same span.
-pub(super) fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
-    base.wrapping_add(elements)
 }
 
 fn attention_scale(dims: &Dims) -> f32 {

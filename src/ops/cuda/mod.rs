@@ -2,6 +2,7 @@
 //!
 //! What is decided without a device stands apart: [`product`], [`table`], [`workspace`].
 
+mod address;
 pub mod attention;
 mod heads;
 mod kernels;

@@ -14,7 +14,7 @@ use crate::sys::cuda::bindings::{self, *};
 
 /// Lists the functions of a group (`runtime`, `driver`, `kernels` or `cublaslt`) for another macro: the macro is
 /// called with whatever follows its name here, then one declaration for each function. Types are those of
-/// [`bindings`], which the place of the call imports.
+/// `sys::cuda::bindings`, which the place of the call imports.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! cuda_functions {

@@ -1,4 +1,4 @@
-//! CUDA's names: the runtime, the driver, cuBLASLt and our kernels, as one [table](api) of C functions.
+//! CUDA's names: the runtime, the driver, cuBLASLt and our kernels, as one [table](Api) of C functions.
 //!
 //! In every build. Where the table has no functions, or the machine no driver, [`device_count`] is 0 and everything
 //! else fails with an error. Wrappers own what they name and turn statuses into errors that carry CUDA's own name

@@ -148,10 +148,10 @@ impl Stream {
     /// A stream that does not wait for the default stream.
     pub fn new() -> Result<Self> {
         let marks = (0..MARKS).map(|_| Event::new(false)).collect::<Result<_>>()?;
-        let mut stream = ptr::null_mut();
-        let create = api()?.runtime.cudaStreamCreateWithFlags;
+        let (create, mut stream) = (api()?.runtime.cudaStreamCreateWithFlags, ptr::null_mut());
         // SAFETY: the runtime writes a new handle.
-        check(unsafe { create(&mut stream, cu::cudaStreamNonBlocking) }, "make a stream")?;
+        let code = unsafe { create(&mut stream, cu::cudaStreamNonBlocking) };
+        check(code, "make a stream")?;
         Ok(Stream { raw: stream, queue: Mutex::new(Queue { commands: 0, marks }) })
     }
 
