@@ -127,11 +127,17 @@ fn run() -> Result<()> {
     let vocabulary = config.dims.v as u64;
     let token = |i: u64| ((i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % vocabulary) as i32;
     let n = options.shape.n();
-    let tokens: Vec<i32> = (0..=n as u64).map(token).collect();
-    let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
-    let batches = vec![batch; micros];
+    let tokens: Vec<i32> = (0..=(n * micros) as u64).map(token).collect();
+    let batch = |at: usize| Batch {
+        tokens: &tokens[at * n..(at + 1) * n],
+        targets: &tokens[at * n + 1..][..n],
+        weights: None,
+        starts: None,
+    };
+    let batches: Vec<Batch> = (0..micros).map(batch).collect();
     for step in 0..WARM_UP + steps {
         let start = Instant::now();
+        trainer.announce(&tokens[..n * micros])?;
         let report = trainer.step(&batches, 1e-4)?;
         eprintln!("step {}: loss {:.4}, {:.2} s", step + 1, report.loss, start.elapsed().as_secs_f64());
     }
