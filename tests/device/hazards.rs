@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use horizon::base::Result;
+use horizon::base::{Result, Status};
 use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::device::{Device, Lane, Lanes, Work};
 use horizon::sys::cuda::{
-    DeviceMemory, Driver, Event, PinnedMemory, Stream, api, device_address, register, set_device,
+    DeviceMemory, Driver, Event, PinnedMemory, Stream, api, device_address, install, register, set_device,
 };
 
 use support::fake_cuda::{FakeCuda, Fault, Injection, Manner, Setting, delays_of, inject, launch};
@@ -89,6 +89,14 @@ fn a_failure_that_was_dealt_with_is_not_blamed_on_the_next_kernel() {
     let error = launch(&stream, "kernel", || ()).unwrap_err();
     assert!(error.message().contains("nobody cleared"), "{error}");
     assert_eq!(fake.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_table_is_not_exchanged_while_it_is_in_use() {
+    let _fake = selected(Setting::default());
+    // SAFETY: the functions that are in use anyway.
+    let error = unsafe { install(*api().unwrap()) }.unwrap_err();
+    assert_eq!(error.status(), Status::InvalidState);
 }
 
 /// The two ways to wait for each other for good that a user of CUDA has: work that waits for what nobody does, and a kernel
