@@ -65,7 +65,7 @@ const char* fault(const Operation& op, const Matrix& a, const Matrix& b, const M
 const void* kernel_of(const Operation& op, const Matrix& a, const Matrix& b, const Matrix& d, bool adds) {
     uint64_t hash = 1469598103934665603u;
     for (uint64_t word : {uint64_t(op.a), uint64_t(op.b), a.rows, a.columns, uint64_t(a.stride), b.rows, b.columns, uint64_t(b.stride),
-                          uint64_t(d.type), uint64_t(d.stride), uint64_t(adds)})
+                          uint64_t(d.type), uint64_t(d.stride), uint64_t(adds), uint64_t(op.epilogue)})
         hash = (hash ^ word) * 1099511628211u;
     return reinterpret_cast<const void*>(hash | 1);
 }
