@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(
             told.unwrap_err(),
             "`upload unit 3 → slot 0` (h2d lane, list 2, operation 6) touches the master of unit 3 without \
-             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 41)"
+             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 36)"
         );
     }
 

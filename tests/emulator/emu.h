@@ -56,19 +56,7 @@ void run_grid(const char* name, const void* key, dim3 g, dim3 b, size_t smem, In
 void barrier(int id, int threads, bool arrive_only, const char* what, Loc, int* red = nullptr,
              int red_op = 0);
 using CollFn = void (*)(void* const* lanes, unsigned mask);
-enum Op {
-    OpSyncwarp,
-    OpShfl,
-    OpVote,
-    OpReduce,
-    OpMatch,
-    OpLdmatrix,
-    OpMma,
-    OpWgFence,
-    OpWgmma,
-    OpWgCommit,
-    OpWgWait
-};
+enum Op { OpSyncwarp, OpShfl, OpVote, OpReduce, OpMatch, OpLdmatrix, OpMma, OpWgFence, OpWgmma, OpWgCommit, OpWgWait };
 void collective(int op, const char* what, unsigned mask, void* payload, CollFn fn, Loc, bool aligned);
 void* shared_static(const void* key, size_t bytes, size_t align, const char* name);
 unsigned char* shared_dynamic(size_t align, const char* name);
