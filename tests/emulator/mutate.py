@@ -62,6 +62,9 @@ EQUIVALENT = {
     ("attention_wgmma.cu", "'>' to '>=' at 56", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
     ("attention_wgmma.cu", "'<' to '<=' at 19", "if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)"): STRICTER_MASK,
     ("attention_wgmma.cu", "'>' to '>=' at 58", "if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)"): STRICTER_MASK,
+    ("copy.h", "'<' to '<=' at 56",
+     "constexpr int PHASES = CHUNKS % 3 == 0 ? 3 : THREADS < 8 * CHUNKS ? 8 * CHUNKS / THREADS : 1;"):
+        "with as many threads as 8 rows have chunks, either branch gives one phase",
     ("grad.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("grad.cu", "'<=' to '<' at 23", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("grad.cu", "'<' to '<=' at 85",
