@@ -97,7 +97,7 @@ def kernel_lines(text):
 
 def mutants():
     for name in sorted(os.listdir(CSRC)):
-        if name in ("ptx.h", "gpu.h", "kernels.h", "launch.h", "vec.h"):
+        if not name.endswith((".cu", ".h")) or name in ("ptx.h", "gpu.h", "kernels.h", "launch.h", "vec.h"):
             continue
         op, tests = JUDGES.get(name, (name[:-3], FILTERS.get(name[:-3], name[:-3])))
         text = open(os.path.join(CSRC, name)).read()
