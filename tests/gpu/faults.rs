@@ -29,8 +29,8 @@ fn run(rig: &Rig, fault: Option<Fault>, options: &TrainerOptions) -> (Result<Vec
     (two_steps(opened, options), device)
 }
 
-/// Each function fails once: in its first call, in its last and between (in every call where time does not matter). Gives
-/// how often a run failed.
+/// Each function fails once: in its first call and in its last; where time does not matter, in about twenty more. Returns how
+/// many runs failed.
 fn each_fails(rig: &Rig, functions: [&[&'static str]; 2]) -> usize {
     let options = TrainerOptions { micros_max: 1, ..options() };
     let (want, device) = run(rig, None, &options);
@@ -38,7 +38,7 @@ fn each_fails(rig: &Rig, functions: [&[&'static str]; 2]) -> usize {
     let functions = functions.concat().into_iter();
     let made: Vec<_> = functions.map(|function| (function, calls_of(device.ordinal, function))).collect();
     drop(device);
-    let long = rig.is_gpu() || std::env::var_os("HZ_LONG").is_some();
+    let long = std::env::var_os("HZ_LONG").is_some();
     let mut failures = 0;
     for (function, calls) in made {
         let mut tried: Vec<u64> = match (long, calls) {
@@ -75,7 +75,7 @@ fn each_fails(rig: &Rig, functions: [&[&'static str]; 2]) -> usize {
 #[test]
 fn each_call_of_the_runtime_may_fail_and_the_next_trainer_works() {
     if let Some(rig) = rig::gpu() {
-        assert!(each_fails(&rig, [FUNCTIONS[0], FUNCTIONS[1]]) > 50);
+        assert!(each_fails(&rig, [FUNCTIONS[0], FUNCTIONS[1]]) > 20);
         let (config, options) = (config(true), options());
         let again = train(&mut rig.open(&config, &options), &options, Manner::Plain);
         assert!(again == train(&mut rig.open(&config, &options), &options, Manner::Plain));
