@@ -114,9 +114,10 @@ fn run() -> Result<()> {
         tracing: true,
         ..TrainerOptions::default()
     };
+    // Its kernels stay on the device: they are loaded before the plan asks what is free.
+    let matrix_rate = matrix_rate(device, if is_tiny { Effort::TINY } else { Effort::FULL })?;
     let planned = planned(&name, &config, &mut options)?;
     eprint!("{}", planned.summary());
-    let matrix_rate = matrix_rate(device, if is_tiny { Effort::TINY } else { Effort::FULL })?;
     let start = Instant::now();
     let mut trainer = Trainer::open(&config, &options)?;
     let open_seconds = start.elapsed().as_secs_f64();

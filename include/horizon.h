@@ -710,14 +710,14 @@ HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t
  * bit. Called before the step, once or for one micro-batch after the other:
  *
  *     hz_trainer_announce(trainer, next.tokens, next.rows);
- *     hz_trainer_step(trainer, &now, 1, lr, &report);        // uses up what was announced
+ *     hz_trainer_step(trainer, &now, 1, lr, &report);        // consumes the announcement
  *     hz_trainer_step(trainer, &next, 1, lr, &report);       // begins sooner
  *
  * When the embedding is not tied to the LM head, AdamW of the first step then updates the embedding's rows for these
  * tokens before anything else, and its other rows last, so the second step does not wait for the whole embedding. A
  * token that was not announced, or another call between the two that reads the embedding, as an evaluation does, has to
  * wait for all of AdamW: announce only what comes next. Without effect when the embedding is tied, when gradients pass
- * through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_ADAM_UNDER_BACKWARD or HZ_PLACE_DEVICE), and on
+ * through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on
  * hz_trainer_step_with_loss.
  * Waits for nothing.
  * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary or for more different ids than a step can have;

@@ -12,9 +12,8 @@ use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::wall;
-use crate::device::cpu::CpuDevice;
-use crate::device::{Device, DeviceInfo};
-use crate::engine::{DeviceChoice, Trainer, TrainerOptions, cuda_lacks, devices};
+use crate::device::DeviceInfo;
+use crate::engine::{DeviceChoice, Trainer, TrainerOptions, device_info};
 use crate::host::Limits;
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Pins, Plan, Region, Room};
@@ -66,11 +65,7 @@ impl hz_plan_t {
     /// Errors: the device that it chooses is not there, or not the machine's (`DeviceUnavailable`).
     pub(super) fn trainer(&self) -> Result<(&ModelConfig, &TrainerOptions)> {
         if let Some(machine) = &self.machine {
-            let found = match self.options.device {
-                DeviceChoice::Cuda(ordinal) => devices().into_iter().nth(1 + ordinal),
-                DeviceChoice::Auto | DeviceChoice::Cpu => Some(CpuDevice::new(None).info()),
-            };
-            follows(machine, self.options.device, found.as_ref())?;
+            follows(machine, self.options.device, device_info(self.options.device))?;
         }
         Ok((&self.config, &self.options))
     }
@@ -101,9 +96,9 @@ fn choice(asked: DeviceChoice, machine: &Description) -> DeviceChoice {
 }
 
 /// Refuses a device that is not of the kind of a machine's, or of another name; `found` is what is there.
-fn follows(machine: &Description, choice: DeviceChoice, found: Option<&DeviceInfo>) -> Result<()> {
+fn follows(machine: &Description, choice: DeviceChoice, found: Result<DeviceInfo>) -> Result<()> {
     let why = match found {
-        Some(device) => {
+        Ok(device) => {
             let is_cpu = choice == DeviceChoice::Cpu;
             let named = device.hardware.as_ref().is_none_or(|hardware| machine.has(hardware));
             if is_cpu == machine.shared && named {
@@ -116,7 +111,7 @@ fn follows(machine: &Description, choice: DeviceChoice, found: Option<&DeviceInf
             };
             format!("it needs {wanted}, the options choose {}", device.name)
         }
-        None => [vec![format!("{choice} is not there")], cuda_lacks()].concat().join("; "),
+        Err(error) => error.message().to_owned(),
     };
     let Description { name, about, .. } = machine;
     Err(Error::new(
@@ -264,11 +259,11 @@ mod tests {
         let (cuda, host) = (DeviceChoice::Cuda(1), DeviceChoice::Cpu);
         let here = device("cpu (2 threads, avx2)", None);
         let gpu = |name| device(&format!("cuda:1 ({name})"), Some(name));
-        assert_eq!(follows(&h200, cuda, Some(&gpu("NVIDIA H200"))), Ok(()));
-        assert_eq!(follows(&cpu, host, Some(&here)), Ok(()));
+        assert_eq!(follows(&h200, cuda, Ok(gpu("NVIDIA H200"))), Ok(()));
+        assert_eq!(follows(&cpu, host, Ok(here.clone())), Ok(()));
         let any = Description { device: None, ..h200.clone() };
-        assert_eq!(follows(&any, cuda, Some(&gpu("NVIDIA L40S"))), Ok(()));
-        let refused = |machine: &Description, choice, found: Option<&DeviceInfo>, words: &[&str]| {
+        assert_eq!(follows(&any, cuda, Ok(gpu("NVIDIA L40S"))), Ok(()));
+        let refused = |machine: &Description, choice, found: Result<DeviceInfo>, words: &[&str]| {
             let error = follows(machine, choice, found).unwrap_err();
             assert_eq!(error.status(), Status::DeviceUnavailable);
             for word in [&machine.name[..], &machine.about[..]].iter().chain(words) {
@@ -276,11 +271,12 @@ mod tests {
             }
         };
         let other = gpu("NVIDIA GH200 480GB");
-        refused(&h200, cuda, Some(&other), &["named H200", "cuda:1 (NVIDIA GH200 480GB)"]);
-        refused(&h200, host, Some(&here), &["named H200", "cpu (2 threads, avx2)"]);
-        refused(&any, host, Some(&here), &["a CUDA device,", "cpu (2 threads, avx2)"]);
-        refused(&cpu, cuda, Some(&gpu("NVIDIA H200")), &["the CPU device", "cuda:1 (NVIDIA H200)"]);
-        refused(&h200, cuda, None, &["cuda:1 is not there"]);
+        refused(&h200, cuda, Ok(other), &["named H200", "cuda:1 (NVIDIA GH200 480GB)"]);
+        refused(&h200, host, Ok(here.clone()), &["named H200", "cpu (2 threads, avx2)"]);
+        refused(&any, host, Ok(here), &["a CUDA device,", "cpu (2 threads, avx2)"]);
+        refused(&cpu, cuda, Ok(gpu("NVIDIA H200")), &["the CPU device", "cuda:1 (NVIDIA H200)"]);
+        let missing = Error::new(Status::DeviceUnavailable, "device cuda:1 is not there");
+        refused(&h200, cuda, Err(missing), &["cuda:1 is not there"]);
     }
 
     #[test]

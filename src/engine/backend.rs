@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::base::{DType, Error, Result, Shape};
 use crate::device::cpu::CpuDevice;
-use crate::device::cuda::CudaOptions;
+use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::device::{Device, DeviceInfo, DeviceSpan};
 use crate::engine::TrainerOptions;
 use crate::host::{Pinning, Pool};
@@ -92,6 +92,14 @@ impl DeviceChoice {
 /// The devices of this machine: the CPU, then what CUDA shows.
 pub fn devices() -> Vec<DeviceInfo> {
     std::iter::once(CpuDevice::new(None).info()).chain(cuda::infos()).collect()
+}
+
+/// Describes a [resolved](DeviceChoice::resolve) device. Errors: as [`Backend::open`].
+pub fn device_info(choice: DeviceChoice) -> Result<DeviceInfo> {
+    match choice {
+        DeviceChoice::Cuda(ordinal) => Ok(CudaDevice::open(ordinal, CudaOptions::default())?.info()),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(CpuDevice::new(None).info()),
+    }
 }
 
 /// What keeps this library from computing on CUDA, one sentence each, with the remedy; nothing where nothing does.

@@ -59,7 +59,7 @@ pub struct Verdict {
 const NONE: u32 = u32::MAX;
 
 impl Frame {
-    /// A frame for steps over a vocabulary of so many tokens.
+    /// A frame for steps over a vocabulary of `vocabulary` tokens.
     pub fn new(vocabulary: usize) -> Self {
         Frame { next: RwLock::new(Numbers::of(vocabulary)), ..Frame::default() }
     }

@@ -63,8 +63,15 @@ impl CudaReport {
     pub fn read() -> CudaReport {
         let version = |number: i32| (number > 0).then(|| format!("{}.{}", number / 1000, number % 1000 / 10));
         let versions = versions().ok();
-        let devices =
-            (0..device_count().unwrap_or(0)).filter_map(|ordinal| CudaDeviceReport::read(ordinal).ok());
+        let mut missing = cuda_lacks();
+        let mut devices = Vec::new();
+        for ordinal in 0..device_count().unwrap_or(0) {
+            match CudaDeviceReport::read(ordinal) {
+                Ok(device) => devices.push(device),
+                Err(error) if missing.iter().any(|known| known == error.message()) => {}
+                Err(error) => missing.push(error.message().to_owned()),
+            }
+        }
         CudaReport {
             targets: option_env!("HZ_CUDA_TARGETS"),
             runtime: versions.and_then(|versions| version(versions.runtime)),
@@ -72,8 +79,8 @@ impl CudaReport {
             cublaslt: CublasLt::open()
                 .ok()
                 .map(|library| Library { version: library.version(), path: library.place().to_owned() }),
-            devices: devices.collect(),
-            missing: cuda_lacks(),
+            devices,
+            missing,
         }
     }
 }

@@ -39,7 +39,7 @@
 //! up as the rows that the list's tokens name, copied by the pool's threads into memory that crosses the link. For that it
 //! waits for AdamW of the whole embedding. Where a step's tokens were [announced](Trainer::announce) before the step
 //! before it, AdamW of that step updates and gathers their rows first, and the embedding's other rows after all other
-//! units, so nobody waits for the whole embedding. For a list with a token that was not announced, rows are gathered as
+//! units, so the step does not wait for the whole embedding. For a list with a token that was not announced, rows are gathered as
 //! above.
 //!
 //! # A loss of the caller's
@@ -83,7 +83,7 @@ mod tuning;
 mod warm_up;
 
 pub use backend::{
-    Backend, DeviceChoice, KernelsSetting, MakeKernels, calibrate_products, cuda_lacks, devices,
+    Backend, DeviceChoice, KernelsSetting, MakeKernels, calibrate_products, cuda_lacks, device_info, devices,
 };
 pub use batch::Batch;
 pub use inspect::{CudaDeviceReport, CudaReport, Library};

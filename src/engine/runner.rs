@@ -172,7 +172,7 @@ impl Runner {
             }
             Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
-            Operation::AdamRows { rows, guard } => self.adam_rows(frame, rows, guard),
+            Operation::AdamRows { rows } => self.adam_rows(frame, rows),
             Operation::Save { unit } => {
                 self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
             }
@@ -465,9 +465,9 @@ impl Runner {
         }
     }
 
-    fn adam_rows(&self, frame: &Frame, rows: RowSet, guard: Guard) {
+    fn adam_rows(&self, frame: &Frame, rows: RowSet) {
         let (unit, next) = (self.layout().embedding(), frame.next.read());
-        if let Some(factor) = self.commits(frame, unit, guard) {
+        if let Some(factor) = self.commits(frame, unit, Guard::Verdict) {
             let has = |row| next.has(row) == (rows == RowSet::Next);
             let rows = adam::Rows { elements: self.config.dims.c, has: &has };
             for piece in self.store.adam_unit(unit) {

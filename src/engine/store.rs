@@ -210,7 +210,7 @@ impl Store {
         found
     }
 
-    /// Copies the numbered rows of the embedding into what goes up in its stead, by the pool's threads. No lane uses
+    /// Copies the numbered rows of the embedding into the buffer uploaded instead of the whole embedding, using the thread pool. No lane uses
     /// either.
     pub fn gather_rows(&self, numbers: &Numbers, pool: &Pool) {
         let (table, to) = (self.weights(self.layout.embedding()), self.wire(self.map.gathered()));

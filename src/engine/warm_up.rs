@@ -13,22 +13,25 @@ use crate::engine::frame::Inputs;
 use crate::engine::runner::Runner;
 use crate::engine::task::Purpose;
 use crate::model::Recompute;
-use crate::schedule::Operation;
+use crate::schedule::{Geometry, Operation};
 
 /// Micro-batches that differ in their kernels: the first sets gradients, later ones add to them.
 const MICROS: usize = 2;
 
 /// An operation up to what decides its kernels and their shapes.
-type Kind = (Discriminant<Operation>, Option<Recompute>, bool);
+type Kind = (Discriminant<Operation>, Option<Recompute>, bool, bool);
 
-fn kind(operation: &Operation) -> Kind {
+fn kind(operation: &Operation, geometry: &Geometry) -> Kind {
     let recompute = match *operation {
         Operation::Forward { recompute, .. } | Operation::RecomputeBackward { recompute, .. } => {
             Some(recompute)
         }
         _ => None,
     };
-    (discriminant(operation), recompute, operation.micro().is_none_or(|micro| micro == MicroIndex(0)))
+    // A gradient of one part is rounded and squared by one kernel.
+    let squares = matches!(*operation, Operation::Round { unit, .. } if geometry.is_rounded_whole(unit));
+    let first = operation.micro().is_none_or(|micro| micro == MicroIndex(0));
+    (discriminant(operation), recompute, first, squares)
 }
 
 impl Runner {
@@ -50,18 +53,18 @@ impl Runner {
             Purpose::Logprobs(micros),
             Purpose::Logits,
         ];
-        // With several sweeps there is no such list.
-        purposes
-            .extend(self.lists.get(Purpose::TrainWithLoss(micros)).map(|_| Purpose::TrainWithLoss(micros)));
+        // One of several sweeps does not exist.
+        let with_loss = [1, micros].map(Purpose::TrainWithLoss);
+        purposes.extend(with_loss.into_iter().filter(|purpose| self.lists.get(*purpose).is_ok()));
         let mut seen: Vec<Kind> = Vec::new();
         for purpose in purposes {
             let (_, list) = self.lists.get(purpose)?;
             for operation in list.operations.iter().filter(|operation| operation.lane() == Lane::Compute) {
-                let kind = kind(operation);
+                let kind = kind(operation, &self.plan.geometry);
                 if !seen.contains(&kind) {
                     seen.push(kind);
                     let done =
-                        self.perform(*operation, list.extent, frame).and_then(|()| self.kernels.outcome());
+                        self.perform(*operation, list.extent, frame).and_then(|()| self.kernels.settle());
                     done.map_err(|error| error.within(operation))?;
                 }
             }
@@ -73,6 +76,6 @@ impl Runner {
         {
             self.kernels.zero(self.memory.part(from, to - from));
         }
-        self.kernels.outcome()
+        self.kernels.settle()
     }
 }

@@ -55,8 +55,8 @@ pub struct Arena {
     pages: Pages,
     pin: Option<Arc<dyn Pin>>,
     by: Pinning,
-    /// Whether `pin` holds the pages now.
-    pinned: Mutex<bool>,
+    /// Whether every page has its RAM, and `pin`, if there is one, holds the pages.
+    touched: Mutex<bool>,
 }
 
 impl Arena {
@@ -98,15 +98,15 @@ impl Arena {
                 pages: Pages::Small,
                 pin: None,
                 by,
-                pinned: false.into(),
+                touched: false.into(),
             });
         }
         if let (Pinning::Allocated, Some(pin)) = (by, &pin) {
             let nodes = nodes.as_ref().map_or(&[][..], |(_, nodes, _)| nodes);
             let whole = linux::preferring(nodes, || pin.allocate(bytes))?;
             whole.zero();
-            let (pin, pinned) = (Some(pin.clone()), true.into());
-            return Ok(Arena { whole, mapped: whole, pages: Pages::Small, pin, by, pinned });
+            let (pin, touched) = (Some(pin.clone()), true.into());
+            return Ok(Arena { whole, mapped: whole, pages: Pages::Small, pin, by, touched });
         }
         let bound = nodes.is_some();
         if bound && wanted == Some(Pages::Explicit) {
@@ -127,7 +127,7 @@ impl Arena {
         })?;
         // SAFETY: a fresh mapping of that many zeroed bytes, unmapped only when the arena is dropped.
         let mapped = unsafe { HostSpan::new(base, mapped_bytes) };
-        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages, pin, by, pinned: false.into() };
+        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages, pin, by, touched: false.into() };
         if let Some((policy, nodes, only)) = nodes
             && let Err(error) = linux::set_nodes(base, mapped_bytes, policy, &nodes)
             && !only
@@ -159,17 +159,17 @@ impl Arena {
     /// Errors: no memory is left (`OutOfHostMemory`, with the bytes touched so far); those of [`Pin::pin`].
     pub fn touch(&self, pool: &Pool) -> Result<()> {
         let bytes = self.whole.bytes();
-        if self.pages == Pages::Explicit || self.by == Pinning::Allocated {
+        let mut touched = self.touched.lock();
+        if *touched || self.pages == Pages::Explicit || self.by == Pinning::Allocated {
             // Huge pages that were set aside, and an allocator's memory, have their RAM already.
             self.touch_part(0..bytes, pool);
         } else {
             ramp(bytes, PATIENCE, || Limits::read(None), |part| self.touch_part(part, pool))?;
         }
-        let mut pinned = self.pinned.lock();
-        if let Some(pin) = self.pin.as_ref().filter(|_| !*pinned) {
+        if let Some(pin) = self.pin.as_ref().filter(|_| !*touched) {
             pin.pin(self.mapped)?;
-            *pinned = true;
         }
+        *touched = true;
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        if let Some(pin) = self.pin.as_ref().filter(|_| *self.pinned.lock()) {
+        if let Some(pin) = self.pin.as_ref().filter(|_| *self.touched.lock()) {
             match self.by {
                 Pinning::Registered => pin.unpin(self.mapped),
                 Pinning::Allocated => return pin.free(self.mapped),
@@ -342,7 +342,7 @@ mod tests {
 
     use super::*;
 
-    /// Touches so many bytes on a machine whose `/proc/meminfo` says what `available` gives of the bytes touched.
+    /// Simulates touching memory on a machine where `available(touched)` is MemAvailable.
     fn touched(bytes: usize, available: impl Fn(usize) -> usize) -> (Result<()>, usize) {
         let root = tempfile::tempdir().unwrap();
         let meminfo = root.path().join("proc/meminfo");

@@ -146,6 +146,11 @@ pub trait Kernels: Send + Sync {
         Ok(())
     }
 
+    /// As [`Kernels::outcome`], once all work so far is done.
+    fn settle(&self) -> Result<()> {
+        self.outcome()
+    }
+
     /// `out [N, C] = table[tokens]`; `table` bf16 `[V, C]`, `tokens` i32 `[N]`, each below V.
     fn embed_forward(
         &self,

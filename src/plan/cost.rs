@@ -310,7 +310,7 @@ impl<'a> Cost<'a> {
         2 * self.state_bytes() + self.grad_dtype.bytes()
     }
 
-    /// RAM traffic of so many bytes at AdamW's rate.
+    /// RAM traffic of `bytes` at AdamW's rate.
     fn host(&self, bytes: usize) -> Work {
         let mut work = Work::default();
         work.host_bytes[self.mode as usize] = bytes as f64;

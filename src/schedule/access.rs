@@ -284,12 +284,12 @@ impl Operation {
                     with(Access::update(Resource::HostRows, updated(part.0), updated(part.0 + 1)));
                 }
             }
-            Operation::AdamRows { rows, guard } => {
+            Operation::AdamRows { rows } => {
                 for part in (0..geometry.parts(embedding)).map(PartIndex::from) {
                     let place = gradient(embedding, part, GradPlace::Store);
                     with(Access::read(place, Content::Part { unit: embedding, part }));
                 }
-                with(guarded(guard, embedding));
+                with(guarded(Guard::Verdict, embedding));
                 let master = Resource::Master { unit: embedding };
                 let (whole, begun) = (Content::Weights(embedding), Content::RowsUpdated(embedding));
                 match rows {

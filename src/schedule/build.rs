@@ -440,11 +440,6 @@ impl<'a> Builder<'a> {
         for part in self.parts(embedding) {
             self.round(embedding, SumPlace::Own, part);
         }
-        if self.rows_first && self.policy.placement.adam == AdamWhen::UnderBackward {
-            for rows in [RowSet::Next, RowSet::Others] {
-                self.put(Operation::AdamRows { rows, guard: Guard::Unit });
-            }
-        }
         for (unit, slab) in std::mem::take(&mut self.waiting) {
             self.put(Operation::DownloadNorm { unit, slab });
         }
@@ -512,11 +507,11 @@ impl<'a> Builder<'a> {
                 self.adam(unit, part, from, guard);
             }
             if self.rows_first && unit == self.geometry.embedding() {
-                self.put(Operation::AdamRows { rows: RowSet::Next, guard });
+                self.put(Operation::AdamRows { rows: RowSet::Next });
             }
         }
         if self.rows_first {
-            self.put(Operation::AdamRows { rows: RowSet::Others, guard });
+            self.put(Operation::AdamRows { rows: RowSet::Others });
         }
     }
 

@@ -251,7 +251,7 @@ impl Checker {
         Ok(())
     }
 
-    /// Keeps account of copies: those of a master that has been written are of no use any more. Operations update the
+    /// Keeps account of copies: those of a master that has been written are stale. Operations update the
     /// rows of an embedding with its master; the issuing thread writes the master alone.
     fn left(&mut self, resource: Resource, outside: bool) {
         match resource {

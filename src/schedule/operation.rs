@@ -270,13 +270,11 @@ pub enum Operation {
         /// What is asked before committing.
         guard: Guard,
     },
-    /// AdamW of some rows of an untied embedding, in place. For [`RowSet::Next`] it also gathers the updated rows for
-    /// upload.
+    /// AdamW of some rows of an untied embedding, in place, once the verdict is known. For [`RowSet::Next`] it also gathers
+    /// the updated rows for upload.
     AdamRows {
         /// Which rows.
         rows: RowSet,
-        /// What is asked before committing.
-        guard: Guard,
     },
     /// A unit's weights, residual and moments, host → wherever they are saved.
     Save {
@@ -439,7 +437,7 @@ impl fmt::Display for Operation {
             Operation::Adam { unit, part, from, guard } => {
                 write!(f, "{name} {unit} {part} from {from}, {guard}")
             }
-            Operation::AdamRows { guard, .. } => write!(f, "{name}, {guard}"),
+            Operation::AdamRows { .. } => write!(f, "{name}, {}", Guard::Verdict),
             Operation::HeadLogits
             | Operation::DownloadLoss
             | Operation::DownloadLogits

@@ -270,10 +270,11 @@ impl Policy {
         }
     }
 
-    /// Whether AdamW can update the embedding rows that the next step reads before all others: the embedding is untied, so
-    /// only those are uploaded, and its whole gradient is stored on the host.
+    /// Whether AdamW updates the embedding rows that the next step reads before all others: the embedding is untied, so
+    /// only those are uploaded, its whole gradient is stored on the host, and AdamW runs after the norm. Under backward the
+    /// embedding comes last in any case.
     pub fn updates_rows_first(&self, geometry: &Geometry) -> bool {
-        !geometry.tied && !self.streams_gradients()
+        !geometry.tied && self.placement.adam == AdamWhen::AfterNorm && !self.streams_gradients()
     }
 
     /// Whether there are neither too few nor too many of anything to lay them out in memory.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::base::{Result, Shape, several};
 use crate::device::{DeviceInfo, Lane};
-use crate::engine::{DeviceChoice, TrainerOptions, devices};
+use crate::engine::{DeviceChoice, TrainerOptions, device_info};
 use crate::host::Size;
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Cost, Description, Explanation, Found, Machine, Pins, Plan, Region, Room, Storage};
@@ -26,10 +26,7 @@ pub fn here(
     host_mem: Option<usize>,
 ) -> Result<(Description, Room)> {
     let shared = device == DeviceChoice::Cpu;
-    let info = match device {
-        DeviceChoice::Cuda(ordinal) => devices().into_iter().nth(1 + ordinal),
-        DeviceChoice::Auto | DeviceChoice::Cpu => None,
-    };
+    let info = (!shared).then(|| device_info(device)).transpose()?;
     let mut machine = match (named, shared) {
         (Some(named), _) => Description::open(named)?,
         (None, true) => Description::open(CPU)?,

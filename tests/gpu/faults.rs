@@ -1,6 +1,6 @@
 //! The n-th call of each function of CUDA fails: an error that names it, a clean close, and the next trainer works.
 
-use horizon::base::{Result, Status};
+use horizon::base::{DType, Result, Status};
 use horizon::device::Device;
 use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::engine::{Trainer, TrainerOptions};
@@ -86,6 +86,36 @@ fn each_call_of_the_runtime_may_fail_and_the_next_trainer_works() {
 fn each_launch_and_product_may_fail() {
     if let Some(rig) = rig::any() {
         assert!(each_fails(&rig, [FUNCTIONS[2], FUNCTIONS[3]]) > 20);
+    }
+}
+
+#[test]
+fn no_kernel_is_loaded_in_a_step() {
+    let Some(rig) = rig::any().filter(|rig| !rig.is_gpu()) else { return };
+    // A head and an embedding of two parts, whose gradients are squared before they are rounded; several sweeps.
+    for (vocabulary, sweeps, grad_dtype) in
+        [(67, 1, DType::Bf16), (1000, 1, DType::F32), (1000, 2, DType::Bf16)]
+    {
+        let mut config = config(false);
+        (config.dims.l, config.dims.v) = (2, vocabulary);
+        let options = TrainerOptions { micros_max: 2, sweeps, grad_dtype, ..options() };
+        let (opened, device) = rig.open_with_faults(Injection::default(), &config, &options);
+        let mut trainer = opened.expect("the model fits");
+        fill(&mut trainer);
+        let fake = device.fake.as_ref().expect("no GPU");
+        let loads = fake.loads();
+        let data = data(&options, 0, vocabulary);
+        let batches: Vec<_> = data.iter().map(Data::batch).collect();
+        trainer.step(&batches, 1e-2).expect("a step");
+        trainer
+            .step_with_loss(&batches[..1], 1e-3, &mut |_, gradient| {
+                gradient.fill(0.01);
+                Ok(1.0)
+            })
+            .expect("a step with a loss");
+        trainer.eval(&batches).expect("an evaluation");
+        trainer.sync().expect("all is done");
+        assert_eq!(fake.loads(), loads, "vocabulary {vocabulary}, {sweeps} sweeps, {grad_dtype:?}");
     }
 }
 

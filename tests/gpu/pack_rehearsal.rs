@@ -27,14 +27,14 @@ fn output(command: &mut Command) -> (Output, String) {
 /// Makes a call from the folder around the pack, so that the path to the script is relative. Returns its report.
 fn call(folder: &Path, name: &str) -> String {
     let mut command = Command::new("horizon-gpu/run");
-    command.current_dir(folder).env("HZ_FAKE_CUDA", "1").args([name, "--out", "re port"]);
+    command.current_dir(folder).env("HZ_FAKE_CUDA", "1").args([name, "--out", &format!("re port {name}")]);
     #[cfg(hz_cuda)]
     if emulated::is_there() {
         command.env("HZ_EMULATED_LIBRARY", support::emulator::library());
     }
     let (output, said) = output(&mut command);
     assert!(!output.status.success(), "{name}: something cannot pass without a GPU: {said}");
-    fs::read_to_string(folder.join(format!("re port/{name}.md"))).expect("a report")
+    fs::read_to_string(folder.join(format!("re port {name}/{name}.md"))).expect("a report")
 }
 
 fn assert_lines(report: &str, lines: &[&str]) {
@@ -59,8 +59,11 @@ fn both_calls_are_rehearsed() {
     let has_benches = pack.join("benches/step_cuda").is_file();
     assert!(pack.join("tests/gpu").is_file(), "this program is packed");
     let _ = fs::remove_file(pack.join("tests/device"));
-    fs::write(pack.join("tests/kernels"), KERNELS).expect("a program");
-    fs::set_permissions(pack.join("tests/kernels"), fs::Permissions::from_mode(0o755)).expect("executable");
+    for (program, text) in [("tests/kernels", KERNELS), ("tests/sys", "not a program")] {
+        let _ = fs::remove_file(pack.join(program));
+        fs::write(pack.join(program), text).expect("a program");
+        fs::set_permissions(pack.join(program), fs::Permissions::from_mode(0o755)).expect("executable");
+    }
 
     let found = call(out.path(), "find");
     assert_lines(
@@ -71,6 +74,7 @@ fn both_calls_are_rehearsed() {
             "- kernels/swiglu: crashed: SIGSEGV",
             "- again/attention: timed out after 2 s",
             "- ops/tests/device --list: missing: tests/device",
+            "- ops/tests/sys --list: could not start: ",
             "off by one\nand its second line",
             "| kernels | 2 of 5 passed",
             "| memory | 1 of 1 passed",
@@ -84,8 +88,8 @@ fn both_calls_are_rehearsed() {
     if emulated::is_there() && has_benches {
         assert_lines(&found, &["| steps | 2 of 2 passed", "| transfers | 1 of 1 passed"]);
         assert_lines(&measured, &["| step_7b | 1 of 1 passed", "| host | 2 of 2 passed"]);
-        assert!(out.path().join("re port/step_7b.trace.json").is_file());
-        let figures = fs::read_to_string(out.path().join("re port/measure.jsonl")).expect("figures");
+        assert!(out.path().join("re port measure/step_7b.trace.json").is_file());
+        let figures = fs::read_to_string(out.path().join("re port measure/measure.jsonl")).expect("figures");
         for figure in [
             "\"tokens_per_second\"",
             "\"gb_per_second\"",
@@ -98,6 +102,8 @@ fn both_calls_are_rehearsed() {
     } else {
         println!("skipped: benches over fake CUDA, which are not built or have no kernels");
     }
-    let files = fs::read_dir(out.path().join("re port")).expect("a folder").count();
-    assert!((5..=8).contains(&files), "{files} files");
+    for (name, least) in [("find", 2), ("measure", 3)] {
+        let files = fs::read_dir(out.path().join(format!("re port {name}"))).expect("a folder").count();
+        assert!((least..=8).contains(&files), "{files} files of {name}");
+    }
 }

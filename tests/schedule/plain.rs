@@ -134,7 +134,7 @@ pub fn step(
         let master = Resource::Master { unit };
         if by_rows && rows_first {
             for rows in [RowSet::Next, RowSet::Others] {
-                let adam = Operation::AdamRows { rows, guard };
+                let adam = Operation::AdamRows { rows };
                 let mut inputs =
                     [&gradients[unit.at()][..], &[permission, model.masters[unit.at()]]].concat();
                 if rows == RowSet::Next {

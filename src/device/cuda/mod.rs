@@ -8,9 +8,9 @@
 //! | a stream lane | `cudaStreamWaitEvent` on the tick's event | `cuStreamWaitValue32` on the lane's word |
 //! | a thread lane | looks at the lane's word, sleeping in between | its bell |
 //!
-//! Where streams cannot wait for words, or `HZ_CUDA_STREAM_MEMORY_OPS=off` says that they shall not, a thread lane asks
-//! the tick's event instead, and the issuing thread waits for the thread lane itself before it issues the task, which
-//! holds back that lane and what is issued later. The work before it runs on.
+//! Where stream memory operations are missing or turned off (`HZ_CUDA_STREAM_MEMORY_OPS=off`), a thread lane polls the
+//! tick's event. The issuing thread waits for the thread lane before it issues a dependent task; this delays that lane and
+//! later tasks, not work already queued.
 //!
 //! Nothing is made in a step: events are pooled per lane, one for each of the last ticks, and a tick's event is used
 //! again only when the tick has arrived. Copies are asynchronous, from and to memory that [`Device::wire_memory`] pins.
@@ -19,14 +19,15 @@
 //! provided that no thread is stuck inside CUDA. CUDA holds a lock of the context, sometimes for as long as the device
 //! has work: a thread that loads a kernel at its first launch does, and one whose stream's queue is full may. So
 //! kernels are launched once before the first step ([`Kernels::warms_up`](crate::ops::Kernels::warms_up)), a
-//! [`Stream`] bounds its outstanding commands, and nobody waits inside CUDA: threads look at words in host memory,
+//! [`Stream`] bounds its outstanding commands, and no thread waits inside CUDA: threads look at words in host memory,
 //! which no lock guards. What remains is a call that CUDA holds up for reasons of its own; with words, a thread lane
 //! makes no calls, and so cannot be held up with it.
 //!
 //! **Failures.** The first call that fails names its task and poisons the device. Work that fails later is
-//! reported by whatever call comes next, if only that of the thread that watches the device; which tasks were running
-//! then is told by the words that streams write behind every task, and stands in the message. After a failure nothing
-//! more is enqueued, ticks still arrive, and closing waits for what the device still does.
+//! reported by whatever call comes next, if only that of the thread that watches the device. The message names the tasks
+//! that were running, read from the words that streams write after every task. After a failure nothing
+//! more is enqueued, ticks still arrive, and closing waits for what the device still does. Without words the message names
+//! only a task by whose end the failure had happened.
 
 mod lanes;
 mod pin;
@@ -53,8 +54,8 @@ use words::Words;
 /// The oldest devices that the kernels run on.
 const COMPUTE_CAPABILITY_MIN: (i32, i32) = (8, 0);
 
-/// Bytes of device memory that an arena leaves, at most a sixteenth of all: kernels are loaded when they are first
-/// launched, cuBLASLt's among them, at some MiB each.
+/// Bytes of device memory that a plan leaves, at most a sixteenth of all: kernels are loaded when they are first
+/// launched, cuBLASLt's among them, at some MiB each. Half of it may be taken between planning and reserving the arena.
 const MARGIN: usize = 1 << 30;
 
 /// The lanes that are streams, in the order of their index.
@@ -178,6 +179,14 @@ impl CudaDevice {
         &self.streams[at.expect("only stream lanes have one")]
     }
 
+    /// Free bytes of device memory less a fraction of the margin, within the limit.
+    fn free_less(&self, fraction: usize) -> Result<usize> {
+        self.select()?;
+        let (free, total) = memory_info()?;
+        let least = free.saturating_sub(MARGIN.min(total / 16) / fraction);
+        Ok(self.options.memory_limit.map_or(least, |limit| limit.min(least)))
+    }
+
     fn select(&self) -> Result<()> {
         set_device(self.ordinal)
     }
@@ -194,15 +203,12 @@ impl Device for CudaDevice {
         DeviceInfo {
             name: format!("cuda:{ordinal} ({name})"),
             hardware: Some(name.clone()),
-            memory_free: self.capacity().unwrap_or(0),
+            memory_free: self.free_less(1).unwrap_or(0),
         }
     }
 
     fn capacity(&self) -> Result<usize> {
-        self.select()?;
-        let (free, total) = memory_info()?;
-        let least = free.saturating_sub(MARGIN.min(total / 16));
-        Ok(self.options.memory_limit.map_or(least, |limit| limit.min(free)))
+        self.free_less(2)
     }
 
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan> {

@@ -123,7 +123,8 @@ pub fn calibrate_by(
     let Backend { device, storage, .. } = anew()?;
     let sharing = Sharing { computes_on_cores: device.runs_on_cores(Lane::Compute) };
     let is_apart = matches!(device.wire_memory(0), MemoryKind::Pinned { .. });
-    let device_bytes = is_apart.then(|| device.capacity()).transpose()?;
+    let memory_free = || device.capacity().map(|_| device.info().memory_free);
+    let device_bytes = is_apart.then(memory_free).transpose()?;
     let (info, limits) = (device.info(), Limits::read(None));
     drop(device);
     let runs = Admitted::new(runs, threads, storage, device_bytes, &limits)?;

@@ -147,6 +147,7 @@ impl Trainer {
 
         let lists = Lists::new(plan.policy.clone(), plan.geometry, plan.micros_max, device.scrubs());
         lists.get(Purpose::Train(plan.micros_max))?;
+        lists.get(Purpose::TrainRowsFirst(plan.micros_max))?;
         let layout = Layout::new(config);
         let store = Store::take(&layout, &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;

@@ -52,8 +52,8 @@ impl Trainer {
     /// for nothing.
     ///
     /// Worthwhile only if that step comes next: an evaluation between the two, or a token that was not named, has to wait
-    /// until all rows are updated. Of no effect where the embedding is tied, where gradients pass through a ring, and on
-    /// [`Trainer::step_with_loss`]. The next step uses up what was named.
+    /// until all rows are updated. Of no effect where the embedding is tied, where AdamW runs under backward, where
+    /// gradients pass through a ring, and on [`Trainer::step_with_loss`]. The next step uses up what was named.
     ///
     /// Errors (`InvalidArgument`; then nothing is named): a token that is not in the vocabulary; more different ones than
     /// a step can have.

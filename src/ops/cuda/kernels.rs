@@ -130,6 +130,10 @@ impl Kernels for CudaKernels {
         self.failed.lock().take().map_or(Ok(()), Err)
     }
 
+    fn settle(&self) -> Result<()> {
+        self.outcome().and_then(|()| self.stream.synchronize())
+    }
+
     fn embed_forward(
         &self,
         out: DeviceSpan,

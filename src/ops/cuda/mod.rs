@@ -1,6 +1,6 @@
 //! The operations on CUDA: launches of `csrc/` and cuBLASLt's products.
 //!
-//! What is decided without a device stands apart: [`product`], [`table`], [`workspace`].
+//! Decisions that need no device are in [`product`], [`table`] and [`workspace`].
 
 mod address;
 pub mod attention;

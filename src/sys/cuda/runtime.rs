@@ -119,10 +119,10 @@ pub fn poll(mut arrived: impl FnMut() -> Result<bool>) -> Result<()> {
 }
 
 /// Commands from one mark of a stream to the next.
-const MARK_COMMANDS: u64 = 100;
-/// Marks of a stream. With [`MARK_COMMANDS`] this bounds the commands that are outstanding: to 600, since CUDA's own
-/// queue, of about 1000, blocks the caller inside the driver when it is full.
-const MARKS: usize = 5;
+const MARK_COMMANDS: u64 = 50;
+/// Marks of a stream. With [`MARK_COMMANDS`] this bounds the outstanding commands to 250. A command is up to four kernels
+/// (attention backward), and CUDA's own queue, of about 1000, blocks the caller inside the driver when it is full.
+const MARKS: usize = 4;
 
 /// A queue of work on the device that was current when it was made. Dropping it lets its work finish.
 #[derive(Debug)]
@@ -160,7 +160,7 @@ impl Stream {
         Stream { raw: ptr::null_mut(), queue: Mutex::default() }
     }
 
-    /// The handle, for one command that is to be queued. Sleeps while 600 commands or more are outstanding.
+    /// The handle, for one command that is to be queued. Sleeps while 250 commands or more are outstanding.
     pub fn command(&self) -> Result<cu::cudaStream_t> {
         let Queue { commands, marks } = &mut *self.queue.lock();
         *commands += 1;

@@ -63,6 +63,10 @@ impl Kernels for StreamKernels {
         self.failed.lock().take().map_or(Ok(()), Err)
     }
 
+    fn settle(&self) -> Result<()> {
+        self.outcome().and_then(|()| self.device.stream(Lane::Compute).synchronize())
+    }
+
     fn embed_forward(
         &self,
         out: DeviceSpan,
