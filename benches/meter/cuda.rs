@@ -19,7 +19,7 @@ use horizon::sys::cuda::{
 
 use super::{Inputs, Meter, Work};
 
-/// What is measured, and how often.
+/// Sizes and repetitions of a measurement.
 #[derive(Clone, Copy)]
 pub struct Effort {
     /// Bytes: more than any second-level cache.

@@ -143,7 +143,7 @@ impl DeviceSpan {
 pub struct DeviceInfo {
     /// For people, e.g. `cpu (2 threads, avx512)`.
     pub name: String,
-    /// What the driver calls the hardware, e.g. `NVIDIA H200`; nothing of the CPU device.
+    /// The driver's name for the hardware, e.g. `NVIDIA H200`; none for the CPU device.
     pub hardware: Option<String>,
     /// Bytes of device memory that an arena may take now.
     pub memory_free: usize,

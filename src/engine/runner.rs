@@ -479,7 +479,7 @@ impl Runner {
         }
     }
 
-    /// What AdamW of a unit scales gradients by, if it may commit.
+    /// Returns the factor by which AdamW of a unit scales gradients, if it may commit.
     fn commits(&self, frame: &Frame, unit: UnitIndex, guard: Guard) -> Option<f32> {
         match guard {
             Guard::Verdict => {

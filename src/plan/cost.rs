@@ -305,7 +305,7 @@ impl<'a> Cost<'a> {
         }
     }
 
-    /// What AdamW reads and writes of an element: its state is read and written, the gradient is read.
+    /// Bytes of an element that AdamW reads and writes: its state both ways, and the gradient.
     fn adam_bytes(&self) -> usize {
         2 * self.state_bytes() + self.grad_dtype.bytes()
     }

@@ -335,7 +335,7 @@ fn head_weights(geometry: &Geometry, with: &mut impl FnMut(Access)) {
     }
 }
 
-/// What AdamW of a unit asks before it commits.
+/// The condition under which AdamW of a unit commits.
 fn guarded(guard: Guard, unit: UnitIndex) -> Access {
     match guard {
         Guard::Verdict => Access::read(Resource::Verdict, Content::Verdict),

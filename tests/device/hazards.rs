@@ -1,4 +1,4 @@
-//! What used to be out of reach of tests without a GPU: full queues, the lock of the context, errors that are blamed on
+//! Hazards of a real driver: full queues, the lock of the context, errors that are blamed on
 //! others, streams that cannot wait for words. And the fake CUDA itself: a user who does it wrong is found out.
 
 use std::process::Command;

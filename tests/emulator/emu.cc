@@ -34,7 +34,7 @@ RaceHooks* g_race;
 char *g_stacks_lo, *g_stacks_hi;
 int g_runtime;
 Policy g_policy = Ordered;
-// What cudaFuncSetAttribute allowed each kernel. Launchers may be called while a kernel runs on another thread.
+// Dynamic shared memory that cudaFuncSetAttribute allowed each kernel. Launchers may be called while a kernel runs on another thread.
 static std::map<const void*, size_t> g_max_dyn;
 static std::mutex g_max_dyn_lock;
 

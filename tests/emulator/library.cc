@@ -1,4 +1,4 @@
-// What a user of libemulated.so may set, besides calling launchers and cuBLASLt.
+// Settings for users of libemulated.so, which otherwise call launchers and cuBLASLt.
 #include "emu.h"
 
 // The schedule of the kernels that follow, as in main.cc.

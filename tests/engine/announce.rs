@@ -10,7 +10,7 @@ use support::runs::{Data, data, fill};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// What is done between two steps.
+/// Calls between two steps.
 type Between = fn(&mut Trainer, &[Data]);
 
 /// The state after some steps.

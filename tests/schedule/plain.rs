@@ -16,7 +16,7 @@ pub struct Answer {
     pub verdict: u64,
 }
 
-/// What outlives a step: the masters, and the gathered rows of an untied embedding.
+/// State that outlives a step: the masters, and the gathered rows of an untied embedding.
 #[derive(Debug)]
 pub struct Model {
     pub masters: Vec<u64>,

@@ -119,7 +119,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     print(text.as_bytes())
 }
 
-/// What is there of CUDA and how it is used; what is missing, each with its remedy.
+/// CUDA as this library finds and uses it, and missing requirements with their remedies.
 fn cuda_text(cuda: &CudaReport) -> String {
     let found = |name: &str, version: &Option<String>| {
         version.as_ref().map_or(format!("no {name}"), |version| format!("{name} {version}"))

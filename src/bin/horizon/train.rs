@@ -161,7 +161,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How to find algorithms that may be faster than cuBLASLt's first choice.
+/// A hint to autotune: other algorithms may be faster than cuBLASLt's first choice.
 fn autotune_hint(options: &TrainOptions, checkpoint: Option<&Checkpoint>, seq_len: usize) -> String {
     let model = checkpoint
         .map_or_else(|| options.model.clone(), |checkpoint| checkpoint.folder().display().to_string());

@@ -196,11 +196,11 @@ impl Serve for Server {
     }
 }
 
-/// How often the device is asked whether it has failed.
+/// Interval at which the device is asked whether it has failed.
 const WATCH: Duration = Duration::from_millis(5);
 
-/// Asks the device now and then whether it has failed, since those who look at words would never learn it. It may be
-/// held up inside the driver, as nobody waits for it.
+/// Asks the device at intervals whether it has failed, which threads that poll words would never learn. The driver may hold
+/// it up: no thread waits for it.
 fn watch(shared: &Shared, closing: &AtomicBool) {
     let mut asked = shared.device.select();
     while !closing.load(Ordering::Acquire) && !shared.failure.is_set() {

@@ -72,7 +72,7 @@ pub struct CudaOptions {
     pub scrubs: bool,
 }
 
-/// What a device is.
+/// Properties of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Properties {
     /// For people, e.g. `NVIDIA H200`.

@@ -20,7 +20,7 @@ use crate::sys::cuda::{CUBLASLT_VARIABLE, CublasLtFunctions, Stream, api, cublas
 pub struct CublasLt {
     functions: CublasLtFunctions,
     place: PathBuf,
-    /// What holds the functions; none where the table of foreign functions brought them.
+    /// The library that holds the functions; none if they came with the table of foreign functions.
     _library: Option<Library>,
 }
 

@@ -101,7 +101,7 @@ pub fn pci_bus_id(device: usize) -> Result<String> {
 
 /// Looks before a waiter sleeps: some microseconds.
 const LOOKS: usize = 64;
-/// What a waiter sleeps between later looks.
+/// Sleep between later looks.
 const NAP: Duration = Duration::from_micros(30);
 
 /// Waits until `arrived` says so: looks for a moment, then sleeps between looks. Errors: those of `arrived`.
