@@ -22,10 +22,12 @@ fn two_steps(opened: Result<Trainer>, options: &TrainerOptions) -> Result<Vec<u3
     Ok(weights(&mut trainer))
 }
 
-/// Runs with a fault; gives what came out, and the device.
+/// Trains one layer with a fault. Returns the weights, and the device.
 fn run(rig: &Rig, fault: Option<Fault>, options: &TrainerOptions) -> (Result<Vec<u32>>, Opened) {
     let injection = Injection { fault, ..Injection::default() };
-    let (opened, device) = rig.open_with_faults(injection, &config(true), options);
+    let mut config = config(true);
+    config.dims.l = 1;
+    let (opened, device) = rig.open_with_faults(injection, &config, options);
     (two_steps(opened, options), device)
 }
 
