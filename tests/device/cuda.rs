@@ -153,22 +153,26 @@ fn cuda_lanes_respect_order_and_every_wait() {
 }
 
 /// Checks the fake CUDA itself: a wait that is left out shows.
+/// Runs a random list whose compute tasks wait for nothing; whether a task started too early.
+fn starts_early(seed: u64) -> bool {
+    let (_, device) = device(Setting { manner: Manner::Random(seed), ..Setting::default() });
+    let device = device.unwrap();
+    let mut list = List::random(seed, 400);
+    let done: Arc<Vec<AtomicU64>> = Arc::new(list.tasks.iter().map(|_| AtomicU64::new(0)).collect());
+    let wrong = Arc::new(AtomicUsize::new(0));
+    let whole = Arc::new(List { tasks: list.tasks.clone(), signals: list.signals.clone() });
+    let lanes = open(&device, false, noting(&device, &whole, &done, &wrong)).unwrap();
+    list.tasks.iter_mut().filter(|(lane, _)| *lane == Lane::Compute).for_each(|task| task.1.clear());
+    list.issue(&*lanes).into_iter().for_each(|outcome| outcome.unwrap());
+    wrong.load(Ordering::Relaxed) > 0
+}
+
 #[test]
 fn a_wait_that_is_left_out_shows() {
-    let mut shown = 0;
+    // The fake runs in a thread of its own: on a busy machine a list may happen to run in order.
     for seed in 0..8 {
-        let (_, device) = device(Setting { manner: Manner::Random(seed), ..Setting::default() });
-        let device = device.unwrap();
-        let mut list = List::random(seed, 400);
-        let done: Arc<Vec<AtomicU64>> = Arc::new(list.tasks.iter().map(|_| AtomicU64::new(0)).collect());
-        let wrong = Arc::new(AtomicUsize::new(0));
-        let whole = Arc::new(List { tasks: list.tasks.clone(), signals: list.signals.clone() });
-        let lanes = open(&device, false, noting(&device, &whole, &done, &wrong)).unwrap();
-        list.tasks.iter_mut().filter(|(lane, _)| *lane == Lane::Compute).for_each(|task| task.1.clear());
-        list.issue(&*lanes).into_iter().for_each(|outcome| outcome.unwrap());
-        shown += usize::from(wrong.load(Ordering::Relaxed) > 0);
+        assert!((0..10).any(|_| starts_early(seed)), "seed {seed}");
     }
-    assert_eq!(shown, 8);
 }
 
 /// The calls that make the events of lanes that are opened first of all.

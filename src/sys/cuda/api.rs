@@ -7,7 +7,8 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::mem;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
+
+use once_cell::sync::OnceCell;
 
 use crate::base::{Error, Result, Status};
 use crate::sys::cuda::bindings::{self, *};
@@ -262,7 +263,7 @@ impl Api {
     }
 }
 
-static API: OnceLock<Option<Api>> = OnceLock::new();
+static API: OnceCell<Option<Api>> = OnceCell::new();
 
 /// The process's table. Errors: this build has no kernels (`DeviceUnavailable`).
 pub fn api() -> Result<&'static Api> {

@@ -8,12 +8,12 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 
 use horizon::cuda_functions;
 use horizon::sys::cuda::bindings::*;
 use horizon::sys::cuda::{Api, CublasLtFunctions, DriverFunctions, Launchers, Runtime};
 use horizon::sys::cuda_status as codes;
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use super::delays::{Delays, delayed};
@@ -204,8 +204,8 @@ impl Returned for *const c_char {
     }
 }
 
-static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-static KERNELS: OnceLock<Launchers> = OnceLock::new();
+static RUNTIME: OnceCell<Runtime> = OnceCell::new();
+static KERNELS: OnceCell<Launchers> = OnceCell::new();
 
 pub fn runtime_of() -> &'static Runtime {
     RUNTIME.get().expect("a table was wrapped before its functions are called")
@@ -216,7 +216,7 @@ fn kernels_of() -> &'static Launchers {
 }
 
 fn blas_of() -> &'static CublasLtFunctions {
-    static BLAS: OnceLock<CublasLtFunctions> = OnceLock::new();
+    static BLAS: OnceCell<CublasLtFunctions> = OnceCell::new();
     BLAS.get_or_init(emulated::products)
 }
 
@@ -234,7 +234,7 @@ fn look_up(name: &CStr) -> Result<NonNull<c_void>, u32> {
 
 /// The driver's functions in the wrapped table.
 pub fn driver_of() -> &'static DriverFunctions {
-    static DRIVER: OnceLock<DriverFunctions> = OnceLock::new();
+    static DRIVER: OnceCell<DriverFunctions> = OnceCell::new();
     DRIVER.get_or_init(|| {
         // SAFETY: the driver's own functions, under their names.
         unsafe { DriverFunctions::find(look_up) }.expect("whoever calls them has looked them up")
