@@ -122,6 +122,21 @@ impl DeviceSpan {
         self.bytes
     }
 
+    /// The address of the first elements.
+    ///
+    /// # Panics
+    /// If the span is shorter.
+    pub fn first<T>(&self, elements: usize) -> *mut T {
+        let bytes = elements.checked_mul(size_of::<T>());
+        assert!(
+            bytes.is_some_and(|bytes| bytes <= self.bytes),
+            "{elements} elements of {} bytes leave a span of {} bytes",
+            size_of::<T>(),
+            self.bytes
+        );
+        self.address().cast()
+    }
+
     /// The part from byte `offset`, `bytes` long.
     ///
     /// # Panics

@@ -236,7 +236,7 @@ impl CudaLanes {
             });
         }
         let Ok(lanes) = kinds.try_into() else { unreachable!("as many kinds as lanes") };
-        // What was queued before there were lanes is done before their first task.
+        // Work queued before the lanes are opened is done before their first task.
         STREAM_LANES.iter().try_for_each(|lane| device.stream(*lane).synchronize())?;
         let words = Words::take(device.driver(), device.stream(Lane::Compute))?;
         let timing = origin.map(Timing::new).transpose()?;

@@ -91,7 +91,7 @@ pub struct CudaDevice {
     arena: Mutex<Option<Taken>>,
     pin: Arc<CudaPin>,
     driver: Driver,
-    /// Whether there are lanes.
+    /// Set once the lanes are opened: uploads before that wait for their copy.
     opened: AtomicBool,
     ordinal: usize,
     properties: Properties,
@@ -164,7 +164,7 @@ impl CudaDevice {
         node_of_pci(&self.properties.pci_bus_id).and_then(nearest)
     }
 
-    /// Whether streams wait for thread lanes by stream memory operations.
+    /// True if streams wait for thread lanes by stream memory operations.
     pub fn has_words(&self) -> Result<bool> {
         self.select()?;
         Ok(Words::take(self.driver, self.stream(Lane::Compute))?.is_some())
@@ -259,7 +259,7 @@ impl Device for CudaDevice {
         let stream = self.stream(Lane::H2d);
         // SAFETY: the lengths are equal, and the schedule keeps both ends for this task; arenas outlive the lanes.
         unsafe { copy(to, from, bytes, Direction::HostToDevice, stream)? };
-        // Without lanes nobody else waits for it.
+        // Before the lanes are opened, nothing else waits for it.
         if self.opened.load(Ordering::Relaxed) { Ok(()) } else { stream.synchronize() }
     }
 

@@ -26,14 +26,7 @@ unsafe impl Element for u8 {}
 /// # Panics
 /// If the span is shorter, or not aligned to its elements.
 fn elements_at<T: Element>(span: &DeviceSpan, elements: usize) -> *mut T {
-    let bytes = elements.checked_mul(size_of::<T>());
-    assert!(
-        bytes.is_some_and(|bytes| bytes <= span.bytes()),
-        "{elements} elements of {} bytes leave a span of {} bytes",
-        size_of::<T>(),
-        span.bytes()
-    );
-    let base = span.address().cast::<T>();
+    let base = span.first::<T>(elements);
     assert!(base.is_aligned(), "a span is not aligned to its elements of {} bytes", size_of::<T>());
     base
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::base::{DType, Dims, Error, Result};
 use crate::device::DeviceSpan;
-use crate::ops::cuda::address::{base, bf16s, f32s, f64s, i32s, on, part};
+use crate::ops::cuda::address::{base, bf16s, f32s, f64s, i32s, on};
 use crate::ops::cuda::attention::wgmma_heads;
 use crate::ops::cuda::heads::{Heads, both_heads, head_counts};
 use crate::ops::cuda::matmul::Products;
@@ -105,7 +105,7 @@ impl CudaKernels {
 
     /// Memory that holds what an operation leaves for its own next kernel.
     fn scratch(&self, bytes: usize) -> *mut c_void {
-        part::<u8>(&self.scratch, bytes).cast()
+        self.scratch.first::<u8>(bytes).cast()
     }
 }
 

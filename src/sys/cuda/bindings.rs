@@ -60,7 +60,6 @@ pub const cudaMemcpyHostToDevice: cudaMemcpyKind = 1;
 pub const cudaMemcpyDeviceToHost: cudaMemcpyKind = 2;
 pub const cudaMemcpyDeviceToDevice: cudaMemcpyKind = 3;
 pub type cudaMemcpyKind = c::c_uint;
-pub const cudaDevAttrMultiProcessorCount: cudaDeviceAttr = 16;
 pub const cudaDevAttrComputeCapabilityMajor: cudaDeviceAttr = 75;
 pub const cudaDevAttrComputeCapabilityMinor: cudaDeviceAttr = 76;
 pub type cudaDeviceAttr = c::c_uint;

@@ -37,8 +37,8 @@ pub use memory::{
     unregister,
 };
 pub use runtime::{
-    Event, Stream, compute_capability, device_count, memory_info, multiprocessors, need_device, pci_bus_id,
-    poll, set_device, versions,
+    Event, Stream, compute_capability, device_count, memory_info, need_device, pci_bus_id, poll, set_device,
+    versions,
 };
 pub use search::{CUBLASLT_VARIABLE, cublaslt_places};
 

@@ -82,12 +82,6 @@ pub fn compute_capability(device: usize) -> Result<(i32, i32)> {
     Ok((major, attribute(device, cu::cudaDevAttrComputeCapabilityMinor, "compute capability")?))
 }
 
-/// Number of multiprocessors.
-pub fn multiprocessors(device: usize) -> Result<usize> {
-    let count = attribute(device, cu::cudaDevAttrMultiProcessorCount, "number of multiprocessors")?;
-    Ok(usize::try_from(count).unwrap_or(0))
-}
-
 /// The device's place on the bus, as sysfs names it: `0000:3b:00.0`.
 pub fn pci_bus_id(device: usize) -> Result<String> {
     let mut id = [0u8; 32];
