@@ -2,7 +2,6 @@
 
 use crate::base::{Dims, Error, Result};
 use crate::model::RopeScaling;
-use crate::ops::Extras;
 
 /// A pre-norm decoder: RMSNorm, RoPE, grouped-query causal attention, SwiGLU; and what model families add to it.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,14 +69,6 @@ impl ModelConfig {
     /// Positions that a row of decoder layer `layer` sees, its own counted; 0 when it sees all before it.
     pub fn window_of(&self, layer: usize) -> usize {
         self.window.as_ref().filter(|window| window.layers[layer]).map_or(0, |window| window.size)
-    }
-
-    /// What the kernels are asked beside what every decoder asks.
-    pub fn extras(&self) -> Extras {
-        let (Biases { qkv, o, mlp }, dims) = (self.biases, &self.dims);
-        let widths = [(qkv, dims.qkv()), (o, dims.c), (mlp, dims.c.max(2 * dims.f))];
-        let widths = widths.into_iter().filter_map(|(there, columns)| there.then_some(columns));
-        Extras { bias_columns: widths.max().unwrap_or(0), qk_norm: self.qk_norm }
     }
 
     /// Refuses sizes no decoder can have, naming field and value.

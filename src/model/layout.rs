@@ -8,22 +8,12 @@
 
 use std::ops::Range;
 
-use crate::base::{Dims, PartIndex, UnitIndex};
+use crate::base::{DType, PartIndex, Shape, UnitIndex};
+use crate::model::decoder::{self, Sizes, UnitKind};
+use crate::model::modules::HeadTask;
+use crate::model::program::Program;
 use crate::model::ModelConfig;
-
-/// Elements: 256 bytes of bf16, so that rows of any storage type start on cache lines.
-pub const ALIGNMENT: usize = 128;
-
-/// What a unit is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnitKind {
-    /// The token embedding, unit 0.
-    Embedding,
-    /// Decoder layer `l`, unit l + 1.
-    Layer(usize),
-    /// Final norm and, unless tied, the LM head; unit L + 1.
-    Head,
-}
+use crate::ops::Write;
 
 /// One named tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,49 +71,15 @@ pub struct Layout {
 impl Layout {
     /// The layout of a model.
     pub fn new(config: &ModelConfig) -> Self {
-        let (Dims { c, d, f, v, l, .. }, biases) = (config.dims, config.biases);
-        let (attended, kv) = (config.dims.attended(), config.dims.g * d);
-        let mut units = Vec::with_capacity(l + 2);
-        let whole = |name: &str| name.to_owned();
-        let embedding: Group = &[("model.embed_tokens.weight", &[v, c])];
-        units.push(unit(UnitKind::Embedding, [embedding], whole));
-        for layer in 0..l {
-            let at = |name: &str| format!("model.layers.{layer}.{name}");
-            let groups: [(bool, Group); 12] = [
-                (true, &[("input_layernorm.weight", &[c])]),
-                (
-                    true,
-                    &[
-                        ("self_attn.q_proj.weight", &[attended, c]),
-                        ("self_attn.k_proj.weight", &[kv, c]),
-                        ("self_attn.v_proj.weight", &[kv, c]),
-                    ],
-                ),
-                (
-                    biases.qkv,
-                    &[
-                        ("self_attn.q_proj.bias", &[attended]),
-                        ("self_attn.k_proj.bias", &[kv]),
-                        ("self_attn.v_proj.bias", &[kv]),
-                    ],
-                ),
-                (config.qk_norm, &[("self_attn.q_norm.weight", &[d])]),
-                (config.qk_norm, &[("self_attn.k_norm.weight", &[d])]),
-                (true, &[("self_attn.o_proj.weight", &[c, attended])]),
-                (biases.o, &[("self_attn.o_proj.bias", &[c])]),
-                (true, &[("post_attention_layernorm.weight", &[c])]),
-                (true, &[("mlp.gate_proj.weight", &[f, c]), ("mlp.up_proj.weight", &[f, c])]),
-                (biases.mlp, &[("mlp.gate_proj.bias", &[f]), ("mlp.up_proj.bias", &[f])]),
-                (true, &[("mlp.down_proj.weight", &[c, f])]),
-                (biases.mlp, &[("mlp.down_proj.bias", &[c])]),
-            ];
-            let there = groups.into_iter().filter_map(|(there, group)| there.then_some(group));
-            units.push(unit(UnitKind::Layer(layer), there, at));
+        // Parameters are the same for all shapes.
+        let sizes = Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, storage: DType::Bf16 };
+        let mut units = vec![unit(UnitKind::Embedding, &decoder::embedding(config, &sizes))];
+        for index in 0..config.dims.l {
+            let kind = UnitKind::Layer(index);
+            units.push(unit(kind, &decoder::layer(config, kind, &sizes, Write::Set)));
         }
-        let norm: Group = &[("model.norm.weight", &[c])];
-        let lm: Group = &[("lm_head.weight", &[v, c])];
-        let lm = (!config.tied).then_some(lm);
-        units.push(unit(UnitKind::Head, [norm].into_iter().chain(lm), whole));
+        let head = decoder::head_program(config, &sizes, HeadTask::Loss, Write::Set);
+        units.push(unit(UnitKind::Head, &head));
         Layout { units, tied: config.tied }
     }
 
@@ -145,6 +101,11 @@ impl Layout {
     /// The unit of decoder layer `layer`.
     pub fn layer(&self, layer: usize) -> UnitIndex {
         UnitIndex::from(layer + 1)
+    }
+
+    /// Every unit between the embedding and the head.
+    pub fn layer_units(&self) -> impl Iterator<Item = UnitIndex> + use<> {
+        (1..self.units.len() - 1).map(UnitIndex::from)
     }
 
     /// The layout of one unit.
@@ -198,23 +159,14 @@ impl Layout {
     }
 }
 
-/// Tensors that stand together without padding between them.
-type Group<'a> = &'a [(&'a str, &'a [usize])];
-
-fn unit<'a>(
-    kind: UnitKind,
-    groups: impl IntoIterator<Item = Group<'a>>,
-    name: impl Fn(&str) -> String,
-) -> UnitLayout {
-    let mut tensors = Vec::new();
-    let mut elements = 0usize;
-    for group in groups {
-        for &(suffix, shape) in group {
-            let tensor = TensorLayout { name: name(suffix), shape: shape.to_vec(), offset: elements };
-            elements += tensor.elements();
-            tensors.push(tensor);
-        }
-        elements = elements.next_multiple_of(ALIGNMENT);
-    }
-    UnitLayout { kind, tensors, elements }
+fn unit(kind: UnitKind, program: &Program) -> UnitLayout {
+    let tensors = program.parameters().iter().map(|parameter| TensorLayout {
+        name: match kind.layer() {
+            Some(layer) => format!("model.layers.{layer}.{}", parameter.name),
+            None => parameter.name.to_owned(),
+        },
+        shape: parameter.shape.clone(),
+        offset: parameter.offset,
+    });
+    UnitLayout { kind, tensors: tensors.collect(), elements: program.elements() }
 }

@@ -5,12 +5,12 @@ use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::cut::{Rows, each};
 
 /// Rows of a tile.
-pub(super) const ROWS: usize = 64;
+pub(in crate::ops) const ROWS: usize = 64;
 /// Columns of a tile when partial sums are folded.
 const COLUMNS: usize = 256;
 
 /// `out` by `write`: the sums of the columns from `first` on of `partials`, rows of `stride` elements.
-pub(super) fn fold(
+pub(in crate::ops) fn fold(
     cpu: &CpuKernels,
     out: &mut [f32],
     write: Write,

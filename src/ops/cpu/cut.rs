@@ -15,7 +15,7 @@ use crate::ops::cpu::view::{Element, TileMut};
 ///
 /// # Safety
 /// Pieces of different indices share no element, and any thread may hold any of them.
-pub(super) unsafe trait Cut: Sync {
+pub(in crate::ops) unsafe trait Cut: Sync {
     /// What a worker gets: where its piece lies, and the piece.
     type Piece;
 
@@ -32,7 +32,7 @@ pub(super) unsafe trait Cut: Sync {
 /// Calls `job(worker, piece)` for every piece of a cut, on the threads of a pool, in the order of
 /// [`Pool::run`]; `worker` is what it is there.
 #[inline(always)]
-pub(super) fn each<C: Cut>(pool: &Pool, cut: C, job: impl Fn(usize, C::Piece) + Sync) {
+pub(in crate::ops) fn each<C: Cut>(pool: &Pool, cut: C, job: impl Fn(usize, C::Piece) + Sync) {
     pool.run(cut.pieces(), &|worker, tile| {
         // SAFETY: a pool takes every tile of a job once, and the cut is gone when the job is over.
         job(worker, unsafe { cut.piece(tile) });
@@ -40,7 +40,7 @@ pub(super) fn each<C: Cut>(pool: &Pool, cut: C, job: impl Fn(usize, C::Piece) + 
 }
 
 /// Blocks of whole rows. A piece is `(rows, elements)`.
-pub(super) struct Rows<'a, T> {
+pub(in crate::ops) struct Rows<'a, T> {
     base: *mut T,
     rows: usize,
     columns: usize,
@@ -127,7 +127,7 @@ impl Grid {
 }
 
 /// Rectangles, by a grid. A piece is `(rows, columns, tile)`.
-pub(super) struct Tiles<'a, T> {
+pub(in crate::ops) struct Tiles<'a, T> {
     whole: TileMut<'a, T>,
     grid: Grid,
 }
@@ -173,7 +173,7 @@ unsafe impl<'a, T: Element> Cut for Tiles<'a, T> {
 
 /// The rectangles of a matrix that lies transposed, cut and counted as [`Tiles`] cuts and counts the matrix itself.
 /// A piece is `(rows, columns, tile)`; the tile lies as the whole does, `columns × rows`.
-pub(super) struct TransposedTiles<'a, T>(Tiles<'a, T>);
+pub(in crate::ops) struct TransposedTiles<'a, T>(Tiles<'a, T>);
 
 impl<'a, T: Element> TransposedTiles<'a, T> {
     /// As [`Tiles::in_groups`] of the transpose of `whole`.

@@ -15,13 +15,13 @@ use crate::ops::Write;
 use crate::ops::cpu::view::{Matrix, TileMut};
 
 /// Terms that are summed at a time.
-pub(super) const DEPTH: usize = 256;
+pub(in crate::ops) const DEPTH: usize = 256;
 
 /// `out`, by `write`: `factor · a · b`, on the calling thread.
 ///
 /// # Panics
 /// If the sizes do not fit one another.
-pub(super) fn multiply(out: &mut TileMut<f32>, mut write: Write, factor: f32, a: Matrix, b: Matrix) {
+pub(in crate::ops) fn multiply(out: &mut TileMut<f32>, mut write: Write, factor: f32, a: Matrix, b: Matrix) {
     let (m, n, k) = (out.rows(), out.columns(), a.columns());
     assert!(a.rows() == m && b.rows() == k && b.columns() == n, "the sizes of a product do not fit");
     let (a_strides, b_strides, stride) = (a.strides(), b.strides(), out.stride());

@@ -7,7 +7,7 @@ const LINE: usize = 16;
 
 /// Memory that starts on a cache line and is kept once grown.
 #[derive(Default)]
-pub(super) struct Buffer<T> {
+pub(in crate::ops) struct Buffer<T> {
     memory: Vec<T>,
     start: usize,
 }
@@ -24,7 +24,7 @@ impl<T: Copy + Default> Buffer<T> {
 }
 
 /// The scratch of a set of kernels.
-pub(super) struct Scratch {
+pub(in crate::ops) struct Scratch {
     /// One a worker. A worker locks its own: there is never a wait.
     workers: Vec<Mutex<Buffer<f32>>>,
     /// Results of tiles that are folded in tile order afterwards.

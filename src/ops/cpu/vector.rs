@@ -6,7 +6,7 @@
 //! order, so the bits do not depend on the choice.
 
 /// Partial sums of a reduction.
-pub(super) const LANES: usize = 32;
+pub(in crate::ops) const LANES: usize = 32;
 
 /// Declares a function whose body is compiled once per instruction set. See the module.
 macro_rules! vectorised {
@@ -37,12 +37,12 @@ macro_rules! vectorised {
         }
     };
 }
-pub(super) use vectorised;
+pub(in crate::ops) use vectorised;
 
 /// What bodies are compiled for.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InstructionSet {
+pub(in crate::ops) enum InstructionSet {
     Avx512,
     Avx2,
     Baseline,
@@ -51,7 +51,7 @@ pub(super) enum InstructionSet {
 /// The widest set this processor has. The standard library remembers the answer of CPUID.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-pub(super) fn instruction_set() -> InstructionSet {
+pub(in crate::ops) fn instruction_set() -> InstructionSet {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -69,7 +69,7 @@ pub(super) fn instruction_set() -> InstructionSet {
 /// x = n·ln 2 + r with |r| ≤ ½·ln 2 (Cody & Waite), a polynomial of degree 7 in r (Cephes' `expf`), and 2ⁿ
 /// made of exponent bits. No branch, so loops over it vectorise.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::ops) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -94,7 +94,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// The fixed fold of a reduction's lanes.
 #[inline(always)]
-pub(super) fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+pub(in crate::ops) fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -125,11 +125,11 @@ macro_rules! lane_sum {
         $crate::ops::cpu::vector::fold(lanes, |a, b| a + b)
     }};
 }
-pub(super) use lane_sum;
+pub(in crate::ops) use lane_sum;
 
 vectorised! {
     /// The largest element; −∞ when there is none. NaNs are passed over.
-    pub(super) fn maximum(x: &[f32]) -> f32 {
+    pub(in crate::ops) fn maximum(x: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let mut chunks = x.chunks_exact(LANES);
         for chunk in &mut chunks {
@@ -146,7 +146,7 @@ vectorised! {
 
 vectorised! {
     /// `x = exp(x − shift)` in place; gives the sum.
-    pub(super) fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
+    pub(in crate::ops) fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
         let mut lanes = [0f32; LANES];
         let mut chunks = x.chunks_exact_mut(LANES);
         for chunk in &mut chunks {
@@ -166,14 +166,14 @@ vectorised! {
 
 vectorised! {
     /// Σ exp(x − shift), with the bits of [`exp_and_sum`].
-    pub(super) fn sum_of_exp(x: &[f32], shift: f32) -> f32 {
+    pub(in crate::ops) fn sum_of_exp(x: &[f32], shift: f32) -> f32 {
         lane_sum!(x.len(), |i: usize| exp(x[i] - shift))
     }
 }
 
 vectorised! {
     /// `x *= factor`.
-    pub(super) fn scale(x: &mut [f32], factor: f32) {
+    pub(in crate::ops) fn scale(x: &mut [f32], factor: f32) {
         for x in x {
             *x *= factor;
         }
@@ -182,7 +182,7 @@ vectorised! {
 
 vectorised! {
     /// Σ a·b.
-    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    pub(in crate::ops) fn dot(a: &[f32], b: &[f32]) -> f32 {
         let b = &b[..a.len()];
         lane_sum!(a.len(), |i: usize| a[i] * b[i])
     }
@@ -190,9 +190,27 @@ vectorised! {
 
 vectorised! {
     /// bf16 patterns as f32.
-    pub(super) fn widen(out: &mut [f32], x: &[u16]) {
+    pub(in crate::ops) fn widen(out: &mut [f32], x: &[u16]) {
         for (out, &x) in out.iter_mut().zip(x) {
             *out = crate::base::master::widen(x);
+        }
+    }
+}
+
+vectorised! {
+    /// `out += x`.
+    pub(in crate::ops) fn add(out: &mut [f32], x: &[f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out += x;
+        }
+    }
+}
+
+vectorised! {
+    /// `out += bias`, bf16 patterns.
+    pub(in crate::ops) fn add_bias(out: &mut [f32], bias: &[u16]) {
+        for (out, &bias) in out.iter_mut().zip(bias) {
+            *out += crate::base::master::widen(bias);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::device::DeviceSpan;
 ///
 /// # Safety
 /// Every pattern of `size_of::<Self>()` bytes is a valid value.
-pub(super) unsafe trait Element: Copy + Send + Sync + 'static {}
+pub(in crate::ops) unsafe trait Element: Copy + Send + Sync + 'static {}
 // SAFETY: every pattern of 32 bits is an f32, be it a NaN.
 unsafe impl Element for f32 {}
 // SAFETY: every pattern of 64 bits is an f64, be it a NaN.
@@ -39,7 +39,7 @@ fn elements_at<T: Element>(span: &DeviceSpan, elements: usize) -> *mut T {
 ///
 /// # Panics
 /// If the span is shorter, or not aligned to its elements.
-pub(super) fn read<T: Element>(span: &DeviceSpan, elements: usize) -> &[T] {
+pub(in crate::ops) fn read<T: Element>(span: &DeviceSpan, elements: usize) -> &[T] {
     let base = elements_at(span, elements);
     // SAFETY: device memory of the CPU is addressable and initialised, the elements lie in the span, and nobody
     // writes the inputs of a running operation, as said above.
@@ -53,7 +53,7 @@ pub(super) fn read<T: Element>(span: &DeviceSpan, elements: usize) -> &[T] {
 ///
 /// # Panics
 /// If the span is shorter, or not aligned to its elements.
-pub(super) fn write<T: Element>(span: &mut DeviceSpan, elements: usize) -> &mut [T] {
+pub(in crate::ops) fn write<T: Element>(span: &mut DeviceSpan, elements: usize) -> &mut [T] {
     let base = elements_at(span, elements);
     // SAFETY: a slice of the span's memory as in `read`, and alone there: nobody else reads or writes the
     // outputs of a running operation, as said above.
@@ -64,7 +64,7 @@ pub(super) fn write<T: Element>(span: &mut DeviceSpan, elements: usize) -> &mut 
 ///
 /// # Panics
 /// If the two overlap in part; if the span is shorter, or not aligned to its elements.
-pub(super) fn read_apart<'a, T: Element>(
+pub(in crate::ops) fn read_apart<'a, T: Element>(
     span: &'a DeviceSpan,
     elements: usize,
     out: &DeviceSpan,
@@ -82,7 +82,7 @@ pub(super) fn read_apart<'a, T: Element>(
 }
 
 /// A rectangle of a row-major matrix, to write: nobody else reads or writes it while it lives.
-pub(super) struct TileMut<'a, T> {
+pub(in crate::ops) struct TileMut<'a, T> {
     base: *mut T,
     rows: usize,
     columns: usize,
@@ -165,7 +165,7 @@ impl<'a, T: Element> TileMut<'a, T> {
 
 /// A matrix to read, in any direction: one of its strides is 1.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(in crate::ops) struct Matrix<'a> {
     elements: &'a [f32],
     rows: usize,
     columns: usize,

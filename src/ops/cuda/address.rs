@@ -5,27 +5,27 @@ use std::ptr::NonNull;
 use crate::device::DeviceSpan;
 use crate::sys::cuda::bindings::hzk_bf16;
 
-pub(super) fn base(span: &DeviceSpan, bytes: usize) -> NonNull<u8> {
+pub(in crate::ops) fn base(span: &DeviceSpan, bytes: usize) -> NonNull<u8> {
     NonNull::new(span.first(bytes)).expect("a span is not null")
 }
 
-pub(super) fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
+pub(in crate::ops) fn bf16s(span: &DeviceSpan, elements: usize) -> *mut hzk_bf16 {
     span.first(elements)
 }
 
-pub(super) fn f32s(span: &DeviceSpan, elements: usize) -> *mut f32 {
+pub(in crate::ops) fn f32s(span: &DeviceSpan, elements: usize) -> *mut f32 {
     span.first(elements)
 }
 
-pub(super) fn f64s(span: &DeviceSpan, elements: usize) -> *mut f64 {
+pub(in crate::ops) fn f64s(span: &DeviceSpan, elements: usize) -> *mut f64 {
     span.first(elements)
 }
 
-pub(super) fn i32s(span: &DeviceSpan, elements: usize) -> *mut i32 {
+pub(in crate::ops) fn i32s(span: &DeviceSpan, elements: usize) -> *mut i32 {
     span.first(elements)
 }
 
 /// Elements between an address and one so many elements on, in the same span.
-pub(super) fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
+pub(in crate::ops) fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
     base.wrapping_add(elements)
 }

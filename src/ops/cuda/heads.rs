@@ -1,33 +1,35 @@
 //! Where the heads are in packed rows of queries, keys and values.
 
-use crate::base::Dims;
 use crate::device::DeviceSpan;
+use crate::ops::Heads;
 use crate::ops::cuda::address::{bf16s, f32s, on};
 use crate::sys::cuda::bindings::hzk_bf16;
 
-/// H, G and D as launchers take them.
-pub(super) fn head_counts(dims: &Dims) -> (i64, i64, i64) {
-    (dims.h as i64, dims.g as i64, dims.d as i64)
+impl Heads {
+    /// H, G and D as launchers take them.
+    pub(in crate::ops) fn counts(&self) -> (i64, i64, i64) {
+        (self.h as i64, self.g as i64, self.d as i64)
+    }
 }
 
 /// Queries, keys and values in the rows of one matrix, all of one stride.
-pub(super) struct Heads {
+pub(in crate::ops) struct HeadPlaces {
     pub q: *mut hzk_bf16,
     pub k: *mut hzk_bf16,
     pub v: *mut hzk_bf16,
     pub stride: i64,
 }
 
-impl Heads {
-    pub fn of(qkv: &DeviceSpan, n: usize, dims: &Dims) -> Self {
-        let Dims { h, g, d, .. } = *dims;
-        let q = bf16s(qkv, n * dims.qkv());
-        Heads { q, k: on(q, h * d), v: on(q, (h + g) * d), stride: dims.qkv() as i64 }
+impl HeadPlaces {
+    pub fn of(qkv: &DeviceSpan, n: usize, heads: &Heads) -> Self {
+        let Heads { h, g, d } = *heads;
+        let q = bf16s(qkv, n * heads.qkv());
+        HeadPlaces { q, k: on(q, h * d), v: on(q, (h + g) * d), stride: heads.qkv() as i64 }
     }
 }
 
 /// The heads of one kind in packed rows, with what their norm leaves.
-pub(super) struct NormedHeads {
+pub(in crate::ops) struct NormedHeads {
     pub base: *mut hzk_bf16,
     pub rstd: *mut f32,
     pub heads: usize,
@@ -35,11 +37,16 @@ pub(super) struct NormedHeads {
 }
 
 /// Those of queries, then those of keys.
-pub(super) fn both_heads(qkv: &DeviceSpan, rstd: &DeviceSpan, n: usize, dims: &Dims) -> [NormedHeads; 2] {
-    let Heads { q, k, stride, .. } = Heads::of(qkv, n, dims);
-    let rstd = f32s(rstd, n * (dims.h + dims.g));
+pub(in crate::ops) fn both_heads(
+    qkv: &DeviceSpan,
+    rstd: &DeviceSpan,
+    n: usize,
+    heads: &Heads,
+) -> [NormedHeads; 2] {
+    let HeadPlaces { q, k, stride, .. } = HeadPlaces::of(qkv, n, heads);
+    let rstd = f32s(rstd, n * heads.normed());
     [
-        NormedHeads { base: q, rstd, heads: dims.h, stride },
-        NormedHeads { base: k, rstd: rstd.wrapping_add(n * dims.h), heads: dims.g, stride },
+        NormedHeads { base: q, rstd, heads: heads.h, stride },
+        NormedHeads { base: k, rstd: rstd.wrapping_add(n * heads.h), heads: heads.g, stride },
     ]
 }

@@ -12,12 +12,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Result};
 use crate::device::DeviceSpan;
-use crate::ops::Addends;
-use crate::ops::cuda::product::{ColumnMajor, Direction, Product};
+use crate::ops::cuda::product::{ColumnMajor, Product};
 use crate::ops::cuda::table::{Choice, Key, Table};
 use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, PRODUCTS_BYTES as WORKSPACE_BYTES};
 use crate::sys::cuda::cublaslt::{Descriptors, Handle, Layout, Limits};
-use crate::sys::cuda::{Stream, fill};
+use crate::sys::cuda::Stream;
 
 /// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
 /// more: an algorithm that needs more would be chosen by placement.
@@ -81,83 +80,25 @@ impl Products {
         format!("{} with cuBLASLt {library} by table {table:016x}", self.device)
     }
 
-    /// Forward: `out [N, M] = x [N, K] · weight [M, K]ᵀ`, plus the addends.
-    pub fn forward(
-        &self,
-        out: DeviceSpan,
-        x: DeviceSpan,
-        weight: DeviceSpan,
-        addends: Addends,
-        product: &Product,
-        stream: &Stream,
-    ) -> Result<()> {
-        debug_assert_eq!(product.direction, Direction::Forward);
-        if product.n == 0 {
-            return Ok(());
-        }
-        self.run(product, addends, [out, weight, x], stream)
-    }
-
-    /// Backward to the input: `dx [N, K]` by the product's write mode `dout [N, M] · weight [M, K]`.
-    pub fn backward_input(
-        &self,
-        dx: DeviceSpan,
-        dout: DeviceSpan,
-        weight: DeviceSpan,
-        product: &Product,
-        stream: &Stream,
-    ) -> Result<()> {
-        debug_assert_eq!(product.direction, Direction::BackwardInput);
-        if product.n == 0 {
-            return Ok(());
-        }
-        let addends = Addends { residual: product.add.then_some(dx), bias: None };
-        self.run(product, addends, [dx, weight, dout], stream)
-    }
-
-    /// Backward to the weight: `dweight [M, K]` f32 by the product's write mode `dout [N, M]ᵀ · x [N, K]`.
-    pub fn backward_weight(
-        &self,
-        dweight: DeviceSpan,
-        dout: DeviceSpan,
-        x: DeviceSpan,
-        product: &Product,
-        stream: &Stream,
-    ) -> Result<()> {
-        debug_assert_eq!(product.direction, Direction::BackwardWeight);
-        if product.n == 0 {
-            // An empty sum: zeros, or nothing to add.
-            if product.add {
-                return Ok(());
-            }
-            let bytes = product.m * product.k * 4;
-            let dweight = dweight.part(0, bytes);
-            let base = std::ptr::NonNull::new(dweight.address()).expect("a span is not null");
-            // SAFETY: the span is device memory of `bytes` bytes, which the caller may write.
-            return unsafe { fill(base, 0, bytes, stream) };
-        }
-        let addends = Addends { residual: product.add.then_some(dweight), bias: None };
-        self.run(product, addends, [dweight, x, dout], stream)
-    }
-
-    fn run(
+    /// Queues a product. `matrices` are the output and the factors a and b of [`Product::operands`]; `addends` a residual and a
+    /// bias, there where the product says so. N is not 0.
+    pub fn multiply(
         &self,
         product: &Product,
-        addends: Addends,
         matrices: [DeviceSpan; 3],
+        addends: [Option<DeviceSpan>; 2],
         stream: &Stream,
     ) -> Result<()> {
         let plan = self.plan(product)?;
-        self.multiply(product, &plan.descriptors, &plan.choice, addends, matrices, stream)
+        self.multiply_by((&plan.descriptors, &plan.choice), product, matrices, addends, stream)
     }
 
-    fn multiply(
+    fn multiply_by(
         &self,
+        (descriptors, choice): (&Descriptors, &Choice),
         product: &Product,
-        descriptors: &Descriptors,
-        choice: &Choice,
-        Addends { residual, bias }: Addends,
         [out, a, b]: [DeviceSpan; 3],
+        [residual, bias]: [Option<DeviceSpan>; 2],
         stream: &Stream,
     ) -> Result<()> {
         assert_eq!((residual.is_some(), bias.is_some()), (product.add, product.bias), "{product:?}");
@@ -204,11 +145,12 @@ impl Products {
         clock: &mut Clock,
     ) -> Result<(Key, Choice)> {
         let descriptors = self.describe(product)?;
-        let addends = Addends { residual: product.add.then_some(out), bias: product.bias.then_some(a) };
+        let (matrices, addends) = ([out, a, b], [product.add.then_some(out), product.bias.then_some(a)]);
         let mut best: Option<(u64, Choice)> = None;
         for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
             let choice = Choice { algorithm, workspace_bytes };
-            let ns = clock(&|| self.multiply(product, &descriptors, &choice, addends, [out, a, b], stream))?;
+            let ns =
+                clock(&|| self.multiply_by((&descriptors, &choice), product, matrices, addends, stream))?;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, choice));
             }

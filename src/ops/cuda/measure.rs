@@ -13,8 +13,8 @@ use crate::ops::cuda::attention::has_wgmma;
 use crate::ops::cuda::matmul::Products;
 use crate::ops::cuda::product::Product;
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
-use crate::ops::cuda::workspace::{PRODUCTS_BYTES, attention_backward_scratch};
-use crate::ops::{Kernels, Rows};
+use crate::ops::cuda::workspace::PRODUCTS_BYTES;
+use crate::ops::{AttentionBackward, AttentionForward, Contract, Heads, Kernels, Op};
 use crate::sys::cuda::cublaslt::{CublasLt, Handle};
 use crate::sys::cuda::{DeviceMemory, Direction, Driver, Event, Stream, copy, need_device, set_device};
 
@@ -91,9 +91,6 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
     set_device(ordinal)?;
     let (stream, library, n) = (Arc::new(Stream::new()?), CublasLt::open()?, shape.n());
     let device = Driver::open()?.device_name(ordinal)?;
-    let workspace = DeviceMemory::take(
-        PRODUCTS_BYTES + attention_backward_scratch(n, dims.h, dims.g, dims.d).next_multiple_of(256) + 256,
-    )?;
     let qkv = random(n * dims.qkv() * 2, 1, &stream)?;
     let dout = random(n * dims.attended() * 2, 2, &stream)?;
     let rows = |of: &dyn Fn(usize) -> usize| -> Result<DeviceMemory> {
@@ -102,14 +99,28 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
         upload(&memory, 0, &values, &stream)?;
         Ok(memory)
     };
-    let [positions, starts, ends] = [
-        rows(&|row| row % shape.t)?,
-        rows(&|row| row / shape.t * shape.t)?,
-        rows(&|row| (row / shape.t + 1) * shape.t)?,
-    ];
+    let starts = rows(&|row| row / shape.t * shape.t)?;
+    let ends = rows(&|row| (row / shape.t + 1) * shape.t)?;
+    let (out, lse) = (DeviceMemory::take(n * dims.attended() * 2)?, DeviceMemory::take(n * dims.h * 4)?);
+    let dqkv = DeviceMemory::take(n * dims.qkv() * 2)?;
     // SAFETY: device memory of that length, which outlives every kernel: each is waited for.
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
-    let rows = Rows { shape, positions: span(&positions), doc_start: span(&starts), doc_end: span(&ends) };
+    let [qkv, dout, dqkv_span, out_span, lse] = [&qkv, &dout, &dqkv, &out, &lse].map(span);
+    let (doc_start, doc_end, heads) = (span(&starts), span(&ends), Heads::from(dims));
+    let forward = AttentionForward { out: out_span, lse, qkv, doc_start, window: 0, shape, heads };
+    let backward = AttentionBackward {
+        dqkv: dqkv_span,
+        dout,
+        out: out_span,
+        lse,
+        qkv,
+        doc_start,
+        doc_end,
+        window: 0,
+        shape,
+        heads,
+    };
+    let workspace = DeviceMemory::take(PRODUCTS_BYTES + backward.scratch_bytes().next_multiple_of(256) + 256)?;
     let wgmma = WGMMA_HEADS.contains(&dims.d) && has_wgmma(ordinal)?;
     let (mut times, mut results) = (Vec::new(), Vec::new());
     for by in std::iter::once(Attention::Mma).chain(wgmma.then_some(Attention::Wgmma)) {
@@ -117,18 +128,14 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
         table.choose_attention(&device, dims.d, by);
         let handle = Handle::new(Arc::clone(&library))?;
         let kernels = CudaKernels::new(stream.clone(), span(&workspace), handle, table, ordinal)?;
-        let out = DeviceMemory::take(n * dims.attended() * 2)?;
-        let (lse, dqkv) = (DeviceMemory::take(n * dims.h * 4)?, DeviceMemory::take(n * dims.qkv() * 2)?);
-        let forward = || {
-            kernels.attention_forward(span(&out), span(&lse), span(&qkv), &rows, 0, dims);
-            kernels.outcome()
+        let time = |op: Op| {
+            let run = || {
+                kernels.run(&op);
+                kernels.outcome()
+            };
+            median(&run, &stream)
         };
-        let backward = || {
-            let [dqkv, dout, out] = [&dqkv, &dout, &out].map(span);
-            kernels.attention_backward(dqkv, dout, out, span(&lse), span(&qkv), &rows, 0, dims);
-            kernels.outcome()
-        };
-        let (forward_ns, backward_ns) = (median(&forward, &stream)?, median(&backward, &stream)?);
+        let (forward_ns, backward_ns) = (time(forward.into())?, time(backward.into())?);
         times.push(AttentionTimes { by, forward_ns, backward_ns });
         results.push([download(&out, &stream)?, download(&dqkv, &stream)?]);
     }

@@ -1,8 +1,8 @@
-//! The operations on CUDA: launches of `csrc/` and cuBLASLt's products.
+//! The CUDA backend: launches of `csrc/` and cuBLASLt's products.
 //!
 //! Decisions that need no device are in [`product`], [`table`] and [`workspace`].
 
-mod address;
+pub(super) mod address;
 pub mod attention;
 mod heads;
 mod kernels;
@@ -13,3 +13,9 @@ pub mod table;
 pub mod workspace;
 
 pub use kernels::CudaKernels;
+
+pub(super) use heads::{HeadPlaces, both_heads};
+pub(super) use kernels::launch;
+
+/// Rows of partial sums that a sum over rows leaves at most: `kPartialRowsMax` of `csrc/column_sum.h`.
+pub(super) const PARTIAL_ROWS_MAX: usize = 512;

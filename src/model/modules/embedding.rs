@@ -1,0 +1,34 @@
+//! The token embedding.
+
+use crate::base::Dims;
+use crate::model::program::{Builder, External, Weights};
+use crate::ops::{Element, EmbeddingBackward, EmbeddingForward, Write, Zero};
+
+fn table(b: &mut Builder, dims: &Dims) -> Weights {
+    b.parameters(&[("model.embed_tokens.weight", &[dims.v, dims.c])])
+}
+
+/// The boundary below the first layer: rows of the table.
+pub fn embedding_forward(b: &mut Builder, &dims: &Dims, n: usize) {
+    let Dims { c, v, .. } = dims;
+    let table = table(b, &dims).weights;
+    let tokens = b.input(External::Gathered, Element::I32, n);
+    let out = b.output(External::Output, Element::Activation, n * c);
+    b.push(EmbeddingForward { out, table, tokens, n, c, v });
+}
+
+/// The gradient of the table, from that of the stream. It is zeroed first where the program sets it.
+pub fn embedding_backward(b: &mut Builder, &dims: &Dims, n: usize) {
+    let Dims { c, v, .. } = dims;
+    let table = table(b, &dims).gradient;
+    if b.write() == Write::Set {
+        b.push(Zero { out: table, bytes: v * c * 4 });
+        b.zero_padding();
+    }
+    let tokens = b.input(External::Tokens, Element::I32, n);
+    let order = b.input(External::Order, Element::I32, n);
+    let first = b.input(External::First, Element::I32, n + 1);
+    let dout = b.input(External::Stream, Element::Activation, n * c);
+    let (dtable, _) = b.contribution(table);
+    b.push(EmbeddingBackward { dtable, dout, tokens, order, first, distinct: 0, n, c, v });
+}

@@ -1,0 +1,63 @@
+//! A linear layer.
+
+use crate::model::program::{Builder, Value, Weights};
+use crate::ops::{
+    BiasBackward, Element, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Write,
+};
+
+/// A linear layer that has been written.
+pub struct Dense {
+    /// `[N, M]`.
+    pub out: Value,
+    x: Value,
+    weight: Weights,
+    bias: Option<Weights>,
+    sizes: Linear,
+}
+
+/// The tensors of a linear layer: matrices that stand one below the other, `(name, rows)`, and their biases.
+pub struct Tensors<'a> {
+    /// `[rows, K]` each.
+    pub weights: &'a [(&'static str, usize)],
+    /// `[rows]` each; none where the layer has no bias.
+    pub biases: &'a [(&'static str, usize)],
+}
+
+impl Dense {
+    /// `out = x · weightᵀ`, plus the residual, plus the bias. `x` is `[n, k]`; without `out` the output takes memory of its own.
+    pub fn forward(
+        b: &mut Builder,
+        tensors: Tensors,
+        x: Value,
+        [n, k]: [usize; 2],
+        residual: Option<Value>,
+        out: Option<Value>,
+    ) -> Dense {
+        let shapes: Vec<_> = tensors.weights.iter().map(|(name, rows)| (*name, [*rows, k])).collect();
+        let shapes: Vec<_> = shapes.iter().map(|(name, shape)| (*name, &shape[..])).collect();
+        let weight = b.parameters(&shapes);
+        let biases: Vec<_> = tensors.biases.iter().map(|(name, rows)| (*name, [*rows])).collect();
+        let biases: Vec<_> = biases.iter().map(|(name, shape)| (*name, &shape[..])).collect();
+        let bias = (!biases.is_empty()).then(|| b.parameters(&biases));
+        let sizes = Linear::dense(n, k, tensors.weights.iter().map(|(_, rows)| rows).sum());
+        let out = out.unwrap_or_else(|| b.own(Element::Activation, sizes.out_elements()));
+        let layer = Dense { out, x, weight, bias, sizes };
+        let bias = bias.map(|bias| bias.weights);
+        b.push(LinearForward { out, x, weight: weight.weights, residual, bias, sizes });
+        layer
+    }
+
+    /// The gradients of weight and bias, and that of `x`, which takes memory of its own.
+    pub fn backward(&self, b: &mut Builder, dout: Value) -> Value {
+        let Dense { x, weight, bias, sizes, .. } = *self;
+        if let Some(bias) = bias {
+            let (dbias, dbias_write) = b.contribution(bias.gradient);
+            b.push(BiasBackward { dbias, dout, dbias_write, n: sizes.n, c: sizes.m });
+        }
+        let (dweight, dweight_write) = b.contribution(weight.gradient);
+        b.push(LinearBackwardWeight { dweight, dout, x, dweight_write, sizes });
+        let dx = b.own(Element::Activation, sizes.n * sizes.k);
+        b.push(LinearBackwardInput { dx, dout, weight: weight.weights, dx_write: Write::Set, sizes });
+        dx
+    }
+}

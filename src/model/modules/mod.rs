@@ -1,0 +1,15 @@
+//! The modules of a decoder: each declares its parameters and buffers and writes its ops, forward and backward, into a program.
+
+mod attention;
+mod embedding;
+mod head;
+mod linear;
+mod mlp;
+mod norm;
+
+pub use attention::Attention;
+pub use embedding::{embedding_backward, embedding_forward};
+pub use head::{HeadTask, head};
+pub use linear::Dense;
+pub use mlp::Mlp;
+pub use norm::Norm;

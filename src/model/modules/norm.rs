@@ -1,0 +1,33 @@
+//! RMSNorm of the residual stream.
+
+use crate::model::program::{Builder, Value, Weights};
+use crate::ops::{Element, RmsnormBackward, RmsnormForward, Write};
+
+/// An RMSNorm that has been written.
+pub struct Norm {
+    /// `[N, C]`.
+    pub out: Value,
+    x: Value,
+    rstd: Value,
+    weight: Weights,
+    n: usize,
+    c: usize,
+}
+
+impl Norm {
+    /// `out =` the rows of `x [n, c]` normalised, times the tensor `name`, `[C]`.
+    pub fn forward(b: &mut Builder, name: &'static str, x: Value, eps: f32, [n, c]: [usize; 2]) -> Norm {
+        let weight = b.parameters(&[(name, &[c])]);
+        let (out, rstd) = (b.own(Element::Activation, n * c), b.own(Element::F32, n));
+        b.push(RmsnormForward { out, rstd, x, weight: weight.weights, eps, n, c });
+        Norm { out, x, rstd, weight, n, c }
+    }
+
+    /// The gradient of the weight, and that of `x`, by `dx_write` into `dx`.
+    pub fn backward(&self, b: &mut Builder, dout: Value, dx: Value, dx_write: Write) {
+        let Norm { x, rstd, weight, n, c, .. } = *self;
+        let (dweight, dweight_write) = b.contribution(weight.gradient);
+        let weight = weight.weights;
+        b.push(RmsnormBackward { dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c });
+    }
+}

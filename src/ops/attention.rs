@@ -1,0 +1,409 @@
+//! Causal grouped-query attention within documents, in blocks (Dao et al. 2022).
+//!
+//! A row attends to one run of rows, from its document's first, or its window's, to itself. Scores exist a block at a time: forward keeps
+//! a running maximum and sum a row, backward forms the probabilities again from the log-sum-exp. Blocks
+//! above the diagonal or before the first run of their rows are passed over; within a block each row
+//! works on its run alone, and the rest is zero.
+
+use std::ops::Range;
+
+use crate::base::{DType, Shape};
+use crate::ops::cpu::cut::{Tiles, TransposedTiles, each};
+use crate::ops::cpu::product::multiply;
+use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
+use crate::ops::cpu::view::{Matrix, TileMut, read, write};
+use crate::ops::cpu::{CpuKernels, block};
+use crate::ops::cuda::{CudaKernels, HeadPlaces, address::*, launch};
+use crate::ops::{Flops, Heads, Write, op};
+
+op! {
+    /// Attention forward, scale 1/√D. Row n attends to rows `doc_start[n] ..= n` and, with a window, to the last `window` of them.
+    AttentionForward {
+        /// `[N, H·D]`.
+        out: P = Set, Element::Activation, shape.n() * heads.attended();
+        /// `[H, N]`: the log-sum-exp of each row's scaled scores.
+        lse: P = Set, Element::F32, heads.h * shape.n();
+        /// `[N, (H+2G)·D]`, queries and keys rotated.
+        qkv: P = Read, Element::Activation, shape.n() * heads.qkv();
+        /// `[N]`: the first row of each row's document.
+        doc_start: P = Read, Element::I32, shape.n();
+    }
+    /// Rows that a row sees, its own counted; 0 for all of its document up to it.
+    window: usize;
+    /// B and T.
+    shape: Shape;
+    /// The heads of a row.
+    heads: Heads;
+    {
+        /// Scores, and their sums with the values.
+        fn flops(&self) -> Flops {
+            Flops::AttentionForward(4.0 * pairs(self.shape, self.window, &self.heads))
+        }
+
+        fn traffic(&self, _: DType) -> usize {
+            0
+        }
+    }
+}
+
+op! {
+    /// The gradient of [`AttentionForward`].
+    AttentionBackward {
+        /// `[N, (H+2G)·D]`.
+        dqkv: P = Set, Element::Activation, shape.n() * heads.qkv();
+        /// `[N, H·D]`.
+        dout: P = Read, Element::Activation, shape.n() * heads.attended();
+        /// As forward leaves it.
+        out: P = Read, Element::Activation, shape.n() * heads.attended();
+        /// As forward leaves it.
+        lse: P = Read, Element::F32, heads.h * shape.n();
+        /// As forward reads it.
+        qkv: P = Read, Element::Activation, shape.n() * heads.qkv();
+        /// `[N]`: the first row of each row's document.
+        doc_start: P = Read, Element::I32, shape.n();
+        /// `[N]`: one past the last row of each row's document.
+        doc_end: P = Read, Element::I32, shape.n();
+    }
+    /// Rows that a row sees, its own counted; 0 for all of its document up to it.
+    window: usize;
+    /// B and T.
+    shape: Shape;
+    /// The heads of a row.
+    heads: Heads;
+    {
+        /// Scores again, and the gradients of scores, values, queries and keys.
+        fn flops(&self) -> Flops {
+            Flops::AttentionBackward(10.0 * pairs(self.shape, self.window, &self.heads))
+        }
+
+        fn traffic(&self, _: DType) -> usize {
+            0
+        }
+
+        /// Row sums, and the sums of the blocks that divide the query heads of a group where dK and dV have few tiles.
+        fn scratch_bytes(&self) -> usize {
+            let (n, Heads { h, g, d }) = (self.shape.n(), self.heads);
+            let (tiles, group) = ((n.div_ceil(KEY_TILE) * g).max(1), (h / g).max(1));
+            let heads = group.div_ceil(KEY_BLOCKS.div_ceil(tiles));
+            let parts = group.div_ceil(heads);
+            let sums = if parts > 1 { parts * 2 * n * g * d } else { 0 };
+            (sums + n * h) * 4
+        }
+    }
+}
+
+/// Keys of a tile, and blocks of dK and dV wanted: those of `key_parts` in `csrc/attention.h`.
+const KEY_TILE: usize = 128;
+const KEY_BLOCKS: usize = 256;
+
+/// Pairs of a row and a row that it attends to, for every dimension of every head. Pairs come in whole blocks, which nobody cuts
+/// at the diagonal (Dao et al. 2022); documents are as long as their sequences.
+fn pairs(shape: Shape, window: usize, heads: &Heads) -> f64 {
+    const BLOCK: usize = 64;
+    let t = shape.t.div_ceil(BLOCK);
+    // A window that ends within a block begins within another.
+    let seen = if window == 0 { t } else { (1 + (window - 1).div_ceil(BLOCK)).min(t) };
+    // The first rows see 1, 2, … blocks, and the others as many as the window touches.
+    let blocks = shape.b * (seen * (seen + 1) / 2 + (t - seen) * seen);
+    (blocks * BLOCK * BLOCK) as f64 * heads.attended() as f64
+}
+
+/// Query rows of a block.
+const QUERIES: usize = 64;
+/// Keys of a block of forward.
+const KEYS: usize = 128;
+/// Keys of a block of backward: as many as queries, so that little of a block lies above the diagonal.
+const KEYS_BACKWARD: usize = 64;
+/// Elements from one row of scores to the next in backward, where they are also read by columns: rows start
+/// on different sets of the cache.
+const STRIDE: usize = KEYS_BACKWARD + 16;
+
+// The columns of the heads in a row of queries, keys and values.
+impl Heads {
+    fn query_columns(&self, head: usize) -> Range<usize> {
+        head * self.d..(head + 1) * self.d
+    }
+
+    fn key_columns(&self, kv: usize) -> Range<usize> {
+        self.query_columns(self.h + kv)
+    }
+
+    fn value_columns(&self, kv: usize) -> Range<usize> {
+        self.query_columns(self.h + self.g + kv)
+    }
+}
+
+/// Some columns of some rows of a row-major matrix.
+fn rectangle(elements: &[f32], stride: usize, rows: Range<usize>, columns: Range<usize>) -> Matrix<'_> {
+    let start = rows.start * stride + columns.start;
+    Matrix::new(&elements[start..], rows.len(), columns.len(), stride)
+}
+
+/// The keys that query `t` attends to among the keys of a block, counted from the block's first.
+fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
+    let first = start.max(keys.start);
+    let end = (t + 1).min(keys.end).max(first);
+    // A run before or after the block is empty, and stays within it.
+    if first >= keys.end { 0..0 } else { first - keys.start..end - keys.start }
+}
+
+/// Where the runs of a sequence's rows start, counted from the sequence's own first row.
+struct Starts<'a> {
+    doc_start: &'a [i32],
+    window: usize,
+    sequence: usize,
+}
+
+impl<'a> Starts<'a> {
+    fn new(doc_start: &'a [i32], window: usize, rows: Range<usize>) -> Self {
+        // No window is one that reaches beyond any row.
+        let window = if window == 0 { usize::MAX } else { window };
+        Starts { doc_start: &doc_start[rows.clone()], window, sequence: rows.start }
+    }
+
+    fn at(&self, t: usize) -> usize {
+        (self.doc_start[t] as usize - self.sequence).max((t + 1).saturating_sub(self.window))
+    }
+
+    /// Key blocks that some query of the block attends to.
+    fn key_blocks(&self, queries: &Range<usize>, keys: usize) -> Range<usize> {
+        let first = queries.clone().map(|t| self.at(t)).min().unwrap_or(0);
+        first / keys..queries.end.div_ceil(keys)
+    }
+}
+
+impl AttentionForward {
+    pub(super) fn cpu(mut self, cpu: &CpuKernels) {
+        let AttentionForward { window, shape, heads, .. } = self;
+        let (n, t, stride, group) = (shape.n(), shape.t, heads.qkv(), heads.h / heads.g);
+        let (qkv, doc_start): (&[f32], &[i32]) = (read(&self.qkv, n * stride), read(&self.doc_start, n));
+        let (out, lse) = (write(&mut self.out, n * heads.attended()), write(&mut self.lse, n * heads.h));
+        let factor = 1.0 / (heads.d as f32).sqrt();
+        let elements = QUERIES * KEYS + 2 * QUERIES;
+        cpu.scratch.reserve(elements);
+        // A tile is one head of some rows of a sequence.
+        let out = Tiles::in_groups(TileMut::of(out, n, heads.attended()), t, (QUERIES, heads.d));
+        let lse = TransposedTiles::in_groups(TileMut::of(lse, heads.h, n), t, (QUERIES, 1));
+        each(&cpu.pool, (out, lse), |worker, ((rows, _, mut out), (_, head, mut lse))| {
+            let (row, head) = (rows.start / t * t, head.start);
+            let queries = rows.start - row..rows.end - row;
+            let starts = Starts::new(doc_start, window, row..row + t);
+            let qkv = &qkv[row * stride..(row + t) * stride];
+            let mut scratch = cpu.scratch.worker(worker);
+            let (scores, rest) = scratch.take(elements).split_at_mut(QUERIES * KEYS);
+            let (largest, sums) = rest.split_at_mut(QUERIES);
+            largest.fill(f32::NEG_INFINITY);
+            sums.fill(0.0);
+            let q = rectangle(qkv, stride, queries.clone(), heads.query_columns(head));
+            let mut write = Write::Set;
+            for keys in starts.key_blocks(&queries, KEYS) {
+                let keys = block(keys, KEYS, t.min(queries.end));
+                let kv = head / group;
+                let k = rectangle(qkv, stride, keys.clone(), heads.key_columns(kv)).transposed();
+                multiply(&mut TileMut::of(scores, queries.len(), keys.len()), Write::Set, factor, q, k);
+                for (i, scores) in scores.chunks_exact_mut(keys.len()).take(queries.len()).enumerate() {
+                    let query = queries.start + i;
+                    let run = run_in(&keys, starts.at(query), query);
+                    scores[..run.start].fill(0.0);
+                    scores[run.end..].fill(0.0);
+                    if run.is_empty() {
+                        continue;
+                    }
+                    let before = largest[i];
+                    let scores = &mut scores[run];
+                    largest[i] = before.max(maximum(scores));
+                    let sum = exp_and_sum(scores, largest[i]);
+                    if before == f32::NEG_INFINITY {
+                        sums[i] = sum;
+                    } else {
+                        let shrink = exp(before - largest[i]);
+                        sums[i] = sums[i] * shrink + sum;
+                        scale(out.row(i), shrink);
+                    }
+                }
+                let v = rectangle(qkv, stride, keys.clone(), heads.value_columns(kv));
+                let p = Matrix::new(scores, queries.len(), keys.len(), keys.len());
+                multiply(&mut out, write, 1.0, p, v);
+                write = Write::Add;
+            }
+            for i in 0..queries.len() {
+                scale(out.row(i), 1.0 / sums[i]);
+                lse.row(0)[i] = largest[i] + sums[i].ln();
+            }
+        });
+    }
+
+    pub(super) fn cuda(self, cuda: &CudaKernels) {
+        let AttentionForward { out, lse, qkv, doc_start, window, shape, heads } = self;
+        let (n, (h, g, d)) = (shape.n(), heads.counts());
+        let HeadPlaces { q, k, v, stride } = HeadPlaces::of(&qkv, n, &heads);
+        let by = &cuda.api.kernels;
+        let launcher = match cuda.by_wgmma.contains(&heads.d) {
+            true => (by.hzk_attention_wgmma_forward, "hzk_attention_wgmma_forward"),
+            false => (by.hzk_attention_forward, "hzk_attention_forward"),
+        };
+        launch!(
+            cuda,
+            launcher,
+            bf16s(&out, n * heads.attended()),
+            f32s(&lse, n * heads.h),
+            q,
+            k,
+            v,
+            i32s(&doc_start, n),
+            1.0 / (heads.d as f32).sqrt(),
+            window as i64,
+            n as i64,
+            h,
+            g,
+            d,
+            stride,
+            stride,
+            stride,
+        );
+    }
+}
+
+impl AttentionBackward {
+    /// One tile is a key/value head of a sequence with the query heads that read it: every sum over queries or keys runs inside
+    /// it, in order.
+    pub(super) fn cpu(mut self, cpu: &CpuKernels) {
+        let AttentionBackward { window, shape, heads, .. } = self;
+        let (n, t, stride, group_heads) = (shape.n(), shape.t, heads.qkv(), heads.h / heads.g);
+        let attended = heads.attended();
+        let [dout, out]: [&[f32]; 2] = [read(&self.dout, n * attended), read(&self.out, n * attended)];
+        let (qkv, lse): (&[f32], &[f32]) = (read(&self.qkv, n * stride), read(&self.lse, n * heads.h));
+        let doc_start: &[i32] = read(&self.doc_start, n);
+        let dqkv = write(&mut self.dqkv, n * stride);
+        let factor = 1.0 / (heads.d as f32).sqrt();
+        let scratch_elements = 2 * QUERIES * STRIDE + group_heads * t;
+        cpu.scratch.reserve(scratch_elements);
+        let whole = TileMut::of(dqkv, n, stride);
+        let (dq, rest) = whole.split_columns(heads.h * heads.d);
+        let (dk, dv) = rest.split_columns(heads.g * heads.d);
+        let dq = Tiles::in_groups(dq, t, (t, group_heads * heads.d));
+        let (dk, dv) = (Tiles::in_groups(dk, t, (t, heads.d)), Tiles::in_groups(dv, t, (t, heads.d)));
+        each(&cpu.pool, (dq, (dk, dv)), |worker, ((rows, _, mut dq), ((_, columns, mut dk), (_, _, mut dv)))| {
+            let kv = columns.start / heads.d;
+            let starts = Starts::new(doc_start, window, rows.clone());
+            let qkv = &qkv[rows.start * stride..rows.end * stride];
+            let out = &out[rows.start * attended..rows.end * attended];
+            let dout = &dout[rows.start * attended..rows.end * attended];
+            let group = kv * group_heads..(kv + 1) * group_heads;
+
+            let mut scratch = cpu.scratch.worker(worker);
+            let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * STRIDE);
+            let (dscores, deltas) = rest.split_at_mut(QUERIES * STRIDE);
+            // delta = Σ dout · out of a row and head: what softmax's gradient takes off every score's.
+            for (head, deltas) in group.clone().zip(deltas.chunks_exact_mut(t)) {
+                for (query, delta) in deltas.iter_mut().enumerate() {
+                    let columns = query * attended + head * heads.d..query * attended + (head + 1) * heads.d;
+                    *delta = dot(&dout[columns.clone()], &out[columns]);
+                }
+            }
+            dq.fill(0.0);
+            for keys in 0..t.div_ceil(KEYS_BACKWARD) {
+                let keys = block(keys, KEYS_BACKWARD, t);
+                let (mut dk, mut dv) = (dk.part(keys.clone(), 0..heads.d), dv.part(keys.clone(), 0..heads.d));
+                    let k = rectangle(qkv, stride, keys.clone(), heads.key_columns(kv));
+                let v = rectangle(qkv, stride, keys.clone(), heads.value_columns(kv));
+                let mut write = Write::Set;
+                for queries in keys.start / QUERIES..t.div_ceil(QUERIES) {
+                    let queries = block(queries, QUERIES, t);
+                    let reached = starts.key_blocks(&queries, KEYS_BACKWARD);
+                    if !reached.contains(&(keys.start / KEYS_BACKWARD)) {
+                        continue;
+                    }
+                    for (place, (head, deltas)) in group.clone().zip(deltas.chunks_exact(t)).enumerate() {
+                        let (m, n) = (queries.len(), keys.len());
+                        let lse = &lse[head * n..][rows.clone()];
+                        let query_columns = heads.query_columns(head);
+                        let q = rectangle(qkv, stride, queries.clone(), query_columns.clone());
+                        let d = rectangle(dout, attended, queries.clone(), query_columns.clone());
+                        multiply(&mut scores(probabilities, m, n), Write::Set, factor, q, k.transposed());
+                        multiply(&mut scores(dscores, m, n), Write::Set, 1.0, d, v.transposed());
+                        let pairs = probabilities.chunks_exact_mut(STRIDE).zip(dscores.chunks_exact_mut(STRIDE));
+                        for (query, (probabilities, dscores)) in queries.clone().zip(pairs) {
+                            let run = run_in(&keys, starts.at(query), query);
+                            for row in [&mut *probabilities, &mut *dscores] {
+                                row[..run.start].fill(0.0);
+                                row[run.end..n].fill(0.0);
+                            }
+                            softmax_backward(
+                                &mut probabilities[run.clone()],
+                                &mut dscores[run],
+                                lse[query],
+                                deltas[query],
+                                factor,
+                            );
+                        }
+                        let (p, ds) =
+                            (Matrix::new(probabilities, m, n, STRIDE), Matrix::new(dscores, m, n, STRIDE));
+                        multiply(&mut dv, write, 1.0, p.transposed(), d);
+                        multiply(&mut dk, write, 1.0, ds.transposed(), q);
+                        write = Write::Add;
+                        let mut dq = dq.part(queries.clone(), place * heads.d..(place + 1) * heads.d);
+                        multiply(&mut dq, Write::Add, 1.0, ds, k);
+                    }
+                }
+                if write == Write::Set {
+                    dk.fill(0.0);
+                    dv.fill(0.0);
+                }
+            }
+        });
+    }
+
+    pub(super) fn cuda(self, cuda: &CudaKernels) {
+        let AttentionBackward { dqkv, dout, out, lse, qkv, doc_start, doc_end, window, shape, heads } = self;
+        let (n, (h, g, d)) = (shape.n(), heads.counts());
+        let HeadPlaces { q, k, v, stride } = HeadPlaces::of(&qkv, n, &heads);
+        let HeadPlaces { q: dq, k: dk, v: dv, .. } = HeadPlaces::of(&dqkv, n, &heads);
+        let by = &cuda.api.kernels;
+        let launcher = match cuda.by_wgmma.contains(&heads.d) {
+            true => (by.hzk_attention_wgmma_backward, "hzk_attention_wgmma_backward"),
+            false => (by.hzk_attention_backward, "hzk_attention_backward"),
+        };
+        launch!(
+            cuda,
+            launcher,
+            dq,
+            dk,
+            dv,
+            cuda.scratch_of(&self),
+            bf16s(&dout, n * heads.attended()),
+            bf16s(&out, n * heads.attended()),
+            f32s(&lse, n * heads.h),
+            q,
+            k,
+            v,
+            i32s(&doc_start, n),
+            i32s(&doc_end, n),
+            1.0 / (heads.d as f32).sqrt(),
+            window as i64,
+            n as i64,
+            h,
+            g,
+            d,
+            stride,
+            stride,
+            stride,
+        );
+    }
+}
+
+/// The scores of a block in scratch memory.
+fn scores(memory: &mut [f32], queries: usize, keys: usize) -> TileMut<'_, f32> {
+    TileMut::of(memory, queries, STRIDE).split_columns(keys).0
+}
+
+vectorised! {
+    /// Scores become probabilities, and `dp` = d probabilities become d of the unscaled scores.
+    fn softmax_backward(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, factor: f32) {
+        for (score, dp) in scores.iter_mut().zip(dp) {
+            let p = exp(*score - lse);
+            *dp = p * (*dp - delta) * factor;
+            *score = p;
+        }
+    }
+}

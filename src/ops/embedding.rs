@@ -1,0 +1,129 @@
+//! Token embedding.
+
+use crate::base::DType;
+use crate::ops::cpu::CpuKernels;
+use crate::ops::cpu::cut::{Rows, Tiles, each};
+use crate::ops::cpu::vector::{add, widen};
+use crate::ops::cpu::view::{TileMut, read, write};
+use crate::ops::cuda::{CudaKernels, address::*, launch};
+use crate::ops::op;
+
+op! {
+    /// `out =` the rows of `table` that `tokens` name.
+    EmbeddingForward {
+        /// `[N, C]`.
+        out: P = Set, Element::Activation, n * c;
+        /// `[V, C]`.
+        table: P = Read, Element::BF16, v * c;
+        /// `[N]`, each below V.
+        tokens: P = Read, Element::I32, n;
+    }
+    /// N: rows.
+    n: usize;
+    /// C: columns.
+    c: usize;
+    /// V: rows of the table.
+    v: usize;
+    {
+        /// Of the table only the rows that are named.
+        fn traffic(&self, storage: DType) -> usize {
+            self.n * self.c * (2 + storage.bytes())
+        }
+    }
+}
+
+op! {
+    /// The gradient of [`EmbeddingForward`]: adds the rows of `dout` to those of `dtable`, those of one token in row order.
+    EmbeddingBackward {
+        /// `[V, C]`.
+        dtable: P = Update, Element::F32, v * c;
+        /// `[N, C]`.
+        dout: P = Read, Element::Activation, n * c;
+        /// `[N]`: the token of each row.
+        tokens: P = Read, Element::I32, n;
+        /// `[N]`: the rows sorted by token, those of one token in rising order.
+        order: P = Read, Element::I32, n;
+        /// `[N + 1]`: for each distinct token the beginning of its rows in `order`; `first[distinct]` is N.
+        first: P = Read, Element::I32, n + 1;
+    }
+    /// Distinct tokens. It differs from batch to batch.
+    distinct: usize;
+    /// N: rows.
+    n: usize;
+    /// C: columns.
+    c: usize;
+    /// V: rows of the table.
+    v: usize;
+    {
+        /// Of the table only the rows that are named.
+        fn traffic(&self, storage: DType) -> usize {
+            self.n * self.c * (2 * 4 + storage.bytes())
+        }
+    }
+}
+
+/// Rows of a forward tile.
+const ROWS: usize = 64;
+/// Columns of a backward tile: each tile walks all rows, token by token.
+const COLUMNS: usize = 64;
+
+/// Where a token's row is.
+///
+/// # Panics
+/// If the token has no row; whoever brings tokens in checks them against V.
+fn row_of(token: i32, v: usize) -> usize {
+    let row = usize::try_from(token).unwrap_or(usize::MAX);
+    assert!(row < v, "token {token} has no row in an embedding of {v}");
+    row
+}
+
+impl EmbeddingForward {
+    pub(super) fn cpu(mut self, cpu: &CpuKernels) {
+        let EmbeddingForward { n, c, v, .. } = self;
+        let (table, tokens): (&[u16], &[i32]) = (read(&self.table, v * c), read(&self.tokens, n));
+        each(&cpu.pool, Rows::new(write(&mut self.out, n * c), c, ROWS), |_, (rows, out)| {
+            for (out, &token) in out.chunks_exact_mut(c).zip(&tokens[rows]) {
+                widen(out, &table[row_of(token, v) * c..][..c]);
+            }
+        });
+    }
+
+    pub(super) fn cuda(self, cuda: &CudaKernels) {
+        let EmbeddingForward { out, table, tokens, n, c, v } = self;
+        let (out, tokens, table) = (bf16s(&out, n * c), i32s(&tokens, n), bf16s(&table, v * c));
+        launch!(cuda.hzk_embedding_forward(out, tokens, table, n as i64, c as i64, v as i64));
+    }
+}
+
+impl EmbeddingBackward {
+    pub(super) fn cpu(mut self, cpu: &CpuKernels) {
+        let EmbeddingBackward { distinct, n, c, v, .. } = self;
+        let (dout, tokens): (&[f32], &[i32]) = (read(&self.dout, n * c), read(&self.tokens, n));
+        let (order, first): (&[i32], &[i32]) = (read(&self.order, n), read(&self.first, distinct + 1));
+        let dtable = TileMut::of(write(&mut self.dtable, v * c), v, c);
+        each(&cpu.pool, Tiles::new(dtable, (v, COLUMNS)), |_, (_, columns, mut dtable)| {
+            for bounds in first.windows(2) {
+                let rows = &order[bounds[0] as usize..bounds[1] as usize];
+                let sum = dtable.row(row_of(tokens[rows[0] as usize], v));
+                for &row in rows {
+                    add(sum, &dout[row as usize * c..][columns.clone()]);
+                }
+            }
+        });
+    }
+
+    pub(super) fn cuda(self, cuda: &CudaKernels) {
+        let EmbeddingBackward { dtable, dout, tokens, order, first, distinct, n, c, v } = self;
+        launch!(cuda.hzk_embedding_backward(
+            f32s(&dtable, v * c),
+            bf16s(&dout, n * c),
+            i32s(&tokens, n),
+            i32s(&order, n),
+            i32s(&first, distinct + 1),
+            n as i64,
+            distinct as i64,
+            c as i64,
+            v as i64,
+        ));
+    }
+}

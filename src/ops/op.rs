@@ -1,0 +1,218 @@
+//! The form of an op: named operands, each with a type, a length and an access, and named sizes.
+
+use crate::base::DType;
+use crate::ops::Write;
+
+/// The type of an operand's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// The type that the device stores activations in.
+    Activation,
+    /// The same type on all devices.
+    Fixed(DType),
+    /// f64.
+    F64,
+    /// i32.
+    I32,
+    /// Single bytes.
+    Byte,
+}
+
+impl Element {
+    /// bf16.
+    pub const BF16: Element = Element::Fixed(DType::Bf16);
+    /// f32.
+    pub const F32: Element = Element::Fixed(DType::F32);
+
+    /// Bytes of an element on a device that stores activations so.
+    pub fn bytes(self, storage: DType) -> usize {
+        match self {
+            Element::Activation => storage.bytes(),
+            Element::Fixed(dtype) => dtype.bytes(),
+            Element::F64 => 8,
+            Element::I32 => 4,
+            Element::Byte => 1,
+        }
+    }
+}
+
+/// How an op uses an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It is read.
+    Read,
+    /// It is set (`=`); what it held does not matter.
+    Set,
+    /// It is changed: added to (`+=`), or replaced in place.
+    Update,
+}
+
+impl From<Write> for Access {
+    fn from(write: Write) -> Self {
+        match write {
+            Write::Set => Access::Set,
+            Write::Add => Access::Update,
+        }
+    }
+}
+
+/// An operand of an op.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<P> {
+    /// Its name in the op.
+    pub name: &'static str,
+    /// Where it is.
+    pub at: P,
+    /// How it is used.
+    pub access: Access,
+    /// The type of its elements.
+    pub element: Element,
+    /// Its length.
+    pub elements: usize,
+}
+
+impl<P> Operand<P> {
+    /// The length in bytes.
+    pub fn bytes(&self, storage: DType) -> usize {
+        self.elements * self.element.bytes(storage)
+    }
+}
+
+/// Multiplications and additions of an op that count: those of matrix products and of attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Flops {
+    /// Few beside the memory traffic.
+    None,
+    /// A product of `[a, b]` and `[b, c]` matrices: 2·a·b·c.
+    Product([usize; 3]),
+    /// Attention forward.
+    AttentionForward(f64),
+    /// Attention backward.
+    AttentionBackward(f64),
+}
+
+/// What is asked of an op beside its operands.
+pub trait Contract<P> {
+    /// The name in messages and tables.
+    fn name(&self) -> &'static str;
+
+    /// Calls `f` for every operand.
+    fn each_operand(&self, f: &mut dyn FnMut(Operand<&P>));
+
+    /// Whether an output may be an input: then they are the same memory.
+    fn may_be(&self, _output: &str, _input: &str) -> bool {
+        false
+    }
+
+    /// Multiplications and additions.
+    fn flops(&self) -> Flops {
+        Flops::None
+    }
+
+    /// Bytes of device memory read and written: an operand that is changed counts twice. Of matrix products only the weights
+    /// count: the rest of their traffic grows with the rows, as their FLOPs do.
+    fn traffic(&self, storage: DType) -> usize {
+        let mut bytes = 0;
+        self.each_operand(&mut |operand| {
+            let times = if operand.access == Access::Update { 2 } else { 1 };
+            bytes += times * operand.bytes(storage);
+        });
+        bytes
+    }
+
+    /// Bytes of the CUDA kernels' workspace that the op uses.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A field that holds one operand, or none.
+pub trait Field<P> {
+    /// The same field with operands of another kind.
+    type Of<Q>;
+
+    /// Calls `f` for the operand that is there.
+    fn each(&self, f: impl FnMut(&P));
+
+    /// The field with every operand replaced.
+    fn map<Q>(&self, f: impl FnMut(&P) -> Q) -> Self::Of<Q>;
+}
+
+impl<P> Field<P> for P {
+    type Of<Q> = Q;
+
+    fn each(&self, mut f: impl FnMut(&P)) {
+        f(self);
+    }
+
+    fn map<Q>(&self, mut f: impl FnMut(&P) -> Q) -> Q {
+        f(self)
+    }
+}
+
+impl<P> Field<P> for Option<P> {
+    type Of<Q> = Option<Q>;
+
+    fn each(&self, f: impl FnMut(&P)) {
+        self.iter().for_each(f);
+    }
+
+    fn map<Q>(&self, f: impl FnMut(&P) -> Q) -> Option<Q> {
+        self.as_ref().map(f)
+    }
+}
+
+/// Declares an op: a struct of operands, each with its access, type and length, and of sizes. Expressions may use the sizes
+/// by name. What follows the sizes are functions of [`Contract`] that differ from their defaults.
+macro_rules! op {
+    (
+        $(#[$about:meta])*
+        $op:ident {
+            $($(#[$about_field:meta])* $field:ident: $type:ty = $access:expr, $element:expr, $elements:expr;)*
+        }
+        $($(#[$about_size:meta])* $size:ident: $size_type:ty;)*
+        $({ $($contract:item)* })?
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct $op<P = $crate::device::DeviceSpan> {
+            $($(#[$about_field])* pub $field: $type,)*
+            $($(#[$about_size])* pub $size: $size_type,)*
+        }
+
+        impl<P> $crate::ops::Contract<P> for $op<P> {
+            fn name(&self) -> &'static str {
+                stringify!($op)
+            }
+
+            fn each_operand(&self, f: &mut dyn FnMut($crate::ops::Operand<&P>)) {
+                #[allow(unused_imports)]
+                use $crate::ops::{Access::*, Element};
+                #[allow(unused_variables)]
+                let $op { $($size,)* .. } = *self;
+                $($crate::ops::Field::<P>::each(&self.$field, |at| {
+                    f($crate::ops::Operand {
+                        name: stringify!($field),
+                        at,
+                        access: $access,
+                        element: $element,
+                        elements: $elements,
+                    });
+                });)*
+            }
+
+            $($($contract)*)?
+        }
+
+        impl<P> $op<P> {
+            /// The op on other operands: those that `f` gives for its own.
+            pub fn map<Q>(&self, f: &mut dyn FnMut(&P) -> Q) -> $op<Q> {
+                $op {
+                    $($field: $crate::ops::Field::<P>::map(&self.$field, &mut *f),)*
+                    $($size: self.$size,)*
+                }
+            }
+        }
+    };
+}
+pub(super) use op;
