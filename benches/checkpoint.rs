@@ -18,11 +18,11 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use horizon::base::{DType, Dims, Shape};
+use horizon::base::{DType, Dims, Shape, unwatched};
 use horizon::engine::{Trainer, TrainerOptions};
+use horizon::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
 use horizon::model::{Layout, ModelConfig};
 use horizon::schedule::{AdamWhen, Mode};
-use horizon::train::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes, unwatched};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use probe::Clock;
 

@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use horizon::train::chat::{ChatTemplate, Conversation};
-use horizon::train::data::{Encoder, EncoderSource, Row};
-use horizon::train::tokenizer::{Tokenizer, TokenizerSource};
+use horizon::data::chat::{ChatTemplate, Conversation};
+use horizon::data::tokenizer::{Tokenizer, TokenizerSource};
+use horizon::data::{Encoder, EncoderSource, Row};
 use serde_json::{Map, Value, json};
 
 fn room() -> PathBuf {

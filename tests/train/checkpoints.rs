@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use horizon::base::{Dims, Error, Shape, Status};
+use horizon::base::{DType, Dims, Error, Shape, Status, unwatched};
+use horizon::checkpoint::{Changes, Checkpoint, Checkpoints, Note, open};
 use horizon::engine::{Batch, Sink, StateSpan, Trainer, TrainerOptions, UnitState};
+use horizon::hf::FolderConfig;
 use horizon::model::ModelConfig;
 use horizon::schedule::{GradWait, Mode};
-use horizon::train::checkpoint::{Changes, Checkpoint, Checkpoints, Note, open};
-use horizon::train::hf::{FolderConfig, unwatched};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -54,7 +54,9 @@ fn trained(options: &TrainerOptions, count: u64) -> Trainer {
 
 fn checkpoints(folder: &Path, keep: Option<usize>) -> Arc<Checkpoints> {
     let config = FolderConfig::of(config()).unwrap();
-    Arc::new(Checkpoints::create(folder, &config, keep.and_then(NonZeroUsize::new)).unwrap())
+    Arc::new(
+        Checkpoints::create(folder, config.files(DType::Bf16), keep.and_then(NonZeroUsize::new)).unwrap(),
+    )
 }
 
 fn save(trainer: &mut Trainer, to: &Arc<Checkpoints>) {
@@ -169,7 +171,7 @@ fn what_differs_is_named() {
         (&|o| o.shape.b = 3, "micro-batch is 3, and was 2"),
         (&|o| o.shape.t = 6, "seq-len is 6, and was 7"),
         (&|o| o.logits_chunk = Some(5), "logits-chunk is 5, and was 14"),
-        (&|o| o.grad_dtype = horizon::base::DType::F32, "grad-dtype is f32, and was bf16"),
+        (&|o| o.grad_dtype = DType::F32, "grad-dtype is f32, and was bf16"),
         (&|o| o.clip = 0.1, "clip is 0.1, and was 1.0"),
         (&|o| o.adam.beta1 = 0.8, "beta1 is 0.8, and was 0.9"),
         (&|o| o.adam.beta2 = 0.8, "beta2 is 0.8, and was 0.999"),
@@ -438,7 +440,8 @@ fn one_process_writes_and_what_another_left_is_removed() {
     furnished(dir.path());
     let to = checkpoints(dir.path(), None);
     let config = FolderConfig::of(config()).unwrap();
-    let error = Checkpoints::create(dir.path(), &config, None).unwrap_err();
+    let files = || config.files(DType::Bf16);
+    let error = Checkpoints::create(dir.path(), files(), None).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState);
     assert!(error.message().contains("another run writes its checkpoints"), "{error}");
     drop(to);
@@ -457,7 +460,7 @@ fn one_process_writes_and_what_another_left_is_removed() {
     want.sort();
     assert_eq!(names(dir.path()), want);
     fs::write(dir.path().join("file"), "").unwrap();
-    let error = Checkpoints::create(&dir.path().join("file"), &config, None).unwrap_err();
+    let error = Checkpoints::create(&dir.path().join("file"), files(), None).unwrap_err();
     assert!(error.message().contains("cannot write to") && error.message().contains("file"), "{error}");
 }
 

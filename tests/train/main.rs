@@ -9,10 +9,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use horizon::base::{DType, Shape, Status};
+use horizon::base::{DType, Shape, Status, unwatched};
+use horizon::data::{Data, Documents, Encoder};
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::train::data::{Data, Documents, Encoder};
-use horizon::train::hf::{ExportTarget, SHARD_BYTES, export, unwatched};
+use horizon::hf::{ExportTarget, SHARD_BYTES, export};
 use horizon::train::metrics::StepRecord;
 use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions, StepTimes};
 use serde_json::{Value, json};

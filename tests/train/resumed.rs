@@ -5,13 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use horizon::base::{Error, Status};
+use horizon::base::{Error, Status, unwatched};
+use horizon::checkpoint::{Changes, open};
+use horizon::data::tokenizer::TokenizerSource;
+use horizon::data::{BadLines, Data, DataOptions, DataPath, EncoderSource, Packing};
 use horizon::schedule::{Boundary, GradWait, LayerPlacement, Recompute};
-use horizon::train::checkpoint::{Changes, open};
-use horizon::train::data::{BadLines, Data, DataOptions, DataPath, EncoderSource, Packing};
-use horizon::train::hf::unwatched;
 use horizon::train::metrics::StepRecord;
-use horizon::train::tokenizer::TokenizerSource;
 use horizon::train::{ModelSource, Observer, Outcome, Resume, Run, RunOptions, SaveOptions};
 use serde_json::json;
 
