@@ -1,5 +1,5 @@
 //! Text, tokens and what is learned of a conversation, beside Hugging Face's `tokenizers` and `transformers`
-//! (`tests/chat/generate.py` wrote what they make of the same).
+//! (`chat/generate.py` wrote what they make of the same).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use horizon::data::{Encoder, EncoderSource, Row};
 use serde_json::{Map, Value, json};
 
 fn room() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat")
 }
 
 /// The cases of every folder.

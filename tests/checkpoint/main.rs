@@ -14,8 +14,7 @@ use horizon::schedule::{GradWait, Mode};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-
-use crate::names;
+use support::folder::{names, states};
 
 const T: usize = 7;
 
@@ -85,13 +84,7 @@ fn restored(checkpoint: &Checkpoint, options: &TrainerOptions) -> Result<Trainer
 fn state(trainer: &mut Trainer) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     save(trainer, &checkpoints(dir.path(), None));
-    units(open(dir.path()).unwrap().folder())
-}
-
-/// States of all units, as they lie in a checkpoint.
-pub fn units(folder: &Path) -> Vec<u8> {
-    let states = names(folder).into_iter().filter(|name| name.ends_with(".state"));
-    states.flat_map(|name| fs::read(folder.join(name)).unwrap()).collect()
+    states(open(dir.path()).unwrap().folder())
 }
 
 #[test]

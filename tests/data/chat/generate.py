@@ -1,7 +1,7 @@
-"""Writes what `tests/train/chat.rs` compares with: small tokenizers, chat templates, and what Hugging Face makes of them.
+"""Writes what `tests/data` compares with: small tokenizers, chat templates, and what Hugging Face makes of them.
 
     pip install tokenizers==0.23.3 transformers==5.24.0 jinja2==3.1.6        # Python 3.11
-    python tests/chat/generate.py
+    python tests/data/chat/generate.py
 
 Folders, each a model folder as far as text goes:
 
