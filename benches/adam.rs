@@ -24,21 +24,17 @@ use horizon::ops::adam::{
     AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update_whole_with, update_with, write_master,
 };
 use nix::time::ClockId;
+use support::bench::{median, number, option, rounded};
 
 fn main() {
-    let option = |name: &str, default: usize| {
-        let mut given = env::args().skip_while(|argument| argument != name).skip(1);
-        given.next().map_or(default, |value| value.parse().expect("a number"))
-    };
-    let elements = option("--parameters", 100_000_000);
-    let rounds = option("--rounds", 7);
+    let elements = number("--parameters").unwrap_or(100_000_000);
+    let rounds = number("--rounds").unwrap_or(7);
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = option("--threads", cores);
+    let threads = number("--threads").unwrap_or(cores);
 
-    let named = |name: &str| env::args().skip_while(|argument| argument != name).nth(1);
-    let wanted_pages = (named("--pages").as_deref() == Some("small")).then_some(Pages::Small);
-    let node: Option<u32> = named("--node").map(|node| node.parse().expect("the number of a node"));
-    let modes = named("--modes");
+    let wanted_pages = (option("--pages").as_deref() == Some("small")).then_some(Pages::Small);
+    let node: Option<u32> = number("--node");
+    let modes = option("--modes");
     let wanted = |mode: &str| modes.as_ref().is_none_or(|modes| modes.split(',').any(|name| name == mode));
 
     let measured = [
@@ -81,18 +77,18 @@ fn main() {
         let traffic = (elements * (bytes_read + bytes_written)) as f64;
         for (isa, runs) in isas.iter().zip(&runs) {
             let runs = &runs[1..]; // the first round warms up
-            let middle = |of: &dyn Fn(&Run) -> f64| median(runs.iter().map(of).collect());
+            let middle = |of: &dyn Fn(&Run) -> f64| median(runs.iter().map(of));
             let percent =
-                |of: fn(&Times) -> f64| round3(100.0 * middle(&|run| of(&run.probe) / of(&run.own)));
+                |of: fn(&Times) -> f64| rounded(100.0 * middle(&|run| of(&run.probe) / of(&run.own)), 3);
             println!(
                 "{}",
                 serde_json::json!({
                     "bench": "adam", "mode": mode, "isa": isa.name(), "gradient": dtype.name(),
                     "threads": threads, "parameters": elements, "rounds": rounds, "node": node,
                     "pages": arena.pages().to_string(),
-                    "gparams_per_second": round3(elements as f64 / middle(&|run| run.own.wall) / 1e9),
-                    "gb_per_second": round3(traffic / middle(&|run| run.own.wall) / 1e9),
-                    "probe_gb_per_second": round3(traffic / middle(&|run| run.probe.wall) / 1e9),
+                    "gparams_per_second": rounded(elements as f64 / middle(&|run| run.own.wall) / 1e9, 3),
+                    "gb_per_second": rounded(traffic / middle(&|run| run.own.wall) / 1e9, 3),
+                    "probe_gb_per_second": rounded(traffic / middle(&|run| run.probe.wall) / 1e9, 3),
                     "percent_of_probe": percent(|t| t.wall),
                     "percent_of_probe_by_processor_time": percent(|t| t.processor),
                 })
@@ -299,13 +295,4 @@ fn timed(work: impl FnOnce()) -> Times {
 fn processor_seconds() -> f64 {
     let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
     Duration::from(clock.now().expect("every process has a clock of its own")).as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn round3(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
 }

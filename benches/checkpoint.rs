@@ -18,23 +18,21 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use horizon::base::{DType, Dims, Shape};
+use horizon::base::{DType, Dims, Shape, unwatched};
 use horizon::engine::{Trainer, TrainerOptions};
+use horizon::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
 use horizon::model::{Layout, ModelConfig};
 use horizon::schedule::{AdamWhen, Mode};
-use horizon::train::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes, unwatched};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use probe::Clock;
+use support::bench::{median, number, option, rounded};
 
 fn main() {
-    let option = |name: &str| env::args().skip_while(|argument| argument != name).nth(1);
-    let number = |name: &str, default: usize| {
-        option(name).map_or(default, |value| value.parse().expect("a whole number"))
-    };
-    let gb: f64 = option("--gb").map_or(4.0, |value| value.parse().expect("a number"));
+    let gb = number("--gb").unwrap_or(4.0);
     let dtype = if option("--dtype").as_deref() == Some("bf16") { DType::Bf16 } else { DType::F32 };
-    let rounds = number("--rounds", 3);
-    let threads = number("--threads", std::thread::available_parallelism().map_or(1, usize::from));
+    let rounds = number("--rounds").unwrap_or(3);
+    let threads =
+        number("--threads").unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let folder = PathBuf::from(option("--folder").unwrap_or_else(|| "target/checkpoint-bench".to_owned()));
 
     let config = model(gb, dtype);
@@ -86,21 +84,21 @@ fn main() {
         seconds[4].push(Clock::Wall.seconds(|| read_all(&source, 1)));
     }
     fs::remove_dir_all(&folder).expect("the bench cleans up");
-    let rate = |seconds: &[f64]| round3(bytes as f64 / median(seconds) / 1e9);
+    let rate = |seconds: &[f64]| rounded(bytes as f64 / median(seconds.iter().copied()) / 1e9, 3);
     let [copied, saved, warm, cold, read, written, read_warm] =
         seconds.each_ref().map(|seconds| rate(seconds));
     println!(
         "{}",
         serde_json::json!({
-            "bench": "checkpoint", "dtype": dtype.name(), "gb": round3(bytes as f64 / 1e9), "threads": threads,
+            "bench": "checkpoint", "dtype": dtype.name(), "gb": rounded(bytes as f64 / 1e9, 3), "threads": threads,
             "rounds": rounds, "copy_gb_per_second": copied, "save_gb_per_second": saved,
-            "save_over_copy": round3(saved / copied), "load_gb_per_second": warm,
-            "load_over_copy": round3(warm / copied), "load_cold_gb_per_second": cold,
-            "read_cold_gb_per_second": read, "load_cold_over_read_cold": round3(cold / read),
-            "write_gb_per_second": written, "save_over_write": round3(saved / written),
-            "read_gb_per_second": read_warm, "load_over_read": round3(warm / read_warm),
+            "save_over_copy": rounded(saved / copied, 3), "load_gb_per_second": warm,
+            "load_over_copy": rounded(warm / copied, 3), "load_cold_gb_per_second": cold,
+            "read_cold_gb_per_second": read, "load_cold_over_read_cold": rounded(cold / read, 3),
+            "write_gb_per_second": written, "save_over_write": rounded(saved / written, 3),
+            "read_gb_per_second": read_warm, "load_over_read": rounded(warm / read_warm, 3),
             "saving_extra_mib": saving_extra >> 20, "loading_extra_mib": loading_extra >> 20,
-            "host_gb_planned": round3(trainer.plan().host.bytes() as f64 / 1e9),
+            "host_gb_planned": rounded(trainer.plan().host.bytes() as f64 / 1e9, 3),
         })
     );
 }
@@ -213,14 +211,4 @@ fn status(field: &str) -> usize {
     let text = fs::read_to_string("/proc/self/status").expect("the process's status");
     let line = text.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a size in kB") << 10
-}
-
-fn median(seconds: &[f64]) -> f64 {
-    let mut sorted = seconds.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-fn round3(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
 }

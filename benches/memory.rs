@@ -11,7 +11,6 @@
 //!
 //! Medians of the rounds; on a machine that others use too, compare figures of one run only.
 
-use std::env;
 use std::hint::black_box;
 use std::path::Path;
 use std::slice;
@@ -25,16 +24,13 @@ use horizon::device::{Device, Lane, Tick, Work};
 use horizon::host::{Arena, MemoryKind, Pages, Pool, Topology};
 use horizon::sys::linux::run_on;
 use serde_json::json;
+use support::bench::{median, number, rounded};
 
 const TILE: usize = 1 << 18;
 
 fn main() {
-    let option = |name: &str, default: usize| {
-        let mut given = env::args().skip_while(|argument| argument != name).skip(1);
-        given.next().map_or(default, |value| value.parse().expect("a number"))
-    };
-    let bytes = option("--mib", 1024) << 20;
-    let rounds = option("--rounds", 5);
+    let bytes = number::<usize>("--mib").unwrap_or(1024) << 20;
+    let rounds = number("--rounds").unwrap_or(5);
     let cores = thread::available_parallelism().map_or(1, usize::from);
 
     for huge in [false, true] {
@@ -67,7 +63,7 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
             let arena = arena(bytes, huge);
             timed(|| arena.touch(&pool).expect("plain memory is not pinned"))
         };
-        median((0..rounds).map(round).collect())
+        median((0..rounds).map(round))
     });
     let [serial, parallel] = seconds;
     let touched = arena(bytes, huge);
@@ -75,15 +71,15 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
     touched.touch(&pool).expect("plain memory is not pinned");
     let zero =
         |_| timed(|| pool.run(bytes / TILE, &|_, tile| touched.whole().part(tile * TILE, TILE).zero()));
-    let zeroing = median((0..rounds).map(zero).collect());
+    let zeroing = median((0..rounds).map(zero));
     println!(
         "{}",
         json!({
             "bench": "touch", "mib": bytes >> 20, "pages": arena(bytes, huge).pages().to_string(), "threads": cores,
-            "serial_gb_per_second": round2(bytes as f64 / serial / 1e9),
-            "parallel_gb_per_second": round2(bytes as f64 / parallel / 1e9),
-            "speedup_per_core": round2(serial / parallel / cores as f64),
-            "zeroing_gb_per_second": round2(bytes as f64 / zeroing / 1e9),
+            "serial_gb_per_second": rounded(bytes as f64 / serial / 1e9, 2),
+            "parallel_gb_per_second": rounded(bytes as f64 / parallel / 1e9, 2),
+            "speedup_per_core": rounded(serial / parallel / cores as f64, 2),
+            "zeroing_gb_per_second": rounded(bytes as f64 / zeroing / 1e9, 2),
         })
     );
 }
@@ -107,7 +103,7 @@ fn nodes(bytes: usize, rounds: usize) {
                         })
                     })
                 };
-                (median((0..rounds).map(update).collect()), arena.node_at(0).ok())
+                (median((0..rounds).map(update)), arena.node_at(0).ok())
             });
             let (seconds, lies_on) = caller.join().expect("the thread ends");
             println!(
@@ -115,7 +111,7 @@ fn nodes(bytes: usize, rounds: usize) {
                 json!({
                     "bench": "nodes", "cores_of": cores.index, "memory_of": memory, "memory_lies_on": lies_on,
                     "distance": topology.distance(cores.index, memory), "mib": bytes >> 20,
-                    "gb_per_second": round2((2 * bytes) as f64 / seconds / 1e9),
+                    "gb_per_second": rounded((2 * bytes) as f64 / seconds / 1e9, 2),
                 })
             );
         }
@@ -154,7 +150,7 @@ fn stream(arena: &Arena, rounds: usize, threads: usize) {
             json!({
                 "bench": "stream", "kind": kind, "threads": threads, "mib": bytes >> 20,
                 "pages": arena.pages().to_string(),
-                "gb_per_second": round2((bytes * passes) as f64 / seconds / 1e9),
+                "gb_per_second": rounded((bytes * passes) as f64 / seconds / 1e9, 2),
             })
         );
     }
@@ -175,8 +171,8 @@ fn pool(threads: usize) {
         "{}",
         json!({
             "bench": "pool", "threads": threads,
-            "median_ns": round2(seconds[seconds.len() / 2] * 1e9),
-            "p99_ns": round2(seconds[seconds.len() * 99 / 100] * 1e9),
+            "median_ns": rounded(seconds[seconds.len() / 2] * 1e9, 2),
+            "p99_ns": rounded(seconds[seconds.len() * 99 / 100] * 1e9, 2),
         })
     );
 }
@@ -193,7 +189,7 @@ fn lanes() {
     let lanes = CpuDevice::new(None).open(Arc::new(Nothing), false).expect("lanes open");
     let reach = |tick: Tick| lanes.reach(tick).expect("nothing fails");
     let trip = |task| timed(|| reach(lanes.issue(Lane::Compute, task, &[], false)));
-    let trip_ns = median((0..10_000).map(trip).collect()) * 1e9;
+    let trip_ns = median((0..10_000).map(trip)) * 1e9;
     let hops = 10_000;
     let seconds = timed(|| {
         let mut last = lanes.issue(Lane::Compute, 0, &[], true);
@@ -206,8 +202,8 @@ fn lanes() {
     println!(
         "{}",
         json!({
-            "bench": "lanes", "issue_to_reach_ns": round2(trip_ns),
-            "hop_ns": round2(seconds / hops as f64 * 1e9),
+            "bench": "lanes", "issue_to_reach_ns": rounded(trip_ns, 2),
+            "hop_ns": rounded(seconds / hops as f64 * 1e9, 2),
         })
     );
 }
@@ -216,13 +212,4 @@ fn timed(work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
     start.elapsed().as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn round2(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
 }

@@ -11,20 +11,19 @@
 //! percentages compare. FLOPs are those of the formula, 2 a multiply-add, and of attention what lies below the diagonal;
 //! bytes are those an op must read and write once, so an op whose data fits a cache of the CPU may pass 100 %.
 
-mod arguments;
 mod meter;
 mod probe;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use arguments::{number, on_gpu, option};
 use horizon::base::{DType, Dims, Error, Result, Shape};
 use horizon::ops::cuda::workspace::workspace_bytes;
 use horizon::ops::{Addends, Extras, Kernels, Linear, LossRows, Rows, TokenRows, Write};
 use meter::cuda::{Cuda, Effort};
 use meter::{Inputs, Meter, Model, Work};
 use probe::Clock;
+use support::bench::{number, on_gpu, option};
 
 const ON_CPU: &[Model] = &[
     ("a", Dims { c: 256, h: 4, g: 4, d: 64, f: 688, v: 256, l: 4 }, Shape { b: 8, t: 256 }, 2048),

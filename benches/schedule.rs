@@ -30,22 +30,12 @@ use horizon::schedule::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
+use support::bench::{median, number};
 
 fn main() {
-    let option = |name: &str, default: usize| {
-        let mut given = env::args().skip_while(|argument| argument != name).skip(1);
-        given.next().map_or(default, |value| value.parse().expect("a number"))
-    };
-    let (rounds, policies, threads) =
-        (option("--rounds", 9), option("--policies", 30), option("--threads", 1));
-    make(rounds);
+    make(number("--rounds").unwrap_or(9));
     issue();
-    simulate(policies, threads);
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    simulate(number("--policies").unwrap_or(30), number("--threads").unwrap_or(1));
 }
 
 fn make(rounds: usize) {

@@ -24,6 +24,7 @@ use horizon::host::Pool;
 use horizon::model::ModelConfig;
 use horizon::train::metrics::UsefulWork;
 use probe::Clock;
+use support::bench::{median, number, option, rounded};
 
 fn config(shape: &str) -> (ModelConfig, Shape) {
     let (dims, shape) = match shape {
@@ -104,30 +105,17 @@ impl Drop for Torch {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let option = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        Some(arguments.get(at + 1).unwrap_or_else(|| panic!("{name} wants a value")).as_str())
-    };
-    let number = |name: &str, default: usize| {
-        option(name)
-            .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} {value}: a number")))
-    };
+    let number = |name: &str, default: usize| number(name).unwrap_or(default);
     let (threads, rounds, steps) = (number("--threads", 2), number("--rounds", 5), number("--steps", 3));
-    let shapes = option("--shape").map_or(vec!["a", "b"], |shape| vec![shape]);
+    let shapes = option("--shape").map_or(vec!["a".to_owned(), "b".to_owned()], |shape| vec![shape]);
+    let (python, dtype) = (option("--torch"), option("--torch-dtype").unwrap_or("f32".to_owned()));
     let pool = Pool::new(threads).expect("threads start");
 
-    for name in shapes {
+    for name in &shapes {
         let (config, shape) = config(name);
         let mut ours = Ours::open(&config, shape, threads);
-        let dtype = option("--torch-dtype").unwrap_or("f32");
-        let mut torch = option("--torch").map(|python| Torch::start(python, name, dtype, threads));
+        let mut torch = python.as_deref().map(|python| Torch::start(python, name, &dtype, threads));
         ours.run(1);
         if let Some(torch) = &mut torch {
             torch.run(1);
@@ -156,8 +144,8 @@ fn main() {
         if torch.is_some() {
             line["torch"] = serde_json::json!({
                 "dtype": dtype, "tokens_per_second": median(torch_speeds).round(),
-                "ratios": ratios.iter().map(|ratio| (ratio * 1e3).round() / 1e3).collect::<Vec<_>>(),
-                "median_ratio": (median(ratios) * 1e3).round() / 1e3,
+                "ratios": ratios.iter().map(|ratio| rounded(*ratio, 3)).collect::<Vec<_>>(),
+                "median_ratio": rounded(median(ratios), 3),
             });
         }
         println!("{line}");

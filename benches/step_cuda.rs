@@ -16,7 +16,6 @@
 //! (weights up once, gradients down once, the tokens); and the peaks. Without a device it says so and ends well, unless
 //! `HZ_REQUIRE_GPU` is 1. The shape `tiny` is for rehearsals on emulated kernels.
 
-mod arguments;
 mod meter;
 mod probe;
 
@@ -35,8 +34,8 @@ use horizon::schedule::{self, Mode, Operation, Recompute};
 use horizon::sys::cuda::need_device;
 use horizon::train::metrics::UsefulWork;
 use horizon::train::planning::{Planned, Why, here};
+use support::bench::{number, on_gpu, option, rounded};
 
-use crate::arguments::{number, option};
 use crate::meter::Work;
 use crate::meter::cuda::{Cuda, Effort};
 
@@ -156,7 +155,7 @@ fn run() -> Result<()> {
         .iter()
         .map(|lane| {
             let idle = usage[lane.at()].idle_ns as f64 / (to_ns - from_ns) as f64;
-            (lane.name().to_string(), ((idle * 1e3).round() / 10.0).into())
+            (lane.name().to_string(), rounded(100.0 * idle, 1).into())
         })
         .collect();
     let plan = planned.plan();
@@ -175,7 +174,6 @@ fn run() -> Result<()> {
         trainer.trace(&mut std::io::BufWriter::new(file))?;
     }
     let stats = trainer.stats();
-    let rounded = |value: f64, places: i32| (value * 10f64.powi(places)).round() / 10f64.powi(places);
     let line = serde_json::json!({
         "bench": "step", "device": trainer.device().name, "shape": name,
         "parameters": layout.parameters(), "tokens_per_step": step_tokens, "sequence": sequence,
@@ -198,5 +196,5 @@ fn run() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    arguments::on_gpu(run)
+    on_gpu(run)
 }

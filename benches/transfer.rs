@@ -11,8 +11,6 @@
 //! run, which is the link's own rate as far as this machine reaches it. One line of JSON for each figure. Without a device it
 //! says so and ends well, unless `HZ_REQUIRE_GPU` is 1.
 
-mod arguments;
-
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::ptr::NonNull;
@@ -23,8 +21,7 @@ use horizon::device::Device;
 use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::host::{Arena, HostSpan, MemoryKind, Pinning, Pool};
 use horizon::sys::cuda::{DeviceMemory, Direction, Event, Stream, copy, need_device};
-
-use crate::arguments::number;
+use support::bench::{number, on_gpu, rounded};
 
 const KINDS: [&str; 3] = ["registered", "allocated", "pageable"];
 const GOES: usize = 3;
@@ -47,7 +44,7 @@ fn take(ordinal: usize, kind: &str, bytes: usize, pool: &Pool) -> Result<Host> {
     let line = serde_json::json!({
         "bench": "transfer", "what": "take", "kind": kind, "bytes": bytes,
         "pages": arena.pages().to_string(), "node": arena.node_at(0).ok(), "device_node": device.node(),
-        "seconds_per_gib": (seconds / (bytes as f64 / (1u64 << 30) as f64) * 1e3).round() / 1e3,
+        "seconds_per_gib": rounded(seconds / (bytes as f64 / (1u64 << 30) as f64), 3),
     });
     println!("{line}");
     let span = arena.whole();
@@ -115,7 +112,7 @@ fn run() -> Result<()> {
         for ((_, kind, chunk), rate) in own() {
             let line = serde_json::json!({
                 "bench": "transfer", "what": way, "kind": kind, "chunk": chunk,
-                "gb_per_second": (rate / 1e8).round() / 10.0, "percent": (100.0 * rate / limit).round(),
+                "gb_per_second": rounded(rate / 1e9, 1), "percent": (100.0 * rate / limit).round(),
             });
             println!("{line}");
         }
@@ -124,5 +121,5 @@ fn run() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    arguments::on_gpu(run)
+    on_gpu(run)
 }

@@ -1,28 +1,33 @@
 //! **Horizon** trains large language models on one accelerator with the whole model in host RAM.
 //!
-//! This file is the map of the house and nothing else. A floor uses only the floors below it;
-//! `tests/tidy.rs` reads the imports and holds that true.
+//! The modules by level. A module uses only modules of lower levels; `tests/tidy.rs` checks the imports.
 //!
-//! | floor | module | what it knows |
+//! | level | module | contents |
 //! |---|---|---|
-//! | F0 | [`base`] | words: errors, indices, sizes, dtypes, the split master. No `unsafe`, no OS |
-//! | F1 | [`sys`] | foreign names, raw: the operating system's, CUDA's, our kernels' |
-//! | F2 | [`host`] | this machine's RAM and cores: limits, arenas, the worker pool |
-//! | F2 | [`device`] | the contract of a device: lanes, ticks, memory, copies; the CPU device |
-//! | F3 | [`ops`] | one op a file, forward and backward; AdamW |
-//! | F4 | [`model`] | what a decoder is: config, layout (the only source of sizes), its layers and ends |
-//! | F5 | [`schedule`] | when things happen: policy, operations, build, sync, check. Pure, no device |
-//! | F6 | [`plan`] | what goes where: every byte on host and device, the search for the fastest plan, refusal |
-//! | F7 | [`engine`] | runs a schedule on a device: store, trainer, trace, stats |
-//! | F8 | [`train`] | the loop: data, learning rates, metrics, checkpoints, Hugging Face import and export |
-//! | F9 | [`capi`] | the wall: the only `extern "C"`; panics become statuses here |
+//! | L0 | [`base`] | errors, indices, sizes, dtypes, number formats, the split master. No `unsafe`, no OS |
+//! | L1 | [`sys`] | raw foreign interfaces: the operating system, CUDA, our kernels |
+//! | L2 | [`host`] | RAM and cores: limits, arenas, the worker pool; files and folders |
+//! | L2 | [`device`] | the device contract: lanes, ticks, memory, copies; the CPU device |
+//! | L3 | [`ops`] | one op per file, forward and backward; AdamW |
+//! | L4 | [`model`] | decoders: config, layout (the only source of sizes), layers, embedding and head |
+//! | L5 | [`schedule`] | when things happen: policy, operations, build, sync, check. Pure, no device |
+//! | L6 | [`plan`] | what goes where: every byte on host and device, the search for the fastest plan, refusal |
+//! | L7 | [`engine`] | runs a schedule on a device: store, trainer, trace, stats |
+//! | L8 | [`data`] | training data: text, chats and token files as windows of tokens |
+//! | L8 | [`hf`] | Hugging Face folders: config and safetensors, in and out |
+//! | L8 | [`checkpoint`] | the whole state of a run, written and restored |
+//! | L9 | [`train`] | the loop: learning rates, metrics, saving, sampling |
+//! | L10 | [`capi`] | the only `extern "C"`; panics become statuses here |
 
 #![warn(missing_docs)]
 
 pub mod base;
 pub mod capi;
+pub mod checkpoint;
+pub mod data;
 pub mod device;
 pub mod engine;
+pub mod hf;
 pub mod host;
 pub mod model;
 pub mod ops;

@@ -16,6 +16,7 @@ use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 use horizon::sys::cuda::{
     DeviceMemory, Direction, Driver, Event, Stream, copy, fill, need_device, set_device,
 };
+use support::bench::{median, rounded};
 
 use super::{Inputs, Meter, Work};
 
@@ -127,8 +128,7 @@ impl Cuda {
             end.synchronize()?;
             seconds.push(end.ns_since(&start)? as f64 / 1e9);
         }
-        seconds.sort_by(f64::total_cmp);
-        Ok(seconds[seconds.len() / 2])
+        Ok(median(seconds))
     }
 
     /// What this GPU reaches now, per second.
@@ -169,16 +169,15 @@ impl Cuda {
         let ceiling = self.ceiling(work)?;
         let rate = work.amount() / seconds;
         let (unit, scale) = if let Work::Flops(_) = work { ("TFLOP/s", 1e12) } else { ("GB/s", 1e9) };
-        let rounded = |value: f64| (value * 10.0).round() / 10.0;
         Ok(serde_json::json!({
             "bench": "ops",
             "device": self.name,
             "op": name,
-            "us": rounded(seconds * 1e6),
-            "rate": rounded(rate / scale),
+            "us": rounded(seconds * 1e6, 1),
+            "rate": rounded(rate / scale, 1),
             "unit": unit,
-            "ceiling": rounded(ceiling / scale),
-            "percent": rounded(100.0 * rate / ceiling),
+            "ceiling": rounded(ceiling / scale, 1),
+            "percent": rounded(100.0 * rate / ceiling, 1),
         }))
     }
 }

@@ -13,6 +13,7 @@ use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation,
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
+use support::bench::median;
 
 /// Steps of which the last four count.
 const STEPS: usize = 6;
@@ -143,12 +144,6 @@ fn predict(config: &ModelConfig, options: &TrainerOptions, machine: &Machine) ->
         .predict(config, &Layout::new(config), options.device.storage(), machine, options.micros_max)
         .expect("the policy is valid");
     Step { step: predicted.step_ns as f64, busy: predicted.lanes.map(|usage| usage.busy_ns as f64) }
-}
-
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn typical(rounds: &[Step]) -> Step {

@@ -21,18 +21,21 @@ mod simulated;
 use std::env;
 
 use horizon::engine::DeviceChoice;
+use support::bench::{number, option};
 
 fn main() {
-    let given = |name: &str| env::args().skip_while(|argument| argument != name).nth(1);
-    let number = |name: &str| given(name).map(|value| value.parse::<usize>().expect("a number"));
-    let option = |name: &str, default: usize| number(name).unwrap_or(default);
     match env::args().nth(1).as_deref() {
         Some("simulated") => simulated::tables(),
-        Some("search") => search::search(option("--rounds", 5)),
+        Some("search") => search::search(number("--rounds").unwrap_or(5)),
         _ => {
-            let device = given("--device").map_or(DeviceChoice::Cpu, |name| name.parse().expect("a device"));
+            let device = option("--device").map_or(DeviceChoice::Cpu, |name| name.parse().expect("a device"));
             let threads = number("--threads").or((device == DeviceChoice::Cpu).then_some(1));
-            accuracy::accuracy(device, option("--policies", 36), threads, option("--rounds", 5));
+            accuracy::accuracy(
+                device,
+                number("--policies").unwrap_or(36),
+                threads,
+                number("--rounds").unwrap_or(5),
+            );
         }
     }
 }

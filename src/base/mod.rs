@@ -6,19 +6,19 @@
 mod dims;
 mod dtype;
 mod error;
+pub mod format;
 mod index;
 pub mod master;
+mod position;
+mod progress;
 
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
 pub use index::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};
+pub use position::Position;
+pub use progress::{Progress, unwatched};
 
 /// The target that is none: its row counts neither in a loss nor in a gradient. PyTorch's `ignore_index`, and
 /// −100 in `horizon.h`.
 pub const IGNORED_TARGET: i32 = -100;
-
-/// `1 layer`, `2 layers`.
-pub fn several(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}

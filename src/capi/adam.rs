@@ -1,5 +1,6 @@
 //! `hz_adam_t`: AdamW on a caller's arrays, and the split master over arrays.
 
+use crate::base::format::Size;
 use crate::base::{DType, Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, Numbers, Place, size};
@@ -8,7 +9,7 @@ use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
-use crate::host::{Arena, HostSpan, MemoryKind, Pool, Size};
+use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::ops::adam::{
     self, AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update, update_compact, update_whole,
 };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::base::format::Size;
 use crate::base::{Error, Result};
 use crate::capi::argument::{Handle, Numbers, Place, size};
 use crate::capi::config::{choose, chosen_size, threads_or_all};
@@ -9,7 +10,7 @@ use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
-use crate::host::{Arena, Limits, MemoryKind, Pages, Pool, Size};
+use crate::host::{Arena, Limits, MemoryKind, Pages, Pool};
 
 sized_struct! {
     hz_arena_options_t {

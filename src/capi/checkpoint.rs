@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::base::Result;
+use crate::base::{DType, Result, unwatched};
 use crate::capi::argument::{Handle, LentText, Place, Text, size};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
-use crate::train::checkpoint::{self, Changes, Checkpoints, Note};
-use crate::train::hf::{FolderConfig, unwatched};
+use crate::checkpoint::{self, Changes, Checkpoints, Note};
+use crate::hf::FolderConfig;
 
 /// The folder that a trainer writes checkpoints to, locked until another is named.
 pub struct Saves {
@@ -30,7 +30,7 @@ impl State {
         }
         // It may be the same folder, which only one may have open.
         self.saves = None;
-        let checkpoints = Arc::new(Checkpoints::create(folder, &self.folder, keep)?);
+        let checkpoints = Arc::new(Checkpoints::create(folder, self.folder.files(DType::Bf16), keep)?);
         self.saves = Some(Saves { folder: folder.to_owned(), keep, checkpoints: checkpoints.clone() });
         Ok(checkpoints)
     }

@@ -6,8 +6,8 @@ use crate::capi::config::{chosen_size, flag};
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
+use crate::hf::FolderConfig;
 use crate::model::{self, Biases, ModelConfig, RopeScaling, Window};
-use crate::train::hf::FolderConfig;
 
 sized_struct! {
     hz_model_config_t {

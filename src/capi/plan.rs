@@ -15,9 +15,9 @@ use crate::capi::wall::wall;
 use crate::device::DeviceInfo;
 use crate::engine::{DeviceChoice, Trainer, TrainerOptions, device_info};
 use crate::host::Limits;
+use crate::host::folder::replace_file;
 use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Pins, Plan, Region, Room};
-use crate::train::folder::replace_file;
 use crate::train::planning::{Planned, Why};
 
 /// A plan as C holds it. Never changes, so threads share it freely.

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use crate::base::format::Size;
 use crate::base::{Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
@@ -17,10 +18,9 @@ use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::{Guarded, busy, wall};
 use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
-use crate::host::Size;
+use crate::hf::FolderConfig;
+use crate::host::folder::replace_file;
 use crate::model::ModelConfig;
-use crate::train::folder::replace_file;
-use crate::train::hf::FolderConfig;
 
 /// A trainer as C holds it.
 pub struct hz_trainer_t {

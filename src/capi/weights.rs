@@ -1,13 +1,13 @@
 //! The weights of an `hz_trainer_t`: enumerating, starting, loading, exporting, reading, writing.
 
-use crate::base::Error;
+use crate::base::{Error, unwatched};
 use crate::capi::argument::{Array, ArrayOut, Handle, LentText, Place, Text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
 use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::capi::wall::wall;
-use crate::train::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes, unwatched};
+use crate::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_tensor_count(

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::pages::HUGE;
-use super::{HostSpan, HugePages, Limits, Pages, Pin, Pinning, Pool, Size, Topology};
+use super::{HostSpan, HugePages, Limits, Pages, Pin, Pinning, Pool, Topology};
+use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 use crate::sys::linux::{self, NodePolicy};
 

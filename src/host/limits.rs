@@ -8,29 +8,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
-
-/// A number of bytes for people: `84.2 GiB`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub usize);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut value = self.0 as f64;
-        if value < 1024.0 {
-            return write!(f, "{} B", self.0);
-        }
-        let mut unit = "";
-        for next in ["KiB", "MiB", "GiB", "TiB"] {
-            if value < 1023.95 {
-                break;
-            }
-            value /= 1024.0;
-            unit = next;
-        }
-        write!(f, "{value:.1} {unit}")
-    }
-}
 
 /// A bound on host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! F2, this machine's RAM and cores.
 //!
-//! Knows memory limits, NUMA nodes, pages, arenas and worker threads; knows nothing of models, devices or schedules.
+//! Knows memory limits, NUMA nodes, pages, arenas, worker threads and files; knows nothing of models, devices or schedules.
 //! Memory is taken once and sealed: after that, nothing on this floor allocates.
 
 mod arena;
 mod doorbell;
 pub mod files;
+pub mod folder;
 mod isa;
 mod limits;
 mod others;
@@ -19,7 +20,7 @@ mod topology;
 pub use arena::{Arena, MemoryKind};
 pub use doorbell::Doorbell;
 pub use isa::Isa;
-pub use limits::{Limit, Limits, Size};
+pub use limits::{Limit, Limits};
 pub use others::Others;
 pub use pages::{HugePages, Pages};
 pub use pin::{Pin, Pinning};

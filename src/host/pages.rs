@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use super::Size;
+use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 
 /// Bytes of a huge page.

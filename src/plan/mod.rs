@@ -25,8 +25,9 @@ pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
 
 use std::fmt;
 
+use crate::base::format::Size;
 use crate::base::{DType, Error, Result, Status};
-use crate::host::{Limits, Pinning, Size};
+use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig};
 use crate::schedule::{Geometry, Policy};
 

@@ -9,11 +9,6 @@
 //! never stopped, and ends with the same bits.
 #![forbid(unsafe_code)]
 
-pub mod chat;
-pub mod checkpoint;
-pub mod data;
-pub mod folder;
-pub mod hf;
 pub mod metrics;
 pub mod planning;
 mod rate;
@@ -22,7 +17,6 @@ mod sample;
 mod saving;
 mod source;
 mod times;
-pub mod tokenizer;
 
 pub use rate::{Rate, RateShape};
 pub use run::{Observer, Outcome, Run, RunOptions};

@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::base::{Result, Shape, several};
+use crate::base::format::{Size, count, several, time};
+use crate::base::{Result, Shape};
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{DeviceChoice, TrainerOptions, device_info};
-use crate::host::Size;
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Cost, Description, Explanation, Found, Machine, Pins, Plan, Region, Room, Storage};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement, Sum};
@@ -224,20 +224,6 @@ fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
         first = last + 1;
         value
     })
-}
-
-/// `3.2 B`, `812 M`.
-fn count(number: f64) -> String {
-    [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")]
-        .into_iter()
-        .find(|(unit, _)| number >= *unit)
-        .map_or_else(|| format!("{number:.0}"), |(unit, name)| format!("{:.3} {name}", number / unit))
-}
-
-/// `1.250 s`; below a second `8.530 ms`.
-fn time(ns: u64) -> String {
-    let seconds = ns as f64 / 1e9;
-    if seconds < 1.0 { format!("{:.3} ms", seconds * 1e3) } else { format!("{seconds:.3} s") }
 }
 
 impl Planned {

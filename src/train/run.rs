@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::base::{DType, Error, IGNORED_TARGET, Result, Status};
+use crate::base::{DType, Error, IGNORED_TARGET, Position, Progress, Result, Status};
+use crate::data::{Data, Feeder, Loader, Micro, StepData};
 use crate::device::Lane;
 use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
+use crate::hf::{ExportTarget, SHARD_BYTES, export, export_bytes};
 use crate::host::resident_bytes;
 use crate::plan::Machine;
-use crate::train::data::{Data, Feeder, Loader, Micro, Position, StepData};
-use crate::train::hf::{ExportTarget, Progress, SHARD_BYTES, export, export_bytes};
 use crate::train::metrics::{JsonLines, LaneRecord, Pace, StepRecord, UsefulWork};
 use crate::train::rate::{Rate, RateShape};
 use crate::train::saving::{self, Resume, SaveOptions, Saving};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::base::{Error, Result};
+use crate::base::{DType, Error, Position, Result};
+use crate::checkpoint::{self, Changes, Checkpoint, Checkpoints, Note};
+use crate::data::{Data, Loader};
 use crate::engine::Trainer;
 use crate::model::ModelConfig;
-use crate::train::checkpoint::{self, Changes, Checkpoint, Checkpoints, Note};
-use crate::train::data::{Data, Loader, Position};
 use crate::train::rate::Rate;
 use crate::train::run::{Observer, RunOptions};
 use crate::train::source::ModelSource;
@@ -104,7 +104,8 @@ impl Saving {
         run: &RunOptions,
         numeric: Map<String, Value>,
     ) -> Result<Saving> {
-        let checkpoints = Checkpoints::create(&options.folder, &model.config, options.keep)?;
+        let checkpoints =
+            Checkpoints::create(&options.folder, model.config.files(DType::Bf16), options.keep)?;
         let resumed = run.resume.as_ref().map(|resume| &resume.checkpoint);
         let whole = checkpoints.belong_to(resumed)?.then(|| resumed.map(|it| it.manifest().step)).flatten();
         checkpoints.admit(&model.layout, run.trainer.mode)?;

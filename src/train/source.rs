@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::base::{Error, Result, Status};
+use crate::base::{Error, Progress, Result, Status};
+use crate::checkpoint;
+use crate::data::tokenizer::TokenizerSource;
 use crate::engine::Trainer;
+use crate::hf::{FolderConfig, Weights};
 use crate::model::{Layout, preset, preset_names};
-use crate::train::checkpoint;
-use crate::train::hf::{FolderConfig, Progress, Weights};
-use crate::train::tokenizer::TokenizerSource;
 
 /// A model that can be put into a trainer.
 #[derive(Debug)]

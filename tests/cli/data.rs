@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::{horizon_in, names, short, write_text};
 
-/// A model folder with the tokenizer of `tests/chat/byte_level` and a chat template, fresh weights of a tiny shape.
+/// A model folder with the tokenizer of `tests/data/chat/byte_level` and a chat template, fresh weights of a tiny shape.
 fn chat_model(here: &Path) {
     write_text(&here.join("text.txt"));
     horizon_in(here, &short(&["--data", "text.txt", "--steps", "1", "--out", "model"])).well();
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chat");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat");
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(tests.join("byte_level").join(file), here.join("model").join(file)).unwrap();
     }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use horizon::train::checkpoint::open;
+use horizon::checkpoint::open;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use support::folder::states;
 
 use super::{Ran, SHORT, horizon_in, interrupt, names, short, write_text};
 
@@ -21,14 +22,6 @@ fn furnished() -> tempfile::TempDir {
 
 fn train(dir: &Path, more: &[&str]) -> Ran {
     horizon_in(dir, &[&["train", "--quiet"], more].concat())
-}
-
-/// States of all units of a checkpoint.
-fn units(folder: PathBuf) -> Vec<u8> {
-    let states = names(&folder).into_iter().filter(|name| name.ends_with(".state"));
-    let units: Vec<u8> = states.flat_map(|name| fs::read(folder.join(name)).unwrap()).collect();
-    assert!(!units.is_empty(), "{} is empty", folder.display());
-    units
 }
 
 fn steps(log: &Path) -> Vec<u64> {
@@ -48,7 +41,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     horizon_in(dir.path(), &short(&[&started[..], &more, &ends].concat())).well();
     assert_eq!(names(&here("run")), [".lock", "latest", "step-00000002", "step-00000004", "step-00000006"]);
     let (want, exported) =
-        (units(here("run/step-00000006")), fs::read(here("out/model.safetensors")).unwrap());
+        (states(&here("run/step-00000006")), fs::read(here("out/model.safetensors")).unwrap());
     fs::remove_dir_all(here("out")).unwrap();
     fs::remove_dir_all(here("run/step-00000006")).unwrap();
 
@@ -58,7 +51,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
         ["--resume", "../run/step-00000002", "--threads", "2", "--recompute", "full", "--spill", "all"];
     train(&here("elsewhere"), &[&from[..], &["--keep", "2"]].concat()).well();
     assert_eq!(names(&here("run")), [".lock", "latest", "step-00000004", "step-00000006"]);
-    assert!(units(here("run/step-00000006")) == want);
+    assert!(states(&here("run/step-00000006")) == want);
     assert!(fs::read(here("out/model.safetensors")).unwrap() == exported);
     assert_eq!(steps(&here("log.jsonl")), [1, 2, 3, 4, 5, 6]);
     assert!(names(&here("elsewhere")).is_empty());
@@ -67,7 +60,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     fs::rename(here("run"), here("moved")).unwrap();
     let on = ["--resume", "moved/step-00000004", "--checkpoint-dir", "third", "--model", "tiny"];
     horizon_in(dir.path(), &short(&[&started[..], &more, &on].concat())).well();
-    assert!(units(here("third/step-00000006")) == want);
+    assert!(states(&here("third/step-00000006")) == want);
 
     let said = |more: &[&str]| train(dir.path(), &[&["--resume", "moved/step-00000004"], more].concat());
     said(&["--lr", "0.5"]).badly(1, &["lr is 0.5, and was 0.001", "--resume-change lr,min-lr"]);
@@ -79,7 +72,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     said(&["--checkpoint-dir", "third"]).badly(1, &["third holds checkpoints of another run"]);
     said(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
     said(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
-    assert!(units(here("compact/step-00000006")).len() < want.len());
+    assert!(states(&here("compact/step-00000006")).len() < want.len());
 
     let info = |more: &[&str]| horizon_in(dir.path(), &[&["info"], more].concat());
     let shown = info(&["third", "--check"]).well().out;
@@ -180,10 +173,10 @@ fn a_checkpoint_that_cannot_be_written_is_a_warning() {
         &short(&["--data", "text.txt", "--steps", "4", "--checkpoint-dir", "one", "--checkpoint-every", "2"]),
     )
     .well();
-    let before = units(dir.path().join("one/step-00000002"));
+    let before = states(&dir.path().join("one/step-00000002"));
     let ran = limited(200, &["--resume", "one/step-00000002"]).well();
     assert!(ran.err.contains("that of step 2 stands"), "{}", ran.err);
-    assert!(units(dir.path().join("one/step-00000002")) == before);
+    assert!(states(&dir.path().join("one/step-00000002")) == before);
     assert_eq!(open(&dir.path().join("one")).unwrap().manifest().step, 2);
 }
 
@@ -248,7 +241,7 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
     };
     assert!(started("whole", &[]).wait().unwrap().success());
     let last = format!("step-{:0>8}", steps);
-    let want = units(dir.path().join("whole").join(&last));
+    let want = states(&dir.path().join("whole").join(&last));
 
     let run = dir.path().join("run");
     let every = ["--checkpoint-every", "1", "--keep", "2", "--log", "log.jsonl"];
@@ -296,7 +289,7 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
     let child = started("run", &[&["--checkpoint-every", "0"], &resumed[2..]].concat());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(units(run.join(&last)) == want, "seed {seed}: killed and resumed is not whole");
+    assert!(states(&run.join(&last)) == want, "seed {seed}: killed and resumed is not whole");
     assert!(!names(&run).iter().any(|name| name.starts_with(".step-") || name.starts_with(".latest")));
     let log = self::steps(&dir.path().join("log.jsonl"));
     assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "every step once");

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use horizon::base::Status;
-use horizon::host::{Limit, Limits, Size};
+use horizon::base::format::Size;
+use horizon::host::{Limit, Limits};
 
 #[test]
 fn host_limits_of_this_machine() {

@@ -1,9 +1,8 @@
 //! Tiny models against PyTorch: loss, norm and gradient of a step, weights after five.
 
-use horizon::base::{DType, Shape, master as split};
+use horizon::base::{DType, Shape, master as split, unwatched};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::train::ModelSource;
-use horizon::train::hf::unwatched;
 use safetensors::SafeTensors;
 use support::golden::Case;
 use support::root;

@@ -1,18 +1,15 @@
 //! The loop through the library: what it reports, and that folders carry a model whole.
 
-#[cfg(feature = "text")]
-mod chat;
-mod checkpoints;
 mod resumed;
 
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use horizon::base::{DType, Shape, Status};
+use horizon::base::{DType, Shape, Status, unwatched};
+use horizon::data::{Data, Documents, Encoder};
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::train::data::{Data, Documents, Encoder};
-use horizon::train::hf::{ExportTarget, SHARD_BYTES, export, unwatched};
+use horizon::hf::{ExportTarget, SHARD_BYTES, export};
 use horizon::train::metrics::StepRecord;
 use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions, StepTimes};
 use serde_json::{Value, json};
@@ -84,14 +81,6 @@ fn run(options: RunOptions) -> Vec<StepRecord> {
     let outcome = run.train(&mut records, &AtomicBool::new(false)).unwrap();
     assert!(!outcome.stopped && outcome.steps == records.0.len() as u64);
     records.0
-}
-
-/// Names in a folder, hidden ones too, sorted.
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 /// Every tensor of a model, as f32 bits.

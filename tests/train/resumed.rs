@@ -5,18 +5,18 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use horizon::base::{Error, Status};
+use horizon::base::{Error, Status, unwatched};
+use horizon::checkpoint::{Changes, open};
+use horizon::data::tokenizer::TokenizerSource;
+use horizon::data::{BadLines, Data, DataOptions, DataPath, EncoderSource, Packing};
 use horizon::schedule::{Boundary, GradWait, LayerPlacement, Recompute};
-use horizon::train::checkpoint::{Changes, open};
-use horizon::train::data::{BadLines, Data, DataOptions, DataPath, EncoderSource, Packing};
-use horizon::train::hf::unwatched;
 use horizon::train::metrics::StepRecord;
-use horizon::train::tokenizer::TokenizerSource;
 use horizon::train::{ModelSource, Observer, Outcome, Resume, Run, RunOptions, SaveOptions};
 use serde_json::json;
 
-use crate::checkpoints::units;
-use crate::{SEQ_LEN, names, options};
+use support::folder::{names, states};
+
+use crate::{SEQ_LEN, options};
 
 const STEPS: u64 = 12;
 
@@ -121,7 +121,7 @@ fn a_run_that_is_stopped_after_any_step_goes_on_bit_for_bit() {
     let whole = dir.path().join("whole");
     let (outcome, watch) = trained(dir.path(), run_options(&whole, 3), None);
     assert_eq!((outcome.steps, outcome.saved, watch.saved), (STEPS, Some(whole.clone()), vec![3, 6, 9, 12]));
-    let want = units(&step_folder(&whole, STEPS));
+    let want = states(&step_folder(&whole, STEPS));
     let want_records = told(&watch.records);
     assert!(watch.records[STEPS as usize - 1].epoch > 1.0, "the data is not gone through twice");
 
@@ -143,7 +143,7 @@ fn a_run_that_is_stopped_after_any_step_goes_on_bit_for_bit() {
         }
         let (outcome, rest) = trained(dir.path(), options, None);
         assert_eq!((outcome.stopped, outcome.steps), (false, STEPS));
-        assert!(units(&step_folder(&folder, STEPS)) == want, "stopped after step {stop}");
+        assert!(states(&step_folder(&folder, STEPS)) == want, "stopped after step {stop}");
         let records = [told(&first.records), told(&rest.records)].concat();
         assert_eq!(records, want_records, "stopped after step {stop}");
         assert!(first.warnings.is_empty() && rest.warnings.is_empty());
@@ -154,7 +154,7 @@ fn a_run_that_is_stopped_after_any_step_goes_on_bit_for_bit() {
     options.resume = resume(&step_folder(&whole, 9));
     trained(dir.path(), options, None);
     assert_eq!(names(&dir.path().join("elsewhere")), [".lock", "latest", "step-00000012"]);
-    assert!(units(&step_folder(&dir.path().join("elsewhere"), STEPS)) == want);
+    assert!(states(&step_folder(&dir.path().join("elsewhere"), STEPS)) == want);
 }
 
 type Change<'a> = &'a dyn Fn(&mut RunOptions);
@@ -214,14 +214,14 @@ fn checkpoints_of_another_run_are_left_alone() {
     let (mine, other) = (dir.path().join("mine"), dir.path().join("other"));
     trained(dir.path(), run_options(&mine, 0), Some(1));
     trained(dir.path(), run_options(&other, 0), Some(1));
-    let before = units(&step_folder(&other, 1));
+    let before = states(&step_folder(&other, 1));
     let error = started(dir.path(), run_options(&other, 1)).map(drop).unwrap_err();
     assert!(error.message().contains("holds checkpoints of another run"), "{error}");
     let options = RunOptions { resume: resume(&mine), ..run_options(&other, 1) };
     let error = started(dir.path(), options).map(drop).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState);
     assert!(error.message().contains("other holds checkpoints of another run"), "{error}");
-    assert!(units(&step_folder(&other, 1)) == before);
+    assert!(states(&step_folder(&other, 1)) == before);
     // Two runs at a time are one too many.
     let running = started(dir.path(), RunOptions { resume: resume(&mine), ..run_options(&mine, 1) }).unwrap();
     let error = started(dir.path(), RunOptions { resume: resume(&mine), ..run_options(&mine, 1) });

@@ -3,7 +3,7 @@
 //! They are inside the binary, so the same binary learns from the same text wherever it runs.
 
 use horizon::base::Result;
-use horizon::train::data::{Documents, Encoder};
+use horizon::data::{Documents, Encoder};
 use include_dir::{Dir, include_dir};
 
 static SOURCES: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");

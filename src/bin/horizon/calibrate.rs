@@ -7,8 +7,8 @@ use std::path::Path;
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
 use horizon::engine::{DeviceChoice, TrainerOptions, calibrate_products};
+use horizon::host::folder::{check_replaceable, replace_file};
 use horizon::ops::cuda::table::Table;
-use horizon::train::folder::{check_replaceable, replace_file};
 
 use crate::options::CalibrateOptions;
 use crate::progress::Measuring;

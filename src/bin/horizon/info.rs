@@ -1,16 +1,16 @@
 //! `horizon info`.
 
 use horizon::base::Result;
+use horizon::base::format::{Size, bandwidth, count};
+use horizon::checkpoint::{Checkpoint, open};
 use horizon::engine::calibrate::measure_ram;
 use horizon::engine::{CudaReport, devices};
-use horizon::host::{HugePages, Isa, Limits, Size, Topology, processor_name};
+use horizon::host::{HugePages, Isa, Limits, Topology, processor_name};
 use horizon::model::{Layout, preset, preset_names};
-use horizon::train::checkpoint::{Checkpoint, open};
 use serde_json::{Map, Value, json};
 
 use crate::options::InfoOptions;
 use crate::print;
-use crate::progress::count;
 
 /// Says what is here, or what a checkpoint is of.
 pub fn info(options: &InfoOptions) -> Result<()> {
@@ -92,9 +92,9 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     text += &format!("may be locked {locked}\n");
     if let Some(measured) = measured {
         text += &format!(
-            "measured      read {:.1} GB/s, write {:.1} GB/s, AdamW {} parameters/s ({} threads over {})\n",
-            measured.read / 1e9,
-            measured.write / 1e9,
+            "measured      read {}, write {}, AdamW {} parameters/s ({} threads over {})\n",
+            bandwidth(measured.read),
+            bandwidth(measured.write),
             count(measured.adam),
             measured.threads,
             Size(measured.bytes)

@@ -13,7 +13,6 @@ mod plot;
 mod progress;
 mod resume;
 mod sample;
-mod sizes;
 mod tokenize;
 mod train;
 

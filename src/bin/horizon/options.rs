@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use horizon::base::format::parse_size;
 use horizon::base::{DType, Error};
+use horizon::data::tokenizer::TokenizerSource;
+use horizon::data::{BadLines, DataPath, EncoderSource, Packing};
 use horizon::engine::DeviceChoice;
 use horizon::host::{Pinning, check_threads};
 use horizon::schedule::Mode;
 use horizon::train::RateShape;
-use horizon::train::data::{BadLines, DataPath, EncoderSource, Packing};
-use horizon::train::tokenizer::TokenizerSource;
 
 use crate::placement::PlacementOptions;
-use crate::sizes::parse_size;
 
 /// Trains large language models with the whole model in host RAM.
 #[derive(Debug, Parser)]

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use horizon::base::{DType, Error, Result, Shape, Status};
 use horizon::engine::{DeviceChoice, TrainerOptions};
+use horizon::hf::FolderConfig;
 use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, Room};
-use horizon::train::hf::FolderConfig;
 use horizon::train::planning::{Planned, Why, here};
 
 use crate::options::PlanOptions;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use horizon::base::format::{count, duration};
 use horizon::engine::calibrate;
 use horizon::train::Observer;
 use horizon::train::metrics::StepRecord;
@@ -180,64 +181,6 @@ impl Observer for Progress {
         match &self.kind {
             Kind::Bar(bar) => bar.suspend(|| eprintln!("warning: {message}")),
             Kind::Quiet | Kind::Lines(_) => eprintln!("warning: {message}"),
-        }
-    }
-}
-
-/// A count with three figures: `950`, `12.3k`, `1.20M`.
-pub fn count(number: f64) -> String {
-    let (scaled, unit) = match number {
-        n if n >= 999.5e6 => (n / 1e9, "B"),
-        n if n >= 999.5e3 => (n / 1e6, "M"),
-        n if n >= 999.5 => (n / 1e3, "k"),
-        n => return format!("{n:.0}"),
-    };
-    let decimals = if scaled >= 99.95 {
-        0
-    } else if scaled >= 9.995 {
-        1
-    } else {
-        2
-    };
-    format!("{scaled:.decimals$}{unit}")
-}
-
-/// Seconds as `45s`, `3m05s`, `2h07m`, `4d03h`.
-pub fn duration(seconds: f64) -> String {
-    let s = seconds.round() as u64;
-    match s {
-        0..60 => format!("{s}s"),
-        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
-        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
-        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_have_three_figures() {
-        for (number, text) in [
-            (0.4, "0"),
-            (950.0, "950"),
-            (999.6, "1.00k"),
-            (12_345.0, "12.3k"),
-            (123_456.0, "123k"),
-            (999_600.0, "1.00M"),
-            (6.74e9, "6.74B"),
-        ] {
-            assert_eq!(count(number), text);
-        }
-    }
-
-    #[test]
-    fn durations_have_two_units() {
-        for (seconds, text) in
-            [(0.2, "0s"), (59.4, "59s"), (185.0, "3m05s"), (7620.0, "2h07m"), (356_400.0, "4d03h")]
-        {
-            assert_eq!(duration(seconds), text);
         }
     }
 }

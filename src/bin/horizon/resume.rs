@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use horizon::base::{Error, Result, Status};
+use horizon::checkpoint::{Changes, Checkpoint, open};
+use horizon::data::DataPath;
 use horizon::train::ModelSource;
-use horizon::train::checkpoint::{Changes, Checkpoint, open};
-use horizon::train::data::DataPath;
 use serde_json::{Map, Value, json};
 
 use crate::options::{Cli, Command, TrainOptions};

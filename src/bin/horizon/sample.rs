@@ -4,8 +4,8 @@ use std::io::{IsTerminal, stderr, stdout};
 use std::ops::ControlFlow;
 
 use horizon::base::{Error, Result, Shape};
+use horizon::data::EncoderSource;
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::train::data::EncoderSource;
 use horizon::train::{ModelSource, Sampler, continue_text};
 use serde_json::json;
 

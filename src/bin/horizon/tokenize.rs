@@ -1,12 +1,12 @@
 //! `horizon tokenize`.
 
-use horizon::base::{Error, Result, several};
+use horizon::base::format::{count, several};
+use horizon::base::{Error, Result};
+use horizon::data::tokenizer::Encoded;
+use horizon::data::{DataOptions, Sink, Skipped, TokenFormat, TokenWriter, read_documents};
 use horizon::train::ModelSource;
-use horizon::train::data::{DataOptions, Sink, Skipped, TokenFormat, TokenWriter, read_documents};
-use horizon::train::tokenizer::Encoded;
 
 use crate::options::TokenizeOptions;
-use crate::progress::count;
 
 /// Documents on their way into a file.
 struct Counted<'a> {

@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
-use horizon::base::{Error, Result, Shape, Status, several};
+use horizon::base::format::{count, several};
+use horizon::base::{Error, Result, Shape, Status};
+use horizon::checkpoint::{Changes, Checkpoint};
+use horizon::data::{Data, DataOptions, DataPath};
 use horizon::engine::{AdamOptions, TrainerOptions};
 use horizon::ops::cuda::table::Table;
-use horizon::train::checkpoint::{Changes, Checkpoint};
-use horizon::train::data::{Data, DataOptions, DataPath};
 use horizon::train::planning::{Planned, Why, here};
 use horizon::train::{ModelSource, RateShape, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
 use crate::options::TrainOptions;
-use crate::progress::{Bytes, Progress, count};
+use crate::progress::{Bytes, Progress};
 use crate::resume::{Said, Told, note, told};
 use crate::sample::printable;
 use crate::{INTERRUPTED, builtin, print, warn_of_memory};

@@ -17,8 +17,9 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
+use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
-use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind, Size};
+use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind};
 
 /// A device made of this machine's cores and a part of its RAM.
 #[derive(Debug)]

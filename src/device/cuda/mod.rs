@@ -42,8 +42,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, Work};
+use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
-use crate::host::{HostSpan, MemoryKind, Pin, Pinning, Size, Topology, node_of_pci};
+use crate::host::{HostSpan, MemoryKind, Pin, Pinning, Topology, node_of_pci};
 use crate::sys::cuda::{
     DeviceMemory, Direction, Driver, Stream, compute_capability, copy, fill, memory_info, need_device,
     pci_bus_id, set_device,

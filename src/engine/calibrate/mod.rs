@@ -26,10 +26,11 @@ use lanes::Link;
 pub use memory::{Ram, measure_ram};
 pub use runs::{Run, runs};
 
+use crate::base::format::Size;
 use crate::base::{DType, Error, Result, Status};
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{Backend, DeviceChoice, TrainerOptions};
-use crate::host::{Limits, MemoryKind, Others, Pool, Size, Topology, check_threads, processor_name};
+use crate::host::{Limits, MemoryKind, Others, Pool, Topology, check_threads, processor_name};
 use crate::ops::cpu::CpuKernels;
 use crate::plan::{Description, Machine, Storage, Work};
 

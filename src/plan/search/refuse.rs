@@ -3,8 +3,8 @@
 use super::descent::{least, least_host};
 use super::trial::Trials;
 use super::{Pins, Question};
-use crate::base::{Error, Result, Shape, Status, several};
-use crate::host::Size;
+use crate::base::format::{Size, several};
+use crate::base::{Error, Result, Shape, Status};
 use crate::schedule::Mode;
 
 /// The least that any placement takes of the limit that binds.

@@ -3,7 +3,7 @@
 
 use horizon::base::DType;
 use horizon::model::Layout;
-use horizon::train::hf::{Family, FolderConfig};
+use horizon::hf::{Family, FolderConfig};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

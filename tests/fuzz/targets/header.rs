@@ -1,7 +1,7 @@
 //! A safetensors file: what its header says lies in it.
 #![no_main]
 
-use horizon::train::hf::Header;
+use horizon::hf::Header;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use horizon::train::hf::Index;
+use horizon::hf::Index;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use horizon::engine::StateSpan;
-use horizon::train::checkpoint::Manifest;
+use horizon::checkpoint::Manifest;
 use libfuzzer_sys::fuzz_target;
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -1,7 +1,7 @@
 //! A token file of any format, to its windows.
 #![no_main]
 
-use horizon::train::data::{Data, DataOptions, Loader, Packing, TokenFile, TokenFormat};
+use horizon::data::{Data, DataOptions, Loader, Packing, TokenFile, TokenFormat};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

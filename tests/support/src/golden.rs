@@ -2,8 +2,8 @@
 
 use horizon::base::{Dims, Shape};
 use horizon::engine::{AdamOptions, Batch, Trainer, TrainerOptions};
+use horizon::hf::FolderConfig;
 use horizon::model::ModelConfig;
-use horizon::train::hf::FolderConfig;
 use safetensors::SafeTensors;
 use serde_json::Value;
 

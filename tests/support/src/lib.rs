@@ -1,9 +1,11 @@
-//! Support shared by the test binaries of `tests/`: plain references, fake CUDA, emulated CUDA, training runs and golden
-//! models.
+//! Support shared by the test binaries of `tests/` and the benches: plain references, fake CUDA, emulated CUDA, training runs,
+//! golden models, options of benches.
 
+pub mod bench;
 #[cfg(hz_cuda)]
 pub mod emulator;
 pub mod fake_cuda;
+pub mod folder;
 pub mod golden;
 pub mod reference;
 pub mod runs;

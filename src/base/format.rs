@@ -1,0 +1,171 @@
+//! Numbers as text for people.
+
+use std::fmt;
+
+/// A number of bytes for people: `84.2 GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub usize);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = self.0 as f64;
+        if value < 1024.0 {
+            return write!(f, "{} B", self.0);
+        }
+        let mut unit = "";
+        for next in ["KiB", "MiB", "GiB", "TiB"] {
+            if value < 1023.95 {
+                break;
+            }
+            value /= 1024.0;
+            unit = next;
+        }
+        write!(f, "{value:.1} {unit}")
+    }
+}
+
+/// Reads `8G`, `512MiB`, `1.5GB` or plain bytes. K, M, G, T and KiB, MiB, GiB, TiB count by 1024, KB, MB, GB, TB
+/// by 1000; case does not matter.
+pub fn parse_size(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = unit.trim().to_ascii_lowercase();
+    let (prefix, base) = match unit.as_str() {
+        "" | "b" => ("", 1.0),
+        _ => match (unit.strip_suffix("ib"), unit.strip_suffix('b')) {
+            (Some(prefix), _) => (prefix, 1024.0),
+            (None, Some(prefix)) => (prefix, 1000.0),
+            (None, None) => (unit.as_str(), 1024.0_f64),
+        },
+    };
+    let power = match prefix {
+        "" if base == 1.0 => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(format!("the unit {unit:?} is not known; use K, M, G, T, KiB … TiB or KB … TB")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| "it must be a number and a unit, as in 8G or 512MiB".to_owned())?;
+    let bytes = number * base.powi(power);
+    // Beyond 2⁵³ an f64 skips whole numbers; no machine has that much.
+    if bytes > (1u64 << 53) as f64 {
+        return Err("that is more than 8 PiB".to_owned());
+    }
+    Ok(bytes as usize)
+}
+
+/// `1 layer`, `2 layers`.
+pub fn several(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A count with three figures: `950`, `12.3k`, `1.20M`.
+pub fn count(number: f64) -> String {
+    let (scaled, unit) = match number {
+        n if n >= 999.5e9 => (n / 1e12, "T"),
+        n if n >= 999.5e6 => (n / 1e9, "B"),
+        n if n >= 999.5e3 => (n / 1e6, "M"),
+        n if n >= 999.5 => (n / 1e3, "k"),
+        n => return format!("{n:.0}"),
+    };
+    let decimals = if scaled >= 99.95 {
+        0
+    } else if scaled >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{scaled:.decimals$}{unit}")
+}
+
+/// A bandwidth: `12.3 GB/s`.
+pub fn bandwidth(bytes_per_second: f64) -> String {
+    format!("{:.1} GB/s", bytes_per_second / 1e9)
+}
+
+/// A measured or simulated time: `1.250 s`, or `8.530 ms` below a second.
+pub fn time(ns: u64) -> String {
+    let seconds = ns as f64 / 1e9;
+    if seconds < 1.0 { format!("{:.3} ms", seconds * 1e3) } else { format!("{seconds:.3} s") }
+}
+
+/// Seconds with two units: `45s`, `3m05s`, `2h07m`, `4d03h`.
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// An f32 as the f64 with its shortest decimal form: 1e-5, not 0.000009999999747378752.
+pub fn shortest(value: f32) -> f64 {
+    value.to_string().parse().expect("a printed f32 is an f64")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("12b", 12),
+            ("8G", 8 << 30),
+            ("8 GiB", 8 << 30),
+            ("512MiB", 512 << 20),
+            ("1.5g", 3 << 29),
+            ("2GB", 2_000_000_000),
+            ("64kB", 64_000),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "G", "8X", "-1G", "1..5G", "8GiBs", "nan", "1e3", "9000000T", "8ib"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_have_three_figures() {
+        for (number, text) in [
+            (0.4, "0"),
+            (950.0, "950"),
+            (999.6, "1.00k"),
+            (12_345.0, "12.3k"),
+            (123_456.0, "123k"),
+            (999_600.0, "1.00M"),
+            (6.74e9, "6.74B"),
+            (999.9e9, "1.00T"),
+        ] {
+            assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn times_have_three_decimals() {
+        for (ns, text) in [(0, "0.000 ms"), (8_530_000, "8.530 ms"), (1_250_000_000, "1.250 s")] {
+            assert_eq!(time(ns), text);
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        for (seconds, text) in
+            [(0.2, "0s"), (59.4, "59s"), (185.0, "3m05s"), (7620.0, "2h07m"), (356_400.0, "4d03h")]
+        {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What must be the same when a run goes on.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use crate::base::format::shortest;
+use crate::base::{Error, Result};
+use crate::checkpoint::manifest::Manifest;
+use crate::engine::{AdamOptions, Trainer};
+use crate::model::{ModelConfig, RopeScaling};
+use crate::plan::Plan;
+
+/// Names of [`Manifest::numeric`] whose values may differ from the checkpoint's: the run goes on, and not bit for bit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(BTreeSet<String>);
+
+impl Changes {
+    /// None: what goes on is bit-equal to what was never interrupted.
+    pub fn none() -> Changes {
+        Changes::default()
+    }
+
+    /// Those of these names.
+    pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Changes {
+        Changes(names.into_iter().map(Into::into).collect())
+    }
+
+    /// Refuses a name that the checkpoint does not have.
+    pub(super) fn check(&self, manifest: &Manifest) -> Result<()> {
+        match self.0.iter().find(|name| !manifest.numeric.contains_key(*name)) {
+            Some(name) => Err(Error::argument(format!(
+                "`{name}` cannot change as a run goes on; these can: {}",
+                manifest.numeric.keys().cloned().collect::<Vec<_>>().join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses values that differ from the checkpoint's and may not; all of them are named.
+    pub(super) fn agree(&self, stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
+        let (names, sentences): (Vec<&str>, Vec<String>) =
+            differences(stored, given).into_iter().filter(|(name, _)| !self.0.contains(*name)).unzip();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(Error::argument(format!(
+            "the run would not go on as it was: {}; leave it as it was, or allow the change (--resume-change {})",
+            sentences.join("; "),
+            names.join(",")
+        )))
+    }
+}
+
+/// Refuses another model than the checkpoint's, naming every field that differs.
+pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
+    let differing: Vec<String> =
+        differences(stored, given).into_iter().map(|(_, sentence)| sentence).collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::argument(format!("the checkpoint is of another model: {}", differing.join("; "))))
+}
+
+/// Names of `given` whose values are not those stored, each with a sentence that says so.
+fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -> Vec<(&'a str, String)> {
+    let said = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let differing = given.iter().filter(|(name, value)| stored.get(*name) != Some(value));
+    let sentence = |(name, value): (&'a String, &Value)| {
+        let was = stored.get(name).map_or("not known".to_owned(), said);
+        (name.as_str(), format!("{name} is {}, and was {was}", said(value)))
+    };
+    differing.map(sentence).collect()
+}
+
+/// What changes the bits of a trainer's steps: [what was planned](planned), and as `device` its
+/// [arithmetic](Trainer::arithmetic). Whoever feeds a trainer adds what else does.
+pub fn numeric(trainer: &Trainer) -> Map<String, Value> {
+    let mut fields = planned(trainer.plan(), &trainer.adam(), trainer.clip());
+    fields.insert("device".to_owned(), trainer.arithmetic().into());
+    fields
+}
+
+/// The part of it that is known before a trainer is opened, under the names of the command's options: `mode`,
+/// `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`, `weight-decay`, `beta1`, `beta2`, `eps`.
+pub fn planned(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value> {
+    let numeric = &plan.policy.numeric;
+    let fields = json!({
+        "mode": plan.policy.mode.name(),
+        "micro-batch": numeric.shape.b,
+        "seq-len": numeric.shape.t,
+        "logits-chunk": numeric.logits_chunk,
+        "grad-dtype": numeric.grad_dtype.name(),
+        "clip": clip,
+        "weight-decay": adam.weight_decay,
+        "beta1": adam.beta1,
+        "beta2": adam.beta2,
+        "eps": adam.eps,
+    });
+    object(fields)
+}
+
+/// A model, under the names of `config.json`.
+pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
+    let (dims, biases) = (&config.dims, &config.biases);
+    object(json!({
+        "hidden_size": dims.c,
+        "num_attention_heads": dims.h,
+        "num_key_value_heads": dims.g,
+        "head_dim": dims.d,
+        "intermediate_size": dims.f,
+        "vocab_size": dims.v,
+        "num_hidden_layers": dims.l,
+        "tie_word_embeddings": config.tied,
+        "rms_norm_eps": shortest(config.norm_eps),
+        "rope_theta": config.rope_theta,
+        "rope_scaling": match config.rope_scaling {
+            RopeScaling::None => Value::Null,
+            RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+            RopeScaling::Llama3 { factor, low, high, original_positions } => json!({
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+                "original_max_position_embeddings": original_positions,
+            }),
+        },
+        "max_position_embeddings": config.positions_max,
+        "attention_bias": [biases.qkv, biases.o],
+        "mlp_bias": biases.mlp,
+        "qk_norm": config.qk_norm,
+        "sliding_window": config.window.as_ref().map(|window| window.size),
+        "sliding_layers": config.window.as_ref().map(|window| &window.layers),
+    }))
+}
+
+/// The object that was just made.
+pub fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => unreachable!("{other} is no object"),
+    }
+}

@@ -1,0 +1,106 @@
+//! From what a file says to tokens and what is learned of them.
+
+use std::path::PathBuf;
+use std::slice::from_ref;
+
+use crate::base::{Error, Result, Status};
+use crate::data::chat::{ChatTemplate, Conversation};
+use crate::data::rows::Row;
+use crate::data::tokenizer::{Encoded, Tokenizer, TokenizerSource};
+
+/// Where tokenizer and chat template are to be found; opened only when there is something to encode.
+#[derive(Clone, Debug)]
+pub struct EncoderSource {
+    /// The model's tokenizer.
+    pub tokenizer: TokenizerSource,
+    /// A template that takes the place of the model's.
+    pub chat_template: Option<PathBuf>,
+}
+
+impl EncoderSource {
+    /// Opens both.
+    pub fn open(&self) -> Result<Encoder> {
+        let tokenizer = self.tokenizer.open()?;
+        let folder = self.tokenizer.folder.as_deref();
+        let template = match (&self.chat_template, folder) {
+            (Some(file), folder) => Some(ChatTemplate::open(file, folder)?),
+            (None, Some(folder)) => ChatTemplate::of_folder(folder)?,
+            (None, None) => None,
+        };
+        Ok(Encoder { tokenizer, template, vocabulary: self.tokenizer.vocabulary })
+    }
+}
+
+/// Turns text, rows and conversations into a model's tokens.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    vocabulary: usize,
+}
+
+impl Encoder {
+    /// Text as bytes, without a template.
+    pub fn bytes() -> Encoder {
+        Encoder { tokenizer: Tokenizer::bytes(), template: None, vocabulary: Tokenizer::BYTES }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The chat template. Errors: there is none.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| {
+            Error::new(
+                Status::NotFound,
+                "the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); \
+                 give one (--chat-template FILE)",
+            )
+        })
+    }
+
+    /// A document that is learned whole.
+    pub fn document(&self, text: &[u8]) -> Result<Encoded> {
+        self.tokenizer.encode_document(text, from_ref(&(0..text.len())))
+    }
+
+    /// A row.
+    pub fn row(&self, row: &Row) -> Result<Encoded> {
+        match row {
+            Row::Text(text) => self.document(text.as_bytes()),
+            Row::Pair(prompt, completion) => self.pair(prompt, completion),
+            Row::Chat(conversation) => self.chat(conversation),
+            Row::Instruction(_, Some((prompt, output))) if self.template.is_none() => {
+                self.pair(prompt, output)
+            }
+            Row::Instruction(conversation, _) => self.chat(conversation),
+            Row::Tokens(tokens, supervised) => {
+                if let Some(at) = tokens.iter().position(|&token| token as usize >= self.vocabulary) {
+                    return Err(Error::new(
+                        Status::BadFormat,
+                        format!(
+                            "`tokens`[{at}] is {}, and the model's vocabulary has {} tokens (0 … {})",
+                            tokens[at],
+                            self.vocabulary,
+                            self.vocabulary - 1
+                        ),
+                    ));
+                }
+                Ok(Encoded { tokens: tokens.clone(), supervised: supervised.clone() })
+            }
+        }
+    }
+
+    /// Prompt and completion are one text to the tokenizer; a token with a part in both is learned.
+    fn pair(&self, prompt: &str, completion: &str) -> Result<Encoded> {
+        let text = format!("{prompt}{completion}");
+        self.tokenizer.encode_document(text.as_bytes(), from_ref(&(prompt.len()..text.len())))
+    }
+
+    fn chat(&self, conversation: &Conversation) -> Result<Encoded> {
+        let rendered = self.template()?.render(conversation)?;
+        self.tokenizer.encode(rendered.text.as_bytes(), &rendered.turns)
+    }
+}

@@ -1,0 +1,124 @@
+//! Windows into micro-batches, one after another, from any place on.
+
+use crate::base::{Error, IGNORED_TARGET, Position, Result, Shape};
+use crate::data::Data;
+use crate::data::stream::{Cells, Filled};
+use crate::engine::Batch;
+
+/// A micro-batch in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Micro {
+    /// B·T token ids.
+    pub tokens: Vec<i32>,
+    /// B·T targets, [`IGNORED_TARGET`] where there is none.
+    pub targets: Vec<i32>,
+    /// Per token the position at which its document starts; `None` if every row is one document.
+    pub starts: Option<Vec<i32>>,
+    /// Tokens that are not padding.
+    pub rows: u64,
+    /// (query, key) pairs of causal attention among them, for the count of useful work.
+    pub attended: u64,
+}
+
+impl Micro {
+    /// As the engine takes it.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { tokens: &self.tokens, targets: &self.targets, weights: None, starts: self.starts.as_deref() }
+    }
+}
+
+/// Takes windows in an order, B at a time. The position is all its state.
+#[derive(Clone, Copy, Debug)]
+pub struct Loader {
+    shuffle: Option<u64>,
+    shape: Shape,
+    position: u64,
+}
+
+impl Loader {
+    /// Epoch after epoch of `data`, B windows to a micro-batch; shuffled by a seed, or in order.
+    pub fn new(data: &Data, micro_batch: usize, shuffle: Option<u64>) -> Loader {
+        Loader { shuffle, shape: Shape { b: micro_batch, t: data.seq_len() }, position: 0 }
+    }
+
+    /// Goes on from a place. B may have changed, the data may not.
+    ///
+    /// Errors: `InvalidArgument` when the place is of other data.
+    pub fn resume(data: &Data, micro_batch: usize, from: &Position) -> Result<Loader> {
+        if from.windows != data.windows() {
+            return Err(Error::argument(format!(
+                "the run to go on with had {} windows an epoch, this data has {}: it needs the same data, weights, \
+                 sequence length and packing",
+                from.windows,
+                data.windows()
+            )));
+        }
+        if from.data != data.fingerprint() {
+            return Err(Error::argument(format!(
+                "the data is not what the run to go on with read: its fingerprint is {:016x}, that was {:016x}",
+                data.fingerprint(),
+                from.data
+            )));
+        }
+        let place = from.epoch.checked_mul(from.windows).and_then(|done| done.checked_add(from.window));
+        let position = place.filter(|_| from.window < from.windows).ok_or_else(|| {
+            Error::argument(format!(
+                "window {} of epoch {} is no place in data of {} windows",
+                from.window, from.epoch, from.windows
+            ))
+        })?;
+        Ok(Loader { position, ..Loader::new(data, micro_batch, from.seed) })
+    }
+
+    /// Where it is.
+    pub fn position(&self, data: &Data) -> Position {
+        let windows = data.windows();
+        Position {
+            epoch: self.position / windows,
+            window: self.position % windows,
+            seed: self.shuffle,
+            windows,
+            data: data.fingerprint(),
+        }
+    }
+
+    /// The next B windows, starting over at the end of the data.
+    pub fn next(&mut self, data: &Data) -> Result<Micro> {
+        self.fill(data, u64::MAX)
+    }
+
+    /// The next B windows of the first epoch, rows beyond its end without targets; `None` after it.
+    pub fn next_once(&mut self, data: &Data) -> Result<Option<Micro>> {
+        let end = data.windows();
+        if self.position >= end { Ok(None) } else { self.fill(data, end).map(Some) }
+    }
+
+    fn fill(&mut self, data: &Data, end: u64) -> Result<Micro> {
+        let (n, t) = (self.shape.n(), self.shape.t);
+        let mut micro = Micro {
+            tokens: vec![0; n],
+            targets: vec![IGNORED_TARGET; n],
+            starts: None,
+            rows: 0,
+            attended: 0,
+        };
+        let mut starts = vec![0; n];
+        for row in 0..self.shape.b {
+            if self.position >= end {
+                break;
+            }
+            let cells = row * t..(row + 1) * t;
+            let mut window = Cells {
+                tokens: &mut micro.tokens[cells.clone()],
+                targets: &mut micro.targets[cells.clone()],
+                starts: &mut starts[cells],
+            };
+            let Filled { rows, attended } = data.window(self.shuffle, self.position, &mut window)?;
+            micro.rows += rows;
+            micro.attended += attended;
+            self.position += 1;
+        }
+        micro.starts = starts.iter().any(|&start| start != 0).then_some(starts);
+        Ok(micro)
+    }
+}

@@ -1,0 +1,210 @@
+//! What `--data` names, opened.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::{Error, Result, Status};
+use crate::data::documents::Documents;
+use crate::data::encode::{Encoder, EncoderSource};
+use crate::data::jsonl::{BadLines, Skipped, read_rows};
+use crate::data::rows::Row;
+use crate::data::stream::Tokens;
+use crate::data::text::read_texts;
+use crate::data::token_file::{TokenFile, TokenFormat};
+
+/// A path, and how often an epoch goes through it: 2 takes everything twice, 0.5 half of it, the other half in the
+/// next epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataPath {
+    /// A token file, a JSONL file, a text file, or a folder of text.
+    pub path: PathBuf,
+    /// Finite, above 0.
+    pub weight: f64,
+}
+
+impl DataPath {
+    /// Reads `PATH` or `PATH:WEIGHT`; a path that exists as it stands has no weight.
+    pub fn parse(text: &str) -> Result<DataPath> {
+        let whole = DataPath { path: PathBuf::from(text), weight: 1.0 };
+        let Some((path, weight)) = text.rsplit_once(':').filter(|_| !whole.path.exists()) else {
+            return Ok(whole);
+        };
+        match weight.parse::<f64>() {
+            Ok(weight) if weight.is_finite() && weight > 0.0 && !path.is_empty() => {
+                Ok(DataPath { path: PathBuf::from(path), weight })
+            }
+            Ok(weight) => Err(Error::argument(format!(
+                "{text}: the weight is {weight}; PATH:WEIGHT takes a finite number above 0"
+            ))),
+            Err(_) => Ok(whole),
+        }
+    }
+}
+
+/// How documents become windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// Whole documents where part of a document is not learned (conversations, prompts), else a stream.
+    #[default]
+    Auto,
+    /// Documents end to end, cut wherever a window ends: nothing is lost.
+    Stream,
+    /// Whole documents, several to a window; longer ones are truncated.
+    Documents,
+}
+
+/// What one group of paths came to.
+#[derive(Debug)]
+pub struct Opened {
+    /// The tokens.
+    pub tokens: Tokens,
+    /// Whether its documents are to be kept whole.
+    pub keeps_documents: bool,
+    /// As [`DataPath::weight`].
+    pub weight: f64,
+}
+
+/// Who is given documents as they are read.
+pub trait Sink {
+    /// A document; `keep` says that it is to be kept whole.
+    fn take(&mut self, document: crate::data::tokenizer::Encoded, keep: bool) -> Result<()>;
+}
+
+/// Reads text or JSONL into a sink.
+pub fn read_documents(
+    path: &Path,
+    encoder: &Encoder,
+    bad_lines: BadLines,
+    threads: usize,
+    skipped: &mut Skipped,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    if is_rows(path) {
+        return read_rows(path, encoder, bad_lines, threads, skipped, |row, encoded| {
+            sink.take(encoded, !matches!(row, Row::Text(_)))
+        });
+    }
+    read_texts(path, |file, text| {
+        sink.take(encoder.document(&text).map_err(|error| error.within(file.display()))?, false)
+    })
+}
+
+/// Opens paths. Those of one weight that are text are one source, as are those that are JSONL; each token file
+/// is one. The encoder is opened only if there is text or JSONL.
+pub fn open_sources(
+    paths: &[DataPath],
+    encoder: &EncoderSource,
+    bad_lines: BadLines,
+    threads: usize,
+    skipped: &mut Skipped,
+) -> Result<Vec<Opened>> {
+    let mut sources: Vec<(Kind, Opened)> = Vec::new();
+    let mut opened: Option<Encoder> = None;
+    for DataPath { path, weight } in paths {
+        let kind = Kind::of(path)?;
+        if let Kind::Tokens(format) = kind {
+            let file = TokenFile::open(path, format, encoder.tokenizer.vocabulary)?;
+            check_fingerprint(&file, path, encoder)?;
+            let keeps_documents = file.keeps_documents();
+            sources.push((kind, Opened { tokens: Tokens::File(file), keeps_documents, weight: *weight }));
+            continue;
+        }
+        let encoder = match &mut opened {
+            Some(encoder) => encoder,
+            none => none.insert(encoder.open()?),
+        };
+        let same = |(other, opened): &(Kind, Opened)| *other == kind && opened.weight == *weight;
+        let at = sources.iter().position(same).unwrap_or_else(|| {
+            let tokens = Tokens::Memory(Documents::default());
+            sources.push((kind, Opened { tokens, keeps_documents: false, weight: *weight }));
+            sources.len() - 1
+        });
+        read_documents(path, encoder, bad_lines, threads, skipped, &mut sources[at].1)?;
+    }
+    Ok(sources.into_iter().map(|(_, opened)| opened).collect())
+}
+
+impl Sink for Opened {
+    fn take(&mut self, document: crate::data::tokenizer::Encoded, keep: bool) -> Result<()> {
+        self.keeps_documents |= keep;
+        if let Tokens::Memory(documents) = &mut self.tokens {
+            documents.push(&document);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tokens(TokenFormat),
+    Rows,
+    Text,
+}
+
+impl Kind {
+    fn of(path: &Path) -> Result<Kind> {
+        if path.is_dir() {
+            return Ok(Kind::Text);
+        }
+        if let Some(format) = TokenFormat::of(path) {
+            return Ok(Kind::Tokens(format));
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(extension @ ("parquet" | "arrow" | "npy" | "gz" | "zst" | "csv")) => Err(Error::new(
+                Status::Unsupported,
+                format!(
+                    "{}: .{extension} data is not read; write it as JSONL, text, or tokens (.bin, .u16, .u32)",
+                    path.display()
+                ),
+            )),
+            _ if is_rows(path) => Ok(Kind::Rows),
+            _ => Ok(Kind::Text),
+        }
+    }
+}
+
+fn is_rows(path: &Path) -> bool {
+    !path.is_dir() && path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json")
+}
+
+/// A file that names its tokenizer belongs to that tokenizer.
+fn check_fingerprint(file: &TokenFile, path: &Path, encoder: &EncoderSource) -> Result<()> {
+    if file.fingerprint() == 0 {
+        return Ok(());
+    }
+    let expected = encoder.tokenizer.fingerprint()?;
+    if file.fingerprint() == expected {
+        return Ok(());
+    }
+    Err(Error::new(
+        Status::InvalidArgument,
+        format!(
+            "{} was made with another tokenizer ({:016x}) than the model's ({expected:016x}): make it again with \
+             `horizon tokenize --model` and this model",
+            path.display(),
+            file.fingerprint()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_stands_behind_the_last_colon() {
+        let parse =
+            |text: &str| DataPath::parse(text).map(|data| (data.path.display().to_string(), data.weight));
+        assert_eq!(parse("a.txt").unwrap(), ("a.txt".into(), 1.0));
+        assert_eq!(parse("a.txt:0.5").unwrap(), ("a.txt".into(), 0.5));
+        assert_eq!(parse("a:b:3").unwrap(), ("a:b".into(), 3.0));
+        assert_eq!(parse("a:b").unwrap(), ("a:b".into(), 1.0));
+        for text in ["a:0", "a:-1", "a:inf", "a:nan", ":2"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("a:2");
+        std::fs::write(&odd, "").unwrap();
+        let odd = odd.to_str().unwrap();
+        assert_eq!(parse(odd).unwrap(), (odd.into(), 1.0));
+    }
+}

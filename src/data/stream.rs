@@ -1,0 +1,217 @@
+//! One stream of tokens and the windows it is cut into.
+
+use crate::base::{IGNORED_TARGET, Result};
+use crate::data::documents::{Documents, bit};
+use crate::data::pack::Packed;
+use crate::data::token_file::TokenFile;
+
+/// Tokens, wherever they are.
+#[derive(Debug)]
+pub enum Tokens {
+    /// In memory.
+    Memory(Documents),
+    /// In a file.
+    File(TokenFile),
+}
+
+impl Tokens {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        match self {
+            Tokens::Memory(documents) => documents.tokens().len() as u64,
+            Tokens::File(file) => file.tokens(),
+        }
+    }
+
+    /// Where each document starts; empty where there are no bounds.
+    pub fn starts(&self) -> &[u64] {
+        match self {
+            Tokens::Memory(documents) => documents.starts(),
+            Tokens::File(file) => file.starts(),
+        }
+    }
+
+    fn is_supervised(&self, at: u64) -> bool {
+        match self {
+            Tokens::Memory(documents) => bit(documents.supervised(), at),
+            Tokens::File(file) => file.is_supervised(at),
+        }
+    }
+
+    fn copy(&self, start: u64, out: &mut [i32]) -> Result<()> {
+        match self {
+            Tokens::Memory(documents) => {
+                out.copy_from_slice(&documents.tokens()[start as usize..][..out.len()]);
+                Ok(())
+            }
+            Tokens::File(file) => file.copy(start, out),
+        }
+    }
+
+    /// First and one-past-last token of a document.
+    fn document(&self, index: u64) -> (u64, u64) {
+        let starts = self.starts();
+        let end = starts.get(index as usize + 1).copied().unwrap_or(self.count());
+        (starts[index as usize], end)
+    }
+}
+
+/// What packing left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Documents longer than a window, of which the beginning is kept.
+    pub truncated: u64,
+    /// Tokens behind that beginning.
+    pub cut_tokens: u64,
+    /// Documents with no target within a window.
+    pub targetless: u64,
+}
+
+impl std::ops::AddAssign for LeftOut {
+    fn add_assign(&mut self, other: LeftOut) {
+        self.truncated += other.truncated;
+        self.cut_tokens += other.cut_tokens;
+        self.targetless += other.targetless;
+    }
+}
+
+/// The cells of a window, S each.
+pub struct Cells<'a> {
+    /// Token ids.
+    pub tokens: &'a mut [i32],
+    /// What comes next, or [`IGNORED_TARGET`].
+    pub targets: &'a mut [i32],
+    /// Where each token's document starts in the window.
+    pub starts: &'a mut [i32],
+}
+
+/// What is in a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Tokens that are not padding.
+    pub rows: u64,
+    /// (query, key) pairs of causal attention among them.
+    pub attended: u64,
+}
+
+/// Tokens with their windows.
+#[derive(Debug)]
+pub struct Stream {
+    tokens: Tokens,
+    seq_len: usize,
+    /// `None`: cut wherever a window ends.
+    packed: Option<Packed>,
+}
+
+impl Stream {
+    /// Windows of S tokens side by side, across documents.
+    pub fn cut(tokens: Tokens, seq_len: usize) -> Stream {
+        Stream { tokens, seq_len, packed: None }
+    }
+
+    /// Windows of whole documents; one longer than S + 1 tokens is truncated.
+    pub fn packed(tokens: Tokens, seq_len: usize) -> (Stream, LeftOut) {
+        let mut left_out = LeftOut::default();
+        let rows: Vec<u32> = (0..tokens.starts().len() as u64)
+            .map(|document| {
+                let (start, end) = tokens.document(document);
+                let rows = (end - start - 1).min(seq_len as u64);
+                if !(start + 1..=start + rows).any(|at| tokens.is_supervised(at)) {
+                    left_out.targetless += 1;
+                    return 0;
+                }
+                let cut = end - start - 1 - rows;
+                left_out.truncated += u64::from(cut > 0);
+                left_out.cut_tokens += cut;
+                rows as u32
+            })
+            .collect();
+        let packed = Some(Packed::new(&rows, seq_len));
+        (Stream { tokens, seq_len, packed }, left_out)
+    }
+
+    /// The tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Rows that are not padding, of all windows.
+    pub fn filled_rows(&self) -> u64 {
+        let Some(packed) = &self.packed else { return self.windows() * self.seq_len as u64 };
+        let documents = (0..packed.windows()).flat_map(|window| packed.window(window));
+        documents.map(|&document| self.document_rows(document)).sum()
+    }
+
+    /// Rows of a whole document: a token is an input or the last target.
+    fn document_rows(&self, document: u64) -> u64 {
+        let (start, end) = self.tokens.document(document);
+        (end - start - 1).min(self.seq_len as u64)
+    }
+
+    /// How many windows there are.
+    pub fn windows(&self) -> u64 {
+        match &self.packed {
+            Some(packed) => packed.windows(),
+            None => self.tokens.count().saturating_sub(1) / self.seq_len as u64,
+        }
+    }
+
+    /// Reads window `index`.
+    pub fn window(&self, index: u64, cells: &mut Cells) -> Result<Filled> {
+        match &self.packed {
+            Some(packed) => self.whole(packed.window(index), cells),
+            None => self.section(index * self.seq_len as u64, cells),
+        }
+    }
+
+    fn section(&self, offset: u64, cells: &mut Cells) -> Result<Filled> {
+        let s = self.seq_len;
+        self.rows(offset, 0..s, cells)?;
+        cells.starts.fill(0);
+        let documents = self.tokens.starts();
+        let first = documents.partition_point(|&start| start <= offset);
+        for &start in documents[first..].iter().take_while(|&&start| start <= offset + s as u64) {
+            let position = (start - offset) as usize;
+            cells.targets[position - 1] = IGNORED_TARGET;
+            cells.starts[position..].fill(position as i32);
+        }
+        let attended = cells.starts.iter().enumerate().map(|(t, &start)| t as u64 - start as u64 + 1).sum();
+        Ok(Filled { rows: s as u64, attended })
+    }
+
+    fn whole(&self, documents: &[u64], cells: &mut Cells) -> Result<Filled> {
+        let mut filled = Filled::default();
+        let mut at = 0;
+        for &document in documents {
+            let (start, _) = self.tokens.document(document);
+            let rows = self.document_rows(document) as usize;
+            self.rows(start, at..at + rows, cells)?;
+            cells.starts[at..at + rows].fill(at as i32);
+            at += rows;
+            filled.attended += (rows * (rows + 1) / 2) as u64;
+        }
+        filled.rows = at as u64;
+        // Padding attends to itself alone, which costs the least.
+        for t in at..self.seq_len {
+            (cells.tokens[t], cells.targets[t], cells.starts[t]) = (0, IGNORED_TARGET, t as i32);
+        }
+        Ok(filled)
+    }
+
+    /// Tokens from `start` on into rows `at`, each with the next one as its target where that is supervised.
+    fn rows(&self, start: u64, at: std::ops::Range<usize>, cells: &mut Cells) -> Result<()> {
+        let mut last = [0];
+        let rows = at.len();
+        self.tokens.copy(start, &mut cells.tokens[at.clone()])?;
+        self.tokens.copy(start + rows as u64, &mut last)?;
+        let targets = &mut cells.targets[at.clone()];
+        targets[..rows - 1].copy_from_slice(&cells.tokens[at][1..]);
+        targets[rows - 1] = last[0];
+        for (target, token) in targets.iter_mut().zip(start + 1..) {
+            if !self.tokens.is_supervised(token) {
+                *target = IGNORED_TARGET;
+            }
+        }
+        Ok(())
+    }
+}

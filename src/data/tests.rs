@@ -1,0 +1,320 @@
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::base::{IGNORED_TARGET, Position, Status};
+use crate::data::tokenizer::TokenizerSource;
+
+fn text(documents: &[&str]) -> Documents {
+    let mut text = Documents::default();
+    documents.iter().for_each(|document| text.push(&Encoder::bytes().document(document.as_bytes()).unwrap()));
+    text
+}
+
+fn letters(tokens: &[i32]) -> String {
+    tokens.iter().map(|&t| if t == IGNORED_TARGET { '·' } else { t as u8 as char }).collect()
+}
+
+fn bytes() -> EncoderSource {
+    EncoderSource { tokenizer: TokenizerSource { folder: None, vocabulary: 256 }, chat_template: None }
+}
+
+fn open(paths: &[PathBuf], seq_len: usize) -> Result<Data> {
+    let paths: Vec<DataPath> =
+        paths.iter().map(|path| DataPath { path: path.clone(), weight: 1.0 }).collect();
+    Data::open(&paths, &bytes(), &DataOptions::new(seq_len))
+}
+
+fn token_file(path: &Path, tokens: &[u16]) {
+    let header = [20_240_520, 1, tokens.len() as i32];
+    let mut out: Vec<u8> = header.iter().flat_map(|w: &i32| w.to_le_bytes()).collect();
+    out.resize(1024, 0);
+    out.extend(tokens.iter().flat_map(|t| t.to_le_bytes()));
+    std::fs::write(path, out).unwrap();
+}
+
+#[test]
+fn windows_stand_side_by_side_and_predict_the_next_token() {
+    // 9 tokens make two windows of 4 (the ninth is the last target); 12 still make two.
+    for document in ["abcdefghi", "abcdefghijkl"] {
+        let data = Data::from_documents(text(&[document]), 4).unwrap();
+        assert_eq!(data.windows(), 2);
+        let mut loader = Loader::new(&data, 2, None);
+        let micro = loader.next(&data).unwrap();
+        assert_eq!(letters(&micro.tokens), "abcdefgh");
+        assert_eq!(letters(&micro.targets), "bcdefghi");
+        assert_eq!(micro.starts, None);
+        assert_eq!(micro.attended, 2 * (1 + 2 + 3 + 4));
+    }
+    assert_eq!(Data::from_documents(text(&["abcdefgh"]), 4).unwrap().windows(), 1);
+}
+
+#[test]
+fn documents_bound_targets_attention_and_positions() {
+    let data = Data::from_documents(text(&["ab", "cdefg", "hij"]), 4).unwrap();
+    let mut loader = Loader::new(&data, 2, None);
+    let micro = loader.next(&data).unwrap();
+    assert_eq!(letters(&micro.tokens), "abcdefgh");
+    assert_eq!(letters(&micro.targets), "b·defg·i");
+    assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 2, 2, 0, 0, 0, 3][..]));
+    assert_eq!(micro.attended, (1 + 2 + 1 + 2) + (1 + 2 + 3 + 1));
+}
+
+#[test]
+fn a_document_that_ends_with_its_window_has_no_target_there() {
+    let data = Data::from_documents(text(&["abcd", "efghi"]), 4).unwrap();
+    let micro = Loader::new(&data, 1, None).next(&data).unwrap();
+    assert_eq!((letters(&micro.targets).as_str(), micro.starts), ("bcd·", None));
+}
+
+#[test]
+fn streams_do_not_run_into_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["one.bin", "two.bin"].map(|name| dir.path().join(name));
+    token_file(&paths[0], &[1, 2, 3, 4, 5, 6]);
+    token_file(&paths[1], &[11, 12, 13, 14, 15]);
+    let data = open(&paths, 2).unwrap();
+    assert_eq!((data.windows(), data.report().tokens), (4, 11));
+    let mut loader = Loader::new(&data, 1, None);
+    let windows: Vec<_> = (0..5).map(|_| loader.next(&data).unwrap()).collect();
+    let tokens: Vec<_> = windows.iter().map(|m| m.tokens.clone()).collect();
+    assert_eq!(tokens, [[1, 2], [3, 4], [11, 12], [13, 14], [1, 2]]);
+    assert_eq!(windows[3].targets, [14, 15]);
+}
+
+#[test]
+fn validation_takes_every_window_once() {
+    let data = Data::from_documents(text(&["abcdefg"]), 2).unwrap();
+    let mut loader = Loader::new(&data, 2, None);
+    assert_eq!(letters(&loader.next_once(&data).unwrap().unwrap().targets), "bcde");
+    let last = loader.next_once(&data).unwrap().unwrap();
+    assert_eq!(letters(&last.targets), "fg··");
+    assert!(loader.next_once(&data).unwrap().is_none());
+}
+
+#[test]
+fn the_shuffle_depends_on_the_seed_and_not_on_the_micro_batch() {
+    let long: String = (0..200u8).map(|k| (b' ' + k % 90) as char).collect();
+    let data = Data::from_documents(text(&[&long]), 4).unwrap();
+    let take = |seed, micro_batch: usize| -> Vec<i32> {
+        let mut loader = Loader::new(&data, micro_batch, Some(seed));
+        (0..48 / micro_batch).flat_map(|_| loader.next(&data).unwrap().tokens).collect()
+    };
+    assert_eq!(take(1, 1), take(1, 8));
+    assert_ne!(take(1, 1), take(2, 1));
+}
+
+#[test]
+fn what_cannot_be_learned_from_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let refused = |path: PathBuf| open(&[path], 8).unwrap_err();
+    let short = refused(put("short.txt", b"abcdefgh"));
+    assert_eq!(short.status(), Status::InvalidArgument);
+    assert!(short.message().contains("short.txt") && short.message().contains("8 tokens"), "{short}");
+    let table = refused(put("table.parquet", b"PAR1"));
+    assert_eq!(table.status(), Status::Unsupported);
+    assert!(table.message().contains(".parquet"), "{table}");
+    let chat = refused(put("chat.jsonl", b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"));
+    assert!(chat.message().contains("chat.jsonl, line 1: the model has no chat template"), "{chat}");
+    let long = put("long.jsonl", b"{\"prompt\": \"more than a window\", \"completion\": \"a\"}");
+    assert!(refused(long).message().contains("none of 1 documents"), "nothing to learn in a window");
+    assert_eq!(refused(dir.path().join("none.txt")).status(), Status::NotFound);
+    assert_eq!(refused(dir.path().join("none.bin")).status(), Status::NotFound);
+    assert_eq!(refused(dir.path().join("none.jsonl")).status(), Status::NotFound);
+    assert_eq!(Data::from_documents(text(&["ab"]), 0).unwrap_err().status(), Status::InvalidArgument);
+}
+
+#[test]
+fn the_encoder_is_opened_only_when_there_is_text() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    let tokenizer = TokenizerSource { folder: Some(dir.path().to_owned()), vocabulary: 256 };
+    let broken = EncoderSource { tokenizer, chat_template: None };
+    let (tokens, words) = (dir.path().join("t.bin"), dir.path().join("t.txt"));
+    token_file(&tokens, &[1, 2, 3]);
+    std::fs::write(&words, "some words").unwrap();
+    let open = |path: PathBuf| Data::open(&[DataPath { path, weight: 1.0 }], &broken, &DataOptions::new(2));
+    assert!(open(tokens).is_ok());
+    assert!(open(words).unwrap_err().message().contains("tokenizer.json"));
+}
+
+/// Rows of prompt and completion, whole in their windows.
+const PAIRS: &str = r#"{"prompt": "ab", "completion": "cd"}
+{"prompt": "", "completion": "xyz"}
+{"prompt": "0123", "completion": "456789"}
+{"prompt": "longer than a window", "completion": "!"}
+"#;
+
+#[test]
+fn whole_documents_are_packed_and_what_is_lost_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.jsonl");
+    std::fs::write(&path, PAIRS).unwrap();
+    let data = open(&[path], 6).unwrap();
+    assert_eq!(data.windows(), 2);
+    let micro = Loader::new(&data, 2, None).next(&data).unwrap();
+    assert_eq!(letters(&micro.tokens), "abcxy\x00012345");
+    assert_eq!(letters(&micro.targets), "·cdyz····456");
+    assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0][..]));
+    assert_eq!((micro.rows, micro.attended), (11, 6 + 3 + 21));
+    let report = data.report();
+    assert_eq!(report.left_out, LeftOut { truncated: 1, cut_tokens: 3, targetless: 1 });
+    assert_eq!((report.documents, report.packed_rows), (4, (12, 1)));
+    let told = report.to_string();
+    assert!(told.contains("1 of 4 documents are longer") && told.contains("3 tokens are cut off"), "{told}");
+    assert!(told.contains("8.3 %") && told.contains("1 documents have nothing to learn"), "{told}");
+}
+
+#[test]
+fn packing_may_be_chosen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pairs, words) = (dir.path().join("pairs.jsonl"), dir.path().join("words.txt"));
+    std::fs::write(&pairs, PAIRS).unwrap();
+    std::fs::write(&words, "abcdefghi").unwrap();
+    let first = |path: &Path, packing| {
+        let paths = [DataPath { path: path.to_owned(), weight: 1.0 }];
+        let data = Data::open(&paths, &bytes(), &DataOptions { packing, ..DataOptions::new(6) }).unwrap();
+        let micro = Loader::new(&data, 1, None).next(&data).unwrap();
+        (data.windows(), letters(&micro.tokens), letters(&micro.targets))
+    };
+    assert_eq!(first(&pairs, Packing::Stream), (6, "abcdxy".into(), "·cd·yz".into()));
+    assert_eq!(first(&words, Packing::Auto), (1, "abcdef".into(), "bcdefg".into()));
+    assert_eq!(first(&words, Packing::Documents), (1, "abcdef".into(), "bcdefg".into()));
+}
+
+/// The letters of every window of so many epochs, window by window.
+fn taken(data: &Data, shuffle: Option<u64>, epochs: u64) -> Vec<String> {
+    let mut loader = Loader::new(data, 1, shuffle);
+    (0..epochs * data.windows()).map(|_| letters(&loader.next(data).unwrap().tokens)).collect()
+}
+
+#[test]
+fn weights_are_passes_an_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = |name: &str, text: &str, weight: f64| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        DataPath { path, weight }
+    };
+    let paths =
+        [source("a.txt", "abcdefghi", 1.0), source("b.txt", "012345678", 0.5), source("c.txt", "xyz", 3.0)];
+    let data = Data::open(&paths, &bytes(), &DataOptions::new(2)).unwrap();
+    assert_eq!(data.windows(), 4 + 2 + 3);
+    let count = |windows: &[String], window: &str| windows.iter().filter(|taken| *taken == window).count();
+    for shuffle in [None, Some(5)] {
+        let taken = taken(&data, shuffle, 4);
+        for epoch in taken.chunks(9) {
+            assert!(["ab", "cd", "ef", "gh"].iter().all(|window| count(epoch, window) == 1), "{epoch:?}");
+            assert_eq!(count(epoch, "xy"), 3);
+        }
+        // Two epochs go through all of `b`, another half in each.
+        for epochs in taken.chunks(18) {
+            assert!(["01", "23", "45", "67"].iter().all(|window| count(epochs, window) == 1), "{epochs:?}");
+        }
+    }
+    assert_ne!(taken(&data, Some(5), 1), taken(&data, Some(6), 1));
+}
+
+#[test]
+fn a_share_is_held_out_of_every_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["one.bin", "two.bin"].map(|name| dir.path().join(name));
+    token_file(&paths[0], &(0..101).collect::<Vec<u16>>());
+    token_file(&paths[1], &(100..121).collect::<Vec<u16>>());
+    let (kept, held) = open(&paths, 2).unwrap().hold_out(0.2).unwrap();
+    assert_eq!((kept.windows(), held.windows()), (40 + 8, 10 + 2));
+    let mut all = [taken(&kept, Some(1), 1), taken(&held, None, 1)].concat();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 60);
+    assert_ne!(kept.fingerprint(), held.fingerprint());
+    let one = || open(&paths[..1], 100).unwrap();
+    assert!(one().hold_out(0.5).unwrap_err().message().contains("too few windows"));
+    assert!(one().hold_out(1.0).is_err() && one().hold_out(f64::NAN).is_err());
+}
+
+/// A run that stops anywhere and goes on with another micro-batch sees what an uninterrupted one sees.
+#[test]
+fn a_position_is_gone_on_from_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = dir.path().join("a.txt");
+    std::fs::write(&words, (0..100).map(|k| (b' ' + k % 90) as char).collect::<String>()).unwrap();
+    let half = DataPath { path: words.clone(), weight: 0.5 };
+    let paths = [half, DataPath { path: words.clone(), weight: 1.0 }];
+    let data = Data::open(&paths, &bytes(), &DataOptions::new(3)).unwrap();
+    for shuffle in [None, Some(9)] {
+        let whole = taken(&data, shuffle, 3);
+        for stop in 0..2 * data.windows() as usize {
+            let mut loader = Loader::new(&data, 1, shuffle);
+            (0..stop).for_each(|_| drop(loader.next(&data).unwrap()));
+            let position = loader.position(&data);
+            let kept = serde_json::to_string(&position).unwrap();
+            let position: Position = serde_json::from_str(&kept).unwrap();
+            let mut resumed = Loader::resume(&data, 2, &position).unwrap();
+            assert_eq!(letters(&resumed.next(&data).unwrap().tokens), whole[stop..stop + 2].concat());
+        }
+    }
+    let position = Loader::new(&data, 1, Some(9)).position(&data);
+    let other = Data::open(&paths, &bytes(), &DataOptions::new(4)).unwrap();
+    assert!(Loader::resume(&other, 1, &position).unwrap_err().message().contains("windows an epoch"));
+    std::fs::write(&words, (0..100).map(|k| (b'!' + k % 90) as char).collect::<String>()).unwrap();
+    let other = Data::open(&paths, &bytes(), &DataOptions::new(3)).unwrap();
+    assert!(Loader::resume(&other, 1, &position).unwrap_err().message().contains("fingerprint"));
+    assert!(Loader::resume(&data, 1, &Position { window: data.windows(), ..position }).is_err());
+    assert!(Loader::resume(&data, 1, &Position { epoch: u64::MAX, ..position }).is_err());
+}
+
+#[test]
+fn a_feeder_gives_what_the_loader_gives_and_says_where_it_is() {
+    let letters: String = (0..90).map(|k| (b'!' + k) as char).collect();
+    let data = Arc::new(Data::from_documents(text(&[&letters]), 4).unwrap());
+    let mut plain = Loader::new(&data, 2, Some(3));
+    let mut feeder = Feeder::start(data.clone(), plain, 3).unwrap();
+    for round in 0..20 {
+        let micros: Vec<Micro> = (0..3).map(|_| plain.next(&data).unwrap()).collect();
+        while round % 2 == 1 && feeder.peek().is_none() {
+            std::thread::yield_now();
+        }
+        if let Some(step) = feeder.peek() {
+            assert_eq!((&step.micros, step.next), (&micros, plain.position(&data)));
+        }
+        let step = feeder.take().unwrap();
+        assert_eq!((step.micros, step.next), (micros, plain.position(&data)));
+    }
+}
+
+#[test]
+fn a_feeder_passes_an_error_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens.bin");
+    token_file(&path, &[1; 41]);
+    let data = Arc::new(open(std::slice::from_ref(&path), 4).unwrap());
+    // The bytes of the mapped file change under the reader.
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(1024)).unwrap();
+    std::io::Write::write_all(&mut file, &[255; 82]).unwrap();
+    let mut feeder = Feeder::start(data.clone(), Loader::new(&data, 1, None), 1).unwrap();
+    assert!(feeder.peek().is_none());
+    assert_eq!(feeder.take().unwrap_err().status(), Status::BadFormat);
+    assert_eq!(feeder.take().unwrap_err().status(), Status::Internal);
+}
+
+#[test]
+fn tokens_of_another_tokenizer_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokens.bin");
+    for (fingerprint, fits) in [(0, true), (1, true), (2, false)] {
+        let mut writer = TokenWriter::create(&path, 256, fingerprint).unwrap();
+        writer.push(&Encoder::bytes().document(b"abcdefgh").unwrap()).unwrap();
+        writer.finish().unwrap();
+        let opened = open(std::slice::from_ref(&path), 4);
+        assert_eq!(opened.is_ok(), fits);
+        if let Err(error) = opened {
+            assert!(error.message().contains("another tokenizer"), "{error}");
+        }
+    }
+}

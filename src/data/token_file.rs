@@ -1,0 +1,526 @@
+//! Files of tokens, mapped into memory.
+//!
+//! Three kinds, all little-endian; the first two hold tokens and nothing else.
+//!
+//! **Raw**: `.u16` and `.u32` files are tokens from the first byte to the last.
+//!
+//! **llm.c's** `.bin`: a header of 256 int32, then the tokens. Source: `dev/data/data_common.py` and
+//! `llmc/dataloader.h` of karpathy/llm.c.
+//!
+//! | int32 | gpt-2 flavour | llama-3 flavour |
+//! |---|---|---|
+//! | 0, magic | 20240520 | 20240801 |
+//! | 1, version | 1 | 7 |
+//! | 2 | number of tokens | number of tokens |
+//! | token | uint16 | uint32 |
+//!
+//! **Ours**, which `horizon tokenize` writes, keeps documents and what is learned of them:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0 … 7 | `HZTOKENS` |
+//! | 8 … 11 | version, 1 |
+//! | 12 … 15 | bytes of a token, 2 or 4 |
+//! | 16 … 23 | number of tokens, n |
+//! | 24 … 31 | number of documents, d |
+//! | 32 … 39 | fingerprint of the tokenizer: FNV-1a (64 bits) of `tokenizer.json`; 1 for bytes, 0 if not known |
+//! | 40 … 43 | 1 if a document is to be kept whole in a window, else 0 |
+//! | 44 … 63 | 0 |
+//! | from 64 | n tokens, uint16 or uint32, then zeros to a multiple of 8 |
+//! | then | d uint64: where each document starts, counted in tokens; increasing, the first 0 |
+//! | then | n bits, bit t % 8 of byte t / 8: whether token t is a target; the rest of the last byte 0 |
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+
+use crate::base::{Error, Result, Status};
+use crate::data::documents::bit;
+use crate::host::files::MappedFile;
+
+const LLMC_HEADER_BYTES: usize = 256 * 4;
+const GPT2: (i32, i32) = (20_240_520, 1);
+const LLAMA3: (i32, i32) = (20_240_801, 7);
+
+pub(super) const MAGIC: &[u8; 8] = b"HZTOKENS";
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEADER_BYTES: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Width {
+    U16,
+    U32,
+}
+
+impl Width {
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Width::U16 => 2,
+            Width::U32 => 4,
+        }
+    }
+}
+
+/// How a file is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenFormat {
+    /// What its first bytes say: llm.c's, or ours.
+    Headed,
+    /// uint16 throughout.
+    RawU16,
+    /// uint32 throughout.
+    RawU32,
+}
+
+impl TokenFormat {
+    /// The format of a file by the ending of its name: `bin`, `u16` or `u32`.
+    pub fn of(path: &Path) -> Option<TokenFormat> {
+        match path.extension()?.to_str()? {
+            "bin" => Some(TokenFormat::Headed),
+            "u16" => Some(TokenFormat::RawU16),
+            "u32" => Some(TokenFormat::RawU32),
+            _ => None,
+        }
+    }
+}
+
+/// What a header says, held against the file's length.
+#[derive(Debug)]
+struct Layout {
+    width: Width,
+    tokens: u64,
+    /// Where the tokens start.
+    body: usize,
+    /// Where the bits are that tell targets, in our own format.
+    supervised: Option<usize>,
+    starts: Vec<u64>,
+    fingerprint: u64,
+    keeps_documents: bool,
+}
+
+/// The bytes of a file, wherever they are.
+type Bytes = Box<dyn Deref<Target = [u8]> + Send + Sync>;
+
+/// A token file, every token of it below the vocabulary.
+pub struct TokenFile {
+    path: PathBuf,
+    bytes: Bytes,
+    layout: Layout,
+    vocabulary: usize,
+}
+
+impl fmt::Debug for TokenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenFile").field("path", &self.path).field("tokens", &self.layout.tokens).finish()
+    }
+}
+
+impl TokenFile {
+    /// Opens a file and checks its header, its length and, where the width allows a token beyond the
+    /// vocabulary, every token: better a moment now than an error in the middle of the night.
+    pub fn open(path: &Path, format: TokenFormat, vocabulary: usize) -> Result<TokenFile> {
+        TokenFile::of(path, format, vocabulary, Box::new(MappedFile::open(path)?))
+    }
+
+    /// A file that is in memory; `name` stands for its path in errors.
+    pub fn from_bytes(
+        name: &str,
+        format: TokenFormat,
+        vocabulary: usize,
+        bytes: Vec<u8>,
+    ) -> Result<TokenFile> {
+        TokenFile::of(Path::new(name), format, vocabulary, Box::new(bytes))
+    }
+
+    fn of(path: &Path, format: TokenFormat, vocabulary: usize, bytes: Bytes) -> Result<TokenFile> {
+        let layout = match format {
+            TokenFormat::Headed if bytes.starts_with(MAGIC) => own_layout(&bytes),
+            TokenFormat::Headed => llmc_layout(&bytes),
+            TokenFormat::RawU16 => raw_layout(&bytes, Width::U16),
+            TokenFormat::RawU32 => raw_layout(&bytes, Width::U32),
+        };
+        let layout = layout.map_err(|error| error.within(path.display()))?;
+        // Tokens are i32, whatever a vocabulary says.
+        let vocabulary = vocabulary.min(1 << 31);
+        let file = TokenFile { path: path.to_owned(), bytes, layout, vocabulary };
+        let narrow = file.layout.width == Width::U16 && vocabulary > usize::from(u16::MAX);
+        if !narrow {
+            file.find_beyond(0..file.tokens()).map_or(Ok(()), Err)?;
+        }
+        Ok(file)
+    }
+
+    /// How many tokens it holds.
+    pub fn tokens(&self) -> u64 {
+        self.layout.tokens
+    }
+
+    /// Where each document starts; empty for a file without bounds.
+    pub fn starts(&self) -> &[u64] {
+        &self.layout.starts
+    }
+
+    /// Whether its documents are to be kept whole.
+    pub fn keeps_documents(&self) -> bool {
+        self.layout.keeps_documents
+    }
+
+    /// The fingerprint of the tokenizer that made it; 0 if not known.
+    pub fn fingerprint(&self) -> u64 {
+        self.layout.fingerprint
+    }
+
+    /// Whether a token is a target.
+    ///
+    /// # Panics
+    /// If it is not in the file.
+    pub fn is_supervised(&self, at: u64) -> bool {
+        assert!(at < self.layout.tokens);
+        self.layout.supervised.is_none_or(|bits| bit(&self.bytes[bits..], at))
+    }
+
+    /// Copies the tokens from `start` on. The file is checked again as it is copied: it may have been
+    /// rewritten since.
+    ///
+    /// # Panics
+    /// If they are not all in the file.
+    pub fn copy(&self, start: u64, out: &mut [i32]) -> Result<()> {
+        let range = start..start + out.len() as u64;
+        let bytes = self.slice(range.clone());
+        match self.layout.width {
+            Width::U16 => {
+                for (token, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *token = i32::from(u16::from_le_bytes([pair[0], pair[1]]));
+                }
+            }
+            Width::U32 => {
+                for (token, four) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *token = i32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+                }
+            }
+        }
+        let beyond = out.iter().any(|&token| usize::try_from(token).map_or(true, |t| t >= self.vocabulary));
+        if beyond { Err(self.find_beyond(range).unwrap_or_else(|| self.rewritten())) } else { Ok(()) }
+    }
+
+    fn slice(&self, range: Range<u64>) -> &[u8] {
+        let (body, width) = (self.layout.body, self.layout.width.bytes());
+        &self.bytes[body..][range.start as usize * width..range.end as usize * width]
+    }
+
+    /// The first token of a range that the model does not have, as an error.
+    fn find_beyond(&self, range: Range<u64>) -> Option<Error> {
+        let vocabulary = self.vocabulary;
+        let bytes = self.slice(range.clone());
+        let found = match self.layout.width {
+            Width::U16 => find(bytes, |pair: [u8; 2]| u32::from(u16::from_le_bytes(pair)), vocabulary),
+            Width::U32 => find(bytes, u32::from_le_bytes, vocabulary),
+        };
+        found.map(|(place, token)| {
+            Error::new(
+                Status::BadFormat,
+                format!(
+                    "{}: token {} is {token}, and the model's vocabulary has {vocabulary} tokens (0 … {}); \
+                     the file was made with another tokenizer",
+                    self.path.display(),
+                    range.start + place as u64,
+                    vocabulary - 1
+                ),
+            )
+        })
+    }
+
+    fn rewritten(&self) -> Error {
+        Error::new(Status::Io, format!("{} changes while it is read", self.path.display()))
+    }
+}
+
+/// The first element at or beyond `vocabulary`, with its place. Blocks are judged whole, which the compiler
+/// turns into vector code; only a block that fails is searched.
+fn find<const W: usize>(
+    bytes: &[u8],
+    token: impl Fn([u8; W]) -> u32,
+    vocabulary: usize,
+) -> Option<(usize, u32)> {
+    const BLOCK: usize = 4096;
+    let read = |element: &[u8]| token(element.try_into().expect("chunks are exact"));
+    for (block, tokens) in bytes.chunks(BLOCK * W).enumerate() {
+        let largest = tokens.chunks_exact(W).map(read).fold(0, u32::max);
+        if largest as usize >= vocabulary {
+            let place = tokens.chunks_exact(W).position(|element| read(element) as usize >= vocabulary)?;
+            return Some((block * BLOCK + place, read(&tokens[place * W..][..W])));
+        }
+    }
+    None
+}
+
+fn bad<T>(message: String) -> Result<T> {
+    Err(Error::new(Status::BadFormat, message))
+}
+
+fn raw_layout(bytes: &[u8], width: Width) -> Result<Layout> {
+    if !bytes.len().is_multiple_of(width.bytes()) {
+        return bad(format!(
+            "{} bytes are no whole number of tokens of {} bytes; the file is truncated or of another kind",
+            bytes.len(),
+            width.bytes()
+        ));
+    }
+    Ok(bare(width, (bytes.len() / width.bytes()) as u64, 0))
+}
+
+/// Tokens and nothing else.
+fn bare(width: Width, tokens: u64, body: usize) -> Layout {
+    Layout {
+        width,
+        tokens,
+        body,
+        supervised: None,
+        starts: Vec::new(),
+        fingerprint: 0,
+        keeps_documents: false,
+    }
+}
+
+fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
+    if bytes.len() < LLMC_HEADER_BYTES {
+        return bad(format!(
+            "{} bytes are too few for a token file, whose header has {LLMC_HEADER_BYTES}",
+            bytes.len()
+        ));
+    }
+    let word = |k: usize| i32::from_le_bytes(bytes[4 * k..4 * k + 4].try_into().expect("four bytes"));
+    let width = match (word(0), word(1)) {
+        GPT2 => Width::U16,
+        LLAMA3 => Width::U32,
+        (magic, version) => {
+            return bad(format!(
+                "not a token file: magic {magic} version {version}; llm.c writes {} version {} (uint16) or \
+                 {} version {} (uint32), and `horizon tokenize` writes HZTOKENS",
+                GPT2.0, GPT2.1, LLAMA3.0, LLAMA3.1
+            ));
+        }
+    };
+    let body = bytes.len() - LLMC_HEADER_BYTES;
+    match u64::try_from(word(2)) {
+        Ok(tokens) if tokens * width.bytes() as u64 == body as u64 => {
+            Ok(bare(width, tokens, LLMC_HEADER_BYTES))
+        }
+        _ => bad(format!(
+            "the header promises {} tokens of {} bytes, and {body} bytes follow it; the file is truncated or damaged",
+            word(2),
+            width.bytes()
+        )),
+    }
+}
+
+fn own_layout(bytes: &[u8]) -> Result<Layout> {
+    if bytes.len() < HEADER_BYTES {
+        return bad(format!("{} bytes are too few for the header, which has {HEADER_BYTES}", bytes.len()));
+    }
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    if word(8) != VERSION {
+        return bad(format!("version {} of the format; this build reads version {VERSION}", word(8)));
+    }
+    let width = match word(12) {
+        2 => Width::U16,
+        4 => Width::U32,
+        other => return bad(format!("tokens of {other} bytes; they have 2 or 4")),
+    };
+    let keeps_documents = match word(40) {
+        0 => false,
+        1 => true,
+        other => return bad(format!("the field that keeps documents whole is {other}; it is 0 or 1")),
+    };
+    if bytes[44..HEADER_BYTES].iter().any(|&byte| byte != 0) {
+        return bad("bytes 44 … 63 of the header are not 0: a later version wrote them".to_owned());
+    }
+    let (tokens, documents) = (long(16), long(24));
+    let Some((starts_at, bits_at)) = own_places(width, tokens, documents, bytes.len()) else {
+        return bad(format!(
+            "the header promises {tokens} tokens of {} bytes in {documents} documents, which {} bytes do not hold; \
+             the file is truncated or damaged",
+            width.bytes(),
+            bytes.len()
+        ));
+    };
+    let starts: Vec<u64> = bytes[starts_at..bits_at]
+        .chunks_exact(8)
+        .map(|start| u64::from_le_bytes(start.try_into().expect("chunks are exact")))
+        .collect();
+    let first_is_zero = starts.first().is_none_or(|&start| start == 0) && starts.is_empty() == (tokens == 0);
+    if let Some(at) = starts.windows(2).position(|pair| pair[0] >= pair[1]) {
+        return bad(format!("document {} starts at {}, after {}", at + 1, starts[at + 1], starts[at]));
+    }
+    if !first_is_zero || starts.last().is_some_and(|&last| last >= tokens) {
+        return bad(format!("documents do not start within 0 … {tokens}, the first at 0"));
+    }
+    Ok(Layout {
+        width,
+        tokens,
+        body: HEADER_BYTES,
+        supervised: Some(bits_at),
+        starts,
+        fingerprint: long(32),
+        keeps_documents,
+    })
+}
+
+/// Where starts and bits are in a file of exactly `bytes` bytes.
+fn own_places(width: Width, tokens: u64, documents: u64, bytes: usize) -> Option<(usize, usize)> {
+    let (tokens, documents) = (usize::try_from(tokens).ok()?, usize::try_from(documents).ok()?);
+    let body = tokens.checked_mul(width.bytes())?.checked_next_multiple_of(8)?;
+    let starts_at = HEADER_BYTES.checked_add(body)?;
+    let bits_at = starts_at.checked_add(documents.checked_mul(8)?)?;
+    (bits_at.checked_add(tokens.div_ceil(8))? == bytes).then_some((starts_at, bits_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, magic: i32, version: i32, count: i32, body: &[u8]) -> PathBuf {
+        let mut bytes = vec![0u8; LLMC_HEADER_BYTES];
+        for (k, word) in [magic, version, count].into_iter().enumerate() {
+            bytes[4 * k..4 * k + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes.extend_from_slice(body);
+        let path = dir.join("tokens.bin");
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn u16s(tokens: &[u16]) -> Vec<u8> {
+        tokens.iter().flat_map(|t| t.to_le_bytes()).collect()
+    }
+
+    fn u32s(tokens: &[u32]) -> Vec<u8> {
+        tokens.iter().flat_map(|t| t.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn both_flavours_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut out = [0; 2];
+        let path = write(dir.path(), 20_240_520, 1, 3, &u16s(&[7, 50_256, 65_535]));
+        let file = TokenFile::open(&path, TokenFormat::Headed, 65_536).unwrap();
+        assert_eq!(file.tokens(), 3);
+        file.copy(1, &mut out).unwrap();
+        assert_eq!(out, [50_256, 65_535]);
+        let path = write(dir.path(), 20_240_801, 7, 3, &u32s(&[7, 128_000, 9]));
+        TokenFile::open(&path, TokenFormat::Headed, 128_256).unwrap().copy(0, &mut out).unwrap();
+        assert_eq!(out, [7, 128_000]);
+    }
+
+    #[test]
+    fn a_token_beyond_i32_is_beyond_every_vocabulary() {
+        let read = |token: u32| {
+            TokenFile::from_bytes("tokens", TokenFormat::RawU32, usize::MAX, u32s(&[token])).map(|file| {
+                let mut out = [0];
+                file.copy(0, &mut out).unwrap();
+                out[0]
+            })
+        };
+        assert_eq!(read(i32::MAX as u32).unwrap(), i32::MAX);
+        let error = read(1 << 31).unwrap_err();
+        assert!(error.message().contains("token 0 is 2147483648"), "{error}");
+    }
+
+    #[test]
+    fn a_token_beyond_the_vocabulary_is_named_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tokens = vec![1u16; 10_000];
+        tokens[9_000] = 300;
+        tokens[9_500] = 301;
+        let path = write(dir.path(), 20_240_520, 1, 10_000, &u16s(&tokens));
+        let message = TokenFile::open(&path, TokenFormat::Headed, 256).unwrap_err().to_string();
+        assert!(message.contains("tokens.bin: token 9000 is 300") && message.contains("256"), "{message}");
+        assert!(TokenFile::open(&path, TokenFormat::Headed, 302).is_ok());
+        let path = write(dir.path(), 20_240_801, 7, 2, &u32s(&[1, u32::MAX]));
+        let message = TokenFile::open(&path, TokenFormat::Headed, 256).unwrap_err().to_string();
+        assert!(message.contains("token 1 is 4294967295"), "{message}");
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (magic, version, count, body, word) in [
+            (1, 1, 2, 4, "magic 1"),
+            (20_240_520, 2, 2, 4, "version 2"),
+            (20_240_520, 7, 2, 4, "version 7"),
+            (20_240_520, 1, 2, 3, "truncated"),
+            (20_240_520, 1, 2, 6, "truncated"),
+            (20_240_520, 1, -2, 4, "truncated"),
+            (20_240_801, 7, i32::MAX, 8, "truncated"),
+        ] {
+            let path = write(dir.path(), magic, version, count, &vec![0; body]);
+            let error = TokenFile::open(&path, TokenFormat::Headed, 256).unwrap_err();
+            assert_eq!(error.status(), Status::BadFormat);
+            assert!(error.message().contains(word), "{error}");
+        }
+        let short = dir.path().join("short.bin");
+        std::fs::write(&short, [0; 100]).unwrap();
+        assert!(
+            TokenFile::open(&short, TokenFormat::Headed, 256).unwrap_err().message().contains("100 bytes")
+        );
+    }
+
+    #[test]
+    fn raw_files_are_tokens_throughout() {
+        let raw = |format, bytes: Vec<u8>| TokenFile::from_bytes("raw", format, 70_000, bytes);
+        let mut out = [0; 2];
+        raw(TokenFormat::RawU16, u16s(&[1, 65_535, 3])).unwrap().copy(1, &mut out).unwrap();
+        assert_eq!(out, [65_535, 3]);
+        raw(TokenFormat::RawU32, u32s(&[1, 69_999])).unwrap().copy(0, &mut out).unwrap();
+        assert_eq!(out, [1, 69_999]);
+        assert!(
+            raw(TokenFormat::RawU32, u32s(&[1, 70_000])).unwrap_err().message().contains("token 1 is 70000")
+        );
+        assert!(raw(TokenFormat::RawU32, vec![0; 6]).unwrap_err().message().contains("6 bytes"));
+        assert_eq!(TokenFormat::of(Path::new("a/b.u16")), Some(TokenFormat::RawU16));
+        assert_eq!(TokenFormat::of(Path::new("a/b.txt")), None);
+    }
+
+    /// A file of ours with two documents of two tokens.
+    fn own() -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        [VERSION, 2].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        [4u64, 2, 9].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend(u16s(&[1, 2, 3, 4]));
+        [0u64, 2].iter().for_each(|start| bytes.extend(start.to_le_bytes()));
+        bytes.push(0b1010);
+        bytes
+    }
+
+    #[test]
+    fn our_own_files_are_checked_throughout() {
+        let open = |bytes| TokenFile::from_bytes("own.bin", TokenFormat::Headed, 256, bytes);
+        let file = open(own()).unwrap();
+        assert_eq!((file.tokens(), file.starts(), file.fingerprint()), (4, &[0, 2][..], 9));
+        assert!((0..4).map(|at| file.is_supervised(at)).eq([false, true, false, true]));
+        for end in 0..own().len() {
+            assert!(open(own()[..end].to_vec()).is_err(), "cut at {end}");
+        }
+        assert!(open([own(), vec![0]].concat()).is_err());
+        for (at, value, word) in [
+            (8, 2, "version 2"),
+            (12, 3, "tokens of 3 bytes"),
+            (16, 5, "promises 5 tokens"),
+            (23, 255, "promises"),
+            (24, 3, "3 documents"),
+            (31, 32, "documents"),
+            (40, 2, "is 2"),
+            (50, 1, "not 0"),
+            (HEADER_BYTES + 8, 1, "the first at 0"),
+            (HEADER_BYTES + 16, 0, "document 1 starts at 0"),
+            (HEADER_BYTES + 16, 4, "within 0 … 4"),
+        ] {
+            let mut bytes = own();
+            bytes[at] = value;
+            let error = open(bytes).unwrap_err();
+            assert!(error.message().contains(word), "byte {at}: {error}");
+        }
+    }
+}

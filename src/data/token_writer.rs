@@ -1,0 +1,185 @@
+//! Writes a token file in our own format ([`super::TokenFile`] describes it), whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::base::{Error, Result, Status};
+use crate::data::documents::push_bit;
+use crate::data::token_file::{HEADER_BYTES, MAGIC, VERSION, Width};
+use crate::data::tokenizer::Encoded;
+
+/// A token file that grows document by document under a hidden name. Dropped before [`TokenWriter::finish`] it
+/// leaves nothing.
+#[derive(Debug)]
+pub struct TokenWriter {
+    path: PathBuf,
+    partial: PathBuf,
+    file: Option<BufWriter<File>>,
+    width: Width,
+    tokens: u64,
+    supervised: Vec<u8>,
+    starts: Vec<u64>,
+    fingerprint: u64,
+    keeps_documents: bool,
+}
+
+impl TokenWriter {
+    /// Begins a file whose tokens are below `vocabulary`, made by the tokenizer of this fingerprint.
+    pub fn create(path: &Path, vocabulary: usize, fingerprint: u64) -> Result<TokenWriter> {
+        let cannot = |error: io::Error| Error::writing(path, &error);
+        let name = path.file_name().ok_or_else(|| cannot(io::Error::from(io::ErrorKind::InvalidFilename)))?;
+        let partial =
+            path.with_file_name(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+        let mut file = BufWriter::with_capacity(1 << 20, File::create_new(&partial).map_err(cannot)?);
+        file.write_all(&[0; HEADER_BYTES]).map_err(cannot)?;
+        Ok(TokenWriter {
+            path: path.to_owned(),
+            partial,
+            file: Some(file),
+            width: if vocabulary <= 1 << 16 { Width::U16 } else { Width::U32 },
+            tokens: 0,
+            supervised: Vec::new(),
+            starts: Vec::new(),
+            fingerprint,
+            keeps_documents: false,
+        })
+    }
+
+    /// From now on the file's documents are to be kept whole in a window.
+    pub fn keep_documents(&mut self) {
+        self.keeps_documents = true;
+    }
+
+    /// Appends a document; an empty one leaves no trace.
+    pub fn push(&mut self, document: &Encoded) -> Result<()> {
+        if document.tokens.is_empty() {
+            return Ok(());
+        }
+        self.starts.push(self.tokens);
+        for (&token, &supervised) in document.tokens.iter().zip(&document.supervised) {
+            push_bit(&mut self.supervised, self.tokens as usize, supervised);
+            self.tokens += 1;
+            let written = match self.width {
+                Width::U16 => u16::try_from(token).ok().map(|token| self.write(&token.to_le_bytes())),
+                Width::U32 => u32::try_from(token).ok().map(|token| self.write(&token.to_le_bytes())),
+            };
+            written.ok_or_else(|| {
+                let message =
+                    format!("token {token} does not fit the {} bytes of a token", self.width.bytes());
+                Error::new(Status::Internal, message)
+            })??;
+        }
+        Ok(())
+    }
+
+    /// Tokens so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Documents so far.
+    pub fn documents(&self) -> u64 {
+        self.starts.len() as u64
+    }
+
+    /// Writes the rest and gives the file its name, in the place of an earlier one.
+    pub fn finish(mut self) -> Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        self.complete(file).map_err(|error| self.cannot(&error))
+    }
+
+    fn complete(&self, mut file: BufWriter<File>) -> io::Result<()> {
+        let body = self.tokens as usize * self.width.bytes();
+        file.write_all(&[0; 8][..body.next_multiple_of(8) - body])?;
+        for start in &self.starts {
+            file.write_all(&start.to_le_bytes())?;
+        }
+        file.write_all(&self.supervised)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&self.header())?;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        fs::rename(&self.partial, &self.path)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut header = MAGIC.to_vec();
+        header.extend(VERSION.to_le_bytes());
+        header.extend((self.width.bytes() as u32).to_le_bytes());
+        header.extend(self.tokens.to_le_bytes());
+        header.extend((self.starts.len() as u64).to_le_bytes());
+        header.extend(self.fingerprint.to_le_bytes());
+        header.extend(u32::from(self.keeps_documents).to_le_bytes());
+        header.resize(HEADER_BYTES, 0);
+        header
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.as_mut().map_or(Ok(()), |file| file.write_all(bytes));
+        written.map_err(|error| self.cannot(&error))
+    }
+
+    fn cannot(&self, error: &io::Error) -> Error {
+        Error::writing(&self.path, error)
+    }
+}
+
+impl Drop for TokenWriter {
+    fn drop(&mut self) {
+        // After `finish` the name is gone; before it nobody wants the file, and nobody is there to tell.
+        let _ = fs::remove_file(&self.partial);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{TokenFile, TokenFormat};
+
+    fn document(tokens: &[i32], supervised: &[bool]) -> Encoded {
+        Encoded { tokens: tokens.to_vec(), supervised: supervised.to_vec() }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.bin");
+        for (vocabulary, large) in [(65_536, 65_535), (65_537, 65_536)] {
+            let mut writer = TokenWriter::create(&path, vocabulary, 77).unwrap();
+            writer.push(&document(&[1, 2, large], &[false, true, true])).unwrap();
+            writer.push(&document(&[], &[])).unwrap();
+            writer.push(&document(&[4, 5, 6, 7, 8, 9, 10, 11], &[false; 8])).unwrap();
+            writer.keep_documents();
+            assert_eq!((writer.tokens(), writer.documents()), (11, 2));
+            writer.finish().unwrap();
+            let file = TokenFile::open(&path, TokenFormat::Headed, vocabulary).unwrap();
+            assert_eq!((file.tokens(), file.starts(), file.fingerprint()), (11, &[0, 3][..], 77));
+            assert!(file.keeps_documents());
+            let mut tokens = [0; 11];
+            file.copy(0, &mut tokens).unwrap();
+            assert_eq!(tokens, [1, 2, large, 4, 5, 6, 7, 8, 9, 10, 11]);
+            assert!((0..11).map(|at| file.is_supervised(at)).eq((0..11).map(|at| at == 1 || at == 2)));
+            assert!(TokenFile::open(&path, TokenFormat::Headed, 100).is_err());
+        }
+        let names: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["tokens.bin"]);
+    }
+
+    #[test]
+    fn what_is_not_finished_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.bin");
+        fs::write(&path, "mine").unwrap();
+        let mut writer = TokenWriter::create(&path, 300, 0).unwrap();
+        writer.push(&document(&[1], &[true])).unwrap();
+        assert_eq!(writer.push(&document(&[1 << 20], &[true])).unwrap_err().status(), Status::Internal);
+        drop(writer);
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(TokenWriter::create(&dir.path().join("no/tokens.bin"), 300, 0).is_err());
+    }
+}

@@ -1,0 +1,276 @@
+//! `config.json`, as transformers 4 and 5 write it for the families of [`FAMILIES`](super::FAMILIES).
+//!
+//! Every key is accounted for: it describes the model, or it must have the one value this model computes, or it is
+//! known not to touch the arithmetic. Any other key is refused unless it is null or false, since a config says
+//! what it needs and a key passed over may be a soft-cap, a scale or an expert.
+
+mod keys;
+mod rope;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::base::format::shortest;
+use crate::base::{DType, Dims, Error, Result, Status};
+use crate::hf::companions::Companions;
+use crate::hf::family::{AttentionBias, Family, WINDOW_DEFAULT, WINDOW_LAYERS_DEFAULT, Windows, unsupported};
+use crate::hf::file_text;
+use crate::model::{Biases, LAYERS_MAX, ModelConfig, Window};
+use keys::{CARRIED, Reader, refuse_unknown};
+
+/// A model as its folder describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FolderConfig {
+    /// What is trained.
+    pub model: ModelConfig,
+    /// What it calls itself.
+    pub family: &'static Family,
+    /// Keys that do not touch the arithmetic (`bos_token_id`, …), carried over to an export.
+    pub carried: Map<String, Value>,
+    /// Files that do not, either (`tokenizer.json`, …).
+    pub companions: Companions,
+}
+
+impl FolderConfig {
+    /// Reads `config.json` of a folder, and the files that an export carries over. Errors open with a path.
+    pub fn open(folder: &Path) -> Result<FolderConfig> {
+        let path = folder.join("config.json");
+        let text = fs::read(&path).map_err(|error| Error::reading(&path, &error))?;
+        let config = FolderConfig::parse(&text).map_err(|error| error.within(path.display()))?;
+        Ok(FolderConfig { companions: Companions::read(folder)?, ..config })
+    }
+
+    /// A model that comes from no folder, under the name of the plainest family that has its features.
+    ///
+    /// Errors: `Unsupported` when none has them together.
+    pub fn of(model: ModelConfig) -> Result<FolderConfig> {
+        let family = Family::of(&model)?;
+        Ok(FolderConfig { model, family, carried: Map::new(), companions: Companions::default() })
+    }
+
+    /// Reads the text of a `config.json`.
+    pub fn parse(text: &[u8]) -> Result<FolderConfig> {
+        let keys: Map<String, Value> = serde_json::from_slice(text)
+            .map_err(|error| Error::new(Status::BadFormat, format!("not a JSON object: {error}")))?;
+        let family = Family::named(&keys)?;
+        let reader = Reader(&keys);
+        let dims = dims(family, reader)?;
+        let (rope_theta, rope_scaling) = rope::read(&keys)?;
+        let model = ModelConfig {
+            dims,
+            tied: reader.flag("tie_word_embeddings")?.unwrap_or(false),
+            norm_eps: reader.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            rope_theta,
+            rope_scaling,
+            positions_max: reader.size("max_position_embeddings")?.unwrap_or(family.positions_max),
+            biases: biases(family, reader)?,
+            qk_norm: family.qk_norm,
+            // Refused below unless it is a number of layers that a decoder can have; nothing is sized by a larger one.
+            window: if dims.l <= LAYERS_MAX { window(family, reader, dims.l)? } else { None },
+        };
+        refuse_unknown(&keys)?;
+        model.validate()?;
+        let carried = CARRIED
+            .iter()
+            .filter_map(|&key| keys.get(key).map(|value| (key.to_owned(), value.clone())))
+            .collect();
+        Ok(FolderConfig { model, family, carried, companions: Companions::default() })
+    }
+
+    /// The `config.json` of this model, for weights stored as `dtype`; transformers 4 and 5 both read it.
+    pub fn json(&self, dtype: DType) -> Value {
+        let model = &self.model;
+        let dims = &model.dims;
+        let mut config = json!({
+            "architectures": [self.family.architecture],
+            "attention_dropout": 0.0,
+            "bos_token_id": null,
+            "eos_token_id": null,
+            "hidden_act": "silu",
+            "hidden_size": dims.c,
+            "initializer_range": 0.02,
+            "intermediate_size": dims.f,
+            "max_position_embeddings": model.positions_max,
+            "model_type": self.family.model_type,
+            "num_attention_heads": dims.h,
+            "num_hidden_layers": dims.l,
+            "num_key_value_heads": dims.g,
+            "rms_norm_eps": shortest(model.norm_eps),
+            "rope_scaling": rope::scaling_json(model),
+            "rope_theta": model.rope_theta,
+            "tie_word_embeddings": model.tied,
+            "torch_dtype": match dtype {
+                DType::F32 => "float32",
+                DType::Bf16 => "bfloat16",
+            },
+            "vocab_size": dims.v,
+        });
+        let keys = config.as_object_mut().expect("an object was just made");
+        // Some families' classes do not know the key; it is written where it says something.
+        let even = dims.c.is_multiple_of(dims.h).then(|| dims.c / dims.h);
+        if self.family.head_dim.or(even) != Some(dims.d) {
+            keys.insert("head_dim".into(), dims.d.into());
+        }
+        if self.family.attention_bias == AttentionBias::Key {
+            keys.insert("attention_bias".into(), model.biases.qkv.into());
+        }
+        if self.family.mlp_bias {
+            keys.insert("mlp_bias".into(), model.biases.mlp.into());
+        }
+        self.window_keys(keys);
+        keys.extend(self.carried.iter().map(|(key, value)| (key.clone(), value.clone())));
+        config
+    }
+
+    fn window_keys(&self, keys: &mut Map<String, Value>) {
+        let window = self.model.window.as_ref();
+        if self.family.windows == Windows::Never {
+            return;
+        }
+        keys.insert("sliding_window".into(), json!(window.map(|window| window.size)));
+        if self.family.windows == Windows::Chosen {
+            let layers = window.map_or(vec![false; self.model.dims.l], |window| window.layers.clone());
+            // Versions that do not read `layer_types` put the window into the last layers.
+            let last = layers.iter().rev().take_while(|&&holds| holds).count();
+            let types: Vec<_> = layers.iter().map(|&holds| if holds { SLIDING } else { FULL }).collect();
+            keys.insert("layer_types".into(), json!(types));
+            keys.insert("max_window_layers".into(), json!(layers.len() - last));
+            keys.insert("use_sliding_window".into(), window.is_some().into());
+        }
+    }
+
+    /// Every file of the model's folder that is no weights, for weights stored as `dtype`: names and contents.
+    pub fn files(&self, dtype: DType) -> Vec<(&'static str, Vec<u8>)> {
+        const GENERATION: &str = "generation_config.json";
+        let mut files = vec![("config.json", file_text(&self.json(dtype)))];
+        if !self.companions.has(GENERATION) {
+            files.push((GENERATION, file_text(&self.generation_json())));
+        }
+        files.extend(self.companions.files().map(|(name, content)| (name, content.to_vec())));
+        files
+    }
+
+    /// The `generation_config.json` beside it, where the folder brought none: the special tokens, as far as they
+    /// are known.
+    pub fn generation_json(&self) -> Value {
+        let mut config = json!({ "_from_model_config": true });
+        let keys = config.as_object_mut().expect("an object was just made");
+        let tokens =
+            self.carried.iter().filter(|(key, value)| key.ends_with("_token_id") && !value.is_null());
+        keys.extend(tokens.map(|(key, value)| (key.clone(), value.clone())));
+        config
+    }
+}
+
+/// Entries of `layer_types`.
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+fn dims(family: &Family, reader: Reader) -> Result<Dims> {
+    let (c, h) = (reader.required("hidden_size")?, reader.required("num_attention_heads")?);
+    let head_dim = reader.size_or("head_dim", family.head_dim)?;
+    if head_dim.is_none() && (h == 0 || c % h != 0) {
+        return Err(Error::argument(format!(
+            "hidden_size is {c}; without head_dim it must be a multiple of num_attention_heads, {h}"
+        )));
+    }
+    Ok(Dims {
+        c,
+        h,
+        g: reader.size_or("num_key_value_heads", family.kv_heads)?.unwrap_or(h),
+        d: head_dim.unwrap_or_else(|| c / h),
+        f: reader.required("intermediate_size")?,
+        v: reader.required("vocab_size")?,
+        l: reader.required("num_hidden_layers")?,
+    })
+}
+
+fn biases(family: &Family, reader: Reader) -> Result<Biases> {
+    let name = family.architecture;
+    let said = reader.flag("attention_bias")?;
+    let (qkv, o) = match (family.attention_bias, said) {
+        (AttentionBias::Key, said) => (said.unwrap_or(false), said.unwrap_or(false)),
+        (AttentionBias::Never, Some(true)) => {
+            return Err(unsupported(format!(
+                "attention_bias is true; the projections of {name} have no bias"
+            )));
+        }
+        (AttentionBias::Never, _) => (false, false),
+        (AttentionBias::Qkv, Some(false)) => {
+            return Err(unsupported(format!(
+                "attention_bias is false; queries, keys and values of {name} have a bias"
+            )));
+        }
+        (AttentionBias::Qkv, _) => (true, false),
+    };
+    let mlp = reader.flag("mlp_bias")?.unwrap_or(false);
+    if mlp && !family.mlp_bias {
+        return Err(unsupported(format!("mlp_bias is true; the projections of {name} have no bias")));
+    }
+    Ok(Biases { qkv, o, mlp })
+}
+
+/// The sliding window; none where it holds in no layer.
+fn window(family: &Family, reader: Reader, l: usize) -> Result<Option<Window>> {
+    let name = family.architecture;
+    let types = match reader.texts("layer_types")? {
+        None => None,
+        Some(types) => Some(types.iter().map(|kind| layer_type(kind)).collect::<Result<Vec<_>>>()?),
+    };
+    if let Some(types) = types.as_ref().filter(|types| types.len() != l) {
+        return Err(Error::argument(format!(
+            "layer_types names {} layers; num_hidden_layers is {l}",
+            types.len()
+        )));
+    }
+    let switch = reader.flag("use_sliding_window")?;
+    let said = reader.size_or("sliding_window", Some(WINDOW_DEFAULT))?;
+    let (size, layers) = match family.windows {
+        Windows::Never => {
+            if let Some(size) = reader.size("sliding_window")?.filter(|_| switch != Some(false)) {
+                return Err(unsupported(format!(
+                    "sliding_window is {size}; attention of {name} sees the whole sequence"
+                )));
+            }
+            (None, vec![false; l])
+        }
+        Windows::Every => {
+            if let (Some(size), Some(false)) = (said, switch) {
+                return Err(unsupported(format!(
+                    "use_sliding_window is false and sliding_window {size}; {name} reads the second alone"
+                )));
+            }
+            (said, vec![said.is_some(); l])
+        }
+        Windows::Chosen => {
+            let size = said.filter(|_| switch == Some(true));
+            let from = reader.size("max_window_layers")?.unwrap_or(WINDOW_LAYERS_DEFAULT);
+            let layers = (0..l).map(|layer| size.is_some() && layer >= from).collect();
+            (size, types.clone().unwrap_or(layers))
+        }
+    };
+    if types.is_some_and(|types| types != layers) {
+        return Err(unsupported(format!("layer_types names layers that {name} would compute otherwise")));
+    }
+    match size {
+        Some(size) if layers.contains(&true) => Ok(Some(Window { size, layers })),
+        None if layers.contains(&true) => Err(Error::argument(format!(
+            "layer_types names {SLIDING}, and there is no window: use_sliding_window must be true and \
+             sliding_window a number"
+        ))),
+        _ => Ok(None),
+    }
+}
+
+fn layer_type(kind: &str) -> Result<bool> {
+    match kind {
+        FULL => Ok(false),
+        SLIDING => Ok(true),
+        other => Err(unsupported(format!("layer_types names {other:?}; {FULL} and {SLIDING} are known"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! A model out into a Hugging Face folder, whole or not at all.
+//!
+//! Weights go from the store to the files in pieces, by the trainer's threads, so an export needs next to no memory
+//! of its own. [`MARKER`] is how an earlier export is known: it lists the files, and a folder that holds any other
+//! file is left alone.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::base::{DType, Error, Progress, Result, Status};
+use crate::engine::{Piece, Trainer};
+use crate::hf::shards::{self, Shard};
+use crate::hf::{FolderConfig, INDEX, file_text};
+use crate::host::folder::{Filling, NewFolder, SizedFile};
+use crate::model::Layout;
+
+/// The file by which an export knows an earlier one.
+pub const MARKER: &str = "horizon.json";
+
+/// Bytes of tensors in a file, at most: what transformers has cut models into.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    /// The version that wrote the folder.
+    horizon: String,
+    /// What it wrote, this file left out.
+    files: Vec<String>,
+}
+
+/// A folder that an export may take the place of.
+#[derive(Clone, Debug)]
+pub struct ExportTarget(NewFolder);
+
+impl ExportTarget {
+    /// Looks at a target before there is anything to write, so that a long run does not end in an error that
+    /// was known at its beginning.
+    ///
+    /// Refused: a folder that holds anything but an earlier export, a file, a place that cannot be written to,
+    /// a file system with less than `bytes` free. Creates missing parents.
+    pub fn check(folder: &Path, bytes: u64) -> Result<ExportTarget> {
+        let target = ExportTarget(NewFolder::plan(folder, bytes)?);
+        target.may_replace()?;
+        Ok(target)
+    }
+
+    /// The folder as it will be named.
+    pub fn folder(&self) -> &Path {
+        self.0.folder()
+    }
+
+    /// Whether an earlier export (or nothing) stands where the new one goes.
+    fn may_replace(&self) -> Result<bool> {
+        let folder = self.folder();
+        let cannot = |error: &io::Error| Error::io(format!("cannot export to {}", folder.display()), error);
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(cannot(&error)),
+        };
+        let marker = fs::read(folder.join(MARKER)).ok();
+        let marker: Option<Marker> = marker.and_then(|text| serde_json::from_slice(&text).ok());
+        let mut has_entries = false;
+        for entry in entries {
+            has_entries = true;
+            let name = entry.map_err(|error| cannot(&error))?.file_name().to_string_lossy().into_owned();
+            let ours = marker.as_ref().is_some_and(|marker| name == MARKER || marker.files.contains(&name));
+            if !ours {
+                return Err(Error::new(
+                    Status::InvalidArgument,
+                    format!(
+                        "{} holds {name}, which no export wrote; an export replaces only an earlier export: \
+                         name another folder or move it away",
+                        folder.display()
+                    ),
+                ));
+            }
+        }
+        Ok(has_entries)
+    }
+}
+
+/// Bytes of the weights of a model stored as `dtype`.
+pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
+    layout.parameters() as u64 * dtype.bytes() as u64
+}
+
+/// Writes a trainer's model to `target`: as bf16, the weight that is streamed, or as its f32 master; in files of at
+/// most `shard_bytes` of tensors ([`SHARD_BYTES`]). Waits for the lanes, and for the disk.
+///
+/// On any error nothing stands under the target's name that was not there before.
+pub fn export(
+    target: &ExportTarget,
+    config: &FolderConfig,
+    trainer: &mut Trainer,
+    dtype: DType,
+    shard_bytes: u64,
+    progress: Progress,
+) -> Result<()> {
+    let shards = shards::cut(trainer.layout(), dtype, shard_bytes);
+    let cannot = format_args!("cannot export to {}", target.folder().display());
+    target.0.write(
+        |filling| {
+            small_files(filling, config, trainer.layout(), dtype, &shards)
+                .and_then(|()| weights(filling, trainer, dtype, &shards, progress))
+                .map_err(|error| error.within(cannot))
+        },
+        || target.may_replace(),
+    )
+}
+
+fn small_files(
+    filling: &Filling,
+    config: &FolderConfig,
+    layout: &Layout,
+    dtype: DType,
+    shards: &[Shard],
+) -> Result<()> {
+    let mut files = config.files(dtype);
+    if shards.len() > 1 {
+        files.push((INDEX, file_text(&shards::index(layout, dtype, shards))));
+    }
+    let names = files.iter().map(|(name, _)| (*name).to_owned());
+    let files_written = names.chain(shards.iter().map(|shard| shard.name.clone())).collect();
+    let marker = Marker { horizon: env!("CARGO_PKG_VERSION").to_owned(), files: files_written };
+    files.push((MARKER, file_text(&json!(marker))));
+    files.iter().try_for_each(|(name, content)| filling.whole(name, content))
+}
+
+fn weights(
+    filling: &Filling,
+    trainer: &mut Trainer,
+    dtype: DType,
+    shards: &[Shard],
+    progress: Progress,
+) -> Result<()> {
+    let total = export_bytes(trainer.layout(), dtype);
+    // By a tensor's place in the layout's order: its file and its first byte there.
+    let mut places: Vec<Option<(&SizedFile, u64)>> = vec![None; trainer.layout().tensors().count()];
+    let files =
+        shards.iter().map(|shard| filling.sized(&shard.name, shard.bytes)).collect::<Result<Vec<_>>>()?;
+    let mut order = Vec::new();
+    for (shard, file) in shards.iter().zip(&files) {
+        file.write_at(0, &shard.header)?;
+        for &(index, offset) in &shard.tensors {
+            order.push(index);
+            places[index] = Some((file, offset));
+        }
+    }
+    let done = AtomicU64::new(0);
+    trainer.each_piece(&order, &|piece| {
+        let (file, offset) = places[piece.index].expect("every tensor has a file");
+        let bytes = write_piece(piece, dtype, file, offset)?;
+        progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
+    })?;
+    files.iter().try_for_each(SizedFile::sync)
+}
+
+/// Elements written at a time: what they become stays in the cache.
+const RUN: usize = 1 << 16;
+
+thread_local! {
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Gives the bytes written.
+fn write_piece(piece: &Piece, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
+    let size = dtype.bytes();
+    let (mut halves, mut values) = ([0u16; 1024], [0f32; 1024]);
+    BYTES.with_borrow_mut(|bytes| {
+        for from in (0..piece.elements.len()).step_by(RUN) {
+            let count = RUN.min(piece.elements.len() - from);
+            bytes.resize(count * size, 0);
+            for (number, bytes) in bytes.chunks_mut(1024 * size).enumerate() {
+                let (at, count) = (from + number * 1024, bytes.len() / size);
+                match dtype {
+                    DType::Bf16 => {
+                        piece.read_bf16(at, &mut halves[..count]);
+                        bytes
+                            .as_chunks_mut()
+                            .0
+                            .iter_mut()
+                            .zip(halves)
+                            .for_each(|(b, v)| *b = v.to_le_bytes());
+                    }
+                    DType::F32 => {
+                        piece.read(at, &mut values[..count]);
+                        bytes
+                            .as_chunks_mut()
+                            .0
+                            .iter_mut()
+                            .zip(values)
+                            .for_each(|(b, v)| *b = v.to_le_bytes());
+                    }
+                }
+            }
+            file.write_at(tensor + ((piece.elements.start + from) * size) as u64, bytes)?;
+        }
+        Ok((piece.elements.len() * size) as u64)
+    })
+}
+
+#[cfg(test)]
+mod tests;

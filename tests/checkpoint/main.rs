@@ -1,0 +1,498 @@
+//! Checkpoints by the library: what is written comes back bit for bit, and what is damaged is found and named.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use horizon::base::{DType, Dims, Error, Shape, Status, unwatched};
+use horizon::checkpoint::{Changes, Checkpoint, Checkpoints, Note, open};
+use horizon::engine::{Batch, Sink, StateSpan, Trainer, TrainerOptions, UnitState};
+use horizon::hf::FolderConfig;
+use horizon::model::ModelConfig;
+use horizon::schedule::{GradWait, Mode};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+use support::folder::{names, states};
+
+const T: usize = 7;
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        positions_max: 16,
+        ..ModelConfig::llama(Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 19, l: 3 })
+    }
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions { shape: Shape { b: 2, t: T }, threads: Some(2), ..TrainerOptions::default() }
+}
+
+fn opened(options: &TrainerOptions) -> Trainer {
+    Trainer::open(&config(), options).unwrap()
+}
+
+fn steps(trainer: &mut Trainer, count: u64) {
+    for _ in 0..count {
+        let step = trainer.stats().steps as i32;
+        let tokens: Vec<i32> = (0..2 * T as i32).map(|at| (at * 5 + step) % 19).collect();
+        let targets: Vec<i32> = (0..2 * T as i32).map(|at| (at * 3 + step + 1) % 19).collect();
+        let batch = Batch { tokens: &tokens, targets: &targets, weights: None, starts: None };
+        trainer.step(&[batch], 1e-2).unwrap();
+    }
+}
+
+/// A fresh trainer after some steps.
+fn trained(options: &TrainerOptions, count: u64) -> Trainer {
+    let mut trainer = opened(options);
+    trainer.write_fresh(3).unwrap();
+    steps(&mut trainer, count);
+    trainer
+}
+
+fn checkpoints(folder: &Path, keep: Option<usize>) -> Arc<Checkpoints> {
+    let config = FolderConfig::of(config()).unwrap();
+    Arc::new(
+        Checkpoints::create(folder, config.files(DType::Bf16), keep.and_then(NonZeroUsize::new)).unwrap(),
+    )
+}
+
+fn save(trainer: &mut Trainer, to: &Arc<Checkpoints>) {
+    let note = Note { note: json!({ "of": "a test" }), ..Note::default() };
+    trainer.save(to.writer(trainer, note).unwrap()).unwrap();
+    trainer.save_wait().unwrap();
+}
+
+/// Two checkpoints, of steps 2 and 3, and the state after the latter.
+fn furnished(folder: &Path) -> Vec<u8> {
+    let mut trainer = trained(&options(), 2);
+    let to = checkpoints(folder, None);
+    save(&mut trainer, &to);
+    steps(&mut trainer, 1);
+    save(&mut trainer, &to);
+    state(&mut trainer)
+}
+
+fn restored(checkpoint: &Checkpoint, options: &TrainerOptions) -> Result<Trainer, Error> {
+    let mut trainer = opened(options);
+    checkpoint.restore_into(&mut trainer, &Changes::none(), &unwatched)?;
+    Ok(trainer)
+}
+
+/// Every byte of the state, by way of a checkpoint of its own.
+fn state(trainer: &mut Trainer) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    save(trainer, &checkpoints(dir.path(), None));
+    states(open(dir.path()).unwrap().folder())
+}
+
+#[test]
+fn what_is_saved_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let want = furnished(dir.path());
+    let checkpoint = open(dir.path()).unwrap();
+    assert_eq!(checkpoint.folder(), dir.path().join("step-00000003"));
+    checkpoint.verify().unwrap();
+    let manifest = checkpoint.manifest();
+    assert_eq!((manifest.step, manifest.tokens, manifest.position), (3, 3 * 2 * T as u64, None));
+    assert_eq!((&manifest.numeric["clip"], &manifest.numeric["mode"]), (&json!(1.0), &json!("exact")));
+    assert_eq!((&manifest.model["hidden_size"], &manifest.note), (&json!(8), &json!({ "of": "a test" })));
+    let mut trainer = restored(&checkpoint, &options()).unwrap();
+    assert_eq!((trainer.stats().steps, trainer.stats().tokens), (3, manifest.tokens));
+    assert!(state(&mut trainer) == want);
+    // It stands alone: the model is described beside its state.
+    assert_eq!(FolderConfig::open(checkpoint.folder()).unwrap().model, config());
+    // A checkpoint by its own name, and without `latest` the newest.
+    assert_eq!(open(&dir.path().join("step-00000002")).unwrap().manifest().step, 2);
+    fs::remove_file(dir.path().join("latest")).unwrap();
+    assert_eq!(open(dir.path()).unwrap().manifest().step, 3);
+}
+
+#[test]
+fn a_run_goes_on_from_every_step_in_every_mode() {
+    for (mode, grad_wait) in
+        [(Mode::Exact, GradWait::Host), (Mode::Streamed, GradWait::Device), (Mode::Compact, GradWait::Host)]
+    {
+        let plain = TrainerOptions { mode, grad_wait, ..options() };
+        let want = state(&mut trained(&plain, 4));
+        let dir = tempfile::tempdir().unwrap();
+        let to = checkpoints(dir.path(), None);
+        let mut trainer = trained(&plain, 0);
+        for _ in 0..4 {
+            // The next step runs over the save.
+            trainer.save(to.writer(&trainer, Note::default()).unwrap()).unwrap();
+            steps(&mut trainer, 1);
+            trainer.save_wait().unwrap();
+        }
+        for stop in 0..4 {
+            let checkpoint = open(&dir.path().join(format!("step-{stop:08}"))).unwrap();
+            let placed = TrainerOptions {
+                threads: Some(1 + stop % 3),
+                weight_slots: 2 + stop % 2,
+                grad_wait: if stop == 3 { GradWait::Device } else { grad_wait },
+                ..plain.clone()
+            };
+            let mut trainer = restored(&checkpoint, &placed).unwrap();
+            steps(&mut trainer, 4 - stop as u64);
+            assert!(state(&mut trainer) == want, "{mode:?} from step {stop}");
+        }
+    }
+}
+
+type Change<'a> = &'a dyn Fn(&mut TrainerOptions);
+
+fn refusal(checkpoint: &Checkpoint, config: &ModelConfig, change: Change) -> Error {
+    let mut options = options();
+    change(&mut options);
+    let mut trainer = Trainer::open(config, &options).unwrap();
+    trainer.write_fresh(3).unwrap();
+    let error = checkpoint.restore_into(&mut trainer, &Changes::none(), &unwatched).unwrap_err();
+    // It is as it was.
+    assert_eq!((trainer.stats().steps, error.status()), (0, Status::InvalidArgument));
+    trainer.sync().unwrap();
+    error
+}
+
+#[test]
+fn what_differs_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path());
+    let checkpoint = open(dir.path()).unwrap();
+    let cases: [(Change, &str); 10] = [
+        (&|o| o.mode = Mode::Compact, "mode is compact, and was exact"),
+        (&|o| o.shape.b = 3, "micro-batch is 3, and was 2"),
+        (&|o| o.shape.t = 6, "seq-len is 6, and was 7"),
+        (&|o| o.logits_chunk = Some(5), "logits-chunk is 5, and was 14"),
+        (&|o| o.grad_dtype = DType::F32, "grad-dtype is f32, and was bf16"),
+        (&|o| o.clip = 0.1, "clip is 0.1, and was 1.0"),
+        (&|o| o.adam.beta1 = 0.8, "beta1 is 0.8, and was 0.9"),
+        (&|o| o.adam.beta2 = 0.8, "beta2 is 0.8, and was 0.999"),
+        (&|o| o.adam.eps = 0.5, "eps is 0.5, and was 1e-8"),
+        (&|o| o.adam.weight_decay = 0.5, "weight-decay is 0.5, and was 0.01"),
+    ];
+    for (change, sentence) in cases {
+        let error = refusal(&checkpoint, &config(), change);
+        assert!(error.message().contains(sentence), "{error}");
+    }
+    let both = refusal(&checkpoint, &config(), &|o| (o.clip, o.adam.beta1) = (0.5, 0.5));
+    assert!(both.message().contains("clip") && both.message().contains("beta1"), "{both}");
+    let wide = ModelConfig { rope_theta: 7.0, tied: true, ..config() };
+    let error = refusal(&checkpoint, &wide, &|_| ());
+    for word in
+        ["another model", "rope_theta is 7.0, and was 10000.0", "tie_word_embeddings is true, and was false"]
+    {
+        assert!(error.message().contains(word), "{error}");
+    }
+    let mut trainer = opened(&options());
+    let error = checkpoint.restore_into(&mut trainer, &Changes::of(["colour"]), &unwatched).unwrap_err();
+    assert!(error.message().contains("`colour` cannot change"), "{error}");
+}
+
+#[test]
+fn a_mode_changes_where_it_is_allowed_to() {
+    let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
+    for from in modes {
+        let dir = tempfile::tempdir().unwrap();
+        let under = |mode| TrainerOptions { mode, grad_wait: GradWait::Device, ..options() };
+        let mut trainer = trained(&under(from), 3);
+        save(&mut trainer, &checkpoints(dir.path(), None));
+        let checkpoint = open(dir.path()).unwrap();
+        for to in modes.into_iter().filter(|&to| to != from) {
+            let mut trainer = opened(&under(to));
+            checkpoint.restore_into(&mut trainer, &Changes::none(), &unwatched).unwrap_err();
+            checkpoint.restore_into(&mut trainer, &Changes::of(["mode"]), &unwatched).unwrap();
+            let (was, is) = (spans(&mut restored(&checkpoint, &under(from)).unwrap()), spans(&mut trainer));
+            for ((unit, span, was), (_, _, is)) in was.into_iter().zip(is) {
+                let want = match (span.is_moment(), from, to) {
+                    (true, _, Mode::Compact) => was
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .flat_map(|&bytes| half::bf16::from_f32(f32::from_le_bytes(bytes)).to_le_bytes())
+                        .collect(),
+                    (true, Mode::Compact, _) => was
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .flat_map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32().to_le_bytes())
+                        .collect(),
+                    _ => was,
+                };
+                assert!(is == want, "{from:?} to {to:?}, {} of unit {unit}", span.name());
+            }
+            steps(&mut trainer, 1);
+            assert_eq!(trainer.stats().steps, 4);
+        }
+    }
+}
+
+/// All spans.
+fn spans(trainer: &mut Trainer) -> Vec<(usize, StateSpan, Vec<u8>)> {
+    let dir = tempfile::tempdir().unwrap();
+    save(trainer, &checkpoints(dir.path(), None));
+    let checkpoint = open(dir.path()).unwrap();
+    let manifest = checkpoint.manifest();
+    let mut spans = Vec::new();
+    for (number, unit) in manifest.units.iter().enumerate() {
+        let file = fs::read(checkpoint.folder().join(&unit.name)).unwrap();
+        for span in StateSpan::ALL {
+            let (start, bytes) = manifest.place(unit, span).unwrap();
+            spans.push((number, span, file[start as usize..(start + bytes) as usize].to_vec()));
+        }
+    }
+    spans
+}
+
+/// Opens and reads all of it; gives the error that there must be.
+fn damage(folder: &Path) -> Error {
+    let found = open(folder).and_then(|checkpoint| restored(&checkpoint, &options()).map(drop));
+    found.expect_err("damage was not found")
+}
+
+#[test]
+fn a_flipped_bit_is_found_wherever_it_is_and_its_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path());
+    let step = dir.path().join("step-00000003");
+    let mut files: Vec<PathBuf> = names(&step).iter().map(|name| step.join(name)).collect();
+    files.push(dir.path().join("latest"));
+    assert_eq!(files.len(), 9, "{files:?}");
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let flips = if std::env::var_os("HZ_LONG").is_some() { 1000 } else { 30 };
+    for path in files {
+        let whole = fs::read(&path).unwrap();
+        let small = whole.len() < 100;
+        for flip in 0..if small { 8 * whole.len() } else { flips } {
+            let bit = if small { flip } else { rng.random_range(0..8 * whole.len()) };
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, flipped).unwrap();
+            let error = damage(dir.path());
+            let (name, message) = (path.display().to_string(), error.message());
+            assert_eq!(error.status(), Status::BadFormat, "bit {bit} of {name}: {error}");
+            assert!(message.starts_with(&name), "bit {bit} of {name}: {error}");
+            let whole = if path.ends_with("latest") { "step 3 is whole" } else { "step 2 is whole" };
+            assert!(message.contains(whole) && message.contains("resume from"), "{error}");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    open(dir.path()).unwrap().verify().unwrap();
+}
+
+#[test]
+fn a_file_that_is_cut_long_missing_or_elsewhere_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path());
+    let step = dir.path().join("step-00000003");
+    for name in names(&step) {
+        let path = step.join(&name);
+        let whole = fs::read(&path).unwrap();
+        let named = |word: &str| {
+            let error = damage(dir.path());
+            assert!(
+                error.message().starts_with("cannot read ")
+                    || error.message().starts_with(path.to_str().unwrap())
+            );
+            for word in [path.to_str().unwrap(), word, "step-00000002"] {
+                assert!(error.message().contains(word), "no {word:?} in: {error}");
+            }
+        };
+        let is_manifest = name == "manifest.json";
+        fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        named(if is_manifest { "manifest" } else { "truncated" });
+        fs::write(&path, [&whole[..], b"\n"].concat()).unwrap();
+        named(if is_manifest { "manifest" } else { "too long" });
+        fs::remove_file(&path).unwrap();
+        named("No such file");
+        // The right bytes, and yet outside of the folder.
+        let outside = dir.path().join("outside");
+        fs::write(&outside, &whole).unwrap();
+        if !is_manifest {
+            std::os::unix::fs::symlink(&outside, &path).unwrap();
+            named("not a file");
+            fs::remove_file(&path).unwrap();
+        }
+        fs::create_dir(&path).unwrap();
+        named(if is_manifest { "directory" } else { "not a file" });
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, &whole).unwrap();
+    }
+    open(dir.path()).unwrap().verify().unwrap();
+}
+
+/// A manifest whose checksum is right and whose content is somebody's.
+fn forged(manifest: &Value) -> Vec<u8> {
+    let text = serde_json::to_string_pretty(manifest).unwrap();
+    let sum = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
+    format!("{{\n\"checksum\": \"{sum:016x}\",\n\"manifest\": {text}\n}}\n").into_bytes()
+}
+
+#[test]
+fn a_foreign_manifest_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path());
+    let path = dir.path().join("step-00000003/manifest.json");
+    let sealed: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let whole = &sealed["manifest"];
+    fs::write(&path, forged(whole)).unwrap();
+    open(dir.path()).unwrap().verify().unwrap();
+    let huge = json!(u64::MAX / 4);
+    for (place, value, word) in [
+        ("/version", json!(2), "version 2 of the format; this program reads version 1"),
+        ("/step", json!(-1), "invalid value"),
+        ("/moments", json!("f64"), "moments are \"f64\""),
+        ("/files/0/name", json!("../step-00000002/config.json"), "names no file of this folder"),
+        ("/files/0/name", json!("/etc/passwd"), "names no file of this folder"),
+        ("/files/0/name", json!(".."), "names no file of this folder"),
+        ("/files/0/name", json!("./config.json"), "names no file of this folder"),
+        ("/files/0/name", json!(""), "names no file of this folder"),
+        ("/units/0/name", json!("a/b"), "names no file of this folder"),
+        ("/units/0/name", json!("manifest.json"), "\"manifest.json\" has two entries"),
+        ("/units/0/name", whole["units"][1]["name"].clone(), "has two entries"),
+        ("/units/0/elements", huge.clone(), "does not fill"),
+        ("/units/0/bytes", huge.clone(), "does not fill"),
+        ("/units/0/checksums/m", json!("AB"), "no checksum"),
+        ("/files/0/bytes", huge, "truncated"),
+        ("/files/0/checksum", json!("0000000000000000"), "it is not what was written"),
+        ("/units", json!([]), "the units are not those of its model"),
+    ] {
+        let mut changed = whole.clone();
+        *changed.pointer_mut(place).unwrap() = value;
+        fs::write(&path, forged(&changed)).unwrap();
+        let error = damage(dir.path());
+        assert!(error.message().contains(word), "{place}: {error}");
+    }
+    let mut more = whole.clone();
+    more["surprise"] = json!(1);
+    fs::write(&path, forged(&more)).unwrap();
+    assert!(damage(dir.path()).message().contains("surprise"));
+    for text in ["", "{}", "[1]", "null", "{\"manifest\": 1}", "{\"checksum\": \"\", \"manifest\": {}}"] {
+        fs::write(&path, text).unwrap();
+        let error = damage(dir.path());
+        assert!(error.message().contains("manifest.json") && error.status() == Status::BadFormat, "{error}");
+    }
+}
+
+#[test]
+fn latest_names_a_checkpoint_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path());
+    let to = checkpoints(dir.path(), None);
+    to.set_latest(2).unwrap();
+    assert_eq!(open(dir.path()).unwrap().manifest().step, 2);
+    to.set_latest(7).unwrap();
+    for word in ["step-00000007", "No such file", "step 3 is whole"] {
+        assert!(damage(dir.path()).message().contains(word), "{}", damage(dir.path()));
+    }
+    for text in ["", "step-00000003", "../step-00000003 0\n", "/tmp 0\n", "step-3 0\n"] {
+        fs::write(dir.path().join("latest"), text).unwrap();
+        assert!(damage(dir.path()).message().contains("latest is damaged"), "{}", damage(dir.path()));
+    }
+    let empty = tempfile::tempdir().unwrap();
+    for nothing in [empty.path(), &empty.path().join("none")] {
+        let error = open(nothing).unwrap_err();
+        assert_eq!(error.status(), Status::NotFound);
+        assert!(error.message().contains("holds no checkpoint"), "{error}");
+    }
+}
+
+#[test]
+fn the_newest_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = || names(dir.path()).into_iter().filter(|name| name.starts_with("step-")).collect::<Vec<_>>();
+    let mut trainer = trained(&options(), 0);
+    let to = checkpoints(dir.path(), Some(2));
+    for _ in 0..4 {
+        save(&mut trainer, &to);
+        steps(&mut trainer, 1);
+    }
+    assert_eq!(kept(), ["step-00000002", "step-00000003"]);
+    // What is not whole is nobody's to remove.
+    fs::create_dir(dir.path().join("step-00000001")).unwrap();
+    save(&mut trainer, &to);
+    assert_eq!(kept(), ["step-00000001", "step-00000003", "step-00000004"]);
+    assert_eq!(open(dir.path()).unwrap().manifest().step, 4);
+    // A run that goes on from step 3 makes what came after it the oldest.
+    drop(to);
+    let to = checkpoints(dir.path(), Some(1));
+    let mut again = restored(&open(&dir.path().join("step-00000003")).unwrap(), &options()).unwrap();
+    save(&mut again, &to);
+    assert_eq!(kept(), ["step-00000001", "step-00000003"]);
+    // The same step again replaces it.
+    let before = fs::read(dir.path().join("step-00000003/unit-00001.state")).unwrap();
+    let mut other = trained(&TrainerOptions { clip: 0.01, ..options() }, 3);
+    save(&mut other, &to);
+    assert!(fs::read(dir.path().join("step-00000003/unit-00001.state")).unwrap() != before);
+    assert_eq!(names(dir.path()), [".lock", "latest", "step-00000001", "step-00000003"]);
+}
+
+#[test]
+fn one_process_writes_and_what_another_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path());
+    let to = checkpoints(dir.path(), None);
+    let config = FolderConfig::of(config()).unwrap();
+    let files = || config.files(DType::Bf16);
+    let error = Checkpoints::create(dir.path(), files(), None).unwrap_err();
+    assert_eq!(error.status(), Status::InvalidState);
+    assert!(error.message().contains("another run writes its checkpoints"), "{error}");
+    drop(to);
+    let before = names(dir.path());
+    for left in [".step-00000009.partial-1", ".step-00000002.removed-1", ".step-00000002.replaced"] {
+        fs::create_dir(dir.path().join(left)).unwrap();
+        fs::write(dir.path().join(left).join("unit-00000.state"), "half").unwrap();
+    }
+    fs::write(dir.path().join(".latest.partial-1"), "half").unwrap();
+    for mine in [".mine", "step-x", "notes"] {
+        fs::write(dir.path().join(mine), "years of work").unwrap();
+    }
+    checkpoints(dir.path(), None);
+    let mut want = before;
+    want.extend([".mine", "notes", "step-x"].map(String::from));
+    want.sort();
+    assert_eq!(names(dir.path()), want);
+    fs::write(dir.path().join("file"), "").unwrap();
+    let error = Checkpoints::create(&dir.path().join("file"), files(), None).unwrap_err();
+    assert!(error.message().contains("cannot write to") && error.message().contains("file"), "{error}");
+}
+
+/// A writer that fails at a unit, in place of a disk that fills up there.
+struct Failing(Box<dyn Sink>, usize);
+
+impl Sink for Failing {
+    fn unit(&mut self, state: &UnitState) -> Result<(), Error> {
+        if state.unit.at() == self.1 {
+            return Err(Error::new(Status::DiskFull, "no space is left"));
+        }
+        self.0.unit(state)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Error> {
+        self.0.finish()
+    }
+}
+
+#[test]
+fn a_save_that_fails_leaves_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    furnished(dir.path());
+    let before = names(dir.path());
+    let to = checkpoints(dir.path(), Some(1));
+    let mut trainer = restored(&open(dir.path()).unwrap(), &options()).unwrap();
+    let mut alone = trained(&options(), 3);
+    for unit in 0..trainer.layout().units.len() {
+        steps(&mut trainer, 1);
+        steps(&mut alone, 1);
+        let writer = to.writer(&trainer, Note::default()).unwrap();
+        trainer.save(Box::new(Failing(writer, unit))).unwrap();
+        steps(&mut trainer, 1);
+        steps(&mut alone, 1);
+        assert_eq!(trainer.save_wait().unwrap_err().status(), Status::DiskFull);
+        assert_eq!(names(dir.path()), before);
+        assert_eq!(open(dir.path()).unwrap().manifest().step, 3);
+    }
+    assert!(state(&mut trainer) == state(&mut alone));
+    save(&mut trainer, &to);
+    assert_eq!(open(dir.path()).unwrap().manifest().step, trainer.stats().steps);
+}

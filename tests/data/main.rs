@@ -1,0 +1,225 @@
+//! Text, tokens and what is learned of a conversation, beside Hugging Face's `tokenizers` and `transformers`
+//! (`chat/generate.py` wrote what they make of the same).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use horizon::data::chat::{ChatTemplate, Conversation};
+use horizon::data::tokenizer::{Tokenizer, TokenizerSource};
+use horizon::data::{Encoder, EncoderSource, Row};
+use serde_json::{Map, Value, json};
+
+fn room() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat")
+}
+
+/// The cases of every folder.
+fn expected() -> Vec<(PathBuf, Value)> {
+    let text = fs::read_to_string(room().join("expected.json")).unwrap();
+    let all: Map<String, Value> = serde_json::from_str(&text).unwrap();
+    assert!(all.len() >= 2);
+    all.into_iter().map(|(name, cases)| (room().join(name), cases)).collect()
+}
+
+fn source(folder: &Path, vocabulary: usize, template: Option<&str>) -> EncoderSource {
+    EncoderSource {
+        tokenizer: TokenizerSource { folder: Some(folder.to_owned()), vocabulary },
+        chat_template: template.map(|name| room().join("templates").join(name).with_extension("jinja")),
+    }
+}
+
+fn encoder(folder: &Path, cases: &Value, template: Option<&str>) -> Encoder {
+    source(folder, cases["vocabulary"].as_u64().unwrap() as usize, template).open().unwrap()
+}
+
+fn ids(value: &Value) -> Vec<i32> {
+    value.as_array().unwrap().iter().map(|id| id.as_i64().unwrap() as i32).collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap()
+}
+
+fn conversation(case: &Value) -> Conversation {
+    let mut variables = Map::new();
+    if !case["tools"].is_null() {
+        variables.insert("tools".into(), case["tools"].clone());
+    }
+    Conversation { messages: list(&case["messages"]).to_vec(), learned_from: 0, variables }
+}
+
+#[test]
+fn tokens_are_those_of_hugging_face() {
+    for (folder, cases) in expected() {
+        let encoder = encoder(&folder, &cases, None);
+        let tokenizer: &Tokenizer = encoder.tokenizer();
+        assert_eq!(tokenizer.vocabulary() as u64, cases["vocabulary"].as_u64().unwrap());
+        for case in list(&cases["texts"]) {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode(text.as_bytes(), &[]).unwrap().tokens, ids(&case["ids"]), "{text:?}");
+            assert_eq!(tokenizer.encode_prompt(text.as_bytes()).unwrap(), ids(&case["document"]), "{text:?}");
+            // A document ends with one EOS token, its own or ours.
+            let document = encoder.document(text.as_bytes()).unwrap();
+            let bare = ids(&case["document"]);
+            assert_eq!(document.tokens[..bare.len()], bare, "{text:?}");
+            assert_eq!(document.tokens.len(), bare.len() + 1);
+            assert!(tokenizer.is_end(document.tokens[bare.len()] as usize));
+            assert!(!document.supervised[0] && document.supervised[1..].iter().all(|supervised| *supervised));
+            // Token by token the text comes back as it does at once.
+            let mut decoder = tokenizer.decoder();
+            let bytes: Vec<u8> =
+                ids(&case["ids"]).into_iter().flat_map(|id| decoder.push(id as usize).unwrap()).collect();
+            assert_eq!(String::from_utf8(bytes).unwrap(), case["decoded"].as_str().unwrap());
+        }
+    }
+}
+
+#[test]
+fn templates_render_as_in_transformers_and_turns_are_found_exactly() {
+    let (mut marked, mut by_hand) = (0, 0);
+    for (folder, cases) in expected() {
+        for case in list(&cases["chats"]) {
+            let name = case["template"].as_str().unwrap();
+            let encoder = encoder(&folder, &cases, Some(name));
+            let template = encoder.template().unwrap();
+            let conversation = conversation(case);
+            let rendered = template.render(&conversation).unwrap();
+            assert_eq!(rendered.text, case["text"].as_str().unwrap(), "{name}");
+            let hello = json!({"role": "user", "content": "hello"});
+            assert_eq!(template.prompt(&[hello]).unwrap(), case["prompt"].as_str().unwrap(), "{name}");
+            let encoded = encoder.row(&Row::Chat(conversation)).unwrap();
+            assert_eq!(encoded.tokens, ids(&case["ids"]), "{name}");
+            let turns: Vec<&str> = rendered.turns.iter().map(|turn| &rendered.text[turn.clone()]).collect();
+            if let Some(mask) = case["mask"].as_array() {
+                let mask: Vec<bool> = mask.iter().map(|mask| mask == 1).collect();
+                assert_eq!(encoded.supervised, mask, "{name}");
+                marked += 1;
+            } else {
+                let pieces: Vec<&str> =
+                    list(&case["pieces"]).iter().map(|piece| piece.as_str().unwrap()).collect();
+                assert_eq!(turns, pieces, "{name}");
+                by_hand += 1;
+            }
+            // Supervised tokens are the tokens of the turns: no more of them than their bytes, none outside.
+            let supervised = encoded.supervised.iter().filter(|supervised| **supervised).count();
+            assert!(supervised >= turns.len() && supervised <= turns.concat().len(), "{name}");
+        }
+    }
+    assert!(marked >= 3 && by_hand >= 7);
+}
+
+/// `{% generation %}` and the search without it agree: the same template with its tags taken out.
+#[test]
+fn tags_and_search_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = fs::read_to_string(room().join("templates/marked.jinja")).unwrap();
+    let without = source.replace("{%- generation %}", "").replace("{%- endgeneration %}", "");
+    assert!(without.len() + 30 < source.len());
+    let path = dir.path().join("without.jinja");
+    fs::write(&path, without).unwrap();
+    for (folder, cases) in expected() {
+        let marked = encoder(&folder, &cases, Some("marked"));
+        let searched = ChatTemplate::open(&path, Some(&folder)).unwrap();
+        for case in list(&cases["chats"]).iter().filter(|case| case["template"] == "marked") {
+            let conversation = conversation(case);
+            let tagged = marked.template().unwrap().render(&conversation).unwrap();
+            assert_eq!(searched.render(&conversation).unwrap(), tagged);
+            // Of a prompt and its completion only the completion is learned.
+            let last = Conversation { learned_from: conversation.messages.len() - 1, ..conversation };
+            let tagged_last = marked.template().unwrap().render(&last).unwrap();
+            assert_eq!(tagged_last.turns, tagged.turns[tagged.turns.len() - 1..]);
+            assert_eq!(searched.render(&last).unwrap(), tagged_last);
+        }
+    }
+}
+
+#[test]
+fn what_a_template_cannot_say_is_refused() {
+    let (folder, cases) = expected().into_iter().find(|(folder, _)| folder.ends_with("metaspace")).unwrap();
+    let encoder = encoder(&folder, &cases, Some("instruct"));
+    let render = |messages: Value| {
+        let conversation = Conversation { messages: list(&messages).to_vec(), ..Conversation::default() };
+        encoder.template().unwrap().render(&conversation).unwrap_err().to_string()
+    };
+    let twice = json!([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]);
+    assert!(render(twice).contains("user and assistant must take turns"));
+    let mark = json!([{"role": "user", "content": "a\u{fdd0}"}, {"role": "assistant", "content": "b"}]);
+    assert!(render(mark).contains("message 0 has one of the noncharacters"));
+    // A template that forgets what was said before the last turn.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("forgets.jinja");
+    fs::write(&path, "{{ messages[-1].content }}").unwrap();
+    let template = ChatTemplate::open(&path, None).unwrap();
+    let turn = |content: &str| json!({"role": "assistant", "content": content});
+    let conversation = Conversation { messages: vec![turn("a"), turn("b")], ..Conversation::default() };
+    let error = template.render(&conversation).unwrap_err().to_string();
+    assert!(error.contains("message 0") && error.contains("generation"), "{error}");
+}
+
+/// Prompt and completion are tokenized as one text; a token that reaches over their border is learned.
+#[test]
+fn a_completion_is_learned_to_its_end() {
+    for (folder, cases) in expected() {
+        let encoder = encoder(&folder, &cases, None);
+        let tokenizer = encoder.tokenizer();
+        for (prompt, completion) in [("What is", " the capital"), ("The capi", "tal of France"), ("🙂", "🙂")]
+        {
+            let row = Row::Pair(prompt.into(), completion.into());
+            let encoded = encoder.row(&row).unwrap();
+            let whole = tokenizer.encode_prompt(format!("{prompt}{completion}").as_bytes()).unwrap();
+            assert_eq!(encoded.tokens[..whole.len()], whole);
+            assert!(
+                tokenizer.is_end(encoded.tokens[whole.len()] as usize)
+                    && encoded.tokens.len() == whole.len() + 1
+            );
+            let start = encoded.supervised.iter().position(|supervised| *supervised).unwrap();
+            assert!(encoded.supervised[start..].iter().all(|supervised| *supervised));
+            // What comes before the first learned token is text of the prompt alone, and nearly all of it.
+            let mut decoder = tokenizer.decoder();
+            let before: Vec<u8> =
+                encoded.tokens[1..start].iter().flat_map(|&id| decoder.push(id as usize).unwrap()).collect();
+            let before = String::from_utf8(before).unwrap();
+            assert!(prompt.starts_with(&before), "{before:?} before {completion:?}");
+            assert!(prompt.len() - before.len() <= 8, "{before:?} of {prompt:?}");
+        }
+    }
+}
+
+/// Without a template an instruction is Alpaca's prompt; with one it is a conversation.
+#[test]
+fn instructions_take_the_template_where_there_is_one() {
+    let (folder, cases) = expected().into_iter().find(|(folder, _)| folder.ends_with("byte_level")).unwrap();
+    let row = Row::parse(br#"{"instruction": "add", "input": "1 and 2", "output": "three"}"#).unwrap();
+    let text = |encoder: &Encoder| {
+        let mut decoder = encoder.tokenizer().decoder();
+        let encoded = encoder.row(&row).unwrap();
+        let bytes: Vec<u8> =
+            encoded.tokens.iter().flat_map(|&id| decoder.push(id as usize).unwrap()).collect();
+        String::from_utf8(bytes).unwrap()
+    };
+    let plain = text(&encoder(&folder, &cases, None));
+    assert!(plain.ends_with("### Instruction:\nadd\n\n### Input:\n1 and 2\n\n### Response:three"), "{plain}");
+    let chat = text(&encoder(&folder, &cases, Some("turns")));
+    assert_eq!(chat, "user\nadd\n\n1 and 2\nassistant\nthree\n");
+}
+
+#[test]
+fn tokens_beyond_the_model_are_refused() {
+    for (folder, cases) in expected() {
+        let vocabulary = cases["vocabulary"].as_u64().unwrap() as usize;
+        let error = source(&folder, vocabulary / 2, None).open();
+        let error =
+            error.and_then(|encoder| encoder.document("the capital of France".as_bytes())).unwrap_err();
+        assert!(error.message().contains("beyond the model's vocabulary"), "{error}");
+        let row = Row::parse(format!("{{\"tokens\": [1, {vocabulary}]}}").as_bytes()).unwrap();
+        let error = encoder(&folder, &cases, None).row(&row).unwrap_err();
+        assert!(error.message().contains(&format!("`tokens`[1] is {vocabulary}")), "{error}");
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_with_its_place() {
+    let (folder, cases) = expected().remove(0);
+    let error = encoder(&folder, &cases, None).document(b"abc\xff").unwrap_err();
+    assert!(error.message().contains("byte 3 is not UTF-8"), "{error}");
+}
