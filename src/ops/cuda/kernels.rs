@@ -460,8 +460,8 @@ impl Kernels for CudaKernels {
     ) {
         let logprob = self.scratch(n * 4).cast::<f32>();
         let (logits, targets) = (bf16s(&logits, n * stride), i32s(&rows.targets, n));
-        launch!(self.hzk_xent_forward(logprob, logits, targets, n as i64, v as i64, stride as i64));
-        launch!(self.hzk_xent_loss(f64s(&loss, 1), logprob, f32s(&rows.weights, n), n as i64));
+        launch!(self.hzk_cross_entropy_forward(logprob, logits, targets, n as i64, v as i64, stride as i64));
+        launch!(self.hzk_cross_entropy_loss(f64s(&loss, 1), logprob, f32s(&rows.weights, n), n as i64));
     }
 
     fn cross_entropy_forward_backward(
@@ -475,7 +475,7 @@ impl Kernels for CudaKernels {
     ) {
         let logprob = self.scratch(n * 4).cast::<f32>();
         let (targets, weights) = (i32s(&rows.targets, n), f32s(&rows.weights, n));
-        launch!(self.hzk_xent_forward_backward(
+        launch!(self.hzk_cross_entropy_forward_backward(
             bf16s(&logits, n * stride),
             logprob,
             targets,
@@ -485,7 +485,7 @@ impl Kernels for CudaKernels {
             v as i64,
             stride as i64,
         ));
-        launch!(self.hzk_xent_loss(f64s(&loss, 1), logprob, weights, n as i64));
+        launch!(self.hzk_cross_entropy_loss(f64s(&loss, 1), logprob, weights, n as i64));
     }
 
     fn cross_entropy_logprobs(
@@ -498,7 +498,7 @@ impl Kernels for CudaKernels {
         stride: usize,
     ) {
         let (logits, targets) = (bf16s(&logits, n * stride), i32s(&targets, n));
-        launch!(self.hzk_xent_forward(
+        launch!(self.hzk_cross_entropy_forward(
             f32s(&logprobs, n),
             logits,
             targets,
@@ -519,7 +519,14 @@ impl Kernels for CudaKernels {
     ) {
         let (targets, dlogprobs) = (i32s(&targets, n), f32s(&dlogprobs, n));
         let logits = bf16s(&logits, n * stride);
-        launch!(self.hzk_xent_backward(logits, targets, dlogprobs, n as i64, v as i64, stride as i64));
+        launch!(self.hzk_cross_entropy_backward(
+            logits,
+            targets,
+            dlogprobs,
+            n as i64,
+            v as i64,
+            stride as i64
+        ));
     }
 
     fn zero(&self, out: DeviceSpan) {

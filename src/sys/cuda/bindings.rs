@@ -220,17 +220,17 @@ macro_rules! cuda_functions {
             fn hzk_embedding_backward(dweight: *mut f32, dout: *const hzk_bf16, tokens: *const i32,
                 order: *const i32, first: *const i32, N: i64, U: i64, C: i64, V: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_rmsnorm_forward(out: *mut hzk_bf16, rstd: *mut f32, inp: *const hzk_bf16,
+            fn hzk_rmsnorm_forward(out: *mut hzk_bf16, rstd: *mut f32, x: *const hzk_bf16,
                 weight: *const hzk_bf16, eps: f32, N: i64, C: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_rmsnorm_backward(dinp: *mut hzk_bf16, dweight: *mut f32, scratch: *mut std::ffi::c_void,
-                dout: *const hzk_bf16, inp: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32,
+            fn hzk_rmsnorm_backward(dx: *mut hzk_bf16, dweight: *mut f32, scratch: *mut std::ffi::c_void,
+                dout: *const hzk_bf16, x: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32,
                 accumulate: std::ffi::c_int, N: i64, C: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_qk_norm_forward(out: *mut hzk_bf16, rstd: *mut f32, inp: *const hzk_bf16,
-                weight: *const hzk_bf16, eps: f32, N: i64, heads: i64, D: i64, out_stride: i64,
-                inp_stride: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_qk_norm_backward(dinp: *mut hzk_bf16, dweight: *mut f32, scratch: *mut std::ffi::c_void,
-                dout: *const hzk_bf16, inp: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32,
-                N: i64, heads: i64, D: i64, dinp_stride: i64, dout_stride: i64, inp_stride: i64,
+            fn hzk_qk_norm_forward(out: *mut hzk_bf16, rstd: *mut f32, x: *const hzk_bf16,
+                weight: *const hzk_bf16, eps: f32, N: i64, heads: i64, D: i64, out_stride: i64, x_stride: i64,
+                stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_qk_norm_backward(dx: *mut hzk_bf16, dweight: *mut f32, scratch: *mut std::ffi::c_void,
+                dout: *const hzk_bf16, x: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32, N: i64,
+                heads: i64, D: i64, dx_stride: i64, dout_stride: i64, x_stride: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_rope_forward(q: *mut hzk_bf16, k: *mut hzk_bf16, positions: *const i32,
                 inv_freq: *const f32, N: i64, H: i64, G: i64, D: i64, q_stride: i64, k_stride: i64,
@@ -245,14 +245,14 @@ macro_rules! cuda_functions {
                 stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_bias_backward(dbias: *mut f32, scratch: *mut std::ffi::c_void, dout: *const hzk_bf16,
                 N: i64, C: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_xent_forward(logprob: *mut f32, logits: *const hzk_bf16, targets: *const i32, R: i64,
-                V: i64, stride: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_xent_forward_backward(logits: *mut hzk_bf16, logprob: *mut f32, targets: *const i32,
-                weights: *const f32, scale: f32, R: i64, V: i64, stride: i64,
+            fn hzk_cross_entropy_forward(logprob: *mut f32, logits: *const hzk_bf16, targets: *const i32,
+                R: i64, V: i64, stride: i64, stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_cross_entropy_forward_backward(logits: *mut hzk_bf16, logprob: *mut f32,
+                targets: *const i32, weights: *const f32, scale: f32, R: i64, V: i64, stride: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_xent_backward(logits: *mut hzk_bf16, targets: *const i32, dlogprob: *const f32, R: i64,
-                V: i64, stride: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_xent_loss(loss: *mut f64, logprob: *const f32, weights: *const f32, R: i64,
+            fn hzk_cross_entropy_backward(logits: *mut hzk_bf16, targets: *const i32, dlogprob: *const f32,
+                R: i64, V: i64, stride: i64, stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_cross_entropy_loss(loss: *mut f64, logprob: *const f32, weights: *const f32, R: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_grad_store(out: *mut hzk_bf16, sumsq: *mut f64, scratch: *mut std::ffi::c_void,
                 grad: *const f32, n: i64, stream: hzk_stream) -> std::ffi::c_int;
