@@ -74,38 +74,38 @@ int hzk_embedding_backward(float* dweight /* += [V,C] */, const hzk_bf16* dout /
                            int64_t V, hzk_stream stream);
 
 /* ---- RMSNorm ------------------------------------------------------------------------------------------------------------
- * rstd[n] = 1 / sqrt(mean(inp[n]²) + eps);  out = inp · rstd · weight.
+ * rstd[n] = 1 / sqrt(mean(x[n]²) + eps);  out = x · rstd · weight.
  * Limits: C <= 16384.
  * Least bytes: 4·N·C.
  */
-int hzk_rmsnorm_forward(hzk_bf16* out /* = [N,C] */, float* rstd /* = [N] */, const hzk_bf16* inp /* [N,C] */,
+int hzk_rmsnorm_forward(hzk_bf16* out /* = [N,C] */, float* rstd /* = [N] */, const hzk_bf16* x /* [N,C] */,
                         const hzk_bf16* weight /* [C] */, float eps, int64_t N, int64_t C, hzk_stream stream);
 
-/* With g = dout · weight:  dinp (+)= rstd · (g - inp · rstd² · mean(g · inp));  dweight += sum over rows of dout · inp · rstd.
- * With `accumulate` the sum dinp + ... is made in f32 and rounded once: the branch's gradient joining the residual stream's.
- * `dinp` may be `dout` or `inp` when accumulate is 0.
+/* With g = dout · weight:  dx (+)= rstd · (g - x · rstd² · mean(g · x));  dweight += sum over rows of dout · x · rstd.
+ * With `accumulate` the sum dx + ... is made in f32 and rounded once: the branch's gradient joining the residual stream's.
+ * `dx` may be `dout` or `x` when accumulate is 0.
  * scratch: hzk_rmsnorm_backward_scratch(N, C) bytes, 16-byte aligned.
  * Least bytes: 6·N·C (8·N·C accumulating).
  */
 size_t hzk_rmsnorm_backward_scratch(int64_t N, int64_t C);
-int hzk_rmsnorm_backward(hzk_bf16* dinp /* = or += [N,C] */, float* dweight /* += [C] */, void* scratch,
-                         const hzk_bf16* dout /* [N,C] */, const hzk_bf16* inp /* [N,C] */, const hzk_bf16* weight /* [C] */,
+int hzk_rmsnorm_backward(hzk_bf16* dx /* = or += [N,C] */, float* dweight /* += [C] */, void* scratch,
+                         const hzk_bf16* dout /* [N,C] */, const hzk_bf16* x /* [N,C] */, const hzk_bf16* weight /* [C] */,
                          const float* rstd /* [N] */, int accumulate, int64_t N, int64_t C, hzk_stream stream);
 
 /* ---- QK norm ------------------------------------------------------------------------------------------------------------
  * RMSNorm of every head by itself, one weight for all heads, as in Qwen3. Call once for q (heads = H), once for k (heads = G).
- * rstd is [N,heads]. `out` may be `inp`, `dinp` may be `dout` (with equal strides).
+ * rstd is [N,heads]. `out` may be `x`, `dx` may be `dout` (with equal strides).
  * Limits: D is 64, 96, 128 or 256; N·heads <= 2^31-1.
  * Least bytes: forward 4·N·heads·D, backward 6·N·heads·D.
  */
-int hzk_qk_norm_forward(hzk_bf16* out /* = [N,heads,D] */, float* rstd /* = [N,heads] */, const hzk_bf16* inp /* [N,heads,D] */,
+int hzk_qk_norm_forward(hzk_bf16* out /* = [N,heads,D] */, float* rstd /* = [N,heads] */, const hzk_bf16* x /* [N,heads,D] */,
                         const hzk_bf16* weight /* [D] */, float eps, int64_t N, int64_t heads, int64_t D, int64_t out_stride,
-                        int64_t inp_stride, hzk_stream stream);
+                        int64_t x_stride, hzk_stream stream);
 size_t hzk_qk_norm_backward_scratch(int64_t N, int64_t heads, int64_t D);
-int hzk_qk_norm_backward(hzk_bf16* dinp /* = [N,heads,D] */, float* dweight /* += [D] */, void* scratch,
-                         const hzk_bf16* dout /* [N,heads,D] */, const hzk_bf16* inp /* [N,heads,D] */,
+int hzk_qk_norm_backward(hzk_bf16* dx /* = [N,heads,D] */, float* dweight /* += [D] */, void* scratch,
+                         const hzk_bf16* dout /* [N,heads,D] */, const hzk_bf16* x /* [N,heads,D] */,
                          const hzk_bf16* weight /* [D] */, const float* rstd /* [N,heads] */, int64_t N, int64_t heads, int64_t D,
-                         int64_t dinp_stride, int64_t dout_stride, int64_t inp_stride, hzk_stream stream);
+                         int64_t dx_stride, int64_t dout_stride, int64_t x_stride, hzk_stream stream);
 
 /* ---- RoPE ---------------------------------------------------------------------------------------------------------------
  * Rotates q and k in place, Hugging Face's halves convention: element i pairs with i + D/2, angle = position · inv_freq[i].
@@ -163,15 +163,15 @@ int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* 
  * loss: loss += -sum of weights[r] · logprob[r], in f64 and in an order fixed by R; not yet divided by the step's W.
  *   Least bytes: 8·R.
  */
-int hzk_xent_forward(float* logprob /* = [R] */, const hzk_bf16* logits /* [R,V] */, const int32_t* targets /* [R] */, int64_t R,
-                     int64_t V, int64_t stride, hzk_stream stream);
-int hzk_xent_forward_backward(hzk_bf16* logits /* in place [R,V] */, float* logprob /* = [R] */, const int32_t* targets /* [R] */,
-                              const float* weights /* [R] */, float scale, int64_t R, int64_t V, int64_t stride,
-                              hzk_stream stream);
-int hzk_xent_backward(hzk_bf16* logits /* in place [R,V] */, const int32_t* targets /* [R] */, const float* dlogprob /* [R] */,
-                      int64_t R, int64_t V, int64_t stride, hzk_stream stream);
-int hzk_xent_loss(double* loss /* += [1] */, const float* logprob /* [R] */, const float* weights /* [R] */, int64_t R,
-                  hzk_stream stream);
+int hzk_cross_entropy_forward(float* logprob /* = [R] */, const hzk_bf16* logits /* [R,V] */, const int32_t* targets /* [R] */,
+                              int64_t R, int64_t V, int64_t stride, hzk_stream stream);
+int hzk_cross_entropy_forward_backward(hzk_bf16* logits /* in place [R,V] */, float* logprob /* = [R] */,
+                                       const int32_t* targets /* [R] */, const float* weights /* [R] */, float scale, int64_t R,
+                                       int64_t V, int64_t stride, hzk_stream stream);
+int hzk_cross_entropy_backward(hzk_bf16* logits /* in place [R,V] */, const int32_t* targets /* [R] */,
+                               const float* dlogprob /* [R] */, int64_t R, int64_t V, int64_t stride, hzk_stream stream);
+int hzk_cross_entropy_loss(double* loss /* += [1] */, const float* logprob /* [R] */, const float* weights /* [R] */, int64_t R,
+                           hzk_stream stream);
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------------
  * n values, any n; a span starts at a multiple of 16 bytes.

@@ -15,19 +15,19 @@ template <int D>
 constexpr int kHeadsPerBlock = 32 * kWarps / kLanes<D>;
 
 // A head is numbered row · heads + head. 32 / LANES heads a warp.
-// Least bytes: 4·N·heads·D. out may be inp: a thread has read its columns before it writes them.
+// Least bytes: 4·N·heads·D. out may be x: a thread has read its columns before it writes them.
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
-    qk_norm_forward_kernel(bf16* out /* = */, float* __restrict__ rstd /* = */, const bf16* inp,
+    qk_norm_forward_kernel(bf16* out /* = */, float* __restrict__ rstd /* = */, const bf16* x,
                            const bf16* __restrict__ weight, float eps, unsigned total, unsigned heads, size_t out_stride,
-                           size_t inp_stride) {
+                           size_t x_stride) {
     constexpr int LANES = kLanes<D>, PER_BLOCK = kHeadsPerBlock<D>;
     const int c = int(threadIdx.x) % LANES * 8;
     const unsigned i = blockIdx.x * PER_BLOCK + threadIdx.x / LANES;
     const bool here = i < total && c < D;
     const size_t row = i / heads, column = size_t(i % heads) * D + c;
     float f[8] = {}, sum = 0.f;
-    if (here) load8_once(inp + row * inp_stride + column, f);
+    if (here) load8_once(x + row * x_stride + column, f);
     HZ_UNROLL
     for (int e = 0; e < 8; ++e) sum += f[e] * f[e];
     sum = warp_sum<LANES>(sum);
@@ -41,13 +41,13 @@ __global__ void __launch_bounds__(32 * kWarps)
     store8(out + row * out_stride + column, f);
 }
 
-// Stage one as in rmsnorm.cu: dinp of this block's heads, and their share of dweight, first in registers over the heads a
+// Stage one as in rmsnorm.cu: dx of this block's heads, and their share of dweight, first in registers over the heads a
 // lane group meets, then over the groups in order, to partial[block]. Least bytes: 6·N·heads·D.
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
-    qk_norm_backward_kernel(bf16* dinp /* = */, float* __restrict__ partial /* = [gridDim.x, D] */, const bf16* dout,
-                            const bf16* __restrict__ inp, const bf16* __restrict__ weight, const float* __restrict__ rstd,
-                            unsigned total, unsigned heads, size_t dinp_stride, size_t dout_stride, size_t inp_stride) {
+    qk_norm_backward_kernel(bf16* dx /* = */, float* __restrict__ partial /* = [gridDim.x, D] */, const bf16* dout,
+                            const bf16* __restrict__ x, const bf16* __restrict__ weight, const float* __restrict__ rstd,
+                            unsigned total, unsigned heads, size_t dx_stride, size_t dout_stride, size_t x_stride) {
     constexpr int LANES = kLanes<D>, PER_BLOCK = kHeadsPerBlock<D>;
     HZ_SHARED(float4, shares, [PER_BLOCK * D / 4]);
     float* sums = reinterpret_cast<float*>(shares);  // [PER_BLOCK][D]
@@ -59,24 +59,24 @@ __global__ void __launch_bounds__(32 * kWarps)
         const unsigned i = block0 + unsigned(group);
         const bool here = i < total && c < D;
         const size_t row = i / heads, column = size_t(i % heads) * D + c;
-        float x[8] = {}, d[8] = {}, r = 0.f, dot = 0.f;
+        float fx[8] = {}, fd[8] = {}, r = 0.f, dot = 0.f;
         if (here) {
-            load8_once(inp + row * inp_stride + column, x);
-            load8_once(dout + row * dout_stride + column, d);
+            load8_once(x + row * x_stride + column, fx);
+            load8_once(dout + row * dout_stride + column, fd);
             r = rstd[i];
         }
         HZ_UNROLL
-        for (int e = 0; e < 8; ++e) dot += d[e] * w[e] * x[e];
+        for (int e = 0; e < 8; ++e) dot += fd[e] * w[e] * fx[e];
         dot = warp_sum<LANES>(dot);
         if (!here) continue;
         dot *= r * r / float(D);
         float g[8];
         HZ_UNROLL
         for (int e = 0; e < 8; ++e) {
-            g[e] = r * (d[e] * w[e] - x[e] * dot);
-            dweight[e] += d[e] * (x[e] * r);
+            g[e] = r * (fd[e] * w[e] - fx[e] * dot);
+            dweight[e] += fd[e] * (fx[e] * r);
         }
-        store8(dinp + row * dinp_stride + column, g);
+        store8(dx + row * dx_stride + column, g);
     }
     if (c < D) {
         store4(sums + group * D + c, make_float4(dweight[0], dweight[1], dweight[2], dweight[3]));
@@ -104,16 +104,16 @@ int with_head_dim(int64_t D, Launch launch) {
 
 using namespace hz;
 
-int hzk_qk_norm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* inp, const hzk_bf16* weight, float eps, int64_t N,
-                        int64_t heads, int64_t D, int64_t out_stride, int64_t inp_stride, hzk_stream stream) {
+int hzk_qk_norm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* x, const hzk_bf16* weight, float eps, int64_t N,
+                        int64_t heads, int64_t D, int64_t out_stride, int64_t x_stride, hzk_stream stream) {
     HZK_NEED_SHAPE(heads > 0 && heads <= kIntMax && is_count(N) && is_count(N * heads) && is_rows(out_stride, heads * D) &&
-                   is_rows(inp_stride, heads * D));
-    HZK_NEED_ALIGNED(out, inp, weight);
+                   is_rows(x_stride, heads * D));
+    HZK_NEED_ALIGNED(out, x, weight);
     if (N == 0) return HZK_OK;
     return with_head_dim(D, [&]<int DIM>() {
         const unsigned blocks = unsigned(ceil_div(N * heads, kHeadsPerBlock<DIM>));
-        HZ_LAUNCH(qk_norm_forward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, out, rstd, inp, weight, eps,
-                  unsigned(N * heads), unsigned(heads), size_t(out_stride), size_t(inp_stride));
+        HZ_LAUNCH(qk_norm_forward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, out, rstd, x, weight, eps,
+                  unsigned(N * heads), unsigned(heads), size_t(out_stride), size_t(x_stride));
         return launch_status();
     });
 }
@@ -127,18 +127,18 @@ size_t hzk_qk_norm_backward_scratch(int64_t N, int64_t heads, int64_t D) {
     return bytes;
 }
 
-int hzk_qk_norm_backward(hzk_bf16* dinp, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* inp,
-                         const hzk_bf16* weight, const float* rstd, int64_t N, int64_t heads, int64_t D, int64_t dinp_stride,
-                         int64_t dout_stride, int64_t inp_stride, hzk_stream stream) {
-    HZK_NEED_SHAPE(heads > 0 && heads <= kIntMax && is_count(N) && is_count(N * heads) && is_rows(dinp_stride, heads * D) &&
-                   is_rows(dout_stride, heads * D) && is_rows(inp_stride, heads * D));
-    HZK_NEED_ALIGNED(dinp, dweight, scratch, dout, inp, weight);
+int hzk_qk_norm_backward(hzk_bf16* dx, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* x,
+                         const hzk_bf16* weight, const float* rstd, int64_t N, int64_t heads, int64_t D, int64_t dx_stride,
+                         int64_t dout_stride, int64_t x_stride, hzk_stream stream) {
+    HZK_NEED_SHAPE(heads > 0 && heads <= kIntMax && is_count(N) && is_count(N * heads) && is_rows(dx_stride, heads * D) &&
+                   is_rows(dout_stride, heads * D) && is_rows(x_stride, heads * D));
+    HZK_NEED_ALIGNED(dx, dweight, scratch, dout, x, weight);
     if (N == 0) return HZK_OK;
     float* partial = static_cast<float*>(scratch);
     return with_head_dim(D, [&]<int DIM>() {
         const unsigned blocks = unsigned(partial_rows(ceil_div(N * heads, kHeadsPerBlock<DIM>)));
-        HZ_LAUNCH(qk_norm_backward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, dinp, partial, dout, inp, weight, rstd,
-                  unsigned(N * heads), unsigned(heads), size_t(dinp_stride), size_t(dout_stride), size_t(inp_stride));
+        HZ_LAUNCH(qk_norm_backward_kernel<DIM>, blocks, 32 * kWarps, 0, stream, dx, partial, dout, x, weight, rstd,
+                  unsigned(N * heads), unsigned(heads), size_t(dx_stride), size_t(dout_stride), size_t(x_stride));
         launch_column_sum(dweight, partial, int(blocks), DIM, stream);
         return launch_status();
     });

@@ -1,4 +1,4 @@
-// RMSNorm: rstd = 1 / sqrt(mean(inp²) + eps), out = inp · rstd · weight.
+// RMSNorm: rstd = 1 / sqrt(mean(x²) + eps), out = x · rstd · weight.
 #include "column_sum.h"
 #include "launch.h"
 #include "reduce.h"
@@ -11,21 +11,21 @@ namespace {
 // columns, so a block covers THREADS·VECS·8 columns. Least bytes: 4·N·C.
 template <int THREADS, int VECS>
 __global__ void __launch_bounds__(THREADS)
-    rmsnorm_forward_kernel(bf16* __restrict__ out /* = */, float* __restrict__ rstd /* = */, const bf16* __restrict__ inp,
+    rmsnorm_forward_kernel(bf16* __restrict__ out /* = */, float* __restrict__ rstd /* = */, const bf16* __restrict__ x,
                            const bf16* __restrict__ weight, int C, float eps) {
     HZ_SHARED(float, slots, [THREADS / 32]);
     const size_t row = blockIdx.x, base = row * C;
-    uint4 x[VECS] = {};
+    uint4 vx[VECS] = {};
     HZ_UNROLL
     for (int v = 0; v < VECS; ++v) {
         const int c = (v * THREADS + int(threadIdx.x)) * 8;
-        if (c < C) x[v] = load8_once(inp + base + c);
+        if (c < C) vx[v] = load8_once(x + base + c);
     }
     float sum = 0.f;
     HZ_UNROLL
     for (int v = 0; v < VECS; ++v) {
         float f[8];
-        unpack8(x[v], f);
+        unpack8(vx[v], f);
         HZ_UNROLL
         for (int e = 0; e < 8; ++e) sum += f[e] * f[e];
     }
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(THREADS)
         const int c = (v * THREADS + int(threadIdx.x)) * 8;
         if (c >= C) continue;
         float f[8], w[8];
-        unpack8(x[v], f);
+        unpack8(vx[v], f);
         load8(weight + c, w);
         HZ_UNROLL
         for (int e = 0; e < 8; ++e) f[e] = f[e] * r * w[e];
@@ -45,27 +45,27 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Stage one: block b computes dinp of rows b, b + gridDim.x, ..., sums their share of dweight in registers and writes it to
+// Stage one: block b computes dx of rows b, b + gridDim.x, ..., sums their share of dweight in registers and writes it to
 // partial[b]. Stage two is column_sum. Least bytes: 6·N·C, accumulating 8·N·C.
 // All loads of a row are issued before the first is used, so a row waits for device memory once: the compiler moves no load past
 // the barrier behind them.
-// When dinp is set it may be dout or inp: each thread has read its columns of a row before it writes them.
+// When dx is set it may be dout or x: each thread has read its columns of a row before it writes them.
 template <int THREADS, int VECS, bool ACCUMULATE>
 __global__ void __launch_bounds__(THREADS)
-    rmsnorm_backward_kernel(bf16* dinp /* = or += */, float* __restrict__ partial /* = [gridDim.x, C] */, const bf16* dout,
-                            const bf16* inp, const bf16* __restrict__ weight, const float* __restrict__ rstd, int N, int C) {
+    rmsnorm_backward_kernel(bf16* dx /* = or += */, float* __restrict__ partial /* = [gridDim.x, C] */, const bf16* dout,
+                            const bf16* x, const bf16* __restrict__ weight, const float* __restrict__ rstd, int N, int C) {
     HZ_SHARED(float, slots, [THREADS / 32]);
     float dweight[VECS][8] = {};
     for (int row = int(blockIdx.x); row < N; row += int(gridDim.x)) {
         const size_t base = size_t(row) * C;
-        uint4 x[VECS], d[VECS], old[VECS];
+        uint4 vx[VECS], vd[VECS], old[VECS];
         HZ_UNROLL
         for (int v = 0; v < VECS; ++v) {
             const int c = (v * THREADS + int(threadIdx.x)) * 8;
             if (c < C) {
-                x[v] = load8_once(inp + base + c);
-                d[v] = load8_once(dout + base + c);
-                if constexpr (ACCUMULATE) old[v] = load8_once(dinp + base + c);
+                vx[v] = load8_once(x + base + c);
+                vd[v] = load8_once(dout + base + c);
+                if constexpr (ACCUMULATE) old[v] = load8_once(dx + base + c);
             }
         }
         const float r = __ldcs(rstd + row);
@@ -76,8 +76,8 @@ __global__ void __launch_bounds__(THREADS)
             const int c = (v * THREADS + int(threadIdx.x)) * 8;
             if (c >= C) continue;
             float fx[8], fd[8], w[8];
-            unpack8(x[v], fx);
-            unpack8(d[v], fd);
+            unpack8(vx[v], fx);
+            unpack8(vd[v], fd);
             load8(weight + c, w);
             HZ_UNROLL
             for (int e = 0; e < 8; ++e) dot += fd[e] * w[e] * fx[e];
@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(THREADS)
             const int c = (v * THREADS + int(threadIdx.x)) * 8;
             if (c >= C) continue;
             float fx[8], fd[8], w[8], g[8];
-            unpack8(x[v], fx);
-            unpack8(d[v], fd);
+            unpack8(vx[v], fx);
+            unpack8(vd[v], fd);
             load8(weight + c, w);
             HZ_UNROLL
             for (int e = 0; e < 8; ++e) {
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(THREADS)
                 HZ_UNROLL
                 for (int e = 0; e < 8; ++e) g[e] += f[e];
             }
-            store8(dinp + base + c, g);
+            store8(dx + base + c, g);
         }
     }
     HZ_UNROLL
@@ -132,13 +132,13 @@ int with_block_for(int64_t C, Launch launch) {
 
 using namespace hz;
 
-int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* inp, const hzk_bf16* weight, float eps, int64_t N,
-                        int64_t C, hzk_stream stream) {
+int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* x, const hzk_bf16* weight, float eps, int64_t N, int64_t C,
+                        hzk_stream stream) {
     HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
-    HZK_NEED_ALIGNED(out, inp, weight);
+    HZK_NEED_ALIGNED(out, x, weight);
     if (N == 0) return HZK_OK;
     return with_block_for(C, [&]<int THREADS, int VECS>() {
-        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS>), unsigned(N), THREADS, 0, stream, out, rstd, inp, weight, int(C),
+        HZ_LAUNCH((rmsnorm_forward_kernel<THREADS, VECS>), unsigned(N), THREADS, 0, stream, out, rstd, x, weight, int(C),
                   eps);
         return launch_status();
     });
@@ -146,20 +146,20 @@ int hzk_rmsnorm_forward(hzk_bf16* out, float* rstd, const hzk_bf16* inp, const h
 
 size_t hzk_rmsnorm_backward_scratch(int64_t N, int64_t C) { return size_t(partial_rows(N)) * size_t(C) * sizeof(float); }
 
-int hzk_rmsnorm_backward(hzk_bf16* dinp, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* inp,
+int hzk_rmsnorm_backward(hzk_bf16* dx, float* dweight, void* scratch, const hzk_bf16* dout, const hzk_bf16* x,
                          const hzk_bf16* weight, const float* rstd, int accumulate, int64_t N, int64_t C,
                          hzk_stream stream) {
     HZK_NEED_SHAPE(is_count(N) && is_width(C) && C <= kWidthMax);
-    HZK_NEED_ALIGNED(dinp, dweight, scratch, dout, inp, weight);
+    HZK_NEED_ALIGNED(dx, dweight, scratch, dout, x, weight);
     if (N == 0) return HZK_OK;
     float* partial = static_cast<float*>(scratch);
     const unsigned blocks = unsigned(partial_rows(N));
     const int status = with_block_for(C, [&]<int THREADS, int VECS>() {
         if (accumulate)
-            HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, true>), blocks, THREADS, 0, stream, dinp, partial, dout, inp,
+            HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, true>), blocks, THREADS, 0, stream, dx, partial, dout, x,
                       weight, rstd, int(N), int(C));
         else
-            HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, false>), blocks, THREADS, 0, stream, dinp, partial, dout, inp,
+            HZ_LAUNCH((rmsnorm_backward_kernel<THREADS, VECS, false>), blocks, THREADS, 0, stream, dx, partial, dout, x,
                       weight, rstd, int(N), int(C));
         return launch_status();
     });

@@ -155,8 +155,8 @@ impl CrossEntropyForward {
         let logprobs = cuda.scratch_of(&self).cast::<f32>();
         let (logits, targets, weights) = (bf16s(&logits, n * stride), i32s(&targets, n), f32s(&weights, n));
         let (n, v, stride) = (n as i64, v as i64, stride as i64);
-        launch!(cuda.hzk_xent_forward(logprobs, logits, targets, n, v, stride));
-        launch!(cuda.hzk_xent_loss(f64s(&loss, 1), logprobs, weights, n));
+        launch!(cuda.hzk_cross_entropy_forward(logprobs, logits, targets, n, v, stride));
+        launch!(cuda.hzk_cross_entropy_loss(f64s(&loss, 1), logprobs, weights, n));
     }
 }
 
@@ -185,8 +185,8 @@ impl CrossEntropyForwardBackward {
         let logprobs = cuda.scratch_of(&self).cast::<f32>();
         let (logits, targets, weights) = (bf16s(&logits, n * stride), i32s(&targets, n), f32s(&weights, n));
         let (n, v, stride) = (n as i64, v as i64, stride as i64);
-        launch!(cuda.hzk_xent_forward_backward(logits, logprobs, targets, weights, scale, n, v, stride));
-        launch!(cuda.hzk_xent_loss(f64s(&loss, 1), logprobs, weights, n));
+        launch!(cuda.hzk_cross_entropy_forward_backward(logits, logprobs, targets, weights, scale, n, v, stride));
+        launch!(cuda.hzk_cross_entropy_loss(f64s(&loss, 1), logprobs, weights, n));
     }
 }
 
@@ -204,7 +204,7 @@ impl CrossEntropyLogprobs {
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let CrossEntropyLogprobs { logprobs, logits, targets, n, v, stride } = self;
         let (logprobs, logits, targets) = (f32s(&logprobs, n), bf16s(&logits, n * stride), i32s(&targets, n));
-        launch!(cuda.hzk_xent_forward(logprobs, logits, targets, n as i64, v as i64, stride as i64));
+        launch!(cuda.hzk_cross_entropy_forward(logprobs, logits, targets, n as i64, v as i64, stride as i64));
     }
 }
 
@@ -227,7 +227,7 @@ impl CrossEntropyBackward {
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride } = self;
         let (logits, targets, dlogprobs) = (bf16s(&logits, n * stride), i32s(&targets, n), f32s(&dlogprobs, n));
-        launch!(cuda.hzk_xent_backward(logits, targets, dlogprobs, n as i64, v as i64, stride as i64));
+        launch!(cuda.hzk_cross_entropy_backward(logits, targets, dlogprobs, n as i64, v as i64, stride as i64));
     }
 }
 

@@ -17,7 +17,10 @@ struct Bindings {
 impl Bindings {
     fn new() -> Self {
         let room = Room::new();
-        room.write("crate/csrc/kernels.h", "int hzk_one(int rows);\nint helper(void);\n");
+        room.write(
+            "crate/csrc/kernels.h",
+            "typedef __SIZE_TYPE__ size_t;\nint hzk_one(int rows, float *out);\nsize_t hzk_room(int rows);\nint helper(void);\n",
+        );
         let home = room.toolkit("cuda", 120);
         Bindings { room, home }
     }
@@ -73,7 +76,7 @@ fn with_libclang_the_bindings_are_those_of_the_headers() {
         "cuda/include/cuda.h",
         "enum CUkind { CU_USED = 3, CU_OTHER = 4 }; int cuUsed(enum CUkind kind); int cuOther(void);",
     );
-    bindings.room.write("crate/src/ops/cuda/user.rs", "cuUsed(CU_USED)");
+    bindings.room.write("crate/src/ops/cuda/user.rs", "cuUsed(CU_USED) // not cuOther");
     let run = |more: &[(&str, &str)]| bindings.run(&[&[("LIBCLANG_PATH", libclang.as_str())], more].concat());
 
     let fresh = run(&[]);
@@ -88,6 +91,15 @@ fn with_libclang_the_bindings_are_those_of_the_headers() {
         ("CU_OTHER", false),
     ] {
         assert_eq!(used.contains(name), is_bound, "{name}: {used}");
+    }
+    // Without rustfmt, which is not among this room's tools, every token stands apart.
+    let packed: String = used.split_whitespace().collect();
+    for list in [
+        "(kernels,$then:ident$($with:tt)*)=>{$then!{$($with)*fnhzk_one(rows:std::ffi::c_int,out:*mutf32)->std::ffi::c_int;}};",
+        "(scratch,$then:ident$($with:tt)*)=>{$then!{$($with)*fnhzk_room(rows:std::ffi::c_int)->usize;}};",
+        "(driver,$then:ident$($with:tt)*)=>{$then!{$($with)*fncuUsed(kind:CUkind)->std::ffi::c_int;}};",
+    ] {
+        assert!(packed.contains(list), "{list} is not in: {used}");
     }
     let watched = fresh.with("cargo::rerun-if-changed=");
     assert!(watched.contains(&"src/sys/cuda") && watched.contains(&"src/ops/cuda"), "{watched:?}");

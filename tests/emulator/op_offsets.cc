@@ -23,7 +23,7 @@ struct Matrix : Dev<bf16> {
     }
 };
 
-std::function<void(Run&)> xent() {
+std::function<void(Run&)> cross_entropy() {
     const int64_t V = 19;
     const auto logits = random<bf16>(kRows * V, 1);
     return [=](Run& run) {
@@ -33,7 +33,7 @@ std::function<void(Run&)> xent() {
             const int64_t stride = far ? kFar : 24;
             Matrix x(logits, V, stride);
             Dev<float> logprob(kRows), weights(std::vector<float>(kRows, 1.f));
-            NEED(hzk_xent_forward_backward(x, logprob, targets, weights, 1.f, kRows, V, stride, nullptr));
+            NEED(hzk_cross_entropy_forward_backward(x, logprob, targets, weights, 1.f, kRows, V, stride, nullptr));
             results[far] = rows_of(x, V, stride);
         }
         run.equal("dlogits", results[1], results[0]);
@@ -84,7 +84,7 @@ std::function<void(Run&)> heads() {
             NEED(hzk_qk_norm_backward(dx, dweight, sums, dx, x, w, rstd, kRows, 1, D, stride, stride, stride, nullptr));
             keep(rows_of(dx, D, stride));
         }
-        run.equal("q, k, out, dq, dk, dv, dinp", results[1], results[0]);
+        run.equal("q, k, out, dq, dk, dv, dx", results[1], results[0]);
     };
 }
 
@@ -107,7 +107,7 @@ std::function<void(Run&)> embedding() {
     };
 }
 
-TEST("offsets past 2^31: xent", xent);
+TEST("offsets past 2^31: cross_entropy", cross_entropy);
 TEST("offsets past 2^31: swiglu", swiglu);
 TEST("offsets past 2^31: qk_norm, rope, attention", heads);
 TEST("offsets past 2^31: embedding", embedding);

@@ -10,16 +10,16 @@ constexpr float kEps = 1e-5f;
 
 template <class P>
 struct Norm {
-    std::vector<double> out, rstd, dinp, dweight;
-    // rows x C; `before` (dinp's old value) may be empty
-    Norm(const std::vector<bf16>& inp, const std::vector<bf16>& weight, const std::vector<bf16>& dout,
+    std::vector<double> out, rstd, dx, dweight;
+    // rows x C; `before` (dx's old value) may be empty
+    Norm(const std::vector<bf16>& xs, const std::vector<bf16>& weight, const std::vector<bf16>& dout,
          const std::vector<bf16>& before, const std::vector<float>& dweight_before, int64_t rows, int64_t C) {
         using real = typename P::real;
         std::vector<real> dw(C);
-        out.resize(rows * C), dinp.resize(rows * C), rstd.resize(rows), dweight.resize(C);
+        out.resize(rows * C), dx.resize(rows * C), rstd.resize(rows), dweight.resize(C);
         for (int64_t n = 0; n < rows; ++n) {
             real ss = 0, dot = 0;
-            auto x = [&](int64_t c) { return real(value(inp[n * C + c])); };
+            auto x = [&](int64_t c) { return real(value(xs[n * C + c])); };
             auto d = [&](int64_t c) { return real(value(dout[n * C + c])); };
             for (int64_t c = 0; c < C; ++c) ss += x(c) * x(c), dot += d(c) * real(value(weight[c])) * x(c);
             const real r = real(1) / std::sqrt(ss / real(C) + real(kEps));
@@ -28,7 +28,7 @@ struct Norm {
                 const real w = value(weight[c]);
                 out[n * C + c] = P::stored(x(c) * r * w);
                 const real g = r * (d(c) * w - x(c) * (dot * r * r / real(C)));
-                dinp[n * C + c] = P::stored(g + (before.empty() ? real(0) : real(value(before[n * C + c]))));
+                dx[n * C + c] = P::stored(g + (before.empty() ? real(0) : real(value(before[n * C + c]))));
                 dw[c] += d(c) * (x(c) * r);
             }
         }
@@ -38,12 +38,12 @@ struct Norm {
 
 auto forward(int64_t N, int64_t C) {
     return [=]() -> std::function<void(Run&)> {
-        const auto inp = random<bf16>(N * C, 1, 1.5f), weight = random<bf16>(C, 2);
+        const auto xs = random<bf16>(N * C, 1, 1.5f), weight = random<bf16>(C, 2);
         const std::vector<float> zeros(C);
-        const Norm<Truth> t(inp, weight, inp, {}, zeros, N, C);
-        const Norm<Naive> n(inp, weight, inp, {}, zeros, N, C);
+        const Norm<Truth> t(xs, weight, xs, {}, zeros, N, C);
+        const Norm<Naive> n(xs, weight, xs, {}, zeros, N, C);
         return [=](Run& run) {
-            Dev<bf16> x(inp), w(weight), out(N * C);
+            Dev<bf16> x(xs), w(weight), out(N * C);
             Dev<float> rstd(N);
             NEED(hzk_rmsnorm_forward(out, rstd, x, w, kEps, N, C, nullptr));
             run.within("out", out, t.out, n.out, 2, C);
@@ -54,27 +54,27 @@ auto forward(int64_t N, int64_t C) {
 
 auto backward(int64_t N, int64_t C) {
     return [=]() -> std::function<void(Run&)> {
-        const auto inp = random<bf16>(N * C, 4, 1.5f), weight = random<bf16>(C, 5), dout = random<bf16>(N * C, 6),
+        const auto xs = random<bf16>(N * C, 4, 1.5f), weight = random<bf16>(C, 5), dout = random<bf16>(N * C, 6),
                    before = random<bf16>(N * C, 7);
         const auto dweight_before = random<float>(C, 8);
-        const Norm<Truth> t(inp, weight, dout, {}, dweight_before, N, C), ta(inp, weight, dout, before, dweight_before, N, C);
-        const Norm<Naive> n(inp, weight, dout, {}, dweight_before, N, C), na(inp, weight, dout, before, dweight_before, N, C);
+        const Norm<Truth> t(xs, weight, dout, {}, dweight_before, N, C), ta(xs, weight, dout, before, dweight_before, N, C);
+        const Norm<Naive> n(xs, weight, dout, {}, dweight_before, N, C), na(xs, weight, dout, before, dweight_before, N, C);
         std::vector<float> rstd(N);
         for (int64_t i = 0; i < N; ++i) rstd[i] = float(t.rstd[i]);
         return [=](Run& run) {
-            Dev<bf16> x(inp), w(weight), d(dout), dinp(N * C), sum(before);
+            Dev<bf16> x(xs), w(weight), d(dout), dx(N * C), sum(before);
             Dev<float> r(rstd), dweight(dweight_before), dweight2(dweight_before);
             Scratch scratch(hzk_rmsnorm_backward_scratch(N, C)), scratch2(hzk_rmsnorm_backward_scratch(N, C));
-            NEED(hzk_rmsnorm_backward(dinp, dweight, scratch, d, x, w, r, 0, N, C, nullptr));
-            run.within("dinp", dinp, t.dinp, n.dinp, 3, C);
+            NEED(hzk_rmsnorm_backward(dx, dweight, scratch, d, x, w, r, 0, N, C, nullptr));
+            run.within("dx", dx, t.dx, n.dx, 3, C);
             run.within("dweight", dweight, t.dweight, n.dweight, 3, C, 2);
             NEED(hzk_rmsnorm_backward(sum, dweight2, scratch2, d, x, w, r, 1, N, C, nullptr));
-            run.within("dinp +=", sum, ta.dinp, na.dinp, 3, C);
+            run.within("dx +=", sum, ta.dx, na.dx, 3, C);
             Dev<bf16> over(dout);
-            NEED(hzk_rmsnorm_backward(over, dweight2, scratch2, over, x, w, r, 0, N, C, nullptr));  // dinp is dout
-            run.equal("dinp over dout", over.get(), dinp.get());
-            NEED(hzk_rmsnorm_backward(x, dweight2, scratch2, d, x, w, r, 0, N, C, nullptr));  // dinp is inp
-            run.equal("dinp over inp", x.get(), dinp.get());
+            NEED(hzk_rmsnorm_backward(over, dweight2, scratch2, over, x, w, r, 0, N, C, nullptr));  // dx is dout
+            run.equal("dx over dout", over.get(), dx.get());
+            NEED(hzk_rmsnorm_backward(x, dweight2, scratch2, d, x, w, r, 0, N, C, nullptr));  // dx is x
+            run.equal("dx over x", x.get(), dx.get());
         };
     };
 }
@@ -88,21 +88,21 @@ auto qk_norm(int64_t N, int64_t heads, int64_t D) {
             for (int64_t n = 0; n < N; ++n) std::copy_n(dense.begin() + n * width, width, v.begin() + n * stride);
             return v;
         };
-        const auto inp = random<bf16>(N * width, 9), weight = random<bf16>(D, 10), dout = random<bf16>(N * width, 11);
+        const auto xs = random<bf16>(N * width, 9), weight = random<bf16>(D, 10), dout = random<bf16>(N * width, 11);
         const auto dweight_before = random<float>(D, 12);
-        const Norm<Truth> t(inp, weight, dout, {}, dweight_before, N * heads, D);
-        const Norm<Naive> n(inp, weight, dout, {}, dweight_before, N * heads, D);
+        const Norm<Truth> t(xs, weight, dout, {}, dweight_before, N * heads, D);
+        const Norm<Naive> n(xs, weight, dout, {}, dweight_before, N * heads, D);
         std::vector<float> rstd(N * heads);
         for (size_t i = 0; i < rstd.size(); ++i) rstd[i] = float(t.rstd[i]);
         return [=](Run& run) {
-            Dev<bf16> x(spread(inp)), w(weight), d(dout), out(N * width), dinp(N * width);
+            Dev<bf16> x(spread(xs)), w(weight), d(dout), out(N * width), dx(N * width);
             Dev<float> r(N * heads), saved(rstd), dweight(dweight_before);
             Scratch scratch(hzk_qk_norm_backward_scratch(N, heads, D));
             NEED(hzk_qk_norm_forward(out, r, x, w, kEps, N, heads, D, width, stride, nullptr));
             run.within("out", out, t.out, n.out, 2, D);
             run.within("rstd", r, t.rstd, n.rstd, 2, N * heads, 4);
-            NEED(hzk_qk_norm_backward(dinp, dweight, scratch, d, x, w, saved, N, heads, D, width, width, stride, nullptr));
-            run.within("dinp", dinp, t.dinp, n.dinp, 3, D);
+            NEED(hzk_qk_norm_backward(dx, dweight, scratch, d, x, w, saved, N, heads, D, width, width, stride, nullptr));
+            run.within("dx", dx, t.dx, n.dx, 3, D);
             run.within("dweight", dweight, t.dweight, n.dweight, 3, D, 2);
             NEED(hzk_qk_norm_forward(x, r, x, w, kEps, N, heads, D, stride, stride, nullptr));  // in place
             run.equal("out in place", x.get(), spread(out.get()));

@@ -1,11 +1,13 @@
 //! The build with CUDA kernels, on any machine: what is linked, what works without a driver, what is refused how.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 
 use horizon::base::{DType, Status};
+use horizon::cuda_functions;
 use horizon::ops::cuda::product::{Direction, Product};
 use horizon::ops::{Linear, Write};
 use horizon::sys::cuda::bindings as cu;
@@ -54,48 +56,22 @@ fn needed_libraries(file: &Path) -> Option<Vec<String>> {
 
 #[test]
 fn every_launcher_of_the_header_is_linked() {
-    let launchers: &[(&str, *const ())] = &[
-        ("hzk_embedding_forward", cu::hzk_embedding_forward as *const ()),
-        ("hzk_embedding_backward", cu::hzk_embedding_backward as *const ()),
-        ("hzk_rmsnorm_forward", cu::hzk_rmsnorm_forward as *const ()),
-        ("hzk_rmsnorm_backward_scratch", cu::hzk_rmsnorm_backward_scratch as *const ()),
-        ("hzk_rmsnorm_backward", cu::hzk_rmsnorm_backward as *const ()),
-        ("hzk_qk_norm_forward", cu::hzk_qk_norm_forward as *const ()),
-        ("hzk_qk_norm_backward_scratch", cu::hzk_qk_norm_backward_scratch as *const ()),
-        ("hzk_qk_norm_backward", cu::hzk_qk_norm_backward as *const ()),
-        ("hzk_rope_forward", cu::hzk_rope_forward as *const ()),
-        ("hzk_rope_backward", cu::hzk_rope_backward as *const ()),
-        ("hzk_swiglu_forward", cu::hzk_swiglu_forward as *const ()),
-        ("hzk_swiglu_backward", cu::hzk_swiglu_backward as *const ()),
-        ("hzk_bias_backward_scratch", cu::hzk_bias_backward_scratch as *const ()),
-        ("hzk_bias_backward", cu::hzk_bias_backward as *const ()),
-        ("hzk_xent_forward", cu::hzk_xent_forward as *const ()),
-        ("hzk_xent_forward_backward", cu::hzk_xent_forward_backward as *const ()),
-        ("hzk_xent_backward", cu::hzk_xent_backward as *const ()),
-        ("hzk_xent_loss", cu::hzk_xent_loss as *const ()),
-        ("hzk_grad_scratch", cu::hzk_grad_scratch as *const ()),
-        ("hzk_grad_store", cu::hzk_grad_store as *const ()),
-        ("hzk_grad_copy", cu::hzk_grad_copy as *const ()),
-        ("hzk_grad_sumsq", cu::hzk_grad_sumsq as *const ()),
-        ("hzk_widen", cu::hzk_widen as *const ()),
-        ("hzk_attention_forward", cu::hzk_attention_forward as *const ()),
-        ("hzk_attention_backward_scratch", cu::hzk_attention_backward_scratch as *const ()),
-        ("hzk_attention_backward", cu::hzk_attention_backward as *const ()),
-        ("hzk_attention_wgmma_forward", cu::hzk_attention_wgmma_forward as *const ()),
-        ("hzk_attention_wgmma_backward", cu::hzk_attention_wgmma_backward as *const ()),
-    ];
+    macro_rules! addresses {
+        ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+            &[$((stringify!($name), cu::$name as *const () as usize)),*]
+        };
+    }
+    let groups: [&[(&str, usize)]; 2] =
+        [cuda_functions!(kernels, addresses), cuda_functions!(scratch, addresses)];
+    let (listed, addresses): (BTreeSet<&str>, BTreeSet<usize>) = groups.concat().into_iter().unzip();
     let header = include_str!("../../csrc/kernels.h");
-    let declared: Vec<&str> = header
+    let declared: BTreeSet<&str> = header
         .lines()
         .filter_map(|line| line.strip_prefix("int ").or_else(|| line.strip_prefix("size_t ")))
         .filter_map(|line| line.split_once('(').map(|(name, _)| name))
         .collect();
-    let listed: Vec<&str> = launchers.iter().map(|(name, _)| *name).collect();
-    assert_eq!(declared, listed, "the header and this list differ");
-    let mut addresses: Vec<usize> = launchers.iter().map(|(_, address)| *address as usize).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    assert_eq!(addresses.len(), launchers.len(), "two launchers at one address");
+    assert_eq!(declared, listed, "the header and the bindings differ");
+    assert_eq!(addresses.len(), listed.len(), "two launchers at one address");
 }
 
 #[test]

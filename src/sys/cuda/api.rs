@@ -1,181 +1,17 @@
-//! The foreign functions that CUDA's part of the crate calls: each listed once, all called through one table.
+//! The table of the foreign functions that CUDA's part of the crate calls; `sys::cuda::bindings` lists them.
 //!
 //! The table is the process's. Unless another is [installed](install) first, it holds the functions that are linked
 //! into a build with kernels; a build without kernels has none. The driver's functions are found through the
 //! runtime, and cuBLASLt's by opening the library, unless the table brings its own.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::ffi::{CStr, c_void};
 use std::mem;
 use std::ptr::NonNull;
 
 use once_cell::sync::OnceCell;
 
 use crate::base::{Error, Result, Status};
-use crate::sys::cuda::bindings::{self, *};
-
-/// Lists the functions of a group (`runtime`, `driver`, `kernels` or `cublaslt`) for another macro: the macro is
-/// called with whatever follows its name here, then one declaration for each function. Types are those of
-/// `sys::cuda::bindings`, which the place of the call imports.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! cuda_functions {
-    (runtime, $then:ident $($with:tt)*) => {
-        $then! { $($with)*
-            fn cudaDriverGetVersion(driver_version: *mut c_int) -> cudaError_t;
-            fn cudaRuntimeGetVersion(runtime_version: *mut c_int) -> cudaError_t;
-            fn cudaGetDriverEntryPointByVersion(symbol: *const c_char, func_ptr: *mut *mut c_void,
-                cuda_version: c_uint, flags: c_ulonglong,
-                driver_status: *mut cudaDriverEntryPointQueryResult) -> cudaError_t;
-            fn cudaGetErrorName(error: cudaError_t) -> *const c_char;
-            fn cudaGetErrorString(error: cudaError_t) -> *const c_char;
-            fn cudaGetLastError() -> cudaError_t;
-            fn cudaGetDeviceCount(count: *mut c_int) -> cudaError_t;
-            fn cudaSetDevice(device: c_int) -> cudaError_t;
-            fn cudaDeviceGetAttribute(value: *mut c_int, attr: cudaDeviceAttr,
-                device: c_int) -> cudaError_t;
-            fn cudaDeviceGetPCIBusId(pci_bus_id: *mut c_char, len: c_int, device: c_int) -> cudaError_t;
-            fn cudaMemGetInfo(free: *mut usize, total: *mut usize) -> cudaError_t;
-            fn cudaMalloc(dev_ptr: *mut *mut c_void, size: usize) -> cudaError_t;
-            fn cudaFree(dev_ptr: *mut c_void) -> cudaError_t;
-            fn cudaHostAlloc(p_host: *mut *mut c_void, size: usize, flags: c_uint) -> cudaError_t;
-            fn cudaFreeHost(ptr: *mut c_void) -> cudaError_t;
-            fn cudaHostRegister(ptr: *mut c_void, size: usize, flags: c_uint) -> cudaError_t;
-            fn cudaHostUnregister(ptr: *mut c_void) -> cudaError_t;
-            fn cudaHostGetDevicePointer(p_device: *mut *mut c_void, p_host: *mut c_void,
-                flags: c_uint) -> cudaError_t;
-            fn cudaMemcpyAsync(dst: *mut c_void, src: *const c_void, count: usize, kind: cudaMemcpyKind,
-                stream: cudaStream_t) -> cudaError_t;
-            fn cudaMemcpy2DAsync(dst: *mut c_void, dpitch: usize, src: *const c_void, spitch: usize,
-                width: usize, height: usize, kind: cudaMemcpyKind, stream: cudaStream_t) -> cudaError_t;
-            fn cudaMemsetAsync(dev_ptr: *mut c_void, value: c_int, count: usize,
-                stream: cudaStream_t) -> cudaError_t;
-            fn cudaStreamCreateWithFlags(p_stream: *mut cudaStream_t, flags: c_uint) -> cudaError_t;
-            fn cudaStreamDestroy(stream: cudaStream_t) -> cudaError_t;
-            fn cudaStreamQuery(stream: cudaStream_t) -> cudaError_t;
-            fn cudaStreamWaitEvent(stream: cudaStream_t, event: cudaEvent_t, flags: c_uint) -> cudaError_t;
-            fn cudaEventCreateWithFlags(event: *mut cudaEvent_t, flags: c_uint) -> cudaError_t;
-            fn cudaEventDestroy(event: cudaEvent_t) -> cudaError_t;
-            fn cudaEventRecord(event: cudaEvent_t, stream: cudaStream_t) -> cudaError_t;
-            fn cudaEventQuery(event: cudaEvent_t) -> cudaError_t;
-            fn cudaEventElapsedTime(ms: *mut f32, start: cudaEvent_t, end: cudaEvent_t) -> cudaError_t;
-        }
-    };
-    (driver, $then:ident $($with:tt)*) => {
-        $then! { $($with)*
-            fn cuDeviceGetName(name: *mut c_char, len: c_int, dev: CUdevice) -> CUresult;
-            fn cuStreamWaitValue32_v2(stream: CUstream, addr: CUdeviceptr, value: cuuint32_t,
-                flags: c_uint) -> CUresult;
-            fn cuStreamWriteValue32_v2(stream: CUstream, addr: CUdeviceptr, value: cuuint32_t,
-                flags: c_uint) -> CUresult;
-        }
-    };
-    (kernels, $then:ident $($with:tt)*) => {
-        $then! { $($with)*
-            fn hzk_embedding_forward(out: *mut hzk_bf16, tokens: *const i32, weight: *const hzk_bf16,
-                n: i64, c: i64, v: i64, stream: hzk_stream) -> c_int;
-            fn hzk_embedding_backward(dweight: *mut f32, dout: *const hzk_bf16, tokens: *const i32,
-                order: *const i32, first: *const i32, n: i64, u: i64, c: i64, v: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_rmsnorm_forward(out: *mut hzk_bf16, rstd: *mut f32, inp: *const hzk_bf16,
-                weight: *const hzk_bf16, eps: f32, n: i64, c: i64, stream: hzk_stream) -> c_int;
-            fn hzk_rmsnorm_backward(dinp: *mut hzk_bf16, dweight: *mut f32, scratch: *mut c_void,
-                dout: *const hzk_bf16, inp: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32,
-                accumulate: c_int, n: i64, c: i64, stream: hzk_stream) -> c_int;
-            fn hzk_qk_norm_forward(out: *mut hzk_bf16, rstd: *mut f32, inp: *const hzk_bf16,
-                weight: *const hzk_bf16, eps: f32, n: i64, heads: i64, d: i64, out_stride: i64,
-                inp_stride: i64, stream: hzk_stream) -> c_int;
-            fn hzk_qk_norm_backward(dinp: *mut hzk_bf16, dweight: *mut f32, scratch: *mut c_void,
-                dout: *const hzk_bf16, inp: *const hzk_bf16, weight: *const hzk_bf16, rstd: *const f32,
-                n: i64, heads: i64, d: i64, dinp_stride: i64, dout_stride: i64, inp_stride: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_rope_forward(q: *mut hzk_bf16, k: *mut hzk_bf16, positions: *const i32,
-                inv_freq: *const f32, n: i64, h: i64, g: i64, d: i64, q_stride: i64, k_stride: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_rope_backward(dq: *mut hzk_bf16, dk: *mut hzk_bf16, positions: *const i32,
-                inv_freq: *const f32, n: i64, h: i64, g: i64, d: i64, q_stride: i64, k_stride: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_swiglu_forward(out: *mut hzk_bf16, gate: *const hzk_bf16, up: *const hzk_bf16, n: i64,
-                f: i64, stride: i64, stream: hzk_stream) -> c_int;
-            fn hzk_swiglu_backward(dgate: *mut hzk_bf16, dup: *mut hzk_bf16, dout: *const hzk_bf16,
-                gate: *const hzk_bf16, up: *const hzk_bf16, n: i64, f: i64, stride: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_bias_backward(dbias: *mut f32, scratch: *mut c_void, dout: *const hzk_bf16, n: i64,
-                c: i64, stream: hzk_stream) -> c_int;
-            fn hzk_xent_forward(logprob: *mut f32, logits: *const hzk_bf16, targets: *const i32, r: i64,
-                v: i64, stride: i64, stream: hzk_stream) -> c_int;
-            fn hzk_xent_forward_backward(logits: *mut hzk_bf16, logprob: *mut f32, targets: *const i32,
-                weights: *const f32, scale: f32, r: i64, v: i64, stride: i64, stream: hzk_stream) -> c_int;
-            fn hzk_xent_backward(logits: *mut hzk_bf16, targets: *const i32, dlogprob: *const f32, r: i64,
-                v: i64, stride: i64, stream: hzk_stream) -> c_int;
-            fn hzk_xent_loss(loss: *mut f64, logprob: *const f32, weights: *const f32, r: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_grad_store(out: *mut hzk_bf16, sumsq: *mut f64, scratch: *mut c_void, grad: *const f32,
-                n: i64, stream: hzk_stream) -> c_int;
-            fn hzk_grad_copy(out: *mut f32, sumsq: *mut f64, scratch: *mut c_void, grad: *const f32,
-                n: i64, stream: hzk_stream) -> c_int;
-            fn hzk_grad_sumsq(sumsq: *mut f64, scratch: *mut c_void, grad: *const f32, n: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_widen(out: *mut f32, inp: *const hzk_bf16, n: i64, stream: hzk_stream) -> c_int;
-            fn hzk_attention_forward(out: *mut hzk_bf16, lse: *mut f32, q: *const hzk_bf16,
-                k: *const hzk_bf16, v: *const hzk_bf16, doc_start: *const i32, scale: f32, window: i64,
-                n: i64, h: i64, g: i64, d: i64, q_stride: i64, k_stride: i64, v_stride: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_attention_backward(dq: *mut hzk_bf16, dk: *mut hzk_bf16, dv: *mut hzk_bf16,
-                scratch: *mut c_void, dout: *const hzk_bf16, out: *const hzk_bf16, lse: *const f32,
-                q: *const hzk_bf16, k: *const hzk_bf16, v: *const hzk_bf16, doc_start: *const i32,
-                doc_end: *const i32, scale: f32, window: i64, n: i64, h: i64, g: i64, d: i64, q_stride: i64,
-                k_stride: i64, v_stride: i64, stream: hzk_stream) -> c_int;
-            fn hzk_attention_wgmma_forward(out: *mut hzk_bf16, lse: *mut f32, q: *const hzk_bf16,
-                k: *const hzk_bf16, v: *const hzk_bf16, doc_start: *const i32, scale: f32, window: i64,
-                n: i64, h: i64, g: i64, d: i64, q_stride: i64, k_stride: i64, v_stride: i64,
-                stream: hzk_stream) -> c_int;
-            fn hzk_attention_wgmma_backward(dq: *mut hzk_bf16, dk: *mut hzk_bf16, dv: *mut hzk_bf16,
-                scratch: *mut c_void, dout: *const hzk_bf16, out: *const hzk_bf16, lse: *const f32,
-                q: *const hzk_bf16, k: *const hzk_bf16, v: *const hzk_bf16, doc_start: *const i32,
-                doc_end: *const i32, scale: f32, window: i64, n: i64, h: i64, g: i64, d: i64, q_stride: i64,
-                k_stride: i64, v_stride: i64, stream: hzk_stream) -> c_int;
-        }
-    };
-    (cublaslt, $then:ident $($with:tt)*) => {
-        $then! { $($with)*
-            fn cublasLtCreate(light_handle: *mut cublasLtHandle_t) -> cublasStatus_t;
-            fn cublasLtDestroy(light_handle: cublasLtHandle_t) -> cublasStatus_t;
-            fn cublasLtGetVersion() -> usize;
-            fn cublasLtGetStatusName(status: cublasStatus_t) -> *const c_char;
-            fn cublasLtGetStatusString(status: cublasStatus_t) -> *const c_char;
-            fn cublasLtMatmulDescCreate(matmul_desc: *mut cublasLtMatmulDesc_t,
-                compute_type: cublasComputeType_t, scale_type: cudaDataType_t) -> cublasStatus_t;
-            fn cublasLtMatmulDescDestroy(matmul_desc: cublasLtMatmulDesc_t) -> cublasStatus_t;
-            fn cublasLtMatmulDescSetAttribute(matmul_desc: cublasLtMatmulDesc_t,
-                attr: cublasLtMatmulDescAttributes_t, buf: *const c_void,
-                size_in_bytes: usize) -> cublasStatus_t;
-            fn cublasLtMatrixLayoutCreate(mat_layout: *mut cublasLtMatrixLayout_t, element: cudaDataType,
-                rows: u64, cols: u64, ld: i64) -> cublasStatus_t;
-            fn cublasLtMatrixLayoutDestroy(mat_layout: cublasLtMatrixLayout_t) -> cublasStatus_t;
-            fn cublasLtMatmulPreferenceCreate(pref: *mut cublasLtMatmulPreference_t) -> cublasStatus_t;
-            fn cublasLtMatmulPreferenceDestroy(pref: cublasLtMatmulPreference_t) -> cublasStatus_t;
-            fn cublasLtMatmulPreferenceSetAttribute(pref: cublasLtMatmulPreference_t,
-                attr: cublasLtMatmulPreferenceAttributes_t, buf: *const c_void,
-                size_in_bytes: usize) -> cublasStatus_t;
-            fn cublasLtMatmulAlgoGetHeuristic(light_handle: cublasLtHandle_t,
-                operation_desc: cublasLtMatmulDesc_t, adesc: cublasLtMatrixLayout_t,
-                bdesc: cublasLtMatrixLayout_t, cdesc: cublasLtMatrixLayout_t, ddesc: cublasLtMatrixLayout_t,
-                preference: cublasLtMatmulPreference_t, requested_algo_count: c_int,
-                heuristic_results_array: *mut cublasLtMatmulHeuristicResult_t,
-                return_algo_count: *mut c_int) -> cublasStatus_t;
-            fn cublasLtMatmulAlgoCheck(light_handle: cublasLtHandle_t, operation_desc: cublasLtMatmulDesc_t,
-                adesc: cublasLtMatrixLayout_t, bdesc: cublasLtMatrixLayout_t, cdesc: cublasLtMatrixLayout_t,
-                ddesc: cublasLtMatrixLayout_t, algo: *const cublasLtMatmulAlgo_t,
-                result: *mut cublasLtMatmulHeuristicResult_t) -> cublasStatus_t;
-            fn cublasLtMatmul(light_handle: cublasLtHandle_t, compute_desc: cublasLtMatmulDesc_t,
-                alpha: *const c_void, a: *const c_void, adesc: cublasLtMatrixLayout_t, b: *const c_void,
-                bdesc: cublasLtMatrixLayout_t, beta: *const c_void, c: *const c_void,
-                cdesc: cublasLtMatrixLayout_t, d: *mut c_void, ddesc: cublasLtMatrixLayout_t,
-                algo: *const cublasLtMatmulAlgo_t, workspace: *mut c_void, workspace_size_in_bytes: usize,
-                stream: cudaStream_t) -> cublasStatus_t;
-        }
-    };
-}
+use crate::sys::cuda::bindings::*;
 
 /// Declares the table of a group.
 macro_rules! table {
@@ -186,9 +22,6 @@ macro_rules! table {
         pub struct $table {
             $(pub $name: unsafe extern "C" fn($($argument: $type),*) -> $result,)*
         }
-
-        // A type above that is not the header's does not compile. Nothing links against these names.
-        $(const _: unsafe extern "C" fn($($type),*) -> $result = bindings::$name;)*
 
         impl $table {
             /// The functions at the addresses that `symbol` gives for their names, or its first error.
@@ -244,7 +77,7 @@ pub struct Api {
 #[cfg(hz_cuda)]
 macro_rules! linked {
     ($table:ident; $(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
-        $table { $($name: bindings::$name,)* }
+        $table { $($name,)* }
     };
 }
 

@@ -9,6 +9,28 @@
 //! No wrapper blocks in CUDA until work is done: waits [`poll`], so that a thread that waits holds no lock of the
 //! driver's, and is held up by none, for longer than a question takes.
 
+/// The names of `cuda.h`, `cuda_runtime_api.h`, `cublasLt.h` that the crate uses, and all of `csrc/kernels.h`: as
+/// `build.rs` made them of the toolkit's headers, or the committed snapshot in a build without kernels. The functions
+/// are those that are linked.
+#[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all)]
+#[macro_use]
+pub mod bindings {
+    #[cfg(hz_cuda)]
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+    #[cfg(not(hz_cuda))]
+    include!("bindings.rs");
+
+    macro_rules! declare {
+        ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+            unsafe extern "C" { $(pub fn $name($($argument: $type),*) -> $result;)* }
+        };
+    }
+
+    cuda_functions!(runtime, declare);
+    cuda_functions!(kernels, declare);
+    cuda_functions!(scratch, declare);
+}
+
 mod api;
 pub mod cublaslt;
 mod driver;
@@ -16,16 +38,6 @@ mod library;
 mod memory;
 mod runtime;
 mod search;
-
-/// The names of `cuda.h`, `cuda_runtime_api.h`, `cublasLt.h` that the crate uses, and all of `csrc/kernels.h`: as
-/// `build.rs` made them of the toolkit's headers, or the committed snapshot in a build without kernels.
-#[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all)]
-pub mod bindings {
-    #[cfg(hz_cuda)]
-    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
-    #[cfg(not(hz_cuda))]
-    include!("bindings.rs");
-}
 
 pub use crate::sys::cuda_status::Versions;
 #[doc(hidden)]

@@ -14,9 +14,9 @@ constexpr bf16 kPadding{0x4242};
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 template <class P>
-struct Xent {
+struct CrossEntropy {
     std::vector<double> logprob, dlogits, dlogits_given;  // gradients dense, [R,V]
-    Xent(const std::vector<bf16>& logits, const std::vector<int32_t>& targets, const std::vector<float>& weights,
+    CrossEntropy(const std::vector<bf16>& logits, const std::vector<int32_t>& targets, const std::vector<float>& weights,
          const std::vector<float>& dlogprob, float scale, int64_t V, int64_t stride) {
         using real = typename P::real;
         for (size_t r = 0; r < targets.size(); ++r) {
@@ -61,7 +61,7 @@ struct LittleSharedMemory {
 };
 #endif
 
-auto xent(int64_t R, int64_t V, int64_t stride, float spread) {
+auto cross_entropy(int64_t R, int64_t V, int64_t stride, float spread) {
     return [=]() -> std::function<void(Run&)> {
         auto logits = random<bf16>(R * stride, 1, spread);
         std::mt19937 g(2);
@@ -77,44 +77,44 @@ auto xent(int64_t R, int64_t V, int64_t stride, float spread) {
         std::vector<float> weights, dlogprob = random<float>(R, 4);
         for (float w : random<float>(R, 3)) weights.push_back(std::fabs(w));
         const float scale = 1.f / 23.f;
-        const Xent<Truth> t(logits, targets, weights, dlogprob, scale, V, stride);
-        const Xent<Naive> n(logits, targets, weights, dlogprob, scale, V, stride);
+        const CrossEntropy<Truth> t(logits, targets, weights, dlogprob, scale, V, stride);
+        const CrossEntropy<Naive> n(logits, targets, weights, dlogprob, scale, V, stride);
         return [=](Run& run) {
             Dev<int32_t> target(targets);
             Dev<float> logprob(R), again(R), given(dlogprob), w(weights);
             Dev<bf16> x(logits), y(logits);
-            NEED(hzk_xent_forward(logprob, x, target, R, V, stride, nullptr));
+            NEED(hzk_cross_entropy_forward(logprob, x, target, R, V, stride, nullptr));
             run.within("logprob", logprob, t.logprob, n.logprob, 2, R, 2);
             run.equal("logits after forward", x.get(), logits);
-            NEED(hzk_xent_forward_backward(x, again, target, w, scale, R, V, stride, nullptr));
+            NEED(hzk_cross_entropy_forward_backward(x, again, target, w, scale, R, V, stride, nullptr));
             run.equal("logprob of forward_backward", again.get(), logprob.get());
             Dev<bf16> dlogits(dense_of(x.get(), V, stride));
             run.within("dlogits", dlogits, t.dlogits, n.dlogits, 3, V);
-            NEED(hzk_xent_backward(y, target, given, R, V, stride, nullptr));
+            NEED(hzk_cross_entropy_backward(y, target, given, R, V, stride, nullptr));
             Dev<bf16> dlogits_given(dense_of(y.get(), V, stride));
             run.within("dlogits of dlogprob", dlogits_given, t.dlogits_given, n.dlogits_given, 3, V);
 #if defined(HZ_EMU)
             const LittleSharedMemory little;
             Dev<bf16> x_read_twice(logits), y_read_twice(logits);
-            NEED(hzk_xent_forward_backward(x_read_twice, again, target, w, scale, R, V, stride, nullptr));
+            NEED(hzk_cross_entropy_forward_backward(x_read_twice, again, target, w, scale, R, V, stride, nullptr));
             run.equal("logprob of rows read twice", again.get(), logprob.get());
             run.equal("dlogits of rows read twice", x_read_twice.get(), x.get());
-            NEED(hzk_xent_backward(y_read_twice, target, given, R, V, stride, nullptr));
+            NEED(hzk_cross_entropy_backward(y_read_twice, target, given, R, V, stride, nullptr));
             run.equal("dlogits of dlogprob and rows read twice", y_read_twice.get(), y.get());
 #endif
         };
     };
 }
 
-TEST("xent 1x1", xent(1, 1, 8, 1));              // one column: loss 0, gradient 0
-TEST("xent 2x7", xent(2, 7, 8, 1));              // no whole vector
-TEST("xent 7x264", xent(7, 264, 264, 3));        // no tail; one vector more than little shared memory holds
-TEST("xent 7x1003", xent(7, 1003, 1008, 3));     // a tail
-TEST("xent 9x4103", xent(9, 4103, 4200, 12));    // half of the threads have a vector; peaked rows
-TEST("xent 9x50", xent(9, 50, 56, 2));           // most threads idle
-TEST("xent 3x8999", xent(3, 8999, 9000, 0.1f));  // every thread one vector and some a second; flat rows
-TEST("xent 1x60007", xent(1, 60007, 60008, 3));  // more than a round of four vectors, and than 99 KiB of shared memory
-TEST("xent 1x115300", xent(1, 115300, 115304, 3));  // more than Hopper's shared memory
+TEST("cross_entropy 1x1", cross_entropy(1, 1, 8, 1));              // one column: loss 0, gradient 0
+TEST("cross_entropy 2x7", cross_entropy(2, 7, 8, 1));              // no whole vector
+TEST("cross_entropy 7x264", cross_entropy(7, 264, 264, 3));        // no tail; one vector more than little shared memory holds
+TEST("cross_entropy 7x1003", cross_entropy(7, 1003, 1008, 3));     // a tail
+TEST("cross_entropy 9x4103", cross_entropy(9, 4103, 4200, 12));    // half of the threads have a vector; peaked rows
+TEST("cross_entropy 9x50", cross_entropy(9, 50, 56, 2));           // most threads idle
+TEST("cross_entropy 3x8999", cross_entropy(3, 8999, 9000, 0.1f));  // every thread one vector and some a second; flat rows
+TEST("cross_entropy 1x60007", cross_entropy(1, 60007, 60008, 3));  // more than a round of four vectors, and than 99 KiB of shared memory
+TEST("cross_entropy 1x115300", cross_entropy(1, 115300, 115304, 3));  // more than Hopper's shared memory
 // The sum over rows, from what stood there before. Rows: fewer than threads, as many, more.
 auto loss(int64_t R) {
     return [=]() -> std::function<void(Run&)> {
@@ -124,36 +124,36 @@ auto loss(int64_t R) {
         return [=](Run& run) {
             Dev<float> lp(logprob), w(weights);
             Dev<double> total(std::vector<double>{3.5});
-            NEED(hzk_xent_loss(total, lp, w, R, nullptr));
+            NEED(hzk_cross_entropy_loss(total, lp, w, R, nullptr));
             run.keep(total.get());
             if (!(std::fabs(total.get()[0] - sum) <= 1e-13 * double(R))) fail("loss %.17g, want %.17g", total.get()[0], sum);
         };
     };
 }
-TEST("xent loss 1", loss(1));
-TEST("xent loss 33", loss(33));
-TEST("xent loss 512", loss(512));
-TEST("xent loss 2051", loss(2051));
-TEST("xent loss of none, and of NaN", [] {
+TEST("cross_entropy loss 1", loss(1));
+TEST("cross_entropy loss 33", loss(33));
+TEST("cross_entropy loss 512", loss(512));
+TEST("cross_entropy loss 2051", loss(2051));
+TEST("cross_entropy loss of none, and of NaN", [] {
     return [](Run& run) {
         Dev<float> lp(std::vector<float>{1.f, NAN}), w(std::vector<float>{1.f, 1.f});
         Dev<double> total(std::vector<double>{3.5});
-        NEED(hzk_xent_loss(total, lp, w, 0, nullptr));
+        NEED(hzk_cross_entropy_loss(total, lp, w, 0, nullptr));
         run.equal("loss", total.get(), std::vector<double>{3.5});
-        NEED(hzk_xent_loss(total, lp, w, 2, nullptr));
+        NEED(hzk_cross_entropy_loss(total, lp, w, 2, nullptr));
         if (!std::isnan(total.get()[0])) fail("a NaN got lost");
-        if (hzk_xent_loss(total, lp, w, -1, nullptr) != HZK_ERROR_SHAPE) fail("less than no rows accepted");
+        if (hzk_cross_entropy_loss(total, lp, w, -1, nullptr) != HZK_ERROR_SHAPE) fail("less than no rows accepted");
     };
 });
-TEST("xent refusals", [] {
+TEST("cross_entropy refusals", [] {
     return [](Run&) {
         Dev<bf16> x(64);
         Dev<int32_t> t(std::vector<int32_t>(4, 0));
         Dev<float> f(4);
-        if (hzk_xent_forward(f, x, t, 0, 8, 8, nullptr) != HZK_OK) fail("no rows refused");
-        if (hzk_xent_forward(f, x, t, 1, 9, 8, nullptr) != HZK_ERROR_SHAPE) fail("stride below V accepted");
-        if (hzk_xent_forward(f, x, t, 1, 7, 12, nullptr) != HZK_ERROR_SHAPE) fail("stride 12 accepted");
-        if (hzk_xent_forward(f, x + 1, t, 1, 8, 8, nullptr) != HZK_ERROR_ALIGNMENT) fail("misaligned logits accepted");
+        if (hzk_cross_entropy_forward(f, x, t, 0, 8, 8, nullptr) != HZK_OK) fail("no rows refused");
+        if (hzk_cross_entropy_forward(f, x, t, 1, 9, 8, nullptr) != HZK_ERROR_SHAPE) fail("stride below V accepted");
+        if (hzk_cross_entropy_forward(f, x, t, 1, 7, 12, nullptr) != HZK_ERROR_SHAPE) fail("stride 12 accepted");
+        if (hzk_cross_entropy_forward(f, x + 1, t, 1, 8, 8, nullptr) != HZK_ERROR_ALIGNMENT) fail("misaligned logits accepted");
     };
 });
 

@@ -36,9 +36,9 @@ enum class Pass { forward, forward_backward, backward };
 // Least bytes: forward 2·R·V, the others 4·R·V.
 template <Pass PASS>
 __global__ void __launch_bounds__(kThreads, 1)
-    xent_kernel(bf16* __restrict__ logits /* in place, forward reads only */, float* __restrict__ logprob /* = */,
-                const int32_t* __restrict__ targets, const float* __restrict__ per_row, float scale, int V, size_t stride,
-                int held) {
+    cross_entropy_kernel(bf16* __restrict__ logits /* in place, forward reads only */, float* __restrict__ logprob /* = */,
+                         const int32_t* __restrict__ targets, const float* __restrict__ per_row, float scale, int V,
+                         size_t stride, int held) {
     HZ_DYN_SHARED(raw, 16);
     bf16* const waiting = reinterpret_cast<bf16*>(raw);
     HZ_SHARED(MaxSum, parts, [kWarps]);
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // One block: threads deal rows round robin, so R alone fixes the order of the sum. Least bytes: 8·R.
 __global__ void __launch_bounds__(kThreads)
-    xent_loss_kernel(double* __restrict__ loss /* += [1] */, const float* __restrict__ logprob,
-                     const float* __restrict__ weights, int R) {
+    cross_entropy_loss_kernel(double* __restrict__ loss /* += [1] */, const float* __restrict__ logprob,
+                              const float* __restrict__ weights, int R) {
     HZ_SHARED(double, slots, [kWarps]);
     double sum = 0.;
     for (int r = int(threadIdx.x); r < R; r += kThreads) sum -= double(weights[r]) * double(logprob[r]);
@@ -121,8 +121,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <Pass PASS>
-int launch_xent(bf16* logits, float* logprob, const int32_t* targets, const float* per_row, float scale, int64_t R, int64_t V,
-                int64_t stride, cudaStream_t stream) {
+int launch_cross_entropy(bf16* logits, float* logprob, const int32_t* targets, const float* per_row, float scale, int64_t R,
+                         int64_t V, int64_t stride, cudaStream_t stream) {
     HZK_NEED_SHAPE(is_count(R) && V > 0 && V <= kIntMax - kThreads * 8 * kAtOnce && is_width(stride) && stride >= V);
     HZK_NEED_ALIGNED(logits);
     if (R == 0) return HZK_OK;
@@ -131,10 +131,10 @@ int launch_xent(bf16* logits, float* logprob, const int32_t* targets, const floa
         int status = shared_max_here(shared);
         if (status != HZK_OK) return status;
         shared = min(size_t(V & ~int64_t(7)) * sizeof(bf16), shared & ~size_t(15));
-        status = allow_shared<kSharedMaxHopper>(xent_kernel<PASS>, shared);
+        status = allow_shared<kSharedMaxHopper>(cross_entropy_kernel<PASS>, shared);
         if (status != HZK_OK) return status;
     }
-    HZ_LAUNCH(xent_kernel<PASS>, unsigned(R), kThreads, shared, stream, logits, logprob, targets, per_row, scale, int(V),
+    HZ_LAUNCH(cross_entropy_kernel<PASS>, unsigned(R), kThreads, shared, stream, logits, logprob, targets, per_row, scale, int(V),
               size_t(stride), int(shared / sizeof(bf16)));
     return launch_status();
 }
@@ -144,24 +144,24 @@ int launch_xent(bf16* logits, float* logprob, const int32_t* targets, const floa
 
 using namespace hz;
 
-int hzk_xent_forward(float* logprob, const hzk_bf16* logits, const int32_t* targets, int64_t R, int64_t V, int64_t stride,
-                     hzk_stream stream) {
-    return launch_xent<Pass::forward>(const_cast<hzk_bf16*>(logits), logprob, targets, nullptr, 0.f, R, V, stride, stream);
+int hzk_cross_entropy_forward(float* logprob, const hzk_bf16* logits, const int32_t* targets, int64_t R, int64_t V,
+                              int64_t stride, hzk_stream stream) {
+    return launch_cross_entropy<Pass::forward>(const_cast<hzk_bf16*>(logits), logprob, targets, nullptr, 0.f, R, V, stride, stream);
 }
 
-int hzk_xent_forward_backward(hzk_bf16* logits, float* logprob, const int32_t* targets, const float* weights, float scale, int64_t R,
-                              int64_t V, int64_t stride, hzk_stream stream) {
-    return launch_xent<Pass::forward_backward>(logits, logprob, targets, weights, scale, R, V, stride, stream);
+int hzk_cross_entropy_forward_backward(hzk_bf16* logits, float* logprob, const int32_t* targets, const float* weights,
+                                       float scale, int64_t R, int64_t V, int64_t stride, hzk_stream stream) {
+    return launch_cross_entropy<Pass::forward_backward>(logits, logprob, targets, weights, scale, R, V, stride, stream);
 }
 
-int hzk_xent_backward(hzk_bf16* logits, const int32_t* targets, const float* dlogprob, int64_t R, int64_t V, int64_t stride,
-                      hzk_stream stream) {
-    return launch_xent<Pass::backward>(logits, nullptr, targets, dlogprob, 1.f, R, V, stride, stream);
+int hzk_cross_entropy_backward(hzk_bf16* logits, const int32_t* targets, const float* dlogprob, int64_t R, int64_t V,
+                               int64_t stride, hzk_stream stream) {
+    return launch_cross_entropy<Pass::backward>(logits, nullptr, targets, dlogprob, 1.f, R, V, stride, stream);
 }
 
-int hzk_xent_loss(double* loss, const float* logprob, const float* weights, int64_t R, hzk_stream stream) {
+int hzk_cross_entropy_loss(double* loss, const float* logprob, const float* weights, int64_t R, hzk_stream stream) {
     HZK_NEED_SHAPE(is_count(R));
     if (R == 0) return HZK_OK;
-    HZ_LAUNCH(xent_loss_kernel, 1, kThreads, 0, stream, loss, logprob, weights, int(R));
+    HZ_LAUNCH(cross_entropy_loss_kernel, 1, kThreads, 0, stream, loss, logprob, weights, int(R));
     return launch_status();
 }
