@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 /// The floors, lowest first; modules in one row stand side by side. `ops` and everything above may use any
 /// module of a lower row.
-const FLOORS: [&[&str]; 10] = [
+const FLOORS: [&[&str]; 11] = [
     &["base"],
     &["sys"],
     &["host", "device"],
     &["ops"],
+    &["optim"],
     &["model"],
     &["schedule"],
     &["plan"],
@@ -23,7 +24,7 @@ const FLOORS: [&[&str]; 10] = [
 const BESIDE: [(&str, &str); 1] = [("device", "host")];
 
 /// The floors that may contain `unsafe`.
-const UNSAFE: [&str; 5] = ["sys", "host", "device", "ops", "capi"];
+const UNSAFE: [&str; 6] = ["sys", "host", "device", "ops", "optim", "capi"];
 
 const LINES_MAX: usize = 600;
 

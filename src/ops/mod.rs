@@ -1,8 +1,8 @@
 //! F3, the operations: one op a file, forward and backward.
 //!
-//! Two families. [`Kernels`] is arithmetic on *device* memory: the model (F4) is written once against it and
-//! runs on any device; [`cpu::CpuKernels`] is the reference. [`adam`] is arithmetic on *host* memory: the
-//! optimizer, run by CPU workers whatever the device.
+//! [`Kernels`] is arithmetic on *device* memory: the model (F4) is written once against it and
+//! runs on any device; [`cpu::CpuKernels`] is the reference. Arithmetic on *host* memory is in
+//! [`optim`](crate::optim).
 //!
 //! # The law of this floor
 //! - Rows are row-major; sizes are in elements; letters are those of [`crate::base::Dims`].
@@ -17,7 +17,6 @@
 //! - Spans carry no borrow. A caller of these functions holds the right to read the inputs and to write the
 //!   outputs for the length of the call: in the engine the schedule gives that right and `check` proves it.
 
-pub mod adam;
 pub mod cpu;
 pub mod cuda;
 
