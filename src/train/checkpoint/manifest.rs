@@ -78,15 +78,10 @@ impl SpanSums {
         self.0.push((name.to_owned(), sum));
     }
 
-    /// Refuses other names than those of an optimizer's spans.
-    fn check(&self, optimizer: Optimizer) -> Result<()> {
-        let names: Vec<&str> = StateSpan::all(optimizer).map(|span| span.name(optimizer)).collect();
-        let complete = names.len() == self.0.len() && names.iter().all(|name| self.of(name).is_some());
-        if complete {
-            Ok(())
-        } else {
-            Err(bad(format!("a unit has a checksum each of {}", names.join(", "))))
-        }
+    /// Whether each span of an optimizer's units has a checksum, and nothing else has.
+    fn are_of(&self, optimizer: Optimizer) -> bool {
+        let mut names = StateSpan::all(optimizer).map(|span| span.name(optimizer));
+        self.0.len() == StateSpan::all(optimizer).count() && names.all(|name| self.of(name).is_some())
     }
 }
 
@@ -264,7 +259,11 @@ impl Manifest {
             return Err(bad(format!("{:?} has two entries", twice[0])));
         }
         for unit in &self.units {
-            unit.checksums.check(self.optimizer())?;
+            if !unit.checksums.are_of(self.optimizer()) {
+                let spans = StateSpan::all(self.optimizer()).map(|span| span.name(self.optimizer()));
+                let spans = spans.collect::<Vec<_>>().join(", ");
+                return Err(bad(format!("{} needs one checksum each for {spans}", unit.name)));
+            }
             let last = StateSpan::all(self.optimizer()).last().expect("weights at least");
             let end = self.place(unit, last).map(|(start, bytes)| start + bytes);
             if end != Some(unit.bytes) {
