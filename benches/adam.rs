@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pages, Pool, Topology};
-use horizon::ops::adam::{
-    AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update_whole_with, update_with, write_master,
+use horizon::optim::{
+    AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step, update, write_master,
 };
 use nix::time::ClockId;
 use support::bench::{median, number, option, rounded};
@@ -52,23 +52,19 @@ fn main() {
         let arena = arena.expect("the arena fits");
         let spans = carve(&arena, elements, dtype, moment);
         fill(&pool, &spans);
-        let whole = (mode == "whole").then(|| whole(&arena, &pool, &spans));
+        let updated = if mode == "whole" { whole(&arena, &pool, &spans) } else { spans };
 
         let asked =
             env::var_os("HZ_ISA").map(|_| Isa::chosen().expect("an instruction set of this processor"));
         let wanted = |isa: &Isa| isa.is_here() && asked.is_none_or(|asked| asked == *isa);
         let isas: Vec<Isa> = Isa::ALL.into_iter().filter(wanted).collect();
-        let rounding = Rounding { seed: 1, step: 10, first: 0 };
-        let rounding = (moment == DType::Bf16).then_some(&rounding);
         let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
+        let step = Step { rounding: Rounding { seed: 1, step: 10, first: 0 }, ..Step::new(scalars) };
         let mut runs = vec![Vec::new(); isas.len()];
         let mut before = timed(|| probe(&pool, &spans));
         for _ in 0..=rounds {
             for (isa, runs) in isas.iter().zip(&mut runs) {
-                let own = timed(|| match &whole {
-                    Some(whole) => update_whole_with(*isa, &pool, whole, &scalars, 1.0, true),
-                    None => update_with(*isa, &pool, &spans, &scalars, 1.0, true, rounding),
-                });
+                let own = timed(|| update(&pool, &updated, &Step { isa: *isa, ..step }));
                 let after = timed(|| probe(&pool, &spans));
                 runs.push(Run { probe: before.mean(after), own });
                 before = after;
@@ -97,20 +93,21 @@ fn main() {
     }
 }
 
-fn carve(arena: &Arena, elements: usize, gradient_dtype: DType, moment: DType) -> AdamSpans {
+fn carve(arena: &Arena, elements: usize, gradient_dtype: DType, moments: DType) -> Spans {
     let mut start = 0;
     let mut next = |size: usize| {
         let span = arena.whole().part(start, elements * size);
         start += elements * size;
         span
     };
-    let (m, v) = (next(moment.bytes()), next(moment.bytes()));
+    let state = [next(moments.bytes()), next(moments.bytes())];
     let gradient = next(gradient_dtype.bytes());
-    AdamSpans { weights: next(2), residual: next(2), gradient, gradient_dtype, m, v }
+    let master = Master::Split { weights: next(2), residual: next(2) };
+    Spans { master, gradient, gradient_dtype, optimizer: Optimizer::AdamW { moments }, state }
 }
 
 /// Whole masters where weights and residuals lie, one after the other at the arena's end.
-fn whole(arena: &Arena, pool: &Pool, spans: &AdamSpans) -> WholeSpans {
+fn whole(arena: &Arena, pool: &Pool, spans: &Spans) -> Spans {
     const RUN: usize = 1 << 16;
     let elements = spans.elements();
     let start = arena.whole().bytes() - 4 * elements;
@@ -119,8 +116,13 @@ fn whole(arena: &Arena, pool: &Pool, spans: &AdamSpans) -> WholeSpans {
         let values: Vec<f32> = (run * RUN..elements.min((run + 1) * RUN)).map(ordinary).collect();
         params.part(run * RUN * 4, values.len() * 4).write(&values);
     });
-    let AdamSpans { gradient, gradient_dtype, m, v, .. } = *spans;
-    WholeSpans { params, copy: None, gradient, gradient_dtype, m, v }
+    Spans { master: Master::Whole { params, copy: None }, ..*spans }
+}
+
+/// The halves of split masters.
+fn halves(spans: &Spans) -> [HostSpan; 2] {
+    let Master::Split { weights, residual } = spans.master else { panic!("masters are split") };
+    [weights, residual]
 }
 
 /// A value between −1 and 1.
@@ -129,16 +131,17 @@ fn ordinary(at: usize) -> f32 {
 }
 
 /// Ordinary values everywhere; zeros would let pages share nothing and divisions be cheap.
-fn fill(pool: &Pool, spans: &AdamSpans) {
+fn fill(pool: &Pool, spans: &Spans) {
     const RUN: usize = 1 << 16;
     let elements = spans.elements();
     pool.run(elements.div_ceil(RUN), &|_, run| {
         let count = RUN.min(elements - run * RUN);
         let part = spans.part(run * RUN, count);
         let values: Vec<f32> = (run * RUN..run * RUN + count).map(ordinary).collect();
-        write_master(part.weights, part.residual, &values);
+        let [weights, residual] = halves(&part);
+        write_master(weights, residual, &values);
         let squares: Vec<f32> = values.iter().map(|value| value * value).collect();
-        let stored = [(part.gradient, &values), (part.m, &values), (part.v, &squares)];
+        let stored = [(part.gradient, &values), (part.state[0], &values), (part.state[1], &squares)];
         for (span, values) in stored {
             if span.bytes() == 4 * count {
                 span.write(values);
@@ -150,36 +153,36 @@ fn fill(pool: &Pool, spans: &AdamSpans) {
 }
 
 /// The five streams with next to no arithmetic, in tiles of the size that serves the probe best.
-fn probe(pool: &Pool, spans: &AdamSpans) {
+fn probe(pool: &Pool, spans: &Spans) {
     const TILE: usize = 1 << 18;
     let elements = spans.elements();
     pool.run(elements.div_ceil(TILE), &|_, tile| {
         let start = tile * TILE;
         let part = spans.part(start, TILE.min(elements - start));
-        let (weights, residual) = (words::<u16>(part.weights), words::<u16>(part.residual));
+        let [weights, residual] = halves(&part).map(words::<u16>);
         let (f32_moments, f32_gradient) =
-            (part.m.bytes() == 4 * part.elements(), part.gradient_dtype == DType::F32);
+            (part.state[0].bytes() == 4 * part.elements(), part.gradient_dtype == DType::F32);
         match (f32_moments, f32_gradient) {
             (true, false) => touch(
                 weights,
                 residual,
                 words::<u16>(part.gradient),
-                words::<u32>(part.m),
-                words::<u32>(part.v),
+                words::<u32>(part.state[0]),
+                words::<u32>(part.state[1]),
             ),
             (true, true) => touch(
                 weights,
                 residual,
                 words::<u32>(part.gradient),
-                words::<u32>(part.m),
-                words::<u32>(part.v),
+                words::<u32>(part.state[0]),
+                words::<u32>(part.state[1]),
             ),
             _ => touch(
                 weights,
                 residual,
                 words::<u16>(part.gradient),
-                words::<u16>(part.m),
-                words::<u16>(part.v),
+                words::<u16>(part.state[0]),
+                words::<u16>(part.state[1]),
             ),
         }
     });

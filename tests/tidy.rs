@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The levels, lowest first. A module may use any module of a lower row, and none of its own row but those of [`BESIDE`].
-const LEVELS: [&[&str]; 11] = [
+const LEVELS: [&[&str]; 12] = [
     &["base"],
     &["sys"],
     &["host", "device"],
     &["ops"],
+    &["optim"],
     &["model"],
     &["schedule"],
     &["plan"],
@@ -23,7 +24,7 @@ const LEVELS: [&[&str]; 11] = [
 const BESIDE: [(&str, &str); 1] = [("device", "host")];
 
 /// The modules that may contain `unsafe`.
-const UNSAFE: [&str; 5] = ["sys", "host", "device", "ops", "capi"];
+const UNSAFE: [&str; 6] = ["sys", "host", "device", "ops", "optim", "capi"];
 
 const LINES_MAX: usize = 600;
 

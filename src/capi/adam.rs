@@ -10,9 +10,7 @@ use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
 use crate::capi::wall::wall;
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
-use crate::ops::adam::{
-    self, AdamOptions, AdamScalars, AdamSpans, Rounding, WholeSpans, update, update_compact, update_whole,
-};
+use crate::optim::{self, AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step, update};
 
 sized_struct! {
     hz_adam_options_t {
@@ -222,20 +220,20 @@ impl hz_adam_t {
         ])?;
 
         let weight_decay = self.options.weight_decay * decay;
-        let scalars = AdamScalars::new(&AdamOptions { weight_decay, ..self.options }, lr, step);
-        let (scale, decays) = (gradient_scale as f32, weight_decay > 0.0);
-        let Some(residual) = residual else {
-            let spans = WholeSpans { params: weights, copy, gradient, gradient_dtype, m, v };
-            update_whole(&self.pool, &spans, &scalars, scale, decays);
-            return Ok(());
+        let master = match residual {
+            Some(residual) => Master::Split { weights, residual },
+            None => Master::Whole { params: weights, copy },
         };
-        let spans = AdamSpans { weights, residual, gradient, gradient_dtype, m, v };
-        if self.mode == Mode::Compact {
-            let rounding = Rounding { seed: self.seed, step, first: arrays.first };
-            update_compact(&self.pool, &spans, &scalars, scale, decays, &rounding);
-        } else {
-            update(&self.pool, &spans, &scalars, scale, decays);
-        }
+        let optimizer = Optimizer::AdamW { moments: self.mode.moment() };
+        let spans = Spans { master, gradient, gradient_dtype, optimizer, state: [m, v] };
+        let scalars = AdamScalars::new(&AdamOptions { weight_decay, ..self.options }, lr, step);
+        let step = Step {
+            gradient_scale: gradient_scale as f32,
+            decay: weight_decay > 0.0,
+            rounding: Rounding { seed: self.seed, step, first: arrays.first },
+            ..Step::new(scalars)
+        };
+        update(&self.pool, &spans, &step);
         Ok(())
     }
 }
@@ -338,7 +336,7 @@ pub extern "C" fn hz_master_split(
         }
         let values = values.get(count, "values")?;
         let (weights, residual) = (weights.get(count, 2, "weights")?, residual.get(count, 2, "residual")?);
-        adam::write_master(weights, residual, values);
+        optim::write_master(weights, residual, values);
         Ok(())
     })
 }
@@ -355,7 +353,7 @@ pub extern "C" fn hz_master_join(
             return Ok(());
         }
         let (weights, residual) = (weights.get(count, 2, "weights")?, residual.get(count, 2, "residual")?);
-        adam::read_master(weights, residual, values.get(count, "values")?);
+        optim::read_master(weights, residual, values.get(count, "values")?);
         Ok(())
     })
 }

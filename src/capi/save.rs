@@ -40,8 +40,8 @@ impl Sink for Callback {
                 (state.weights.bytes() / 2) as u64,
                 state.weights.address().cast(),
                 state.residual.address().cast(),
-                state.m.address().cast(),
-                state.v.address().cast(),
+                state.state[0].address().cast(),
+                state.state[1].address().cast(),
                 self.user,
             )
         };

@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{DType, Error, Position, Result, Status};
 use crate::engine::StateSpan;
+use crate::optim::Optimizer;
 
 /// Its name.
 pub const MANIFEST: &str = "manifest.json";
@@ -61,35 +62,53 @@ pub struct UnitFile {
     pub checksums: SpanSums,
 }
 
-/// A checksum for every span of a unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SpanSums {
-    weights: Checksum,
-    residual: Checksum,
-    m: Checksum,
-    v: Checksum,
-}
+/// A checksum for every span of a unit, by name, in the order in which they are saved.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpanSums(Vec<(String, Checksum)>);
 
 impl SpanSums {
-    /// That of a span.
-    pub fn of(&self, span: StateSpan) -> Checksum {
-        match span {
-            StateSpan::Weights => self.weights,
-            StateSpan::Residual => self.residual,
-            StateSpan::M => self.m,
-            StateSpan::V => self.v,
-        }
+    /// The checksum of the span of a name.
+    pub fn of(&self, name: &str) -> Option<Checksum> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, sum)| *sum)
     }
 
-    /// Notes that of a span.
-    pub fn set(&mut self, span: StateSpan, sum: Checksum) {
-        *match span {
-            StateSpan::Weights => &mut self.weights,
-            StateSpan::Residual => &mut self.residual,
-            StateSpan::M => &mut self.m,
-            StateSpan::V => &mut self.v,
-        } = sum;
+    /// Notes the checksum of the next span.
+    pub fn push(&mut self, name: &str, sum: Checksum) {
+        self.0.push((name.to_owned(), sum));
+    }
+
+    /// Whether each span of an optimizer's units has a checksum, and nothing else has.
+    fn are_of(&self, optimizer: Optimizer) -> bool {
+        let mut names = StateSpan::all(optimizer).map(|span| span.name(optimizer));
+        self.0.len() == StateSpan::all(optimizer).count() && names.all(|name| self.of(name).is_some())
+    }
+}
+
+impl Serialize for SpanSums {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, sum)| (name, sum)))
+    }
+}
+
+impl<'de> Deserialize<'de> for SpanSums {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SpanSums, D::Error> {
+        struct Entries;
+        impl<'de> de::Visitor<'de> for Entries {
+            type Value = SpanSums;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a checksum for every span")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<SpanSums, A::Error> {
+                let mut sums = SpanSums::default();
+                while let Some(entry) = map.next_entry()? {
+                    sums.0.push(entry);
+                }
+                Ok(sums)
+            }
+        }
+        deserializer.deserialize_map(Entries)
     }
 }
 
@@ -138,7 +157,8 @@ impl<'de> Deserialize<'de> for Checksum {
 
 impl Manifest {
     /// One without files, of which nothing is said yet but this.
-    pub fn begin(step: u64, tokens: u64, moments: DType) -> Manifest {
+    pub fn begin(step: u64, tokens: u64, optimizer: Optimizer) -> Manifest {
+        let Optimizer::AdamW { moments } = optimizer;
         Manifest {
             version: VERSION,
             horizon: env!("CARGO_PKG_VERSION").to_owned(),
@@ -192,18 +212,18 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// How moments are stored.
-    pub fn moments(&self) -> DType {
+    /// The optimizer whose state it holds.
+    pub fn optimizer(&self) -> Optimizer {
         // `check` knows no other name.
-        if self.moments == DType::Bf16.name() { DType::Bf16 } else { DType::F32 }
+        let moments = if self.moments == DType::Bf16.name() { DType::Bf16 } else { DType::F32 };
+        Optimizer::AdamW { moments }
     }
 
     /// Where a span begins in its unit's file, and its length; nothing where no file is so long.
     pub fn place(&self, unit: &UnitFile, span: StateSpan) -> Option<(u64, u64)> {
         let mut start = 0u64;
-        for one in StateSpan::ALL {
-            let size = if one.is_moment() { self.moments().bytes() } else { 2 };
-            let bytes = unit.elements.checked_mul(size as u64)?;
+        for one in StateSpan::all(self.optimizer()) {
+            let bytes = unit.elements.checked_mul(one.element_bytes(self.optimizer()) as u64)?;
             if one == span {
                 start.checked_add(bytes)?;
                 return Some((start, bytes));
@@ -238,7 +258,13 @@ impl Manifest {
             return Err(bad(format!("{:?} has two entries", twice[0])));
         }
         for unit in &self.units {
-            let end = self.place(unit, StateSpan::V).map(|(start, bytes)| start + bytes);
+            if !unit.checksums.are_of(self.optimizer()) {
+                let spans = StateSpan::all(self.optimizer()).map(|span| span.name(self.optimizer()));
+                let spans = spans.collect::<Vec<_>>().join(", ");
+                return Err(bad(format!("{} needs one checksum each for {spans}", unit.name)));
+            }
+            let last = StateSpan::all(self.optimizer()).last().expect("weights at least");
+            let end = self.place(unit, last).map(|(start, bytes)| start + bytes);
             if end != Some(unit.bytes) {
                 return Err(bad(format!(
                     "{} has {} bytes, which the state of {} elements does not fill",

@@ -159,19 +159,19 @@ impl Checkpoint {
     /// Errors: as [`Checkpoint::restore_into`] where something is damaged.
     pub fn verify(&self) -> Result<()> {
         for unit in 0..self.manifest.units.len() {
-            StateSpan::ALL.iter().try_for_each(|&span| self.stream(unit, span, |_, _| ()).map(drop))?;
+            let mut spans = StateSpan::all(self.manifest.optimizer());
+            spans.try_for_each(|span| self.stream(unit, span, |_, _| ()).map(drop))?;
         }
         Ok(())
     }
 
     /// Gives the bytes read.
     fn fill(&self, state: &UnitState, span: StateSpan) -> Result<u64> {
-        let stored = self.manifest.moments();
-        let kept = state.moment_dtype;
+        let (stored, kept) = (span.dtype(self.manifest.optimizer()), span.dtype(state.optimizer));
         let to = state.span(span);
         self.stream(state.unit.at(), span, |at, bytes| match (stored, kept) {
-            (DType::F32, DType::Bf16) if span.is_moment() => write_rounded(to, at / 2, bytes),
-            (DType::Bf16, DType::F32) if span.is_moment() => write_widened(to, at * 2, bytes),
+            (Some(DType::F32), Some(DType::Bf16)) => write_rounded(to, at / 2, bytes),
+            (Some(DType::Bf16), Some(DType::F32)) => write_widened(to, at * 2, bytes),
             _ => to.part(at, bytes.len()).write(bytes),
         })
     }
@@ -192,12 +192,13 @@ impl Checkpoint {
             give(at as usize, part);
             at += part.len() as u64;
         }
-        let (found, written) = (Checksum(sum.digest()), unit.checksums.of(span));
+        let name = span.name(self.manifest.optimizer());
+        let written = unit.checksums.of(name).expect("the manifest has been checked");
+        let found = Checksum(sum.digest());
         if found == written {
             return Ok(bytes);
         }
-        let what =
-            format!("`{}` is not what was written: its checksum is {found}, it was {written}", span.name());
+        let what = format!("`{name}` is not what was written: its checksum is {found}, it was {written}");
         Err(self.bad(&unit.name, what))
     }
 

@@ -82,7 +82,7 @@ impl Checkpoints {
         let mut fields = numeric(trainer);
         fields.extend(note.numeric);
         let mode = trainer.plan().policy.mode;
-        let mut manifest = Manifest::begin(stats.steps, stats.tokens, mode.moment_dtype());
+        let mut manifest = Manifest::begin(stats.steps, stats.tokens, mode.optimizer());
         manifest.model = model_fields(trainer.config());
         manifest.numeric = fields;
         (manifest.position, manifest.note) = (note.position, note.note);
@@ -106,7 +106,7 @@ impl Checkpoints {
     fn place(&self, step: u64, layout: &Layout, mode: Mode) -> Result<NewFolder> {
         let elements: usize = layout.units.iter().map(|unit| unit.elements).sum();
         let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
-        let bytes = elements * (4 + 2 * mode.moment_dtype().bytes()) + companions;
+        let bytes = elements * mode.optimizer().parameter_bytes() + companions;
         NewFolder::plan(&self.folder().join(step_name(step)), bytes as u64)
     }
 }
@@ -114,10 +114,10 @@ impl Checkpoints {
 impl Sink for Writer {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
         let name = format!("unit-{:05}.state", state.unit.at());
-        let bytes: u64 = StateSpan::ALL.iter().map(|&span| state.span(span).bytes() as u64).sum();
+        let bytes = StateSpan::all(state.optimizer).map(|span| state.span(span).bytes() as u64).sum();
         let file = self.filling.sized(&name, bytes)?;
         let (mut at, mut checksums) = (0, SpanSums::default());
-        for span in StateSpan::ALL {
+        for span in StateSpan::all(state.optimizer) {
             let from = state.span(span);
             let mut sum = Xxh3::new();
             for start in (0..from.bytes()).step_by(CHUNK) {
@@ -127,7 +127,7 @@ impl Sink for Writer {
                 file.write_at(at, chunk)?;
                 at += chunk.len() as u64;
             }
-            checksums.set(span, Checksum(sum.digest()));
+            checksums.push(span.name(state.optimizer), Checksum(sum.digest()));
         }
         self.syncing.push(file);
         let elements = state.layout.elements as u64;

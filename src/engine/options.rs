@@ -6,7 +6,7 @@ use crate::base::{DType, Error, Result, Shape};
 use crate::engine::DeviceChoice;
 use crate::host::Pinning;
 use crate::model::{Layout, ModelConfig};
-pub use crate::ops::adam::AdamOptions;
+pub use crate::optim::AdamOptions;
 use crate::plan::{Machine, Pins, Question, RING, Room};
 use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy};
 

@@ -10,7 +10,7 @@ use crate::base::{Error, Result};
 use crate::engine::store::Store;
 use crate::host::{HostSpan, Pool};
 use crate::model::{FRESH_BLOCK, TensorLayout};
-use crate::ops::adam;
+use crate::optim;
 
 /// Elements of a piece, at most; every piece begins at a multiple of it.
 const PIECE: usize = 1 << 20;
@@ -35,7 +35,7 @@ impl Piece<'_> {
     /// If the piece is shorter, as in all of these.
     pub fn read(&self, at: usize, out: &mut [f32]) {
         let [weights, residual] = self.from(at, out.len());
-        adam::read_master(weights, residual, out);
+        optim::read_master(weights, residual, out);
     }
 
     /// Reads masters rounded to bf16, which is what is streamed.
@@ -47,7 +47,7 @@ impl Piece<'_> {
     /// Writes masters from element `at` of the piece; moments stay.
     pub fn write(&mut self, at: usize, values: &[f32]) {
         let [weights, residual] = self.from(at, values.len());
-        adam::write_master(weights, residual, values);
+        optim::write_master(weights, residual, values);
     }
 
     /// Writes masters that are bf16.

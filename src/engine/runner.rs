@@ -12,8 +12,8 @@ use crate::engine::task::{Lists, Task};
 use crate::engine::tuning::Tuning;
 use crate::host::Pool;
 use crate::model::{self, Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
-use crate::ops::adam::{self, AdamScalars, Rounding, Step};
 use crate::ops::{Kernels, LossRows, Rows, TokenRows, Write};
+use crate::optim::{self, AdamScalars, Rounding, Step};
 use crate::plan::{Cost, Place, Plan};
 use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, RowSet, SumPlace, WeightPlace};
 
@@ -469,9 +469,9 @@ impl Runner {
         let (unit, next) = (self.layout().embedding(), frame.next.read());
         if let Some(factor) = self.commits(frame, unit, Guard::Verdict) {
             let has = |row| next.has(row) == (rows == RowSet::Next);
-            let rows = adam::Rows { elements: self.config.dims.c, has: &has };
+            let rows = optim::Rows { elements: self.config.dims.c, has: &has };
             for piece in self.store.adam_unit(unit) {
-                self.update(frame, unit, &piece, factor, Some(&rows));
+                self.update(frame, unit, &piece, factor, Some(rows));
             }
         }
         if rows == RowSet::Next {
@@ -504,7 +504,7 @@ impl Runner {
         unit: UnitIndex,
         piece: &AdamPiece,
         factor: f32,
-        rows: Option<&adam::Rows>,
+        rows: Option<optim::Rows>,
     ) {
         let AdamPiece { tensor, first, spans } = *piece;
         let options = self.tuning.get(unit, tensor);
@@ -514,19 +514,15 @@ impl Runner {
         let weight_decay = self.tuning.weight_decay(&options, &self.layout().unit(unit).tensors[tensor]);
         let constants = AdamOptions { weight_decay, ..self.adam };
         let Inputs { lr, step, .. } = frame.inputs();
-        let scalars = AdamScalars::new(&constants, lr * options.lr_scale, step);
-        let (pool, decay) = (&self.pool, weight_decay > 0.0);
-        // Step and element decide, so that a resumed run rounds as an uninterrupted one.
-        let rounding = Rounding { seed: 0, step, first };
-        let rounds = self.plan.policy.mode.moment_dtype() == DType::Bf16;
-        match rows {
-            Some(rows) => {
-                let step = Step { scalars, gradient_scale: factor, decay };
-                adam::update_rows(pool, &spans, rows, &step, rounds.then_some(&rounding));
-            }
-            None if rounds => adam::update_compact(pool, &spans, &scalars, factor, decay, &rounding),
-            None => adam::update(pool, &spans, &scalars, factor, decay),
-        }
+        let step = Step {
+            gradient_scale: factor,
+            decay: weight_decay > 0.0,
+            // Step and element decide, so that a resumed run rounds as an uninterrupted one.
+            rounding: Rounding { seed: 0, step, first },
+            rows,
+            ..Step::new(AdamScalars::new(&constants, lr * options.lr_scale, step))
+        };
+        optim::update(&self.pool, &spans, &step);
     }
 
     /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.

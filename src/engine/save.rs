@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::base::{DType, Error, Result, UnitIndex};
 use crate::host::HostSpan;
 use crate::model::UnitLayout;
+use crate::optim::{Optimizer, STATE_ARRAYS_MAX};
 
 /// A unit as the store holds it: what a resumed run needs of it, and nothing that can be made again.
 ///
@@ -26,12 +27,10 @@ pub struct UnitState<'a> {
     pub weights: HostSpan,
     /// i16: what makes them whole, see [`master`](crate::base::master).
     pub residual: HostSpan,
-    /// First moments, of `moment_dtype`.
-    pub m: HostSpan,
-    /// Second moments, of `moment_dtype`.
-    pub v: HostSpan,
-    /// How the mode stores moments.
-    pub moment_dtype: DType,
+    /// The mode's optimizer.
+    pub optimizer: Optimizer,
+    /// The arrays that the optimizer declares, by number.
+    pub state: [HostSpan; STATE_ARRAYS_MAX],
 }
 
 /// One of the spans of a unit's state.
@@ -41,29 +40,37 @@ pub enum StateSpan {
     Weights,
     /// [`UnitState::residual`].
     Residual,
-    /// [`UnitState::m`].
-    M,
-    /// [`UnitState::v`].
-    V,
+    /// The array of [`UnitState::state`] with this number.
+    Optimizer(usize),
 }
 
 impl StateSpan {
-    /// All of them, in the order in which they are told of.
-    pub const ALL: [StateSpan; 4] = [StateSpan::Weights, StateSpan::Residual, StateSpan::M, StateSpan::V];
+    /// All spans of a unit under an optimizer, in the order in which they are saved.
+    pub fn all(optimizer: Optimizer) -> impl Iterator<Item = StateSpan> {
+        let arrays = (0..optimizer.state().len()).map(StateSpan::Optimizer);
+        [StateSpan::Weights, StateSpan::Residual].into_iter().chain(arrays)
+    }
 
-    /// What it is called: `weights`, `residual`, `m`, `v`.
-    pub fn name(self) -> &'static str {
+    /// Its name in checkpoints: `weights`, `residual`, or the name of the optimizer's array.
+    pub fn name(self, optimizer: Optimizer) -> &'static str {
         match self {
             StateSpan::Weights => "weights",
             StateSpan::Residual => "residual",
-            StateSpan::M => "m",
-            StateSpan::V => "v",
+            StateSpan::Optimizer(number) => optimizer.state()[number].name,
         }
     }
 
-    /// Whether it holds moments, whose dtype is the mode's; the others have 2 bytes an element in every mode.
-    pub fn is_moment(self) -> bool {
-        matches!(self, StateSpan::M | StateSpan::V)
+    /// How an array of the optimizer is stored; none for weights and residuals.
+    pub fn dtype(self, optimizer: Optimizer) -> Option<DType> {
+        match self {
+            StateSpan::Weights | StateSpan::Residual => None,
+            StateSpan::Optimizer(number) => Some(optimizer.state()[number].dtype),
+        }
+    }
+
+    /// Bytes of an element.
+    pub fn element_bytes(self, optimizer: Optimizer) -> usize {
+        self.dtype(optimizer).map_or(2, DType::bytes)
     }
 }
 
@@ -73,8 +80,7 @@ impl UnitState<'_> {
         match span {
             StateSpan::Weights => self.weights,
             StateSpan::Residual => self.residual,
-            StateSpan::M => self.m,
-            StateSpan::V => self.v,
+            StateSpan::Optimizer(number) => self.state[number],
         }
     }
 }

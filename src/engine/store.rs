@@ -12,7 +12,7 @@ use crate::engine::gather::Numbers;
 use crate::engine::{Batch, UnitState};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::model::{Layout, TensorLayout};
-use crate::ops::adam::{self, AdamSpans};
+use crate::optim::{self, Master, Optimizer, STATE_ARRAYS_MAX, Spans};
 use crate::plan::{HostMap, Place, Plan};
 use crate::schedule::GradPlace;
 
@@ -22,7 +22,7 @@ pub struct Store {
     map: HostMap,
     stores_gradients: bool,
     grad_dtype: DType,
-    moment_dtype: DType,
+    optimizer: Optimizer,
     wire: Arena,
     state: Arena,
     /// `[N]`: the weights of a batch that has none.
@@ -45,7 +45,7 @@ pub struct AdamPiece {
     /// The number of the first element among all elements of the model, padding counted.
     pub first: u64,
     /// The tensor's own spans.
-    pub spans: AdamSpans,
+    pub spans: Spans,
 }
 
 impl Store {
@@ -63,7 +63,7 @@ impl Store {
             map: plan.host.clone(),
             stores_gradients: !plan.policy.streams_gradients(),
             grad_dtype: plan.policy.numeric.grad_dtype,
-            moment_dtype: plan.policy.mode.moment_dtype(),
+            optimizer: plan.policy.mode.optimizer(),
             wire: arena(wire_bytes, device.wire_memory(wire_bytes))?,
             state: arena(plan.host.state_bytes(), MemoryKind::Plain)?,
             ones: vec![1.0; plan.policy.numeric.shape.n()],
@@ -100,9 +100,8 @@ impl Store {
             layout: self.layout.unit(unit),
             weights: self.wire(places.weights),
             residual: self.state(places.residual),
-            m: self.state(places.m),
-            v: self.state(places.v),
-            moment_dtype: self.moment_dtype,
+            state: places.state.map(|place| self.state(place)),
+            optimizer: self.optimizer,
         }
     }
 
@@ -255,10 +254,8 @@ impl Store {
         part_elements: Range<usize>,
         gradient: HostSpan,
     ) -> impl Iterator<Item = AdamPiece> {
-        let places = self.map.unit(unit);
         let units_before = &self.layout.units[..unit.at()];
         let elements_before: usize = units_before.iter().map(|unit| unit.elements).sum();
-        let moment_size = self.moment_dtype.bytes();
         let grad_size = self.grad_dtype.bytes();
         self.layout.unit(unit).tensors.iter().enumerate().filter_map(move |(number, tensor)| {
             let start = tensor.offset.max(part_elements.start);
@@ -267,14 +264,14 @@ impl Store {
                 return None;
             }
             let elements = start..end;
-            let spans = AdamSpans {
-                weights: self.wire(places.weights.elements(elements.clone(), 2)),
-                residual: self.state(places.residual.elements(elements.clone(), 2)),
+            let [weights, residual] = self.halves(unit, elements.clone());
+            let spans = Spans {
+                master: Master::Split { weights, residual },
                 gradient: gradient
                     .part((start - part_elements.start) * grad_size, elements.len() * grad_size),
                 gradient_dtype: self.grad_dtype,
-                m: self.state(places.m.elements(elements.clone(), moment_size)),
-                v: self.state(places.v.elements(elements, moment_size)),
+                optimizer: self.optimizer,
+                state: self.optimizer_state(unit, elements),
             };
             Some(AdamPiece { tensor: number, first: (elements_before + start) as u64, spans })
         })
@@ -283,13 +280,13 @@ impl Store {
     /// Reads a tensor's f32 master. No lane may be at work on its unit.
     pub fn read_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let [weights, residual] = self.masters(unit, tensor, 0..out.len());
-        adam::read_master(weights, residual, out);
+        optim::read_master(weights, residual, out);
     }
 
     /// Writes a tensor's f32 master; moments stay. No lane may be at work on its unit.
     pub fn write_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, values: &[f32]) {
         let [weights, residual] = self.masters(unit, tensor, 0..values.len());
-        adam::write_master(weights, residual, values);
+        optim::write_master(weights, residual, values);
     }
 
     /// Refuses to read a gradient where [none are stored](crate::schedule::Policy::streams_gradients).
@@ -309,7 +306,7 @@ impl Store {
     pub fn read_gradient(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let place = self.map.unit(unit).gradient;
         let elements = tensor.offset..tensor.offset + tensor.elements();
-        adam::read_gradient(
+        optim::read_gradient(
             self.wire(place.elements(elements, self.grad_dtype.bytes())),
             self.grad_dtype,
             out,
@@ -323,12 +320,25 @@ impl Store {
         tensor: &TensorLayout,
         elements: Range<usize>,
     ) -> [HostSpan; 2] {
+        self.halves(unit, tensor.offset + elements.start..tensor.offset + elements.end)
+    }
+
+    /// Weights and residuals of some elements of a unit.
+    fn halves(&self, unit: UnitIndex, elements: Range<usize>) -> [HostSpan; 2] {
         let places = self.map.unit(unit);
-        let elements = tensor.offset + elements.start..tensor.offset + elements.end;
         [
             self.wire(places.weights.elements(elements.clone(), 2)),
             self.state(places.residual.elements(elements, 2)),
         ]
+    }
+
+    /// The optimizer's arrays of some elements of a unit.
+    fn optimizer_state(&self, unit: UnitIndex, elements: Range<usize>) -> [HostSpan; STATE_ARRAYS_MAX] {
+        let mut state = self.map.unit(unit).state;
+        for (place, array) in state.iter_mut().zip(self.optimizer.state()) {
+            *place = place.elements(elements.clone(), array.dtype.bytes());
+        }
+        state.map(|place| self.state(place))
     }
 
     /// The tensor of this name.

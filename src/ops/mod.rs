@@ -17,7 +17,6 @@
 //! - Spans carry no borrow. The caller of an op holds the right to read the inputs and to write the outputs for the length of
 //!   the call: in the engine the schedule gives that right and `check` proves it.
 
-pub mod adam;
 pub mod cpu;
 pub mod cuda;
 mod op;

@@ -307,7 +307,7 @@ impl<'a> Cost<'a> {
 
     /// Bytes of an element that AdamW reads and writes: its state both ways, and the gradient.
     fn adam_bytes(&self) -> usize {
-        2 * self.state_bytes() + self.grad_dtype.bytes()
+        self.mode.optimizer().traffic_bytes(self.grad_dtype)
     }
 
     /// RAM traffic of `bytes` at AdamW's rate.
@@ -319,7 +319,7 @@ impl<'a> Cost<'a> {
 
     /// Bytes of a parameter's weight, residual and moments.
     fn state_bytes(&self) -> usize {
-        2 + 2 + 2 * self.mode.moment_dtype().bytes()
+        self.mode.optimizer().parameter_bytes()
     }
 
     fn layer(&self, unit: UnitIndex) -> &LayerWork {

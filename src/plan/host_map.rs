@@ -2,6 +2,7 @@
 
 use crate::base::{DType, MicroIndex, SeatIndex, UnitIndex};
 use crate::model::{Constants, Layout, ModelConfig};
+use crate::optim::STATE_ARRAYS_MAX;
 use crate::plan::BatchPlaces;
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::Policy;
@@ -15,10 +16,8 @@ pub struct UnitPlaces {
     pub gradient: Place,
     /// i16, in the state arena: what makes the weights whole.
     pub residual: Place,
-    /// First moments of the mode's type, in the state arena.
-    pub m: Place,
-    /// Second moments, as the first.
-    pub v: Place,
+    /// The optimizer's arrays by number, in the state arena; empty where it has fewer.
+    pub state: [Place; STATE_ARRAYS_MAX],
 }
 
 /// Places in the two host arenas. *Wire* is what the device reads and writes (one day pinned); *state* only
@@ -53,10 +52,7 @@ impl HostMap {
         let (mut wire, mut state) = (Carver::default(), Carver::default());
         let grad_bytes = policy.numeric.grad_dtype.bytes();
         let stored = !policy.streams_gradients();
-        let (moments, moment_bytes) = match policy.mode.moment_dtype() {
-            DType::F32 => ("moments (f32)", 4),
-            DType::Bf16 => ("moments (bf16)", 2),
-        };
+        let arrays = policy.mode.optimizer().state();
         let units = layout
             .units
             .iter()
@@ -64,8 +60,12 @@ impl HostMap {
                 weights: wire.take("weights (bf16)", unit.elements * 2),
                 gradient: wire.take("gradients", if stored { unit.elements * grad_bytes } else { 0 }),
                 residual: state.take("residuals (i16)", unit.elements * 2),
-                m: state.take(moments, unit.elements * moment_bytes),
-                v: state.take(moments, unit.elements * moment_bytes),
+                state: std::array::from_fn(|number| {
+                    let array = arrays.get(number);
+                    array.map_or(Place::default(), |array| {
+                        state.take(array.region, unit.elements * array.dtype.bytes())
+                    })
+                }),
             })
             .collect();
         let ring_slabs = if stored { 0 } else { policy.placement.ring };

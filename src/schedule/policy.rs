@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlabIndex, UnitIndex};
 use crate::model::Recompute;
+use crate::optim::Optimizer;
 
 /// What the host keeps of a parameter. See DESIGN section 5 for the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,11 +28,11 @@ impl Mode {
         }
     }
 
-    /// How moments are stored.
-    pub fn moment_dtype(self) -> DType {
+    /// The optimizer, which declares the state.
+    pub fn optimizer(self) -> Optimizer {
         match self {
-            Mode::Exact | Mode::Streamed => DType::F32,
-            Mode::Compact => DType::Bf16,
+            Mode::Exact | Mode::Streamed => Optimizer::AdamW { moments: DType::F32 },
+            Mode::Compact => Optimizer::AdamW { moments: DType::Bf16 },
         }
     }
 }

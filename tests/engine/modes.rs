@@ -3,6 +3,7 @@
 use horizon::base::{DType, Result, Status};
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Sink, Trainer, TrainerOptions, UnitState};
+use horizon::optim::Optimizer;
 use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
 use crate::{config, options};
@@ -121,11 +122,8 @@ struct Look;
 
 impl Sink for Look {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
-        assert_eq!(state.moment_dtype, DType::Bf16);
-        assert_eq!(
-            (state.m.bytes(), state.v.bytes()),
-            (2 * state.layout.elements, 2 * state.layout.elements)
-        );
+        assert_eq!(state.optimizer, Optimizer::AdamW { moments: DType::Bf16 });
+        assert_eq!(state.state.map(|array| array.bytes()), [2 * state.layout.elements; 2]);
         Ok(())
     }
 

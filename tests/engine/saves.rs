@@ -41,8 +41,8 @@ impl Sink for Keep {
             return Err(Error::new(Status::DiskFull, "no space is left for it"));
         }
         let mut bytes = Vec::new();
-        for span in StateSpan::ALL {
-            let size = if span.is_moment() { state.moment_dtype.bytes() } else { 2 };
+        for span in StateSpan::all(state.optimizer) {
+            let size = span.element_bytes(state.optimizer);
             let span = state.span(span);
             assert_eq!(span.bytes(), state.layout.elements * size);
             let mut part = vec![0u8; span.bytes()];

@@ -2,9 +2,7 @@
 
 use horizon::base::{DType, master};
 use horizon::host::{HostSpan, Isa, Pool};
-use horizon::ops::adam::{
-    AdamOptions, AdamScalars, Rounding, update, update_compact, update_with, write_master,
-};
+use horizon::optim::{AdamOptions, AdamScalars, Rounding, Step, update, write_master};
 
 use crate::params::{BOTH, Params, isas};
 
@@ -24,7 +22,8 @@ fn adam_compact_is_the_same_bit_for_bit_on_every_instruction_set() {
             let outcomes: Vec<(Isa, Vec<u8>)> = isas()
                 .map(|isa| {
                     let params = Params::random(n, offset, dtype, n as u64);
-                    update_with(isa, &pool, &params.compact(), &scalars, 0.5, decay, Some(&rounding));
+                    let step = Step { isa, gradient_scale: 0.5, decay, rounding, ..Step::new(scalars) };
+                    update(&pool, &params.compact(), &step);
                     (isa, params.bytes())
                 })
                 .collect();
@@ -48,7 +47,8 @@ fn adam_compact_does_not_depend_on_who_does_what() {
             let mut start = 0;
             for end in parts {
                 let rounding = rounding(first + start as u64);
-                update_compact(&pool, &spans.part(start, end - start), &scalars, 1.0, true, &rounding);
+                let step = Step { rounding, ..Step::new(scalars) };
+                update(&pool, &spans.part(start, end - start), &step);
                 start = *end;
             }
             params.bytes()
@@ -69,12 +69,13 @@ fn adam_compact_rounds_after_the_update() {
     let small = Params::random(n, 0, DType::Bf16, 5);
     let spans = small.compact();
     let large = Params::random(n, 0, DType::Bf16, 5);
-    large.spans.m.write(&moments(spans.m));
-    large.spans.v.write(&moments(spans.v));
-    update_compact(&pool, &spans, &scalars, 1.0, true, &Rounding { seed: 0, step: 3, first: 0 });
-    update(&pool, &large.spans, &scalars, 1.0, true);
+    large.m.write(&moments(spans.state[0]));
+    large.v.write(&moments(spans.state[1]));
+    let step = Step { rounding: Rounding { seed: 0, step: 3, first: 0 }, ..Step::new(scalars) };
+    update(&pool, &spans, &step);
+    update(&pool, &large.spans, &step);
     assert_eq!(small.master(), large.master());
-    for (small, large) in [(spans.m, large.spans.m), (spans.v, large.spans.v)] {
+    for (small, large) in spans.state.into_iter().zip(large.spans.state) {
         for (at, stored) in moments(small).into_iter().enumerate() {
             let exact = large.get::<f32>(at).to_bits();
             let (below, stored) = (exact & 0xffff_0000, stored.to_bits());
@@ -95,11 +96,13 @@ fn adam_compact_rounding_is_unbiased() {
         let params = Params::random(n, 0, DType::F32, 1);
         let spans = params.compact();
         params.set_gradient(&vec![value; n]);
-        spans.m.zero();
-        spans.v.zero();
+        for moments in spans.state {
+            moments.zero();
+        }
         let rounding = Rounding { seed: 2, step: 1, first: 0 };
-        update_compact(&pool, &spans, &AdamScalars::new(&options, 1e-3, 1), 1.0, false, &rounding);
-        for (span, exact) in [(spans.m, value), (spans.v, value * value)] {
+        let scalars = AdamScalars::new(&options, 1e-3, 1);
+        update(&pool, &spans, &Step { decay: false, rounding, ..Step::new(scalars) });
+        for (span, exact) in spans.state.into_iter().zip([value, value * value]) {
             let stored = moments(span);
             let mean = stored.iter().map(|stored| f64::from(*stored)).sum::<f64>() / n as f64;
             let step = f64::from(f32::from_bits((exact.to_bits() & 0xffff_0000) + 0x1_0000))
@@ -118,20 +121,21 @@ fn adam_compact_forgets_where_rounding_to_nearest_cannot() {
     let n = 4096;
     let options = AdamOptions::default();
     let params = Params::new(n, 0, DType::Bf16);
-    write_master(params.spans.weights, params.spans.residual, &vec![1.0; n]);
+    write_master(params.weights, params.residual, &vec![1.0; n]);
     params.spans.gradient.zero();
-    params.spans.m.zero();
-    params.spans.v.write(&vec![1f32; n]);
+    params.m.zero();
+    params.v.write(&vec![1f32; n]);
     let spans = params.compact();
     let mut nearest = 1f32;
     let steps = 2000;
     for step in 1..=steps {
         let scalars = AdamScalars::new(&options, 1e-3, step);
-        update_compact(&pool, &spans, &scalars, 1.0, false, &Rounding { seed: 4, step, first: 0 });
+        let rounding = Rounding { seed: 4, step, first: 0 };
+        update(&pool, &spans, &Step { decay: false, rounding, ..Step::new(scalars) });
         nearest = master::widen(master::round(nearest + scalars.gain2 * (0.0 - nearest)));
     }
     assert_eq!(nearest, 1.0);
-    let mean = moments(spans.v).iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
+    let mean = moments(spans.state[1]).iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
     let exact = 0.999f64.powi(steps as i32);
     assert!((mean / exact - 1.0).abs() < 0.01, "{mean} for {exact}");
 }

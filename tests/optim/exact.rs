@@ -4,9 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use horizon::base::{DType, Status, master};
 use horizon::host::{HostSpan, Isa, Pool};
-use horizon::ops::adam::{
-    AdamOptions, AdamScalars, AdamSpans, read_gradient, update, update_with, write_master,
-};
+use horizon::optim::{AdamOptions, AdamScalars, Master, Spans, Step, read_gradient, update, write_master};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -42,9 +40,9 @@ fn adam_follows_f64_for_a_thousand_steps() {
         let params = Params::new(n, 0, dtype);
         let mut random = ChaCha8Rng::seed_from_u64(11);
         let start: Vec<f32> = (0..n).map(|_| random.random_range(-1.0..1.0)).collect();
-        write_master(params.spans.weights, params.spans.residual, &start);
-        params.spans.m.zero();
-        params.spans.v.zero();
+        write_master(params.weights, params.residual, &start);
+        params.m.zero();
+        params.v.zero();
         let mut reference: Vec<Reference> =
             start.iter().map(|p| Reference { p: f64::from(*p), m: 0.0, v: 0.0 }).collect();
         let scale = 0.37f32;
@@ -61,12 +59,14 @@ fn adam_follows_f64_for_a_thousand_steps() {
             params.set_gradient(&gradient);
             let mut stored = vec![0.0; n];
             read_gradient(params.spans.gradient, dtype, &mut stored);
-            update(&pool, &params.spans, &AdamScalars::new(&options, lr, step as u64), scale, decay);
+            let scalars = AdamScalars::new(&options, lr, step as u64);
+            let update_step = Step { gradient_scale: scale, decay, ..Step::new(scalars) };
+            update(&pool, &params.spans, &update_step);
             for (reference, stored) in reference.iter_mut().zip(stored) {
                 reference.update(&options, lr, step, f64::from(stored * scale), decay);
             }
         }
-        let (m, v, p) = (numbers(params.spans.m), numbers(params.spans.v), params.master());
+        let (m, v, p) = (numbers(params.m), numbers(params.v), params.master());
         for (at, reference) in reference.iter().enumerate() {
             // f32 rounds p once a step, by at most 3e-8 below 1: 3e-5 if every rounding went the same way.
             assert!((f64::from(p[at]) - reference.p).abs() < 6e-6, "p[{at}]: {} for {}", p[at], reference.p);
@@ -91,12 +91,12 @@ fn adam_follows_f64_for_a_thousand_steps() {
 fn adam_first_step_moves_by_the_learning_rate() {
     let pool = Pool::new(1).unwrap();
     let params = Params::new(4, 0, DType::F32);
-    write_master(params.spans.weights, params.spans.residual, &[1.0, 1.0, -2.0, 0.0]);
-    params.spans.m.zero();
-    params.spans.v.zero();
+    write_master(params.weights, params.residual, &[1.0, 1.0, -2.0, 0.0]);
+    params.m.zero();
+    params.v.zero();
     params.set_gradient(&[3.0, -0.5, 1e-3, 0.0]);
     let options = AdamOptions { weight_decay: 0.5, ..AdamOptions::default() };
-    update(&pool, &params.spans, &AdamScalars::new(&options, 0.01, 1), 1.0, true);
+    update(&pool, &params.spans, &Step::new(AdamScalars::new(&options, 0.01, 1)));
     let expected = [1.0 - 0.005 - 0.01, 1.0 - 0.005 + 0.01, -2.0 + 0.01 - 0.01, 0.0];
     for (found, expected) in params.master().iter().zip(expected) {
         assert!((found - expected).abs() < 3e-7, "{found} for {expected}");
@@ -113,7 +113,8 @@ fn adam_is_the_same_bit_for_bit_on_every_instruction_set() {
             let outcomes: Vec<(Isa, Vec<u8>)> = isas()
                 .map(|isa| {
                     let params = Params::random(n, offset, dtype, n as u64);
-                    update_with(isa, &pool, &params.spans, &scalars, 0.5, decay, None);
+                    let step = Step { isa, gradient_scale: 0.5, decay, ..Step::new(scalars) };
+                    update(&pool, &params.spans, &step);
                     (isa, params.bytes())
                 })
                 .collect();
@@ -131,11 +132,11 @@ fn adam_keeps_to_its_spans() {
     for isa in isas() {
         let params = Params::random(777, 5, DType::Bf16, 1);
         let before = params.bytes();
-        update_with(isa, &pool, &params.spans, &scalars, 1.0, true, None);
+        update(&pool, &params.spans, &Step { isa, ..Step::new(scalars) });
         let base = params.arena.whole().address() as usize;
         let own =
             |span: HostSpan| span.address() as usize - base..span.address() as usize - base + span.bytes();
-        let spans = [params.spans.weights, params.spans.residual, params.spans.m, params.spans.v].map(own);
+        let spans = [params.weights, params.residual, params.m, params.v].map(own);
         for (at, (old, new)) in before.iter().zip(params.bytes()).enumerate() {
             assert!(*old == new || spans.iter().any(|span| span.contains(&at)), "{isa} wrote byte {at}");
         }
@@ -151,7 +152,7 @@ fn adam_does_not_depend_on_threads() {
         let outcomes: Vec<Vec<u8>> = [1, 2, 7]
             .map(|threads| {
                 let params = Params::random(n, 0, dtype, 5);
-                update(&Pool::new(threads).unwrap(), &params.spans, &scalars, 1.0, true);
+                update(&Pool::new(threads).unwrap(), &params.spans, &Step::new(scalars));
                 params.bytes()
             })
             .into();
@@ -165,14 +166,14 @@ fn adam_moves_where_bf16_stands_still() {
     let pool = Pool::new(1).unwrap();
     let options = AdamOptions { weight_decay: 0.0, ..AdamOptions::default() };
     let params = Params::new(1, 0, DType::F32);
-    write_master(params.spans.weights, params.spans.residual, &[1.0]);
-    params.spans.m.zero();
-    params.spans.v.zero();
+    write_master(params.weights, params.residual, &[1.0]);
+    params.m.zero();
+    params.v.zero();
     params.set_gradient(&[1.0]);
     let (mut bf16, mut m, mut v, mut f32_weight) = (master::round(1.0), 0f32, 0f32, 1f32);
     for step in 1..=3000u64 {
         let scalars = AdamScalars::new(&options, 1e-5, step);
-        update(&pool, &params.spans, &scalars, 1.0, true);
+        update(&pool, &params.spans, &Step::new(scalars));
         m += scalars.gain1 * (1.0 - m);
         v += scalars.gain2 * (1.0 - v);
         let change = scalars.rate * m / (v.sqrt() * scalars.inv_sqrt_bias2 + scalars.eps);
@@ -182,11 +183,7 @@ fn adam_moves_where_bf16_stands_still() {
     assert_eq!(master::widen(bf16), 1.0, "plain bf16 stands still");
     assert_eq!(params.master()[0], f32_weight, "the split master is f32");
     assert!((f32_weight - 0.97).abs() < 1e-4);
-    assert_eq!(
-        master::widen(params.spans.weights.get::<u16>(0)),
-        0.96875,
-        "and the streamed bf16 follows it"
-    );
+    assert_eq!(master::widen(params.weights.get::<u16>(0)), 0.96875, "and the streamed bf16 follows it");
 }
 
 #[test]
@@ -196,11 +193,11 @@ fn adam_decay_is_asked_for_per_call() {
     let scalars = AdamScalars::new(&options, 0.1, 1);
     for (decay, expected) in [(true, 1.98f32), (false, 2.0)] {
         let params = Params::new(40, 0, DType::Bf16);
-        write_master(params.spans.weights, params.spans.residual, &[2.0; 40]);
-        params.spans.m.zero();
-        params.spans.v.zero();
+        write_master(params.weights, params.residual, &[2.0; 40]);
+        params.m.zero();
+        params.v.zero();
         params.set_gradient(&[0.0; 40]);
-        update(&pool, &params.spans, &scalars, 1.0, decay);
+        update(&pool, &params.spans, &Step { decay, ..Step::new(scalars) });
         assert!(params.master().iter().all(|p| (p - expected).abs() < 2e-7), "{:?}", params.master());
     }
 }
@@ -211,25 +208,12 @@ fn adam_leaves_zeros_zero() {
     let pool = Pool::new(1).unwrap();
     for isa in isas() {
         let params = Params::new(50, 0, DType::Bf16);
-        for span in [
-            params.spans.weights,
-            params.spans.residual,
-            params.spans.gradient,
-            params.spans.m,
-            params.spans.v,
-        ] {
+        for span in [params.weights, params.residual, params.spans.gradient, params.m, params.v] {
             span.zero();
         }
         let before = params.bytes();
-        update_with(
-            isa,
-            &pool,
-            &params.spans,
-            &AdamScalars::new(&AdamOptions::default(), 1.0, 1),
-            1.0,
-            true,
-            None,
-        );
+        let scalars = AdamScalars::new(&AdamOptions::default(), 1.0, 1);
+        update(&pool, &params.spans, &Step { isa, ..Step::new(scalars) });
         assert!(params.bytes() == before, "{isa}");
     }
 }
@@ -264,15 +248,30 @@ fn adam_refuses_impossible_options() {
 #[test]
 fn adam_refuses_spans_that_do_not_fit() {
     let pool = Pool::new(1).unwrap();
-    let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 1);
+    let step = Step::new(AdamScalars::new(&AdamOptions::default(), 1e-3, 1));
     let params = Params::random(100, 0, DType::Bf16, 1);
-    let short = AdamSpans { v: params.spans.v.part(0, 396), ..params.spans };
-    let skew = AdamSpans { m: params.spans.m.part(0, 396), ..params.spans.part(0, 99) };
-    update(&pool, &skew, &scalars, 1.0, true);
-    assert!(catch_unwind(AssertUnwindSafe(|| update(&pool, &short, &scalars, 1.0, true))).is_err());
-    let whole = params.arena.whole();
-    let between = AdamSpans { weights: whole.part(1, 198), ..params.spans.part(0, 99) };
-    assert!(catch_unwind(AssertUnwindSafe(|| update(&pool, &between, &scalars, 1.0, true))).is_err());
+    let short = |span: HostSpan, size: usize| span.part(0, 99 * size);
+    let (m, v) = (params.m, params.v);
+    let skew = Spans { state: [short(m, 4), short(v, 4)], ..params.spans.part(0, 99) };
+    update(&pool, &skew, &step);
+    let refused = |spans: Spans| catch_unwind(AssertUnwindSafe(|| update(&pool, &spans, &step))).is_err();
+    let (weights, residual) = (params.weights, params.residual);
+    for spans in [
+        Spans { state: [m, short(v, 4)], ..params.spans },
+        Spans { state: [short(m, 4), v], ..params.spans },
+        Spans { gradient: short(params.spans.gradient, 2), ..params.spans },
+        Spans { master: Master::Split { weights, residual: short(residual, 2) }, ..params.spans },
+        Spans { master: Master::Split { weights: short(weights, 2), residual }, ..params.spans },
+    ] {
+        assert!(refused(spans), "{spans:?}");
+    }
+    let between = params.arena.whole().part(1, 198);
+    let residual = short(residual, 2);
+    let master = Master::Split { weights: between, residual };
+    assert!(refused(Spans { master, ..params.spans.part(0, 99) }));
+    let compact = params.compact();
+    let master = Master::Whole { params: m, copy: None };
+    assert!(refused(Spans { master, ..compact }), "whole masters with bf16 moments");
 }
 
 #[test]
@@ -281,7 +280,7 @@ fn adam_master_goes_in_and_out_whole() {
     for n in [0, 1, 1023, 1024, 1025, 5000] {
         let params = Params::new(n, 1, DType::Bf16);
         let values: Vec<f32> = (0..n).map(|_| f32::from_bits(random.random())).collect();
-        write_master(params.spans.weights, params.spans.residual, &values);
+        write_master(params.weights, params.residual, &values);
         assert!(params.master().iter().map(|p| p.to_bits()).eq(values.iter().map(|p| p.to_bits())));
         let halves: Vec<u16> = (0..n).map(|_| random.random()).collect();
         params.spans.gradient.write(&halves);

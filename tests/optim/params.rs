@@ -2,14 +2,18 @@
 
 use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind};
-use horizon::ops::adam::{AdamSpans, read_master, write_master};
+use horizon::optim::{Master, Optimizer, Spans, read_master, write_master};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Parameters in memory of their own, with painted borders around each span.
 pub struct Params {
     pub arena: Arena,
-    pub spans: AdamSpans,
+    pub spans: Spans,
+    pub weights: HostSpan,
+    pub residual: HostSpan,
+    pub m: HostSpan,
+    pub v: HostSpan,
 }
 
 pub const PAINT: u8 = 0xA5;
@@ -22,15 +26,15 @@ impl Params {
         let whole = arena.whole();
         whole.write(&vec![PAINT; whole.bytes()]);
         let span = |at: usize, size: usize| whole.part(at * stride + offset * size, n * size);
-        let spans = AdamSpans {
-            weights: span(0, 2),
-            residual: span(1, 2),
+        let (weights, residual, m, v) = (span(0, 2), span(1, 2), span(3, 4), span(4, 4));
+        let spans = Spans {
+            master: Master::Split { weights, residual },
             gradient: span(2, gradient_dtype.bytes()),
             gradient_dtype,
-            m: span(3, 4),
-            v: span(4, 4),
+            optimizer: Optimizer::AdamW { moments: DType::F32 },
+            state: [m, v],
         };
-        Params { arena, spans }
+        Params { arena, spans, weights, residual, m, v }
     }
 
     /// Values of every magnitude that training has, and some that it should not have.
@@ -46,22 +50,23 @@ impl Params {
                 })
                 .collect()
         };
-        write_master(params.spans.weights, params.spans.residual, &values(-20, 4, true));
-        params.spans.m.write(&values(-30, 2, true));
-        params.spans.v.write(&values(-60, 4, false));
+        write_master(params.weights, params.residual, &values(-20, 4, true));
+        params.m.write(&values(-30, 2, true));
+        params.v.write(&values(-60, 4, false));
         params.set_gradient(&values(-24, 6, true));
         params
     }
 
     /// The same parameters with moments of half the size, rounded to nearest.
-    pub fn compact(&self) -> AdamSpans {
+    pub fn compact(&self) -> Spans {
         let n = self.spans.elements();
         let halve = |span: HostSpan| {
             let half = span.part(0, 2 * n);
             half.write(&numbers(span).into_iter().map(master::round).collect::<Vec<u16>>());
             half
         };
-        AdamSpans { m: halve(self.spans.m), v: halve(self.spans.v), ..self.spans }
+        let optimizer = Optimizer::AdamW { moments: DType::Bf16 };
+        Spans { optimizer, state: [halve(self.m), halve(self.v)], ..self.spans }
     }
 
     pub fn set_gradient(&self, values: &[f32]) {
@@ -76,7 +81,7 @@ impl Params {
 
     pub fn master(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.spans.elements()];
-        read_master(self.spans.weights, self.spans.residual, &mut out);
+        read_master(self.weights, self.residual, &mut out);
         out
     }
 

@@ -2,7 +2,7 @@
 
 use horizon::base::DType;
 use horizon::host::Pool;
-use horizon::ops::adam::{AdamOptions, AdamScalars, update, write_master};
+use horizon::optim::{AdamOptions, AdamScalars, Step, update, write_master};
 
 use crate::params::{Params, numbers};
 
@@ -23,17 +23,18 @@ fn adam_agrees_with_pytorch() {
     for case in cases {
         let params = Params::new(ELEMENTS, 0, DType::F32);
         let start: Vec<f32> = (0..ELEMENTS).map(|at| spread(at) as f32).collect();
-        write_master(params.spans.weights, params.spans.residual, &start);
-        params.spans.m.zero();
-        params.spans.v.zero();
+        write_master(params.weights, params.residual, &start);
+        params.m.zero();
+        params.v.zero();
         for step in 1..=STEPS {
             let gradient = |at| (spread(at + 97 * step) * 0.125f64.powi(at as i32 % 6)) as f32;
             params.set_gradient(&(0..ELEMENTS).map(gradient).collect::<Vec<f32>>());
             let lr = 3e-3 * (1.0 - step as f64 / 100.0);
             let decay = case["decay"].as_bool().unwrap();
-            update(&pool, &params.spans, &AdamScalars::new(&options, lr, step as u64), 1.0, decay);
+            let scalars = AdamScalars::new(&options, lr, step as u64);
+            update(&pool, &params.spans, &Step { decay, ..Step::new(scalars) });
         }
-        let found = [("p", params.master()), ("m", numbers(params.spans.m)), ("v", numbers(params.spans.v))];
+        let found = [("p", params.master()), ("m", numbers(params.m)), ("v", numbers(params.v))];
         for (name, found) in found {
             let expected: Vec<f64> =
                 case[name].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();

@@ -2,26 +2,29 @@
 
 use horizon::base::DType;
 use horizon::host::{Arena, HostSpan, MemoryKind, Pool};
-use horizon::ops::adam::{AdamOptions, AdamScalars, WholeSpans, update, update_whole, update_whole_with};
+use horizon::optim::{AdamOptions, AdamScalars, Master, Spans, Step, update};
 
 use crate::params::{BOTH, Params, isas, numbers};
 
-/// The parameters of `params` with whole masters in an arena of their own, whose border is painted.
-fn whole(params: &Params, offset: usize, copied: bool) -> (Arena, WholeSpans) {
+/// Whole masters in an arena of their own, whose border is painted.
+struct Whole {
+    arena: Arena,
+    spans: Spans,
+    params: HostSpan,
+    copy: Option<HostSpan>,
+}
+
+/// The parameters of `params` as whole masters.
+fn whole(params: &Params, offset: usize, copied: bool) -> Whole {
     let n = params.spans.elements();
     let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
     let arena = Arena::take(2 * stride, MemoryKind::Plain).unwrap();
     arena.whole().write(&vec![0xA5u8; 2 * stride]);
-    let spans = WholeSpans {
-        params: arena.whole().part(offset * 4, n * 4),
-        copy: copied.then(|| arena.whole().part(stride + offset * 2, n * 2)),
-        gradient: params.spans.gradient,
-        gradient_dtype: params.spans.gradient_dtype,
-        m: params.spans.m,
-        v: params.spans.v,
-    };
-    spans.params.write(&params.master());
-    (arena, spans)
+    let masters = arena.whole().part(offset * 4, n * 4);
+    let copy = copied.then(|| arena.whole().part(stride + offset * 2, n * 2));
+    masters.write(&params.master());
+    let spans = Spans { master: Master::Whole { params: masters, copy }, ..params.spans };
+    Whole { arena, spans, params: masters, copy }
 }
 
 fn bits(span: HostSpan) -> Vec<u32> {
@@ -41,15 +44,16 @@ fn adam_on_whole_masters_gives_the_bits_of_split_ones() {
     for (n, dtype) in (0..=96).chain([1000, 4097]).flat_map(|n| BOTH.map(|dtype| (n, dtype))) {
         for (offset, decay) in [(0, true), (1, false), (17, true)] {
             let split = Params::random(n, offset, dtype, n as u64);
-            update(&pool, &split.spans, &scalars, 0.5, decay);
+            let step = Step { gradient_scale: 0.5, decay, ..Step::new(scalars) };
+            update(&pool, &split.spans, &step);
             let master: Vec<u32> = split.master().iter().map(|value| value.to_bits()).collect();
             for (isa, copied) in isas().flat_map(|isa| [(isa, true), (isa, false)]) {
                 let params = Params::random(n, offset, dtype, n as u64);
-                let (arena, spans) = whole(&params, offset, copied);
-                update_whole_with(isa, &pool, &spans, &scalars, 0.5, decay);
-                assert!(bits(spans.params) == master, "{isa}, n {n}, {dtype}");
-                assert!(bits(spans.m) == bits(split.spans.m) && bits(spans.v) == bits(split.spans.v));
-                assert!(spans.copy.is_none_or(|copy| halves(copy) == halves(split.spans.weights)));
+                let Whole { arena, spans, params: masters, copy } = whole(&params, offset, copied);
+                update(&pool, &spans, &Step { isa, ..step });
+                assert!(bits(masters) == master, "{isa}, n {n}, {dtype}");
+                assert!(bits(params.m) == bits(split.m) && bits(params.v) == bits(split.v));
+                assert!(copy.is_none_or(|copy| halves(copy) == halves(split.weights)));
                 assert_eq!(halves(spans.gradient), halves(split.spans.gradient));
                 let mut found = vec![0u8; arena.whole().bytes()];
                 arena.whole().read(&mut found);
@@ -66,9 +70,9 @@ fn adam_on_whole_masters_does_not_depend_on_threads() {
     let (n, scalars) = (200_003, AdamScalars::new(&AdamOptions::default(), 1e-3, 3));
     let outcomes = [1, 2, 7].map(|threads| {
         let params = Params::random(n, 0, DType::F32, 5);
-        let (_arena, spans) = whole(&params, 0, true);
-        update_whole(&Pool::new(threads).unwrap(), &spans, &scalars, 1.0, true);
-        (bits(spans.params), halves(spans.copy.unwrap()), bits(spans.m), bits(spans.v))
+        let whole = whole(&params, 0, true);
+        update(&Pool::new(threads).unwrap(), &whole.spans, &Step::new(scalars));
+        (bits(whole.params), halves(whole.copy.unwrap()), bits(params.m), bits(params.v))
     });
     assert!(outcomes[0] == outcomes[1] && outcomes[0] == outcomes[2]);
 }
@@ -77,8 +81,8 @@ fn adam_on_whole_masters_does_not_depend_on_threads() {
 #[should_panic(expected = "bytes of copy for 100 parameters")]
 fn adam_on_whole_masters_refuses_spans_that_do_not_fit() {
     let params = Params::random(100, 0, DType::F32, 1);
-    let (_arena, spans) = whole(&params, 0, true);
-    let short = WholeSpans { copy: spans.copy.map(|copy| copy.part(0, 198)), ..spans };
+    let whole = whole(&params, 0, true);
+    let master = Master::Whole { params: whole.params, copy: whole.copy.map(|copy| copy.part(0, 198)) };
     let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 1);
-    update_whole(&Pool::new(1).unwrap(), &short, &scalars, 1.0, true);
+    update(&Pool::new(1).unwrap(), &Spans { master, ..whole.spans }, &Step::new(scalars));
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::base::{DType, Result};
 use crate::host::{Arena, HostSpan, Limits, MemoryKind, Pool, Topology};
-use crate::ops::adam::{AdamOptions, AdamScalars, AdamSpans, update, write_master};
+use crate::optim::{AdamOptions, AdamScalars, Master, Optimizer, Spans, Step, update, write_master};
 
 /// Parameters that AdamW updates: larger than the caches of most processors.
 const PARAMETERS: usize = 32 << 20;
@@ -69,17 +69,17 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
     });
 
     let part = |start: usize, size: usize| whole.part(start * PARAMETERS, size * PARAMETERS);
-    let spans = AdamSpans {
-        m: part(0, 4),
-        v: part(4, 4),
-        weights: part(8, 2),
-        residual: part(10, 2),
+    let [weights, residual] = [part(8, 2), part(10, 2)];
+    let spans = Spans {
+        master: Master::Split { weights, residual },
         gradient: part(12, 2),
         gradient_dtype: DType::Bf16,
+        optimizer: Optimizer::AdamW { moments: DType::F32 },
+        state: [part(0, 4), part(4, 4)],
     };
     fill(&pool, &spans);
-    let scalars = AdamScalars::new(&AdamOptions::default(), 1e-4, 10);
-    let adam = median(|| update(&pool, &spans, &scalars, 1.0, true));
+    let step = Step::new(AdamScalars::new(&AdamOptions::default(), 1e-4, 10));
+    let adam = median(|| update(&pool, &spans, &step));
     Ok(Ram {
         threads,
         bytes,
@@ -95,17 +95,18 @@ fn over(pool: &Pool, whole: HostSpan, work: &(dyn Fn(HostSpan) + Sync)) {
 }
 
 /// Ordinary values: dividing zeros would be cheap.
-fn fill(pool: &Pool, spans: &AdamSpans) {
+fn fill(pool: &Pool, spans: &Spans) {
     const RUN: usize = 1 << 16;
     let values: Vec<f32> = (0..RUN).map(|at| (at * 7919 % 1999) as f32 / 1000.0 - 1.0).collect();
     let squares: Vec<f32> = values.iter().map(|value| value * value).collect();
     pool.run(PARAMETERS / RUN, &|_, run| {
         let part = spans.part(run * RUN, RUN);
+        let Master::Split { weights, residual } = part.master else { unreachable!("masters are split") };
         // The weights' halves serve as a bf16 gradient, too.
-        write_master(part.gradient, part.residual, &values);
-        write_master(part.weights, part.residual, &values);
-        part.m.write(&values);
-        part.v.write(&squares);
+        write_master(part.gradient, residual, &values);
+        write_master(weights, residual, &values);
+        part.state[0].write(&values);
+        part.state[1].write(&squares);
     });
 }
 

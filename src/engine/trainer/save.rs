@@ -83,7 +83,7 @@ impl Trainer {
         for &unit in &units {
             self.outside(&[Access::write(Resource::Master { unit }, Content::Weights(unit))])?;
         }
-        let spans = StateSpan::ALL;
+        let spans: Vec<_> = StateSpan::all(runner.plan.policy.mode.optimizer()).collect();
         let filled = each(&runner.pool, units.len() * spans.len(), &|number| {
             let state = runner.store.unit_state(units[number / spans.len()]);
             fill(&state, spans[number % spans.len()])

@@ -17,7 +17,7 @@ fn check(file: &[u8]) {
     }
     for unit in &manifest.units {
         let mut end = 0;
-        for span in StateSpan::ALL {
+        for span in StateSpan::all(manifest.optimizer()) {
             let (start, bytes) = manifest.place(unit, span).expect("it was checked");
             assert_eq!(start, end);
             end = start.checked_add(bytes).expect("it was checked");

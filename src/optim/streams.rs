@@ -6,8 +6,9 @@
 //! nothing to save: what is written was read just before, and its lines are in the cache. The figures behind
 //! `AHEAD` and the kind of prefetch are in `benches/results/adam-cpu.md`.
 
-use std::slice;
+use std::{array, slice};
 
+use super::Spans;
 use crate::base::master;
 use crate::host::{HostSpan, Plain};
 
@@ -18,89 +19,76 @@ const AHEAD: usize = 16;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Five streams of as many elements. W and B are how parameters are kept, G how gradients are, M how moments are.
-pub struct Streams<'a, W, B, G, M> {
+/// Streams of equal length. W and B store parameters, G gradients, S the N arrays of the optimizer's state.
+pub struct Streams<'a, W, B, G, S, const N: usize> {
     /// The parameters, or the upper halves of them.
     pub weights: &'a mut [W],
-    /// What is kept beside the weights.
+    /// The residuals of a split master, or the bf16 copy of a whole one.
     pub beside: &'a mut [B],
     pub gradient: &'a [G],
-    pub m: &'a mut [M],
-    pub v: &'a mut [M],
+    pub state: [&'a mut [S]; N],
 }
 
-/// Where streams lie, and how many elements they have.
-#[derive(Clone, Copy)]
-pub struct Places {
-    pub elements: usize,
-    pub weights: HostSpan,
-    pub beside: HostSpan,
-    pub gradient: HostSpan,
-    pub m: HostSpan,
-    pub v: HostSpan,
-}
-
-impl<'a, W: Plain, B: Plain, G: Plain, M: Plain> Streams<'a, W, B, G, M> {
+impl<'a, W: Plain, B: Plain, G: Plain, S: Plain, const N: usize> Streams<'a, W, B, G, S, N> {
     /// The spans as slices. The law of spans bounds `'a`: the call that got the spans.
-    pub fn at(places: &Places) -> Self {
-        let n = places.elements;
+    pub fn at(spans: &Spans) -> Self {
+        let n = spans.elements();
+        let (weights, beside) = spans.master.halves();
         // SAFETY: `numbers` checks length and alignment; the law of spans gives the call the weights to write, and
         // the caller keeps every other span of the call apart from them.
-        let weights = unsafe { slice::from_raw_parts_mut(numbers(places.weights, n), n) };
-        // SAFETY: as for the weights: checked, ours to write, and apart from the other four.
-        let beside = unsafe { slice::from_raw_parts_mut(numbers(places.beside, n), n) };
+        let weights = unsafe { slice::from_raw_parts_mut(numbers(weights, n), n) };
+        // SAFETY: as for the weights: checked, ours to write, and apart from the other spans.
+        let beside = unsafe { slice::from_raw_parts_mut(numbers(beside, n), n) };
         // SAFETY: checked, and the law of spans keeps writers away during the call.
-        let gradient = unsafe { slice::from_raw_parts(numbers(places.gradient, n), n) };
-        // SAFETY: as for the weights; the first moment is nobody else's.
-        let m = unsafe { slice::from_raw_parts_mut(numbers(places.m, n), n) };
-        // SAFETY: as for the weights; the second moment is nobody else's.
-        let v = unsafe { slice::from_raw_parts_mut(numbers(places.v, n), n) };
-        Streams { weights, beside, gradient, m, v }
+        let gradient = unsafe { slice::from_raw_parts(numbers(spans.gradient, n), n) };
+        let state = array::from_fn(|number| {
+            // SAFETY: as for the weights; each array of the state is a span of its own.
+            unsafe { slice::from_raw_parts_mut(numbers(spans.state[number], n), n) }
+        });
+        Streams { weights, beside, gradient, state }
     }
 }
 
-impl<'a, W, B, G, M> Streams<'a, W, B, G, M> {
+impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
     /// The first `count` elements, and the others.
     pub fn split_at(self, count: usize) -> (Self, Self) {
         let (weights, weights_after) = self.weights.split_at_mut(count);
         let (beside, beside_after) = self.beside.split_at_mut(count);
         let (gradient, gradient_after) = self.gradient.split_at(count);
-        let (m, m_after) = self.m.split_at_mut(count);
-        let (v, v_after) = self.v.split_at_mut(count);
+        let mut state_after = self.state;
+        let state =
+            state_after.each_mut().map(|array| array.split_off_mut(..count).expect("as many elements"));
         let after = Streams {
             weights: weights_after,
             beside: beside_after,
             gradient: gradient_after,
-            m: m_after,
-            v: v_after,
+            state: state_after,
         };
-        (Streams { weights, beside, gradient, m, v }, after)
+        (Streams { weights, beside, gradient, state }, after)
     }
 
     /// Does every whole block, asking for lines ahead. Returns what is left over, and the number of its first
     /// element.
     #[inline(always)]
-    pub fn by_block(self, body: &impl Body<W, B, G, M>) -> (Self, usize) {
+    pub fn by_block(self, body: &impl Body<W, B, G, S, N>) -> (Self, usize) {
         let (weights, weights_rest) = self.weights.as_chunks_mut::<BLOCK>();
         let (beside, beside_rest) = self.beside.as_chunks_mut::<BLOCK>();
         let (gradient, gradient_rest) = self.gradient.as_chunks::<BLOCK>();
-        let (m, m_rest) = self.m.as_chunks_mut::<BLOCK>();
-        let (v, v_rest) = self.v.as_chunks_mut::<BLOCK>();
+        let mut state = self.state.map(|array| array.as_chunks_mut::<BLOCK>());
         let n = weights.len();
         let (beside, gradient) = (&mut beside[..n], &gradient[..n]);
-        let (m, v) = (&mut m[..n], &mut v[..n]);
         for at in 0..n {
             ask_ahead(&weights[at]);
             ask_ahead(&beside[at]);
             ask_ahead(&gradient[at]);
-            ask_ahead(&m[at]);
-            ask_ahead(&v[at]);
             let block = Streams {
                 weights: &mut weights[at],
                 beside: &mut beside[at],
                 gradient: &gradient[at],
-                m: &mut m[at],
-                v: &mut v[at],
+                state: state.each_mut().map(|(blocks, _)| {
+                    ask_ahead(&blocks[at]);
+                    blocks[at].as_mut_slice()
+                }),
             };
             body.run(block, at * BLOCK);
         }
@@ -108,8 +96,7 @@ impl<'a, W, B, G, M> Streams<'a, W, B, G, M> {
             weights: weights_rest,
             beside: beside_rest,
             gradient: gradient_rest,
-            m: m_rest,
-            v: v_rest,
+            state: state.map(|(_, rest)| rest),
         };
         (rest, n * BLOCK)
     }
@@ -117,10 +104,10 @@ impl<'a, W, B, G, M> Streams<'a, W, B, G, M> {
 
 /// What is done with the elements of a block. A trait and no closure, because a closure would be compiled without
 /// the vectors of the entry that it is used in.
-pub trait Body<W, B, G, M> {
+pub trait Body<W, B, G, S, const N: usize> {
     /// Does the elements of `streams`, the first of which has the number `start`. Implementations are
     /// `#[inline(always)]`.
-    fn run(&self, streams: Streams<'_, W, B, G, M>, start: usize);
+    fn run(&self, streams: Streams<'_, W, B, G, S, N>, start: usize);
 }
 
 /// Asks for the cache lines of the block that stands `AHEAD` blocks after this one, if there is memory.
@@ -194,7 +181,7 @@ impl Kept for (f32, u16) {
     }
 }
 
-/// A stored gradient or moment: f32, or bf16 in a `u16`.
+/// A stored gradient or an element of the state: f32, or bf16 in a `u16`.
 pub trait Stored: Plain {
     /// Whether storing rounds, so that random bits are wanted.
     const ROUNDS: bool;

@@ -2,19 +2,20 @@
 //!
 //! Compact moves so few bytes that arithmetic would become the limit. Read as 32-bit words, the upper halves
 //! are bf16 numbers in place and the lower ones are a shift away, so no lane is widened, narrowed or packed,
-//! and one draw of 32 random bits serves both elements. The bits are those of the loop in [`super::kernel`].
+//! and one draw of 32 random bits serves both elements. The bits are those of [`super::elements`].
 
 use std::mem;
 
-use super::kernel::{Each, Pass, Step, element};
-use super::random::RandomBits;
-use super::streams::{Body, Streams};
+use super::super::isa::Pass;
+use super::super::random::RandomBits;
+use super::super::streams::{Body, Streams};
+use super::{Each, Step, element};
 
 /// All five streams are of 16-bit numbers.
-type Halves<'a> = Streams<'a, u16, i16, u16, u16>;
+type Halves<'a> = Streams<'a, u16, i16, u16, u16, 2>;
 
 /// The way over such streams.
-pub struct Pairs<'a>(pub Halves<'a>, pub &'a Step, pub RandomBits);
+pub struct Pairs<'a>(pub Halves<'a>, pub &'a Step<'a>, pub RandomBits);
 
 impl Pass for Pairs<'_> {
     #[inline(always)]
@@ -42,20 +43,20 @@ impl Pairs<'_> {
 }
 
 /// Two elements after two others.
-struct EachTwo<'a, const DECAY: bool>(&'a Step, RandomBits);
+struct EachTwo<'a, const DECAY: bool>(&'a Step<'a>, RandomBits);
 
-impl<const DECAY: bool> Body<u16, i16, u16, u16> for EachTwo<'_, DECAY> {
+impl<const DECAY: bool> Body<u16, i16, u16, u16, 2> for EachTwo<'_, DECAY> {
     #[inline(always)]
     fn run(&self, streams: Halves<'_>, start: usize) {
-        let Halves { weights, beside, gradient, m, v } = streams;
-        pairs::<DECAY>(
+        let Halves { weights, beside, gradient, state: [m, v] } = streams;
+        let EachTwo(step, random) = *self;
+        pairs(
             weights.as_chunks_mut().0,
             beside.as_chunks_mut().0,
             gradient.as_chunks().0,
             m.as_chunks_mut().0,
             v.as_chunks_mut().0,
-            self.0,
-            self.1.skip(start as u32),
+            &EachTwo::<DECAY>(step, random.skip(start as u32)),
         );
     }
 }
@@ -68,8 +69,7 @@ fn pairs<const DECAY: bool>(
     gradient: &[[u16; 2]],
     m: &mut [[u16; 2]],
     v: &mut [[u16; 2]],
-    step: &Step,
-    random: RandomBits,
+    EachTwo(step, random): &EachTwo<DECAY>,
 ) {
     let n = weights.len();
     let (residual, gradient) = (&mut residual[..n], &gradient[..n]);

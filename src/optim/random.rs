@@ -1,6 +1,15 @@
 //! Random bits that are a function of who asks: for rounding that does not depend on threads, vectors or luck.
 
-use super::Rounding;
+/// The seed and place that decide how bf16 state is rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rounding {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The step number.
+    pub step: u64,
+    /// The number of the spans' first element among all elements of the model.
+    pub first: u64,
+}
 
 /// Random bits for a run of elements. The bits of an element depend on the seed, the step and the number of
 /// the element alone, so any split of the work gives the same ones, and a resumed run gets those

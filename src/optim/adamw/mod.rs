@@ -1,0 +1,238 @@
+//! AdamW (Loshchilov & Hutter 2019).
+//!
+//! ```text
+//! g  = gradient · scale                     scale: 1, or the clip factor
+//! m += (1 − β1) · (g − m)
+//! v += (1 − β2) · (g² − v)
+//! p  = join(weight, residual)
+//! p −= lr·wd · p  +  (lr / bias1) · m / (√v / √bias2 + eps)        bias_i = 1 − β_i^step
+//! weight, residual = split(p)
+//! ```
+//!
+//! which is `torch.optim.AdamW` up to rounding: the moving averages are written so that one rounded scalar
+//! serves both terms (β2 = 0.999 and 1 − β2 rounded apart would bias v by 1e-5), and decay and step are summed
+//! before they meet p, so that p is rounded once.
+//!
+//! The state is m and v, f32 or bf16. Memory traffic of a split master with a bf16 gradient is 26 bytes a parameter
+//! with f32 moments (14 read, 12 written) and 18 with bf16 ones (10 read, 8 written).
+
+mod pairs;
+
+use self::pairs::Pairs;
+use super::isa::{Pass, by_isa};
+use super::random::RandomBits;
+use super::streams::{Body, Kept, Stored, Streams};
+use super::{Master, Spans, StateArray, Step};
+use crate::base::{DType, Error, Result};
+use crate::host::Isa;
+
+/// The constants of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamOptions {
+    /// Decay of the first moment, 0 ≤ β1 < 1.
+    pub beta1: f64,
+    /// Decay of the second moment, 0 ≤ β2 < 1.
+    pub beta2: f64,
+    /// Added to the root of the second moment; positive, so that an element without gradient stands still.
+    pub eps: f64,
+    /// Decoupled weight decay, per unit of learning rate.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamOptions {
+    /// The defaults of `torch.optim.AdamW`.
+    fn default() -> Self {
+        AdamOptions { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 }
+    }
+}
+
+impl AdamOptions {
+    /// Refuses values that give no optimizer, and an `HZ_ISA` that this processor does not have
+    /// (`InvalidArgument`). Asked once, when options come in.
+    pub fn check(&self) -> Result<()> {
+        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(Error::argument(format!("{name} is {beta}; it must be at least 0 and below 1")));
+            }
+        }
+        if !(self.eps as f32 >= f32::MIN_POSITIVE && self.eps.is_finite()) {
+            return Err(Error::argument(format!("eps is {}; it must be at least 1.2e-38", self.eps)));
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return Err(Error::argument(format!(
+                "the weight decay is {}; it must be 0 or more",
+                self.weight_decay
+            )));
+        }
+        Isa::chosen().map(|_| ())
+    }
+}
+
+/// The numbers that every element of a step shares. Computed in f64 from the step number, here and nowhere else, and
+/// rounded once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamScalars {
+    /// 1 − β1.
+    pub gain1: f32,
+    /// 1 − β2.
+    pub gain2: f32,
+    /// lr / (1 − β1^step).
+    pub rate: f32,
+    /// 1 / √(1 − β2^step).
+    pub inv_sqrt_bias2: f32,
+    /// eps.
+    pub eps: f32,
+    /// lr · weight decay.
+    pub decay: f32,
+}
+
+impl AdamScalars {
+    /// The scalars of step number `step`, counted from 1, at learning rate `lr`.
+    ///
+    /// # Panics
+    /// If `step` is 0: its bias corrections would divide by zero.
+    pub fn new(options: &AdamOptions, lr: f64, step: u64) -> AdamScalars {
+        assert!(step > 0, "steps of AdamW count from 1");
+        let step = i32::try_from(step).unwrap_or(i32::MAX); // where β^step has long been 0
+        let bias1 = 1.0 - options.beta1.powi(step);
+        let bias2 = 1.0 - options.beta2.powi(step);
+        AdamScalars {
+            gain1: (1.0 - options.beta1) as f32,
+            gain2: (1.0 - options.beta2) as f32,
+            rate: (lr / bias1) as f32,
+            inv_sqrt_bias2: (1.0 / bias2.sqrt()) as f32,
+            eps: options.eps as f32,
+            decay: (lr * options.weight_decay) as f32,
+        }
+    }
+}
+
+/// The state: first and second moments.
+pub fn state(moments: DType) -> &'static [StateArray; 2] {
+    const F32: [StateArray; 2] = arrays("moments (f32)", DType::F32);
+    const BF16: [StateArray; 2] = arrays("moments (bf16)", DType::Bf16);
+    match moments {
+        DType::F32 => &F32,
+        DType::Bf16 => &BF16,
+    }
+}
+
+const fn arrays(region: &'static str, dtype: DType) -> [StateArray; 2] {
+    [StateArray { name: "m", region, dtype }, StateArray { name: "v", region, dtype }]
+}
+
+/// Updates the elements of `spans` on this thread. `random` rounds bf16 moments.
+pub fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits) {
+    type At<'a, W, B, G, M> = Streams<'a, W, B, G, M, 2>;
+    use DType::{Bf16, F32};
+    let isa = step.isa;
+    match (spans.master, spans.gradient_dtype, moments) {
+        (Master::Split { .. }, Bf16, F32) => {
+            by_isa(isa, Elements(At::<u16, i16, u16, f32>::at(spans), step, random));
+        }
+        (Master::Split { .. }, F32, F32) => {
+            by_isa(isa, Elements(At::<u16, i16, f32, f32>::at(spans), step, random));
+        }
+        (Master::Split { .. }, Bf16, Bf16) => by_isa(isa, Pairs(At::at(spans), step, random)),
+        (Master::Split { .. }, F32, Bf16) => {
+            by_isa(isa, Elements(At::<u16, i16, f32, u16>::at(spans), step, random));
+        }
+        (Master::Whole { copy: Some(_), .. }, Bf16, F32) => {
+            by_isa(isa, Elements(At::<f32, u16, u16, f32>::at(spans), step, random));
+        }
+        (Master::Whole { copy: None, .. }, Bf16, F32) => {
+            by_isa(isa, Elements(At::<f32, (), u16, f32>::at(spans), step, random));
+        }
+        (Master::Whole { copy: Some(_), .. }, F32, F32) => {
+            by_isa(isa, Elements(At::<f32, u16, f32, f32>::at(spans), step, random));
+        }
+        (Master::Whole { copy: None, .. }, F32, F32) => {
+            by_isa(isa, Elements(At::<f32, (), f32, f32>::at(spans), step, random));
+        }
+        (Master::Whole { .. }, _, Bf16) => panic!("bf16 moments need a split master"),
+    }
+}
+
+/// The formula of the module for one element: gradient as stored, m, v, p; new m, v, p.
+#[inline(always)]
+fn element<const DECAY: bool>(g: f32, m: f32, v: f32, p: f32, step: &Step) -> (f32, f32, f32) {
+    let AdamScalars { gain1, gain2, rate, inv_sqrt_bias2, eps, decay } = step.scalars;
+    let g = g * step.gradient_scale;
+    let m = m + gain1 * (g - m);
+    let v = v + gain2 * (g * g - v);
+    let mut change = rate * m / (v.sqrt() * inv_sqrt_bias2 + eps);
+    if DECAY {
+        change += decay * p;
+    }
+    (m, v, p - change)
+}
+
+/// Element by element, for any types of storage. The random bits are for moments that are rounded.
+struct Elements<'a, W, B, G, M>(Streams<'a, W, B, G, M, 2>, &'a Step<'a>, RandomBits);
+
+impl<W: Copy, B: Copy, G: Stored, M: Stored> Pass for Elements<'_, W, B, G, M>
+where
+    (W, B): Kept,
+{
+    #[inline(always)]
+    fn pass(self) {
+        if self.1.decay {
+            self.with_decay::<true>();
+        } else {
+            self.with_decay::<false>();
+        }
+    }
+}
+
+impl<W: Copy, B: Copy, G: Stored, M: Stored> Elements<'_, W, B, G, M>
+where
+    (W, B): Kept,
+{
+    #[inline(always)]
+    fn with_decay<const DECAY: bool>(self) {
+        let Elements(streams, step, random) = self;
+        let each = Each::<DECAY>(step, random);
+        let (rest, start) = streams.by_block(&each);
+        each.run(rest, start);
+    }
+}
+
+/// One element after the other.
+struct Each<'a, const DECAY: bool>(&'a Step<'a>, RandomBits);
+
+impl<W: Copy, B: Copy, G: Stored, M: Stored, const DECAY: bool> Body<W, B, G, M, 2> for Each<'_, DECAY>
+where
+    (W, B): Kept,
+{
+    #[inline(always)]
+    fn run(&self, streams: Streams<'_, W, B, G, M, 2>, start: usize) {
+        let Streams { weights, beside, gradient, state: [m, v] } = streams;
+        let Each(step, random) = *self;
+        elements(weights, beside, gradient, m, v, &Each::<DECAY>(step, random.skip(start as u32)));
+    }
+}
+
+/// Slices are parameters of their own so that the compiler knows that they do not overlap.
+#[inline(always)]
+fn elements<W: Copy, B: Copy, G: Stored, M: Stored, const DECAY: bool>(
+    weights: &mut [W],
+    beside: &mut [B],
+    gradient: &[G],
+    m: &mut [M],
+    v: &mut [M],
+    Each(step, random): &Each<DECAY>,
+) where
+    (W, B): Kept,
+{
+    let n = weights.len();
+    let (beside, gradient) = (&mut beside[..n], &gradient[..n]);
+    let (m, v) = (&mut m[..n], &mut v[..n]);
+    for at in 0..n {
+        let p = (weights[at], beside[at]).join();
+        let (m_new, v_new, p) = element::<DECAY>(gradient[at].value(), m[at].value(), v[at].value(), p, step);
+        (weights[at], beside[at]) = <(W, B)>::split(p);
+        let (m_bits, v_bits) = if M::ROUNDS { random.of_element(at as u32) } else { (0, 0) };
+        m[at] = M::store(m_new, m_bits);
+        v[at] = M::store(v_new, v_bits);
+    }
+}
