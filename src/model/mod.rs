@@ -23,7 +23,7 @@ pub use ends::{
     head_logits, head_logprobs,
 };
 pub use init::{FRESH_BLOCK, fresh_values};
-pub use layout::{Layout, TensorLayout, UnitKind, UnitLayout};
+pub use layout::{Layout, Run, TensorLayout, UnitKind, UnitLayout};
 pub use linear::{LayerLinears, head_linear, products};
 pub use presets::{preset, preset_names, shape, shape_names};
 pub use rope::RopeScaling;

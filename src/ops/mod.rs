@@ -24,6 +24,10 @@ pub mod cuda;
 use crate::base::{DType, Dims, Result, Shape};
 use crate::device::DeviceSpan;
 
+/// Elements of a block of a gradient's norm: its squares are summed alone, from the start of each tensor on, so that no bit of
+/// a norm depends on where the gradient is cut.
+pub const NORM_BLOCK: usize = 1 << 16;
+
 /// Whether an output is set or added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -345,11 +349,11 @@ pub trait Kernels: Send + Sync {
 
     /// Sets `bytes` of memory to zero.
     fn zero(&self, out: DeviceSpan);
-    /// `out` f64 `[1] = Σ x²` over f32 `x`, summed in an order fixed by the length.
+    /// `out` f64 `[⌈n / NORM_BLOCK⌉] = Σ x²` of each block of [`NORM_BLOCK`] elements of f32 `x [n]`, in a fixed order.
     fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan);
-    /// `out = x` rounded to `to`: bf16 by [`crate::base::master::round`], or f32 unchanged. `square_sum`, when given, is set
+    /// `out = x` rounded to `to`: bf16 by [`crate::base::master::round`], or f32 unchanged. `squares`, when given, are set
     /// in the same pass, with the bits of [`Kernels::sum_of_squares`].
-    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType);
+    fn round(&self, out: DeviceSpan, squares: Option<DeviceSpan>, x: DeviceSpan, to: DType);
     /// `out` f32 `= x` of the storage type (for logits that leave the device).
     fn widen(&self, out: DeviceSpan, x: DeviceSpan);
 }

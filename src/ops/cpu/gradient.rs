@@ -1,61 +1,51 @@
 //! What happens to a gradient before it leaves the device: its norm, and its rounding.
 
 use crate::base::master;
+use crate::ops::NORM_BLOCK;
 use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::{LANES, vectorised};
 use crate::ops::cpu::view::Element;
 use crate::ops::cpu::{CpuKernels, block};
 
-/// Elements of a tile: a few hundred KiB, so that a tile is worth waking a worker for.
-const ELEMENTS: usize = 1 << 16;
-
 pub(super) fn zero(cpu: &CpuKernels, out: &mut [u8]) {
-    each(&cpu.pool, Rows::new(out, 1, ELEMENTS * 4), |_, (_, out)| out.fill(0));
+    each(&cpu.pool, Rows::new(out, 1, NORM_BLOCK * 4), |_, (_, out)| out.fill(0));
 }
 
-pub(super) fn sum_of_squares(cpu: &CpuKernels, out: &mut f64, x: &[f32]) {
-    let tiles = x.len().div_ceil(ELEMENTS);
-    let mut partials = cpu.scratch.wide_partials.lock();
-    let partials = partials.take(tiles);
-    each(&cpu.pool, Rows::new(partials, 1, 1), |_, (tile, partial)| {
-        partial[0] = squares(&x[block(tile.start, ELEMENTS, x.len())]);
+pub(super) fn sum_of_squares(cpu: &CpuKernels, out: &mut [f64], x: &[f32]) {
+    each(&cpu.pool, Rows::new(out, 1, 1), |_, (tile, sum)| {
+        sum[0] = square_sum(&x[block(tile.start, NORM_BLOCK, x.len())]);
     });
-    *out = partials.iter().sum();
 }
 
-pub(super) fn round(cpu: &CpuKernels, out: &mut [u16], square_sum: Option<&mut f64>, x: &[f32]) {
-    store(cpu, out, square_sum, x, round_tile);
+pub(super) fn round(cpu: &CpuKernels, out: &mut [u16], squares: Option<&mut [f64]>, x: &[f32]) {
+    store(cpu, out, squares, x, round_tile);
 }
 
-pub(super) fn copy(cpu: &CpuKernels, out: &mut [f32], square_sum: Option<&mut f64>, x: &[f32]) {
-    store(cpu, out, square_sum, x, <[f32]>::copy_from_slice);
+pub(super) fn copy(cpu: &CpuKernels, out: &mut [f32], squares: Option<&mut [f64]>, x: &[f32]) {
+    store(cpu, out, squares, x, <[f32]>::copy_from_slice);
 }
 
-/// Stores `x` by tiles. With `square_sum` each tile is squared while it is in the cache, with the tiles and so the bits of
-/// [`sum_of_squares`].
+/// Stores `x` by blocks. With `squares` each block is squared while it is in the cache.
 fn store<T: Element>(
     cpu: &CpuKernels,
     out: &mut [T],
-    square_sum: Option<&mut f64>,
+    squares: Option<&mut [f64]>,
     x: &[f32],
     store_tile: fn(&mut [T], &[f32]),
 ) {
-    let out = Rows::new(out, 1, ELEMENTS);
-    let Some(square_sum) = square_sum else {
+    let out = Rows::new(out, 1, NORM_BLOCK);
+    let Some(squares) = squares else {
         return each(&cpu.pool, out, |_, (elements, out)| store_tile(out, &x[elements]));
     };
-    let mut partials = cpu.scratch.wide_partials.lock();
-    let partials = partials.take(x.len().div_ceil(ELEMENTS));
-    each(&cpu.pool, (out, Rows::new(partials, 1, 1)), |_, ((elements, out), (_, partial))| {
-        partial[0] = squares(&x[elements.clone()]);
+    each(&cpu.pool, (out, Rows::new(squares, 1, 1)), |_, ((elements, out), (_, sum))| {
+        sum[0] = square_sum(&x[elements.clone()]);
         store_tile(out, &x[elements]);
     });
-    *square_sum = partials.iter().sum();
 }
 
 vectorised! {
     /// Σ x² in f64, in lanes folded in a fixed order.
-    fn squares(x: &[f32]) -> f64 {
+    fn square_sum(x: &[f32]) -> f64 {
         let mut lanes = [0f64; LANES];
         let mut chunks = x.chunks_exact(LANES);
         for chunk in &mut chunks {

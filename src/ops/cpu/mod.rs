@@ -28,7 +28,7 @@ use std::sync::Arc;
 use crate::base::{DType, Dims};
 use crate::device::DeviceSpan;
 use crate::host::{Isa, Pool};
-use crate::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use crate::ops::{Addends, Kernels, Linear, LossRows, NORM_BLOCK, Rows, TokenRows, Write};
 
 use rope::RotationTable;
 use scratch::Scratch;
@@ -353,15 +353,16 @@ impl Kernels for CpuKernels {
     }
 
     fn sum_of_squares(&self, mut out: DeviceSpan, x: DeviceSpan) {
-        gradient::sum_of_squares(self, &mut write(&mut out, 1)[0], read(&x, x.bytes() / 4));
+        let x: &[f32] = read(&x, x.bytes() / 4);
+        gradient::sum_of_squares(self, write(&mut out, x.len().div_ceil(NORM_BLOCK)), x);
     }
 
-    fn round(&self, mut out: DeviceSpan, mut square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
+    fn round(&self, mut out: DeviceSpan, mut squares: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
         let x: &[f32] = read(&x, x.bytes() / 4);
-        let square_sum = square_sum.as_mut().map(|sum| &mut write(sum, 1)[0]);
+        let squares = squares.as_mut().map(|squares| write(squares, x.len().div_ceil(NORM_BLOCK)));
         match to {
-            DType::Bf16 => gradient::round(self, write(&mut out, x.len()), square_sum, x),
-            DType::F32 => gradient::copy(self, write(&mut out, x.len()), square_sum, x),
+            DType::Bf16 => gradient::round(self, write(&mut out, x.len()), squares, x),
+            DType::F32 => gradient::copy(self, write(&mut out, x.len()), squares, x),
         }
     }
 

@@ -15,9 +15,11 @@ use crate::ops::cuda::matmul::Products;
 use crate::ops::cuda::product::{Direction, Product};
 use crate::ops::cuda::table::Table;
 use crate::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES};
-use crate::ops::{Addends, Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use crate::ops::{Addends, Kernels, Linear, LossRows, NORM_BLOCK, Rows, TokenRows, Write};
 use crate::sys::cuda::cublaslt::Handle;
 use crate::sys::cuda::{self, Api, Driver, Stream, api, fill, launched};
+
+const _: () = assert!(NORM_BLOCK == cuda::bindings::HZK_NORM_BLOCK as usize);
 
 /// [`Kernels`] that queue their work on a stream and return. The first launch that fails is what
 /// [`Kernels::outcome`] gives; what follows it is queued all the same, and means nothing.
@@ -529,18 +531,18 @@ impl Kernels for CudaKernels {
 
     fn sum_of_squares(&self, out: DeviceSpan, x: DeviceSpan) {
         let elements = x.bytes() / 4;
-        let scratch = self.scratch(workspace::grad_scratch(elements));
-        launch!(self.hzk_grad_sumsq(f64s(&out, 1), scratch, f32s(&x, elements), elements as i64));
+        let out = f64s(&out, elements.div_ceil(NORM_BLOCK));
+        launch!(self.hzk_gradient_squares(out, f32s(&x, elements), elements as i64));
     }
 
-    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
+    fn round(&self, out: DeviceSpan, squares: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
         let elements = x.bytes() / 4;
-        let square_sum = square_sum.map_or(std::ptr::null_mut(), |sum| f64s(&sum, 1));
-        let scratch = self.scratch(workspace::grad_scratch(elements));
+        let blocks = elements.div_ceil(NORM_BLOCK);
+        let squares = squares.map_or(std::ptr::null_mut(), |squares| f64s(&squares, blocks));
         let (x, n) = (f32s(&x, elements), elements as i64);
         match to {
-            DType::Bf16 => launch!(self.hzk_grad_store(bf16s(&out, elements), square_sum, scratch, x, n)),
-            DType::F32 => launch!(self.hzk_grad_copy(f32s(&out, elements), square_sum, scratch, x, n)),
+            DType::Bf16 => launch!(self.hzk_gradient_store(bf16s(&out, elements), squares, x, n)),
+            DType::F32 => launch!(self.hzk_gradient_copy(f32s(&out, elements), squares, x, n)),
         }
     }
 

@@ -14,22 +14,17 @@ const PARTIAL_ROWS_MAX: usize = 512;
 /// Keys of a tile, and blocks of dK and dV wanted: those of `key_parts` in `csrc/attention.h`.
 const KEY_TILE: usize = 128;
 const KEY_BLOCKS: usize = 256;
-/// Values of a block, and blocks at most, of a sum of squares: those of `csrc/grad.cu`.
-const SQUARES: (usize, usize) = (2048, 1024);
 
 /// Bytes of workspace for everything that a model asks of `CudaKernels`, with logits in
 /// chunks of `logits_chunk` rows. Nothing else may use it, and what it holds means nothing between two operations.
 pub fn workspace_bytes(dims: &Dims, shape: Shape, logits_chunk: usize, extras: Extras) -> usize {
     let n = shape.n();
-    // Gradients are squared in pieces of any length.
-    let squares = grad_scratch(usize::MAX);
     let log_probabilities = logits_chunk.min(n) * 4;
     let scratch = [
         rmsnorm_backward_scratch(n, dims.c),
         bias_backward_scratch(n, extras.bias_columns),
         if extras.qk_norm { qk_norm_backward_scratch(n, dims.h, dims.d) } else { 0 },
         attention_backward_scratch(n, dims.h, dims.g, dims.d),
-        squares,
         log_probabilities,
     ];
     PRODUCTS_BYTES + scratch.into_iter().fold(0, usize::max).next_multiple_of(ALIGNMENT)
@@ -58,12 +53,6 @@ pub fn attention_backward_scratch(n: usize, h: usize, g: usize, d: usize) -> usi
     let parts = group.div_ceil(heads);
     let sums = if parts > 1 { parts * 2 * n * g * d } else { 0 };
     (sums + n * h) * 4
-}
-
-/// `hzk_grad_scratch`.
-pub fn grad_scratch(elements: usize) -> usize {
-    let (values, blocks_max) = SQUARES;
-    elements.div_ceil(values).min(blocks_max) * 8
 }
 
 /// Refuses what the kernels of `csrc/` cannot compute (`Unsupported`), naming field and value.

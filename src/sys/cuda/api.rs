@@ -109,12 +109,11 @@ macro_rules! cuda_functions {
                 v: i64, stride: i64, stream: hzk_stream) -> c_int;
             fn hzk_xent_loss(loss: *mut f64, logprob: *const f32, weights: *const f32, r: i64,
                 stream: hzk_stream) -> c_int;
-            fn hzk_grad_store(out: *mut hzk_bf16, sumsq: *mut f64, scratch: *mut c_void, grad: *const f32,
-                n: i64, stream: hzk_stream) -> c_int;
-            fn hzk_grad_copy(out: *mut f32, sumsq: *mut f64, scratch: *mut c_void, grad: *const f32,
-                n: i64, stream: hzk_stream) -> c_int;
-            fn hzk_grad_sumsq(sumsq: *mut f64, scratch: *mut c_void, grad: *const f32, n: i64,
+            fn hzk_gradient_store(out: *mut hzk_bf16, squares: *mut f64, grad: *const f32, n: i64,
                 stream: hzk_stream) -> c_int;
+            fn hzk_gradient_copy(out: *mut f32, squares: *mut f64, grad: *const f32, n: i64,
+                stream: hzk_stream) -> c_int;
+            fn hzk_gradient_squares(squares: *mut f64, grad: *const f32, n: i64, stream: hzk_stream) -> c_int;
             fn hzk_widen(out: *mut f32, inp: *const hzk_bf16, n: i64, stream: hzk_stream) -> c_int;
             fn hzk_attention_forward(out: *mut hzk_bf16, lse: *mut f32, q: *const hzk_bf16,
                 k: *const hzk_bf16, v: *const hzk_bf16, doc_start: *const i32, scale: f32, window: i64,

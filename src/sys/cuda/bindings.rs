@@ -11,6 +11,7 @@ pub const cudaEventDisableTiming: u32 = 2;
 pub const HZK_OK: u32 = 0;
 pub const HZK_ERROR_SHAPE: i32 = -1;
 pub const HZK_ERROR_ALIGNMENT: i32 = -2;
+pub const HZK_NORM_BLOCK: u32 = 65536;
 pub type cuuint32_t = u32;
 pub type CUdeviceptr_v2 = c::c_ulonglong;
 pub type CUdeviceptr = CUdeviceptr_v2;
@@ -461,30 +462,21 @@ unsafe extern "C" {
         R: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_grad_scratch(n: i64) -> usize;
-    pub fn hzk_grad_store(
+    pub fn hzk_gradient_store(
         out: *mut hzk_bf16,
-        sumsq: *mut f64,
-        scratch: *mut c::c_void,
+        squares: *mut f64,
         grad: *const f32,
         n: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_grad_copy(
+    pub fn hzk_gradient_copy(
         out: *mut f32,
-        sumsq: *mut f64,
-        scratch: *mut c::c_void,
+        squares: *mut f64,
         grad: *const f32,
         n: i64,
         stream: hzk_stream,
     ) -> c::c_int;
-    pub fn hzk_grad_sumsq(
-        sumsq: *mut f64,
-        scratch: *mut c::c_void,
-        grad: *const f32,
-        n: i64,
-        stream: hzk_stream,
-    ) -> c::c_int;
+    pub fn hzk_gradient_squares(squares: *mut f64, grad: *const f32, n: i64, stream: hzk_stream) -> c::c_int;
     pub fn hzk_widen(out: *mut f32, inp: *const hzk_bf16, n: i64, stream: hzk_stream) -> c::c_int;
     pub fn hzk_attention_forward(
         out: *mut hzk_bf16,
