@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use horizon::base::{DType, Dims, Error, Result, Shape};
 use horizon::ops::cuda::workspace::workspace_bytes;
-use horizon::ops::{Addends, Extras, Kernels, Linear, LossRows, Rows, TokenRows, Write};
+use horizon::ops::{Addends, Extras, Kernels, Linear, LossRows, NORM_BLOCK, Rows, TokenRows, Write};
 use meter::cuda::{Cuda, Effort};
 use meter::{Inputs, Meter, Model, Work};
 use probe::Clock;
@@ -215,9 +215,10 @@ fn rows(bench: &mut Bench<impl Meter>, model: &str, dims: &Dims, n: usize, chunk
 
 fn gradients(bench: &mut Bench<impl Meter>, count: usize) {
     let inputs = bench.inputs();
-    let (x, rounded, sum) = (inputs.f32s(count), inputs.zeros(count * 2), inputs.zeros(8));
-    bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), |k| k.sum_of_squares(sum, x));
-    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, Some(sum), x, DType::Bf16));
+    let squares = inputs.zeros(count.div_ceil(NORM_BLOCK) * 8);
+    let (x, rounded) = (inputs.f32s(count), inputs.zeros(count * 2));
+    bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), |k| k.sum_of_squares(squares, x));
+    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, Some(squares), x, DType::Bf16));
     bench.run("zero", Work::Bytes((count * 4) as f64), |k| k.zero(x));
 }
 

@@ -176,24 +176,25 @@ int hzk_cross_entropy_loss(double* loss /* += [1] */, const float* logprob /* [R
 /* ---- gradients ----------------------------------------------------------------------------------------------------------
  * n values, any n; a span starts at a multiple of 16 bytes.
  *
- * store: out = (bits + 0x8000) >> 16 of each f32 (a NaN stays a NaN). Unless sumsq is null, the same pass computes
- *   sumsq = the sum of the squares of the f32 values, in f64 and in an order fixed by n.
+ * store: out = (bits + 0x8000) >> 16 of each f32 (a NaN stays a NaN). Unless squares is null, the same pass computes
+ *   squares[b] = the sum of the squares of the f32 values of block b, HZK_NORM_BLOCK values (the last block may have fewer), in
+ *   f64 and in a fixed order.
  *   Least bytes: 6·n.
  * copy: the same for gradients that leave as f32: out = grad.
  *   Least bytes: 8·n.
- * sumsq: the sum of squares alone, with the bits of the other two.
+ * squares: the sums of squares alone, with the bits of the other two.
  *   Least bytes: 4·n.
- * scratch: hzk_grad_scratch(n) bytes, 8-byte aligned; null where sumsq is.
  *
  * widen: out = inp as f32.
  *   Least bytes: 6·n.
  */
-size_t hzk_grad_scratch(int64_t n);
-int hzk_grad_store(hzk_bf16* out /* = [n] */, double* sumsq /* = [1] or null */, void* scratch, const float* grad /* [n] */,
-                   int64_t n, hzk_stream stream);
-int hzk_grad_copy(float* out /* = [n] */, double* sumsq /* = [1] or null */, void* scratch, const float* grad /* [n] */, int64_t n,
-                  hzk_stream stream);
-int hzk_grad_sumsq(double* sumsq /* = [1] */, void* scratch, const float* grad /* [n] */, int64_t n, hzk_stream stream);
+#define HZK_NORM_BLOCK 65536
+int hzk_gradient_store(hzk_bf16* out /* = [n] */, double* squares /* = [ceil(n / HZK_NORM_BLOCK)] or null */,
+                       const float* grad /* [n] */, int64_t n, hzk_stream stream);
+int hzk_gradient_copy(float* out /* = [n] */, double* squares /* = [ceil(n / HZK_NORM_BLOCK)] or null */,
+                      const float* grad /* [n] */, int64_t n, hzk_stream stream);
+int hzk_gradient_squares(double* squares /* = [ceil(n / HZK_NORM_BLOCK)] */, const float* grad /* [n] */, int64_t n,
+                         hzk_stream stream);
 int hzk_widen(float* out /* = [n] */, const hzk_bf16* inp /* [n] */, int64_t n, hzk_stream stream);
 
 /* ---- attention ----------------------------------------------------------------------------------------------------------

@@ -136,23 +136,35 @@ impl Runner {
                 self.zero_frozen(extent, self.layout().embedding(), micro, SumPlace::Own);
             }
             Operation::Norm { unit, sum, slab } => {
-                self.kernels.sum_of_squares(self.at(self.plan.device.norm(slab)), self.gradient(unit, sum));
+                let (squares, sum) = (self.at(self.plan.device.norm(slab)), self.gradient(unit, sum));
+                for Run { elements, blocks } in self.layout().unit(unit).runs() {
+                    let sum = sum.part(elements.start * 4, elements.len() * 4);
+                    self.kernels.sum_of_squares(squares.part(blocks.start * 8, blocks.len() * 8), sum);
+                }
             }
             Operation::Round { unit, sum, part, slab } => {
-                let elements = self.layout().part(unit, part);
+                let first = self.layout().part(unit, part).start;
                 let dtype = self.plan.policy.numeric.grad_dtype;
                 let whole = self.plan.geometry.is_rounded_whole(unit);
-                let norm = whole.then(|| self.at(self.plan.device.norm(slab)));
-                let slab = self.at(self.plan.device.slab(slab)).part(0, elements.len() * dtype.bytes());
-                let sum = self.gradient(unit, sum).part(elements.start * 4, elements.len() * 4);
-                self.kernels.round(slab, norm, sum, dtype);
+                let squares = whole.then(|| self.at(self.plan.device.norm(slab)));
+                let (slab, sum) = (self.at(self.plan.device.slab(slab)), self.gradient(unit, sum));
+                for Run { elements, blocks } in self.layout().part_runs(unit, part) {
+                    let (start, size) = (elements.start - first, dtype.bytes());
+                    self.kernels.round(
+                        slab.part(start * size, elements.len() * size),
+                        squares.map(|squares| squares.part(blocks.start * 8, blocks.len() * 8)),
+                        sum.part(elements.start * 4, elements.len() * 4),
+                        dtype,
+                    );
+                }
             }
             Operation::Download { unit, part, slab, to } => {
                 let to = self.store.gradient(unit, part, to);
                 self.device.download(to, self.at(self.plan.device.slab(slab)).part(0, to.bytes()))?;
             }
             Operation::DownloadNorm { unit, slab } => {
-                self.device.download(self.store.norm(unit), self.at(self.plan.device.norm(slab)))?;
+                let to = self.store.norm(unit);
+                self.device.download(to, self.at(self.plan.device.norm(slab)).part(0, to.bytes()))?;
             }
             Operation::DownloadLoss => {
                 self.device.download(self.store.loss(), self.at(self.plan.device.loss()))?;
@@ -444,8 +456,8 @@ impl Runner {
     }
 
     fn decide(&self, frame: &Frame, norms: bool) {
-        let square = |unit| self.store.norm(unit).get::<f64>(0);
-        let square_sum: f64 = if norms { self.layout().indices().map(square).sum() } else { 0.0 };
+        let square_sum =
+            if norms { self.layout().indices().map(|unit| self.store.square_sum(unit)).sum() } else { 0.0 };
         let loss = self.store.loss().get::<f64>(0) / frame.inputs().weight;
         let norm = square_sum.sqrt();
         let clipped = self.clip > 0.0 && norm > self.clip;
@@ -486,7 +498,7 @@ impl Runner {
                 let verdict = frame.verdict();
                 verdict.commit.then_some(verdict.factor)
             }
-            Guard::Unit if self.store.norm(unit).get::<f64>(0).is_finite() => {
+            Guard::Unit if self.store.square_sum(unit).is_finite() => {
                 frame.count_committed();
                 Some(1.0)
             }

@@ -11,7 +11,7 @@ use crate::engine::derived::Derived;
 use crate::engine::gather::Numbers;
 use crate::engine::{Batch, UnitState};
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
-use crate::model::{Layout, TensorLayout};
+use crate::model::{Layout, Run, TensorLayout};
 use crate::optim::{self, Master, Optimizer, STATE_ARRAYS_MAX, Spans};
 use crate::plan::{HostMap, Place, Plan};
 use crate::schedule::GradPlace;
@@ -125,9 +125,16 @@ impl Store {
         self.wire(self.map.sum(unit))
     }
 
-    /// f64 `[1]`: where a unit's sum of squares lands.
+    /// f64 `[blocks]`: where a unit's sums of squares land.
     pub fn norm(&self, unit: UnitIndex) -> HostSpan {
         self.wire(self.map.norm(unit))
+    }
+
+    /// A unit's sum of squares: blocks are added in order to that of their tensor, tensors in order to that of the unit.
+    pub fn square_sum(&self, unit: UnitIndex) -> f64 {
+        let norm = self.norm(unit);
+        let of_run = |run: Run| run.blocks.map(|block| norm.get::<f64>(block)).sum::<f64>();
+        self.layout.unit(unit).runs().map(of_run).sum()
     }
 
     /// f64 `[1]`: where the loss sum lands.

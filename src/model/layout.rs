@@ -13,7 +13,7 @@ use crate::model::decoder::{self, Sizes, UnitKind};
 use crate::model::modules::HeadTask;
 use crate::model::program::Program;
 use crate::model::ModelConfig;
-use crate::ops::Write;
+use crate::ops::{NORM_BLOCK, Write};
 
 /// One named tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,31 @@ impl UnitLayout {
     pub fn offset(&self, suffix: &str) -> usize {
         self.tensors.iter().find(|t| t.name.ends_with(suffix)).expect("the unit has this tensor").offset
     }
+
+    /// Each tensor with the padding after it, in order; together they are the unit. The padding is zero, so a run has the
+    /// norm of its tensor.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        let ends = self.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([self.elements]);
+        self.tensors.iter().zip(ends).scan(0, |blocks, (tensor, end)| {
+            let start = *blocks;
+            *blocks += (end - tensor.offset).div_ceil(NORM_BLOCK);
+            Some(Run { elements: tensor.offset..end, blocks: start..*blocks })
+        })
+    }
+
+    /// Blocks of the gradient's norm.
+    pub fn norm_blocks(&self) -> usize {
+        self.runs().last().map_or(0, |run| run.blocks.end)
+    }
+}
+
+/// A tensor with the padding after it, or a piece of one that starts at the border of a block of its norm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Elements within the unit.
+    pub elements: Range<usize>,
+    /// Blocks of the norm of these elements, among those of the unit.
+    pub blocks: Range<usize>,
 }
 
 /// All units of a model.
@@ -118,21 +143,61 @@ impl Layout {
         (0..self.units.len()).map(UnitIndex::from)
     }
 
-    /// Elements of the longest decoder layer: the size of a slot and of a slab.
+    /// Elements of the longest decoder layer: the size of a slot.
     pub fn layer_elements(&self) -> usize {
         self.units[1].elements
     }
 
-    /// Pieces of at most one slab that a unit's gradient leaves the device in; a layer has one.
+    /// Elements of the longest part of a gradient: the size of a slab.
+    pub fn slab_elements(&self) -> usize {
+        let longest = |unit| self.cut(unit).map(|part| part.len()).max().unwrap_or(0);
+        self.indices().map(longest).fold(0, usize::max)
+    }
+
+    /// Number of parts in which a unit's gradient leaves the device; a layer has one.
     pub fn parts(&self, unit: UnitIndex) -> usize {
-        self.unit(unit).elements.div_ceil(self.layer_elements())
+        self.cut(unit).count()
     }
 
     /// The elements of a unit that a part covers.
+    ///
+    /// # Panics
+    /// If the unit has no such part.
     pub fn part(&self, unit: UnitIndex, part: PartIndex) -> Range<usize> {
-        let slab = self.layer_elements();
-        let start = part.at() * slab;
-        start..(start + slab).min(self.unit(unit).elements)
+        self.cut(unit).nth(part.at()).expect("the unit has this part")
+    }
+
+    /// A part's pieces of the unit's runs, in order; together they are the part.
+    pub fn part_runs(&self, unit: UnitIndex, part: PartIndex) -> impl Iterator<Item = Run> + '_ {
+        let part = self.part(unit, part);
+        self.unit(unit).runs().filter_map(move |Run { elements, blocks }| {
+            let (start, end) = (elements.start.max(part.start), elements.end.min(part.end));
+            let block = blocks.start + start.saturating_sub(elements.start) / NORM_BLOCK;
+            let count = end.saturating_sub(start).div_ceil(NORM_BLOCK);
+            (start < end).then_some(Run { elements: start..end, blocks: block..block + count })
+        })
+    }
+
+    /// Parts of a unit, each as long as possible: at most a layer, or a block where a layer is shorter, ending at a tensor's
+    /// end or at the border of a block of a norm.
+    fn cut(&self, unit: UnitIndex) -> impl Iterator<Item = Range<usize>> + '_ {
+        let unit = self.unit(unit);
+        let longest = self.layer_elements().max(NORM_BLOCK);
+        let part = move |start: usize| {
+            if start == unit.elements {
+                return None;
+            }
+            let most = start + longest;
+            let end = if unit.elements <= most {
+                unit.elements
+            } else {
+                let offsets = unit.tensors.iter().map(|tensor| tensor.offset);
+                let tensor = offsets.take_while(|&offset| offset <= most).last().unwrap_or(0);
+                tensor + (most - tensor) / NORM_BLOCK * NORM_BLOCK
+            };
+            Some(start..end)
+        };
+        std::iter::successors(part(0), move |before| part(before.end))
     }
 
     /// P: parameters, padding not counted.

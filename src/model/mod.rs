@@ -19,7 +19,7 @@ pub use config::{Biases, LAYERS_MAX, ModelConfig, Window};
 pub use constants::{constant_bytes, constants};
 pub use decoder::{Sizes, UnitKind};
 pub use init::{FRESH_BLOCK, fresh_values};
-pub use layout::{Layout, TensorLayout, UnitLayout};
+pub use layout::{Layout, Run, TensorLayout, UnitLayout};
 pub use modules::HeadTask;
 pub use passes::Passes;
 pub use presets::{preset, preset_names, shape, shape_names};

@@ -85,13 +85,17 @@ ops! {
     bias: BiasBackward;
     cross_entropy: CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs, CrossEntropyBackward;
     embedding: EmbeddingForward, EmbeddingBackward;
-    gradient: Zero, SquareSum, Round, Widen;
+    gradient: Zero, Squares, Round, Widen;
     linear: LinearForward, LinearBackwardInput, LinearBackwardWeight;
     qk_norm: QkNormForward, QkNormBackward;
     rmsnorm: RmsnormForward, RmsnormBackward;
     rope: Rope;
     swiglu: SwigluForward, SwigluBackward;
 }
+
+/// Elements of a block of a gradient's norm: its squares are summed alone, from the start of each tensor on, so that no bit of a
+/// norm depends on where the gradient is cut.
+pub const NORM_BLOCK: usize = 1 << 16;
 
 /// `=` or `+=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

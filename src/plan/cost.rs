@@ -279,14 +279,18 @@ impl<'a> Cost<'a> {
                 let zeroed = if micro.at() == 0 && !self.layout.tied { 4 * v * c } else { 0 };
                 Work::kernels(1, n * c * (8 + self.storage.bytes()) + zeroed)
             }
-            Operation::Norm { unit, .. } => Work::kernels(1, 4 * self.elements(unit)),
+            Operation::Norm { unit, .. } => {
+                Work::kernels(self.layout.unit(unit).tensors.len(), 4 * self.elements(unit))
+            }
             Operation::Round { unit, part, .. } => {
-                Work::kernels(1, (4 + self.grad_dtype.bytes()) * self.part(unit, part))
+                let launches = self.layout.part_runs(unit, part).count();
+                Work::kernels(launches, (4 + self.grad_dtype.bytes()) * self.part(unit, part))
             }
             Operation::SpillSum { unit, .. } => down(4 * self.elements(unit)),
             Operation::FetchSum { unit, .. } => up(4 * self.elements(unit)),
             Operation::Download { unit, part, .. } => down(self.grad_dtype.bytes() * self.part(unit, part)),
-            Operation::DownloadNorm { .. } | Operation::DownloadLoss => down(8),
+            Operation::DownloadNorm { unit, .. } => down(8 * self.layout.unit(unit).norm_blocks()),
+            Operation::DownloadLoss => down(8),
             Operation::DownloadLogits => down(4 * v),
             Operation::Loss | Operation::Decide { .. } => Work::default(),
             Operation::Save { unit } => {

@@ -1,7 +1,9 @@
 //! The device arena: every region the schedule's resources stand for.
 
-use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
-use crate::model::{Constants, HeadScratch, LayerScratch, Layout, ModelConfig};
+use crate::base::{
+    DType, MicroIndex, PartIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex,
+};
+use crate::model::{Constants, HeadScratch, LayerScratch, Layout, ModelConfig, UnitLayout};
 use crate::ops;
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::{End, Geometry, GradWait, Policy, Resource, Sum};
@@ -14,7 +16,8 @@ const SUM_ROOMS: &str = "gradient rooms (f32)";
 const LAYER_GRADIENTS: &str = "layer gradients (f32)";
 const SLABS: &str = "gradient slabs";
 const SCRATCH: &str = "scratch";
-const SCALARS: &str = "scalars";
+const LOSS: &str = "loss";
+const NORMS: &str = "gradient norms";
 const LOGITS: &str = "logits row";
 const LOGPROBS: &str = "log-probabilities";
 const CONSTANTS: &str = "constants";
@@ -100,7 +103,8 @@ pub struct DeviceMap {
     /// By layer; empty where it shares or passes.
     layer_gradients: Vec<Place>,
     scratch: Place,
-    scalars: Place,
+    loss: Place,
+    norms: Vec<Place>,
     logits: Place,
     constants: Place,
     workspace: Place,
@@ -149,16 +153,23 @@ impl DeviceMap {
         let sum_rooms = (0..placement.sum_rooms(dims.l)).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
         let own = |at: usize| one_if(placement.layer(at).sum == Sum::Own) * layer * 4;
         let layer_gradients = (0..dims.l).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
-        let slab_elements = |slab| match placement.grad_wait {
-            GradWait::Host => layer,
-            GradWait::Device => {
-                let (unit, part) = geometry.part_of(slab);
-                layout.part(unit, part).len()
+        // Elements of each slab, and blocks of the norm beside it.
+        let slab_sizes: Vec<(usize, usize)> = match placement.grad_wait {
+            GradWait::Host => {
+                let blocks_max = layout.units.iter().map(UnitLayout::norm_blocks).max().unwrap_or(0);
+                vec![(layout.slab_elements(), blocks_max); policy.slabs(geometry)]
             }
+            GradWait::Device => (0..policy.slabs(geometry))
+                .map(|slab| geometry.part_of(SlabIndex::from(slab)))
+                .map(|(unit, part)| {
+                    let first = one_if(part == PartIndex(0));
+                    (layout.part(unit, part).len(), first * layout.unit(unit).norm_blocks())
+                })
+                .collect(),
         };
-        let slabs = (0..policy.slabs(geometry))
-            .map(|slab| slab_elements(SlabIndex::from(slab)) * policy.numeric.grad_dtype.bytes())
-            .map(|bytes| carver.take(SLABS, bytes))
+        let slabs = slab_sizes
+            .iter()
+            .map(|(elements, _)| carver.take(SLABS, elements * policy.numeric.grad_dtype.bytes()))
             .collect();
         let scratch_bytes = LayerScratch::bytes(config, shape, storage).max(HeadScratch::bytes(
             dims,
@@ -167,7 +178,8 @@ impl DeviceMap {
             policy.numeric.logits_chunk,
         ));
         let scratch = carver.take(SCRATCH, scratch_bytes);
-        let scalars = carver.take(SCALARS, 8 * (1 + policy.slabs(geometry)));
+        let loss = carver.take(LOSS, 8);
+        let norms = slab_sizes.iter().map(|(_, blocks)| carver.take(NORMS, 8 * blocks)).collect();
         let logits = carver.take(LOGITS, 4 * dims.v);
         let constants = carver.take(CONSTANTS, Constants::bytes(config));
         let chunk = policy.numeric.logits_chunk;
@@ -204,7 +216,8 @@ impl DeviceMap {
             sum_rooms,
             layer_gradients,
             scratch,
-            scalars,
+            loss,
+            norms,
             logits,
             constants,
             workspace,
@@ -242,10 +255,10 @@ impl DeviceMap {
     }
 
     /// The name a resource is accounted to and what it takes, padding included; nothing if it is not on the
-    /// device. Scalars share one place and count their eight bytes.
+    /// device.
     pub fn footprint(&self, resource: &Resource) -> Option<(&'static str, usize)> {
         let (name, place) = self.named(resource)?;
-        Some((name, if name == SCALARS { place.bytes } else { place.padded() }))
+        Some((name, place.padded()))
     }
 
     /// The place of a resource and the name it is accounted to; nothing if it is not on the device.
@@ -265,8 +278,8 @@ impl DeviceMap {
             Resource::Room { room, seat } => (PASSING, self.room(room, seat)),
             Resource::Kept { unit, seat } => (KEPT, self.kept(unit, seat)),
             Resource::Stream { micro } => (STREAMS, self.stream(micro)),
-            Resource::Loss => (SCALARS, self.loss()),
-            Resource::Norm(slab) => (SCALARS, self.norm(slab)),
+            Resource::Loss => (LOSS, self.loss()),
+            Resource::Norm(slab) => (NORMS, self.norm(slab)),
             Resource::Batch { micro } => (BATCHES, self.batch(micro).whole),
             Resource::HostBatch { .. }
             | Resource::Master { .. }
@@ -326,12 +339,12 @@ impl DeviceMap {
 
     /// f64: the loss sum.
     pub fn loss(&self) -> Place {
-        self.scalars.elements(0..1, 8)
+        self.loss
     }
 
-    /// f64: the sum of squares of the unit that leaves by this slab.
+    /// f64 by block: the sums of squares of the unit that leaves by this slab.
     pub fn norm(&self, slab: SlabIndex) -> Place {
-        self.scalars.elements(1 + slab.at()..2 + slab.at(), 8)
+        self.norms[slab.at()]
     }
 
     /// f32 `[V]`: one row of logits.

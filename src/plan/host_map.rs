@@ -34,7 +34,8 @@ pub struct HostMap {
     sums: Vec<Place>,
     /// By micro-batch of a sweep and layer; empty where a boundary stays on the device.
     boundaries: Vec<Vec<Place>>,
-    scalars: Place,
+    loss: Place,
+    norms: Vec<Place>,
     logits: Place,
     /// By micro-batch.
     logprobs: Vec<Place>,
@@ -69,7 +70,7 @@ impl HostMap {
             })
             .collect();
         let ring_slabs = if stored { 0 } else { policy.placement.ring };
-        let slab_bytes = layout.layer_elements() * grad_bytes;
+        let slab_bytes = layout.slab_elements() * grad_bytes;
         let ring = (0..ring_slabs).map(|_| wire.take("gradient ring", slab_bytes)).collect();
         let batches = (0..micros_max).map(|_| BatchPlaces::take(&mut wire, policy.numeric.shape)).collect();
         // A tied embedding goes up whole: the head reads it, too.
@@ -91,7 +92,9 @@ impl HostMap {
             wire.take("gradient sums (f32)", bytes)
         };
         let sums = (0..layout.layers()).map(sum).collect();
-        let scalars = wire.take("scalars", 8 * (1 + layout.units.len()));
+        let loss = wire.take("loss", 8);
+        let norms =
+            layout.units.iter().map(|unit| wire.take("gradient norms", 8 * unit.norm_blocks())).collect();
         let logits = wire.take("logits row", 4 * config.dims.v);
         let rows = policy.numeric.shape.n();
         let logprobs = (0..micros_max).map(|_| wire.take("log-probabilities", 4 * rows)).collect();
@@ -105,7 +108,8 @@ impl HostMap {
             gathered,
             sums,
             boundaries,
-            scalars,
+            loss,
+            norms,
             logits,
             logprobs,
             constants,
@@ -165,12 +169,12 @@ impl HostMap {
 
     /// f64: the loss sum, in the wire arena.
     pub fn loss(&self) -> Place {
-        self.scalars.elements(0..1, 8)
+        self.loss
     }
 
-    /// f64: a unit's sum of squares, in the wire arena.
+    /// f64 by block: a unit's sums of squares, in the wire arena.
     pub fn norm(&self, unit: UnitIndex) -> Place {
-        self.scalars.elements(1 + unit.at()..2 + unit.at(), 8)
+        self.norms[unit.at()]
     }
 
     /// f32 `[V]`: one row of logits, in the wire arena.

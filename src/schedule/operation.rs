@@ -196,8 +196,8 @@ pub enum Operation {
         /// Which micro-batch.
         micro: MicroIndex,
     },
-    /// Sum of squares of the complete f32 gradient of a unit of several parts. AdamW may use the first part before the last is
-    /// rounded, so the sum is taken in a pass of its own.
+    /// Sums of squares, by block, of the complete f32 gradient of a unit of several parts. AdamW may use the first part before
+    /// the last is rounded, so they are taken in a pass of their own.
     Norm {
         /// Which.
         unit: UnitIndex,
@@ -206,7 +206,7 @@ pub enum Operation {
         /// The slab that the gradient's first part goes to; the norm leaves beside it.
         slab: SlabIndex,
     },
-    /// One part of a unit's f32 gradient, rounded into a slab. Where it is the unit's only part, the same pass leaves the sum
+    /// One part of a unit's f32 gradient, rounded into a slab. Where it is the unit's only part, the same pass leaves the sums
     /// of squares beside the slab.
     Round {
         /// Whose gradient.
@@ -218,7 +218,7 @@ pub enum Operation {
         /// Where to.
         slab: SlabIndex,
     },
-    /// A unit's sum of squares, device → host.
+    /// A unit's sums of squares, device → host.
     DownloadNorm {
         /// Whose.
         unit: UnitIndex,

@@ -64,7 +64,7 @@ pub enum Resource {
     Slab(SlabIndex),
     /// Device: the weighted sum of losses.
     Loss,
-    /// Device: the sum of squares of the unit whose gradient leaves by this slab.
+    /// Device: the sums of squares of the unit whose gradient leaves by this slab.
     Norm(SlabIndex),
     /// Device: f32 logits of one row.
     Logits,
@@ -109,7 +109,7 @@ pub enum Resource {
     },
     /// Host: a slab of the ring.
     Ring(u32),
-    /// Host: a unit's sum of squares.
+    /// Host: a unit's sums of squares.
     HostNorm {
         /// Whose.
         unit: UnitIndex,
@@ -336,7 +336,7 @@ pub enum Content {
         /// Which part.
         part: PartIndex,
     },
-    /// The sum of squares of a unit's complete gradient.
+    /// The sums of squares of a unit's complete gradient.
     Norm(UnitIndex),
     /// The loss of the first `terms` micro-batches.
     Loss {

@@ -65,11 +65,8 @@ EQUIVALENT = {
     ("copy.h", "'<' to '<=' at 56",
      "constexpr int PHASES = CHUNKS % 3 == 0 ? 3 : THREADS < 8 * CHUNKS ? 8 * CHUNKS / THREADS : 1;"):
         "with as many threads as 8 rows have chunks, either branch gives one phase",
-    ("grad.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
-    ("grad.cu", "'<=' to '<' at 23", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
-    ("grad.cu", "'<' to '<=' at 85",
-     "for (int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector; i < n; i += step) {"):
-        "at i = n no value is left: eight zeros are added",
+    ("gradient.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
+    ("gradient.cu", "'<=' to '<' at 23", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("qk_norm.cu", "'<' to '<=' at 57",
      "for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round"):
         "at block0 = total no head is left: a round without effect",

@@ -17,6 +17,7 @@ mod cuda;
 mod fresh;
 mod losses;
 mod modes;
+mod norms;
 mod orders;
 mod peaks;
 mod placements;

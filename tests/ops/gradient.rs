@@ -1,10 +1,11 @@
 //! What happens to a gradient before it leaves: norm, rounding, zeroing.
 
 use horizon::base::{DType, master};
+use horizon::ops::NORM_BLOCK;
 use support::reference::device::Device;
 use support::reference::{Random, wide};
 
-/// Around the lanes of a sum, and around the tiles of 2¹⁶ elements.
+/// Around the lanes of a sum, and around the blocks of 2¹⁶ elements.
 const LENGTHS: &[usize] = &[0, 1, 2, 31, 32, 33, 63, 95, 127, 1000, 65_535, 65_536, 65_537, 200_001];
 
 #[test]
@@ -16,32 +17,73 @@ fn norms_roundings_and_copies_agree() {
             let stored = device.stored(x.clone());
             let (x_memory, stored_memory) = (device.f32s(&x), device.activations(&stored));
             let results = device.run(|k| {
-                let [sum, sum_of_bf16, sum_of_f32] = [0; 3].map(|_| device.painted(8));
-                let [bf16, summed_bf16] = [0; 2].map(|_| device.painted(length * 2));
-                let [f32, summed_f32, wide] = [0; 3].map(|_| device.painted(length * 4));
+                let blocks = length.div_ceil(NORM_BLOCK);
+                let [squares, squares_of_bf16, squares_of_f32] = [0; 3].map(|_| device.painted(blocks * 8));
+                let [bf16, squared_bf16] = [0; 2].map(|_| device.painted(length * 2));
+                let [f32, squared_f32, wide] = [0; 3].map(|_| device.painted(length * 4));
                 let x = x_memory.span();
-                k.sum_of_squares(sum.span(), x);
+                k.sum_of_squares(squares.span(), x);
                 k.round(bf16.span(), None, x, DType::Bf16);
                 k.round(f32.span(), None, x, DType::F32);
                 k.widen(wide.span(), stored_memory.span());
-                k.round(summed_bf16.span(), Some(sum_of_bf16.span()), x, DType::Bf16);
-                k.round(summed_f32.span(), Some(sum_of_f32.span()), x, DType::F32);
-                vec![sum, bf16, f32, wide, sum_of_bf16, summed_bf16, sum_of_f32, summed_f32]
+                k.round(squared_bf16.span(), Some(squares_of_bf16.span()), x, DType::Bf16);
+                k.round(squared_f32.span(), Some(squares_of_f32.span()), x, DType::F32);
+                vec![squares, bf16, f32, wide, squares_of_bf16, squared_bf16, squares_of_f32, squared_f32]
             });
             let name = device.name();
-            let expected: f64 = wide(&x).iter().map(|x| x * x).sum();
-            let sum = results[0].read_f64()[0];
-            assert!((sum - expected).abs() <= 1e-12 * expected, "{name}, {length}: {sum} for {expected}");
+            for (block, sum) in wide(&x).chunks(NORM_BLOCK).zip(results[0].read_f64()) {
+                let expected: f64 = block.iter().map(|x| x * x).sum();
+                assert!((sum - expected).abs() <= 1e-12 * expected, "{name}, {length}: {sum} for {expected}");
+            }
             let rounded: Vec<u16> = x.iter().map(|&x| master::round(x)).collect();
             assert!(results[1].read_u16() == rounded, "{name}, {length}: rounding");
             assert!(results[2].read_f32() == x, "{name}, {length}: a copy");
             assert!(results[3].read_f32() == stored, "{name}, {length}: widening");
-            for (sum_at, rounded_at, plain_at) in [(4, 5, 1), (6, 7, 2)] {
-                let (bits, plain) = (results[sum_at].read_f64()[0].to_bits(), sum.to_bits());
-                assert_eq!(bits, plain, "{name}, {length}: a sum with rounding has other bits");
+            for (squares_at, rounded_at, plain_at) in [(4, 5, 1), (6, 7, 2)] {
+                let same = results[squares_at].bytes() == results[0].bytes();
+                assert!(same, "{name}, {length}: squares with rounding have other bits");
                 let same = results[rounded_at].bytes() == results[plain_at].bytes();
-                assert!(same, "{name}, {length}: rounding with a sum has other bits");
+                assert!(same, "{name}, {length}: rounding with squares has other bits");
             }
+        }
+    }
+}
+
+/// A gradient that leaves in pieces, cut at the borders of blocks, and one with the padding behind it.
+#[test]
+fn squares_do_not_depend_on_where_a_gradient_is_cut() {
+    const BLOCKS: usize = 5;
+    let (length, padding) = (4 * NORM_BLOCK + 1001, 23);
+    for device in Device::all() {
+        let mut x = Random::new(14).f32s(length, 3.0);
+        x.resize(length + padding, 0.0);
+        let x = device.f32s(&x);
+        let cuts: [&[usize]; 5] = [&[], &[1], &[2], &[1, 3, 4], &[1, 2, 3, 4]];
+        let results = device.run(|k| {
+            let whole = device.painted(BLOCKS * 8);
+            k.sum_of_squares(whole.span(), x.span().part(0, length * 4));
+            let pieces = cuts.map(|cut| {
+                let (squares, out) = (device.painted(BLOCKS * 8), device.painted((length + padding) * 2));
+                let ends = cut.iter().map(|block| block * NORM_BLOCK).chain([length + padding]);
+                let mut start = 0;
+                for (number, end) in ends.enumerate() {
+                    let elements = end - start;
+                    let (first, count) = (start / NORM_BLOCK, elements.div_ceil(NORM_BLOCK));
+                    let (x, to) =
+                        (x.span().part(start * 4, elements * 4), squares.span().part(first * 8, count * 8));
+                    // Both ops give the same.
+                    match number % 2 {
+                        0 => k.sum_of_squares(to, x),
+                        _ => k.round(out.span().part(start * 2, elements * 2), Some(to), x, DType::Bf16),
+                    }
+                    start = end;
+                }
+                squares
+            });
+            [whole].into_iter().chain(pieces).collect()
+        });
+        for (squares, cut) in results[1..].iter().zip(cuts) {
+            assert!(squares.bytes() == results[0].bytes(), "{}: cut at blocks {cut:?}", device.name());
         }
     }
 }

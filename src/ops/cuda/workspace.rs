@@ -11,12 +11,8 @@ pub const ALIGNMENT: usize = 256;
 /// Bytes of workspace for kernels of which none needs more than `scratch` bytes. Nothing else may use it, and what it holds means
 /// nothing between two ops.
 pub fn bytes(scratch: usize) -> usize {
-    // Gradients are squared in pieces of any length.
-    PRODUCTS_BYTES + scratch.max(SQUARES_BYTES).next_multiple_of(ALIGNMENT)
+    PRODUCTS_BYTES + scratch.max(1).next_multiple_of(ALIGNMENT)
 }
-
-/// The most that [`SquareSum`](crate::ops::SquareSum) needs.
-const SQUARES_BYTES: usize = 1024 * 8;
 
 /// Refuses what the kernels of `csrc/` cannot compute (`Unsupported`), naming field and value.
 pub fn supports(dims: &Dims, shape: Shape) -> Result<()> {

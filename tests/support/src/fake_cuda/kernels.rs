@@ -282,8 +282,8 @@ impl Kernels for StreamKernels {
         queue!(self.sum_of_squares [] (out, x))
     }
 
-    fn round(&self, out: DeviceSpan, square_sum: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
-        queue!(self.round [] (out, square_sum, x, to))
+    fn round(&self, out: DeviceSpan, squares: Option<DeviceSpan>, x: DeviceSpan, to: DType) {
+        queue!(self.round [] (out, squares, x, to))
     }
 
     fn widen(&self, out: DeviceSpan, x: DeviceSpan) {

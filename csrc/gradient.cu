@@ -7,7 +7,7 @@ namespace hz {
 namespace {
 
 constexpr int kThreads = 256, kVector = 8;
-constexpr int64_t kBlocksMax = 1024;  // fixed: the order of a sum must not depend on the device
+constexpr int kBlockThreads = 512, kBlocksPerSm = 3;
 
 // The store's rounding, half away from zero. A NaN whose payload the carry would overflow stays a NaN.
 __device__ __forceinline__ uint32_t store_bits(float f) {
@@ -40,25 +40,28 @@ __device__ __forceinline__ void store_vector(float* out, const float (&f)[kVecto
     store4(out + 4, make_float4(f[4], f[5], f[6], f[7]));
 }
 
-// Vectors dealt round robin to the threads of the grid. With STORE they go to out; with SQUARES their squares are summed in
-// f64, each block's sum to partial[block]. Least bytes: 4·n, and with STORE those of out.
+// A thread block per HZK_NORM_BLOCK values, its vectors dealt round robin to the threads. With STORE they go to out; with SQUARES
+// their squares are summed in f64. Least bytes: 4·n, and with STORE those of out.
 template <class OUT, bool STORE, bool SQUARES>
-__global__ void __launch_bounds__(kThreads)
-    grad_kernel(OUT* __restrict__ out /* = */, double* __restrict__ partial /* = [gridDim.x] */, const float* __restrict__ grad,
-                int64_t n) {
-    HZ_SHARED(double, slots, [kThreads / 32]);
+__global__ void __launch_bounds__(kBlockThreads, kBlocksPerSm)
+    gradient_kernel(OUT* __restrict__ out /* = */, double* __restrict__ squares /* = [gridDim.x] */,
+                    const float* __restrict__ grad, int64_t n) {
+    HZ_SHARED(double, slots, [kBlockThreads / 32]);
     double sum = 0.;
-    const int64_t step = int64_t(gridDim.x) * kThreads * kVector;
-    for (int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector; i < n; i += step) {
+    const int64_t first = int64_t(blockIdx.x) * HZK_NORM_BLOCK;
+    const int values = int(min(n - first, int64_t(HZK_NORM_BLOCK)));
+    grad += first;
+    if constexpr (STORE) out += first;
+    for (int i = int(threadIdx.x) * kVector; i < values; i += kBlockThreads * kVector) {
         float f[kVector] = {};
-        if (i + kVector <= n) {
+        if (i + kVector <= values) {
             const float4 a = load4_once(grad + i), b = load4_once(grad + i + 4);
             f[0] = a.x, f[1] = a.y, f[2] = a.z, f[3] = a.w, f[4] = b.x, f[5] = b.y, f[6] = b.z, f[7] = b.w;
             if constexpr (STORE) store_vector(out + i, f);
         } else {
             HZ_UNROLL
             for (int e = 0; e < kVector; ++e)
-                if (i + e < n) {
+                if (i + e < values) {
                     f[e] = grad[i + e];
                     if constexpr (STORE) store_one(out + i + e, f[e]);
                 }
@@ -70,36 +73,24 @@ __global__ void __launch_bounds__(kThreads)
     }
     if constexpr (SQUARES) {
         sum = block_sum(sum, slots);
-        if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+        if (threadIdx.x == 0) squares[blockIdx.x] = sum;
     }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    grad_sumsq_kernel(double* __restrict__ sumsq /* = [1] */, const double* __restrict__ partial, int blocks) {
-    HZ_SHARED(double, slots, [kThreads / 32]);
-    double sum = 0.;
-    for (int i = int(threadIdx.x); i < blocks; i += kThreads) sum += partial[i];
-    sum = block_sum(sum, slots);
-    if (threadIdx.x == 0) *sumsq = sum;
-}
-
-int64_t blocks_for(int64_t n) { return min(ceil_div(n, kThreads * kVector), kBlocksMax); }
-
 template <class OUT, bool STORE, bool SQUARES>
-int launch(OUT* out, double* sumsq, void* scratch, const float* grad, int64_t n, cudaStream_t stream) {
-    double* partial = static_cast<double*>(scratch);
-    const int blocks = int(blocks_for(n));
-    if (n > 0) HZ_LAUNCH((grad_kernel<OUT, STORE, SQUARES>), unsigned(blocks), kThreads, 0, stream, out, partial, grad, n);
-    if constexpr (SQUARES) HZ_LAUNCH(grad_sumsq_kernel, 1, kThreads, 0, stream, sumsq, partial, blocks);
+int launch(OUT* out, double* squares, const float* grad, int64_t n, cudaStream_t stream) {
+    const int64_t blocks = n < 0 ? 0 : ceil_div(n, HZK_NORM_BLOCK);
+    HZK_NEED_SHAPE(n >= 0 && blocks <= kIntMax);
+    if (n == 0) return HZK_OK;
+    HZ_LAUNCH((gradient_kernel<OUT, STORE, SQUARES>), unsigned(blocks), kBlockThreads, 0, stream, out, squares, grad, n);
     return launch_status();
 }
 
 template <class OUT>
-int launch_store(OUT* out, double* sumsq, void* scratch, const float* grad, int64_t n, cudaStream_t stream) {
-    HZK_NEED_SHAPE(n >= 0);
+int launch_store(OUT* out, double* squares, const float* grad, int64_t n, cudaStream_t stream) {
     HZK_NEED_ALIGNED(out, grad);
-    return sumsq ? launch<OUT, true, true>(out, sumsq, scratch, grad, n, stream)
-                 : launch<OUT, true, false>(out, nullptr, nullptr, grad, n, stream);
+    return squares ? launch<OUT, true, true>(out, squares, grad, n, stream)
+                   : launch<OUT, true, false>(out, nullptr, grad, n, stream);
 }
 
 }  // namespace
@@ -107,20 +98,17 @@ int launch_store(OUT* out, double* sumsq, void* scratch, const float* grad, int6
 
 using namespace hz;
 
-size_t hzk_grad_scratch(int64_t n) { return size_t(blocks_for(n)) * sizeof(double); }
-
-int hzk_grad_store(hzk_bf16* out, double* sumsq, void* scratch, const float* grad, int64_t n, hzk_stream stream) {
-    return launch_store(out, sumsq, scratch, grad, n, stream);
+int hzk_gradient_store(hzk_bf16* out, double* squares, const float* grad, int64_t n, hzk_stream stream) {
+    return launch_store(out, squares, grad, n, stream);
 }
 
-int hzk_grad_copy(float* out, double* sumsq, void* scratch, const float* grad, int64_t n, hzk_stream stream) {
-    return launch_store(out, sumsq, scratch, grad, n, stream);
+int hzk_gradient_copy(float* out, double* squares, const float* grad, int64_t n, hzk_stream stream) {
+    return launch_store(out, squares, grad, n, stream);
 }
 
-int hzk_grad_sumsq(double* sumsq, void* scratch, const float* grad, int64_t n, hzk_stream stream) {
-    HZK_NEED_SHAPE(n >= 0);
+int hzk_gradient_squares(double* squares, const float* grad, int64_t n, hzk_stream stream) {
     HZK_NEED_ALIGNED(grad);
-    return launch<float, false, true>(nullptr, sumsq, scratch, grad, n, stream);
+    return launch<float, false, true>(nullptr, squares, grad, n, stream);
 }
 
 int hzk_widen(float* out, const hzk_bf16* inp, int64_t n, hzk_stream stream) {
