@@ -144,7 +144,7 @@ fn stream(arena: &Arena, rounds: usize, threads: usize) {
     let kinds: [(&str, &Sweep, usize); 3] =
         [("read", &read, 1), ("write", &write, 1), ("update", &update, 2)];
     for (kind, sweep, passes) in kinds {
-        let seconds = median((0..rounds).map(|_| timed(|| each(sweep))).collect());
+        let seconds = median((0..rounds).map(|_| timed(|| each(sweep))));
         println!(
             "{}",
             json!({

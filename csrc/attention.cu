@@ -313,16 +313,6 @@ __global__ void __launch_bounds__(Backward<D>::THREADS)
                              warp_row, acc_v, [&](int, int) { return 1.f; });
 }
 
-// ---- launching --------------------------------------------------------------------------------------------------------
-template <class Launch>
-int with_head_dim(int64_t D, Launch launch) {
-    if (D == 64) return launch.template operator()<64>();
-    if (D == 96) return launch.template operator()<96>();
-    if (D == 128) return launch.template operator()<128>();
-    if (D == 256) return launch.template operator()<256>();
-    return HZK_ERROR_SHAPE;
-}
-
 }  // namespace
 }  // namespace hz
 

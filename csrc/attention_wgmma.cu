@@ -374,14 +374,6 @@ __global__ void __launch_bounds__(kThreads, 1)
                 [&](int) { return 1.f; });
 }
 
-// ---- launching --------------------------------------------------------------------------------------------------------
-template <class Launch>
-int with_head_dim(int64_t D, Launch launch) {
-    if (D == 64) return launch.template operator()<64>();
-    if (D == 128) return launch.template operator()<128>();
-    return HZK_ERROR_SHAPE;
-}
-
 }  // namespace
 }  // namespace hz
 
@@ -394,7 +386,7 @@ int hzk_attention_wgmma_forward(hzk_bf16* out, float* lse, const hzk_bf16* q, co
     HZK_NEED_ALIGNED(out, q, k, v);
     if (N == 0) return HZK_OK;
     const AttentionShape shape = attention_shape(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
-    return with_head_dim(D, [&]<int DIM>() {
+    return with_head_dim<64, 128>(D, [&]<int DIM>() {
         using F = Forward<DIM>;
         const int status = allow_shared<kSharedMaxHopper>(attention_wgmma_forward_kernel<DIM>, F::SHARED);
         if (status != HZK_OK) return status;
@@ -414,7 +406,7 @@ int hzk_attention_wgmma_backward(hzk_bf16* dq, hzk_bf16* dk, hzk_bf16* dv, void*
     const AttentionShape shape = attention_shape(scale, window, N, H, G, D, q_stride, k_stride, v_stride);
     float* sums = static_cast<float*>(scratch);
     float* delta = sums + sums_count(shape.parts, N, G, D);
-    return with_head_dim(D, [&]<int DIM>() {
+    return with_head_dim<64, 128>(D, [&]<int DIM>() {
         using B = Backward<DIM>;
         const int64_t tiles = ceil_div(N, kRows);
         int status = allow_shared<kSharedMaxHopper>(attention_wgmma_backward_dq_kernel<DIM>, B::TILES);

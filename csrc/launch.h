@@ -24,6 +24,19 @@ inline bool aligned16(const P*... p) {
 }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Calls `launch<SIZE>()` of the head size D; HZK_ERROR_SHAPE where D is none of those listed.
+template <int SIZE, int... REST, class Launch>
+int with_head_dim(int64_t D, Launch launch) {
+    if (D == SIZE) return launch.template operator()<SIZE>();
+    if constexpr (sizeof...(REST) > 0) return with_head_dim<REST...>(D, launch);
+    return HZK_ERROR_SHAPE;
+}
+// The same of every head size that kernels are built for.
+template <class Launch>
+int with_head_dim(int64_t D, Launch launch) {
+    return with_head_dim<64, 96, 128, 256>(D, launch);
+}
+
 inline int launch_status() { return int(cudaGetLastError()); }
 
 // Dynamic shared memory that a block may have: on every target, and on Hopper.

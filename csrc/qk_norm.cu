@@ -90,15 +90,6 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
 }
 
-template <class Launch>
-int with_head_dim(int64_t D, Launch launch) {
-    if (D == 64) return launch.template operator()<64>();
-    if (D == 96) return launch.template operator()<96>();
-    if (D == 128) return launch.template operator()<128>();
-    if (D == 256) return launch.template operator()<256>();
-    return HZK_ERROR_SHAPE;
-}
-
 }  // namespace
 }  // namespace hz
 
