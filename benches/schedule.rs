@@ -192,7 +192,7 @@ fn simulate(policies: usize, threads: usize) {
         ..TrainerOptions::default()
     };
     let plan = Trainer::plan_for(&config, &plain).expect("a plan");
-    let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, DType::F32);
+    let cost = plan.cost(&layout, plan.micros_max);
     let (mut steps, mut lanes) = (vec![], [const { Vec::new() }; Lane::COUNT]);
     let (mut others, mut calibrated) = (ChaCha8Rng::seed_from_u64(4), None);
     for policy in 0..policies {
@@ -207,7 +207,7 @@ fn simulate(policies: usize, threads: usize) {
         let options = any_options(&mut random, &plain);
         let (step_ns, busy) = last_steps(&measure(&options));
         let plan = Trainer::plan_for(&config, &options).expect("a plan");
-        let predicted = plan.predict(&config, &layout, DType::F32, machine, 3).expect("the policy is valid");
+        let predicted = plan.predict(&layout, machine, 3).expect("the policy is valid");
         let percent = |simulated: f64, measured: f64| 100.0 * (simulated / measured - 1.0).abs();
         steps.push(percent(predicted.step_ns as f64, step_ns));
         for lane in Lane::ALL {

@@ -160,7 +160,7 @@ fn run() -> Result<()> {
         .collect();
     let plan = planned.plan();
     let layout = Layout::new(&config);
-    let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, CudaKernels::STORAGE);
+    let cost = plan.cost(&layout, plan.micros_max);
     let inside = |span: &TaskSpan| from_ns < span.end_ns && span.end_ns <= to_ns;
     let moved: u64 = spans
         .iter()

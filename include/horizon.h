@@ -364,7 +364,11 @@ enum {
     /* Norms and SwiGLU: no matrix product, and not attention. */
     HZ_RECOMPUTE_SELECTIVE = 2,
     /* Nothing. */
-    HZ_RECOMPUTE_NONE = 3
+    HZ_RECOMPUTE_NONE = 3,
+    /* All but attention, whose output and log-sum-exp are kept. */
+    HZ_RECOMPUTE_LINEARS = 4,
+    /* The second half of a layer and the first norm: queries, keys and values and the stream between the halves are kept, too. */
+    HZ_RECOMPUTE_MLP = 5
 };
 
 /* Where something is while it waits. */

@@ -141,7 +141,7 @@ fn measure_calm(config: &ModelConfig, options: &TrainerOptions) -> (Step, f64) {
 fn predict(config: &ModelConfig, options: &TrainerOptions, machine: &Machine) -> Step {
     let plan = Trainer::plan_for(config, options).expect("a plan");
     let predicted = plan
-        .predict(config, &Layout::new(config), options.device.storage(), machine, options.micros_max)
+        .predict(&Layout::new(config), machine, options.micros_max)
         .expect("the policy is valid");
     Step { step: predicted.step_ns as f64, busy: predicted.lanes.map(|usage| usage.busy_ns as f64) }
 }

@@ -63,7 +63,7 @@ fn original_seconds(config: &ModelConfig, machine: &Description, sequences: usiz
     let numeric = options.numeric(&layout, DType::Bf16).expect("good options");
     let policy = Policy { mode: Mode::Exact, numeric, placement: Placement::default() };
     let plan = Plan::new(config, &layout, policy.clone(), 1, DType::Bf16).expect("a plan");
-    let cost = Cost::new(config, &layout, &policy, plan.micros_max, DType::Bf16);
+    let cost = plan.cost(&layout, plan.micros_max);
     original::step_ns(&plan, &cost, &machine.rates) as f64 / 1e9
 }
 

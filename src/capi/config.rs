@@ -166,6 +166,8 @@ fn recompute_number(recompute: Recompute) -> u32 {
         Recompute::Full => 1,
         Recompute::Selective => 2,
         Recompute::None => 3,
+        Recompute::Linears => 4,
+        Recompute::Mlp => 5,
     }
 }
 
@@ -292,10 +294,9 @@ fn layer_placements(
             )));
         }
         let auto = LayerPlacement::default();
-        let choices = [Recompute::Full, Recompute::Selective, Recompute::None];
         let recompute = field("recompute");
         let placement = LayerPlacement {
-            recompute: choose(raw.recompute, &choices, recompute_number, &recompute, "HZ_RECOMPUTE_")?,
+            recompute: choose(raw.recompute, &Recompute::ALL, recompute_number, &recompute, "HZ_RECOMPUTE_")?,
             boundary: place(
                 raw.boundary,
                 &field("boundary"),

@@ -72,16 +72,16 @@ impl hz_plan_t {
 
     /// Writes the simulated step to a file. A plan without a machine is refused before the file is touched.
     fn trace(&self, path: &Path) -> Result<()> {
-        let Some(Description { rates, storage, .. }) = &self.machine else {
+        let Some(Description { rates, .. }) = &self.machine else {
             return Err(Error::new(
                 Status::InvalidState,
                 "this plan has no machine model, so there is nothing to simulate; use hz_plan_search",
             ));
         };
         let Self { plan, config, .. } = self;
-        let (layout, storage) = (Layout::new(config), (*storage).into());
+        let layout = Layout::new(config);
         replace_file(path, |mut out| {
-            plan.write_trace(config, &layout, storage, rates, plan.micros_max, &mut out)
+            plan.write_trace(&layout, rates, plan.micros_max, &mut out)
         })
     }
 }

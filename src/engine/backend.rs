@@ -10,12 +10,13 @@ use crate::device::cuda::{CudaDevice, CudaOptions};
 use crate::device::{Device, DeviceInfo, DeviceSpan};
 use crate::engine::TrainerOptions;
 use crate::host::{Pinning, Pool};
-use crate::model::{Layout, ModelConfig, products};
+use crate::model::{Layout, ModelConfig, Passes, Sizes};
 use crate::ops::Kernels;
 use crate::ops::cpu::CpuKernels;
 use crate::ops::cuda::table::Table;
 use crate::ops::cuda::workspace;
 use crate::plan::Plan;
+use crate::schedule::Numeric;
 
 /// The device that somebody asks for: `auto`, `cpu`, `cuda` or `cuda:i`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,8 +127,12 @@ pub fn calibrate_products(
     };
     config.validate()?;
     workspace::supports(&config.dims, options.shape)?;
-    let numeric = options.numeric(&Layout::new(config), options.device.storage())?;
-    let mut table = cuda::table(ordinal, &products(config, numeric.shape, numeric.logits_chunk))?;
+    let layout = Layout::new(config);
+    let numeric = options.numeric(&layout, options.device.storage())?;
+    let Numeric { shape, logits_chunk, .. } = numeric;
+    let sizes = Sizes { shape, logits_chunk, storage: options.device.storage() };
+    let products = Passes::new(config, &layout, sizes).products();
+    let mut table = cuda::table(ordinal, &products)?;
     cuda::choose_attention(&mut table, ordinal, &config.dims, numeric.shape, note)?;
     Ok(table)
 }
@@ -136,11 +141,8 @@ pub fn calibrate_products(
 pub struct KernelsSetting<'a> {
     /// The pool of the host lane, which a CPU's kernels share.
     pub pool: &'a Arc<Pool>,
-    /// Memory of the plan's region for kernels; of the length that
-    /// [`workspace_bytes`](crate::ops::workspace_bytes) gives.
+    /// Memory of the plan's region for kernels.
     pub workspace: DeviceSpan,
-    /// The model.
-    pub config: &'a ModelConfig,
     /// The plan whose shapes they will see.
     pub plan: &'a Plan,
 }
@@ -204,7 +206,6 @@ mod cuda {
     use crate::base::{Dims, Result, Shape, Status};
     use crate::device::cuda::CudaDevice;
     use crate::device::{Device, Lane};
-    use crate::model::products;
     use crate::ops::cuda::table::{Attention, Table};
     use crate::ops::cuda::{CudaKernels, measure};
     use crate::sys::cuda::cublaslt::{CublasLt, Handle};
@@ -259,10 +260,9 @@ mod cuda {
         // It takes memory of the device's, so it is made before the device says how much is free.
         let (stream, handle) = (device.stream(Lane::Compute).clone(), Handle::new(library)?);
         let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
-            let (config, numeric) = (setting.config, &setting.plan.policy.numeric);
             let kernels = CudaKernels::new(stream, setting.workspace, handle, table, ordinal)?;
             // What is described now is not looked for inside a step.
-            kernels.prepare(&products(config, numeric.shape, numeric.logits_chunk))?;
+            kernels.prepare(&setting.plan.passes.products())?;
             Ok(Box::new(kernels))
         });
         Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })

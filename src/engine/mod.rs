@@ -73,6 +73,7 @@ mod gather;
 mod inspect;
 mod options;
 mod pieces;
+mod places;
 mod record;
 mod runner;
 mod save;

@@ -1,21 +1,22 @@
-//! What each operation does: from its name to the places the plan gave it, to the arithmetic.
+//! The execution of operations: passes and copies in the places that an operation declares, and the work of the host.
 
 use std::sync::Arc;
 
-use crate::base::{DType, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlotIndex, UnitIndex};
+use crate::base::{MicroIndex, PartIndex, Result, UnitIndex};
 use crate::device::{Device, DeviceSpan, Lane, Work};
 use crate::engine::frame::{Frame, Inputs, Verdict};
 use crate::engine::options::AdamOptions;
+use crate::engine::places::Places;
 use crate::engine::save::Saving;
 use crate::engine::store::{AdamPiece, Store};
 use crate::engine::task::{Lists, Task};
 use crate::engine::tuning::Tuning;
 use crate::host::Pool;
-use crate::model::{self, Constants, HeadScratch, HeadSpans, LayerScratch, Layout, ModelConfig, Recompute};
-use crate::ops::{Kernels, LossRows, Rows, TokenRows, Write};
+use crate::model::{self, Layout, ModelConfig, PassId, Run};
+use crate::ops::{Kernels, Op, Round, Scalars, Squares, Zero};
 use crate::optim::{self, AdamScalars, Rounding, Step};
 use crate::plan::{Cost, Place, Plan};
-use crate::schedule::{BoundaryPlace, Extent, GradPlace, Guard, Operation, RowSet, SumPlace, WeightPlace};
+use crate::schedule::{Extent, GradPlace, Guard, Operation, Resource, RowSet, SumPlace};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
 pub const FRAMES: usize = 2;
@@ -78,109 +79,57 @@ impl Work for Runner {
 impl Runner {
     /// Runs, or enqueues, an operation of a list whose extent is given.
     pub(super) fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
-        let boundary = |place, unit, micro| self.boundary(extent, place, unit, micro);
+        let places = Places { runner: self, operation, extent };
+        match (operation.lane(), operation.pass()) {
+            (Lane::H2d, _) => {
+                let (to, from) = places.copy();
+                return self.device.upload(to, from);
+            }
+            (Lane::D2h, _) => {
+                let (from, to) = places.copy();
+                return self.device.download(to, from);
+            }
+            (_, Some(pass)) => self.run(pass, &places, frame),
+            _ => {}
+        }
         match operation {
-            Operation::UploadBatch { micro } => {
-                self.device.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
-            }
-            Operation::Upload { unit, place } => {
-                let gathers = unit == self.layout().embedding() && !self.config.tied;
-                let from = if gathers { self.store.gathered() } else { self.store.weights(unit) };
-                let to = match place {
-                    WeightPlace::Slot(slot) => self.plan.device.slot(slot),
-                    WeightPlace::End(end) => self.plan.device.end_weights(end),
-                };
-                self.device.upload(self.at(to).part(0, from.bytes()), from)?;
-            }
-            Operation::EmbedForward { micro, to } => {
-                self.embed_forward(micro, boundary(to, UnitIndex(1), micro));
-            }
-            Operation::SpillBoundary { unit, micro, room } => {
-                let from = boundary(BoundaryPlace::Room(room), unit, micro);
-                self.device.download(self.store.boundary(unit, extent.seat(micro)), from)?;
-            }
-            Operation::FetchBoundary { unit, micro, room } => {
-                let to = boundary(BoundaryPlace::Room(room), unit, micro);
-                self.device.upload(to, self.store.boundary(unit, extent.seat(micro)))?;
-            }
-            Operation::SpillSum { unit, room, .. } => {
-                self.device.download(self.store.sum(unit), self.at(self.plan.device.sum_room(room)))?;
-            }
-            Operation::FetchSum { unit, room, .. } => {
-                self.device.upload(self.at(self.plan.device.sum_room(room)), self.store.sum(unit))?;
-            }
-            Operation::Forward { unit, slot, micro, recompute, from, to } => {
-                let (x, out) = (boundary(from, unit, micro), boundary(to, UnitIndex(unit.0 + 1), micro));
-                let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
-                self.forward(unit, slot, micro, x, out, &scratch);
-            }
-            Operation::HeadForwardBackward { micro } => {
-                self.head_forward_backward(frame, micro);
-                self.zero_frozen(extent, self.layout().head(), micro, SumPlace::Own);
-            }
-            Operation::HeadForward { micro } => self.head_forward(frame, micro),
-            Operation::HeadLogits => self.head_logits(frame),
-            Operation::HeadLogprobs { micro } => self.head_logprobs(micro),
-            Operation::HeadBackward { micro } => {
-                self.head_backward(micro);
-                self.zero_frozen(extent, self.layout().head(), micro, SumPlace::Own);
-            }
-            Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum } => {
-                let scratch = self.layer_scratch(unit, extent.seat(micro), recompute);
-                let (x, gradient) = (boundary(from, unit, micro), self.gradient(unit, sum));
-                self.recompute_backward(unit, slot, micro, x, gradient, &scratch);
-                self.zero_frozen(extent, unit, micro, sum);
-            }
-            Operation::EmbedBackward { micro } => {
-                self.embed_backward(micro);
-                self.zero_frozen(extent, self.layout().embedding(), micro, SumPlace::Own);
-            }
             Operation::Norm { unit, sum, slab } => {
-                let (squares, sum) = (self.at(self.plan.device.norm(slab)), self.gradient(unit, sum));
+                let squares = places.device(Resource::Norm(slab));
+                let sum = places.device(self.plan.geometry.accumulator(unit, sum));
                 for Run { elements, blocks } in self.layout().unit(unit).runs() {
-                    let sum = sum.part(elements.start * 4, elements.len() * 4);
-                    self.kernels.sum_of_squares(squares.part(blocks.start * 8, blocks.len() * 8), sum);
+                    self.kernels.run(&Op::from(Squares {
+                        squares: squares.part(blocks.start * 8, blocks.len() * 8),
+                        x: sum.part(elements.start * 4, elements.len() * 4),
+                        n: elements.len(),
+                    }));
                 }
             }
             Operation::Round { unit, sum, part, slab } => {
                 let first = self.layout().part(unit, part).start;
-                let dtype = self.plan.policy.numeric.grad_dtype;
+                let to = self.plan.policy.numeric.grad_dtype;
                 let whole = self.plan.geometry.is_rounded_whole(unit);
-                let squares = whole.then(|| self.at(self.plan.device.norm(slab)));
-                let (slab, sum) = (self.at(self.plan.device.slab(slab)), self.gradient(unit, sum));
+                let squares = whole.then(|| places.device(Resource::Norm(slab)));
+                let sum = places.device(self.plan.geometry.accumulator(unit, sum));
+                let slab = places.device(Resource::Slab(slab));
                 for Run { elements, blocks } in self.layout().part_runs(unit, part) {
-                    let (start, size) = (elements.start - first, dtype.bytes());
-                    self.kernels.round(
-                        slab.part(start * size, elements.len() * size),
-                        squares.map(|squares| squares.part(blocks.start * 8, blocks.len() * 8)),
-                        sum.part(elements.start * 4, elements.len() * 4),
-                        dtype,
-                    );
+                    let (start, n) = ((elements.start - first) * to.bytes(), elements.len());
+                    self.kernels.run(&Op::from(Round {
+                        out: slab.part(start, n * to.bytes()),
+                        squares: squares.map(|squares| squares.part(blocks.start * 8, blocks.len() * 8)),
+                        x: sum.part(elements.start * 4, n * 4),
+                        to,
+                        n,
+                    }));
                 }
             }
-            Operation::Download { unit, part, slab, to } => {
-                let to = self.store.gradient(unit, part, to);
-                self.device.download(to, self.at(self.plan.device.slab(slab)).part(0, to.bytes()))?;
+            Operation::HeadForwardBackward { micro } | Operation::HeadBackward { micro } => {
+                self.zero_frozen(&places, self.layout().head(), micro, SumPlace::Own);
             }
-            Operation::DownloadNorm { unit, slab } => {
-                let to = self.store.norm(unit);
-                self.device.download(to, self.at(self.plan.device.norm(slab)).part(0, to.bytes()))?;
+            Operation::RecomputeBackward { unit, micro, sum, .. } => {
+                self.zero_frozen(&places, unit, micro, sum);
             }
-            Operation::DownloadLoss => {
-                self.device.download(self.store.loss(), self.at(self.plan.device.loss()))?;
-            }
-            Operation::DownloadLogits => {
-                self.device.download(self.store.logits(), self.at(self.plan.device.logits()))?;
-            }
-            Operation::DownloadLogprobs { micro } => {
-                let from = self.at(self.plan.device.logprobs(micro));
-                self.device.download(self.store.logprobs(micro), from)?;
-            }
-            // The issuing thread has done it: the task is there to be waited for.
-            Operation::Loss => {}
-            Operation::UploadDlogprobs { micro } => {
-                let to = self.at(self.plan.device.logprobs(micro));
-                self.device.upload(to, self.store.logprobs(micro))?;
+            Operation::EmbedBackward { micro } => {
+                self.zero_frozen(&places, self.layout().embedding(), micro, SumPlace::Own);
             }
             Operation::Decide { norms } => self.decide(frame, norms),
             Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
@@ -188,271 +137,44 @@ impl Runner {
             Operation::Save { unit } => {
                 self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
             }
+            // The issuing thread has done the loss: the task is there to be waited for. The others are passes and copies.
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Runs the ops of a pass in the places of an operation.
+    fn run(&self, pass: PassId, places: &Places, frame: &Frame) {
+        let micro = places.operation.micro().unwrap_or(MicroIndex(0));
+        let scalars = Scalars {
+            loss_scale: (1.0 / frame.inputs().weight) as f32,
+            distinct: self.store.distinct(micro),
+        };
+        for op in &self.plan.passes.get(pass).ops {
+            let mut op = op.map(&mut |slot| places.slot(slot, frame));
+            op.set(&scalars);
+            self.kernels.run(&op);
+        }
     }
 
     /// Writes what the model's layers read and nobody writes; before the lanes are opened.
     pub fn upload_constants(&self) -> Result<()> {
         let constants = self.store.constants();
-        constants.write(&Constants::values(&self.config));
+        constants.write(&model::constants(&self.config));
         self.device.upload(self.at(self.plan.device.constants()), constants)
     }
 
     /// The work of every operation.
     pub fn cost(&self) -> Cost<'_> {
-        Cost::new(
-            &self.config,
-            self.layout(),
-            &self.plan.policy,
-            self.plan.micros_max,
-            self.kernels.storage(),
-        )
+        self.plan.cost(self.layout(), self.plan.micros_max)
     }
 
-    fn layout(&self) -> &Layout {
+    pub(super) fn layout(&self) -> &Layout {
         self.store.layout()
     }
 
     pub(super) fn at(&self, place: Place) -> DeviceSpan {
         self.memory.part(place.offset, place.bytes)
-    }
-
-    fn shape(&self) -> Shape {
-        self.plan.policy.numeric.shape
-    }
-
-    fn rows(&self, micro: MicroIndex) -> Rows {
-        let batch = self.plan.device.batch(micro);
-        Rows {
-            shape: self.shape(),
-            positions: self.at(batch.positions),
-            doc_start: self.at(batch.doc_start),
-            doc_end: self.at(batch.doc_end),
-        }
-    }
-
-    fn token_rows(&self, micro: MicroIndex) -> TokenRows {
-        let batch = self.plan.device.batch(micro);
-        TokenRows {
-            tokens: self.at(batch.tokens),
-            order: self.at(batch.order),
-            first: self.at(batch.first),
-            distinct: self.store.distinct(micro),
-        }
-    }
-
-    fn constants(&self) -> Constants {
-        Constants::carve(self.at(self.plan.device.constants()), &self.config)
-    }
-
-    fn loss_rows(&self, frame: &Frame, micro: MicroIndex) -> LossRows {
-        let batch = self.plan.device.batch(micro);
-        let scale = (1.0 / frame.inputs().weight) as f32;
-        LossRows { targets: self.at(batch.targets), weights: self.at(batch.weights), scale }
-    }
-
-    /// The activation below a unit.
-    fn boundary(
-        &self,
-        extent: Extent,
-        place: BoundaryPlace,
-        unit: UnitIndex,
-        micro: MicroIndex,
-    ) -> DeviceSpan {
-        let (map, seat) = (&self.plan.device, extent.seat(micro));
-        self.at(match place {
-            BoundaryPlace::Own => map.boundary(unit, seat),
-            BoundaryPlace::Room(room) => map.room(room, seat),
-            BoundaryPlace::Stream => map.stream(micro),
-        })
-    }
-
-    /// The f32 gradient of a unit, where its backward leaves it.
-    fn gradient(&self, unit: UnitIndex, sum: SumPlace) -> DeviceSpan {
-        let map = &self.plan.device;
-        let place = match (sum, self.plan.geometry.end(unit)) {
-            (SumPlace::Shared, _) => map.gradient(),
-            (SumPlace::Room(room), _) => map.sum_room(room),
-            (SumPlace::Own, Some(end)) => map.end_gradient(end),
-            (SumPlace::Own, None) => map.layer_gradient(unit),
-        };
-        self.at(place).part(0, self.layout().unit(unit).elements * 4)
-    }
-
-    /// An end's weights.
-    fn end_weights(&self, unit: UnitIndex) -> DeviceSpan {
-        let end = self.plan.geometry.end(unit).expect("embedding and head have regions of their own");
-        self.at(self.plan.device.end_weights(end)).part(0, self.layout().unit(unit).elements * 2)
-    }
-
-    /// The head's tensors, or their gradients; tied, one of them is the embedding's.
-    fn head(&self, span: impl Fn(UnitIndex) -> DeviceSpan, dtype: DType) -> HeadSpans {
-        let layout = self.layout();
-        let embedding = self.config.tied.then(|| span(layout.embedding()));
-        HeadSpans::of(layout, span(layout.head()), embedding, dtype)
-    }
-
-    fn head_weights(&self) -> HeadSpans {
-        self.head(|unit| self.end_weights(unit), DType::Bf16)
-    }
-
-    fn layer_scratch(&self, unit: UnitIndex, seat: SeatIndex, recompute: Recompute) -> LayerScratch {
-        let scratch = self.at(self.plan.device.scratch());
-        let kept = self.at(self.plan.device.kept(unit, seat));
-        let (config, shape, storage) = (&self.config, self.shape(), self.kernels.storage());
-        LayerScratch::carve(scratch, config, shape, storage).keeping(kept, recompute, config, shape, storage)
-    }
-
-    fn head_scratch(&self) -> HeadScratch {
-        let scratch = self.at(self.plan.device.scratch());
-        let chunk = self.plan.policy.numeric.logits_chunk;
-        HeadScratch::carve(scratch, &self.config.dims, self.shape(), self.kernels.storage(), chunk)
-    }
-
-    fn embed_forward(&self, micro: MicroIndex, out: DeviceSpan) {
-        let map = &self.plan.device;
-        model::embed_forward(
-            &*self.kernels,
-            &self.config,
-            self.end_weights(self.layout().embedding()),
-            self.at(map.batch(micro).gathered),
-            self.shape(),
-            out,
-        );
-    }
-
-    fn forward(
-        &self,
-        unit: UnitIndex,
-        slot: SlotIndex,
-        micro: MicroIndex,
-        x: DeviceSpan,
-        out: DeviceSpan,
-        scratch: &LayerScratch,
-    ) {
-        model::layer_forward(
-            &*self.kernels,
-            &self.config,
-            &self.constants(),
-            self.layout().unit(unit),
-            self.at(self.plan.device.slot(slot)),
-            &self.rows(micro),
-            x,
-            out,
-            scratch,
-        );
-    }
-
-    fn recompute_backward(
-        &self,
-        unit: UnitIndex,
-        slot: SlotIndex,
-        micro: MicroIndex,
-        x: DeviceSpan,
-        gradient: DeviceSpan,
-        scratch: &LayerScratch,
-    ) {
-        let map = &self.plan.device;
-        model::layer_backward(
-            &*self.kernels,
-            &self.config,
-            &self.constants(),
-            self.layout().unit(unit),
-            self.at(map.slot(slot)),
-            gradient,
-            first_sets(micro),
-            &self.rows(micro),
-            x,
-            self.at(map.stream(micro)),
-            scratch,
-        );
-    }
-
-    fn head_forward_backward(&self, frame: &Frame, micro: MicroIndex) {
-        model::head_forward_backward(
-            &*self.kernels,
-            &self.config,
-            self.head_weights(),
-            self.head(|unit| self.gradient(unit, SumPlace::Own), DType::F32),
-            first_sets(micro),
-            &self.loss_rows(frame, micro),
-            self.at(self.plan.device.loss()),
-            self.shape(),
-            self.at(self.plan.device.stream(micro)),
-            &self.head_scratch(),
-        );
-    }
-
-    fn head_forward(&self, frame: &Frame, micro: MicroIndex) {
-        model::head_forward(
-            &*self.kernels,
-            &self.config,
-            self.head_weights(),
-            first_sets(micro),
-            &self.loss_rows(frame, micro),
-            self.at(self.plan.device.loss()),
-            self.shape(),
-            self.at(self.plan.device.stream(micro)),
-            &self.head_scratch(),
-        );
-    }
-
-    fn head_logits(&self, frame: &Frame) {
-        model::head_logits(
-            &*self.kernels,
-            &self.config,
-            self.head_weights(),
-            frame.inputs().row as usize,
-            self.at(self.plan.device.logits()),
-            self.at(self.plan.device.stream(MicroIndex(0))),
-            &self.head_scratch(),
-        );
-    }
-
-    fn head_logprobs(&self, micro: MicroIndex) {
-        let map = &self.plan.device;
-        model::head_logprobs(
-            &*self.kernels,
-            &self.config,
-            self.head_weights(),
-            self.at(map.batch(micro).targets),
-            self.at(map.logprobs(micro)),
-            self.shape(),
-            self.at(map.stream(micro)),
-            &self.head_scratch(),
-        );
-    }
-
-    fn head_backward(&self, micro: MicroIndex) {
-        let map = &self.plan.device;
-        model::head_backward(
-            &*self.kernels,
-            &self.config,
-            self.head_weights(),
-            self.head(|unit| self.gradient(unit, SumPlace::Own), DType::F32),
-            first_sets(micro),
-            self.at(map.batch(micro).targets),
-            self.at(map.logprobs(micro)),
-            self.shape(),
-            self.at(map.stream(micro)),
-            &self.head_scratch(),
-        );
-    }
-
-    fn embed_backward(&self, micro: MicroIndex) {
-        let map = &self.plan.device;
-        // Tied, the head has set the gradient already.
-        let write = if self.config.tied { Write::Add } else { first_sets(micro) };
-        model::embed_backward(
-            &*self.kernels,
-            &self.config,
-            self.gradient(self.layout().embedding(), SumPlace::Own),
-            write,
-            &self.token_rows(micro),
-            self.shape(),
-            self.at(map.stream(micro)),
-        );
     }
 
     fn decide(&self, frame: &Frame, norms: bool) {
@@ -538,19 +260,15 @@ impl Runner {
     }
 
     /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.
-    fn zero_frozen(&self, extent: Extent, unit: UnitIndex, micro: MicroIndex, sum: SumPlace) {
-        if micro.at() + 1 < extent.micros {
+    fn zero_frozen(&self, places: &Places, unit: UnitIndex, micro: MicroIndex, sum: SumPlace) {
+        if micro.at() + 1 < places.extent.micros {
             return;
         }
-        let gradient = self.gradient(unit, sum);
         for tensor in self.tuning.frozen(unit) {
+            let gradient = places.device(self.plan.geometry.accumulator(unit, sum));
             let tensor = &self.layout().unit(unit).tensors[tensor];
-            self.kernels.zero(gradient.part(tensor.offset * 4, tensor.elements() * 4));
+            let bytes = tensor.elements() * 4;
+            self.kernels.run(&Op::from(Zero { out: gradient.part(tensor.offset * 4, bytes), bytes }));
         }
     }
-}
-
-/// The first micro-batch sets a gradient, later ones add to it.
-fn first_sets(micro: MicroIndex) -> Write {
-    if micro == MicroIndex(0) { Write::Set } else { Write::Add }
 }

@@ -115,6 +115,11 @@ impl Store {
         })
     }
 
+    /// A slab of the ring.
+    pub fn ring(&self, slab: u32) -> HostSpan {
+        self.wire(self.map.ring(slab))
+    }
+
     /// `[N, C]`: a layer's boundary while it is spilled.
     pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> HostSpan {
         self.wire(self.map.boundary(unit, seat))

@@ -12,8 +12,8 @@ use crate::engine::Batch;
 use crate::engine::frame::Inputs;
 use crate::engine::runner::Runner;
 use crate::engine::task::Purpose;
-use crate::model::Recompute;
-use crate::schedule::{Geometry, Operation};
+use crate::ops::{Op, Zero};
+use crate::schedule::{Geometry, Operation, Recompute};
 
 /// Micro-batches that differ in their kernels: the first sets gradients, later ones add to them.
 const MICROS: usize = 2;
@@ -74,7 +74,8 @@ impl Runner {
         for (from, to) in
             [(0, constants.offset), (end, self.memory.bytes())].into_iter().filter(|(from, to)| from < to)
         {
-            self.kernels.zero(self.memory.part(from, to - from));
+            let (out, bytes) = (self.memory.part(from, to - from), to - from);
+            self.kernels.run(&Op::from(Zero { out, bytes }));
         }
         self.kernels.settle()
     }

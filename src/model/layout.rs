@@ -200,6 +200,12 @@ impl Layout {
         std::iter::successors(part(0), move |before| part(before.end))
     }
 
+    /// V and C: rows and columns of the embedding.
+    pub fn embedding_shape(&self) -> [usize; 2] {
+        let shape = &self.units[0].tensors[0].shape;
+        [shape[0], shape[1]]
+    }
+
     /// P: parameters, padding not counted.
     pub fn parameters(&self) -> usize {
         self.units.iter().flat_map(|u| &u.tensors).map(TensorLayout::elements).sum()

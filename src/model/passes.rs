@@ -9,60 +9,61 @@ use crate::ops::cuda::product::Product;
 use crate::ops::cuda::workspace;
 use crate::ops::{Op, Write};
 
+const WRITES: [Write; 2] = [Write::Set, Write::Add];
+
+/// The name of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PassId {
+    /// The embedding's forward pass.
+    EmbeddingForward,
+    /// The embedding's backward pass.
+    EmbeddingBackward(Write),
+    /// A layer's forward pass, which keeps what is not recomputed.
+    Forward(UnitIndex, Recompute),
+    /// A layer's backward pass.
+    Backward(UnitIndex, Recompute, Write),
+    /// A pass of the head. [`Write`] is that of the loss and of gradients, where the task has them.
+    Head(HeadTask, Write),
+}
+
 /// The passes of every unit of a model. Units whose ops are the same share theirs.
 #[derive(Clone, Debug)]
 pub struct Passes {
     sizes: Sizes,
-    embedding_forward: Pass,
-    embedding_backward: [Pass; 2],
-    layers: Vec<LayerPasses>,
-    /// By unit, from the first after the embedding: its place in `layers`.
-    layer_of: Vec<usize>,
-    head: Vec<[Pass; 2]>,
+    /// Those of the ends, then those of each kind of layer.
+    passes: Vec<Pass>,
+    /// By unit, from the first after the embedding: the number of its kind.
+    kinds: Vec<usize>,
 }
 
-/// The passes of a decoder layer, by [`Recompute`].
-#[derive(Clone, Debug)]
-struct LayerPasses {
-    forward: Vec<Pass>,
-    /// By [`Write`] of the gradients.
-    backward: Vec<[Pass; 2]>,
-}
-
-/// A value for each mode of gradients.
-fn both<T>(make: impl FnMut(Write) -> T) -> [T; 2] {
-    [Write::Set, Write::Add].map(make)
-}
+/// Passes of the ends: the embedding's and the head's.
+const ENDS: usize = 3 + 2 * HeadTask::ALL.len();
+/// Passes of a kind of layer: forward, and backward in both modes.
+const LAYER: usize = 3 * Recompute::ALL.len();
 
 impl Passes {
     /// The passes of a model of this layout.
     pub fn new(config: &ModelConfig, layout: &Layout, sizes: Sizes) -> Passes {
-        let forward = |program: Program| program.forward(Recompute::Full);
-        let (mut layers, mut programs, mut layer_of) = (Vec::new(), Vec::new(), Vec::new());
+        let whole = |program: Program| program.forward(Recompute::Full);
+        let mut passes = vec![whole(decoder::embedding(config, &sizes))];
+        passes.extend(WRITES.map(|write| whole(decoder::embedding_gradient(config, &sizes, write))));
+        for task in HeadTask::ALL {
+            passes.extend(WRITES.map(|write| whole(decoder::head_program(config, &sizes, task, write))));
+        }
+        let (mut programs, mut kinds) = (Vec::new(), Vec::new());
         for unit in layout.layer_units() {
-            let program = both(|write| decoder::layer(config, layout.unit(unit).kind, &sizes, write));
+            let program = WRITES.map(|write| decoder::layer(config, layout.unit(unit).kind, &sizes, write));
             let known = programs.iter().position(|known| *known == program);
-            layer_of.push(known.unwrap_or(programs.len()));
+            kinds.push(known.unwrap_or(programs.len()));
             if known.is_none() {
-                layers.push(LayerPasses {
-                    forward: Recompute::ALL.map(|recompute| program[0].forward(recompute)).into(),
-                    backward: Recompute::ALL
-                        .map(|recompute| program.each_ref().map(|program| program.backward(recompute)))
-                        .into(),
-                });
+                passes.extend(Recompute::ALL.map(|recompute| program[0].forward(recompute)));
+                for recompute in Recompute::ALL {
+                    passes.extend(program.iter().map(|program| program.backward(recompute)));
+                }
                 programs.push(program);
             }
         }
-        Passes {
-            sizes,
-            embedding_forward: forward(decoder::embedding(config, &sizes)),
-            embedding_backward: both(|write| forward(decoder::embedding_gradient(config, &sizes, write))),
-            layers,
-            layer_of,
-            head: HeadTask::ALL
-                .map(|task| both(|write| forward(decoder::head_program(config, &sizes, task, write))))
-                .into(),
-        }
+        Passes { sizes, passes, kinds }
     }
 
     /// The shapes that the passes were made for.
@@ -70,62 +71,51 @@ impl Passes {
         &self.sizes
     }
 
-    fn layer(&self, unit: UnitIndex) -> &LayerPasses {
-        &self.layers[self.layer_of[unit.at() - 1]]
+    /// All passes, each once.
+    pub fn all(&self) -> &[Pass] {
+        &self.passes
     }
 
-    /// The embedding's forward pass.
-    pub fn embedding_forward(&self) -> &Pass {
-        &self.embedding_forward
+    /// The number of a pass among [all](Passes::all).
+    pub fn number(&self, pass: PassId) -> usize {
+        let kind = |unit: UnitIndex| ENDS + LAYER * self.kinds[unit.at() - 1];
+        match pass {
+            PassId::EmbeddingForward => 0,
+            PassId::EmbeddingBackward(write) => 1 + write as usize,
+            PassId::Head(task, write) => 3 + 2 * task as usize + write as usize,
+            PassId::Forward(unit, recompute) => kind(unit) + recompute as usize,
+            PassId::Backward(unit, recompute, write) => {
+                kind(unit) + Recompute::ALL.len() + 2 * recompute as usize + write as usize
+            }
+        }
     }
 
-    /// The embedding's backward pass.
-    pub fn embedding_backward(&self, write: Write) -> &Pass {
-        &self.embedding_backward[write as usize]
-    }
-
-    /// A layer's forward pass.
-    pub fn forward(&self, unit: UnitIndex, recompute: Recompute) -> &Pass {
-        &self.layer(unit).forward[recompute as usize]
-    }
-
-    /// A layer's backward pass.
-    pub fn backward(&self, unit: UnitIndex, recompute: Recompute, write: Write) -> &Pass {
-        &self.layer(unit).backward[recompute as usize][write as usize]
-    }
-
-    /// A pass of the head. A mode that the task does not ask for makes no difference.
-    pub fn head(&self, task: HeadTask, write: Write) -> &Pass {
-        &self.head[task as usize][write as usize]
+    /// A pass.
+    pub fn get(&self, pass: PassId) -> &Pass {
+        &self.passes[self.number(pass)]
     }
 
     /// Bytes that a layer keeps from forward to backward of one micro-batch.
     pub fn kept_bytes(&self, unit: UnitIndex, recompute: Recompute) -> usize {
-        self.forward(unit, recompute).kept_bytes
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Pass> {
-        let ends = [&self.embedding_forward].into_iter().chain(&self.embedding_backward);
-        let layers = self.layers.iter().flat_map(|layer| layer.forward.iter().chain(layer.backward.iter().flatten()));
-        ends.chain(layers).chain(self.head.iter().flatten())
+        self.get(PassId::Forward(unit, recompute)).kept_bytes
     }
 
     /// Bytes of scratch memory: what the most demanding pass takes, whatever is kept, so that keeping less never takes more.
     pub fn scratch_bytes(&self) -> usize {
-        self.all().map(|pass| pass.scratch_bytes).max().unwrap_or(0)
+        self.passes.iter().map(|pass| pass.scratch_bytes).max().unwrap_or(0)
     }
 
     /// Bytes of device memory that kernels work in, beside what ops are given.
     pub fn workspace_bytes(&self) -> usize {
         match self.sizes.storage {
             DType::F32 => 0,
-            DType::Bf16 => workspace::bytes(self.all().map(Pass::workspace_bytes).max().unwrap_or(0)),
+            DType::Bf16 => workspace::bytes(self.passes.iter().map(Pass::workspace_bytes).max().unwrap_or(0)),
         }
     }
 
     /// Every matrix product of the passes, each once: what algorithms are chosen for.
     pub fn products(&self) -> Vec<Product> {
-        let ops = self.all().flat_map(|pass| &pass.ops);
+        let ops = self.passes.iter().flat_map(|pass| &pass.ops);
         let mut products: Vec<Product> = ops
             .filter_map(|op| match op {
                 Op::LinearForward(op) => Some(op.product()),

@@ -1,10 +1,9 @@
 //! The device arena: every region the schedule's resources stand for.
 
 use crate::base::{
-    DType, MicroIndex, PartIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex,
+    MicroIndex, PartIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex,
 };
-use crate::model::{Constants, HeadScratch, LayerScratch, Layout, ModelConfig, UnitLayout};
-use crate::ops;
+use crate::model::{Layout, ModelConfig, Passes, Sizes, UnitLayout, constant_bytes};
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::{End, Geometry, GradWait, Policy, Resource, Sum};
 
@@ -129,30 +128,31 @@ impl DeviceMap {
     pub(super) fn new(
         config: &ModelConfig,
         layout: &Layout,
+        passes: &Passes,
         policy: &Policy,
         geometry: &Geometry,
         micros_max: usize,
-        storage: DType,
     ) -> Self {
         let (carver, placement) = (&mut Carver::default(), &policy.placement);
-        let (dims, shape) = (&config.dims, policy.numeric.shape);
+        let Sizes { shape, storage, .. } = *passes.sizes();
+        let (dims, layers) = (&config.dims, layout.layers());
         let layer = layout.layer_elements();
         let [embedding, head] = [layout.embedding(), layout.head()].map(|unit| layout.unit(unit).elements);
         let ends = if layout.tied { [embedding, head] } else { [embedding.max(head), 0] };
 
         let one_if = |condition: bool| usize::from(condition);
         // A slot that no layer comes to takes nothing.
-        let streamed = dims.l - placement.residents();
+        let streamed = layers - placement.residents();
         let slots = (0..placement.weight_slots + placement.residents())
             .map(|slot| one_if(slot < streamed || slot >= placement.weight_slots))
             .map(|used| carver.take(SLOTS, used * layer * 2))
             .collect();
         let end_weights = ends.map(|elements| carver.take(END_WEIGHTS, elements * 2));
         let end_gradients = ends.map(|elements| carver.take(END_GRADIENTS, elements * 4));
-        let gradient = carver.take(GRADIENT, one_if(placement.shares_sum(dims.l)) * layer * 4);
-        let sum_rooms = (0..placement.sum_rooms(dims.l)).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
+        let gradient = carver.take(GRADIENT, one_if(placement.shares_sum(layers)) * layer * 4);
+        let sum_rooms = (0..placement.sum_rooms(layers)).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
         let own = |at: usize| one_if(placement.layer(at).sum == Sum::Own) * layer * 4;
-        let layer_gradients = (0..dims.l).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
+        let layer_gradients = (0..layers).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
         // Elements of each slab, and blocks of the norm beside it.
         let slab_sizes: Vec<(usize, usize)> = match placement.grad_wait {
             GradWait::Host => {
@@ -171,25 +171,17 @@ impl DeviceMap {
             .iter()
             .map(|(elements, _)| carver.take(SLABS, elements * policy.numeric.grad_dtype.bytes()))
             .collect();
-        let scratch_bytes = LayerScratch::bytes(config, shape, storage).max(HeadScratch::bytes(
-            dims,
-            shape,
-            storage,
-            policy.numeric.logits_chunk,
-        ));
-        let scratch = carver.take(SCRATCH, scratch_bytes);
+        let scratch = carver.take(SCRATCH, passes.scratch_bytes());
         let loss = carver.take(LOSS, 8);
         let norms = slab_sizes.iter().map(|(_, blocks)| carver.take(NORMS, 8 * blocks)).collect();
         let logits = carver.take(LOGITS, 4 * dims.v);
-        let constants = carver.take(CONSTANTS, Constants::bytes(config));
-        let chunk = policy.numeric.logits_chunk;
-        let workspace_bytes = ops::workspace_bytes(storage, dims, shape, chunk, config.extras());
-        let workspace = carver.take(WORKSPACE, workspace_bytes);
+        let constants = carver.take(CONSTANTS, constant_bytes(config));
+        let workspace = carver.take(WORKSPACE, passes.workspace_bytes());
 
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
         let kept_bytes =
-            |layer| LayerScratch::kept_bytes(placement.layer(layer).recompute, config, shape, storage);
+            |layer| passes.kept_bytes(layout.layer(layer), placement.layer(layer).recompute);
         let start = carver.bytes();
         let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
         let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();
@@ -198,9 +190,9 @@ impl DeviceMap {
         let start = carver.bytes();
         let seats: Vec<_> = (0..placement.sweep(micros_max))
             .map(|_| SeatPlaces {
-                boundaries: (0..dims.l).map(|layer| carver.take(BOUNDARIES, own_bytes(layer))).collect(),
+                boundaries: (0..layers).map(|layer| carver.take(BOUNDARIES, own_bytes(layer))).collect(),
                 rooms: (0..placement.rooms()).map(|_| carver.take(PASSING, boundary_bytes)).collect(),
-                kept: (0..dims.l).map(|layer| carver.take(KEPT, kept_bytes(layer))).collect(),
+                kept: (0..layers).map(|layer| carver.take(KEPT, kept_bytes(layer))).collect(),
             })
             .collect();
         DeviceMap {

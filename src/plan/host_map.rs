@@ -1,7 +1,7 @@
 //! The host arenas: the store, and what crosses the link beside it.
 
 use crate::base::{DType, MicroIndex, SeatIndex, UnitIndex};
-use crate::model::{Constants, Layout, ModelConfig};
+use crate::model::{Layout, ModelConfig, constant_bytes};
 use crate::optim::STATE_ARRAYS_MAX;
 use crate::plan::BatchPlaces;
 use crate::plan::carve::{Carver, Place, Region};
@@ -98,7 +98,7 @@ impl HostMap {
         let logits = wire.take("logits row", 4 * config.dims.v);
         let rows = policy.numeric.shape.n();
         let logprobs = (0..micros_max).map(|_| wire.take("log-probabilities", 4 * rows)).collect();
-        let constants = wire.take("constants", Constants::bytes(config));
+        let constants = wire.take("constants", constant_bytes(config));
         HostMap {
             wire,
             state,

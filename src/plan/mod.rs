@@ -16,7 +16,7 @@ mod predict;
 mod search;
 
 pub use carve::{Place, Region};
-pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work};
+pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work, content_bytes};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
 pub use machine::{Description, Storage};
@@ -24,11 +24,12 @@ pub use predict::Prediction;
 pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::base::format::Size;
 use crate::base::{DType, Error, Result, Status};
 use crate::host::{Limits, Pinning};
-use crate::model::{Layout, ModelConfig};
+use crate::model::{Layout, ModelConfig, Passes, Sizes};
 use crate::schedule::{Geometry, Policy};
 
 /// Where everything goes, and how much of it there is.
@@ -40,6 +41,8 @@ pub struct Plan {
     pub micros_max: usize,
     /// What the schedule knows of the model.
     pub geometry: Geometry,
+    /// The model's ops.
+    pub passes: Arc<Passes>,
     /// Device memory: one arena.
     pub device: DeviceMap,
     /// Host memory: an arena for what crosses the link and one for what stays.
@@ -90,22 +93,36 @@ impl Plan {
         if policy.placement.sweeps == 0 {
             return Err(Error::argument("a step of 0 sweeps does nothing; it must have at least 1"));
         }
-        let geometry = Geometry {
-            layers: layout.layers(),
-            tied: layout.tied,
-            embedding_parts: layout.parts(layout.embedding()),
-            head_parts: layout.parts(layout.head()),
-        };
+        let logits_chunk = policy.numeric.logits_chunk;
+        let passes = Arc::new(Passes::new(config, layout, Sizes { shape, logits_chunk, storage }));
+        Plan::of(config, layout, passes, policy, micros_max)
+    }
+
+    /// As [`Plan::new`], with passes that were made for the same shapes.
+    pub(in crate::plan) fn of(
+        config: &ModelConfig,
+        layout: &Layout,
+        passes: Arc<Passes>,
+        policy: Policy,
+        micros_max: usize,
+    ) -> Result<Plan> {
+        let geometry = Geometry::of(layout);
         policy.validate_counts(&geometry, micros_max)?;
         Ok(Plan {
-            device: DeviceMap::new(config, layout, &policy, &geometry, micros_max, storage),
-            host: HostMap::new(config, layout, &policy, micros_max, storage),
+            device: DeviceMap::new(config, layout, &passes, &policy, &geometry, micros_max),
+            host: HostMap::new(config, layout, &policy, micros_max, passes.sizes().storage),
+            passes,
             policy,
             micros_max,
             geometry,
             pinning: None,
             node: None,
         })
+    }
+
+    /// The work of every operation of steps of `micros` micro-batches.
+    pub fn cost<'a>(&'a self, layout: &'a Layout, micros: usize) -> Cost<'a> {
+        Cost::new(layout, &self.passes, &self.policy, micros)
     }
 
     /// The same plan for a device with memory of its own, which copies from host memory that is pinned so.

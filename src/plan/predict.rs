@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::base::{DType, Error, Result};
+use crate::base::{Error, Result};
 use crate::device::{Lane, TaskSpan};
-use crate::model::{Layout, ModelConfig};
+use crate::model::Layout;
 use crate::plan::{Cost, Machine, Plan};
 use crate::schedule::{
     self, Geometry, Label, List, Operation, Peak, Process, Simulation, Simulator, Sync, Synced, Usage,
@@ -94,13 +94,11 @@ impl Plan {
     /// Errors: what the policy's validation refuses.
     pub fn predict(
         &self,
-        config: &ModelConfig,
         layout: &Layout,
-        storage: DType,
         machine: &Machine,
         micros: usize,
     ) -> Result<Prediction> {
-        let cost = Cost::new(config, layout, &self.policy, micros, storage);
+        let cost = self.cost(layout, micros);
         let (list, steady) = self.steady(&cost, machine, micros)?;
         let Steady { from_ns, to_ns, decide, .. } = steady;
         let last = steady.last();
@@ -119,14 +117,12 @@ impl Plan {
     /// Errors: as [`Plan::predict`]; those of `to`, into which nothing is buffered here.
     pub fn write_trace(
         &self,
-        config: &ModelConfig,
         layout: &Layout,
-        storage: DType,
         machine: &Machine,
         micros: usize,
         to: &mut impl io::Write,
     ) -> Result<()> {
-        let cost = Cost::new(config, layout, &self.policy, micros, storage);
+        let cost = self.cost(layout, micros);
         let (list, steady) = self.steady(&cost, machine, micros)?;
         let waits = Synced::waits_by_tick(&steady.synced);
         let label = |span: &TaskSpan| {

@@ -63,7 +63,7 @@ impl Geometry {
     }
 
     /// Where a unit's f32 gradient is summed.
-    fn accumulator(&self, unit: UnitIndex, sum: SumPlace) -> Resource {
+    pub fn accumulator(&self, unit: UnitIndex, sum: SumPlace) -> Resource {
         match sum {
             SumPlace::Shared => Resource::Accumulator,
             SumPlace::Room(room) => Resource::SumRoom(room),
@@ -102,12 +102,7 @@ impl Operation {
             Access::read(geometry.accumulator(unit, sum), Content::Sum { unit, terms })
         };
         let boundary = |place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex| {
-            let seat = extent.seat(micro);
-            match place {
-                BoundaryPlace::Own => Resource::Boundary { unit, seat },
-                BoundaryPlace::Room(room) => Resource::Room { room, seat },
-                BoundaryPlace::Stream => Resource::Stream { micro },
-            }
+            extent.boundary(place, unit, micro)
         };
         let kept = |unit: UnitIndex, micro: MicroIndex| Resource::Kept { unit, seat: extent.seat(micro) };
         match *self {

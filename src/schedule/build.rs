@@ -199,7 +199,7 @@ impl<'a> Builder<'a> {
     fn new(policy: &'a Policy, geometry: &'a Geometry, micros: usize) -> Result<Self> {
         policy.validate(geometry, micros)?;
         let (placement, layers) = (&policy.placement, geometry.layers);
-        let extent = Extent { micros, sweep: placement.sweep(micros) };
+        let extent = Extent::new(placement, micros);
 
         let streamed: Vec<usize> = (0..layers).filter(|&layer| !placement.layer(layer).resident).collect();
         let (mut streams, mut stays) = (0..streamed.len(), placement.weight_slots..);

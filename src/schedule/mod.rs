@@ -61,6 +61,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod bind;
 mod build;
 mod check;
 mod clock;
@@ -75,6 +76,7 @@ mod trace;
 
 pub use crate::model::Recompute;
 pub use access::Access;
+pub use bind::Copy;
 pub use build::{List, evaluate, logits, logprobs, save, train, train_rows_first, train_with_loss};
 pub use check::Checker;
 pub use fault::{Fault, Held, Party};

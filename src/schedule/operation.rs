@@ -419,15 +419,17 @@ impl fmt::Display for Operation {
             Operation::FetchBoundary { unit, micro, room } => write!(f, "{name} {unit}, {micro} → {room}"),
             Operation::Forward { unit, slot, micro, recompute, .. } => {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
-                f.write_str(match recompute {
-                    Recompute::Full => "",
-                    Recompute::Selective => ", keeping products",
-                    Recompute::None => ", keeping all",
-                })
+                match recompute {
+                    Recompute::Full => Ok(()),
+                    kept => write!(f, ", recompute {}", kept.name()),
+                }
             }
             Operation::RecomputeBackward { unit, slot, micro, recompute, .. } => {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
-                f.write_str(if *recompute == Recompute::Selective { " with kept products" } else { "" })
+                match recompute {
+                    Recompute::Full | Recompute::None => Ok(()),
+                    kept => write!(f, ", recompute {}", kept.name()),
+                }
             }
             Operation::Norm { unit, .. } | Operation::Save { unit } => write!(f, "{name} {unit}"),
             Operation::Round { unit, part, slab, .. } => write!(f, "{name} {unit} {part} → {slab}"),

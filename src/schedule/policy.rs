@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlabIndex, UnitIndex};
-use crate::model::Recompute;
+use crate::model::{Layout, Recompute};
 use crate::optim::Optimizer;
 
 /// What the host keeps of a parameter. See DESIGN section 5 for the bytes.
@@ -232,6 +232,11 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// That of a list of `micros` micro-batches.
+    pub fn new(placement: &Placement, micros: usize) -> Extent {
+        Extent { micros, sweep: placement.sweep(micros) }
+    }
+
     /// The place of a micro-batch among those of its sweep.
     pub fn seat(&self, micro: MicroIndex) -> SeatIndex {
         SeatIndex::from(micro.at() % self.sweep)
@@ -331,6 +336,16 @@ fn counted(least: usize, what: &str, found: usize) -> Result<()> {
 }
 
 impl Geometry {
+    /// That of a layout.
+    pub fn of(layout: &Layout) -> Geometry {
+        Geometry {
+            layers: layout.layers(),
+            tied: layout.tied,
+            embedding_parts: layout.parts(layout.embedding()),
+            head_parts: layout.parts(layout.head()),
+        }
+    }
+
     /// The embedding of every model.
     pub const EMBEDDING: UnitIndex = UnitIndex(0);
 

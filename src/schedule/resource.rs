@@ -415,8 +415,7 @@ impl fmt::Display for Content {
             Content::RowsUpdated(unit) => write!(f, "{unit} with its next rows updated"),
             Content::Activation { above, micro } => write!(f, "the activation above {above} of {micro}"),
             Content::Kept { unit, micro, recompute } => {
-                let what = if *recompute == Recompute::None { "all" } else { "the products" };
-                write!(f, "{what} of {unit} of {micro}")
+                write!(f, "what {unit} keeps of {micro} under recompute {}", recompute.name())
             }
             Content::Gradient { above, micro } => write!(f, "the gradient above {above} of {micro}"),
             Content::Sum { unit, terms } => write!(f, "the gradient of {unit} summed over {terms} terms"),

@@ -9,7 +9,7 @@ use crate::base::{Result, Shape};
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{DeviceChoice, TrainerOptions, device_info};
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Cost, Description, Explanation, Found, Machine, Pins, Plan, Region, Room, Storage};
+use crate::plan::{Description, Explanation, Found, Machine, Pins, Plan, Region, Room, Storage};
 use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement, Sum};
 use crate::train::metrics::UsefulWork;
 use crate::train::times::StepTimes;
@@ -103,7 +103,7 @@ impl Planned {
         let attended = (options.micros_max * b * t * (t + 1) / 2) as u64;
         let work = UsefulWork::new(config);
         let beyond = work.beyond(tokens, t, None);
-        let cost = Cost::new(config, &layout, &found.plan.policy, options.micros_max, storage);
+        let cost = found.plan.cost(&layout, options.micros_max);
         let saves = found.plan.geometry.units().map(|unit| Operation::Save { unit });
         let saved = saves.fold((0, 0.0), |(bytes, seconds), save| {
             let (work, ns) = (cost.work(&save), cost.ns(&machine.rates, &save));
@@ -202,14 +202,6 @@ fn adam_name(when: AdamWhen) -> &'static str {
     }
 }
 
-fn recompute_name(recompute: Recompute) -> &'static str {
-    match recompute {
-        Recompute::Full => "full",
-        Recompute::Selective => "selective",
-        Recompute::None => "none",
-    }
-}
-
 /// Layers that follow one another and are placed alike, as JSON.
 fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
     let mut first = 0;
@@ -217,7 +209,7 @@ fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
         let LayerPlacement { recompute, boundary, resident, sum } = run[0];
         let last = first + run.len() - 1;
         let value = json!({
-            "first": first, "last": last, "recompute": recompute_name(recompute),
+            "first": first, "last": last, "recompute": Recompute::name(recompute),
             "boundary": if boundary == Boundary::Kept { "kept" } else { "spilled" },
             "resident": resident, "sum": if sum == Sum::Own { "own" } else { "passing" },
         });
@@ -325,12 +317,12 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         adam_name(placement.adam),
         wait_name(placement.grad_wait)
     )?;
-    let [full, selective, none] = [Recompute::Full, Recompute::Selective, Recompute::None].map(recompute);
+    let recomputed = Recompute::ALL.map(|kept| (recompute(kept), kept.name()));
     let spilled = of(&|layer| layer.boundary == Boundary::Spilled);
     write!(
         f,
         "layers     recompute {}; boundaries {}; {} resident",
-        list(&[(full, "full"), (selective, "selective"), (none, "none")]),
+        list(&recomputed),
         list(&[(placement.layers.len() - spilled, "kept"), (spilled, "spilled")]),
         placement.residents()
     )?;

@@ -45,7 +45,7 @@ fn plan(config: &ModelConfig) -> Plan {
 fn work_is_counted_by_the_known_formulas() {
     let config = config(false, 3);
     let (layout, plan) = (Layout::new(&config), plan(&config));
-    let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, DType::Bf16);
+    let cost = plan.cost(&layout, plan.micros_max);
     let (unit, slot, micro, part) = (UnitIndex(1), SlotIndex(0), MicroIndex(0), PartIndex(0));
     let own = BoundaryPlace::Own;
     let n = 256.0;
@@ -119,7 +119,7 @@ fn memory_is_the_plans() {
         let config = config(tied, layers);
         let options = TrainerOptions { layers: placement, sweeps, ..options() };
         let (layout, plan) = (Layout::new(&config), Trainer::plan_for(&config, &options).unwrap());
-        let prediction = plan.predict(&config, &layout, DType::F32, &machine(), 3).unwrap();
+        let prediction = plan.predict(&layout, &machine(), 3).unwrap();
         for region in plan.device.regions().iter().filter(|region| region.bytes > 0) {
             let peak = prediction.memory.iter().find(|peak| peak.category == region.name);
             match region.name {
@@ -144,9 +144,9 @@ fn memory_is_the_plans() {
 fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
     let config = config(false, 7);
     let (layout, plan) = (Layout::new(&config), plan(&config));
-    let predict = |machine: &Machine| plan.predict(&config, &layout, DType::Bf16, machine, 3).unwrap();
+    let predict = |machine: &Machine| plan.predict(&layout, machine, 3).unwrap();
     let base = predict(&machine());
-    let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, DType::Bf16);
+    let cost = plan.cost(&layout, plan.micros_max);
     for lane in Lane::ALL {
         let busy = base.lanes[lane.at()].busy_ns;
         assert_eq!(busy + base.lanes[lane.at()].idle_ns, base.step_ns, "{lane}");
@@ -171,7 +171,7 @@ fn copies_beside_adamw_share_ram_with_it() {
     let (layout, plan) = (Layout::new(&config), plan(&config));
     let step = |ram_bytes_per_s: f64| {
         let machine = Machine { host_bytes_per_s: [1e10; 3], ram_bytes_per_s, ..machine() };
-        plan.predict(&config, &layout, DType::Bf16, &machine, 3).unwrap()
+        plan.predict(&layout, &machine, 3).unwrap()
     };
     // With RAM for both nobody waits, however much more there is.
     let (apart, ample) = (step(2e10), step(1e15));

@@ -104,7 +104,7 @@ impl Case {
     }
 
     fn step_ns(&self, plan: &Plan) -> Option<u64> {
-        let predicted = plan.predict(&self.config, &self.layout, DType::Bf16, &self.machine, self.micros);
+        let predicted = plan.predict(&self.layout, &self.machine, self.micros);
         predicted.ok().map(|prediction| prediction.step_ns)
     }
 
@@ -125,7 +125,7 @@ impl Case {
 
     /// What the busiest lane has to do.
     fn busiest_ns(&self, plan: &Plan) -> u64 {
-        let cost = Cost::new(&self.config, &self.layout, &plan.policy, self.micros, DType::Bf16);
+        let cost = plan.cost(&self.layout, self.micros);
         let mut busy = [0; Lane::COUNT];
         for operation in &train_rows_first(&plan.policy, &plan.geometry, self.micros).unwrap().operations {
             busy[operation.lane().at()] += cost.ns(&self.machine, operation);

@@ -32,8 +32,9 @@ pub struct PlacementOptions {
     /// Gradients on their way out of the device at a time, at least 2
     #[arg(long, value_name = "N", value_parser = positive)]
     slabs: Option<usize>,
-    /// What backward computes again of a layer instead of finding it on the device: full, selective (no product), or
-    /// none, of all layers or of some, e.g. selective,none:0-3
+    /// What backward recomputes of a layer instead of keeping it on the device: full (all), linears (all but attention), mlp
+    /// (the feed-forward half), selective (norms and SwiGLU: no matrix product), or none, of all layers or of some, e.g.
+    /// selective,none:0-3
     #[arg(long, value_name = "HOW[:LAYERS],…", value_delimiter = ',', value_parser = parse_recompute)]
     recompute: Vec<(Recompute, Layers)>,
     /// Layers whose inputs wait in host memory from forward to backward; with all, device memory does not grow
@@ -148,13 +149,7 @@ fn parse_layers(text: &str) -> Result<Layers, String> {
 
 fn parse_recompute(text: &str) -> Result<(Recompute, Layers), String> {
     let (how, layers) = text.split_once(':').unwrap_or((text, "all"));
-    let recompute = match how {
-        "full" => Recompute::Full,
-        "selective" => Recompute::Selective,
-        "none" => Recompute::None,
-        _ => return Err("it must be full, selective or none, each with :LAYERS if not for all".to_owned()),
-    };
-    Ok((recompute, parse_layers(layers)?))
+    Ok((how.parse()?, parse_layers(layers)?))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use horizon::base::{DType, Error, Result, Shape, Status};
+use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::{DeviceChoice, TrainerOptions};
 use horizon::hf::FolderConfig;
 use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
@@ -41,7 +41,7 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
     let pins = options.placement.pins(config.dims.l, options.mode)?;
     let planned = Planned::search(&options.model, &config, &trainer, &machine, room, &pins, Why::Gains)?;
     if let Some(path) = &options.trace {
-        write_trace(path, &planned, &config, machine.storage.into())?;
+        write_trace(path, &planned, &config)?;
     }
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());
@@ -50,11 +50,11 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
 }
 
 /// The step that the plan foresees, lane by lane.
-fn write_trace(path: &Path, planned: &Planned, config: &ModelConfig, storage: DType) -> Result<()> {
+fn write_trace(path: &Path, planned: &Planned, config: &ModelConfig) -> Result<()> {
     let writing = |error: &io::Error| Error::writing(path, error);
     let mut file = BufWriter::new(File::create(path).map_err(|error| writing(&error))?);
     let (plan, layout) = (planned.plan(), Layout::new(config));
-    plan.write_trace(config, &layout, storage, &planned.rates, plan.micros_max, &mut file)?;
+    plan.write_trace(&layout, &planned.rates, plan.micros_max, &mut file)?;
     file.flush().map_err(|error| writing(&error))
 }
 

@@ -208,7 +208,7 @@ impl<'a> Admitted<'a> {
             } else if let Some(free) = device_bytes.filter(|free| device > part(*free)) {
                 left_out.get_or_insert(short("device memory", device, free, Status::OutOfDeviceMemory));
             } else {
-                runs.push((run, run.seconds(&plan, storage, &like)?));
+                runs.push((run, run.seconds(&plan, &like)?));
             }
         }
         let admitted = Admitted { runs, left_out };

@@ -132,7 +132,7 @@ impl Run {
     pub(super) fn works(&self, threads: usize, storage: DType) -> Result<Vec<Work>> {
         let (config, plan) = (self.config(), self.plan(threads, storage)?);
         let layout = Layout::new(&config);
-        let cost = Cost::new(&config, &layout, &plan.policy, MICROS, storage);
+        let cost = plan.cost(&layout, MICROS);
         let list = schedule::train(&plan.policy, &plan.geometry, MICROS)?;
         let counted = |lane| self.mode == Mode::Exact || lane == Lane::Host;
         let operations = list.operations.iter().filter(|operation| counted(operation.lane()));
@@ -140,16 +140,16 @@ impl Run {
     }
 
     /// Seconds that it takes on a machine, about: its memory is taken and filled, and its steps are taken.
-    pub(super) fn seconds(&self, plan: &Plan, storage: DType, machine: &Machine) -> Result<f64> {
+    pub(super) fn seconds(&self, plan: &Plan, machine: &Machine) -> Result<f64> {
         const FILLED_BYTES_PER_S: f64 = 1e9;
         let config = self.config();
-        let step = plan.predict(&config, &Layout::new(&config), storage, machine, MICROS)?.step_ns;
+        let step = plan.predict(&Layout::new(&config), machine, MICROS)?.step_ns;
         Ok(STEPS as f64 * step as f64 * 1e-9 + plan.host.bytes() as f64 / FILLED_BYTES_PER_S)
     }
 
     /// Takes the steps; gives what ran alone in them.
     pub(super) fn samples(&self, backend: Backend, threads: usize, sharing: Sharing) -> Result<Vec<Sample>> {
-        let (config, options, storage) = (self.config(), self.options(threads), backend.storage);
+        let (config, options) = (self.config(), self.options(threads));
         let mut trainer = Trainer::open_with(backend, &config, &options)?;
         trainer.write_fresh(1)?;
         let (n, v) = (self.shape.n(), self.dims.v);
@@ -161,9 +161,9 @@ impl Run {
             trainer.sync()?;
         }
         let layout = Layout::new(&config);
+        let spans = trainer.spans()?;
         let plan = trainer.plan();
-        let cost = Cost::new(&config, &layout, &plan.policy, plan.micros_max, storage);
-        let mut samples = alone(&trainer.spans()?, &cost, sharing);
+        let mut samples = alone(&spans, &plan.cost(&layout, plan.micros_max), sharing);
         samples.retain(|sample| self.mode == Mode::Exact || sample.lane == Lane::Host);
         Ok(samples)
     }

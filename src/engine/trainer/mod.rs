@@ -153,7 +153,7 @@ impl Trainer {
         let memory = device.reserve(plan.device.bytes())?;
         let place = plan.device.workspace();
         let workspace = memory.part(place.offset, place.bytes);
-        let kernels = kernels(KernelsSetting { pool: &pool, workspace, config, plan: &plan })?;
+        let kernels = kernels(KernelsSetting { pool: &pool, workspace, plan: &plan })?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
             host_bytes: plan.host.bytes(),

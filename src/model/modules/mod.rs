@@ -10,6 +10,5 @@ mod norm;
 pub use attention::Attention;
 pub use embedding::{embedding_backward, embedding_forward};
 pub use head::{HeadTask, head};
-pub use linear::Dense;
 pub use mlp::Mlp;
 pub use norm::Norm;

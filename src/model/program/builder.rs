@@ -5,7 +5,7 @@ use crate::model::program::{Buffer, External, Home, Owner, Parameter, Program, R
 use crate::ops::{Access, Element, Op, Write, Zero};
 
 /// Elements: 256 bytes of bf16, so that rows of any storage type start on cache lines.
-pub const ALIGNMENT: usize = 128;
+const ALIGNMENT: usize = 128;
 
 /// Tensors that one product reads together: their weights, and the sum of their gradients over micro-batches.
 #[derive(Clone, Copy, Debug)]

@@ -11,11 +11,13 @@
 mod arena;
 mod builder;
 
+use std::str::FromStr;
+
 use crate::base::DType;
 use crate::ops::{Access, Op};
 
 pub use arena::{Base, Pass, Slot};
-pub use builder::{ALIGNMENT, Builder, Weights};
+pub use builder::{Builder, Weights};
 
 /// Memory that a program finds and does not take: what is bound when it runs. `[N]` arrays are those of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +88,28 @@ impl Recompute {
     /// From the least that is kept to the most.
     pub const ALL: [Recompute; 5] =
         [Recompute::Full, Recompute::Linears, Recompute::Mlp, Recompute::Selective, Recompute::None];
+
+    /// The name in options, plans and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recompute::Full => "full",
+            Recompute::Linears => "linears",
+            Recompute::Mlp => "mlp",
+            Recompute::Selective => "selective",
+            Recompute::None => "none",
+        }
+    }
+}
+
+impl FromStr for Recompute {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Recompute, String> {
+        Recompute::ALL.into_iter().find(|recompute| recompute.name() == name).ok_or_else(|| {
+            let names = Recompute::ALL.map(Recompute::name).join(", ");
+            format!("it must be one of {names}, each with :LAYERS if not for all")
+        })
+    }
 }
 
 /// A tensor of a unit.

@@ -43,8 +43,8 @@ const WORTH: f64 = 0.97;
 
 /// Where the time goes.
 pub fn look(question: &Question, found: &Found) -> Result<Explanation> {
-    let Question { config, layout, storage, machine, micros, .. } = *question;
-    let prediction = found.plan.predict(config, layout, storage, machine, micros)?;
+    let Question { layout, machine, micros, .. } = *question;
+    let prediction = found.plan.predict(layout, machine, micros)?;
     let busiest = longest(|lane| prediction.lanes[lane.at()].busy_ns);
     let chain = |lane: Lane| {
         let on_lane =

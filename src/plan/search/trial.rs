@@ -1,14 +1,15 @@
 //! Trying placements: whether they fit, the least they can take, what they take.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use super::Question;
 use crate::base::Result;
 use crate::device::Lane;
-use crate::model::Recompute;
-use crate::plan::Cost;
+use crate::model::{Passes, Recompute};
+use crate::plan::{Cost, Plan};
 use crate::plan::predict::{STEPS_BEFORE, Steady};
 use crate::schedule::{self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Placement, Policy, Sum};
 
@@ -37,6 +38,7 @@ const A_PLACEMENT: usize = 150_000;
 pub struct Trials<'a> {
     pub question: Question<'a>,
     geometry: Geometry,
+    passes: Arc<Passes>,
     known: FxHashMap<Placement, Score>,
     /// The least time of what fits, nothing of what does not.
     bounds: FxHashMap<Placement, Option<u64>>,
@@ -67,6 +69,7 @@ impl<'a> Trials<'a> {
         Ok(Trials {
             question,
             geometry: plan.geometry,
+            passes: plan.passes,
             known: FxHashMap::default(),
             bounds: FxHashMap::default(),
             taken: RefCell::default(),
@@ -99,7 +102,10 @@ impl<'a> Trials<'a> {
             ],
         );
         *self.taken.borrow_mut().entry(counts).or_insert_with(|| {
-            let plan = self.question.plan(placement.clone()).expect("the question was checked");
+            let Question { config, layout, micros, .. } = self.question;
+            let policy = self.question.policy(placement.clone());
+            let plan = Plan::of(config, layout, self.passes.clone(), policy, micros);
+            let plan = plan.expect("the question was checked");
             (plan.device.bytes(), plan.host.bytes())
         })
     }
@@ -128,8 +134,8 @@ impl<'a> Trials<'a> {
     fn least_ns(&mut self, placement: &Placement) -> Option<u64> {
         let (policy, mut busy) = (self.question.policy(placement.clone()), [0; Lane::COUNT]);
         let list = schedule::train_rows_first(&policy, &self.geometry, self.question.micros).ok()?;
-        let Question { config, layout, machine, micros, storage, .. } = self.question;
-        let cost = Cost::new(config, layout, &policy, micros, storage);
+        let Question { layout, machine, micros, .. } = self.question;
+        let cost = Cost::new(layout, &self.passes, &policy, micros);
         for operation in &list.operations {
             busy[operation.lane().at()] += cost.ns(machine, operation);
         }
@@ -147,8 +153,8 @@ impl<'a> Trials<'a> {
         }
         let policy = self.question.policy(candidate.placement.clone());
         let list = schedule::train_rows_first(&policy, &self.geometry, self.question.micros).ok()?;
-        let Question { config, layout, machine, micros, storage, .. } = self.question;
-        let cost = Cost::new(config, layout, &policy, micros, storage);
+        let Question { layout, machine, micros, .. } = self.question;
+        let cost = Cost::new(layout, &self.passes, &policy, micros);
         let lanes = machine.simulator(policy.mode);
         let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         self.spend((STEPS_BEFORE + 1) * list.operations.len());

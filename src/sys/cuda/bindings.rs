@@ -10,6 +10,7 @@ pub const cudaEventDisableTiming: u32 = 2;
 pub const HZK_OK: u32 = 0;
 pub const HZK_ERROR_SHAPE: i32 = -1;
 pub const HZK_ERROR_ALIGNMENT: i32 = -2;
+pub const HZK_NORM_BLOCK: u32 = 65536;
 pub type cuuint32_t = u32;
 pub type CUdeviceptr_v2 = std::ffi::c_ulonglong;
 pub type CUdeviceptr = CUdeviceptr_v2;
@@ -254,11 +255,11 @@ macro_rules! cuda_functions {
                 R: i64, V: i64, stride: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_cross_entropy_loss(loss: *mut f64, logprob: *const f32, weights: *const f32, R: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_grad_store(out: *mut hzk_bf16, sumsq: *mut f64, scratch: *mut std::ffi::c_void,
-                grad: *const f32, n: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_grad_copy(out: *mut f32, sumsq: *mut f64, scratch: *mut std::ffi::c_void, grad: *const f32,
-                n: i64, stream: hzk_stream) -> std::ffi::c_int;
-            fn hzk_grad_sumsq(sumsq: *mut f64, scratch: *mut std::ffi::c_void, grad: *const f32, n: i64,
+            fn hzk_gradient_store(out: *mut hzk_bf16, squares: *mut f64, grad: *const f32, n: i64,
+                stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_gradient_copy(out: *mut f32, squares: *mut f64, grad: *const f32, n: i64,
+                stream: hzk_stream) -> std::ffi::c_int;
+            fn hzk_gradient_squares(squares: *mut f64, grad: *const f32, n: i64,
                 stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_widen(out: *mut f32, inp: *const hzk_bf16, n: i64, stream: hzk_stream) -> std::ffi::c_int;
             fn hzk_attention_forward(out: *mut hzk_bf16, lse: *mut f32, q: *const hzk_bf16,
@@ -286,7 +287,6 @@ macro_rules! cuda_functions {
             fn hzk_rmsnorm_backward_scratch(N: i64, C: i64) -> usize;
             fn hzk_qk_norm_backward_scratch(N: i64, heads: i64, D: i64) -> usize;
             fn hzk_bias_backward_scratch(N: i64, C: i64) -> usize;
-            fn hzk_grad_scratch(n: i64) -> usize;
             fn hzk_attention_backward_scratch(N: i64, H: i64, G: i64, D: i64) -> usize;
         }
     };

@@ -1,10 +1,31 @@
 //! Batches as kernels see them: rows by document and by token, worked out plainly.
 
 use horizon::base::Shape;
-use horizon::ops::{Rows, TokenRows};
+use horizon::device::DeviceSpan;
 
 use super::device::Device;
 use super::memory::Memory;
+
+/// The rows of a micro-batch in sequences and documents.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    pub shape: Shape,
+    /// The rotary position of each row, counted from its document's first.
+    pub positions: DeviceSpan,
+    /// The first row of each row's document.
+    pub doc_start: DeviceSpan,
+    /// One past the last row of each row's document.
+    pub doc_end: DeviceSpan,
+}
+
+/// The tokens of a micro-batch, and its rows sorted by them, as `EmbeddingBackward` takes them.
+#[derive(Clone, Copy)]
+pub struct TokenRows {
+    pub tokens: DeviceSpan,
+    pub order: DeviceSpan,
+    pub first: DeviceSpan,
+    pub distinct: usize,
+}
 
 /// The memory of a [`Rows`].
 pub struct DocumentRows {

@@ -1,0 +1,108 @@
+//! The memory of one operation: the resources that it declares, and no others.
+//!
+//! `check` proves lists free of hazards from what operations declare. What runs finds its memory here alone, so that what was
+//! proved is what runs.
+
+use crate::device::DeviceSpan;
+use crate::engine::frame::Frame;
+use crate::engine::runner::Runner;
+use crate::host::HostSpan;
+use crate::model::{Base, External, Slot};
+use crate::plan::content_bytes;
+use crate::schedule::{Extent, GradPlace, Operation, Resource};
+
+/// The places of an operation of a list of this extent.
+pub struct Places<'a> {
+    /// All memory.
+    pub runner: &'a Runner,
+    /// The operation.
+    pub operation: Operation,
+    /// The list's extent.
+    pub extent: Extent,
+}
+
+impl Places<'_> {
+    /// # Panics
+    /// If the operation does not declare the resource.
+    fn declared(&self, resource: Resource) {
+        let mut is_declared = false;
+        self.operation.visit(&self.runner.plan.geometry, self.extent, &mut |access| {
+            is_declared |= access.resource == resource;
+        });
+        assert!(is_declared, "{} uses {resource}, which it does not declare", self.operation);
+    }
+
+    /// A resource on the device.
+    pub fn device(&self, resource: Resource) -> DeviceSpan {
+        self.declared(resource);
+        let (_, place) = self.runner.plan.device.named(&resource).expect("a resource on the device");
+        self.runner.at(place)
+    }
+
+    /// A resource on the host that crosses the link.
+    fn host(&self, resource: Resource) -> HostSpan {
+        self.declared(resource);
+        let store = &self.runner.store;
+        match resource {
+            Resource::HostBatch { micro } => store.batch(micro),
+            Resource::Master { unit } => store.weights(unit),
+            Resource::HostRows => store.gathered(),
+            Resource::HostGradient { unit, part } => store.gradient(unit, part, GradPlace::Store),
+            Resource::Ring(slab) => store.ring(slab),
+            Resource::HostBoundary { unit, seat } => store.boundary(unit, seat),
+            Resource::HostSum { unit } => store.sum(unit),
+            Resource::HostNorm { unit } => store.norm(unit),
+            Resource::HostLoss => store.loss(),
+            Resource::HostLogits => store.logits(),
+            Resource::HostLogprobs { micro } => store.logprobs(micro),
+            _ => panic!("{resource} does not cross the link"),
+        }
+    }
+
+    /// The two ends of the copy that the operation is, of the length of what is copied: device memory first.
+    pub fn copy(&self) -> (DeviceSpan, HostSpan) {
+        let runner = self.runner;
+        let copy = self.operation.copy(&runner.plan.geometry, self.extent);
+        let (device, host) = match copy.from.is_on_host() {
+            true => (self.device(copy.to), self.host(copy.from)),
+            false => (self.device(copy.from), self.host(copy.to)),
+        };
+        let grad_dtype = runner.plan.policy.numeric.grad_dtype;
+        let bytes = content_bytes(runner.layout(), &runner.plan.passes, grad_dtype, &copy.content);
+        // Of an embedding's weights only the gathered rows go up.
+        let bytes = if copy.from == Resource::HostRows { host.bytes() } else { bytes };
+        (device.part(0, bytes), host.part(0, bytes))
+    }
+
+    /// The memory of an operand of the operation's pass.
+    pub fn slot(&self, slot: &Slot, frame: &Frame) -> DeviceSpan {
+        let map = &self.runner.plan.device;
+        let memory = match self.operation.bind(slot.base, &self.runner.plan.geometry, self.extent) {
+            Some(Resource::Batch { micro }) => {
+                self.declared(Resource::Batch { micro });
+                let batch = map.batch(micro);
+                self.runner.at(match slot.base {
+                    Base::External(External::Tokens) => batch.tokens,
+                    Base::External(External::Gathered) => batch.gathered,
+                    Base::External(External::Order) => batch.order,
+                    Base::External(External::First) => batch.first,
+                    Base::External(External::Positions) => batch.positions,
+                    Base::External(External::DocStart) => batch.doc_start,
+                    Base::External(External::DocEnd) => batch.doc_end,
+                    Base::External(External::Targets) => batch.targets,
+                    Base::External(External::TargetWeights) => batch.weights,
+                    base => panic!("a batch has no {base:?}"),
+                })
+            }
+            Some(resource) => self.device(resource),
+            None => self.runner.at(map.constants()),
+        };
+        // The logits of one row are asked for.
+        let row = if self.operation == Operation::HeadLogits && slot.base == Base::External(External::Stream) {
+            frame.inputs().row as usize
+        } else {
+            0
+        };
+        memory.part(slot.offset + row * slot.bytes, slot.bytes)
+    }
+}
