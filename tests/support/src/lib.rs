@@ -7,6 +7,7 @@ pub mod fake_cuda;
 pub mod golden;
 pub mod reference;
 pub mod runs;
+pub mod sha256;
 
 use std::path::{Path, PathBuf};
 
