@@ -7,6 +7,7 @@ mod dims;
 mod dtype;
 mod error;
 pub mod format;
+pub mod hash;
 mod index;
 pub mod master;
 mod position;
