@@ -1,4 +1,4 @@
-//! F0, the words: what every floor speaks of.
+//! L0, the words shared by all levels.
 //!
 //! Knows nothing of the machine: no operating system, no device, no `unsafe`.
 #![forbid(unsafe_code)]
