@@ -1,4 +1,4 @@
-//! F9, the wall: everything a C program sees, and nothing else.
+//! F10, the wall: everything a C program sees, and nothing else.
 //!
 //! `include/horizon.h` is the contract; a function here does what is said there, so it is documented there
 //! alone. All `extern "C"` of the house is on this floor. A function has one shape: `wall` around a body that

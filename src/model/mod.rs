@@ -1,4 +1,4 @@
-//! F4, what a decoder is.
+//! F5, what a decoder is.
 //!
 //! Knows the config, the layout (the only source of sizes and offsets) and how a layer and the ends are
 //! computed out of ops, forward and backward. Knows nothing of when or where: no schedule, no store.

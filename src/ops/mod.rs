@@ -1,6 +1,6 @@
 //! F3, the operations: one op a file, forward and backward.
 //!
-//! [`Kernels`] is arithmetic on *device* memory: the model (F4) is written once against it and
+//! [`Kernels`] is arithmetic on *device* memory: the model (F5) is written once against it and
 //! runs on any device; [`cpu::CpuKernels`] is the reference. Arithmetic on *host* memory is in
 //! [`optim`](crate::optim).
 //!

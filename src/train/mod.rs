@@ -1,4 +1,4 @@
-//! F8, the loop.
+//! F9, the loop.
 //!
 //! Knows data, learning rates, Hugging Face folders, checkpoints, records of a run; asks the engine for steps and saves, and
 //! knows nothing of lanes or slots. It prints nothing: whoever runs a [`Run`] is told through [`Observer`].
