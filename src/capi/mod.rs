@@ -1,4 +1,4 @@
-//! L10, the C interface: everything a C program sees, and nothing else.
+//! L11, the C interface: everything a C program sees, and nothing else.
 //!
 //! `include/horizon.h` is the contract; a function here does what is said there, so it is documented there
 //! alone. All `extern "C"` of the project is here. A function has one shape: `wall` around a body that

@@ -1,4 +1,4 @@
-//! L8, checkpoints: the whole state of a run, from which it goes on bit for bit.
+//! L9, checkpoints: the whole state of a run, from which it goes on bit for bit.
 //!
 //! ```text
 //! DIR/                          a folder of checkpoints, written by one process at a time (`.lock`)

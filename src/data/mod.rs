@@ -1,4 +1,4 @@
-//! L8, training data: text, chats and token files become windows of tokens.
+//! L9, training data: text, chats and token files become windows of tokens.
 //!
 //! A source is a token file, all text files of one weight, or all JSONL files of one weight, its documents end to end.
 //! There are two ways to windows of S inputs and, one token on, their S targets:

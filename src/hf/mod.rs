@@ -1,4 +1,4 @@
-//! L8, Hugging Face folders: `config.json` and safetensors, in and out.
+//! L9, Hugging Face folders: `config.json` and safetensors, in and out.
 //!
 //! A family of models is a row of [`FAMILIES`]. What a config says that this model cannot compute is refused by
 //! name, never ignored; a weight file is checked against its own length and the model before the first tensor is read;

@@ -1,4 +1,4 @@
-//! L9, the loop.
+//! L10, the loop.
 //!
 //! Takes batches from [`data`](crate::data), learning rates from [`Rate`], models from [`hf`](crate::hf) folders or a
 //! [`checkpoint`](crate::checkpoint), and asks the engine for steps and saves. It knows nothing of lanes or slots, and prints
