@@ -2,8 +2,13 @@
 //!
 //! `check` proves lists free of hazards from what operations declare. What runs finds its memory here alone, so that what was
 //! proved is what runs.
+//!
+//! This is the one file of the engine that looks at device memory: its functions are called inside the task of the operation whose
+//! places they are given, or while the lanes are closed ([the engine](super)).
+#![allow(unsafe_code)]
 
-use crate::device::DeviceSpan;
+use crate::base::Result;
+use crate::device::{DeviceSpan, Lane};
 use crate::engine::frame::Frame;
 use crate::engine::runner::Runner;
 use crate::host::HostSpan;
@@ -19,6 +24,24 @@ pub struct Places<'a> {
     pub operation: Operation,
     /// The list's extent.
     pub extent: Extent,
+}
+
+/// Device memory at work. The trainer keeps the device and the store until its lanes are closed.
+impl Runner {
+    pub(super) fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
+        // SAFETY: both ends are declared by the running operation, and `check` has proved that no other meets them.
+        unsafe { self.device.upload(to, from) }
+    }
+
+    pub(super) fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
+        // SAFETY: as for an upload: declared by the running operation, proved apart from all others.
+        unsafe { self.device.download(to, from) }
+    }
+
+    pub(super) fn scrub(&self, lane: Lane, span: DeviceSpan) -> Result<()> {
+        // SAFETY: the running operation is the last to use what the span holds, and whoever writes it next waits for that.
+        unsafe { self.device.scrub(lane, span) }
+    }
 }
 
 impl Places<'_> {
@@ -98,7 +121,8 @@ impl Places<'_> {
             None => self.runner.at(map.constants()),
         };
         // The logits of one row are asked for.
-        let row = if self.operation == Operation::HeadLogits && slot.base == Base::External(External::Stream) {
+        let row = if self.operation == Operation::HeadLogits && slot.base == Base::External(External::Stream)
+        {
             frame.inputs().row as usize
         } else {
             0

@@ -65,7 +65,7 @@ impl Work for Runner {
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
             if let Some((_, place)) = self.plan.device.named(&resource) {
-                self.device.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
+                self.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
             }
         }
         Ok(())
@@ -83,11 +83,11 @@ impl Runner {
         match (operation.lane(), operation.pass()) {
             (Lane::H2d, _) => {
                 let (to, from) = places.copy();
-                return self.device.upload(to, from);
+                return self.upload(to, from);
             }
             (Lane::D2h, _) => {
                 let (from, to) = places.copy();
-                return self.device.download(to, from);
+                return self.download(to, from);
             }
             (_, Some(pass)) => self.run(pass, &places, frame),
             _ => {}
@@ -159,9 +159,8 @@ impl Runner {
 
     /// Writes what the model's layers read and nobody writes; before the lanes are opened.
     pub fn upload_constants(&self) -> Result<()> {
-        let constants = self.store.constants();
-        constants.write(&model::constants(&self.config));
-        self.device.upload(self.at(self.plan.device.constants()), constants)
+        self.store.write_constants(&model::constants(&self.config));
+        self.upload(self.at(self.plan.device.constants()), self.store.constants())
     }
 
     /// The work of every operation.
@@ -180,7 +179,7 @@ impl Runner {
     fn decide(&self, frame: &Frame, norms: bool) {
         let square_sum =
             if norms { self.layout().indices().map(|unit| self.store.square_sum(unit)).sum() } else { 0.0 };
-        let loss = self.store.loss().get::<f64>(0) / frame.inputs().weight;
+        let loss = self.store.loss_sum() / frame.inputs().weight;
         let norm = square_sum.sqrt();
         let clipped = self.clip > 0.0 && norm > self.clip;
         frame.decide(Verdict {
@@ -240,7 +239,7 @@ impl Runner {
         factor: f32,
         rows: Option<optim::Rows>,
     ) {
-        let AdamPiece { tensor, first, spans } = *piece;
+        let AdamPiece { tensor, first, .. } = *piece;
         let options = self.tuning.get(unit, tensor);
         if options.frozen {
             return;
@@ -256,7 +255,7 @@ impl Runner {
             rows,
             ..Step::new(AdamScalars::new(&constants, lr * options.lr_scale, step))
         };
-        optim::update(&self.pool, &spans, &step);
+        self.store.update(piece, &step, &self.pool);
     }
 
     /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.

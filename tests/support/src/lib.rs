@@ -10,6 +10,7 @@ pub mod golden;
 pub mod reference;
 pub mod runs;
 pub mod sha256;
+pub mod spans;
 
 use std::path::{Path, PathBuf};
 
