@@ -108,5 +108,6 @@ fn backend(ordinal: usize, cuda: CudaOptions) -> Result<Backend> {
         kernels.prepare(&products(setting.config, numeric.shape, numeric.logits_chunk))?;
         Ok(Box::new(kernels))
     });
-    Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })
+    // SAFETY: the kernels are of this device's stream, and the trainer gives them a workspace of their own.
+    Ok(unsafe { Backend::new(device, CudaKernels::STORAGE, kernels) })
 }
