@@ -241,7 +241,9 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
         let count = mix.count(attribute);
         changed.push(mix.with(attribute, (count + step).min(layers)));
         changed.push(mix.with(attribute, count.saturating_sub(step)));
-        for spread in Spread::ALL {
+        // All or none are the same ones, however spread.
+        let spreads = if (1..layers).contains(&count) { &Spread::ALL[..] } else { &[] };
+        for &spread in spreads {
             let mut other = mix.clone();
             other.spreads[attribute as usize] = spread;
             changed.push(other);
