@@ -143,7 +143,8 @@ impl Work {
                 Flops::Product(sizes) => {
                     let smallest = sizes.into_iter().min().expect("there are three");
                     let class = MATRIX_CLASSES.iter().filter(|end| smallest > **end).count();
-                    work.matrix_flop[class] += 2.0 * sizes.into_iter().map(|size| size as f64).product::<f64>();
+                    work.matrix_flop[class] +=
+                        2.0 * sizes.into_iter().map(|size| size as f64).product::<f64>();
                 }
                 Flops::AttentionForward(flop) => work.attention_flop[0] += flop,
                 Flops::AttentionBackward(flop) => work.attention_flop[1] += flop,
@@ -210,7 +211,8 @@ impl<'a> Cost<'a> {
             return self.works[self.passes.number(pass)];
         }
         let (grad_dtype, optimizer) = (self.policy.numeric.grad_dtype, self.policy.mode.optimizer());
-        let (update_bytes, element_bytes) = (optimizer.traffic_bytes(grad_dtype), optimizer.parameter_bytes());
+        let (update_bytes, element_bytes) =
+            (optimizer.traffic_bytes(grad_dtype), optimizer.parameter_bytes());
         let elements = |unit| self.layout.unit(unit).elements;
         let part = |unit, part| self.layout.part(unit, part).len();
         match *operation {

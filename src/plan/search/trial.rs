@@ -10,8 +10,8 @@ use super::Question;
 use crate::base::Result;
 use crate::device::Lane;
 use crate::model::{Passes, Recompute};
-use crate::plan::{Cost, Plan, Work};
 use crate::plan::predict::{STEPS_BEFORE, Steady};
+use crate::plan::{Cost, Plan, Work};
 use crate::schedule::{self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Placement, Policy, Sum};
 
 /// How good a placement is: the step's time, and of equals the memory.
@@ -93,7 +93,8 @@ impl<'a> Trials<'a> {
 
     /// What a placement takes.
     pub fn taken(&self, placement: &Placement) -> Taken {
-        let count = |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
+        let count =
+            |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
         let counts = (
             [placement.weight_slots + placement.residents(), placement.slabs, placement.sweeps],
             placement.grad_wait,
