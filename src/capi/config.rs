@@ -71,7 +71,6 @@ sized_struct! {
         step_seconds: f64 = 0.0,
         tokens_per_second: f64 = 0.0,
         tflops: f64 = 0.0,
-        busy_seconds: [f64; Lane::COUNT] = [0.0; Lane::COUNT],
     }
 }
 
@@ -121,7 +120,6 @@ sized_struct! {
         tokens: u64 = 0,
         device_bytes: u64 = 0,
         host_bytes: u64 = 0,
-        busy_seconds: [f64; Lane::COUNT] = [0.0; Lane::COUNT],
     }
 }
 
