@@ -10,6 +10,7 @@ pub mod golden;
 pub mod operands;
 pub mod reference;
 pub mod runs;
+pub mod sha256;
 
 use std::path::{Path, PathBuf};
 
