@@ -224,29 +224,30 @@ fn named(device: &Device, op: &Op<Fill>) -> String {
 
 #[test]
 fn ops_write_what_they_declare_and_nothing_else() {
-    for device in Device::all().into_iter().chain(Device::by_wgmma()) {
-        for op in instances() {
-            // As f32, f64 and bf16: a NaN, and a number.
-            let [painted, repainted] = [0xff, 0x3e].map(|paint| contents(&op, device.storage(), paint));
-            let [results, others] = [&painted, &repainted].map(|contents| ran(&device, &op, contents));
-            for (((content, result), other_content), other) in
-                painted.iter().zip(&results).zip(&repainted).zip(&others)
-            {
-                let what = format!("{} of {}", content.name, named(&device, &op));
-                let changed = content.bytes != *result;
-                assert_eq!(
-                    changed,
-                    content.access != Access::Read,
-                    "{what}: declared as {:?}",
-                    content.access
-                );
-                let same = content.bytes_of(result, false) == content.bytes_of(other, false);
-                assert!(same, "{what}: the bits depend on what outputs or gaps held before");
-                for (content, result) in [(content, result), (other_content, other)] {
-                    let kept = content.bytes_of(&content.bytes, true) == content.bytes_of(result, true);
-                    assert!(kept, "{what}: something was written between rows");
-                }
-            }
+    for device in Device::all() {
+        instances().iter().for_each(|op| writes_what_it_declares(&device, op));
+    }
+    for device in Device::by_wgmma() {
+        let is_attention = |op: &&Op<Fill>| matches!(op, Op::AttentionForward(_) | Op::AttentionBackward(_));
+        instances().iter().filter(is_attention).for_each(|op| writes_what_it_declares(&device, op));
+    }
+}
+
+fn writes_what_it_declares(device: &Device, op: &Op<Fill>) {
+    // As f32, f64 and bf16: a NaN, and a number.
+    let [painted, repainted] = [0xff, 0x3e].map(|paint| contents(op, device.storage(), paint));
+    let [results, others] = [&painted, &repainted].map(|contents| ran(device, op, contents));
+    for (((content, result), other_content), other) in
+        painted.iter().zip(&results).zip(&repainted).zip(&others)
+    {
+        let what = format!("{} of {}", content.name, named(device, op));
+        let changed = content.bytes != *result;
+        assert_eq!(changed, content.access != Access::Read, "{what}: declared as {:?}", content.access);
+        let same = content.bytes_of(result, false) == content.bytes_of(other, false);
+        assert!(same, "{what}: the bits depend on what outputs or gaps held before");
+        for (content, result) in [(content, result), (other_content, other)] {
+            let kept = content.bytes_of(&content.bytes, true) == content.bytes_of(result, true);
+            assert!(kept, "{what}: something was written between rows");
         }
     }
 }
