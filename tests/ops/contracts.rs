@@ -250,6 +250,14 @@ fn writes_what_it_declares(device: &Device, op: &Op<Fill>) {
             assert!(kept, "{what}: something was written between rows");
         }
     }
+    for (at, content) in painted.iter().enumerate().filter(|(_, content)| content.access == Access::Update) {
+        let mut negated = painted.clone();
+        let elements = negated[at].bytes.chunks_exact_mut(content.element_bytes);
+        elements.for_each(|element| *element.last_mut().expect("a byte") ^= 0x80);
+        let [before, after] =
+            [&results[at], &ran(device, op, &negated)[at]].map(|r| content.bytes_of(r, false));
+        assert!(before != after, "{} of {}: set, not changed", content.name, named(device, op));
+    }
 }
 
 /// An output that may be an input: the op gives the same bits there.
