@@ -98,7 +98,8 @@ impl Places<'_> {
             None => self.runner.at(map.constants()),
         };
         // The logits of one row are asked for.
-        let row = if self.operation == Operation::HeadLogits && slot.base == Base::External(External::Stream) {
+        let row = if self.operation == Operation::HeadLogits && slot.base == Base::External(External::Stream)
+        {
             frame.inputs().row as usize
         } else {
             0

@@ -1,8 +1,6 @@
 //! The device arena: every region the schedule's resources stand for.
 
-use crate::base::{
-    MicroIndex, PartIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex,
-};
+use crate::base::{MicroIndex, PartIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex};
 use crate::model::{Layout, ModelConfig, Passes, Sizes, UnitLayout, constant_bytes};
 use crate::plan::carve::{Carver, Place, Region};
 use crate::schedule::{End, Geometry, GradWait, Policy, Resource, Sum};
@@ -180,8 +178,7 @@ impl DeviceMap {
 
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
-        let kept_bytes =
-            |layer| passes.kept_bytes(layout.layer(layer), placement.layer(layer).recompute);
+        let kept_bytes = |layer| passes.kept_bytes(layout.layer(layer), placement.layer(layer).recompute);
         let start = carver.bytes();
         let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
         let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();

@@ -197,7 +197,11 @@ impl Builder {
 
     fn check_current(&self, value: Value, what: &str) {
         let version = self.versions[value.buffer as usize];
-        assert!(value.version == version, "{what}: the value is not there: write {} of {version}", value.version);
+        assert!(
+            value.version == version,
+            "{what}: the value is not there: write {} of {version}",
+            value.version
+        );
     }
 
     /// The program. What backward reads of forward is kept under [`Recompute::None`] if not before.

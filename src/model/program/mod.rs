@@ -200,9 +200,9 @@ impl Program {
             op.contract().each_operand(&mut |operand| {
                 let value = *operand.at;
                 let buffer = &self.buffers[value.buffer as usize];
-                let is_kept = buffer.kept.is_some_and(|(version, first)| {
-                    version == value.version && first <= recompute
-                });
+                let is_kept = buffer
+                    .kept
+                    .is_some_and(|(version, first)| version == value.version && first <= recompute);
                 if operand.access != Access::Set && buffer.home == Home::Own && !is_kept {
                     needed.push(value);
                 }
