@@ -109,6 +109,10 @@ impl Device {
         self.here(Memory::painted(bytes))
     }
 
+    pub fn bytes(&self, bytes: &[u8]) -> Memory {
+        self.here(Memory::of(bytes.iter().copied()))
+    }
+
     pub fn bf16s(&self, values: &[f32]) -> Memory {
         self.here(Memory::bf16s(values))
     }
