@@ -9,10 +9,10 @@
 use std::ops::Range;
 
 use crate::base::{DType, PartIndex, Shape, UnitIndex};
+use crate::model::ModelConfig;
 use crate::model::decoder::{self, Sizes, UnitKind};
 use crate::model::modules::HeadTask;
 use crate::model::program::Program;
-use crate::model::ModelConfig;
 use crate::ops::{NORM_BLOCK, Write};
 
 /// One named tensor.
@@ -96,11 +96,16 @@ pub struct Layout {
 impl Layout {
     /// The layout of a model.
     pub fn new(config: &ModelConfig) -> Self {
+        Layout::of_units(config, (0..config.dims.l).map(UnitKind::Layer))
+    }
+
+    /// The layout of a model with these units between embedding and head.
+    #[doc(hidden)]
+    pub fn of_units(config: &ModelConfig, layers: impl IntoIterator<Item = UnitKind>) -> Self {
         // Parameters are the same for all shapes.
         let sizes = Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, storage: DType::Bf16 };
         let mut units = vec![unit(UnitKind::Embedding, &decoder::embedding(config, &sizes))];
-        for index in 0..config.dims.l {
-            let kind = UnitKind::Layer(index);
+        for kind in layers {
             units.push(unit(kind, &decoder::layer(config, kind, &sizes, Write::Set)));
         }
         let head = decoder::head_program(config, &sizes, HeadTask::Loss, Write::Set);
