@@ -7,6 +7,7 @@ namespace hz {
 namespace {
 
 constexpr int kThreads = 256, kVector = 8;
+// Enough loads in flight to saturate memory, and blocks short enough that the last ones leave no SM idle for long.
 constexpr int kBlockThreads = 512, kBlocksPerSm = 3;
 
 // The store's rounding, half away from zero. A NaN whose payload the carry would overflow stays a NaN.

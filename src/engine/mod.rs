@@ -18,7 +18,9 @@
 //!    its resources, and calls the model (F4) on the compute lane, the device's copies on h2d and d2h, AdamW on
 //!    the host lane, the save's sink on the disk lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
 //! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
-//!    whether to commit are decided. `update` returns at this point.
+//!    whether to commit are decided. `update` returns at this point. The norm is the root of a sum in f64: over blocks of
+//!    65 536 elements from a tensor's start, then over the tensors of a unit, then over units in forward order. No bit of
+//!    it depends on parts or slabs.
 //! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
 //!    AdamW alone, by inference, since `sync` carries its clocks from list to list.
 //!

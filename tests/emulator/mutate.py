@@ -66,7 +66,10 @@ EQUIVALENT = {
      "constexpr int PHASES = CHUNKS % 3 == 0 ? 3 : THREADS < 8 * CHUNKS ? 8 * CHUNKS / THREADS : 1;"):
         "with as many threads as 8 rows have chunks, either branch gives one phase",
     ("gradient.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
-    ("gradient.cu", "'<=' to '<' at 23", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
+    ("gradient.cu", "'<=' to '<' at 23", "if (i + kVector <= values) {"): WHOLE_IN_TAIL,
+    ("gradient.cu", "'<' to '<=' at 46",
+     "for (int i = int(threadIdx.x) * kVector; i < values; i += kBlockThreads * kVector) {"):
+        "at i = values no value is left: eight zeros are added",
     ("qk_norm.cu", "'<' to '<=' at 57",
      "for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round"):
         "at block0 = total no head is left: a round without effect",

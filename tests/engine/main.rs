@@ -21,6 +21,7 @@ mod norms;
 mod orders;
 mod peaks;
 mod placements;
+mod recorded;
 mod resumes;
 mod saves;
 mod tuning;

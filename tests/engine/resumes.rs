@@ -19,7 +19,7 @@ fn step(trainer: &mut Trainer, options: &TrainerOptions, number: usize) {
 }
 
 /// Puts what was saved back.
-fn restore(trainer: &mut Trainer, steps: u64, saved: &Saved) {
+pub fn restore(trainer: &mut Trainer, steps: u64, saved: &Saved) {
     trainer
         .restore(steps, 7, &|state, span| {
             let (unit, bytes) = &saved[state.unit.at()];

@@ -57,7 +57,7 @@ fn parts_are_cut_at_the_borders_of_blocks_and_fit_a_slab() {
             for part in (0..layout.parts(unit)).map(PartIndex::from) {
                 let elements = layout.part(unit, part);
                 assert_eq!(elements.start, element);
-                assert!(0 < elements.len() && elements.len() <= slab);
+                assert!(!elements.is_empty() && elements.len() <= slab);
                 for run in layout.part_runs(unit, part) {
                     let whole =
                         layout.unit(unit).runs().find(|whole| whole.elements.contains(&run.elements.start));

@@ -9,6 +9,7 @@ pub mod folder;
 pub mod golden;
 pub mod reference;
 pub mod runs;
+pub mod sha256;
 
 use std::path::{Path, PathBuf};
 
