@@ -316,7 +316,7 @@ impl AttentionBackward {
                     }
                     for (place, (head, deltas)) in group.clone().zip(deltas.chunks_exact(t)).enumerate() {
                         let (m, n) = (queries.len(), keys.len());
-                        let lse = &lse[head * n..][rows.clone()];
+                        let lse = &lse[head * shape.n()..][rows.clone()];
                         let query_columns = heads.query_columns(head);
                         let q = rectangle(qkv, stride, queries.clone(), query_columns.clone());
                         let d = rectangle(dout, attended, queries.clone(), query_columns.clone());
