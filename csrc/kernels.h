@@ -1,4 +1,5 @@
-/* The kernels of Horizon: every launcher, and what a caller must know of it. Plain C; the same header feeds bindgen.
+/* The kernels of Horizon: every launcher, and what a caller must know of it. Plain C; bindgen reads it, and Rust's table of
+ * launchers follows from it: after a change `HZ_CUDA_BINDINGS=write cargo build` renews the committed bindings.
  *
  * CALLING
  *   A launcher checks its arguments, queues its kernels on `stream` and returns; it neither waits nor allocates. Pointers are

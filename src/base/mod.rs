@@ -1,4 +1,4 @@
-//! F0, the words: what every floor speaks of.
+//! L0, the words shared by all levels.
 //!
 //! Knows nothing of the machine: no operating system, no device, no `unsafe`.
 #![forbid(unsafe_code)]
@@ -7,6 +7,7 @@ mod dims;
 mod dtype;
 mod error;
 pub mod format;
+pub mod hash;
 mod index;
 pub mod master;
 mod position;

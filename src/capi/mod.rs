@@ -1,8 +1,8 @@
-//! F9, the wall: everything a C program sees, and nothing else.
+//! L11, the C interface: everything a C program sees, and nothing else.
 //!
 //! `include/horizon.h` is the contract; a function here does what is said there, so it is documented there
-//! alone. All `extern "C"` of the house is on this floor. A function has one shape: `wall` around a body that
-//! turns parameters into Rust values, calls the floors below, and writes outputs last. No function is `unsafe`: what
+//! alone. All `extern "C"` of the project is here. A function has one shape: `wall` around a body that
+//! turns parameters into Rust values, calls lower levels, and writes outputs last. No function is `unsafe`: what
 //! they take can come from nowhere but C.
 //!
 //! - `wall`: panics become statuses, statuses become numbers; a handle that failed stays failed

@@ -1,4 +1,4 @@
-//! Checkpoints: the whole state of a run, from which it goes on bit for bit.
+//! L9, checkpoints: the whole state of a run, from which it goes on bit for bit.
 //!
 //! ```text
 //! DIR/                          a folder of checkpoints, written by one process at a time (`.lock`)
@@ -25,6 +25,7 @@
 //! Checksums are XXH3 of 64 bits: against accidents, not against forgers.
 //!
 //! [`Trainer::save`]: crate::engine::Trainer::save
+#![forbid(unsafe_code)]
 
 mod agree;
 mod folder;

@@ -1,4 +1,4 @@
-//! Training data: text, chats and token files become windows of tokens.
+//! L9, training data: text, chats and token files become windows of tokens.
 //!
 //! A source is a token file, all text files of one weight, or all JSONL files of one weight, its documents end to end.
 //! There are two ways to windows of S inputs and, one token on, their S targets:
@@ -12,6 +12,7 @@
 //! An epoch takes from each source as many windows as its weight says, and all of them are shuffled together by the seed and
 //! the number of the epoch alone. So a place in the data is three numbers ([`Position`](crate::base::Position)), from which the stream
 //! goes on exactly.
+#![forbid(unsafe_code)]
 
 pub mod chat;
 mod documents;

@@ -4,6 +4,8 @@
 //! until it lands among them (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Any place
 //! of any epoch is found from the seed alone, so a position in the data is one number.
 
+use crate::base::hash::mix64;
+
 /// The order of `windows` windows, epoch after epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -22,7 +24,7 @@ impl Order {
         let (epoch, place) = (position / self.windows, position % self.windows);
         match self.shuffle {
             None => place,
-            Some(seed) => self.permute(mix(mix(seed) ^ epoch), place),
+            Some(seed) => self.permute(mix64(mix64(seed) ^ epoch), place),
         }
     }
 
@@ -33,7 +35,7 @@ impl Order {
         loop {
             let (mut left, mut right) = (at >> half_bits, at & mask);
             for round in 0..ROUNDS {
-                let out = mix(key ^ (round << 56) ^ right) & mask;
+                let out = mix64(key ^ (round << 56) ^ right) & mask;
                 (left, right) = (right, left ^ out);
             }
             at = (left << half_bits) | right;
@@ -42,14 +44,6 @@ impl Order {
             }
         }
     }
-}
-
-/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! F7, the engine: runs a schedule on a device.
+//! L8, the engine: runs a schedule on a device.
 //!
 //! This is the one top-down document; with it and the floors below, somebody could build the engine again.
 //!
@@ -15,7 +15,7 @@
 //!    for, lets `check` prove it, and issues the list to the device's lanes. A task is a
 //!    64-bit name: which list, which frame, which operation (`task`).
 //! 3. The lanes run tasks through the `runner`: it looks the operation up, finds the places the plan gave
-//!    its resources, and calls the model (F4) on the compute lane, the device's copies on h2d and d2h, AdamW on
+//!    its resources, and calls the model (F5) on the compute lane, the device's copies on h2d and d2h, AdamW on
 //!    the host lane, the save's sink on the disk lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
 //! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
 //!    whether to commit are decided. `update` returns at this point. The norm is the root of a sum in f64: over blocks of

@@ -1,8 +1,9 @@
-//! Hugging Face folders: `config.json` and safetensors, in and out.
+//! L9, Hugging Face folders: `config.json` and safetensors, in and out.
 //!
 //! A family of models is a row of [`FAMILIES`]. What a config says that this model cannot compute is refused by
 //! name, never ignored; a weight file is checked against its own length and the model before the first tensor is read;
 //! an export appears under its final name whole or not at all.
+#![forbid(unsafe_code)]
 
 mod companions;
 mod config;

@@ -1,4 +1,4 @@
-//! Optimizers: arithmetic on *host* memory, run by CPU workers whatever the device.
+//! L4, optimizers: arithmetic on *host* memory, run by CPU workers whatever the device.
 //!
 //! An [`Optimizer`] declares the arrays it keeps per parameter. Host memory, checkpoints and costs follow from that
 //! declaration. [`update`] is the one operation: a single pass over the memory of a run of parameters. AdamW

@@ -74,7 +74,7 @@ impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
         let (weights, weights_rest) = self.weights.as_chunks_mut::<BLOCK>();
         let (beside, beside_rest) = self.beside.as_chunks_mut::<BLOCK>();
         let (gradient, gradient_rest) = self.gradient.as_chunks::<BLOCK>();
-        let mut state = self.state.map(|array| array.as_chunks_mut::<BLOCK>());
+        let mut state = self.state;
         let n = weights.len();
         let (beside, gradient) = (&mut beside[..n], &gradient[..n]);
         for at in 0..n {
@@ -85,19 +85,16 @@ impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
                 weights: &mut weights[at],
                 beside: &mut beside[at],
                 gradient: &gradient[at],
-                state: state.each_mut().map(|(blocks, _)| {
-                    ask_ahead(&blocks[at]);
-                    blocks[at].as_mut_slice()
+                // Neither `map` nor `each_mut` of an array is sure to be inlined.
+                state: array::from_fn(|number| {
+                    let block = state[number].split_off_mut(..BLOCK).expect("as many elements");
+                    ask_ahead(block);
+                    block
                 }),
             };
             body.run(block, at * BLOCK);
         }
-        let rest = Streams {
-            weights: weights_rest,
-            beside: beside_rest,
-            gradient: gradient_rest,
-            state: state.map(|(_, rest)| rest),
-        };
+        let rest = Streams { weights: weights_rest, beside: beside_rest, gradient: gradient_rest, state };
         (rest, n * BLOCK)
     }
 }
@@ -112,7 +109,7 @@ pub trait Body<W, B, G, S, const N: usize> {
 
 /// Asks for the cache lines of the block that stands `AHEAD` blocks after this one, if there is memory.
 #[inline(always)]
-fn ask_ahead<T>(block: &[T; BLOCK]) {
+fn ask_ahead<T>(block: &[T]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -1,4 +1,4 @@
-//! F6, what goes where: a policy together with every byte it takes.
+//! L7, what goes where: a policy together with every byte it takes.
 //!
 //! A [`Plan`] is made once, before anything is taken. It holds the offset of every region on the device and
 //! on the host, from one walk over the layout's own sizes, so what it prints is what the engine carves.

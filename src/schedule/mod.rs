@@ -1,4 +1,4 @@
-//! F5, when things happen: a step as a list of operations, built, synchronised and checked by pure code.
+//! L6, when things happen: a step as a list of operations, built, synchronised and checked by pure code.
 //!
 //! Knows units, micro-batches, slots and lanes by number; knows no address, no size, no device memory. What
 //! it decides the engine carries out, and nothing here ever runs anything.

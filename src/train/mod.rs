@@ -1,9 +1,10 @@
-//! F8, the loop.
+//! L10, the loop.
 //!
-//! Knows data, learning rates, Hugging Face folders, checkpoints, records of a run; asks the engine for steps and saves, and
-//! knows nothing of lanes or slots. It prints nothing: whoever runs a [`Run`] is told through [`Observer`].
+//! Takes batches from [`data`](crate::data), learning rates from [`Rate`], models from [`hf`](crate::hf) folders or a
+//! [`checkpoint`](crate::checkpoint), and asks the engine for steps and saves. It knows nothing of lanes or slots, and prints
+//! nothing: a [`Run`] reports to its [`Observer`].
 //!
-//! A run is decided by what a [`checkpoint`] keeps of it: the state of every unit, the step number, the place in the
+//! A run is decided by what a checkpoint keeps of it: the state of every unit, the step number, the place in the
 //! data, and the numbers under the names of the command's options. The learning rate is a function of the step number, the
 //! order of the data one of the seed and the place; so a run that goes on ([`Resume`]) takes the same path as one that was
 //! never stopped, and ends with the same bits.

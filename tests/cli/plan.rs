@@ -15,7 +15,7 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
     let arguments = ["plan", "--model", "llama3.1-8b", "--machine", "h200", "--grad-accum", "4"];
     let table = horizon(&arguments).well().out;
     for word in [
-        "8.030 B parameters",
+        "8.03B parameters",
         "simulated",
         "tokens/s",
         "bound by",

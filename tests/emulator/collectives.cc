@@ -302,7 +302,7 @@ void wgmma_issue_fn(void* const* L, unsigned) {
 }
 static void wgmma_compute(Warp* w, const WgOp& op) {
     static float A[16][16], B[16][128], C[16][128];
-    for_chunks(op, [&](uint64_t desc, int r, int c) { tile_chunk(desc, r, c, Read); });
+    if (g_race) for_chunks(op, [&](uint64_t desc, int r, int c) { tile_chunk(desc, r, c, Read); });
     auto eight = [](uint64_t desc, int r, int c, auto to) {
         uint16_t t[8];
         memcpy(t, tile_chunk(desc, r, c, Read), 16);
@@ -341,7 +341,9 @@ static void wgmma_compute(Warp* w, const WgOp& op) {
         for (int i = 0; i < op.n / 2; ++i) of_product(l, i) = op.add ? at(l)[size_t(i)] : 0.f;
     for (int i = 0; i < 16; ++i)
         for (int k = 0; k < 16; ++k)
-            for (int n = 0; n < op.n; ++n) C[i][n] += A[i][k] * B[k][n];
+            // By eights, which the compiler makes vectors of.
+            for (int n = 0; n < op.n; n += 8)
+                for (int j = 0; j < 8; ++j) C[i][n + j] += A[i][k] * B[k][n + j];
     for (int l = 0; l < 32; ++l)
         for (int i = 0; i < op.n / 2; ++i) at(l)[size_t(i)] = of_product(l, i);
 }

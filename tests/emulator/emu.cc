@@ -63,7 +63,8 @@ Invoke g_invoke;
 void* g_pack;
 std::string g_error;
 bool g_in_grid;
-std::vector<Warp*> g_active;  // warps with a runnable lane
+std::vector<Warp*> g_active;       // warps with a runnable lane
+uint32_t g_ready[kMaxResident];    // the same by slot, bit i: the block's warp i
 std::vector<FiberImpl*> g_pool, g_free;
 constexpr size_t kHead = 1024;
 static_assert(sizeof(FiberImpl) <= kHead, "");  // the FiberImpl sits above its stack
@@ -171,6 +172,7 @@ void make_runnable(FiberImpl* f) {
     if (!w->runnable) {
         w->active_pos = int(g_active.size());
         g_active.push_back(w);
+        g_ready[w->b->slot] |= 1u << w->index;
     }
     w->runnable |= 1u << f->lane;
 }
@@ -183,9 +185,11 @@ static FiberImpl* pick() {
         for (Warp* x : g_active)
             if (x->prio > w->prio) w = x;
         if (!(rnd() & 127)) w->prio = rnd() >> 1;
-    } else
-        for (Warp* x : g_active)
-            if (x->b->slot * 64 + x->index < w->b->slot * 64 + w->index) w = x;
+    } else {
+        int slot = 0;
+        while (!g_ready[slot]) ++slot;
+        w = &g_blocks[slot].w[unsigned(__builtin_ctz(g_ready[slot]))];
+    }
     unsigned lane;
     if (g_policy == Ordered)
         lane = unsigned(__builtin_ctz(w->runnable));
@@ -198,6 +202,7 @@ static FiberImpl* pick() {
         g_active[w->active_pos] = g_active.back();
         g_active.back()->active_pos = w->active_pos;
         g_active.pop_back();
+        g_ready[w->b->slot] &= ~(1u << w->index);
     }
     return w->b->f[w->index * 32 + lane];
 }
@@ -508,6 +513,7 @@ void run_grid(const char* name, const void* key, dim3 g, dim3 b, size_t smem, In
     int resident = g_resident_req ? g_resident_req : 1 + int(rnd(3));
     resident = std::min(resident, kMaxResident);
     g_active.clear();
+    std::fill(std::begin(g_ready), std::end(g_ready), 0u);
     g_error.clear();
     g_in_grid = true;
     uint64_t next = 0;

@@ -229,7 +229,7 @@ fn a_loss_of_the_callers_has_the_gradient_of_the_reference() {
                 let expected = (side(STEP) - side(-STEP)) / (2.0 * STEP);
                 let (actual, name) = (f64::from(gradient[at]), &tensor.name);
                 let allowed = 2e-4 * expected.abs() + 4e-5 * largest;
-                assert!((actual - expected).abs() <= allowed, "{name}[{at}]: {actual} for {expected}");
+                assert!((actual - expected).abs() <= allowed, "{tied} {name}[{at}]: {actual} for {expected}");
             }
         }
     }

@@ -286,8 +286,7 @@ fn courses() -> Vec<Course> {
     let chunk = |rows: usize| move |options: &mut TrainerOptions| options.logits_chunk = Some(rows);
     let micros = |most: usize| move |options: &mut TrainerOptions| options.micros_max = most;
     let adam = |options: &mut TrainerOptions| {
-        options.adam =
-            AdamOptions { beta1: 0.8, beta2: 0.95, eps: 1e-6, weight_decay: 0.0, ..AdamOptions::default() };
+        options.adam = AdamOptions { beta1: 0.8, beta2: 0.95, eps: 1e-6, weight_decay: 0.0 };
     };
     let tuned =
         |name, tensors: &[(&'static str, TensorOptions)]| Course { tensors: tensors.to_vec(), ..new(name) };
@@ -335,7 +334,7 @@ fn courses() -> Vec<Course> {
         new("other constants of AdamW").with(adam),
         new("logits in chunks of 1 row").with(chunk(1)),
         new("logits in chunks of 25 rows").with(chunk(25)),
-        new("logits in one chunk, tied").with(chunk(1000)).model(tied),
+        new("logits in one chunk, f32 gradients").with(chunk(1000)).with(wide),
         new("one micro-batch").with(micros(1)),
         new("four micro-batches, qwen2").with(micros(4)).model(qwen2),
         new("one long sequence").with(|o| o.shape = Shape { b: 1, t: 64 }),

@@ -3,6 +3,7 @@
 use horizon::base::{DType, Status};
 use horizon::ops::cuda::product::{ColumnMajor, Direction, Factor, Product};
 use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
+use horizon::ops::cuda::workspace::HEAD_DIMS;
 use horizon::ops::{Linear, Write};
 
 const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight];
@@ -190,7 +191,7 @@ fn wgmma_is_preferred_where_nothing_is_chosen() {
     let mut table = Table::default();
     table.choose_attention("NVIDIA H200", 64, Attention::Mma);
     table.prefer_wgmma("NVIDIA H200");
-    let chosen = [64, 96, 128, 256].map(|head_dim| table.attention("NVIDIA H200", head_dim));
+    let chosen = HEAD_DIMS.map(|head_dim| table.attention("NVIDIA H200", head_dim));
     assert_eq!(chosen, [Attention::Mma, Attention::Mma, Attention::Wgmma, Attention::Mma]);
     assert_eq!(table.attention("NVIDIA H100", 128), Attention::Mma);
     assert_eq!(Table::from_json(&table.to_json(), "a test").unwrap(), table);

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::base::hash::fnv1a;
 use crate::base::{Error, Result, Status};
 
 #[cfg(feature = "text")]
@@ -353,12 +354,9 @@ fn utf8(text: &[u8]) -> Result<&str> {
     })
 }
 
-/// FNV-1a over 64 bits (Fowler, Noll, Vo); 0 is kept for "not known".
+/// FNV-1a of bytes, at least 2: 0 stands for "not known", 1 for bytes without a tokenizer.
 pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash.max(2)
+    fnv1a(bytes).max(2)
 }
 
 /// What stands for Hugging Face tokenizers in a build without them.

@@ -11,12 +11,10 @@ use crate::optim::{AdamOptions, AdamScalars, Master, Optimizer, Spans, Step, upd
 
 /// Parameters that AdamW updates: larger than the caches of most processors.
 const PARAMETERS: usize = 32 << 20;
-/// Bytes of a parameter: weight, residual, gradient (2 each), two f32 moments.
-const BYTES: usize = 14;
+/// The optimizer of exact mode.
+const OPTIMIZER: Optimizer = Optimizer::AdamW { moments: DType::F32 };
 /// Bytes of a tile of work.
 const TILE: usize = 1 << 20;
-/// Bytes that AdamW reads and writes of one in exact mode, with bf16 gradients.
-const TRAFFIC: f64 = 26.0;
 const ROUNDS: usize = 5;
 
 /// RAM: medians of a few rounds, by all threads.
@@ -37,7 +35,7 @@ pub struct Ram {
 impl Ram {
     /// Bytes that AdamW read and wrote a second.
     pub fn adam_bytes(&self) -> f64 {
-        self.adam * TRAFFIC
+        self.adam * OPTIMIZER.traffic_bytes(DType::Bf16) as f64
     }
 
     /// The most bytes a second that were seen to move, whatever moved them.
@@ -50,7 +48,7 @@ impl Ram {
 ///
 /// Errors: the memory for it is not there (`OutOfHostMemory`).
 pub fn measure_ram(threads: usize) -> Result<Ram> {
-    let bytes = PARAMETERS * BYTES;
+    let bytes = PARAMETERS * (OPTIMIZER.parameter_bytes() + DType::Bf16.bytes());
     Limits::read(None).admit("the measurement", bytes)?;
     let pool = Pool::over(threads, &Topology::read())?;
     let arena = Arena::take(bytes, MemoryKind::Plain)?;
@@ -74,7 +72,7 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
         master: Master::Split { weights, residual },
         gradient: part(12, 2),
         gradient_dtype: DType::Bf16,
-        optimizer: Optimizer::AdamW { moments: DType::F32 },
+        optimizer: OPTIMIZER,
         state: [part(0, 4), part(4, 4)],
     };
     fill(&pool, &spans);

@@ -2,6 +2,9 @@
 
 use crate::base::{Dims, Error, Result, Shape, Status};
 
+/// Head sizes that the kernels are built for: `with_head_dim` of `csrc/launch.h`.
+pub const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
+
 /// Bytes for products: what NVIDIA recommends for Hopper, and enough for any before it.
 pub const PRODUCTS_BYTES: usize = 32 << 20;
 
@@ -17,12 +20,12 @@ pub fn bytes(scratch: usize) -> usize {
 /// Refuses what the kernels of `csrc/` cannot compute (`Unsupported`), naming field and value.
 pub fn supports(dims: &Dims, shape: Shape) -> Result<()> {
     const WIDTH_MAX: usize = 16384;
-    const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
     let Dims { c, h, d, f, .. } = *dims;
     let refuse =
         |what: String| Err(Error::new(Status::Unsupported, format!("on CUDA {what}; --device cpu takes it")));
     if !HEAD_DIMS.contains(&d) {
-        return refuse(format!("head_dim must be 64, 96, 128 or 256, not {d}"));
+        let [sizes @ .., last] = HEAD_DIMS.map(|size| size.to_string());
+        return refuse(format!("head_dim must be {} or {last}, not {d}", sizes.join(", ")));
     }
     for (field, size) in [("hidden_size", c), ("intermediate_size", f)] {
         if !size.is_multiple_of(8) {

@@ -2,8 +2,8 @@
 #![no_main]
 
 use horizon::base::DType;
-use horizon::model::Layout;
 use horizon::hf::{Family, FolderConfig};
+use horizon::model::Layout;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use horizon::engine::StateSpan;
 use horizon::checkpoint::Manifest;
+use horizon::engine::StateSpan;
 use libfuzzer_sys::fuzz_target;
 use xxhash_rust::xxh3::xxh3_64;
 

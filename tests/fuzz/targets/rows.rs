@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use horizon::data::{Encoder, EncoderSource, Row};
 use horizon::data::tokenizer::TokenizerSource;
+use horizon::data::{Encoder, EncoderSource, Row};
 use libfuzzer_sys::fuzz_target;
 
 fn encoders() -> &'static [Encoder] {

@@ -7,6 +7,7 @@ use horizon::base::{DType, master};
 use horizon::host::Pool;
 use horizon::ops::Kernels;
 use horizon::ops::cpu::CpuKernels;
+use horizon::ops::cuda::workspace::HEAD_DIMS;
 
 use super::compare::{close, judged};
 use super::cuda::Cuda;
@@ -66,7 +67,7 @@ impl Device {
 
     /// Whether heads may have this size.
     pub fn takes_heads(&self, d: usize) -> bool {
-        self.is_cpu() || [64, 96, 128, 256].contains(&d)
+        self.is_cpu() || HEAD_DIMS.contains(&d)
     }
 
     /// The type of activations.
