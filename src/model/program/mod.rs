@@ -10,11 +10,14 @@
 
 mod arena;
 mod builder;
+#[cfg(test)]
+mod tests;
 
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::base::DType;
-use crate::ops::{Access, Op};
+use crate::ops::{Access, Op, Operand};
 
 pub use arena::{Base, Pass, Slot};
 pub use builder::{Builder, Weights};
@@ -149,7 +152,7 @@ enum Home {
     External(External),
     /// Taken by the program.
     Own,
-    /// From a byte of another buffer on.
+    /// From a byte of another buffer on, which is no part.
     Part(u32, usize),
 }
 
@@ -195,32 +198,20 @@ impl Program {
 
     /// The forward ops that give what backward reads and is not kept.
     fn again(&self, recompute: Recompute) -> Vec<&Op<Value>> {
-        let mut needed: Vec<Value> = Vec::new();
-        let need = |needed: &mut Vec<Value>, op: &Op<Value>| {
-            op.contract().each_operand(&mut |operand| {
-                let value = *operand.at;
-                let buffer = &self.buffers[value.buffer as usize];
-                let is_kept = buffer.kept.is_some_and(|(version, first)| {
-                    version == value.version && first <= recompute
-                });
-                if operand.access != Access::Set && buffer.home == Home::Own && !is_kept {
-                    needed.push(value);
-                }
-            });
+        let is_missing = |operand: &Operand<Value>| {
+            let buffer = &self.buffers[operand.at.buffer as usize];
+            operand.access != Access::Set
+                && buffer.home == Home::Own
+                && !buffer
+                    .kept
+                    .is_some_and(|(version, first)| version == operand.at.version && first <= recompute)
         };
-        self.backward.iter().for_each(|op| need(&mut needed, op));
+        let missing = |op: &Op<Value>| operands(op).into_iter().filter(is_missing).map(|operand| operand.at);
+        let mut needed: Vec<Value> = self.backward.iter().flat_map(missing).collect();
         let mut again = Vec::new();
         for op in self.forward.iter().rev() {
-            let mut gives = false;
-            op.contract().each_operand(&mut |operand| {
-                gives |= match operand.access {
-                    Access::Read => false,
-                    Access::Set => needed.contains(operand.at),
-                    Access::Update => needed.contains(&operand.at.next()),
-                };
-            });
-            if gives {
-                need(&mut needed, op);
+            if operands(op).iter().filter_map(result).any(|value| needed.contains(&value)) {
+                needed.extend(missing(op));
                 again.push(op);
             }
         }
@@ -228,14 +219,36 @@ impl Program {
         again
     }
 
-    /// The buffer whose memory a buffer's is, and the byte of it that the buffer starts at.
-    fn root(&self, buffer: u32) -> (u32, usize) {
-        match self.buffers[buffer as usize].home {
-            Home::Part(of, from) => {
-                let (root, offset) = self.root(of);
-                (root, offset + from)
-            }
-            _ => (buffer, 0),
+    /// The buffer whose memory a buffer is in, and its bytes there.
+    fn root(&self, buffer: u32) -> (u32, Range<usize>) {
+        let Buffer { home, bytes, .. } = self.buffers[buffer as usize];
+        match home {
+            Home::Part(root, from) => (root, from..from + bytes),
+            _ => (buffer, 0..bytes),
         }
+    }
+
+    /// Whether two buffers share memory.
+    fn overlap(&self, one: u32, other: u32) -> bool {
+        let ((one, bytes), (other, others)) = (self.root(one), self.root(other));
+        one == other && bytes.start < others.end && others.start < bytes.end
+    }
+}
+
+/// The operands of an op.
+fn operands(op: &Op<Value>) -> Vec<Operand<Value>> {
+    let mut operands = Vec::new();
+    op.contract().each_operand(&mut |Operand { name, at, access, element, elements }| {
+        operands.push(Operand { name, at: *at, access, element, elements });
+    });
+    operands
+}
+
+/// The value that an op leaves in an operand, if it writes there.
+fn result(operand: &Operand<Value>) -> Option<Value> {
+    match operand.access {
+        Access::Read => None,
+        Access::Set => Some(operand.at),
+        Access::Update => Some(operand.at.next()),
     }
 }
