@@ -61,10 +61,10 @@ fn lowest_first<T>(mut candidates: Vec<(T, Candidate)>) -> Vec<(T, Candidate)> {
 fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
     let pins = trials.question.pins;
     let is_free = |attribute: &Attribute| match attribute {
-        Attribute::Selective | Attribute::None => pins.recompute.is_none(),
+        activations if activations.is_of_activations() => pins.recompute.is_none(),
         Attribute::Kept => pins.boundary.is_none(),
         Attribute::Resident => pins.resident.is_none(),
-        Attribute::Own => pins.sum.is_none() && sweeps > 1,
+        _ => pins.sum.is_none() && sweeps > 1,
     };
     Attribute::ALL.into_iter().filter(is_free).collect()
 }
@@ -85,9 +85,12 @@ pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
 /// Every way to cut a step and to fill what memory it leaves, attribute by attribute.
 fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
     use Attribute::*;
-    const ORDERS: [&[Attribute]; 10] = [
+    const ORDERS: [&[Attribute]; 13] = [
         &[],
         &[Kept],
+        &[Kept, Own, Linears, Mlp, Selective, None, Resident],
+        &[Linears, Kept, Mlp, Own, Selective, Resident, None],
+        &[Kept, Own, Mlp, Selective, Resident, None],
         &[Kept, Own, Selective, None, Resident],
         &[Kept, Resident, Own, Selective, None],
         &[Kept, Own, None, Selective, Resident],
@@ -332,7 +335,7 @@ fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
 /// What a layer might be instead.
 fn alternatives(placement: &Placement, layer: LayerPlacement) -> Vec<LayerPlacement> {
     let mut found = Vec::new();
-    for recompute in [Recompute::Full, Recompute::Selective, Recompute::None] {
+    for recompute in Recompute::ALL {
         for boundary in [Boundary::Kept, Boundary::Spilled] {
             for resident in [false, true] {
                 for sum in [Sum::Passing, Sum::Own] {

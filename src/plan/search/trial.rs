@@ -52,8 +52,8 @@ pub struct Trials<'a> {
 pub type Taken = (usize, usize);
 
 /// All that memory depends on: slots and residents, slabs, sweeps, where gradients wait; and of layers, how many
-/// keep products, keep all, keep their boundary, have a sum of their own.
-type Counts = ([usize; 3], GradWait, [usize; 4]);
+/// keep what of their activations, keep their boundary, have a sum of their own.
+type Counts = ([usize; 3], GradWait, [usize; Recompute::ALL.len()], [usize; 2]);
 
 impl<'a> Trials<'a> {
     /// Errors: the question has no answer at all, whatever the room: see [`Plan::new`].
@@ -90,16 +90,12 @@ impl<'a> Trials<'a> {
 
     /// What a placement takes.
     pub fn taken(&self, placement: &Placement) -> Taken {
-        let count = |has: fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
+        let count = |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
         let counts = (
             [placement.weight_slots + placement.residents(), placement.slabs, placement.sweeps],
             placement.grad_wait,
-            [
-                count(|layer| layer.recompute == Recompute::Selective),
-                count(|layer| layer.recompute == Recompute::None),
-                count(|layer| layer.boundary == Boundary::Kept),
-                count(|layer| layer.sum == Sum::Own),
-            ],
+            Recompute::ALL.map(|recompute| count(&|layer| layer.recompute == recompute)),
+            [count(&|layer| layer.boundary == Boundary::Kept), count(&|layer| layer.sum == Sum::Own)],
         );
         *self.taken.borrow_mut().entry(counts).or_insert_with(|| {
             let Question { config, layout, micros, .. } = self.question;
