@@ -54,12 +54,15 @@ impl Builder {
         Builder { program, states: Vec::new(), write, backward: false, padding: Vec::new() }
     }
 
-    /// What the program does to gradients and to the loss.
+    /// The mode of gradients and of the loss.
     pub fn write(&self) -> Write {
         self.write
     }
 
     fn buffer(&mut self, home: Home, bytes: usize, is_there: bool) -> Value {
+        let is_new = matches!(home, Home::Own | Home::Part(..))
+            || self.program.buffers.iter().all(|buffer| buffer.home != home);
+        assert!(is_new, "{home:?} is declared twice");
         self.program.buffers.push(Buffer { home, bytes, kept: None });
         self.states.push(State { version: u32::from(is_there), ..State::default() });
         Value { buffer: self.program.buffers.len() as u32 - 1, version: 1 }
@@ -90,13 +93,16 @@ impl Builder {
         self.buffer(Home::External(external), bytes, is_there)
     }
 
-    /// Declares tensors of the unit, `(name, shape)`, which stand together without padding between them.
-    pub fn parameters(&mut self, tensors: &[(&'static str, &[usize])]) -> Weights {
+    /// Declares tensors of the unit, `(name, rows)`, which stand together without padding between them: matrices
+    /// `[rows, columns]`, or vectors `[rows]`.
+    pub fn parameters(&mut self, tensors: &[(&'static str, usize)], columns: Option<usize>) -> Weights {
         let first = self.program.elements;
         let mut end = first;
-        for &(name, shape) in tensors {
-            self.program.parameters.push(Parameter { name, shape: shape.to_vec(), offset: end });
-            end += shape.iter().product::<usize>();
+        for &(name, rows) in tensors {
+            let shape: Vec<usize> = [rows].into_iter().chain(columns).collect();
+            let elements = shape.iter().product::<usize>();
+            self.program.parameters.push(Parameter { name, shape, offset: end });
+            end += elements;
         }
         self.program.elements = end.next_multiple_of(ALIGNMENT);
         self.weights(Owner::Own, first, end - first)
@@ -173,7 +179,7 @@ impl Builder {
         }
     }
 
-    /// Keeps a value of forward for backward under `first` and all that keep more.
+    /// Keeps a value of forward for backward under `first` and all that keep more. Memory that the program is given stays anyway.
     pub fn keep(&mut self, value: Value, first: Recompute) {
         let buffer = &mut self.program.buffers[value.buffer as usize];
         if buffer.home == Home::Own {
@@ -240,7 +246,7 @@ impl Builder {
         assert!(is_there, "{user}: {what} is not there: not written yet, or written over since");
     }
 
-    /// The program. What backward reads of forward is kept under [`Recompute::None`] if not before.
+    /// The program. The values of forward that backward reads are kept under [`Recompute::None`] if not before.
     ///
     /// # Panics
     /// If kept memory would hold another value than the one to keep, or a value that forward writes is used by parts: those

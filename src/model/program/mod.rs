@@ -1,12 +1,12 @@
 //! A program: the ops of a unit, forward and backward, over named buffers.
 //!
 //! Modules write programs through a [`Builder`]: they declare parameters and buffers and append ops with concrete sizes. A
-//! [`Value`] is what a buffer holds between two writes. A value is written once; an op that works in place *consumes* its input, and
+//! [`Value`] is the content of a buffer between two writes. A value is written once; an op that works in place *consumes* its input, and
 //! a later read of it is refused when the program is built. Nothing reorders, fuses or copies.
 //!
 //! The rest follows by folds over the finished program: the parameters' [places](Program::elements), the places of buffers by their
-//! last use (`arena`), what backward [computes again](Program::backward) for what is kept, and sums over the ops: cost, matrix
-//! products, workspace.
+//! last use (`arena`), the ops that backward [repeats](Program::backward) for lack of kept values, and sums over the ops: cost,
+//! matrix products, workspace.
 
 mod arena;
 mod builder;
@@ -22,7 +22,7 @@ use crate::ops::{Access, Op, Operand};
 pub use arena::{Base, Pass, Slot};
 pub use builder::{Builder, Weights};
 
-/// Memory that a program finds and does not take: what is bound when it runs. `[N]` arrays are those of a micro-batch.
+/// Memory that a program is given when it runs. `[N]` arrays are those of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum External {
     /// The boundary below the unit, `[N, C]`.
@@ -68,8 +68,8 @@ pub enum Owner {
     Borrowed,
 }
 
-/// What backward computes again from the boundary of its unit; the rest is kept from forward. Each keeps all that the one before it
-/// keeps. Whatever is kept has the bits that computing it again would give, so this is a matter of memory and time alone.
+/// The values that backward computes again from the boundary of its unit; the rest is kept from forward. Each keeps all that the
+/// one before it keeps. A kept value has the bits that computing it again would give, so this is a matter of memory and time alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Recompute {
     /// Everything; nothing is kept.
@@ -126,7 +126,7 @@ pub struct Parameter {
     pub offset: usize,
 }
 
-/// What a buffer holds between two writes.
+/// The content of a buffer between two writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Value {
     buffer: u32,
@@ -141,7 +141,7 @@ impl Value {
     }
 }
 
-/// Where a buffer's memory is.
+/// The memory of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
     /// bf16 weights from an element of a unit on.
@@ -186,12 +186,13 @@ impl Program {
         self.elements
     }
 
-    /// The forward pass, after which what `recompute` does not compute again is kept.
+    /// The forward pass, which keeps the values that `recompute` does not compute again.
     pub fn forward(&self, recompute: Recompute) -> Pass {
         self.arrange(self.forward.iter(), recompute)
     }
 
-    /// The backward pass: first again what it reads and forward has not kept, with forward's ops and so its bits.
+    /// The backward pass. First it computes again the values that it reads and forward has not kept, with forward's ops and so
+    /// with its bits.
     pub fn backward(&self, recompute: Recompute) -> Pass {
         self.arrange(self.again(recompute).into_iter().chain(&self.backward), recompute)
     }
@@ -228,7 +229,7 @@ impl Program {
         }
     }
 
-    /// Whether two buffers share memory.
+    /// Returns true if two buffers share memory.
     fn overlap(&self, one: u32, other: u32) -> bool {
         let ((one, bytes), (other, others)) = (self.root(one), self.root(other));
         one == other && bytes.start < others.end && others.start < bytes.end

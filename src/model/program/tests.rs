@@ -84,6 +84,14 @@ fn a_value_is_written_once() {
 }
 
 #[test]
+fn memory_that_a_program_is_given_is_declared_once() {
+    is_refused("External(Stream) is declared twice", |b| {
+        b.input(External::Stream, Element::F32, N);
+        b.output(External::Stream, Element::F32, N);
+    });
+}
+
+#[test]
 fn a_buffer_is_long_enough() {
     is_refused("SwigluForward: gate_up is 96 bytes, not 192", |b| {
         let (out, gate_up) = (rows(b, F), filled(b, F));
@@ -104,12 +112,12 @@ fn an_output_is_an_input_only_where_the_op_allows_it() {
     });
     is_refused("RmsnormForward: out may not be rstd", |b| {
         let (out, x) = (rows(b, F), filled(b, F));
-        let weight = b.parameters(&[("norm", &[F])]).weights;
+        let weight = b.parameters(&[("norm", F)], None).weights;
         b.push(RmsnormForward { out, rstd: out, x, weight, eps: 0.0, n, c });
     });
     let backward = |b: &mut Builder, dx_write: Write| {
         let (dout, x, rstd) = (filled(b, F), filled(b, F), filled(b, 1));
-        let weight = b.parameters(&[("norm", &[F])]);
+        let weight = b.parameters(&[("norm", F)], None);
         let (dweight, dweight_write) = b.contribution(weight.gradient);
         let dx = if dx_write == Write::Set { x.next() } else { x };
         let weight = weight.weights;
@@ -269,7 +277,7 @@ impl<K: Copy + Eq + std::hash::Hash> Written<K> {
         runs.push((bytes, by));
     }
 
-    /// What wrote the bytes, counted from the first of them.
+    /// The writers of bytes, counted from the first of them.
     fn read(&self, memory: K, bytes: Range<usize>) -> Vec<(Range<usize>, (Number, &'static str))> {
         let runs = self
             .0
@@ -422,7 +430,7 @@ fn buffers_that_live_together_are_apart_and_within_their_memory() {
                         };
                         assert!(one.slot.start.is_multiple_of(256) && one.slot.end <= bytes);
                         for other in uses[..number].iter().filter(|other| other.base == one.base) {
-                            // What is kept lives before the pass or after it, too.
+                            // Kept values live before the pass or after it, too.
                             let together =
                                 one.base == Base::Kept || one.first <= other.last && other.first <= one.last;
                             let apart = one.slot.end <= other.slot.start || other.slot.end <= one.slot.start;
