@@ -80,9 +80,7 @@ impl hz_plan_t {
         };
         let Self { plan, config, .. } = self;
         let layout = Layout::new(config);
-        replace_file(path, |mut out| {
-            plan.write_trace(&layout, rates, plan.micros_max, &mut out)
-        })
+        replace_file(path, |mut out| plan.write_trace(&layout, rates, plan.micros_max, &mut out))
     }
 }
 

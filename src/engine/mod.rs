@@ -15,12 +15,12 @@
 //!    for, lets `check` prove it, and issues the list to the device's lanes. A task is a
 //!    64-bit name: which list, which frame, which operation (`task`).
 //! 3. The lanes run tasks through the `runner`: it looks the operation up, finds the places the plan gave
-//!    its resources, and calls the model (F5) on the compute lane, the device's copies on h2d and d2h, AdamW on
+//!    its resources, and runs its [pass](crate::model::Passes) on the compute lane, the device's copies on h2d and d2h, AdamW on
 //!    the host lane, the save's sink on the disk lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
 //! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
 //!    whether to commit are decided. `update` returns at this point. The norm is the root of a sum in f64: over blocks of
-//!    65 536 elements from a tensor's start, then over the tensors of a unit, then over units in forward order. No bit of
-//!    it depends on parts or slabs.
+//!    65 536 elements from a tensor's start, then over tensors in layout order. No bit of it depends on units, parts or
+//!    slabs.
 //! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
 //!    AdamW alone, by inference, since `sync` carries its clocks from list to list.
 //!

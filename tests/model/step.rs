@@ -3,8 +3,7 @@
 use horizon::base::{Shape, UnitIndex};
 use horizon::device::DeviceSpan;
 use horizon::model::{
-    Base, External, HeadTask, Layout, ModelConfig, Owner, PassId, Passes, Recompute, Sizes, UnitKind,
-    constants,
+    Base, External, HeadTask, Layout, ModelConfig, Owner, PassId, Passes, Recompute, Sizes, constants,
 };
 use horizon::ops::{Kernels, Scalars, Write};
 use support::reference::decoder::{Batch, Tensors, loss};
@@ -56,13 +55,12 @@ impl<'a> Step<'a> {
 
     /// The model with each layer as one unit.
     pub fn model(&self, chunk: usize) -> Model<'_> {
-        Model::new(self, Layout::new(&self.config), chunk)
+        Model::new(self, self.config.clone(), chunk)
     }
 
     /// The model with each layer as two units.
     pub fn model_in_halves(&self, chunk: usize) -> Model<'_> {
-        let halves = |layer| [UnitKind::Attention(layer), UnitKind::Mlp(layer)];
-        Model::new(self, Layout::of_units(&self.config, (0..self.config.dims.l).flat_map(halves)), chunk)
+        Model::new(self, ModelConfig { split_layers: true, ..self.config.clone() }, chunk)
     }
 }
 
@@ -76,8 +74,8 @@ pub struct Model<'a> {
 }
 
 impl<'a> Model<'a> {
-    fn new(step: &'a Step<'a>, layout: Layout, logits_chunk: usize) -> Self {
-        let (device, config) = (step.device, &step.config);
+    fn new(step: &'a Step<'a>, config: ModelConfig, logits_chunk: usize) -> Self {
+        let (device, layout) = (step.device, Layout::new(&config));
         let weights = layout.units.iter().map(|unit| {
             // Padding of weights is zero.
             let mut values = vec![0f32; unit.elements];
@@ -92,8 +90,8 @@ impl<'a> Model<'a> {
         });
         let weights = weights.collect();
         let sizes = Sizes { shape: step.batches[0].shape, logits_chunk, storage: device.storage() };
-        let passes = Passes::new(config, &layout, sizes);
-        Model { step, layout, passes, weights, constants: device.f32s(&constants(config)) }
+        let passes = Passes::new(&config, &layout, sizes);
+        Model { step, layout, passes, weights, constants: device.f32s(&constants(&config)) }
     }
 
     pub fn device(&self) -> &Device {

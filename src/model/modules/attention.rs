@@ -2,9 +2,9 @@
 //! product back into the residual stream.
 
 use crate::base::Shape;
+use crate::model::ModelConfig;
 use crate::model::modules::linear::{Dense, Tensors};
 use crate::model::program::{Builder, External, Recompute, Value, Weights};
-use crate::model::ModelConfig;
 use crate::ops::{
     AttentionBackward, AttentionForward, Element, Heads, QkNormBackward, QkNormForward, Rope, Way,
 };
@@ -125,7 +125,8 @@ impl Attention {
         b.push(Rope { qkv: dqkv, positions, inv_freq, way: Way::Backward, n, heads });
         let mut dqkv = dqkv.next();
         if let Some(QkNorm { rstd, q, k }) = self.norm {
-            let ((dq_weight, dweight_write), (dk_weight, _)) = (b.contribution(q.gradient), b.contribution(k.gradient));
+            let ((dq_weight, dweight_write), (dk_weight, _)) =
+                (b.contribution(q.gradient), b.contribution(k.gradient));
             b.push(QkNormBackward {
                 dqkv,
                 dq_weight,

@@ -29,13 +29,8 @@ pub enum HeadTask {
 
 impl HeadTask {
     /// All of them.
-    pub const ALL: [HeadTask; 5] = [
-        HeadTask::Loss,
-        HeadTask::LossBackward,
-        HeadTask::Logprobs,
-        HeadTask::Backward,
-        HeadTask::Logits,
-    ];
+    pub const ALL: [HeadTask; 5] =
+        [HeadTask::Loss, HeadTask::LossBackward, HeadTask::Logprobs, HeadTask::Backward, HeadTask::Logits];
 
     /// Returns true where it gives gradients.
     pub fn is_backward(self) -> bool {
@@ -109,7 +104,14 @@ impl Rows {
     }
 
     /// Does with a chunk of logits what is asked; returns their gradient if that is part of it.
-    fn ask(&self, b: &mut Builder, task: HeadTask, logits: Value, first: usize, sizes: Linear) -> Option<Value> {
+    fn ask(
+        &self,
+        b: &mut Builder,
+        task: HeadTask,
+        logits: Value,
+        first: usize,
+        sizes: Linear,
+    ) -> Option<Value> {
         let Linear { n, m: v, out_stride: stride, .. } = sizes;
         let mut cut = |rows: Option<Value>| {
             let rows = rows.expect("the task has these rows");

@@ -161,7 +161,7 @@ pub fn least_host(trials: &Trials, bare: &Mix) -> [Mix; 3] {
 
 /// Two ways to what is on the device instead of the host, no more of it than host memory asks for.
 fn enough(trials: &Trials, bare: &Mix) -> [Mix; 2] {
-    let layers = trials.question.config.dims.l;
+    let layers = trials.question.layout.layers();
     let lacks = |mix: &Mix| {
         let (device, host) = trials.taken(&mix.placement(&trials.question));
         !trials.question.fits_host(device, host)
@@ -183,7 +183,7 @@ fn instead_of_host(trials: &Trials, bare: &Mix, more: impl Fn(&Mix, Attribute) -
 
 /// As much of an attribute as there is room for. `fits` judges bytes of device and host.
 fn fill(trials: &Trials, mix: &Mix, attribute: Attribute, fits: impl Fn(usize, usize) -> bool) -> Mix {
-    let layers = trials.question.config.dims.l;
+    let layers = trials.question.layout.layers();
     let most = greatest(mix.count(attribute), layers, |count| {
         let (device, host) = trials.taken(&mix.with(attribute, count).placement(&trials.question));
         fits(device, host)
@@ -205,7 +205,7 @@ fn shrink(trials: &Trials, mix: &Mix, attribute: Attribute) -> Option<Mix> {
 
 /// Steps to better neighbours until there is none.
 fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Score)>) {
-    let layers = trials.question.config.dims.l;
+    let layers = trials.question.layout.layers();
     let Some(candidate) = trials.candidate(mix.placement(&trials.question)) else { return };
     let Some(mut score) = trials.score(&candidate) else { return };
     let mut step = layers.next_power_of_two() / 2;
@@ -234,14 +234,16 @@ fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Scor
 /// What is one change away: some more or fewer of something, and less of something else where that is needed, more
 /// where that is possible.
 fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidate)> {
-    let (pins, layers) = (trials.question.pins, trials.question.config.dims.l);
+    let (pins, layers) = (trials.question.pins, trials.question.layout.layers());
     let free = free(trials, mix.sweeps);
     let mut changed = Vec::new();
     for &attribute in &free {
         let count = mix.count(attribute);
         changed.push(mix.with(attribute, (count + step).min(layers)));
         changed.push(mix.with(attribute, count.saturating_sub(step)));
-        for spread in Spread::ALL {
+        // All or none are the same ones, however spread.
+        let spreads = if (1..layers).contains(&count) { &Spread::ALL[..] } else { &[] };
+        for &spread in spreads {
             let mut other = mix.clone();
             other.spreads[attribute as usize] = spread;
             changed.push(other);

@@ -103,7 +103,7 @@ impl Mix {
 
     /// The placement it stands for.
     pub fn placement(&self, question: &Question) -> Placement {
-        let layers = question.config.dims.l;
+        let layers = question.layout.layers();
         let has = |attribute: Attribute, layer: usize| {
             let at = attribute as usize;
             self.spreads[at].takes(layer, layers, self.counts[at])

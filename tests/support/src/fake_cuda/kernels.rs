@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use horizon::base::{DType, Error, Result};
-use horizon::device::cuda::CudaDevice;
 use horizon::device::Lane;
+use horizon::device::cuda::CudaDevice;
 use horizon::engine::{Backend, KernelsSetting};
 use horizon::ops::cpu::CpuKernels;
 use horizon::ops::{Kernels, Op};
