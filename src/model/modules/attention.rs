@@ -31,7 +31,7 @@ struct QkNorm {
     k: Weights,
 }
 
-/// What attention finds of a micro-batch.
+/// The memory of a micro-batch that attention is given.
 #[derive(Clone, Copy)]
 struct Places {
     positions: Value,
@@ -77,8 +77,8 @@ impl Attention {
         let (mut packed, mut norm) = (qkv.out, None);
         if config.qk_norm {
             b.keep(packed, Recompute::Mlp);
-            let q = b.parameters(&[("self_attn.q_norm.weight", &[dims.d])]);
-            let k = b.parameters(&[("self_attn.k_norm.weight", &[dims.d])]);
+            let q = b.parameters(&[("self_attn.q_norm.weight", dims.d)], None);
+            let k = b.parameters(&[("self_attn.k_norm.weight", dims.d)], None);
             let normed = b.own(Element::Activation, n * heads.qkv());
             let rstd = b.own(Element::F32, n * heads.normed());
             let (q_weight, k_weight, eps) = (q.weights, k.weights, config.norm_eps);

@@ -148,6 +148,14 @@ impl Device {
         }
     }
 
+    /// Runs a computation in one way alone.
+    pub fn run_once(&self, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
+        match self {
+            Device::Cpu => run(&CpuKernels::new(Arc::new(Pool::new(2).expect("a pool")))),
+            Device::Cuda(cuda) => cuda.run(cuda.schedules()[0], run),
+        }
+    }
+
     /// Holds activations against what they should be.
     pub fn agrees(&self, what: &str, memory: &Memory, expected: Expected) {
         let Expected { truth, naive, width, factor, f32: (relative, absolute) } = expected;
