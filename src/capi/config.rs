@@ -6,7 +6,6 @@ use std::thread;
 use crate::base::{DType, Error, Result, Shape};
 use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, SizedStruct, sized_struct};
-use crate::device::Lane;
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
 use crate::plan::Pins;

@@ -24,6 +24,31 @@
 //! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
 //!    AdamW alone, by inference, since `sync` carries its clocks from list to list.
 //!
+//! # The way of a token to its update
+//! To follow a step, read these files in this order:
+//!
+//! | | file | what happens |
+//! |---|---|---|
+//! | 1 | `train/run.rs` | a window of tokens becomes a [`Batch`] |
+//! | 2 | `engine/trainer/steps.rs` | it is checked; the list of the step is synchronised, checked and issued |
+//! | 3 | `engine/store.rs` | it is copied to its staging place; weights, residuals, gradients, moments are here |
+//! | 4 | `schedule/build.rs` | the list of operations |
+//! | 5 | `schedule/operation.rs` | an operation: lane, name, parameters |
+//! | 6 | `schedule/access.rs` | the resources it reads and writes |
+//! | 7 | `schedule/sync.rs` | what it waits for |
+//! | 8 | `engine/task.rs` | its name on a lane |
+//! | 9 | `engine/runner.rs` | its execution: a copy, a pass, or work of the host |
+//! | 10 | `schedule/bind.rs` | the resource that each memory of a pass is |
+//! | 11 | `engine/places.rs` | the place of a resource |
+//! | 12 | `plan/device_map.rs` | the offset of a place |
+//! | 13 | `model/passes.rs` | the pass of a unit |
+//! | 14 | `model/decoder.rs` | the program that it is made of |
+//! | 15 | `model/modules/attention.rs` and its neighbours | the ops of a module, forward and backward |
+//! | 16 | `model/program/mod.rs`, `arena.rs` | what is computed again, and where activations are |
+//! | 17 | `ops/attention.rs` and its neighbours | an op: operands, sizes, CPU function, CUDA launch |
+//! | 18 | `csrc/attention.cu` and its neighbours | the kernel |
+//! | 19 | `optim/mod.rs` | AdamW on the split master |
+//!
 //! # On which device
 //! A [`Backend`] is a device and the kernels that go with it; nothing else here knows which. On the CPU device every
 //! lane is a thread; on the CUDA device compute, h2d and d2h are streams, so the runner *enqueues* there what it
