@@ -11,7 +11,6 @@
 #[path = "probe/mod.rs"]
 mod probe;
 
-use std::env;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::Write;

@@ -7,9 +7,9 @@
 //! `--model` and `--filter` choose ops, `--products` names an autotune table. `--cpu-time` counts processor seconds of one thread
 //! instead of seconds: for a machine that is busy with other things. An op that fails is reported, and the next one runs.
 //!
-//! `meter` says how each device is timed and what its ceilings are. Of a machine whose speed wanders, only the
-//! percentages compare. FLOPs are those of the formula, 2 a multiply-add, and of attention what lies below the diagonal;
-//! bytes are those an op must read and write once, so an op whose data fits a cache of the CPU may pass 100 %.
+//! `meter` times ops and measures the ceilings of each device. Of a machine whose speed wanders, only the percentages compare.
+//! FLOPs and bytes are those of the ops' contracts: 2 a multiply-add, and what is read and written once, so an op whose data fits
+//! a cache of the CPU may pass 100 %. Of attention only what lies below the diagonal counts.
 
 mod meter;
 mod probe;
@@ -18,12 +18,21 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use horizon::base::{DType, Dims, Error, Result, Shape};
-use horizon::ops::cuda::workspace::workspace_bytes;
-use horizon::ops::{Addends, Extras, Kernels, Linear, LossRows, NORM_BLOCK, Rows, TokenRows, Write};
+use horizon::device::DeviceSpan;
+use horizon::ops::cuda::workspace;
+use horizon::ops::{
+    Access, AttentionBackward, AttentionForward, BiasBackward, CrossEntropyBackward, CrossEntropyForward,
+    CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward, EmbeddingForward, Heads,
+    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Op, QkNormBackward, QkNormForward,
+    RmsnormBackward, RmsnormForward, Rope, Round, Squares, SwigluBackward, SwigluForward, Way, Widen, Write,
+    Zero,
+};
 use meter::cuda::{Cuda, Effort};
-use meter::{Inputs, Meter, Model, Work};
+use meter::{Meter, Model, content};
 use probe::Clock;
 use support::bench::{number, on_gpu, option};
+use support::operands::Fill::{self, Any};
+use support::operands::bound;
 
 const ON_CPU: &[Model] = &[
     ("a", Dims { c: 256, h: 4, g: 4, d: 64, f: 688, v: 256, l: 4 }, Shape { b: 8, t: 256 }, 2048),
@@ -49,182 +58,222 @@ const TINY: Model = ("tiny", Dims { c: 64, h: 2, g: 1, d: 64, f: 48, v: 72, l: 1
 /// Elements of the gradients.
 const ELEMENTS: usize = 1 << 24;
 
-struct Bench<'a, M> {
-    meter: M,
-    filter: &'a str,
+/// An op with its name in the output.
+type Named = (String, Op<Fill>);
+
+/// An op's name, e.g. `qk_norm_forward`.
+fn snake(op: &Op<Fill>) -> String {
+    let name = op.contract().name();
+    let words = name.char_indices().flat_map(|(at, c)| {
+        let gap = (at > 0 && c.is_uppercase()).then_some('_');
+        gap.into_iter().chain(c.to_lowercase())
+    });
+    words.collect()
 }
 
-impl<M: Meter> Bench<'_, M> {
-    fn run(&mut self, name: &str, work: Work, op: impl Fn(&dyn Kernels)) {
-        if name.contains(self.filter) {
-            self.meter.time(name, work, &op);
-        }
-    }
-
-    fn inputs(&self) -> Inputs<'_> {
-        Inputs(&self.meter)
-    }
-
-    /// Bytes of so many activations.
-    fn bytes(&self, count: usize) -> f64 {
-        (count * self.meter.kernels().storage().bytes()) as f64
-    }
-
-    fn everything(&mut self, models: &[Model], elements: usize) {
-        for (model, dims, shape, chunk) in models {
-            products(self, model, dims, shape.n(), *chunk);
-            attention(self, model, dims, *shape);
-            rows(self, model, dims, shape.n(), *chunk);
-        }
-        gradients(self, elements);
-    }
+/// Every op at the sizes of a model.
+fn ops_of((model, dims, shape, chunk): &Model) -> Vec<Named> {
+    let products = products(dims, shape.n(), *chunk)
+        .into_iter()
+        .map(|(layer, op)| (format!("{model} {layer} {}", snake(&op).trim_start_matches("linear_")), op));
+    let windows = [0, shape.t / 8].into_iter().flat_map(|window| {
+        let suffix = if window == 0 { "" } else { ", window" };
+        attention(dims, *shape, window).map(|op| (format!("{model} {}{suffix}", snake(&op)), op))
+    });
+    let rows = heads(dims, *shape).into_iter().chain(rows(dims, shape.n(), *chunk));
+    products.chain(windows).chain(rows.map(|op| (format!("{model} {}", snake(&op)), op))).collect()
 }
 
-fn products(bench: &mut Bench<impl Meter>, model: &str, dims: &Dims, n: usize, chunk: usize) {
-    let Dims { c, f, .. } = *dims;
-    for (name, sizes) in [
+/// The matrix products, with the names of their layers.
+fn products(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)> {
+    let Dims { c, f, v, .. } = *dims;
+    let layers = [
         ("qkv", Linear::dense(n, c, dims.qkv())),
         ("o", Linear::dense(n, dims.attended(), c)),
         ("gate_up", Linear::dense(n, c, 2 * f)),
         ("down", Linear::dense(n, f, c)),
-        ("lm", horizon::model::head_linear(dims, chunk)),
-    ] {
-        if !format!("{model} {name} forward backward_input backward_weight").contains(bench.filter) {
-            continue;
-        }
-        let (Linear { n, k, m, out_stride }, inputs) = (sizes, bench.inputs());
-        let (x, w, y) = (inputs.activations(n * k), inputs.bf16s(k * m), inputs.activations(n * out_stride));
-        let dw = inputs.f32s(k * m);
-        let work = Work::Flops(2.0 * (n * k * m) as f64);
-        bench.run(&format!("{model} {name} forward"), work, |kernels| {
-            kernels.matmul_forward(y, x, w, Addends::default(), sizes);
-        });
-        bench.run(&format!("{model} {name} backward_input"), work, |kernels| {
-            kernels.matmul_backward_input(x, Write::Set, y, w, sizes);
-        });
-        bench.run(&format!("{model} {name} backward_weight"), work, |kernels| {
-            kernels.matmul_backward_weight(dw, Write::Set, y, x, sizes);
-        });
-    }
+        ("lm", Linear { out_stride: dims.logits_stride(), ..Linear::dense(chunk, c, v) }),
+    ];
+    let ops = layers.into_iter().flat_map(|(layer, sizes)| {
+        let (dx_write, dweight_write) = (Write::Set, Write::Set);
+        let ops = [
+            LinearForward { out: Any, x: Any, weight: Any, residual: None, bias: None, sizes }.into(),
+            LinearBackwardInput { dx: Any, dout: Any, weight: Any, dx_write, sizes }.into(),
+            LinearBackwardWeight { dweight: Any, dout: Any, x: Any, dweight_write, sizes }.into(),
+        ];
+        ops.map(|op| (layer, op))
+    });
+    ops.collect()
 }
 
-fn attention(bench: &mut Bench<impl Meter>, model: &str, dims: &Dims, shape: Shape) {
-    let (n, t, inputs) = (shape.n(), shape.t, bench.inputs());
-    // Every sequence is one document.
-    let rows = Rows {
-        shape,
-        positions: inputs.i32s(n, |row| row % t),
-        doc_start: inputs.i32s(n, |row| row / t * t),
-        doc_end: inputs.i32s(n, |row| (row / t + 1) * t),
-    };
-    let [qkv, dqkv] = [0; 2].map(|_| inputs.activations(n * dims.qkv()));
-    let [out, dout] = [0; 2].map(|_| inputs.activations(n * dims.attended()));
-    let (lse, inv_freq) = (inputs.f32s(n * dims.h), inputs.f32s(dims.d / 2));
-    let weights = [0; 2].map(|_| inputs.bf16s(dims.d));
-    let dweights = [0; 2].map(|_| inputs.f32s(dims.d));
-    let rstd = inputs.f32s(n * (dims.h + dims.g));
-    let dbias = inputs.f32s(dims.qkv());
-    // Of a window an eighth as wide as the sequence most rows see the whole.
-    let narrow = t / 8;
-    let windows =
-        [("", 0, t * (t + 1) / 2), (", window", narrow, narrow * (narrow + 1) / 2 + (t - narrow) * narrow)];
-    for (at, by) in bench.meter.attentions(dims.d).into_iter().enumerate() {
-        bench.meter.select_attention(at);
-        for (suffix, window, seen) in windows {
-            let name = |pass: &str| format!("{model} attention_{pass}{suffix} {by}").trim_end().to_owned();
-            // Two matmuls of the scores that are seen, five backward.
-            let scores = (shape.b * dims.h * seen * dims.d * 2) as f64;
-            bench.run(&name("forward"), Work::Flops(2.0 * scores), |k| {
-                k.attention_forward(out, lse, qkv, &rows, window, dims);
-            });
-            bench.run(&name("backward"), Work::Flops(5.0 * scores), |k| {
-                k.attention_backward(dqkv, dout, out, lse, qkv, &rows, window, dims);
-            });
+/// Attention within sequences that are one document each.
+fn attention(dims: &Dims, shape: Shape, window: usize) -> [Op<Fill>; 2] {
+    let (n, t, heads) = (shape.n(), shape.t, Heads::from(dims));
+    let doc_start = || Fill::rows(n, |row| row / t * t);
+    let doc_end = Fill::rows(n, |row| (row / t + 1) * t);
+    [
+        AttentionForward { out: Any, lse: Any, qkv: Any, doc_start: doc_start(), window, shape, heads }
+            .into(),
+        AttentionBackward {
+            dqkv: Any,
+            dout: Any,
+            out: Any,
+            lse: Any,
+            qkv: Any,
+            doc_start: doc_start(),
+            doc_end,
+            window,
+            shape,
+            heads,
         }
-    }
-    let work = Work::Bytes(2.0 * bench.bytes(n * dims.qkv()));
-    bench.run(&format!("{model} qk_norm_forward"), work, |k| {
-        k.qk_norm_forward(dqkv, rstd, qkv, weights, 1e-5, n, dims);
-    });
-    let work = Work::Bytes(3.0 * bench.bytes(n * (dims.h + dims.g) * dims.d));
-    bench.run(&format!("{model} qk_norm_backward"), work, |k| {
-        k.qk_norm_backward(dqkv, dweights, Write::Add, qkv, rstd, weights, n, dims);
-    });
-    let work = Work::Bytes(bench.bytes(n * dims.qkv()));
-    bench.run(&format!("{model} bias_backward"), work, |k| {
-        k.bias_backward(dbias, Write::Add, dqkv, n, dims.qkv());
-    });
-    let work = Work::Bytes(2.0 * bench.bytes(n * (dims.h + dims.g) * dims.d));
-    bench.run(&format!("{model} rope_forward"), work, |k| k.rope_forward(dqkv, &rows, inv_freq, dims));
+        .into(),
+    ]
 }
 
-fn rows(bench: &mut Bench<impl Meter>, model: &str, dims: &Dims, n: usize, chunk: usize) {
-    let (Dims { c, f, v, .. }, stride) = (*dims, dims.logits_stride());
-    let inputs = bench.inputs();
-    let [x, out, dx] = [0; 3].map(|_| inputs.activations(n * c));
-    let (rstd, weight, dweight) = (inputs.f32s(n), inputs.bf16s(c), inputs.f32s(c));
-    let (gate_up, product) = (inputs.activations(n * 2 * f), inputs.activations(n * f));
-    let (logits, loss) = (inputs.activations(chunk * stride), inputs.zeros(8));
-    let targets = LossRows { targets: inputs.zeros(chunk * 4), weights: inputs.f32s(chunk), scale: 1.0 };
+/// The other ops on packed rows of heads.
+fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
+    let (n, heads, eps, positions) =
+        (shape.n(), Heads::from(dims), 1e-5, Fill::rows(shape.n(), |n| n % shape.t));
+    vec![
+        QkNormForward { out: Any, rstd: Any, qkv: Any, q_weight: Any, k_weight: Any, eps, n, heads }.into(),
+        QkNormBackward {
+            dqkv: Any,
+            dq_weight: Any,
+            dk_weight: Any,
+            qkv: Any,
+            rstd: Any,
+            q_weight: Any,
+            k_weight: Any,
+            dweight_write: Write::Add,
+            n,
+            heads,
+        }
+        .into(),
+        BiasBackward { dbias: Any, dout: Any, dbias_write: Write::Add, n, c: heads.qkv() }.into(),
+        Rope { qkv: Any, positions, inv_freq: Any, way: Way::Forward, n, heads }.into(),
+    ]
+}
+
+/// Norms, SwiGLU, the embedding and the loss.
+fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
+    let (Dims { c, f, v, .. }, stride, eps) = (*dims, dims.logits_stride(), 1e-5);
     // As many tokens as there are, their rows far apart.
     let distinct = n.min(v);
-    let rows_of = |token: usize| (n - token).div_ceil(distinct);
-    let mut first = vec![0; n + 1];
-    for token in 0..n {
-        first[token + 1] = first[token] + if token < distinct { rows_of(token) } else { 0 };
-    }
+    let tokens = || Fill::rows(n, |row| row % distinct);
     let mut by_token: Vec<usize> = (0..n).collect();
     by_token.sort_by_key(|row| row % distinct);
-    let tokens = TokenRows {
-        tokens: inputs.i32s(n, |row| row % distinct),
-        order: inputs.i32s(n, |place| by_token[place]),
-        first: inputs.i32s(n + 1, |token| first[token]),
-        distinct,
-    };
-    let (table, dtable) = (inputs.bf16s(v * c), inputs.f32s(v * c));
-
-    let work = Work::Bytes(bench.bytes(2 * n * c));
-    bench.run(&format!("{model} rmsnorm_forward"), work, |k| {
-        k.rmsnorm_forward(out, rstd, x, weight, 1e-5, n, c);
+    let first = Fill::rows(n + 1, |token| {
+        let before = token.min(distinct);
+        before * (n / distinct) + before.min(n % distinct)
     });
-    let work = Work::Bytes(bench.bytes(4 * n * c));
-    bench.run(&format!("{model} rmsnorm_backward"), work, |k| {
-        k.rmsnorm_backward(dx, Write::Add, dweight, Write::Set, out, x, rstd, weight, n, c);
-    });
-    let work = Work::Bytes(bench.bytes(3 * n * f));
-    bench.run(&format!("{model} swiglu_forward"), work, |k| k.swiglu_forward(product, gate_up, n, f));
-    let work = Work::Bytes(bench.bytes(5 * n * f));
-    bench.run(&format!("{model} swiglu_backward"), work, |k| k.swiglu_backward(gate_up, product, n, f));
-    let work = Work::Bytes(bench.bytes(chunk * v));
-    bench.run(&format!("{model} cross_entropy_forward"), work, |k| {
-        k.cross_entropy_forward(loss, logits, &targets, chunk, v, stride);
-    });
-    let work = Work::Bytes(bench.bytes(2 * chunk * v));
-    bench.run(&format!("{model} cross_entropy_forward_backward"), work, |k| {
-        k.cross_entropy_forward_backward(loss, logits, &targets, chunk, v, stride);
-    });
-    let work = Work::Bytes(bench.bytes(n * c) + (2 * n * c) as f64);
-    bench.run(&format!("{model} embed_forward"), work, |k| {
-        k.embed_forward(out, table, tokens.tokens, n, c, v);
-    });
-    let work = Work::Bytes(bench.bytes(n * c) + (8 * distinct * c) as f64);
-    bench.run(&format!("{model} embed_backward"), work, |k| {
-        k.embed_backward(dtable, out, &tokens, n, c, v);
-    });
+    let targets = || Fill::rows(chunk, |_| 0);
+    vec![
+        RmsnormForward { out: Any, rstd: Any, x: Any, weight: Any, eps, n, c }.into(),
+        RmsnormBackward {
+            dx: Any,
+            dweight: Any,
+            dout: Any,
+            x: Any,
+            rstd: Any,
+            weight: Any,
+            dx_write: Write::Add,
+            dweight_write: Write::Set,
+            n,
+            c,
+        }
+        .into(),
+        SwigluForward { out: Any, gate_up: Any, n, f }.into(),
+        SwigluBackward { gate_up: Any, dout: Any, n, f }.into(),
+        CrossEntropyForward { loss: Any, logits: Any, targets: targets(), weights: Any, n: chunk, v, stride }
+            .into(),
+        CrossEntropyForwardBackward {
+            loss: Any,
+            logits: Any,
+            targets: targets(),
+            weights: Any,
+            scale: 1.0,
+            n: chunk,
+            v,
+            stride,
+        }
+        .into(),
+        CrossEntropyLogprobs { logprobs: Any, logits: Any, targets: targets(), n: chunk, v, stride }.into(),
+        CrossEntropyBackward { logits: Any, targets: targets(), dlogprobs: Any, n: chunk, v, stride }.into(),
+        EmbeddingForward { out: Any, table: Any, tokens: tokens(), n, c, v }.into(),
+        EmbeddingBackward {
+            dtable: Any,
+            dout: Any,
+            tokens: tokens(),
+            order: Fill::rows(n, |place| by_token[place]),
+            first,
+            distinct,
+            n,
+            c,
+            v,
+        }
+        .into(),
+    ]
 }
 
-fn gradients(bench: &mut Bench<impl Meter>, count: usize) {
-    let inputs = bench.inputs();
-    let squares = inputs.zeros(count.div_ceil(NORM_BLOCK) * 8);
-    let (x, rounded) = (inputs.f32s(count), inputs.zeros(count * 2));
-    bench.run("sum_of_squares", Work::Bytes((count * 4) as f64), |k| k.sum_of_squares(squares, x));
-    bench.run("round", Work::Bytes((count * 6) as f64), |k| k.round(rounded, Some(squares), x, DType::Bf16));
-    bench.run("zero", Work::Bytes((count * 4) as f64), |k| k.zero(x));
+/// What happens to `n` numbers of a gradient; and logits that leave the device.
+fn gradients(n: usize) -> Vec<Named> {
+    let ops: [Op<Fill>; 4] = [
+        Squares { squares: Any, x: Any, n }.into(),
+        Round { out: Any, squares: Some(Any), x: Any, to: DType::Bf16, n }.into(),
+        Zero { out: Any, bytes: n * 4 }.into(),
+        Widen { out: Any, x: Any, n }.into(),
+    ];
+    ops.into_iter().map(|op| (snake(&op), op)).collect()
 }
 
-/// What the rows of biases and norms of heads ask of a workspace.
-fn extras(dims: &Dims) -> Extras {
-    Extras { bias_columns: dims.qkv(), qk_norm: true }
+/// Memory of operands. Different ops share it where type and length are the same, but what is only read stays as it is.
+#[derive(Default)]
+struct Inputs(Vec<((Element, usize, bool), DeviceSpan)>);
+
+impl Inputs {
+    fn bind(&mut self, meter: &impl Meter, op: &Op<Fill>) -> Op {
+        let storage = meter.kernels().storage();
+        let mut taken = Vec::new();
+        bound(op, |operand| {
+            if let Fill::Rows(_) = operand.at {
+                return meter.memory(&content(&operand, storage));
+            }
+            let key = (operand.element, operand.elements, operand.access == Access::Read);
+            let free = |(of, span): &&(_, DeviceSpan)| *of == key && !taken.contains(span);
+            let span = self.0.iter().find(free).map(|(_, span)| *span).unwrap_or_else(|| {
+                let span = meter.memory(&content(&operand, storage));
+                self.0.push((key, span));
+                span
+            });
+            taken.push(span);
+            span
+        })
+    }
+}
+
+/// Times the ops whose names contain the filter, attention by each of its kernels.
+fn time(meter: &mut impl Meter, ops: &[Named], filter: &str) {
+    let mut inputs = Inputs::default();
+    for (name, op) in ops {
+        let kernels = match op {
+            Op::AttentionForward(op) => meter.attentions(op.heads.d),
+            Op::AttentionBackward(op) => meter.attentions(op.heads.d),
+            _ => vec![""],
+        };
+        for (at, by) in kernels.into_iter().enumerate() {
+            let name = format!("{name} {by}");
+            if name.trim_end().contains(filter) {
+                meter.select_attention(at);
+                let op = inputs.bind(meter, op);
+                meter.time(name.trim_end(), &op);
+            }
+        }
+    }
+}
+
+/// Every op: of the models, and of a gradient of so many elements.
+fn everything(models: &[Model], elements: usize) -> Vec<Named> {
+    models.iter().flat_map(ops_of).chain(gradients(elements)).collect()
 }
 
 /// All ops of the chosen models.
@@ -237,14 +286,15 @@ fn on_cuda(device: usize, filter: &str) -> Result<()> {
         }
         None => (ON_CUDA.to_vec(), Effort::FULL, ELEMENTS),
     };
-    let workspace =
-        models.iter().map(|(_, dims, shape, chunk)| workspace_bytes(dims, *shape, *chunk, extras(dims)));
-    let workspace =
-        workspace.max().ok_or_else(|| Error::argument("--model is none of 8b, d64, d96, d256, tiny"))?;
+    if models.is_empty() {
+        return Err(Error::argument("--model is none of 8b, d64, d96, d256, tiny"));
+    }
+    let ops = everything(&models, elements);
+    let scratch = ops.iter().map(|(_, op)| op.contract().scratch_bytes()).max().unwrap_or(0);
     let products = option("--products").map(PathBuf::from);
-    let mut bench = Bench { meter: Cuda::new(device, workspace, products.as_deref(), effort)?, filter };
-    bench.everything(&models, elements);
-    let failed = bench.meter.failures();
+    let mut meter = Cuda::new(device, workspace::bytes(scratch), products.as_deref(), effort)?;
+    time(&mut meter, &ops, filter);
+    let failed = meter.failures();
     if failed > 0 { Err(Error::internal(format!("{failed} ops failed"))) } else { Ok(()) }
 }
 
@@ -259,8 +309,7 @@ fn main() -> ExitCode {
                 _ if processor => (Clock::Processor, 1),
                 threads => (Clock::Wall, threads),
             };
-            Bench { meter: meter::cpu::Cpu::new(threads, clock), filter: &filter }
-                .everything(ON_CPU, ELEMENTS);
+            time(&mut meter::cpu::Cpu::new(threads, clock), &everything(ON_CPU, ELEMENTS), &filter);
             ExitCode::SUCCESS
         }
         ("cuda", index) => on_gpu(|| on_cuda(index.parse().expect("--device cuda:i"), &filter)),

@@ -14,7 +14,6 @@
 //!   policies, and again after some, since others may use it, too.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::time::Instant;
 
 use horizon::base::{DType, Dims, Shape};

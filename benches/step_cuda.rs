@@ -26,10 +26,8 @@ use horizon::base::{Dims, Error, Result, Shape};
 use horizon::device::{Lane, TaskSpan};
 use horizon::engine::{Batch, DeviceChoice, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, preset, shape};
-use horizon::ops::Extras;
-use horizon::ops::cuda::CudaKernels;
-use horizon::ops::cuda::workspace::workspace_bytes;
-use horizon::plan::{Cost, Pins};
+use horizon::ops::cuda::workspace;
+use horizon::plan::Pins;
 use horizon::schedule::{self, Mode, Operation, Recompute};
 use horizon::sys::cuda::need_device;
 use horizon::train::metrics::UsefulWork;
@@ -55,9 +53,7 @@ fn config(name: &str, sequence: usize) -> ModelConfig {
 
 /// FLOP per second of large bf16 matmuls.
 fn matrix_rate(device: usize, effort: Effort) -> Result<f64> {
-    let none = Dims { c: 64, h: 1, g: 1, d: 64, f: 64, v: 64, l: 1 };
-    let workspace = workspace_bytes(&none, Shape { b: 1, t: 1 }, 1, Extras::default());
-    Cuda::new(device, workspace, None, effort)?.ceiling(Work::Flops(0.0))
+    Cuda::new(device, workspace::bytes(0), None, effort)?.ceiling(Work::Flops(0.0))
 }
 
 /// When each training step was decided, in order.

@@ -440,7 +440,7 @@ typedef struct hz_trainer_options_t {
                              cuBLASLt that are there. It may change bits; with NULL cuBLASLt's first choice is taken,
                              which depends on the product, the device and its version alone. Opening measures nothing.
                              The CPU device does not look at it */
-    uint32_t measuring;   /* 1: add up how long every lane is at work, for hz_trainer_stats; costs two clock readings a
+    uint32_t measuring;   /* 1: add up how long every lane is at work, for hz_trainer_busy_seconds; costs two clock readings a
                              task. So does tracing = 1 */
     uint32_t reserved;    /* 0 */
 } hz_trainer_options_t;
@@ -456,15 +456,17 @@ typedef struct hz_trainer_options_t {
  * Plan: what a trainer would take, before it takes it
  */
 
-/* Ordered queues of work that run beside one another, as indices of busy_seconds. */
+/* Ordered queues of work that run beside one another. Later versions may have more: hz_lane_name tells. */
 enum {
     HZ_LANE_COMPUTE = 0, /* the device's arithmetic */
     HZ_LANE_H2D = 1,     /* copies to the device */
     HZ_LANE_D2H = 2,     /* copies to the host */
     HZ_LANE_HOST = 3,    /* AdamW */
-    HZ_LANE_DISK = 4,    /* saves */
-    HZ_LANES = 5         /* how many */
+    HZ_LANE_DISK = 4     /* saves */
 };
+
+/* The name of a lane, HZ_LANE_*, for people and in traces; NULL from the first number on that is no lane. Static. */
+HZ_API const char *hz_lane_name(uint32_t lane);
 
 /* A model and options, and every byte they need. Immutable. */
 typedef struct hz_plan_t hz_plan_t;
@@ -486,12 +488,9 @@ typedef struct hz_plan_summary_t {
     double tokens_per_second;      /* the same as a rate */
     double tflops;                 /* useful ones: 6 * P_matmul + causal attention per token, no recompute counted,
                                       10^12 a second */
-    double busy_seconds[HZ_LANES]; /* of hz_plan_search: how long each lane, HZ_LANE_*, is at work in such a step; else
-                                      0. hz_stats_t has what came of it */
 } hz_plan_summary_t;
 
-#define HZ_PLAN_SUMMARY_INIT \
-    {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, {0.0, 0.0, 0.0, 0.0, 0.0}}
+#define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
 
 /* Plans a trainer: the same plan hz_trainer_open would follow, for this machine or for one far larger. Takes no
  * memory to speak of, and does not ask whether the plan fits: see hz_plan_admit.
@@ -522,6 +521,10 @@ HZ_API hz_status_t hz_plan_admit(const hz_plan_t *plan);
 
 /* The plan in figures. */
 HZ_API hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out_summary);
+
+/* How long a lane, HZ_LANE_*, is at work in a step, of a plan of hz_plan_search; 0 of other plans.
+ * hz_trainer_busy_seconds has what came of it. Errors: HZ_STATUS_INVALID_ARGUMENT for a number that is no lane. */
+HZ_API hz_status_t hz_plan_busy_seconds(const hz_plan_t *plan, uint32_t lane, double *out_seconds);
 
 /* The whole plan as one JSON object: the summary's fields, and "device_regions" and "host_regions", arrays of
  * {"name", "bytes"} that add up to device_bytes and host_bytes. Of hz_plan_search also "placement" (layer by layer),
@@ -871,15 +874,18 @@ typedef struct hz_stats_t {
     uint64_t tokens;       /* tokens of those steps */
     uint64_t device_bytes; /* the device arena */
     uint64_t host_bytes;   /* the host arenas */
-    double busy_seconds[HZ_LANES]; /* how long each lane, HZ_LANE_*, was at tasks of steps and saves that had ended when
-                                      the last step, evaluation or hz_trainer_sync did: not at evaluations. Lanes
-                                      overlap, and AdamW of a step with the next. 0 unless measuring or tracing = 1 */
 } hz_stats_t;
 
-#define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0, {0.0, 0.0, 0.0, 0.0, 0.0}}
+#define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0}
 
 /* The totals. Waits for nothing. Errors: those of a failed trainer. */
 HZ_API hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats);
+
+/* How long a lane, HZ_LANE_*, was at tasks of steps and saves that had ended when the last step, evaluation or
+ * hz_trainer_sync did: not at evaluations. Lanes overlap, and AdamW of a step with the next. 0 unless measuring or
+ * tracing = 1. Waits for nothing. Errors: HZ_STATUS_INVALID_ARGUMENT for a number that is no lane; those of a failed
+ * trainer. */
+HZ_API hz_status_t hz_trainer_busy_seconds(hz_trainer_t *trainer, uint32_t lane, double *out_seconds);
 
 /* Writes what every lane did since the trainer was opened to a file in Chrome trace format, which Perfetto
  * (ui.perfetto.dev) opens. An existing file is replaced; the new one appears under its name only when it is whole.

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use horizon::device::DeviceSpan;
 use horizon::host::Pool;
-use horizon::ops::Kernels;
 use horizon::ops::cpu::CpuKernels;
+use horizon::ops::{Kernels, Op};
 
 use super::{Meter, Work};
 use crate::probe::{self, Clock};
@@ -52,12 +52,13 @@ impl Meter for Cpu {
         }
     }
 
-    fn time(&mut self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels)) {
-        op(&self.kernels);
+    fn time(&mut self, name: &str, op: &Op) {
+        let work = Work::of(op, self.kernels.storage());
+        self.kernels.run(op);
         let (mut op_seconds, mut ceiling) = (f64::INFINITY, 0f64);
         let begin = Instant::now();
         while begin.elapsed().as_secs_f64() < 0.6 {
-            op_seconds = op_seconds.min(self.clock.seconds(|| op(&self.kernels)));
+            op_seconds = op_seconds.min(self.clock.seconds(|| self.kernels.run(op)));
             ceiling = ceiling.max(match work {
                 Work::Flops(_) => probe::flops_per_second(&self.pool, self.clock),
                 Work::Bytes(_) => probe::bytes_per_second(&self.pool, self.clock, &mut self.traffic),

@@ -11,14 +11,14 @@ use horizon::device::DeviceSpan;
 use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::attention::has_wgmma;
 use horizon::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
-use horizon::ops::{Addends, Kernels, Linear};
+use horizon::ops::{Kernels, Linear, LinearForward, Op};
 use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 use horizon::sys::cuda::{
     DeviceMemory, Direction, Driver, Event, Stream, copy, fill, need_device, set_device,
 };
 use support::bench::{median, rounded};
 
-use super::{Inputs, Meter, Work};
+use super::{Meter, Work, normal};
 
 /// Sizes and repetitions of a measurement.
 #[derive(Clone, Copy)]
@@ -100,7 +100,7 @@ impl Cuda {
             painted: Cell::new(0),
             failures: 0,
         };
-        meter.square = [0; 3].map(|_| Inputs(&meter).bf16s(effort.side * effort.side));
+        meter.square = [0; 3].map(|_| meter.memory(&normal(effort.side * effort.side, 0.1)));
         Ok(meter)
     }
 
@@ -144,28 +144,25 @@ impl Cuda {
                 Ok(2.0 * bytes as f64 / seconds)
             }
             Work::Flops(_) => {
-                let [out, x, weight] = self.square;
-                let side = self.effort.side;
-                let seconds = self.seconds(&|| {
-                    self.selected().matmul_forward(
-                        out,
-                        x,
-                        weight,
-                        Addends::default(),
-                        Linear::dense(side, side, side),
-                    );
-                    self.selected().outcome()
-                })?;
+                let ([out, x, weight], side) = (self.square, self.effort.side);
+                let sizes = Linear::dense(side, side, side);
+                let seconds =
+                    self.run(&LinearForward { out, x, weight, residual: None, bias: None, sizes }.into())?;
                 Ok(2.0 * (side as f64).powi(3) / seconds)
             }
         }
     }
 
-    fn measure(&self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels)) -> Result<serde_json::Value> {
-        let seconds = self.seconds(&|| {
-            op(self.selected());
+    /// Median seconds of an op.
+    fn run(&self, op: &Op) -> Result<f64> {
+        self.seconds(&|| {
+            self.selected().run(op);
             self.selected().outcome()
-        })?;
+        })
+    }
+
+    fn measure(&self, name: &str, op: &Op) -> Result<serde_json::Value> {
+        let (seconds, work) = (self.run(op)?, Work::of(op, CudaKernels::STORAGE));
         let ceiling = self.ceiling(work)?;
         let rate = work.amount() / seconds;
         let (unit, scale) = if let Work::Flops(_) = work { ("TFLOP/s", 1e12) } else { ("GB/s", 1e9) };
@@ -215,8 +212,8 @@ impl Meter for Cuda {
         span
     }
 
-    fn time(&mut self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels)) {
-        let line = self.measure(name, work, op).unwrap_or_else(|error| {
+    fn time(&mut self, name: &str, op: &Op) {
+        let line = self.measure(name, op).unwrap_or_else(|error| {
             self.failures += 1;
             serde_json::json!({ "bench": "ops", "op": name, "error": error.to_string() })
         });

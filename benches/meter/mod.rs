@@ -10,10 +10,11 @@ use std::sync::OnceLock;
 
 use horizon::base::{DType, Dims, Shape, master};
 use horizon::device::DeviceSpan;
-use horizon::ops::Kernels;
+use horizon::ops::{AttentionBackward, AttentionForward, Element, Flops, Heads, Kernels, Op, Operand};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
+use support::operands::Fill;
 
 /// What an op must do at least.
 #[derive(Clone, Copy)]
@@ -25,6 +26,26 @@ pub enum Work {
 }
 
 impl Work {
+    /// The work of an op by its contract; of attention only what lies below the diagonal and within the window.
+    pub fn of(op: &Op, storage: DType) -> Work {
+        // One of attention's matrix products.
+        let product = |shape: Shape, window: usize, heads: Heads| {
+            let window = if window == 0 { shape.t } else { window.min(shape.t) };
+            let seen = window * (window + 1) / 2 + (shape.t - window) * window;
+            (2 * shape.b * seen * heads.attended()) as f64
+        };
+        match (*op, op.contract().flops()) {
+            (Op::AttentionForward(AttentionForward { shape, window, heads, .. }), _) => {
+                Work::Flops(2.0 * product(shape, window, heads))
+            }
+            (Op::AttentionBackward(AttentionBackward { shape, window, heads, .. }), _) => {
+                Work::Flops(5.0 * product(shape, window, heads))
+            }
+            (_, Flops::Product([n, k, m])) => Work::Flops(2.0 * (n * k * m) as f64),
+            _ => Work::Bytes(op.contract().traffic(storage) as f64),
+        }
+    }
+
     pub fn amount(self) -> f64 {
         match self {
             Work::Flops(amount) | Work::Bytes(amount) => amount,
@@ -37,7 +58,7 @@ pub type Model = (&'static str, Dims, Shape, usize);
 
 /// A device with its clock.
 pub trait Meter {
-    /// What is computed on it.
+    /// The kernels that ops are timed on.
     fn kernels(&self) -> &dyn Kernels;
 
     /// Names of the attention kernels for heads of a dimension.
@@ -50,48 +71,35 @@ pub trait Meter {
     fn memory(&self, bytes: &[u8]) -> DeviceSpan;
 
     /// Times an op and prints a line.
-    fn time(&mut self, name: &str, work: Work, op: &dyn Fn(&dyn Kernels));
+    fn time(&mut self, name: &str, op: &Op);
 }
 
-/// Inputs: normal numbers, or a tenth of them where they are weights, that repeat after some million.
-pub struct Inputs<'a>(pub &'a dyn Meter);
+/// The bytes of an operand: normal numbers that repeat after some million, a tenth of them for weights; zeros where sums of
+/// rows or plain bytes are written.
+pub fn content(operand: &Operand<&Fill>, storage: DType) -> Vec<u8> {
+    let count = operand.elements;
+    match (operand.at, operand.element) {
+        (Fill::Rows(rows), _) => rows.iter().flat_map(|row| row.to_ne_bytes()).collect(),
+        (Fill::Any, Element::Activation) if storage == DType::Bf16 => normal(count, 1.0),
+        (Fill::Any, Element::Fixed(DType::Bf16)) => normal(count, 0.1),
+        (Fill::Any, Element::Activation | Element::Fixed(DType::F32)) => repeated(count, f32::to_ne_bytes),
+        (Fill::Any, Element::F64 | Element::I32 | Element::Byte) => vec![0; operand.bytes(storage)],
+    }
+}
+
+/// Normal numbers as bf16.
+pub fn normal(count: usize, scale: f32) -> Vec<u8> {
+    repeated(count, |number| master::round(number * scale).to_ne_bytes())
+}
 
 /// Normal numbers: a GPU multiplies constants faster, since they take less power.
-fn numbers() -> &'static [f32] {
+fn repeated<const BYTES: usize>(count: usize, value: impl Fn(f32) -> [u8; BYTES]) -> Vec<u8> {
     const PERIOD: usize = (1 << 20) + 7;
     static NUMBERS: OnceLock<Vec<f32>> = OnceLock::new();
-    NUMBERS.get_or_init(|| StandardNormal.sample_iter(ChaCha8Rng::seed_from_u64(1)).take(PERIOD).collect())
-}
-
-impl Inputs<'_> {
-    fn repeated<const BYTES: usize>(&self, count: usize, value: impl Fn(f32) -> [u8; BYTES]) -> DeviceSpan {
-        let once: Vec<u8> = numbers().iter().take(count).flat_map(|number| value(*number)).collect();
-        let mut bytes = once.repeat(count.div_ceil(numbers().len()));
-        bytes.truncate(count * BYTES);
-        self.0.memory(&bytes)
-    }
-
-    pub fn f32s(&self, count: usize) -> DeviceSpan {
-        self.repeated(count, f32::to_ne_bytes)
-    }
-
-    pub fn bf16s(&self, count: usize) -> DeviceSpan {
-        self.repeated(count, |number| master::round(number / 10.0).to_ne_bytes())
-    }
-
-    pub fn i32s(&self, count: usize, value: impl Fn(usize) -> usize) -> DeviceSpan {
-        self.0.memory(&(0..count).flat_map(|i| (value(i) as i32).to_ne_bytes()).collect::<Vec<u8>>())
-    }
-
-    pub fn zeros(&self, bytes: usize) -> DeviceSpan {
-        self.0.memory(&vec![0; bytes])
-    }
-
-    /// Of the device's storage type.
-    pub fn activations(&self, count: usize) -> DeviceSpan {
-        match self.0.kernels().storage() {
-            DType::F32 => self.f32s(count),
-            DType::Bf16 => self.repeated(count, |number| master::round(number).to_ne_bytes()),
-        }
-    }
+    let numbers = NUMBERS
+        .get_or_init(|| StandardNormal.sample_iter(ChaCha8Rng::seed_from_u64(1)).take(PERIOD).collect());
+    let once: Vec<u8> = numbers.iter().take(count).flat_map(|number| value(*number)).collect();
+    let mut bytes = once.repeat(count.div_ceil(PERIOD));
+    bytes.truncate(count * BYTES);
+    bytes
 }

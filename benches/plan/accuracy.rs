@@ -140,9 +140,8 @@ fn measure_calm(config: &ModelConfig, options: &TrainerOptions) -> (Step, f64) {
 
 fn predict(config: &ModelConfig, options: &TrainerOptions, machine: &Machine) -> Step {
     let plan = Trainer::plan_for(config, options).expect("a plan");
-    let predicted = plan
-        .predict(&Layout::new(config), machine, options.micros_max)
-        .expect("the policy is valid");
+    let predicted =
+        plan.predict(&Layout::new(config), machine, options.micros_max).expect("the policy is valid");
     Step { step: predicted.step_ns as f64, busy: predicted.lanes.map(|usage| usage.busy_ns as f64) }
 }
 

@@ -3,7 +3,7 @@
 use horizon::base::{DType, Dims, Error, Shape};
 use horizon::engine::TrainerOptions;
 use horizon::model::{Layout, ModelConfig, shape};
-use horizon::plan::{Cost, Description, Pins, Plan, Room};
+use horizon::plan::{Description, Pins, Plan, Room};
 use horizon::schedule::{Mode, Placement, Policy};
 use horizon::train::metrics::UsefulWork;
 use horizon::train::planning::{Planned, Why};

@@ -6,7 +6,6 @@ use std::thread;
 use crate::base::{DType, Error, Result, Shape};
 use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, SizedStruct, sized_struct};
-use crate::device::Lane;
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
 use crate::plan::Pins;
@@ -71,7 +70,6 @@ sized_struct! {
         step_seconds: f64 = 0.0,
         tokens_per_second: f64 = 0.0,
         tflops: f64 = 0.0,
-        busy_seconds: [f64; Lane::COUNT] = [0.0; Lane::COUNT],
     }
 }
 
@@ -121,7 +119,6 @@ sized_struct! {
         tokens: u64 = 0,
         device_bytes: u64 = 0,
         host_bytes: u64 = 0,
-        busy_seconds: [f64; Lane::COUNT] = [0.0; Lane::COUNT],
     }
 }
 

@@ -21,6 +21,7 @@ mod arena;
 mod argument;
 mod checkpoint;
 mod config;
+mod lane;
 mod log;
 mod loss;
 mod model;
@@ -46,20 +47,21 @@ pub use config::{
     hz_batch_t, hz_eval_report_t, hz_layer_placement_t, hz_plan_summary_t, hz_stats_t, hz_step_report_t,
     hz_tensor_t, hz_trainer_options_t,
 };
+pub use lane::hz_lane_name;
 pub use log::{hz_log_callback_t, hz_set_log_callback};
 pub use loss::{hz_loss_callback_t, hz_trainer_logprobs, hz_trainer_step_with_loss};
 pub use model::{hz_model_config_from_hf, hz_model_config_from_preset, hz_model_config_t};
 pub use plan::{
-    hz_plan_admit, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search, hz_plan_summary, hz_plan_t,
-    hz_plan_trace,
+    hz_plan_admit, hz_plan_busy_seconds, hz_plan_close, hz_plan_json, hz_plan_open, hz_plan_search,
+    hz_plan_summary, hz_plan_t, hz_plan_trace,
 };
 pub use save::{hz_save_callback_t, hz_trainer_save, hz_trainer_save_wait};
 pub use sized::{Field, SizedStruct};
 pub use status::{hz_abi_version, hz_last_error, hz_status_name, hz_status_t, hz_version};
 pub use trainer::{
-    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_close, hz_trainer_eval, hz_trainer_logits,
-    hz_trainer_model, hz_trainer_open, hz_trainer_open_planned, hz_trainer_stats, hz_trainer_step,
-    hz_trainer_sync, hz_trainer_t, hz_trainer_trace, hz_trainer_update,
+    hz_trainer_accumulate, hz_trainer_announce, hz_trainer_busy_seconds, hz_trainer_close, hz_trainer_eval,
+    hz_trainer_logits, hz_trainer_model, hz_trainer_open, hz_trainer_open_planned, hz_trainer_stats,
+    hz_trainer_step, hz_trainer_sync, hz_trainer_t, hz_trainer_trace, hz_trainer_update,
 };
 pub use tuning::{hz_tensor_options_t, hz_trainer_set_tensor_options, hz_trainer_tensor_options};
 pub use weights::{

@@ -8,11 +8,12 @@ use serde_json::json;
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::{Handle, LentText, Place, Text};
 use crate::capi::config::{adam_number, hz_plan_summary_t, hz_trainer_options_t, pins, trainer_options};
+use crate::capi::lane::lane_of;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::wall;
-use crate::device::DeviceInfo;
+use crate::device::{DeviceInfo, Lane};
 use crate::engine::{DeviceChoice, Trainer, TrainerOptions, device_info};
 use crate::host::Limits;
 use crate::host::folder::replace_file;
@@ -29,6 +30,7 @@ pub struct hz_plan_t {
     /// The machine that it was searched for.
     machine: Option<Description>,
     summary: hz_plan_summary_t,
+    busy_seconds: [f64; Lane::COUNT],
     json: CString,
 }
 
@@ -38,7 +40,17 @@ impl hz_plan_t {
         let summary = summary(&plan, Layout::new(config).parameters());
         let json = c_string(&text(&plan, &summary));
         let room = Room::here(options.device_mem, options.host_mem, plan.shares_memory());
-        Ok(hz_plan_t { plan, config: config.clone(), options, room, machine: None, summary, json })
+        let busy_seconds = [0.0; Lane::COUNT];
+        Ok(hz_plan_t {
+            plan,
+            config: config.clone(),
+            options,
+            room,
+            machine: None,
+            summary,
+            busy_seconds,
+            json,
+        })
     }
 
     fn search(config: &ModelConfig, mut options: TrainerOptions, machine: &str, pins: &Pins) -> Result<Self> {
@@ -52,12 +64,11 @@ impl hz_plan_t {
             step_seconds: planned.found.step_ns as f64 / 1e9,
             tokens_per_second: planned.tokens_per_second,
             tflops: planned.tflops,
-            busy_seconds: planned.predicted().busy_seconds,
             ..summary(&plan, planned.parameters)
         };
         let json = c_string(&planned.json().to_string());
-        let machine = Some(machine);
-        Ok(hz_plan_t { plan, config: config.clone(), options, room, machine, summary, json })
+        let (machine, busy_seconds) = (Some(machine), planned.predicted().busy_seconds);
+        Ok(hz_plan_t { plan, config: config.clone(), options, room, machine, summary, busy_seconds, json })
     }
 
     /// What a trainer that follows the plan is opened with.
@@ -80,9 +91,7 @@ impl hz_plan_t {
         };
         let Self { plan, config, .. } = self;
         let layout = Layout::new(config);
-        replace_file(path, |mut out| {
-            plan.write_trace(&layout, rates, plan.micros_max, &mut out)
-        })
+        replace_file(path, |mut out| plan.write_trace(&layout, rates, plan.micros_max, &mut out))
     }
 }
 
@@ -213,6 +222,20 @@ pub extern "C" fn hz_plan_summary(
     wall(|| {
         let plan = plan.get("plan")?;
         out_summary.check("out_summary")?.write(plan.summary);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_plan_busy_seconds(
+    plan: Handle<hz_plan_t>,
+    lane: u32,
+    out_seconds: Place<f64>,
+) -> hz_status_t {
+    wall(|| {
+        let plan = plan.get("plan")?;
+        out_seconds.check("out_seconds")?;
+        out_seconds.write(plan.busy_seconds[lane_of(lane)?.at()]);
         Ok(())
     })
 }

@@ -11,6 +11,7 @@ use crate::capi::config::{
     hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
     trainer_options,
 };
+use crate::capi::lane::lane_of;
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::plan::hz_plan_t;
@@ -267,9 +268,21 @@ pub extern "C" fn hz_trainer_stats(trainer: Handle<hz_trainer_t>, out_stats: Out
             tokens: stats.tokens,
             device_bytes: stats.device_bytes as u64,
             host_bytes: stats.host_bytes as u64,
-            busy_seconds: stats.busy_ns.map(|ns| ns as f64 / 1e9),
             ..hz_stats_t::defaults()
         });
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_trainer_busy_seconds(
+    trainer: Handle<hz_trainer_t>,
+    lane: u32,
+    out_seconds: Place<f64>,
+) -> hz_status_t {
+    with(&trainer, |_, state| {
+        out_seconds.check("out_seconds")?;
+        out_seconds.write(state.trainer.stats().busy_ns[lane_of(lane)?.at()] as f64 / 1e9);
         Ok(())
     })
 }

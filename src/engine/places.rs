@@ -100,26 +100,15 @@ impl Places<'_> {
     /// The memory of an operand of the operation's pass.
     pub fn slot(&self, slot: &Slot, frame: &Frame) -> DeviceSpan {
         let map = &self.runner.plan.device;
-        let memory = match self.operation.bind(slot.base, &self.runner.plan.geometry, self.extent) {
-            Some(Resource::Batch { micro }) => {
-                self.declared(Resource::Batch { micro });
-                let batch = map.batch(micro);
-                self.runner.at(match slot.base {
-                    Base::External(External::Tokens) => batch.tokens,
-                    Base::External(External::Gathered) => batch.gathered,
-                    Base::External(External::Order) => batch.order,
-                    Base::External(External::First) => batch.first,
-                    Base::External(External::Positions) => batch.positions,
-                    Base::External(External::DocStart) => batch.doc_start,
-                    Base::External(External::DocEnd) => batch.doc_end,
-                    Base::External(External::Targets) => batch.targets,
-                    Base::External(External::TargetWeights) => batch.weights,
-                    base => panic!("a batch has no {base:?}"),
-                })
-            }
-            Some(resource) => self.device(resource),
-            None => self.runner.at(map.constants()),
-        };
+        let memory =
+            match (self.operation.bind(slot.base, &self.runner.plan.geometry, self.extent), slot.base) {
+                (Some(resource @ Resource::Batch { micro }), Base::External(external)) => {
+                    self.declared(resource);
+                    self.runner.at(map.batch(micro).array(external).expect("an array of the batch"))
+                }
+                (Some(resource), _) => self.device(resource),
+                (None, _) => self.runner.at(map.constants()),
+            };
         // The logits of one row are asked for.
         let row = if self.operation == Operation::HeadLogits && slot.base == Base::External(External::Stream)
         {

@@ -177,8 +177,9 @@ impl Runner {
     }
 
     fn decide(&self, frame: &Frame, norms: bool) {
-        let square_sum =
-            if norms { self.layout().indices().map(|unit| self.store.square_sum(unit)).sum() } else { 0.0 };
+        // Tensor by tensor, whatever their units.
+        let square_sums = self.layout().indices().flat_map(|unit| self.store.square_sums(unit));
+        let square_sum: f64 = if norms { square_sums.sum() } else { 0.0 };
         let loss = self.store.loss_sum() / frame.inputs().weight;
         let norm = square_sum.sqrt();
         let clipped = self.clip > 0.0 && norm > self.clip;
@@ -219,7 +220,7 @@ impl Runner {
                 let verdict = frame.verdict();
                 verdict.commit.then_some(verdict.factor)
             }
-            Guard::Unit if self.store.square_sum(unit).is_finite() => {
+            Guard::Unit if self.store.square_sums(unit).sum::<f64>().is_finite() => {
                 frame.count_committed();
                 Some(1.0)
             }

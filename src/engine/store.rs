@@ -170,11 +170,11 @@ impl Store {
         self.wire(self.map.norm(unit))
     }
 
-    /// A unit's sum of squares: blocks are added in order to that of their tensor, tensors in order to that of the unit.
-    pub fn square_sum(&self, unit: UnitIndex) -> f64 {
+    /// The sums of squares of a unit's tensors, in order: the blocks of each are added in order.
+    pub fn square_sums(&self, unit: UnitIndex) -> impl Iterator<Item = f64> {
         let norm: &[f64] = self.look(self.norm(unit));
-        let of_run = |run: Run| norm[run.blocks].iter().sum::<f64>();
-        self.layout.unit(unit).runs().map(of_run).sum()
+        let of_run = move |run: Run| norm[run.blocks].iter().sum();
+        self.layout.unit(unit).runs().map(of_run)
     }
 
     /// f64 `[1]`: where the loss sum lands.

@@ -1,7 +1,7 @@
 //! L2, this machine's RAM and cores.
 //!
 //! Knows memory limits, NUMA nodes, pages, arenas, worker threads and files; knows nothing of models, devices or schedules.
-//! Memory is taken once and sealed: after that, nothing in an arena allocates.
+//! Memory is taken once and sealed: after that, nothing here allocates.
 
 mod arena;
 mod doorbell;

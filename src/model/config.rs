@@ -24,6 +24,9 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Layers whose attention looks back a limited way; none when every layer sees the whole sequence.
     pub window: Option<Window>,
+    /// Whether a layer is two units, attention and feed-forward network, with a boundary between them: half the weights are on the
+    /// device at a time, for twice the boundaries. It changes no bit.
+    pub split_layers: bool,
 }
 
 /// Which projections have a bias.
@@ -63,6 +66,7 @@ impl ModelConfig {
             biases: Biases::default(),
             qk_norm: false,
             window: None,
+            split_layers: false,
         }
     }
 

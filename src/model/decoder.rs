@@ -13,7 +13,7 @@ use crate::model::modules::{Attention, HeadTask, Mlp, Norm, embedding_backward, 
 use crate::model::program::{Builder, External, Program, Recompute};
 use crate::ops::{Element, Write};
 
-/// What a unit is.
+/// The kind of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitKind {
     /// The token embedding, unit 0.

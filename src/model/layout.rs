@@ -9,10 +9,10 @@
 use std::ops::Range;
 
 use crate::base::{DType, PartIndex, Shape, UnitIndex};
+use crate::model::ModelConfig;
 use crate::model::decoder::{self, Sizes, UnitKind};
 use crate::model::modules::HeadTask;
 use crate::model::program::Program;
-use crate::model::ModelConfig;
 use crate::ops::{NORM_BLOCK, Write};
 
 /// One named tensor.
@@ -99,16 +99,20 @@ impl Layout {
         // Parameters are the same for all shapes.
         let sizes = Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, storage: DType::Bf16 };
         let mut units = vec![unit(UnitKind::Embedding, &decoder::embedding(config, &sizes))];
+        let kinds: &[fn(usize) -> UnitKind] =
+            if config.split_layers { &[UnitKind::Attention, UnitKind::Mlp] } else { &[UnitKind::Layer] };
+        // All layers have the same parameters.
+        let program = |kind: &fn(usize) -> UnitKind| decoder::layer(config, kind(0), &sizes, Write::Set);
+        let programs: Vec<Program> = kinds.iter().map(program).collect();
         for index in 0..config.dims.l {
-            let kind = UnitKind::Layer(index);
-            units.push(unit(kind, &decoder::layer(config, kind, &sizes, Write::Set)));
+            units.extend(kinds.iter().zip(&programs).map(|(kind, program)| unit(kind(index), program)));
         }
         let head = decoder::head_program(config, &sizes, HeadTask::Loss, Write::Set);
         units.push(unit(UnitKind::Head, &head));
         Layout { units, tied: config.tied }
     }
 
-    /// L: decoder layers.
+    /// Units between embedding and head: the decoder layers, or their halves. Schedules and placements call these layers.
     pub fn layers(&self) -> usize {
         self.units.len() - 2
     }
@@ -123,7 +127,7 @@ impl Layout {
         UnitIndex::from(self.units.len() - 1)
     }
 
-    /// The unit of decoder layer `layer`.
+    /// The `layer`-th unit after the embedding.
     pub fn layer(&self, layer: usize) -> UnitIndex {
         UnitIndex::from(layer + 1)
     }
@@ -143,9 +147,9 @@ impl Layout {
         (0..self.units.len()).map(UnitIndex::from)
     }
 
-    /// Elements of the longest decoder layer: the size of a slot.
+    /// Elements of the longest unit between embedding and head: the size of a slot.
     pub fn layer_elements(&self) -> usize {
-        self.units[1].elements
+        self.layer_units().map(|unit| self.unit(unit).elements).fold(0, usize::max)
     }
 
     /// Elements of the longest part of a gradient: the size of a slab.

@@ -34,6 +34,8 @@ pub struct Passes {
     passes: Vec<Pass>,
     /// By unit, from the first after the embedding: the number of its kind.
     kinds: Vec<usize>,
+    scratch_bytes: usize,
+    workspace_bytes: usize,
 }
 
 /// Passes of the ends: the embedding's and the head's.
@@ -63,7 +65,12 @@ impl Passes {
                 programs.push(program);
             }
         }
-        Passes { sizes, passes, kinds }
+        let scratch_bytes = passes.iter().map(|pass| pass.scratch_bytes).max().unwrap_or(0);
+        let workspace_bytes = match sizes.storage {
+            DType::F32 => 0,
+            DType::Bf16 => workspace::bytes(passes.iter().map(Pass::workspace_bytes).max().unwrap_or(0)),
+        };
+        Passes { sizes, passes, kinds, scratch_bytes, workspace_bytes }
     }
 
     /// The shapes that the passes were made for.
@@ -102,15 +109,12 @@ impl Passes {
 
     /// Bytes of scratch memory: what the most demanding pass takes, whatever is kept, so that keeping less never takes more.
     pub fn scratch_bytes(&self) -> usize {
-        self.passes.iter().map(|pass| pass.scratch_bytes).max().unwrap_or(0)
+        self.scratch_bytes
     }
 
     /// Bytes of device memory that kernels work in, beside what ops are given.
     pub fn workspace_bytes(&self) -> usize {
-        match self.sizes.storage {
-            DType::F32 => 0,
-            DType::Bf16 => workspace::bytes(self.passes.iter().map(Pass::workspace_bytes).max().unwrap_or(0)),
-        }
+        self.workspace_bytes
     }
 
     /// Every matrix product of the passes, each once: what algorithms are chosen for.

@@ -274,6 +274,8 @@ impl AttentionBackward {
         let [dout, out]: [&[f32]; 2] = [read(&self.dout, n * attended), read(&self.out, n * attended)];
         let (qkv, lse): (&[f32], &[f32]) = (read(&self.qkv, n * stride), read(&self.lse, n * heads.h));
         let doc_start: &[i32] = read(&self.doc_start, n);
+        // Only CUDA's kernels need it; a span that is too short is found here all the same.
+        let _: &[i32] = read(&self.doc_end, n);
         let dqkv = write(&mut self.dqkv, n * stride);
         let factor = 1.0 / (heads.d as f32).sqrt();
         let scratch_elements = 2 * QUERIES * STRIDE + group_heads * t;

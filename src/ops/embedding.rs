@@ -55,9 +55,10 @@ op! {
     /// V: rows of the table.
     v: usize;
     {
-        /// Of the table only the rows that are named.
+        /// Of the table only the rows that are named: while the batch is unknown, as many as tokens.
         fn traffic(&self, storage: DType) -> usize {
-            self.n * self.c * (2 * 4 + storage.bytes())
+            let named = if self.distinct == 0 { self.n } else { self.distinct };
+            (named * 2 * 4 + self.n * storage.bytes()) * self.c
         }
     }
 }

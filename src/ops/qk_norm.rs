@@ -1,6 +1,7 @@
 //! RMSNorm of every query and every key head by itself (Henry et al. 2020), as in Qwen3, on packed rows of queries, keys and
 //! values.
 
+use crate::base::DType;
 use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::column_sum::{self, ROWS};
 use crate::ops::cpu::cut::{Rows, each};
@@ -57,6 +58,11 @@ op! {
     /// The heads of a row.
     heads: Heads;
     {
+        /// The values stay as they are.
+        fn traffic(&self, storage: DType) -> usize {
+            3 * self.n * self.heads.normed() * self.heads.d * storage.bytes()
+        }
+
         /// At least what the launcher asks, whose blocks take several heads each.
         fn scratch_bytes(&self) -> usize {
             (self.n * self.heads.h).min(PARTIAL_ROWS_MAX) * self.heads.d * 4

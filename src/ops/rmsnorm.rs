@@ -56,7 +56,7 @@ op! {
     c: usize;
     {
         fn may_be(&self, output: &str, input: &str) -> bool {
-            (output, input) == ("dx", "x")
+            (output, input) == ("dx", "x") && self.dx_write == Write::Set
         }
 
         fn scratch_bytes(&self) -> usize {

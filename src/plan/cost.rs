@@ -1,6 +1,8 @@
 //! How long an operation takes: its arithmetic and its traffic, counted from the model's sizes, over the
 //! rates of a machine.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::DType;
@@ -123,6 +125,12 @@ impl Machine {
 }
 
 impl Work {
+    /// The work of each pass, by its number.
+    pub(in crate::plan) fn of_all(passes: &Passes) -> Vec<Work> {
+        let storage = passes.sizes().storage;
+        passes.all().iter().map(|pass| Work::of(&pass.ops, storage)).collect()
+    }
+
     /// The work of ops on a device that stores activations so.
     fn of<P>(ops: &[Op<P>], storage: DType) -> Work {
         let mut work = Work::default();
@@ -135,7 +143,8 @@ impl Work {
                 Flops::Product(sizes) => {
                     let smallest = sizes.into_iter().min().expect("there are three");
                     let class = MATRIX_CLASSES.iter().filter(|end| smallest > **end).count();
-                    work.matrix_flop[class] += 2.0 * sizes.into_iter().map(|size| size as f64).product::<f64>();
+                    work.matrix_flop[class] +=
+                        2.0 * sizes.into_iter().map(|size| size as f64).product::<f64>();
                 }
                 Flops::AttentionForward(flop) => work.attention_flop[0] += flop,
                 Flops::AttentionBackward(flop) => work.attention_flop[1] += flop,
@@ -164,14 +173,23 @@ pub struct Cost<'a> {
     geometry: Geometry,
     extent: Extent,
     /// By number: the work of each pass.
-    works: Vec<Work>,
+    works: Cow<'a, [Work]>,
 }
 
 impl<'a> Cost<'a> {
     /// Of steps of `micros` micro-batches.
     pub fn new(layout: &'a Layout, passes: &'a Passes, policy: &'a Policy, micros: usize) -> Self {
-        let storage = passes.sizes().storage;
-        let works = passes.all().iter().map(|pass| Work::of(&pass.ops, storage)).collect();
+        Cost::of(layout, passes, Cow::Owned(Work::of_all(passes)), policy, micros)
+    }
+
+    /// As [`Cost::new`], with the [work of all passes](Work::of_all).
+    pub(in crate::plan) fn of(
+        layout: &'a Layout,
+        passes: &'a Passes,
+        works: Cow<'a, [Work]>,
+        policy: &'a Policy,
+        micros: usize,
+    ) -> Self {
         let extent = Extent::new(&policy.placement, micros);
         Cost { layout, passes, policy, geometry: Geometry::of(layout), extent, works }
     }
@@ -193,7 +211,8 @@ impl<'a> Cost<'a> {
             return self.works[self.passes.number(pass)];
         }
         let (grad_dtype, optimizer) = (self.policy.numeric.grad_dtype, self.policy.mode.optimizer());
-        let (update_bytes, element_bytes) = (optimizer.traffic_bytes(grad_dtype), optimizer.parameter_bytes());
+        let (update_bytes, element_bytes) =
+            (optimizer.traffic_bytes(grad_dtype), optimizer.parameter_bytes());
         let elements = |unit| self.layout.unit(unit).elements;
         let part = |unit, part| self.layout.part(unit, part).len();
         match *operation {

@@ -1,11 +1,9 @@
 //! The device arena: every region the schedule's resources stand for.
 
-use crate::base::{
-    MicroIndex, PartIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex, UnitIndex,
-};
-use crate::model::{Layout, ModelConfig, Passes, Sizes, UnitLayout, constant_bytes};
+use crate::base::{MicroIndex, PartIndex, Shape, SlabIndex};
+use crate::model::{External, Layout, ModelConfig, Passes, Sizes, UnitLayout, constant_bytes};
 use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{End, Geometry, GradWait, Policy, Resource, Sum};
+use crate::schedule::{Geometry, GradWait, Policy, Resource, Sum};
 
 const SLOTS: &str = "weight slots";
 const END_WEIGHTS: &str = "end weights";
@@ -62,6 +60,22 @@ impl BatchPlaces {
     pub(super) fn bytes(shape: Shape) -> usize {
         let last = BatchPlaces::lay(Place::default(), shape).gathered;
         last.offset + last.bytes
+    }
+
+    /// An array that passes find; none if it is not of the batch.
+    pub fn array(&self, external: External) -> Option<Place> {
+        Some(match external {
+            External::Tokens => self.tokens,
+            External::Gathered => self.gathered,
+            External::Order => self.order,
+            External::First => self.first,
+            External::Positions => self.positions,
+            External::DocStart => self.doc_start,
+            External::DocEnd => self.doc_end,
+            External::Targets => self.targets,
+            External::TargetWeights => self.weights,
+            _ => return None,
+        })
     }
 
     fn lay(whole: Place, shape: Shape) -> Self {
@@ -180,8 +194,7 @@ impl DeviceMap {
 
         let boundary_bytes = shape.n() * dims.c * storage.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
-        let kept_bytes =
-            |layer| passes.kept_bytes(layout.layer(layer), placement.layer(layer).recompute);
+        let kept_bytes = |layer| passes.kept_bytes(layout.layer(layer), placement.layer(layer).recompute);
         let start = carver.bytes();
         let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
         let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();
@@ -256,23 +269,25 @@ impl DeviceMap {
     /// The place of a resource and the name it is accounted to; nothing if it is not on the device.
     pub fn named(&self, resource: &Resource) -> Option<(&'static str, Place)> {
         Some(match *resource {
-            Resource::Slot(slot) => (SLOTS, self.slot(slot)),
-            Resource::EndWeights(end) => (END_WEIGHTS, self.end_weights(end)),
-            Resource::EndAccumulator(end) => (END_GRADIENTS, self.end_gradient(end)),
-            Resource::Accumulator => (GRADIENT, self.gradient()),
-            Resource::Slab(slab) => (SLABS, self.slab(slab)),
-            Resource::Scratch => (SCRATCH, self.scratch()),
-            Resource::Logits => (LOGITS, self.logits()),
-            Resource::Logprobs { micro } => (LOGPROBS, self.logprobs(micro)),
-            Resource::SumRoom(room) => (SUM_ROOMS, self.sum_room(room)),
-            Resource::LayerAccumulator { unit } => (LAYER_GRADIENTS, self.layer_gradient(unit)),
-            Resource::Boundary { unit, seat } => (BOUNDARIES, self.boundary(unit, seat)),
-            Resource::Room { room, seat } => (PASSING, self.room(room, seat)),
-            Resource::Kept { unit, seat } => (KEPT, self.kept(unit, seat)),
-            Resource::Stream { micro } => (STREAMS, self.stream(micro)),
-            Resource::Loss => (LOSS, self.loss()),
-            Resource::Norm(slab) => (NORMS, self.norm(slab)),
-            Resource::Batch { micro } => (BATCHES, self.batch(micro).whole),
+            Resource::Slot(slot) => (SLOTS, self.slots[slot.at()]),
+            Resource::EndWeights(end) => (END_WEIGHTS, self.end_weights[end as usize]),
+            Resource::EndAccumulator(end) => (END_GRADIENTS, self.end_gradients[end as usize]),
+            Resource::Accumulator => (GRADIENT, self.gradient),
+            Resource::SumRoom(room) => (SUM_ROOMS, self.sum_rooms[room.at()]),
+            Resource::LayerAccumulator { unit } => (LAYER_GRADIENTS, self.layer_gradients[unit.at() - 1]),
+            Resource::Slab(slab) => (SLABS, self.slabs[slab.at()]),
+            Resource::Norm(slab) => (NORMS, self.norms[slab.at()]),
+            Resource::Scratch => (SCRATCH, self.scratch),
+            Resource::Loss => (LOSS, self.loss),
+            Resource::Logits => (LOGITS, self.logits),
+            Resource::Logprobs { micro } => (LOGPROBS, self.logprobs[micro.at()]),
+            Resource::Batch { micro } => (BATCHES, self.batches[micro.at()].whole),
+            Resource::Stream { micro } => (STREAMS, self.streams[micro.at()]),
+            Resource::Boundary { unit, seat } => {
+                (BOUNDARIES, self.seats[seat.at()].boundaries[unit.at() - 1])
+            }
+            Resource::Room { room, seat } => (PASSING, self.seats[seat.at()].rooms[room.at()]),
+            Resource::Kept { unit, seat } => (KEPT, self.seats[seat.at()].kept[unit.at() - 1]),
             Resource::HostBatch { .. }
             | Resource::Master { .. }
             | Resource::HostRows
@@ -289,59 +304,9 @@ impl DeviceMap {
         })
     }
 
-    /// A layer's weights.
-    pub fn slot(&self, slot: SlotIndex) -> Place {
-        self.slots[slot.at()]
-    }
-
-    /// A rounded gradient on its way out.
-    pub fn slab(&self, slab: SlabIndex) -> Place {
-        self.slabs[slab.at()]
-    }
-
-    /// An end's weights.
-    pub fn end_weights(&self, end: End) -> Place {
-        self.end_weights[end as usize]
-    }
-
-    /// An end's f32 gradient.
-    pub fn end_gradient(&self, end: End) -> Place {
-        self.end_gradients[end as usize]
-    }
-
-    /// The f32 gradients that go to the host between sweeps.
-    pub fn sum_room(&self, room: RoomIndex) -> Place {
-        self.sum_rooms[room.at()]
-    }
-
-    /// The f32 gradient of a layer, where it has a place of its own.
-    pub fn layer_gradient(&self, unit: UnitIndex) -> Place {
-        self.layer_gradients[unit.at() - 1]
-    }
-
-    /// The f32 gradient of the layer in work, in steps of one sweep.
-    pub fn gradient(&self) -> Place {
-        self.gradient
-    }
-
-    /// The compute lane's own memory.
-    pub fn scratch(&self) -> Place {
-        self.scratch
-    }
-
-    /// f64: the loss sum.
-    pub fn loss(&self) -> Place {
-        self.loss
-    }
-
-    /// f64 by block: the sums of squares of the unit that leaves by this slab.
-    pub fn norm(&self, slab: SlabIndex) -> Place {
-        self.norms[slab.at()]
-    }
-
-    /// f32 `[V]`: one row of logits.
-    pub fn logits(&self) -> Place {
-        self.logits
+    /// A micro-batch's arrays.
+    pub fn batch(&self, micro: MicroIndex) -> &BatchPlaces {
+        &self.batches[micro.at()]
     }
 
     /// What the model's layers read and nobody writes.
@@ -349,38 +314,8 @@ impl DeviceMap {
         self.constants
     }
 
-    /// f32 `[N]`: log-probabilities of a micro-batch's targets, then their gradient.
-    pub fn logprobs(&self, micro: MicroIndex) -> Place {
-        self.logprobs[micro.at()]
-    }
-
-    /// What kernels work in: no operation finds anything there.
+    /// What kernels work in: no op finds anything there.
     pub fn workspace(&self) -> Place {
         self.workspace
-    }
-
-    /// A micro-batch's arrays.
-    pub fn batch(&self, micro: MicroIndex) -> BatchPlaces {
-        self.batches[micro.at()]
-    }
-
-    /// The activation below a layer, where it has a place of its own.
-    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
-        self.seats[seat.at()].boundaries[unit.at() - 1]
-    }
-
-    /// What spilled boundaries pass through.
-    pub fn room(&self, room: RoomIndex, seat: SeatIndex) -> Place {
-        self.seats[seat.at()].rooms[room.at()]
-    }
-
-    /// What a layer keeps from forward to backward.
-    pub fn kept(&self, unit: UnitIndex, seat: SeatIndex) -> Place {
-        self.seats[seat.at()].kept[unit.at() - 1]
-    }
-
-    /// The top of the residual stream: the head's input, then the gradient on its way down.
-    pub fn stream(&self, micro: MicroIndex) -> Place {
-        self.streams[micro.at()]
     }
 }

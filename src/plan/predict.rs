@@ -92,12 +92,7 @@ impl Plan {
     /// of each are known before the one before it ends, as in `horizon train`.
     ///
     /// Errors: what the policy's validation refuses.
-    pub fn predict(
-        &self,
-        layout: &Layout,
-        machine: &Machine,
-        micros: usize,
-    ) -> Result<Prediction> {
+    pub fn predict(&self, layout: &Layout, machine: &Machine, micros: usize) -> Result<Prediction> {
         let cost = self.cost(layout, micros);
         let (list, steady) = self.steady(&cost, machine, micros)?;
         let Steady { from_ns, to_ns, decide, .. } = steady;

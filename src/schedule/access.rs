@@ -101,9 +101,8 @@ impl Operation {
             let terms = geometry.terms(unit, micros);
             Access::read(geometry.accumulator(unit, sum), Content::Sum { unit, terms })
         };
-        let boundary = |place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex| {
-            extent.boundary(place, unit, micro)
-        };
+        let boundary =
+            |place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex| extent.boundary(place, unit, micro);
         let kept = |unit: UnitIndex, micro: MicroIndex| Resource::Kept { unit, seat: extent.seat(micro) };
         match *self {
             Operation::UploadBatch { micro } => {

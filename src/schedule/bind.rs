@@ -35,7 +35,9 @@ impl Operation {
                 PassId::Backward(unit, recompute, first_sets(micro))
             }
             Operation::HeadForward { micro } => PassId::Head(HeadTask::Loss, first_sets(micro)),
-            Operation::HeadForwardBackward { micro } => PassId::Head(HeadTask::LossBackward, first_sets(micro)),
+            Operation::HeadForwardBackward { micro } => {
+                PassId::Head(HeadTask::LossBackward, first_sets(micro))
+            }
             Operation::HeadLogprobs { micro } => PassId::Head(HeadTask::Logprobs, first_sets(micro)),
             Operation::HeadBackward { micro } => PassId::Head(HeadTask::Backward, first_sets(micro)),
             Operation::HeadLogits => PassId::Head(HeadTask::Logits, Write::Set),

@@ -283,116 +283,83 @@ pub enum Operation {
     },
 }
 
+/// What is said of an operation wherever it is named.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    lane: Lane,
+    name: &'static str,
+    unit: Option<UnitIndex>,
+    micro: Option<MicroIndex>,
+}
+
 impl Operation {
+    fn facts(&self) -> Facts {
+        use Lane::{Compute, D2h, Disk, H2d, Host};
+        let of_none = |lane, name| Facts { lane, name, unit: None, micro: None };
+        let of_unit = |lane, name, unit| Facts { unit: Some(unit), ..of_none(lane, name) };
+        let of_micro = |lane, name, micro| Facts { micro: Some(micro), ..of_none(lane, name) };
+        let of_both = |lane, name, unit, micro| Facts { unit: Some(unit), ..of_micro(lane, name, micro) };
+        match *self {
+            Operation::UploadBatch { micro } => of_micro(H2d, "upload batch", micro),
+            Operation::Upload { unit, .. } => of_unit(H2d, "upload", unit),
+            Operation::FetchBoundary { unit, micro, .. } => of_both(H2d, "fetch boundary", unit, micro),
+            Operation::FetchSum { unit, .. } => of_unit(H2d, "fetch sum", unit),
+            Operation::UploadDlogprobs { micro } => of_micro(H2d, "upload log-probability gradients", micro),
+
+            Operation::EmbedForward { micro, .. } => of_micro(Compute, "embed forward", micro),
+            Operation::Forward { unit, micro, .. } => of_both(Compute, "forward", unit, micro),
+            Operation::HeadForward { micro } => of_micro(Compute, "head forward", micro),
+            Operation::HeadForwardBackward { micro } => of_micro(Compute, "head forward backward", micro),
+            Operation::HeadLogits => of_none(Compute, "head logits"),
+            Operation::HeadLogprobs { micro } => of_micro(Compute, "head log-probabilities", micro),
+            Operation::HeadBackward { micro } => of_micro(Compute, "head backward", micro),
+            Operation::RecomputeBackward { unit, micro, recompute: Recompute::None, .. } => {
+                of_both(Compute, "backward", unit, micro)
+            }
+            Operation::RecomputeBackward { unit, micro, .. } => {
+                of_both(Compute, "recompute backward", unit, micro)
+            }
+            Operation::EmbedBackward { micro } => of_micro(Compute, "embed backward", micro),
+            Operation::Norm { unit, .. } => of_unit(Compute, "norm", unit),
+            Operation::Round { unit, .. } => of_unit(Compute, "round", unit),
+
+            Operation::Download { unit, .. } => of_unit(D2h, "download", unit),
+            Operation::DownloadNorm { unit, .. } => of_unit(D2h, "download norm", unit),
+            Operation::SpillBoundary { unit, micro, .. } => of_both(D2h, "spill boundary", unit, micro),
+            Operation::SpillSum { unit, .. } => of_unit(D2h, "spill sum", unit),
+            Operation::DownloadLoss => of_none(D2h, "download loss"),
+            Operation::DownloadLogits => of_none(D2h, "download logits"),
+            Operation::DownloadLogprobs { micro } => of_micro(D2h, "download log-probabilities", micro),
+
+            Operation::Loss => of_none(Host, "loss"),
+            Operation::Decide { .. } => of_none(Host, "decide"),
+            Operation::Adam { unit, .. } => of_unit(Host, "adam", unit),
+            Operation::AdamRows { rows: RowSet::Next } => of_none(Host, "adam next rows"),
+            Operation::AdamRows { rows: RowSet::Others } => of_none(Host, "adam other rows"),
+
+            Operation::Save { unit } => of_unit(Disk, "save", unit),
+        }
+    }
+
     /// The lane it runs on.
     pub fn lane(&self) -> Lane {
-        match self {
-            Operation::UploadBatch { .. }
-            | Operation::Upload { .. }
-            | Operation::FetchBoundary { .. }
-            | Operation::FetchSum { .. }
-            | Operation::UploadDlogprobs { .. } => Lane::H2d,
-            Operation::EmbedForward { .. }
-            | Operation::Forward { .. }
-            | Operation::HeadForwardBackward { .. }
-            | Operation::HeadForward { .. }
-            | Operation::HeadLogits
-            | Operation::HeadLogprobs { .. }
-            | Operation::HeadBackward { .. }
-            | Operation::RecomputeBackward { .. }
-            | Operation::EmbedBackward { .. }
-            | Operation::Norm { .. }
-            | Operation::Round { .. } => Lane::Compute,
-            Operation::Download { .. }
-            | Operation::DownloadNorm { .. }
-            | Operation::SpillBoundary { .. }
-            | Operation::SpillSum { .. }
-            | Operation::DownloadLoss
-            | Operation::DownloadLogits
-            | Operation::DownloadLogprobs { .. } => Lane::D2h,
-            Operation::Loss
-            | Operation::Decide { .. }
-            | Operation::Adam { .. }
-            | Operation::AdamRows { .. } => Lane::Host,
-            Operation::Save { .. } => Lane::Disk,
-        }
+        self.facts().lane
     }
 
     /// The kind in one word or two: what a trace groups by.
     pub fn name(&self) -> &'static str {
-        match self {
-            Operation::UploadBatch { .. } => "upload batch",
-            Operation::Upload { .. } => "upload",
-            Operation::EmbedForward { .. } => "embed forward",
-            Operation::Forward { .. } => "forward",
-            Operation::SpillBoundary { .. } => "spill boundary",
-            Operation::FetchBoundary { .. } => "fetch boundary",
-            Operation::SpillSum { .. } => "spill sum",
-            Operation::FetchSum { .. } => "fetch sum",
-            Operation::DownloadNorm { .. } => "download norm",
-            Operation::HeadForwardBackward { .. } => "head forward backward",
-            Operation::HeadForward { .. } => "head forward",
-            Operation::HeadLogits => "head logits",
-            Operation::HeadLogprobs { .. } => "head log-probabilities",
-            Operation::HeadBackward { .. } => "head backward",
-            Operation::RecomputeBackward { recompute: Recompute::None, .. } => "backward",
-            Operation::RecomputeBackward { .. } => "recompute backward",
-            Operation::EmbedBackward { .. } => "embed backward",
-            Operation::Norm { .. } => "norm",
-            Operation::Round { .. } => "round",
-            Operation::Download { .. } => "download",
-            Operation::DownloadLoss => "download loss",
-            Operation::DownloadLogits => "download logits",
-            Operation::DownloadLogprobs { .. } => "download log-probabilities",
-            Operation::Loss => "loss",
-            Operation::UploadDlogprobs { .. } => "upload log-probability gradients",
-            Operation::Decide { .. } => "decide",
-            Operation::Adam { .. } => "adam",
-            Operation::AdamRows { rows: RowSet::Next, .. } => "adam next rows",
-            Operation::AdamRows { rows: RowSet::Others, .. } => "adam other rows",
-            Operation::Save { .. } => "save",
-        }
+        self.facts().name
     }
 
     /// The unit it is about, if it is about one. The ends' own operations name theirs only where the ends
     /// are streamed, normed, rounded or updated as units.
     pub fn unit(&self) -> Option<UnitIndex> {
-        match *self {
-            Operation::Upload { unit, .. }
-            | Operation::Forward { unit, .. }
-            | Operation::SpillBoundary { unit, .. }
-            | Operation::FetchBoundary { unit, .. }
-            | Operation::SpillSum { unit, .. }
-            | Operation::FetchSum { unit, .. }
-            | Operation::DownloadNorm { unit, .. }
-            | Operation::RecomputeBackward { unit, .. }
-            | Operation::Norm { unit, .. }
-            | Operation::Round { unit, .. }
-            | Operation::Download { unit, .. }
-            | Operation::Adam { unit, .. }
-            | Operation::Save { unit } => Some(unit),
-            _ => None,
-        }
+        self.facts().unit
     }
 
     /// The micro-batch it is about, if it is about one.
     pub fn micro(&self) -> Option<MicroIndex> {
-        match *self {
-            Operation::UploadBatch { micro }
-            | Operation::EmbedForward { micro, .. }
-            | Operation::Forward { micro, .. }
-            | Operation::SpillBoundary { micro, .. }
-            | Operation::FetchBoundary { micro, .. }
-            | Operation::HeadForwardBackward { micro }
-            | Operation::HeadForward { micro }
-            | Operation::HeadLogprobs { micro }
-            | Operation::HeadBackward { micro }
-            | Operation::DownloadLogprobs { micro }
-            | Operation::UploadDlogprobs { micro }
-            | Operation::RecomputeBackward { micro, .. }
-            | Operation::EmbedBackward { micro } => Some(micro),
-            _ => None,
-        }
+        self.facts().micro
     }
 }
 

@@ -367,6 +367,8 @@ fn placements(course: &Course) -> Vec<(&'static str, TrainerOptions, Manner)> {
     let layer = LayerPlacement::default();
     let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let none = LayerPlacement { recompute: Recompute::None, ..layer };
+    let linears = LayerPlacement { recompute: Recompute::Linears, ..layer };
+    let mlp = LayerPlacement { recompute: Recompute::Mlp, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
     let resident = LayerPlacement { resident: true, ..selective };
     let own = LayerPlacement { sum: Sum::Own, recompute: Recompute::None, ..spilled };
@@ -378,6 +380,11 @@ fn placements(course: &Course) -> Vec<(&'static str, TrainerOptions, Manner)> {
     };
     let mut all = vec![
         ("selective recompute", place(&|o| o.layers = vec![selective; 4]), Manner::Plain),
+        (
+            "recompute of linears and of MLPs",
+            place(&|o| o.layers = vec![linears, mlp, linears, mlp]),
+            Manner::Plain,
+        ),
         (
             "no recompute, 3 slots",
             place(&|o| (o.layers, o.weight_slots) = (vec![none; 4], 3)),
@@ -426,7 +433,12 @@ fn recorded_runs_have_their_digests_in_every_placement() {
     let mut found = Map::new();
     for course in &courses {
         let digest = course.run(&course.options, Manner::Plain);
-        for (what, options, manner) in placements(course) {
+        // Layers as two units each, too.
+        let mut split = course.clone();
+        split.config.split_layers = true;
+        assert_eq!(split.run(&course.options, Manner::Plain), digest, "{}, split", course.name);
+        for (number, (what, options, manner)) in placements(course).into_iter().enumerate() {
+            let course = if number % 2 == 0 { course } else { &split };
             assert_eq!(course.run(&options, manner), digest, "{}: {what} changed a bit", course.name);
         }
         let same = found.iter().find(|(_, other)| **other == json!(digest)).map(|(name, _)| name.clone());

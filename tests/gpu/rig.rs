@@ -6,7 +6,7 @@ use horizon::base::Result;
 use horizon::device::Lane;
 use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::engine::{Backend, KernelsSetting, MakeKernels, Trainer, TrainerOptions};
-use horizon::model::{ModelConfig, products};
+use horizon::model::ModelConfig;
 use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::table::Table;
 use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
@@ -104,8 +104,7 @@ fn backend(ordinal: usize, cuda: CudaOptions) -> Result<Backend> {
     let (stream, handle) = (device.stream(Lane::Compute).clone(), Handle::new(CublasLt::open()?)?);
     let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
         let kernels = CudaKernels::new(stream, setting.workspace, handle, Table::default(), ordinal)?;
-        let numeric = &setting.plan.policy.numeric;
-        kernels.prepare(&products(setting.config, numeric.shape, numeric.logits_chunk))?;
+        kernels.prepare(&setting.plan.passes.products())?;
         Ok(Box::new(kernels))
     });
     // SAFETY: the kernels are of this device's stream, and the trainer gives them a workspace of their own.

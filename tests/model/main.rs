@@ -1,5 +1,7 @@
-//! The whole model: golden models of PyTorch, and gradients.
+//! The whole model: golden models of PyTorch, gradients, layout and passes.
 
 mod golden;
 mod gradients;
 mod layout;
+mod passes;
+mod step;

@@ -1,11 +1,12 @@
 //! Attention against its f64 reference.
 
 use horizon::base::{Dims, Shape};
+use horizon::ops::{AttentionBackward, AttentionForward, Heads};
 use support::reference::compare::{gradient_of, inner, judged};
 use support::reference::decoder::documents;
 use support::reference::device::{Device, Expected, stored_bf16};
 use support::reference::memory::Memory;
-use support::reference::rows::DocumentRows;
+use support::reference::rows::{DocumentRows, Rows};
 use support::reference::{Random, attention, attention_backward_in, attention_in, wide};
 
 /// `(b, t, h, g, d, reason)`.
@@ -44,27 +45,34 @@ impl Case {
 
     /// `out` and `lse`; and `dqkv`, if there is a gradient of the output.
     fn run(&self, device: &Device, dout: Option<&[f32]>) -> Vec<Memory> {
-        let Case { shape, dims, window, .. } = self;
+        let Case { shape, dims, window, .. } = *self;
         let (n, qkv) = (self.n(), device.activations(&self.qkv));
+        let heads = Heads::from(&dims);
         let dout = dout.map(|dout| device.activations(dout));
-        let documents = DocumentRows::new(device, *shape, &self.starts);
-        let rows = documents.rows();
+        let documents = DocumentRows::new(device, shape, &self.starts);
+        let Rows { doc_start, doc_end, .. } = documents.rows();
         device.run(|k| {
             let out = device.painted_activations(n * dims.attended());
             let lse = device.painted(n * dims.h * 4);
-            k.attention_forward(out.span(), lse.span(), qkv.span(), &rows, *window, dims);
+            let (out_span, lse_span, qkv) = (out.span(), lse.span(), qkv.span());
+            let forward =
+                AttentionForward { out: out_span, lse: lse_span, qkv, doc_start, window, shape, heads };
+            k.run(&forward.into());
             let Some(dout) = &dout else { return vec![out, lse] };
             let dqkv = device.painted_activations(n * dims.qkv());
-            k.attention_backward(
-                dqkv.span(),
-                dout.span(),
-                out.span(),
-                lse.span(),
-                qkv.span(),
-                &rows,
-                *window,
-                dims,
-            );
+            let backward = AttentionBackward {
+                dqkv: dqkv.span(),
+                dout: dout.span(),
+                out: out_span,
+                lse: lse_span,
+                qkv,
+                doc_start,
+                doc_end,
+                window,
+                shape,
+                heads,
+            };
+            k.run(&backward.into());
             vec![out, lse, dqkv]
         })
     }

@@ -1,6 +1,6 @@
-//! Backward of the bias against its f64 reference; forward is a part of `matmul`.
+//! Backward of the bias against its f64 reference; forward is a part of `linear`.
 
-use horizon::ops::Write;
+use horizon::ops::{BiasBackward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::Device;
 use support::reference::{Random, SIZES, bias, wide};
@@ -14,8 +14,9 @@ fn backward_sums_rows() {
             let dout_memory = device.activations(&dout);
             let results = device.run(|k| {
                 let (set, sum) = (device.painted(c * 4), device.f32s(&before));
-                k.bias_backward(set.span(), Write::Set, dout_memory.span(), n, c);
-                k.bias_backward(sum.span(), Write::Add, dout_memory.span(), n, c);
+                let dout = dout_memory.span();
+                k.run(&BiasBackward { dbias: set.span(), dout, dbias_write: Write::Set, n, c }.into());
+                k.run(&BiasBackward { dbias: sum.span(), dout, dbias_write: Write::Add, n, c }.into());
                 vec![set, sum]
             });
             let dbias = results[0].read_f32();

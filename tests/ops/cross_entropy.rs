@@ -1,6 +1,8 @@
 //! Cross-entropy against its f64 reference.
 
-use horizon::ops::LossRows;
+use horizon::ops::{
+    CrossEntropyBackward, CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs,
+};
 use support::reference::compare::gradient_of;
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
@@ -48,19 +50,24 @@ impl Case {
 
     /// Loss and logits of forward, loss and gradient of both directions; log-probabilities, and the gradient by them.
     fn run(&self, device: &Device) -> Vec<Memory> {
-        let Case { n, v, stride, .. } = *self;
+        let Case { n, v, stride, scale, .. } = *self;
         let (targets, weights) = (device.i32s(&self.targets), device.f32s(&self.weights));
         let dlogprobs = device.f32s(&self.dlogprobs());
-        let rows = LossRows { targets: targets.span(), weights: weights.span(), scale: self.scale };
+        let (targets, weights, dlogprobs) = (targets.span(), weights.span(), dlogprobs.span());
         device.run(|k| {
             let (forward_loss, both_loss) = (device.f64s(&[self.before]), device.f64s(&[self.before]));
             let (forward_logits, dlogits) = (self.strided(device), self.strided(device));
-            k.cross_entropy_forward(forward_loss.span(), forward_logits.span(), &rows, n, v, stride);
-            k.cross_entropy_forward_backward(both_loss.span(), dlogits.span(), &rows, n, v, stride);
             let (logprobs, again) = (device.painted(n * 4), self.strided(device));
-            let (targets, dlogprobs) = (targets.span(), dlogprobs.span());
-            k.cross_entropy_logprobs(logprobs.span(), forward_logits.span(), targets, n, v, stride);
-            k.cross_entropy_backward(again.span(), targets, dlogprobs, n, v, stride);
+            let (loss, logits) = (forward_loss.span(), forward_logits.span());
+            k.run(&CrossEntropyForward { loss, logits, targets, weights, n, v, stride }.into());
+            let out = logprobs.span();
+            k.run(&CrossEntropyLogprobs { logprobs: out, logits, targets, n, v, stride }.into());
+            let (loss, logits) = (both_loss.span(), dlogits.span());
+            k.run(
+                &CrossEntropyForwardBackward { loss, logits, targets, weights, scale, n, v, stride }.into(),
+            );
+            let logits = again.span();
+            k.run(&CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride }.into());
             vec![forward_loss, forward_logits, both_loss, dlogits, logprobs, again]
         })
     }

@@ -3,7 +3,6 @@
 //! with NVIDIA's where a GPU is.
 
 use horizon::base::master::widen;
-use horizon::ops::Addends;
 use horizon::ops::cuda::matmul::Products;
 use horizon::ops::cuda::product::{Direction, Product};
 use horizon::ops::cuda::table::Table;
@@ -46,32 +45,22 @@ impl Case {
     }
 
     fn run(&self, cuda: &Cuda, products: &Products, stream: &Stream) -> Vec<u8> {
+        let product = &self.product;
         let [x, dout, weight] = [&self.x, &self.dout, &self.weight].map(|v| cuda.here(Memory::bf16s(v)));
         let out = self.output(cuda, &self.before);
-        match self.product.direction {
-            Direction::Forward => {
-                let painted = self.output(cuda, &vec![f32::NAN; self.before.len()]);
-                let target = if self.apart { &painted } else { &out };
-                let bias = cuda.here(Memory::bf16s(&self.bias));
-                let addends = Addends {
-                    residual: self.product.add.then(|| out.span()),
-                    bias: self.product.bias.then(|| bias.span()),
-                };
-                products
-                    .forward(target.span(), x.span(), weight.span(), addends, &self.product, stream)
-                    .unwrap();
-                return target.bytes();
-            }
-            Direction::BackwardInput => {
-                products
-                    .backward_input(out.span(), dout.span(), weight.span(), &self.product, stream)
-                    .unwrap();
-            }
-            Direction::BackwardWeight => {
-                products.backward_weight(out.span(), dout.span(), x.span(), &self.product, stream).unwrap();
-            }
-        }
-        out.bytes()
+        let (painted, bias) =
+            (self.output(cuda, &vec![f32::NAN; self.before.len()]), cuda.here(Memory::bf16s(&self.bias)));
+        let target = if self.apart { &painted } else { &out };
+        let (a, b) = match product.direction {
+            Direction::Forward => (&weight, &x),
+            Direction::BackwardInput => (&weight, &dout),
+            Direction::BackwardWeight => (&x, &dout),
+        };
+        let matrices = [target, a, b].map(Memory::span);
+        let addends = [product.add.then(|| out.span()), product.bias.then(|| bias.span())];
+        // SAFETY: the operands are this test's, as long as the product says, and stay until the stream has been waited for.
+        unsafe { products.multiply(product, matrices, addends, stream) }.unwrap();
+        target.bytes()
     }
 
     /// For every element of the output its place, the sum that belongs there and the sum of magnitudes.
@@ -213,7 +202,8 @@ fn the_fastest_is_kept(
         times.push([30, 10, 20].get(times.len()).copied().unwrap_or(40));
         Ok(*times.last().expect("just pushed"))
     };
-    let (key, choice) = products.fastest(&case.product, 4, spans, stream, &mut clock).unwrap();
+    // SAFETY: as for `multiply`.
+    let (key, choice) = unsafe { products.fastest(&case.product, 4, spans, stream, &mut clock) }.unwrap();
     assert!(!times.is_empty() && times.len() <= 4);
     assert!(cuda.is_gpu() || times.len() == 3, "the emulated library has three: {times:?}");
     let first = products.choices().get(&key).expect("it was prepared");

@@ -1,19 +1,22 @@
 //! The embedding against its f64 reference.
 
-use horizon::ops::Kernels;
+use horizon::ops::{EmbeddingBackward, EmbeddingForward, Kernels};
 use support::reference::compare::{close, gradient_of, inner};
 use support::reference::device::Device;
 use support::reference::memory::Memory;
-use support::reference::rows::SortedTokens;
+use support::reference::rows::{SortedTokens, TokenRows};
 use support::reference::{Random, SIZES, embed, wide};
 
 const V: usize = 23;
 
 fn backward(device: &Device, tokens: &[i32], dout: &[f32], before: &[f32], c: usize) -> Vec<f32> {
     let (sorted, dout) = (SortedTokens::new(device, tokens), device.activations(dout));
+    let (n, v, dout_span) = (tokens.len(), before.len() / c, dout.span());
+    let TokenRows { tokens, order, first, distinct } = sorted.rows();
     let results = device.run(|k| {
         let dtable = device.f32s(before);
-        k.embed_backward(dtable.span(), dout.span(), &sorted.rows(), tokens.len(), c, before.len() / c);
+        let (at, dout) = (dtable.span(), dout_span);
+        k.run(&EmbeddingBackward { dtable: at, dout, tokens, order, first, distinct, n, c, v }.into());
         vec![dtable]
     });
     results[0].read_f32()
@@ -31,7 +34,8 @@ fn forward_and_backward_agree() {
             let (table_memory, tokens_memory) = (device.bf16s(&table), device.i32s(&tokens));
             let results = device.run(|k| {
                 let out = device.painted_activations(n * c);
-                k.embed_forward(out.span(), table_memory.span(), tokens_memory.span(), n, c, V);
+                let (table, tokens) = (table_memory.span(), tokens_memory.span());
+                k.run(&EmbeddingForward { out: out.span(), table, tokens, n, c, v: V }.into());
                 vec![out]
             });
             let table64 = wide(&table);
@@ -60,8 +64,9 @@ fn gradients_of_a_token_add_up_in_row_order() {
 #[test]
 #[should_panic(expected = "token 23 has no row")]
 fn a_token_beyond_the_table_is_refused() {
-    let (table, tokens, out) = (Memory::bf16s(&[0.0; V]), Memory::i32s(&[23]), Memory::painted(4));
+    let memory = [Memory::bf16s(&[0.0; V]), Memory::i32s(&[23]), Memory::painted(4)];
+    let [table, tokens, out] = memory.each_ref().map(Memory::span);
     let pool = horizon::host::Pool::new(1).expect("a pool");
     let k = horizon::ops::cpu::CpuKernels::new(std::sync::Arc::new(pool));
-    k.embed_forward(out.span(), table.span(), tokens.span(), 1, 1, V);
+    k.run(&EmbeddingForward { out, table, tokens, n: 1, c: 1, v: V }.into());
 }

@@ -59,7 +59,7 @@ fn column_major_operands_give_the_row_major_products() {
         for direction in DIRECTIONS {
             let product = product(direction, false, size);
             product.check().unwrap();
-            // Row-major truths, by the formulas of the trait `Kernels`.
+            // Row-major truths, by the formulas of `ops::linear`.
             let (a, b, mut truth) = match direction {
                 Direction::Forward => (&weight, &x, vec![0; n * out_stride]),
                 Direction::BackwardInput => (&weight, &dout, vec![0; n * x_stride]),
@@ -90,7 +90,7 @@ fn column_major_operands_give_the_row_major_products() {
 }
 
 #[test]
-fn operands_have_the_types_and_lengths_of_the_trait() {
+fn operands_have_the_types_and_lengths_of_the_ops() {
     for direction in DIRECTIONS {
         let operands = Product::of(direction, Write::Set, Linear::dense(6, 40, 24)).operands();
         assert_eq!((operands.a.matrix.dtype, operands.b.matrix.dtype), (DType::Bf16, DType::Bf16));

@@ -2,12 +2,13 @@
 
 mod attention;
 mod bias;
+mod contracts;
 mod cross_entropy;
 mod cublaslt;
 mod embedding;
 mod gemm_table;
 mod gradient;
-mod matmul;
+mod linear;
 mod qk_norm;
 mod rmsnorm;
 mod rope;

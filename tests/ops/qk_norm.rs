@@ -1,7 +1,7 @@
 //! The norm of query and key heads against its f64 reference.
 
 use horizon::base::Dims;
-use horizon::ops::Write;
+use horizon::ops::{Heads, QkNormBackward, QkNormForward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
@@ -40,15 +40,28 @@ impl Case {
         let rstd: Vec<f32> = self.truth().1.iter().map(|&r| r as f32).collect();
         let (qkv, rstd) = (device.activations(&self.qkv), device.f32s(&rstd));
         let weights = self.weights.each_ref().map(|weight| device.bf16s(weight));
-        let weights = weights.each_ref().map(Memory::span);
+        let [q_weight, k_weight] = weights.each_ref().map(Memory::span);
+        let (dweight_write, heads) = (write, Heads::from(&self.dims));
         device.run(|k| {
             let dqkv = device.activations(dout);
             let dweights = before.each_ref().map(|before| match write {
                 Write::Set => device.painted(d * 4),
                 Write::Add => device.f32s(before),
             });
-            let places = dweights.each_ref().map(Memory::span);
-            k.qk_norm_backward(dqkv.span(), places, write, qkv.span(), rstd.span(), weights, n, &self.dims);
+            let [dq_weight, dk_weight] = dweights.each_ref().map(Memory::span);
+            let backward = QkNormBackward {
+                dqkv: dqkv.span(),
+                dq_weight,
+                dk_weight,
+                qkv: qkv.span(),
+                rstd: rstd.span(),
+                q_weight,
+                k_weight,
+                dweight_write,
+                n,
+                heads,
+            };
+            k.run(&backward.into());
             let [dq, dk] = dweights;
             vec![dqkv, dq, dk]
         })
@@ -73,11 +86,15 @@ fn forward_agrees() {
             let Case { n, dims, reason, .. } = case;
             let qkv = device.activations(&case.qkv);
             let weights = case.weights.each_ref().map(|weight| device.bf16s(weight));
-            let weights = weights.each_ref().map(Memory::span);
+            let [q_weight, k_weight] = weights.each_ref().map(Memory::span);
+            let (eps, heads, qkv) = (EPS, Heads::from(&dims), qkv.span());
             let results = device.run(|k| {
                 let out = device.painted_activations(n * dims.qkv());
                 let rstd = device.painted(n * (dims.h + dims.g) * 4);
-                k.qk_norm_forward(out.span(), rstd.span(), qkv.span(), weights, EPS, n, &dims);
+                let (out_span, rstd_span) = (out.span(), rstd.span());
+                let forward =
+                    QkNormForward { out: out_span, rstd: rstd_span, qkv, q_weight, k_weight, eps, n, heads };
+                k.run(&forward.into());
                 vec![out, rstd]
             });
             let (out, rstd) = case.truth();

@@ -1,6 +1,6 @@
 //! RMSNorm against its f64 reference.
 
-use horizon::ops::Write;
+use horizon::ops::{RmsnormBackward, RmsnormForward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
@@ -17,7 +17,10 @@ fn forward_agrees() {
             let (x_memory, weight_memory) = (device.activations(&x), device.bf16s(&weight));
             let results = device.run(|k| {
                 let (out, rstd) = (device.painted_activations(n * c), device.painted(n * 4));
-                k.rmsnorm_forward(out.span(), rstd.span(), x_memory.span(), weight_memory.span(), EPS, n, c);
+                let (x, weight) = (x_memory.span(), weight_memory.span());
+                let forward =
+                    RmsnormForward { out: out.span(), rstd: rstd.span(), x, weight, eps: EPS, n, c };
+                k.run(&forward.into());
                 vec![out, rstd]
             });
             let (out, rstd) = rmsnorm(&wide(&x), &wide(&weight), f64::from(EPS), c);
@@ -50,9 +53,19 @@ impl Backward {
         let run = |dx: &dyn Fn() -> Memory, dweight: &dyn Fn() -> Memory, write, in_place: bool| {
             device.run(|k| {
                 let (dx, dweight) = (dx(), dweight());
-                let x = if in_place { dx.span() } else { x.span() };
-                let (dout, rstd, weight) = (dout.span(), rstd.span(), weight.span());
-                k.rmsnorm_backward(dx.span(), write, dweight.span(), write, dout, x, rstd, weight, n, c);
+                let backward = RmsnormBackward {
+                    dx: dx.span(),
+                    dweight: dweight.span(),
+                    dout: dout.span(),
+                    x: if in_place { dx.span() } else { x.span() },
+                    rstd: rstd.span(),
+                    weight: weight.span(),
+                    dx_write: write,
+                    dweight_write: write,
+                    n,
+                    c,
+                };
+                k.run(&backward.into());
                 vec![dx, dweight]
             })
         };

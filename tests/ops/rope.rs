@@ -1,6 +1,7 @@
 //! Rotary positions against their f64 reference.
 
 use horizon::base::{Dims, Shape};
+use horizon::ops::{Heads, Rope, Way};
 use support::reference::decoder::documents;
 use support::reference::device::{Device, Expected};
 use support::reference::rows::DocumentRows;
@@ -31,11 +32,14 @@ fn forward_turns_and_backward_turns_back() {
             let starts = documents(shape, &mut random);
             let (documents, inv_freq_memory) =
                 (DocumentRows::new(&device, shape, &starts), device.f32s(&inv_freq));
-            let rows = documents.rows();
+            let (n, heads) = (shape.n(), Heads::from(&dims));
+            let (positions, inv_freq_span) = (documents.rows().positions, inv_freq_memory.span());
             let results = device.run(|k| {
                 let (forward, backward) = (device.activations(&qkv), device.activations(&qkv));
-                k.rope_forward(forward.span(), &rows, inv_freq_memory.span(), &dims);
-                k.rope_backward(backward.span(), &rows, inv_freq_memory.span(), &dims);
+                for (memory, way) in [(&forward, Way::Forward), (&backward, Way::Backward)] {
+                    let (qkv, inv_freq) = (memory.span(), inv_freq_span);
+                    k.run(&Rope { qkv, positions, inv_freq, way, n, heads }.into());
+                }
                 vec![forward, backward]
             });
             // A rotation's gradient is the rotation by the opposite angle.
@@ -60,7 +64,16 @@ fn a_longer_sequence_and_another_base_are_not_taken_from_old_tables() {
                 let (memory, documents) =
                     (device.activations(&qkv), DocumentRows::new(&device, shape, &vec![0; t]));
                 let inv_freq = frequencies(theta, dims.d);
-                k.rope_forward(memory.span(), &documents.rows(), device.f32s(&inv_freq).span(), &dims);
+                let inv_freq_memory = device.f32s(&inv_freq);
+                let turn = Rope {
+                    qkv: memory.span(),
+                    positions: documents.rows().positions,
+                    inv_freq: inv_freq_memory.span(),
+                    way: Way::Forward,
+                    n: t,
+                    heads: Heads::from(&dims),
+                };
+                k.run(&turn.into());
                 let truth = rope(&wide(&qkv), &vec![0; t], shape, &inv_freq, &dims, 1.0);
                 let expected =
                     Expected { truth: &truth, naive: None, width: dims.d, factor: 2.0, f32: (1e-6, 2e-7) };

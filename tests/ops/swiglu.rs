@@ -1,5 +1,6 @@
 //! SwiGLU against its f64 reference.
 
+use horizon::ops::{SwigluBackward, SwigluForward};
 use support::reference::compare::{close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
@@ -9,8 +10,8 @@ fn run(device: &Device, gate_up: &[f32], dout: &[f32], n: usize, f: usize) -> Ve
     let dout = device.activations(dout);
     device.run(|k| {
         let (out, gate_up) = (device.painted_activations(n * f), device.activations(gate_up));
-        k.swiglu_forward(out.span(), gate_up.span(), n, f);
-        k.swiglu_backward(gate_up.span(), dout.span(), n, f);
+        k.run(&SwigluForward { out: out.span(), gate_up: gate_up.span(), n, f }.into());
+        k.run(&SwigluBackward { gate_up: gate_up.span(), dout: dout.span(), n, f }.into());
         vec![out, gate_up]
     })
 }

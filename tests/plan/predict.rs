@@ -4,7 +4,7 @@ use horizon::base::{DType, Dims, MicroIndex, PartIndex, Shape, SlotIndex, UnitIn
 use horizon::device::Lane;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
-use horizon::plan::{Cost, Machine, Plan};
+use horizon::plan::{Machine, Plan};
 use horizon::schedule::{
     Boundary, BoundaryPlace, GradPlace, Guard, LayerPlacement, Operation, Recompute, Sum, SumPlace,
     WeightPlace,
@@ -38,7 +38,10 @@ fn options() -> TrainerOptions {
 }
 
 fn plan(config: &ModelConfig) -> Plan {
-    Trainer::plan_for(config, &options()).unwrap()
+    let options = options();
+    let layout = Layout::new(config);
+    let policy = Trainer::plan_for(config, &options).unwrap().policy;
+    Plan::new(config, &layout, policy, options.micros_max, DType::Bf16).unwrap()
 }
 
 #[test]
@@ -59,9 +62,10 @@ fn work_is_counted_by_the_known_formulas() {
     // first 64 rows of each see one block of keys, the others two.
     let pairs = (2 * (64 * 64 + 64 * 128)) as f64;
     assert_eq!(forward.attention_flop, [2.0 * 2.0 * pairs * 256.0, 0.0]);
-    // Weights are read, and 256 rows of: two norms, queries and keys in place, SwiGLU.
+    // Weights are read, and 256 rows of: two norms with a scale and weights of their own, queries and keys in place, SwiGLU.
     let columns = (4 * 256 + 2 * (4 + 2) * 64 + 3 * 688) as f64;
-    assert_eq!(forward.device_bytes, 2.0 * matrices + 2.0 * n * columns);
+    let norms = 2.0 * (4.0 * n + 2.0 * 256.0);
+    assert_eq!(forward.device_bytes, 2.0 * matrices + 2.0 * n * columns + norms);
     assert_eq!(forward.launches, 9.0, "norm, qkv, rope, attention, o, norm, gate and up, SwiGLU, down");
     let backward = |recompute| {
         cost.work(&Operation::RecomputeBackward {
@@ -74,6 +78,12 @@ fn work_is_counted_by_the_known_formulas() {
         })
     };
     assert_eq!(backward(Recompute::Full).products(), 6.0 * n * matrices - 2.0 * n * down_projection);
+    let o_projection = (256 * 256) as f64;
+    let qkv_projection = (256 * (256 + 2 * 128)) as f64;
+    assert_eq!(backward(Recompute::Linears).products(), backward(Recompute::Full).products());
+    assert_eq!(backward(Recompute::Linears).attention_flop, [0.0, 10.0 * pairs * 256.0]);
+    let mlp = backward(Recompute::Full).products() - 2.0 * n * (o_projection + qkv_projection);
+    assert_eq!(backward(Recompute::Mlp).products(), mlp);
     for kept in [Recompute::Selective, Recompute::None] {
         assert_eq!(backward(kept).products(), 4.0 * n * matrices, "no product is repeated");
         assert_eq!(backward(kept).attention_flop, [0.0, 10.0 * pairs * 256.0]);

@@ -6,7 +6,7 @@ use horizon::base::{DType, Dims, Shape, Status};
 use horizon::device::Lane;
 use horizon::host::{Limit, Limits};
 use horizon::model::{Layout, ModelConfig, Recompute};
-use horizon::plan::{Cost, Machine, Pins, Plan, Question, RING, Room};
+use horizon::plan::{Machine, Pins, Plan, Question, RING, Room};
 use horizon::schedule::{
     AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, Sum, train_rows_first,
 };

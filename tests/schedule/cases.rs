@@ -81,7 +81,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 }
 
 fn any_layer() -> impl Strategy<Value = LayerPlacement> {
-    let recompute = prop_oneof![Just(Recompute::Full), Just(Recompute::Selective), Just(Recompute::None)];
+    let recompute = proptest::sample::select(Recompute::ALL.to_vec());
     let boundary = prop_oneof![Just(Boundary::Kept), Just(Boundary::Spilled)];
     let sum = prop_oneof![Just(Sum::Passing), Just(Sum::Own)];
     (recompute, boundary, any::<bool>(), sum).prop_map(|(recompute, boundary, resident, sum)| {

@@ -69,6 +69,7 @@ impl FolderConfig {
             qk_norm: family.qk_norm,
             // Refused below unless it is a number of layers that a decoder can have; nothing is sized by a larger one.
             window: if dims.l <= LAYERS_MAX { window(family, reader, dims.l)? } else { None },
+            split_layers: false,
         };
         refuse_unknown(&keys)?;
         model.validate()?;

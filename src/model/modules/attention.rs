@@ -2,9 +2,9 @@
 //! product back into the residual stream.
 
 use crate::base::Shape;
+use crate::model::ModelConfig;
 use crate::model::modules::linear::{Dense, Tensors};
 use crate::model::program::{Builder, External, Recompute, Value, Weights};
-use crate::model::ModelConfig;
 use crate::ops::{
     AttentionBackward, AttentionForward, Element, Heads, QkNormBackward, QkNormForward, Rope, Way,
 };
@@ -31,7 +31,7 @@ struct QkNorm {
     k: Weights,
 }
 
-/// What attention finds of a micro-batch.
+/// The memory of a micro-batch that attention is given.
 #[derive(Clone, Copy)]
 struct Places {
     positions: Value,
@@ -77,8 +77,8 @@ impl Attention {
         let (mut packed, mut norm) = (qkv.out, None);
         if config.qk_norm {
             b.keep(packed, Recompute::Mlp);
-            let q = b.parameters(&[("self_attn.q_norm.weight", &[dims.d])]);
-            let k = b.parameters(&[("self_attn.k_norm.weight", &[dims.d])]);
+            let q = b.parameters(&[("self_attn.q_norm.weight", dims.d)], None);
+            let k = b.parameters(&[("self_attn.k_norm.weight", dims.d)], None);
             let normed = b.own(Element::Activation, n * heads.qkv());
             let rstd = b.own(Element::F32, n * heads.normed());
             let (q_weight, k_weight, eps) = (q.weights, k.weights, config.norm_eps);
@@ -125,7 +125,8 @@ impl Attention {
         b.push(Rope { qkv: dqkv, positions, inv_freq, way: Way::Backward, n, heads });
         let mut dqkv = dqkv.next();
         if let Some(QkNorm { rstd, q, k }) = self.norm {
-            let ((dq_weight, dweight_write), (dk_weight, _)) = (b.contribution(q.gradient), b.contribution(k.gradient));
+            let ((dq_weight, dweight_write), (dk_weight, _)) =
+                (b.contribution(q.gradient), b.contribution(k.gradient));
             b.push(QkNormBackward {
                 dqkv,
                 dq_weight,

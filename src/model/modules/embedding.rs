@@ -5,7 +5,7 @@ use crate::model::program::{Builder, External, Weights};
 use crate::ops::{Element, EmbeddingBackward, EmbeddingForward, Write, Zero};
 
 fn table(b: &mut Builder, dims: &Dims) -> Weights {
-    b.parameters(&[("model.embed_tokens.weight", &[dims.v, dims.c])])
+    b.parameters(&[("model.embed_tokens.weight", dims.v)], Some(dims.c))
 }
 
 /// The boundary below the first layer: rows of the table.

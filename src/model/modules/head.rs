@@ -12,7 +12,7 @@ use crate::ops::{
     Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Widen, Write, Zero,
 };
 
-/// What is asked of the head.
+/// A task of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HeadTask {
     /// The loss.
@@ -29,15 +29,10 @@ pub enum HeadTask {
 
 impl HeadTask {
     /// All of them.
-    pub const ALL: [HeadTask; 5] = [
-        HeadTask::Loss,
-        HeadTask::LossBackward,
-        HeadTask::Logprobs,
-        HeadTask::Backward,
-        HeadTask::Logits,
-    ];
+    pub const ALL: [HeadTask; 5] =
+        [HeadTask::Loss, HeadTask::LossBackward, HeadTask::Logprobs, HeadTask::Backward, HeadTask::Logits];
 
-    /// Whether it gives gradients.
+    /// Returns true where it gives gradients.
     pub fn is_backward(self) -> bool {
         matches!(self, HeadTask::LossBackward | HeadTask::Backward)
     }
@@ -52,7 +47,7 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
     let norm = Norm::forward(b, "model.norm.weight", stream, config.norm_eps, [n, c]);
     let lm = match config.tied {
         true => b.borrowed(v * c),
-        false => b.parameters(&[("lm_head.weight", &[v, c])]),
+        false => b.parameters(&[("lm_head.weight", v)], Some(c)),
     };
     if task.is_backward() {
         b.zero_padding();
@@ -83,7 +78,7 @@ fn lm_backward(b: &mut Builder, dlogits: Value, normed: Value, lm: Weights, size
     b.push(LinearBackwardInput { dx, dout: dlogits, weight, dx_write, sizes });
 }
 
-/// What the head finds of a micro-batch's rows.
+/// The rows of a micro-batch that the head is given.
 struct Rows {
     targets: Option<Value>,
     weights: Option<Value>,
@@ -109,7 +104,14 @@ impl Rows {
     }
 
     /// Does with a chunk of logits what is asked; returns their gradient if that is part of it.
-    fn ask(&self, b: &mut Builder, task: HeadTask, logits: Value, first: usize, sizes: Linear) -> Option<Value> {
+    fn ask(
+        &self,
+        b: &mut Builder,
+        task: HeadTask,
+        logits: Value,
+        first: usize,
+        sizes: Linear,
+    ) -> Option<Value> {
         let Linear { n, m: v, out_stride: stride, .. } = sizes;
         let mut cut = |rows: Option<Value>| {
             let rows = rows.expect("the task has these rows");

@@ -33,12 +33,8 @@ impl Dense {
         residual: Option<Value>,
         out: Option<Value>,
     ) -> Dense {
-        let shapes: Vec<_> = tensors.weights.iter().map(|(name, rows)| (*name, [*rows, k])).collect();
-        let shapes: Vec<_> = shapes.iter().map(|(name, shape)| (*name, &shape[..])).collect();
-        let weight = b.parameters(&shapes);
-        let biases: Vec<_> = tensors.biases.iter().map(|(name, rows)| (*name, [*rows])).collect();
-        let biases: Vec<_> = biases.iter().map(|(name, shape)| (*name, &shape[..])).collect();
-        let bias = (!biases.is_empty()).then(|| b.parameters(&biases));
+        let weight = b.parameters(tensors.weights, Some(k));
+        let bias = (!tensors.biases.is_empty()).then(|| b.parameters(tensors.biases, None));
         let sizes = Linear::dense(n, k, tensors.weights.iter().map(|(_, rows)| rows).sum());
         let out = out.unwrap_or_else(|| b.own(Element::Activation, sizes.out_elements()));
         let layer = Dense { out, x, weight, bias, sizes };

@@ -17,7 +17,7 @@ pub struct Norm {
 impl Norm {
     /// `out =` the rows of `x [n, c]` normalised, times the tensor `name`, `[C]`.
     pub fn forward(b: &mut Builder, name: &'static str, x: Value, eps: f32, [n, c]: [usize; 2]) -> Norm {
-        let weight = b.parameters(&[(name, &[c])]);
+        let weight = b.parameters(&[(name, c)], None);
         let (out, rstd) = (b.own(Element::Activation, n * c), b.own(Element::F32, n));
         b.push(RmsnormForward { out, rstd, x, weight: weight.weights, eps, n, c });
         Norm { out, x, rstd, weight, n, c }

@@ -1,7 +1,7 @@
 //! Places of buffers: from the first use to the last a buffer has its memory alone.
 
 use crate::base::DType;
-use crate::model::program::{External, Home, Owner, Program, Recompute, Value};
+use crate::model::program::{External, Home, Owner, Program, Recompute, Value, operands};
 use crate::ops::{Flops, Op};
 
 /// Every buffer starts on a multiple of this many bytes.
@@ -86,10 +86,11 @@ impl Program {
         }
         let mut lives: Vec<Life> = Vec::new();
         for (number, op) in ops.clone().enumerate() {
-            op.contract().each_operand(&mut |operand| {
-                let buffer = self.root(operand.at.buffer).0 as usize;
+            for operand in operands(op) {
+                let (root, _) = self.root(operand.at.buffer);
+                let buffer = root as usize;
                 if self.buffers[buffer].home != Home::Own || offsets[buffer].is_some() {
-                    return;
+                    continue;
                 }
                 match lives.iter_mut().find(|life| life.buffer == buffer) {
                     Some(life) => life.last = number,
@@ -98,7 +99,7 @@ impl Program {
                         lives.push(Life { buffer, bytes, first: number, last: number });
                     }
                 }
-            });
+            }
         }
         let scratch_bytes = place(lives, &mut |buffer, offset| {
             offsets[buffer] = Some((Base::Scratch, offset));
@@ -110,9 +111,9 @@ impl Program {
                 Home::Gradient(owner, element) => (Base::Gradient(owner), element * DType::F32.bytes()),
                 Home::External(external) => (Base::External(external), 0),
                 Home::Own => offsets[root as usize].expect("every buffer of an op has a place"),
-                Home::Part(..) => unreachable!("a root is no part"),
+                Home::Part(..) => unreachable!("a part's whole is no part"),
             };
-            Slot { base, offset: offset + within, bytes: self.buffers[value.buffer as usize].bytes }
+            Slot { base, offset: offset + within.start, bytes: within.len() }
         };
         Pass { ops: ops.map(|op| op.map(&mut |value| slot(value))).collect(), scratch_bytes, kept_bytes }
     }

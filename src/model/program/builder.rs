@@ -1,8 +1,10 @@
 //! The writing of a program, and the rules that it is held to.
 
 use crate::base::DType;
-use crate::model::program::{Buffer, External, Home, Owner, Parameter, Program, Recompute, Value};
-use crate::ops::{Access, Element, Op, Write, Zero};
+use crate::model::program::{
+    Buffer, External, Home, Owner, Parameter, Program, Recompute, Value, operands, result,
+};
+use crate::ops::{Access, Element, Op, Operand, Write, Zero};
 
 /// Elements: 256 bytes of bf16, so that rows of any storage type start on cache lines.
 const ALIGNMENT: usize = 128;
@@ -19,12 +21,23 @@ pub struct Weights {
 /// A program that is being written.
 pub struct Builder {
     program: Program,
-    /// By buffer: the number of writes so far; one where something is there from the start.
-    versions: Vec<u32>,
+    /// By buffer.
+    states: Vec<State>,
     write: Write,
     backward: bool,
     /// Runs of elements that no tensor covers, of the unit and of borrowed ones.
     padding: Vec<(Owner, usize, usize)>,
+}
+
+/// A buffer while ops are appended.
+#[derive(Default)]
+struct State {
+    /// Writes so far; one where something is there from the start.
+    version: u32,
+    /// Of a part: the version of its whole that it is made of.
+    of: u32,
+    /// Of a whole: the parts written since its last write.
+    parts: Vec<u32>,
 }
 
 impl Builder {
@@ -38,17 +51,20 @@ impl Builder {
             forward: Vec::new(),
             backward: Vec::new(),
         };
-        Builder { program, versions: Vec::new(), write, backward: false, padding: Vec::new() }
+        Builder { program, states: Vec::new(), write, backward: false, padding: Vec::new() }
     }
 
-    /// What the program does to gradients and to the loss.
+    /// The mode of gradients and of the loss.
     pub fn write(&self) -> Write {
         self.write
     }
 
     fn buffer(&mut self, home: Home, bytes: usize, is_there: bool) -> Value {
+        let is_new = matches!(home, Home::Own | Home::Part(..))
+            || self.program.buffers.iter().all(|buffer| buffer.home != home);
+        assert!(is_new, "{home:?} is declared twice");
         self.program.buffers.push(Buffer { home, bytes, kept: None });
-        self.versions.push(u32::from(is_there));
+        self.states.push(State { version: u32::from(is_there), ..State::default() });
         Value { buffer: self.program.buffers.len() as u32 - 1, version: 1 }
     }
 
@@ -77,13 +93,16 @@ impl Builder {
         self.buffer(Home::External(external), bytes, is_there)
     }
 
-    /// Declares tensors of the unit, `(name, shape)`, which stand together without padding between them.
-    pub fn parameters(&mut self, tensors: &[(&'static str, &[usize])]) -> Weights {
+    /// Declares tensors of the unit, `(name, rows)`, which stand together without padding between them: matrices
+    /// `[rows, columns]`, or vectors `[rows]`.
+    pub fn parameters(&mut self, tensors: &[(&'static str, usize)], columns: Option<usize>) -> Weights {
         let first = self.program.elements;
         let mut end = first;
-        for &(name, shape) in tensors {
-            self.program.parameters.push(Parameter { name, shape: shape.to_vec(), offset: end });
-            end += shape.iter().product::<usize>();
+        for &(name, rows) in tensors {
+            let shape: Vec<usize> = [rows].into_iter().chain(columns).collect();
+            let elements = shape.iter().product::<usize>();
+            self.program.parameters.push(Parameter { name, shape, offset: end });
+            end += elements;
         }
         self.program.elements = end.next_multiple_of(ALIGNMENT);
         self.weights(Owner::Own, first, end - first)
@@ -120,33 +139,47 @@ impl Builder {
 
     /// Part of a value as a value of its own: `elements` elements from `first` on. It holds what the whole does.
     pub fn part(&mut self, whole: Value, element: Element, first: usize, elements: usize) -> Value {
-        let is_there = self.versions[whole.buffer as usize] > 0;
-        if is_there {
-            self.check_current(whole, "a part");
+        let Buffer { home, bytes, .. } = self.program.buffers[whole.buffer as usize];
+        let (of, size) = (self.states[whole.buffer as usize].version, element.bytes(self.program.storage));
+        assert!(!matches!(home, Home::Part(..)), "a part has no parts");
+        assert!((first + elements) * size <= bytes, "a part leaves its whole");
+        assert!(of == 0 || of == whole.version, "a part's whole is written over");
+        let part = self.buffer(Home::Part(whole.buffer, first * size), elements * size, of > 0);
+        self.states[part.buffer as usize].of = of;
+        if of > 0 {
+            self.check_current(part, "a part", "what it holds");
         }
-        let size = element.bytes(self.program.storage);
-        let end = (first + elements) * size;
-        assert!(end <= self.program.buffers[whole.buffer as usize].bytes, "a part leaves its whole");
-        self.buffer(Home::Part(whole.buffer, first * size), elements * size, is_there)
+        part
     }
 
     /// The value of a whole all of whose parts have been written anew.
+    ///
+    /// # Panics
+    /// If the parts written since the whole do not cover it, each byte once.
     pub fn whole(&mut self, of: Value) -> Value {
-        self.check_current(of, "a whole");
-        self.versions[of.buffer as usize] += 1;
+        let state = &mut self.states[of.buffer as usize];
+        let mut places: Vec<_> = state.parts.drain(..).map(|part| self.program.root(part).1).collect();
+        places.sort_by_key(|place| place.start);
+        let mut end = 0;
+        for place in places {
+            assert!(place.start == end, "the parts of a whole leave a gap or overlap");
+            end = place.end;
+        }
+        assert!(end == self.program.buffers[of.buffer as usize].bytes, "a part of the whole is not written");
+        state.version += 1;
         of.next()
     }
 
     /// The operand and the mode of the next contribution to a gradient or the loss: the program's first by its own mode, all others
     /// are added.
     pub fn contribution(&self, sum: Value) -> (Value, Write) {
-        match self.versions[sum.buffer as usize] {
+        match self.states[sum.buffer as usize].version {
             0 => (sum, Write::Set),
             version => (Value { version, ..sum }, Write::Add),
         }
     }
 
-    /// Keeps a value of forward for backward under `first` and all that keep more.
+    /// Keeps a value of forward for backward under `first` and all that keep more. Memory that the program is given stays anyway.
     pub fn keep(&mut self, value: Value, first: Recompute) {
         let buffer = &mut self.program.buffers[value.buffer as usize];
         if buffer.home == Home::Own {
@@ -162,67 +195,97 @@ impl Builder {
     /// Appends an op.
     ///
     /// # Panics
-    /// If it reads a value that is not there, writes one twice, or is given a buffer that is too short.
+    /// If it reads a value that is not there, writes one twice, is given a buffer that is too short, or gives an output
+    /// memory of another operand that it may not have.
     pub fn push(&mut self, op: impl Into<Op<Value>>) {
         let op = op.into();
-        let (storage, name) = (self.program.storage, op.contract().name());
-        let mut outputs = Vec::new();
-        op.contract().each_operand(&mut |operand| {
-            let (value, what) = (*operand.at, operand.name);
-            let length = self.program.buffers[value.buffer as usize].bytes;
-            let bytes = operand.bytes(storage);
+        let (name, operands) = (op.contract().name(), operands(&op));
+        for operand in &operands {
+            let (what, length) = (operand.name, self.program.buffers[operand.at.buffer as usize].bytes);
+            let bytes = operand.bytes(self.program.storage);
             assert!(bytes <= length, "{name}: {what} is {length} bytes, not {bytes}");
             match operand.access {
-                Access::Read | Access::Update => self.check_current(value, name),
+                Access::Read | Access::Update => self.check_current(operand.at, name, what),
                 Access::Set => {
-                    let version = self.versions[value.buffer as usize];
-                    assert!(value.version == version + 1, "{name}: {what} is written twice");
-                    outputs.push((value.buffer, what));
+                    let state = &self.states[operand.at.buffer as usize];
+                    assert!(operand.at.version == state.version + 1, "{name}: {what} is written twice");
                 }
             }
-        });
-        op.contract().each_operand(&mut |operand| {
-            for (buffer, output) in outputs.iter().filter(|_| operand.access == Access::Read) {
-                let apart = *buffer != operand.at.buffer || op.contract().may_be(output, operand.name);
-                assert!(apart, "{name}: {output} may not be {}", operand.name);
+        }
+        for (number, output) in operands.iter().enumerate().filter(|(_, output)| result(output).is_some()) {
+            for (_, other) in operands.iter().enumerate().filter(|(other, _)| *other != number) {
+                let may_be = (output.access, other.access) == (Access::Set, Access::Read)
+                    && output.at.buffer == other.at.buffer
+                    && op.contract().may_be(output.name, other.name);
+                let apart = may_be || !self.program.overlap(output.at.buffer, other.at.buffer);
+                assert!(apart, "{name}: {} may not be {}", output.name, other.name);
             }
-        });
-        let versions = &mut self.versions;
-        op.contract().each_operand(&mut |operand| {
-            versions[operand.at.buffer as usize] += u32::from(operand.access != Access::Read);
-        });
+        }
+        for Value { buffer, .. } in operands.iter().filter_map(result) {
+            let (root, _) = self.program.root(buffer);
+            self.states[buffer as usize].version += 1;
+            match root == buffer {
+                true => self.states[root as usize].parts.clear(),
+                false if self.states[root as usize].parts.contains(&buffer) => {}
+                false => self.states[root as usize].parts.push(buffer),
+            }
+        }
         let ops = if self.backward { &mut self.program.backward } else { &mut self.program.forward };
         ops.push(op);
     }
 
-    fn check_current(&self, value: Value, what: &str) {
-        let version = self.versions[value.buffer as usize];
-        assert!(value.version == version, "{what}: the value is not there: write {} of {version}", value.version);
+    fn check_current(&self, value: Value, user: &str, what: &str) {
+        let (state, (root, _)) = (&self.states[value.buffer as usize], self.program.root(value.buffer));
+        let whole = &self.states[root as usize];
+        let is_there = value.version == state.version
+            && (root == value.buffer || state.of == whole.version)
+            && whole
+                .parts
+                .iter()
+                .all(|&part| part == value.buffer || !self.program.overlap(part, value.buffer));
+        assert!(is_there, "{user}: {what} is not there: not written yet, or written over since");
     }
 
-    /// The program. What backward reads of forward is kept under [`Recompute::None`] if not before.
+    /// The program. The values of forward that backward reads are kept under [`Recompute::None`] if not before.
+    ///
+    /// # Panics
+    /// If kept memory would hold another value than the one to keep, or a value that forward writes is used by parts: those
+    /// are not computed again.
     pub fn finish(mut self) -> Program {
-        let mut read = Vec::new();
-        for op in &self.program.backward {
-            op.contract().each_operand(&mut |operand| {
-                if operand.access != Access::Set {
-                    read.push(*operand.at);
-                }
-            });
-        }
-        let mut written = Vec::new();
-        for op in &self.program.forward {
-            op.contract().each_operand(&mut |operand| match operand.access {
-                Access::Read => {}
-                Access::Set => written.push(*operand.at),
-                Access::Update => written.push(operand.at.next()),
-            });
-        }
-        for value in read.into_iter().filter(|value| written.contains(value)) {
-            let buffer = &mut self.program.buffers[value.buffer as usize];
-            if buffer.home == Home::Own && buffer.kept.is_none() {
-                buffer.kept = Some((value.version, Recompute::None));
+        let Program { buffers, forward, backward, .. } = &mut self.program;
+        let written: Vec<Value> =
+            forward.iter().flat_map(operands).filter_map(|operand| result(&operand)).collect();
+        for operand in backward.iter().flat_map(operands).filter(|operand| operand.access != Access::Set) {
+            let buffer = &mut buffers[operand.at.buffer as usize];
+            if buffer.home == Home::Own && written.contains(&operand.at) {
+                buffer.kept.get_or_insert((operand.at.version, Recompute::None));
             }
+        }
+        for (op, operand) in
+            forward.iter().flat_map(|op| operands(op).into_iter().map(move |operand| (op, operand)))
+        {
+            if let Some((version, _)) = buffers[operand.at.buffer as usize].kept {
+                let is_last = match result(&operand) {
+                    Some(value) => value.version <= version,
+                    None => operand.at.version == version,
+                };
+                let name = op.contract().name();
+                assert!(
+                    is_last,
+                    "{name}: {} is in kept memory, which holds one value, the last",
+                    operand.name
+                );
+            }
+        }
+        let own_part = |operand: Operand<Value>| {
+            let (root, _) = self.program.root(operand.at.buffer);
+            (root != operand.at.buffer && self.program.buffers[root as usize].home == Home::Own)
+                .then_some(root)
+        };
+        let Program { forward, backward, .. } = &self.program;
+        for root in forward.iter().chain(backward).flat_map(operands).filter_map(own_part) {
+            let by_forward = written.iter().any(|value| self.program.root(value.buffer).0 == root);
+            assert!(backward.is_empty() || !by_forward, "a value that backward may need is used by parts");
         }
         self.program
     }

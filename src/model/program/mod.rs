@@ -1,25 +1,28 @@
 //! A program: the ops of a unit, forward and backward, over named buffers.
 //!
 //! Modules write programs through a [`Builder`]: they declare parameters and buffers and append ops with concrete sizes. A
-//! [`Value`] is what a buffer holds between two writes. A value is written once; an op that works in place *consumes* its input, and
+//! [`Value`] is the content of a buffer between two writes. A value is written once; an op that works in place *consumes* its input, and
 //! a later read of it is refused when the program is built. Nothing reorders, fuses or copies.
 //!
 //! The rest follows by folds over the finished program: the parameters' [places](Program::elements), the places of buffers by their
-//! last use (`arena`), what backward [computes again](Program::backward) for what is kept, and sums over the ops: cost, matrix
-//! products, workspace.
+//! last use (`arena`), the ops that backward [repeats](Program::backward) for lack of kept values, and sums over the ops: cost,
+//! matrix products, workspace.
 
 mod arena;
 mod builder;
+#[cfg(test)]
+mod tests;
 
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::base::DType;
-use crate::ops::{Access, Op};
+use crate::ops::{Access, Op, Operand};
 
 pub use arena::{Base, Pass, Slot};
 pub use builder::{Builder, Weights};
 
-/// Memory that a program finds and does not take: what is bound when it runs. `[N]` arrays are those of a micro-batch.
+/// Memory that a program is given when it runs. `[N]` arrays are those of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum External {
     /// The boundary below the unit, `[N, C]`.
@@ -65,8 +68,8 @@ pub enum Owner {
     Borrowed,
 }
 
-/// What backward computes again from the boundary of its unit; the rest is kept from forward. Each keeps all that the one before it
-/// keeps. Whatever is kept has the bits that computing it again would give, so this is a matter of memory and time alone.
+/// The values that backward computes again from the boundary of its unit; the rest is kept from forward. Each keeps all that the
+/// one before it keeps. A kept value has the bits that computing it again would give, so this is a matter of memory and time alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Recompute {
     /// Everything; nothing is kept.
@@ -123,7 +126,7 @@ pub struct Parameter {
     pub offset: usize,
 }
 
-/// What a buffer holds between two writes.
+/// The content of a buffer between two writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Value {
     buffer: u32,
@@ -138,7 +141,7 @@ impl Value {
     }
 }
 
-/// Where a buffer's memory is.
+/// The memory of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
     /// bf16 weights from an element of a unit on.
@@ -149,7 +152,7 @@ enum Home {
     External(External),
     /// Taken by the program.
     Own,
-    /// From a byte of another buffer on.
+    /// From a byte of another buffer on, which is no part.
     Part(u32, usize),
 }
 
@@ -183,44 +186,33 @@ impl Program {
         self.elements
     }
 
-    /// The forward pass, after which what `recompute` does not compute again is kept.
+    /// The forward pass, which keeps the values that `recompute` does not compute again.
     pub fn forward(&self, recompute: Recompute) -> Pass {
         self.arrange(self.forward.iter(), recompute)
     }
 
-    /// The backward pass: first again what it reads and forward has not kept, with forward's ops and so its bits.
+    /// The backward pass. First it computes again the values that it reads and forward has not kept, with forward's ops and so
+    /// with its bits.
     pub fn backward(&self, recompute: Recompute) -> Pass {
         self.arrange(self.again(recompute).into_iter().chain(&self.backward), recompute)
     }
 
     /// The forward ops that give what backward reads and is not kept.
     fn again(&self, recompute: Recompute) -> Vec<&Op<Value>> {
-        let mut needed: Vec<Value> = Vec::new();
-        let need = |needed: &mut Vec<Value>, op: &Op<Value>| {
-            op.contract().each_operand(&mut |operand| {
-                let value = *operand.at;
-                let buffer = &self.buffers[value.buffer as usize];
-                let is_kept = buffer.kept.is_some_and(|(version, first)| {
-                    version == value.version && first <= recompute
-                });
-                if operand.access != Access::Set && buffer.home == Home::Own && !is_kept {
-                    needed.push(value);
-                }
-            });
+        let is_missing = |operand: &Operand<Value>| {
+            let buffer = &self.buffers[operand.at.buffer as usize];
+            operand.access != Access::Set
+                && buffer.home == Home::Own
+                && !buffer
+                    .kept
+                    .is_some_and(|(version, first)| version == operand.at.version && first <= recompute)
         };
-        self.backward.iter().for_each(|op| need(&mut needed, op));
+        let missing = |op: &Op<Value>| operands(op).into_iter().filter(is_missing).map(|operand| operand.at);
+        let mut needed: Vec<Value> = self.backward.iter().flat_map(missing).collect();
         let mut again = Vec::new();
         for op in self.forward.iter().rev() {
-            let mut gives = false;
-            op.contract().each_operand(&mut |operand| {
-                gives |= match operand.access {
-                    Access::Read => false,
-                    Access::Set => needed.contains(operand.at),
-                    Access::Update => needed.contains(&operand.at.next()),
-                };
-            });
-            if gives {
-                need(&mut needed, op);
+            if operands(op).iter().filter_map(result).any(|value| needed.contains(&value)) {
+                needed.extend(missing(op));
                 again.push(op);
             }
         }
@@ -228,14 +220,36 @@ impl Program {
         again
     }
 
-    /// The buffer whose memory a buffer's is, and the byte of it that the buffer starts at.
-    fn root(&self, buffer: u32) -> (u32, usize) {
-        match self.buffers[buffer as usize].home {
-            Home::Part(of, from) => {
-                let (root, offset) = self.root(of);
-                (root, offset + from)
-            }
-            _ => (buffer, 0),
+    /// The buffer whose memory a buffer is in, and its bytes there.
+    fn root(&self, buffer: u32) -> (u32, Range<usize>) {
+        let Buffer { home, bytes, .. } = self.buffers[buffer as usize];
+        match home {
+            Home::Part(root, from) => (root, from..from + bytes),
+            _ => (buffer, 0..bytes),
         }
+    }
+
+    /// Returns true if two buffers share memory.
+    fn overlap(&self, one: u32, other: u32) -> bool {
+        let ((one, bytes), (other, others)) = (self.root(one), self.root(other));
+        one == other && bytes.start < others.end && others.start < bytes.end
+    }
+}
+
+/// The operands of an op.
+fn operands(op: &Op<Value>) -> Vec<Operand<Value>> {
+    let mut operands = Vec::new();
+    op.contract().each_operand(&mut |Operand { name, at, access, element, elements }| {
+        operands.push(Operand { name, at: *at, access, element, elements });
+    });
+    operands
+}
+
+/// The value that an op leaves in an operand, if it writes there.
+fn result(operand: &Operand<Value>) -> Option<Value> {
+    match operand.access {
+        Access::Read => None,
+        Access::Set => Some(operand.at),
+        Access::Update => Some(operand.at.next()),
     }
 }

@@ -15,8 +15,8 @@ use crate::device::DeviceSpan;
 use crate::ops::cuda::product::{ColumnMajor, Product};
 use crate::ops::cuda::table::{Choice, Key, Table};
 use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, PRODUCTS_BYTES as WORKSPACE_BYTES};
-use crate::sys::cuda::cublaslt::{Descriptors, Handle, Layout, Limits};
 use crate::sys::cuda::Stream;
+use crate::sys::cuda::cublaslt::{Descriptors, Handle, Layout, Limits};
 
 /// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
 /// more: an algorithm that needs more would be chosen by placement.

@@ -121,7 +121,8 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
         shape,
         heads,
     };
-    let workspace = DeviceMemory::take(PRODUCTS_BYTES + backward.scratch_bytes().next_multiple_of(256) + 256)?;
+    let workspace =
+        DeviceMemory::take(PRODUCTS_BYTES + backward.scratch_bytes().next_multiple_of(256) + 256)?;
     let wgmma = WGMMA_HEADS.contains(&dims.d) && has_wgmma(ordinal)?;
     let (mut times, mut results) = (Vec::new(), Vec::new());
     for by in std::iter::once(Attention::Mma).chain(wgmma.then_some(Attention::Wgmma)) {

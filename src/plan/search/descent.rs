@@ -61,10 +61,10 @@ fn lowest_first<T>(mut candidates: Vec<(T, Candidate)>) -> Vec<(T, Candidate)> {
 fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
     let pins = trials.question.pins;
     let is_free = |attribute: &Attribute| match attribute {
-        Attribute::Selective | Attribute::None => pins.recompute.is_none(),
+        activations if activations.is_of_activations() => pins.recompute.is_none(),
         Attribute::Kept => pins.boundary.is_none(),
         Attribute::Resident => pins.resident.is_none(),
-        Attribute::Own => pins.sum.is_none() && sweeps > 1,
+        _ => pins.sum.is_none() && sweeps > 1,
     };
     Attribute::ALL.into_iter().filter(is_free).collect()
 }
@@ -85,9 +85,12 @@ pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
 /// Every way to cut a step and to fill what memory it leaves, attribute by attribute.
 fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
     use Attribute::*;
-    const ORDERS: [&[Attribute]; 10] = [
+    const ORDERS: [&[Attribute]; 13] = [
         &[],
         &[Kept],
+        &[Kept, Own, Linears, Mlp, Selective, None, Resident],
+        &[Linears, Kept, Mlp, Own, Selective, Resident, None],
+        &[Kept, Own, Mlp, Selective, Resident, None],
         &[Kept, Own, Selective, None, Resident],
         &[Kept, Resident, Own, Selective, None],
         &[Kept, Own, None, Selective, Resident],
@@ -158,7 +161,7 @@ pub fn least_host(trials: &Trials, bare: &Mix) -> [Mix; 3] {
 
 /// Two ways to what is on the device instead of the host, no more of it than host memory asks for.
 fn enough(trials: &Trials, bare: &Mix) -> [Mix; 2] {
-    let layers = trials.question.config.dims.l;
+    let layers = trials.question.layout.layers();
     let lacks = |mix: &Mix| {
         let (device, host) = trials.taken(&mix.placement(&trials.question));
         !trials.question.fits_host(device, host)
@@ -180,7 +183,7 @@ fn instead_of_host(trials: &Trials, bare: &Mix, more: impl Fn(&Mix, Attribute) -
 
 /// As much of an attribute as there is room for. `fits` judges bytes of device and host.
 fn fill(trials: &Trials, mix: &Mix, attribute: Attribute, fits: impl Fn(usize, usize) -> bool) -> Mix {
-    let layers = trials.question.config.dims.l;
+    let layers = trials.question.layout.layers();
     let most = greatest(mix.count(attribute), layers, |count| {
         let (device, host) = trials.taken(&mix.with(attribute, count).placement(&trials.question));
         fits(device, host)
@@ -202,7 +205,7 @@ fn shrink(trials: &Trials, mix: &Mix, attribute: Attribute) -> Option<Mix> {
 
 /// Steps to better neighbours until there is none.
 fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Score)>) {
-    let layers = trials.question.config.dims.l;
+    let layers = trials.question.layout.layers();
     let Some(candidate) = trials.candidate(mix.placement(&trials.question)) else { return };
     let Some(mut score) = trials.score(&candidate) else { return };
     let mut step = layers.next_power_of_two() / 2;
@@ -231,14 +234,16 @@ fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Scor
 /// What is one change away: some more or fewer of something, and less of something else where that is needed, more
 /// where that is possible.
 fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidate)> {
-    let (pins, layers) = (trials.question.pins, trials.question.config.dims.l);
+    let (pins, layers) = (trials.question.pins, trials.question.layout.layers());
     let free = free(trials, mix.sweeps);
     let mut changed = Vec::new();
     for &attribute in &free {
         let count = mix.count(attribute);
         changed.push(mix.with(attribute, (count + step).min(layers)));
         changed.push(mix.with(attribute, count.saturating_sub(step)));
-        for spread in Spread::ALL {
+        // All or none are the same ones, however spread.
+        let spreads = if (1..layers).contains(&count) { &Spread::ALL[..] } else { &[] };
+        for &spread in spreads {
             let mut other = mix.clone();
             other.spreads[attribute as usize] = spread;
             changed.push(other);
@@ -332,7 +337,7 @@ fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
 /// What a layer might be instead.
 fn alternatives(placement: &Placement, layer: LayerPlacement) -> Vec<LayerPlacement> {
     let mut found = Vec::new();
-    for recompute in [Recompute::Full, Recompute::Selective, Recompute::None] {
+    for recompute in Recompute::ALL {
         for boundary in [Boundary::Kept, Boundary::Spilled] {
             for resident in [false, true] {
                 for sum in [Sum::Passing, Sum::Own] {

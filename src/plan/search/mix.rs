@@ -7,9 +7,13 @@ use crate::schedule::{Boundary, GradWait, LayerPlacement, Placement, Sum};
 /// What a layer can have more of on the device than the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attribute {
-    /// Products are kept from forward to backward.
+    /// What attention gives is kept from forward to backward: [`Recompute::Linears`].
+    Linears,
+    /// Queries, keys and values, and the stream after attention are kept, too: [`Recompute::Mlp`].
+    Mlp,
+    /// All matrix products are kept: [`Recompute::Selective`].
     Selective,
-    /// All activations are kept.
+    /// All activations are kept: [`Recompute::None`].
     None,
     /// The boundary is kept.
     Kept,
@@ -21,8 +25,23 @@ pub enum Attribute {
 
 impl Attribute {
     /// All of them.
-    pub const ALL: [Attribute; 5] =
-        [Attribute::Selective, Attribute::None, Attribute::Kept, Attribute::Resident, Attribute::Own];
+    pub const ALL: [Attribute; 7] = [
+        Attribute::Linears,
+        Attribute::Mlp,
+        Attribute::Selective,
+        Attribute::None,
+        Attribute::Kept,
+        Attribute::Resident,
+        Attribute::Own,
+    ];
+
+    /// What layers keep of their activations, each on top of the one before it; the first are those of [`Attribute::ALL`].
+    const ACTIVATIONS: usize = 4;
+
+    /// Whether it is about activations.
+    pub fn is_of_activations(self) -> bool {
+        (self as usize) < Self::ACTIVATIONS
+    }
 }
 
 /// Which layers are the first to have an attribute.
@@ -57,9 +76,10 @@ pub struct Mix {
     pub slabs: usize,
     pub sweeps: usize,
     pub wait: GradWait,
-    /// By attribute. `Selective` counts the layers that keep at least their products, `None` among these.
+    /// By attribute. Of activations each counts the layers that keep at least that much, so none counts more than the one before
+    /// it.
     pub counts: [usize; Attribute::ALL.len()],
-    /// By attribute; that of `None` is within `Selective`'s.
+    /// By attribute; of activations each is within the one before it.
     pub spreads: [Spread; Attribute::ALL.len()],
 }
 
@@ -69,39 +89,37 @@ impl Mix {
         self.counts[attribute as usize]
     }
 
-    /// The same with another count; one attribute pulls the one it rests on along.
+    /// The same with another count; those of activations that it rests on are pulled along, and those that rest on it.
     pub fn with(&self, attribute: Attribute, count: usize) -> Mix {
-        let mut mix = self.clone();
-        mix.counts[attribute as usize] = count;
-        let [selective, none] = [Attribute::Selective as usize, Attribute::None as usize];
-        if attribute == Attribute::None {
-            mix.counts[selective] = mix.counts[selective].max(count);
-        } else {
-            mix.counts[none] = mix.counts[none].min(mix.counts[selective]);
+        let (mut mix, number) = (self.clone(), attribute as usize);
+        mix.counts[number] = count;
+        if attribute.is_of_activations() {
+            let (below, above) = mix.counts[..Attribute::ACTIVATIONS].split_at_mut(number);
+            below.iter_mut().for_each(|other| *other = (*other).max(count));
+            above.iter_mut().for_each(|other| *other = (*other).min(count));
         }
         mix
     }
 
     /// The placement it stands for.
     pub fn placement(&self, question: &Question) -> Placement {
-        let layers = question.config.dims.l;
+        let layers = question.layout.layers();
         let has = |attribute: Attribute, layer: usize| {
             let at = attribute as usize;
             self.spreads[at].takes(layer, layers, self.counts[at])
         };
-        // A rank among those that keep their products decides who keeps all.
-        let selective = self.count(Attribute::Selective);
-        let mut rank = 0;
+        // The rank among those that keep so much decides who keeps more.
+        let mut taken = [0; Attribute::ACTIVATIONS];
         let mut recompute = |layer: usize| {
-            if !has(Attribute::Selective, layer) {
-                return Recompute::Full;
+            let (mut rank, mut of) = (layer, layers);
+            for (number, taken) in taken.iter_mut().enumerate() {
+                if !self.spreads[number].takes(rank, of, self.counts[number]) {
+                    return Recompute::ALL[number];
+                }
+                (rank, of) = (*taken, self.counts[number]);
+                *taken += 1;
             }
-            rank += 1;
-            let none = self.count(Attribute::None);
-            match self.spreads[Attribute::None as usize].takes(rank - 1, selective, none) {
-                true => Recompute::None,
-                false => Recompute::Selective,
-            }
+            Recompute::None
         };
         let mut place = |layer: usize| LayerPlacement {
             recompute: recompute(layer),

@@ -1,5 +1,6 @@
 //! Trying placements: whether they fit, the least they can take, what they take.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use super::Question;
 use crate::base::Result;
 use crate::device::Lane;
 use crate::model::{Passes, Recompute};
-use crate::plan::{Cost, Plan};
 use crate::plan::predict::{STEPS_BEFORE, Steady};
+use crate::plan::{Cost, Plan, Work};
 use crate::schedule::{self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Placement, Policy, Sum};
 
 /// How good a placement is: the step's time, and of equals the memory.
@@ -39,6 +40,7 @@ pub struct Trials<'a> {
     pub question: Question<'a>,
     geometry: Geometry,
     passes: Arc<Passes>,
+    works: Vec<Work>,
     known: FxHashMap<Placement, Score>,
     /// The least time of what fits, nothing of what does not.
     bounds: FxHashMap<Placement, Option<u64>>,
@@ -52,8 +54,8 @@ pub struct Trials<'a> {
 pub type Taken = (usize, usize);
 
 /// All that memory depends on: slots and residents, slabs, sweeps, where gradients wait; and of layers, how many
-/// keep products, keep all, keep their boundary, have a sum of their own.
-type Counts = ([usize; 3], GradWait, [usize; 4]);
+/// keep what of their activations, keep their boundary, have a sum of their own.
+type Counts = ([usize; 3], GradWait, [usize; Recompute::ALL.len()], [usize; 2]);
 
 impl<'a> Trials<'a> {
     /// Errors: the question has no answer at all, whatever the room: see [`Plan::new`].
@@ -69,6 +71,7 @@ impl<'a> Trials<'a> {
         Ok(Trials {
             question,
             geometry: plan.geometry,
+            works: Work::of_all(&plan.passes),
             passes: plan.passes,
             known: FxHashMap::default(),
             bounds: FxHashMap::default(),
@@ -90,16 +93,13 @@ impl<'a> Trials<'a> {
 
     /// What a placement takes.
     pub fn taken(&self, placement: &Placement) -> Taken {
-        let count = |has: fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
+        let count =
+            |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
         let counts = (
             [placement.weight_slots + placement.residents(), placement.slabs, placement.sweeps],
             placement.grad_wait,
-            [
-                count(|layer| layer.recompute == Recompute::Selective),
-                count(|layer| layer.recompute == Recompute::None),
-                count(|layer| layer.boundary == Boundary::Kept),
-                count(|layer| layer.sum == Sum::Own),
-            ],
+            Recompute::ALL.map(|recompute| count(&|layer| layer.recompute == recompute)),
+            [count(&|layer| layer.boundary == Boundary::Kept), count(&|layer| layer.sum == Sum::Own)],
         );
         *self.taken.borrow_mut().entry(counts).or_insert_with(|| {
             let Question { config, layout, micros, .. } = self.question;
@@ -135,7 +135,7 @@ impl<'a> Trials<'a> {
         let (policy, mut busy) = (self.question.policy(placement.clone()), [0; Lane::COUNT]);
         let list = schedule::train_rows_first(&policy, &self.geometry, self.question.micros).ok()?;
         let Question { layout, machine, micros, .. } = self.question;
-        let cost = Cost::new(layout, &self.passes, &policy, micros);
+        let cost = Cost::of(layout, &self.passes, Cow::Borrowed(&self.works), &policy, micros);
         for operation in &list.operations {
             busy[operation.lane().at()] += cost.ns(machine, operation);
         }
@@ -154,7 +154,7 @@ impl<'a> Trials<'a> {
         let policy = self.question.policy(candidate.placement.clone());
         let list = schedule::train_rows_first(&policy, &self.geometry, self.question.micros).ok()?;
         let Question { layout, machine, micros, .. } = self.question;
-        let cost = Cost::new(layout, &self.passes, &policy, micros);
+        let cost = Cost::of(layout, &self.passes, Cow::Borrowed(&self.works), &policy, micros);
         let lanes = machine.simulator(policy.mode);
         let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
         self.spend((STEPS_BEFORE + 1) * list.operations.len());

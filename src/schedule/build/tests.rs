@@ -134,16 +134,16 @@ fn what_is_kept_in_training_is_not_in_evaluation() {
     assert_eq!(
         about_layers(&train(&policy, &model, 1).unwrap()),
         [
-            "forward unit 1 in slot 0, micro 0, keeping all",
-            "forward unit 2 in slot 1, micro 0, keeping products",
+            "forward unit 1 in slot 0, micro 0, recompute none",
+            "forward unit 2 in slot 1, micro 0, recompute selective",
             "forward unit 3 in slot 0, micro 0",
             "recompute backward unit 3 in slot 0, micro 0",
-            "recompute backward unit 2 in slot 1, micro 0 with kept products",
+            "recompute backward unit 2 in slot 1, micro 0, recompute selective",
             "backward unit 1 in slot 0, micro 0",
         ]
     );
     let evaluation = about_layers(&evaluate(&policy, &model, 1).unwrap());
-    assert!(evaluation.iter().all(|text| !text.contains("keeping")));
+    assert!(evaluation.iter().all(|text| !text.contains("recompute")));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Support shared by the test binaries of `tests/` and the benches: plain references, fake CUDA, emulated CUDA, training runs,
-//! golden models, options of benches.
+//! golden models, ops over described operands, options of benches.
 
 pub mod bench;
 #[cfg(hz_cuda)]
@@ -7,6 +7,7 @@ pub mod emulator;
 pub mod fake_cuda;
 pub mod folder;
 pub mod golden;
+pub mod operands;
 pub mod reference;
 pub mod runs;
 pub mod sha256;

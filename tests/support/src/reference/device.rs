@@ -109,6 +109,10 @@ impl Device {
         self.here(Memory::painted(bytes))
     }
 
+    pub fn bytes(&self, bytes: &[u8]) -> Memory {
+        self.here(Memory::of(bytes.iter().copied()))
+    }
+
     pub fn bf16s(&self, values: &[f32]) -> Memory {
         self.here(Memory::bf16s(values))
     }
@@ -141,6 +145,14 @@ impl Device {
                 run(&CpuKernels::new(Arc::new(Pool::new(threads).expect("a pool"))))
             }),
             Device::Cuda(cuda) => same_bits(cuda.schedules(), |schedule| cuda.run(schedule, &run)),
+        }
+    }
+
+    /// Runs a computation in one way alone.
+    pub fn run_once(&self, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
+        match self {
+            Device::Cpu => run(&CpuKernels::new(Arc::new(Pool::new(2).expect("a pool")))),
+            Device::Cuda(cuda) => cuda.run(cuda.schedules()[0], run),
         }
     }
 

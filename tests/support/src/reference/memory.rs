@@ -38,7 +38,8 @@ impl Memory {
         Memory { base, bytes, place: Place::Host }
     }
 
-    fn of(bytes: impl ExactSizeIterator<Item = u8>) -> Self {
+    /// These bytes.
+    pub fn of(bytes: impl ExactSizeIterator<Item = u8>) -> Self {
         let memory = Memory::painted(bytes.len());
         for (at, byte) in bytes.enumerate() {
             // SAFETY: the iterator is as long as the memory.

@@ -1,6 +1,6 @@
 //! Products of a linear layer against their f64 reference.
 
-use horizon::ops::{Addends, Linear, Write};
+use horizon::ops::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
@@ -62,9 +62,8 @@ fn forward_agrees() {
                 let [over, both] = [0; 2].map(|_| device.activations(&strided(&sizes, &residual)));
                 let (x, weight) = (x_memory.span(), weight_memory.span());
                 let add = |out: &Memory, residual: Option<&Memory>, bias: Option<&Memory>| {
-                    let addends =
-                        Addends { residual: residual.map(Memory::span), bias: bias.map(Memory::span) };
-                    kernels.matmul_forward(out.span(), x, weight, addends, sizes);
+                    let (residual, bias) = (residual.map(Memory::span), bias.map(Memory::span));
+                    kernels.run(&LinearForward { out: out.span(), x, weight, residual, bias, sizes }.into());
                 };
                 add(&plain, None, None);
                 add(&sum, Some(&residual_memory), None);
@@ -118,10 +117,12 @@ impl Backward {
             let (dx_sum, dweight_sum) =
                 (device.activations(&self.dx_before), device.f32s(&self.dweight_before));
             let (x, weight, dout) = (x.span(), weight.span(), dout.span());
-            kernels.matmul_backward_input(dx.span(), Write::Set, dout, weight, sizes);
-            kernels.matmul_backward_input(dx_sum.span(), Write::Add, dout, weight, sizes);
-            kernels.matmul_backward_weight(dweight.span(), Write::Set, dout, x, sizes);
-            kernels.matmul_backward_weight(dweight_sum.span(), Write::Add, dout, x, sizes);
+            for (write, dx, dweight) in [(Write::Set, &dx, &dweight), (Write::Add, &dx_sum, &dweight_sum)] {
+                let (dx, dx_write) = (dx.span(), write);
+                kernels.run(&LinearBackwardInput { dx, dout, weight, dx_write, sizes }.into());
+                let (dweight, dweight_write) = (dweight.span(), write);
+                kernels.run(&LinearBackwardWeight { dweight, dout, x, dweight_write, sizes }.into());
+            }
             vec![dx, dweight, dx_sum, dweight_sum]
         })
     }

@@ -1,0 +1,33 @@
+//! `HZ_LANE_*`.
+
+use std::ffi::{CStr, c_char};
+
+use crate::base::{Error, Result};
+use crate::device::Lane;
+
+/// The names, by number.
+const NAMES: [&CStr; Lane::COUNT] = [c"compute", c"h2d", c"d2h", c"host", c"disk"];
+
+/// The lane of a number.
+pub fn lane_of(number: u32) -> Result<Lane> {
+    Lane::ALL.get(number as usize).copied().ok_or_else(|| {
+        let most = Lane::COUNT - 1;
+        Error::argument(format!("lane is {number}; it must be one of HZ_LANE_*, 0 … {most}"))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn hz_lane_name(lane: u32) -> *const c_char {
+    NAMES.get(lane as usize).map_or(std::ptr::null(), |name| name.as_ptr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_traces() {
+        assert_eq!(NAMES.map(|name| name.to_str().unwrap()), Lane::ALL.map(Lane::name));
+        assert!(hz_lane_name(Lane::COUNT as u32).is_null());
+    }
+}

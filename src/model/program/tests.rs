@@ -1,0 +1,485 @@
+//! Programs: what is refused while they are written, and the memory of every pass.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+use crate::base::{Dims, Shape};
+use crate::model::decoder::{embedding, embedding_gradient, head_program, layer};
+use crate::model::{HeadTask, ModelConfig, Sizes, UnitKind, preset, shape, shape_names};
+use crate::ops::{Element, RmsnormBackward, RmsnormForward, SwigluBackward, SwigluForward, Write, Zero};
+
+const WRITES: [Write; 2] = [Write::Set, Write::Add];
+const N: usize = 4;
+const F: usize = 6;
+
+/// An own buffer of f32 rows, and how to write it.
+fn rows(b: &mut Builder, columns: usize) -> Value {
+    b.own(Element::F32, N * columns)
+}
+
+fn set(b: &mut Builder, out: Value, columns: usize) {
+    b.push(Zero { out, bytes: N * columns * 4 });
+}
+
+fn filled(b: &mut Builder, columns: usize) -> Value {
+    let out = rows(b, columns);
+    set(b, out, columns);
+    out
+}
+
+/// The message that a program is refused with.
+fn refusal(write: impl FnOnce(&mut Builder)) -> String {
+    let mut builder = Builder::new(DType::F32, Write::Set);
+    let refused = catch_unwind(AssertUnwindSafe(|| {
+        write(&mut builder);
+        builder.finish();
+    }));
+    let message = refused.expect_err("the program is refused");
+    match message.downcast::<String>() {
+        Ok(message) => *message,
+        Err(message) => (*message.downcast::<&str>().expect("a message")).to_owned(),
+    }
+}
+
+fn is_refused(with: &str, write: impl FnOnce(&mut Builder)) {
+    let message = refusal(write);
+    assert!(message.starts_with(with), "refused with `{message}`, not `{with}`");
+}
+
+#[test]
+fn a_value_that_is_not_there_is_not_read() {
+    let (n, f) = (N, F);
+    is_refused("SwigluForward: gate_up is not there", |b| {
+        let (out, gate_up) = (rows(b, F), rows(b, 2 * F));
+        b.push(SwigluForward { out, gate_up, n, f });
+    });
+    is_refused("SwigluForward: gate_up is not there", |b| {
+        let (out, gate_up, dout) = (rows(b, F), filled(b, 2 * F), filled(b, F));
+        b.push(SwigluBackward { gate_up, dout, n, f });
+        b.push(SwigluForward { out, gate_up, n, f });
+    });
+    is_refused("SwigluBackward: gate_up is not there", |b| {
+        let (gate_up, dout) = (filled(b, 2 * F), filled(b, F));
+        b.push(SwigluBackward { gate_up, dout, n, f });
+        b.push(SwigluBackward { gate_up, dout, n, f });
+    });
+    is_refused("SwigluForward: gate_up is not there", |b| {
+        let (out, gate_up) = (rows(b, F), filled(b, 2 * F));
+        set(b, gate_up.next(), 2 * F);
+        b.push(SwigluForward { out, gate_up, n, f });
+    });
+}
+
+#[test]
+fn a_value_is_written_once() {
+    is_refused("Zero: out is written twice", |b| {
+        let out = filled(b, F);
+        set(b, out, F);
+    });
+    is_refused("Zero: out is written twice", |b| {
+        let out = b.input(External::Stream, Element::F32, N * F);
+        set(b, out, F);
+    });
+}
+
+#[test]
+fn memory_that_a_program_is_given_is_declared_once() {
+    is_refused("External(Stream) is declared twice", |b| {
+        b.input(External::Stream, Element::F32, N);
+        b.output(External::Stream, Element::F32, N);
+    });
+}
+
+#[test]
+fn a_buffer_is_long_enough() {
+    is_refused("SwigluForward: gate_up is 96 bytes, not 192", |b| {
+        let (out, gate_up) = (rows(b, F), filled(b, F));
+        b.push(SwigluForward { out, gate_up, n: N, f: F });
+    });
+    is_refused("SwigluForward: out is 80 bytes, not 96", |b| {
+        let (out, gate_up) = (rows(b, 5), filled(b, 2 * F));
+        b.push(SwigluForward { out, gate_up, n: N, f: F });
+    });
+}
+
+#[test]
+fn an_output_is_an_input_only_where_the_op_allows_it() {
+    let (n, c) = (N, F);
+    is_refused("SwigluForward: out may not be gate_up", |b| {
+        let gate_up = filled(b, 2 * F);
+        b.push(SwigluForward { out: gate_up.next(), gate_up, n, f: F });
+    });
+    is_refused("RmsnormForward: out may not be rstd", |b| {
+        let (out, x) = (rows(b, F), filled(b, F));
+        let weight = b.parameters(&[("norm", F)], None).weights;
+        b.push(RmsnormForward { out, rstd: out, x, weight, eps: 0.0, n, c });
+    });
+    let backward = |b: &mut Builder, dx_write: Write| {
+        let (dout, x, rstd) = (filled(b, F), filled(b, F), filled(b, 1));
+        let weight = b.parameters(&[("norm", F)], None);
+        let (dweight, dweight_write) = b.contribution(weight.gradient);
+        let dx = if dx_write == Write::Set { x.next() } else { x };
+        let weight = weight.weights;
+        b.push(RmsnormBackward { dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c });
+    };
+    backward(&mut Builder::new(DType::F32, Write::Set), Write::Set);
+    is_refused("RmsnormBackward: dx may not be x", |b| backward(b, Write::Add));
+    is_refused("SwigluForward: out may not be gate_up", |b| {
+        let whole = filled(b, 3 * F);
+        let gate_up = b.part(whole, Element::F32, 0, N * 2 * F);
+        let out = b.part(whole, Element::F32, N * 2 * F - 1, N * F);
+        b.push(SwigluForward { out: out.next(), gate_up, n, f: F });
+    });
+}
+
+#[test]
+fn a_part_and_its_whole_hold_the_same() {
+    // The whole, and its two halves.
+    let halves = |b: &mut Builder| {
+        let whole = filled(b, 2 * F);
+        (whole, [0, 1].map(|half| b.part(whole, Element::F32, half * N * F, N * F)))
+    };
+    let read = |b: &mut Builder, gate_up: Value, f: usize| {
+        let out = rows(b, f);
+        b.push(SwigluForward { out, gate_up, n: N, f });
+    };
+    let mut builder = Builder::new(DType::F32, Write::Set);
+    let (whole, [first, second]) = halves(&mut builder);
+    set(&mut builder, second.next(), F);
+    read(&mut builder, first, F / 2);
+    read(&mut builder, second.next(), F / 2);
+    set(&mut builder, first.next(), F);
+    let anew = builder.whole(whole);
+    read(&mut builder, anew, F);
+
+    is_refused("SwigluForward: gate_up is not there", |b| {
+        let (whole, [first, _]) = halves(b);
+        set(b, first.next(), F);
+        read(b, whole, F);
+    });
+    is_refused("SwigluForward: gate_up is not there", |b| {
+        let (whole, [first, _]) = halves(b);
+        set(b, whole.next(), 2 * F);
+        read(b, first, F / 2);
+    });
+    is_refused("SwigluForward: gate_up is not there", |b| {
+        let (whole, [first, _]) = halves(b);
+        let across = b.part(whole, Element::F32, 1, N * F);
+        set(b, first.next(), F);
+        read(b, across, F / 2);
+    });
+    is_refused("a part of the whole is not written", |b| {
+        let (whole, [first, _]) = halves(b);
+        set(b, first.next(), F);
+        b.whole(whole);
+    });
+    is_refused("the parts of a whole leave a gap", |b| {
+        let (whole, [_, second]) = halves(b);
+        set(b, second.next(), F);
+        b.whole(whole);
+    });
+    is_refused("a part leaves its whole", |b| {
+        let (whole, _) = halves(b);
+        b.part(whole, Element::F32, N * F + 1, N * F);
+    });
+    is_refused("a part: what it holds is not there", |b| {
+        let (whole, [first, _]) = halves(b);
+        set(b, first.next(), F);
+        b.part(whole, Element::F32, N * F - 1, N * F);
+    });
+}
+
+#[test]
+fn kept_memory_holds_what_backward_reads() {
+    let (n, f) = (N, F);
+    is_refused("SwigluBackward: gate_up is in kept memory", |b| {
+        let (gate_up, dout) = (filled(b, 2 * F), filled(b, F));
+        b.keep(gate_up, Recompute::Mlp);
+        b.push(SwigluBackward { gate_up, dout, n, f });
+        b.start_backward();
+    });
+    is_refused("SwigluForward: gate_up is in kept memory", |b| {
+        let (gate_up, dout, out) = (filled(b, 2 * F), filled(b, F), rows(b, F));
+        b.push(SwigluForward { out, gate_up, n, f });
+        b.push(SwigluBackward { gate_up, dout, n, f });
+        b.start_backward();
+        let again = rows(b, F);
+        b.push(SwigluForward { out: again, gate_up: gate_up.next(), n, f });
+    });
+    is_refused("a value that backward may need is used by parts", |b| {
+        let gate_up = filled(b, 2 * F);
+        b.start_backward();
+        let (part, out) = (b.part(gate_up, Element::F32, 0, N * F), rows(b, F / 2));
+        b.push(SwigluForward { out, gate_up: part, n, f: F / 2 });
+    });
+}
+
+/// One of every family's layers, small and odd; and all known shapes.
+fn configs() -> Vec<ModelConfig> {
+    let dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 2 };
+    let mut configs = vec![ModelConfig::llama(dims); 4];
+    for (number, config) in configs.iter_mut().enumerate() {
+        config.tied = number % 2 == 1;
+        config.qk_norm = number / 2 == 1;
+        config.biases.qkv = number % 2 == 1;
+        (config.biases.o, config.biases.mlp) = (number == 3, number == 3);
+    }
+    configs.push(ModelConfig::llama(Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 }));
+    configs.extend(["tiny", "small"].map(|name| preset(name).unwrap()));
+    let known = shape_names().map(|name| shape(name).unwrap());
+    let normed = shape_names().map(|name| ModelConfig { qk_norm: true, ..shape(name).unwrap() });
+    configs.extend(known.chain(normed));
+    configs
+}
+
+/// Shapes of micro-batches, and rows of logits at a time.
+const SHAPES: [(Shape, usize); 4] = [
+    (Shape { b: 1, t: 1 }, 1),
+    (Shape { b: 2, t: 9 }, 7),
+    (Shape { b: 1, t: 4096 }, 1024),
+    (Shape { b: 8, t: 32_768 }, 65_536),
+];
+
+fn sizes() -> impl Iterator<Item = Sizes> {
+    SHAPES.into_iter().flat_map(|(shape, logits_chunk)| {
+        [DType::F32, DType::Bf16].map(|storage| Sizes { shape, logits_chunk, storage })
+    })
+}
+
+const KINDS: [UnitKind; 3] = [UnitKind::Layer(0), UnitKind::Attention(0), UnitKind::Mlp(0)];
+
+/// Every program of a model.
+fn programs(config: &ModelConfig, sizes: &Sizes) -> Vec<Program> {
+    let mut programs = vec![embedding(config, sizes)];
+    for write in WRITES {
+        programs.extend(KINDS.map(|kind| layer(config, kind, sizes, write)));
+        programs.extend(HeadTask::ALL.map(|task| head_program(config, sizes, task, write)));
+        programs.push(embedding_gradient(config, sizes, write));
+    }
+    programs
+}
+
+/// An op, by its direction and its number there.
+type Number = (bool, usize);
+
+/// Memory in which every byte knows the op and the operand that wrote it.
+struct Written<K>(HashMap<K, Vec<(Range<usize>, (Number, &'static str))>>);
+
+impl<K: Copy + Eq + std::hash::Hash> Written<K> {
+    fn write(&mut self, memory: K, bytes: Range<usize>, by: (Number, &'static str)) {
+        let runs = self.0.entry(memory).or_default();
+        let pieces = |(run, by): (Range<usize>, _)| {
+            let (before, after) = (run.start..run.end.min(bytes.start), run.start.max(bytes.end)..run.end);
+            [(before, by), (after, by)]
+        };
+        *runs = runs.drain(..).flat_map(pieces).filter(|(run, _)| !run.is_empty()).collect();
+        runs.push((bytes, by));
+    }
+
+    /// The writers of bytes, counted from the first of them.
+    fn read(&self, memory: K, bytes: Range<usize>) -> Vec<(Range<usize>, (Number, &'static str))> {
+        let runs = self
+            .0
+            .get(&memory)
+            .into_iter()
+            .flatten()
+            .map(|(run, by)| (run.start.max(bytes.start)..run.end.min(bytes.end), *by));
+        let mut runs: Vec<_> = runs.filter(|(run, _)| !run.is_empty()).collect();
+        runs.iter_mut().for_each(|(run, _)| *run = run.start - bytes.start..run.end - bytes.start);
+        runs.sort_by_key(|(run, _)| run.start);
+        runs
+    }
+}
+
+/// The ops of a pass: what each is in the program, with its values and their places.
+type Placed = Vec<(Number, Vec<(Operand<Value>, Slot)>)>;
+
+impl Program {
+    fn placed<'a>(&'a self, ops: impl IntoIterator<Item = &'a Op<Value>>, pass: &Pass) -> Placed {
+        let find = |ops: &[Op<Value>], op: &Op<Value>| ops.iter().position(|other| std::ptr::eq(other, op));
+        let mut placed = Placed::new();
+        for (op, at) in ops.into_iter().zip(&pass.ops) {
+            let number = match find(&self.forward, op) {
+                Some(number) => (false, number),
+                None => (true, find(&self.backward, op).expect("an op of the program")),
+            };
+            let mut slots = Vec::new();
+            at.contract().each_operand(&mut |operand| slots.push(*operand.at));
+            placed.push((number, operands(op).into_iter().zip(slots).collect()));
+        }
+        assert_eq!(placed.len(), pass.ops.len());
+        placed
+    }
+
+    fn placed_forward(&self, recompute: Recompute) -> (Pass, Placed) {
+        let pass = self.forward(recompute);
+        let placed = self.placed(&self.forward, &pass);
+        (pass, placed)
+    }
+
+    fn placed_backward(&self, recompute: Recompute) -> (Pass, Placed) {
+        let pass = self.backward(recompute);
+        let placed = self.placed(self.again(recompute).into_iter().chain(&self.backward), &pass);
+        (pass, placed)
+    }
+
+    fn is_own(&self, value: Value) -> bool {
+        self.buffers[self.root(value.buffer).0 as usize].home == Home::Own
+    }
+}
+
+/// Runs the ops of a pass: calls `read` with what wrote each operand that an op reads.
+fn run<K: Copy + Eq + std::hash::Hash>(
+    ops: &Placed,
+    memory: &mut Written<K>,
+    at: impl Fn(Value, &Slot) -> (K, Range<usize>),
+    mut read: impl FnMut(Number, &Operand<Value>, Vec<(Range<usize>, (Number, &'static str))>),
+) {
+    for (number, operands) in ops {
+        for (operand, slot) in operands.iter().filter(|(operand, _)| operand.access != Access::Set) {
+            let (key, bytes) = at(operand.at, slot);
+            read(*number, operand, memory.read(key, bytes));
+        }
+        for (operand, slot) in operands.iter().filter(|(operand, _)| operand.access != Access::Read) {
+            let (key, bytes) = at(operand.at, slot);
+            memory.write(key, bytes, (*number, operand.name));
+        }
+    }
+}
+
+/// Whatever is kept, each op reads in the arena what it reads where every buffer has memory of its own, and nothing else.
+#[test]
+fn values_are_intact_from_their_write_to_their_last_read() {
+    for config in configs() {
+        for program in sizes().flat_map(|sizes| programs(&config, &sizes)) {
+            let (mut apart, mut reads) = (Written(HashMap::new()), HashMap::new());
+            let alone = |value: Value, slot: &Slot| match program.root(value.buffer) {
+                (root, bytes) if program.is_own(value) => ((None, root), bytes),
+                _ => ((Some(slot.base), 0), slot.offset..slot.offset + slot.bytes),
+            };
+            let kept = program.placed_backward(Recompute::None).1;
+            assert_eq!(kept.len(), program.backward.len(), "something is computed again though all is kept");
+            for ops in [program.placed_forward(Recompute::Full).1, kept] {
+                run(&ops, &mut apart, alone, |number, operand, runs| {
+                    let bytes: usize = runs.iter().map(|(run, _)| run.len()).sum();
+                    let length = program.buffers[operand.at.buffer as usize].bytes;
+                    assert!(
+                        !program.is_own(operand.at) || bytes == length,
+                        "{} is not written",
+                        operand.name
+                    );
+                    reads.insert((number, operand.name), runs);
+                });
+            }
+            for recompute in Recompute::ALL {
+                let mut memory = Written(HashMap::new());
+                let placed = |_: Value, slot: &Slot| (slot.base, slot.offset..slot.offset + slot.bytes);
+                for (_, ops) in [program.placed_forward(recompute), program.placed_backward(recompute)] {
+                    run(&ops, &mut memory, placed, |number, operand, runs| {
+                        assert_eq!(
+                            runs,
+                            reads[&(number, operand.name)],
+                            "{recompute:?}, {} of {number:?}",
+                            operand.name
+                        );
+                    });
+                    memory.0.remove(&Base::Scratch);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a buffer in a pass, and the numbers of the first and the last op that use it.
+struct Use {
+    slot: Range<usize>,
+    base: Base,
+    first: usize,
+    last: usize,
+}
+
+#[test]
+fn buffers_that_live_together_are_apart_and_within_their_memory() {
+    for config in configs() {
+        for program in sizes().flat_map(|sizes| programs(&config, &sizes)) {
+            for recompute in Recompute::ALL {
+                for (pass, ops) in [program.placed_forward(recompute), program.placed_backward(recompute)] {
+                    let mut uses: HashMap<u32, Use> = HashMap::new();
+                    for (number, (_, operands)) in ops.iter().enumerate() {
+                        for (operand, slot) in
+                            operands.iter().filter(|(operand, _)| program.is_own(operand.at))
+                        {
+                            let (root, within) = program.root(operand.at.buffer);
+                            let first = slot.offset - within.start;
+                            let slot = Use {
+                                slot: first..first + program.buffers[root as usize].bytes,
+                                base: slot.base,
+                                first: number,
+                                last: number,
+                            };
+                            uses.entry(root).or_insert(slot).last = number;
+                        }
+                    }
+                    let uses: Vec<Use> = uses.into_values().collect();
+                    for (number, one) in uses.iter().enumerate() {
+                        let bytes = match one.base {
+                            Base::Scratch => pass.scratch_bytes,
+                            Base::Kept => pass.kept_bytes,
+                            base => panic!("an own buffer in {base:?}"),
+                        };
+                        assert!(one.slot.start.is_multiple_of(256) && one.slot.end <= bytes);
+                        for other in uses[..number].iter().filter(|other| other.base == one.base) {
+                            // Kept values live before the pass or after it, too.
+                            let together =
+                                one.base == Base::Kept || one.first <= other.last && other.first <= one.last;
+                            let apart = one.slot.end <= other.slot.start || other.slot.end <= one.slot.start;
+                            assert!(apart || !together, "{recompute:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_is_never_more_than_by_hand() {
+    let aligned = |bytes: usize| bytes.next_multiple_of(256);
+    for config in configs() {
+        let Dims { c, h, g, f, .. } = config.dims;
+        let (qkv, attended) = (config.dims.qkv(), config.dims.attended());
+        for sizes in sizes() {
+            let n = sizes.shape.n();
+            let row = |columns: usize| aligned(n * columns * sizes.storage.bytes());
+            let f32s = |columns: usize| aligned(n * columns * 4);
+            let normed = if config.qk_norm { row(qkv) + f32s(h + g) } else { 0 };
+            // One place for each value of forward, and one for what lives while a half of backward is computed.
+            let scratch = 3 * row(c)
+                + 2 * f32s(1)
+                + row(qkv)
+                + normed
+                + row(attended)
+                + f32s(h)
+                + (row(2 * f) + row(f)).max(row(attended) + row(qkv));
+            let attention = row(attended) + f32s(h);
+            let mlp = attention + row(qkv) + row(c);
+            let selective = mlp + row(2 * f);
+            let all = selective + normed + 2 * row(c) + 2 * f32s(1) + row(f);
+            let kept = [0, attention, mlp, selective, all];
+            for write in WRITES {
+                let program = layer(&config, UnitKind::Layer(0), &sizes, write);
+                for (recompute, by_hand) in Recompute::ALL.into_iter().zip(kept) {
+                    let passes = [program.forward(recompute), program.backward(recompute)];
+                    assert!(passes.iter().all(|pass| pass.scratch_bytes <= scratch), "{recompute:?}");
+                    assert!(passes.iter().all(|pass| pass.kept_bytes == by_hand), "{recompute:?}");
+                }
+            }
+            let chunk = sizes.logits_chunk.clamp(1, n);
+            let logits = aligned(chunk * config.dims.logits_stride() * sizes.storage.bytes());
+            for program in HeadTask::ALL.map(|task| head_program(&config, &sizes, task, Write::Set)) {
+                assert!(program.forward(Recompute::Full).scratch_bytes <= row(c) + f32s(1) + logits);
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The passes of a model: their matrix products and their memory.
+
+use horizon::base::{DType, Dims, Shape};
+use horizon::model::{HeadTask, Layout, ModelConfig, PassId, Passes, Recompute, Sizes};
+use horizon::ops::cuda::product::{Direction, Product};
+use horizon::ops::{Linear, Write};
+
+/// Models of every kind of linear layer, with shapes of micro-batches and rows of logits at a time: as many as there are rows,
+/// some that divide them, some that do not.
+fn cases() -> Vec<(ModelConfig, Shape, usize)> {
+    let dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 3 };
+    let shapes = [(2, 9, 7), (2, 9, 9), (1, 13, 50), (1, 1, 1), (3, 5, 1)];
+    let configs = (0..16).map(|number| {
+        let mut config = ModelConfig { tied: number & 1 > 0, ..ModelConfig::llama(dims) };
+        config.qk_norm = number & 2 > 0;
+        config.biases.qkv = number & 4 > 0;
+        (config.biases.o, config.biases.mlp) = (number & 8 > 0, number & 8 > 0);
+        config
+    });
+    configs.flat_map(|config| shapes.map(|(b, t, chunk)| (config.clone(), Shape { b, t }, chunk))).collect()
+}
+
+fn passes(config: &ModelConfig, shape: Shape, logits_chunk: usize) -> Passes {
+    Passes::new(config, &Layout::new(config), Sizes { shape, logits_chunk, storage: DType::Bf16 })
+}
+
+/// Every product that forward, backward, evaluation and the logits of one row take, from the linear layers of a decoder.
+fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Product> {
+    let (dims, biases) = (&config.dims, config.biases);
+    let (n, chunk) = (shape.n(), chunk.clamp(1, shape.n()));
+    let qkv = Linear::dense(n, dims.c, dims.qkv());
+    let o = Linear::dense(n, dims.attended(), dims.c);
+    let gate_up = Linear::dense(n, dims.c, 2 * dims.f);
+    let down = Linear::dense(n, dims.f, dims.c);
+    let head = |rows| Linear { n: rows, k: dims.c, m: dims.v, out_stride: dims.logits_stride() };
+    // Those that add to the residual stream take it as their residual.
+    let mut products = vec![
+        Product::forward(false, biases.qkv, qkv),
+        Product::forward(true, biases.o, o),
+        Product::forward(false, biases.mlp, gate_up),
+        Product::forward(true, biases.mlp, down),
+        Product::forward(false, false, head(1)),
+    ];
+    let head_rows = [chunk, n % chunk].into_iter().filter(|&rows| rows > 0).map(head);
+    products.extend(head_rows.clone().map(|linear| Product::forward(false, false, linear)));
+    for linear in [qkv, o, gate_up, down].into_iter().chain(head_rows) {
+        products.push(Product::of(Direction::BackwardInput, Write::Set, linear));
+        products.push(Product::of(Direction::BackwardWeight, Write::Add, linear));
+        // Of the head's chunks only the first may set the gradient.
+        if linear.n == n || linear.n == chunk {
+            products.push(Product::of(Direction::BackwardWeight, Write::Set, linear));
+        }
+    }
+    products.sort_unstable();
+    products.dedup();
+    products
+}
+
+#[test]
+fn products_are_those_of_the_linear_layers() {
+    for (config, shape, chunk) in cases() {
+        let found = passes(&config, shape, chunk).products();
+        assert_eq!(found, products(&config, shape, chunk), "{config:?}, {shape:?}, chunks of {chunk}");
+    }
+}
+
+/// Every pass has a number of its own, but for layers that are alike.
+#[test]
+fn scratch_is_that_of_the_most_demanding_pass_and_kept_memory_grows_with_what_is_kept() {
+    for (config, shape, chunk) in cases() {
+        let (passes, layout) = (passes(&config, shape, chunk), Layout::new(&config));
+        let mut ids = vec![PassId::EmbeddingForward];
+        for write in [Write::Set, Write::Add] {
+            ids.push(PassId::EmbeddingBackward(write));
+            ids.extend(HeadTask::ALL.map(|task| PassId::Head(task, write)));
+            for recompute in Recompute::ALL {
+                ids.push(PassId::Backward(layout.layer(0), recompute, write));
+            }
+        }
+        ids.extend(Recompute::ALL.map(|recompute| PassId::Forward(layout.layer(0), recompute)));
+        let mut numbers: Vec<usize> = ids.iter().map(|id| passes.number(*id)).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..passes.all().len()));
+        let scratch = ids.iter().map(|id| passes.get(*id).scratch_bytes).max();
+        assert_eq!(passes.scratch_bytes(), scratch.unwrap());
+        for unit in layout.layer_units() {
+            assert_eq!(passes.kept_bytes(unit, Recompute::Full), 0);
+            let kept = Recompute::ALL.map(|recompute| passes.kept_bytes(unit, recompute));
+            assert!(kept.is_sorted_by(|less, more| less < more), "{kept:?}");
+        }
+    }
+}
