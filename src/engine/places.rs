@@ -13,6 +13,7 @@ use crate::engine::frame::Frame;
 use crate::engine::runner::Runner;
 use crate::host::HostSpan;
 use crate::model::{Base, External, Slot};
+use crate::ops::Op;
 use crate::plan::content_bytes;
 use crate::schedule::{Extent, GradPlace, Operation, Resource};
 
@@ -28,6 +29,12 @@ pub struct Places<'a> {
 
 /// Device memory at work. The trainer keeps the device and the store until its lanes are closed.
 impl Runner {
+    pub(super) fn launch(&self, op: &Op) {
+        // SAFETY: the operands are places of the running operation, which declares them; `check` has proved that no other
+        // operation meets them. Batches were checked before they were staged. The workspace is the compute lane's.
+        unsafe { self.kernels.run(op) }
+    }
+
     pub(super) fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
         // SAFETY: both ends are declared by the running operation, and `check` has proved that no other meets them.
         unsafe { self.device.upload(to, from) }

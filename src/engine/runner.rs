@@ -97,7 +97,7 @@ impl Runner {
                 let squares = places.device(Resource::Norm(slab));
                 let sum = places.device(self.plan.geometry.accumulator(unit, sum));
                 for Run { elements, blocks } in self.layout().unit(unit).runs() {
-                    self.kernels.run(&Op::from(Squares {
+                    self.launch(&Op::from(Squares {
                         squares: squares.part(blocks.start * 8, blocks.len() * 8),
                         x: sum.part(elements.start * 4, elements.len() * 4),
                         n: elements.len(),
@@ -113,7 +113,7 @@ impl Runner {
                 let slab = places.device(Resource::Slab(slab));
                 for Run { elements, blocks } in self.layout().part_runs(unit, part) {
                     let (start, n) = ((elements.start - first) * to.bytes(), elements.len());
-                    self.kernels.run(&Op::from(Round {
+                    self.launch(&Op::from(Round {
                         out: slab.part(start, n * to.bytes()),
                         squares: squares.map(|squares| squares.part(blocks.start * 8, blocks.len() * 8)),
                         x: sum.part(elements.start * 4, n * 4),
@@ -153,7 +153,7 @@ impl Runner {
         for op in &self.plan.passes.get(pass).ops {
             let mut op = op.map(&mut |slot| places.slot(slot, frame));
             op.set(&scalars);
-            self.kernels.run(&op);
+            self.launch(&op);
         }
     }
 
@@ -268,7 +268,7 @@ impl Runner {
             let gradient = places.device(self.plan.geometry.accumulator(unit, sum));
             let tensor = &self.layout().unit(unit).tensors[tensor];
             let bytes = tensor.elements() * 4;
-            self.kernels.run(&Op::from(Zero { out: gradient.part(tensor.offset * 4, bytes), bytes }));
+            self.launch(&Op::from(Zero { out: gradient.part(tensor.offset * 4, bytes), bytes }));
         }
     }
 }

@@ -75,7 +75,7 @@ impl Runner {
             [(0, constants.offset), (end, self.memory.bytes())].into_iter().filter(|(from, to)| from < to)
         {
             let (out, bytes) = (self.memory.part(from, to - from), to - from);
-            self.kernels.run(&Op::from(Zero { out, bytes }));
+            self.launch(&Op::from(Zero { out, bytes }));
         }
         self.kernels.settle()
     }

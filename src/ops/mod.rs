@@ -186,5 +186,10 @@ pub trait Kernels: Send + Sync {
     }
 
     /// Runs an op, or queues it where work is queued.
-    fn run(&self, op: &Op);
+    ///
+    /// # Safety
+    /// The law of spans and that of the [module](self), until the op is done: for its operands, which are memory that these kernels
+    /// run on, and for the workspace that they were made with. Tokens, rows and positions that an op reads lie within what they
+    /// count.
+    unsafe fn run(&self, op: &Op);
 }

@@ -162,7 +162,7 @@ impl Kernels for CudaKernels {
         self.outcome().and_then(|()| self.stream.synchronize())
     }
 
-    fn run(&self, op: &Op) {
+    unsafe fn run(&self, op: &Op) {
         op.cuda(self);
     }
 }

@@ -159,9 +159,8 @@ impl Products {
         for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
             let choice = Choice { algorithm, workspace_bytes };
             // SAFETY: the caller promises it of every run.
-            let run = || unsafe {
-                self.multiply_by((&descriptors, &choice), product, matrices, addends, stream)
-            };
+            let run =
+                || unsafe { self.multiply_by((&descriptors, &choice), product, matrices, addends, stream) };
             let ns = clock(&run)?;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, choice));

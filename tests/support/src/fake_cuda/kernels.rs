@@ -60,8 +60,11 @@ impl Kernels for StreamKernels {
         self.outcome().and_then(|()| self.device.stream(Lane::Compute).synchronize())
     }
 
-    fn run(&self, op: &Op) {
+    unsafe fn run(&self, op: &Op) {
         let op = *op;
-        self.enqueue(op.contract().name(), move |cpu| cpu.run(&op));
+        self.enqueue(op.contract().name(), move |cpu| {
+            // SAFETY: whoever called keeps the operands until the stream has come this far.
+            unsafe { cpu.run(&op) }
+        });
     }
 }
