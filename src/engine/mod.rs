@@ -57,7 +57,9 @@
 //! the kind that the device names.
 //!
 //! # Who may touch what
-//! Spans carry no borrow. Between lanes the schedule orders every pair of conflicting accesses, and `check`
+//! Spans carry no borrow. Two files turn them into memory, and contain the engine's `unsafe`: `store` on the host, `places` on the
+//! device (and the measurements of `calibrate`, on memory of their own). The trainer keeps that memory until its lanes are closed.
+//! Callers get slices, for the length of a call. Between lanes the schedule orders every pair of conflicting accesses, and `check`
 //! proves it. The calling thread is held to the same rules: before it writes staging, or reads or writes a tensor,
 //! `sync` tells which ticks must have arrived, the trainer reaches those, and `check` proves that they suffice. So a
 //! tensor waits for the last operation on its own unit and for no other.
