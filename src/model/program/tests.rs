@@ -263,8 +263,11 @@ fn programs(config: &ModelConfig, sizes: &Sizes) -> Vec<Program> {
 /// An op, by its direction and its number there.
 type Number = (bool, usize);
 
+/// Bytes, with the op and the operand that wrote them.
+type Run = (Range<usize>, (Number, &'static str));
+
 /// Memory in which every byte knows the op and the operand that wrote it.
-struct Written<K>(HashMap<K, Vec<(Range<usize>, (Number, &'static str))>>);
+struct Written<K>(HashMap<K, Vec<Run>>);
 
 impl<K: Copy + Eq + std::hash::Hash> Written<K> {
     fn write(&mut self, memory: K, bytes: Range<usize>, by: (Number, &'static str)) {
@@ -278,7 +281,7 @@ impl<K: Copy + Eq + std::hash::Hash> Written<K> {
     }
 
     /// The writers of bytes, counted from the first of them.
-    fn read(&self, memory: K, bytes: Range<usize>) -> Vec<(Range<usize>, (Number, &'static str))> {
+    fn read(&self, memory: K, bytes: Range<usize>) -> Vec<Run> {
         let runs = self
             .0
             .get(&memory)
