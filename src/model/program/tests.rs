@@ -85,7 +85,7 @@ fn a_value_is_written_once() {
 
 #[test]
 fn memory_that_a_program_is_given_is_declared_once() {
-    is_refused("External(Stream) is declared twice", |b| {
+    is_refused("External(ResidualStream) is declared twice", |b| {
         b.input(External::ResidualStream, Element::F32, N);
         b.output(External::ResidualStream, Element::F32, N);
     });
