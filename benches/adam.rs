@@ -20,11 +20,10 @@ use std::time::{Duration, Instant};
 
 use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind, Pages, Pool, Topology};
-use horizon::optim::{
-    AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step, update, write_master,
-};
+use horizon::optim::{AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step};
 use nix::time::ClockId;
 use support::bench::{median, number, option, rounded};
+use support::spans::{set, update, write_master};
 
 fn main() {
     let elements = number("--parameters").unwrap_or(100_000_000);
@@ -114,7 +113,7 @@ fn whole(arena: &Arena, pool: &Pool, spans: &Spans) -> Spans {
     let params = arena.whole().part(start, 4 * elements);
     pool.run(elements.div_ceil(RUN), &|_, run| {
         let values: Vec<f32> = (run * RUN..elements.min((run + 1) * RUN)).map(ordinary).collect();
-        params.part(run * RUN * 4, values.len() * 4).write(&values);
+        set(params.part(run * RUN * 4, values.len() * 4), &values);
     });
     Spans { master: Master::Whole { params, copy: None }, ..*spans }
 }
@@ -144,9 +143,9 @@ fn fill(pool: &Pool, spans: &Spans) {
         let stored = [(part.gradient, &values), (part.state[0], &values), (part.state[1], &squares)];
         for (span, values) in stored {
             if span.bytes() == 4 * count {
-                span.write(values);
+                set(span, values);
             } else {
-                span.write(&values.iter().map(|value| master::round(*value)).collect::<Vec<u16>>());
+                set(span, &values.iter().map(|value| master::round(*value)).collect::<Vec<u16>>());
             }
         }
     });

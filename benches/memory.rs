@@ -66,11 +66,10 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
         median((0..rounds).map(round))
     });
     let [serial, parallel] = seconds;
-    let touched = arena(bytes, huge);
+    let mut touched = arena(bytes, huge);
     let pool = Pool::over(cores, &Topology::read()).expect("threads start");
     touched.touch(&pool).expect("plain memory is not pinned");
-    let zero =
-        |_| timed(|| pool.run(bytes / TILE, &|_, tile| touched.whole().part(tile * TILE, TILE).zero()));
+    let zero = |_| timed(|| pool.run_chunks(touched.bytes_mut(), TILE, &|_, tile| tile.fill(0)));
     let zeroing = median((0..rounds).map(zero));
     println!(
         "{}",

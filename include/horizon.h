@@ -1017,7 +1017,8 @@ HZ_API hz_status_t hz_adam_state(const hz_adam_t *adam, uint64_t first, uint64_t
 HZ_API void hz_adam_close(hz_adam_t *adam /* or NULL */);
 
 /* Splits f32 masters: weights[i] is values[i] rounded to bf16 (to nearest, halves away from zero), residual[i] the 16
- * bits that make it whole. Runs on the calling thread; several may split different arrays at a time.
+ * bits that make it whole. The arrays do not overlap. Runs on the calling thread; several may split different arrays
+ * at a time.
  * Errors: HZ_STATUS_INVALID_ARGUMENT. */
 HZ_API hz_status_t hz_master_split(const float *values, size_t count, uint16_t *weights, int16_t *residual);
 

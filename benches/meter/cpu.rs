@@ -13,6 +13,7 @@ use horizon::ops::{Kernels, Op};
 
 use super::{Meter, Work};
 use crate::probe::{self, Clock};
+use support::spans;
 
 pub struct Cpu {
     kernels: CpuKernels,
@@ -54,11 +55,11 @@ impl Meter for Cpu {
 
     fn time(&mut self, name: &str, op: &Op) {
         let work = Work::of(op, self.kernels.storage());
-        self.kernels.run(op);
+        spans::run(&self.kernels, op);
         let (mut op_seconds, mut ceiling) = (f64::INFINITY, 0f64);
         let begin = Instant::now();
         while begin.elapsed().as_secs_f64() < 0.6 {
-            op_seconds = op_seconds.min(self.clock.seconds(|| self.kernels.run(op)));
+            op_seconds = op_seconds.min(self.clock.seconds(|| spans::run(&self.kernels, op)));
             ceiling = ceiling.max(match work {
                 Work::Flops(_) => probe::flops_per_second(&self.pool, self.clock),
                 Work::Bytes(_) => probe::bytes_per_second(&self.pool, self.clock, &mut self.traffic),

@@ -17,6 +17,7 @@ use horizon::sys::cuda::{
     DeviceMemory, Direction, Driver, Event, Stream, copy, fill, need_device, set_device,
 };
 use support::bench::{median, rounded};
+use support::spans;
 
 use super::{Meter, Work, normal};
 
@@ -156,7 +157,7 @@ impl Cuda {
     /// Median seconds of an op.
     fn run(&self, op: &Op) -> Result<f64> {
         self.seconds(&|| {
-            self.selected().run(op);
+            spans::run(self.selected(), op);
             self.selected().outcome()
         })
     }

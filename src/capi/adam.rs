@@ -233,7 +233,9 @@ impl hz_adam_t {
             rounding: Rounding { seed: self.seed, step, first: arrays.first },
             ..Step::new(scalars)
         };
-        update(&self.pool, &spans, &step);
+        // SAFETY: arrays of the caller's are there and this call's alone, as the header asks; the state is this handle's, and its
+        // elements belong to the call that names them; `apart` has found no two that overlap.
+        unsafe { update(&self.pool, &spans, &step) };
         Ok(())
     }
 }
@@ -327,24 +329,23 @@ pub extern "C" fn hz_adam_close(adam: Handle<hz_adam_t>) {
 pub extern "C" fn hz_master_split(
     values: Array<f32>,
     count: usize,
-    weights: Numbers,
-    residual: Numbers,
+    mut weights: ArrayOut<u16>,
+    mut residual: ArrayOut<i16>,
 ) -> hz_status_t {
     wall(|| {
         if count == 0 {
             return Ok(());
         }
         let values = values.get(count, "values")?;
-        let (weights, residual) = (weights.get(count, 2, "weights")?, residual.get(count, 2, "residual")?);
-        optim::write_master(weights, residual, values);
+        optim::write_master(weights.get(count, "weights")?, residual.get(count, "residual")?, values);
         Ok(())
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_master_join(
-    weights: Numbers,
-    residual: Numbers,
+    weights: Array<u16>,
+    residual: Array<i16>,
     count: usize,
     mut values: ArrayOut,
 ) -> hz_status_t {
@@ -352,7 +353,7 @@ pub extern "C" fn hz_master_join(
         if count == 0 {
             return Ok(());
         }
-        let (weights, residual) = (weights.get(count, 2, "weights")?, residual.get(count, 2, "residual")?);
+        let (weights, residual) = (weights.get(count, "weights")?, residual.get(count, "residual")?);
         optim::read_master(weights, residual, values.get(count, "values")?);
         Ok(())
     })

@@ -12,7 +12,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 
 use crate::base::{Error, Result};
-use crate::host::HostSpan;
+use crate::host::{HostSpan, Plain};
 
 /// Refuses NULL, a crooked pointer, and more elements than memory can hold.
 fn check<T>(pointer: *const T, count: usize, what: &str) -> Result<()> {
@@ -110,15 +110,15 @@ impl<T: Copy> Array<T> {
     }
 }
 
-/// An array of f32 to write.
+/// An array to write.
 #[repr(transparent)]
-pub struct ArrayOut(*mut f32);
+pub struct ArrayOut<T = f32>(*mut T);
 
-impl ArrayOut {
+impl<T: Plain> ArrayOut<T> {
     /// Its `count` elements, whose present values mean nothing.
-    pub fn get(&mut self, count: usize, what: &str) -> Result<&mut [f32]> {
+    pub fn get(&mut self, count: usize, what: &str) -> Result<&mut [T]> {
         check(self.0, count, what)?;
-        // SAFETY: the caller gave room for `count` floats to this call alone, and any bits found there are an f32.
+        // SAFETY: the caller gave room for `count` numbers to this call alone, and any bits found there are one.
         Ok(unsafe { slice::from_raw_parts_mut(self.0, count) })
     }
 }

@@ -1,11 +1,12 @@
 //! The log callback: the one way for messages out of the library.
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_void};
+use std::ffi::c_char;
 
 use parking_lot::Mutex;
 
 use crate::base::{Error, Status};
+use crate::capi::argument::User;
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::wall::wall;
 
@@ -17,12 +18,11 @@ const WARNING: i32 = 2;
 const INFO: i32 = 3;
 
 /// The C function that gets messages.
-pub type hz_log_callback_t =
-    Option<unsafe extern "C" fn(level: i32, message: *const c_char, user: *mut c_void)>;
+pub type hz_log_callback_t = Option<unsafe extern "C" fn(level: i32, message: *const c_char, user: User)>;
 
 struct Callback {
-    function: unsafe extern "C" fn(i32, *const c_char, *mut c_void),
-    user: *mut c_void,
+    function: unsafe extern "C" fn(i32, *const c_char, User),
+    user: User,
 }
 
 // SAFETY: the user pointer is handed back to the caller's function and never followed; the header asks that
@@ -68,7 +68,7 @@ fn send(level: i32, message: &str) {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn hz_set_log_callback(callback: hz_log_callback_t, user: *mut c_void) -> hz_status_t {
+pub extern "C" fn hz_set_log_callback(callback: hz_log_callback_t, user: User) -> hz_status_t {
     wall(|| {
         if INSIDE.get() {
             return Err(Error::new(

@@ -37,11 +37,11 @@ impl Sink for Callback {
         let given = unsafe {
             (self.save)(
                 state.unit.0,
-                (state.weights.bytes() / 2) as u64,
-                state.weights.address().cast(),
-                state.residual.address().cast(),
-                state.state[0].address().cast(),
-                state.state[1].address().cast(),
+                (state.weights.len() / 2) as u64,
+                state.weights.as_ptr().cast(),
+                state.residual.as_ptr().cast(),
+                state.state[0].as_ptr().cast(),
+                state.state[1].as_ptr().cast(),
                 self.user,
             )
         };

@@ -33,8 +33,11 @@ mod manifest;
 mod read;
 mod write;
 
-pub use agree::{Changes, numeric, planned};
+pub use agree::Changes;
+#[doc(hidden)]
+pub use agree::{numeric, planned};
 pub use folder::Checkpoints;
+#[doc(hidden)]
 pub use manifest::{Manifest, SpanSums, StoredFile, UnitFile};
 pub use read::{Checkpoint, open};
 pub use write::{Note, Writer};

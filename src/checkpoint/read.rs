@@ -14,8 +14,7 @@ use crate::base::{DType, Error, Progress, Result, Status};
 use crate::checkpoint::agree::{Changes, model_fields, numeric, same_model};
 use crate::checkpoint::folder::{is_step, read_latest, steps};
 use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, StoredFile};
-use crate::engine::{StateSpan, Trainer, UnitState};
-use crate::host::HostSpan;
+use crate::engine::{Fill, StateSpan, Trainer};
 use crate::model::ModelConfig;
 
 // States are written as they lie in memory.
@@ -144,8 +143,8 @@ impl Checkpoint {
         }
         let total = manifest.units.iter().map(|unit| unit.bytes).sum();
         let done = AtomicU64::new(0);
-        let restored = trainer.restore(manifest.step, manifest.tokens, &|state, span| {
-            let bytes = self.fill(state, span)?;
+        let restored = trainer.restore(manifest.step, manifest.tokens, &|to| {
+            let bytes = self.fill(to)?;
             progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
         });
         restored.map_err(|error| {
@@ -166,13 +165,12 @@ impl Checkpoint {
     }
 
     /// Gives the bytes read.
-    fn fill(&self, state: &UnitState, span: StateSpan) -> Result<u64> {
-        let (stored, kept) = (span.dtype(self.manifest.optimizer()), span.dtype(state.optimizer));
-        let to = state.span(span);
-        self.stream(state.unit.at(), span, |at, bytes| match (stored, kept) {
-            (Some(DType::F32), Some(DType::Bf16)) => write_rounded(to, at / 2, bytes),
-            (Some(DType::Bf16), Some(DType::F32)) => write_widened(to, at * 2, bytes),
-            _ => to.part(at, bytes.len()).write(bytes),
+    fn fill(&self, to: &mut Fill) -> Result<u64> {
+        let (stored, kept) = (to.span.dtype(self.manifest.optimizer()), to.span.dtype(to.optimizer));
+        self.stream(to.unit.at(), to.span, |at, bytes| match (stored, kept) {
+            (Some(DType::F32), Some(DType::Bf16)) => write_rounded(&mut to.bytes[at / 2..], bytes),
+            (Some(DType::Bf16), Some(DType::F32)) => write_widened(&mut to.bytes[at * 2..], bytes),
+            _ => to.bytes[at..][..bytes.len()].copy_from_slice(bytes),
         })
     }
 
@@ -249,25 +247,13 @@ fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
 }
 
 /// Writes f32 moments as bf16: the nearest, ties to even.
-fn write_rounded(to: HostSpan, at: usize, bytes: &[u8]) {
-    let mut run = [0u16; 1024];
-    for (number, values) in bytes.as_chunks().0.chunks(run.len()).enumerate() {
-        let run = &mut run[..values.len()];
-        run.iter_mut()
-            .zip(values)
-            .for_each(|(half, value)| *half = bf16::from_f32(f32::from_le_bytes(*value)).to_bits());
-        to.part(at + number * 2048, 2 * run.len()).write(run);
-    }
+fn write_rounded(to: &mut [u8], bytes: &[u8]) {
+    let values = bytes.as_chunks().0.iter().map(|value| bf16::from_f32(f32::from_le_bytes(*value)));
+    to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());
 }
 
 /// Writes bf16 moments as f32, which is exact.
-fn write_widened(to: HostSpan, at: usize, bytes: &[u8]) {
-    let mut run = [0f32; 1024];
-    for (number, values) in bytes.as_chunks().0.chunks(run.len()).enumerate() {
-        let run = &mut run[..values.len()];
-        run.iter_mut()
-            .zip(values)
-            .for_each(|(value, half)| *value = bf16::from_bits(u16::from_le_bytes(*half)).to_f32());
-        to.part(at + number * 4096, 4 * run.len()).write(run);
-    }
+fn write_widened(to: &mut [u8], bytes: &[u8]) {
+    let values = bytes.as_chunks().0.iter().map(|half| bf16::from_le_bytes(*half).to_f32());
+    to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());
 }

@@ -16,7 +16,7 @@ use crate::host::folder::{Filling, NewFolder, SizedFile};
 use crate::model::Layout;
 use crate::schedule::Mode;
 
-/// Bytes that are copied out of the store at a time.
+/// Bytes that are summed and written at a time: the second finds them in a cache.
 const CHUNK: usize = 1 << 20;
 
 /// What whoever saves adds to what the trainer knows.
@@ -37,7 +37,6 @@ pub struct Writer {
     manifest: Manifest,
     filling: Filling,
     syncing: Syncing,
-    chunk: Vec<u8>,
 }
 
 /// A thread that waits for the disk while further units are written: AdamW of the last unit waits for the end of the
@@ -87,13 +86,7 @@ impl Checkpoints {
         manifest.numeric = fields;
         (manifest.position, manifest.note) = (note.position, note.note);
         let filling = self.place(stats.steps, trainer.layout(), mode)?.begin()?;
-        Ok(Box::new(Writer {
-            checkpoints: self.clone(),
-            manifest,
-            filling,
-            syncing: Syncing::start()?,
-            chunk: vec![0; CHUNK],
-        }))
+        Ok(Box::new(Writer { checkpoints: self.clone(), manifest, filling, syncing: Syncing::start()? }))
     }
 
     /// Looks whether there is room for a checkpoint, before there is anything to write.
@@ -114,15 +107,12 @@ impl Checkpoints {
 impl Sink for Writer {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
         let name = format!("unit-{:05}.state", state.unit.at());
-        let bytes = StateSpan::all(state.optimizer).map(|span| state.span(span).bytes() as u64).sum();
+        let bytes = StateSpan::all(state.optimizer).map(|span| state.span(span).len() as u64).sum();
         let file = self.filling.sized(&name, bytes)?;
         let (mut at, mut checksums) = (0, SpanSums::default());
         for span in StateSpan::all(state.optimizer) {
-            let from = state.span(span);
             let mut sum = Xxh3::new();
-            for start in (0..from.bytes()).step_by(CHUNK) {
-                let chunk = &mut self.chunk[..CHUNK.min(from.bytes() - start)];
-                from.part(start, chunk.len()).read(chunk);
+            for chunk in state.span(span).chunks(CHUNK) {
                 sum.update(chunk);
                 file.write_at(at, chunk)?;
                 at += chunk.len() as u64;

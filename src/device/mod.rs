@@ -19,12 +19,11 @@ mod thread_lane;
 mod trace;
 
 use std::fmt;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::{Error, Result};
-use crate::host::{HostSpan, MemoryKind};
+use crate::host::{HostSpan, MemoryKind, Span, side};
 
 /// An ordered queue of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,68 +89,8 @@ pub trait Work: Send + Sync {
     }
 }
 
-/// A piece of device memory. A plain address: it owns nothing, and whoever opened the device keeps the
-/// arena alive for as long as spans of it are in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceSpan {
-    base: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: a device address and a length; sending them gives nobody access to what they name.
-unsafe impl Send for DeviceSpan {}
-// SAFETY: no method reads or writes the memory, so sharing the span shares two numbers.
-unsafe impl Sync for DeviceSpan {}
-
-impl DeviceSpan {
-    /// A span over `bytes` bytes at `base`.
-    ///
-    /// # Safety
-    /// The memory is device memory of the device the span is used with, and outlives every use.
-    pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
-        DeviceSpan { base, bytes }
-    }
-
-    /// The address. On the CPU device it can be dereferenced, under the caller's own argument.
-    pub fn address(&self) -> *mut u8 {
-        self.base.as_ptr()
-    }
-
-    /// The length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The address of the first elements.
-    ///
-    /// # Panics
-    /// If the span is shorter.
-    pub fn first<T>(&self, elements: usize) -> *mut T {
-        let bytes = elements.checked_mul(size_of::<T>());
-        assert!(
-            bytes.is_some_and(|bytes| bytes <= self.bytes),
-            "{elements} elements of {} bytes leave a span of {} bytes",
-            size_of::<T>(),
-            self.bytes
-        );
-        self.address().cast()
-    }
-
-    /// The part from byte `offset`, `bytes` long.
-    ///
-    /// # Panics
-    /// If the part leaves the span.
-    pub fn part(&self, offset: usize, bytes: usize) -> Self {
-        assert!(
-            offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
-            "a part of {bytes} bytes at {offset} leaves a device span of {} bytes",
-            self.bytes
-        );
-        // SAFETY: the assertion keeps the sum inside the arena, or one past its end.
-        let base = unsafe { self.base.add(offset) };
-        DeviceSpan { base, bytes }
-    }
-}
+/// Device memory. See [`Span`] for the law.
+pub type DeviceSpan = Span<side::Device>;
 
 /// What a device says of itself.
 #[derive(Clone, Debug)]
@@ -189,7 +128,12 @@ impl TaskSpan {
 }
 
 /// A device: memory, copies, lanes. Dropping the last handle frees the arena.
-pub trait Device: Send + Sync {
+///
+/// # Safety
+/// [`Device::reserve`] gives memory of that length, initialised, which nobody else has and which stays as long as the device. The
+/// lanes of [`Device::open`] do what [`Lanes`] says: a task begins after what it waits for, and a tick arrives after its task.
+/// [`Device::wire_memory`] gives a [`Pin`](crate::host::Pin) that is one.
+pub unsafe trait Device: Send + Sync {
     /// Name and free memory; none where the device does not say how much.
     fn info(&self) -> DeviceInfo;
 
@@ -207,7 +151,10 @@ pub trait Device: Send + Sync {
 
     /// Copies host memory to device memory; called inside a task of [`Lane::H2d`], or before the lanes are opened,
     /// and then the copy is done when this returns. Errors when the lengths differ.
-    fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
+    ///
+    /// # Safety
+    /// The law of spans: until the task is done, `from` may be read and `to`, which is of this device, written.
+    unsafe fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
 
     /// Whether [`Device::scrub`] does anything, so that nobody need find out what to scrub otherwise.
     fn scrubs(&self) -> bool {
@@ -216,13 +163,19 @@ pub trait Device: Send + Sync {
 
     /// What this memory holds is of no use any more; called inside the task that used it last, on its lane. A device made
     /// for tests overwrites it with NaN patterns, so that whoever reads too late, or what nobody wrote, shows.
-    fn scrub(&self, _lane: Lane, _span: DeviceSpan) -> Result<()> {
+    ///
+    /// # Safety
+    /// The law of spans: until the task is done, the span, which is of this device, may be written.
+    unsafe fn scrub(&self, _lane: Lane, _span: DeviceSpan) -> Result<()> {
         Ok(())
     }
 
     /// Copies device memory to host memory; called inside a task of [`Lane::D2h`].
     /// Errors when the lengths differ.
-    fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;
+    ///
+    /// # Safety
+    /// The law of spans: until the task is done, `from`, which is of this device, may be read and `to` written.
+    unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;
 
     /// Whether this machine's cores do the work of a lane, and are not free for others meanwhile.
     fn runs_on_cores(&self, _lane: Lane) -> bool {

@@ -153,14 +153,24 @@ pub type MakeKernels = Box<dyn FnOnce(KernelsSetting<'_>) -> Result<Box<dyn Kern
 /// A device, and the arithmetic on it.
 pub struct Backend {
     /// The device, opened.
-    pub device: Arc<dyn Device>,
-    /// What the kernels store activations in.
-    pub storage: DType,
+    pub(super) device: Arc<dyn Device>,
+    /// The type that the kernels store activations in.
+    pub(super) storage: DType,
     /// The kernels to be.
-    pub kernels: MakeKernels,
+    pub(super) kernels: MakeKernels,
 }
 
 impl Backend {
+    /// An opened device and kernels for it, which store activations as `storage`.
+    ///
+    /// # Safety
+    /// The kernels that `kernels` makes can run on memory of the device. The workspace that it is given is there, and theirs alone,
+    /// until they are dropped; nothing else keeps it.
+    #[allow(unsafe_code)]
+    pub unsafe fn new(device: Arc<dyn Device>, storage: DType, kernels: MakeKernels) -> Backend {
+        Backend { device, storage, kernels }
+    }
+
     /// Opens the device that the options choose, [resolved](DeviceChoice::resolve).
     ///
     /// Errors: `DeviceUnavailable`, with what is missing and the remedy; a table of products that cannot be read, or is of

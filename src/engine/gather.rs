@@ -7,7 +7,7 @@
 //! The issuing thread gathers them before it issues a list. Of a list whose tokens were announced a step earlier, AdamW
 //! of that step gathers them as soon as it has updated them.
 
-use crate::host::{HostSpan, Pool};
+use crate::host::Pool;
 
 /// Rows that a thread copies at a time.
 const TILE: usize = 64;
@@ -59,21 +59,18 @@ impl Numbers {
     }
 
     /// Writes the number of each token, i32 `[N]`, as i32 `[N]`; false, and some are not written, if a token has none.
-    pub fn find(&self, tokens: HostSpan, numbers: HostSpan) -> bool {
-        (0..tokens.bytes() / size_of::<i32>()).all(|row| {
-            let number = self.number[tokens.get::<i32>(row) as usize];
-            numbers.part(row * size_of::<i32>(), size_of::<i32>()).write(&[number]);
-            number != NONE
+    pub fn find(&self, tokens: &[i32], numbers: &mut [i32]) -> bool {
+        tokens.iter().zip(numbers).all(|(token, number)| {
+            *number = self.number[*token as usize];
+            *number != NONE
         })
     }
 
     /// Copies the rows of the numbered tokens out of a table, in the order of their numbers, by the pool's threads.
-    pub fn gather(&self, table: HostSpan, to: HostSpan, row_bytes: usize, pool: &Pool) {
-        pool.run(self.len().div_ceil(TILE), &|_, tile| {
-            let rows = tile * TILE..self.len().min((tile + 1) * TILE);
-            for (row, &token) in rows.clone().zip(&self.tokens[rows]) {
-                let from = table.part(token as usize * row_bytes, row_bytes);
-                to.part(row * row_bytes, row_bytes).copy(from);
+    pub fn gather(&self, table: &[u8], to: &mut [u8], row_bytes: usize, pool: &Pool) {
+        pool.run_chunks(&mut to[..self.len() * row_bytes], TILE * row_bytes, &|tile, rows| {
+            for (row, &token) in rows.chunks_exact_mut(row_bytes).zip(&self.tokens[tile * TILE..]) {
+                row.copy_from_slice(&table[token as usize * row_bytes..][..row_bytes]);
             }
         });
     }
@@ -82,51 +79,39 @@ impl Numbers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Arena, MemoryKind, Topology};
+    use crate::host::Topology;
 
     #[test]
     fn every_token_finds_its_own_row_among_the_gathered() {
         const ROW: usize = 6;
         let (vocabulary, counts) = (300, [1, 7, 500]);
         let pool = Pool::over(3, &Topology::read()).unwrap();
-        let arena = Arena::take(16 << 10, MemoryKind::Plain).unwrap();
-        let table = arena.whole().part(0, vocabulary * ROW);
-        let words: Vec<u16> = (0..vocabulary * ROW / 2).map(|at| (at * 7 + 3) as u16).collect();
-        table.write(&words);
+        let table: Vec<u8> = (0..vocabulary * ROW).map(|at| (at * 7 + at / 256 + 3) as u8).collect();
         let mut numbers = Numbers::of(vocabulary);
         // The same memory serves list after list.
         for round in 0..3 {
             numbers.clear();
-            let mut offset = vocabulary * ROW;
-            let mut place = |bytes: usize| {
-                offset += bytes;
-                arena.whole().part(offset - bytes, bytes)
-            };
-            let to = place(vocabulary * ROW);
+            let mut to = vec![0; vocabulary * ROW];
             let mut batches = Vec::new();
             for count in counts {
                 let tokens: Vec<i32> = (0..count).map(|row| (row * row + round * 11) % 97 * 3).collect();
-                let [staged, found] = [0; 2].map(|_| place(4 * count as usize));
-                staged.write(&tokens);
-                assert!(!numbers.find(staged, found), "a batch has tokens that no batch before it had");
+                let mut found = vec![0; tokens.len()];
+                assert!(!numbers.find(&tokens, &mut found), "a batch has tokens that no batch before it had");
                 tokens.iter().for_each(|&token| numbers.add(token));
-                assert!(numbers.find(staged, found));
+                assert!(numbers.find(&tokens, &mut found));
                 batches.push((tokens, found));
             }
-            numbers.gather(table, to, ROW, &pool);
+            numbers.gather(&table, &mut to, ROW, &pool);
             let distinct: std::collections::BTreeSet<i32> =
                 batches.iter().flat_map(|(tokens, _)| tokens.iter().copied()).collect();
             assert_eq!(numbers.len(), distinct.len());
             for (tokens, found) in &batches {
                 for (row, &token) in tokens.iter().enumerate() {
-                    let number = found.get::<i32>(row) as usize;
-                    let row_of = |span: HostSpan, row: usize| {
-                        let mut words = [0u16; ROW / 2];
-                        span.part(row * ROW, ROW).read(&mut words);
-                        words
-                    };
+                    let number = found[row] as usize;
                     assert!(number < numbers.len());
-                    assert_eq!(row_of(to, number), row_of(table, token as usize), "token {token}");
+                    let [got, want] =
+                        [(&to, number), (&table, token as usize)].map(|(of, row)| &of[row * ROW..][..ROW]);
+                    assert_eq!(got, want, "token {token}");
                 }
             }
         }

@@ -89,7 +89,7 @@
 //! A **frame** (`frame`) holds what differs from step to step (learning rate, loss scale) and what the
 //! step reports. There are two, since AdamW of one step runs while the next is issued; a frame is used again
 //! when the host lane has done with it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod backend;
 mod batch;
@@ -117,7 +117,6 @@ pub use batch::Batch;
 pub use inspect::{CudaDeviceReport, CudaReport, Library};
 pub use options::{AdamOptions, TrainerOptions};
 pub use pieces::{Piece, PieceJob};
-pub use save::{Sink, StateJob, StateSpan, UnitState};
-pub use store::Store;
+pub use save::{Fill, Sink, StateJob, StateSpan, UnitState};
 pub use trainer::{EvalReport, Loss, Stats, StepReport, Trainer};
 pub use tuning::TensorOptions;

@@ -95,6 +95,7 @@ impl Default for TrainerOptions {
 impl TrainerOptions {
     /// The numeric half of the policy these options ask for, on a device that stores activations so. Errors name the
     /// option and its value.
+    #[doc(hidden)]
     pub fn numeric(&self, layout: &Layout, storage: DType) -> Result<Numeric> {
         self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
@@ -115,6 +116,7 @@ impl TrainerOptions {
     }
 
     /// The policy these options ask for, on a device that stores activations so. Errors name the option and its value.
+    #[doc(hidden)]
     pub fn policy(&self, layout: &Layout, storage: DType) -> Result<Policy> {
         let numeric = self.numeric(layout, storage)?;
         let adam = self.adam_when.unwrap_or(AdamWhen::of(self.mode, self.grad_wait));
@@ -143,6 +145,7 @@ impl TrainerOptions {
 
     /// What the plan's search is asked for these options, whose own placement does not matter. `room` is what
     /// must not be passed; `pins` is what of a placement is decided.
+    #[doc(hidden)]
     pub fn question<'a>(
         &self,
         config: &'a ModelConfig,
@@ -168,6 +171,7 @@ impl TrainerOptions {
     }
 
     /// Takes a placement over, such as the search finds.
+    #[doc(hidden)]
     pub fn place(&mut self, placement: &Placement) {
         self.weight_slots = placement.weight_slots;
         self.slabs = placement.slabs;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::base::{Error, Result};
 use crate::engine::store::Store;
-use crate::host::{HostSpan, Pool};
+use crate::host::Pool;
 use crate::model::{FRESH_BLOCK, TensorLayout};
 use crate::optim;
 
@@ -24,8 +24,8 @@ pub struct Piece<'a> {
     pub tensor: &'a TensorLayout,
     /// The elements of the tensor that the piece covers.
     pub elements: Range<usize>,
-    weights: HostSpan,
-    residual: HostSpan,
+    pub(super) weights: &'a mut [u16],
+    pub(super) residual: &'a mut [i16],
 }
 
 impl Piece<'_> {
@@ -34,31 +34,26 @@ impl Piece<'_> {
     /// # Panics
     /// If the piece is shorter, as in all of these.
     pub fn read(&self, at: usize, out: &mut [f32]) {
-        let [weights, residual] = self.from(at, out.len());
-        optim::read_master(weights, residual, out);
+        let all = at..at + out.len();
+        optim::read_master(&self.weights[all.clone()], &self.residual[all], out);
     }
 
     /// Reads masters rounded to bf16, which is what is streamed.
     pub fn read_bf16(&self, at: usize, out: &mut [u16]) {
-        let [weights, _] = self.from(at, out.len());
-        weights.read(out);
+        out.copy_from_slice(&self.weights[at..at + out.len()]);
     }
 
     /// Writes masters from element `at` of the piece; moments stay.
     pub fn write(&mut self, at: usize, values: &[f32]) {
-        let [weights, residual] = self.from(at, values.len());
-        optim::write_master(weights, residual, values);
+        let all = at..at + values.len();
+        optim::write_master(&mut self.weights[all.clone()], &mut self.residual[all], values);
     }
 
     /// Writes masters that are bf16.
     pub fn write_bf16(&mut self, at: usize, values: &[u16]) {
-        let [weights, residual] = self.from(at, values.len());
-        weights.write(values);
-        residual.zero();
-    }
-
-    fn from(&self, at: usize, count: usize) -> [HostSpan; 2] {
-        [self.weights, self.residual].map(|span| span.part(2 * at, 2 * count))
+        let all = at..at + values.len();
+        self.weights[all.clone()].copy_from_slice(values);
+        self.residual[all].fill(0);
     }
 }
 
@@ -78,9 +73,7 @@ pub fn each_piece(store: &Store, pool: &Pool, order: &[usize], job: &PieceJob) -
     }
     each(pool, pieces.len(), &|number| {
         let (index, elements) = pieces[number].clone();
-        let (unit, tensor) = tensors[index];
-        let [weights, residual] = store.masters(unit, tensor, elements.clone());
-        job(&mut Piece { index, tensor, elements, weights, residual })
+        job(&mut store.piece(index, tensors[index], elements))
     })
 }
 

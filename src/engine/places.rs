@@ -2,12 +2,18 @@
 //!
 //! `check` proves lists free of hazards from what operations declare. What runs finds its memory here alone, so that what was
 //! proved is what runs.
+//!
+//! This is the one file of the engine that looks at device memory: its functions are called inside the task of the operation whose
+//! places they are given, or while the lanes are closed ([the engine](super)).
+#![allow(unsafe_code)]
 
-use crate::device::DeviceSpan;
+use crate::base::Result;
+use crate::device::{DeviceSpan, Lane};
 use crate::engine::frame::Frame;
 use crate::engine::runner::Runner;
 use crate::host::HostSpan;
 use crate::model::{Base, External, Location};
+use crate::ops::Op;
 use crate::plan::content_bytes;
 use crate::schedule::{Extent, GradPlace, Operation, Resource};
 
@@ -19,6 +25,30 @@ pub struct Places<'a> {
     pub operation: Operation,
     /// The list's extent.
     pub extent: Extent,
+}
+
+/// Device memory at work. The trainer keeps the device and the store until its lanes are closed.
+impl Runner {
+    pub(super) fn launch(&self, op: &Op) {
+        // SAFETY: the operands are places of the running operation, which declares them; `check` has proved that no other
+        // operation meets them. Batches were checked before they were staged. The workspace is the compute lane's.
+        unsafe { self.kernels.run(op) }
+    }
+
+    pub(super) fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
+        // SAFETY: both ends are declared by the running operation, and `check` has proved that no other meets them.
+        unsafe { self.device.upload(to, from) }
+    }
+
+    pub(super) fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
+        // SAFETY: as for an upload: declared by the running operation, proved apart from all others.
+        unsafe { self.device.download(to, from) }
+    }
+
+    pub(super) fn scrub(&self, lane: Lane, span: DeviceSpan) -> Result<()> {
+        // SAFETY: the running operation is the last to use what the span holds, and whoever writes it next waits for that.
+        unsafe { self.device.scrub(lane, span) }
+    }
 }
 
 impl Places<'_> {

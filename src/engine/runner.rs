@@ -65,7 +65,7 @@ impl Work for Runner {
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
             if let Some((_, place)) = self.plan.device.named(&resource) {
-                self.device.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
+                self.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
             }
         }
         Ok(())
@@ -83,11 +83,11 @@ impl Runner {
         match (operation.lane(), operation.pass()) {
             (Lane::H2d, _) => {
                 let (to, from) = places.copy();
-                return self.device.upload(to, from);
+                return self.upload(to, from);
             }
             (Lane::D2h, _) => {
                 let (from, to) = places.copy();
-                return self.device.download(to, from);
+                return self.download(to, from);
             }
             (_, Some(pass)) => self.run(pass, &places, frame),
             _ => {}
@@ -97,7 +97,7 @@ impl Runner {
                 let squares = places.write(Resource::Norm(slab));
                 let sum = places.read(self.plan.geometry.accumulator(unit, sum));
                 for Run { elements, blocks } in self.layout().unit(unit).runs() {
-                    self.kernels.run(&Op::from(Squares {
+                    self.launch(&Op::from(Squares {
                         squares: squares.part(blocks.start * 8, blocks.len() * 8),
                         x: sum.part(elements.start * 4, elements.len() * 4),
                         n: elements.len(),
@@ -113,7 +113,7 @@ impl Runner {
                 let slab = places.write(Resource::Slab(slab));
                 for Run { elements, blocks } in self.layout().part_runs(unit, part) {
                     let (start, n) = ((elements.start - first) * to.bytes(), elements.len());
-                    self.kernels.run(&Op::from(Round {
+                    self.launch(&Op::from(Round {
                         out: slab.part(start, n * to.bytes()),
                         squares: squares.map(|squares| squares.part(blocks.start * 8, blocks.len() * 8)),
                         x: sum.part(elements.start * 4, n * 4),
@@ -153,15 +153,14 @@ impl Runner {
         for op in &self.plan.passes.get(pass).ops {
             let mut op = op.map(&mut |location| places.operand(location, frame));
             op.set(&scalars);
-            self.kernels.run(&op);
+            self.launch(&op);
         }
     }
 
     /// Writes what the model's layers read and nobody writes; before the lanes are opened.
     pub fn upload_constants(&self) -> Result<()> {
-        let constants = self.store.constants();
-        constants.write(&model::constants(&self.config));
-        self.device.upload(self.at(self.plan.device.constants()), constants)
+        self.store.write_constants(&model::constants(&self.config));
+        self.upload(self.at(self.plan.device.constants()), self.store.constants())
     }
 
     /// The work of every operation.
@@ -181,7 +180,7 @@ impl Runner {
         // Tensor by tensor, whatever their units.
         let square_sums = self.layout().indices().flat_map(|unit| self.store.square_sums(unit));
         let square_sum: f64 = if norms { square_sums.sum() } else { 0.0 };
-        let loss = self.store.loss().get::<f64>(0) / frame.inputs().weight;
+        let loss = self.store.loss_sum() / frame.inputs().weight;
         let norm = square_sum.sqrt();
         let clipped = self.clip > 0.0 && norm > self.clip;
         frame.decide(Verdict {
@@ -241,7 +240,7 @@ impl Runner {
         factor: f32,
         rows: Option<optim::Rows>,
     ) {
-        let AdamPiece { tensor, first, spans } = *piece;
+        let AdamPiece { tensor, first, .. } = *piece;
         let options = self.tuning.get(unit, tensor);
         if options.frozen {
             return;
@@ -257,7 +256,7 @@ impl Runner {
             rows,
             ..Step::new(AdamScalars::new(&constants, lr * options.lr_scale, step))
         };
-        optim::update(&self.pool, &spans, &step);
+        self.store.update(piece, &step, &self.pool);
     }
 
     /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.
@@ -269,7 +268,7 @@ impl Runner {
             let gradient = places.write(self.plan.geometry.accumulator(unit, sum));
             let tensor = &self.layout().unit(unit).tensors[tensor];
             let bytes = tensor.elements() * 4;
-            self.kernels.run(&Op::from(Zero { out: gradient.part(tensor.offset * 4, bytes), bytes }));
+            self.launch(&Op::from(Zero { out: gradient.part(tensor.offset * 4, bytes), bytes }));
         }
     }
 }

@@ -8,15 +8,14 @@
 use parking_lot::Mutex;
 
 use crate::base::{DType, Error, Result, UnitIndex};
-use crate::host::HostSpan;
 use crate::model::UnitLayout;
 use crate::optim::{Optimizer, STATE_ARRAYS_MAX};
 
 /// A unit as the store holds it: what a resumed run needs of it, and nothing that can be made again.
 ///
 /// Every span covers the same elements, those of `layout` with its padding, in the order and at the offsets that
-/// it names; the padding is zero. They may be read until [`Sink::unit`] returns and not a moment longer: AdamW
-/// of the unit waits for that.
+/// it names; the padding is zero. They are lent until [`Sink::unit`] returns: AdamW of the unit waits for that. Spans are aligned to
+/// their elements.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitState<'a> {
     /// Which.
@@ -24,13 +23,13 @@ pub struct UnitState<'a> {
     /// Its tensors: names, shapes, offsets.
     pub layout: &'a UnitLayout,
     /// bf16: the weights that are streamed.
-    pub weights: HostSpan,
+    pub weights: &'a [u8],
     /// i16: what makes them whole, see [`master`](crate::base::master).
-    pub residual: HostSpan,
+    pub residual: &'a [u8],
     /// The mode's optimizer.
     pub optimizer: Optimizer,
     /// The arrays that the optimizer declares, by number.
-    pub state: [HostSpan; STATE_ARRAYS_MAX],
+    pub state: [&'a [u8]; STATE_ARRAYS_MAX],
 }
 
 /// One of the spans of a unit's state.
@@ -74,9 +73,9 @@ impl StateSpan {
     }
 }
 
-impl UnitState<'_> {
+impl<'a> UnitState<'a> {
     /// A span by name.
-    pub fn span(&self, span: StateSpan) -> HostSpan {
+    pub fn span(&self, span: StateSpan) -> &'a [u8] {
         match span {
             StateSpan::Weights => self.weights,
             StateSpan::Residual => self.residual,
@@ -85,8 +84,23 @@ impl UnitState<'_> {
     }
 }
 
+/// A span of a unit's state that is to be filled.
+#[derive(Debug)]
+pub struct Fill<'a> {
+    /// The unit.
+    pub unit: UnitIndex,
+    /// Its tensors.
+    pub layout: &'a UnitLayout,
+    /// The mode's optimizer.
+    pub optimizer: Optimizer,
+    /// The span's name.
+    pub span: StateSpan,
+    /// Its memory, as in [`UnitState`].
+    pub bytes: &'a mut [u8],
+}
+
 /// Fills a span of a unit's state, by any thread; see [`Trainer::restore`](super::Trainer::restore).
-pub type StateJob<'a> = dyn Fn(&UnitState, StateSpan) -> Result<()> + Sync + 'a;
+pub type StateJob<'a> = dyn Fn(&mut Fill) -> Result<()> + Sync + 'a;
 
 /// Where a save goes. Made by whoever knows a format, with all that is not a unit's: step number, options, data
 /// position are the caller's to know and to write.

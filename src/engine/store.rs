@@ -1,18 +1,25 @@
-//! The store: the host-resident model.
+//! The store: the host-resident model, and the one file of the engine that looks at host memory.
+//!
+//! What it lends stays as long as the store, which owns the arenas. Who may look at what when is decided above: a function is called
+//! by an operation that declares the resource, or by the calling thread once `sync` and `check` have let it
+//! ([the engine](super)).
+#![allow(unsafe_code)]
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex};
+use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex, master};
 use crate::device::Device;
+use crate::engine::Batch;
 use crate::engine::derived::Derived;
 use crate::engine::gather::Numbers;
-use crate::engine::{Batch, UnitState};
-use crate::host::{Arena, HostSpan, MemoryKind, Pool};
+use crate::engine::pieces::Piece;
+use crate::engine::save::{Fill, StateSpan, UnitState};
+use crate::host::{Arena, HostSpan, MemoryKind, Plain, Pool};
 use crate::model::{Layout, Run, TensorLayout};
-use crate::optim::{self, Master, Optimizer, STATE_ARRAYS_MAX, Spans};
+use crate::optim::{self, Master, Optimizer, STATE_ARRAYS_MAX, Spans, Step};
 use crate::plan::{HostMap, Place, Plan};
 use crate::schedule::GradPlace;
 
@@ -87,21 +94,49 @@ impl Store {
         self.state.whole().part(place.offset, place.bytes)
     }
 
+    /// Numbers to read.
+    fn look<T: Plain>(&self, span: HostSpan) -> &[T] {
+        // SAFETY: the span is of an arena of the store's; whoever calls may read it, as said at the top.
+        unsafe { span.slice() }
+    }
+
+    /// Numbers to write.
+    #[allow(clippy::mut_from_ref)]
+    fn lend<T: Plain>(&self, span: HostSpan) -> &mut [T] {
+        // SAFETY: the span is of an arena of the store's; whoever calls may write it, alone, as said at the top.
+        unsafe { span.slice_mut() }
+    }
+
     /// A unit's bf16 weights: what an upload reads.
     pub fn weights(&self, unit: UnitIndex) -> HostSpan {
         self.wire(self.map.unit(unit).weights)
     }
 
-    /// All that a resumed run needs of a unit.
+    /// All that a resumed run needs of a unit, to read.
     pub fn unit_state(&self, unit: UnitIndex) -> UnitState<'_> {
-        let places = self.map.unit(unit);
+        let span = |span| self.look(self.state_span(unit, span));
         UnitState {
             unit,
             layout: self.layout.unit(unit),
-            weights: self.wire(places.weights),
-            residual: self.state(places.residual),
-            state: places.state.map(|place| self.state(place)),
+            weights: span(StateSpan::Weights),
+            residual: span(StateSpan::Residual),
+            state: std::array::from_fn(|number| span(StateSpan::Optimizer(number))),
             optimizer: self.optimizer,
+        }
+    }
+
+    /// A span of a unit's state, to write.
+    pub fn fill(&self, unit: UnitIndex, span: StateSpan) -> Fill<'_> {
+        let bytes = self.lend(self.state_span(unit, span));
+        Fill { unit, layout: self.layout.unit(unit), optimizer: self.optimizer, span, bytes }
+    }
+
+    fn state_span(&self, unit: UnitIndex, span: StateSpan) -> HostSpan {
+        let places = self.map.unit(unit);
+        match span {
+            StateSpan::Weights => self.wire(places.weights),
+            StateSpan::Residual => self.state(places.residual),
+            StateSpan::Optimizer(number) => self.state(places.state[number]),
         }
     }
 
@@ -137,8 +172,8 @@ impl Store {
 
     /// The sums of squares of a unit's tensors, in order: the blocks of each are added in order.
     pub fn square_sums(&self, unit: UnitIndex) -> impl Iterator<Item = f64> {
-        let norm = self.norm(unit);
-        let of_run = move |run: Run| run.blocks.map(|block| norm.get::<f64>(block)).sum();
+        let norm: &[f64] = self.look(self.norm(unit));
+        let of_run = move |run: Run| norm[run.blocks].iter().sum();
         self.layout.unit(unit).runs().map(of_run)
     }
 
@@ -147,9 +182,24 @@ impl Store {
         self.wire(self.map.loss())
     }
 
+    /// The loss sum.
+    pub fn loss_sum(&self) -> f64 {
+        self.look(self.loss())[0]
+    }
+
+    /// Sets the loss sum.
+    pub fn set_loss_sum(&self, sum: f64) {
+        self.lend(self.loss())[0] = sum;
+    }
+
     /// f32 `[V]`: where a row of logits lands.
     pub fn logits(&self) -> HostSpan {
         self.wire(self.map.logits())
+    }
+
+    /// The row of logits.
+    pub fn read_logits(&self) -> Vec<f32> {
+        self.look(self.logits()).to_vec()
     }
 
     /// f32 `[N]`: where a micro-batch's log-probabilities land, and their gradient leaves from.
@@ -157,9 +207,24 @@ impl Store {
         self.wire(self.map.logprobs(micro))
     }
 
+    /// Reads a micro-batch's log-probabilities.
+    pub fn read_logprobs(&self, micro: MicroIndex, out: &mut [f32]) {
+        out.copy_from_slice(self.look(self.logprobs(micro)));
+    }
+
+    /// Writes their gradient.
+    pub fn write_logprobs(&self, micro: MicroIndex, values: &[f32]) {
+        self.lend(self.logprobs(micro)).copy_from_slice(values);
+    }
+
     /// What the model's layers read and nobody writes: what is uploaded once.
     pub fn constants(&self) -> HostSpan {
         self.wire(self.map.constants())
+    }
+
+    /// Writes them.
+    pub fn write_constants(&self, values: &[f32]) {
+        self.lend(self.constants())[..values.len()].copy_from_slice(values);
     }
 
     /// A micro-batch's staging.
@@ -178,7 +243,7 @@ impl Store {
         let places = self.map.batch(micro);
         let derived = &mut *self.derived.lock();
         derived.fill(batch);
-        self.wire(places.weights).write(batch.weights.unwrap_or(&self.ones));
+        self.lend(self.wire(places.weights)).copy_from_slice(batch.weights.unwrap_or(&self.ones));
         for (place, values) in [
             (places.tokens, batch.tokens),
             (places.targets, batch.targets),
@@ -190,7 +255,7 @@ impl Store {
             // All rows are up, unless some are gathered before.
             (places.gathered, batch.tokens),
         ] {
-            self.wire(place).write(values);
+            self.lend(self.wire(place)).copy_from_slice(values);
         }
         self.distinct[micro.at()].store(derived.distinct, Relaxed);
     }
@@ -201,8 +266,7 @@ impl Store {
         let numbers = &mut *self.numbers.lock();
         numbers.clear();
         for micro in (0..micros).map(MicroIndex::from) {
-            let tokens = self.wire(self.map.batch(micro).tokens);
-            (0..tokens.bytes() / size_of::<i32>()).for_each(|row| numbers.add(tokens.get(row)));
+            self.look(self.wire(self.map.batch(micro).tokens)).iter().for_each(|token| numbers.add(*token));
         }
         assert!(self.find_rows(micros, numbers), "every token of the batches has a number");
         self.gather_rows(numbers, pool);
@@ -213,7 +277,7 @@ impl Store {
     pub fn find_rows(&self, micros: usize, numbers: &Numbers) -> bool {
         let found = (0..micros).map(MicroIndex::from).all(|micro| {
             let places = self.map.batch(micro);
-            numbers.find(self.wire(places.tokens), self.wire(places.gathered))
+            numbers.find(self.look(self.wire(places.tokens)), self.lend(self.wire(places.gathered)))
         });
         if found {
             self.gathered.store(numbers.len(), Relaxed);
@@ -225,7 +289,7 @@ impl Store {
     /// either.
     pub fn gather_rows(&self, numbers: &Numbers, pool: &Pool) {
         let (table, to) = (self.weights(self.layout.embedding()), self.wire(self.map.gathered()));
-        numbers.gather(table, to, self.row_bytes(), pool);
+        numbers.gather(self.look(table), self.lend(to), self.row_bytes(), pool);
     }
 
     /// How many rows of the embedding there is memory to gather for; none where it is tied.
@@ -289,16 +353,22 @@ impl Store {
         })
     }
 
+    /// One step of the optimizer over a piece. Nothing else is at work on its unit.
+    pub fn update(&self, piece: &AdamPiece, step: &Step, pool: &Pool) {
+        // SAFETY: the spans are of the store's arenas, and apart; whoever calls may write them, as said at the top.
+        unsafe { optim::update(pool, &piece.spans, step) }
+    }
+
     /// Reads a tensor's f32 master. No lane may be at work on its unit.
     pub fn read_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let [weights, residual] = self.masters(unit, tensor, 0..out.len());
-        optim::read_master(weights, residual, out);
+        optim::read_master(self.look(weights), self.look(residual), out);
     }
 
     /// Writes a tensor's f32 master; moments stay. No lane may be at work on its unit.
     pub fn write_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, values: &[f32]) {
         let [weights, residual] = self.masters(unit, tensor, 0..values.len());
-        optim::write_master(weights, residual, values);
+        optim::write_master(self.lend(weights), self.lend(residual), values);
     }
 
     /// Refuses to read a gradient where [none are stored](crate::schedule::Policy::streams_gradients).
@@ -318,20 +388,30 @@ impl Store {
     pub fn read_gradient(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let place = self.map.unit(unit).gradient;
         let elements = tensor.offset..tensor.offset + tensor.elements();
-        optim::read_gradient(
-            self.wire(place.elements(elements, self.grad_dtype.bytes())),
-            self.grad_dtype,
-            out,
-        );
+        let gradient = self.wire(place.elements(elements, self.grad_dtype.bytes()));
+        match self.grad_dtype {
+            DType::F32 => out.copy_from_slice(self.look(gradient)),
+            DType::Bf16 => {
+                let stored: &[u16] = self.look(gradient);
+                out.iter_mut().zip(stored).for_each(|(out, stored)| *out = master::widen(*stored));
+            }
+        }
+    }
+
+    /// The masters of some elements of a tensor, to write. `index` is the tensor's place in the layout's order. Nothing else is at
+    /// work on these elements.
+    pub fn piece<'a>(
+        &'a self,
+        index: usize,
+        (unit, tensor): (UnitIndex, &'a TensorLayout),
+        elements: Range<usize>,
+    ) -> Piece<'a> {
+        let [weights, residual] = self.masters(unit, tensor, elements.clone());
+        Piece { index, tensor, elements, weights: self.lend(weights), residual: self.lend(residual) }
     }
 
     /// Weights and residuals of some elements of a tensor.
-    pub(super) fn masters(
-        &self,
-        unit: UnitIndex,
-        tensor: &TensorLayout,
-        elements: Range<usize>,
-    ) -> [HostSpan; 2] {
+    fn masters(&self, unit: UnitIndex, tensor: &TensorLayout, elements: Range<usize>) -> [HostSpan; 2] {
         self.halves(unit, tensor.offset + elements.start..tensor.offset + elements.end)
     }
 

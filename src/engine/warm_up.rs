@@ -43,7 +43,7 @@ impl Runner {
         let batch = Batch { tokens: &zeros, targets: &zeros, weights: None, starts: None };
         for micro in (0..micros).map(MicroIndex::from) {
             self.store.stage(micro, &batch);
-            self.device.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
+            self.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
         }
         let frame = &self.frames[0];
         frame.open(Inputs { weight: 1.0, ..Inputs::default() });
@@ -75,7 +75,7 @@ impl Runner {
             [(0, constants.offset), (end, self.memory.bytes())].into_iter().filter(|(from, to)| from < to)
         {
             let (out, bytes) = (self.memory.part(from, to - from), to - from);
-            self.kernels.run(&Op::from(Zero { out, bytes }));
+            self.launch(&Op::from(Zero { out, bytes }));
         }
         self.kernels.settle()
     }

@@ -16,10 +16,15 @@ mod weights;
 pub use companions::Companions;
 pub use config::FolderConfig;
 
-pub use export::{ExportTarget, MARKER, SHARD_BYTES, export, export_bytes};
+#[doc(hidden)]
+pub use export::MARKER;
+pub use export::{ExportTarget, SHARD_BYTES, export, export_bytes};
 pub use family::{FAMILIES, Family};
+#[doc(hidden)]
 pub use index::Index;
-pub use weights::{Header, Weights};
+#[doc(hidden)]
+pub use weights::Header;
+pub use weights::Weights;
 
 /// The weights in one file.
 const SINGLE: &str = "model.safetensors";

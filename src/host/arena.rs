@@ -105,9 +105,10 @@ impl Arena {
         if let (Pinning::Allocated, Some(pin)) = (by, &pin) {
             let nodes = nodes.as_ref().map_or(&[][..], |(_, nodes, _)| nodes);
             let whole = linux::preferring(nodes, || pin.allocate(bytes))?;
-            whole.zero();
             let (pin, touched) = (Some(pin.clone()), true.into());
-            return Ok(Arena { whole, mapped: whole, pages: Pages::Small, pin, by, touched });
+            let mut arena = Arena { whole, mapped: whole, pages: Pages::Small, pin, by, touched };
+            arena.bytes_mut().fill(0);
+            return Ok(arena);
         }
         let bound = nodes.is_some();
         if bound && wanted == Some(Pages::Explicit) {
@@ -141,9 +142,16 @@ impl Arena {
         Ok(arena)
     }
 
-    /// All of it. Its spans must not be used after the arena is dropped.
+    /// All of it. Its memory is gone when the arena is dropped.
     pub fn whole(&self) -> HostSpan {
         self.whole
+    }
+
+    /// All of it, where nobody else uses any of it.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the arena is borrowed alone, so the memory stays and the arena does not touch it; whoever uses a span of it
+        // meanwhile breaks the law of spans.
+        unsafe { self.whole.slice_mut() }
     }
 
     /// What its pages are; of an allocator's, as little as nothing is known, they are called small.
@@ -168,7 +176,8 @@ impl Arena {
             ramp(bytes, PATIENCE, || Limits::read(None), |part| self.touch_part(part, pool))?;
         }
         if let Some(pin) = self.pin.as_ref().filter(|_| !*touched) {
-            pin.pin(self.mapped)?;
+            // SAFETY: the arena's own pages, which have their RAM and stay mapped until they are unpinned at its end.
+            unsafe { pin.pin(self.mapped)? };
         }
         *touched = true;
         Ok(())
@@ -203,12 +212,14 @@ impl Drop for Arena {
     fn drop(&mut self) {
         if let Some(pin) = self.pin.as_ref().filter(|_| *self.touched.lock()) {
             match self.by {
-                Pinning::Registered => pin.unpin(self.mapped),
-                Pinning::Allocated => return pin.free(self.mapped),
+                // SAFETY: `touch` pinned these pages; spans are not used after the arena, so nothing copies.
+                Pinning::Registered => unsafe { pin.unpin(self.mapped) },
+                // SAFETY: what `take` was given, whole; no span of it is used after the arena.
+                Pinning::Allocated => return unsafe { pin.free(self.mapped) },
             }
         }
         if let Some(base) = NonNull::new(self.mapped.address()).filter(|_| self.mapped.bytes() > 0) {
-            // SAFETY: the pages that `take` mapped, all of them; spans must not be used after the arena.
+            // SAFETY: the pages that `take` mapped, all of them, by the law of spans unused from now on.
             unsafe { linux::unmap(base, self.mapped.bytes()) }
         }
     }

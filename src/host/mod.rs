@@ -26,5 +26,5 @@ pub use pages::{HugePages, Pages};
 pub use pin::{Pin, Pinning};
 pub use pool::{Pool, check_threads};
 pub use resident::resident_bytes;
-pub use span::{HostSpan, Plain};
+pub use span::{HostSpan, Plain, Span, side};
 pub use topology::{Node, Topology, node_of_pci, node_of_pci_under, processor_name, processor_name_under};

@@ -26,22 +26,34 @@ impl fmt::Display for Pinning {
 
 /// How a device keeps pages where they are, so that its copy engines can reach them without the CPU. The device
 /// hands it in; an [`Arena`](super::Arena) of kind `Pinned` asks it once, and undoes it when the arena is dropped.
-pub trait Pin: fmt::Debug + Send + Sync {
+///
+/// # Safety
+/// [`Pin::allocate`] gives memory of that length, initialised, which nobody else has and which stays until [`Pin::free`].
+pub unsafe trait Pin: fmt::Debug + Send + Sync {
     /// Pins the pages of a span, which have their RAM and stay mapped until [`Pin::unpin`].
     ///
     /// Errors: the device's, with what it sought and found; nothing is pinned then.
-    fn pin(&self, pages: HostSpan) -> Result<()>;
+    ///
+    /// # Safety
+    /// The pages are there, and are unpinned before they go.
+    unsafe fn pin(&self, pages: HostSpan) -> Result<()>;
 
-    /// Undoes a [`Pin::pin`] that succeeded, for the same span. Nothing copies any more.
-    fn unpin(&self, pages: HostSpan);
+    /// Undoes a [`Pin::pin`] that succeeded.
+    ///
+    /// # Safety
+    /// The span is the one that was pinned, and nothing copies from or to it any more.
+    unsafe fn unpin(&self, pages: HostSpan);
 
     /// Takes memory that is pinned from the start, page-aligned, with any content. `bytes` is not 0.
     ///
     /// Errors: the device's.
     fn allocate(&self, bytes: usize) -> Result<HostSpan>;
 
-    /// Gives back what [`Pin::allocate`] gave, whole. Nothing copies or uses it any more.
-    fn free(&self, memory: HostSpan);
+    /// Gives back what [`Pin::allocate`] gave.
+    ///
+    /// # Safety
+    /// The span is the one that was given, whole, and nothing uses it any more.
+    unsafe fn free(&self, memory: HostSpan);
 
     /// Whether the kernel counts what this pins against `RLIMIT_MEMLOCK`, as `mlock` and RDMA drivers do.
     fn counts_as_locked(&self) -> bool;

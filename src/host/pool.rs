@@ -15,6 +15,7 @@
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -254,11 +255,40 @@ impl Pool {
         }
     }
 
+    /// Runs `job(number, chunk)` for every chunk of `len` elements of `all`, of which the last may be shorter, as
+    /// [`Pool::run`] runs tiles.
+    ///
+    /// # Panics
+    /// If `len` is 0; as [`Pool::run`].
+    pub fn run_chunks<T: Send>(&self, all: &mut [T], len: usize, job: &(dyn Fn(usize, &mut [T]) + Sync)) {
+        let (count, end) = (all.len().div_ceil(len), all.len());
+        let base = Base(all.as_mut_ptr());
+        self.run(count, &|_, number| {
+            let start = number * len;
+            // SAFETY: a pool takes every tile of a job once, and chunks of different numbers share no element of the slice,
+            // which is borrowed until `run` returns.
+            let chunk = unsafe { slice::from_raw_parts_mut(base.at(start), len.min(end - start)) };
+            job(number, chunk);
+        });
+    }
+
     fn claim(&self) -> Option<&Desk> {
         self.shared.desks.iter().find(|desk| {
             !desk.taken.load(Ordering::Relaxed)
                 && desk.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
         })
+    }
+}
+
+/// Where a slice starts whose elements threads share out among themselves.
+struct Base<T>(*mut T);
+
+// SAFETY: every element is lent to one thread, to which it may be sent.
+unsafe impl<T: Send> Sync for Base<T> {}
+
+impl<T> Base<T> {
+    fn at(&self, element: usize) -> *mut T {
+        self.0.wrapping_add(element)
     }
 }
 

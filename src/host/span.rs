@@ -1,25 +1,103 @@
-//! A piece of host memory, and safe ways to move numbers in and out of it.
+//! A piece of memory as plain data: an address and a length.
 
+use std::marker::PhantomData;
 use std::mem;
 use std::ptr::{self, NonNull};
+use std::slice;
 
-/// A piece of host memory. A plain address: it owns nothing; the [`Arena`](super::Arena) it was carved from
-/// must outlive it.
-///
-/// # The law of spans
-/// Spans carry no borrow. Whoever calls [`read`](HostSpan::read), [`write`](HostSpan::write),
-/// [`get`](HostSpan::get) or [`zero`](HostSpan::zero) holds the right to that memory for the length of the
-/// call: in the engine the schedule gives that right and `check` proves it. Spans need no alignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostSpan {
-    base: NonNull<u8>,
-    bytes: usize,
+/// The memory that a [`Span`] is of.
+pub mod side {
+    /// Memory of this process.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Host {}
+
+    /// Memory of a device. On the CPU device it is this process's, too.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Device {}
 }
 
-// SAFETY: a span is an address and a length; reading or writing through it is `unsafe` and argued there.
-unsafe impl Send for HostSpan {}
-// SAFETY: as above, a shared span gives no access by itself.
-unsafe impl Sync for HostSpan {}
+/// An address and a length. It owns nothing and borrows nothing: it may outlive its memory, and several may name the same.
+///
+/// # The law of spans
+/// A function that reads or writes the memory of a span is `unsafe`. Its caller sees to it that, until it returns or the work
+/// that it queues is done,
+/// - the memory is there: the [`Arena`](super::Arena), device or array that the span is of has not been dropped;
+/// - nobody else writes what it reads, or reads or writes what it writes.
+///
+/// Below the engine nobody decides this. In the engine the trainer owns the memory, the schedule orders the accesses, and
+/// `check` proves the order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Span<Side> {
+    base: NonNull<u8>,
+    bytes: usize,
+    side: PhantomData<Side>,
+}
+
+/// Host memory. Spans need no alignment, but for [`HostSpan::slice`] and [`HostSpan::slice_mut`].
+pub type HostSpan = Span<side::Host>;
+
+impl<Side> Copy for Span<Side> {}
+
+impl<Side> Clone for Span<Side> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// SAFETY: an address and a length give no access by themselves; what does is `unsafe` and argued there.
+unsafe impl<Side> Send for Span<Side> {}
+// SAFETY: no safe method looks at the memory, so sharing a span shares two numbers.
+unsafe impl<Side> Sync for Span<Side> {}
+
+impl<Side> Span<Side> {
+    /// A span over `bytes` bytes at `base`.
+    ///
+    /// # Safety
+    /// The bytes are of one allocation of the span's side, and initialised before they are read.
+    pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
+        Span { base, bytes, side: PhantomData }
+    }
+
+    /// The address.
+    pub fn address(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// The length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The part from byte `offset`, `bytes` long.
+    ///
+    /// # Panics
+    /// If the part leaves the span.
+    pub fn part(&self, offset: usize, bytes: usize) -> Self {
+        assert!(
+            offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
+            "a part of {bytes} bytes at {offset} leaves a span of {} bytes",
+            self.bytes
+        );
+        // No pointer arithmetic that presumes the memory: it may be gone.
+        let base = self.base.map_addr(|address| address.checked_add(offset).expect("the end has an address"));
+        Span { base, bytes, side: PhantomData }
+    }
+
+    /// The address of the first elements.
+    ///
+    /// # Panics
+    /// If the span is shorter.
+    pub fn first<T>(&self, elements: usize) -> *mut T {
+        let bytes = elements.checked_mul(size_of::<T>());
+        assert!(
+            bytes.is_some_and(|bytes| bytes <= self.bytes),
+            "{elements} elements of {} bytes leave a span of {} bytes",
+            size_of::<T>(),
+            self.bytes
+        );
+        self.address().cast()
+    }
+}
 
 /// Numbers without padding of which every bit pattern is a value.
 ///
@@ -43,47 +121,17 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for f64 {}
 
 impl HostSpan {
-    /// A span over `bytes` bytes at `base`.
-    ///
-    /// # Safety
-    /// The memory is allocated, initialised, and outlives every use of the span.
-    pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
-        HostSpan { base, bytes }
-    }
-
-    /// The address.
-    pub fn address(&self) -> *mut u8 {
-        self.base.as_ptr()
-    }
-
-    /// The length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The part from byte `offset`, `bytes` long.
-    ///
-    /// # Panics
-    /// If the part leaves the span.
-    pub fn part(&self, offset: usize, bytes: usize) -> Self {
-        assert!(
-            offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
-            "a part of {bytes} bytes at {offset} leaves a host span of {} bytes",
-            self.bytes
-        );
-        // SAFETY: `offset` is within the span, so the sum stays inside (or one past) the same allocation.
-        let base = unsafe { self.base.add(offset) };
-        HostSpan { base, bytes }
-    }
-
-    /// The first `out.len()` numbers of the span.
+    /// Copies the first `out.len()` numbers of the span out of it.
     ///
     /// # Panics
     /// If the span is shorter.
-    pub fn read<T: Plain>(&self, out: &mut [T]) {
+    ///
+    /// # Safety
+    /// The law of spans: the caller may read it.
+    pub unsafe fn read<T: Plain>(&self, out: &mut [T]) {
         let from = self.part(0, mem::size_of_val(out));
-        // SAFETY: `part` proved the length; the law of spans gives the right to read; a slice borrowed
-        // mutably cannot lie in memory that the caller may read through a span; every pattern is a `T`.
+        // SAFETY: `part` proved the length; the caller may read the span, in which no slice that is borrowed mutably can lie;
+        // every pattern is a `T`.
         unsafe { ptr::copy_nonoverlapping(from.address(), out.as_mut_ptr().cast(), from.bytes()) }
     }
 
@@ -91,37 +139,49 @@ impl HostSpan {
     ///
     /// # Panics
     /// If the span is shorter.
-    pub fn write<T: Plain>(&self, values: &[T]) {
+    ///
+    /// # Safety
+    /// The law of spans: the caller may write it.
+    pub unsafe fn write<T: Plain>(&self, values: &[T]) {
         let to = self.part(0, mem::size_of_val(values));
-        // SAFETY: `part` proved the length; the law of spans gives the right to write, which nobody has over
-        // memory that is borrowed as a slice; a `Plain` has no padding, so whole bytes are copied.
+        // SAFETY: `part` proved the length; the caller may write the span, in which no borrowed slice can lie; a `Plain` has no
+        // padding, so whole bytes are copied.
         unsafe { ptr::copy_nonoverlapping(values.as_ptr().cast(), to.address(), to.bytes()) }
     }
 
-    /// Copies another span, as long as this one, which it does not meet.
+    /// The whole span as numbers.
     ///
     /// # Panics
-    /// If the lengths differ.
-    pub fn copy(&self, from: HostSpan) {
-        assert_eq!(self.bytes, from.bytes, "a copy is as long as what it is of");
-        // SAFETY: the lengths are equal; the law of spans gives the right to read the one and to write the other, which
-        // nobody has at a time over memory that both name.
-        unsafe { ptr::copy_nonoverlapping(from.address(), self.address(), self.bytes) }
+    /// If its length is no whole number of them, or its address not aligned to them.
+    ///
+    /// # Safety
+    /// The law of spans: the caller may read it for all of `'a`.
+    pub unsafe fn slice<'a, T: Plain>(&self) -> &'a [T] {
+        let (base, count) = self.numbers();
+        // SAFETY: aligned and of that length, as `numbers` checked; the caller may read it; every pattern is a `T`.
+        unsafe { slice::from_raw_parts(base, count) }
     }
 
-    /// Number `index` of the span, taken as an array of `T`.
+    /// The whole span as numbers to write.
     ///
     /// # Panics
-    /// If it lies beyond the end.
-    pub fn get<T: Plain>(&self, index: usize) -> T {
-        let mut value = [T::default()];
-        self.part(index * mem::size_of::<T>(), mem::size_of::<T>()).read(&mut value);
-        value[0]
+    /// As [`HostSpan::slice`].
+    ///
+    /// # Safety
+    /// The law of spans: the caller may write it for all of `'a`.
+    pub unsafe fn slice_mut<'a, T: Plain>(&self) -> &'a mut [T] {
+        let (base, count) = self.numbers();
+        // SAFETY: aligned and of that length, as `numbers` checked; it is the caller's alone; every pattern is a `T`.
+        unsafe { slice::from_raw_parts_mut(base, count) }
     }
 
-    /// Sets every byte to zero.
-    pub fn zero(&self) {
-        // SAFETY: the span's own length; the law of spans gives the right to write.
-        unsafe { ptr::write_bytes(self.address(), 0, self.bytes) }
+    fn numbers<T: Plain>(&self) -> (*mut T, usize) {
+        let size = size_of::<T>();
+        // Of no bytes there are as many as anybody likes.
+        let count = self.bytes.checked_div(size).unwrap_or(0);
+        assert_eq!(self.bytes, count * size, "bytes of a span of {size}-byte numbers");
+        let base = self.address().cast::<T>();
+        assert!(base.is_aligned(), "a span of {size}-byte numbers starts between two of them");
+        (base, count)
     }
 }

@@ -1,6 +1,6 @@
 //! L3, the ops: one op a file, forward and backward, a value with named operands and sizes.
 //!
-//! An op's file holds its struct, declared by [`op!`](op), from which follow the operands read and written, bytes, FLOPs and
+//! An op's file holds its struct, declared by `op!`, from which follow the operands read and written, bytes, FLOPs and
 //! scratch; and two functions over that struct: the CPU's and the launch on CUDA. A backend is [`Kernels`]; its one entry is
 //! [`Kernels::run`]. [`cpu`] and [`cuda`] hold what the functions of each backend share. [`cpu::CpuKernels`] is the reference.
 //!
@@ -186,5 +186,10 @@ pub trait Kernels: Send + Sync {
     }
 
     /// Runs an op, or queues it where work is queued.
-    fn run(&self, op: &Op);
+    ///
+    /// # Safety
+    /// The law of spans and that of the [module](self), until the op is done: for its operands, which are memory that these kernels
+    /// run on, and for the workspace that they were made with. Tokens, rows and positions that an op reads lie within what they
+    /// count.
+    unsafe fn run(&self, op: &Op);
 }

@@ -11,7 +11,7 @@
 //! State stored as bf16 is rounded at random, so that on average nothing is lost. Rounded to nearest, AdamW's v would
 //! stand still as soon as a step changed it by less than 2⁻⁹ of itself, which with β2 = 0.999 is always.
 //!
-//! The law of [`crate::ops`] holds for the spans of this module.
+//! The [law of spans](crate::host::Span) holds for the spans of this module.
 
 mod adamw;
 mod isa;
@@ -27,7 +27,7 @@ use crate::base::DType;
 use crate::host::{HostSpan, Isa, Pool};
 
 pub use adamw::{AdamOptions, AdamScalars};
-pub use master::{read_gradient, read_master, write_master};
+pub use master::{read_master, write_master};
 use random::RandomBits;
 pub use random::Rounding;
 pub use rows::Rows;
@@ -219,27 +219,36 @@ impl Step<'_> {
 /// # Panics
 /// If a span has another length than the number of parameters asks for, or does not start on one of its elements; if
 /// masters are whole and moments bf16; if this processor does not have the instruction set.
-pub fn update(pool: &Pool, spans: &Spans, step: &Step) {
+///
+/// # Safety
+/// The [law of spans](crate::host::Span): the caller may read the gradient and write the rest, and no two of the spans overlap.
+pub unsafe fn update(pool: &Pool, spans: &Spans, step: &Step) {
     assert!(step.isa.is_here(), "this processor does not have {}", step.isa);
     spans.check();
     let (weights, _) = spans.master.halves();
     over_tiles(pool, spans.elements(), weights.address(), spans.master.weight_bytes(), &|start, count| {
         match &step.rows {
-            Some(rows) => rows.runs(start..start + count, |run| update_run(spans, run, step)),
-            None => update_run(spans, start..start + count, step),
+            // SAFETY: the caller's promise; tiles are disjoint, and so are the runs of rows in one.
+            Some(rows) => rows.runs(start..start + count, |run| unsafe { update_run(spans, run, step) }),
+            // SAFETY: the caller's promise, of a tile that no other thread has.
+            None => unsafe { update_run(spans, start..start + count, step) },
         }
     });
 }
 
 /// Updates some elements on this thread.
-fn update_run(spans: &Spans, elements: Range<usize>, step: &Step) {
+///
+/// # Safety
+/// As [`update`], of these elements.
+unsafe fn update_run(spans: &Spans, elements: Range<usize>, step: &Step) {
     let Range { mut start, end } = elements;
     while start < end {
         let (random, good) = RandomBits::new(&step.rounding, start);
         let count = good.min(end - start);
         let part = spans.part(start, count);
         match spans.optimizer {
-            Optimizer::AdamW { moments } => adamw::run(&part, moments, step, random),
+            // SAFETY: what the caller promises of the elements holds for some of them.
+            Optimizer::AdamW { moments } => unsafe { adamw::run(&part, moments, step, random) },
         }
         start += count;
     }

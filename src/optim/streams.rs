@@ -30,16 +30,18 @@ pub struct Streams<'a, W, B, G, S, const N: usize> {
 }
 
 impl<'a, W: Plain, B: Plain, G: Plain, S: Plain, const N: usize> Streams<'a, W, B, G, S, N> {
-    /// The spans as slices. The law of spans bounds `'a`: the call that got the spans.
-    pub fn at(spans: &Spans) -> Self {
+    /// The spans as slices.
+    ///
+    /// # Safety
+    /// For all of `'a` the caller may read the gradient and write the rest, and no two of the spans overlap.
+    pub unsafe fn at(spans: &Spans) -> Self {
         let n = spans.elements();
         let (weights, beside) = spans.master.halves();
-        // SAFETY: `numbers` checks length and alignment; the law of spans gives the call the weights to write, and
-        // the caller keeps every other span of the call apart from them.
+        // SAFETY: `numbers` checks length and alignment; the caller gives the weights to write, apart from the other spans.
         let weights = unsafe { slice::from_raw_parts_mut(numbers(weights, n), n) };
         // SAFETY: as for the weights: checked, ours to write, and apart from the other spans.
         let beside = unsafe { slice::from_raw_parts_mut(numbers(beside, n), n) };
-        // SAFETY: checked, and the law of spans keeps writers away during the call.
+        // SAFETY: checked, and the caller keeps writers away.
         let gradient = unsafe { slice::from_raw_parts(numbers(spans.gradient, n), n) };
         let state = array::from_fn(|number| {
             // SAFETY: as for the weights; each array of the state is a span of its own.

@@ -36,12 +36,15 @@ use crate::schedule::{Geometry, Policy};
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What the plan was made for.
+    #[doc(hidden)]
     pub policy: Policy,
     /// The most micro-batches a step may have.
     pub micros_max: usize,
     /// What the schedule knows of the model.
+    #[doc(hidden)]
     pub geometry: Geometry,
     /// The model's ops.
+    #[doc(hidden)]
     pub passes: Arc<Passes>,
     /// Device memory: one arena.
     pub device: DeviceMap,
@@ -60,6 +63,7 @@ impl Plan {
     /// Lays out a model under a policy. `storage` is the device's type of activations.
     ///
     /// Errors: an empty step, one too long, or a sequence longer than the model is meant for.
+    #[doc(hidden)]
     pub fn new(
         config: &ModelConfig,
         layout: &Layout,
@@ -121,28 +125,33 @@ impl Plan {
     }
 
     /// The work of every operation of steps of `micros` micro-batches.
+    #[doc(hidden)]
     pub fn cost<'a>(&'a self, layout: &'a Layout, micros: usize) -> Cost<'a> {
         Cost::new(layout, &self.passes, &self.policy, micros)
     }
 
     /// The same plan for a device with memory of its own, which copies from host memory that is pinned so.
+    #[doc(hidden)]
     pub fn apart(self, pinning: Pinning) -> Plan {
         Plan { pinning: Some(pinning), ..self }
     }
 
     /// The same plan with what is pinned on a NUMA node, the device's own; on none where it has too little memory, or
     /// the machine does not tell which it is.
+    #[doc(hidden)]
     pub fn on_node(self, node: Option<u32>) -> Plan {
         Plan { node: Some(node), ..self }
     }
 
     /// Whether device memory is host memory too, as on the CPU device.
+    #[doc(hidden)]
     pub fn shares_memory(&self) -> bool {
         self.pinning.is_none()
     }
 
     /// Refuses what does not fit, saying what does. `device_limit` bounds device memory (`--device-mem`);
     /// `shared` says that device memory is host memory too, as on the CPU device.
+    #[doc(hidden)]
     pub fn admit(&self, device_limit: Option<usize>, host: &Limits, shared: bool) -> Result<()> {
         let device = self.device.bytes();
         if let Some(limit) = device_limit.filter(|&limit| device > limit) {

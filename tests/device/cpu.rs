@@ -290,11 +290,14 @@ fn device_copies_between_two_memories() {
     // SAFETY: `numbers` lives to the end of the test and is touched through the span only until `drop(lanes)`.
     let span = unsafe { HostSpan::new(NonNull::new(numbers.as_mut_ptr()).unwrap(), 256) };
     let copier = device.clone();
-    let lanes = open(device, false, move |lane, task| match (lane, task) {
-        (Lane::H2d, 0) => copier.upload(arena.part(64, 256), span),
-        (Lane::D2h, 1) => copier.download(span.part(0, 100), arena.part(100, 100)),
-        (Lane::H2d, _) => copier.upload(arena.part(0, 255), span),
-        _ => unreachable!("nothing else is issued"),
+    // SAFETY: the vector and the device outlive the lanes, and each copy waits for the one before.
+    let lanes = open(device, false, move |lane, task| unsafe {
+        match (lane, task) {
+            (Lane::H2d, 0) => copier.upload(arena.part(64, 256), span),
+            (Lane::D2h, 1) => copier.download(span.part(0, 100), arena.part(100, 100)),
+            (Lane::H2d, _) => copier.upload(arena.part(0, 255), span),
+            _ => unreachable!("nothing else is issued"),
+        }
     });
     let landed = lanes.issue(Lane::H2d, 0, &[], true);
     let back = lanes.issue(Lane::D2h, 1, &[landed], false);
@@ -310,11 +313,12 @@ fn device_copies_between_two_memories() {
 fn device_adversary_scrubs_and_a_calm_device_does_not() {
     for device in devices() {
         let span = device.reserve(1024).unwrap();
-        device.scrub(Lane::Compute, span.part(256, 512)).unwrap();
+        // SAFETY: the device is there, and nothing else runs on it.
+        unsafe { device.scrub(Lane::Compute, span.part(256, 512)) }.unwrap();
         let mut bytes = vec![1u8; 1024];
         let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
         // SAFETY: the vector outlives the span, and nothing else touches it meanwhile.
-        device.download(unsafe { HostSpan::new(base, 1024) }, span).unwrap();
+        unsafe { device.download(HostSpan::new(base, 1024), span) }.unwrap();
         let scrubbed = |byte: u8| if device.scrubs() { byte } else { 0 };
         assert!(bytes[..256].iter().chain(&bytes[768..]).all(|&byte| byte == 0), "its neighbours stay");
         assert!(bytes[256..768].iter().all(|&byte| byte == scrubbed(0xff)));

@@ -14,6 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use support::fake_cuda::{FakeCuda, Fault, Manner, Setting, launch};
+use support::spans::{numbers, set};
 
 type Cuda = Arc<CudaDevice>;
 
@@ -448,22 +449,25 @@ fn host_memory_is_pinned_both_ways_and_copied_asynchronously() {
             arena.touch(&pool).unwrap();
             assert_eq!(calls.pinned(), 1);
             let (source, target) = (arena.whole().part(0, 256), arena.whole().part(300, 256));
-            source.write(&(0..=255).collect::<Vec<u8>>());
+            set(source, &(0..=255).collect::<Vec<u8>>());
             let copier = device.clone();
-            let lanes = open(&device, false, move |lane, task| match (lane, task) {
-                (Lane::H2d, 0) => copier.upload(memory.part(64, 256), source),
-                (Lane::D2h, 1) => copier.download(target, memory.part(64, 256)),
-                (Lane::H2d, _) => copier.upload(memory.part(0, 255), source),
-                _ => unreachable!("nothing else is issued"),
+            // SAFETY: arena and device outlive the lanes, and each copy waits for the one before.
+            let lanes = open(&device, false, move |lane, task| unsafe {
+                match (lane, task) {
+                    (Lane::H2d, 0) => copier.upload(memory.part(64, 256), source),
+                    (Lane::D2h, 1) => copier.download(target, memory.part(64, 256)),
+                    (Lane::H2d, _) => copier.upload(memory.part(0, 255), source),
+                    _ => unreachable!("nothing else is issued"),
+                }
             })
             .unwrap();
             calls.hold(manner == Manner::Lazy);
             let landed = lanes.issue(Lane::H2d, 0, &[], true);
             let back = lanes.issue(Lane::D2h, 1, &[landed], false);
-            assert_eq!(target.get::<u8>(9), if manner == Manner::Lazy { 0 } else { 9 });
+            assert_eq!(numbers::<u8>(target)[9], if manner == Manner::Lazy { 0 } else { 9 });
             calls.hold(false);
             lanes.reach(back).unwrap();
-            assert!((0..256).all(|at| target.get::<u8>(at) == at as u8));
+            assert!(numbers::<u8>(target).into_iter().eq(0..=255));
             let unequal = lanes.issue(Lane::H2d, 2, &[], false);
             assert_eq!(lanes.reach(unequal).unwrap_err().status(), Status::Internal);
             drop(lanes);

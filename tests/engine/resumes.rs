@@ -21,13 +21,12 @@ fn step(trainer: &mut Trainer, options: &TrainerOptions, number: usize) {
 /// Puts what was saved back.
 pub fn restore(trainer: &mut Trainer, steps: u64, saved: &Saved) {
     trainer
-        .restore(steps, 7, &|state, span| {
-            let (unit, bytes) = &saved[state.unit.at()];
-            assert_eq!(*unit, state.unit);
-            let spans = StateSpan::all(state.optimizer).take_while(|&other| other != span);
-            let before: usize = spans.map(|other| state.span(other).bytes()).sum();
-            let to = state.span(span);
-            to.write(&bytes[before..before + to.bytes()]);
+        .restore(steps, 7, &|to| {
+            let (unit, bytes) = &saved[to.unit.at()];
+            assert_eq!(*unit, to.unit);
+            let spans = StateSpan::all(to.optimizer).take_while(|&other| other != to.span);
+            let size: usize = spans.map(|other| other.element_bytes(to.optimizer)).sum();
+            to.bytes.copy_from_slice(&bytes[size * to.layout.elements..][..to.bytes.len()]);
             Ok(())
         })
         .unwrap();
@@ -118,12 +117,12 @@ fn a_restore_that_fails_is_the_end_of_the_trainer() {
     let mut trainer = Trainer::open(&config(false), &options()).unwrap();
     let batch = data(&options(), 0, 67);
     trainer.accumulate(&batch[0].batch()).unwrap();
-    let staged = trainer.restore(1, 1, &|_, _| unreachable!("nothing may be filled")).unwrap_err();
+    let staged = trainer.restore(1, 1, &|_| unreachable!("nothing may be filled")).unwrap_err();
     assert_eq!(staged.status(), Status::InvalidState);
     trainer.update(1e-3).unwrap();
-    let failing = |state: &horizon::engine::UnitState, span: StateSpan| match span {
-        StateSpan::Optimizer(1) if state.unit.at() >= 2 => {
-            Err(Error::new(Status::Io, format!("no {}", state.unit)))
+    let failing = |to: &mut horizon::engine::Fill| match to.span {
+        StateSpan::Optimizer(1) if to.unit.at() >= 2 => {
+            Err(Error::new(Status::Io, format!("no {}", to.unit)))
         }
         _ => Ok(()),
     };
@@ -137,12 +136,12 @@ fn moments_are_of_the_dtype_of_the_mode() {
     for (mode, want) in [(Mode::Exact, DType::F32), (Mode::Compact, DType::Bf16)] {
         let mut trainer = Trainer::open(&config(false), &TrainerOptions { mode, ..options() }).unwrap();
         trainer
-            .restore(0, 0, &|state, span| {
-                let size = match span {
+            .restore(0, 0, &|to| {
+                let size = match to.span {
                     StateSpan::Optimizer(_) => want.bytes(),
                     StateSpan::Weights | StateSpan::Residual => 2,
                 };
-                assert_eq!(state.span(span).bytes(), state.layout.elements * size);
+                assert_eq!(to.bytes.len(), to.layout.elements * size);
                 Ok(())
             })
             .unwrap();

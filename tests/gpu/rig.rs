@@ -107,5 +107,6 @@ fn backend(ordinal: usize, cuda: CudaOptions) -> Result<Backend> {
         kernels.prepare(&setting.plan.passes.products())?;
         Ok(Box::new(kernels))
     });
-    Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })
+    // SAFETY: the kernels are of this device's stream, and the trainer gives them a workspace of their own.
+    Ok(unsafe { Backend::new(device, CudaKernels::STORAGE, kernels) })
 }

@@ -3,22 +3,20 @@
 use std::panic::catch_unwind;
 
 use horizon::base::Status;
-use horizon::host::{Arena, MemoryKind};
+use horizon::host::{Arena, HostSpan, MemoryKind};
+use support::spans::{numbers, set};
 
 #[test]
 fn host_arena_is_zeroed_exact_and_page_aligned() {
     for bytes in [1, 4095, 4096, 4097, 3 << 20] {
-        let arena = Arena::take(bytes, MemoryKind::Plain).unwrap();
+        let mut arena = Arena::take(bytes, MemoryKind::Plain).unwrap();
         let whole = arena.whole();
         assert_eq!(whole.bytes(), bytes);
         assert_eq!(whole.address() as usize % 4096, 0);
-        let mut found = vec![1u8; bytes];
-        whole.read(&mut found);
-        assert!(found.iter().all(|byte| *byte == 0));
+        assert_eq!(arena.bytes_mut(), vec![0; bytes]);
         let painted: Vec<u8> = (0..bytes).map(|at| (at * 7 + 3) as u8).collect();
-        whole.write(&painted);
-        whole.read(&mut found);
-        assert_eq!(found, painted);
+        arena.bytes_mut().copy_from_slice(&painted);
+        assert_eq!(numbers::<u8>(whole), painted);
     }
     assert_eq!(Arena::take(0, MemoryKind::Plain).unwrap().whole().bytes(), 0);
 }
@@ -34,17 +32,29 @@ fn host_arena_says_what_it_needed() {
 fn host_span_moves_numbers_without_alignment() {
     let arena = Arena::take(64, MemoryKind::Plain).unwrap();
     let odd = arena.whole().part(3, 40);
-    odd.write(&[1.5f32, -2.0, f32::MAX]);
-    let mut found = [0f32; 3];
-    odd.read(&mut found);
-    assert_eq!(found, [1.5, -2.0, f32::MAX]);
-    assert_eq!(odd.get::<f32>(1), -2.0);
-    odd.write(&[-7i32]);
-    assert_eq!(odd.get::<i32>(0), -7);
-    odd.part(8, 8).write(&[0.1f64]);
-    assert_eq!(odd.get::<f64>(1), 0.1);
-    odd.zero();
-    assert_eq!(odd.get::<f64>(1), 0.0);
-    assert!(catch_unwind(|| odd.write(&[0u8; 41])).is_err());
-    assert!(catch_unwind(|| odd.get::<u16>(20)).is_err());
+    set(odd, &[1.5f32, -2.0, f32::MAX]);
+    assert_eq!(numbers::<f32>(odd)[..3], [1.5, -2.0, f32::MAX]);
+    set(odd, &[-7i32]);
+    assert_eq!(numbers::<i32>(odd)[0], -7);
+    set(odd.part(8, 8), &[0.1f64]);
+    assert_eq!(numbers::<f64>(odd)[1], 0.1);
+    assert!(catch_unwind(|| set(odd, &[0u8; 41])).is_err());
+    assert!(catch_unwind(|| odd.part(20, 21)).is_err());
+    assert!(catch_unwind(|| odd.part(usize::MAX, 2)).is_err());
+}
+
+#[test]
+fn host_span_is_numbers_where_it_is_whole_and_aligned() {
+    let arena = Arena::take(64, MemoryKind::Plain).unwrap();
+    let span = arena.whole().part(4, 12);
+    set(span, &[1i32, 2, 3]);
+    // SAFETY: the arena is there, and nobody else uses it.
+    assert_eq!(unsafe { span.slice::<i32>() }, [1, 2, 3]);
+    // SAFETY: as above, and no slice of it is held.
+    let slice = unsafe { span.slice_mut::<i32>() };
+    slice[1] = 7;
+    assert_eq!(numbers::<i32>(span), [1, 7, 3]);
+    // SAFETY: refused before anything is looked at.
+    let refused = |span: HostSpan| catch_unwind(|| unsafe { span.slice::<i32>() }.len()).is_err();
+    assert!(refused(arena.whole().part(2, 8)) && refused(arena.whole().part(4, 6)));
 }

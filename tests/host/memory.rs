@@ -11,6 +11,7 @@ use horizon::host::{
     Arena, HostSpan, HugePages, Limits, MemoryKind, Node, Pages, Pin, Pinning, Pool, Topology,
     node_of_pci_under, processor_name_under,
 };
+use support::spans::{numbers, set};
 
 /// Writes the files of a recorded machine.
 fn machine(files: &[(String, String)]) -> tempfile::TempDir {
@@ -225,9 +226,7 @@ fn arena_touch_gives_ram_and_leaves_zeros() {
     for (bytes, threads) in [(1, 1), (4097, 2), ((5 << 20) + 3, 3)] {
         let arena = Arena::take(bytes, MemoryKind::Plain).unwrap();
         arena.touch(&Pool::new(threads).unwrap()).unwrap();
-        let mut found = vec![1u8; bytes];
-        arena.whole().read(&mut found);
-        assert!(found.iter().all(|byte| *byte == 0));
+        assert!(numbers::<u8>(arena.whole()).iter().all(|byte| *byte == 0));
     }
     Arena::take(0, MemoryKind::Plain).unwrap().touch(&Pool::new(1).unwrap()).unwrap();
 }
@@ -271,11 +270,9 @@ fn arena_refuses_nodes_that_have_no_such_memory() {
 fn arena_touch_leaves_what_stands_there() {
     let arena = Arena::take(3 << 20, MemoryKind::Plain).unwrap();
     let painted: Vec<u8> = (0..3 << 20).map(|at| (at * 7 + 3) as u8).collect();
-    arena.whole().write(&painted);
+    set(arena.whole(), &painted);
     arena.touch(&Pool::new(2).unwrap()).unwrap();
-    let mut found = vec![0; painted.len()];
-    arena.whole().read(&mut found);
-    assert!(found == painted);
+    assert!(numbers::<u8>(arena.whole()) == painted);
 }
 
 #[test]
@@ -302,8 +299,9 @@ struct Recorder {
     pinned_bytes: AtomicUsize,
 }
 
-impl Pin for Recorder {
-    fn pin(&self, pages: HostSpan) -> Result<()> {
+// SAFETY: `allocate` leaks memory, which `free` takes back.
+unsafe impl Pin for Recorder {
+    unsafe fn pin(&self, pages: HostSpan) -> Result<()> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if self.fails {
             return Err(Error::new(Status::DeviceFailed, "the device has no room for the mapping"));
@@ -313,7 +311,7 @@ impl Pin for Recorder {
         Ok(())
     }
 
-    fn unpin(&self, pages: HostSpan) {
+    unsafe fn unpin(&self, pages: HostSpan) {
         self.pinned_bytes.fetch_sub(pages.bytes(), Ordering::Relaxed);
     }
 
@@ -328,7 +326,7 @@ impl Pin for Recorder {
         Ok(unsafe { HostSpan::new(base, bytes) })
     }
 
-    fn free(&self, memory: HostSpan) {
+    unsafe fn free(&self, memory: HostSpan) {
         self.pinned_bytes.fetch_sub(memory.bytes(), Ordering::Relaxed);
         // SAFETY: what `allocate` leaked, in the same length.
         drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory.address(), memory.bytes())) });
@@ -367,9 +365,7 @@ fn arena_of_a_devices_allocator_is_zeroed_and_given_back() {
     let pinned = |pin: &Arc<Recorder>| MemoryKind::Pinned { pin: pin.clone(), by: Pinning::Allocated, node };
     let pin = Arc::new(Recorder::default());
     let arena = Arena::take(5000, pinned(&pin)).unwrap();
-    let mut bytes = vec![1u8; 5000];
-    arena.whole().read(&mut bytes);
-    assert!(bytes.iter().all(|&byte| byte == 0));
+    assert_eq!(numbers::<u8>(arena.whole()), [0; 5000]);
     arena.touch(&Pool::new(2).unwrap()).unwrap();
     assert_eq!(pin.asked.load(Ordering::Relaxed), 1, "nothing is pinned twice");
     assert_eq!(pin.pinned_bytes.load(Ordering::Relaxed), 5000);

@@ -11,6 +11,7 @@ use support::reference::device::Device;
 use support::reference::memory::Memory;
 use support::reference::rows::{DocumentRows, SortedTokens};
 use support::reference::{Random, wide};
+use support::spans;
 
 /// A model's tensors, and the micro-batches of a step.
 pub struct Step<'a> {
@@ -203,7 +204,7 @@ impl<'a> Micro<'a> {
                 memory.part(row + slot.offset, slot.bytes)
             });
             op.set(&scalars);
-            self.k.run(&op);
+            spans::run(self.k, &op);
         }
     }
 

@@ -8,6 +8,7 @@ use support::reference::device::{Device, Expected, stored_bf16};
 use support::reference::memory::Memory;
 use support::reference::rows::{DocumentRows, Rows};
 use support::reference::{Random, attention, attention_backward_in, attention_in, wide};
+use support::spans;
 
 /// `(b, t, h, g, d, reason)`.
 const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
@@ -57,7 +58,7 @@ impl Case {
             let (out_span, lse_span, qkv) = (out.span(), lse.span(), qkv.span());
             let forward =
                 AttentionForward { out: out_span, lse: lse_span, qkv, doc_start, window, shape, heads };
-            k.run(&forward.into());
+            spans::run(k, &forward.into());
             let Some(dout) = &dout else { return vec![out, lse] };
             let dqkv = device.painted_activations(n * dims.qkv());
             let backward = AttentionBackward {
@@ -72,7 +73,7 @@ impl Case {
                 shape,
                 heads,
             };
-            k.run(&backward.into());
+            spans::run(k, &backward.into());
             vec![out, lse, dqkv]
         })
     }

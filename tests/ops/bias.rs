@@ -4,6 +4,7 @@ use horizon::ops::{BiasBackward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::Device;
 use support::reference::{Random, SIZES, bias, wide};
+use support::spans;
 
 #[test]
 fn backward_sums_rows() {
@@ -15,8 +16,14 @@ fn backward_sums_rows() {
             let results = device.run(|k| {
                 let (set, sum) = (device.painted(c * 4), device.f32s(&before));
                 let dout = dout_memory.span();
-                k.run(&BiasBackward { dbias: set.span(), dout, dbias_write: Write::Set, n, c }.into());
-                k.run(&BiasBackward { dbias: sum.span(), dout, dbias_write: Write::Add, n, c }.into());
+                spans::run(
+                    k,
+                    &BiasBackward { dbias: set.span(), dout, dbias_write: Write::Set, n, c }.into(),
+                );
+                spans::run(
+                    k,
+                    &BiasBackward { dbias: sum.span(), dout, dbias_write: Write::Add, n, c }.into(),
+                );
                 vec![set, sum]
             });
             let dbias = results[0].read_f32();

@@ -18,6 +18,7 @@ use support::operands::bound;
 use support::reference::Random;
 use support::reference::device::Device;
 use support::reference::memory::Memory;
+use support::spans;
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 
@@ -212,7 +213,7 @@ fn ran(device: &Device, op: &Op<Fill>, contents: &[Content]) -> Vec<Vec<u8>> {
     let results = device.run(|kernels| {
         let memory: Vec<Memory> = contents.iter().map(|content| device.bytes(&content.bytes)).collect();
         let mut spans = memory.iter().map(Memory::span);
-        kernels.run(&bound(op, |_| spans.next().expect("a content for each operand")));
+        spans::run(kernels, &bound(op, |_| spans.next().expect("a content for each operand")));
         memory
     });
     results.iter().map(Memory::bytes).collect()
@@ -281,7 +282,7 @@ fn outputs_may_be_the_inputs_that_the_contract_names() {
                     let memory: Vec<Memory> =
                         contents.iter().map(|content| device.bytes(&content.bytes)).collect();
                     let mut places = (0..contents.len()).map(|at| if at == output { input } else { at });
-                    kernels.run(&bound(&op, |_| memory[places.next().expect("a place")].span()));
+                    spans::run(kernels, &bound(&op, |_| memory[places.next().expect("a place")].span()));
                     memory
                 });
                 for at in (0..contents.len()).filter(|at| *at != output) {
@@ -326,7 +327,7 @@ fn an_operand_that_is_one_element_short_is_refused() {
                     (_, span) => span,
                 });
                 let what = format!("{} of {}", content.name, op.contract().name());
-                let panic = catch_unwind(AssertUnwindSafe(|| kernels.run(&op))).err();
+                let panic = catch_unwind(AssertUnwindSafe(|| spans::run(kernels, &op))).err();
                 let panic = panic
                     .unwrap_or_else(|| panic!("{what} on {}: one element less was taken", device.name()));
                 let message = panic.downcast_ref::<String>().expect("a formatted message");

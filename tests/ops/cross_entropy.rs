@@ -7,6 +7,7 @@ use support::reference::compare::gradient_of;
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
 use support::reference::{Random, SIZES, cross_entropy, wide};
+use support::spans;
 
 const SCALE: f32 = 0.125;
 
@@ -59,15 +60,16 @@ impl Case {
             let (forward_logits, dlogits) = (self.strided(device), self.strided(device));
             let (logprobs, again) = (device.painted(n * 4), self.strided(device));
             let (loss, logits) = (forward_loss.span(), forward_logits.span());
-            k.run(&CrossEntropyForward { loss, logits, targets, weights, n, v, stride }.into());
+            spans::run(k, &CrossEntropyForward { loss, logits, targets, weights, n, v, stride }.into());
             let out = logprobs.span();
-            k.run(&CrossEntropyLogprobs { logprobs: out, logits, targets, n, v, stride }.into());
+            spans::run(k, &CrossEntropyLogprobs { logprobs: out, logits, targets, n, v, stride }.into());
             let (loss, logits) = (both_loss.span(), dlogits.span());
-            k.run(
+            spans::run(
+                k,
                 &CrossEntropyForwardBackward { loss, logits, targets, weights, scale, n, v, stride }.into(),
             );
             let logits = again.span();
-            k.run(&CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride }.into());
+            spans::run(k, &CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride }.into());
             vec![forward_loss, forward_logits, both_loss, dlogits, logprobs, again]
         })
     }

@@ -58,7 +58,8 @@ impl Case {
         };
         let matrices = [target, a, b].map(Memory::span);
         let addends = [product.add.then(|| out.span()), product.bias.then(|| bias.span())];
-        products.multiply(product, matrices, addends, stream).unwrap();
+        // SAFETY: the operands are this test's, as long as the product says, and stay until the stream has been waited for.
+        unsafe { products.multiply(product, matrices, addends, stream) }.unwrap();
         target.bytes()
     }
 
@@ -201,7 +202,8 @@ fn the_fastest_is_kept(
         times.push([30, 10, 20].get(times.len()).copied().unwrap_or(40));
         Ok(*times.last().expect("just pushed"))
     };
-    let (key, choice) = products.fastest(&case.product, 4, spans, stream, &mut clock).unwrap();
+    // SAFETY: as for `multiply`.
+    let (key, choice) = unsafe { products.fastest(&case.product, 4, spans, stream, &mut clock) }.unwrap();
     assert!(!times.is_empty() && times.len() <= 4);
     assert!(cuda.is_gpu() || times.len() == 3, "the emulated library has three: {times:?}");
     let first = products.choices().get(&key).expect("it was prepared");

@@ -1,11 +1,12 @@
 //! The embedding against its f64 reference.
 
-use horizon::ops::{EmbeddingBackward, EmbeddingForward, Kernels};
+use horizon::ops::{EmbeddingBackward, EmbeddingForward};
 use support::reference::compare::{close, gradient_of, inner};
 use support::reference::device::Device;
 use support::reference::memory::Memory;
 use support::reference::rows::{SortedTokens, TokenRows};
 use support::reference::{Random, SIZES, embed, wide};
+use support::spans;
 
 const V: usize = 23;
 
@@ -16,7 +17,10 @@ fn backward(device: &Device, tokens: &[i32], dout: &[f32], before: &[f32], c: us
     let results = device.run(|k| {
         let dtable = device.f32s(before);
         let (at, dout) = (dtable.span(), dout_span);
-        k.run(&EmbeddingBackward { dtable: at, dout, tokens, order, first, distinct, n, c, v }.into());
+        spans::run(
+            k,
+            &EmbeddingBackward { dtable: at, dout, tokens, order, first, distinct, n, c, v }.into(),
+        );
         vec![dtable]
     });
     results[0].read_f32()
@@ -35,7 +39,7 @@ fn forward_and_backward_agree() {
             let results = device.run(|k| {
                 let out = device.painted_activations(n * c);
                 let (table, tokens) = (table_memory.span(), tokens_memory.span());
-                k.run(&EmbeddingForward { out: out.span(), table, tokens, n, c, v: V }.into());
+                spans::run(k, &EmbeddingForward { out: out.span(), table, tokens, n, c, v: V }.into());
                 vec![out]
             });
             let table64 = wide(&table);
@@ -68,5 +72,5 @@ fn a_token_beyond_the_table_is_refused() {
     let [table, tokens, out] = memory.each_ref().map(Memory::span);
     let pool = horizon::host::Pool::new(1).expect("a pool");
     let k = horizon::ops::cpu::CpuKernels::new(std::sync::Arc::new(pool));
-    k.run(&EmbeddingForward { out, table, tokens, n: 1, c: 1, v: V }.into());
+    spans::run(&k, &EmbeddingForward { out, table, tokens, n: 1, c: 1, v: V }.into());
 }

@@ -4,6 +4,7 @@ use horizon::base::{DType, master};
 use horizon::ops::{NORM_BLOCK, Round, Squares, Widen, Zero};
 use support::reference::device::Device;
 use support::reference::{Random, wide};
+use support::spans;
 
 /// Around the lanes of a sum, and around the blocks of 2¹⁶ elements.
 const LENGTHS: &[usize] = &[0, 1, 2, 31, 32, 33, 63, 95, 127, 1000, 65_535, 65_536, 65_537, 200_001];
@@ -22,15 +23,15 @@ fn norms_roundings_and_copies_agree() {
                 let [bf16, squared_bf16] = [0; 2].map(|_| device.painted(length * 2));
                 let [f32, squared_f32, wide] = [0; 3].map(|_| device.painted(length * 4));
                 let (x, n) = (x_memory.span(), length);
-                k.run(&Squares { squares: squares.span(), x, n }.into());
-                k.run(&Widen { out: wide.span(), x: stored_memory.span(), n }.into());
+                spans::run(k, &Squares { squares: squares.span(), x, n }.into());
+                spans::run(k, &Widen { out: wide.span(), x: stored_memory.span(), n }.into());
                 for (to, plain, squared, squares) in [
                     (DType::Bf16, &bf16, &squared_bf16, &squares_of_bf16),
                     (DType::F32, &f32, &squared_f32, &squares_of_f32),
                 ] {
-                    k.run(&Round { out: plain.span(), squares: None, x, to, n }.into());
+                    spans::run(k, &Round { out: plain.span(), squares: None, x, to, n }.into());
                     let squares = Some(squares.span());
-                    k.run(&Round { out: squared.span(), squares, x, to, n }.into());
+                    spans::run(k, &Round { out: squared.span(), squares, x, to, n }.into());
                 }
                 vec![squares, bf16, f32, wide, squares_of_bf16, squared_bf16, squares_of_f32, squared_f32]
             });
@@ -65,7 +66,7 @@ fn squares_do_not_depend_on_where_a_gradient_is_cut() {
         let cuts: [&[usize]; 5] = [&[], &[1], &[2], &[1, 3, 4], &[1, 2, 3, 4]];
         let results = device.run(|k| {
             let whole = device.painted(BLOCKS * 8);
-            k.run(&Squares { squares: whole.span(), x: x.span(), n: length }.into());
+            spans::run(k, &Squares { squares: whole.span(), x: x.span(), n: length }.into());
             let pieces = cuts.map(|cut| {
                 let (squares, out) = (device.painted(BLOCKS * 8), device.painted((length + padding) * 2));
                 let ends = cut.iter().map(|block| block * NORM_BLOCK).chain([length + padding]);
@@ -77,10 +78,10 @@ fn squares_do_not_depend_on_where_a_gradient_is_cut() {
                         (x.span().part(start * 4, n * 4), squares.span().part(first * 8, count * 8));
                     // Both ops give the same.
                     if number % 2 == 0 {
-                        k.run(&Squares { squares, x, n }.into());
+                        spans::run(k, &Squares { squares, x, n }.into());
                     } else {
                         let (out, squares) = (out.span().part(start * 2, n * 2), Some(squares));
-                        k.run(&Round { out, squares, x, to: DType::Bf16, n }.into());
+                        spans::run(k, &Round { out, squares, x, to: DType::Bf16, n }.into());
                     }
                     start = end;
                 }
@@ -100,8 +101,8 @@ fn a_norm_does_not_overflow_where_f32_would_and_keeps_nans() {
         let (large, nan) = (device.f32s(&[1e30, 1e30]), device.f32s(&[1.0, f32::NAN]));
         let results = device.run(|k| {
             let (large_sum, nan_sum) = (device.painted(8), device.painted(8));
-            k.run(&Squares { squares: large_sum.span(), x: large.span(), n: 2 }.into());
-            k.run(&Squares { squares: nan_sum.span(), x: nan.span(), n: 2 }.into());
+            spans::run(k, &Squares { squares: large_sum.span(), x: large.span(), n: 2 }.into());
+            spans::run(k, &Squares { squares: nan_sum.span(), x: nan.span(), n: 2 }.into());
             vec![large_sum, nan_sum]
         });
         let expected = 2.0 * f64::from(1e30f32).powi(2);
@@ -116,7 +117,7 @@ fn zero_zeroes_every_byte() {
         for bytes in [0, 1, 3, 255, 262_143, 262_144, 262_145, 600_000] {
             let results = device.run(|k| {
                 let memory = device.painted(bytes);
-                k.run(&Zero { out: memory.span(), bytes }.into());
+                spans::run(k, &Zero { out: memory.span(), bytes }.into());
                 vec![memory]
             });
             assert!(results[0].bytes().iter().all(|&byte| byte == 0), "{}, {bytes} bytes", device.name());

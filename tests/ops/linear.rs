@@ -5,6 +5,7 @@ use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
 use support::reference::{Random, bias as added_bias, matmul, wide};
+use support::spans;
 
 /// `(n, k, m, out_stride − m, reason)`.
 const SIZES: &[(usize, usize, usize, usize, &str)] = &[
@@ -63,7 +64,10 @@ fn forward_agrees() {
                 let (x, weight) = (x_memory.span(), weight_memory.span());
                 let add = |out: &Memory, residual: Option<&Memory>, bias: Option<&Memory>| {
                     let (residual, bias) = (residual.map(Memory::span), bias.map(Memory::span));
-                    kernels.run(&LinearForward { out: out.span(), x, weight, residual, bias, sizes }.into());
+                    spans::run(
+                        kernels,
+                        &LinearForward { out: out.span(), x, weight, residual, bias, sizes }.into(),
+                    );
                 };
                 add(&plain, None, None);
                 add(&sum, Some(&residual_memory), None);
@@ -119,9 +123,9 @@ impl Backward {
             let (x, weight, dout) = (x.span(), weight.span(), dout.span());
             for (write, dx, dweight) in [(Write::Set, &dx, &dweight), (Write::Add, &dx_sum, &dweight_sum)] {
                 let (dx, dx_write) = (dx.span(), write);
-                kernels.run(&LinearBackwardInput { dx, dout, weight, dx_write, sizes }.into());
+                spans::run(kernels, &LinearBackwardInput { dx, dout, weight, dx_write, sizes }.into());
                 let (dweight, dweight_write) = (dweight.span(), write);
-                kernels.run(&LinearBackwardWeight { dweight, dout, x, dweight_write, sizes }.into());
+                spans::run(kernels, &LinearBackwardWeight { dweight, dout, x, dweight_write, sizes }.into());
             }
             vec![dx, dweight, dx_sum, dweight_sum]
         })

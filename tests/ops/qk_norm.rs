@@ -6,6 +6,7 @@ use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
 use support::reference::{Random, qk_norm, wide};
+use support::spans;
 
 const EPS: f32 = 1e-5;
 
@@ -61,7 +62,7 @@ impl Case {
                 n,
                 heads,
             };
-            k.run(&backward.into());
+            spans::run(k, &backward.into());
             let [dq, dk] = dweights;
             vec![dqkv, dq, dk]
         })
@@ -94,7 +95,7 @@ fn forward_agrees() {
                 let (out_span, rstd_span) = (out.span(), rstd.span());
                 let forward =
                     QkNormForward { out: out_span, rstd: rstd_span, qkv, q_weight, k_weight, eps, n, heads };
-                k.run(&forward.into());
+                spans::run(k, &forward.into());
                 vec![out, rstd]
             });
             let (out, rstd) = case.truth();

@@ -5,6 +5,7 @@ use support::reference::compare::{added, close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
 use support::reference::{Random, SIZES, rmsnorm, wide};
+use support::spans;
 
 const EPS: f32 = 1e-5;
 
@@ -20,7 +21,7 @@ fn forward_agrees() {
                 let (x, weight) = (x_memory.span(), weight_memory.span());
                 let forward =
                     RmsnormForward { out: out.span(), rstd: rstd.span(), x, weight, eps: EPS, n, c };
-                k.run(&forward.into());
+                spans::run(k, &forward.into());
                 vec![out, rstd]
             });
             let (out, rstd) = rmsnorm(&wide(&x), &wide(&weight), f64::from(EPS), c);
@@ -65,7 +66,7 @@ impl Backward {
                     n,
                     c,
                 };
-                k.run(&backward.into());
+                spans::run(k, &backward.into());
                 vec![dx, dweight]
             })
         };

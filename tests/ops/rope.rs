@@ -6,6 +6,7 @@ use support::reference::decoder::documents;
 use support::reference::device::{Device, Expected};
 use support::reference::rows::DocumentRows;
 use support::reference::{Random, frequencies, rope, wide};
+use support::spans;
 
 /// `(b, t, h, g, d, reason)`.
 const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
@@ -38,7 +39,7 @@ fn forward_turns_and_backward_turns_back() {
                 let (forward, backward) = (device.activations(&qkv), device.activations(&qkv));
                 for (memory, way) in [(&forward, Way::Forward), (&backward, Way::Backward)] {
                     let (qkv, inv_freq) = (memory.span(), inv_freq_span);
-                    k.run(&Rope { qkv, positions, inv_freq, way, n, heads }.into());
+                    spans::run(k, &Rope { qkv, positions, inv_freq, way, n, heads }.into());
                 }
                 vec![forward, backward]
             });
@@ -73,7 +74,7 @@ fn a_longer_sequence_and_another_base_are_not_taken_from_old_tables() {
                     n: t,
                     heads: Heads::from(&dims),
                 };
-                k.run(&turn.into());
+                spans::run(k, &turn.into());
                 let truth = rope(&wide(&qkv), &vec![0; t], shape, &inv_freq, &dims, 1.0);
                 let expected =
                     Expected { truth: &truth, naive: None, width: dims.d, factor: 2.0, f32: (1e-6, 2e-7) };

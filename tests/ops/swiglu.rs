@@ -5,13 +5,14 @@ use support::reference::compare::{close, gradient_of, inner};
 use support::reference::device::{Device, Expected};
 use support::reference::memory::Memory;
 use support::reference::{Random, SIZES, swiglu, wide};
+use support::spans;
 
 fn run(device: &Device, gate_up: &[f32], dout: &[f32], n: usize, f: usize) -> Vec<Memory> {
     let dout = device.activations(dout);
     device.run(|k| {
         let (out, gate_up) = (device.painted_activations(n * f), device.activations(gate_up));
-        k.run(&SwigluForward { out: out.span(), gate_up: gate_up.span(), n, f }.into());
-        k.run(&SwigluBackward { gate_up: gate_up.span(), dout: dout.span(), n, f }.into());
+        spans::run(k, &SwigluForward { out: out.span(), gate_up: gate_up.span(), n, f }.into());
+        spans::run(k, &SwigluBackward { gate_up: gate_up.span(), dout: dout.span(), n, f }.into());
         vec![out, gate_up]
     })
 }

@@ -5,6 +5,7 @@ use horizon::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES, supports};
 use horizon::ops::{Kernels, RmsnormForward, SwigluForward};
 use support::reference::cuda::Cuda;
 use support::reference::memory::Memory;
+use support::spans;
 
 const DIMS: Dims = Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 };
 
@@ -41,8 +42,8 @@ fn the_first_failure_is_kept_with_its_launcher_and_told_once() {
     let memory = [48, 48, 96, 8, 24].map(|bytes| cuda.here(Memory::painted(bytes)));
     let [out, x, gate_up, rstd, weight] = memory.each_ref().map(Memory::span);
     k.outcome().expect("nothing was launched");
-    k.run(&RmsnormForward { out, rstd, x, weight, eps: 1e-5, n: 2, c: 12 }.into());
-    k.run(&SwigluForward { out, gate_up, n: 2, f: 12 }.into());
+    spans::run(k, &RmsnormForward { out, rstd, x, weight, eps: 1e-5, n: 2, c: 12 }.into());
+    spans::run(k, &SwigluForward { out, gate_up, n: 2, f: 12 }.into());
     let error = k.outcome().expect_err("12 columns are no whole vectors");
     assert!(error.message().contains("hzk_rmsnorm_forward"), "{error}");
     k.outcome().expect("the failure was told");

@@ -2,14 +2,13 @@
 
 use horizon::base::{DType, master};
 use horizon::host::{HostSpan, Isa, Pool};
-use horizon::optim::{AdamOptions, AdamScalars, Rounding, Step, update, write_master};
+use horizon::optim::{AdamOptions, AdamScalars, Rounding, Step};
+use support::spans::{self, set, update, write_master, zero};
 
-use crate::params::{BOTH, Params, isas};
+use crate::params::{BOTH, Params, isas, numbers};
 
 fn moments(span: HostSpan) -> Vec<f32> {
-    let mut stored = vec![0u16; span.bytes() / 2];
-    span.read(&mut stored);
-    stored.into_iter().map(master::widen).collect()
+    spans::numbers(span).into_iter().map(master::widen).collect()
 }
 
 #[test]
@@ -69,15 +68,15 @@ fn adam_compact_rounds_after_the_update() {
     let small = Params::random(n, 0, DType::Bf16, 5);
     let spans = small.compact();
     let large = Params::random(n, 0, DType::Bf16, 5);
-    large.m.write(&moments(spans.state[0]));
-    large.v.write(&moments(spans.state[1]));
+    set(large.m, &moments(spans.state[0]));
+    set(large.v, &moments(spans.state[1]));
     let step = Step { rounding: Rounding { seed: 0, step: 3, first: 0 }, ..Step::new(scalars) };
     update(&pool, &spans, &step);
     update(&pool, &large.spans, &step);
     assert_eq!(small.master(), large.master());
     for (small, large) in spans.state.into_iter().zip(large.spans.state) {
-        for (at, stored) in moments(small).into_iter().enumerate() {
-            let exact = large.get::<f32>(at).to_bits();
+        for (stored, exact) in moments(small).into_iter().zip(numbers(large)) {
+            let exact = exact.to_bits();
             let (below, stored) = (exact & 0xffff_0000, stored.to_bits());
             let neighbours = if exact == below { [below; 2] } else { [below, below.wrapping_add(0x1_0000)] };
             assert!(neighbours.contains(&stored), "{stored:#x} for {exact:#x}");
@@ -97,7 +96,7 @@ fn adam_compact_rounding_is_unbiased() {
         let spans = params.compact();
         params.set_gradient(&vec![value; n]);
         for moments in spans.state {
-            moments.zero();
+            zero(moments);
         }
         let rounding = Rounding { seed: 2, step: 1, first: 0 };
         let scalars = AdamScalars::new(&options, 1e-3, 1);
@@ -122,9 +121,9 @@ fn adam_compact_forgets_where_rounding_to_nearest_cannot() {
     let options = AdamOptions::default();
     let params = Params::new(n, 0, DType::Bf16);
     write_master(params.weights, params.residual, &vec![1.0; n]);
-    params.spans.gradient.zero();
-    params.m.zero();
-    params.v.write(&vec![1f32; n]);
+    zero(params.spans.gradient);
+    zero(params.m);
+    set(params.v, &vec![1f32; n]);
     let spans = params.compact();
     let mut nearest = 1f32;
     let steps = 2000;

@@ -2,9 +2,10 @@
 
 use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind};
-use horizon::optim::{Master, Optimizer, Spans, read_master, write_master};
+use horizon::optim::{Master, Optimizer, Spans};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use support::spans::{read_master, set, write_master};
 
 /// Parameters in memory of their own, with painted borders around each span.
 pub struct Params {
@@ -24,7 +25,7 @@ impl Params {
         let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
         let arena = Arena::take(5 * stride, MemoryKind::Plain).unwrap();
         let whole = arena.whole();
-        whole.write(&vec![PAINT; whole.bytes()]);
+        set(whole, &vec![PAINT; whole.bytes()]);
         let span = |at: usize, size: usize| whole.part(at * stride + offset * size, n * size);
         let (weights, residual, m, v) = (span(0, 2), span(1, 2), span(3, 4), span(4, 4));
         let spans = Spans {
@@ -51,8 +52,8 @@ impl Params {
                 .collect()
         };
         write_master(params.weights, params.residual, &values(-20, 4, true));
-        params.m.write(&values(-30, 2, true));
-        params.v.write(&values(-60, 4, false));
+        set(params.m, &values(-30, 2, true));
+        set(params.v, &values(-60, 4, false));
         params.set_gradient(&values(-24, 6, true));
         params
     }
@@ -62,7 +63,7 @@ impl Params {
         let n = self.spans.elements();
         let halve = |span: HostSpan| {
             let half = span.part(0, 2 * n);
-            half.write(&numbers(span).into_iter().map(master::round).collect::<Vec<u16>>());
+            set(half, &numbers(span).into_iter().map(master::round).collect::<Vec<u16>>());
             half
         };
         let optimizer = Optimizer::AdamW { moments: DType::Bf16 };
@@ -71,32 +72,26 @@ impl Params {
 
     pub fn set_gradient(&self, values: &[f32]) {
         match self.spans.gradient_dtype {
-            DType::F32 => self.spans.gradient.write(values),
+            DType::F32 => set(self.spans.gradient, values),
             DType::Bf16 => {
                 let rounded: Vec<u16> = values.iter().map(|value| master::round(*value)).collect();
-                self.spans.gradient.write(&rounded);
+                set(self.spans.gradient, &rounded);
             }
         }
     }
 
     pub fn master(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.spans.elements()];
-        read_master(self.weights, self.residual, &mut out);
-        out
+        read_master(self.weights, self.residual)
     }
 
     /// Every byte of the memory, borders included.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut out = vec![0; self.arena.whole().bytes()];
-        self.arena.whole().read(&mut out);
-        out
+        support::spans::numbers(self.arena.whole())
     }
 }
 
 pub fn numbers(span: HostSpan) -> Vec<f32> {
-    let mut out = vec![0.0; span.bytes() / 4];
-    span.read(&mut out);
-    out
+    support::spans::numbers(span)
 }
 
 pub fn isas() -> impl Iterator<Item = Isa> {

@@ -2,7 +2,8 @@
 
 use horizon::base::DType;
 use horizon::host::Pool;
-use horizon::optim::{AdamOptions, AdamScalars, Step, update, write_master};
+use horizon::optim::{AdamOptions, AdamScalars, Step};
+use support::spans::{update, write_master, zero};
 
 use crate::params::{Params, numbers};
 
@@ -24,8 +25,8 @@ fn adam_agrees_with_pytorch() {
         let params = Params::new(ELEMENTS, 0, DType::F32);
         let start: Vec<f32> = (0..ELEMENTS).map(|at| spread(at) as f32).collect();
         write_master(params.weights, params.residual, &start);
-        params.m.zero();
-        params.v.zero();
+        zero(params.m);
+        zero(params.v);
         for step in 1..=STEPS {
             let gradient = |at| (spread(at + 97 * step) * 0.125f64.powi(at as i32 % 6)) as f32;
             params.set_gradient(&(0..ELEMENTS).map(gradient).collect::<Vec<f32>>());

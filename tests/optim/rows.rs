@@ -2,9 +2,10 @@
 
 use horizon::base::DType;
 use horizon::host::{Isa, Pool};
-use horizon::optim::{AdamOptions, AdamScalars, Rounding, Rows, Spans, Step, update};
+use horizon::optim::{AdamOptions, AdamScalars, Rounding, Rows, Spans, Step};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use support::spans::update;
 
 use crate::params::{BOTH, Params};
 

@@ -2,7 +2,8 @@
 
 use horizon::base::DType;
 use horizon::host::{Arena, HostSpan, MemoryKind, Pool};
-use horizon::optim::{AdamOptions, AdamScalars, Master, Spans, Step, update};
+use horizon::optim::{AdamOptions, AdamScalars, Master, Spans, Step};
+use support::spans::{self, set, update};
 
 use crate::params::{BOTH, Params, isas, numbers};
 
@@ -19,10 +20,10 @@ fn whole(params: &Params, offset: usize, copied: bool) -> Whole {
     let n = params.spans.elements();
     let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
     let arena = Arena::take(2 * stride, MemoryKind::Plain).unwrap();
-    arena.whole().write(&vec![0xA5u8; 2 * stride]);
+    set(arena.whole(), &vec![0xA5u8; 2 * stride]);
     let masters = arena.whole().part(offset * 4, n * 4);
     let copy = copied.then(|| arena.whole().part(stride + offset * 2, n * 2));
-    masters.write(&params.master());
+    set(masters, &params.master());
     let spans = Spans { master: Master::Whole { params: masters, copy }, ..params.spans };
     Whole { arena, spans, params: masters, copy }
 }
@@ -32,9 +33,7 @@ fn bits(span: HostSpan) -> Vec<u32> {
 }
 
 fn halves(span: HostSpan) -> Vec<u16> {
-    let mut out = vec![0; span.bytes() / 2];
-    span.read(&mut out);
-    out
+    spans::numbers(span)
 }
 
 #[test]
@@ -55,8 +54,7 @@ fn adam_on_whole_masters_gives_the_bits_of_split_ones() {
                 assert!(bits(params.m) == bits(split.m) && bits(params.v) == bits(split.v));
                 assert!(copy.is_none_or(|copy| halves(copy) == halves(split.weights)));
                 assert_eq!(halves(spans.gradient), halves(split.spans.gradient));
-                let mut found = vec![0u8; arena.whole().bytes()];
-                arena.whole().read(&mut found);
+                let found: Vec<u8> = spans::numbers(arena.whole());
                 let own = n * 4 + if copied { n * 2 } else { 0 };
                 let painted = found.iter().filter(|byte| **byte == 0xA5).count();
                 assert!(painted >= found.len() - own, "{isa}, n {n}: the border was written");

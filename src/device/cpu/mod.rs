@@ -73,9 +73,8 @@ impl CpuDevice {
     pub fn written(self: &mut Arc<Self>, offset: usize, bytes: usize) -> usize {
         let device = Arc::get_mut(self).expect("nobody else holds the device");
         assert!(device.is_painted, "only a painted device can tell");
-        let arena = device.arena.get_mut().as_ref().expect("the arena was reserved");
-        let mut memory = vec![0u8; bytes];
-        arena.whole().part(offset, bytes).read(&mut memory);
+        let arena = device.arena.get_mut().as_mut().expect("the arena was reserved");
+        let memory = &arena.bytes_mut()[offset..][..bytes];
         let touched = memory.chunks(LINE).filter(|line| line.iter().any(|&byte| byte != PAINT));
         touched.map(<[u8]>::len).sum()
     }
@@ -89,7 +88,9 @@ impl CpuDevice {
     }
 }
 
-impl Device for CpuDevice {
+// SAFETY: memory is an arena that lies in the device and is reserved once; a lane is a thread with a queue, which counts a tick
+// when its task has returned; nothing is pinned.
+unsafe impl Device for CpuDevice {
     fn info(&self) -> DeviceInfo {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let isa = Isa::chosen().unwrap_or(Isa::Portable);
@@ -122,12 +123,13 @@ impl Device for CpuDevice {
                 ),
             ));
         }
-        let whole = arena.insert(Arena::take(bytes, MemoryKind::Plain)?).whole();
+        let taken = arena.insert(Arena::take(bytes, MemoryKind::Plain)?);
         if self.is_painted {
-            paint(&whole);
+            taken.bytes_mut().fill(PAINT);
         }
+        let whole = taken.whole();
         let base = ptr::NonNull::new(whole.address()).expect("an arena has an address");
-        // SAFETY: the arena lies in `self` and is freed only with the device, which whoever uses spans keeps.
+        // SAFETY: the arena, whole.
         Ok(unsafe { DeviceSpan::new(base, bytes) })
     }
 
@@ -136,10 +138,9 @@ impl Device for CpuDevice {
         Ok(Box::new(lanes::CpuLanes::start(self, work, seed, tracing.then_some(origin))?))
     }
 
-    fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
+    unsafe fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
         super::same_length("upload", to.bytes(), from.bytes())?;
-        // SAFETY: the lengths are equal; a device span lies in this device's arena, a host span never does, so
-        // they do not overlap; the schedule gives this task the right to read the one and write the other.
+        // SAFETY: the lengths are equal; the caller may read the one and write the other, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
     }
@@ -148,29 +149,19 @@ impl Device for CpuDevice {
         self.seed.is_some()
     }
 
-    fn scrub(&self, _lane: Lane, span: DeviceSpan) -> Result<()> {
+    unsafe fn scrub(&self, _lane: Lane, span: DeviceSpan) -> Result<()> {
         if !self.scrubs() {
             return Ok(());
         }
-        // SAFETY: the span lies in this device's arena, and the task that calls has the right to write it until
-        // it is done: whoever writes it next waits for that, and nobody reads it before.
+        // SAFETY: the span lies in this device's arena, and the caller may write it.
         unsafe { ptr::write_bytes(span.address(), 0xff, span.bytes()) }
         Ok(())
     }
 
-    fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
+    unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
         super::same_length("download", to.bytes(), from.bytes())?;
-        // SAFETY: as in `upload`, with source and target exchanged.
+        // SAFETY: as in `upload`: equal lengths, and the caller's promise.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
-    }
-}
-
-/// Covers memory that nobody has been given yet.
-fn paint(whole: &HostSpan) {
-    let line = [PAINT; LINE];
-    for offset in (0..whole.bytes()).step_by(LINE) {
-        let bytes = LINE.min(whole.bytes() - offset);
-        whole.part(offset, bytes).write(&line[..bytes]);
     }
 }

@@ -198,7 +198,9 @@ fn ends(to: *mut u8, from: *mut u8, bytes: usize) -> Option<(NonNull<u8>, NonNul
     NonNull::new(to).zip(NonNull::new(from)).filter(|_| bytes > 0)
 }
 
-impl Device for CudaDevice {
+// SAFETY: memory is an allocation that lies in the device and is reserved once; streams and events order tasks and ticks as told
+// above; `CudaPin` is a pin.
+unsafe impl Device for CudaDevice {
     fn info(&self) -> DeviceInfo {
         let (ordinal, Properties { name, .. }) = (self.ordinal, &self.properties);
         DeviceInfo {
@@ -245,7 +247,7 @@ impl Device for CudaDevice {
         let zeroed = unsafe { fill(base, 0, bytes.max(1), stream) };
         zeroed.and_then(|()| stream.synchronize())?;
         *arena = Some(Taken { _memory: memory, bytes });
-        // SAFETY: the memory lies in `self` and is freed only with the device, which whoever uses spans keeps.
+        // SAFETY: the memory that was taken, whole.
         Ok(unsafe { DeviceSpan::new(base, bytes) })
     }
 
@@ -254,20 +256,20 @@ impl Device for CudaDevice {
         Ok(Box::new(lanes::CudaLanes::start(self, work, tracing)?))
     }
 
-    fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
+    unsafe fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
         let bytes = super::same_length("upload", to.bytes(), from.bytes())?;
         let Some((to, from)) = ends(to.address(), from.address(), bytes) else { return Ok(()) };
         let stream = self.stream(Lane::H2d);
-        // SAFETY: the lengths are equal, and the schedule keeps both ends for this task; arenas outlive the lanes.
+        // SAFETY: the lengths are equal, and the caller keeps both ends until the task is done.
         unsafe { copy(to, from, bytes, Direction::HostToDevice, stream)? };
         // Before the lanes are opened, nothing else waits for it.
         if self.opened.load(Ordering::Relaxed) { Ok(()) } else { stream.synchronize() }
     }
 
-    fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
+    unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
         let bytes = super::same_length("download", to.bytes(), from.bytes())?;
         let Some((to, from)) = ends(to.address(), from.address(), bytes) else { return Ok(()) };
-        // SAFETY: as in `upload`; the host's end is read by nobody before this task's tick.
+        // SAFETY: as in `upload`, with source and target exchanged.
         unsafe { copy(to, from, bytes, Direction::DeviceToHost, self.stream(Lane::D2h)) }
     }
 
@@ -275,13 +277,12 @@ impl Device for CudaDevice {
         self.options.scrubs
     }
 
-    fn scrub(&self, lane: Lane, span: DeviceSpan) -> Result<()> {
+    unsafe fn scrub(&self, lane: Lane, span: DeviceSpan) -> Result<()> {
         if !self.scrubs() || !STREAM_LANES.contains(&lane) {
             return Ok(());
         }
         let Some((to, _)) = ends(span.address(), span.address(), span.bytes()) else { return Ok(()) };
-        // SAFETY: the task that calls has the right to write the span until it is done, and this is enqueued as a
-        // part of the task.
+        // SAFETY: the caller may write the span until its task is done, of which this is enqueued as a part.
         unsafe { fill(to, 0xff, span.bytes(), self.stream(lane)) }
     }
 

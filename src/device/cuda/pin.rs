@@ -29,15 +29,16 @@ fn base(pages: HostSpan) -> NonNull<u8> {
     NonNull::new(pages.address()).expect("a span has an address")
 }
 
-impl Pin for CudaPin {
-    fn pin(&self, pages: HostSpan) -> Result<()> {
+// SAFETY: what `allocate` gives stays in the list until `free`.
+unsafe impl Pin for CudaPin {
+    unsafe fn pin(&self, pages: HostSpan) -> Result<()> {
         set_device(self.ordinal)?;
-        // SAFETY: an arena keeps its pages mapped until it has asked to unpin them.
+        // SAFETY: by the caller's word the pages are there until they are unpinned.
         unsafe { register(base(pages), pages.bytes()) }
     }
 
-    fn unpin(&self, pages: HostSpan) {
-        // SAFETY: `pin` succeeded for these pages, and the arena's owner has closed the lanes that copy.
+    unsafe fn unpin(&self, pages: HostSpan) {
+        // SAFETY: by the caller's word they were pinned, and nothing copies any more.
         // A device that is lost cannot answer, and the end of the process unpins what it does not.
         let _ = set_device(self.ordinal).and_then(|()| unsafe { unregister(base(pages)) });
     }
@@ -47,12 +48,12 @@ impl Pin for CudaPin {
         let memory = PinnedMemory::take(bytes)?;
         let base = memory.base();
         self.allocated.lock().push(memory);
-        // SAFETY: new memory of that length, which stays in the list above until `free`. The allocator hands out
-        // pages that the kernel has cleared, or that this process has written before: initialised either way.
+        // SAFETY: new memory of that length. The allocator hands out pages that the kernel has cleared, or that this process
+        // has written before: initialised either way.
         Ok(unsafe { HostSpan::new(base, bytes) })
     }
 
-    fn free(&self, memory: HostSpan) {
+    unsafe fn free(&self, memory: HostSpan) {
         let _ = set_device(self.ordinal);
         self.allocated.lock().retain(|own| own.base() != base(memory));
     }

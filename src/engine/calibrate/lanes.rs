@@ -1,4 +1,5 @@
 //! Copies, what lanes take from one another, and how long word takes from one to the next.
+#![allow(unsafe_code)]
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ const BYTES: usize = 32 << 20;
 /// What is copied: up and down have memory of their own on both sides.
 struct Copies {
     device: Arc<dyn Device>,
+    _arena: Arena,
     up: (DeviceSpan, HostSpan),
     down: (DeviceSpan, HostSpan),
 }
@@ -23,9 +25,11 @@ struct Copies {
 impl Work for Copies {
     fn run(&self, lane: Lane, _task: u64) -> Result<()> {
         if lane == Lane::H2d {
-            return self.device.upload(self.up.0, self.up.1);
+            // SAFETY: both ends are of memory that is kept here, and this lane's alone, which does one task after the other.
+            return unsafe { self.device.upload(self.up.0, self.up.1) };
         }
-        self.device.download(self.down.1, self.down.0)
+        // SAFETY: ends of their own, kept here, for the one other lane.
+        unsafe { self.device.download(self.down.1, self.down.0) }
     }
 }
 
@@ -48,7 +52,8 @@ impl Link {
         let arena = Arena::take(2 * BYTES, device.wire_memory(2 * BYTES))?;
         arena.touch(pool)?;
         let ends = |at: usize| (memory.part(at, BYTES), arena.whole().part(at, BYTES));
-        let copies = Arc::new(Copies { device: device.clone(), up: ends(0), down: ends(BYTES) });
+        let (up, down) = (ends(0), ends(BYTES));
+        let copies = Arc::new(Copies { device: device.clone(), _arena: arena, up, down });
         let lanes = device.clone().open(copies.clone(), false)?;
         let up = rate(&*lanes, &[Lane::H2d])?;
         let down = rate(&*lanes, &[Lane::D2h])?;

@@ -1,12 +1,13 @@
 //! What this machine's RAM gives, measured in a second or two.
 //!
 //! `cargo bench --bench memory` and `--bench adam` measure the same with care.
+#![allow(unsafe_code)]
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use crate::base::{DType, Result};
-use crate::host::{Arena, HostSpan, Limits, MemoryKind, Pool, Topology};
+use crate::host::{Arena, Limits, MemoryKind, Pool, Topology};
 use crate::optim::{AdamOptions, AdamScalars, Master, Optimizer, Spans, Step, update, write_master};
 
 /// Parameters that AdamW updates: larger than the caches of most processors.
@@ -51,21 +52,21 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
     let bytes = PARAMETERS * (OPTIMIZER.parameter_bytes() + DType::Bf16.bytes());
     Limits::read(None).admit("the measurement", bytes)?;
     let pool = Pool::over(threads, &Topology::read())?;
-    let arena = Arena::take(bytes, MemoryKind::Plain)?;
+    let mut arena = Arena::take(bytes, MemoryKind::Plain)?;
     arena.touch(&pool)?;
-    let whole = arena.whole();
 
-    let write = median(|| over(&pool, whole, &|tile| tile.zero()));
+    let write = median(|| pool.run_chunks(arena.bytes_mut(), TILE, &|_, tile| tile.fill(0)));
     let read = median(|| {
-        over(&pool, whole, &|tile| {
-            let mut near = [0i32; 2048]; // stays in the first cache
-            for offset in (0..tile.bytes()).step_by(size_of_val(&near)) {
-                tile.part(offset, size_of_val(&near)).read(&mut near);
+        pool.run_chunks(arena.bytes_mut(), TILE, &|_, tile| {
+            let mut near = [0u8; 8192]; // stays in the first cache
+            for part in tile.chunks_exact(near.len()) {
+                near.copy_from_slice(part);
                 black_box(&near);
             }
         })
     });
 
+    let whole = arena.whole();
     let part = |start: usize, size: usize| whole.part(start * PARAMETERS, size * PARAMETERS);
     let [weights, residual] = [part(8, 2), part(10, 2)];
     let spans = Spans {
@@ -77,7 +78,8 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
     };
     fill(&pool, &spans);
     let step = Step::new(AdamScalars::new(&AdamOptions::default(), 1e-4, 10));
-    let adam = median(|| update(&pool, &spans, &step));
+    // SAFETY: the spans are parts of the arena above, each its own, and nobody else knows them.
+    let adam = median(|| unsafe { update(&pool, &spans, &step) });
     Ok(Ram {
         threads,
         bytes,
@@ -85,11 +87,6 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
         write: bytes as f64 / write,
         adam: PARAMETERS as f64 / adam,
     })
-}
-
-/// Does something with every tile.
-fn over(pool: &Pool, whole: HostSpan, work: &(dyn Fn(HostSpan) + Sync)) {
-    pool.run(whole.bytes() / TILE, &|_, tile| work(whole.part(tile * TILE, TILE)));
 }
 
 /// Ordinary values: dividing zeros would be cheap.
@@ -100,11 +97,14 @@ fn fill(pool: &Pool, spans: &Spans) {
     pool.run(PARAMETERS / RUN, &|_, run| {
         let part = spans.part(run * RUN, RUN);
         let Master::Split { weights, residual } = part.master else { unreachable!("masters are split") };
-        // The weights' halves serve as a bf16 gradient, too.
-        write_master(part.gradient, residual, &values);
-        write_master(weights, residual, &values);
-        part.state[0].write(&values);
-        part.state[1].write(&squares);
+        // SAFETY: the spans are parts of the caller's arena, each its own, and this run of them is this tile's.
+        unsafe {
+            // The weights' halves serve as a bf16 gradient, too.
+            write_master(part.gradient.slice_mut(), residual.slice_mut(), &values);
+            write_master(weights.slice_mut(), residual.slice_mut(), &values);
+            part.state[0].write(&values);
+            part.state[1].write(&squares);
+        }
     });
 }
 

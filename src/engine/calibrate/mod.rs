@@ -6,7 +6,7 @@
 //! measured while other processes were at work is measured again.
 //!
 //! A device says by itself how large its arena may be, what host memory it copies from, and whose lanes are cores of this
-//! machine; nothing else here knows which it is. What is small on a CPU is nothing on a GPU: each has [`runs`] of its own.
+//! machine; nothing else here knows which it is. What is small on a CPU is nothing on a GPU: each has `runs` of its own.
 
 mod fit;
 mod lanes;

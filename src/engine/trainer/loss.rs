@@ -39,7 +39,7 @@ impl Trainer {
         let n = self.runner.plan.policy.numeric.shape.n();
         let mut logprobs = vec![0.0; micros * n];
         for (micro, rows) in logprobs.chunks_exact_mut(n).enumerate() {
-            self.runner.store.logprobs(MicroIndex::from(micro)).read(rows);
+            self.runner.store.read_logprobs(MicroIndex::from(micro), rows);
         }
         logprobs
     }
@@ -106,9 +106,9 @@ impl Trainer {
         let store = &self.runner.store;
         let n = self.runner.plan.policy.numeric.shape.n();
         for (micro, rows) in dlogprobs.chunks_exact(n).enumerate() {
-            store.logprobs(MicroIndex::from(micro)).write(rows);
+            store.write_logprobs(MicroIndex::from(micro), rows);
         }
-        store.loss().write(&[loss]);
+        store.set_loss_sum(loss);
         Ok(())
     }
 }

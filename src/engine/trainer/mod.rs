@@ -124,6 +124,7 @@ impl Trainer {
     }
 
     /// As [`Trainer::open`], on a CPU device that the caller made.
+    #[doc(hidden)]
     pub fn open_on(
         device: Arc<CpuDevice>,
         config: &ModelConfig,
@@ -133,6 +134,7 @@ impl Trainer {
     }
 
     /// As [`Trainer::open`], on any device, with the kernels that come with it.
+    #[doc(hidden)]
     pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let Backend { device, storage, kernels } = backend;
         let threads = options.threads();

@@ -85,8 +85,7 @@ impl Trainer {
         }
         let spans: Vec<_> = StateSpan::all(runner.plan.policy.mode.optimizer()).collect();
         let filled = each(&runner.pool, units.len() * spans.len(), &|number| {
-            let state = runner.store.unit_state(units[number / spans.len()]);
-            fill(&state, spans[number % spans.len()])
+            fill(&mut runner.store.fill(units[number / spans.len()], spans[number % spans.len()]))
         });
         filled.map_err(|error| self.fail(error))?;
         (self.stats.steps, self.stats.tokens) = (steps, tokens);

@@ -186,9 +186,7 @@ impl Trainer {
         self.staged.clear();
         let row = tokens.len() as u32 - 1;
         self.run(Purpose::Logits, Inputs { row, ..Inputs::default() })?;
-        let mut logits = vec![0.0f32; self.runner.config.dims.v];
-        self.runner.store.logits().read(&mut logits);
-        Ok(logits)
+        Ok(self.runner.store.read_logits())
     }
 
     pub(super) fn nothing_staged(&self) -> Result<()> {

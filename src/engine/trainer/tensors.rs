@@ -47,6 +47,7 @@ impl Trainer {
     ///
     /// # Panics
     /// If a tensor is named twice, or there is no such tensor.
+    #[doc(hidden)]
     pub fn each_piece(&mut self, order: &[usize], job: &PieceJob) -> Result<()> {
         self.usable()?;
         let runner = self.runner.clone();

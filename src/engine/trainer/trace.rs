@@ -20,12 +20,14 @@ impl Trainer {
     }
 
     /// As [`Trainer::trace`], and beside it what the same lists would do on a machine, from the same start.
+    #[doc(hidden)]
     pub fn trace_beside(&mut self, machine: &Machine, out: &mut dyn io::Write) -> Result<()> {
         self.write_trace(Some(machine), out)
     }
 
     /// What every lane did so far, task by task. Waits for the lanes. Refused unless the trainer was opened with
     /// tracing.
+    #[doc(hidden)]
     pub fn spans(&mut self) -> Result<Vec<(Operation, TaskSpan)>> {
         let operation = |runner: &Runner, span: &TaskSpan| runner.lists.operation(Task::unpack(span.task));
         self.sync()?;
@@ -34,6 +36,7 @@ impl Trainer {
     }
 
     /// Marks in the trace what the calling thread did from one instant to another; nothing without tracing.
+    #[doc(hidden)]
     pub fn mark(&mut self, name: &'static str, start: Instant, end: Instant) {
         if let (Some(record), Some(origin)) = (&mut self.record, self.lanes.origin()) {
             let ns = |at: Instant| at.saturating_duration_since(origin).as_nanos() as u64;

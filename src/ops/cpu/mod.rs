@@ -59,7 +59,7 @@ impl Kernels for CpuKernels {
         format!("cpu with {}", Isa::best())
     }
 
-    fn run(&self, op: &Op) {
+    unsafe fn run(&self, op: &Op) {
         op.cpu(self);
     }
 }

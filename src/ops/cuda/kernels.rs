@@ -129,7 +129,9 @@ impl CudaKernels {
         bias: Option<DeviceSpan>,
     ) {
         if product.n > 0 {
-            self.keep(self.products.multiply(product, matrices, [residual, bias], &self.stream));
+            // SAFETY: the rights to operands and workspace are those that `run` was called with.
+            let queued = unsafe { self.products.multiply(product, matrices, [residual, bias], &self.stream) };
+            self.keep(queued);
         }
     }
 
@@ -160,7 +162,7 @@ impl Kernels for CudaKernels {
         self.outcome().and_then(|()| self.stream.synchronize())
     }
 
-    fn run(&self, op: &Op) {
+    unsafe fn run(&self, op: &Op) {
         op.cuda(self);
     }
 }

@@ -82,7 +82,11 @@ impl Products {
 
     /// Queues a product. `matrices` are the output and the factors a and b of [`Product::operands`]; `addends` a residual and a
     /// bias, there where the product says so. N is not 0.
-    pub fn multiply(
+    ///
+    /// # Safety
+    /// The law of spans until the product is done, for its operands and for the workspace: device memory, the output apart from
+    /// the factors.
+    pub unsafe fn multiply(
         &self,
         product: &Product,
         matrices: [DeviceSpan; 3],
@@ -90,10 +94,13 @@ impl Products {
         stream: &Stream,
     ) -> Result<()> {
         let plan = self.plan(product)?;
-        self.multiply_by((&plan.descriptors, &plan.choice), product, matrices, addends, stream)
+        // SAFETY: the caller's own promise.
+        unsafe { self.multiply_by((&plan.descriptors, &plan.choice), product, matrices, addends, stream) }
     }
 
-    fn multiply_by(
+    /// # Safety
+    /// As [`Products::multiply`].
+    unsafe fn multiply_by(
         &self,
         (descriptors, choice): (&Descriptors, &Choice),
         product: &Product,
@@ -114,8 +121,7 @@ impl Products {
                 span.address()
             );
         }
-        // SAFETY: lengths and alignment were just compared; the rights to read and to write are the caller's (the
-        // law of `ops`); the workspace is this value's, and its users share a stream.
+        // SAFETY: lengths and alignment were just compared; the caller promises the rest; users of the workspace share a stream.
         unsafe {
             self.handle.multiply(
                 descriptors,
@@ -136,7 +142,10 @@ impl Products {
     /// The algorithm by which a product takes the least time, of the first `most` of the library's heuristic under the
     /// limits that [`Products::prepare`] gives it; of equals the first. `operands` are the output and the factors a and b,
     /// long enough; the output is overwritten. A bias is read from the factor a.
-    pub fn fastest(
+    ///
+    /// # Safety
+    /// As [`Products::multiply`], of all that is run.
+    pub unsafe fn fastest(
         &self,
         product: &Product,
         most: usize,
@@ -149,8 +158,10 @@ impl Products {
         let mut best: Option<(u64, Choice)> = None;
         for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
             let choice = Choice { algorithm, workspace_bytes };
-            let ns =
-                clock(&|| self.multiply_by((&descriptors, &choice), product, matrices, addends, stream))?;
+            // SAFETY: the caller promises it of every run.
+            let run =
+                || unsafe { self.multiply_by((&descriptors, &choice), product, matrices, addends, stream) };
+            let ns = clock(&run)?;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, choice));
             }

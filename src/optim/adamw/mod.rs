@@ -122,34 +122,40 @@ const fn arrays(region: &'static str, dtype: DType) -> [StateArray; 2] {
 }
 
 /// Updates the elements of `spans` on this thread. `random` rounds bf16 moments.
-pub fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits) {
+///
+/// # Safety
+/// As [`update`](super::update), of these spans.
+pub unsafe fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits) {
     type At<'a, W, B, G, M> = Streams<'a, W, B, G, M, 2>;
     use DType::{Bf16, F32};
     let isa = step.isa;
-    match (spans.master, spans.gradient_dtype, moments) {
-        (Master::Split { .. }, Bf16, F32) => {
-            by_isa(isa, Elements(At::<u16, i16, u16, f32>::at(spans), step, random));
+    // SAFETY: the caller owns what `at` makes slices of, and nobody keeps one.
+    unsafe {
+        match (spans.master, spans.gradient_dtype, moments) {
+            (Master::Split { .. }, Bf16, F32) => {
+                by_isa(isa, Elements(At::<u16, i16, u16, f32>::at(spans), step, random));
+            }
+            (Master::Split { .. }, F32, F32) => {
+                by_isa(isa, Elements(At::<u16, i16, f32, f32>::at(spans), step, random));
+            }
+            (Master::Split { .. }, Bf16, Bf16) => by_isa(isa, Pairs(At::at(spans), step, random)),
+            (Master::Split { .. }, F32, Bf16) => {
+                by_isa(isa, Elements(At::<u16, i16, f32, u16>::at(spans), step, random));
+            }
+            (Master::Whole { copy: Some(_), .. }, Bf16, F32) => {
+                by_isa(isa, Elements(At::<f32, u16, u16, f32>::at(spans), step, random));
+            }
+            (Master::Whole { copy: None, .. }, Bf16, F32) => {
+                by_isa(isa, Elements(At::<f32, (), u16, f32>::at(spans), step, random));
+            }
+            (Master::Whole { copy: Some(_), .. }, F32, F32) => {
+                by_isa(isa, Elements(At::<f32, u16, f32, f32>::at(spans), step, random));
+            }
+            (Master::Whole { copy: None, .. }, F32, F32) => {
+                by_isa(isa, Elements(At::<f32, (), f32, f32>::at(spans), step, random));
+            }
+            (Master::Whole { .. }, _, Bf16) => panic!("bf16 moments need a split master"),
         }
-        (Master::Split { .. }, F32, F32) => {
-            by_isa(isa, Elements(At::<u16, i16, f32, f32>::at(spans), step, random));
-        }
-        (Master::Split { .. }, Bf16, Bf16) => by_isa(isa, Pairs(At::at(spans), step, random)),
-        (Master::Split { .. }, F32, Bf16) => {
-            by_isa(isa, Elements(At::<u16, i16, f32, u16>::at(spans), step, random));
-        }
-        (Master::Whole { copy: Some(_), .. }, Bf16, F32) => {
-            by_isa(isa, Elements(At::<f32, u16, u16, f32>::at(spans), step, random));
-        }
-        (Master::Whole { copy: None, .. }, Bf16, F32) => {
-            by_isa(isa, Elements(At::<f32, (), u16, f32>::at(spans), step, random));
-        }
-        (Master::Whole { copy: Some(_), .. }, F32, F32) => {
-            by_isa(isa, Elements(At::<f32, u16, f32, f32>::at(spans), step, random));
-        }
-        (Master::Whole { copy: None, .. }, F32, F32) => {
-            by_isa(isa, Elements(At::<f32, (), f32, f32>::at(spans), step, random));
-        }
-        (Master::Whole { .. }, _, Bf16) => panic!("bf16 moments need a split master"),
     }
 }
 

@@ -42,18 +42,22 @@ impl CublasLt {
         if let Some(functions) = api()?.cublaslt {
             return Ok(Arc::new(CublasLt { functions, place: "installed".into(), _library: None }));
         }
-        Self::open_from(&cublaslt_places(|name| env::var_os(name)))
+        // SAFETY: the library's names in the loader's places, or what the user's own variable names as one.
+        unsafe { Self::open_from(&cublaslt_places(|name| env::var_os(name))) }
     }
 
     /// The same, from given places.
-    pub fn open_from(places: &[PathBuf]) -> Result<Arc<Self>> {
+    ///
+    /// # Safety
+    /// What is at these places and can be loaded is cuBLASLt.
+    pub unsafe fn open_from(places: &[PathBuf]) -> Result<Arc<Self>> {
         let mut answers = Vec::new();
         for place in places {
             let found = Library::open(place).and_then(|library| {
                 let symbol = |name: &'static CStr| {
                     library.symbol(name).ok_or_else(|| format!("it lacks {}", name.to_string_lossy()))
                 };
-                // SAFETY: a library of this name has functions of the header's types, and is kept as long as they are.
+                // SAFETY: cuBLASLt has functions of the header's types, and is kept as long as they are.
                 let functions = unsafe { CublasLtFunctions::find(symbol)? };
                 Ok(CublasLt { functions, place: place.clone(), _library: Some(library) })
             });

@@ -11,6 +11,7 @@ pub mod operands;
 pub mod reference;
 pub mod runs;
 pub mod sha256;
+pub mod spans;
 
 use std::path::{Path, PathBuf};
 

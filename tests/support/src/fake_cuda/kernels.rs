@@ -35,7 +35,8 @@ pub fn backend(device: Arc<CudaDevice>) -> Backend {
         let cpu = Arc::new(CpuKernels::new(setting.pool.clone()));
         Ok(Box::new(StreamKernels { cpu, device: user, failed: Mutex::default() }))
     };
-    Backend { device, storage: CpuKernels::STORAGE, kernels: Box::new(kernels) }
+    // SAFETY: the fake device's memory is this process's, on which the CPU's kernels run; they use no workspace.
+    unsafe { Backend::new(device, CpuKernels::STORAGE, Box::new(kernels)) }
 }
 
 impl Kernels for StreamKernels {
@@ -59,8 +60,11 @@ impl Kernels for StreamKernels {
         self.outcome().and_then(|()| self.device.stream(Lane::Compute).synchronize())
     }
 
-    fn run(&self, op: &Op) {
+    unsafe fn run(&self, op: &Op) {
         let op = *op;
-        self.enqueue(op.contract().name(), move |cpu| cpu.run(&op));
+        self.enqueue(op.contract().name(), move |cpu| {
+            // SAFETY: whoever called keeps the operands until the stream has come this far.
+            unsafe { cpu.run(&op) }
+        });
     }
 }

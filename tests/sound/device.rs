@@ -1,0 +1,244 @@
+//! Devices, lanes, ops; CUDA where it is and where it is not.
+
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::thread;
+
+use horizon::base::{DType, Dims, Error, Result, Shape};
+use horizon::device::cpu::CpuDevice;
+use horizon::device::cuda::{CudaDevice, CudaOptions, Properties};
+use horizon::device::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, TaskSpan, Tick, Work};
+use horizon::host::Pool;
+use horizon::ops::cpu::CpuKernels;
+use horizon::ops::cuda::matmul::{Clock, Products};
+use horizon::ops::cuda::measure::{self, AttentionTimes};
+use horizon::ops::cuda::product::{ColumnMajor, Direction as ProductDirection, Factor, Operands, Product};
+use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
+use horizon::ops::cuda::{CudaKernels, attention, workspace};
+use horizon::ops::{
+    Access, Contract, Element, Field, Flops, Heads, Kernels, Linear, LinearForward, Op, Operand, Rope,
+    Scalars, Way, Write, Zero,
+};
+use horizon::sys::cuda::cublaslt::{Algorithm, CublasLt, Descriptors, Handle, Layout, Limits};
+use horizon::sys::cuda::{
+    Api, CublasLtFunctions, DeviceMemory, Direction, Driver, DriverFunctions, Event, Launchers, Matrix,
+    PinnedMemory, Runtime, Stream, api, device_address, memory_info, need_device, pci_bus_id, set_device,
+    versions,
+};
+use horizon::sys::cuda_status::{Presence, Versions};
+
+use crate::{panics, survives};
+
+/// A lane's work as a function.
+struct Job<F>(F);
+
+impl<F: Fn(Lane, u64) -> Result<()> + Send + Sync> Work for Job<F> {
+    fn run(&self, lane: Lane, task: u64) -> Result<()> {
+        (self.0)(lane, task)
+    }
+}
+
+fn devices() -> [Arc<CpuDevice>; 3] {
+    [CpuDevice::new(Some(1 << 20)), CpuDevice::adversarial(None, 3), CpuDevice::painted(Some(1 << 20))]
+}
+
+#[test]
+fn a_span_may_outlive_its_device() {
+    for mut device in devices() {
+        let span: DeviceSpan = device.reserve(1 << 16).unwrap();
+        assert!(device.reserve(16).is_err());
+        for (offset, bytes) in [(0, (1 << 16) + 1), (usize::MAX, 1), (1 << 16, 256)] {
+            survives(|| CpuDevice::written(&mut device, offset, bytes));
+        }
+        drop(device);
+        assert_eq!(span.part(100, 10).bytes(), 10);
+        panics(|| span.part(1 << 16, 1));
+    }
+    for bytes in [usize::MAX, 1 << 50] {
+        assert!(CpuDevice::new(None).reserve(bytes).is_err());
+    }
+    let info: DeviceInfo = CpuDevice::new(Some(0)).info();
+    assert_eq!(info.memory_free, 0);
+    survives(|| CpuDevice::new(Some(0)).reserve(0));
+}
+
+#[test]
+fn lanes_outlive_their_mistakes() {
+    for device in devices() {
+        let work = Arc::new(Job(|_, task| match task {
+            0 => Ok(()),
+            1 => Err(Error::internal("as asked")),
+            _ => panic!("as asked"),
+        }));
+        let lanes: Box<dyn Lanes> = device.clone().open(work.clone(), true).unwrap();
+        // Other lanes of the same device, at the same time.
+        let others = device.clone().open(work, false).unwrap();
+        drop(device);
+        let forged = Tick { lane: Lane::Disk, count: u64::MAX };
+        panics(|| lanes.reach(forged));
+        panics(|| lanes.issue(Lane::Host, 0, &[forged], true));
+        thread::scope(|scope| {
+            for lane in Lane::ALL {
+                let (lanes, others) = (&lanes, &others);
+                scope.spawn(move || {
+                    for task in 0..2000 {
+                        let tick = lanes.issue(
+                            lane,
+                            if task == 1500 { 2 } else { 0 },
+                            &[lanes.last(Lane::H2d)],
+                            task % 2 == 0,
+                        );
+                        others.issue(lane, task % 2, &[Tick { count: 0, ..tick }], false);
+                    }
+                });
+            }
+        });
+        assert!(lanes.reach(lanes.last(Lane::Compute)).is_err());
+        let spans: Vec<TaskSpan> = lanes.take_spans();
+        assert!(spans.len() <= 10_000);
+        // Dropped with tasks that nobody waited for.
+        thread::spawn(move || drop(others)).join().unwrap();
+    }
+}
+
+/// A device's work that opens lanes, or drops what it is run by.
+#[test]
+fn work_may_use_the_device_it_runs_on() {
+    let device = CpuDevice::new(None);
+    let again = device.clone();
+    let work = Arc::new(Job(move |_, _| {
+        let inner = again.clone().open(Arc::new(Job(|_, _| Ok(()))), false)?;
+        survives(|| again.reserve(4096));
+        inner.reach(inner.issue(Lane::Compute, 0, &[], false))
+    }));
+    let lanes = device.open(work, false).unwrap();
+    for lane in Lane::ALL {
+        lanes.reach(lanes.issue(lane, 0, &[], false)).unwrap();
+    }
+}
+
+#[test]
+fn ops_are_plain_data_until_unsafe_code_runs_them() {
+    let device = CpuDevice::new(None);
+    let span = device.reserve(4096).unwrap();
+    drop(device);
+    let sizes = Linear { n: usize::MAX, k: usize::MAX, m: 3, out_stride: 0 };
+    let heads = Heads { h: usize::MAX, g: 1, d: usize::MAX };
+    let ops: [Op; 3] = [
+        Zero { out: span, bytes: usize::MAX }.into(),
+        LinearForward { out: span, x: span, weight: span, residual: Some(span), bias: None, sizes }.into(),
+        Rope { qkv: span, positions: span, inv_freq: span, way: Way::Backward, n: usize::MAX, heads }.into(),
+    ];
+    for mut op in ops {
+        op.set(&Scalars { loss_scale: f32::NAN, distinct: usize::MAX });
+        let contract: &dyn Contract<DeviceSpan> = op.contract();
+        survives(|| contract.traffic(DType::F32));
+        survives(|| contract.scratch_bytes());
+        survives(|| matches!(contract.flops(), Flops::None | Flops::Product(_)));
+        survives(|| {
+            contract.each_operand(&mut |operand: Operand<&DeviceSpan>| {
+                assert!(operand.access != Access::Read || operand.element != Element::Byte);
+                operand.bytes(DType::F32);
+            })
+        });
+        let _ = op.map(&mut |span| span.bytes());
+    }
+    assert_eq!(Some(3).map_field(), Some(4));
+    let kernels: Box<dyn Kernels> = Box::new(CpuKernels::new(Arc::new(Pool::new(1).unwrap())));
+    assert!(kernels.settle().is_ok() && kernels.outcome().is_ok());
+    assert_eq!((kernels.storage(), Access::from(Write::Add)), (DType::F32, Access::Update));
+    survives(|| heads.qkv() + heads.attended() + heads.normed());
+}
+
+trait MapField {
+    fn map_field(&self) -> Option<i32>;
+}
+
+impl MapField for Option<i32> {
+    fn map_field(&self) -> Option<i32> {
+        Field::<i32>::map(self, |number| number + 1)
+    }
+}
+
+/// None of this needs a GPU: where there is none, all of it is refused.
+#[test]
+fn cuda_refuses_what_it_does_not_have() {
+    const NONE: usize = 1 << 20;
+    assert!(need_device(NONE).is_err() && CudaDevice::open(NONE, CudaOptions::default()).is_err());
+    let _: Option<(&Api, Runtime, Launchers)> = api().ok().map(|api| (api, api.runtime, api.kernels));
+    let _: Option<CublasLtFunctions> = api().ok().and_then(|api| api.cublaslt);
+    let _: Option<DriverFunctions> = None;
+    for device in [NONE, usize::MAX] {
+        survives(|| set_device(device).unwrap_err());
+        survives(|| pci_bus_id(device).unwrap_err());
+        survives(|| Driver::open().and_then(|driver| driver.device_name(device)).unwrap_err());
+        survives(|| attention::has_wgmma(device).unwrap_err());
+        survives(|| measure::table(device, &[]).unwrap_err());
+    }
+    survives(memory_info);
+    survives(versions);
+    for bytes in [0, usize::MAX] {
+        survives(|| DeviceMemory::take(bytes).map(|memory| (memory.base(), memory.bytes())));
+        survives(|| PinnedMemory::take(bytes).map(|memory| (memory.base(), memory.bytes())));
+    }
+    survives(|| device_address(NonNull::dangling()));
+    // Handles outlive what they were used with.
+    survives(|| {
+        let (stream, event) = (Stream::new()?, Event::new(true)?);
+        event.record(&stream)?;
+        drop(stream);
+        event.synchronize()?;
+        event.ns_since(&Event::new(true)?)
+    });
+    survives(|| Stream::default_stream().synchronize());
+    survives(|| {
+        let library = CublasLt::open()?;
+        let matrix = Layout { dtype: DType::Bf16, rows: usize::MAX, columns: 0, stride: 1 };
+        let described = Descriptors::new(&library, (matrix, true), (matrix, false), matrix, true)?;
+        let handle = Handle::new(library)?;
+        handle.algorithms(&described, Limits { workspace_bytes: 0, alignment: 3 }, usize::MAX)
+    });
+    survives(|| {
+        CudaDevice::open(0, CudaOptions { memory_limit: Some(0), ..CudaOptions::default() }).map(|device| {
+            let Properties { name, .. } = device.properties().clone();
+            panics(|| device.stream(Lane::Disk).is_done());
+            (name, device.reserve(1).unwrap_err())
+        })
+    });
+    let versions = Versions { runtime: -1, driver: i32::MAX };
+    let presence = Presence { versions, code: 0, text: String::new(), count: usize::MAX };
+    survives(|| presence.admit(usize::MAX));
+    let _ = (Direction::HostToDevice, Matrix { rows: usize::MAX, row_bytes: 1, stride_bytes: 0 });
+}
+
+#[test]
+fn tables_and_products_are_checked_numbers() {
+    let sizes = Linear { n: usize::MAX, k: 0, m: usize::MAX, out_stride: 1 };
+    for direction in
+        [ProductDirection::Forward, ProductDirection::BackwardInput, ProductDirection::BackwardWeight]
+    {
+        let product = Product::of(direction, Write::Add, sizes);
+        survives(|| product.check());
+        survives(|| {
+            let Operands { a: Factor { matrix, .. }, out, .. } = product.operands();
+            let columns: [ColumnMajor; 2] = [matrix, out];
+            columns.map(|matrix| matrix.bytes())
+        });
+        let key = Key { device: "none".into(), library: 0, product };
+        let mut table = Table::default();
+        survives(|| {
+            table.insert(key.clone(), Choice { algorithm: [u64::MAX; 8], workspace_bytes: usize::MAX })
+        });
+        survives(|| Table::from_json(&table.to_json(), "its own"));
+        assert_ne!(table.attention("none", 7), Attention::Wgmma);
+    }
+    assert!(Table::read(&PathBuf::from("/nowhere")).is_err() && Table::from_json("{", "broken").is_err());
+    let times = AttentionTimes { by: Attention::Mma, forward_ns: u64::MAX, backward_ns: 0 };
+    let dims = Dims { c: 0, h: 0, g: 0, d: 0, f: 0, v: 0, l: 0 };
+    survives(|| times.describe(&dims, Shape { b: 0, t: 0 }));
+    survives(|| workspace::supports(&dims, Shape { b: usize::MAX, t: 2 }));
+    survives(|| workspace::bytes(usize::MAX));
+    // Without a device there is no stream to make these for, and to run them is `unsafe`.
+    let _: Option<(CudaKernels, Products, Algorithm, &mut Clock)> = None;
+}

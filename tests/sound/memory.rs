@@ -1,0 +1,236 @@
+//! Host memory: arenas, spans, pools, files; and what optimizers do with it.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::thread;
+
+use horizon::base::DType;
+use horizon::host::files::{self, MappedFile};
+use horizon::host::folder::{Filling, NewFolder, SizedFile};
+use horizon::host::{
+    Arena, Doorbell, HostSpan, HugePages, Isa, Limit, Limits, MemoryKind, Node, Others, Pages, Pin, Pinning,
+    Plain, Pool, Span, Topology, check_threads, side,
+};
+use horizon::optim::{
+    AdamOptions, AdamScalars, Master, Optimizer, Rounding, Rows, Spans, StateArray, Step, read_master,
+    write_master,
+};
+use horizon::sys::linux::{self, NodePolicy};
+
+use crate::{panics, survives};
+
+#[test]
+fn a_span_may_outlive_its_arena_and_only_tells_numbers() {
+    let arena = Arena::take(4096, MemoryKind::Plain).unwrap();
+    let span: HostSpan = arena.whole();
+    drop(arena);
+    let part: Span<side::Host> = span.part(100, 3996);
+    assert_eq!((part.bytes(), part.address().addr() - span.address().addr()), (3996, 100));
+    assert_eq!(part, span.part(50, 4046).part(50, 3996));
+    assert_eq!(span.part(4096, 0).bytes(), 0);
+    for (offset, bytes) in [(4097, 0), (0, 4097), (usize::MAX, 1), (1, usize::MAX)] {
+        panics(|| span.part(offset, bytes));
+    }
+    assert_eq!(span.first::<f64>(512).addr(), span.address().addr());
+    panics(|| span.first::<f64>(513));
+    panics(|| span.first::<f64>(usize::MAX));
+    thread::spawn(move || assert_eq!(span.bytes(), 4096)).join().unwrap();
+}
+
+#[test]
+fn arenas_refuse_what_no_machine_has() {
+    let pool = Pool::new(2).unwrap();
+    for bytes in [1 << 50, isize::MAX as usize, usize::MAX - 4096, usize::MAX] {
+        for kind in
+            [MemoryKind::Plain, MemoryKind::Interleaved, MemoryKind::Node(0), MemoryKind::Node(u32::MAX)]
+        {
+            survives(|| Arena::take(bytes, kind.clone()).unwrap_err());
+        }
+    }
+    let mut empty = Arena::take(0, MemoryKind::Plain).unwrap();
+    empty.touch(&pool).unwrap();
+    assert!(empty.bytes_mut().is_empty());
+    panics(|| empty.node_at(0));
+    let mut arena = Arena::take(5000, MemoryKind::Plain).unwrap();
+    panics(|| arena.node_at(5000));
+    panics(|| arena.node_at(usize::MAX));
+    // By several threads at a time, on pools of their own.
+    thread::scope(|scope| {
+        for threads in 1..4 {
+            let arena = &arena;
+            scope.spawn(move || arena.touch(&Pool::new(threads).unwrap()).unwrap());
+        }
+    });
+    arena.bytes_mut()[4999] = 7;
+    assert!(matches!(arena.pages(), Pages::Small | Pages::Transparent | Pages::Explicit));
+    let nowhere = std::path::Path::new("/nowhere");
+    survives(|| Arena::take_under(nowhere, 1 << 21, MemoryKind::Plain, Some(Pages::Explicit)));
+    survives(|| HugePages::read_under(nowhere).admit(usize::MAX, Pages::Explicit));
+}
+
+/// Memory is pinned by whoever was made with `unsafe`; safe code only hands it on.
+#[test]
+fn pins_cannot_be_made_or_asked_by_safe_code() {
+    fn handed_on(pin: Arc<dyn Pin>) -> MemoryKind {
+        MemoryKind::Pinned { pin, by: Pinning::Allocated, node: Some(u32::MAX) }
+    }
+    let _: fn(Arc<dyn Pin>) -> MemoryKind = handed_on;
+    fn numbers<T: Plain>() -> T {
+        T::default()
+    }
+    assert_eq!((numbers::<f32>(), numbers::<u8>()), (0.0, 0));
+}
+
+#[test]
+fn pools_survive_their_jobs() {
+    assert!(check_threads(usize::MAX).is_err() && Pool::new(usize::MAX).is_err());
+    survives(|| Pool::on(2, &[u32::MAX]));
+    survives(|| Pool::on(2, &[]));
+    Pool::new(0).unwrap().run(3, &|worker, _| assert_eq!(worker, 0));
+    let pool = Arc::new(Pool::new(3).unwrap());
+    pool.run(0, &|_, _| unreachable!("there is no tile"));
+    // A job that panics on its first tile ends, however many there are.
+    for tiles in [1, 100, usize::MAX] {
+        panics(|| pool.run(tiles, &|_, tile| panic!("tile {tile}")));
+    }
+    // Jobs in jobs, from several threads, some of which panic; the pool still works afterwards.
+    thread::scope(|scope| {
+        for caller in 0..12 {
+            let pool = &pool;
+            scope.spawn(move || {
+                survives(|| {
+                    pool.run(40, &|_, tile| {
+                        pool.run(3, &|_, _| assert!(caller % 3 > 0 || tile != 17, "one of many"));
+                    });
+                });
+            });
+        }
+    });
+    let mut numbers = vec![0u32; 1000];
+    pool.run_chunks(&mut numbers, 7, &|number, chunk| chunk.fill(number as u32));
+    assert!(numbers.iter().enumerate().all(|(at, number)| *number as usize == at / 7));
+    pool.run_chunks(&mut numbers, usize::MAX, &|_, all| assert_eq!(all.len(), 1000));
+    pool.run_chunks(&mut [0u8; 0], 1, &|_, _| unreachable!("there is no chunk"));
+    panics(|| pool.run_chunks(&mut [0u8; 9], 0, &|_, _| ()));
+    panics(|| pool.run_chunks(&mut [0u8; 90], 1, &|number, _| assert_ne!(number, 50)));
+    // Whoever drops it last need not be who made it.
+    let last = Arc::clone(&pool);
+    drop(pool);
+    thread::spawn(move || drop(last)).join().unwrap();
+}
+
+#[test]
+fn bells_and_futexes_wake_and_do_not_hang() {
+    let (bell, count) = (Doorbell::new(), AtomicUsize::new(0));
+    bell.ring(u32::MAX);
+    thread::scope(|scope| {
+        scope.spawn(|| bell.wait(|| count.load(Ordering::Acquire) > 0));
+        count.store(1, Ordering::Release);
+        bell.ring_all();
+    });
+    let word = AtomicU32::new(1);
+    linux::futex_wait(&word, 0);
+    linux::futex_wake(&word, u32::MAX);
+}
+
+#[test]
+fn the_system_refuses_addresses_that_are_nobodys() {
+    let nowhere = NonNull::<u8>::dangling();
+    survives(|| linux::advise_huge(nowhere, 4096));
+    survives(|| linux::advise_small(nowhere, usize::MAX));
+    survives(|| linux::node_of(nowhere));
+    for policy in [NodePolicy::Bind, NodePolicy::Interleave] {
+        survives(|| linux::set_nodes(nowhere, 4096, policy, &[u32::MAX]));
+        survives(|| linux::set_nodes(nowhere, 0, policy, &[]));
+    }
+    for bytes in [0, usize::MAX, isize::MAX as usize] {
+        survives(|| linux::map_anonymous(bytes).unwrap_err());
+        survives(|| linux::map_explicit_huge(bytes).unwrap_err());
+    }
+    linux::preferring(&[u32::MAX], || ());
+    // On a thread of its own, which it may confine.
+    thread::spawn(|| survives(|| linux::run_on(&[u32::MAX]))).join().unwrap();
+    assert!(linux::page_bytes() > 0);
+    linux::current_cpu();
+}
+
+#[test]
+fn descriptions_of_machines_are_only_numbers() {
+    let nowhere = std::path::Path::new("/nowhere");
+    let topology = Topology::read_under(nowhere);
+    for threads in [0, 1, usize::MAX] {
+        survives(|| topology.places(threads).map(|places| places.len()));
+    }
+    survives(|| topology.distance(u32::MAX, 0));
+    survives(|| topology.nearest_memory(u32::MAX));
+    let forged = Topology { nodes: vec![Node::clone(&Topology::read().nodes[0]); 3] };
+    survives(|| Pool::over(2, &forged));
+    let limits = Limits::read_under(nowhere, Some(0));
+    assert!(limits.admit("all", usize::MAX).is_err());
+    assert_eq!(limits.limit, Limit::Stated);
+    survives(|| limits.admit_locked("all", usize::MAX));
+    survives(|| Limits::of_machine(usize::MAX, Some(usize::MAX)).warning());
+    Others::watch().cores();
+    for isa in Isa::ALL {
+        survives(|| Isa::asked_for(Some(isa.name())));
+    }
+    assert!(Isa::asked_for(Some("no such")).is_err());
+}
+
+#[test]
+fn files_keep_to_their_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, [7; 100]).unwrap();
+    let mapped = MappedFile::open(&path).unwrap();
+    for part in [0..100, 90..200, 200..300, 0..usize::MAX, usize::MAX - 1..usize::MAX] {
+        survives(|| mapped.fetch(part.clone(), usize::MAX));
+        survives(|| mapped.release(part.clone()));
+        survives(|| mapped[part.clone()].len());
+    }
+    assert_eq!(mapped[99], 7);
+    let folder = NewFolder::plan(&dir.path().join("new"), 10).unwrap();
+    let filling: Filling = folder.begin().unwrap();
+    let sized: SizedFile = filling.sized("sized", 10).unwrap();
+    survives(|| sized.write_at(u64::MAX, &[1; 20]));
+    survives(|| filling.whole("../outside", b"").map(drop));
+    drop(filling);
+    survives(|| sized.write_at(0, &[1; 10]));
+    survives(|| files::allocate(&std::fs::File::create(&path).unwrap(), u64::MAX));
+    drop(mapped);
+    survives(|| files::exchange(&path, dir.path()));
+}
+
+#[test]
+fn optimizers_take_memory_from_unsafe_code_alone() {
+    let arena = Arena::take(4096, MemoryKind::Plain).unwrap();
+    let (a, b) = (arena.whole().part(0, 64), arena.whole().part(64, 64));
+    drop(arena);
+    let optimizer = Optimizer::AdamW { moments: DType::F32 };
+    let state: &[StateArray] = optimizer.state();
+    assert_eq!(state.len(), 2);
+    let spans = Spans {
+        master: Master::Split { weights: a, residual: b },
+        gradient: a,
+        gradient_dtype: DType::Bf16,
+        optimizer,
+        state: [a; 2],
+    };
+    assert_eq!(spans.elements(), 32);
+    panics(|| spans.part(0, 33));
+    panics(|| spans.part(usize::MAX, 2));
+    panics(|| AdamScalars::new(&AdamOptions::default(), 1.0, 0));
+    let absurd = AdamOptions { beta1: f64::NAN, beta2: 7.0, eps: -1.0, weight_decay: f64::INFINITY };
+    assert!(absurd.check().is_err());
+    let scalars = AdamScalars::new(&absurd, f64::NAN, u64::MAX);
+    let rows = Rows { elements: 0, has: &|_| true };
+    let step = Step {
+        rows: Some(rows),
+        rounding: Rounding { seed: 1, step: 2, first: u64::MAX },
+        ..Step::new(scalars)
+    };
+    assert!(step.decay);
+    panics(|| read_master(&[0; 3], &[0; 3], &mut [0.0; 4]));
+    panics(|| write_master(&mut [0; 3], &mut [0; 2], &[0.0; 3]));
+}
