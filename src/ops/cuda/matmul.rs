@@ -158,9 +158,9 @@ impl Products {
         let mut best: Option<(u64, Choice)> = None;
         for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
             let choice = Choice { algorithm, workspace_bytes };
+            let by = (&descriptors, &choice);
             // SAFETY: the caller promises it of every run.
-            let run =
-                || unsafe { self.multiply_by((&descriptors, &choice), product, matrices, addends, stream) };
+            let run = || unsafe { self.multiply_by(by, product, matrices, addends, stream) };
             let ns = clock(&run)?;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, choice));
