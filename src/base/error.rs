@@ -1,4 +1,4 @@
-//! One error type for the whole house: a status a program branches on and a message a person acts on.
+//! One error type for the whole library: a status for programs and a message for people.
 
 use std::fmt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! F2, the contract of a device: the transient compute engine that layers stream through.
+//! L2, the contract of a device: the transient compute engine that layers stream through.
 //!
 //! A device has one arena of memory of limited size and a few **lanes**, ordered queues of work. The
 //! engine issues *tasks* to lanes; a task is a number that the engine's [`Work`] knows how to run. Nothing

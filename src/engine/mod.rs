@@ -1,6 +1,6 @@
 //! L8, the engine: runs a schedule on a device.
 //!
-//! This is the one top-down document; with it and the floors below, somebody could build the engine again.
+//! This is the one top-down document; with it and the lower levels, somebody could build the engine again.
 //!
 //! # What there is
 //! The **store** (`store`) is the model in host RAM: for every unit (the embedding, each decoder layer, the

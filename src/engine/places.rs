@@ -12,7 +12,7 @@ use crate::device::{DeviceSpan, Lane};
 use crate::engine::frame::Frame;
 use crate::engine::runner::Runner;
 use crate::host::HostSpan;
-use crate::model::{Base, External, Slot};
+use crate::model::{Base, External, Location};
 use crate::ops::Op;
 use crate::plan::content_bytes;
 use crate::schedule::{Extent, GradPlace, Operation, Resource};
@@ -53,25 +53,34 @@ impl Runner {
 
 impl Places<'_> {
     /// # Panics
-    /// If the operation does not declare the resource.
-    fn declared(&self, resource: Resource) {
+    /// If the operation does not declare that it uses the resource so.
+    fn declared(&self, resource: Resource, writes: bool) {
         let mut is_declared = false;
         self.operation.visit(&self.runner.plan.geometry, self.extent, &mut |access| {
-            is_declared |= access.resource == resource;
+            is_declared |= access.resource == resource && (access.writes() || !writes);
         });
         assert!(is_declared, "{} uses {resource}, which it does not declare", self.operation);
     }
 
-    /// A resource on the device.
-    pub fn device(&self, resource: Resource) -> DeviceSpan {
-        self.declared(resource);
+    /// A resource on the device that the operation reads.
+    pub fn read(&self, resource: Resource) -> DeviceSpan {
+        self.device(resource, false)
+    }
+
+    /// A resource on the device that the operation writes.
+    pub fn write(&self, resource: Resource) -> DeviceSpan {
+        self.device(resource, true)
+    }
+
+    fn device(&self, resource: Resource, writes: bool) -> DeviceSpan {
+        self.declared(resource, writes);
         let (_, place) = self.runner.plan.device.named(&resource).expect("a resource on the device");
         self.runner.at(place)
     }
 
     /// A resource on the host that crosses the link.
-    fn host(&self, resource: Resource) -> HostSpan {
-        self.declared(resource);
+    fn host(&self, resource: Resource, writes: bool) -> HostSpan {
+        self.declared(resource, writes);
         let store = &self.runner.store;
         match resource {
             Resource::HostBatch { micro } => store.batch(micro),
@@ -94,8 +103,8 @@ impl Places<'_> {
         let runner = self.runner;
         let copy = self.operation.copy(&runner.plan.geometry, self.extent);
         let (device, host) = match copy.from.is_on_host() {
-            true => (self.device(copy.to), self.host(copy.from)),
-            false => (self.device(copy.from), self.host(copy.to)),
+            true => (self.write(copy.to), self.host(copy.from, false)),
+            false => (self.read(copy.from), self.host(copy.to, true)),
         };
         let grad_dtype = runner.plan.policy.numeric.grad_dtype;
         let bytes = content_bytes(runner.layout(), &runner.plan.passes, grad_dtype, &copy.content);
@@ -104,25 +113,29 @@ impl Places<'_> {
         (device.part(0, bytes), host.part(0, bytes))
     }
 
-    /// The memory of an operand of the operation's pass.
-    pub fn slot(&self, slot: &Slot, frame: &Frame) -> DeviceSpan {
+    /// The memory of an operand of the operation's pass. `tests/schedule/bindings.rs` holds that what a pass writes is declared as
+    /// written.
+    pub fn operand(&self, location: &Location, frame: &Frame) -> DeviceSpan {
         let map = &self.runner.plan.device;
-        let memory =
-            match (self.operation.bind(slot.base, &self.runner.plan.geometry, self.extent), slot.base) {
-                (Some(resource @ Resource::Batch { micro }), Base::External(external)) => {
-                    self.declared(resource);
-                    self.runner.at(map.batch(micro).array(external).expect("an array of the batch"))
-                }
-                (Some(resource), _) => self.device(resource),
-                (None, _) => self.runner.at(map.constants()),
-            };
+        let memory = match (
+            self.operation.bind(location.base, &self.runner.plan.geometry, self.extent),
+            location.base,
+        ) {
+            (Some(resource @ Resource::Batch { micro }), Base::External(external)) => {
+                self.declared(resource, false);
+                self.runner.at(map.batch(micro).array(external).expect("an array of the batch"))
+            }
+            (Some(resource), _) => self.read(resource),
+            (None, _) => self.runner.at(map.constants()),
+        };
         // The logits of one row are asked for.
-        let row = if self.operation == Operation::HeadLogits && slot.base == Base::External(External::Stream)
+        let row = if self.operation == Operation::HeadLogits
+            && location.base == Base::External(External::ResidualStream)
         {
             frame.inputs().row as usize
         } else {
             0
         };
-        memory.part(slot.offset + row * slot.bytes, slot.bytes)
+        memory.part(location.offset + row * location.bytes, location.bytes)
     }
 }

@@ -94,8 +94,8 @@ impl Runner {
         }
         match operation {
             Operation::Norm { unit, sum, slab } => {
-                let squares = places.device(Resource::Norm(slab));
-                let sum = places.device(self.plan.geometry.accumulator(unit, sum));
+                let squares = places.write(Resource::Norm(slab));
+                let sum = places.read(self.plan.geometry.accumulator(unit, sum));
                 for Run { elements, blocks } in self.layout().unit(unit).runs() {
                     self.launch(&Op::from(Squares {
                         squares: squares.part(blocks.start * 8, blocks.len() * 8),
@@ -108,9 +108,9 @@ impl Runner {
                 let first = self.layout().part(unit, part).start;
                 let to = self.plan.policy.numeric.grad_dtype;
                 let whole = self.plan.geometry.is_rounded_whole(unit);
-                let squares = whole.then(|| places.device(Resource::Norm(slab)));
-                let sum = places.device(self.plan.geometry.accumulator(unit, sum));
-                let slab = places.device(Resource::Slab(slab));
+                let squares = whole.then(|| places.write(Resource::Norm(slab)));
+                let sum = places.read(self.plan.geometry.accumulator(unit, sum));
+                let slab = places.write(Resource::Slab(slab));
                 for Run { elements, blocks } in self.layout().part_runs(unit, part) {
                     let (start, n) = ((elements.start - first) * to.bytes(), elements.len());
                     self.launch(&Op::from(Round {
@@ -151,7 +151,7 @@ impl Runner {
             distinct: self.store.distinct(micro),
         };
         for op in &self.plan.passes.get(pass).ops {
-            let mut op = op.map(&mut |slot| places.slot(slot, frame));
+            let mut op = op.map(&mut |location| places.operand(location, frame));
             op.set(&scalars);
             self.launch(&op);
         }
@@ -265,7 +265,7 @@ impl Runner {
             return;
         }
         for tensor in self.tuning.frozen(unit) {
-            let gradient = places.device(self.plan.geometry.accumulator(unit, sum));
+            let gradient = places.write(self.plan.geometry.accumulator(unit, sum));
             let tensor = &self.layout().unit(unit).tensors[tensor];
             let bytes = tensor.elements() * 4;
             self.launch(&Op::from(Zero { out: gradient.part(tensor.offset * 4, bytes), bytes }));

@@ -86,7 +86,7 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
     b.start_backward();
     b.zero_padding();
     // The gradient of the output becomes that of `middle`, then that of `x`.
-    let mut stream = b.input(External::Stream, Element::Activation, n * c);
+    let mut stream = b.input(External::ResidualStream, Element::Activation, n * c);
     if let Some((norm, mlp)) = mlp {
         let dnormed = mlp.backward(b, stream);
         norm.backward(b, dnormed, stream, Write::Add);

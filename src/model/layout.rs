@@ -1,4 +1,4 @@
-//! The layout: every tensor's place in its unit. The only source of sizes and offsets in the house.
+//! The layout: every tensor's place in its unit. The only source of sizes and offsets.
 //!
 //! A unit is one contiguous run of elements. The same offsets, in elements, hold in every span that belongs
 //! to the unit: weights, residuals, gradients, moments, the slot on the device and the f32 accumulator.

@@ -23,5 +23,5 @@ pub use layout::{Layout, Run, TensorLayout, UnitLayout};
 pub use modules::HeadTask;
 pub use passes::{PassId, Passes};
 pub use presets::{preset, preset_names, shape, shape_names};
-pub use program::{Base, Builder, External, Owner, Pass, Program, Recompute, Slot, Value};
+pub use program::{Base, Builder, External, Location, Owner, Pass, Program, Recompute, Value};
 pub use rope::RopeScaling;

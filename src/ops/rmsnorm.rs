@@ -160,10 +160,9 @@ vectorised! {
 }
 
 /// With x̂ = x · rstd and `mean` = mean(dout · weight · x̂): dweight += dout · x̂, and
-/// dx = rstd · (dout · weight − x̂ · mean), given to `write`.
+/// dx = or, with `ADD`, += rstd · (dout · weight − x̂ · mean).
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn row(
+fn row<const ADD: bool>(
     dx: &mut [f32],
     dweight: &mut [f32],
     dout: &[f32],
@@ -171,25 +170,25 @@ fn row(
     weight: &[u16],
     rstd: f32,
     mean: f32,
-    write: impl Fn(&mut f32, f32),
 ) {
     let c = dx.len();
     let (dweight, dout, x, weight) = (&mut dweight[..c], &dout[..c], &x[..c], &weight[..c]);
     for i in 0..c {
         let normed = x[i] * rstd;
         dweight[i] += dout[i] * normed;
-        write(&mut dx[i], rstd * (dout[i] * master::widen(weight[i]) - normed * mean));
+        let value = rstd * (dout[i] * master::widen(weight[i]) - normed * mean);
+        dx[i] = if ADD { dx[i] + value } else { value };
     }
 }
 
 vectorised! {
     pub(in crate::ops) fn set_row(dx: &mut [f32], dw: &mut [f32], dout: &[f32], x: &[f32], weight: &[u16], rstd: f32, mean: f32) {
-        row(dx, dw, dout, x, weight, rstd, mean, |dx, value| *dx = value);
+        row::<false>(dx, dw, dout, x, weight, rstd, mean);
     }
 }
 
 vectorised! {
     fn add_row(dx: &mut [f32], dw: &mut [f32], dout: &[f32], x: &[f32], weight: &[u16], rstd: f32, mean: f32) {
-        row(dx, dw, dout, x, weight, rstd, mean, |dx, value| *dx += value);
+        row::<true>(dx, dw, dout, x, weight, rstd, mean);
     }
 }

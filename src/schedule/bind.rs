@@ -80,7 +80,7 @@ impl Operation {
                 extent.boundary(to, geometry.layer(0), micro)
             }
             (Base::External(external), _) => match external {
-                External::Stream => Resource::Stream { micro },
+                External::ResidualStream => Resource::Stream { micro },
                 External::Loss => Resource::Loss,
                 External::Logprobs => Resource::Logprobs { micro },
                 External::Logits => Resource::Logits,

@@ -1,4 +1,4 @@
-//! F1, foreign names: thin and raw. Nothing here decides anything.
+//! L1, foreign names: thin and raw. Nothing here decides anything.
 
 pub mod cuda;
 pub mod cuda_status;

@@ -225,7 +225,7 @@ impl<'a> Micro<'a> {
             Base::External(external) => match external {
                 External::Input => self.boundaries[unit.at() - 1].span(),
                 External::Output => self.boundaries[unit.at()].span(),
-                External::Stream => self.boundaries[layout.head().at() - 1].span(),
+                External::ResidualStream => self.boundaries[layout.head().at() - 1].span(),
                 // The whole of the embedding is there.
                 External::Tokens | External::Gathered => tokens.tokens,
                 External::Order => tokens.order,
@@ -244,4 +244,4 @@ impl<'a> Micro<'a> {
     }
 }
 
-const STREAM: Base = Base::External(External::Stream);
+const STREAM: Base = Base::External(External::ResidualStream);

@@ -28,7 +28,7 @@ pub fn embedding_backward(b: &mut Builder, &dims: &Dims, n: usize) {
     let tokens = b.input(External::Tokens, Element::I32, n);
     let order = b.input(External::Order, Element::I32, n);
     let first = b.input(External::First, Element::I32, n + 1);
-    let dout = b.input(External::Stream, Element::Activation, n * c);
+    let dout = b.input(External::ResidualStream, Element::Activation, n * c);
     let (dtable, _) = b.contribution(table);
     b.push(EmbeddingBackward { dtable, dout, tokens, order, first, distinct: 0, n, c, v });
 }

@@ -43,7 +43,7 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
     let Dims { c, v, .. } = config.dims;
     let (n, stride) = (if task == HeadTask::Logits { 1 } else { n }, config.dims.logits_stride());
     let chunk = chunk.clamp(1, n);
-    let stream = b.input(External::Stream, Element::Activation, n * c);
+    let stream = b.input(External::ResidualStream, Element::Activation, n * c);
     let norm = Norm::forward(b, "model.norm.weight", stream, config.norm_eps, [n, c]);
     let lm = match config.tied {
         true => b.borrowed(v * c),
@@ -53,16 +53,19 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
         b.zero_padding();
     }
     let rows = Rows::of(b, task, n);
+    let mut logits = b.own(Element::Activation, chunk * stride);
     for first in (0..n).step_by(chunk) {
         let rows_here = chunk.min(n - first);
         let normed = b.part(norm.out, Element::Activation, first * c, rows_here * c);
-        let logits = b.own(Element::Activation, chunk * stride);
         let sizes = Linear { n: rows_here, k: c, m: v, out_stride: stride };
         let (weight, residual, bias) = (lm.weights, None, None);
         b.push(LinearForward { out: logits, x: normed, weight, residual, bias, sizes });
-        if let Some(dlogits) = rows.ask(b, task, logits, first, sizes) {
+        let dlogits = rows.ask(b, task, logits, first, sizes);
+        if let Some(dlogits) = dlogits {
             lm_backward(b, dlogits, normed, lm, sizes);
         }
+        // The next chunk's take their place.
+        logits = dlogits.unwrap_or(logits).next();
     }
     if task.is_backward() {
         let dnormed = b.whole(norm.out);

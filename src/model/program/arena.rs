@@ -24,7 +24,7 @@ pub enum Base {
 
 /// The place of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
+pub struct Location {
     /// The memory.
     pub base: Base,
     /// First byte.
@@ -37,7 +37,7 @@ pub struct Slot {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pass {
     /// The ops, in order.
-    pub ops: Vec<Op<Slot>>,
+    pub ops: Vec<Op<Location>>,
     /// Bytes of scratch memory: a multiple of 256.
     pub scratch_bytes: usize,
     /// Bytes of kept memory: a multiple of 256.
@@ -52,7 +52,7 @@ impl Pass {
 
     /// Multiplications and additions in matrix products.
     pub fn product_flops(&self) -> f64 {
-        let product = |op: &Op<Slot>| match op.contract().flops() {
+        let product = |op: &Op<Location>| match op.contract().flops() {
             Flops::Product(sizes) => 2.0 * sizes.iter().map(|size| *size as f64).product::<f64>(),
             _ => 0.0,
         };
@@ -113,7 +113,7 @@ impl Program {
                 Home::Own => offsets[root as usize].expect("every buffer of an op has a place"),
                 Home::Part(..) => unreachable!("a part's whole is no part"),
             };
-            Slot { base, offset: offset + within.start, bytes: within.len() }
+            Location { base, offset: offset + within.start, bytes: within.len() }
         };
         Pass { ops: ops.map(|op| op.map(&mut |value| slot(value))).collect(), scratch_bytes, kept_bytes }
     }

@@ -19,7 +19,7 @@ use std::str::FromStr;
 use crate::base::DType;
 use crate::ops::{Access, Op, Operand};
 
-pub use arena::{Base, Pass, Slot};
+pub use arena::{Base, Location, Pass};
 pub use builder::{Builder, Weights};
 
 /// Memory that a program is given when it runs. `[N]` arrays are those of a micro-batch.
@@ -30,7 +30,7 @@ pub enum External {
     /// The boundary above the unit, `[N, C]`.
     Output,
     /// The top of the residual stream, `[N, C]`: the head's input, then the gradient on its way down.
-    Stream,
+    ResidualStream,
     /// The tokens.
     Tokens,
     /// Each token's row in the part of the embedding that is on the device.

@@ -78,16 +78,16 @@ fn a_value_is_written_once() {
         set(b, out, F);
     });
     is_refused("Zero: out is written twice", |b| {
-        let out = b.input(External::Stream, Element::F32, N * F);
+        let out = b.input(External::ResidualStream, Element::F32, N * F);
         set(b, out, F);
     });
 }
 
 #[test]
 fn memory_that_a_program_is_given_is_declared_once() {
-    is_refused("External(Stream) is declared twice", |b| {
-        b.input(External::Stream, Element::F32, N);
-        b.output(External::Stream, Element::F32, N);
+    is_refused("External(ResidualStream) is declared twice", |b| {
+        b.input(External::ResidualStream, Element::F32, N);
+        b.output(External::ResidualStream, Element::F32, N);
     });
 }
 
@@ -263,8 +263,11 @@ fn programs(config: &ModelConfig, sizes: &Sizes) -> Vec<Program> {
 /// An op, by its direction and its number there.
 type Number = (bool, usize);
 
+/// Bytes, with the op and the operand that wrote them.
+type Run = (Range<usize>, (Number, &'static str));
+
 /// Memory in which every byte knows the op and the operand that wrote it.
-struct Written<K>(HashMap<K, Vec<(Range<usize>, (Number, &'static str))>>);
+struct Written<K>(HashMap<K, Vec<Run>>);
 
 impl<K: Copy + Eq + std::hash::Hash> Written<K> {
     fn write(&mut self, memory: K, bytes: Range<usize>, by: (Number, &'static str)) {
@@ -278,7 +281,7 @@ impl<K: Copy + Eq + std::hash::Hash> Written<K> {
     }
 
     /// The writers of bytes, counted from the first of them.
-    fn read(&self, memory: K, bytes: Range<usize>) -> Vec<(Range<usize>, (Number, &'static str))> {
+    fn read(&self, memory: K, bytes: Range<usize>) -> Vec<Run> {
         let runs = self
             .0
             .get(&memory)
@@ -293,7 +296,7 @@ impl<K: Copy + Eq + std::hash::Hash> Written<K> {
 }
 
 /// The ops of a pass: what each is in the program, with its values and their places.
-type Placed = Vec<(Number, Vec<(Operand<Value>, Slot)>)>;
+type Placed = Vec<(Number, Vec<(Operand<Value>, Location)>)>;
 
 impl Program {
     fn placed<'a>(&'a self, ops: impl IntoIterator<Item = &'a Op<Value>>, pass: &Pass) -> Placed {
@@ -333,7 +336,7 @@ impl Program {
 fn run<K: Copy + Eq + std::hash::Hash>(
     ops: &Placed,
     memory: &mut Written<K>,
-    at: impl Fn(Value, &Slot) -> (K, Range<usize>),
+    at: impl Fn(Value, &Location) -> (K, Range<usize>),
     mut read: impl FnMut(Number, &Operand<Value>, Vec<(Range<usize>, (Number, &'static str))>),
 ) {
     for (number, operands) in ops {
@@ -354,9 +357,9 @@ fn values_are_intact_from_their_write_to_their_last_read() {
     for config in configs() {
         for program in sizes().flat_map(|sizes| programs(&config, &sizes)) {
             let (mut apart, mut reads) = (Written(HashMap::new()), HashMap::new());
-            let alone = |value: Value, slot: &Slot| match program.root(value.buffer) {
+            let alone = |value: Value, location: &Location| match program.root(value.buffer) {
                 (root, bytes) if program.is_own(value) => ((None, root), bytes),
-                _ => ((Some(slot.base), 0), slot.offset..slot.offset + slot.bytes),
+                _ => ((Some(location.base), 0), location.offset..location.offset + location.bytes),
             };
             let kept = program.placed_backward(Recompute::None).1;
             assert_eq!(kept.len(), program.backward.len(), "something is computed again though all is kept");
@@ -374,7 +377,9 @@ fn values_are_intact_from_their_write_to_their_last_read() {
             }
             for recompute in Recompute::ALL {
                 let mut memory = Written(HashMap::new());
-                let placed = |_: Value, slot: &Slot| (slot.base, slot.offset..slot.offset + slot.bytes);
+                let placed = |_: Value, location: &Location| {
+                    (location.base, location.offset..location.offset + location.bytes)
+                };
                 for (_, ops) in [program.placed_forward(recompute), program.placed_backward(recompute)] {
                     run(&ops, &mut memory, placed, |number, operand, runs| {
                         assert_eq!(
@@ -407,14 +412,14 @@ fn buffers_that_live_together_are_apart_and_within_their_memory() {
                 for (pass, ops) in [program.placed_forward(recompute), program.placed_backward(recompute)] {
                     let mut uses: HashMap<u32, Use> = HashMap::new();
                     for (number, (_, operands)) in ops.iter().enumerate() {
-                        for (operand, slot) in
+                        for (operand, location) in
                             operands.iter().filter(|(operand, _)| program.is_own(operand.at))
                         {
                             let (root, within) = program.root(operand.at.buffer);
-                            let first = slot.offset - within.start;
+                            let first = location.offset - within.start;
                             let slot = Use {
                                 slot: first..first + program.buffers[root as usize].bytes,
-                                base: slot.base,
+                                base: location.base,
                                 first: number,
                                 last: number,
                             };

@@ -33,7 +33,7 @@ fn elements_at<T: Element>(span: &DeviceSpan, elements: usize) -> *mut T {
 
 /// The first elements of an input.
 ///
-/// By the law of the floor the caller of an operation holds the right to read its inputs for the length of
+/// By the law of `ops` the caller of an op holds the right to read its inputs for the length of
 /// the call, and none is an output unless the operation's contract says so; such an input is taken by
 /// [`read_apart`].
 ///
@@ -48,7 +48,7 @@ pub(in crate::ops) fn read<T: Element>(span: &DeviceSpan, elements: usize) -> &[
 
 /// The first elements of an output.
 ///
-/// By the law of the floor the caller of an operation holds the right to write its outputs for the length of
+/// By the law of `ops` the caller of an op holds the right to write its outputs for the length of
 /// the call, and an operation takes each of its outputs once.
 ///
 /// # Panics

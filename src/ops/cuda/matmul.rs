@@ -16,7 +16,7 @@ use crate::ops::cuda::product::{ColumnMajor, Product};
 use crate::ops::cuda::table::{Choice, Key, Table};
 use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, PRODUCTS_BYTES as WORKSPACE_BYTES};
 use crate::sys::cuda::Stream;
-use crate::sys::cuda::cublaslt::{Descriptors, Handle, Layout, Limits};
+use crate::sys::cuda::cublaslt::{Addresses, Descriptors, Handle, Layout, Limits};
 
 /// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
 /// more: an algorithm that needs more would be chosen by placement.
@@ -126,13 +126,14 @@ impl Products {
             self.handle.multiply(
                 descriptors,
                 &choice.algorithm,
-                out.address(),
-                residual.map(|residual| residual.address().cast_const()),
-                bias.map(|bias| bias.address().cast_const()),
-                a.address(),
-                b.address(),
-                self.workspace.address(),
-                self.workspace.bytes(),
+                Addresses {
+                    d: out.address(),
+                    c: residual.map(|residual| residual.address().cast_const()),
+                    bias: bias.map(|bias| bias.address().cast_const()),
+                    a: a.address(),
+                    b: b.address(),
+                },
+                (self.workspace.address(), self.workspace.bytes()),
                 stream,
             )
         }

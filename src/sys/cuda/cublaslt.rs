@@ -258,24 +258,18 @@ impl Handle {
         Ok(found.workspaceSize)
     }
 
-    /// Queues `d = op(a) · op(b)`, plus `c` when given, which may be `d`, plus `bias`, given where the descriptors have one.
+    /// Queues a product. `workspace` is an address and a length.
     ///
     /// # Safety
     /// The addresses are matrices of the descriptors' layouts on the handle's device, and a vector as long as a column of
     /// `d`, as aligned as the algorithm was chosen for; the workspace is as long as the algorithm needs and aligned to 256
     /// bytes; all are left alone by others until the stream has passed.
-    #[allow(clippy::too_many_arguments)]
     pub unsafe fn multiply(
         &self,
         product: &Descriptors,
         algorithm: &Algorithm,
-        d: *mut u8,
-        c: Option<*const u8>,
-        bias: Option<*const u8>,
-        a: *const u8,
-        b: *const u8,
-        workspace: *mut u8,
-        workspace_bytes: usize,
+        Addresses { d, c, bias, a, b }: Addresses,
+        (workspace, workspace_bytes): (*mut u8, usize),
         stream: &Stream,
     ) -> Result<()> {
         let (alpha, beta) = (1.0f32, if c.is_some() { 1.0f32 } else { 0.0 });
@@ -314,6 +308,21 @@ impl Handle {
         };
         self.library.check(status, "multiply")
     }
+}
+
+/// The operands of `d = op(a) · op(b)`, plus `c` when given, which may be `d`, plus `bias`, given where the descriptors have one.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// The result.
+    pub d: *mut u8,
+    /// A matrix laid out as the result.
+    pub c: Option<*const u8>,
+    /// A vector as long as a column of the result.
+    pub bias: Option<*const u8>,
+    /// The first factor.
+    pub a: *const u8,
+    /// The second factor.
+    pub b: *const u8,
 }
 
 impl Drop for Handle {
