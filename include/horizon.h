@@ -367,7 +367,8 @@ enum {
     HZ_RECOMPUTE_NONE = 3,
     /* All but attention, whose output and log-sum-exp are kept. */
     HZ_RECOMPUTE_LINEARS = 4,
-    /* The second half of a layer and the first norm: queries, keys and values and the stream between the halves are kept, too. */
+    /* The second half of a layer and the first norm: queries, keys, values and the residual stream after attention are
+     * kept, too. */
     HZ_RECOMPUTE_MLP = 5
 };
 
@@ -440,8 +441,8 @@ typedef struct hz_trainer_options_t {
                              cuBLASLt that are there. It may change bits; with NULL cuBLASLt's first choice is taken,
                              which depends on the product, the device and its version alone. Opening measures nothing.
                              The CPU device does not look at it */
-    uint32_t measuring;   /* 1: add up how long every lane is at work, for hz_trainer_busy_seconds; costs two clock readings a
-                             task. So does tracing = 1 */
+    uint32_t measuring;   /* 1: add up how long every lane is at work, for hz_trainer_busy_seconds; costs two clock
+                             readings a task. So does tracing = 1 */
     uint32_t reserved;    /* 0 */
 } hz_trainer_options_t;
 

@@ -20,7 +20,7 @@ use horizon::ops::{
     Access, Contract, Element, Field, Flops, Heads, Kernels, Linear, LinearForward, Op, Operand, Rope,
     Scalars, Way, Write, Zero,
 };
-use horizon::sys::cuda::cublaslt::{Algorithm, CublasLt, Descriptors, Handle, Layout, Limits};
+use horizon::sys::cuda::cublaslt::{Addresses, Algorithm, CublasLt, Descriptors, Handle, Layout, Limits};
 use horizon::sys::cuda::{
     Api, CublasLtFunctions, DeviceMemory, Direction, Driver, DriverFunctions, Event, Launchers, Matrix,
     PinnedMemory, Runtime, Stream, api, device_address, memory_info, need_device, pci_bus_id, set_device,
@@ -240,5 +240,5 @@ fn tables_and_products_are_checked_numbers() {
     survives(|| workspace::supports(&dims, Shape { b: usize::MAX, t: 2 }));
     survives(|| workspace::bytes(usize::MAX));
     // Without a device there is no stream to make these for, and to run them is `unsafe`.
-    let _: Option<(CudaKernels, Products, Algorithm, &mut Clock)> = None;
+    let _: Option<(CudaKernels, Products, Addresses, Algorithm, &mut Clock)> = None;
 }
