@@ -49,6 +49,12 @@ pub struct Sizes {
     pub storage: DType,
 }
 
+impl Sizes {
+    /// The least, for what is the same for all shapes.
+    pub(super) const ONE_ROW: Sizes =
+        Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, storage: DType::Bf16 };
+}
+
 /// The program of a decoder layer, or of a half of one.
 ///
 /// # Panics

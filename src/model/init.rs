@@ -11,6 +11,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use crate::base::hash::fnv1a;
 use crate::model::{ModelConfig, TensorLayout};
 
 /// Elements of a tensor that share a stream of random numbers.
@@ -45,11 +46,9 @@ pub fn fresh_values(config: &ModelConfig, tensor: &TensorLayout, seed: u64, firs
     }
 }
 
-/// The generator's key: the seed beside a hash of the name (FNV-1a, 64 bits).
+/// The generator's key: the seed beside a hash of the name.
 fn key(seed: u64, name: &str) -> [u8; 32] {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3));
+    let hash = fnv1a(name.as_bytes());
     let mut key = *b"................horizon.init.v1.";
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&hash.to_le_bytes());

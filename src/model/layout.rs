@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::base::{DType, PartIndex, Shape, UnitIndex};
+use crate::base::{PartIndex, UnitIndex};
 use crate::model::ModelConfig;
 use crate::model::decoder::{self, Sizes, UnitKind};
 use crate::model::modules::HeadTask;
@@ -96,8 +96,7 @@ pub struct Layout {
 impl Layout {
     /// The layout of a model.
     pub fn new(config: &ModelConfig) -> Self {
-        // Parameters are the same for all shapes.
-        let sizes = Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, storage: DType::Bf16 };
+        let sizes = Sizes::ONE_ROW;
         let mut units = vec![unit(UnitKind::Embedding, &decoder::embedding(config, &sizes))];
         let kinds: &[fn(usize) -> UnitKind] =
             if config.split_layers { &[UnitKind::Attention, UnitKind::Mlp] } else { &[UnitKind::Layer] };

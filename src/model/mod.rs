@@ -21,7 +21,7 @@ pub use decoder::{Sizes, UnitKind};
 pub use init::{FRESH_BLOCK, fresh_values};
 pub use layout::{Layout, Run, TensorLayout, UnitLayout};
 pub use modules::HeadTask;
-pub use passes::{PassId, Passes};
+pub use passes::{PassId, Passes, matmul_parameters};
 pub use presets::{preset, preset_names, shape, shape_names};
 pub use program::{Base, Builder, External, Location, Owner, Pass, Program, Recompute, Value};
 pub use rope::RopeScaling;

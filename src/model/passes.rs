@@ -11,6 +11,16 @@ use crate::ops::{Op, Write};
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 
+/// P_matmul: weights of the matrix products that a token passes forward, the head's included though it may share the embedding's.
+pub fn matmul_parameters(config: &ModelConfig) -> f64 {
+    let layout = Layout::new(config);
+    let passes = Passes::new(config, &layout, Sizes::ONE_ROW);
+    let layers = layout.layer_units().map(|unit| PassId::Forward(unit, Recompute::Full));
+    let passed = layers.chain([PassId::Head(HeadTask::Logits, Write::Set)]);
+    // A multiplication and an addition each.
+    passed.map(|pass| passes.get(pass).product_flops() / 2.0).sum()
+}
+
 /// The name of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PassId {

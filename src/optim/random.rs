@@ -1,5 +1,7 @@
 //! Random bits that are a function of who asks: for rounding that does not depend on threads, vectors or luck.
 
+use crate::base::hash::mix64;
+
 /// The seed and place that decide how bf16 state is rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rounding {
@@ -71,14 +73,6 @@ impl RandomBits {
         x = x.wrapping_mul(0x846c_a68b);
         x ^ (x >> 16)
     }
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every bit of the input moves every bit of the output.
-fn mix64(value: u64) -> u64 {
-    let mut x = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::base::{Error, Result, Status};
 use crate::device::Lane;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, matmul_parameters};
 
 /// Floating-point operations of a training step that are useful: no recompute is counted, no padding.
 ///
@@ -36,15 +36,13 @@ impl UsefulWork {
     /// The work of a model.
     pub fn new(model: &ModelConfig) -> UsefulWork {
         let dims = &model.dims;
-        let layer = dims.c * (dims.qkv() + dims.attended() + 3 * dims.f);
-        let p_matmul = dims.l as f64 * layer as f64 + dims.v as f64 * dims.c as f64;
         let (window, windowed) = model
             .window
             .as_ref()
             .map_or((0, 0), |window| (window.size, window.layers.iter().filter(|&&holds| holds).count()));
         let per_pair = |layers: usize| 12.0 * (layers * dims.attended()) as f64;
         UsefulWork {
-            per_token: 6.0 * p_matmul,
+            per_token: 6.0 * matmul_parameters(model),
             per_pair: per_pair(dims.l),
             per_pair_beyond: per_pair(windowed),
             window,
