@@ -145,7 +145,7 @@ fn options_that_cannot_be() {
     with(&["--host-mem", "1M"]).badly(1, &["host memory", "1.0 MiB"]);
     with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
     with(&["--grad-place", "disk"]).badly(2, &["--grad-place", "host", "device"]);
-    with(&["--recompute", "some"]).badly(2, &["--recompute", "full, selective or none"]);
+    with(&["--recompute", "some"]).badly(2, &["--recompute", "full, linears, mlp, selective, none"]);
     with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "end before they begin"]);
     with(&["--spill", "first"]).badly(2, &["--spill", "layers are all"]);
     with(&["--resident", "0-99"]).badly(1, &["--resident speaks of layer 99"]);
