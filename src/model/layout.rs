@@ -69,6 +69,26 @@ impl UnitLayout {
         })
     }
 
+    /// Parts of the unit, each as long as possible: at most `longest` elements, ending at a tensor's end or at the border of a
+    /// block of a norm.
+    fn cut(&self, longest: usize) -> Vec<Range<usize>> {
+        let mut parts = Vec::new();
+        let mut start = 0;
+        while start < self.elements {
+            let most = start + longest;
+            let end = if self.elements <= most {
+                self.elements
+            } else {
+                let offsets = self.tensors.iter().map(|tensor| tensor.offset);
+                let tensor = offsets.take_while(|&offset| offset <= most).last().unwrap_or(0);
+                tensor + (most - tensor) / NORM_BLOCK * NORM_BLOCK
+            };
+            parts.push(start..end);
+            start = end;
+        }
+        parts
+    }
+
     /// Blocks of the gradient's norm.
     pub fn norm_blocks(&self) -> usize {
         self.runs().last().map_or(0, |run| run.blocks.end)
@@ -91,6 +111,9 @@ pub struct Layout {
     pub units: Vec<UnitLayout>,
     /// Whether the head reads the embedding's weights.
     pub tied: bool,
+    layer_elements: usize,
+    /// By unit: the parts in which its gradient leaves the device.
+    parts: Vec<Vec<Range<usize>>>,
 }
 
 impl Layout {
@@ -108,7 +131,10 @@ impl Layout {
         }
         let head = decoder::head_program(config, &sizes, HeadTask::Loss, Write::Set);
         units.push(unit(UnitKind::Head, &head));
-        Layout { units, tied: config.tied }
+        let layers = &units[1..units.len() - 1];
+        let layer_elements = layers.iter().map(|unit| unit.elements).fold(0, usize::max);
+        let parts = units.iter().map(|unit| unit.cut(layer_elements.max(NORM_BLOCK))).collect();
+        Layout { units, tied: config.tied, layer_elements, parts }
     }
 
     /// Units between embedding and head: the decoder layers, or their halves. Schedules and placements call these layers.
@@ -148,18 +174,17 @@ impl Layout {
 
     /// Elements of the longest unit between embedding and head: the size of a slot.
     pub fn layer_elements(&self) -> usize {
-        self.layer_units().map(|unit| self.unit(unit).elements).fold(0, usize::max)
+        self.layer_elements
     }
 
-    /// Elements of the longest part of a gradient: the size of a slab.
+    /// Elements of the longest part of a gradient: the size of a slab. A part is at most a layer, or a block where a layer is shorter.
     pub fn slab_elements(&self) -> usize {
-        let longest = |unit| self.cut(unit).map(|part| part.len()).max().unwrap_or(0);
-        self.indices().map(longest).fold(0, usize::max)
+        self.parts.iter().flatten().map(|part| part.len()).fold(0, usize::max)
     }
 
     /// Number of parts in which a unit's gradient leaves the device; a layer has one.
     pub fn parts(&self, unit: UnitIndex) -> usize {
-        self.cut(unit).count()
+        self.parts[unit.at()].len()
     }
 
     /// The elements of a unit that a part covers.
@@ -167,7 +192,7 @@ impl Layout {
     /// # Panics
     /// If the unit has no such part.
     pub fn part(&self, unit: UnitIndex, part: PartIndex) -> Range<usize> {
-        self.cut(unit).nth(part.at()).expect("the unit has this part")
+        self.parts[unit.at()][part.at()].clone()
     }
 
     /// A part's pieces of the unit's runs, in order; together they are the part.
@@ -179,28 +204,6 @@ impl Layout {
             let count = end.saturating_sub(start).div_ceil(NORM_BLOCK);
             (start < end).then_some(Run { elements: start..end, blocks: block..block + count })
         })
-    }
-
-    /// Parts of a unit, each as long as possible: at most a layer, or a block where a layer is shorter, ending at a tensor's
-    /// end or at the border of a block of a norm.
-    fn cut(&self, unit: UnitIndex) -> impl Iterator<Item = Range<usize>> + '_ {
-        let unit = self.unit(unit);
-        let longest = self.layer_elements().max(NORM_BLOCK);
-        let part = move |start: usize| {
-            if start == unit.elements {
-                return None;
-            }
-            let most = start + longest;
-            let end = if unit.elements <= most {
-                unit.elements
-            } else {
-                let offsets = unit.tensors.iter().map(|tensor| tensor.offset);
-                let tensor = offsets.take_while(|&offset| offset <= most).last().unwrap_or(0);
-                tensor + (most - tensor) / NORM_BLOCK * NORM_BLOCK
-            };
-            Some(start..end)
-        };
-        std::iter::successors(part(0), move |before| part(before.end))
     }
 
     /// V and C: rows and columns of the embedding.

@@ -12,7 +12,9 @@ use crate::device::Lane;
 use crate::model::{Passes, Recompute};
 use crate::plan::predict::{STEPS_BEFORE, Steady};
 use crate::plan::{Cost, Plan, Work};
-use crate::schedule::{self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Placement, Policy, Sum};
+use crate::schedule::{
+    self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Operation, Placement, Policy, Sum,
+};
 
 /// How good a placement is: the step's time, and of equals the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +43,7 @@ pub struct Trials<'a> {
     geometry: Geometry,
     passes: Arc<Passes>,
     works: Vec<Work>,
+    pass_ns: Vec<u64>,
     known: FxHashMap<Placement, Score>,
     /// The least time of what fits, nothing of what does not.
     bounds: FxHashMap<Placement, Option<u64>>,
@@ -68,10 +71,12 @@ impl<'a> Trials<'a> {
         // What is pinned has to be possible; whether AdamW's place is, is asked of every candidate.
         let counts = Placement { sweeps, weight_slots, slabs, ..least };
         Policy { mode: Mode::Exact, ..question.policy(counts) }.validate(&plan.geometry, question.micros)?;
+        let works = Work::of_all(&plan.passes);
         Ok(Trials {
             question,
             geometry: plan.geometry,
-            works: Work::of_all(&plan.passes),
+            pass_ns: works.iter().map(|work| question.machine.ns(Lane::Compute, work)).collect(),
+            works,
             passes: plan.passes,
             known: FxHashMap::default(),
             bounds: FxHashMap::default(),
@@ -134,10 +139,10 @@ impl<'a> Trials<'a> {
     fn least_ns(&mut self, placement: &Placement) -> Option<u64> {
         let (policy, mut busy) = (self.question.policy(placement.clone()), [0; Lane::COUNT]);
         let list = schedule::train_rows_first(&policy, &self.geometry, self.question.micros).ok()?;
-        let Question { layout, machine, micros, .. } = self.question;
+        let Question { layout, micros, .. } = self.question;
         let cost = Cost::of(layout, &self.passes, Cow::Borrowed(&self.works), &policy, micros);
         for operation in &list.operations {
-            busy[operation.lane().at()] += cost.ns(machine, operation);
+            busy[operation.lane().at()] += self.ns(&cost, operation);
         }
         self.spend(list.operations.len() / OF_A_RUN);
         busy.into_iter().max()
@@ -156,12 +161,20 @@ impl<'a> Trials<'a> {
         let Question { layout, machine, micros, .. } = self.question;
         let cost = Cost::of(layout, &self.passes, Cow::Borrowed(&self.works), &policy, micros);
         let lanes = machine.simulator(policy.mode);
-        let steady = Steady::run(&self.geometry, &list, lanes, |operation| cost.ns(machine, operation));
+        let steady = Steady::run(&self.geometry, &list, lanes, |operation| self.ns(&cost, operation));
         self.spend((STEPS_BEFORE + 1) * list.operations.len());
         let (device, host) = self.taken(&candidate.placement);
         let score = Score { step_ns: steady.step_ns(), bytes: device + host };
         self.known.insert(candidate.placement.clone(), score);
         Some(score)
+    }
+
+    /// The time of an operation; that of passes is known.
+    fn ns(&self, cost: &Cost, operation: &Operation) -> u64 {
+        match operation.pass() {
+            Some(pass) => self.pass_ns[self.passes.number(pass)],
+            None => cost.ns(self.question.machine, operation),
+        }
     }
 
     fn spend(&mut self, operations: usize) {
