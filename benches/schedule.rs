@@ -109,7 +109,7 @@ fn config() -> ModelConfig {
 
 fn any_options(random: &mut ChaCha8Rng, plain: &TrainerOptions) -> TrainerOptions {
     let layer = |random: &mut ChaCha8Rng| LayerPlacement {
-        recompute: [Recompute::Full, Recompute::Selective, Recompute::None][random.random_range(0..3)],
+        recompute: Recompute::ALL[random.random_range(0..5)],
         boundary: [Boundary::Kept, Boundary::Spilled][random.random_range(0..2)],
         resident: random.random_bool(0.3),
         sum: [Sum::Passing, Sum::Own][random.random_range(0..2)],

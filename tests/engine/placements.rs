@@ -66,7 +66,7 @@ pub fn any_plain() -> impl Strategy<Value = TrainerOptions> {
 }
 
 fn any_layer() -> impl Strategy<Value = LayerPlacement> {
-    let recompute = prop_oneof![Just(Recompute::Full), Just(Recompute::Selective), Just(Recompute::None)];
+    let recompute = prop::sample::select(Recompute::ALL.to_vec());
     let boundary = prop_oneof![Just(Boundary::Kept), Just(Boundary::Spilled)];
     let sum = prop_oneof![Just(Sum::Passing), Just(Sum::Own)];
     (recompute, boundary, any::<bool>(), sum).prop_map(|(recompute, boundary, resident, sum)| {
