@@ -105,7 +105,19 @@ pub fn planned(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value>
 
 /// A model, under the names of `config.json`.
 pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
-    let (dims, biases) = (&config.dims, &config.biases);
+    // Every field by name: a new one decides bits, or does not. Units may be whole layers or halves.
+    let ModelConfig {
+        dims,
+        tied,
+        norm_eps,
+        rope_theta,
+        rope_scaling,
+        positions_max,
+        biases,
+        qk_norm,
+        window,
+        split_layers: _,
+    } = config;
     object(json!({
         "hidden_size": dims.c,
         "num_attention_heads": dims.h,
@@ -114,10 +126,10 @@ pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
         "intermediate_size": dims.f,
         "vocab_size": dims.v,
         "num_hidden_layers": dims.l,
-        "tie_word_embeddings": config.tied,
-        "rms_norm_eps": shortest(config.norm_eps),
-        "rope_theta": config.rope_theta,
-        "rope_scaling": match config.rope_scaling {
+        "tie_word_embeddings": tied,
+        "rms_norm_eps": shortest(*norm_eps),
+        "rope_theta": rope_theta,
+        "rope_scaling": match rope_scaling {
             RopeScaling::None => Value::Null,
             RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
             RopeScaling::Llama3 { factor, low, high, original_positions } => json!({
@@ -125,12 +137,12 @@ pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
                 "original_max_position_embeddings": original_positions,
             }),
         },
-        "max_position_embeddings": config.positions_max,
+        "max_position_embeddings": positions_max,
         "attention_bias": [biases.qkv, biases.o],
         "mlp_bias": biases.mlp,
-        "qk_norm": config.qk_norm,
-        "sliding_window": config.window.as_ref().map(|window| window.size),
-        "sliding_layers": config.window.as_ref().map(|window| &window.layers),
+        "qk_norm": qk_norm,
+        "sliding_window": window.as_ref().map(|window| window.size),
+        "sliding_layers": window.as_ref().map(|window| &window.layers),
     }))
 }
 

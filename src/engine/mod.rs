@@ -15,7 +15,7 @@
 //!    for, lets `check` prove it, and issues the list to the device's lanes. A task is a
 //!    64-bit name: which list, which frame, which operation (`task`).
 //! 3. The lanes run tasks through the `runner`: it looks the operation up, finds the places the plan gave
-//!    its resources, and runs its [pass](crate::model::Passes) on the compute lane, the device's copies on h2d and d2h, AdamW on
+//!    its resources, and runs its [pass](crate::model::Pass) on the compute lane, the device's copies on h2d and d2h, AdamW on
 //!    the host lane, the save's sink on the disk lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
 //! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
 //!    whether to commit are decided. `update` returns at this point. The norm is the root of a sum in f64: over blocks of
@@ -29,25 +29,25 @@
 //!
 //! | | file | what happens |
 //! |---|---|---|
-//! | 1 | `train/run.rs` | a window of tokens becomes a [`Batch`] |
-//! | 2 | `engine/trainer/steps.rs` | it is checked; the list of the step is synchronised, checked and issued |
-//! | 3 | `engine/store.rs` | it is copied to its staging place; weights, residuals, gradients, moments are here |
-//! | 4 | `schedule/build.rs` | the list of operations |
-//! | 5 | `schedule/operation.rs` | an operation: lane, name, parameters |
-//! | 6 | `schedule/access.rs` | the resources it reads and writes |
-//! | 7 | `schedule/sync.rs` | what it waits for |
-//! | 8 | `engine/task.rs` | its name on a lane |
-//! | 9 | `engine/runner.rs` | its execution: a copy, a pass, or work of the host |
-//! | 10 | `schedule/bind.rs` | the resource that each memory of a pass is |
-//! | 11 | `engine/places.rs` | the place of a resource |
-//! | 12 | `plan/device_map.rs` | the offset of a place |
-//! | 13 | `model/passes.rs` | the pass of a unit |
-//! | 14 | `model/decoder.rs` | the program that it is made of |
-//! | 15 | `model/modules/attention.rs` and its neighbours | the ops of a module, forward and backward |
+//! | 1 | `data/loader.rs` | a window of tokens becomes a [`Batch`] |
+//! | 2 | `engine/trainer/steps.rs` | it is checked (`batch.rs`) and staged; then the step's list is asked for |
+//! | 3 | `engine/store.rs` | staging, weights, residuals, gradients, optimizer state in host memory |
+//! | 4 | `engine/trainer/mod.rs` | the list's waits are inferred and proved, its tasks issued to lanes |
+//! | 5 | `engine/task.rs` | the lists of a trainer, and the name of a task on a lane |
+//! | 6 | `schedule/build.rs` | the operations of a list |
+//! | 7 | `schedule/operation.rs` | an operation: lane, name, parameters |
+//! | 8 | `schedule/access.rs`, `resource.rs` | the resources that it reads and writes |
+//! | 9 | `schedule/sync.rs` | the operations that it waits for |
+//! | 10 | `engine/runner.rs` | its execution: a copy, a pass, or work of the host |
+//! | 11 | `schedule/bind.rs` | its pass, and the resource that each memory of the pass is |
+//! | 12 | `engine/places.rs` | the memory of a resource |
+//! | 13 | `plan/device_map.rs`, `host_map.rs` | its offset |
+//! | 14 | `model/passes.rs` | the passes of all units |
+//! | 15 | `model/decoder.rs`, `modules/attention.rs` and its neighbours | the program of a unit: ops, forward and backward |
 //! | 16 | `model/program/mod.rs`, `arena.rs` | what is computed again, and where activations are |
 //! | 17 | `ops/attention.rs` and its neighbours | an op: operands, sizes, CPU function, CUDA launch |
 //! | 18 | `csrc/attention.cu` and its neighbours | the kernel |
-//! | 19 | `optim/mod.rs` | AdamW on the split master |
+//! | 19 | `optim/adamw/mod.rs` | AdamW on the split master |
 //!
 //! # On which device
 //! A [`Backend`] is a device and the kernels that go with it; nothing else here knows which. On the CPU device every

@@ -156,18 +156,31 @@ impl Family {
     }
 
     fn can_say(&self, model: &ModelConfig) -> bool {
-        let Biases { qkv, o, mlp } = model.biases;
+        // Every field by name: a new one is either said by `config.json` or judged here.
+        let ModelConfig {
+            dims: _,
+            tied: _,
+            norm_eps: _,
+            rope_theta: _,
+            rope_scaling: _,
+            positions_max: _,
+            biases: Biases { qkv, o, mlp },
+            qk_norm,
+            window,
+            split_layers: _,
+        } = model;
+        let (&qkv, &o, &mlp) = (qkv, o, mlp);
         let biases = match self.attention_bias {
             AttentionBias::Never => !qkv && !o,
             AttentionBias::Key => qkv == o,
             AttentionBias::Qkv => qkv && !o,
         };
-        let window = match (self.windows, &model.window) {
+        let window = match (self.windows, window) {
             (_, None) | (Windows::Chosen, _) => true,
             (Windows::Never, Some(_)) => false,
             (Windows::Every, Some(window)) => window.layers.iter().all(|&holds| holds),
         };
-        biases && (self.mlp_bias || !mlp) && self.qk_norm == model.qk_norm && window
+        biases && (self.mlp_bias || !mlp) && self.qk_norm == *qk_norm && window
     }
 }
 

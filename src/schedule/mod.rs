@@ -3,11 +3,11 @@
 //! Knows units, micro-batches, slots and lanes by number; knows no address, no size, no device memory. What
 //! it decides the engine carries out, and nothing here ever runs anything.
 //!
-//! # The rooms
+//! # Parts
 //! - [`Policy`] is the input; [`Geometry`] what a list needs to know of the model.
 //! - [`Operation`] is one thing that is done. [`Operation::visit`] names every [`Resource`] it touches, what
-//!   that must hold before ([`Content`]) and what it holds after. Everything below rests on those facts, and
-//!   a new kind of operation is a new arm there and nowhere else.
+//!   that must hold before ([`Content`]) and what it holds after. Everything below rests on those facts.
+//!   [`Operation::pass`] and [`Operation::bind`] name the ops of an operation on the compute lane and the resources they use.
 //! - [`train`], [`train_rows_first`], [`train_with_loss`], [`evaluate`], [`logprobs`], [`logits`] and [`save`] write a
 //!   [`List`] in *program order*: executed one by one it is right. Each operation stands as early as its memory allows.
 //! - [`Sync`] infers from the accesses what each operation must wait for on other lanes: the least set.
