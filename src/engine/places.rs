@@ -25,7 +25,12 @@ pub struct Places<'a> {
     pub operation: Operation,
     /// The list's extent.
     pub extent: Extent,
+    /// The first accesses that the operation declares: resources, and whether they are written.
+    declared: [Option<(Resource, bool)>; DECLARED],
 }
+
+/// Accesses that are kept at hand: all of most operations. The others are looked up.
+const DECLARED: usize = 10;
 
 /// Device memory at work. The trainer keeps the device and the store until its lanes are closed.
 impl Runner {
@@ -36,7 +41,8 @@ impl Runner {
     }
 
     pub(super) fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
-        // SAFETY: both ends are declared by the running operation, and `check` has proved that no other meets them.
+        // SAFETY: both ends are declared by the running operation, and `check` has proved that no other meets them; or no lane is
+        // open yet, as when constants are uploaded.
         unsafe { self.device.upload(to, from) }
     }
 
@@ -51,14 +57,31 @@ impl Runner {
     }
 }
 
+impl<'a> Places<'a> {
+    /// The places of an operation of a list of this extent.
+    pub fn new(runner: &'a Runner, operation: Operation, extent: Extent) -> Places<'a> {
+        let (mut declared, mut count) = ([None; DECLARED], 0);
+        operation.visit(&runner.plan.geometry, extent, &mut |access| {
+            if let Some(place) = declared.get_mut(count) {
+                *place = Some((access.resource, access.writes()));
+            }
+            count += 1;
+        });
+        Places { runner, operation, extent, declared }
+    }
+}
+
 impl Places<'_> {
     /// # Panics
     /// If the operation does not declare that it uses the resource so.
     fn declared(&self, resource: Resource, writes: bool) {
-        let mut is_declared = false;
-        self.operation.visit(&self.runner.plan.geometry, self.extent, &mut |access| {
-            is_declared |= access.resource == resource && (access.writes() || !writes);
-        });
+        let allows = |(declared, written)| declared == resource && (written || !writes);
+        let mut is_declared = self.declared.iter().flatten().copied().any(allows);
+        if !is_declared {
+            self.operation.visit(&self.runner.plan.geometry, self.extent, &mut |access| {
+                is_declared |= allows((access.resource, access.writes()));
+            });
+        }
         assert!(is_declared, "{} uses {resource}, which it does not declare", self.operation);
     }
 
@@ -113,8 +136,7 @@ impl Places<'_> {
         (device.part(0, bytes), host.part(0, bytes))
     }
 
-    /// The memory of an operand of the operation's pass. `tests/schedule/bindings.rs` holds that what a pass writes is declared as
-    /// written.
+    /// The memory of an operand of the operation's pass.
     pub fn operand(&self, location: &Location, frame: &Frame) -> DeviceSpan {
         let map = &self.runner.plan.device;
         let memory = match (
@@ -122,10 +144,10 @@ impl Places<'_> {
             location.base,
         ) {
             (Some(resource @ Resource::Batch { micro }), Base::External(external)) => {
-                self.declared(resource, false);
+                self.declared(resource, location.writes);
                 self.runner.at(map.batch(micro).array(external).expect("an array of the batch"))
             }
-            (Some(resource), _) => self.read(resource),
+            (Some(resource), _) => self.device(resource, location.writes),
             (None, _) => self.runner.at(map.constants()),
         };
         // The logits of one row are asked for.

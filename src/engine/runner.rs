@@ -79,7 +79,7 @@ impl Work for Runner {
 impl Runner {
     /// Runs, or enqueues, an operation of a list whose extent is given.
     pub(super) fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
-        let places = Places { runner: self, operation, extent };
+        let places = Places::new(self, operation, extent);
         match (operation.lane(), operation.pass()) {
             (Lane::H2d, _) => {
                 let (to, from) = places.copy();

@@ -7,6 +7,8 @@
 //! Families may have biases, and an RMSNorm of every query and key head before RoPE. A layer is one unit, or two with the
 //! boundary `middle` between them.
 
+use std::mem::{Discriminant, discriminant};
+
 use crate::base::{DType, Dims, Shape};
 use crate::model::ModelConfig;
 use crate::model::modules::{Attention, HeadTask, Mlp, Norm, embedding_backward, embedding_forward, head};
@@ -53,6 +55,11 @@ impl Sizes {
     /// The least, for what is the same for all shapes.
     pub(super) const ONE_ROW: Sizes =
         Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, storage: DType::Bf16 };
+}
+
+/// What decides the program of a layer: layers of one key have the same.
+pub fn layer_key(config: &ModelConfig, kind: UnitKind) -> (Discriminant<UnitKind>, usize) {
+    (discriminant(&kind), kind.layer().map_or(0, |layer| config.window_of(layer)))
 }
 
 /// The program of a decoder layer, or of a half of one.

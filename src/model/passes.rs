@@ -62,17 +62,19 @@ impl Passes {
         for task in HeadTask::ALL {
             passes.extend(WRITES.map(|write| whole(decoder::head_program(config, &sizes, task, write))));
         }
-        let (mut programs, mut kinds) = (Vec::new(), Vec::new());
+        let (mut known, mut kinds) = (Vec::new(), Vec::new());
         for unit in layout.layer_units() {
-            let program = WRITES.map(|write| decoder::layer(config, layout.unit(unit).kind, &sizes, write));
-            let known = programs.iter().position(|known| *known == program);
-            kinds.push(known.unwrap_or(programs.len()));
-            if known.is_none() {
+            let kind = layout.unit(unit).kind;
+            let key = decoder::layer_key(config, kind);
+            let number = known.iter().position(|other| *other == key);
+            kinds.push(number.unwrap_or(known.len()));
+            if number.is_none() {
+                let program = WRITES.map(|write| decoder::layer(config, kind, &sizes, write));
                 passes.extend(Recompute::ALL.map(|recompute| program[0].forward(recompute)));
                 for recompute in Recompute::ALL {
                     passes.extend(program.iter().map(|program| program.backward(recompute)));
                 }
-                programs.push(program);
+                known.push(key);
             }
         }
         let scratch_bytes = passes.iter().map(|pass| pass.scratch_bytes).max().unwrap_or(0);

@@ -2,12 +2,12 @@
 
 use crate::base::DType;
 use crate::model::program::{External, Home, Owner, Program, Recompute, Value, operands};
-use crate::ops::{Flops, Op};
+use crate::ops::{Access, Flops, Op};
 
 /// Every buffer starts on a multiple of this many bytes.
 const ALIGNMENT: usize = 256;
 
-/// The memory that a slot is in.
+/// The memory that a location is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Base {
     /// A unit's bf16 weights.
@@ -31,6 +31,8 @@ pub struct Location {
     pub offset: usize,
     /// Length in bytes.
     pub bytes: usize,
+    /// Whether the op sets or changes it.
+    pub writes: bool,
 }
 
 /// One direction of a program, ready to run.
@@ -104,7 +106,7 @@ impl Program {
         let scratch_bytes = place(lives, &mut |buffer, offset| {
             offsets[buffer] = Some((Base::Scratch, offset));
         });
-        let slot = |value: &Value| {
+        let locate = |value: &Value, writes: bool| {
             let (root, within) = self.root(value.buffer);
             let (base, offset) = match self.buffers[root as usize].home {
                 Home::Weights(owner, element) => (Base::Weights(owner), element * DType::Bf16.bytes()),
@@ -113,9 +115,14 @@ impl Program {
                 Home::Own => offsets[root as usize].expect("every buffer of an op has a place"),
                 Home::Part(..) => unreachable!("a part's whole is no part"),
             };
-            Location { base, offset: offset + within.start, bytes: within.len() }
+            Location { base, offset: offset + within.start, bytes: within.len(), writes }
         };
-        Pass { ops: ops.map(|op| op.map(&mut |value| slot(value))).collect(), scratch_bytes, kept_bytes }
+        let located = |op: &Op<Value>| {
+            // In the order in which `map` comes to them.
+            let mut accesses = operands(op).into_iter().map(|operand| operand.access);
+            op.map(&mut |value| locate(value, accesses.next() != Some(Access::Read)))
+        };
+        Pass { ops: ops.map(located).collect(), scratch_bytes, kept_bytes }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The writing of a program, and the rules that it is held to.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use crate::base::DType;
 use crate::model::program::{
     Buffer, External, Home, Owner, Parameter, Program, Recompute, Value, operands, result,
@@ -29,6 +32,13 @@ pub struct Builder {
     padding: Vec<(Owner, usize, usize)>,
 }
 
+/// A written part, other than `buffer`, that overlaps bytes of its whole.
+fn other_part(parts: &BTreeMap<usize, (usize, u32)>, buffer: u32, place: &Range<usize>) -> Option<u32> {
+    // Parts are apart: of those that begin before the end, the last one reaches farthest.
+    let last = parts.range(..place.end).next_back();
+    last.filter(|(_, (end, part))| *end > place.start && *part != buffer).map(|(_, (_, part))| *part)
+}
+
 /// A buffer while ops are appended.
 #[derive(Default)]
 struct State {
@@ -36,8 +46,8 @@ struct State {
     version: u32,
     /// Of a part: the version of its whole that it is made of.
     of: u32,
-    /// Of a whole: the parts written since its last write.
-    parts: Vec<u32>,
+    /// Of a whole: the parts written since its last write, by their first bytes: their ends and buffers. They are apart.
+    parts: BTreeMap<usize, (usize, u32)>,
 }
 
 impl Builder {
@@ -158,12 +168,10 @@ impl Builder {
     /// If the parts written since the whole do not cover it, each byte once.
     pub fn whole(&mut self, of: Value) -> Value {
         let state = &mut self.states[of.buffer as usize];
-        let mut places: Vec<_> = state.parts.drain(..).map(|part| self.program.root(part).1).collect();
-        places.sort_by_key(|place| place.start);
         let mut end = 0;
-        for place in places {
-            assert!(place.start == end, "the parts of a whole leave a gap or overlap");
-            end = place.end;
+        for (first, (last, _)) in std::mem::take(&mut state.parts) {
+            assert!(first == end, "the parts of a whole leave a gap");
+            end = last;
         }
         assert!(end == self.program.buffers[of.buffer as usize].bytes, "a part of the whole is not written");
         state.version += 1;
@@ -222,12 +230,15 @@ impl Builder {
             }
         }
         for Value { buffer, .. } in operands.iter().filter_map(result) {
-            let (root, _) = self.program.root(buffer);
+            let (root, place) = self.program.root(buffer);
             self.states[buffer as usize].version += 1;
-            match root == buffer {
-                true => self.states[root as usize].parts.clear(),
-                false if self.states[root as usize].parts.contains(&buffer) => {}
-                false => self.states[root as usize].parts.push(buffer),
+            let parts = &mut self.states[root as usize].parts;
+            if root == buffer {
+                parts.clear();
+            } else {
+                let other = other_part(parts, buffer, &place);
+                assert!(other.is_none(), "{name}: the parts of a whole overlap");
+                parts.insert(place.start, (place.end, buffer));
             }
         }
         let ops = if self.backward { &mut self.program.backward } else { &mut self.program.forward };
@@ -235,14 +246,11 @@ impl Builder {
     }
 
     fn check_current(&self, value: Value, user: &str, what: &str) {
-        let (state, (root, _)) = (&self.states[value.buffer as usize], self.program.root(value.buffer));
+        let (state, (root, place)) = (&self.states[value.buffer as usize], self.program.root(value.buffer));
         let whole = &self.states[root as usize];
         let is_there = value.version == state.version
             && (root == value.buffer || state.of == whole.version)
-            && whole
-                .parts
-                .iter()
-                .all(|&part| part == value.buffer || !self.program.overlap(part, value.buffer));
+            && other_part(&whole.parts, value.buffer, &place).is_none();
         assert!(is_there, "{user}: {what} is not there: not written yet, or written over since");
     }
 
@@ -277,6 +285,9 @@ impl Builder {
                 );
             }
         }
+        if self.program.backward.is_empty() {
+            return self.program;
+        }
         let own_part = |operand: Operand<Value>| {
             let (root, _) = self.program.root(operand.at.buffer);
             (root != operand.at.buffer && self.program.buffers[root as usize].home == Home::Own)
@@ -285,7 +296,7 @@ impl Builder {
         let Program { forward, backward, .. } = &self.program;
         for root in forward.iter().chain(backward).flat_map(operands).filter_map(own_part) {
             let by_forward = written.iter().any(|value| self.program.root(value.buffer).0 == root);
-            assert!(backward.is_empty() || !by_forward, "a value that backward may need is used by parts");
+            assert!(!by_forward, "a value that backward may need is used by parts");
         }
         self.program
     }

@@ -241,8 +241,10 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
         let count = mix.count(attribute);
         changed.push(mix.with(attribute, (count + step).min(layers)));
         changed.push(mix.with(attribute, count.saturating_sub(step)));
-        // All or none are the same ones, however spread.
-        let spreads = if (1..layers).contains(&count) { &Spread::ALL[..] } else { &[] };
+        // All or none are the same ones, however spread; and what rests on other activations is spread as they are.
+        let is_spread =
+            (1..layers).contains(&count) && !matches!(attribute, Attribute::Mlp | Attribute::Selective);
+        let spreads = if is_spread { &Spread::ALL[..] } else { &[] };
         for &spread in spreads {
             let mut other = mix.clone();
             other.spreads[attribute as usize] = spread;
