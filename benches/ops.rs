@@ -215,7 +215,7 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
     ]
 }
 
-/// What happens to `n` numbers of a gradient; and logits that leave the device.
+/// Ops on `n` numbers of a gradient, and on logits that leave the device.
 fn gradients(n: usize) -> Vec<Named> {
     let ops: [Op<Fill>; 4] = [
         Squares { squares: Any, x: Any, n }.into(),

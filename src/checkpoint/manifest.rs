@@ -77,7 +77,7 @@ impl SpanSums {
         self.0.push((name.to_owned(), sum));
     }
 
-    /// Whether each span of an optimizer's units has a checksum, and nothing else has.
+    /// Checks that each span of an optimizer's units has a checksum, and that nothing else has one.
     fn are_of(&self, optimizer: Optimizer) -> bool {
         let mut names = StateSpan::all(optimizer).map(|span| span.name(optimizer));
         self.0.len() == StateSpan::all(optimizer).count() && names.all(|name| self.of(name).is_some())

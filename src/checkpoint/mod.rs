@@ -1,4 +1,4 @@
-//! L9, checkpoints: the whole state of a run, from which it goes on bit for bit.
+//! L9, checkpoints: the whole state of a run; a resumed run has the bits of an uninterrupted one.
 //!
 //! ```text
 //! DIR/                          a folder of checkpoints, written by one process at a time (`.lock`)

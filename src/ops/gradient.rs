@@ -1,4 +1,4 @@
-//! What happens to a gradient before it leaves the device: its norm and its rounding; and copies of plain numbers.
+//! The norm and the rounding of a gradient before it leaves the device; copies of plain numbers.
 
 use crate::base::{DType, master};
 use crate::ops::cpu::cut::{Rows, each};

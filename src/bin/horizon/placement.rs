@@ -32,8 +32,8 @@ pub struct PlacementOptions {
     /// Gradients on their way out of the device at a time, at least 2
     #[arg(long, value_name = "N", value_parser = positive)]
     slabs: Option<usize>,
-    /// What backward recomputes of a layer, from the least device memory to the least time: full (all), linears (all but
-    /// attention), mlp (the feed-forward half, norms and RoPE), selective (norms and SwiGLU: no matrix product), none; of all
+    /// Activations of a layer that backward recomputes, from the least device memory to the least time: full (all), linears (all but
+    /// attention), mlp (the feed-forward half and norms), selective (norms and SwiGLU: no matrix product), none; of all
     /// layers, or of some, the rest being full, e.g. selective,none:0-3. Where two items name a layer, the later holds
     #[arg(long, value_name = "HOW[:LAYERS],…", value_delimiter = ',', value_parser = parse_recompute)]
     recompute: Vec<(Recompute, Layers)>,
