@@ -13,25 +13,18 @@ use crate::engine::frame::Inputs;
 use crate::engine::runner::Runner;
 use crate::engine::task::Purpose;
 use crate::ops::{Op, Zero};
-use crate::schedule::{Geometry, Operation, Recompute};
+use crate::schedule::Operation;
 
 /// Micro-batches that differ in their kernels: the first sets gradients, later ones add to them.
 const MICROS: usize = 2;
 
 /// An operation up to what decides its kernels and their shapes.
-type Kind = (Discriminant<Operation>, Option<Recompute>, bool, bool);
-
-fn kind(operation: &Operation, geometry: &Geometry) -> Kind {
-    let recompute = match *operation {
-        Operation::Forward { recompute, .. } | Operation::RecomputeBackward { recompute, .. } => {
-            Some(recompute)
-        }
-        _ => None,
-    };
-    // A gradient of one part is rounded and squared by one kernel.
-    let squares = matches!(*operation, Operation::Round { unit, .. } if geometry.is_rounded_whole(unit));
-    let first = operation.micro().is_none_or(|micro| micro == MicroIndex(0));
-    (discriminant(operation), recompute, first, squares)
+#[derive(PartialEq)]
+enum Kind {
+    /// A pass, by its number.
+    Pass(usize),
+    /// Another operation, and whether it squares a gradient while it rounds it.
+    Other(Discriminant<Operation>, bool),
 }
 
 impl Runner {
@@ -60,7 +53,7 @@ impl Runner {
         for purpose in purposes {
             let (_, list) = self.lists.get(purpose)?;
             for operation in list.operations.iter().filter(|operation| operation.lane() == Lane::Compute) {
-                let kind = kind(operation, &self.plan.geometry);
+                let kind = self.kind(operation);
                 if !seen.contains(&kind) {
                     seen.push(kind);
                     let done =
@@ -78,5 +71,15 @@ impl Runner {
             self.launch(&Op::from(Zero { out, bytes }));
         }
         self.kernels.settle()
+    }
+
+    fn kind(&self, operation: &Operation) -> Kind {
+        if let Some(pass) = operation.pass() {
+            return Kind::Pass(self.plan.passes.number(pass));
+        }
+        // A gradient of one part is rounded and squared by one kernel.
+        let squares = matches!(*operation,
+            Operation::Round { unit, .. } if self.plan.geometry.is_rounded_whole(unit));
+        Kind::Other(discriminant(operation), squares)
     }
 }

@@ -94,12 +94,16 @@ fn each_launch_and_product_may_fail() {
 #[test]
 fn no_kernel_is_loaded_in_a_step() {
     let Some(rig) = rig::any().filter(|rig| !rig.is_gpu()) else { return };
-    // A head and an embedding of two parts, whose gradients are squared before they are rounded; several sweeps.
-    for (vocabulary, sweeps, grad_dtype) in
-        [(67, 1, DType::Bf16), (1000, 1, DType::F32), (1000, 2, DType::Bf16)]
-    {
+    // A head and an embedding of two parts, whose gradients are squared before they are rounded; several sweeps; layers of two
+    // units.
+    for (vocabulary, sweeps, grad_dtype, split_layers) in [
+        (67, 1, DType::Bf16, true),
+        (67, 1, DType::Bf16, false),
+        (1000, 1, DType::F32, false),
+        (1000, 2, DType::Bf16, false),
+    ] {
         let mut config = config(false);
-        (config.dims.l, config.dims.v) = (2, vocabulary);
+        (config.dims.l, config.dims.v, config.split_layers) = (2, vocabulary, split_layers);
         let options = TrainerOptions { micros_max: 2, sweeps, grad_dtype, ..options() };
         let (opened, device) = rig.open_with_faults(Injection::default(), &config, &options);
         let mut trainer = opened.expect("the model fits");
@@ -117,7 +121,11 @@ fn no_kernel_is_loaded_in_a_step() {
             .expect("a step with a loss");
         trainer.eval(&batches).expect("an evaluation");
         trainer.sync().expect("all is done");
-        assert_eq!(fake.loads(), loads, "vocabulary {vocabulary}, {sweeps} sweeps, {grad_dtype:?}");
+        assert_eq!(
+            fake.loads(),
+            loads,
+            "vocabulary {vocabulary}, {sweeps} sweeps, {grad_dtype:?}, {split_layers}"
+        );
     }
 }
 
