@@ -118,7 +118,7 @@ impl Checkpoint {
     }
 
     /// Refuses another model, and values of `given` that are not the checkpoint's, unless they may change. They are
-    /// [what changes bits](crate::checkpoint::numeric), and what else the note of whoever saved has.
+    /// the [options that change bits](crate::checkpoint::numeric), and the others that were noted when it was saved.
     ///
     /// Errors: every field that differs is named, with its value and the checkpoint's (`InvalidArgument`).
     pub fn agrees(&self, model: &ModelConfig, given: &Map<String, Value>, changes: &Changes) -> Result<()> {

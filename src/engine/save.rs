@@ -59,7 +59,7 @@ impl StateSpan {
         }
     }
 
-    /// How an array of the optimizer is stored; none for weights and residuals.
+    /// The type of an array of the optimizer; none for weights and residuals.
     pub fn dtype(self, optimizer: Optimizer) -> Option<DType> {
         match self {
             StateSpan::Weights | StateSpan::Residual => None,

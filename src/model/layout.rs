@@ -50,14 +50,6 @@ pub struct UnitLayout {
 }
 
 impl UnitLayout {
-    /// The offset of the tensor whose name ends in `suffix`.
-    ///
-    /// # Panics
-    /// If the unit has no such tensor.
-    pub fn offset(&self, suffix: &str) -> usize {
-        self.tensors.iter().find(|t| t.name.ends_with(suffix)).expect("the unit has this tensor").offset
-    }
-
     /// Each tensor with the padding after it, in order; together they are the unit. The padding is zero, so a run has the
     /// norm of its tensor.
     pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
