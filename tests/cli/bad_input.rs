@@ -138,7 +138,7 @@ fn options_that_cannot_be() {
     with(&["--threads", "1000000"]).badly(2, &["--threads", "1000000", "at most"]);
     with(&["--spill", "all,none"]).badly(1, &["--spill", "none alone"]);
     with(&["--spill", "none,3"]).badly(1, &["--spill", "none alone"]);
-    with(&["--sweeps", "1", "--sum-on-device", "all"]).badly(1, &["--sum-on-device", "--sweeps 1"]);
+    with(&["--sweeps", "1", "--accum-on-device", "all"]).badly(1, &["--accum-on-device", "--sweeps 1"]);
     with(&["--micro-batch", "0"]).badly(2, &["--micro-batch", "at least 1"]);
     with(&["--device-mem", "8Q"]).badly(2, &["--device-mem", "unit"]);
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
@@ -146,12 +146,21 @@ fn options_that_cannot_be() {
     with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
     with(&["--grad-place", "disk"]).badly(2, &["--grad-place", "host", "device"]);
     with(&["--recompute", "some"]).badly(2, &["--recompute", "full, linears, mlp, selective, none"]);
-    with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "end before they begin"]);
-    with(&["--spill", "first"]).badly(2, &["--spill", "layers are all"]);
-    with(&["--resident", "0-99"]).badly(1, &["--resident speaks of layer 99"]);
-    with(&["--slots", "1"]).badly(1, &["weight slots"]);
-    with(&["--slabs", "1"]).badly(1, &["gradient slabs"]);
+    with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "ends before it begins"]);
+    with(&["--recompute", "none:none"]).badly(2, &["--recompute", "none:none names no layer"]);
+    with(&["--recompute", "selective:0,1"]).badly(2, &["--recompute", "1 has no HOW", "full:0,full:2-3"]);
+    with(&["--recompute", "none:0-1,mlp:1-2"]).badly(1, &["--recompute names layer 1 twice"]);
+    with(&["--recompute", "full:all,mlp:0"]).badly(1, &["--recompute names layer 0 twice"]);
+    with(&["--recompute", "full,mlp"]).badly(1, &["--recompute has several items without layers"]);
+    with(&["--resident", "0-2,1"]).badly(1, &["--resident names layer 1 twice"]);
+    with(&["--spill", "first"]).badly(2, &["--spill", "LAYERS must be all"]);
+    with(&["--resident", "0-99"]).badly(1, &["--resident names layer 99", "4 layers"]);
+    with(&["--slots", "1"]).badly(2, &["--slots", "at least 2", "double buffering"]);
+    with(&["--slabs", "1"]).badly(2, &["--slabs", "at least 2"]);
     with(&["--sweeps", "0"]).badly(2, &["--sweeps", "at least 1"]);
+    with(&["--device", "cpu", "--gemm-table", "gemm.json"])
+        .badly(1, &["--gemm-table is for CUDA devices", "--device cpu computes on the CPU"]);
+    with(&["--verbose"]).badly(2, &["--verbose", "--quiet"]);
     with(&["--lr", "-1"]).badly(1, &["learning rate"]);
     with(&["--min-lr", "1"]).badly(1, &["least learning rate"]);
     with(&["--steps", "5", "--warmup", "6"]).badly(1, &["warmup"]);

@@ -112,7 +112,7 @@ fn a_token_file_is_the_same_data() {
         horizon_in(here, &[&start[..], more].concat())
     };
     let ran = tokenize(&["--threads", "2"]).well();
-    assert!(ran.err.contains("in 60 documents") && ran.err.contains("learned"), "{}", ran.err);
+    assert!(ran.err.contains("in 60 documents") && ran.err.contains("trained on"), "{}", ran.err);
     let once = fs::read(here.join("chats.bin")).unwrap();
     tokenize(&["--threads", "1", "--quiet"]).well();
     assert!(fs::read(here.join("chats.bin")).unwrap() == once, "threads change nothing");
@@ -147,7 +147,7 @@ fn bad_lines_end_the_run_or_are_counted() {
     horizon_in(here, &tokenize).badly(1, &["lines.jsonl, line 2", "`text` is 7"]);
     assert_eq!(names(here), ["lines.jsonl"], "nothing half-written is left");
     let ran = horizon_in(here, &[&tokenize[..], &["--skip-bad-lines"]].concat()).well();
-    assert!(ran.err.contains("skipped: 2 lines") && ran.err.contains("line 2"), "{}", ran.err);
+    assert!(ran.err.contains("skipped 2 invalid lines") && ran.err.contains("line 2"), "{}", ran.err);
     assert!(ran.err.contains("in 2 documents"), "{}", ran.err);
     assert_eq!(names(here), ["lines.bin", "lines.jsonl"]);
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod data;
+mod help;
 mod plan;
 mod resume;
 mod run;
@@ -88,18 +89,18 @@ fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_names_every_option_with_its_default() {
     let ran = horizon(&["--help"]).well();
-    for command in ["train", "info", "sample", "tokenize"] {
+    for command in ["train", "info", "sample", "tokenize", "man", "completions"] {
         assert!(ran.out.contains(command), "{}", ran.out);
     }
     let ran = horizon(&["train", "--help"]).well();
     let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch grad-accum \
-                   lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning products \
+                   lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning gemm-table \
                    device-mem host-mem threads seed no-shuffle init out \
-                   export-dtype checkpoint-dir checkpoint-every keep resume resume-change log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
+                   export-dtype checkpoint-dir checkpoint-every keep resume resume-change log trace quiet grad-place sweeps slots slabs recompute spill resident accum-on-device verbose";
     for option in options.split_whitespace() {
         assert!(ran.out.contains(&format!("--{option}")), "--{option} is not in the help");
     }
-    assert!(ran.out.contains("512MiB") && ran.out.contains("[default:"), "{}", ran.out);
+    assert!(ran.out.contains("20GiB") && ran.out.contains("[default:"), "{}", ran.out);
     assert!(horizon(&["--version"]).well().out.starts_with("horizon "));
 }
 
@@ -107,7 +108,7 @@ fn help_names_every_option_with_its_default() {
 fn what_is_not_there_is_refused_by_name() {
     for (arguments, word) in [
         (&["train", "--device", "cuda:x"][..], "there is no device `cuda:x`"),
-        (&["train", "--pinning", "glued"], "registered or allocated"),
+        (&["train", "--pinning", "glued"], "registered, allocated"),
     ] {
         horizon(arguments).badly(2, &[word]);
     }
@@ -128,7 +129,7 @@ fn info_is_for_people_and_for_programs() {
         json["nodes"][0]["memory_bytes"].as_u64().is_some() && json["huge_pages"]["transparent"].is_boolean()
     );
     assert!(json["measured"].is_null(), "nothing is measured unasked");
-    for word in ["processor", "node 0", "huge pages", "may be locked"] {
+    for word in ["processor", "node 0", "huge pages", "pinnable"] {
         assert!(text.contains(word), "no {word}: {text}");
     }
 }
@@ -136,8 +137,8 @@ fn info_is_for_people_and_for_programs() {
 #[test]
 fn a_cuda_device_that_cannot_be_used_is_refused_with_what_is_missing() {
     let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
-    let lacks = json["cuda_lacks"].as_array().unwrap();
-    if lacks.is_empty() {
+    let missing = json["cuda_missing"].as_array().unwrap();
+    if missing.is_empty() {
         return println!("skipped: a CUDA device can be used here");
     }
     assert!(horizon(&["info"]).well().out.contains("no CUDA "));

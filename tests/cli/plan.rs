@@ -19,9 +19,9 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
         "simulated",
         "tokens/s",
         "bound by",
-        "a save     89.7 GiB",
+        "checkpoint 89.7 GiB",
         "1 GiB more device memory",
-        "weights (bf16)",
+        "weights (bf16)                 15.0 GiB  the model, as it is uploaded",
     ] {
         assert!(table.contains(word), "no {word:?} in:\n{table}");
     }
@@ -84,7 +84,7 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
     horizon(&["plan", "--model", "tiny", "--clip", "-1"]).badly(1, &["clip is -1"]);
     horizon(&["plan", "--model", "tiny", "--slots", "-1"]).badly(2, &["'-1' for '--slots"]);
     horizon(&["plan", "--model", "tiny", "--machine", "abacus"]).badly(1, &["abacus", "gh200"]);
-    horizon(&["plan", "--model", "tiny", "--spill", "0-9"]).badly(1, &["--spill speaks of layer 9"]);
+    horizon(&["plan", "--model", "tiny", "--spill", "0-9"]).badly(1, &["--spill names layer 9"]);
 }
 
 const CALIBRATE: [&str; 11] = [
@@ -142,15 +142,18 @@ fn a_calibration_that_is_killed_leaves_nothing() {
 fn nonsensical_calibrations_are_refused_before_anything_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let calibrate = |arguments: &[&str]| horizon_in(folder.path(), &[&["calibrate"], arguments].concat());
-    calibrate(&["--products", "tiny"]).badly(1, &["--out FILE", "--only-products"]);
-    let table = ["--device", "cpu", "--products", "tiny"];
+    calibrate(&["--autotune", "tiny"]).badly(1, &["--out FILE", "--autotune-only"]);
+    let table = ["--device", "cpu", "--autotune", "tiny"];
     calibrate(&[&table[..], &["--out", "here.json"]].concat()).badly(1, &["CUDA device", "`cpu`"]);
-    calibrate(&[&table[..], &["--only-products"]].concat()).badly(1, &["CUDA device", "`cpu`"]);
-    calibrate(&["--only-products"]).badly(2, &["--products"]);
-    calibrate(&["--only-products", "--products", "tiny", "--tries", "2"]).badly(2, &["--tries"]);
+    let alone = [&table[..], &["--autotune-only"]].concat();
+    let refused = calibrate(&alone);
+    assert!(!refused.err.contains("autotuning"), "{}", refused.err);
+    refused.badly(1, &["CUDA device", "`cpu`"]);
+    calibrate(&["--autotune-only"]).badly(2, &["--autotune"]);
+    calibrate(&["--autotune-only", "--autotune", "tiny", "--tries", "2"]).badly(2, &["--tries"]);
     calibrate(&["--device", "cpu", "--out", "no/here.json"]).badly(1, &["cannot write no/here.json"]);
     calibrate(&["--device", "cpu", "--out", "."]).badly(1, &["it is a folder"]);
-    calibrate(&["--seq-len", "64"]).badly(2, &["--products"]);
+    calibrate(&["--seq-len", "64"]).badly(2, &["--autotune"]);
     calibrate(&["--device", "abacus"]).badly(2, &["abacus", "cuda"]);
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
 }
@@ -238,10 +241,10 @@ fn predicted_and_measured_stand_side_by_side_in_table_and_log() {
     };
     let table = |arguments: &[&str]| {
         let ran = horizon_in(folder.path(), arguments).well();
-        assert!(ran.err.contains("placement  "), "{}", ran.err);
+        assert_eq!(ran.err.contains("placement  "), arguments.contains(&"--verbose"), "{}", ran.err);
         ran.err[ran.err.find("predicted").expect("a table")..].to_owned()
     };
-    let start = ["train", "--steps", "5", "--micro-batch", "2", "--log", "log.jsonl"];
+    let start = ["train", "--steps", "5", "--micro-batch", "2", "--log", "log.jsonl", "--verbose"];
     let saves = ["--checkpoint-dir", "run", "--checkpoint-every", "2"];
     let whole = table(&[&start[..], &saves].concat());
     assert_eq!(log(0..5).len(), 5);

@@ -104,7 +104,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
             .badly(1, &["is a checkpoint and no model", "--resume", "--out DIR"]);
     }
     let finished = horizon_in(dir.path(), &["train", "--resume", "compact"]).well();
-    let on = "6 of 6 steps are done; to go on: --steps 12 --resume-change steps,warmup";
+    let on = "6 of 6 steps are done; to continue it: --steps 12 --resume-change steps,warmup";
     assert!(finished.err.contains(on), "{}", finished.err);
     train(dir.path(), &["--resume", "compact", "--steps", "12", "--resume-change", "steps,warmup"]).well();
     train(dir.path(), &["--resume-change", "lr"]).badly(2, &["--resume"]);
@@ -136,7 +136,7 @@ fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
     let said = lines.collect::<Vec<_>>().join("\n");
     assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
     let folder = dir.path().join("run").canonicalize().unwrap();
-    assert!(said.contains(&format!("to go on: horizon train --resume {}", folder.display())), "{said}");
+    assert!(said.contains(&format!("to continue: horizon train --resume {}", folder.display())), "{said}");
     let done = *steps(&dir.path().join("log.jsonl")).last().unwrap();
     assert_eq!(open(&folder).unwrap().manifest().step, done);
     let ran = train(dir.path(), &["--resume", "run", "--steps", "3"]);

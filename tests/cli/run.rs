@@ -105,7 +105,7 @@ fn a_run_is_the_same_wherever_things_wait() {
     let plain = losses("plain.jsonl", &[]);
     let placed = ["--recompute", "selective,none:1-2", "--spill", "all", "--resident", "0,3", "--slots", "3"];
     assert_eq!(plain, losses("placed.jsonl", &placed));
-    let swept = ["--sweeps", "2", "--sum-on-device", "1-2", "--slabs", "3", "--spill", "0"];
+    let swept = ["--sweeps", "2", "--accum-on-device", "1-2", "--slabs", "3", "--spill", "0"];
     assert_eq!(plain, losses("swept.jsonl", &swept));
     let waiting = ["--mode", "streamed", "--grad-place", "device"];
     assert_eq!(plain, losses("waiting.jsonl", &waiting));
@@ -190,7 +190,7 @@ fn a_second_interrupt_ends_at_once() {
     // Into the first step: a run that is interrupted before it exports at once.
     std::thread::sleep(Duration::from_millis(500));
     interrupt(&child);
-    assert!(lines.any(|line| line.contains("once more ends at once")), "the first interrupt was not heard");
+    assert!(lines.any(|line| line.contains("again to stop at once")), "the first interrupt was not heard");
     interrupt(&child);
     std::thread::sleep(Duration::from_millis(1));
     assert_eq!(child.wait().unwrap().code(), Some(130));

@@ -268,28 +268,24 @@ fn a_table_that_is_not_one_is_refused_by_name() {
 fn a_table_of_another_device_or_library_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = Table::beside(&folder.path().join("here.json"));
-    assert_eq!(path, folder.path().join("here.products.json"));
+    assert_eq!(path, folder.path().join("here.gemm.json"));
     let missing = Table::read(&path).unwrap_err();
     assert_eq!(missing.status(), Status::NotFound);
-    assert!(missing.message().contains("here.products.json"), "{missing}");
+    assert!(missing.message().contains("here.gemm.json"), "{missing}");
     let (table, _) = table();
     std::fs::write(&path, table.to_json()).unwrap();
     assert_eq!(Table::read(&path).unwrap(), table);
     std::fs::write(&path, "{}").unwrap();
     let bad = Table::read(&path).unwrap_err();
-    assert!(bad.status() == Status::BadFormat && bad.message().contains("here.products.json"), "{bad}");
+    assert!(bad.status() == Status::BadFormat && bad.message().contains("here.gemm.json"), "{bad}");
 
     table.admit("here", "NVIDIA H200", 130_101).unwrap();
     for (device, library) in [("NVIDIA H100 PCIe", 130_101), ("NVIDIA H200", 130_200)] {
-        let error = table.admit("here.products.json", device, library).unwrap_err();
+        let error = table.admit("here.gemm.json", device, library).unwrap_err();
         assert_eq!(error.status(), Status::InvalidArgument);
-        for word in [
-            "here.products.json",
-            "NVIDIA H200 with cuBLASLt 120800",
-            device,
-            &library.to_string(),
-            "calibrate",
-        ] {
+        for word in
+            ["here.gemm.json", "NVIDIA H200 with cuBLASLt 120800", device, &library.to_string(), "calibrate"]
+        {
             assert!(error.message().contains(word), "{word}: {error}");
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! `horizon calibrate` measures and writes it; a checkpoint holds its checksum, so that a run goes on by the same. Opening a
 //! trainer measures nothing, so the same table gives the same bits. As a file it lies beside the description of its machine:
-//! `here.json` and `here.products.json`.
+//! `here.json` and `here.gemm.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -100,7 +100,7 @@ struct Line {
 impl Table {
     /// Where the table of a machine lies that is described in a file.
     pub fn beside(machine: &Path) -> PathBuf {
-        machine.with_extension("products.json")
+        machine.with_extension("gemm.json")
     }
 
     /// Reads a table's file.
