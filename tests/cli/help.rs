@@ -100,7 +100,7 @@ fn manual_pages_have_every_option() {
             assert!(page.contains(&format!("\\fB{option}\\fR")), "{name}: no {option} in {page}");
         }
     }
-    assert!(page("horizon-train.1").contains(".SH EXIT STATUS"));
+    assert!(page("horizon-train.1").contains(".SH \"EXIT STATUS\""));
     horizon_in(folder.path(), &["man", "--out", "/proc/pages"]).badly(1, &["/proc/pages"]);
 }
 

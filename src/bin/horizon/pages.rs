@@ -35,7 +35,13 @@ fn page(command: &clap::Command) -> Result<Vec<u8>> {
         for line in section.lines {
             match line {
                 Line::Text(text) => notes.control("PP", []).text([roman(text)]),
-                Line::Command(command) => notes.control("PP", []).text([roman("    "), bold(command)]),
+                // An indented line that is not filled.
+                Line::Command(command) => notes
+                    .control("RS", ["4"])
+                    .control("nf", [])
+                    .text([bold(command)])
+                    .control("fi", [])
+                    .control("RE", []),
                 Line::Entry(term, meaning) => {
                     notes.control("TP", []).text([bold(term)]).text([roman(meaning)])
                 }

@@ -70,11 +70,12 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     run_options.predicted = Some(planned.predicted());
     run_options.simulated = Some(planned.rates.clone());
     let opening = Opening {
-        model: if checkpoint.is_some() { "resumed".to_owned() } else { options.model.clone() },
+        model: match &checkpoint {
+            Some(checkpoint) => checkpoint.folder().display().to_string(),
+            None => options.model.clone(),
+        },
         weights: match &checkpoint {
-            Some(checkpoint) => {
-                format!("step {} of {}", checkpoint.manifest().step, checkpoint.folder().display())
-            }
+            Some(checkpoint) => format!("resumed at step {}", checkpoint.manifest().step),
             None if model.is_fresh() => "fresh weights".to_owned(),
             None => "pretrained weights".to_owned(),
         },

@@ -10,6 +10,7 @@ pub struct Section {
 
 #[derive(Clone, Copy)]
 pub enum Line {
+    /// A paragraph, wrapped for a terminal.
     Text(&'static str),
     /// A command to type.
     Command(&'static str),
@@ -23,7 +24,7 @@ impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:", self.title)?;
         self.lines.iter().try_for_each(|line| match line {
-            Text(text) => writeln!(f, "  {text}"),
+            Text(text) => text.lines().try_for_each(|line| writeln!(f, "  {line}")),
             Command(command) => writeln!(f, "    {command}"),
             Entry(term, meaning) => writeln!(f, "  {term}\n          {meaning}"),
         })
@@ -137,12 +138,12 @@ const COMPLETIONS: [Line; 2] = [
     Command("horizon completions fish > ~/.config/fish/completions/horizon.fish"),
 ];
 
-const PLACEMENT: [Line; 4] = [
-    Text("--machine, --recompute and the options after it choose where weights, activations and gradients"),
-    Text("are, and never change the result. Those not given are chosen by a search for the shortest step,"),
-    Text("simulated with the rates of --machine. LAYERS is all, none, a layer (3) or a range (0-7), counted"),
-    Text("from 0; several are separated by commas."),
-];
+const PLACEMENT: [Line; 1] = [Text(
+    "--recompute and the options after it decide where weights, activations and gradients are. They\n\
+     never change the result. Those not given are chosen by a search for the shortest step, simulated\n\
+     with the rates of --machine. LAYERS is all, none, a layer (3) or a range (0-7), counted from 0;\n\
+     several are separated by commas.",
+)];
 
 const STATUS: [Line; 4] = [
     Entry("0", "The last step is done; the checkpoint and --out are written."),
