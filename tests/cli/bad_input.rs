@@ -162,7 +162,7 @@ fn options_that_cannot_be() {
         .badly(1, &["--gemm-table is for CUDA devices", "--device cpu computes on the CPU"]);
     with(&["--verbose"]).badly(2, &["--verbose", "--quiet"]);
     with(&["--lr", "-1"]).badly(1, &["learning rate"]);
-    with(&["--min-lr", "1"]).badly(1, &["least learning rate"]);
+    with(&["--min-lr", "1"]).badly(1, &["final learning rate (min-lr) is 1"]);
     with(&["--steps", "5", "--warmup", "6"]).badly(1, &["warmup"]);
     with(&["--beta1", "1"]).badly(1, &["beta1"]);
     with(&["--clip", "-1"]).badly(1, &["clip"]);

@@ -122,13 +122,17 @@ fn info_is_for_people_and_for_programs() {
     assert!(text.contains("tiny") && text.contains("small") && text.contains("GiB"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
     assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(json["shapes"][0]["name"], "tiny");
+    assert_eq!(json["models"][0]["name"], "tiny");
     assert!(json["host_memory_bytes"].as_u64().unwrap() > 0);
     assert!(json["devices"][0]["name"].as_str().unwrap().starts_with("cpu"));
     assert!(
         json["nodes"][0]["memory_bytes"].as_u64().is_some() && json["huge_pages"]["transparent"].is_boolean()
     );
     assert!(json["measured"].is_null(), "nothing is measured unasked");
+    let targets = json["cuda"]["targets"].as_str();
+    let kernels =
+        targets.map_or("built without CUDA kernels".to_owned(), |names| format!("kernels for {names}"));
+    assert!(text.contains(&kernels), "{text}");
     for word in ["processor", "node 0", "huge pages", "pinnable"] {
         assert!(text.contains(word), "no {word}: {text}");
     }
@@ -137,7 +141,7 @@ fn info_is_for_people_and_for_programs() {
 #[test]
 fn a_cuda_device_that_cannot_be_used_is_refused_with_what_is_missing() {
     let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
-    let missing = json["cuda_missing"].as_array().unwrap();
+    let missing = json["missing_for_cuda"].as_array().unwrap();
     if missing.is_empty() {
         return println!("skipped: a CUDA device can be used here");
     }

@@ -119,6 +119,18 @@ fn the_built_in_run_learns_and_shows_what() {
     for word in ["tiny", "built-in", "step 1/3", "step 3/3", "validation loss", "tokens/s", "left"] {
         assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
     }
+    let opening: Vec<&str> = ran.err.lines().take_while(|line| !line.starts_with("step 1/")).collect();
+    assert_eq!(opening.len(), 6, "{}", ran.err);
+    for (line, words) in opening.iter().zip([
+        "model tiny parameters layers fresh",
+        "data built-in tokens windows",
+        "training 3 steps of 128 tokens gradient accumulation learning rate 3.0e-3 warmup cosine",
+        "device cpu MiB weight",
+        "host RAM MiB exact moments",
+        "simulated per step tokens/s TFLOP/s bound by --verbose",
+    ]) {
+        words.split(' ').for_each(|word| assert!(line.contains(word), "no {word:?} in {line}"));
+    }
     assert!(ran.out.starts_with("pub fn "), "{}", ran.out);
     assert!(names(dir.path()).is_empty());
 }

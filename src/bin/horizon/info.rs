@@ -17,7 +17,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     if let Some(folder) = &options.checkpoint {
         return show(&open(folder)?, options);
     }
-    let shapes: Vec<_> = preset_names()
+    let models: Vec<_> = preset_names()
         .iter()
         .filter_map(|name| preset(name).map(|config| (name, Layout::new(&config).parameters(), config)))
         .collect();
@@ -31,7 +31,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     let lockable = Some(limits.lockable_bytes).filter(|bytes| *bytes != usize::MAX);
     let measured = options.measure.then(|| measure_ram(cores)).transpose()?;
     if options.json {
-        let shapes: Vec<_> = shapes
+        let models: Vec<_> = models
             .iter()
             .map(|(name, parameters, config)| {
                 let dims = &config.dims;
@@ -60,8 +60,8 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             "nodes": nodes,
             "huge_pages": { "explicit_free": huge.explicit_free, "transparent": huge.transparent },
             "host_memory_bytes": limits.bytes, "host_memory_limit": limits.limit.to_string(),
-            "lockable_bytes": lockable, "devices": devices, "cuda_missing": cuda.missing, "cuda": cuda,
-            "shapes": shapes,
+            "lockable_bytes": lockable, "devices": devices, "missing_for_cuda": cuda.missing, "cuda": cuda,
+            "models": models,
         });
         if let Some(measured) = measured {
             info["measured"] = json!({
@@ -106,7 +106,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
         text += &format!("device        {}, {} free\n", device.name, Size(device.memory_free));
     }
     text += &cuda_text(&cuda);
-    for (name, parameters, config) in shapes {
+    for (name, parameters, config) in models {
         let dims = &config.dims;
         text += &format!(
             "model {name:<7} {} parameters: {} layers, hidden size {}, {} heads, {} KV heads (GQA), MLP {}, byte tokens\n",

@@ -14,7 +14,7 @@ use crate::options::{at_least_two, positive};
 pub struct PlacementOptions {
     /// Machine to simulate: a file of `horizon calibrate`, or a name
     ///
-    /// Its rates are used to predict step times. Memory sizes are those of this machine in `train`, of the file in `plan`.
+    /// Its throughputs and bandwidths predict step times. Memory sizes are those of this machine in `train`, of the file in `plan`.
     ///
     /// Names: cpu, h200, gh200, h100-pcie, a100-pcie, rtx4090, rtx3090. Default: the one most like this machine's device.
     #[arg(long, help_heading = MEMORY, value_name = "FILE|NAME")]

@@ -125,7 +125,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         let off = (predicted.step_seconds / measured.step_seconds - 1.0).abs();
         if options.placement.machine.is_none() && off > FAR_OFF {
             progress.say(
-                "the prediction used rates of a similar machine; to measure this one: horizon calibrate --out here.json, \
+                "the prediction is for a similar machine; to measure this one: horizon calibrate --out here.json, \
                  then train with --machine here.json",
             );
         }
@@ -161,7 +161,7 @@ fn autotune_hint(options: &TrainOptions, checkpoint: Option<&Checkpoint>, seq_le
     )
 }
 
-/// Relative error of a prediction above which the rates of the simulated machine are too unlike this one's.
+/// Relative error of a prediction above which the simulated machine is too unlike this one.
 const FAR_OFF: f64 = 0.25;
 
 fn names(paths: &[DataPath]) -> String {
@@ -247,7 +247,7 @@ fn save_options(
     }))
 }
 
-/// Searches for the placement, except for the options that the user has fixed. Rates are those of `--machine` or of the
+/// Searches for the placement, except for the options that the user has fixed. The step is simulated on `--machine` or on the
 /// described machine most like this one; memory is this machine's.
 ///
 /// Errors: `--gemm-table` on a CPU device, which would ignore it; those of [`Planned::search`].

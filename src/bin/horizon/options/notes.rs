@@ -141,8 +141,8 @@ const COMPLETIONS: [Line; 2] = [
 const PLACEMENT: [Line; 1] = [Text(
     "--recompute and the options after it decide where weights, activations and gradients are. They\n\
      never change the result. Those not given are chosen by a search for the shortest step, simulated\n\
-     with the rates of --machine. LAYERS is all, none, a layer (3) or a range (0-7), counted from 0;\n\
-     several are separated by commas.",
+     on --machine. LAYERS is all, none, a layer (3) or a range (0-7), counted from 0; several are\n\
+     separated by commas.",
 )];
 
 const STATUS: [Line; 4] = [

@@ -51,6 +51,8 @@ pub struct PlanOptions {
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
     /// Print one JSON object
+    ///
+    /// horizon.h describes its fields, at hz_plan_json. Sizes are bytes, times seconds.
     #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
 }
