@@ -143,7 +143,8 @@ fn options_that_cannot_be() {
     with(&["--device-mem", "8Q"]).badly(2, &["--device-mem", "unit"]);
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
     with(&["--host-mem", "1M"]).badly(1, &["host memory", "1.0 MiB"]);
-    with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
+    with(&["--mode", "streamed"])
+        .badly(1, &["--mode streamed", "cannot clip to 1", "--clip 0", "--grad-place device"]);
     with(&["--grad-place", "disk"]).badly(2, &["--grad-place", "host", "device"]);
     with(&["--recompute", "some"]).badly(2, &["--recompute", "full, linears, mlp, selective, none"]);
     with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "ends before it begins"]);

@@ -36,7 +36,8 @@ fn subcommands() -> Vec<String> {
 
 /// The long options of a subcommand's short help.
 fn long_options(text: &str) -> Vec<&str> {
-    let options = text.split("Examples:").next().unwrap().lines().filter_map(|line| {
+    let options = text.split("\nPlacement:").next().unwrap().split("\nExamples:").next().unwrap();
+    let options = options.lines().filter_map(|line| {
         let line = line.trim_start();
         let option = if line.starts_with("--") { line } else { line.split_once(", ")?.1 };
         option.split(' ').next().filter(|option| option.starts_with("--"))
@@ -49,7 +50,8 @@ fn every_option_has_a_group_and_one_line_and_every_subcommand_examples() {
     for name in subcommands() {
         let text = help(&[&name, "-h"]);
         let (options, examples) =
-            text.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{name}: {text}"));
+            text.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{name}: no examples in {text}"));
+        let options = options.split("\nPlacement:\n").next().unwrap();
         let commands = examples.lines().filter(|line| line.starts_with("    horizon ")).count();
         assert!((2..=5).contains(&commands), "{name} has {commands} examples");
         let mut group = None;

@@ -81,6 +81,7 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
     let large = ["plan", "--model", "llama3.1-405b", "--machine", "h200"];
     horizon(&large).badly(1, &["; even mode compact without clipping needs 3.7 TiB of host memory"]);
     horizon(&["plan", "--model", "unheard-of"]).badly(1, &["unheard-of", "qwen2.5-72b"]);
+    horizon(&["plan", "--model", "tiny", "--mode", "streamed"]).badly(1, &["cannot clip to 1", "--clip 0"]);
     horizon(&["plan", "--model", "tiny", "--clip", "-1"]).badly(1, &["clip is -1"]);
     horizon(&["plan", "--model", "tiny", "--slots", "-1"]).badly(2, &["'-1' for '--slots"]);
     horizon(&["plan", "--model", "tiny", "--machine", "abacus"]).badly(1, &["abacus", "gh200"]);

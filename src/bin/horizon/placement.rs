@@ -46,6 +46,8 @@ pub struct PlacementOptions {
     #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     resident: Vec<Layers>,
     /// Weight slots: device buffers for a layer's weights, at least 2
+    ///
+    /// With 2 (double buffering), one layer computes while the next is uploaded.
     #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = at_least_two)]
     slots: Option<usize>,
     /// Gradient slabs: device buffers for downloads, at least 2
@@ -128,9 +130,18 @@ fn per_layer<T: Copy>(count: usize, option: &str, items: &[(T, Layers)], rest: T
 }
 
 impl PlacementOptions {
-    /// The part of the placement that the user has fixed, for a model with `layers` layers. Mode streamed keeps gradients on
-    /// the host, and so refuses to clip, unless `--grad-place device` is given.
-    pub fn pins(&self, layers: usize, mode: Mode) -> Result<Pins> {
+    /// The part of the placement that the user has fixed, for a model with `layers` layers. Without `--grad-place`, mode
+    /// streamed keeps gradients on the host.
+    ///
+    /// Errors: a layer that is not there or is named twice; mode streamed with clipping and without `--grad-place device`.
+    pub fn pins(&self, layers: usize, mode: Mode, clip: f64) -> Result<Pins> {
+        let on_device = matches!(self.grad_place, Some(Where::Device));
+        if mode == Mode::Streamed && clip > 0.0 && !on_device {
+            return Err(Error::argument(format!(
+                "--mode streamed updates layers before the global gradient norm is known, and cannot clip to {clip}: give \
+                 --clip 0, --grad-place device, or another --mode"
+            )));
+        }
         let LayerPlacement { recompute, boundary, resident, sum } = LayerPlacement::default();
         fn items<T: Copy>(layers: &[Layers], value: T) -> Vec<(T, Layers)> {
             layers.iter().map(|layers| (value, *layers)).collect()

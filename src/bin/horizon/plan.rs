@@ -39,7 +39,7 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
             (machine, room)
         }
     };
-    let pins = options.placement.pins(config.dims.l, options.state.mode)?;
+    let pins = options.placement.pins(config.dims.l, options.state.mode, options.clip)?;
     let planned = Planned::search(&options.model, &config, &trainer, &machine, room, &pins, Why::Gains)?;
     if let Some(path) = &options.trace {
         write_trace(path, &planned, &config)?;

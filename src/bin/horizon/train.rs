@@ -264,7 +264,7 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     let named = options.placement.machine.as_deref();
     let (machine, room) = here(device, named, options.device_mem, options.host_mem)?;
     warn_of_memory(&room);
-    let pins = options.placement.pins(config.dims.l, options.state.mode)?;
+    let pins = options.placement.pins(config.dims.l, options.state.mode, options.clip)?;
     let planned = Planned::search(&options.model, config, trainer, &machine, room, &pins, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)

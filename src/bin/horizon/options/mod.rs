@@ -94,8 +94,9 @@ pub fn command() -> clap::Command {
 /// Adds what the derived options lack. The values of an option are in its text, so clap need not list them.
 fn complete(command: clap::Command) -> clap::Command {
     let sections = sections(command.get_name());
-    let text = |sections: &[notes::Section]| {
-        sections.iter().map(notes::Section::to_string).collect::<Vec<_>>().join("\n").trim_end().to_owned()
+    let text = |all: bool| {
+        let shown = sections.iter().filter(|section| all || section.short);
+        shown.map(ToString::to_string).collect::<Vec<_>>().join("\n").trim_end().to_owned()
     };
     command
         .mut_args(|arg| if takes_value(&arg) { arg.hide_possible_values(true) } else { arg })
@@ -108,8 +109,8 @@ fn complete(command: clap::Command) -> clap::Command {
                 .help("Print help: -h a line per option, --help all details")
                 .help_heading(heading::HELP),
         )
-        .after_help(text(&sections[..1]))
-        .after_long_help(text(&sections))
+        .after_help(text(false))
+        .after_long_help(text(true))
 }
 
 fn takes_value(arg: &Arg) -> bool {

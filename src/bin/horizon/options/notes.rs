@@ -6,6 +6,18 @@ use std::fmt;
 pub struct Section {
     pub title: &'static str,
     pub lines: Vec<Line>,
+    /// Also in the short help, `-h`.
+    pub short: bool,
+}
+
+impl Section {
+    fn new(title: &'static str, lines: &[Line]) -> Section {
+        Section { title, lines: lines.to_vec(), short: true }
+    }
+
+    fn long(title: &'static str, lines: &[Line]) -> Section {
+        Section { short: false, ..Section::new(title, lines) }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -31,7 +43,7 @@ impl fmt::Display for Section {
     }
 }
 
-/// The sections of a subcommand, or of `horizon` itself. The first one has examples.
+/// The sections of a subcommand, or of `horizon` itself.
 pub fn sections(command: &str) -> Vec<Section> {
     let examples: &[Line] = match command {
         "train" => &TRAIN,
@@ -45,18 +57,11 @@ pub fn sections(command: &str) -> Vec<Section> {
         "completions" => &COMPLETIONS,
         _ => &MAIN,
     };
-    let mut sections = vec![Section { title: "Examples", lines: examples.to_vec() }];
-    match command {
-        "train" => {
-            sections.push(Section { title: "Placement", lines: PLACEMENT.to_vec() });
-            sections.push(Section { title: "Exit status", lines: STATUS.to_vec() });
-        }
-        "plan" => {
-            sections.push(Section { title: "Placement", lines: PLACEMENT.to_vec() });
-            sections.push(Section { title: "Output", lines: PLAN_OUTPUT.to_vec() });
-        }
-        _ => {}
-    }
+    let mut sections = match command {
+        "train" => vec![Section::new("Placement", &PLACEMENT), Section::long("Exit status", &STATUS)],
+        "plan" => vec![Section::new("Placement", &PLACEMENT), Section::long("Output", &PLAN_OUTPUT)],
+        _ => vec![],
+    };
     let variables = match command {
         "train" | "sample" => [&[VISIBLE][..], &CUDA, &[ISA, EPOCH]].concat(),
         "calibrate" | "info" => [&[VISIBLE][..], &CUDA, &[ISA]].concat(),
@@ -64,7 +69,8 @@ pub fn sections(command: &str) -> Vec<Section> {
         "tokenize" => vec![EPOCH],
         _ => vec![],
     };
-    sections.push(Section { title: "Environment variables", lines: [variables, vec![COLOR]].concat() });
+    sections.push(Section::long("Environment variables", &[variables, vec![COLOR]].concat()));
+    sections.push(Section::new("Examples", examples));
     sections
 }
 
