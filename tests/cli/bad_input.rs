@@ -1,4 +1,5 @@
-//! Whatever is wrong: a clear error, a status that is not 0, nothing half-written under the final name.
+//! Errors: each has a clear message and a nonzero status, and leaves no partial file under a final
+//! name.
 
 use std::fs;
 use std::path::Path;
@@ -190,14 +191,14 @@ fn places_that_cannot_be_written() {
     assert_eq!(names(here), ["mine", "text.txt"]);
 }
 
-/// Writing fails in the middle of the weights: the limit on file sizes stands for a full disk, everywhere.
+/// Writing fails in the middle of the weights. A limit on file sizes stands for a full disk.
 #[test]
 fn an_export_that_fails_half_way() {
     let dir = furnished();
     let here = dir.path();
     let before = fs::read(here.join("model/model.safetensors")).unwrap();
     for out in ["model", "out"] {
-        // An ignored signal stays ignored across exec; without it the limit would kill.
+        // Without the trap, which exec inherits, the limit would kill the process.
         let ran: Ran = Command::new("sh")
             .args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_horizon")])
             .args(short(&["--data", "text.txt", "--steps", "1", "--out", out]))
@@ -211,8 +212,8 @@ fn an_export_that_fails_half_way() {
     assert!(fs::read(here.join("model/model.safetensors")).unwrap() == before);
 }
 
-/// A disk that is too small from the start, and one that fills up under the run: needs a small file system of
-/// its own, and says so where it may not have one.
+/// A disk that is too small from the start, and one that fills up during the run. Needs a small
+/// file system of its own; skipped, with a message, where it cannot be mounted.
 #[test]
 fn a_full_disk() {
     let dir = tempfile::tempdir().unwrap();

@@ -102,7 +102,7 @@ const CALIBRATE: [&str; 11] = [
     "cpu",
 ];
 
-/// A whole calibration by the command. The library's own, in less time, is tested with the engine.
+/// A whole calibration. `tests/engine` tests shorter ones, of the library.
 #[test]
 fn a_calibration_can_be_planned_with() {
     if std::env::var_os("HZ_LONG").is_none() {
@@ -204,7 +204,8 @@ fn runs_and_steps_are_drawn() {
     horizon_in(folder.path(), &["plot", "bad.jsonl"]).badly(1, &["bad.jsonl", "--log"]);
 }
 
-/// The milliseconds of a line of the table at the end of a run, predicted and measured; 0 where there is none.
+/// Predicted and measured milliseconds of a line of the table at the end of a run; 0 if it is
+/// missing.
 fn times(table: &str, what: &str) -> (f64, f64) {
     let line = table.lines().find_map(|line| line.strip_prefix(what));
     let mut times =
@@ -212,7 +213,7 @@ fn times(table: &str, what: &str) -> (f64, f64) {
     (times.next().unwrap_or(0.0), times.next().unwrap_or(0.0))
 }
 
-/// The table at the end says what the log says of the same steps, the first left out.
+/// Asserts that the table at the end has the means of the log, without the first step.
 fn is_of_the_log(table: &str, log: &[Value]) {
     let mean = |number: &dyn Fn(&Value) -> &Value| {
         let numbers = log[1..].iter().map(|record| number(record).as_f64().unwrap());
@@ -250,17 +251,18 @@ fn predicted_and_measured_stand_side_by_side_in_table_and_log() {
     let whole = table(&[&start[..], &saves].concat());
     assert_eq!(log(0..5).len(), 5);
     is_of_the_log(&whole, &log(0..5));
-    // The save of step 2 has ended before that of step 4 began.
+    // The checkpoint of step 2 was complete before that of step 4 was begun.
     assert!(times(&whole, "disk busy").1 > 0.0, "{whole}");
-    // A run that goes on has a table of its own steps.
+    // The table of a resumed run has its own steps only.
     let on = table(&["train", "--resume", "run/step-00000002", "--machine", "cpu"]);
     assert_eq!(log(0..5).iter().map(|record| record["step"].as_u64().unwrap()).max(), Some(5));
     is_of_the_log(&on, &log(2..5));
-    // Whose machine was guessed and is far from this one hears how to measure it.
+    // A prediction that is far off for a machine that was not given comes with the commands to
+    // measure it.
     let hint = |table: &str| table.contains("horizon calibrate --out");
     let (predicted, measured) = times(&whole, "step  ");
     let off = (predicted / measured - 1.0).abs();
-    // The table rounds.
+    // The table is rounded, so the hint is undecided at the threshold.
     if (off - 0.25).abs() > 1e-3 {
         assert_eq!(hint(&whole), off > 0.25, "{whole}");
     }

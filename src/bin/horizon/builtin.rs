@@ -9,7 +9,8 @@ static SOURCES: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
 /// One document in this many is held out for validation.
 const HELD_OUT: usize = 16;
 
-/// Returns the documents to train on and those held out. A file is a document; they are sorted by path.
+/// Returns the documents to train on and those held out. A file is a document; they are sorted by
+/// path.
 pub fn sources() -> Result<(Documents, Documents)> {
     let mut files = Vec::new();
     let mut folders = vec![&SOURCES];

@@ -80,7 +80,8 @@ impl<'a> Tuning<'a> {
     fn check(options: &CalibrateOptions, device: DeviceChoice, model: &'a str) -> Result<Tuning<'a>> {
         if !matches!(device, DeviceChoice::Cuda(_)) {
             return Err(Error::argument(format!(
-                "--autotune needs a CUDA device, and --device {} is `{device}`: choose --device cuda, or leave --autotune out",
+                "--autotune needs a CUDA device, and --device {} is `{device}`: choose --device cuda, \
+                 or leave --autotune out",
                 options.compute.device
             )));
         }

@@ -109,7 +109,8 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     for (name, parameters, config) in models {
         let dims = &config.dims;
         text += &format!(
-            "model {name:<7} {} parameters: {} layers, hidden size {}, {} heads, {} KV heads (GQA), MLP {}, byte tokens\n",
+            "model {name:<7} {} parameters: {} layers, hidden size {}, {} heads, {} KV heads (GQA), MLP {}, \
+             byte tokens\n",
             count(parameters as f64),
             dims.l,
             dims.c,

@@ -1,7 +1,7 @@
 //! The command `horizon`.
 //!
-//! Exit status: 0 done, 1 failed, 2 a command line that was not understood, 130 stopped by Ctrl-C after the step, its checkpoint
-//! and the export.
+//! Exit status: 0 done, 1 failed, 2 a command line that was not understood, 130 stopped by Ctrl-C
+//! after the step, its checkpoint and the export.
 #![forbid(unsafe_code)]
 
 mod builtin;

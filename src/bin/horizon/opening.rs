@@ -69,7 +69,8 @@ impl Opening {
             largest(host_regions)
         );
         text += &format!(
-            "simulated  {} per step, {} tokens/s, {:.3} TFLOP/s useful, on machine {}; bound by {}; --verbose prints the plan\n",
+            "simulated  {} per step, {} tokens/s, {:.3} TFLOP/s useful, on machine {}; bound by {}; \
+             --verbose prints the plan\n",
             time(planned.found.step_ns),
             count(planned.tokens_per_second),
             planned.tflops,

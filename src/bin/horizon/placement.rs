@@ -14,22 +14,26 @@ use crate::options::{at_least_two, positive};
 pub struct PlacementOptions {
     /// Machine to simulate: a file of `horizon calibrate`, or a name
     ///
-    /// Its throughputs and bandwidths predict step times. Memory sizes are those of this machine in `train`, of the file in `plan`.
+    /// Its throughputs and bandwidths predict step times. Memory sizes are those of this machine in
+    /// `train`, of the file in `plan`.
     ///
-    /// Names: cpu, h200, gh200, h100-pcie, a100-pcie, rtx4090, rtx3090. Default: the one most like this machine's device.
+    /// Names: cpu, h200, gh200, h100-pcie, a100-pcie, rtx4090, rtx3090. Default: the one most like
+    /// this machine's device.
     #[arg(long, help_heading = MEMORY, value_name = "FILE|NAME")]
     pub machine: Option<String>,
     /// Activation checkpointing: full, linears, mlp, selective, none
     ///
-    /// The part of a layer's forward pass that its backward pass recomputes, from least memory to least time. full: all of it.
-    /// linears: all but attention. mlp: the MLP and the first norm. selective: norms and SwiGLU; no matmul is repeated.
-    /// none: nothing; all activations stay on the device.
+    /// The part of a layer's forward pass that its backward pass recomputes, from least memory to
+    /// least time. full: all of it. linears: all but attention. mlp: the MLP and the first norm.
+    /// selective: norms and SwiGLU; no matmul is repeated. none: nothing; all activations stay on
+    /// the device.
     ///
-    /// HOW is for every layer that no other item names, HOW:LAYERS for some: selective,none:0-3. Layers that no item names are
-    /// full. A layer may be named once.
+    /// HOW is for every layer that no other item names, HOW:LAYERS for some: selective,none:0-3.
+    /// Layers that no item names are full. A layer may be named once.
     ///
-    /// Compared with Megatron-LM's --recompute-granularity: its full, with one layer per checkpoint, is full here. Its selective
-    /// recomputes core attention; here attention never stores its scores, and selective recomputes norms and SwiGLU.
+    /// Compared with Megatron-LM's --recompute-granularity: its full, with one layer per
+    /// checkpoint, is full here. Its selective recomputes core attention; here attention never
+    /// stores its scores, and selective recomputes norms and SwiGLU.
     #[arg(
         long, help_heading = MEMORY, value_name = "HOW[:LAYERS],…", value_delimiter = ',',
         value_parser = parse_recompute
@@ -37,7 +41,8 @@ pub struct PlacementOptions {
     recompute: Vec<(Recompute, Layers)>,
     /// Layers whose inputs are offloaded to host RAM until backward
     ///
-    /// These inputs are the activation checkpoints. With all, device memory does not grow with the number of layers.
+    /// These inputs are the activation checkpoints. With all, device memory does not grow with the
+    /// number of layers.
     #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     spill: Vec<Layers>,
     /// Layers whose weights stay on the device through a step
@@ -57,18 +62,20 @@ pub struct PlacementOptions {
     slabs: Option<usize>,
     /// Sweeps: forward and backward passes over all layers per step
     ///
-    /// Each sweep carries a share of the step's micro-batches. More sweeps need less device memory for activations, and
-    /// upload the weights more often.
+    /// Each sweep carries a share of the step's micro-batches. More sweeps need less device memory
+    /// for activations, and upload the weights more often.
     #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = positive)]
     sweeps: Option<usize>,
     /// Layers whose gradient accumulator stays on the device
     ///
-    /// With several sweeps per step, the f32 accumulators of the other layers go to host RAM between sweeps.
+    /// With several sweeps per step, the f32 accumulators of the other layers go to host RAM
+    /// between sweeps.
     #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     accum_on_device: Vec<Layers>,
     /// Where gradients wait for AdamW: host or device
     ///
-    /// On the device they take 2 bytes per parameter, 4 with --grad-dtype f32, and --mode streamed can clip.
+    /// On the device they take 2 bytes per parameter, 4 with --grad-dtype f32, and --mode streamed
+    /// can clip.
     #[arg(long, help_heading = MEMORY, value_name = "PLACE")]
     grad_place: Option<Where>,
 }
@@ -105,8 +112,8 @@ impl Layers {
     }
 }
 
-/// The value of each of `count` layers under the items of an option; none if the option was not given. `rest` is for layers
-/// that no item names.
+/// The value of each of `count` layers under the items of an option; none if the option was not
+/// given. `rest` is for layers that no item names.
 fn per_layer<T: Copy>(count: usize, option: &str, items: &[(T, Layers)], rest: T) -> Result<Option<Vec<T>>> {
     let several_rests = items.iter().filter(|(_, layers)| *layers == Layers::Rest).count() > 1;
     if several_rests {
@@ -130,16 +137,17 @@ fn per_layer<T: Copy>(count: usize, option: &str, items: &[(T, Layers)], rest: T
 }
 
 impl PlacementOptions {
-    /// The part of the placement that the user has fixed, for a model with `layers` layers. Without `--grad-place`, mode
-    /// streamed keeps gradients on the host.
+    /// The part of the placement that the user has fixed, for a model with `layers` layers. Without
+    /// `--grad-place`, mode streamed keeps gradients on the host.
     ///
-    /// Errors: a layer that is not there or is named twice; mode streamed with clipping and without `--grad-place device`.
+    /// Errors: a layer that is not there or is named twice; mode streamed with clipping and without
+    /// `--grad-place device`.
     pub fn pins(&self, layers: usize, mode: Mode, clip: f64) -> Result<Pins> {
         let on_device = matches!(self.grad_place, Some(Where::Device));
         if mode == Mode::Streamed && clip > 0.0 && !on_device {
             return Err(Error::argument(format!(
-                "--mode streamed updates layers before the global gradient norm is known, and cannot clip to {clip}: give \
-                 --clip 0, --grad-place device, or another --mode"
+                "--mode streamed updates layers before the global gradient norm is known, and cannot clip to {clip}: \
+                 give --clip 0, --grad-place device, or another --mode"
             )));
         }
         let LayerPlacement { recompute, boundary, resident, sum } = LayerPlacement::default();
@@ -148,7 +156,8 @@ impl PlacementOptions {
         }
         if self.sweeps == Some(1) && self.accum_on_device.iter().any(|layers| *layers != Layers::None) {
             return Err(Error::argument(
-                "--accum-on-device is for the time between sweeps, and --sweeps 1 has a single sweep: leave one of them out",
+                "--accum-on-device is for the time between sweeps, and --sweeps 1 has a single sweep: \
+                 leave one of them out",
             ));
         }
         Ok(Pins {

@@ -35,8 +35,8 @@ fn colour(at: usize) -> RGBColor {
 
 /// Draws logs or traces.
 ///
-/// Errors: a file that cannot be read or is neither a log nor a trace; both kinds at once; a picture that would replace one of
-/// the files.
+/// Errors: a file that cannot be read or is neither a log nor a trace; both kinds at once; a
+/// picture that would replace one of the files.
 pub fn plot(options: &PlotOptions) -> Result<()> {
     check_out(options)?;
     let names = names(&options.files);
@@ -345,8 +345,8 @@ fn read_trace(path: &Path) -> Result<Vec<Span>> {
     Ok(spans)
 }
 
-/// The last training step of a trace: the time between two clip decisions with a backward pass between them; the whole trace if
-/// there is none.
+/// The last training step of a trace: the time between two clip decisions with a backward pass
+/// between them; the whole trace if there is none.
 fn last_step(spans: &[Span]) -> Range<f64> {
     let mut decided: Vec<f64> =
         spans.iter().filter(|span| span.kind == "decide").map(|span| span.to).collect();

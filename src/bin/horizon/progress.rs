@@ -34,7 +34,8 @@ impl Bytes {
     }
 }
 
-/// Progress of a measurement: a moving line on a terminal, removed at the end; a line per part elsewhere.
+/// Progress of a measurement: a moving line on a terminal, removed at the end; a line per part
+/// elsewhere.
 pub struct Measuring(Option<ProgressBar>);
 
 impl Measuring {

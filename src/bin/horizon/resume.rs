@@ -1,7 +1,7 @@
 //! `--resume`: a run continues with the options it was started with.
 //!
-//! Checkpoints note the options of their run under the options' names. A resumed run gets all of them again, except those given
-//! anew. The library refuses, by name, what may not differ.
+//! Checkpoints note the options of their run under the options' names. A resumed run gets all of
+//! them again, except those given anew. The library refuses, by name, what may not differ.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,9 +18,9 @@ use serde_json::{Map, Value, json};
 use crate::options::{self, Command, TrainOptions};
 
 /// Options with values that checkpoints note. The others depend on the machine.
-const NOTED: &str = "data val val-fraction chat-template pack val-every val-batches steps seq-len micro-batch grad-accum lr \
-                    min-lr warmup schedule weight-decay beta1 beta2 eps clip mode grad-dtype grad-place seed out \
-                    export-dtype log checkpoint-every keep";
+const NOTED: &str = "data val val-fraction chat-template pack val-every val-batches steps seq-len micro-batch \
+                     grad-accum lr min-lr warmup schedule weight-decay beta1 beta2 eps clip mode grad-dtype \
+                     grad-place seed out export-dtype log checkpoint-every keep";
 /// Options without values that checkpoints note.
 const NOTED_FLAGS: &str = "skip-bad-lines no-shuffle";
 

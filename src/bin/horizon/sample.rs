@@ -85,7 +85,8 @@ fn whole_characters(bytes: &[u8]) -> usize {
     }
 }
 
-/// Text that is safe on a terminal: invalid UTF-8 and control characters, except newline and tab, become �.
+/// Text that is safe on a terminal: invalid UTF-8 and control characters, except newline and tab,
+/// become �.
 pub fn printable(bytes: &[u8]) -> String {
     let tame =
         |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };

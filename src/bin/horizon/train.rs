@@ -219,8 +219,8 @@ fn beside(machine: &str) -> Option<PathBuf> {
     Some(Table::beside(Path::new(machine))).filter(|table| table.is_file())
 }
 
-/// The folder and interval of checkpoints. They note the options given, and the values of those left out that depend on
-/// model and data, so that a resumed run has the same.
+/// The folder and interval of checkpoints. They note the options given, and the values of those
+/// left out that depend on model and data, so that a resumed run has the same.
 fn save_options(
     options: &TrainOptions,
     mut given: Given,
@@ -247,8 +247,9 @@ fn save_options(
     }))
 }
 
-/// Searches for the placement, except for the options that the user has fixed. The step is simulated on `--machine` or on the
-/// described machine most like this one; memory is this machine's.
+/// Searches for the placement, except for the options that the user has fixed. The step is
+/// simulated on `--machine` or on the described machine most like this one; memory is this
+/// machine's.
 ///
 /// Errors: `--gemm-table` on a CPU device, which would ignore it; those of [`Planned::search`].
 fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {

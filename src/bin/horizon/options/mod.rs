@@ -33,8 +33,9 @@ pub mod heading {
 
 /// Trains large language models on one GPU with the whole model in host RAM
 ///
-/// Weights, gradients and AdamW state live in host RAM (CPU offload). The GPU holds the layers in use: each is
-/// uploaded when it is needed, its gradient is downloaded, and AdamW runs on the CPU, all at the same time.
+/// Weights, gradients and AdamW state live in host RAM (CPU offload). The GPU holds the layers in
+/// use: each is uploaded when it is needed, its gradient is downloaded, and AdamW runs on the CPU,
+/// all at the same time.
 #[derive(Debug, Parser)]
 #[command(
     name = "horizon",
@@ -55,14 +56,16 @@ pub enum Command {
     Train(Box<TrainOptions>),
     /// Predict step time and memory of a training run, on this machine or another
     ///
-    /// Searches the placements that fit for the one with the shortest simulated step. Nothing is trained and no weights
-    /// are read. Placement options given here are fixed; the search decides the rest.
+    /// Searches the placements that fit for the one with the shortest simulated step. Nothing is
+    /// trained and no weights are read. Placement options given here are fixed; the search decides
+    /// the rest.
     #[command(args_override_self = true, allow_negative_numbers = true)]
     Plan(PlanOptions),
     /// Measure this machine for `plan`, or autotune its GPU
     ///
-    /// Measures the throughput of RAM, disk, link and device in one or two minutes, and writes a machine file for --machine. With
-    /// --autotune it also finds the fastest cuBLASLt algorithm of each GEMM of a model, for `train --gemm-table`.
+    /// Measures the throughput of RAM, disk, link and device in one or two minutes, and writes a
+    /// machine file for --machine. With --autotune it also finds the fastest cuBLASLt algorithm of
+    /// each GEMM of a model, for `train --gemm-table`.
     #[command(allow_negative_numbers = true)]
     Calibrate(CalibrateOptions),
     /// Generate text with a model, or answer a question
@@ -91,7 +94,8 @@ pub fn command() -> clap::Command {
     command
 }
 
-/// Adds what the derived options lack. The values of an option are in its text, so clap need not list them.
+/// Adds what the derived options lack. The values of an option are in its text, so clap need not
+/// list them.
 fn complete(command: clap::Command) -> clap::Command {
     let sections = sections(command.get_name());
     let text = |all: bool| {

@@ -15,7 +15,8 @@ use crate::placement::PlacementOptions;
 pub struct PlanOptions {
     /// Hugging Face folder (only config.json is read), or a model name
     ///
-    /// Names: tiny, small; qwen2.5-0.5b, -1.5b, -3b, -7b, -14b, -32b, -72b; llama3.1-8b, -70b, -405b; dense-120b, dense-1t.
+    /// Names: tiny, small; qwen2.5-0.5b, -1.5b, -3b, -7b, -14b, -32b, -72b; llama3.1-8b, -70b,
+    /// -405b; dense-120b, dense-1t.
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME")]
     pub model: String,
 
@@ -47,7 +48,8 @@ pub struct PlanOptions {
 
     /// Write a timeline of the simulated step to FILE
     ///
-    /// Contains the step and the two before it, as a Chrome trace: for `horizon plot`, Perfetto or chrome://tracing.
+    /// Contains the step and the two before it, as a Chrome trace: for `horizon plot`, Perfetto or
+    /// chrome://tracing.
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
     /// Print one JSON object
@@ -61,8 +63,9 @@ pub struct PlanOptions {
 pub struct CalibrateOptions {
     /// Autotune the GEMMs of this model, a Hugging Face folder or a name
     ///
-    /// For each GEMM shape finds the fastest cuBLASLt algorithm, and for attention the faster kernel. Needs a CUDA device.
-    /// The table is written beside --out NAME.json as NAME.gemm.json, where `train --machine NAME.json` finds it.
+    /// For each GEMM shape finds the fastest cuBLASLt algorithm, and for attention the faster
+    /// kernel. Needs a CUDA device. The table is written beside --out NAME.json as NAME.gemm.json,
+    /// where `train --machine NAME.json` finds it.
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME", required_if_eq("autotune_only", "true"))]
     pub autotune: Option<String>,
     /// Autotune only: write the table to --out, for `train --gemm-table`

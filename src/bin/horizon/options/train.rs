@@ -18,27 +18,31 @@ use crate::placement::PlacementOptions;
 pub struct TrainOptions {
     /// Hugging Face folder, or a built-in model: tiny, small
     ///
-    /// A folder holds config.json, *.safetensors and, to train on text, tokenizer.json. Families: Llama, Mistral, Qwen2
-    /// and Qwen3. The built-in models read bytes and start from random weights.
+    /// A folder holds config.json, *.safetensors and, to train on text, tokenizer.json. Families:
+    /// Llama, Mistral, Qwen2 and Qwen3. The built-in models read bytes and start from random
+    /// weights.
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME", default_value = "tiny")]
     pub model: String,
     /// Train from scratch: ignore the folder's weights
     ///
-    /// Weights start from random numbers, normal with standard deviation 0.02 as in GPT-2. Built-in models always do.
+    /// Weights start from random numbers, normal with standard deviation 0.02 as in GPT-2. Built-in
+    /// models always do.
     #[arg(long, help_heading = MODEL, conflicts_with = "resume")]
     pub init: bool,
 
     /// Training data: JSONL, text, folders of text, token files
     ///
-    /// JSONL (.jsonl, .json): an object per line, with `messages`, `conversations` (ShareGPT), `prompt` and `completion`,
-    /// `instruction` and `output` (Alpaca), `text`, or `tokens` with optional `labels` or `loss_mask`. Only the assistant's
-    /// turns, completions and outputs are trained on; prompts are masked from the loss.
+    /// JSONL (.jsonl, .json): an object per line, with `messages`, `conversations` (ShareGPT),
+    /// `prompt` and `completion`, `instruction` and `output` (Alpaca), `text`, or `tokens` with
+    /// optional `labels` or `loss_mask`. Only the assistant's turns, completions and outputs are
+    /// trained on; prompts are masked from the loss.
     ///
     /// Text: each file is a document, also in folders.
     ///
     /// Token files: .bin of llm.c or of `horizon tokenize`, .u16, .u32.
     ///
-    /// PATH:2 is read twice per epoch, PATH:0.5 half of it. Default for a built-in model: the source code of this program.
+    /// PATH:2 is read twice per epoch, PATH:0.5 half of it. Default for a built-in model: the
+    /// source code of this program.
     #[arg(long, help_heading = DATA, value_name = "PATH[:WEIGHT]", num_args = 1.., value_parser = values::data_path)]
     pub data: Vec<DataPath>,
     /// Validation data, in the formats of --data
@@ -66,12 +70,14 @@ pub struct TrainOptions {
     pub seq_len: Option<usize>,
     /// Packing of documents: auto, stream or documents
     ///
-    /// stream: documents are concatenated and cut into windows of --seq-len tokens; nothing is lost.
+    /// stream: documents are concatenated and cut into windows of --seq-len tokens; nothing is
+    /// lost.
     ///
-    /// documents: each window holds whole documents, with attention and positions of their own; longer documents are
-    /// truncated, and their number is reported.
+    /// documents: each window holds whole documents, with attention and positions of their own;
+    /// longer documents are truncated, and their number is reported.
     ///
-    /// auto: documents where a part of them is masked from the loss, as in conversations; otherwise stream.
+    /// auto: documents where a part of them is masked from the loss, as in conversations; otherwise
+    /// stream.
     #[arg(long, help_heading = DATA, value_name = "HOW", default_value = "auto")]
     pub pack: Pack,
     #[command(flatten)]
@@ -88,8 +94,8 @@ pub struct TrainOptions {
     pub micro_batch: usize,
     /// Gradient accumulation: micro-batches per step
     ///
-    /// A step trains on --grad-accum × --micro-batch × --seq-len tokens. Each layer is uploaded once per sweep for all
-    /// its micro-batches, so more of them hide the transfers better.
+    /// A step trains on --grad-accum × --micro-batch × --seq-len tokens. Each layer is uploaded
+    /// once per sweep for all its micro-batches, so more of them hide the transfers better.
     #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub grad_accum: usize,
     /// Peak learning rate [default: 2e-5; --init 3e-4; built-in 3e-3]
@@ -129,12 +135,14 @@ pub struct TrainOptions {
     pub state: StateOptions,
     /// Device memory to use, e.g. 20GiB [default: all that is free]
     ///
-    /// On CUDA, the default leaves 1 GiB free for kernels and handles, at most a sixteenth of the device's memory.
+    /// On CUDA, the default leaves 1 GiB free for kernels and handles, at most a sixteenth of the
+    /// device's memory.
     #[arg(long, help_heading = MEMORY, value_name = "SIZE", value_parser = parse_size)]
     pub device_mem: Option<usize>,
     /// Host memory to use, e.g. 48G [default: all that is available]
     ///
-    /// May state more than the system reports, with a warning: the memory of some virtual machines grows as it is used.
+    /// May state more than the system reports, with a warning: the memory of some virtual machines
+    /// grows as it is used.
     #[arg(long, help_heading = MEMORY, value_name = "SIZE", value_parser = parse_size)]
     pub host_mem: Option<usize>,
     #[command(flatten)]
@@ -142,8 +150,9 @@ pub struct TrainOptions {
 
     /// Folder for checkpoints [default: that of --resume]
     ///
-    /// It is new, empty, or that of --resume. A checkpoint is written after the last step and where the run is stopped;
-    /// a run resumed from it is bit-identical. It takes the bytes per parameter of --mode without those of the gradient.
+    /// It is new, empty, or that of --resume. A checkpoint is written after the last step and where
+    /// the run is stopped; a run resumed from it is bit-identical. It takes the bytes per parameter
+    /// of --mode without those of the gradient.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub checkpoint_dir: Option<PathBuf>,
     /// Steps between checkpoints; 0: only the last [default: 0]
@@ -158,21 +167,21 @@ pub struct TrainOptions {
     pub keep: Option<usize>,
     /// Resume from a checkpoint, or the latest in a folder of them
     ///
-    /// Options, data and log are those of the checkpoint, unless given again. Paths, devices and placement may differ;
-    /// an option that would change the result is refused by name.
+    /// Options, data and log are those of the checkpoint, unless given again. Paths, devices and
+    /// placement may differ; an option that would change the result is refused by name.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Options allowed to differ from the checkpoint, e.g. mode,lr
     ///
-    /// The resumed run will then not be bit-identical to an uninterrupted one. With mode, moments are rounded to nearest
-    /// from f32 to bf16.
+    /// The resumed run will then not be bit-identical to an uninterrupted one. With mode, moments
+    /// are rounded to nearest from f32 to bf16.
     #[arg(long, help_heading = CHECKPOINTS, value_name = "NAME,…", value_delimiter = ',', requires = "resume")]
     pub resume_change: Vec<String>,
 
     /// Folder for the trained model, in Hugging Face format
     ///
-    /// Written after the last step, or where the run is stopped. Replaces an earlier export, and refuses a folder with
-    /// other files.
+    /// Written after the last step, or where the run is stopped. Replaces an earlier export, and
+    /// refuses a folder with other files.
     #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Number format of --out: bf16, or f32 (master weights)
@@ -180,17 +189,18 @@ pub struct TrainOptions {
     pub export_dtype: Number,
     /// Write a JSON object per step to FILE
     ///
-    /// An existing file is replaced; with --resume, its steps up to the checkpoint are kept. Fields:
+    /// An existing file is replaced; with --resume, its steps up to the checkpoint are kept.
+    /// Fields:
     ///
-    /// step; loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without padding); epoch; val_loss,
-    /// after a validation.
+    /// step; loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without
+    /// padding); epoch; val_loss, after a validation.
     ///
-    /// step_seconds; data_seconds (the part of it spent waiting for data); tokens_per_second; tflops (useful 10^12 FLOP/s:
-    /// 6 per matmul parameter and token, plus causal attention, without recompute; over the device's peak it is the MFU);
-    /// rss_bytes (host memory in use).
+    /// step_seconds; data_seconds (the part of it spent waiting for data); tokens_per_second;
+    /// tflops (useful 10^12 FLOP/s: 6 per matmul parameter and token, plus causal attention,
+    /// without recompute; over the device's peak it is the MFU); rss_bytes (host memory in use).
     ///
-    /// predicted_step_seconds; lanes: for compute, h2d (uploads), d2h (downloads), host (AdamW) and disk (checkpoints)
-    /// busy_seconds since the previous record, and predicted_seconds per step.
+    /// predicted_step_seconds; lanes: for compute, h2d (uploads), d2h (downloads), host (AdamW) and
+    /// disk (checkpoints) busy_seconds since the previous record, and predicted_seconds per step.
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.jsonl")]
     pub log: Option<PathBuf>,
     /// Write a timeline of all lanes, measured and simulated, to FILE
@@ -209,13 +219,17 @@ pub struct TrainOptions {
     pub compute: ComputeOptions,
     /// Pinned memory: registered, or allocated
     ///
-    /// registered: huge pages allocated by Horizon, registered with CUDA. allocated: CUDA's own allocator.
-    #[arg(long, help_heading = DEVICE, value_name = "HOW", default_value = "registered", value_parser = values::pinning())]
+    /// registered: huge pages allocated by Horizon, registered with CUDA. allocated: CUDA's own
+    /// allocator.
+    #[arg(
+        long, help_heading = DEVICE, value_name = "HOW", default_value = "registered",
+        value_parser = values::pinning()
+    )]
     pub pinning: Pinning,
     /// GEMM autotune table, from `horizon calibrate --autotune`
     ///
-    /// It must be of this GPU and cuBLASLt version. Default: NAME.gemm.json beside --machine NAME.json, if it exists;
-    /// otherwise cuBLASLt's first choices.
+    /// It must be of this GPU and cuBLASLt version. Default: NAME.gemm.json beside --machine
+    /// NAME.json, if it exists; otherwise cuBLASLt's first choices.
     #[arg(long, help_heading = DEVICE, value_name = "FILE")]
     pub gemm_table: Option<PathBuf>,
 }
@@ -225,18 +239,20 @@ pub struct TrainOptions {
 pub struct StateOptions {
     /// State in host RAM: exact, streamed or compact
     ///
-    /// exact: 14 bytes per parameter. bf16 weights and 16-bit residuals, together f32 master weights; bf16 gradients;
-    /// f32 AdamW moments.
+    /// exact: 14 bytes per parameter. bf16 weights and 16-bit residuals, together f32 master
+    /// weights; bf16 gradients; f32 AdamW moments.
     ///
-    /// streamed: 12 bytes. Gradients pass through a ring buffer and AdamW runs during the backward pass, so the global
-    /// norm is not known in time: needs --clip 0 or --grad-place device.
+    /// streamed: 12 bytes. Gradients pass through a ring buffer and AdamW runs during the backward
+    /// pass, so the global norm is not known in time: needs --clip 0 or --grad-place device.
     ///
-    /// compact: 10 bytes, or 8 with --grad-place device. As exact, with bf16 moments, rounded stochastically.
+    /// compact: 10 bytes, or 8 with --grad-place device. As exact, with bf16 moments, rounded
+    /// stochastically.
     #[arg(long, help_heading = MEMORY, value_name = "MODE", default_value = "exact", value_parser = values::mode())]
     pub mode: Mode,
     /// Gradients in host RAM: bf16 or f32
     ///
-    /// Gradients are accumulated on the device in f32 and rounded once. f32 takes 2 more bytes per parameter.
+    /// Gradients are accumulated on the device in f32 and rounded once. f32 takes 2 more bytes per
+    /// parameter.
     #[arg(long, help_heading = MEMORY, value_name = "DTYPE", default_value = "bf16")]
     pub grad_dtype: Number,
 }
@@ -246,7 +262,8 @@ pub struct StateOptions {
 pub struct ComputeOptions {
     /// Device: auto, cpu, cuda, or cuda:N
     ///
-    /// auto is the first CUDA device if there is one whose kernels support the model, otherwise the CPU.
+    /// auto is the first CUDA device if there is one whose kernels support the model, otherwise the
+    /// CPU.
     #[arg(long, help_heading = DEVICE, value_name = "DEVICE", default_value = "auto", value_parser = values::device)]
     pub device: DeviceChoice,
     /// CPU threads [default: all cores]
