@@ -159,4 +159,25 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn examples_are_understood() {
+        let mut parsed = 0;
+        for command in std::iter::once(command()).chain(command().get_subcommands().cloned()) {
+            let lines = sections(command.get_name()).into_iter().flat_map(|section| section.lines);
+            for line in lines {
+                let Line::Command(text) = line else { continue };
+                let text = text.split(['|', '>']).next().unwrap_or_default();
+                // Every other piece is quoted.
+                let words = text.split('"').enumerate().flat_map(|(at, piece)| match at % 2 {
+                    0 => piece.split_whitespace().collect(),
+                    _ => vec![piece],
+                });
+                let matches = super::command().try_get_matches_from(words);
+                assert!(matches.is_ok(), "{text}: {matches:?}");
+                parsed += 1;
+            }
+        }
+        assert!(parsed > 20, "{parsed} examples");
+    }
 }
