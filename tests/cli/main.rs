@@ -136,7 +136,7 @@ fn info_is_for_people_and_for_programs() {
 #[test]
 fn a_cuda_device_that_cannot_be_used_is_refused_with_what_is_missing() {
     let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
-    let lacks = json["cuda_lacks"].as_array().unwrap();
+    let lacks = json["missing_for_cuda"].as_array().unwrap();
     if lacks.is_empty() {
         return println!("skipped: a CUDA device can be used here");
     }

@@ -186,7 +186,7 @@ fn a_disk_that_fills_up_leaves_the_checkpoint_before_and_training_alive() {
     let dir = furnished();
     fs::create_dir(dir.path().join("disk")).unwrap();
     let run = format!("\"$0\" {} --data text.txt --checkpoint-dir disk/run", SHORT.join(" "));
-    // Room for the latest checkpoint, one that is whole but did not become the latest, and a third of 9 MiB.
+    // MemoryLimits for the latest checkpoint, one that is whole but did not become the latest, and a third of 9 MiB.
     let script = format!(
         "mount -t tmpfs -o size=40m none disk || exit 77\n\
          {run} --steps 150 --log log.jsonl --checkpoint-every 1 --keep 1 & child=$!\n\

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
-use horizon::engine::{DeviceChoice, TrainerOptions, calibrate_products};
+use horizon::engine::{DeviceChoice, TrainerOptions, autotune};
 use horizon::host::folder::{check_replaceable, replace_file};
 use horizon::ops::cuda::table::Table;
 
@@ -72,7 +72,7 @@ fn products(options: &CalibrateOptions, device: DeviceChoice, model: &str) -> Re
     };
     eprintln!("autotuning the GEMMs and attention of {model}, which takes up to a minute");
     let mut note = |line: &str| eprintln!("{line}");
-    Ok(calibrate_products(&plan::model(model)?, &trainer, &mut note)?.to_json() + "\n")
+    Ok(autotune(&plan::model(model)?, &trainer, &mut note)?.to_json() + "\n")
 }
 
 /// The device and what is around it, measured and described.

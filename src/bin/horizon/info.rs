@@ -60,7 +60,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             "nodes": nodes,
             "huge_pages": { "explicit_free": huge.explicit_free, "transparent": huge.transparent },
             "host_memory_bytes": limits.bytes, "host_memory_limit": limits.limit.to_string(),
-            "lockable_bytes": lockable, "devices": devices, "cuda_lacks": cuda.missing, "cuda": cuda,
+            "lockable_bytes": lockable, "devices": devices, "missing_for_cuda": cuda.missing, "cuda": cuda,
             "shapes": shapes,
         });
         if let Some(measured) = measured {

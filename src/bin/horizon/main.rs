@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use horizon::base::{Error, Result};
-use horizon::plan::Room;
+use horizon::plan::MemoryLimits;
 
 use crate::options::{Cli, Command};
 
@@ -57,8 +57,8 @@ fn print(bytes: &[u8]) -> Result<()> {
 }
 
 /// Warns of `--host-mem` that states more memory than the system reports.
-fn warn_of_memory(room: &Room) {
-    if let Some(warning) = room.host.warning() {
+fn warn_of_memory(limits: &MemoryLimits) {
+    if let Some(warning) = limits.host.warning() {
         eprintln!("warning: {warning}");
     }
 }

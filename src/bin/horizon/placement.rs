@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use clap::{Args, ValueEnum};
 use horizon::base::{Error, Result};
-use horizon::plan::Pins;
-use horizon::schedule::{Boundary, GradWait, Mode, Recompute, Sum};
+use horizon::plan::Fixed;
+use horizon::schedule::{Accumulator, Boundary, GradWait, Mode, Recompute};
 
 use crate::options::positive;
 
@@ -83,7 +83,7 @@ impl Layers {
 impl PlacementOptions {
     /// What is decided of the placement of a model with so many layers. Streamed gradients are clipped only where
     /// somebody said that they wait on the device.
-    pub fn pins(&self, layers: usize, mode: Mode) -> Result<Pins> {
+    pub fn pins(&self, layers: usize, mode: Mode) -> Result<Fixed> {
         fn pinned<T: Clone, W>(
             (layers, option): (usize, &str),
             given: &[W],
@@ -106,7 +106,7 @@ impl PlacementOptions {
                  them out",
             ));
         }
-        Ok(Pins {
+        Ok(Fixed {
             weight_slots: self.slots,
             slabs: self.slabs,
             sweeps: self.sweeps,
@@ -122,10 +122,13 @@ impl PlacementOptions {
                 (Boundary::Spilled, which)
             })?,
             resident: pinned((layers, "resident"), &self.resident, false, |which| (true, which))?,
-            sum: pinned((layers, "sum-on-device"), &self.sum_on_device, Sum::Passing, |which| {
-                (Sum::Own, which)
-            })?,
-            ..Pins::default()
+            accumulator: pinned(
+                (layers, "sum-on-device"),
+                &self.sum_on_device,
+                Accumulator::Spilled,
+                |which| (Accumulator::OnDevice, which),
+            )?,
+            ..Fixed::default()
         })
     }
 }

@@ -16,7 +16,7 @@ use horizon::data::{Data, DataOptions, DataPath};
 use horizon::engine::{AdamOptions, TrainerOptions};
 use horizon::ops::cuda::table::Table;
 use horizon::train::planning::{Planned, Why, here};
-use horizon::train::{ModelSource, RateShape, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
+use horizon::train::{LrShape, ModelSource, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
 use crate::options::TrainOptions;
 use crate::progress::{Bytes, Progress};
@@ -69,7 +69,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let planned = place(&options, &model, &mut run_options.trainer)?;
     run_options.predicted = Some(planned.predicted());
     run_options.simulated = Some(planned.rates.clone());
-    let products = run_options.trainer.products.clone();
+    let products = run_options.trainer.gemm_table.clone();
     let (windows, parameters) = (data.windows(), model.layout.parameters());
     let held_out = match &val {
         Some(val) if options.val_fraction.is_some() => format!(", {} held out", val.windows()),
@@ -105,7 +105,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         count(report.tokens as f64),
         several(rate.steps as usize, "step"),
         match rate.shape {
-            RateShape::Constant => format!("{:.1e}", rate.lr),
+            LrShape::Constant => format!("{:.1e}", rate.lr),
             _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
         },
     ));
@@ -185,7 +185,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         trainer: TrainerOptions {
             device: options.device,
             pinning: options.pinning,
-            products: options.products.clone().or_else(|| beside(options.placement.machine.as_deref()?)),
+            gemm_table: options.products.clone().or_else(|| beside(options.placement.machine.as_deref()?)),
             mode: options.mode,
             grad_dtype: options.grad_dtype.into(),
             shape: Shape { b: options.micro_batch, t: seq_len },
@@ -262,10 +262,10 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
     let config = &model.config.model;
     let device = trainer.device.resolve(config, trainer.shape)?;
     let named = options.placement.machine.as_deref();
-    let (machine, room) = here(device, named, options.device_mem, options.host_mem)?;
-    warn_of_memory(&room);
+    let (machine, limits) = here(device, named, options.device_mem, options.host_mem)?;
+    warn_of_memory(&limits);
     let pins = options.placement.pins(config.dims.l, options.mode)?;
-    let planned = Planned::search(&options.model, config, trainer, &machine, room, &pins, Why::Times)?;
+    let planned = Planned::search(&options.model, config, trainer, &machine, limits, &pins, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)
 }
