@@ -68,7 +68,7 @@ pub struct Table {
     attention: BTreeMap<(String, usize), Attention>,
 }
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
