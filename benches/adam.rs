@@ -95,7 +95,7 @@ fn main() {
 fn carve(arena: &Arena, elements: usize, gradient_dtype: DType, moments: DType) -> Spans {
     let mut start = 0;
     let mut next = |size: usize| {
-        let span = arena.whole().part(start, elements * size);
+        let span = arena.whole().subspan(start, elements * size);
         start += elements * size;
         span
     };
@@ -110,10 +110,10 @@ fn whole(arena: &Arena, pool: &Pool, spans: &Spans) -> Spans {
     const RUN: usize = 1 << 16;
     let elements = spans.elements();
     let start = arena.whole().bytes() - 4 * elements;
-    let params = arena.whole().part(start, 4 * elements);
+    let params = arena.whole().subspan(start, 4 * elements);
     pool.run(elements.div_ceil(RUN), &|_, run| {
         let values: Vec<f32> = (run * RUN..elements.min((run + 1) * RUN)).map(ordinary).collect();
-        set(params.part(run * RUN * 4, values.len() * 4), &values);
+        set(params.subspan(run * RUN * 4, values.len() * 4), &values);
     });
     Spans { master: Master::Whole { params, copy: None }, ..*spans }
 }
@@ -135,12 +135,12 @@ fn fill(pool: &Pool, spans: &Spans) {
     let elements = spans.elements();
     pool.run(elements.div_ceil(RUN), &|_, run| {
         let count = RUN.min(elements - run * RUN);
-        let part = spans.part(run * RUN, count);
+        let chunk = spans.slice(run * RUN, count);
         let values: Vec<f32> = (run * RUN..run * RUN + count).map(ordinary).collect();
-        let [weights, residual] = halves(&part);
+        let [weights, residual] = halves(&chunk);
         write_master(weights, residual, &values);
         let squares: Vec<f32> = values.iter().map(|value| value * value).collect();
-        let stored = [(part.gradient, &values), (part.state[0], &values), (part.state[1], &squares)];
+        let stored = [(chunk.gradient, &values), (chunk.state[0], &values), (chunk.state[1], &squares)];
         for (span, values) in stored {
             if span.bytes() == 4 * count {
                 set(span, values);
@@ -157,31 +157,31 @@ fn probe(pool: &Pool, spans: &Spans) {
     let elements = spans.elements();
     pool.run(elements.div_ceil(TILE), &|_, tile| {
         let start = tile * TILE;
-        let part = spans.part(start, TILE.min(elements - start));
-        let [weights, residual] = halves(&part).map(words::<u16>);
+        let chunk = spans.slice(start, TILE.min(elements - start));
+        let [weights, residual] = halves(&chunk).map(words::<u16>);
         let (f32_moments, f32_gradient) =
-            (part.state[0].bytes() == 4 * part.elements(), part.gradient_dtype == DType::F32);
+            (chunk.state[0].bytes() == 4 * chunk.elements(), chunk.gradient_dtype == DType::F32);
         match (f32_moments, f32_gradient) {
             (true, false) => touch(
                 weights,
                 residual,
-                words::<u16>(part.gradient),
-                words::<u32>(part.state[0]),
-                words::<u32>(part.state[1]),
+                words::<u16>(chunk.gradient),
+                words::<u32>(chunk.state[0]),
+                words::<u32>(chunk.state[1]),
             ),
             (true, true) => touch(
                 weights,
                 residual,
-                words::<u32>(part.gradient),
-                words::<u32>(part.state[0]),
-                words::<u32>(part.state[1]),
+                words::<u32>(chunk.gradient),
+                words::<u32>(chunk.state[0]),
+                words::<u32>(chunk.state[1]),
             ),
             _ => touch(
                 weights,
                 residual,
-                words::<u16>(part.gradient),
-                words::<u16>(part.state[0]),
-                words::<u16>(part.state[1]),
+                words::<u16>(chunk.gradient),
+                words::<u16>(chunk.state[0]),
+                words::<u16>(chunk.state[1]),
             ),
         }
     });

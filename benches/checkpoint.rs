@@ -50,7 +50,7 @@ fn main() {
     let config = FolderConfig::of(config).expect("a family");
     let bytes = export_bytes(trainer.layout(), dtype);
     let save = |trainer: &mut Trainer, name: &str| {
-        let target = ExportTarget::check(&folder.join(name), bytes).expect("there is room");
+        let target = ExportTarget::check(&folder.join(name), bytes).expect("there is spill");
         export(&target, &config, trainer, dtype, SHARD_BYTES, &unwatched).expect("it is saved");
     };
     save(&mut trainer, "model");
@@ -114,7 +114,7 @@ fn model(gb: f64, dtype: DType) -> ModelConfig {
 /// Numbers that do not compress and are finite.
 fn fill(trainer: &mut Trainer) {
     let order: Vec<usize> = (0..trainer.layout().tensors().count()).collect();
-    let filled = trainer.each_piece(&order, &|piece| {
+    let filled = trainer.each_slice(&order, &|piece| {
         let mut state = (piece.index as u64) << 40 | piece.elements.start as u64;
         let mut run = [0f32; 1024];
         for at in (0..piece.elements.len()).step_by(run.len()) {
@@ -168,12 +168,12 @@ fn read_all(folder: &Path, threads: usize) {
     for path in weight_files(folder) {
         let file = File::open(path).expect("a file");
         let bytes = file.metadata().expect("a length").len();
-        let part = bytes.div_ceil(threads as u64);
+        let chunk = bytes.div_ceil(threads as u64);
         std::thread::scope(|scope| {
             for thread in 0..threads as u64 {
                 let file = &file;
                 scope.spawn(move || {
-                    let (mut at, end) = (thread * part, bytes.min((thread + 1) * part));
+                    let (mut at, end) = (thread * chunk, bytes.min((thread + 1) * chunk));
                     let mut buffer = vec![0u8; BUFFER];
                     while at < end {
                         let count = (BUFFER as u64).min(end - at) as usize;

@@ -120,7 +120,7 @@ fn nodes(bytes: usize, rounds: usize) {
 /// A tile as words.
 #[allow(clippy::mut_from_ref)]
 fn words(arena: &Arena, tile: usize) -> &mut [u64] {
-    let span = arena.whole().part(tile * TILE, TILE);
+    let span = arena.whole().subspan(tile * TILE, TILE);
     // SAFETY: a tile belongs to one thread while a pool runs, and its pages are aligned.
     unsafe { slice::from_raw_parts_mut(span.address().cast(), TILE / 8) }
 }

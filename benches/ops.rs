@@ -89,7 +89,7 @@ fn products(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)
     let Dims { c, f, v, .. } = *dims;
     let layers = [
         ("qkv", Linear::dense(n, c, dims.qkv())),
-        ("o", Linear::dense(n, dims.attended(), c)),
+        ("o", Linear::dense(n, dims.attention_width(), c)),
         ("gate_up", Linear::dense(n, c, 2 * f)),
         ("down", Linear::dense(n, f, c)),
         ("lm", Linear { out_stride: dims.logits_stride(), ..Linear::dense(chunk, c, v) }),
@@ -232,16 +232,16 @@ struct Inputs(Vec<((Element, usize, bool), DeviceSpan)>);
 
 impl Inputs {
     fn bind(&mut self, meter: &impl Meter, op: &Op<Fill>) -> Op {
-        let storage = meter.kernels().storage();
+        let activation_dtype = meter.kernels().activation_dtype();
         let mut taken = Vec::new();
         bound(op, |operand| {
             if let Fill::Rows(_) = operand.at {
-                return meter.memory(&content(&operand, storage));
+                return meter.memory(&content(&operand, activation_dtype));
             }
             let key = (operand.element, operand.elements, operand.access == Access::Read);
             let free = |(of, span): &&(_, DeviceSpan)| *of == key && !taken.contains(span);
             let span = self.0.iter().find(free).map(|(_, span)| *span).unwrap_or_else(|| {
-                let span = meter.memory(&content(&operand, storage));
+                let span = meter.memory(&content(&operand, activation_dtype));
                 self.0.push((key, span));
                 span
             });
@@ -291,7 +291,7 @@ fn on_cuda(device: usize, filter: &str) -> Result<()> {
     }
     let ops = everything(&models, elements);
     let scratch = ops.iter().map(|(_, op)| op.contract().scratch_bytes()).max().unwrap_or(0);
-    let products = option("--products").map(PathBuf::from);
+    let products = option("--gemm-table").map(PathBuf::from);
     let mut meter = Cuda::new(device, workspace::bytes(scratch), products.as_deref(), effort)?;
     time(&mut meter, &ops, filter);
     let failed = meter.failures();

@@ -23,8 +23,8 @@ use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, preset};
 use horizon::plan::{Cost, Machine};
 use horizon::schedule::{
-    AdamWhen, Boundary, Checker, Geometry, GradWait, LayerPlacement, Mode, Numeric, Operation, Placement,
-    Policy, Recompute, Sum, Sync, train, usage,
+    Accumulator, AdamWhen, Boundary, Checker, Geometry, GradWait, LayerPlacement, Mode, Numeric, Operation,
+    Placement, Policy, Recompute, Sync, train, usage,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -38,7 +38,7 @@ fn main() {
 }
 
 fn make(rounds: usize) {
-    let geometry = Geometry { layers: 126, tied: false, embedding_parts: 3, head_parts: 3 };
+    let geometry = Geometry { layers: 126, tied: false, embedding_chunks: 3, head_chunks: 3 };
     let everything = LayerPlacement {
         recompute: Recompute::Selective,
         boundary: Boundary::Spilled,
@@ -112,7 +112,7 @@ fn any_options(random: &mut ChaCha8Rng, plain: &TrainerOptions) -> TrainerOption
         recompute: Recompute::ALL[random.random_range(0..5)],
         boundary: [Boundary::Kept, Boundary::Spilled][random.random_range(0..2)],
         resident: random.random_bool(0.3),
-        sum: [Sum::Passing, Sum::Own][random.random_range(0..2)],
+        accumulator: [Accumulator::Spilled, Accumulator::OnDevice][random.random_range(0..2)],
     };
     TrainerOptions {
         weight_slots: random.random_range(2..=4),
@@ -148,7 +148,7 @@ fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
 /// Of the last steps: nanoseconds from decision to decision, and what each lane was busy meanwhile.
 fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     let decided = |(operation, span): &(Operation, TaskSpan)| {
-        matches!(operation, Operation::Decide { .. }).then_some(span.end_ns)
+        matches!(operation, Operation::DecideClip { .. }).then_some(span.end_ns)
     };
     let mut decisions: Vec<u64> = spans.iter().filter_map(decided).collect();
     decisions.sort_unstable();

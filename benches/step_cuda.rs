@@ -27,7 +27,7 @@ use horizon::device::{Lane, TaskSpan};
 use horizon::engine::{Batch, DeviceChoice, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig, preset, shape};
 use horizon::ops::cuda::workspace;
-use horizon::plan::Pins;
+use horizon::plan::Fixed;
 use horizon::schedule::{self, Mode, Operation, Recompute};
 use horizon::sys::cuda::need_device;
 use horizon::train::metrics::UsefulWork;
@@ -59,7 +59,7 @@ fn matrix_rate(device: usize, effort: Effort) -> Result<f64> {
 /// When each training step was decided, in order.
 fn decisions(spans: &[(Operation, TaskSpan)]) -> Vec<u64> {
     let decided = |(operation, span): &(Operation, TaskSpan)| {
-        matches!(operation, Operation::Decide { .. }).then_some(span.end_ns)
+        matches!(operation, Operation::DecideClip { .. }).then_some(span.end_ns)
     };
     let mut times: Vec<u64> = spans.iter().filter_map(decided).collect();
     times.sort_unstable();
@@ -74,10 +74,10 @@ fn planned(name: &str, config: &ModelConfig, options: &mut TrainerOptions) -> Re
         "none" => Recompute::None,
         other => panic!("--recompute is full, selective or none, not {other}"),
     });
-    let pins = Pins { recompute: recompute.map(|how| vec![how; config.dims.l]), ..Pins::default() };
+    let fixed = Fixed { recompute: recompute.map(|how| vec![how; config.dims.l]), ..Fixed::default() };
     let machine = option("--machine");
-    let (machine, room) = here(options.device, machine.as_deref(), options.device_mem, options.host_mem)?;
-    let planned = Planned::search(name, config, options, &machine, room, &pins, Why::Times)?;
+    let (machine, spill) = here(options.device, machine.as_deref(), options.device_mem, options.host_mem)?;
+    let planned = Planned::search(name, config, options, &machine, spill, &fixed, Why::Times)?;
     options.place(&planned.plan().policy.placement);
     Ok(planned)
 }
@@ -102,7 +102,7 @@ fn run() -> Result<()> {
         },
         shape: Shape { b: micro, t: sequence },
         micros_max: micros,
-        products: option("--products").map(Into::into),
+        gemm_table: option("--gemm-table").map(Into::into),
         device_mem: number("--cap"),
         host_mem: number("--host-mem"),
         threads: number("--threads"),
@@ -174,7 +174,7 @@ fn run() -> Result<()> {
         "bench": "step", "device": trainer.device().name, "shape": name,
         "parameters": layout.parameters(), "tokens_per_step": step_tokens, "sequence": sequence,
         "micro_batch": micro, "mode": mode, "placement": planned.json()["placement"],
-        "autotuned": options.products.is_some(), "device_mem_cap": options.device_mem, "steps": steps,
+        "autotuned": options.gemm_table.is_some(), "device_mem_cap": options.device_mem, "steps": steps,
         "step_seconds": rounded(seconds / steps as f64, 4),
         "predicted_seconds": rounded(planned.predicted().step_seconds, 4),
         "tokens_per_second": (step_tokens as f64 * steps as f64 / seconds).round(),

@@ -62,7 +62,7 @@ fn seconds(lanes: &[&Lane], host: &[HostSpan], chunk: usize) -> Result<f64> {
     let (start, bytes) = (Instant::now(), host[0].bytes());
     for from in (0..bytes / chunk).map(|at| at * chunk) {
         for (lane, host) in lanes.iter().zip(host) {
-            let host = NonNull::new(host.part(from, chunk).address()).expect("an address");
+            let host = NonNull::new(host.subspan(from, chunk).address()).expect("an address");
             // SAFETY: the piece is as long as the host's, which bounds `from`.
             let device = unsafe { lane.device.base().add(from) };
             let (to, from) = match lane.direction {

@@ -389,7 +389,7 @@ typedef struct hz_layer_placement_t {
                            host, device memory does not grow with the number of layers */
     uint32_t resident;  /* 1: the weights stay on the device through a step, in a slot of their own, and are uploaded
                            once a step instead of once or twice a sweep */
-    uint32_t sum;       /* HZ_PLACE_*: the layer's f32 gradient between the sweeps of a step; on the device it takes 4
+    uint32_t accumulator; /* HZ_PLACE_*: the layer's f32 gradient between the sweeps of a step; on the device it takes 4
                            bytes a parameter. AUTO is the host; without several sweeps nothing is to be placed */
     uint32_t reserved;  /* 0 */
     uint64_t first;
@@ -436,7 +436,7 @@ typedef struct hz_trainer_options_t {
                                  micro-batches: activations of those alone are on the device. 0 = 1 */
     const hz_layer_placement_t *layers; /* or NULL: placements of layers; where two speak of a layer, the later holds */
     uint64_t layers_count;              /* how many */
-    const char *products; /* or NULL: a file, the table of algorithms by which a CUDA device multiplies, as `horizon
+    const char *gemm_table; /* or NULL: a file, the table of algorithms by which a CUDA device multiplies, as `horizon
                              calibrate` writes it. hz_trainer_open refuses one that says nothing of the device and the
                              cuBLASLt that are there. It may change bits; with NULL cuBLASLt's first choice is taken,
                              which depends on the product, the device and its version alone. Opening measures nothing.

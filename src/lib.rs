@@ -120,4 +120,4 @@ pub use model::{
 };
 pub use optim::Optimizer;
 pub use plan::{Plan, Region};
-pub use schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Sum};
+pub use schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode};

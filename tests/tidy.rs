@@ -32,7 +32,7 @@ const UNSAFE: [&str; 11] = [
     "src/optim/",
     "src/capi/",
     "src/engine/store.rs",
-    "src/engine/places.rs",
+    "src/engine/operation_memory.rs",
     "src/engine/backend.rs",
     "src/engine/calibrate/lanes.rs",
     "src/engine/calibrate/memory.rs",

@@ -54,7 +54,7 @@ impl Meter for Cpu {
     }
 
     fn time(&mut self, name: &str, op: &Op) {
-        let work = Work::of(op, self.kernels.storage());
+        let work = Work::of(op, self.kernels.activation_dtype());
         spans::run(&self.kernels, op);
         let (mut op_seconds, mut ceiling) = (f64::INFINITY, 0f64);
         let begin = Instant::now();

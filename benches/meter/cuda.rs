@@ -163,7 +163,7 @@ impl Cuda {
     }
 
     fn measure(&self, name: &str, op: &Op) -> Result<serde_json::Value> {
-        let (seconds, work) = (self.run(op)?, Work::of(op, CudaKernels::STORAGE));
+        let (seconds, work) = (self.run(op)?, Work::of(op, CudaKernels::ACTIVATION_DTYPE));
         let ceiling = self.ceiling(work)?;
         let rate = work.amount() / seconds;
         let (unit, scale) = if let Work::Flops(_) = work { ("TFLOP/s", 1e12) } else { ("GB/s", 1e9) };

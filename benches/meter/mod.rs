@@ -27,12 +27,12 @@ pub enum Work {
 
 impl Work {
     /// The work of an op by its contract; of attention only what lies below the diagonal and within the window.
-    pub fn of(op: &Op, storage: DType) -> Work {
+    pub fn of(op: &Op, activation_dtype: DType) -> Work {
         // One of attention's matrix products.
         let product = |shape: Shape, window: usize, heads: Heads| {
             let window = if window == 0 { shape.t } else { window.min(shape.t) };
             let seen = window * (window + 1) / 2 + (shape.t - window) * window;
-            (2 * shape.b * seen * heads.attended()) as f64
+            (2 * shape.b * seen * heads.attention_width()) as f64
         };
         match (*op, op.contract().flops()) {
             (Op::AttentionForward(AttentionForward { shape, window, heads, .. }), _) => {
@@ -41,8 +41,8 @@ impl Work {
             (Op::AttentionBackward(AttentionBackward { shape, window, heads, .. }), _) => {
                 Work::Flops(5.0 * product(shape, window, heads))
             }
-            (_, Flops::Product([n, k, m])) => Work::Flops(2.0 * (n * k * m) as f64),
-            _ => Work::Bytes(op.contract().traffic(storage) as f64),
+            (_, Flops::Matmul([n, k, m])) => Work::Flops(2.0 * (n * k * m) as f64),
+            _ => Work::Bytes(op.contract().traffic(activation_dtype) as f64),
         }
     }
 
@@ -76,14 +76,14 @@ pub trait Meter {
 
 /// The bytes of an operand: normal numbers that repeat after some million, a tenth of them for weights; zeros where sums of
 /// rows or plain bytes are written.
-pub fn content(operand: &Operand<&Fill>, storage: DType) -> Vec<u8> {
+pub fn content(operand: &Operand<&Fill>, activation_dtype: DType) -> Vec<u8> {
     let count = operand.elements;
     match (operand.at, operand.element) {
         (Fill::Rows(rows), _) => rows.iter().flat_map(|row| row.to_ne_bytes()).collect(),
-        (Fill::Any, Element::Activation) if storage == DType::Bf16 => normal(count, 1.0),
+        (Fill::Any, Element::Activation) if activation_dtype == DType::Bf16 => normal(count, 1.0),
         (Fill::Any, Element::Fixed(DType::Bf16)) => normal(count, 0.1),
         (Fill::Any, Element::Activation | Element::Fixed(DType::F32)) => repeated(count, f32::to_ne_bytes),
-        (Fill::Any, Element::F64 | Element::I32 | Element::Byte) => vec![0; operand.bytes(storage)],
+        (Fill::Any, Element::F64 | Element::I32 | Element::Byte) => vec![0; operand.bytes(activation_dtype)],
     }
 }
 

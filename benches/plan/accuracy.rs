@@ -9,7 +9,7 @@ use horizon::engine::{Batch, DeviceChoice, Trainer, TrainerOptions};
 use horizon::host::Others;
 use horizon::model::{Layout, ModelConfig, Recompute, preset};
 use horizon::plan::Machine;
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Sum, usage};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Operation, usage};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -72,7 +72,7 @@ fn any_case(
         recompute: Recompute::ALL[random.random_range(0..5)],
         boundary: [Boundary::Kept, Boundary::Spilled][random.random_range(0..2)],
         resident: random.random_bool(0.3),
-        sum: [Sum::Passing, Sum::Own][random.random_range(0..2)],
+        accumulator: [Accumulator::Spilled, Accumulator::OnDevice][random.random_range(0..2)],
     };
     let options = TrainerOptions {
         device,
@@ -109,7 +109,7 @@ fn measure(config: &ModelConfig, options: &TrainerOptions) -> Step {
         trainer.step(&vec![batch; options.micros_max], 1e-3).expect("a step");
     }
     let spans = trainer.spans().expect("traced");
-    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::Decide { .. }));
+    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::DecideClip { .. }));
     let mut decisions: Vec<u64> = decided.map(|(_, span)| span.end_ns).collect();
     decisions.sort_unstable();
     let later = &decisions[1..];

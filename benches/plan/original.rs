@@ -5,12 +5,13 @@
 //! the way down a layer is uploaded when the one before it is done. Clipping, AdamW and packing the updated weights run
 //! one after the other when all gradients are there, and the next step begins when they are done.
 
-use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex};
+use horizon::base::{ChunkIndex, MicroIndex, SlabIndex, SlotIndex};
 use horizon::device::Lane;
 use horizon::model::Recompute;
 use horizon::plan::{Cost, Machine, Plan};
 use horizon::schedule::{
-    BoundaryPlace, End, Extent, GradPlace, Guard, List, Operation, SumPlace, Sync, WeightPlace,
+    AccumulatorBuffer, BoundaryBuffer, EndUnit, Extent, GradientBuffer, Guard, List, Operation, Sync,
+    WeightBuffer,
 };
 
 /// Layers from one checkpoint to the next: the default of its configurations.
@@ -24,17 +25,17 @@ const HOST_BYTES: f64 = (4 + 22 + 4) as f64 / 26.0;
 /// The list of a step: one micro-batch, as large as its whole batch.
 fn step(plan: &Plan) -> List {
     let geometry = &plan.geometry;
-    let (micro, own, sum) = (MicroIndex(0), BoundaryPlace::Own, SumPlace::Shared);
+    let (micro, own, accumulator) = (MicroIndex(0), BoundaryBuffer::Own, AccumulatorBuffer::Shared);
     let (embedding, head) = (geometry.embedding(), geometry.head());
     let layers = geometry.layers;
     let mut operations = vec![
         Operation::UploadBatch { micro },
-        Operation::Upload { unit: embedding, place: WeightPlace::End(End::First) },
+        Operation::Upload { unit: embedding, place: WeightBuffer::EndUnit(EndUnit::First) },
         Operation::EmbedForward { micro, to: own },
     ];
     let upload = |layer: usize, slot: usize| Operation::Upload {
         unit: geometry.layer(layer),
-        place: WeightPlace::Slot(SlotIndex::from(slot)),
+        place: WeightBuffer::Slot(SlotIndex::from(slot)),
     };
     let forward = |layer: usize, slot: usize| Operation::Forward {
         unit: geometry.layer(layer),
@@ -42,23 +43,23 @@ fn step(plan: &Plan) -> List {
         micro,
         recompute: Recompute::Full,
         from: own,
-        to: if layer + 1 == layers { BoundaryPlace::Stream } else { own },
+        to: if layer + 1 == layers { BoundaryBuffer::ResidualStream } else { own },
     };
     for layer in 0..layers {
         operations.extend([upload(layer, layer % 2), forward(layer, layer % 2)]);
     }
-    let place = WeightPlace::End(if geometry.tied { End::Second } else { End::First });
+    let place = WeightBuffer::EndUnit(if geometry.tied { EndUnit::Second } else { EndUnit::First });
     operations.push(Operation::Upload { unit: head, place });
     operations.push(Operation::HeadForwardBackward { micro });
     let mut slab = 0;
-    let mut leave = |operations: &mut Vec<Operation>, unit, part: usize, sum| {
-        let (part, at) = (PartIndex::from(part), SlabIndex::from(slab % SLABS));
+    let mut leave = |operations: &mut Vec<Operation>, unit, chunk: usize, accumulator| {
+        let (chunk, at) = (ChunkIndex::from(chunk), SlabIndex::from(slab % SLABS));
         slab += 1;
-        operations.push(Operation::Round { unit, sum, part, slab: at });
-        operations.push(Operation::Download { unit, part, slab: at, to: GradPlace::Store });
+        operations.push(Operation::Round { unit, accumulator, chunk, slab: at });
+        operations.push(Operation::Download { unit, chunk, slab: at, to: GradientBuffer::Store });
     };
-    for part in 0..geometry.head_parts {
-        leave(&mut operations, head, part, SumPlace::Own);
+    for chunk in 0..geometry.head_chunks {
+        leave(&mut operations, head, chunk, AccumulatorBuffer::Own);
     }
     // One slot: an upload has to wait until what was there has been used.
     let blocks: Vec<usize> = (0..layers).step_by(INTERVAL).collect();
@@ -76,20 +77,25 @@ fn step(plan: &Plan) -> List {
                 micro,
                 recompute: Recompute::Full,
                 from: own,
-                sum,
+                accumulator,
             });
-            leave(&mut operations, unit, 0, sum);
+            leave(&mut operations, unit, 0, accumulator);
         }
     }
     operations.push(Operation::EmbedBackward { micro });
-    for part in 0..geometry.embedding_parts {
-        leave(&mut operations, embedding, part, SumPlace::Own);
+    for chunk in 0..geometry.embedding_chunks {
+        leave(&mut operations, embedding, chunk, AccumulatorBuffer::Own);
     }
     operations.push(Operation::DownloadLoss);
-    operations.push(Operation::Decide { norms: false });
+    operations.push(Operation::DecideClip { norms: false });
     for unit in geometry.units() {
-        for part in (0..geometry.parts(unit)).map(PartIndex::from) {
-            operations.push(Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict });
+        for chunk in (0..geometry.chunks(unit)).map(ChunkIndex::from) {
+            operations.push(Operation::Adam {
+                unit,
+                chunk,
+                from: GradientBuffer::Store,
+                guard: Guard::ClipDecision,
+            });
         }
     }
     List { operations, extent: Extent { micros: 1, sweep: 1 } }

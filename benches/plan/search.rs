@@ -5,7 +5,7 @@ use std::time::Instant;
 use horizon::base::Shape;
 use horizon::engine::TrainerOptions;
 use horizon::model::shape;
-use horizon::plan::{Description, Pins, Room};
+use horizon::plan::{Description, Fixed, MemoryLimits};
 use horizon::train::planning::{Planned, Why};
 use serde_json::json;
 
@@ -20,12 +20,12 @@ pub fn search(rounds: usize) {
         };
         let options =
             TrainerOptions { shape: Shape { b: 4, t: 4096 }, micros_max: 8, ..TrainerOptions::default() };
-        let room = Room::of(&machine, None, None);
+        let spill = MemoryLimits::of(&machine, None, None);
         let timed = |why: Why| {
             let mut seconds: Vec<f64> = (0..rounds.max(1))
                 .map(|_| {
                     let start = Instant::now();
-                    Planned::search(name, &config, &options, &machine, room, &Pins::default(), why)
+                    Planned::search(name, &config, &options, &machine, spill, &Fixed::default(), why)
                         .expect("it fits");
                     start.elapsed().as_secs_f64()
                 })

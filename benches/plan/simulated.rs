@@ -3,7 +3,7 @@
 use horizon::base::{DType, Dims, Error, Shape};
 use horizon::engine::TrainerOptions;
 use horizon::model::{Layout, ModelConfig, shape};
-use horizon::plan::{Description, Pins, Plan, Room};
+use horizon::plan::{Description, Fixed, MemoryLimits, Plan};
 use horizon::schedule::{Mode, Placement, Policy};
 use horizon::train::metrics::UsefulWork;
 use horizon::train::planning::{Planned, Why};
@@ -79,8 +79,8 @@ fn ours(
         micros_max: sequences / MICRO.min(sequences),
         ..options
     };
-    let room = Room::of(machine, None, None);
-    Planned::search(name, config, &options, machine, room, &Pins::default(), Why::Gains)
+    let spill = MemoryLimits::of(machine, None, None);
+    Planned::search(name, config, &options, machine, spill, &Fixed::default(), Why::Gains)
 }
 
 fn options() -> TrainerOptions {

@@ -26,7 +26,7 @@ impl Dims {
     }
 
     /// Columns of the attention output: H·D.
-    pub fn attended(&self) -> usize {
+    pub fn attention_width(&self) -> usize {
         self.h * self.d
     }
 

@@ -1,4 +1,4 @@
-//! Storage types.
+//! ActivationDtype types.
 
 use std::fmt;
 

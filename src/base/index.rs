@@ -46,13 +46,13 @@ index!(
 );
 index!(
     /// A place in device memory that boundaries of a micro-batch, or layers' sums, pass through.
-    RoomIndex,
-    "room"
+    SpillIndex,
+    "spill buffer"
 );
 index!(
     /// A micro-batch's place among those of its sweep, counted from 0.
-    SeatIndex,
-    "seat"
+    MicroSlotIndex,
+    "micro-batch slot"
 );
 index!(
     /// A micro-batch of the step, counted from 0.
@@ -61,6 +61,6 @@ index!(
 );
 index!(
     /// A piece of a unit's gradient that fits one slab, counted from 0. A layer has one part.
-    PartIndex,
-    "part"
+    ChunkIndex,
+    "chunk"
 );

@@ -16,7 +16,7 @@ mod progress;
 pub use dims::{Dims, Shape};
 pub use dtype::DType;
 pub use error::{Error, Result, Status};
-pub use index::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};
+pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 pub use position::Position;
 pub use progress::{Progress, unwatched};
 

@@ -3,7 +3,7 @@
 use crate::base::format::Size;
 use crate::base::{DType, Error, Result};
 use crate::capi::arena::limits;
-use crate::capi::argument::{Array, ArrayOut, Handle, Numbers, Place, size};
+use crate::capi::argument::{Array, ArrayOut, Handle, Numbers, OutPointer, size};
 use crate::capi::config::{choose, chosen_size, dtype, threads_or_all};
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
@@ -81,7 +81,7 @@ struct State {
 }
 
 /// What a call finds of the state, in either's keeping.
-struct Kept {
+struct StateSpans {
     residual: Option<HostSpan>,
     m: HostSpan,
     v: HostSpan,
@@ -111,11 +111,11 @@ impl State {
     }
 
     /// The state of `count` elements from `first`, which are there.
-    fn part(&self, mode: Mode, first: usize, count: usize) -> Kept {
+    fn slice(&self, mode: Mode, first: usize, count: usize) -> StateSpans {
         let moment = self.moment.bytes();
         let stride = State::stride(self.count, moment).expect("the state was taken, so its size is a number");
-        let part = |from: usize, size: usize| self.arena.whole().part(from + first * size, count * size);
-        Kept {
+        let part = |from: usize, size: usize| self.arena.whole().subspan(from + first * size, count * size);
+        StateSpans {
             m: part(0, moment),
             v: part(stride, moment),
             residual: mode.splits().then(|| part(2 * stride, 2)),
@@ -150,14 +150,14 @@ impl hz_adam_t {
     }
 
     /// Residual and moments of a call's elements, the library's or the caller's.
-    fn kept(&self, arrays: &hz_adam_arrays_t, count: usize) -> Result<Kept> {
+    fn state_spans(&self, arrays: &hz_adam_arrays_t, count: usize) -> Result<StateSpans> {
         let splits = self.mode.splits();
         if !splits && !arrays.residual.is_null() {
             return Err(set_in_vain("residual", "HZ_ADAM_MODE_F32 has whole masters and no residual"));
         }
         let Some(state) = &self.state else {
             let moment = self.mode.moment().bytes();
-            return Ok(Kept {
+            return Ok(StateSpans {
                 residual: splits.then(|| arrays.residual.get(count, 2, "arrays->residual")).transpose()?,
                 m: arrays.m.get(count, moment, "arrays->m")?,
                 v: arrays.v.get(count, moment, "arrays->v")?,
@@ -169,7 +169,7 @@ impl hz_adam_t {
             }
         }
         state.check(arrays.first, arrays.count)?;
-        Ok(state.part(self.mode, arrays.first as usize, count))
+        Ok(state.slice(self.mode, arrays.first as usize, count))
     }
 
     fn step(
@@ -209,8 +209,8 @@ impl hz_adam_t {
             true => None,
             false => Some(arrays.bf16_out.get(count, 2, "arrays->bf16_out")?),
         };
-        let Kept { residual, m, v } = self.kept(arrays, count)?;
-        apart(&[
+        let StateSpans { residual, m, v } = self.state_spans(arrays, count)?;
+        check_disjoint(&[
             ("weights", Some(weights)),
             ("residual", residual),
             ("gradient", Some(gradient)),
@@ -245,7 +245,7 @@ fn set_in_vain(field: &str, why: &str) -> Error {
 }
 
 /// Refuses arrays that share bytes.
-fn apart(arrays: &[(&str, Option<HostSpan>)]) -> Result<()> {
+fn check_disjoint(arrays: &[(&str, Option<HostSpan>)]) -> Result<()> {
     let ends = |span: HostSpan| (span.address() as usize, span.address() as usize + span.bytes());
     for (at, (name, span)) in arrays.iter().enumerate() {
         for (other_name, other) in &arrays[at + 1..] {
@@ -264,7 +264,7 @@ fn apart(arrays: &[(&str, Option<HostSpan>)]) -> Result<()> {
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_adam_open(
     options: In<hz_adam_options_t>,
-    out_adam: Place<*mut hz_adam_t>,
+    out_adam: OutPointer<*mut hz_adam_t>,
 ) -> hz_status_t {
     wall(|| {
         out_adam.check("out_adam")?;
@@ -302,7 +302,7 @@ pub extern "C" fn hz_adam_state(
             ));
         };
         state.check(first, count)?;
-        let Kept { residual, m, v } = state.part(adam.mode, first as usize, count as usize);
+        let StateSpans { residual, m, v } = state.slice(adam.mode, first as usize, count as usize);
         out.write(hz_adam_arrays_t {
             count,
             first,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::base::format::Size;
 use crate::base::{Error, Result};
-use crate::capi::argument::{Handle, Numbers, Place, size};
+use crate::capi::argument::{Handle, Numbers, OutPointer, size};
 use crate::capi::config::{choose, chosen_size, threads_or_all};
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
@@ -97,7 +97,7 @@ impl hz_arena_t {
 pub extern "C" fn hz_arena_open(
     options: In<hz_arena_options_t>,
     bytes: u64,
-    out_arena: Place<*mut hz_arena_t>,
+    out_arena: OutPointer<*mut hz_arena_t>,
 ) -> hz_status_t {
     wall(|| {
         out_arena.check("out_arena")?;
@@ -132,7 +132,7 @@ pub extern "C" fn hz_arena_touch(arena: Handle<hz_arena_t>, threads: u64) -> hz_
 pub extern "C" fn hz_arena_node_at(
     arena: Handle<hz_arena_t>,
     offset: u64,
-    out_node: Place<u32>,
+    out_node: OutPointer<u32>,
 ) -> hz_status_t {
     wall(|| {
         let hz_arena_t(arena) = arena.get("arena")?;

@@ -44,7 +44,7 @@ impl<T> Handle<T> {
     /// What the handle stands for. Shared: what changes behind it is behind a lock.
     pub fn get(&self, what: &str) -> Result<&T> {
         check(self.0, 1, what)?;
-        // SAFETY: from `Place::open`, thus a live box; the caller promised not to close it during this call, and
+        // SAFETY: from `OutPointer::open`, thus a live box; the caller promised not to close it during this call, and
         // nobody takes it mutably before `close`.
         Ok(unsafe { &*self.0 })
     }
@@ -52,16 +52,16 @@ impl<T> Handle<T> {
     /// Takes the handle back; it must not be NULL.
     pub fn close(self) -> Box<T> {
         assert!(!self.is_null(), "a NULL handle was asked for before it is closed");
-        // SAFETY: the pointer came out of `Box::into_raw` in `Place::open`, and the caller promised to close once.
+        // SAFETY: the pointer came out of `Box::into_raw` in `OutPointer::open`, and the caller promised to close once.
         unsafe { Box::from_raw(self.0) }
     }
 }
 
 /// A place for one plain result.
 #[repr(transparent)]
-pub struct Place<T>(*mut T);
+pub struct OutPointer<T>(*mut T);
 
-impl<T> Place<T> {
+impl<T> OutPointer<T> {
     /// Whether there is no place.
     pub fn is_null(&self) -> bool {
         self.0.is_null()
@@ -72,7 +72,7 @@ impl<T> Place<T> {
         check(self.0, 1, what)
     }
 
-    /// Writes the result; [`Place::check`] has passed.
+    /// Writes the result; [`OutPointer::check`] has passed.
     pub fn write(self, value: T) {
         assert!(!self.0.is_null(), "a place is looked at before it is written");
         // SAFETY: not NULL, aligned by `check`; the caller gave room for one `T`, whatever bytes stand there now.
@@ -80,7 +80,7 @@ impl<T> Place<T> {
     }
 }
 
-impl<T> Place<*mut T> {
+impl<T> OutPointer<*mut T> {
     /// Hands out a new handle.
     pub fn open(self, value: T) {
         self.write(Box::into_raw(Box::new(value)));

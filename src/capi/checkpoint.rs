@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::base::{DType, Result, unwatched};
-use crate::capi::argument::{Handle, LentText, Place, Text, size};
+use crate::capi::argument::{Handle, LentText, OutPointer, Text, size};
 use crate::capi::status::{c_string, hz_status_t};
 use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::checkpoint::{self, Changes, Checkpoints, Note};
@@ -66,7 +66,7 @@ pub extern "C" fn hz_trainer_resume(
     trainer: Handle<hz_trainer_t>,
     folder: Text,
     changes: Text,
-    out_note: Place<LentText>,
+    out_note: OutPointer<LentText>,
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let folder = folder.path("folder")?;

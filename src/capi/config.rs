@@ -8,8 +8,8 @@ use crate::capi::argument::{Array, LentText, Text, size};
 use crate::capi::sized::{In, SizedStruct, sized_struct};
 use crate::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use crate::host::Pinning;
-use crate::plan::Pins;
-use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use crate::plan::Fixed;
+use crate::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
 sized_struct! {
     hz_trainer_options_t {
@@ -38,7 +38,7 @@ sized_struct! {
         sweeps: u32 = 0,
         layers: In<hz_layer_placement_t> = In::NULL,
         layers_count: u64 = 0,
-        products: Text = Text::NULL,
+        gemm_table: Text = Text::NULL,
         measuring: u32 = 0,
         reserved: u32 = 0,
     }
@@ -49,7 +49,7 @@ sized_struct! {
         recompute: u32 = recompute_number(LayerPlacement::default().recompute),
         boundary: u32 = PLACE_AUTO,
         resident: u32 = 0,
-        sum: u32 = PLACE_AUTO,
+        accumulator: u32 = PLACE_AUTO,
         reserved: u32 = 0,
         first: u64 = 0,
         count: u64 = 0,
@@ -302,7 +302,13 @@ fn layer_placements(
                 Boundary::Kept,
             )?,
             resident: flag(raw.resident, &field("resident"))?,
-            sum: place(raw.sum, &field("sum"), auto.sum, Sum::Passing, Sum::Own)?,
+            accumulator: place(
+                raw.accumulator,
+                &field("accumulator"),
+                auto.accumulator,
+                Accumulator::Spilled,
+                Accumulator::OnDevice,
+            )?,
         };
         placements.resize(placements.len().max(end), auto);
         placements[first..end].fill(placement);
@@ -352,27 +358,27 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         grad_wait: place(raw.grad_place, "grad_place", GradWait::Host, GradWait::Host, GradWait::Device)?,
         sweeps: raw.sweeps.max(1) as usize,
         layers: layer_placements(raw.layers, raw.layers_count, layers)?,
-        products: raw.products.optional_path("products")?.map(Path::to_owned),
+        gemm_table: raw.gemm_table.optional_path("gemm_table")?.map(Path::to_owned),
     })
 }
 
 /// What of a placement the options decide for a model of so many layers; the rest is the search's. `options` are
 /// those that [`trainer_options`] made of them.
-pub fn pins(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers: usize) -> Result<Pins> {
+pub fn fixed(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers: usize) -> Result<Fixed> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
-    let mut pins = Pins {
+    let mut fixed = Fixed {
         weight_slots: chosen_size(raw.weight_slots, "weight_slots")?,
         slabs: chosen_size(raw.slabs, "slabs")?,
         sweeps: chosen_size(raw.sweeps.into(), "sweeps")?,
         grad_wait: (raw.grad_place != PLACE_AUTO).then_some(options.grad_wait),
         adam: options.adam_when,
-        ..Pins::default()
+        ..Fixed::default()
     };
     if raw.layers_count > 0 {
         let placement = |layer: usize| options.layers.get(layer).copied().unwrap_or_default();
-        pins.place((0..layers).map(placement));
+        fixed.place((0..layers).map(placement));
     }
-    Ok(pins)
+    Ok(fixed)
 }
 
 #[cfg(test)]

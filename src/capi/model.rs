@@ -139,7 +139,7 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
             return Err(Error::new(
                 Status::Unsupported,
                 format!(
-                    "the windows of {l} layers differ beyond layer {}: hz_model_config_t has no room for that",
+                    "the windows of {l} layers differ beyond layer {}: hz_model_config_t has no field for that",
                     64 * LAYER_WORDS - 1
                 ),
             ));

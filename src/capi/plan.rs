@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::base::{Error, Result, Status};
-use crate::capi::argument::{Handle, LentText, Place, Text};
-use crate::capi::config::{adam_number, hz_plan_summary_t, hz_trainer_options_t, pins, trainer_options};
+use crate::capi::argument::{Handle, LentText, OutPointer, Text};
+use crate::capi::config::{adam_number, fixed, hz_plan_summary_t, hz_trainer_options_t, trainer_options};
 use crate::capi::lane::lane_of;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
@@ -18,7 +18,7 @@ use crate::engine::{DeviceChoice, Trainer, TrainerOptions, device_info};
 use crate::host::Limits;
 use crate::host::folder::replace_file;
 use crate::model::{Layout, ModelConfig};
-use crate::plan::{Description, Pins, Plan, Region, Room};
+use crate::plan::{Description, Fixed, MemoryLimits, Plan, Region};
 use crate::train::planning::{Planned, Why};
 
 /// A plan as C holds it. Never changes, so threads share it freely.
@@ -26,7 +26,7 @@ pub struct hz_plan_t {
     plan: Plan,
     config: ModelConfig,
     options: TrainerOptions,
-    room: Room,
+    limits: MemoryLimits,
     /// The machine that it was searched for.
     machine: Option<Description>,
     summary: hz_plan_summary_t,
@@ -39,13 +39,13 @@ impl hz_plan_t {
         let plan = Trainer::plan_for(config, &options)?;
         let summary = summary(&plan, Layout::new(config).parameters());
         let json = c_string(&text(&plan, &summary));
-        let room = Room::here(options.device_mem, options.host_mem, plan.shares_memory());
+        let limits = MemoryLimits::here(options.device_mem, options.host_mem, plan.shares_memory());
         let busy_seconds = [0.0; Lane::COUNT];
         Ok(hz_plan_t {
             plan,
             config: config.clone(),
             options,
-            room,
+            limits,
             machine: None,
             summary,
             busy_seconds,
@@ -53,10 +53,15 @@ impl hz_plan_t {
         })
     }
 
-    fn search(config: &ModelConfig, mut options: TrainerOptions, machine: &str, pins: &Pins) -> Result<Self> {
+    fn search(
+        config: &ModelConfig,
+        mut options: TrainerOptions,
+        machine: &str,
+        fixed: &Fixed,
+    ) -> Result<Self> {
         let machine = Description::open(machine)?;
-        let room = Room::of(&machine, options.device_mem, options.host_mem);
-        let planned = Planned::search("", config, &options, &machine, room, pins, Why::Gains)?;
+        let limits = MemoryLimits::of(&machine, options.device_mem, options.host_mem);
+        let planned = Planned::search("", config, &options, &machine, limits, fixed, Why::Gains)?;
         let plan = planned.plan().clone();
         options.place(&plan.policy.placement);
         options.device = choice(options.device, &machine);
@@ -68,7 +73,7 @@ impl hz_plan_t {
         };
         let json = c_string(&planned.json().to_string());
         let (machine, busy_seconds) = (Some(machine), planned.predicted().busy_seconds);
-        Ok(hz_plan_t { plan, config: config.clone(), options, room, machine, summary, busy_seconds, json })
+        Ok(hz_plan_t { plan, config: config.clone(), options, limits, machine, summary, busy_seconds, json })
     }
 
     /// What a trainer that follows the plan is opened with.
@@ -171,7 +176,7 @@ fn text(plan: &Plan, summary: &hz_plan_summary_t) -> String {
 pub extern "C" fn hz_plan_open(
     model: In<hz_model_config_t>,
     options: In<hz_trainer_options_t>,
-    out_plan: Place<*mut hz_plan_t>,
+    out_plan: OutPointer<*mut hz_plan_t>,
 ) -> hz_status_t {
     wall(|| {
         out_plan.check("out_plan")?;
@@ -187,16 +192,16 @@ pub extern "C" fn hz_plan_search(
     model: In<hz_model_config_t>,
     options: In<hz_trainer_options_t>,
     machine: Text,
-    out_plan: Place<*mut hz_plan_t>,
+    out_plan: OutPointer<*mut hz_plan_t>,
 ) -> hz_status_t {
     wall(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
         let raw = options.optional("options")?;
         let options = trainer_options(raw, config.dims.l)?;
-        let pins = pins(raw, &options, config.dims.l)?;
+        let fixed = fixed(raw, &options, config.dims.l)?;
         let machine = machine.optional("machine")?.unwrap_or(HERE);
-        out_plan.open(hz_plan_t::search(&config, options, machine, &pins)?);
+        out_plan.open(hz_plan_t::search(&config, options, machine, &fixed)?);
         Ok(())
     })
 }
@@ -207,10 +212,10 @@ const HERE: &str = "cpu";
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
     wall(|| {
-        let hz_plan_t { plan, options, room, .. } = plan.get("plan")?;
+        let hz_plan_t { plan, options, limits, .. } = plan.get("plan")?;
         // What is free here may have changed since.
-        let host = if room.shared { Limits::read(options.host_mem) } else { room.host };
-        plan.admit(room.device, &host, room.shared)
+        let host = if limits.shared { Limits::read(options.host_mem) } else { limits.host };
+        plan.admit(limits.device, &host, limits.shared)
     })
 }
 
@@ -230,7 +235,7 @@ pub extern "C" fn hz_plan_summary(
 pub extern "C" fn hz_plan_busy_seconds(
     plan: Handle<hz_plan_t>,
     lane: u32,
-    out_seconds: Place<f64>,
+    out_seconds: OutPointer<f64>,
 ) -> hz_status_t {
     wall(|| {
         let plan = plan.get("plan")?;
@@ -241,7 +246,7 @@ pub extern "C" fn hz_plan_busy_seconds(
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: Place<LentText>) -> hz_status_t {
+pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: OutPointer<LentText>) -> hz_status_t {
     wall(|| {
         let plan = plan.get("plan")?;
         out_json.check("out_json")?;

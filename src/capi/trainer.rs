@@ -5,7 +5,7 @@ use std::ffi::CString;
 use crate::base::format::Size;
 use crate::base::{Error, Result};
 use crate::capi::arena::limits;
-use crate::capi::argument::{Array, ArrayOut, Handle, Place, Text, size};
+use crate::capi::argument::{Array, ArrayOut, Handle, OutPointer, Text, size};
 use crate::capi::checkpoint::Saves;
 use crate::capi::config::{
     hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
@@ -82,7 +82,7 @@ pub(super) fn with(
 pub extern "C" fn hz_trainer_open(
     model: In<hz_model_config_t>,
     options: In<hz_trainer_options_t>,
-    out_trainer: Place<*mut hz_trainer_t>,
+    out_trainer: OutPointer<*mut hz_trainer_t>,
 ) -> hz_status_t {
     wall(|| {
         out_trainer.check("out_trainer")?;
@@ -96,7 +96,7 @@ pub extern "C" fn hz_trainer_open(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_open_planned(
     plan: Handle<hz_plan_t>,
-    out_trainer: Place<*mut hz_trainer_t>,
+    out_trainer: OutPointer<*mut hz_trainer_t>,
 ) -> hz_status_t {
     wall(|| {
         out_trainer.check("out_trainer")?;
@@ -278,7 +278,7 @@ pub extern "C" fn hz_trainer_stats(trainer: Handle<hz_trainer_t>, out_stats: Out
 pub extern "C" fn hz_trainer_busy_seconds(
     trainer: Handle<hz_trainer_t>,
     lane: u32,
-    out_seconds: Place<f64>,
+    out_seconds: OutPointer<f64>,
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         out_seconds.check("out_seconds")?;

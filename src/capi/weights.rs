@@ -1,7 +1,7 @@
 //! The weights of an `hz_trainer_t`: enumerating, starting, loading, exporting, reading, writing.
 
 use crate::base::{Error, unwatched};
-use crate::capi::argument::{Array, ArrayOut, Handle, LentText, Place, Text};
+use crate::capi::argument::{Array, ArrayOut, Handle, LentText, OutPointer, Text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
 use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
@@ -12,7 +12,7 @@ use crate::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_tensor_count(
     trainer: Handle<hz_trainer_t>,
-    out_count: Place<usize>,
+    out_count: OutPointer<usize>,
 ) -> hz_status_t {
     wall(|| {
         let count = trainer.get("trainer")?.tensors.len();

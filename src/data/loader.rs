@@ -2,7 +2,7 @@
 
 use crate::base::{Error, IGNORED_TARGET, Position, Result, Shape};
 use crate::data::Data;
-use crate::data::stream::{Cells, Filled};
+use crate::data::token_stream::{Cells, Filled};
 use crate::engine::Batch;
 
 /// A micro-batch in memory.
@@ -17,7 +17,7 @@ pub struct Micro {
     /// Tokens that are not padding.
     pub rows: u64,
     /// (query, key) pairs of causal attention among them, for the count of useful work.
-    pub attended: u64,
+    pub attention_pairs: u64,
 }
 
 impl Micro {
@@ -100,7 +100,7 @@ impl Loader {
             targets: vec![IGNORED_TARGET; n],
             starts: None,
             rows: 0,
-            attended: 0,
+            attention_pairs: 0,
         };
         let mut starts = vec![0; n];
         for row in 0..self.shape.b {
@@ -113,9 +113,9 @@ impl Loader {
                 targets: &mut micro.targets[cells.clone()],
                 starts: &mut starts[cells],
             };
-            let Filled { rows, attended } = data.window(self.shuffle, self.position, &mut window)?;
+            let Filled { rows, attention_pairs } = data.window(self.shuffle, self.position, &mut window)?;
             micro.rows += rows;
-            micro.attended += attended;
+            micro.attention_pairs += attention_pairs;
             self.position += 1;
         }
         micro.starts = starts.iter().any(|&start| start != 0).then_some(starts);

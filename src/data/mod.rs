@@ -25,9 +25,9 @@ mod pack;
 mod rows;
 mod source;
 mod split;
-mod stream;
 mod text;
 mod token_file;
+mod token_stream;
 mod token_writer;
 pub mod tokenizer;
 
@@ -44,13 +44,13 @@ pub use loader::{Loader, Micro};
 pub use order::Order;
 pub use rows::Row;
 pub use source::{DataPath, Packing, Sink, read_documents};
-pub use stream::{Cells, Filled, LeftOut};
 pub use token_file::{TokenFile, TokenFormat};
+pub use token_stream::{Cells, Filled, LeftOut};
 pub use token_writer::TokenWriter;
 
 use source::{Opened, open_sources};
-use split::Part;
-use stream::{Stream, Tokens};
+use split::Split;
+use token_stream::{TokenStream, Tokens};
 use tokenizer::fingerprint;
 
 /// How data is read.
@@ -120,8 +120,8 @@ impl fmt::Display for DataReport {
 /// The windows that are taken from a stream.
 #[derive(Clone, Debug)]
 struct Source {
-    stream: Arc<Stream>,
-    part: Part,
+    stream: Arc<TokenStream>,
+    split: Split,
     weight: f64,
     /// Windows an epoch takes, and those it takes from sources before this one.
     draws: u64,
@@ -183,17 +183,17 @@ impl Data {
                 Packing::Documents => !tokens.starts().is_empty(),
             };
             let stream = if whole {
-                let (stream, left_out) = Stream::packed(tokens, seq_len);
+                let (stream, left_out) = TokenStream::packed(tokens, seq_len);
                 report.left_out += left_out;
                 let rows = stream.windows() * seq_len as u64;
                 report.packed_rows.0 += rows;
                 report.packed_rows.1 += rows - stream.filled_rows();
                 stream
             } else {
-                Stream::cut(tokens, seq_len)
+                TokenStream::cut(tokens, seq_len)
             };
-            let part = Part::All { windows: stream.windows() };
-            taken.push((Arc::new(stream), part, weight));
+            let split = Split::All { windows: stream.windows() };
+            taken.push((Arc::new(stream), split, weight));
         }
         let data = Data::of_parts(taken, seq_len, report)?;
         match data.windows {
@@ -214,13 +214,20 @@ impl Data {
         }
     }
 
-    fn of_parts(taken: Vec<(Arc<Stream>, Part, f64)>, seq_len: usize, report: DataReport) -> Result<Data> {
+    fn of_parts(
+        taken: Vec<(Arc<TokenStream>, Split, f64)>,
+        seq_len: usize,
+        report: DataReport,
+    ) -> Result<Data> {
         let mut windows = 0;
         let mut sources = Vec::new();
-        for (stream, part, weight) in taken.into_iter().filter(|(_, part, _)| part.len() > 0) {
-            let draws =
-                if weight == 1.0 { part.len() } else { ((part.len() as f64 * weight).round() as u64).max(1) };
-            sources.push(Source { stream, part, weight, draws, before: windows });
+        for (stream, split, weight) in taken.into_iter().filter(|(_, split, _)| split.len() > 0) {
+            let draws = if weight == 1.0 {
+                split.len()
+            } else {
+                ((split.len() as f64 * weight).round() as u64).max(1)
+            };
+            sources.push(Source { stream, split, weight, draws, before: windows });
             windows += draws;
         }
         let mut data = Data { sources, windows, seq_len, report, fingerprint: 0 };
@@ -239,14 +246,14 @@ impl Data {
         }
         let (mut kept, mut held) = (Vec::new(), Vec::new());
         for Source { stream, weight, .. } in self.sources {
-            match Part::split(stream.windows(), fraction) {
+            match Split::of(stream.windows(), fraction) {
                 Some((kept_part, held_part)) => {
                     kept.push((stream.clone(), kept_part, weight));
                     held.push((stream, held_part, 1.0));
                 }
                 None => {
-                    let part = Part::All { windows: stream.windows() };
-                    kept.push((stream, part, weight));
+                    let split = Split::All { windows: stream.windows() };
+                    kept.push((stream, split, weight));
                 }
             }
         }
@@ -283,15 +290,15 @@ impl Data {
     pub fn window(&self, shuffle: Option<u64>, position: u64, cells: &mut Cells) -> Result<Filled> {
         let slot = Order { windows: self.windows, shuffle }.window(position);
         let at = self.sources.partition_point(|source| source.before <= slot) - 1;
-        let Source { stream, part, draws, before, .. } = &self.sources[at];
+        let Source { stream, split, draws, before, .. } = &self.sources[at];
         let mut index = slot - before;
-        if *draws != part.len() {
+        if *draws != split.len() {
             // Some of its windows, or some more than once: an order of its own, that goes on where the last epoch stopped.
             let taken = position / self.windows * draws + index;
             let shuffle = shuffle.map(|seed| seed ^ fingerprint(&(at as u64).to_le_bytes()));
-            index = Order { windows: part.len(), shuffle }.window(taken);
+            index = Order { windows: split.len(), shuffle }.window(taken);
         }
-        stream.window(part.window(index), cells)
+        stream.window(split.window(index), cells)
     }
 
     fn print(&self) -> Result<u64> {
@@ -299,15 +306,15 @@ impl Data {
         let s = self.seq_len;
         let mut bytes = (s as u64).to_le_bytes().to_vec();
         let (mut tokens, mut targets, mut starts) = (vec![0; s], vec![0; s], vec![0; s]);
-        for Source { stream, part, weight, .. } in &self.sources {
-            for number in [stream.tokens().count(), stream.windows(), part.len(), weight.to_bits()] {
+        for Source { stream, split, weight, .. } in &self.sources {
+            for number in [stream.tokens().count(), stream.windows(), split.len(), weight.to_bits()] {
                 bytes.extend(number.to_le_bytes());
             }
-            let samples = part.len().min(SAMPLES);
+            let samples = split.len().min(SAMPLES);
             for sample in 0..samples {
-                let index = (u128::from(sample) * u128::from(part.len()) / u128::from(samples)) as u64;
+                let index = (u128::from(sample) * u128::from(split.len()) / u128::from(samples)) as u64;
                 let mut cells = Cells { tokens: &mut tokens, targets: &mut targets, starts: &mut starts };
-                stream.window(part.window(index), &mut cells)?;
+                stream.window(split.window(index), &mut cells)?;
                 for value in tokens.iter().chain(&targets).chain(&starts) {
                     bytes.extend(value.to_le_bytes());
                 }

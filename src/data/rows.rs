@@ -122,7 +122,7 @@ fn chat(object: &Map<String, Value>, field: &str) -> Result<Row> {
     if !messages.iter().any(|message| message["role"] == "assistant") {
         return Err(bad(format!("`{field}` has no turn of the assistant to learn")));
     }
-    Ok(Row::Chat(Conversation { messages, learned_from: 0, variables: variables(object)? }))
+    Ok(Row::Chat(Conversation { messages, supervised_from: 0, variables: variables(object)? }))
 }
 
 /// `system` beside a list of messages.
@@ -203,17 +203,17 @@ fn pair(object: &Map<String, Value>) -> Result<Row> {
         return Ok(Row::Pair(text(object, "prompt")?.to_owned(), text(object, "completion")?.to_owned()));
     }
     let mut messages = system(object)?;
-    let mut learned_from = 0;
+    let mut supervised_from = 0;
     for field in ["prompt", "completion"] {
-        learned_from = messages.len();
+        supervised_from = messages.len();
         for (index, message) in list(object, field)?.iter().enumerate() {
             messages.push(message_of(message).map_err(|error| error.within(format!("`{field}`[{index}]")))?);
         }
     }
-    if !messages[learned_from..].iter().any(|message| message["role"] == "assistant") {
+    if !messages[supervised_from..].iter().any(|message| message["role"] == "assistant") {
         return Err(bad("`completion` has no turn of the assistant to learn"));
     }
-    Ok(Row::Chat(Conversation { messages, learned_from, variables: variables(object)? }))
+    Ok(Row::Chat(Conversation { messages, supervised_from, variables: variables(object)? }))
 }
 
 fn instruction(object: &Map<String, Value>) -> Result<Row> {
@@ -242,7 +242,7 @@ fn instruction(object: &Map<String, Value>) -> Result<Row> {
     let asked = if input.is_empty() { asked.to_owned() } else { format!("{asked}\n\n{input}") };
     messages.push(json!({"role": "user", "content": asked}));
     messages.push(json!({"role": "assistant", "content": output}));
-    Ok(Row::Instruction(Conversation { messages, learned_from: 0, variables: Map::new() }, plain))
+    Ok(Row::Instruction(Conversation { messages, supervised_from: 0, variables: Map::new() }, plain))
 }
 
 fn tokens(object: &Map<String, Value>, field: &str) -> Result<Row> {
@@ -359,7 +359,7 @@ mod tests {
             r#"{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
                 {"role": "user", "content": "c"}], "completion": [{"role": "assistant", "content": "d"}]}"#,
         );
-        assert_eq!((pair.messages.len(), pair.learned_from), (4, 3));
+        assert_eq!((pair.messages.len(), pair.supervised_from), (4, 3));
     }
 
     #[test]

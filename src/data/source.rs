@@ -7,9 +7,9 @@ use crate::data::documents::Documents;
 use crate::data::encode::{Encoder, EncoderSource};
 use crate::data::jsonl::{BadLines, Skipped, read_rows};
 use crate::data::rows::Row;
-use crate::data::stream::Tokens;
 use crate::data::text::read_texts;
 use crate::data::token_file::{TokenFile, TokenFormat};
+use crate::data::token_stream::Tokens;
 
 /// A path, and how often an epoch goes through it: 2 takes everything twice, 0.5 half of it, the other half in the
 /// next epoch.

@@ -3,21 +3,21 @@
 /// Which windows of a stream are taken. Nothing is tabulated: of N windows k are held out, and the i-th of these is
 /// ⌊(2i + 1)·N / 2k⌋.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Split {
     /// All of them.
     All {
         /// N.
         windows: u64,
     },
     /// Those that are not held out.
-    Kept {
+    Train {
         /// N.
         windows: u64,
         /// k.
         held: u64,
     },
     /// Those that are.
-    Held {
+    Validation {
         /// N.
         windows: u64,
         /// k.
@@ -25,22 +25,22 @@ pub enum Part {
     },
 }
 
-impl Part {
+impl Split {
     /// How many are taken.
     pub fn len(self) -> u64 {
         match self {
-            Part::All { windows } => windows,
-            Part::Kept { windows, held } => windows - held,
-            Part::Held { held, .. } => held,
+            Split::All { windows } => windows,
+            Split::Train { windows, held } => windows - held,
+            Split::Validation { held, .. } => held,
         }
     }
 
     /// The window that is taken as number `index`.
     pub fn window(self, index: u64) -> u64 {
         match self {
-            Part::All { .. } => index,
-            Part::Held { windows, held } => nth_held(windows, held, index),
-            Part::Kept { windows, held } => {
+            Split::All { .. } => index,
+            Split::Validation { windows, held } => nth_held(windows, held, index),
+            Split::Train { windows, held } => {
                 // As many held-out windows stand before it as leave no more than `index` before them.
                 let (mut low, mut high) = (0, held);
                 while low < high {
@@ -58,9 +58,9 @@ impl Part {
 
     /// Cuts N windows in two: those kept and those held out, `fraction` of them and at least one.
     /// `None` if nothing would be kept.
-    pub fn split(windows: u64, fraction: f64) -> Option<(Part, Part)> {
+    pub fn of(windows: u64, fraction: f64) -> Option<(Split, Split)> {
         let held = ((windows as f64 * fraction).round() as u64).max(1);
-        (held < windows).then_some((Part::Kept { windows, held }, Part::Held { windows, held }))
+        (held < windows).then_some((Split::Train { windows, held }, Split::Validation { windows, held }))
     }
 }
 
@@ -76,8 +76,8 @@ mod tests {
     fn the_parts_are_disjoint_and_whole_and_in_order() {
         for windows in [2, 3, 7, 10, 100, 1001] {
             for fraction in [0.001, 0.1, 0.25, 0.3, 0.5, 0.9] {
-                let Some((kept, held)) = Part::split(windows, fraction) else { continue };
-                let taken = |part: Part| (0..part.len()).map(|at| part.window(at)).collect::<Vec<_>>();
+                let Some((kept, held)) = Split::of(windows, fraction) else { continue };
+                let taken = |split: Split| (0..split.len()).map(|at| split.window(at)).collect::<Vec<_>>();
                 let (kept, held) = (taken(kept), taken(held));
                 assert!(kept.is_sorted() && held.is_sorted());
                 let mut all = [kept, held.clone()].concat();
@@ -86,13 +86,13 @@ mod tests {
                 assert_eq!(held.len() as u64, ((windows as f64 * fraction).round() as u64).max(1));
             }
         }
-        assert_eq!(Part::split(1, 0.5), None);
-        assert_eq!(Part::split(10, 0.2).unwrap().1.window(1), 7);
+        assert_eq!(Split::of(1, 0.5), None);
+        assert_eq!(Split::of(10, 0.2).unwrap().1.window(1), 7);
     }
 
     #[test]
     fn the_largest_counts_do_not_overflow() {
-        let (kept, held) = Part::split(1 << 62, 0.5).unwrap();
+        let (kept, held) = Split::of(1 << 62, 0.5).unwrap();
         assert!(kept.window(kept.len() - 1) < 1 << 62 && held.window(held.len() - 1) < 1 << 62);
     }
 }

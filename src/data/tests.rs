@@ -43,7 +43,7 @@ fn windows_stand_side_by_side_and_predict_the_next_token() {
         assert_eq!(letters(&micro.tokens), "abcdefgh");
         assert_eq!(letters(&micro.targets), "bcdefghi");
         assert_eq!(micro.starts, None);
-        assert_eq!(micro.attended, 2 * (1 + 2 + 3 + 4));
+        assert_eq!(micro.attention_pairs, 2 * (1 + 2 + 3 + 4));
     }
     assert_eq!(Data::from_documents(text(&["abcdefgh"]), 4).unwrap().windows(), 1);
 }
@@ -56,7 +56,7 @@ fn documents_bound_targets_attention_and_positions() {
     assert_eq!(letters(&micro.tokens), "abcdefgh");
     assert_eq!(letters(&micro.targets), "b·defg·i");
     assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 2, 2, 0, 0, 0, 3][..]));
-    assert_eq!(micro.attended, (1 + 2 + 1 + 2) + (1 + 2 + 3 + 1));
+    assert_eq!(micro.attention_pairs, (1 + 2 + 1 + 2) + (1 + 2 + 3 + 1));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn whole_documents_are_packed_and_what_is_lost_is_counted() {
     assert_eq!(letters(&micro.tokens), "abcxy\x00012345");
     assert_eq!(letters(&micro.targets), "·cdyz····456");
     assert_eq!(micro.starts.as_deref(), Some(&[0, 0, 0, 3, 3, 5, 0, 0, 0, 0, 0, 0][..]));
-    assert_eq!((micro.rows, micro.attended), (11, 6 + 3 + 21));
+    assert_eq!((micro.rows, micro.attention_pairs), (11, 6 + 3 + 21));
     let report = data.report();
     assert_eq!(report.left_out, LeftOut { truncated: 1, cut_tokens: 3, targetless: 1 });
     assert_eq!((report.documents, report.packed_rows), (4, (12, 1)));

@@ -82,9 +82,9 @@ impl DeviceChoice {
     }
 
     /// The type that activations are stored in there. The choice is [resolved](DeviceChoice::resolve).
-    pub fn storage(self) -> DType {
+    pub fn activation_dtype(self) -> DType {
         match self {
-            DeviceChoice::Auto | DeviceChoice::Cpu => CpuKernels::STORAGE,
+            DeviceChoice::Auto | DeviceChoice::Cpu => CpuKernels::ACTIVATION_DTYPE,
             DeviceChoice::Cuda(_) => DType::Bf16,
         }
     }
@@ -104,8 +104,8 @@ pub fn device_info(choice: DeviceChoice) -> Result<DeviceInfo> {
 }
 
 /// What keeps this library from computing on CUDA, one sentence each, with the remedy; nothing where nothing does.
-pub fn cuda_lacks() -> Vec<String> {
-    cuda::lacks()
+pub fn missing_for_cuda() -> Vec<String> {
+    cuda::missing()
 }
 
 /// Autotunes a CUDA device: for every GEMM shape of the model under these options the fastest cuBLASLt algorithm, and for its
@@ -114,25 +114,21 @@ pub fn cuda_lacks() -> Vec<String> {
 ///
 /// Errors: the device that the options choose is none of CUDA's (`InvalidArgument`), is not there, or cannot compute the
 /// model; the options are no good.
-pub fn calibrate_products(
-    config: &ModelConfig,
-    options: &TrainerOptions,
-    note: &mut dyn FnMut(&str),
-) -> Result<Table> {
+pub fn autotune(config: &ModelConfig, options: &TrainerOptions, note: &mut dyn FnMut(&str)) -> Result<Table> {
     let DeviceChoice::Cuda(ordinal) = options.device else {
         return Err(Error::argument(format!(
-            "a table of products is of a CUDA device, not of `{}`: --device cuda, or cuda: and a number",
+            "a GEMM autotune table is for a CUDA device, not of `{}`: --device cuda, or cuda: and a number",
             options.device
         )));
     };
     config.validate()?;
     workspace::supports(&config.dims, options.shape)?;
     let layout = Layout::new(config);
-    let numeric = options.numeric(&layout, options.device.storage())?;
+    let numeric = options.numeric(&layout, options.device.activation_dtype())?;
     let Numeric { shape, logits_chunk, .. } = numeric;
-    let sizes = Sizes { shape, logits_chunk, storage: options.device.storage() };
-    let products = Passes::new(config, &layout, sizes).products();
-    let mut table = cuda::table(ordinal, &products)?;
+    let sizes = Sizes { shape, logits_chunk, activation_dtype: options.device.activation_dtype() };
+    let gemms = Passes::new(config, &layout, sizes).gemms();
+    let mut table = cuda::table(ordinal, &gemms)?;
     cuda::choose_attention(&mut table, ordinal, &config.dims, numeric.shape, note)?;
     Ok(table)
 }
@@ -155,7 +151,7 @@ pub struct Backend {
     /// The device, opened.
     pub(super) device: Arc<dyn Device>,
     /// The type that the kernels store activations in.
-    pub(super) storage: DType,
+    pub(super) activation_dtype: DType,
     /// The kernels to be.
     pub(super) kernels: MakeKernels,
 }
@@ -167,8 +163,8 @@ impl Backend {
     /// The kernels that `kernels` makes can run on memory of the device. The workspace that it is given is there, and theirs alone,
     /// until they are dropped; nothing else keeps it.
     #[allow(unsafe_code)]
-    pub unsafe fn new(device: Arc<dyn Device>, storage: DType, kernels: MakeKernels) -> Backend {
-        Backend { device, storage, kernels }
+    pub unsafe fn new(device: Arc<dyn Device>, activation_dtype: DType, kernels: MakeKernels) -> Backend {
+        Backend { device, activation_dtype, kernels }
     }
 
     /// Opens the device that the options choose, [resolved](DeviceChoice::resolve).
@@ -183,7 +179,7 @@ impl Backend {
                     pinning: options.pinning,
                     ..CudaOptions::default()
                 };
-                cuda::open(ordinal, cuda, options.products.as_deref())
+                cuda::open(ordinal, cuda, options.gemm_table.as_deref())
             }
             // Its memory is host memory, which the user may have stated.
             _ => Ok(Backend::cpu(CpuDevice::new(options.device_mem.or(options.host_mem)))),
@@ -194,7 +190,7 @@ impl Backend {
     pub fn cpu(device: Arc<CpuDevice>) -> Backend {
         let kernels: MakeKernels =
             Box::new(|setting: KernelsSetting| Ok(Box::new(CpuKernels::new(setting.pool.clone()))));
-        Backend { device, storage: CpuKernels::STORAGE, kernels }
+        Backend { device, activation_dtype: CpuKernels::ACTIVATION_DTYPE, kernels }
     }
 }
 
@@ -204,7 +200,7 @@ pub fn fit(choice: DeviceChoice, config: &ModelConfig, plan: Plan, pinning: Pinn
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(plan),
         DeviceChoice::Cuda(_) => {
             workspace::supports(&config.dims, plan.policy.numeric.shape)?;
-            Ok(plan.apart(pinning))
+            Ok(plan.discrete(pinning))
         }
     }
 }
@@ -252,7 +248,7 @@ mod cuda {
         devices.map(|device| device.info()).collect()
     }
 
-    pub fn lacks() -> Vec<String> {
+    pub fn missing() -> Vec<String> {
         let errors = match api() {
             Err(error) => [Some(error), None],
             Ok(_) => [CudaDevice::open(0, CudaOptions::default()).err(), CublasLt::open().err()],
@@ -260,11 +256,11 @@ mod cuda {
         errors.into_iter().flatten().map(|error| error.message().to_string()).collect()
     }
 
-    pub fn open(ordinal: usize, options: CudaOptions, products_file: Option<&Path>) -> Result<Backend> {
-        let table = products_file.map_or(Ok(Table::default()), Table::read)?;
+    pub fn open(ordinal: usize, options: CudaOptions, gemm_table: Option<&Path>) -> Result<Backend> {
+        let table = gemm_table.map_or(Ok(Table::default()), Table::read)?;
         let device = CudaDevice::open(ordinal, options)?;
         let library = CublasLt::open()?;
-        if let Some(path) = products_file {
+        if let Some(path) = gemm_table {
             table.admit(path.display(), &device.properties().name, library.version())?;
         }
         // It takes memory of the device's, so it is made before the device says how much is free.
@@ -272,10 +268,10 @@ mod cuda {
         let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
             let kernels = CudaKernels::new(stream, setting.workspace, handle, table, ordinal)?;
             // What is described now is not looked for inside a step.
-            kernels.prepare(&setting.plan.passes.products())?;
+            kernels.prepare(&setting.plan.passes.gemms())?;
             Ok(Box::new(kernels))
         });
-        Ok(Backend { device, storage: CudaKernels::STORAGE, kernels })
+        Ok(Backend { device, activation_dtype: CudaKernels::ACTIVATION_DTYPE, kernels })
     }
 }
 

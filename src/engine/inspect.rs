@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::base::Result;
 use crate::device::Device;
 use crate::device::cuda::{CudaDevice, CudaOptions};
-use crate::engine::cuda_lacks;
+use crate::engine::missing_for_cuda;
 use crate::ops::cuda::attention::has_wgmma;
 use crate::ops::cuda::table::Attention;
 use crate::sys::cuda::cublaslt::CublasLt;
@@ -63,7 +63,7 @@ impl CudaReport {
     pub fn read() -> CudaReport {
         let version = |number: i32| (number > 0).then(|| format!("{}.{}", number / 1000, number % 1000 / 10));
         let versions = versions().ok();
-        let mut missing = cuda_lacks();
+        let mut missing = missing_for_cuda();
         let mut devices = Vec::new();
         for ordinal in 0..device_count().unwrap_or(0) {
             match CudaDeviceReport::read(ordinal) {

@@ -17,7 +17,7 @@
 //! 3. The lanes run tasks through the `runner`: it looks the operation up, finds the places the plan gave
 //!    its resources, and runs its [pass](crate::model::Pass) on the compute lane, the device's copies on h2d and d2h, AdamW on
 //!    the host lane, the save's sink on the disk lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
-//! 4. The last download sets off `Decide` on the host lane: loss and global norm are known, the clip factor and
+//! 4. The last download sets off `DecideClip` on the host lane: loss and global norm are known, the clip factor and
 //!    whether to commit are decided. `update` returns at this point. The norm is the root of a sum in f64: over blocks of
 //!    65 536 elements from a tensor's start, then over tensors in layout order. No bit of it depends on units, parts or
 //!    slabs.
@@ -97,15 +97,15 @@ mod backend;
 mod batch;
 pub mod calibrate;
 mod derived;
-mod frame;
 mod gather;
 mod inspect;
+mod operation_memory;
 mod options;
-mod pieces;
-mod places;
 mod record;
 mod runner;
 mod save;
+mod slices;
+mod step_state;
 mod store;
 mod task;
 mod trainer;
@@ -113,12 +113,12 @@ mod tuning;
 mod warm_up;
 
 pub use backend::{
-    Backend, DeviceChoice, KernelsSetting, MakeKernels, calibrate_products, cuda_lacks, device_info, devices,
+    Backend, DeviceChoice, KernelsSetting, MakeKernels, autotune, device_info, devices, missing_for_cuda,
 };
 pub use batch::Batch;
 pub use inspect::{CudaDeviceReport, CudaReport, Library};
 pub use options::{AdamOptions, TrainerOptions};
-pub use pieces::{Piece, PieceJob};
 pub use save::{Fill, Sink, StateJob, StateSpan, UnitState};
+pub use slices::{SliceJob, TensorSlice};
 pub use trainer::{EvalReport, Loss, Stats, StepReport, Trainer};
 pub use tuning::TensorOptions;

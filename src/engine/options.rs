@@ -7,7 +7,7 @@ use crate::engine::DeviceChoice;
 use crate::host::Pinning;
 use crate::model::{Layout, ModelConfig};
 pub use crate::optim::AdamOptions;
-use crate::plan::{Machine, Pins, Question, RING, Room};
+use crate::plan::{Fixed, Machine, MemoryLimits, Question, RING};
 use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy};
 
 /// Everything about a run that is not the model, the data or the learning rate.
@@ -20,7 +20,7 @@ pub struct TrainerOptions {
     /// The file of the table that says by which algorithm a CUDA device multiplies, see
     /// [`Table`](crate::ops::cuda::table::Table). It must be of the device and library that are there. Without one
     /// the library's heuristic decides, by the product alone; the CPU device has no use for it.
-    pub products: Option<PathBuf>,
+    pub gemm_table: Option<PathBuf>,
     /// What the host keeps of a parameter.
     pub mode: Mode,
     /// What gradients are rounded to when they leave the device.
@@ -32,9 +32,9 @@ pub struct TrainerOptions {
     /// Rows of logits that exist at a time; by default as many as 32 MiB of f32 hold, and where activations are bf16, on
     /// devices that are fast beside their memory, 2048 at most and as many as 1 GiB holds.
     pub logits_chunk: Option<usize>,
-    /// Places for a layer's weights on the device, at least 2.
+    /// OperationMemory for a layer's weights on the device, at least 2.
     pub weight_slots: usize,
-    /// Places for a gradient on its way out, at least 2.
+    /// OperationMemory for a gradient on its way out, at least 2.
     pub slabs: usize,
     /// Sweeps a step is cut into: a sweep's micro-batches are on the device together.
     pub sweeps: usize,
@@ -69,7 +69,7 @@ impl Default for TrainerOptions {
         TrainerOptions {
             device: DeviceChoice::Cpu,
             pinning: Pinning::Registered,
-            products: None,
+            gemm_table: None,
             mode: Mode::Exact,
             grad_dtype: DType::Bf16,
             shape: Shape { b: 1, t: 256 },
@@ -96,13 +96,13 @@ impl TrainerOptions {
     /// The numeric half of the policy these options ask for, on a device that stores activations so. Errors name the
     /// option and its value.
     #[doc(hidden)]
-    pub fn numeric(&self, layout: &Layout, storage: DType) -> Result<Numeric> {
+    pub fn numeric(&self, layout: &Layout, activation_dtype: DType) -> Result<Numeric> {
         self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
             return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
         }
         let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
-        let chunk = self.logits_chunk.unwrap_or(match storage {
+        let chunk = self.logits_chunk.unwrap_or(match activation_dtype {
             DType::F32 => ((8 << 20) / vocabulary).max(16),
             // With a chunk the LM head is read twice, and its f32 gradient read and written: 12 bytes an element beside
             // 6 FLOP an element and row. From some 500 rows on the products of an H200 take longer than that.
@@ -117,8 +117,8 @@ impl TrainerOptions {
 
     /// The policy these options ask for, on a device that stores activations so. Errors name the option and its value.
     #[doc(hidden)]
-    pub fn policy(&self, layout: &Layout, storage: DType) -> Result<Policy> {
-        let numeric = self.numeric(layout, storage)?;
+    pub fn policy(&self, layout: &Layout, activation_dtype: DType) -> Result<Policy> {
+        let numeric = self.numeric(layout, activation_dtype)?;
         let adam = self.adam_when.unwrap_or(AdamWhen::of(self.mode, self.grad_wait));
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
@@ -150,23 +150,23 @@ impl TrainerOptions {
         &self,
         config: &'a ModelConfig,
         layout: &'a Layout,
-        storage: DType,
+        activation_dtype: DType,
         machine: &'a Machine,
-        room: Room,
-        pins: &'a Pins,
+        limits: MemoryLimits,
+        fixed: &'a Fixed,
     ) -> Result<Question<'a>> {
         config.validate()?;
         Ok(Question {
             config,
             layout,
-            storage,
+            activation_dtype,
             machine,
             mode: self.mode,
-            numeric: self.numeric(layout, storage)?,
+            numeric: self.numeric(layout, activation_dtype)?,
             clips: self.clip > 0.0,
             micros: self.micros_max,
-            room,
-            pins,
+            limits,
+            fixed,
         })
     }
 

@@ -64,7 +64,7 @@ impl Record {
         let mut spans = Vec::new();
         for (list, run) in runs {
             spans.extend(simulator.simulation(run).spans.iter().map(|span| TaskSpan {
-                task: Task { list, frame: 0, operation: span.task as u32 }.pack(),
+                task: Task { list, step_state: 0, operation: span.task as u32 }.pack(),
                 ready_ns: origin_ns + span.ready_ns,
                 start_ns: origin_ns + span.start_ns,
                 end_ns: origin_ns + span.end_ns,

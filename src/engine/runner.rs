@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
-use crate::base::{MicroIndex, PartIndex, Result, UnitIndex};
+use crate::base::{ChunkIndex, MicroIndex, Result, UnitIndex};
 use crate::device::{Device, DeviceSpan, Lane, Work};
-use crate::engine::frame::{Frame, Inputs, Verdict};
+use crate::engine::operation_memory::OperationMemory;
 use crate::engine::options::AdamOptions;
-use crate::engine::places::Places;
 use crate::engine::save::Saving;
-use crate::engine::store::{AdamPiece, Store};
+use crate::engine::step_state::{ClipDecision, Inputs, StepState};
+use crate::engine::store::{AdamSlice, Store};
 use crate::engine::task::{Lists, Task};
 use crate::engine::tuning::Tuning;
 use crate::host::Pool;
 use crate::model::{self, Layout, ModelConfig, PassId, Run};
 use crate::ops::{Kernels, Op, Round, Scalars, Squares, Zero};
 use crate::optim::{self, AdamScalars, Rounding, Step};
-use crate::plan::{Cost, Place, Plan};
-use crate::schedule::{Extent, GradPlace, Guard, Operation, Resource, RowSet, SumPlace};
+use crate::plan::{ArenaRange, Cost, Plan};
+use crate::schedule::{AccumulatorBuffer, Extent, GradientBuffer, Guard, Operation, Resource, RowSet};
 
 /// Steps that may be in flight: one deciding, one whose AdamW still runs.
-pub const FRAMES: usize = 2;
+pub const STEP_STATES: usize = 2;
 
 /// Everything a task may need.
 pub struct Runner {
@@ -32,7 +32,7 @@ pub struct Runner {
     /// The lists of this trainer.
     pub lists: Lists,
     /// What differs from step to step.
-    pub frames: [Frame; FRAMES],
+    pub step_states: [StepState; STEP_STATES],
     /// The save that is under way.
     pub saving: Saving,
     /// Arithmetic on device memory.
@@ -56,11 +56,11 @@ impl Work for Runner {
         let task = Task::unpack(name);
         let operation = self.lists.operation(task);
         let extent = self.lists.numbered(task.list).extent;
-        let frame = &self.frames[usize::from(task.frame)];
-        if frame.is_abandoned() {
+        let step_state = &self.step_states[usize::from(task.step_state)];
+        if step_state.is_abandoned() {
             return Ok(());
         }
-        self.perform(operation, extent, frame)
+        self.perform(operation, extent, step_state)
             .and_then(|()| if lane == Lane::Compute { self.kernels.outcome() } else { Ok(()) })
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
@@ -78,62 +78,62 @@ impl Work for Runner {
 
 impl Runner {
     /// Runs, or enqueues, an operation of a list whose extent is given.
-    pub(super) fn perform(&self, operation: Operation, extent: Extent, frame: &Frame) -> Result<()> {
-        let places = Places::new(self, operation, extent);
+    pub(super) fn perform(&self, operation: Operation, extent: Extent, step_state: &StepState) -> Result<()> {
+        let memory = OperationMemory::new(self, operation, extent);
         match (operation.lane(), operation.pass()) {
             (Lane::H2d, _) => {
-                let (to, from) = places.copy();
+                let (to, from) = memory.copy();
                 return self.upload(to, from);
             }
             (Lane::D2h, _) => {
-                let (from, to) = places.copy();
+                let (from, to) = memory.copy();
                 return self.download(to, from);
             }
-            (_, Some(pass)) => self.run(pass, &places, frame),
+            (_, Some(pass)) => self.run(pass, &memory, step_state),
             _ => {}
         }
         match operation {
-            Operation::Norm { unit, sum, slab } => {
-                let squares = places.write(Resource::Norm(slab));
-                let sum = places.read(self.plan.geometry.accumulator(unit, sum));
+            Operation::Norm { unit, accumulator, slab } => {
+                let squares = memory.write(Resource::Norm(slab));
+                let sum = memory.read(self.plan.geometry.accumulator(unit, accumulator));
                 for Run { elements, blocks } in self.layout().unit(unit).runs() {
                     self.launch(&Op::from(Squares {
-                        squares: squares.part(blocks.start * 8, blocks.len() * 8),
-                        x: sum.part(elements.start * 4, elements.len() * 4),
+                        squares: squares.subspan(blocks.start * 8, blocks.len() * 8),
+                        x: sum.subspan(elements.start * 4, elements.len() * 4),
                         n: elements.len(),
                     }));
                 }
             }
-            Operation::Round { unit, sum, part, slab } => {
-                let first = self.layout().part(unit, part).start;
+            Operation::Round { unit, accumulator, chunk, slab } => {
+                let first = self.layout().chunk(unit, chunk).start;
                 let to = self.plan.policy.numeric.grad_dtype;
                 let whole = self.plan.geometry.is_rounded_whole(unit);
-                let squares = whole.then(|| places.write(Resource::Norm(slab)));
-                let sum = places.read(self.plan.geometry.accumulator(unit, sum));
-                let slab = places.write(Resource::Slab(slab));
-                for Run { elements, blocks } in self.layout().part_runs(unit, part) {
+                let squares = whole.then(|| memory.write(Resource::Norm(slab)));
+                let sum = memory.read(self.plan.geometry.accumulator(unit, accumulator));
+                let slab = memory.write(Resource::Slab(slab));
+                for Run { elements, blocks } in self.layout().chunk_runs(unit, chunk) {
                     let (start, n) = ((elements.start - first) * to.bytes(), elements.len());
                     self.launch(&Op::from(Round {
-                        out: slab.part(start, n * to.bytes()),
-                        squares: squares.map(|squares| squares.part(blocks.start * 8, blocks.len() * 8)),
-                        x: sum.part(elements.start * 4, n * 4),
+                        out: slab.subspan(start, n * to.bytes()),
+                        squares: squares.map(|squares| squares.subspan(blocks.start * 8, blocks.len() * 8)),
+                        x: sum.subspan(elements.start * 4, n * 4),
                         to,
                         n,
                     }));
                 }
             }
             Operation::HeadForwardBackward { micro } | Operation::HeadBackward { micro } => {
-                self.zero_frozen(&places, self.layout().head(), micro, SumPlace::Own);
+                self.zero_frozen(&memory, self.layout().head(), micro, AccumulatorBuffer::Own);
             }
-            Operation::RecomputeBackward { unit, micro, sum, .. } => {
-                self.zero_frozen(&places, unit, micro, sum);
+            Operation::RecomputeBackward { unit, micro, accumulator, .. } => {
+                self.zero_frozen(&memory, unit, micro, accumulator);
             }
             Operation::EmbedBackward { micro } => {
-                self.zero_frozen(&places, self.layout().embedding(), micro, SumPlace::Own);
+                self.zero_frozen(&memory, self.layout().embedding(), micro, AccumulatorBuffer::Own);
             }
-            Operation::Decide { norms } => self.decide(frame, norms),
-            Operation::Adam { unit, part, from, guard } => self.adam(frame, unit, part, from, guard),
-            Operation::AdamRows { rows } => self.adam_rows(frame, rows),
+            Operation::DecideClip { norms } => self.decide(step_state, norms),
+            Operation::Adam { unit, chunk, from, guard } => self.adam(step_state, unit, chunk, from, guard),
+            Operation::AdamRows { rows } => self.adam_rows(step_state, rows),
             Operation::Save { unit } => {
                 self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
             }
@@ -144,14 +144,14 @@ impl Runner {
     }
 
     /// Runs the ops of a pass in the places of an operation.
-    fn run(&self, pass: PassId, places: &Places, frame: &Frame) {
-        let micro = places.operation.micro().unwrap_or(MicroIndex(0));
+    fn run(&self, pass: PassId, memory: &OperationMemory, step_state: &StepState) {
+        let micro = memory.operation.micro().unwrap_or(MicroIndex(0));
         let scalars = Scalars {
-            loss_scale: (1.0 / frame.inputs().weight) as f32,
+            loss_scale: (1.0 / step_state.inputs().weight) as f32,
             distinct: self.store.distinct(micro),
         };
         for op in &self.plan.passes.get(pass).ops {
-            let mut op = op.map(&mut |location| places.operand(location, frame));
+            let mut op = op.map(&mut |location| memory.operand(location, step_state));
             op.set(&scalars);
             self.launch(&op);
         }
@@ -172,18 +172,18 @@ impl Runner {
         self.store.layout()
     }
 
-    pub(super) fn at(&self, place: Place) -> DeviceSpan {
-        self.memory.part(place.offset, place.bytes)
+    pub(super) fn at(&self, place: ArenaRange) -> DeviceSpan {
+        self.memory.subspan(place.offset, place.bytes)
     }
 
-    fn decide(&self, frame: &Frame, norms: bool) {
+    fn decide(&self, step_state: &StepState, norms: bool) {
         // Tensor by tensor, whatever their units.
         let square_sums = self.layout().indices().flat_map(|unit| self.store.square_sums(unit));
         let square_sum: f64 = if norms { square_sums.sum() } else { 0.0 };
-        let loss = self.store.loss_sum() / frame.inputs().weight;
+        let loss = self.store.loss_sum() / step_state.inputs().weight;
         let norm = square_sum.sqrt();
         let clipped = self.clip > 0.0 && norm > self.clip;
-        frame.decide(Verdict {
+        step_state.decide(ClipDecision {
             loss,
             norm,
             factor: if clipped { (self.clip / norm) as f32 } else { 1.0 },
@@ -191,21 +191,28 @@ impl Runner {
         });
     }
 
-    fn adam(&self, frame: &Frame, unit: UnitIndex, part: PartIndex, from: GradPlace, guard: Guard) {
-        if let Some(factor) = self.commits(frame, unit, guard) {
-            for piece in self.store.adam_pieces(unit, part, from) {
-                self.update(frame, unit, &piece, factor, None);
+    fn adam(
+        &self,
+        step_state: &StepState,
+        unit: UnitIndex,
+        chunk: ChunkIndex,
+        from: GradientBuffer,
+        guard: Guard,
+    ) {
+        if let Some(factor) = self.commits(step_state, unit, guard) {
+            for slice in self.store.adam_slices(unit, chunk, from) {
+                self.update(step_state, unit, &slice, factor, None);
             }
         }
     }
 
-    fn adam_rows(&self, frame: &Frame, rows: RowSet) {
-        let (unit, next) = (self.layout().embedding(), frame.next.read());
-        if let Some(factor) = self.commits(frame, unit, Guard::Verdict) {
+    fn adam_rows(&self, step_state: &StepState, rows: RowSet) {
+        let (unit, next) = (self.layout().embedding(), step_state.next.read());
+        if let Some(factor) = self.commits(step_state, unit, Guard::ClipDecision) {
             let has = |row| next.has(row) == (rows == RowSet::Next);
             let rows = optim::Rows { elements: self.config.dims.c, has: &has };
-            for piece in self.store.adam_unit(unit) {
-                self.update(frame, unit, &piece, factor, Some(rows));
+            for slice in self.store.adam_unit(unit) {
+                self.update(step_state, unit, &slice, factor, Some(rows));
             }
         }
         if rows == RowSet::Next {
@@ -214,18 +221,18 @@ impl Runner {
     }
 
     /// Returns the factor by which AdamW of a unit scales gradients, if it may commit.
-    fn commits(&self, frame: &Frame, unit: UnitIndex, guard: Guard) -> Option<f32> {
+    fn commits(&self, step_state: &StepState, unit: UnitIndex, guard: Guard) -> Option<f32> {
         match guard {
-            Guard::Verdict => {
-                let verdict = frame.verdict();
-                verdict.commit.then_some(verdict.factor)
+            Guard::ClipDecision => {
+                let clip_decision = step_state.clip_decision();
+                clip_decision.commit.then_some(clip_decision.factor)
             }
             Guard::Unit if self.store.square_sums(unit).sum::<f64>().is_finite() => {
-                frame.count_committed();
+                step_state.count_committed();
                 Some(1.0)
             }
             Guard::Unit => {
-                frame.refuse(unit);
+                step_state.refuse(unit);
                 None
             }
         }
@@ -234,20 +241,20 @@ impl Runner {
     /// AdamW of a piece of a unit, or of some of its rows.
     fn update(
         &self,
-        frame: &Frame,
+        step_state: &StepState,
         unit: UnitIndex,
-        piece: &AdamPiece,
+        slice: &AdamSlice,
         factor: f32,
         rows: Option<optim::Rows>,
     ) {
-        let AdamPiece { tensor, first, .. } = *piece;
+        let AdamSlice { tensor, first, .. } = *slice;
         let options = self.tuning.get(unit, tensor);
         if options.frozen {
             return;
         }
         let weight_decay = self.tuning.weight_decay(&options, &self.layout().unit(unit).tensors[tensor]);
         let constants = AdamOptions { weight_decay, ..self.adam };
-        let Inputs { lr, step, .. } = frame.inputs();
+        let Inputs { lr, step, .. } = step_state.inputs();
         let step = Step {
             gradient_scale: factor,
             decay: weight_decay > 0.0,
@@ -256,19 +263,25 @@ impl Runner {
             rows,
             ..Step::new(AdamScalars::new(&constants, lr * options.lr_scale, step))
         };
-        self.store.update(piece, &step, &self.pool);
+        self.store.update(slice, &step, &self.pool);
     }
 
     /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.
-    fn zero_frozen(&self, places: &Places, unit: UnitIndex, micro: MicroIndex, sum: SumPlace) {
-        if micro.at() + 1 < places.extent.micros {
+    fn zero_frozen(
+        &self,
+        memory: &OperationMemory,
+        unit: UnitIndex,
+        micro: MicroIndex,
+        accumulator: AccumulatorBuffer,
+    ) {
+        if micro.at() + 1 < memory.extent.micros {
             return;
         }
         for tensor in self.tuning.frozen(unit) {
-            let gradient = places.write(self.plan.geometry.accumulator(unit, sum));
+            let gradient = memory.write(self.plan.geometry.accumulator(unit, accumulator));
             let tensor = &self.layout().unit(unit).tensors[tensor];
             let bytes = tensor.elements() * 4;
-            self.launch(&Op::from(Zero { out: gradient.part(tensor.offset * 4, bytes), bytes }));
+            self.launch(&Op::from(Zero { out: gradient.subspan(tensor.offset * 4, bytes), bytes }));
         }
     }
 }

@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Status, UnitIndex, master};
+use crate::base::{ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Result, Status, UnitIndex, master};
 use crate::device::Device;
 use crate::engine::Batch;
 use crate::engine::derived::Derived;
 use crate::engine::gather::Numbers;
-use crate::engine::pieces::Piece;
 use crate::engine::save::{Fill, StateSpan, UnitState};
+use crate::engine::slices::TensorSlice;
 use crate::host::{Arena, HostSpan, MemoryKind, Plain, Pool};
 use crate::model::{Layout, Run, TensorLayout};
 use crate::optim::{self, Master, Optimizer, STATE_ARRAYS_MAX, Spans, Step};
-use crate::plan::{HostMap, Place, Plan};
-use crate::schedule::GradPlace;
+use crate::plan::{ArenaRange, HostMap, Plan};
+use crate::schedule::GradientBuffer;
 
 /// Weights, residuals, gradients and moments of every unit, and the staging beside them.
 pub struct Store {
@@ -46,7 +46,7 @@ pub struct Store {
 
 /// The elements of one tensor that lie in one part.
 #[derive(Clone, Copy, Debug)]
-pub struct AdamPiece {
+pub struct AdamSlice {
     /// The tensor, by its number in the unit.
     pub tensor: usize,
     /// The number of the first element among all elements of the model, padding counted.
@@ -86,12 +86,12 @@ impl Store {
         &self.layout
     }
 
-    fn wire(&self, place: Place) -> HostSpan {
-        self.wire.whole().part(place.offset, place.bytes)
+    fn wire(&self, place: ArenaRange) -> HostSpan {
+        self.wire.whole().subspan(place.offset, place.bytes)
     }
 
-    fn state(&self, place: Place) -> HostSpan {
-        self.state.whole().part(place.offset, place.bytes)
+    fn state(&self, place: ArenaRange) -> HostSpan {
+        self.state.whole().subspan(place.offset, place.bytes)
     }
 
     /// Numbers to read.
@@ -132,21 +132,21 @@ impl Store {
     }
 
     fn state_span(&self, unit: UnitIndex, span: StateSpan) -> HostSpan {
-        let places = self.map.unit(unit);
+        let memory = self.map.unit(unit);
         match span {
-            StateSpan::Weights => self.wire(places.weights),
-            StateSpan::Residual => self.state(places.residual),
-            StateSpan::Optimizer(number) => self.state(places.state[number]),
+            StateSpan::Weights => self.wire(memory.weights),
+            StateSpan::Residual => self.state(memory.residual),
+            StateSpan::Optimizer(number) => self.state(memory.state[number]),
         }
     }
 
     /// Where a part of a gradient lands.
-    pub fn gradient(&self, unit: UnitIndex, part: PartIndex, at: GradPlace) -> HostSpan {
-        let elements = self.layout.part(unit, part);
+    pub fn gradient(&self, unit: UnitIndex, chunk: ChunkIndex, at: GradientBuffer) -> HostSpan {
+        let elements = self.layout.chunk(unit, chunk);
         let size = self.grad_dtype.bytes();
         self.wire(match at {
-            GradPlace::Store => self.map.unit(unit).gradient.elements(elements, size),
-            GradPlace::Ring(slab) => self.map.ring(slab).elements(0..elements.len(), size),
+            GradientBuffer::Store => self.map.unit(unit).gradient.elements(elements, size),
+            GradientBuffer::Ring(slab) => self.map.ring(slab).elements(0..elements.len(), size),
         })
     }
 
@@ -156,13 +156,13 @@ impl Store {
     }
 
     /// `[N, C]`: a layer's boundary while it is spilled.
-    pub fn boundary(&self, unit: UnitIndex, seat: SeatIndex) -> HostSpan {
-        self.wire(self.map.boundary(unit, seat))
+    pub fn boundary(&self, unit: UnitIndex, micro_slot: MicroSlotIndex) -> HostSpan {
+        self.wire(self.map.boundary(unit, micro_slot))
     }
 
     /// f32: a layer's running gradient between sweeps.
-    pub fn sum(&self, unit: UnitIndex) -> HostSpan {
-        self.wire(self.map.sum(unit))
+    pub fn accumulator(&self, unit: UnitIndex) -> HostSpan {
+        self.wire(self.map.accumulator(unit))
     }
 
     /// f64 `[blocks]`: where a unit's sums of squares land.
@@ -240,20 +240,20 @@ impl Store {
 
     /// Copies a checked batch into its staging, with what kernels want to know beside.
     pub fn stage(&self, micro: MicroIndex, batch: &Batch) {
-        let places = self.map.batch(micro);
+        let memory = self.map.batch(micro);
         let derived = &mut *self.derived.lock();
         derived.fill(batch);
-        self.lend(self.wire(places.weights)).copy_from_slice(batch.weights.unwrap_or(&self.ones));
+        self.lend(self.wire(memory.weights)).copy_from_slice(batch.weights.unwrap_or(&self.ones));
         for (place, values) in [
-            (places.tokens, batch.tokens),
-            (places.targets, batch.targets),
-            (places.positions, &derived.positions),
-            (places.doc_start, &derived.doc_start),
-            (places.doc_end, &derived.doc_end),
-            (places.order, &derived.order),
-            (places.first, &derived.first),
+            (memory.tokens, batch.tokens),
+            (memory.targets, batch.targets),
+            (memory.positions, &derived.positions),
+            (memory.doc_start, &derived.doc_start),
+            (memory.doc_end, &derived.doc_end),
+            (memory.order, &derived.order),
+            (memory.first, &derived.first),
             // All rows are up, unless some are gathered before.
-            (places.gathered, batch.tokens),
+            (memory.gathered, batch.tokens),
         ] {
             self.lend(self.wire(place)).copy_from_slice(values);
         }
@@ -276,8 +276,8 @@ impl Store {
     /// number of its row. False if a row is missing; then all must be gathered anew. No lane uses those batches.
     pub fn find_rows(&self, micros: usize, numbers: &Numbers) -> bool {
         let found = (0..micros).map(MicroIndex::from).all(|micro| {
-            let places = self.map.batch(micro);
-            numbers.find(self.look(self.wire(places.tokens)), self.lend(self.wire(places.gathered)))
+            let memory = self.map.batch(micro);
+            numbers.find(self.look(self.wire(memory.tokens)), self.lend(self.wire(memory.gathered)))
         });
         if found {
             self.gathered.store(numbers.len(), Relaxed);
@@ -299,7 +299,7 @@ impl Store {
 
     /// bf16: the gathered rows.
     pub fn gathered(&self) -> HostSpan {
-        self.wire(self.map.gathered()).part(0, self.gathered.load(Relaxed) * self.row_bytes())
+        self.wire(self.map.gathered()).subspan(0, self.gathered.load(Relaxed) * self.row_bytes())
     }
 
     /// Bytes of a row of the embedding.
@@ -308,34 +308,34 @@ impl Store {
     }
 
     /// What AdamW reads and writes of one part of a unit, tensor by tensor.
-    pub fn adam_pieces(
+    pub fn adam_slices(
         &self,
         unit: UnitIndex,
-        part: PartIndex,
-        from: GradPlace,
-    ) -> impl Iterator<Item = AdamPiece> {
-        self.adam_pieces_in(unit, self.layout.part(unit, part), self.gradient(unit, part, from))
+        chunk: ChunkIndex,
+        from: GradientBuffer,
+    ) -> impl Iterator<Item = AdamSlice> {
+        self.adam_slices_in(unit, self.layout.chunk(unit, chunk), self.gradient(unit, chunk, from))
     }
 
     /// As [`Store::adam_pieces`], of a whole unit whose gradient is [stored](Store::stores_gradients).
-    pub fn adam_unit(&self, unit: UnitIndex) -> impl Iterator<Item = AdamPiece> {
+    pub fn adam_unit(&self, unit: UnitIndex) -> impl Iterator<Item = AdamSlice> {
         let elements = 0..self.layout.unit(unit).elements;
         let gradient = self.map.unit(unit).gradient.elements(elements.clone(), self.grad_dtype.bytes());
-        self.adam_pieces_in(unit, elements, self.wire(gradient))
+        self.adam_slices_in(unit, elements, self.wire(gradient))
     }
 
-    fn adam_pieces_in(
+    fn adam_slices_in(
         &self,
         unit: UnitIndex,
-        part_elements: Range<usize>,
+        chunk_elements: Range<usize>,
         gradient: HostSpan,
-    ) -> impl Iterator<Item = AdamPiece> {
+    ) -> impl Iterator<Item = AdamSlice> {
         let units_before = &self.layout.units[..unit.at()];
         let elements_before: usize = units_before.iter().map(|unit| unit.elements).sum();
         let grad_size = self.grad_dtype.bytes();
         self.layout.unit(unit).tensors.iter().enumerate().filter_map(move |(number, tensor)| {
-            let start = tensor.offset.max(part_elements.start);
-            let end = (tensor.offset + tensor.elements()).min(part_elements.end);
+            let start = tensor.offset.max(chunk_elements.start);
+            let end = (tensor.offset + tensor.elements()).min(chunk_elements.end);
             if start >= end {
                 return None;
             }
@@ -344,19 +344,19 @@ impl Store {
             let spans = Spans {
                 master: Master::Split { weights, residual },
                 gradient: gradient
-                    .part((start - part_elements.start) * grad_size, elements.len() * grad_size),
+                    .subspan((start - chunk_elements.start) * grad_size, elements.len() * grad_size),
                 gradient_dtype: self.grad_dtype,
                 optimizer: self.optimizer,
                 state: self.optimizer_state(unit, elements),
             };
-            Some(AdamPiece { tensor: number, first: (elements_before + start) as u64, spans })
+            Some(AdamSlice { tensor: number, first: (elements_before + start) as u64, spans })
         })
     }
 
     /// One step of the optimizer over a piece. Nothing else is at work on its unit.
-    pub fn update(&self, piece: &AdamPiece, step: &Step, pool: &Pool) {
+    pub fn update(&self, slice: &AdamSlice, step: &Step, pool: &Pool) {
         // SAFETY: the spans are of the store's arenas, and apart; whoever calls may write them, as said at the top.
-        unsafe { optim::update(pool, &piece.spans, step) }
+        unsafe { optim::update(pool, &slice.spans, step) }
     }
 
     /// Reads a tensor's f32 master. No lane may be at work on its unit.
@@ -400,14 +400,14 @@ impl Store {
 
     /// The masters of some elements of a tensor, to write. `index` is the tensor's place in the layout's order. Nothing else is at
     /// work on these elements.
-    pub fn piece<'a>(
+    pub fn slice<'a>(
         &'a self,
         index: usize,
         (unit, tensor): (UnitIndex, &'a TensorLayout),
         elements: Range<usize>,
-    ) -> Piece<'a> {
+    ) -> TensorSlice<'a> {
         let [weights, residual] = self.masters(unit, tensor, elements.clone());
-        Piece { index, tensor, elements, weights: self.lend(weights), residual: self.lend(residual) }
+        TensorSlice { index, tensor, elements, weights: self.lend(weights), residual: self.lend(residual) }
     }
 
     /// Weights and residuals of some elements of a tensor.
@@ -417,10 +417,10 @@ impl Store {
 
     /// Weights and residuals of some elements of a unit.
     fn halves(&self, unit: UnitIndex, elements: Range<usize>) -> [HostSpan; 2] {
-        let places = self.map.unit(unit);
+        let memory = self.map.unit(unit);
         [
-            self.wire(places.weights.elements(elements.clone(), 2)),
-            self.state(places.residual.elements(elements, 2)),
+            self.wire(memory.weights.elements(elements.clone(), 2)),
+            self.state(memory.residual.elements(elements, 2)),
         ]
     }
 

@@ -37,7 +37,7 @@ pub struct Task {
     /// Number of the list, from [`Lists::get`].
     pub list: u32,
     /// Index of the frame.
-    pub frame: u8,
+    pub step_state: u8,
     /// Position in the list.
     pub operation: u32,
 }
@@ -45,12 +45,12 @@ pub struct Task {
 impl Task {
     /// As the device carries it: 24 bits of list, 8 of frame, 32 of operation.
     pub fn pack(self) -> u64 {
-        u64::from(self.list) << 40 | u64::from(self.frame) << 32 | u64::from(self.operation)
+        u64::from(self.list) << 40 | u64::from(self.step_state) << 32 | u64::from(self.operation)
     }
 
     /// The inverse of [`Task::pack`].
     pub fn unpack(name: u64) -> Self {
-        Task { list: (name >> 40) as u32, frame: (name >> 32) as u8, operation: name as u32 }
+        Task { list: (name >> 40) as u32, step_state: (name >> 32) as u8, operation: name as u32 }
     }
 }
 

@@ -9,8 +9,8 @@ use std::mem::{Discriminant, discriminant};
 use crate::base::{MicroIndex, Result};
 use crate::device::Lane;
 use crate::engine::Batch;
-use crate::engine::frame::Inputs;
 use crate::engine::runner::Runner;
+use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::ops::{Op, Zero};
 use crate::schedule::Operation;
@@ -38,8 +38,8 @@ impl Runner {
             self.store.stage(micro, &batch);
             self.upload(self.at(self.plan.device.batch(micro).whole), self.store.batch(micro))?;
         }
-        let frame = &self.frames[0];
-        frame.open(Inputs { weight: 1.0, ..Inputs::default() });
+        let step_state = &self.step_states[0];
+        step_state.open(Inputs { weight: 1.0, ..Inputs::default() });
         let mut purposes = vec![
             Purpose::Train(micros),
             Purpose::Evaluate(micros),
@@ -56,8 +56,9 @@ impl Runner {
                 let kind = self.kind(operation);
                 if !seen.contains(&kind) {
                     seen.push(kind);
-                    let done =
-                        self.perform(*operation, list.extent, frame).and_then(|()| self.kernels.settle());
+                    let done = self
+                        .perform(*operation, list.extent, step_state)
+                        .and_then(|()| self.kernels.settle());
                     done.map_err(|error| error.within(operation))?;
                 }
             }
@@ -67,7 +68,7 @@ impl Runner {
         for (from, to) in
             [(0, constants.offset), (end, self.memory.bytes())].into_iter().filter(|(from, to)| from < to)
         {
-            let (out, bytes) = (self.memory.part(from, to - from), to - from);
+            let (out, bytes) = (self.memory.subspan(from, to - from), to - from);
             self.launch(&Op::from(Zero { out, bytes }));
         }
         self.kernels.settle()

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::base::{DType, Error, Progress, Result, Status};
-use crate::engine::{Piece, Trainer};
+use crate::engine::{TensorSlice, Trainer};
 use crate::hf::shards::{self, Shard};
 use crate::hf::{FolderConfig, INDEX, file_text};
 use crate::host::folder::{Filling, NewFolder, SizedFile};
@@ -154,9 +154,9 @@ fn weights(
         }
     }
     let done = AtomicU64::new(0);
-    trainer.each_piece(&order, &|piece| {
-        let (file, offset) = places[piece.index].expect("every tensor has a file");
-        let bytes = write_piece(piece, dtype, file, offset)?;
+    trainer.each_slice(&order, &|slice| {
+        let (file, offset) = places[slice.index].expect("every tensor has a file");
+        let bytes = write_piece(slice, dtype, file, offset)?;
         progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
     })?;
     files.iter().try_for_each(SizedFile::sync)
@@ -170,18 +170,18 @@ thread_local! {
 }
 
 /// Gives the bytes written.
-fn write_piece(piece: &Piece, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
+fn write_piece(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
     let size = dtype.bytes();
     let (mut halves, mut values) = ([0u16; 1024], [0f32; 1024]);
     BYTES.with_borrow_mut(|bytes| {
-        for from in (0..piece.elements.len()).step_by(RUN) {
-            let count = RUN.min(piece.elements.len() - from);
+        for from in (0..slice.elements.len()).step_by(RUN) {
+            let count = RUN.min(slice.elements.len() - from);
             bytes.resize(count * size, 0);
             for (number, bytes) in bytes.chunks_mut(1024 * size).enumerate() {
                 let (at, count) = (from + number * 1024, bytes.len() / size);
                 match dtype {
                     DType::Bf16 => {
-                        piece.read_bf16(at, &mut halves[..count]);
+                        slice.read_bf16(at, &mut halves[..count]);
                         bytes
                             .as_chunks_mut()
                             .0
@@ -190,7 +190,7 @@ fn write_piece(piece: &Piece, dtype: DType, file: &SizedFile, tensor: u64) -> Re
                             .for_each(|(b, v)| *b = v.to_le_bytes());
                     }
                     DType::F32 => {
-                        piece.read(at, &mut values[..count]);
+                        slice.read(at, &mut values[..count]);
                         bytes
                             .as_chunks_mut()
                             .0
@@ -200,9 +200,9 @@ fn write_piece(piece: &Piece, dtype: DType, file: &SizedFile, tensor: u64) -> Re
                     }
                 }
             }
-            file.write_at(tensor + ((piece.elements.start + from) * size) as u64, bytes)?;
+            file.write_at(tensor + ((slice.elements.start + from) * size) as u64, bytes)?;
         }
-        Ok((piece.elements.len() * size) as u64)
+        Ok((slice.elements.len() * size) as u64)
     })
 }
 

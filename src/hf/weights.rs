@@ -14,7 +14,7 @@ use half::slice::HalfFloatSliceExt;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
 use crate::base::{Error, Progress, Result, Status};
-use crate::engine::{Piece, Trainer};
+use crate::engine::{TensorSlice, Trainer};
 use crate::hf::INDEX;
 use crate::hf::index::sources;
 use crate::host::files::MappedFile;
@@ -25,12 +25,12 @@ use crate::model::Layout;
 pub struct Weights {
     files: Vec<WeightFile>,
     /// Every tensor of the model, in the layout's order.
-    places: Vec<Place>,
+    tensors: Vec<TensorLocation>,
 }
 
 /// Where a tensor is.
 #[derive(Debug)]
-struct Place {
+struct TensorLocation {
     name: String,
     file: usize,
     /// In that file.
@@ -117,14 +117,14 @@ impl Weights {
                 return Err(bad(&folder.join(INDEX), format!("{name} is in none of the files it lists")));
             }
         }
-        let mut places = Vec::new();
+        let mut tensors = Vec::new();
         for (_, tensor) in layout.tensors() {
             let Some(number) = found.remove(&tensor.name) else {
                 return Err(bad(folder, format!("{} is missing from the weights", tensor.name)));
             };
-            places.push(files[number].place(number, &tensor.name, &tensor.shape)?);
+            tensors.push(files[number].place(number, &tensor.name, &tensor.shape)?);
         }
-        let weights = Weights { files, places };
+        let weights = Weights { files, tensors };
         weights.refuse_leftovers(layout, &found)?;
         Ok(weights)
     }
@@ -135,30 +135,30 @@ impl Weights {
     /// Errors: a value that is not finite, named with its place; the weights are then a mixture. What `progress`
     /// answers.
     pub fn load(&self, trainer: &mut Trainer, progress: Progress) -> Result<()> {
-        let mut order: Vec<usize> = (0..self.places.len()).collect();
-        order.sort_by_key(|&index| (self.places[index].file, self.places[index].bytes.start));
-        let total = self.places.iter().map(|place| place.bytes.len() as u64).sum();
+        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
+        order.sort_by_key(|&index| (self.tensors[index].file, self.tensors[index].bytes.start));
+        let total = self.tensors.iter().map(|place| place.bytes.len() as u64).sum();
         let done = AtomicU64::new(0);
-        trainer.each_piece(&order, &|piece| {
-            let bytes = self.read_piece(piece)?;
+        trainer.each_slice(&order, &|slice| {
+            let bytes = self.read_piece(slice)?;
             progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
         })
     }
 
     /// Gives the bytes read.
-    fn read_piece(&self, piece: &mut Piece) -> Result<u64> {
-        let place = &self.places[piece.index];
-        let (file, size) = (&self.files[place.file], place.bytes.len() / piece.tensor.elements());
-        let from = place.bytes.start + piece.elements.start * size;
-        let part = from..from + piece.elements.len() * size;
+    fn read_piece(&self, slice: &mut TensorSlice) -> Result<u64> {
+        let place = &self.tensors[slice.index];
+        let (file, size) = (&self.files[place.file], place.bytes.len() / slice.tensor.elements());
+        let from = place.bytes.start + slice.elements.start * size;
+        let part = from..from + slice.elements.len() * size;
         // The pieces that other threads are about to take.
         file.bytes.fetch(part.clone(), 2 * part.len());
-        let finite = copy(piece, place.dtype, &file.bytes[part.clone()]);
+        let finite = copy(slice, place.dtype, &file.bytes[part.clone()]);
         file.bytes.release(part.clone());
         match finite {
             Ok(()) => Ok(part.len() as u64),
             Err((at, value)) => {
-                Err(file.bad(format!("element {} of {} is {value}", piece.elements.start + at, place.name)))
+                Err(file.bad(format!("element {} of {} is {value}", slice.elements.start + at, place.name)))
             }
         }
     }
@@ -170,7 +170,7 @@ impl Weights {
                 continue;
             }
             if layout.tied && name == "lm_head.weight" {
-                let embedding = &self.places[0];
+                let embedding = &self.tensors[0];
                 let (bytes, dtype, _) = file.header.tensor(name).expect("the name came from this file");
                 if dtype == embedding.dtype
                     && same(&file.bytes, bytes, &self.files[embedding.file].bytes, embedding.bytes.clone())
@@ -207,7 +207,7 @@ const RUN: usize = 1024;
 
 /// Copies a piece out of a file's bytes. The error is the first element that is not finite, counted in the piece, and
 /// its value; what stands before its run is written.
-fn copy(piece: &mut Piece, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
+fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
     match dtype {
         Dtype::BF16 => {
             let mut run = [0u16; RUN];
@@ -215,7 +215,7 @@ fn copy(piece: &mut Piece, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32
                 let run = &mut run[..bytes.len()];
                 run.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = u16::from_le_bytes(*bytes));
                 finite(number * RUN, run, |half| f32::from_bits(u32::from(half) << 16))?;
-                piece.write_bf16(number * RUN, run);
+                slice.write_bf16(number * RUN, run);
             }
         }
         Dtype::F16 => {
@@ -225,7 +225,7 @@ fn copy(piece: &mut Piece, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32
                 run.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = f16::from_le_bytes(*bytes));
                 run.convert_to_f32_slice(values);
                 finite(number * RUN, values, |value| value)?;
-                piece.write(number * RUN, values);
+                slice.write(number * RUN, values);
             }
         }
         _ => {
@@ -234,7 +234,7 @@ fn copy(piece: &mut Piece, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32
                 let run = &mut run[..bytes.len()];
                 run.iter_mut().zip(bytes).for_each(|(value, bytes)| *value = f32::from_le_bytes(*bytes));
                 finite(number * RUN, run, |value| value)?;
-                piece.write(number * RUN, run);
+                slice.write(number * RUN, run);
             }
         }
     }
@@ -263,13 +263,15 @@ impl WeightFile {
     }
 
     /// Where a tensor of this file is, if it is what the model has.
-    fn place(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<Place> {
+    fn place(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
         let (bytes, dtype, shape) = self.header.tensor(name).expect("the name came from this file");
         if shape != model_shape {
             return Err(self.bad(format!("{name} has shape {shape:?}; the model's is {model_shape:?}")));
         }
         match dtype {
-            Dtype::BF16 | Dtype::F16 | Dtype::F32 => Ok(Place { name: name.to_owned(), file, bytes, dtype }),
+            Dtype::BF16 | Dtype::F16 | Dtype::F32 => {
+                Ok(TensorLocation { name: name.to_owned(), file, bytes, dtype })
+            }
             other => Err(Error::new(
                 Status::Unsupported,
                 format!("{}: {name} is stored as {other:?}; bf16, f16 and f32 are read", self.path.display()),

@@ -129,7 +129,7 @@ impl Arena {
         })?;
         // SAFETY: a fresh mapping of that many zeroed bytes, unmapped only when the arena is dropped.
         let mapped = unsafe { HostSpan::new(base, mapped_bytes) };
-        let arena = Arena { whole: mapped.part(0, bytes), mapped, pages, pin, by, touched: false.into() };
+        let arena = Arena { whole: mapped.subspan(0, bytes), mapped, pages, pin, by, touched: false.into() };
         if let Some((policy, nodes, only)) = nodes
             && let Err(error) = linux::set_nodes(base, mapped_bytes, policy, &nodes)
             && !only
@@ -201,7 +201,7 @@ impl Arena {
     ///
     /// Errors: the system does not tell (`Unsupported`).
     pub fn node_at(&self, offset: usize) -> Result<u32> {
-        let address = NonNull::new(self.whole.part(offset, 1).address()).expect("an arena has an address");
+        let address = NonNull::new(self.whole.subspan(offset, 1).address()).expect("an arena has an address");
         linux::node_of(address).map_err(|error| {
             Error::new(Status::Unsupported, format!("the system does not say where memory lies: {error}"))
         })

@@ -30,7 +30,7 @@ impl fmt::Display for Pinning {
 /// # Safety
 /// [`Pin::allocate`] gives memory of that length, initialised, which nobody else has and which stays until [`Pin::free`].
 pub unsafe trait Pin: fmt::Debug + Send + Sync {
-    /// Pins the pages of a span, which have their RAM and stay mapped until [`Pin::unpin`].
+    /// Fixed the pages of a span, which have their RAM and stay mapped until [`Pin::unpin`].
     ///
     /// Errors: the device's, with what it sought and found; nothing is pinned then.
     ///

@@ -72,7 +72,7 @@ impl<Side> Span<Side> {
     ///
     /// # Panics
     /// If the part leaves the span.
-    pub fn part(&self, offset: usize, bytes: usize) -> Self {
+    pub fn subspan(&self, offset: usize, bytes: usize) -> Self {
         assert!(
             offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
             "a part of {bytes} bytes at {offset} leaves a span of {} bytes",
@@ -129,7 +129,7 @@ impl HostSpan {
     /// # Safety
     /// The law of spans: the caller may read it.
     pub unsafe fn read<T: Plain>(&self, out: &mut [T]) {
-        let from = self.part(0, mem::size_of_val(out));
+        let from = self.subspan(0, mem::size_of_val(out));
         // SAFETY: `part` proved the length; the caller may read the span, in which no slice that is borrowed mutably can lie;
         // every pattern is a `T`.
         unsafe { ptr::copy_nonoverlapping(from.address(), out.as_mut_ptr().cast(), from.bytes()) }
@@ -143,7 +143,7 @@ impl HostSpan {
     /// # Safety
     /// The law of spans: the caller may write it.
     pub unsafe fn write<T: Plain>(&self, values: &[T]) {
-        let to = self.part(0, mem::size_of_val(values));
+        let to = self.subspan(0, mem::size_of_val(values));
         // SAFETY: `part` proved the length; the caller may write the span, in which no borrowed slice can lie; a `Plain` has no
         // padding, so whole bytes are copied.
         unsafe { ptr::copy_nonoverlapping(values.as_ptr().cast(), to.address(), to.bytes()) }

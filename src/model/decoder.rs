@@ -48,13 +48,13 @@ pub struct Sizes {
     /// Rows of logits that exist at a time.
     pub logits_chunk: usize,
     /// The type that activations are stored in.
-    pub storage: DType,
+    pub activation_dtype: DType,
 }
 
 impl Sizes {
     /// The least, for what is the same for all shapes.
     pub(super) const ONE_ROW: Sizes =
-        Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, storage: DType::Bf16 };
+        Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, activation_dtype: DType::Bf16 };
 }
 
 /// What decides the program of a layer: layers of one key have the same.
@@ -67,7 +67,7 @@ pub fn layer_key(config: &ModelConfig, kind: UnitKind) -> (Discriminant<UnitKind
 /// # Panics
 /// If the unit is an end.
 pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) -> Program {
-    let mut builder = Builder::new(sizes.storage, write);
+    let mut builder = Builder::new(sizes.activation_dtype, write);
     let b = &mut builder;
     let (Dims { c, f, .. }, n, eps) = (config.dims, sizes.shape.n(), config.norm_eps);
     let x = b.input(External::Input, Element::Activation, n * c);
@@ -79,20 +79,20 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
         UnitKind::Embedding | UnitKind::Head => unreachable!("an end is no layer"),
     };
     let window = config.window_of(kind.layer().expect("a layer"));
-    let middle = match (has_attention, has_mlp) {
+    let post_attention = match (has_attention, has_mlp) {
         (true, true) => b.own(Element::Activation, n * c),
         (true, false) => out,
         (false, _) => x,
     };
-    b.keep(middle, Recompute::Mlp);
+    b.keep(post_attention, Recompute::Mlp);
     let attention = has_attention.then(|| {
         let norm = Norm::forward(b, "input_layernorm.weight", x, eps, [n, c]);
-        let attention = Attention::forward(b, config, norm.out, (sizes.shape, window), x, middle);
+        let attention = Attention::forward(b, config, norm.out, (sizes.shape, window), x, post_attention);
         (norm, attention)
     });
     let mlp = has_mlp.then(|| {
-        let norm = Norm::forward(b, "post_attention_layernorm.weight", middle, eps, [n, c]);
-        let mlp = Mlp::forward(b, config.biases.mlp, norm.out, [n, c, f], middle, out);
+        let norm = Norm::forward(b, "post_attention_layernorm.weight", post_attention, eps, [n, c]);
+        let mlp = Mlp::forward(b, config.biases.mlp, norm.out, [n, c, f], post_attention, out);
         (norm, mlp)
     });
 
@@ -114,21 +114,21 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
 
 /// The program of the embedding, forward.
 pub fn embedding(config: &ModelConfig, sizes: &Sizes) -> Program {
-    let mut b = Builder::new(sizes.storage, Write::Set);
+    let mut b = Builder::new(sizes.activation_dtype, Write::Set);
     embedding_forward(&mut b, &config.dims, sizes.shape.n());
     b.finish()
 }
 
 /// The program of the embedding, backward. Tied, the head has set the gradient.
 pub fn embedding_gradient(config: &ModelConfig, sizes: &Sizes, write: Write) -> Program {
-    let mut b = Builder::new(sizes.storage, if config.tied { Write::Add } else { write });
+    let mut b = Builder::new(sizes.activation_dtype, if config.tied { Write::Add } else { write });
     embedding_backward(&mut b, &config.dims, sizes.shape.n());
     b.finish()
 }
 
 /// The program of the head for a task.
 pub fn head_program(config: &ModelConfig, sizes: &Sizes, task: HeadTask, write: Write) -> Program {
-    let mut b = Builder::new(sizes.storage, write);
+    let mut b = Builder::new(sizes.activation_dtype, write);
     head(&mut b, config, task, sizes.shape.n(), sizes.logits_chunk);
     b.finish()
 }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::base::{PartIndex, UnitIndex};
+use crate::base::{ChunkIndex, UnitIndex};
 use crate::model::ModelConfig;
 use crate::model::decoder::{self, Sizes, UnitKind};
 use crate::model::modules::HeadTask;
@@ -64,7 +64,7 @@ impl UnitLayout {
     /// Parts of the unit, each as long as possible: at most `longest` elements, ending at a tensor's end or at the border of a
     /// block of a norm.
     fn cut(&self, longest: usize) -> Vec<Range<usize>> {
-        let mut parts = Vec::new();
+        let mut chunks = Vec::new();
         let mut start = 0;
         while start < self.elements {
             let most = start + longest;
@@ -75,10 +75,10 @@ impl UnitLayout {
                 let tensor = offsets.take_while(|&offset| offset <= most).last().unwrap_or(0);
                 tensor + (most - tensor) / NORM_BLOCK * NORM_BLOCK
             };
-            parts.push(start..end);
+            chunks.push(start..end);
             start = end;
         }
-        parts
+        chunks
     }
 
     /// Blocks of the gradient's norm.
@@ -105,7 +105,7 @@ pub struct Layout {
     pub tied: bool,
     layer_elements: usize,
     /// By unit: the parts in which its gradient leaves the device.
-    parts: Vec<Vec<Range<usize>>>,
+    chunks: Vec<Vec<Range<usize>>>,
 }
 
 impl Layout {
@@ -125,8 +125,8 @@ impl Layout {
         units.push(unit(UnitKind::Head, &head));
         let layers = &units[1..units.len() - 1];
         let layer_elements = layers.iter().map(|unit| unit.elements).fold(0, usize::max);
-        let parts = units.iter().map(|unit| unit.cut(layer_elements.max(NORM_BLOCK))).collect();
-        Layout { units, tied: config.tied, layer_elements, parts }
+        let chunks = units.iter().map(|unit| unit.cut(layer_elements.max(NORM_BLOCK))).collect();
+        Layout { units, tied: config.tied, layer_elements, chunks }
     }
 
     /// Units between embedding and head: the decoder layers, or their halves. Schedules and placements call these layers.
@@ -171,27 +171,27 @@ impl Layout {
 
     /// Elements of the longest part of a gradient: the size of a slab. A part is at most a layer, or a block where a layer is shorter.
     pub fn slab_elements(&self) -> usize {
-        self.parts.iter().flatten().map(|part| part.len()).fold(0, usize::max)
+        self.chunks.iter().flatten().map(|chunk| chunk.len()).fold(0, usize::max)
     }
 
     /// Number of parts in which a unit's gradient leaves the device; a layer has one.
-    pub fn parts(&self, unit: UnitIndex) -> usize {
-        self.parts[unit.at()].len()
+    pub fn chunks(&self, unit: UnitIndex) -> usize {
+        self.chunks[unit.at()].len()
     }
 
     /// The elements of a unit that a part covers.
     ///
     /// # Panics
     /// If the unit has no such part.
-    pub fn part(&self, unit: UnitIndex, part: PartIndex) -> Range<usize> {
-        self.parts[unit.at()][part.at()].clone()
+    pub fn chunk(&self, unit: UnitIndex, chunk: ChunkIndex) -> Range<usize> {
+        self.chunks[unit.at()][chunk.at()].clone()
     }
 
     /// A part's pieces of the unit's runs, in order; together they are the part.
-    pub fn part_runs(&self, unit: UnitIndex, part: PartIndex) -> impl Iterator<Item = Run> + '_ {
-        let part = self.part(unit, part);
+    pub fn chunk_runs(&self, unit: UnitIndex, chunk: ChunkIndex) -> impl Iterator<Item = Run> + '_ {
+        let chunk = self.chunk(unit, chunk);
         self.unit(unit).runs().filter_map(move |Run { elements, blocks }| {
-            let (start, end) = (elements.start.max(part.start), elements.end.min(part.end));
+            let (start, end) = (elements.start.max(chunk.start), elements.end.min(chunk.end));
             let block = blocks.start + start.saturating_sub(elements.start) / NORM_BLOCK;
             let count = end.saturating_sub(start).div_ceil(NORM_BLOCK);
             (start < end).then_some(Run { elements: start..end, blocks: block..block + count })

@@ -5,7 +5,7 @@ use crate::model::decoder::{self, Sizes};
 use crate::model::modules::HeadTask;
 use crate::model::program::{Pass, Program, Recompute};
 use crate::model::{Layout, ModelConfig};
-use crate::ops::cuda::product::Product;
+use crate::ops::cuda::gemm::Gemm;
 use crate::ops::cuda::workspace;
 use crate::ops::{Op, Write};
 
@@ -78,7 +78,7 @@ impl Passes {
             }
         }
         let scratch_bytes = passes.iter().map(|pass| pass.scratch_bytes).max().unwrap_or(0);
-        let workspace_bytes = match sizes.storage {
+        let workspace_bytes = match sizes.activation_dtype {
             DType::F32 => 0,
             DType::Bf16 => workspace::bytes(passes.iter().map(Pass::workspace_bytes).max().unwrap_or(0)),
         };
@@ -115,8 +115,8 @@ impl Passes {
     }
 
     /// Bytes that a layer keeps from forward to backward of one micro-batch.
-    pub fn kept_bytes(&self, unit: UnitIndex, recompute: Recompute) -> usize {
-        self.get(PassId::Forward(unit, recompute)).kept_bytes
+    pub fn saved_bytes(&self, unit: UnitIndex, recompute: Recompute) -> usize {
+        self.get(PassId::Forward(unit, recompute)).saved_bytes
     }
 
     /// Bytes of scratch memory: what the most demanding pass takes, whatever is kept, so that keeping less never takes more.
@@ -130,18 +130,18 @@ impl Passes {
     }
 
     /// Every matrix product of the passes, each once: what algorithms are chosen for.
-    pub fn products(&self) -> Vec<Product> {
+    pub fn gemms(&self) -> Vec<Gemm> {
         let ops = self.passes.iter().flat_map(|pass| &pass.ops);
-        let mut products: Vec<Product> = ops
+        let mut gemms: Vec<Gemm> = ops
             .filter_map(|op| match op {
-                Op::LinearForward(op) => Some(op.product()),
-                Op::LinearBackwardInput(op) => Some(op.product()),
-                Op::LinearBackwardWeight(op) => Some(op.product()),
+                Op::LinearForward(op) => Some(op.gemm()),
+                Op::LinearBackwardInput(op) => Some(op.gemm()),
+                Op::LinearBackwardWeight(op) => Some(op.gemm()),
                 _ => None,
             })
             .collect();
-        products.sort_unstable();
-        products.dedup();
-        products
+        gemms.sort_unstable();
+        gemms.dedup();
+        gemms
     }
 }

@@ -9,18 +9,18 @@ use std::ops::Range;
 
 use crate::base::{DType, Shape};
 use crate::ops::cpu::cut::{Tiles, TransposedTiles, each};
-use crate::ops::cpu::product::multiply;
+use crate::ops::cpu::matmul::multiply;
 use crate::ops::cpu::vector::{dot, exp, exp_and_sum, maximum, scale, vectorised};
 use crate::ops::cpu::view::{Matrix, TileMut, read, write};
 use crate::ops::cpu::{CpuKernels, block};
-use crate::ops::cuda::{CudaKernels, HeadPlaces, address::*, launch};
+use crate::ops::cuda::{CudaKernels, HeadColumns, address::*, launch};
 use crate::ops::{Flops, Heads, Write, op};
 
 op! {
     /// Attention forward, scale 1/√D. Row n attends to rows `doc_start[n] ..= n` and, with a window, to the last `window` of them.
     AttentionForward {
         /// `[N, H·D]`.
-        out: P = Set, Element::Activation, shape.n() * heads.attended();
+        out: P = Set, Element::Activation, shape.n() * heads.attention_width();
         /// `[H, N]`: the log-sum-exp of each row's scaled scores.
         lse: P = Set, Element::F32, heads.h * shape.n();
         /// `[N, (H+2G)·D]`, queries and keys rotated.
@@ -52,9 +52,9 @@ op! {
         /// `[N, (H+2G)·D]`.
         dqkv: P = Set, Element::Activation, shape.n() * heads.qkv();
         /// `[N, H·D]`.
-        dout: P = Read, Element::Activation, shape.n() * heads.attended();
+        dout: P = Read, Element::Activation, shape.n() * heads.attention_width();
         /// As forward leaves it.
-        out: P = Read, Element::Activation, shape.n() * heads.attended();
+        out: P = Read, Element::Activation, shape.n() * heads.attention_width();
         /// As forward leaves it.
         lse: P = Read, Element::F32, heads.h * shape.n();
         /// As forward reads it.
@@ -105,7 +105,7 @@ fn pairs(shape: Shape, window: usize, heads: &Heads) -> f64 {
     let seen = if window == 0 { t } else { (1 + (window - 1).div_ceil(BLOCK)).min(t) };
     // The first rows see 1, 2, … blocks, and the others as many as the window touches.
     let blocks = shape.b * (seen * (seen + 1) / 2 + (t - seen) * seen);
-    (blocks * BLOCK * BLOCK) as f64 * heads.attended() as f64
+    (blocks * BLOCK * BLOCK) as f64 * heads.attention_width() as f64
 }
 
 /// Query rows of a block.
@@ -177,12 +177,12 @@ impl AttentionForward {
         let AttentionForward { window, shape, heads, .. } = self;
         let (n, t, stride, group) = (shape.n(), shape.t, heads.qkv(), heads.h / heads.g);
         let (qkv, doc_start): (&[f32], &[i32]) = (read(&self.qkv, n * stride), read(&self.doc_start, n));
-        let (out, lse) = (write(&mut self.out, n * heads.attended()), write(&mut self.lse, n * heads.h));
+        let (out, lse) = (write(&mut self.out, n * heads.attention_width()), write(&mut self.lse, n * heads.h));
         let factor = 1.0 / (heads.d as f32).sqrt();
         let elements = QUERIES * KEYS + 2 * QUERIES;
         cpu.scratch.reserve(elements);
         // A tile is one head of some rows of a sequence.
-        let out = Tiles::in_groups(TileMut::of(out, n, heads.attended()), t, (QUERIES, heads.d));
+        let out = Tiles::in_groups(TileMut::of(out, n, heads.attention_width()), t, (QUERIES, heads.d));
         let lse = TransposedTiles::in_groups(TileMut::of(lse, heads.h, n), t, (QUERIES, 1));
         each(&cpu.pool, (out, lse), |worker, ((rows, _, mut out), (_, head, mut lse))| {
             let (row, head) = (rows.start / t * t, head.start);
@@ -236,7 +236,7 @@ impl AttentionForward {
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let AttentionForward { out, lse, qkv, doc_start, window, shape, heads } = self;
         let (n, (h, g, d)) = (shape.n(), heads.counts());
-        let HeadPlaces { q, k, v, stride } = HeadPlaces::of(&qkv, n, &heads);
+        let HeadColumns { q, k, v, stride } = HeadColumns::of(&qkv, n, &heads);
         let by = &cuda.api.kernels;
         let launcher = match cuda.by_wgmma.contains(&heads.d) {
             true => (by.hzk_attention_wgmma_forward, "hzk_attention_wgmma_forward"),
@@ -245,7 +245,7 @@ impl AttentionForward {
         launch!(
             cuda,
             launcher,
-            bf16s(&out, n * heads.attended()),
+            bf16s(&out, n * heads.attention_width()),
             f32s(&lse, n * heads.h),
             q,
             k,
@@ -270,7 +270,7 @@ impl AttentionBackward {
     pub(super) fn cpu(mut self, cpu: &CpuKernels) {
         let AttentionBackward { window, shape, heads, .. } = self;
         let (n, t, stride, group_heads) = (shape.n(), shape.t, heads.qkv(), heads.h / heads.g);
-        let attended = heads.attended();
+        let attended = heads.attention_width();
         let [dout, out]: [&[f32]; 2] = [read(&self.dout, n * attended), read(&self.out, n * attended)];
         let (qkv, lse): (&[f32], &[f32]) = (read(&self.qkv, n * stride), read(&self.lse, n * heads.h));
         let doc_start: &[i32] = read(&self.doc_start, n);
@@ -306,7 +306,7 @@ impl AttentionBackward {
             dq.fill(0.0);
             for keys in 0..t.div_ceil(KEYS_BACKWARD) {
                 let keys = block(keys, KEYS_BACKWARD, t);
-                let (mut dk, mut dv) = (dk.part(keys.clone(), 0..heads.d), dv.part(keys.clone(), 0..heads.d));
+                let (mut dk, mut dv) = (dk.slice(keys.clone(), 0..heads.d), dv.slice(keys.clone(), 0..heads.d));
                     let k = rectangle(qkv, stride, keys.clone(), heads.key_columns(kv));
                 let v = rectangle(qkv, stride, keys.clone(), heads.value_columns(kv));
                 let mut write = Write::Set;
@@ -344,7 +344,7 @@ impl AttentionBackward {
                         multiply(&mut dv, write, 1.0, p.transposed(), d);
                         multiply(&mut dk, write, 1.0, ds.transposed(), q);
                         write = Write::Add;
-                        let mut dq = dq.part(queries.clone(), place * heads.d..(place + 1) * heads.d);
+                        let mut dq = dq.slice(queries.clone(), place * heads.d..(place + 1) * heads.d);
                         multiply(&mut dq, Write::Add, 1.0, ds, k);
                     }
                 }
@@ -359,8 +359,8 @@ impl AttentionBackward {
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let AttentionBackward { dqkv, dout, out, lse, qkv, doc_start, doc_end, window, shape, heads } = self;
         let (n, (h, g, d)) = (shape.n(), heads.counts());
-        let HeadPlaces { q, k, v, stride } = HeadPlaces::of(&qkv, n, &heads);
-        let HeadPlaces { q: dq, k: dk, v: dv, .. } = HeadPlaces::of(&dqkv, n, &heads);
+        let HeadColumns { q, k, v, stride } = HeadColumns::of(&qkv, n, &heads);
+        let HeadColumns { q: dq, k: dk, v: dv, .. } = HeadColumns::of(&dqkv, n, &heads);
         let by = &cuda.api.kernels;
         let launcher = match cuda.by_wgmma.contains(&heads.d) {
             true => (by.hzk_attention_wgmma_backward, "hzk_attention_wgmma_backward"),
@@ -373,8 +373,8 @@ impl AttentionBackward {
             dk,
             dv,
             cuda.scratch_of(&self),
-            bf16s(&dout, n * heads.attended()),
-            bf16s(&out, n * heads.attended()),
+            bf16s(&dout, n * heads.attention_width()),
+            bf16s(&out, n * heads.attention_width()),
             f32s(&lse, n * heads.h),
             q,
             k,

@@ -26,8 +26,8 @@ op! {
     v: usize;
     {
         /// Of the table only the rows that are named.
-        fn traffic(&self, storage: DType) -> usize {
-            self.n * self.c * (2 + storage.bytes())
+        fn traffic(&self, activation_dtype: DType) -> usize {
+            self.n * self.c * (2 + activation_dtype.bytes())
         }
     }
 }
@@ -56,9 +56,9 @@ op! {
     v: usize;
     {
         /// Of the table only the rows that are named: while the batch is unknown, as many as tokens.
-        fn traffic(&self, storage: DType) -> usize {
+        fn traffic(&self, activation_dtype: DType) -> usize {
             let named = if self.distinct == 0 { self.n } else { self.distinct };
-            (named * 2 * 4 + self.n * storage.bytes()) * self.c
+            (named * 2 * 4 + self.n * activation_dtype.bytes()) * self.c
         }
     }
 }

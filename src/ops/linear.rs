@@ -2,11 +2,11 @@
 
 use crate::base::DType;
 use crate::ops::cpu::cut::{Tiles, each};
-use crate::ops::cpu::product::{DEPTH, multiply};
+use crate::ops::cpu::matmul::{DEPTH, multiply};
 use crate::ops::cpu::vector::{add_bias, widen};
 use crate::ops::cpu::view::{Matrix, TileMut, read, read_apart, write};
 use crate::ops::cpu::{CpuKernels, block};
-use crate::ops::cuda::{CudaKernels, product::{Direction, Product}};
+use crate::ops::cuda::{CudaKernels, gemm::{Direction, Gemm}};
 use crate::ops::{Flops, Write, op};
 
 /// The sizes of a linear layer, `out [N, M] = x [N, K] · weight [M, K]ᵀ`. All is dense but the rows of `out`, of its gradient
@@ -35,13 +35,13 @@ impl Linear {
     }
 
     fn flops(&self) -> Flops {
-        Flops::Product([self.n, self.k, self.m])
+        Flops::Matmul([self.n, self.k, self.m])
     }
 
     /// Bytes of the weights as a product reads them: bf16. A device whose activations are f32 widens them first, which writes
     /// and reads them again.
-    fn weight_traffic(&self, storage: DType) -> usize {
-        let widened = if storage == DType::F32 { 2 * storage.bytes() } else { 0 };
+    fn weight_traffic(&self, activation_dtype: DType) -> usize {
+        let widened = if activation_dtype == DType::F32 { 2 * activation_dtype.bytes() } else { 0 };
         (2 + widened) * self.k * self.m
     }
 }
@@ -71,8 +71,8 @@ op! {
             self.sizes.flops()
         }
 
-        fn traffic(&self, storage: DType) -> usize {
-            self.sizes.weight_traffic(storage)
+        fn traffic(&self, activation_dtype: DType) -> usize {
+            self.sizes.weight_traffic(activation_dtype)
         }
     }
 }
@@ -96,8 +96,8 @@ op! {
             self.sizes.flops()
         }
 
-        fn traffic(&self, storage: DType) -> usize {
-            self.sizes.weight_traffic(storage)
+        fn traffic(&self, activation_dtype: DType) -> usize {
+            self.sizes.weight_traffic(activation_dtype)
         }
     }
 }
@@ -165,22 +165,22 @@ enum Residual<'a> {
 
 impl<P> LinearForward<P> {
     /// The product, as the table of algorithms knows it.
-    pub fn product(&self) -> Product {
-        Product::forward(self.residual.is_some(), self.bias.is_some(), self.sizes)
+    pub fn gemm(&self) -> Gemm {
+        Gemm::forward(self.residual.is_some(), self.bias.is_some(), self.sizes)
     }
 }
 
 impl<P> LinearBackwardInput<P> {
     /// The product, as the table of algorithms knows it.
-    pub fn product(&self) -> Product {
-        Product::of(Direction::BackwardInput, self.dx_write, self.sizes)
+    pub fn gemm(&self) -> Gemm {
+        Gemm::of(Direction::BackwardInput, self.dx_write, self.sizes)
     }
 }
 
 impl<P> LinearBackwardWeight<P> {
     /// The product, as the table of algorithms knows it.
-    pub fn product(&self) -> Product {
-        Product::of(Direction::BackwardWeight, self.dweight_write, self.sizes)
+    pub fn gemm(&self) -> Gemm {
+        Gemm::of(Direction::BackwardWeight, self.dweight_write, self.sizes)
     }
 }
 
@@ -226,7 +226,7 @@ impl LinearForward {
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let LinearForward { out, x, weight, residual, bias, .. } = self;
-        cuda.multiply(&self.product(), [out, weight, x], residual, bias);
+        cuda.multiply(&self.gemm(), [out, weight, x], residual, bias);
     }
 }
 
@@ -260,7 +260,7 @@ impl LinearBackwardInput {
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let LinearBackwardInput { dx, dout, weight, dx_write, .. } = self;
         let residual = (dx_write == Write::Add).then_some(dx);
-        cuda.multiply(&self.product(), [dx, weight, dout], residual, None);
+        cuda.multiply(&self.gemm(), [dx, weight, dout], residual, None);
     }
 }
 
@@ -284,6 +284,6 @@ impl LinearBackwardWeight {
             return cuda.start_sum(&dweight, sizes.m * sizes.k, dweight_write);
         }
         let residual = (dweight_write == Write::Add).then_some(dweight);
-        cuda.multiply(&self.product(), [dweight, x, dout], residual, None);
+        cuda.multiply(&self.gemm(), [dweight, x, dout], residual, None);
     }
 }

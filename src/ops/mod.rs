@@ -124,7 +124,7 @@ impl Heads {
     }
 
     /// Columns of the query heads, and of attention's output.
-    pub fn attended(&self) -> usize {
+    pub fn attention_width(&self) -> usize {
         self.h * self.d
     }
 
@@ -163,7 +163,7 @@ impl<P> Op<P> {
 /// A backend: runs ops on memory of a device. See the module for the law.
 pub trait Kernels: Send + Sync {
     /// The type activations are stored in.
-    fn storage(&self) -> DType;
+    fn activation_dtype(&self) -> DType;
 
     /// What decides the order of sums: kernels that give the same text here give the same bits, wherever they run.
     fn arithmetic(&self) -> String;

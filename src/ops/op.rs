@@ -25,9 +25,9 @@ impl Element {
     pub const F32: Element = Element::Fixed(DType::F32);
 
     /// Bytes of an element on a device that stores activations so.
-    pub fn bytes(self, storage: DType) -> usize {
+    pub fn bytes(self, activation_dtype: DType) -> usize {
         match self {
-            Element::Activation => storage.bytes(),
+            Element::Activation => activation_dtype.bytes(),
             Element::Fixed(dtype) => dtype.bytes(),
             Element::F64 => 8,
             Element::I32 => 4,
@@ -73,8 +73,8 @@ pub struct Operand<P> {
 
 impl<P> Operand<P> {
     /// The length in bytes.
-    pub fn bytes(&self, storage: DType) -> usize {
-        self.elements * self.element.bytes(storage)
+    pub fn bytes(&self, activation_dtype: DType) -> usize {
+        self.elements * self.element.bytes(activation_dtype)
     }
 }
 
@@ -84,7 +84,7 @@ pub enum Flops {
     /// Few beside the memory traffic.
     None,
     /// A product of `[a, b]` and `[b, c]` matrices: 2·a·b·c.
-    Product([usize; 3]),
+    Matmul([usize; 3]),
     /// Attention forward.
     AttentionForward(f64),
     /// Attention backward.
@@ -111,11 +111,11 @@ pub trait Contract<P> {
 
     /// Bytes of device memory read and written: an operand that is changed counts twice. Of matrix products only the weights
     /// count: the rest of their traffic grows with the rows, as their FLOPs do.
-    fn traffic(&self, storage: DType) -> usize {
+    fn traffic(&self, activation_dtype: DType) -> usize {
         let mut bytes = 0;
         self.each_operand(&mut |operand| {
             let times = if operand.access == Access::Update { 2 } else { 1 };
-            bytes += times * operand.bytes(storage);
+            bytes += times * operand.bytes(activation_dtype);
         });
         bytes
     }

@@ -59,8 +59,8 @@ op! {
     heads: Heads;
     {
         /// The values stay as they are.
-        fn traffic(&self, storage: DType) -> usize {
-            3 * self.n * self.heads.normed() * self.heads.d * storage.bytes()
+        fn traffic(&self, activation_dtype: DType) -> usize {
+            3 * self.n * self.heads.normed() * self.heads.d * activation_dtype.bytes()
         }
 
         /// At least what the launcher asks, whose blocks take several heads each.

@@ -7,7 +7,7 @@ use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::vectorised;
 use crate::ops::cpu::view::{read, write};
-use crate::ops::cuda::{CudaKernels, HeadPlaces, address::*, launch};
+use crate::ops::cuda::{CudaKernels, HeadColumns, address::*, launch};
 use crate::ops::{Heads, op};
 
 op! {
@@ -29,9 +29,9 @@ op! {
     heads: Heads;
     {
         /// The values stay as they are.
-        fn traffic(&self, storage: DType) -> usize {
+        fn traffic(&self, activation_dtype: DType) -> usize {
             let Heads { h, g, d } = self.heads;
-            2 * self.n * (h + g) * d * storage.bytes()
+            2 * self.n * (h + g) * d * activation_dtype.bytes()
         }
     }
 }
@@ -105,7 +105,7 @@ impl Rope {
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let Rope { qkv, positions, inv_freq, way, n, heads } = self;
-        let HeadPlaces { q, k, stride, .. } = HeadPlaces::of(&qkv, n, &heads);
+        let HeadColumns { q, k, stride, .. } = HeadColumns::of(&qkv, n, &heads);
         let (positions, inv_freq) = (i32s(&positions, n), f32s(&inv_freq, heads.d / 2));
         let (n, (h, g, d)) = (n as i64, heads.counts());
         match way {

@@ -14,11 +14,11 @@
 //! The [law of spans](crate::host::Span) holds for the spans of this module.
 
 mod adamw;
+mod arrays;
 mod isa;
 mod master;
 mod random;
 mod rows;
-mod streams;
 mod tiles;
 
 use std::ops::Range;
@@ -109,12 +109,12 @@ impl Master {
     fn halves(&self) -> (HostSpan, HostSpan) {
         match *self {
             Master::Split { weights, residual } => (weights, residual),
-            Master::Whole { params, copy } => (params, copy.unwrap_or(params.part(0, 0))),
+            Master::Whole { params, copy } => (params, copy.unwrap_or(params.subspan(0, 0))),
         }
     }
 
-    fn part(&self, start: usize, count: usize) -> Master {
-        let part = |span: HostSpan, size: usize| span.part(start * size, count * size);
+    fn slice(&self, start: usize, count: usize) -> Master {
+        let part = |span: HostSpan, size: usize| span.subspan(start * size, count * size);
         match *self {
             Master::Split { weights, residual } => {
                 Master::Split { weights: part(weights, 2), residual: part(residual, 2) }
@@ -151,14 +151,14 @@ impl Spans {
     ///
     /// # Panics
     /// If they leave the spans.
-    pub fn part(&self, start: usize, count: usize) -> Spans {
-        let part = |span: HostSpan, dtype: DType| span.part(start * dtype.bytes(), count * dtype.bytes());
+    pub fn slice(&self, start: usize, count: usize) -> Spans {
+        let part = |span: HostSpan, dtype: DType| span.subspan(start * dtype.bytes(), count * dtype.bytes());
         let mut state = self.state;
         for (span, array) in state.iter_mut().zip(self.optimizer.state()) {
             *span = part(*span, array.dtype);
         }
         Spans {
-            master: self.master.part(start, count),
+            master: self.master.slice(start, count),
             gradient: part(self.gradient, self.gradient_dtype),
             state,
             ..*self
@@ -245,7 +245,7 @@ unsafe fn update_run(spans: &Spans, elements: Range<usize>, step: &Step) {
     while start < end {
         let (random, good) = RandomBits::new(&step.rounding, start);
         let count = good.min(end - start);
-        let part = spans.part(start, count);
+        let part = spans.slice(start, count);
         match spans.optimizer {
             // SAFETY: what the caller promises of the elements holds for some of them.
             Optimizer::AdamW { moments } => unsafe { adamw::run(&part, moments, step, random) },

@@ -3,28 +3,28 @@
 use std::ops::Range;
 
 /// Bytes: every place starts on its own cache lines, and on what wide copies ask for.
-pub const PLACE_ALIGNMENT: usize = 256;
+pub const ARENA_ALIGNMENT: usize = 256;
 
 /// Where something lies within its arena, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct ArenaRange {
     /// First byte.
     pub offset: usize,
     /// Length, without the padding behind it.
     pub bytes: usize,
 }
 
-impl Place {
+impl ArenaRange {
     /// What it takes of its arena.
     pub fn padded(&self) -> usize {
-        self.bytes.next_multiple_of(PLACE_ALIGNMENT)
+        self.bytes.next_multiple_of(ARENA_ALIGNMENT)
     }
 
     /// The part that `elements` elements of `size` bytes cover.
-    pub fn elements(&self, elements: Range<usize>, size: usize) -> Place {
-        let part = Place { offset: self.offset + elements.start * size, bytes: elements.len() * size };
-        assert!(part.offset + part.bytes <= self.offset + self.bytes, "a part leaves its place");
-        part
+    pub fn elements(&self, elements: Range<usize>, size: usize) -> ArenaRange {
+        let chunk = ArenaRange { offset: self.offset + elements.start * size, bytes: elements.len() * size };
+        assert!(chunk.offset + chunk.bytes <= self.offset + self.bytes, "a chunk leaves its place");
+        chunk
     }
 }
 
@@ -42,13 +42,13 @@ pub struct Region {
 pub struct Carver {
     cursor: usize,
     regions: Vec<Region>,
-    places: Vec<(&'static str, Place)>,
+    places: Vec<(&'static str, ArenaRange)>,
 }
 
 impl Carver {
     /// The next place of `bytes` bytes, accounted to `name`.
-    pub fn take(&mut self, name: &'static str, bytes: usize) -> Place {
-        let place = Place { offset: self.cursor, bytes };
+    pub fn take(&mut self, name: &'static str, bytes: usize) -> ArenaRange {
+        let place = ArenaRange { offset: self.cursor, bytes };
         let padded = place.padded();
         self.cursor += padded;
         self.places.push((name, place));
@@ -65,7 +65,7 @@ impl Carver {
     }
 
     /// Every place and the name it is accounted to.
-    pub fn places(&self) -> &[(&'static str, Place)] {
+    pub fn places(&self) -> &[(&'static str, ArenaRange)] {
         &self.places
     }
 

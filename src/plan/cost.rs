@@ -9,7 +9,7 @@ use crate::base::DType;
 use crate::device::Lane;
 use crate::model::{Layout, Passes};
 use crate::ops::{Flops, Op};
-use crate::plan::BatchPlaces;
+use crate::plan::BatchRanges;
 use crate::plan::machine::by_lane;
 use crate::schedule::{
     Content, Extent, Geometry, Mode, Operation, Policy, Resource, RowSet, Share, Simulator,
@@ -127,20 +127,20 @@ impl Machine {
 impl Work {
     /// The work of each pass, by its number.
     pub(in crate::plan) fn of_all(passes: &Passes) -> Vec<Work> {
-        let storage = passes.sizes().storage;
-        passes.all().iter().map(|pass| Work::of(&pass.ops, storage)).collect()
+        let activation_dtype = passes.sizes().activation_dtype;
+        passes.all().iter().map(|pass| Work::of(&pass.ops, activation_dtype)).collect()
     }
 
     /// The work of ops on a device that stores activations so.
-    fn of<P>(ops: &[Op<P>], storage: DType) -> Work {
+    fn of<P>(ops: &[Op<P>], activation_dtype: DType) -> Work {
         let mut work = Work::default();
         for op in ops {
             let contract = op.contract();
             work.launches += 1.0;
-            work.device_bytes += contract.traffic(storage) as f64;
+            work.device_bytes += contract.traffic(activation_dtype) as f64;
             match contract.flops() {
                 Flops::None => {}
-                Flops::Product(sizes) => {
+                Flops::Matmul(sizes) => {
                     let smallest = sizes.into_iter().min().expect("there are three");
                     let class = MATRIX_CLASSES.iter().filter(|end| smallest > **end).count();
                     work.matrix_flop[class] +=
@@ -159,7 +159,7 @@ impl Work {
     }
 
     /// All multiplications and additions in matrix products.
-    pub fn products(&self) -> f64 {
+    pub fn matmuls(&self) -> f64 {
         self.matrix_flop.iter().sum()
     }
 }
@@ -214,7 +214,7 @@ impl<'a> Cost<'a> {
         let (update_bytes, element_bytes) =
             (optimizer.traffic_bytes(grad_dtype), optimizer.parameter_bytes());
         let elements = |unit| self.layout.unit(unit).elements;
-        let part = |unit, part| self.layout.part(unit, part).len();
+        let chunk = |unit, chunk| self.layout.chunk(unit, chunk).len();
         match *operation {
             _ if operation.lane() == Lane::H2d => {
                 Work { up_bytes: self.copied(operation) as f64, ..Work::default() }
@@ -225,14 +225,14 @@ impl<'a> Cost<'a> {
             Operation::Norm { unit, .. } => {
                 Work::kernels(self.layout.unit(unit).tensors.len(), 4 * elements(unit))
             }
-            Operation::Round { unit, part: number, .. } => {
-                let launches = self.layout.part_runs(unit, number).count();
-                Work::kernels(launches, (4 + grad_dtype.bytes()) * part(unit, number))
+            Operation::Round { unit, chunk: number, .. } => {
+                let launches = self.layout.chunk_runs(unit, number).count();
+                Work::kernels(launches, (4 + grad_dtype.bytes()) * chunk(unit, number))
             }
             Operation::Save { unit } => {
                 Work { disk_bytes: (element_bytes * elements(unit)) as f64, ..Work::default() }
             }
-            Operation::Adam { unit, part: number, .. } => self.host(update_bytes * part(unit, number)),
+            Operation::Adam { unit, chunk: number, .. } => self.host(update_bytes * chunk(unit, number)),
             Operation::AdamRows { rows } => {
                 let embedding = self.layout.embedding();
                 let next = self.gathered();
@@ -277,11 +277,11 @@ pub fn content_bytes(layout: &Layout, passes: &Passes, grad_dtype: DType, conten
     let (sizes, [vocabulary, columns]) = (passes.sizes(), layout.embedding_shape());
     let n = sizes.shape.n();
     match *content {
-        Content::Batch(_) => BatchPlaces::bytes(sizes.shape),
+        Content::Batch(_) => BatchRanges::bytes(sizes.shape),
         Content::Weights(unit) => DType::Bf16.bytes() * layout.unit(unit).elements,
-        Content::Activation { .. } => n * columns * sizes.storage.bytes(),
-        Content::Sum { unit, .. } => DType::F32.bytes() * layout.unit(unit).elements,
-        Content::Part { unit, part } => grad_dtype.bytes() * layout.part(unit, part).len(),
+        Content::Activation { .. } => n * columns * sizes.activation_dtype.bytes(),
+        Content::Accumulator { unit, .. } => DType::F32.bytes() * layout.unit(unit).elements,
+        Content::GradientChunk { unit, chunk } => grad_dtype.bytes() * layout.chunk(unit, chunk).len(),
         Content::Norm(unit) => 8 * layout.unit(unit).norm_blocks(),
         Content::Loss { .. } => 8,
         Content::Logits => 4 * vocabulary,

@@ -1,15 +1,15 @@
 //! The device arena: every region the schedule's resources stand for.
 
-use crate::base::{MicroIndex, PartIndex, Shape, SlabIndex};
+use crate::base::{ChunkIndex, MicroIndex, Shape, SlabIndex};
 use crate::model::{External, Layout, ModelConfig, Passes, Sizes, UnitLayout, constant_bytes};
-use crate::plan::carve::{Carver, Place, Region};
-use crate::schedule::{Geometry, GradWait, Policy, Resource, Sum};
+use crate::plan::carve::{ArenaRange, Carver, Region};
+use crate::schedule::{Accumulator, Geometry, GradWait, Policy, Resource};
 
 const SLOTS: &str = "weight slots";
-const END_WEIGHTS: &str = "end weights";
-const END_GRADIENTS: &str = "end gradients (f32)";
+const END_WEIGHTS: &str = "embedding and head weights";
+const END_GRADIENTS: &str = "embedding and head gradients (f32)";
 const GRADIENT: &str = "layer gradient (f32)";
-const SUM_ROOMS: &str = "gradient rooms (f32)";
+const ACCUMULATOR_SPILLS: &str = "accumulator spill buffers (f32)";
 const LAYER_GRADIENTS: &str = "layer gradients (f32)";
 const SLABS: &str = "gradient slabs";
 const SCRATCH: &str = "scratch";
@@ -21,49 +21,49 @@ const CONSTANTS: &str = "constants";
 const WORKSPACE: &str = "kernels' workspace";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
-const PASSING: &str = "boundary rooms";
-const KEPT: &str = "kept activations";
-const STREAMS: &str = "streams";
+const PASSING: &str = "boundary spill buffers";
+const SAVED: &str = "saved activations";
+const RESIDUAL_STREAM: &str = "residual stream";
 
 /// A micro-batch's arrays, on the host and on the device alike: side by side, so that one copy carries them.
 #[derive(Clone, Copy, Debug)]
-pub struct BatchPlaces {
+pub struct BatchRanges {
     /// All of them.
-    pub whole: Place,
+    pub whole: ArenaRange,
     /// `i32 [N]`
-    pub tokens: Place,
+    pub tokens: ArenaRange,
     /// `i32 [N]`
-    pub targets: Place,
+    pub targets: ArenaRange,
     /// `f32 [N]`
-    pub weights: Place,
+    pub weights: ArenaRange,
     /// `i32 [N]`: rotary positions.
-    pub positions: Place,
+    pub positions: ArenaRange,
     /// `i32 [N]`: the first row of each row's document.
-    pub doc_start: Place,
+    pub doc_start: ArenaRange,
     /// `i32 [N]`: one past the last row of each row's document.
-    pub doc_end: Place,
+    pub doc_end: ArenaRange,
     /// `i32 [N]`: rows sorted by token.
-    pub order: Place,
+    pub order: ArenaRange,
     /// `i32 [N + 1]`: where in `order` the rows of each distinct token begin.
-    pub first: Place,
+    pub first: ArenaRange,
     /// `i32 [N]`: each token's row in what the device has of the embedding: all of it, or the rows that were gathered.
-    pub gathered: Place,
+    pub gathered: ArenaRange,
 }
 
-impl BatchPlaces {
+impl BatchRanges {
     pub(super) fn take(carver: &mut Carver, shape: Shape) -> Self {
-        let whole = carver.take(BATCHES, BatchPlaces::bytes(shape));
-        BatchPlaces::lay(whole, shape)
+        let whole = carver.take(BATCHES, BatchRanges::bytes(shape));
+        BatchRanges::lay(whole, shape)
     }
 
     /// What one copy of a batch carries.
     pub(super) fn bytes(shape: Shape) -> usize {
-        let last = BatchPlaces::lay(Place::default(), shape).gathered;
+        let last = BatchRanges::lay(ArenaRange::default(), shape).gathered;
         last.offset + last.bytes
     }
 
     /// An array that passes find; none if it is not of the batch.
-    pub fn array(&self, external: External) -> Option<Place> {
+    pub fn array(&self, external: External) -> Option<ArenaRange> {
         Some(match external {
             External::Tokens => self.tokens,
             External::Gathered => self.gathered,
@@ -78,14 +78,14 @@ impl BatchPlaces {
         })
     }
 
-    fn lay(whole: Place, shape: Shape) -> Self {
+    fn lay(whole: ArenaRange, shape: Shape) -> Self {
         let mut inner = Carver::default();
         let mut array = |elements: usize| {
             let place = inner.take(BATCHES, elements * 4);
-            Place { offset: whole.offset + place.offset, ..place }
+            ArenaRange { offset: whole.offset + place.offset, ..place }
         };
         let n = shape.n();
-        BatchPlaces {
+        BatchRanges {
             whole,
             tokens: array(n),
             targets: array(n),
@@ -105,37 +105,37 @@ impl BatchPlaces {
 pub struct DeviceMap {
     carver: Carver,
     micro_bytes: usize,
-    seat_bytes: usize,
+    micro_slot_bytes: usize,
     sweeps: usize,
-    slots: Vec<Place>,
-    slabs: Vec<Place>,
-    end_weights: [Place; 2],
-    end_gradients: [Place; 2],
-    gradient: Place,
-    sum_rooms: Vec<Place>,
+    slots: Vec<ArenaRange>,
+    slabs: Vec<ArenaRange>,
+    end_weights: [ArenaRange; 2],
+    end_gradients: [ArenaRange; 2],
+    gradient: ArenaRange,
+    accumulator_spills: Vec<ArenaRange>,
     /// By layer; empty where it shares or passes.
-    layer_gradients: Vec<Place>,
-    scratch: Place,
-    loss: Place,
-    norms: Vec<Place>,
-    logits: Place,
-    constants: Place,
-    workspace: Place,
+    layer_gradients: Vec<ArenaRange>,
+    scratch: ArenaRange,
+    loss: ArenaRange,
+    norms: Vec<ArenaRange>,
+    logits: ArenaRange,
+    constants: ArenaRange,
+    workspace: ArenaRange,
     /// By micro-batch: what stays through a step.
-    batches: Vec<BatchPlaces>,
-    streams: Vec<Place>,
-    logprobs: Vec<Place>,
-    seats: Vec<SeatPlaces>,
+    batches: Vec<BatchRanges>,
+    streams: Vec<ArenaRange>,
+    logprobs: Vec<ArenaRange>,
+    micro_slots: Vec<MicroSlotRanges>,
 }
 
 /// What each micro-batch of a sweep has on the device.
 #[derive(Clone, Debug)]
-struct SeatPlaces {
+struct MicroSlotRanges {
     /// By layer; empty where they are spilled.
-    boundaries: Vec<Place>,
-    rooms: Vec<Place>,
+    boundaries: Vec<ArenaRange>,
+    spill_buffers: Vec<ArenaRange>,
     /// By layer; empty where a layer keeps nothing.
-    kept: Vec<Place>,
+    kept: Vec<ArenaRange>,
 }
 
 impl DeviceMap {
@@ -148,7 +148,7 @@ impl DeviceMap {
         micros_max: usize,
     ) -> Self {
         let (carver, placement) = (&mut Carver::default(), &policy.placement);
-        let Sizes { shape, storage, .. } = *passes.sizes();
+        let Sizes { shape, activation_dtype, .. } = *passes.sizes();
         let (dims, layers) = (&config.dims, layout.layers());
         let layer = layout.layer_elements();
         let [embedding, head] = [layout.embedding(), layout.head()].map(|unit| layout.unit(unit).elements);
@@ -163,9 +163,11 @@ impl DeviceMap {
             .collect();
         let end_weights = ends.map(|elements| carver.take(END_WEIGHTS, elements * 2));
         let end_gradients = ends.map(|elements| carver.take(END_GRADIENTS, elements * 4));
-        let gradient = carver.take(GRADIENT, one_if(placement.shares_sum(layers)) * layer * 4);
-        let sum_rooms = (0..placement.sum_rooms(layers)).map(|_| carver.take(SUM_ROOMS, layer * 4)).collect();
-        let own = |at: usize| one_if(placement.layer(at).sum == Sum::Own) * layer * 4;
+        let gradient = carver.take(GRADIENT, one_if(placement.shares_accumulator(layers)) * layer * 4);
+        let accumulator_spills = (0..placement.accumulator_spills(layers))
+            .map(|_| carver.take(ACCUMULATOR_SPILLS, layer * 4))
+            .collect();
+        let own = |at: usize| one_if(placement.layer(at).accumulator == Accumulator::OnDevice) * layer * 4;
         let layer_gradients = (0..layers).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
         // Elements of each slab, and blocks of the norm beside it.
         let slab_sizes: Vec<(usize, usize)> = match placement.grad_wait {
@@ -174,10 +176,10 @@ impl DeviceMap {
                 vec![(layout.slab_elements(), blocks_max); policy.slabs(geometry)]
             }
             GradWait::Device => (0..policy.slabs(geometry))
-                .map(|slab| geometry.part_of(SlabIndex::from(slab)))
-                .map(|(unit, part)| {
-                    let first = one_if(part == PartIndex(0));
-                    (layout.part(unit, part).len(), first * layout.unit(unit).norm_blocks())
+                .map(|slab| geometry.chunk_of(SlabIndex::from(slab)))
+                .map(|(unit, chunk)| {
+                    let first = one_if(chunk == ChunkIndex(0));
+                    (layout.chunk(unit, chunk).len(), first * layout.unit(unit).norm_blocks())
                 })
                 .collect(),
         };
@@ -192,25 +194,27 @@ impl DeviceMap {
         let constants = carver.take(CONSTANTS, constant_bytes(config));
         let workspace = carver.take(WORKSPACE, passes.workspace_bytes());
 
-        let boundary_bytes = shape.n() * dims.c * storage.bytes();
+        let boundary_bytes = shape.n() * dims.c * activation_dtype.bytes();
         let own_bytes = |layer| one_if(!placement.spills(layer)) * boundary_bytes;
-        let kept_bytes = |layer| passes.kept_bytes(layout.layer(layer), placement.layer(layer).recompute);
+        let saved_bytes = |layer| passes.saved_bytes(layout.layer(layer), placement.layer(layer).recompute);
         let start = carver.bytes();
-        let batches: Vec<_> = (0..micros_max).map(|_| BatchPlaces::take(carver, shape)).collect();
-        let streams = (0..micros_max).map(|_| carver.take(STREAMS, boundary_bytes)).collect();
+        let batches: Vec<_> = (0..micros_max).map(|_| BatchRanges::take(carver, shape)).collect();
+        let streams = (0..micros_max).map(|_| carver.take(RESIDUAL_STREAM, boundary_bytes)).collect();
         let logprobs = (0..micros_max).map(|_| carver.take(LOGPROBS, 4 * shape.n())).collect();
         let micro_bytes = (carver.bytes() - start) / micros_max;
         let start = carver.bytes();
-        let seats: Vec<_> = (0..placement.sweep(micros_max))
-            .map(|_| SeatPlaces {
+        let micro_slots: Vec<_> = (0..placement.sweep(micros_max))
+            .map(|_| MicroSlotRanges {
                 boundaries: (0..layers).map(|layer| carver.take(BOUNDARIES, own_bytes(layer))).collect(),
-                rooms: (0..placement.rooms()).map(|_| carver.take(PASSING, boundary_bytes)).collect(),
-                kept: (0..layers).map(|layer| carver.take(KEPT, kept_bytes(layer))).collect(),
+                spill_buffers: (0..placement.spill_buffers())
+                    .map(|_| carver.take(PASSING, boundary_bytes))
+                    .collect(),
+                kept: (0..layers).map(|layer| carver.take(SAVED, saved_bytes(layer))).collect(),
             })
             .collect();
         DeviceMap {
             micro_bytes,
-            seat_bytes: (carver.bytes() - start) / seats.len(),
+            micro_slot_bytes: (carver.bytes() - start) / micro_slots.len(),
             sweeps: placement.sweeps,
             carver: std::mem::take(carver),
             slots,
@@ -218,7 +222,7 @@ impl DeviceMap {
             end_weights,
             end_gradients,
             gradient,
-            sum_rooms,
+            accumulator_spills,
             layer_gradients,
             scratch,
             loss,
@@ -229,7 +233,7 @@ impl DeviceMap {
             batches,
             streams,
             logprobs,
-            seats,
+            micro_slots,
         }
     }
 
@@ -240,17 +244,19 @@ impl DeviceMap {
 
     /// What one micro-batch more or less takes, on the average of a sweep.
     pub fn bytes_per_micro(&self) -> usize {
-        self.micro_bytes + self.seat_bytes * self.seats.len() / self.batches.len()
+        self.micro_bytes + self.micro_slot_bytes * self.micro_slots.len() / self.batches.len()
     }
 
     /// What it would be for steps of at most so many micro-batches.
     pub fn bytes_for(&self, micros: usize) -> usize {
-        let rest = self.bytes() - self.batches.len() * self.micro_bytes - self.seats.len() * self.seat_bytes;
-        rest + micros * self.micro_bytes + micros.div_ceil(self.sweeps) * self.seat_bytes
+        let rest = self.bytes()
+            - self.batches.len() * self.micro_bytes
+            - self.micro_slots.len() * self.micro_slot_bytes;
+        rest + micros * self.micro_bytes + micros.div_ceil(self.sweeps) * self.micro_slot_bytes
     }
 
     /// Every place and the name it is accounted to.
-    pub fn places(&self) -> &[(&'static str, Place)] {
+    pub fn places(&self) -> &[(&'static str, ArenaRange)] {
         self.carver.places()
     }
 
@@ -267,13 +273,13 @@ impl DeviceMap {
     }
 
     /// The place of a resource and the name it is accounted to; nothing if it is not on the device.
-    pub fn named(&self, resource: &Resource) -> Option<(&'static str, Place)> {
+    pub fn named(&self, resource: &Resource) -> Option<(&'static str, ArenaRange)> {
         Some(match *resource {
             Resource::Slot(slot) => (SLOTS, self.slots[slot.at()]),
             Resource::EndWeights(end) => (END_WEIGHTS, self.end_weights[end as usize]),
             Resource::EndAccumulator(end) => (END_GRADIENTS, self.end_gradients[end as usize]),
             Resource::Accumulator => (GRADIENT, self.gradient),
-            Resource::SumRoom(room) => (SUM_ROOMS, self.sum_rooms[room.at()]),
+            Resource::AccumulatorSpill(spill) => (ACCUMULATOR_SPILLS, self.accumulator_spills[spill.at()]),
             Resource::LayerAccumulator { unit } => (LAYER_GRADIENTS, self.layer_gradients[unit.at() - 1]),
             Resource::Slab(slab) => (SLABS, self.slabs[slab.at()]),
             Resource::Norm(slab) => (NORMS, self.norms[slab.at()]),
@@ -282,40 +288,44 @@ impl DeviceMap {
             Resource::Logits => (LOGITS, self.logits),
             Resource::Logprobs { micro } => (LOGPROBS, self.logprobs[micro.at()]),
             Resource::Batch { micro } => (BATCHES, self.batches[micro.at()].whole),
-            Resource::Stream { micro } => (STREAMS, self.streams[micro.at()]),
-            Resource::Boundary { unit, seat } => {
-                (BOUNDARIES, self.seats[seat.at()].boundaries[unit.at() - 1])
+            Resource::ResidualStream { micro } => (RESIDUAL_STREAM, self.streams[micro.at()]),
+            Resource::Boundary { unit, micro_slot } => {
+                (BOUNDARIES, self.micro_slots[micro_slot.at()].boundaries[unit.at() - 1])
             }
-            Resource::Room { room, seat } => (PASSING, self.seats[seat.at()].rooms[room.at()]),
-            Resource::Kept { unit, seat } => (KEPT, self.seats[seat.at()].kept[unit.at() - 1]),
+            Resource::SpillBuffer { spill, micro_slot } => {
+                (PASSING, self.micro_slots[micro_slot.at()].spill_buffers[spill.at()])
+            }
+            Resource::SavedActivations { unit, micro_slot } => {
+                (SAVED, self.micro_slots[micro_slot.at()].kept[unit.at() - 1])
+            }
             Resource::HostBatch { .. }
             | Resource::Master { .. }
             | Resource::HostRows
             | Resource::HostGradient { .. }
             | Resource::HostBoundary { .. }
-            | Resource::HostSum { .. }
+            | Resource::HostAccumulator { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss
-            | Resource::Verdict
+            | Resource::ClipDecision
             | Resource::HostLogits
             | Resource::HostLogprobs { .. }
-            | Resource::Saved => return None,
+            | Resource::Checkpoint => return None,
         })
     }
 
     /// A micro-batch's arrays.
-    pub fn batch(&self, micro: MicroIndex) -> &BatchPlaces {
+    pub fn batch(&self, micro: MicroIndex) -> &BatchRanges {
         &self.batches[micro.at()]
     }
 
     /// What the model's layers read and nobody writes.
-    pub fn constants(&self) -> Place {
+    pub fn constants(&self) -> ArenaRange {
         self.constants
     }
 
     /// What kernels work in: no op finds anything there.
-    pub fn workspace(&self) -> Place {
+    pub fn workspace(&self) -> ArenaRange {
         self.workspace
     }
 }

@@ -21,7 +21,7 @@ pub struct Description {
     /// Words in the name that the driver gives the device, e.g. `H200`; nothing where any device will do, as for the CPU.
     pub device: Option<String>,
     /// The device's type of activations.
-    pub storage: Storage,
+    pub activation_dtype: ActivationDtype,
     /// Device memory that an arena may take; none where it is bounded by host memory alone.
     pub device_bytes: Option<usize>,
     /// Host memory.
@@ -37,18 +37,18 @@ pub struct Description {
 /// A type of activations, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Storage {
+pub enum ActivationDtype {
     /// As the CPU device has them.
     F32,
     /// As CUDA has them.
     Bf16,
 }
 
-impl From<Storage> for DType {
-    fn from(storage: Storage) -> DType {
-        match storage {
-            Storage::F32 => DType::F32,
-            Storage::Bf16 => DType::Bf16,
+impl From<ActivationDtype> for DType {
+    fn from(activation_dtype: ActivationDtype) -> DType {
+        match activation_dtype {
+            ActivationDtype::F32 => DType::F32,
+            ActivationDtype::Bf16 => DType::Bf16,
         }
     }
 }
@@ -167,10 +167,10 @@ impl Machine {
         for common in &self.common {
             let outside = Lane::ALL.iter().find(|lane| !(0.0..=1.0).contains(&common.used[lane.at()]));
             if let Some(lane) = outside {
-                let (name, part) = (&common.name, common.used[lane.at()]);
+                let (name, share) = (&common.name, common.used[lane.at()]);
                 return Err(Error::new(
                     Status::BadFormat,
-                    format!("used of common {name} is {part:?} for {lane}; it must be 0 … 1"),
+                    format!("share of common {name} is {share:?} for {lane}; it must be 0 … 1"),
                 ));
             }
         }
@@ -291,7 +291,7 @@ mod tests {
         refused(Machine { launch_s: 1e300, ..good.rates.clone() }, &["launch_s is 1e300", "1 second"]);
         let mut greedy = good.rates.clone();
         greedy.common[0].used[Lane::H2d.at()] = 1e9;
-        refused(greedy, &["used of common link", "1000000000.0 for h2d"]);
+        refused(greedy, &["share of common link", "1000000000.0 for h2d"]);
         let typed = good.to_json().replace("\"shared\": false", "\"shared\": \"no\"");
         let error = Description::parse(&typed).unwrap_err();
         assert!(error.message().contains(": shared: invalid type"), "{error}");

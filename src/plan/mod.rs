@@ -15,13 +15,13 @@ mod machine;
 mod predict;
 mod search;
 
-pub use carve::{Place, Region};
+pub use carve::{ArenaRange, Region};
 pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work, content_bytes};
-pub use device_map::{BatchPlaces, DeviceMap};
-pub use host_map::{HostMap, UnitPlaces};
-pub use machine::{Description, Storage};
+pub use device_map::{BatchRanges, DeviceMap};
+pub use host_map::{HostMap, UnitRanges};
+pub use machine::{ActivationDtype, Description};
 pub use predict::Prediction;
-pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
+pub use search::{Explanation, Fixed, Found, Gain, MemoryLimits, Question, RING};
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Plan {
         layout: &Layout,
         policy: Policy,
         micros_max: usize,
-        storage: DType,
+        activation_dtype: DType,
     ) -> Result<Plan> {
         config.validate()?;
         let shape = policy.numeric.shape;
@@ -98,7 +98,7 @@ impl Plan {
             return Err(Error::argument("a step of 0 sweeps does nothing; it must have at least 1"));
         }
         let logits_chunk = policy.numeric.logits_chunk;
-        let passes = Arc::new(Passes::new(config, layout, Sizes { shape, logits_chunk, storage }));
+        let passes = Arc::new(Passes::new(config, layout, Sizes { shape, logits_chunk, activation_dtype }));
         Plan::of(config, layout, passes, policy, micros_max)
     }
 
@@ -114,7 +114,7 @@ impl Plan {
         policy.validate_counts(&geometry, micros_max)?;
         Ok(Plan {
             device: DeviceMap::new(config, layout, &passes, &policy, &geometry, micros_max),
-            host: HostMap::new(config, layout, &policy, micros_max, passes.sizes().storage),
+            host: HostMap::new(config, layout, &policy, micros_max, passes.sizes().activation_dtype),
             passes,
             policy,
             micros_max,
@@ -132,7 +132,7 @@ impl Plan {
 
     /// The same plan for a device with memory of its own, which copies from host memory that is pinned so.
     #[doc(hidden)]
-    pub fn apart(self, pinning: Pinning) -> Plan {
+    pub fn discrete(self, pinning: Pinning) -> Plan {
         Plan { pinning: Some(pinning), ..self }
     }
 
@@ -182,9 +182,9 @@ impl fmt::Display for Plan {
             ("device", self.device.bytes(), self.device.regions().to_vec()),
             ("host", self.host.bytes(), self.host.regions()),
         ] {
-            writeln!(f, "{title:<28} {:>12}", Size(total).to_string())?;
+            writeln!(f, "{title:<36} {:>12}", Size(total).to_string())?;
             for region in regions.iter().filter(|region| region.bytes > 0) {
-                writeln!(f, "  {:<26} {:>12}", region.name, Size(region.bytes).to_string())?;
+                writeln!(f, "  {:<34} {:>12}", region.name, Size(region.bytes).to_string())?;
             }
         }
         if let Some(pinning) = self.pinning {
@@ -194,7 +194,7 @@ impl fmt::Display for Plan {
                 Some(Some(node)) => format!(", on node {node}"),
             };
             let bytes = Size(self.host.wire_bytes()).to_string();
-            writeln!(f, "{:<28} {bytes:>12} ({pinning}{node})", "of it pinned")?;
+            writeln!(f, "{:<36} {bytes:>12} ({pinning}{node})", "of it pinned")?;
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ impl Steady {
         cost_ns: impl Fn(&Operation) -> u64,
     ) -> Steady {
         let decide =
-            list.operations.iter().position(|operation| matches!(operation, Operation::Decide { .. }));
+            list.operations.iter().position(|operation| matches!(operation, Operation::DecideClip { .. }));
         let decide = decide.expect("a training step decides");
         let mut sync = Sync::new(geometry);
         let mut decided_ns = [0; STEPS_BEFORE + 1];

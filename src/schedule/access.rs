@@ -3,10 +3,12 @@
 //! An [`Access`] says what a resource must hold when an operation starts, and what it holds when the operation
 //! is done. [`Operation::visit`] is the only place where this is written down.
 
-use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, RowSet, SumPlace};
+use super::operation::{
+    AccumulatorBuffer, BoundaryBuffer, EndUnit, GradientBuffer, Guard, Operation, RowSet,
+};
 use super::policy::{Extent, Geometry};
 use super::resource::{Content, Resource};
-use crate::base::{MicroIndex, PartIndex, UnitIndex};
+use crate::base::{ChunkIndex, MicroIndex, UnitIndex};
 use crate::model::Recompute;
 
 /// One resource in the hands of one operation.
@@ -52,22 +54,22 @@ impl Access {
 
 impl Geometry {
     /// The region of an end's weights and of its gradient.
-    pub fn end(&self, unit: UnitIndex) -> Option<End> {
+    pub fn end(&self, unit: UnitIndex) -> Option<EndUnit> {
         if unit == self.embedding() {
-            Some(End::First)
+            Some(EndUnit::First)
         } else if unit == self.head() {
-            Some(if self.tied { End::Second } else { End::First })
+            Some(if self.tied { EndUnit::Second } else { EndUnit::First })
         } else {
             None
         }
     }
 
     /// Where a unit's f32 gradient is summed.
-    pub fn accumulator(&self, unit: UnitIndex, sum: SumPlace) -> Resource {
-        match sum {
-            SumPlace::Shared => Resource::Accumulator,
-            SumPlace::Room(room) => Resource::SumRoom(room),
-            SumPlace::Own => {
+    pub fn accumulator(&self, unit: UnitIndex, accumulator: AccumulatorBuffer) -> Resource {
+        match accumulator {
+            AccumulatorBuffer::Shared => Resource::Accumulator,
+            AccumulatorBuffer::Spill(spill) => Resource::AccumulatorSpill(spill),
+            AccumulatorBuffer::Own => {
                 self.end(unit).map_or(Resource::LayerAccumulator { unit }, Resource::EndAccumulator)
             }
         }
@@ -95,15 +97,18 @@ impl Operation {
         let micros = extent.micros;
         let (embedding, head, top) =
             (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
-        let sum = |unit: UnitIndex| move |terms: u32| Content::Sum { unit, terms };
+        let sum = |unit: UnitIndex| move |terms: u32| Content::Accumulator { unit, terms };
         let loss = |terms: u32| Content::Loss { terms };
-        let complete = |unit: UnitIndex, sum: SumPlace| {
+        let complete = |unit: UnitIndex, accumulator: AccumulatorBuffer| {
             let terms = geometry.terms(unit, micros);
-            Access::read(geometry.accumulator(unit, sum), Content::Sum { unit, terms })
+            Access::read(geometry.accumulator(unit, accumulator), Content::Accumulator { unit, terms })
         };
         let boundary =
-            |place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex| extent.boundary(place, unit, micro);
-        let kept = |unit: UnitIndex, micro: MicroIndex| Resource::Kept { unit, seat: extent.seat(micro) };
+            |place: BoundaryBuffer, unit: UnitIndex, micro: MicroIndex| extent.boundary(place, unit, micro);
+        let kept = |unit: UnitIndex, micro: MicroIndex| Resource::SavedActivations {
+            unit,
+            micro_slot: extent.micro_slot(micro),
+        };
         match *self {
             Operation::UploadBatch { micro } => {
                 with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));
@@ -122,7 +127,7 @@ impl Operation {
                 with(Access::write(place.into(), Content::Weights(unit)));
             }
             Operation::EmbedForward { micro, to } => {
-                with(Access::read(Resource::EndWeights(End::First), Content::Weights(embedding)));
+                with(Access::read(Resource::EndWeights(EndUnit::First), Content::Weights(embedding)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let above = Content::Activation { above: embedding, micro };
                 with(Access::write(boundary(to, geometry.layer(0), micro), above));
@@ -135,19 +140,28 @@ impl Operation {
                 with(Access::read(boundary(from, unit, micro), input));
                 with(Access::write(boundary(to, above, micro), Content::Activation { above: unit, micro }));
                 if recompute != Recompute::Full {
-                    with(Access::write(kept(unit, micro), Content::Kept { unit, micro, recompute }));
+                    with(Access::write(
+                        kept(unit, micro),
+                        Content::SavedActivations { unit, micro, recompute },
+                    ));
                 }
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::SpillBoundary { unit, micro, room } => {
+            Operation::SpillBoundary { unit, micro, spill } => {
                 let content = Content::Activation { above: UnitIndex(unit.0 - 1), micro };
-                with(Access::read(boundary(BoundaryPlace::Room(room), unit, micro), content));
-                with(Access::write(Resource::HostBoundary { unit, seat: extent.seat(micro) }, content));
+                with(Access::read(boundary(BoundaryBuffer::Spill(spill), unit, micro), content));
+                with(Access::write(
+                    Resource::HostBoundary { unit, micro_slot: extent.micro_slot(micro) },
+                    content,
+                ));
             }
-            Operation::FetchBoundary { unit, micro, room } => {
+            Operation::FetchBoundary { unit, micro, spill } => {
                 let content = Content::Activation { above: UnitIndex(unit.0 - 1), micro };
-                with(Access::read(Resource::HostBoundary { unit, seat: extent.seat(micro) }, content));
-                with(Access::write(boundary(BoundaryPlace::Room(room), unit, micro), content));
+                with(Access::read(
+                    Resource::HostBoundary { unit, micro_slot: extent.micro_slot(micro) },
+                    content,
+                ));
+                with(Access::write(boundary(BoundaryBuffer::Spill(spill), unit, micro), content));
             }
             Operation::HeadForwardBackward { micro } => {
                 head_backward(geometry, micro, with);
@@ -156,14 +170,20 @@ impl Operation {
             Operation::HeadForward { micro } => {
                 head_weights(geometry, with);
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
-                with(Access::read(Resource::Stream { micro }, Content::Activation { above: top, micro }));
+                with(Access::read(
+                    Resource::ResidualStream { micro },
+                    Content::Activation { above: top, micro },
+                ));
                 with(add(Resource::Loss, micro.0, loss));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::HeadLogprobs { micro } => {
                 head_weights(geometry, with);
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
-                with(Access::read(Resource::Stream { micro }, Content::Activation { above: top, micro }));
+                with(Access::read(
+                    Resource::ResidualStream { micro },
+                    Content::Activation { above: top, micro },
+                ));
                 with(Access::write(Resource::Logprobs { micro }, Content::Logprobs(micro)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
@@ -189,58 +209,65 @@ impl Operation {
             Operation::HeadLogits => {
                 let micro = MicroIndex(0);
                 head_weights(geometry, with);
-                with(Access::read(Resource::Stream { micro }, Content::Activation { above: top, micro }));
+                with(Access::read(
+                    Resource::ResidualStream { micro },
+                    Content::Activation { above: top, micro },
+                ));
                 with(Access::write(Resource::Logits, Content::Logits));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum: place } => {
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from, accumulator: place } => {
                 let below = UnitIndex(unit.0 - 1);
                 with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let input = Content::Activation { above: below, micro };
                 with(Access::read(boundary(from, unit, micro), input));
                 if recompute != Recompute::Full {
-                    let content = Content::Kept { unit, micro, recompute };
+                    let content = Content::SavedActivations { unit, micro, recompute };
                     with(Access::update(kept(unit, micro), content, Content::Scrap));
                 }
                 let (above, below) =
                     (Content::Gradient { above: unit, micro }, Content::Gradient { above: below, micro });
-                with(Access::update(Resource::Stream { micro }, above, below));
+                with(Access::update(Resource::ResidualStream { micro }, above, below));
                 with(add(geometry.accumulator(unit, place), micro.0, sum(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::SpillSum { unit, room, terms } => {
-                with(Access::read(Resource::SumRoom(room), Content::Sum { unit, terms }));
-                with(Access::write(Resource::HostSum { unit }, Content::Sum { unit, terms }));
+            Operation::SpillAccumulator { unit, spill, terms } => {
+                with(Access::read(Resource::AccumulatorSpill(spill), Content::Accumulator { unit, terms }));
+                with(Access::write(Resource::HostAccumulator { unit }, Content::Accumulator { unit, terms }));
             }
-            Operation::FetchSum { unit, room, terms } => {
-                with(Access::read(Resource::HostSum { unit }, Content::Sum { unit, terms }));
-                with(Access::write(Resource::SumRoom(room), Content::Sum { unit, terms }));
+            Operation::FetchAccumulator { unit, spill, terms } => {
+                with(Access::read(Resource::HostAccumulator { unit }, Content::Accumulator { unit, terms }));
+                with(Access::write(Resource::AccumulatorSpill(spill), Content::Accumulator { unit, terms }));
             }
             Operation::EmbedBackward { micro } => {
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
                 let gradient = Content::Gradient { above: embedding, micro };
-                with(Access::read(Resource::Stream { micro }, gradient));
+                with(Access::read(Resource::ResidualStream { micro }, gradient));
                 let earlier = geometry.terms(embedding, micros) - geometry.terms(head, micros);
-                with(add(geometry.accumulator(embedding, SumPlace::Own), earlier + micro.0, sum(embedding)));
+                with(add(
+                    geometry.accumulator(embedding, AccumulatorBuffer::Own),
+                    earlier + micro.0,
+                    sum(embedding),
+                ));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::Norm { unit, sum, slab } => {
-                with(complete(unit, sum));
+            Operation::Norm { unit, accumulator, slab } => {
+                with(complete(unit, accumulator));
                 with(Access::write(Resource::Norm(slab), Content::Norm(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::Round { unit, sum, part, slab } => {
-                with(complete(unit, sum));
-                with(Access::write(Resource::Slab(slab), Content::Part { unit, part }));
+            Operation::Round { unit, accumulator, chunk, slab } => {
+                with(complete(unit, accumulator));
+                with(Access::write(Resource::Slab(slab), Content::GradientChunk { unit, chunk }));
                 if geometry.is_rounded_whole(unit) {
                     with(Access::write(Resource::Norm(slab), Content::Norm(unit)));
                     with(Access::write(Resource::Scratch, Content::Scrap));
                 }
             }
-            Operation::Download { unit, part, slab, to } => {
-                with(Access::read(Resource::Slab(slab), Content::Part { unit, part }));
-                with(Access::write(gradient(unit, part, to), Content::Part { unit, part }));
+            Operation::Download { unit, chunk, slab, to } => {
+                with(Access::read(Resource::Slab(slab), Content::GradientChunk { unit, chunk }));
+                with(Access::write(gradient(unit, chunk, to), Content::GradientChunk { unit, chunk }));
             }
             Operation::DownloadNorm { unit, slab } => {
                 with(Access::read(Resource::Norm(slab), Content::Norm(unit)));
@@ -255,7 +282,7 @@ impl Operation {
                 with(Access::read(Resource::Logits, Content::Logits));
                 with(Access::write(Resource::HostLogits, Content::Logits));
             }
-            Operation::Decide { norms } => {
+            Operation::DecideClip { norms } => {
                 let complete = Content::Loss { terms: geometry.terms(head, micros) };
                 with(Access::read(Resource::HostLoss, complete));
                 if norms {
@@ -263,27 +290,27 @@ impl Operation {
                         with(Access::read(Resource::HostNorm { unit }, Content::Norm(unit)));
                     }
                 }
-                with(Access::write(Resource::Verdict, Content::Verdict));
+                with(Access::write(Resource::ClipDecision, Content::ClipDecision));
             }
-            Operation::Adam { unit, part, from, guard } => {
-                with(Access::read(gradient(unit, part, from), Content::Part { unit, part }));
+            Operation::Adam { unit, chunk, from, guard } => {
+                with(Access::read(gradient(unit, chunk, from), Content::GradientChunk { unit, chunk }));
                 with(guarded(guard, unit));
-                let updated = |parts: u32| match parts as usize {
+                let updated = |chunks: u32| match chunks as usize {
                     0 => Content::Weights(unit),
-                    all if all == geometry.parts(unit) => Content::Weights(unit),
-                    _ => Content::Updating { unit, parts },
+                    all if all == geometry.chunks(unit) => Content::Weights(unit),
+                    _ => Content::Updating { unit, chunks },
                 };
-                with(Access::update(Resource::Master { unit }, updated(part.0), updated(part.0 + 1)));
+                with(Access::update(Resource::Master { unit }, updated(chunk.0), updated(chunk.0 + 1)));
                 if unit == embedding && !geometry.tied {
-                    with(Access::update(Resource::HostRows, updated(part.0), updated(part.0 + 1)));
+                    with(Access::update(Resource::HostRows, updated(chunk.0), updated(chunk.0 + 1)));
                 }
             }
             Operation::AdamRows { rows } => {
-                for part in (0..geometry.parts(embedding)).map(PartIndex::from) {
-                    let place = gradient(embedding, part, GradPlace::Store);
-                    with(Access::read(place, Content::Part { unit: embedding, part }));
+                for chunk in (0..geometry.chunks(embedding)).map(ChunkIndex::from) {
+                    let place = gradient(embedding, chunk, GradientBuffer::Store);
+                    with(Access::read(place, Content::GradientChunk { unit: embedding, chunk }));
                 }
-                with(guarded(Guard::Verdict, embedding));
+                with(guarded(Guard::ClipDecision, embedding));
                 let master = Resource::Master { unit: embedding };
                 let (whole, begun) = (Content::Weights(embedding), Content::RowsUpdated(embedding));
                 match rows {
@@ -296,7 +323,7 @@ impl Operation {
             }
             Operation::Save { unit } => {
                 with(Access::read(Resource::Master { unit }, Content::Weights(unit)));
-                with(add(Resource::Saved, unit.0, |units| Content::Saved { units }));
+                with(add(Resource::Checkpoint, unit.0, |units| Content::Saved { units }));
             }
         }
     }
@@ -305,15 +332,15 @@ impl Operation {
 /// The head's backward, whatever the loss: from its own forward it needs nothing but the stream.
 fn head_backward(geometry: &Geometry, micro: MicroIndex, with: &mut impl FnMut(Access)) {
     let (embedding, head, top) = (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
-    let sum = |unit: UnitIndex| move |terms: u32| Content::Sum { unit, terms };
+    let sum = |unit: UnitIndex| move |terms: u32| Content::Accumulator { unit, terms };
     head_weights(geometry, with);
     with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
     let (output, gradient) =
         (Content::Activation { above: top, micro }, Content::Gradient { above: top, micro });
-    with(Access::update(Resource::Stream { micro }, output, gradient));
-    with(add(geometry.accumulator(head, SumPlace::Own), micro.0, sum(head)));
+    with(Access::update(Resource::ResidualStream { micro }, output, gradient));
+    with(add(geometry.accumulator(head, AccumulatorBuffer::Own), micro.0, sum(head)));
     if geometry.tied {
-        with(add(geometry.accumulator(embedding, SumPlace::Own), micro.0, sum(embedding)));
+        with(add(geometry.accumulator(embedding, AccumulatorBuffer::Own), micro.0, sum(embedding)));
     }
     with(Access::write(Resource::Scratch, Content::Scrap));
 }
@@ -322,25 +349,25 @@ fn head_backward(geometry: &Geometry, micro: MicroIndex, with: &mut impl FnMut(A
 fn head_weights(geometry: &Geometry, with: &mut impl FnMut(Access)) {
     let head = geometry.head();
     if geometry.tied {
-        with(Access::read(Resource::EndWeights(End::First), Content::Weights(geometry.embedding())));
-        with(Access::read(Resource::EndWeights(End::Second), Content::Weights(head)));
+        with(Access::read(Resource::EndWeights(EndUnit::First), Content::Weights(geometry.embedding())));
+        with(Access::read(Resource::EndWeights(EndUnit::Second), Content::Weights(head)));
     } else {
-        with(Access::read(Resource::EndWeights(End::First), Content::Weights(head)));
+        with(Access::read(Resource::EndWeights(EndUnit::First), Content::Weights(head)));
     }
 }
 
 /// The condition under which AdamW of a unit commits.
 fn guarded(guard: Guard, unit: UnitIndex) -> Access {
     match guard {
-        Guard::Verdict => Access::read(Resource::Verdict, Content::Verdict),
+        Guard::ClipDecision => Access::read(Resource::ClipDecision, Content::ClipDecision),
         Guard::Unit => Access::read(Resource::HostNorm { unit }, Content::Norm(unit)),
     }
 }
 
 /// Where a part of a gradient is on the host.
-fn gradient(unit: UnitIndex, part: PartIndex, place: GradPlace) -> Resource {
+fn gradient(unit: UnitIndex, chunk: ChunkIndex, place: GradientBuffer) -> Resource {
     match place {
-        GradPlace::Store => Resource::HostGradient { unit, part },
-        GradPlace::Ring(slab) => Resource::Ring(slab),
+        GradientBuffer::Store => Resource::HostGradient { unit, chunk },
+        GradientBuffer::Ring(slab) => Resource::Ring(slab),
     }
 }

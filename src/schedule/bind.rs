@@ -1,6 +1,6 @@
 //! The memory of an operation on the compute lane: its pass, and the resource that each memory of the pass is.
 
-use super::operation::{BoundaryPlace, End, Operation};
+use super::operation::{BoundaryBuffer, EndUnit, Operation};
 use super::policy::{Extent, Geometry};
 use super::resource::{Content, Resource};
 use crate::base::{MicroIndex, UnitIndex};
@@ -14,12 +14,12 @@ fn first_sets(micro: MicroIndex) -> Write {
 
 impl Extent {
     /// The activation below a unit, in a place.
-    pub(super) fn boundary(self, place: BoundaryPlace, unit: UnitIndex, micro: MicroIndex) -> Resource {
-        let seat = self.seat(micro);
+    pub(super) fn boundary(self, place: BoundaryBuffer, unit: UnitIndex, micro: MicroIndex) -> Resource {
+        let micro_slot = self.micro_slot(micro);
         match place {
-            BoundaryPlace::Own => Resource::Boundary { unit, seat },
-            BoundaryPlace::Room(room) => Resource::Room { room, seat },
-            BoundaryPlace::Stream => Resource::Stream { micro },
+            BoundaryBuffer::Own => Resource::Boundary { unit, micro_slot },
+            BoundaryBuffer::Spill(spill) => Resource::SpillBuffer { spill, micro_slot },
+            BoundaryBuffer::ResidualStream => Resource::ResidualStream { micro },
         }
     }
 }
@@ -52,7 +52,7 @@ impl Operation {
     pub fn bind(&self, base: Base, geometry: &Geometry, extent: Extent) -> Option<Resource> {
         let micro = self.micro().unwrap_or(MicroIndex(0));
         let end = |owner| match owner {
-            Owner::Borrowed => End::First,
+            Owner::Borrowed => EndUnit::First,
             Owner::Own => self.end(geometry),
         };
         Some(match (base, *self) {
@@ -61,13 +61,13 @@ impl Operation {
                 Operation::Forward { slot, .. } | Operation::RecomputeBackward { slot, .. },
             ) => Resource::Slot(slot),
             (Base::Weights(owner), _) => Resource::EndWeights(end(owner)),
-            (Base::Gradient(Owner::Own), Operation::RecomputeBackward { unit, sum, .. }) => {
-                geometry.accumulator(unit, sum)
+            (Base::Gradient(Owner::Own), Operation::RecomputeBackward { unit, accumulator, .. }) => {
+                geometry.accumulator(unit, accumulator)
             }
             (Base::Gradient(owner), _) => Resource::EndAccumulator(end(owner)),
             (Base::Scratch, _) => Resource::Scratch,
-            (Base::Kept, Operation::Forward { unit, .. } | Operation::RecomputeBackward { unit, .. }) => {
-                Resource::Kept { unit, seat: extent.seat(micro) }
+            (Base::Saved, Operation::Forward { unit, .. } | Operation::RecomputeBackward { unit, .. }) => {
+                Resource::SavedActivations { unit, micro_slot: extent.micro_slot(micro) }
             }
             (
                 Base::External(External::Input),
@@ -80,7 +80,7 @@ impl Operation {
                 extent.boundary(to, geometry.layer(0), micro)
             }
             (Base::External(external), _) => match external {
-                External::ResidualStream => Resource::Stream { micro },
+                External::ResidualStream => Resource::ResidualStream { micro },
                 External::Loss => Resource::Loss,
                 External::Logprobs => Resource::Logprobs { micro },
                 External::Logits => Resource::Logits,
@@ -96,12 +96,12 @@ impl Operation {
                 | External::Targets
                 | External::TargetWeights => Resource::Batch { micro },
             },
-            (Base::Kept, _) => panic!("{self} keeps nothing"),
+            (Base::Saved, _) => panic!("{self} keeps nothing"),
         })
     }
 
     /// The region of the embedding, or of the head.
-    fn end(&self, geometry: &Geometry) -> End {
+    fn end(&self, geometry: &Geometry) -> EndUnit {
         let unit = match self {
             Operation::EmbedForward { .. } | Operation::EmbedBackward { .. } => geometry.embedding(),
             _ => geometry.head(),

@@ -11,9 +11,11 @@
 
 use std::ops::Range;
 
-use super::operation::{BoundaryPlace, End, GradPlace, Guard, Operation, RowSet, SumPlace, WeightPlace};
-use super::policy::{AdamWhen, Extent, Geometry, GradWait, Policy, ROOMS, Sum};
-use crate::base::{Error, MicroIndex, PartIndex, Result, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
+use super::operation::{
+    AccumulatorBuffer, BoundaryBuffer, EndUnit, GradientBuffer, Guard, Operation, RowSet, WeightBuffer,
+};
+use super::policy::{Accumulator, AdamWhen, Extent, Geometry, GradWait, Policy, SPILL_BUFFERS};
+use crate::base::{ChunkIndex, Error, MicroIndex, Result, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 use crate::model::Recompute;
 
 #[cfg(test)]
@@ -35,7 +37,7 @@ impl List {
         let concludes = |operation: &Operation| {
             matches!(
                 operation,
-                Operation::Decide { .. } | Operation::DownloadLogits | Operation::DownloadLogprobs { .. }
+                Operation::DecideClip { .. } | Operation::DownloadLogits | Operation::DownloadLogprobs { .. }
             )
         };
         self.operations.iter().rposition(concludes)
@@ -114,7 +116,7 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
         }
     }
     builder.put(Operation::DownloadLoss);
-    builder.put(Operation::Decide { norms: false });
+    builder.put(Operation::DecideClip { norms: false });
     Ok(builder.list)
 }
 
@@ -181,9 +183,9 @@ struct Builder<'a> {
     /// Units whose gradients wait on the device, in the order they were rounded in, and the slabs of their norms.
     waiting: Vec<(UnitIndex, SlabIndex)>,
     /// By layer: where its boundary is on the device.
-    boundaries: Vec<BoundaryPlace>,
+    boundaries: Vec<BoundaryBuffer>,
     /// By layer: where its f32 gradient is summed.
-    sums: Vec<SumPlace>,
+    sums: Vec<AccumulatorBuffer>,
     /// Layers whose sums pass through rooms, from the top.
     passing: Vec<usize>,
     /// By layer: where its weights go.
@@ -213,20 +215,20 @@ impl<'a> Builder<'a> {
         };
         let slots = (0..layers).map(slot).collect();
 
-        let mut spilled = (0..ROOMS).cycle().map(RoomIndex::from);
+        let mut spilled = (0..SPILL_BUFFERS).cycle().map(SpillIndex::from);
         let boundary = |layer| match placement.spills(layer) {
-            true => BoundaryPlace::Room(spilled.next().expect("a cycle has no end")),
-            false => BoundaryPlace::Own,
+            true => BoundaryBuffer::Spill(spilled.next().expect("a cycle has no end")),
+            false => BoundaryBuffer::Own,
         };
         let boundaries = (0..layers).map(boundary).collect();
 
         let passing: Vec<usize> = (0..layers).rev().filter(|&layer| placement.passes_sum(layer)).collect();
-        let sum = |layer| match (placement.layer(layer).sum, placement.sweeps) {
-            (Sum::Own, _) => SumPlace::Own,
-            (Sum::Passing, 1) => SumPlace::Shared,
-            (Sum::Passing, _) => {
+        let sum = |layer| match (placement.layer(layer).accumulator, placement.sweeps) {
+            (Accumulator::OnDevice, _) => AccumulatorBuffer::Own,
+            (Accumulator::Spilled, 1) => AccumulatorBuffer::Shared,
+            (Accumulator::Spilled, _) => {
                 let order = passing.iter().position(|&other| other == layer);
-                SumPlace::Room(RoomIndex::from(order.expect("it passes") % ROOMS))
+                AccumulatorBuffer::Spill(SpillIndex::from(order.expect("it passes") % SPILL_BUFFERS))
             }
         };
         let sums = (0..layers).map(sum).collect();
@@ -258,14 +260,14 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn parts(&self, unit: UnitIndex) -> impl Iterator<Item = PartIndex> + use<> {
-        (0..self.geometry.parts(unit)).map(PartIndex::from)
+    fn chunks(&self, unit: UnitIndex) -> impl Iterator<Item = ChunkIndex> + use<> {
+        (0..self.geometry.chunks(unit)).map(ChunkIndex::from)
     }
 
     fn upload(&mut self, layer: usize) {
         let slot = self.slots[layer];
         if self.held[slot.at()].replace(layer) != Some(layer) {
-            self.put(Operation::Upload { unit: self.geometry.layer(layer), place: WeightPlace::Slot(slot) });
+            self.put(Operation::Upload { unit: self.geometry.layer(layer), place: WeightBuffer::Slot(slot) });
         }
     }
 
@@ -282,23 +284,23 @@ impl<'a> Builder<'a> {
     }
 
     /// Where the input of layer `layer` is; above the last layer it is the stream.
-    fn boundary(&self, layer: usize) -> BoundaryPlace {
-        self.boundaries.get(layer).copied().unwrap_or(BoundaryPlace::Stream)
+    fn boundary(&self, layer: usize) -> BoundaryBuffer {
+        self.boundaries.get(layer).copied().unwrap_or(BoundaryBuffer::ResidualStream)
     }
 
     /// Of the layers whose boundaries pass through the same room, the next one below.
     fn below_in_room(&self, layer: usize) -> Option<usize> {
         let place = self.boundary(layer);
         let same = |below: &usize| self.boundary(*below) == place;
-        (0..layer).rev().find(same).filter(|_| matches!(place, BoundaryPlace::Room(_)))
+        (0..layer).rev().find(same).filter(|_| matches!(place, BoundaryBuffer::Spill(_)))
     }
 
     /// A layer's input has been written; if it is to go to the host, it goes.
     fn spill(&mut self, way: Way, layer: usize, micro: MicroIndex) {
-        if let (Way::Train, BoundaryPlace::Room(room)) = (way, self.boundary(layer))
+        if let (Way::Train, BoundaryBuffer::Spill(spill)) = (way, self.boundary(layer))
             && self.policy.placement.leaves(layer)
         {
-            self.put(Operation::SpillBoundary { unit: self.geometry.layer(layer), micro, room });
+            self.put(Operation::SpillBoundary { unit: self.geometry.layer(layer), micro, spill });
         }
     }
 
@@ -313,7 +315,7 @@ impl<'a> Builder<'a> {
         let ends = sweep.first || !self.geometry.tied;
         if ends {
             let embedding = self.geometry.embedding();
-            self.put(Operation::Upload { unit: embedding, place: WeightPlace::End(End::First) });
+            self.put(Operation::Upload { unit: embedding, place: WeightBuffer::EndUnit(EndUnit::First) });
         }
         let mut next = 0;
         self.upload_from(&mut next, slots);
@@ -350,8 +352,8 @@ impl<'a> Builder<'a> {
     }
 
     fn upload_head(&mut self) {
-        let place = if self.geometry.tied { End::Second } else { End::First };
-        self.put(Operation::Upload { unit: self.geometry.head(), place: WeightPlace::End(place) });
+        let place = if self.geometry.tied { EndUnit::Second } else { EndUnit::First };
+        self.put(Operation::Upload { unit: self.geometry.head(), place: WeightBuffer::EndUnit(place) });
     }
 
     /// Behind the way up: the log-probabilities of the targets, each micro-batch's while the next is computed.
@@ -371,28 +373,28 @@ impl<'a> Builder<'a> {
     fn down(&mut self, sweep: &Sweep) {
         let (layers, micros) = (self.geometry.layers, sweep.micros.len());
         let head = self.geometry.head();
-        let parts = if sweep.last { self.geometry.parts(head) } else { 0 };
-        let mut leaving = (0..parts).map(PartIndex::from);
+        let chunks = if sweep.last { self.geometry.chunks(head) } else { 0 };
+        let mut leaving = (0..chunks).map(ChunkIndex::from);
         let at_once = self.policy.slabs(self.geometry) - 1;
-        for part in leaving.by_ref().take(at_once) {
-            self.round(head, SumPlace::Own, part);
+        for chunk in leaving.by_ref().take(at_once) {
+            self.round(head, AccumulatorBuffer::Own, chunk);
         }
-        let (steps, gaps) = (layers * micros, parts.saturating_sub(at_once) + 1);
-        let mut due = leaving.zip(1..).map(|(part, gap)| (part, gap * steps / gaps)).peekable();
+        let (steps, gaps) = (layers * micros, chunks.saturating_sub(at_once) + 1);
+        let mut due = leaving.zip(1..).map(|(chunk, gap)| (chunk, gap * steps / gaps)).peekable();
 
-        for order in 0..ROOMS {
+        for order in 0..SPILL_BUFFERS {
             self.fetch_sum(sweep, order);
         }
         for (done, layer) in (0..layers).rev().enumerate() {
-            let (unit, slot, sum) = (self.geometry.layer(layer), self.slots[layer], self.sums[layer]);
+            let (unit, slot, accumulator) = (self.geometry.layer(layer), self.slots[layer], self.sums[layer]);
             let (recompute, from) = (self.policy.placement.layer(layer).recompute, self.boundary(layer));
             for (count, micro) in sweep.micros().enumerate() {
-                while let Some((part, _)) = due.next_if(|&(_, step)| step <= done * micros + count) {
-                    self.round(head, SumPlace::Own, part);
+                while let Some((chunk, _)) = due.next_if(|&(_, step)| step <= done * micros + count) {
+                    self.round(head, AccumulatorBuffer::Own, chunk);
                 }
-                self.put(Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum });
-                if let (BoundaryPlace::Room(room), Some(below)) = (from, self.below_in_room(layer)) {
-                    self.fetch_boundary(below, micro, room);
+                self.put(Operation::RecomputeBackward { unit, slot, micro, recompute, from, accumulator });
+                if let (BoundaryBuffer::Spill(spill), Some(below)) = (from, self.below_in_room(layer)) {
+                    self.fetch_boundary(below, micro, spill);
                 }
             }
             if let Some(order) = self.streamed.binary_search(&layer).ok()
@@ -401,21 +403,21 @@ impl<'a> Builder<'a> {
                 self.upload(self.streamed[below]);
             }
             if sweep.last {
-                self.round(unit, sum, PartIndex(0));
-            } else if let SumPlace::Room(room) = sum
-                && self.policy.placement.stores_sum(layer, layers)
+                self.round(unit, accumulator, ChunkIndex(0));
+            } else if let AccumulatorBuffer::Spill(spill) = accumulator
+                && self.policy.placement.stores_accumulator(layer, layers)
             {
-                self.put(Operation::SpillSum { unit, room, terms: sweep.micros.end as u32 });
+                self.put(Operation::SpillAccumulator { unit, spill, terms: sweep.micros.end as u32 });
             }
             if let Some(order) = self.passing.iter().position(|&passing| passing == layer) {
-                self.fetch_sum(sweep, order + ROOMS);
+                self.fetch_sum(sweep, order + SPILL_BUFFERS);
             }
         }
     }
 
-    fn fetch_boundary(&mut self, layer: usize, micro: MicroIndex, room: RoomIndex) {
+    fn fetch_boundary(&mut self, layer: usize, micro: MicroIndex, spill: SpillIndex) {
         if self.policy.placement.leaves(layer) {
-            self.put(Operation::FetchBoundary { unit: self.geometry.layer(layer), micro, room });
+            self.put(Operation::FetchBoundary { unit: self.geometry.layer(layer), micro, spill });
         }
     }
 
@@ -423,11 +425,11 @@ impl<'a> Builder<'a> {
     fn fetch_sum(&mut self, sweep: &Sweep, order: usize) {
         let layer = self.passing.get(order).copied().filter(|_| !sweep.first);
         if let Some(layer) = layer
-            && let SumPlace::Room(room) = self.sums[layer]
-            && self.policy.placement.stores_sum(layer, self.geometry.layers)
+            && let AccumulatorBuffer::Spill(spill) = self.sums[layer]
+            && self.policy.placement.stores_accumulator(layer, self.geometry.layers)
         {
             let (unit, terms) = (self.geometry.layer(layer), sweep.micros.start as u32);
-            self.put(Operation::FetchSum { unit, room, terms });
+            self.put(Operation::FetchAccumulator { unit, spill, terms });
         }
     }
 
@@ -437,8 +439,8 @@ impl<'a> Builder<'a> {
             self.put(Operation::EmbedBackward { micro });
         }
         let embedding = self.geometry.embedding();
-        for part in self.parts(embedding) {
-            self.round(embedding, SumPlace::Own, part);
+        for chunk in self.chunks(embedding) {
+            self.round(embedding, AccumulatorBuffer::Own, chunk);
         }
         for (unit, slab) in std::mem::take(&mut self.waiting) {
             self.put(Operation::DownloadNorm { unit, slab });
@@ -447,42 +449,42 @@ impl<'a> Builder<'a> {
 
     /// Rounds a part. The norm of a unit of one part is taken with it, that of others before their first part. A part that
     /// need not wait on the device leaves, and where AdamW need not wait for the norm of all units it is used at once.
-    fn round(&mut self, unit: UnitIndex, sum: SumPlace, part: PartIndex) {
+    fn round(&mut self, unit: UnitIndex, accumulator: AccumulatorBuffer, chunk: ChunkIndex) {
         let slab = match self.policy.placement.grad_wait {
             GradWait::Host => SlabIndex::from(self.rounded % self.policy.placement.slabs),
-            GradWait::Device => self.geometry.slab_of(unit, part),
+            GradWait::Device => self.geometry.slab_of(unit, chunk),
         };
         self.rounded += 1;
-        if part == PartIndex(0) && !self.geometry.is_rounded_whole(unit) {
-            self.put(Operation::Norm { unit, sum, slab });
+        if chunk == ChunkIndex(0) && !self.geometry.is_rounded_whole(unit) {
+            self.put(Operation::Norm { unit, accumulator, slab });
         }
-        self.put(Operation::Round { unit, sum, part, slab });
+        self.put(Operation::Round { unit, accumulator, chunk, slab });
         if self.policy.placement.grad_wait == GradWait::Device {
-            self.waiting.extend((part == PartIndex(0)).then_some((unit, slab)));
+            self.waiting.extend((chunk == ChunkIndex(0)).then_some((unit, slab)));
             return;
         }
-        if part == PartIndex(0) {
+        if chunk == ChunkIndex(0) {
             self.put(Operation::DownloadNorm { unit, slab });
         }
         let to = self.landing(self.rounded - 1);
-        self.put(Operation::Download { unit, part, slab, to });
+        self.put(Operation::Download { unit, chunk, slab, to });
         if self.policy.placement.adam == AdamWhen::UnderBackward {
-            self.adam(unit, part, to, Guard::Unit);
+            self.adam(unit, chunk, to, Guard::Unit);
         }
     }
 
     /// Where the `count`-th part to leave lands.
-    fn landing(&self, count: usize) -> GradPlace {
+    fn landing(&self, count: usize) -> GradientBuffer {
         if self.policy.streams_gradients() {
-            GradPlace::Ring((count % self.policy.placement.ring) as u32)
+            GradientBuffer::Ring((count % self.policy.placement.ring) as u32)
         } else {
-            GradPlace::Store
+            GradientBuffer::Store
         }
     }
 
     /// The verdict, and AdamW.
     fn conclude(&mut self) {
-        self.put(Operation::Decide { norms: true });
+        self.put(Operation::DecideClip { norms: true });
         self.update();
     }
 
@@ -492,19 +494,19 @@ impl<'a> Builder<'a> {
         if self.policy.placement.adam == AdamWhen::UnderBackward {
             return;
         }
-        let guard = Guard::Verdict;
+        let guard = Guard::ClipDecision;
         let waits = self.policy.placement.grad_wait == GradWait::Device;
         let mut left = 0;
         for unit in self.geometry.units() {
-            for part in self.parts(unit) {
-                let mut from = GradPlace::Store;
+            for chunk in self.chunks(unit) {
+                let mut from = GradientBuffer::Store;
                 if waits {
                     from = self.landing(left);
-                    let slab = self.geometry.slab_of(unit, part);
-                    self.put(Operation::Download { unit, part, slab, to: from });
+                    let slab = self.geometry.slab_of(unit, chunk);
+                    self.put(Operation::Download { unit, chunk, slab, to: from });
                     left += 1;
                 }
-                self.adam(unit, part, from, guard);
+                self.adam(unit, chunk, from, guard);
             }
             if self.rows_first && unit == self.geometry.embedding() {
                 self.put(Operation::AdamRows { rows: RowSet::Next });
@@ -516,9 +518,9 @@ impl<'a> Builder<'a> {
     }
 
     /// AdamW of a part of a unit, unless the unit is updated by rows.
-    fn adam(&mut self, unit: UnitIndex, part: PartIndex, from: GradPlace, guard: Guard) {
+    fn adam(&mut self, unit: UnitIndex, chunk: ChunkIndex, from: GradientBuffer, guard: Guard) {
         if !(self.rows_first && unit == self.geometry.embedding()) {
-            self.put(Operation::Adam { unit, part, from, guard });
+            self.put(Operation::Adam { unit, chunk, from, guard });
         }
     }
 }

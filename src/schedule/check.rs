@@ -30,7 +30,7 @@ pub struct Checker {
     lanes: [Line; Lane::COUNT],
     /// What the issuing thread has seen arrive.
     caller: Clock,
-    places: HashMap<Resource, Place>,
+    places: HashMap<Resource, ResourceState>,
     /// Places on the device that have held weights.
     copies: Vec<Resource>,
     lists: u64,
@@ -69,7 +69,7 @@ impl Line {
 
 /// The state of a resource, in program order.
 #[derive(Clone, Debug)]
-struct Place {
+struct ResourceState {
     holds: Option<Held>,
     /// The list that left it.
     list: u64,
@@ -80,10 +80,10 @@ struct Place {
     reads: [Option<(Tick, Party)>; Lane::COUNT],
 }
 
-impl Place {
+impl ResourceState {
     fn new(resource: Resource) -> Self {
         let holds = resource.initially().map(|content| Held { content, by: None, stale: false });
-        Place { holds, list: 0, used: true, write: None, reads: Default::default() }
+        ResourceState { holds, list: 0, used: true, write: None, reads: Default::default() }
     }
 
     /// Objects if what an operation left here has not been read and now never will be. What the issuing
@@ -91,7 +91,10 @@ impl Place {
     fn used(&self, resource: Resource) -> Result<(), Box<Fault>> {
         let for_caller = matches!(
             resource,
-            Resource::Verdict | Resource::HostLogits | Resource::HostLogprobs { .. } | Resource::Saved
+            Resource::ClipDecision
+                | Resource::HostLogits
+                | Resource::HostLogprobs { .. }
+                | Resource::Checkpoint
         );
         match (self.used, self.holds, self.write) {
             (false, Some(Held { content, .. }), Some((_, writer)))
@@ -219,7 +222,7 @@ impl Checker {
         access: Access,
     ) -> Result<(), Box<Fault>> {
         let Access { resource, needs, leaves } = access;
-        let place = self.places.entry(resource).or_insert_with(|| Place::new(resource));
+        let place = self.places.entry(resource).or_insert_with(|| ResourceState::new(resource));
 
         let reads = place.reads.iter().flatten().filter(|_| access.writes());
         for &(other, first) in place.write.iter().chain(reads) {
@@ -277,7 +280,7 @@ mod tests {
     use crate::base::{DType, Error, Shape, Status};
     use crate::schedule::{AdamWhen, GradWait, Mode, Numeric, Placement, Sync, train, train_rows_first};
 
-    const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
+    const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_chunks: 1, head_chunks: 1 };
     const POLICY: Policy = Policy {
         mode: Mode::Exact,
         numeric: Numeric { shape: Shape { b: 1, t: 8 }, logits_chunk: 8, grad_dtype: DType::Bf16 },
@@ -325,7 +328,7 @@ mod tests {
         assert_eq!(
             told.unwrap_err(),
             "`upload unit 3 → slot 0` (h2d lane, list 2, operation 6) touches the master of unit 3 without \
-             waiting for `adam unit 3 part 0 from store, guarded by the verdict` (host lane, list 1, operation 36)"
+             waiting for `adam unit 3 chunk 0 from store, guarded by the clip decision` (host lane, list 1, operation 36)"
         );
     }
 
@@ -397,11 +400,11 @@ mod tests {
         let mut kept = Vec::new();
         for _ in 0..20 {
             checker.check(&step, &sync.infer(&step)).unwrap();
-            let verdict = [Access::read(Resource::Verdict, Content::Verdict)];
-            let ticks = sync.before(&verdict);
+            let clip_decision = [Access::read(Resource::ClipDecision, Content::ClipDecision)];
+            let ticks = sync.before(&clip_decision);
             sync.settle(&ticks);
             checker.settle(&ticks).unwrap();
-            checker.outside(&verdict).unwrap();
+            checker.outside(&clip_decision).unwrap();
             kept.push(checker.lanes.iter().map(|line| line.knew.len() + line.signals.len()).sum::<usize>());
         }
         assert_eq!(kept[5], kept[19]);

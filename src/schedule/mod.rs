@@ -48,7 +48,7 @@
 //!   wrote it, and comes back behind the backward that last used the room. The last ones stay where they are.
 //! - A layer is **resident**: it has a slot of its own and is uploaded once a step.
 //! - A step has several **sweeps**: each continues the f32 sums of the one before, which stay on the device or
-//!   pass through rooms as boundaries do ([`Sum`]). The embedding's backward waits for the last sweep, so that
+//!   pass through rooms as boundaries do ([`Accumulator`]). The embedding's backward waits for the last sweep, so that
 //!   sums are made in one order however a step is cut; what it reads, the streams, stays meanwhile.
 //! - Rounded gradients **wait** on the device ([`GradWait`]) and come down one by one for AdamW.
 //!
@@ -80,10 +80,12 @@ pub use bind::Copy;
 pub use build::{List, evaluate, logits, logprobs, save, train, train_rows_first, train_with_loss};
 pub use check::Checker;
 pub use fault::{Fault, Held, Party};
-pub use operation::{BoundaryPlace, End, GradPlace, Guard, Operation, RowSet, SumPlace, WeightPlace};
+pub use operation::{
+    AccumulatorBuffer, BoundaryBuffer, EndUnit, GradientBuffer, Guard, Operation, RowSet, WeightBuffer,
+};
 pub use policy::{
-    AdamWhen, Boundary, Extent, Geometry, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, ROOMS,
-    Sum,
+    Accumulator, AdamWhen, Boundary, Extent, Geometry, GradWait, LayerPlacement, Mode, Numeric, Placement,
+    Policy, SPILL_BUFFERS,
 };
 pub use resource::{Content, Resource};
 pub use retire::retired;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::{MicroIndex, PartIndex, RoomIndex, SlabIndex, SlotIndex, UnitIndex};
+use crate::base::{ChunkIndex, MicroIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 use crate::device::Lane;
 use crate::model::Recompute;
 
@@ -12,7 +12,7 @@ use crate::model::Recompute;
 /// the head, then of the embedding. Tied, the embedding's tensor stays in `First` for the whole sweep and `Second` holds the final
 /// norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
+pub enum EndUnit {
     /// Large enough for the embedding and for the head.
     First,
     /// The final norm of a tied model.
@@ -21,38 +21,38 @@ pub enum End {
 
 /// Where a unit's weights go on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WeightPlace {
+pub enum WeightBuffer {
     /// A layer's.
     Slot(SlotIndex),
     /// An end's.
-    End(End),
+    EndUnit(EndUnit),
 }
 
 /// Where a boundary is on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BoundaryPlace {
+pub enum BoundaryBuffer {
     /// A place of its own.
     Own,
     /// A room that others pass through, too.
-    Room(RoomIndex),
+    Spill(SpillIndex),
     /// The stream: above the last layer.
-    Stream,
+    ResidualStream,
 }
 
 /// Where a unit's f32 gradient is summed on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SumPlace {
+pub enum AccumulatorBuffer {
     /// Where the layers sum theirs one after the other.
     Shared,
     /// A room that others pass through, too.
-    Room(RoomIndex),
+    Spill(SpillIndex),
     /// A place of its own; an end's is its region.
     Own,
 }
 
 /// Where a part of a gradient lands on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GradPlace {
+pub enum GradientBuffer {
     /// Its own place in the store.
     Store,
     /// A slab of the ring.
@@ -63,7 +63,7 @@ pub enum GradPlace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Guard {
     /// The step's verdict: clip factor, and whether everything was finite.
-    Verdict,
+    ClipDecision,
     /// The finiteness of this unit's own norm.
     Unit,
 }
@@ -91,14 +91,14 @@ pub enum Operation {
         /// Which.
         unit: UnitIndex,
         /// Where to.
-        place: WeightPlace,
+        place: WeightBuffer,
     },
     /// Boundary 0 of a micro-batch: rows of the embedding.
     EmbedForward {
         /// Which.
         micro: MicroIndex,
         /// Where to.
-        to: BoundaryPlace,
+        to: BoundaryBuffer,
     },
     /// A layer: boundary below → boundary above.
     Forward {
@@ -111,9 +111,9 @@ pub enum Operation {
         /// What backward will compute again; the rest is kept for it.
         recompute: Recompute,
         /// Where the boundary below is.
-        from: BoundaryPlace,
+        from: BoundaryBuffer,
         /// Where the boundary above goes.
-        to: BoundaryPlace,
+        to: BoundaryBuffer,
     },
     /// A layer's boundary, device → host.
     SpillBoundary {
@@ -122,7 +122,7 @@ pub enum Operation {
         /// Of which micro-batch.
         micro: MicroIndex,
         /// Where from.
-        room: RoomIndex,
+        spill: SpillIndex,
     },
     /// A layer's boundary, host → device.
     FetchBoundary {
@@ -131,7 +131,7 @@ pub enum Operation {
         /// Of which micro-batch.
         micro: MicroIndex,
         /// Where to.
-        room: RoomIndex,
+        spill: SpillIndex,
     },
     /// Final norm, logits, loss; the stream becomes its gradient in place. The first micro-batch sets loss
     /// and gradients, later ones add.
@@ -169,25 +169,25 @@ pub enum Operation {
         /// What is computed again.
         recompute: Recompute,
         /// Where the boundary below is.
-        from: BoundaryPlace,
+        from: BoundaryBuffer,
         /// Where the layer's f32 gradient is.
-        sum: SumPlace,
+        accumulator: AccumulatorBuffer,
     },
     /// A layer's running f32 gradient, device → host.
-    SpillSum {
+    SpillAccumulator {
         /// The layer's unit.
         unit: UnitIndex,
         /// Where from.
-        room: RoomIndex,
+        spill: SpillIndex,
         /// Micro-batches summed so far.
         terms: u32,
     },
     /// A layer's running f32 gradient, host → device.
-    FetchSum {
+    FetchAccumulator {
         /// The layer's unit.
         unit: UnitIndex,
         /// Where to.
-        room: RoomIndex,
+        spill: SpillIndex,
         /// Micro-batches summed so far.
         terms: u32,
     },
@@ -202,7 +202,7 @@ pub enum Operation {
         /// Which.
         unit: UnitIndex,
         /// Where the gradient is.
-        sum: SumPlace,
+        accumulator: AccumulatorBuffer,
         /// The slab that the gradient's first part goes to; the norm leaves beside it.
         slab: SlabIndex,
     },
@@ -212,9 +212,9 @@ pub enum Operation {
         /// Whose gradient.
         unit: UnitIndex,
         /// Where the gradient is.
-        sum: SumPlace,
+        accumulator: AccumulatorBuffer,
         /// Which part.
-        part: PartIndex,
+        chunk: ChunkIndex,
         /// Where to.
         slab: SlabIndex,
     },
@@ -230,11 +230,11 @@ pub enum Operation {
         /// Whose gradient.
         unit: UnitIndex,
         /// Which part.
-        part: PartIndex,
+        chunk: ChunkIndex,
         /// Where from.
         slab: SlabIndex,
         /// Where to.
-        to: GradPlace,
+        to: GradientBuffer,
     },
     /// The loss sum, device → host.
     DownloadLoss,
@@ -255,7 +255,7 @@ pub enum Operation {
         micro: MicroIndex,
     },
     /// The loss becomes known, and in training the global norm; clip factor and commitment are decided.
-    Decide {
+    DecideClip {
         /// Whether the units' norms are there to be judged: in training, not in evaluation.
         norms: bool,
     },
@@ -264,9 +264,9 @@ pub enum Operation {
         /// Which unit.
         unit: UnitIndex,
         /// Which part.
-        part: PartIndex,
+        chunk: ChunkIndex,
         /// Where its gradient is.
-        from: GradPlace,
+        from: GradientBuffer,
         /// What is asked before committing.
         guard: Guard,
     },
@@ -303,7 +303,7 @@ impl Operation {
             Operation::UploadBatch { micro } => of_micro(H2d, "upload batch", micro),
             Operation::Upload { unit, .. } => of_unit(H2d, "upload", unit),
             Operation::FetchBoundary { unit, micro, .. } => of_both(H2d, "fetch boundary", unit, micro),
-            Operation::FetchSum { unit, .. } => of_unit(H2d, "fetch sum", unit),
+            Operation::FetchAccumulator { unit, .. } => of_unit(H2d, "fetch accumulator", unit),
             Operation::UploadDlogprobs { micro } => of_micro(H2d, "upload log-probability gradients", micro),
 
             Operation::EmbedForward { micro, .. } => of_micro(Compute, "embed forward", micro),
@@ -326,13 +326,13 @@ impl Operation {
             Operation::Download { unit, .. } => of_unit(D2h, "download", unit),
             Operation::DownloadNorm { unit, .. } => of_unit(D2h, "download norm", unit),
             Operation::SpillBoundary { unit, micro, .. } => of_both(D2h, "spill boundary", unit, micro),
-            Operation::SpillSum { unit, .. } => of_unit(D2h, "spill sum", unit),
+            Operation::SpillAccumulator { unit, .. } => of_unit(D2h, "spill accumulator", unit),
             Operation::DownloadLoss => of_none(D2h, "download loss"),
             Operation::DownloadLogits => of_none(D2h, "download logits"),
             Operation::DownloadLogprobs { micro } => of_micro(D2h, "download log-probabilities", micro),
 
             Operation::Loss => of_none(Host, "loss"),
-            Operation::Decide { .. } => of_none(Host, "decide"),
+            Operation::DecideClip { .. } => of_none(Host, "clip decision"),
             Operation::Adam { unit, .. } => of_unit(Host, "adam", unit),
             Operation::AdamRows { rows: RowSet::Next } => of_none(Host, "adam next rows"),
             Operation::AdamRows { rows: RowSet::Others } => of_none(Host, "adam other rows"),
@@ -377,13 +377,13 @@ impl fmt::Display for Operation {
             | Operation::DownloadLogprobs { micro }
             | Operation::UploadDlogprobs { micro }
             | Operation::EmbedBackward { micro } => write!(f, "{name} {micro}"),
-            Operation::SpillBoundary { unit, micro, room } => {
-                write!(f, "{name} {unit}, {micro}: {room} → host")
+            Operation::SpillBoundary { unit, micro, spill } => {
+                write!(f, "{name} {unit}, {micro}: {spill} → host")
             }
-            Operation::SpillSum { unit, room, .. } => write!(f, "{name} {unit}: {room} → host"),
-            Operation::FetchSum { unit, room, .. } => write!(f, "{name} {unit} → {room}"),
+            Operation::SpillAccumulator { unit, spill, .. } => write!(f, "{name} {unit}: {spill} → host"),
+            Operation::FetchAccumulator { unit, spill, .. } => write!(f, "{name} {unit} → {spill}"),
             Operation::DownloadNorm { unit, slab } => write!(f, "{name} {unit}: {slab}"),
-            Operation::FetchBoundary { unit, micro, room } => write!(f, "{name} {unit}, {micro} → {room}"),
+            Operation::FetchBoundary { unit, micro, spill } => write!(f, "{name} {unit}, {micro} → {spill}"),
             Operation::Forward { unit, slot, micro, recompute, .. } => {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
                 match recompute {
@@ -399,47 +399,47 @@ impl fmt::Display for Operation {
                 }
             }
             Operation::Norm { unit, .. } | Operation::Save { unit } => write!(f, "{name} {unit}"),
-            Operation::Round { unit, part, slab, .. } => write!(f, "{name} {unit} {part} → {slab}"),
-            Operation::Download { unit, part, slab, to } => {
-                write!(f, "{name} {unit} {part}: {slab} → {to}")
+            Operation::Round { unit, chunk, slab, .. } => write!(f, "{name} {unit} {chunk} → {slab}"),
+            Operation::Download { unit, chunk, slab, to } => {
+                write!(f, "{name} {unit} {chunk}: {slab} → {to}")
             }
-            Operation::Adam { unit, part, from, guard } => {
-                write!(f, "{name} {unit} {part} from {from}, {guard}")
+            Operation::Adam { unit, chunk, from, guard } => {
+                write!(f, "{name} {unit} {chunk} from {from}, {guard}")
             }
-            Operation::AdamRows { .. } => write!(f, "{name}, {}", Guard::Verdict),
+            Operation::AdamRows { .. } => write!(f, "{name}, {}", Guard::ClipDecision),
             Operation::HeadLogits
             | Operation::DownloadLoss
             | Operation::DownloadLogits
             | Operation::Loss
-            | Operation::Decide { norms: true } => f.write_str(name),
-            Operation::Decide { norms: false } => write!(f, "{name} without norms"),
+            | Operation::DecideClip { norms: true } => f.write_str(name),
+            Operation::DecideClip { norms: false } => write!(f, "{name} without norms"),
         }
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for EndUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            End::First => "first end",
-            End::Second => "second end",
+            EndUnit::First => "first end",
+            EndUnit::Second => "second end",
         })
     }
 }
 
-impl fmt::Display for WeightPlace {
+impl fmt::Display for WeightBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WeightPlace::Slot(slot) => slot.fmt(f),
-            WeightPlace::End(end) => end.fmt(f),
+            WeightBuffer::Slot(slot) => slot.fmt(f),
+            WeightBuffer::EndUnit(end) => end.fmt(f),
         }
     }
 }
 
-impl fmt::Display for GradPlace {
+impl fmt::Display for GradientBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            GradPlace::Store => f.write_str("store"),
-            GradPlace::Ring(slab) => write!(f, "ring {slab}"),
+            GradientBuffer::Store => f.write_str("store"),
+            GradientBuffer::Ring(slab) => write!(f, "ring {slab}"),
         }
     }
 }
@@ -447,7 +447,7 @@ impl fmt::Display for GradPlace {
 impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Guard::Verdict => "guarded by the verdict",
+            Guard::ClipDecision => "guarded by the clip decision",
             Guard::Unit => "guarded by its own norm",
         })
     }
@@ -459,20 +459,20 @@ mod tests {
 
     #[test]
     fn operations_say_what_they_do() {
-        let upload = Operation::Upload { unit: UnitIndex(3), place: WeightPlace::Slot(SlotIndex(1)) };
+        let upload = Operation::Upload { unit: UnitIndex(3), place: WeightBuffer::Slot(SlotIndex(1)) };
         assert_eq!(upload.to_string(), "upload unit 3 → slot 1");
-        let (unit, part) = (UnitIndex(9), PartIndex(2));
-        let download = Operation::Download { unit, part, slab: SlabIndex(0), to: GradPlace::Ring(1) };
-        assert_eq!(download.to_string(), "download unit 9 part 2: slab 0 → ring 1");
-        let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict };
-        assert_eq!(adam.to_string(), "adam unit 9 part 2 from store, guarded by the verdict");
+        let (unit, chunk) = (UnitIndex(9), ChunkIndex(2));
+        let download = Operation::Download { unit, chunk, slab: SlabIndex(0), to: GradientBuffer::Ring(1) };
+        assert_eq!(download.to_string(), "download unit 9 chunk 2: slab 0 → ring 1");
+        let adam = Operation::Adam { unit, chunk, from: GradientBuffer::Store, guard: Guard::ClipDecision };
+        assert_eq!(adam.to_string(), "adam unit 9 chunk 2 from store, guarded by the clip decision");
         let backward = |recompute| Operation::RecomputeBackward {
             unit: UnitIndex(4),
             slot: SlotIndex(0),
             micro: MicroIndex(7),
             recompute,
-            from: BoundaryPlace::Own,
-            sum: SumPlace::Shared,
+            from: BoundaryBuffer::Own,
+            accumulator: AccumulatorBuffer::Shared,
         };
         assert_eq!(backward(Recompute::None).to_string(), "backward unit 4 in slot 0, micro 7");
         let backward = backward(Recompute::Full);

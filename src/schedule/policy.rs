@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::base::{DType, Error, MicroIndex, PartIndex, Result, SeatIndex, Shape, SlabIndex, UnitIndex};
+use crate::base::{
+    ChunkIndex, DType, Error, MicroIndex, MicroSlotIndex, Result, Shape, SlabIndex, UnitIndex,
+};
 use crate::model::{Layout, Recompute};
 use crate::optim::Optimizer;
 
@@ -80,13 +82,13 @@ pub enum Boundary {
 
 /// Where a layer's running f32 gradient is between the sweeps of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Sum {
+pub enum Accumulator {
     /// In the f32 store on the host; on the device it only passes through a room. With one sweep a step there
     /// is no between, and all layers share one place.
     #[default]
-    Passing,
+    Spilled,
     /// In a place of its own on the device.
-    Own,
+    OnDevice,
 }
 
 /// Where rounded gradients wait for the verdict.
@@ -102,7 +104,7 @@ pub enum GradWait {
 
 /// Rooms that spilled boundaries of a micro-batch, or the sums of layers, pass through in turn: one is read
 /// while the other is filled.
-pub const ROOMS: usize = 2;
+pub const SPILL_BUFFERS: usize = 2;
 
 /// What is particular to a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -114,7 +116,7 @@ pub struct LayerPlacement {
     /// Whether its weights stay on the device through a step, in a slot of their own, uploaded once.
     pub resident: bool,
     /// Where its f32 gradient is summed.
-    pub sum: Sum,
+    pub accumulator: Accumulator,
 }
 
 /// The half of the policy that never changes a bit.
@@ -167,25 +169,26 @@ impl Placement {
 
     /// Whether a layer's sum passes through a room.
     pub fn passes_sum(&self, layer: usize) -> bool {
-        self.sweeps > 1 && self.layer(layer).sum == Sum::Passing
+        self.sweeps > 1 && self.layer(layer).accumulator == Accumulator::Spilled
     }
 
     /// Whether the sum of layer `layer` of `layers` goes to the host between sweeps: it passes through a room,
     /// and others take that, too.
-    pub fn stores_sum(&self, layer: usize, layers: usize) -> bool {
+    pub fn stores_accumulator(&self, layer: usize, layers: usize) -> bool {
         let passing = |range: Range<usize>| range.filter(|&layer| self.passes_sum(layer)).count();
         // Rooms are taken in turn, from the top.
-        self.passes_sum(layer) && passing(0..layers) > passing(layer + 1..layers) % ROOMS + ROOMS
+        self.passes_sum(layer)
+            && passing(0..layers) > passing(layer + 1..layers) % SPILL_BUFFERS + SPILL_BUFFERS
     }
 
-    /// Rooms that the sums of `layers` layers pass through between sweeps: none, one or [`ROOMS`].
-    pub fn sum_rooms(&self, layers: usize) -> usize {
-        (0..layers).filter(|&layer| self.passes_sum(layer)).take(ROOMS).count()
+    /// Rooms that the sums of `layers` layers pass through between sweeps: none, one or [`SPILL_BUFFERS`].
+    pub fn accumulator_spills(&self, layers: usize) -> usize {
+        (0..layers).filter(|&layer| self.passes_sum(layer)).take(SPILL_BUFFERS).count()
     }
 
     /// Whether, in steps of one sweep, some of `layers` layers sum their gradients in a place that they share.
-    pub fn shares_sum(&self, layers: usize) -> bool {
-        self.sweeps == 1 && (0..layers).any(|layer| self.layer(layer).sum == Sum::Passing)
+    pub fn shares_accumulator(&self, layers: usize) -> bool {
+        self.sweeps == 1 && (0..layers).any(|layer| self.layer(layer).accumulator == Accumulator::Spilled)
     }
 
     /// What is particular to layer `layer`, counted from 0.
@@ -202,12 +205,12 @@ impl Placement {
     /// backward comes.
     pub fn leaves(&self, layer: usize) -> bool {
         let above = self.layers.iter().skip(layer + 1).filter(|above| above.boundary == Boundary::Spilled);
-        self.spills(layer) && above.take(ROOMS).count() == ROOMS
+        self.spills(layer) && above.take(SPILL_BUFFERS).count() == SPILL_BUFFERS
     }
 
-    /// Rooms that a micro-batch needs: none, one or [`ROOMS`].
-    pub fn rooms(&self) -> usize {
-        self.layers.iter().filter(|layer| layer.boundary == Boundary::Spilled).take(ROOMS).count()
+    /// Rooms that a micro-batch needs: none, one or [`SPILL_BUFFERS`].
+    pub fn spill_buffers(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.boundary == Boundary::Spilled).take(SPILL_BUFFERS).count()
     }
 }
 
@@ -238,8 +241,8 @@ impl Extent {
     }
 
     /// The place of a micro-batch among those of its sweep.
-    pub fn seat(&self, micro: MicroIndex) -> SeatIndex {
-        SeatIndex::from(micro.at() % self.sweep)
+    pub fn micro_slot(&self, micro: MicroIndex) -> MicroSlotIndex {
+        MicroSlotIndex::from(micro.at() % self.sweep)
     }
 }
 
@@ -251,9 +254,9 @@ pub struct Geometry {
     /// Whether the head reads the embedding's weights, and adds to its gradient.
     pub tied: bool,
     /// Parts of the embedding's gradient; see [`crate::model::Layout::parts`].
-    pub embedding_parts: usize,
+    pub embedding_chunks: usize,
     /// Parts of the head's gradient.
-    pub head_parts: usize,
+    pub head_chunks: usize,
 }
 
 impl Policy {
@@ -261,7 +264,7 @@ impl Policy {
     pub fn slabs(&self, geometry: &Geometry) -> usize {
         match self.placement.grad_wait {
             GradWait::Host => self.placement.slabs,
-            GradWait::Device => geometry.embedding_parts + geometry.layers + geometry.head_parts,
+            GradWait::Device => geometry.embedding_chunks + geometry.layers + geometry.head_chunks,
         }
     }
 
@@ -287,8 +290,8 @@ impl Policy {
     pub fn validate_counts(&self, geometry: &Geometry, micros: usize) -> Result<()> {
         let Placement { weight_slots, slabs, sweeps, .. } = self.placement;
         counted(1, "layers", geometry.layers)?;
-        counted(1, "parts of the embedding's gradient", geometry.embedding_parts)?;
-        counted(1, "parts of the head's gradient", geometry.head_parts)?;
+        counted(1, "chunks of the embedding's gradient", geometry.embedding_chunks)?;
+        counted(1, "chunks of the head's gradient", geometry.head_chunks)?;
         counted(1, "micro-batches", micros)?;
         counted(2, "weight slots (one computes while the other is filled)", weight_slots)?;
         counted(2, "gradient slabs (one is written while the other leaves)", slabs)?;
@@ -308,7 +311,7 @@ impl Policy {
         }
         if grad_wait == GradWait::Device && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(
-                "gradients that wait on the device wait for the verdict, found AdamW under backward; run it after \
+                "gradients that wait on the device wait for the clip decision, found AdamW under backward; run it after \
                  the norm or let them wait on the host",
             ));
         }
@@ -341,8 +344,8 @@ impl Geometry {
         Geometry {
             layers: layout.layers(),
             tied: layout.tied,
-            embedding_parts: layout.parts(layout.embedding()),
-            head_parts: layout.parts(layout.head()),
+            embedding_chunks: layout.chunks(layout.embedding()),
+            head_chunks: layout.chunks(layout.head()),
         }
     }
 
@@ -370,32 +373,32 @@ impl Geometry {
     }
 
     /// The slab of a part where every part has one: units in forward order.
-    pub fn slab_of(&self, unit: UnitIndex, part: PartIndex) -> SlabIndex {
-        let below = if unit == self.embedding() { 0 } else { self.embedding_parts + unit.at() - 1 };
-        SlabIndex::from(below + part.at())
+    pub fn slab_of(&self, unit: UnitIndex, chunk: ChunkIndex) -> SlabIndex {
+        let below = if unit == self.embedding() { 0 } else { self.embedding_chunks + unit.at() - 1 };
+        SlabIndex::from(below + chunk.at())
     }
 
     /// The part whose slab it is, where every part has one.
-    pub fn part_of(&self, slab: SlabIndex) -> (UnitIndex, PartIndex) {
-        let layers_end = self.embedding_parts + self.layers;
+    pub fn chunk_of(&self, slab: SlabIndex) -> (UnitIndex, ChunkIndex) {
+        let layers_end = self.embedding_chunks + self.layers;
         match slab.at() {
-            at if at < self.embedding_parts => (self.embedding(), PartIndex::from(at)),
-            at if at < layers_end => (self.layer(at - self.embedding_parts), PartIndex(0)),
-            at => (self.head(), PartIndex::from(at - layers_end)),
+            at if at < self.embedding_chunks => (self.embedding(), ChunkIndex::from(at)),
+            at if at < layers_end => (self.layer(at - self.embedding_chunks), ChunkIndex(0)),
+            at => (self.head(), ChunkIndex::from(at - layers_end)),
         }
     }
 
     /// Whether a unit's gradient is rounded whole, so that its norm is taken in the same pass.
     pub fn is_rounded_whole(&self, unit: UnitIndex) -> bool {
-        self.parts(unit) == 1
+        self.chunks(unit) == 1
     }
 
     /// Parts that a unit's gradient leaves the device in.
-    pub fn parts(&self, unit: UnitIndex) -> usize {
+    pub fn chunks(&self, unit: UnitIndex) -> usize {
         if unit == self.embedding() {
-            self.embedding_parts
+            self.embedding_chunks
         } else if unit == self.head() {
-            self.head_parts
+            self.head_chunks
         } else {
             1
         }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::operation::{End, WeightPlace};
-use super::policy::{Extent, Geometry, Policy, Sum};
-use crate::base::{MicroIndex, PartIndex, RoomIndex, SeatIndex, SlabIndex, SlotIndex, UnitIndex};
+use super::operation::{EndUnit, WeightBuffer};
+use super::policy::{Accumulator, Extent, Geometry, Policy};
+use crate::base::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, SpillIndex, UnitIndex};
 use crate::device::Lane;
 use crate::model::Recompute;
 
@@ -19,45 +19,45 @@ pub enum Resource {
     /// Device: the weights of one layer.
     Slot(SlotIndex),
     /// Device: the weights of an end.
-    EndWeights(End),
+    EndWeights(EndUnit),
     /// Device: the input of a layer, where it has a place of its own.
     Boundary {
         /// The layer's unit.
         unit: UnitIndex,
         /// Of which micro-batch of the sweep.
-        seat: SeatIndex,
+        micro_slot: MicroSlotIndex,
     },
     /// Device: the input of any layer whose boundary is spilled.
-    Room {
+    SpillBuffer {
         /// Which.
-        room: RoomIndex,
+        spill: SpillIndex,
         /// Of which micro-batch of the sweep.
-        seat: SeatIndex,
+        micro_slot: MicroSlotIndex,
     },
     /// Device: what a layer keeps from forward to backward beside its boundary.
-    Kept {
+    SavedActivations {
         /// The layer's unit.
         unit: UnitIndex,
         /// Of which micro-batch of the sweep.
-        seat: SeatIndex,
+        micro_slot: MicroSlotIndex,
     },
     /// Device: the output of the last layer, which the head turns into its gradient in place and every
     /// layer's backward carries down.
-    Stream {
+    ResidualStream {
         /// Of which micro-batch.
         micro: MicroIndex,
     },
     /// Device: the f32 gradient of the layer whose backward runs, in a step of one sweep.
     Accumulator,
     /// Device: the f32 gradient of any layer whose sum goes to the host between sweeps.
-    SumRoom(RoomIndex),
+    AccumulatorSpill(SpillIndex),
     /// Device: the f32 gradient of a layer, where it has a place of its own.
     LayerAccumulator {
         /// The layer's unit.
         unit: UnitIndex,
     },
     /// Device: the f32 gradient of an end.
-    EndAccumulator(End),
+    EndAccumulator(EndUnit),
     /// Device: what an operation needs only while it runs.
     Scratch,
     /// Device: a rounded part of a gradient on its way out.
@@ -93,17 +93,17 @@ pub enum Resource {
         /// Whose.
         unit: UnitIndex,
         /// Which part.
-        part: PartIndex,
+        chunk: ChunkIndex,
     },
     /// Host: a spilled boundary.
     HostBoundary {
         /// The layer's unit.
         unit: UnitIndex,
         /// Of which micro-batch of the sweep.
-        seat: SeatIndex,
+        micro_slot: MicroSlotIndex,
     },
     /// Host: a layer's running f32 gradient between sweeps.
-    HostSum {
+    HostAccumulator {
         /// The layer's unit.
         unit: UnitIndex,
     },
@@ -116,8 +116,8 @@ pub enum Resource {
     },
     /// Host: the weighted sum of losses.
     HostLoss,
-    /// Host: what [`Decide`](super::Operation::Decide) decided.
-    Verdict,
+    /// Host: what [`DecideClip`](super::Operation::DecideClip) decided.
+    ClipDecision,
     /// Host: f32 logits of one row.
     HostLogits,
     /// Host: log-probabilities of a micro-batch's targets, then their gradient.
@@ -126,7 +126,7 @@ pub enum Resource {
         micro: MicroIndex,
     },
     /// Host: wherever units are saved.
-    Saved,
+    Checkpoint,
 }
 
 impl Resource {
@@ -136,13 +136,15 @@ impl Resource {
             Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
                 &[Lane::Compute, Lane::H2d]
             }
-            Resource::Room { .. } | Resource::SumRoom(_) => &[Lane::Compute, Lane::H2d, Lane::D2h],
+            Resource::SpillBuffer { .. } | Resource::AccumulatorSpill(_) => {
+                &[Lane::Compute, Lane::H2d, Lane::D2h]
+            }
             Resource::Logprobs { .. } => &[Lane::Compute, Lane::H2d, Lane::D2h],
             Resource::HostLogprobs { .. } => &[Lane::H2d, Lane::D2h, Lane::Host],
-            Resource::HostBoundary { .. } | Resource::HostSum { .. } => &[Lane::H2d, Lane::D2h],
+            Resource::HostBoundary { .. } | Resource::HostAccumulator { .. } => &[Lane::H2d, Lane::D2h],
             Resource::Boundary { .. }
-            | Resource::Kept { .. }
-            | Resource::Stream { .. }
+            | Resource::SavedActivations { .. }
+            | Resource::ResidualStream { .. }
             | Resource::Accumulator
             | Resource::LayerAccumulator { .. }
             | Resource::EndAccumulator(_)
@@ -157,9 +159,9 @@ impl Resource {
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss => &[Lane::D2h, Lane::Host],
-            Resource::Verdict => &[Lane::Host],
+            Resource::ClipDecision => &[Lane::Host],
             Resource::HostLogits => &[Lane::D2h],
-            Resource::Saved => &[Lane::Disk],
+            Resource::Checkpoint => &[Lane::Disk],
         }
     }
 
@@ -176,23 +178,23 @@ impl Resource {
             | Resource::HostRows
             | Resource::HostGradient { .. }
             | Resource::HostBoundary { .. }
-            | Resource::HostSum { .. }
+            | Resource::HostAccumulator { .. }
             | Resource::Ring(_)
             | Resource::HostNorm { .. }
             | Resource::HostLoss
-            | Resource::Verdict
+            | Resource::ClipDecision
             | Resource::HostLogits
             | Resource::HostLogprobs { .. }
-            | Resource::Saved => true,
+            | Resource::Checkpoint => true,
             Resource::Batch { .. }
             | Resource::Slot(_)
             | Resource::EndWeights(_)
             | Resource::Boundary { .. }
-            | Resource::Room { .. }
-            | Resource::Kept { .. }
-            | Resource::Stream { .. }
+            | Resource::SpillBuffer { .. }
+            | Resource::SavedActivations { .. }
+            | Resource::ResidualStream { .. }
             | Resource::Accumulator
-            | Resource::SumRoom(_)
+            | Resource::AccumulatorSpill(_)
             | Resource::LayerAccumulator { .. }
             | Resource::EndAccumulator(_)
             | Resource::Scratch
@@ -225,7 +227,7 @@ impl Resource {
                 | Resource::HostBatch { .. }
                 | Resource::Slot(_)
                 | Resource::EndWeights(_)
-                | Resource::Saved
+                | Resource::Checkpoint
         )
     }
 
@@ -238,45 +240,48 @@ impl Resource {
         let layer_of = |unit: UnitIndex| unit.at().checked_sub(1).filter(|layer| *layer < geometry.layers);
         match *self {
             Resource::Batch { micro }
-            | Resource::Stream { micro }
+            | Resource::ResidualStream { micro }
             | Resource::Logprobs { micro }
             | Resource::HostBatch { micro }
             | Resource::HostLogprobs { micro } => micro.at() < micros,
-            Resource::Boundary { unit, seat } => {
-                seat.at() < sweep && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
+            Resource::Boundary { unit, micro_slot } => {
+                micro_slot.at() < sweep && layer_of(unit).is_some_and(|layer| !placement.spills(layer))
             }
-            Resource::Room { room, seat } => seat.at() < sweep && room.at() < placement.rooms(),
-            Resource::HostBoundary { unit, seat } => {
-                seat.at() < sweep && layer_of(unit).is_some_and(|layer| placement.leaves(layer))
+            Resource::SpillBuffer { spill, micro_slot } => {
+                micro_slot.at() < sweep && spill.at() < placement.spill_buffers()
             }
-            Resource::Kept { unit, seat } => {
+            Resource::HostBoundary { unit, micro_slot } => {
+                micro_slot.at() < sweep && layer_of(unit).is_some_and(|layer| placement.leaves(layer))
+            }
+            Resource::SavedActivations { unit, micro_slot } => {
                 let keeps = |layer| placement.layer(layer).recompute != Recompute::Full;
-                seat.at() < sweep && layer_of(unit).is_some_and(keeps)
+                micro_slot.at() < sweep && layer_of(unit).is_some_and(keeps)
             }
             Resource::Slot(slot) => slot.at() < placement.weight_slots + placement.residents(),
-            Resource::Accumulator => placement.shares_sum(geometry.layers),
-            Resource::SumRoom(room) => room.at() < placement.sum_rooms(geometry.layers),
-            Resource::LayerAccumulator { unit } => {
-                layer_of(unit).is_some_and(|layer| placement.layer(layer).sum == Sum::Own)
-            }
-            Resource::HostSum { unit } => {
-                layer_of(unit).is_some_and(|layer| placement.stores_sum(layer, geometry.layers))
+            Resource::Accumulator => placement.shares_accumulator(geometry.layers),
+            Resource::AccumulatorSpill(spill) => spill.at() < placement.accumulator_spills(geometry.layers),
+            Resource::LayerAccumulator { unit } => layer_of(unit)
+                .is_some_and(|layer| placement.layer(layer).accumulator == Accumulator::OnDevice),
+            Resource::HostAccumulator { unit } => {
+                layer_of(unit).is_some_and(|layer| placement.stores_accumulator(layer, geometry.layers))
             }
             Resource::Slab(slab) | Resource::Norm(slab) => slab.at() < policy.slabs(geometry),
             Resource::Ring(slab) => policy.streams_gradients() && (slab as usize) < placement.ring,
-            Resource::HostGradient { unit, part } => {
-                !policy.streams_gradients() && is_unit(unit) && part.at() < geometry.parts(unit)
+            Resource::HostGradient { unit, chunk } => {
+                !policy.streams_gradients() && is_unit(unit) && chunk.at() < geometry.chunks(unit)
             }
             Resource::HostNorm { unit } | Resource::Master { unit } => is_unit(unit),
             Resource::HostRows => !geometry.tied,
-            Resource::EndWeights(end) | Resource::EndAccumulator(end) => end == End::First || geometry.tied,
+            Resource::EndWeights(end) | Resource::EndAccumulator(end) => {
+                end == EndUnit::First || geometry.tied
+            }
             Resource::Scratch
             | Resource::Loss
             | Resource::Logits
             | Resource::HostLoss
-            | Resource::Verdict
+            | Resource::ClipDecision
             | Resource::HostLogits
-            | Resource::Saved => true,
+            | Resource::Checkpoint => true,
         }
     }
 }
@@ -293,7 +298,7 @@ pub enum Content {
         /// Whose.
         unit: UnitIndex,
         /// Parts updated.
-        parts: u32,
+        chunks: u32,
     },
     /// An embedding's optimizer state of which the rows that the next list's tokens name are updated and the others
     /// are not yet.
@@ -306,7 +311,7 @@ pub enum Content {
         micro: MicroIndex,
     },
     /// What `unit` has kept, for a backward that computes the rest again.
-    Kept {
+    SavedActivations {
         /// Whose.
         unit: UnitIndex,
         /// Of which micro-batch.
@@ -323,18 +328,18 @@ pub enum Content {
     },
     /// The sum of the first `terms` contributions to a unit's f32 gradient: one of every micro-batch, and of
     /// a tied embedding first those of the head, then its own.
-    Sum {
+    Accumulator {
         /// Whose.
         unit: UnitIndex,
         /// Contributions so far.
         terms: u32,
     },
     /// One part of a unit's rounded gradient.
-    Part {
+    GradientChunk {
         /// Whose.
         unit: UnitIndex,
         /// Which part.
-        part: PartIndex,
+        chunk: ChunkIndex,
     },
     /// The sums of squares of a unit's complete gradient.
     Norm(UnitIndex),
@@ -344,7 +349,7 @@ pub enum Content {
         terms: u32,
     },
     /// The step's verdict.
-    Verdict,
+    ClipDecision,
     /// Logits of one row.
     Logits,
     /// Log-probabilities of a micro-batch's targets.
@@ -360,11 +365,11 @@ pub enum Content {
     Scrap,
 }
 
-impl From<WeightPlace> for Resource {
-    fn from(place: WeightPlace) -> Self {
+impl From<WeightBuffer> for Resource {
+    fn from(place: WeightBuffer) -> Self {
         match place {
-            WeightPlace::Slot(slot) => Resource::Slot(slot),
-            WeightPlace::End(end) => Resource::EndWeights(end),
+            WeightBuffer::Slot(slot) => Resource::Slot(slot),
+            WeightBuffer::EndUnit(end) => Resource::EndWeights(end),
         }
     }
 }
@@ -375,14 +380,18 @@ impl fmt::Display for Resource {
             Resource::Batch { micro } => write!(f, "the device batch of {micro}"),
             Resource::Slot(slot) => slot.fmt(f),
             Resource::EndWeights(end) => write!(f, "the weights of the {end}"),
-            Resource::Boundary { unit, seat } => write!(f, "the boundary of {unit}, {seat}"),
-            Resource::Room { room, seat } => write!(f, "{room} of {seat}"),
-            Resource::HostBoundary { unit, seat } => write!(f, "the host boundary of {unit}, {seat}"),
-            Resource::HostSum { unit } => write!(f, "the host sum of {unit}"),
-            Resource::Kept { unit, seat } => write!(f, "what {unit} keeps of {seat}"),
-            Resource::Stream { micro } => write!(f, "the stream of {micro}"),
+            Resource::Boundary { unit, micro_slot } => write!(f, "the boundary of {unit}, {micro_slot}"),
+            Resource::SpillBuffer { spill, micro_slot } => write!(f, "{spill} of {micro_slot}"),
+            Resource::HostBoundary { unit, micro_slot } => {
+                write!(f, "the host boundary of {unit}, {micro_slot}")
+            }
+            Resource::HostAccumulator { unit } => write!(f, "the host accumulator of {unit}"),
+            Resource::SavedActivations { unit, micro_slot } => {
+                write!(f, "the saved activations of {unit}, {micro_slot}")
+            }
+            Resource::ResidualStream { micro } => write!(f, "the residual stream of {micro}"),
             Resource::Accumulator => f.write_str("the accumulator"),
-            Resource::SumRoom(room) => write!(f, "the accumulator of {room}"),
+            Resource::AccumulatorSpill(spill) => write!(f, "the accumulator in {spill}"),
             Resource::LayerAccumulator { unit } => write!(f, "the accumulator of {unit}"),
             Resource::EndAccumulator(end) => write!(f, "the accumulator of the {end}"),
             Resource::Scratch => f.write_str("the scratch"),
@@ -395,13 +404,13 @@ impl fmt::Display for Resource {
             Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
             Resource::Master { unit } => write!(f, "the master of {unit}"),
             Resource::HostRows => f.write_str("the next rows of the embedding"),
-            Resource::HostGradient { unit, part } => write!(f, "the stored gradient of {unit} {part}"),
+            Resource::HostGradient { unit, chunk } => write!(f, "the stored gradient of {unit} {chunk}"),
             Resource::Ring(slab) => write!(f, "ring {slab}"),
             Resource::HostNorm { unit } => write!(f, "the host norm of {unit}"),
             Resource::HostLoss => f.write_str("the host loss"),
-            Resource::Verdict => f.write_str("the verdict"),
+            Resource::ClipDecision => f.write_str("the clip decision"),
             Resource::HostLogits => f.write_str("the host logits"),
-            Resource::Saved => f.write_str("the save"),
+            Resource::Checkpoint => f.write_str("the checkpoint"),
         }
     }
 }
@@ -411,18 +420,20 @@ impl fmt::Display for Content {
         match self {
             Content::Batch(micro) => write!(f, "the batch of {micro}"),
             Content::Weights(unit) => write!(f, "the weights of {unit}"),
-            Content::Updating { unit, parts } => write!(f, "{unit} with {parts} of its parts updated"),
+            Content::Updating { unit, chunks } => write!(f, "{unit} with {chunks} of its chunks updated"),
             Content::RowsUpdated(unit) => write!(f, "{unit} with its next rows updated"),
             Content::Activation { above, micro } => write!(f, "the activation above {above} of {micro}"),
-            Content::Kept { unit, micro, recompute } => {
-                write!(f, "what {unit} keeps of {micro} under recompute {}", recompute.name())
+            Content::SavedActivations { unit, micro, recompute } => {
+                write!(f, "the saved activations of {unit}, {micro}, under recompute {}", recompute.name())
             }
             Content::Gradient { above, micro } => write!(f, "the gradient above {above} of {micro}"),
-            Content::Sum { unit, terms } => write!(f, "the gradient of {unit} summed over {terms} terms"),
-            Content::Part { unit, part } => write!(f, "{part} of the gradient of {unit}"),
+            Content::Accumulator { unit, terms } => {
+                write!(f, "the gradient of {unit} summed over {terms} terms")
+            }
+            Content::GradientChunk { unit, chunk } => write!(f, "{chunk} of the gradient of {unit}"),
             Content::Norm(unit) => write!(f, "the norm of {unit}"),
             Content::Loss { terms } => write!(f, "the loss of {terms} micro-batches"),
-            Content::Verdict => f.write_str("the verdict"),
+            Content::ClipDecision => f.write_str("the clip decision"),
             Content::Logits => f.write_str("logits"),
             Content::Logprobs(micro) => write!(f, "the log-probabilities of {micro}"),
             Content::Dlogprobs(micro) => write!(f, "the gradient of the log-probabilities of {micro}"),

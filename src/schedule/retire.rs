@@ -54,14 +54,14 @@ pub fn retired(list: &List, geometry: &Geometry) -> Vec<(usize, Resource)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{DType, MicroIndex, RoomIndex, SeatIndex, Shape, SlabIndex, SlotIndex};
+    use crate::base::{DType, MicroIndex, MicroSlotIndex, Shape, SlabIndex, SlotIndex, SpillIndex};
     use crate::schedule::{
         Access, Boundary, LayerPlacement, Mode, Numeric, Operation, Placement, Policy, train,
     };
 
     #[test]
     fn a_place_is_retired_by_its_last_user_before_the_next_takes_it() {
-        let geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
+        let geometry = Geometry { layers: 3, tied: false, embedding_chunks: 1, head_chunks: 1 };
         let spilled = LayerPlacement { boundary: Boundary::Spilled, ..LayerPlacement::default() };
         let policy = Policy {
             mode: Mode::Exact,
@@ -86,12 +86,12 @@ mod tests {
         );
         assert_eq!(
             by(Resource::Slab(SlabIndex(1))),
-            ["download unit 3 part 0: slab 1 → store", "download unit 1 part 0: slab 1 → store"]
+            ["download unit 3 chunk 0: slab 1 → store", "download unit 1 chunk 0: slab 1 → store"]
         );
         // What the first layer reads while it is spilled has two last readers; what it reads again has one.
-        let room = Resource::Room { room: RoomIndex(0), seat: SeatIndex(0) };
+        let spill = Resource::SpillBuffer { spill: SpillIndex(0), micro_slot: MicroSlotIndex(0) };
         assert_eq!(
-            by(room),
+            by(spill),
             ["recompute backward unit 3 in slot 0, micro 0", "recompute backward unit 1 in slot 0, micro 0"]
         );
         assert!(by(Resource::HostBatch { micro: MicroIndex(0) }).is_empty());

@@ -323,12 +323,12 @@ pub fn peaks(
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{BoundaryPlace, Extent, Recompute, Sync, WeightPlace};
+    use crate::schedule::{BoundaryBuffer, Extent, Recompute, Sync, WeightBuffer};
 
-    const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_parts: 1, head_parts: 1 };
+    const GEOMETRY: Geometry = Geometry { layers: 3, tied: false, embedding_chunks: 1, head_chunks: 1 };
 
     fn upload(unit: u32, slot: u32) -> Operation {
-        Operation::Upload { unit: UnitIndex(unit), place: WeightPlace::Slot(SlotIndex(slot)) }
+        Operation::Upload { unit: UnitIndex(unit), place: WeightBuffer::Slot(SlotIndex(slot)) }
     }
 
     fn forward(unit: u32, slot: u32) -> Operation {
@@ -337,8 +337,8 @@ mod tests {
             slot: SlotIndex(slot),
             micro: MicroIndex(0),
             recompute: Recompute::Full,
-            from: BoundaryPlace::Own,
-            to: BoundaryPlace::Own,
+            from: BoundaryBuffer::Own,
+            to: BoundaryBuffer::Own,
         }
     }
 
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(shared.spans[2].end_ns, 68 + 70);
         // What uses nothing of it is not slowed down, and enough for all slows nobody down.
         let alone = run(&mut Simulator::new(), &list, &synced);
-        let ample = run(&mut Simulator::sharing(vec![share.map(|part| part / 2.0)], 0), &list, &synced);
+        let ample = run(&mut Simulator::sharing(vec![share.map(|chunk| chunk / 2.0)], 0), &list, &synced);
         assert!(alone.spans.iter().zip(&ample.spans).all(|(one, other)| one.end_ns == other.end_ns));
     }
 
@@ -434,7 +434,7 @@ mod tests {
         let run = run(&mut simulator, &list, &sync.infer(&list));
         let size = |resource: &Resource| match resource {
             Resource::Slot(_) => Some(("slots", 7)),
-            Resource::Boundary { .. } | Resource::Stream { .. } => Some(("boundaries", 5)),
+            Resource::Boundary { .. } | Resource::ResidualStream { .. } => Some(("boundaries", 5)),
             _ => None,
         };
         let peaks = peaks(&GEOMETRY, &list, &run, size);

@@ -246,12 +246,12 @@ fn least(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{BoundaryPlace, Content, Extent, Operation, Recompute, WeightPlace};
+    use crate::schedule::{BoundaryBuffer, Content, Extent, Operation, Recompute, WeightBuffer};
 
-    const GEOMETRY: Geometry = Geometry { layers: 4, tied: true, embedding_parts: 1, head_parts: 1 };
+    const GEOMETRY: Geometry = Geometry { layers: 4, tied: true, embedding_chunks: 1, head_chunks: 1 };
 
     fn upload(unit: u32, slot: u32) -> Operation {
-        Operation::Upload { unit: UnitIndex(unit), place: WeightPlace::Slot(SlotIndex(slot)) }
+        Operation::Upload { unit: UnitIndex(unit), place: WeightBuffer::Slot(SlotIndex(slot)) }
     }
 
     fn forward(unit: u32, slot: u32, micro: u32) -> Operation {
@@ -260,8 +260,8 @@ mod tests {
             slot: SlotIndex(slot),
             micro: MicroIndex(micro),
             recompute: Recompute::Full,
-            from: BoundaryPlace::Own,
-            to: BoundaryPlace::Own,
+            from: BoundaryBuffer::Own,
+            to: BoundaryBuffer::Own,
         }
     }
 

@@ -163,7 +163,7 @@ fn arguments(label: Option<&Label>) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::base::{MicroIndex, SlotIndex, UnitIndex};
-    use crate::schedule::{BoundaryPlace, Recompute, WeightPlace};
+    use crate::schedule::{BoundaryBuffer, Recompute, WeightBuffer};
 
     const WAITS: [Tick; 1] = [Tick { lane: Lane::H2d, count: 4 }];
 
@@ -187,7 +187,7 @@ mod tests {
         let (unit, slot) = (UnitIndex(3), SlotIndex(1));
         match span.task {
             7 => Some(Label {
-                operation: Operation::Upload { unit, place: WeightPlace::Slot(slot) },
+                operation: Operation::Upload { unit, place: WeightBuffer::Slot(slot) },
                 bytes: Some(4096),
                 waits: &[],
             }),
@@ -197,8 +197,8 @@ mod tests {
                     slot,
                     micro: MicroIndex(2),
                     recompute: Recompute::Full,
-                    from: BoundaryPlace::Own,
-                    to: BoundaryPlace::Own,
+                    from: BoundaryBuffer::Own,
+                    to: BoundaryBuffer::Own,
                 },
                 bytes: None,
                 waits: &WAITS,
@@ -289,8 +289,8 @@ mod tests {
     fn a_full_disk_is_reported() {
         let spans = example();
         let process = Process { name: "measured", spans: &spans, notes: &[], label: &label };
-        let mut room = [0u8; 100];
-        let error = write_trace(&[process], &mut room.as_mut_slice()).unwrap_err();
+        let mut spill = [0u8; 100];
+        let error = write_trace(&[process], &mut spill.as_mut_slice()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 }

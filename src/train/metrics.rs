@@ -40,7 +40,7 @@ impl UsefulWork {
             .window
             .as_ref()
             .map_or((0, 0), |window| (window.size, window.layers.iter().filter(|&&holds| holds).count()));
-        let per_pair = |layers: usize| 12.0 * (layers * dims.attended()) as f64;
+        let per_pair = |layers: usize| 12.0 * (layers * dims.attention_width()) as f64;
         UsefulWork {
             per_token: 6.0 * matmul_parameters(model),
             per_pair: per_pair(dims.l),
@@ -50,8 +50,8 @@ impl UsefulWork {
     }
 
     /// FLOP of training on `tokens` tokens with `attended` (query, key) pairs, `beyond` of them beyond the window.
-    pub fn flop(&self, tokens: u64, attended: u64, beyond: u64) -> f64 {
-        self.per_token * tokens as f64 + self.per_pair * attended as f64
+    pub fn flop(&self, tokens: u64, attention_pairs: u64, beyond: u64) -> f64 {
+        self.per_token * tokens as f64 + self.per_pair * attention_pairs as f64
             - self.per_pair_beyond * beyond as f64
     }
 

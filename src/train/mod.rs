@@ -1,6 +1,6 @@
 //! L10, the loop.
 //!
-//! Takes batches from [`data`](crate::data), learning rates from [`Rate`], models from [`hf`](crate::hf) folders or a
+//! Takes batches from [`data`](crate::data), learning rates from [`LrSchedule`], models from [`hf`](crate::hf) folders or a
 //! [`checkpoint`](crate::checkpoint), and asks the engine for steps and saves. It knows nothing of lanes or slots, and prints
 //! nothing: a [`Run`] reports to its [`Observer`].
 //!
@@ -10,16 +10,16 @@
 //! never stopped, and ends with the same bits.
 #![forbid(unsafe_code)]
 
+mod lr;
 pub mod metrics;
 pub mod planning;
-mod rate;
 mod run;
 mod sample;
 mod saving;
 mod source;
 mod times;
 
-pub use rate::{Rate, RateShape};
+pub use lr::{LrSchedule, LrShape};
 pub use run::{Observer, Outcome, Run, RunOptions};
 pub use sample::{Sampler, continue_text};
 pub use saving::{Resume, SaveOptions};

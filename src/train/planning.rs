@@ -9,8 +9,10 @@ use crate::base::{Result, Shape};
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{DeviceChoice, TrainerOptions, device_info};
 use crate::model::{Layout, ModelConfig, Recompute};
-use crate::plan::{Description, Explanation, Found, Machine, Pins, Plan, Region, Room, Storage};
-use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement, Sum};
+use crate::plan::{
+    ActivationDtype, Description, Explanation, Fixed, Found, Machine, MemoryLimits, Plan, Region,
+};
+use crate::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Operation, Placement};
 use crate::train::metrics::UsefulWork;
 use crate::train::times::StepTimes;
 
@@ -24,7 +26,7 @@ pub fn here(
     named: Option<&str>,
     device_mem: Option<usize>,
     host_mem: Option<usize>,
-) -> Result<(Description, Room)> {
+) -> Result<(Description, MemoryLimits)> {
     let shared = device == DeviceChoice::Cpu;
     let info = (!shared).then(|| device_info(device)).transpose()?;
     let mut machine = match (named, shared) {
@@ -32,10 +34,10 @@ pub fn here(
         (None, true) => Description::open(CPU)?,
         (None, false) => most_like(info.as_ref())?,
     };
-    machine.storage = if shared { Storage::F32 } else { Storage::Bf16 };
+    machine.activation_dtype = if shared { ActivationDtype::F32 } else { ActivationDtype::Bf16 };
     machine.shared = shared;
     let free = info.map(|info| info.memory_free);
-    Ok((machine, Room::here(device_mem.or(free), host_mem, shared)))
+    Ok((machine, MemoryLimits::here(device_mem.or(free), host_mem, shared)))
 }
 
 /// The described machine whose device is most like this one.
@@ -85,13 +87,13 @@ impl Planned {
         config: &ModelConfig,
         options: &TrainerOptions,
         machine: &Description,
-        room: Room,
-        pins: &Pins,
+        limits: MemoryLimits,
+        fixed: &Fixed,
         why: Why,
     ) -> Result<Planned> {
         let layout = Layout::new(config);
-        let storage = machine.storage.into();
-        let question = options.question(config, &layout, storage, &machine.rates, room, pins)?;
+        let activation_dtype = machine.activation_dtype.into();
+        let question = options.question(config, &layout, activation_dtype, &machine.rates, limits, fixed)?;
         let found = question.search()?;
         let explanation = match why {
             Why::Times => question.look(&found)?,
@@ -100,7 +102,7 @@ impl Planned {
         let Shape { b, t } = options.shape;
         let tokens = b * t * options.micros_max;
         let seconds = found.step_ns as f64 / 1e9;
-        let attended = (options.micros_max * b * t * (t + 1) / 2) as u64;
+        let attention_pairs = (options.micros_max * b * t * (t + 1) / 2) as u64;
         let work = UsefulWork::new(config);
         let beyond = work.beyond(tokens, t, None);
         let cost = found.plan.cost(&layout, options.micros_max);
@@ -113,7 +115,7 @@ impl Planned {
             parameters: layout.parameters(),
             tokens,
             tokens_per_second: tokens as f64 / seconds,
-            tflops: work.flop(tokens as u64, attended, beyond) / seconds / 1e12,
+            tflops: work.flop(tokens as u64, attention_pairs, beyond) / seconds / 1e12,
             rates: machine.rates.clone(),
             saved,
             found,
@@ -221,12 +223,12 @@ fn adam_name(when: AdamWhen) -> &'static str {
 fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
     let mut first = 0;
     placement.layers.chunk_by(|one, other| one == other).map(move |run| {
-        let LayerPlacement { recompute, boundary, resident, sum } = run[0];
+        let LayerPlacement { recompute, boundary, resident, accumulator } = run[0];
         let last = first + run.len() - 1;
         let value = json!({
             "first": first, "last": last, "recompute": Recompute::name(recompute),
             "boundary": if boundary == Boundary::Kept { "kept" } else { "spilled" },
-            "resident": resident, "sum": if sum == Sum::Own { "own" } else { "passing" },
+            "resident": resident, "accumulator": if accumulator == Accumulator::OnDevice { "device" } else { "spilled" },
         });
         first = last + 1;
         value
@@ -345,7 +347,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         placement.residents()
     )?;
     if placement.sweeps > 1 {
-        let stay = of(&|layer| layer.sum == Sum::Own);
+        let stay = of(&|layer| layer.accumulator == Accumulator::OnDevice);
         write!(f, "; {} on the device", several(stay, "gradient accumulator"))?;
     }
     writeln!(f)

@@ -14,8 +14,8 @@ use crate::engine::{Batch, EvalReport, Trainer, TrainerOptions};
 use crate::hf::{ExportTarget, SHARD_BYTES, export, export_bytes};
 use crate::host::resident_bytes;
 use crate::plan::Machine;
+use crate::train::lr::{LrSchedule, LrShape};
 use crate::train::metrics::{JsonLines, LaneRecord, Pace, StepRecord, UsefulWork};
-use crate::train::rate::{Rate, RateShape};
 use crate::train::saving::{self, Resume, SaveOptions, Saving};
 use crate::train::source::ModelSource;
 use crate::train::times::{MeanTimes, StepTimes};
@@ -28,7 +28,7 @@ pub struct RunOptions {
     /// Updates; by default one pass over the data.
     pub steps: Option<u64>,
     /// How the learning rate falls.
-    pub rate_shape: RateShape,
+    pub rate_shape: LrShape,
     /// Peak learning rate.
     pub lr: f64,
     /// Least learning rate; by default a tenth of the peak.
@@ -95,7 +95,7 @@ pub struct Run {
     feeder: Feeder,
     position: Position,
     validation: Vec<Micro>,
-    rate: Rate,
+    rate: LrSchedule,
     work: UsefulWork,
     target: Option<ExportTarget>,
     trace: Option<(PathBuf, File)>,
@@ -124,7 +124,7 @@ impl Run {
         if steps == 0 {
             return Err(Error::argument("0 steps train nothing; the number of steps must be at least 1"));
         }
-        let rate = Rate {
+        let rate = LrSchedule {
             shape: options.rate_shape,
             lr: options.lr,
             min_lr: options.min_lr.unwrap_or(options.lr / 10.0),
@@ -170,7 +170,7 @@ impl Run {
     }
 
     /// The learning rates of the run, and how many updates it makes.
-    pub fn rate(&self) -> &Rate {
+    pub fn rate(&self) -> &LrSchedule {
         &self.rate
     }
 
@@ -275,7 +275,7 @@ impl Run {
             let busy = |lane: Lane| (busy_ns[lane.at()] - before_ns[lane.at()]) as f64 / 1e9;
             let took = StepTimes { step_seconds, busy_seconds: Lane::ALL.map(busy) };
             times.push(&took);
-            let attended = micros.iter().map(|micro| micro.attended).sum();
+            let attention_pairs = micros.iter().map(|micro| micro.attention_pairs).sum();
             let t = self.options.trainer.shape.t;
             let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
             let beyond = micros.iter().map(beyond).sum();
@@ -289,7 +289,7 @@ impl Run {
                 step_seconds,
                 data_seconds: (given - asked).as_secs_f64(),
                 tokens_per_second: tokens as f64 / step_seconds,
-                tflops: self.work.flop(tokens, attended, beyond) / step_seconds / 1e12,
+                tflops: self.work.flop(tokens, attention_pairs, beyond) / step_seconds / 1e12,
                 rss_bytes: resident_bytes(),
                 predicted_step_seconds: self.options.predicted.map(|predicted| predicted.step_seconds),
                 lanes: Lane::ALL.map(|lane| LaneRecord {

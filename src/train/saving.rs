@@ -11,7 +11,7 @@ use crate::checkpoint::{self, Changes, Checkpoint, Checkpoints, Note};
 use crate::data::{Data, Loader};
 use crate::engine::Trainer;
 use crate::model::ModelConfig;
-use crate::train::rate::Rate;
+use crate::train::lr::LrSchedule;
 use crate::train::run::{Observer, RunOptions};
 use crate::train::source::ModelSource;
 
@@ -50,7 +50,7 @@ pub struct Saving {
 }
 
 /// What changes the bits of a run beside what a trainer knows, under the names of the command's options.
-pub fn numeric(options: &RunOptions, rate: &Rate) -> Map<String, Value> {
+pub fn numeric(options: &RunOptions, rate: &LrSchedule) -> Map<String, Value> {
     let fields = [
         ("steps", json!(rate.steps)),
         ("schedule", json!(rate.shape.name())),
@@ -71,7 +71,7 @@ impl Resume {
         model: &ModelConfig,
         data: &Data,
         options: &RunOptions,
-        rate: &Rate,
+        rate: &LrSchedule,
         numeric: &Map<String, Value>,
     ) -> Result<Loader> {
         let plan = Trainer::plan_for(model, &options.trainer)?;

@@ -86,7 +86,7 @@ static void test_placements(void) {
     layers[1].first = 1;
     layers[1].count = 1;
     layers[1].resident = 1;
-    layers[1].sum = HZ_PLACE_DEVICE;
+    layers[1].accumulator = HZ_PLACE_DEVICE;
     options.layers_count = 2;
     options.sweeps = 2;
     options.weight_slots = 3;
@@ -126,7 +126,7 @@ static void test_placements(void) {
     CASE("layers[1].recompute is 9", layers[1].recompute = 9);
     CASE("layers[0].boundary is 3", layers[0].boundary = 3);
     CASE("layers[0].resident is 2", layers[0].resident = 2);
-    CASE("layers[1].sum is 7", layers[1].sum = 7);
+    CASE("layers[1].accumulator is 7", layers[1].accumulator = 7);
     CASE("layers[0].reserved is 1", layers[0].reserved = 1);
     CASE("layers 2 .. 2; the model has layers 0 .. 2", layers[0].first = 2);
     CASE("layers 1 .. 3; the model has layers 0 .. 2", (layers[1].first = 1, layers[1].count = 2));

@@ -21,7 +21,7 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
         "bound by",
         "checkpoint 89.7 GiB",
         "1 GiB more device memory",
-        "weights (bf16)                 15.0 GiB  the model, as it is uploaded",
+        "weights (bf16)                         15.0 GiB  the model, as it is uploaded",
     ] {
         assert!(table.contains(word), "no {word:?} in:\n{table}");
     }

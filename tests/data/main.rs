@@ -45,7 +45,7 @@ fn conversation(case: &Value) -> Conversation {
     if !case["tools"].is_null() {
         variables.insert("tools".into(), case["tools"].clone());
     }
-    Conversation { messages: list(&case["messages"]).to_vec(), learned_from: 0, variables }
+    Conversation { messages: list(&case["messages"]).to_vec(), supervised_from: 0, variables }
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn tags_and_search_agree() {
             let tagged = marked.template().unwrap().render(&conversation).unwrap();
             assert_eq!(searched.render(&conversation).unwrap(), tagged);
             // Of a prompt and its completion only the completion is learned.
-            let last = Conversation { learned_from: conversation.messages.len() - 1, ..conversation };
+            let last = Conversation { supervised_from: conversation.messages.len() - 1, ..conversation };
             let tagged_last = marked.template().unwrap().render(&last).unwrap();
             assert_eq!(tagged_last.turns, tagged.turns[tagged.turns.len() - 1..]);
             assert_eq!(searched.render(&last).unwrap(), tagged_last);

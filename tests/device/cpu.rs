@@ -225,10 +225,10 @@ fn device_many_threads_may_reach() {
     let lanes: Arc<dyn Lanes> = open(CpuDevice::adversarial(None, 9), false, |_, _| Ok(())).into();
     let ticks: Vec<Tick> = (0..500).map(|task| lanes.issue(Lane::D2h, task, &[], true)).collect();
     let reachers: Vec<_> = (0..4)
-        .map(|part| {
+        .map(|chunk| {
             let (lanes, ticks) = (lanes.clone(), ticks.clone());
             thread::spawn(move || {
-                ticks.iter().skip(part).step_by(4).for_each(|tick| lanes.reach(*tick).unwrap())
+                ticks.iter().skip(chunk).step_by(4).for_each(|tick| lanes.reach(*tick).unwrap())
             })
         })
         .collect();
@@ -293,9 +293,9 @@ fn device_copies_between_two_memories() {
     // SAFETY: the vector and the device outlive the lanes, and each copy waits for the one before.
     let lanes = open(device, false, move |lane, task| unsafe {
         match (lane, task) {
-            (Lane::H2d, 0) => copier.upload(arena.part(64, 256), span),
-            (Lane::D2h, 1) => copier.download(span.part(0, 100), arena.part(100, 100)),
-            (Lane::H2d, _) => copier.upload(arena.part(0, 255), span),
+            (Lane::H2d, 0) => copier.upload(arena.subspan(64, 256), span),
+            (Lane::D2h, 1) => copier.download(span.subspan(0, 100), arena.subspan(100, 100)),
+            (Lane::H2d, _) => copier.upload(arena.subspan(0, 255), span),
             _ => unreachable!("nothing else is issued"),
         }
     });
@@ -314,7 +314,7 @@ fn device_adversary_scrubs_and_a_calm_device_does_not() {
     for device in devices() {
         let span = device.reserve(1024).unwrap();
         // SAFETY: the device is there, and nothing else runs on it.
-        unsafe { device.scrub(Lane::Compute, span.part(256, 512)) }.unwrap();
+        unsafe { device.scrub(Lane::Compute, span.subspan(256, 512)) }.unwrap();
         let mut bytes = vec![1u8; 1024];
         let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
         // SAFETY: the vector outlives the span, and nothing else touches it meanwhile.

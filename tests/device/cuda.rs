@@ -448,15 +448,15 @@ fn host_memory_is_pinned_both_ways_and_copied_asynchronously() {
             let arena = Arena::take(9000, device.wire_memory(9000)).unwrap();
             arena.touch(&pool).unwrap();
             assert_eq!(calls.pinned(), 1);
-            let (source, target) = (arena.whole().part(0, 256), arena.whole().part(300, 256));
+            let (source, target) = (arena.whole().subspan(0, 256), arena.whole().subspan(300, 256));
             set(source, &(0..=255).collect::<Vec<u8>>());
             let copier = device.clone();
             // SAFETY: arena and device outlive the lanes, and each copy waits for the one before.
             let lanes = open(&device, false, move |lane, task| unsafe {
                 match (lane, task) {
-                    (Lane::H2d, 0) => copier.upload(memory.part(64, 256), source),
-                    (Lane::D2h, 1) => copier.download(target, memory.part(64, 256)),
-                    (Lane::H2d, _) => copier.upload(memory.part(0, 255), source),
+                    (Lane::H2d, 0) => copier.upload(memory.subspan(64, 256), source),
+                    (Lane::D2h, 1) => copier.download(target, memory.subspan(64, 256)),
+                    (Lane::H2d, _) => copier.upload(memory.subspan(0, 255), source),
                     _ => unreachable!("nothing else is issued"),
                 }
             })

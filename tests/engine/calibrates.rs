@@ -9,7 +9,7 @@ use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::engine::calibrate::{CalibrateOptions, Calibrated, OpenDevice, Run, calibrate_by};
 use horizon::engine::{Backend, DeviceChoice, TrainerOptions};
 use horizon::model::{ModelConfig, Recompute};
-use horizon::plan::{Description, Pins, Room};
+use horizon::plan::{Description, Fixed, MemoryLimits};
 use horizon::schedule::Mode;
 use horizon::train::planning::{Planned, Why};
 
@@ -83,9 +83,10 @@ fn is_sane(described: &Description) {
         ..ModelConfig::llama(Dims { c: 64, h: 2, g: 1, d: 32, f: 176, v: 256, l: 3 })
     };
     let trainer = TrainerOptions { shape: Shape { b: 1, t: 64 }, micros_max: 2, ..TrainerOptions::default() };
-    let room = Room::of(described, None, None);
+    let limits = MemoryLimits::of(described, None, None);
     let planned =
-        Planned::search("small", &config, &trainer, described, room, &Pins::default(), Why::Gains).unwrap();
+        Planned::search("small", &config, &trainer, described, limits, &Fixed::default(), Why::Gains)
+            .unwrap();
     assert!(planned.tokens_per_second.is_finite() && planned.tokens_per_second > 0.0);
 }
 
@@ -94,7 +95,9 @@ fn the_cpu_device_is_measured_and_planned_with() {
     let open = |trainer: &TrainerOptions| Backend::open(trainer);
     let (calibrated, described) = measured(&open);
     is_sane(&described);
-    assert!(described.shared && described.device_bytes.is_none() && calibrated.storage == DType::F32);
+    assert!(
+        described.shared && described.device_bytes.is_none() && calibrated.activation_dtype == DType::F32
+    );
     // Its arithmetic, its copies and AdamW take the same cores.
     let cores = described.rates.common.iter().find(|common| common.name == "cores").unwrap();
     for lane in [Lane::Compute, Lane::H2d, Lane::D2h, Lane::Host] {

@@ -6,7 +6,7 @@ use horizon::device::cuda::{CudaDevice, CudaOptions};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::host::Pinning;
 use horizon::model::ModelConfig;
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use horizon::sys::cuda_status as codes;
 
 use crate::{config, options};
@@ -30,7 +30,7 @@ fn placements() -> Vec<TrainerOptions> {
     let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
     let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let whole = LayerPlacement { recompute: Recompute::None, ..spilled };
-    let resident = LayerPlacement { resident: true, sum: Sum::Own, ..layer };
+    let resident = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
     vec![
         plain.clone(),

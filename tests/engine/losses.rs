@@ -4,7 +4,7 @@ use horizon::base::{DType, Error, Result, Status};
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::ModelConfig;
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
 use crate::{config, options};
 use support::reference::Random;
@@ -27,7 +27,7 @@ fn placements() -> Vec<(&'static str, TrainerOptions)> {
     let layer = LayerPlacement::default();
     let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None, ..layer };
-    let stays = LayerPlacement { resident: true, sum: Sum::Own, ..layer };
+    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
     let mixed = vec![kept, spilled, stays, spilled, spilled];
     vec![

@@ -8,7 +8,7 @@ use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::Machine;
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use support::runs::{Data, Manner, data, fill, outcome, train, weights};
 
 mod announce;
@@ -82,7 +82,7 @@ fn placement_never_changes_a_bit() {
             vary("spilled boundaries", &|o| o.layers = vec![spilled; 5], Manner::Evaluating);
             vary("some spilled", &|o| o.layers = vec![spilled, none, both, both], Manner::Plain);
             let resident = LayerPlacement { resident: true, ..LayerPlacement::default() };
-            let own = LayerPlacement { sum: Sum::Own, ..both };
+            let own = LayerPlacement { accumulator: Accumulator::OnDevice, ..both };
             vary("resident layers", &|o| o.layers = vec![resident; 5], Manner::Plain);
             vary("2 sweeps", &|o| o.sweeps = 2, Manner::Evaluating);
             vary("as many sweeps as micro-batches", &|o| o.sweeps = MICROS, Manner::Apart);
@@ -345,7 +345,7 @@ fn a_trace_shows_every_lane() {
     let events = trace.as_array().or_else(|| trace["traceEvents"].as_array()).unwrap();
     let spans =
         |name: &str| events.iter().filter(|e| e["name"].as_str().is_some_and(|n| n.contains(name))).count();
-    for name in ["upload", "forward", "backward", "download", "adam", "decide"] {
+    for name in ["upload", "forward", "backward", "download", "adam", "clip decision"] {
         assert!(spans(name) > 0, "no span of {name}");
     }
     let spans_of = |pid: u64| {

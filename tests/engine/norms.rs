@@ -4,7 +4,7 @@
 use horizon::base::{DType, Dims};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::ModelConfig;
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use support::runs::{Data, data, fill};
 
 /// Elements of a block of a norm.
@@ -69,9 +69,9 @@ fn a_norm_is_the_sum_of_blocks_and_tensors_in_every_placement() {
         let (norm, mut trainer) = step(&config, &plain);
         let want = norm_of_gradients(&mut trainer);
         let layout = trainer.layout();
-        let parts = [layout.embedding(), layout.head()].map(|unit| layout.parts(unit));
-        most_parts = most_parts.max(parts.into_iter().sum());
-        let model = format!("{:?}, tied {}, parts {parts:?}", config.dims, config.tied);
+        let chunks = [layout.embedding(), layout.head()].map(|unit| layout.chunks(unit));
+        most_parts = most_parts.max(chunks.into_iter().sum());
+        let model = format!("{:?}, tied {}, chunks {chunks:?}", config.dims, config.tied);
         assert_eq!(norm.to_bits(), want.to_bits(), "{model}: {norm}, gradients have {want}");
         let vary = |what: &str, change: &dyn Fn(&mut TrainerOptions)| {
             let mut options = plain.clone();
@@ -82,7 +82,7 @@ fn a_norm_is_the_sum_of_blocks_and_tensors_in_every_placement() {
         let layer = LayerPlacement::default();
         let spilled =
             LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::Selective, ..layer };
-        let own = LayerPlacement { sum: Sum::Own, recompute: Recompute::None, ..layer };
+        let own = LayerPlacement { accumulator: Accumulator::OnDevice, recompute: Recompute::None, ..layer };
         let resident = LayerPlacement { resident: true, ..layer };
         vary("bf16 gradients", &|o| o.grad_dtype = DType::Bf16);
         vary("clipping", &|o| o.clip = 1e-3);
@@ -99,5 +99,5 @@ fn a_norm_is_the_sum_of_blocks_and_tensors_in_every_placement() {
             (o.mode, o.grad_wait) = (Mode::Compact, GradWait::Device)
         });
     }
-    assert!(most_parts > 4, "embedding and head leave in several parts");
+    assert!(most_parts > 4, "embedding and head leave in several chunks");
 }

@@ -4,7 +4,7 @@ use horizon::base::DType;
 use horizon::device::cpu::{CpuDevice, LINE};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
 use horizon::model::ModelConfig;
-use horizon::schedule::{GradWait, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, GradWait, Mode, Recompute};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -59,8 +59,8 @@ proptest! {
         let Case { config, options } = case;
         // Slabs are taken in turn: more of them than parts of a gradient serve nobody.
         let plan = Trainer::plan_for(&config, &options).unwrap();
-        let parts: usize = plan.geometry.units().map(|unit| plan.geometry.parts(unit)).sum();
-        prop_assume!(options.slabs <= config.dims.l && options.slabs <= parts);
+        let chunks: usize = plan.geometry.units().map(|unit| plan.geometry.chunks(unit)).sum();
+        prop_assume!(options.slabs <= config.dims.l && options.slabs <= chunks);
         // Scratch is what a layer needs that keeps nothing, so that keeping less never takes more.
         let layers = (0..plan.geometry.layers).map(|layer| plan.policy.placement.layer(layer));
         let keeps_nothing = layers.map(|layer| layer.recompute).any(|recompute| recompute == Recompute::Full);
@@ -91,12 +91,12 @@ fn memory_that_a_placement_does_not_need_is_not_reserved() {
         plan(&|o| o.layers = vec![horizon::schedule::LayerPlacement { resident: true, ..layer }; 5]);
     let all_slots = plan(&|o| o.weight_slots = 5);
     assert_eq!(bytes(&resident, "weight slots"), bytes(&all_slots, "weight slots"), "nobody streams");
-    let own = horizon::schedule::LayerPlacement { sum: Sum::Own, ..layer };
+    let own = horizon::schedule::LayerPlacement { accumulator: Accumulator::OnDevice, ..layer };
     assert_eq!(bytes(&plan(&|o| o.layers = vec![own; 5]), "layer gradient (f32)"), 0, "nobody shares");
     let one_passes = plan(&|o| (o.sweeps, o.layers) = (2, vec![own; 4]));
     let all_pass = plan(&|o| o.sweeps = 2);
-    let rooms = "gradient rooms (f32)";
-    assert_eq!(2 * bytes(&one_passes, rooms), bytes(&all_pass, rooms), "one room is enough for one");
+    let rooms = "accumulator spill buffers (f32)";
+    assert_eq!(2 * bytes(&one_passes, rooms), bytes(&all_pass, rooms), "one buffer is enough for one");
     let waiting =
         plan(&|o| (o.grad_wait, o.mode, o.grad_dtype) = (GradWait::Device, Mode::Streamed, DType::F32));
     let gradients: usize = trainer_elements(&config) * 4;

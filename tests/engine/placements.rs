@@ -4,7 +4,7 @@ use horizon::base::{DType, Dims, Shape};
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Biases, ModelConfig, Window};
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -68,10 +68,15 @@ pub fn any_plain() -> impl Strategy<Value = TrainerOptions> {
 fn any_layer() -> impl Strategy<Value = LayerPlacement> {
     let recompute = prop::sample::select(Recompute::ALL.to_vec());
     let boundary = prop_oneof![Just(Boundary::Kept), Just(Boundary::Spilled)];
-    let sum = prop_oneof![Just(Sum::Passing), Just(Sum::Own)];
-    (recompute, boundary, any::<bool>(), sum).prop_map(|(recompute, boundary, resident, sum)| {
-        LayerPlacement { recompute, boundary, resident, sum }
-    })
+    let accumulator = prop_oneof![Just(Accumulator::Spilled), Just(Accumulator::OnDevice)];
+    (recompute, boundary, any::<bool>(), accumulator).prop_map(
+        |(recompute, boundary, resident, accumulator)| LayerPlacement {
+            recompute,
+            boundary,
+            resident,
+            accumulator,
+        },
+    )
 }
 
 /// When AdamW runs and where gradients wait meanwhile; the last two cannot clip.

@@ -7,7 +7,7 @@
 use horizon::base::{DType, Dims, Result, Shape};
 use horizon::engine::{AdamOptions, Batch, TensorOptions, Trainer, TrainerOptions};
 use horizon::model::{Biases, ModelConfig, RopeScaling, Window};
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 use serde_json::{Map, Value, json};
 use support::sha256::sha256;
 
@@ -352,9 +352,9 @@ fn courses() -> Vec<Course> {
         Course { squares: true, ..new("loss of squares") },
         Course { squares: true, ..new("loss of squares, compact, tied") }.with(compact).model(tied),
         // Embedding and head in several parts, with norms of several blocks.
-        new("several parts").model(|c| c.dims.v = 6007).with(micros(2)),
-        new("several parts, tied").model(|c| c.dims.v = 6007).model(tied).with(micros(2)),
-        new("several parts, compact, no clipping")
+        new("several chunks").model(|c| c.dims.v = 6007).with(micros(2)),
+        new("several chunks, tied").model(|c| c.dims.v = 6007).model(tied).with(micros(2)),
+        new("several chunks, compact, no clipping")
             .model(|c| c.dims.v = 6007)
             .with(compact)
             .with(unclipped)
@@ -371,7 +371,7 @@ fn placements(course: &Course) -> Vec<(&'static str, TrainerOptions, Manner)> {
     let mlp = LayerPlacement { recompute: Recompute::Mlp, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
     let resident = LayerPlacement { resident: true, ..selective };
-    let own = LayerPlacement { sum: Sum::Own, recompute: Recompute::None, ..spilled };
+    let own = LayerPlacement { accumulator: Accumulator::OnDevice, recompute: Recompute::None, ..spilled };
     let place = |change: &dyn Fn(&mut TrainerOptions)| {
         let mut options = course.options.clone();
         change(&mut options);

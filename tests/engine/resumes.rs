@@ -3,7 +3,7 @@
 use horizon::base::{DType, Error, Status};
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{StateSpan, Trainer, TrainerOptions};
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
 use crate::saves::{Saved, state};
 use crate::{config, options};
@@ -39,7 +39,7 @@ fn placements(plain: &TrainerOptions) -> Vec<(TrainerOptions, Option<u64>)> {
     let none = LayerPlacement { recompute: Recompute::None, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
     let resident = LayerPlacement { resident: true, ..layer };
-    let own = LayerPlacement { sum: Sum::Own, ..spilled };
+    let own = LayerPlacement { accumulator: Accumulator::OnDevice, ..spilled };
     let vary = |vary: &dyn Fn(&mut TrainerOptions)| {
         let mut options = plain.clone();
         vary(&mut options);

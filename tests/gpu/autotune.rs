@@ -1,6 +1,6 @@
 //! Autotuning: GEMMs and both attention kernels are timed, and a trainer takes the table.
 
-use horizon::engine::{DeviceChoice, Trainer, TrainerOptions, calibrate_products};
+use horizon::engine::{DeviceChoice, Trainer, TrainerOptions, autotune};
 use horizon::ops::cuda::attention::has_wgmma;
 use horizon::ops::cuda::table::Table;
 
@@ -19,8 +19,8 @@ fn a_model_is_autotuned_and_trains_by_its_table() {
     let ordinal = fake.as_ref().map_or(0, FakeCuda::ordinal);
     let plain = TrainerOptions { device: DeviceChoice::Cuda(ordinal), ..options() };
     let mut notes = Vec::new();
-    let table = calibrate_products(&config(true), &plain, &mut |note: &str| notes.push(note.to_owned()))
-        .expect("a table");
+    let table =
+        autotune(&config(true), &plain, &mut |note: &str| notes.push(note.to_owned())).expect("a table");
     let kernels = if has_wgmma(ordinal).expect("a device") { &["mma", "wgmma"][..] } else { &["mma"] };
     assert_eq!(notes.len(), kernels.len(), "{notes:?}");
     for (note, by) in notes.iter().zip(kernels) {
@@ -30,10 +30,10 @@ fn a_model_is_autotuned_and_trains_by_its_table() {
     assert!(table.iter().count() > 10, "every GEMM of the model is in it");
 
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("a.products.json");
+    let file = folder.path().join("a.gemm.json");
     std::fs::write(&file, table.to_json()).expect("a file");
     assert_eq!(Table::read(&file).expect("a table"), table);
-    let tuned = TrainerOptions { products: Some(file), ..plain };
+    let tuned = TrainerOptions { gemm_table: Some(file), ..plain };
     let run = || {
         let mut trainer = Trainer::open(&config(true), &tuned).expect("the model fits");
         (train(&mut trainer, &tuned, Manner::Plain), trainer.arithmetic())

@@ -5,7 +5,7 @@ use horizon::base::{DType, Dims, Shape};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::host::Pinning;
 use horizon::model::{ModelConfig, preset};
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
 use crate::rig::{self, Rig};
 use support::fake_cuda::Injection;
@@ -37,7 +37,7 @@ fn placements(rig: &Rig) -> Vec<(&'static str, TrainerOptions)> {
     let layer = LayerPlacement::default();
     let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None, ..layer };
-    let stays = LayerPlacement { resident: true, sum: Sum::Own, ..layer };
+    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
     let mixed = vec![kept, spilled, stays];
     let mut placements = vec![

@@ -104,9 +104,9 @@ fn backend(ordinal: usize, cuda: CudaOptions) -> Result<Backend> {
     let (stream, handle) = (device.stream(Lane::Compute).clone(), Handle::new(CublasLt::open()?)?);
     let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
         let kernels = CudaKernels::new(stream, setting.workspace, handle, Table::default(), ordinal)?;
-        kernels.prepare(&setting.plan.passes.products())?;
+        kernels.prepare(&setting.plan.passes.gemms())?;
         Ok(Box::new(kernels))
     });
     // SAFETY: the kernels are of this device's stream, and the trainer gives them a workspace of their own.
-    Ok(unsafe { Backend::new(device, CudaKernels::STORAGE, kernels) })
+    Ok(unsafe { Backend::new(device, CudaKernels::ACTIVATION_DTYPE, kernels) })
 }

@@ -31,22 +31,22 @@ fn host_arena_says_what_it_needed() {
 #[test]
 fn host_span_moves_numbers_without_alignment() {
     let arena = Arena::take(64, MemoryKind::Plain).unwrap();
-    let odd = arena.whole().part(3, 40);
+    let odd = arena.whole().subspan(3, 40);
     set(odd, &[1.5f32, -2.0, f32::MAX]);
     assert_eq!(numbers::<f32>(odd)[..3], [1.5, -2.0, f32::MAX]);
     set(odd, &[-7i32]);
     assert_eq!(numbers::<i32>(odd)[0], -7);
-    set(odd.part(8, 8), &[0.1f64]);
+    set(odd.subspan(8, 8), &[0.1f64]);
     assert_eq!(numbers::<f64>(odd)[1], 0.1);
     assert!(catch_unwind(|| set(odd, &[0u8; 41])).is_err());
-    assert!(catch_unwind(|| odd.part(20, 21)).is_err());
-    assert!(catch_unwind(|| odd.part(usize::MAX, 2)).is_err());
+    assert!(catch_unwind(|| odd.subspan(20, 21)).is_err());
+    assert!(catch_unwind(|| odd.subspan(usize::MAX, 2)).is_err());
 }
 
 #[test]
 fn host_span_is_numbers_where_it_is_whole_and_aligned() {
     let arena = Arena::take(64, MemoryKind::Plain).unwrap();
-    let span = arena.whole().part(4, 12);
+    let span = arena.whole().subspan(4, 12);
     set(span, &[1i32, 2, 3]);
     // SAFETY: the arena is there, and nobody else uses it.
     assert_eq!(unsafe { span.slice::<i32>() }, [1, 2, 3]);
@@ -56,5 +56,5 @@ fn host_span_is_numbers_where_it_is_whole_and_aligned() {
     assert_eq!(numbers::<i32>(span), [1, 7, 3]);
     // SAFETY: refused before anything is looked at.
     let refused = |span: HostSpan| catch_unwind(|| unsafe { span.slice::<i32>() }.len()).is_err();
-    assert!(refused(arena.whole().part(2, 8)) && refused(arena.whole().part(4, 6)));
+    assert!(refused(arena.whole().subspan(2, 8)) && refused(arena.whole().subspan(4, 6)));
 }

@@ -290,7 +290,7 @@ fn arena_has_the_pages_it_was_asked_for() {
     }
 }
 
-/// Pins nothing and remembers what it was asked for.
+/// Fixed nothing and remembers what it was asked for.
 #[derive(Debug, Default)]
 struct Recorder {
     counts: bool,

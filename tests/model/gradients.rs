@@ -211,7 +211,7 @@ fn on_cuda_gradients_are_those_of_the_cpu() {
             let mut random = Random::new(24);
             let step = Step::new(&device, config.clone(), shape, 2, SCALE, &mut random);
             let model = step.model(chunk);
-            cuda.kernels().prepare(&model.passes.products()).expect("products");
+            cuda.kernels().prepare(&model.passes.gemms()).expect("gemm_table");
             let prepared = cuda.kernels().choices();
             let results = trained(&model, Recompute::Full);
             nothing_else_changes_a_bit(&step, chunk, &results);

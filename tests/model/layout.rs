@@ -1,6 +1,6 @@
 //! The layout: runs and blocks of norms, and the parts that gradients leave in.
 
-use horizon::base::{Dims, PartIndex};
+use horizon::base::{ChunkIndex, Dims};
 use horizon::model::{Layout, ModelConfig, Run};
 use horizon::ops::NORM_BLOCK;
 
@@ -54,11 +54,11 @@ fn parts_are_cut_at_the_borders_of_blocks_and_fit_a_slab() {
         let slab = layout.slab_elements();
         for unit in layout.indices() {
             let (mut element, mut block) = (0, 0);
-            for part in (0..layout.parts(unit)).map(PartIndex::from) {
-                let elements = layout.part(unit, part);
+            for part in (0..layout.chunks(unit)).map(ChunkIndex::from) {
+                let elements = layout.chunk(unit, part);
                 assert_eq!(elements.start, element);
                 assert!(!elements.is_empty() && elements.len() <= slab);
-                for run in layout.part_runs(unit, part) {
+                for run in layout.chunk_runs(unit, part) {
                     let whole =
                         layout.unit(unit).runs().find(|whole| whole.elements.contains(&run.elements.start));
                     let whole = whole.expect("a piece lies in a run");
@@ -71,10 +71,10 @@ fn parts_are_cut_at_the_borders_of_blocks_and_fit_a_slab() {
                 assert_eq!(element, elements.end);
             }
             assert_eq!((element, block), (layout.unit(unit).elements, layout.unit(unit).norm_blocks()));
-            most_parts = most_parts.max(layout.parts(unit));
+            most_parts = most_parts.max(layout.chunks(unit));
         }
         for layer in 0..layout.layers() {
-            assert_eq!(layout.parts(layout.layer(layer)), 1);
+            assert_eq!(layout.chunks(layout.layer(layer)), 1);
         }
         // Longer than a layer only where a layer is shorter than a block.
         assert!(slab == layout.layer_elements() || slab <= NORM_BLOCK);

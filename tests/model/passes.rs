@@ -2,7 +2,7 @@
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::model::{HeadTask, Layout, ModelConfig, PassId, Passes, Recompute, Sizes};
-use horizon::ops::cuda::product::{Direction, Product};
+use horizon::ops::cuda::gemm::{Direction, Gemm};
 use horizon::ops::{Linear, Write};
 
 /// Models of every kind of linear layer, with shapes of micro-batches and rows of logits at a time: as many as there are rows,
@@ -21,34 +21,34 @@ fn cases() -> Vec<(ModelConfig, Shape, usize)> {
 }
 
 fn passes(config: &ModelConfig, shape: Shape, logits_chunk: usize) -> Passes {
-    Passes::new(config, &Layout::new(config), Sizes { shape, logits_chunk, storage: DType::Bf16 })
+    Passes::new(config, &Layout::new(config), Sizes { shape, logits_chunk, activation_dtype: DType::Bf16 })
 }
 
 /// Every product that forward, backward, evaluation and the logits of one row take, from the linear layers of a decoder.
-fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Product> {
+fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Gemm> {
     let (dims, biases) = (&config.dims, config.biases);
     let (n, chunk) = (shape.n(), chunk.clamp(1, shape.n()));
     let qkv = Linear::dense(n, dims.c, dims.qkv());
-    let o = Linear::dense(n, dims.attended(), dims.c);
+    let o = Linear::dense(n, dims.attention_width(), dims.c);
     let gate_up = Linear::dense(n, dims.c, 2 * dims.f);
     let down = Linear::dense(n, dims.f, dims.c);
     let head = |rows| Linear { n: rows, k: dims.c, m: dims.v, out_stride: dims.logits_stride() };
     // Those that add to the residual stream take it as their residual.
     let mut products = vec![
-        Product::forward(false, biases.qkv, qkv),
-        Product::forward(true, biases.o, o),
-        Product::forward(false, biases.mlp, gate_up),
-        Product::forward(true, biases.mlp, down),
-        Product::forward(false, false, head(1)),
+        Gemm::forward(false, biases.qkv, qkv),
+        Gemm::forward(true, biases.o, o),
+        Gemm::forward(false, biases.mlp, gate_up),
+        Gemm::forward(true, biases.mlp, down),
+        Gemm::forward(false, false, head(1)),
     ];
     let head_rows = [chunk, n % chunk].into_iter().filter(|&rows| rows > 0).map(head);
-    products.extend(head_rows.clone().map(|linear| Product::forward(false, false, linear)));
+    products.extend(head_rows.clone().map(|linear| Gemm::forward(false, false, linear)));
     for linear in [qkv, o, gate_up, down].into_iter().chain(head_rows) {
-        products.push(Product::of(Direction::BackwardInput, Write::Set, linear));
-        products.push(Product::of(Direction::BackwardWeight, Write::Add, linear));
+        products.push(Gemm::of(Direction::BackwardInput, Write::Set, linear));
+        products.push(Gemm::of(Direction::BackwardWeight, Write::Add, linear));
         // Of the head's chunks only the first may set the gradient.
         if linear.n == n || linear.n == chunk {
-            products.push(Product::of(Direction::BackwardWeight, Write::Set, linear));
+            products.push(Gemm::of(Direction::BackwardWeight, Write::Set, linear));
         }
     }
     products.sort_unstable();
@@ -59,7 +59,7 @@ fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Product> {
 #[test]
 fn products_are_those_of_the_linear_layers() {
     for (config, shape, chunk) in cases() {
-        let found = passes(&config, shape, chunk).products();
+        let found = passes(&config, shape, chunk).gemms();
         assert_eq!(found, products(&config, shape, chunk), "{config:?}, {shape:?}, chunks of {chunk}");
     }
 }
@@ -84,8 +84,8 @@ fn scratch_is_that_of_the_most_demanding_pass_and_kept_memory_grows_with_what_is
         let scratch = ids.iter().map(|id| passes.get(*id).scratch_bytes).max();
         assert_eq!(passes.scratch_bytes(), scratch.unwrap());
         for unit in layout.layer_units() {
-            assert_eq!(passes.kept_bytes(unit, Recompute::Full), 0);
-            let kept = Recompute::ALL.map(|recompute| passes.kept_bytes(unit, recompute));
+            assert_eq!(passes.saved_bytes(unit, Recompute::Full), 0);
+            let kept = Recompute::ALL.map(|recompute| passes.saved_bytes(unit, recompute));
             assert!(kept.is_sorted_by(|less, more| less < more), "{kept:?}");
         }
     }

@@ -90,7 +90,8 @@ impl<'a> Model<'a> {
             device.bf16s(&values)
         });
         let weights = weights.collect();
-        let sizes = Sizes { shape: step.batches[0].shape, logits_chunk, storage: device.storage() };
+        let sizes =
+            Sizes { shape: step.batches[0].shape, logits_chunk, activation_dtype: device.activation_dtype() };
         let passes = Passes::new(&config, &layout, sizes);
         Model { step, layout, passes, weights, constants: device.f32s(&constants(&config)) }
     }
@@ -160,7 +161,7 @@ impl<'a> Micro<'a> {
     ) -> Micro<'a> {
         let Model { step: Step { device, config, .. }, layout, passes, .. } = model;
         let boundary = |_| device.painted_activations(batch.shape.n() * config.dims.c);
-        let kept = |unit| device.painted(passes.kept_bytes(unit, recompute));
+        let kept = |unit| device.painted(passes.saved_bytes(unit, recompute));
         // Those of ignored rows do not count.
         let dlogprobs = batch.targets.iter().zip(&batch.weights).map(|(target, weight)| match target {
             -100 => f32::NAN,
@@ -201,7 +202,7 @@ impl<'a> Micro<'a> {
                 // The logits asked for are those of the last row.
                 let is_row = id == PassId::Head(HeadTask::Logits, Write::Set) && slot.base == STREAM;
                 let row = if is_row { memory.bytes() - slot.bytes } else { 0 };
-                memory.part(row + slot.offset, slot.bytes)
+                memory.subspan(row + slot.offset, slot.bytes)
             });
             op.set(&scalars);
             spans::run(self.k, &op);
@@ -221,7 +222,7 @@ impl<'a> Micro<'a> {
             Base::Weights(owner) => self.model.weights[of(owner)].span(),
             Base::Gradient(owner) => self.sums.gradients[of(owner)].span(),
             Base::Scratch => scratch.span(),
-            Base::Kept => self.kept[unit.at() - 1].span(),
+            Base::Saved => self.kept[unit.at() - 1].span(),
             Base::External(external) => match external {
                 External::Input => self.boundaries[unit.at() - 1].span(),
                 External::Output => self.boundaries[unit.at()].span(),

@@ -53,7 +53,7 @@ impl Case {
         let documents = DocumentRows::new(device, shape, &self.starts);
         let Rows { doc_start, doc_end, .. } = documents.rows();
         device.run(|k| {
-            let out = device.painted_activations(n * dims.attended());
+            let out = device.painted_activations(n * dims.attention_width());
             let lse = device.painted(n * dims.h * 4);
             let (out_span, lse_span, qkv) = (out.span(), lse.span(), qkv.span());
             let forward =
@@ -112,7 +112,7 @@ fn forward_agrees() {
             let expected = Expected {
                 truth: &out,
                 naive: Some(&naive),
-                width: 16 * dims.attended(),
+                width: 16 * dims.attention_width(),
                 factor: 2.0,
                 f32: (1e-5, 2e-6),
             };
@@ -137,7 +137,7 @@ fn backward_agrees() {
         let mut random = Random::new(9);
         for case in cases(&device, &mut random) {
             let Case { shape, dims, qkv, starts, window, reason } = &case;
-            let dout = device.stored(random.f32s(case.n() * dims.attended(), 1.0));
+            let dout = device.stored(random.f32s(case.n() * dims.attention_width(), 1.0));
             let results = case.run(&device, Some(&dout));
             if device.is_cpu() {
                 gradient_of(reason, &results[2].read_f32(), &wide(qkv), 10, &mut random, |qkv| {
@@ -178,13 +178,13 @@ fn nothing_outside_the_run_is_read() {
         for value in &mut loud[..70 * dims.qkv()] {
             *value *= 65536.0 * 65536.0;
         }
-        let dout = device.stored(random.f32s(shape.n() * dims.attended(), 1.0));
+        let dout = device.stored(random.f32s(shape.n() * dims.attention_width(), 1.0));
         let behind = |row: usize, qkv: &[f32], starts: &[i32], window: usize| {
             let (qkv, starts) = (qkv.to_vec(), starts.to_vec());
             let case = Case { shape, dims, qkv, starts, window, reason: "what is not seen" };
             let results = case.run(&device, Some(&dout));
             let (out, dqkv) = (device.read(&results[0]), device.read(&results[2]));
-            [out[row * dims.attended()..].to_vec(), dqkv[row * dims.qkv()..].to_vec()]
+            [out[row * dims.attention_width()..].to_vec(), dqkv[row * dims.qkv()..].to_vec()]
         };
         assert_eq!(behind(70, &clean, &starts, 0), behind(70, &loud, &starts, 0), "{}", device.name());
         // Row 80 sees rows 70 and later with a window of 11, and row 69 with one of 12.

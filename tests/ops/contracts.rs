@@ -176,12 +176,12 @@ impl Content {
 }
 
 /// The operands of an op, exactly as long as its contract says. Those that are set hold nothing but paint, and so do gaps.
-fn contents(op: &Op<Fill>, storage: DType, paint: u8) -> Vec<Content> {
+fn contents(op: &Op<Fill>, activation_dtype: DType, paint: u8) -> Vec<Content> {
     let mut random = Random::new(41);
     let mut contents = Vec::new();
     op.contract().each_operand(&mut |operand: Operand<&Fill>| {
-        let (element, length) = (operand.element, operand.bytes(storage));
-        let element_bytes = element.bytes(storage);
+        let (element, length) = (operand.element, operand.bytes(activation_dtype));
+        let element_bytes = element.bytes(activation_dtype);
         let mut numbers = || {
             let f32s = random.f32s(operand.elements, 1.0).into_iter();
             match element {
@@ -236,7 +236,7 @@ fn ops_write_what_they_declare_and_nothing_else() {
 
 fn writes_what_it_declares(device: &Device, op: &Op<Fill>) {
     // As f32, f64 and bf16: a NaN, and a number.
-    let [painted, repainted] = [0xff, 0x3e].map(|paint| contents(op, device.storage(), paint));
+    let [painted, repainted] = [0xff, 0x3e].map(|paint| contents(op, device.activation_dtype(), paint));
     let [results, others] = [&painted, &repainted].map(|contents| ran(device, op, contents));
     for (((content, result), other_content), other) in
         painted.iter().zip(&results).zip(&repainted).zip(&others)
@@ -267,7 +267,7 @@ fn outputs_may_be_the_inputs_that_the_contract_names() {
     let mut pairs = 0;
     for device in Device::all() {
         for op in instances() {
-            let contents = contents(&op, device.storage(), 0xff);
+            let contents = contents(&op, device.activation_dtype(), 0xff);
             let apart = ran(&device, &op, &contents);
             let is_input = |content: &Content| content.access == Access::Read;
             for (output, input) in (0..contents.len()).flat_map(|a| (0..contents.len()).map(move |b| (a, b)))
@@ -311,7 +311,7 @@ fn an_operand_that_is_one_element_short_is_refused() {
             Device::Cuda(cuda) => cuda.kernels(),
         };
         for op in instances() {
-            let contents = contents(&op, device.storage(), 0xff);
+            let contents = contents(&op, device.activation_dtype(), 0xff);
             let memory: Vec<Memory> = contents.iter().map(|content| device.bytes(&content.bytes)).collect();
             for (short, content) in contents.iter().enumerate() {
                 // cuBLASLt's products end with the last row's last column.
@@ -323,7 +323,7 @@ fn an_operand_that_is_one_element_short_is_refused() {
                 }
                 let mut places = memory.iter().map(Memory::span).enumerate();
                 let op = bound(&op, |_| match places.next().expect("a place") {
-                    (at, span) if at == short => span.part(0, span.bytes() - content.element_bytes),
+                    (at, span) if at == short => span.subspan(0, span.bytes() - content.element_bytes),
                     (_, span) => span,
                 });
                 let what = format!("{} of {}", content.name, op.contract().name());
@@ -416,7 +416,7 @@ fn products_count_their_sizes() {
         let is_product =
             matches!(op, Op::LinearForward(_) | Op::LinearBackwardInput(_) | Op::LinearBackwardWeight(_));
         let flops = op.contract().flops();
-        assert_eq!(flops == Flops::Product([N, C, V]), is_product, "{}: {flops:?}", op.contract().name());
+        assert_eq!(flops == Flops::Matmul([N, C, V]), is_product, "{}: {flops:?}", op.contract().name());
     }
 }
 

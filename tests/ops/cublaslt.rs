@@ -1,12 +1,12 @@
-//! Products by cuBLASLt, against f64 sums: every direction, both write modes, painted outputs, strides, and the same bits
+//! Gemms by cuBLASLt, against f64 sums: every direction, both write modes, painted outputs, strides, and the same bits
 //! from a second run and from the table that the first one leaves. With the emulated library wherever kernels are built,
 //! with NVIDIA's where a GPU is.
 
 use horizon::base::master::widen;
-use horizon::ops::cuda::matmul::Products;
-use horizon::ops::cuda::product::{Direction, Product};
+use horizon::ops::cuda::gemm::{Direction, Gemm};
+use horizon::ops::cuda::matmul::Gemms;
 use horizon::ops::cuda::table::Table;
-use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
+use horizon::ops::cuda::workspace::GEMM_BYTES;
 use horizon::sys::cuda::Stream;
 use horizon::sys::cuda::cublaslt::Handle;
 use support::reference::Random;
@@ -24,7 +24,7 @@ const SIZES: [(usize, usize, usize, usize, &str); 6] = [
 ];
 
 struct Case {
-    product: Product,
+    gemm: Gemm,
     x: Vec<f32>,
     dout: Vec<f32>,
     weight: Vec<f32>,
@@ -37,35 +37,35 @@ struct Case {
 
 impl Case {
     fn is_f32(&self) -> bool {
-        self.product.direction == Direction::BackwardWeight
+        self.gemm.direction == Direction::BackwardWeight
     }
 
     fn output(&self, cuda: &Cuda, values: &[f32]) -> Memory {
         cuda.here(if self.is_f32() { Memory::f32s(values) } else { Memory::bf16s(values) })
     }
 
-    fn run(&self, cuda: &Cuda, products: &Products, stream: &Stream) -> Vec<u8> {
-        let product = &self.product;
+    fn run(&self, cuda: &Cuda, products: &Gemms, stream: &Stream) -> Vec<u8> {
+        let gemm = &self.gemm;
         let [x, dout, weight] = [&self.x, &self.dout, &self.weight].map(|v| cuda.here(Memory::bf16s(v)));
         let out = self.output(cuda, &self.before);
         let (painted, bias) =
             (self.output(cuda, &vec![f32::NAN; self.before.len()]), cuda.here(Memory::bf16s(&self.bias)));
         let target = if self.apart { &painted } else { &out };
-        let (a, b) = match product.direction {
+        let (a, b) = match gemm.direction {
             Direction::Forward => (&weight, &x),
             Direction::BackwardInput => (&weight, &dout),
             Direction::BackwardWeight => (&x, &dout),
         };
         let matrices = [target, a, b].map(Memory::span);
-        let addends = [product.add.then(|| out.span()), product.bias.then(|| bias.span())];
+        let addends = [gemm.add.then(|| out.span()), gemm.bias.then(|| bias.span())];
         // SAFETY: the operands are this test's, as long as the product says, and stay until the stream has been waited for.
-        unsafe { products.multiply(product, matrices, addends, stream) }.unwrap();
+        unsafe { products.multiply(gemm, matrices, addends, stream) }.unwrap();
         target.bytes()
     }
 
     /// For every element of the output its place, the sum that belongs there and the sum of magnitudes.
     fn truth(&self) -> Vec<(usize, f64, f64)> {
-        let Product { direction, n, k, m, x_stride, out_stride, add, bias } = self.product;
+        let Gemm { direction, n, k, m, x_stride, out_stride, add, bias } = self.gemm;
         let (rows, columns, depth, stride) = match direction {
             Direction::Forward => (n, m, k, out_stride),
             Direction::BackwardInput => (n, k, m, x_stride),
@@ -108,16 +108,11 @@ impl Case {
             bytes.chunks_exact(2).map(|b| widen(u16::from_ne_bytes(b.try_into().unwrap()))).collect()
         };
         let rounding = if self.is_f32() { 2f64.powi(-24) } else { 2f64.powi(-8) };
-        let terms = self.product.n.max(self.product.k).max(self.product.m) as f64;
+        let terms = self.gemm.n.max(self.gemm.k).max(self.gemm.m) as f64;
         for (at, truth, size) in self.truth() {
             let allowed = rounding * truth.abs() + terms * 2f64.powi(-23) * size;
             let error = (f64::from(found[at]) - truth).abs();
-            assert!(
-                error <= allowed,
-                "{:?} at {at}: {} for {truth}, off by {error:e}",
-                self.product,
-                found[at]
-            );
+            assert!(error <= allowed, "{:?} at {at}: {} for {truth}, off by {error:e}", self.gemm, found[at]);
         }
     }
 }
@@ -129,10 +124,10 @@ fn products_agree_with_f64_and_with_themselves() {
 
 fn check(cuda: &Cuda) {
     let stream = Stream::default_stream();
-    let workspace = cuda.here(Memory::painted(PRODUCTS_BYTES));
+    let workspace = cuda.here(Memory::painted(GEMM_BYTES));
     let make = |table| {
         let handle = Handle::new(cuda.library.clone()).unwrap();
-        Products::new(handle, cuda.device.clone(), table, workspace.span()).unwrap()
+        Gemms::new(handle, cuda.device.clone(), table, workspace.span()).unwrap()
     };
     let products = make(Table::default());
     let mut random = Random::new(11);
@@ -150,14 +145,14 @@ fn check(cuda: &Cuda) {
                 if (apart || bias) && direction != Direction::Forward {
                     continue;
                 }
-                let product = Product { direction, add, bias, n, k, m, x_stride, out_stride };
+                let gemm = Gemm { direction, add, bias, n, k, m, x_stride, out_stride };
                 let length = match direction {
                     Direction::Forward => n * out_stride,
                     Direction::BackwardInput => n * x_stride,
                     Direction::BackwardWeight => m * k,
                 };
                 let case = Case {
-                    product,
+                    gemm,
                     x: random.bf16s(n * x_stride, 1.0),
                     dout: random.bf16s(n * out_stride, 1.0),
                     weight: random.bf16s(m * k, 1.0),
@@ -167,7 +162,7 @@ fn check(cuda: &Cuda) {
                 };
                 let bytes = case.run(cuda, &products, &stream);
                 case.check(&bytes);
-                assert_eq!(case.run(cuda, &products, &stream), bytes, "{product:?}: another run, other bits");
+                assert_eq!(case.run(cuda, &products, &stream), bytes, "{gemm:?}: another run, other bits");
                 results.push((case, bytes));
             }
         }
@@ -180,7 +175,7 @@ fn check(cuda: &Cuda) {
     assert_eq!(table.iter().count(), SIZES.len() * 8);
     let again = make(table.clone());
     for (case, bytes) in &results {
-        assert_eq!(&case.run(cuda, &again, &stream), bytes, "{:?}: other bits by the table", case.product);
+        assert_eq!(&case.run(cuda, &again, &stream), bytes, "{:?}: other bits by the table", case.gemm);
     }
     assert_eq!(again.choices(), table);
 }
@@ -188,8 +183,8 @@ fn check(cuda: &Cuda) {
 /// By a clock of the test's own, which runs every algorithm and prefers the second.
 fn the_fastest_is_kept(
     cuda: &Cuda,
-    products: &Products,
-    make: &impl Fn(Table) -> Products,
+    products: &Gemms,
+    make: &impl Fn(Table) -> Gemms,
     case: &Case,
     stream: &Stream,
 ) {
@@ -203,7 +198,7 @@ fn the_fastest_is_kept(
         Ok(*times.last().expect("just pushed"))
     };
     // SAFETY: as for `multiply`.
-    let (key, choice) = unsafe { products.fastest(&case.product, 4, spans, stream, &mut clock) }.unwrap();
+    let (key, choice) = unsafe { products.fastest(&case.gemm, 4, spans, stream, &mut clock) }.unwrap();
     assert!(!times.is_empty() && times.len() <= 4);
     assert!(cuda.is_gpu() || times.len() == 3, "the emulated library has three: {times:?}");
     let first = products.choices().get(&key).expect("it was prepared");

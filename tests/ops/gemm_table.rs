@@ -1,7 +1,7 @@
 //! What the products of CUDA decide without a device: how they look column-major, and which algorithm they take.
 
 use horizon::base::{DType, Status};
-use horizon::ops::cuda::product::{ColumnMajor, Direction, Factor, Product};
+use horizon::ops::cuda::gemm::{ColumnMajor, Direction, Factor, Gemm};
 use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
 use horizon::ops::cuda::workspace::HEAD_DIMS;
 use horizon::ops::{Linear, Write};
@@ -12,9 +12,9 @@ const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::BackwardInput
 const SIZES: [(usize, usize, usize, usize, usize); 5] =
     [(1, 1, 1, 1, 1), (2, 3, 5, 3, 5), (7, 4, 3, 11, 9), (5, 1, 8, 6, 8), (1, 6, 2, 7, 13)];
 
-fn product(direction: Direction, add: bool, size: (usize, usize, usize, usize, usize)) -> Product {
+fn product(direction: Direction, add: bool, size: (usize, usize, usize, usize, usize)) -> Gemm {
     let (n, k, m, x_stride, out_stride) = size;
-    Product { direction, add, bias: false, n, k, m, x_stride, out_stride }
+    Gemm { direction, add, bias: false, n, k, m, x_stride, out_stride }
 }
 
 /// Element (row, column) of a matrix as BLAS addresses it.
@@ -24,8 +24,8 @@ fn at(matrix: &ColumnMajor, row: usize, column: usize) -> usize {
 }
 
 /// What a BLAS does with the operands: the plain definition, column-major.
-fn column_major_product(product: &Product, a: &[i64], b: &[i64], out: &mut [i64]) {
-    let operands = product.operands();
+fn column_major_product(gemm: &Gemm, a: &[i64], b: &[i64], out: &mut [i64]) {
+    let operands = gemm.operands();
     let factor = |factor: &Factor, memory: &[i64], row, column| {
         let (row, column) = if factor.transpose { (column, row) } else { (row, column) };
         memory[at(&factor.matrix, row, column)]
@@ -57,8 +57,8 @@ fn column_major_operands_give_the_row_major_products() {
         let (x, dout, weight) =
             (numbers(n * x_stride, 3), numbers(n * out_stride, 1001), numbers(m * k, 5003));
         for direction in DIRECTIONS {
-            let product = product(direction, false, size);
-            product.check().unwrap();
+            let gemm = product(direction, false, size);
+            gemm.check().unwrap();
             // Row-major truths, by the formulas of `ops::linear`.
             let (a, b, mut truth) = match direction {
                 Direction::Forward => (&weight, &x, vec![0; n * out_stride]),
@@ -83,8 +83,8 @@ fn column_major_operands_give_the_row_major_products() {
                 }
             }
             let mut found = vec![0; truth.len()];
-            column_major_product(&product, a, b, &mut found);
-            assert_eq!(found, truth, "{product:?}");
+            column_major_product(&gemm, a, b, &mut found);
+            assert_eq!(found, truth, "{gemm:?}");
         }
     }
 }
@@ -92,7 +92,7 @@ fn column_major_operands_give_the_row_major_products() {
 #[test]
 fn operands_have_the_types_and_lengths_of_the_ops() {
     for direction in DIRECTIONS {
-        let operands = Product::of(direction, Write::Set, Linear::dense(6, 40, 24)).operands();
+        let operands = Gemm::of(direction, Write::Set, Linear::dense(6, 40, 24)).operands();
         assert_eq!((operands.a.matrix.dtype, operands.b.matrix.dtype), (DType::Bf16, DType::Bf16));
         let (out, bytes) = match direction {
             Direction::Forward => (DType::Bf16, [24 * 40 * 2, 6 * 40 * 2, 6 * 24 * 2]),
@@ -104,24 +104,24 @@ fn operands_have_the_types_and_lengths_of_the_ops() {
     }
     // The last row of a strided matrix ends at its width: a span that stops there is long enough.
     let strided =
-        Product::of(Direction::Forward, Write::Add, Linear { out_stride: 32, ..Linear::dense(6, 40, 24) });
+        Gemm::of(Direction::Forward, Write::Add, Linear { out_stride: 32, ..Linear::dense(6, 40, 24) });
     assert_eq!(strided.operands().out.bytes(), (5 * 32 + 24) * 2);
 }
 
 #[test]
 fn impossible_sizes_are_refused() {
-    let good = Product::of(Direction::Forward, Write::Set, Linear::dense(6, 40, 24));
+    let good = Gemm::of(Direction::Forward, Write::Set, Linear::dense(6, 40, 24));
     good.check().unwrap();
     let over = i32::MAX as usize + 1;
     for bad in [
-        Product { n: 0, ..good },
-        Product { k: 0, ..good },
-        Product { m: 0, ..good },
-        Product { x_stride: 39, ..good },
-        Product { out_stride: 23, ..good },
-        Product { n: over, ..good },
-        Product { out_stride: over, ..good },
-        Product { bias: true, direction: Direction::BackwardInput, ..good },
+        Gemm { n: 0, ..good },
+        Gemm { k: 0, ..good },
+        Gemm { m: 0, ..good },
+        Gemm { x_stride: 39, ..good },
+        Gemm { out_stride: 23, ..good },
+        Gemm { n: over, ..good },
+        Gemm { out_stride: over, ..good },
+        Gemm { bias: true, direction: Direction::BackwardInput, ..good },
     ] {
         let error = bad.check().unwrap_err();
         assert_eq!(error.status(), Status::Internal);
@@ -129,8 +129,8 @@ fn impossible_sizes_are_refused() {
     }
 }
 
-fn key(device: &str, library: usize, product: Product) -> Key {
-    Key { device: device.into(), library, product }
+fn key(device: &str, library: usize, gemm: Gemm) -> Key {
+    Key { device: device.into(), library, gemm }
 }
 
 fn choice(seed: u64) -> Choice {
@@ -147,10 +147,10 @@ fn table() -> (Table, Vec<Key>) {
             for direction in DIRECTIONS {
                 for add in [false, true] {
                     for size in SIZES {
-                        let product = product(direction, add, size);
-                        keys.push(key(device, library, product));
+                        let gemm = product(direction, add, size);
+                        keys.push(key(device, library, gemm));
                         if direction == Direction::Forward {
-                            keys.push(key(device, library, Product { bias: true, ..product }));
+                            keys.push(key(device, library, Gemm { bias: true, ..gemm }));
                         }
                     }
                 }
@@ -205,15 +205,15 @@ fn a_choice_holds_for_its_whole_key_and_for_nothing_else() {
     }
     let known = key("NVIDIA H200", 130_101, product(Direction::Forward, true, SIZES[2]));
     assert!(table.get(&known).is_some());
-    let p = known.product;
+    let p = known.gemm;
     for other in [
         Key { device: "NVIDIA H100".into(), ..known.clone() },
         Key { library: 130_102, ..known.clone() },
-        Key { product: Product { n: p.n + 1, ..p }, ..known.clone() },
-        Key { product: Product { k: p.k + 1, ..p }, ..known.clone() },
-        Key { product: Product { m: p.m + 1, ..p }, ..known.clone() },
-        Key { product: Product { x_stride: p.x_stride + 1, ..p }, ..known.clone() },
-        Key { product: Product { out_stride: p.out_stride + 1, ..p }, ..known.clone() },
+        Key { gemm: Gemm { n: p.n + 1, ..p }, ..known.clone() },
+        Key { gemm: Gemm { k: p.k + 1, ..p }, ..known.clone() },
+        Key { gemm: Gemm { m: p.m + 1, ..p }, ..known.clone() },
+        Key { gemm: Gemm { x_stride: p.x_stride + 1, ..p }, ..known.clone() },
+        Key { gemm: Gemm { out_stride: p.out_stride + 1, ..p }, ..known.clone() },
     ] {
         assert_eq!(table.get(&other), None, "{other:?}");
     }
@@ -224,7 +224,7 @@ fn a_choice_holds_for_its_whole_key_and_for_nothing_else() {
 fn a_table_without_biases_does_not_mention_them() {
     let mut table = Table::default();
     let without = key("NVIDIA H200", 130_101, product(Direction::Forward, true, SIZES[1]));
-    let with = Key { product: Product { bias: true, ..without.product }, ..without.clone() };
+    let with = Key { gemm: Gemm { bias: true, ..without.gemm }, ..without.clone() };
     table.insert(without, choice(1));
     assert!(!table.to_json().contains("bias"));
     table.insert(with.clone(), choice(2));
@@ -244,23 +244,20 @@ fn a_table_that_is_not_one_is_refused_by_name() {
     let twice = good.replacen(choices, &format!("{choices},{choices}"), 1);
     for (bad, word) in [
         (String::new(), "EOF"),
-        (good.replace("\"format\": 2", "\"format\": 1"), "format 1"),
-        (good.replace("\"format\": 2", "\"format\": 2, \"more\": 0"), "unknown field `more`"),
+        (good.replace("\"format\": 3", "\"format\": 2"), "format 2"),
+        (good.replace("\"format\": 3", "\"format\": 3, \"more\": 0"), "unknown field `more`"),
         (good.replace("\"head_dim\": 128", "\"head_dim\": 96"), "not of 96"),
         (good.replace("\"wgmma\"", "\"tma\""), "unknown variant `tma`"),
         (good.replace(digits, &digits[1..]), "128 hexadecimal digits"),
         (good.replace(digits, &format!("+{}", &digits[1..])), "128 hexadecimal digits"),
         (good.replace("forward", "sideways"), "unknown variant `sideways`"),
-        (good.replace("\"n\": 2", "\"n\": 0"), "no product is like this"),
+        (good.replace("\"n\": 2", "\"n\": 0"), "no GEMM is like this"),
         (good.replace("\"n\": 2", "\"n\": -2"), "invalid value"),
         (twice, "choice 1 has the key of an earlier one"),
     ] {
-        let error = Table::from_json(&bad, "products.json").unwrap_err();
+        let error = Table::from_json(&bad, "gemm.json").unwrap_err();
         assert_eq!(error.status(), Status::BadFormat, "{error}");
-        assert!(
-            error.message().contains("products.json") && error.message().contains(word),
-            "{word}: {error}"
-        );
+        assert!(error.message().contains("gemm.json") && error.message().contains(word), "{word}: {error}");
     }
 }
 

@@ -75,12 +75,12 @@ fn squares_do_not_depend_on_where_a_gradient_is_cut() {
                     let n = end - start;
                     let (first, count) = (start / NORM_BLOCK, n.div_ceil(NORM_BLOCK));
                     let (x, squares) =
-                        (x.span().part(start * 4, n * 4), squares.span().part(first * 8, count * 8));
+                        (x.span().subspan(start * 4, n * 4), squares.span().subspan(first * 8, count * 8));
                     // Both ops give the same.
                     if number % 2 == 0 {
                         spans::run(k, &Squares { squares, x, n }.into());
                     } else {
-                        let (out, squares) = (out.span().part(start * 2, n * 2), Some(squares));
+                        let (out, squares) = (out.span().subspan(start * 2, n * 2), Some(squares));
                         spans::run(k, &Round { out, squares, x, to: DType::Bf16, n }.into());
                     }
                     start = end;

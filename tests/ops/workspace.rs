@@ -1,7 +1,7 @@
 //! The CUDA kernels' contract with whoever makes them: what they take, what they work in, how they fail.
 
 use horizon::base::{Dims, Shape, Status};
-use horizon::ops::cuda::workspace::{self, ALIGNMENT, PRODUCTS_BYTES, supports};
+use horizon::ops::cuda::workspace::{self, ALIGNMENT, GEMM_BYTES, supports};
 use horizon::ops::{Kernels, RmsnormForward, SwigluForward};
 use support::reference::cuda::Cuda;
 use support::reference::memory::Memory;
@@ -30,9 +30,9 @@ fn what_kernels_cannot_compute_is_refused_by_name() {
 
 #[test]
 fn a_workspace_holds_products_and_aligned_scratch() {
-    assert_eq!(workspace::bytes(0), PRODUCTS_BYTES + ALIGNMENT);
-    assert_eq!(workspace::bytes(ALIGNMENT), PRODUCTS_BYTES + ALIGNMENT);
-    assert_eq!(workspace::bytes(ALIGNMENT + 1), PRODUCTS_BYTES + 2 * ALIGNMENT);
+    assert_eq!(workspace::bytes(0), GEMM_BYTES + ALIGNMENT);
+    assert_eq!(workspace::bytes(ALIGNMENT), GEMM_BYTES + ALIGNMENT);
+    assert_eq!(workspace::bytes(ALIGNMENT + 1), GEMM_BYTES + 2 * ALIGNMENT);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn adam_compact_does_not_depend_on_who_does_what() {
             for end in parts {
                 let rounding = rounding(first + start as u64);
                 let step = Step { rounding, ..Step::new(scalars) };
-                update(&pool, &spans.part(start, end - start), &step);
+                update(&pool, &spans.slice(start, end - start), &step);
                 start = *end;
             }
             params.bytes()

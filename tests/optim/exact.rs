@@ -253,9 +253,9 @@ fn adam_refuses_spans_that_do_not_fit() {
     let pool = Pool::new(1).unwrap();
     let step = Step::new(AdamScalars::new(&AdamOptions::default(), 1e-3, 1));
     let params = Params::random(100, 0, DType::Bf16, 1);
-    let short = |span: HostSpan, size: usize| span.part(0, 99 * size);
+    let short = |span: HostSpan, size: usize| span.subspan(0, 99 * size);
     let (m, v) = (params.m, params.v);
-    let skew = Spans { state: [short(m, 4), short(v, 4)], ..params.spans.part(0, 99) };
+    let skew = Spans { state: [short(m, 4), short(v, 4)], ..params.spans.slice(0, 99) };
     update(&pool, &skew, &step);
     let refused = |spans: Spans| catch_unwind(AssertUnwindSafe(|| update(&pool, &spans, &step))).is_err();
     let (weights, residual) = (params.weights, params.residual);
@@ -268,10 +268,10 @@ fn adam_refuses_spans_that_do_not_fit() {
     ] {
         assert!(refused(spans), "{spans:?}");
     }
-    let between = params.arena.whole().part(1, 198);
+    let between = params.arena.whole().subspan(1, 198);
     let residual = short(residual, 2);
     let master = Master::Split { weights: between, residual };
-    assert!(refused(Spans { master, ..params.spans.part(0, 99) }));
+    assert!(refused(Spans { master, ..params.spans.slice(0, 99) }));
     let compact = params.compact();
     let master = Master::Whole { params: m, copy: None };
     assert!(refused(Spans { master, ..compact }), "whole masters with bf16 moments");

@@ -26,7 +26,7 @@ impl Params {
         let arena = Arena::take(5 * stride, MemoryKind::Plain).unwrap();
         let whole = arena.whole();
         set(whole, &vec![PAINT; whole.bytes()]);
-        let span = |at: usize, size: usize| whole.part(at * stride + offset * size, n * size);
+        let span = |at: usize, size: usize| whole.subspan(at * stride + offset * size, n * size);
         let (weights, residual, m, v) = (span(0, 2), span(1, 2), span(3, 4), span(4, 4));
         let spans = Spans {
             master: Master::Split { weights, residual },
@@ -62,7 +62,7 @@ impl Params {
     pub fn compact(&self) -> Spans {
         let n = self.spans.elements();
         let halve = |span: HostSpan| {
-            let half = span.part(0, 2 * n);
+            let half = span.subspan(0, 2 * n);
             set(half, &numbers(span).into_iter().map(master::round).collect::<Vec<u16>>());
             half
         };

@@ -21,8 +21,8 @@ fn whole(params: &Params, offset: usize, copied: bool) -> Whole {
     let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
     let arena = Arena::take(2 * stride, MemoryKind::Plain).unwrap();
     set(arena.whole(), &vec![0xA5u8; 2 * stride]);
-    let masters = arena.whole().part(offset * 4, n * 4);
-    let copy = copied.then(|| arena.whole().part(stride + offset * 2, n * 2));
+    let masters = arena.whole().subspan(offset * 4, n * 4);
+    let copy = copied.then(|| arena.whole().subspan(stride + offset * 2, n * 2));
     set(masters, &params.master());
     let spans = Spans { master: Master::Whole { params: masters, copy }, ..params.spans };
     Whole { arena, spans, params: masters, copy }
@@ -80,7 +80,7 @@ fn adam_on_whole_masters_does_not_depend_on_threads() {
 fn adam_on_whole_masters_refuses_spans_that_do_not_fit() {
     let params = Params::random(100, 0, DType::F32, 1);
     let whole = whole(&params, 0, true);
-    let master = Master::Whole { params: whole.params, copy: whole.copy.map(|copy| copy.part(0, 198)) };
+    let master = Master::Whole { params: whole.params, copy: whole.copy.map(|copy| copy.subspan(0, 198)) };
     let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 1);
     update(&Pool::new(1).unwrap(), &Spans { master, ..whole.spans }, &Step::new(scalars));
 }

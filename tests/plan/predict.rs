@@ -1,13 +1,13 @@
 //! What a plan says of a step before it runs: work, time, memory.
 
-use horizon::base::{DType, Dims, MicroIndex, PartIndex, Shape, SlotIndex, UnitIndex};
+use horizon::base::{ChunkIndex, DType, Dims, MicroIndex, Shape, SlotIndex, UnitIndex};
 use horizon::device::Lane;
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::model::{Layout, ModelConfig};
 use horizon::plan::{Machine, Plan};
 use horizon::schedule::{
-    Boundary, BoundaryPlace, GradPlace, Guard, LayerPlacement, Operation, Recompute, Sum, SumPlace,
-    WeightPlace,
+    Accumulator, AccumulatorBuffer, Boundary, BoundaryBuffer, GradientBuffer, Guard, LayerPlacement,
+    Operation, Recompute, WeightBuffer,
 };
 
 /// A machine on which the link is narrow: 100 TFLOP/s, 10 GB/s each way.
@@ -49,15 +49,15 @@ fn work_is_counted_by_the_known_formulas() {
     let config = config(false, 3);
     let (layout, plan) = (Layout::new(&config), plan(&config));
     let cost = plan.cost(&layout, plan.micros_max);
-    let (unit, slot, micro, part) = (UnitIndex(1), SlotIndex(0), MicroIndex(0), PartIndex(0));
-    let own = BoundaryPlace::Own;
+    let (unit, slot, micro, chunk) = (UnitIndex(1), SlotIndex(0), MicroIndex(0), ChunkIndex(0));
+    let own = BoundaryBuffer::Own;
     let n = 256.0;
     let matrices = (256 * (256 + 2 * 128) + 256 * 256 + 3 * 256 * 688) as f64;
     let down_projection = (256 * 688) as f64;
 
     let forward =
         cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full, from: own, to: own });
-    assert_eq!(forward.products(), 2.0 * n * matrices);
+    assert_eq!(forward.matmuls(), 2.0 * n * matrices);
     // Two products over each of the pairs of a row and itself or one before it, of two sequences, in blocks of 64 × 64: the
     // first 64 rows of each see one block of keys, the others two.
     let pairs = (2 * (64 * 64 + 64 * 128)) as f64;
@@ -74,29 +74,29 @@ fn work_is_counted_by_the_known_formulas() {
             micro,
             recompute,
             from: own,
-            sum: SumPlace::Shared,
+            accumulator: AccumulatorBuffer::Shared,
         })
     };
-    assert_eq!(backward(Recompute::Full).products(), 6.0 * n * matrices - 2.0 * n * down_projection);
+    assert_eq!(backward(Recompute::Full).matmuls(), 6.0 * n * matrices - 2.0 * n * down_projection);
     let o_projection = (256 * 256) as f64;
     let qkv_projection = (256 * (256 + 2 * 128)) as f64;
-    assert_eq!(backward(Recompute::Linears).products(), backward(Recompute::Full).products());
+    assert_eq!(backward(Recompute::Linears).matmuls(), backward(Recompute::Full).matmuls());
     assert_eq!(backward(Recompute::Linears).attention_flop, [0.0, 10.0 * pairs * 256.0]);
-    let mlp = backward(Recompute::Full).products() - 2.0 * n * (o_projection + qkv_projection);
-    assert_eq!(backward(Recompute::Mlp).products(), mlp);
+    let mlp = backward(Recompute::Full).matmuls() - 2.0 * n * (o_projection + qkv_projection);
+    assert_eq!(backward(Recompute::Mlp).matmuls(), mlp);
     for kept in [Recompute::Selective, Recompute::None] {
-        assert_eq!(backward(kept).products(), 4.0 * n * matrices, "no product is repeated");
+        assert_eq!(backward(kept).matmuls(), 4.0 * n * matrices, "no product is repeated");
         assert_eq!(backward(kept).attention_flop, [0.0, 10.0 * pairs * 256.0]);
     }
     assert!(backward(Recompute::Selective).device_bytes > backward(Recompute::None).device_bytes);
     let head = cost.work(&Operation::HeadForwardBackward { micro });
-    assert_eq!(head.products(), 6.0 * n * 256.0 * 1000.0);
+    assert_eq!(head.matmuls(), 6.0 * n * 256.0 * 1000.0);
 
     let elements = layout.unit(unit).elements as f64;
-    let upload = Operation::Upload { unit, place: WeightPlace::Slot(slot) };
+    let upload = Operation::Upload { unit, place: WeightBuffer::Slot(slot) };
     assert_eq!(cost.work(&upload).up_bytes, 2.0 * elements);
     assert_eq!(cost.wire_bytes(&upload), Some(2 * elements as u64));
-    let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard: Guard::Verdict };
+    let adam = Operation::Adam { unit, chunk, from: GradientBuffer::Store, guard: Guard::ClipDecision };
     assert_eq!(
         cost.work(&adam).host_bytes,
         [26.0 * elements, 0.0, 0.0],
@@ -116,7 +116,7 @@ fn memory_is_the_plans() {
             ..LayerPlacement::default()
         },
     );
-    let stays = LayerPlacement { resident: true, sum: Sum::Own, ..kept };
+    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..kept };
     for (tied, layers, sweeps, placement) in [
         (false, 1, 1, vec![]),
         (false, 7, 1, vec![]),
@@ -141,7 +141,7 @@ fn memory_is_the_plans() {
             }
             if let Some(peak) = peak {
                 assert!(0 < peak.live_bytes_max && peak.live_bytes_max <= peak.touched_bytes);
-                let all_at_once = ["boundaries", "kept activations", "layer gradient (f32)", "scratch"];
+                let all_at_once = ["boundaries", "saved activations", "layer gradient (f32)", "scratch"];
                 if all_at_once.contains(&region.name) {
                     assert_eq!(peak.live_bytes_max, peak.touched_bytes, "{}", region.name);
                 }

@@ -6,9 +6,10 @@ use horizon::base::{DType, Dims, Shape, Status};
 use horizon::device::Lane;
 use horizon::host::{Limit, Limits};
 use horizon::model::{Layout, ModelConfig, Recompute};
-use horizon::plan::{Machine, Pins, Plan, Question, RING, Room};
+use horizon::plan::{Fixed, Machine, MemoryLimits, Plan, Question, RING};
 use horizon::schedule::{
-    AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, Sum, train_rows_first,
+    Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy,
+    train_rows_first,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -82,7 +83,7 @@ impl Case {
             recompute: Recompute::None,
             boundary: Boundary::Kept,
             resident: true,
-            sum: Sum::Own,
+            accumulator: Accumulator::OnDevice,
         };
         let spilled = LayerPlacement { boundary: Boundary::Spilled, ..LayerPlacement::default() };
         let bytes = |layer, sweeps, grad_wait| {
@@ -108,18 +109,22 @@ impl Case {
         predicted.ok().map(|prediction| prediction.step_ns)
     }
 
-    fn question<'a>(&'a self, pins: &'a Pins) -> Question<'a> {
+    fn question<'a>(&'a self, fixed: &'a Fixed) -> Question<'a> {
         Question {
             config: &self.config,
             layout: &self.layout,
-            storage: DType::Bf16,
+            activation_dtype: DType::Bf16,
             machine: &self.machine,
             mode: self.mode,
             numeric: self.numeric,
             clips: self.clips,
             micros: self.micros,
-            room: Room { device: self.device_limit, host: host_limits(self.host_limit), shared: false },
-            pins,
+            limits: MemoryLimits {
+                device: self.device_limit,
+                host: host_limits(self.host_limit),
+                shared: false,
+            },
+            fixed,
         }
     }
 
@@ -177,7 +182,7 @@ impl Case {
                     continue;
                 }
                 for layers in &layers {
-                    if sweeps == 1 && layers.iter().any(|layer| layer.sum == Sum::Own) {
+                    if sweeps == 1 && layers.iter().any(|layer| layer.accumulator == Accumulator::OnDevice) {
                         continue;
                     }
                     for (weight_slots, slabs) in
@@ -211,7 +216,7 @@ fn every_layer() -> impl Iterator<Item = LayerPlacement> {
         recompute: [Recompute::Full, Recompute::Selective, Recompute::None][number % 3],
         boundary: [Boundary::Kept, Boundary::Spilled][number / 3 % 2],
         resident: number / 6 % 2 == 1,
-        sum: [Sum::Passing, Sum::Own][number / 12],
+        accumulator: [Accumulator::Spilled, Accumulator::OnDevice][number / 12],
     })
 }
 
@@ -219,12 +224,12 @@ fn every_layer() -> impl Iterator<Item = LayerPlacement> {
 /// with half of what the answer then has more than the least that can be.
 fn excesses(seeds: std::ops::Range<u64>, layers: usize, micros_max: usize, places_max: usize) -> Vec<f64> {
     let excess = |seed| {
-        let (mut case, pins) = (Case::draw(seed, layers, micros_max), Pins::default());
+        let (mut case, fixed) = (Case::draw(seed, layers, micros_max), Fixed::default());
         let fitting = case.fitting(places_max);
         let least_host = fitting.iter().map(|fitting| fitting.host).min().unwrap();
         let mut excesses = Vec::new();
         for short in [false, true] {
-            let found = case.question(&pins).search().unwrap();
+            let found = case.question(&fixed).search().unwrap();
             let (device, host) = (found.plan.device.bytes(), found.plan.host.bytes());
             assert_eq!(
                 case.step_ns(&found.plan),
@@ -235,10 +240,10 @@ fn excesses(seeds: std::ops::Range<u64>, layers: usize, micros_max: usize, place
             let best = case.exhaustive(&fitting);
             excesses.push(found.step_ns as f64 / best as f64 - 1.0);
             if found.step_ns > best {
-                let room = if short { "little host memory" } else { "host memory without end" };
+                let limits = if short { "little host memory" } else { "host memory without end" };
                 let simulated = found.simulated;
                 println!(
-                    "seed {seed}, {room}: {} ns, the best {best} ns, {simulated} simulated",
+                    "seed {seed}, {limits}: {} ns, the best {best} ns, {simulated} simulated",
                     found.step_ns
                 );
             }
@@ -289,44 +294,44 @@ fn needed(message: &str) -> usize {
 
 #[test]
 fn refusals_are_exact_to_the_byte_and_name_the_limit() {
-    let pins = Pins::default();
+    let fixed = Fixed::default();
     for seed in 0..40 {
         let mut case = Case::draw(seed, 4, 3);
         case.device_limit = Some(1);
-        let error = case.question(&pins).search().unwrap_err();
+        let error = case.question(&fixed).search().unwrap_err();
         assert_eq!(error.status(), Status::OutOfDeviceMemory, "seed {seed}: {error}");
         let device = needed(error.message());
         case.device_limit = Some(device - 1);
-        let error = case.question(&pins).search().unwrap_err();
+        let error = case.question(&fixed).search().unwrap_err();
         assert!(
             error.message().contains(&format!("{} bytes), 1 byte short", device - 1)),
             "seed {seed}: {error}"
         );
         case.device_limit = Some(device);
-        let plan = case.question(&pins).search().unwrap().plan;
+        let plan = case.question(&fixed).search().unwrap().plan;
         assert_eq!(plan.device.bytes(), device, "seed {seed}");
 
         // With the same device, host memory that is a byte short.
         case.host_limit = 1;
-        let error = case.question(&pins).search().unwrap_err();
+        let error = case.question(&fixed).search().unwrap_err();
         assert_eq!(error.status(), Status::OutOfHostMemory, "seed {seed}: {error}");
         let host = needed(error.message());
         for limit in [Limit::Available, Limit::Cgroup, Limit::Stated] {
-            let mut question = case.question(&pins);
-            question.room.host = Limits { bytes: host - 1, limit, ..host_limits(host - 1) };
+            let mut question = case.question(&fixed);
+            question.limits.host = Limits { bytes: host - 1, limit, ..host_limits(host - 1) };
             let error = question.search().unwrap_err();
             assert!(error.message().contains(&limit.to_string()), "seed {seed}: {error}");
             assert!(error.message().contains(" 1 byte short"), "seed {seed}: {error}");
         }
         case.host_limit = host;
-        assert_eq!(case.question(&pins).search().unwrap().plan.host.bytes(), host, "seed {seed}");
+        assert_eq!(case.question(&fixed).search().unwrap().plan.host.bytes(), host, "seed {seed}");
 
         // Where device memory is RAM, both together are what is needed.
         case.device_limit = None;
-        let mut question = case.question(&pins);
-        (question.room.shared, question.room.host) = (true, host_limits(1));
+        let mut question = case.question(&fixed);
+        (question.limits.shared, question.limits.host) = (true, host_limits(1));
         let both = needed(question.search().unwrap_err().message());
-        question.room.host = host_limits(both);
+        question.limits.host = host_limits(both);
         let plan = question.search().unwrap().plan;
         assert_eq!(plan.device.bytes() + plan.host.bytes(), both, "seed {seed}");
     }
@@ -337,28 +342,28 @@ fn what_a_refusal_says_would_fit_fits() {
     let mut case = Case::draw(3, 4, 2);
     case.numeric.shape.b = 4;
     case.device_limit = Some(1);
-    let pins = Pins::default();
-    let whole = needed(case.question(&pins).search().unwrap_err().message());
+    let fixed = Fixed::default();
+    let whole = needed(case.question(&fixed).search().unwrap_err().message());
     case.device_limit = Some(whole - 1);
-    let error = case.question(&pins).search().unwrap_err();
+    let error = case.question(&fixed).search().unwrap_err();
     let (smaller, micros) = (2, case.micros * 2);
     let advice = format!("{micros} micro-batches of {smaller} × {} tokens", case.numeric.shape.t);
     assert!(error.message().contains(&advice), "{error}");
     (case.numeric.shape.b, case.micros) = (smaller, micros);
-    case.question(&pins).search().unwrap();
+    case.question(&fixed).search().unwrap();
     // A pin that is too much is named.
-    let pinned = Pins { recompute: Some(vec![Recompute::None; case.config.dims.l]), ..Pins::default() };
+    let pinned = Fixed { recompute: Some(vec![Recompute::None; case.config.dims.l]), ..Fixed::default() };
     let error = case.question(&pinned).search().unwrap_err();
     assert!(error.message().contains("; a free choice of what is recomputed, or "), "{error}");
 }
 
 #[test]
 fn where_no_change_is_enough_alone_those_that_are_together_are_named() {
-    let (mut case, pins) = (Case::draw(3, 4, 1), Pins::default());
-    let refused = |case: &Case| case.question(&pins).search().unwrap_err().to_string();
+    let (mut case, fixed) = (Case::draw(3, 4, 1), Fixed::default());
+    let refused = |case: &Case| case.question(&fixed).search().unwrap_err().to_string();
     (case.mode, case.clips, case.micros) = (Mode::Exact, true, 1);
     case.numeric.shape = Shape { b: 1, t: 256 };
-    // Room for what half the sequence takes in the leanest mode that clips.
+    // MemoryLimits for what half the sequence takes in the leanest mode that clips.
     let mut half = Case { mode: Mode::Compact, device_limit: Some(1), ..case.clone() };
     half.numeric.shape.t = 128;
     half.device_limit = Some(needed(&refused(&half)));
@@ -367,7 +372,7 @@ fn where_no_change_is_enough_alone_those_that_are_together_are_named() {
     (case.device_limit, case.host_limit) = (half.device_limit, half.host_limit);
     let error = refused(&case);
     assert!(error.ends_with("; mode compact with 1 micro-batch of 1 × 128 tokens would fit"), "{error}");
-    half.question(&pins).search().unwrap();
+    half.question(&fixed).search().unwrap();
     // And what nothing helps against.
     case.host_limit = 1000;
     let error = refused(&case);
@@ -377,13 +382,13 @@ fn where_no_change_is_enough_alone_those_that_are_together_are_named() {
 
 #[test]
 fn more_memory_is_never_slower_and_depth_costs_no_device_memory() {
-    let (mut case, pins) = (Case::draw(7, 5, 2), Pins::default());
+    let (mut case, fixed) = (Case::draw(7, 5, 2), Fixed::default());
     let mut last = u64::MAX;
     case.device_limit = Some(1);
-    let least = needed(case.question(&pins).search().unwrap_err().message());
+    let least = needed(case.question(&fixed).search().unwrap_err().message());
     for more in [0, 1 << 18, 1 << 20, 1 << 22, 1 << 26] {
         case.device_limit = Some(least + more);
-        let found = case.question(&pins).search().unwrap();
+        let found = case.question(&fixed).search().unwrap();
         assert!(found.step_ns <= last, "{more} bytes more: {} ns, {last} before", found.step_ns);
         last = found.step_ns;
     }
@@ -392,7 +397,7 @@ fn more_memory_is_never_slower_and_depth_costs_no_device_memory() {
         case.config.dims.l = layers;
         case.layout = Layout::new(&case.config);
         case.device_limit = Some(1);
-        needed(case.question(&pins).search().unwrap_err().message())
+        needed(case.question(&fixed).search().unwrap_err().message())
     };
     let [shallow, deep] = [5, 50].map(least_of);
     // Where gradients wait on the device, for streamed ones that are clipped, each layer has its slab.

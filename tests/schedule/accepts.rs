@@ -162,7 +162,7 @@ proptest! {
 #[test]
 fn what_cannot_be_built_is_refused_with_the_reason() {
     let good = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
-    let model = Geometry { layers: 3, tied: false, embedding_parts: 2, head_parts: 2 };
+    let model = Geometry { layers: 3, tied: false, embedding_chunks: 2, head_chunks: 2 };
     let streamed = policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 2);
     let good = || good.clone();
     let mut too_many = good();
@@ -174,11 +174,11 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     let refused: [(Policy, Geometry, usize, &str); 12] = [
         (too_many, model, 1, "3 layers, found placements for 4"),
         (no_sweep, model, 1, "sweeps"),
-        (both, model, 1, "wait for the verdict"),
+        (both, model, 1, "wait for the clip decision"),
         (good(), model, 0, "micro-batches"),
         (good(), Geometry { layers: 0, ..model }, 1, "layers"),
-        (good(), Geometry { embedding_parts: 0, ..model }, 1, "embedding"),
-        (good(), Geometry { head_parts: 0, ..model }, 1, "head"),
+        (good(), Geometry { embedding_chunks: 0, ..model }, 1, "embedding"),
+        (good(), Geometry { head_chunks: 0, ..model }, 1, "head"),
         (policy(Mode::Exact, AdamWhen::AfterNorm, 1, 2, 2), model, 1, "weight slots"),
         (policy(Mode::Exact, AdamWhen::AfterNorm, 2, 1, 2), model, 1, "gradient slabs"),
         (policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 1), model, 1, "ring slabs"),
@@ -203,7 +203,7 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
 #[test]
 fn a_long_life_is_accepted() {
     let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 3, 2, 2);
-    let geometry = Geometry { layers: 4, tied: true, embedding_parts: 3, head_parts: 1 };
+    let geometry = Geometry { layers: 4, tied: true, embedding_chunks: 3, head_chunks: 1 };
     let (mut sync, mut checker) = (Sync::new(&geometry), Checker::new(&policy, &geometry));
     let list = train(&policy, &geometry, 2).unwrap();
     let mut steady: Option<Synced> = None;
@@ -221,7 +221,7 @@ fn a_long_life_is_accepted() {
 /// Prints how long a large model takes: run with `--release -- --nocapture large`.
 #[test]
 fn a_large_model_is_built_synchronised_and_checked() {
-    let geometry = Geometry { layers: 126, tied: false, embedding_parts: 3, head_parts: 3 };
+    let geometry = Geometry { layers: 126, tied: false, embedding_chunks: 3, head_chunks: 3 };
     let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
     let (mut sync, mut checker) = (Sync::new(&geometry), Checker::new(&policy, &geometry));
     for step in 1..=3 {
@@ -245,5 +245,5 @@ fn a_large_model_is_built_synchronised_and_checked() {
     }
     assert!(sync.before(&[]).is_empty());
     let scratch = Resource::Scratch;
-    assert!(scratch.is_private() && !Resource::Verdict.is_private());
+    assert!(scratch.is_private() && !Resource::ClipDecision.is_private());
 }

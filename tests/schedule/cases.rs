@@ -3,9 +3,9 @@
 use horizon::base::{DType, MicroIndex, Shape};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
-    Access, AdamWhen, Boundary, Checker, Content, Fault, Geometry, GradWait, LayerPlacement, List, Mode,
-    Numeric, Placement, Policy, Recompute, Resource, Sum, Sync, Synced, evaluate, logits, logprobs, save,
-    train, train_rows_first, train_with_loss,
+    Access, Accumulator, AdamWhen, Boundary, Checker, Content, Fault, Geometry, GradWait, LayerPlacement,
+    List, Mode, Numeric, Placement, Policy, Recompute, Resource, Sync, Synced, evaluate, logits, logprobs,
+    save, train, train_rows_first, train_with_loss,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -83,10 +83,15 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 fn any_layer() -> impl Strategy<Value = LayerPlacement> {
     let recompute = proptest::sample::select(Recompute::ALL.to_vec());
     let boundary = prop_oneof![Just(Boundary::Kept), Just(Boundary::Spilled)];
-    let sum = prop_oneof![Just(Sum::Passing), Just(Sum::Own)];
-    (recompute, boundary, any::<bool>(), sum).prop_map(|(recompute, boundary, resident, sum)| {
-        LayerPlacement { recompute, boundary, resident, sum }
-    })
+    let accumulator = prop_oneof![Just(Accumulator::Spilled), Just(Accumulator::OnDevice)];
+    (recompute, boundary, any::<bool>(), accumulator).prop_map(
+        |(recompute, boundary, resident, accumulator)| LayerPlacement {
+            recompute,
+            boundary,
+            resident,
+            accumulator,
+        },
+    )
 }
 
 /// A model, and a policy that fits it.
@@ -103,9 +108,14 @@ pub fn any_model() -> impl Strategy<Value = (Policy, Geometry)> {
 }
 
 fn any_geometry() -> impl Strategy<Value = Geometry> {
-    (1..=9usize, any::<bool>(), 1..=6usize, 1..=8usize).prop_map(|(layers, tied, embedding_parts, parts)| {
-        Geometry { layers, tied, embedding_parts, head_parts: if tied { 1 } else { parts } }
-    })
+    (1..=9usize, any::<bool>(), 1..=6usize, 1..=8usize).prop_map(
+        |(layers, tied, embedding_chunks, chunks)| Geometry {
+            layers,
+            tied,
+            embedding_chunks,
+            head_chunks: if tied { 1 } else { chunks },
+        },
+    )
 }
 
 fn any_kind() -> impl Strategy<Value = Kind> {
@@ -218,7 +228,7 @@ impl Case {
             | Kind::Evaluate(micros)
             | Kind::TrainWithLoss(micros) => vec![
                 Access::read(Resource::HostLoss, loss(micros)),
-                Access::read(Resource::Verdict, Content::Verdict),
+                Access::read(Resource::ClipDecision, Content::ClipDecision),
             ],
             Kind::Logprobs(micros) => {
                 let read = |micro| Access::read(Resource::HostLogprobs { micro }, Content::Logprobs(micro));
@@ -227,7 +237,7 @@ impl Case {
             Kind::Logits => vec![Access::read(Resource::HostLogits, Content::Logits)],
             Kind::Save => {
                 let units = self.geometry.units().count() as u32;
-                vec![Access::read(Resource::Saved, Content::Saved { units })]
+                vec![Access::read(Resource::Checkpoint, Content::Saved { units })]
             }
         }
     }

@@ -41,7 +41,7 @@ proptest! {
         let case = Case { policy, geometry, kinds: announced.map(kind).to_vec(), outside: false };
         let outcome = run(&case, &case.acts(&case.lists()), Order::Program, 0);
         let guard = match case.policy.placement.adam {
-            AdamWhen::AfterNorm => Guard::Verdict,
+            AdamWhen::AfterNorm => Guard::ClipDecision,
             AdamWhen::UnderBackward => Guard::Unit,
         };
         let batch = |micro: usize| initial(Resource::HostBatch { micro: micro.into() });
@@ -52,7 +52,7 @@ proptest! {
         prop_assert_eq!(outcome.masters, model.masters);
         let at = |resource| outcome.memory.iter().find(|(place, _)| *place == resource).map(|(_, value)| *value);
         prop_assert_eq!(at(Resource::HostLoss), Some(answers[2].loss));
-        prop_assert_eq!(at(Resource::Verdict), Some(answers[2].verdict));
+        prop_assert_eq!(at(Resource::ClipDecision), Some(answers[2].clip_decision));
     }
 }
 

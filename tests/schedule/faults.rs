@@ -3,11 +3,11 @@
 //! A fault in the list is planted before the waits are inferred, so that the waits suit the faulty list and
 //! only its contents are wrong; a fault in the waits is planted after.
 
-use horizon::base::{RoomIndex, SlabIndex, SlotIndex};
+use horizon::base::{SlabIndex, SlotIndex, SpillIndex};
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{
-    AdamWhen, BoundaryPlace, Fault, Geometry, GradPlace, List, Mode, Operation, Recompute, Resource, RowSet,
-    SumPlace, Synced, WeightPlace,
+    AccumulatorBuffer, AdamWhen, BoundaryBuffer, Fault, Geometry, GradientBuffer, List, Mode, Operation,
+    Recompute, Resource, RowSet, Synced, WeightBuffer,
 };
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -85,7 +85,7 @@ proptest! {
     fn a_ring_slab_that_is_used_late_is_found(case in three_steps()) {
         let list = middle(&case);
         for (index, operation) in list.operations.iter().enumerate() {
-            let Operation::Adam { from: from @ GradPlace::Ring(_), .. } = *operation else { continue };
+            let Operation::Adam { from: from @ GradientBuffer::Ring(_), .. } = *operation else { continue };
             let next = position(&list, index, |other| matches!(other, Operation::Download { to, .. } if *to == from));
             if let Some(next) = next {
                 prop_assert!(middle_fault(&case, moved(&list, index, next)).is_some(), "{operation}");
@@ -126,7 +126,7 @@ proptest! {
                 let other = |at: u32, count: usize| (at + step) % (count as u32 + 1);
                 let operation = &mut operations[index];
                 match operation {
-                    Operation::Upload { place: WeightPlace::Slot(slot), .. }
+                    Operation::Upload { place: WeightBuffer::Slot(slot), .. }
                     | Operation::Forward { slot, .. }
                     | Operation::RecomputeBackward { slot, .. } => {
                         *slot = SlotIndex(other(slot.0, placement.weight_slots + placement.residents()));
@@ -137,7 +137,7 @@ proptest! {
                     | Operation::Download { slab, .. } => {
                         *slab = SlabIndex(other(slab.0, case.policy.slabs(&case.geometry)));
                     }
-                    Operation::Adam { from: GradPlace::Ring(slab), .. } => *slab = other(*slab, placement.ring),
+                    Operation::Adam { from: GradientBuffer::Ring(slab), .. } => *slab = other(*slab, placement.ring),
                     _ => continue,
                 }
                 if operations != list.operations {
@@ -152,8 +152,8 @@ proptest! {
     #[test]
     fn a_boundary_in_a_wrong_place_is_found(case in three_steps()) {
         let list = middle(&case);
-        let rooms = [RoomIndex(0), RoomIndex(1), RoomIndex(2)];
-        let places = rooms.map(BoundaryPlace::Room).into_iter().chain([BoundaryPlace::Own, BoundaryPlace::Stream]);
+        let spill_buffers = [SpillIndex(0), SpillIndex(1), SpillIndex(2)];
+        let places = spill_buffers.map(BoundaryBuffer::Spill).into_iter().chain([BoundaryBuffer::Own, BoundaryBuffer::ResidualStream]);
         for index in 0..list.operations.len() {
             let mut wrong = Vec::new();
             for place in places.clone() {
@@ -163,15 +163,15 @@ proptest! {
                         wrong.push(Operation::Forward { unit, slot, micro, recompute, from: place, to });
                         wrong.push(Operation::Forward { unit, slot, micro, recompute, from, to: place });
                     }
-                    Operation::RecomputeBackward { unit, slot, micro, recompute, sum, .. } => {
+                    Operation::RecomputeBackward { unit, slot, micro, recompute, accumulator, .. } => {
                         let from = place;
-                        wrong.push(Operation::RecomputeBackward { unit, slot, micro, recompute, from, sum });
+                        wrong.push(Operation::RecomputeBackward { unit, slot, micro, recompute, from, accumulator });
                     }
                     Operation::SpillBoundary { unit, micro, .. } => {
-                        wrong.extend(rooms.map(|room| Operation::SpillBoundary { unit, micro, room }));
+                        wrong.extend(spill_buffers.map(|spill| Operation::SpillBoundary { unit, micro, spill }));
                     }
                     Operation::FetchBoundary { unit, micro, .. } => {
-                        wrong.extend(rooms.map(|room| Operation::FetchBoundary { unit, micro, room }));
+                        wrong.extend(spill_buffers.map(|spill| Operation::FetchBoundary { unit, micro, spill }));
                     }
                     _ => {}
                 }
@@ -188,17 +188,17 @@ proptest! {
     #[test]
     fn a_sum_in_a_wrong_place_is_found(case in three_steps()) {
         let list = middle(&case);
-        let rooms = [RoomIndex(0), RoomIndex(1), RoomIndex(2)];
-        let places = rooms.map(SumPlace::Room).into_iter().chain([SumPlace::Own, SumPlace::Shared]);
+        let spill_buffers = [SpillIndex(0), SpillIndex(1), SpillIndex(2)];
+        let places = spill_buffers.map(AccumulatorBuffer::Spill).into_iter().chain([AccumulatorBuffer::Own, AccumulatorBuffer::Shared]);
         for index in 0..list.operations.len() {
             for place in places.clone() {
                 let mut operations = list.operations.clone();
                 match (&mut operations[index], place) {
-                    (Operation::RecomputeBackward { sum, .. }, _)
-                    | (Operation::Norm { sum, .. }, _)
-                    | (Operation::Round { sum, .. }, _) => *sum = place,
-                    (Operation::SpillSum { room, .. } | Operation::FetchSum { room, .. }, SumPlace::Room(other)) => {
-                        *room = other;
+                    (Operation::RecomputeBackward { accumulator, .. }, _)
+                    | (Operation::Norm { accumulator, .. }, _)
+                    | (Operation::Round { accumulator, .. }, _) => *accumulator = place,
+                    (Operation::SpillAccumulator { spill, .. } | Operation::FetchAccumulator { spill, .. }, AccumulatorBuffer::Spill(other)) => {
+                        *spill = other;
                     }
                     _ => continue,
                 }
@@ -373,7 +373,9 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             Operation::Upload { unit, .. }
             | Operation::Norm { unit, .. }
             | Operation::DownloadNorm { unit, .. } => unit.0 ^= 1,
-            Operation::SpillSum { terms, .. } | Operation::FetchSum { terms, .. } => *terms ^= 1,
+            Operation::SpillAccumulator { terms, .. } | Operation::FetchAccumulator { terms, .. } => {
+                *terms ^= 1
+            }
             Operation::Forward { micro, .. }
             | Operation::RecomputeBackward { micro, .. }
             | Operation::HeadForwardBackward { micro }
@@ -382,8 +384,8 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             | Operation::FetchBoundary { micro, .. }
             | Operation::EmbedBackward { micro }
             | Operation::UploadBatch { micro } => micro.0 ^= 1,
-            Operation::Round { part, .. } | Operation::Download { part, .. } => part.0 ^= 1,
-            Operation::Adam { part, .. } => part.0 ^= 1,
+            Operation::Round { chunk, .. } | Operation::Download { chunk, .. } => chunk.0 ^= 1,
+            Operation::Adam { chunk, .. } => chunk.0 ^= 1,
             Operation::AdamRows { rows, .. } => {
                 *rows = if *rows == RowSet::Next { RowSet::Others } else { RowSet::Next };
             }
@@ -394,7 +396,7 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             Operation::Save { .. }
             | Operation::Loss
             | Operation::HeadForward { .. }
-            | Operation::Decide { .. }
+            | Operation::DecideClip { .. }
             | Operation::HeadLogits
             | Operation::DownloadLoss
             | Operation::DownloadLogits => {}
@@ -425,7 +427,7 @@ fn waits_of_another_list_are_refused() {
 #[test]
 fn every_class_of_fault_is_told_as_such() {
     let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
-    let geometry = Geometry { layers: 3, tied: false, embedding_parts: 2, head_parts: 2 };
+    let geometry = Geometry { layers: 3, tied: false, embedding_chunks: 2, head_chunks: 2 };
     let kinds = vec![Kind::Train(2), Kind::Save, Kind::Train(2), Kind::Train(2)];
     let case = Case { policy, geometry, kinds, outside: false };
     let acts = case.acts(&case.lists());
@@ -487,7 +489,7 @@ fn every_class_of_fault_is_told_as_such() {
     let mut operations = list.operations.clone();
     let slot = SlotIndex(9);
     let Operation::Upload { place, .. } = &mut operations[upload] else { unreachable!("an upload") };
-    *place = WeightPlace::Slot(slot);
+    *place = WeightBuffer::Slot(slot);
     let fault = middle_fault(&case, operations);
     assert!(matches!(fault, Some(Fault::Beyond { resource: Resource::Slot(found), .. }) if found == slot));
     // A save that misses a unit, whichever it is, and is asked for.
@@ -496,6 +498,9 @@ fn every_class_of_fault_is_told_as_such() {
         let mut lists = case.lists();
         lists[1].operations.remove(unit);
         let fault = case.fault(&case.acts(&lists));
-        assert!(matches!(fault, Some(Fault::Content { resource: Resource::Saved, .. })), "{unit}: {fault:?}");
+        assert!(
+            matches!(fault, Some(Fault::Content { resource: Resource::Checkpoint, .. })),
+            "{unit}: {fault:?}"
+        );
     }
 }

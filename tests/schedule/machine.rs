@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use horizon::device::{Lane, Tick};
-use horizon::schedule::{Access, End, Extent, Geometry, Operation, Resource};
+use horizon::schedule::{Access, EndUnit, Extent, Geometry, Operation, Resource};
 use rand::{Rng, RngExt};
 
 use crate::cases::Act;
@@ -35,9 +35,9 @@ pub enum Order {
     Hold(Tick),
 }
 
-pub fn digest(parts: impl Hash) -> u64 {
+pub fn digest(chunks: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    parts.hash(&mut hasher);
+    chunks.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -48,16 +48,16 @@ pub fn initial(resource: Resource) -> u64 {
 
 /// What an operation is, wherever its memory is.
 fn meaning(operation: &Operation) -> u64 {
-    let part = match *operation {
-        Operation::Round { part, .. } | Operation::Download { part, .. } | Operation::Adam { part, .. } => {
-            Some(part)
-        }
+    let chunk = match *operation {
+        Operation::Round { chunk, .. }
+        | Operation::Download { chunk, .. }
+        | Operation::Adam { chunk, .. } => Some(chunk),
         _ => None,
     };
     // Whatever is computed again, what comes out is the same.
     let name =
         if matches!(operation, Operation::RecomputeBackward { .. }) { "backward" } else { operation.name() };
-    digest((name, operation.unit(), operation.micro(), part))
+    digest((name, operation.unit(), operation.micro(), chunk))
 }
 
 /// What a resource is for, wherever it is: slots, slabs and rings are one as good as the other.
@@ -66,13 +66,15 @@ fn role(resource: &Resource) -> u64 {
         Resource::Slot(_) | Resource::EndWeights(_) => digest("weights"),
         Resource::Slab(_) => digest("slab"),
         Resource::Norm(_) => digest("norm"),
-        Resource::Kept { .. } => digest("kept"),
+        Resource::SavedActivations { .. } => digest("kept"),
         Resource::Ring(_) | Resource::HostGradient { .. } => digest("gradient"),
-        Resource::Boundary { .. } | Resource::Room { .. } | Resource::Stream { .. } => digest("stream"),
+        Resource::Boundary { .. } | Resource::SpillBuffer { .. } | Resource::ResidualStream { .. } => {
+            digest("stream")
+        }
         Resource::Accumulator
-        | Resource::SumRoom(_)
+        | Resource::AccumulatorSpill(_)
         | Resource::LayerAccumulator { .. }
-        | Resource::EndAccumulator(End::First) => digest("sum"),
+        | Resource::EndAccumulator(EndUnit::First) => digest("sum"),
         other => digest(other),
     }
 }
@@ -83,8 +85,8 @@ pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64
         // There and back again: what was spilled is what is fetched.
         Operation::SpillBoundary { .. }
         | Operation::FetchBoundary { .. }
-        | Operation::SpillSum { .. }
-        | Operation::FetchSum { .. } => inputs[0],
+        | Operation::SpillAccumulator { .. }
+        | Operation::FetchAccumulator { .. } => inputs[0],
         _ => digest((meaning(operation), role(resource), inputs)),
     }
 }
@@ -95,7 +97,7 @@ fn inputs_that_count(operation: &Operation, accesses: &[Access], inputs: &[u64])
     let mut counting: Vec<u64> = Vec::new();
     for (access, &input) in accesses.iter().filter(|access| access.needs.is_some()).zip(inputs) {
         if let (
-            Resource::Kept { .. },
+            Resource::SavedActivations { .. },
             Operation::RecomputeBackward { unit, slot, micro, recompute, from, .. },
         ) = (access.resource, *operation)
         {

@@ -1,10 +1,10 @@
 //! A training step by the plain algorithm, in the machine's symbols: every micro-batch through all layers
 //! and back, then AdamW. Nothing is placed, nothing is streamed, nothing is a list.
 
-use horizon::base::{MicroIndex, PartIndex, SlabIndex, SlotIndex, UnitIndex};
+use horizon::base::{ChunkIndex, MicroIndex, SlabIndex, SlotIndex, UnitIndex};
 use horizon::schedule::{
-    BoundaryPlace, End, Geometry, GradPlace, Guard, Operation, Recompute, Resource, RowSet, SumPlace,
-    WeightPlace,
+    AccumulatorBuffer, BoundaryBuffer, EndUnit, Geometry, GradientBuffer, Guard, Operation, Recompute,
+    Resource, RowSet, WeightBuffer,
 };
 
 use crate::machine::result;
@@ -13,7 +13,7 @@ use crate::machine::result;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub loss: u64,
-    pub verdict: u64,
+    pub clip_decision: u64,
 }
 
 /// State that outlives a step: the masters, and the gathered rows of an untied embedding.
@@ -32,13 +32,14 @@ pub fn step(
     rows_first: bool,
 ) -> Answer {
     let (embedding, head) = (geometry.embedding(), geometry.head());
-    let (slot, recompute, place) = (SlotIndex(0), Recompute::Full, BoundaryPlace::Own);
-    let stream = |micro| Resource::Stream { micro };
-    let (first, second) = (Resource::EndAccumulator(End::First), Resource::EndAccumulator(End::Second));
+    let (slot, recompute, place) = (SlotIndex(0), Recompute::Full, BoundaryBuffer::Own);
+    let stream = |micro| Resource::ResidualStream { micro };
+    let (first, second) =
+        (Resource::EndAccumulator(EndUnit::First), Resource::EndAccumulator(EndUnit::Second));
     let weights: Vec<u64> = geometry
         .units()
         .map(|unit| {
-            let place = WeightPlace::Slot(slot);
+            let place = WeightBuffer::Slot(slot);
             let inputs = match unit == embedding && !geometry.tied {
                 true => [&[model.rows], batches].concat(),
                 false => vec![model.masters[unit.at()]],
@@ -85,7 +86,7 @@ pub fn step(
                 micro,
                 recompute,
                 from: place,
-                sum: SumPlace::Own,
+                accumulator: AccumulatorBuffer::Own,
             };
             gradient = result(&backward, &stream(micro), &inputs);
             sums[unit.at()] = Some(result(&backward, &Resource::Accumulator, &inputs));
@@ -105,29 +106,31 @@ pub fn step(
         let sum = [sums[unit.at()].expect("every unit has a gradient")];
         let slab = SlabIndex(0);
         let squares = match geometry.is_rounded_whole(unit) {
-            true => Operation::Round { unit, sum: SumPlace::Own, part: PartIndex(0), slab },
-            false => Operation::Norm { unit, sum: SumPlace::Own, slab },
+            true => {
+                Operation::Round { unit, accumulator: AccumulatorBuffer::Own, chunk: ChunkIndex(0), slab }
+            }
+            false => Operation::Norm { unit, accumulator: AccumulatorBuffer::Own, slab },
         };
         let norm = result(&squares, &Resource::Norm(slab), &sum);
-        let download = |part: usize| {
-            let (part, to) = (PartIndex::from(part), GradPlace::Store);
+        let download = |chunk: usize| {
+            let (chunk, to) = (ChunkIndex::from(chunk), GradientBuffer::Store);
             let rounded = result(
-                &Operation::Round { unit, sum: SumPlace::Own, part, slab },
+                &Operation::Round { unit, accumulator: AccumulatorBuffer::Own, chunk, slab },
                 &Resource::Slab(slab),
                 &sum,
             );
-            let operation = Operation::Download { unit, part, slab, to };
-            result(&operation, &Resource::HostGradient { unit, part }, &[rounded])
+            let operation = Operation::Download { unit, chunk, slab, to };
+            result(&operation, &Resource::HostGradient { unit, chunk }, &[rounded])
         };
         let operation = Operation::DownloadNorm { unit, slab };
         norms.push(result(&operation, &Resource::HostNorm { unit }, &[norm]));
-        gradients.push((0..geometry.parts(unit)).map(download).collect());
+        gradients.push((0..geometry.chunks(unit)).map(download).collect());
     }
-    let verdict = result(&Operation::Decide { norms: true }, &Resource::Verdict, &norms);
+    let clip_decision = result(&Operation::DecideClip { norms: true }, &Resource::ClipDecision, &norms);
 
     for unit in geometry.units() {
         let permission = match guard {
-            Guard::Verdict => verdict,
+            Guard::ClipDecision => clip_decision,
             Guard::Unit => norms[1 + unit.at()],
         };
         let by_rows = unit == embedding && !geometry.tied;
@@ -145,9 +148,9 @@ pub fn step(
             }
             continue;
         }
-        for (part, &gradient) in gradients[unit.at()].iter().enumerate() {
-            let part = PartIndex::from(part);
-            let adam = Operation::Adam { unit, part, from: GradPlace::Store, guard };
+        for (chunk, &gradient) in gradients[unit.at()].iter().enumerate() {
+            let chunk = ChunkIndex::from(chunk);
+            let adam = Operation::Adam { unit, chunk, from: GradientBuffer::Store, guard };
             let mut inputs = vec![gradient, permission, model.masters[unit.at()]];
             if by_rows {
                 inputs.push(model.rows);
@@ -156,7 +159,7 @@ pub fn step(
             model.masters[unit.at()] = result(&adam, &master, &inputs);
         }
     }
-    Answer { loss: host_loss, verdict }
+    Answer { loss: host_loss, clip_decision }
 }
 
 /// A model before any step.

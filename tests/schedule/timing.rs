@@ -37,8 +37,8 @@ fn simulate(case: &Case, cost: impl Fn(&Operation) -> u64) -> Vec<Span> {
     spans
 }
 
-fn case(policy: Policy, layers: usize, head_parts: usize, micros: usize, steps: usize) -> Case {
-    let geometry = Geometry { layers, tied: false, embedding_parts: 2, head_parts };
+fn case(policy: Policy, layers: usize, head_chunks: usize, micros: usize, steps: usize) -> Case {
+    let geometry = Geometry { layers, tied: false, embedding_chunks: 2, head_chunks };
     Case { policy, geometry, kinds: vec![Kind::Train(micros); steps], outside: false }
 }
 
@@ -81,8 +81,8 @@ fn weights_are_there_when_compute_comes_to_them() {
 
 #[test]
 fn compute_does_not_wait_for_slabs_while_the_heads_parts_leave() {
-    for (parts, micros, slabs) in [(8, 1, 2), (8, 4, 2), (5, 1, 2), (3, 2, 3), (12, 4, 4), (1, 1, 2)] {
-        let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, slabs, 2), 12, parts, micros, 1);
+    for (chunks, micros, slabs) in [(8, 1, 2), (8, 4, 2), (5, 1, 2), (3, 2, 3), (12, 4, 4), (1, 1, 2)] {
+        let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, slabs, 2), 12, chunks, micros, 1);
         let spans = simulate(&case, balanced);
         let before_the_end = |operation: &Operation| match operation {
             Operation::Round { unit, .. } => *unit != UnitIndex(0),
@@ -91,7 +91,7 @@ fn compute_does_not_wait_for_slabs_while_the_heads_parts_leave() {
         assert_eq!(
             idle(&spans, 0, before_the_end),
             0,
-            "{parts} parts, {micros} micro-batches, {slabs} slabs"
+            "{chunks} chunks, {micros} micro-batches, {slabs} slabs"
         );
     }
 }
@@ -122,7 +122,7 @@ fn a_step_waits_for_the_next_rows_and_for_no_other() {
         let find = |list: usize, which: fn(&Operation) -> bool| {
             spans.iter().find(|span| span.list == list && which(&span.operation)).expect("it is in the list")
         };
-        let decided = find(0, |operation| matches!(operation, Operation::Decide { .. })).end;
+        let decided = find(0, |operation| matches!(operation, Operation::DecideClip { .. })).end;
         let embeds = find(1, |operation| matches!(operation, Operation::EmbedForward { .. })).start;
         let adam = spans.iter().rfind(|span| span.list == 0 && span.operation.lane() == Lane::Host);
         (embeds - decided, adam.expect("AdamW runs").end - decided)

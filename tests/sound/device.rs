@@ -11,9 +11,9 @@ use horizon::device::cuda::{CudaDevice, CudaOptions, Properties};
 use horizon::device::{Device, DeviceInfo, DeviceSpan, Lane, Lanes, TaskSpan, Tick, Work};
 use horizon::host::Pool;
 use horizon::ops::cpu::CpuKernels;
-use horizon::ops::cuda::matmul::{Clock, Products};
+use horizon::ops::cuda::gemm::{ColumnMajor, Direction as ProductDirection, Factor, Gemm, Operands};
+use horizon::ops::cuda::matmul::{Clock, Gemms};
 use horizon::ops::cuda::measure::{self, AttentionTimes};
-use horizon::ops::cuda::product::{ColumnMajor, Direction as ProductDirection, Factor, Operands, Product};
 use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
 use horizon::ops::cuda::{CudaKernels, attention, workspace};
 use horizon::ops::{
@@ -52,8 +52,8 @@ fn a_span_may_outlive_its_device() {
             survives(|| CpuDevice::written(&mut device, offset, bytes));
         }
         drop(device);
-        assert_eq!(span.part(100, 10).bytes(), 10);
-        panics(|| span.part(1 << 16, 1));
+        assert_eq!(span.subspan(100, 10).bytes(), 10);
+        panics(|| span.subspan(1 << 16, 1));
     }
     for bytes in [usize::MAX, 1 << 50] {
         assert!(CpuDevice::new(None).reserve(bytes).is_err());
@@ -135,7 +135,7 @@ fn ops_are_plain_data_until_unsafe_code_runs_them() {
         let contract: &dyn Contract<DeviceSpan> = op.contract();
         survives(|| contract.traffic(DType::F32));
         survives(|| contract.scratch_bytes());
-        survives(|| matches!(contract.flops(), Flops::None | Flops::Product(_)));
+        survives(|| matches!(contract.flops(), Flops::None | Flops::Matmul(_)));
         survives(|| {
             contract.each_operand(&mut |operand: Operand<&DeviceSpan>| {
                 assert!(operand.access != Access::Read || operand.element != Element::Byte);
@@ -147,8 +147,8 @@ fn ops_are_plain_data_until_unsafe_code_runs_them() {
     assert_eq!(Some(3).map_field(), Some(4));
     let kernels: Box<dyn Kernels> = Box::new(CpuKernels::new(Arc::new(Pool::new(1).unwrap())));
     assert!(kernels.settle().is_ok() && kernels.outcome().is_ok());
-    assert_eq!((kernels.storage(), Access::from(Write::Add)), (DType::F32, Access::Update));
-    survives(|| heads.qkv() + heads.attended() + heads.normed());
+    assert_eq!((kernels.activation_dtype(), Access::from(Write::Add)), (DType::F32, Access::Update));
+    survives(|| heads.qkv() + heads.attention_width() + heads.normed());
 }
 
 trait MapField {
@@ -218,14 +218,14 @@ fn tables_and_products_are_checked_numbers() {
     for direction in
         [ProductDirection::Forward, ProductDirection::BackwardInput, ProductDirection::BackwardWeight]
     {
-        let product = Product::of(direction, Write::Add, sizes);
-        survives(|| product.check());
+        let gemm = Gemm::of(direction, Write::Add, sizes);
+        survives(|| gemm.check());
         survives(|| {
-            let Operands { a: Factor { matrix, .. }, out, .. } = product.operands();
+            let Operands { a: Factor { matrix, .. }, out, .. } = gemm.operands();
             let columns: [ColumnMajor; 2] = [matrix, out];
             columns.map(|matrix| matrix.bytes())
         });
-        let key = Key { device: "none".into(), library: 0, product };
+        let key = Key { device: "none".into(), library: 0, gemm };
         let mut table = Table::default();
         survives(|| {
             table.insert(key.clone(), Choice { algorithm: [u64::MAX; 8], workspace_bytes: usize::MAX })
@@ -240,5 +240,5 @@ fn tables_and_products_are_checked_numbers() {
     survives(|| workspace::supports(&dims, Shape { b: usize::MAX, t: 2 }));
     survives(|| workspace::bytes(usize::MAX));
     // Without a device there is no stream to make these for, and to run them is `unsafe`.
-    let _: Option<(CudaKernels, Products, Addresses, Algorithm, &mut Clock)> = None;
+    let _: Option<(CudaKernels, Gemms, Addresses, Algorithm, &mut Clock)> = None;
 }

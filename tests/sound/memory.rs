@@ -25,12 +25,12 @@ fn a_span_may_outlive_its_arena_and_only_tells_numbers() {
     let arena = Arena::take(4096, MemoryKind::Plain).unwrap();
     let span: HostSpan = arena.whole();
     drop(arena);
-    let part: Span<side::Host> = span.part(100, 3996);
+    let part: Span<side::Host> = span.subspan(100, 3996);
     assert_eq!((part.bytes(), part.address().addr() - span.address().addr()), (3996, 100));
-    assert_eq!(part, span.part(50, 4046).part(50, 3996));
-    assert_eq!(span.part(4096, 0).bytes(), 0);
+    assert_eq!(part, span.subspan(50, 4046).subspan(50, 3996));
+    assert_eq!(span.subspan(4096, 0).bytes(), 0);
     for (offset, bytes) in [(4097, 0), (0, 4097), (usize::MAX, 1), (1, usize::MAX)] {
-        panics(|| span.part(offset, bytes));
+        panics(|| span.subspan(offset, bytes));
     }
     assert_eq!(span.first::<f64>(512).addr(), span.address().addr());
     panics(|| span.first::<f64>(513));
@@ -205,7 +205,7 @@ fn files_keep_to_their_bounds() {
 #[test]
 fn optimizers_take_memory_from_unsafe_code_alone() {
     let arena = Arena::take(4096, MemoryKind::Plain).unwrap();
-    let (a, b) = (arena.whole().part(0, 64), arena.whole().part(64, 64));
+    let (a, b) = (arena.whole().subspan(0, 64), arena.whole().subspan(64, 64));
     drop(arena);
     let optimizer = Optimizer::AdamW { moments: DType::F32 };
     let state: &[StateArray] = optimizer.state();
@@ -218,8 +218,8 @@ fn optimizers_take_memory_from_unsafe_code_alone() {
         state: [a; 2],
     };
     assert_eq!(spans.elements(), 32);
-    panics(|| spans.part(0, 33));
-    panics(|| spans.part(usize::MAX, 2));
+    panics(|| spans.slice(0, 33));
+    panics(|| spans.slice(usize::MAX, 2));
     panics(|| AdamScalars::new(&AdamOptions::default(), 1.0, 0));
     let absurd = AdamOptions { beta1: f64::NAN, beta2: 7.0, eps: -1.0, weight_decay: f64::INFINITY };
     assert!(absurd.check().is_err());

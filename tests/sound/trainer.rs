@@ -13,13 +13,13 @@ use horizon::engine::calibrate::{
 };
 use horizon::engine::{
     AdamOptions, Backend, Batch, CudaDeviceReport, CudaReport, DeviceChoice, EvalReport, Fill,
-    KernelsSetting, Library, Loss, MakeKernels, Piece, PieceJob, Sink, StateJob, StateSpan, Stats,
-    StepReport, TensorOptions, Trainer, TrainerOptions, UnitState, calibrate_products, device_info, devices,
+    KernelsSetting, Library, Loss, MakeKernels, Sink, SliceJob, StateJob, StateSpan, Stats, StepReport,
+    TensorOptions, TensorSlice, Trainer, TrainerOptions, UnitState, autotune, device_info, devices,
 };
 use horizon::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export};
 use horizon::model::{ModelConfig, Recompute};
 use horizon::plan::Plan;
-use horizon::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Sum};
+use horizon::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode};
 
 use crate::{panics, survives};
 
@@ -120,7 +120,10 @@ fn options_without_sense_are_refused() {
         TrainerOptions { logits_chunk: Some(0), ..plain.clone() },
         TrainerOptions { logits_chunk: Some(MOST), ..plain.clone() },
         TrainerOptions { layers: vec![layer; 4], ..plain.clone() },
-        TrainerOptions { layers: vec![LayerPlacement { sum: Sum::Own, ..layer }], ..plain.clone() },
+        TrainerOptions {
+            layers: vec![LayerPlacement { accumulator: Accumulator::OnDevice, ..layer }],
+            ..plain.clone()
+        },
         TrainerOptions { mode: Mode::Streamed, grad_wait: GradWait::Host, ..plain.clone() },
         TrainerOptions { adam_when: Some(AdamWhen::UnderBackward), ..plain.clone() },
         TrainerOptions { device_mem: Some(0), ..plain.clone() },
@@ -130,11 +133,11 @@ fn options_without_sense_are_refused() {
         TrainerOptions { clip: f64::NAN, ..plain.clone() },
         TrainerOptions { adam: AdamOptions { eps: 0.0, ..Default::default() }, ..plain.clone() },
         TrainerOptions { device: DeviceChoice::Cuda(MOST), ..plain.clone() },
-        TrainerOptions { products: Some(PathBuf::from("/nowhere")), ..plain.clone() },
+        TrainerOptions { gemm_table: Some(PathBuf::from("/nowhere")), ..plain.clone() },
     ] {
         survives(|| Trainer::plan_for(&config(), &options).map(|plan: Plan| plan.to_string()));
         survives(|| Trainer::open(&config(), &options)?.step(&[BATCH], 1e-3));
-        survives(|| calibrate_products(&config(), &options, &mut |_| ()));
+        survives(|| autotune(&config(), &options, &mut |_| ()));
     }
     let dims = config().dims;
     for dims in [
@@ -266,20 +269,20 @@ fn what_is_lent_comes_back_however_its_user_ends() {
     survives(|| trainer.step(&[BATCH], 1e-3));
 
     let mut trainer = opened();
-    let job: &PieceJob = &|piece: &mut Piece| {
-        let len = piece.elements.len();
-        panics(|| piece.read(len, &mut [0.0]));
-        panics(|| piece.read(usize::MAX, &mut [0.0; 2]));
-        panics(|| piece.write(1, &vec![0.0; len]));
-        panics(|| piece.write_bf16(len + 1, &[]));
-        panics(|| piece.read_bf16(0, &mut vec![0; len + 1]));
-        piece.write_bf16(0, &vec![0x3f80; len]);
+    let job: &SliceJob = &|slice: &mut TensorSlice| {
+        let len = slice.elements.len();
+        panics(|| slice.read(len, &mut [0.0]));
+        panics(|| slice.read(usize::MAX, &mut [0.0; 2]));
+        panics(|| slice.write(1, &vec![0.0; len]));
+        panics(|| slice.write_bf16(len + 1, &[]));
+        panics(|| slice.read_bf16(0, &mut vec![0; len + 1]));
+        slice.write_bf16(0, &vec![0x3f80; len]);
         Ok(())
     };
-    trainer.each_piece(&[0, 3], job).unwrap();
-    panics(|| trainer.each_piece(&[0, 0], job));
-    panics(|| trainer.each_piece(&[1000], job));
-    panics(|| trainer.each_piece(&[0, 1, 2], &|piece| panic!("as asked at {}", piece.index)));
+    trainer.each_slice(&[0, 3], job).unwrap();
+    panics(|| trainer.each_slice(&[0, 0], job));
+    panics(|| trainer.each_slice(&[1000], job));
+    panics(|| trainer.each_slice(&[0, 1, 2], &|slice| panic!("as asked at {}", slice.index)));
     trainer.step(&[BATCH], 1e-3).unwrap();
 }
 

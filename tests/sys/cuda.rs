@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 
 use horizon::base::{DType, Status};
 use horizon::cuda_functions;
-use horizon::ops::cuda::product::{Direction, Product};
+use horizon::ops::cuda::gemm::{Direction, Gemm};
 use horizon::ops::{Linear, Write};
 use horizon::sys::cuda::bindings as cu;
 use horizon::sys::cuda::cublaslt::{CublasLt, Descriptors, Handle, Layout};
@@ -201,8 +201,8 @@ fn cublaslt_opens_and_describes_products_without_a_device() {
     };
     assert!(library.version() >= 120_000, "{library:?}");
     for direction in [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight] {
-        let operands = Product::of(direction, Write::Set, Linear::dense(6, 40, 24)).operands();
-        let layout = |matrix: horizon::ops::cuda::product::ColumnMajor| Layout {
+        let operands = Gemm::of(direction, Write::Set, Linear::dense(6, 40, 24)).operands();
+        let layout = |matrix: horizon::ops::cuda::gemm::ColumnMajor| Layout {
             dtype: matrix.dtype,
             rows: matrix.rows,
             columns: matrix.columns,

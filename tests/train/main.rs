@@ -11,7 +11,7 @@ use horizon::data::{Data, Documents, Encoder};
 use horizon::engine::{Trainer, TrainerOptions};
 use horizon::hf::{ExportTarget, SHARD_BYTES, export};
 use horizon::train::metrics::StepRecord;
-use horizon::train::{ModelSource, Observer, RateShape, Run, RunOptions, StepTimes};
+use horizon::train::{LrShape, ModelSource, Observer, Run, RunOptions, StepTimes};
 use serde_json::{Value, json};
 
 const SEQ_LEN: usize = 24;
@@ -39,7 +39,7 @@ fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
     RunOptions {
         trainer: trainer_options(micro_batch, grad_accum),
         steps: Some(4),
-        rate_shape: RateShape::Linear,
+        rate_shape: LrShape::Linear,
         lr: 1e-3,
         min_lr: None,
         warmup: Some(2),

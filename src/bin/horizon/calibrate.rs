@@ -6,7 +6,7 @@ use std::path::Path;
 
 use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
-use horizon::engine::{DeviceChoice, TrainerOptions, calibrate_products};
+use horizon::engine::{DeviceChoice, TrainerOptions, autotune};
 use horizon::host::folder::{check_replaceable, replace_file};
 use horizon::model::ModelConfig;
 use horizon::ops::cuda::table::Table;
@@ -95,7 +95,7 @@ impl<'a> Tuning<'a> {
     fn run(&self) -> Result<String> {
         eprintln!("autotuning the GEMMs and attention of {}, which takes up to a minute", self.model);
         let mut note = |line: &str| eprintln!("{line}");
-        Ok(calibrate_products(&self.config, &self.trainer, &mut note)?.to_json() + "\n")
+        Ok(autotune(&self.config, &self.trainer, &mut note)?.to_json() + "\n")
     }
 }
 

@@ -24,7 +24,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use horizon::base::{Error, Result};
-use horizon::plan::Room;
+use horizon::plan::MemoryLimits;
 
 use crate::options::Command;
 
@@ -61,8 +61,8 @@ fn print(bytes: &[u8]) -> Result<()> {
 }
 
 /// Warns if `--host-mem` states more memory than the system reports.
-fn warn_of_memory(room: &Room) {
-    if let Some(warning) = room.host.warning() {
+fn warn_of_memory(limits: &MemoryLimits) {
+    if let Some(warning) = limits.host.warning() {
         eprintln!("warning: {warning}");
     }
 }

@@ -3,10 +3,10 @@
 /// Region names of plans, and their contents.
 const USES: [(&str, &str); 28] = [
     ("weight slots", "bf16 weights of the layers in use, and of resident layers"),
-    ("end weights", "bf16 weights of embedding and head"),
-    ("end gradients (f32)", "gradient accumulators of embedding and head"),
+    ("embedding and head weights", "bf16"),
+    ("embedding and head gradients (f32)", "gradient accumulators"),
     ("layer gradient (f32)", "gradient accumulator, shared by the layers"),
-    ("gradient rooms (f32)", "buffers for gradient accumulators kept in host RAM"),
+    ("accumulator spill buffers (f32)", "for gradient accumulators in host RAM"),
     ("layer gradients (f32)", "gradient accumulators that stay on the device"),
     ("gradient slabs", "staging buffers for gradient downloads"),
     ("scratch", "activations of the layer being computed"),
@@ -18,9 +18,9 @@ const USES: [(&str, &str); 28] = [
     ("kernels' workspace", "temporary memory of kernels and cuBLASLt"),
     ("batches", "tokens, targets, positions and loss masks"),
     ("boundaries", "layer inputs (activation checkpoints) on the device"),
-    ("boundary rooms", "buffers for layer inputs offloaded to host RAM"),
-    ("kept activations", "activations that backward does not recompute"),
-    ("streams", "residual stream of each micro-batch"),
+    ("boundary spill buffers", "for layer inputs offloaded to host RAM"),
+    ("saved activations", "not recomputed by the backward pass"),
+    ("residual stream", "of each micro-batch"),
     ("weights (bf16)", "the model, as it is uploaded"),
     ("gradients", "accumulated and rounded, for AdamW"),
     ("residuals (i16)", "extend the weights to f32 master weights"),
@@ -29,17 +29,17 @@ const USES: [(&str, &str); 28] = [
     ("gradient ring", "ring buffer between downloads and AdamW"),
     ("gathered embedding rows", "rows of the embedding used in a step"),
     ("spilled boundaries", "layer inputs (activation checkpoints) offloaded to host RAM"),
-    ("gradient sums (f32)", "gradient accumulators between sweeps"),
+    ("gradient accumulators (f32)", "between sweeps"),
 ];
 
 /// Appends its use to each region of a printed plan.
 pub fn with_uses(text: &str) -> String {
-    text.lines()
-        .map(|line| match USES.iter().find(|(name, _)| line.starts_with(&format!("  {name:<26} "))) {
-            Some((_, contents)) => format!("{line}  {contents}\n"),
-            None => format!("{line}\n"),
-        })
-        .collect()
+    let explained = |line: &str| {
+        let name = line.strip_prefix("  ")?.split("  ").next()?;
+        let (_, contents) = USES.iter().find(|(known, _)| *known == name)?;
+        Some(format!("{line}  {contents}\n"))
+    };
+    text.lines().map(|line| explained(line).unwrap_or_else(|| format!("{line}\n"))).collect()
 }
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ mod tests {
             for (line, before) in
                 explained.lines().zip(printed.lines()).filter(|(_, line)| line.starts_with("  "))
             {
-                assert!(line.len() > before.len() + 2, "{line}");
+                assert!(line.len() > before.len() + 4, "{line}");
             }
         }
     }

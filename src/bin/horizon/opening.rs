@@ -7,7 +7,7 @@ use horizon::data::DataReport;
 use horizon::engine::Trainer;
 use horizon::plan::Region;
 use horizon::train::planning::Planned;
-use horizon::train::{Rate, RateShape};
+use horizon::train::{LrSchedule, LrShape};
 
 /// Facts about a run that are known before it is opened.
 pub struct Opening {
@@ -25,7 +25,7 @@ pub struct Opening {
 
 impl Opening {
     /// A line per fact, on a run that was opened.
-    pub fn describe(&self, rate: &Rate, trainer: &Trainer, planned: &Planned) -> String {
+    pub fn describe(&self, rate: &LrSchedule, trainer: &Trainer, planned: &Planned) -> String {
         let plan = trainer.plan();
         let (mode, numeric) = (plan.policy.mode, &plan.policy.numeric);
         let shape = numeric.shape;
@@ -86,10 +86,10 @@ impl Opening {
     }
 }
 
-fn learning_rate(rate: &Rate) -> String {
+fn learning_rate(rate: &LrSchedule) -> String {
     let warmup = several(rate.warmup as usize, "warmup step");
     match rate.shape {
-        RateShape::Constant => format!("learning rate {:.1e} after {warmup}", rate.lr),
+        LrShape::Constant => format!("learning rate {:.1e} after {warmup}", rate.lr),
         shape => {
             format!(
                 "learning rate {:.1e} after {warmup}, {} decay to {:.1e}",

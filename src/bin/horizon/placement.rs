@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use clap::{Args, ValueEnum};
 use horizon::base::{Error, Result};
-use horizon::plan::Pins;
-use horizon::schedule::{Boundary, GradWait, LayerPlacement, Mode, Recompute, Sum};
+use horizon::plan::Fixed;
+use horizon::schedule::{Accumulator, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
 use crate::options::heading::MEMORY;
 use crate::options::{at_least_two, positive};
@@ -142,7 +142,7 @@ impl PlacementOptions {
     ///
     /// Errors: a layer that is not there or is named twice; mode streamed with clipping and without
     /// `--grad-place device`.
-    pub fn pins(&self, layers: usize, mode: Mode, clip: f64) -> Result<Pins> {
+    pub fn fixed(&self, layers: usize, mode: Mode, clip: f64) -> Result<Fixed> {
         let on_device = matches!(self.grad_place, Some(Where::Device));
         if mode == Mode::Streamed && clip > 0.0 && !on_device {
             return Err(Error::argument(format!(
@@ -150,7 +150,7 @@ impl PlacementOptions {
                  give --clip 0, --grad-place device, or another --mode"
             )));
         }
-        let LayerPlacement { recompute, boundary, resident, sum } = LayerPlacement::default();
+        let LayerPlacement { recompute, boundary, resident, accumulator } = LayerPlacement::default();
         fn items<T: Copy>(layers: &[Layers], value: T) -> Vec<(T, Layers)> {
             layers.iter().map(|layers| (value, *layers)).collect()
         }
@@ -160,7 +160,7 @@ impl PlacementOptions {
                  leave one of them out",
             ));
         }
-        Ok(Pins {
+        Ok(Fixed {
             weight_slots: self.slots,
             slabs: self.slabs,
             sweeps: self.sweeps,
@@ -172,8 +172,13 @@ impl PlacementOptions {
             recompute: per_layer(layers, "recompute", &self.recompute, recompute)?,
             boundary: per_layer(layers, "spill", &items(&self.spill, Boundary::Spilled), boundary)?,
             resident: per_layer(layers, "resident", &items(&self.resident, true), resident)?,
-            sum: per_layer(layers, "accum-on-device", &items(&self.accum_on_device, Sum::Own), sum)?,
-            ..Pins::default()
+            accumulator: per_layer(
+                layers,
+                "accum-on-device",
+                &items(&self.accum_on_device, Accumulator::OnDevice),
+                accumulator,
+            )?,
+            ..Fixed::default()
         })
     }
 }

@@ -8,7 +8,7 @@ use horizon::base::{Error, Result, Shape, Status};
 use horizon::engine::{DeviceChoice, TrainerOptions};
 use horizon::hf::FolderConfig;
 use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
-use horizon::plan::{Description, Room};
+use horizon::plan::{Description, MemoryLimits};
 use horizon::train::planning::{Planned, Why, here};
 
 use crate::memory::with_uses;
@@ -26,21 +26,21 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
         clip: options.clip,
         ..TrainerOptions::default()
     };
-    let (machine, room) = match options.placement.machine.as_deref() {
+    let (machine, limits) = match options.placement.machine.as_deref() {
         Some(name) => {
             let machine = Description::open(name)?;
-            let room = Room::of(&machine, options.device_mem, options.host_mem);
-            (machine, room)
+            let limits = MemoryLimits::of(&machine, options.device_mem, options.host_mem);
+            (machine, limits)
         }
         None => {
             let device = DeviceChoice::Auto.resolve(&config, trainer.shape)?;
-            let (machine, room) = here(device, None, options.device_mem, options.host_mem)?;
-            warn_of_memory(&room);
-            (machine, room)
+            let (machine, limits) = here(device, None, options.device_mem, options.host_mem)?;
+            warn_of_memory(&limits);
+            (machine, limits)
         }
     };
-    let pins = options.placement.pins(config.dims.l, options.state.mode, options.clip)?;
-    let planned = Planned::search(&options.model, &config, &trainer, &machine, room, &pins, Why::Gains)?;
+    let fixed = options.placement.fixed(config.dims.l, options.state.mode, options.clip)?;
+    let planned = Planned::search(&options.model, &config, &trainer, &machine, limits, &fixed, Why::Gains)?;
     if let Some(path) = &options.trace {
         write_trace(path, &planned, &config)?;
     }

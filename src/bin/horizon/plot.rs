@@ -349,7 +349,7 @@ fn read_trace(path: &Path) -> Result<Vec<Span>> {
 /// between them; the whole trace if there is none.
 fn last_step(spans: &[Span]) -> Range<f64> {
     let mut decided: Vec<f64> =
-        spans.iter().filter(|span| span.kind == "decide").map(|span| span.to).collect();
+        spans.iter().filter(|span| span.kind == "clip decision").map(|span| span.to).collect();
     decided.sort_by(f64::total_cmp);
     let backwards = || spans.iter().filter(|span| span.kind.contains("backward"));
     let trains = |pair: &&[f64]| backwards().any(|span| pair[0] < span.from && span.from < pair[1]);

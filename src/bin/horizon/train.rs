@@ -87,7 +87,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         windows: data.windows(),
         held_out: val.as_ref().filter(|_| options.val_fraction.is_some()).map(Data::windows),
         report: data.report().clone(),
-        gemm_table: run_options.trainer.products.clone(),
+        gemm_table: run_options.trainer.gemm_table.clone(),
         autotune: autotune_hint(&options, checkpoint.as_ref(), seq_len),
     };
     let changes = Changes::of(&options.resume_change);
@@ -173,7 +173,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
         trainer: TrainerOptions {
             device: options.compute.device,
             pinning: options.pinning,
-            products: options.gemm_table.clone().or_else(|| beside(options.placement.machine.as_deref()?)),
+            gemm_table: options.gemm_table.clone().or_else(|| beside(options.placement.machine.as_deref()?)),
             mode: options.state.mode,
             grad_dtype: options.state.grad_dtype.into(),
             shape: Shape { b: options.micro_batch, t: seq_len },
@@ -263,10 +263,10 @@ fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptio
         )));
     }
     let named = options.placement.machine.as_deref();
-    let (machine, room) = here(device, named, options.device_mem, options.host_mem)?;
-    warn_of_memory(&room);
-    let pins = options.placement.pins(config.dims.l, options.state.mode, options.clip)?;
-    let planned = Planned::search(&options.model, config, trainer, &machine, room, &pins, Why::Times)?;
+    let (machine, limits) = here(device, named, options.device_mem, options.host_mem)?;
+    warn_of_memory(&limits);
+    let fixed = options.placement.fixed(config.dims.l, options.state.mode, options.clip)?;
+    let planned = Planned::search(&options.model, config, trainer, &machine, limits, &fixed, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)
 }

@@ -38,7 +38,7 @@ pub struct Conversation {
     /// JSON objects with `role` and `content`, and whatever else the template reads.
     pub messages: Vec<Value>,
     /// The first message that may be learned: those of a prompt are not.
-    pub learned_from: usize,
+    pub supervised_from: usize,
     /// `tools`, `documents` and other variables of the template.
     pub variables: Map<String, Value>,
 }

@@ -10,18 +10,18 @@ use crate::base::{Error, Result, Status};
 
 /// Renders and finds the turns; `marked` says that the template marks them.
 pub fn render(template: &ChatTemplate, conversation: &Conversation, marked: bool) -> Result<Rendered> {
-    let Conversation { messages, learned_from, variables } = conversation;
+    let Conversation { messages, supervised_from, variables } = conversation;
     refuse_marks(messages)?;
     let whole = template.text(messages, false, variables)?;
-    let learned = |index: &usize| index >= learned_from && is_assistant(&messages[*index]);
+    let supervised = |index: &usize| index >= supervised_from && is_assistant(&messages[*index]);
     if marked {
         let (text, mut turns) = without_marks(&whole);
-        if *learned_from > 0 {
+        if *supervised_from > 0 {
             let prompt = template
-                .text(&messages[..*learned_from], true, variables)?
+                .text(&messages[..*supervised_from], true, variables)?
                 .replace([TURN_BEGINS, TURN_ENDS], "");
             if !text.starts_with(&prompt) {
-                return Err(not_found(*learned_from));
+                return Err(not_found(*supervised_from));
             }
             turns.retain(|turn| turn.start >= prompt.len());
         }
@@ -29,7 +29,7 @@ pub fn render(template: &ChatTemplate, conversation: &Conversation, marked: bool
     }
     let finder = Finder { template, conversation, whole: &whole };
     let mut turns: Vec<Range<usize>> = Vec::new();
-    for index in (0..messages.len()).filter(learned) {
+    for index in (0..messages.len()).filter(supervised) {
         let turn = finder.turn(index).ok_or_else(|| not_found(index))?;
         if turns.last().is_some_and(|before| before.end > turn.start) {
             return Err(not_found(index));

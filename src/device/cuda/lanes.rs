@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::stream_lane::{PLACES, StreamLane};
+use super::stream_lane::{StreamLane, TICK_SLOTS};
 use super::timing::Timing;
 use super::words::Words;
 use super::{CudaDevice, STREAM_LANES};
@@ -99,7 +99,7 @@ impl Shared {
         let count = stream.issued() + 1;
         let (own, timing) = (self.device.stream(lane), self.timing.as_ref());
         // The tick that had the place before has arrived.
-        self.reach(lane, count.saturating_sub(PLACES));
+        self.reach(lane, count.saturating_sub(TICK_SLOTS));
         let before = || {
             self.device.select()?;
             timing.map_or(Ok(()), |timing| stream.look(timing, self.done(lane).unwrap_or(0)))?;

@@ -9,7 +9,7 @@ use crate::base::Result;
 use crate::host::{HostSpan, Pin};
 use crate::sys::cuda::{PinnedMemory, register, set_device, unregister};
 
-/// Pins host memory for one CUDA device.
+/// Fixed host memory for one CUDA device.
 #[derive(Debug)]
 pub struct CudaPin {
     ordinal: usize,

@@ -1,6 +1,6 @@
 //! A lane that is a stream: the events of its last ticks, and what became of its tasks.
 //!
-//! There is a place for each of the last [`PLACES`] ticks. A place keeps its last tick's event; the issuing thread
+//! There is a place for each of the last [`TICK_SLOTS`] ticks. A place keeps its last tick's event; the issuing thread
 //! records it anew only when that tick has arrived, so whoever finds a place taken by a later tick knows that the
 //! earlier one is done. Readers hold the place while they use its event.
 
@@ -16,11 +16,11 @@ use crate::device::{Lane, TaskSpan};
 use crate::sys::cuda::{Event, Stream};
 
 /// Ticks of a lane that have a place: an issuer may run this far ahead of the lane.
-pub const PLACES: u64 = 1024;
+pub const TICK_SLOTS: u64 = 1024;
 
 /// A place of the ring.
 #[derive(Debug)]
-struct Place {
+struct TickSlot {
     /// The last task issued to this place, and what it waited for.
     task: AtomicU64,
     waits: [AtomicU64; Lane::COUNT],
@@ -54,7 +54,7 @@ struct Seen {
 #[derive(Debug)]
 pub struct StreamLane {
     lane: Lane,
-    places: Box<[Place]>,
+    slots: Box<[TickSlot]>,
     /// Held while a task is issued, so that issuing from two threads is orderly too.
     pub issuing: Mutex<()>,
     issued: AtomicU64,
@@ -67,15 +67,15 @@ impl StreamLane {
     /// Makes every event the lane will ever use.
     pub fn new(lane: Lane, trace: Option<Trace>) -> Result<StreamLane> {
         let timed = trace.is_some();
-        let place = |_| {
+        let slot = |_| {
             let start = timed.then(|| Event::new(true)).transpose()?;
             let end = Event::new(timed)?;
             let mark = Mark { count: 0, recorded: false, signalled: false, end, start, issued_ns: 0 };
-            Ok(Place { task: AtomicU64::new(0), waits: Default::default(), mark: RwLock::new(mark) })
+            Ok(TickSlot { task: AtomicU64::new(0), waits: Default::default(), mark: RwLock::new(mark) })
         };
         Ok(StreamLane {
             lane,
-            places: (0..PLACES).map(place).collect::<Result<_>>()?,
+            slots: (0..TICK_SLOTS).map(slot).collect::<Result<_>>()?,
             issuing: Mutex::new(()),
             issued: AtomicU64::new(0),
             entered: AtomicU64::new(0),
@@ -83,8 +83,8 @@ impl StreamLane {
         })
     }
 
-    fn place(&self, count: u64) -> &Place {
-        &self.places[(count % PLACES) as usize]
+    fn slot(&self, count: u64) -> &TickSlot {
+        &self.slots[(count % TICK_SLOTS) as usize]
     }
 
     /// How many tasks were issued.
@@ -94,9 +94,9 @@ impl StreamLane {
 
     /// What the next task is and waits for: what is told of it if the device fails.
     pub fn enter(&self, count: u64, task: u64, waits: &Counts) {
-        let place = self.place(count);
-        place.task.store(task, Ordering::Relaxed);
-        place.waits.iter().zip(waits).for_each(|(place, wait)| place.store(*wait, Ordering::Relaxed));
+        let slot = self.slot(count);
+        slot.task.store(task, Ordering::Relaxed);
+        slot.waits.iter().zip(waits).for_each(|(slot, wait)| slot.store(*wait, Ordering::Relaxed));
         self.entered.store(count, Ordering::Release);
     }
 
@@ -108,7 +108,7 @@ impl StreamLane {
     /// The task's waits are enqueued, its work comes next.
     pub fn begin(&self, stream: &Stream, timing: Option<&Timing>, count: u64) -> Result<()> {
         let Some(timing) = timing else { return Ok(()) };
-        let mut mark = self.place(count).mark.write();
+        let mut mark = self.slot(count).mark.write();
         mark.issued_ns = timing.now();
         mark.start.as_ref().map_or(Ok(()), |start| start.record(stream))
     }
@@ -116,7 +116,7 @@ impl StreamLane {
     /// The task's work is enqueued. `stream` is none where nothing was: the tick then counts as arrived.
     pub fn end(&self, stream: Option<&Stream>, count: u64, signal: bool) -> Result<()> {
         let outcome = {
-            let mut mark = self.place(count).mark.write();
+            let mut mark = self.slot(count).mark.write();
             (mark.count, mark.signalled) = (count, signal);
             let outcome = stream.map_or(Ok(()), |stream| mark.end.record(stream));
             mark.recorded = stream.is_some() && outcome.is_ok();
@@ -128,7 +128,7 @@ impl StreamLane {
 
     /// Makes a stream wait for a tick that was signalled.
     pub fn hold(&self, waiter: &Stream, count: u64) -> Result<()> {
-        let mark = self.place(count).mark.read();
+        let mark = self.slot(count).mark.read();
         if mark.count > count {
             return Ok(());
         }
@@ -139,16 +139,16 @@ impl StreamLane {
 
     /// Whether an issued tick has arrived.
     pub fn is_done(&self, count: u64) -> Result<bool> {
-        let mark = self.place(count).mark.read();
+        let mark = self.slot(count).mark.read();
         if mark.count == count && mark.recorded { mark.end.is_done() } else { Ok(true) }
     }
 
     /// The task of a tick, and what it waits for; none where its place has been taken by a later one.
     pub fn task(&self, count: u64) -> Option<(u64, Counts)> {
-        let place = self.place(count);
-        (count > 0 && count + PLACES > self.issued()).then(|| {
-            let waits = std::array::from_fn(|at| place.waits[at].load(Ordering::Relaxed));
-            (place.task.load(Ordering::Relaxed), waits)
+        let slot = self.slot(count);
+        (count > 0 && count + TICK_SLOTS > self.issued()).then(|| {
+            let waits = std::array::from_fn(|at| slot.waits[at].load(Ordering::Relaxed));
+            (slot.task.load(Ordering::Relaxed), waits)
         })
     }
 
@@ -159,8 +159,8 @@ impl StreamLane {
         let mut seen = seen.lock();
         while seen.count < self.issued() {
             let count = seen.count + 1;
-            let place = self.place(count);
-            let mark = place.mark.read();
+            let slot = self.slot(count);
+            let mark = slot.mark.read();
             if mark.count == count && mark.recorded {
                 if count <= arrived {
                     mark.end.synchronize()?;
@@ -171,7 +171,7 @@ impl StreamLane {
                 let ready_ns = mark.issued_ns.max(seen.end_ns);
                 let start_ns = timing.at(start)?.max(ready_ns);
                 let end_ns = timing.at(&mark.end)?.max(start_ns);
-                let task = place.task.load(Ordering::Relaxed);
+                let task = slot.task.load(Ordering::Relaxed);
                 trace.record(TaskSpan { lane: self.lane, task, count, ready_ns, start_ns, end_ns });
                 seen.end_ns = end_ns;
             }

@@ -51,7 +51,7 @@ impl Link {
         let memory = device.reserve(2 * BYTES)?;
         let arena = Arena::take(2 * BYTES, device.wire_memory(2 * BYTES))?;
         arena.touch(pool)?;
-        let ends = |at: usize| (memory.part(at, BYTES), arena.whole().part(at, BYTES));
+        let ends = |at: usize| (memory.subspan(at, BYTES), arena.whole().subspan(at, BYTES));
         let (up, down) = (ends(0), ends(BYTES));
         let copies = Arc::new(Copies { device: device.clone(), _arena: arena, up, down });
         let lanes = device.clone().open(copies.clone(), false)?;
@@ -119,7 +119,7 @@ pub fn common(device: &dyn Device, threads: usize, link: &Link) -> Result<Vec<Co
         Common { name: "copies both ways at once".to_owned(), used: copies },
     ];
     // What one lane has to itself slows nobody down.
-    common.retain(|common| common.used.iter().filter(|part| **part > 0.0).count() > 1);
+    common.retain(|common| common.used.iter().filter(|chunk| **chunk > 0.0).count() > 1);
     Ok(common)
 }
 

@@ -59,22 +59,22 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
     let read = median(|| {
         pool.run_chunks(arena.bytes_mut(), TILE, &|_, tile| {
             let mut near = [0u8; 8192]; // stays in the first cache
-            for part in tile.chunks_exact(near.len()) {
-                near.copy_from_slice(part);
+            for chunk in tile.chunks_exact(near.len()) {
+                near.copy_from_slice(chunk);
                 black_box(&near);
             }
         })
     });
 
     let whole = arena.whole();
-    let part = |start: usize, size: usize| whole.part(start * PARAMETERS, size * PARAMETERS);
-    let [weights, residual] = [part(8, 2), part(10, 2)];
+    let chunk = |start: usize, size: usize| whole.subspan(start * PARAMETERS, size * PARAMETERS);
+    let [weights, residual] = [chunk(8, 2), chunk(10, 2)];
     let spans = Spans {
         master: Master::Split { weights, residual },
-        gradient: part(12, 2),
+        gradient: chunk(12, 2),
         gradient_dtype: DType::Bf16,
         optimizer: OPTIMIZER,
-        state: [part(0, 4), part(4, 4)],
+        state: [chunk(0, 4), chunk(4, 4)],
     };
     fill(&pool, &spans);
     let step = Step::new(AdamScalars::new(&AdamOptions::default(), 1e-4, 10));
@@ -95,15 +95,15 @@ fn fill(pool: &Pool, spans: &Spans) {
     let values: Vec<f32> = (0..RUN).map(|at| (at * 7919 % 1999) as f32 / 1000.0 - 1.0).collect();
     let squares: Vec<f32> = values.iter().map(|value| value * value).collect();
     pool.run(PARAMETERS / RUN, &|_, run| {
-        let part = spans.part(run * RUN, RUN);
-        let Master::Split { weights, residual } = part.master else { unreachable!("masters are split") };
+        let chunk = spans.slice(run * RUN, RUN);
+        let Master::Split { weights, residual } = chunk.master else { unreachable!("masters are split") };
         // SAFETY: the spans are parts of the caller's arena, each its own, and this run of them is this tile's.
         unsafe {
             // The weights' halves serve as a bf16 gradient, too.
-            write_master(part.gradient.slice_mut(), residual.slice_mut(), &values);
+            write_master(chunk.gradient.slice_mut(), residual.slice_mut(), &values);
             write_master(weights.slice_mut(), residual.slice_mut(), &values);
-            part.state[0].write(&values);
-            part.state[1].write(&squares);
+            chunk.state[0].write(&values);
+            chunk.state[1].write(&squares);
         }
     });
 }

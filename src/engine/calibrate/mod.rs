@@ -32,7 +32,7 @@ use crate::device::{DeviceInfo, Lane};
 use crate::engine::{Backend, DeviceChoice, TrainerOptions};
 use crate::host::{Limits, MemoryKind, Others, Pool, Topology, check_threads, processor_name};
 use crate::ops::cpu::CpuKernels;
-use crate::plan::{Description, Machine, Storage, Work};
+use crate::plan::{ActivationDtype, Description, Machine, Work};
 
 /// Some work on a lane that had what it needs to itself, and how long it took.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ pub struct Calibrated {
     /// The device that it computes on.
     pub device: DeviceInfo,
     /// That device's type of activations.
-    pub storage: DType,
+    pub activation_dtype: DType,
     /// Device memory that an arena may take; nothing where it is host memory.
     pub device_bytes: Option<usize>,
     /// Host memory.
@@ -121,14 +121,14 @@ pub fn calibrate_by(
     let threads = options.threads.unwrap_or(cores);
     check_threads(threads)?;
     let anew = || open(&TrainerOptions::default());
-    let Backend { device, storage, .. } = anew()?;
+    let Backend { device, activation_dtype, .. } = anew()?;
     let sharing = Sharing { computes_on_cores: device.runs_on_cores(Lane::Compute) };
     let is_apart = matches!(device.wire_memory(0), MemoryKind::Pinned { .. });
     let memory_free = || device.capacity().map(|_| device.info().memory_free);
     let device_bytes = is_apart.then(memory_free).transpose()?;
     let (info, limits) = (device.info(), Limits::read(None));
     drop(device);
-    let runs = Admitted::new(runs, threads, storage, device_bytes, &limits)?;
+    let runs = Admitted::new(runs, threads, activation_dtype, device_bytes, &limits)?;
 
     let (mut done, of) = (0.0, LINK_S + RAM_S + DISK_S + runs.seconds());
     let mut next = |next: &str, seconds: f64| {
@@ -164,7 +164,7 @@ pub fn calibrate_by(
         common,
         ..fit(&samples)?
     };
-    Ok(Calibrated { machine, device: info, storage, device_bytes, limits, ram, threads })
+    Ok(Calibrated { machine, device: info, activation_dtype, device_bytes, limits, ram, threads })
 }
 
 /// Seconds that the measurements take that are no runs, about.
@@ -186,33 +186,33 @@ impl<'a> Admitted<'a> {
     fn new(
         all: &'a [Run],
         threads: usize,
-        storage: DType,
+        activation_dtype: DType,
         device_bytes: Option<usize>,
         limits: &Limits,
     ) -> Result<Admitted<'a>> {
-        let like = if storage == CpuKernels::STORAGE { "cpu" } else { "h100-pcie" };
+        let like = if activation_dtype == CpuKernels::ACTIVATION_DTYPE { "cpu" } else { "h100-pcie" };
         let like = Description::shipped(like).expect("it is shipped").rates;
         let (mut runs, mut left_out) = (Vec::new(), None);
         for run in all {
-            let plan = run.plan(threads, storage)?;
+            let plan = run.plan(threads, activation_dtype)?;
             let (host, device) = (plan.host.bytes(), plan.device.bytes());
             let short = |place: &str, bytes: usize, free: usize, status| {
                 let has = format!("{} of the {} that are free", Size(free / 2), Size(free));
                 Error::new(status, format!("{run} takes {} of {place}; it may take {has}", Size(bytes)))
             };
-            let part = |bytes: usize| (bytes as f64 * MEMORY) as usize;
+            let chunk = |bytes: usize| (bytes as f64 * MEMORY) as usize;
             let host_bytes = host + if device_bytes.is_none() { device } else { 0 };
-            if host_bytes > part(limits.bytes) {
+            if host_bytes > chunk(limits.bytes) {
                 let error = short("host memory", host_bytes, limits.bytes, Status::OutOfHostMemory);
                 left_out.get_or_insert(error);
-            } else if let Some(free) = device_bytes.filter(|free| device > part(*free)) {
+            } else if let Some(free) = device_bytes.filter(|free| device > chunk(*free)) {
                 left_out.get_or_insert(short("device memory", device, free, Status::OutOfDeviceMemory));
             } else {
                 runs.push((run, run.seconds(&plan, &like)?));
             }
         }
         let admitted = Admitted { runs, left_out };
-        let works = admitted.runs.iter().map(|(run, _)| run.works(threads, storage));
+        let works = admitted.runs.iter().map(|(run, _)| run.works(threads, activation_dtype));
         let works = works.collect::<Result<Vec<_>>>()?;
         admitted.meet(works.iter().flatten())?;
         Ok(admitted)
@@ -280,7 +280,11 @@ impl Calibrated {
             name: name.to_owned(),
             about: on,
             device: self.device.hardware.clone(),
-            storage: if self.storage == DType::F32 { Storage::F32 } else { Storage::Bf16 },
+            activation_dtype: if self.activation_dtype == DType::F32 {
+                ActivationDtype::F32
+            } else {
+                ActivationDtype::Bf16
+            },
             device_bytes: self.device_bytes,
             host_bytes: self.limits.bytes,
             shared: self.device_bytes.is_none(),
@@ -318,12 +322,12 @@ fn calm<T>(tries: usize, cores: usize, measure: impl Fn() -> Result<T>) -> Resul
 fn disk(folder: &Path) -> Result<f64> {
     const BYTES: usize = 256 << 20;
     let path = folder.join(format!(".horizon-calibrate-{}", process::id()));
-    let piece = vec![0x5a; 4 << 20];
+    let slice = vec![0x5a; 4 << 20];
     let start = Instant::now();
     let written = fs::File::create(&path).and_then(|mut file| {
         // The open file needs no name, and a process that is killed leaves none.
         fs::remove_file(&path)?;
-        (0..BYTES / piece.len()).try_for_each(|_| file.write_all(&piece))?;
+        (0..BYTES / slice.len()).try_for_each(|_| file.write_all(&slice))?;
         file.sync_all()
     });
     let seconds = start.elapsed().as_secs_f64();

@@ -124,13 +124,13 @@ impl Run {
     }
 
     /// What it takes of memory.
-    pub(super) fn plan(&self, threads: usize, storage: DType) -> Result<Plan> {
-        plan_of(&self.config(), &self.options(threads), storage)
+    pub(super) fn plan(&self, threads: usize, activation_dtype: DType) -> Result<Plan> {
+        plan_of(&self.config(), &self.options(threads), activation_dtype)
     }
 
     /// What its operations ask of a machine.
-    pub(super) fn works(&self, threads: usize, storage: DType) -> Result<Vec<Work>> {
-        let (config, plan) = (self.config(), self.plan(threads, storage)?);
+    pub(super) fn works(&self, threads: usize, activation_dtype: DType) -> Result<Vec<Work>> {
+        let (config, plan) = (self.config(), self.plan(threads, activation_dtype)?);
         let layout = Layout::new(&config);
         let cost = plan.cost(&layout, MICROS);
         let list = schedule::train(&plan.policy, &plan.geometry, MICROS)?;
@@ -171,7 +171,7 @@ impl Run {
 
 /// What ran alone, without the first step; tasks with the same work make one sample.
 fn alone(spans: &[(Operation, TaskSpan)], cost: &Cost, sharing: Sharing) -> Vec<Sample> {
-    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::Decide { .. }));
+    let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::DecideClip { .. }));
     let first = decided.map(|(_, span)| span.end_ns).min().unwrap_or(0);
     let beside = |one: &TaskSpan| -> u64 {
         let others = spans.iter().filter(|(_, other)| sharing.slows(other.lane, one.lane));
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn every_class_of_work_is_met_on_every_device() {
         for device in [DeviceChoice::Cpu, DeviceChoice::Cuda(0)] {
-            let works = |run: &Run| run.works(2, device.storage()).unwrap();
+            let works = |run: &Run| run.works(2, device.activation_dtype()).unwrap();
             let works: Vec<Work> = runs(device).iter().flat_map(works).collect();
             assert_eq!(unmet(works.iter()), None, "{device}");
             let exact = works.iter().filter(|work| work.host_bytes[1] == 0.0);

@@ -7,8 +7,8 @@ use super::{StepReport, Trainer};
 use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::device::Lane;
 use crate::engine::Batch;
-use crate::engine::frame::Inputs;
 use crate::engine::record::Issued;
+use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, Content, Operation, Resource};
 
@@ -64,13 +64,13 @@ impl Trainer {
         staged.sums.aimed()?;
         // The loss that is given is the step's, whatever weights say.
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight: 1.0, row: 0 };
-        let frame = self.open_frame(inputs)?;
+        let step_state = self.open_frame(inputs)?;
         let issued = self.infer(Purpose::TrainWithLoss(staged.micros))?;
         self.announced.clear();
         let operations = &self.runner.lists.numbered(issued.list).operations;
         let here = operations.iter().position(|operation| *operation == Operation::Loss);
         let here = here.expect("the list has the loss");
-        self.issue(&issued, frame, 0..here);
+        self.issue(&issued, step_state, 0..here);
         self.reach_loss(&issued, here)?;
         let logprobs = self.host_logprobs(staged.micros);
         let mut dlogprobs = vec![0.0; logprobs.len()];
@@ -79,16 +79,16 @@ impl Trainer {
         let outcome = given.map(|given| given.and_then(|loss| self.hand_in(loss, &targets, &dlogprobs)));
         let goes_on = matches!(outcome, Ok(Ok(())));
         if !goes_on {
-            self.runner.frames[frame].abandon();
+            self.runner.step_states[step_state].abandon();
         }
-        self.issue(&issued, frame, here..issued.waits.len());
+        self.issue(&issued, step_state, here..issued.waits.len());
         if goes_on {
             self.conclude(issued)?;
         } else {
             self.note(issued);
         }
         outcome.unwrap_or_else(|panic| resume_unwind(panic))?;
-        self.committed(frame, staged)
+        self.committed(step_state, staged)
     }
 
     /// Waits until this thread may do [`Operation::Loss`]: for what the operation waits for, and for its lane.

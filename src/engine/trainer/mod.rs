@@ -17,11 +17,11 @@ use crate::device::cpu::CpuDevice;
 use crate::device::{DeviceInfo, Lane, Lanes, Tick};
 use crate::engine::backend::{Backend, KernelsSetting, fit};
 use crate::engine::batch::BatchSums;
-use crate::engine::frame::{Frame, Inputs};
 use crate::engine::gather::Numbers;
 use crate::engine::options::{AdamOptions, TrainerOptions};
 use crate::engine::record::{Issued, Record};
-use crate::engine::runner::{FRAMES, Runner};
+use crate::engine::runner::{Runner, STEP_STATES};
+use crate::engine::step_state::{Inputs, StepState};
 use crate::engine::store::Store;
 use crate::engine::task::{Lists, Purpose, Task};
 use crate::engine::tuning::Tuning;
@@ -94,8 +94,8 @@ pub struct Trainer {
     announced: Numbers,
     /// The frame of the step whose AdamW gathers the rows of the embedding for the next list, if one does.
     gathered_by: Option<usize>,
-    frame: usize,
-    frame_done: [Option<Tick>; FRAMES],
+    step_state: usize,
+    frame_done: [Option<Tick>; STEP_STATES],
     stats: Stats,
     record: Option<Record>,
     /// Whether a save is under way, or has ended and nobody has asked how.
@@ -104,11 +104,11 @@ pub struct Trainer {
 }
 
 /// The plan of a model under options, for kernels that store activations so.
-pub fn plan_of(config: &ModelConfig, options: &TrainerOptions, storage: DType) -> Result<Plan> {
+pub fn plan_of(config: &ModelConfig, options: &TrainerOptions, activation_dtype: DType) -> Result<Plan> {
     config.validate()?;
     let layout = Layout::new(config);
-    let policy = options.policy(&layout, storage)?;
-    Plan::new(config, &layout, policy, options.micros_max, storage)
+    let policy = options.policy(&layout, activation_dtype)?;
+    Plan::new(config, &layout, policy, options.micros_max, activation_dtype)
 }
 
 impl Trainer {
@@ -136,12 +136,12 @@ impl Trainer {
     /// As [`Trainer::open`], on any device, with the kernels that come with it.
     #[doc(hidden)]
     pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
-        let Backend { device, storage, kernels } = backend;
+        let Backend { device, activation_dtype, kernels } = backend;
         let threads = options.threads();
         let pool = Arc::new(Pool::over(threads, &Topology::read())?);
-        let plan = plan_of(config, options, storage)?;
+        let plan = plan_of(config, options, activation_dtype)?;
         let plan = match device.wire_memory(plan.host.wire_bytes()) {
-            MemoryKind::Pinned { by, node, .. } => plan.apart(by).on_node(node),
+            MemoryKind::Pinned { by, node, .. } => plan.discrete(by).on_node(node),
             _ => plan,
         };
         let device_limit = if plan.shares_memory() { options.device_mem } else { Some(device.capacity()?) };
@@ -154,7 +154,7 @@ impl Trainer {
         let store = Store::take(&layout, &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;
         let place = plan.device.workspace();
-        let workspace = memory.part(place.offset, place.bytes);
+        let workspace = memory.subspan(place.offset, place.bytes);
         let kernels = kernels(KernelsSetting { pool: &pool, workspace, plan: &plan })?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
@@ -169,7 +169,7 @@ impl Trainer {
             plan,
             store,
             lists,
-            frames: std::array::from_fn(|_| Frame::new(config.dims.v)),
+            step_states: std::array::from_fn(|_| StepState::new(config.dims.v)),
             saving: Default::default(),
             kernels,
             device: device.clone(),
@@ -192,8 +192,8 @@ impl Trainer {
             staged: Vec::with_capacity(options.micros_max),
             announced: Numbers::of(config.dims.v),
             gathered_by: None,
-            frame: 0,
-            frame_done: [None; FRAMES],
+            step_state: 0,
+            frame_done: [None; STEP_STATES],
             stats,
             record: options.tracing.then(Record::default),
             saving: false,
@@ -204,7 +204,7 @@ impl Trainer {
     /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
         let choice = options.device.resolve(config, options.shape)?;
-        fit(choice, config, plan_of(config, options, choice.storage())?, options.pinning)
+        fit(choice, config, plan_of(config, options, choice.activation_dtype())?, options.pinning)
     }
 
     /// Every tensor of the model.
@@ -268,23 +268,23 @@ impl Trainer {
 
     /// Issues a list and returns its frame once what it is for is known.
     fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<usize> {
-        let frame = self.open_frame(inputs)?;
+        let step_state = self.open_frame(inputs)?;
         let list = self.infer(purpose)?;
-        self.issue(&list, frame, 0..list.waits.len());
+        self.issue(&list, step_state, 0..list.waits.len());
         self.conclude(list)?;
-        Ok(frame)
+        Ok(step_state)
     }
 
     /// A frame that no lane is at work on.
     fn open_frame(&mut self, inputs: Inputs) -> Result<usize> {
         self.usable()?;
-        let frame = self.frame;
-        self.frame = (frame + 1) % FRAMES;
-        if let Some(done) = self.frame_done[frame].take() {
+        let step_state = self.step_state;
+        self.step_state = (step_state + 1) % STEP_STATES;
+        if let Some(done) = self.frame_done[step_state].take() {
             self.reach(done)?;
         }
-        self.runner.frames[frame].open(inputs);
-        Ok(frame)
+        self.runner.step_states[step_state].open(inputs);
+        Ok(step_state)
     }
 
     /// A list that is to be issued next, with its waits; they have been proved sufficient.
@@ -319,7 +319,8 @@ impl Trainer {
             .collect();
         self.outside(&batches)?;
         let runner = self.runner.clone();
-        let found = |frame: usize| runner.store.find_rows(micros, &runner.frames[frame].next.read());
+        let found =
+            |step_state: usize| runner.store.find_rows(micros, &runner.step_states[step_state].next.read());
         if self.gathered_by.is_some_and(found) {
             return Ok(());
         }
@@ -339,17 +340,17 @@ impl Trainer {
     }
 
     /// Gives the lanes a stretch of a list's operations.
-    fn issue(&mut self, issued: &Issued, frame: usize, range: Range<usize>) {
+    fn issue(&mut self, issued: &Issued, step_state: usize, range: Range<usize>) {
         let start = Instant::now();
         let list = self.runner.lists.numbered(issued.list);
         for index in range {
             let operation = list.operations[index];
-            let task = Task { list: issued.list, frame: frame as u8, operation: index as u32 };
+            let task = Task { list: issued.list, step_state: step_state as u8, operation: index as u32 };
             let (waits, signal) = (issued.waits.waits(index), issued.waits.signal(index));
             let tick = self.lanes.issue(operation.lane(), task.pack(), waits, signal);
             debug_assert_eq!(tick, issued.waits.tick(index));
             if operation.lane() == Lane::Host {
-                self.frame_done[frame] = Some(tick);
+                self.frame_done[step_state] = Some(tick);
             }
         }
         self.stats.issue_seconds += start.elapsed().as_secs_f64();

@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use crate::base::{Error, Result, Status};
-use crate::engine::pieces::each;
+use crate::engine::slices::each;
 use crate::engine::task::Purpose;
 use crate::engine::{Sink, StateJob, StateSpan};
 use crate::schedule::{Access, Content, Resource};
@@ -52,7 +52,7 @@ impl Trainer {
             return Err(Error::new(Status::InvalidState, "no save was begun whose outcome is open"));
         }
         let units = self.layout().units.len() as u32;
-        self.outside(&[Access::read(Resource::Saved, Content::Saved { units })])?;
+        self.outside(&[Access::read(Resource::Checkpoint, Content::Saved { units })])?;
         self.saving = false;
         self.runner.saving.take_outcome().expect("the last unit of a save ends it")
     }

@@ -3,7 +3,7 @@
 use super::{EvalReport, StepReport, Trainer};
 use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::engine::batch::{Batch, BatchSums};
-use crate::engine::frame::Inputs;
+use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, AdamWhen, Content, Resource};
 
@@ -102,25 +102,27 @@ impl Trainer {
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight, row: 0 };
         let rows_first = self.announced.len() > 0;
         let purpose = if rows_first { Purpose::TrainRowsFirst } else { Purpose::Train };
-        let frame = self.open_frame(inputs)?;
+        let step_state = self.open_frame(inputs)?;
         let list = self.infer(purpose(staged.micros))?;
         if rows_first {
-            std::mem::swap(&mut self.announced, &mut *self.runner.frames[frame].next.write());
+            std::mem::swap(&mut self.announced, &mut *self.runner.step_states[step_state].next.write());
             self.announced.clear();
-            self.gathered_by = Some(frame);
+            self.gathered_by = Some(step_state);
         }
-        self.issue(&list, frame, 0..list.waits.len());
+        self.issue(&list, step_state, 0..list.waits.len());
         self.conclude(list)?;
-        self.committed(frame, staged)
+        self.committed(step_state, staged)
     }
 
     /// What a step came to, once its verdict is known; the totals count it.
-    pub(super) fn committed(&mut self, frame: usize, staged: Staged) -> Result<StepReport> {
-        let frame = &self.runner.frames[frame];
-        let (verdict, refused, step) = (frame.verdict(), frame.refused(), frame.inputs().step);
-        let not_finite = format!("loss {} and gradient norm {} must be finite", verdict.loss, verdict.norm);
+    pub(super) fn committed(&mut self, step_state: usize, staged: Staged) -> Result<StepReport> {
+        let step_state = &self.runner.step_states[step_state];
+        let (clip_decision, refused, step) =
+            (step_state.clip_decision(), step_state.refused(), step_state.inputs().step);
+        let not_finite =
+            format!("loss {} and gradient norm {} must be finite", clip_decision.loss, clip_decision.norm);
         let committed = match self.runner.plan.policy.placement.adam {
-            AdamWhen::AfterNorm if verdict.commit => Ok(()),
+            AdamWhen::AfterNorm if clip_decision.commit => Ok(()),
             AdamWhen::UnderBackward if refused.is_none() => Ok(()),
             AdamWhen::UnderBackward if refused.is_some_and(|(_, partly)| partly) => {
                 let (unit, _) = refused.expect("matched just now");
@@ -144,8 +146,8 @@ impl Trainer {
         committed?;
         Ok(StepReport {
             step,
-            loss: verdict.loss,
-            grad_norm: verdict.norm,
+            loss: clip_decision.loss,
+            grad_norm: clip_decision.norm,
             tokens,
             targets: staged.sums.targets,
         })
@@ -162,8 +164,9 @@ impl Trainer {
         self.stage_all(batches)?;
         let staged = self.take_staged()?;
         let BatchSums { weight, targets } = staged.sums.weighed()?;
-        let frame = self.run(Purpose::Evaluate(staged.micros), Inputs { weight, ..Inputs::default() })?;
-        Ok(EvalReport { loss: self.runner.frames[frame].verdict().loss, targets })
+        let step_state =
+            self.run(Purpose::Evaluate(staged.micros), Inputs { weight, ..Inputs::default() })?;
+        Ok(EvalReport { loss: self.runner.step_states[step_state].clip_decision().loss, targets })
     }
 
     /// The logits `[V]` that follow `tokens`, 1 … T of them.

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::Trainer;
-use crate::base::{PartIndex, Result, UnitIndex};
+use crate::base::{ChunkIndex, Result, UnitIndex};
 use crate::engine::TensorOptions;
-use crate::engine::pieces::{PieceJob, each_piece};
+use crate::engine::slices::{SliceJob, each_slice};
 use crate::model::{TensorLayout, fresh_values};
 use crate::schedule::{Access, Content, Resource};
 
@@ -33,10 +33,10 @@ impl Trainer {
     pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
         let runner = self.runner.clone();
         let every: Vec<usize> = (0..runner.store.layout().tensors().count()).collect();
-        self.each_piece(&every, &|piece| {
-            let mut values = vec![0.0; piece.elements.len()];
-            fresh_values(&runner.config, piece.tensor, seed, piece.elements.start, &mut values);
-            piece.write(0, &values);
+        self.each_slice(&every, &|slice| {
+            let mut values = vec![0.0; slice.elements.len()];
+            fresh_values(&runner.config, slice.tensor, seed, slice.elements.start, &mut values);
+            slice.write(0, &values);
             Ok(())
         })
     }
@@ -48,7 +48,7 @@ impl Trainer {
     /// # Panics
     /// If a tensor is named twice, or there is no such tensor.
     #[doc(hidden)]
-    pub fn each_piece(&mut self, order: &[usize], job: &PieceJob) -> Result<()> {
+    pub fn each_slice(&mut self, order: &[usize], job: &SliceJob) -> Result<()> {
         self.usable()?;
         let runner = self.runner.clone();
         let units: Vec<UnitIndex> = runner.store.layout().tensors().map(|(unit, _)| unit).collect();
@@ -56,7 +56,7 @@ impl Trainer {
         for unit in named {
             self.outside(&[Access::write(Resource::Master { unit }, Content::Weights(unit))])?;
         }
-        each_piece(&runner.store, &runner.pool, order, job)
+        each_slice(&runner.store, &runner.pool, order, job)
     }
 
     /// Reads the gradient a tensor had in the last step, before clipping; zeros before the first. Waits until its
@@ -65,9 +65,9 @@ impl Trainer {
         self.usable()?;
         self.runner.store.stores_gradients()?;
         let (unit, tensor) = self.find(name, out.len())?;
-        let parts = (0..self.runner.plan.geometry.parts(unit)).map(PartIndex::from);
+        let chunks = (0..self.runner.plan.geometry.chunks(unit)).map(ChunkIndex::from);
         let looks: Vec<Access> =
-            parts.map(|part| Access::look(Resource::HostGradient { unit, part })).collect();
+            chunks.map(|chunk| Access::look(Resource::HostGradient { unit, chunk })).collect();
         self.outside(&looks)?;
         self.runner.store.read_gradient(unit, &tensor, out);
         Ok(())

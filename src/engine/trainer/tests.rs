@@ -77,7 +77,7 @@ fn a_list_whose_operations_may_meet_is_refused() {
     let error = trainer.prove(list, &waits).unwrap_err();
     let words = [
         "`upload unit 3 → slot 0` (h2d lane, list 2, operation",
-        "touches the master of unit 3 without waiting for `adam unit 3 part 0 from store",
+        "touches the master of unit 3 without waiting for `adam unit 3 chunk 0 from store",
         "(host lane, list 1, operation",
     ];
     refused(&mut trainer, &error, before, &words);
@@ -93,7 +93,7 @@ fn an_operation_that_is_missing_is_refused() {
     trainer.runner.lists.plant(Purpose::Train(1), list);
     let before = issued(&trainer);
     let error = trainer.step(&[BATCH], 1e-3).unwrap_err();
-    let words = ["nothing uses part 0 of the gradient of unit 2", "`download unit 2 part 0"];
+    let words = ["nothing uses chunk 0 of the gradient of unit 2", "`download unit 2 chunk 0"];
     refused(&mut trainer, &error, before, &words);
 }
 

@@ -14,10 +14,10 @@ pub struct Attention {
     qkv: Dense,
     norm: Option<QkNorm>,
     rotated: Value,
-    attended: Value,
+    attention_output: Value,
     lse: Value,
     o: Dense,
-    places: Places,
+    inputs: BatchInputs,
     window: usize,
     shape: Shape,
     heads: Heads,
@@ -33,7 +33,7 @@ struct QkNorm {
 
 /// The memory of a micro-batch that attention is given.
 #[derive(Clone, Copy)]
-struct Places {
+struct BatchInputs {
     positions: Value,
     doc_start: Value,
     doc_end: Value,
@@ -51,13 +51,13 @@ impl Attention {
         out: Value,
     ) -> Attention {
         let (dims, heads, n) = (&config.dims, Heads::from(&config.dims), shape.n());
-        let places = Places {
+        let inputs = BatchInputs {
             positions: b.input(External::Positions, Element::I32, n),
             doc_start: b.input(External::DocStart, Element::I32, n),
             doc_end: b.input(External::DocEnd, Element::I32, n),
             inv_freq: b.input(External::InvFreq, Element::F32, dims.d / 2),
         };
-        let (q, kv) = (heads.attended(), heads.g * heads.d);
+        let (q, kv) = (heads.attention_width(), heads.g * heads.d);
         let tensors = Tensors {
             weights: &[
                 ("self_attn.q_proj.weight", q),
@@ -85,35 +85,43 @@ impl Attention {
             b.push(QkNormForward { out: normed, rstd, qkv: packed, q_weight, k_weight, eps, n, heads });
             (packed, norm) = (normed, Some(QkNorm { rstd, q, k }));
         }
-        let Places { positions, inv_freq, doc_start, .. } = places;
+        let BatchInputs { positions, inv_freq, doc_start, .. } = inputs;
         b.push(Rope { qkv: packed, positions, inv_freq, way: Way::Forward, n, heads });
         let rotated = packed.next();
         if norm.is_none() {
             b.keep(rotated, Recompute::Mlp);
         }
-        let (attended, lse) = (b.own(Element::Activation, n * q), b.own(Element::F32, heads.h * n));
-        b.keep(attended, Recompute::Linears);
+        let (attention_output, lse) = (b.own(Element::Activation, n * q), b.own(Element::F32, heads.h * n));
+        b.keep(attention_output, Recompute::Linears);
         b.keep(lse, Recompute::Linears);
-        b.push(AttentionForward { out: attended, lse, qkv: rotated, doc_start, window, shape, heads });
+        b.push(AttentionForward {
+            out: attention_output,
+            lse,
+            qkv: rotated,
+            doc_start,
+            window,
+            shape,
+            heads,
+        });
         let tensors = Tensors {
             weights: &[("self_attn.o_proj.weight", dims.c)],
             biases: if config.biases.o { &[("self_attn.o_proj.bias", dims.c)] } else { &[] },
         };
-        let o = Dense::forward(b, tensors, attended, [n, q], Some(residual), Some(out));
-        Attention { qkv, norm, rotated, attended, lse, o, places, window, shape, heads }
+        let o = Dense::forward(b, tensors, attention_output, [n, q], Some(residual), Some(out));
+        Attention { qkv, norm, rotated, attention_output, lse, o, inputs, window, shape, heads }
     }
 
     /// The gradients of all parameters, and that of `x`.
     pub fn backward(&self, b: &mut Builder, dout: Value) -> Value {
-        let Attention { rotated, attended, lse, window, shape, heads, .. } = *self;
-        let Places { positions, doc_start, doc_end, inv_freq } = self.places;
+        let Attention { rotated, attention_output, lse, window, shape, heads, .. } = *self;
+        let BatchInputs { positions, doc_start, doc_end, inv_freq } = self.inputs;
         let n = shape.n();
         let dattended = self.o.backward(b, dout);
         let dqkv = b.own(Element::Activation, n * heads.qkv());
         b.push(AttentionBackward {
             dqkv,
             dout: dattended,
-            out: attended,
+            out: attention_output,
             lse,
             qkv: rotated,
             doc_start,

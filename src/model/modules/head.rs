@@ -56,7 +56,7 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
     let mut logits = b.own(Element::Activation, chunk * stride);
     for first in (0..n).step_by(chunk) {
         let rows_here = chunk.min(n - first);
-        let normed = b.part(norm.out, Element::Activation, first * c, rows_here * c);
+        let normed = b.slice(norm.out, Element::Activation, first * c, rows_here * c);
         let sizes = Linear { n: rows_here, k: c, m: v, out_stride: stride };
         let (weight, residual, bias) = (lm.weights, None, None);
         b.push(LinearForward { out: logits, x: normed, weight, residual, bias, sizes });
@@ -119,7 +119,7 @@ impl Rows {
         let mut cut = |rows: Option<Value>| {
             let rows = rows.expect("the task has these rows");
             // All of them are arrays of four bytes.
-            b.part(rows, Element::F32, first, n)
+            b.slice(rows, Element::F32, first, n)
         };
         match task {
             HeadTask::Loss => {

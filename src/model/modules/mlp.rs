@@ -28,13 +28,13 @@ impl Mlp {
         };
         let gate_up = Dense::forward(b, gate_up, x, [n, c], None, None);
         b.keep(gate_up.out, Recompute::Selective);
-        let product = b.own(Element::Activation, n * f);
-        b.push(SwigluForward { out: product, gate_up: gate_up.out, n, f });
+        let gated = b.own(Element::Activation, n * f);
+        b.push(SwigluForward { out: gated, gate_up: gate_up.out, n, f });
         let down = Tensors {
             weights: &[("mlp.down_proj.weight", c)],
             biases: if has_bias { &[("mlp.down_proj.bias", c)] } else { &[] },
         };
-        let down = Dense::forward(b, down, product, [n, f], Some(residual), Some(out));
+        let down = Dense::forward(b, down, gated, [n, f], Some(residual), Some(out));
         Mlp { gate_up, down, n, f }
     }
 

@@ -17,7 +17,7 @@ pub enum Base {
     /// Memory of the compute lane, in which nothing stays from pass to pass.
     Scratch,
     /// Memory of the unit and the micro-batch, in which activations stay from forward to backward.
-    Kept,
+    Saved,
     /// Memory that the program finds.
     External(External),
 }
@@ -43,7 +43,7 @@ pub struct Pass {
     /// Bytes of scratch memory: a multiple of 256.
     pub scratch_bytes: usize,
     /// Bytes of kept memory: a multiple of 256.
-    pub kept_bytes: usize,
+    pub saved_bytes: usize,
 }
 
 impl Pass {
@@ -55,7 +55,7 @@ impl Pass {
     /// Multiplications and additions in matrix products.
     pub fn product_flops(&self) -> f64 {
         let product = |op: &Op<Location>| match op.contract().flops() {
-            Flops::Product(sizes) => 2.0 * sizes.iter().map(|size| *size as f64).product::<f64>(),
+            Flops::Matmul(sizes) => 2.0 * sizes.iter().map(|size| *size as f64).product::<f64>(),
             _ => 0.0,
         };
         self.ops.iter().map(product).sum()
@@ -79,11 +79,11 @@ impl Program {
     ) -> Pass {
         let aligned = |bytes: usize| bytes.next_multiple_of(ALIGNMENT);
         let mut offsets = vec![None; self.buffers.len()];
-        let mut kept_bytes = 0;
+        let mut saved_bytes = 0;
         for (buffer, offset) in self.buffers.iter().zip(&mut offsets) {
             if buffer.kept.is_some_and(|(_, first)| first <= recompute) {
-                *offset = Some((Base::Kept, kept_bytes));
-                kept_bytes += aligned(buffer.bytes);
+                *offset = Some((Base::Saved, saved_bytes));
+                saved_bytes += aligned(buffer.bytes);
             }
         }
         let mut lives: Vec<Life> = Vec::new();
@@ -122,7 +122,7 @@ impl Program {
             let mut accesses = operands(op).into_iter().map(|operand| operand.access);
             op.map(&mut |value| locate(value, accesses.next() != Some(Access::Read)))
         };
-        Pass { ops: ops.map(located).collect(), scratch_bytes, kept_bytes }
+        Pass { ops: ops.map(located).collect(), scratch_bytes, saved_bytes }
     }
 }
 

@@ -52,9 +52,9 @@ struct State {
 
 impl Builder {
     /// An empty program for a device that stores activations so. Gradients and the loss are set or added to, by `write`.
-    pub fn new(storage: DType, write: Write) -> Builder {
+    pub fn new(activation_dtype: DType, write: Write) -> Builder {
         let program = Program {
-            storage,
+            activation_dtype,
             buffers: Vec::new(),
             parameters: Vec::new(),
             elements: 0,
@@ -80,25 +80,25 @@ impl Builder {
 
     /// A buffer of the program's own, to be written.
     pub fn own(&mut self, element: Element, elements: usize) -> Value {
-        let bytes = elements * element.bytes(self.program.storage);
+        let bytes = elements * element.bytes(self.program.activation_dtype);
         self.buffer(Home::Own, bytes, false)
     }
 
     /// Memory that is there when the program runs, and holds something.
     pub fn input(&mut self, external: External, element: Element, elements: usize) -> Value {
-        let bytes = elements * element.bytes(self.program.storage);
+        let bytes = elements * element.bytes(self.program.activation_dtype);
         self.buffer(Home::External(external), bytes, true)
     }
 
     /// Memory that is there when the program runs, to be written.
     pub fn output(&mut self, external: External, element: Element, elements: usize) -> Value {
-        let bytes = elements * element.bytes(self.program.storage);
+        let bytes = elements * element.bytes(self.program.activation_dtype);
         self.buffer(Home::External(external), bytes, false)
     }
 
     /// A sum over micro-batches that is there when the program runs; this one sets it or adds to it.
     pub fn sum(&mut self, external: External, element: Element, elements: usize) -> Value {
-        let bytes = elements * element.bytes(self.program.storage);
+        let bytes = elements * element.bytes(self.program.activation_dtype);
         let is_there = self.write == Write::Add;
         self.buffer(Home::External(external), bytes, is_there)
     }
@@ -148,9 +148,10 @@ impl Builder {
     }
 
     /// Part of a value as a value of its own: `elements` elements from `first` on. It holds what the whole does.
-    pub fn part(&mut self, whole: Value, element: Element, first: usize, elements: usize) -> Value {
+    pub fn slice(&mut self, whole: Value, element: Element, first: usize, elements: usize) -> Value {
         let Buffer { home, bytes, .. } = self.program.buffers[whole.buffer as usize];
-        let (of, size) = (self.states[whole.buffer as usize].version, element.bytes(self.program.storage));
+        let (of, size) =
+            (self.states[whole.buffer as usize].version, element.bytes(self.program.activation_dtype));
         assert!(!matches!(home, Home::Part(..)), "a part has no parts");
         assert!((first + elements) * size <= bytes, "a part leaves its whole");
         assert!(of == 0 || of == whole.version, "a part's whole is written over");
@@ -210,7 +211,7 @@ impl Builder {
         let (name, operands) = (op.contract().name(), operands(&op));
         for operand in &operands {
             let (what, length) = (operand.name, self.program.buffers[operand.at.buffer as usize].bytes);
-            let bytes = operand.bytes(self.program.storage);
+            let bytes = operand.bytes(self.program.activation_dtype);
             assert!(bytes <= length, "{name}: {what} is {length} bytes, not {bytes}");
             match operand.access {
                 Access::Read | Access::Update => self.check_current(operand.at, name, what),

@@ -167,7 +167,7 @@ struct Buffer {
 /// The ops of a unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
-    storage: DType,
+    activation_dtype: DType,
     buffers: Vec<Buffer>,
     parameters: Vec<Parameter>,
     elements: usize,

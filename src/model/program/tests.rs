@@ -127,8 +127,8 @@ fn an_output_is_an_input_only_where_the_op_allows_it() {
     is_refused("RmsnormBackward: dx may not be x", |b| backward(b, Write::Add));
     is_refused("SwigluForward: out may not be gate_up", |b| {
         let whole = filled(b, 3 * F);
-        let gate_up = b.part(whole, Element::F32, 0, N * 2 * F);
-        let out = b.part(whole, Element::F32, N * 2 * F - 1, N * F);
+        let gate_up = b.slice(whole, Element::F32, 0, N * 2 * F);
+        let out = b.slice(whole, Element::F32, N * 2 * F - 1, N * F);
         b.push(SwigluForward { out: out.next(), gate_up, n, f: F });
     });
 }
@@ -138,7 +138,7 @@ fn a_part_and_its_whole_hold_the_same() {
     // The whole, and its two halves.
     let halves = |b: &mut Builder| {
         let whole = filled(b, 2 * F);
-        (whole, [0, 1].map(|half| b.part(whole, Element::F32, half * N * F, N * F)))
+        (whole, [0, 1].map(|half| b.slice(whole, Element::F32, half * N * F, N * F)))
     };
     let read = |b: &mut Builder, gate_up: Value, f: usize| {
         let out = rows(b, f);
@@ -165,7 +165,7 @@ fn a_part_and_its_whole_hold_the_same() {
     });
     is_refused("SwigluForward: gate_up is not there", |b| {
         let (whole, [first, _]) = halves(b);
-        let across = b.part(whole, Element::F32, 1, N * F);
+        let across = b.slice(whole, Element::F32, 1, N * F);
         set(b, first.next(), F);
         read(b, across, F / 2);
     });
@@ -181,12 +181,12 @@ fn a_part_and_its_whole_hold_the_same() {
     });
     is_refused("a part leaves its whole", |b| {
         let (whole, _) = halves(b);
-        b.part(whole, Element::F32, N * F + 1, N * F);
+        b.slice(whole, Element::F32, N * F + 1, N * F);
     });
     is_refused("a part: what it holds is not there", |b| {
         let (whole, [first, _]) = halves(b);
         set(b, first.next(), F);
-        b.part(whole, Element::F32, N * F - 1, N * F);
+        b.slice(whole, Element::F32, N * F - 1, N * F);
     });
 }
 
@@ -210,7 +210,7 @@ fn kept_memory_holds_what_backward_reads() {
     is_refused("a value that backward may need is used by parts", |b| {
         let gate_up = filled(b, 2 * F);
         b.start_backward();
-        let (part, out) = (b.part(gate_up, Element::F32, 0, N * F), rows(b, F / 2));
+        let (part, out) = (b.slice(gate_up, Element::F32, 0, N * F), rows(b, F / 2));
         b.push(SwigluForward { out, gate_up: part, n, f: F / 2 });
     });
 }
@@ -243,7 +243,7 @@ const SHAPES: [(Shape, usize); 4] = [
 
 fn sizes() -> impl Iterator<Item = Sizes> {
     SHAPES.into_iter().flat_map(|(shape, logits_chunk)| {
-        [DType::F32, DType::Bf16].map(|storage| Sizes { shape, logits_chunk, storage })
+        [DType::F32, DType::Bf16].map(|activation_dtype| Sizes { shape, logits_chunk, activation_dtype })
     })
 }
 
@@ -430,14 +430,14 @@ fn buffers_that_live_together_are_apart_and_within_their_memory() {
                     for (number, one) in uses.iter().enumerate() {
                         let bytes = match one.base {
                             Base::Scratch => pass.scratch_bytes,
-                            Base::Kept => pass.kept_bytes,
+                            Base::Saved => pass.saved_bytes,
                             base => panic!("an own buffer in {base:?}"),
                         };
                         assert!(one.slot.start.is_multiple_of(256) && one.slot.end <= bytes);
                         for other in uses[..number].iter().filter(|other| other.base == one.base) {
                             // Kept values live before the pass or after it, too.
                             let together =
-                                one.base == Base::Kept || one.first <= other.last && other.first <= one.last;
+                                one.base == Base::Saved || one.first <= other.last && other.first <= one.last;
                             let apart = one.slot.end <= other.slot.start || other.slot.end <= one.slot.start;
                             assert!(apart || !together, "{recompute:?}");
                         }
@@ -453,10 +453,10 @@ fn memory_is_never_more_than_by_hand() {
     let aligned = |bytes: usize| bytes.next_multiple_of(256);
     for config in configs() {
         let Dims { c, h, g, f, .. } = config.dims;
-        let (qkv, attended) = (config.dims.qkv(), config.dims.attended());
+        let (qkv, attended) = (config.dims.qkv(), config.dims.attention_width());
         for sizes in sizes() {
             let n = sizes.shape.n();
-            let row = |columns: usize| aligned(n * columns * sizes.storage.bytes());
+            let row = |columns: usize| aligned(n * columns * sizes.activation_dtype.bytes());
             let f32s = |columns: usize| aligned(n * columns * 4);
             let normed = if config.qk_norm { row(qkv) + f32s(h + g) } else { 0 };
             // One place for each value of forward, and one for what lives while a half of backward is computed.
@@ -477,11 +477,11 @@ fn memory_is_never_more_than_by_hand() {
                 for (recompute, by_hand) in Recompute::ALL.into_iter().zip(kept) {
                     let passes = [program.forward(recompute), program.backward(recompute)];
                     assert!(passes.iter().all(|pass| pass.scratch_bytes <= scratch), "{recompute:?}");
-                    assert!(passes.iter().all(|pass| pass.kept_bytes == by_hand), "{recompute:?}");
+                    assert!(passes.iter().all(|pass| pass.saved_bytes == by_hand), "{recompute:?}");
                 }
             }
             let chunk = sizes.logits_chunk.clamp(1, n);
-            let logits = aligned(chunk * config.dims.logits_stride() * sizes.storage.bytes());
+            let logits = aligned(chunk * config.dims.logits_stride() * sizes.activation_dtype.bytes());
             for program in HeadTask::ALL.map(|task| head_program(&config, &sizes, task, Write::Set)) {
                 assert!(program.forward(Recompute::Full).scratch_bytes <= row(c) + f32s(1) + logits);
             }

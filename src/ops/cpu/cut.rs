@@ -17,25 +17,25 @@ use crate::ops::cpu::view::{Element, TileMut};
 /// Pieces of different indices share no element, and any thread may hold any of them.
 pub(in crate::ops) unsafe trait Cut: Sync {
     /// What a worker gets: where its piece lies, and the piece.
-    type Piece;
+    type Chunk;
 
     /// How many pieces there are.
-    fn pieces(&self) -> usize;
+    fn chunks(&self) -> usize;
 
     /// One piece.
     ///
     /// # Safety
     /// `index` is below [`Cut::pieces`], and is asked for once in the life of the cut.
-    unsafe fn piece(&self, index: usize) -> Self::Piece;
+    unsafe fn chunk(&self, index: usize) -> Self::Chunk;
 }
 
 /// Calls `job(worker, piece)` for every piece of a cut, on the threads of a pool, in the order of
 /// [`Pool::run`]; `worker` is what it is there.
 #[inline(always)]
-pub(in crate::ops) fn each<C: Cut>(pool: &Pool, cut: C, job: impl Fn(usize, C::Piece) + Sync) {
-    pool.run(cut.pieces(), &|worker, tile| {
+pub(in crate::ops) fn each<C: Cut>(pool: &Pool, cut: C, job: impl Fn(usize, C::Chunk) + Sync) {
+    pool.run(cut.chunks(), &|worker, tile| {
         // SAFETY: a pool takes every tile of a job once, and the cut is gone when the job is over.
-        job(worker, unsafe { cut.piece(tile) });
+        job(worker, unsafe { cut.chunk(tile) });
     });
 }
 
@@ -65,16 +65,16 @@ impl<'a, T: Element> Rows<'a, T> {
 
 // SAFETY: the blocks of different indices are different rows of one exclusive slice.
 unsafe impl<'a, T: Element> Cut for Rows<'a, T> {
-    type Piece = (Range<usize>, &'a mut [T]);
+    type Chunk = (Range<usize>, &'a mut [T]);
 
-    fn pieces(&self) -> usize {
+    fn chunks(&self) -> usize {
         self.rows.div_ceil(self.block)
     }
 
     /// # Safety
     /// There is such a block, and its rows are asked for once.
     #[inline(always)]
-    unsafe fn piece(&self, index: usize) -> Self::Piece {
+    unsafe fn chunk(&self, index: usize) -> Self::Chunk {
         let rows = block(index, self.block, self.rows);
         let (start, elements) = (rows.start * self.columns, rows.len() * self.columns);
         // SAFETY: the index is that of a block, so these rows lie in the slice that `new` borrowed for 'a, and
@@ -107,7 +107,7 @@ impl Grid {
         (self.group.div_ceil(self.block.0), self.columns.div_ceil(self.block.1))
     }
 
-    fn pieces(&self) -> usize {
+    fn chunks(&self) -> usize {
         let (down, across) = self.counts();
         // Without rows there is no group to count.
         self.rows.checked_div(self.group).map_or(0, |groups| groups * down * across)
@@ -116,7 +116,7 @@ impl Grid {
     /// The rows and columns of a rectangle: two indices differ in the group, in the rows within it or in the columns,
     /// and blocks of any of these are disjoint.
     #[inline(always)]
-    fn piece(&self, index: usize) -> (Range<usize>, Range<usize>) {
+    fn chunk(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let (down, across) = self.counts();
         let (index, in_group) = (index % down, index / down);
         let (group, column) = (in_group / across, in_group % across);
@@ -154,17 +154,17 @@ impl<'a, T: Element> Tiles<'a, T> {
 
 // SAFETY: the rectangles of different indices are disjoint in the grid; the whole is exclusive.
 unsafe impl<'a, T: Element> Cut for Tiles<'a, T> {
-    type Piece = (Range<usize>, Range<usize>, TileMut<'a, T>);
+    type Chunk = (Range<usize>, Range<usize>, TileMut<'a, T>);
 
-    fn pieces(&self) -> usize {
-        self.grid.pieces()
+    fn chunks(&self) -> usize {
+        self.grid.chunks()
     }
 
     /// # Safety
     /// There is such a rectangle, and it is asked for once.
     #[inline(always)]
-    unsafe fn piece(&self, index: usize) -> Self::Piece {
-        let (rows, columns) = self.grid.piece(index);
+    unsafe fn chunk(&self, index: usize) -> Self::Chunk {
+        let (rows, columns) = self.grid.chunk(index);
         // SAFETY: the caller asks for this index once, and no other index has an element of this rectangle.
         let tile = unsafe { self.whole.cut(rows.clone(), columns.clone()) };
         (rows, columns, tile)
@@ -188,17 +188,17 @@ impl<'a, T: Element> TransposedTiles<'a, T> {
 
 // SAFETY: as of `Tiles`, with rows and columns exchanged.
 unsafe impl<'a, T: Element> Cut for TransposedTiles<'a, T> {
-    type Piece = (Range<usize>, Range<usize>, TileMut<'a, T>);
+    type Chunk = (Range<usize>, Range<usize>, TileMut<'a, T>);
 
-    fn pieces(&self) -> usize {
-        self.0.grid.pieces()
+    fn chunks(&self) -> usize {
+        self.0.grid.chunks()
     }
 
     /// # Safety
     /// There is such a rectangle, and it is asked for once.
     #[inline(always)]
-    unsafe fn piece(&self, index: usize) -> Self::Piece {
-        let (rows, columns) = self.0.grid.piece(index);
+    unsafe fn chunk(&self, index: usize) -> Self::Chunk {
+        let (rows, columns) = self.0.grid.chunk(index);
         // SAFETY: the grid is that of the transpose, so columns and rows lie in the whole; asked for once, by the caller.
         let tile = unsafe { self.0.whole.cut(columns.clone(), rows.clone()) };
         (rows, columns, tile)
@@ -207,22 +207,22 @@ unsafe impl<'a, T: Element> Cut for TransposedTiles<'a, T> {
 
 // SAFETY: both are cuts, and a piece takes from each the piece of its own index.
 unsafe impl<A: Cut, B: Cut> Cut for (A, B) {
-    type Piece = (A::Piece, B::Piece);
+    type Chunk = (A::Chunk, B::Chunk);
 
     /// # Panics
     /// If the two are cut into different numbers of pieces.
-    fn pieces(&self) -> usize {
-        let pieces = self.0.pieces();
-        assert_eq!(pieces, self.1.pieces(), "outputs that are not cut alike");
-        pieces
+    fn chunks(&self) -> usize {
+        let chunks = self.0.chunks();
+        assert_eq!(chunks, self.1.chunks(), "outputs that are not cut alike");
+        chunks
     }
 
     /// # Safety
     /// Both have the index, and neither is asked for it elsewhere.
     #[inline(always)]
-    unsafe fn piece(&self, index: usize) -> Self::Piece {
+    unsafe fn chunk(&self, index: usize) -> Self::Chunk {
         // SAFETY: what the caller promises of the pair's index holds for the index of each.
-        unsafe { (self.0.piece(index), self.1.piece(index)) }
+        unsafe { (self.0.chunk(index), self.1.chunk(index)) }
     }
 }
 
@@ -243,9 +243,9 @@ mod tests {
         for (rows, columns, block) in [(0, 3, 4), (1, 1, 1), (7, 5, 1), (8, 5, 4), (9, 2, 4), (3, 2, 64)] {
             let (mut out, mut beside) = (vec![0.0f64; rows * columns], vec![0.0f64; rows]);
             let cut = (Rows::new(&mut out, columns, block), Rows::new(&mut beside, 1, block));
-            each(&pool, cut, |_, ((rows_here, piece), (rows_beside, beside))| {
-                assert_eq!((&rows_here, piece.len()), (&rows_beside, rows_here.len() * columns));
-                for (i, element) in piece.iter_mut().enumerate() {
+            each(&pool, cut, |_, ((rows_here, chunk), (rows_beside, beside))| {
+                assert_eq!((&rows_here, chunk.len()), (&rows_beside, rows_here.len() * columns));
+                for (i, element) in chunk.iter_mut().enumerate() {
                     *element += (rows * columns + rows_here.start * columns + i) as f64;
                 }
                 beside.iter_mut().for_each(|element| *element += 1.0);

@@ -7,7 +7,7 @@
 
 pub(super) mod column_sum;
 pub(super) mod cut;
-pub(super) mod product;
+pub(super) mod matmul;
 mod scratch;
 pub(super) mod vector;
 pub(super) mod view;
@@ -34,7 +34,7 @@ pub struct CpuKernels {
 
 impl CpuKernels {
     /// What activations are stored as.
-    pub const STORAGE: DType = DType::F32;
+    pub const ACTIVATION_DTYPE: DType = DType::F32;
 
     /// Kernels that run on the pool's threads.
     pub fn new(pool: Arc<Pool>) -> Self {
@@ -50,8 +50,8 @@ pub(super) fn block(index: usize, block: usize, count: usize) -> Range<usize> {
 }
 
 impl Kernels for CpuKernels {
-    fn storage(&self) -> DType {
-        Self::STORAGE
+    fn activation_dtype(&self) -> DType {
+        Self::ACTIVATION_DTYPE
     }
 
     fn arithmetic(&self) -> String {

@@ -123,7 +123,7 @@ impl<'a, T: Element> TileMut<'a, T> {
 
     /// Part of the tile, lent.
     #[inline(always)]
-    pub fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'_, T> {
+    pub fn slice(&mut self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'_, T> {
         // SAFETY: the part borrows the tile, which cannot be used while it lives.
         unsafe { self.cut(rows, columns) }
     }
@@ -237,7 +237,7 @@ mod tests {
     fn an_input_is_its_output_or_apart_from_it() {
         let mut memory = [1f32, 2.0, 3.0, 4.0];
         let whole = span(&mut memory);
-        let (first, second) = (whole.part(0, 8), whole.part(8, 8));
+        let (first, second) = (whole.subspan(0, 8), whole.subspan(8, 8));
         assert_eq!(read_apart::<f32>(&first, 2, &first), None);
         assert_eq!(read_apart(&second, 2, &first), Some(&[3f32, 4.0][..]));
         assert_eq!(read_apart(&first, 2, &second), Some(&[1f32, 2.0][..]));
@@ -248,7 +248,7 @@ mod tests {
     fn an_input_that_overlaps_part_of_its_output_is_refused() {
         let mut memory = [0f32; 3];
         let whole = span(&mut memory);
-        read_apart::<f32>(&whole.part(4, 8), 2, &whole.part(0, 8));
+        read_apart::<f32>(&whole.subspan(4, 8), 2, &whole.subspan(0, 8));
     }
 
     #[test]
@@ -260,6 +260,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "not aligned")]
     fn a_crooked_span_is_refused() {
-        read::<f32>(&span(&mut [0f32; 3]).part(2, 8), 2);
+        read::<f32>(&span(&mut [0f32; 3]).subspan(2, 8), 2);
     }
 }

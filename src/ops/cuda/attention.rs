@@ -23,7 +23,7 @@ pub fn wgmma_heads(table: &mut Table, name: &str, device: usize) -> Result<Vec<u
     if !heads.is_empty() && !has_wgmma {
         return Err(Error::new(
             Status::Unsupported,
-            "the table of products has attention by wgmma, for which this library has no code here: it is built for \
+            "the table of gemms has attention by wgmma, for which this library has no code here: it is built for \
              sm_90a (HZ_CUDA_ARCH); calibrate anew with it",
         ));
     }

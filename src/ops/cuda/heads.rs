@@ -13,18 +13,18 @@ impl Heads {
 }
 
 /// Queries, keys and values in the rows of one matrix, all of one stride.
-pub(in crate::ops) struct HeadPlaces {
+pub(in crate::ops) struct HeadColumns {
     pub q: *mut hzk_bf16,
     pub k: *mut hzk_bf16,
     pub v: *mut hzk_bf16,
     pub stride: i64,
 }
 
-impl HeadPlaces {
+impl HeadColumns {
     pub fn of(qkv: &DeviceSpan, n: usize, heads: &Heads) -> Self {
         let Heads { h, g, d } = *heads;
         let q = bf16s(qkv, n * heads.qkv());
-        HeadPlaces { q, k: on(q, h * d), v: on(q, (h + g) * d), stride: heads.qkv() as i64 }
+        HeadColumns { q, k: on(q, h * d), v: on(q, (h + g) * d), stride: heads.qkv() as i64 }
     }
 }
 
@@ -43,7 +43,7 @@ pub(in crate::ops) fn both_heads(
     n: usize,
     heads: &Heads,
 ) -> [NormedHeads; 2] {
-    let HeadPlaces { q, k, stride, .. } = HeadPlaces::of(qkv, n, heads);
+    let HeadColumns { q, k, stride, .. } = HeadColumns::of(qkv, n, heads);
     let rstd = f32s(rstd, n * heads.normed());
     [
         NormedHeads { base: q, rstd, heads: heads.h, stride },

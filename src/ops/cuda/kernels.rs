@@ -10,11 +10,11 @@ use crate::base::{DType, Error, Result};
 use crate::device::DeviceSpan;
 use crate::ops::cuda::address::base;
 use crate::ops::cuda::attention::wgmma_heads;
-use crate::ops::cuda::heads::HeadPlaces;
-use crate::ops::cuda::matmul::Products;
-use crate::ops::cuda::product::Product;
+use crate::ops::cuda::gemm::Gemm;
+use crate::ops::cuda::heads::HeadColumns;
+use crate::ops::cuda::matmul::Gemms;
 use crate::ops::cuda::table::Table;
-use crate::ops::cuda::workspace::{ALIGNMENT, PRODUCTS_BYTES};
+use crate::ops::cuda::workspace::{ALIGNMENT, GEMM_BYTES};
 use crate::ops::{Contract, Heads, Kernels, Op, Write};
 use crate::sys::cuda::cublaslt::Handle;
 use crate::sys::cuda::{self, Api, Driver, Stream, api, fill};
@@ -24,7 +24,7 @@ use crate::sys::cuda::{self, Api, Driver, Stream, api, fill};
 pub struct CudaKernels {
     pub(in crate::ops) api: &'static Api,
     pub(in crate::ops) stream: Arc<Stream>,
-    products: Products,
+    gemms: Gemms,
     /// Head dimensions whose attention is by wgmma.
     pub(in crate::ops) by_wgmma: Vec<usize>,
     scratch: DeviceSpan,
@@ -50,7 +50,7 @@ pub(in crate::ops) use launch;
 
 impl CudaKernels {
     /// What activations are stored as.
-    pub const STORAGE: DType = DType::Bf16;
+    pub const ACTIVATION_DTYPE: DType = DType::Bf16;
 
     /// Kernels for the thread's current device, number `device`, whose work goes to `stream`. `workspace` is
     /// [`workspace_bytes`](crate::ops::cuda::workspace::workspace_bytes) of the device's memory, at a multiple of 256
@@ -63,28 +63,28 @@ impl CudaKernels {
         mut table: Table,
         device: usize,
     ) -> Result<Self> {
-        if workspace.bytes() <= PRODUCTS_BYTES || !workspace.address().addr().is_multiple_of(ALIGNMENT) {
+        if workspace.bytes() <= GEMM_BYTES || !workspace.address().addr().is_multiple_of(ALIGNMENT) {
             return Err(Error::internal(format!(
-                "the workspace of kernels is more than {PRODUCTS_BYTES} bytes at a multiple of {ALIGNMENT}, not {} at {:p}",
+                "the workspace of kernels is more than {GEMM_BYTES} bytes at a multiple of {ALIGNMENT}, not {} at {:p}",
                 workspace.bytes(),
                 workspace.address()
             )));
         }
         let (api, name) = (api()?, Driver::open()?.device_name(device)?);
         let by_wgmma = wgmma_heads(&mut table, &name, device)?;
-        let products = Products::new(handle, name, table, workspace.part(0, PRODUCTS_BYTES))?;
-        let scratch = workspace.part(PRODUCTS_BYTES, workspace.bytes() - PRODUCTS_BYTES);
-        Ok(CudaKernels { api, stream, products, by_wgmma, scratch, failed: Mutex::default() })
+        let gemms = Gemms::new(handle, name, table, workspace.subspan(0, GEMM_BYTES))?;
+        let scratch = workspace.subspan(GEMM_BYTES, workspace.bytes() - GEMM_BYTES);
+        Ok(CudaKernels { api, stream, gemms, by_wgmma, scratch, failed: Mutex::default() })
     }
 
     /// Describes products and chooses their algorithms, so that nothing is looked for inside a step.
-    pub fn prepare(&self, products: &[Product]) -> Result<()> {
-        products.iter().try_for_each(|product| self.products.prepare(product))
+    pub fn prepare(&self, gemms: &[Gemm]) -> Result<()> {
+        gemms.iter().try_for_each(|gemm| self.gemms.prepare(gemm))
     }
 
     /// The algorithms of all products so far, as a table that gives the same bits again.
     pub fn choices(&self) -> Table {
-        self.products.choices()
+        self.gemms.choices()
     }
 
     pub(in crate::ops) fn keep(&self, result: Result<()>) {
@@ -110,27 +110,27 @@ impl CudaKernels {
     pub(in crate::ops) fn copy_values(&self, to: &DeviceSpan, from: &DeviceSpan, n: usize, heads: &Heads) {
         let rows = cuda::Matrix {
             rows: n,
-            row_bytes: heads.g * heads.d * Self::STORAGE.bytes(),
-            stride_bytes: heads.qkv() * Self::STORAGE.bytes(),
+            row_bytes: heads.g * heads.d * Self::ACTIVATION_DTYPE.bytes(),
+            stride_bytes: heads.qkv() * Self::ACTIVATION_DTYPE.bytes(),
         };
-        let [to, from] = [to, from].map(|span| HeadPlaces::of(span, n, heads).v);
+        let [to, from] = [to, from].map(|span| HeadColumns::of(span, n, heads).v);
         let [to, from] = [to, from].map(|v| NonNull::new(v.cast()).expect("a span is not null"));
-        // SAFETY: `HeadPlaces` compared both spans with their rows, in which the values end; the spans are apart; the
+        // SAFETY: `HeadColumns` compared both spans with their rows, in which the values end; the spans are apart; the
         // rights to them are the caller's.
         self.keep(unsafe { cuda::copy_rows(to, from, rows, &self.stream) });
     }
 
-    /// Queues a matrix product; `matrices` are the output and the factors a and b of [`Product::operands`].
+    /// Queues a matrix product; `matrices` are the output and the factors a and b of [`Gemm::operands`].
     pub(in crate::ops) fn multiply(
         &self,
-        product: &Product,
+        gemm: &Gemm,
         matrices: [DeviceSpan; 3],
         residual: Option<DeviceSpan>,
         bias: Option<DeviceSpan>,
     ) {
-        if product.n > 0 {
+        if gemm.n > 0 {
             // SAFETY: the rights to operands and workspace are those that `run` was called with.
-            let queued = unsafe { self.products.multiply(product, matrices, [residual, bias], &self.stream) };
+            let queued = unsafe { self.gemms.multiply(gemm, matrices, [residual, bias], &self.stream) };
             self.keep(queued);
         }
     }
@@ -142,12 +142,12 @@ impl CudaKernels {
 }
 
 impl Kernels for CudaKernels {
-    fn storage(&self) -> DType {
-        Self::STORAGE
+    fn activation_dtype(&self) -> DType {
+        Self::ACTIVATION_DTYPE
     }
 
     fn arithmetic(&self) -> String {
-        self.products.arithmetic()
+        self.gemms.arithmetic()
     }
 
     fn warms_up(&self) -> bool {

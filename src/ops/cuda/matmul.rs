@@ -12,9 +12,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Result};
 use crate::device::DeviceSpan;
-use crate::ops::cuda::product::{ColumnMajor, Product};
+use crate::ops::cuda::gemm::{ColumnMajor, Gemm};
 use crate::ops::cuda::table::{Choice, Key, Table};
-use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, PRODUCTS_BYTES as WORKSPACE_BYTES};
+use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, GEMM_BYTES as WORKSPACE_BYTES};
 use crate::sys::cuda::Stream;
 use crate::sys::cuda::cublaslt::{Addresses, Descriptors, Handle, Layout, Limits};
 
@@ -29,12 +29,12 @@ pub type Clock<'a> = dyn FnMut(&dyn Fn() -> Result<()>) -> Result<u64> + 'a;
 const LIMITS: Limits = Limits { workspace_bytes: WORKSPACE_BYTES, alignment: ALIGNMENT };
 
 /// The products of one device.
-pub struct Products {
+pub struct Gemms {
     handle: Handle,
     device: String,
     table: Table,
     workspace: DeviceSpan,
-    plans: Mutex<HashMap<Product, Arc<Plan>>>,
+    plans: Mutex<HashMap<Gemm, Arc<Plan>>>,
 }
 
 struct Plan {
@@ -42,7 +42,7 @@ struct Plan {
     choice: Choice,
 }
 
-impl Products {
+impl Gemms {
     /// For the handle's device, whose name is the table's key. `workspace` is [`WORKSPACE_BYTES`] of its memory, aligned to
     /// 256 bytes, which nothing else uses; products that share it run on one stream.
     pub fn new(handle: Handle, device: String, table: Table, workspace: DeviceSpan) -> Result<Self> {
@@ -50,25 +50,25 @@ impl Products {
             || !(workspace.address() as usize).is_multiple_of(WORKSPACE_ALIGNMENT)
         {
             return Err(Error::internal(format!(
-                "the workspace of products is {WORKSPACE_BYTES} bytes at a multiple of {WORKSPACE_ALIGNMENT}, not {} at {:p}",
+                "the workspace of GEMMs is {WORKSPACE_BYTES} bytes at a multiple of {WORKSPACE_ALIGNMENT}, not {} at {:p}",
                 workspace.bytes(),
                 workspace.address()
             )));
         }
-        Ok(Products { handle, device, table, workspace, plans: Mutex::default() })
+        Ok(Gemms { handle, device, table, workspace, plans: Mutex::default() })
     }
 
     /// Describes a product and chooses its algorithm, unless that has been done. Products of a step are prepared
     /// before it, so that nothing allocates inside.
-    pub fn prepare(&self, product: &Product) -> Result<()> {
-        self.plan(product).map(|_| ())
+    pub fn prepare(&self, gemm: &Gemm) -> Result<()> {
+        self.plan(gemm).map(|_| ())
     }
 
     /// The choices of all products prepared so far, as a table that gives the same bits again.
     pub fn choices(&self) -> Table {
         let mut table = Table::default();
-        for (product, plan) in self.plans.lock().iter() {
-            table.insert(self.key(product), plan.choice);
+        for (gemm, plan) in self.plans.lock().iter() {
+            table.insert(self.key(gemm), plan.choice);
         }
         table
     }
@@ -80,7 +80,7 @@ impl Products {
         format!("{} with cuBLASLt {library} by table {table:016x}", self.device)
     }
 
-    /// Queues a product. `matrices` are the output and the factors a and b of [`Product::operands`]; `addends` a residual and a
+    /// Queues a product. `matrices` are the output and the factors a and b of [`Gemm::operands`]; `addends` a residual and a
     /// bias, there where the product says so. N is not 0.
     ///
     /// # Safety
@@ -88,31 +88,30 @@ impl Products {
     /// the factors.
     pub unsafe fn multiply(
         &self,
-        product: &Product,
+        gemm: &Gemm,
         matrices: [DeviceSpan; 3],
         addends: [Option<DeviceSpan>; 2],
         stream: &Stream,
     ) -> Result<()> {
-        let plan = self.plan(product)?;
+        let plan = self.plan(gemm)?;
         // SAFETY: the caller's own promise.
-        unsafe { self.multiply_by((&plan.descriptors, &plan.choice), product, matrices, addends, stream) }
+        unsafe { self.multiply_by((&plan.descriptors, &plan.choice), gemm, matrices, addends, stream) }
     }
 
     /// # Safety
-    /// As [`Products::multiply`].
+    /// As [`Gemms::multiply`].
     unsafe fn multiply_by(
         &self,
         (descriptors, choice): (&Descriptors, &Choice),
-        product: &Product,
+        gemm: &Gemm,
         [out, a, b]: [DeviceSpan; 3],
         [residual, bias]: [Option<DeviceSpan>; 2],
         stream: &Stream,
     ) -> Result<()> {
-        assert_eq!((residual.is_some(), bias.is_some()), (product.add, product.bias), "{product:?}");
-        let operands = product.operands();
+        assert_eq!((residual.is_some(), bias.is_some()), (gemm.add, gemm.bias), "{gemm:?}");
+        let operands = gemm.operands();
         let given = [(out, operands.out), (a, operands.a.matrix), (b, operands.b.matrix)];
-        let added =
-            [residual.map(|span| (span, operands.out)), bias.map(|span| (span, product.bias_vector()))];
+        let added = [residual.map(|span| (span, operands.out)), bias.map(|span| (span, gemm.bias_vector()))];
         for (span, matrix) in given.into_iter().chain(added.into_iter().flatten()) {
             assert!(span.bytes() >= matrix.bytes(), "{} bytes are too short for {matrix:?}", span.bytes());
             assert!(
@@ -137,69 +136,69 @@ impl Products {
                 stream,
             )
         }
-        .map_err(|error| error.within(format_args!("{product:?}")))
+        .map_err(|error| error.within(format_args!("{gemm:?}")))
     }
 
     /// The algorithm by which a product takes the least time, of the first `most` of the library's heuristic under the
-    /// limits that [`Products::prepare`] gives it; of equals the first. `operands` are the output and the factors a and b,
+    /// limits that [`Gemms::prepare`] gives it; of equals the first. `operands` are the output and the factors a and b,
     /// long enough; the output is overwritten. A bias is read from the factor a.
     ///
     /// # Safety
-    /// As [`Products::multiply`], of all that is run.
+    /// As [`Gemms::multiply`], of all that is run.
     pub unsafe fn fastest(
         &self,
-        product: &Product,
+        gemm: &Gemm,
         most: usize,
         [out, a, b]: [DeviceSpan; 3],
         stream: &Stream,
         clock: &mut Clock,
     ) -> Result<(Key, Choice)> {
-        let descriptors = self.describe(product)?;
-        let (matrices, addends) = ([out, a, b], [product.add.then_some(out), product.bias.then_some(a)]);
+        let descriptors = self.describe(gemm)?;
+        let (matrices, addends) = ([out, a, b], [gemm.add.then_some(out), gemm.bias.then_some(a)]);
         let mut best: Option<(u64, Choice)> = None;
         for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
             let choice = Choice { algorithm, workspace_bytes };
             let by = (&descriptors, &choice);
             // SAFETY: the caller promises it of every run.
-            let run = || unsafe { self.multiply_by(by, product, matrices, addends, stream) };
+            let run = || unsafe { self.multiply_by(by, gemm, matrices, addends, stream) };
             let ns = clock(&run)?;
             if best.is_none_or(|(least, _)| ns < least) {
                 best = Some((ns, choice));
             }
         }
         let (_, choice) = best.ok_or_else(|| Error::internal("no algorithm was tried"))?;
-        Ok((self.key(product), choice))
+        Ok((self.key(gemm), choice))
     }
 
-    fn plan(&self, product: &Product) -> Result<Arc<Plan>> {
-        if let Some(plan) = self.plans.lock().get(product) {
+    fn plan(&self, gemm: &Gemm) -> Result<Arc<Plan>> {
+        if let Some(plan) = self.plans.lock().get(gemm) {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(self.make(product).map_err(|error| error.within(format_args!("{product:?}")))?);
-        Ok(self.plans.lock().entry(*product).or_insert(plan).clone())
+        let plan = Arc::new(self.make(gemm).map_err(|error| error.within(format_args!("{gemm:?}")))?);
+        Ok(self.plans.lock().entry(*gemm).or_insert(plan).clone())
     }
 
-    fn describe(&self, product: &Product) -> Result<Descriptors> {
-        product.check()?;
+    fn describe(&self, gemm: &Gemm) -> Result<Descriptors> {
+        gemm.check()?;
         let layout = |matrix: ColumnMajor| Layout {
             dtype: matrix.dtype,
             rows: matrix.rows,
             columns: matrix.columns,
             stride: matrix.stride,
         };
-        let operands = product.operands();
+        let operands = gemm.operands();
         Descriptors::new(
             self.handle.library(),
             (layout(operands.a.matrix), operands.a.transpose),
             (layout(operands.b.matrix), operands.b.transpose),
             layout(operands.out),
-            product.bias,
+            gemm.bias,
         )
     }
 
-    fn make(&self, product: &Product) -> Result<Plan> {
-        let descriptors = self.describe(product)?;
-        let choice = match self.table.get(&self.key(product)) {
+    fn make(&self, gemm: &Gemm) -> Result<Plan> {
+        let descriptors = self.describe(gemm)?;
+        let choice = match self.table.get(&self.key(gemm)) {
             Some(choice) => {
                 let workspace_bytes = self.handle.workspace_of(&descriptors, &choice.algorithm)?;
                 Choice { workspace_bytes, ..choice }
@@ -218,7 +217,7 @@ impl Products {
         Ok(Plan { descriptors, choice })
     }
 
-    fn key(&self, product: &Product) -> Key {
-        Key { device: self.device.clone(), library: self.handle.library().version(), product: *product }
+    fn key(&self, gemm: &Gemm) -> Key {
+        Key { device: self.device.clone(), library: self.handle.library().version(), gemm: *gemm }
     }
 }

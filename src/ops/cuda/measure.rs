@@ -10,10 +10,10 @@ use crate::base::{Dims, Error, Result, Shape, master};
 use crate::device::DeviceSpan;
 use crate::ops::cuda::CudaKernels;
 use crate::ops::cuda::attention::has_wgmma;
-use crate::ops::cuda::matmul::Products;
-use crate::ops::cuda::product::Product;
+use crate::ops::cuda::gemm::Gemm;
+use crate::ops::cuda::matmul::Gemms;
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
-use crate::ops::cuda::workspace::PRODUCTS_BYTES;
+use crate::ops::cuda::workspace::GEMM_BYTES;
 use crate::ops::{AttentionBackward, AttentionForward, Contract, Heads, Kernels, Op};
 use crate::sys::cuda::cublaslt::{CublasLt, Handle};
 use crate::sys::cuda::{DeviceMemory, Direction, Driver, Event, Stream, copy, need_device, set_device};
@@ -26,26 +26,26 @@ const RUNS: usize = 7;
 /// Measures the products of a model on device number `ordinal`. Takes seconds, and memory for the largest operands.
 ///
 /// Errors: no such device, no cuBLASLt, too little memory.
-pub fn table(ordinal: usize, products: &[Product]) -> Result<Table> {
+pub fn table(ordinal: usize, gemms: &[Gemm]) -> Result<Table> {
     need_device(ordinal)?;
     set_device(ordinal)?;
     let (stream, library) = (Stream::new()?, CublasLt::open()?);
-    let largest = |of: &dyn Fn(&Product) -> usize| products.iter().map(of).max().unwrap_or(0).max(1);
-    let out = largest(&|product| product.operands().out.bytes());
-    let a = largest(&|product| product.operands().a.matrix.bytes());
-    let b = largest(&|product| product.operands().b.matrix.bytes());
-    let (workspace, out) = (DeviceMemory::take(PRODUCTS_BYTES)?, random(out, 1, &stream)?);
+    let largest = |of: &dyn Fn(&Gemm) -> usize| gemms.iter().map(of).max().unwrap_or(0).max(1);
+    let out = largest(&|gemm| gemm.operands().out.bytes());
+    let a = largest(&|gemm| gemm.operands().a.matrix.bytes());
+    let b = largest(&|gemm| gemm.operands().b.matrix.bytes());
+    let (workspace, out) = (DeviceMemory::take(GEMM_BYTES)?, random(out, 1, &stream)?);
     let (a, b) = (random(a, 2, &stream)?, random(b, 3, &stream)?);
     // SAFETY: device memory of that length, which outlives the products: each is waited for.
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
     let device = Driver::open()?.device_name(ordinal)?;
-    let measured = Products::new(Handle::new(library)?, device, Table::default(), span(&workspace))?;
+    let measured = Gemms::new(Handle::new(library)?, device, Table::default(), span(&workspace))?;
     let mut table = Table::default();
-    for product in products {
+    for gemm in gemms {
         let operands = [&out, &a, &b].map(span);
         let clock = &mut |run: &dyn Fn() -> Result<()>| median(run, &stream);
         // SAFETY: the memory above is theirs alone, each as long as the largest, and `median` waits for every run.
-        let (key, choice) = unsafe { measured.fastest(product, CANDIDATES, operands, &stream, clock)? };
+        let (key, choice) = unsafe { measured.fastest(gemm, CANDIDATES, operands, &stream, clock)? };
         table.insert(key, choice);
     }
     Ok(table)
@@ -93,7 +93,7 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
     let (stream, library, n) = (Arc::new(Stream::new()?), CublasLt::open()?, shape.n());
     let device = Driver::open()?.device_name(ordinal)?;
     let qkv = random(n * dims.qkv() * 2, 1, &stream)?;
-    let dout = random(n * dims.attended() * 2, 2, &stream)?;
+    let dout = random(n * dims.attention_width() * 2, 2, &stream)?;
     let rows = |of: &dyn Fn(usize) -> usize| -> Result<DeviceMemory> {
         let values: Vec<u8> = (0..n).flat_map(|row| (of(row) as i32).to_ne_bytes()).collect();
         let memory = DeviceMemory::take(n * 4)?;
@@ -102,7 +102,8 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
     };
     let starts = rows(&|row| row / shape.t * shape.t)?;
     let ends = rows(&|row| (row / shape.t + 1) * shape.t)?;
-    let (out, lse) = (DeviceMemory::take(n * dims.attended() * 2)?, DeviceMemory::take(n * dims.h * 4)?);
+    let (out, lse) =
+        (DeviceMemory::take(n * dims.attention_width() * 2)?, DeviceMemory::take(n * dims.h * 4)?);
     let dqkv = DeviceMemory::take(n * dims.qkv() * 2)?;
     // SAFETY: device memory of that length, which outlives every kernel: each is waited for.
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
@@ -121,8 +122,7 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
         shape,
         heads,
     };
-    let workspace =
-        DeviceMemory::take(PRODUCTS_BYTES + backward.scratch_bytes().next_multiple_of(256) + 256)?;
+    let workspace = DeviceMemory::take(GEMM_BYTES + backward.scratch_bytes().next_multiple_of(256) + 256)?;
     let wgmma = WGMMA_HEADS.contains(&dims.d) && has_wgmma(ordinal)?;
     let (mut times, mut results) = (Vec::new(), Vec::new());
     for by in std::iter::once(Attention::Mma).chain(wgmma.then_some(Attention::Wgmma)) {

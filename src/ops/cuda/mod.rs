@@ -4,17 +4,17 @@
 
 pub(super) mod address;
 pub mod attention;
+pub mod gemm;
 mod heads;
 mod kernels;
 pub mod matmul;
 pub mod measure;
-pub mod product;
 pub mod table;
 pub mod workspace;
 
 pub use kernels::CudaKernels;
 
-pub(super) use heads::{HeadPlaces, both_heads};
+pub(super) use heads::{HeadColumns, both_heads};
 pub(super) use kernels::launch;
 
 /// Rows of partial sums that a sum over rows leaves at most: `kPartialRowsMax` of `csrc/column_sum.h`.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Result, Status};
-use crate::ops::cuda::product::Product;
+use crate::ops::cuda::gemm::Gemm;
 
 /// What a choice of algorithm holds for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Key {
     /// cuBLASLt's version, e.g. 130101.
     pub library: usize,
     /// The product.
-    pub product: Product,
+    pub gemm: Gemm,
 }
 
 /// An algorithm as cuBLASLt describes it: 64 bytes that mean the same wherever the key does.
@@ -63,12 +63,12 @@ pub const WGMMA_HEADS: [usize; 2] = [64, 128];
 /// [`Attention::Wgmma`] where there is code for it ([`wgmma_heads`](crate::ops::cuda::attention::wgmma_heads)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    products: BTreeMap<Key, Choice>,
+    gemms: BTreeMap<Key, Choice>,
     /// By device and head dimension.
     attention: BTreeMap<(String, usize), Attention>,
 }
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +91,7 @@ struct AttentionLine {
 struct Line {
     device: String,
     library: usize,
-    product: Product,
+    gemm: Gemm,
     /// 128 hexadecimal digits: JSON's numbers would not carry 64 bits everywhere.
     algorithm: String,
     workspace_bytes: usize,
@@ -109,7 +109,7 @@ impl Table {
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let text = fs::read_to_string(path)
-            .map_err(|error| Error::io(format!("cannot read the table of products {name}"), &error))?;
+            .map_err(|error| Error::io(format!("cannot read the table of GEMM algorithms {name}"), &error))?;
         Table::from_json(&text, &name.to_string())
     }
 
@@ -117,28 +117,28 @@ impl Table {
     /// made elsewhere, and would be passed over in silence. `name` says where it comes from.
     pub fn admit(&self, name: impl Display, device: &str, library: usize) -> Result<()> {
         let made = |key: &Key| format!("{} with cuBLASLt {}", key.device, key.library);
-        if self.products.keys().any(|key| key.device == device && key.library == library) {
+        if self.gemms.keys().any(|key| key.device == device && key.library == library) {
             return Ok(());
         }
-        let elsewhere: BTreeSet<String> = self.products.keys().map(made).collect();
+        let elsewhere: BTreeSet<String> = self.gemms.keys().map(made).collect();
         let found = match elsewhere.is_empty() {
             true => "is empty".to_owned(),
             false => format!("is of {}", elsewhere.into_iter().collect::<Vec<_>>().join(" and of ")),
         };
         Err(Error::argument(format!(
-            "the table of products {name} {found}; here is {device} with cuBLASLt {library}: calibrate here, or leave \
+            "the table of GEMM algorithms {name} {found}; here is {device} with cuBLASLt {library}: calibrate here, or leave \
              the table out: cuBLASLt's first choice is taken"
         )))
     }
 
     /// The choice for a key.
     pub fn get(&self, key: &Key) -> Option<Choice> {
-        self.products.get(key).copied()
+        self.gemms.get(key).copied()
     }
 
     /// Makes a choice; gives the one it replaces.
     pub fn insert(&mut self, key: Key, choice: Choice) -> Option<Choice> {
-        self.products.insert(key, choice)
+        self.gemms.insert(key, choice)
     }
 
     /// By what attention multiplies on a device, for heads of this dimension.
@@ -160,7 +160,7 @@ impl Table {
 
     /// All choices of algorithms, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Choice)> {
-        self.products.iter()
+        self.gemms.iter()
     }
 
     /// The table as JSON, its choices in the order of their keys.
@@ -168,7 +168,7 @@ impl Table {
         let line = |(key, choice): (&Key, &Choice)| Line {
             device: key.device.clone(),
             library: key.library,
-            product: key.product,
+            gemm: key.gemm,
             algorithm: choice.algorithm.iter().map(|word| format!("{word:016x}")).collect(),
             workspace_bytes: choice.workspace_bytes,
         };
@@ -180,7 +180,7 @@ impl Table {
         let text = Text {
             format: FORMAT,
             attention: self.attention.iter().map(attention).collect(),
-            choices: self.products.iter().map(line).collect(),
+            choices: self.gemms.iter().map(line).collect(),
         };
         serde_json::to_string_pretty(&text).expect("strings and numbers are JSON")
     }
@@ -188,7 +188,8 @@ impl Table {
     /// Reads what [`Table::to_json`] wrote; `name` says where it comes from, for errors (`BadFormat`): not JSON,
     /// another format, an algorithm that is none, impossible sizes, two choices for one key.
     pub fn from_json(json: &str, name: &str) -> Result<Self> {
-        let bad = |what: String| Error::new(Status::BadFormat, format!("table of products {name}: {what}"));
+        let bad =
+            |what: String| Error::new(Status::BadFormat, format!("table of GEMM algorithms {name}: {what}"));
         let text: Text = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
         if text.format != FORMAT {
             return Err(bad(format!(
@@ -212,8 +213,8 @@ impl Table {
                     line.algorithm
                 ))
             })?;
-            line.product.check().map_err(|e| bad(format!("choice {index}: {e}")))?;
-            let key = Key { device: line.device, library: line.library, product: line.product };
+            line.gemm.check().map_err(|e| bad(format!("choice {index}: {e}")))?;
+            let key = Key { device: line.device, library: line.library, gemm: line.gemm };
             if table.insert(key, Choice { algorithm, workspace_bytes: line.workspace_bytes }).is_some() {
                 return Err(bad(format!("choice {index} has the key of an earlier one")));
             }

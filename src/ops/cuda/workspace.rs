@@ -6,7 +6,7 @@ use crate::base::{Dims, Error, Result, Shape, Status};
 pub const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
 
 /// Bytes for products: what NVIDIA recommends for Hopper, and enough for any before it.
-pub const PRODUCTS_BYTES: usize = 32 << 20;
+pub const GEMM_BYTES: usize = 32 << 20;
 
 /// Bytes: the workspace's own alignment, and that of its parts.
 pub const ALIGNMENT: usize = 256;
@@ -14,7 +14,7 @@ pub const ALIGNMENT: usize = 256;
 /// Bytes of workspace for kernels of which none needs more than `scratch` bytes. Nothing else may use it, and what it holds means
 /// nothing between two ops.
 pub fn bytes(scratch: usize) -> usize {
-    PRODUCTS_BYTES + scratch.max(1).next_multiple_of(ALIGNMENT)
+    GEMM_BYTES + scratch.max(1).next_multiple_of(ALIGNMENT)
 }
 
 /// Refuses what the kernels of `csrc/` cannot compute (`Unsupported`), naming field and value.

@@ -19,9 +19,9 @@
 mod pairs;
 
 use self::pairs::Pairs;
+use super::arrays::{Arrays, Body, MasterWeight, Stored};
 use super::isa::{Pass, by_isa};
 use super::random::RandomBits;
-use super::streams::{Body, Kept, Stored, Streams};
 use super::{Master, Spans, StateArray, Step};
 use crate::base::{DType, Error, Result};
 use crate::host::Isa;
@@ -126,7 +126,7 @@ const fn arrays(region: &'static str, dtype: DType) -> [StateArray; 2] {
 /// # Safety
 /// As [`update`](super::update), of these spans.
 pub unsafe fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits) {
-    type At<'a, W, B, G, M> = Streams<'a, W, B, G, M, 2>;
+    type At<'a, W, B, G, M> = Arrays<'a, W, B, G, M, 2>;
     use DType::{Bf16, F32};
     let isa = step.isa;
     // SAFETY: the caller owns what `at` makes slices of, and nobody keeps one.
@@ -174,11 +174,11 @@ fn element<const DECAY: bool>(g: f32, m: f32, v: f32, p: f32, step: &Step) -> (f
 }
 
 /// Element by element, for any types of storage. The random bits are for moments that are rounded.
-struct Elements<'a, W, B, G, M>(Streams<'a, W, B, G, M, 2>, &'a Step<'a>, RandomBits);
+struct Elements<'a, W, B, G, M>(Arrays<'a, W, B, G, M, 2>, &'a Step<'a>, RandomBits);
 
 impl<W: Copy, B: Copy, G: Stored, M: Stored> Pass for Elements<'_, W, B, G, M>
 where
-    (W, B): Kept,
+    (W, B): MasterWeight,
 {
     #[inline(always)]
     fn pass(self) {
@@ -192,7 +192,7 @@ where
 
 impl<W: Copy, B: Copy, G: Stored, M: Stored> Elements<'_, W, B, G, M>
 where
-    (W, B): Kept,
+    (W, B): MasterWeight,
 {
     #[inline(always)]
     fn with_decay<const DECAY: bool>(self) {
@@ -208,11 +208,11 @@ struct Each<'a, const DECAY: bool>(&'a Step<'a>, RandomBits);
 
 impl<W: Copy, B: Copy, G: Stored, M: Stored, const DECAY: bool> Body<W, B, G, M, 2> for Each<'_, DECAY>
 where
-    (W, B): Kept,
+    (W, B): MasterWeight,
 {
     #[inline(always)]
-    fn run(&self, streams: Streams<'_, W, B, G, M, 2>, start: usize) {
-        let Streams { weights, beside, gradient, state: [m, v] } = streams;
+    fn run(&self, streams: Arrays<'_, W, B, G, M, 2>, start: usize) {
+        let Arrays { weights, beside, gradient, state: [m, v] } = streams;
         let Each(step, random) = *self;
         elements(weights, beside, gradient, m, v, &Each::<DECAY>(step, random.skip(start as u32)));
     }
@@ -228,7 +228,7 @@ fn elements<W: Copy, B: Copy, G: Stored, M: Stored, const DECAY: bool>(
     v: &mut [M],
     Each(step, random): &Each<DECAY>,
 ) where
-    (W, B): Kept,
+    (W, B): MasterWeight,
 {
     let n = weights.len();
     let (beside, gradient) = (&mut beside[..n], &gradient[..n]);

@@ -6,13 +6,13 @@
 
 use std::mem;
 
+use super::super::arrays::{Arrays, Body};
 use super::super::isa::Pass;
 use super::super::random::RandomBits;
-use super::super::streams::{Body, Streams};
 use super::{Each, Step, element};
 
 /// All five streams are of 16-bit numbers.
-type Halves<'a> = Streams<'a, u16, i16, u16, u16, 2>;
+type Halves<'a> = Arrays<'a, u16, i16, u16, u16, 2>;
 
 /// The way over such streams.
 pub struct Pairs<'a>(pub Halves<'a>, pub &'a Step<'a>, pub RandomBits);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::mix::{Attribute, Mix, Spread};
 use super::trial::{Candidate, Score, Trials};
 use crate::model::Recompute;
-use crate::schedule::{Boundary, GradWait, LayerPlacement, Placement, Sum};
+use crate::schedule::{Accumulator, Boundary, GradWait, LayerPlacement, Placement};
 
 /// Slots and slabs that are tried: more than that smooth nothing that these do not.
 const PLACES: [usize; 4] = [2, 3, 4, 6];
@@ -59,22 +59,22 @@ fn lowest_first<T>(mut candidates: Vec<(T, Candidate)>) -> Vec<(T, Candidate)> {
 
 /// The attributes that are free, and what the pinned ones are.
 fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
-    let pins = trials.question.pins;
+    let fixed = trials.question.fixed;
     let is_free = |attribute: &Attribute| match attribute {
-        activations if activations.is_of_activations() => pins.recompute.is_none(),
-        Attribute::Kept => pins.boundary.is_none(),
-        Attribute::Resident => pins.resident.is_none(),
-        _ => pins.sum.is_none() && sweeps > 1,
+        activations if activations.is_of_activations() => fixed.recompute.is_none(),
+        Attribute::Kept => fixed.boundary.is_none(),
+        Attribute::Resident => fixed.resident.is_none(),
+        _ => fixed.accumulator.is_none() && sweeps > 1,
     };
     Attribute::ALL.into_iter().filter(is_free).collect()
 }
 
 /// The least device memory with so many sweeps.
 pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
-    let pins = trials.question.pins;
+    let fixed = trials.question.fixed;
     Mix {
-        slots: pins.weight_slots.unwrap_or(PLACES[0]),
-        slabs: pins.slabs.unwrap_or(PLACES[0]),
+        slots: fixed.weight_slots.unwrap_or(PLACES[0]),
+        slabs: fixed.slabs.unwrap_or(PLACES[0]),
         sweeps,
         wait,
         counts: [0; Attribute::ALL.len()],
@@ -152,7 +152,7 @@ fn fits(trials: &Trials, mix: &Mix) -> bool {
 /// The least device memory, and two ways to what takes least host memory besides: what stays on the device need not
 /// be in host memory.
 pub fn least_host(trials: &Trials, bare: &Mix) -> [Mix; 3] {
-    let limit = trials.question.room.device.unwrap_or(usize::MAX);
+    let limit = trials.question.limits.device.unwrap_or(usize::MAX);
     let [one, other] = instead_of_host(trials, bare, |mix, attribute| {
         fill(trials, mix, attribute, |device, _| device <= limit)
     });
@@ -234,7 +234,7 @@ fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Scor
 /// What is one change away: some more or fewer of something, and less of something else where that is needed, more
 /// where that is possible.
 fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidate)> {
-    let (pins, layers) = (trials.question.pins, trials.question.layout.layers());
+    let (fixed, layers) = (trials.question.fixed, trials.question.layout.layers());
     let free = free(trials, mix.sweeps);
     let mut changed = Vec::new();
     for &attribute in &free {
@@ -252,10 +252,10 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
         }
     }
     for places in PLACES {
-        if pins.weight_slots.is_none() {
+        if fixed.weight_slots.is_none() {
             changed.push(Mix { slots: places, ..mix.clone() });
         }
-        if pins.slabs.is_none() {
+        if fixed.slabs.is_none() {
             changed.push(Mix { slabs: places, ..mix.clone() });
         }
     }
@@ -316,7 +316,7 @@ fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
     let with = |changes: &[(usize, LayerPlacement)]| {
         let mut other = placement.clone();
         for &(layer, place) in changes {
-            other.layers[layer] = trials.question.pins.of(layer, place);
+            other.layers[layer] = trials.question.fixed.of(layer, place);
         }
         other
     };
@@ -342,9 +342,9 @@ fn alternatives(placement: &Placement, layer: LayerPlacement) -> Vec<LayerPlacem
     for recompute in Recompute::ALL {
         for boundary in [Boundary::Kept, Boundary::Spilled] {
             for resident in [false, true] {
-                for sum in [Sum::Passing, Sum::Own] {
-                    let other = LayerPlacement { recompute, boundary, resident, sum };
-                    if other != layer && (placement.sweeps > 1 || sum == layer.sum) {
+                for accumulator in [Accumulator::Spilled, Accumulator::OnDevice] {
+                    let other = LayerPlacement { recompute, boundary, resident, accumulator };
+                    if other != layer && (placement.sweeps > 1 || accumulator == layer.accumulator) {
                         found.push(other);
                     }
                 }

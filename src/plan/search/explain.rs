@@ -6,7 +6,7 @@ use std::thread::{self, ScopedJoinHandle};
 use super::{EFFORT, Found, Question};
 use crate::base::{Result, Shape};
 use crate::device::Lane;
-use crate::plan::{Machine, Prediction, Room};
+use crate::plan::{Machine, MemoryLimits, Prediction};
 
 /// A step's time, taken apart.
 #[derive(Clone, Debug)]
@@ -58,15 +58,17 @@ pub fn look(question: &Question, found: &Found) -> Result<Explanation> {
 /// Explains an answer: searches anew, beside one another, what others would give.
 pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     let start = [found.plan.policy.placement.clone()];
-    let with = |what, room: Room, machine: &Machine| -> Result<Gain> {
-        let step_ns = Question { room, machine, ..*question }.search_from(&start, EFFORT / SHARE)?.step_ns;
+    let with = |what, limits: MemoryLimits, machine: &Machine| -> Result<Gain> {
+        let step_ns = Question { limits, machine, ..*question }.search_from(&start, EFFORT / SHARE)?.step_ns;
         Ok(Gain { what, step_ns })
     };
     let changes = changes(question);
     let shapes = other_shapes(question);
     thread::scope(|scope| {
-        let gains: Vec<_> =
-            changes.iter().map(|(what, room, machine)| scope.spawn(|| with(what, *room, machine))).collect();
+        let gains: Vec<_> = changes
+            .iter()
+            .map(|(what, limits, machine)| scope.spawn(|| with(what, *limits, machine)))
+            .collect();
         let others: Vec<_> = shapes
             .iter()
             .map(|&(shape, micros)| scope.spawn(move || shaped(question, shape, micros)))
@@ -86,24 +88,24 @@ fn joined<T>(thread: ScopedJoinHandle<T>) -> T {
 }
 
 /// What one might have beside what there is: for people, and the room and the machine then.
-fn changes(question: &Question) -> Vec<(&'static str, Room, Machine)> {
-    let (room, machine) = (question.room, question.machine);
+fn changes(question: &Question) -> Vec<(&'static str, MemoryLimits, Machine)> {
+    let (limits, machine) = (question.limits, question.machine);
     let mut changes = Vec::new();
-    if let Some(limit) = room.device {
-        let mut more = room;
+    if let Some(limit) = limits.device {
+        let mut more = limits;
         more.device = Some(limit.saturating_add(MORE));
-        if room.shared {
-            more.host.bytes = room.host.bytes.saturating_add(MORE);
+        if limits.shared {
+            more.host.bytes = limits.host.bytes.saturating_add(MORE);
         }
         changes.push(("1 GiB more device memory", more, machine.clone()));
     }
-    let mut more = room;
-    more.host.bytes = room.host.bytes.saturating_add(MORE);
+    let mut more = limits;
+    more.host.bytes = limits.host.bytes.saturating_add(MORE);
     changes.push(("1 GiB more host memory", more, machine.clone()));
     let mut faster = |what, change: &dyn Fn(&mut Machine)| {
         let mut machine = machine.clone();
         change(&mut machine);
-        changes.push((what, room, machine));
+        changes.push((what, limits, machine));
     };
     faster("a link 10 % faster", &|machine| {
         machine.up_bytes_per_s *= FASTER;

@@ -2,7 +2,7 @@
 
 use super::Question;
 use crate::model::Recompute;
-use crate::schedule::{Boundary, GradWait, LayerPlacement, Placement, Sum};
+use crate::schedule::{Accumulator, Boundary, GradWait, LayerPlacement, Placement};
 
 /// What a layer can have more of on the device than the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,16 +125,20 @@ impl Mix {
             recompute: recompute(layer),
             boundary: if has(Attribute::Kept, layer) { Boundary::Kept } else { Boundary::Spilled },
             resident: has(Attribute::Resident, layer),
-            sum: if has(Attribute::Own, layer) { Sum::Own } else { Sum::Passing },
+            accumulator: if has(Attribute::Own, layer) {
+                Accumulator::OnDevice
+            } else {
+                Accumulator::Spilled
+            },
         };
         Placement {
             weight_slots: self.slots,
             slabs: self.slabs,
-            ring: question.pins.ring,
+            ring: question.fixed.ring,
             adam: question.adam(self.wait),
             grad_wait: self.wait,
             sweeps: self.sweeps,
-            layers: (0..layers).map(|layer| question.pins.of(layer, place(layer))).collect(),
+            layers: (0..layers).map(|layer| question.fixed.of(layer, place(layer))).collect(),
         }
     }
 }

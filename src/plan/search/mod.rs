@@ -24,11 +24,13 @@ use crate::base::{DType, Result, Shape};
 use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig, Recompute};
 use crate::plan::{Description, Machine, Plan};
-use crate::schedule::{AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy, Sum};
+use crate::schedule::{
+    Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy,
+};
 
 /// What must not be passed.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct MemoryLimits {
     /// Bytes of device memory, if they are limited.
     pub device: Option<usize>,
     /// Host memory.
@@ -37,26 +39,26 @@ pub struct Room {
     pub shared: bool,
 }
 
-impl Room {
+impl MemoryLimits {
     /// What there is on this machine now. A stated number of bytes of host memory overrides what it reports.
-    pub fn here(device: Option<usize>, host: Option<usize>, shared: bool) -> Room {
-        Room { device, host: Limits::read(host), shared }
+    pub fn here(device: Option<usize>, host: Option<usize>, shared: bool) -> MemoryLimits {
+        MemoryLimits { device, host: Limits::read(host), shared }
     }
 
     /// What a machine has. Stated numbers of bytes override it. A machine whose device memory is RAM is the CPU
     /// device's, and that is here.
-    pub fn of(machine: &Description, device: Option<usize>, host: Option<usize>) -> Room {
+    pub fn of(machine: &Description, device: Option<usize>, host: Option<usize>) -> MemoryLimits {
         if machine.shared {
-            return Room::here(device.or(machine.device_bytes), host, true);
+            return MemoryLimits::here(device.or(machine.device_bytes), host, true);
         }
         let host = Limits::of_machine(machine.host_bytes, host);
-        Room { device: device.or(machine.device_bytes), host, shared: false }
+        MemoryLimits { device: device.or(machine.device_bytes), host, shared: false }
     }
 }
 
 /// What the user has decided; the rest is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pins {
+pub struct Fixed {
     /// See [`Placement::weight_slots`].
     pub weight_slots: Option<usize>,
     /// See [`Placement::slabs`].
@@ -77,25 +79,25 @@ pub struct Pins {
     /// Which layers are resident.
     pub resident: Option<Vec<bool>>,
     /// Where each layer's f32 gradient is between sweeps.
-    pub sum: Option<Vec<Sum>>,
+    pub accumulator: Option<Vec<Accumulator>>,
 }
 
-impl Pins {
+impl Fixed {
     /// Decides everything about the layers.
     pub fn place(&mut self, layers: impl Iterator<Item = LayerPlacement> + Clone) {
         self.recompute = Some(layers.clone().map(|layer| layer.recompute).collect());
         self.boundary = Some(layers.clone().map(|layer| layer.boundary).collect());
         self.resident = Some(layers.clone().map(|layer| layer.resident).collect());
-        self.sum = Some(layers.map(|layer| layer.sum).collect());
+        self.accumulator = Some(layers.map(|layer| layer.accumulator).collect());
     }
 
     /// What is decided of a layer, and the rest as it is given.
     fn of(&self, layer: usize, free: LayerPlacement) -> LayerPlacement {
         LayerPlacement {
-            recompute: self.recompute.as_ref().map_or(free.recompute, |pinned| pinned[layer]),
-            boundary: self.boundary.as_ref().map_or(free.boundary, |pinned| pinned[layer]),
-            resident: self.resident.as_ref().map_or(free.resident, |pinned| pinned[layer]),
-            sum: self.sum.as_ref().map_or(free.sum, |pinned| pinned[layer]),
+            recompute: self.recompute.as_ref().map_or(free.recompute, |fixed| fixed[layer]),
+            boundary: self.boundary.as_ref().map_or(free.boundary, |fixed| fixed[layer]),
+            resident: self.resident.as_ref().map_or(free.resident, |fixed| fixed[layer]),
+            accumulator: self.accumulator.as_ref().map_or(free.accumulator, |fixed| fixed[layer]),
         }
     }
 }
@@ -103,9 +105,9 @@ impl Pins {
 /// Host slabs of the gradient ring: one landing, one in AdamW, one between.
 pub const RING: usize = 3;
 
-impl Default for Pins {
+impl Default for Fixed {
     fn default() -> Self {
-        Pins {
+        Fixed {
             weight_slots: None,
             slabs: None,
             ring: RING,
@@ -115,7 +117,7 @@ impl Default for Pins {
             recompute: None,
             boundary: None,
             resident: None,
-            sum: None,
+            accumulator: None,
         }
     }
 }
@@ -128,7 +130,7 @@ pub struct Question<'a> {
     /// Its layout.
     pub layout: &'a Layout,
     /// The device's type of activations.
-    pub storage: DType,
+    pub activation_dtype: DType,
     /// What it runs on.
     pub machine: &'a Machine,
     /// What the host keeps.
@@ -140,9 +142,9 @@ pub struct Question<'a> {
     /// Micro-batches of a step.
     pub micros: usize,
     /// What must not be passed.
-    pub room: Room,
+    pub limits: MemoryLimits,
     /// What is decided.
-    pub pins: &'a Pins,
+    pub fixed: &'a Fixed,
 }
 
 /// The answer.
@@ -197,8 +199,9 @@ impl<'a> Question<'a> {
 
     /// The plan of a placement.
     fn plan(&self, placement: Placement) -> Result<Plan> {
-        let plan = Plan::new(self.config, self.layout, self.policy(placement), self.micros, self.storage)?;
-        Ok(if self.room.shared { plan } else { plan.apart(Pinning::Registered) })
+        let plan =
+            Plan::new(self.config, self.layout, self.policy(placement), self.micros, self.activation_dtype)?;
+        Ok(if self.limits.shared { plan } else { plan.discrete(Pinning::Registered) })
     }
 
     fn policy(&self, placement: Placement) -> Policy {
@@ -207,26 +210,26 @@ impl<'a> Question<'a> {
 
     /// Whether so many bytes pass no limit.
     fn fits(&self, device: usize, host: usize) -> bool {
-        self.room.device.is_none_or(|limit| device <= limit) && self.fits_host(device, host)
+        self.limits.device.is_none_or(|limit| device <= limit) && self.fits_host(device, host)
     }
 
     /// Whether so many bytes pass the limit of host memory.
     fn fits_host(&self, device: usize, host: usize) -> bool {
-        let host = if self.room.shared { host.saturating_add(device) } else { host };
-        host <= self.room.host.bytes
+        let host = if self.limits.shared { host.saturating_add(device) } else { host };
+        host <= self.limits.host.bytes
     }
 
     /// When AdamW runs if gradients wait there.
     fn adam(&self, wait: GradWait) -> AdamWhen {
-        self.pins.adam.unwrap_or(AdamWhen::of(self.mode, wait))
+        self.fixed.adam.unwrap_or(AdamWhen::of(self.mode, wait))
     }
 
     /// Where gradients may wait: only where the norm of all can be had, if that is needed.
     fn waits(&self) -> Vec<GradWait> {
         let allowed = |wait: &GradWait| {
-            self.pins.grad_wait.is_none_or(|pinned| pinned == *wait)
+            self.fixed.grad_wait.is_none_or(|fixed| fixed == *wait)
                 && !(self.clips && self.adam(*wait) == AdamWhen::UnderBackward)
-                && !(*wait == GradWait::Device && self.pins.adam == Some(AdamWhen::UnderBackward))
+                && !(*wait == GradWait::Device && self.fixed.adam == Some(AdamWhen::UnderBackward))
         };
         [GradWait::Host, GradWait::Device].into_iter().filter(allowed).collect()
     }
@@ -243,7 +246,7 @@ impl<'a> Question<'a> {
     /// the doublings.
     fn sweeps(&self) -> Vec<usize> {
         const ALL_MAX: usize = 8;
-        if let Some(sweeps) = self.pins.sweeps {
+        if let Some(sweeps) = self.fixed.sweeps {
             return vec![sweeps];
         }
         let mut sweeps: Vec<usize> = if self.micros <= ALL_MAX {

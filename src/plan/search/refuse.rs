@@ -2,7 +2,7 @@
 
 use super::descent::{least, least_host};
 use super::trial::Trials;
-use super::{Pins, Question};
+use super::{Fixed, Question};
 use crate::base::format::{Size, several};
 use crate::base::{Error, Result, Shape, Status};
 use crate::schedule::Mode;
@@ -21,7 +21,7 @@ impl Short {
     fn fits(self, question: &Question) -> bool {
         match self {
             Short::Device(_) => false,
-            Short::Host(need) => need <= question.room.host.bytes,
+            Short::Host(need) => need <= question.limits.host.bytes,
         }
     }
 }
@@ -44,7 +44,7 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
     };
     Ok(match short {
         Short::Device(need) => {
-            let limit = question.room.device.unwrap_or(usize::MAX);
+            let limit = question.limits.device.unwrap_or(usize::MAX);
             Error::new(
                 Status::OutOfDeviceMemory,
                 format!(
@@ -57,7 +57,7 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
             )
         }
         Short::Host(need) => {
-            let host = question.room.host;
+            let host = question.limits.host;
             Error::new(
                 Status::OutOfHostMemory,
                 format!(
@@ -74,7 +74,7 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
 /// Which limit binds; nothing if no placement can be built at all.
 fn shortage(question: &Question) -> Result<Option<Short>> {
     let trials = Trials::new(*question, 0)?;
-    let limit = question.room.device.unwrap_or(usize::MAX);
+    let limit = question.limits.device.unwrap_or(usize::MAX);
     let (mut device_least, mut host_least) = (None::<usize>, None::<usize>);
     for sweeps in question.sweeps() {
         for wait in question.waits() {
@@ -83,7 +83,7 @@ fn shortage(question: &Question) -> Result<Option<Short>> {
             device_least = Some(device_least.map_or(device, |least| least.min(device)));
             for mix in least_host(&trials, &bare) {
                 let (device, host) = trials.taken(&mix.placement(question));
-                let host = if question.room.shared { host.saturating_add(device) } else { host };
+                let host = if question.limits.shared { host.saturating_add(device) } else { host };
                 if device <= limit {
                     host_least = Some(host_least.map_or(host, |least| least.min(host)));
                 }
@@ -102,8 +102,8 @@ fn changes(question: &Question) -> Result<Vec<String>> {
     let mut found = Vec::new();
     found.extend(without_a_pin(question)?);
     let Shape { b, t } = question.numeric.shape;
-    for parts in (2..=MICROS / question.micros).filter(|parts| b.is_multiple_of(*parts)) {
-        let (smaller, micros) = (b / parts, question.micros * parts);
+    for chunks in (2..=MICROS / question.micros).filter(|chunks| b.is_multiple_of(*chunks)) {
+        let (smaller, micros) = (b / chunks, question.micros * chunks);
         if fits(&question.with_shape(Shape { b: smaller, t }, micros))? {
             found.push(format!("{micros} micro-batches of {smaller} × {t} tokens"));
             break;
@@ -190,24 +190,24 @@ fn named(mode: Mode, clips: bool, question: &Question) -> String {
 
 /// The first pin without which there is room.
 fn without_a_pin(question: &Question) -> Result<Option<String>> {
-    let pins = question.pins;
-    let free = Pins { ring: pins.ring, adam: pins.adam, ..Pins::default() };
-    if *pins == free {
+    let fixed = question.fixed;
+    let free = Fixed { ring: fixed.ring, adam: fixed.adam, ..Fixed::default() };
+    if *fixed == free {
         return Ok(None);
     }
     let alone = [
-        ("a free number of weight slots", Pins { weight_slots: None, ..pins.clone() }),
-        ("a free number of gradient slabs", Pins { slabs: None, ..pins.clone() }),
-        ("a free number of sweeps", Pins { sweeps: None, ..pins.clone() }),
-        ("a free choice where gradients wait", Pins { grad_wait: None, ..pins.clone() }),
-        ("a free choice of what is recomputed", Pins { recompute: None, ..pins.clone() }),
-        ("a free choice of what is spilled", Pins { boundary: None, ..pins.clone() }),
-        ("a free number of resident layers", Pins { resident: None, ..pins.clone() }),
-        ("a free choice where gradients are summed", Pins { sum: None, ..pins.clone() }),
+        ("a free number of weight slots", Fixed { weight_slots: None, ..fixed.clone() }),
+        ("a free number of gradient slabs", Fixed { slabs: None, ..fixed.clone() }),
+        ("a free number of sweeps", Fixed { sweeps: None, ..fixed.clone() }),
+        ("a free choice where gradients wait", Fixed { grad_wait: None, ..fixed.clone() }),
+        ("a free choice of what is recomputed", Fixed { recompute: None, ..fixed.clone() }),
+        ("a free choice of what is spilled", Fixed { boundary: None, ..fixed.clone() }),
+        ("a free number of resident layers", Fixed { resident: None, ..fixed.clone() }),
+        ("a free choice where gradients are summed", Fixed { accumulator: None, ..fixed.clone() }),
         ("a free placement", free),
     ];
-    for (name, pins) in alone {
-        if fits(&Question { pins: &pins, ..*question })? {
+    for (name, fixed) in alone {
+        if fits(&Question { fixed: &fixed, ..*question })? {
             return Ok(Some(name.to_owned()));
         }
     }

@@ -13,7 +13,7 @@ use crate::model::{Passes, Recompute};
 use crate::plan::predict::{STEPS_BEFORE, Steady};
 use crate::plan::{Cost, Plan, Work};
 use crate::schedule::{
-    self, Boundary, Geometry, GradWait, LayerPlacement, Mode, Operation, Placement, Policy, Sum,
+    self, Accumulator, Boundary, Geometry, GradWait, LayerPlacement, Mode, Operation, Placement, Policy,
 };
 
 /// How good a placement is: the step's time, and of equals the memory.
@@ -63,10 +63,10 @@ type Counts = ([usize; 3], GradWait, [usize; Recompute::ALL.len()], [usize; 2]);
 impl<'a> Trials<'a> {
     /// Errors: the question has no answer at all, whatever the room: see [`Plan::new`].
     pub fn new(question: Question<'a>, effort: usize) -> Result<Self> {
-        let sweeps = question.pins.sweeps.unwrap_or(1);
-        let (pins, least) = (question.pins, Placement::default());
+        let sweeps = question.fixed.sweeps.unwrap_or(1);
+        let (fixed, least) = (question.fixed, Placement::default());
         let (weight_slots, slabs) =
-            (pins.weight_slots.unwrap_or(least.weight_slots), pins.slabs.unwrap_or(least.slabs));
+            (fixed.weight_slots.unwrap_or(least.weight_slots), fixed.slabs.unwrap_or(least.slabs));
         let plan = question.plan(Placement { sweeps, weight_slots, slabs, ..least.clone() })?;
         // What is pinned has to be possible; whether AdamW's place is, is asked of every candidate.
         let counts = Placement { sweeps, weight_slots, slabs, ..least };
@@ -104,7 +104,10 @@ impl<'a> Trials<'a> {
             [placement.weight_slots + placement.residents(), placement.slabs, placement.sweeps],
             placement.grad_wait,
             Recompute::ALL.map(|recompute| count(&|layer| layer.recompute == recompute)),
-            [count(&|layer| layer.boundary == Boundary::Kept), count(&|layer| layer.sum == Sum::Own)],
+            [
+                count(&|layer| layer.boundary == Boundary::Kept),
+                count(&|layer| layer.accumulator == Accumulator::OnDevice),
+            ],
         );
         *self.taken.borrow_mut().entry(counts).or_insert_with(|| {
             let Question { config, layout, micros, .. } = self.question;

@@ -12,8 +12,8 @@ fn policy(weight_slots: usize, slabs: usize, adam: AdamWhen) -> Policy {
     }
 }
 
-fn model(layers: usize, tied: bool, head_parts: usize) -> Geometry {
-    Geometry { layers, tied, embedding_parts: 2, head_parts }
+fn model(layers: usize, tied: bool, head_chunks: usize) -> Geometry {
+    Geometry { layers, tied, embedding_chunks: 2, head_chunks }
 }
 
 fn texts(list: &List) -> Vec<String> {
@@ -35,37 +35,37 @@ fn a_small_step_reads_as_it_should() {
         "forward unit 2 in slot 1, micro 0",
         "forward unit 3 in slot 0, micro 0",
         "head forward backward micro 0",
-        "round unit 4 part 0 → slab 0",
+        "round unit 4 chunk 0 → slab 0",
         "download norm unit 4: slab 0",
-        "download unit 4 part 0: slab 0 → store",
+        "download unit 4 chunk 0: slab 0 → store",
         "recompute backward unit 3 in slot 0, micro 0",
         "upload unit 1 → slot 0",
-        "round unit 3 part 0 → slab 1",
+        "round unit 3 chunk 0 → slab 1",
         "download norm unit 3: slab 1",
-        "download unit 3 part 0: slab 1 → store",
+        "download unit 3 chunk 0: slab 1 → store",
         "recompute backward unit 2 in slot 1, micro 0",
-        "round unit 2 part 0 → slab 0",
+        "round unit 2 chunk 0 → slab 0",
         "download norm unit 2: slab 0",
-        "download unit 2 part 0: slab 0 → store",
+        "download unit 2 chunk 0: slab 0 → store",
         "recompute backward unit 1 in slot 0, micro 0",
-        "round unit 1 part 0 → slab 1",
+        "round unit 1 chunk 0 → slab 1",
         "download norm unit 1: slab 1",
-        "download unit 1 part 0: slab 1 → store",
+        "download unit 1 chunk 0: slab 1 → store",
         "embed backward micro 0",
         "norm unit 0",
-        "round unit 0 part 0 → slab 0",
+        "round unit 0 chunk 0 → slab 0",
         "download norm unit 0: slab 0",
-        "download unit 0 part 0: slab 0 → store",
-        "round unit 0 part 1 → slab 1",
-        "download unit 0 part 1: slab 1 → store",
+        "download unit 0 chunk 0: slab 0 → store",
+        "round unit 0 chunk 1 → slab 1",
+        "download unit 0 chunk 1: slab 1 → store",
         "download loss",
-        "decide",
-        "adam unit 0 part 0 from store, guarded by the verdict",
-        "adam unit 0 part 1 from store, guarded by the verdict",
-        "adam unit 1 part 0 from store, guarded by the verdict",
-        "adam unit 2 part 0 from store, guarded by the verdict",
-        "adam unit 3 part 0 from store, guarded by the verdict",
-        "adam unit 4 part 0 from store, guarded by the verdict",
+        "clip decision",
+        "adam unit 0 chunk 0 from store, guarded by the clip decision",
+        "adam unit 0 chunk 1 from store, guarded by the clip decision",
+        "adam unit 1 chunk 0 from store, guarded by the clip decision",
+        "adam unit 2 chunk 0 from store, guarded by the clip decision",
+        "adam unit 3 chunk 0 from store, guarded by the clip decision",
+        "adam unit 4 chunk 0 from store, guarded by the clip decision",
     ];
     assert_eq!(texts(&list), expected);
 }
@@ -77,7 +77,7 @@ fn layers_in_slots_at_the_turn_are_not_uploaded_again() {
         let uploads = list
             .operations
             .iter()
-            .filter(|operation| matches!(operation, Operation::Upload { place: WeightPlace::Slot(_), .. }));
+            .filter(|operation| matches!(operation, Operation::Upload { place: WeightBuffer::Slot(_), .. }));
         assert_eq!(uploads.count(), layers + layers.saturating_sub(slots), "{layers} layers, {slots} slots");
     }
 }
@@ -109,16 +109,16 @@ fn streamed_gradients_take_the_ring_in_turn() {
     assert_eq!(
         landed.collect::<Vec<_>>(),
         [
-            "download unit 3 part 0: slab 0 → ring 0",
-            "download unit 2 part 0: slab 1 → ring 1",
-            "download unit 1 part 0: slab 2 → ring 0",
-            "download unit 0 part 0: slab 0 → ring 1",
-            "download unit 0 part 1: slab 1 → ring 0",
+            "download unit 3 chunk 0: slab 0 → ring 0",
+            "download unit 2 chunk 0: slab 1 → ring 1",
+            "download unit 1 chunk 0: slab 2 → ring 0",
+            "download unit 0 chunk 0: slab 0 → ring 1",
+            "download unit 0 chunk 1: slab 1 → ring 0",
         ]
     );
-    let after = texts.iter().position(|text| text == "download unit 2 part 0: slab 1 → ring 1").unwrap() + 1;
-    assert_eq!(texts[after], "adam unit 2 part 0 from ring 1, guarded by its own norm");
-    assert_eq!(texts.last().unwrap(), "decide");
+    let after = texts.iter().position(|text| text == "download unit 2 chunk 0: slab 1 → ring 1").unwrap() + 1;
+    assert_eq!(texts[after], "adam unit 2 chunk 0 from ring 1, guarded by its own norm");
+    assert_eq!(texts.last().unwrap(), "clip decision");
 }
 
 #[test]
@@ -158,18 +158,18 @@ fn spilled_boundaries_pass_through_two_rooms() {
         texts(&list).into_iter().filter(about).collect::<Vec<_>>(),
         [
             "embed forward micro 0",
-            "spill boundary unit 1, micro 0: room 0 → host",
+            "spill boundary unit 1, micro 0: spill buffer 0 → host",
             "forward unit 1 in slot 0, micro 0",
             "forward unit 2 in slot 1, micro 0",
-            "spill boundary unit 3, micro 0: room 1 → host",
+            "spill boundary unit 3, micro 0: spill buffer 1 → host",
             "forward unit 3 in slot 0, micro 0",
             "forward unit 4 in slot 1, micro 0",
             "forward unit 5 in slot 0, micro 0",
             "head forward backward micro 0",
             "recompute backward unit 5 in slot 0, micro 0",
-            "fetch boundary unit 3, micro 0 → room 1",
+            "fetch boundary unit 3, micro 0 → spill buffer 1",
             "recompute backward unit 4 in slot 1, micro 0",
-            "fetch boundary unit 1, micro 0 → room 0",
+            "fetch boundary unit 1, micro 0 → spill buffer 0",
             "recompute backward unit 3 in slot 0, micro 0",
             "recompute backward unit 2 in slot 1, micro 0",
             "recompute backward unit 1 in slot 0, micro 0",
@@ -186,7 +186,7 @@ fn evaluation_and_logits_only_go_up() {
     let evaluation = texts(&evaluate(&policy, &model(1, true, 1), 2).unwrap());
     assert_eq!(
         evaluation[evaluation.len() - 4..],
-        ["head forward micro 0", "head forward micro 1", "download loss", "decide without norms",]
+        ["head forward micro 0", "head forward micro 1", "download loss", "clip decision without norms",]
     );
     let logits = texts(&logits(&policy, &model(1, true, 1)).unwrap());
     assert_eq!(
@@ -244,21 +244,22 @@ fn resident_layers_are_uploaded_once() {
 fn a_later_sweep_continues_the_sums() {
     let mut policy = policy(2, 2, AdamWhen::AfterNorm);
     policy.placement.sweeps = 2;
-    let own = LayerPlacement { sum: Sum::Own, ..LayerPlacement::default() };
+    let own = LayerPlacement { accumulator: Accumulator::OnDevice, ..LayerPlacement::default() };
     policy.placement.layers = vec![LayerPlacement::default(), own];
     let list = train(&policy, &model(2, false, 1), 3).unwrap();
-    let sums =
-        |list: &List| texts(list).into_iter().filter(|text| text.contains(" sum ")).collect::<Vec<_>>();
-    assert!(sums(&list).is_empty(), "a room for each stays its own");
+    let sums = |list: &List| {
+        texts(list).into_iter().filter(|text| text.contains(" accumulator ")).collect::<Vec<_>>()
+    };
+    assert!(sums(&list).is_empty(), "a buffer for each keeps its own");
     let four = train(&policy, &model(4, false, 1), 3).unwrap();
     // Units 4, 3 and 1 pass through rooms 0, 1 and 0: unit 3 has room 1 for itself.
     assert_eq!(
         sums(&four),
         [
-            "spill sum unit 4: room 0 → host",
-            "spill sum unit 1: room 0 → host",
-            "fetch sum unit 4 → room 0",
-            "fetch sum unit 1 → room 0",
+            "spill accumulator unit 4: spill buffer 0 → host",
+            "spill accumulator unit 1: spill buffer 0 → host",
+            "fetch accumulator unit 4 → spill buffer 0",
+            "fetch accumulator unit 1 → spill buffer 0",
         ]
     );
     assert_eq!(list.extent, Extent { micros: 3, sweep: 2 });
@@ -292,18 +293,18 @@ fn a_later_sweep_continues_the_sums() {
             "forward unit 1 in slot 0, micro 2",
             "forward unit 2 in slot 1, micro 2",
             "head forward backward micro 2",
-            "round unit 3 part 0 → slab 0",
+            "round unit 3 chunk 0 → slab 0",
             "recompute backward unit 2 in slot 1, micro 2",
-            "round unit 2 part 0 → slab 1",
+            "round unit 2 chunk 0 → slab 1",
             "recompute backward unit 1 in slot 0, micro 2",
-            "round unit 1 part 0 → slab 0",
+            "round unit 1 chunk 0 → slab 0",
             "embed backward micro 0",
             "embed backward micro 1",
             "embed backward micro 2",
             "norm unit 0",
-            "round unit 0 part 0 → slab 1",
-            "round unit 0 part 1 → slab 0",
-            "decide",
+            "round unit 0 chunk 0 → slab 1",
+            "round unit 0 chunk 1 → slab 0",
+            "clip decision",
         ]
     );
 }
@@ -320,23 +321,23 @@ fn gradients_that_wait_on_the_device_leave_after_the_verdict() {
         all[from..],
         [
             "norm unit 0",
-            "round unit 0 part 0 → slab 0",
-            "round unit 0 part 1 → slab 1",
+            "round unit 0 chunk 0 → slab 0",
+            "round unit 0 chunk 1 → slab 1",
             "download norm unit 2: slab 3",
             "download norm unit 1: slab 2",
             "download norm unit 0: slab 0",
             "download loss",
-            "decide",
-            "download unit 0 part 0: slab 0 → ring 0",
-            "adam unit 0 part 0 from ring 0, guarded by the verdict",
-            "download unit 0 part 1: slab 1 → ring 1",
-            "adam unit 0 part 1 from ring 1, guarded by the verdict",
-            "download unit 1 part 0: slab 2 → ring 0",
-            "adam unit 1 part 0 from ring 0, guarded by the verdict",
-            "download unit 2 part 0: slab 3 → ring 1",
-            "adam unit 2 part 0 from ring 1, guarded by the verdict",
-            "download unit 2 part 1: slab 4 → ring 0",
-            "adam unit 2 part 1 from ring 0, guarded by the verdict",
+            "clip decision",
+            "download unit 0 chunk 0: slab 0 → ring 0",
+            "adam unit 0 chunk 0 from ring 0, guarded by the clip decision",
+            "download unit 0 chunk 1: slab 1 → ring 1",
+            "adam unit 0 chunk 1 from ring 1, guarded by the clip decision",
+            "download unit 1 chunk 0: slab 2 → ring 0",
+            "adam unit 1 chunk 0 from ring 0, guarded by the clip decision",
+            "download unit 2 chunk 0: slab 3 → ring 1",
+            "adam unit 2 chunk 0 from ring 1, guarded by the clip decision",
+            "download unit 2 chunk 1: slab 4 → ring 0",
+            "adam unit 2 chunk 1 from ring 0, guarded by the clip decision",
         ]
     );
 }
@@ -351,12 +352,12 @@ fn the_next_rows_come_first_and_the_others_last() {
     let (after, under) = (policy(2, 2, AdamWhen::AfterNorm), policy(2, 2, AdamWhen::UnderBackward));
     let untied = model(2, false, 1);
     let whole = [
-        "decide",
-        "adam next rows, guarded by the verdict",
-        "adam unit 1 part 0 from store, guarded by the verdict",
-        "adam unit 2 part 0 from store, guarded by the verdict",
-        "adam unit 3 part 0 from store, guarded by the verdict",
-        "adam other rows, guarded by the verdict",
+        "clip decision",
+        "adam next rows, guarded by the clip decision",
+        "adam unit 1 chunk 0 from store, guarded by the clip decision",
+        "adam unit 2 chunk 0 from store, guarded by the clip decision",
+        "adam unit 3 chunk 0 from store, guarded by the clip decision",
+        "adam other rows, guarded by the clip decision",
     ];
     assert_eq!(adam(&after, &untied), whole);
     let mut waiting = after.clone();

@@ -9,7 +9,7 @@ use horizon::data::{DataPath, Packing};
 use horizon::engine::DeviceChoice;
 use horizon::host::{Pinning, check_threads};
 use horizon::schedule::Mode;
-use horizon::train::RateShape;
+use horizon::train::LrShape;
 
 /// Learning-rate schedules.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -20,13 +20,13 @@ pub enum Shape {
     Wsd,
 }
 
-impl From<Shape> for RateShape {
-    fn from(shape: Shape) -> RateShape {
+impl From<Shape> for LrShape {
+    fn from(shape: Shape) -> LrShape {
         match shape {
-            Shape::Constant => RateShape::Constant,
-            Shape::Linear => RateShape::Linear,
-            Shape::Cosine => RateShape::Cosine,
-            Shape::Wsd => RateShape::Wsd,
+            Shape::Constant => LrShape::Constant,
+            Shape::Linear => LrShape::Linear,
+            Shape::Cosine => LrShape::Cosine,
+            Shape::Wsd => LrShape::Wsd,
         }
     }
 }

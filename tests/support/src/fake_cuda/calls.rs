@@ -41,7 +41,7 @@ fn handle<T>(ordinal: usize, number: usize) -> *mut T {
     std::ptr::without_provenance_mut(ordinal << 32 | number << 4 | 1)
 }
 
-fn parts<T>(handle: *mut T) -> Outcome<(Arc<Device>, usize)> {
+fn chunks<T>(handle: *mut T) -> Outcome<(Arc<Device>, usize)> {
     let bits = handle.addr();
     let device = Device::find(bits >> 32).filter(|_| bits & 1 == 1).ok_or(INVALID_HANDLE)?;
     Ok((device, (bits & 0xffff_ffff) >> 4))
@@ -52,7 +52,7 @@ pub fn stream_of(stream: cudaStream_t) -> Outcome<(Arc<Device>, usize)> {
     if stream.is_null() {
         return Ok((current()?, 0));
     }
-    let (device, number) = parts(stream)?;
+    let (device, number) = chunks(stream)?;
     if CURRENT.get() != Some(device.ordinal) {
         let violation = "work was queued by a thread whose current device is another";
         device.look().violations.push(violation.into());
@@ -282,7 +282,7 @@ unsafe extern "C" fn copy(
         cudaMemcpyDeviceToHost => Some(to.addr()),
         _ => None,
     };
-    let part = |start: usize, bytes: usize| {
+    let chunk = |start: usize, bytes: usize| {
         Op::Work(Work(Box::new(move || {
             // SAFETY: whoever queued the copy keeps both ends until the stream has passed.
             unsafe { from.cast::<u8>().add(start).copy_to_nonoverlapping(to.cast::<u8>().add(start), bytes) }
@@ -296,8 +296,8 @@ unsafe extern "C" fn copy(
             }
         }
         let half = bytes / 2;
-        device.enqueue(number, part(0, half))?;
-        device.enqueue(number, part(half, bytes - half))
+        device.enqueue(number, chunk(0, half))?;
+        device.enqueue(number, chunk(half, bytes - half))
     }))
 }
 
@@ -352,7 +352,7 @@ fn release(device: &Device) {
 }
 
 unsafe extern "C" fn stream_destroy(stream: cudaStream_t) -> cudaError_t {
-    status(parts(stream).map(|(device, _)| release(&device)))
+    status(chunks(stream).map(|(device, _)| release(&device)))
 }
 
 /// The status of a question whether something is done.
@@ -361,7 +361,7 @@ fn answer(done: Outcome<bool>) -> cudaError_t {
 }
 
 unsafe extern "C" fn stream_query(stream: cudaStream_t) -> cudaError_t {
-    let asked = if stream.is_null() { current().map(|device| (device, 0)) } else { parts(stream) };
+    let asked = if stream.is_null() { current().map(|device| (device, 0)) } else { chunks(stream) };
     answer(asked.and_then(|(device, number)| {
         device.ask(number, |machine| match stream.is_null() {
             true => !machine.has_work(),
@@ -371,7 +371,7 @@ unsafe extern "C" fn stream_query(stream: cudaStream_t) -> cudaError_t {
 }
 
 unsafe extern "C" fn stream_wait(stream: cudaStream_t, event: cudaEvent_t, _: c_uint) -> cudaError_t {
-    status(parts(event).and_then(|(device, event)| {
+    status(chunks(event).and_then(|(device, event)| {
         let recorded = device.enter()?.events[event].recorded;
         enqueue(stream, Op::WaitEvent(event, recorded))
     }))
@@ -391,11 +391,11 @@ unsafe extern "C" fn event_create(event: *mut cudaEvent_t, flags: c_uint) -> cud
 }
 
 unsafe extern "C" fn event_destroy(event: cudaEvent_t) -> cudaError_t {
-    status(parts(event).map(|(device, _)| release(&device)))
+    status(chunks(event).map(|(device, _)| release(&device)))
 }
 
 unsafe extern "C" fn event_record(event: cudaEvent_t, stream: cudaStream_t) -> cudaError_t {
-    status(parts(event).and_then(|(device, event)| {
+    status(chunks(event).and_then(|(device, event)| {
         let (other, number) = stream_of(stream)?;
         if !Arc::ptr_eq(&device, &other) {
             return Err(INVALID_HANDLE);
@@ -413,7 +413,7 @@ unsafe extern "C" fn event_record(event: cudaEvent_t, stream: cudaStream_t) -> c
 }
 
 unsafe extern "C" fn event_query(event: cudaEvent_t) -> cudaError_t {
-    answer(parts(event).and_then(|(device, event)| {
+    answer(chunks(event).and_then(|(device, event)| {
         let stream = device.look().events[event].stream;
         device.ask(stream, |machine| machine.events[event].is_done())
     }))
@@ -421,8 +421,8 @@ unsafe extern "C" fn event_query(event: cudaEvent_t) -> cudaError_t {
 
 /// As CUDA's manual has it, for an earlier and a later event: the other way round it refuses.
 unsafe extern "C" fn elapsed(ms: *mut f32, start: cudaEvent_t, end: cudaEvent_t) -> cudaError_t {
-    status(parts(start).and_then(|(device, start)| {
-        let (_, end) = parts(end)?;
+    status(chunks(start).and_then(|(device, start)| {
+        let (_, end) = chunks(end)?;
         let machine = device.enter()?;
         let (start, end) = (&machine.events[start], &machine.events[end]);
         if !start.timing || !end.timing {

@@ -36,12 +36,12 @@ pub fn backend(device: Arc<CudaDevice>) -> Backend {
         Ok(Box::new(StreamKernels { cpu, device: user, failed: Mutex::default() }))
     };
     // SAFETY: the fake device's memory is this process's, on which the CPU's kernels run; they use no workspace.
-    unsafe { Backend::new(device, CpuKernels::STORAGE, Box::new(kernels)) }
+    unsafe { Backend::new(device, CpuKernels::ACTIVATION_DTYPE, Box::new(kernels)) }
 }
 
 impl Kernels for StreamKernels {
-    fn storage(&self) -> DType {
-        CpuKernels::STORAGE
+    fn activation_dtype(&self) -> DType {
+        CpuKernels::ACTIVATION_DTYPE
     }
 
     fn arithmetic(&self) -> String {

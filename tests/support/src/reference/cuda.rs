@@ -6,7 +6,7 @@ use std::sync::Arc;
 use horizon::ops::Kernels;
 use horizon::ops::cuda::CudaKernels;
 use horizon::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
-use horizon::ops::cuda::workspace::PRODUCTS_BYTES;
+use horizon::ops::cuda::workspace::GEMM_BYTES;
 use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 use horizon::sys::cuda::{Driver, Stream, compute_capability, set_device};
 
@@ -14,7 +14,7 @@ use super::memory::Memory;
 use crate::fake_cuda::{FakeCuda, Setting, emulated, has_gpu};
 
 /// More than any operation of a test asks for.
-const WORKSPACE_BYTES: usize = PRODUCTS_BYTES + (4 << 20);
+const WORKSPACE_BYTES: usize = GEMM_BYTES + (4 << 20);
 
 /// Kernels, and the memory they work in.
 pub struct Cuda {

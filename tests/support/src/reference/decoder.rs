@@ -69,7 +69,7 @@ fn stream(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
             }
         };
         let [q, k, v] = ["q", "k", "v"].map(|p| linear(&normed, &format!("self_attn.{p}_proj"), c));
-        let (hd, gd) = (dims.attended(), dims.g * dims.d);
+        let (hd, gd) = (dims.attention_width(), dims.g * dims.d);
         let row = |n: usize| [&q[n * hd..][..hd], &k[n * gd..][..gd], &v[n * gd..][..gd]].concat();
         let qkv: Vec<f64> = (0..shape.n()).flat_map(row).collect();
         let qkv = if config.qk_norm {

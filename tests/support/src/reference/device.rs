@@ -71,16 +71,16 @@ impl Device {
     }
 
     /// The type of activations.
-    pub fn storage(&self) -> DType {
+    pub fn activation_dtype(&self) -> DType {
         match self {
-            Device::Cpu => CpuKernels::STORAGE,
-            Device::Cuda(cuda) => cuda.kernels().storage(),
+            Device::Cpu => CpuKernels::ACTIVATION_DTYPE,
+            Device::Cuda(cuda) => cuda.kernels().activation_dtype(),
         }
     }
 
     /// The values as storage holds them.
     pub fn stored(&self, mut values: Vec<f32>) -> Vec<f32> {
-        if self.storage() == DType::Bf16 {
+        if self.activation_dtype() == DType::Bf16 {
             values.iter_mut().for_each(|value| *value = master::widen(master::round(*value)));
         }
         values
@@ -95,14 +95,14 @@ impl Device {
 
     /// Activations of values that are [`Device::stored`].
     pub fn activations(&self, values: &[f32]) -> Memory {
-        self.here(match self.storage() {
+        self.here(match self.activation_dtype() {
             DType::F32 => Memory::f32s(values),
             DType::Bf16 => Memory::bf16s(values),
         })
     }
 
     pub fn painted_activations(&self, elements: usize) -> Memory {
-        self.painted(elements * self.storage().bytes())
+        self.painted(elements * self.activation_dtype().bytes())
     }
 
     pub fn painted(&self, bytes: usize) -> Memory {
@@ -131,7 +131,7 @@ impl Device {
 
     /// The values of activations.
     pub fn read(&self, memory: &Memory) -> Vec<f32> {
-        match self.storage() {
+        match self.activation_dtype() {
             DType::F32 => memory.read_f32(),
             DType::Bf16 => memory.read_u16().into_iter().map(master::widen).collect(),
         }
@@ -160,7 +160,7 @@ impl Device {
     pub fn agrees(&self, what: &str, memory: &Memory, expected: Expected) {
         let Expected { truth, naive, width, factor, f32: (relative, absolute) } = expected;
         let (what, actual) = (&format!("{}: {what}", self.name()), self.read(memory));
-        match self.storage() {
+        match self.activation_dtype() {
             DType::F32 => close(what, &actual, truth, relative, absolute),
             DType::Bf16 => {
                 let rounded: Vec<f64>;

@@ -15,11 +15,11 @@ const PAINT: u8 = 0xff;
 pub struct Memory {
     base: NonNull<u8>,
     bytes: usize,
-    place: Place,
+    place: Backing,
 }
 
 /// Where memory is, and what gives it back.
-enum Place {
+enum Backing {
     Host,
     Cuda { _memory: horizon::sys::cuda::DeviceMemory },
 }
@@ -35,7 +35,7 @@ impl Memory {
             base.write_bytes(PAINT, bytes);
             base.add(bytes).write_bytes(GUARD_BYTE, GUARD);
         }
-        Memory { base, bytes, place: Place::Host }
+        Memory { base, bytes, place: Backing::Host }
     }
 
     /// These bytes.
@@ -56,17 +56,17 @@ impl Memory {
         // SAFETY: both ends are as long as stated; the stream is waited for before either can go.
         unsafe { copy(memory.base(), self.base, all, Direction::HostToDevice, &stream) }.expect("a copy");
         stream.synchronize().expect("a copy");
-        Memory { base: memory.base(), bytes: self.bytes, place: Place::Cuda { _memory: memory } }
+        Memory { base: memory.base(), bytes: self.bytes, place: Backing::Cuda { _memory: memory } }
     }
 
     /// Some of what is there, and of the guard.
     fn read(&self, from: usize, bytes: usize) -> Vec<u8> {
         match self.place {
             // SAFETY: within the allocation, and no kernel runs while a test reads.
-            Place::Host => {
+            Backing::Host => {
                 unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(from), bytes) }.to_vec()
             }
-            Place::Cuda { .. } => {
+            Backing::Cuda { .. } => {
                 use horizon::sys::cuda::{Direction, Stream, copy};
                 // The default stream waits for the kernels, which are on it or on a stream that waited for them.
                 let (mut read, stream) = (vec![0u8; bytes], Stream::default_stream());
@@ -126,12 +126,12 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let whole = self.read(self.bytes, GUARD).iter().all(|&byte| byte == GUARD_BYTE);
         match &self.place {
-            Place::Host => {
+            Backing::Host => {
                 let layout = Layout::from_size_align(self.bytes + GUARD, 256).expect("as before");
                 // SAFETY: allocated in `of` with this very layout.
                 unsafe { dealloc(self.base.as_ptr(), layout) };
             }
-            Place::Cuda { .. } => {}
+            Backing::Cuda { .. } => {}
         }
         assert!(whole || std::thread::panicking(), "something wrote behind {} bytes", self.bytes);
     }

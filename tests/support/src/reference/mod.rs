@@ -261,7 +261,7 @@ pub fn attention_backward_in(
     for n in 0..shape.n() {
         for head in 0..dims.h {
             let softmax = packed.softmax(n, head);
-            let at = n * dims.attended() + head * d;
+            let at = n * dims.attention_width() + head * d;
             let (dout, delta) = (&dout[at..][..d], dot(&dout[at..][..d], &out[at..][..d]));
             for (key, power) in softmax.keys.zip(&softmax.powers) {
                 let p = power / softmax.sum;

@@ -12,7 +12,7 @@ use crate::engine::gather::Numbers;
 
 /// One step's inputs and results.
 #[derive(Debug, Default)]
-pub struct Frame {
+pub struct StepState {
     lr: AtomicU64,
     step: AtomicU64,
     weight: AtomicU64,
@@ -42,9 +42,9 @@ pub struct Inputs {
     pub row: u32,
 }
 
-/// What `Decide` found.
+/// What `DecideClip` found.
 #[derive(Clone, Copy, Debug)]
-pub struct Verdict {
+pub struct ClipDecision {
     /// Σ weight · nll / Σ weight.
     pub loss: f64,
     /// Global gradient norm before clipping.
@@ -58,10 +58,10 @@ pub struct Verdict {
 /// `refused` when no unit was.
 const NONE: u32 = u32::MAX;
 
-impl Frame {
+impl StepState {
     /// A frame for steps over a vocabulary of `vocabulary` tokens.
     pub fn new(vocabulary: usize) -> Self {
-        Frame { next: RwLock::new(Numbers::of(vocabulary)), ..Frame::default() }
+        StepState { next: RwLock::new(Numbers::of(vocabulary)), ..StepState::default() }
     }
 
     /// Opens the frame for a list.
@@ -75,7 +75,7 @@ impl Frame {
         self.abandoned.store(false, Relaxed);
     }
 
-    /// What [`Frame::open`] was given.
+    /// What [`StepState::open`] was given.
     pub fn inputs(&self) -> Inputs {
         Inputs {
             lr: f64::from_bits(self.lr.load(Relaxed)),
@@ -96,17 +96,17 @@ impl Frame {
         self.abandoned.load(Relaxed)
     }
 
-    /// Written by `Decide`.
-    pub fn decide(&self, verdict: Verdict) {
-        self.loss.store(verdict.loss.to_bits(), Relaxed);
-        self.norm.store(verdict.norm.to_bits(), Relaxed);
-        self.factor.store(verdict.factor.to_bits(), Relaxed);
-        self.commit.store(verdict.commit, Relaxed);
+    /// Written by `DecideClip`.
+    pub fn decide(&self, clip_decision: ClipDecision) {
+        self.loss.store(clip_decision.loss.to_bits(), Relaxed);
+        self.norm.store(clip_decision.norm.to_bits(), Relaxed);
+        self.factor.store(clip_decision.factor.to_bits(), Relaxed);
+        self.commit.store(clip_decision.commit, Relaxed);
     }
 
     /// Read by AdamW and by the calling thread.
-    pub fn verdict(&self) -> Verdict {
-        Verdict {
+    pub fn clip_decision(&self) -> ClipDecision {
+        ClipDecision {
             loss: f64::from_bits(self.loss.load(Relaxed)),
             norm: f64::from_bits(self.norm.load(Relaxed)),
             factor: f32::from_bits(self.factor.load(Relaxed)),

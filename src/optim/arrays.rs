@@ -19,8 +19,8 @@ const AHEAD: usize = 16;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Streams of equal length. W and B store parameters, G gradients, S the N arrays of the optimizer's state.
-pub struct Streams<'a, W, B, G, S, const N: usize> {
+/// Arrays of equal length. W and B store parameters, G gradients, S the N arrays of the optimizer's state.
+pub struct Arrays<'a, W, B, G, S, const N: usize> {
     /// The parameters, or the upper halves of them.
     pub weights: &'a mut [W],
     /// The residuals of a split master, or the bf16 copy of a whole one.
@@ -29,7 +29,7 @@ pub struct Streams<'a, W, B, G, S, const N: usize> {
     pub state: [&'a mut [S]; N],
 }
 
-impl<'a, W: Plain, B: Plain, G: Plain, S: Plain, const N: usize> Streams<'a, W, B, G, S, N> {
+impl<'a, W: Plain, B: Plain, G: Plain, S: Plain, const N: usize> Arrays<'a, W, B, G, S, N> {
     /// The spans as slices.
     ///
     /// # Safety
@@ -47,11 +47,11 @@ impl<'a, W: Plain, B: Plain, G: Plain, S: Plain, const N: usize> Streams<'a, W, 
             // SAFETY: as for the weights; each array of the state is a span of its own.
             unsafe { slice::from_raw_parts_mut(numbers(spans.state[number], n), n) }
         });
-        Streams { weights, beside, gradient, state }
+        Arrays { weights, beside, gradient, state }
     }
 }
 
-impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
+impl<'a, W, B, G, S, const N: usize> Arrays<'a, W, B, G, S, N> {
     /// The first `count` elements, and the others.
     pub fn split_at(self, count: usize) -> (Self, Self) {
         let (weights, weights_after) = self.weights.split_at_mut(count);
@@ -60,13 +60,13 @@ impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
         let mut state_after = self.state;
         let state =
             state_after.each_mut().map(|array| array.split_off_mut(..count).expect("as many elements"));
-        let after = Streams {
+        let after = Arrays {
             weights: weights_after,
             beside: beside_after,
             gradient: gradient_after,
             state: state_after,
         };
-        (Streams { weights, beside, gradient, state }, after)
+        (Arrays { weights, beside, gradient, state }, after)
     }
 
     /// Does every whole block, asking for lines ahead. Returns what is left over, and the number of its first
@@ -83,7 +83,7 @@ impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
             ask_ahead(&weights[at]);
             ask_ahead(&beside[at]);
             ask_ahead(&gradient[at]);
-            let block = Streams {
+            let block = Arrays {
                 weights: &mut weights[at],
                 beside: &mut beside[at],
                 gradient: &gradient[at],
@@ -96,7 +96,7 @@ impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
             };
             body.run(block, at * BLOCK);
         }
-        let rest = Streams { weights: weights_rest, beside: beside_rest, gradient: gradient_rest, state };
+        let rest = Arrays { weights: weights_rest, beside: beside_rest, gradient: gradient_rest, state };
         (rest, n * BLOCK)
     }
 }
@@ -106,7 +106,7 @@ impl<'a, W, B, G, S, const N: usize> Streams<'a, W, B, G, S, N> {
 pub trait Body<W, B, G, S, const N: usize> {
     /// Does the elements of `streams`, the first of which has the number `start`. Implementations are
     /// `#[inline(always)]`.
-    fn run(&self, streams: Streams<'_, W, B, G, S, N>, start: usize);
+    fn run(&self, streams: Arrays<'_, W, B, G, S, N>, start: usize);
 }
 
 /// Asks for the cache lines of the block that stands `AHEAD` blocks after this one, if there is memory.
@@ -134,7 +134,7 @@ fn numbers<T: Plain>(span: HostSpan, n: usize) -> *mut T {
 }
 
 /// A parameter in the two streams that keep it.
-pub trait Kept {
+pub trait MasterWeight {
     /// Its f32 value.
     fn join(self) -> f32;
     /// What is kept of a value.
@@ -142,7 +142,7 @@ pub trait Kept {
 }
 
 /// The split master.
-impl Kept for (u16, i16) {
+impl MasterWeight for (u16, i16) {
     #[inline(always)]
     fn join(self) -> f32 {
         master::join(self.0, self.1)
@@ -155,7 +155,7 @@ impl Kept for (u16, i16) {
 }
 
 /// A whole master and nothing beside it.
-impl Kept for (f32, ()) {
+impl MasterWeight for (f32, ()) {
     #[inline(always)]
     fn join(self) -> f32 {
         self.0
@@ -168,7 +168,7 @@ impl Kept for (f32, ()) {
 }
 
 /// A whole master and its bf16 copy, which is only written.
-impl Kept for (f32, u16) {
+impl MasterWeight for (f32, u16) {
     #[inline(always)]
     fn join(self) -> f32 {
         self.0

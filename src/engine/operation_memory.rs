@@ -9,16 +9,16 @@
 
 use crate::base::Result;
 use crate::device::{DeviceSpan, Lane};
-use crate::engine::frame::Frame;
 use crate::engine::runner::Runner;
+use crate::engine::step_state::StepState;
 use crate::host::HostSpan;
 use crate::model::{Base, External, Location};
 use crate::ops::Op;
 use crate::plan::content_bytes;
-use crate::schedule::{Extent, GradPlace, Operation, Resource};
+use crate::schedule::{Extent, GradientBuffer, Operation, Resource};
 
 /// The places of an operation of a list of this extent.
-pub struct Places<'a> {
+pub struct OperationMemory<'a> {
     /// All memory.
     pub runner: &'a Runner,
     /// The operation.
@@ -57,9 +57,9 @@ impl Runner {
     }
 }
 
-impl<'a> Places<'a> {
+impl<'a> OperationMemory<'a> {
     /// The places of an operation of a list of this extent.
-    pub fn new(runner: &'a Runner, operation: Operation, extent: Extent) -> Places<'a> {
+    pub fn new(runner: &'a Runner, operation: Operation, extent: Extent) -> OperationMemory<'a> {
         let (mut declared, mut count) = ([None; DECLARED], 0);
         operation.visit(&runner.plan.geometry, extent, &mut |access| {
             if let Some(place) = declared.get_mut(count) {
@@ -67,11 +67,11 @@ impl<'a> Places<'a> {
             }
             count += 1;
         });
-        Places { runner, operation, extent, declared }
+        OperationMemory { runner, operation, extent, declared }
     }
 }
 
-impl Places<'_> {
+impl OperationMemory<'_> {
     /// # Panics
     /// If the operation does not declare that it uses the resource so.
     fn declared(&self, resource: Resource, writes: bool) {
@@ -109,10 +109,10 @@ impl Places<'_> {
             Resource::HostBatch { micro } => store.batch(micro),
             Resource::Master { unit } => store.weights(unit),
             Resource::HostRows => store.gathered(),
-            Resource::HostGradient { unit, part } => store.gradient(unit, part, GradPlace::Store),
+            Resource::HostGradient { unit, chunk } => store.gradient(unit, chunk, GradientBuffer::Store),
             Resource::Ring(slab) => store.ring(slab),
-            Resource::HostBoundary { unit, seat } => store.boundary(unit, seat),
-            Resource::HostSum { unit } => store.sum(unit),
+            Resource::HostBoundary { unit, micro_slot } => store.boundary(unit, micro_slot),
+            Resource::HostAccumulator { unit } => store.accumulator(unit),
             Resource::HostNorm { unit } => store.norm(unit),
             Resource::HostLoss => store.loss(),
             Resource::HostLogits => store.logits(),
@@ -133,11 +133,11 @@ impl Places<'_> {
         let bytes = content_bytes(runner.layout(), &runner.plan.passes, grad_dtype, &copy.content);
         // Of an embedding's weights only the gathered rows go up.
         let bytes = if copy.from == Resource::HostRows { host.bytes() } else { bytes };
-        (device.part(0, bytes), host.part(0, bytes))
+        (device.subspan(0, bytes), host.subspan(0, bytes))
     }
 
     /// The memory of an operand of the operation's pass.
-    pub fn operand(&self, location: &Location, frame: &Frame) -> DeviceSpan {
+    pub fn operand(&self, location: &Location, step_state: &StepState) -> DeviceSpan {
         let map = &self.runner.plan.device;
         let memory = match (
             self.operation.bind(location.base, &self.runner.plan.geometry, self.extent),
@@ -154,10 +154,10 @@ impl Places<'_> {
         let row = if self.operation == Operation::HeadLogits
             && location.base == Base::External(External::ResidualStream)
         {
-            frame.inputs().row as usize
+            step_state.inputs().row as usize
         } else {
             0
         };
-        memory.part(location.offset + row * location.bytes, location.bytes)
+        memory.subspan(location.offset + row * location.bytes, location.bytes)
     }
 }

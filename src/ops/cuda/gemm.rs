@@ -30,7 +30,7 @@ pub enum Direction {
 /// In particular not on addresses: where a tensor is placed changes no bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Product {
+pub struct Gemm {
     /// Which of the three.
     pub direction: Direction,
     /// Whether something is added: the output itself, or forward's residual.
@@ -83,18 +83,18 @@ pub struct Operands {
     pub out: ColumnMajor,
 }
 
-impl Product {
+impl Gemm {
     /// One of the products of a linear layer, its inputs dense. [`Write::Add`] says of forward that a residual is
     /// added.
     pub fn of(direction: Direction, write: Write, sizes: Linear) -> Self {
         let Linear { n, k, m, out_stride } = sizes;
-        Product { direction, add: write == Write::Add, bias: false, n, k, m, x_stride: k, out_stride }
+        Gemm { direction, add: write == Write::Add, bias: false, n, k, m, x_stride: k, out_stride }
     }
 
     /// The forward product of a linear layer.
     pub fn forward(residual: bool, bias: bool, sizes: Linear) -> Self {
         let write = if residual { Write::Add } else { Write::Set };
-        Product { bias, ..Product::of(Direction::Forward, write, sizes) }
+        Gemm { bias, ..Gemm::of(Direction::Forward, write, sizes) }
     }
 
     /// Refuses sizes that cannot be multiplied: zeros, strides shorter than a row, counts over 2^31 − 1 (the
@@ -106,7 +106,7 @@ impl Product {
             || self.out_stride < self.m
             || (self.bias && self.direction != Direction::Forward)
         {
-            return Err(Error::internal(format!("no product is like this: {self:?}")));
+            return Err(Error::internal(format!("no GEMM is like this: {self:?}")));
         }
         Ok(())
     }

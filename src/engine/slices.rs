@@ -14,10 +14,10 @@ use crate::optim;
 
 /// Elements of a piece, at most; every piece begins at a multiple of it.
 const PIECE: usize = 1 << 20;
-const _: () = assert!(PIECE.is_multiple_of(FRESH_BLOCK), "fresh weights are written piece by piece");
+const _: () = assert!(PIECE.is_multiple_of(FRESH_BLOCK), "fresh weights are written slice by slice");
 
 /// A run of one tensor's f32 masters, lent to one thread. Nobody else reads or writes it meanwhile.
-pub struct Piece<'a> {
+pub struct TensorSlice<'a> {
     /// The tensor's place in the layout's order.
     pub index: usize,
     /// The tensor.
@@ -28,7 +28,7 @@ pub struct Piece<'a> {
     pub(super) residual: &'a mut [i16],
 }
 
-impl Piece<'_> {
+impl TensorSlice<'_> {
     /// Reads masters from element `at` of the piece.
     ///
     /// # Panics
@@ -58,22 +58,22 @@ impl Piece<'_> {
 }
 
 /// What is done with a piece, by any thread.
-pub type PieceJob<'a> = dyn Fn(&mut Piece) -> Result<()> + Sync + 'a;
+pub type SliceJob<'a> = dyn Fn(&mut TensorSlice) -> Result<()> + Sync + 'a;
 
 /// Calls `job` for every piece of the tensors `order` names, by the threads of a pool, first tensors first. After an
 /// error no further piece is begun; the error of the earliest piece is given.
-pub fn each_piece(store: &Store, pool: &Pool, order: &[usize], job: &PieceJob) -> Result<()> {
+pub fn each_slice(store: &Store, pool: &Pool, order: &[usize], job: &SliceJob) -> Result<()> {
     let tensors: Vec<_> = store.layout().tensors().collect();
     let distinct: HashSet<usize> = order.iter().copied().collect();
-    assert_eq!(distinct.len(), order.len(), "a tensor is named twice: its pieces would be lent twice");
-    let mut pieces = Vec::new();
+    assert_eq!(distinct.len(), order.len(), "a tensor is named twice: its slices would be lent twice");
+    let mut slices = Vec::new();
     for &index in order {
         let elements = tensors[index].1.elements();
-        pieces.extend((0..elements).step_by(PIECE).map(|from| (index, from..elements.min(from + PIECE))));
+        slices.extend((0..elements).step_by(PIECE).map(|from| (index, from..elements.min(from + PIECE))));
     }
-    each(pool, pieces.len(), &|number| {
-        let (index, elements) = pieces[number].clone();
-        job(&mut store.piece(index, tensors[index], elements))
+    each(pool, slices.len(), &|number| {
+        let (index, elements) = slices[number].clone();
+        job(&mut store.slice(index, tensors[index], elements))
     })
 }
 

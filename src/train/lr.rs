@@ -18,7 +18,7 @@ use crate::base::{Error, Result};
 
 /// How the rate falls after the warmup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RateShape {
+pub enum LrShape {
     /// It does not.
     Constant,
     /// In a straight line.
@@ -29,23 +29,23 @@ pub enum RateShape {
     Wsd,
 }
 
-impl RateShape {
+impl LrShape {
     /// The name used by options: `constant`, `linear`, `cosine`, `wsd`.
     pub fn name(self) -> &'static str {
         match self {
-            RateShape::Constant => "constant",
-            RateShape::Linear => "linear",
-            RateShape::Cosine => "cosine",
-            RateShape::Wsd => "wsd",
+            LrShape::Constant => "constant",
+            LrShape::Linear => "linear",
+            LrShape::Cosine => "cosine",
+            LrShape::Wsd => "wsd",
         }
     }
 }
 
 /// A learning-rate schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
+pub struct LrSchedule {
     /// How it falls.
-    pub shape: RateShape,
+    pub shape: LrShape,
     /// The peak.
     pub lr: f64,
     /// The floor.
@@ -56,7 +56,7 @@ pub struct Rate {
     pub steps: u64,
 }
 
-impl Rate {
+impl LrSchedule {
     /// Refuses a peak or floor that is negative, not finite, or the wrong way round, and a warmup longer than the run.
     pub fn validate(&self) -> Result<()> {
         if !(self.lr.is_finite() && self.lr >= 0.0) {
@@ -82,21 +82,19 @@ impl Rate {
 
     /// The rate of update `k`, counted from 0.
     pub fn at(&self, k: u64) -> f64 {
-        let Rate { lr, min_lr, warmup, steps, .. } = *self;
+        let LrSchedule { lr, min_lr, warmup, steps, .. } = *self;
         if k < warmup {
             return lr * (k + 1) as f64 / warmup as f64;
         }
         if k >= steps {
-            return if self.shape == RateShape::Constant { lr } else { min_lr };
+            return if self.shape == LrShape::Constant { lr } else { min_lr };
         }
         let progress = (k - warmup) as f64 / (steps - warmup) as f64;
         match self.shape {
-            RateShape::Constant => lr,
-            RateShape::Linear => lr - (lr - min_lr) * progress,
-            RateShape::Cosine => {
-                min_lr + (lr - min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
-            }
-            RateShape::Wsd => {
+            LrShape::Constant => lr,
+            LrShape::Linear => lr - (lr - min_lr) * progress,
+            LrShape::Cosine => min_lr + (lr - min_lr) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            LrShape::Wsd => {
                 let decay = steps.div_ceil(5).min(steps - warmup);
                 let start = steps - decay;
                 if k < start {
@@ -113,8 +111,8 @@ impl Rate {
 mod tests {
     use super::*;
 
-    fn rate(shape: RateShape) -> Rate {
-        Rate { shape, lr: 1.0, min_lr: 0.1, warmup: 4, steps: 24 }
+    fn rate(shape: LrShape) -> LrSchedule {
+        LrSchedule { shape, lr: 1.0, min_lr: 0.1, warmup: 4, steps: 24 }
     }
 
     fn close(found: f64, expected: f64) {
@@ -123,7 +121,7 @@ mod tests {
 
     #[test]
     fn warmup_is_a_straight_line_to_the_peak() {
-        for shape in [RateShape::Constant, RateShape::Linear, RateShape::Cosine, RateShape::Wsd] {
+        for shape in [LrShape::Constant, LrShape::Linear, LrShape::Cosine, LrShape::Wsd] {
             for (k, expected) in [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (4, 1.0)] {
                 close(rate(shape).at(k), expected);
             }
@@ -132,17 +130,17 @@ mod tests {
 
     #[test]
     fn shapes_fall_as_they_say() {
-        close(rate(RateShape::Constant).at(23), 1.0);
-        close(rate(RateShape::Linear).at(14), 0.55);
-        close(rate(RateShape::Linear).at(23), 1.0 - 0.9 * 19.0 / 20.0);
-        close(rate(RateShape::Cosine).at(14), 0.55);
-        close(rate(RateShape::Cosine).at(9), 0.1 + 0.9 * (1.0 + std::f64::consts::FRAC_1_SQRT_2) / 2.0);
+        close(rate(LrShape::Constant).at(23), 1.0);
+        close(rate(LrShape::Linear).at(14), 0.55);
+        close(rate(LrShape::Linear).at(23), 1.0 - 0.9 * 19.0 / 20.0);
+        close(rate(LrShape::Cosine).at(14), 0.55);
+        close(rate(LrShape::Cosine).at(9), 0.1 + 0.9 * (1.0 + std::f64::consts::FRAC_1_SQRT_2) / 2.0);
         // 24 updates decay over the last ⌈24/5⌉ = 5: updates 19 … 23.
-        close(rate(RateShape::Wsd).at(18), 1.0);
-        close(rate(RateShape::Wsd).at(19), 1.0);
-        close(rate(RateShape::Wsd).at(20), 0.1 + 0.9 * (1.0 - 0.2_f64.sqrt()));
-        close(rate(RateShape::Wsd).at(23), 0.1 + 0.9 * (1.0 - 0.8_f64.sqrt()));
-        for shape in [RateShape::Linear, RateShape::Cosine, RateShape::Wsd] {
+        close(rate(LrShape::Wsd).at(18), 1.0);
+        close(rate(LrShape::Wsd).at(19), 1.0);
+        close(rate(LrShape::Wsd).at(20), 0.1 + 0.9 * (1.0 - 0.2_f64.sqrt()));
+        close(rate(LrShape::Wsd).at(23), 0.1 + 0.9 * (1.0 - 0.8_f64.sqrt()));
+        for shape in [LrShape::Linear, LrShape::Cosine, LrShape::Wsd] {
             close(rate(shape).at(24), 0.1);
             let rates: Vec<f64> = (4..25).map(|k| rate(shape).at(k)).collect();
             assert!(rates.is_sorted_by(|a, b| a >= b), "{shape:?} rises: {rates:?}");
@@ -151,21 +149,21 @@ mod tests {
 
     #[test]
     fn a_run_may_be_all_warmup_or_none() {
-        let all = Rate { warmup: 3, steps: 3, ..rate(RateShape::Wsd) };
+        let all = LrSchedule { warmup: 3, steps: 3, ..rate(LrShape::Wsd) };
         all.validate().unwrap();
         close(all.at(2), 1.0);
-        let none = Rate { warmup: 0, steps: 1, ..rate(RateShape::Cosine) };
+        let none = LrSchedule { warmup: 0, steps: 1, ..rate(LrShape::Cosine) };
         close(none.at(0), 1.0);
     }
 
     #[test]
     fn impossible_rates_are_refused() {
         for bad in [
-            Rate { lr: f64::NAN, ..rate(RateShape::Linear) },
-            Rate { lr: -1.0, ..rate(RateShape::Linear) },
-            Rate { min_lr: 2.0, ..rate(RateShape::Linear) },
-            Rate { min_lr: f64::NAN, ..rate(RateShape::Linear) },
-            Rate { warmup: 25, ..rate(RateShape::Linear) },
+            LrSchedule { lr: f64::NAN, ..rate(LrShape::Linear) },
+            LrSchedule { lr: -1.0, ..rate(LrShape::Linear) },
+            LrSchedule { min_lr: 2.0, ..rate(LrShape::Linear) },
+            LrSchedule { min_lr: f64::NAN, ..rate(LrShape::Linear) },
+            LrSchedule { warmup: 25, ..rate(LrShape::Linear) },
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
         }

@@ -91,26 +91,26 @@ pub struct Filled {
     /// Tokens that are not padding.
     pub rows: u64,
     /// (query, key) pairs of causal attention among them.
-    pub attended: u64,
+    pub attention_pairs: u64,
 }
 
 /// Tokens with their windows.
 #[derive(Debug)]
-pub struct Stream {
+pub struct TokenStream {
     tokens: Tokens,
     seq_len: usize,
     /// `None`: cut wherever a window ends.
     packed: Option<Packed>,
 }
 
-impl Stream {
+impl TokenStream {
     /// Windows of S tokens side by side, across documents.
-    pub fn cut(tokens: Tokens, seq_len: usize) -> Stream {
-        Stream { tokens, seq_len, packed: None }
+    pub fn cut(tokens: Tokens, seq_len: usize) -> TokenStream {
+        TokenStream { tokens, seq_len, packed: None }
     }
 
     /// Windows of whole documents; one longer than S + 1 tokens is truncated.
-    pub fn packed(tokens: Tokens, seq_len: usize) -> (Stream, LeftOut) {
+    pub fn packed(tokens: Tokens, seq_len: usize) -> (TokenStream, LeftOut) {
         let mut left_out = LeftOut::default();
         let rows: Vec<u32> = (0..tokens.starts().len() as u64)
             .map(|document| {
@@ -127,7 +127,7 @@ impl Stream {
             })
             .collect();
         let packed = Some(Packed::new(&rows, seq_len));
-        (Stream { tokens, seq_len, packed }, left_out)
+        (TokenStream { tokens, seq_len, packed }, left_out)
     }
 
     /// The tokens.
@@ -175,8 +175,9 @@ impl Stream {
             cells.targets[position - 1] = IGNORED_TARGET;
             cells.starts[position..].fill(position as i32);
         }
-        let attended = cells.starts.iter().enumerate().map(|(t, &start)| t as u64 - start as u64 + 1).sum();
-        Ok(Filled { rows: s as u64, attended })
+        let attention_pairs =
+            cells.starts.iter().enumerate().map(|(t, &start)| t as u64 - start as u64 + 1).sum();
+        Ok(Filled { rows: s as u64, attention_pairs })
     }
 
     fn whole(&self, documents: &[u64], cells: &mut Cells) -> Result<Filled> {
@@ -188,7 +189,7 @@ impl Stream {
             self.rows(start, at..at + rows, cells)?;
             cells.starts[at..at + rows].fill(at as i32);
             at += rows;
-            filled.attended += (rows * (rows + 1) / 2) as u64;
+            filled.attention_pairs += (rows * (rows + 1) / 2) as u64;
         }
         filled.rows = at as u64;
         // Padding attends to itself alone, which costs the least.
