@@ -20,7 +20,7 @@ use crate::{plan, print};
 pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
     if options.autotune.is_some() && !options.autotune_only && options.out.is_none() {
         return Err(Error::argument(
-            "--autotune writes its table beside the machine file: give --out FILE.json, or --autotune-only",
+            "--autotune writes its table next to the machine file: give --out FILE.json, or --autotune-only",
         ));
     }
     let table_beside = options.autotune.as_ref().filter(|_| !options.autotune_only);

@@ -60,7 +60,7 @@ pub struct PlacementOptions {
     /// A rounded gradient is staged in a slab while it is copied to host RAM.
     #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = at_least_two)]
     slabs: Option<usize>,
-    /// Sweeps: forward and backward passes over all layers per step
+    /// Sweeps: forward and backward passes through all layers per step
     ///
     /// Each sweep carries a share of the step's micro-batches. More sweeps need less device memory
     /// for activations, and upload the weights more often.
@@ -194,7 +194,7 @@ fn parse_layers(text: &str) -> Result<Layers, String> {
         None => number(text).map(|layer| Layers::Range(layer, layer)),
         Some((first, last)) => match (number(first)?, number(last)?) {
             (first, last) if last < first => Err(format!("the range {text} ends before it begins")),
-            (_, usize::MAX) => Err("no model has so many layers".to_owned()),
+            (_, usize::MAX) => Err("no model has that many layers".to_owned()),
             (first, last) => Ok(Layers::Range(first, last)),
         },
     }

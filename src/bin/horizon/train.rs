@@ -214,7 +214,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
     }
 }
 
-/// The GEMM table beside a machine file, if there is one.
+/// The GEMM table next to a machine file, if there is one.
 fn beside(machine: &str) -> Option<PathBuf> {
     Some(Table::beside(Path::new(machine))).filter(|table| table.is_file())
 }

@@ -1,4 +1,4 @@
-//! The command line: subcommands here, their options in the files beside it.
+//! The command line: subcommands here, their options in the modules.
 
 mod notes;
 pub mod renamed;
@@ -94,8 +94,8 @@ pub fn command() -> clap::Command {
     command
 }
 
-/// Adds what the derived options lack. The values of an option are in its text, so clap need not
-/// list them.
+/// Completes a derived command. Values are listed in the text of their option, so clap's lists are
+/// hidden.
 fn complete(command: clap::Command) -> clap::Command {
     let sections = sections(command.get_name());
     let text = |all: bool| {

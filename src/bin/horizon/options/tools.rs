@@ -64,8 +64,8 @@ pub struct CalibrateOptions {
     /// Autotune the GEMMs of this model, a Hugging Face folder or a name
     ///
     /// For each GEMM shape finds the fastest cuBLASLt algorithm, and for attention the faster
-    /// kernel. Needs a CUDA device. The table is written beside --out NAME.json as NAME.gemm.json,
-    /// where `train --machine NAME.json` finds it.
+    /// kernel. Needs a CUDA device. The table is written next to --out NAME.json, as
+    /// NAME.gemm.json, where `train --machine NAME.json` finds it.
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME", required_if_eq("autotune_only", "true"))]
     pub autotune: Option<String>,
     /// Autotune only: write the table to --out, for `train --gemm-table`

@@ -68,16 +68,16 @@ pub struct TrainOptions {
     /// The default is never longer than the model's max_position_embeddings.
     #[arg(long, help_heading = DATA, value_name = "TOKENS", value_parser = positive)]
     pub seq_len: Option<usize>,
-    /// Packing of documents: auto, stream or documents
+    /// Packing of documents: `auto`, `stream` or `documents`
     ///
-    /// stream: documents are concatenated and cut into windows of --seq-len tokens; nothing is
+    /// `stream`: documents are concatenated and cut into windows of --seq-len tokens; nothing is
     /// lost.
     ///
-    /// documents: each window holds whole documents, with attention and positions of their own;
+    /// `documents`: each window holds whole documents, with attention and positions of their own;
     /// longer documents are truncated, and their number is reported.
     ///
-    /// auto: documents where a part of them is masked from the loss, as in conversations; otherwise
-    /// stream.
+    /// `auto`: `documents` where a part of them is masked from the loss, as in conversations;
+    /// otherwise `stream`.
     #[arg(long, help_heading = DATA, value_name = "HOW", default_value = "auto")]
     pub pack: Pack,
     #[command(flatten)]
@@ -228,7 +228,7 @@ pub struct TrainOptions {
     pub pinning: Pinning,
     /// GEMM autotune table, from `horizon calibrate --autotune`
     ///
-    /// It must be of this GPU and cuBLASLt version. Default: NAME.gemm.json beside --machine
+    /// It must be of this GPU and cuBLASLt version. Default: NAME.gemm.json next to --machine
     /// NAME.json, if it exists; otherwise cuBLASLt's first choices.
     #[arg(long, help_heading = DEVICE, value_name = "FILE")]
     pub gemm_table: Option<PathBuf>,

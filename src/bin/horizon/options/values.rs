@@ -65,7 +65,7 @@ impl From<Number> for DType {
     }
 }
 
-/// Parses one of a few names into the value beside it.
+/// Parses one of a few names into its value.
 fn named<T: Clone + Send + Sync + 'static>(
     values: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
