@@ -68,7 +68,7 @@ pub struct TrainOptions {
     /// The default is never longer than the model's max_position_embeddings.
     #[arg(long, help_heading = DATA, value_name = "TOKENS", value_parser = positive)]
     pub seq_len: Option<usize>,
-    /// Packing of documents: `auto`, `stream` or `documents`
+    /// Packing: `auto`, `stream` or `documents`
     ///
     /// `stream`: documents are concatenated and cut into windows of --seq-len tokens; nothing is
     /// lost.
