@@ -75,7 +75,7 @@ pub struct Planned {
     /// Bytes of a saved training state, and the seconds that the disk takes for them.
     pub saved: (usize, f64),
     model: String,
-    machine: Description,
+    machine: String,
 }
 
 impl Planned {
@@ -121,7 +121,7 @@ impl Planned {
             found,
             explanation,
             model: model.to_owned(),
-            machine: machine.clone(),
+            machine: format!("{}: {}", machine.name, machine.about),
         })
     }
 
@@ -145,17 +145,13 @@ impl Planned {
 
     /// The name of the machine.
     pub fn machine_name(&self) -> &str {
-        &self.machine.name
+        self.machine.split(':').next().unwrap_or_default()
     }
 
     /// The lane that limits the step, in words.
     pub fn bound(&self) -> String {
         let Explanation { busiest, longest, .. } = &self.explanation;
         bound(*busiest, *longest, self.busy(*busiest))
-    }
-
-    fn machine(&self) -> String {
-        format!("{}: {}", self.machine.name, self.machine.about)
     }
 
     /// How much of a step a lane is busy.
@@ -183,7 +179,7 @@ impl Planned {
                     "step_seconds": step_ns as f64 / 1e9 })
         });
         json!({
-            "model": self.model, "parameters": self.parameters, "machine": self.machine(),
+            "model": self.model, "parameters": self.parameters, "machine": self.machine,
             "mode": plan.policy.mode.name(), "grad_dtype": numeric.grad_dtype.name(),
             "sequences": numeric.shape.b, "sequence_length": numeric.shape.t, "micros": plan.micros_max,
             "logits_chunk": numeric.logits_chunk, "tokens": self.tokens,
@@ -248,7 +244,7 @@ impl Planned {
             count(self.parameters as f64),
             several(layers, "layer")
         )?;
-        writeln!(f, "machine    {}", self.machine())?;
+        writeln!(f, "machine    {}", self.machine)?;
         writeln!(
             f,
             "step       {} × {b} sequences × {t} = {} tokens; mode {}, {} gradients",

@@ -82,6 +82,38 @@ fn every_option_has_a_group_and_one_line_and_every_subcommand_examples() {
     }
 }
 
+/// The words after `one of` in an error message.
+fn alternatives(arguments: &[&str]) -> Vec<String> {
+    let error = horizon(arguments).err;
+    let list = error.split(" one of ").nth(1).unwrap_or_else(|| panic!("no list in {error}"));
+    list.trim().split(", ").map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn the_help_of_plan_has_every_name_and_every_line_of_its_output() {
+    let help = help(&["plan", "--help"]);
+    let machines = alternatives(&["plan", "--model", "tiny", "--machine", "unheard-of"]);
+    let models = alternatives(&["plan", "--model", "unheard-of"]);
+    assert!(machines.len() > 5 && models.len() > 10, "{machines:?} {models:?}");
+    for name in machines {
+        assert!(help.contains(&name), "no machine {name} in {help}");
+    }
+    // A family is named once: qwen2.5-0.5b, -1.5b, -3b.
+    for name in models {
+        let short = name.rfind('-').map_or(&name[..], |at| &name[at..]);
+        assert!(help.contains(&name) || help.contains(&format!(" {short}")), "no model {name} in {help}");
+    }
+    let output =
+        horizon(&["plan", "--model", "llama3.1-8b", "--machine", "h200", "--grad-accum", "4"]).well().out;
+    let described = help.split("\nOutput:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    for label in output.lines().filter(|line| !line.starts_with(' ')).skip(2) {
+        let words = if label.starts_with("of it") || label.starts_with("bound") { 2 } else { 1 };
+        let label: Vec<&str> = label.split_whitespace().take(words).collect();
+        let label = label.join(" ");
+        assert!(described.contains(&label), "no {label:?} in {described}");
+    }
+}
+
 #[test]
 fn manual_pages_have_every_option() {
     let folder = tempfile::tempdir().unwrap();
