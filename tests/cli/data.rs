@@ -9,7 +9,7 @@ use super::{horizon_in, names, short, write_text};
 
 /// Writes a tiny model with fresh weights, the tokenizer of `tests/data/chat/byte_level` and a chat
 /// template.
-fn chat_model(here: &Path) {
+pub fn chat_model(here: &Path) {
     write_text(&here.join("text.txt"));
     horizon_in(here, &short(&["--data", "text.txt", "--steps", "1", "--out", "model"])).well();
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat");
@@ -24,7 +24,7 @@ fn chat_model(here: &Path) {
 }
 
 /// Writes questions with one common answer, in every form of JSONL.
-fn write_chats(path: &Path) {
+pub fn write_chats(path: &Path) {
     let lines: String = (0..60)
         .map(|k| {
             let (asked, answer) = (format!("What is {k}?"), "The capital of France is Paris.");

@@ -4,6 +4,7 @@ mod bad_input;
 mod data;
 mod help;
 mod plan;
+mod readme;
 mod resume;
 mod run;
 
