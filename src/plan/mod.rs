@@ -19,7 +19,7 @@ pub use carve::{Place, Region};
 pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work, content_bytes};
 pub use device_map::{BatchPlaces, DeviceMap};
 pub use host_map::{HostMap, UnitPlaces};
-pub use machine::{Description, Storage};
+pub use machine::{Basis, Description, Storage};
 pub use predict::Prediction;
 pub use search::{Explanation, Found, Gain, Pins, Question, RING, Room};
 

@@ -74,6 +74,9 @@ pub struct Planned {
     pub saved: (usize, f64),
     model: String,
     machine: String,
+    /// The [bases](Description::basis_line) of the rates, for people, and every [figure](Description::figures_json).
+    basis: String,
+    figures: Value,
 }
 
 impl Planned {
@@ -120,6 +123,8 @@ impl Planned {
             explanation,
             model: model.to_owned(),
             machine: format!("{}: {}", machine.name, machine.about),
+            basis: machine.basis_line(),
+            figures: machine.figures_json(),
         })
     }
 
@@ -167,6 +172,7 @@ impl Planned {
         });
         json!({
             "model": self.model, "parameters": self.parameters, "machine": self.machine,
+            "machine_rates": self.figures,
             "mode": plan.policy.mode.name(), "grad_dtype": numeric.grad_dtype.name(),
             "sequences": numeric.shape.b, "sequence_length": numeric.shape.t, "micros": plan.micros_max,
             "logits_chunk": numeric.logits_chunk, "tokens": self.tokens,
@@ -232,6 +238,7 @@ impl Planned {
             several(layers, "layer")
         )?;
         writeln!(f, "machine    {}", self.machine)?;
+        writeln!(f, "rates      {}", self.basis)?;
         writeln!(
             f,
             "step       {} × {b} × {t} = {} tokens; mode {}, {} gradients",
