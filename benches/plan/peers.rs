@@ -314,7 +314,7 @@ pub fn write_readme(rows: &[Compared], error: &SimulatorError) {
     let chosen: Vec<Vec<String>> =
         rows.iter().filter(|row| row.readme).map(|row| row.cells.clone()).chain([last]).collect();
     let mut head = HEAD;
-    head[4] = "published (measured by its authors)";
+    head[4] = "published (by its authors)";
     report.table(&head, &chosen);
     report.paragraph(
         "Tokens per second, bf16, sequences of 1024 tokens. *Published*: measured by its authors. *Simulated*: the same \

@@ -139,7 +139,7 @@ impl Description {
 
     /// A built-in machine by name, or a machine from a file.
     ///
-    /// Errors: neither exists (`NotFound`); the file cannot be read, or is no description (`BadFormat`, with field and line).
+    /// Errors: neither exists (`NotFound`); the file cannot be read, or is not a description (`BadFormat`, with field and line).
     pub fn open(name_or_file: &str) -> Result<Description> {
         if let Some(shipped) = Description::shipped(name_or_file) {
             return Ok(shipped);
@@ -162,14 +162,14 @@ impl Description {
     pub fn parse(text: &str) -> Result<Description> {
         let described: Description = serde_json::from_str(text).map_err(|error| {
             let of = field(text, &error).map_or(String::new(), |field| format!("{field}: "));
-            Error::new(Status::BadFormat, format!("is no description of a machine: {of}{error}"))
+            Error::new(Status::BadFormat, format!("is not a machine description: {of}{error}"))
         })?;
         described.rates.check()?;
         let known = |field: &String| SHORT.iter().any(|(name, _)| name == field);
         if let Some(unknown) = described.basis.keys().find(|field| !known(field)) {
             return Err(Error::new(
                 Status::BadFormat,
-                format!("basis has an entry for {unknown}, which is no figure of a machine"),
+                format!("basis has an entry for {unknown}, which is not a figure of a machine"),
             ));
         }
         Ok(described)

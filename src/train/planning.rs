@@ -172,7 +172,6 @@ impl Planned {
         });
         json!({
             "model": self.model, "parameters": self.parameters, "machine": self.machine,
-            "machine_rates": self.figures,
             "mode": plan.policy.mode.name(), "grad_dtype": numeric.grad_dtype.name(),
             "sequences": numeric.shape.b, "sequence_length": numeric.shape.t, "micros": plan.micros_max,
             "logits_chunk": numeric.logits_chunk, "tokens": self.tokens,
@@ -190,6 +189,7 @@ impl Planned {
             "save_bytes": self.saved.0, "save_seconds": self.saved.1,
             "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
+            "machine_rates": self.figures,
         })
     }
 }
