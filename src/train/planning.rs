@@ -76,6 +76,9 @@ pub struct Planned {
     pub saved: (usize, f64),
     model: String,
     machine: String,
+    /// The [bases](Description::basis_line) of the rates, for people, and every [figure](Description::figures_json).
+    basis: String,
+    figures: Value,
 }
 
 impl Planned {
@@ -122,6 +125,8 @@ impl Planned {
             explanation,
             model: model.to_owned(),
             machine: format!("{}: {}", machine.name, machine.about),
+            basis: machine.basis_line(),
+            figures: machine.figures_json(),
         })
     }
 
@@ -197,6 +202,7 @@ impl Planned {
             "save_bytes": self.saved.0, "save_seconds": self.saved.1,
             "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
+            "machine_rates": self.figures,
         })
     }
 }
@@ -245,6 +251,7 @@ impl Planned {
             several(layers, "layer")
         )?;
         writeln!(f, "machine    {}", self.machine)?;
+        writeln!(f, "rates      {}", self.basis)?;
         writeln!(
             f,
             "step       {} × {b} sequences × {t} = {} tokens; mode {}, {} gradients",

@@ -16,6 +16,7 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
     let table = horizon(&arguments).well().out;
     for word in [
         "8.03B parameters",
+        "rates      measured: matmul, h2d, d2h; published: device memory; assumed: the rest",
         "simulated",
         "tokens/s",
         "bound by",
@@ -29,6 +30,9 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
     let text = horizon(&[&arguments[..], &["--json"]].concat()).well().out;
     let plan: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(plan["parameters"], 8_030_261_248u64);
+    let matmul = &plan["machine_rates"]["matrix_flop_per_s"];
+    assert_eq!((&matmul["value"][2], &matmul["basis"]), (&790e12.into(), &"measured".into()));
+    assert!(matmul["source"].as_str().is_some_and(|source| source.contains("790 TFLOP/s")), "{matmul}");
     let sum = |name: &str| -> u64 {
         plan[name].as_array().unwrap().iter().map(|region| region["bytes"].as_u64().unwrap()).sum()
     };

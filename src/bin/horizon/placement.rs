@@ -17,8 +17,8 @@ pub struct PlacementOptions {
     /// Its throughputs and bandwidths predict step times. Memory sizes are those of this machine in
     /// `train`, of the file in `plan`.
     ///
-    /// Names: cpu, h200, gh200, h100-pcie, a100-pcie, rtx4090, rtx3090. Default: the one most like
-    /// this machine's device.
+    /// Names: cpu, h200, gh200, h100-sxm, h100-pcie, a100-pcie, rtx5090, rtx4090, rtx3090. Default:
+    /// the one most like this machine's device.
     #[arg(long, help_heading = MEMORY, value_name = "FILE|NAME")]
     pub machine: Option<String>,
     /// Activation checkpointing: full, linears, mlp, selective, none

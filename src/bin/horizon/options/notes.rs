@@ -162,7 +162,8 @@ const STATUS: [Line; 4] = [
     ),
 ];
 
-const PLAN_OUTPUT: [Line; 11] = [
+const PLAN_OUTPUT: [Line; 12] = [
+    Entry("rates", "Basis of the machine's figures: measured, published or assumed."),
     Entry("step", "Micro-batches, sequences and tokens of a step."),
     Entry(
         "simulated",
