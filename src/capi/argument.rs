@@ -46,15 +46,16 @@ impl<T> Handle<T> {
     /// The object of the handle. Shared: mutable state is behind a lock.
     pub fn get(&self, what: &str) -> Result<&T> {
         check(self.0, 1, what)?;
-        // SAFETY: from `OutPointer::open`, thus a live box; by the header it is not closed during this call, and only `close`
-        // takes it mutably.
+        // SAFETY: from `OutPointer::open`, thus a live box; by the header it is not closed during this call, and only
+        // `close` takes it mutably.
         Ok(unsafe { &*self.0 })
     }
 
     /// Takes the handle back; it must not be NULL.
     pub fn close(self) -> Box<T> {
         assert!(!self.is_null(), "callers check for NULL first");
-        // SAFETY: the pointer came from `Box::into_raw` in `OutPointer::open`, and by the header a handle is closed once.
+        // SAFETY: the pointer came from `Box::into_raw` in `OutPointer::open`, and by the header a handle is closed
+        // once.
         unsafe { Box::from_raw(self.0) }
     }
 }
@@ -101,8 +102,8 @@ impl<T: Copy> Array<T> {
     /// Its `count` elements.
     pub fn get(&self, count: usize, what: &str) -> Result<&[T]> {
         check(self.0, count, what)?;
-        // SAFETY: by the header the array has `count` elements that nothing changes during the call; they are integers or
-        // floats, for which any bits are valid.
+        // SAFETY: by the header the array has `count` elements that nothing changes during the call; they are
+        // integers or floats, for which any bits are valid.
         Ok(unsafe { slice::from_raw_parts(self.0, count) })
     }
 
@@ -151,8 +152,8 @@ impl Numbers {
             _ => check(self.0.cast::<u32>(), count, what)?,
         }
         let base = NonNull::new(self.0).expect("NULL was refused");
-        // SAFETY: by the header the array has `count` such elements for this call alone; its spans end with the call, and
-        // uninitialized outputs are only written.
+        // SAFETY: by the header the array has `count` such elements for this call alone; its spans end with the call,
+        // and uninitialized outputs are only written.
         Ok(unsafe { HostSpan::new(base, count * bytes) })
     }
 }

@@ -59,8 +59,8 @@ fn send(level: i32, message: &str) {
     if let Some(callback) = &*callback {
         let text = c_string(message);
         INSIDE.set(true);
-        // SAFETY: by the header the caller's function stays callable until it is replaced, which waits for the lock held here.
-        // The text outlives the call.
+        // SAFETY: by the header the caller's function stays callable until it is replaced, which waits for the lock
+        // held here. The text outlives the call.
         unsafe { (callback.function)(level, text.as_ptr(), callback.user) };
         INSIDE.set(false);
     }

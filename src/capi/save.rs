@@ -32,8 +32,8 @@ unsafe impl Send for Callback {}
 
 impl Sink for Callback {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
-        // SAFETY: by the header the caller's function reads at most `elements` elements of each array; the spans have as many,
-        // and AdamW of the unit waits until this returns.
+        // SAFETY: by the header the caller's function reads at most `elements` elements of each array; the spans have
+        // as many, and AdamW of the unit waits until this returns.
         let returned = unsafe {
             (self.save)(
                 state.unit.0,

@@ -1,7 +1,7 @@
 //! Structs with `struct_size`, for programs and libraries of different versions.
 //!
-//! The first field, `struct_size`, is the `sizeof` of the header the caller was compiled with. Later versions only append
-//! fields: a size that ends after one of the known fields is an older struct, a larger size a newer one.
+//! The first field, `struct_size`, is the `sizeof` of the header the caller was compiled with. Later versions only
+//! append fields: a size that ends after one of the known fields is an older struct, a larger size a newer one.
 
 use std::{ptr, slice};
 
@@ -29,9 +29,8 @@ impl Field {
 
 /// A struct of the header whose first field is `struct_size`. Only `sized_struct!` implements it.
 ///
-/// # Safety
-/// The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is valid, and the
-/// [`FIELDS`](SizedStruct::FIELDS) cover it without padding.
+/// # Safety The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is
+/// valid, and the [`FIELDS`](SizedStruct::FIELDS) cover it without padding.
 pub unsafe trait SizedStruct: Copy {
     /// The name in C.
     const NAME: &'static str;
@@ -129,8 +128,8 @@ impl<T> In<T> {
 }
 
 impl<T: SizedStruct> In<T> {
-    /// The struct. Fields that an older struct does not have are set to their defaults; unknown fields of a newer one must
-    /// be zero.
+    /// The struct. Fields that an older struct does not have are set to their defaults; unknown fields of a newer one
+    /// must be zero.
     pub fn read(&self, what: &str) -> Result<T> {
         let size = stated_size(self.0, what)?;
         let known = size_of::<T>();
@@ -147,8 +146,8 @@ impl<T: SizedStruct> In<T> {
             }
         }
         let mut value = T::defaults();
-        // SAFETY: both objects have at least the smaller of the two sizes and do not overlap; any bytes are valid for a `T`, as
-        // its trait requires.
+        // SAFETY: both objects have at least the smaller of the two sizes and do not overlap; any bytes are valid for
+        // a `T`, as its trait requires.
         unsafe {
             ptr::copy_nonoverlapping(self.0.cast::<u8>(), (&raw mut value).cast::<u8>(), size.min(known));
         }
@@ -208,8 +207,8 @@ impl<T: SizedStruct> Output<T> {
     pub fn write(self, value: T) {
         let head = size_of::<u32>();
         let known = self.size.min(size_of::<T>());
-        // SAFETY: by the header the struct has `size` bytes for this call alone; `known` is at most `size` and the size of `T`,
-        // and `value` is a local, so the two do not overlap.
+        // SAFETY: by the header the struct has `size` bytes for this call alone; `known` is at most `size` and the
+        // size of `T`, and `value` is a local, so the two do not overlap.
         unsafe {
             let to = self.pointer.cast::<u8>();
             ptr::copy_nonoverlapping((&raw const value).cast::<u8>().add(head), to.add(head), known - head);
