@@ -33,7 +33,7 @@ pub fn guard(body: impl FnOnce() -> Result<()>) -> hz_status_t {
 
 /// Runs `body` and returns a panic as an error.
 fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    quieten();
+    set_panic_hook();
     DEPTH.set(DEPTH.get() + 1);
     // State that a panic leaves inconsistent is dropped with `body`, or is in a `Guarded`, which does not run again.
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
@@ -56,7 +56,7 @@ fn text(payload: &(dyn Any + Send)) -> &str {
 }
 
 /// Sends panics of this library to the log callback instead of stderr. Other threads of a Rust program keep its hook.
-fn quieten() {
+fn set_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = panic::take_hook();
