@@ -419,12 +419,13 @@ typedef struct hz_trainer_options_t {
     uint64_t weight_slots;    /* weight slots on the device for layers that are not resident, >= 2; 0 = 2, in
                                  hz_plan_search the fastest number */
     uint64_t slabs;           /* gradient staging buffers on the device, >= 2; 0 as for weight_slots */
-    uint64_t device_mem;      /* limit of device memory, bytes; 0 = the memory of the device */
+    uint64_t device_mem;      /* limit of device memory, bytes; 0 = none. At most what is free is used; on CUDA
+                                 1 GiB less (at most 1/16 of the device), for kernels and handles */
     uint64_t host_mem;        /* limit of host memory, bytes; 0 = the free memory. More than that is accepted with
                                  a logged warning, for virtual machines whose memory grows when used; opening fails
                                  with HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
-    uint64_t threads;         /* CPU threads, at most 1024 or the number of processors; 0 = all that this process
-                                 may run on */
+    uint64_t threads;         /* CPU threads, at most max(1024, processors); 0 = all that this process may
+                                 run on */
     double beta1;             /* AdamW (Loshchilov & Hutter 2019) */
     double beta2;
     double eps;
@@ -951,8 +952,8 @@ enum {
 typedef struct hz_adam_options_t {
     uint32_t struct_size;
     uint32_t mode;        /* HZ_ADAM_MODE_* */
-    uint64_t threads;     /* CPU threads, the caller's included, at most 1024 or the number of processors; 0 = all
-                             that this process may run on */
+    uint64_t threads;     /* CPU threads, the caller's included, at most max(1024, processors); 0 = all that
+                             this process may run on */
     uint64_t state_count; /* elements whose residuals and moments the library keeps, initially zero; 0 = the caller
                              keeps them */
     uint64_t host_mem;    /* limit of the memory for them, bytes; 0 = the free memory */
