@@ -1,9 +1,8 @@
 //! L11, the C interface.
 //!
-//! `include/horizon.h` documents every function; the functions here have no documentation of their own. All `extern
-//! "C"` functions of the project are here. Each is `guard` around a body that converts parameters to Rust values,
-//! calls lower levels, and writes outputs last. None is `unsafe`, because their parameter types can only be made by
-//! C.
+//! `include/horizon.h` documents every function; the functions here have no documentation of their own. All
+//! `extern "C"` functions of the project are here. Each is `guard` around a body that converts parameters to Rust
+//! values, calls lower levels, and writes outputs last. None is `unsafe`: only C can make their parameters.
 //!
 //! - `guard`: panics become errors, errors become statuses; a failed handle stays failed
 //! - `argument`: pointers to strings, arrays and handles

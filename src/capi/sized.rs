@@ -29,8 +29,9 @@ impl Field {
 
 /// A struct of the header whose first field is `struct_size`. Only `sized_struct!` implements it.
 ///
-/// # Safety The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is
-/// valid, and the [`FIELDS`](SizedStruct::FIELDS) cover it without padding.
+/// # Safety
+/// The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is valid, and
+/// the [`FIELDS`](SizedStruct::FIELDS) cover it without padding.
 pub unsafe trait SizedStruct: Copy {
     /// The name in C.
     const NAME: &'static str;
