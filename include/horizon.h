@@ -507,8 +507,9 @@ HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer
  * HZ_PLACE_AUTO, adam_when unless HZ_ADAM_AUTO, and layers. device_mem and host_mem replace the machine's memory
  * sizes. A step has options->micros_max micro-batches, announced by hz_trainer_announce.
  *
- * machine: "cpu", "h200", "gh200", "h100-pcie", "a100-pcie", "rtx4090", "rtx3090", or the path of a file written by
- * `horizon calibrate`; NULL = "cpu". If the machine's device memory is RAM, the limits of this process apply.
+ * machine: "cpu", "h200", "gh200", "h100-sxm", "h100-pcie", "a100-pcie", "rtx5090", "rtx4090", "rtx3090", or the path of
+ * a file written by `horizon calibrate`; NULL = "cpu". If the machine's device memory is RAM, the limits of this process
+ * apply.
  *
  * Ownership: the caller closes *out_plan with hz_plan_close.
  * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
