@@ -259,7 +259,7 @@ proptest! {
             let mut faulty = acts.clone();
             faulty[place] = Act::Issue(list.clone(), ahead);
             let fault = case.fault(&faulty);
-            prop_assert!(matches!(fault, Some(Fault::Ahead { .. })), "{fault:?}");
+            prop_assert!(matches!(fault, Some(Fault::NotIssued { .. })), "{fault:?}");
         }
     }
 
@@ -274,7 +274,7 @@ proptest! {
             let changed = rewrite(list, synced, |index, _, signal| *signal &= index != quiet);
             faulty[place] = Act::Issue(list.clone(), changed);
             let fault = case.fault(&faulty);
-            prop_assert!(matches!(fault, Some(Fault::Silent { .. })), "{fault:?}");
+            prop_assert!(matches!(fault, Some(Fault::NoSignal { .. })), "{fault:?}");
         }
     }
 
@@ -416,7 +416,7 @@ fn waits_of_another_list_are_refused() {
             let mut faulty = acts.clone();
             faulty[place] = Act::Issue(shorter, synced.clone());
             let fault = case.fault(&faulty);
-            prop_assert!(matches!(fault, Some(Fault::Misfit { party: None })), "{fault:?}");
+            prop_assert!(matches!(fault, Some(Fault::Mismatch { party: None })), "{fault:?}");
         }
         Ok(())
     });
@@ -471,16 +471,16 @@ fn every_class_of_fault_is_told_as_such() {
             waits.push(Tick { lane: Lane::Compute, count: tick.count + 10_000 });
         }
     });
-    assert!(matches!(fault, Some(Fault::Ahead { .. })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::NotIssued { .. })), "{fault:?}");
     let awaited = synced.waits(find("forward unit 1"))[0];
     let fault = with_waits(&list, &|_, tick, _, signal| *signal &= *tick != awaited);
-    assert!(matches!(fault, Some(Fault::Silent { .. })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::NoSignal { .. })), "{fault:?}");
     let fault = with_waits(&list, &|index, tick, _, _| tick.count += u64::from(index == upload));
-    assert!(matches!(fault, Some(Fault::Misfit { party: Some(_) })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::Mismatch { party: Some(_) })), "{fault:?}");
     let mut shorter = list.clone();
     shorter.operations.pop();
     let fault = with_waits(&shorter, &|_, _, _, _| ());
-    assert!(matches!(fault, Some(Fault::Misfit { party: None })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::Mismatch { party: None })), "{fault:?}");
 
     let fault = without("upload unit 3");
     assert!(matches!(fault, Some(Fault::Content { .. })), "{fault:?}");
@@ -491,7 +491,9 @@ fn every_class_of_fault_is_told_as_such() {
     let Operation::Upload { place, .. } = &mut operations[upload] else { unreachable!("an upload") };
     *place = WeightBuffer::Slot(slot);
     let fault = middle_fault(&case, operations);
-    assert!(matches!(fault, Some(Fault::Beyond { resource: Resource::Slot(found), .. }) if found == slot));
+    assert!(
+        matches!(fault, Some(Fault::NoSuchResource { resource: Resource::Slot(found), .. }) if found == slot)
+    );
     // A save that misses a unit, whichever it is, and is asked for.
     let case = Case { outside: true, ..case };
     for unit in 0..5 {
