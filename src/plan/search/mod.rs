@@ -243,8 +243,8 @@ impl<'a> Question<'a> {
         Question { numeric, micros, ..*self }
     }
 
-    /// The numbers of sweeps to try: all with different sweep lengths; for more than 8 micro-batches, powers of
-    /// two.
+    /// The numbers of sweeps to try: one per sweep length; for more than 8 micro-batches, powers of two and the
+    /// maximum.
     fn sweeps(&self) -> Vec<usize> {
         const ALL_MAX: usize = 8;
         if let Some(sweeps) = self.fixed.sweeps {

@@ -34,7 +34,7 @@ pub struct Candidate {
 /// Summing the work of a list costs as much as simulating this fraction of its operations.
 const SUM_DIVISOR: usize = 6;
 
-/// Effort per placement: this many operations each are simulated for, even if the lists are longer.
+/// A search simulates at least one placement per this many operations of its effort, even if the lists are longer.
 const PLACEMENT_EFFORT: usize = 150_000;
 
 /// The placements tried so far.
@@ -91,7 +91,7 @@ impl<'a> Trials<'a> {
         self.known.len()
     }
 
-    /// True if the effort is spent. At least one placement per [`PLACEMENT_EFFORT`] is simulated.
+    /// True if the effort is spent and enough placements are simulated; see [`PLACEMENT_EFFORT`].
     fn is_exhausted(&self) -> bool {
         self.effort_left == 0 && self.known.len() >= (self.effort / PLACEMENT_EFFORT).max(1)
     }
