@@ -42,7 +42,7 @@ struct Published {
     /// Sequences of a step, and whether the authors state them.
     sequences: (usize, bool),
     speed: Speed,
-    /// Whether the row is in the table for the README.
+    /// True if the row is in the table for the README.
     readme: bool,
 }
 

@@ -27,7 +27,7 @@ pub struct Description {
     pub device_bytes: Option<usize>,
     /// Host memory, in bytes.
     pub host_bytes: usize,
-    /// Whether device memory is host memory.
+    /// True if device memory is host memory.
     pub shared: bool,
     /// The machine's rates.
     pub rates: Machine,
@@ -39,7 +39,7 @@ pub struct Description {
     pub sources: BTreeMap<String, String>,
 }
 
-/// How a figure of a machine was obtained.
+/// The basis of a machine's figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Basis {
@@ -130,7 +130,7 @@ impl Description {
         shipped.into_iter().find(|machine| machine.device.is_some() && machine.has(hardware))
     }
 
-    /// Whether `hardware` contains the consecutive words of [`device`](Description::device). True if the machine names no
+    /// Returns true if `hardware` contains the consecutive words of [`device`](Description::device). True if the machine names no
     /// device.
     pub fn has(&self, hardware: &str) -> bool {
         let (words, name) = (words(self.device.as_deref().unwrap_or("")), words(hardware));
