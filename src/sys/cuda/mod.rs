@@ -1,17 +1,16 @@
-//! CUDA's names: the runtime, the driver, cuBLASLt and our kernels, as one [table](Api) of C functions.
+//! CUDA: safe wrappers for the runtime, the driver, cuBLASLt and our kernels, over one [table](Api) of C functions.
 //!
-//! In every build. Where the table has no functions, or the machine no driver, [`device_count`] is 0 and everything
-//! else fails with an error. Wrappers own what they name and turn statuses into errors that carry CUDA's own name
-//! and text for them.
+//! Compiled in every build. Without a table of functions, or without a driver, [`device_count`] returns 0 and everything
+//! else returns an error. Wrappers own their CUDA objects and turn statuses into errors with CUDA's name and description.
 //!
-//! A thread works on its current device: [`set_device`] first, on every thread that makes or uses the rest.
+//! Every thread that creates or uses CUDA objects calls [`set_device`] first.
 //!
-//! No wrapper blocks in CUDA until work is done: waits [`poll`], so that a thread that waits holds no lock of the
-//! driver's, and is held up by none, for longer than a question takes.
+//! No wrapper blocks inside CUDA until work is done: waits [`poll`]. A waiting thread thus holds a driver lock, or is
+//! blocked by one, only for the duration of a query.
 
-/// The names of `cuda.h`, `cuda_runtime_api.h`, `cublasLt.h` that the crate uses, and all of `csrc/kernels.h`: as
-/// `build.rs` made them of the toolkit's headers, or the committed snapshot in a build without kernels. The functions
-/// are those that are linked.
+/// The names of `cuda.h`, `cuda_runtime_api.h` and `cublasLt.h` that the crate uses, and all of `csrc/kernels.h`: generated
+/// by `build.rs` from the toolkit's headers, or the committed snapshot in a build without kernels. Declares only the
+/// functions that are linked.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all)]
 #[macro_use]
 pub mod bindings {
@@ -60,7 +59,7 @@ use std::fmt;
 use crate::base::{Error, Result};
 use crate::sys::cuda_status;
 
-/// The error of a runtime or driver call (their numbers agree) that failed to do `what`.
+/// Turns a runtime or driver status (their codes agree) into a result; the error says "cannot `what`".
 fn check(code: bindings::cudaError_t, what: impl fmt::Display) -> Result<()> {
     if code == bindings::cudaSuccess {
         return Ok(());
@@ -70,16 +69,16 @@ fn check(code: bindings::cudaError_t, what: impl fmt::Display) -> Result<()> {
     Err(cuda_status::error(code, what, text))
 }
 
-/// Ends the calling thread's last error of the runtime, which has been dealt with: a launcher would report it as that
-/// of its kernel.
+/// Clears the calling thread's last runtime error, which has been handled: otherwise a launcher would report it as an
+/// error of its kernel.
 fn forget() {
     if let Ok(api) = api() {
-        // SAFETY: reads and clears a number of this thread's.
+        // SAFETY: reads and clears a number of this thread.
         unsafe { (api.runtime.cudaGetLastError)() };
     }
 }
 
-// The numbers that have a meaning of their own, from the header.
+// The codes in `cuda_status` equal the header's.
 const _: () = {
     use cuda_status as known;
     assert!(bindings::cudaSuccess == known::SUCCESS);
@@ -103,34 +102,36 @@ const _: () = {
     assert!(bindings::cudaErrorUnknown == known::UNKNOWN);
 };
 
-/// For example `cudaErrorNoDevice (no CUDA-capable device is detected)`.
+/// CUDA's name and description of a status, e.g. `cudaErrorNoDevice (no CUDA-capable device is detected)`.
 fn name_and_text(code: bindings::cudaError_t) -> Result<String> {
     let runtime = &api()?.runtime;
-    // SAFETY: the runtime answers any number with a string that lives as long as the process.
+    // SAFETY: the runtime returns a string for any number, which lives as long as the process.
     let (name, text) = unsafe { ((runtime.cudaGetErrorName)(code), (runtime.cudaGetErrorString)(code)) };
     // SAFETY: the two strings come from the call above.
     Ok(unsafe { format!("{} ({})", string(name), string(text)) })
 }
 
+/// Copies a C string; "no text" for null.
+///
 /// # Safety
-/// `text` is null or a terminated string that stays.
+/// `text` is null or a terminated string that is valid during the call.
 unsafe fn string(text: *const c_char) -> String {
     if text.is_null() {
         return "no text".to_string();
     }
-    // SAFETY: not null, so by the caller's word it is a terminated string.
+    // SAFETY: not null, so the caller guarantees a terminated string.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-/// What a launcher of `csrc/kernels.h` returned, as a result. `launcher` is its name.
+/// Turns the status that a launcher of `csrc/kernels.h` returned into a result. `launcher` is its name.
 pub fn launched(status: c_int, launcher: &str) -> Result<()> {
     match status {
         0 => Ok(()),
         bindings::HZK_ERROR_SHAPE => Err(Error::internal(format!(
-            "{launcher}: a size, stride or scalar is outside the limits of csrc/kernels.h"
+            "{launcher}: a size, stride or scalar is outside the limits stated in csrc/kernels.h"
         ))),
         bindings::HZK_ERROR_ALIGNMENT => {
-            Err(Error::internal(format!("{launcher}: a pointer is not aligned as csrc/kernels.h asks")))
+            Err(Error::internal(format!("{launcher}: a pointer is not aligned as csrc/kernels.h requires")))
         }
         code => check(code.unsigned_abs(), format_args!("launch {launcher}")),
     }
