@@ -30,7 +30,8 @@ impl Dims {
         self.h * self.d
     }
 
-    /// Elements from one row of logits to the next: V rounded up to a multiple of 8, so that bf16 rows are 16-byte aligned.
+    /// Elements from one row of logits to the next: V rounded up to a multiple of 8, so that bf16
+    /// rows are 16-byte aligned.
     pub fn logits_stride(&self) -> usize {
         self.v.next_multiple_of(8)
     }

@@ -24,8 +24,8 @@ impl fmt::Display for Size {
     }
 }
 
-/// Parses a size in bytes: `8G`, `512MiB`, `1.5GB` or a plain number. K, M, G, T and KiB, MiB, GiB, TiB are powers of
-/// 1024; KB, MB, GB, TB are powers of 1000. Case-insensitive.
+/// Parses a size in bytes: `8G`, `512MiB`, `1.5GB` or a plain number. K, M, G, T and KiB, MiB, GiB,
+/// TiB are powers of 1024; KB, MB, GB, TB are powers of 1000. Case-insensitive.
 pub fn parse_size(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());

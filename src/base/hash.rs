@@ -1,4 +1,5 @@
-//! Hash functions whose values are stored in files and determine reproducible runs, so they never change.
+//! Hash functions whose values are stored in files and determine reproducible runs, so they never
+//! change.
 
 /// The 64-bit FNV-1a hash (Fowler, Noll, Vo).
 pub fn fnv1a(bytes: &[u8]) -> u64 {
@@ -7,7 +8,8 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
-/// One SplitMix64 output for this state (Steele, Lea and Flood 2014): every input bit affects every output bit.
+/// One SplitMix64 output for this state (Steele, Lea and Flood 2014): every input bit affects every
+/// output bit.
 pub fn mix64(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,8 +1,10 @@
-//! The split master: an f32 stored as a bf16 weight, which is uploaded, and a 16-bit residual, which stays on the host.
+//! The split master: an f32 stored as a bf16 weight, which is uploaded, and a 16-bit residual,
+//! which stays on the host.
 //!
-//! `weight = (bits + 0x8000) >> 16` and `residual = bits − (weight << 16)`, as 16-bit integers. Joining is exact for all
-//! 2³² bit patterns, so no second copy of the weights is needed. The weight is the f32 rounded to nearest, halves away
-//! from zero. A very large finite f32 can round to an infinite weight, so the non-finite guard checks the weight.
+//! `weight = (bits + 0x8000) >> 16` and `residual = bits − (weight << 16)`, as 16-bit integers.
+//! Joining is exact for all 2³² bit patterns, so no second copy of the weights is needed. The
+//! weight is the f32 rounded to nearest, halves away from zero. A very large finite f32 can round
+//! to an infinite weight, so the non-finite guard checks the weight.
 
 /// Rounds to the bits of the nearest bf16, halves away from zero.
 #[inline(always)]

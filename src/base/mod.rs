@@ -20,5 +20,6 @@ pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, Sp
 pub use position::Position;
 pub use progress::{Progress, unwatched};
 
-/// The ignored target (PyTorch's `ignore_index`; −100 in `horizon.h`): its row adds nothing to the loss or the gradient.
+/// The ignored target (PyTorch's `ignore_index`; −100 in `horizon.h`): its row adds nothing to the
+/// loss or the gradient.
 pub const IGNORED_TARGET: i32 = -100;

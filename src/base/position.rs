@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A position in training data. It determines all following windows and their order, so a checkpoint stores nothing else
-/// about the data.
+/// A position in training data. It determines all following windows and their order, so a
+/// checkpoint stores nothing else about the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Completed epochs.

@@ -2,8 +2,8 @@
 
 use crate::base::Result;
 
-/// A callback that receives the bytes done so far and the total. Any thread may call it. If it returns an error, the
-/// operation stops and fails with that error.
+/// A callback that receives the bytes done so far and the total. Any thread may call it. If it
+/// returns an error, the operation stops and fails with that error.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> Result<()> + Sync);
 
 /// A [`Progress`] that does nothing.

@@ -1,5 +1,5 @@
-//! CUDA status codes: the [`Status`] that each maps to, and the remedy that its message suggests. Compiled in every build,
-//! so that messages about drivers are tested without a driver.
+//! CUDA status codes: the [`Status`] that each maps to, and the remedy that its message suggests.
+//! Compiled in every build, so that messages about drivers are tested without a driver.
 
 use std::fmt;
 
@@ -87,7 +87,7 @@ fn meaning(code: u32) -> (Status, &'static str) {
         ),
         ECC_UNCORRECTABLE | NVLINK_UNCORRECTABLE | CONTAINED | UNKNOWN => (
             Status::DeviceFailed,
-            "; this process cannot use the device any more: resume from the last checkpoint in a new process; if it \
+            "; the device is lost to this process: resume from the last checkpoint in a new process; if it \
              happens again, look for Xid messages in dmesg and check nvidia-smi",
         ),
         NOT_SUPPORTED => (Status::Unsupported, ""),
@@ -133,7 +133,8 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// The number of devices: 0 if there is no device, no driver, or a driver that is too old. Any other failure is an error.
+    /// The number of devices: 0 if there is no device, no driver, or a driver that is too old. Any
+    /// other failure is an error.
     pub fn devices(&self) -> Result<usize> {
         match self.code {
             SUCCESS => Ok(self.count),
@@ -142,7 +143,8 @@ impl Presence {
         }
     }
 
-    /// Refuses a device that does not exist (`DeviceUnavailable`); the message says what was found and what to do.
+    /// Refuses a device that does not exist (`DeviceUnavailable`); the message says what was found
+    /// and what to do.
     pub fn admit(&self, device: usize) -> Result<()> {
         let (versions, text) = (self.versions, &self.text);
         let found = match self.code {

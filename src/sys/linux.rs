@@ -1,7 +1,8 @@
 //! Linux: memory mappings, page sizes, NUMA memory policies, CPU affinity, futexes.
 //!
-//! Most functions wrap one system call, through `nix` where it has the call, otherwise through `libc` (memory policies,
-//! futexes). They return the kernel's error as [`std::io::Error`]; callers add context.
+//! Most functions wrap one system call, through `nix` where it has the call, otherwise through
+//! `libc` (memory policies, futexes). They return the kernel's error as [`std::io::Error`]; callers
+//! add context.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -18,12 +19,14 @@ pub fn page_bytes() -> usize {
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).expect("every system has a page size")
 }
 
-/// Maps `bytes` of private anonymous memory: zeroed, page-aligned, readable and writable. `bytes` is not 0.
+/// Maps `bytes` of private anonymous memory: zeroed, page-aligned, readable and writable. `bytes`
+/// is not 0.
 pub fn map_anonymous(bytes: usize) -> io::Result<NonNull<u8>> {
     map(bytes, MapFlags::empty())
 }
 
-/// As [`map_anonymous`], with explicit 2 MiB pages, which are reserved by this call. `bytes` is a multiple of 2 MiB.
+/// As [`map_anonymous`], with explicit 2 MiB pages, which are reserved by this call. `bytes` is a
+/// multiple of 2 MiB.
 pub fn map_explicit_huge(bytes: usize) -> io::Result<NonNull<u8>> {
     map(bytes, MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB)
 }
@@ -50,7 +53,8 @@ pub fn advise_huge(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
     advise(base, bytes, MmapAdvise::MADV_HUGEPAGE)
 }
 
-/// Asks for small pages in a mapping (`MADV_NOHUGEPAGE`), for systems where transparent huge pages are the default.
+/// Asks for small pages in a mapping (`MADV_NOHUGEPAGE`), for systems where transparent huge pages
+/// are the default.
 pub fn advise_small(base: NonNull<u8>, bytes: usize) -> io::Result<()> {
     advise(base, bytes, MmapAdvise::MADV_NOHUGEPAGE)
 }
@@ -84,17 +88,20 @@ fn mask_of(nodes: &[u32]) -> io::Result<NodeMask> {
     Ok(mask)
 }
 
-/// Runs `allocate` while the calling thread prefers memory of these nodes (`MPOL_PREFERRED`), then restores the thread's
-/// policy. Without nodes, or if the policy cannot be read or set, `allocate` runs under the thread's own policy.
+/// Runs `allocate` while the calling thread prefers memory of these nodes (`MPOL_PREFERRED`), then
+/// restores the thread's policy. Without nodes, or if the policy cannot be read or set, `allocate`
+/// runs under the thread's own policy.
 pub fn preferring<R>(nodes: &[u32], allocate: impl FnOnce() -> R) -> R {
     let (mut own, mut own_mask): (libc::c_int, NodeMask) = (libc::MPOL_DEFAULT, [0; 16]);
-    // SAFETY: the kernel writes one int and at most the stated number of bits of the mask; the address is null.
+    // SAFETY: the kernel writes one int and at most the stated number of bits of the mask; the
+    // address is null.
     let known = unsafe {
         let (mask, nowhere) = (own_mask.as_mut_ptr(), ptr::null::<u8>());
         libc::syscall(libc::SYS_get_mempolicy, &raw mut own, mask, MASK_BITS - 1, nowhere, 0) == 0
     };
     let set = |policy: libc::c_int, mask: &NodeMask| {
-        // SAFETY: the kernel reads at most the stated number of bits of the mask, which outlives the call.
+        // SAFETY: the kernel reads at most the stated number of bits of the mask, which outlives
+        // the call.
         unsafe { libc::syscall(libc::SYS_set_mempolicy, policy, mask.as_ptr(), MASK_BITS) == 0 }
     };
     let mask = mask_of(nodes).ok().filter(|_| known && !nodes.is_empty());
@@ -113,7 +120,8 @@ pub fn set_nodes(base: NonNull<u8>, bytes: usize, policy: NodePolicy, nodes: &[u
         NodePolicy::Bind => libc::MPOL_BIND,
         NodePolicy::Interleave => libc::MPOL_INTERLEAVE,
     };
-    // SAFETY: the kernel reads the mask and no byte of the mapping; pages that exist already stay where they are.
+    // SAFETY: the kernel reads the mask and no byte of the mapping; pages that exist already stay
+    // where they are.
     check(unsafe {
         let no_flags = 0;
         libc::syscall(libc::SYS_mbind, base.as_ptr(), bytes, policy, mask.as_ptr(), MASK_BITS, no_flags)
@@ -156,7 +164,8 @@ fn check(status: libc::c_long) -> io::Result<()> {
 
 /// Sleeps while `word` holds `expected`, until [`futex_wake`]. Wake-ups may be spurious.
 pub fn futex_wait(word: &AtomicU32, expected: u32) {
-    // SAFETY: the kernel only reads the word, which the borrow keeps alive; a null timeout means no timeout.
+    // SAFETY: the kernel only reads the word, which the borrow keeps alive; a null timeout means no
+    // timeout.
     unsafe {
         libc::syscall(
             libc::SYS_futex,
@@ -171,7 +180,8 @@ pub fn futex_wait(word: &AtomicU32, expected: u32) {
 /// Wakes at most `threads_max` threads that sleep on `word`.
 pub fn futex_wake(word: &AtomicU32, threads_max: u32) {
     let threads_max = i32::try_from(threads_max).unwrap_or(i32::MAX);
-    // SAFETY: the address is only a key into the kernel's table of waiters; the kernel does not access the word.
+    // SAFETY: the address is only a key into the kernel's table of waiters; the kernel does not
+    // access the word.
     unsafe {
         libc::syscall(
             libc::SYS_futex,

@@ -106,13 +106,13 @@ fn threads_have_cores_of_their_own_or_the_cores_of_a_node() {
     files.push(text("sys/devices/system/node/online", "0-2\n"));
     files.push(text("sys/devices/system/cpu/online", "0-5\n"));
     let topology = Topology::read_under(machine(&files).path());
-    let places = topology.places(6).unwrap();
+    let places = topology.thread_cpus(6).unwrap();
     assert_eq!(places, [[0], [1], [4], [2], [3], [5]], "node by node, and none on the one without cores");
     let (first, second): (&[u32], &[u32]) = (&[0, 1, 4], &[2, 3, 5]);
-    assert_eq!(topology.places(2).unwrap(), [first, second]);
-    assert_eq!(topology.places(4).unwrap(), [first, first, second, second]);
-    assert_eq!(topology.places(1).unwrap(), [first]);
-    assert_eq!((topology.places(7), topology.places(0)), (None, None));
+    assert_eq!(topology.thread_cpus(2).unwrap(), [first, second]);
+    assert_eq!(topology.thread_cpus(4).unwrap(), [first, first, second, second]);
+    assert_eq!(topology.thread_cpus(1).unwrap(), [first]);
+    assert_eq!((topology.thread_cpus(7), topology.thread_cpus(0)), (None, None));
 }
 
 #[test]

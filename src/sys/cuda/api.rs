@@ -1,8 +1,9 @@
 //! The function table through which the crate calls CUDA; `sys::cuda::bindings` lists the functions.
 //!
-//! There is one table per process. Unless a test [installs](install) another first, it holds the functions linked into a
-//! build with kernels; a build without kernels has no table. Driver functions are looked up through the runtime.
-//! cuBLASLt functions come from the table if it has them, otherwise from the library, opened at run time.
+//! There is one table per process. Unless a test [installs](install) another first, it holds the
+//! functions linked into a build with kernels; a build without kernels has no table. Driver
+//! functions are looked up through the runtime. cuBLASLt functions come from the table if it has
+//! them, otherwise from the library, opened at run time.
 
 use std::ffi::{CStr, c_void};
 use std::mem;
@@ -27,7 +28,8 @@ macro_rules! table {
             /// Looks up every function by name with `symbol`. Returns the first error of `symbol`.
             ///
             /// # Safety
-            /// `symbol` returns the address of the function of that name, which stays loaded as long as it is called.
+            /// `symbol` returns the address of the function of that name, which stays loaded as
+            /// long as it is called.
             pub unsafe fn find<E>(
                 mut symbol: impl FnMut(&'static CStr) -> Result<NonNull<c_void>, E>,
             ) -> Result<Self, E> {
@@ -36,7 +38,8 @@ macro_rules! table {
                         let name = concat!(stringify!($name), "\0").as_bytes();
                         let name = CStr::from_bytes_with_nul(name).expect("one zero byte, at the end");
                         let address = symbol(name)?.as_ptr();
-                        // SAFETY: the caller guarantees that this is the function of this name; the header states its type.
+                        // SAFETY: the caller guarantees that this is the function of this name; the
+                        // header states its type.
                         unsafe {
                             mem::transmute::<*mut c_void, unsafe extern "C" fn($($type),*) -> $result>(address)
                         }

@@ -36,13 +36,15 @@ impl fmt::Debug for CublasLt {
 }
 
 impl CublasLt {
-    /// Returns the cuBLASLt of the function table, or else opens the first of [`cublaslt_places`] that loads. Needs no
-    /// driver. Errors: none loads (`DeviceUnavailable`, with each path and the loader's message).
+    /// Returns the cuBLASLt of the function table, or else opens the first of [`cublaslt_places`]
+    /// that loads. Needs no driver. Errors: none loads (`DeviceUnavailable`, with each path and the
+    /// loader's message).
     pub fn open() -> Result<Arc<Self>> {
         if let Some(functions) = api()?.cublaslt {
             return Ok(Arc::new(CublasLt { functions, place: "installed".into(), _library: None }));
         }
-        // SAFETY: the paths are cuBLASLt's file names in library folders, or the file that the user named as cuBLASLt.
+        // SAFETY: the paths are cuBLASLt's file names in library folders, or the file that the user
+        // named as cuBLASLt.
         unsafe { Self::open_from(&cublaslt_places(|name| env::var_os(name))) }
     }
 
@@ -57,7 +59,8 @@ impl CublasLt {
                 let symbol = |name: &'static CStr| {
                     library.symbol(name).ok_or_else(|| format!("it has no {}", name.to_string_lossy()))
                 };
-                // SAFETY: cuBLASLt's functions have the header's types; the library is stored next to them.
+                // SAFETY: cuBLASLt's functions have the header's types; the library is stored next
+                // to them.
                 let functions = unsafe { CublasLtFunctions::find(symbol)? };
                 Ok(CublasLt { functions, place: place.clone(), _library: Some(library) })
             });
@@ -69,7 +72,7 @@ impl CublasLt {
         Err(Error::new(
             Status::DeviceUnavailable,
             format!(
-                "cuBLASLt, needed for matrix multiplication on CUDA, was not found. Tried: {}. Set {CUBLASLT_VARIABLE} to \
+                "cuBLASLt, which CUDA devices need for GEMMs, was not found. Tried: {}. Set {CUBLASLT_VARIABLE} to \
                  libcublasLt.so or its folder; `pip install nvidia-cublas` installs it",
                 answers.join("; ")
             ),
@@ -115,12 +118,13 @@ unsafe impl Sync for Handle {}
 /// A GEMM algorithm: 64 opaque bytes, valid in every process with the same cuBLASLt version.
 pub type Algorithm = [u64; 8];
 
-/// The descriptors of a GEMM: `d = op(a) · op(b) + beta · c`, optionally plus a bias of `d`'s dtype added to every column.
-/// bf16 inputs, f32 accumulation. `c` and `d` have the same layout.
+/// The descriptors of a GEMM: `d = op(a) · op(b) + beta · c`, optionally plus a bias of `d`'s dtype
+/// added to every column. bf16 inputs, f32 accumulation. `c` and `d` have the same layout.
 #[derive(Debug)]
 pub struct Descriptors {
     operation: cu::cublasLtMatmulDesc_t,
-    /// Held from writing the address of a bias into `operation` until the GEMM call has read it; `None` without a bias.
+    /// Held from writing the address of a bias into `operation` until the GEMM call has read it;
+    /// `None` without a bias.
     bias: Option<Mutex<()>>,
     a: cu::cublasLtMatrixLayout_t,
     b: cu::cublasLtMatrixLayout_t,
@@ -130,7 +134,8 @@ pub struct Descriptors {
 
 // SAFETY: descriptors are plain memory of the library, not bound to a thread.
 unsafe impl Send for Descriptors {}
-// SAFETY: after `new` they are only read, except for the bias address, which is written and read under the lock.
+// SAFETY: after `new` they are only read, except for the bias address, which is written and read
+// under the lock.
 unsafe impl Sync for Descriptors {}
 
 /// A column-major matrix.
@@ -170,10 +175,12 @@ impl Handle {
         &self.library
     }
 
-    /// Returns between 1 and `count_max` algorithms with their workspace in bytes, best first by cuBLASLt's heuristic.
+    /// Returns between 1 and `count_max` algorithms with their workspace in bytes, best first by
+    /// cuBLASLt's heuristic.
     ///
-    /// Only deterministic split-K reductions are allowed: in f32 in the workspace, in a fixed order. Reductions in the
-    /// output, whose order depends on timing, and reductions in the output's dtype are excluded.
+    /// Only deterministic split-K reductions are allowed: in f32 in the workspace, in a fixed
+    /// order. Reductions in the output, whose order depends on timing, and reductions in the
+    /// output's dtype are excluded.
     pub fn algorithms(
         &self,
         gemm: &Descriptors,
@@ -238,8 +245,8 @@ impl Handle {
         Ok(usable.map(|result| (result.algo.data, result.workspaceSize)).collect())
     }
 
-    /// Returns the workspace in bytes that an algorithm needs for a GEMM. Errors: the algorithm does not support the GEMM on
-    /// this device.
+    /// Returns the workspace in bytes that an algorithm needs for a GEMM. Errors: the algorithm
+    /// does not support the GEMM on this device.
     pub fn workspace_of(&self, gemm: &Descriptors, algorithm: &Algorithm) -> Result<usize> {
         let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
         let mut found = NO_RESULT;
@@ -264,10 +271,10 @@ impl Handle {
     /// Enqueues a GEMM. `workspace` is an address and a length.
     ///
     /// # Safety
-    /// The operands are matrices of the descriptors' layouts on the handle's device, `bias` is a vector as long as a column
-    /// of `d`, and all have the alignment for which the algorithm was chosen. The workspace has the size that the algorithm
-    /// needs and is aligned to 256 bytes. Until the GEMM has completed, no other work writes them, or reads `d` or the
-    /// workspace.
+    /// The operands are matrices of the descriptors' layouts on the handle's device, `bias` is a
+    /// vector as long as a column of `d`, and all have the alignment for which the algorithm was
+    /// chosen. The workspace has the size that the algorithm needs and is aligned to 256 bytes.
+    /// Until the GEMM has completed, no other work writes them, or reads `d` or the workspace.
     pub unsafe fn multiply(
         &self,
         gemm: &Descriptors,
@@ -288,8 +295,9 @@ impl Handle {
             gemm.set(cu::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
         }
         let stream = stream.command()?;
-        // SAFETY: alpha, beta (host pointers by default), algorithm and descriptors are read before the call returns; the
-        // caller guarantees the rest. With beta 0 the library does not read c.
+        // SAFETY: alpha, beta (host pointers by default), algorithm and descriptors are read before
+        // the call returns; the caller guarantees the rest. With beta 0 the library does not read
+        // c.
         let status = unsafe {
             (self.library.functions.cublasLtMatmul)(
                 self.raw,
@@ -314,7 +322,8 @@ impl Handle {
     }
 }
 
-/// The operands of `d = op(a) · op(b) + c + bias`. `c` is optional and may be `d`; `bias` is given if the descriptors have one.
+/// The operands of `d = op(a) · op(b) + c + bias`. `c` is optional and may be `d`; `bias` is given
+/// if the descriptors have one.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// The result.
@@ -336,8 +345,8 @@ impl Drop for Handle {
     }
 }
 
-/// A placeholder bias address while an algorithm is chosen. The library derives the bias alignment from the value: 16 bytes,
-/// as for matrices.
+/// A placeholder bias address while an algorithm is chosen. The library derives the bias alignment
+/// from the value: 16 bytes, as for matrices.
 const ANY_BIAS: *const u8 = ptr::without_provenance(16);
 
 const NO_RESULT: cu::cublasLtMatmulHeuristicResult_t = cu::cublasLtMatmulHeuristicResult_t {
@@ -398,8 +407,8 @@ impl Descriptors {
 
     /// Sets an attribute of the operation.
     fn set<T: Copy>(&self, attribute: cu::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
-        // SAFETY: the descriptor is live and changed by one thread at a time: in `new`, or under the lock. The library copies
-        // the stated number of bytes.
+        // SAFETY: the descriptor is live and changed by one thread at a time: in `new`, or under
+        // the lock. The library copies the stated number of bytes.
         let status = unsafe {
             let set = self.library.functions.cublasLtMatmulDescSetAttribute;
             set(self.operation, attribute, ptr::from_ref(value).cast(), size_of_val(value))

@@ -7,7 +7,8 @@ use crate::base::{Error, Result};
 use crate::sys::cuda::{Stream, api, bindings as cu, check, forget, name_and_text};
 use crate::sys::cuda_status::pinning_error;
 
-/// An allocation on the device that was current when it was made. Dropping it waits for the device and frees it.
+/// An allocation on the device that was current when it was made. Dropping it waits for the device
+/// and frees it.
 #[derive(Debug)]
 pub struct DeviceMemory {
     base: NonNull<u8>,
@@ -50,8 +51,8 @@ impl Drop for DeviceMemory {
     }
 }
 
-/// Pinned host memory allocated by the CUDA runtime: portable to every device, cached (not write-combined), mapped into
-/// the device's address space. The runtime chooses the pages.
+/// Pinned host memory allocated by the CUDA runtime: portable to every device, cached (not
+/// write-combined), mapped into the device's address space. The runtime chooses the pages.
 #[derive(Debug)]
 pub struct PinnedMemory {
     base: NonNull<u8>,
@@ -97,7 +98,8 @@ impl Drop for PinnedMemory {
 /// Pins existing host memory, for every device.
 ///
 /// # Safety
-/// The memory is mapped, readable and writable, and stays so until [`unregister`] or the end of the process.
+/// The memory is mapped, readable and writable, and stays so until [`unregister`] or the end of the
+/// process.
 pub unsafe fn register(base: NonNull<u8>, bytes: usize) -> Result<()> {
     let flags = cu::cudaHostRegisterPortable | cu::cudaHostRegisterMapped;
     // SAFETY: the caller keeps the pages mapped.
@@ -145,11 +147,12 @@ pub enum Direction {
     DeviceToDevice,
 }
 
-/// Enqueues a copy of `bytes` bytes. With pageable host memory the call may block until the copy is done.
+/// Enqueues a copy of `bytes` bytes. With pageable host memory the call may block until the copy is
+/// done.
 ///
 /// # Safety
-/// Source and target are `bytes` long, of the stated kinds, and live until the copy has completed. Until then no
-/// unordered access writes `from`, or reads or writes `to`.
+/// Source and target are `bytes` long, of the stated kinds, and live until the copy has completed.
+/// Until then no unordered access writes `from`, or reads or writes `to`.
 pub unsafe fn copy(
     to: NonNull<u8>,
     from: NonNull<u8>,

@@ -30,7 +30,8 @@ fn presence() -> Result<Presence> {
     Ok(Presence { versions: versions()?, code, text: name_and_text(code)?, count })
 }
 
-/// The number of CUDA devices: 0 if there is no device, no driver, a driver that is too old, or no kernels in this build.
+/// The number of CUDA devices: 0 if there is no device, no driver, a driver that is too old, or no
+/// kernels in this build.
 pub fn device_count() -> Result<usize> {
     if api().is_err() { Ok(0) } else { presence()?.devices() }
 }
@@ -98,7 +99,8 @@ const SPINS: usize = 64;
 /// Sleep between later polls.
 const SLEEP: Duration = Duration::from_micros(30);
 
-/// Waits until `arrived` returns true: spins for some microseconds, then sleeps between polls. Errors: those of `arrived`.
+/// Waits until `arrived` returns true: spins for some microseconds, then sleeps between polls.
+/// Errors: those of `arrived`.
 pub fn poll(mut arrived: impl FnMut() -> Result<bool>) -> Result<()> {
     for _ in 0..SPINS {
         if arrived()? {
@@ -114,8 +116,9 @@ pub fn poll(mut arrived: impl FnMut() -> Result<bool>) -> Result<()> {
 
 /// Commands between two marks of a CUDA stream.
 const MARK_COMMANDS: u64 = 50;
-/// Marks of a CUDA stream. With [`MARK_COMMANDS`] this bounds the outstanding commands to 250. A command launches up to four
-/// kernels (attention backward), and CUDA's own queue of about 1000 entries blocks the caller inside the driver when full.
+/// Marks of a CUDA stream. With [`MARK_COMMANDS`] this bounds the outstanding commands to 250. A
+/// command launches up to four kernels (attention backward), and CUDA's own queue of about 1000
+/// entries blocks the caller inside the driver when full.
 const MARKS: usize = 4;
 
 /// A CUDA stream of the device that was current when it was created. Dropping it lets its work finish.
@@ -216,7 +219,8 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
-    /// Creates an event of the current device. [`Event::ns_since`] needs `timing`, which makes events slower.
+    /// Creates an event of the current device. [`Event::ns_since`] needs `timing`, which makes
+    /// events slower.
     pub fn new(timing: bool) -> Result<Self> {
         let flags: c_uint = if timing { 0 } else { cu::cudaEventDisableTiming };
         let mut event = ptr::null_mut();
@@ -246,8 +250,8 @@ impl Event {
         poll(|| self.is_done())
     }
 
-    /// Nanoseconds from `earlier` to this event, with a resolution of about 0.5 µs; negative if this event came first. Both
-    /// events are done and were created with timing.
+    /// Nanoseconds from `earlier` to this event, with a resolution of about 0.5 µs; negative if
+    /// this event came first. Both events are done and were created with timing.
     pub fn ns_since(&self, earlier: &Event) -> Result<i64> {
         // CUDA does not document that the start event may be the later one.
         let swapped = |error| elapsed_ms(self, earlier).map(|ms| -ms).map_err(|_| error);

@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 /// The environment variable that names the library or its folder; then nothing else is tried.
 pub const CUBLASLT_VARIABLE: &str = "HZ_CUBLASLT";
 
-/// File names in order of preference: the major version of the header used for the build, then the previous one, which has
-/// the same functions.
+/// File names in order of preference: the major version of the header used for the build, then the
+/// previous one, which has the same functions.
 const NAMES: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
 
 /// Returns the names and paths to pass to the dynamic loader, in this order:
 /// 1. the value of [`CUBLASLT_VARIABLE`], and then nothing else;
 /// 2. the file names, which the loader searches in `LD_LIBRARY_PATH` and the system's folders;
 /// 3. the toolkits in `CUDA_HOME`, `CUDA_PATH` and `/usr/local/cuda`;
-/// 4. the Python packages `nvidia/cu13` and `nvidia/cublas` of `VIRTUAL_ENV`, of `CONDA_PREFIX`, and of every `python3` on
-///    `PATH`.
+/// 4. the Python packages `nvidia/cu13` and `nvidia/cublas` of `VIRTUAL_ENV`, of `CONDA_PREFIX`,
+///    and of every `python3` on `PATH`.
 ///
 /// `variable` reads an environment variable. Paths in 3 and 4 are returned only if they exist.
 pub fn cublaslt_places(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
@@ -49,8 +49,8 @@ pub fn cublaslt_places(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathB
     places
 }
 
-/// The environments that the `python3` of a folder belongs to: the folder's own (in a virtual environment `python3` is a
-/// link) and that of the link's target.
+/// The environments that the `python3` of a folder belongs to: the folder's own (in a virtual
+/// environment `python3` is a link) and that of the link's target.
 fn pythons(folder: &Path) -> Vec<PathBuf> {
     let python = folder.join("python3");
     let real = fs::canonicalize(&python).ok();
@@ -58,7 +58,8 @@ fn pythons(folder: &Path) -> Vec<PathBuf> {
     found.filter_map(|python| Some(python.parent()?.parent()?.to_path_buf())).collect()
 }
 
-/// The `lib/python3.*/site-packages` folders of an environment, and Debian's `dist-packages`, newest Python first.
+/// The `lib/python3.*/site-packages` folders of an environment, and Debian's `dist-packages`,
+/// newest Python first.
 fn packages(environment: &Path) -> Vec<PathBuf> {
     let versions = [environment.join("lib"), environment.join("local/lib")].map(fs::read_dir);
     let versions = versions.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
