@@ -61,7 +61,7 @@ pub fn pinning_error(code: u32, what: impl fmt::Display, text: impl fmt::Display
         status,
         format!(
             "cannot {what}: {text}; free host memory, raise the limit on locked memory (ulimit -l, the container's \
-             limit), or use the other --pinning"
+             limit), or use the other --pinning (registered, allocated)"
         ),
     )
 }
