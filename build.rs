@@ -10,7 +10,7 @@
 //! | `HZ_CUDA_ARCH` | targets, e.g. `sm_90a` or `sm_90a,compute_90`; default: [`TARGETS`] |
 //! | `CUDA_HOME`, `CUDA_PATH` | the toolkit's folder |
 //! | `NVCC_CCBIN`, `NVCC_APPEND_FLAGS` | read by nvcc itself: host compiler, more flags |
-//! | `HZ_CUDA_BINDINGS` | `check`: an error if the committed bindings differ from generated ones. `write`: replaces them |
+//! | `HZ_CUDA_BINDINGS` | `check`: an error if the committed bindings differ from the generated. `write`: replaces them |
 //! | `LIBCLANG_PATH` | the folder of libclang, which generates the bindings |
 //!
 //! Sets the cfg `hz_cuda` if kernels are built, and `hz_wgmma` if they are built for Hopper's

@@ -120,7 +120,7 @@ template <int BLOCKS> __device__ __forceinline__ void wgmma_landed(float (&d)[BL
                       "%57,%58,%59,%60,%61,%62,%63"
 
 // d(64xN) (+)= A(64x16) · B(Nx16)ᵀ, both in shared memory, 16 columns of a panel; add = false overwrites d.
-// Asynchronous: d, A and B must not be accessed until the wait.
+// Asynchronous: until the wait d must not be accessed, and A and B must not be written.
 template <int N>
 __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64_t a, uint64_t b, bool add) {
     static_assert(N == 64 || N == 128);

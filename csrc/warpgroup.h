@@ -5,8 +5,8 @@
 // matmuls.
 //
 // A warpgroup is four warps; each owns 16 of the 64 rows of a result, in the accumulator fragments of
-// tile.h. wgmma is asynchronous: operands and accumulators must not be accessed until the wait. A group
-// begins with wgmma_fence and ends with wgmma_commit.
+// tile.h. wgmma is asynchronous: until the wait operands must not be written and accumulators must not be
+// accessed. A group begins with wgmma_fence and ends with wgmma_commit.
 #pragma once
 #include "copy.h"
 

@@ -60,8 +60,8 @@ impl NewFolder {
         &self.folder
     }
 
-    /// Fills the folder with `fill`, then publishes it as [`Filling::publish`]. On any error the
-    /// final path is unchanged.
+    /// Fills the folder with `fill`, then publishes it as [`Filling::publish`]. If `fill` or
+    /// `replaces` fails, the final path is unchanged.
     pub fn write(
         &self,
         fill: impl FnOnce(&Filling) -> Result<()>,

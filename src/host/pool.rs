@@ -175,8 +175,8 @@ impl Pool {
     }
 
     /// A pool over a whole machine that this process has to itself: workers are bound to cores or
-    /// NUMA nodes by [`Topology::thread_cpus`]. The first place is left to the callers of
-    /// [`Pool::run`].
+    /// NUMA nodes by [`Topology::thread_cpus`]. The processors of thread 0 are left to the
+    /// callers of [`Pool::run`].
     ///
     /// Errors: as [`Pool::on`].
     pub fn over(threads: usize, topology: &Topology) -> Result<Pool> {

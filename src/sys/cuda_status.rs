@@ -79,11 +79,11 @@ fn meaning(code: u32) -> (Status, &'static str) {
         ),
         NO_KERNEL_IMAGE => (
             Status::DeviceUnavailable,
-            "; this library was built for other devices: rebuild it with HZ_CUDA_ARCH set to this device's architecture",
+            "; this library was built for other devices: rebuild it with HZ_CUDA_ARCH set for this device",
         ),
         SYSTEM_NOT_READY | DRIVER_MISMATCH => (
             Status::DeviceUnavailable,
-            "; the versions of driver, driver libraries or fabric manager do not match: restart the machine or its services",
+            "; the versions of driver, its libraries or fabric manager do not match: restart the machine or its services",
         ),
         ECC_UNCORRECTABLE | NVLINK_UNCORRECTABLE | CONTAINED | UNKNOWN => (
             Status::DeviceFailed,

@@ -163,8 +163,7 @@ unsafe impl Device for CpuDevice {
 
     unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
         super::same_length("download", to.bytes(), from.bytes())?;
-        // SAFETY: the lengths are equal; the caller may read `from` and write `to`, so they do not
-        // overlap.
+        // SAFETY: equal lengths; the caller may read `from` and write `to`, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
     }

@@ -130,8 +130,8 @@ impl CudaDevice {
             return Err(Error::new(
                 Status::DeviceUnavailable,
                 format!(
-                    "cuda:{ordinal} ({}) has compute capability {major}.{minor}; bf16 GEMMs need {major_min}.{minor_min} \
-                     or later: choose another device, or --device cpu",
+                    "cuda:{ordinal} ({}) has compute capability {major}.{minor}; bf16 GEMMs need \
+                     {major_min}.{minor_min} or later: choose another device, or --device cpu",
                     properties.name
                 ),
             ));
@@ -275,7 +275,7 @@ unsafe impl Device for CudaDevice {
     unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
         let bytes = super::same_length("download", to.bytes(), from.bytes())?;
         let Some((to, from)) = ends(to.address(), from.address(), bytes) else { return Ok(()) };
-        // SAFETY: the lengths are equal, and the caller keeps both spans valid until the task is done.
+        // SAFETY: equal lengths; the caller keeps source and target valid until the task is done.
         unsafe { copy(to, from, bytes, Direction::DeviceToHost, self.stream(Lane::D2h)) }
     }
 

@@ -425,7 +425,7 @@ impl Drop for Descriptors {
             unsafe { (functions.cublasLtMatrixLayoutDestroy)(layout) };
         }
         if !self.operation.is_null() {
-            // SAFETY: created by `new`, destroyed once.
+            // SAFETY: created by `new`, and not used after this call.
             unsafe { (functions.cublasLtMatmulDescDestroy)(self.operation) };
         }
     }
