@@ -90,7 +90,7 @@ pub trait Work: Send + Sync {
     }
 }
 
-/// A span of device memory. [`Span`] states the access rules.
+/// A span of device memory. [`Span`] states the rules.
 pub type DeviceSpan = Span<side::Device>;
 
 /// Properties of a device.
@@ -156,7 +156,7 @@ pub unsafe trait Device: Send + Sync {
     /// lanes are opened; then the copy is done when this returns. Errors: the lengths differ.
     ///
     /// # Safety
-    /// [Span access rules](Span) until the task is done: `from` may be read, and `to`, on this
+    /// [Rules of spans](Span) until the task is done: `from` may be read, and `to`, on this
     /// device, may be written.
     unsafe fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
 
@@ -171,7 +171,7 @@ pub unsafe trait Device: Send + Sync {
     /// that was never written.
     ///
     /// # Safety
-    /// [Span access rules](Span) until the task is done: the span, on this device, may be written.
+    /// [Rules of spans](Span) until the task is done: the span, on this device, may be written.
     unsafe fn scrub(&self, _lane: Lane, _span: DeviceSpan) -> Result<()> {
         Ok(())
     }
@@ -180,7 +180,7 @@ pub unsafe trait Device: Send + Sync {
     /// lengths differ.
     ///
     /// # Safety
-    /// [Span access rules](Span) until the task is done: `from`, on this device, may be read, and
+    /// [Rules of spans](Span) until the task is done: `from`, on this device, may be read, and
     /// `to` may be written.
     unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;
 

@@ -149,7 +149,7 @@ impl Arena {
     /// The whole arena as a slice. No span of it is used meanwhile.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the arena is borrowed mutably, so the memory stays and `touch` does not run;
-        // using a span of it meanwhile would violate the span access rules.
+        // using a span of it meanwhile would violate the rules of spans.
         unsafe { self.whole.slice_mut() }
     }
 
@@ -190,7 +190,7 @@ impl Arena {
             let start = range.start + tile * HUGE;
             for offset in (start..range.end.min(start + HUGE)).step_by(page) {
                 // SAFETY: inside the arena, which is alive; a byte is always aligned. Concurrent
-                // accesses follow the span access rules, and this one replaces 0 by 0 at most.
+                // accesses follow the rules of spans, and this one replaces 0 by 0 at most.
                 let first = unsafe { AtomicU8::from_ptr(self.whole.address().add(offset)) };
                 // The kernel sees a write and maps a page, whether or not the byte is 0.
                 let _ = first.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -222,7 +222,7 @@ impl Drop for Arena {
             }
         }
         if let Some(base) = NonNull::new(self.mapped.address()).filter(|_| self.mapped.bytes() > 0) {
-            // SAFETY: all the pages that `take` mapped; by the span access rules they are unused
+            // SAFETY: all the pages that `take` mapped; by the rules of spans they are unused
             // from now on.
             unsafe { linux::unmap(base, self.mapped.bytes()) }
         }

@@ -19,7 +19,7 @@ pub mod side {
 /// An address and a length. It neither owns nor borrows memory: it may outlive its memory, and
 /// spans may overlap.
 ///
-/// # Span access rules
+/// # Rules of spans
 /// Functions that read or write the memory of a span are `unsafe`. Until the function returns, or
 /// the work that it enqueues is done, the caller guarantees that
 /// - the memory is valid: the [`Arena`](super::Arena), device or array that holds it has not been
@@ -130,7 +130,7 @@ impl HostSpan {
     /// If the span is shorter.
     ///
     /// # Safety
-    /// [Span access rules](Span): the caller may read the span.
+    /// [Rules of spans](Span): the caller may read the span.
     pub unsafe fn read<T: Plain>(&self, out: &mut [T]) {
         let from = self.subspan(0, mem::size_of_val(out));
         // SAFETY: `subspan` checked the length; the caller may read the span, so the exclusively
@@ -144,7 +144,7 @@ impl HostSpan {
     /// If the span is shorter.
     ///
     /// # Safety
-    /// [Span access rules](Span): the caller may write the span.
+    /// [Rules of spans](Span): the caller may write the span.
     pub unsafe fn write<T: Plain>(&self, values: &[T]) {
         let to = self.subspan(0, mem::size_of_val(values));
         // SAFETY: `subspan` checked the length; the caller may write the span, so the borrowed
@@ -158,7 +158,7 @@ impl HostSpan {
     /// If its length is not a multiple of the element size, or its address is not aligned.
     ///
     /// # Safety
-    /// [Span access rules](Span): the caller may read the span during `'a`.
+    /// [Rules of spans](Span): the caller may read the span during `'a`.
     pub unsafe fn slice<'a, T: Plain>(&self) -> &'a [T] {
         let (base, count) = self.elements();
         // SAFETY: `elements` checked alignment and length; the caller may read the span; every bit
@@ -172,7 +172,7 @@ impl HostSpan {
     /// As [`HostSpan::slice`].
     ///
     /// # Safety
-    /// [Span access rules](Span): the caller may write the span during `'a`.
+    /// [Rules of spans](Span): the caller may write the span during `'a`.
     pub unsafe fn slice_mut<'a, T: Plain>(&self) -> &'a mut [T] {
         let (base, count) = self.elements();
         // SAFETY: `elements` checked alignment and length; the caller has exclusive access; every
