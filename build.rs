@@ -1,20 +1,25 @@
-//! Compiles `csrc/*.cu` and generates the bindings where a CUDA toolkit is found; says so once where none is.
+//! Compiles `csrc/*.cu` and generates the bindings if a CUDA toolkit is found; otherwise prints one
+//! warning.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `HZ_CUDA` | `auto` (default): with kernels where a toolkit is found, else without and with one warning. `require`: an error instead of the warning. `check`: as `require`, but no kernel is compiled: for clippy and rustdoc, which link nothing. `off`: without, silently |
+//! | `HZ_CUDA` | `auto` (default): builds kernels if a toolkit is found, else warns once and builds without |
+//! | | `require`: an error instead of the warning |
+//! | | `check`: as `require`, but compiles no kernel; for clippy and rustdoc, which do not link |
+//! | | `off`: no kernels, no warning |
 //! | `HZ_CUDA_ARCH` | targets, e.g. `sm_90a` or `sm_90a,compute_90`; default: [`TARGETS`] |
 //! | `CUDA_HOME`, `CUDA_PATH` | the toolkit's folder |
 //! | `NVCC_CCBIN`, `NVCC_APPEND_FLAGS` | read by nvcc itself: host compiler, more flags |
-//! | `HZ_CUDA_BINDINGS` | `check`: an error if the committed bindings differ from fresh ones. `write`: replaces them |
+//! | `HZ_CUDA_BINDINGS` | `check`: an error if the committed bindings differ from the generated. `write`: replaces them |
 //! | `LIBCLANG_PATH` | the folder of libclang, which generates the bindings |
 //!
-//! The crate sees the cfg `hz_cuda` if kernels are built, `hz_wgmma` if they are built for Hopper's `sm_90a`, and
-//! `OUT_DIR/bindings.rs`: generated from the toolkit's headers, or the committed ones (with one warning) where
-//! libclang is missing. Without a toolkit libclang is not looked for.
+//! Sets the cfg `hz_cuda` if kernels are built, and `hz_wgmma` if they are built for Hopper's
+//! `sm_90a`. Writes `OUT_DIR/bindings.rs`: generated from the toolkit's headers, or a copy of the
+//! committed bindings (with one warning) if libclang is missing. Without a toolkit libclang is not
+//! searched.
 //!
-//! The kernels and the CUDA runtime are linked statically; the driver and cuBLASLt are opened at run time. The same
-//! library works on machines with and without them.
+//! The kernels and the CUDA runtime are linked statically; the driver and cuBLASLt are opened at
+//! run time, so the library also works on machines without them.
 
 use std::cmp::Reverse;
 use std::env;
@@ -34,8 +39,9 @@ mod toolkit;
 
 use toolkit::{Toolkit, entries, find_toolkit};
 
-/// Machine code for each architecture, `a` where kernels use what only that one has, and PTX for every other
-/// device of 9.0 and later. Devices of 8.x run the code of the nearest lower 8.x.
+/// Machine code for each architecture (suffix `a`: with architecture-specific features), and PTX
+/// for all other devices of compute capability 9.0 and later. Devices of 8.x run the code of the
+/// nearest lower 8.x.
 const TARGETS: [&str; 7] = [
     "sm_80",      // A100, A30
     "sm_86",      // RTX 30, A10, A40
@@ -43,30 +49,33 @@ const TARGETS: [&str; 7] = [
     "sm_90a",     // H100, H200, GH200
     "sm_100a",    // B200, GB200
     "sm_120a",    // RTX 50, RTX PRO 6000
-    "compute_90", // PTX: B300, Thor, Spark and what comes after
+    "compute_90", // PTX: B300, Thor, Spark and later devices
 ];
 
-/// Flags of every compilation. Contraction and division are nvcc's defaults: exact division and square root.
+/// Flags of every compilation. Floating-point flags are nvcc's defaults: FMA contraction, exact
+/// division and square root.
 const FLAGS: [&str; 4] = ["-std=c++20", "-O3", "-lineinfo", "-Xcompiler=-fPIC"];
 
-/// Variables that nvcc itself reads.
+/// Environment variables that nvcc itself reads.
 const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"];
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(hz_cuda, hz_wgmma)");
-    // `tests/build_script` runs this program in made-up environments.
+    // `tests/build_script` runs this program in fake environments.
     let program = env::current_exe().expect("a program has a path");
     println!("cargo::rustc-env=HZ_BUILD_SCRIPT={}", program.display());
     if let Err(message) = run() {
-        // Cargo prints these lines alone and stops; of a script that fails it would print everything.
+        // Cargo prints only these lines and stops. If the script failed, cargo would print all its
+        // output.
         println!("cargo::error={}", message.to_string().replace('\n', "\ncargo::error="));
     }
 }
 
 fn run() -> Result<()> {
-    // PATH does not start this script again: editors and shells differ in it, and would undo each other's builds.
+    // No rerun when PATH changes: editors and shells differ in it, and would invalidate each
+    // other's builds.
     println!("cargo::rerun-if-changed=build.rs");
     for name in ["HZ_CUDA", "HZ_CUDA_ARCH", "HZ_CUDA_BINDINGS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
@@ -84,7 +93,7 @@ fn run() -> Result<()> {
         Ok(toolkit) => with_toolkit(&toolkit, asked == "check"),
         Err(why) if matches!(asked.as_str(), "auto" | "") => {
             println!(
-                "cargo::warning=built without CUDA kernels, for the CPU alone: {why}; HZ_CUDA=off builds so without this warning"
+                "cargo::warning=built without CUDA kernels, for the CPU only: {why}; HZ_CUDA=off turns this warning off"
             );
             Ok(())
         }
@@ -114,8 +123,8 @@ fn with_toolkit(toolkit: &Toolkit, check: bool) -> Result<()> {
     Ok(())
 }
 
-/// nvcc's arguments for the targets. A default target that the toolkit is too old for is left out with a warning; one
-/// that was asked for is left to nvcc to refuse.
+/// nvcc's arguments for the targets. Default targets that the toolkit does not support are skipped
+/// with a warning; targets of `HZ_CUDA_ARCH` are passed on, and nvcc refuses unsupported ones.
 fn targets(toolkit: &Toolkit) -> Result<Vec<String>> {
     let asked = env::var("HZ_CUDA_ARCH").unwrap_or_default();
     let mut names: Vec<&str> = asked.split([',', ' ', ';']).filter(|name| !name.is_empty()).collect();
@@ -142,23 +151,24 @@ fn targets(toolkit: &Toolkit) -> Result<Vec<String>> {
     names.into_iter().map(argument).collect()
 }
 
-/// `90a` of `sm_90a` or `compute_90a`.
+/// Returns `90a` for `sm_90a` or `compute_90a`.
 fn number(target: &str) -> Option<&str> {
     let number = target.strip_prefix("sm_").or_else(|| target.strip_prefix("compute_"))?;
     let digits = number.trim_end_matches(['a', 'f']);
     (digits.len() >= 2 && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(number)
 }
 
-/// Compiles the sources that have changed, as many at a time as cargo allows, and returns all objects.
+/// Compiles the changed sources, `NUM_JOBS` at a time, and returns all objects.
 ///
-/// Each source is compiled by itself: several CUDA files in one build of cc become relocatable device code, which changes the
-/// kernels, and are all compiled every time. The name of an object holds a hash of everything it depends on.
+/// Each source is compiled separately: with several CUDA files in one build, cc makes relocatable
+/// device code, which changes the kernels, and compiles all of them every time. The name of an
+/// object contains a hash of everything it depends on.
 fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<Vec<PathBuf>> {
-    // SAFETY: this program has one thread here.
+    // SAFETY: the program has only one thread at this point.
     unsafe { env::set_var("NVCC", toolkit.nvcc()) };
     let mut build = cc::Build::new();
     build.cuda(true).flags(FLAGS).flags(targets).include("csrc").cargo_warnings(false);
-    // Nothing depends on the family of `c++`: nvcc chooses the host compiler (NVCC_CCBIN).
+    // nvcc chooses the host compiler (NVCC_CCBIN), so cc's detection of `c++` is turned off.
     build.ccbin(false).no_default_flags(true).warnings(false).extra_warnings(false);
     let compiler = build.try_get_compiler()?;
 
@@ -166,7 +176,7 @@ fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<Vec<Path
         .into_iter()
         .filter(|path| path.is_file())
         .partition(|path| path.extension().is_some_and(|e| e == "cu"));
-    // The longest first, so that no processor waits for it at the end.
+    // Longest first, to balance the load.
     sources.sort_by_key(|path| Reverse(fs::metadata(path).map_or(0, |data| data.len())));
     let mut common = DefaultHasher::new();
     let nvcc = fs::metadata(toolkit.nvcc())?.modified()?;
@@ -202,7 +212,7 @@ fn compile(toolkit: &Toolkit, targets: &[String], out: &Path) -> Result<Vec<Path
     Ok(objects)
 }
 
-/// Links the kernels and the CUDA runtime statically, and the system's libraries that the runtime needs.
+/// Links the kernels and the CUDA runtime statically, and the system libraries that the runtime needs.
 fn link(toolkit: &Toolkit, objects: &[PathBuf]) -> Result<()> {
     cc::Build::new().objects(objects).try_compile("horizon_kernels")?;
     println!("cargo::rustc-link-search=native={}", toolkit.lib.display());
@@ -216,7 +226,7 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
 }
 
-/// Runs a program to its end and returns its output.
+/// Runs a program and returns its standard output.
 fn finish(command: &mut Command) -> Result<String> {
     let output = command.output();
     let words = [command.get_program()].into_iter().chain(command.get_args());

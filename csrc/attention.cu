@@ -1,15 +1,16 @@
-// Causal grouped-query attention, flash style: scores live in registers, a tile at a time, and are never stored.
+// Causal grouped-query attention (GQA), flash style: a tile of scores at a time stays in registers and is
+// never stored.
 //
-// What to expect, counted in clocks of a Hopper multiprocessor at D 128, for 32 x 64 pairs of rows and keys: products at 1270
-// multiply-adds a clock (mma.sync reaches about 62 % of wgmma's 2048), shared memory at 128 bytes (ldmatrix, and what cp.async
-// writes), exponentials at 16, other f32 at 128.
-//              products   shared memory   exponentials   other   bound   in sequence
-//   forward         413             384            128      88     413          1013
-//   dq              619             704            128      80     704          1531
-//   dk, dv          826            1280            128      80    1280          2314
-// Two blocks share a multiprocessor and fill each other's gaps in part. Halfway between the bound and the sequence, on a device
-// whose large products run at 790 TFLOP/s: forward 280 (200 to 490), backward 170 (130 to 255) TFLOP/s of the formula's 4·D and
-// 10·D a pair. Of a causal walk over 4096 keys the masked half of the tiles on the diagonal adds 3 %.
+// Estimate in cycles of a Hopper SM at D 128, for 32 x 64 (row, key) pairs: mma at 1270 multiply-adds per
+// cycle (mma.sync reaches about 62 % of wgmma's 2048), shared memory at 128 bytes per cycle (ldmatrix reads
+// and cp.async writes), exponentials at 16 and other f32 operations at 128 per cycle.
+//                   mma   shared memory   exponentials   other   bound   serial
+//   forward         413             384            128      88     413     1013
+//   dq              619             704            128      80     704     1531
+//   dk, dv          826            1280            128      80    1280     2314
+// Two blocks per SM overlap partly. Halfway between bound and serial, on a device whose large GEMMs run at
+// 790 TFLOP/s: forward 280 (200 to 490), backward 170 (130 to 255) TFLOP/s, counting 4·D and 10·D
+// operations per pair. The masked halves of the diagonal tiles add 3 % for a causal sequence of 4096 keys.
 #include "attention.h"
 #include "tile.h"
 
@@ -17,9 +18,11 @@ namespace hz {
 namespace {
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
-// A block owns ROWS query rows of one head and walks the key tiles they see; each warp owns 16·MI of the rows. K and V have one
-// buffer each: the next K travels under softmax and P·V, the next V under Q·Kᵀ.
-// Operations: 4·D for every pair in the tiles walked. D 64 and 96 could hold more keys; 64 keeps shared memory for two blocks.
+// A block owns ROWS query rows of one head and iterates over the key tiles visible to them; each warp owns
+// 16·MI of the rows. K and V have one buffer each: the next K is copied during softmax and P·V, the next V
+// during Q·Kᵀ.
+// Operations: 4·D for every pair in the visited tiles. D 64 and 96 could use more keys; 64 leaves shared
+// memory for two blocks.
 template <int D>
 struct Forward {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS;
@@ -100,12 +103,14 @@ __global__ void __launch_bounds__(Forward<D>::THREADS)
 // ---- backward ---------------------------------------------------------------------------------------------------------
 // With P = e^(scale·s - lse), dP = dout·vᵀ and delta = sum over D of dout·out:  dS = P · (dP - delta),
 //   dv = Pᵀ·dout,   dq = scale · dS·k,   dk = scale · dSᵀ·q.
-// Two kernels of one form. A block keeps two resident tiles (their rows are the output's), streams two tiles past them, and for
-// each pair of rows needs the same two products, resident · streamᵀ:
-//   dq:      resident q, dout;  stream k, v      s = q·kᵀ     dP = dout·vᵀ
-//   dk, dv:  resident k, v;     stream q, dout   sᵀ = k·qᵀ    dPᵀ = v·doutᵀ
+// Two kernels of the same structure. A block has two resident tiles, with the rows of the output, and loads
+// pairs of tiles in turn into shared memory (streamed). For each pair of rows it computes two matmuls,
+// resident · streamedᵀ:
+//   dq:      resident q, dout;  streamed k, v      s = q·kᵀ     dP = dout·vᵀ
+//   dk, dv:  resident k, v;     streamed q, dout   sᵀ = k·qᵀ    dPᵀ = v·doutᵀ
 
-// Tiles of dk and dv: 64 resident rows, 16 a warp. Two stages of stream where 99 KiB of shared memory hold them.
+// Tiles of dk and dv: 64 resident rows, 16 per warp. Double buffering of streamed tiles if they fit in 99
+// KiB of shared memory.
 template <int D>
 struct Backward {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS;
@@ -114,8 +119,8 @@ struct Backward {
     static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STREAM) * sizeof(float);
 };
 
-// Tiles of dq, which has one sum to hold: where registers allow, a warp takes 32 rows, and what it reads of the stream serves twice
-// as many.
+// Tiles of dq, which has only one accumulator: if registers allow, a warp owns 32 rows, so each fragment of
+// a streamed tile is used twice.
 template <int D>
 struct BackwardQ {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS, MI = D == 256 ? 1 : 2, ROWS = 16 * MI * WARPS;
@@ -123,7 +128,7 @@ struct BackwardQ {
     static constexpr size_t SHARED = size_t(2 * ROWS + 2 * STAGES * STREAM) * D * sizeof(bf16);
 };
 
-// Operations: 6·D for every pair in the tiles walked.
+// Operations: 6·D for every pair in the visited tiles.
 template <int D>
 __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
     attention_backward_dq_kernel(bf16* __restrict__ dq /* = */, const bf16* __restrict__ dout, const float* __restrict__ lse,
@@ -210,9 +215,10 @@ __global__ void __launch_bounds__(BackwardQ<D>::THREADS)
                              [&](int, int) { return shape.scale; });
 }
 
-// Walks the query heads of the group in order, each with the query rows that see these keys. DK and DV choose what is made: at
-// D 256 the two sums together pass the register file, so each has its own launch.
-// Operations: 8·D for every pair in the tiles walked and query head; DV alone 4·D, DK alone 6·D.
+// Iterates over the query heads of the group in order, and for each over the query rows that see these
+// keys. DK and DV select the outputs: at D 256 both accumulators exceed the register file, so each output
+// has its own launch.
+// Operations: 8·D for every pair in the visited tiles and query head; DV alone 4·D, DK alone 6·D.
 template <int D, bool DK, bool DV>
 __global__ void __launch_bounds__(Backward<D>::THREADS)
     attention_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, float* __restrict__ sums /* = */,

@@ -1,11 +1,13 @@
-// Code shared by both attentions: which keys a row sees, the softmax of a tile of scores, delta, the division of work among blocks,
-// the checks of the launchers.
+// Code shared by the mma.sync and wgmma attention: visible key ranges, online softmax of a tile of scores,
+// delta, the assignment of work to blocks, argument checks of the launchers.
 //
-// Rows are packed documents. Row i sees keys [low(i), i], low(i) = max(doc_start[i], i - window + 1); key j is seen by rows
-// [j, high(j)), high(j) = min(doc_end[j], j + window). Neither bound falls as its argument rises, so the first and last row
-// of a tile bound the tiles it meets, and a tile between the bounds of all its rows needs no mask.
+// Rows are packed documents. Row i sees keys [low(i), i], low(i) = max(doc_start[i], i - window + 1); key j
+// is seen by rows [j, high(j)), high(j) = min(doc_end[j], j + window). Both bounds are monotonic, so the
+// first and last row of a tile bound the tiles to visit, and a tile inside the bounds of all its rows needs
+// no mask.
 //
-// Scores are kept in powers of two: e^(scale · s) = 2^(s · scale · log2 e). Tiles of them lie in accumulator fragments (tile.h).
+// Exponentials are base 2: e^(scale · s) = 2^(s · scale · log2 e). Tiles of scores are in accumulator
+// fragments (tile.h).
 #pragma once
 #include "launch.h"
 #include "reduce.h"
@@ -16,8 +18,8 @@ namespace hz {
 constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
 
 struct AttentionShape {
-    int N, heads, group;  // query heads, query heads of one key/value head
-    int parts;            // blocks that divide the query heads of a group in dK and dV
+    int N, heads, group;  // query heads, query heads per key/value head
+    int parts;            // blocks among which dK and dV divide the query heads of a group
     int window;           // 1..N
     float scale;
     unsigned q_stride, k_stride, v_stride, out_stride;
@@ -30,7 +32,8 @@ __device__ __forceinline__ int high(const int32_t* doc_end, int key, int window)
     return window < doc_end[key] - key ? key + window : doc_end[key];
 }
 
-// Of 16 rows, scores outside what their row may see become -inf. range(row) gives the first and last visible column.
+// Masks the scores of 16 rows: those outside the row's visible columns become -inf. range(row): first and
+// last visible column.
 template <int BLOCKS, class Range>
 __device__ __forceinline__ void keep_visible(float (&s)[BLOCKS][4], int row0, int col0, Range range) {
     const int lane = opaque(int(threadIdx.x) & 31);
@@ -47,16 +50,17 @@ __device__ __forceinline__ void keep_visible(float (&s)[BLOCKS][4], int row0, in
     }
 }
 
-// The softmax of 16 rows as far as their keys have been met.
+// The online softmax of 16 rows.
 struct RunningSoftmax {
-    float top[2], sum[2];  // of rows t/4 and t/4 + 8: the largest score, and this lane's share of the sum
+    float top[2], sum[2];  // of rows t/4 and t/4 + 8: the running maximum, and this lane's share of the sum
 
     __device__ __forceinline__ void clear() {
         HZ_UNROLL
         for (int half = 0; half < 2; ++half) top[half] = -INFINITY, sum[half] = 0.f;
     }
 
-    // The next scores become weights under the largest score yet; gives by what earlier weights shrink to join them.
+    // Turns the next scores into weights relative to the new running maximum. Returns the factors to
+    // rescale earlier weights.
     template <int BLOCKS>
     __device__ __forceinline__ float2 add(float (&s)[BLOCKS][4], float to_log2) {
         float shrink[2];
@@ -67,7 +71,7 @@ struct RunningSoftmax {
             for (int j = 0; j < BLOCKS; ++j) m = fmaxf(m, fmaxf(s[j][half * 2], s[j][half * 2 + 1]));
             m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
             m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
-            const float base = m == -INFINITY ? 0.f : m * to_log2;  // a row may not have met a key yet
+            const float base = m == -INFINITY ? 0.f : m * to_log2;  // no visible key of the row yet
             shrink[half] = exp2_approx(top[half] * to_log2 - base);
             top[half] = m;
             float total = sum[half] * shrink[half];
@@ -83,8 +87,8 @@ struct RunningSoftmax {
         return make_float2(shrink[0], shrink[1]);
     }
 
-    // Of the row in a half, whose last key has been met: 1 / sum of all its weights; its log-sum-exp goes to `lse`, if the row is
-    // below `rows`.
+    // After the last key: returns 1 / sum of all weights of the row in `half`, and writes its log-sum-exp
+    // to `lse` if the row is below `rows`.
     __device__ __forceinline__ float finish(int half, float scale, float* lse, int row, int rows) const {
         float total = sum[half];
         total += __shfl_xor_sync(kAllLanes, total, 1);
@@ -94,7 +98,7 @@ struct RunningSoftmax {
     }
 };
 
-// acc, whose rows have weights of an earlier top, under the present one.
+// Rescales the rows of acc to a new running maximum.
 template <int BLOCKS>
 __device__ __forceinline__ void shrink_rows(float (&acc)[BLOCKS][4], float2 shrink) {
     HZ_UNROLL
@@ -104,8 +108,10 @@ __device__ __forceinline__ void shrink_rows(float (&acc)[BLOCKS][4], float2 shri
     }
 }
 
-// Both functions below take the block's number as opaque: a kernel calls them again at its end, instead of holding registers.
-// The block's tile of query rows and its head, in forward and dq. Late rows see most keys: all heads' last tiles come first.
+// query_block and key_block make the block index opaque: a kernel calls them again at its end instead of
+// keeping registers live.
+// The block's tile of query rows and its head, in forward and dq. Late rows see the most keys: the last
+// tiles of all heads come first.
 struct QueryBlock {
     int tile, head;
 };
@@ -114,8 +120,8 @@ __device__ __forceinline__ QueryBlock query_block(const AttentionShape& shape) {
     return {(int(gridDim.x) - 1 - block) / shape.heads, block % shape.heads};
 }
 
-// The block's tile of keys, its key/value head and the query heads [head, head_end) that it sums over, in dK and dV. Early keys are
-// seen by most rows: all heads' first tiles come first.
+// The block's tile of keys, its key/value head and the query heads [head, head_end) that it sums over, in
+// dK and dV. Early keys are seen by the most rows: the first tiles of all heads come first.
 struct KeyBlock {
     int tile, kv_head, part, head, head_end;
 };
@@ -126,7 +132,7 @@ __device__ __forceinline__ KeyBlock key_block(const AttentionShape& shape) {
     return {unit / kv_heads, kv_head, part, head, min(head + heads, (kv_head + 1) * shape.group)};
 }
 
-// A tile of query rows on the walk of a KeyBlock: head by head, the rows [first, end).
+// A tile of query rows in the iteration of a KeyBlock: head by head, the rows [first, end).
 struct QueryTile {
     int head, row0;
     __device__ __forceinline__ void advance(int rows, int first, int end) {
@@ -135,13 +141,13 @@ struct QueryTile {
     }
 };
 
-// Sums of dK and dV where several blocks divide a group: f32, [parts][dK, dV][N,G,D].
+// Partial sums of dK and dV if several blocks divide a group: f32, [parts][dK, dV][N,G,D].
 inline size_t sums_count(int parts, size_t N, size_t G, size_t D) { return parts > 1 ? parts * 2 * N * G * D : 0; }
 __device__ __forceinline__ size_t sums_row(const AttentionShape& shape, int part, bool is_dv, int row) {
     return (size_t(part) * 2 + is_dv) * shape.N + row;
 }
 
-// Writes a warp's 16 rows of the block's sums from row0 on, those below N.
+// Writes a warp's 16 rows of the block's partial sums, from row0; rows at or past N are skipped.
 template <int BLOCKS>
 __device__ __forceinline__ void store_sums(float* sums, const AttentionShape& shape, const KeyBlock& block, bool is_dv, int row0,
                                            const float (&acc)[BLOCKS][4]) {
@@ -157,9 +163,10 @@ __device__ __forceinline__ void store_sums(float* sums, const AttentionShape& sh
     }
 }
 
-// delta[h,n]: sum over D of dout · out. Least bytes: 4·N·H·D. Eight columns a lane; of a head of 96 four lanes have none.
+// delta[h,n] = sum over D of dout · out. Least bytes: 4·N·H·D. Eight columns per lane; at D 96 four lanes
+// of 16 are idle.
 template <int D>
-constexpr int kDeltaHeads = D == 64 ? 32 : D == 256 ? 8 : 16;  // a block's
+constexpr int kDeltaHeads = D == 64 ? 32 : D == 256 ? 8 : 16;  // heads per block
 template <int D>
 static __global__ void __launch_bounds__(256)
     attention_backward_delta_kernel(float* __restrict__ delta /* = [H,N] */, const bf16* __restrict__ dout,
@@ -185,7 +192,7 @@ inline void launch_delta(float* delta, const bf16* dout, const bf16* out, const 
               dout, out, N, heads);
 }
 
-// Adds the parts' sums in their order: dk times scale (blockIdx.y 0), dv (1). Least bytes: (8·parts + 4)·N·G·D.
+// Adds the partial sums in order: dk times scale (blockIdx.y 0), dv (1). Least bytes: (8·parts + 4)·N·G·D.
 static __global__ void __launch_bounds__(256)
     attention_backward_sum_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, const float* __restrict__ sums,
                                   AttentionShape shape, unsigned width) {
@@ -210,8 +217,9 @@ inline void launch_sum(bf16* dk, bf16* dv, const float* sums, const AttentionSha
               sums, shape, width);
 }
 
-// Blocks that divide the query heads of a group in dK and dV: as many as bring two blocks of 128 keys for each multiprocessor, if there
-// are the heads. The longest causal walk is twice the mean, so with fewer blocks others wait for it.
+// The number of blocks among which dK and dV divide the query heads of a group: enough for two blocks of
+// 128 keys per SM, if there are enough heads. The longest causal iteration is twice the mean, so with fewer
+// blocks SMs would idle at the end.
 inline int key_parts(int64_t N, int64_t H, int64_t G) {
     const int64_t tiles = N > 0 ? ceil_div(N, 128) * G : 1, group = H / G;
     const int64_t heads = ceil_div(group, ceil_div(2 * kMultiprocessors, tiles));

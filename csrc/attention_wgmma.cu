@@ -1,23 +1,28 @@
-// Attention of heads of 64 and 128 by Hopper's warpgroup mma: what attention.cu computes, in its order of tiles, with other sums inside.
+// Attention with Hopper's wgmma, for D 64 and 128: as attention.cu, with the same tile order and another
+// order of sums inside tiles.
 //
-// Products run on their own while the warps that queued them work on something else. Two warpgroups of 64 rows share what is streamed.
+// wgmma is asynchronous: it overlaps with other work of the warps that issued it. Two warpgroups of 64 rows
+// share the streamed tiles.
 //
-//              queued together, in order               runs under them
+//              wgmma groups, in issue order            overlapped work
 //   forward    scores of tile t + 1, P·V of t          softmax of t + 1 under P·V
 //   dq         scores and dP of t + 1; dS·K of t       exponentials under dP; dS of t + 1 under dS·K of t
 //   dk, dv     dSᵀ·Q of t, scores and dP of t + 1;     exponentials under dP; dS under Pᵀ·dout
 //              Pᵀ·dout of t + 1
-// Copies are queued behind the products. ptxas changes this order: within a loop's body it moves a wait in front of the work before it,
-// so forward waits for P·V at the head of the next round; and for some orders of products and waits it makes every product wait at once.
-// tests/emulator/sass_order.py checks the order in the SASS, tests/emulator/nvcc.sh that no product is made to wait.
+// cp.async copies are issued after the wgmma groups. ptxas reorders: within a loop body it moves a wait
+// before preceding work, so forward waits for P·V at the start of the next iteration; and for some orders
+// of wgmma and waits it serializes every wgmma. tests/emulator/sass_order.py checks the order in the SASS,
+// and tests/emulator/nvcc.sh that no wgmma is serialized.
 //
-// What to expect, in clocks of a Hopper multiprocessor at D 128, for 128 x 128 pairs of rows and keys: products at 2048 multiply-adds
-// a clock, shared memory at 128 bytes (both operands of a product, or one; and what cp.async writes), exponentials at 16.
-//              products   shared memory   exponentials   other   bound
+// Estimate in cycles of a Hopper SM at D 128, for 128 x 128 (row, key) pairs: wgmma at 2048 multiply-adds
+// per cycle, shared memory at 128 bytes per cycle (one or both operands of a wgmma, and cp.async writes),
+// exponentials at 16 per cycle.
+//                 wgmma   shared memory   exponentials   other   bound
 //   forward        2048            1792           1024     700    2048
 //   dq             3072            2560           1024     640    3072
 //   dk, dv         4096            3584           1024     640    4096
-// Masked halves of the tiles on the diagonal add 3 % at 4096 keys. benches/results/never-run-on-a-gpu.md turns this into TFLOP/s.
+// The masked halves of diagonal tiles add 3 % at 4096 keys. benches/results/never-run-on-a-gpu.md converts
+// this to TFLOP/s.
 #include "attention.h"
 #include "warpgroup.h"
 
@@ -26,7 +31,8 @@ namespace {
 
 constexpr int kWarpgroups = 2, kThreads = 128 * kWarpgroups, kRows = 64 * kWarpgroups;
 
-// Everything this thread has copied is there, but for the last `LATER` groups, and wgmma may read it once all have passed a barrier.
+// Waits for this thread's cp.async groups except the last `LATER`, makes them visible to wgmma, and
+// synchronizes the block.
 template <int LATER>
 __device__ __forceinline__ void await_copies() {
     cp_async_wait<LATER>();
@@ -35,9 +41,9 @@ __device__ __forceinline__ void await_copies() {
 }
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
-// A block owns kRows query rows of one head and walks the key tiles they see. While tile t's weights multiply V, the scores of tile
-// t + 1 become weights; K t + 2 and V t + 1 are copied meanwhile.
-// Operations: 4·D for every pair in the tiles walked.
+// A block owns kRows query rows of one head and iterates over the key tiles visible to them. While P·V of
+// tile t runs, the scores of tile t + 1 become weights, and K of t + 2 and V of t + 1 are copied.
+// Operations: 4·D for every pair in the visited tiles.
 template <int D>
 struct Forward {
     static constexpr int KEYS = 128, STAGES = 2;
@@ -101,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         Keys::queue_product(acc, weights, stage(tiles_v, tile), true);
         wgmma_commit();
     };
-    // Takes the scores, now weights, as the next factor of V, once the product of the weights before them has ended.
+    // Packs the new weights as the left operand of P·V, once the previous P·V has finished.
     auto take_weights = [&](float2 shrink) {
         wgmma_wait<0>();
         wgmma_landed(acc);
@@ -141,8 +147,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------
-// The two kernels of attention.cu: resident tiles of kRows rows, streamed tiles of STREAM. dq has the last tile's product in flight
-// while it copies the next tile, hence four stages; dK and dV could do with three.
+// The two kernels of attention.cu, with kRows rows per resident tile and 64 rows per streamed tile. dq has
+// the wgmma of the previous tile in flight while it copies the next tile, hence four stages; dK and dV need
+// only three.
 template <int D>
 struct Backward {
     static constexpr int STREAM = 64, STAGES = 4;
@@ -150,8 +157,8 @@ struct Backward {
     static constexpr size_t SHARED = TILES + size_t(2 * STAGES * STREAM) * sizeof(float);
 };
 
-// Q stays in registers as the left factor of the scores: shared memory is then read half as much for them.
-// Operations: 6·D for every pair in the tiles walked.
+// Q stays in registers as the left operand of the scores, which halves the shared memory reads for them.
+// Operations: 6·D for every pair in the visited tiles.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_wgmma_backward_dq_kernel(bf16* __restrict__ dq /* = */, const bf16* __restrict__ dout, const float* __restrict__ lse,
@@ -262,8 +269,8 @@ __global__ void __launch_bounds__(kThreads, 1)
                    [&](int) { return shape.scale; });
 }
 
-// Walks the query heads of its part of the group in order, each with the query rows that see these keys.
-// Operations: 8·D for every pair in the tiles walked and query head.
+// Iterates over the block's query heads in order, and for each over the query rows that see these keys.
+// Operations: 8·D for every pair in the visited tiles and query head.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_wgmma_backward_dkv_kernel(bf16* __restrict__ dk /* = */, bf16* __restrict__ dv /* = */, float* __restrict__ sums /* = */,

@@ -1,4 +1,4 @@
-// Bias backward: dbias += sum over rows of dout. Forward is an epilogue of the matmul.
+// Bias backward: dbias += sum over rows of dout. Bias forward is an epilogue of the GEMM.
 #include "column_sum.h"
 #include "vec.h"
 
@@ -6,9 +6,10 @@ namespace hz {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAtOnce = 4;  // rows that a thread loads before it adds the first
+constexpr int kAtOnce = 4;  // row loads in flight per thread
 
-// Stage one: the sum of rows y, y + gridDim.y, ... of this thread's columns, to partial[y]. Least bytes: 2·N·C.
+// Stage one: sums rows y, y + gridDim.y, ... of this thread's columns into partial[y], y = blockIdx.y.
+// Least bytes: 2·N·C.
 __global__ void __launch_bounds__(kThreads)
     bias_backward_kernel(float* __restrict__ partial /* = [gridDim.y, C] */, const bf16* __restrict__ dout, int N, int C) {
     const int c = (int(blockIdx.x) * kThreads + int(threadIdx.x)) * 8;

@@ -1,15 +1,16 @@
-// The second stage of every sum over rows (a norm's dweight, a bias): the first stage leaves one partial row a block.
+// Second stage of all sums over rows (dweight of norms, dbias). The first stage writes one partial row per block.
 #pragma once
 #include "launch.h"
 
 namespace hz {
 
-// Blocks of a first stage, so partial rows at most. Fixed: the order of a sum must not depend on the device.
+// The largest number of first-stage blocks, and so of partial rows. Fixed: the order of a sum must not
+// depend on the device.
 constexpr int64_t kPartialRowsMax = 512;
 inline int64_t partial_rows(int64_t rows) { return rows < kPartialRowsMax ? rows : kPartialRowsMax; }
 
-// out[c] += sum of partial[r][c] over r < rows. 32 columns a block, 8 interleaved groups of rows, then the groups in
-// order. The second stage of every column sum (a norm's dweight, a bias).
+// out[c] += sum of partial[r][c] over r < rows. 32 columns per block; 8 groups of threads sum interleaved
+// rows, then the group sums are added in order.
 // Least bytes: 4·rows·cols + 8·cols.
 constexpr int kColumnGroups = 8;
 static __global__ void __launch_bounds__(32 * kColumnGroups)

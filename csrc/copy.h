@@ -1,11 +1,12 @@
-// Copies of matrix rows into tiles in shared memory, by cp.async.
+// Copies of matrix rows to tiles in shared memory, with cp.async.
 #pragma once
 #include "vec.h"
 
 namespace hz {
 
-// Queues the copy of rows [row0, row0 + ROWS) of a matrix with D columns; rows at or past `end` become zeros. Layout::at(row, chunk) is
-// the offset of 8 elements in the tile. It repeats every 8 rows: so a thread computes an address once per phase, then adds constants.
+// Issues cp.async for rows [row0, row0 + ROWS) of a matrix with D columns; rows at or past `end` become
+// zeros. Layout::at(row, chunk) is the offset of 8 elements in the tile. It repeats every 8 rows, so a
+// thread computes one address per phase and adds constants.
 template <class Layout, int D, int ROWS, int THREADS>
 __device__ __forceinline__ void copy_rows(bf16* tile, const bf16* matrix, size_t stride, int row0, int end) {
     constexpr int CHUNKS = D / 8;

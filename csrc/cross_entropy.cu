@@ -1,4 +1,5 @@
-// Softmax cross-entropy over a chunk of rows of logits: log-probabilities, losses, and the gradient in the logits' place.
+// Softmax cross-entropy over a chunk of rows of logits: log-probabilities, losses, and the gradient, which
+// overwrites the logits.
 #include "launch.h"
 #include "reduce.h"
 #include "vec.h"
@@ -7,12 +8,12 @@ namespace hz {
 namespace {
 
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
-static_assert(kWarps == 32, "one warp merges what all have");
-constexpr int kAtOnce = 4;  // vectors that a thread asks for before it needs the first
+static_assert(kWarps == 32, "one warp merges the results of all warps");
+constexpr int kAtOnce = 4;  // vector loads in flight per thread
 constexpr int kIgnored = -100;
 constexpr float kLog2E = 1.44269504088896340736f;
 
-// A sum of e^x in two parts: s · e^max. Nothing yet is {-inf, 0}. fmaxf drops a NaN, so it is s that carries it on.
+// A sum of e^x as s · e^max; the empty sum is {-inf, 0}. fmaxf drops NaNs, so s propagates them.
 struct MaxSum {
     float max, s;
 };
@@ -29,9 +30,10 @@ __device__ __forceinline__ MaxSum warp_merged(MaxSum v) {
 
 enum class Pass { forward, forward_backward, backward };
 
-// One row per block, one block per multiprocessor. The row is read for its maximum and sum. For the gradient its first `held`
-// columns stay in shared memory, as many as the device has (225 KiB, 115200 columns, on Hopper); the rest is read again, from L2:
-// of 132 rows of 152000 columns that is 10 MB. Each thread reads back what it wrote itself, and `held` changes no bit.
+// One row per block, one block per SM. The row is read once for its maximum and sum. For the gradient the
+// first `held` columns stay in shared memory (as many as fit: 225 KiB, 115200 columns, on Hopper); the rest
+// is read again, from L2: 10 MB for 132 rows of 152000 columns. Each thread reads back only its own writes.
+// `held` changes no bit.
 // per_row: weights for forward_backward, dlogprob for backward.
 // Least bytes: forward 2·R·V, the others 4·R·V.
 template <Pass PASS>
@@ -109,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
 }
 
-// One block: threads deal rows round robin, so R alone fixes the order of the sum. Least bytes: 8·R.
+// One block; rows are assigned to threads round robin, so the order of the sum depends only on R. Least bytes: 8·R.
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_loss_kernel(double* __restrict__ loss /* += [1] */, const float* __restrict__ logprob,
                               const float* __restrict__ weights, int R) {

@@ -1,11 +1,11 @@
-// Embedding: a gather of rows, and its transpose as a sum by token without atomics.
+// Embedding: forward gathers rows; backward sums rows by token, without atomics.
 #include "vec.h"
 #include "launch.h"
 
 namespace hz {
 namespace {
 
-// One row a block. Least bytes: 4·N·C.
+// One row per block. Least bytes: 4·N·C.
 __global__ void __launch_bounds__(256)
     embedding_forward_kernel(bf16* __restrict__ out /* = */, const int32_t* __restrict__ tokens,
                              const bf16* __restrict__ weight, int C, int64_t V) {
@@ -17,8 +17,8 @@ __global__ void __launch_bounds__(256)
         store8(out + row * C + c, valid ? load8(src + c) : make_uint4(~0u, ~0u, ~0u, ~0u));  // bf16 NaNs
 }
 
-// One token and 256 columns a block: eight warps share the token's rows, then warp 0 adds their sums in order.
-// Frequent tokens own thousands of rows, hence the eight; a token of one row costs seven idle warps.
+// One token and 256 columns per block: eight warps divide the token's rows, then warp 0 adds their sums in order.
+// Eight, because frequent tokens have thousands of rows; for a token with one row seven warps are idle.
 // Least bytes: 2·N·C + 8·U·C.
 constexpr int kWarps = 8, kColumns = 256;
 __global__ void __launch_bounds__(32 * kWarps)

@@ -1,13 +1,15 @@
-// The only header through which a kernel sees the device. nvcc gets CUDA and our PTX; with -DHZ_EMU the host compiler gets
-// an emulated GPU of the same names (tests/emulator/emu.h), so that the same source runs under sanitizers.
+// The only header through which kernels access the GPU. With nvcc it includes CUDA and our PTX; with
+// -DHZ_EMU and a host compiler it includes a GPU emulator with the same names (tests/emulator/emu.h), so
+// that the same source runs under sanitizers.
 //
-// Rules that keep both true:
+// Rules for kernels, so that both work:
 //  1. No inline PTX outside ptx.h.
-//  2. Blocks are whole warps. No thread returns before a barrier or warp collective that others of its block reach.
-//  3. Shared memory that only one warp uses is ordered by __syncwarp; a shuffle orders nothing.
-//  4. No two threads write one address without order, equal values included. No float atomics.
-//  5. Every cp.async is waited for before its thread exits.
-//  6. Features are asked for by name (HZ_HAS_WGMMA), never by __CUDA_ARCH__.
+//  2. Blocks consist of whole warps. No thread returns before a barrier or warp collective that others of
+//     its block reach.
+//  3. Accesses to shared memory within one warp are ordered by __syncwarp; a shuffle orders nothing.
+//  4. No two unordered writes to one address, even of equal values. No float atomics.
+//  5. A thread waits for all its cp.async before it exits.
+//  6. Features are tested by name (HZ_HAS_WGMMA), never by __CUDA_ARCH__.
 #pragma once
 
 #if defined(HZ_EMU)
@@ -17,12 +19,12 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-// HZ_LAUNCH(kernel, grid, block, dynamic_shared_bytes, stream, args...); a template kernel whose arguments hold commas goes
-// in parentheses: HZ_LAUNCH((k<A, B>), ...).
-#define HZ_LAUNCH(kernel, grid, block, smem, stream, ...) \
-    (kernel)<<<(grid), (block), (smem), (stream)>>>(__VA_ARGS__)
+// HZ_LAUNCH(kernel, grid, block, dynamic_shared_bytes, cuda_stream, args...). A kernel name with commas in
+// its template arguments needs parentheses: HZ_LAUNCH((k<A, B>), ...).
+#define HZ_LAUNCH(kernel, grid, block, smem, cuda_stream, ...) \
+    (kernel)<<<(grid), (block), (smem), (cuda_stream)>>>(__VA_ARGS__)
 
-// HZ_SHARED(float, tile, [16][17]);   HZ_DYN_SHARED(buf, 128) gives `unsigned char* const buf`.
+// HZ_SHARED(float, tile, [16][17]);   HZ_DYN_SHARED(buf, 128) declares `unsigned char* const buf`.
 #define HZ_SHARED(T, name, ...) __shared__ T name __VA_ARGS__
 #define HZ_DYN_SHARED(name, alignment)                              \
     extern __shared__ __align__(1024) unsigned char hz_dyn_smem_[]; \
@@ -36,7 +38,8 @@
 #include "ptx.h"
 
 namespace hz {
-// Multiprocessors that a launcher tries to occupy: about those of a large device. A constant, so that no result depends on the device.
+// The number of SMs that launchers try to occupy, about that of a large GPU. A constant, so that no result
+// depends on the device.
 constexpr int kMultiprocessors = 128;
 }  // namespace hz
 #endif

@@ -1,4 +1,4 @@
-// Gradients that leave the device: rounded or copied, and squared and summed for the norm in the same pass.
+// Gradients before their download: rounded or copied, with sums of squares for the norm in the same pass.
 #include "launch.h"
 #include "reduce.h"
 #include "vec.h"
@@ -7,17 +7,17 @@ namespace hz {
 namespace {
 
 constexpr int kThreads = 256, kVector = 8;
-// Enough loads in flight to saturate memory, and blocks short enough that the last ones leave no SM idle for long.
+// Enough loads in flight to saturate memory bandwidth, and blocks short enough for a small tail effect.
 constexpr int kBlockThreads = 512, kBlocksPerSm = 3;
 
-// The store's rounding, half away from zero. A NaN whose payload the carry would overflow stays a NaN.
+// Rounds as the store does, half away from zero. A NaN stays a NaN, also if the carry would overflow its payload.
 __device__ __forceinline__ uint32_t store_bits(float f) {
     const uint32_t bits = __float_as_uint(f);
     return (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + 0x8000u) >> 16;
 }
 __device__ __forceinline__ uint32_t store_pair(float lo, float hi) { return store_bits(lo) | store_bits(hi) << 16; }
 
-// Least bytes: 6·n. The tail of n % 8 values is the last thread's.
+// Least bytes: 6·n. The last thread converts the tail of n % 8 values.
 __global__ void __launch_bounds__(kThreads)
     widen_kernel(float* __restrict__ out /* = */, const bf16* __restrict__ inp, int64_t n) {
     const int64_t i = (int64_t(blockIdx.x) * kThreads + int(threadIdx.x)) * kVector;
@@ -41,8 +41,8 @@ __device__ __forceinline__ void store_vector(float* out, const float (&f)[kVecto
     store4(out + 4, make_float4(f[4], f[5], f[6], f[7]));
 }
 
-// A thread block per HZK_NORM_BLOCK values, its vectors dealt round robin to the threads. With STORE they go to out; with SQUARES
-// their squares are summed in f64. Least bytes: 4·n, and with STORE those of out.
+// One block per HZK_NORM_BLOCK values; vectors are assigned to threads round robin. STORE writes them to
+// out; SQUARES sums their squares in f64. Least bytes: 4·n, plus those of out with STORE.
 template <class OUT, bool STORE, bool SQUARES>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerSm)
     gradient_kernel(OUT* __restrict__ out /* = */, double* __restrict__ squares /* = [gridDim.x] */,

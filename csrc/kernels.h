@@ -1,38 +1,44 @@
-/* The kernels of Horizon: every launcher, and what a caller must know of it. Plain C; bindgen reads it, and Rust's table of
- * launchers follows from it: after a change `HZ_CUDA_BINDINGS=write cargo build` renews the committed bindings.
+/* The CUDA kernels of Horizon: all launchers and their contracts. Plain C. bindgen generates the Rust
+ * bindings from this header: after a change `HZ_CUDA_BINDINGS=write cargo build` updates the committed
+ * bindings.
  *
  * CALLING
- *   A launcher checks its arguments, queues its kernels on `stream` and returns; it neither waits nor allocates. Pointers are
- *   device memory. Results are there when the stream has got that far. Launchers may be called from any thread whose current
- *   device is the stream's; they hold no state.
- *   Status: HZK_OK, or HZK_ERROR_* (nothing was queued), or the positive cudaError_t of the launch. Errors of a kernel's
- *   execution surface, as always with CUDA, at a later call.
- *   A size of zero rows is legal and queues nothing.
+ *   A launcher checks its arguments, enqueues its kernels on `stream` and returns; it does not wait or
+ *   allocate. Pointers are device memory. Results are valid once the CUDA stream has run the kernels.
+ *   Launchers have no state and may be called from any thread whose current device is that of the
+ *   CUDA stream.
+ *   Status: HZK_OK, or HZK_ERROR_* (nothing was enqueued), or the positive cudaError_t of the launch. As
+ *   always with CUDA, errors during the execution of a kernel are returned by a later call.
+ *   Zero rows are allowed and enqueue nothing.
  *
  * SIZES (int64_t)
- *   N rows (tokens), C width, H query heads, G key/value heads (H is a multiple of G), D head dimension, F feed-forward width,
- *   V vocabulary. Matrices are row-major. A `_stride` is the distance between rows in elements: at least the row's width, and a
- *   multiple of 8; it lets q, k, v (or gate, up) be column ranges of one product's output. N <= 2^31-1, widths <= 2^31-1;
- *   offsets are computed in 64 bits, so no product of sizes is too large.
+ *   N rows (tokens), C hidden size, H query heads, G key/value heads (GQA; H is a multiple of G), D head
+ *   size, F intermediate size, V vocabulary. Matrices are row-major. A `_stride` is the distance between
+ *   rows in elements: at least the row's width, and a multiple of 8; q, k, v (or gate, up) can thus be
+ *   column ranges of one GEMM's output. N <= 2^31-1, widths <= 2^31-1; offsets are computed in 64 bits, so
+ *   no product of sizes is too large.
  *
  * TYPES
- *   hzk_bf16 is stored, f32 is computed. An output is rounded once, ties to even; only gradients that leave the device follow
- *   the store's rounding, (bits + 0x8000) >> 16. Accumulators (dweight, dbias) are f32.
+ *   Storage is hzk_bf16, arithmetic is f32. An output is rounded once, to nearest even, except for
+ *   hzk_gradient_store, which rounds as the host's split master, (bits + 0x8000) >> 16. Accumulators
+ *   (dweight, dbias) are f32.
  *
  * WRITE MODES
- *   Every output says = or +=. Where it says "= or +=", the argument `accumulate` chooses: zero overwrites.
+ *   Every output is marked = (overwrite) or += (accumulate). For "= or +=" the argument `accumulate`
+ *   chooses; zero overwrites.
  *
  * ALIGNMENT
- *   Every bf16 and f32 matrix starts at a multiple of 16 bytes and its row stride keeps that (widths and strides are multiples
- *   of 8 elements unless a launcher says otherwise). Vectors of one value a row need only their natural alignment.
+ *   Every bf16 and f32 matrix, and every one of its rows, is 16-byte aligned (widths and strides are
+ *   multiples of 8 elements unless a launcher states otherwise). Vectors with one value per row need only
+ *   their natural alignment.
  *
- * BITS
- *   Same arguments, same bits, on every run and every device of one architecture: no float atomics, no order that depends on
- *   the number of multiprocessors. Where a `scratch` is asked for, its size is a function of shape; its content means nothing
- *   before or after.
+ * DETERMINISM
+ *   Equal arguments give equal bits, on every run and every device of one architecture: no float atomics,
+ *   no order that depends on the number of SMs. The size of a `scratch` depends only on the shape; its
+ *   content is undefined before and after.
  *
  * ALIASING
- *   None, except where a launcher says "may be": then the two are the same matrix, never shifted ones.
+ *   None, unless a launcher states "may be": then both are the same matrix, without an offset.
  */
 #ifndef HZK_KERNELS_H
 #define HZK_KERNELS_H
@@ -45,28 +51,28 @@ extern "C" {
 #endif
 
 #define HZK_OK 0
-#define HZK_ERROR_SHAPE (-1)     /* a size, stride or scalar outside the limits stated here */
-#define HZK_ERROR_ALIGNMENT (-2) /* a pointer that is not aligned as stated here */
+#define HZK_ERROR_SHAPE (-1)     /* a size, stride or scalar is outside the stated limits */
+#define HZK_ERROR_ALIGNMENT (-2) /* a pointer is not aligned as stated */
 
 typedef struct hzk_bf16 {
     uint16_t bits; /* the upper half of an IEEE f32 */
 } hzk_bf16;
 
-typedef struct CUstream_st* hzk_stream; /* cudaStream_t; null is the default stream */
+typedef struct CUstream_st* hzk_stream; /* cudaStream_t; null is the default CUDA stream */
 
 /* ---- embedding ----------------------------------------------------------------------------------------------------------
  * out[n] = weight[tokens[n]].
- * A token outside [0, V) reads nothing: its row becomes NaN and the step's non-finite guard finds it.
+ * The row of a token outside [0, V) becomes NaN, which the step's non-finite check detects.
  * Least bytes: 4·N·C + 4·N.
  */
 int hzk_embedding_forward(hzk_bf16* out /* = [N,C] */, const int32_t* tokens /* [N] */, const hzk_bf16* weight /* [V,C] */,
                           int64_t N, int64_t C, int64_t V, hzk_stream stream);
 
-/* dweight[v] += sum of dout[n] over the rows n whose token is v, in rising n.
- * The host, which knows the tokens before the step, sorts: `order` holds the row numbers 0..N-1 sorted by token, equal tokens by
- * rising row (a stable counting sort); `first` holds, for each of the U distinct tokens, the position in `order` where its rows
- * begin, and first[U] = N. So every row of dweight has one writer and one order of addition, with no atomics and no zeroed
- * scratch. Rows of out-of-range tokens are skipped.
+/* dweight[v] += sum of dout[n] over the rows n whose token is v, in ascending n.
+ * The host sorts the tokens before the step: `order` contains the rows 0..N-1, sorted stably by token;
+ * `first` contains, for each of the U distinct tokens, the position in `order` of its first row, and
+ * first[U] = N. Each row of dweight thus has one writer and a fixed order of addition, without atomics or
+ * zeroed scratch. Rows of out-of-range tokens are skipped.
  * Limits: C <= 2^24.
  * Least bytes: 2·N·C + 8·U·C.
  */
@@ -82,8 +88,10 @@ int hzk_embedding_backward(float* dweight /* += [V,C] */, const hzk_bf16* dout /
 int hzk_rmsnorm_forward(hzk_bf16* out /* = [N,C] */, float* rstd /* = [N] */, const hzk_bf16* x /* [N,C] */,
                         const hzk_bf16* weight /* [C] */, float eps, int64_t N, int64_t C, hzk_stream stream);
 
-/* With g = dout · weight:  dx (+)= rstd · (g - x · rstd² · mean(g · x));  dweight += sum over rows of dout · x · rstd.
- * With `accumulate` the sum dx + ... is made in f32 and rounded once: the branch's gradient joining the residual stream's.
+/* With g = dout · weight:  dx (+)= rstd · (g - x · rstd² · mean(g · x));
+ *                          dweight += sum over rows of dout · x · rstd.
+ * With `accumulate` the sum dx + ... is computed in f32 and rounded once: it adds the branch's gradient to
+ * that of the residual stream.
  * `dx` may be `dout` or `x` when accumulate is 0.
  * scratch: hzk_rmsnorm_backward_scratch(N, C) bytes, 16-byte aligned.
  * Least bytes: 6·N·C (8·N·C accumulating).
@@ -94,7 +102,8 @@ int hzk_rmsnorm_backward(hzk_bf16* dx /* = or += [N,C] */, float* dweight /* += 
                          const float* rstd /* [N] */, int accumulate, int64_t N, int64_t C, hzk_stream stream);
 
 /* ---- QK norm ------------------------------------------------------------------------------------------------------------
- * RMSNorm of every head by itself, one weight for all heads, as in Qwen3. Call once for q (heads = H), once for k (heads = G).
+ * RMSNorm per head, with one weight for all heads, as in Qwen3. Call once for q (heads = H), once for k
+ * (heads = G).
  * rstd is [N,heads]. `out` may be `x`, `dx` may be `dout` (with equal strides).
  * Limits: D is 64, 96, 128 or 256; N·heads <= 2^31-1.
  * Least bytes: forward 4·N·heads·D, backward 6·N·heads·D.
@@ -109,10 +118,11 @@ int hzk_qk_norm_backward(hzk_bf16* dx /* = [N,heads,D] */, float* dweight /* += 
                          int64_t dx_stride, int64_t dout_stride, int64_t x_stride, hzk_stream stream);
 
 /* ---- RoPE ---------------------------------------------------------------------------------------------------------------
- * Rotates q and k in place, Hugging Face's halves convention: element i pairs with i + D/2, angle = position · inv_freq[i].
- * `inv_freq` carries the scaling: plain base^(-2i/D), `linear` that over the factor, `llama3` its piecewise blend; the host makes
- * it once. `positions` is given per row, so documents restart by restarting it. The angle is the f32 product, as in Hugging
- * Face; its sine and cosine are exact to f32 at any size.
+ * Rotates q and k in place. As in Hugging Face, element i pairs with i + D/2, and angle = position ·
+ * inv_freq[i]. `inv_freq` includes the scaling: base^(-2i/D), divided by the factor (`linear`), or blended
+ * piecewise (`llama3`); the host computes it once. `positions` has one value per row; it restarts at each
+ * document. The angle is position · inv_freq[i] rounded to f32, as in Hugging Face; its sine and cosine
+ * have f32 accuracy at any size.
  * backward rotates dq and dk by the opposite angle.
  * Limits: D is a multiple of 16, D <= 256; 0 <= position < 2^24.
  * Least bytes: 4·N·(H+G)·D.
@@ -131,8 +141,8 @@ int hzk_rope_backward(hzk_bf16* dq /* in place [N,H,D] */, hzk_bf16* dk /* in pl
 int hzk_swiglu_forward(hzk_bf16* out /* = [N,F] */, const hzk_bf16* gate /* [N,F] */, const hzk_bf16* up /* [N,F] */, int64_t N,
                        int64_t F, int64_t stride, hzk_stream stream);
 
-/* dgate = dout · up · silu'(gate);  dup = dout · silu(gate). All four of gate, up, dgate, dup share `stride`; dgate may be gate,
- * dup may be up.
+/* dgate = dout · up · silu'(gate);  dup = dout · silu(gate). All four of gate, up, dgate, dup share
+ * `stride`; dgate may be gate, dup may be up.
  * Least bytes: 10·N·F.
  */
 int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] */, const hzk_bf16* dout /* [N,F] */,
@@ -140,8 +150,9 @@ int hzk_swiglu_backward(hzk_bf16* dgate /* = [N,F] */, hzk_bf16* dup /* = [N,F] 
                         hzk_stream stream);
 
 /* ---- bias ---------------------------------------------------------------------------------------------------------------
- * dbias += sum over rows of dout. Forward is an epilogue of the matmul. Backward is not: cuBLASLt's (BGRADB) would set dbias
- * where micro-batches add to it, and documents no order of its sum.
+ * dbias += sum over rows of dout. Forward is an epilogue of the GEMM. Backward is not: cuBLASLt's epilogue
+ * (BGRADB) overwrites dbias instead of accumulating over micro-batches, and does not document the order of
+ * its sum.
  * scratch: hzk_bias_backward_scratch(N, C) bytes, 16-byte aligned.
  * Least bytes: 2·N·C.
  */
@@ -150,18 +161,21 @@ int hzk_bias_backward(float* dbias /* += [C] */, void* scratch, const hzk_bf16* 
                       hzk_stream stream);
 
 /* ---- softmax cross-entropy ----------------------------------------------------------------------------------------------
- * Over a chunk of R rows of logits, [R,V] with row stride `stride` (a multiple of 8, at least V; V itself is free). Columns
- * V..stride are neither read nor written. logprob = logit[target] - log(sum of e^logit).
- * A target of -100 ignores the row: zero loss, logprob and gradient. Any other target outside [0, V) makes all three NaN.
+ * Operates on a chunk of R rows of logits, [R,V] with row stride `stride` (a multiple of 8, at least V; V
+ * is arbitrary). Columns V..stride are neither read nor written.
+ * logprob = logit[target] - log(sum of e^logit).
+ * A target of -100 ignores the row: zero loss, logprob and gradient. Any other target outside [0, V) makes
+ * all three NaN.
  *
- * forward: logprob only, logits stay.
+ * forward: logprob only; logits are unchanged.
  *   Least bytes: 2·R·V.
- * forward_backward: logprob too, and logits become d loss / d logits = weights[r] · scale · (softmax - onehot) with
- *   scale = 1/W of the step, in place.
+ * forward_backward: logprob, and logits become d loss / d logits = weights[r] · scale · (softmax - onehot),
+ *   in place; scale = 1/W, W being the step's sum of weights.
  *   Least bytes: 4·R·V.
- * backward: logits become dlogprob[r] · (onehot - softmax), in place: the head's gradient under a caller's own loss.
+ * backward: logits become dlogprob[r] · (onehot - softmax), in place: the gradient for a loss computed by
+ *   the caller.
  *   Least bytes: 4·R·V.
- * loss: loss += -sum of weights[r] · logprob[r], in f64 and in an order fixed by R; not yet divided by the step's W.
+ * loss: loss += -sum of weights[r] · logprob[r], in f64, in an order that depends only on R; not divided by W.
  *   Least bytes: 8·R.
  */
 int hzk_cross_entropy_forward(float* logprob /* = [R] */, const hzk_bf16* logits /* [R,V] */, const int32_t* targets /* [R] */,
@@ -175,15 +189,15 @@ int hzk_cross_entropy_loss(double* loss /* += [1] */, const float* logprob /* [R
                            hzk_stream stream);
 
 /* ---- gradients ----------------------------------------------------------------------------------------------------------
- * n values, any n; a span starts at a multiple of 16 bytes.
+ * n values, any n; arrays are 16-byte aligned.
  *
- * store: out = (bits + 0x8000) >> 16 of each f32 (a NaN stays a NaN). Unless squares is null, the same pass computes
- *   squares[b] = the sum of the squares of the f32 values of block b, HZK_NORM_BLOCK values (the last block may have fewer), in
- *   f64 and in a fixed order.
+ * store: out = (bits + 0x8000) >> 16 of each f32 (a NaN stays a NaN). Unless squares is null, the same pass
+ *   computes squares[b] = sum of squares of the f32 values of block b, in f64 and in a fixed order. A block
+ *   has HZK_NORM_BLOCK values, the last block possibly fewer.
  *   Least bytes: 6·n.
- * copy: the same for gradients that leave as f32: out = grad.
+ * copy: as store, but out = grad, for gradients stored as f32.
  *   Least bytes: 8·n.
- * squares: the sums of squares alone, with the bits of the other two.
+ * squares: only the sums of squares, bit-equal to those of store and copy.
  *   Least bytes: 4·n.
  *
  * widen: out = inp as f32.
@@ -199,19 +213,21 @@ int hzk_gradient_squares(double* squares /* = [ceil(n / HZK_NORM_BLOCK)] */, con
 int hzk_widen(float* out /* = [n] */, const hzk_bf16* inp /* [n] */, int64_t n, hzk_stream stream);
 
 /* ---- attention ----------------------------------------------------------------------------------------------------------
- * Causal grouped-query attention over N packed rows, flash style: memory linear in N.
+ * Causal grouped-query attention (GQA) over N packed rows, flash style: memory is linear in N.
  *
- * A batch of B sequences and the documents packed inside them are one thing here: each row belongs to a document, a range of
- * consecutive rows, and sees only that document. doc_start[n] is the first row of n's document, doc_end[n] one past its last;
- * both never fall as n rises. Row i sees key j when doc_start[i] <= j <= i, and, with window > 0, i - j < window.
+ * Sequences of a batch and documents packed inside them are treated alike: each row belongs to a document,
+ * a range of consecutive rows, and sees only that document. doc_start[n] is the first row of n's document,
+ * doc_end[n] one past its last; both are non-decreasing. Row i sees key j if doc_start[i] <= j <= i, and,
+ * with window > 0, i - j < window.
  * Query head h reads key/value head h / (H/G).
  *
- * forward: out = softmax(scale · q·kᵀ) · v, and lse[h,n] = log(sum of e^(scale · score)), natural, f32.
+ * forward: out = softmax(scale · q·kᵀ) · v, and lse[h,n] = log(sum of e^(scale · score)), natural logarithm, f32.
  *   Operations: 2·H·D per visible (row, key) pair, twice.
- * backward: needs what forward was given and gave. dq, dk, dv have the strides of q, k, v. Deterministic by construction: one
- *   kernel owns rows of dq, another owns rows of dk and dv and walks its group's query heads in order; the price is that scores
- *   and their gradients are computed in both (7 products of forward's size where 5 are the least). Where N·G is too small to occupy
- *   a device, several blocks divide the heads of a group, and a third kernel adds their f32 sums in order.
+ * backward: reads the inputs and outputs of forward. dq, dk, dv have the strides of q, k, v. Deterministic:
+ *   one kernel owns rows of dq, another owns rows of dk and dv and iterates over its group's query heads in
+ *   order. The cost is that both compute the scores and their gradients (7 matmuls of forward's size
+ *   instead of 5). If N·G is too small to occupy a GPU, several blocks divide the heads of a group, and a
+ *   third kernel adds their f32 sums in order.
  *   scratch: hzk_attention_backward_scratch(N, H, G, D) bytes, 16-byte aligned.
  * Limits: D is 64, 96, 128 or 256; H <= 65535; N <= 2^31 - 256 and N·H <= 2^31-1; scale is finite and positive.
  */
@@ -227,8 +243,9 @@ int hzk_attention_backward(hzk_bf16* dq /* = [N,H,D] */, hzk_bf16* dk /* = [N,G,
                            float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D, int64_t q_stride,
                            int64_t k_stride, int64_t v_stride, hzk_stream stream);
 
-/* The same by the warpgroup mma of Hopper (compute capability 9.0, code for sm_90a), for D 64 and 128: the same values up to the
- * order of sums. Arguments, scratch and limits are those above. Elsewhere the kernel stops with an error. */
+/* The same with Hopper's wgmma (compute capability 9.0, compiled for sm_90a), for D 64 and 128: the same
+ * values up to the order of sums. Arguments, scratch and limits are as above. On other devices the kernel
+ * traps. */
 int hzk_attention_wgmma_forward(hzk_bf16* out, float* lse, const hzk_bf16* q, const hzk_bf16* k, const hzk_bf16* v,
                                 const int32_t* doc_start, float scale, int64_t window, int64_t N, int64_t H, int64_t G, int64_t D,
                                 int64_t q_stride, int64_t k_stride, int64_t v_stride, hzk_stream stream);

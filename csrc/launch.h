@@ -1,9 +1,9 @@
-// What launchers share: argument checks and the status of a launch.
+// Code shared by launchers: argument checks, head size dispatch, shared memory limits, the status of a launch.
 #pragma once
 #include "gpu.h"
 #include "kernels.h"
 
-// Return from the launcher, naming what was wrong.
+// Return the error from the launcher.
 #define HZK_NEED_SHAPE(condition) \
     if (!(condition)) return HZK_ERROR_SHAPE
 #define HZK_NEED_ALIGNED(...) \
@@ -11,11 +11,11 @@
 
 namespace hz {
 
-// A kernel's row and column numbers are int, its offsets size_t: every launcher refuses what an int cannot count.
+// In kernels, row and column indices are int and offsets are size_t: launchers refuse sizes above INT_MAX.
 constexpr int64_t kIntMax = 0x7fffffff;
 inline bool is_count(int64_t n) { return n >= 0 && n <= kIntMax; }
 inline bool is_width(int64_t n, int64_t multiple = 8) { return n > 0 && n <= kIntMax && n % multiple == 0; }
-// A matrix whose rows of `width` lie `stride` apart.
+// A matrix with rows of `width` elements and a row stride of `stride`.
 inline bool is_rows(int64_t stride, int64_t width) { return is_width(width) && is_width(stride) && stride >= width; }
 
 template <class... P>
@@ -24,14 +24,14 @@ inline bool aligned16(const P*... p) {
 }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Calls `launch<SIZE>()` of the head size D; HZK_ERROR_SHAPE where D is none of those listed.
+// Calls `launch<SIZE>()` for the head size D; returns HZK_ERROR_SHAPE if D is not listed.
 template <int SIZE, int... REST, class Launch>
 int with_head_dim(int64_t D, Launch launch) {
     if (D == SIZE) return launch.template operator()<SIZE>();
     if constexpr (sizeof...(REST) > 0) return with_head_dim<REST...>(D, launch);
     return HZK_ERROR_SHAPE;
 }
-// The same of every head size that kernels are built for.
+// The same for all head sizes for which kernels are built.
 template <class Launch>
 int with_head_dim(int64_t D, Launch launch) {
     return with_head_dim<64, 96, 128, 256>(D, launch);
@@ -39,9 +39,9 @@ int with_head_dim(int64_t D, Launch launch) {
 
 inline int launch_status() { return int(cudaGetLastError()); }
 
-// Dynamic shared memory that a block may have: on every target, and on Hopper.
+// Maximum dynamic shared memory of a block: on every target, and on Hopper.
 constexpr size_t kSharedMax = size_t(99) << 10, kSharedMaxHopper = size_t(227) << 10;
-// The same of the current device, less 2 KiB for a kernel's static arrays and the alignment behind them.
+// The same for the current device, less 2 KiB for a kernel's static shared arrays and alignment.
 inline int shared_max_here(size_t& bytes) {
     int device = 0, most = 0;
     cudaError_t status = cudaGetDevice(&device);

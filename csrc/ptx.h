@@ -1,24 +1,24 @@
-// All inline PTX of the library. tests/emulator/emu.h has a twin of every function here, and tests/emulator/conform.cu compares
-// the two: whoever adds one adds all three.
+// All inline PTX of the library. tests/emulator/emu.h emulates every function here, and
+// tests/emulator/conform.cu compares the two: a new function needs all three.
 #pragma once
 
 namespace hz {
 
-// Two floats to a pair of bf16, ties to even; lo in the low half.
+// Converts two floats to a pair of bf16, to nearest even; lo in the low half.
 __device__ __forceinline__ uint32_t pack_bf16x2(float lo, float hi) {
     uint32_t d;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
     return d;
 }
-// 2^x within 2 ulp, one instruction; subnormals are zero.
+// 2^x within 2 ulp, one instruction; subnormals are flushed to zero.
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
-// The same value, of which the compiler knows nothing: what is computed from it inside a loop stays inside, instead of waiting in
-// registers that the loop needs.
+// Hides the value from the compiler, so that expressions of it inside a loop are not hoisted, which would
+// keep registers live.
 __device__ __forceinline__ int opaque(int v) {
     asm volatile("" : "+r"(v));
     return v;
@@ -27,13 +27,13 @@ __device__ __forceinline__ int opaque(int v) {
 __device__ __forceinline__ unsigned smem_u32(const void* p) {
     return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
-// Copy 16 bytes global->shared without registers; zero-fills when !pred (src is then not read).
+// Copies 16 bytes from global to shared memory asynchronously; if !pred, writes zeros and does not read src.
 __device__ __forceinline__ void cp_async_16(void* dst, const void* src, bool pred = true) {
     const int n = pred ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"(smem_u32(dst)), "l"(__cvta_generic_to_global(src)), "r"(n) : "memory");
 }
-// The same for one 4-byte word of any alignment of its own.
+// The same for one naturally aligned 4-byte word.
 __device__ __forceinline__ void cp_async_4(void* dst, const void* src, bool pred = true) {
     const int n = pred ? 4 : 0;
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
@@ -44,7 +44,8 @@ template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
 }
 
-// Four 8x8 matrices of 16-bit elements; lane i names row i % 8 of matrix i / 8, `bytes` past `base`.
+// Loads four 8x8 matrices of 16-bit elements; lane i passes the address of row i % 8 of matrix i / 8,
+// `bytes` past `base`.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* base, int bytes) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_u32(base) + unsigned(bytes)) : "memory");
@@ -74,18 +75,19 @@ __device__ __forceinline__ void bar_arrive(int id, int threads) {
 #define HZ_HAS_WGMMA 0
 #endif
 
-// The descriptor of a tile in shared memory whose rows are 128 bytes, swizzled: groups of 8 rows lie 1024 bytes apart, panels of 64
-// columns `panel_bytes`. Products that sum over its columns (K-major) stay in one panel, and step by addition.
+// The matrix descriptor of a 128-byte-swizzled tile in shared memory: the stride is 1024 bytes between
+// groups of 8 rows and `panel_bytes` between panels of 64 columns. A K-major operand stays within one panel
+// and advances by adding to the descriptor.
 __device__ __forceinline__ uint64_t wgmma_descriptor(const void* p, unsigned panel_bytes = 16) {
     return ((smem_u32(p) & 0x3FFFFu) >> 4) | (uint64_t(panel_bytes >> 4) << 16) | (uint64_t(1024 >> 4) << 32) | (uint64_t(1) << 62);
 }
-// What this thread has written to shared memory, wgmma may read: it goes through another proxy.
+// Makes this thread's shared memory writes visible to wgmma, which reads through the async proxy.
 __device__ __forceinline__ void fence_proxy_async() {
 #if HZ_HAS_WGMMA
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-// Begins products; without the hardware for them, ends the kernel with an error.
+// Required before the first wgmma of a group. Traps on hardware without wgmma.
 __device__ __forceinline__ void wgmma_fence() {
 #if HZ_HAS_WGMMA
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -103,7 +105,7 @@ template <int N> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
 #endif
 }
-// After the wait: nothing that reads these sums may be moved in front of it.
+// Called after wgmma_wait: the compiler must not move reads of these accumulators before it.
 template <int BLOCKS> __device__ __forceinline__ void wgmma_landed(float (&d)[BLOCKS][4]) {
 #pragma unroll
     for (int j = 0; j < BLOCKS; ++j)
@@ -117,8 +119,8 @@ template <int BLOCKS> __device__ __forceinline__ void wgmma_landed(float (&d)[BL
 #define HZ_R64 HZ_R32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56," \
                       "%57,%58,%59,%60,%61,%62,%63"
 
-// d(64xN) (+)= A(64x16) · B(Nx16)ᵀ, both in shared memory, 16 columns of a panel; add = false overwrites d. Queued, as all wgmma
-// is: d and what A and B name belong to it until the wait.
+// d(64xN) (+)= A(64x16) · B(Nx16)ᵀ, both in shared memory, 16 columns of a panel; add = false overwrites d.
+// Asynchronous: until the wait d must not be accessed, and A and B must not be written.
 template <int N>
 __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64_t a, uint64_t b, bool add) {
     static_assert(N == 64 || N == 128);
@@ -137,8 +139,9 @@ __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64_t a, u
     (void)d, (void)a, (void)b, (void)add;
 #endif
 }
-// d(64xN) (+)= A(64x16) · B; add = false overwrites d. A is the calling warp's 16 rows as fragments of mma_bf16, and belongs to wgmma
-// until the wait, too. B is in shared memory: TRANSPOSED, Nx16 as in wgmma_shared; else 16xN, 16 rows of N / 64 panels.
+// d(64xN) (+)= A(64x16) · B; add = false overwrites d. A is the calling warp's 16 rows as fragments of
+// mma_bf16; its registers must not change until the wait. B is in shared memory: TRANSPOSED, Nx16 as in
+// wgmma_shared; else 16xN, 16 rows of N / 64 panels.
 template <int N, bool TRANSPOSED>
 __device__ __forceinline__ void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
     static_assert(N == 64 || N == 128);

@@ -1,4 +1,4 @@
-// QK norm: RMSNorm of every head by itself, one weight of D for all heads.
+// QK norm: RMSNorm per head, with one weight of size D for all heads.
 #include "column_sum.h"
 #include "reduce.h"
 #include "vec.h"
@@ -8,14 +8,14 @@ namespace {
 
 constexpr int kWarps = 8;
 
-// Lanes that share a head, eight columns each; of 96 = 12·8 columns four lanes have none.
+// Lanes per head, eight columns each; at D 96 = 12·8 four of the 16 lanes are idle.
 template <int D>
 constexpr int kLanes = D == 64 ? 8 : D == 256 ? 32 : 16;
 template <int D>
 constexpr int kHeadsPerBlock = 32 * kWarps / kLanes<D>;
 
-// A head is numbered row · heads + head. 32 / LANES heads a warp.
-// Least bytes: 4·N·heads·D. out may be x: a thread has read its columns before it writes them.
+// Index i of a head is row · heads + head. 32 / LANES heads per warp.
+// Least bytes: 4·N·heads·D. out may be x: a thread reads its columns before it writes them.
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
     qk_norm_forward_kernel(bf16* out /* = */, float* __restrict__ rstd /* = */, const bf16* x,
@@ -41,8 +41,9 @@ __global__ void __launch_bounds__(32 * kWarps)
     store8(out + row * out_stride + column, f);
 }
 
-// Stage one as in rmsnorm.cu: dx of this block's heads, and their share of dweight, first in registers over the heads a
-// lane group meets, then over the groups in order, to partial[block]. Least bytes: 6·N·heads·D.
+// Stage one as in rmsnorm.cu: dx of this block's heads, and their contribution to dweight, summed in
+// registers over the heads of a lane group, then over the groups in order into partial[block]. Least bytes:
+// 6·N·heads·D.
 template <int D>
 __global__ void __launch_bounds__(32 * kWarps)
     qk_norm_backward_kernel(bf16* dx /* = */, float* __restrict__ partial /* = [gridDim.x, D] */, const bf16* dout,

@@ -1,4 +1,4 @@
-// Sums over a warp and over a block, in an order that depends on nothing but their size.
+// Sums over a warp and over a block, in an order that depends only on their size.
 #pragma once
 #include "gpu.h"
 
@@ -6,7 +6,7 @@ namespace hz {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Sum over aligned groups of LANES lanes; every lane gets its group's.
+// Sums over aligned groups of LANES lanes; every lane gets the sum of its group.
 template <int LANES = 32, class T>
 __device__ __forceinline__ T warp_sum(T v) {
     HZ_UNROLL
@@ -14,8 +14,8 @@ __device__ __forceinline__ T warp_sum(T v) {
     return v;
 }
 
-// Sum over a block of WARPS warps; every thread gets it. `slots` holds one value per warp: before it is used again, the caller
-// puts a barrier.
+// Sums over a block of WARPS warps; every thread gets the sum. `slots` has one value per warp; the caller
+// must synchronize the block before reusing it.
 template <int WARPS, class T>
 __device__ __forceinline__ T block_sum(T v, T (&slots)[WARPS]) {
     v = warp_sum(v);

@@ -7,8 +7,8 @@
 namespace hz {
 namespace {
 
-// One row per block, kept in registers between the two passes: a row is read once. Each thread has VECS vectors of eight
-// columns, so a block covers THREADS·VECS·8 columns. Least bytes: 4·N·C.
+// One row per block, in registers between the two passes, so it is read once. Each thread has VECS vectors
+// of eight columns, so a block covers THREADS·VECS·8 columns. Least bytes: 4·N·C.
 template <int THREADS, int VECS>
 __global__ void __launch_bounds__(THREADS)
     rmsnorm_forward_kernel(bf16* __restrict__ out /* = */, float* __restrict__ rstd /* = */, const bf16* __restrict__ x,
@@ -45,11 +45,11 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Stage one: block b computes dx of rows b, b + gridDim.x, ..., sums their share of dweight in registers and writes it to
-// partial[b]. Stage two is column_sum. Least bytes: 6·N·C, accumulating 8·N·C.
-// All loads of a row are issued before the first is used, so a row waits for device memory once: the compiler moves no load past
-// the barrier behind them.
-// When dx is set it may be dout or x: each thread has read its columns of a row before it writes them.
+// Stage one: block b computes dx of rows b, b + gridDim.x, ..., sums their contribution to dweight in
+// registers and writes it to partial[b]. Stage two is column_sum. Least bytes: 6·N·C, accumulating 8·N·C.
+// All loads of a row are issued before the first use, so a row waits for device memory once. The barrier
+// after them keeps the compiler from moving loads down.
+// Without ACCUMULATE, dx may be dout or x: each thread reads its columns of a row before it writes them.
 template <int THREADS, int VECS, bool ACCUMULATE>
 __global__ void __launch_bounds__(THREADS)
     rmsnorm_backward_kernel(bf16* dx /* = or += */, float* __restrict__ partial /* = [gridDim.x, C] */, const bf16* dout,

@@ -7,8 +7,8 @@ namespace {
 
 constexpr int kThreads = 128, kHalfMax = 128;
 
-// One row a block: its D/2 sines and cosines are made once, in shared memory, and serve all heads. The backward rotation is
-// the transpose, the same with the sine's sign turned. Least bytes: 4·N·(H+G)·D.
+// One row per block: its D/2 sines and cosines are computed once in shared memory for all heads. Backward
+// is the transposed rotation: the sine is negated. Least bytes: 4·N·(H+G)·D.
 template <bool BACKWARD>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(bf16* __restrict__ q /* in place */, bf16* __restrict__ k /* in place */, const int32_t* __restrict__ positions,
@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kThreads)
     const int half = D / 2, chunks = half / 8;  // a chunk: eight pairs, two vectors
     const float position = float(positions[row]);
     for (int i = int(threadIdx.x); i < half; i += kThreads) {
-        // The angle as Hugging Face rounds it, to f32; then exact: turns in f64, the whole ones dropped, and a sine that
-        // needs no further reduction (sincosf's would spill to local memory).
+        // The angle is rounded to f32 as in Hugging Face. The reduction to one turn is exact in f64;
+        // sincospif then needs no further reduction (that of sincosf would spill to local memory).
         const double turns = double(position * inv_freq[i]) * 0.15915494309189533577;
         float s, c;
         sincospif(2.f * float(turns - rint(turns)), &s, &c);

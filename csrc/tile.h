@@ -1,10 +1,10 @@
-// Tiles of rows of D bf16 in shared memory, and the fragments of mma.m16n8k16 read from them.
+// Tiles in shared memory with rows of D bf16, and fragments of mma.m16n8k16 loaded from them.
 //
-// A tile's rows are dense; within a row the 16-byte chunks are swizzled so that the eight rows an ldmatrix reads at once lie in
-// different banks. D is 64, 96, 128 or 256.
+// Rows are dense; within a row the 16-byte chunks are swizzled, so that the eight rows of an ldmatrix are
+// in different banks. D is 64, 96, 128 or 256.
 //
-// Accumulator fragments: lane t of a warp holds, of a 16x8 block, rows t/4 and t/4 + 8, columns 2(t%4) and one more:
-// {[r][c], [r][c+1], [r+8][c], [r+8][c+1]}.
+// Accumulator fragments: of a 16x8 block, lane t of a warp holds rows r = t/4 and r + 8, columns c = 2(t%4)
+// and c + 1: {[r][c], [r][c+1], [r+8][c], [r+8][c+1]}.
 #pragma once
 #include "copy.h"
 
@@ -15,13 +15,14 @@ struct Tile {
     static_assert(D == 64 || D == 96 || D == 128 || D == 256);
     static constexpr int CHUNKS = D / 8;
 
-    // Offset, in elements, of a row's chunk. Rows of 96 begin 64 bytes apart modulo the 128 of all banks: two rows share a
-    // phase, and four phases keep the chunk inside its row.
+    // The offset of a row's chunk, in elements. At D 96 a row starts 64 bytes after the previous one,
+    // modulo the 128 bytes of all banks: two rows share a phase, and four phases keep the chunk inside its
+    // row.
     static __device__ __forceinline__ int at(int row, int chunk) {
         return row * D + ((D == 96 ? chunk ^ (row >> 1 & 3) : chunk ^ (row & 7)) << 3);
     }
 
-    // Queues the copy of rows [row0, row0 + ROWS) of a matrix; rows at or past `end` become zeros.
+    // Issues cp.async for rows [row0, row0 + ROWS) of a matrix; rows at or past `end` become zeros.
     template <int ROWS, int THREADS>
     static __device__ __forceinline__ void load(bf16* tile, const bf16* matrix, size_t stride, int row0, int end) {
         copy_rows<Tile, D, ROWS, THREADS>(tile, matrix, stride, row0, end);
@@ -31,12 +32,13 @@ struct Tile {
     static __device__ __forceinline__ void left(uint32_t (&a)[4], const bf16* tile, int lane, int row0, int k) {
         ldmatrix_x4(a, tile, 2 * at(row0 + (lane & 15), k * 2 + (lane >> 4)));
     }
-    // Right operand of ·tileᵀ: rows row0..+16 are two blocks of output columns, {b[0], b[1]} and {b[2], b[3]};
+    // Right operand for · tileᵀ: rows row0..+16 are two blocks of output columns, {b[0], b[1]} and {b[2], b[3]};
     // columns 16·k..+16.
     static __device__ __forceinline__ void right_transposed(uint32_t (&b)[4], const bf16* tile, int lane, int row0, int k) {
         ldmatrix_x4(b, tile, 2 * at(row0 + (lane & 7) + ((lane >> 4) << 3), k * 2 + (lane >> 3 & 1)));
     }
-    // Right operand of ·tile: rows row0..+16 are summed over; columns 16·n..+16 are two blocks of output columns.
+    // Right operand for · tile: rows row0..+16 are the reduction dimension; columns 16·n..+16 are two
+    // blocks of output columns.
     static __device__ __forceinline__ void right(uint32_t (&b)[4], const bf16* tile, int lane, int row0, int n) {
         ldmatrix_x4_trans(b, tile, 2 * at(row0 + (lane & 15), n * 2 + (lane >> 4)));
     }
@@ -64,7 +66,7 @@ struct Tile {
         }
     }
 
-    // acc[MI][D/8] += w · tile, where w, in accumulator fragments over ROWS columns, is rounded to bf16.
+    // acc[MI][D/8] += w · tile; w has ROWS columns, in accumulator fragments, and is rounded to bf16.
     template <int MI, int ROWS>
     static __device__ __forceinline__ void product(float (&acc)[MI][D / 8][4], const float (&w)[MI][ROWS / 8][4],
                                                    const bf16* tile) {
@@ -92,9 +94,9 @@ struct Tile {
         }
     }
 
-    // Writes acc · scale(row within the warp's rows) as bf16 to rows row0 + (0..16·MI) of a matrix, those below `end`. Goes
-    // through the warp's own rows of `tile`, so that global memory sees 16 bytes a lane; a barrier must stand between their last
-    // reader and this.
+    // Writes acc · scale(mi, half) as bf16 to rows row0 + (0..16·MI) of a matrix, skipping rows at or past
+    // `end`. Stages the rows in the warp's own rows of `tile`, so that each lane writes 16 bytes to global
+    // memory. A barrier is required after the last read of these rows.
     template <int MI, class Scale>
     static __device__ __forceinline__ void store(bf16* matrix, size_t stride, int row0, int end, bf16* tile, int tile_row0,
                                                  const float (&acc)[MI][D / 8][4], Scale scale) {

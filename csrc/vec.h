@@ -1,4 +1,4 @@
-// bf16 storage and 16-byte access: eight bf16 or four f32 a load. Arithmetic is always f32.
+// bf16 storage and 16-byte accesses: eight bf16 or four f32 per load. Arithmetic is always f32.
 #pragma once
 #include "gpu.h"
 #include "kernels.h"
@@ -22,7 +22,7 @@ __device__ __forceinline__ uint4 pack8(const float (&f)[8]) {
 }
 
 __device__ __forceinline__ uint4 load8(const bf16* p) { return *reinterpret_cast<const uint4*>(p); }
-// Read once: leaves the caches to what is read again.
+// For data that is read once (streaming load): it is evicted from the caches first.
 __device__ __forceinline__ uint4 load8_once(const bf16* p) { return __ldcs(reinterpret_cast<const uint4*>(p)); }
 __device__ __forceinline__ void store8(bf16* p, const uint4& v) { *reinterpret_cast<uint4*>(p) = v; }
 __device__ __forceinline__ float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }

@@ -1,10 +1,12 @@
-// Tiles of rows of D bf16 in shared memory, as Hopper's warpgroup mma reads them, and products of such tiles.
+// Tiles in shared memory with rows of D bf16, in the layout of Hopper's wgmma, and matmuls of such tiles.
 //
-// A tile is cut into panels of 64 columns. A row of a panel is 128 bytes, its 16-byte chunks swizzled. The same bytes serve as an
-// operand whose columns are summed over and as one whose rows are, so a tile is loaded once for both its products.
+// A tile is divided into panels of 64 columns. A row of a panel is 128 bytes, with swizzled 16-byte chunks.
+// The same tile serves as a K-major and as an MN-major operand, so it is loaded once for both of its
+// matmuls.
 //
-// A warpgroup is four warps; each owns 16 of the 64 rows of a product, in the accumulator fragments of tile.h. Products are queued:
-// what they read and write is theirs until the wait. They begin with wgmma_fence, and end with wgmma_commit.
+// A warpgroup is four warps; each owns 16 of the 64 rows of a result, in the accumulator fragments of
+// tile.h. wgmma is asynchronous: until the wait operands must not be written and accumulators must not be
+// accessed. A group begins with wgmma_fence and ends with wgmma_commit.
 #pragma once
 #include "copy.h"
 
@@ -16,18 +18,18 @@ struct Panels {
     static constexpr int CHUNKS = D / 8;
     static constexpr int BYTES = ROWS * D * 2, PANEL_BYTES = ROWS * 128;
 
-    // Offset, in elements, of a row's chunk.
+    // The offset of a row's chunk, in elements.
     static __device__ __forceinline__ int at(int row, int chunk) {
         return (chunk >> 3) * (ROWS * 64) + row * 64 + (((chunk ^ row) & 7) << 3);
     }
 
-    // Queues the copy of rows [row0, row0 + ROWS) of a matrix; rows at or past `end` become zeros.
+    // Issues cp.async for rows [row0, row0 + ROWS) of a matrix; rows at or past `end` become zeros.
     template <int THREADS>
     static __device__ __forceinline__ void load(bf16* tile, const bf16* matrix, size_t stride, int row0, int end) {
         copy_rows<Panels, D, ROWS, THREADS>(tile, matrix, stride, row0, end);
     }
 
-    // Queues acc = 64 rows of `left`, from row0 on, times all rows of `right`, transposed.
+    // Issues wgmma: acc = 64 rows of `left`, from row0, times the transpose of `right`.
     template <int RIGHT_ROWS>
     static __device__ __forceinline__ void queue_product_transposed(float (&acc)[RIGHT_ROWS / 8][4], const bf16* left, int row0,
                                                                     const bf16* right) {
@@ -39,14 +41,14 @@ struct Panels {
                                      b + uint64_t(k / 4 * Right::PANEL_BYTES + k % 4 * 32) / 16, k > 0);
     }
 
-    // The 16 rows of the calling warp as left operands of products, one for each 16 columns; row0 is its first row.
+    // Loads the calling warp's 16 rows, from row0, as left operands of wgmma, one for each 16 columns.
     static __device__ __forceinline__ void load_fragments(uint32_t (&left)[D / 16][4], const bf16* tile, int row0) {
         const int lane = int(threadIdx.x) & 31;
         HZ_UNROLL
         for (int k = 0; k < D / 16; ++k) ldmatrix_x4(left[k], tile, 2 * at(row0 + (lane & 15), k * 2 + (lane >> 4)));
     }
 
-    // Queues acc = left · all rows of `right`, transposed.
+    // Issues wgmma: acc = left times the transpose of `right`.
     template <int RIGHT_ROWS>
     static __device__ __forceinline__ void queue_product_transposed(float (&acc)[RIGHT_ROWS / 8][4],
                                                                     const uint32_t (&left)[D / 16][4], const bf16* right) {
@@ -57,7 +59,7 @@ struct Panels {
                                               k > 0);
     }
 
-    // Queues acc (+)= w · tile; add = false overwrites acc.
+    // Issues wgmma: acc (+)= w · tile; add = false overwrites acc.
     static __device__ __forceinline__ void queue_product(float (&acc)[D / 8][4], const uint32_t (&w)[ROWS / 16][4],
                                                          const bf16* tile, bool add) {
         const uint64_t b = wgmma_descriptor(tile, PANEL_BYTES);
@@ -65,8 +67,9 @@ struct Panels {
         for (int k = 0; k < ROWS / 16; ++k) wgmma_registers<D, false>(acc, w[k], b + uint64_t(k * 16 * 128) / 16, add || k > 0);
     }
 
-    // Writes the 16 rows of a warp, acc · scale(half), as bf16 to rows row0.. of a matrix, those below `end`. Goes through rows
-    // tile_row0.. of `tile`, which nobody else uses any more, so that global memory sees 16 bytes a lane.
+    // Writes the 16 rows of a warp, acc · scale(half), as bf16 to rows row0.. of a matrix, skipping rows at
+    // or past `end`. Stages them in rows tile_row0.. of `tile`, which must be unused, so that each lane
+    // writes 16 bytes to global memory.
     template <class Scale>
     static __device__ __forceinline__ void store(bf16* matrix, size_t stride, int row0, int end, bf16* tile, int tile_row0,
                                                  const float (&acc)[D / 8][4], Scale scale) {
@@ -90,7 +93,7 @@ struct Panels {
     }
 };
 
-// Fragments over BLOCKS · 8 columns, rounded to bf16, as what multiplies a tile with so many rows.
+// Packs accumulator fragments with BLOCKS · 8 columns to bf16, as the left operand for a tile with BLOCKS · 8 rows.
 template <int BLOCKS>
 __device__ __forceinline__ void pack_fragments(uint32_t (&w)[BLOCKS / 2][4], const float (&s)[BLOCKS][4]) {
     HZ_UNROLL

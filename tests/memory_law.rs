@@ -1,4 +1,5 @@
-//! The law of memory: what a trainer takes is what its plan said. Alone in its process, whose memory it measures.
+//! Host memory use of a trainer equals its plan. The only test of its process, since it measures
+//! the process's memory.
 
 use horizon::base::{Dims, Shape};
 use horizon::engine::{Batch, Trainer, TrainerOptions};
@@ -13,7 +14,7 @@ fn growth_is_within_two_percent_of_the_plan() {
     let options = TrainerOptions { shape, threads: Some(2), ..TrainerOptions::default() };
     let plan = Trainer::plan_for(&config, &options).unwrap();
     let planned = plan.device.bytes() + plan.host.bytes();
-    assert!(planned >= 2 << 30, "{planned} bytes are no plan of 2 GiB");
+    assert!(planned >= 2 << 30, "{planned} bytes are planned, the test needs at least 2 GiB");
     let before = resident_bytes();
     let mut trainer = Trainer::open(&config, &options).unwrap();
     let tokens: Vec<i32> = (0..=shape.n() as i32).collect();
@@ -25,5 +26,9 @@ fn growth_is_within_two_percent_of_the_plan() {
     trainer.sync().unwrap();
     let grown = resident_bytes() - before;
     let off = grown as f64 / planned as f64 - 1.0;
-    assert!(off.abs() <= 0.02, "{grown} bytes more, {planned} were planned: {:.2} %", 100.0 * off);
+    assert!(
+        off.abs() <= 0.02,
+        "the process grew by {grown} bytes, {planned} were planned: {:.2} %",
+        100.0 * off
+    );
 }

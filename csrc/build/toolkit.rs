@@ -7,10 +7,10 @@ use std::process::Command;
 
 use crate::{NVCC_VARIABLES, Result, finish};
 
-/// A CUDA toolkit of this machine.
+/// A CUDA toolkit on this machine.
 pub struct Toolkit {
     pub home: PathBuf,
-    /// The folder with `libcudart_static.a`.
+    /// The folder that contains `libcudart_static.a`.
     pub lib: PathBuf,
 }
 
@@ -29,33 +29,35 @@ impl Toolkit {
     }
 }
 
-/// The folders that a place names.
+/// Returns the candidate folders of a search place.
 type Folders = fn() -> Vec<PathBuf>;
 
-/// Places of a toolkit, in the order of the search.
+/// The places where a toolkit is searched, in order.
 const PLACES: [(&str, Folders); 5] = [
     ("CUDA_HOME", || variable("CUDA_HOME").into_iter().collect()),
     ("CUDA_PATH", || variable("CUDA_PATH").into_iter().collect()),
     ("nvcc on PATH", || {
-        // nvcc finds its own files next to the target of a link.
+        // If nvcc is a link, the toolkit is next to its target.
         let nvcc = on_path("nvcc").and_then(|nvcc| fs::canonicalize(nvcc).ok());
         nvcc.and_then(|nvcc| Some(nvcc.parent()?.parent()?.into())).into_iter().collect()
     }),
-    ("the usual place", || vec!["/usr/local/cuda".into()]),
-    ("nvidia/cu13 of VIRTUAL_ENV's and python3's packages", || {
+    ("the default folder", || vec!["/usr/local/cuda".into()]),
+    ("nvidia/cu13 in the packages of VIRTUAL_ENV and python3", || {
         let environment = variable("VIRTUAL_ENV").map(|home| entries(&home.join("lib"), "python3"));
         let packages = environment.into_iter().flatten().map(|python| python.join("site-packages"));
         packages.chain(site_packages()).flat_map(|folder| entries(&folder.join("nvidia"), "cu1")).collect()
     }),
 ];
 
-/// The first folder that holds a compiler, headers and the static runtime; the error lists the places searched.
+/// Returns the first folder with a compiler, headers and the static runtime. The error lists the
+/// searched places.
 pub fn find_toolkit() -> Result<Toolkit> {
     let target = env::var("TARGET").unwrap_or_default();
     if env::var("HOST").unwrap_or_default() != target || !target.contains("-linux-gnu") {
-        return Err(
-            format!("kernels are built on Linux for the machine that builds, not for {target}").into()
-        );
+        return Err(format!(
+            "kernels are only built on Linux and without cross-compilation, not for {target}"
+        )
+        .into());
     }
     let mut looked = Vec::new();
     for (place, folders) in PLACES {
@@ -67,10 +69,10 @@ pub fn find_toolkit() -> Result<Toolkit> {
         }
     }
     let looked = looked.join(", ");
-    Err(format!("no CUDA toolkit (bin/nvcc, include/cuda_runtime.h, libcudart_static.a) was found in: {looked}. CUDA_HOME names its folder").into())
+    Err(format!("no CUDA toolkit (bin/nvcc, include/cuda_runtime.h, libcudart_static.a) was found in: {looked}. Set CUDA_HOME to its folder").into())
 }
 
-/// The C++ compiler of this machine, by which nvcc compiles and links.
+/// Checks that nvcc has a host C++ compiler.
 fn find_cpp(home: &Path) -> Result<()> {
     let [host, flags @ ..] = NVCC_VARIABLES;
     let in_flags = flags.iter().any(|name| {
@@ -79,13 +81,13 @@ fn find_cpp(home: &Path) -> Result<()> {
     if variable(host).is_some() || in_flags || on_path("g++").is_some() {
         return Ok(());
     }
-    // An installed compiler starts this script again.
+    // Run this script again after a compiler is installed.
     println!("cargo::rerun-if-changed=/usr/bin");
     let home = home.display();
-    Err(format!("the CUDA toolkit in {home} needs a C++ compiler and there is no g++ on PATH; Debian's package g++ has it, NVCC_CCBIN names another").into())
+    Err(format!("the CUDA toolkit in {home} needs a C++ compiler and there is no g++ on PATH; install Debian's package g++, or set NVCC_CCBIN to another compiler").into())
 }
 
-/// A variable's value as a path; none if it is empty.
+/// An environment variable as a path; `None` if it is unset or empty.
 fn variable(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
@@ -95,7 +97,8 @@ fn on_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// The entries of a folder whose names begin so, the last by name first: the newest version.
+/// The entries of a folder whose names start with `begin`, in descending order: the newest version
+/// first.
 pub fn entries(folder: &Path, begin: &str) -> Vec<PathBuf> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten();
     let matching = names.filter(|entry| entry.file_name().to_string_lossy().starts_with(begin));
@@ -104,7 +107,7 @@ pub fn entries(folder: &Path, begin: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The package folders of the python3 on PATH.
+/// The package folders of the `python3` on `PATH`.
 fn site_packages() -> Vec<PathBuf> {
     let program = "import site; print('\\n'.join(site.getsitepackages() + [site.getusersitepackages()]))";
     let folders = finish(Command::new("python3").args(["-c", program])).unwrap_or_default();

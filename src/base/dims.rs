@@ -1,21 +1,21 @@
-//! The letters: the one table of sizes, here and in `csrc/kernels.h`.
+//! The sizes of a model and a micro-batch. The same letters are used in `csrc/kernels.h`.
 
 /// The sizes of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Dims {
-    /// C: width of the residual stream.
+    /// C: hidden size, the width of the residual stream.
     pub c: usize,
-    /// H: query heads.
+    /// H: number of query heads.
     pub h: usize,
-    /// G: key/value heads; divides H.
+    /// G: number of key/value heads (GQA); divides H.
     pub g: usize,
-    /// D: head dimension; even.
+    /// D: head size; even.
     pub d: usize,
-    /// F: width of the feed-forward network.
+    /// F: intermediate size of the MLP.
     pub f: usize,
-    /// V: vocabulary.
+    /// V: vocabulary size.
     pub v: usize,
-    /// L: decoder layers.
+    /// L: number of decoder layers.
     pub l: usize,
 }
 
@@ -30,7 +30,8 @@ impl Dims {
         self.h * self.d
     }
 
-    /// Elements from one row of logits to the next: V, and what makes every row start on 16 bytes of bf16.
+    /// Elements from one row of logits to the next: V rounded up to a multiple of 8, so that bf16
+    /// rows are 16-byte aligned.
     pub fn logits_stride(&self) -> usize {
         self.v.next_multiple_of(8)
     }
@@ -39,14 +40,14 @@ impl Dims {
 /// The shape of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
-    /// B: sequences.
+    /// B: sequences per micro-batch.
     pub b: usize,
-    /// T: tokens of each sequence.
+    /// T: tokens per sequence.
     pub t: usize,
 }
 
 impl Shape {
-    /// N = B·T: rows.
+    /// N = B·T: rows (tokens) per micro-batch.
     pub fn n(&self) -> usize {
         self.b * self.t
     }

@@ -1,13 +1,13 @@
-//! ActivationDtype types.
+//! Element types.
 
 use std::fmt;
 
-/// How a number is stored.
+/// The element type of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE binary32.
     F32,
-    /// The upper half of a binary32.
+    /// bfloat16: the upper 16 bits of a binary32.
     Bf16,
 }
 

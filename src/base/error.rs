@@ -1,9 +1,9 @@
-//! One error type for the whole library: a status for programs and a message for people.
+//! The error type of the library: a status for programs and a message for users.
 
 use std::fmt;
 use std::path::Path;
 
-/// What went wrong, in classes: 1xx the caller, 2xx this machine, 3xx the device, 9xx a bug of ours.
+/// An error code. Classes: 1xx caller, 2xx host machine, 3xx device, 9xx bug in the library.
 ///
 /// The numbers are part of the C ABI (`HZ_STATUS_*`) and never change meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,37 +13,37 @@ pub enum Status {
     Ok = 0,
     /// An argument, option or field has a value that cannot be used.
     InvalidArgument = 100,
-    /// The call does not fit the state of the handle (closed, failed, nothing accumulated).
+    /// The call is not allowed in the handle's current state (closed, failed, nothing accumulated).
     InvalidState = 101,
-    /// A file, folder or tensor that was named does not exist.
+    /// The named file, folder or tensor does not exist.
     NotFound = 102,
-    /// A file exists but its contents are not what its format asks for.
+    /// A file exists but its contents do not conform to its format.
     BadFormat = 103,
-    /// Well-formed, understood, and not supported.
+    /// The input is valid but not supported.
     Unsupported = 104,
-    /// A step without a single target to learn from.
+    /// A step without any supervised token: every target is ignored or has weight 0.
     NoTarget = 105,
     /// The gradient norm or the loss is not finite; nothing was committed.
     NonFinite = 110,
     /// A gradient was not finite after some units had been updated; the message names the unit.
     StepPartial = 111,
-    /// A function of the caller's that was called back ended the call; nothing was changed.
+    /// A callback of the caller ended the call; nothing was changed.
     Cancelled = 112,
-    /// The model does not fit the host memory it may use.
+    /// The model does not fit the host memory limit.
     OutOfHostMemory = 200,
     /// Reading or writing a file failed.
     Io = 201,
-    /// No space is left where a file was to be written.
+    /// The file system has no space left for a file.
     DiskFull = 202,
-    /// The device asked for is not there.
+    /// The requested device does not exist or cannot be used.
     DeviceUnavailable = 300,
-    /// The model does not fit the device memory it may use.
+    /// The model does not fit the device memory limit.
     OutOfDeviceMemory = 301,
     /// Work on the device failed; the handle stays failed.
     DeviceFailed = 302,
     /// An invariant of the library does not hold.
     Internal = 900,
-    /// A panic was caught at the C wall.
+    /// A panic was caught at the C ABI boundary.
     Panic = 901,
 }
 
@@ -73,14 +73,14 @@ impl Status {
     }
 }
 
-/// A [`Status`] and a sentence that says what was sought, what was found, and what to do.
+/// A [`Status`] and a message that says what was expected, what was found, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     status: Status,
     message: String,
 }
 
-/// The result of everything that can fail.
+/// The result type of fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -89,17 +89,17 @@ impl Error {
         Error { status, message: message.into() }
     }
 
-    /// The caller passed something unusable.
+    /// An `InvalidArgument` error.
     pub fn argument(message: impl Into<String>) -> Self {
         Error::new(Status::InvalidArgument, message)
     }
 
-    /// An invariant of ours is broken: please report.
+    /// An `Internal` error: an invariant of the library does not hold.
     pub fn internal(message: impl Into<String>) -> Self {
         Error::new(Status::Internal, message)
     }
 
-    /// An I/O error while doing `what` (for example "cannot read data/train.bin").
+    /// An I/O error. `what` states what failed, for example "cannot read data/train.bin".
     pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
         let status = match error.kind() {
             std::io::ErrorKind::NotFound => Status::NotFound,
@@ -119,18 +119,18 @@ impl Error {
         Error::io(format!("cannot write {}", path.display()), error)
     }
 
-    /// The same error, its message opened by where it happened.
+    /// Returns the error with `place:` in front of its message.
     pub fn within(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// The class and kind of the error.
+    /// The error code.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// The sentence for a person.
+    /// The message for users.
     pub fn message(&self) -> &str {
         &self.message
     }

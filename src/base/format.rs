@@ -1,8 +1,8 @@
-//! Numbers as text for people.
+//! Formatting and parsing of sizes, counts and times for users.
 
 use std::fmt;
 
-/// A number of bytes for people: `84.2 GiB`.
+/// A number of bytes, displayed as `84.2 GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub usize);
 
@@ -24,8 +24,8 @@ impl fmt::Display for Size {
     }
 }
 
-/// Reads `8G`, `512MiB`, `1.5GB` or plain bytes. K, M, G, T and KiB, MiB, GiB, TiB count by 1024, KB, MB, GB, TB
-/// by 1000; case does not matter.
+/// Parses a size in bytes: `8G`, `512MiB`, `1.5GB` or a plain number. K, M, G, T and KiB, MiB, GiB,
+/// TiB are powers of 1024; KB, MB, GB, TB are powers of 1000. Case-insensitive.
 pub fn parse_size(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
@@ -50,19 +50,19 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
     let number: f64 =
         number.parse().map_err(|_| "it must be a number and a unit, as in 8G or 512MiB".to_owned())?;
     let bytes = number * base.powi(power);
-    // Beyond 2⁵³ an f64 skips whole numbers; no machine has that much.
+    // Above 2⁵³ not every integer is an f64.
     if bytes > (1u64 << 53) as f64 {
         return Err("that is more than 8 PiB".to_owned());
     }
     Ok(bytes as usize)
 }
 
-/// `1 layer`, `2 layers`.
+/// A number and a noun, with a plural `s` unless the number is 1: `1 layer`, `2 layers`.
 pub fn several(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A count with three figures: `950`, `12.3k`, `1.20M`.
+/// A count with three significant digits: `950`, `12.3k`, `1.20M`.
 pub fn count(number: f64) -> String {
     let (scaled, unit) = match number {
         n if n >= 999.5e9 => (n / 1e12, "T"),
@@ -86,13 +86,13 @@ pub fn bandwidth(bytes_per_second: f64) -> String {
     format!("{:.1} GB/s", bytes_per_second / 1e9)
 }
 
-/// A measured or simulated time: `1.250 s`, or `8.530 ms` below a second.
+/// A time: `1.250 s`, or `8.530 ms` below one second.
 pub fn time(ns: u64) -> String {
     let seconds = ns as f64 / 1e9;
     if seconds < 1.0 { format!("{:.3} ms", seconds * 1e3) } else { format!("{seconds:.3} s") }
 }
 
-/// Seconds with two units: `45s`, `3m05s`, `2h07m`, `4d03h`.
+/// A duration in at most two units: `45s`, `3m05s`, `2h07m`, `4d03h`.
 pub fn duration(seconds: f64) -> String {
     let s = seconds.round() as u64;
     match s {
@@ -103,7 +103,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// An f32 as the f64 with its shortest decimal form: 1e-5, not 0.000009999999747378752.
+/// The f64 with the shortest decimal form that denotes this f32: 1e-5, not 0.000009999999747378752.
 pub fn shortest(value: f32) -> f64 {
     value.to_string().parse().expect("a printed f32 is an f64")
 }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_units() {
+    fn sizes_are_parsed_with_their_units() {
         for (text, bytes) in [
             ("0", 0),
             ("4096", 4096),
@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_sizes_are_refused() {
         for text in ["", "G", "8X", "-1G", "1..5G", "8GiBs", "nan", "1e3", "9000000T", "8ib"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn counts_have_three_figures() {
+    fn counts_have_three_significant_digits() {
         for (number, text) in [
             (0.4, "0"),
             (950.0, "950"),

@@ -1,13 +1,15 @@
-//! Hash functions whose values are part of files and of reproducible runs.
+//! Hash functions whose values are stored in files and determine reproducible runs, so they never
+//! change.
 
-/// FNV-1a over 64 bits (Fowler, Noll, Vo).
+/// The 64-bit FNV-1a hash (Fowler, Noll, Vo).
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every bit of the input moves every bit of the output.
+/// One SplitMix64 output for this state (Steele, Lea and Flood 2014): every input bit affects every
+/// output bit.
 pub fn mix64(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,9 +21,9 @@ pub fn mix64(value: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// The authors' own values: FNV's test vectors, and the first numbers of SplitMix64 from seed 0.
+    /// The authors' published values: FNV's test vectors, and the first SplitMix64 outputs from seed 0.
     #[test]
-    fn values_are_those_published() {
+    fn values_match_the_published_ones() {
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);

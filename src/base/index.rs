@@ -1,4 +1,4 @@
-//! Indices that cannot be mistaken for one another.
+//! Index newtypes: the compiler rejects an index of another kind.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ macro_rules! index {
         pub struct $name(pub u32);
 
         impl $name {
-            /// As a position in a slice.
+            /// The index as a `usize`, for slices.
             pub fn at(self) -> usize {
                 self.0 as usize
             }
@@ -30,37 +30,37 @@ macro_rules! index {
 }
 
 index!(
-    /// What is streamed as one piece: 0 is the embedding, 1 … L the decoder layers, L + 1 the head.
+    /// A unit: 0 is the embedding, 1 … L are the decoder layers, L + 1 is the head.
     UnitIndex,
     "unit"
 );
 index!(
-    /// A place in device memory that holds one layer's weights.
+    /// A device buffer for one layer's weights.
     SlotIndex,
     "slot"
 );
 index!(
-    /// A place in device memory that a rounded gradient waits in until it has left.
+    /// A device staging buffer that holds a rounded gradient until it is downloaded.
     SlabIndex,
     "slab"
 );
 index!(
-    /// A place in device memory that boundaries of a micro-batch, or layers' sums, pass through.
+    /// A device buffer through which spilled boundaries, or spilled gradient accumulators, are copied.
     SpillIndex,
     "spill buffer"
 );
 index!(
-    /// A micro-batch's place among those of its sweep, counted from 0.
+    /// The position of a micro-batch within its sweep, counted from 0.
     MicroSlotIndex,
     "micro-batch slot"
 );
 index!(
-    /// A micro-batch of the step, counted from 0.
+    /// The position of a micro-batch within its step, counted from 0.
     MicroIndex,
     "micro"
 );
 index!(
-    /// A piece of a unit's gradient that fits one slab, counted from 0. A layer has one part.
+    /// A chunk of a unit's gradient that fits one slab, counted from 0. A layer has one chunk.
     ChunkIndex,
     "chunk"
 );

@@ -1,17 +1,18 @@
-//! The split master: an f32 kept as the bf16 that is streamed and the 16 bits that make it whole.
+//! The split master: an f32 stored as a bf16 weight, which is uploaded, and a 16-bit residual,
+//! which stays on the host.
 //!
-//! `weight = (bits + 0x8000) >> 16` and `residual = bits − (weight << 16)`, as 16-bit integers. Joining is
-//! exact for every one of the 2³² patterns, so no second copy of the weights exists anywhere. The weight is
-//! the f32 rounded to nearest, halves away from zero; a huge finite f32 may give an infinite weight, and
-//! the non-finite guard looks at the weight.
+//! `weight = (bits + 0x8000) >> 16` and `residual = bits − (weight << 16)`, as 16-bit integers.
+//! Joining is exact for all 2³² bit patterns, so no second copy of the weights is needed. The
+//! weight is the f32 rounded to nearest, halves away from zero. A very large finite f32 can round
+//! to an infinite weight, so the non-finite guard checks the weight.
 
-/// The bf16 bits that are streamed: round to nearest, halves away from zero.
+/// Rounds to the bits of the nearest bf16, halves away from zero.
 #[inline(always)]
 pub fn round(value: f32) -> u16 {
     (value.to_bits().wrapping_add(0x8000) >> 16) as u16
 }
 
-/// A bf16 pattern as the f32 of the same value.
+/// Converts bf16 bits to the f32 of the same value.
 #[inline(always)]
 pub fn widen(weight: u16) -> f32 {
     f32::from_bits((weight as u32) << 16)
@@ -35,9 +36,9 @@ pub fn join(weight: u16, residual: i16) -> f32 {
 mod tests {
     use super::*;
 
-    /// A stride coprime to 2³² visits patterns of every exponent; the long run covers all of them.
+    /// The default stride visits patterns of every exponent; `HZ_LONG` tests all 2³².
     #[test]
-    fn joining_undoes_splitting() {
+    fn join_is_the_inverse_of_split() {
         let stride = if std::env::var_os("HZ_LONG").is_some() { 1 } else { 4093 };
         let mut bits = 0u32;
         loop {

@@ -1,6 +1,6 @@
-//! L0, the words shared by all levels.
+//! L0: types shared by all levels (errors, indices, sizes, dtypes, number formats, the split master).
 //!
-//! Knows nothing of the machine: no operating system, no device, no `unsafe`.
+//! No operating system, no device, no `unsafe`.
 #![forbid(unsafe_code)]
 
 mod dims;
@@ -20,6 +20,6 @@ pub use index::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, Sp
 pub use position::Position;
 pub use progress::{Progress, unwatched};
 
-/// The target that is none: its row counts neither in a loss nor in a gradient. PyTorch's `ignore_index`, and
-/// −100 in `horizon.h`.
+/// The ignored target (PyTorch's `ignore_index`; −100 in `horizon.h`): its row adds nothing to the
+/// loss or the gradient.
 pub const IGNORED_TARGET: i32 = -100;

@@ -1,16 +1,16 @@
-//! Places in training data.
+//! Positions in training data.
 
 use serde::{Deserialize, Serialize};
 
-/// A place in training data. From it the same windows follow in the same order, so it is all that a checkpoint stores of
-/// the data.
+/// A position in training data. It determines all following windows and their order, so a
+/// checkpoint stores nothing else about the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Completed epochs.
     pub epoch: u64,
-    /// Completed windows of this epoch.
+    /// Completed windows in this epoch.
     pub window: u64,
-    /// Seed of the shuffle; `None` if windows come in order.
+    /// Seed of the shuffle; `None` if windows are not shuffled.
     pub seed: Option<u64>,
     /// Windows per epoch.
     pub windows: u64,

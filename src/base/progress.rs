@@ -1,9 +1,9 @@
-//! Progress of reading and writing weights.
+//! Progress callbacks for reading and writing weights.
 
 use crate::base::Result;
 
-/// A callback with the bytes done so far and their total. Any thread calls it. An error it returns ends the work, which then
-/// fails with that error.
+/// A callback that receives the bytes done so far and the total. Any thread may call it. If it
+/// returns an error, the operation stops and fails with that error.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> Result<()> + Sync);
 
 /// A [`Progress`] that does nothing.

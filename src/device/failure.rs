@@ -1,4 +1,4 @@
-//! The first failure of a device, kept with its place.
+//! The first failure of a device.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,27 +9,27 @@ use parking_lot::Mutex;
 use super::{Lane, Work};
 use crate::base::{Error, Result};
 
-/// Whether a device has failed, and by what: one for all its lanes.
+/// The first error of a device, shared by its lanes.
 #[derive(Debug, Default)]
 pub struct Failure {
-    /// From its setting on, tasks are passed over.
+    /// Once set, lanes skip tasks.
     failed: AtomicBool,
     first: Mutex<Option<Error>>,
 }
 
 impl Failure {
-    /// Keeps an error if it is the first.
-    pub fn keep(&self, error: Error) {
+    /// Records an error if it is the first.
+    pub fn record(&self, error: Error) {
         self.first.lock().get_or_insert(error);
         self.failed.store(true, Ordering::Release);
     }
 
-    /// Whether there was one.
+    /// Returns true if the device has failed.
     pub fn is_set(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// The first one as an error.
+    /// Returns the first error, if any.
     pub fn outcome(&self) -> Result<()> {
         if !self.is_set() {
             return Ok(());
@@ -38,11 +38,11 @@ impl Failure {
     }
 }
 
-/// Runs a task; its panic becomes an error.
+/// Runs a task; a panic becomes an error.
 pub fn attempt(work: &dyn Work, lane: Lane, task: u64) -> Result<()> {
     catch_unwind(AssertUnwindSafe(|| work.run(lane, task))).unwrap_or_else(|panic| {
-        let place = work.describe(task);
-        Err(Error::internal(format!("{place} of lane {lane} panicked: {}", text_of(&*panic))))
+        let name = work.describe(task);
+        Err(Error::internal(format!("{name} of lane {lane} panicked: {}", text_of(&*panic))))
     })
 }
 
@@ -51,5 +51,5 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("with something that is no text")
+        .unwrap_or("no text")
 }

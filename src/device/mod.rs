@@ -1,16 +1,16 @@
-//! L2, the contract of a device: the transient compute engine that layers stream through.
+//! L2: the device interface, and its CPU and CUDA implementations.
 //!
-//! A device has one arena of memory of limited size and a few **lanes**, ordered queues of work. The
-//! engine issues *tasks* to lanes; a task is a number that the engine's [`Work`] knows how to run. Nothing
-//! here knows what a task does, what a unit is, or why a task waits.
+//! A device has one memory arena of limited size and several **lanes**, ordered queues of work. The
+//! engine issues *tasks* to lanes; a task is a number that the engine's [`Work`] knows how to run.
+//! This level does not know the content of a task, the units of a model, or the reason of a wait.
 //!
-//! There are two kinds of lane behind the one contract. On a *thread lane* (the host and disk lanes of every
-//! device) a task runs when the lane reaches it. On a *stream lane* (CUDA) it runs at once on the issuing thread
-//! and enqueues kernels and copies on the stream. Either way a task's effects are ordered after the tasks before it
-//! on its lane and after every tick it waits for.
+//! There are two kinds of lane. On a *thread lane* (the host and disk lanes of every device, and
+//! all lanes of the CPU device) a task runs when the lane reaches it. On a *CUDA stream lane* it
+//! runs immediately on the issuing thread and enqueues kernels and copies. In both cases a task's
+//! effects are ordered after the earlier tasks of its lane and after every tick it waits for.
 //!
-//! The first failure poisons the device: later tasks are passed over, ticks still arrive, so whoever waits
-//! wakes up and gets the first error with its place.
+//! After the first failure the device skips later tasks. Their ticks still arrive, so waiting
+//! threads wake up and get the first error, which names the failed task.
 
 pub mod cpu;
 pub mod cuda;
@@ -28,7 +28,7 @@ use crate::host::{HostSpan, MemoryKind, Span, side};
 /// An ordered queue of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// Arithmetic on device memory.
+    /// Computation on device memory.
     Compute,
     /// Copies from host memory to device memory.
     H2d,
@@ -36,7 +36,7 @@ pub enum Lane {
     D2h,
     /// CPU workers on host memory: the optimizer.
     Host,
-    /// One thread from host memory to files: saving.
+    /// Writing host memory to files: checkpoints.
     Disk,
 }
 
@@ -46,7 +46,7 @@ impl Lane {
     /// All lanes, in index order.
     pub const ALL: [Lane; Lane::COUNT] = [Lane::Compute, Lane::H2d, Lane::D2h, Lane::Host, Lane::Disk];
 
-    /// Position in arrays of per-lane values.
+    /// The index in arrays of per-lane values.
     pub fn at(self) -> usize {
         self as usize
     }
@@ -69,59 +69,60 @@ impl fmt::Display for Lane {
     }
 }
 
-/// The fact "the first `count` tasks of this lane are done". Ticks of a lane only grow.
+/// A point in a lane's progress: it has arrived once the first `count` tasks of the lane are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tick {
     /// The lane.
     pub lane: Lane,
-    /// How many of its tasks, counted from the opening of the lanes.
+    /// The number of tasks, counted from the opening of the lanes.
     pub count: u64,
 }
 
-/// What lanes run. Implemented by the engine, called by the device.
+/// Runs the tasks of lanes. Implemented by the engine, called by the device.
 pub trait Work: Send + Sync {
-    /// Runs (or, on a stream lane, enqueues) a task on its lane. An error poisons the device.
+    /// Runs a task, or enqueues it on a CUDA stream lane. After an error the device skips all later
+    /// tasks.
     fn run(&self, lane: Lane, task: u64) -> Result<()>;
 
-    /// What a task is, for messages about it.
+    /// The name of a task in messages.
     fn describe(&self, task: u64) -> String {
         format!("task {task}")
     }
 }
 
-/// Device memory. See [`Span`] for the law.
+/// A span of device memory. [`Span`] states the rules.
 pub type DeviceSpan = Span<side::Device>;
 
-/// What a device says of itself.
+/// Properties of a device.
 #[derive(Clone, Debug)]
 pub struct DeviceInfo {
-    /// For people, e.g. `cpu (2 threads, avx512)`.
+    /// Display name, e.g. `cpu (2 threads, avx512)`.
     pub name: String,
     /// The driver's name for the hardware, e.g. `NVIDIA H200`; none for the CPU device.
     pub hardware: Option<String>,
-    /// Bytes of device memory that an arena may take now.
+    /// Bytes of device memory that are available for an arena now.
     pub memory_free: usize,
 }
 
-/// One task as it happened, for traces. Times are nanoseconds on one clock per device.
+/// The recorded execution of a task, for traces. Times are in nanoseconds, on one clock per device.
 #[derive(Clone, Copy, Debug)]
 pub struct TaskSpan {
-    /// Where it ran.
+    /// Its lane.
     pub lane: Lane,
-    /// What the engine called it.
+    /// The engine's number for it.
     pub task: u64,
-    /// Which of its lane's tasks it was, counted from 1: its tick.
+    /// Its position among the lane's tasks, counted from 1; also its tick's count.
     pub count: u64,
-    /// When the lane had come to it, before its waits.
+    /// The time at which the lane reached the task, before its waits.
     pub ready_ns: u64,
-    /// When its waits were over and it started.
+    /// The time at which its waits were over and it started.
     pub start_ns: u64,
-    /// When it was done.
+    /// The time at which it was done.
     pub end_ns: u64,
 }
 
 impl TaskSpan {
-    /// The tick that said it was done.
+    /// The tick that arrives when the task is done.
     pub fn tick(&self) -> Tick {
         Tick { lane: self.lane, count: self.count }
     }
@@ -130,88 +131,97 @@ impl TaskSpan {
 /// A device: memory, copies, lanes. Dropping the last handle frees the arena.
 ///
 /// # Safety
-/// [`Device::reserve`] gives memory of that length, initialised, which nobody else has and which stays as long as the device. The
-/// lanes of [`Device::open`] do what [`Lanes`] says: a task begins after what it waits for, and a tick arrives after its task.
-/// [`Device::wire_memory`] gives a [`Pin`](crate::host::Pin) that is one.
+/// [`Device::reserve`] returns initialized memory of the requested length, not aliased and valid as
+/// long as the device. The lanes of [`Device::open`] keep the contract of [`Lanes`]: a task starts
+/// after everything that it waits for, and a tick arrives after its task. [`Device::wire_memory`]
+/// returns a valid [`Pin`](crate::host::Pin).
 pub unsafe trait Device: Send + Sync {
-    /// Name and free memory; none where the device does not say how much.
+    /// Name, hardware and free memory; the free memory is 0 if the device cannot report it.
     fn info(&self) -> DeviceInfo;
 
-    /// Bytes that an arena may take now. Errors: the device does not say.
+    /// The largest arena in bytes that [`Device::reserve`] accepts now. Errors: the device cannot
+    /// report it.
     fn capacity(&self) -> Result<usize> {
         Ok(self.info().memory_free)
     }
 
-    /// Takes the device's one arena, zeroed. Errors: a second call (`InvalidState`), not enough memory
-    /// (`OutOfDeviceMemory`, with need and have).
+    /// Allocates the device's only arena, zeroed. Errors: a second call (`InvalidState`), too
+    /// little memory (`OutOfDeviceMemory`, with needed and available bytes).
     fn reserve(&self, bytes: usize) -> Result<DeviceSpan>;
 
-    /// Starts the lanes; tasks run through `work`. The device keeps `work` until the lanes are dropped.
+    /// Starts the lanes, which run tasks through `work`. `work` is dropped after the lanes.
     fn open(self: Arc<Self>, work: Arc<dyn Work>, tracing: bool) -> Result<Box<dyn Lanes>>;
 
-    /// Copies host memory to device memory; called inside a task of [`Lane::H2d`], or before the lanes are opened,
-    /// and then the copy is done when this returns. Errors when the lengths differ.
+    /// Copies host memory to device memory. Called inside a task of [`Lane::H2d`], or before the
+    /// lanes are opened; then the copy is done when this returns. Errors: the lengths differ.
     ///
     /// # Safety
-    /// The law of spans: until the task is done, `from` may be read and `to`, which is of this device, written.
+    /// [Rules of spans](Span) until the task is done: `from` may be read, and `to`, on this
+    /// device, may be written.
     unsafe fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()>;
 
-    /// Whether [`Device::scrub`] does anything, so that nobody need find out what to scrub otherwise.
+    /// Returns true if [`Device::scrub`] overwrites memory; otherwise callers need not compute
+    /// spans to scrub.
     fn scrubs(&self) -> bool {
         false
     }
 
-    /// What this memory holds is of no use any more; called inside the task that used it last, on its lane. A device made
-    /// for tests overwrites it with NaN patterns, so that whoever reads too late, or what nobody wrote, shows.
+    /// Marks memory as unused. Called inside the task that used it last, on its lane. Devices for
+    /// tests overwrite it with NaN patterns, which exposes reads that come too late or of memory
+    /// that was never written.
     ///
     /// # Safety
-    /// The law of spans: until the task is done, the span, which is of this device, may be written.
+    /// [Rules of spans](Span) until the task is done: the span, on this device, may be written.
     unsafe fn scrub(&self, _lane: Lane, _span: DeviceSpan) -> Result<()> {
         Ok(())
     }
 
-    /// Copies device memory to host memory; called inside a task of [`Lane::D2h`].
-    /// Errors when the lengths differ.
+    /// Copies device memory to host memory. Called inside a task of [`Lane::D2h`]. Errors: the
+    /// lengths differ.
     ///
     /// # Safety
-    /// The law of spans: until the task is done, `from`, which is of this device, may be read and `to` written.
+    /// [Rules of spans](Span) until the task is done: `from`, on this device, may be read, and
+    /// `to` may be written.
     unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()>;
 
-    /// Whether this machine's cores do the work of a lane, and are not free for others meanwhile.
+    /// Returns true if the work of a lane occupies CPU cores.
     fn runs_on_cores(&self, _lane: Lane) -> bool {
         true
     }
 
-    /// The kind of host memory that it copies from and to at full speed, for an arena of so many bytes.
+    /// The kind of host memory for fast copies to and from this device (pinned on CUDA), for an
+    /// arena of `bytes` bytes.
     fn wire_memory(&self, _bytes: usize) -> MemoryKind {
         MemoryKind::Plain
     }
 }
 
-/// The length of a copy.
+/// Returns the length of a copy. Errors: the lengths of source and target differ (`Internal`).
 fn same_length(copy: &str, to: usize, from: usize) -> Result<usize> {
     if to == from {
         return Ok(from);
     }
-    Err(Error::internal(format!("the {copy} of {from} bytes goes to a span of {to} bytes")))
+    Err(Error::internal(format!("the {copy} of {from} bytes has a target span of {to} bytes")))
 }
 
-/// The open lanes of a device. Issued to by one thread; dropping waits for all issued tasks.
+/// The open lanes of a device. One thread issues tasks. Dropping waits for all issued tasks.
 pub trait Lanes: Send + Sync {
-    /// Appends a task to a lane. It starts after the lane's earlier tasks and after every tick in `waits`.
-    /// `signal` says that another lane will wait for it: without it, only [`Lanes::reach`] and the lane's
-    /// own order may rely on the returned tick. Blocks only while the lane's bounded queue is full.
+    /// Appends a task to a lane and returns its tick. The task starts after the lane's earlier
+    /// tasks and after every tick in `waits`. `signal` is true if another lane will wait for the
+    /// tick; otherwise only [`Lanes::reach`] and the lane's own order may use it. Blocks only while
+    /// the lane's bounded queue is full.
     fn issue(&self, lane: Lane, task: u64, waits: &[Tick], signal: bool) -> Tick;
 
-    /// Blocks the caller until the tick has arrived; gives the first failure of the device, if any.
+    /// Blocks until the tick has arrived. Returns the first failure of the device, if any.
     fn reach(&self, tick: Tick) -> Result<()>;
 
     /// The last issued tick of a lane.
     fn last(&self, lane: Lane) -> Tick;
 
-    /// Takes the task spans recorded since the last call, if the lanes were opened with tracing.
+    /// Returns the task spans recorded since the last call; empty if the lanes were opened without
+    /// tracing.
     fn take_spans(&self) -> Vec<TaskSpan>;
 
-    /// When the clock of the spans stood at 0; `None` if the lanes were opened without tracing.
+    /// The origin of the spans' times; `None` if the lanes were opened without tracing.
     fn origin(&self) -> Option<Instant>;
 }

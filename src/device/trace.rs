@@ -1,4 +1,4 @@
-//! What happened on a lane, kept in memory taken before the first task.
+//! Recorded task spans of a lane, in a preallocated ring buffer.
 
 use std::time::Instant;
 
@@ -6,10 +6,10 @@ use parking_lot::Mutex;
 
 use crate::device::TaskSpan;
 
-/// Spans a lane keeps between two takes; when there are more, the oldest give way.
+/// The capacity of a lane's ring buffer; further spans overwrite the oldest.
 const SPANS_MAX: usize = 1 << 16;
 
-/// The recorder of one lane: its thread writes, anyone takes.
+/// The recorder of one lane. One thread records; any thread takes.
 #[derive(Debug)]
 pub struct Trace {
     origin: Instant,
@@ -19,17 +19,17 @@ pub struct Trace {
 #[derive(Debug)]
 struct Ring {
     spans: Vec<TaskSpan>,
-    /// Where the oldest span is, once the ring is full.
+    /// The index of the oldest span, once the ring buffer is full.
     oldest: usize,
 }
 
 impl Trace {
-    /// A recorder whose times count from `origin`.
+    /// A recorder with times relative to `origin`.
     pub fn new(origin: Instant) -> Trace {
         Trace { origin, spans: Mutex::new(Ring { spans: Vec::with_capacity(SPANS_MAX), oldest: 0 }) }
     }
 
-    /// When its clock stood at 0.
+    /// The origin of its times.
     pub fn origin(&self) -> Instant {
         self.origin
     }
@@ -39,7 +39,7 @@ impl Trace {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    /// Keeps a span. Allocates nothing.
+    /// Records a span. Allocates nothing.
     pub fn record(&self, span: TaskSpan) {
         let mut ring = self.spans.lock();
         if ring.spans.len() < SPANS_MAX {
@@ -51,7 +51,7 @@ impl Trace {
         }
     }
 
-    /// Moves what was kept to the end of `out`, oldest first.
+    /// Moves the recorded spans to the end of `out`, oldest first.
     pub fn take(&self, out: &mut Vec<TaskSpan>) {
         let mut ring = self.spans.lock();
         let (newer, older) = ring.spans.split_at(ring.oldest);
@@ -68,7 +68,7 @@ mod tests {
     use crate::device::Lane;
 
     #[test]
-    fn a_full_ring_keeps_the_newest_in_order() {
+    fn a_full_ring_buffer_contains_the_newest_spans_in_order() {
         let trace = Trace::new(Instant::now());
         let span =
             |task| TaskSpan { lane: Lane::Host, task, count: task + 1, ready_ns: 0, start_ns: 0, end_ns: 0 };

@@ -1,4 +1,4 @@
-//! Host memory taken once, carved, sealed.
+//! Arenas: blocks of host memory, each allocated once and divided into spans.
 
 use std::io;
 use std::ops::Range;
@@ -17,22 +17,24 @@ use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 use crate::sys::linux::{self, NodePolicy};
 
-/// What an arena's memory is. A required argument: nobody pins, binds or write-combines by accident.
+/// The kind of an arena's memory. A required argument, so that memory is never pinned or bound by
+/// accident.
 #[derive(Clone, Debug)]
 pub enum MemoryKind {
-    /// Anonymous pages of this process, near whoever touches them first.
+    /// Anonymous pages, on the NUMA node of the thread that first touches them.
     Plain,
-    /// Pages of one NUMA node, by its index.
+    /// Pages of one NUMA node, given by index.
     Node(u32),
-    /// Pages of all nodes with memory, in turn.
+    /// Pages interleaved over all NUMA nodes with memory.
     Interleaved,
-    /// Pages that a device keeps in place, from the first [`Arena::touch`] until the arena is dropped.
+    /// Pinned pages: from [`Arena::take`] (allocated) or [`Arena::touch`] (registered) until the
+    /// arena is dropped.
     Pinned {
-        /// The device's way of doing it.
+        /// The device's implementation.
         pin: Arc<dyn Pin>,
-        /// Whose pages they are.
+        /// The way in which the pages are allocated and pinned.
         by: Pinning,
-        /// The NUMA node to take them from: the device's. None where the machine does not tell.
+        /// The device's NUMA node, to which the pages are bound; `None` if it is unknown.
         node: Option<u32>,
     },
 }
@@ -47,36 +49,37 @@ impl MemoryKind {
     }
 }
 
-/// One stretch of host memory, zeroed, page-aligned, taken at once and returned at drop.
+/// A contiguous block of host memory, zeroed and page-aligned, freed on drop.
 #[derive(Debug)]
 pub struct Arena {
     whole: HostSpan,
-    /// Whole pages, from the same address; empty for an empty arena.
+    /// The arena rounded up to whole pages; empty for an empty arena.
     mapped: HostSpan,
     pages: Pages,
     pin: Option<Arc<dyn Pin>>,
     by: Pinning,
-    /// Whether every page has its RAM, and `pin`, if there is one, holds the pages.
+    /// True if every page is backed by RAM and, for a pinned arena, pinned.
     touched: Mutex<bool>,
 }
 
 impl Arena {
-    /// Takes `bytes` bytes, exactly: explicit huge pages where enough are set aside, else transparent ones, else
-    /// small ones. Pages get RAM when they are first touched, best by [`Arena::touch`]: whoever plans the
-    /// memory asks [`Limits`] before, because the kernel answers a touch too many by killing.
+    /// Allocates `bytes` bytes: explicit huge pages if enough are reserved, else transparent huge
+    /// pages, else small pages. Pages get RAM when they are first touched, usually by
+    /// [`Arena::touch`]. Callers check [`Limits`] first, because the kernel kills a process that
+    /// touches more memory than there is.
     ///
-    /// Errors: the kernel refuses, a node has not so much, or not so much may be locked for a pin that counts
-    /// (`OutOfHostMemory`, with need and have); the node does not exist or has no memory (`InvalidArgument`);
-    /// binding is forbidden (`Unsupported`).
+    /// Errors: the system refuses, a node has too little memory, or `RLIMIT_MEMLOCK` is too low for
+    /// a pin that counts against it (`OutOfHostMemory`, with needed and available bytes); the node
+    /// does not exist or has no memory (`InvalidArgument`); binding is forbidden (`Unsupported`).
     pub fn take(bytes: usize, kind: MemoryKind) -> Result<Arena> {
         Arena::take_under(Path::new("/"), bytes, kind, None)
     }
 
-    /// As [`Arena::take`], of the wanted pages alone where some are named, and with the limits of the machine
-    /// whose `proc` and `sys` are found under `root`.
+    /// As [`Arena::take`], with the pages `wanted` only, if given, and the limits of the machine
+    /// whose `proc` and `sys` are under `root`.
     ///
-    /// Errors: as [`Arena::take`]; not enough huge pages are set aside (`OutOfHostMemory`); the wanted pages
-    /// cannot be had (`Unsupported`).
+    /// Errors: as [`Arena::take`]; too few huge pages are reserved (`OutOfHostMemory`); the wanted
+    /// pages are not available (`Unsupported`).
     pub fn take_under(root: &Path, bytes: usize, kind: MemoryKind, wanted: Option<Pages>) -> Result<Arena> {
         let nodes = nodes_of(&Topology::read_under(root), bytes, &kind)?;
         let (pin, by) = match &kind {
@@ -91,7 +94,7 @@ impl Arena {
             offered.admit(bytes, wanted)?;
         }
         if bytes == 0 {
-            // SAFETY: no byte is ever read or written through a span of length 0.
+            // SAFETY: no byte is read or written through a span of length 0.
             let whole = unsafe { HostSpan::new(NonNull::dangling(), 0) };
             return Ok(Arena {
                 whole,
@@ -114,20 +117,16 @@ impl Arena {
         if bound && wanted == Some(Pages::Explicit) {
             return Err(Error::new(
                 Status::Unsupported,
-                "huge pages that are set aside are not counted by node: ask for plain memory, or other pages",
+                "explicit huge pages cannot be bound to a node: use plain memory or other pages",
             ));
         }
         let (base, mapped_bytes, pages) = map(bytes, bound, wanted, offered).map_err(|error| {
             Error::new(
                 Status::OutOfHostMemory,
-                format!(
-                    "an arena of {} was refused by the system ({error}); {}",
-                    Size(bytes),
-                    Limits::read(None)
-                ),
+                format!("the system refused an arena of {} ({error}); {}", Size(bytes), Limits::read(None)),
             )
         })?;
-        // SAFETY: a fresh mapping of that many zeroed bytes, unmapped only when the arena is dropped.
+        // SAFETY: a new mapping of that many zeroed bytes, unmapped only when the arena is dropped.
         let mapped = unsafe { HostSpan::new(base, mapped_bytes) };
         let arena = Arena { whole: mapped.subspan(0, bytes), mapped, pages, pin, by, touched: false.into() };
         if let Some((policy, nodes, only)) = nodes
@@ -136,74 +135,76 @@ impl Arena {
         {
             return Err(Error::new(
                 Status::Unsupported,
-                format!("{} cannot be bound to the memory of nodes {nodes:?}: {error}", Size(bytes)),
+                format!("cannot bind an arena of {} to NUMA nodes {nodes:?}: {error}", Size(bytes)),
             ));
         }
         Ok(arena)
     }
 
-    /// All of it. Its memory is gone when the arena is dropped.
+    /// The whole arena. The span is dangling once the arena is dropped.
     pub fn whole(&self) -> HostSpan {
         self.whole
     }
 
-    /// All of it, where nobody else uses any of it.
+    /// The whole arena as a slice. No span of it is used meanwhile.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the arena is borrowed alone, so the memory stays and the arena does not touch it; whoever uses a span of it
-        // meanwhile breaks the law of spans.
+        // SAFETY: the arena is borrowed mutably, so the memory stays and `touch` does not run;
+        // using a span of it meanwhile would violate the rules of spans.
         unsafe { self.whole.slice_mut() }
     }
 
-    /// What its pages are; of an allocator's, as little as nothing is known, they are called small.
+    /// The kind of its pages. Unknown for memory of a device's allocator, which reports `Small`.
     pub fn pages(&self) -> Pages {
         self.pages
     }
 
-    /// Gives every page its RAM, by the pool's threads, so that nobody pays for it later, and pins a pinned
-    /// arena. What stands in the memory stays.
+    /// Touches every page with the pool's threads, so that no later access pays for page faults,
+    /// and pins a pinned arena. Keeps the contents.
     ///
-    /// Touches the memory from its beginning and checks before every 256 MiB that the machine has as much left, because the
-    /// kernel kills a process that touches more. Waits up to ten seconds for the memory of a virtual machine to grow.
+    /// Touches the memory from its start in chunks of 256 MiB. Before each chunk it checks that the
+    /// machine has that much left, because the kernel kills a process that touches more, and waits
+    /// up to ten seconds for the memory of a virtual machine to grow.
     ///
-    /// Errors: no memory is left (`OutOfHostMemory`, with the bytes touched so far); those of [`Pin::pin`].
+    /// Errors: no memory is left (`OutOfHostMemory`, with the bytes touched so far); those of
+    /// [`Pin::pin`].
     pub fn touch(&self, pool: &Pool) -> Result<()> {
         let bytes = self.whole.bytes();
         let mut touched = self.touched.lock();
         if *touched || self.pages == Pages::Explicit || self.by == Pinning::Allocated {
-            // Huge pages that were set aside, and an allocator's memory, have their RAM already.
-            self.touch_part(0..bytes, pool);
+            // Explicit huge pages and a device allocator's memory are backed by RAM already.
+            self.touch_range(0..bytes, pool);
         } else {
-            ramp(bytes, PATIENCE, || Limits::read(None), |part| self.touch_part(part, pool))?;
+            touch_in_chunks(bytes, PATIENCE, || Limits::read(None), |chunk| self.touch_range(chunk, pool))?;
         }
         if let Some(pin) = self.pin.as_ref().filter(|_| !*touched) {
-            // SAFETY: the arena's own pages, which have their RAM and stay mapped until they are unpinned at its end.
+            // SAFETY: the arena's own pages, backed by RAM and mapped until `drop` has unpinned them.
             unsafe { pin.pin(self.mapped)? };
         }
         *touched = true;
         Ok(())
     }
 
-    fn touch_part(&self, part: Range<usize>, pool: &Pool) {
+    fn touch_range(&self, range: Range<usize>, pool: &Pool) {
         let page = linux::page_bytes();
-        pool.run(part.len().div_ceil(HUGE), &|_, tile| {
-            let start = part.start + tile * HUGE;
-            for offset in (start..part.end.min(start + HUGE)).step_by(page) {
-                // SAFETY: inside the arena, alive and aligned as every byte is; others may look at it meanwhile
-                // only as the law of spans lets them, beside which zero for zero is no change.
+        pool.run(range.len().div_ceil(HUGE), &|_, tile| {
+            let start = range.start + tile * HUGE;
+            for offset in (start..range.end.min(start + HUGE)).step_by(page) {
+                // SAFETY: inside the arena, which is alive; a byte is always aligned. Concurrent
+                // accesses follow the rules of spans, and this one replaces 0 by 0 at most.
                 let first = unsafe { AtomicU8::from_ptr(self.whole.address().add(offset)) };
-                // A write to the kernel, which maps a page of its own for it, whatever the byte is.
+                // The kernel sees a write and maps a page, whether or not the byte is 0.
                 let _ = first.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         });
     }
 
-    /// The NUMA node that byte `offset` lies on, by the kernel's word. The byte has been touched.
+    /// The NUMA node of byte `offset`, as the kernel reports it. The byte has been touched.
     ///
-    /// Errors: the system does not tell (`Unsupported`).
+    /// Errors: the system does not report it (`Unsupported`).
     pub fn node_at(&self, offset: usize) -> Result<u32> {
         let address = NonNull::new(self.whole.subspan(offset, 1).address()).expect("an arena has an address");
         linux::node_of(address).map_err(|error| {
-            Error::new(Status::Unsupported, format!("the system does not say where memory lies: {error}"))
+            Error::new(Status::Unsupported, format!("cannot read the NUMA node of memory: {error}"))
         })
     }
 }
@@ -212,47 +213,51 @@ impl Drop for Arena {
     fn drop(&mut self) {
         if let Some(pin) = self.pin.as_ref().filter(|_| *self.touched.lock()) {
             match self.by {
-                // SAFETY: `touch` pinned these pages; spans are not used after the arena, so nothing copies.
+                // SAFETY: `touch` pinned these pages; spans are not used after the arena, so no
+                // copy is in flight.
                 Pinning::Registered => unsafe { pin.unpin(self.mapped) },
-                // SAFETY: what `take` was given, whole; no span of it is used after the arena.
+                // SAFETY: the whole allocation that `take` received; no span of it is used after
+                // the arena.
                 Pinning::Allocated => return unsafe { pin.free(self.mapped) },
             }
         }
         if let Some(base) = NonNull::new(self.mapped.address()).filter(|_| self.mapped.bytes() > 0) {
-            // SAFETY: the pages that `take` mapped, all of them, by the law of spans unused from now on.
+            // SAFETY: all the pages that `take` mapped; by the rules of spans they are unused
+            // from now on.
             unsafe { linux::unmap(base, self.mapped.bytes()) }
         }
     }
 }
 
-/// Bytes touched between two checks of what the machine has left; whole huge pages.
-const RAMP: usize = 128 * HUGE;
+/// Bytes touched between two checks of the memory left; a multiple of a huge page.
+const TOUCH_CHUNK: usize = 128 * HUGE;
 /// The longest wait for memory to grow.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Calls `touch` for one part of `bytes` bytes after the other, each once the machine has as much left.
+/// Calls `touch` for successive chunks of `bytes` bytes, each once the machine has that much memory
+/// left.
 ///
-/// Errors: it does not have it within `patience` (`OutOfHostMemory`).
-fn ramp(
+/// Errors: the memory is not available within `patience` (`OutOfHostMemory`).
+fn touch_in_chunks(
     bytes: usize,
     patience: Duration,
     left: impl Fn() -> Limits,
     mut touch: impl FnMut(Range<usize>),
 ) -> Result<()> {
-    for start in (0..bytes).step_by(RAMP) {
-        let part = start..bytes.min(start + RAMP);
-        let asked = Instant::now();
+    for start in (0..bytes).step_by(TOUCH_CHUNK) {
+        let chunk = start..bytes.min(start + TOUCH_CHUNK);
+        let since = Instant::now();
         loop {
             let limits = left();
-            if part.len() <= limits.reported_bytes {
+            if chunk.len() <= limits.reported_bytes {
                 break;
             }
-            if asked.elapsed() >= patience {
+            if since.elapsed() >= patience {
                 return Err(Error::new(
                     Status::OutOfHostMemory,
                     format!(
                         "touched {} of {} of host memory, then too little was left for {} s: {limits}; another process \
-                         took it, or the machine has less than --host-mem says",
+                         took it, or the machine has less than --host-mem states",
                         Size(start),
                         Size(bytes),
                         patience.as_secs()
@@ -261,13 +266,13 @@ fn ramp(
             }
             thread::sleep(Duration::from_millis(20));
         }
-        touch(part);
+        touch(chunk);
     }
     Ok(())
 }
 
-/// Policy and nodes of a kind, and whether they are all that the machine has, so that not being allowed to bind
-/// changes nothing.
+/// The NUMA policy and nodes of a memory kind, and true if they are all nodes of the machine:
+/// binding may then fail without consequence.
 fn nodes_of(
     topology: &Topology,
     bytes: usize,
@@ -281,7 +286,7 @@ fn nodes_of(
     };
     let Some(node) = topology.node(index).filter(|node| node.memory_bytes > 0) else {
         return Err(Error::argument(format!(
-            "there is no memory on node {index}; this process may use that of nodes {with_memory:?}"
+            "there is no memory on node {index}; this process may use the memory of nodes {with_memory:?}"
         )));
     };
     if bytes > node.available_bytes {
@@ -297,7 +302,7 @@ fn nodes_of(
     Ok(Some((NodePolicy::Bind, vec![index], with_memory == [index])))
 }
 
-/// Maps memory for an arena: address, bytes in whole pages, and what they are.
+/// Maps memory for an arena. Returns the address, the bytes in whole pages, and the kind of pages.
 fn map(
     bytes: usize,
     bound: bool,
@@ -311,14 +316,14 @@ fn map(
     }
     if wanted == Some(Pages::Small) {
         let base = linux::map_anonymous(small)?;
-        // A kernel without huge pages knows no such advice, and has no need of it.
+        // Fails on a kernel without huge pages, where it is not needed.
         let _ = linux::advise_small(base, small);
         return Ok((base, small, Pages::Small));
     }
     if bytes < HUGE {
         return Ok((linux::map_anonymous(small)?, small, Pages::Small));
     }
-    // The pool of explicit pages is not counted by node: bound memory could be missing at the first touch.
+    // Explicit pages are not reserved per node: a bound arena could run out of them at the first touch.
     if !bound
         && wanted.is_none()
         && huge / HUGE <= offered.explicit_free
@@ -329,18 +334,19 @@ fn map(
     if !offered.transparent {
         return Ok((linux::map_anonymous(small)?, small, Pages::Small));
     }
-    // A huge page needs an address that is a multiple of its size: one page too many is mapped, and what is
-    // before and after is given back.
+    // A huge page must be aligned to its size: map one page too many and unmap the rest before and
+    // after.
     let raw = linux::map_anonymous(small + HUGE)?;
     let before = raw.as_ptr().align_offset(HUGE);
     // SAFETY: `before` is less than HUGE, so the sum is inside the mapping.
     let base = unsafe { raw.add(before) };
     if before > 0 {
-        // SAFETY: the first pages of the new mapping, which nobody knows yet.
+        // SAFETY: the first pages of the new mapping, which is not shared yet.
         unsafe { linux::unmap(raw, before) };
     }
     if before < HUGE {
-        // SAFETY: the last HUGE − before bytes of the new mapping, which begin after `small` bytes of arena.
+        // SAFETY: the last HUGE − before bytes of the new mapping, after the `small` bytes of the
+        // arena.
         unsafe { linux::unmap(base.add(small), HUGE - before) };
     }
     let pages = if linux::advise_huge(base, small).is_ok() { Pages::Transparent } else { Pages::Small };
@@ -354,7 +360,8 @@ mod tests {
 
     use super::*;
 
-    /// Simulates touching memory on a machine where `available(touched)` is MemAvailable.
+    /// Simulates touching memory on a machine where `available(touched)` is MemAvailable. Returns
+    /// the result and the bytes touched.
     fn touched(bytes: usize, available: impl Fn(usize) -> usize) -> (Result<()>, usize) {
         let root = tempfile::tempdir().unwrap();
         let meminfo = root.path().join("proc/meminfo");
@@ -364,16 +371,16 @@ mod tests {
             fs::write(&meminfo, format!("MemAvailable: {} kB\n", available(reached.get()) / 1024)).unwrap();
             Limits::read_under(root.path(), None)
         };
-        let result = ramp(bytes, Duration::ZERO, left, |part| {
-            assert_eq!(part.start, reached.replace(part.end), "parts follow one another");
+        let result = touch_in_chunks(bytes, Duration::ZERO, left, |chunk| {
+            assert_eq!(chunk.start, reached.replace(chunk.end), "chunks are contiguous");
         });
         (result, reached.get())
     }
 
     #[test]
-    fn memory_is_touched_as_far_as_it_goes() {
+    fn touching_stops_with_an_error_when_memory_runs_out() {
         const GIB: usize = 1 << 30;
-        // A machine of 4 GiB, and one that always has 300 MiB left, because it grows.
+        // A machine of 4 GiB, and a virtual machine that grows: it always has 300 MiB left.
         assert_eq!(touched(3 * GIB + 5, |reached| 4 * GIB - reached), (Ok(()), 3 * GIB + 5));
         assert_eq!(touched(9 * GIB, |_| 300 << 20), (Ok(()), 9 * GIB));
         assert_eq!(touched(0, |_| 0), (Ok(()), 0));

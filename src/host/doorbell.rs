@@ -1,4 +1,4 @@
-//! How threads wait for each other: look for a moment, give the core away for a moment, then sleep.
+//! Waiting between threads: a waiter spins, then yields its core, then sleeps on a futex.
 
 use std::hint;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -6,15 +6,15 @@ use std::thread;
 
 use crate::sys::linux;
 
-/// Looks before a waiter begins to yield its core: about 2 µs.
-const LOOKS: usize = 64;
-/// Yields before it sleeps: 10 to 20 µs on an idle core, while a busy core goes to whoever needs it.
+/// Polls before a waiter yields its core: about 2 µs.
+const SPINS: usize = 64;
+/// Yields before a waiter sleeps: 10 to 20 µs on an idle core; on a busy core other threads run.
 const YIELDS: usize = 32;
 
-/// Lets threads sleep until something that they look at has changed.
+/// Lets threads sleep until a condition changes, as a condition variable without a mutex.
 ///
-/// The bell holds no state of its own: a waiter names the condition, and whoever makes a condition true
-/// rings afterwards. Ringing with nobody asleep costs one fence and one load.
+/// The doorbell does not store the condition: a waiter passes it, and a thread that makes it true
+/// rings afterwards. Ringing without sleepers costs one fence and one load.
 #[derive(Debug, Default)]
 pub struct Doorbell {
     rings: AtomicU32,
@@ -22,15 +22,16 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// A bell that nobody waits at.
+    /// A doorbell without waiters.
     pub const fn new() -> Self {
         Doorbell { rings: AtomicU32::new(0), sleepers: AtomicU32::new(0) }
     }
 
-    /// Returns once `arrived` has returned true. `arrived` reads atomics (with `Acquire`, if memory is to be
-    /// seen through them) and may act on what it finds; it is called at least once, by this thread only.
+    /// Returns once `arrived` has returned true. `arrived` reads atomics (with `Acquire` if they
+    /// publish other memory) and may have side effects; it is called at least once, on this thread
+    /// only.
     pub fn wait(&self, mut arrived: impl FnMut() -> bool) {
-        for _ in 0..LOOKS {
+        for _ in 0..SPINS {
             if arrived() {
                 return;
             }
@@ -44,8 +45,8 @@ impl Doorbell {
         }
         loop {
             self.sleepers.fetch_add(1, Ordering::Relaxed);
-            // Between this fence and the one in `ring` no wake-up is lost: either `ring` sees the sleeper, or
-            // the look below sees what was changed before `ring`.
+            // This fence and the one in `ring` prevent a lost wake-up: either `ring` sees the
+            // sleeper, or the check below sees the change made before `ring`.
             fence(Ordering::SeqCst);
             let heard = self.rings.load(Ordering::Acquire);
             let now = arrived();
@@ -59,7 +60,8 @@ impl Doorbell {
         }
     }
 
-    /// Wakes at most `threads_max` sleepers, so that they look again. Called after the change.
+    /// Wakes at most `threads_max` sleepers, which check their condition again. Call it after the
+    /// change.
     pub fn ring(&self, threads_max: u32) {
         fence(Ordering::SeqCst);
         if self.sleepers.load(Ordering::Relaxed) != 0 {
@@ -68,7 +70,7 @@ impl Doorbell {
         }
     }
 
-    /// Wakes every sleeper, so that they look again. Called after the change.
+    /// Wakes every sleeper. Call it after the change.
     pub fn ring_all(&self) {
         self.ring(u32::MAX);
     }

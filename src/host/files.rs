@@ -1,4 +1,4 @@
-//! Files as memory, and the two questions to the file system that the standard library does not ask.
+//! Memory-mapped files, and file system calls that the standard library does not have.
 
 use std::fs::File;
 use std::io;
@@ -13,46 +13,48 @@ use nix::sys::statvfs::statvfs;
 use crate::base::{Error, Result};
 use crate::sys::linux;
 
-/// A file seen as bytes, read as they are touched.
+/// A read-only memory-mapped file.
 ///
-/// Nobody may shrink or rewrite the file while it is mapped: reading past a new end kills the process
-/// (`SIGBUS`), and rewritten bytes change under the reader. Replacing it by rename is safe.
+/// The file must not be shortened or rewritten while it is mapped: reading past its new end kills
+/// the process (`SIGBUS`), and rewritten bytes change under the reader. Replacing the file by
+/// rename is safe.
 #[derive(Debug)]
 pub struct MappedFile(Mmap);
 
 impl MappedFile {
-    /// Maps a whole file read-only. An empty file gives no bytes.
+    /// Maps a whole file. An empty file gives an empty slice.
     pub fn open(path: &Path) -> Result<MappedFile> {
         let read = |error: io::Error| Error::reading(path, &error);
         let file = File::open(path).map_err(read)?;
         if file.metadata().map_err(read)?.is_dir() {
             return Err(read(io::Error::from(io::ErrorKind::IsADirectory)));
         }
-        // SAFETY: the map is private and read-only; that nobody rewrites a file in use is this type's
-        // documented condition, and every reader checks values and bounds again after it has copied them.
+        // SAFETY: the map is private and read-only; that the file is not changed is this type's
+        // documented condition, and every reader checks values and bounds after copying them.
         let map = unsafe { Mmap::map(&file) }.map_err(read)?;
         Ok(MappedFile(map))
     }
 }
 
 impl MappedFile {
-    /// Brings a part of the file into memory in one go, where the system can, and lets it begin with the `ahead`
-    /// bytes behind.
-    pub fn fetch(&self, part: Range<usize>, ahead: usize) {
-        // These are hints: whatever does not come now is read as it is touched. The second waits for pages one by one
-        // and reads little ahead, so the first has the disk working on all of them by then.
-        let end = self.0.len().min(part.end.saturating_add(ahead));
-        let _ = self.0.advise_range(Advice::WillNeed, part.start, end - part.start);
-        let _ = self.0.advise_range(Advice::PopulateRead, part.start, part.len());
+    /// Reads a range of the file into memory, if the system supports it, and starts reading the
+    /// next `ahead` bytes.
+    pub fn fetch(&self, range: Range<usize>, ahead: usize) {
+        // Both calls are hints: if one fails, pages are read when they are touched. `PopulateRead`
+        // waits for page after page with little readahead, so `WillNeed` first queues all of them
+        // on the disk.
+        let end = self.0.len().min(range.end.saturating_add(ahead));
+        let _ = self.0.advise_range(Advice::WillNeed, range.start, end - range.start);
+        let _ = self.0.advise_range(Advice::PopulateRead, range.start, range.len());
     }
 
-    /// Gives the pages that lie wholly in a part back to the system; touched again they are read again.
-    pub fn release(&self, part: Range<usize>) {
+    /// Releases the pages that lie wholly in a range; they are read again when touched.
+    pub fn release(&self, range: Range<usize>) {
         let page = linux::page_bytes();
-        let (start, end) = (part.start.next_multiple_of(page), part.end / page * page);
+        let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
         if start < end && end <= self.0.len() {
-            // SAFETY: the map is private, read-only and of a file, so a page that is dropped is read again, with
-            // the bytes it had.
+            // SAFETY: the map is private, read-only and backed by a file, so a dropped page is read
+            // again with the same bytes.
             let _ = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
         }
     }
@@ -66,14 +68,14 @@ impl Deref for MappedFile {
     }
 }
 
-/// Swaps what two paths of one file system name, in one step that nobody can see half-done.
-/// Errors: `Unsupported` or `InvalidInput` where the file system cannot.
+/// Atomically exchanges two paths of one file system.
+/// Errors: `Unsupported` or `InvalidInput` if the file system cannot.
 pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?)
 }
 
-/// Gives a file its length and, where the file system can, its place on the disk, so that no later write finds the
-/// disk full.
+/// Sets a file's length and, if the file system can, allocates its disk space, so that no later
+/// write finds the disk full.
 pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)?;
     let length = i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
@@ -86,7 +88,7 @@ pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Bytes that this user may still write to the file system of an existing path.
+/// The bytes that this user may still write to the file system of an existing path.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let facts = statvfs(path)?;
     Ok(facts.blocks_available().saturating_mul(facts.fragment_size()))
@@ -98,7 +100,7 @@ mod tests {
     use crate::base::Status;
 
     #[test]
-    fn a_mapped_file_is_its_bytes() {
+    fn a_mapped_file_equals_its_contents() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bytes");
         std::fs::write(&path, b"horizon").unwrap();
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_change_places() {
+    fn exchange_swaps_two_folders() {
         let dir = tempfile::tempdir().unwrap();
         let (one, other) = (dir.path().join("one"), dir.path().join("other"));
         std::fs::create_dir(&one).unwrap();
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn free_space_is_known() {
+    fn free_space_is_positive_and_needs_an_existing_path() {
         assert!(free_bytes(Path::new("/")).unwrap() > 0);
         assert!(free_bytes(Path::new("/no/such/path")).is_err());
     }

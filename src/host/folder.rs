@@ -1,9 +1,9 @@
-//! Folders that appear whole or not at all: what checkpoints and exports are written with.
+//! Atomic creation and replacement of folders and files, for checkpoints and exports.
 //!
-//! A [`NewFolder`] is filled under a hidden name beside the one it will have. Every file is synced to the disk
-//! before the folder gets its name, and the name after it. Where another folder stands the two change places in one
-//! step (`renameat2`, Linux), then the old one is removed; on a file system that cannot do that, the old one steps
-//! aside first. Whoever looks, or is killed, at any moment finds the old folder whole or the new one whole.
+//! A [`NewFolder`] is filled under a hidden name next to its final name. All files are synced to
+//! disk, then the folder is renamed, then its parent is synced. An existing folder is exchanged in
+//! one step (`renameat2`, Linux) and then removed; on a file system without exchange it is renamed
+//! first. At any moment, also after a crash, the old folder or the new folder exists completely.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -14,7 +14,7 @@ use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 use crate::host::files;
 
-/// A folder on its way to its name.
+/// A folder to be written: its final path, and the hidden path under which it is filled.
 #[derive(Clone, Debug)]
 pub struct NewFolder {
     folder: PathBuf,
@@ -23,14 +23,16 @@ pub struct NewFolder {
 }
 
 impl NewFolder {
-    /// Looks at where a folder of at most `bytes` will stand. Creates missing parents, nothing else.
+    /// Checks that a folder of at most `bytes` bytes can be written. Creates missing parents,
+    /// nothing else.
     ///
-    /// Errors: a name that cannot be a folder's, a place that cannot be written to, too little space (`DiskFull`).
+    /// Errors: the path cannot name a folder, the parent is not writable, too little disk space
+    /// (`DiskFull`).
     pub fn plan(folder: &Path, bytes: u64) -> Result<NewFolder> {
         let cannot = |error: &io::Error| Error::io(format!("cannot write to {}", folder.display()), error);
         let whole = std::path::absolute(folder).map_err(|error| cannot(&error))?;
         let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else {
-            return Err(Error::argument(format!("{} cannot be replaced by a new folder", folder.display())));
+            return Err(Error::argument(format!("{} cannot name a new folder", folder.display())));
         };
         fs::create_dir_all(parent).map_err(|error| cannot(&error))?;
         let partial = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
@@ -53,13 +55,13 @@ impl NewFolder {
         Ok(new)
     }
 
-    /// The folder as it will be named.
+    /// The final path.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Fills the folder by `fill` and gives it its name; `replaces` says, once it is filled, whether another folder of
-    /// that name goes. On any error nothing stands under the name that was not there before.
+    /// Fills the folder with `fill`, then publishes it as [`Filling::publish`]. If `fill` or
+    /// `replaces` fails, the final path is unchanged.
     pub fn write(
         &self,
         fill: impl FnOnce(&Filling) -> Result<()>,
@@ -70,7 +72,8 @@ impl NewFolder {
         filling.publish(replaces)
     }
 
-    /// Begins to fill the folder. Dropped before [`Filling::publish`], what was written goes again.
+    /// Creates the hidden folder. It is removed again if the result is dropped before
+    /// [`Filling::publish`].
     pub fn begin(&self) -> Result<Filling> {
         fs::create_dir(&self.partial).map_err(|error| self.cannot(&error))?;
         Ok(Filling { new: self.clone(), partial: true })
@@ -82,7 +85,7 @@ impl NewFolder {
 
     fn publish(&self, replaces: bool) -> io::Result<()> {
         if !replaces {
-            // Renaming over an empty folder is one step, too.
+            // Atomic, also over an existing empty folder.
             fs::rename(&self.partial, &self.folder)?;
             return sync_folder(&self.parent);
         }
@@ -109,19 +112,19 @@ impl NewFolder {
 #[derive(Debug)]
 pub struct Filling {
     new: NewFolder,
-    /// Whether it is still under its hidden name, and half-written.
+    /// True while the folder has its hidden name.
     partial: bool,
 }
 
 impl Filling {
-    /// Writes a whole file and syncs it. Errors name the file.
+    /// Writes and syncs a file with this content. Errors name the file.
     pub fn whole(&self, name: &str, content: &[u8]) -> Result<()> {
         let file = self.sized(name, content.len() as u64)?;
         file.write_at(0, content)?;
         file.sync()
     }
 
-    /// Creates a file of `bytes` bytes, to be written in parts, by any threads. Errors name the file.
+    /// Creates a file of `bytes` bytes, which any threads may then write. Errors name the file.
     pub fn sized(&self, name: &str, bytes: u64) -> Result<SizedFile> {
         let path = self.new.partial.join(name);
         let create = || {
@@ -133,15 +136,15 @@ impl Filling {
         Ok(SizedFile { path, file, bytes })
     }
 
-    /// Gives the folder its name; `replaces` says whether another folder of that name goes. Every file has been synced.
+    /// Gives the folder its final name. `replaces` is called first and returns true if an existing
+    /// folder of that name is to be replaced. Every file has been synced.
     pub fn publish(mut self, replaces: impl FnOnce() -> Result<bool>) -> Result<()> {
         sync_folder(&self.new.partial).map_err(|error| self.new.cannot(&error))?;
         let replaces = replaces()?;
         self.partial = false;
         self.new.publish(replaces).map_err(|error| {
-            let whole = format!("what goes to {} is whole and stands in", self.new.folder.display());
-            let partial = self.new.partial.display();
-            Error::io(format!("{whole} {partial}, but could not take its place"), &error)
+            let (folder, partial) = (self.new.folder.display(), self.new.partial.display());
+            Error::io(format!("{folder} is written completely as {partial}, but renaming it failed"), &error)
         })
     }
 }
@@ -149,15 +152,15 @@ impl Filling {
 impl Drop for Filling {
     fn drop(&mut self) {
         if self.partial {
-            // Best effort: it has failed already, and its error is the one to tell.
+            // Best effort: the error that led here is reported, not this one.
             let _ = fs::remove_dir_all(&self.new.partial);
         }
     }
 }
 
-/// Whether [`replace_file`] can, as far as can be told before there is anything to write: nothing is changed.
+/// Checks in advance that [`replace_file`] can write a file, without changing it.
 ///
-/// Errors: a folder, or a place that cannot be written to; the file is named.
+/// Errors: the path is a folder, or its folder is not writable; the message names the file.
 pub fn check_replaceable(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Err(Error::argument(format!("cannot write {}: it is a folder; name a file", path.display())));
@@ -168,17 +171,17 @@ pub fn check_replaceable(path: &Path) -> Result<()> {
         .map_err(|error| Error::writing(path, &error))
 }
 
-/// The folder of a file, and the hidden name under which its new content is written.
+/// The folder of a file, and the hidden path under which its new content is written.
 fn partial_of(path: &Path) -> Result<(&Path, PathBuf)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::argument(format!("{} is no name of a file", path.display())));
+        return Err(Error::argument(format!("{} is not a file name", path.display())));
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let partial = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
     Ok((parent, partial))
 }
 
-/// Replaces a file, or makes it: whoever looks finds the old content whole or the new one, which `fill` writes.
+/// Atomically replaces or creates a file with the content that `fill` writes.
 pub fn replace_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let cannot = |error: io::Error| Error::writing(path, &error);
     let (parent, partial) = partial_of(path)?;
@@ -191,12 +194,12 @@ pub fn replace_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>
         sync_folder(parent).map_err(cannot)
     };
     write().inspect_err(|_| {
-        // Its error is the one to tell; that the partial file may stay behind changes nothing about it.
+        // Best effort: the error of `write` is reported, not this one.
         let _ = fs::remove_file(&partial);
     })
 }
 
-/// A file whose length is known before its content.
+/// A file with its final length, written in any order.
 #[derive(Debug)]
 pub struct SizedFile {
     path: PathBuf,
@@ -205,17 +208,17 @@ pub struct SizedFile {
 }
 
 impl SizedFile {
-    /// Writes a part of the file.
+    /// Writes `content` at `offset`.
     ///
     /// # Panics
-    /// If the part leaves the file.
+    /// If the range exceeds the file.
     pub fn write_at(&self, offset: u64, content: &[u8]) -> Result<()> {
         let end = offset.checked_add(content.len() as u64);
-        assert!(end.is_some_and(|end| end <= self.bytes), "a write leaves {}", self.path.display());
+        assert!(end.is_some_and(|end| end <= self.bytes), "a write exceeds {}", self.path.display());
         self.file.write_all_at(content, offset).map_err(|error| Error::writing(&self.path, &error))
     }
 
-    /// Waits until the file is on the disk. Whoever creates a file owes it this call.
+    /// Syncs the file to disk. Must be called before [`Filling::publish`].
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|error| Error::writing(&self.path, &error))
     }
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_appears_whole_or_not_at_all() {
+    fn a_folder_appears_complete_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let new = NewFolder::plan(&dir.path().join("a/b"), 0).unwrap();
         assert!(names(&dir.path().join("a")).is_empty());
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_leaves_nothing() {
+    fn a_dropped_folder_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let new = NewFolder::plan(&dir.path().join("a"), 0).unwrap();
         let filling = new.begin().unwrap();
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole() {
+    fn a_file_is_replaced_completely_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("name");
         for content in ["first", "second, longer", ""] {
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_room_is_refused_before_it_is_begun() {
+    fn too_little_disk_space_is_refused_before_writing() {
         let dir = tempfile::tempdir().unwrap();
         let error = NewFolder::plan(&dir.path().join("a"), u64::MAX).unwrap_err();
         assert_eq!(error.status(), Status::DiskFull);
@@ -310,8 +313,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "leaves")]
-    fn a_write_beyond_the_end_is_a_bug() {
+    #[should_panic(expected = "a write exceeds")]
+    fn a_write_beyond_the_end_panics() {
         let dir = tempfile::tempdir().unwrap();
         let new = NewFolder::plan(&dir.path().join("a"), 0).unwrap();
         let _ = new.write(|filling| filling.sized("two", 6)?.write_at(4, b"def"), || Ok(false));

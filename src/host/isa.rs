@@ -1,4 +1,4 @@
-//! Which vector instructions this processor has.
+//! The vector instruction sets of this processor.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use once_cell::sync::OnceCell;
 
 use crate::base::{Error, Result};
 
-/// An instruction set that kernels are written for, in rising order.
+/// An instruction set for which CPU kernels exist, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
-    /// What the compiler's target always has.
+    /// The baseline of the compilation target.
     Portable,
     /// AVX2 and FMA: 256-bit vectors.
     Avx2,
@@ -18,7 +18,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All of them, in rising order.
+    /// All instruction sets, in ascending order.
     pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
 
     /// The name used by `HZ_ISA` and in reports: `portable`, `avx2`, `avx512`.
@@ -30,7 +30,7 @@ impl Isa {
         }
     }
 
-    /// Whether this processor has it.
+    /// Returns true if this processor has it.
     pub fn is_here(self) -> bool {
         match self {
             Isa::Portable => true,
@@ -48,12 +48,12 @@ impl Isa {
         }
     }
 
-    /// The highest one that this processor has.
+    /// The highest that this processor has.
     pub fn best() -> Isa {
         Isa::ALL.into_iter().rev().find(|isa| isa.is_here()).unwrap_or(Isa::Portable)
     }
 
-    /// The one that an `HZ_ISA` of the given value asks for; without a value, the best.
+    /// The instruction set for this value of `HZ_ISA`; without a value, the best.
     ///
     /// Errors: an unknown name, or one that this processor does not have (`InvalidArgument`).
     pub fn asked_for(value: Option<&str>) -> Result<Isa> {
@@ -70,7 +70,7 @@ impl Isa {
         Ok(isa)
     }
 
-    /// The one that kernels use: what `HZ_ISA` asks for, else the best. Read once per process.
+    /// The instruction set that CPU kernels use: `HZ_ISA` if set, else the best. Read once per process.
     pub fn chosen() -> Result<Isa> {
         static CHOSEN: OnceCell<Result<Isa>> = OnceCell::new();
         CHOSEN.get_or_init(|| Isa::asked_for(std::env::var("HZ_ISA").ok().as_deref())).clone()
@@ -89,7 +89,7 @@ mod tests {
     use crate::base::Status;
 
     #[test]
-    fn the_variable_chooses_or_is_refused() {
+    fn hz_isa_chooses_an_instruction_set_or_is_refused() {
         assert_eq!(Isa::asked_for(None).unwrap(), Isa::best());
         assert_eq!(Isa::asked_for(Some("portable")).unwrap(), Isa::Portable);
         assert_eq!(Isa::asked_for(Some("sse9")).unwrap_err().status(), Status::InvalidArgument);

@@ -1,8 +1,8 @@
-//! How much memory this process may take.
+//! Limits on this process's host memory, read before any is allocated.
 //!
-//! Asked before anything is taken: physical RAM that the system calls available, and what the process's
-//! control groups (versions 1 and 2, with all their ancestors) leave. The smallest rules, unless the user
-//! states another number. Beside it stands how much of that may be locked in place.
+//! The limit is the smallest of the available physical RAM and the memory left by the process's
+//! control groups (cgroup versions 1 and 2, with all ancestors), unless the user states another
+//! number. The limit on locked memory is read as well.
 
 use std::fmt;
 use std::fs;
@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 
-/// A bound on host memory.
+/// The source of a limit on host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Physical RAM that the system calls available.
+    /// Available physical RAM (`MemAvailable`).
     Available,
     /// The memory limit of the process's control group.
     Cgroup,
-    /// What the user said with `--host-mem`.
+    /// The user's `--host-mem`.
     Stated,
-    /// The memory of a described machine.
+    /// The memory of the machine that a plan is for.
     Machine,
 }
 
@@ -35,30 +35,30 @@ impl fmt::Display for Limit {
     }
 }
 
-/// The host memory this process may take, and what says so.
+/// The host memory that this process may take, and the source of the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes that may be taken.
     pub bytes: usize,
-    /// The bound that gives that number.
+    /// The source of `bytes`.
     pub limit: Limit,
-    /// Bytes that the machine itself would allow: differs from `bytes` where the user stated a number.
+    /// Bytes that the machine allows; differs from `bytes` if the user stated a number.
     pub reported_bytes: usize,
-    /// The bound that gives `reported_bytes`.
+    /// The source of `reported_bytes`.
     pub reported_limit: Limit,
-    /// Bytes that this process may still lock in place (`RLIMIT_MEMLOCK` less what is locked); `usize::MAX` where
-    /// nothing bounds it.
+    /// Bytes that this process may still lock (`RLIMIT_MEMLOCK` less the bytes already locked);
+    /// `usize::MAX` if unlimited.
     pub lockable_bytes: usize,
 }
 
 impl Limits {
-    /// What holds now. A stated number (`--host-mem`) overrides what the machine reports; whoever talks to
-    /// the user prints the limits then, which say both.
+    /// The current limits of this machine. A stated number (`--host-mem`) overrides the reported
+    /// limit; the displayed limits then show both.
     pub fn read(stated: Option<usize>) -> Limits {
         Limits::read_under(Path::new("/"), stated)
     }
 
-    /// As [`Limits::read`], with `proc` and `sys` found under `root`: for machines recorded in a folder.
+    /// As [`Limits::read`], with `proc` and `sys` under `root`: for machines recorded in a folder.
     pub fn read_under(root: &Path, stated: Option<usize>) -> Limits {
         let text = |path: &Path| {
             fs::read_to_string(root.join(path.strip_prefix("/").unwrap_or(path))).unwrap_or_default()
@@ -68,10 +68,10 @@ impl Limits {
         let groups = groups(&text(Path::new("/proc/self/cgroup")), &text(Path::new("/proc/self/mountinfo")));
         for group in groups {
             let [limit, usage, stat] = group.version.files().map(|file| text(&group.folder.join(file)));
-            if let Some(room) = group.version.room(&limit, &usage, &stat)
-                && room < reported_bytes
+            if let Some(left) = group.version.bytes_left(&limit, &usage, &stat)
+                && left < reported_bytes
             {
-                (reported_bytes, reported_limit) = (room, Limit::Cgroup);
+                (reported_bytes, reported_limit) = (left, Limit::Cgroup);
             }
         }
         let (bytes, limit) = match stated {
@@ -83,7 +83,7 @@ impl Limits {
         Limits { bytes, limit, reported_bytes, reported_limit, lockable_bytes }
     }
 
-    /// What a machine that is not this one would allow, if all its `bytes` were free. A stated number overrides that.
+    /// The limits of another machine, all of whose `bytes` are free. A stated number overrides them.
     pub fn of_machine(bytes: usize, stated: Option<usize>) -> Limits {
         let (allowed, limit) = stated.map_or((bytes, Limit::Machine), |stated| (stated, Limit::Stated));
         Limits {
@@ -95,16 +95,16 @@ impl Limits {
         }
     }
 
-    /// The warning that the user stated more than the machine reports. The stated number holds all the same, because the
-    /// memory of a virtual machine may grow as it is used.
+    /// A warning if the user stated more than the machine reports. The stated number is used
+    /// anyway, because the memory of a virtual machine may grow on use.
     pub fn warning(&self) -> Option<String> {
         let more = self.limit == Limit::Stated && self.bytes > self.reported_bytes;
         more.then(|| format!("host memory: {self}; opening fails if the machine does not provide it"))
     }
 
-    /// Refuses what does not fit: `what` names the thing that `need` bytes are for, e.g. "the model".
+    /// Checks that `need` bytes fit. `what` names their use, e.g. "the model".
     ///
-    /// Errors: `OutOfHostMemory`, with need, have, and which limit.
+    /// Errors: they do not fit (`OutOfHostMemory`, with needed and available bytes and the limit).
     pub fn admit(&self, what: &str, need: usize) -> Result<()> {
         if need <= self.bytes {
             return Ok(());
@@ -115,9 +115,10 @@ impl Limits {
         ))
     }
 
-    /// As [`Limits::admit`], for memory that is to be locked in place.
+    /// As [`Limits::admit`], for locked memory.
     ///
-    /// Errors: `OutOfHostMemory`, with need, have, and what raises the limit.
+    /// Errors: it does not fit (`OutOfHostMemory`, with needed and available bytes and how to raise
+    /// the limit).
     pub fn admit_locked(&self, what: &str, need: usize) -> Result<()> {
         if need <= self.lockable_bytes {
             return Ok(());
@@ -144,9 +145,9 @@ impl fmt::Display for Limits {
     }
 }
 
-/// What a process may still lock, by its `/proc/self/limits` and `/proc/self/status`.
+/// Bytes that a process may still lock, from its `/proc/self/limits` and `/proc/self/status`.
 fn lockable_bytes(limits: &str, status: &str) -> usize {
-    const CAP_IPC_LOCK: u32 = 14; // who has it is not asked for the limit
+    const CAP_IPC_LOCK: u32 = 14; // exempts from the limit
     let field = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
     let capabilities = field("CapEff:").and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
     if capabilities >> CAP_IPC_LOCK & 1 == 1 {
@@ -166,7 +167,7 @@ fn available_bytes(meminfo: &str) -> Option<usize> {
     kib.checked_mul(1024)
 }
 
-/// The two kinds of control group.
+/// The version of a control group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     One,
@@ -174,7 +175,7 @@ enum Version {
 }
 
 impl Version {
-    /// The files that hold limit, usage and statistics.
+    /// The names of the files with limit, usage and statistics.
     fn files(self) -> [&'static str; 3] {
         match self {
             Version::One => ["memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"],
@@ -182,29 +183,29 @@ impl Version {
         }
     }
 
-    /// What a group leaves: its limit less its working set, which is its usage without the file pages that
-    /// the kernel drops first. None without a limit.
-    fn room(self, limit: &str, usage: &str, stat: &str) -> Option<usize> {
+    /// The bytes that a group leaves: its limit less its working set, which is its usage without
+    /// inactive file pages, which the kernel reclaims first. `None` without a limit.
+    fn bytes_left(self, limit: &str, usage: &str, stat: &str) -> Option<usize> {
         let limit: usize = limit.trim().parse().ok()?; // version 2 writes "max" for none
         let usage: usize = usage.trim().parse().ok()?;
         let key = match self {
             Version::One => "total_inactive_file ",
             Version::Two => "inactive_file ",
         };
-        let droppable: usize =
+        let reclaimable: usize =
             stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or(0);
-        Some(limit.saturating_sub(usage.saturating_sub(droppable)))
+        Some(limit.saturating_sub(usage.saturating_sub(reclaimable)))
     }
 }
 
-/// A folder of a control group.
+/// A control group's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Group {
     version: Version,
     folder: PathBuf,
 }
 
-/// The memory groups that a process is in, each before its ancestors, from its `/proc/self/cgroup` and
+/// The memory groups of a process, each before its ancestors, from its `/proc/self/cgroup` and
 /// `/proc/self/mountinfo`.
 fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
     let mut found = Vec::new();
@@ -222,7 +223,8 @@ fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
         else {
             continue;
         };
-        // Inside a container the mount shows a subtree; a path outside of it is seen at the mount point.
+        // In a container the mount shows a subtree; a group outside of it is represented by the
+        // mount point.
         let inside = Path::new(path).strip_prefix(mount_root).unwrap_or(Path::new(""));
         let mut folder = Path::new(mount_point).join(inside);
         loop {
@@ -235,7 +237,7 @@ fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
     found
 }
 
-/// Root and mount point of a line of `mountinfo`, if it mounts the memory groups of this version.
+/// The root and mount point in a line of `mountinfo`, if it mounts the memory groups of this version.
 fn memory_mount(line: &str, version: Version) -> Option<(&str, &str)> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut mount = mount.split(' ').skip(3);

@@ -1,7 +1,8 @@
-//! L2, this machine's RAM and cores.
+//! L2: the host's RAM, cores and files.
 //!
-//! Knows memory limits, NUMA nodes, pages, arenas, worker threads and files; knows nothing of models, devices or schedules.
-//! Memory is taken once and sealed: after that, nothing here allocates.
+//! Memory limits, NUMA nodes, pages, arenas, worker threads, files and folders. Knows nothing about
+//! models, devices or schedules. Arenas are allocated once; afterwards nothing here allocates
+//! memory for a step.
 
 mod arena;
 mod doorbell;

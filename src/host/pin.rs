@@ -1,17 +1,18 @@
-//! Memory that a device may copy from and to at full speed.
+//! Pinned host memory: the interface that a device implements.
 
 use std::fmt;
 
 use super::HostSpan;
 use crate::base::Result;
 
-/// How the pages of a pinned arena come to be.
+/// The way in which a pinned arena allocates and pins its pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pinning {
-    /// Pages of the arena's own, huge where they can be had, touched by all threads; then the device registers them.
+    /// The arena maps the pages, huge pages if available, and touches them with all threads; the
+    /// device then registers them.
     #[default]
     Registered,
-    /// Memory of the device's own allocator, taken under the memory policy of the node.
+    /// The device's allocator provides pinned memory, with a preference for the NUMA node.
     Allocated,
 }
 
@@ -24,37 +25,39 @@ impl fmt::Display for Pinning {
     }
 }
 
-/// How a device keeps pages where they are, so that its copy engines can reach them without the CPU. The device
-/// hands it in; an [`Arena`](super::Arena) of kind `Pinned` asks it once, and undoes it when the arena is dropped.
+/// Pins host memory for a device's copy engines. Implemented by the device; an
+/// [`Arena`](super::Arena) of kind `Pinned` pins once and unpins when it is dropped.
 ///
 /// # Safety
-/// [`Pin::allocate`] gives memory of that length, initialised, which nobody else has and which stays until [`Pin::free`].
+/// [`Pin::allocate`] returns initialized memory of the requested length, not aliased and valid
+/// until [`Pin::free`].
 pub unsafe trait Pin: fmt::Debug + Send + Sync {
-    /// Fixed the pages of a span, which have their RAM and stay mapped until [`Pin::unpin`].
+    /// Pins the pages of a span, which are backed by RAM.
     ///
-    /// Errors: the device's, with what it sought and found; nothing is pinned then.
+    /// Errors: those of the device; nothing is pinned then.
     ///
     /// # Safety
-    /// The pages are there, and are unpinned before they go.
+    /// The pages are mapped, and are unpinned before they are unmapped.
     unsafe fn pin(&self, pages: HostSpan) -> Result<()>;
 
-    /// Undoes a [`Pin::pin`] that succeeded.
+    /// Unpins pages that [`Pin::pin`] pinned.
     ///
     /// # Safety
-    /// The span is the one that was pinned, and nothing copies from or to it any more.
+    /// The span is the one that was pinned, and no copy from or to it is in flight.
     unsafe fn unpin(&self, pages: HostSpan);
 
-    /// Takes memory that is pinned from the start, page-aligned, with any content. `bytes` is not 0.
+    /// Allocates `bytes` bytes (not 0) of pinned memory, page-aligned, with any content.
     ///
-    /// Errors: the device's.
+    /// Errors: those of the device.
     fn allocate(&self, bytes: usize) -> Result<HostSpan>;
 
-    /// Gives back what [`Pin::allocate`] gave.
+    /// Frees memory that [`Pin::allocate`] returned.
     ///
     /// # Safety
-    /// The span is the one that was given, whole, and nothing uses it any more.
+    /// The span is a whole allocation, and nothing uses it any more.
     unsafe fn free(&self, memory: HostSpan);
 
-    /// Whether the kernel counts what this pins against `RLIMIT_MEMLOCK`, as `mlock` and RDMA drivers do.
+    /// Returns true if the kernel counts pinned pages against `RLIMIT_MEMLOCK`, as for `mlock` and
+    /// RDMA drivers.
     fn counts_as_locked(&self) -> bool;
 }

@@ -1,16 +1,16 @@
-//! The worker pool: threads that take tiles of work together.
+//! The worker pool: a job is divided into tiles, which the caller and the worker threads take in turn.
 //!
-//! # How a job is lent to the workers
-//! A job is a closure borrowed from the caller's stack, so the one thing that must hold is: *no worker touches
-//! it after [`Pool::run`] has returned*. A call claims one of a few [`Desk`]s, lays its job on it and opens
-//! the desk's gate. The gate is one word: an OPEN bit and the number of workers inside. A worker enters by a
-//! compare-and-swap that demands the OPEN bit and counts it in with the same instruction; it reads the job
-//! only afterwards. The caller takes tiles like everyone, then clears OPEN, after which nobody can enter, and
-//! waits until the count is 0. The last worker's leaving (`Release`) and the caller's look (`Acquire`) also
-//! make the tiles' results visible to the caller.
+//! # Borrowed jobs
+//! A job is a closure borrowed from the caller's stack, so *no worker may touch it after
+//! [`Pool::run`] has returned*. A call claims one of a few [`Desk`]s, stores its job there and
+//! opens the desk's gate. The gate is one word: an OPEN bit and the number of workers inside. A
+//! worker enters with a compare-and-swap that requires the OPEN bit and increments the count; only
+//! then does it read the job. The caller takes tiles like the workers, then clears OPEN, so that no
+//! worker can enter, and waits until the count is 0. The last worker's decrement (`Release`) and
+//! the caller's load (`Acquire`) also make the results of the tiles visible to the caller.
 //!
-//! Every desk serves one call at a time, so several threads can run jobs side by side and share the workers.
-//! When all desks are taken the caller does its job alone: never wrong, only slower.
+//! A desk serves one call at a time, so several threads can run jobs concurrently and share the
+//! workers. If all desks are taken, the caller runs its job alone.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -27,16 +27,17 @@ use super::{Doorbell, Topology};
 use crate::base::{Error, Result};
 use crate::sys::linux;
 
-/// Calls that can share the workers at a time. The engine has two callers: the compute and the host lane.
+/// Concurrent calls that can share the workers. The engine has two callers: the compute lane and
+/// the host lane.
 const DESKS: usize = 8;
-/// The most threads of a pool, unless the machine has more processors.
+/// The largest number of threads of a pool, unless the machine has more processors.
 const THREADS_MAX: usize = 1024;
-/// Bit of a gate that lets workers in; the bits below count those inside.
+/// The bit of a gate that lets workers enter; the lower bits count the workers inside.
 const OPEN: u32 = 1 << 31;
 
-/// Refuses a number of threads that no machine has a use for: the most are 1024, or the processors of this one.
+/// Checks that `threads` is at most 1024, or the number of processors if that is larger.
 ///
-/// Errors: `InvalidArgument`.
+/// Errors: it is larger (`InvalidArgument`).
 pub fn check_threads(threads: usize) -> Result<()> {
     let most = thread::available_parallelism().map_or(1, |cores| cores.get()).max(THREADS_MAX);
     if threads <= most {
@@ -47,34 +48,36 @@ pub fn check_threads(threads: usize) -> Result<()> {
 
 type Job<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
-/// Where one call meets the workers. On cache lines of its own.
+/// The shared state of one call. Aligned to two cache lines to avoid false sharing.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 struct Desk {
-    /// Whether a call owns the desk.
+    /// True while a call owns the desk.
     taken: AtomicBool,
-    /// OPEN, and how many workers are inside.
+    /// OPEN, and the number of workers inside.
     gate: AtomicU32,
-    /// The next tile; at or beyond `tiles` there is none.
+    /// The next tile to take; `tiles` or more if none is left.
     next: AtomicUsize,
     tiles: AtomicUsize,
-    /// Written by the desk's owner while the gate is closed and nobody is inside; read by those inside.
+    /// Written by the desk's owner while the gate is closed and no worker is inside; read by
+    /// workers inside.
     job: UnsafeCell<Option<*const Job<'static>>>,
     /// Rung when the last worker leaves.
     left: Doorbell,
-    /// The first panic of a worker, carried to the caller.
+    /// Set with `panic`.
     panicked: AtomicBool,
+    /// The first panic of a worker, which the caller resumes.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: the only field that is not Sync by itself is `job`; the gate orders its writes and reads as told
-// above, and the pointee is `Sync`.
+// SAFETY: `job` is the only field that is not Sync; the gate orders its writes and reads as
+// described above, and the pointee is `Sync`.
 unsafe impl Sync for Desk {}
-// SAFETY: the pointer in `job` is used under the gate only, from whatever thread.
+// SAFETY: the pointer in `job` is dereferenced only inside the gate, which works from any thread.
 unsafe impl Send for Desk {}
 
 impl Desk {
-    /// Lets this thread inside if there is work left.
+    /// Enters the gate if it is open and tiles are left; returns true on success.
     fn enter(&self) -> bool {
         let mut gate = self.gate.load(Ordering::Relaxed);
         while gate & OPEN != 0 && self.next.load(Ordering::Relaxed) < self.tiles.load(Ordering::Relaxed) {
@@ -86,7 +89,7 @@ impl Desk {
         false
     }
 
-    /// Takes tiles until none is left. A panic of the job ends the job for all.
+    /// Takes tiles until none is left. After a panic of the job, no thread takes another tile.
     fn take_tiles(&self, worker: usize, job: &Job<'_>) -> thread::Result<()> {
         let tiles = self.tiles.load(Ordering::Relaxed);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -104,17 +107,17 @@ impl Desk {
         outcome
     }
 
-    /// What a worker does inside, and its leaving.
+    /// Takes tiles as a worker inside the gate, then leaves the gate.
     fn work_inside(&self, worker: usize) {
-        // SAFETY: this thread is counted in the gate, so the owner neither writes `job` nor returns before it
-        // has left; entering acquired the owner's write.
+        // SAFETY: the gate counts this thread, so the owner neither writes `job` nor returns before
+        // it has left; entering acquired the owner's write.
         let job = unsafe { &*(*self.job.get()).expect("an open desk has a job") };
         if let Err(panic) = self.take_tiles(worker, job) {
             self.panic.lock().get_or_insert(panic);
             self.panicked.store(true, Ordering::Relaxed);
         }
         if self.gate.fetch_sub(1, Ordering::Release) == 1 {
-            self.left.ring_all(); // closed, and this was the last
+            self.left.ring_all(); // closed, and the last worker has left
         }
     }
 }
@@ -129,7 +132,7 @@ struct Shared {
 
 impl Shared {
     fn worker(&self, worker: usize) {
-        // Workers begin their search at different desks, so two calls at a time share them evenly.
+        // Workers start their search at different desks, so concurrent calls share them evenly.
         let mut desk = worker % DESKS;
         loop {
             let mut closing = false;
@@ -147,7 +150,7 @@ impl Shared {
     }
 }
 
-/// Threads that take tiles of work together.
+/// A pool of worker threads.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
@@ -155,32 +158,33 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool in which `threads` threads work on a job: the caller of [`Pool::run`] and `threads − 1` workers,
-    /// which live as long as the pool. Zero counts as one.
+    /// A pool in which `threads` threads work on a job: the caller of [`Pool::run`] and
+    /// `threads − 1` workers, which live as long as the pool. Zero counts as one.
     ///
-    /// Errors: [too many](check_threads); the system refuses a thread (`Io`).
+    /// Errors: [too many threads](check_threads); the system refuses a thread (`Io`).
     pub fn new(threads: usize) -> Result<Pool> {
         Pool::start(threads, |_| None)
     }
 
-    /// A pool whose workers stay on the given processors, for example those of a [`Node`](super::Node). The
-    /// callers of [`Pool::run`] stay where they are.
+    /// A pool whose workers run on the given processors, for example those of a
+    /// [`Node`](super::Node). The affinity of callers of [`Pool::run`] is unchanged.
     ///
     /// Errors: as [`Pool::new`]; a processor that this process may not use (`Io`).
     pub fn on(threads: usize, cpus: &[u32]) -> Result<Pool> {
         Pool::start(threads, |_| Some(cpus))
     }
 
-    /// A pool over a whole machine, for whoever has it to himself: workers are bound to
-    /// [their places](Topology::places), cores or nodes, of which the first is left to the callers of [`Pool::run`].
+    /// A pool over a whole machine that this process has to itself: workers are bound to cores or
+    /// NUMA nodes by [`Topology::thread_cpus`]. The processors of thread 0 are left to the
+    /// callers of [`Pool::run`].
     ///
     /// Errors: as [`Pool::on`].
     pub fn over(threads: usize, topology: &Topology) -> Result<Pool> {
-        let places = topology.places(threads);
-        Pool::start(threads, |worker| places.as_ref().map(|places| places[worker]))
+        let cpus = topology.thread_cpus(threads);
+        Pool::start(threads, |worker| cpus.as_ref().map(|cpus| cpus[worker]))
     }
 
-    /// `cpus` are those that a worker stays on, if it stays anywhere.
+    /// `cpus` returns the processors of a worker; `None` leaves it unbound.
     fn start<'a>(threads: usize, cpus: impl Fn(usize) -> Option<&'a [u32]>) -> Result<Pool> {
         check_threads(threads)?;
         let shared = Arc::new(Shared {
@@ -198,7 +202,7 @@ impl Pool {
                 .spawn(move || {
                     let bound = own.as_deref().map_or(Ok(()), linux::run_on);
                     let _ = report.send(bound.map_err(|error| {
-                        Error::io(format!("cannot keep worker {worker} on processors {own:?}"), &error)
+                        Error::io(format!("cannot bind worker {worker} to processors {own:?}"), &error)
                     }));
                     shared.worker(worker);
                 })
@@ -209,18 +213,18 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Threads that work on one job, the caller included.
+    /// The number of threads that work on one job, including the caller.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `job(worker, tile)` for every tile in `0..tiles` and returns when all are done. Tiles are taken in
-    /// increasing order by whoever is free; `worker` is below [`Pool::threads`] and no two threads inside the
-    /// same job have the same, so it can index scratch memory. Several threads may call `run` at a time, and
-    /// a job may call it too. Nothing is allocated.
+    /// Runs `job(worker, tile)` for every tile in `0..tiles` and returns when all are done. Free
+    /// threads take tiles in increasing order. `worker` is below [`Pool::threads`] and unique among
+    /// the threads of the job, so it can index scratch memory. Several threads may call `run`
+    /// concurrently, and a job may call it too. Allocates nothing.
     ///
     /// # Panics
-    /// With the job's panic, once no thread is inside the job any more; tiles not yet taken are left out.
+    /// With the job's panic, once no thread runs the job any more; remaining tiles are skipped.
     pub fn run(&self, tiles: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         let helpers = self.workers.len().min(tiles.saturating_sub(1));
         let Some(desk) = (helpers > 0).then(|| self.claim()).flatten() else {
@@ -229,14 +233,15 @@ impl Pool {
         };
         desk.next.store(0, Ordering::Relaxed);
         desk.tiles.store(tiles, Ordering::Relaxed);
-        // SAFETY: the gate is closed and nobody is inside, so nobody reads `job` now.
+        // SAFETY: the gate is closed and no worker is inside, so no thread reads `job` now.
         unsafe { *desk.job.get() = Some(forget_lifetime(job)) };
         desk.gate.store(OPEN, Ordering::Release);
         self.shared.work.ring(helpers as u32);
 
         let outcome = desk.take_tiles(0, job);
 
-        // Nothing between opening and here unwinds, so `job` is lent until everybody has left it.
+        // Nothing between opening the gate and here unwinds, so `job` is borrowed until every
+        // worker has left.
         if desk.gate.fetch_and(!OPEN, Ordering::Acquire) != OPEN {
             desk.left.wait(|| desk.gate.load(Ordering::Acquire) == 0);
         }
@@ -255,20 +260,20 @@ impl Pool {
         }
     }
 
-    /// Runs `job(number, chunk)` for every chunk of `len` elements of `all`, of which the last may be shorter, as
-    /// [`Pool::run`] runs tiles.
+    /// Runs `job(index, chunk)` for every chunk of `len` elements of `all` (the last may be
+    /// shorter), as [`Pool::run`].
     ///
     /// # Panics
     /// If `len` is 0; as [`Pool::run`].
     pub fn run_chunks<T: Send>(&self, all: &mut [T], len: usize, job: &(dyn Fn(usize, &mut [T]) + Sync)) {
         let (count, end) = (all.len().div_ceil(len), all.len());
         let base = Base(all.as_mut_ptr());
-        self.run(count, &|_, number| {
-            let start = number * len;
-            // SAFETY: a pool takes every tile of a job once, and chunks of different numbers share no element of the slice,
-            // which is borrowed until `run` returns.
+        self.run(count, &|_, index| {
+            let start = index * len;
+            // SAFETY: a pool runs every tile of a job once, chunks of different indices are
+            // disjoint, and the slice is borrowed until `run` returns.
             let chunk = unsafe { slice::from_raw_parts_mut(base.at(start), len.min(end - start)) };
-            job(number, chunk);
+            job(index, chunk);
         });
     }
 
@@ -280,10 +285,10 @@ impl Pool {
     }
 }
 
-/// Where a slice starts whose elements threads share out among themselves.
+/// The start of a slice whose elements are distributed over threads.
 struct Base<T>(*mut T);
 
-// SAFETY: every element is lent to one thread, to which it may be sent.
+// SAFETY: every element is used by one thread only, and `T` may be sent to it.
 unsafe impl<T: Send> Sync for Base<T> {}
 
 impl<T> Base<T> {
@@ -292,10 +297,10 @@ impl<T> Base<T> {
     }
 }
 
-/// The job's address without the borrow that the gate replaces.
+/// Erases the job's lifetime; the gate ensures that it is not used afterwards.
 fn forget_lifetime<'a>(job: &'a Job<'a>) -> *const Job<'static> {
-    // SAFETY: the two pointer types differ in the lifetime bound only, which has no representation; turning
-    // the result into a reference is argued where it is done.
+    // SAFETY: the two pointer types differ only in a lifetime, which has no representation;
+    // `work_inside` justifies the dereference.
     unsafe { std::mem::transmute::<*const Job<'a>, *const Job<'static>>(job) }
 }
 
@@ -304,7 +309,7 @@ impl Drop for Pool {
         self.shared.closing.store(true, Ordering::Relaxed);
         self.shared.work.ring_all();
         for worker in self.workers.drain(..) {
-            // A job's panics are caught inside, so a worker ends by returning.
+            // Panics of jobs are caught inside, so a worker ends by returning.
             let _ = worker.join();
         }
     }

@@ -1,9 +1,9 @@
-//! What this process has taken of RAM.
+//! The resident memory of this process.
 
 use std::fs;
 
-/// Bytes of this process that are in RAM and are no file's: anonymous and shared pages, and huge pages that were set
-/// aside. 0 where the system does not tell.
+/// The resident bytes of this process without file pages: anonymous and shared pages, and explicit
+/// huge pages. 0 if the system does not report them.
 pub fn resident_bytes() -> usize {
     sum(&fs::read_to_string("/proc/self/status").unwrap_or_default())
 }
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_to_no_file_is_added_up() {
+    fn resident_bytes_exclude_file_pages() {
         let status = "VmRSS:\t  9000 kB\nRssAnon:\t    5000 kB\nRssFile:\t 3000 kB\nRssShmem:\t 8 kB\nHugetlbPages:\t 2048 kB\n";
         assert_eq!(sum(status), (5000 + 8 + 2048) * 1024);
         assert_eq!(sum(""), 0);

@@ -1,31 +1,33 @@
-//! A piece of memory as plain data: an address and a length.
+//! Spans: memory as an address and a length.
 
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-/// The memory that a [`Span`] is of.
+/// Marker types for the two sides of a [`Span`].
 pub mod side {
     /// Memory of this process.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Host {}
 
-    /// Memory of a device. On the CPU device it is this process's, too.
+    /// Memory of a device. On the CPU device it is memory of this process, too.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Device {}
 }
 
-/// An address and a length. It owns nothing and borrows nothing: it may outlive its memory, and several may name the same.
+/// An address and a length. It neither owns nor borrows memory: it may outlive its memory, and
+/// spans may overlap.
 ///
-/// # The law of spans
-/// A function that reads or writes the memory of a span is `unsafe`. Its caller sees to it that, until it returns or the work
-/// that it queues is done,
-/// - the memory is there: the [`Arena`](super::Arena), device or array that the span is of has not been dropped;
-/// - nobody else writes what it reads, or reads or writes what it writes.
+/// # Rules of spans
+/// Functions that read or write the memory of a span are `unsafe`. Until the function returns, or
+/// the work that it enqueues is done, the caller guarantees that
+/// - the memory is valid: the [`Arena`](super::Arena), device or array that holds it has not been
+///   dropped;
+/// - no other access writes memory that is read, or reads or writes memory that is written.
 ///
-/// Below the engine nobody decides this. In the engine the trainer owns the memory, the schedule orders the accesses, and
-/// `check` proves the order.
+/// Levels below the engine rely on these rules and do not enforce them. In the engine the trainer
+/// owns the memory, the schedule orders the accesses, and `check` proves the order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Span<Side> {
     base: NonNull<u8>,
@@ -33,7 +35,7 @@ pub struct Span<Side> {
     side: PhantomData<Side>,
 }
 
-/// Host memory. Spans need no alignment, but for [`HostSpan::slice`] and [`HostSpan::slice_mut`].
+/// A span of host memory. Only [`HostSpan::slice`] and [`HostSpan::slice_mut`] require alignment.
 pub type HostSpan = Span<side::Host>;
 
 impl<Side> Copy for Span<Side> {}
@@ -44,16 +46,17 @@ impl<Side> Clone for Span<Side> {
     }
 }
 
-// SAFETY: an address and a length give no access by themselves; what does is `unsafe` and argued there.
+// SAFETY: an address and a length give no access by themselves; functions that access the memory
+// are `unsafe`.
 unsafe impl<Side> Send for Span<Side> {}
-// SAFETY: no safe method looks at the memory, so sharing a span shares two numbers.
+// SAFETY: no safe method accesses the memory, so sharing a span shares two numbers.
 unsafe impl<Side> Sync for Span<Side> {}
 
 impl<Side> Span<Side> {
     /// A span over `bytes` bytes at `base`.
     ///
     /// # Safety
-    /// The bytes are of one allocation of the span's side, and initialised before they are read.
+    /// The bytes belong to one allocation on the span's side, and are initialized before they are read.
     pub unsafe fn new(base: NonNull<u8>, bytes: usize) -> Self {
         Span { base, bytes, side: PhantomData }
     }
@@ -68,22 +71,22 @@ impl<Side> Span<Side> {
         self.bytes
     }
 
-    /// The part from byte `offset`, `bytes` long.
+    /// The subspan of `bytes` bytes from byte `offset`.
     ///
     /// # Panics
-    /// If the part leaves the span.
+    /// If it exceeds the span.
     pub fn subspan(&self, offset: usize, bytes: usize) -> Self {
         assert!(
             offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
-            "a part of {bytes} bytes at {offset} leaves a span of {} bytes",
+            "a subspan of {bytes} bytes at {offset} exceeds a span of {} bytes",
             self.bytes
         );
-        // No pointer arithmetic that presumes the memory: it may be gone.
+        // Pointer arithmetic (`add`) would require live memory, but a span may dangle.
         let base = self.base.map_addr(|address| address.checked_add(offset).expect("the end has an address"));
         Span { base, bytes, side: PhantomData }
     }
 
-    /// The address of the first elements.
+    /// The address of the span as a pointer to `elements` elements.
     ///
     /// # Panics
     /// If the span is shorter.
@@ -99,13 +102,13 @@ impl<Side> Span<Side> {
     }
 }
 
-/// Numbers without padding of which every bit pattern is a value.
+/// Types without padding for which every bit pattern is a valid value.
 ///
 /// # Safety
-/// Implemented for such types only.
+/// The type has no padding and no invalid bit patterns.
 pub unsafe trait Plain: Copy + Default + Send + Sync + 'static {}
 
-// SAFETY: no bytes at all, so none is padding or invalid.
+// SAFETY: zero-sized, so it has no padding and no invalid pattern.
 unsafe impl Plain for () {}
 // SAFETY: integers and IEEE floats have no padding and no invalid pattern.
 unsafe impl Plain for u8 {}
@@ -121,67 +124,69 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for f64 {}
 
 impl HostSpan {
-    /// Copies the first `out.len()` numbers of the span out of it.
+    /// Copies the first `out.len()` elements of the span to `out`.
     ///
     /// # Panics
     /// If the span is shorter.
     ///
     /// # Safety
-    /// The law of spans: the caller may read it.
+    /// [Rules of spans](Span): the caller may read the span.
     pub unsafe fn read<T: Plain>(&self, out: &mut [T]) {
         let from = self.subspan(0, mem::size_of_val(out));
-        // SAFETY: `part` proved the length; the caller may read the span, in which no slice that is borrowed mutably can lie;
-        // every pattern is a `T`.
+        // SAFETY: `subspan` checked the length; the caller may read the span, so the exclusively
+        // borrowed `out` does not overlap it; every bit pattern is a `T`.
         unsafe { ptr::copy_nonoverlapping(from.address(), out.as_mut_ptr().cast(), from.bytes()) }
     }
 
-    /// Sets the first `values.len()` numbers of the span.
+    /// Copies `values` to the start of the span.
     ///
     /// # Panics
     /// If the span is shorter.
     ///
     /// # Safety
-    /// The law of spans: the caller may write it.
+    /// [Rules of spans](Span): the caller may write the span.
     pub unsafe fn write<T: Plain>(&self, values: &[T]) {
         let to = self.subspan(0, mem::size_of_val(values));
-        // SAFETY: `part` proved the length; the caller may write the span, in which no borrowed slice can lie; a `Plain` has no
-        // padding, so whole bytes are copied.
+        // SAFETY: `subspan` checked the length; the caller may write the span, so the borrowed
+        // `values` do not overlap it; a `Plain` has no padding, so all bytes are initialized.
         unsafe { ptr::copy_nonoverlapping(values.as_ptr().cast(), to.address(), to.bytes()) }
     }
 
-    /// The whole span as numbers.
+    /// The whole span as a slice.
     ///
     /// # Panics
-    /// If its length is no whole number of them, or its address not aligned to them.
+    /// If its length is not a multiple of the element size, or its address is not aligned.
     ///
     /// # Safety
-    /// The law of spans: the caller may read it for all of `'a`.
+    /// [Rules of spans](Span): the caller may read the span during `'a`.
     pub unsafe fn slice<'a, T: Plain>(&self) -> &'a [T] {
-        let (base, count) = self.numbers();
-        // SAFETY: aligned and of that length, as `numbers` checked; the caller may read it; every pattern is a `T`.
+        let (base, count) = self.elements();
+        // SAFETY: `elements` checked alignment and length; the caller may read the span; every bit
+        // pattern is a `T`.
         unsafe { slice::from_raw_parts(base, count) }
     }
 
-    /// The whole span as numbers to write.
+    /// The whole span as a mutable slice.
     ///
     /// # Panics
     /// As [`HostSpan::slice`].
     ///
     /// # Safety
-    /// The law of spans: the caller may write it for all of `'a`.
+    /// [Rules of spans](Span): the caller may write the span during `'a`.
     pub unsafe fn slice_mut<'a, T: Plain>(&self) -> &'a mut [T] {
-        let (base, count) = self.numbers();
-        // SAFETY: aligned and of that length, as `numbers` checked; it is the caller's alone; every pattern is a `T`.
+        let (base, count) = self.elements();
+        // SAFETY: `elements` checked alignment and length; the caller has exclusive access; every
+        // bit pattern is a `T`.
         unsafe { slice::from_raw_parts_mut(base, count) }
     }
 
-    fn numbers<T: Plain>(&self) -> (*mut T, usize) {
+    fn elements<T: Plain>(&self) -> (*mut T, usize) {
         let size = size_of::<T>();
-        // Of no bytes there are as many as anybody likes.
+        // A zero-sized type gives an empty slice.
         let count = self.bytes.checked_div(size).unwrap_or(0);
-        assert_eq!(self.bytes, count * size, "bytes of a span of {size}-byte numbers");
+        assert_eq!(self.bytes, count * size, "the span's length is not a multiple of {size} bytes");
         let base = self.address().cast::<T>();
-        assert!(base.is_aligned(), "a span of {size}-byte numbers starts between two of them");
+        assert!(base.is_aligned(), "a span is not aligned to its elements of {size} bytes");
         (base, count)
     }
 }

@@ -1,4 +1,4 @@
-//! What the machine is made of: NUMA nodes, their processors and memory, how far apart they are.
+//! The machine's topology: NUMA nodes, their processors, memory and distances.
 
 use std::fs;
 use std::path::Path;
@@ -6,32 +6,33 @@ use std::path::Path;
 /// A NUMA node. It may have processors, memory, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// The system's number of it.
+    /// The system's number for the node.
     pub index: u32,
-    /// The processors that are online and that this process may run on.
+    /// Its processors that are online and on which this process may run.
     pub cpus: Vec<u32>,
-    /// Bytes of its memory; 0 where there is none, or where this process may not use it.
+    /// Bytes of its memory; 0 if it has none or this process may not use it.
     pub memory_bytes: usize,
-    /// Bytes of it that are free, or hold file pages that can be dropped.
+    /// Bytes of its memory that are free or hold file pages, which can be reclaimed.
     pub available_bytes: usize,
-    /// Relative distance to each node, in the order of [`Topology::nodes`]; 10 is here.
+    /// Relative distances to all nodes, in the order of [`Topology::nodes`]; 10 means local.
     pub distances: Vec<u32>,
 }
 
-/// The nodes of this machine, by rising index; at least one.
+/// The NUMA nodes of this machine, in ascending order of index; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// The nodes that are online.
+    /// The online nodes.
     pub nodes: Vec<Node>,
 }
 
 impl Topology {
-    /// What this machine says. A system that tells nothing of nodes has one, with everything.
+    /// Reads the topology of this machine. A system that reports no nodes has one node with all
+    /// processors and memory.
     pub fn read() -> Topology {
         Topology::read_under(Path::new("/"))
     }
 
-    /// As [`Topology::read`], with `proc` and `sys` found under `root`: for machines recorded in a folder.
+    /// As [`Topology::read`], with `proc` and `sys` under `root`: for machines recorded in a folder.
     pub fn read_under(root: &Path) -> Topology {
         let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
         let status = text("proc/self/status");
@@ -72,7 +73,7 @@ impl Topology {
         Topology { nodes }
     }
 
-    /// The node of an index.
+    /// The node with this index.
     pub fn node(&self, index: u32) -> Option<&Node> {
         self.nodes.iter().find(|node| node.index == index)
     }
@@ -82,29 +83,30 @@ impl Topology {
         self.nodes.iter().filter(|node| node.memory_bytes > 0).map(|node| node.index).collect()
     }
 
-    /// How far the memory of node `to` is from the processors of node `from`; 10 is here.
+    /// The distance from the processors of node `from` to the memory of node `to`; 10 means local.
     pub fn distance(&self, from: u32, to: u32) -> Option<u32> {
         let at = self.nodes.iter().position(|node| node.index == to)?;
         self.node(from)?.distances.get(at).copied()
     }
 
-    /// Processors for each of `threads` threads, which are spread evenly over the nodes: one each where they are as
-    /// many as the processors, those of its node for each where they are fewer, so that processes beside this one
-    /// find room; none where they are more, because the system shares better then.
-    pub fn places(&self, threads: usize) -> Option<Vec<&[u32]>> {
+    /// The processors of each of `threads` threads, which are spread evenly over the nodes. With as
+    /// many threads as processors, each thread gets one processor. With fewer, each gets all
+    /// processors of its node, so that the system can move it away from other processes. With more,
+    /// returns `None`: the scheduler then does better than a fixed binding.
+    pub fn thread_cpus(&self, threads: usize) -> Option<Vec<&[u32]>> {
         let all: Vec<(&Node, usize)> =
             self.nodes.iter().flat_map(|node| (0..node.cpus.len()).map(move |at| (node, at))).collect();
         if threads == 0 || threads > all.len() {
             return None;
         }
-        let place = |thread: usize| {
+        let cpus = |thread: usize| {
             let (node, at) = all[thread * all.len() / threads];
             if threads == all.len() { &node.cpus[at..=at] } else { &node.cpus[..] }
         };
-        Some((0..threads).map(place).collect())
+        Some((0..threads).map(cpus).collect())
     }
 
-    /// The node with memory that is nearest to a node: itself where it has some.
+    /// The nearest node with memory: the node itself if it has some.
     pub fn nearest_memory(&self, index: u32) -> Option<u32> {
         self.node(index)?;
         let far = |node: u32| (node != index, self.distance(index, node).unwrap_or(u32::MAX));
@@ -112,38 +114,38 @@ impl Topology {
     }
 }
 
-/// The node of a PCI device by its bus id (`0000:3b:00.0`, upper case and longer domains too). None where there
-/// is no such device or the system does not know.
+/// The NUMA node of a PCI device, given its bus id (`0000:3b:00.0`; upper case and longer domains
+/// are accepted). `None` if there is no such device or the system does not know its node.
 pub fn node_of_pci(bus_id: &str) -> Option<u32> {
     node_of_pci_under(Path::new("/"), bus_id)
 }
 
-/// As [`node_of_pci`], with `sys` found under `root`.
+/// As [`node_of_pci`], with `sys` under `root`.
 pub fn node_of_pci_under(root: &Path, bus_id: &str) -> Option<u32> {
     let (domain, place) = bus_id.split_once(':')?;
     let domain = u32::from_str_radix(domain, 16).ok()?;
     let name = format!("{domain:04x}:{}", place.to_ascii_lowercase());
     let text = fs::read_to_string(root.join("sys/bus/pci/devices").join(name).join("numa_node")).ok()?;
-    text.trim().parse().ok() // −1, for unknown, is no u32
+    text.trim().parse().ok() // −1 means unknown and fails to parse as u32
 }
 
-/// What the processor calls itself. None where the system does not tell.
+/// The processor's model name. `None` if the system does not report it.
 pub fn processor_name() -> Option<String> {
     processor_name_under(Path::new("/"))
 }
 
-/// As [`processor_name`], with `proc` found under `root`.
+/// As [`processor_name`], with `proc` under `root`.
 pub fn processor_name_under(root: &Path) -> Option<String> {
     let text = fs::read_to_string(root.join("proc/cpuinfo")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The numbers of a list such as `0-3,8,10-11`.
+/// Parses a list such as `0-3,8,10-11`.
 fn numbers_of(list: &str) -> Vec<u32> {
     let mut numbers = Vec::new();
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
         if let (Ok(first), Ok(last)) = (first.trim().parse::<u32>(), last.trim().parse()) {
             numbers.extend(first..=last);
         }
@@ -151,7 +153,7 @@ fn numbers_of(list: &str) -> Vec<u32> {
     numbers
 }
 
-/// A line such as `Node 0 MemTotal:  17656024 kB`, in bytes; 0 where it is missing.
+/// The bytes in a line such as `Node 0 MemTotal:  17656024 kB`; 0 if it is missing.
 fn node_bytes(meminfo: &str, key: &str) -> usize {
     let kib = |line: &str| -> Option<usize> {
         line.split_once(key)?.1.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -1,5 +1,5 @@
-//! CUDA's status numbers: which of our statuses each is, and what a person can do about it. In every build, so that
-//! what is said of a driver can be tested without one.
+//! CUDA status codes: the [`Status`] that each maps to, and the remedy that its message suggests.
+//! Compiled in every build, so that messages about drivers are tested without a driver.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::base::{Error, Result, Status};
 pub const SUCCESS: u32 = 0;
 /// `cudaErrorMemoryAllocation`.
 pub const MEMORY_ALLOCATION: u32 = 2;
-/// `cudaErrorInsufficientDriver`: there is no driver, or it is too old.
+/// `cudaErrorInsufficientDriver`: no driver, or one that is too old.
 pub const INSUFFICIENT_DRIVER: u32 = 35;
 /// `cudaErrorDevicesUnavailable`.
 pub const DEVICES_UNAVAILABLE: u32 = 46;
@@ -41,16 +41,16 @@ pub const NOT_SUPPORTED: u32 = 801;
 pub const SYSTEM_NOT_READY: u32 = 802;
 /// `cudaErrorSystemDriverMismatch`.
 pub const DRIVER_MISMATCH: u32 = 803;
-/// `cudaErrorUnknown`: also what a device answers that has fallen off the bus.
+/// `cudaErrorUnknown`: also returned for a device that has fallen off the bus.
 pub const UNKNOWN: u32 = 999;
 
-/// The error of a call that did not do `what`. `text` is CUDA's own name and text for the number.
+/// The error "cannot `what`: `text`" with a remedy. `text` is CUDA's name and description of the code.
 pub fn error(code: u32, what: impl fmt::Display, text: impl fmt::Display) -> Error {
     let (status, remedy) = meaning(code);
     Error::new(status, format!("cannot {what}: {text}{remedy}"))
 }
 
-/// As [`error`], of a call that page-locks host memory: what runs out there is the host's.
+/// As [`error`], for calls that page-lock host memory: out of memory then refers to the host.
 pub fn pinning_error(code: u32, what: impl fmt::Display, text: impl fmt::Display) -> Error {
     let status = match code {
         MEMORY_ALLOCATION => Status::OutOfHostMemory,
@@ -60,8 +60,8 @@ pub fn pinning_error(code: u32, what: impl fmt::Display, text: impl fmt::Display
     Error::new(
         status,
         format!(
-            "cannot {what}: {text}; free host memory or raise the limits on locked memory (ulimit -l, the \
-             container's), or choose the other way of pinning"
+            "cannot {what}: {text}; free host memory, raise the limit on locked memory (ulimit -l, the container's \
+             limit), or use the other --pinning (registered, allocated)"
         ),
     )
 }
@@ -70,37 +70,37 @@ fn meaning(code: u32) -> (Status, &'static str) {
     match code {
         MEMORY_ALLOCATION => (
             Status::OutOfDeviceMemory,
-            "; nvidia-smi shows who else uses the device; shorter sequences or a smaller micro-batch need less",
+            "; nvidia-smi shows which processes use the device; shorter sequences or a smaller micro-batch need less",
         ),
         NO_DEVICE | INSUFFICIENT_DRIVER | INVALID_DEVICE => (Status::DeviceUnavailable, ""),
         DEVICES_UNAVAILABLE => (
             Status::DeviceUnavailable,
-            "; another process holds the device alone, or it is switched off: see nvidia-smi",
+            "; another process has exclusive use of the device, or compute mode is prohibited: see nvidia-smi",
         ),
         NO_KERNEL_IMAGE => (
             Status::DeviceUnavailable,
-            "; this library was built for other devices: build it with HZ_CUDA_ARCH naming this one",
+            "; this library was built for other devices: rebuild it with HZ_CUDA_ARCH set for this device",
         ),
         SYSTEM_NOT_READY | DRIVER_MISMATCH => (
             Status::DeviceUnavailable,
-            "; driver, its libraries or the fabric manager do not fit together: restart the machine or its services",
+            "; the versions of driver, its libraries or fabric manager do not match: restart the machine or its services",
         ),
         ECC_UNCORRECTABLE | NVLINK_UNCORRECTABLE | CONTAINED | UNKNOWN => (
             Status::DeviceFailed,
-            "; the device is lost to this process: open the trainer again in a new process from the last \
-             checkpoint, and look for Xid messages (dmesg) and at nvidia-smi if it happens again",
+            "; the device is lost to this process: resume from the last checkpoint in a new process; if it \
+             happens again, look for Xid messages in dmesg and check nvidia-smi",
         ),
         NOT_SUPPORTED => (Status::Unsupported, ""),
         _ => (Status::DeviceFailed, ""),
     }
 }
 
-/// CUDA's version numbers: 1000 · major + 10 · minor.
+/// CUDA versions, as 1000 · major + 10 · minor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
-    /// The newest CUDA that the driver serves; 0 without a driver.
+    /// The newest CUDA version that the driver supports; 0 without a driver.
     pub driver: i32,
-    /// The runtime linked into this library.
+    /// The version of the runtime linked into this library.
     pub runtime: i32,
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for Versions {
             0 => write!(f, "there is no driver; this library needs one for CUDA {major}.{minor}"),
             driver => write!(
                 f,
-                "the driver serves CUDA {}.{}, this library needs {major}.{minor}",
+                "the driver supports CUDA {}.{}, this library needs {major}.{minor}",
                 driver / 1000,
                 driver % 1000 / 10
             ),
@@ -119,21 +119,22 @@ impl fmt::Display for Versions {
     }
 }
 
-/// What CUDA says of drivers and devices.
+/// The result of querying CUDA for a driver and devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presence {
-    /// Of driver and runtime.
+    /// The versions of driver and runtime.
     pub versions: Versions,
-    /// How counting the devices went.
+    /// The status of `cudaGetDeviceCount`.
     pub code: u32,
-    /// CUDA's name and text of `code`.
+    /// CUDA's name and description of `code`.
     pub text: String,
-    /// Number of devices, where counting went well.
+    /// The number of devices; valid if `code` is [`SUCCESS`].
     pub count: usize,
 }
 
 impl Presence {
-    /// Number of devices: 0 where there is none, no driver, or one that is too old. Errors: anything else.
+    /// The number of devices: 0 if there is no device, no driver, or a driver that is too old. Any
+    /// other failure is an error.
     pub fn devices(&self) -> Result<usize> {
         match self.code {
             SUCCESS => Ok(self.count),
@@ -142,17 +143,18 @@ impl Presence {
         }
     }
 
-    /// Refuses a device that is not there, with what is and what to do (`DeviceUnavailable`).
+    /// Refuses a device that does not exist (`DeviceUnavailable`); the message says what was found
+    /// and what to do.
     pub fn admit(&self, device: usize) -> Result<()> {
         let (versions, text) = (self.versions, &self.text);
         let found = match self.code {
             SUCCESS if device < self.count => return Ok(()),
             _ if versions.driver == 0 => {
-                format!("{versions} ({text}): install NVIDIA's driver, or let the container see it")
+                format!("{versions} ({text}): install NVIDIA's driver, or make it visible in the container")
             }
-            SUCCESS if self.count > 0 => format!("the devices are cuda:0 to cuda:{}", self.count - 1),
+            SUCCESS if self.count > 0 => format!("available devices are cuda:0 to cuda:{}", self.count - 1),
             SUCCESS | NO_DEVICE => format!(
-                "the driver shows no device ({text}): see nvidia-smi, and CUDA_VISIBLE_DEVICES, which may hide it"
+                "the driver reports no device ({text}): see nvidia-smi, and CUDA_VISIBLE_DEVICES, which may hide it"
             ),
             INSUFFICIENT_DRIVER => {
                 format!("{versions} ({text}): install a newer driver, or NVIDIA's package cuda-compat")
@@ -161,7 +163,7 @@ impl Presence {
         };
         Err(Error::new(
             Status::DeviceUnavailable,
-            format!("device cuda:{device} is not there: {found}; --device cpu runs without"),
+            format!("device cuda:{device} is not available: {found}; --device cpu runs without a GPU"),
         ))
     }
 }

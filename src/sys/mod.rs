@@ -1,4 +1,5 @@
-//! L1, foreign names: thin and raw. Nothing here decides anything.
+//! L1: thin wrappers around foreign interfaces (Linux, CUDA, cuBLASLt, our kernels). They make no
+//! decisions.
 
 pub mod cuda;
 pub mod cuda_status;

@@ -1,57 +1,57 @@
-//! The bindings: fresh by libclang, or the committed ones.
+//! Bindings generated with libclang, and the committed bindings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::toolkit::{NO_LIBCLANG, Room, Run, path_with};
+use crate::toolkit::{NO_LIBCLANG, Run, Sandbox, path_with};
 
 const SNAPSHOT: &str = "src/sys/cuda/bindings.rs";
 
-/// A room with a toolkit; runs read its headers and compile nothing.
+/// A sandbox with a fake toolkit. Runs read its headers and compile nothing.
 struct Bindings {
-    room: Room,
+    sandbox: Sandbox,
     home: PathBuf,
 }
 
 impl Bindings {
     fn new() -> Self {
-        let room = Room::new();
-        room.write(
+        let sandbox = Sandbox::new();
+        sandbox.write(
             "crate/csrc/kernels.h",
-            "typedef __SIZE_TYPE__ size_t;\nint hzk_one(int rows, float *out);\nsize_t hzk_room(int rows);\nint helper(void);\n",
+            "typedef __SIZE_TYPE__ size_t;\nint hzk_one(int rows, float *out);\nsize_t hzk_scratch(int rows);\nint helper(void);\n",
         );
-        let home = room.toolkit("cuda", 120);
-        Bindings { room, home }
+        let home = sandbox.toolkit("cuda", 120);
+        Bindings { sandbox, home }
     }
 
     fn run(&self, more: &[(&str, &str)]) -> Run {
-        let path = path_with(&self.room.at("tools"));
+        let path = path_with(&self.sandbox.at("tools"));
         let own = [("CUDA_HOME", self.home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA", "check")];
-        self.room.run(&[&own, more].concat())
+        self.sandbox.run(&[&own, more].concat())
     }
 
     fn committed(&self) -> String {
-        fs::read_to_string(self.room.at("crate").join(SNAPSHOT)).unwrap()
+        fs::read_to_string(self.sandbox.at("crate").join(SNAPSHOT)).unwrap()
     }
 
     fn used(&self) -> String {
-        fs::read_to_string(self.room.at("out/bindings.rs")).unwrap()
+        fs::read_to_string(self.sandbox.at("out/bindings.rs")).unwrap()
     }
 }
 
-/// This machine's libclang, if there is one that parses.
+/// This machine's libclang, if it can parse headers.
 fn libclang() -> Option<String> {
     let found = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/libclang")).output().unwrap();
     if !found.status.success() {
-        println!("skipped: there is no libclang here");
+        println!("skipped: this machine has no libclang");
         return None;
     }
     Some(String::from_utf8(found.stdout).unwrap().trim_end().to_string())
 }
 
 #[test]
-fn without_libclang_the_committed_bindings_stand_in_with_one_warning() {
+fn without_libclang_the_committed_bindings_are_used_with_one_warning() {
     let bindings = Bindings::new();
     let run = bindings.run(&[]);
     assert!(run.succeeded, "{:?}", run.lines);
@@ -69,14 +69,14 @@ fn without_libclang_the_committed_bindings_stand_in_with_one_warning() {
 }
 
 #[test]
-fn with_libclang_the_bindings_are_those_of_the_headers() {
+fn with_libclang_the_bindings_are_generated_from_the_headers() {
     let Some(libclang) = libclang() else { return };
     let bindings = Bindings::new();
-    bindings.room.write(
+    bindings.sandbox.write(
         "cuda/include/cuda.h",
         "enum CUkind { CU_USED = 3, CU_OTHER = 4 }; int cuUsed(enum CUkind kind); int cuOther(void);",
     );
-    bindings.room.write("crate/src/ops/cuda/user.rs", "cuUsed(CU_USED) // not cuOther");
+    bindings.sandbox.write("crate/src/ops/cuda/user.rs", "cuUsed(CU_USED) // not cuOther");
     let run = |more: &[(&str, &str)]| bindings.run(&[&[("LIBCLANG_PATH", libclang.as_str())], more].concat());
 
     let fresh = run(&[]);
@@ -92,11 +92,11 @@ fn with_libclang_the_bindings_are_those_of_the_headers() {
     ] {
         assert_eq!(used.contains(name), is_bound, "{name}: {used}");
     }
-    // Without rustfmt, which is not among this room's tools, every token stands apart.
+    // The sandbox has no rustfmt, so tokens are separated by spaces.
     let packed: String = used.split_whitespace().collect();
     for list in [
         "(kernels,$then:ident$($with:tt)*)=>{$then!{$($with)*fnhzk_one(rows:std::ffi::c_int,out:*mutf32)->std::ffi::c_int;}};",
-        "(scratch,$then:ident$($with:tt)*)=>{$then!{$($with)*fnhzk_room(rows:std::ffi::c_int)->usize;}};",
+        "(scratch,$then:ident$($with:tt)*)=>{$then!{$($with)*fnhzk_scratch(rows:std::ffi::c_int)->usize;}};",
         "(driver,$then:ident$($with:tt)*)=>{$then!{$($with)*fncuUsed(kind:CUkind)->std::ffi::c_int;}};",
     ] {
         assert!(packed.contains(list), "{list} is not in: {used}");
@@ -117,7 +117,7 @@ fn with_libclang_the_bindings_are_those_of_the_headers() {
 }
 
 #[test]
-fn headers_that_do_not_parse_are_named_and_the_committed_bindings_stand_in() {
+fn headers_that_do_not_parse_are_named_and_the_committed_bindings_are_used() {
     let Some(libclang) = libclang() else { return };
     let bindings = Bindings::new();
     fs::remove_file(bindings.home.join("include/cublasLt.h")).unwrap();

@@ -1,14 +1,14 @@
-//! The check for libclang (`.ci/libclang`) in made-up folders.
+//! The search for libclang (`.ci/libclang`) in folders with fake libraries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A folder of made-up libraries.
+/// A folder of fake libraries.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// A library that parses every header, or complains of the first that it does not find.
+    /// Adds a library that parses every header (`headers`), or reports one diagnostic.
     fn with(self, name: &str, headers: bool) -> Self {
         let source = format!(
             "void *clang_createIndex(int a, int b) {{ return (void *)1; }}\n\
@@ -28,7 +28,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// The name of the library that the check takes with `LIBCLANG_PATH` at this path.
+    /// The name of the library that the script finds if `LIBCLANG_PATH` is this path.
     fn found(&self, path: &Path) -> Option<String> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/libclang");
         let output = Command::new(script).env("LIBCLANG_PATH", path).output().unwrap();
@@ -67,7 +67,7 @@ fn a_libclang_without_its_headers_is_refused() {
 }
 
 #[test]
-fn the_highest_version_is_taken_and_a_named_file_is_taken_alone() {
+fn the_highest_version_is_taken_unless_a_file_is_named() {
     let folder =
         folder().with("libclang.so", true).with("libclang-9.so", true).with("libclang-16.so.1", true);
     assert_eq!(folder.found(folder.0.path()).as_deref(), Some("libclang-16.so.1"));

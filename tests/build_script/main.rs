@@ -1,4 +1,4 @@
-//! The build script, and the check for libclang.
+//! Tests of the build script and of the search for libclang.
 
 mod bindings;
 mod libclang;

@@ -1,19 +1,20 @@
-//! The build script in made-up environments, with a toolkit whose compiler only notes its arguments.
+//! The build script in fake environments, with a fake toolkit whose compiler only records its
+//! arguments.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A crate's folder, toolkits around it, and the arguments of their compilers.
-pub struct Room {
+/// A temporary folder with a crate, fake toolkits and the recorded arguments of their compilers.
+pub struct Sandbox {
     root: tempfile::TempDir,
 }
 
 pub struct Run {
     pub succeeded: bool,
     pub lines: Vec<String>,
-    /// The sources compiled, each with nvcc's arguments.
+    /// The arguments of each compilation by nvcc.
     compiled: Vec<String>,
 }
 
@@ -24,7 +25,7 @@ impl Run {
         self.lines.iter().filter_map(|line| line.strip_prefix(begin)).collect()
     }
 
-    /// The warnings that do not come from a missing libclang.
+    /// The warnings, except that of a missing libclang.
     fn warnings(&self) -> Vec<&str> {
         let mut warnings = self.with("cargo::warning=");
         warnings.retain(|warning| !warning.contains(NO_LIBCLANG));
@@ -36,9 +37,9 @@ impl Run {
     }
 }
 
-impl Room {
+impl Sandbox {
     pub fn new() -> Self {
-        let room = Room { root: tempfile::tempdir().unwrap() };
+        let sandbox = Sandbox { root: tempfile::tempdir().unwrap() };
         for (path, text) in [
             ("crate/build.rs", ""),
             ("crate/csrc/build/part.rs", ""),
@@ -49,9 +50,9 @@ impl Room {
             ("tools/g++", ""),
             ("empty/nothing", ""),
         ] {
-            room.write(path, text);
+            sandbox.write(path, text);
         }
-        room
+        sandbox
     }
 
     pub fn at(&self, path: &str) -> PathBuf {
@@ -63,8 +64,8 @@ impl Room {
         fs::write(self.at(path), text).unwrap();
     }
 
-    /// A toolkit whose nvcc knows architectures up to `newest`, notes what it compiles, and fails on a source that says
-    /// `wrong`.
+    /// Creates a fake toolkit. Its nvcc supports architectures up to `newest`, records its
+    /// arguments, and fails on sources that contain `wrong`.
     pub fn toolkit(&self, path: &str, newest: u32) -> PathBuf {
         let log = self.at("compiled");
         let known = [80, 86, 89, 90, 100, 120].into_iter().filter(|number| *number <= newest);
@@ -87,7 +88,7 @@ impl Room {
         self.at(path)
     }
 
-    /// Runs the script as cargo does, by default without libclang.
+    /// Runs the build script as cargo does, by default without libclang.
     pub fn run(&self, variables: &[(&str, &str)]) -> Run {
         let out = self.at("out");
         fs::create_dir_all(&out).unwrap();
@@ -104,9 +105,9 @@ impl Room {
             .current_dir(self.at("crate"))
             .output()
             .unwrap();
-        assert!(output.status.success(), "cargo prints all the output of a script that fails: {output:?}");
+        assert!(output.status.success(), "the script reports errors by lines, not by its status: {output:?}");
         let lines = String::from_utf8(output.stdout).unwrap();
-        // The crate cc writes the same lines with one colon.
+        // The crate cc prints the same lines with a single colon.
         let line = |line: &str| match line.strip_prefix("cargo:") {
             Some(rest) => format!("cargo::{}", rest.trim_start_matches(':')),
             None => line.to_string(),
@@ -115,31 +116,31 @@ impl Room {
         let compiled = fs::read_to_string(self.at("compiled")).unwrap_or_default();
         let mut compiled: Vec<String> = compiled.lines().map(str::to_string).collect();
         compiled.sort_unstable();
-        // Cargo stops at these lines.
+        // Cargo fails the build on these lines.
         let succeeded = !lines.iter().any(|line| line.starts_with("cargo::error="));
         Run { succeeded, lines, compiled }
     }
 }
 
-/// Where a program of this machine lies.
+/// The path of a program of this machine.
 pub fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file()).unwrap()
 }
 
-/// nvcc's own scripts need a shell's programs.
+/// A `PATH` of this folder and the folder of the system's programs, which the fake nvcc uses.
 pub fn path_with(folder: &Path) -> String {
     format!("{}:{}", folder.display(), program("grep").parent().unwrap().display())
 }
 
 #[test]
-fn without_a_toolkit_auto_says_so_once_and_require_refuses() {
+fn without_a_toolkit_auto_warns_once_and_require_fails() {
     if Path::new("/usr/local/cuda/bin/nvcc").exists() {
-        return println!("skipped: /usr/local/cuda is a toolkit, so this machine cannot be one without");
+        return println!("skipped: this machine has a toolkit in /usr/local/cuda");
     }
-    let room = Room::new();
+    let sandbox = Sandbox::new();
     for variables in [&[][..], &[("HZ_CUDA", "auto")], &[("HZ_CUDA", ""), ("CUDA_PATH", "/nowhere")]] {
-        let run = room.run(variables);
+        let run = sandbox.run(variables);
         assert!(run.succeeded && !run.has_kernels(), "{:?}", run.lines);
         let warnings = run.with("cargo::warning=");
         assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -156,32 +157,32 @@ fn without_a_toolkit_auto_says_so_once_and_require_refuses() {
         }
         assert_eq!(warnings[0].contains("/nowhere"), variables.len() == 2);
     }
-    let run = room.run(&[("HZ_CUDA", "require")]);
+    let run = sandbox.run(&[("HZ_CUDA", "require")]);
     assert!(!run.succeeded);
     let errors = run.with("cargo::error=");
     assert!(errors[0].starts_with("HZ_CUDA=require, but no CUDA toolkit"), "{errors:?}");
     assert!(run.with("cargo::warning=").is_empty());
 
-    let run = room.run(&[("TARGET", "aarch64-apple-darwin")]);
+    let run = sandbox.run(&[("TARGET", "aarch64-apple-darwin")]);
     assert!(run.succeeded && run.with("cargo::warning=")[0].contains("aarch64-apple-darwin"));
 }
 
 #[test]
 fn a_toolkit_without_a_cpp_compiler_is_named() {
-    let room = Room::new();
-    let (home, empty) = (room.toolkit("cuda", 120), room.at("empty"));
+    let sandbox = Sandbox::new();
+    let (home, empty) = (sandbox.toolkit("cuda", 120), sandbox.at("empty"));
     let home = home.to_str().unwrap();
     let run = |more: &[(&str, &str)]| {
-        room.run(&[&[("CUDA_HOME", home), ("PATH", empty.to_str().unwrap())], more].concat())
+        sandbox.run(&[&[("CUDA_HOME", home), ("PATH", empty.to_str().unwrap())], more].concat())
     };
     let auto = run(&[]);
     assert!(auto.succeeded && !auto.has_kernels(), "{:?}", auto.lines);
     let required = run(&[("HZ_CUDA", "require")]);
     assert!(!required.succeeded && required.compiled.is_empty());
-    for said in [auto.with("cargo::warning="), required.with("cargo::error=")] {
-        assert_eq!(said.len(), 1, "{said:?}");
+    for messages in [auto.with("cargo::warning="), required.with("cargo::error=")] {
+        assert_eq!(messages.len(), 1, "{messages:?}");
         for part in [home, "no g++ on PATH", "package g++", "NVCC_CCBIN"] {
-            assert!(said[0].contains(part), "`{part}` is not in: {}", said[0]);
+            assert!(messages[0].contains(part), "`{part}` is not in: {}", messages[0]);
         }
     }
     for named in [("NVCC_CCBIN", "/usr/bin/clang++"), ("NVCC_APPEND_FLAGS", "-ccbin=/usr/bin/clang++")] {
@@ -191,42 +192,42 @@ fn a_toolkit_without_a_cpp_compiler_is_named() {
 
 #[test]
 fn check_compiles_no_kernel() {
-    let room = Room::new();
-    let home = room.toolkit("cuda", 120);
-    let run = room.run(&[("CUDA_HOME", home.to_str().unwrap()), ("HZ_CUDA", "check")]);
+    let sandbox = Sandbox::new();
+    let home = sandbox.toolkit("cuda", 120);
+    let run = sandbox.run(&[("CUDA_HOME", home.to_str().unwrap()), ("HZ_CUDA", "check")]);
     assert!(run.succeeded && run.has_kernels() && run.compiled.is_empty(), "{:?}", run.lines);
     assert!(run.with("cargo::rustc-link-").is_empty(), "{:?}", run.lines);
-    assert_eq!(fs::read_to_string(room.at("out/bindings.rs")).unwrap(), "// committed");
-    let refused = room.run(&[("HZ_CUDA", "check"), ("CUDA_HOME", "/nowhere")]);
+    assert_eq!(fs::read_to_string(sandbox.at("out/bindings.rs")).unwrap(), "// committed");
+    let refused = sandbox.run(&[("HZ_CUDA", "check"), ("CUDA_HOME", "/nowhere")]);
     if !Path::new("/usr/local/cuda/bin/nvcc").exists() {
         assert!(refused.with("cargo::error=")[0].starts_with("HZ_CUDA=check, but no CUDA toolkit"));
     }
 }
 
 #[test]
-fn off_is_silent_and_another_word_is_refused() {
-    let room = Room::new();
-    let toolkit = room.toolkit("cuda", 120);
-    let run = room.run(&[("HZ_CUDA", "off"), ("CUDA_HOME", toolkit.to_str().unwrap())]);
+fn off_is_silent_and_unknown_values_are_refused() {
+    let sandbox = Sandbox::new();
+    let toolkit = sandbox.toolkit("cuda", 120);
+    let run = sandbox.run(&[("HZ_CUDA", "off"), ("CUDA_HOME", toolkit.to_str().unwrap())]);
     assert!(run.succeeded && !run.has_kernels() && run.compiled.is_empty());
     assert!(run.with("cargo::warning=").is_empty());
-    let run = room.run(&[("HZ_CUDA", "yes")]);
+    let run = sandbox.run(&[("HZ_CUDA", "yes")]);
     assert!(!run.succeeded);
     assert_eq!(run.with("cargo::error="), ["HZ_CUDA is `yes`; it is one of auto, require, check, off"]);
 }
 
 #[test]
-fn a_toolkit_is_found_wherever_one_may_lie() {
-    let room = Room::new();
-    let named = room.toolkit("named", 120);
-    let path = path_with(&room.at("tools"));
-    let linked = room.toolkit("versions/13", 120);
-    fs::create_dir_all(room.at("bin")).unwrap();
-    symlink(linked.join("bin/nvcc"), room.at("bin/nvcc")).unwrap();
-    symlink(room.at("tools/g++"), room.at("bin/g++")).unwrap();
-    let on_path = path_with(&room.at("bin"));
-    let packaged = room.toolkit("venv/lib/python3.11/site-packages/nvidia/cu13", 120);
-    let (venv, named_by) = (room.at("venv"), named.to_str().unwrap());
+fn a_toolkit_is_found_in_every_search_place() {
+    let sandbox = Sandbox::new();
+    let named = sandbox.toolkit("named", 120);
+    let path = path_with(&sandbox.at("tools"));
+    let linked = sandbox.toolkit("versions/13", 120);
+    fs::create_dir_all(sandbox.at("bin")).unwrap();
+    symlink(linked.join("bin/nvcc"), sandbox.at("bin/nvcc")).unwrap();
+    symlink(sandbox.at("tools/g++"), sandbox.at("bin/g++")).unwrap();
+    let on_path = path_with(&sandbox.at("bin"));
+    let packaged = sandbox.toolkit("venv/lib/python3.11/site-packages/nvidia/cu13", 120);
+    let (venv, named_by) = (sandbox.at("venv"), named.to_str().unwrap());
     let mut cases = vec![
         (vec![("CUDA_HOME", named_by), ("PATH", &on_path)], &named),
         (vec![("CUDA_PATH", named_by), ("PATH", &on_path)], &named),
@@ -236,7 +237,7 @@ fn a_toolkit_is_found_wherever_one_may_lie() {
         cases.push((vec![("VIRTUAL_ENV", venv.to_str().unwrap()), ("PATH", &path)], &packaged));
     }
     for (variables, home) in cases {
-        let run = room.run(&variables);
+        let run = sandbox.run(&variables);
         assert!(run.succeeded && run.has_kernels(), "{variables:?}: {:?}", run.lines);
         assert!(run.warnings().is_empty(), "{:?}", run.lines);
         let search = run.with("cargo::rustc-link-search=native=");
@@ -248,18 +249,21 @@ fn a_toolkit_is_found_wherever_one_may_lie() {
         let watched = run.with("cargo::rerun-if-changed=");
         assert!(["csrc", "build.rs"].iter().all(|path| watched.contains(path)), "{watched:?}");
         assert!(watched.contains(&home.join("bin/nvcc").to_str().unwrap()), "{watched:?}");
-        assert!(watched.iter().all(|path| room.at("crate").join(path).exists()), "always stale: {watched:?}");
-        assert_eq!(fs::read_to_string(room.at("out/bindings.rs")).unwrap(), "// committed");
+        assert!(
+            watched.iter().all(|path| sandbox.at("crate").join(path).exists()),
+            "always stale: {watched:?}"
+        );
+        assert_eq!(fs::read_to_string(sandbox.at("out/bindings.rs")).unwrap(), "// committed");
     }
 }
 
 #[test]
-fn only_what_has_changed_is_compiled_again() {
-    let room = Room::new();
-    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("tools")));
+fn only_changed_sources_are_compiled_again() {
+    let sandbox = Sandbox::new();
+    let (home, path) = (sandbox.toolkit("cuda", 120), path_with(&sandbox.at("tools")));
     let home = [("CUDA_HOME", home.to_str().unwrap()), ("PATH", path.as_str())];
     let compiled = |more: &[(&str, &str)]| {
-        let run = room.run(&[&home, more].concat());
+        let run = sandbox.run(&[&home, more].concat());
         assert!(run.succeeded && run.has_kernels(), "{:?}", run.lines);
         let name = |line: &String| line.split(' ').find(|word| word.ends_with(".cu")).unwrap().to_string();
         let mut names: Vec<String> = run.compiled.iter().map(name).collect();
@@ -269,28 +273,28 @@ fn only_what_has_changed_is_compiled_again() {
     let both = ["csrc/a.cu", "csrc/long.cu"];
     assert_eq!(compiled(&[]), both);
     assert_eq!(compiled(&[]), [""; 0]);
-    room.write("crate/csrc/a.cu", "// another");
+    sandbox.write("crate/csrc/a.cu", "// another");
     assert_eq!(compiled(&[]), both[..1]);
-    room.write("crate/csrc/k.h", "// another");
+    sandbox.write("crate/csrc/k.h", "// another");
     assert_eq!(compiled(&[]), both);
     assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a")]), both);
     assert_eq!(compiled(&[("HZ_CUDA_ARCH", "sm_90a"), ("NVCC_APPEND_FLAGS", "-g")]), both);
-    let objects = fs::read_dir(room.at("out")).unwrap().flatten();
+    let objects = fs::read_dir(sandbox.at("out")).unwrap().flatten();
     let objects = objects.filter(|entry| entry.path().extension().is_some_and(|e| e == "o")).count();
-    assert_eq!(objects, 2, "objects of earlier builds are left over");
-    let archive = room.at("out/libhorizon_kernels.a");
+    assert_eq!(objects, 2, "objects of earlier builds were not removed");
+    let archive = sandbox.at("out/libhorizon_kernels.a");
     let members = Command::new(program("ar")).arg("t").arg(archive).output().unwrap().stdout;
     let members = String::from_utf8(members).unwrap();
     assert!(members.lines().count() == 2 && members.lines().is_sorted(), "{members}");
 }
 
 #[test]
-fn nvcc_alone_chooses_its_host_compiler() {
-    let room = Room::new();
-    let home = room.toolkit("cuda", 120);
-    symlink(program("grep"), room.at("empty/grep")).unwrap();
-    let (home, path) = (home.to_str().unwrap(), room.at("empty"));
-    let run = room.run(&[
+fn the_host_compiler_is_chosen_by_nvcc() {
+    let sandbox = Sandbox::new();
+    let home = sandbox.toolkit("cuda", 120);
+    symlink(program("grep"), sandbox.at("empty/grep")).unwrap();
+    let (home, path) = (home.to_str().unwrap(), sandbox.at("empty"));
+    let run = sandbox.run(&[
         ("CUDA_HOME", home),
         ("PATH", path.to_str().unwrap()),
         ("NVCC_CCBIN", "/usr/bin/clang++"),
@@ -300,11 +304,12 @@ fn nvcc_alone_chooses_its_host_compiler() {
 }
 
 #[test]
-fn targets_are_those_asked_for_or_all_that_the_toolkit_knows() {
-    let room = Room::new();
-    let (new, old, path) = (room.toolkit("new", 120), room.toolkit("old", 100), path_with(&room.at("tools")));
+fn targets_are_the_given_ones_or_all_that_the_toolkit_supports() {
+    let sandbox = Sandbox::new();
+    let (new, old, path) =
+        (sandbox.toolkit("new", 120), sandbox.toolkit("old", 100), path_with(&sandbox.at("tools")));
     let run = |home: &Path, arch: &str| {
-        room.run(&[("CUDA_HOME", home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA_ARCH", arch)])
+        sandbox.run(&[("CUDA_HOME", home.to_str().unwrap()), ("PATH", &path), ("HZ_CUDA_ARCH", arch)])
     };
     let codes = |run: &Run| -> Vec<String> {
         let words = run.compiled[0].split(' ').filter_map(|word| word.strip_prefix("-gencode="));
@@ -332,11 +337,11 @@ fn targets_are_those_asked_for_or_all_that_the_toolkit_knows() {
 
 #[test]
 fn a_kernel_that_does_not_compile_stops_the_build() {
-    let room = Room::new();
-    let (home, path) = (room.toolkit("cuda", 120), path_with(&room.at("tools")));
-    room.write("crate/csrc/a.cu", "wrong");
+    let sandbox = Sandbox::new();
+    let (home, path) = (sandbox.toolkit("cuda", 120), path_with(&sandbox.at("tools")));
+    sandbox.write("crate/csrc/a.cu", "wrong");
     for mode in ["auto", "require"] {
-        let run = room.run(&[
+        let run = sandbox.run(&[
             ("CUDA_HOME", home.to_str().unwrap()),
             ("PATH", &path),
             ("HZ_CUDA", mode),
@@ -346,6 +351,6 @@ fn a_kernel_that_does_not_compile_stops_the_build() {
         let errors = run.with("cargo::error=").join("\n");
         assert!(errors.contains("csrc/a.cu") && errors.contains("no such instruction"), "{errors}");
         assert!(errors.contains("HZ_CUDA=off"), "{errors}");
-        assert!(!errors.contains("hush"), "the environment is printed: {errors}");
+        assert!(!errors.contains("hush"), "the environment was printed: {errors}");
     }
 }

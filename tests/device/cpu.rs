@@ -1,4 +1,4 @@
-//! The CPU device: order, waits, failures, ends, spans, memory.
+//! The CPU device: order, waits, failures, closing, trace spans, memory.
 
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Work that is a closure.
+/// [`Work`] by a closure.
 struct Tasks<F>(F);
 
 impl<F: Fn(Lane, u64) -> Result<()> + Send + Sync> Work for Tasks<F> {
@@ -32,13 +32,13 @@ fn open(
     device.open(Arc::new(Tasks(work)), tracing).unwrap()
 }
 
-/// A calm device, then adversarial ones.
+/// A plain device and three adversarial ones.
 fn devices() -> impl Iterator<Item = Arc<CpuDevice>> {
     std::iter::once(CpuDevice::new(None)).chain((1..=3).map(|seed| CpuDevice::adversarial(None, seed)))
 }
 
 #[test]
-fn device_lane_keeps_order_beyond_its_queue() {
+fn device_lane_keeps_the_order_of_more_tasks_than_its_queue_holds() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     let lanes = open(CpuDevice::new(None), false, move |_, task| {
@@ -52,15 +52,15 @@ fn device_lane_keeps_order_beyond_its_queue() {
     assert!(seen.lock().iter().copied().eq(0..5000));
 }
 
-/// A number without atomics, so that a missing order is a data race for the sanitizer.
+/// A number without atomics, so that a missing order is a data race under ThreadSanitizer.
 struct Cell(UnsafeCell<u64>);
 
-// SAFETY: the tasks that touch it wait for one another.
+// SAFETY: the tasks that access it wait for one another.
 unsafe impl Sync for Cell {}
 
 impl Cell {
     fn update(&self, with: impl Fn(u64) -> u64) {
-        // SAFETY: the caller's task waits for the task that touched the cell before.
+        // SAFETY: the caller's task waits for the previous task that accessed the cell.
         unsafe { *self.0.get() = with(*self.0.get()) }
     }
 }
@@ -126,9 +126,9 @@ fn device_random_lists_respect_every_wait() {
     }
 }
 
-/// What the adversary is for: a forgotten wait gives a wrong number for most seeds.
+/// With most seeds of the adversary a missing wait gives a wrong number.
 #[test]
-fn device_adversary_shows_a_forgotten_wait() {
+fn device_adversary_exposes_a_missing_wait() {
     let wrong = (0..8).filter(|seed| {
         let (slot, sum) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (landed, total) = (slot.clone(), sum.clone());
@@ -142,7 +142,7 @@ fn device_adversary_shows_a_forgotten_wait() {
         let mut read = Vec::new();
         for task in 1..=200 {
             lanes.issue(Lane::H2d, task, &read, true); // waits for the reader of the old contents
-            read = vec![lanes.issue(Lane::Compute, task, &[], true)]; // does not wait for the new ones
+            read = vec![lanes.issue(Lane::Compute, task, &[], true)]; // does not wait for the new contents
         }
         lanes.reach(read[0]).unwrap();
         sum.load(Ordering::Relaxed) != 200 * 201 / 2
@@ -151,7 +151,7 @@ fn device_adversary_shows_a_forgotten_wait() {
 }
 
 #[test]
-fn device_keeps_the_first_failure_and_passes_over_the_rest() {
+fn device_reports_the_first_failure_and_skips_later_tasks() {
     for device in devices() {
         let ran = Arc::new(AtomicUsize::new(0));
         let count = ran.clone();
@@ -192,7 +192,7 @@ fn device_turns_a_panic_into_an_error_of_its_task() {
 }
 
 #[test]
-fn device_drop_drains_what_was_issued() {
+fn dropping_device_lanes_finishes_the_issued_tasks() {
     for fails in [false, true] {
         let ran = Arc::new(AtomicUsize::new(0));
         let count = ran.clone();
@@ -236,7 +236,7 @@ fn device_many_threads_may_reach() {
 }
 
 #[test]
-fn device_spans_tell_what_happened() {
+fn device_spans_record_tasks_lanes_and_times() {
     let lanes = open(CpuDevice::new(None), true, |lane, _| {
         if lane == Lane::H2d {
             thread::sleep(Duration::from_millis(3));
@@ -255,7 +255,7 @@ fn device_spans_tell_what_happened() {
         assert!(own.iter().all(|span| span.ready_ns <= span.start_ns && span.start_ns <= span.end_ns));
         assert!(own.windows(2).all(|pair| pair[0].end_ns <= pair[1].ready_ns));
     }
-    // A task that waits starts when the tick has arrived, on the same clock.
+    // A waiting task starts after the tick has arrived, on the same clock.
     for task in 0..10 {
         let of = |task| spans.iter().find(|span| span.task == task).unwrap();
         assert!(of(task).end_ns <= of(100 + task).start_ns);
@@ -266,7 +266,7 @@ fn device_spans_tell_what_happened() {
 }
 
 #[test]
-fn device_memory_is_limited_and_taken_once() {
+fn device_memory_is_limited_and_reserved_once() {
     let device = CpuDevice::new(Some(1 << 20));
     assert_eq!(device.info().memory_free, 1 << 20);
     let error = device.reserve((1 << 20) + 1).unwrap_err();
@@ -287,10 +287,11 @@ fn device_copies_between_two_memories() {
     let device = CpuDevice::new(None);
     let arena = device.reserve(4096).unwrap();
     let mut numbers: Vec<u8> = (0..=255).collect();
-    // SAFETY: `numbers` lives to the end of the test and is touched through the span only until `drop(lanes)`.
+    // SAFETY: `numbers` lives to the end of the test and is accessed only through the span until
+    // `drop(lanes)`.
     let span = unsafe { HostSpan::new(NonNull::new(numbers.as_mut_ptr()).unwrap(), 256) };
     let copier = device.clone();
-    // SAFETY: the vector and the device outlive the lanes, and each copy waits for the one before.
+    // SAFETY: the vector and the device outlive the lanes, and each copy waits for the previous one.
     let lanes = open(device, false, move |lane, task| unsafe {
         match (lane, task) {
             (Lane::H2d, 0) => copier.upload(arena.subspan(64, 256), span),
@@ -310,44 +311,47 @@ fn device_copies_between_two_memories() {
 }
 
 #[test]
-fn device_adversary_scrubs_and_a_calm_device_does_not() {
+fn device_adversary_scrubs_and_a_plain_device_does_not() {
     for device in devices() {
         let span = device.reserve(1024).unwrap();
-        // SAFETY: the device is there, and nothing else runs on it.
+        // SAFETY: the device is alive, and nothing else runs on it.
         unsafe { device.scrub(Lane::Compute, span.subspan(256, 512)) }.unwrap();
         let mut bytes = vec![1u8; 1024];
         let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
-        // SAFETY: the vector outlives the span, and nothing else touches it meanwhile.
+        // SAFETY: the vector outlives the span, and nothing else accesses it meanwhile.
         unsafe { device.download(HostSpan::new(base, 1024), span) }.unwrap();
         let scrubbed = |byte: u8| if device.scrubs() { byte } else { 0 };
-        assert!(bytes[..256].iter().chain(&bytes[768..]).all(|&byte| byte == 0), "its neighbours stay");
+        assert!(
+            bytes[..256].iter().chain(&bytes[768..]).all(|&byte| byte == 0),
+            "bytes outside the span are unchanged"
+        );
         assert!(bytes[256..768].iter().all(|&byte| byte == scrubbed(0xff)));
     }
 }
 
-/// What nothing orders comes in every order: each of two lanes wholly before the other, and mixed.
+/// Unordered tasks run in every order: all tasks of either lane first, and interleaved.
 #[test]
-fn device_adversarial_lanes_reorder_what_nothing_orders() {
+fn device_adversary_reorders_unordered_tasks() {
     const TASKS: u64 = 6;
     let mut seen = [0; 3];
     for seed in 0..200 {
-        let (go_on, may_go_on) = crossbeam_channel::unbounded::<()>();
-        let (order, may_go_on) = (Arc::new(Mutex::new(Vec::new())), Mutex::new(may_go_on));
+        let (start, started) = crossbeam_channel::unbounded::<()>();
+        let (order, started) = (Arc::new(Mutex::new(Vec::new())), Mutex::new(started));
         let log = order.clone();
         let lanes = open(CpuDevice::adversarial(None, seed), false, move |lane, task| {
             match task {
-                0 => may_go_on.lock().recv().unwrap(),
+                0 => started.lock().recv().unwrap(),
                 _ => log.lock().push(lane),
             }
             Ok(())
         });
-        // Both lanes have all their tasks before either begins.
+        // All tasks of both lanes are issued before either lane starts.
         let gate = [lanes.issue(Lane::Disk, 0, &[], true)];
         for task in 1..=TASKS {
             lanes.issue(Lane::Compute, task, &gate, false);
             lanes.issue(Lane::H2d, task, &gate, false);
         }
-        go_on.send(()).unwrap();
+        start.send(()).unwrap();
         for lane in [Lane::Compute, Lane::H2d] {
             lanes.reach(lanes.last(lane)).unwrap();
         }
@@ -360,5 +364,5 @@ fn device_adversarial_lanes_reorder_what_nothing_orders() {
             _ => 2,
         }] += 1;
     }
-    assert!(seen.iter().all(|&count| count > 0), "compute first, h2d first, mixed: {seen:?}");
+    assert!(seen.iter().all(|&count| count > 0), "compute first, h2d first, interleaved: {seen:?}");
 }

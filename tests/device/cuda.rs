@@ -1,4 +1,4 @@
-//! The CUDA device over fake CUDA: order, waits, pools, failures, ends, spans, memory.
+//! The CUDA device with fake CUDA: order, waits, events, failures, closing, trace spans, memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use support::spans::{numbers, set};
 
 type Cuda = Arc<CudaDevice>;
 
-/// Work that is a closure; on stream lanes it enqueues another.
+/// [`Work`] by a closure, which on CUDA stream lanes enqueues another closure.
 struct Tasks<F>(F);
 
 impl<F: Fn(Lane, u64) -> Result<()> + Send + Sync> Work for Tasks<F> {
@@ -45,7 +45,7 @@ fn device(setting: Setting) -> (FakeCuda, Result<Cuda>) {
     (calls, opened)
 }
 
-/// The n-th call fails, whatever it is.
+/// A fault in the n-th CUDA call, whichever function it is.
 fn failing(call: u64, code: u32) -> Option<Fault> {
     Some(Fault { function: None, call, code })
 }
@@ -54,7 +54,8 @@ fn is_stream(lane: Lane) -> bool {
     matches!(lane, Lane::Compute | Lane::H2d | Lane::D2h)
 }
 
-/// Runs `effect` when a lane comes to it: now on a thread lane, later on a stream.
+/// Runs `effect` in the order of the lane: immediately on a thread lane, enqueued on a CUDA stream
+/// lane.
 fn perform(device: &Cuda, lane: Lane, effect: impl FnOnce() + Send + 'static) -> Result<()> {
     if !is_stream(lane) {
         effect();
@@ -63,14 +64,14 @@ fn perform(device: &Cuda, lane: Lane, effect: impl FnOnce() + Send + 'static) ->
     launch(device.stream(lane), "effect", effect)
 }
 
-/// Every way in which work may be late or early, with and without words.
+/// All timings of work, with and without words.
 fn settings() -> impl Iterator<Item = Setting> {
     let seeds = if std::env::var_os("HZ_LONG").is_some() { 200 } else { 6 };
     let manners = [Manner::Eager, Manner::Lazy].into_iter().chain((0..seeds).map(Manner::Random));
     manners.flat_map(|manner| [true, false].map(|words| Setting { manner, words, ..Setting::default() }))
 }
 
-/// Tasks on random lanes that wait for random others, `reach`ed now and then.
+/// Tasks on random lanes that wait for random other tasks.
 struct List {
     tasks: Vec<(Lane, Vec<usize>)>,
     signals: Vec<bool>,
@@ -93,7 +94,7 @@ impl List {
         List { tasks, signals }
     }
 
-    /// Issues everything and waits for the end; says what each lane's end gave.
+    /// Issues all tasks, reaches some of them, then the end of each lane. Returns the outcomes.
     fn issue(&self, lanes: &dyn Lanes) -> Vec<Result<()>> {
         let mut ticks: Vec<Tick> = Vec::new();
         let mut outcomes = Vec::new();
@@ -109,8 +110,9 @@ impl List {
     }
 }
 
-/// Work that notes which tasks are done, and whether what they wait for was.
-fn noting(
+/// Work that records finished tasks in `done`, and counts tasks that ran too early or on a wrong
+/// lane in `wrong`.
+fn recording(
     device: &Cuda,
     list: &Arc<List>,
     done: &Arc<Vec<AtomicU64>>,
@@ -136,16 +138,16 @@ fn cuda_lanes_respect_order_and_every_wait() {
         for tracing in [false, true] {
             let (calls, device) = device(setting.clone());
             let device = device.unwrap();
-            // More tasks than a lane has places, so that events are used again.
+            // More tasks than a lane has slots, so that events are reused.
             let list = Arc::new(List::random(seed as u64, if tracing { 700 } else { 5000 }));
             let done: Arc<Vec<AtomicU64>> = Arc::new(list.tasks.iter().map(|_| AtomicU64::new(0)).collect());
             let wrong = Arc::new(AtomicUsize::new(0));
-            let lanes = open(&device, tracing, noting(&device, &list, &done, &wrong)).unwrap();
+            let lanes = open(&device, tracing, recording(&device, &list, &done, &wrong)).unwrap();
             let made = calls.made();
             assert!(list.issue(&*lanes).into_iter().all(|outcome| outcome.is_ok()), "{setting:?}");
             assert_eq!(wrong.load(Ordering::Relaxed), 0, "{setting:?}");
             assert!(done.iter().all(|mark| mark.load(Ordering::Relaxed) == 1), "{setting:?}");
-            assert_eq!(calls.made(), made, "nothing is made after the lanes are open");
+            assert_eq!(calls.made(), made, "no CUDA object is created after the lanes are open");
             drop(lanes);
             drop(device);
             assert_eq!(calls.violations(), Vec::<String>::new());
@@ -153,8 +155,7 @@ fn cuda_lanes_respect_order_and_every_wait() {
     }
 }
 
-/// Checks the fake CUDA itself: a wait that is left out shows.
-/// Runs a random list whose compute tasks wait for nothing; whether a task started too early.
+/// Runs a random list without the waits of compute tasks. Returns true if a task started too early.
 fn starts_early(seed: u64) -> bool {
     let (_, device) = device(Setting { manner: Manner::Random(seed), ..Setting::default() });
     let device = device.unwrap();
@@ -162,21 +163,22 @@ fn starts_early(seed: u64) -> bool {
     let done: Arc<Vec<AtomicU64>> = Arc::new(list.tasks.iter().map(|_| AtomicU64::new(0)).collect());
     let wrong = Arc::new(AtomicUsize::new(0));
     let whole = Arc::new(List { tasks: list.tasks.clone(), signals: list.signals.clone() });
-    let lanes = open(&device, false, noting(&device, &whole, &done, &wrong)).unwrap();
+    let lanes = open(&device, false, recording(&device, &whole, &done, &wrong)).unwrap();
     list.tasks.iter_mut().filter(|(lane, _)| *lane == Lane::Compute).for_each(|task| task.1.clear());
     list.issue(&*lanes).into_iter().for_each(|outcome| outcome.unwrap());
     wrong.load(Ordering::Relaxed) > 0
 }
 
+/// Checks the fake CUDA itself.
 #[test]
-fn a_wait_that_is_left_out_shows() {
-    // The fake runs in a thread of its own: on a busy machine a list may happen to run in order.
+fn a_missing_wait_is_detected() {
+    // The fake has its own thread: on a busy machine a list may run in order by chance.
     for seed in 0..8 {
         assert!((0..10).any(|_| starts_early(seed)), "seed {seed}");
     }
 }
 
-/// The calls that make the events of lanes that are opened first of all.
+/// The numbers of the calls that create the events of the lanes of a new device.
 fn events_made(words: bool, tracing: bool) -> std::ops::Range<u64> {
     let (calls, device) = device(Setting { words, ..Setting::default() });
     let device = device.unwrap();
@@ -187,14 +189,14 @@ fn events_made(words: bool, tracing: bool) -> std::ops::Range<u64> {
 }
 
 #[test]
-fn every_call_may_fail_once_and_everything_closes() {
+fn after_a_failure_of_any_call_everything_closes() {
     for words in [true, false] {
         for manner in [Manner::Eager, Manner::Lazy, Manner::Random(5)] {
             for tracing in [false, true] {
                 let list = Arc::new(List::random(7, 60));
                 let mut failures = 0;
                 let events = events_made(words, tracing);
-                // Events are made by the thousand, each as the one before: some of them stand for all.
+                // Thousands of events are created in the same way: test only some of those calls.
                 for call in (1..).filter(|call| !events.contains(call) || call % 251 == 0) {
                     let fault = failing(call, codes::LAUNCH_FAILURE);
                     let (calls, device) = device(Setting { manner, words, fault, ..Setting::default() });
@@ -203,13 +205,16 @@ fn every_call_may_fail_once_and_everything_closes() {
                         assert_eq!(arena.bytes(), 4096);
                         let done: Arc<Vec<AtomicU64>> =
                             Arc::new((0..60).map(|_| AtomicU64::new(0)).collect());
-                        let work = noting(&device, &list, &done, &Default::default());
+                        let work = recording(&device, &list, &done, &Default::default());
                         let lanes = open(&device, tracing, work)?;
                         let outcomes = list.issue(&*lanes);
                         lanes.take_spans();
                         let end = lanes.reach(lanes.last(Lane::Host));
                         let first = outcomes.into_iter().find_map(|outcome| outcome.err());
-                        assert!(first.is_none() || first == end.clone().err(), "the first failure stays");
+                        assert!(
+                            first.is_none() || first == end.clone().err(),
+                            "every reach returns the first failure"
+                        );
                         end
                     });
                     assert_eq!(calls.violations(), Vec::<String>::new());
@@ -222,14 +227,14 @@ fn every_call_may_fail_once_and_everything_closes() {
                         break;
                     }
                 }
-                assert!(failures > 100, "{failures} of the calls were seen to fail");
+                assert!(failures > 100, "only {failures} calls failed");
             }
         }
     }
 }
 
 #[test]
-fn a_failing_call_is_told_with_its_task() {
+fn a_failing_call_is_reported_with_its_task() {
     let run = |fault| {
         let (calls, opened) = device(Setting { fault, ..Setting::default() });
         let device = opened.unwrap();
@@ -252,7 +257,7 @@ fn a_failing_call_is_told_with_its_task() {
 }
 
 #[test]
-fn work_that_fails_later_is_told_with_the_task_that_ran() {
+fn asynchronous_failures_are_reported_with_the_running_task() {
     let mut exact = 0;
     for (manner, failing) in [Manner::Eager, Manner::Lazy, Manner::Random(1), Manner::Random(2)]
         .into_iter()
@@ -276,21 +281,21 @@ fn work_that_fails_later_is_told_with_the_task_that_ran() {
         }
         let error = lanes.reach(last[0]).unwrap_err();
         assert_eq!(error.status(), Status::DeviceFailed);
-        // Tasks run one after the other here, so the failed one is the first that did not start.
+        // Tasks run one after another here, so the failed one is the first that did not start.
         let failed = format!("job {}", (0..).find(|task| !started.lock().contains(task)).unwrap());
         let named = |before: &str, after: &str| error.message().contains(&format!("{before}{failed}{after}"));
-        // Without words nobody knows how far a stream came.
+        // Without words the progress of a CUDA stream is unknown.
         assert!(!words || named("", " (") || named("", ":"), "{failed} failed; {error}");
         exact += usize::from(!words || named("while ", " (") || named("", ": "));
         drop(lanes);
         drop(device);
         assert_eq!(calls.violations(), Vec::<String>::new());
     }
-    assert!(exact > 20, "{exact} were named first");
+    assert!(exact > 20, "only {exact} failed tasks were named first");
 }
 
 #[test]
-fn half_of_the_margin_may_be_taken_after_a_plan() {
+fn half_of_the_margin_may_be_used_up_after_planning() {
     let memory = 1 << 30;
     let (_calls, device) = device(Setting { memory, ..Setting::default() });
     let device = device.unwrap();
@@ -301,7 +306,7 @@ fn half_of_the_margin_may_be_taken_after_a_plan() {
 }
 
 #[test]
-fn a_task_that_fails_or_panics_poisons() {
+fn tasks_after_a_failure_or_panic_are_skipped() {
     for setting in settings() {
         let (_, device) = device(setting);
         let device = device.unwrap();
@@ -327,7 +332,7 @@ fn a_task_that_fails_or_panics_poisons() {
             assert_eq!((error.status(), error.message()), (Status::NonFinite, "job 12 found no number"));
         }
         drop(lanes);
-        // Streams are given work far ahead of thread lanes, whose tasks are then passed over.
+        // CUDA streams run far ahead of thread lanes, whose tasks are then skipped.
         assert!((9..=12).contains(&ran.load(Ordering::Relaxed)));
     }
     let (_, device) = device(Setting::default());
@@ -339,7 +344,7 @@ fn a_task_that_fails_or_panics_poisons() {
 }
 
 #[test]
-fn dropping_the_lanes_lets_their_work_finish() {
+fn dropping_the_lanes_finishes_their_work() {
     for setting in settings() {
         let (calls, device) = device(setting);
         let device = device.unwrap();
@@ -364,7 +369,7 @@ fn dropping_the_lanes_lets_their_work_finish() {
 }
 
 #[test]
-fn spans_tell_what_happened_on_one_clock() {
+fn spans_record_all_tasks_on_one_clock() {
     for setting in settings() {
         let (_, device) = device(setting.clone());
         let device = device.unwrap();
@@ -394,7 +399,7 @@ fn spans_tell_what_happened_on_one_clock() {
 }
 
 #[test]
-fn memory_is_limited_zeroed_and_taken_once() {
+fn memory_is_limited_zeroed_and_reserved_once() {
     let calls = FakeCuda::new(Setting { memory: 1 << 20, ..Setting::default() });
     let options = CudaOptions { memory_limit: Some(1 << 19), ..CudaOptions::default() };
     let device = CudaDevice::open(calls.ordinal(), options).unwrap();
@@ -404,7 +409,7 @@ fn memory_is_limited_zeroed_and_taken_once() {
     assert_eq!(error.status(), Status::OutOfDeviceMemory);
     assert!(error.message().contains("(--device-mem): 1 bytes too many"), "{error}");
     let span = device.reserve(1 << 18).unwrap();
-    // SAFETY: the fake CUDA's device memory is this process's.
+    // SAFETY: the fake CUDA's device memory is memory of this process.
     let bytes = unsafe { std::slice::from_raw_parts(span.address(), span.bytes()) };
     assert!(bytes.iter().all(|&byte| byte == 0));
     assert_eq!(device.reserve(16).unwrap_err().status(), Status::InvalidState);
@@ -413,7 +418,7 @@ fn memory_is_limited_zeroed_and_taken_once() {
     assert_eq!(calls.device_bytes(), 0);
 
     let device = CudaDevice::open(calls.ordinal(), CudaOptions::default()).unwrap();
-    // A plan leaves a sixteenth, an arena half of it.
+    // A plan leaves 1/16 of the memory free, an arena half of that.
     let margin = 1 << 16;
     assert_eq!(device.info().memory_free, (1 << 20) - margin);
     let most = (1 << 20) - margin / 2;
@@ -451,7 +456,7 @@ fn host_memory_is_pinned_both_ways_and_copied_asynchronously() {
             let (source, target) = (arena.whole().subspan(0, 256), arena.whole().subspan(300, 256));
             set(source, &(0..=255).collect::<Vec<u8>>());
             let copier = device.clone();
-            // SAFETY: arena and device outlive the lanes, and each copy waits for the one before.
+            // SAFETY: arena and device outlive the lanes, and each copy waits for the previous one.
             let lanes = open(&device, false, move |lane, task| unsafe {
                 match (lane, task) {
                     (Lane::H2d, 0) => copier.upload(memory.subspan(64, 256), source),
@@ -478,7 +483,7 @@ fn host_memory_is_pinned_both_ways_and_copied_asynchronously() {
     }
 }
 
-/// Each error that a machine can answer with: its status, and what its message says to do.
+/// Errors of drivers and devices: their status, and the remedy in the message.
 #[test]
 fn every_error_names_its_remedy() {
     let presence = |driver, code, count| Presence {
@@ -517,9 +522,9 @@ fn every_error_names_its_remedy() {
         (
             missing(presence(12040, 35, 0)),
             unavailable,
-            &["serves CUDA 12.4, this library needs 13.0", "newer driver"],
+            &["supports CUDA 12.4, this library needs 13.0", "newer driver"],
         ),
-        (missing(presence(13000, 100, 0)), unavailable, &["shows no device", "CUDA_VISIBLE_DEVICES"]),
+        (missing(presence(13000, 100, 0)), unavailable, &["reports no device", "CUDA_VISIBLE_DEVICES"]),
         (
             opened(Setting { compute_capability: (7, 5), ..Setting::default() }),
             unavailable,
@@ -528,23 +533,24 @@ fn every_error_names_its_remedy() {
         (
             failing("cudaSetDevice", codes::DEVICES_UNAVAILABLE),
             unavailable,
-            &["holds the device alone", "nvidia-smi"],
+            &["exclusive use of the device", "nvidia-smi"],
         ),
         (
             failing("cudaGetDriverEntryPointByVersion", codes::DRIVER_MISMATCH),
             unavailable,
-            &["do not fit together"],
+            &["do not match", "restart"],
         ),
         (lost(codes::ECC_UNCORRECTABLE), Status::DeviceFailed, &["job 2", "lost", "checkpoint", "Xid"]),
         (lost(codes::UNKNOWN), Status::DeviceFailed, &["job 2", "lost to this process"]),
-        (pinned(Pinning::Registered, 2), Status::OutOfHostMemory, &["ulimit -l", "other way of pinning"]),
+        (pinned(Pinning::Registered, 2), Status::OutOfHostMemory, &["ulimit -l", "use the other --pinning"]),
         (pinned(Pinning::Allocated, 2), Status::OutOfHostMemory, &["free host memory"]),
-        (pinned(Pinning::Registered, 801), Status::Unsupported, &["other way of pinning"]),
+        (pinned(Pinning::Registered, 801), Status::Unsupported, &["use the other --pinning"]),
     ] {
         assert_eq!(error.status(), status, "{error}");
         words.iter().for_each(|word| assert!(error.message().contains(word), "`{word}` is not in: {error}"));
     }
     let _one = FakeCuda::new(Setting { presence: Some(presence(13000, 0, 1)), ..Setting::default() });
     let error = CudaDevice::open(3, CudaOptions::default()).unwrap_err();
-    assert!(error.message().contains("cuda:3 is not there: the devices are cuda:0 to cuda:0"), "{error}");
+    let expected = "cuda:3 is not available: available devices are cuda:0 to cuda:0";
+    assert!(error.message().contains(expected), "{error}");
 }

@@ -1,5 +1,5 @@
-//! Hazards of a real driver: full queues, the lock of the context, errors that are blamed on
-//! others, streams that cannot wait for words. And the fake CUDA itself: a user who does it wrong is found out.
+//! Hazards of a real CUDA driver: full queues, the context lock, errors reported by later calls,
+//! missing stream memory operations. Also tests that the fake CUDA detects incorrect use.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use horizon::sys::cuda::{
 
 use support::fake_cuda::{FakeCuda, Fault, Injection, Manner, Setting, delays_of, inject, launch};
 
-/// A fake device, which is the calling thread's current one.
+/// A fake device, made the calling thread's current device.
 fn selected(setting: Setting) -> FakeCuda {
     let fake = FakeCuda::new(setting);
     set_device(fake.ordinal()).unwrap();
@@ -34,7 +34,7 @@ fn a_long_queue_never_blocks_inside_cuda() {
             set_device(fake.ordinal()).unwrap();
             (0..3000).for_each(|_| launch(&stream, "kernel", || ()).unwrap());
         });
-        // As far as it gets: to a wait outside CUDA, where the queue has room.
+        // Wait until the launcher blocks, which must be outside CUDA, before the queue is full.
         let start = Instant::now();
         while fake.queued() < 250 && start.elapsed() < Duration::from_secs(20) {
             thread::sleep(Duration::from_millis(1));
@@ -49,8 +49,8 @@ fn a_long_queue_never_blocks_inside_cuda() {
 }
 
 #[test]
-fn a_failure_that_was_dealt_with_is_not_blamed_on_the_next_kernel() {
-    let blamed = |function, run: &dyn Fn() -> Result<()>| {
+fn a_handled_error_is_not_reported_by_the_next_kernel_launch() {
+    let launch_error = |function, run: &dyn Fn() -> Result<()>| {
         let fake = selected(Setting::default());
         let stream = Stream::new().unwrap();
         if let Some(function) = function {
@@ -64,13 +64,13 @@ fn a_failure_that_was_dealt_with_is_not_blamed_on_the_next_kernel() {
     };
     let mut page = vec![0u8; 4096];
     let page = std::ptr::NonNull::from(page.as_mut_slice()).cast();
-    assert_eq!(blamed(Some("cudaMalloc"), &|| DeviceMemory::take(256).map(drop)), None);
-    assert_eq!(blamed(Some("cudaHostAlloc"), &|| PinnedMemory::take(256).map(drop)), None);
-    // SAFETY: it fails.
-    assert_eq!(blamed(Some("cudaHostRegister"), &|| unsafe { register(page, 4096) }), None);
-    // Too much memory, which the device itself refuses; memory that is not page-locked; an event that is not reached.
-    assert_eq!(blamed(None, &|| DeviceMemory::take(1 << 40).map(drop).or(Ok(()))), None);
-    assert_eq!(blamed(None, &|| device_address(page).map(drop).or(Ok(()))), None);
+    assert_eq!(launch_error(Some("cudaMalloc"), &|| DeviceMemory::take(256).map(drop)), None);
+    assert_eq!(launch_error(Some("cudaHostAlloc"), &|| PinnedMemory::take(256).map(drop)), None);
+    // SAFETY: the call fails.
+    assert_eq!(launch_error(Some("cudaHostRegister"), &|| unsafe { register(page, 4096) }), None);
+    // An allocation that is too large; memory that is not pinned; an event that is not reached.
+    assert_eq!(launch_error(None, &|| DeviceMemory::take(1 << 40).map(drop).or(Ok(()))), None);
+    assert_eq!(launch_error(None, &|| device_address(page).map(drop).or(Ok(()))), None);
     let fake = selected(Setting { manner: Manner::Lazy, ..Setting::default() });
     let (stream, event) = (Stream::new().unwrap(), Event::new(false).unwrap());
     launch(&stream, "kernel", || ()).and_then(|()| stream.synchronize()).unwrap();
@@ -80,11 +80,11 @@ fn a_failure_that_was_dealt_with_is_not_blamed_on_the_next_kernel() {
     launch(&stream, "kernel", || ()).unwrap();
     fake.hold(false);
     stream.synchronize().unwrap();
-    // Who does not clear it is blamed: the fake itself is right.
+    // An error that is not cleared is reported by the next launch: the fake behaves as CUDA.
     let fake = selected(Setting::default());
     let stream = Stream::new().unwrap();
     let mut base = std::ptr::null_mut();
-    // SAFETY: a place for an address.
+    // SAFETY: the function writes one pointer.
     assert_ne!(unsafe { (api().unwrap().runtime.cudaMalloc)(&mut base, 1 << 40) }, 0);
     let error = launch(&stream, "kernel", || ()).unwrap_err();
     assert!(error.message().contains("nobody cleared"), "{error}");
@@ -92,22 +92,22 @@ fn a_failure_that_was_dealt_with_is_not_blamed_on_the_next_kernel() {
 }
 
 #[test]
-fn a_table_is_not_exchanged_while_it_is_in_use() {
+fn a_function_table_in_use_is_not_replaced() {
     let _fake = selected(Setting::default());
-    // SAFETY: the functions that are in use anyway.
+    // SAFETY: the same functions that are in use.
     let error = unsafe { install(*api().unwrap()) }.unwrap_err();
     assert_eq!(error.status(), Status::InvalidState);
 }
 
-/// The two ways to wait for each other for good that a user of CUDA has: work that waits for what nobody does, and a kernel
-/// that is loaded meanwhile, which keeps everybody else out.
+/// The two deadlocks that a user of CUDA can cause: work that waits for a write that never comes,
+/// and in addition a kernel being loaded, which blocks all other calls.
 #[test]
-fn threads_that_wait_for_each_other_for_good_are_found_out() {
+fn deadlocks_are_detected() {
     let stuck = |patience| {
         let fake = selected(Setting { patience, ..Setting::default() });
         let (stream, word) = (Stream::new().unwrap(), PinnedMemory::take(4).unwrap());
         let seen = device_address(word.base()).unwrap();
-        // SAFETY: the word stays until the device has given up.
+        // SAFETY: the word lives until the device has failed.
         unsafe {
             word.base().cast::<u32>().write(0);
             Driver::open().unwrap().wait_value(&stream, seen, 1).unwrap();
@@ -131,7 +131,7 @@ fn threads_that_wait_for_each_other_for_good_are_found_out() {
         while !fake.is_loading() && !launcher.is_finished() {
             thread::yield_now();
         }
-        // Kept out until the device is lost.
+        // Blocked until the device is lost.
         Event::new(false).unwrap_err();
     });
     assert!(
@@ -141,7 +141,7 @@ fn threads_that_wait_for_each_other_for_good_are_found_out() {
     );
 }
 
-/// Work that is a closure.
+/// [`Work`] by a closure.
 struct Tasks<F>(F);
 
 impl<F: Fn(Lane, u64) -> Result<()> + Send + Sync> Work for Tasks<F> {
@@ -150,7 +150,8 @@ impl<F: Fn(Lane, u64) -> Result<()> + Send + Sync> Work for Tasks<F> {
     }
 }
 
-/// Lanes whose tasks count themselves, on streams by kernels that have these names in turn.
+/// Lanes whose tasks count themselves. On CUDA stream lanes they launch kernels with these names in
+/// turn.
 fn counting(
     device: &Arc<CudaDevice>,
     done: &Arc<AtomicUsize>,
@@ -171,7 +172,7 @@ fn counting(
     device.clone().open(Arc::new(Tasks(work)), true).unwrap()
 }
 
-/// Issues tasks that wait for each other, and waits for the last.
+/// Issues tasks that each wait for the previous one, and waits for the last.
 fn issue(lanes: &dyn Lanes, tasks: u64) {
     let mut last = vec![];
     for task in 0..tasks {
@@ -180,10 +181,10 @@ fn issue(lanes: &dyn Lanes, tasks: u64) {
     lanes.reach(last[0]).unwrap();
 }
 
-/// Kernels that are loaded in the middle of work hold everybody up, and still everything gets done: threads that wait are
-/// outside CUDA.
+/// Loading a kernel while the device has work blocks all CUDA calls, but causes no deadlock, since
+/// threads wait outside CUDA.
 #[test]
-fn kernels_that_are_loaded_late_hold_up_and_let_go() {
+fn kernels_loaded_late_cause_no_deadlock() {
     for manner in [Manner::Eager, Manner::Lazy, Manner::Random(1), Manner::Random(2)] {
         let fake = FakeCuda::in_manner(manner);
         let device = CudaDevice::open(fake.ordinal(), CudaOptions::default()).unwrap();
@@ -198,7 +199,7 @@ fn kernels_that_are_loaded_late_hold_up_and_let_go() {
 }
 
 #[test]
-fn streams_that_are_held_up_at_random_do_all_that_they_should() {
+fn cuda_streams_with_random_delays_run_all_tasks() {
     for seed in 0..4 {
         let fake = FakeCuda::in_manner(Manner::Lazy);
         inject(fake.ordinal(), Injection { fault: None, delays: Some(seed) });
@@ -207,14 +208,14 @@ fn streams_that_are_held_up_at_random_do_all_that_they_should() {
         let lanes = counting(&device, &done, &["kernel"]);
         issue(&*lanes, 100);
         assert_eq!(done.load(Ordering::Relaxed), 100);
-        assert!(delays_of(fake.ordinal()) > 5, "streams were hardly held up");
+        assert!(delays_of(fake.ordinal()) > 5, "there were too few delays");
         drop(lanes);
         drop(device);
         assert_eq!(fake.violations(), Vec::<String>::new());
     }
 }
 
-/// Runs itself again with the variable set.
+/// Runs itself again with the environment variable set.
 #[test]
 fn a_variable_turns_words_off_and_everything_works() {
     const NAME: &str = "hazards::a_variable_turns_words_off_and_everything_works";
@@ -229,7 +230,7 @@ fn a_variable_turns_words_off_and_everything_works() {
     if !off {
         let mut again = Command::new(std::env::current_exe().unwrap());
         let ran = again.args(["--exact", NAME]).env("HZ_CUDA_STREAM_MEMORY_OPS", "off").output().unwrap();
-        let said = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+        let output = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && output.contains("1 passed"), "{output}");
     }
 }

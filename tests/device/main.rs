@@ -1,4 +1,4 @@
-//! The device contract, on the CPU device and on the CUDA device.
+//! The device interface, on the CPU device and on the CUDA device with fake CUDA.
 
 mod cpu;
 mod cuda;

@@ -14,22 +14,22 @@ fn host_arena_is_zeroed_exact_and_page_aligned() {
         assert_eq!(whole.bytes(), bytes);
         assert_eq!(whole.address() as usize % 4096, 0);
         assert_eq!(arena.bytes_mut(), vec![0; bytes]);
-        let painted: Vec<u8> = (0..bytes).map(|at| (at * 7 + 3) as u8).collect();
-        arena.bytes_mut().copy_from_slice(&painted);
-        assert_eq!(numbers::<u8>(whole), painted);
+        let pattern: Vec<u8> = (0..bytes).map(|at| (at * 7 + 3) as u8).collect();
+        arena.bytes_mut().copy_from_slice(&pattern);
+        assert_eq!(numbers::<u8>(whole), pattern);
     }
     assert_eq!(Arena::take(0, MemoryKind::Plain).unwrap().whole().bytes(), 0);
 }
 
 #[test]
-fn host_arena_says_what_it_needed() {
+fn host_arena_error_states_needed_and_available_bytes() {
     let error = Arena::take(1 << 60, MemoryKind::Plain).unwrap_err();
     assert_eq!(error.status(), Status::OutOfHostMemory);
     assert!(error.message().contains("1048576.0 TiB") && error.message().contains("may be taken"), "{error}");
 }
 
 #[test]
-fn host_span_moves_numbers_without_alignment() {
+fn host_span_reads_and_writes_unaligned_numbers() {
     let arena = Arena::take(64, MemoryKind::Plain).unwrap();
     let odd = arena.whole().subspan(3, 40);
     set(odd, &[1.5f32, -2.0, f32::MAX]);
@@ -44,17 +44,17 @@ fn host_span_moves_numbers_without_alignment() {
 }
 
 #[test]
-fn host_span_is_numbers_where_it_is_whole_and_aligned() {
+fn host_span_gives_slices_if_aligned_and_of_whole_elements() {
     let arena = Arena::take(64, MemoryKind::Plain).unwrap();
     let span = arena.whole().subspan(4, 12);
     set(span, &[1i32, 2, 3]);
-    // SAFETY: the arena is there, and nobody else uses it.
+    // SAFETY: the arena is alive, and nothing else uses it.
     assert_eq!(unsafe { span.slice::<i32>() }, [1, 2, 3]);
-    // SAFETY: as above, and no slice of it is held.
+    // SAFETY: the arena is alive, nothing else uses it, and no other slice of it exists.
     let slice = unsafe { span.slice_mut::<i32>() };
     slice[1] = 7;
     assert_eq!(numbers::<i32>(span), [1, 7, 3]);
-    // SAFETY: refused before anything is looked at.
+    // SAFETY: the call panics before it accesses memory.
     let refused = |span: HostSpan| catch_unwind(|| unsafe { span.slice::<i32>() }.len()).is_err();
     assert!(refused(arena.whole().subspan(2, 8)) && refused(arena.whole().subspan(4, 6)));
 }

@@ -1,4 +1,4 @@
-//! Limits of host memory, and sizes as people read them.
+//! Limits of host memory, and the format of sizes.
 
 use std::fs;
 use std::path::Path;
@@ -59,8 +59,12 @@ fn host_limits_of_cgroup_2_count_ancestors_and_working_set() {
             ("sys/fs/cgroup/user.slice/memory.stat", "anon 1\ninactive_file 0\n"),
         ])
     };
-    assert_eq!(read(files("max\n").path()), (18 * GIB, Limit::Cgroup), "the ancestor rules");
-    assert_eq!(read(files("8589934592\n").path()), (7 * GIB + GIB / 2, Limit::Cgroup), "the leaf rules");
+    assert_eq!(read(files("max\n").path()), (18 * GIB, Limit::Cgroup), "the ancestor's limit applies");
+    assert_eq!(
+        read(files("8589934592\n").path()),
+        (7 * GIB + GIB / 2, Limit::Cgroup),
+        "the leaf's limit applies"
+    );
     assert_eq!(read(files("0\n").path()), (0, Limit::Cgroup), "a limit below the usage leaves nothing");
 }
 
@@ -88,12 +92,12 @@ fn host_limits_of_cgroup_1_inside_a_container() {
         ])
     };
     assert_eq!(read(files("/").path()), (8 * GIB, Limit::Cgroup));
-    // The mount shows the container's subtree only: its root file has no limit, so RAM rules.
+    // The mount shows only the container's subtree: its root has no limit, so available RAM applies.
     assert_eq!(read(files("/docker/abc").path()), (48 * GIB, Limit::Available));
 }
 
 #[test]
-fn host_limits_refuse_with_need_have_and_which() {
+fn host_limits_refuse_with_needed_and_available_bytes_and_the_limit() {
     let root = machine(&[("proc/meminfo", MEMINFO)]);
     let limits = Limits::read_under(root.path(), None);
     limits.admit("the model", 48 * GIB).unwrap();
@@ -103,17 +107,17 @@ fn host_limits_refuse_with_need_have_and_which() {
         error.message(),
         "the model needs 48.5 GiB of host memory; 48.0 GiB may be taken (available RAM)"
     );
-    // A stated number rules, also above the machine's; then whoever talks to the user says so.
+    // A stated number applies, also above the machine's limit; then there is a warning.
     let stated = |gib: usize| Limits::read_under(root.path(), Some(gib * GIB));
     stated(64).admit("the model", 60 * GIB).unwrap();
     let warning = stated(64).warning().unwrap();
-    let words = "64.0 GiB may be taken (--host-mem), where the machine reports 48.0 GiB (available RAM)";
-    assert!(warning.contains(words), "{warning}");
+    let part = "64.0 GiB may be taken (--host-mem), where the machine reports 48.0 GiB (available RAM)";
+    assert!(warning.contains(part), "{warning}");
     assert_eq!((stated(48).warning(), limits.warning()), (None, None));
 }
 
 #[test]
-fn host_size_is_for_people() {
+fn host_size_is_displayed_with_one_decimal_and_a_binary_unit() {
     let texts =
         [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 20, "1.0 MiB"), (90_409_612_902, "84.2 GiB")];
     for (bytes, text) in texts {

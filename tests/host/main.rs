@@ -1,4 +1,4 @@
-//! The host level: memory, its limits, and the worker pool.
+//! The host level: memory, limits, worker pool.
 
 mod arena;
 mod limits;

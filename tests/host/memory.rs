@@ -1,4 +1,5 @@
-//! NUMA nodes, huge pages, bound arenas: over recorded machines, and over this one as far as it goes.
+//! NUMA nodes, huge pages, bound and pinned arenas: on recorded machines, and on this one as far as
+//! it supports them.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +25,7 @@ fn machine(files: &[(String, String)]) -> tempfile::TempDir {
     root
 }
 
-/// Files of a node: `total` and `free` in kB, processors and distances as the system lists them.
+/// The files of a node: `total` and `free` in kB, processors and distances in the system's format.
 fn node(index: u32, cpulist: &str, total: usize, free: usize, distance: &str) -> Vec<(String, String)> {
     let file = |name: &str, text: String| (format!("sys/devices/system/node/node{index}/{name}"), text);
     let line = |key: &str, kb: usize| format!("Node {index} {key}:       {kb} kB\n");
@@ -75,7 +76,7 @@ fn topology_of_two_nodes_with_offline_and_forbidden_processors() {
 fn topology_of_eight_nodes_and_the_nearest_memory() {
     let mut files = vec![text("sys/devices/system/node/online", "0-7\n")];
     for index in 0..8u32 {
-        // Node 5 has processors only; 4 is on its board.
+        // Node 5 has only processors; node 4 is on the same board.
         let total = if index == 5 { 0 } else { 32 << 20 };
         let distance = |other: u32| {
             if other == index {
@@ -99,20 +100,20 @@ fn topology_of_eight_nodes_and_the_nearest_memory() {
 }
 
 #[test]
-fn threads_have_cores_of_their_own_or_the_cores_of_a_node() {
+fn threads_are_bound_to_one_core_or_to_the_cores_of_a_node() {
     let mut files = node(0, "0-1,4", 1 << 20, 1 << 20, "10 20 20");
     files.extend(node(1, "", 1 << 20, 1 << 20, "20 10 20"));
     files.extend(node(2, "2-3,5", 1 << 20, 1 << 20, "20 20 10"));
     files.push(text("sys/devices/system/node/online", "0-2\n"));
     files.push(text("sys/devices/system/cpu/online", "0-5\n"));
     let topology = Topology::read_under(machine(&files).path());
-    let places = topology.places(6).unwrap();
-    assert_eq!(places, [[0], [1], [4], [2], [3], [5]], "node by node, and none on the one without cores");
+    let cpus = topology.thread_cpus(6).unwrap();
+    assert_eq!(cpus, [[0], [1], [4], [2], [3], [5]], "node by node, and none on the node without cores");
     let (first, second): (&[u32], &[u32]) = (&[0, 1, 4], &[2, 3, 5]);
-    assert_eq!(topology.places(2).unwrap(), [first, second]);
-    assert_eq!(topology.places(4).unwrap(), [first, first, second, second]);
-    assert_eq!(topology.places(1).unwrap(), [first]);
-    assert_eq!((topology.places(7), topology.places(0)), (None, None));
+    assert_eq!(topology.thread_cpus(2).unwrap(), [first, second]);
+    assert_eq!(topology.thread_cpus(4).unwrap(), [first, first, second, second]);
+    assert_eq!(topology.thread_cpus(1).unwrap(), [first]);
+    assert_eq!((topology.thread_cpus(7), topology.thread_cpus(0)), (None, None));
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn topology_with_memory_only_and_gaps() {
 }
 
 #[test]
-fn topology_where_the_system_tells_nothing() {
+fn topology_of_a_system_that_reports_no_nodes() {
     let files = [
         text("sys/devices/system/cpu/online", "0-3\n"),
         text("proc/meminfo", "MemTotal:  1048576 kB\nMemAvailable:  524288 kB\n"),
@@ -163,9 +164,9 @@ fn topology_finds_a_pci_device() {
 }
 
 #[test]
-fn the_processor_tells_its_name_or_not() {
-    let told = "processor\t: 0\nmodel name\t: Some CPU @ 2.0 GHz\nflags\t: a b\n";
-    let root = machine(&[text("proc/cpuinfo", told)]);
+fn the_processor_name_is_read_if_the_system_reports_it() {
+    let cpuinfo = "processor\t: 0\nmodel name\t: Some CPU @ 2.0 GHz\nflags\t: a b\n";
+    let root = machine(&[text("proc/cpuinfo", cpuinfo)]);
     assert_eq!(processor_name_under(root.path()).as_deref(), Some("Some CPU @ 2.0 GHz"));
     assert_eq!(processor_name_under(Path::new("/nowhere")), None);
 }
@@ -205,12 +206,12 @@ fn arena_gets_the_pages_that_the_system_offers() {
     arena.touch(&Pool::new(2).unwrap()).unwrap();
     let kib = huge_kib_at(arena.whole().address() as usize);
     if kib == 0 {
-        eprintln!("skipped: the kernel found no huge page at the moment");
+        eprintln!("skipped: the kernel had no huge page");
     }
     assert!(kib <= 66 << 10);
 }
 
-/// What the kernel says of the huge pages in the mapping at an address.
+/// The KiB of huge pages in the mapping at an address, as the kernel reports them.
 fn huge_kib_at(address: usize) -> usize {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let start = smaps.find(&format!("\n{address:x}-")).expect("the arena is mapped");
@@ -222,7 +223,7 @@ fn huge_kib_at(address: usize) -> usize {
 }
 
 #[test]
-fn arena_touch_gives_ram_and_leaves_zeros() {
+fn a_touched_arena_is_still_zero() {
     for (bytes, threads) in [(1, 1), (4097, 2), ((5 << 20) + 3, 3)] {
         let arena = Arena::take(bytes, MemoryKind::Plain).unwrap();
         arena.touch(&Pool::new(threads).unwrap()).unwrap();
@@ -232,7 +233,7 @@ fn arena_touch_gives_ram_and_leaves_zeros() {
 }
 
 #[test]
-fn arena_lies_on_the_nodes_it_was_asked_for() {
+fn arena_is_on_the_requested_nodes() {
     let topology = Topology::read();
     let pool = Pool::new(2).unwrap();
     let bytes = 3 << 20;
@@ -256,7 +257,7 @@ fn arena_lies_on_the_nodes_it_was_asked_for() {
 }
 
 #[test]
-fn arena_refuses_nodes_that_have_no_such_memory() {
+fn arena_refuses_missing_nodes_and_nodes_with_too_little_memory() {
     let error = Arena::take(4096, MemoryKind::Node(999)).unwrap_err();
     assert_eq!(error.status(), Status::InvalidArgument);
     assert!(error.message().contains("no memory on node 999"), "{error}");
@@ -267,30 +268,30 @@ fn arena_refuses_nodes_that_have_no_such_memory() {
 }
 
 #[test]
-fn arena_touch_leaves_what_stands_there() {
+fn arena_touch_keeps_the_contents() {
     let arena = Arena::take(3 << 20, MemoryKind::Plain).unwrap();
-    let painted: Vec<u8> = (0..3 << 20).map(|at| (at * 7 + 3) as u8).collect();
-    set(arena.whole(), &painted);
+    let pattern: Vec<u8> = (0..3 << 20).map(|at| (at * 7 + 3) as u8).collect();
+    set(arena.whole(), &pattern);
     arena.touch(&Pool::new(2).unwrap()).unwrap();
-    assert!(numbers::<u8>(arena.whole()) == painted);
+    assert!(numbers::<u8>(arena.whole()) == pattern);
 }
 
 #[test]
-fn arena_has_the_pages_it_was_asked_for() {
+fn arena_has_the_requested_pages() {
     let take = |wanted| Arena::take_under(Path::new("/"), 4 << 20, MemoryKind::Plain, Some(wanted));
     assert_eq!(take(Pages::Small).unwrap().pages(), Pages::Small);
     let offered = HugePages::read();
-    for (wanted, there) in
+    for (wanted, available) in
         [(Pages::Explicit, offered.explicit_free >= 2), (Pages::Transparent, offered.transparent)]
     {
         match take(wanted) {
-            Ok(arena) => assert!(there && arena.pages() == wanted, "{wanted}"),
-            Err(error) => assert!(!there, "{error}"),
+            Ok(arena) => assert!(available && arena.pages() == wanted, "{wanted}"),
+            Err(error) => assert!(!available, "{error}"),
         }
     }
 }
 
-/// Fixed nothing and remembers what it was asked for.
+/// A fake [`Pin`] that pins nothing and records its calls.
 #[derive(Debug, Default)]
 struct Recorder {
     counts: bool,
@@ -299,12 +300,12 @@ struct Recorder {
     pinned_bytes: AtomicUsize,
 }
 
-// SAFETY: `allocate` leaks memory, which `free` takes back.
+// SAFETY: `allocate` leaks initialized memory, which stays valid until `free` drops it.
 unsafe impl Pin for Recorder {
     unsafe fn pin(&self, pages: HostSpan) -> Result<()> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if self.fails {
-            return Err(Error::new(Status::DeviceFailed, "the device has no room for the mapping"));
+            return Err(Error::new(Status::DeviceFailed, "the device cannot map it"));
         }
         assert_eq!(pages.address() as usize % 4096, 0);
         self.pinned_bytes.fetch_add(pages.bytes(), Ordering::Relaxed);
@@ -322,13 +323,13 @@ unsafe impl Pin for Recorder {
         }
         let base = NonNull::new(Box::leak(vec![7u8; bytes].into_boxed_slice()).as_mut_ptr()).unwrap();
         self.pinned_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // SAFETY: leaked memory of that length, which `free` takes back.
+        // SAFETY: leaked memory of that length, valid until `free` drops it.
         Ok(unsafe { HostSpan::new(base, bytes) })
     }
 
     unsafe fn free(&self, memory: HostSpan) {
         self.pinned_bytes.fetch_sub(memory.bytes(), Ordering::Relaxed);
-        // SAFETY: what `allocate` leaked, in the same length.
+        // SAFETY: memory that `allocate` leaked, with the same length.
         drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory.address(), memory.bytes())) });
     }
 
@@ -338,7 +339,7 @@ unsafe impl Pin for Recorder {
 }
 
 #[test]
-fn arena_is_pinned_once_and_unpinned_at_its_end() {
+fn arena_is_pinned_once_and_unpinned_on_drop() {
     let pool = Pool::new(2).unwrap();
     let pin = Arc::new(Recorder::default());
     let pinned =
@@ -354,13 +355,13 @@ fn arena_is_pinned_once_and_unpinned_at_its_end() {
 
     let fails = Arc::new(Recorder { fails: true, ..Recorder::default() });
     let arena = Arena::take(5000, pinned(&fails)).unwrap();
-    assert_eq!(arena.touch(&pool).unwrap_err().message(), "the device has no room for the mapping");
+    assert_eq!(arena.touch(&pool).unwrap_err().message(), "the device cannot map it");
     drop(arena);
-    assert_eq!(fails.pinned_bytes.load(Ordering::Relaxed), 0, "what was never pinned is not unpinned");
+    assert_eq!(fails.pinned_bytes.load(Ordering::Relaxed), 0, "pages that were not pinned are not unpinned");
 }
 
 #[test]
-fn arena_of_a_devices_allocator_is_zeroed_and_given_back() {
+fn arena_of_a_devices_allocator_is_zeroed_and_freed() {
     let node = Topology::read().with_memory().first().copied();
     let pinned = |pin: &Arc<Recorder>| MemoryKind::Pinned { pin: pin.clone(), by: Pinning::Allocated, node };
     let pin = Arc::new(Recorder::default());
@@ -376,7 +377,8 @@ fn arena_of_a_devices_allocator_is_zeroed_and_given_back() {
     assert_eq!(error.message(), "the allocator has nothing left");
 }
 
-/// A machine of two nodes on which a process may lock 64 KiB, of which 4 are locked, and huge pages are off.
+/// A machine with two nodes and without transparent huge pages, where a process may lock 64 KiB and
+/// has locked 4 KiB.
 fn strict_machine(capabilities: &str) -> tempfile::TempDir {
     let mut files = node(0, "0-1", 1 << 20, 1 << 19, "10 20");
     files.extend(node(1, "2-3", 1 << 20, 1 << 10, "20 10"));
@@ -416,24 +418,28 @@ fn arena_refuses_to_lock_more_than_the_limit() {
         "{error}"
     );
     take(1 << 20, false).unwrap();
-    // Bit 14 of the capabilities is CAP_IPC_LOCK, whose owner is not asked.
+    // Bit 14 of the capabilities is CAP_IPC_LOCK, which exempts from the limit.
     let capable = strict_machine("0000000000004000");
     assert_eq!(Limits::read_under(capable.path(), None).lockable_bytes, usize::MAX);
     assert_eq!(Limits::read_under(Path::new("/nowhere"), None).lockable_bytes, usize::MAX);
 }
 
 #[test]
-fn arena_refuses_pages_and_nodes_that_the_machine_has_not() {
+fn arena_refuses_pages_and_nodes_that_the_machine_does_not_have() {
     let root = strict_machine("0000000000000000");
     let take = |bytes, kind, wanted| Arena::take_under(root.path(), bytes, kind, wanted).unwrap_err();
     for (error, status, word) in [
         (
             take(8 << 20, MemoryKind::Plain, Some(Pages::Explicit)),
             Status::OutOfHostMemory,
-            "8.0 MiB need 4 huge pages of 2 MiB, 3 are set aside and free",
+            "8.0 MiB need 4 explicit huge pages of 2 MiB, 3 are free",
         ),
-        (take(8 << 20, MemoryKind::Plain, Some(Pages::Transparent)), Status::Unsupported, "are switched off"),
-        (take(4096, MemoryKind::Node(0), Some(Pages::Explicit)), Status::Unsupported, "not counted by node"),
+        (take(8 << 20, MemoryKind::Plain, Some(Pages::Transparent)), Status::Unsupported, "are disabled"),
+        (
+            take(4096, MemoryKind::Node(0), Some(Pages::Explicit)),
+            Status::Unsupported,
+            "cannot be bound to a node",
+        ),
         (take(4096, MemoryKind::Node(2), None), Status::InvalidArgument, "no memory on node 2"),
         (
             take(8 << 20, MemoryKind::Node(1), None),
@@ -450,7 +456,7 @@ fn arena_refuses_pages_and_nodes_that_the_machine_has_not() {
 }
 
 #[test]
-fn a_control_group_below_the_need_refuses() {
+fn a_control_group_limit_below_the_needed_bytes_is_an_error() {
     let root = machine(&[
         text("proc/meminfo", "MemAvailable:   50331648 kB\n"),
         text("proc/self/mountinfo", "29 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
@@ -463,6 +469,6 @@ fn a_control_group_below_the_need_refuses() {
     limits.admit("an arena", 7 << 30).unwrap();
     let error = limits.admit("an arena", 9 << 30).unwrap_err();
     assert_eq!(error.status(), Status::OutOfHostMemory);
-    let said = "an arena needs 9.0 GiB of host memory; 7.0 GiB may be taken (cgroup limit)";
-    assert_eq!(error.message(), said);
+    let expected = "an arena needs 9.0 GiB of host memory; 7.0 GiB may be taken (cgroup limit)";
+    assert_eq!(error.message(), expected);
 }

@@ -1,4 +1,4 @@
-//! The worker pool: every tile once, several callers, panics, sleepers, ends.
+//! The worker pool: every tile runs once, concurrent callers, panics, wake-ups, binding, drop.
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,7 +11,7 @@ use horizon::host::{Pool, Topology};
 use horizon::sys::linux::current_cpu;
 
 #[test]
-fn host_pool_runs_every_tile_once_whatever_the_threads() {
+fn host_pool_runs_every_tile_once_with_any_number_of_threads() {
     for threads in [0, 1, 2, 3, 7] {
         let pool = Pool::new(threads).unwrap();
         assert_eq!(pool.threads(), threads.max(1));
@@ -29,8 +29,8 @@ fn host_pool_runs_every_tile_once_whatever_the_threads() {
     }
 }
 
-/// Numbers that tiles write without atomics: a second thread in a tile, or a caller that returned too early,
-/// is a data race for the sanitizer and a wrong sum without it.
+/// Numbers that tiles write without atomics: two threads in one tile, or a caller that returns too
+/// early, give a data race under ThreadSanitizer and otherwise a wrong sum.
 struct Cells(Vec<UnsafeCell<u64>>);
 
 // SAFETY: the tests give every cell to one tile of one job at a time.
@@ -42,7 +42,8 @@ impl Cells {
     }
 
     fn add(&self, at: usize, value: u64) {
-        // SAFETY: `at` is the tile or the worker number of the calling job, which no other thread has now.
+        // SAFETY: `at` is the tile or worker of the calling thread, which no other thread has at
+        // the same time.
         unsafe { *self.0[at].get() += value }
     }
 
@@ -51,7 +52,7 @@ impl Cells {
     }
 }
 
-/// Runs `work(0)`, `work(1)` … side by side. By spawn and join, which ThreadSanitizer understands.
+/// Runs `work(0)`, `work(1)` … concurrently, with spawn and join, which ThreadSanitizer supports.
 fn side_by_side(threads: usize, work: impl Fn(usize) + Send + Sync + 'static) {
     let work = Arc::new(work);
     let spawn = |at| {
@@ -69,7 +70,7 @@ fn host_pool_of_a_million_threads_is_refused() {
 }
 
 #[test]
-fn host_pool_serves_several_callers_at_once() {
+fn host_pool_serves_concurrent_callers() {
     let pool = Pool::new(3).unwrap();
     let rounds = 300;
     side_by_side(4, move |caller| {
@@ -94,7 +95,7 @@ fn host_pool_uses_its_workers() {
     meet(&pool, 3);
 }
 
-/// Every tile waits for all others, so as many threads must be inside at once.
+/// Every tile waits for all others, so all threads must be inside the job at the same time.
 fn meet(pool: &Pool, threads: usize) {
     let inside = AtomicUsize::new(0);
     pool.run(threads, &|_, _| {
@@ -116,7 +117,7 @@ fn host_pool_wakes_workers_that_sleep() {
 }
 
 #[test]
-fn host_pool_workers_stay_on_their_processors() {
+fn host_pool_workers_run_on_their_processors() {
     let cpus: Vec<u32> = Topology::read().nodes.into_iter().flat_map(|node| node.cpus).collect();
     for cpu in &cpus {
         let pool = Pool::on(3, &[*cpu]).unwrap();
@@ -158,15 +159,15 @@ fn host_pool_jobs_may_run_jobs() {
     assert_eq!(hits.into_inner(), 200);
 }
 
-/// More callers than the pool has desks: the rest work alone.
+/// More callers than the pool has desks: the others run their jobs alone.
 #[test]
-fn host_pool_is_never_full() {
+fn host_pool_accepts_more_callers_than_desks() {
     let pool = Pool::new(2).unwrap();
     let inside = Arc::new(AtomicUsize::new(0));
     let count = inside.clone();
     side_by_side(20, move |_| {
         pool.run(4, &|_, tile| {
-            // Tile 0 keeps its call from ending until all twenty are inside theirs.
+            // Tile 0 ends only when all twenty callers are inside their jobs.
             if tile == 0 {
                 count.fetch_add(1, Ordering::SeqCst);
                 while count.load(Ordering::SeqCst) < 20 {
@@ -179,7 +180,7 @@ fn host_pool_is_never_full() {
 }
 
 #[test]
-fn host_pool_carries_a_panic_to_the_caller_and_lives_on() {
+fn host_pool_resumes_a_panic_in_the_caller_and_stays_usable() {
     let pool = Pool::new(4).unwrap();
     for round in 0..200 {
         let inside = AtomicUsize::new(0);
@@ -187,14 +188,14 @@ fn host_pool_carries_a_panic_to_the_caller_and_lives_on() {
             pool.run(64, &|_, tile| {
                 inside.fetch_add(1, Ordering::Relaxed);
                 if tile == round % 64 {
-                    resume_unwind(Box::new("tile fell"));
+                    resume_unwind(Box::new("tile failed"));
                 }
                 inside.fetch_sub(1, Ordering::Relaxed);
             });
         }))
         .unwrap_err();
-        assert_eq!(*panic.downcast::<&str>().unwrap(), "tile fell");
-        assert_eq!(inside.into_inner(), 1, "nobody but the fallen tile is left inside");
+        assert_eq!(*panic.downcast::<&str>().unwrap(), "tile failed");
+        assert_eq!(inside.into_inner(), 1, "only the failed tile did not leave the job");
         let hits = AtomicUsize::new(0);
         pool.run(64, &|_, _| {
             hits.fetch_add(1, Ordering::Relaxed);
@@ -204,7 +205,7 @@ fn host_pool_carries_a_panic_to_the_caller_and_lives_on() {
 }
 
 #[test]
-fn host_pools_come_and_go() {
+fn host_pools_open_and_close_with_and_without_jobs() {
     for round in 0..50 {
         let pool = Pool::new(1 + round % 5).unwrap();
         if round % 2 == 0 {

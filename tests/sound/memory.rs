@@ -160,7 +160,7 @@ fn descriptions_of_machines_are_only_numbers() {
     let nowhere = std::path::Path::new("/nowhere");
     let topology = Topology::read_under(nowhere);
     for threads in [0, 1, usize::MAX] {
-        survives(|| topology.places(threads).map(|places| places.len()));
+        survives(|| topology.thread_cpus(threads).map(|places| places.len()));
     }
     survives(|| topology.distance(u32::MAX, 0));
     survives(|| topology.nearest_memory(u32::MAX));

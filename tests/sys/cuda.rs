@@ -1,4 +1,4 @@
-//! The build with CUDA kernels, on any machine: what is linked, what works without a driver, what is refused how.
+//! A build with CUDA kernels, on any machine: linked libraries, calls without a driver, error messages.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,7 +17,8 @@ use horizon::sys::cuda::{
     need_device, set_device, versions,
 };
 
-/// Number of devices; none is a failure when a GPU is required, else said aloud.
+/// The number of devices. Without a device, prints that tests are skipped, or fails if a GPU is
+/// required.
 fn devices() -> usize {
     let count = device_count().unwrap();
     if count == 0 {
@@ -29,23 +30,23 @@ fn devices() -> usize {
 }
 
 #[test]
-fn nothing_of_cuda_is_loaded_before_it_is_asked_for() {
+fn no_cuda_library_is_linked_dynamically() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    assert!(maps.contains("libc.so"), "the test has lost sight of what is loaded");
+    assert!(maps.contains("libc.so"), "the test does not see the loaded libraries");
     for library in ["libcudart", "libnvrtc", "libcublas.so"] {
         assert!(!maps.contains(library), "{library} is linked dynamically");
     }
-    // The driver and cuBLASLt come later, in other tests of this process; what the file asks the loader for
-    // stands in its dynamic section.
+    // Other tests of this process may have opened the driver and cuBLASLt, so linked libraries are
+    // read from the dynamic section.
     let Some(needed) = needed_libraries(&std::env::current_exe().unwrap()) else {
-        println!("skipped: readelf is not there to say what is linked");
+        println!("skipped: this machine has no readelf");
         return;
     };
     assert!(needed.iter().any(|name| name.starts_with("libc.so")), "{needed:?}");
     assert!(!needed.iter().any(|name| name.contains("cuda") || name.contains("cublas")), "{needed:?}");
 }
 
-/// The names after NEEDED in a file's dynamic section, where there is a program that reads them.
+/// The NEEDED entries of a file's dynamic section; `None` without readelf.
 fn needed_libraries(file: &Path) -> Option<Vec<String>> {
     let output = std::process::Command::new("readelf").arg("-dW").arg(file).output().ok()?;
     let text = String::from_utf8(output.stdout).unwrap();
@@ -78,8 +79,8 @@ fn every_launcher_of_the_header_is_linked() {
 fn launchers_check_their_arguments_without_a_device() {
     let bad_width = unsafe { cu::hzk_bias_backward(null_mut(), null_mut(), null_mut(), 1, 7, null_mut()) };
     assert_eq!(bad_width, cu::HZK_ERROR_SHAPE);
-    let crooked = 8 as *mut cu::hzk_bf16;
-    let bad_address = unsafe { cu::hzk_bias_backward(null_mut(), null_mut(), crooked, 1, 8, null_mut()) };
+    let misaligned = 8 as *mut cu::hzk_bf16;
+    let bad_address = unsafe { cu::hzk_bias_backward(null_mut(), null_mut(), misaligned, 1, 8, null_mut()) };
     assert_eq!(bad_address, cu::HZK_ERROR_ALIGNMENT);
     let nothing = unsafe { cu::hzk_bias_backward(null_mut(), null_mut(), null_mut(), 0, 8, null_mut()) };
     launched(nothing, "hzk_bias_backward").unwrap();
@@ -94,14 +95,14 @@ fn launchers_check_their_arguments_without_a_device() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_refused_with_what_is() {
+fn a_missing_device_is_refused_with_the_reason() {
     let versions = versions().unwrap();
     assert!(versions.runtime >= 12_000, "{versions:?}");
     let count = device_count().unwrap();
     for error in [need_device(count).unwrap_err(), set_device(count).unwrap_err()] {
         assert_eq!(error.status(), Status::DeviceUnavailable);
         let message = error.message();
-        assert!(message.contains(&format!("cuda:{count} is not there")), "{message}");
+        assert!(message.contains(&format!("cuda:{count} is not available")), "{message}");
         assert!(message.contains("--device cpu"), "{message}");
         if versions.driver == 0 {
             assert!(message.contains("there is no driver") && message.contains("cudaErr"), "{message}");
@@ -110,9 +111,9 @@ fn a_device_that_is_not_there_is_refused_with_what_is() {
 }
 
 #[test]
-fn without_a_device_everything_is_an_error_and_nothing_crashes() {
+fn without_a_device_every_call_returns_an_error() {
     if device_count().unwrap() > 0 {
-        return println!("skipped: a device is there");
+        return println!("skipped: this machine has a device");
     }
     let errors = [
         Stream::new().map(drop).unwrap_err(),
@@ -128,7 +129,7 @@ fn without_a_device_everything_is_an_error_and_nothing_crashes() {
     }
 }
 
-/// A variable reader of a made-up environment.
+/// Reads the variables of a fake environment.
 fn reader(pairs: &[(&'static str, PathBuf)]) -> impl Fn(&str) -> Option<OsString> {
     move |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone().into_os_string())
 }
@@ -140,7 +141,7 @@ fn library_in(folder: PathBuf, name: &str) -> PathBuf {
 }
 
 #[test]
-fn cublaslt_is_sought_in_toolkits_and_beside_python() {
+fn cublaslt_is_searched_in_toolkits_and_python_packages() {
     let root = tempfile::tempdir().unwrap();
     let at = |path: &str| root.path().join(path);
     let name = "libcublasLt.so.13";
@@ -159,7 +160,7 @@ fn cublaslt_is_sought_in_toolkits_and_beside_python() {
     assert_eq!(inside(places), [toolkit, virtual_env, system, older], "best version first, then in order");
     assert!(inside(cublaslt_places(reader(&[]))).is_empty());
 
-    // A named file or folder is all that is tried.
+    // If a file or folder is named, nothing else is tried.
     let named = [("HZ_CUBLASLT", at("toolkit/lib64")), pairs[1].clone()];
     assert_eq!(
         cublaslt_places(reader(&named)),
@@ -170,20 +171,20 @@ fn cublaslt_is_sought_in_toolkits_and_beside_python() {
 }
 
 #[test]
-fn a_missing_cublaslt_is_refused_with_every_place() {
+fn a_missing_cublaslt_is_refused_with_every_tried_path() {
     let root = tempfile::tempdir().unwrap();
     let broken = library_in(root.path().join("broken"), "libcublasLt.so.13");
-    // A library that loads, and is another.
+    // The last one loads, but is another library.
     let places = [root.path().join("absent.so"), broken.clone(), PathBuf::from("libm.so.6")];
-    // SAFETY: the one that loads is the system's libm, of which no function is called.
+    // SAFETY: the library that loads is the system's libm, and none of its functions is called.
     let error = unsafe { CublasLt::open_from(&places) }.unwrap_err();
     assert_eq!(error.status(), Status::DeviceUnavailable);
     let message = error.message();
     for part in [
-        "cuBLASLt was not found",
+        "cuBLASLt, which CUDA devices need for GEMMs, was not found",
         "absent.so: ",
         "broken/libcublasLt.so.13: ",
-        "libm.so.6: it lacks cublasLtCreate",
+        "libm.so.6: it has no cublasLtCreate",
         "HZ_CUBLASLT",
     ] {
         assert!(message.contains(part), "`{part}` is not in: {message}");
@@ -191,7 +192,7 @@ fn a_missing_cublaslt_is_refused_with_every_place() {
 }
 
 #[test]
-fn cublaslt_opens_and_describes_products_without_a_device() {
+fn cublaslt_opens_and_describes_gemms_without_a_device() {
     let library = match CublasLt::open() {
         Ok(library) => library,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Delays and reorderings, for finding waits that are missing.
+//! Random delays and reorderings of tasks, for tests that find missing waits.
 
 use std::thread;
 use std::time::Duration;
@@ -8,73 +8,76 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::device::Lane;
 
-/// What holds up the tasks of one lane.
+/// Delays the tasks of one lane.
 ///
-/// Delays of single tasks rarely let one lane run far ahead of another, so a lane has *moods* that last for
-/// some tasks: in a calm one nothing is delayed; in a restless one every task a little, in a sleepy one every
-/// task for a while, so that tasks which nothing orders overlap in all ways; in a polite one every task lets all other
-/// lanes go first, until none of them can go on without it, so that it comes after everything that it need not come
-/// before.
+/// Delays of single tasks rarely let one lane run far ahead of another, so a [`Mode`] applies to
+/// several tasks in a row.
 #[derive(Debug)]
 pub struct Adversary {
     random: ChaCha8Rng,
-    mood: Mood,
+    mode: Mode,
     tasks_left: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Mood {
-    Calm,
-    Restless,
-    Sleepy,
-    Polite,
+enum Mode {
+    /// No delay.
+    None,
+    /// Yields the core a few times before each task.
+    Yield,
+    /// Sleeps before each task, so that unordered tasks overlap in many ways.
+    Sleep,
+    /// Runs each task only when no other lane can proceed, so that it comes after everything that
+    /// may come before it.
+    RunLast,
 }
 
-/// How often a polite lane looks whether others can go on. They may be at work for long, or be given new work all the
-/// time, so its patience ends.
-const LOOKS_MAX: u32 = 400;
-/// How often in a row none must be able to, since more work may be on its way to them.
-const LOOKS_IN_VAIN: u32 = 4;
+/// Polls of the other lanes in [`Mode::RunLast`]. They may run long tasks or receive new ones, so
+/// the number is limited.
+const POLLS_MAX: u32 = 400;
+/// Consecutive polls in which no other lane can proceed. More than one, since new tasks may be
+/// about to be issued.
+const IDLE_POLLS: u32 = 4;
 
 impl Adversary {
-    /// The one of a lane, by the device's seed.
+    /// The adversary of a lane, for the device's seed.
     pub fn new(seed: u64, lane: Lane) -> Adversary {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(lane.at() as u64);
-        Adversary { random, mood: Mood::Calm, tasks_left: 0 }
+        Adversary { random, mode: Mode::None, tasks_left: 0 }
     }
 
-    /// Holds up the calling lane as its mood wants. `polite` is told that it lets others go first, and that it no
-    /// longer does; `others_can` says whether one of them could.
-    pub fn delay(&mut self, polite: impl Fn(bool), others_can: impl Fn() -> bool) {
+    /// Delays the calling lane by its mode. `set_last` is called with true and then false around a
+    /// delay in [`Mode::RunLast`]; `others_can_run` returns true if another lane can proceed.
+    pub fn delay(&mut self, set_last: impl Fn(bool), others_can_run: impl Fn() -> bool) {
         if self.tasks_left == 0 {
             self.tasks_left = self.random.random_range(1..=24);
-            self.mood = match self.random.next_u32() % 6 {
-                0 | 1 => Mood::Calm,
-                2 => Mood::Restless,
-                3 => Mood::Sleepy,
-                _ => Mood::Polite,
+            self.mode = match self.random.next_u32() % 6 {
+                0 | 1 => Mode::None,
+                2 => Mode::Yield,
+                3 => Mode::Sleep,
+                _ => Mode::RunLast,
             };
         }
         self.tasks_left -= 1;
-        match self.mood {
-            Mood::Calm => {}
-            Mood::Restless => (0..self.random.random_range(0..8)).for_each(|_| thread::yield_now()),
-            Mood::Sleepy => thread::sleep(Duration::from_micros(self.random.random_range(1..200))),
-            Mood::Polite => {
-                polite(true);
-                let mut in_vain = 0;
-                for look in 0..LOOKS_MAX {
-                    in_vain = if others_can() { 0 } else { in_vain + 1 };
-                    if in_vain == LOOKS_IN_VAIN {
+        match self.mode {
+            Mode::None => {}
+            Mode::Yield => (0..self.random.random_range(0..8)).for_each(|_| thread::yield_now()),
+            Mode::Sleep => thread::sleep(Duration::from_micros(self.random.random_range(1..200))),
+            Mode::RunLast => {
+                set_last(true);
+                let mut idle = 0;
+                for poll in 0..POLLS_MAX {
+                    idle = if others_can_run() { 0 } else { idle + 1 };
+                    if idle == IDLE_POLLS {
                         break;
                     }
-                    match look {
+                    match poll {
                         0..64 => thread::yield_now(),
                         _ => thread::sleep(Duration::from_micros(10)),
                     }
                 }
-                polite(false);
+                set_last(false);
             }
         }
     }

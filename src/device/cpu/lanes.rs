@@ -1,4 +1,4 @@
-//! The lanes of the CPU device: each one a thread.
+//! The lanes of the CPU device: one thread each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,22 +16,24 @@ struct Shared {
     lanes: [Arc<ThreadLane>; Lane::COUNT],
     work: Arc<dyn Work>,
     failure: Failure,
-    /// Whether a lane lets all others go first at this moment.
-    polite: [AtomicBool; Lane::COUNT],
-    /// Keeps the arena as long as a lane may touch it.
+    /// True while a lane's adversary delays it until no other lane can proceed.
+    runs_last: [AtomicBool; Lane::COUNT],
+    /// Keeps the arena alive while a lane may access it.
     _device: Arc<CpuDevice>,
 }
 
 impl Shared {
-    /// Whether a lane is at work, or has work that waits for nothing. A polite one has none.
-    fn can_go_on(&self, lane: Lane) -> bool {
+    /// Returns true if a lane is running a task or has one whose waits have arrived, and is not
+    /// delayed as `runs_last`.
+    fn can_run(&self, lane: Lane) -> bool {
         let arrived =
             |counts: Counts| Lane::ALL.iter().all(|of| self.lanes[of.at()].done() >= counts[of.at()]);
-        !self.polite[lane.at()].load(Ordering::Acquire) && self.lanes[lane.at()].next().is_some_and(arrived)
+        !self.runs_last[lane.at()].load(Ordering::Acquire)
+            && self.lanes[lane.at()].next().is_some_and(arrived)
     }
 }
 
-/// What the thread of one lane has at hand.
+/// The state of a lane's thread.
 struct Server {
     shared: Arc<Shared>,
     lane: Lane,
@@ -45,9 +47,9 @@ impl Serve for Server {
         }
         if let Some(adversary) = &mut self.adversary {
             let (shared, lane) = (&self.shared, self.lane);
-            let polite = |is| shared.polite[lane.at()].store(is, Ordering::Release);
-            let others_can = || Lane::ALL.into_iter().any(|other| other != lane && shared.can_go_on(other));
-            adversary.delay(polite, others_can);
+            let set_last = |last| shared.runs_last[lane.at()].store(last, Ordering::Release);
+            let others_can_run = || Lane::ALL.into_iter().any(|other| other != lane && shared.can_run(other));
+            adversary.delay(set_last, others_can_run);
         }
     }
 
@@ -56,7 +58,7 @@ impl Serve for Server {
         if !failure.is_set()
             && let Err(error) = attempt(&**work, self.lane, task)
         {
-            failure.keep(error);
+            failure.record(error);
         }
     }
 
@@ -70,7 +72,8 @@ pub struct CpuLanes {
 }
 
 impl CpuLanes {
-    /// Starts one thread per lane. `seed` makes them adversarial; `tracing` gives the origin of times.
+    /// Starts one thread per lane. A `seed` makes them adversarial; `tracing` is the origin of
+    /// trace times.
     pub fn start(
         device: Arc<CpuDevice>,
         work: Arc<dyn Work>,
@@ -81,7 +84,7 @@ impl CpuLanes {
             lanes: Lane::ALL.map(|lane| Arc::new(ThreadLane::new(lane, tracing))),
             work,
             failure: Failure::default(),
-            polite: Default::default(),
+            runs_last: Default::default(),
             _device: device,
         });
         let mut lanes = CpuLanes { shared, threads: Vec::with_capacity(Lane::COUNT) };
@@ -103,7 +106,7 @@ impl Lanes for CpuLanes {
 
     fn reach(&self, tick: Tick) -> Result<()> {
         let issued = self.last(tick.lane).count;
-        assert!(tick.count <= issued, "nobody issued {tick:?}, {issued} are issued");
+        assert!(tick.count <= issued, "{tick:?} was not issued, {issued} are issued");
         self.shared.lanes[tick.lane.at()].reach(tick.count);
         self.shared.failure.outcome()
     }
@@ -127,7 +130,7 @@ impl Drop for CpuLanes {
     fn drop(&mut self) {
         self.shared.lanes.iter().for_each(|lane| lane.close());
         for thread in self.threads.drain(..) {
-            // A task's panic became an error, so a lane ends by returning.
+            // A task's panic becomes an error, so a lane's thread ends by returning.
             let _ = thread.join();
         }
     }

@@ -1,10 +1,10 @@
-//! The CPU device: lanes are threads, device memory is an arena of its own.
+//! The CPU device: lanes are threads, and device memory is a separate arena in host RAM.
 //!
-//! The embedded default and the numerical reference. Nothing is taken short: weights are really copied into an
-//! arena of limited size, lanes really run side by side, so the engine that works here really streams. The
-//! [adversarial](CpuDevice::adversarial) device also delays tasks and reorders what nothing orders, so that a wait that
-//! is missing shows as a wrong number, and [scrubs](Device::scrub) memory; the [painted](CpuDevice::painted) one
-//! tells which of its memory has been used.
+//! It is the numerical reference and the default without CUDA. It takes no shortcuts: weights are
+//! copied into an arena of limited size and lanes run concurrently, so it tests the whole engine.
+//! For tests, the [adversarial](CpuDevice::adversarial) device delays and reorders unordered tasks
+//! and [scrubs](Device::scrub) memory, so that a missing wait gives a wrong number; the
+//! [painted](CpuDevice::painted) device reports which memory was written.
 
 mod adversary;
 mod lanes;
@@ -21,7 +21,7 @@ use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 use crate::host::{Arena, HostSpan, Isa, Limits, MemoryKind};
 
-/// A device made of this machine's cores and a part of its RAM.
+/// A device that uses this machine's cores and a part of its RAM.
 #[derive(Debug)]
 pub struct CpuDevice {
     memory_limit: Option<usize>,
@@ -31,26 +31,27 @@ pub struct CpuDevice {
     origin: Instant,
 }
 
-/// What a painted arena holds where nobody has written.
+/// The initial value of every byte of a painted arena.
 const PAINT: u8 = 0xa5;
 
-/// Bytes that [`CpuDevice::written`] counts by.
+/// The granularity of [`CpuDevice::written`] in bytes.
 pub const LINE: usize = 256;
 
 impl CpuDevice {
-    /// A device with at most `memory_limit` bytes of memory; without a limit, with what the host has.
+    /// A device with at most `memory_limit` bytes of memory; without a limit, with the free host
+    /// memory.
     pub fn new(memory_limit: Option<usize>) -> Arc<CpuDevice> {
         CpuDevice::make(memory_limit, None, false)
     }
 
-    /// A device whose lanes delay tasks and reorder what nothing orders, at random, by `seed`, and that scrubs what
-    /// is of no use any more: for tests. Times change, results must not.
+    /// A device for tests whose lanes delay and reorder unordered tasks at random, by `seed`, and
+    /// that scrubs unused memory. Results must not depend on it.
     pub fn adversarial(memory_limit: Option<usize>, seed: u64) -> Arc<CpuDevice> {
         CpuDevice::make(memory_limit, Some(seed), false)
     }
 
-    /// A device whose arena is painted instead of zeroed, so that it can say afterwards what was
-    /// [written](CpuDevice::written): for tests.
+    /// A device for tests whose arena is filled with a pattern instead of zeros, so that it can
+    /// report which bytes were [written](CpuDevice::written).
     pub fn painted(memory_limit: Option<usize>) -> Arc<CpuDevice> {
         CpuDevice::make(memory_limit, None, true)
     }
@@ -65,21 +66,22 @@ impl CpuDevice {
         })
     }
 
-    /// Of a stretch of a painted arena the bytes that were written since it was reserved, in whole lines of [`LINE`]. A line
-    /// counts once any byte of it has changed.
+    /// Returns the number of bytes in a range of a painted arena that were written since it was
+    /// reserved, in whole lines of [`LINE`] bytes: a line counts if any of its bytes has changed.
     ///
     /// # Panics
-    /// If the device is not painted, if its lanes, or anybody else, still hold it, or beyond the arena.
+    /// If the device is not painted, another handle to it exists (its lanes have one), or the range
+    /// exceeds the arena.
     pub fn written(self: &mut Arc<Self>, offset: usize, bytes: usize) -> usize {
-        let device = Arc::get_mut(self).expect("nobody else holds the device");
-        assert!(device.is_painted, "only a painted device can tell");
+        let device = Arc::get_mut(self).expect("there is no other handle to the device");
+        assert!(device.is_painted, "only a painted device records which memory was written");
         let arena = device.arena.get_mut().as_mut().expect("the arena was reserved");
         let memory = &arena.bytes_mut()[offset..][..bytes];
         let touched = memory.chunks(LINE).filter(|line| line.iter().any(|&byte| byte != PAINT));
         touched.map(<[u8]>::len).sum()
     }
 
-    /// Bytes that an arena may have, and what says so.
+    /// The largest arena in bytes, and the source of the limit.
     fn capacity(&self) -> (usize, &'static str) {
         match self.memory_limit {
             Some(bytes) => (bytes, "--device-mem"),
@@ -88,14 +90,14 @@ impl CpuDevice {
     }
 }
 
-// SAFETY: memory is an arena that lies in the device and is reserved once; a lane is a thread with a queue, which counts a tick
-// when its task has returned; nothing is pinned.
+// SAFETY: the memory is an arena that the device owns and reserves once; a lane is a thread with a
+// queue, whose tick arrives after its task has returned; nothing is pinned.
 unsafe impl Device for CpuDevice {
     fn info(&self) -> DeviceInfo {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let isa = Isa::chosen().unwrap_or(Isa::Portable);
         let taken = self.arena.lock().as_ref().map_or(0, |arena| arena.whole().bytes());
-        // Without a limit, what an arena has taken is already missing from the host's free memory.
+        // The host's free memory already excludes the arena.
         let memory_free = match self.memory_limit {
             Some(limit) => limit.saturating_sub(taken),
             None => Limits::read(None).bytes,
@@ -108,7 +110,7 @@ unsafe impl Device for CpuDevice {
         if let Some(taken) = &*arena {
             return Err(Error::new(
                 Status::InvalidState,
-                format!("the device's one arena is taken already ({})", Size(taken.whole().bytes())),
+                format!("the device's arena is already allocated ({})", Size(taken.whole().bytes())),
             ));
         }
         let (have, limit) = self.capacity();
@@ -129,7 +131,7 @@ unsafe impl Device for CpuDevice {
         }
         let whole = taken.whole();
         let base = ptr::NonNull::new(whole.address()).expect("an arena has an address");
-        // SAFETY: the arena, whole.
+        // SAFETY: the span is the whole arena.
         Ok(unsafe { DeviceSpan::new(base, bytes) })
     }
 
@@ -140,7 +142,8 @@ unsafe impl Device for CpuDevice {
 
     unsafe fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
         super::same_length("upload", to.bytes(), from.bytes())?;
-        // SAFETY: the lengths are equal; the caller may read the one and write the other, so they do not overlap.
+        // SAFETY: the lengths are equal; the caller may read `from` and write `to`, so they do not
+        // overlap.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
     }
@@ -153,14 +156,14 @@ unsafe impl Device for CpuDevice {
         if !self.scrubs() {
             return Ok(());
         }
-        // SAFETY: the span lies in this device's arena, and the caller may write it.
+        // SAFETY: the span is in this device's arena, and the caller may write it.
         unsafe { ptr::write_bytes(span.address(), 0xff, span.bytes()) }
         Ok(())
     }
 
     unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
         super::same_length("download", to.bytes(), from.bytes())?;
-        // SAFETY: as in `upload`: equal lengths, and the caller's promise.
+        // SAFETY: equal lengths; the caller may read `from` and write `to`, so they do not overlap.
         unsafe { ptr::copy_nonoverlapping(from.address(), to.address(), from.bytes()) }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The lanes of the CUDA device: streams, and threads beside them.
+//! The lanes of the CUDA device: CUDA streams and threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,16 +16,16 @@ use crate::device::trace::Trace;
 use crate::device::{Lane, Lanes, TaskSpan, Tick, Work};
 use crate::sys::cuda::poll;
 
-/// What a lane is made of.
+/// The implementation of a lane.
 enum Kind {
     Stream(StreamLane),
     Thread(Arc<ThreadLane>),
 }
 
 struct Shared {
-    // Dropped first: it lies in the device's context.
+    // Dropped before `device`: its events belong to the device's context.
     lanes: [Kind; Lane::COUNT],
-    /// None where streams cannot wait for words.
+    /// `None` if stream memory operations are unavailable or turned off.
     words: Option<Words>,
     timing: Option<Timing>,
     work: Arc<dyn Work>,
@@ -41,7 +41,7 @@ impl Shared {
         }
     }
 
-    /// How many tasks of a lane are known to be done.
+    /// The number of tasks of a lane that are known to be done; `None` if that is unknown.
     fn done(&self, lane: Lane) -> Option<u64> {
         match &self.lanes[lane.at()] {
             Kind::Stream(stream) => self.words.as_ref().map(|words| words.done(lane, stream.issued())),
@@ -49,7 +49,7 @@ impl Shared {
         }
     }
 
-    /// Waits until a tick has arrived. A failure is kept.
+    /// Blocks until a tick has arrived. Records a failure.
     fn reach(&self, lane: Lane, count: u64) {
         match &self.lanes[lane.at()] {
             Kind::Thread(thread) => thread.reach(count),
@@ -62,21 +62,21 @@ impl Shared {
                 };
                 let selected = if self.words.is_some() { Ok(()) } else { self.device.select() };
                 if let Err(error) = selected.and_then(|()| poll(arrived)) {
-                    self.failure.keep(self.blamed(error, lane, count));
+                    self.failure.record(self.attributed(error, lane, count));
                 }
             }
         }
     }
 
-    /// Enqueues a task's waits.
-    fn hold(&self, lane: Lane, waits: &Counts) -> Result<()> {
+    /// Enqueues a task's waits on its CUDA stream.
+    fn enqueue_waits(&self, lane: Lane, waits: &Counts) -> Result<()> {
         let own = self.device.stream(lane);
         for other in Lane::ALL {
             let count = waits[other.at()];
             match &self.lanes[other.at()] {
                 _ if count == 0 => {}
-                Kind::Stream(stream) => stream.hold(own, count)?,
-                // What is done needs no wait; what is not, is less than a queue away.
+                Kind::Stream(stream) => stream.enqueue_wait(own, count)?,
+                // A finished task needs no wait. An unfinished one is less than a queue length behind.
                 Kind::Thread(thread) if thread.done() >= count => {}
                 Kind::Thread(thread) => match &self.words {
                     Some(words) => words.wait(own, other, count)?,
@@ -98,35 +98,36 @@ impl Shared {
         let _issuing = stream.issuing.lock();
         let count = stream.issued() + 1;
         let (own, timing) = (self.device.stream(lane), self.timing.as_ref());
-        // The tick that had the place before has arrived.
+        // The previous tick of this slot must have arrived.
         self.reach(lane, count.saturating_sub(TICK_SLOTS));
         let before = || {
             self.device.select()?;
-            timing.map_or(Ok(()), |timing| stream.look(timing, self.done(lane).unwrap_or(0)))?;
+            timing.map_or(Ok(()), |timing| stream.collect_spans(timing, self.done(lane).unwrap_or(0)))?;
             stream.enter(count, task, waits);
-            self.hold(lane, waits)?;
+            self.enqueue_waits(lane, waits)?;
             stream.begin(own, timing, count)
         };
-        // Behind its event, the word would be late.
+        // The word is written before the event: a reader of the event then also sees the word.
         let after = || {
             self.words.as_ref().map_or(Ok(()), |words| words.write(own, lane, count))?;
             stream.end(Some(own), count, signal)
         };
         if !self.failure.is_set() {
-            let place = |error: Error| error.within(self.work.describe(task));
-            let enqueued = before().map_err(place).and_then(|()| attempt(&*self.work, lane, task));
-            match enqueued.and_then(|()| after().map_err(place)) {
+            let within_task = |error: Error| error.within(self.work.describe(task));
+            let enqueued = before().map_err(within_task).and_then(|()| attempt(&*self.work, lane, task));
+            match enqueued.and_then(|()| after().map_err(within_task)) {
                 Ok(()) => return count,
-                Err(error) => self.failure.keep(self.beside(error)),
+                Err(error) => self.failure.record(self.with_running(error)),
             }
         }
-        // Passed over, or cut short: the tick has arrived as far as anybody can tell.
+        // The task was skipped or failed: its tick counts as arrived.
         let _ = stream.end(None, count, signal);
         count
     }
 
-    /// The tasks that may have been running when a failure was seen: of each stream lane the first that is not known
-    /// to be done, if all that it waits for is. `last` says how many of a lane's tasks may be.
+    /// The tasks that may have been running when a failure was found: the first unfinished task of
+    /// each CUDA stream lane, if everything it waits for is done. `last` returns the last count of
+    /// a lane to consider.
     fn running(&self, last: impl Fn(&StreamLane) -> u64) -> Vec<String> {
         let mut running = Vec::new();
         for lane in STREAM_LANES {
@@ -142,8 +143,9 @@ impl Shared {
         running
     }
 
-    /// An error that came with a tick of a stream lane: its cause is some work before.
-    fn blamed(&self, error: Error, lane: Lane, count: u64) -> Error {
+    /// Adds the running tasks to an error that was found while waiting for a tick of a CUDA stream
+    /// lane; its cause is earlier work. Without running tasks, adds the task of the tick.
+    fn attributed(&self, error: Error, lane: Lane, count: u64) -> Error {
         let running = self.running(StreamLane::entered);
         if !running.is_empty() {
             return error.within(format!("while {} ran", running.join(", ")));
@@ -155,8 +157,8 @@ impl Shared {
         }
     }
 
-    /// An error of a task as it was enqueued, which may be that of work before it.
-    fn beside(&self, error: Error) -> Error {
+    /// Adds the running tasks to an error from enqueuing a task, which may be caused by earlier work.
+    fn with_running(&self, error: Error) -> Error {
         let running = if error.status() == Status::DeviceFailed {
             self.running(StreamLane::issued)
         } else {
@@ -169,7 +171,7 @@ impl Shared {
     }
 }
 
-/// What the thread of one lane has at hand.
+/// The state of a lane's thread.
 struct Server {
     shared: Arc<Shared>,
     lane: Lane,
@@ -185,7 +187,7 @@ impl Serve for Server {
         if !failure.is_set()
             && let Err(error) = attempt(&**work, self.lane, task)
         {
-            failure.keep(error);
+            failure.record(error);
         }
     }
 
@@ -196,18 +198,18 @@ impl Serve for Server {
     }
 }
 
-/// Interval at which the device is asked whether it has failed.
+/// The interval at which the device is queried for failures.
 const WATCH: Duration = Duration::from_millis(5);
 
-/// Asks the device at intervals whether it has failed, which threads that poll words would never learn. The driver may hold
-/// it up: no thread waits for it.
+/// Queries the device for failures at intervals, since threads that poll words do not see them. The
+/// driver may block this thread; no other thread waits for it.
 fn watch(shared: &Shared, closing: &AtomicBool) {
-    let mut asked = shared.device.select();
+    let mut queried = shared.device.select();
     while !closing.load(Ordering::Acquire) && !shared.failure.is_set() {
         for lane in STREAM_LANES {
-            asked = asked.and_then(|()| shared.device.stream(lane).is_done().map(drop));
-            if let Err(error) = asked {
-                shared.failure.keep(shared.blamed(error, lane, shared.issued(lane)));
+            queried = queried.and_then(|()| shared.device.stream(lane).is_done().map(drop));
+            if let Err(error) = queried {
+                shared.failure.record(shared.attributed(error, lane, shared.issued(lane)));
                 return;
             }
         }
@@ -224,7 +226,7 @@ pub struct CudaLanes {
 }
 
 impl CudaLanes {
-    /// Makes every event, and starts a thread for every lane that is one.
+    /// Creates all events and starts the threads of the thread lanes.
     pub fn start(device: Arc<CudaDevice>, work: Arc<dyn Work>, tracing: bool) -> Result<CudaLanes> {
         device.select()?;
         let origin = tracing.then(Instant::now);
@@ -236,7 +238,7 @@ impl CudaLanes {
             });
         }
         let Ok(lanes) = kinds.try_into() else { unreachable!("as many kinds as lanes") };
-        // Work queued before the lanes are opened is done before their first task.
+        // Work enqueued before the lanes are opened is done before their first task.
         STREAM_LANES.iter().try_for_each(|lane| device.stream(*lane).synchronize())?;
         let words = Words::take(device.driver(), device.stream(Lane::Compute))?;
         let timing = origin.map(Timing::new).transpose()?;
@@ -278,7 +280,7 @@ impl Lanes for CudaLanes {
 
     fn reach(&self, tick: Tick) -> Result<()> {
         let issued = self.shared.issued(tick.lane);
-        assert!(tick.count <= issued, "nobody issued {tick:?}, {issued} are issued");
+        assert!(tick.count <= issued, "{tick:?} was not issued, {issued} are issued");
         self.shared.reach(tick.lane, tick.count);
         self.shared.failure.outcome()
     }
@@ -291,19 +293,19 @@ impl Lanes for CudaLanes {
         let Shared { lanes, timing, device, .. } = &*self.shared;
         let mut spans = Vec::new();
         let Some(timing) = timing else { return spans };
-        let mut looked = device.select();
+        let mut collected = device.select();
         for lane in Lane::ALL {
             match &lanes[lane.at()] {
                 Kind::Thread(thread) => thread.take_spans(&mut spans),
                 Kind::Stream(stream) => {
                     let arrived = self.shared.done(lane).unwrap_or(0);
-                    looked = looked.and_then(|()| stream.look(timing, arrived));
+                    collected = collected.and_then(|()| stream.collect_spans(timing, arrived));
                     stream.take_spans(&mut spans);
                 }
             }
         }
-        if let Err(error) = looked.and_then(|()| timing.keep_fresh()) {
-            self.shared.failure.keep(error.within("reading the times of tasks"));
+        if let Err(error) = collected.and_then(|()| timing.keep_fresh()) {
+            self.shared.failure.record(error.within("reading the times of tasks"));
         }
         spans
     }
@@ -322,7 +324,7 @@ impl Drop for CudaLanes {
             }
         }
         for thread in self.threads.drain(..) {
-            // A task's panic became an error, so a lane ends by returning.
+            // A task's panic becomes an error, so a lane's thread ends by returning.
             let _ = thread.join();
         }
         self.closing.store(true, Ordering::Release);
@@ -330,7 +332,7 @@ impl Drop for CudaLanes {
             watcher.thread().unpark();
             let _ = watcher.join();
         }
-        // What fails now failed before, or concerns nobody any more: the arenas are freed only after this.
+        // Errors were reported before or are irrelevant now. The arenas are freed only after this.
         let _ = device.select();
         for lane in STREAM_LANES {
             let _ = device.stream(lane).synchronize();

@@ -1,33 +1,37 @@
-//! The CUDA device: lanes are streams and threads, device memory is one piece of the device's.
+//! The CUDA device: lanes are CUDA streams and threads, and device memory is one allocation.
 //!
-//! `compute`, `h2d` and `d2h` are streams: a task runs at once on the issuing thread and enqueues its work. Every
-//! other lane is a thread, as on the CPU device. Who waits for whom, and by what:
+//! `compute`, `h2d` and `d2h` are CUDA streams: a task runs immediately on the issuing thread and
+//! enqueues its work. The other lanes are threads, as on the CPU device. Waits between lanes:
 //!
-//! | waits | for a stream lane | for a thread lane |
+//! | waiting lane | for a CUDA stream lane | for a thread lane |
 //! |---|---|---|
-//! | a stream lane | `cudaStreamWaitEvent` on the tick's event | `cuStreamWaitValue32` on the lane's word |
-//! | a thread lane | looks at the lane's word, sleeping in between | its bell |
+//! | a CUDA stream lane | `cudaStreamWaitEvent` on the tick's event | `cuStreamWaitValue32` on the lane's word |
+//! | a thread lane | polls the lane's word, with sleeps | the lane's doorbell |
 //!
-//! Where stream memory operations are missing or turned off (`HZ_CUDA_STREAM_MEMORY_OPS=off`), a thread lane polls the
-//! tick's event. The issuing thread waits for the thread lane before it issues a dependent task; this delays that lane and
-//! later tasks, not work already queued.
+//! If stream memory operations are missing or turned off (`HZ_CUDA_STREAM_MEMORY_OPS=off`), there
+//! are no words. A thread lane then polls the tick's event, and the issuing thread waits for a
+//! thread lane before it issues a dependent task. This delays that task and later ones, but not
+//! work already enqueued.
 //!
-//! Nothing is made in a step: events are pooled per lane, one for each of the last ticks, and a tick's event is used
-//! again only when the tick has arrived. Copies are asynchronous, from and to memory that [`Device::wire_memory`] pins.
+//! No CUDA object is created during a step. Each lane has a ring buffer of events, one per tick; an
+//! event is reused only after its tick has arrived. Copies are asynchronous, from and to memory
+//! that [`Device::wire_memory`] pins.
 //!
-//! **Progress.** A task is issued only after all that it waits for, so the oldest unfinished task can always run,
-//! provided that no thread is stuck inside CUDA. CUDA holds a lock of the context, sometimes for as long as the device
-//! has work: a thread that loads a kernel at its first launch does, and one whose stream's queue is full may. So
-//! kernels are launched once before the first step ([`Kernels::warms_up`](crate::ops::Kernels::warms_up)), a
-//! [`Stream`] bounds its outstanding commands, and no thread waits inside CUDA: threads look at words in host memory,
-//! which no lock guards. What remains is a call that CUDA holds up for reasons of its own; with words, a thread lane
-//! makes no calls, and so cannot be held up with it.
+//! **Progress.** A task is issued after everything it waits for, so the oldest unfinished task can
+//! always run, provided that no thread is blocked inside CUDA. CUDA may hold a context lock as long
+//! as the device has work, for example while it loads a kernel at its first launch, or while the
+//! queue of a CUDA stream is full. Therefore kernels are launched once before the first step
+//! ([`Kernels::warms_up`](crate::ops::Kernels::warms_up)), a [`Stream`] bounds its outstanding
+//! commands, and no thread waits inside CUDA: threads poll words in host memory without a lock.
+//! CUDA may still block a call for other reasons. With words, a thread lane makes no CUDA calls and
+//! is not affected.
 //!
-//! **Failures.** The first call that fails names its task and poisons the device. Work that fails later is
-//! reported by whatever call comes next, if only that of the thread that watches the device. The message names the tasks
-//! that were running, read from the words that streams write after every task. After a failure nothing
-//! more is enqueued, ticks still arrive, and closing waits for what the device still does. Without words the message names
-//! only a task by whose end the failure had happened.
+//! **Failures.** The first failing call names its task, and the device skips all later tasks.
+//! Asynchronous failures are reported by the next call, at the latest by that of the thread that
+//! watches the device. The message names the tasks that were running, as read from the words that
+//! CUDA streams write after every task; without words, it names a task before whose end the failure
+//! occurred. After a failure nothing more is enqueued, ticks still arrive, and closing waits for
+//! work in flight.
 
 mod lanes;
 mod pin;
@@ -52,47 +56,48 @@ use crate::sys::cuda::{
 use pin::CudaPin;
 use words::Words;
 
-/// The oldest devices that the kernels run on.
+/// The minimum compute capability.
 const COMPUTE_CAPABILITY_MIN: (i32, i32) = (8, 0);
 
-/// Bytes of device memory that a plan leaves, at most a sixteenth of all: kernels are loaded when they are first
-/// launched, cuBLASLt's among them, at some MiB each. Half of it may be taken between planning and reserving the arena.
+/// Device memory that a plan leaves free, in bytes; at most 1/16 of the total. Kernels, including
+/// cuBLASLt's, are loaded at their first launch and take some MiB each. Half of it may be used up
+/// between planning and reserving the arena.
 const MARGIN: usize = 1 << 30;
 
-/// The lanes that are streams, in the order of their index.
+/// The lanes that are CUDA streams, in index order.
 const STREAM_LANES: [Lane; 3] = [Lane::Compute, Lane::H2d, Lane::D2h];
 
-/// How a device is opened.
+/// Options for opening a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CudaOptions {
-    /// The most memory to take; by default what is free, less a margin.
+    /// The largest arena in bytes; by default the free device memory less a margin.
     pub memory_limit: Option<usize>,
-    /// How host memory is pinned.
+    /// The way in which host memory is pinned.
     pub pinning: Pinning,
-    /// Whether memory that is of no use any more is overwritten, for tests.
+    /// Overwrites unused memory with NaN patterns, for tests.
     pub scrubs: bool,
 }
 
 /// Properties of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Properties {
-    /// For people, e.g. `NVIDIA H200`.
+    /// Display name, e.g. `NVIDIA H200`.
     pub name: String,
-    /// Its place on the bus, as sysfs names it: `0000:3b:00.0`.
+    /// PCI bus id in sysfs notation: `0000:3b:00.0`.
     pub pci_bus_id: String,
-    /// Major and minor, for example (9, 0).
+    /// Major and minor version, e.g. (9, 0).
     pub compute_capability: (i32, i32),
 }
 
-/// One CUDA device. Opened by ordinal; it makes its device the calling thread's current one whenever it is used.
+/// A CUDA device, opened by ordinal. Its functions make it the calling thread's current device.
 #[derive(Debug)]
 pub struct CudaDevice {
-    // Dropped in this order: the streams are idle before the arena goes.
+    // Dropped in this order: the CUDA streams are idle before the arena is freed.
     streams: [Arc<Stream>; STREAM_LANES.len()],
     arena: Mutex<Option<Taken>>,
     pin: Arc<CudaPin>,
     driver: Driver,
-    /// Set once the lanes are opened: uploads before that wait for their copy.
+    /// Set when the lanes are opened. Earlier uploads are synchronous.
     opened: AtomicBool,
     ordinal: usize,
     properties: Properties,
@@ -108,8 +113,8 @@ struct Taken {
 impl CudaDevice {
     /// Opens `cuda:<ordinal>`.
     ///
-    /// Errors: no driver, one that is too old, no such device, one that is too old (`DeviceUnavailable`, with the
-    /// remedy); whatever CUDA answers.
+    /// Errors: the driver is missing or too old, the device does not exist or is too old
+    /// (`DeviceUnavailable`, with a remedy); other errors of CUDA.
     pub fn open(ordinal: usize, options: CudaOptions) -> Result<Arc<Self>> {
         need_device(ordinal)?;
         set_device(ordinal)?;
@@ -125,8 +130,8 @@ impl CudaDevice {
             return Err(Error::new(
                 Status::DeviceUnavailable,
                 format!(
-                    "cuda:{ordinal} ({}) has compute capability {major}.{minor}; bf16 products need {major_min}.{minor_min} \
-                     or later: choose another device, or --device cpu",
+                    "cuda:{ordinal} ({}) has compute capability {major}.{minor}; bf16 GEMMs need \
+                     {major_min}.{minor_min} or later: choose another device, or --device cpu",
                     properties.name
                 ),
             ));
@@ -149,43 +154,44 @@ impl CudaDevice {
         self.driver
     }
 
-    /// What it is.
+    /// The device's properties.
     pub fn properties(&self) -> &Properties {
         &self.properties
     }
 
-    /// Its number.
+    /// The device's number.
     pub fn ordinal(&self) -> usize {
         self.ordinal
     }
 
-    /// The NUMA node it is attached to, where the system tells.
+    /// The NUMA node with memory that is nearest to the device; `None` if the system does not
+    /// report it.
     pub fn node(&self) -> Option<u32> {
         let nearest = |node| Topology::read().nearest_memory(node);
         node_of_pci(&self.properties.pci_bus_id).and_then(nearest)
     }
 
-    /// True if streams wait for thread lanes by stream memory operations.
+    /// Returns true if CUDA streams wait for thread lanes with stream memory operations.
     pub fn has_words(&self) -> Result<bool> {
         self.select()?;
         Ok(Words::take(self.driver, self.stream(Lane::Compute))?.is_some())
     }
 
-    /// The stream of a lane that is one; kernels go to that of [`Lane::Compute`].
+    /// The CUDA stream of a lane. Kernels run on that of [`Lane::Compute`].
     ///
     /// # Panics
     /// If the lane is a thread.
     pub fn stream(&self, lane: Lane) -> &Arc<Stream> {
         let at = STREAM_LANES.iter().position(|stream| *stream == lane);
-        &self.streams[at.expect("only stream lanes have one")]
+        &self.streams[at.expect("a lane that is a CUDA stream")]
     }
 
-    /// Free bytes of device memory less a fraction of the margin, within the limit.
-    fn free_less(&self, fraction: usize) -> Result<usize> {
+    /// Free device memory less `1 / divisor` of the margin, at most the limit, in bytes.
+    fn free_less(&self, divisor: usize) -> Result<usize> {
         self.select()?;
         let (free, total) = memory_info()?;
-        let least = free.saturating_sub(MARGIN.min(total / 16) / fraction);
-        Ok(self.options.memory_limit.map_or(least, |limit| limit.min(least)))
+        let available = free.saturating_sub(MARGIN.min(total / 16) / divisor);
+        Ok(self.options.memory_limit.map_or(available, |limit| limit.min(available)))
     }
 
     fn select(&self) -> Result<()> {
@@ -193,13 +199,13 @@ impl CudaDevice {
     }
 }
 
-/// The two ends of a copy; nothing where there is nothing to copy.
+/// The target and source of a copy; `None` if there is nothing to copy.
 fn ends(to: *mut u8, from: *mut u8, bytes: usize) -> Option<(NonNull<u8>, NonNull<u8>)> {
     NonNull::new(to).zip(NonNull::new(from)).filter(|_| bytes > 0)
 }
 
-// SAFETY: memory is an allocation that lies in the device and is reserved once; streams and events order tasks and ticks as told
-// above; `CudaPin` is a pin.
+// SAFETY: the memory is an allocation that the device owns and reserves once; CUDA streams, events
+// and words order tasks and ticks as described above; `CudaPin` is a valid `Pin`.
 unsafe impl Device for CudaDevice {
     fn info(&self) -> DeviceInfo {
         let (ordinal, Properties { name, .. }) = (self.ordinal, &self.properties);
@@ -219,7 +225,7 @@ unsafe impl Device for CudaDevice {
         if let Some(taken) = &*arena {
             return Err(Error::new(
                 Status::InvalidState,
-                format!("the device's one arena is taken already ({})", Size(taken.bytes)),
+                format!("the device's arena is already allocated ({})", Size(taken.bytes)),
             ));
         }
         let have = self.capacity()?;
@@ -227,7 +233,7 @@ unsafe impl Device for CudaDevice {
             let limit = match self.options.memory_limit {
                 Some(limit) if limit == have => "--device-mem",
                 _ => {
-                    "what is free on the device, less a margin for kernels; nvidia-smi shows who uses the rest"
+                    "free device memory less a margin for kernels; nvidia-smi shows which processes use the rest"
                 }
             };
             return Err(Error::new(
@@ -243,11 +249,11 @@ unsafe impl Device for CudaDevice {
         let memory = DeviceMemory::take(bytes.max(1))?;
         let base = memory.base();
         let stream = self.stream(Lane::Compute);
-        // SAFETY: the new memory, whole, which nobody knows yet; the next line waits for the end of it.
+        // SAFETY: the whole new allocation, not shared yet; the next line waits for completion.
         let zeroed = unsafe { fill(base, 0, bytes.max(1), stream) };
         zeroed.and_then(|()| stream.synchronize())?;
         *arena = Some(Taken { _memory: memory, bytes });
-        // SAFETY: the memory that was taken, whole.
+        // SAFETY: the span is the whole allocation.
         Ok(unsafe { DeviceSpan::new(base, bytes) })
     }
 
@@ -260,16 +266,16 @@ unsafe impl Device for CudaDevice {
         let bytes = super::same_length("upload", to.bytes(), from.bytes())?;
         let Some((to, from)) = ends(to.address(), from.address(), bytes) else { return Ok(()) };
         let stream = self.stream(Lane::H2d);
-        // SAFETY: the lengths are equal, and the caller keeps both ends until the task is done.
+        // SAFETY: the lengths are equal, and the caller keeps both spans valid until the task is done.
         unsafe { copy(to, from, bytes, Direction::HostToDevice, stream)? };
-        // Before the lanes are opened, nothing else waits for it.
+        // Before the lanes are opened, no task waits for the copy.
         if self.opened.load(Ordering::Relaxed) { Ok(()) } else { stream.synchronize() }
     }
 
     unsafe fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
         let bytes = super::same_length("download", to.bytes(), from.bytes())?;
         let Some((to, from)) = ends(to.address(), from.address(), bytes) else { return Ok(()) };
-        // SAFETY: as in `upload`, with source and target exchanged.
+        // SAFETY: equal lengths; the caller keeps source and target valid until the task is done.
         unsafe { copy(to, from, bytes, Direction::DeviceToHost, self.stream(Lane::D2h)) }
     }
 
@@ -282,7 +288,8 @@ unsafe impl Device for CudaDevice {
             return Ok(());
         }
         let Some((to, _)) = ends(span.address(), span.address(), span.bytes()) else { return Ok(()) };
-        // SAFETY: the caller may write the span until its task is done, of which this is enqueued as a part.
+        // SAFETY: the caller may write the span until its task is done, and this is enqueued as
+        // part of the task.
         unsafe { fill(to, 0xff, span.bytes(), self.stream(lane)) }
     }
 
@@ -300,7 +307,8 @@ unsafe impl Device for CudaDevice {
 
 impl Drop for CudaDevice {
     fn drop(&mut self) {
-        // Handles are released on the thread that drops them; a device that is lost releases nothing anyway.
+        // CUDA objects are released on this thread, with the device current. Errors mean that the
+        // device is lost.
         let _ = self.select();
         for stream in &self.streams {
             let _ = stream.synchronize();

@@ -1,4 +1,4 @@
-//! Host memory that the device's copy engines reach by themselves.
+//! Pinned host memory for a CUDA device.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -9,37 +9,37 @@ use crate::base::Result;
 use crate::host::{HostSpan, Pin};
 use crate::sys::cuda::{PinnedMemory, register, set_device, unregister};
 
-/// Fixed host memory for one CUDA device.
+/// Pins host memory through one CUDA device.
 #[derive(Debug)]
 pub struct CudaPin {
     ordinal: usize,
-    /// What [`Pin::allocate`] gave and [`Pin::free`] has not taken back.
+    /// Allocations of [`Pin::allocate`] that are not freed yet.
     allocated: Mutex<Vec<PinnedMemory>>,
 }
 
 impl CudaPin {
-    /// For the device of an ordinal.
+    /// A `CudaPin` for the device with this ordinal.
     pub fn new(ordinal: usize) -> Arc<Self> {
         Arc::new(CudaPin { ordinal, allocated: Mutex::new(Vec::new()) })
     }
 }
 
-/// The first byte of pages.
+/// The address of the first byte.
 fn base(pages: HostSpan) -> NonNull<u8> {
     NonNull::new(pages.address()).expect("a span has an address")
 }
 
-// SAFETY: what `allocate` gives stays in the list until `free`.
+// SAFETY: memory from `allocate` is initialized, as argued there, and stays in the list until `free`.
 unsafe impl Pin for CudaPin {
     unsafe fn pin(&self, pages: HostSpan) -> Result<()> {
         set_device(self.ordinal)?;
-        // SAFETY: by the caller's word the pages are there until they are unpinned.
+        // SAFETY: the caller guarantees that the pages stay mapped until they are unpinned.
         unsafe { register(base(pages), pages.bytes()) }
     }
 
     unsafe fn unpin(&self, pages: HostSpan) {
-        // SAFETY: by the caller's word they were pinned, and nothing copies any more.
-        // A device that is lost cannot answer, and the end of the process unpins what it does not.
+        // On a lost device this fails; the pages are then unpinned at the end of the process.
+        // SAFETY: the caller guarantees that they were pinned and that no copy is in flight.
         let _ = set_device(self.ordinal).and_then(|()| unsafe { unregister(base(pages)) });
     }
 
@@ -48,8 +48,8 @@ unsafe impl Pin for CudaPin {
         let memory = PinnedMemory::take(bytes)?;
         let base = memory.base();
         self.allocated.lock().push(memory);
-        // SAFETY: new memory of that length. The allocator hands out pages that the kernel has cleared, or that this process
-        // has written before: initialised either way.
+        // SAFETY: new memory of that length, initialized: its pages were zeroed by the kernel or
+        // written by this process earlier.
         Ok(unsafe { HostSpan::new(base, bytes) })
     }
 
@@ -59,7 +59,7 @@ unsafe impl Pin for CudaPin {
     }
 
     fn counts_as_locked(&self) -> bool {
-        // The driver pins on its own account: RLIMIT_MEMLOCK is not asked.
+        // The driver pins pages without counting them against RLIMIT_MEMLOCK.
         false
     }
 }

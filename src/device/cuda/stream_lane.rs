@@ -1,8 +1,9 @@
-//! A lane that is a stream: the events of its last ticks, and what became of its tasks.
+//! A CUDA stream lane: the events and trace times of its last ticks.
 //!
-//! There is a place for each of the last [`TICK_SLOTS`] ticks. A place keeps its last tick's event; the issuing thread
-//! records it anew only when that tick has arrived, so whoever finds a place taken by a later tick knows that the
-//! earlier one is done. Readers hold the place while they use its event.
+//! A ring buffer has one slot for each of the last [`TICK_SLOTS`] ticks. A slot stores its last
+//! tick's event. The issuing thread records the event again only after that tick has arrived, so a
+//! slot with a later tick means that the earlier tick has arrived. Readers lock the slot while they
+//! use its event.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,56 +16,57 @@ use crate::device::trace::Trace;
 use crate::device::{Lane, TaskSpan};
 use crate::sys::cuda::{Event, Stream};
 
-/// Ticks of a lane that have a place: an issuer may run this far ahead of the lane.
+/// The number of tick slots of a lane: an issuer can be this many tasks ahead.
 pub const TICK_SLOTS: u64 = 1024;
 
-/// A place of the ring.
+/// A slot of the ring buffer.
 #[derive(Debug)]
 struct TickSlot {
-    /// The last task issued to this place, and what it waited for.
+    /// The last task issued to this slot, and its waits.
     task: AtomicU64,
     waits: [AtomicU64; Lane::COUNT],
     mark: RwLock<Mark>,
 }
 
-/// The last tick of a place.
+/// The last tick of a slot.
 #[derive(Debug)]
 struct Mark {
-    /// 0 when there was none.
+    /// 0 if there was none.
     count: u64,
-    /// Not set where the device failed before: the tick counts as arrived.
+    /// False if the task was skipped or failed: the tick counts as arrived.
     recorded: bool,
-    /// Whether other lanes may wait for it.
+    /// True if other lanes may wait for it.
     signalled: bool,
     end: Event,
-    /// Where times are asked for: the task's start, and when it was issued.
+    /// The start of the task; `None` without tracing.
     start: Option<Event>,
     issued_ns: u64,
 }
 
-/// What happened on a lane, as far as it was looked up.
+/// The progress of [`StreamLane::collect_spans`].
 #[derive(Debug, Default)]
-struct Seen {
-    /// So many tasks' times are known.
+struct Collected {
+    /// The number of tasks whose times are recorded.
     count: u64,
+    /// The end of the last of them.
     end_ns: u64,
 }
 
-/// One stream lane.
+/// A CUDA stream lane.
 #[derive(Debug)]
 pub struct StreamLane {
     lane: Lane,
     slots: Box<[TickSlot]>,
-    /// Held while a task is issued, so that issuing from two threads is orderly too.
+    /// Held while a task is issued, so that two threads can issue.
     pub issuing: Mutex<()>,
     issued: AtomicU64,
-    /// As `issued`, with the task that is being issued.
+    /// As `issued`, plus the task that is being issued.
     entered: AtomicU64,
-    trace: Option<(Trace, Mutex<Seen>)>,
+    trace: Option<(Trace, Mutex<Collected>)>,
 }
 
 impl StreamLane {
-    /// Makes every event the lane will ever use.
+    /// Creates the lane with all its events.
     pub fn new(lane: Lane, trace: Option<Trace>) -> Result<StreamLane> {
         let timed = trace.is_some();
         let slot = |_| {
@@ -87,12 +89,12 @@ impl StreamLane {
         &self.slots[(count % TICK_SLOTS) as usize]
     }
 
-    /// How many tasks were issued.
+    /// The number of issued tasks.
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Acquire)
     }
 
-    /// What the next task is and waits for: what is told of it if the device fails.
+    /// Stores the next task and its waits, for the message if the device fails.
     pub fn enter(&self, count: u64, task: u64, waits: &Counts) {
         let slot = self.slot(count);
         slot.task.store(task, Ordering::Relaxed);
@@ -100,12 +102,13 @@ impl StreamLane {
         self.entered.store(count, Ordering::Release);
     }
 
-    /// How many tasks were issued or are being issued.
+    /// The number of tasks that were issued or are being issued.
     pub fn entered(&self) -> u64 {
         self.entered.load(Ordering::Acquire)
     }
 
-    /// The task's waits are enqueued, its work comes next.
+    /// Records the task's start event, if tracing. Called after its waits and before its work are
+    /// enqueued.
     pub fn begin(&self, stream: &Stream, timing: Option<&Timing>, count: u64) -> Result<()> {
         let Some(timing) = timing else { return Ok(()) };
         let mut mark = self.slot(count).mark.write();
@@ -113,7 +116,8 @@ impl StreamLane {
         mark.start.as_ref().map_or(Ok(()), |start| start.record(stream))
     }
 
-    /// The task's work is enqueued. `stream` is none where nothing was: the tick then counts as arrived.
+    /// Records the task's end event. Called after its work is enqueued. `stream` is `None` if the
+    /// task was skipped or failed: the tick then counts as arrived.
     pub fn end(&self, stream: Option<&Stream>, count: u64, signal: bool) -> Result<()> {
         let outcome = {
             let mut mark = self.slot(count).mark.write();
@@ -126,24 +130,31 @@ impl StreamLane {
         outcome
     }
 
-    /// Makes a stream wait for a tick that was signalled.
-    pub fn hold(&self, waiter: &Stream, count: u64) -> Result<()> {
+    /// Makes a CUDA stream wait for a tick.
+    ///
+    /// # Panics
+    /// If the tick was issued without `signal`.
+    pub fn enqueue_wait(&self, waiter: &Stream, count: u64) -> Result<()> {
         let mark = self.slot(count).mark.read();
         if mark.count > count {
             return Ok(());
         }
         let signalled = mark.count == count && mark.signalled;
-        assert!(signalled, "tick {count} of {} is waited for and was not signalled", self.lane);
+        assert!(
+            signalled,
+            "a lane waits for tick {count} of lane {}, which was issued without signal",
+            self.lane
+        );
         if mark.recorded { waiter.wait(&mark.end) } else { Ok(()) }
     }
 
-    /// Whether an issued tick has arrived.
+    /// Returns true if an issued tick has arrived.
     pub fn is_done(&self, count: u64) -> Result<bool> {
         let mark = self.slot(count).mark.read();
         if mark.count == count && mark.recorded { mark.end.is_done() } else { Ok(true) }
     }
 
-    /// The task of a tick, and what it waits for; none where its place has been taken by a later one.
+    /// The task of a tick and its waits; `None` if a later tick uses its slot.
     pub fn task(&self, count: u64) -> Option<(u64, Counts)> {
         let slot = self.slot(count);
         (count > 0 && count + TICK_SLOTS > self.issued()).then(|| {
@@ -152,13 +163,13 @@ impl StreamLane {
         })
     }
 
-    /// Looks up the times of tasks that are done by now, in order. The first `arrived` are known to be: their events,
-    /// recorded behind what says so, are waited for.
-    pub fn look(&self, timing: &Timing, arrived: u64) -> Result<()> {
-        let Some((trace, seen)) = &self.trace else { return Ok(()) };
-        let mut seen = seen.lock();
-        while seen.count < self.issued() {
-            let count = seen.count + 1;
+    /// Records the trace spans of finished tasks, in order. The first `arrived` tasks are known to
+    /// be done, but their end events come after their words, so this waits for those events.
+    pub fn collect_spans(&self, timing: &Timing, arrived: u64) -> Result<()> {
+        let Some((trace, collected)) = &self.trace else { return Ok(()) };
+        let mut collected = collected.lock();
+        while collected.count < self.issued() {
+            let count = collected.count + 1;
             let slot = self.slot(count);
             let mark = slot.mark.read();
             if mark.count == count && mark.recorded {
@@ -168,14 +179,14 @@ impl StreamLane {
                     return Ok(());
                 }
                 let start = mark.start.as_ref().expect("a traced lane times its tasks");
-                let ready_ns = mark.issued_ns.max(seen.end_ns);
+                let ready_ns = mark.issued_ns.max(collected.end_ns);
                 let start_ns = timing.at(start)?.max(ready_ns);
                 let end_ns = timing.at(&mark.end)?.max(start_ns);
                 let task = slot.task.load(Ordering::Relaxed);
                 trace.record(TaskSpan { lane: self.lane, task, count, ready_ns, start_ns, end_ns });
-                seen.end_ns = end_ns;
+                collected.end_ns = end_ns;
             }
-            seen.count = count;
+            collected.count = count;
         }
         Ok(())
     }

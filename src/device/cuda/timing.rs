@@ -1,4 +1,4 @@
-//! Device time on the host's clock.
+//! Conversion of CUDA event times to the host's clock.
 
 use std::time::Instant;
 
@@ -7,23 +7,23 @@ use parking_lot::Mutex;
 use crate::base::Result;
 use crate::sys::cuda::{Event, Stream};
 
-/// Attempts at an anchor: the one during which the host waited least is kept.
+/// Attempts per anchor; the attempt with the shortest wait on the host is used.
 const ATTEMPTS: usize = 4;
 
-/// Nanoseconds after which an anchor is renewed: clocks drift, and CUDA tells differences as an f32 of
-/// milliseconds, which is exact to a microsecond for 16 seconds.
+/// The age in nanoseconds at which an anchor is renewed: clocks drift, and CUDA returns time
+/// differences as f32 milliseconds, which are exact to a microsecond up to 16 seconds.
 const RENEW_NS: u64 = 2_000_000_000;
 
-/// Tells when an event was reached, in nanoseconds since an instant of the host's.
+/// A clock that converts the times of CUDA events to nanoseconds since a host instant.
 #[derive(Debug)]
 pub struct Timing {
     origin: Instant,
-    /// A stream that never has work, so that what is recorded on it is reached at once.
+    /// A CUDA stream without work, on which a recorded event completes immediately.
     stream: Stream,
     anchor: Mutex<Anchor>,
 }
 
-/// An event and when it was reached.
+/// An event and the host time at which it was reached.
 #[derive(Debug)]
 struct Anchor {
     event: Event,
@@ -32,7 +32,7 @@ struct Anchor {
 }
 
 impl Timing {
-    /// A clock that counts from `origin`.
+    /// A clock with times relative to `origin`.
     pub fn new(origin: Instant) -> Result<Timing> {
         let anchor = Mutex::new(Anchor { event: Event::new(true)?, spare: Event::new(true)?, at_ns: 0 });
         let timing = Timing { origin, stream: Stream::new()?, anchor };
@@ -40,12 +40,12 @@ impl Timing {
         Ok(timing)
     }
 
-    /// When it stood at 0.
+    /// The origin of its times.
     pub fn origin(&self) -> Instant {
         self.origin
     }
 
-    /// The host's time.
+    /// The host time in nanoseconds since the origin.
     pub fn now(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64
     }

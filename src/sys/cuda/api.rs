@@ -1,8 +1,9 @@
-//! The table of the foreign functions that CUDA's part of the crate calls; `sys::cuda::bindings` lists them.
+//! The function table through which the crate calls CUDA; `sys::cuda::bindings` lists the functions.
 //!
-//! The table is the process's. Unless another is [installed](install) first, it holds the functions that are linked
-//! into a build with kernels; a build without kernels has none. The driver's functions are found through the
-//! runtime, and cuBLASLt's by opening the library, unless the table brings its own.
+//! There is one table per process. Unless a test [installs](install) another first, it holds the
+//! functions linked into a build with kernels; a build without kernels has no table. Driver
+//! functions are looked up through the runtime. cuBLASLt functions come from the table if it has
+//! them, otherwise from the library, opened at run time.
 
 use std::ffi::{CStr, c_void};
 use std::mem;
@@ -13,7 +14,7 @@ use once_cell::sync::OnceCell;
 use crate::base::{Error, Result, Status};
 use crate::sys::cuda::bindings::*;
 
-/// Declares the table of a group.
+/// Declares the function table of a group.
 macro_rules! table {
     ($(#[$about:meta])* $table:ident; $(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         $(#[$about])*
@@ -24,10 +25,11 @@ macro_rules! table {
         }
 
         impl $table {
-            /// The functions at the addresses that `symbol` gives for their names, or its first error.
+            /// Looks up every function by name with `symbol`. Returns the first error of `symbol`.
             ///
             /// # Safety
-            /// What lies at an address is the function of that name, and stays as long as it is called.
+            /// `symbol` returns the address of the function of that name, which stays loaded as
+            /// long as it is called.
             pub unsafe fn find<E>(
                 mut symbol: impl FnMut(&'static CStr) -> Result<NonNull<c_void>, E>,
             ) -> Result<Self, E> {
@@ -36,7 +38,8 @@ macro_rules! table {
                         let name = concat!(stringify!($name), "\0").as_bytes();
                         let name = CStr::from_bytes_with_nul(name).expect("one zero byte, at the end");
                         let address = symbol(name)?.as_ptr();
-                        // SAFETY: by the caller's word the function of this name, whose type the header states.
+                        // SAFETY: the caller guarantees that this is the function of this name; the
+                        // header states its type.
                         unsafe {
                             mem::transmute::<*mut c_void, unsafe extern "C" fn($($type),*) -> $result>(address)
                         }
@@ -48,32 +51,32 @@ macro_rules! table {
 }
 
 cuda_functions!(runtime, table
-    /// The functions of the CUDA runtime.
+    /// Functions of the CUDA runtime.
     Runtime;);
 cuda_functions!(driver, table
-    /// The functions of the driver, which are looked up through the runtime.
+    /// Functions of the driver, looked up through the runtime.
     DriverFunctions;);
 cuda_functions!(kernels, table
-    /// The launchers of `csrc/kernels.h`, which states the contract of each.
+    /// Launchers of `csrc/kernels.h`, which states their contracts.
     Launchers;);
 cuda_functions!(cublaslt, table
-    /// The functions of cuBLASLt.
+    /// Functions of cuBLASLt.
     CublasLtFunctions;);
 
-/// The table of foreign functions.
+/// The function table.
 #[derive(Clone, Copy, Debug)]
 pub struct Api {
     /// The CUDA runtime.
     pub runtime: Runtime,
-    /// Our kernels.
+    /// The kernel launchers.
     pub kernels: Launchers,
-    /// Whether attention by wgmma is among the kernels: they are built for `sm_90a`.
+    /// True if the kernels were built for `sm_90a` and include the wgmma attention.
     pub wgmma: bool,
-    /// cuBLASLt; `None`: it is opened at run time.
+    /// cuBLASLt; `None` if the library is opened at run time.
     pub cublaslt: Option<CublasLtFunctions>,
 }
 
-/// A table whose functions are the linked ones.
+/// A table of the linked functions.
 #[cfg(hz_cuda)]
 macro_rules! linked {
     ($table:ident; $(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
@@ -82,7 +85,7 @@ macro_rules! linked {
 }
 
 impl Api {
-    /// The functions that are linked into this library; `None` in a build without kernels.
+    /// The functions linked into this library; `None` in a build without kernels.
     pub fn linked() -> Option<Api> {
         #[cfg(hz_cuda)]
         return Some(Api {
@@ -98,23 +101,23 @@ impl Api {
 
 static API: OnceCell<Option<Api>> = OnceCell::new();
 
-/// The process's table. Errors: this build has no kernels (`DeviceUnavailable`).
+/// The table of this process. Errors: this build has no kernels (`DeviceUnavailable`).
 pub fn api() -> Result<&'static Api> {
     API.get_or_init(Api::linked).as_ref().ok_or_else(|| {
         Error::new(
             Status::DeviceUnavailable,
-            "this library was built without CUDA kernels: build it where a CUDA toolkit is found, whose folder CUDA_HOME \
-             names (HZ_CUDA=require says why one is not)",
+            "this library was built without CUDA kernels: rebuild it with a CUDA toolkit (CUDA_HOME names its folder; \
+             HZ_CUDA=require reports why none is found)",
         )
     })
 }
 
-/// Makes a table the process's, for tests. Errors: one is in use already (`InvalidState`).
+/// Installs a table for this process, for tests. Errors: a table is already in use (`InvalidState`).
 ///
 /// # Safety
-/// The functions keep the contracts of those they are named after.
+/// Every function keeps the contract of the CUDA function whose name it has.
 #[doc(hidden)]
 pub unsafe fn install(api: Api) -> Result<()> {
     API.set(Some(api))
-        .map_err(|_| Error::new(Status::InvalidState, "a table of CUDA's functions is in use already"))
+        .map_err(|_| Error::new(Status::InvalidState, "a table of CUDA functions is already in use"))
 }

@@ -1,6 +1,6 @@
-//! cuBLASLt: matrix products, opened at run time.
+//! cuBLASLt: GEMMs. The library is opened at run time.
 //!
-//! Matrices are column-major here, as the library has them. Handles and descriptors hold the library open.
+//! Matrices are column-major, as in cuBLASLt. Handles and descriptors keep the library open.
 
 use std::env;
 use std::ffi::{CStr, c_int};
@@ -20,11 +20,11 @@ use crate::sys::cuda::{CUBLASLT_VARIABLE, CublasLtFunctions, Stream, api, cublas
 pub struct CublasLt {
     functions: CublasLtFunctions,
     place: PathBuf,
-    /// The library that holds the functions; none if they came with the table of foreign functions.
+    /// Keeps the functions mapped; `None` if they come from the function table.
     _library: Option<Library>,
 }
 
-// SAFETY: a table of functions and the handle that keeps them mapped; none belongs to a thread.
+// SAFETY: function pointers and a library handle are not bound to a thread.
 unsafe impl Send for CublasLt {}
 // SAFETY: the library's functions may be called from several threads at once.
 unsafe impl Sync for CublasLt {}
@@ -36,28 +36,31 @@ impl fmt::Debug for CublasLt {
 }
 
 impl CublasLt {
-    /// The library that the table of foreign functions brings, or else the first of [`cublaslt_places`] that the loader
-    /// takes. Needs no driver. Errors: `DeviceUnavailable`, with every place and the loader's answer.
+    /// Returns the cuBLASLt of the function table, or else opens the first of [`cublaslt_places`]
+    /// that loads. Needs no driver. Errors: none loads (`DeviceUnavailable`, with each path and the
+    /// loader's message).
     pub fn open() -> Result<Arc<Self>> {
         if let Some(functions) = api()?.cublaslt {
             return Ok(Arc::new(CublasLt { functions, place: "installed".into(), _library: None }));
         }
-        // SAFETY: the library's names in the loader's places, or what the user's own variable names as one.
+        // SAFETY: the paths are cuBLASLt's file names in library folders, or the file that the user
+        // named as cuBLASLt.
         unsafe { Self::open_from(&cublaslt_places(|name| env::var_os(name))) }
     }
 
-    /// The same, from given places.
+    /// As [`CublasLt::open`], from the given paths.
     ///
     /// # Safety
-    /// What is at these places and can be loaded is cuBLASLt.
+    /// Every library that loads from these paths is cuBLASLt.
     pub unsafe fn open_from(places: &[PathBuf]) -> Result<Arc<Self>> {
         let mut answers = Vec::new();
         for place in places {
             let found = Library::open(place).and_then(|library| {
                 let symbol = |name: &'static CStr| {
-                    library.symbol(name).ok_or_else(|| format!("it lacks {}", name.to_string_lossy()))
+                    library.symbol(name).ok_or_else(|| format!("it has no {}", name.to_string_lossy()))
                 };
-                // SAFETY: cuBLASLt has functions of the header's types, and is kept as long as they are.
+                // SAFETY: cuBLASLt's functions have the header's types; the library is stored next
+                // to them.
                 let functions = unsafe { CublasLtFunctions::find(symbol)? };
                 Ok(CublasLt { functions, place: place.clone(), _library: Some(library) })
             });
@@ -69,21 +72,21 @@ impl CublasLt {
         Err(Error::new(
             Status::DeviceUnavailable,
             format!(
-                "cuBLASLt was not found, which multiplies matrices on CUDA. Tried: {}. {CUBLASLT_VARIABLE} names \
-                 libcublasLt.so or its folder; `pip install nvidia-cublas` brings it",
+                "cuBLASLt, which CUDA devices need for GEMMs, was not found. Tried: {}. Set {CUBLASLT_VARIABLE} to \
+                 libcublasLt.so or its folder; `pip install nvidia-cublas` installs it",
                 answers.join("; ")
             ),
         ))
     }
 
-    /// Where it was found, as the loader was given it.
+    /// The name or path that the loader opened.
     pub fn place(&self) -> &Path {
         &self.place
     }
 
-    /// For example 130101 for 13.1.1.
+    /// The library's version, for example 130101 for 13.1.1.
     pub fn version(&self) -> usize {
-        // SAFETY: gives a constant.
+        // SAFETY: returns a constant.
         unsafe { (self.functions.cublasLtGetVersion)() }
     }
 
@@ -91,7 +94,7 @@ impl CublasLt {
         if status == cu::CUBLAS_STATUS_SUCCESS {
             return Ok(());
         }
-        // SAFETY: the library answers any number with a string that stays as long as it is open.
+        // SAFETY: the library returns a string for any number, valid while the library is open.
         let (name, text) = unsafe {
             let name = (self.functions.cublasLtGetStatusName)(status);
             (string(name), string((self.functions.cublasLtGetStatusString)(status)))
@@ -100,7 +103,7 @@ impl CublasLt {
     }
 }
 
-/// The library's state for the device that was current when it was made.
+/// A cuBLASLt handle for the device that was current when it was created.
 #[derive(Debug)]
 pub struct Handle {
     raw: cu::cublasLtHandle_t,
@@ -109,18 +112,19 @@ pub struct Handle {
 
 // SAFETY: a handle may be used from any thread.
 unsafe impl Send for Handle {}
-// SAFETY: the library allows one handle on several threads at a time; it holds only what is constant.
+// SAFETY: cuBLASLt allows concurrent use of one handle from several threads.
 unsafe impl Sync for Handle {}
 
-/// How the library does a product: its own 64 bytes, which mean the same in every process with the same version.
+/// A GEMM algorithm: 64 opaque bytes, valid in every process with the same cuBLASLt version.
 pub type Algorithm = [u64; 8];
 
-/// A product's descriptors: `d = op(a) · op(b) + beta · c`, plus a bias of `d`'s type in every column where there is one; bf16
-/// in, f32 sums. `c` and `d` have one layout.
+/// The descriptors of a GEMM: `d = op(a) · op(b) + beta · c`, optionally plus a bias of `d`'s dtype
+/// added to every column. bf16 inputs, f32 accumulation. `c` and `d` have the same layout.
 #[derive(Debug)]
 pub struct Descriptors {
     operation: cu::cublasLtMatmulDesc_t,
-    /// Held from where the address of a bias is put into `operation` until it has been read; `None` without a bias.
+    /// Held from writing the address of a bias into `operation` until the GEMM call has read it;
+    /// `None` without a bias.
     bias: Option<Mutex<()>>,
     a: cu::cublasLtMatrixLayout_t,
     b: cu::cublasLtMatrixLayout_t,
@@ -128,35 +132,36 @@ pub struct Descriptors {
     library: Arc<CublasLt>,
 }
 
-// SAFETY: descriptors are plain memory of the library's, bound to no thread.
+// SAFETY: descriptors are plain memory of the library, not bound to a thread.
 unsafe impl Send for Descriptors {}
-// SAFETY: after `new` they are only read, but for the address of a bias, which changes and is read under the lock.
+// SAFETY: after `new` they are only read, except for the bias address, which is written and read
+// under the lock.
 unsafe impl Sync for Descriptors {}
 
 /// A column-major matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// The type of its elements.
+    /// The element type.
     pub dtype: DType,
-    /// Rows, which lie side by side.
+    /// Rows: contiguous elements of a column.
     pub rows: usize,
     /// Columns.
     pub columns: usize,
-    /// Elements from one column to the next: at least `rows`.
+    /// Elements from one column to the next, at least `rows`.
     pub stride: usize,
 }
 
-/// What an algorithm may be, for [`Handle::algorithms`].
+/// Constraints on the algorithms that [`Handle::algorithms`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of workspace at most.
+    /// The largest workspace in bytes.
     pub workspace_bytes: usize,
-    /// Every pointer is a multiple of this many bytes.
+    /// The alignment of every pointer, in bytes.
     pub alignment: usize,
 }
 
 impl Handle {
-    /// A handle for the current device. Errors: no device, or too little memory on it.
+    /// Creates a handle for the current device. Errors: no device, or too little memory on it.
     pub fn new(library: Arc<CublasLt>) -> Result<Self> {
         let mut raw = ptr::null_mut();
         // SAFETY: the library writes a new handle, on success.
@@ -170,85 +175,90 @@ impl Handle {
         &self.library
     }
 
-    /// The algorithms that the library's heuristic thinks best, the best first, at least one and at most so many, each
-    /// with its workspace in bytes. Sums of parts of a product are made in f32 in the workspace, in a fixed order, or not
-    /// at all: neither in the output (whose order would depend on timing) nor in the output's type.
+    /// Returns between 1 and `count_max` algorithms with their workspace in bytes, best first by
+    /// cuBLASLt's heuristic.
+    ///
+    /// Only deterministic split-K reductions are allowed: in f32 in the workspace, in a fixed
+    /// order. Reductions in the output, whose order depends on timing, and reductions in the
+    /// output's dtype are excluded.
     pub fn algorithms(
         &self,
-        product: &Descriptors,
+        gemm: &Descriptors,
         limits: Limits,
-        most: usize,
+        count_max: usize,
     ) -> Result<Vec<(Algorithm, usize)>> {
         let functions = &self.library.functions;
         let mut preference = ptr::null_mut();
-        // SAFETY: the library writes a new preference, destroyed below.
+        // SAFETY: the library writes a new preference, which is destroyed below.
         let status = unsafe { (functions.cublasLtMatmulPreferenceCreate)(&mut preference) };
-        self.library.check(status, "make a preference of algorithms")?;
+        self.library.check(status, "create a cuBLASLt matmul preference")?;
         let set = |attribute, value: &[u8]| {
-            // SAFETY: the preference is live; the library copies as many bytes as it is told.
+            // SAFETY: the preference is live; the library copies the stated number of bytes.
             let status = unsafe {
                 let set = functions.cublasLtMatmulPreferenceSetAttribute;
                 set(preference, attribute, value.as_ptr().cast(), value.len())
             };
-            self.library.check(status, "state a preference of algorithms")
+            self.library.check(status, "set an attribute of a cuBLASLt matmul preference")
         };
         let alignment = limits.alignment as u32;
-        let mut found = vec![NOTHING; most];
+        let mut found = vec![NO_RESULT; count_max];
         let mut count: c_int = 0;
-        let asked = set(cu::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &limits.workspace_bytes.to_ne_bytes())
-            .and_then(|()| {
-                let sums: cu::cublasLtReductionScheme_t =
-                    cu::CUBLASLT_REDUCTION_SCHEME_NONE | cu::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-                set(cu::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &sums.to_ne_bytes())
-            })
-            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment.to_ne_bytes()))
-            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment.to_ne_bytes()))
-            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment.to_ne_bytes()))
-            .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment.to_ne_bytes()))
-            .and_then(|()| {
-                // SAFETY: all descriptors are live; there is room for as many results as are asked for.
-                let status = unsafe {
-                    (functions.cublasLtMatmulAlgoGetHeuristic)(
-                        self.raw,
-                        product.operation,
-                        product.a,
-                        product.b,
-                        product.out,
-                        product.out,
-                        preference,
-                        c_int::try_from(found.len()).unwrap_or(c_int::MAX),
-                        found.as_mut_ptr(),
-                        &mut count,
-                    )
-                };
-                self.library.check(status, "choose an algorithm")
-            });
-        // SAFETY: made above, destroyed once, used by nobody after.
+        let outcome =
+            set(cu::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &limits.workspace_bytes.to_ne_bytes())
+                .and_then(|()| {
+                    let schemes: cu::cublasLtReductionScheme_t =
+                        cu::CUBLASLT_REDUCTION_SCHEME_NONE | cu::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+                    set(cu::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes.to_ne_bytes())
+                })
+                .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment.to_ne_bytes()))
+                .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment.to_ne_bytes()))
+                .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment.to_ne_bytes()))
+                .and_then(|()| set(cu::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment.to_ne_bytes()))
+                .and_then(|()| {
+                    // SAFETY: all descriptors are live; `found` has the stated number of elements.
+                    let status = unsafe {
+                        (functions.cublasLtMatmulAlgoGetHeuristic)(
+                            self.raw,
+                            gemm.operation,
+                            gemm.a,
+                            gemm.b,
+                            gemm.out,
+                            gemm.out,
+                            preference,
+                            c_int::try_from(found.len()).unwrap_or(c_int::MAX),
+                            found.as_mut_ptr(),
+                            &mut count,
+                        )
+                    };
+                    self.library.check(status, "choose an algorithm")
+                });
+        // SAFETY: created above, destroyed once, not used afterwards.
         unsafe { (functions.cublasLtMatmulPreferenceDestroy)(preference) };
-        asked?;
+        outcome?;
         found.truncate(usize::try_from(count).unwrap_or(0));
         let Some(first) = found.first() else {
-            let what = format!("no algorithm of {:?} does this product", self.library);
-            return Err(Error::new(Status::Unsupported, what));
+            let message = format!("{:?} has no algorithm for this GEMM", self.library);
+            return Err(Error::new(Status::Unsupported, message));
         };
         self.library.check(first.state, "choose an algorithm")?;
-        let good = found.iter().filter(|one| one.state == cu::CUBLAS_STATUS_SUCCESS);
-        Ok(good.map(|one| (one.algo.data, one.workspaceSize)).collect())
+        let usable = found.iter().filter(|result| result.state == cu::CUBLAS_STATUS_SUCCESS);
+        Ok(usable.map(|result| (result.algo.data, result.workspaceSize)).collect())
     }
 
-    /// The workspace in bytes that an algorithm needs for a product; an error when it cannot do it here.
-    pub fn workspace_of(&self, product: &Descriptors, algorithm: &Algorithm) -> Result<usize> {
+    /// Returns the workspace in bytes that an algorithm needs for a GEMM. Errors: the algorithm
+    /// does not support the GEMM on this device.
+    pub fn workspace_of(&self, gemm: &Descriptors, algorithm: &Algorithm) -> Result<usize> {
         let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
-        let mut found = NOTHING;
+        let mut found = NO_RESULT;
         // SAFETY: all descriptors are live; the library reads 64 bytes and writes one result.
         let status = unsafe {
             (self.library.functions.cublasLtMatmulAlgoCheck)(
                 self.raw,
-                product.operation,
-                product.a,
-                product.b,
-                product.out,
-                product.out,
+                gemm.operation,
+                gemm.a,
+                gemm.b,
+                gemm.out,
+                gemm.out,
                 &algorithm,
                 &mut found,
             )
@@ -258,15 +268,16 @@ impl Handle {
         Ok(found.workspaceSize)
     }
 
-    /// Queues a product. `workspace` is an address and a length.
+    /// Enqueues a GEMM. `workspace` is an address and a length.
     ///
     /// # Safety
-    /// The addresses are matrices of the descriptors' layouts on the handle's device, and a vector as long as a column of
-    /// `d`, as aligned as the algorithm was chosen for; the workspace is as long as the algorithm needs and aligned to 256
-    /// bytes; all are left alone by others until the stream has passed.
+    /// The operands are matrices of the descriptors' layouts on the handle's device, `bias` is a
+    /// vector as long as a column of `d`, and all have the alignment for which the algorithm was
+    /// chosen. The workspace has the size that the algorithm needs and is aligned to 256 bytes.
+    /// Until the GEMM has completed, no other work writes them, or reads `d` or the workspace.
     pub unsafe fn multiply(
         &self,
-        product: &Descriptors,
+        gemm: &Descriptors,
         algorithm: &Algorithm,
         Addresses { d, c, bias, a, b }: Addresses,
         (workspace, workspace_bytes): (*mut u8, usize),
@@ -276,30 +287,31 @@ impl Handle {
         let algorithm = cu::cublasLtMatmulAlgo_t { data: *algorithm };
         assert_eq!(
             bias.is_some(),
-            product.bias.is_some(),
-            "a bias where the descriptors have none, or none where they have one"
+            gemm.bias.is_some(),
+            "a bias is given if and only if the descriptors have one"
         );
-        let _lock = product.bias.as_ref().map(Mutex::lock);
+        let _lock = gemm.bias.as_ref().map(Mutex::lock);
         if let Some(bias) = bias {
-            product.set(cu::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+            gemm.set(cu::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
         }
         let stream = stream.command()?;
-        // SAFETY: alpha, beta, algorithm and descriptors are read before the call returns (pointers to the host are the
-        // default); the rest is the caller's word. With beta 0 the library does not read c.
+        // SAFETY: alpha, beta (host pointers by default), algorithm and descriptors are read before
+        // the call returns; the caller guarantees the rest. With beta 0 the library does not read
+        // c.
         let status = unsafe {
             (self.library.functions.cublasLtMatmul)(
                 self.raw,
-                product.operation,
+                gemm.operation,
                 ptr::from_ref(&alpha).cast(),
                 a.cast(),
-                product.a,
+                gemm.a,
                 b.cast(),
-                product.b,
+                gemm.b,
                 ptr::from_ref(&beta).cast(),
                 c.unwrap_or(d).cast(),
-                product.out,
+                gemm.out,
                 d.cast(),
-                product.out,
+                gemm.out,
                 &algorithm,
                 workspace.cast(),
                 workspace_bytes,
@@ -310,12 +322,13 @@ impl Handle {
     }
 }
 
-/// The operands of `d = op(a) · op(b)`, plus `c` when given, which may be `d`, plus `bias`, given where the descriptors have one.
+/// The operands of `d = op(a) · op(b) + c + bias`. `c` is optional and may be `d`; `bias` is given
+/// if the descriptors have one.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// The result.
     pub d: *mut u8,
-    /// A matrix laid out as the result.
+    /// A matrix with the layout of the result.
     pub c: Option<*const u8>,
     /// A vector as long as a column of the result.
     pub bias: Option<*const u8>,
@@ -327,16 +340,16 @@ pub struct Addresses {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once, before the library is closed.
+        // SAFETY: created by `new`, destroyed once, before the library is closed.
         unsafe { (self.library.functions.cublasLtDestroy)(self.raw) };
     }
 }
 
-/// The address that stands for a bias while an algorithm is chosen. The library takes the alignment that it may count on from
-/// the value: 16 bytes and no more, as for matrices.
+/// A placeholder bias address while an algorithm is chosen. The library derives the bias alignment
+/// from the value: 16 bytes, as for matrices.
 const ANY_BIAS: *const u8 = ptr::without_provenance(16);
 
-const NOTHING: cu::cublasLtMatmulHeuristicResult_t = cu::cublasLtMatmulHeuristicResult_t {
+const NO_RESULT: cu::cublasLtMatmulHeuristicResult_t = cu::cublasLtMatmulHeuristicResult_t {
     algo: cu::cublasLtMatmulAlgo_t { data: [0; 8] },
     workspaceSize: 0,
     state: cu::CUBLAS_STATUS_NOT_SUPPORTED,
@@ -345,7 +358,7 @@ const NOTHING: cu::cublasLtMatmulHeuristicResult_t = cu::cublasLtMatmulHeuristic
 };
 
 impl Descriptors {
-    /// Describes a product; `transpose_a` and `transpose_b` say what op is. Needs no device.
+    /// Creates descriptors; `transpose_a` and `transpose_b` choose op. Needs no device.
     pub fn new(
         library: &Arc<CublasLt>,
         (a, transpose_a): (Layout, bool),
@@ -356,7 +369,7 @@ impl Descriptors {
         let library = library.clone();
         let none = ptr::null_mut();
         let bias = bias.then(Mutex::default);
-        // Dropped, whatever comes next fails.
+        // Null handles are skipped on drop, so an early return frees the handles created so far.
         let mut made =
             Descriptors { operation: none, bias, a: none.cast(), b: none.cast(), out: none.cast(), library };
         let (library, functions) = (&made.library, &made.library.functions);
@@ -365,7 +378,7 @@ impl Descriptors {
             let create = functions.cublasLtMatmulDescCreate;
             create(&mut made.operation, cu::CUBLAS_COMPUTE_32F, cu::CUDA_R_32F)
         };
-        library.check(status, "describe a product")?;
+        library.check(status, "create a cuBLASLt matmul descriptor")?;
         for (attribute, transpose) in
             [(cu::CUBLASLT_MATMUL_DESC_TRANSA, transpose_a), (cu::CUBLASLT_MATMUL_DESC_TRANSB, transpose_b)]
         {
@@ -382,25 +395,25 @@ impl Descriptors {
                 DType::Bf16 => cu::CUDA_R_16BF,
                 DType::F32 => cu::CUDA_R_32F,
             };
-            // SAFETY: the library writes a new layout, on success; it holds no address.
+            // SAFETY: the library writes a new layout, on success; a layout holds no address.
             let status = unsafe {
                 let create = functions.cublasLtMatrixLayoutCreate;
                 create(into, dtype, layout.rows as u64, layout.columns as u64, layout.stride as i64)
             };
-            library.check(status, "describe a matrix")?;
+            library.check(status, "create a cuBLASLt matrix layout")?;
         }
         Ok(made)
     }
 
     /// Sets an attribute of the operation.
     fn set<T: Copy>(&self, attribute: cu::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
-        // SAFETY: the descriptor is live, and changed by one thread at a time: in `new`, or under the lock; the library copies as
-        // many bytes as it is told.
+        // SAFETY: the descriptor is live and changed by one thread at a time: in `new`, or under
+        // the lock. The library copies the stated number of bytes.
         let status = unsafe {
             let set = self.library.functions.cublasLtMatmulDescSetAttribute;
             set(self.operation, attribute, ptr::from_ref(value).cast(), size_of_val(value))
         };
-        self.library.check(status, "describe a product")
+        self.library.check(status, "set an attribute of a cuBLASLt matmul descriptor")
     }
 }
 
@@ -408,11 +421,11 @@ impl Drop for Descriptors {
     fn drop(&mut self) {
         let functions = &self.library.functions;
         for layout in [self.a, self.b, self.out].into_iter().filter(|layout| !layout.is_null()) {
-            // SAFETY: made by `new`, destroyed once.
+            // SAFETY: created by `new`, destroyed once.
             unsafe { (functions.cublasLtMatrixLayoutDestroy)(layout) };
         }
         if !self.operation.is_null() {
-            // SAFETY: made in `new`; nothing else knows it.
+            // SAFETY: created by `new`, and not used after this call.
             unsafe { (functions.cublasLtMatmulDescDestroy)(self.operation) };
         }
     }

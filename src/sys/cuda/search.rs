@@ -1,25 +1,25 @@
-//! Where cuBLASLt may lie.
+//! The search for cuBLASLt.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Names the library or its folder; nothing else is then tried.
+/// The environment variable that names the library or its folder; then nothing else is tried.
 pub const CUBLASLT_VARIABLE: &str = "HZ_CUBLASLT";
 
-/// File names, best first: the version whose header we were built with, then the one before, whose functions are
-/// the same.
+/// File names in order of preference: the major version of the header used for the build, then the
+/// previous one, which has the same functions.
 const NAMES: [&str; 2] = ["libcublasLt.so.13", "libcublasLt.so.12"];
 
-/// What to give the dynamic loader, in this order:
-/// 1. what [`CUBLASLT_VARIABLE`] names, and then nothing else;
-/// 2. the bare names, which the loader seeks in `LD_LIBRARY_PATH` and the system's folders;
-/// 3. the toolkits of `CUDA_HOME`, `CUDA_PATH` and `/usr/local/cuda`;
-/// 4. the packages `nvidia/cu13` and `nvidia/cublas` of Python: of `VIRTUAL_ENV`, of `CONDA_PREFIX`, and of every
-///    `python3` on `PATH`.
+/// Returns the names and paths to pass to the dynamic loader, in this order:
+/// 1. the value of [`CUBLASLT_VARIABLE`], and then nothing else;
+/// 2. the file names, which the loader searches in `LD_LIBRARY_PATH` and the system's folders;
+/// 3. the toolkits in `CUDA_HOME`, `CUDA_PATH` and `/usr/local/cuda`;
+/// 4. the Python packages `nvidia/cu13` and `nvidia/cublas` of `VIRTUAL_ENV`, of `CONDA_PREFIX`,
+///    and of every `python3` on `PATH`.
 ///
-/// `variable` reads an environment variable. Of paths only those that exist are given.
+/// `variable` reads an environment variable. Paths in 3 and 4 are returned only if they exist.
 pub fn cublaslt_places(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     if let Some(named) = variable(CUBLASLT_VARIABLE).map(PathBuf::from) {
@@ -33,7 +33,7 @@ pub fn cublaslt_places(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathB
     let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(&variable).map(PathBuf::from);
     let path = variable("PATH").unwrap_or_default();
     for environment in environments.chain(env::split_paths(&path).flat_map(|folder| pythons(&folder))) {
-        // Conda puts libraries of its own beside Python's.
+        // Conda installs its libraries in `lib` of the environment.
         folders.push(environment.join("lib"));
         for packages in packages(&environment) {
             folders.push(packages.join("nvidia/cu13/lib"));
@@ -49,8 +49,8 @@ pub fn cublaslt_places(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathB
     places
 }
 
-/// The environments that the `python3` of a folder belongs to: the one that it is called in (a virtual one's is
-/// a link) and the one that it is installed in.
+/// The environments that the `python3` of a folder belongs to: the folder's own (in a virtual
+/// environment `python3` is a link) and that of the link's target.
 fn pythons(folder: &Path) -> Vec<PathBuf> {
     let python = folder.join("python3");
     let real = fs::canonicalize(&python).ok();
@@ -58,7 +58,8 @@ fn pythons(folder: &Path) -> Vec<PathBuf> {
     found.filter_map(|python| Some(python.parent()?.parent()?.to_path_buf())).collect()
 }
 
-/// `lib/python3.*/site-packages` of an environment, and what Debian calls them.
+/// The `lib/python3.*/site-packages` folders of an environment, and Debian's `dist-packages`,
+/// newest Python first.
 fn packages(environment: &Path) -> Vec<PathBuf> {
     let versions = [environment.join("lib"), environment.join("local/lib")].map(fs::read_dir);
     let versions = versions.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
