@@ -142,7 +142,7 @@ fn what_cannot_be_announced_is_refused() {
     trainer.announce(&some).unwrap();
     let error = trainer.announce(&[60]).unwrap_err();
     assert!(
-        error.message().contains("43 different tokens") && error.message().contains("42 at most"),
+        error.message().contains("43 distinct tokens") && error.message().contains("at most 42"),
         "{error}"
     );
     trainer.announce(&[60]).unwrap();
