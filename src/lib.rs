@@ -112,8 +112,8 @@
 //! people: what was found, where, and what to do. The library never prints, exits or aborts.
 //!
 //! - A model that does not fit is refused by [`Trainer::open`], before it takes memory
-//!   ([`Status::OutOfHostMemory`], [`Status::OutOfDeviceMemory`]). All model buffers are allocated there,
-//!   none in a step.
+//!   ([`Status::OutOfHostMemory`], [`Status::OutOfDeviceMemory`]). All model buffers are allocated
+//!   there, none in a step.
 //! - A loss or norm that is not finite changes nothing ([`Status::NonFinite`]), and training may
 //!   continue. Only AdamW under backward can update some units before it finds out
 //!   ([`Status::StepPartial`]).

@@ -108,10 +108,10 @@ pub fn missing_for_cuda() -> Vec<String> {
     cuda::missing()
 }
 
-/// Autotunes a CUDA device: for every GEMM shape of the model under these options, finds the fastest
-/// cuBLASLt algorithm; for its attention, the fastest kernel. Returns the table for
-/// [`TrainerOptions::gemm_table`]. `note` receives messages for people: the times of attention, and a
-/// warning if its kernels disagree.
+/// Autotunes a CUDA device: for every GEMM shape of the model under these options, finds the
+/// fastest cuBLASLt algorithm; for its attention, the fastest kernel. Returns the table for
+/// [`TrainerOptions::gemm_table`]. `note` receives messages for people: the times of attention, and
+/// a warning if its kernels disagree.
 ///
 /// Errors: the chosen device is not a CUDA device (`InvalidArgument`), does not exist, or does not
 /// support the model; an option has an invalid value.
@@ -170,8 +170,8 @@ impl Backend {
 
     /// Opens the device that the options choose, [resolved](DeviceChoice::resolve).
     ///
-    /// Errors: `DeviceUnavailable`, with the missing requirement and its remedy; a GEMM autotune table
-    /// that cannot be read or was made for another device.
+    /// Errors: `DeviceUnavailable`, with the missing requirement and its remedy; a GEMM autotune
+    /// table that cannot be read or was made for another device.
     pub fn open(options: &TrainerOptions) -> Result<Backend> {
         match options.device {
             DeviceChoice::Cuda(ordinal) => {

@@ -1,5 +1,5 @@
-//! Arrays that kernels need in addition to a batch's own: positions, document bounds and the rows of
-//! each token. Computed on the host, once per batch.
+//! Arrays that kernels need in addition to a batch's own: positions, document bounds and the rows
+//! of each token. Computed on the host, once per batch.
 
 use crate::base::Shape;
 use crate::engine::Batch;

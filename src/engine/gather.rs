@@ -1,11 +1,11 @@
 //! Gathering of embedding rows.
 //!
-//! When the embedding is not tied to the LM head, only the rows used in a step are uploaded. They are
-//! gathered once for all micro-batches of the step, and each token of a batch is mapped to its
+//! When the embedding is not tied to the LM head, only the rows used in a step are uploaded. They
+//! are gathered once for all micro-batches of the step, and each token of a batch is mapped to its
 //! gathered row. Results have the bits that the whole table would give.
 //!
-//! The issuing thread gathers before it issues a list. If the tokens of a step were announced a step
-//! earlier, AdamW of that earlier step gathers their rows as soon as it has updated them.
+//! The issuing thread gathers before it issues a list. If the tokens of a step were announced a
+//! step earlier, AdamW of that earlier step gathers their rows as soon as it has updated them.
 
 use crate::host::Pool;
 
@@ -14,7 +14,8 @@ const TILE: usize = 64;
 /// Marks a token without a number.
 const NONE: i32 = -1;
 
-/// Distinct tokens, numbered in order of first occurrence. The number of a token is its gathered row.
+/// Distinct tokens, numbered in order of first occurrence. The number of a token is its gathered
+/// row.
 #[derive(Debug, Default)]
 pub struct Numbers {
     /// By token.
@@ -58,8 +59,8 @@ impl Numbers {
         }
     }
 
-    /// Writes the number of each token (both i32 `[N]`). Returns false, with some numbers unwritten, if
-    /// a token has none.
+    /// Writes the number of each token (both i32 `[N]`). Returns false, with some numbers
+    /// unwritten, if a token has none.
     pub fn find(&self, tokens: &[i32], numbers: &mut [i32]) -> bool {
         tokens.iter().zip(numbers).all(|(token, number)| {
             *number = self.number[*token as usize];
@@ -67,7 +68,8 @@ impl Numbers {
         })
     }
 
-    /// Copies the rows of all tokens from a table, in order of their numbers, with the pool's threads.
+    /// Copies the rows of all tokens from a table, in order of their numbers, with the pool's
+    /// threads.
     pub fn gather(&self, table: &[u8], to: &mut [u8], row_bytes: usize, pool: &Pool) {
         pool.run_chunks(&mut to[..self.len() * row_bytes], TILE * row_bytes, &|tile, rows| {
             for (row, &token) in rows.chunks_exact_mut(row_bytes).zip(&self.tokens[tile * TILE..]) {

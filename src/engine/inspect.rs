@@ -16,7 +16,8 @@ use crate::sys::cuda::{device_count, memory_info, versions};
 /// Driver, libraries and devices.
 #[derive(Clone, Debug, Serialize)]
 pub struct CudaReport {
-    /// Architectures that the kernels are built for, e.g. `sm_90a`; `None` in a build without kernels.
+    /// Architectures that the kernels are built for, e.g. `sm_90a`; `None` in a build without
+    /// kernels.
     pub targets: Option<&'static str>,
     /// The CUDA version that this library was built with.
     pub runtime: Option<String>,
@@ -52,8 +53,8 @@ pub struct CudaDeviceReport {
     pub memory_free_bytes: usize,
     /// The NUMA node of the device, if the system reports one.
     pub node: Option<u32>,
-    /// The attention kernel for head sizes 64 and 128, unless an autotune table selects another. Other
-    /// head sizes use `mma`.
+    /// The attention kernel for head sizes 64 and 128, unless an autotune table selects another.
+    /// Other head sizes use `mma`.
     pub attention: Attention,
     /// True if CUDA streams wait for host threads with stream memory operations.
     pub stream_memory_operations: bool,

@@ -1,7 +1,7 @@
 //! The memory of one operation: the resources that it declares, and no others.
 //!
-//! `check` proves from these declarations that a list has no hazards. Operations get memory from here
-//! only, so what was proved is what runs.
+//! `check` proves from these declarations that a list has no hazards. Operations get memory from
+//! here only, so what was proved is what runs.
 //!
 //! This is the engine's only file that accesses device memory. Its functions are called inside the
 //! task of the operation that declares the memory, or while the lanes are closed
@@ -33,30 +33,32 @@ pub struct OperationMemory<'a> {
 /// Cached declarations: enough for most operations. Further ones are looked up.
 const DECLARED: usize = 10;
 
-/// Accesses to device memory. The trainer keeps the device and the store until its lanes are closed.
+/// Accesses to device memory. The trainer keeps the device and the store until its lanes are
+/// closed.
 impl Runner {
     pub(super) fn launch(&self, op: &Op) {
         // SAFETY: the running operation declares the memory of the operands, and `check` has proved
-        // that no conflicting operation runs meanwhile. Batches were checked before they were staged.
-        // Only the compute lane uses the workspace.
+        // that no conflicting operation runs meanwhile. Batches were checked before they were
+        // staged. Only the compute lane uses the workspace.
         unsafe { self.kernels.run(op) }
     }
 
     pub(super) fn upload(&self, to: DeviceSpan, from: HostSpan) -> Result<()> {
-        // SAFETY: the running operation declares both spans, and `check` has proved that no conflicting
-        // operation runs meanwhile; or no lane is open yet, as when constants are uploaded.
+        // SAFETY: the running operation declares both spans, and `check` has proved that no
+        // conflicting operation runs meanwhile; or no lane is open yet, as when constants are
+        // uploaded.
         unsafe { self.device.upload(to, from) }
     }
 
     pub(super) fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
-        // SAFETY: the running operation declares both spans, and `check` has proved that no conflicting
-        // operation runs meanwhile.
+        // SAFETY: the running operation declares both spans, and `check` has proved that no
+        // conflicting operation runs meanwhile.
         unsafe { self.device.download(to, from) }
     }
 
     pub(super) fn scrub(&self, lane: Lane, span: DeviceSpan) -> Result<()> {
-        // SAFETY: the running operation is the last to use the span's contents, and the operation that
-        // writes it next waits for this one.
+        // SAFETY: the running operation is the last to use the span's contents, and the operation
+        // that writes it next waits for this one.
         unsafe { self.device.scrub(lane, span) }
     }
 }

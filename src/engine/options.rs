@@ -18,8 +18,9 @@ pub struct TrainerOptions {
     pub device: DeviceChoice,
     /// The method of pinning host memory that is copied to or from a CUDA device.
     pub pinning: Pinning,
-    /// File of the GEMM autotune table, made by [`autotune`](super::autotune) or `horizon calibrate`
-    /// for this GPU and cuBLASLt version. Default: the cuBLASLt heuristic. Unused on the CPU device.
+    /// File of the GEMM autotune table, made by [`autotune`](super::autotune) or
+    /// `horizon calibrate` for this GPU and cuBLASLt version. Default: the cuBLASLt heuristic.
+    /// Unused on the CPU device.
     pub gemm_table: Option<PathBuf>,
     /// The host-RAM format of parameters and optimizer state.
     pub mode: Mode,
@@ -65,7 +66,8 @@ pub struct TrainerOptions {
 }
 
 impl Default for TrainerOptions {
-    /// The CPU, `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs, clip 1.
+    /// The CPU, `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs,
+    /// clip 1.
     fn default() -> Self {
         TrainerOptions {
             device: DeviceChoice::Cpu,
@@ -109,8 +111,9 @@ impl TrainerOptions {
         let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
         let chunk = self.logits_chunk.unwrap_or(match activation_dtype {
             DType::F32 => ((8 << 20) / vocabulary).max(16),
-            // Each chunk reads the LM head twice, and reads and writes its f32 gradient: 12 bytes per
-            // element, for 6 FLOP per element and row. On an H200 the GEMMs dominate from about 500 rows.
+            // Each chunk reads the LM head twice, and reads and writes its f32 gradient: 12 bytes
+            // per element, for 6 FLOP per element and row. On an H200 the GEMMs dominate from about
+            // 500 rows.
             DType::Bf16 => ((1 << 29) / vocabulary).clamp(16, 2048),
         });
         Ok(Numeric {
@@ -150,8 +153,8 @@ impl TrainerOptions {
         })
     }
 
-    /// The question for the plan's search: the fastest placement for these options (their own placement
-    /// is ignored) within `limits`, with the choices in `fixed` made.
+    /// The question for the plan's search: the fastest placement for these options (their own
+    /// placement is ignored) within `limits`, with the choices in `fixed` made.
     #[doc(hidden)]
     pub fn question<'a>(
         &self,

@@ -138,8 +138,8 @@ impl Runner {
             Operation::Save { unit } => {
                 self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
             }
-            // `Loss`: the issuing thread has computed it, and the task only marks that it is done. All
-            // other operations are passes or copies.
+            // `Loss`: the issuing thread has computed it, and the task only marks that it is done.
+            // All other operations are passes or copies.
             _ => {}
         }
         Ok(())
@@ -261,7 +261,8 @@ impl Runner {
         let step = Step {
             gradient_scale: factor,
             decay: weight_decay > 0.0,
-            // Depends on step and element only, so that a resumed run rounds like an uninterrupted one.
+            // Depends on step and element only, so that a resumed run rounds like an uninterrupted
+            // one.
             rounding: Rounding { seed: 0, step, first },
             rows,
             ..Step::new(AdamScalars::new(&constants, lr * options.lr_scale, step))

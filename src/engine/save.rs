@@ -1,9 +1,9 @@
 //! Saving: the disk lane writes the store's units one by one while training continues.
 //!
 //! The engine knows no file format. A caller passes a [`Sink`] to
-//! [`Trainer::save`](super::Trainer::save); the sink receives the state of every unit in forward order
-//! and then a call that ends the save. Saving a unit waits for the unit's AdamW of the step before, and
-//! its next AdamW waits until it is saved; nothing else waits.
+//! [`Trainer::save`](super::Trainer::save); the sink receives the state of every unit in forward
+//! order and then a call that ends the save. Saving a unit waits for the unit's AdamW of the step
+//! before, and its next AdamW waits until it is saved; nothing else waits.
 
 use parking_lot::Mutex;
 
@@ -13,9 +13,9 @@ use crate::optim::{Optimizer, STATE_ARRAYS_MAX};
 
 /// The state of a unit that a resumed run needs.
 ///
-/// Every span covers the elements of `layout`, at its offsets. Padding is included and zero. Spans are
-/// aligned to their elements. They are borrowed until [`Sink::unit`] returns; AdamW of the unit waits
-/// for that.
+/// Every span covers the elements of `layout`, at its offsets. Padding is included and zero. Spans
+/// are aligned to their elements. They are borrowed until [`Sink::unit`] returns; AdamW of the unit
+/// waits for that.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitState<'a> {
     /// The unit.
@@ -107,13 +107,14 @@ pub type StateJob<'a> = dyn Fn(&mut Fill) -> Result<()> + Sync + 'a;
 /// number, options and data position when it makes the sink.
 ///
 /// The trainer owns the sink until the save has ended, and calls it on the disk lane's thread only:
-/// [`Sink::unit`] once for every unit in forward order, then [`Sink::finish`]. Both may block for any
-/// time; meanwhile only AdamW of the unit being written and [`Trainer::save_wait`] wait for them. They
-/// must not call the trainer.
+/// [`Sink::unit`] once for every unit in forward order, then [`Sink::finish`]. Both may block for
+/// any time; meanwhile only AdamW of the unit being written and [`Trainer::save_wait`] wait for
+/// them. They must not call the trainer.
 ///
-/// An error of either ends the save and is its outcome; training continues. The sink is then dropped at
-/// once, without `finish`, and should remove its partial output when dropped. It is also dropped
-/// unfinished if the device fails during the save. A panic is a bug and poisons the trainer.
+/// An error of either ends the save and is its outcome; training continues. The sink is then
+/// dropped at once, without `finish`, and should remove its partial output when dropped. It is also
+/// dropped unfinished if the device fails during the save. A panic is a bug and poisons the
+/// trainer.
 ///
 /// [`Trainer::save_wait`]: super::Trainer::save_wait
 pub trait Sink: Send {

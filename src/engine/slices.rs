@@ -60,9 +60,9 @@ impl TensorSlice<'_> {
 /// Processes a slice. Called on any thread of the pool.
 pub type SliceJob<'a> = dyn Fn(&mut TensorSlice) -> Result<()> + Sync + 'a;
 
-/// Calls `job` for every slice of the tensors in `order` (indices in layout order), on the threads of a
-/// pool, earlier tensors first. After an error no further slice is begun; returns the error of the
-/// earliest slice.
+/// Calls `job` for every slice of the tensors in `order` (indices in layout order), on the threads
+/// of a pool, earlier tensors first. After an error no further slice is begun; returns the error of
+/// the earliest slice.
 pub fn each_slice(store: &Store, pool: &Pool, order: &[usize], job: &SliceJob) -> Result<()> {
     let tensors: Vec<_> = store.layout().tensors().collect();
     let distinct: HashSet<usize> = order.iter().copied().collect();
@@ -78,8 +78,8 @@ pub fn each_slice(store: &Store, pool: &Pool, order: &[usize], job: &SliceJob) -
     })
 }
 
-/// Calls `job` for every number below `count`, on the threads of a pool, lower numbers first. After an
-/// error no further call is begun; returns the error of the lowest number.
+/// Calls `job` for every number below `count`, on the threads of a pool, lower numbers first. After
+/// an error no further call is begun; returns the error of the lowest number.
 pub fn each(pool: &Pool, count: usize, job: &(dyn Fn(usize) -> Result<()> + Sync)) -> Result<()> {
     let failed = AtomicUsize::new(usize::MAX);
     let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);

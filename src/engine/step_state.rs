@@ -1,7 +1,7 @@
 //! The inputs and results of a step.
 //!
-//! Fields are atomics because the calling thread and the lanes write and read them. All accesses are
-//! relaxed: issuing a task to a lane, and reaching its tick, order them.
+//! Fields are atomics because the calling thread and the lanes write and read them. All accesses
+//! are relaxed: issuing a task to a lane, and reaching its tick, order them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -24,8 +24,8 @@ pub struct StepState {
     committed: AtomicU32,
     refused: AtomicU32,
     abandoned: AtomicBool,
-    /// The announced tokens of the next step. Written before the list is issued; then read by AdamW and
-    /// the calling thread at the same time.
+    /// The announced tokens of the next step. Written before the list is issued; then read by AdamW
+    /// and the calling thread at the same time.
     pub next: RwLock<Numbers>,
 }
 
@@ -85,8 +85,8 @@ impl StepState {
         }
     }
 
-    /// Abandons the list: its remaining operations do nothing. The model is unchanged, since AdamW comes
-    /// last and the next list uploads everything it reads.
+    /// Abandons the list: its remaining operations do nothing. The model is unchanged, since AdamW
+    /// comes last and the next list uploads everything it reads.
     pub fn abandon(&self) {
         self.abandoned.store(true, Relaxed);
     }
@@ -119,7 +119,8 @@ impl StepState {
         self.committed.fetch_add(1, Relaxed);
     }
 
-    /// AdamW under backward: records a unit whose gradient is not finite. The first such unit is kept.
+    /// AdamW under backward: records a unit whose gradient is not finite. The first such unit is
+    /// kept.
     pub fn refuse(&self, unit: UnitIndex) {
         let _ = self.refused.compare_exchange(NONE, unit.0, Relaxed, Relaxed);
     }

@@ -1,8 +1,8 @@
 //! The store: the host-resident model. This is the engine's only file that accesses host memory.
 //!
-//! **Access rule.** The store owns the arenas but does not synchronize access. A function that reads
-//! or writes memory is called by an operation that declares the resource, or by the calling thread
-//! after `sync` and `check` have admitted the access ([the engine](super)).
+//! **Access rule.** The store owns the arenas but does not synchronize access. A function that
+//! reads or writes memory is called by an operation that declares the resource, or by the calling
+//! thread after `sync` and `check` have admitted the access ([the engine](super)).
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -56,8 +56,9 @@ pub struct AdamSlice {
 }
 
 impl Store {
-    /// Allocates the host memory of a plan, zeroed. The pool's threads touch every page, so that no step
-    /// pays for page faults. Buffers copied to or from the device have the memory kind it asks for.
+    /// Allocates the host memory of a plan, zeroed. The pool's threads touch every page, so that no
+    /// step pays for page faults. Buffers copied to or from the device have the memory kind it asks
+    /// for.
     pub fn take(layout: &Layout, plan: &Plan, pool: &Pool, device: &dyn Device) -> Result<Store> {
         let arena = |bytes, kind| -> Result<Arena> {
             let arena = Arena::take(bytes, kind)?;
@@ -96,15 +97,16 @@ impl Store {
 
     /// The values of a span.
     fn values<T: Plain>(&self, span: HostSpan) -> &[T] {
-        // SAFETY: the span lies in an arena of this store, and the access rule lets the caller read it.
+        // SAFETY: the span lies in an arena of this store, and the access rule lets the caller read
+        // it.
         unsafe { span.slice() }
     }
 
     /// The values of a span, to write.
     #[allow(clippy::mut_from_ref)]
     fn values_mut<T: Plain>(&self, span: HostSpan) -> &mut [T] {
-        // SAFETY: the span lies in an arena of this store, and the access rule lets the caller write it
-        // exclusively.
+        // SAFETY: the span lies in an arena of this store, and the access rule lets the caller
+        // write it exclusively.
         unsafe { span.slice_mut() }
     }
 
@@ -273,8 +275,8 @@ impl Store {
         self.gather_rows(numbers, pool);
     }
 
-    /// Maps each token of the first `micros` staged batches to its gathered row. Returns false if a row
-    /// is missing; then the rows must be gathered again. No lane uses those batches.
+    /// Maps each token of the first `micros` staged batches to its gathered row. Returns false if a
+    /// row is missing; then the rows must be gathered again. No lane uses those batches.
     pub fn find_rows(&self, micros: usize, numbers: &Numbers) -> bool {
         let found = (0..micros).map(MicroIndex::from).all(|micro| {
             let memory = self.map.batch(micro);
@@ -286,8 +288,8 @@ impl Store {
         found
     }
 
-    /// Copies the numbered rows of the embedding to the buffer that is uploaded instead of the whole
-    /// embedding, with the pool's threads. No lane uses either.
+    /// Copies the numbered rows of the embedding to the buffer that is uploaded instead of the
+    /// whole embedding, with the pool's threads. No lane uses either.
     pub fn gather_rows(&self, numbers: &Numbers, pool: &Pool) {
         let (table, to) = (self.weights(self.layout.embedding()), self.wire(self.map.gathered()));
         numbers.gather(self.values(table), self.values_mut(to), self.row_bytes(), pool);
@@ -357,8 +359,8 @@ impl Store {
 
     /// One optimizer step over a slice.
     pub fn update(&self, slice: &AdamSlice, step: &Step, pool: &Pool) {
-        // SAFETY: the spans lie in the arenas of this store and are disjoint, and the access rule lets
-        // the caller write them exclusively.
+        // SAFETY: the spans lie in the arenas of this store and are disjoint, and the access rule
+        // lets the caller write them exclusively.
         unsafe { optim::update(pool, &slice.spans, step) }
     }
 

@@ -1,5 +1,5 @@
-//! The operation lists of a trainer, and tasks: an operation of a list with a step state, packed into
-//! 64 bits.
+//! The operation lists of a trainer, and tasks: an operation of a list with a step state, packed
+//! into 64 bits.
 
 use once_cell::sync::OnceCell;
 
@@ -66,8 +66,8 @@ pub struct Lists {
 
 struct Built {
     list: List,
-    /// Position of each operation that is the last to use a resource, with that resource; empty unless
-    /// retired memory is scrubbed.
+    /// Position of each operation that is the last to use a resource, with that resource; empty
+    /// unless retired memory is scrubbed.
     retired: Vec<(usize, Resource)>,
 }
 

@@ -1,8 +1,8 @@
 //! AdamW options of single tensors.
 //!
 //! The calling thread writes them between steps, after AdamW of the tensor's unit; lanes read them.
-//! Fields are therefore atomics, with relaxed accesses: reaching a tick, and issuing a task to a lane,
-//! order them.
+//! Fields are therefore atomics, with relaxed accesses: reaching a tick, and issuing a task to a
+//! lane, order them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -14,8 +14,8 @@ use crate::model::{Layout, TensorLayout};
 pub struct TensorOptions {
     /// Multiplies the learning rate of every step; finite and at least 0.
     pub lr_scale: f64,
-    /// Decoupled weight decay, finite and at least 0. Default: the trainer's for tensors with two or
-    /// more dimensions, otherwise 0.
+    /// Decoupled weight decay, finite and at least 0. Default: the trainer's for tensors with two
+    /// or more dimensions, otherwise 0.
     pub weight_decay: Option<f64>,
     /// Freezes the tensor: weights and moments do not change, and the global norm excludes it.
     pub frozen: bool,

@@ -1,8 +1,8 @@
 //! Warm-up: runs every kind of compute operation once, on zeros, before the first step.
 //!
-//! CUDA loads a kernel at its first launch, and all other work waits until the device is idle; cuBLASLt
-//! does so for every GEMM. In a step that would cost time, and could stall lanes that wait for each
-//! other.
+//! CUDA loads a kernel at its first launch, and all other work waits until the device is idle;
+//! cuBLASLt does so for every GEMM. In a step that would cost time, and could stall lanes that wait
+//! for each other.
 
 use std::mem::{Discriminant, discriminant};
 
@@ -28,8 +28,8 @@ enum Kind {
 }
 
 impl Runner {
-    /// Runs each kind of compute operation of every list once, then zeroes the device arena except its
-    /// constants. Called before the lanes are opened.
+    /// Runs each kind of compute operation of every list once, then zeroes the device arena except
+    /// its constants. Called before the lanes are opened.
     ///
     /// Errors: those of the launches, with their operation.
     pub fn warm_up(&self) -> Result<()> {

@@ -66,10 +66,10 @@ pub(super) fn uncovered<'a>(works: impl Iterator<Item = &'a Work>) -> Option<&'s
     all.into_iter().find(|(covered, _)| !**covered).map(|(_, name)| name)
 }
 
-/// Fits rates to samples by least squares of the error relative to the time. Constraints: no narrower
-/// GEMM class and no attention is faster than the widest GEMMs; every amount in the samples takes some
-/// time, even if it is less than the noise. Amounts in no sample take no time. Contention between lanes
-/// is not fitted.
+/// Fits rates to samples by least squares of the error relative to the time. Constraints: no
+/// narrower GEMM class and no attention is faster than the widest GEMMs; every amount in the
+/// samples takes some time, even if it is less than the noise. Amounts in no sample take no time.
+/// Contention between lanes is not fitted.
 ///
 /// Errors: a lane that every step uses has no samples.
 pub fn fit(samples: &[Sample]) -> Result<Machine> {
@@ -109,11 +109,12 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
 
 /// The amount of the widest GEMM class.
 const WIDEST: usize = 4;
-/// Amounts whose fitted rate is the excess over the widest or the next wider GEMM class, and may be 0.
+/// Amounts whose fitted rate is the excess over the widest or the next wider GEMM class, and may be
+/// 0.
 const EXCESS: [usize; 4] = [2, 3, 5, 6];
 
-/// The amounts that a lane's time is fitted to: kernels on the compute lane, tasks on the others. A GEMM
-/// counts for its own class and all wider ones, attention for the widest.
+/// The amounts that a lane's time is fitted to: kernels on the compute lane, tasks on the others. A
+/// GEMM counts for its own class and all wider ones, attention for the widest.
 fn of_lane(lane: Lane, work: &Work) -> [f64; AMOUNTS] {
     let mut amounts = amounts(work);
     amounts[usize::from(lane != Lane::Compute)] = 0.0;
@@ -134,11 +135,12 @@ fn totals(mut rates: [f64; AMOUNTS]) -> [f64; AMOUNTS] {
 /// Seconds per FLOP or byte that count as none.
 const FREE: f64 = 1e-18;
 
-/// The least share of a sample's time that an amount takes, in the sample with most of it per second.
+/// The least share of a sample's time that an amount takes, in the sample with most of it per
+/// second.
 const LEAST: f64 = 0.01;
 
-/// Least squares of the relative error, by coordinate descent. Fixed costs and an [`EXCESS`] may be 0; other
-/// rates have a positive minimum.
+/// Least squares of the relative error, by coordinate descent. Fixed costs and an [`EXCESS`] may be
+/// 0; other rates have a positive minimum.
 fn least_squares(samples: &[([f64; AMOUNTS], f64)]) -> [f64; AMOUNTS] {
     const ROUNDS: usize = 100_000;
     const CONVERGED: f64 = 1e-10;

@@ -25,12 +25,12 @@ struct Copies {
 impl Work for Copies {
     fn run(&self, lane: Lane, _task: u64) -> Result<()> {
         if lane == Lane::H2d {
-            // SAFETY: this struct owns the memory of both spans, and only the h2d lane uses them, one task
-            // at a time.
+            // SAFETY: this struct owns the memory of both spans, and only the h2d lane uses them,
+            // one task at a time.
             return unsafe { self.device.upload(self.up.0, self.up.1) };
         }
-        // SAFETY: this struct owns the memory of both spans, and only the d2h lane uses them, one task at
-        // a time.
+        // SAFETY: this struct owns the memory of both spans, and only the d2h lane uses them, one
+        // task at a time.
         unsafe { self.device.download(self.down.1, self.down.0) }
     }
 }
@@ -48,8 +48,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Measures copies each way and both ways at once, and the handoff from lane to lane. No memory of the
-    /// device may be reserved before.
+    /// Measures copies each way and both ways at once, and the handoff from lane to lane. No memory
+    /// of the device may be reserved before.
     pub fn measure(device: &Arc<dyn Device>, pool: &Pool) -> Result<Link> {
         let memory = device.reserve(2 * BYTES)?;
         let arena = Arena::take(2 * BYTES, device.wire_memory(2 * BYTES))?;

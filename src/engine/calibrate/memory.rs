@@ -97,7 +97,8 @@ fn fill(pool: &Pool, spans: &Spans) {
     pool.run(PARAMETERS / RUN, &|_, run| {
         let chunk = spans.slice(run * RUN, RUN);
         let Master::Split { weights, residual } = chunk.master else { unreachable!("masters are split") };
-        // SAFETY: the spans are disjoint ranges of the caller's arena, and only this tile uses this run.
+        // SAFETY: the spans are disjoint ranges of the caller's arena, and only this tile uses this
+        // run.
         unsafe {
             // The bf16 halves serve as gradient, too.
             write_master(chunk.gradient.slice_mut(), residual.slice_mut(), &values);

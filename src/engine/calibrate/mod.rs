@@ -1,12 +1,13 @@
 //! Calibration: measures a device of this machine for the plan's time model.
 //!
-//! Small models of several shapes train for a few steps with all lanes recorded. Every task that ran
-//! alone is a sample: an amount of work and its time. The rates are fitted to the samples. Copies (one
-//! way and both ways), contention of threads, handoffs between lanes, RAM and the disk are measured
-//! separately. A measurement during which other processes used the cores is repeated.
+//! Small models of several shapes train for a few steps with all lanes recorded. Every task that
+//! ran alone is a sample: an amount of work and its time. The rates are fitted to the samples.
+//! Copies (one way and both ways), contention of threads, handoffs between lanes, RAM and the disk
+//! are measured separately. A measurement during which other processes used the cores is repeated.
 //!
-//! The code is the same for all devices: a device reports the size of its arena, the memory kind of host
-//! buffers, and which of its lanes use CPU cores. Only the models differ between CPU and CUDA (`runs`).
+//! The code is the same for all devices: a device reports the size of its arena, the memory kind of
+//! host buffers, and which of its lanes use CPU cores. Only the models differ between CPU and CUDA
+//! (`runs`).
 
 mod fit;
 mod lanes;
@@ -99,11 +100,11 @@ pub fn measured_device(choice: DeviceChoice) -> Result<DeviceChoice> {
     choice.resolve(&first.config(), first.shape)
 }
 
-/// Measures a device, RAM and the disk of this machine. A CPU takes about ten seconds, CUDA a minute and
-/// up to 12 GiB of RAM. Both take at least 0.5 GiB of RAM and 0.25 GiB of disk.
+/// Measures a device, RAM and the disk of this machine. A CPU takes about ten seconds, CUDA a
+/// minute and up to 12 GiB of RAM. Both take at least 0.5 GiB of RAM and 0.25 GiB of disk.
 ///
-/// Errors: the device does not exist; too little memory is free; `folder` is not writable; a rate could
-/// not be measured.
+/// Errors: the device does not exist; too little memory is free; `folder` is not writable; a rate
+/// could not be measured.
 pub fn calibrate(options: &CalibrateOptions, progress: &dyn Fn(Progress)) -> Result<Calibrated> {
     let device = measured_device(options.device)?;
     let open = |trainer: &TrainerOptions| Backend::open(&TrainerOptions { device, ..trainer.clone() });
@@ -308,8 +309,8 @@ fn cores() -> usize {
 /// The share of the cores that other processes may use during a measurement.
 const OTHERS: f64 = 0.075;
 
-/// Repeats a measurement until other processes leave the cores idle, `tries` times at most. Returns the
-/// least disturbed result.
+/// Repeats a measurement until other processes leave the cores idle, `tries` times at most. Returns
+/// the least disturbed result.
 fn measure_undisturbed<T>(tries: usize, cores: usize, measure: impl Fn() -> Result<T>) -> Result<T> {
     let mut calmest: Option<(f64, T)> = None;
     for _ in 0..tries.max(1) {

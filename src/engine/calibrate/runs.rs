@@ -26,8 +26,8 @@ pub struct Run {
     pub mode: Mode,
 }
 
-/// Shapes that together cover every rate: GEMMs of each class with few and many rows, attention over short
-/// and long sequences, units that fit the caches and units that do not.
+/// Shapes that together cover every rate: GEMMs of each class with few and many rows, attention
+/// over short and long sequences, units that fit the caches and units that do not.
 const ON_CPU: [(Dims, Shape); 7] = [
     (Dims { c: 192, h: 6, g: 3, d: 32, f: 528, v: 512, l: 4 }, Shape { b: 1, t: 64 }),
     (Dims { c: 128, h: 4, g: 2, d: 32, f: 352, v: 2048, l: 4 }, Shape { b: 1, t: 128 }),
@@ -38,9 +38,9 @@ const ON_CPU: [(Dims, Shape); 7] = [
     (Dims { c: 640, h: 10, g: 5, d: 64, f: 1728, v: 1024, l: 2 }, Shape { b: 1, t: 640 }),
 ];
 
-/// Shapes of real models, with enough layers to stream: few rows for narrow GEMMs and kernels hardly longer
-/// than a launch; head sizes 64 and 128; a large vocabulary with narrow layers, small ones with wide
-/// layers. The largest takes about 9 GiB of host memory.
+/// Shapes of real models, with enough layers to be streamed: few rows for narrow GEMMs and kernels
+/// hardly longer than a launch; head sizes 64 and 128; a large vocabulary with narrow layers, small
+/// ones with wide layers. The largest takes about 9 GiB of host memory.
 const ON_CUDA: [(Dims, Shape); 8] = [
     (Dims { c: 1024, h: 16, g: 8, d: 64, f: 3072, v: 4096, l: 2 }, Shape { b: 1, t: 64 }),
     (Dims { c: 2048, h: 16, g: 8, d: 128, f: 6144, v: 8192, l: 2 }, Shape { b: 1, t: 128 }),
@@ -51,8 +51,8 @@ const ON_CUDA: [(Dims, Shape); 8] = [
     (Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 4096, l: 2 }, Shape { b: 1, t: 4096 }),
     (Dims { c: 5120, h: 40, g: 8, d: 128, f: 13824, v: 4096, l: 2 }, Shape { b: 4, t: 1024 }),
 ];
-/// The index of the model that measures AdamW in the other modes: larger than every cache, yet quick to
-/// fill.
+/// The index of the model that measures AdamW in the other modes: larger than every cache, yet
+/// quick to fill.
 const ADAM_ON_CUDA: usize = 3;
 
 /// The models that a [resolved](DeviceChoice::resolve) device is measured with.
@@ -110,7 +110,8 @@ impl Run {
             boundary: Boundary::Spilled,
             ..LayerPlacement::default()
         });
-        // In mode streamed AdamW runs under backward, before the norm is known, so nothing is clipped.
+        // In mode streamed AdamW runs under backward, before the norm is known, so nothing is
+        // clipped.
         let (clip, sweeps) = if self.mode == Mode::Streamed { (0.0, 1) } else { (1.0, 2) };
         TrainerOptions {
             mode: self.mode,

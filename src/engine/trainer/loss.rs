@@ -13,14 +13,14 @@ use crate::engine::task::Purpose;
 use crate::schedule::{Access, Content, Operation, Resource};
 
 /// A custom loss over the log-probabilities of all targets of a step. Takes `[micros · N]`
-/// log-probabilities, micro-batch by micro-batch; returns the loss and writes its gradient to the second
-/// array, which is zeroed before. Ignored targets have log-probability 0, and their gradient is not
-/// used. An error abandons the step.
+/// log-probabilities, micro-batch by micro-batch; returns the loss and writes its gradient to the
+/// second array, which is zeroed before. Ignored targets have log-probability 0, and their gradient
+/// is not used. An error abandons the step.
 pub type Loss<'a> = dyn FnMut(&[f32], &mut [f32]) -> Result<f64> + 'a;
 
 impl Trainer {
-    /// Computes the log-probabilities of the targets of some micro-batches: `[N]` for each, in nats, 0
-    /// for an ignored target. Target weights are not used. Changes nothing.
+    /// Computes the log-probabilities of the targets of some micro-batches: `[N]` for each, in
+    /// nats, 0 for an ignored target. Target weights are not used. Changes nothing.
     ///
     /// Blocks until they are computed, like [`Trainer::eval`].
     ///
@@ -46,18 +46,19 @@ impl Trainer {
         logprobs
     }
 
-    /// Runs one step with a custom loss (DPO, GRPO, …): forward of the whole step, then `loss` on the
-    /// calling thread with the log-probabilities of all targets, then backward from its gradient,
-    /// clipping and AdamW. The head's logits are computed twice. Target weights are not used. The
-    /// reported loss is the one that `loss` returns.
+    /// Runs one step with a custom loss (DPO, GRPO, …): forward of the whole step, then `loss` on
+    /// the calling thread with the log-probabilities of all targets, then backward from its
+    /// gradient, clipping and AdamW. The head's logits are computed twice. Target weights are not
+    /// used. The reported loss is the one that `loss` returns.
     ///
-    /// With the gradient −w · (1 / Σ w as f32) it equals [`Trainer::step`] with weights w bit for bit.
+    /// With the gradient −w · (1 / Σ w as f32) it equals [`Trainer::step`] with weights w bit for
+    /// bit.
     ///
     /// Blocks like [`Trainer::update`]. `loss` is called after forward and before backward begins.
     ///
     /// Errors: those of [`Trainer::update`]; more than one sweep (`InvalidArgument`); the error of
-    /// `loss`; a loss or gradient that is not finite (`NonFinite`). After the last two, weights, moments
-    /// and step number are unchanged.
+    /// `loss`; a loss or gradient that is not finite (`NonFinite`). After the last two, weights,
+    /// moments and step number are unchanged.
     pub fn step_with_loss(&mut self, batches: &[Batch], lr: f64, loss: &mut Loss) -> Result<StepReport> {
         self.usable()?;
         check_lr(lr)?;
@@ -77,7 +78,8 @@ impl Trainer {
         self.reach_loss(&issued, loss_at)?;
         let logprobs = self.host_logprobs(staged.micros);
         let mut dlogprobs = vec![0.0; logprobs.len()];
-        // The rest of the list is issued even after an error or a panic: waits of later lists refer to it.
+        // The rest of the list is issued even after an error or a panic: waits of later lists refer
+        // to it.
         let returned = catch_unwind(AssertUnwindSafe(|| loss(&logprobs, &mut dlogprobs)));
         let outcome =
             returned.map(|returned| returned.and_then(|loss| self.store_loss(loss, &targets, &dlogprobs)));
@@ -95,8 +97,8 @@ impl Trainer {
         self.committed(step_state, staged)
     }
 
-    /// Waits until this thread may perform [`Operation::Loss`]: for the operation's waits and for all
-    /// earlier operations on its lane.
+    /// Waits until this thread may perform [`Operation::Loss`]: for the operation's waits and for
+    /// all earlier operations on its lane.
     fn reach_loss(&mut self, issued: &Issued, loss_at: usize) -> Result<()> {
         for &tick in issued.waits.waits(loss_at) {
             self.reach(tick)?;

@@ -1,4 +1,5 @@
-//! The trainer: the engine's public API. It runs on the calling thread and issues lists to the lanes.
+//! The trainer: the engine's public API. It runs on the calling thread and issues lists to the
+//! lanes.
 
 mod loss;
 mod save;
@@ -37,7 +38,8 @@ pub use loss::Loss;
 pub struct StepReport {
     /// The optimizer's step number after this step, counted from 1.
     pub step: u64,
-    /// Σ weight · negative log-likelihood / Σ weight, over the unmasked targets of the whole step, in nats.
+    /// Σ weight · negative log-likelihood / Σ weight, over the unmasked targets of the whole step,
+    /// in nats.
     pub loss: f64,
     /// Global gradient norm, before clipping.
     pub grad_norm: f64,
@@ -56,8 +58,8 @@ pub struct EvalReport {
     pub targets: u64,
 }
 
-/// Totals since the trainer was opened. After [`Trainer::restore`], steps and tokens continue from the
-/// restored values.
+/// Totals since the trainer was opened. After [`Trainer::restore`], steps and tokens continue from
+/// the restored values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Updates committed.
@@ -73,17 +75,17 @@ pub struct Stats {
     /// Seconds that the calling thread spent building lists, inferring and proving their waits, and
     /// issuing them.
     pub issue_seconds: f64,
-    /// Busy time of each lane, in ns, indexed by [`Lane::at`]: the tasks of training steps and saves that
-    /// had ended when the last step, evaluation or [`Trainer::sync`] returned. 0 without
+    /// Busy time of each lane, in ns, indexed by [`Lane::at`]: the tasks of training steps and
+    /// saves that had ended when the last step, evaluation or [`Trainer::sync`] returned. 0 without
     /// [`measuring`](TrainerOptions::measuring) or tracing.
     pub busy_ns: [u64; Lane::COUNT],
 }
 
-/// A model in host RAM and the device that trains it. One thread at a time uses it; it may move between
-/// threads.
+/// A model in host RAM and the device that trains it. One thread at a time uses it; it may move
+/// between threads.
 ///
-/// A failure of the device poisons the trainer: every later call returns the first error. Dropping the
-/// trainer waits for its lanes and frees all memory.
+/// A failure of the device poisons the trainer: every later call returns the first error. Dropping
+/// the trainer waits for its lanes and frees all memory.
 pub struct Trainer {
     // Dropped first: the lanes stop before the memory their tasks use is freed.
     lanes: Box<dyn Lanes>,
@@ -93,7 +95,8 @@ pub struct Trainer {
     staged: Vec<BatchSums>,
     /// The announced tokens of the step after the next one.
     announced: Numbers,
-    /// The step state of the step whose AdamW gathers the next list's rows of the embedding, if any.
+    /// The step state of the step whose AdamW gathers the next list's rows of the embedding, if
+    /// any.
     gathered_by: Option<usize>,
     /// The index of the next step state to use.
     step_state: usize,
@@ -115,13 +118,13 @@ pub fn plan_of(config: &ModelConfig, options: &TrainerOptions, activation_dtype:
 }
 
 impl Trainer {
-    /// Plans, allocates all memory and starts the lanes on the chosen device. Weights and moments are
-    /// zero: load them with [`hf::Weights`](crate::hf::Weights), [`Trainer::write_fresh`] or
+    /// Plans, allocates all memory and starts the lanes on the chosen device. Weights and moments
+    /// are zero: load them with [`hf::Weights`](crate::hf::Weights), [`Trainer::write_fresh`] or
     /// [`Trainer::write_tensor`].
     ///
-    /// Errors: an option that is invalid or does not suit the model (`InvalidArgument`); memory that does
-    /// not suffice (`OutOfHostMemory`, `OutOfDeviceMemory`), with the plan's need and the limit; no such
-    /// device (`DeviceUnavailable`).
+    /// Errors: an option that is invalid or does not suit the model (`InvalidArgument`); memory
+    /// that does not suffice (`OutOfHostMemory`, `OutOfDeviceMemory`), with the plan's need and the
+    /// limit; no such device (`DeviceUnavailable`).
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let device = options.device.resolve(config, options.shape)?;
         let options = TrainerOptions { device, ..options.clone() };
@@ -257,8 +260,8 @@ impl Trainer {
         self.stats
     }
 
-    /// Waits until every lane is idle. Weights and moments are then those after the last step, and a save
-    /// has ended.
+    /// Waits until every lane is idle. Weights and moments are then those after the last step, and
+    /// a save has ended.
     pub fn sync(&mut self) -> Result<()> {
         self.usable()?;
         for lane in Lane::ALL {
@@ -314,7 +317,8 @@ impl Trainer {
         Ok(Issued { list: number, waits, reached: None })
     }
 
-    /// Gathers the rows that a list uploads of an untied embedding, unless AdamW of the step before does.
+    /// Gathers the rows that a list uploads of an untied embedding, unless AdamW of the step before
+    /// does.
     fn gather(&mut self, list: &List) -> Result<()> {
         let embedding = self.runner.plan.geometry.embedding();
         let uploads =
@@ -344,8 +348,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Proves a list correct. A list that is not poisons the trainer, since later lists would depend on
-    /// it.
+    /// Proves a list correct. A list that is not poisons the trainer, since later lists would
+    /// depend on it.
     fn prove(&mut self, list: &List, waits: &Synced) -> Result<()> {
         self.checker.check(list, waits).map_err(|fault| self.fail(fault.into()))
     }

@@ -8,15 +8,17 @@ use crate::engine::{Sink, StateJob, StateSpan};
 use crate::schedule::{Access, Content, Resource};
 
 impl Trainer {
-    /// Begins to save the state after the last step to a sink, and returns at once. Training may continue
-    /// and does not change the saved state: AdamW of a unit, and [`Trainer::write_tensor`], wait until
-    /// the unit has been saved. [`Trainer::save_wait`] and [`Trainer::save_outcome`] return the outcome.
+    /// Begins to save the state after the last step to a sink, and returns at once. Training may
+    /// continue and does not change the saved state: AdamW of a unit, and
+    /// [`Trainer::write_tensor`], wait until the unit has been saved. [`Trainer::save_wait`] and
+    /// [`Trainer::save_outcome`] return the outcome.
     ///
-    /// Saves every unit's [state](crate::engine::UnitState). The caller passes everything else to the sink
-    /// when making it: step number ([`Stats::steps`](super::Stats::steps)), options, data position.
+    /// Saves every unit's [state](crate::engine::UnitState). The caller passes everything else to
+    /// the sink when making it: step number ([`Stats::steps`](super::Stats::steps)), options, data
+    /// position.
     ///
-    /// Errors: a save is in progress, or its outcome was not taken (`InvalidState`); the sink is dropped
-    /// unused. One save at a time, so that no outcome is lost and a slow disk is noticed.
+    /// Errors: a save is in progress, or its outcome was not taken (`InvalidState`); the sink is
+    /// dropped unused. One save at a time, so that no outcome is lost and a slow disk is noticed.
     pub fn save(&mut self, sink: Box<dyn Sink>) -> Result<()> {
         self.may_save()?;
         let issued = self.infer(Purpose::Save)?;
@@ -40,11 +42,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// Waits until the save has ended and takes its outcome: the sink's error, if any. Then another save
-    /// may begin.
+    /// Waits until the save has ended and takes its outcome: the sink's error, if any. Then another
+    /// save may begin.
     ///
-    /// Further errors: there is no save, or its outcome was taken (`InvalidState`); a failure of the
-    /// device, after which the sink was dropped unfinished.
+    /// Further errors: there is no save, or its outcome was taken (`InvalidState`); a failure of
+    /// the device, after which the sink was dropped unfinished.
     pub fn save_wait(&mut self) -> Result<()> {
         self.usable()?;
         if !self.saving {
@@ -59,8 +61,8 @@ impl Trainer {
         self.runner.saving.take_outcome().expect("the last unit of a save ends it")
     }
 
-    /// Like [`Trainer::save_wait`], without blocking: `None` while the save is in progress, or if there is
-    /// none.
+    /// Like [`Trainer::save_wait`], without blocking: `None` while the save is in progress, or if
+    /// there is none.
     pub fn save_outcome(&mut self) -> Option<Result<()>> {
         if let Err(first) = self.usable() {
             return Some(Err(first));
@@ -73,12 +75,12 @@ impl Trainer {
     /// Restores a saved state. `fill` is called once for every span of every
     /// [state](crate::engine::UnitState), on the trainer's threads, and writes all of the span. The next
     /// step has number `steps` + 1, and [`Stats`](super::Stats) continue from `steps` and `tokens`.
-    /// [`TensorOptions`](crate::engine::TensorOptions) are unchanged. Before the first call of `fill`,
-    /// waits for every unit like [`Trainer::write_tensor`].
+    /// [`TensorOptions`](crate::engine::TensorOptions) are unchanged. Before the first call of
+    /// `fill`, waits for every unit like [`Trainer::write_tensor`].
     ///
-    /// Errors: micro-batches are staged (`InvalidState`; nothing changes); the error of the earliest span
-    /// whose `fill` fails. The latter leaves a mixed state and poisons the trainer: every later call
-    /// returns the same error.
+    /// Errors: micro-batches are staged (`InvalidState`; nothing changes); the error of the
+    /// earliest span whose `fill` fails. The latter leaves a mixed state and poisons the trainer:
+    /// every later call returns the same error.
     pub fn restore(&mut self, steps: u64, tokens: u64, fill: &StateJob) -> Result<()> {
         self.usable()?;
         self.nothing_staged()?;

@@ -26,8 +26,8 @@ impl Trainer {
     /// Computes nothing.
     ///
     /// Errors: a value out of range (`InvalidArgument`, named); more micro-batches than
-    /// [`TrainerOptions::micros_max`](crate::engine::TrainerOptions::micros_max) (`InvalidState`). Earlier
-    /// micro-batches stay staged.
+    /// [`TrainerOptions::micros_max`](crate::engine::TrainerOptions::micros_max) (`InvalidState`).
+    /// Earlier micro-batches stay staged.
     pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
         self.usable()?;
         let plan = &self.runner.plan;
@@ -48,17 +48,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// Announces tokens of the step after the next one; may be called once per micro-batch. AdamW of the
-    /// next step then updates their rows of an untied embedding first and the other rows last, so that
-    /// the step after it does not wait for the whole embedding. Changes no bit. Does not block.
+    /// Announces tokens of the step after the next one; may be called once per micro-batch. AdamW
+    /// of the next step then updates their rows of an untied embedding first and the other rows
+    /// last, so that the step after it does not wait for the whole embedding. Changes no bit. Does
+    /// not block.
     ///
-    /// Useful only if that step comes directly after the next one: an evaluation between them, or a token
-    /// that was not announced, waits until all rows are updated. No effect if the embedding is tied,
-    /// AdamW runs under backward, or gradients pass through a ring buffer; nor on
+    /// Useful only if that step comes directly after the next one: an evaluation between them, or a
+    /// token that was not announced, waits until all rows are updated. No effect if the embedding
+    /// is tied, AdamW runs under backward, or gradients pass through a ring buffer; nor on
     /// [`Trainer::step_with_loss`]. The next step consumes the announcement.
     ///
-    /// Errors (`InvalidArgument`; nothing stays announced): a token outside the vocabulary; more distinct
-    /// tokens than a step can have.
+    /// Errors (`InvalidArgument`; nothing stays announced): a token outside the vocabulary; more
+    /// distinct tokens than a step can have.
     pub fn announce(&mut self, tokens: &[i32]) -> Result<()> {
         self.usable()?;
         let added = self.add_announced(tokens);
@@ -91,12 +92,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// Runs one step over the staged micro-batches. Blocks until loss and gradient norm are known; AdamW
-    /// may still run.
+    /// Runs one step over the staged micro-batches. Blocks until loss and gradient norm are known;
+    /// AdamW may still run.
     ///
-    /// Errors: nothing is staged (`InvalidState`); no supervised target (`NoTarget`); a norm or loss that
-    /// is not finite (`NonFinite`: nothing changed; `StepPartial`: some units were updated, only with
-    /// AdamW under backward).
+    /// Errors: nothing is staged (`InvalidState`); no supervised target (`NoTarget`); a norm or
+    /// loss that is not finite (`NonFinite`: nothing changed; `StepPartial`: some units were
+    /// updated, only with AdamW under backward).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
         self.usable()?;
         check_lr(lr)?;
@@ -156,18 +157,18 @@ impl Trainer {
         })
     }
 
-    /// Calls [`Trainer::accumulate`] for each batch, then [`Trainer::update`]. After an error of a batch
-    /// none is staged.
+    /// Calls [`Trainer::accumulate`] for each batch, then [`Trainer::update`]. After an error of a
+    /// batch none is staged.
     pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
         self.stage_all(batches)?;
         self.update(lr)
     }
 
-    /// Computes the loss of some micro-batches with the current weights. Changes nothing. Blocks until it
-    /// is known; each unit's upload waits for the unit's AdamW.
+    /// Computes the loss of some micro-batches with the current weights. Changes nothing. Blocks
+    /// until it is known; each unit's upload waits for the unit's AdamW.
     ///
-    /// Errors: those of [`Trainer::accumulate`]; micro-batches are staged for an update (`InvalidState`);
-    /// no supervised target (`NoTarget`).
+    /// Errors: those of [`Trainer::accumulate`]; micro-batches are staged for an update
+    /// (`InvalidState`); no supervised target (`NoTarget`).
     pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
         self.stage_all(batches)?;
         let staged = self.take_staged()?;

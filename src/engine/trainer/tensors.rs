@@ -10,8 +10,8 @@ use crate::model::{TensorLayout, fresh_values};
 use crate::schedule::{Access, Content, Resource};
 
 impl Trainer {
-    /// Reads a tensor's f32 master weights by its Hugging Face name, `[out, in]` row-major. Waits for
-    /// AdamW of its unit only.
+    /// Reads a tensor's f32 master weights by its Hugging Face name, `[out, in]` row-major. Waits
+    /// for AdamW of its unit only.
     ///
     /// Errors: no such tensor (`NotFound`); `out` has another length (`InvalidArgument`).
     pub fn read_tensor(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
@@ -21,8 +21,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes a tensor's f32 master weights. Moments are unchanged. Waits for operations that use its unit
-    /// (upload, AdamW, save) only.
+    /// Writes a tensor's f32 master weights. Moments are unchanged. Waits for operations that use
+    /// its unit (upload, AdamW, save) only.
     ///
     /// Errors: no such tensor (`NotFound`); `values` has another length (`InvalidArgument`).
     pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
@@ -32,8 +32,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Initializes every tensor at random from a seed, on the trainer's threads; their number changes no
-    /// bit. Moments and step number are unchanged. Waits like [`Trainer::write_tensor`] for every unit.
+    /// Initializes every tensor at random from a seed, on the trainer's threads; their number
+    /// changes no bit. Moments and step number are unchanged. Waits like [`Trainer::write_tensor`]
+    /// for every unit.
     pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
         let runner = self.runner.clone();
         let every: Vec<usize> = (0..runner.store.layout().tensors().count()).collect();
@@ -45,9 +46,10 @@ impl Trainer {
         })
     }
 
-    /// Calls `job` for every slice of the tensors in `order` (indices in layout order), on the trainer's
-    /// threads, earlier tensors first. Before the first call, waits like [`Trainer::write_tensor`] for
-    /// each tensor. After an error no further slice is begun; returns the error of the earliest slice.
+    /// Calls `job` for every slice of the tensors in `order` (indices in layout order), on the
+    /// trainer's threads, earlier tensors first. Before the first call, waits like
+    /// [`Trainer::write_tensor`] for each tensor. After an error no further slice is begun; returns
+    /// the error of the earliest slice.
     ///
     /// # Panics
     /// If an index occurs twice or is out of range.
@@ -63,11 +65,11 @@ impl Trainer {
         each_slice(&runner.store, &runner.pool, order, job)
     }
 
-    /// Reads a tensor's gradient of the last step, before clipping; zeros before the first step. Waits
-    /// until it is downloaded.
+    /// Reads a tensor's gradient of the last step, before clipping; zeros before the first step.
+    /// Waits until it is downloaded.
     ///
-    /// Errors: no such tensor (`NotFound`); `out` has another length (`InvalidArgument`); the mode does
-    /// not store gradients (`Unsupported`).
+    /// Errors: no such tensor (`NotFound`); `out` has another length (`InvalidArgument`); the mode
+    /// does not store gradients (`Unsupported`).
     pub fn read_gradient(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
         self.usable()?;
         self.runner.store.stores_gradients()?;
@@ -80,10 +82,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// Sets AdamW options of a tensor, from the next step on. They are not stored in checkpoints and must
-    /// be set again after a restore in a new trainer. Waits for AdamW of the tensor's unit.
+    /// Sets AdamW options of a tensor, from the next step on. They are not stored in checkpoints
+    /// and must be set again after a restore in a new trainer. Waits for AdamW of the tensor's
+    /// unit.
     ///
-    /// Errors: no such tensor (`NotFound`); a value that is negative or not finite (`InvalidArgument`).
+    /// Errors: no such tensor (`NotFound`); a value that is negative or not finite
+    /// (`InvalidArgument`).
     pub fn set_tensor_options(&mut self, name: &str, options: &TensorOptions) -> Result<()> {
         options.check()?;
         let (unit, tensor) = self.number(name)?;

@@ -97,8 +97,8 @@ fn a_list_without_an_operation_is_refused() {
     assert_refused(&mut trainer, &error, before, &words);
 }
 
-/// The waits of the embedding's upload in the last issued list, and AdamW's operations on the embedding
-/// in the list before.
+/// The waits of the embedding's upload in the last issued list, and AdamW's operations on the
+/// embedding in the list before.
 fn border(trainer: &Trainer) -> (Vec<Tick>, Vec<(String, Tick)>) {
     let [.., before, last] = &trainer.record.as_ref().expect("it is traced").lists[..] else {
         panic!("two lists were issued");
