@@ -6,7 +6,8 @@
 //!
 //! - **Offload.** [`Mode::Exact`], the default, takes 14 bytes of host RAM per parameter: a bf16
 //!   weight (2), the 16-bit residual that extends it to an f32 master weight (2), a bf16 gradient
-//!   (2) and two f32 AdamW moments (8). [`Mode::Streamed`] takes 12, [`Mode::Compact`] 10 or 8.
+//!   (2) and two f32 AdamW moments (8). [`Mode::Streamed`] takes 12 (clips only if gradients wait
+//!   on the GPU), [`Mode::Compact`] 10 or 8 (bf16 moments, stochastic rounding).
 //! - **Layer streaming.** Each layer is uploaded while the layer before it computes (double
 //!   buffering), and its gradient is downloaded while the next layer of backward computes.
 //! - **Exact f32 master weights.** Weight and residual together are the f32 master, bit for bit.
@@ -50,7 +51,7 @@
 //! use std::sync::Arc;
 //!
 //! use horizon::checkpoint::{self, Changes, Checkpoints, Note};
-//! use horizon::hf::{ExportTarget, FolderConfig, SHARD_BYTES, export, export_bytes};
+//! use horizon::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
 //! use horizon::{Batch, DType, Shape, Trainer, TrainerOptions, preset, unwatched};
 //!
 //! # fn main() -> horizon::Result<()> {
@@ -90,9 +91,10 @@
 //! saved.restore_into(&mut resumed, &Changes::none(), &unwatched)?;
 //! assert_eq!(resumed.step(&[batch], 1e-3)?, trainer.step(&[batch], 1e-3)?);
 //!
-//! // transformers loads the exported folder.
+//! // A Hugging Face folder: exported for transformers, or loaded.
 //! let target = ExportTarget::check(&dir.join("model"), export_bytes(trainer.layout(), DType::Bf16))?;
 //! export(&target, &model, &mut trainer, DType::Bf16, SHARD_BYTES, &unwatched)?;
+//! Weights::open(target.folder(), resumed.layout())?.load(&mut resumed, &unwatched)?;
 //! # assert!(dir.join("model/model.safetensors").is_file());
 //! # Ok(())
 //! # }

@@ -19,7 +19,7 @@ use crate::ops::cuda::workspace;
 use crate::plan::Plan;
 use crate::schedule::Numeric;
 
-/// The device to train on: `auto`, `cpu`, `cuda` or `cuda:i`.
+/// The device to train on: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first CUDA device if there is one and its kernels support the model, otherwise the CPU.

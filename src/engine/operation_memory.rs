@@ -3,9 +3,9 @@
 //! `check` proves from these declarations that a list has no hazards. Operations get memory from
 //! here only, so what was proved is what runs.
 //!
-//! This is the engine's only file that accesses device memory. Its functions are called inside the
-//! task of the operation that declares the memory, or while the lanes are closed
-//! ([the engine](super)).
+//! Except for `calibrate`, this is the engine's only file that accesses device memory. Its
+//! functions are called inside the task of the operation that declares the memory, or while the
+//! lanes are closed ([the engine](super)).
 #![allow(unsafe_code)]
 
 use crate::base::Result;
@@ -51,8 +51,8 @@ impl Runner {
     }
 
     pub(super) fn download(&self, to: HostSpan, from: DeviceSpan) -> Result<()> {
-        // SAFETY: the running operation declares both spans, and `check` has proved that no
-        // conflicting operation runs meanwhile.
+        // SAFETY: as for an upload: the running operation declares both spans, and `check` has
+        // proved that no conflicting operation runs meanwhile.
         unsafe { self.device.download(to, from) }
     }
 

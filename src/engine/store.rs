@@ -1,4 +1,5 @@
-//! The store: the host-resident model. This is the engine's only file that accesses host memory.
+//! The store: the host-resident model. Except for `calibrate`, this is the engine's only file that
+//! accesses host memory.
 //!
 //! **Access rule.** The store owns the arenas but does not synchronize access. A function that
 //! reads or writes memory is called by an operation that declares the resource, or by the calling
