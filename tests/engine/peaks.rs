@@ -97,7 +97,7 @@ fn memory_that_a_placement_does_not_need_is_not_reserved() {
     assert_eq!(shared, 0, "no layer shares an accumulator");
     let one_spilled = plan(&|o| (o.sweeps, o.layers) = (2, vec![own; 4]));
     let all_spilled = plan(&|o| o.sweeps = 2);
-    let spill_buffers = "gradient accumulators, spill buffers (f32)";
+    let spill_buffers = "accumulator spill buffers (f32)";
     assert_eq!(
         2 * bytes(&one_spilled, spill_buffers),
         bytes(&all_spilled, spill_buffers),

@@ -33,7 +33,7 @@ use crate::device::{DeviceInfo, Lane};
 use crate::engine::{Backend, DeviceChoice, TrainerOptions};
 use crate::host::{Limits, MemoryKind, Others, Pool, Topology, check_threads, processor_name};
 use crate::ops::cpu::CpuKernels;
-use crate::plan::{ActivationDtype, Description, Machine, Work};
+use crate::plan::{Basis, Description, Machine, ActivationDtype, Work};
 
 /// Work of a task that ran without contention, and its time.
 #[derive(Clone, Copy, Debug)]
@@ -285,6 +285,7 @@ impl Calibrated {
             ("device_bytes".to_owned(), "free device memory at the time of calibration".to_owned())
         }));
         Description {
+            basis: sources.keys().map(|figure| (figure.clone(), Basis::Measured)).collect(),
             name: name.to_owned(),
             about: on,
             device: self.device.hardware.clone(),
