@@ -63,13 +63,13 @@ impl Derived {
 
     fn sort(&mut self, tokens: &[i32]) {
         let token = |row: i32| tokens[row as usize];
-        self.order.iter_mut().zip(0..).for_each(|(place, row)| *place = row);
+        self.order.iter_mut().zip(0..).for_each(|(entry, row)| *entry = row);
         self.order.sort_unstable_by_key(|&row| (token(row), row));
         self.first.fill(self.order.len() as i32);
         self.distinct = 0;
-        for (place, run) in self.order.iter().enumerate() {
-            if place == 0 || token(self.order[place - 1]) != token(*run) {
-                self.first[self.distinct] = place as i32;
+        for (index, row) in self.order.iter().enumerate() {
+            if index == 0 || token(self.order[index - 1]) != token(*row) {
+                self.first[self.distinct] = index as i32;
                 self.distinct += 1;
             }
         }

@@ -28,13 +28,13 @@ fn open(
 fn placements() -> Vec<TrainerOptions> {
     let layer = LayerPlacement::default();
     let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
-    let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
-    let whole = LayerPlacement { recompute: Recompute::None, ..spilled };
+    let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let stored = LayerPlacement { recompute: Recompute::None, ..spilled };
     let resident = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
     vec![
         plain.clone(),
-        TrainerOptions { layers: vec![spilled, kept, whole, resident, spilled], sweeps: 2, ..plain.clone() },
+        TrainerOptions { layers: vec![spilled, selective, stored, resident, spilled], sweeps: 2, ..plain.clone() },
         TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain.clone() },
         TrainerOptions { adam_when: Some(AdamWhen::UnderBackward), clip: 0.0, ..plain.clone() },
         TrainerOptions { mode: Mode::Streamed, clip: 0.0, tracing: true, ..plain },

@@ -25,14 +25,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// Placements of five layers, by name.
 fn placements() -> Vec<(&'static str, TrainerOptions)> {
     let layer = LayerPlacement::default();
-    let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None, ..layer };
-    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
+    let resident = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
-    let mixed = vec![kept, spilled, stays, spilled, spilled];
+    let mixed = vec![selective, spilled, resident, spilled, spilled];
     vec![
         ("plain", plain.clone()),
-        ("selective", TrainerOptions { layers: vec![kept; 5], ..plain.clone() }),
+        ("selective", TrainerOptions { layers: vec![selective; 5], ..plain.clone() }),
         ("spilled", TrainerOptions { layers: vec![spilled; 5], weight_slots: 3, ..plain.clone() }),
         ("mixed", TrainerOptions { layers: mixed, threads: Some(1), ..plain.clone() }),
         ("on the device", TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain }),

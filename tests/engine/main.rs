@@ -391,7 +391,7 @@ fn tensors_are_read_and_written_by_name() {
     trainer.write_tensor("model.norm.weight", &values).unwrap();
     let mut back = vec![0.0; 24];
     trainer.read_tensor("model.norm.weight", &mut back).unwrap();
-    assert_eq!(back, values, "all 32 bits are kept");
+    assert_eq!(back, values, "not all 32 bits were kept");
     assert_eq!(trainer.read_tensor("lm_head.weight", &mut back).unwrap_err().status(), Status::NotFound);
     assert_eq!(
         trainer.write_tensor("model.norm.weight", &[0.0]).unwrap_err().status(),

@@ -35,11 +35,11 @@ pub fn options() -> TrainerOptions {
 /// Placements that together use every kind of operation, by name.
 fn placements(rig: &Rig) -> Vec<(&'static str, TrainerOptions)> {
     let layer = LayerPlacement::default();
-    let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None, ..layer };
-    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
+    let resident = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
-    let mixed = vec![kept, spilled, stays];
+    let mixed = vec![selective, spilled, resident];
     let mut placements = vec![
         ("mixed, 2 sweeps", TrainerOptions { layers: mixed, sweeps: 2, ..plain.clone() }),
         ("on the device", TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain.clone() }),
@@ -47,9 +47,9 @@ fn placements(rig: &Rig) -> Vec<(&'static str, TrainerOptions)> {
     // All on a GPU; the emulator is slow.
     if rig.is_gpu() {
         placements.extend([
-            ("selective", TrainerOptions { layers: vec![kept; 3], ..plain.clone() }),
+            ("selective", TrainerOptions { layers: vec![selective; 3], ..plain.clone() }),
             ("spilled", TrainerOptions { layers: vec![spilled; 3], weight_slots: 3, ..plain.clone() }),
-            ("resident", TrainerOptions { layers: vec![stays; 3], sweeps: 2, ..plain.clone() }),
+            ("resident", TrainerOptions { layers: vec![resident; 3], sweeps: 2, ..plain.clone() }),
             ("3 slabs, 1 thread", TrainerOptions { slabs: 3, threads: Some(1), ..plain.clone() }),
             ("CUDA's allocator", TrainerOptions { pinning: Pinning::Allocated, ..plain.clone() }),
             ("tracing", TrainerOptions { tracing: true, ..plain }),

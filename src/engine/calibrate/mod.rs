@@ -33,7 +33,7 @@ use crate::device::{DeviceInfo, Lane};
 use crate::engine::{Backend, DeviceChoice, TrainerOptions};
 use crate::host::{Limits, MemoryKind, Others, Pool, Topology, check_threads, processor_name};
 use crate::ops::cpu::CpuKernels;
-use crate::plan::{Basis, Description, Machine, ActivationDtype, Work};
+use crate::plan::{ActivationDtype, Basis, Description, Machine, Work};
 
 /// Work of a task that ran without contention, and its time.
 #[derive(Clone, Copy, Debug)]

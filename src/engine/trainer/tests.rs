@@ -66,12 +66,12 @@ fn a_list_with_a_data_race_is_refused() {
     trainer.step(&[BATCH], 1e-3).unwrap();
     let runner = trainer.runner.clone();
     let (_, list) = runner.lists.get(Purpose::Train(1)).unwrap();
-    let careless = at(list, "upload unit 3 → slot 0");
+    let racing = at(list, "upload unit 3 → slot 0");
     let inferred = trainer.sync.infer(list);
     let mut waits = Synced::default();
     for index in 0..inferred.len() {
-        let kept = if index == careless { &[] } else { inferred.waits(index) };
-        waits.push(inferred.tick(index), kept, inferred.signal(index));
+        let waits_left = if index == racing { &[] } else { inferred.waits(index) };
+        waits.push(inferred.tick(index), waits_left, inferred.signal(index));
     }
     let before = issued(&trainer);
     let error = trainer.prove(list, &waits).unwrap_err();
