@@ -34,7 +34,11 @@ fn placements() -> Vec<TrainerOptions> {
     let plain = options();
     vec![
         plain.clone(),
-        TrainerOptions { layers: vec![spilled, selective, stored, resident, spilled], sweeps: 2, ..plain.clone() },
+        TrainerOptions {
+            layers: vec![spilled, selective, stored, resident, spilled],
+            sweeps: 2,
+            ..plain.clone()
+        },
         TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain.clone() },
         TrainerOptions { adam_when: Some(AdamWhen::UnderBackward), clip: 0.0, ..plain.clone() },
         TrainerOptions { mode: Mode::Streamed, clip: 0.0, tracing: true, ..plain },
