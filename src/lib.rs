@@ -180,7 +180,9 @@ pub mod sys;
 #[doc(hidden)]
 pub mod train;
 
-pub use base::{DType, Dims, Error, Position, Progress, Result, Shape, Status, UnitIndex, unwatched};
+pub use base::{
+    ChunkIndex, DType, Dims, Error, Position, Progress, Result, Shape, Status, UnitIndex, unwatched,
+};
 pub use device::{DeviceInfo, Lane};
 pub use engine::{
     AdamOptions, Batch, DeviceChoice, EvalReport, Fill, Loss, Sink, StateJob, StateSpan, Stats, StepReport,
@@ -188,9 +190,9 @@ pub use engine::{
 };
 pub use host::Pinning;
 pub use model::{
-    Biases, Layout, ModelConfig, Recompute, RopeScaling, TensorLayout, UnitLayout, Window, preset,
+    Biases, Layout, ModelConfig, Recompute, RopeScaling, TensorLayout, UnitKind, UnitLayout, Window, preset,
     preset_names,
 };
-pub use optim::Optimizer;
+pub use optim::{Optimizer, StateArray};
 pub use plan::{Plan, Region};
 pub use schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode};

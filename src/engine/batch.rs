@@ -49,7 +49,7 @@ impl Batch<'_> {
     /// Checks every value against shape and vocabulary.
     ///
     /// Errors name field, position and value.
-    pub fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
+    pub(super) fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
         let n = shape.n();
         let lengths = [
             ("tokens", self.tokens.len()),
