@@ -1,4 +1,5 @@
-//! Which device, and whose arithmetic on it.
+//! Backends: a device together with its kernels. Also the choice of a device by name, and its
+//! autotune.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,15 +19,15 @@ use crate::ops::cuda::workspace;
 use crate::plan::Plan;
 use crate::schedule::Numeric;
 
-/// The device that somebody asks for: `auto`, `cpu`, `cuda` or `cuda:i`.
+/// The device to train on: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device where there is one whose kernels can compute the model, else the CPU.
+    /// The first CUDA device if there is one and its kernels support the model, otherwise the CPU.
     Auto,
-    /// This machine's CPU.
+    /// The CPU of this machine.
     #[default]
     Cpu,
-    /// A CUDA device, by its number.
+    /// A CUDA device, by its ordinal.
     Cuda(usize),
 }
 
@@ -40,9 +41,7 @@ impl FromStr for DeviceChoice {
             "cpu" => Ok(DeviceChoice::Cpu),
             "cuda" => Ok(DeviceChoice::Cuda(0)),
             _ => number(text).map(DeviceChoice::Cuda).ok_or_else(|| {
-                Error::argument(format!(
-                    "there is no device `{text}`: a device is auto, cpu, cuda, or cuda: and a number"
-                ))
+                Error::argument(format!("there is no device `{text}`: write auto, cpu, cuda or cuda:N"))
             }),
         }
     }
@@ -59,8 +58,9 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// What `auto` comes to on this machine, for a model and the shape of its micro-batches. Errors: CUDA is there
-    /// and cannot say how many devices it has.
+    /// Replaces `auto` by a device of this machine, for a model and the shape of its micro-batches.
+    ///
+    /// Errors: CUDA is installed and cannot count its devices.
     pub fn resolve(self, config: &ModelConfig, shape: Shape) -> Result<DeviceChoice> {
         if self != DeviceChoice::Auto {
             return Ok(self);
@@ -69,10 +69,8 @@ impl DeviceChoice {
         Ok(if fits { DeviceChoice::Cuda(0) } else { DeviceChoice::Cpu })
     }
 
-    /// Whether a CUDA device that was asked for is there.
-    ///
-    /// Errors: as [`Backend::open`].
-    pub(super) fn is_there(self) -> Result<()> {
+    /// Fails, as [`Backend::open`] would, if the chosen CUDA device does not exist.
+    pub(super) fn require(self) -> Result<()> {
         match self {
             DeviceChoice::Cuda(ordinal) if cuda::device_count()? <= ordinal => {
                 cuda::open(ordinal, CudaOptions::default(), None).map(drop)
@@ -81,7 +79,7 @@ impl DeviceChoice {
         }
     }
 
-    /// The type that activations are stored in there. The choice is [resolved](DeviceChoice::resolve).
+    /// The activation dtype of a [resolved](DeviceChoice::resolve) device.
     pub fn activation_dtype(self) -> DType {
         match self {
             DeviceChoice::Auto | DeviceChoice::Cpu => CpuKernels::ACTIVATION_DTYPE,
@@ -90,12 +88,14 @@ impl DeviceChoice {
     }
 }
 
-/// The devices of this machine: the CPU, then what CUDA shows.
+/// The devices of this machine: the CPU, then the visible CUDA devices.
 pub fn devices() -> Vec<DeviceInfo> {
     std::iter::once(CpuDevice::new(None).info()).chain(cuda::infos()).collect()
 }
 
-/// Describes a [resolved](DeviceChoice::resolve) device. Errors: as [`Backend::open`].
+/// Describes a [resolved](DeviceChoice::resolve) device.
+///
+/// Errors: as [`Backend::open`].
 pub fn device_info(choice: DeviceChoice) -> Result<DeviceInfo> {
     match choice {
         DeviceChoice::Cuda(ordinal) => Ok(CudaDevice::open(ordinal, CudaOptions::default())?.info()),
@@ -103,21 +103,22 @@ pub fn device_info(choice: DeviceChoice) -> Result<DeviceInfo> {
     }
 }
 
-/// What keeps this library from computing on CUDA, one sentence each, with the remedy; nothing where nothing does.
+/// Missing requirements of CUDA, one sentence each, with the remedy; empty if there are none.
 pub fn missing_for_cuda() -> Vec<String> {
     cuda::missing()
 }
 
-/// Autotunes a CUDA device: for every GEMM shape of the model under these options the fastest cuBLASLt algorithm, and for its
-/// attention the fastest kernel. Returns the table for [`TrainerOptions::products`]. `note` gets lines for people: the times of
-/// attention, and a warning where its kernels do not agree.
+/// Autotunes a CUDA device: for every GEMM shape of the model under these options, finds the
+/// fastest cuBLASLt algorithm; for its attention, the fastest kernel. Returns the table for
+/// [`TrainerOptions::gemm_table`]. `note` receives messages for people: the times of attention, and
+/// a warning if its kernels disagree.
 ///
-/// Errors: the device that the options choose is none of CUDA's (`InvalidArgument`), is not there, or cannot compute the
-/// model; the options are no good.
+/// Errors: the chosen device is not a CUDA device (`InvalidArgument`), does not exist, or does not
+/// support the model; an option has an invalid value.
 pub fn autotune(config: &ModelConfig, options: &TrainerOptions, note: &mut dyn FnMut(&str)) -> Result<Table> {
     let DeviceChoice::Cuda(ordinal) = options.device else {
         return Err(Error::argument(format!(
-            "a GEMM autotune table is for a CUDA device, not of `{}`: --device cuda, or cuda: and a number",
+            "a GEMM autotune table needs a CUDA device, not `{}`: use --device cuda or cuda:N",
             options.device
         )));
     };
@@ -133,35 +134,35 @@ pub fn autotune(config: &ModelConfig, options: &TrainerOptions, note: &mut dyn F
     Ok(table)
 }
 
-/// What kernels are made with.
+/// The arguments of [`MakeKernels`].
 pub struct KernelsSetting<'a> {
-    /// The pool of the host lane, which a CPU's kernels share.
+    /// The thread pool of the host lane, which CPU kernels share.
     pub pool: &'a Arc<Pool>,
-    /// Memory of the plan's region for kernels.
+    /// The plan's workspace region, allocated.
     pub workspace: DeviceSpan,
-    /// The plan whose shapes they will see.
+    /// The plan, with all shapes that the kernels will run.
     pub plan: &'a Plan,
 }
 
-/// Makes kernels for memory that is taken.
+/// Makes kernels, after the device arena is allocated.
 pub type MakeKernels = Box<dyn FnOnce(KernelsSetting<'_>) -> Result<Box<dyn Kernels>> + Send>;
 
-/// A device, and the arithmetic on it.
+/// A device and its kernels.
 pub struct Backend {
     /// The device, opened.
     pub(super) device: Arc<dyn Device>,
-    /// The type that the kernels store activations in.
+    /// The activation dtype of the kernels.
     pub(super) activation_dtype: DType,
-    /// The kernels to be.
+    /// Makes the kernels.
     pub(super) kernels: MakeKernels,
 }
 
 impl Backend {
-    /// An opened device and kernels for it, which store activations as `storage`.
+    /// An opened device and kernels for it with this activation dtype.
     ///
     /// # Safety
-    /// The kernels that `kernels` makes can run on memory of the device. The workspace that it is given is there, and theirs alone,
-    /// until they are dropped; nothing else keeps it.
+    /// The kernels made by `kernels` can access memory of the device. They may use the workspace
+    /// exclusively until they are dropped, and must not keep it longer.
     #[allow(unsafe_code)]
     pub unsafe fn new(device: Arc<dyn Device>, activation_dtype: DType, kernels: MakeKernels) -> Backend {
         Backend { device, activation_dtype, kernels }
@@ -169,8 +170,8 @@ impl Backend {
 
     /// Opens the device that the options choose, [resolved](DeviceChoice::resolve).
     ///
-    /// Errors: `DeviceUnavailable`, with what is missing and the remedy; a table of products that cannot be read, or is of
-    /// another device.
+    /// Errors: `DeviceUnavailable`, with the missing requirement and its remedy; a GEMM autotune
+    /// table that cannot be read or was made for another device.
     pub fn open(options: &TrainerOptions) -> Result<Backend> {
         match options.device {
             DeviceChoice::Cuda(ordinal) => {
@@ -181,7 +182,7 @@ impl Backend {
                 };
                 cuda::open(ordinal, cuda, options.gemm_table.as_deref())
             }
-            // Its memory is host memory, which the user may have stated.
+            // Device memory is host memory here, so a limit of host memory holds, too.
             _ => Ok(Backend::cpu(CpuDevice::new(options.device_mem.or(options.host_mem)))),
         }
     }
@@ -194,8 +195,10 @@ impl Backend {
     }
 }
 
-/// What a device asks of a plan: that its kernels can compute the model, and that its memory is its own.
-pub fn fit(choice: DeviceChoice, config: &ModelConfig, plan: Plan, pinning: Pinning) -> Result<Plan> {
+/// Adapts a plan to a resolved device: a CUDA device has memory of its own.
+///
+/// Errors: its kernels do not support the model.
+pub fn plan_on(choice: DeviceChoice, config: &ModelConfig, plan: Plan, pinning: Pinning) -> Result<Plan> {
     match choice {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(plan),
         DeviceChoice::Cuda(_) => {
@@ -263,11 +266,11 @@ mod cuda {
         if let Some(path) = gemm_table {
             table.admit(path.display(), &device.properties().name, library.version())?;
         }
-        // It takes memory of the device's, so it is made before the device says how much is free.
+        // The handle takes device memory, so it is made before free device memory is read.
         let (stream, handle) = (device.stream(Lane::Compute).clone(), Handle::new(library)?);
         let kernels: MakeKernels = Box::new(move |setting: KernelsSetting| {
             let kernels = CudaKernels::new(stream, setting.workspace, handle, table, ordinal)?;
-            // What is described now is not looked for inside a step.
+            // Selects all GEMM algorithms now, so that no step searches for one.
             kernels.prepare(&setting.plan.passes.gemms())?;
             Ok(Box::new(kernels))
         });
@@ -280,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_chosen_by_name() {
+    fn devices_parse_and_print() {
         for (text, choice) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Cpu),

@@ -1,4 +1,4 @@
-//! A micro-batch as the caller hands it over, and what is refused.
+//! Micro-batches as callers pass them, and their checks.
 
 use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status};
 
@@ -7,15 +7,16 @@ use crate::base::{Error, IGNORED_TARGET, Result, Shape, Status};
 pub struct Batch<'a> {
     /// Token ids, 0 … V − 1.
     pub tokens: &'a [i32],
-    /// For each position the id that should come next, or −100 to ignore it.
+    /// The token id to predict at each position, or −100 to ignore the position (loss mask).
     pub targets: &'a [i32],
-    /// The weight of each target, finite and ≥ 0; without it every weight is 1.
+    /// The weight of each target, finite and ≥ 0. Default: 1.
     pub weights: Option<&'a [f32]>,
-    /// For each position, where its document starts in its sequence; without it each sequence is one document.
+    /// For packed sequences: the position in its sequence at which each token's document starts.
+    /// Default: one document per sequence.
     pub starts: Option<&'a [i32]>,
 }
 
-/// What a batch adds to the loss's denominator.
+/// Contribution of a batch to the loss's denominator.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BatchSums {
     /// Σ weights over unmasked targets.
@@ -25,18 +26,18 @@ pub struct BatchSums {
 }
 
 impl BatchSums {
-    /// Refuses a step in which nothing has weight.
-    pub fn weighed(self) -> Result<Self> {
-        self.counting(self.weight > 0.0, "is ignored (-100) or has weight 0")
+    /// Refuses a step whose weights sum to 0.
+    pub fn require_weight(self) -> Result<Self> {
+        self.require(self.weight > 0.0, "is ignored (-100) or has weight 0")
     }
 
     /// Refuses a step in which every target is ignored.
-    pub fn aimed(self) -> Result<Self> {
-        self.counting(self.targets > 0, "is ignored (-100)")
+    pub fn require_target(self) -> Result<Self> {
+        self.require(self.targets > 0, "is ignored (-100)")
     }
 
-    fn counting(self, counts: bool, otherwise: &str) -> Result<Self> {
-        if counts {
+    fn require(self, has_target: bool, otherwise: &str) -> Result<Self> {
+        if has_target {
             return Ok(self);
         }
         let message = format!("every target of the step {otherwise}: there is nothing to learn from");
@@ -45,8 +46,10 @@ impl BatchSums {
 }
 
 impl Batch<'_> {
-    /// Checks every value against shape and vocabulary. Errors name field, position and value.
-    pub fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
+    /// Checks every value against shape and vocabulary.
+    ///
+    /// Errors name field, position and value.
+    pub(super) fn check(&self, shape: Shape, vocabulary: usize) -> Result<BatchSums> {
         let n = shape.n();
         let lengths = [
             ("tokens", self.tokens.len()),
@@ -81,7 +84,7 @@ impl Batch<'_> {
         if let Some(weights) = self.weights
             && let Some(n) = weights.iter().position(|w| !(w.is_finite() && *w >= 0.0))
         {
-            return Err(Error::argument(format!("weight {} ({}) must be finite, ≥ 0", weights[n], at(n))));
+            return Err(Error::argument(format!("weight {} ({}) must be finite and ≥ 0", weights[n], at(n))));
         }
         if let Some(starts) = self.starts {
             for (n, &start) in starts.iter().enumerate() {
@@ -89,7 +92,7 @@ impl Batch<'_> {
                 let continues = t > 0 && start == starts[n - 1];
                 if start != t as i32 && !continues {
                     return Err(Error::argument(format!(
-                        "document start {start} ({}) must be that position itself or the start before it",
+                        "document start {start} ({}) must be this position or the start of the position before",
                         at(n)
                     )));
                 }

@@ -1,10 +1,11 @@
-//! What kernels want to know of a micro-batch beside what the caller said: worked out on the host, once a batch.
+//! Arrays that kernels need in addition to a batch's own: positions, document bounds and the rows
+//! of each token. Computed on the host, once per batch.
 
 use crate::base::Shape;
 use crate::engine::Batch;
 
-/// The rows of a micro-batch by document and by token, in memory that is used again for the next. The fields are
-/// those of [`Rows`](crate::ops::Rows) and [`TokenRows`](crate::ops::TokenRows).
+/// The rows of a micro-batch by document and by token. The buffers are reused for every batch. The
+/// fields are those of [`Rows`](crate::ops::Rows) and [`TokenRows`](crate::ops::TokenRows).
 #[derive(Debug)]
 pub struct Derived {
     shape: Shape,
@@ -18,12 +19,12 @@ pub struct Derived {
     pub order: Vec<i32>,
     /// `[N + 1]`; N from `distinct` on.
     pub first: Vec<i32>,
-    /// Distinct tokens.
+    /// Number of distinct tokens.
     pub distinct: usize,
 }
 
 impl Derived {
-    /// Memory for batches of a shape.
+    /// Allocates for batches of a shape.
     pub fn new(shape: Shape) -> Self {
         let n = shape.n();
         let row = || vec![0; n];
@@ -38,7 +39,7 @@ impl Derived {
         }
     }
 
-    /// Works out those of a checked batch.
+    /// Computes the arrays of a checked batch.
     pub fn fill(&mut self, batch: &Batch) {
         self.documents(batch.starts);
         self.sort(batch.tokens);
@@ -62,13 +63,13 @@ impl Derived {
 
     fn sort(&mut self, tokens: &[i32]) {
         let token = |row: i32| tokens[row as usize];
-        self.order.iter_mut().zip(0..).for_each(|(place, row)| *place = row);
+        self.order.iter_mut().zip(0..).for_each(|(entry, row)| *entry = row);
         self.order.sort_unstable_by_key(|&row| (token(row), row));
         self.first.fill(self.order.len() as i32);
         self.distinct = 0;
-        for (place, run) in self.order.iter().enumerate() {
-            if place == 0 || token(self.order[place - 1]) != token(*run) {
-                self.first[self.distinct] = place as i32;
+        for (index, row) in self.order.iter().enumerate() {
+            if index == 0 || token(self.order[index - 1]) != token(*row) {
+                self.first[self.distinct] = index as i32;
                 self.distinct += 1;
             }
         }
@@ -81,7 +82,7 @@ mod tests {
 
     fn derived(shape: Shape, tokens: &[i32], starts: Option<&[i32]>) -> Derived {
         let mut derived = Derived::new(shape);
-        // What an earlier batch left must not matter.
+        // An earlier batch must leave no trace.
         let other: Vec<i32> = (0..shape.n() as i32).map(|row| row % shape.t as i32).collect();
         derived.fill(&Batch { tokens: &other, targets: &other, weights: None, starts: Some(&other) });
         derived.fill(&Batch { tokens, targets: tokens, weights: None, starts });

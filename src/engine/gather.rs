@@ -1,20 +1,21 @@
-//! The rows of an embedding that tokens name.
+//! Gathering of embedding rows.
 //!
-//! An embedding that is not the head's, too, goes up for its rows alone, and a step names few of them: so these are gathered,
-//! once for all its micro-batches, and a batch says of each token which of the gathered rows is its own. What is
-//! computed from them has the bits that the whole table would give.
+//! When the embedding is not tied to the LM head, only the rows used in a step are uploaded. They
+//! are gathered once for all micro-batches of the step, and each token of a batch is mapped to its
+//! gathered row. Results have the bits that the whole table would give.
 //!
-//! The issuing thread gathers them before it issues a list. Of a list whose tokens were announced a step earlier, AdamW
-//! of that step gathers them as soon as it has updated them.
+//! The issuing thread gathers before it issues a list. If the tokens of a step were announced a
+//! step earlier, AdamW of that earlier step gathers their rows as soon as it has updated them.
 
 use crate::host::Pool;
 
-/// Rows that a thread copies at a time.
+/// Rows per tile of the thread pool.
 const TILE: usize = 64;
-/// The number of a token that has none.
+/// Marks a token without a number.
 const NONE: i32 = -1;
 
-/// Distinct tokens, numbered in the order they are met in.
+/// Distinct tokens, numbered in order of first occurrence. The number of a token is its gathered
+/// row.
 #[derive(Debug, Default)]
 pub struct Numbers {
     /// By token.
@@ -24,32 +25,32 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Of a vocabulary of so many tokens.
+    /// No tokens yet, of a vocabulary of this size.
     pub fn of(vocabulary: usize) -> Self {
         Numbers { number: vec![NONE; vocabulary], tokens: Vec::with_capacity(vocabulary) }
     }
 
-    /// How many tokens have a number.
+    /// The number of distinct tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether a token has one.
+    /// Returns true if the token has a number.
     pub fn has(&self, token: usize) -> bool {
         self.number[token] != NONE
     }
 
-    /// Takes all numbers back.
+    /// Removes all tokens.
     pub fn clear(&mut self) {
         for token in self.tokens.drain(..) {
             self.number[token as usize] = NONE;
         }
     }
 
-    /// Numbers a token that has no number yet.
+    /// Adds a token, unless it has a number already.
     ///
     /// # Panics
-    /// If it is not of the vocabulary.
+    /// If it is outside the vocabulary.
     pub fn add(&mut self, token: i32) {
         let number = &mut self.number[token as usize];
         if *number == NONE {
@@ -58,7 +59,8 @@ impl Numbers {
         }
     }
 
-    /// Writes the number of each token, i32 `[N]`, as i32 `[N]`; false, and some are not written, if a token has none.
+    /// Writes the number of each token (both i32 `[N]`). Returns false, with some numbers
+    /// unwritten, if a token has none.
     pub fn find(&self, tokens: &[i32], numbers: &mut [i32]) -> bool {
         tokens.iter().zip(numbers).all(|(token, number)| {
             *number = self.number[*token as usize];
@@ -66,7 +68,8 @@ impl Numbers {
         })
     }
 
-    /// Copies the rows of the numbered tokens out of a table, in the order of their numbers, by the pool's threads.
+    /// Copies the rows of all tokens from a table, in order of their numbers, with the pool's
+    /// threads.
     pub fn gather(&self, table: &[u8], to: &mut [u8], row_bytes: usize, pool: &Pool) {
         pool.run_chunks(&mut to[..self.len() * row_bytes], TILE * row_bytes, &|tile, rows| {
             for (row, &token) in rows.chunks_exact_mut(row_bytes).zip(&self.tokens[tile * TILE..]) {
@@ -88,7 +91,7 @@ mod tests {
         let pool = Pool::over(3, &Topology::read()).unwrap();
         let table: Vec<u8> = (0..vocabulary * ROW).map(|at| (at * 7 + at / 256 + 3) as u8).collect();
         let mut numbers = Numbers::of(vocabulary);
-        // The same memory serves list after list.
+        // Lists reuse the same memory.
         for round in 0..3 {
             numbers.clear();
             let mut to = vec![0; vocabulary * ROW];

@@ -1,4 +1,4 @@
-//! CUDA as this library finds it, for people: `horizon info`.
+//! The report of `horizon info` on CUDA: driver, libraries, devices and missing requirements.
 
 use std::path::PathBuf;
 
@@ -16,50 +16,52 @@ use crate::sys::cuda::{device_count, memory_info, versions};
 /// Driver, libraries and devices.
 #[derive(Clone, Debug, Serialize)]
 pub struct CudaReport {
-    /// Targets that the kernels are built for, e.g. `sm_90a`; none in a build without kernels.
+    /// Architectures that the kernels are built for, e.g. `sm_90a`; `None` in a build without
+    /// kernels.
     pub targets: Option<&'static str>,
-    /// CUDA's version that the library is built with.
+    /// The CUDA version that this library was built with.
     pub runtime: Option<String>,
-    /// The newest version that the driver serves; none without a driver.
+    /// The newest CUDA version that the driver supports; `None` without a driver.
     pub driver: Option<String>,
-    /// cuBLASLt, if it is found.
+    /// cuBLASLt, if it was found.
     pub cublaslt: Option<Library>,
-    /// The devices that can be used.
+    /// The usable devices.
     pub devices: Vec<CudaDeviceReport>,
     /// Missing requirements, each with its remedy.
     pub missing: Vec<String>,
 }
 
-/// A library that is opened at run time.
+/// A library loaded at run time.
 #[derive(Clone, Debug, Serialize)]
 pub struct Library {
-    /// Its own number, e.g. 130101 for 13.1.1.
+    /// Its version number, e.g. 130101 for 13.1.1.
     pub version: usize,
-    /// The place, as the dynamic loader was given it.
+    /// The path that was passed to the dynamic loader.
     pub path: PathBuf,
 }
 
-/// A device, and how it is used.
+/// A CUDA device.
 #[derive(Clone, Debug, Serialize)]
 pub struct CudaDeviceReport {
-    /// Number and name, e.g. `cuda:0 (NVIDIA H200)`.
+    /// Ordinal and name, e.g. `cuda:0 (NVIDIA H200)`.
     pub name: String,
     /// E.g. `9.0`.
     pub compute_capability: String,
-    /// Bytes of its memory.
+    /// Bytes of device memory.
     pub memory_bytes: usize,
-    /// Bytes that are free.
+    /// Bytes of free device memory.
     pub memory_free_bytes: usize,
-    /// The NUMA node it is attached to, where the system tells.
+    /// The NUMA node of the device, if the system reports one.
     pub node: Option<u32>,
-    /// The attention kernel for heads of 64 and 128, unless an autotune table chooses another; other heads take `mma`.
+    /// The attention kernel for head sizes 64 and 128, unless an autotune table selects another.
+    /// Other head sizes use `mma`.
     pub attention: Attention,
-    /// Whether streams wait for host threads by stream memory operations.
+    /// True if CUDA streams wait for host threads with stream memory operations.
     pub stream_memory_operations: bool,
 }
 
 impl CudaReport {
-    /// Looks at this machine. Takes a moment where there is a device, whose context is made.
+    /// Inspects this machine. Creates a context on each device, which takes a moment.
     pub fn read() -> CudaReport {
         let version = |number: i32| (number > 0).then(|| format!("{}.{}", number / 1000, number % 1000 / 10));
         let versions = versions().ok();
@@ -86,7 +88,7 @@ impl CudaReport {
 }
 
 impl CudaDeviceReport {
-    /// Opens a device and asks it.
+    /// Opens and inspects a device.
     fn read(ordinal: usize) -> Result<CudaDeviceReport> {
         let device = CudaDevice::open(ordinal, CudaOptions::default())?;
         let (major, minor) = device.properties().compute_capability;

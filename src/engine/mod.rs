@@ -1,96 +1,123 @@
 //! L8, the engine: runs a schedule on a device.
 //!
-//! This is the one top-down document; with it and the lower levels, somebody could build the engine again.
+//! This page explains the engine top down; together with the lower levels it is enough to rebuild
+//! it. The engine knows units, memory and lanes. It knows no file format, no tokenizer and no
+//! training loop.
 //!
-//! # What there is
-//! The **store** (`store`) is the model in host RAM: for every unit (the embedding, each decoder layer, the
-//! head) contiguous spans of bf16 weights, 16-bit residuals, gradients and AdamW moments, in two arenas taken
-//! once and sealed. The device has one arena, too, cut by the same [`Plan`](crate::plan::Plan) into weight
-//! slots, gradient slabs, boundaries, scratch. Nothing is allocated inside a step.
+//! # Parts
+//! | part | files | contents |
+//! |---|---|---|
+//! | trainer | `trainer/` | the public API; infers, proves and issues lists on the calling thread |
+//! | store | `store.rs` | the model in host RAM: weights, residuals, gradients and AdamW moments of every unit |
+//! | lists | `task.rs` | the operation lists of a trainer, built on first use and cached |
+//! | runner | `runner.rs`, `operation_memory.rs` | runs an operation on a lane, in the memory it declares |
+//! | step state | `step_state.rs` | inputs and results of one step |
+//! | backend | `backend.rs` | a device and its kernels |
+//! | calibration | `calibrate/` | measures the rates of this machine for the plan |
 //!
-//! # How a step runs
-//! 1. [`Trainer::accumulate`] checks a micro-batch and copies it into its staging place. Nothing runs yet.
-//! 2. [`Trainer::update`] takes the *list* of operations for that many micro-batches (built by
-//!    [`schedule::build`](crate::schedule), kept from then on), lets `sync` infer what each operation waits
-//!    for, lets `check` prove it, and issues the list to the device's lanes. A task is a
-//!    64-bit name: which list, which frame, which operation (`task`).
-//! 3. The lanes run tasks through the `runner`: it looks the operation up, finds the places the plan gave
-//!    its resources, and runs its [pass](crate::model::Pass) on the compute lane, the device's copies on h2d and d2h, AdamW on
-//!    the host lane, the save's sink on the disk lane. The list is layer-major: a unit's weights come up once and serve all micro-batches.
-//! 4. The last download sets off `DecideClip` on the host lane: loss and global norm are known, the clip factor and
-//!    whether to commit are decided. `update` returns at this point. The norm is the root of a sum in f64: over blocks of
-//!    65 536 elements from a tensor's start, then over tensors in layout order. No bit of it depends on units, parts or
-//!    slabs.
-//! 5. AdamW runs on, unit by unit in forward order. The next step's upload of a unit waits for that unit's
-//!    AdamW alone, by inference, since `sync` carries its clocks from list to list.
+//! A *unit* is the embedding, one decoder layer (or half of one) or the head. All memory is taken
+//! once, when the trainer is opened, and divided as the [`Plan`](crate::plan::Plan) says: two host
+//! arenas for the store, and one device arena for weight slots, gradient slabs, boundaries and
+//! scratch. No arena grows later.
 //!
-//! # The way of a token to its update
+//! # A step
+//! 1. [`Trainer::accumulate`] checks a micro-batch and copies it to its staging buffer. Nothing is
+//!    computed yet.
+//! 2. [`Trainer::update`] fetches the list of operations for that number of micro-batches, built by
+//!    [`schedule::train`](crate::schedule::train). `sync` infers the waits of each operation,
+//!    `check` proves them sufficient, and the list is issued to the device's lanes.
+//! 3. The lanes run the operations through the runner: uploads on `h2d`,
+//!    [passes](crate::model::Pass) on `compute`, downloads on `d2h`, AdamW on `host`. The list is
+//!    layer-major: each upload of a unit serves all micro-batches of a sweep, and their gradients
+//!    are summed in f32 on the device before they are rounded and downloaded.
+//! 4. When all norms have arrived, `DecideClip` on the `host` lane computes loss, global norm and
+//!    clip factor, and decides whether to commit. Then `update` returns. The norm is the root of a
+//!    sum in f64: over blocks of 65 536 elements from each tensor's start, then over tensors in
+//!    layout order. It does not depend on units, chunks or slabs.
+//! 5. AdamW continues unit by unit in forward order. `sync` carries its clocks from list to list,
+//!    so the next step's upload of a unit waits for that unit's AdamW and no other. (AdamW under
+//!    backward instead updates a unit as soon as its gradient has arrived, without clipping.)
+//!
+//! # From a token to its update
 //! To follow a step, read these files in this order:
 //!
-//! | | file | what happens |
+//! | | file | step |
 //! |---|---|---|
 //! | 1 | `data/loader.rs` | a window of tokens becomes a [`Batch`] |
-//! | 2 | `engine/trainer/steps.rs` | it is checked (`batch.rs`) and staged; then the step's list is asked for |
-//! | 3 | `engine/store.rs` | staging, weights, residuals, gradients, optimizer state in host memory |
+//! | 2 | `engine/trainer/steps.rs` | the batch is checked (`batch.rs`) and staged; the step requests its list |
+//! | 3 | `engine/store.rs` | staging, weights, residuals, gradients and optimizer state in host memory |
 //! | 4 | `engine/trainer/mod.rs` | the list's waits are inferred and proved, its tasks issued to lanes |
-//! | 5 | `engine/task.rs` | the lists of a trainer, and the name of a task on a lane |
+//! | 5 | `engine/task.rs` | the lists of a trainer, and the 64-bit name of a task on a lane |
 //! | 6 | `schedule/build.rs` | the operations of a list |
 //! | 7 | `schedule/operation.rs` | an operation: lane, name, parameters |
-//! | 8 | `schedule/access.rs`, `resource.rs` | the resources that it reads and writes |
+//! | 8 | `schedule/access.rs`, `resource.rs` | the resources that an operation reads and writes |
 //! | 9 | `schedule/sync.rs` | the operations that it waits for |
-//! | 10 | `engine/runner.rs` | its execution: a copy, a pass, or work of the host |
-//! | 11 | `schedule/bind.rs` | its pass, and the resource that each memory of the pass is |
-//! | 12 | `engine/places.rs` | the memory of a resource |
-//! | 13 | `plan/device_map.rs`, `host_map.rs` | its offset |
+//! | 10 | `engine/runner.rs` | its execution: a copy, a pass, or work on the host |
+//! | 11 | `schedule/bind.rs` | its pass, and the resource behind each operand of the pass |
+//! | 12 | `engine/operation_memory.rs` | the memory of a resource |
+//! | 13 | `plan/device_map.rs`, `host_map.rs` | the offset of that memory |
 //! | 14 | `model/passes.rs` | the passes of all units |
-//! | 15 | `model/decoder.rs`, `modules/attention.rs` and its neighbours | the program of a unit: ops, forward and backward |
-//! | 16 | `model/program/mod.rs`, `arena.rs` | what is computed again, and where activations are |
-//! | 17 | `ops/attention.rs` and its neighbours | an op: operands, sizes, CPU function, CUDA launch |
-//! | 18 | `csrc/attention.cu` and its neighbours | the kernel |
+//! | 15 | `model/decoder.rs`, `modules/attention.rs`, … | the program of a unit: ops, forward and backward |
+//! | 16 | `model/program/mod.rs`, `arena.rs` | recomputation, and the offsets of activations |
+//! | 17 | `ops/attention.rs`, … | an op: operands, sizes, CPU function, CUDA launch |
+//! | 18 | `csrc/attention.cu`, … | the kernel |
 //! | 19 | `optim/adamw/mod.rs` | AdamW on the split master |
 //!
-//! # On which device
-//! A [`Backend`] is a device and the kernels that go with it; nothing else here knows which. On the CPU device every
-//! lane is a thread; on the CUDA device compute, h2d and d2h are streams, so the runner *enqueues* there what it
-//! does here, on the issuing thread, and what an operation reads of the host while it is enqueued (the frame's
-//! inputs, the counts of distinct tokens) is set before its list is issued. What crosses the link lies in memory of
-//! the kind that the device names.
+//! # Devices
+//! Only the [`Backend`] knows the device. On the CPU device every lane is a thread. On CUDA
+//! `compute`, `h2d` and `d2h` are CUDA streams: the runner *enqueues* their operations on the
+//! issuing thread. Host values that are read while an operation is enqueued (step inputs, counts of
+//! distinct tokens) are therefore set before the list is issued. Buffers copied to or from the
+//! device are allocated in the memory kind that the device asks for (pinned memory on CUDA).
 //!
-//! # Who may touch what
-//! Spans carry no borrow. Two files turn them into memory, and contain the engine's `unsafe`: `store` on the host, `places` on the
-//! device (and the measurements of `calibrate`, on memory of their own). The trainer keeps that memory until its lanes are closed.
-//! Callers get slices, for the length of a call. Between lanes the schedule orders every pair of conflicting accesses, and `check`
-//! proves it. The calling thread is held to the same rules: before it writes staging, or reads or writes a tensor,
-//! `sync` tells which ticks must have arrived, the trainer reaches those, and `check` proves that they suffice. So a
-//! tensor waits for the last operation on its own unit and for no other.
+//! # Memory access
+//! Spans are addresses without a borrow. Two files dereference them: `store.rs` on the host and
+//! `operation_memory.rs` on the device; `calibrate/` does so in arenas of its own. The trainer
+//! frees that memory after its lanes are closed. Callers get slices for the duration of a call.
 //!
-//! Before a list is issued the calling thread also **gathers** (`gather`): an embedding that is not tied to the head goes
-//! up as the rows that the list's tokens name, copied by the pool's threads into memory that crosses the link. For that it
-//! waits for AdamW of the whole embedding. Where a step's tokens were [announced](Trainer::announce) before the step
-//! before it, AdamW of that step updates and gathers their rows first, and the embedding's other rows after all other
-//! units, so the step does not wait for the whole embedding. For a list with a token that was not announced, rows are gathered as
-//! above.
+//! The schedule orders every pair of conflicting accesses of different lanes, and `check` proves
+//! it. The calling thread follows the same rules: before it writes staging, or reads or writes a
+//! tensor, `sync` names the ticks it must reach, and `check` proves that they suffice. So a tensor
+//! access waits for operations on its own unit only.
 //!
-//! # A loss of the caller's
-//! [`Trainer::step_with_loss`] issues its list up to [`Operation::Loss`](crate::schedule::Operation::Loss), waits for what
-//! that waits for, lets the caller make gradients of log-probabilities, and issues the rest. If the caller gives the
-//! step up, the rest is issued all the same and passed over, so that what `sync` and `check` know stays true.
+//! # Rows of the embedding
+//! An embedding that is not tied to the head is uploaded row by row: only the rows of the step's
+//! tokens. Before it issues a list, the calling thread waits for AdamW of the embedding and gathers
+//! those rows into an upload buffer (`gather.rs`), with the threads of the pool.
 //!
-//! # Saving
-//! [`Trainer::save`] issues a list of its own to the disk lane, which hands one unit after the other to a
-//! [`Sink`] (`save`). A unit is saved once its AdamW is done, and its next AdamW comes after that: the
-//! save is of the moment it was asked for, however far training has got by the time it ends. [`Trainer::restore`] is the
-//! way back: the threads of the pool fill the same spans, under whatever placement the trainer was opened with.
+//! If the next step's tokens were [announced](Trainer::announce), AdamW of this step updates and
+//! gathers their rows first and updates the other rows after all other units. The next step then
+//! waits for a few rows instead of the whole embedding. If it has a token that was not announced,
+//! its rows are gathered as above.
 //!
-//! # Tensors apart
-//! A learning rate, a decay of its own, or none of both (frozen) is kept by tensor beside the runner (`tuning`). It is
-//! set between steps, when AdamW of the tensor's unit is done. The last backward operation of a unit leaves a
-//! frozen tensor's gradient zero, so the global norm is that of what trains.
+//! # Custom losses
+//! [`Trainer::step_with_loss`] issues its list up to
+//! [`Operation::Loss`](crate::schedule::Operation::Loss), waits for the inputs of that operation,
+//! calls the caller's function for the gradients of the log-probabilities, and issues the rest. If
+//! the function fails, the rest is issued all the same but does nothing, so that the state of
+//! `sync` and `check` stays true.
 //!
-//! # Frames
-//! A **frame** (`frame`) holds what differs from step to step (learning rate, loss scale) and what the
-//! step reports. There are two, since AdamW of one step runs while the next is issued; a frame is used again
-//! when the host lane has done with it.
+//! # Saving and restoring
+//! [`Trainer::save`] issues a list to the `disk` lane, which hands one unit after the other to a
+//! [`Sink`] (`save.rs`). The save of a unit waits for the unit's last AdamW, and its next AdamW
+//! waits for the save. So the saved state is that of the moment of the call, however far training
+//! has got when the save ends. [`Trainer::restore`] fills the same spans with the threads of the
+//! pool, under any placement.
+//!
+//! # Options of single tensors
+//! `tuning.rs` holds per tensor a learning rate factor, a weight decay, and whether the tensor is
+//! frozen. They are set between steps, after AdamW of the tensor's unit. The last backward
+//! operation of a unit zeroes the gradients of its frozen tensors, so the global norm covers
+//! trained tensors only.
+//!
+//! # Step state
+//! A step state holds a step's inputs (learning rate, loss scale) and results. There are two, since
+//! AdamW of one step runs while the next step is issued. One is reused once the host lane has
+//! finished with it.
+//!
+//! # Limits
+//! One device. All micro-batches have the shape that the trainer was opened for. One save at a
+//! time. A custom loss needs a step of one sweep.
 #![deny(unsafe_code)]
 
 mod backend;

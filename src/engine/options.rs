@@ -1,4 +1,4 @@
-//! What a trainer is opened with.
+//! The options of a trainer.
 
 use std::path::PathBuf;
 
@@ -10,61 +10,64 @@ pub use crate::optim::AdamOptions;
 use crate::plan::{Fixed, Machine, MemoryLimits, Question, RING};
 use crate::schedule::{AdamWhen, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy};
 
-/// Everything about a run that is not the model, the data or the learning rate.
+/// Options of a trainer: device, numerics, memory placement, AdamW. Learning rates are arguments of
+/// each step instead.
 #[derive(Clone, Debug)]
 pub struct TrainerOptions {
-    /// Where layers are computed. The C ABI and the command choose `auto` where nothing is said.
+    /// The device. Default: the CPU here, `auto` in the C ABI and the command.
     pub device: DeviceChoice,
-    /// How a CUDA device pins the host memory that crosses the link.
+    /// The method of pinning host memory that is copied to or from a CUDA device.
     pub pinning: Pinning,
-    /// The file of the table that says by which algorithm a CUDA device multiplies, see
-    /// [`Table`](crate::ops::cuda::table::Table). It must be of the device and library that are there. Without one
-    /// the library's heuristic decides, by the product alone; the CPU device has no use for it.
+    /// File of the GEMM autotune table, made by [`autotune`](super::autotune) or
+    /// `horizon calibrate` for this GPU and cuBLASLt version. Default: the cuBLASLt heuristic.
+    /// Unused on the CPU device.
     pub gemm_table: Option<PathBuf>,
-    /// What the host keeps of a parameter.
+    /// The host-RAM format of parameters and optimizer state.
     pub mode: Mode,
-    /// What gradients are rounded to when they leave the device.
+    /// The dtype to which gradients are rounded when they leave the device.
     pub grad_dtype: DType,
     /// B and T of a micro-batch.
     pub shape: Shape,
-    /// The most micro-batches a step may have.
+    /// The most micro-batches of a step (gradient accumulation).
     pub micros_max: usize,
-    /// Rows of logits that exist at a time; by default as many as 32 MiB of f32 hold, and where activations are bf16, on
-    /// devices that are fast beside their memory, 2048 at most and as many as 1 GiB holds.
+    /// Rows of logits computed at a time; changes bits. Default: as many as fit 32 MiB of f32; with
+    /// bf16 activations (GPUs) as many as fit 1 GiB of bf16, at most 2048.
     pub logits_chunk: Option<usize>,
-    /// OperationMemory for a layer's weights on the device, at least 2.
+    /// Device buffers for the weights of streamed layers, at least 2 (double buffering).
     pub weight_slots: usize,
-    /// OperationMemory for a gradient on its way out, at least 2.
+    /// Device buffers for rounded gradients that wait for their download, at least 2.
     pub slabs: usize,
-    /// Sweeps a step is cut into: a sweep's micro-batches are on the device together.
+    /// Sweeps per step. The micro-batches of one sweep are on the device together.
     pub sweeps: usize,
-    /// Where rounded gradients wait for AdamW: in the store, or on the device, where even
+    /// Where rounded gradients wait for AdamW: in host RAM, or on the device. On the device even
     /// [`Mode::Streamed`] can clip.
     pub grad_wait: GradWait,
-    /// What is particular to layers, from the first on; those it does not reach have the default.
+    /// Placement by layer, from the first layer on. Further layers have the default.
     pub layers: Vec<LayerPlacement>,
-    /// When AdamW runs; by default after the norm, in [`Mode::Streamed`] under backward unless gradients wait on
-    /// the device.
+    /// When AdamW runs. Default: after the norm; in [`Mode::Streamed`] under backward, unless
+    /// gradients wait on the device.
     pub adam_when: Option<AdamWhen>,
-    /// Bytes of device memory the trainer may take.
+    /// Limit of device memory, in bytes. Default: the free memory.
     pub device_mem: Option<usize>,
-    /// Bytes of host memory the trainer may take, instead of what the system reports.
+    /// Limit of host memory, in bytes. Default: the limits that the system reports.
     pub host_mem: Option<usize>,
-    /// CPU threads that share a job; by default all the process may run on.
+    /// CPU threads for AdamW, loading, and all arithmetic of the CPU device. Default: all that the
+    /// process may use.
     pub threads: Option<usize>,
     /// AdamW's constants.
     pub adam: AdamOptions,
-    /// Largest global gradient norm; 0 turns clipping off.
+    /// Clips the global gradient norm to this value; 0 turns clipping off.
     pub clip: f64,
-    /// Whether to record what each lane does, for [`Trainer::trace`](super::Trainer::trace).
+    /// Records every task of every lane, for [`Trainer::trace`](super::Trainer::trace).
     pub tracing: bool,
-    /// Whether to add up what each lane does in training steps and saves, for
+    /// Sums the busy time of each lane in training steps and saves, for
     /// [`Stats::busy_ns`](super::Stats::busy_ns).
     pub measuring: bool,
 }
 
 impl Default for TrainerOptions {
-    /// The CPU, `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs, clip 1.
+    /// The CPU, `exact`, bf16 gradients, one micro-batch of 1 × 256 tokens, two slots and slabs,
+    /// clip 1.
     fn default() -> Self {
         TrainerOptions {
             device: DeviceChoice::Cpu,
@@ -93,19 +96,24 @@ impl Default for TrainerOptions {
 }
 
 impl TrainerOptions {
-    /// The numeric half of the policy these options ask for, on a device that stores activations so. Errors name the
-    /// option and its value.
+    /// The numeric half of the policy, on a device with this activation dtype.
+    ///
+    /// Errors name the option and its value.
     #[doc(hidden)]
     pub fn numeric(&self, layout: &Layout, activation_dtype: DType) -> Result<Numeric> {
         self.adam.check()?;
         if !(self.clip.is_finite() && self.clip >= 0.0) {
-            return Err(Error::argument(format!("clip is {}; it must be finite, ≥ 0 (0 = off)", self.clip)));
+            return Err(Error::argument(format!(
+                "clip is {}; it must be finite and ≥ 0 (0 = off)",
+                self.clip
+            )));
         }
         let vocabulary = layout.unit(layout.embedding()).tensors[0].shape[0];
         let chunk = self.logits_chunk.unwrap_or(match activation_dtype {
             DType::F32 => ((8 << 20) / vocabulary).max(16),
-            // With a chunk the LM head is read twice, and its f32 gradient read and written: 12 bytes an element beside
-            // 6 FLOP an element and row. From some 500 rows on the products of an H200 take longer than that.
+            // Each chunk reads the LM head twice, and reads and writes its f32 gradient: 12 bytes
+            // per element, for 6 FLOP per element and row. On an H200 the GEMMs dominate from about
+            // 500 rows.
             DType::Bf16 => ((1 << 29) / vocabulary).clamp(16, 2048),
         });
         Ok(Numeric {
@@ -115,15 +123,17 @@ impl TrainerOptions {
         })
     }
 
-    /// The policy these options ask for, on a device that stores activations so. Errors name the option and its value.
+    /// The policy of these options, on a device with this activation dtype.
+    ///
+    /// Errors name the option and its value.
     #[doc(hidden)]
     pub fn policy(&self, layout: &Layout, activation_dtype: DType) -> Result<Policy> {
         let numeric = self.numeric(layout, activation_dtype)?;
         let adam = self.adam_when.unwrap_or(AdamWhen::of(self.mode, self.grad_wait));
         if self.clip > 0.0 && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(format!(
-                "clip {} needs the norm of all gradients before the first update, which {} does not wait \
-                 for: use clip 0, mode exact or compact, or gradients that wait on the device",
+                "clip {} needs the norm of all gradients before the first update, but {} updates before: \
+                 use clip 0, mode exact or compact, or let gradients wait on the device",
                 self.clip,
                 if self.mode == Mode::Streamed { "mode streamed" } else { "AdamW under backward" }
             )));
@@ -143,8 +153,8 @@ impl TrainerOptions {
         })
     }
 
-    /// What the plan's search is asked for these options, whose own placement does not matter. `room` is what
-    /// must not be passed; `pins` is what of a placement is decided.
+    /// The question for the plan's search: the fastest placement for these options (their own
+    /// placement is ignored) within `limits`, with the choices in `fixed` made.
     #[doc(hidden)]
     pub fn question<'a>(
         &self,
@@ -170,7 +180,7 @@ impl TrainerOptions {
         })
     }
 
-    /// Takes a placement over, such as the search finds.
+    /// Sets the placement, e.g. to one found by the search.
     #[doc(hidden)]
     pub fn place(&mut self, placement: &Placement) {
         self.weight_slots = placement.weight_slots;
@@ -181,7 +191,7 @@ impl TrainerOptions {
         self.adam_when = Some(placement.adam);
     }
 
-    /// The number of CPU threads that share a job.
+    /// The number of CPU threads in the pool.
     pub fn threads(&self) -> usize {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1)
     }

@@ -1,4 +1,4 @@
-//! What was issued and what the lanes did, kept while tracing.
+//! The record of a traced trainer: issued lists and finished tasks.
 
 use std::io::{self, Write};
 
@@ -11,11 +11,11 @@ use crate::schedule::{self, Label, Note, Process, Synced};
 /// A list as it was issued.
 #[derive(Debug)]
 pub struct Issued {
-    /// Its number.
+    /// The list's number.
     pub list: u32,
-    /// Ticks and waits.
+    /// Ticks and waits of its operations.
     pub waits: Synced,
-    /// What the calling thread waited for before it went on, if it did.
+    /// The tick that the calling thread reached before it continued, if any.
     pub reached: Option<Tick>,
 }
 
@@ -24,14 +24,14 @@ pub struct Issued {
 pub struct Record {
     /// The lists, in order.
     pub lists: Vec<Issued>,
-    /// What the lanes did, as far as they still knew it when asked.
+    /// Tasks of the lanes. Lanes keep a limited number, so early ones may be missing.
     pub spans: Vec<TaskSpan>,
-    /// What the calling thread did beside.
+    /// Marked work of the calling thread.
     pub notes: Vec<Note>,
 }
 
 impl Record {
-    /// Writes the trace; with a machine also what it would have made of the lists.
+    /// Writes the trace. With a machine, also simulates the same lists on it.
     pub fn write(&self, runner: &Runner, machine: Option<&Machine>, to: &mut impl Write) -> io::Result<()> {
         let waits = Synced::waits_by_tick(self.lists.iter().map(|issued| &issued.waits));
         let cost = runner.cost();
@@ -49,7 +49,7 @@ impl Record {
         schedule::write_trace(&processes, to)
     }
 
-    /// The same lists in virtual time, which begins when the first measured task did.
+    /// Simulates the lists. Virtual time begins at the start of the first measured task.
     fn simulate(&self, runner: &Runner, machine: &Machine) -> Vec<TaskSpan> {
         let (cost, mut simulator) = (runner.cost(), machine.simulator(runner.plan.policy.mode));
         let origin_ns = self.spans.iter().map(|span| span.start_ns).min().unwrap_or(0);

@@ -1,4 +1,5 @@
-//! The execution of operations: passes and copies in the places that an operation declares, and the work of the host.
+//! Execution of operations on their lanes: copies, passes and host work, in the memory that each
+//! operation declares.
 
 use std::sync::Arc;
 
@@ -18,36 +19,36 @@ use crate::optim::{self, AdamScalars, Rounding, Step};
 use crate::plan::{ArenaRange, Cost, Plan};
 use crate::schedule::{AccumulatorBuffer, Extent, GradientBuffer, Guard, Operation, Resource, RowSet};
 
-/// Steps that may be in flight: one deciding, one whose AdamW still runs.
+/// Steps in flight: one that computes, one whose AdamW still runs.
 pub const STEP_STATES: usize = 2;
 
-/// Everything a task may need.
+/// All data that tasks use, shared by the lanes and the calling thread.
 pub struct Runner {
-    /// The model's description.
+    /// The model.
     pub config: ModelConfig,
-    /// Where everything is.
+    /// Offsets and sizes of all memory.
     pub plan: Plan,
     /// The host-resident model.
     pub store: Store,
-    /// The lists of this trainer.
+    /// The operation lists.
     pub lists: Lists,
-    /// What differs from step to step.
+    /// Inputs and results of the steps in flight.
     pub step_states: [StepState; STEP_STATES],
-    /// The save that is under way.
+    /// The save in progress.
     pub saving: Saving,
     /// Arithmetic on device memory.
     pub kernels: Box<dyn Kernels>,
-    /// Copies.
+    /// The device, for copies.
     pub device: Arc<dyn Device>,
     /// The device arena.
     pub memory: DeviceSpan,
-    /// CPU workers for the host lane.
+    /// CPU threads for the host lane.
     pub pool: Arc<Pool>,
     /// AdamW's constants.
     pub adam: AdamOptions,
-    /// What is particular to tensors.
+    /// Options of single tensors.
     pub tuning: Tuning,
-    /// Largest global norm; 0 is off.
+    /// Largest global gradient norm; 0 turns clipping off.
     pub clip: f64,
 }
 
@@ -64,8 +65,8 @@ impl Work for Runner {
             .and_then(|()| if lane == Lane::Compute { self.kernels.outcome() } else { Ok(()) })
             .map_err(|error| error.within(operation))?;
         for resource in self.lists.retired(task) {
-            if let Some((_, place)) = self.plan.device.named(&resource) {
-                self.scrub(lane, self.at(place)).map_err(|error| error.within(operation))?;
+            if let Some((_, range)) = self.plan.device.named(&resource) {
+                self.scrub(lane, self.at(range)).map_err(|error| error.within(operation))?;
             }
         }
         Ok(())
@@ -77,7 +78,7 @@ impl Work for Runner {
 }
 
 impl Runner {
-    /// Runs, or enqueues, an operation of a list whose extent is given.
+    /// Runs an operation of a list of this extent; on a CUDA stream, enqueues it.
     pub(super) fn perform(&self, operation: Operation, extent: Extent, step_state: &StepState) -> Result<()> {
         let memory = OperationMemory::new(self, operation, extent);
         match (operation.lane(), operation.pass()) {
@@ -95,11 +96,11 @@ impl Runner {
         match operation {
             Operation::Norm { unit, accumulator, slab } => {
                 let squares = memory.write(Resource::Norm(slab));
-                let sum = memory.read(self.plan.geometry.accumulator(unit, accumulator));
+                let gradient = memory.read(self.plan.geometry.accumulator(unit, accumulator));
                 for Run { elements, blocks } in self.layout().unit(unit).runs() {
                     self.launch(&Op::from(Squares {
                         squares: squares.subspan(blocks.start * 8, blocks.len() * 8),
-                        x: sum.subspan(elements.start * 4, elements.len() * 4),
+                        x: gradient.subspan(elements.start * 4, elements.len() * 4),
                         n: elements.len(),
                     }));
                 }
@@ -109,14 +110,14 @@ impl Runner {
                 let to = self.plan.policy.numeric.grad_dtype;
                 let whole = self.plan.geometry.is_rounded_whole(unit);
                 let squares = whole.then(|| memory.write(Resource::Norm(slab)));
-                let sum = memory.read(self.plan.geometry.accumulator(unit, accumulator));
+                let gradient = memory.read(self.plan.geometry.accumulator(unit, accumulator));
                 let slab = memory.write(Resource::Slab(slab));
                 for Run { elements, blocks } in self.layout().chunk_runs(unit, chunk) {
                     let (start, n) = ((elements.start - first) * to.bytes(), elements.len());
                     self.launch(&Op::from(Round {
                         out: slab.subspan(start, n * to.bytes()),
                         squares: squares.map(|squares| squares.subspan(blocks.start * 8, blocks.len() * 8)),
-                        x: sum.subspan(elements.start * 4, n * 4),
+                        x: gradient.subspan(elements.start * 4, n * 4),
                         to,
                         n,
                     }));
@@ -137,13 +138,14 @@ impl Runner {
             Operation::Save { unit } => {
                 self.saving.unit(&self.store.unit_state(unit), unit == self.layout().head());
             }
-            // The issuing thread has done the loss: the task is there to be waited for. The others are passes and copies.
+            // `Loss`: the issuing thread has computed it, and the task only marks that it is done.
+            // All other operations are passes or copies.
             _ => {}
         }
         Ok(())
     }
 
-    /// Runs the ops of a pass in the places of an operation.
+    /// Runs the ops of a pass in the memory of an operation.
     fn run(&self, pass: PassId, memory: &OperationMemory, step_state: &StepState) {
         let micro = memory.operation.micro().unwrap_or(MicroIndex(0));
         let scalars = Scalars {
@@ -157,13 +159,14 @@ impl Runner {
         }
     }
 
-    /// Writes what the model's layers read and nobody writes; before the lanes are opened.
+    /// Writes and uploads the read-only constants shared by all layers. Called before the lanes are
+    /// opened.
     pub fn upload_constants(&self) -> Result<()> {
         self.store.write_constants(&model::constants(&self.config));
         self.upload(self.at(self.plan.device.constants()), self.store.constants())
     }
 
-    /// The work of every operation.
+    /// The cost model of every operation.
     pub fn cost(&self) -> Cost<'_> {
         self.plan.cost(self.layout(), self.plan.micros_max)
     }
@@ -172,12 +175,12 @@ impl Runner {
         self.store.layout()
     }
 
-    pub(super) fn at(&self, place: ArenaRange) -> DeviceSpan {
-        self.memory.subspan(place.offset, place.bytes)
+    pub(super) fn at(&self, range: ArenaRange) -> DeviceSpan {
+        self.memory.subspan(range.offset, range.bytes)
     }
 
     fn decide(&self, step_state: &StepState, norms: bool) {
-        // Tensor by tensor, whatever their units.
+        // One term per tensor, so that the sum does not depend on the division into units.
         let square_sums = self.layout().indices().flat_map(|unit| self.store.square_sums(unit));
         let square_sum: f64 = if norms { square_sums.sum() } else { 0.0 };
         let loss = self.store.loss_sum() / step_state.inputs().weight;
@@ -220,7 +223,7 @@ impl Runner {
         }
     }
 
-    /// Returns the factor by which AdamW of a unit scales gradients, if it may commit.
+    /// The factor by which AdamW of a unit scales gradients; `None` if it must not commit.
     fn commits(&self, step_state: &StepState, unit: UnitIndex, guard: Guard) -> Option<f32> {
         match guard {
             Guard::ClipDecision => {
@@ -238,7 +241,7 @@ impl Runner {
         }
     }
 
-    /// AdamW of a piece of a unit, or of some of its rows.
+    /// AdamW of a slice of a unit, or of some of its rows.
     fn update(
         &self,
         step_state: &StepState,
@@ -258,7 +261,8 @@ impl Runner {
         let step = Step {
             gradient_scale: factor,
             decay: weight_decay > 0.0,
-            // Step and element decide, so that a resumed run rounds as an uninterrupted one.
+            // Depends on step and element only, so that a resumed run rounds like an uninterrupted
+            // one.
             rounding: Rounding { seed: 0, step, first },
             rows,
             ..Step::new(AdamScalars::new(&constants, lr * options.lr_scale, step))
@@ -266,7 +270,7 @@ impl Runner {
         self.store.update(slice, &step, &self.pool);
     }
 
-    /// After the last contribution to a unit's gradient: leaves none to its frozen tensors.
+    /// Zeroes the gradients of a unit's frozen tensors after the last contribution to them.
     fn zero_frozen(
         &self,
         memory: &OperationMemory,

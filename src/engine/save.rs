@@ -1,9 +1,9 @@
-//! Saving: units leave the store one by one, on the disk lane, while training goes on. And the way back.
+//! Saving: the disk lane writes the store's units one by one while training continues.
 //!
-//! The engine knows no file format. A caller hands [`Trainer::save`](super::Trainer::save) a [`Sink`], which gets
-//! the state of every unit in forward order and then is told that it has all of it. The schedule makes each unit
-//! wait for its own AdamW of the step before, and the next AdamW of a unit wait until that unit has been saved;
-//! nothing else waits.
+//! The engine knows no file format. A caller passes a [`Sink`] to
+//! [`Trainer::save`](super::Trainer::save); the sink receives the state of every unit in forward
+//! order and then a call that ends the save. Saving a unit waits for the unit's AdamW of the step
+//! before, and its next AdamW waits until it is saved; nothing else waits.
 
 use parking_lot::Mutex;
 
@@ -11,24 +11,24 @@ use crate::base::{DType, Error, Result, UnitIndex};
 use crate::model::UnitLayout;
 use crate::optim::{Optimizer, STATE_ARRAYS_MAX};
 
-/// A unit as the store holds it: what a resumed run needs of it, and nothing that can be made again.
+/// The state of a unit that a resumed run needs.
 ///
-/// Every span covers the same elements, those of `layout` with its padding, in the order and at the offsets that
-/// it names; the padding is zero. They are lent until [`Sink::unit`] returns: AdamW of the unit waits for that. Spans are aligned to
-/// their elements.
+/// Every span covers the elements of `layout`, at its offsets. Padding is included and zero. Spans
+/// are aligned to their elements. They are borrowed until [`Sink::unit`] returns; AdamW of the unit
+/// waits for that.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitState<'a> {
-    /// Which.
+    /// The unit.
     pub unit: UnitIndex,
     /// Its tensors: names, shapes, offsets.
     pub layout: &'a UnitLayout,
-    /// bf16: the weights that are streamed.
+    /// bf16: the uploaded half of the master weights.
     pub weights: &'a [u8],
-    /// i16: what makes them whole, see [`master`](crate::base::master).
+    /// i16: the residual that extends weights to f32 masters, see [`master`](crate::base::master).
     pub residual: &'a [u8],
-    /// The mode's optimizer.
+    /// The optimizer of the trainer's mode.
     pub optimizer: Optimizer,
-    /// The arrays that the optimizer declares, by number.
+    /// The arrays that the optimizer declares, in its order.
     pub state: [&'a [u8]; STATE_ARRAYS_MAX],
 }
 
@@ -39,12 +39,12 @@ pub enum StateSpan {
     Weights,
     /// [`UnitState::residual`].
     Residual,
-    /// The array of [`UnitState::state`] with this number.
+    /// The array of [`UnitState::state`] with this index.
     Optimizer(usize),
 }
 
 impl StateSpan {
-    /// All spans of a unit under an optimizer, in the order in which they are saved.
+    /// All spans of a unit under an optimizer, in the order of saving.
     pub fn all(optimizer: Optimizer) -> impl Iterator<Item = StateSpan> {
         let arrays = (0..optimizer.state().len()).map(StateSpan::Optimizer);
         [StateSpan::Weights, StateSpan::Residual].into_iter().chain(arrays)
@@ -59,7 +59,7 @@ impl StateSpan {
         }
     }
 
-    /// The type of an array of the optimizer; none for weights and residuals.
+    /// The dtype of an array of the optimizer; `None` for weights and residuals.
     pub fn dtype(self, optimizer: Optimizer) -> Option<DType> {
         match self {
             StateSpan::Weights | StateSpan::Residual => None,
@@ -74,7 +74,7 @@ impl StateSpan {
 }
 
 impl<'a> UnitState<'a> {
-    /// A span by name.
+    /// The bytes of a span.
     pub fn span(&self, span: StateSpan) -> &'a [u8] {
         match span {
             StateSpan::Weights => self.weights,
@@ -84,67 +84,69 @@ impl<'a> UnitState<'a> {
     }
 }
 
-/// A span of a unit's state that is to be filled.
+/// A span of a unit's state, to be filled.
 #[derive(Debug)]
 pub struct Fill<'a> {
     /// The unit.
     pub unit: UnitIndex,
     /// Its tensors.
     pub layout: &'a UnitLayout,
-    /// The mode's optimizer.
+    /// The optimizer of the trainer's mode.
     pub optimizer: Optimizer,
-    /// The span's name.
+    /// The span to fill.
     pub span: StateSpan,
     /// Its memory, as in [`UnitState`].
     pub bytes: &'a mut [u8],
 }
 
-/// Fills a span of a unit's state, by any thread; see [`Trainer::restore`](super::Trainer::restore).
+/// Fills a span of a unit's state. Called on any thread, see
+/// [`Trainer::restore`](super::Trainer::restore).
 pub type StateJob<'a> = dyn Fn(&mut Fill) -> Result<()> + Sync + 'a;
 
-/// Where a save goes. Made by whoever knows a format, with all that is not a unit's: step number, options, data
-/// position are the caller's to know and to write.
+/// The destination of a save, in some file format. It receives the units only: the caller adds step
+/// number, options and data position when it makes the sink.
 ///
-/// The trainer owns it until the save has ended. It is used by the disk lane's thread alone: [`Sink::unit`] for
-/// every unit, in forward order, each once; then [`Sink::finish`]. Both may block for as long as they like; what
-/// waits for them is AdamW of the unit that is being written, and in the end [`Trainer::save_wait`]. They must
-/// not call the trainer.
+/// The trainer owns the sink until the save has ended, and calls it on the disk lane's thread only:
+/// [`Sink::unit`] once for every unit in forward order, then [`Sink::finish`]. Both may block for
+/// any time; meanwhile only AdamW of the unit being written and [`Trainer::save_wait`] wait for
+/// them. They must not call the trainer.
 ///
-/// An error of either ends the save and is its outcome. The trainer is not poisoned and training does not notice. The
-/// sink is dropped at once, without `finish`: dropping an unfinished sink is the place to remove what it has
-/// begun. It is dropped unfinished, too, when the device fails under the save. A panic is a bug and poisons the trainer.
+/// An error of either ends the save and is its outcome; training continues. The sink is then
+/// dropped at once, without `finish`, and should remove its partial output when dropped. It is also
+/// dropped unfinished if the device fails during the save. A panic is a bug and poisons the
+/// trainer.
 ///
 /// [`Trainer::save_wait`]: super::Trainer::save_wait
 pub trait Sink: Send {
-    /// Takes a unit's state. `Ok` means that the spans are no longer needed.
+    /// Receives a unit's state. When it returns, AdamW may change the spans.
     fn unit(&mut self, state: &UnitState) -> Result<()>;
 
-    /// Every unit has been taken: the place to make the save durable, and then visible.
+    /// Called after the last unit: makes the save durable, then visible.
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// The save that is under way, between the thread that asked for it and the disk lane.
+/// The save in progress, shared by the calling thread and the disk lane.
 #[derive(Default)]
 pub struct Saving(Mutex<State>);
 
 #[derive(Default)]
 enum State {
-    /// No save, or the disk lane holds its sink at this moment.
+    /// No save; or the disk lane is calling the sink at this moment.
     #[default]
-    Away,
+    Taken,
     Open(Box<dyn Sink>),
-    /// Units are passed over until the last.
+    /// The sink failed. Its error becomes the outcome after the last unit.
     Failed(Error),
     Ended(Result<()>),
 }
 
 impl Saving {
-    /// A save begins; the one before has ended.
+    /// Begins a save. The save before has ended.
     pub fn begin(&self, sink: Box<dyn Sink>) {
         *self.0.lock() = State::Open(sink);
     }
 
-    /// Its outcome, once it has ended and nobody has asked yet.
+    /// Takes the outcome of a save that has ended; `None` before that, and afterwards.
     pub fn take_outcome(&self) -> Option<Result<()>> {
         let mut state = self.0.lock();
         match std::mem::take(&mut *state) {
@@ -156,7 +158,7 @@ impl Saving {
         }
     }
 
-    /// The disk lane has come to a unit. The lock is not held while the sink is at work.
+    /// Passes a unit to the sink, on the disk lane. The lock is free while the sink runs.
     pub fn unit(&self, unit: &UnitState, is_last: bool) {
         let state = std::mem::take(&mut *self.0.lock());
         let next = match state {

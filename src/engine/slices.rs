@@ -1,4 +1,4 @@
-//! The model's masters in pieces, by many threads: how checkpoints come in and go out.
+//! The f32 masters in slices, processed by many threads: used to read, write and export weights.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,44 +12,44 @@ use crate::host::Pool;
 use crate::model::{FRESH_BLOCK, TensorLayout};
 use crate::optim;
 
-/// Elements of a piece, at most; every piece begins at a multiple of it.
-const PIECE: usize = 1 << 20;
-const _: () = assert!(PIECE.is_multiple_of(FRESH_BLOCK), "fresh weights are written slice by slice");
+/// Maximum elements of a slice. Every slice begins at a multiple of it.
+const SLICE: usize = 1 << 20;
+const _: () = assert!(SLICE.is_multiple_of(FRESH_BLOCK), "fresh weights are written slice by slice");
 
-/// A run of one tensor's f32 masters, lent to one thread. Nobody else reads or writes it meanwhile.
+/// A range of one tensor's f32 masters, exclusively borrowed by one thread.
 pub struct TensorSlice<'a> {
-    /// The tensor's place in the layout's order.
+    /// The tensor's index in layout order.
     pub index: usize,
     /// The tensor.
     pub tensor: &'a TensorLayout,
-    /// The elements of the tensor that the piece covers.
+    /// The elements of the tensor in this slice.
     pub elements: Range<usize>,
     pub(super) weights: &'a mut [u16],
     pub(super) residual: &'a mut [i16],
 }
 
 impl TensorSlice<'_> {
-    /// Reads masters from element `at` of the piece.
+    /// Reads masters from element `at` of the slice.
     ///
     /// # Panics
-    /// If the piece is shorter, as in all of these.
+    /// This and the other methods: if the slice is too short.
     pub fn read(&self, at: usize, out: &mut [f32]) {
         let all = at..at + out.len();
         optim::read_master(&self.weights[all.clone()], &self.residual[all], out);
     }
 
-    /// Reads masters rounded to bf16, which is what is streamed.
+    /// Reads masters rounded to bf16, i.e. the uploaded weights.
     pub fn read_bf16(&self, at: usize, out: &mut [u16]) {
         out.copy_from_slice(&self.weights[at..at + out.len()]);
     }
 
-    /// Writes masters from element `at` of the piece; moments stay.
+    /// Writes masters from element `at` of the slice. Moments are unchanged.
     pub fn write(&mut self, at: usize, values: &[f32]) {
         let all = at..at + values.len();
         optim::write_master(&mut self.weights[all.clone()], &mut self.residual[all], values);
     }
 
-    /// Writes masters that are bf16.
+    /// Writes bf16 values as masters.
     pub fn write_bf16(&mut self, at: usize, values: &[u16]) {
         let all = at..at + values.len();
         self.weights[all.clone()].copy_from_slice(values);
@@ -57,11 +57,12 @@ impl TensorSlice<'_> {
     }
 }
 
-/// What is done with a piece, by any thread.
+/// Processes a slice. Called on any thread of the pool.
 pub type SliceJob<'a> = dyn Fn(&mut TensorSlice) -> Result<()> + Sync + 'a;
 
-/// Calls `job` for every piece of the tensors `order` names, by the threads of a pool, first tensors first. After an
-/// error no further piece is begun; the error of the earliest piece is given.
+/// Calls `job` for every slice of the tensors in `order` (indices in layout order), on the threads
+/// of a pool, earlier tensors first. After an error no further slice is begun; returns the error of
+/// the earliest slice.
 pub fn each_slice(store: &Store, pool: &Pool, order: &[usize], job: &SliceJob) -> Result<()> {
     let tensors: Vec<_> = store.layout().tensors().collect();
     let distinct: HashSet<usize> = order.iter().copied().collect();
@@ -69,7 +70,7 @@ pub fn each_slice(store: &Store, pool: &Pool, order: &[usize], job: &SliceJob) -
     let mut slices = Vec::new();
     for &index in order {
         let elements = tensors[index].1.elements();
-        slices.extend((0..elements).step_by(PIECE).map(|from| (index, from..elements.min(from + PIECE))));
+        slices.extend((0..elements).step_by(SLICE).map(|from| (index, from..elements.min(from + SLICE))));
     }
     each(pool, slices.len(), &|number| {
         let (index, elements) = slices[number].clone();
@@ -77,8 +78,8 @@ pub fn each_slice(store: &Store, pool: &Pool, order: &[usize], job: &SliceJob) -
     })
 }
 
-/// Calls `job` for every number below `count`, by the threads of a pool, low numbers first. After an error no further
-/// one is begun; the error of the lowest number is given.
+/// Calls `job` for every number below `count`, on the threads of a pool, lower numbers first. After
+/// an error no further call is begun; returns the error of the lowest number.
 pub fn each(pool: &Pool, count: usize, job: &(dyn Fn(usize) -> Result<()> + Sync)) -> Result<()> {
     let failed = AtomicUsize::new(usize::MAX);
     let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);

@@ -1,7 +1,7 @@
-//! What differs from step to step, and what a step reports.
+//! The inputs and results of a step.
 //!
-//! Fields are atomics because lanes read what the calling thread wrote, and it reads what they wrote. All
-//! accesses are relaxed: handing a task to a lane, and reaching its tick, order them.
+//! Fields are atomics because the calling thread and the lanes write and read them. All accesses
+//! are relaxed: issuing a task to a lane, and reaching its tick, order them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -24,12 +24,12 @@ pub struct StepState {
     committed: AtomicU32,
     refused: AtomicU32,
     abandoned: AtomicBool,
-    /// The tokens of the next step, where they were announced. Written before the list is issued; AdamW and the
-    /// calling thread read them at the same time.
+    /// The announced tokens of the next step. Written before the list is issued; then read by AdamW
+    /// and the calling thread at the same time.
     pub next: RwLock<Numbers>,
 }
 
-/// What the calling thread sets before a list is issued.
+/// Inputs, set by the calling thread before a list is issued.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inputs {
     /// Learning rate.
@@ -38,33 +38,33 @@ pub struct Inputs {
     pub step: u64,
     /// Σ weights over the unmasked targets of the whole step.
     pub weight: f64,
-    /// The row whose logits are asked for.
+    /// The row whose logits to compute.
     pub row: u32,
 }
 
-/// What `DecideClip` found.
+/// The results of `DecideClip`.
 #[derive(Clone, Copy, Debug)]
 pub struct ClipDecision {
     /// Σ weight · nll / Σ weight.
     pub loss: f64,
     /// Global gradient norm before clipping.
     pub norm: f64,
-    /// What gradients are multiplied by.
+    /// The factor by which AdamW scales gradients.
     pub factor: f32,
-    /// Whether everything was finite.
+    /// True if loss and norm are finite.
     pub commit: bool,
 }
 
-/// `refused` when no unit was.
+/// The value of `refused` while no unit was refused.
 const NONE: u32 = u32::MAX;
 
 impl StepState {
-    /// A frame for steps over a vocabulary of `vocabulary` tokens.
+    /// A state for steps over a vocabulary of `vocabulary` tokens.
     pub fn new(vocabulary: usize) -> Self {
         StepState { next: RwLock::new(Numbers::of(vocabulary)), ..StepState::default() }
     }
 
-    /// Opens the frame for a list.
+    /// Sets the inputs of a list and resets the results.
     pub fn open(&self, inputs: Inputs) {
         self.lr.store(inputs.lr.to_bits(), Relaxed);
         self.step.store(inputs.step, Relaxed);
@@ -75,7 +75,7 @@ impl StepState {
         self.abandoned.store(false, Relaxed);
     }
 
-    /// What [`StepState::open`] was given.
+    /// The inputs passed to [`StepState::open`].
     pub fn inputs(&self) -> Inputs {
         Inputs {
             lr: f64::from_bits(self.lr.load(Relaxed)),
@@ -85,18 +85,18 @@ impl StepState {
         }
     }
 
-    /// Gives the list up: whatever of it has not run is passed over. Nothing is lost by that, since the next list uploads
-    /// all that it reads, and AdamW comes last.
+    /// Abandons the list: its remaining operations do nothing. The model is unchanged, since AdamW
+    /// comes last and the next list uploads everything it reads.
     pub fn abandon(&self) {
         self.abandoned.store(true, Relaxed);
     }
 
-    /// Whether the list was given up.
+    /// Returns true if the list was abandoned.
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.load(Relaxed)
     }
 
-    /// Written by `DecideClip`.
+    /// Stores the clip decision. Called by `DecideClip`.
     pub fn decide(&self, clip_decision: ClipDecision) {
         self.loss.store(clip_decision.loss.to_bits(), Relaxed);
         self.norm.store(clip_decision.norm.to_bits(), Relaxed);
@@ -104,7 +104,7 @@ impl StepState {
         self.commit.store(clip_decision.commit, Relaxed);
     }
 
-    /// Read by AdamW and by the calling thread.
+    /// The clip decision, for AdamW and the calling thread.
     pub fn clip_decision(&self) -> ClipDecision {
         ClipDecision {
             loss: f64::from_bits(self.loss.load(Relaxed)),
@@ -114,17 +114,18 @@ impl StepState {
         }
     }
 
-    /// AdamW under backward: a part of a unit was updated.
+    /// AdamW under backward: counts a chunk of a unit that was updated.
     pub fn count_committed(&self) {
         self.committed.fetch_add(1, Relaxed);
     }
 
-    /// AdamW under backward: a unit's gradient was not finite; the first such unit is kept.
+    /// AdamW under backward: records a unit whose gradient is not finite. The first such unit is
+    /// kept.
     pub fn refuse(&self, unit: UnitIndex) {
         let _ = self.refused.compare_exchange(NONE, unit.0, Relaxed, Relaxed);
     }
 
-    /// Under backward: the first refused unit, and whether any other was updated.
+    /// AdamW under backward: the first refused unit, and true if any other unit was updated.
     pub fn refused(&self) -> Option<(UnitIndex, bool)> {
         let unit = self.refused.load(Relaxed);
         (unit != NONE).then(|| (UnitIndex(unit), self.committed.load(Relaxed) > 0))

@@ -1,8 +1,9 @@
-//! The store: the host-resident model, and the one file of the engine that looks at host memory.
+//! The store: the host-resident model. Except for `calibrate`, this is the engine's only file that
+//! accesses host memory.
 //!
-//! What it lends stays as long as the store, which owns the arenas. Who may look at what when is decided above: a function is called
-//! by an operation that declares the resource, or by the calling thread once `sync` and `check` have let it
-//! ([the engine](super)).
+//! **Access rule.** The store owns the arenas but does not synchronize access. A function that
+//! reads or writes memory is called by an operation that declares the resource, or by the calling
+//! thread after `sync` and `check` have admitted the access ([the engine](super)).
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -23,7 +24,7 @@ use crate::optim::{self, Master, Optimizer, STATE_ARRAYS_MAX, Spans, Step};
 use crate::plan::{ArenaRange, HostMap, Plan};
 use crate::schedule::GradientBuffer;
 
-/// Weights, residuals, gradients and moments of every unit, and the staging beside them.
+/// Weights, residuals, gradients and moments of every unit, and the staging buffers.
 pub struct Store {
     layout: Layout,
     map: HostMap,
@@ -32,32 +33,33 @@ pub struct Store {
     optimizer: Optimizer,
     wire: Arena,
     state: Arena,
-    /// `[N]`: the weights of a batch that has none.
+    /// `[N]`: the target weights of a batch without weights.
     ones: Vec<f32>,
-    /// What is worked out of a batch while it is staged.
+    /// Scratch for staging a batch.
     derived: Mutex<Derived>,
-    /// By micro-batch: distinct tokens of what is staged.
+    /// Distinct tokens of each staged micro-batch.
     distinct: Vec<AtomicUsize>,
-    /// The tokens of what [`Store::gather`] gathers.
+    /// The tokens whose rows [`Store::gather`] gathers.
     numbers: Mutex<Numbers>,
-    /// Rows that are gathered.
+    /// The number of gathered rows.
     gathered: AtomicUsize,
 }
 
-/// The elements of one tensor that lie in one part.
+/// The elements of one tensor in one chunk of a unit.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamSlice {
-    /// The tensor, by its number in the unit.
+    /// The tensor's index in the unit.
     pub tensor: usize,
-    /// The number of the first element among all elements of the model, padding counted.
+    /// The index of the first element among all elements of the model, padding included.
     pub first: u64,
-    /// The tensor's own spans.
+    /// The memory of these elements.
     pub spans: Spans,
 }
 
 impl Store {
-    /// Takes the memory a plan asks for, and gives it its RAM by the pool's threads, so that no step pays for
-    /// that; everything is zero. What crosses the link is of the kind that the device copies best.
+    /// Allocates the host memory of a plan, zeroed. The pool's threads touch every page, so that no
+    /// step pays for page faults. Buffers copied to or from the device have the memory kind it asks
+    /// for.
     pub fn take(layout: &Layout, plan: &Plan, pool: &Pool, device: &dyn Device) -> Result<Store> {
         let arena = |bytes, kind| -> Result<Arena> {
             let arena = Arena::take(bytes, kind)?;
@@ -81,40 +83,42 @@ impl Store {
         })
     }
 
-    /// Where every tensor is.
+    /// The offset of every tensor.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    fn wire(&self, place: ArenaRange) -> HostSpan {
-        self.wire.whole().subspan(place.offset, place.bytes)
+    fn wire(&self, range: ArenaRange) -> HostSpan {
+        self.wire.whole().subspan(range.offset, range.bytes)
     }
 
-    fn state(&self, place: ArenaRange) -> HostSpan {
-        self.state.whole().subspan(place.offset, place.bytes)
+    fn state(&self, range: ArenaRange) -> HostSpan {
+        self.state.whole().subspan(range.offset, range.bytes)
     }
 
-    /// Numbers to read.
-    fn look<T: Plain>(&self, span: HostSpan) -> &[T] {
-        // SAFETY: the span is of an arena of the store's; whoever calls may read it, as said at the top.
+    /// The values of a span.
+    fn values<T: Plain>(&self, span: HostSpan) -> &[T] {
+        // SAFETY: the span lies in an arena of this store, and the access rule lets the caller read
+        // it.
         unsafe { span.slice() }
     }
 
-    /// Numbers to write.
+    /// The values of a span, to write.
     #[allow(clippy::mut_from_ref)]
-    fn lend<T: Plain>(&self, span: HostSpan) -> &mut [T] {
-        // SAFETY: the span is of an arena of the store's; whoever calls may write it, alone, as said at the top.
+    fn values_mut<T: Plain>(&self, span: HostSpan) -> &mut [T] {
+        // SAFETY: the span lies in an arena of this store, and the access rule lets the caller
+        // write it exclusively.
         unsafe { span.slice_mut() }
     }
 
-    /// A unit's bf16 weights: what an upload reads.
+    /// bf16: a unit's weights, the source of its upload.
     pub fn weights(&self, unit: UnitIndex) -> HostSpan {
         self.wire(self.map.unit(unit).weights)
     }
 
-    /// All that a resumed run needs of a unit, to read.
+    /// The state of a unit, to be saved.
     pub fn unit_state(&self, unit: UnitIndex) -> UnitState<'_> {
-        let span = |span| self.look(self.state_span(unit, span));
+        let span = |span| self.values(self.state_span(unit, span));
         UnitState {
             unit,
             layout: self.layout.unit(unit),
@@ -125,9 +129,9 @@ impl Store {
         }
     }
 
-    /// A span of a unit's state, to write.
+    /// A span of a unit's state, to be restored.
     pub fn fill(&self, unit: UnitIndex, span: StateSpan) -> Fill<'_> {
-        let bytes = self.lend(self.state_span(unit, span));
+        let bytes = self.values_mut(self.state_span(unit, span));
         Fill { unit, layout: self.layout.unit(unit), optimizer: self.optimizer, span, bytes }
     }
 
@@ -140,7 +144,7 @@ impl Store {
         }
     }
 
-    /// Where a part of a gradient lands.
+    /// The download buffer of a chunk of a gradient.
     pub fn gradient(&self, unit: UnitIndex, chunk: ChunkIndex, at: GradientBuffer) -> HostSpan {
         let elements = self.layout.chunk(unit, chunk);
         let size = self.grad_dtype.bytes();
@@ -150,101 +154,101 @@ impl Store {
         })
     }
 
-    /// A slab of the ring.
+    /// A slab of the gradient ring buffer.
     pub fn ring(&self, slab: u32) -> HostSpan {
         self.wire(self.map.ring(slab))
     }
 
-    /// `[N, C]`: a layer's boundary while it is spilled.
+    /// `[N, C]`: a layer's spilled boundary.
     pub fn boundary(&self, unit: UnitIndex, micro_slot: MicroSlotIndex) -> HostSpan {
         self.wire(self.map.boundary(unit, micro_slot))
     }
 
-    /// f32: a layer's running gradient between sweeps.
+    /// f32: a layer's gradient accumulator between sweeps.
     pub fn accumulator(&self, unit: UnitIndex) -> HostSpan {
         self.wire(self.map.accumulator(unit))
     }
 
-    /// f64 `[blocks]`: where a unit's sums of squares land.
+    /// f64 `[blocks]`: the sums of squares of a unit's gradient.
     pub fn norm(&self, unit: UnitIndex) -> HostSpan {
         self.wire(self.map.norm(unit))
     }
 
-    /// The sums of squares of a unit's tensors, in order: the blocks of each are added in order.
+    /// The sum of squares of each tensor's gradient, in layout order. Blocks are added in order.
     pub fn square_sums(&self, unit: UnitIndex) -> impl Iterator<Item = f64> {
-        let norm: &[f64] = self.look(self.norm(unit));
+        let norm: &[f64] = self.values(self.norm(unit));
         let of_run = move |run: Run| norm[run.blocks].iter().sum();
         self.layout.unit(unit).runs().map(of_run)
     }
 
-    /// f64 `[1]`: where the loss sum lands.
+    /// f64 `[1]`: the download buffer of the loss sum.
     pub fn loss(&self) -> HostSpan {
         self.wire(self.map.loss())
     }
 
-    /// The loss sum.
+    /// Reads the loss sum.
     pub fn loss_sum(&self) -> f64 {
-        self.look(self.loss())[0]
+        self.values(self.loss())[0]
     }
 
     /// Sets the loss sum.
     pub fn set_loss_sum(&self, sum: f64) {
-        self.lend(self.loss())[0] = sum;
+        self.values_mut(self.loss())[0] = sum;
     }
 
-    /// f32 `[V]`: where a row of logits lands.
+    /// f32 `[V]`: the download buffer of a row of logits.
     pub fn logits(&self) -> HostSpan {
         self.wire(self.map.logits())
     }
 
-    /// The row of logits.
+    /// Reads the row of logits.
     pub fn read_logits(&self) -> Vec<f32> {
-        self.look(self.logits()).to_vec()
+        self.values(self.logits()).to_vec()
     }
 
-    /// f32 `[N]`: where a micro-batch's log-probabilities land, and their gradient leaves from.
+    /// f32 `[N]`: a micro-batch's downloaded log-probabilities, then their gradient for upload.
     pub fn logprobs(&self, micro: MicroIndex) -> HostSpan {
         self.wire(self.map.logprobs(micro))
     }
 
     /// Reads a micro-batch's log-probabilities.
     pub fn read_logprobs(&self, micro: MicroIndex, out: &mut [f32]) {
-        out.copy_from_slice(self.look(self.logprobs(micro)));
+        out.copy_from_slice(self.values(self.logprobs(micro)));
     }
 
-    /// Writes their gradient.
+    /// Writes the gradient of a micro-batch's log-probabilities.
     pub fn write_logprobs(&self, micro: MicroIndex, values: &[f32]) {
-        self.lend(self.logprobs(micro)).copy_from_slice(values);
+        self.values_mut(self.logprobs(micro)).copy_from_slice(values);
     }
 
-    /// What the model's layers read and nobody writes: what is uploaded once.
+    /// Read-only constants shared by all layers, uploaded once.
     pub fn constants(&self) -> HostSpan {
         self.wire(self.map.constants())
     }
 
-    /// Writes them.
+    /// Writes the constants.
     pub fn write_constants(&self, values: &[f32]) {
-        self.lend(self.constants())[..values.len()].copy_from_slice(values);
+        self.values_mut(self.constants())[..values.len()].copy_from_slice(values);
     }
 
-    /// A micro-batch's staging.
+    /// A micro-batch's staging buffer.
     pub fn batch(&self, micro: MicroIndex) -> HostSpan {
         self.wire(self.map.batch(micro).whole)
     }
 
-    /// Distinct tokens of a micro-batch that is staged.
+    /// The number of distinct tokens of a staged micro-batch.
     pub fn distinct(&self, micro: MicroIndex) -> usize {
-        // Handing a task to a lane orders it after the staging of its batch.
+        // Relaxed: issuing a task to a lane orders it after the staging of its batch.
         self.distinct[micro.at()].load(Relaxed)
     }
 
-    /// Copies a checked batch into its staging, with what kernels want to know beside.
+    /// Copies a checked batch and its derived arrays to its staging buffer.
     pub fn stage(&self, micro: MicroIndex, batch: &Batch) {
         let memory = self.map.batch(micro);
         let derived = &mut *self.derived.lock();
         derived.fill(batch);
-        self.lend(self.wire(memory.weights)).copy_from_slice(batch.weights.unwrap_or(&self.ones));
-        for (place, values) in [
+        self.values_mut(self.wire(memory.weights)).copy_from_slice(batch.weights.unwrap_or(&self.ones));
+        for (range, values) in [
             (memory.tokens, batch.tokens),
             (memory.targets, batch.targets),
             (memory.positions, &derived.positions),
@@ -252,32 +256,32 @@ impl Store {
             (memory.doc_end, &derived.doc_end),
             (memory.order, &derived.order),
             (memory.first, &derived.first),
-            // All rows are up, unless some are gathered before.
+            // A token's row in the whole table, until rows are gathered.
             (memory.gathered, batch.tokens),
         ] {
-            self.lend(self.wire(place)).copy_from_slice(values);
+            self.values_mut(self.wire(range)).copy_from_slice(values);
         }
         self.distinct[micro.at()].store(derived.distinct, Relaxed);
     }
 
-    /// Gathers the rows of an untied embedding that the tokens of the first `micros` staged batches name, by the pool's
-    /// threads, into what goes up in their stead. Neither those batches nor the embedding are in use by a lane.
+    /// Gathers the rows of an untied embedding that the first `micros` staged batches use into the
+    /// upload buffer, with the pool's threads. No lane uses those batches or the embedding.
     pub fn gather(&self, micros: usize, pool: &Pool) {
         let numbers = &mut *self.numbers.lock();
         numbers.clear();
         for micro in (0..micros).map(MicroIndex::from) {
-            self.look(self.wire(self.map.batch(micro).tokens)).iter().for_each(|token| numbers.add(*token));
+            self.values(self.wire(self.map.batch(micro).tokens)).iter().for_each(|token| numbers.add(*token));
         }
         assert!(self.find_rows(micros, numbers), "every token of the batches has a number");
         self.gather_rows(numbers, pool);
     }
 
-    /// Looks among gathered rows for those that the tokens of the first `micros` staged batches name: every token gets the
-    /// number of its row. False if a row is missing; then all must be gathered anew. No lane uses those batches.
+    /// Maps each token of the first `micros` staged batches to its gathered row. Returns false if a
+    /// row is missing; then the rows must be gathered again. No lane uses those batches.
     pub fn find_rows(&self, micros: usize, numbers: &Numbers) -> bool {
         let found = (0..micros).map(MicroIndex::from).all(|micro| {
             let memory = self.map.batch(micro);
-            numbers.find(self.look(self.wire(memory.tokens)), self.lend(self.wire(memory.gathered)))
+            numbers.find(self.values(self.wire(memory.tokens)), self.values_mut(self.wire(memory.gathered)))
         });
         if found {
             self.gathered.store(numbers.len(), Relaxed);
@@ -285,14 +289,14 @@ impl Store {
         found
     }
 
-    /// Copies the numbered rows of the embedding into the buffer uploaded instead of the whole embedding, using the thread pool. No lane uses
-    /// either.
+    /// Copies the numbered rows of the embedding to the buffer that is uploaded instead of the
+    /// whole embedding, with the pool's threads. No lane uses either.
     pub fn gather_rows(&self, numbers: &Numbers, pool: &Pool) {
         let (table, to) = (self.weights(self.layout.embedding()), self.wire(self.map.gathered()));
-        numbers.gather(self.look(table), self.lend(to), self.row_bytes(), pool);
+        numbers.gather(self.values(table), self.values_mut(to), self.row_bytes(), pool);
     }
 
-    /// How many rows of the embedding there is memory to gather for; none where it is tied.
+    /// The capacity of the buffer of gathered rows; 0 if the embedding is tied.
     pub fn gathered_max(&self) -> usize {
         self.map.gathered().bytes / self.row_bytes()
     }
@@ -307,7 +311,7 @@ impl Store {
         self.layout.unit(self.layout.embedding()).tensors[0].shape[1] * DType::Bf16.bytes()
     }
 
-    /// What AdamW reads and writes of one part of a unit, tensor by tensor.
+    /// The memory of AdamW for a chunk of a unit, tensor by tensor.
     pub fn adam_slices(
         &self,
         unit: UnitIndex,
@@ -317,7 +321,8 @@ impl Store {
         self.adam_slices_in(unit, self.layout.chunk(unit, chunk), self.gradient(unit, chunk, from))
     }
 
-    /// As [`Store::adam_pieces`], of a whole unit whose gradient is [stored](Store::stores_gradients).
+    /// Like [`Store::adam_slices`], for a whole unit whose gradient is
+    /// [stored](Store::stores_gradients).
     pub fn adam_unit(&self, unit: UnitIndex) -> impl Iterator<Item = AdamSlice> {
         let elements = 0..self.layout.unit(unit).elements;
         let gradient = self.map.unit(unit).gradient.elements(elements.clone(), self.grad_dtype.bytes());
@@ -353,53 +358,54 @@ impl Store {
         })
     }
 
-    /// One step of the optimizer over a piece. Nothing else is at work on its unit.
+    /// One optimizer step over a slice.
     pub fn update(&self, slice: &AdamSlice, step: &Step, pool: &Pool) {
-        // SAFETY: the spans are of the store's arenas, and apart; whoever calls may write them, as said at the top.
+        // SAFETY: the spans lie in the arenas of this store and are disjoint, and the access rule
+        // lets the caller write them exclusively.
         unsafe { optim::update(pool, &slice.spans, step) }
     }
 
-    /// Reads a tensor's f32 master. No lane may be at work on its unit.
+    /// Reads a tensor's f32 master.
     pub fn read_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
         let [weights, residual] = self.masters(unit, tensor, 0..out.len());
-        optim::read_master(self.look(weights), self.look(residual), out);
+        optim::read_master(self.values(weights), self.values(residual), out);
     }
 
-    /// Writes a tensor's f32 master; moments stay. No lane may be at work on its unit.
+    /// Writes a tensor's f32 master. Moments are unchanged.
     pub fn write_tensor(&self, unit: UnitIndex, tensor: &TensorLayout, values: &[f32]) {
         let [weights, residual] = self.masters(unit, tensor, 0..values.len());
-        optim::write_master(self.lend(weights), self.lend(residual), values);
+        optim::write_master(self.values_mut(weights), self.values_mut(residual), values);
     }
 
-    /// Refuses to read a gradient where [none are stored](crate::schedule::Policy::streams_gradients).
+    /// Fails if [no gradients are stored](crate::schedule::Policy::streams_gradients).
     pub fn stores_gradients(&self) -> Result<()> {
         if self.stores_gradients {
             return Ok(());
         }
         Err(Error::new(
             Status::Unsupported,
-            "gradients pass through a ring and none is kept to read; mode exact stores them, and mode compact does \
-             where they wait for the norm on the host",
+            "this mode does not store gradients (they pass through a ring buffer); mode exact stores them, and \
+             so does mode compact when they wait for the norm on the host",
         ))
     }
 
-    /// Reads the gradient a tensor had in the last step, before clipping. It is [stored](Store::stores_gradients), and
-    /// no lane may be at work on it.
+    /// Reads a tensor's gradient of the last step, before clipping. It is
+    /// [stored](Store::stores_gradients).
     pub fn read_gradient(&self, unit: UnitIndex, tensor: &TensorLayout, out: &mut [f32]) {
-        let place = self.map.unit(unit).gradient;
+        let range = self.map.unit(unit).gradient;
         let elements = tensor.offset..tensor.offset + tensor.elements();
-        let gradient = self.wire(place.elements(elements, self.grad_dtype.bytes()));
+        let gradient = self.wire(range.elements(elements, self.grad_dtype.bytes()));
         match self.grad_dtype {
-            DType::F32 => out.copy_from_slice(self.look(gradient)),
+            DType::F32 => out.copy_from_slice(self.values(gradient)),
             DType::Bf16 => {
-                let stored: &[u16] = self.look(gradient);
+                let stored: &[u16] = self.values(gradient);
                 out.iter_mut().zip(stored).for_each(|(out, stored)| *out = master::widen(*stored));
             }
         }
     }
 
-    /// The masters of some elements of a tensor, to write. `index` is the tensor's place in the layout's order. Nothing else is at
-    /// work on these elements.
+    /// The masters of some elements of a tensor, to write. `index` is the tensor's index in layout
+    /// order.
     pub fn slice<'a>(
         &'a self,
         index: usize,
@@ -407,7 +413,8 @@ impl Store {
         elements: Range<usize>,
     ) -> TensorSlice<'a> {
         let [weights, residual] = self.masters(unit, tensor, elements.clone());
-        TensorSlice { index, tensor, elements, weights: self.lend(weights), residual: self.lend(residual) }
+        let (weights, residual) = (self.values_mut(weights), self.values_mut(residual));
+        TensorSlice { index, tensor, elements, weights, residual }
     }
 
     /// Weights and residuals of some elements of a tensor.
@@ -427,20 +434,24 @@ impl Store {
     /// The optimizer's arrays of some elements of a unit.
     fn optimizer_state(&self, unit: UnitIndex, elements: Range<usize>) -> [HostSpan; STATE_ARRAYS_MAX] {
         let mut state = self.map.unit(unit).state;
-        for (place, array) in state.iter_mut().zip(self.optimizer.state()) {
-            *place = place.elements(elements.clone(), array.dtype.bytes());
+        for (range, array) in state.iter_mut().zip(self.optimizer.state()) {
+            *range = range.elements(elements.clone(), array.dtype.bytes());
         }
-        state.map(|place| self.state(place))
+        state.map(|range| self.state(range))
     }
 
-    /// The tensor of this name.
+    /// The tensor with this name.
+    ///
+    /// Errors: there is none (`NotFound`).
     pub fn named(&self, name: &str) -> Result<(UnitIndex, &TensorLayout)> {
         self.layout
             .find(name)
             .ok_or_else(|| Error::new(Status::NotFound, format!("the model has no tensor named `{name}`")))
     }
 
-    /// The tensor of this name, if it has `len` elements.
+    /// The tensor with this name, checked to have `len` elements.
+    ///
+    /// Errors: there is none (`NotFound`); another length (`InvalidArgument`).
     pub fn find(&self, name: &str, len: usize) -> Result<(UnitIndex, &TensorLayout)> {
         let (unit, tensor) = self.named(name)?;
         if tensor.elements() != len {

@@ -1,49 +1,50 @@
-//! The 64-bit name of a task: which list, which frame, which operation.
+//! The operation lists of a trainer, and tasks: an operation of a list with a step state, packed
+//! into 64 bits.
 
 use once_cell::sync::OnceCell;
 
 use crate::base::Result;
 use crate::schedule::{self, Geometry, List, Operation, Policy, Resource};
 
-/// What a list is for.
+/// The purpose of a list, with its number of micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A training step of so many micro-batches.
+    /// A training step.
     Train(usize),
-    /// The same where the tokens of the next step are known.
+    /// A training step when the tokens of the next step are known.
     TrainRowsFirst(usize),
-    /// The loss of so many micro-batches.
+    /// The loss without an update.
     Evaluate(usize),
     /// The logits of one row.
     Logits,
-    /// The state of every unit.
+    /// A save of every unit.
     Save,
-    /// The log-probabilities of the targets of so many micro-batches.
+    /// The log-probabilities of the targets.
     Logprobs(usize),
-    /// A training step of so many micro-batches under a loss of the caller's.
+    /// A training step with a custom loss.
     TrainWithLoss(usize),
 }
 
 impl Purpose {
-    /// Whether AdamW runs.
+    /// Returns true if AdamW runs.
     pub fn trains(self) -> bool {
         matches!(self, Purpose::Train(_) | Purpose::TrainRowsFirst(_) | Purpose::TrainWithLoss(_))
     }
 }
 
-/// An operation of a list, run for a frame.
+/// An operation of a list, run with a step state.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
     /// Number of the list, from [`Lists::get`].
     pub list: u32,
-    /// Index of the frame.
+    /// Index of the step state.
     pub step_state: u8,
     /// Position in the list.
     pub operation: u32,
 }
 
 impl Task {
-    /// As the device carries it: 24 bits of list, 8 of frame, 32 of operation.
+    /// The task's name on a lane: 24 bits of list, 8 of step state, 32 of operation.
     pub fn pack(self) -> u64 {
         u64::from(self.list) << 40 | u64::from(self.step_state) << 32 | u64::from(self.operation)
     }
@@ -54,7 +55,7 @@ impl Task {
     }
 }
 
-/// Every list of a trainer, each built when first asked for and kept: looking one up takes no lock.
+/// Every list of a trainer, built on first use and cached. Looking one up takes no lock.
 pub struct Lists {
     policy: Policy,
     geometry: Geometry,
@@ -65,22 +66,23 @@ pub struct Lists {
 
 struct Built {
     list: List,
-    /// What each operation is the last to use, by its position; empty unless somebody scrubs it.
+    /// Position of each operation that is the last to use a resource, with that resource; empty
+    /// unless retired memory is scrubbed.
     retired: Vec<(usize, Resource)>,
 }
 
 impl Lists {
-    /// No list yet. `scrubs` says whether anybody will ask what is [`Lists::retired`].
+    /// No list yet. With `scrubs`, lists come with their [retired](Lists::retired) resources.
     pub fn new(policy: Policy, geometry: Geometry, micros_max: usize, scrubs: bool) -> Self {
         let built = std::iter::repeat_with(OnceCell::new).take(5 * micros_max + 2).collect();
         Lists { policy, geometry, micros_max, scrubs, built }
     }
 
-    /// The number of a list and the list, built now if it was not.
+    /// The list of a purpose and its number. Builds it on first use.
     pub fn get(&self, purpose: Purpose) -> Result<(u32, &List)> {
         let number = self.number(purpose);
-        let place = &self.built[number];
-        if place.get().is_none() {
+        let cell = &self.built[number];
+        if cell.get().is_none() {
             let list = match purpose {
                 Purpose::Train(micros) => schedule::train(&self.policy, &self.geometry, micros)?,
                 Purpose::TrainRowsFirst(micros) => {
@@ -94,9 +96,9 @@ impl Lists {
                     schedule::train_with_loss(&self.policy, &self.geometry, micros)?
                 }
             };
-            place.get_or_init(|| self.built(list));
+            cell.get_or_init(|| self.built(list));
         }
-        Ok((number as u32, &place.get().expect("set just now").list))
+        Ok((number as u32, &cell.get().expect("set just now").list))
     }
 
     fn number(&self, purpose: Purpose) -> usize {
@@ -116,14 +118,14 @@ impl Lists {
         Built { list, retired }
     }
 
-    /// Puts a list in the place of the one that would be built.
+    /// Sets the list of a purpose instead of building it.
     #[cfg(test)]
-    pub fn plant(&self, purpose: Purpose, list: List) {
-        let place = &self.built[self.number(purpose)];
-        assert!(place.set(self.built(list)).is_ok(), "it was asked for already");
+    pub fn replace(&self, purpose: Purpose, list: List) {
+        let cell = &self.built[self.number(purpose)];
+        assert!(cell.set(self.built(list)).is_ok(), "the list was built already");
     }
 
-    /// Whether a list is a training step or a save, and not only a look at the model.
+    /// Returns true if the list is a training step or a save.
     pub fn trains_or_saves(&self, list: u32) -> bool {
         let list = list as usize;
         list < self.micros_max
@@ -131,7 +133,7 @@ impl Lists {
             || list >= self.number(Purpose::TrainWithLoss(1))
     }
 
-    /// A list that was built, by its number.
+    /// The list with this number, which was built.
     pub fn numbered(&self, list: u32) -> &List {
         &self.find(list).list
     }
@@ -140,14 +142,14 @@ impl Lists {
         self.built[list as usize].get().expect("a number comes from a list that was built")
     }
 
-    /// What on the device a task's operation is the last to use.
+    /// The device resources that a task's operation is the last to use.
     pub fn retired(&self, task: Task) -> impl Iterator<Item = Resource> {
         let (retired, index) = (&self.find(task.list).retired, task.operation as usize);
         let from = retired.partition_point(|&(other, _)| other < index);
         retired[from..].iter().take_while(move |&&(other, _)| other == index).map(|&(_, resource)| resource)
     }
 
-    /// The operation a task stands for.
+    /// The operation of a task.
     pub fn operation(&self, task: Task) -> Operation {
         self.numbered(task.list).operations[task.operation as usize]
     }

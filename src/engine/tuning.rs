@@ -1,34 +1,35 @@
-//! What is particular to a tensor's AdamW.
+//! AdamW options of single tensors.
 //!
-//! The calling thread writes between steps, once AdamW of the tensor's unit is done; lanes read. Fields are
-//! atomics for that, accessed relaxed: reaching a tick, and handing a task to a lane, order them.
+//! The calling thread writes them between steps, after AdamW of the tensor's unit; lanes read them.
+//! Fields are therefore atomics, with relaxed accesses: reaching a tick, and issuing a task to a
+//! lane, order them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::base::{Error, Result, UnitIndex};
 use crate::model::{Layout, TensorLayout};
 
-/// How AdamW treats a tensor.
+/// AdamW options of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TensorOptions {
-    /// Times the learning rate of every step; finite and at least 0.
+    /// Multiplies the learning rate of every step; finite and at least 0.
     pub lr_scale: f64,
-    /// Decoupled weight decay, finite and at least 0. By default that of the trainer's options for tensors of two
-    /// or more dimensions, and none for the others.
+    /// Decoupled weight decay, finite and at least 0. Default: the trainer's for tensors with two
+    /// or more dimensions, otherwise 0.
     pub weight_decay: Option<f64>,
-    /// Whether the tensor has no gradient: weight and moments stand still and the global norm does not count it.
+    /// Freezes the tensor: weights and moments do not change, and the global norm excludes it.
     pub frozen: bool,
 }
 
 impl Default for TensorOptions {
-    /// The trainer's own learning rate and decay.
+    /// The trainer's learning rate and weight decay.
     fn default() -> Self {
         TensorOptions { lr_scale: 1.0, weight_decay: None, frozen: false }
     }
 }
 
 impl TensorOptions {
-    /// Refuses values that are no numbers to step with, by name.
+    /// Refuses values that are negative or not finite, by name.
     pub fn check(&self) -> Result<()> {
         let decay = self.weight_decay.unwrap_or(0.0);
         for (name, value) in [("lr_scale", self.lr_scale), ("weight_decay", decay)] {
@@ -43,22 +44,22 @@ impl TensorOptions {
 /// The options of every tensor.
 #[derive(Debug)]
 pub struct Tuning {
-    /// By unit, then by tensor as the layout has them.
+    /// By unit, then by tensor in layout order.
     units: Vec<Vec<Tuned>>,
-    /// The decay of tensors that decay, unless they have their own.
+    /// The default weight decay of tensors that decay.
     weight_decay: f64,
 }
 
 #[derive(Debug)]
 struct Tuned {
     lr_scale: AtomicU64,
-    /// NaN for none of its own.
+    /// NaN for the default.
     weight_decay: AtomicU64,
     frozen: AtomicBool,
 }
 
 impl Tuning {
-    /// Every tensor as the trainer's options say.
+    /// Default options for every tensor.
     pub fn new(layout: &Layout, weight_decay: f64) -> Tuning {
         let tuned = |_: &TensorLayout| {
             let tuned = Tuned { lr_scale: 0.into(), weight_decay: 0.into(), frozen: AtomicBool::new(false) };
@@ -69,12 +70,12 @@ impl Tuning {
         Tuning { units, weight_decay }
     }
 
-    /// The options of tensor number `tensor` of a unit.
+    /// The options of the `tensor`-th tensor of a unit.
     pub fn get(&self, unit: UnitIndex, tensor: usize) -> TensorOptions {
         self.units[unit.at()][tensor].get()
     }
 
-    /// Sets them. No lane is at AdamW of the unit.
+    /// Sets the options of a tensor. AdamW of the unit must not be running.
     pub fn set(&self, unit: UnitIndex, tensor: usize, options: &TensorOptions) {
         self.units[unit.at()][tensor].set(options);
     }
@@ -84,7 +85,7 @@ impl Tuning {
         options.weight_decay.unwrap_or(if tensor.decays() { self.weight_decay } else { 0.0 })
     }
 
-    /// The numbers of the tensors of a unit that are frozen.
+    /// The indices of a unit's frozen tensors.
     pub fn frozen(&self, unit: UnitIndex) -> impl Iterator<Item = usize> {
         let tuned = self.units[unit.at()].iter().enumerate();
         tuned.filter(|(_, tuned)| tuned.frozen.load(Relaxed)).map(|(tensor, _)| tensor)

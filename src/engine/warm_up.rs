@@ -1,8 +1,8 @@
-//! Every kind of operation on the compute lane, once, before the first step.
+//! Warm-up: runs every kind of compute operation once, on zeros, before the first step.
 //!
-//! CUDA loads a kernel when it is first launched, and holds up everything else until the device is idle; cuBLASLt does
-//! so for every GEMM. Inside a step that costs time, and could stall lanes that wait for each other. The numbers are
-//! zeros, and nothing of them is left.
+//! CUDA loads a kernel at its first launch, and all other work waits until the device is idle;
+//! cuBLASLt does so for every GEMM. In a step that would cost time, and could stall lanes that wait
+//! for each other.
 
 use std::mem::{Discriminant, discriminant};
 
@@ -15,21 +15,23 @@ use crate::engine::task::Purpose;
 use crate::ops::{Op, Zero};
 use crate::schedule::Operation;
 
-/// Micro-batches that differ in their kernels: the first sets gradients, later ones add to them.
+/// Two, since micro-batches differ in kernels: the first sets gradients, later ones add to them.
 const MICROS: usize = 2;
 
-/// An operation up to what decides its kernels and their shapes.
+/// Operations with the same kernels and shapes.
 #[derive(PartialEq)]
 enum Kind {
     /// A pass, by its number.
     Pass(usize),
-    /// Another operation, and whether it squares a gradient while it rounds it.
+    /// Another operation; true if it squares a gradient while rounding it.
     Other(Discriminant<Operation>, bool),
 }
 
 impl Runner {
-    /// Runs each kind of compute operation of every list once, and zeroes the arena but for its constants. Called
-    /// before the lanes are opened, which wait for it. Errors: those of the launches, with their operation.
+    /// Runs each kind of compute operation of every list once, then zeroes the device arena except
+    /// its constants. Called before the lanes are opened.
+    ///
+    /// Errors: those of the launches, with their operation.
     pub fn warm_up(&self) -> Result<()> {
         let micros = self.plan.micros_max.min(MICROS);
         let zeros = vec![0; self.plan.policy.numeric.shape.n()];
@@ -46,7 +48,7 @@ impl Runner {
             Purpose::Logprobs(micros),
             Purpose::Logits,
         ];
-        // One of several sweeps does not exist.
+        // With several sweeps there is no step with a custom loss.
         let with_loss = [1, micros].map(Purpose::TrainWithLoss);
         purposes.extend(with_loss.into_iter().filter(|purpose| self.lists.get(*purpose).is_ok()));
         let mut seen: Vec<Kind> = Vec::new();
@@ -78,7 +80,7 @@ impl Runner {
         if let Some(pass) = operation.pass() {
             return Kind::Pass(self.plan.passes.number(pass));
         }
-        // A gradient of one part is rounded and squared by one kernel.
+        // One kernel rounds and squares a gradient of one chunk.
         let squares = matches!(*operation,
             Operation::Round { unit, .. } if self.plan.geometry.is_rounded_whole(unit));
         Kind::Other(discriminant(operation), squares)

@@ -1,4 +1,4 @@
-//! Announced tokens change no bit, whatever comes between two steps.
+//! Announced tokens change no bit, with any calls between two steps.
 
 use horizon::base::{DType, Status};
 use horizon::engine::{TensorOptions, Trainer, TrainerOptions};
@@ -28,7 +28,7 @@ fn run(options: &TrainerOptions, announces: bool, between: Between) -> Saved {
     state(&mut trainer)
 }
 
-fn loses(trainer: &mut Trainer, data: &[Data]) {
+fn steps_with_loss(trainer: &mut Trainer, data: &[Data]) {
     let mut loss = |_: &[f32], gradient: &mut [f32]| {
         gradient.fill(0.01);
         Ok(1.0)
@@ -50,7 +50,7 @@ fn tunes(trainer: &mut Trainer, _: &[Data]) {
 }
 
 #[test]
-fn announced_tokens_change_no_bit_whatever_comes_between_two_steps() {
+fn announced_tokens_change_no_bit_with_any_call_between_steps() {
     let under_backward = TrainerOptions { clip: 0.0, adam_when: Some(AdamWhen::UnderBackward), ..options() };
     let f32 = TrainerOptions { grad_dtype: DType::F32, ..options() };
     let betweens: [(&str, Between); 9] = [
@@ -58,7 +58,7 @@ fn announced_tokens_change_no_bit_whatever_comes_between_two_steps() {
         ("an evaluation", |trainer, data| _ = trainer.eval(&[data[1].batch()]).unwrap()),
         ("logits", |trainer, data| _ = trainer.logits(&data[0].tokens[..5]).unwrap()),
         ("log-probabilities", |trainer, data| _ = trainer.logprobs(&[data[2].batch()]).unwrap()),
-        ("a step under another loss", loses),
+        ("a step with a custom loss", steps_with_loss),
         ("a written embedding", writes),
         ("a frozen embedding", tunes),
         ("a save", |trainer, _| {
@@ -76,7 +76,7 @@ fn announced_tokens_change_no_bit_whatever_comes_between_two_steps() {
 }
 
 #[test]
-fn a_save_under_the_next_step_is_of_the_step_before() {
+fn a_save_during_the_next_step_has_the_state_before_it() {
     let saved = |announces: bool| {
         let mut trainer = Trainer::open(&config(false), &options()).unwrap();
         fill(&mut trainer);
@@ -98,7 +98,7 @@ fn a_save_under_the_next_step_is_of_the_step_before() {
 }
 
 #[test]
-fn a_step_that_is_not_finite_leaves_the_rows_as_they_were() {
+fn a_step_that_is_not_finite_changes_no_rows() {
     let last = |announces: bool| {
         let mut trainer = Trainer::open(&config(false), &options()).unwrap();
         fill(&mut trainer);
@@ -124,7 +124,7 @@ fn a_step_that_is_not_finite_leaves_the_rows_as_they_were() {
 }
 
 #[test]
-fn what_cannot_be_announced_is_refused() {
+fn invalid_announcements_are_refused() {
     let one = TrainerOptions { micros_max: 1, ..options() };
     for tied in [false, true] {
         let mut trainer = Trainer::open(&config(tied), &one).unwrap();
@@ -142,7 +142,7 @@ fn what_cannot_be_announced_is_refused() {
     trainer.announce(&some).unwrap();
     let error = trainer.announce(&[60]).unwrap_err();
     assert!(
-        error.message().contains("43 different tokens") && error.message().contains("42 at most"),
+        error.message().contains("43 distinct tokens") && error.message().contains("at most 42"),
         "{error}"
     );
     trainer.announce(&[60]).unwrap();

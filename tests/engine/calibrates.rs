@@ -1,4 +1,4 @@
-//! Measuring a device: the CPU, and what looks like CUDA.
+//! Calibration of the CPU device and of fake CUDA.
 
 use std::cell::RefCell;
 use std::fs;
@@ -15,7 +15,7 @@ use horizon::train::planning::{Planned, Why};
 
 use support::fake_cuda::{FakeCuda, Setting, backend};
 
-/// Small models that between them have every class of work.
+/// Small models that together cover every kind of work.
 fn small() -> Vec<Run> {
     let narrow = Dims { c: 64, h: 2, g: 1, d: 32, f: 176, v: 256, l: 2 };
     let middle = Dims { c: 192, h: 6, g: 3, d: 32, f: 528, v: 512, l: 2 };
@@ -33,7 +33,8 @@ fn small() -> Vec<Run> {
     ]
 }
 
-/// Measures by small models, holds that nothing is left behind, and gives what came out and the description of it.
+/// Calibrates with small models, asserts that no file is left behind, and returns the result and
+/// its description.
 fn measured(open: &OpenDevice) -> (Calibrated, Description) {
     let folder = tempfile::tempdir().unwrap();
     let options = CalibrateOptions {
@@ -42,26 +43,26 @@ fn measured(open: &OpenDevice) -> (Calibrated, Description) {
         folder: folder.path().to_owned(),
         tries: 1,
     };
-    let told = RefCell::new(Vec::new());
+    let reports = RefCell::new(Vec::new());
     let runs = small();
-    let tell = |progress: horizon::engine::calibrate::Progress| {
+    let report = |progress: horizon::engine::calibrate::Progress| {
         assert!(progress.done <= progress.of * (1.0 + 1e-9), "{progress:?}");
-        told.borrow_mut().push((progress.next.to_owned(), progress.done));
+        reports.borrow_mut().push((progress.next.to_owned(), progress.done));
     };
-    let calibrated = calibrate_by(open, &runs, &options, &tell).unwrap();
-    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "it leaves nothing behind");
-    let told = told.into_inner();
-    assert_eq!(told.len(), 3 + runs.len() + 1);
-    assert!(told.is_sorted_by(|(_, one), (_, other)| one <= other), "{told:?}");
+    let calibrated = calibrate_by(open, &runs, &options, &report).unwrap();
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "a file is left behind");
+    let reports = reports.into_inner();
+    assert_eq!(reports.len(), 3 + runs.len() + 1);
+    assert!(reports.is_sorted_by(|(_, one), (_, other)| one <= other), "{reports:?}");
     let described = calibrated.describe("measured");
     (calibrated, described)
 }
 
-/// What every description has to be, whatever was measured.
-fn is_sane(described: &Description) {
+/// Asserts what holds for every description.
+fn assert_plausible(described: &Description) {
     described.rates.check().unwrap();
     assert_eq!(&Description::parse(&described.to_json()).unwrap(), described);
-    // No rate is beyond what any machine does, as one that nothing was measured of would be.
+    // No rate exceeds that of any machine; a rate without samples would.
     let rates = &described.rates;
     let [small, middle, large] = rates.matrix_flop_per_s;
     assert!(small <= middle && middle <= large && large < 1e17, "{rates:?}");
@@ -93,14 +94,14 @@ fn is_sane(described: &Description) {
 }
 
 #[test]
-fn the_cpu_device_is_measured_and_planned_with() {
+fn the_cpu_device_is_calibrated_and_planned_for() {
     let open = |trainer: &TrainerOptions| Backend::open(trainer);
     let (calibrated, described) = measured(&open);
-    is_sane(&described);
+    assert_plausible(&described);
     assert!(
         described.shared && described.device_bytes.is_none() && calibrated.activation_dtype == DType::F32
     );
-    // Its arithmetic, its copies and AdamW take the same cores.
+    // Arithmetic, copies and AdamW share the cores.
     let cores = described.rates.common.iter().find(|common| common.name == "cores").unwrap();
     for lane in [Lane::Compute, Lane::H2d, Lane::D2h, Lane::Host] {
         assert!(cores.used[lane.at()] > 0.0, "{lane}");
@@ -116,23 +117,23 @@ fn a_device_with_memory_of_its_own_is_measured_and_planned_with() {
         Ok(backend(CudaDevice::open(calls.ordinal(), CudaOptions::default())?))
     };
     let (_, described) = measured(&open);
-    is_sane(&described);
+    assert_plausible(&described);
     assert!(!described.shared && described.about.contains("fake CUDA"), "{}", described.about);
-    // A sixteenth is left for kernels.
+    // An arena leaves a sixteenth to kernels.
     assert_eq!(described.device_bytes, Some(Setting::default().memory / 16 * 15));
-    // Streams take no cores, so none are shared; copies may slow each other down.
+    // CUDA streams use no cores, so cores are not shared; copies may slow each other down.
     for common in &described.rates.common {
         assert_eq!(common.used[Lane::Compute.at()], 0.0, "{common:?}");
         assert_ne!(common.name, "cores");
     }
     for calls in opened.into_inner() {
         assert_eq!(calls.violations(), Vec::<String>::new());
-        assert_eq!((calls.device_bytes(), calls.pinned()), (0, 0), "all memory was given back");
+        assert_eq!((calls.device_bytes(), calls.pinned()), (0, 0), "memory was not freed");
     }
 }
 
 #[test]
-fn what_cannot_be_measured_is_named() {
+fn kinds_of_work_that_cannot_be_measured_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let options = CalibrateOptions {
         device: DeviceChoice::Cpu,
@@ -148,13 +149,13 @@ fn what_cannot_be_measured_is_named() {
     let error = refused(&cpu, &small()[..4]);
     assert!(error.message().contains("AdamW of mode compact"), "{error}");
     let little = |_: &TrainerOptions| {
-        // What others have and a sixteenth for kernels leave 32 MiB.
+        // Other processes and the sixteenth for kernels leave 32 MiB.
         let (memory, memory_of_others) = (64 << 20, 28 << 20);
         let calls = FakeCuda::new(Setting { memory, memory_of_others, ..Setting::default() });
         Ok(backend(CudaDevice::open(calls.ordinal(), CudaOptions::default())?))
     };
     let error = refused(&little, &small());
-    for word in ["the widest class of products cannot be measured", "of device memory", "32.0 MiB"] {
+    for word in ["GEMMs of the widest class cannot be measured", "of device memory", "32.0 MiB"] {
         assert!(error.message().contains(word), "{word}: {error}");
     }
 }

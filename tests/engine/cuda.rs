@@ -1,5 +1,5 @@
-//! The engine through the CUDA device, with fake CUDA and the CPU's kernels on its stream: the bits are the
-//! CPU device's, and every call may fail.
+//! The engine on the CUDA device over fake CUDA, with the CPU's kernels on its CUDA stream: the
+//! bits of the CPU device, and fault injection in every call.
 
 use horizon::base::{Result, Status};
 use horizon::device::cuda::{CudaDevice, CudaOptions};
@@ -24,17 +24,21 @@ fn open(
     Trainer::open_with(backend(device), config, options)
 }
 
-/// Placements of five layers that between them use every kind of operation.
+/// Placements of five layers that together use every kind of operation.
 fn placements() -> Vec<TrainerOptions> {
     let layer = LayerPlacement::default();
     let spilled = LayerPlacement { boundary: Boundary::Spilled, ..layer };
-    let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
-    let whole = LayerPlacement { recompute: Recompute::None, ..spilled };
+    let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let stored = LayerPlacement { recompute: Recompute::None, ..spilled };
     let resident = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
     vec![
         plain.clone(),
-        TrainerOptions { layers: vec![spilled, kept, whole, resident, spilled], sweeps: 2, ..plain.clone() },
+        TrainerOptions {
+            layers: vec![spilled, selective, stored, resident, spilled],
+            sweeps: 2,
+            ..plain.clone()
+        },
         TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain.clone() },
         TrainerOptions { adam_when: Some(AdamWhen::UnderBackward), clip: 0.0, ..plain.clone() },
         TrainerOptions { mode: Mode::Streamed, clip: 0.0, tracing: true, ..plain },
@@ -49,7 +53,7 @@ fn fake_cuda_gives_the_bits_of_the_cpu_device() {
         let want = outcome(&config, &options, Way::Plain);
         let manners = [Manner::Eager, Manner::Lazy].into_iter().chain((0..seeds).map(Manner::Random));
         for (number, manner) in manners.enumerate() {
-            // What is of no use any more is overwritten, so that nothing reads it or relies on its being there.
+            // Scrubbing overwrites unused memory, so that reads of stale contents are noticed.
             let pinning = if number % 2 == 0 { Pinning::Registered } else { Pinning::Allocated };
             let cuda = CudaOptions { scrubs: true, pinning, ..CudaOptions::default() };
             let words = number % 3 != 2;
@@ -63,7 +67,7 @@ fn fake_cuda_gives_the_bits_of_the_cpu_device() {
             assert_eq!(
                 (calls.made(), calls.loads()),
                 (made, loads),
-                "a step makes nothing and loads no kernel"
+                "a step creates a CUDA object or loads a kernel"
             );
             drop(trainer);
             assert_eq!(calls.violations(), Vec::<String>::new(), "placement {at}, {manner:?}");
@@ -89,7 +93,7 @@ fn logits_and_traces_come_through_fake_cuda() {
     assert!(serde_json::from_slice::<serde_json::Value>(&text).is_ok());
 }
 
-/// One step, one evaluation and another step. Small, since it is run once per call.
+/// One step, one evaluation and another step of a small model: it runs once per injected fault.
 fn short_run(calls: &FakeCuda, options: &TrainerOptions) -> Result<Vec<u32>> {
     let mut config = config(true);
     config.dims.l = 2;
@@ -106,7 +110,7 @@ fn short_run(calls: &FakeCuda, options: &TrainerOptions) -> Result<Vec<u32>> {
     match run(&mut trainer) {
         Ok(()) => Ok(weights(&mut trainer)),
         Err(first) => {
-            assert_eq!(run(&mut trainer).unwrap_err(), first, "the first failure stays");
+            assert_eq!(run(&mut trainer).unwrap_err(), first, "the first error is not returned again");
             assert_eq!(trainer.sync().unwrap_err(), first);
             Err(first)
         }
@@ -129,7 +133,7 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
     let clean = FakeCuda::new(Setting::default());
     let want = short_run(&clean, &options).unwrap();
     let calls = clean.calls();
-    // Most of the calls until the lanes are open make events, each as the one before.
+    // Most calls before the lanes are open create events, one like the other: a sample suffices.
     let opening = (1..=40).chain((41..3100).step_by(211));
     let mut named = 0;
     for call in opening.chain(3100..=calls) {
@@ -139,7 +143,7 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
             let fault = Some(Fault { function: None, call, code });
             let fake = FakeCuda::new(Setting { manner, fault, ..Setting::default() });
             match short_run(&fake, &options) {
-                // Closing is allowed to fail unheard.
+                // Errors while closing are not reported.
                 Ok(weights) => assert!(weights == want, "call {call} failed and the weights differ"),
                 Err(error) => {
                     assert_ne!(error.status(), Status::Internal, "call {call}: {error}");
@@ -158,7 +162,8 @@ fn every_call_of_a_run_may_fail_and_the_trainer_closes() {
     assert!(named > 50, "{named} failures named their unit");
 }
 
-/// The calls of each function fail whose numbers are Fibonacci's, until a run passes; all calls where time does not matter.
+/// Injects a fault into calls 1, 2, 3, 5, 8, … of each function until a run makes fewer calls; with
+/// `HZ_LONG` into every call.
 #[test]
 fn every_function_of_the_runtime_may_fail_and_the_trainer_closes() {
     let options = short_options();
@@ -173,12 +178,12 @@ fn every_function_of_the_runtime_may_fail_and_the_trainer_closes() {
             set_device(fake.ordinal()).ok();
             let outcome = short_run(&fake, &options);
             assert_eq!(fake.violations(), Vec::<String>::new(), "{function}, call {call}");
-            // A call that should give memory back and fails leaves it.
+            // A call that fails to free memory leaks it.
             if !["cudaFree", "cudaFreeHost", "cudaHostUnregister"].contains(&function) {
                 assert_eq!((fake.device_bytes(), fake.pinned()), (0, 0), "{function}, call {call}");
             }
             match outcome {
-                // What is given back is allowed to fail unheard, and so is what need not be there.
+                // Errors of freeing and of optional calls are not reported.
                 Ok(weights) => assert!(weights == want, "{function}, call {call}"),
                 Err(error) => {
                     assert_ne!(error.status(), Status::Internal, "{function}, call {call}: {error}");
@@ -195,7 +200,7 @@ fn every_function_of_the_runtime_may_fail_and_the_trainer_closes() {
 }
 
 #[test]
-fn every_piece_of_work_may_take_the_device_down() {
+fn every_task_may_fail_and_the_trainer_closes() {
     let options = short_options();
     let clean = FakeCuda::new(Setting::default());
     short_run(&clean, &options).unwrap();
@@ -206,7 +211,7 @@ fn every_piece_of_work_may_take_the_device_down() {
             let failing_work = Some((work, codes::ECC_UNCORRECTABLE));
             let calls = FakeCuda::new(Setting { manner, failing_work, ..Setting::default() });
             let Err(error) = short_run(&calls, &options) else {
-                // Lazily, the last pieces run when the lanes close.
+                // In the lazy manner the last tasks run when the lanes close.
                 assert!(manner != Manner::Eager, "work {work}");
                 continue;
             };
@@ -218,7 +223,7 @@ fn every_piece_of_work_may_take_the_device_down() {
 }
 
 #[test]
-fn what_does_not_fit_the_device_is_refused_before_it_is_taken() {
+fn a_model_that_does_not_fit_is_refused_before_memory_is_allocated() {
     let (config, options) = (config(true), options());
     let need = Trainer::plan_for(&config, &options).unwrap().device.bytes();
     let calls = FakeCuda::new(Setting { memory: need, ..Setting::default() });

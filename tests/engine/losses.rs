@@ -1,4 +1,4 @@
-//! Log-probabilities, and losses that the caller makes of them.
+//! Log-probabilities, and custom losses over them.
 
 use horizon::base::{DType, Error, Result, Status};
 use horizon::device::cpu::CpuDevice;
@@ -25,21 +25,21 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// Placements of five layers, by name.
 fn placements() -> Vec<(&'static str, TrainerOptions)> {
     let layer = LayerPlacement::default();
-    let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None, ..layer };
-    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
+    let resident = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
-    let mixed = vec![kept, spilled, stays, spilled, spilled];
+    let mixed = vec![selective, spilled, resident, spilled, spilled];
     vec![
         ("plain", plain.clone()),
-        ("selective", TrainerOptions { layers: vec![kept; 5], ..plain.clone() }),
+        ("selective", TrainerOptions { layers: vec![selective; 5], ..plain.clone() }),
         ("spilled", TrainerOptions { layers: vec![spilled; 5], weight_slots: 3, ..plain.clone() }),
         ("mixed", TrainerOptions { layers: mixed, threads: Some(1), ..plain.clone() }),
         ("on the device", TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain }),
     ]
 }
 
-/// Σ −w · logprob / Σ w, as a step computes it, with the gradient that makes it the same step.
+/// The loss of a plain step, Σ −w · logprob / Σ w, and its gradient.
 fn plain_loss(batches: &[Data]) -> impl FnMut(&[f32], &mut [f32]) -> Result<f64> {
     let rows = || batches.iter().flat_map(|data| data.weights.iter().zip(&data.targets));
     let counted = rows().map(|(&weight, &target)| if target == -100 { 0.0 } else { weight });
@@ -57,7 +57,7 @@ fn plain_loss(batches: &[Data]) -> impl FnMut(&[f32], &mut [f32]) -> Result<f64>
 }
 
 #[test]
-fn log_probabilities_are_what_an_evaluation_sums() {
+fn an_evaluation_sums_the_log_probabilities() {
     for tied in [false, true] {
         let config = config(tied);
         let data = data(&options(), 0, 67);
@@ -77,14 +77,14 @@ fn log_probabilities_are_what_an_evaluation_sums() {
                 assert!(bits(&found) == bits(&want), "{name}, {sweeps} sweeps, tied {tied}");
             }
         }
-        // All ignored is no error: there is nothing to learn, but nothing to be learned either.
+        // Unlike in a step, ignoring all targets is no error.
         let ignored = Batch { targets: &[-100; 42], ..data[0].batch() };
         assert!(plain.logprobs(&[ignored]).unwrap().iter().all(|&logprob| logprob == 0.0));
         assert_eq!(plain.logprobs(&[]).unwrap_err().status(), Status::InvalidState);
     }
 }
 
-/// Three steps of the same batches, whichever way: weights, norms, and the last gradient of a tensor.
+/// Three steps, plain or with the equivalent custom loss. Returns weights, norms and losses.
 fn steps(trainer: &mut Trainer, with_loss: bool) -> (Vec<u32>, Vec<u64>, Vec<f64>) {
     let (mut norms, mut losses) = (Vec::new(), Vec::new());
     for step in 0..3 {
@@ -104,7 +104,7 @@ fn steps(trainer: &mut Trainer, with_loss: bool) -> (Vec<u32>, Vec<u64>, Vec<f64
 }
 
 #[test]
-fn the_plain_loss_by_callback_is_the_plain_step() {
+fn the_plain_loss_as_custom_loss_gives_the_plain_step() {
     for tied in [false, true] {
         let config = config(tied);
         let want = steps(&mut opened(&config, &options(), None), false);
@@ -129,8 +129,8 @@ fn the_plain_loss_by_callback_is_the_plain_step() {
     }
 }
 
-/// A preference between the two halves of a step's rows, as DPO has it, and a pull of every probability to a half:
-/// neither a sum over rows nor linear. Gives the loss and its gradient.
+/// A DPO-like preference between the two halves of a step's rows, plus a penalty that pulls every
+/// probability to 0.5: neither linear nor a sum over rows. Returns the loss and its gradient.
 fn preference(logprobs: &[f64], counts: &[bool]) -> (f64, Vec<f64>) {
     const BETA: f64 = 0.3;
     let half = logprobs.len() / 2;
@@ -146,7 +146,7 @@ fn preference(logprobs: &[f64], counts: &[bool]) -> (f64, Vec<f64>) {
     ((1.0 + (-margin).exp()).ln() + pull, (0..logprobs.len()).map(gradient).collect())
 }
 
-/// Log-probabilities of the targets by the f64 reference.
+/// Log-probabilities of the targets from the f64 reference.
 fn reference_logprobs(config: &ModelConfig, tensors: &Tensors, batches: &[decoder::Batch]) -> Vec<f64> {
     let mut all = Vec::new();
     for batch in batches {
@@ -161,7 +161,7 @@ fn reference_logprobs(config: &ModelConfig, tensors: &Tensors, batches: &[decode
 }
 
 #[test]
-fn a_loss_of_the_callers_has_the_gradient_of_the_reference() {
+fn a_custom_loss_has_the_gradient_of_the_reference() {
     for tied in [false, true] {
         let mut random = Random::new(31 + u64::from(tied));
         let mut config = config(tied);
@@ -199,7 +199,7 @@ fn a_loss_of_the_callers_has_the_gradient_of_the_reference() {
                 let wide: Vec<f64> = logprobs.iter().map(|&logprob| f64::from(logprob)).collect();
                 let (loss, gradient) = preference(&wide, &counts);
                 dlogprobs.iter_mut().zip(gradient).for_each(|(d, gradient)| *d = gradient as f32);
-                // What is said of rows that do not count does not matter.
+                // Gradients of ignored rows are not used.
                 for (d, _) in dlogprobs.iter_mut().zip(&counts).filter(|(_, counts)| !**counts) {
                     *d = f32::NAN;
                 }
@@ -236,7 +236,7 @@ fn a_loss_of_the_callers_has_the_gradient_of_the_reference() {
 }
 
 #[test]
-fn a_step_that_the_caller_gives_up_changes_nothing() {
+fn an_abandoned_step_changes_nothing() {
     for (mode, adam_when, clip) in
         [(Mode::Exact, None, 0.5), (Mode::Streamed, Some(AdamWhen::UnderBackward), 0.0)]
     {
@@ -268,7 +268,7 @@ fn a_step_that_the_caller_gives_up_changes_nothing() {
         }));
         assert!(panicked.is_err());
 
-        // It goes on as if nothing had been.
+        // Training continues with the bits of an undisturbed run.
         trainer.step_with_loss(&batches, 1e-2, &mut plain_loss(&data)).unwrap();
         alone.step(&batches, 1e-2).unwrap();
         trainer.step(&batches, 1e-2).unwrap();
@@ -278,7 +278,7 @@ fn a_step_that_the_caller_gives_up_changes_nothing() {
 }
 
 #[test]
-fn a_loss_of_the_callers_needs_one_sweep() {
+fn a_custom_loss_needs_one_sweep() {
     let options = TrainerOptions { sweeps: 2, ..options() };
     let mut trainer = opened(&config(false), &options, None);
     let data = data(&options, 0, 67);

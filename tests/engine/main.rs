@@ -1,4 +1,5 @@
-//! The engine's equalities, bit for bit, and its refusals.
+//! Engine tests: bit equality under all placements, saves, resumes, errors. All on the CPU device
+//! or fake CUDA.
 
 use std::sync::Arc;
 
@@ -86,7 +87,7 @@ fn placement_never_changes_a_bit() {
             vary("resident layers", &|o| o.layers = vec![resident; 5], Manner::Plain);
             vary("2 sweeps", &|o| o.sweeps = 2, Manner::Evaluating);
             vary("as many sweeps as micro-batches", &|o| o.sweeps = MICROS, Manner::Apart);
-            vary("sums on the device", &|o| (o.sweeps, o.layers) = (3, vec![own; 5]), Manner::Plain);
+            vary("accumulators on the device", &|o| (o.sweeps, o.layers) = (3, vec![own; 5]), Manner::Plain);
             vary(
                 "everything at once",
                 &|o| (o.sweeps, o.layers) = (2, vec![own, none, resident, both, spilled]),
@@ -120,7 +121,7 @@ fn placement_never_changes_a_bit() {
 }
 
 #[test]
-fn adversarial_lanes_are_as_good_as_calm_ones() {
+fn adversarial_lanes_change_no_bit() {
     let seeds = if std::env::var_os("HZ_LONG").is_some() { 300 } else { 6 };
     for tied in [false, true] {
         let (config, options) = (config(tied), options());
@@ -146,14 +147,14 @@ fn f32_gradients_round_to_the_bf16_ones() {
         trainer.read_gradient("lm_head.weight", &mut out).unwrap();
         out
     };
-    for (rounded, whole) in gradient(&bf16).into_iter().zip(gradient(&f32)) {
-        let want = horizon::base::master::widen(horizon::base::master::round(whole));
+    for (rounded, exact) in gradient(&bf16).into_iter().zip(gradient(&f32)) {
+        let want = horizon::base::master::widen(horizon::base::master::round(exact));
         assert_eq!(rounded.to_bits(), want.to_bits());
     }
 }
 
 #[test]
-fn logits_are_what_the_loss_is_made_of() {
+fn logits_give_the_loss() {
     let (config, options) = (config(true), options());
     let mut trainer = Trainer::open(&config, &options).unwrap();
     fill(&mut trainer);
@@ -169,7 +170,7 @@ fn logits_are_what_the_loss_is_made_of() {
 }
 
 #[test]
-fn device_memory_grows_with_depth_by_the_boundaries_alone() {
+fn device_memory_grows_with_depth_by_the_boundaries_only() {
     let plan = |l: usize, tied: bool| {
         let mut config = config(tied);
         config.dims.l = l;
@@ -206,7 +207,7 @@ fn device_memory_does_not_depend_on_depth_when_boundaries_spill() {
 }
 
 #[test]
-fn a_limit_one_byte_short_refuses_and_says_what_fits() {
+fn a_memory_limit_one_byte_short_is_refused_with_advice() {
     let (config, mut options) = (config(false), options());
     let need = Trainer::plan_for(&config, &options).unwrap().device.bytes();
     options.device_mem = Some(need);
@@ -232,18 +233,18 @@ fn a_norm_that_is_not_finite_commits_nothing() {
     let data = Data::random(1, options.shape, 67);
     trainer.step(&[data.batch()], 1e-3).unwrap();
     let name = "model.layers.2.mlp.down_proj.weight";
-    let mut healthy = vec![0.0; 24 * 40];
-    trainer.read_tensor(name, &mut healthy).unwrap();
-    let mut sick = healthy.clone();
-    sick[17] = f32::INFINITY;
-    trainer.write_tensor(name, &sick).unwrap();
+    let mut finite = vec![0.0; 24 * 40];
+    trainer.read_tensor(name, &mut finite).unwrap();
+    let mut infinite = finite.clone();
+    infinite[17] = f32::INFINITY;
+    trainer.write_tensor(name, &infinite).unwrap();
     let before = weights(&mut trainer);
     let error = trainer.step(&[data.batch()], 1e-3).unwrap_err();
     assert_eq!(error.status(), Status::NonFinite);
     assert_eq!(weights(&mut trainer), before);
     assert_eq!(trainer.stats().steps, 1);
-    // The trainer is not poisoned: with the weight mended it goes on as if nothing had been.
-    trainer.write_tensor(name, &healthy).unwrap();
+    // The trainer is not poisoned: with a finite weight again, training continues.
+    trainer.write_tensor(name, &finite).unwrap();
     assert_eq!(trainer.step(&[data.batch()], 1e-3).unwrap().step, 2);
 }
 
@@ -253,19 +254,19 @@ fn under_backward_the_guard_is_per_unit() {
     let options = TrainerOptions { clip: 0.0, mode: Mode::Streamed, ..options() };
     let mut trainer = Trainer::open(&config, &options).unwrap();
     fill(&mut trainer);
-    // A head that overflows only in the gradients below it: infinite down-projection in layer 0 spoils all
-    // activations, so every unit refuses.
+    // An infinite down-projection in layer 0 makes all activations above it non-finite, so no unit
+    // updates.
     let data = Data::random(1, options.shape, 67);
-    let mut sick = vec![0.01; 24 * 40];
-    sick[3] = f32::INFINITY;
-    trainer.write_tensor("model.layers.0.mlp.down_proj.weight", &sick).unwrap();
+    let mut infinite = vec![0.01; 24 * 40];
+    infinite[3] = f32::INFINITY;
+    trainer.write_tensor("model.layers.0.mlp.down_proj.weight", &infinite).unwrap();
     let before = weights(&mut trainer);
     let error = trainer.step(&[data.batch()], 1e-3).unwrap_err();
     assert_eq!(error.status(), Status::NonFinite);
     assert_eq!(weights(&mut trainer), before);
 
-    // Huge but finite weights of an RMSNorm in layer 0: forward stays finite, since the norms above scale it
-    // back, and the gradient below overflows on its way down.
+    // Huge but finite weights of an RMSNorm in layer 1: forward stays finite, since later norms
+    // scale it back, but gradients overflow in backward.
     fill(&mut trainer);
     trainer.write_tensor("model.layers.1.input_layernorm.weight", &[3e38; 24]).unwrap();
     trainer.write_tensor("model.layers.1.self_attn.v_proj.weight", &vec![3e38; 12 * 24]).unwrap();
@@ -316,7 +317,7 @@ fn bad_batches_are_refused_by_name_and_nothing_is_staged() {
 }
 
 #[test]
-fn options_that_cannot_be_met_are_refused() {
+fn invalid_options_are_refused() {
     let config = config(false);
     let refused = |change: &dyn Fn(&mut TrainerOptions), word: &str| {
         let mut bad = options();
@@ -335,7 +336,7 @@ fn options_that_cannot_be_met_are_refused() {
 }
 
 #[test]
-fn a_trace_shows_every_lane() {
+fn a_trace_has_every_lane() {
     let (config, options) = (config(false), TrainerOptions { tracing: true, ..options() });
     let mut trainer = Trainer::open(&config, &options).unwrap();
     train(&mut trainer, &options, Manner::Plain);
@@ -370,10 +371,10 @@ fn a_trace_shows_every_lane() {
         common: vec![],
     };
     trainer.trace_beside(&machine, &mut json).unwrap();
-    let beside: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();
+    let both: Vec<serde_json::Value> = serde_json::from_slice(&json).unwrap();
     let count = |pid: u64| {
         let of = |e: &&serde_json::Value| e["pid"] == pid && e["ph"] == "X" && e["cat"] != "wait";
-        beside.iter().filter(of).count()
+        both.iter().filter(of).count()
     };
     assert_eq!((count(1), count(2)), (spans_of(1), spans_of(1)), "measured and simulated, task by task");
     let untraced = Trainer::open(&config, &self::options()).unwrap().trace(&mut Vec::new()).unwrap_err();
@@ -390,7 +391,7 @@ fn tensors_are_read_and_written_by_name() {
     trainer.write_tensor("model.norm.weight", &values).unwrap();
     let mut back = vec![0.0; 24];
     trainer.read_tensor("model.norm.weight", &mut back).unwrap();
-    assert_eq!(back, values, "all 32 bits are kept");
+    assert_eq!(back, values, "not all 32 bits were kept");
     assert_eq!(trainer.read_tensor("lm_head.weight", &mut back).unwrap_err().status(), Status::NotFound);
     assert_eq!(
         trainer.write_tensor("model.norm.weight", &[0.0]).unwrap_err().status(),

@@ -1,4 +1,4 @@
-//! Mode compact: the same bits wherever and however it runs, near to exact, in less memory.
+//! Mode compact: bit equality under all placements, closeness to mode exact, memory.
 
 use horizon::base::{DType, Result, Status};
 use horizon::device::cpu::CpuDevice;
@@ -14,7 +14,7 @@ fn compact() -> TrainerOptions {
 }
 
 #[test]
-fn compact_is_the_same_bit_for_bit_in_every_placement() {
+fn placement_changes_no_bit_of_compact() {
     let config = config(true);
     for clip in [0.5, 0.0] {
         let plain = TrainerOptions { clip, ..compact() };
@@ -48,9 +48,9 @@ fn compact_is_the_same_bit_for_bit_in_every_placement() {
     }
 }
 
-/// Moments are rounded after they were used, so the first step is that of exact mode.
+/// Moments are rounded after their use, so the first step equals that of mode exact.
 #[test]
-fn compact_parts_from_exact_at_the_second_step_and_not_far() {
+fn compact_differs_slightly_from_exact_from_the_second_step_on() {
     let config = config(false);
     let run = |mode: Mode, steps: usize| {
         let options = TrainerOptions { mode, ..options() };
@@ -65,8 +65,9 @@ fn compact_parts_from_exact_at_the_second_step_and_not_far() {
     assert!(run(Mode::Exact, 1) == run(Mode::Compact, 1));
     let (exact, compact) = (run(Mode::Exact, 8), run(Mode::Compact, 8));
     assert!(exact != compact);
-    // A moment is off by less than 2⁻⁷ of itself at each rounding and an update is about the learning rate long. Bound:
-    // a fifth of a learning rate in the root of the mean square, after 8 steps.
+    // A moment is off by less than 2⁻⁷ of itself at each rounding and an update is about the
+    // learning rate long. Bound: a fifth of a learning rate in the root of the mean square, after 8
+    // steps.
     let squares = exact.iter().zip(&compact).map(|(a, b)| {
         let difference = f64::from(f32::from_bits(*a)) - f64::from(f32::from_bits(*b));
         difference * difference
@@ -88,12 +89,12 @@ fn compact_trains_as_exact_does() {
     };
     let (exact, compact) = (run(Mode::Exact), run(Mode::Compact));
     assert!(compact[59] < 0.8 * compact[0], "from {} to {}", compact[0], compact[59]);
-    let apart = (compact[59] - exact[59]).abs();
-    assert!(apart < 0.05 * exact[59], "{} for {}", compact[59], exact[59]);
+    let difference = (compact[59] - exact[59]).abs();
+    assert!(difference < 0.05 * exact[59], "{} for {}", compact[59], exact[59]);
 }
 
 #[test]
-fn compact_takes_ten_bytes_a_parameter_or_eight() {
+fn compact_takes_ten_or_eight_bytes_per_parameter() {
     let config = config(false);
     let of_parameters = |options: &TrainerOptions| {
         let plan = Trainer::plan_for(&config, options).unwrap();
@@ -118,9 +119,10 @@ fn compact_takes_ten_bytes_a_parameter_or_eight() {
     assert_eq!(read(&waits).unwrap_err().status(), Status::Unsupported);
 }
 
-struct Look;
+/// A sink that checks the dtype and length of moments.
+struct CheckMoments;
 
-impl Sink for Look {
+impl Sink for CheckMoments {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
         assert_eq!(state.optimizer, Optimizer::AdamW { moments: DType::Bf16 });
         assert_eq!(state.state.map(<[u8]>::len), [2 * state.layout.elements; 2]);
@@ -133,8 +135,8 @@ impl Sink for Look {
 }
 
 #[test]
-fn compact_saves_moments_as_it_keeps_them() {
+fn compact_saves_bf16_moments() {
     let mut trainer = Trainer::open(&config(true), &compact()).unwrap();
-    trainer.save(Box::new(Look)).unwrap();
+    trainer.save(Box::new(CheckMoments)).unwrap();
     trainer.save_wait().unwrap();
 }

@@ -1,5 +1,5 @@
-//! Gradient norms: the sum of blocks and tensors that the engine's documentation names, bit for bit, however a gradient
-//! leaves the device.
+//! Gradient norms: bit for bit the sum over blocks and tensors that the engine's documentation
+//! defines, under every placement.
 
 use horizon::base::{DType, Dims};
 use horizon::engine::{Trainer, TrainerOptions};
@@ -12,7 +12,7 @@ const BLOCK: usize = 65_536;
 /// Lanes of a sum of squares on the CPU device.
 const LANES: usize = 32;
 
-/// Sum of squares of a block: element i is added to lane i mod 32, the lanes in order.
+/// Sum of squares of a block: element i is added to lane i mod 32, then lanes are added in order.
 fn block_sum(block: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];
     for (i, &value) in block.iter().enumerate() {
@@ -35,16 +35,16 @@ fn norm_of_gradients(trainer: &mut Trainer) -> f64 {
     total.sqrt()
 }
 
-/// Models whose embedding, and head where it is untied, leave in one part, and in several: longer than a layer of less than
-/// a block, and than a layer of more than a block.
+/// Models whose gradients of embedding and untied head have one chunk, and several: with layers of
+/// less and of more than one block.
 fn configs() -> Vec<ModelConfig> {
     let dims = Dims { c: 24, h: 4, g: 2, d: 6, f: 40, v: 67, l: 3 };
     let all = [
         dims,
         Dims { v: 6007, ..dims },
-        // A layer has 92 608 elements, a part of the embedding 65 536.
+        // A layer has 92 608 elements, a chunk of the embedding 65 536.
         Dims { c: 64, h: 4, g: 2, d: 16, f: 419, v: 3001, l: 3 },
-        // A layer has 183 168 elements, a part of the embedding 131 072.
+        // A layer has 183 168 elements, a chunk of the embedding 131 072.
         Dims { c: 64, h: 4, g: 2, d: 16, f: 890, v: 5003, l: 3 },
     ];
     let tied =
@@ -63,14 +63,14 @@ fn step(config: &ModelConfig, options: &TrainerOptions) -> (f64, Trainer) {
 
 #[test]
 fn a_norm_is_the_sum_of_blocks_and_tensors_in_every_placement() {
-    let mut most_parts = 0;
+    let mut most_chunks = 0;
     for config in configs() {
         let plain = TrainerOptions { grad_dtype: DType::F32, clip: 0.0, ..crate::options() };
         let (norm, mut trainer) = step(&config, &plain);
         let want = norm_of_gradients(&mut trainer);
         let layout = trainer.layout();
         let chunks = [layout.embedding(), layout.head()].map(|unit| layout.chunks(unit));
-        most_parts = most_parts.max(chunks.into_iter().sum());
+        most_chunks = most_chunks.max(chunks.into_iter().sum());
         let model = format!("{:?}, tied {}, chunks {chunks:?}", config.dims, config.tied);
         assert_eq!(norm.to_bits(), want.to_bits(), "{model}: {norm}, gradients have {want}");
         let vary = |what: &str, change: &dyn Fn(&mut TrainerOptions)| {
@@ -99,5 +99,5 @@ fn a_norm_is_the_sum_of_blocks_and_tensors_in_every_placement() {
             (o.mode, o.grad_wait) = (Mode::Compact, GradWait::Device)
         });
     }
-    assert!(most_parts > 4, "embedding and head leave in several chunks");
+    assert!(most_chunks > 4, "no model has several chunks of embedding and head");
 }

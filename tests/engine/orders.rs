@@ -1,5 +1,5 @@
-//! Steps, evaluations, looks, reads, writes and saves in any order: nothing stands between them but what the
-//! schedule knows, and every answer is the one that a barrier after each of them gives.
+//! Steps, evaluations, reads, writes and saves in any order: the waits that the schedule infers
+//! between them give the results of a barrier after each call.
 
 use horizon::device::cpu::CpuDevice;
 use horizon::engine::{Batch, Trainer, TrainerOptions};
@@ -11,20 +11,20 @@ use crate::placements::{any_config, any_placed, any_plain};
 use crate::saves;
 use support::runs::{Data, fill};
 
-/// What a caller may ask, between any two other things.
+/// A call of the trainer, with a number of micro-batches or the index of a tensor.
 #[derive(Clone, Debug)]
 enum Act {
     Step(usize),
     StepWithLoss(usize),
-    /// Accumulated one by one, with reads in between.
-    Apart(usize),
+    /// Micro-batches accumulated one by one, with reads in between.
+    Accumulate(usize),
     Evaluate(usize),
     Logprobs(usize),
     Logits,
     Read(usize),
     Write(usize),
     Gradient(usize),
-    /// Ends the save before it, if there is one.
+    /// Waits for the save before it, if there is one.
     Save,
 }
 
@@ -32,7 +32,7 @@ fn any_act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (1..=4usize).prop_map(Act::Step),
         1 => (1..=4usize).prop_map(Act::StepWithLoss),
-        1 => (1..=4usize).prop_map(Act::Apart),
+        1 => (1..=4usize).prop_map(Act::Accumulate),
         1 => (1..=4usize).prop_map(Act::Evaluate),
         1 => (1..=4usize).prop_map(Act::Logprobs),
         1 => Just(Act::Logits),
@@ -43,10 +43,10 @@ fn any_act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// The answers, as bits, and all that was saved.
+/// The results of all calls, as bits, and the states of all saves.
 type Answers = (Vec<Vec<u64>>, Vec<Vec<Vec<u8>>>);
 
-/// Does it all; with a barrier after everything if `serial`.
+/// Makes all calls; if `serial`, with a barrier after each.
 fn answers(trainer: &mut Trainer, options: &TrainerOptions, acts: &[Act], serial: bool) -> Answers {
     fill(trainer);
     let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
@@ -80,7 +80,7 @@ fn answers(trainer: &mut Trainer, options: &TrainerOptions, acts: &[Act], serial
                 };
                 reported(trainer.step_with_loss(&batches(count), 1e-2, &mut { loss }).unwrap())
             }
-            Act::Apart(count) => {
+            Act::Accumulate(count) => {
                 let mut answer = Vec::new();
                 for (micro, batch) in batches(count).iter().enumerate() {
                     trainer.accumulate(batch).unwrap();
@@ -161,7 +161,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_order_gives_what_barriers_give(case in any_case()) {
+    fn any_order_of_calls_gives_the_results_of_barriers(case in any_case()) {
         let Case { config, options, acts, seed } = case;
         let mut calm = Trainer::open_on(CpuDevice::new(None), &config, &options).unwrap();
         let want = answers(&mut calm, &options, &acts, true);

@@ -1,4 +1,4 @@
-//! What the plan reserves on the device is what is used, category by category, to the line.
+//! Device memory: every region of the plan is used completely, to the cache line.
 
 use horizon::base::DType;
 use horizon::device::cpu::{CpuDevice, LINE};
@@ -11,7 +11,7 @@ use proptest::test_runner::RngSeed;
 use crate::placements::{any_config, any_placed, any_plain};
 use support::runs::{Data, fill};
 
-/// By category: bytes of the plan, and bytes that were written when everything has been done that a trainer can do.
+/// By region: bytes of the plan, and bytes written by all kinds of calls of a trainer.
 fn used(config: &ModelConfig, options: &TrainerOptions) -> Vec<(&'static str, usize, usize)> {
     let mut device = CpuDevice::painted(None);
     let mut trainer = Trainer::open_on(device.clone(), config, options).unwrap();
@@ -55,13 +55,14 @@ proptest! {
     })]
 
     #[test]
-    fn every_category_is_used_as_the_plan_says(case in any_case()) {
+    fn every_region_is_used_completely(case in any_case()) {
         let Case { config, options } = case;
-        // Slabs are taken in turn: more of them than parts of a gradient serve nobody.
+        // Slabs are used in turn: slabs beyond the number of chunks stay unused.
         let plan = Trainer::plan_for(&config, &options).unwrap();
         let chunks: usize = plan.geometry.units().map(|unit| plan.geometry.chunks(unit)).sum();
         prop_assume!(options.slabs <= config.dims.l && options.slabs <= chunks);
-        // Scratch is what a layer needs that keeps nothing, so that keeping less never takes more.
+        // Scratch has the size for a layer with full recomputation, even if no layer has it, so
+        // that keeping less never takes more.
         let layers = (0..plan.geometry.layers).map(|layer| plan.policy.placement.layer(layer));
         let keeps_nothing = layers.map(|layer| layer.recompute).any(|recompute| recompute == Recompute::Full);
         for (name, planned, written) in used(&config, &options) {
@@ -90,17 +91,22 @@ fn memory_that_a_placement_does_not_need_is_not_reserved() {
     let resident =
         plan(&|o| o.layers = vec![horizon::schedule::LayerPlacement { resident: true, ..layer }; 5]);
     let all_slots = plan(&|o| o.weight_slots = 5);
-    assert_eq!(bytes(&resident, "weight slots"), bytes(&all_slots, "weight slots"), "nobody streams");
+    assert_eq!(bytes(&resident, "weight slots"), bytes(&all_slots, "weight slots"), "no layer is streamed");
     let own = horizon::schedule::LayerPlacement { accumulator: Accumulator::OnDevice, ..layer };
-    assert_eq!(bytes(&plan(&|o| o.layers = vec![own; 5]), "layer gradient (f32)"), 0, "nobody shares");
-    let one_passes = plan(&|o| (o.sweeps, o.layers) = (2, vec![own; 4]));
-    let all_pass = plan(&|o| o.sweeps = 2);
-    let rooms = "accumulator spill buffers (f32)";
-    assert_eq!(2 * bytes(&one_passes, rooms), bytes(&all_pass, rooms), "one buffer is enough for one");
+    let shared = bytes(&plan(&|o| o.layers = vec![own; 5]), "layer gradient (f32)");
+    assert_eq!(shared, 0, "no layer shares an accumulator");
+    let one_spilled = plan(&|o| (o.sweeps, o.layers) = (2, vec![own; 4]));
+    let all_spilled = plan(&|o| o.sweeps = 2);
+    let spill_buffers = "accumulator spill buffers (f32)";
+    assert_eq!(
+        2 * bytes(&one_spilled, spill_buffers),
+        bytes(&all_spilled, spill_buffers),
+        "one spilled accumulator needs one buffer"
+    );
     let waiting =
         plan(&|o| (o.grad_wait, o.mode, o.grad_dtype) = (GradWait::Device, Mode::Streamed, DType::F32));
     let gradients: usize = trainer_elements(&config) * 4;
-    assert_eq!(bytes(&waiting, "gradient slabs"), gradients, "every gradient waits in its own size");
+    assert_eq!(bytes(&waiting, "gradient slabs"), gradients, "a waiting gradient takes its own size");
 }
 
 /// Elements of all units, padding included.

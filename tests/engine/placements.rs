@@ -1,4 +1,4 @@
-//! Any placement of any model gives the bits of the plain one.
+//! Any placement of any model gives the bits of the default placement.
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::device::cpu::CpuDevice;
@@ -10,7 +10,7 @@ use proptest::test_runner::RngSeed;
 
 use support::runs::{Manner, outcome, train};
 
-/// A model, the plain way to train it, and others.
+/// A model, plain options to train it, and other ways that must give the same bits.
 #[derive(Clone, Debug)]
 struct Case {
     config: ModelConfig,
@@ -18,16 +18,16 @@ struct Case {
     others: Vec<Other>,
 }
 
-/// Another way, which must give the same bits.
+/// Another placement, manner and device.
 #[derive(Clone, Debug)]
 struct Other {
     placed: TrainerOptions,
     manner: Manner,
-    /// Of adversarial lanes.
+    /// The seed of adversarial lanes.
     seed: Option<u64>,
 }
 
-/// Small models: what is to be found here depends on what there is, not on how much of it.
+/// Small models: errors depend on the features of a model, not on its size.
 pub fn any_config() -> impl Strategy<Value = ModelConfig> {
     let heads = prop_oneof![Just((1, 1)), Just((2, 1)), Just((4, 2)), Just((3, 3))];
     let dims = (heads, 1..=3usize, 5..=20usize, 3..=24usize, 11..=50usize, 1..=6usize);
@@ -42,7 +42,8 @@ pub fn any_config() -> impl Strategy<Value = ModelConfig> {
     })
 }
 
-/// What families add, in any combination; a window for some of at most six layers.
+/// Features of model families in any combination: biases, QK norm, a window for some of at most six
+/// layers.
 fn any_features() -> impl Strategy<Value = (Biases, bool, Option<(usize, Vec<bool>)>)> {
     let biases = any::<[bool; 3]>().prop_map(|[qkv, o, mlp]| Biases { qkv, o, mlp });
     let window = (1..=9usize, proptest::collection::vec(any::<bool>(), 6));
@@ -79,7 +80,7 @@ fn any_layer() -> impl Strategy<Value = LayerPlacement> {
     )
 }
 
-/// When AdamW runs and where gradients wait meanwhile; the last two cannot clip.
+/// Combinations of mode, waiting place and time of AdamW; the last two cannot clip.
 fn any_update() -> impl Strategy<Value = (Mode, GradWait, Option<AdamWhen>)> {
     prop_oneof![
         Just((Mode::Exact, GradWait::Host, None)),
@@ -109,7 +110,7 @@ pub fn any_placed(
     })
 }
 
-/// Ways to compare with one plain run.
+/// Other ways per plain run.
 const OTHERS: usize = 5;
 
 fn any_case() -> impl Strategy<Value = Case> {
@@ -140,7 +141,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Hundreds of placements, most of them on adversarial lanes; ten thousand in the long run.
+    /// 400 placements, most of them on adversarial lanes; 10 000 with `HZ_LONG`.
     #[test]
     fn any_placement_gives_the_bits_of_the_plain_one(case in any_case()) {
         let want = outcome(&case.config, &case.plain, Manner::Plain);

@@ -1,8 +1,10 @@
-//! Recorded runs: tiny models trained for a few steps, whose f32 master weights must have the recorded SHA-256.
+//! Recorded runs: tiny models trained for a few steps, whose f32 master weights must have the
+//! recorded SHA-256.
 //!
-//! A course is a model, its options and its data; the digest belongs to it. Each course is run under several placements and in
-//! several manners, which must not change a bit. Products on the CPU depend on the instruction set, so digests are recorded for
-//! each [`Trainer::arithmetic`]. `HZ_RECORD=1` records those of this machine in `recorded.json`, beside this file.
+//! A course is a model with options and data, and has one digest. Each course runs under several
+//! placements and in several manners, which must not change a bit. Matmuls on the CPU depend on the
+//! instruction set, so digests are recorded per [`Trainer::arithmetic`]. `HZ_RECORD=1` records
+//! those of this machine in `recorded.json` in this folder.
 
 use horizon::base::{DType, Dims, Result, Shape};
 use horizon::engine::{AdamOptions, Batch, TensorOptions, Trainer, TrainerOptions};
@@ -20,7 +22,7 @@ const STEPS: usize = 4;
 /// The step after which a run is saved, and resumed by another trainer.
 const STOP: usize = 2;
 
-/// SplitMix64 (Steele et al. 2014): the same numbers whatever the version of a library.
+/// SplitMix64 (Steele et al. 2014): random numbers that do not depend on the version of a library.
 struct Numbers(u64);
 
 impl Numbers {
@@ -32,12 +34,12 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
-    /// Below `end`.
+    /// An integer in 0 … `end` − 1.
     fn below(&mut self, end: usize) -> i32 {
         (self.next() % end as u64) as i32
     }
 
-    /// At least 0, below 1, with 24 bits.
+    /// A multiple of 2⁻²⁴ in [0, 1).
     fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u32 << 24) as f32
     }
@@ -62,21 +64,21 @@ impl Data {
     }
 }
 
-/// What decides every bit of a run.
+/// Everything that determines the bits of a run.
 #[derive(Clone)]
 struct Course {
     name: &'static str,
     config: ModelConfig,
     options: TrainerOptions,
-    /// Whether a fifth of the targets is ignored.
+    /// Ignore a fifth of the targets.
     masked: bool,
-    /// Whether targets have weights.
+    /// Give targets weights.
     weighted: bool,
-    /// Whether sequences hold several documents.
+    /// Pack several documents into a sequence.
     packed: bool,
-    /// What is particular to tensors.
+    /// Options of single tensors.
     tensors: Vec<(&'static str, TensorOptions)>,
-    /// Whether a loss of the caller's, a square of log-probabilities, stands for cross-entropy.
+    /// Replace cross-entropy by a custom loss, a square of log-probabilities.
     squares: bool,
 }
 
@@ -116,7 +118,7 @@ impl Course {
         Course { masked, weighted, packed, ..self.clone() }
     }
 
-    /// The micro-batches of a step; steps need not be equally long.
+    /// The micro-batches of a step; their number varies.
     fn batches(&self, step: usize) -> Vec<Data> {
         let (shape, micros) = (self.options.shape, self.options.micros_max);
         let batch = |micro| {
@@ -159,7 +161,7 @@ impl Course {
         trainer
     }
 
-    /// Weights around 0, those of norms around 1.
+    /// Sets weights around 0, those of norms around 1.
     fn fill(&self, trainer: &mut Trainer) {
         let mut numbers = Numbers(7);
         for (name, elements) in tensors(trainer) {
@@ -176,7 +178,7 @@ impl Course {
         for step in 0..STEPS {
             if manner == Manner::Resuming && step == STOP {
                 let saved = state(&mut trainer);
-                // Another placement goes on.
+                // Resumes under another placement.
                 trainer = self.open(&self.options);
                 restore(&mut trainer, STOP as u64, &saved);
             }
@@ -190,9 +192,9 @@ impl Course {
             }
             let report = if self.squares {
                 trainer.step_with_loss(&batches, lr, &mut squares)
-            } else if manner == Manner::Calling {
+            } else if manner == Manner::CustomLoss {
                 trainer.step_with_loss(&batches, lr, &mut cross_entropy(&data))
-            } else if manner == Manner::Apart {
+            } else if manner == Manner::Accumulating {
                 batches.iter().for_each(|batch| trainer.accumulate(batch).unwrap());
                 trainer.update(lr)
             } else {
@@ -200,7 +202,7 @@ impl Course {
             };
             let report = report.unwrap();
             assert_eq!(report.step, step as u64 + 1, "{}", self.name);
-            if manner == Manner::Apart {
+            if manner == Manner::Accumulating {
                 assert!(trainer.eval(&batches).unwrap().loss.is_finite());
             }
         }
@@ -208,22 +210,22 @@ impl Course {
     }
 }
 
-/// How a course is run.
+/// The calls by which a course is run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Manner {
-    /// By `step`.
+    /// `step`.
     Plain,
-    /// By `accumulate` and `update`, with evaluations between.
-    Apart,
-    /// With the next step's tokens announced.
+    /// `accumulate` and `update`, with evaluations between steps.
+    Accumulating,
+    /// `announce` before each `step`.
     Announcing,
     /// Saved in the middle, and resumed by another trainer.
     Resuming,
-    /// Cross-entropy by the caller's callback.
-    Calling,
+    /// Cross-entropy as a custom loss.
+    CustomLoss,
 }
 
-/// Σ (logprob + 2)² / n, without any function of a mathematical library.
+/// Σ (logprob + 2)² / n, without functions of a math library.
 fn squares(logprobs: &[f32], dlogprobs: &mut [f32]) -> Result<f64> {
     let scale = 1.0 / logprobs.len() as f32;
     let mut loss = 0.0;
@@ -343,15 +345,15 @@ fn courses() -> Vec<Course> {
         new("masked data").data(true, false, false),
         new("weighted data").data(false, true, false),
         new("packed data").data(false, false, true),
-        // Tensors of their own options.
+        // Options of single tensors.
         tuned("frozen tensors", &[(embedding, frozen), (up, frozen), (norm, frozen)]),
         tuned("frozen tied embedding", &[(embedding, frozen), (up, still)]).model(tied),
         tuned("tensors with learning rates and decay", &[(embedding, slower), (up, slower), (norm, still)]),
         tuned("compact, tensors with learning rates", &[(up, slower), (embedding, frozen)]).with(compact),
-        // A loss of the caller's.
+        // Custom losses.
         Course { squares: true, ..new("loss of squares") },
         Course { squares: true, ..new("loss of squares, compact, tied") }.with(compact).model(tied),
-        // Embedding and head in several parts, with norms of several blocks.
+        // Gradients of embedding and head in several chunks, with norms of several blocks.
         new("several chunks").model(|c| c.dims.v = 6007).with(micros(2)),
         new("several chunks, tied").model(|c| c.dims.v = 6007).model(tied).with(micros(2)),
         new("several chunks, compact, no clipping")
@@ -362,7 +364,7 @@ fn courses() -> Vec<Course> {
     ]
 }
 
-/// Placements that must not change a bit of a course, by name, and the manner in which each is run.
+/// Placements that must not change a bit of a course, each with a name and a manner.
 fn placements(course: &Course) -> Vec<(&'static str, TrainerOptions, Manner)> {
     let layer = LayerPlacement::default();
     let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
@@ -395,18 +397,22 @@ fn placements(course: &Course) -> Vec<(&'static str, TrainerOptions, Manner)> {
             place(&|o| (o.layers, o.slabs) = (vec![spilled; 4], 3)),
             Manner::Resuming,
         ),
-        ("resident layers", place(&|o| o.layers = vec![resident, layer, resident, layer]), Manner::Apart),
+        (
+            "resident layers",
+            place(&|o| o.layers = vec![resident, layer, resident, layer]),
+            Manner::Accumulating,
+        ),
         ("gradients wait on the device", place(&|o| o.grad_wait = GradWait::Device), Manner::Plain),
     ];
     let swept = place(&|o| (o.sweeps, o.layers) = (2, vec![own, spilled, resident, none]));
     let most = place(&|o| (o.sweeps, o.threads) = (o.micros_max, Some(1)));
     if course.squares {
         all.push(("1 thread", place(&|o| o.threads = Some(1)), Manner::Plain));
-        return all.into_iter().filter(|(.., manner)| *manner != Manner::Apart).collect();
+        return all.into_iter().filter(|(.., manner)| *manner != Manner::Accumulating).collect();
     }
     all.push(("2 sweeps, all placements", swept, Manner::Resuming));
     all.push(("as many sweeps as micro-batches, 1 thread", most, Manner::Announcing));
-    all.push(("called back", place(&|o| o.layers = vec![none, spilled]), Manner::Calling));
+    all.push(("custom loss", place(&|o| o.layers = vec![none, spilled]), Manner::CustomLoss));
     if course.options.mode == Mode::Exact {
         let waits = |o: &mut TrainerOptions| (o.mode, o.grad_wait) = (Mode::Streamed, GradWait::Device);
         all.push(("streamed, gradients wait on the device", place(&waits), Manner::Resuming));
@@ -417,23 +423,23 @@ fn placements(course: &Course) -> Vec<(&'static str, TrainerOptions, Manner)> {
         if course.options.mode == Mode::Exact {
             let streamed =
                 |o: &mut TrainerOptions| (o.mode, o.layers) = (Mode::Streamed, vec![spilled, selective]);
-            all.push(("streamed", place(&streamed), Manner::Apart));
+            all.push(("streamed", place(&streamed), Manner::Accumulating));
         }
     }
     all
 }
 
-/// By arithmetic, then by course.
+/// Digests by arithmetic, then by course.
 const RECORDED: &str = include_str!("recorded.json");
 
 #[test]
-fn recorded_runs_have_their_digests_in_every_placement() {
+fn courses_have_the_recorded_digests_in_every_placement() {
     let courses = courses();
     assert!(courses.len() >= 40);
     let mut found = Map::new();
     for course in &courses {
         let digest = course.run(&course.options, Manner::Plain);
-        // Layers as two units each, too.
+        // Layers split into two units.
         let mut split = course.clone();
         split.config.split_layers = true;
         assert_eq!(split.run(&course.options, Manner::Plain), digest, "{}, split", course.name);
@@ -443,7 +449,7 @@ fn recorded_runs_have_their_digests_in_every_placement() {
         }
         let same = found.iter().find(|(_, other)| **other == json!(digest)).map(|(name, _)| name.clone());
         assert_eq!(same, None, "{} has the digest of another course", course.name);
-        assert_eq!(found.insert(course.name.into(), json!(digest)), None, "{} stands twice", course.name);
+        assert_eq!(found.insert(course.name.into(), json!(digest)), None, "two courses: {}", course.name);
     }
     let arithmetic = courses[0].open(&courses[0].options).arithmetic();
     let mut recorded: Map<String, Value> = serde_json::from_str(RECORDED).unwrap();
@@ -454,7 +460,7 @@ fn recorded_runs_have_their_digests_in_every_placement() {
         return;
     }
     let Some(recorded) = recorded.get(&arithmetic).and_then(Value::as_object) else {
-        // Directly, since cargo shows nothing that a passing test prints.
+        // Written to stderr directly, since cargo hides the output of passing tests.
         let note = format!(
             "\nno digests are recorded for \"{arithmetic}\": placements agree; HZ_RECORD=1 records them\n"
         );
@@ -465,10 +471,10 @@ fn recorded_runs_have_their_digests_in_every_placement() {
     assert_eq!(
         names(&found),
         names(recorded),
-        "the courses are not those recorded; HZ_RECORD=1 records them"
+        "courses and recorded digests differ in names; HZ_RECORD=1 records them"
     );
     let differ: Vec<_> = found.iter().filter(|(name, digest)| recorded[*name] != **digest).collect();
-    assert!(differ.is_empty(), "other bits than recorded under {arithmetic}: {differ:#?}");
+    assert!(differ.is_empty(), "digests under {arithmetic} differ from the recorded ones: {differ:#?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Stopping anywhere and going on under any placement, bit for bit; and what a restore refuses.
+//! Stopping after any step and resuming under any placement, bit for bit; errors of a restore.
 
 use horizon::base::{DType, Error, Status};
 use horizon::device::cpu::CpuDevice;
@@ -13,12 +13,12 @@ const STEPS: usize = 12;
 
 fn step(trainer: &mut Trainer, options: &TrainerOptions, number: usize) {
     let data = data(options, number, 67);
-    // Steps need not be equally long.
+    // Steps differ in their number of micro-batches.
     let batches: Vec<_> = data.iter().take(1 + number % options.micros_max).map(Data::batch).collect();
     trainer.step(&batches, 1e-2 / (1 + number) as f64).unwrap();
 }
 
-/// Puts what was saved back.
+/// Restores a saved state.
 pub fn restore(trainer: &mut Trainer, steps: u64, saved: &Saved) {
     trainer
         .restore(steps, 7, &|to| {
@@ -62,7 +62,7 @@ fn placements(plain: &TrainerOptions) -> Vec<(TrainerOptions, Option<u64>)> {
 }
 
 #[test]
-fn a_run_goes_on_bit_for_bit_from_any_step_under_any_placement() {
+fn a_run_resumes_bit_for_bit_from_any_step_under_any_placement() {
     for (mode, tied) in
         [(Mode::Exact, false), (Mode::Exact, true), (Mode::Streamed, false), (Mode::Compact, true)]
     {
@@ -82,12 +82,12 @@ fn a_run_goes_on_bit_for_bit_from_any_step_under_any_placement() {
             }
             let device = seed.map_or_else(|| CpuDevice::new(None), |seed| CpuDevice::adversarial(None, seed));
             let mut trainer = Trainer::open_on(device, &config(tied), &options).unwrap();
-            // What was there before does not matter.
+            // The state before the restore must not matter.
             fill(&mut trainer);
             step(&mut trainer, &options, 3);
             restore(&mut trainer, stop as u64, &saved[stop]);
             assert_eq!((trainer.stats().steps, trainer.stats().tokens), (stop as u64, 7));
-            // The next step, and the last: between them every step is somebody's next.
+            // Compares the next step and the last; the stops cover every step as the next one.
             step(&mut trainer, &options, stop);
             assert!(state(&mut trainer) == saved[stop + 1], "{mode:?}, tied {tied}, step {stop}");
             (stop + 1..STEPS).for_each(|number| step(&mut trainer, &options, number));
@@ -97,11 +97,11 @@ fn a_run_goes_on_bit_for_bit_from_any_step_under_any_placement() {
 }
 
 #[test]
-fn a_restore_waits_for_what_is_under_way() {
+fn a_restore_waits_for_adamw_and_saves() {
     let mut trainer = Trainer::open(&config(false), &options()).unwrap();
     fill(&mut trainer);
     let before = state(&mut trainer);
-    // AdamW of this step and a save of it still run as the restore begins.
+    // AdamW of this step and a save of its state still run when the restore begins.
     step(&mut trainer, &options(), 0);
     let saved = crate::saves::begin(&mut trainer);
     restore(&mut trainer, 0, &before);
@@ -113,7 +113,7 @@ fn a_restore_waits_for_what_is_under_way() {
 }
 
 #[test]
-fn a_restore_that_fails_is_the_end_of_the_trainer() {
+fn a_failed_restore_poisons_the_trainer() {
     let mut trainer = Trainer::open(&config(false), &options()).unwrap();
     let batch = data(&options(), 0, 67);
     trainer.accumulate(&batch[0].batch()).unwrap();
@@ -127,7 +127,7 @@ fn a_restore_that_fails_is_the_end_of_the_trainer() {
         _ => Ok(()),
     };
     let error = trainer.restore(1, 1, &failing).unwrap_err();
-    assert_eq!(error.message(), "no unit 2", "the earliest is told");
+    assert_eq!(error.message(), "no unit 2", "not the error of the earliest span");
     assert_eq!(trainer.step(&[batch[0].batch()], 1e-3).unwrap_err(), error);
 }
 

@@ -1,4 +1,4 @@
-//! Saving under training: what is saved, what waits for it, and what an error of the sink does.
+//! Saves during training: the saved state, waits, and errors of the sink.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,27 +15,28 @@ use support::runs::{Data, data, fill, weights};
 /// Bytes of every unit: weights, residual, moments.
 pub type Saved = Vec<(UnitIndex, Vec<u8>)>;
 
+/// The calls of a sink.
 #[derive(Default)]
-struct Shelf {
+struct Log {
     units: Saved,
     finished: bool,
     dropped: bool,
 }
 
-/// Keeps what it gets, in the manner of the test.
-pub struct Keep {
-    shelf: Arc<Mutex<Shelf>>,
-    /// The unit that fails, if one is to; one past the head fails at the end.
+/// A sink that records its calls; a test can make it fail or wait.
+pub struct Recorder {
+    log: Arc<Mutex<Log>>,
+    /// The unit at which it fails, if any; one past the head fails in `finish`.
     fails_at: Option<UnitIndex>,
-    /// Heard before each unit.
-    may_go_on: Option<Receiver<()>>,
+    /// One message must arrive before each unit.
+    permits: Option<Receiver<()>>,
 }
 
-impl Sink for Keep {
+impl Sink for Recorder {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
-        if let Some(may_go_on) = &self.may_go_on {
-            let heard = may_go_on.recv_timeout(Duration::from_secs(60));
-            heard.map_err(|_| Error::new(Status::Io, "nobody lets the save go on"))?;
+        if let Some(permits) = &self.permits {
+            let permit = permits.recv_timeout(Duration::from_secs(60));
+            permit.map_err(|_| Error::new(Status::Io, "the test sent no permit to continue the save"))?;
         }
         if self.fails_at == Some(state.unit) {
             return Err(Error::new(Status::DiskFull, "no space is left for it"));
@@ -47,14 +48,14 @@ impl Sink for Keep {
             assert_eq!(span.len(), state.layout.elements * size);
             bytes.extend(span);
         }
-        self.shelf.lock().units.push((state.unit, bytes));
+        self.log.lock().units.push((state.unit, bytes));
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        let mut shelf = self.shelf.lock();
-        shelf.finished = true;
-        let past_the_head = UnitIndex::from(shelf.units.len());
+        let mut log = self.log.lock();
+        log.finished = true;
+        let past_the_head = UnitIndex::from(log.units.len());
         if self.fails_at == Some(past_the_head) {
             return Err(Error::new(Status::Io, "it cannot be renamed"));
         }
@@ -62,33 +63,33 @@ impl Sink for Keep {
     }
 }
 
-impl Drop for Keep {
+impl Drop for Recorder {
     fn drop(&mut self) {
-        self.shelf.lock().dropped = true;
+        self.log.lock().dropped = true;
     }
 }
 
-fn sink(fails_at: Option<UnitIndex>, may_go_on: Option<Receiver<()>>) -> (Arc<Mutex<Shelf>>, Box<dyn Sink>) {
-    let shelf = Arc::new(Mutex::new(Shelf::default()));
-    (shelf.clone(), Box::new(Keep { shelf, fails_at, may_go_on }))
+fn sink(fails_at: Option<UnitIndex>, permits: Option<Receiver<()>>) -> (Arc<Mutex<Log>>, Box<dyn Sink>) {
+    let log = Arc::new(Mutex::new(Log::default()));
+    (log.clone(), Box::new(Recorder { log, fails_at, permits }))
 }
 
-/// All that a resumed run would need, once every lane is idle.
+/// The state that a resumed run needs, saved while all lanes are idle.
 pub fn state(trainer: &mut Trainer) -> Saved {
-    let (shelf, sink) = sink(None, None);
+    let (log, sink) = sink(None, None);
     trainer.sync().unwrap();
     trainer.save(sink).unwrap();
     trainer.save_wait().unwrap();
-    let shelf = shelf.lock();
-    assert!(shelf.finished && shelf.dropped);
-    shelf.units.clone()
+    let log = log.lock();
+    assert!(log.finished && log.dropped);
+    log.units.clone()
 }
 
-/// Begins a save whose bytes come once it has ended.
+/// Begins a save. The returned function gives its state, after it has ended.
 pub fn begin(trainer: &mut Trainer) -> impl Fn() -> Saved + use<> {
-    let (shelf, sink) = sink(None, None);
+    let (log, sink) = sink(None, None);
     trainer.save(sink).unwrap();
-    move || shelf.lock().units.clone()
+    move || log.lock().units.clone()
 }
 
 fn opened(seed: Option<u64>) -> Trainer {
@@ -104,7 +105,7 @@ fn step(trainer: &mut Trainer, number: usize) {
 }
 
 #[test]
-fn a_save_is_of_the_moment_it_was_asked_for() {
+fn a_save_has_the_state_at_its_call() {
     for seed in [None, Some(1), Some(2), Some(3)] {
         let mut serial = opened(seed);
         let mut want = Vec::new();
@@ -115,7 +116,7 @@ fn a_save_is_of_the_moment_it_was_asked_for() {
         let mut trainer = opened(seed);
         step(&mut trainer, 0);
         for (number, want) in want.iter().enumerate() {
-            // AdamW of the step before still runs, and the next step runs over the save.
+            // AdamW of the step before still runs, and the next step runs during the save.
             let saved = begin(&mut trainer);
             step(&mut trainer, number + 1);
             trainer.save_wait().unwrap();
@@ -129,26 +130,26 @@ fn a_step_does_not_wait_for_a_save() {
     let (mut trainer, mut alone) = (opened(None), opened(None));
     step(&mut trainer, 0);
     let units = trainer.layout().units.len();
-    let (go_on, may_go_on): (Sender<()>, _) = unbounded();
-    let (shelf, sink) = sink(None, Some(may_go_on));
+    let (permit, permits): (Sender<()>, _) = unbounded();
+    let (log, sink) = sink(None, Some(permits));
     trainer.save(sink).unwrap();
-    // Nothing has been saved when the step returns, and nothing of it has been updated.
+    // When the step returns, no unit has been saved, so none has been updated.
     step(&mut trainer, 1);
     assert!(trainer.save_outcome().is_none());
-    assert!(shelf.lock().units.is_empty());
-    // Two units are saved and may then be updated; reading one of them waits for that alone.
-    go_on.send(()).unwrap();
-    go_on.send(()).unwrap();
+    assert!(log.lock().units.is_empty());
+    // Two units are saved and may then be updated; reading one of them waits for these only.
+    permit.send(()).unwrap();
+    permit.send(()).unwrap();
     let name = "model.layers.0.mlp.down_proj.weight";
     let mut values = vec![0.0; 24 * 40];
     trainer.read_tensor(name, &mut values).unwrap();
-    assert_eq!(shelf.lock().units.len(), 2);
-    (2..units).for_each(|_| go_on.send(()).unwrap());
+    assert_eq!(log.lock().units.len(), 2);
+    (2..units).for_each(|_| permit.send(()).unwrap());
     trainer.save_wait().unwrap();
-    assert!(trainer.save_outcome().is_none(), "an outcome is given once");
+    assert!(trainer.save_outcome().is_none(), "the outcome was taken before");
 
     step(&mut alone, 0);
-    assert!(shelf.lock().units == state(&mut alone));
+    assert!(log.lock().units == state(&mut alone));
     step(&mut alone, 1);
     let mut want = vec![0.0; 24 * 40];
     alone.read_tensor(name, &mut want).unwrap();
@@ -157,14 +158,14 @@ fn a_step_does_not_wait_for_a_save() {
 }
 
 #[test]
-fn a_sink_that_fails_ends_the_save_and_nothing_else() {
+fn a_failed_sink_ends_the_save_only() {
     let mut alone = opened(None);
     (0..3).for_each(|number| step(&mut alone, number));
     let head = alone.layout().head();
     for fails_at in [UnitIndex(0), UnitIndex(3), head, UnitIndex(head.0 + 1)] {
         let mut trainer = opened(None);
         step(&mut trainer, 0);
-        let (shelf, failing) = sink(Some(fails_at), None);
+        let (log, failing) = sink(Some(fails_at), None);
         trainer.save(failing).unwrap();
         step(&mut trainer, 1);
         let error = trainer.save_wait().unwrap_err();
@@ -174,10 +175,10 @@ fn a_sink_that_fails_ends_the_save_and_nothing_else() {
         } else {
             assert_eq!(error.status(), Status::Io);
         }
-        let shelf = shelf.lock();
-        assert_eq!(shelf.units.len(), fails_at.at().min(head.at() + 1), "later units are passed over");
-        assert_eq!((shelf.finished, shelf.dropped), (fails_at > head, true));
-        // The next one is as good as if nothing had been.
+        let log = log.lock();
+        assert_eq!(log.units.len(), fails_at.at().min(head.at() + 1), "later units are not skipped");
+        assert_eq!((log.finished, log.dropped), (fails_at > head, true));
+        // The next save succeeds, with the state of an undisturbed run.
         step(&mut trainer, 2);
         assert!(state(&mut trainer) == state(&mut alone));
     }
@@ -188,13 +189,13 @@ fn one_save_at_a_time() {
     let mut trainer = opened(None);
     assert_eq!(trainer.save_wait().unwrap_err().status(), Status::InvalidState);
     assert!(trainer.save_outcome().is_none());
-    let (go_on, may_go_on) = unbounded();
-    let (_, first) = sink(None, Some(may_go_on));
+    let (permit, permits) = unbounded();
+    let (_, first) = sink(None, Some(permits));
     trainer.save(first).unwrap();
-    let (shelf, second) = sink(None, None);
+    let (log, second) = sink(None, None);
     assert_eq!(trainer.save(second).unwrap_err().status(), Status::InvalidState);
-    assert!(shelf.lock().dropped && shelf.lock().units.is_empty());
-    (0..trainer.layout().units.len()).for_each(|_| go_on.send(()).unwrap());
+    assert!(log.lock().dropped && log.lock().units.is_empty());
+    (0..trainer.layout().units.len()).for_each(|_| permit.send(()).unwrap());
     let outcome = loop {
         match trainer.save_outcome() {
             Some(outcome) => break outcome,
@@ -206,32 +207,31 @@ fn one_save_at_a_time() {
 }
 
 #[test]
-fn a_trainer_that_is_dropped_ends_its_save_first() {
+fn a_dropped_trainer_finishes_its_save_first() {
     let mut trainer = opened(None);
-    let (shelf, sink) = sink(None, None);
+    let (log, sink) = sink(None, None);
     trainer.save(sink).unwrap();
     drop(trainer);
-    assert!(shelf.lock().finished);
+    assert!(log.lock().finished);
 }
 
 #[test]
 fn write_tensor_waits_for_the_save_of_its_unit() {
     let mut trainer = opened(None);
     let want = state(&mut trainer);
-    let (go_on, may_go_on) = unbounded();
-    let (shelf, sink) = sink(None, Some(may_go_on));
+    let (permit, permits) = unbounded();
+    let (log, sink) = sink(None, Some(permits));
     trainer.save(sink).unwrap();
-    go_on.send(()).unwrap();
+    permit.send(()).unwrap();
     trainer.write_tensor("model.embed_tokens.weight", &vec![0.5; 67 * 24]).unwrap();
-    assert_eq!(shelf.lock().units.len(), 1);
-    (1..want.len()).for_each(|_| go_on.send(()).unwrap());
+    assert_eq!(log.lock().units.len(), 1);
+    (1..want.len()).for_each(|_| permit.send(()).unwrap());
     trainer.save_wait().unwrap();
-    assert!(shelf.lock().units == want);
+    assert!(log.lock().units == want);
 }
 
-/// The same over placements whose AdamW runs under backward and through the ring.
 #[test]
-fn saves_under_every_way_to_update() {
+fn a_save_has_the_state_at_its_call_in_every_mode() {
     use horizon::schedule::{AdamWhen, GradWait, Mode};
     for (mode, grad_wait, adam_when) in [
         (Mode::Exact, GradWait::Device, None),

@@ -1,4 +1,4 @@
-//! A learning rate, a decay or none at all for a tensor of its own.
+//! Options of single tensors: learning rate, weight decay, freezing.
 
 use horizon::base::Status;
 use horizon::device::cpu::CpuDevice;
@@ -34,7 +34,7 @@ fn names(trainer: &Trainer) -> Vec<String> {
 }
 
 #[test]
-fn a_frozen_tensor_stands_still_and_counts_in_no_norm() {
+fn a_frozen_tensor_is_unchanged_and_not_in_the_norm() {
     let plain = TrainerOptions { clip: 0.0, ..options() };
     let mut whole = open(&plain);
     step(&mut whole, 0, LR);
@@ -43,7 +43,8 @@ fn a_frozen_tensor_stands_still_and_counts_in_no_norm() {
         trainer.read_gradient(name, &mut gradient).unwrap();
         gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>()
     };
-    // The tied embedding has terms from both ends; layer 2's tensor shares its unit with others.
+    // The tied embedding has gradients from embedding and head; layer 2's tensor shares its unit
+    // with others.
     let frozen = ["model.embed_tokens.weight", TENSOR, "model.norm.weight"];
     for (mode, wait, adam_when) in [
         (Mode::Exact, GradWait::Host, None),
@@ -61,15 +62,15 @@ fn a_frozen_tensor_stands_still_and_counts_in_no_norm() {
         for name in names(&trainer) {
             if !frozen.contains(&name.as_str()) {
                 rest += square_of(&mut whole, &name);
-                assert!(read(&mut trainer, &name) == read(&mut whole, &name), "{name} trains as ever");
+                assert!(read(&mut trainer, &name) == read(&mut whole, &name), "{name} trains differently");
             } else {
-                assert!(read(&mut trainer, &name) == read(&mut open(&plain), &name), "{name} moved");
+                assert!(read(&mut trainer, &name) == read(&mut open(&plain), &name), "{name} changed");
                 if mode == Mode::Exact {
                     assert_eq!(square_of(&mut trainer, &name), 0.0);
                 }
             }
         }
-        // Stored gradients are bf16, the norm is of f32: 2⁻⁹ relative at most.
+        // Stored gradients are bf16, the norm is that of f32 gradients: at most 2⁻⁹ relative.
         assert!(
             (report.grad_norm / rest.sqrt() - 1.0).abs() < 2e-3,
             "{} for {}",
@@ -79,12 +80,12 @@ fn a_frozen_tensor_stands_still_and_counts_in_no_norm() {
         trainer.set_tensor_options(TENSOR, &TensorOptions::default()).unwrap();
         let before = read(&mut trainer, TENSOR);
         step(&mut trainer, 1, LR);
-        assert!(read(&mut trainer, TENSOR) != before, "thawed, it moves");
+        assert!(read(&mut trainer, TENSOR) != before, "it stays frozen");
     }
 }
 
 #[test]
-fn a_learning_rate_of_its_own_is_that_of_another_run() {
+fn a_learning_rate_factor_equals_another_learning_rate() {
     for mode in [Mode::Exact, Mode::Compact] {
         let plain = TrainerOptions { mode, ..options() };
         let (mut tuned, mut slow, mut fast) = (open(&plain), open(&plain), open(&plain));
@@ -102,7 +103,7 @@ fn a_learning_rate_of_its_own_is_that_of_another_run() {
 }
 
 #[test]
-fn a_decay_of_its_own_replaces_the_rule() {
+fn a_weight_decay_of_a_tensor_replaces_the_default() {
     let with = |weight_decay| TrainerOptions {
         adam: AdamOptions { weight_decay, ..AdamOptions::default() },
         ..options()
@@ -112,7 +113,7 @@ fn a_decay_of_its_own_replaces_the_rule() {
     for name in names(&tuned) {
         tuned.set_tensor_options(&name, &own(if name == TENSOR { 0.3 } else { 0.0 })).unwrap();
     }
-    // Norms do not decay unless they are asked to.
+    // By default norms do not decay.
     tuned.set_tensor_options("model.norm.weight", &own(0.5)).unwrap();
     for trainer in [&mut tuned, &mut strong, &mut none] {
         step(trainer, 0, LR);
@@ -123,7 +124,7 @@ fn a_decay_of_its_own_replaces_the_rule() {
             TENSOR => assert!(found == read(&mut strong, TENSOR)),
             "model.norm.weight" => {
                 for (decayed, plain) in found.iter().zip(read(&mut none, &name)) {
-                    // Weights of 0.85 to 1.15 lose lr · 0.5 of themselves.
+                    // Weights of 0.85 to 1.15 lose the fraction lr · 0.5.
                     assert!((plain - decayed - 0.5e-3).abs() < 0.1e-3, "{decayed} for {plain}");
                 }
             }
@@ -132,9 +133,9 @@ fn a_decay_of_its_own_replaces_the_rule() {
     }
 }
 
-/// What is set while AdamW of the last step still runs holds from the next step on, however late that AdamW is.
+/// Options set while AdamW of the last step still runs take effect with the next step.
 #[test]
-fn options_hold_from_the_next_step_on() {
+fn options_take_effect_with_the_next_step() {
     let frozen = TensorOptions { frozen: true, ..TensorOptions::default() };
     let run = |trainer: &mut Trainer, waits: bool| {
         fill(trainer);
@@ -157,7 +158,7 @@ fn options_hold_from_the_next_step_on() {
 }
 
 #[test]
-fn impossible_options_are_refused_by_name() {
+fn invalid_options_are_refused_by_name() {
     let mut trainer = open(&options());
     let mut set =
         |name: &str, options: TensorOptions| trainer.set_tensor_options(name, &options).unwrap_err();

@@ -1,5 +1,5 @@
-//! Equalities: any placement gives the bits of the plain one, delays change nothing, and the CPU device agrees within
-//! what bf16 activations allow.
+//! Equality: placements and delays change no bit, and gradients agree with the CPU device within
+//! bf16 precision.
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::engine::{Trainer, TrainerOptions};
@@ -11,7 +11,7 @@ use crate::rig::{self, Rig};
 use support::fake_cuda::Injection;
 use support::runs::{Data, Manner, data, fill, train};
 
-/// What the kernels take, and little of it.
+/// A small model that the kernels support.
 pub fn config(tied: bool) -> ModelConfig {
     ModelConfig {
         dims: Dims { c: 48, h: 2, g: 1, d: 64, f: 40, v: 67, l: 3 },
@@ -32,24 +32,24 @@ pub fn options() -> TrainerOptions {
     }
 }
 
-/// Placements that between them use every kind of operation, by name.
+/// Placements that together use every kind of operation, by name.
 fn placements(rig: &Rig) -> Vec<(&'static str, TrainerOptions)> {
     let layer = LayerPlacement::default();
-    let kept = LayerPlacement { recompute: Recompute::Selective, ..layer };
+    let selective = LayerPlacement { recompute: Recompute::Selective, ..layer };
     let spilled = LayerPlacement { boundary: Boundary::Spilled, recompute: Recompute::None, ..layer };
-    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
+    let resident = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..layer };
     let plain = options();
-    let mixed = vec![kept, spilled, stays];
+    let mixed = vec![selective, spilled, resident];
     let mut placements = vec![
         ("mixed, 2 sweeps", TrainerOptions { layers: mixed, sweeps: 2, ..plain.clone() }),
         ("on the device", TrainerOptions { grad_wait: GradWait::Device, slabs: 4, ..plain.clone() }),
     ];
-    // The emulator is slow; a GPU does them all.
+    // All on a GPU; the emulator is slow.
     if rig.is_gpu() {
         placements.extend([
-            ("selective", TrainerOptions { layers: vec![kept; 3], ..plain.clone() }),
+            ("selective", TrainerOptions { layers: vec![selective; 3], ..plain.clone() }),
             ("spilled", TrainerOptions { layers: vec![spilled; 3], weight_slots: 3, ..plain.clone() }),
-            ("resident", TrainerOptions { layers: vec![stays; 3], sweeps: 2, ..plain.clone() }),
+            ("resident", TrainerOptions { layers: vec![resident; 3], sweeps: 2, ..plain.clone() }),
             ("3 slabs, 1 thread", TrainerOptions { slabs: 3, threads: Some(1), ..plain.clone() }),
             ("CUDA's allocator", TrainerOptions { pinning: Pinning::Allocated, ..plain.clone() }),
             ("tracing", TrainerOptions { tracing: true, ..plain }),
@@ -61,7 +61,7 @@ fn placements(rig: &Rig) -> Vec<(&'static str, TrainerOptions)> {
 #[test]
 fn any_placement_gives_the_bits_of_the_plain_one() {
     let config = config(true);
-    // One plain run for all rigs: late work changes no bit, either.
+    // One plain run for all rigs: delayed work must not change a bit, either.
     let mut plain = None;
     for rig in rig::all() {
         let want =
@@ -89,7 +89,7 @@ fn adam_under_backward_gives_the_same_bits() {
 }
 
 #[test]
-fn streams_that_are_held_up_change_nothing() {
+fn delays_of_cuda_streams_change_no_bit() {
     if let Some(rig) = rig::gpu() {
         let config = config(false);
         for (name, placed) in placements(&rig) {
@@ -104,8 +104,7 @@ fn streams_that_are_held_up_change_nothing() {
     }
 }
 
-/// Gradients of a step: as far from the CPU device's as roundings to bf16 on the way take them. Measured on the
-/// emulated kernels the largest distance is about 2 % of the tensor's largest gradient.
+/// The gradients of a step, by tensor.
 fn gradients(trainer: &mut Trainer, options: &TrainerOptions) -> Vec<(String, Vec<f32>)> {
     fill(trainer);
     let data = data(options, 0, trainer.config().dims.v);
@@ -120,8 +119,9 @@ fn gradients(trainer: &mut Trainer, options: &TrainerOptions) -> Vec<(String, Ve
     tensors.into_iter().map(read).collect()
 }
 
+/// On the emulated kernels the largest difference is about 2 % of the tensor's largest gradient.
 #[test]
-fn gradients_are_the_cpu_devices_within_bf16() {
+fn gradients_agree_with_the_cpu_device_within_bf16() {
     const BOUND: f32 = 0.04;
     if let Some(rig) = rig::any() {
         for tied in [false, true] {

@@ -1,4 +1,5 @@
-//! The n-th call of each function of CUDA fails: an error that names it, a clean close, and the next trainer works.
+//! Fault injection: the n-th call of a CUDA function fails. The trainer returns an error that names
+//! it and closes cleanly, and the next trainer works.
 
 use horizon::base::{DType, Result, Status};
 use horizon::device::Device;
@@ -31,8 +32,8 @@ fn run(rig: &Rig, fault: Option<Fault>, options: &TrainerOptions) -> (Result<Vec
     (two_steps(opened, options), device)
 }
 
-/// Each function fails once: in its first call and in its last; where time does not matter, in about twenty more. Returns how
-/// many runs failed.
+/// Injects a fault into the first and the last call of each function; with `HZ_LONG` into every
+/// call, or about 20 of many. Returns the number of failed runs.
 fn each_fails(rig: &Rig, functions: [&[&'static str]; 2]) -> usize {
     let options = TrainerOptions { micros_max: 1, ..options() };
     let (want, device) = run(rig, None, &options);
@@ -63,7 +64,7 @@ fn each_fails(rig: &Rig, functions: [&[&'static str]; 2]) -> usize {
                     failures += 1;
                     assert_ne!(error.status(), Status::Internal, "{function}, call {call}: {error}");
                     assert!(error.message().contains("cannot "), "{function}, call {call}: {error}");
-                    // What failed then is nobody's failure now.
+                    // The fault leaves no error behind.
                     if rig.is_gpu() {
                         assert!(run(rig, None, &options).0.expect("the next trainer works") == want);
                     }
@@ -94,8 +95,8 @@ fn each_launch_and_product_may_fail() {
 #[test]
 fn no_kernel_is_loaded_in_a_step() {
     let Some(rig) = rig::any().filter(|rig| !rig.is_gpu()) else { return };
-    // A head and an embedding of two parts, whose gradients are squared before they are rounded; several sweeps; layers of two
-    // units.
+    // Gradients of head and embedding in several chunks, which are squared before they are rounded;
+    // several sweeps; layers of two units.
     for (vocabulary, sweeps, grad_dtype, split_layers) in [
         (67, 1, DType::Bf16, true),
         (67, 1, DType::Bf16, false),
@@ -130,7 +131,7 @@ fn no_kernel_is_loaded_in_a_step() {
 }
 
 #[test]
-fn more_memory_than_there_is_is_refused_and_a_limit_holds() {
+fn too_much_memory_is_refused_and_a_limit_holds() {
     if rig::gpu().is_some() {
         let open = |memory_limit| {
             let cuda = CudaOptions { memory_limit, ..CudaOptions::default() };
@@ -143,6 +144,6 @@ fn more_memory_than_there_is_is_refused_and_a_limit_holds() {
         let before = calls_of(0, "cudaMalloc");
         let error = device.reserve((1 << 20) + 1).unwrap_err();
         assert!(error.message().contains("--device-mem"), "{error}");
-        assert_eq!(calls_of(0, "cudaMalloc"), before, "nothing was asked for");
+        assert_eq!(calls_of(0, "cudaMalloc"), before, "the limit was checked too late");
     }
 }

@@ -1,5 +1,6 @@
-//! PyTorch's golden models whose heads the kernels take: as near to its f32 run as three times the distance that its own
-//! bf16 run has. Where `HZ_GOLDEN_OUT` names a folder, what the first step came to, on a GPU where there is one, is left there for `pytorch.py`.
+//! PyTorch's golden models, those with supported head sizes: at most three times as far from
+//! PyTorch's f32 run as PyTorch's own bf16 run. If `HZ_GOLDEN_OUT` names a folder, loss and
+//! gradients of the first step are written there for `pytorch.py`.
 
 use std::path::Path;
 
@@ -10,15 +11,16 @@ use crate::rig;
 use support::golden::Case;
 
 const CASES: [&str; 4] = ["heads_64", "heads_96", "heads_128", "heads_256"];
-/// Of that distance.
+/// The bound as a multiple of that distance.
 const TIMES: f64 = 3.0;
-/// Of the largest value: half a step of bf16, for where PyTorch's run was lucky.
+/// Added to the bound, relative to the largest value: half a bf16 step, in case PyTorch's error is
+/// small by chance.
 const STEP: f64 = 1.0 / 256.0;
-/// Of a loss, in which the roundings of many rows mostly cancel.
+/// The same for a loss, in which the rounding errors of many rows mostly cancel.
 const LOSS_STEP: f64 = STEP / 8.0;
 
-/// Loss and gradients of the first step, for others to compare.
-fn leave(name: &str, loss: f64, gradients: &[(String, Vec<f32>)]) {
+/// Writes loss and gradients of the first step for `pytorch.py`.
+fn write(name: &str, loss: f64, gradients: &[(String, Vec<f32>)]) {
     let Some(folder) = std::env::var_os("HZ_GOLDEN_OUT") else { return };
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let mut tensors = vec![("loss".to_owned(), Dtype::F64, vec![1], loss.to_le_bytes().to_vec())];
@@ -46,7 +48,7 @@ fn golden_models_are_as_near_to_pytorch_as_its_own_bf16() {
             let off =
                 want.iter().zip(&naive).fold(0.0f64, |max, (want, naive)| max.max((want - naive).abs()));
             let mut worst = (0.0f64, 0.0f64);
-            // The emulator is slow; a GPU does them all.
+            // All on a GPU; the emulator is slow.
             let steps = if rig.is_gpu() || std::env::var_os("HZ_LONG").is_some() { case.lr.len() } else { 2 };
             for (step, &lr) in case.lr[..steps].iter().enumerate() {
                 let batches = case.batches(step);
@@ -81,10 +83,10 @@ fn golden_models_are_as_near_to_pytorch_as_its_own_bf16() {
                     }
                     gradients.push((tensor, got));
                 }
-                leave(name, report.loss, &gradients);
+                write(name, report.loss, &gradients);
             }
             println!(
-                "{name} on {rig:?}: losses take {:.2} of their bound, gradients {:.2}",
+                "{name} on {rig:?}: losses reach {:.2} of their bound, gradients {:.2}",
                 worst.0, worst.1
             );
         }

@@ -1,6 +1,7 @@
-//! The engine on CUDA: on a GPU where there is one, and else by the emulated kernels of `tests/emulator` on fake devices,
-//! wherever kernels are built. Without a GPU its part is skipped, aloud; `HZ_REQUIRE_GPU=1` makes that a
-//! failure. `run` in this folder does all of it on a machine with a GPU and nothing else; `pack` makes what it needs.
+//! The engine on CUDA: on a GPU if there is one, otherwise, in builds with kernels, with the
+//! emulated kernels of `tests/emulator` on fake CUDA. Tests that need a GPU report that they are
+//! skipped; `HZ_REQUIRE_GPU=1` makes a skip a failure. `pack` collects everything that `run` needs
+//! on a machine with a GPU but no compiler.
 
 mod autotune;
 mod equal;

@@ -1,4 +1,5 @@
-//! `pack` and both calls of `run` over fake CUDA. Programs that fail, crash, hang and are missing are planted.
+//! Rehearses `pack` and both calls of `run` over fake CUDA, with added programs that fail, crash,
+//! hang or are missing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +8,7 @@ use std::process::{Command, Output};
 
 use support::fake_cuda::emulated;
 
-/// In place of the kernels' own tests, which only run on a GPU.
+/// Replaces the kernels' own tests, which need a GPU.
 const KERNELS: &str = r#"#!/bin/sh
 case "$1" in
     --list) printf '%s: test\n' 'conform fails' 'attention hangs' 'attention_wgmma passes' 'swiglu crashes' 'offsets past 2^31' ;;
@@ -24,7 +25,8 @@ fn output(command: &mut Command) -> (Output, String) {
     (output, text)
 }
 
-/// Makes a call from the folder around the pack, so that the path to the script is relative. Returns its report.
+/// Makes a call from the parent folder of the pack, so that the script has a relative path. Returns
+/// the report.
 fn call(folder: &Path, name: &str) -> String {
     let mut command = Command::new("horizon-gpu/run");
     command.current_dir(folder).env("HZ_FAKE_CUDA", "1").args([name, "--out", &format!("re port {name}")]);
@@ -32,8 +34,8 @@ fn call(folder: &Path, name: &str) -> String {
     if emulated::is_there() {
         command.env("HZ_EMULATED_LIBRARY", support::emulator::library());
     }
-    let (output, said) = output(&mut command);
-    assert!(!output.status.success(), "{name}: something cannot pass without a GPU: {said}");
+    let (output, printed) = output(&mut command);
+    assert!(!output.status.success(), "{name}: all jobs passed, though some need a GPU: {printed}");
     fs::read_to_string(folder.join(format!("re port {name}/{name}.md"))).expect("a report")
 }
 
@@ -52,12 +54,12 @@ fn both_calls_are_rehearsed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::Builder::new().prefix("with a space ").tempdir().expect("a folder");
     let deps = std::env::current_exe().expect("a path").parent().expect("a folder").to_owned();
-    let (packed, said) =
+    let (packed, printed) =
         output(Command::new(root.join("tests/gpu/pack")).arg("--from").arg(deps).arg(out.path()));
-    assert!(packed.status.success() && said.contains("horizon-gpu.tar.gz"), "{said}");
+    assert!(packed.status.success() && printed.contains("horizon-gpu.tar.gz"), "{printed}");
     let pack = out.path().join("horizon-gpu");
     let has_benches = pack.join("benches/step_cuda").is_file();
-    assert!(pack.join("tests/gpu").is_file(), "this program is packed");
+    assert!(pack.join("tests/gpu").is_file(), "this program is not packed");
     let _ = fs::remove_file(pack.join("tests/device"));
     for (program, text) in [("tests/kernels", KERNELS), ("tests/sys", "not a program")] {
         let _ = fs::remove_file(pack.join(program));
@@ -100,7 +102,7 @@ fn both_calls_are_rehearsed() {
         }
         assert!(!figures.contains("\"error\""), "{figures}");
     } else {
-        println!("skipped: benches over fake CUDA, which are not built or have no kernels");
+        println!("skipped: benches over fake CUDA; they are not built or have no kernels");
     }
     for (name, least) in [("find", 2), ("measure", 3)] {
         let files = fs::read_dir(out.path().join(format!("re port {name}"))).expect("a folder").count();

@@ -1,4 +1,4 @@
-//! C programs on CUDA: compiled by the host's compiler, or found compiled in the folder that `HZ_C_PROGRAMS` names.
+//! C programs on CUDA: compiled here, or precompiled in the folder `HZ_C_PROGRAMS`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use horizon::plan::Description;
 
 use crate::rig;
 
-/// The program of a source in `tests/c`.
+/// The path of the compiled program `tests/c/NAME.c`.
 fn program(name: &str, folder: &Path) -> PathBuf {
     if let Some(compiled) = std::env::var_os("HZ_C_PROGRAMS") {
         return Path::new(&compiled).join(name);
@@ -42,8 +42,8 @@ fn a_c_program_trains_on_cuda() {
         std::fs::write(&machine, described.to_json()).expect("it is written");
         let device = program("device", folder.path());
         let ran = Command::new(device).arg("cuda").arg(&machine).output().expect("it runs");
-        let said = String::from_utf8_lossy(&ran.stderr);
-        assert!(ran.status.success(), "{said}");
+        let printed = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{printed}");
         print!("{}", String::from_utf8_lossy(&ran.stdout));
     }
 }

@@ -1,8 +1,9 @@
-"""Golden models on CUDA beside PyTorch on the same GPU: python3 pytorch.py GOLDEN_FOLDER OURS_FOLDER [--device cuda]
+"""Compares golden models with PyTorch on the same GPU: python3 pytorch.py GOLDEN_FOLDER OURS_FOLDER [--device cuda]
 
-Needs torch alone. OURS_FOLDER has what `tests/gpu` writes where HZ_GOLDEN_OUT names a folder: losses of the first step and its
-gradients. PyTorch computes the same step from the same weights, once in f64 and once with bf16 weights and activations;
-ours may be three times as far from the one as the other is, or half a bf16 step of the largest. A line for each case.
+Needs only torch. OURS_FOLDER is the folder that `tests/gpu` wrote (HZ_GOLDEN_OUT): loss and gradients of the first
+step. PyTorch computes the same step from the same weights, in f64 and with bf16 weights and activations. The
+difference to f64 may be at most three times that of PyTorch's bf16, plus half a bf16 step of the largest value.
+Prints a line per case.
 """
 
 import argparse
@@ -14,8 +15,8 @@ import torch
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("golden", type=pathlib.Path, help="the folder of the golden models")
-parser.add_argument("ours", type=pathlib.Path, help="the folder of what ours computed")
-parser.add_argument("--device", default="cuda", help="where PyTorch computes")
+parser.add_argument("ours", type=pathlib.Path, help="the folder with the results of Horizon")
+parser.add_argument("--device", default="cuda", help="the device of PyTorch")
 arguments = parser.parse_args()
 sys.path.insert(0, str(arguments.golden))
 from cases import CASES, Micro  # noqa: E402
@@ -46,8 +47,7 @@ for case in CASES:
     masters = {name[5:]: tensor for name, tensor in theirs.items() if name.startswith("init.")}
 
     def micro(index: int) -> Micro:
-        part = lambda what: theirs.get(f"{what}.0.{index}")
-        arrays = [part(what) for what in ("tokens", "targets", "weights", "docs")]
+        arrays = [theirs.get(f"{name}.0.{index}") for name in ("tokens", "targets", "weights", "docs")]
         return Micro(*(array if array is None else array.to(arguments.device) for array in arrays))
 
     micros = [micro(index) for index in range(case.M)]
@@ -63,6 +63,6 @@ for case in CASES:
     worst = max(shares, key=shares.get)
     failed |= not shares[worst] <= 1
     where = torch.cuda.get_device_name() if arguments.device == "cuda" else arguments.device
-    print(f"{case.name} beside PyTorch on {where}: {worst} takes {shares[worst]:.2f} of its bound, the loss {shares['loss']:.2f}")
+    print(f"{case.name} and PyTorch on {where}: {worst} reaches {shares[worst]:.2f} of its bound, the loss {shares['loss']:.2f}")
 if failed:
-    sys.exit("further from PyTorch than three times its own bf16")
+    sys.exit("the difference to PyTorch exceeds its bound")

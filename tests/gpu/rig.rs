@@ -1,4 +1,4 @@
-//! Ways to run the engine on CUDA: a GPU, or the emulated kernels on a fake device.
+//! Rigs run the engine on CUDA: on a GPU, or with emulated kernels on fake CUDA.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use horizon::sys::cuda::cublaslt::{CublasLt, Handle};
 
 use support::fake_cuda::{self, FakeCuda, Injection, Manner, Setting, emulated};
 
-/// A way to run our kernels.
+/// A GPU or an emulation of one.
 #[derive(Clone)]
 pub enum Rig {
-    /// By `tests/emulator`, on devices with this setting.
+    /// The kernels of `tests/emulator` on fake CUDA with this setting.
     Emulated(Setting),
     /// The first GPU.
     Gpu,
@@ -31,20 +31,20 @@ impl fmt::Debug for Rig {
     }
 }
 
-/// The GPU, unless there is none. Says so then.
+/// The GPU. Reports a skip and returns `None` if there is none.
 ///
 /// # Panics
-/// If there is none and `HZ_REQUIRE_GPU` is 1.
+/// If there is no GPU and `HZ_REQUIRE_GPU` is 1.
 pub fn gpu() -> Option<Rig> {
     fake_cuda::has_gpu().then_some(Rig::Gpu)
 }
 
-/// The GPU, or else the emulated kernels, if they can be built, with work that runs at once.
+/// The GPU; otherwise the emulated kernels, if they can be built, with work that runs at once.
 pub fn any() -> Option<Rig> {
     gpu().or_else(|| emulated::is_there().then(|| Rig::Emulated(Setting::default())))
 }
 
-/// As [`any`], in every manner in which work may be late.
+/// Like [`any`], but the emulation once in each manner of delaying work.
 pub fn all() -> Vec<Rig> {
     let manners = [Manner::Eager, Manner::Lazy, Manner::Random(3)];
     match any() {
@@ -68,7 +68,7 @@ impl Rig {
         opened.expect("the model fits")
     }
 
-    /// Opens a trainer with faults injected into its calls of CUDA, on the device of the ordinal that is given, too.
+    /// Opens a trainer with faults injected into its CUDA calls. Also returns its device.
     pub fn open_with_faults(
         &self,
         injection: Injection,
@@ -87,7 +87,7 @@ impl Rig {
     }
 }
 
-/// The device that a trainer was opened on. No fault is injected any more once this is dropped.
+/// The device of a trainer. Dropping it ends fault injection.
 pub struct Opened {
     pub ordinal: usize,
     pub fake: Option<FakeCuda>,
@@ -107,6 +107,7 @@ fn backend(ordinal: usize, cuda: CudaOptions) -> Result<Backend> {
         kernels.prepare(&setting.plan.passes.gemms())?;
         Ok(Box::new(kernels))
     });
-    // SAFETY: the kernels are of this device's stream, and the trainer gives them a workspace of their own.
+    // SAFETY: the kernels run on a CUDA stream of this device, and drop the workspace with
+    // themselves.
     Ok(unsafe { Backend::new(device, CudaKernels::ACTIVATION_DTYPE, kernels) })
 }

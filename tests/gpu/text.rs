@@ -1,4 +1,4 @@
-//! Real text, and many steps of it: the loss falls on CUDA as it does on the CPU device.
+//! Training on real text for many steps: losses on CUDA agree with the CPU device.
 
 use horizon::base::{Dims, Shape};
 use horizon::engine::{Batch, DeviceChoice, Trainer, TrainerOptions};
@@ -6,7 +6,7 @@ use horizon::model::{ModelConfig, preset};
 
 use crate::rig;
 
-/// The project's own words, as bytes.
+/// Documents of this project, as training data.
 const TEXT: &str = concat!(include_str!("../../README.md"), include_str!("../../include/horizon.h"));
 
 /// Qwen2.5's shapes, by millions of parameters.
@@ -44,7 +44,7 @@ fn agree(millions: usize, steps: usize, sequence: usize) {
     let want = losses(&mut Trainer::open(&config, &options).expect("it fits the CPU"), steps, lr);
     for (step, (got, want)) in got.iter().zip(&want).enumerate() {
         println!("{millions} M, step {}: {got:.4} on CUDA, {want:.4} on the CPU", step + 1);
-        // A loss of a sum over many rows: roundings of single logits to bf16 mostly cancel.
+        // A loss sums over many rows, so rounding errors of bf16 logits mostly cancel.
         assert!((got - want).abs() <= 0.02 * want, "step {step}: {got} on CUDA, {want} on the CPU");
     }
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;

@@ -1,4 +1,4 @@
-//! Devices, lanes, ops; CUDA where it is and where it is not.
+//! Misuse of devices, lanes, ops and CUDA, with or without a GPU.
 
 use std::path::PathBuf;
 use std::ptr::NonNull;
@@ -30,7 +30,7 @@ use horizon::sys::cuda_status::{Presence, Versions};
 
 use crate::{panics, survives};
 
-/// A lane's work as a function.
+/// A function as a lane's work.
 struct Job<F>(F);
 
 impl<F: Fn(Lane, u64) -> Result<()> + Send + Sync> Work for Job<F> {
@@ -44,7 +44,7 @@ fn devices() -> [Arc<CpuDevice>; 3] {
 }
 
 #[test]
-fn a_span_may_outlive_its_device() {
+fn a_span_that_outlives_its_device_is_only_an_address() {
     for mut device in devices() {
         let span: DeviceSpan = device.reserve(1 << 16).unwrap();
         assert!(device.reserve(16).is_err());
@@ -64,15 +64,15 @@ fn a_span_may_outlive_its_device() {
 }
 
 #[test]
-fn lanes_outlive_their_mistakes() {
+fn lanes_survive_forged_ticks_errors_and_panics() {
     for device in devices() {
         let work = Arc::new(Job(|_, task| match task {
             0 => Ok(()),
-            1 => Err(Error::internal("as asked")),
-            _ => panic!("as asked"),
+            1 => Err(Error::internal("an expected error")),
+            _ => panic!("an expected panic"),
         }));
         let lanes: Box<dyn Lanes> = device.clone().open(work.clone(), true).unwrap();
-        // Other lanes of the same device, at the same time.
+        // A second set of lanes on the same device.
         let others = device.clone().open(work, false).unwrap();
         drop(device);
         let forged = Tick { lane: Lane::Disk, count: u64::MAX };
@@ -97,12 +97,12 @@ fn lanes_outlive_their_mistakes() {
         assert!(lanes.reach(lanes.last(Lane::Compute)).is_err());
         let spans: Vec<TaskSpan> = lanes.take_spans();
         assert!(spans.len() <= 10_000);
-        // Dropped with tasks that nobody waited for.
+        // Dropped while tasks are unfinished.
         thread::spawn(move || drop(others)).join().unwrap();
     }
 }
 
-/// A device's work that opens lanes, or drops what it is run by.
+/// Work that opens lanes of the device it runs on.
 #[test]
 fn work_may_use_the_device_it_runs_on() {
     let device = CpuDevice::new(None);
@@ -161,9 +161,9 @@ impl MapField for Option<i32> {
     }
 }
 
-/// None of this needs a GPU: where there is none, all of it is refused.
+/// Runs with or without a GPU: without one, every call fails.
 #[test]
-fn cuda_refuses_what_it_does_not_have() {
+fn cuda_refuses_missing_devices_and_absurd_sizes() {
     const NONE: usize = 1 << 20;
     assert!(need_device(NONE).is_err() && CudaDevice::open(NONE, CudaOptions::default()).is_err());
     let _: Option<(&Api, Runtime, Launchers)> = api().ok().map(|api| (api, api.runtime, api.kernels));
@@ -183,7 +183,7 @@ fn cuda_refuses_what_it_does_not_have() {
         survives(|| PinnedMemory::take(bytes).map(|memory| (memory.base(), memory.bytes())));
     }
     survives(|| device_address(NonNull::dangling()));
-    // Handles outlive what they were used with.
+    // An event outlives its CUDA stream.
     survives(|| {
         let (stream, event) = (Stream::new()?, Event::new(true)?);
         event.record(&stream)?;
@@ -213,7 +213,7 @@ fn cuda_refuses_what_it_does_not_have() {
 }
 
 #[test]
-fn tables_and_products_are_checked_numbers() {
+fn gemms_and_tables_are_checked() {
     let sizes = Linear { n: usize::MAX, k: 0, m: usize::MAX, out_stride: 1 };
     for direction in
         [ProductDirection::Forward, ProductDirection::BackwardInput, ProductDirection::BackwardWeight]
@@ -239,6 +239,6 @@ fn tables_and_products_are_checked_numbers() {
     survives(|| times.describe(&dims, Shape { b: 0, t: 0 }));
     survives(|| workspace::supports(&dims, Shape { b: usize::MAX, t: 2 }));
     survives(|| workspace::bytes(usize::MAX));
-    // Without a device there is no stream to make these for, and to run them is `unsafe`.
+    // These need a CUDA stream of a device, and running them is `unsafe`.
     let _: Option<(CudaKernels, Gemms, Addresses, Algorithm, &mut Clock)> = None;
 }

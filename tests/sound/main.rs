@@ -1,10 +1,13 @@
-//! Safe code cannot crash: a program that may not say `unsafe` and abuses the public types, hidden ones included.
+//! Soundness: a program without `unsafe` misuses the public types, hidden ones included, and must
+//! not crash.
 //!
-//! Each use below is a mistake: things outlive what they were made from, calls come in the wrong order or from several threads,
-//! sizes are 0 or absurd. It must end in an error or a panic. A crash ends the whole program, so that all tests fail.
+//! Each use is a mistake: values outlive their origin, calls come in the wrong order or from
+//! several threads, sizes are 0 or absurd. It must end in an error or a panic. A crash ends the
+//! whole program, so that all tests fail.
 //!
-//! `every_public_type_is_abused` holds that the types of the levels that contain `unsafe` are all named here. What only C can make
-//! (the handles and pointers of `capi`) is not reachable, and `Device`, `Pin` and `Plain` cannot be implemented without `unsafe`.
+//! `every_public_type_is_misused` asserts that all public types of the levels that contain `unsafe`
+//! occur here. Two kinds are out of reach: handles and pointers of `capi`, which only C can make,
+//! and implementations of `Device`, `Pin` and `Plain`, which need `unsafe`.
 #![forbid(unsafe_code)]
 
 mod device;
@@ -14,7 +17,7 @@ mod trainer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs a mistake that may end in anything but a crash.
+/// Runs a mistake that may succeed, fail or panic, but not crash.
 fn survives<R>(mistake: impl FnOnce() -> R) {
     let _ = catch_unwind(AssertUnwindSafe(mistake));
 }
@@ -22,5 +25,5 @@ fn survives<R>(mistake: impl FnOnce() -> R) {
 /// Runs a mistake that must panic.
 #[track_caller]
 fn panics<R>(mistake: impl FnOnce() -> R) {
-    assert!(catch_unwind(AssertUnwindSafe(mistake)).is_err(), "it was accepted");
+    assert!(catch_unwind(AssertUnwindSafe(mistake)).is_err(), "it did not panic");
 }

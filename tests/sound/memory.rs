@@ -1,4 +1,4 @@
-//! Host memory: arenas, spans, pools, files; and what optimizers do with it.
+//! Misuse of host memory: arenas, spans, pools, files, optimizers.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use horizon::sys::linux::{self, NodePolicy};
 use crate::{panics, survives};
 
 #[test]
-fn a_span_may_outlive_its_arena_and_only_tells_numbers() {
+fn a_span_that_outlives_its_arena_is_only_an_address() {
     let arena = Arena::take(4096, MemoryKind::Plain).unwrap();
     let span: HostSpan = arena.whole();
     drop(arena);
@@ -39,7 +39,7 @@ fn a_span_may_outlive_its_arena_and_only_tells_numbers() {
 }
 
 #[test]
-fn arenas_refuse_what_no_machine_has() {
+fn arenas_refuse_impossible_sizes_and_nodes() {
     let pool = Pool::new(2).unwrap();
     for bytes in [1 << 50, isize::MAX as usize, usize::MAX - 4096, usize::MAX] {
         for kind in
@@ -55,7 +55,7 @@ fn arenas_refuse_what_no_machine_has() {
     let mut arena = Arena::take(5000, MemoryKind::Plain).unwrap();
     panics(|| arena.node_at(5000));
     panics(|| arena.node_at(usize::MAX));
-    // By several threads at a time, on pools of their own.
+    // Several threads at once, each with its own pool.
     thread::scope(|scope| {
         for threads in 1..4 {
             let arena = &arena;
@@ -69,13 +69,13 @@ fn arenas_refuse_what_no_machine_has() {
     survives(|| HugePages::read_under(nowhere).admit(usize::MAX, Pages::Explicit));
 }
 
-/// Memory is pinned by whoever was made with `unsafe`; safe code only hands it on.
+/// Only `unsafe` code can implement `Pin`. Safe code can pass it on.
 #[test]
-fn pins_cannot_be_made_or_asked_by_safe_code() {
-    fn handed_on(pin: Arc<dyn Pin>) -> MemoryKind {
+fn safe_code_can_neither_make_nor_call_a_pin() {
+    fn passed_on(pin: Arc<dyn Pin>) -> MemoryKind {
         MemoryKind::Pinned { pin, by: Pinning::Allocated, node: Some(u32::MAX) }
     }
-    let _: fn(Arc<dyn Pin>) -> MemoryKind = handed_on;
+    let _: fn(Arc<dyn Pin>) -> MemoryKind = passed_on;
     fn numbers<T: Plain>() -> T {
         T::default()
     }
@@ -90,18 +90,18 @@ fn pools_survive_their_jobs() {
     Pool::new(0).unwrap().run(3, &|worker, _| assert_eq!(worker, 0));
     let pool = Arc::new(Pool::new(3).unwrap());
     pool.run(0, &|_, _| unreachable!("there is no tile"));
-    // A job that panics on its first tile ends, however many there are.
+    // A job that panics on its first tile ends, for any number of tiles.
     for tiles in [1, 100, usize::MAX] {
         panics(|| pool.run(tiles, &|_, tile| panic!("tile {tile}")));
     }
-    // Jobs in jobs, from several threads, some of which panic; the pool still works afterwards.
+    // Nested jobs from several threads, some of which panic. The pool still works afterwards.
     thread::scope(|scope| {
         for caller in 0..12 {
             let pool = &pool;
             scope.spawn(move || {
                 survives(|| {
                     pool.run(40, &|_, tile| {
-                        pool.run(3, &|_, _| assert!(caller % 3 > 0 || tile != 17, "one of many"));
+                        pool.run(3, &|_, _| assert!(caller % 3 > 0 || tile != 17, "an expected panic"));
                     });
                 });
             });
@@ -114,14 +114,14 @@ fn pools_survive_their_jobs() {
     pool.run_chunks(&mut [0u8; 0], 1, &|_, _| unreachable!("there is no chunk"));
     panics(|| pool.run_chunks(&mut [0u8; 9], 0, &|_, _| ()));
     panics(|| pool.run_chunks(&mut [0u8; 90], 1, &|number, _| assert_ne!(number, 50)));
-    // Whoever drops it last need not be who made it.
+    // Another thread than the one that made the pool drops it last.
     let last = Arc::clone(&pool);
     drop(pool);
     thread::spawn(move || drop(last)).join().unwrap();
 }
 
 #[test]
-fn bells_and_futexes_wake_and_do_not_hang() {
+fn doorbells_and_futexes_do_not_hang() {
     let (bell, count) = (Doorbell::new(), AtomicUsize::new(0));
     bell.ring(u32::MAX);
     thread::scope(|scope| {
@@ -135,7 +135,7 @@ fn bells_and_futexes_wake_and_do_not_hang() {
 }
 
 #[test]
-fn the_system_refuses_addresses_that_are_nobodys() {
+fn the_system_refuses_unmapped_addresses() {
     let nowhere = NonNull::<u8>::dangling();
     survives(|| linux::advise_huge(nowhere, 4096));
     survives(|| linux::advise_small(nowhere, usize::MAX));
@@ -149,14 +149,14 @@ fn the_system_refuses_addresses_that_are_nobodys() {
         survives(|| linux::map_explicit_huge(bytes).unwrap_err());
     }
     linux::preferring(&[u32::MAX], || ());
-    // On a thread of its own, which it may confine.
+    // On a new thread, since the call may change its affinity.
     thread::spawn(|| survives(|| linux::run_on(&[u32::MAX]))).join().unwrap();
     assert!(linux::page_bytes() > 0);
     linux::current_cpu();
 }
 
 #[test]
-fn descriptions_of_machines_are_only_numbers() {
+fn forged_machine_descriptions_are_harmless() {
     let nowhere = std::path::Path::new("/nowhere");
     let topology = Topology::read_under(nowhere);
     for threads in [0, 1, usize::MAX] {
@@ -179,7 +179,7 @@ fn descriptions_of_machines_are_only_numbers() {
 }
 
 #[test]
-fn files_keep_to_their_bounds() {
+fn files_check_their_bounds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     std::fs::write(&path, [7; 100]).unwrap();
@@ -203,7 +203,7 @@ fn files_keep_to_their_bounds() {
 }
 
 #[test]
-fn optimizers_take_memory_from_unsafe_code_alone() {
+fn optimizers_access_memory_in_unsafe_code_only() {
     let arena = Arena::take(4096, MemoryKind::Plain).unwrap();
     let (a, b) = (arena.whole().subspan(0, 64), arena.whole().subspan(64, 64));
     drop(arena);

@@ -1,4 +1,4 @@
-//! The engine: trainers, saves, pieces, losses, options, measurements.
+//! Misuse of the engine: trainers, saves, slices, losses, options, calibration.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -101,7 +101,7 @@ fn values_out_of_range_are_refused() {
 }
 
 #[test]
-fn options_without_sense_are_refused() {
+fn invalid_options_are_refused() {
     const MOST: usize = usize::MAX;
     let plain = options();
     let layer =
@@ -166,11 +166,11 @@ fn options_without_sense_are_refused() {
 }
 
 #[test]
-fn trainers_end_while_their_lanes_work_and_on_any_thread() {
+fn trainers_drop_while_lanes_run_and_on_any_thread() {
     for _ in 0..5 {
         let mut trainer = opened();
         trainer.accumulate(&BATCH).unwrap();
-        // AdamW runs on after this.
+        // AdamW still runs afterwards.
         trainer.update(1e-3).unwrap();
         thread::spawn(move || drop(trainer)).join().unwrap();
     }
@@ -209,15 +209,15 @@ fn a_device_serves_one_trainer_and_may_be_dropped_before_it() {
     let span = taken.reserve(4096).unwrap();
     assert!(Trainer::open_on(taken, &config(), &options()).is_err());
     assert_eq!(span.bytes(), 4096);
-    // A backend is made by `unsafe` code or by the library; its parts cannot be taken out and called.
+    // Only `unsafe` code or the library makes a backend, and its fields are private.
     let _: Option<(MakeKernels, fn(KernelsSetting))> = None;
     assert!(Backend::open(&TrainerOptions { device: DeviceChoice::Cuda(usize::MAX), ..options() }).is_err());
 }
 
-/// A sink that does as it is told at a unit.
-struct Told(fn(&UnitState) -> Result<()>);
+/// A sink that calls a function for each unit.
+struct EachUnit(fn(&UnitState) -> Result<()>);
 
-impl Sink for Told {
+impl Sink for EachUnit {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
         for span in StateSpan::all(state.optimizer) {
             assert_eq!(state.span(span).len(), state.layout.elements * span.element_bytes(state.optimizer));
@@ -231,15 +231,15 @@ impl Sink for Told {
 }
 
 #[test]
-fn saves_end_with_their_sinks() {
+fn saves_survive_errors_delays_and_panics_of_sinks() {
     let mut trainer = opened();
-    let fails = Told(|state| Err(Error::internal(format!("as asked at {}", state.unit))));
+    let fails = EachUnit(|state| Err(Error::internal(format!("an expected error at {}", state.unit))));
     trainer.save(Box::new(fails)).unwrap();
-    assert!(trainer.save(Box::new(Told(|_| Ok(())))).is_err());
+    assert!(trainer.save(Box::new(EachUnit(|_| Ok(())))).is_err());
     trainer.step(&[BATCH], 1e-3).unwrap();
     assert!(trainer.save_wait().is_err() && trainer.save_wait().is_err());
-    // A slow one, under steps, writes and the end of the trainer.
-    let slow = Told(|_| {
+    // A slow sink during a step, a write and the drop of the trainer.
+    let slow = EachUnit(|_| {
         thread::sleep(Duration::from_millis(2));
         Ok(())
     });
@@ -248,21 +248,21 @@ fn saves_end_with_their_sinks() {
     trainer.write_tensor("model.embed_tokens.weight", &[0.5; 19 * 8]).unwrap();
     drop(trainer);
     let mut trainer = opened();
-    trainer.save(Box::new(Told(|_| panic!("as asked")))).unwrap();
+    trainer.save(Box::new(EachUnit(|_| panic!("an expected panic")))).unwrap();
     assert!(trainer.save_wait().is_err());
     assert!(trainer.step(&[BATCH], 1e-3).is_err() && trainer.sync().is_err());
 }
 
 #[test]
-fn what_is_lent_comes_back_however_its_user_ends() {
+fn borrowed_state_survives_errors_and_panics_of_callbacks() {
     let mut trainer = opened();
     let fill: &StateJob = &|to: &mut Fill| {
         to.bytes.fill(0xff);
-        if to.span == StateSpan::Residual { Err(Error::internal("as asked")) } else { Ok(()) }
+        if to.span == StateSpan::Residual { Err(Error::internal("an expected error")) } else { Ok(()) }
     };
     assert!(trainer.restore(u64::MAX, 3, fill).is_err() && trainer.step(&[BATCH], 1e-3).is_err());
     let mut trainer = opened();
-    panics(|| trainer.restore(1, 1, &|to| panic!("as asked at {}", to.unit)));
+    panics(|| trainer.restore(1, 1, &|to| panic!("an expected panic at {}", to.unit)));
     survives(|| trainer.step(&[BATCH], 1e-3));
     let mut trainer = opened();
     trainer.restore(u64::MAX, u64::MAX, &|_| Ok(())).unwrap();
@@ -282,29 +282,30 @@ fn what_is_lent_comes_back_however_its_user_ends() {
     trainer.each_slice(&[0, 3], job).unwrap();
     panics(|| trainer.each_slice(&[0, 0], job));
     panics(|| trainer.each_slice(&[1000], job));
-    panics(|| trainer.each_slice(&[0, 1, 2], &|slice| panic!("as asked at {}", slice.index)));
+    panics(|| trainer.each_slice(&[0, 1, 2], &|slice| panic!("an expected panic at {}", slice.index)));
     trainer.step(&[BATCH], 1e-3).unwrap();
 }
 
 #[test]
 fn losses_may_fail_and_panic() {
     let mut trainer = opened();
-    let mut kept = Vec::new();
+    let mut seen = Vec::new();
     let mut loss = |logprobs: &[f32], dlogprobs: &mut [f32]| {
-        kept.extend_from_slice(logprobs);
+        seen.extend_from_slice(logprobs);
         dlogprobs.fill(f32::NAN);
         Ok(1.0)
     };
-    let lent: &mut Loss = &mut loss;
-    assert_eq!(trainer.step_with_loss(&[BATCH], 1e-3, lent).unwrap_err().status(), Status::NonFinite);
-    assert_eq!(kept.len(), 7);
-    assert!(trainer.step_with_loss(&[BATCH], 1e-3, &mut |_, _| Err(Error::internal("as asked"))).is_err());
-    panics(|| trainer.step_with_loss(&[BATCH], 1e-3, &mut |_, _| panic!("as asked")));
+    let borrowed: &mut Loss = &mut loss;
+    assert_eq!(trainer.step_with_loss(&[BATCH], 1e-3, borrowed).unwrap_err().status(), Status::NonFinite);
+    assert_eq!(seen.len(), 7);
+    let mut fails = |_: &[f32], _: &mut [f32]| Err(Error::internal("an expected error"));
+    assert!(trainer.step_with_loss(&[BATCH], 1e-3, &mut fails).is_err());
+    panics(|| trainer.step_with_loss(&[BATCH], 1e-3, &mut |_, _| panic!("an expected panic")));
     trainer.step(&[BATCH], 1e-3).unwrap();
 }
 
 #[test]
-fn weights_of_another_model_do_not_fit() {
+fn weights_of_another_model_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut trainer = opened();
     let target = ExportTarget::check(&dir.path().join("model"), 1 << 20).unwrap();
@@ -318,7 +319,7 @@ fn weights_of_another_model_do_not_fit() {
         let other = ModelConfig { dims, ..config() };
         let mut other = Trainer::open(&other, &options()).unwrap();
         assert!(Weights::open(target.folder(), other.layout()).is_err());
-        // Opened for the one, loaded into the other.
+        // Opened for one model, loaded into another.
         let weights = Weights::open(target.folder(), trainer.layout()).unwrap();
         survives(|| weights.load(&mut other, &unwatched));
         survives(|| export(&elsewhere, &described, &mut other, horizon::DType::Bf16, 0, &unwatched));
@@ -326,14 +327,14 @@ fn weights_of_another_model_do_not_fit() {
 }
 
 #[test]
-fn measurements_of_nothing_are_refused() {
+fn calibration_without_runs_is_refused() {
     assert!(!devices().is_empty() && device_info(DeviceChoice::Cuda(usize::MAX)).is_err());
     let CudaReport { cublaslt, devices, .. } = CudaReport::read();
     let _: (Option<Library>, Vec<CudaDeviceReport>) = (cublaslt, devices);
     assert!(measured_device(DeviceChoice::Cpu).is_ok());
     let (device, folder) = (DeviceChoice::Cpu, PathBuf::from("/nowhere"));
     let options = CalibrateOptions { device, folder, threads: Some(usize::MAX), tries: 0 };
-    let none: &OpenDevice = &|_| Err(Error::internal("as asked"));
+    let none: &OpenDevice = &|_| Err(Error::internal("an expected error"));
     let runs: [Run; 0] = [];
     let calibrated: Result<Calibrated> = calibrate_by(none, &runs, &options, &|_: Progress| ());
     assert!(calibrated.is_err());

@@ -1,14 +1,14 @@
-//! From work and time to rates.
+//! Fits the rates of a machine to measured tasks.
 
 use super::Sample;
 use crate::base::{Error, Result, Status};
 use crate::device::Lane;
 use crate::plan::{MATRIX_CLASSES, Machine, Work};
 
-/// Figures of a work, and one for the task itself.
+/// The number of amounts: those of a [`Work`], and one for the task itself.
 const AMOUNTS: usize = 2 + MATRIX_CLASSES.len() + 1 + 2 + 3 + 4;
 
-/// What may take time.
+/// The amounts of work that take time, in the order of [`NAMES`].
 pub(super) fn amounts(work: &Work) -> [f64; AMOUNTS] {
     let Work {
         launches,
@@ -38,13 +38,13 @@ pub(super) fn amounts(work: &Work) -> [f64; AMOUNTS] {
     ]
 }
 
-/// What each amount is called.
+/// The names of the amounts, for messages.
 const NAMES: [&str; AMOUNTS] = [
     "a task",
     "a kernel",
-    "the narrowest class of products",
-    "the middle class of products",
-    "the widest class of products",
+    "GEMMs of the narrowest class",
+    "GEMMs of the middle class",
+    "GEMMs of the widest class",
     "attention forward",
     "attention backward",
     "traffic of device memory",
@@ -56,20 +56,22 @@ const NAMES: [&str; AMOUNTS] = [
     "the disk",
 ];
 
-/// The first thing that none of the works asks for; the disk apart, which only saves use.
-pub(super) fn unmet<'a>(works: impl Iterator<Item = &'a Work>) -> Option<&'static str> {
-    let mut met = [false; AMOUNTS];
+/// The first amount that is 0 in all works, if any. The disk is excepted, since only saves use it.
+pub(super) fn uncovered<'a>(works: impl Iterator<Item = &'a Work>) -> Option<&'static str> {
+    let mut covered = [false; AMOUNTS];
     for work in works {
-        met.iter_mut().zip(amounts(work)).for_each(|(met, amount)| *met |= amount > 0.0);
+        covered.iter_mut().zip(amounts(work)).for_each(|(covered, amount)| *covered |= amount > 0.0);
     }
-    met.iter().zip(NAMES).take(AMOUNTS - 1).find(|(met, _)| !**met).map(|(_, name)| name)
+    let all = covered.iter().zip(NAMES).take(AMOUNTS - 1);
+    all.into_iter().find(|(covered, _)| !**covered).map(|(_, name)| name)
 }
 
-/// The rates at which the samples' work takes the samples' time, with the least error relative to the time; neither a
-/// narrower product nor attention is faster than the widest products, and nothing that was met is for nothing, however little
-/// it is beside the noise. Bytes that no sample speaks of take no time, and nothing is said of what lanes take from one another.
+/// Fits rates to samples by least squares of the error relative to the time. Constraints: no
+/// narrower GEMM class and no attention is faster than the widest GEMMs; every amount in the
+/// samples takes some time, even if it is less than the noise. Amounts in no sample take no time.
+/// Contention between lanes is not fitted.
 ///
-/// Errors: there are no samples of a lane that every step uses.
+/// Errors: a lane that every step uses has no samples.
 pub fn fit(samples: &[Sample]) -> Result<Machine> {
     let mut rates = [[0.0; AMOUNTS]; Lane::COUNT];
     for lane in [Lane::Compute, Lane::H2d, Lane::D2h, Lane::Host] {
@@ -81,10 +83,12 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
         if of.is_empty() {
             return Err(Error::new(
                 Status::Internal,
-                format!("nothing was measured of lane {lane}: every task of it had others beside it"),
+                format!(
+                    "lane {lane} has no samples: none of its tasks ran alone; free the machine and repeat"
+                ),
             ));
         }
-        rates[lane.at()] = whole(least_squares(&of));
+        rates[lane.at()] = totals(least_squares(&of));
     }
     let rate = |lane: Lane, at: usize| 1.0 / rates[lane.at()][at].max(FREE);
     Ok(Machine {
@@ -103,13 +107,14 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
     })
 }
 
-/// Where the widest class of products is among the amounts.
+/// The amount of the widest GEMM class.
 const WIDEST: usize = 4;
-/// What is found as what it takes more than the widest class of products, or than the next wider one: perhaps nothing.
-const MORE: [usize; 4] = [2, 3, 5, 6];
+/// Amounts whose fitted rate is the excess over the widest or the next wider GEMM class, and may be
+/// 0.
+const EXCESS: [usize; 4] = [2, 3, 5, 6];
 
-/// What a lane's time is made of: of compute kernels, and otherwise tasks. A product counts for its own class and for all
-/// wider ones, and attention, whose arithmetic is products, for the widest.
+/// The amounts that a lane's time is fitted to: kernels on the compute lane, tasks on the others. A
+/// GEMM counts for its own class and all wider ones, attention for the widest.
 fn of_lane(lane: Lane, work: &Work) -> [f64; AMOUNTS] {
     let mut amounts = amounts(work);
     amounts[usize::from(lane != Lane::Compute)] = 0.0;
@@ -118,8 +123,8 @@ fn of_lane(lane: Lane, work: &Work) -> [f64; AMOUNTS] {
     amounts
 }
 
-/// What each amount takes, from what it takes more than another.
-fn whole(mut rates: [f64; AMOUNTS]) -> [f64; AMOUNTS] {
+/// Adds to each excess the rates that it exceeds.
+fn totals(mut rates: [f64; AMOUNTS]) -> [f64; AMOUNTS] {
     rates[3] += rates[WIDEST];
     rates[2] += rates[3];
     rates[5] += rates[WIDEST];
@@ -127,35 +132,36 @@ fn whole(mut rates: [f64; AMOUNTS]) -> [f64; AMOUNTS] {
     rates
 }
 
-/// Seconds a FLOP or byte that are as good as none.
+/// Seconds per FLOP or byte that count as none.
 const FREE: f64 = 1e-18;
 
-/// Of the sample that has most of an amount for its time, what that amount takes at least.
+/// The least share of a sample's time that an amount takes, in the sample with most of it per
+/// second.
 const LEAST: f64 = 0.01;
 
-/// Least squares of the relative error, one coefficient after the other until none moves. A fixed cost and what is [`MORE`]
-/// may be nothing; the others may not.
+/// Least squares of the relative error, by coordinate descent. Fixed costs and an [`EXCESS`] may be
+/// 0; other rates have a positive minimum.
 fn least_squares(samples: &[([f64; AMOUNTS], f64)]) -> [f64; AMOUNTS] {
     const ROUNDS: usize = 100_000;
-    const STILL: f64 = 1e-10;
-    // Work over time, scaled so that each amount's squares add up to 1; the time over itself is 1.
+    const CONVERGED: f64 = 1e-10;
+    // Work over time, scaled so that each amount's squares add up to 1; the target is 1 everywhere.
     let mut scale = [0.0; AMOUNTS];
     for (work, seconds) in samples {
         (0..AMOUNTS).for_each(|at| scale[at] += (work[at] / seconds).powi(2));
     }
     let scale = scale.map(f64::sqrt);
-    let (mut products, mut wanted) = ([[0.0; AMOUNTS]; AMOUNTS], [0.0; AMOUNTS]);
+    let (mut normal, mut wanted) = ([[0.0; AMOUNTS]; AMOUNTS], [0.0; AMOUNTS]);
     for (work, seconds) in samples {
         let scaled: [f64; AMOUNTS] =
             std::array::from_fn(|at| if scale[at] > 0.0 { work[at] / seconds / scale[at] } else { 0.0 });
         for at in 0..AMOUNTS {
             wanted[at] += scaled[at];
-            (0..AMOUNTS).for_each(|other| products[at][other] += scaled[at] * scaled[other]);
+            (0..AMOUNTS).for_each(|other| normal[at][other] += scaled[at] * scaled[other]);
         }
     }
     let least: [f64; AMOUNTS] = std::array::from_fn(|at| match at {
         0 | 1 => 0.0,
-        _ if MORE.contains(&at) || scale[at] == 0.0 => 0.0,
+        _ if EXCESS.contains(&at) || scale[at] == 0.0 => 0.0,
         _ => {
             let most = samples.iter().map(|(work, seconds)| work[at] / seconds).fold(0.0, f64::max);
             LEAST / most * scale[at]
@@ -165,12 +171,12 @@ fn least_squares(samples: &[([f64; AMOUNTS], f64)]) -> [f64; AMOUNTS] {
     for _ in 0..ROUNDS {
         let mut moved = 0.0f64;
         for at in (0..AMOUNTS).filter(|at| scale[*at] > 0.0) {
-            let all: f64 = rates.iter().zip(products[at]).map(|(rate, product)| rate * product).sum();
+            let all: f64 = rates.iter().zip(normal[at]).map(|(rate, factor)| rate * factor).sum();
             let rate = (rates[at] + wanted[at] - all).max(least[at]);
             moved = moved.max((rate - rates[at]).abs());
             rates[at] = rate;
         }
-        if moved < STILL {
+        if moved < CONVERGED {
             break;
         }
     }
@@ -181,32 +187,32 @@ fn least_squares(samples: &[([f64; AMOUNTS], f64)]) -> [f64; AMOUNTS] {
 mod tests {
     use super::*;
 
-    /// Works of some amounts, and the times that the rates make of them.
-    fn made(met: &[(usize, f64, f64)]) -> Vec<([f64; AMOUNTS], f64)> {
+    /// Samples with these amounts (index, seconds per unit, scale) and the times that follow.
+    fn made(amounts: &[(usize, f64, f64)]) -> Vec<([f64; AMOUNTS], f64)> {
         let amount =
             |seed: u64, at: usize| ((seed * 2_654_435_761 + at as u64 * 40_503) % 9_973) as f64 + 1.0;
         let sample = |seed: u64| {
             let mut work = [0.0; AMOUNTS];
-            met.iter().for_each(|&(at, _, scale)| work[at] = amount(seed, at) * scale);
+            amounts.iter().for_each(|&(at, _, scale)| work[at] = amount(seed, at) * scale);
             work[0] = 1.0;
-            (work, met.iter().map(|&(at, rate, _)| work[at] * rate).sum::<f64>())
+            (work, amounts.iter().map(|&(at, rate, _)| work[at] * rate).sum::<f64>())
         };
         (1..60).map(sample).collect()
     }
 
     #[test]
-    fn rates_are_found_in_the_times_they_make() {
-        let met = [(0, 2e-6, 1.0), (2, 1e-9, 1e3), (4, 3e-11, 1e5), (5, 5e-10, 1e3), (7, 1e-10, 1e4)];
-        let found = least_squares(&made(&met));
-        for &(at, rate, _) in &met[1..] {
+    fn least_squares_recovers_the_rates() {
+        let amounts = [(0, 2e-6, 1.0), (2, 1e-9, 1e3), (4, 3e-11, 1e5), (5, 5e-10, 1e3), (7, 1e-10, 1e4)];
+        let found = least_squares(&made(&amounts));
+        for &(at, rate, _) in &amounts[1..] {
             assert!((found[at] / rate - 1.0).abs() < 0.02, "{at}: {found:?}");
         }
     }
 
-    /// What is found where products, attention forward and device memory take so much.
+    /// The fit for these seconds per unit of GEMMs, attention forward and device memory.
     fn fitted(small: f64, large: f64, attention: f64, memory: f64) -> Machine {
-        let met = [(2, small, 1e6), (4, large, 1e6), (5, attention, 1e6), (7, memory, 1e6)];
-        let compute = made(&met).into_iter().map(|(work, seconds)| {
+        let amounts = [(2, small, 1e6), (4, large, 1e6), (5, attention, 1e6), (7, memory, 1e6)];
+        let compute = made(&amounts).into_iter().map(|(work, seconds)| {
             let work = Work {
                 matrix_flop: [work[2], 0.0, work[4]],
                 attention_flop: [work[5], 0.0],
@@ -224,18 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_narrower_product_nor_attention_is_faster_than_the_widest_products() {
+    fn narrow_gemms_and_attention_are_never_faster_than_wide_gemms() {
         let fitted = |small: f64, large: f64| fitted(small, large, 2e-12, 1e-10).matrix_flop_per_s;
         let [small, _, large] = fitted(4e-12, 1e-12);
         assert!((small / 2.5e11 - 1.0).abs() < 0.02 && (large / 1e12 - 1.0).abs() < 0.02, "{small} {large}");
-        // As where weights alone explain what few rows take: not faster without end.
+        // As when reading the weights alone explains the time of few rows: the rate stays finite.
         let [small, middle, large] = fitted(0.0, 1e-12);
         assert!(small == middle && middle == large && large.is_finite(), "{small} {middle} {large}");
         assert!(large < 1e13, "{large}");
     }
 
     #[test]
-    fn what_cannot_be_told_from_noise_takes_time() {
+    fn amounts_below_the_noise_take_time() {
         let machine = fitted(1e-12, 1e-12, 0.0, 1e-10);
         assert_eq!(machine.attention_flop_per_s, [machine.matrix_flop_per_s[2]; 2]);
         let machine = fitted(4e-12, 1e-12, 2e-12, 0.0);

@@ -1,4 +1,4 @@
-//! Copies, what lanes take from one another, and how long word takes from one to the next.
+//! Measures copies, contention between lanes, and the latency of a handoff from lane to lane.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -11,10 +11,10 @@ use crate::device::{Device, DeviceSpan, Lane, Lanes, Tick, Work};
 use crate::host::{Arena, HostSpan, Pool};
 use crate::plan::Common;
 
-/// Bytes of a copy: much more than a task's, so that no cache of a core holds them.
+/// Bytes of a copy: too many for a core's caches.
 const BYTES: usize = 32 << 20;
 
-/// What is copied: up and down have memory of their own on both sides.
+/// Copies each way, between separate buffers.
 struct Copies {
     device: Arc<dyn Device>,
     _arena: Arena,
@@ -25,28 +25,31 @@ struct Copies {
 impl Work for Copies {
     fn run(&self, lane: Lane, _task: u64) -> Result<()> {
         if lane == Lane::H2d {
-            // SAFETY: both ends are of memory that is kept here, and this lane's alone, which does one task after the other.
+            // SAFETY: this struct owns the memory of both spans, and only the h2d lane uses them,
+            // one task at a time.
             return unsafe { self.device.upload(self.up.0, self.up.1) };
         }
-        // SAFETY: ends of their own, kept here, for the one other lane.
+        // SAFETY: this struct owns the memory of both spans, and only the d2h lane uses them, one
+        // task at a time.
         unsafe { self.device.download(self.down.1, self.down.0) }
     }
 }
 
 /// The link of a device.
 pub struct Link {
-    /// Bytes a second to the device, alone.
+    /// Bytes per second to the device, alone.
     pub up: f64,
-    /// Bytes a second to the host, alone.
+    /// Bytes per second to the host, alone.
     pub down: f64,
-    /// Seconds for a byte each way, both at once.
+    /// Seconds per byte each way, with copies both ways at once.
     pub both: f64,
-    /// Seconds from a copy's end to the start of one on the other lane that slept until then.
+    /// Seconds from a copy's end to the start of a copy on the other lane, which slept until then.
     pub handoff: f64,
 }
 
 impl Link {
-    /// Measures copies each way and both ways, and the way from lane to lane, on a device of which no memory is taken.
+    /// Measures copies each way and both ways at once, and the handoff from lane to lane. No memory
+    /// of the device may be reserved before.
     pub fn measure(device: &Arc<dyn Device>, pool: &Pool) -> Result<Link> {
         let memory = device.reserve(2 * BYTES)?;
         let arena = Arena::take(2 * BYTES, device.wire_memory(2 * BYTES))?;
@@ -64,7 +67,7 @@ impl Link {
     }
 }
 
-/// Bytes a second on each of the lanes, all of them at once.
+/// Bytes per second on each of the lanes, all of them at once.
 fn rate(lanes: &dyn Lanes, at: &[Lane]) -> Result<f64> {
     const COPIES: usize = 4;
     let seconds = median(|| {
@@ -80,8 +83,8 @@ fn rate(lanes: &dyn Lanes, at: &[Lane]) -> Result<f64> {
     Ok((COPIES * BYTES) as f64 / seconds)
 }
 
-/// Seconds from a task's end to the start of one on another lane. Copies of milliseconds: a virtual core that idles for a fifth
-/// of one is halted, and wakes later than one that idled for less.
+/// Seconds from a task's end to the start of a task on another lane. The tasks are copies of some
+/// milliseconds: a virtual core that idles longer than about 0.2 ms is halted, and wakes later.
 fn handoff(lanes: &dyn Lanes) -> Result<f64> {
     const TASKS: usize = 60;
     let mut last: Option<Tick> = None;
@@ -98,16 +101,16 @@ fn handoff(lanes: &dyn Lanes) -> Result<f64> {
     Ok(hops[hops.len() / 2])
 }
 
-/// What lanes have in common beside RAM: cores, by how much threads slow one another down; and what carries copies.
+/// The resources that lanes share, except RAM: cores, and the link for copies both ways.
 pub fn common(device: &dyn Device, threads: usize, link: &Link) -> Result<Vec<Common>> {
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
-    // So many threads at once, each as slow as this, are all that the cores can do.
+    // The slowdown of a thread when all cores are busy.
     let slower = median(|| Ok(spin_together(cores)))? / median(|| Ok(spin_together(1)))?;
     let of = |threads: usize| threads.min(cores) as f64 * slower / cores as f64;
     let mut used = [0.0; Lane::COUNT];
     for (lane, threads) in [(Lane::Compute, threads), (Lane::Host, threads), (Lane::H2d, 1), (Lane::D2h, 1)] {
         if device.runs_on_cores(lane) {
-            // A lane alone takes no longer than it does alone.
+            // A lane alone uses at most the whole resource.
             used[lane.at()] = of(threads).min(1.0);
         }
     }
@@ -118,12 +121,12 @@ pub fn common(device: &dyn Device, threads: usize, link: &Link) -> Result<Vec<Co
         Common { name: "cores".to_owned(), used },
         Common { name: "copies both ways at once".to_owned(), used: copies },
     ];
-    // What one lane has to itself slows nobody down.
-    common.retain(|common| common.used.iter().filter(|chunk| **chunk > 0.0).count() > 1);
+    // A resource that only one lane uses causes no contention.
+    common.retain(|common| common.used.iter().filter(|share| **share > 0.0).count() > 1);
     Ok(common)
 }
 
-/// Seconds that as many threads take for the same arithmetic each.
+/// Seconds for a fixed amount of arithmetic on each of `threads` threads at once.
 fn spin_together(threads: usize) -> f64 {
     let spin = || {
         let mut values = [1.0f32; 512];
@@ -144,7 +147,7 @@ fn spin_together(threads: usize) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Of some rounds, the first of which warms up.
+/// The median of some rounds, after one to warm up.
 fn median(mut round: impl FnMut() -> Result<f64>) -> Result<f64> {
     const ROUNDS: usize = 7;
     round()?;

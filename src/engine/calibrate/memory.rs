@@ -1,6 +1,6 @@
-//! What this machine's RAM gives, measured in a second or two.
+//! Measures the RAM bandwidth of this machine in a second or two.
 //!
-//! `cargo bench --bench memory` and `--bench adam` measure the same with care.
+//! `cargo bench --bench memory` and `--bench adam` measure it more thoroughly.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -10,7 +10,7 @@ use crate::base::{DType, Result};
 use crate::host::{Arena, Limits, MemoryKind, Pool, Topology};
 use crate::optim::{AdamOptions, AdamScalars, Master, Optimizer, Spans, Step, update, write_master};
 
-/// Parameters that AdamW updates: larger than the caches of most processors.
+/// Parameters that AdamW updates: too many for the caches of most processors.
 const PARAMETERS: usize = 32 << 20;
 /// The optimizer of exact mode.
 const OPTIMIZER: Optimizer = Optimizer::AdamW { moments: DType::F32 };
@@ -18,28 +18,28 @@ const OPTIMIZER: Optimizer = Optimizer::AdamW { moments: DType::F32 };
 const TILE: usize = 1 << 20;
 const ROUNDS: usize = 5;
 
-/// RAM: medians of a few rounds, by all threads.
+/// Measured RAM bandwidth: medians of a few rounds on all threads.
 #[derive(Clone, Copy, Debug)]
 pub struct Ram {
     /// Threads that shared the work.
     pub threads: usize,
-    /// The memory that was gone over, in bytes.
+    /// Bytes of the measured memory.
     pub bytes: usize,
-    /// Bytes read a second.
+    /// Bytes read per second.
     pub read: f64,
-    /// Bytes written a second.
+    /// Bytes written per second.
     pub write: f64,
-    /// Parameters updated a second by AdamW in exact mode, with bf16 gradients.
+    /// Parameters that AdamW updates per second in mode exact, with bf16 gradients.
     pub adam: f64,
 }
 
 impl Ram {
-    /// Bytes that AdamW read and wrote a second.
+    /// Bytes that AdamW reads and writes per second.
     pub fn adam_bytes(&self) -> f64 {
         self.adam * OPTIMIZER.traffic_bytes(DType::Bf16) as f64
     }
 
-    /// The most bytes a second that were seen to move, whatever moved them.
+    /// The highest of the three bandwidths, in bytes per second.
     pub fn most(&self) -> f64 {
         self.read.max(self.write).max(self.adam_bytes())
     }
@@ -47,7 +47,7 @@ impl Ram {
 
 /// Measures RAM with `threads` threads.
 ///
-/// Errors: the memory for it is not there (`OutOfHostMemory`).
+/// Errors: too little free memory (`OutOfHostMemory`).
 pub fn measure_ram(threads: usize) -> Result<Ram> {
     let bytes = PARAMETERS * (OPTIMIZER.parameter_bytes() + DType::Bf16.bytes());
     Limits::read(None).admit("the measurement", bytes)?;
@@ -58,7 +58,7 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
     let write = median(|| pool.run_chunks(arena.bytes_mut(), TILE, &|_, tile| tile.fill(0)));
     let read = median(|| {
         pool.run_chunks(arena.bytes_mut(), TILE, &|_, tile| {
-            let mut near = [0u8; 8192]; // stays in the first cache
+            let mut near = [0u8; 8192]; // stays in the L1 cache
             for chunk in tile.chunks_exact(near.len()) {
                 near.copy_from_slice(chunk);
                 black_box(&near);
@@ -78,7 +78,7 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
     };
     fill(&pool, &spans);
     let step = Step::new(AdamScalars::new(&AdamOptions::default(), 1e-4, 10));
-    // SAFETY: the spans are parts of the arena above, each its own, and nobody else knows them.
+    // SAFETY: the spans are disjoint ranges of the arena above, which nothing else uses.
     let adam = median(|| unsafe { update(&pool, &spans, &step) });
     Ok(Ram {
         threads,
@@ -89,7 +89,7 @@ pub fn measure_ram(threads: usize) -> Result<Ram> {
     })
 }
 
-/// Ordinary values: dividing zeros would be cheap.
+/// Fills the spans with ordinary values: division of zeros would be faster.
 fn fill(pool: &Pool, spans: &Spans) {
     const RUN: usize = 1 << 16;
     let values: Vec<f32> = (0..RUN).map(|at| (at * 7919 % 1999) as f32 / 1000.0 - 1.0).collect();
@@ -97,9 +97,10 @@ fn fill(pool: &Pool, spans: &Spans) {
     pool.run(PARAMETERS / RUN, &|_, run| {
         let chunk = spans.slice(run * RUN, RUN);
         let Master::Split { weights, residual } = chunk.master else { unreachable!("masters are split") };
-        // SAFETY: the spans are parts of the caller's arena, each its own, and this run of them is this tile's.
+        // SAFETY: the spans are disjoint ranges of the caller's arena, and only this tile uses this
+        // run.
         unsafe {
-            // The weights' halves serve as a bf16 gradient, too.
+            // The bf16 halves serve as gradient, too.
             write_master(chunk.gradient.slice_mut(), residual.slice_mut(), &values);
             write_master(weights.slice_mut(), residual.slice_mut(), &values);
             chunk.state[0].write(&values);
@@ -108,7 +109,7 @@ fn fill(pool: &Pool, spans: &Spans) {
     });
 }
 
-/// Seconds of a round, the first of which warms up.
+/// The median seconds of some rounds, after one to warm up.
 fn median(mut round: impl FnMut()) -> f64 {
     round();
     let mut seconds: Vec<f64> = (0..ROUNDS)

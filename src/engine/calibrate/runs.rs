@@ -1,4 +1,4 @@
-//! Models that are trained for a few steps, and what ran alone in them.
+//! The models that calibration trains, and the samples taken from them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,21 +13,21 @@ use crate::model::{Layout, ModelConfig, Recompute, preset};
 use crate::plan::{Cost, Machine, Plan, Work};
 use crate::schedule::{self, Boundary, LayerPlacement, Mode, Operation};
 
-/// A model that is trained for a few steps to measure by.
+/// A model that calibration trains for a few steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// Its sizes.
+    /// The sizes of the model.
     pub dims: Dims,
-    /// Those of a micro-batch.
+    /// The shape of a micro-batch.
     pub shape: Shape,
-    /// What backward computes again of the first layer, the second, and so on, over and over.
+    /// Recomputation of the layers, cyclically.
     pub recompute: Vec<Recompute>,
-    /// What the host keeps of a parameter. AdamW alone is measured of what is not exact.
+    /// The host-RAM format. In modes other than exact only AdamW is measured.
     pub mode: Mode,
 }
 
-/// Shapes that between them make every rate matter: products of each class, with few rows and with many, attention of short
-/// sequences and of long ones, units that fit the caches and others.
+/// Shapes that together cover every rate: GEMMs of each class with few and many rows, attention
+/// over short and long sequences, units that fit the caches and units that do not.
 const ON_CPU: [(Dims, Shape); 7] = [
     (Dims { c: 192, h: 6, g: 3, d: 32, f: 528, v: 512, l: 4 }, Shape { b: 1, t: 64 }),
     (Dims { c: 128, h: 4, g: 2, d: 32, f: 352, v: 2048, l: 4 }, Shape { b: 1, t: 128 }),
@@ -38,9 +38,9 @@ const ON_CPU: [(Dims, Shape); 7] = [
     (Dims { c: 640, h: 10, g: 5, d: 64, f: 1728, v: 1024, l: 2 }, Shape { b: 1, t: 640 }),
 ];
 
-/// The same of real models, with layers enough to stream: few rows make narrow products, and kernels that are hardly longer
-/// than the way from one to the next; heads of 64 and 128; a vocabulary beside narrow layers and small ones beside wide ones.
-/// The largest takes some 9 GiB of host memory.
+/// Shapes of real models, with enough layers to be streamed: few rows for narrow GEMMs and kernels
+/// hardly longer than a launch; head sizes 64 and 128; a large vocabulary with narrow layers, small
+/// ones with wide layers. The largest takes about 9 GiB of host memory.
 const ON_CUDA: [(Dims, Shape); 8] = [
     (Dims { c: 1024, h: 16, g: 8, d: 64, f: 3072, v: 4096, l: 2 }, Shape { b: 1, t: 64 }),
     (Dims { c: 2048, h: 16, g: 8, d: 128, f: 6144, v: 8192, l: 2 }, Shape { b: 1, t: 128 }),
@@ -51,10 +51,11 @@ const ON_CUDA: [(Dims, Shape); 8] = [
     (Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 4096, l: 2 }, Shape { b: 1, t: 4096 }),
     (Dims { c: 5120, h: 40, g: 8, d: 128, f: 13824, v: 4096, l: 2 }, Shape { b: 4, t: 1024 }),
 ];
-/// The one of these by which AdamW of the other modes is measured: beyond every cache, and quick to fill.
+/// The index of the model that measures AdamW in the other modes: larger than every cache, yet
+/// quick to fill.
 const ADAM_ON_CUDA: usize = 3;
 
-/// What a device is measured by. The choice is [resolved](DeviceChoice::resolve).
+/// The models that a [resolved](DeviceChoice::resolve) device is measured with.
 pub fn runs(device: DeviceChoice) -> Vec<Run> {
     let run = |(dims, shape): (Dims, Shape), recompute: &[Recompute], mode| Run {
         dims,
@@ -72,7 +73,8 @@ pub fn runs(device: DeviceChoice) -> Vec<Run> {
             });
             all.collect()
         }
-        // Models this large take longer to fill than to train: one of each does for both.
+        // Filling these models takes longer than training them, so each is filled once: its layers
+        // alternate between full and no recomputation.
         DeviceChoice::Cuda(_) => {
             let exact = ON_CUDA.map(|of| run(of, &[full, none], Mode::Exact));
             let others = others.map(|mode| run(ON_CUDA[ADAM_ON_CUDA], &[none], mode));
@@ -81,11 +83,11 @@ pub fn runs(device: DeviceChoice) -> Vec<Run> {
     }
 }
 
-/// Steps of each; the first one, in which memory is touched for the first time, is left out.
+/// Steps per run. The first step touches memory for the first time and gives no samples.
 const STEPS: usize = 4;
 /// Micro-batches of a step.
 const MICROS: usize = 2;
-/// A task that others ran beside for more than this part of its time is no sample.
+/// A task is a sample if contending tasks overlap it for at most this share of its time.
 const ALONE: f64 = 0.1;
 
 impl fmt::Display for Run {
@@ -108,7 +110,8 @@ impl Run {
             boundary: Boundary::Spilled,
             ..LayerPlacement::default()
         });
-        // Streamed gradients are used at once, and their norm is not known then.
+        // In mode streamed AdamW runs under backward, before the norm is known, so nothing is
+        // clipped.
         let (clip, sweeps) = if self.mode == Mode::Streamed { (0.0, 1) } else { (1.0, 2) };
         TrainerOptions {
             mode: self.mode,
@@ -123,12 +126,12 @@ impl Run {
         }
     }
 
-    /// What it takes of memory.
+    /// The memory plan of the run.
     pub(super) fn plan(&self, threads: usize, activation_dtype: DType) -> Result<Plan> {
         plan_of(&self.config(), &self.options(threads), activation_dtype)
     }
 
-    /// What its operations ask of a machine.
+    /// The work of the measured operations of a step.
     pub(super) fn works(&self, threads: usize, activation_dtype: DType) -> Result<Vec<Work>> {
         let (config, plan) = (self.config(), self.plan(threads, activation_dtype)?);
         let layout = Layout::new(&config);
@@ -139,7 +142,7 @@ impl Run {
         Ok(operations.map(|operation| cost.work(operation)).collect())
     }
 
-    /// Seconds that it takes on a machine, about: its memory is taken and filled, and its steps are taken.
+    /// The expected seconds on a machine: memory is allocated and filled, then the steps run.
     pub(super) fn seconds(&self, plan: &Plan, machine: &Machine) -> Result<f64> {
         const FILLED_BYTES_PER_S: f64 = 1e9;
         let config = self.config();
@@ -147,7 +150,7 @@ impl Run {
         Ok(STEPS as f64 * step as f64 * 1e-9 + plan.host.bytes() as f64 / FILLED_BYTES_PER_S)
     }
 
-    /// Takes the steps; gives what ran alone in them.
+    /// Trains the steps and returns the samples.
     pub(super) fn samples(&self, backend: Backend, threads: usize, sharing: Sharing) -> Result<Vec<Sample>> {
         let (config, options) = (self.config(), self.options(threads));
         let mut trainer = Trainer::open_with(backend, &config, &options)?;
@@ -157,7 +160,7 @@ impl Run {
         let batch = Batch { tokens: &tokens[..n], targets: &tokens[1..], weights: None, starts: None };
         for _ in 0..STEPS {
             trainer.step(&[batch; MICROS], 1e-4)?;
-            // Its AdamW runs alone.
+            // Lets AdamW run alone.
             trainer.sync()?;
         }
         let layout = Layout::new(&config);
@@ -169,11 +172,11 @@ impl Run {
     }
 }
 
-/// What ran alone, without the first step; tasks with the same work make one sample.
+/// The tasks that ran alone, without the first step. Tasks with equal work make one sample.
 fn alone(spans: &[(Operation, TaskSpan)], cost: &Cost, sharing: Sharing) -> Vec<Sample> {
     let decided = spans.iter().filter(|(operation, _)| matches!(operation, Operation::DecideClip { .. }));
     let first = decided.map(|(_, span)| span.end_ns).min().unwrap_or(0);
-    let beside = |one: &TaskSpan| -> u64 {
+    let contended_ns = |one: &TaskSpan| -> u64 {
         let others = spans.iter().filter(|(_, other)| sharing.slows(other.lane, one.lane));
         others
             .map(|(_, other)| other.end_ns.min(one.end_ns).saturating_sub(other.start_ns.max(one.start_ns)))
@@ -182,17 +185,17 @@ fn alone(spans: &[(Operation, TaskSpan)], cost: &Cost, sharing: Sharing) -> Vec<
     let mut alike: BTreeMap<(usize, Vec<u64>), Vec<Sample>> = BTreeMap::new();
     for (operation, span) in spans.iter().filter(|(_, span)| span.start_ns > first) {
         let ns = span.end_ns.saturating_sub(span.start_ns);
-        if ns > 0 && beside(span) as f64 <= ALONE * ns as f64 {
+        if ns > 0 && contended_ns(span) as f64 <= ALONE * ns as f64 {
             let sample = Sample { lane: span.lane, work: cost.work(operation), seconds: ns as f64 * 1e-9 };
             let amounts = amounts(&sample.work).map(f64::to_bits).to_vec();
             alike.entry((span.lane.at(), amounts)).or_default().push(sample);
         }
     }
-    alike.into_values().map(typical).collect()
+    alike.into_values().map(median).collect()
 }
 
-/// The median of the same work.
-fn typical(mut alike: Vec<Sample>) -> Sample {
+/// The sample of median time.
+fn median(mut alike: Vec<Sample>) -> Sample {
     alike.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
     alike[alike.len() / 2]
 }
@@ -200,17 +203,17 @@ fn typical(mut alike: Vec<Sample>) -> Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::calibrate::fit::unmet;
+    use crate::engine::calibrate::fit::uncovered;
     use crate::ops::cuda::workspace;
 
     #[test]
-    fn every_class_of_work_is_met_on_every_device() {
+    fn runs_cover_every_kind_of_work_on_every_device() {
         for device in [DeviceChoice::Cpu, DeviceChoice::Cuda(0)] {
             let works = |run: &Run| run.works(2, device.activation_dtype()).unwrap();
             let works: Vec<Work> = runs(device).iter().flat_map(works).collect();
-            assert_eq!(unmet(works.iter()), None, "{device}");
+            assert_eq!(uncovered(works.iter()), None, "{device}");
             let exact = works.iter().filter(|work| work.host_bytes[1] == 0.0);
-            assert_eq!(unmet(exact), Some("AdamW of mode streamed"), "{device}");
+            assert_eq!(uncovered(exact), Some("AdamW of mode streamed"), "{device}");
         }
         for run in runs(DeviceChoice::Cuda(0)) {
             workspace::supports(&run.dims, run.shape).unwrap();

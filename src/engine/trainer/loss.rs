@@ -1,8 +1,8 @@
-//! Log-probabilities of targets, and steps whose loss the caller makes of them.
+//! Log-probabilities of targets, and steps with a custom loss over them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::steps::{Staged, check_rate};
+use super::steps::{Staged, check_lr};
 use super::{StepReport, Trainer};
 use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
 use crate::device::Lane;
@@ -12,17 +12,19 @@ use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, Content, Operation, Resource};
 
-/// A loss as a function of the log-probabilities of all targets of a step: given `[micros · N]` of them, micro-batch by
-/// micro-batch, it gives the loss and sets its gradient in the second array, which has zeros. Ignored rows are 0 in
-/// the one and do not count in the other. An error gives the step up.
+/// A custom loss over the log-probabilities of all targets of a step. Takes `[micros · N]`
+/// log-probabilities, micro-batch by micro-batch; returns the loss and writes its gradient to the
+/// second array, which is zeroed before. Ignored targets have log-probability 0, and their gradient
+/// is not used. An error abandons the step.
 pub type Loss<'a> = dyn FnMut(&[f32], &mut [f32]) -> Result<f64> + 'a;
 
 impl Trainer {
-    /// The log-probabilities of the targets of some micro-batches under the present weights: `[N]` of each, in
-    /// nats, 0 where the target is ignored. Weights of targets do not count. Changes nothing.
+    /// Computes the log-probabilities of the targets of some micro-batches: `[N]` for each, in
+    /// nats, 0 for an ignored target. Target weights are not used. Changes nothing.
     ///
-    /// Waits until they are there, and for AdamW unit by unit, as an evaluation does.
-    /// Errors: those of [`Trainer::accumulate`]; nothing is staged then.
+    /// Blocks until they are computed, like [`Trainer::eval`].
+    ///
+    /// Errors: those of [`Trainer::accumulate`]; then nothing is staged.
     pub fn logprobs(&mut self, batches: &[Batch]) -> Result<Vec<f32>> {
         self.stage_all(batches)?;
         let Staged { micros, .. } = self.take_staged()?;
@@ -44,45 +46,49 @@ impl Trainer {
         logprobs
     }
 
-    /// One step under a loss of the caller's: forward of the whole step, then `loss` on the calling thread with the
-    /// log-probabilities of all targets, then backward from the gradient it gives, clipping and AdamW as ever. The
-    /// head's logits are computed twice. Weights of targets do not count; the report's loss is what `loss` gave.
+    /// Runs one step with a custom loss (DPO, GRPO, …): forward of the whole step, then `loss` on
+    /// the calling thread with the log-probabilities of all targets, then backward from its
+    /// gradient, clipping and AdamW. The head's logits are computed twice. Target weights are not
+    /// used. The reported loss is the one that `loss` returns.
     ///
-    /// With the gradient −w · (1 / Σ w as f32) it does what [`Trainer::step`] does with the weights w, bit for bit.
+    /// With the gradient −w · (1 / Σ w as f32) it equals [`Trainer::step`] with weights w bit for
+    /// bit.
     ///
-    /// Waits as [`Trainer::update`]. While `loss` runs, forward is done and nothing else of the step has begun.
+    /// Blocks like [`Trainer::update`]. `loss` is called after forward and before backward begins.
     ///
-    /// Errors: those of [`Trainer::update`]; more than one sweep (`InvalidArgument`), see
-    /// [`schedule::train_with_loss`](crate::schedule::train_with_loss); the error of `loss`, or a loss or a gradient that is
-    /// not finite (`NonFinite`), after which weights, moments and step number are as before.
+    /// Errors: those of [`Trainer::update`]; more than one sweep (`InvalidArgument`); the error of
+    /// `loss`; a loss or gradient that is not finite (`NonFinite`). After the last two, weights,
+    /// moments and step number are unchanged.
     pub fn step_with_loss(&mut self, batches: &[Batch], lr: f64, loss: &mut Loss) -> Result<StepReport> {
         self.usable()?;
-        check_rate(lr)?;
+        check_lr(lr)?;
         self.stage_all(batches)?;
         let targets: Vec<&[i32]> = batches.iter().map(|batch| batch.targets).collect();
         let staged = self.take_staged()?;
-        staged.sums.aimed()?;
-        // The loss that is given is the step's, whatever weights say.
+        staged.sums.require_target()?;
+        // Weight 1: the returned loss is the step's loss.
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight: 1.0, row: 0 };
-        let step_state = self.open_frame(inputs)?;
+        let step_state = self.open_step_state(inputs)?;
         let issued = self.infer(Purpose::TrainWithLoss(staged.micros))?;
         self.announced.clear();
         let operations = &self.runner.lists.numbered(issued.list).operations;
-        let here = operations.iter().position(|operation| *operation == Operation::Loss);
-        let here = here.expect("the list has the loss");
-        self.issue(&issued, step_state, 0..here);
-        self.reach_loss(&issued, here)?;
+        let loss_at = operations.iter().position(|operation| *operation == Operation::Loss);
+        let loss_at = loss_at.expect("the list has the loss");
+        self.issue(&issued, step_state, 0..loss_at);
+        self.reach_loss(&issued, loss_at)?;
         let logprobs = self.host_logprobs(staged.micros);
         let mut dlogprobs = vec![0.0; logprobs.len()];
-        // The rest of the list must be issued whatever happens here, since later lists rest on it.
-        let given = catch_unwind(AssertUnwindSafe(|| loss(&logprobs, &mut dlogprobs)));
-        let outcome = given.map(|given| given.and_then(|loss| self.hand_in(loss, &targets, &dlogprobs)));
-        let goes_on = matches!(outcome, Ok(Ok(())));
-        if !goes_on {
+        // The rest of the list is issued even after an error or a panic: waits of later lists refer
+        // to it.
+        let returned = catch_unwind(AssertUnwindSafe(|| loss(&logprobs, &mut dlogprobs)));
+        let outcome =
+            returned.map(|returned| returned.and_then(|loss| self.store_loss(loss, &targets, &dlogprobs)));
+        let succeeded = matches!(outcome, Ok(Ok(())));
+        if !succeeded {
             self.runner.step_states[step_state].abandon();
         }
-        self.issue(&issued, step_state, here..issued.waits.len());
-        if goes_on {
+        self.issue(&issued, step_state, loss_at..issued.waits.len());
+        if succeeded {
             self.conclude(issued)?;
         } else {
             self.note(issued);
@@ -91,17 +97,18 @@ impl Trainer {
         self.committed(step_state, staged)
     }
 
-    /// Waits until this thread may do [`Operation::Loss`]: for what the operation waits for, and for its lane.
-    fn reach_loss(&mut self, issued: &Issued, here: usize) -> Result<()> {
-        for &tick in issued.waits.waits(here) {
+    /// Waits until this thread may perform [`Operation::Loss`]: for the operation's waits and for
+    /// all earlier operations on its lane.
+    fn reach_loss(&mut self, issued: &Issued, loss_at: usize) -> Result<()> {
+        for &tick in issued.waits.waits(loss_at) {
             self.reach(tick)?;
         }
         let last = self.lanes.last(Lane::Host);
         self.reach(last)
     }
 
-    /// Writes what [`Operation::Loss`] leaves, if it can be used.
-    fn hand_in(&self, loss: f64, targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
+    /// Checks and stores the results of [`Operation::Loss`].
+    fn store_loss(&self, loss: f64, targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
         all_finite(loss, targets, dlogprobs)?;
         let store = &self.runner.store;
         let n = self.runner.plan.policy.numeric.shape.n();
@@ -113,10 +120,10 @@ impl Trainer {
     }
 }
 
-/// Refuses a loss that is not finite, or a gradient that is not in a row that counts.
+/// Refuses a loss that is not finite, or such a gradient of a target that is not ignored.
 fn all_finite(loss: f64, targets: &[&[i32]], dlogprobs: &[f32]) -> Result<()> {
     let refuse = |what: String| {
-        let message = format!("the caller's loss: {what} must be finite; nothing was updated");
+        let message = format!("custom loss: {what} must be finite; nothing was updated");
         Err(Error::new(Status::NonFinite, message))
     };
     if !loss.is_finite() {

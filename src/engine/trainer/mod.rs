@@ -1,4 +1,5 @@
-//! The trainer: what a caller holds.
+//! The trainer: the engine's public API. It runs on the calling thread and issues lists to the
+//! lanes.
 
 mod loss;
 mod save;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use crate::base::{DType, Error, MicroIndex, Result};
 use crate::device::cpu::CpuDevice;
 use crate::device::{DeviceInfo, Lane, Lanes, Tick};
-use crate::engine::backend::{Backend, KernelsSetting, fit};
+use crate::engine::backend::{Backend, KernelsSetting, plan_on};
 use crate::engine::batch::BatchSums;
 use crate::engine::gather::Numbers;
 use crate::engine::options::{AdamOptions, TrainerOptions};
@@ -32,22 +33,23 @@ use crate::schedule::{Access, Checker, Content, List, Operation, Resource, Sync,
 
 pub use loss::Loss;
 
-/// What a step reports.
+/// The report of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// The optimizer's step number after this step, counted from 1.
     pub step: u64,
-    /// Σ weight · negative log-likelihood / Σ weight, over the unmasked targets of the whole step, in nats.
+    /// Σ weight · negative log-likelihood / Σ weight, over the unmasked targets of the whole step,
+    /// in nats.
     pub loss: f64,
     /// Global gradient norm, before clipping.
     pub grad_norm: f64,
-    /// Tokens of the step.
+    /// Tokens of the step, padding included.
     pub tokens: u64,
-    /// Unmasked targets of the step.
+    /// Unmasked targets of the step (supervised tokens).
     pub targets: u64,
 }
 
-/// What an evaluation reports.
+/// The report of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvalReport {
     /// As in [`StepReport`].
@@ -56,7 +58,8 @@ pub struct EvalReport {
     pub targets: u64,
 }
 
-/// Totals since the trainer was opened; those of a run that was [restored](Trainer::restore) go on from where it stood.
+/// Totals since the trainer was opened. After [`Trainer::restore`], steps and tokens continue from
+/// the restored values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Updates committed.
@@ -67,22 +70,22 @@ pub struct Stats {
     pub device_bytes: usize,
     /// Bytes of the host arenas.
     pub host_bytes: usize,
-    /// CPU threads that share a job.
+    /// CPU threads of the pool.
     pub threads: usize,
-    /// Seconds that the calling thread has spent on finding lists, inferring and proving their waits, and handing
-    /// them to the lanes.
+    /// Seconds that the calling thread spent building lists, inferring and proving their waits, and
+    /// issuing them.
     pub issue_seconds: f64,
-    /// How long each lane was at the tasks of training steps and of saves that had ended when the last step, evaluation or
-    /// [`Trainer::sync`] did, ns by [`Lane::at`]; 0 unless lanes record, for
-    /// [`measuring`](TrainerOptions::measuring) or tracing. Not in it are evaluations, log-probabilities and logits.
+    /// Busy time of each lane, in ns, indexed by [`Lane::at`]: the tasks of training steps and
+    /// saves that had ended when the last step, evaluation or [`Trainer::sync`] returned. 0 without
+    /// [`measuring`](TrainerOptions::measuring) or tracing.
     pub busy_ns: [u64; Lane::COUNT],
 }
 
-/// A model in host RAM and a device that trains it. Used from one thread at a time; see the
-/// [module](super) for how it works.
+/// A model in host RAM and the device that trains it. One thread at a time uses it; it may move
+/// between threads.
 ///
-/// A failure of the device poisons the trainer: every later call gives the first error again. Dropping it
-/// waits for the lanes and gives all memory back.
+/// A failure of the device poisons the trainer: every later call returns the first error. Dropping
+/// the trainer waits for its lanes and frees all memory.
 pub struct Trainer {
     // Dropped first: the lanes stop before the memory their tasks use is freed.
     lanes: Box<dyn Lanes>,
@@ -90,20 +93,23 @@ pub struct Trainer {
     sync: Sync,
     checker: Checker,
     staged: Vec<BatchSums>,
-    /// The tokens of the step after the next one, as far as they were announced.
+    /// The announced tokens of the step after the next one.
     announced: Numbers,
-    /// The frame of the step whose AdamW gathers the rows of the embedding for the next list, if one does.
+    /// The step state of the step whose AdamW gathers the next list's rows of the embedding, if
+    /// any.
     gathered_by: Option<usize>,
+    /// The index of the next step state to use.
     step_state: usize,
-    frame_done: [Option<Tick>; STEP_STATES],
+    /// By step state: the last host task that uses it.
+    step_state_done: [Option<Tick>; STEP_STATES],
     stats: Stats,
     record: Option<Record>,
-    /// Whether a save is under way, or has ended and nobody has asked how.
+    /// True from the begin of a save until its outcome is taken.
     saving: bool,
     failed: Option<Error>,
 }
 
-/// The plan of a model under options, for kernels that store activations so.
+/// The plan of a model under options, for this activation dtype.
 pub fn plan_of(config: &ModelConfig, options: &TrainerOptions, activation_dtype: DType) -> Result<Plan> {
     config.validate()?;
     let layout = Layout::new(config);
@@ -112,18 +118,23 @@ pub fn plan_of(config: &ModelConfig, options: &TrainerOptions, activation_dtype:
 }
 
 impl Trainer {
-    /// Plans, refuses what does not fit, takes all memory and starts the lanes on the device that the options
-    /// choose. Every weight is zero until [`Trainer::write_tensor`].
+    /// Plans, allocates all memory and starts the lanes on the chosen device. Weights and moments
+    /// are zero: load them with [`hf::Weights`](crate::hf::Weights), [`Trainer::write_fresh`] or
+    /// [`Trainer::write_tensor`].
+    ///
+    /// Errors: an option that is invalid or does not suit the model (`InvalidArgument`); memory
+    /// that does not suffice (`OutOfHostMemory`, `OutOfDeviceMemory`), with the plan's need and the
+    /// limit; no such device (`DeviceUnavailable`).
     pub fn open(config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let device = options.device.resolve(config, options.shape)?;
         let options = TrainerOptions { device, ..options.clone() };
-        device.is_there()?;
-        // What cannot be planned is refused before a device is asked for memory.
+        device.require()?;
+        // Refuses invalid options before the device is opened.
         Trainer::plan_for(config, &options)?;
         Trainer::open_with(Backend::open(&options)?, config, &options)
     }
 
-    /// As [`Trainer::open`], on a CPU device that the caller made.
+    /// Like [`Trainer::open`], on the caller's CPU device.
     #[doc(hidden)]
     pub fn open_on(
         device: Arc<CpuDevice>,
@@ -133,7 +144,7 @@ impl Trainer {
         Trainer::open_with(Backend::cpu(device), config, options)
     }
 
-    /// As [`Trainer::open`], on any device, with the kernels that come with it.
+    /// Like [`Trainer::open`], on the caller's device and kernels.
     #[doc(hidden)]
     pub fn open_with(backend: Backend, config: &ModelConfig, options: &TrainerOptions) -> Result<Trainer> {
         let Backend { device, activation_dtype, kernels } = backend;
@@ -153,8 +164,8 @@ impl Trainer {
         let layout = Layout::new(config);
         let store = Store::take(&layout, &plan, &pool, &*device)?;
         let memory = device.reserve(plan.device.bytes())?;
-        let place = plan.device.workspace();
-        let workspace = memory.subspan(place.offset, place.bytes);
+        let range = plan.device.workspace();
+        let workspace = memory.subspan(range.offset, range.bytes);
         let kernels = kernels(KernelsSetting { pool: &pool, workspace, plan: &plan })?;
         let stats = Stats {
             device_bytes: plan.device.bytes(),
@@ -193,7 +204,7 @@ impl Trainer {
             announced: Numbers::of(config.dims.v),
             gathered_by: None,
             step_state: 0,
-            frame_done: [None; STEP_STATES],
+            step_state_done: [None; STEP_STATES],
             stats,
             record: options.tracing.then(Record::default),
             saving: false,
@@ -201,33 +212,35 @@ impl Trainer {
         })
     }
 
-    /// The plan that [`Trainer::open`] would follow. Takes no memory, and needs no device.
+    /// The plan that [`Trainer::open`] would follow. Allocates nothing and needs no device.
+    ///
+    /// Errors: an option that is invalid or does not suit the model (`InvalidArgument`).
     pub fn plan_for(config: &ModelConfig, options: &TrainerOptions) -> Result<Plan> {
         let choice = options.device.resolve(config, options.shape)?;
-        fit(choice, config, plan_of(config, options, choice.activation_dtype())?, options.pinning)
+        plan_on(choice, config, plan_of(config, options, choice.activation_dtype())?, options.pinning)
     }
 
-    /// Every tensor of the model.
+    /// The names, shapes and offsets of all tensors.
     pub fn layout(&self) -> &Layout {
         self.runner.store.layout()
     }
 
-    /// The model's description.
+    /// The model.
     pub fn config(&self) -> &ModelConfig {
         &self.runner.config
     }
 
-    /// What computes.
+    /// The device.
     pub fn device(&self) -> DeviceInfo {
         self.runner.device.info()
     }
 
-    /// What decides the order of sums, see [`Kernels::arithmetic`](crate::ops::Kernels::arithmetic).
+    /// Identifies the kernels' order of sums: trainers with equal text compute the same bits.
     pub fn arithmetic(&self) -> String {
         self.runner.kernels.arithmetic()
     }
 
-    /// Every byte, by name.
+    /// The memory plan.
     pub fn plan(&self) -> &Plan {
         &self.runner.plan
     }
@@ -237,7 +250,7 @@ impl Trainer {
         self.runner.adam
     }
 
-    /// The largest global gradient norm; 0 where nothing is clipped.
+    /// The global gradient norm that gradients are clipped to; 0 if clipping is off.
     pub fn clip(&self) -> f64 {
         self.runner.clip
     }
@@ -247,8 +260,8 @@ impl Trainer {
         self.stats
     }
 
-    /// Waits until every lane is idle: weights, residuals and moments are those after the last step, and a save
-    /// has ended.
+    /// Waits until every lane is idle. Weights and moments are then those after the last step, and
+    /// a save has ended.
     pub fn sync(&mut self) -> Result<()> {
         self.usable()?;
         for lane in Lane::ALL {
@@ -266,28 +279,28 @@ impl Trainer {
         }
     }
 
-    /// Issues a list and returns its frame once what it is for is known.
+    /// Issues a list, waits for its result and returns its step state.
     fn run(&mut self, purpose: Purpose, inputs: Inputs) -> Result<usize> {
-        let step_state = self.open_frame(inputs)?;
+        let step_state = self.open_step_state(inputs)?;
         let list = self.infer(purpose)?;
         self.issue(&list, step_state, 0..list.waits.len());
         self.conclude(list)?;
         Ok(step_state)
     }
 
-    /// A frame that no lane is at work on.
-    fn open_frame(&mut self, inputs: Inputs) -> Result<usize> {
+    /// Waits for a step state that no lane uses, and sets its inputs.
+    fn open_step_state(&mut self, inputs: Inputs) -> Result<usize> {
         self.usable()?;
         let step_state = self.step_state;
         self.step_state = (step_state + 1) % STEP_STATES;
-        if let Some(done) = self.frame_done[step_state].take() {
+        if let Some(done) = self.step_state_done[step_state].take() {
             self.reach(done)?;
         }
         self.runner.step_states[step_state].open(inputs);
         Ok(step_state)
     }
 
-    /// A list that is to be issued next, with its waits; they have been proved sufficient.
+    /// Prepares the list to issue next: gathers rows, infers waits and proves them sufficient.
     fn infer(&mut self, purpose: Purpose) -> Result<Issued> {
         let runner = self.runner.clone();
         let start = Instant::now();
@@ -304,12 +317,13 @@ impl Trainer {
         Ok(Issued { list: number, waits, reached: None })
     }
 
-    /// Gathers what a list uploads of an embedding that is not tied to the head, unless AdamW of the step before does.
+    /// Gathers the rows that a list uploads of an untied embedding, unless AdamW of the step before
+    /// does.
     fn gather(&mut self, list: &List) -> Result<()> {
-        let unit = self.runner.plan.geometry.embedding();
-        let goes_up =
-            |operation: &Operation| matches!(*operation, Operation::Upload { unit: up, .. } if up == unit);
-        if self.runner.config.tied || !list.operations.iter().any(goes_up) {
+        let embedding = self.runner.plan.geometry.embedding();
+        let uploads =
+            |operation: &Operation| matches!(*operation, Operation::Upload { unit, .. } if unit == embedding);
+        if self.runner.config.tied || !list.operations.iter().any(uploads) {
             return Ok(());
         }
         let micros = list.extent.micros;
@@ -325,21 +339,22 @@ impl Trainer {
             return Ok(());
         }
         self.gathered_by = None;
-        let weights = Content::Weights(unit);
+        let weights = Content::Weights(embedding);
         self.outside(&[
-            Access::read(Resource::Master { unit }, weights),
+            Access::read(Resource::Master { unit: embedding }, weights),
             Access::write(Resource::HostRows, weights),
         ])?;
         runner.store.gather(micros, &runner.pool);
         Ok(())
     }
 
-    /// Refuses a list that is not correct. What comes after it would rest on it, so the trainer has failed.
+    /// Proves a list correct. A list that is not poisons the trainer, since later lists would
+    /// depend on it.
     fn prove(&mut self, list: &List, waits: &Synced) -> Result<()> {
         self.checker.check(list, waits).map_err(|fault| self.fail(fault.into()))
     }
 
-    /// Gives the lanes a stretch of a list's operations.
+    /// Issues a range of a list's operations to the lanes.
     fn issue(&mut self, issued: &Issued, step_state: usize, range: Range<usize>) {
         let start = Instant::now();
         let list = self.runner.lists.numbered(issued.list);
@@ -350,13 +365,13 @@ impl Trainer {
             let tick = self.lanes.issue(operation.lane(), task.pack(), waits, signal);
             debug_assert_eq!(tick, issued.waits.tick(index));
             if operation.lane() == Lane::Host {
-                self.frame_done[step_state] = Some(tick);
+                self.step_state_done[step_state] = Some(tick);
             }
         }
         self.stats.issue_seconds += start.elapsed().as_secs_f64();
     }
 
-    /// Waits until what a list is for is known.
+    /// Waits for the operation that concludes a list.
     fn conclude(&mut self, mut issued: Issued) -> Result<()> {
         let conclusion = self.runner.lists.numbered(issued.list).conclusion();
         let tick = issued.waits.tick(conclusion.expect("every list has an operation that concludes it"));
@@ -373,14 +388,14 @@ impl Trainer {
         }
     }
 
-    /// Waits for a tick; what is issued later need not.
+    /// Waits for a tick. Operations issued later need not wait for it again.
     fn reach(&mut self, tick: Tick) -> Result<()> {
         self.lanes.reach(tick).map_err(|first| self.fail(first))?;
         self.sync.settle(&[tick]);
         self.checker.settle(&[tick]).map_err(|fault| self.fail(fault.into()))
     }
 
-    /// Waits for what must be done before this thread itself makes these accesses, and for nothing else.
+    /// Waits until this thread may make these accesses outside of any list.
     fn outside(&mut self, accesses: &[Access]) -> Result<()> {
         let embedding = Resource::Master { unit: self.runner.plan.geometry.embedding() };
         if accesses.iter().any(|access| access.writes() && access.resource == embedding) {
@@ -392,7 +407,7 @@ impl Trainer {
         self.checker.outside(accesses).map_err(|fault| self.fail(fault.into()))
     }
 
-    /// Every later call gives this error again.
+    /// Poisons the trainer: every later call returns the first error.
     fn fail(&mut self, first: Error) -> Error {
         self.failed.get_or_insert(first).clone()
     }

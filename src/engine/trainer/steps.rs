@@ -1,4 +1,4 @@
-//! Steps, evaluations, and a look at the logits.
+//! Steps, evaluations and logits.
 
 use super::{EvalReport, StepReport, Trainer};
 use crate::base::{Error, IGNORED_TARGET, MicroIndex, Result, Status};
@@ -7,25 +7,27 @@ use crate::engine::step_state::Inputs;
 use crate::engine::task::Purpose;
 use crate::schedule::{Access, AdamWhen, Content, Resource};
 
-/// What was staged for a list.
+/// The staged micro-batches of a list.
 #[derive(Clone, Copy)]
 pub(super) struct Staged {
     pub micros: usize,
     pub sums: BatchSums,
 }
 
-pub(super) fn check_rate(lr: f64) -> Result<()> {
+pub(super) fn check_lr(lr: f64) -> Result<()> {
     if lr.is_finite() && lr >= 0.0 {
         return Ok(());
     }
-    Err(Error::argument(format!("learning rate {lr} must be finite, ≥ 0")))
+    Err(Error::argument(format!("learning rate {lr} must be finite and ≥ 0")))
 }
 
 impl Trainer {
-    /// Checks a micro-batch and stages it for the next [`Trainer::update`]. Copies; runs nothing.
+    /// Checks a micro-batch and copies it for the next [`Trainer::update`] (gradient accumulation).
+    /// Computes nothing.
     ///
-    /// Errors: a value out of range (named), or more micro-batches than the trainer was opened for. The
-    /// batches staged before stay staged.
+    /// Errors: a value out of range (`InvalidArgument`, named); more micro-batches than
+    /// [`TrainerOptions::micros_max`](crate::engine::TrainerOptions::micros_max) (`InvalidState`).
+    /// Earlier micro-batches stay staged.
     pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
         self.usable()?;
         let plan = &self.runner.plan;
@@ -33,7 +35,7 @@ impl Trainer {
             return Err(Error::new(
                 Status::InvalidState,
                 format!(
-                    "{} micro-batches are staged, the most a step was opened for: update first",
+                    "{} micro-batches are staged, the maximum per step of this trainer: update first",
                     plan.micros_max
                 ),
             ));
@@ -46,17 +48,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// Names tokens of the step after the next one; may be called for one micro-batch after the other. AdamW of the next
-    /// step then updates their rows of an embedding that is not tied to the head before anything else, and all other rows
-    /// last, so that the step after it need not wait for the whole embedding. That changes no bit. Runs nothing and waits
-    /// for nothing.
+    /// Announces tokens of the step after the next one; may be called once per micro-batch. AdamW
+    /// of the next step then updates their rows of an untied embedding first and the other rows
+    /// last, so that the step after it does not wait for the whole embedding. Changes no bit. Does
+    /// not block.
     ///
-    /// Worthwhile only if that step comes next: an evaluation between the two, or a token that was not named, has to wait
-    /// until all rows are updated. Of no effect where the embedding is tied, where AdamW runs under backward, where
-    /// gradients pass through a ring, and on [`Trainer::step_with_loss`]. The next step uses up what was named.
+    /// Useful only if that step comes directly after the next one: an evaluation between them, or a
+    /// token that was not announced, waits until all rows are updated. No effect if the embedding
+    /// is tied, AdamW runs under backward, or gradients pass through a ring buffer; nor on
+    /// [`Trainer::step_with_loss`]. The next step consumes the announcement.
     ///
-    /// Errors (`InvalidArgument`; then nothing is named): a token that is not in the vocabulary; more different ones than
-    /// a step can have.
+    /// Errors (`InvalidArgument`; nothing stays announced): a token outside the vocabulary; more
+    /// distinct tokens than a step can have.
     pub fn announce(&mut self, tokens: &[i32]) -> Result<()> {
         self.usable()?;
         let added = self.add_announced(tokens);
@@ -83,26 +86,27 @@ impl Trainer {
         let (announced, max) = (self.announced.len(), self.runner.store.gathered_max());
         if announced > max {
             return Err(Error::argument(format!(
-                "{announced} different tokens are announced; a step has {max} at most: announce those of one step"
+                "{announced} distinct tokens are announced; a step has at most {max}: announce one step at a time"
             )));
         }
         Ok(())
     }
 
-    /// Runs one step over the staged micro-batches and empties the staging. Returns when loss and norm are
-    /// known; AdamW may still run.
+    /// Runs one step over the staged micro-batches. Blocks until loss and gradient norm are known;
+    /// AdamW may still run.
     ///
-    /// Errors: nothing staged (`InvalidState`), no target (`NoTarget`), a norm or loss that is not finite
-    /// (`NonFinite`: nothing changed; `StepPartial`: some units were updated, under-backward only).
+    /// Errors: nothing is staged (`InvalidState`); no supervised target (`NoTarget`); a norm or
+    /// loss that is not finite (`NonFinite`: nothing changed; `StepPartial`: some units were
+    /// updated, only with AdamW under backward).
     pub fn update(&mut self, lr: f64) -> Result<StepReport> {
         self.usable()?;
-        check_rate(lr)?;
+        check_lr(lr)?;
         let staged = self.take_staged()?;
-        let BatchSums { weight, .. } = staged.sums.weighed()?;
+        let BatchSums { weight, .. } = staged.sums.require_weight()?;
         let inputs = Inputs { lr, step: self.stats.steps + 1, weight, row: 0 };
         let rows_first = self.announced.len() > 0;
         let purpose = if rows_first { Purpose::TrainRowsFirst } else { Purpose::Train };
-        let step_state = self.open_frame(inputs)?;
+        let step_state = self.open_step_state(inputs)?;
         let list = self.infer(purpose(staged.micros))?;
         if rows_first {
             std::mem::swap(&mut self.announced, &mut *self.runner.step_states[step_state].next.write());
@@ -114,7 +118,7 @@ impl Trainer {
         self.committed(step_state, staged)
     }
 
-    /// What a step came to, once its verdict is known; the totals count it.
+    /// The result of a step after its clip decision. Updates the totals.
     pub(super) fn committed(&mut self, step_state: usize, staged: Staged) -> Result<StepReport> {
         let step_state = &self.runner.step_states[step_state];
         let (clip_decision, refused, step) =
@@ -129,13 +133,13 @@ impl Trainer {
                 Err(Error::new(
                     Status::StepPartial,
                     format!(
-                        "step {step}: {not_finite}; {unit} (the first of them) kept its weights, others moved"
+                        "step {step}: {not_finite}; {unit} (perhaps others, too) was not updated, the rest was"
                     ),
                 ))
             }
             _ => Err(Error::new(
                 Status::NonFinite,
-                format!("step {step}: {not_finite}; nothing was updated and the step number stands"),
+                format!("step {step}: {not_finite}; nothing was updated, the step number is unchanged"),
             )),
         };
         let tokens = (staged.micros * self.runner.plan.policy.numeric.shape.n()) as u64;
@@ -153,34 +157,42 @@ impl Trainer {
         })
     }
 
-    /// [`Trainer::accumulate`] of each batch, then [`Trainer::update`]. If a batch is refused, none is staged.
+    /// Calls [`Trainer::accumulate`] for each batch, then [`Trainer::update`]. After an error of a
+    /// batch none is staged.
     pub fn step(&mut self, batches: &[Batch], lr: f64) -> Result<StepReport> {
         self.stage_all(batches)?;
         self.update(lr)
     }
 
-    /// The loss of some micro-batches under the present weights; changes nothing.
+    /// Computes the loss of some micro-batches with the current weights. Changes nothing. Blocks
+    /// until it is known; each unit's upload waits for the unit's AdamW.
+    ///
+    /// Errors: those of [`Trainer::accumulate`]; micro-batches are staged for an update
+    /// (`InvalidState`); no supervised target (`NoTarget`).
     pub fn eval(&mut self, batches: &[Batch]) -> Result<EvalReport> {
         self.stage_all(batches)?;
         let staged = self.take_staged()?;
-        let BatchSums { weight, targets } = staged.sums.weighed()?;
+        let BatchSums { weight, targets } = staged.sums.require_weight()?;
         let step_state =
             self.run(Purpose::Evaluate(staged.micros), Inputs { weight, ..Inputs::default() })?;
         Ok(EvalReport { loss: self.runner.step_states[step_state].clip_decision().loss, targets })
     }
 
-    /// The logits `[V]` that follow `tokens`, 1 … T of them.
+    /// Computes the logits `[V]` of the token after `tokens`. Blocks until they are known.
+    ///
+    /// Errors: a number of tokens that is not in 1 … T; a token outside the vocabulary
+    /// (`InvalidArgument`); micro-batches are staged for an update (`InvalidState`).
     pub fn logits(&mut self, tokens: &[i32]) -> Result<Vec<f32>> {
         let shape = self.runner.plan.policy.numeric.shape;
         if tokens.is_empty() || tokens.len() > shape.t {
             return Err(Error::argument(format!(
-                "{} tokens were given; 1 … {} can be",
+                "{} tokens were given; logits take 1 … {} tokens",
                 tokens.len(),
                 shape.t
             )));
         }
         self.nothing_staged()?;
-        // Causal attention: what stands behind the last token cannot be seen from it.
+        // Attention is causal, so padding after the last token does not change its logits.
         let mut padded = vec![0; shape.n()];
         padded[..tokens.len()].copy_from_slice(tokens);
         let batch =

@@ -1,4 +1,4 @@
-//! Tensors by name: read and written between steps, each waiting for its own unit alone.
+//! Tensors by name: reads and writes between steps. Each waits for its own unit only.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,10 @@ use crate::model::{TensorLayout, fresh_values};
 use crate::schedule::{Access, Content, Resource};
 
 impl Trainer {
-    /// Reads a tensor's f32 master by its Hugging Face name, `[out, in]` row-major. Waits for AdamW of its unit
-    /// and for no other.
+    /// Reads a tensor's f32 master weights by its Hugging Face name, `[out, in]` row-major. Waits
+    /// for AdamW of its unit only.
+    ///
+    /// Errors: no such tensor (`NotFound`); `out` has another length (`InvalidArgument`).
     pub fn read_tensor(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
         let (unit, tensor) = self.find(name, out.len())?;
         self.outside(&[Access::read(Resource::Master { unit }, Content::Weights(unit))])?;
@@ -19,8 +21,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes a tensor's f32 master; moments stay as they are. Waits for whatever reads or writes its unit (its
-    /// upload, its AdamW, its save) and for nothing of another.
+    /// Writes a tensor's f32 master weights. Moments are unchanged. Waits for operations that use
+    /// its unit (upload, AdamW, save) only.
+    ///
+    /// Errors: no such tensor (`NotFound`); `values` has another length (`InvalidArgument`).
     pub fn write_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let (unit, tensor) = self.find(name, values.len())?;
         self.outside(&[Access::write(Resource::Master { unit }, Content::Weights(unit))])?;
@@ -28,8 +32,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes fresh weights into every tensor by the trainer's threads, whose number changes no bit; see
-    /// [`fresh_values`]. Moments and step number stay as they are. Waits as [`Trainer::write_tensor`].
+    /// Initializes every tensor at random from a seed, on the trainer's threads; their number
+    /// changes no bit. Moments and step number are unchanged. Waits like [`Trainer::write_tensor`]
+    /// for every unit.
     pub fn write_fresh(&mut self, seed: u64) -> Result<()> {
         let runner = self.runner.clone();
         let every: Vec<usize> = (0..runner.store.layout().tensors().count()).collect();
@@ -41,12 +46,13 @@ impl Trainer {
         })
     }
 
-    /// Calls `job` for every piece of the tensors that `order` names by their places in the layout's order, each at
-    /// most once, by the trainer's threads; first tensors first. Waits, before the first, as [`Trainer::write_tensor`]
-    /// does for each of them. After an error no further piece is begun, and the error of the earliest piece is given.
+    /// Calls `job` for every slice of the tensors in `order` (indices in layout order), on the
+    /// trainer's threads, earlier tensors first. Before the first call, waits like
+    /// [`Trainer::write_tensor`] for each tensor. After an error no further slice is begun; returns
+    /// the error of the earliest slice.
     ///
     /// # Panics
-    /// If a tensor is named twice, or there is no such tensor.
+    /// If an index occurs twice or is out of range.
     #[doc(hidden)]
     pub fn each_slice(&mut self, order: &[usize], job: &SliceJob) -> Result<()> {
         self.usable()?;
@@ -59,8 +65,11 @@ impl Trainer {
         each_slice(&runner.store, &runner.pool, order, job)
     }
 
-    /// Reads the gradient a tensor had in the last step, before clipping; zeros before the first. Waits until its
-    /// unit's gradient has landed.
+    /// Reads a tensor's gradient of the last step, before clipping; zeros before the first step.
+    /// Waits until it is downloaded.
+    ///
+    /// Errors: no such tensor (`NotFound`); `out` has another length (`InvalidArgument`); the mode
+    /// does not store gradients (`Unsupported`).
     pub fn read_gradient(&mut self, name: &str, out: &mut [f32]) -> Result<()> {
         self.usable()?;
         self.runner.store.stores_gradients()?;
@@ -73,10 +82,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// Sets what is particular to AdamW of a tensor, from the next step on. Checkpoints do not keep it: whoever
-    /// resumes sets it again. Waits for AdamW of the tensor's unit.
+    /// Sets AdamW options of a tensor, from the next step on. They are not stored in checkpoints
+    /// and must be set again after a restore in a new trainer. Waits for AdamW of the tensor's
+    /// unit.
     ///
-    /// Errors: no such tensor (`NotFound`); a value that is no number to step with (`InvalidArgument`).
+    /// Errors: no such tensor (`NotFound`); a value that is negative or not finite
+    /// (`InvalidArgument`).
     pub fn set_tensor_options(&mut self, name: &str, options: &TensorOptions) -> Result<()> {
         options.check()?;
         let (unit, tensor) = self.number(name)?;
@@ -85,7 +96,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// What is particular to AdamW of a tensor. Waits for nothing.
+    /// The AdamW options of a tensor. Does not block.
     ///
     /// Errors: no such tensor (`NotFound`).
     pub fn tensor_options(&self, name: &str) -> Result<TensorOptions> {
@@ -93,7 +104,7 @@ impl Trainer {
         Ok(self.runner.tuning.get(unit, tensor))
     }
 
-    /// A tensor's unit, and its number there.
+    /// A tensor's unit and its index in the unit.
     fn number(&self, name: &str) -> Result<(UnitIndex, usize)> {
         self.usable()?;
         let store = &self.runner.store;

@@ -1,4 +1,4 @@
-//! What `check` refuses the engine refuses, before a lane sees any of it.
+//! A list that `check` refuses is not issued to any lane.
 
 use super::*;
 use crate::base::{Dims, Shape, Status};
@@ -31,8 +31,8 @@ fn at(list: &List, text: &str) -> usize {
     list.operations.iter().position(|operation| operation.to_string() == text).expect("it is in the list")
 }
 
-/// The trainer has failed, says so for good, and its lanes have been given nothing.
-fn refused(trainer: &mut Trainer, error: &Error, before: [u64; Lane::COUNT], words: &[&str]) {
+/// Asserts that the trainer is poisoned by this error and that nothing was issued.
+fn assert_refused(trainer: &mut Trainer, error: &Error, before: [u64; Lane::COUNT], words: &[&str]) {
     assert_eq!(error.status(), Status::Internal);
     for word in words {
         assert!(error.message().contains(word), "`{word}` is missing in: {error}");
@@ -43,13 +43,13 @@ fn refused(trainer: &mut Trainer, error: &Error, before: [u64; Lane::COUNT], wor
 }
 
 #[test]
-fn a_list_that_reads_what_is_not_there_is_refused() {
+fn a_list_that_reads_missing_contents_is_refused() {
     let mut trainer = opened();
     trainer.step(&[BATCH], 1e-3).unwrap();
     let Plan { policy, geometry, .. } = &trainer.runner.plan;
     let mut list = schedule::evaluate(policy, geometry, 2).unwrap();
     list.operations.remove(at(&list, "upload unit 3 → slot 0"));
-    trainer.runner.lists.plant(Purpose::Evaluate(2), list);
+    trainer.runner.lists.replace(Purpose::Evaluate(2), list);
     let before = issued(&trainer);
     let error = trainer.eval(&[BATCH; 2]).unwrap_err();
     let words = [
@@ -57,21 +57,21 @@ fn a_list_that_reads_what_is_not_there_is_refused() {
         "needs the weights of unit 3 in slot 0, which holds the weights of unit 1",
         "left by `upload unit 1 → slot 0` (h2d lane, list 2, operation",
     ];
-    refused(&mut trainer, &error, before, &words);
+    assert_refused(&mut trainer, &error, before, &words);
 }
 
 #[test]
-fn a_list_whose_operations_may_meet_is_refused() {
+fn a_list_with_a_data_race_is_refused() {
     let mut trainer = opened();
     trainer.step(&[BATCH], 1e-3).unwrap();
     let runner = trainer.runner.clone();
     let (_, list) = runner.lists.get(Purpose::Train(1)).unwrap();
-    let careless = at(list, "upload unit 3 → slot 0");
+    let racing = at(list, "upload unit 3 → slot 0");
     let inferred = trainer.sync.infer(list);
     let mut waits = Synced::default();
     for index in 0..inferred.len() {
-        let kept = if index == careless { &[] } else { inferred.waits(index) };
-        waits.push(inferred.tick(index), kept, inferred.signal(index));
+        let waits_left = if index == racing { &[] } else { inferred.waits(index) };
+        waits.push(inferred.tick(index), waits_left, inferred.signal(index));
     }
     let before = issued(&trainer);
     let error = trainer.prove(list, &waits).unwrap_err();
@@ -80,25 +80,25 @@ fn a_list_whose_operations_may_meet_is_refused() {
         "touches the master of unit 3 without waiting for `adam unit 3 chunk 0 from store",
         "(host lane, list 1, operation",
     ];
-    refused(&mut trainer, &error, before, &words);
+    assert_refused(&mut trainer, &error, before, &words);
 }
 
 #[test]
-fn an_operation_that_is_missing_is_refused() {
+fn a_list_without_an_operation_is_refused() {
     let mut trainer = opened();
     let Plan { policy, geometry, .. } = &trainer.runner.plan;
     let mut list = schedule::train(policy, geometry, 1).unwrap();
     let unused = |operation: &Operation| matches!(operation, Operation::Adam { unit, .. } if unit.0 == 2);
     list.operations.retain(|operation| !unused(operation));
-    trainer.runner.lists.plant(Purpose::Train(1), list);
+    trainer.runner.lists.replace(Purpose::Train(1), list);
     let before = issued(&trainer);
     let error = trainer.step(&[BATCH], 1e-3).unwrap_err();
     let words = ["nothing uses chunk 0 of the gradient of unit 2", "`download unit 2 chunk 0"];
-    refused(&mut trainer, &error, before, &words);
+    assert_refused(&mut trainer, &error, before, &words);
 }
 
-/// What the upload of the embedding waits for in the last list that was issued, and AdamW's operations on its rows in the
-/// list before.
+/// The waits of the embedding's upload in the last issued list, and AdamW's operations on the
+/// embedding in the list before.
 fn border(trainer: &Trainer) -> (Vec<Tick>, Vec<(String, Tick)>) {
     let [.., before, last] = &trainer.record.as_ref().expect("it is traced").lists[..] else {
         panic!("two lists were issued");
@@ -114,7 +114,7 @@ fn border(trainer: &Trainer) -> (Vec<Tick>, Vec<(String, Tick)>) {
 }
 
 #[test]
-fn a_step_waits_for_the_announced_rows_alone() {
+fn a_step_waits_for_the_announced_rows_only() {
     let mut trainer = opened_with(TrainerOptions { tracing: true, ..options() });
     trainer.announce(&[3, 5]).unwrap();
     trainer.step(&[BATCH], 1e-3).unwrap();
@@ -123,7 +123,7 @@ fn a_step_waits_for_the_announced_rows_alone() {
     let names: Vec<&str> = adam.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["adam next rows", "adam other rows"]);
     assert_eq!(waits, [adam[0].1]);
-    // What is gathered by the issuing thread has been waited for before.
+    // The issuing thread gathers, so it waits itself and the upload need not.
     trainer.announce(&[5]).unwrap();
     trainer.step(&[BATCH], 1e-3).unwrap();
     trainer.step(&[BATCH], 1e-3).unwrap();

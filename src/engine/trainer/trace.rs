@@ -1,4 +1,4 @@
-//! What the lanes did, for people and for programs.
+//! Traces: the recorded tasks of all lanes.
 
 use std::io::{self, BufWriter};
 use std::time::Instant;
@@ -13,20 +13,23 @@ use crate::plan::Machine;
 use crate::schedule::{Note, Operation};
 
 impl Trainer {
-    /// Writes what every lane did so far in Chrome trace format, which Perfetto opens. Waits for the lanes.
-    /// Refused unless the trainer was opened with tracing.
+    /// Writes all recorded tasks in Chrome trace format, for Perfetto. Waits for all lanes.
+    ///
+    /// Errors: the trainer was opened without
+    /// [`tracing`](crate::engine::TrainerOptions::tracing) (`InvalidState`).
     pub fn trace(&mut self, out: &mut dyn io::Write) -> Result<()> {
         self.write_trace(None, out)
     }
 
-    /// As [`Trainer::trace`], and beside it what the same lists would do on a machine, from the same start.
+    /// Like [`Trainer::trace`], with a simulation of the same lists on a machine next to it.
     #[doc(hidden)]
     pub fn trace_beside(&mut self, machine: &Machine, out: &mut dyn io::Write) -> Result<()> {
         self.write_trace(Some(machine), out)
     }
 
-    /// What every lane did so far, task by task. Waits for the lanes. Refused unless the trainer was opened with
-    /// tracing.
+    /// All recorded tasks. Waits for all lanes.
+    ///
+    /// Errors: the trainer was opened without tracing (`InvalidState`).
     #[doc(hidden)]
     pub fn spans(&mut self) -> Result<Vec<(Operation, TaskSpan)>> {
         let operation = |runner: &Runner, span: &TaskSpan| runner.lists.operation(Task::unpack(span.task));
@@ -35,7 +38,7 @@ impl Trainer {
         Ok(spans.iter().map(|span| (operation(&self.runner, span), *span)).collect())
     }
 
-    /// Marks in the trace what the calling thread did from one instant to another; nothing without tracing.
+    /// Adds an interval of the calling thread to the trace. Does nothing without tracing.
     #[doc(hidden)]
     pub fn mark(&mut self, name: &'static str, start: Instant, end: Instant) {
         if let (Some(record), Some(origin)) = (&mut self.record, self.lanes.origin()) {
