@@ -24,8 +24,8 @@ use horizon::ops::{
     Access, AttentionBackward, AttentionForward, BiasBackward, CrossEntropyBackward, CrossEntropyForward,
     CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward, EmbeddingForward, Heads,
     Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Op, QkNormBackward, QkNormForward,
-    RmsnormBackward, RmsnormForward, Rope, Round, Squares, SwigluBackward, SwigluForward, Way, Widen, Write,
-    Zero,
+    RmsnormBackward, RmsnormForward, Rope, RopeDirection, Round, Squares, SwigluBackward, SwigluForward,
+    Widen, Write, Zero,
 };
 use meter::cuda::{Cuda, Effort};
 use meter::{Meter, Model, content};
@@ -150,7 +150,7 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
         }
         .into(),
         BiasBackward { dbias: Any, dout: Any, dbias_write: Write::Add, n, c: heads.qkv() }.into(),
-        Rope { qkv: Any, positions, inv_freq: Any, way: Way::Forward, n, heads }.into(),
+        Rope { qkv: Any, positions, inv_freq: Any, direction: RopeDirection::Forward, n, heads }.into(),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! The bias of a linear layer: the sum of gradient rows. Forward adds it where the product is rounded.
+//! The bias of a linear layer: its gradient is the sum of the rows of `dout`. The forward matmul adds the bias itself.
 
 use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::column_sum::{self, ROWS};
@@ -11,7 +11,7 @@ use crate::ops::{Write, op};
 op! {
     /// `dbias =` or `+=` the sum of the rows of `dout`.
     BiasBackward {
-        /// `[C]`, by `dbias_write`.
+        /// `[C]`; written as `dbias_write` says.
         dbias: P = dbias_write.into(), Element::F32, c;
         /// `[N, C]`.
         dout: P = Read, Element::Activation, n * c;

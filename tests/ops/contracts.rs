@@ -11,7 +11,7 @@ use horizon::ops::{
     CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward,
     EmbeddingForward, Flops, Heads, Kernels, Linear, LinearBackwardInput, LinearBackwardWeight,
     LinearForward, NORM_BLOCK, Op, Operand, QkNormBackward, QkNormForward, RmsnormBackward, RmsnormForward,
-    Rope, Round, Squares, SwigluBackward, SwigluForward, Way, Widen, Write, Zero,
+    Rope, RopeDirection, Round, Squares, SwigluBackward, SwigluForward, Widen, Write, Zero,
 };
 use support::operands::Fill::{self, Any};
 use support::operands::bound;
@@ -106,8 +106,8 @@ instances! {
         dx: Any, dweight: Any, dout: Any, x: Any, rstd: Any, weight: Any,
         dx_write: WRITES[dx], dweight_write: WRITES[dweight], n: N, c: C,
     });
-    Rope: [Way::Forward, Way::Backward].map(|way| Rope {
-        qkv: Any, positions: Fill::rows(N, |row| row % SHAPE.t), inv_freq: Any, way, n: N, heads: HEADS,
+    Rope: [RopeDirection::Forward, RopeDirection::Backward].map(|direction| Rope {
+        qkv: Any, positions: Fill::rows(N, |row| row % SHAPE.t), inv_freq: Any, direction, n: N, heads: HEADS,
     });
     SwigluForward: [SwigluForward { out: Any, gate_up: Any, n: N, f: F }];
     SwigluBackward: [SwigluBackward { gate_up: Any, dout: Any, n: N, f: F }];
@@ -375,7 +375,10 @@ fn traffic_is_the_least_that_kernels_need() {
             .into(),
             6 * normed,
         ),
-        (Rope { qkv: (), positions, inv_freq, way: Way::Forward, n, heads }.into(), 4 * normed),
+        (
+            Rope { qkv: (), positions, inv_freq, direction: RopeDirection::Forward, n, heads }.into(),
+            4 * normed,
+        ),
         (SwigluForward { out, gate_up: (), n, f }.into(), 6 * n * f),
         (SwigluBackward { gate_up: (), dout, n, f }.into(), 10 * n * f),
         (BiasBackward { dbias: (), dout, dbias_write: Write::Add, n, c }.into(), 2 * n * c),

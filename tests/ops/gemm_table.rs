@@ -246,14 +246,14 @@ fn a_table_that_is_not_one_is_refused_by_name() {
         (String::new(), "EOF"),
         (good.replace("\"format\": 3", "\"format\": 2"), "format 2"),
         (good.replace("\"format\": 3", "\"format\": 3, \"more\": 0"), "unknown field `more`"),
-        (good.replace("\"head_dim\": 128", "\"head_dim\": 96"), "not of 96"),
+        (good.replace("\"head_dim\": 128", "\"head_dim\": 96"), "not 96"),
         (good.replace("\"wgmma\"", "\"tma\""), "unknown variant `tma`"),
         (good.replace(digits, &digits[1..]), "128 hexadecimal digits"),
         (good.replace(digits, &format!("+{}", &digits[1..])), "128 hexadecimal digits"),
         (good.replace("forward", "sideways"), "unknown variant `sideways`"),
-        (good.replace("\"n\": 2", "\"n\": 0"), "no GEMM is like this"),
+        (good.replace("\"n\": 2", "\"n\": 0"), "invalid sizes"),
         (good.replace("\"n\": 2", "\"n\": -2"), "invalid value"),
-        (twice, "choice 1 has the key of an earlier one"),
+        (twice, "choice 1 has the same key as an earlier choice"),
     ] {
         let error = Table::from_json(&bad, "gemm.json").unwrap_err();
         assert_eq!(error.status(), Status::BadFormat, "{error}");

@@ -1,7 +1,7 @@
 //! Rotary positions against their f64 reference.
 
 use horizon::base::{Dims, Shape};
-use horizon::ops::{Heads, Rope, Way};
+use horizon::ops::{Heads, Rope, RopeDirection};
 use support::reference::decoder::documents;
 use support::reference::device::{Device, Expected};
 use support::reference::rows::DocumentRows;
@@ -37,9 +37,11 @@ fn forward_turns_and_backward_turns_back() {
             let (positions, inv_freq_span) = (documents.rows().positions, inv_freq_memory.span());
             let results = device.run(|k| {
                 let (forward, backward) = (device.activations(&qkv), device.activations(&qkv));
-                for (memory, way) in [(&forward, Way::Forward), (&backward, Way::Backward)] {
+                for (memory, direction) in
+                    [(&forward, RopeDirection::Forward), (&backward, RopeDirection::Backward)]
+                {
                     let (qkv, inv_freq) = (memory.span(), inv_freq_span);
-                    spans::run(k, &Rope { qkv, positions, inv_freq, way, n, heads }.into());
+                    spans::run(k, &Rope { qkv, positions, inv_freq, direction, n, heads }.into());
                 }
                 vec![forward, backward]
             });
@@ -70,7 +72,7 @@ fn a_longer_sequence_and_another_base_are_not_taken_from_old_tables() {
                     qkv: memory.span(),
                     positions: documents.rows().positions,
                     inv_freq: inv_freq_memory.span(),
-                    way: Way::Forward,
+                    direction: RopeDirection::Forward,
                     n: t,
                     heads: Heads::from(&dims),
                 };

@@ -179,7 +179,7 @@ fn adam_moves_where_bf16_stands_still() {
         update(&pool, &params.spans, &Step::new(scalars));
         m += scalars.gain1 * (1.0 - m);
         v += scalars.gain2 * (1.0 - v);
-        let change = scalars.rate * m / (v.sqrt() * scalars.inv_sqrt_bias2 + scalars.eps);
+        let change = scalars.step_size * m / (v.sqrt() * scalars.inv_sqrt_bias2 + scalars.eps);
         bf16 = master::round(master::widen(bf16) - change);
         f32_weight -= change;
     }
@@ -225,9 +225,9 @@ fn adam_leaves_zeros_zero() {
 fn adam_scalars_come_from_the_step_number() {
     let options = AdamOptions::default();
     let late = AdamScalars::new(&options, 1e-3, u64::MAX);
-    assert_eq!((late.rate, late.inv_sqrt_bias2), (1e-3, 1.0));
+    assert_eq!((late.step_size, late.inv_sqrt_bias2), (1e-3, 1.0));
     let first = AdamScalars::new(&options, 1e-3, 1);
-    assert_eq!((first.rate, first.gain1, first.gain2), (1e-2, 0.1, 0.001));
+    assert_eq!((first.step_size, first.gain1, first.gain2), (1e-2, 0.1, 0.001));
     assert!(catch_unwind(|| AdamScalars::new(&options, 1e-3, 0)).is_err());
 }
 

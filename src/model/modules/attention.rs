@@ -6,7 +6,7 @@ use crate::model::ModelConfig;
 use crate::model::modules::linear::{Dense, Tensors};
 use crate::model::program::{Builder, External, Recompute, Value, Weights};
 use crate::ops::{
-    AttentionBackward, AttentionForward, Element, Heads, QkNormBackward, QkNormForward, Rope, Way,
+    AttentionBackward, AttentionForward, Element, Heads, QkNormBackward, QkNormForward, Rope, RopeDirection,
 };
 
 /// Self-attention that has been written.
@@ -86,7 +86,7 @@ impl Attention {
             (packed, norm) = (normed, Some(QkNorm { rstd, q, k }));
         }
         let BatchInputs { positions, inv_freq, doc_start, .. } = inputs;
-        b.push(Rope { qkv: packed, positions, inv_freq, way: Way::Forward, n, heads });
+        b.push(Rope { qkv: packed, positions, inv_freq, direction: RopeDirection::Forward, n, heads });
         let rotated = packed.next();
         if norm.is_none() {
             b.keep(rotated, Recompute::Mlp);
@@ -130,7 +130,7 @@ impl Attention {
             shape,
             heads,
         });
-        b.push(Rope { qkv: dqkv, positions, inv_freq, way: Way::Backward, n, heads });
+        b.push(Rope { qkv: dqkv, positions, inv_freq, direction: RopeDirection::Backward, n, heads });
         let mut dqkv = dqkv.next();
         if let Some(QkNorm { rstd, q, k }) = self.norm {
             let ((dq_weight, dweight_write), (dk_weight, _)) =
