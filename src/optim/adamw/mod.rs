@@ -34,7 +34,6 @@ pub struct AdamOptions {
     /// Decay of the second moment, 0 ≤ β2 < 1.
     pub beta2: f64,
     /// Added to the root of the second moment. Positive, so that zero moments give a zero step.
-    /// not divide by zero.
     pub eps: f64,
     /// Decoupled weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
