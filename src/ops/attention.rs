@@ -99,7 +99,7 @@ op! {
 const KEY_TILE: usize = 128;
 const KEY_BLOCKS: usize = 256;
 
-/// Attended (row, row) pairs times the attention width. Pairs are counted in whole blocks, diagonal blocks
+/// The (query, key) pairs of attention times its width. Pairs are counted in whole blocks, diagonal blocks
 /// included (Dao et al. 2022), and every document is assumed to be as long as its sequence.
 fn pairs(shape: Shape, window: usize, heads: &Heads) -> f64 {
     const BLOCK: usize = 64;
@@ -149,7 +149,7 @@ fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
     if first >= keys.end { 0..0 } else { first - keys.start..end - keys.start }
 }
 
-/// The first attended row of each row of a sequence, relative to the sequence's first row.
+/// The first key of each row of a sequence, relative to the sequence's first row.
 struct Starts<'a> {
     doc_start: &'a [i32],
     window: usize,

@@ -1,7 +1,7 @@
 //! Softmax cross-entropy over rows of logits.
 //!
-//! Rows of `logits [n, V]` are `stride` elements apart; the elements between rows are neither read nor written.
-//! Rows with target [`IGNORED_TARGET`] add nothing.
+//! Rows of `logits [n, V]` have a stride of `stride` elements; the elements between rows are neither read nor written. Rows
+//! with target [`IGNORED_TARGET`] add nothing.
 
 use crate::base::IGNORED_TARGET;
 use crate::ops::cpu::CpuKernels;

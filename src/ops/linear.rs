@@ -9,9 +9,8 @@ use crate::ops::cpu::{CpuKernels, block};
 use crate::ops::cuda::{CudaKernels, gemm::{Direction, Gemm}};
 use crate::ops::{Flops, Write, op};
 
-/// Sizes of a linear layer, `out [N, M] = x [N, K] · weight [M, K]ᵀ`. All operands are dense except `out`, its
-/// gradient and the residual: their rows are `out_stride` elements apart, and the elements between rows are
-/// neither read nor written.
+/// Sizes of a linear layer, `out [N, M] = x [N, K] · weight [M, K]ᵀ`. All operands are dense except `out`, its gradient and
+/// the residual, whose rows have a stride of `out_stride` elements; the elements between rows are neither read nor written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Linear {
     /// N: rows.

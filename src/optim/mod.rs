@@ -1,7 +1,7 @@
 //! L4, optimizers: arithmetic on *host* memory, run by CPU threads on any device.
 //!
 //! An [`Optimizer`] declares its state arrays; host memory, checkpoints and costs follow from the declaration.
-//! [`update`] is the one operation: a single pass over the memory of a run of parameters. AdamW
+//! [`update`] is the one operation: it reads and writes the memory of a run of parameters once. AdamW
 //! ([`AdamOptions`]) is the only optimizer so far; another one is a file next to `adamw`, with its state,
 //! scalars and formula, and a variant of [`Optimizer`].
 //!

@@ -14,7 +14,7 @@ use super::{Each, Step, element};
 /// The five arrays, all of 16-bit numbers.
 type Halves<'a> = Arrays<'a, u16, i16, u16, u16, 2>;
 
-/// The pass over such arrays.
+/// The pass of such arrays.
 pub struct Pairs<'a>(pub Halves<'a>, pub &'a Step<'a>, pub RandomBits);
 
 impl Pass for Pairs<'_> {
