@@ -1,4 +1,4 @@
-"""PyTorch's training step with the optimizer offloaded to the host, for comparison with `step_cuda --shape 1.5b`:
+"""PyTorch's training step with the optimizer offloaded to the host, for comparison with `step_cuda --shape 1.5b`.
 
     python3 offload_torch.py [--micro 8] [--micros 8]
 

@@ -1,4 +1,4 @@
-"""PyTorch's matmuls and attention on the same GPU, at the sizes of `benches/ops.rs`:
+"""PyTorch's matmuls and attention on the same GPU, at the sizes of `benches/ops.rs`.
 
     python3 ops_torch.py [--model 8b] [--ours FILE]
 

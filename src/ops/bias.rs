@@ -45,7 +45,7 @@ impl BiasBackward {
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let BiasBackward { dbias, dout, dbias_write, n, c } = self;
-        cuda.start_sum(&dbias, c, dbias_write);
+        cuda.start_accumulator(&dbias, c, dbias_write);
         let (dbias, dout) = (f32s(&dbias, c), bf16s(&dout, n * c));
         launch!(cuda.hzk_bias_backward(dbias, cuda.scratch_of(&self), dout, n as i64, c as i64));
     }

@@ -47,7 +47,7 @@ impl Linear {
 }
 
 op! {
-    /// `out = x · weightᵀ + residual + bias`, summed in f32 in this order and rounded once.
+    /// `out = residual + x · weightᵀ`, then `+ bias`, in f32, rounded once.
     LinearForward {
         /// `[N, M]`.
         out: P = Set, Element::Activation, sizes.out_elements();
@@ -207,8 +207,8 @@ impl LinearForward {
             let memory = scratch.take(DEPTH.min(k) * columns.len());
             let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[columns.start * k..columns.end * k]);
             let mut write = if let Residual::None = residual { Write::Set } else { Write::Add };
-            for part in 0..k.div_ceil(DEPTH) {
-                let depth = block(part, DEPTH, k);
+            for index in 0..k.div_ceil(DEPTH) {
+                let depth = block(index, DEPTH, k);
                 let x = Matrix::new(&x[depth.start..], rows.len(), depth.len(), k);
                 let wide = &mut memory[..depth.len() * columns.len()];
                 for (wide, weight) in wide.chunks_exact_mut(depth.len()).zip(weight.chunks_exact(k)) {
@@ -241,8 +241,8 @@ impl LinearBackwardInput {
             let mut scratch = cpu.scratch.worker(worker);
             let memory = scratch.take(DEPTH.min(m) * columns.len());
             let mut write = self.dx_write;
-            for part in 0..m.div_ceil(DEPTH) {
-                let depth = block(part, DEPTH, m);
+            for index in 0..m.div_ceil(DEPTH) {
+                let depth = block(index, DEPTH, m);
                 let weight = &weight[depth.start * k..depth.end * k];
                 let wide = &mut memory[..depth.len() * columns.len()];
                 for (wide, weight) in wide.chunks_exact_mut(columns.len()).zip(weight.chunks_exact(k)) {
@@ -281,7 +281,7 @@ impl LinearBackwardWeight {
         let LinearBackwardWeight { dweight, dout, x, dweight_write, sizes } = self;
         if sizes.n == 0 {
             // A sum of no rows.
-            return cuda.start_sum(&dweight, sizes.m * sizes.k, dweight_write);
+            return cuda.start_accumulator(&dweight, sizes.m * sizes.k, dweight_write);
         }
         let residual = (dweight_write == Write::Add).then_some(dweight);
         cuda.multiply(&self.gemm(), [dweight, x, dout], residual, None);

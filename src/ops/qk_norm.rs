@@ -150,7 +150,7 @@ impl QkNormBackward {
             self;
         let both = both_heads(&dqkv, &rstd, n, &heads).into_iter().zip(both_heads(&qkv, &rstd, n, &heads));
         for ((gradient, from), (dweight, weight)) in both.zip([(dq_weight, q_weight), (dk_weight, k_weight)]) {
-            cuda.start_sum(&dweight, heads.d, dweight_write);
+            cuda.start_accumulator(&dweight, heads.d, dweight_write);
             let (count, d, stride) = (gradient.heads as i64, heads.d as i64, gradient.stride);
             launch!(cuda.hzk_qk_norm_backward(
                 gradient.base,

@@ -127,7 +127,7 @@ impl RmsnormBackward {
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let RmsnormBackward { dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c } = self;
-        cuda.start_sum(&dweight, c, dweight_write);
+        cuda.start_accumulator(&dweight, c, dweight_write);
         launch!(cuda.hzk_rmsnorm_backward(
             bf16s(&dx, n * c),
             f32s(&dweight, c),

@@ -113,7 +113,7 @@ impl Grid {
 
     fn chunks(&self) -> usize {
         let (down, across) = self.counts();
-        // Without rows the group has 0 rows as well.
+        // `Tiles::new` without rows has a group of 0 rows.
         self.rows.checked_div(self.group).map_or(0, |groups| groups * down * across)
     }
 

@@ -102,9 +102,9 @@ impl CudaKernels {
     }
 
     /// For [`Write::Set`], zeroes f32 accumulators that the next kernel adds to.
-    pub(in crate::ops) fn start_sum(&self, sums: &DeviceSpan, elements: usize, write: Write) {
+    pub(in crate::ops) fn start_accumulator(&self, accumulator: &DeviceSpan, elements: usize, write: Write) {
         if write == Write::Set {
-            self.zero(sums, elements * 4);
+            self.zero(accumulator, elements * 4);
         }
     }
 

@@ -143,7 +143,7 @@ impl Gemms {
     }
 
     /// Autotunes a GEMM: returns the fastest of the first `most` algorithms of cuBLASLt's heuristic under
-    /// [`LIMITS`]; the first of equals. `operands` are the output and the operands a and b, long enough; the
+    /// `LIMITS`; the first of equals. `operands` are the output and the operands a and b, long enough; the
     /// output is overwritten. A bias is read from operand a.
     ///
     /// # Safety

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::launch;
 
-/// [`CpuKernels`] that run when the compute stream reaches them.
+/// [`CpuKernels`] that run when the compute lane's CUDA stream reaches them.
 pub struct StreamKernels {
     cpu: Arc<CpuKernels>,
     device: Arc<CudaDevice>,
