@@ -64,17 +64,17 @@ fn main() {
     for _ in 0..rounds {
         let copies = folder.join("copies");
         seconds[0].push(Clock::Wall.seconds(|| copy(&source, &copies)));
-        fs::remove_dir_all(&copies).expect("the copies go");
+        fs::remove_dir_all(&copies).expect("the copies are removed");
         let before = reset_peak();
         seconds[1].push(Clock::Wall.seconds(|| save(&mut trainer, "saved")));
         saving_extra = saving_extra.max(peak() - before);
-        fs::remove_dir_all(folder.join("saved")).expect("what was saved goes");
+        fs::remove_dir_all(folder.join("saved")).expect("the saved files are removed");
         let mut load = || {
             let weights = Weights::open(&source, trainer.layout()).expect("it is whole");
             weights.load(&mut trainer, &unwatched).expect("it is read");
         };
         seconds[5].push(Clock::Wall.seconds(|| write_all(&source, &folder.join("written"))));
-        fs::remove_dir_all(folder.join("written")).expect("what was written goes");
+        fs::remove_dir_all(folder.join("written")).expect("the written files are removed");
         read_all(&source, threads);
         seconds[6].push(Clock::Wall.seconds(|| read_all(&source, threads)));
         let before = reset_peak();

@@ -30,7 +30,7 @@ fn config(shape: &str) -> (ModelConfig, Shape) {
     let (dims, shape) = match shape {
         "a" => (Dims { c: 256, h: 4, g: 4, d: 64, f: 688, v: 256, l: 4 }, Shape { b: 8, t: 256 }),
         "b" => (Dims { c: 512, h: 8, g: 8, d: 64, f: 1376, v: 32_000, l: 8 }, Shape { b: 4, t: 512 }),
-        other => panic!("--shape is a or b, not {other}"),
+        other => panic!("--shape must be a or b, not {other}"),
     };
     let config = ModelConfig { positions_max: shape.t, ..ModelConfig::llama(dims) };
     (config, shape)

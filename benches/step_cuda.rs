@@ -75,7 +75,7 @@ fn planned(name: &str, config: &ModelConfig, options: &mut TrainerOptions) -> Re
         "full" => Recompute::Full,
         "selective" => Recompute::Selective,
         "none" => Recompute::None,
-        other => panic!("--recompute is full, selective or none, not {other}"),
+        other => panic!("--recompute must be full, selective or none, not {other}"),
     });
     let fixed = Fixed { recompute: recompute.map(|how| vec![how; config.dims.l]), ..Fixed::default() };
     let machine = option("--machine");
@@ -101,7 +101,7 @@ fn run() -> Result<()> {
         mode: match mode.as_str() {
             "exact" => Mode::Exact,
             "compact" => Mode::Compact,
-            other => panic!("--mode is exact or compact, not {other}"),
+            other => panic!("--mode must be exact or compact, not {other}"),
         },
         shape: Shape { b: micro, t: sequence },
         micros_max: micros,

@@ -75,7 +75,7 @@ const COLUMNS: usize = 64;
 /// If the token is not below V: the caller has to check tokens.
 fn row_of(token: i32, v: usize) -> usize {
     let row = usize::try_from(token).unwrap_or(usize::MAX);
-    assert!(row < v, "token {token} has no row in an embedding of {v}");
+    assert!(row < v, "token {token} is outside an embedding of {v} rows");
     row
 }
 

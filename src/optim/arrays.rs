@@ -60,7 +60,7 @@ impl<'a, W, B, G, S, const N: usize> Arrays<'a, W, B, G, S, N> {
         let (gradient, gradient_after) = self.gradient.split_at(count);
         let mut state_after = self.state;
         let state =
-            state_after.each_mut().map(|array| array.split_off_mut(..count).expect("as many elements"));
+            state_after.each_mut().map(|array| array.split_off_mut(..count).expect("arrays of equal length"));
         let after = Arrays {
             weights: weights_after,
             extra: extra_after,
@@ -90,7 +90,7 @@ impl<'a, W, B, G, S, const N: usize> Arrays<'a, W, B, G, S, N> {
                 gradient: &gradient[at],
                 // `map` and `each_mut` of arrays are not reliably inlined.
                 state: array::from_fn(|number| {
-                    let block = state[number].split_off_mut(..BLOCK).expect("as many elements");
+                    let block = state[number].split_off_mut(..BLOCK).expect("arrays of equal length");
                     prefetch_ahead(block);
                     block
                 }),

@@ -70,7 +70,7 @@ impl Cuda {
     }
 
     fn select(&self) {
-        set_device(self.fake.as_ref().map_or(0, FakeCuda::ordinal)).expect("it was there");
+        set_device(self.fake.as_ref().map_or(0, FakeCuda::ordinal)).expect("the device still exists");
     }
 
     pub fn is_gpu(&self) -> bool {
