@@ -61,7 +61,7 @@ def logprobs(model, text: Text) -> torch.Tensor:
 
 
 class Dpo:
-    """Direct preference optimisation (arXiv 2305.18290, equation 7), the mean over the pairs of a step."""
+    """Direct preference optimization (arXiv 2305.18290, equation 7), the mean over the pairs of a step."""
 
     name, beta, pairs_a_step, T = "dpo", 0.5, 4, 24
 
@@ -94,7 +94,7 @@ class Dpo:
 
 
 class Grpo:
-    """Group relative policy optimisation (arXiv 2402.03300, equations 3 and 4), outcome rewards."""
+    """Group relative policy optimization (arXiv 2402.03300, equations 3 and 4), outcome rewards."""
 
     name, beta, epsilon, T = "grpo", 0.04, 0.2, 32
     groups, size, inner = 2, 4, 3
@@ -227,10 +227,10 @@ def write(kind, programs: pathlib.Path, folder: pathlib.Path) -> None:
         f"{transformers.__version__}. */",
         f"#ifndef {kind.name.upper()}_DATA_H", f"#define {kind.name.upper()}_DATA_H", "",
         "#include <stddef.h>", "#include <stdint.h>", "", objective.header(), "",
-        "/* AdamW's and the step's; every step has the same learning rate. */",
+        "/* AdamW and clipping; the learning rate is constant. */",
         f"static const double LR = {case.lr[0]}, BETA1 = {case.beta1}, BETA2 = {case.beta2}, EPS = {case.adam_eps};",
         f"static const double DECAY = {case.decay}, CLIP = {case.clip};", "",
-        "/* What PyTorch has. */", values("LOSS", run.loss), values("GRAD_NORM", run.norm), "", "#endif", ""]))
+        "/* Results of PyTorch. */", values("LOSS", run.loss), values("GRAD_NORM", run.norm), "", "#endif", ""]))
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text((HERE / "hf4" / "config.json").read_text().replace("bfloat16", "float32"))
     safetensors.torch.save_file({name: p.contiguous() for name, p in run.final.items()},
