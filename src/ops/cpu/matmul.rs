@@ -85,7 +85,8 @@ mod tests {
                 let chain = |row: usize, column: usize| {
                     let terms: Vec<(f32, f32)> =
                         (0..k).map(|p| (a[row * k + p], transposed[column * k + p])).collect();
-                    let chunk = |terms: &[(f32, f32)]| terms.iter().fold(0f32, |sum, (a, b)| a.mul_add(*b, sum));
+                    let chunk =
+                        |terms: &[(f32, f32)]| terms.iter().fold(0f32, |sum, (a, b)| a.mul_add(*b, sum));
                     terms.chunks(DEPTH).map(chunk).reduce(|sum, chunk| sum + chunk).expect("some terms")
                 };
                 for b in [Matrix::new(&b, k, n, n), Matrix::new(&transposed, n, k, k).transposed()] {

@@ -23,7 +23,8 @@ pub fn option(name: &str) -> Option<String> {
 /// # Panics
 /// If it is not a number.
 pub fn number<N: FromStr>(name: &str) -> Option<N> {
-    option(name).map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number, not `{value}`")))
+    option(name)
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number, not `{value}`")))
 }
 
 /// The median; the upper one of two middle values.
