@@ -1,17 +1,17 @@
 /*
- * horizon.h - train large language models on one accelerator, with the whole model in host RAM.
+ * horizon.h - train large language models on one GPU, with the whole model in host RAM.
  *
- * This header is the contract of libhorizon and its manual. It is plain C11 and C++17.
+ * The C interface of libhorizon and its manual. C11 and C++17.
  *
  * ==================================================================================================
- * WHAT THE LIBRARY DOES
+ * INTRODUCTION
  *
- * Host RAM owns the model: weights, what makes them whole f32 numbers, gradients, AdamW's moments. The
- * device is a place that layers stream through; it needs room for two layers, not for the model. A
- * "step" uploads each layer once, carries every micro-batch of the step through it, brings its gradient
- * back once, and then updates every parameter on the CPU.
+ * Parameters, gradients and optimizer state are offloaded: bf16 weights, the 16-bit residuals that extend
+ * them to f32 masters, gradients and AdamW moments live in host RAM. The device needs memory for two layers,
+ * not for the model. A step uploads each layer, runs it on every micro-batch (gradient accumulation),
+ * downloads its gradient once, and runs AdamW on the CPU. Copies, kernels and AdamW overlap.
  *
- * A program trains like this (every call returns a status, see ERRORS):
+ * An example without error checks; tests/c/train.c of the source tree is a complete program:
  *
  *     hz_model_config_t    model   = HZ_MODEL_CONFIG_INIT;
  *     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
@@ -20,104 +20,107 @@
  *     hz_trainer_t        *trainer = NULL;
  *
  *     hz_model_config_from_preset("tiny", &model);
- *     options.sequences       = 8;                              // B, sequences of a micro-batch
- *     options.sequence_length = 128;                            // T, tokens of a sequence
- *     hz_trainer_open(&model, &options, &trainer);              // takes all memory, or refuses
- *     hz_trainer_init(trainer, 1);                              // fresh weights from seed 1
+ *     options.sequences       = 8;                              // B, sequences per micro-batch
+ *     options.sequence_length = 128;                            // T, tokens per sequence
+ *     hz_trainer_open(&model, &options, &trainer);              // allocates everything, or fails
+ *     hz_trainer_init(trainer, 1);                              // random weights, seed 1
  *     for (...) {
  *         batch.rows = 8 * 128; batch.tokens = ...; batch.targets = ...;
  *         hz_trainer_step(trainer, &batch, 1, 3e-4, &report);   // report.loss, report.grad_norm
  *     }
- *     hz_trainer_export_hf(trainer, "out", HZ_DTYPE_BF16);      // a folder Hugging Face loads
+ *     hz_trainer_export_hf(trainer, "out", HZ_DTYPE_F32);       // a Hugging Face folder
  *     hz_trainer_close(trainer);
  *
- * To start from a Hugging Face folder: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf. To go on where a
- * run was stopped, to the last bit: hz_trainer_save_to, hz_trainer_resume.
+ * Fine-tuning a Hugging Face model: hz_model_config_from_hf, hz_trainer_open, hz_trainer_load_hf.
+ * Checkpoints: hz_trainer_save_to, hz_trainer_resume. Memory and speed before anything runs: hz_plan_search.
+ * AdamW and large host allocations can be used alone: see "AdamW alone" and "Arena" at the end.
  *
- * AdamW and large host memory can be had without the rest: see "AdamW alone" and "Arena" at the end.
- *
- * Against an installed library: cc train.c $(pkg-config --cflags --libs horizon)
- * Against a build tree:         cc -Iinclude train.c -Ltarget/release -lhorizon -Wl,-rpath,$PWD/target/release
+ * With an installed library: cc train.c $(pkg-config --cflags --libs horizon)
+ * From a build tree:         cc -Iinclude train.c -Ltarget/release -lhorizon -Wl,-rpath,$PWD/target/release
  *
  * ==================================================================================================
- * WORDS AND UNITS
+ * SIZES AND TERMS
  *
- * A micro-batch is B sequences of T tokens, N = B*T rows; a step is 1 .. micros_max micro-batches and
- * one update. Arrays are row-major and dense. V is the vocabulary. Sizes named *_bytes and *_mem are
- * bytes; counts are elements, never bytes. Losses are in nats. A sequence's target row t is the token that
- * should follow token t; target -100 is ignored.
+ * A micro-batch is B sequences of T tokens, N = B*T rows. A step is 1 .. micros_max micro-batches and one
+ * update. Arrays are row-major and dense. V is the vocabulary size. Fields *_bytes and *_mem are bytes; counts are
+ * elements. Losses are in nats. The target of row t is the token that follows token t; -100 is ignored.
+ *
+ *   unit      the embedding, one decoder layer, or the head (final norm and LM head)
+ *   boundary  a layer's input, kept from its forward to its backward (the activation checkpoint)
+ *   slot      a device buffer for the weights of one layer; at least two, so that uploads overlap compute
+ *   slab      a staging buffer for a gradient that leaves the device
+ *   sweep     one forward and backward through all units, with some or all micro-batches of a step
+ *   lane      an ordered queue of work: HZ_LANE_*
  *
  * ==================================================================================================
  * OWNERSHIP
  *
- * Whoever opens a handle closes it. The library keeps no pointer that a caller passes in (except the log
- * callback and its user pointer): every array and string is copied, or done with, before a call returns.
- * A `const char *` that the library hands out belongs to the library: the handle it came from keeps it
- * alive and unchanged until that handle is closed, and hz_last_error says how long its text lives.
- * Strings are NUL-terminated UTF-8 both ways; file names are taken as they are.
+ * The caller closes every handle it opens. Arrays and strings passed in are copied or used before the call
+ * returns; the library keeps no pointer to them. Exceptions: a callback and its `user` pointer.
+ * A `const char *` returned by the library belongs to the library. It stays valid and unchanged until the
+ * handle it came from is closed; hz_last_error states its own rule.
+ * Strings are NUL-terminated UTF-8. File names may contain any bytes.
  *
- * Pointers must be aligned for their type. Passing NULL where a pointer is not marked "or NULL" gives
- * HZ_STATUS_INVALID_ARGUMENT. A pointer that is neither NULL nor valid, or a handle after its close, is
- * undefined, as in all of C.
+ * Pointers must be aligned for their type. NULL fails with HZ_STATUS_INVALID_ARGUMENT unless the parameter is
+ * marked "or NULL". Other invalid pointers, and handles after their close, are undefined behaviour.
  *
  * ==================================================================================================
- * STRUCTS THAT STATE THEIR SIZE
+ * STRUCT SIZES
  *
- * Every struct here begins with `uint32_t struct_size`, and has a macro HZ_..._INIT which sets it, and
- * sets every other field to its default. Initialise with the macro, then change what you want:
+ * Every struct begins with `uint32_t struct_size`. Initialize every struct, outputs too, with its HZ_..._INIT macro,
+ * which sets struct_size and the defaults; then change fields:
  *
  *     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
  *
- * That holds for structs the library fills in, too. It lets a program and a library of different ages
- * work together: later versions only append fields.
- *   - A program older than the library passes a smaller struct_size: the library takes the default for
- *     each field behind it, and writes none of them.
- *   - A program newer than the library passes a larger struct_size: in an input, the part the library does not
- *     know must be zero bytes (fields appended later mean "default" when zero), else the call is refused,
- *     since ignoring a wish in silence would be worse; in an output, that part is set to zero.
- *   - A struct_size that ends inside a field, or beyond 4096, is refused: it was never initialised.
+ * Later versions only append fields, so programs and libraries of different versions work together:
+ *   - Program older than the library (smaller struct_size): missing fields have their defaults in inputs and
+ *     are not written in outputs.
+ *   - Program newer than the library (larger struct_size): unknown bytes must be zero in an input, which means
+ *     "default"; otherwise the call fails, because silently ignoring an option would be worse. In an output
+ *     they are set to zero.
+ *   - A struct_size that ends inside a field, or above 4096, fails: the struct was not initialized.
  *
- * In an array of structs all elements have the same struct_size; it is the distance between them.
+ * In an array of structs all elements have the same struct_size, which is also the stride.
  *
  * ==================================================================================================
  * THREADS
  *
- * The library starts threads of its own (five lanes and a pool of workers for each trainer), which end when the
- * trainer is closed. A trainer is used by one thread at a time, not always the same one. A second call made
- * while one is running is refused with HZ_STATUS_INVALID_STATE and changes nothing; it does not wait.
- * Different handles are independent. A plan never changes: any number of threads may read it; several threads may
- * step different arrays with one hz_adam_t. Functions
- * without a handle may be called from any thread at any time. Closing a handle while another thread uses it
- * is a mistake that the library cannot always catch. Each function below names its exceptions.
+ * A trainer may be used by any thread, one at a time: a call made while another is running fails with
+ * HZ_STATUS_INVALID_STATE, changes nothing and does not wait. Different handles are independent. Any number
+ * of threads may read one plan or arena, and may step different arrays with one hz_adam_t. Functions without
+ * a handle may be called from any thread. Closing a handle while another thread uses it is an error that the
+ * library cannot always detect. Exceptions are stated at each function.
  *
- * Trainers and optimizers do not survive fork() in the child. Do not dlclose() the library.
+ * Each trainer has threads for its lanes and a pool of workers, which end when it is closed. Trainers and
+ * optimizers do not survive fork() in the child. Do not dlclose() the library.
  *
  * ==================================================================================================
- * WHAT A CALL WAITS FOR
+ * BLOCKING
  *
  * hz_trainer_update and hz_trainer_step return when the loss and the gradient norm of the step are known.
- * AdamW may then still be running on the library's threads; the next step overlaps with it. Calls that need
- * its result wait for it by themselves, most of them for the part of it that they touch: each says below what it
- * waits for. Steps, evaluations, reads and writes follow one another in any order, without a barrier between them.
- * To time whole steps, or before exit, call hz_trainer_sync, which waits for the lanes.
+ * AdamW may still be running; the next step overlaps with it. Calls that need its results wait for them,
+ * most of them only for the unit they touch. "Blocks" at each function says until when; functions without it
+ * do not wait for the device or AdamW. Steps, evaluations, reads and writes may follow one another in any
+ * order. To time whole steps, and before exit, call hz_trainer_sync.
  *
  * ==================================================================================================
  * ERRORS
  *
- * Every function that can fail returns an hz_status_t; 0 is success. hz_last_error gives a sentence that
- * says what was sought, what was found, and what to do. On failure no output parameter is written and,
- * unless said otherwise, nothing has changed.
+ * Functions that can fail return an hz_status_t; 0 is success. hz_last_error returns a message: what was
+ * expected, what was found, what to do. A failed call writes no output parameter and, unless stated
+ * otherwise, changes nothing.
  *
- * A failure of class 3xx during work (HZ_STATUS_DEVICE_FAILED) or 9xx (a bug of the library) fails the
- * trainer, and so does a state that hz_trainer_resume could not read to its end: what it holds is no longer known to
- * be right. Every later call that would use that state gives the same
- * status and the same message again, the first error, until hz_trainer_close, which always works.
- * All other errors leave the trainer usable.
+ * A trainer fails permanently on HZ_STATUS_DEVICE_FAILED, on status 9xx (a bug in the library), and when
+ * hz_trainer_resume cannot read a state to its end: its contents may be wrong. From then on every call that
+ * needs that state returns the first error again, status and message, until hz_trainer_close. After every
+ * other error the trainer stays usable.
  *
- * The library does not print, exit, abort, raise or catch signals, or read environment variables that
- * change results. A panic inside it is stopped at this border and becomes HZ_STATUS_PANIC. Large memory is taken in
- * hz_trainer_open and refused politely; only the failure of a small allocation (some KiB of bookkeeping), which
- * Linux practically never reports, ends the process.
+ * "Errors" at each function lists what is specific to it. Not repeated there: HZ_STATUS_INVALID_ARGUMENT for bad
+ * pointers, HZ_STATUS_INVALID_STATE for a trainer in use, and the error of a failed trainer.
+ *
+ * The library does not print, exit, abort, raise or catch signals, or read environment variables that change
+ * results. Panics inside it are caught and returned as HZ_STATUS_PANIC. Large allocations that fail return
+ * a status; only a failed allocation of a few KiB, which Linux practically never reports, ends the process.
  */
 #ifndef HORIZON_H
 #define HORIZON_H
@@ -139,75 +142,73 @@ extern "C" {
  * Version
  */
 
-/* The version of the library this header came with. */
+/* The version of the library this header belongs to. */
 #define HZ_VERSION "0.1.0"
 
-/* Changes when a program compiled against an older header would break: a function removed, a meaning
- * changed. Appended fields and functions do not change it. */
+/* Incremented when programs compiled with an older header would break: a function is removed or a meaning
+ * changes. Appended fields and new functions do not change it. */
 #define HZ_ABI_VERSION 1
 
-/* The version of the library that is running, e.g. "0.1.0". Never NULL; lives for ever. */
+/* Returns the version of the loaded library, e.g. "0.1.0". Static, never NULL. */
 HZ_API const char *hz_version(void);
 
-/* The HZ_ABI_VERSION of the library that is running. A program that loads the library by itself compares it
- * with its own HZ_ABI_VERSION before anything else; for others the soname does that. */
+/* Returns the HZ_ABI_VERSION of the loaded library. Programs that use dlopen() compare it with their own
+ * HZ_ABI_VERSION first; otherwise the soname ensures that they match. */
 HZ_API uint32_t hz_abi_version(void);
 
 /* ==================================================================================================
  * Status
  *
- * 1xx: the caller can do something about it. 2xx: this machine. 3xx: the device. 9xx: a bug of ours, please
- * report it. The numbers never change their meaning; later versions may add some, so treat an unknown
- * one by its class.
+ * 1xx: caused by the caller. 2xx: this machine. 3xx: the device. 9xx: a bug in the library, please report
+ * it. Numbers keep their meaning; later versions may add some, so handle an unknown one by its class.
  */
 typedef int32_t hz_status_t;
 
 enum {
-    /* No error. */
+    /* Success. */
     HZ_STATUS_OK = 0,
     /* An argument, option or field has a value that cannot be used. */
     HZ_STATUS_INVALID_ARGUMENT = 100,
-    /* The call does not fit the state of the handle: in use, nothing accumulated, not tracing. */
+    /* The handle's state does not allow the call: in use, no micro-batch accumulated, tracing off. */
     HZ_STATUS_INVALID_STATE = 101,
-    /* A file, folder, preset or tensor that was named does not exist. */
+    /* No file, folder, preset or tensor has this name. */
     HZ_STATUS_NOT_FOUND = 102,
-    /* A file exists, but its contents are not what its format asks for. */
+    /* The contents of a file do not match its format. */
     HZ_STATUS_BAD_FORMAT = 103,
-    /* Well-formed, understood, and not supported. */
+    /* Valid, but not supported. */
     HZ_STATUS_UNSUPPORTED = 104,
-    /* A step or evaluation without a single target. */
+    /* Every target of a step or evaluation is ignored. */
     HZ_STATUS_NO_TARGET = 105,
-    /* The gradient norm or the loss is not finite; nothing was committed. */
+    /* The gradient norm or the loss is not finite; nothing was updated. */
     HZ_STATUS_NON_FINITE = 110,
     /* A gradient was not finite after some units had been updated; the message names the unit. */
     HZ_STATUS_STEP_PARTIAL = 111,
-    /* A function of the caller's that was called back ended the call; nothing was changed. */
+    /* A callback of the caller cancelled the call; nothing was changed. */
     HZ_STATUS_CANCELLED = 112,
-    /* The model does not fit the host memory it may use. */
+    /* The model does not fit into the host memory that may be used. */
     HZ_STATUS_OUT_OF_HOST_MEMORY = 200,
     /* Reading or writing a file failed. */
     HZ_STATUS_IO = 201,
-    /* No space is left where a file was to be written. */
+    /* The disk is full. */
     HZ_STATUS_DISK_FULL = 202,
-    /* The device asked for is not there. */
+    /* The requested device is not available. */
     HZ_STATUS_DEVICE_UNAVAILABLE = 300,
-    /* The model does not fit the device memory it may use. */
+    /* The model does not fit into the device memory that may be used. */
     HZ_STATUS_OUT_OF_DEVICE_MEMORY = 301,
-    /* Work on the device failed; the trainer stays failed. */
+    /* Work on the device failed; the trainer has failed permanently. */
     HZ_STATUS_DEVICE_FAILED = 302,
-    /* An invariant of the library does not hold; the trainer stays failed. */
+    /* An invariant of the library is violated; the trainer has failed permanently. */
     HZ_STATUS_INTERNAL = 900,
-    /* A panic was caught at this border; the trainer stays failed. */
+    /* A panic was caught; the trainer has failed permanently. */
     HZ_STATUS_PANIC = 901
 };
 
-/* The name of a status, e.g. "HZ_STATUS_NO_TARGET"; "HZ_STATUS_UNKNOWN" for a number that is none. Never
- * NULL; lives for ever. */
+/* Returns the name of a status, e.g. "HZ_STATUS_NO_TARGET", or "HZ_STATUS_UNKNOWN". Static, never NULL. */
 HZ_API const char *hz_status_name(hz_status_t status);
 
-/* The message of the last call that failed on this thread, as one or more sentences of UTF-8; "" if none
- * has. Calls that succeed leave it alone, so look at the status first. Never NULL. The text lives until the
- * next call that fails on this thread, or the thread's end. */
+/* Returns the message of the last call that failed on this thread, or "" if none has. Successful calls keep
+ * it, so check the status first. Never NULL. Valid until the next call that fails on this thread, or until
+ * the thread ends. */
 HZ_API const char *hz_last_error(void);
 
 /* ==================================================================================================
@@ -215,370 +216,375 @@ HZ_API const char *hz_last_error(void);
  */
 
 enum {
-    /* A trainer failed. The error is also the result of the call that meets it. */
+    /* A trainer failed permanently. The call that notices it returns the same error. */
     HZ_LOG_ERROR = 1,
-    /* Something runs otherwise than one would expect, e.g. a memory limit was raised by an option. */
+    /* Something unexpected that is not an error, e.g. host_mem exceeds the free memory. */
     HZ_LOG_WARNING = 2,
-    /* What was opened, and how large it is. */
+    /* A handle was opened; its size. */
     HZ_LOG_INFO = 3
 };
 
-/* Gets one message, without a newline; `message` is valid during the call alone. */
+/* Receives one message without a newline; `message` is valid during the call only. */
 typedef void (*hz_log_callback_t)(int32_t level, const char *message, void *user);
 
-/* Sets where messages of the whole process go; NULL (the start) drops them.
+/* Sets the callback for log messages of the whole process. NULL, the default, discards them.
  *
- * Threads: the callback may run on any thread, the caller's or the library's, and never on two at a time. It
- * should return soon, must not throw or longjmp, and must not call the library: the caller, or a lane, may hold what
- * such a call waits for. (This function is refused there.)
- * Waits until a callback that is running has returned: afterwards the old callback is never called again
- * and its user pointer may be freed.
- * Errors: HZ_STATUS_INVALID_STATE from inside a callback. */
+ * Threads: the callback may run on any thread, but never on two at once. It should return quickly, must not
+ * throw or longjmp, and must not call the library: the interrupted call or lane may hold what such a call
+ * needs. (This function detects it and fails.)
+ * Blocks until a running callback returns: afterwards the old callback is never called again and its `user`
+ * may be freed.
+ * Errors: HZ_STATUS_INVALID_STATE when called inside a callback. */
 HZ_API hz_status_t hz_set_log_callback(hz_log_callback_t callback /* or NULL */, void *user /* or NULL */);
 
 /* ==================================================================================================
  * Model
  */
 
-/* How rotary frequencies are stretched. */
+/* Scaling of rotary position embeddings (RoPE). */
 enum {
-    /* Not at all. */
+    /* None. */
     HZ_ROPE_PLAIN = 0,
-    /* Every frequency over rope_factor. */
+    /* Every frequency is divided by rope_factor. */
     HZ_ROPE_LINEAR = 1,
-    /* Llama 3.1's: waves longer than rope_original_positions / rope_low_freq_factor are stretched by rope_factor, those
-     * shorter than rope_original_positions / rope_high_freq_factor are left, those between are blended. */
+    /* As in Llama 3.1: frequencies of wavelengths above rope_original_positions / rope_low_freq_factor are divided by
+     * rope_factor, those below rope_original_positions / rope_high_freq_factor are unchanged, and those between
+     * are interpolated. */
     HZ_ROPE_LLAMA3 = 2
 };
 
-/* The description of a decoder: RMSNorm, rotary positions, grouped-query causal attention, SwiGLU, and what the
- * families Llama, Mistral, Qwen2 and Qwen3 add. Where a field has a name in their config.json it is that name.
- * Features that no family puts together (a Qwen3 norm beside biases of the feed-forward, say) are refused with
- * HZ_STATUS_UNSUPPORTED where a trainer is opened: nothing could be exported. */
+/* A decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the extensions of Llama,
+ * Mistral, Qwen2 and Qwen3. Fields have the names of config.json where it has them. Combinations that none of
+ * these families has (e.g. qk_norm with mlp_bias) fail with HZ_STATUS_UNSUPPORTED when a trainer is opened,
+ * because they could not be exported. */
 typedef struct hz_model_config_t {
     uint32_t struct_size;
-    uint32_t tie_word_embeddings;     /* 1: embedding and LM head are one tensor; 0: two */
+    uint32_t tie_word_embeddings;     /* 1: embedding and LM head share one tensor */
     uint64_t vocab_size;              /* V; token ids are 0 .. V-1 */
-    uint64_t hidden_size;             /* C, the width of the residual stream */
-    uint64_t intermediate_size;       /* F, the width of the feed-forward network */
+    uint64_t hidden_size;             /* C, width of the residual stream */
+    uint64_t intermediate_size;       /* F, width of the MLP */
     uint64_t num_hidden_layers;       /* L */
-    uint64_t num_attention_heads;     /* H */
-    uint64_t num_key_value_heads;     /* G, divides H; 0 = H */
+    uint64_t num_attention_heads;     /* H, query heads */
+    uint64_t num_key_value_heads;     /* G, KV heads (GQA); divides H; 0 = H */
     uint64_t head_dim;                /* D, even; 0 = C/H */
-    uint64_t max_position_embeddings; /* the longest sequence; a longer one is refused */
+    uint64_t max_position_embeddings; /* the longest sequence_length */
     double rms_norm_eps;              /* used as f32 */
     double rope_theta;                /* base of the rotary frequencies */
-    uint32_t qkv_bias;                /* 1: the projections to queries, keys and values have a bias */
-    uint32_t o_bias;                  /* 1: attention's output projection has one */
-    uint32_t mlp_bias;                /* 1: the projections gate, up and down have one */
-    uint32_t qk_norm;                 /* 1: an RMSNorm on every query and key head, before it is rotated */
+    uint32_t qkv_bias;                /* 1: the query, key and value projections have biases */
+    uint32_t o_bias;                  /* 1: the attention output projection has a bias */
+    uint32_t mlp_bias;                /* 1: the gate, up and down projections have biases */
+    uint32_t qk_norm;                 /* 1: RMSNorm on every query and key head, before RoPE */
     uint32_t rope_scaling;            /* HZ_ROPE_* */
-    uint32_t rope_original_positions; /* LLAMA3: original_max_position_embeddings; else ignored */
-    double rope_factor;               /* LINEAR, LLAMA3: at least 1; else ignored */
-    double rope_low_freq_factor;      /* LLAMA3: less than the next; else ignored */
-    double rope_high_freq_factor;     /* LLAMA3; else ignored */
-    uint64_t sliding_window;          /* positions a row attends to, its own counted; 0 = all before it */
-    /* Layers that see the whole sequence despite sliding_window: bit l % 64 of word l / 64 is layer l. Layers from
-     * 256 on are like layer 255. */
+    uint32_t rope_original_positions; /* LLAMA3: original_max_position_embeddings; otherwise ignored */
+    double rope_factor;               /* LINEAR, LLAMA3: at least 1; otherwise ignored */
+    double rope_low_freq_factor;      /* LLAMA3: less than rope_high_freq_factor; otherwise ignored */
+    double rope_high_freq_factor;     /* LLAMA3; otherwise ignored */
+    uint64_t sliding_window;          /* positions a row attends to, including itself; 0 = no window */
+    /* Layers with full attention despite sliding_window: bit l % 64 of word l / 64 is layer l. Layers 256 and
+     * above are like layer 255. */
     uint64_t full_attention_layers[4];
 } hz_model_config_t;
 
-/* Sizes are yours to fill in (or hz_model_config_from_preset's). */
+/* The sizes are 0; fill them in, or use hz_model_config_from_preset or hz_model_config_from_hf. */
 #define HZ_MODEL_CONFIG_INIT \
     {sizeof(hz_model_config_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 1e-5, 10000.0, \
      0, 0, 0, 0, HZ_ROPE_PLAIN, 0, 0.0, 0.0, 0.0, 0, {0, 0, 0, 0}}
 
-/* Fills in a built-in shape: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
- * planning, a shape known by name: "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b",
- * "dense-1t".
- * Errors: HZ_STATUS_NOT_FOUND, naming those there are. */
+/* Fills in a built-in model: "tiny" (0.8 M parameters) or "small" (13 M), both byte-level with V = 256; or, for
+ * planning, "qwen2.5-0.5b" .. "qwen2.5-72b", "llama3.1-8b" .. "llama3.1-405b", "dense-120b", "dense-1t".
+ * Errors: HZ_STATUS_NOT_FOUND, with the names that exist. */
 HZ_API hz_status_t hz_model_config_from_preset(const char *name, hz_model_config_t *out_config);
 
-/* Fills in the shape of the model in a Hugging Face folder, from its config.json. Reads that file alone.
- * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (not JSON, or a field missing),
- * HZ_STATUS_UNSUPPORTED (an architecture or feature the library does not train, by name; or more than 256 layers whose
- * windows differ at the end). */
+/* Fills in the model of a Hugging Face folder. Reads only its config.json.
+ * Errors: HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (not JSON, or a missing field),
+ * HZ_STATUS_UNSUPPORTED (an architecture or feature, by name; or windows that differ beyond layer 255). */
 HZ_API hz_status_t hz_model_config_from_hf(const char *folder, hz_model_config_t *out_config);
 
 /* ==================================================================================================
  * Options
  */
 
-/* What the host keeps of a parameter. */
+/* Host memory per parameter. */
 enum {
-    /* 14 bytes a parameter: bf16 weight, 16-bit residual (both together are the f32 master), bf16 gradient,
-     * f32 moments. 16 bytes with f32 gradients. */
+    /* 14 bytes: bf16 weight, 16-bit residual (together the exact f32 master), bf16 gradient, f32 moments.
+     * 16 bytes with f32 gradients. */
     HZ_MODE_EXACT = 1,
-    /* 12 bytes: gradients pass through a small ring and are used at once. Needs clip = 0, or grad_place =
-     * HZ_PLACE_DEVICE. */
+    /* 12 bytes: gradients pass through a small ring buffer and are used at once. Needs clip = 0 or
+     * grad_place = HZ_PLACE_DEVICE. */
     HZ_MODE_STREAMED = 2,
-    /* 10 bytes: as HZ_MODE_EXACT, but moments are bf16, rounded at random (reproducibly, and so that nothing is lost in
-     * the mean). 8 bytes with HZ_ADAM_UNDER_BACKWARD or grad_place = HZ_PLACE_DEVICE, when gradients pass through the
-     * ring. */
+    /* 10 bytes: as HZ_MODE_EXACT, with bf16 moments that are rounded stochastically (unbiased, reproducible).
+     * 8 bytes with HZ_ADAM_UNDER_BACKWARD or grad_place = HZ_PLACE_DEVICE, where gradients pass through the
+     * ring buffer. */
     HZ_MODE_COMPACT = 3
 };
 
-/* How a number is stored. */
+/* Element types. */
 enum {
     HZ_DTYPE_BF16 = 1,
     HZ_DTYPE_F32 = 2
 };
 
-/* When AdamW runs. */
+/* The time at which AdamW runs. */
 enum {
-    /* After the norm; under backward in HZ_MODE_STREAMED, unless gradients wait on the device. */
+    /* HZ_ADAM_AFTER_NORM; in HZ_MODE_STREAMED with gradients on the host HZ_ADAM_UNDER_BACKWARD. */
     HZ_ADAM_AUTO = 0,
-    /* Once loss and norm of the whole step are known, overlapped with the next step's forward. A norm that is not
-     * finite commits nothing. */
+    /* Once the loss and the norm of the whole step are known, overlapping the next step's forward. If they are not
+     * finite, nothing is updated. */
     HZ_ADAM_AFTER_NORM = 1,
-    /* As soon as a unit's gradient has landed, overlapped with backward. Needs clip = 0. A gradient that is not
-     * finite leaves its own unit alone: see HZ_STATUS_STEP_PARTIAL. */
+    /* As soon as a unit's gradient is on the host, overlapping backward. Needs clip = 0. A unit whose gradient is not
+     * finite is not updated: see HZ_STATUS_STEP_PARTIAL. */
     HZ_ADAM_UNDER_BACKWARD = 2
 };
 
-/* Where layers are computed. */
+/* The device that computes layers. */
 enum {
-    /* The best device of this machine that the library was built for and that can compute the model. */
+    /* The best available device that the library was built for and that supports the model. */
     HZ_DEVICE_AUTO = 0,
-    /* This machine's CPU, with a device memory of its own in RAM: runs anywhere, and is the reference. */
+    /* The CPU, with a device memory of its own in RAM. Runs anywhere; the numerical reference. */
     HZ_DEVICE_CPU = 1,
-    /* The CUDA device number device_index, in the order of CUDA_VISIBLE_DEVICES. Where the library was built without
-     * kernels, or a driver, the device or cuBLASLt is missing, opening a trainer gives HZ_STATUS_DEVICE_UNAVAILABLE and
-     * a message that says which, and what to do. The calling thread's current CUDA device becomes this one. */
+    /* CUDA device number device_index, in the order of CUDA_VISIBLE_DEVICES. It becomes the calling thread's
+     * current CUDA device. If the library was built without kernels, or a driver, the device or cuBLASLt is missing,
+     * hz_trainer_open fails with HZ_STATUS_DEVICE_UNAVAILABLE and says which. */
     HZ_DEVICE_CUDA = 2
 };
 
-/* How host memory that a CUDA device copies from and to is kept in place. Both give the same results. */
+/* Allocation of the pinned host memory of a CUDA device. The results are the same. */
 enum {
-    /* Huge pages on the device's NUMA node, touched by all threads, then registered with the device. */
+    /* Huge pages on the device's NUMA node, touched by all threads, then registered with CUDA. */
     HZ_PINNING_REGISTERED = 0,
-    /* Taken from CUDA's own allocator, under the memory policy of that node. */
+    /* CUDA's allocator, with a memory policy for that node. */
     HZ_PINNING_ALLOCATED = 1
 };
 
-/* What of a layer its backward computes again; the rest is kept on the device from its forward on, of every
- * micro-batch of a sweep. */
+/* Activation checkpointing: the part of a layer's forward that its backward recomputes. The other activations stay on
+ * the device from forward to backward, for every micro-batch of a sweep. */
 enum {
     /* Everything, from the layer's input: least memory. */
     HZ_RECOMPUTE_FULL = 1,
-    /* Norms and SwiGLU: no matrix product, and not attention. */
+    /* Norms and SwiGLU only: no matmul, no attention. */
     HZ_RECOMPUTE_SELECTIVE = 2,
-    /* Nothing. */
+    /* Nothing: most memory. */
     HZ_RECOMPUTE_NONE = 3,
-    /* All but attention, whose output and log-sum-exp are kept. */
+    /* Everything except attention, whose output and log-sum-exp are kept. */
     HZ_RECOMPUTE_LINEARS = 4,
-    /* The second half of a layer and the first norm: queries, keys, values and the residual stream after attention are
-     * kept, too. */
+    /* The first norm and the MLP half. As HZ_RECOMPUTE_LINEARS, but queries, keys, values and the post-attention
+     * residual are kept, too. */
     HZ_RECOMPUTE_MLP = 5
 };
 
-/* Where something is while it waits. */
+/* The memory that holds something until it is used. HOST offloads it. */
 enum {
-    /* As the library sees fit; see each field. */
+    /* The library's choice; see each field. */
     HZ_PLACE_AUTO = 0,
     HZ_PLACE_HOST = 1,
     HZ_PLACE_DEVICE = 2
 };
 
-/* How some layers are placed: for layers first .. first + count - 1, counted from 0. */
+/* The placement of layers first .. first + count - 1, counted from 0. */
 typedef struct hz_layer_placement_t {
     uint32_t struct_size;
-    uint32_t recompute; /* HZ_RECOMPUTE_* */
-    uint32_t boundary;  /* HZ_PLACE_*: the layer's input between its forward and its backward. On the device (AUTO) it
-                           takes B*T*C activations of each micro-batch of a sweep; when those of all layers are on the
-                           host, device memory does not grow with the number of layers */
-    uint32_t resident;  /* 1: the weights stay on the device through a step, in a slot of their own, and are uploaded
-                           once a step instead of once or twice a sweep */
-    uint32_t accumulator; /* HZ_PLACE_*: the layer's f32 gradient between the sweeps of a step; on the device it takes 4
-                           bytes a parameter. AUTO is the host; without several sweeps nothing is to be placed */
-    uint32_t reserved;  /* 0 */
+    uint32_t recompute;   /* HZ_RECOMPUTE_* */
+    uint32_t boundary;    /* HZ_PLACE_*, AUTO = DEVICE: the layer's input between its forward and backward. On the
+                             device B*T*C activations per micro-batch of a sweep; if all layers offload theirs to
+                             the host, device memory does not grow with the number of layers */
+    uint32_t resident;    /* 1: the weights stay on the device during a step, in a slot of their own, and are uploaded
+                             once per step instead of once or twice per sweep */
+    uint32_t accumulator; /* HZ_PLACE_*, AUTO = HOST: the layer's f32 gradient accumulator between the sweeps of a step.
+                             On the device 4 bytes per parameter. Unused with one sweep */
+    uint32_t reserved;    /* 0 */
     uint64_t first;
-    uint64_t count;     /* 0 = all from `first` on */
+    uint64_t count;       /* 0 = all from `first` on */
 } hz_layer_placement_t;
 
-/* All layers, as a trainer places them by itself: least memory, boundaries on the device. */
+/* All layers, with the placement that a trainer uses by default: least memory, boundaries on the device. */
 #define HZ_LAYER_PLACEMENT_INIT \
     {sizeof(hz_layer_placement_t), HZ_RECOMPUTE_FULL, HZ_PLACE_AUTO, 0, HZ_PLACE_AUTO, 0, 0, 0}
 
-/* Everything about a run that is not the model, the data or the learning rate. Placement never changes a bit of the
- * result: neither weight_slots, slabs, sweeps, layers, grad_place, threads, adam_when nor the memory limits do. */
+/* Settings of a trainer. Placement never changes a bit of the results: weight_slots, slabs, sweeps, layers, grad_place,
+ * threads, adam_when and the memory limits may be chosen freely. */
 typedef struct hz_trainer_options_t {
     uint32_t struct_size;
     uint32_t device;          /* HZ_DEVICE_* */
     uint32_t mode;            /* HZ_MODE_* */
-    uint32_t grad_dtype;      /* HZ_DTYPE_*: what a gradient is rounded to, once, when it leaves the device */
+    uint32_t grad_dtype;      /* HZ_DTYPE_*: gradients are rounded to it, once, when they leave the device */
     uint32_t adam_when;       /* HZ_ADAM_* */
-    uint32_t tracing;         /* 1: record what every lane does, for hz_trainer_trace; memory grows with each step */
-    uint32_t device_index;    /* which device, for HZ_DEVICE_CUDA */
+    uint32_t tracing;         /* 1: record all lanes for hz_trainer_trace; memory grows with every step */
+    uint32_t device_index;    /* HZ_DEVICE_CUDA: the device number */
     uint32_t pinning;         /* HZ_PINNING_*, for HZ_DEVICE_CUDA */
-    uint64_t sequences;       /* B of a micro-batch */
-    uint64_t sequence_length; /* T of a micro-batch */
-    uint64_t micros_max;      /* the most micro-batches a step or evaluation may have */
-    uint64_t logits_chunk;    /* rows of logits that exist at a time; 0 = as many as 32 MiB hold, on CUDA 2048 at most
-                                 and as many as 1 GiB holds */
-    uint64_t weight_slots;    /* layers whose weights are on the device at a time, >= 2; 0 = 2, or what
-                                 hz_plan_search finds */
-    uint64_t slabs;           /* gradients on their way out of the device at a time, >= 2; 0 as above */
-    uint64_t device_mem;      /* bytes of device memory that may be taken; 0 = what the device has */
-    uint64_t host_mem;        /* bytes of host memory that may be taken; 0 = what the system reports as free. More
-                                 than that is taken with a logged warning, for virtual machines whose memory grows as it
-                                 is used; opening fails with HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
-    uint64_t threads;         /* CPU threads that share a job, 1024 or the machine's processors at most; 0 = all this
-                                 process may run on */
+    uint64_t sequences;       /* B, sequences per micro-batch */
+    uint64_t sequence_length; /* T, tokens per sequence */
+    uint64_t micros_max;      /* most micro-batches per step or evaluation (gradient accumulation steps) */
+    uint64_t logits_chunk;    /* rows of logits computed at a time; 0 = as many as fit into 32 MiB; on CUDA 1 GiB, at
+                                 most 2048 */
+    uint64_t weight_slots;    /* weight slots on the device for layers that are not resident, >= 2; 0 = 2, in
+                                 hz_plan_search the fastest number */
+    uint64_t slabs;           /* gradient staging buffers on the device, >= 2; 0 as for weight_slots */
+    uint64_t device_mem;      /* limit of device memory, bytes; 0 = none. At most what is free is used; on CUDA
+                                 1 GiB less (at most 1/16 of the device), for kernels and handles */
+    uint64_t host_mem;        /* limit of host memory, bytes; 0 = the free memory. More than that is accepted with
+                                 a logged warning, for virtual machines whose memory grows when used; opening fails
+                                 with HZ_STATUS_OUT_OF_HOST_MEMORY if it does not */
+    uint64_t threads;         /* CPU threads, at most max(1024, processors); 0 = all that this process may
+                                 run on */
     double beta1;             /* AdamW (Loshchilov & Hutter 2019) */
     double beta2;
     double eps;
-    double weight_decay;      /* decoupled; tensors of two or more dimensions only */
-    double clip;              /* the largest global gradient norm; 0 = no clipping */
-    uint32_t grad_place;      /* HZ_PLACE_*: where rounded gradients wait for AdamW. On the device they take 2 or 4
-                                 bytes a parameter there, and HZ_MODE_STREAMED can clip; AUTO is the host */
-    uint32_t sweeps;          /* how many times the layers are gone through in a step, each time with that part of its
-                                 micro-batches: activations of those alone are on the device. 0 = 1 */
-    const hz_layer_placement_t *layers; /* or NULL: placements of layers; where two speak of a layer, the later holds */
-    uint64_t layers_count;              /* how many */
-    const char *gemm_table; /* or NULL: a file, the table of algorithms by which a CUDA device multiplies, as `horizon
-                             calibrate` writes it. hz_trainer_open refuses one that says nothing of the device and the
-                             cuBLASLt that are there. It may change bits; with NULL cuBLASLt's first choice is taken,
-                             which depends on the product, the device and its version alone. Opening measures nothing.
-                             The CPU device does not look at it */
-    uint32_t measuring;   /* 1: add up how long every lane is at work, for hz_trainer_busy_seconds; costs two clock
-                             readings a task. So does tracing = 1 */
+    double weight_decay;      /* decoupled; for tensors of two or more dimensions */
+    double clip;              /* largest global gradient norm; 0 = no clipping */
+    uint32_t grad_place;      /* HZ_PLACE_*, AUTO = HOST: where rounded gradients wait for AdamW. On the device 2 or 4
+                                 bytes per parameter, and HZ_MODE_STREAMED can clip */
+    uint32_t sweeps;          /* sweeps per step: the micro-batches are divided among them, and only those of one sweep
+                                 have activations on the device. 0 = 1 */
+    const hz_layer_placement_t *layers; /* or NULL; where two placements name the same layer, the later one holds */
+    uint64_t layers_count;              /* number of elements of layers */
+    const char *gemm_table; /* or NULL: path of the GEMM autotune table of a CUDA device, written by `horizon
+                             calibrate`. hz_trainer_open fails if it does not cover the device and the loaded
+                             cuBLASLt. A table may change bits. NULL: cuBLASLt's heuristic, which depends only on
+                             the shape, the device and its version; nothing is measured. The CPU device ignores it */
+    uint32_t measuring;   /* 1: sum up the busy time of every lane for hz_trainer_busy_seconds, at two clock readings
+                             per task. Implied by tracing = 1 */
     uint32_t reserved;    /* 0 */
 } hz_trainer_options_t;
 
-/* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW with 0.9, 0.999,
- * 1e-8 and decay 0.01, as PyTorch has them; clip 1. */
+/* Exact mode, bf16 gradients, one micro-batch of 1 x 256 tokens, two slots and slabs; AdamW as in PyTorch (0.9,
+ * 0.999, 1e-8, weight decay 0.01); clip 1. */
 #define HZ_TRAINER_OPTIONS_INIT \
     {sizeof(hz_trainer_options_t), HZ_DEVICE_AUTO, HZ_MODE_EXACT, HZ_DTYPE_BF16, HZ_ADAM_AUTO, 0, 0, \
      HZ_PINNING_REGISTERED, 1, 256, 1, 0, 0, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01, 1.0, HZ_PLACE_AUTO, 0, NULL, 0, NULL, \
      0, 0}
 
 /* ==================================================================================================
- * Plan: what a trainer would take, before it takes it
+ * Plan: the memory and the predicted speed of a trainer, before it is opened
  */
 
-/* Ordered queues of work that run beside one another. Later versions may have more: hz_lane_name tells. */
+/* Lanes: ordered queues of work that run concurrently. Later versions may add some; see hz_lane_name. */
 enum {
-    HZ_LANE_COMPUTE = 0, /* the device's arithmetic */
-    HZ_LANE_H2D = 1,     /* copies to the device */
-    HZ_LANE_D2H = 2,     /* copies to the host */
+    HZ_LANE_COMPUTE = 0, /* kernels */
+    HZ_LANE_H2D = 1,     /* copies from host to device */
+    HZ_LANE_D2H = 2,     /* copies from device to host */
     HZ_LANE_HOST = 3,    /* AdamW */
     HZ_LANE_DISK = 4     /* saves */
 };
 
-/* The name of a lane, HZ_LANE_*, for people and in traces; NULL from the first number on that is no lane. Static. */
+/* Returns the name of a lane, HZ_LANE_*, as in traces; NULL above the last lane. Static. */
 HZ_API const char *hz_lane_name(uint32_t lane);
 
-/* A model and options, and every byte they need. Immutable. */
+/* A model, options, and every byte that they need. Immutable. */
 typedef struct hz_plan_t hz_plan_t;
 
-/* A plan in figures. */
+/* Figures of a plan. */
 typedef struct hz_plan_summary_t {
     uint32_t struct_size;
-    uint32_t adam_when;            /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD: what AUTO came to */
-    uint64_t parameters;           /* P; a tied tensor counts once */
-    uint64_t logits_chunk;         /* rows; what 0 came to */
-    uint64_t device_bytes;         /* the device arena */
-    uint64_t device_bytes_per_micro; /* how much of it one micro-batch of the step more or less takes */
-    uint64_t host_bytes;           /* the host arenas: wire and state */
-    uint64_t host_wire_bytes;      /* what crosses the link: weights, gradients, batches */
-    uint64_t host_state_bytes;     /* what never does: residuals, moments */
-    uint64_t ram_bytes;            /* what host_mem is compared with: host_bytes, and device_bytes where device
-                                      memory is RAM, as on the CPU device */
-    double step_seconds;           /* of hz_plan_search: the simulated time of a step among many; else 0 */
-    double tokens_per_second;      /* the same as a rate */
-    double tflops;                 /* useful ones: 6 * P_matmul + causal attention per token, no recompute counted,
-                                      10^12 a second */
+    uint32_t adam_when;              /* HZ_ADAM_AFTER_NORM or HZ_ADAM_UNDER_BACKWARD, never AUTO */
+    uint64_t parameters;             /* P; a tied tensor counts once */
+    uint64_t logits_chunk;           /* rows, never 0 */
+    uint64_t device_bytes;           /* device memory */
+    uint64_t device_bytes_per_micro; /* the change of device_bytes per micro-batch of a step */
+    uint64_t host_bytes;             /* host memory: host_wire_bytes + host_state_bytes */
+    uint64_t host_wire_bytes;        /* copied to or from the device: weights, gradients, batches */
+    uint64_t host_state_bytes;       /* never copied: residuals, moments */
+    uint64_t ram_bytes;              /* compared with host_mem: host_bytes, plus device_bytes where device memory is
+                                        RAM, as on the CPU device */
+    double step_seconds;             /* hz_plan_search: simulated time per step in a long run; otherwise 0 */
+    double tokens_per_second;        /* simulated throughput; otherwise 0 */
+    double tflops;                   /* simulated, 10^12 FLOP/s; only useful FLOPs: 6 * P_matmul + causal attention per
+                                        token, without recompute; otherwise 0 */
 } hz_plan_summary_t;
 
 #define HZ_PLAN_SUMMARY_INIT {sizeof(hz_plan_summary_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0}
 
-/* Plans a trainer: the same plan hz_trainer_open would follow, for this machine or for one far larger. Takes no
- * memory to speak of, and does not ask whether the plan fits: see hz_plan_admit.
- * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options that cannot be used. */
+/* Computes the plan that hz_trainer_open would use, for this machine or a larger one. Allocates no model memory and
+ * does not check whether the plan fits: see hz_plan_admit.
+ *
+ * Ownership: the caller closes *out_plan with hz_plan_close.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field of model or options. */
 HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
                                 hz_plan_t **out_plan);
 
-/* Finds the fastest plan that fits a machine, this one or another: of all placements (what is resident, spilled,
- * recomputed; slots, slabs, sweeps; where gradients wait) the one with the least simulated step time. Runs nothing,
- * takes a second or two. What the options decide stays as it is: weight_slots, slabs and sweeps other than 0, a
- * grad_place other than HZ_PLACE_AUTO, an adam_when other than HZ_ADAM_AUTO, layers. device_mem and host_mem bound it
- * instead of the machine's memory. A step has options->micros_max micro-batches.
+/* Searches the placement with the shortest simulated step that fits a machine, this one or another: resident layers,
+ * offload, activation checkpointing, slots, slabs, sweeps, and where gradients wait. Simulates only; takes a second
+ * or two. Options that are set stay: weight_slots, slabs and sweeps unless 0, grad_place unless
+ * HZ_PLACE_AUTO, adam_when unless HZ_ADAM_AUTO, and layers. device_mem and host_mem replace the machine's memory
+ * sizes. A step has options->micros_max micro-batches, announced by hz_trainer_announce.
  *
- * machine: "cpu", "h200", "gh200", "h100-pcie", "a100-pcie", "rtx4090", "rtx3090", or a file that `horizon calibrate`
- * wrote; NULL = "cpu". For a machine whose device memory is RAM the host's limits are those of this process.
- * The step time is that of steps announced by hz_trainer_announce.
- * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY, HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
- * the limit that binds, what is short in bytes, and the smallest change that fits; HZ_STATUS_NOT_FOUND and
- * HZ_STATUS_BAD_FORMAT of the machine. */
+ * machine: "cpu", "h200", "gh200", "h100-sxm", "h100-pcie", "a100-pcie", "rtx5090", "rtx4090", "rtx3090", or the path of
+ * a file written by `horizon calibrate`; NULL = "cpu". If the machine's device memory is RAM, the limits of this process
+ * apply.
+ *
+ * Ownership: the caller closes *out_plan with hz_plan_close.
+ * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with
+ * the limit, the missing bytes and the smallest change that fits; HZ_STATUS_NOT_FOUND, HZ_STATUS_IO and
+ * HZ_STATUS_BAD_FORMAT for the machine. */
 HZ_API hz_status_t hz_plan_search(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
                                   const char *machine /* or NULL */, hz_plan_t **out_plan);
 
-/* Whether hz_trainer_open would let this plan in here and now: reads the free memory of this machine (physical
- * RAM and the control group's limit, or the options' limits instead).
- * Errors: HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY, saying what is needed, what there is, and
- * what would fit; HZ_STATUS_IO if the system does not tell. */
+/* Checks whether the plan fits into the memory that is free now, as hz_trainer_open does: physical RAM and the
+ * control group's limit, or device_mem and host_mem if they are set.
+ * Errors: HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the bytes free, and
+ * what would fit; HZ_STATUS_IO if the system does not report its memory. */
 HZ_API hz_status_t hz_plan_admit(const hz_plan_t *plan);
 
-/* The plan in figures. */
+/* Fills in the figures of the plan. */
 HZ_API hz_status_t hz_plan_summary(const hz_plan_t *plan, hz_plan_summary_t *out_summary);
 
-/* How long a lane, HZ_LANE_*, is at work in a step, of a plan of hz_plan_search; 0 of other plans.
- * hz_trainer_busy_seconds has what came of it. Errors: HZ_STATUS_INVALID_ARGUMENT for a number that is no lane. */
+/* Sets *out_seconds to the simulated busy time of a lane, HZ_LANE_*, per step; 0 for a plan of hz_plan_open. Compare
+ * with hz_trainer_busy_seconds. Errors: HZ_STATUS_INVALID_ARGUMENT for an unknown lane. */
 HZ_API hz_status_t hz_plan_busy_seconds(const hz_plan_t *plan, uint32_t lane, double *out_seconds);
 
-/* The whole plan as one JSON object: the summary's fields, and "device_regions" and "host_regions", arrays of
- * {"name", "bytes"} that add up to device_bytes and host_bytes. Of hz_plan_search also "placement" (layer by layer),
- * "save_bytes" and "save_seconds" (a training state, and what the disk takes for it), "lanes_busy", "busiest_lane",
- * "critical_lane", "with" (what more memory, a faster link, RAM or products would give) and "better_micro_batch":
- * what `horizon plan --json` prints. The text belongs to the plan. */
+/* Sets *out_json to the plan as one JSON object: the fields of the summary, and "device_regions" and "host_regions",
+ * arrays of {"name", "bytes"} that add up to device_bytes and host_bytes. Plans of hz_plan_search also have "placement"
+ * (by layer), "save_bytes" and "save_seconds" (size of a checkpoint, and the time to write it), "lanes_busy",
+ * "busiest_lane", "critical_lane", "with" (step times with more memory, a faster link, RAM or GPU) and
+ * "better_micro_batch": the output of `horizon plan --json`.
+ * Ownership: the text belongs to the plan. */
 HZ_API hz_status_t hz_plan_json(const hz_plan_t *plan, const char **out_json);
 
-/* Writes the simulated step of a plan of hz_plan_search, and two before it, lane by lane, to a file in Chrome trace
- * format, as hz_trainer_trace does what was measured. An existing file is replaced; the new one appears under its name
- * only when it is whole.
- * Errors: HZ_STATUS_INVALID_STATE of a plan of hz_plan_open, which is for no machine; HZ_STATUS_NOT_FOUND (no such
+/* Writes a simulated step, and the two before it, to a Chrome trace file, in the form of hz_trainer_trace. An existing
+ * file is replaced, atomically.
+ * Blocks for the disk.
+ * Errors: HZ_STATUS_INVALID_STATE for a plan of hz_plan_open, which has no machine model; HZ_STATUS_NOT_FOUND (the
  * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
 HZ_API hz_status_t hz_plan_trace(const hz_plan_t *plan, const char *path);
 
-/* Frees a plan; NULL is fine. */
+/* Frees a plan. NULL is ignored. */
 HZ_API void hz_plan_close(hz_plan_t *plan /* or NULL */);
 
 /* ==================================================================================================
  * Trainer
  */
 
-/* A model in host RAM and a device that trains it. */
+/* A model in host RAM and the device that trains it. */
 typedef struct hz_trainer_t hz_trainer_t;
 
-/* Opens a trainer: plans, refuses what does not fit, takes all memory it will ever take, starts its threads.
- * Every weight is zero until hz_trainer_init, hz_trainer_load_hf or hz_trainer_write_tensor; moments are zero and
- * the step number is 0.
+/* Opens a trainer: plans it, checks that it fits, allocates all memory it will ever use, starts its threads. Weights
+ * and moments are zero and the step number is 0: continue with hz_trainer_init, hz_trainer_load_hf,
+ * hz_trainer_write_tensor or hz_trainer_resume.
  *
  * Ownership: the caller closes *out_trainer with hz_trainer_close.
- * Waits: until the memory is there, which takes seconds for hundreds of GiB.
- * Errors: those of hz_plan_open and hz_plan_admit; HZ_STATUS_DEVICE_UNAVAILABLE. */
+ * Blocks until the memory is allocated: seconds for hundreds of GiB.
+ * Errors: those of hz_plan_open and hz_plan_admit; HZ_STATUS_DEVICE_UNAVAILABLE; for gemm_table
+ * HZ_STATUS_NOT_FOUND, HZ_STATUS_IO and HZ_STATUS_BAD_FORMAT. */
 HZ_API hz_status_t hz_trainer_open(const hz_model_config_t *model, const hz_trainer_options_t *options /* or NULL */,
                                    hz_trainer_t **out_trainer);
 
 /* Opens a trainer that follows a plan. The plan may be closed afterwards.
  *
- * A plan of hz_plan_search is followed on the kind of device it was searched for. With HZ_DEVICE_AUTO the machine
- * decides: the CPU, or CUDA device 0. A CUDA device must have the machine's device name ("device" in the machine's
- * file, e.g. H200); its memory, and this host's, must suffice as for hz_trainer_open.
+ * A plan of hz_plan_search runs on the kind of device it was searched for: HZ_DEVICE_AUTO means the CPU or CUDA device
+ * 0, as its machine has it. A CUDA device must have the name in the machine's file ("device", e.g. H200). Device and
+ * host memory must suffice as for hz_trainer_open.
+ * Ownership, blocks: as hz_trainer_open.
  * Errors: those of hz_trainer_open; HZ_STATUS_DEVICE_UNAVAILABLE, naming both devices, if the chosen one is not the
  * plan's. */
 HZ_API hz_status_t hz_trainer_open_planned(const hz_plan_t *plan, hz_trainer_t **out_trainer);
 
-/* Closes a trainer: waits for the lanes, ends its threads, gives all memory back. NULL is fine.
- *
- * The handle is gone afterwards whatever the result is, with one exception: HZ_STATUS_INVALID_STATE says that
- * another call is running on it, and nothing was closed.
- * Errors: the first error of a trainer that has failed, be it in work that nobody had waited for yet. */
+/* Closes a trainer: finishes pending work, ends its threads, frees its memory. NULL is ignored. The handle is gone
+ * afterwards, whatever the result, except after HZ_STATUS_INVALID_STATE: another call is running on it.
+ * Blocks until all lanes are done.
+ * Errors: the first error of a failed trainer, including work that no call had waited for. */
 HZ_API hz_status_t hz_trainer_close(hz_trainer_t *trainer /* or NULL */);
 
-/* The model the trainer was opened with, zeros replaced by what they stood for.
- * Threads: at any time, beside any other call; works on a failed trainer. Waits for nothing. */
+/* Fills in the model of the trainer, with derived values in place of zeros.
+ * Threads: any, concurrently with any other call. Works on a failed trainer. */
 HZ_API hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_config_t *out_config);
 
 /* --------------------------------------------------------------------------------------------------
@@ -588,80 +594,78 @@ HZ_API hz_status_t hz_trainer_model(const hz_trainer_t *trainer, hz_model_config
 /* A tensor of the model. */
 typedef struct hz_tensor_t {
     uint32_t struct_size;
-    uint32_t rank;     /* dimensions used of shape */
-    const char *name;  /* Hugging Face's, e.g. "model.layers.3.mlp.up_proj.weight"; belongs to the trainer */
-    uint64_t shape[4]; /* [out, in] or [C]; unused ones are 0 */
-    uint64_t elements; /* the product of shape */
+    uint32_t rank;     /* number of dimensions */
+    const char *name;  /* as in Hugging Face, e.g. "model.layers.3.mlp.up_proj.weight"; belongs to the trainer */
+    uint64_t shape[4]; /* [out, in] or [C]; 0 from `rank` on */
+    uint64_t elements; /* product of the dimensions */
 } hz_tensor_t;
 
 #define HZ_TENSOR_INIT {sizeof(hz_tensor_t), 0, NULL, {0, 0, 0, 0}, 0}
 
-/* How many tensors the model has. A tied head is not one of its own.
- * Threads, waiting: as hz_trainer_model. */
+/* Sets *out_count to the number of tensors. A tied LM head is not counted. Threads: as hz_trainer_model. */
 HZ_API hz_status_t hz_trainer_tensor_count(const hz_trainer_t *trainer, size_t *out_count);
 
-/* Tensor `index`, 0 .. count-1, in forward order.
- * Threads, waiting: as hz_trainer_model. Errors: HZ_STATUS_INVALID_ARGUMENT beyond the last. */
+/* Fills in tensor `index`, 0 .. count-1, in forward order. Threads: as hz_trainer_model.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT above the last. */
 HZ_API hz_status_t hz_trainer_tensor(const hz_trainer_t *trainer, size_t index, hz_tensor_t *out_tensor);
 
-/* Fresh weights, as GPT-2 starts them: matrices normal with deviation 0.02, those that add to the residual stream
- * (o_proj, down_proj) with 0.02/sqrt(2L), norms 1, biases 0. A tensor's values depend on the seed and its name alone.
- * Moments and the step number stay as they are.
- * Waits as hz_trainer_write_tensor. Errors: those of a failed trainer. */
+/* Initializes the weights as GPT-2 does: matrices normal with standard deviation 0.02, o_proj and down_proj with
+ * 0.02/sqrt(2L), norms 1, biases 0. The values of a tensor depend only on the seed and its name. Moments and step
+ * number do not change.
+ * Blocks until the work in progress on each unit is done. */
 HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
 
-/* Reads the weights of a Hugging Face folder (model.safetensors, or its shards with their index; f32, bf16 or f16).
- * Its config.json must describe the model the trainer was opened with, and every tensor of the model must be there
- * in its shape. Moments and the step number stay as they are.
- * Waits for the lanes, and for the disk.
- * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT
- * (truncated, or a tensor that is missing or has another shape, by name). All that is checked before the first
- * tensor is read; only a value that is not finite (HZ_STATUS_BAD_FORMAT) is found on the way and leaves the weights a
- * mixture, to be loaded or initialised again. */
+/* Loads the weights of a Hugging Face folder: model.safetensors, or shards with their index; f32, bf16 or f16. Its
+ * config.json must describe the trainer's model, and every tensor must be there with its shape. Moments and step number
+ * do not change.
+ * Blocks until the lanes are done, and for the disk.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (another model), HZ_STATUS_NOT_FOUND, HZ_STATUS_IO, HZ_STATUS_BAD_FORMAT (a
+ * truncated file, or a tensor that is missing or has another shape, by name). These are checked before the first
+ * tensor is read; only values that are not finite (HZ_STATUS_BAD_FORMAT) are found later and leave the weights partly
+ * loaded: load or initialize them again. */
 HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
-/* Writes a folder that Hugging Face loads: config.json and model.safetensors, as bf16 (the weights that are
- * streamed) or f32 (the master). The folder appears under its name, or replaces an earlier export, only when it
- * is whole; missing parents are made. A folder that holds anything but an earlier export is refused.
- * Waits for the lanes, and for the disk.
- * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL, the latter before
- * anything is written where the file system knows its free space. */
+/* Writes a Hugging Face folder: config.json and model.safetensors, as HZ_DTYPE_BF16 (the uploaded weights) or
+ * HZ_DTYPE_F32 (the masters). The folder appears, or replaces an earlier export, when it is complete; missing parent
+ * folders are created. A folder with anything but an earlier export is not replaced.
+ * Blocks until the lanes are done, and for the disk.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is
+ * written, where the file system reports its free space). */
 HZ_API hz_status_t hz_trainer_export_hf(hz_trainer_t *trainer, const char *folder, uint32_t dtype /* HZ_DTYPE_* */);
 
 /* Reads the f32 master of the tensor `name` into values[0 .. count-1], row-major.
- * Waits for AdamW of its own unit (the embedding, the layer, or final norm and head) and for no other.
- * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT unless count is its number of elements. */
+ * Blocks until AdamW of the tensor's unit is done.
+ * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT unless count is the tensor's number of elements. */
 HZ_API hz_status_t hz_trainer_read_tensor(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
-/* Writes the f32 master of a tensor: every value is kept exactly. Its moments stay as they are.
- * Waits for what reads or writes its own unit and for no other. Errors: as hz_trainer_read_tensor. */
+/* Writes the f32 master of a tensor, exactly. Its moments do not change.
+ * Blocks until the work in progress on the tensor's unit is done. Errors: as hz_trainer_read_tensor. */
 HZ_API hz_status_t hz_trainer_write_tensor(hz_trainer_t *trainer, const char *name, const float *values, size_t count);
 
-/* What is particular to AdamW of a tensor. */
+/* AdamW settings of one tensor. */
 typedef struct hz_tensor_options_t {
     uint32_t struct_size;
-    uint32_t frozen;     /* 1: no gradient; weight and moments stand still, and the global norm does not count it */
-    double lr_scale;     /* times the learning rate of every step; >= 0 */
-    double weight_decay; /* decoupled, >= 0; -1: the trainer's for tensors of two or more dimensions, else none */
+    uint32_t frozen;     /* 1: weight and moments do not change, and the global norm does not count the gradient */
+    double lr_scale;     /* factor of the learning rate, >= 0 */
+    double weight_decay; /* decoupled, >= 0; -1: the trainer's for tensors of two or more dimensions, otherwise 0 */
 } hz_tensor_options_t;
 
 #define HZ_TENSOR_OPTIONS_INIT {sizeof(hz_tensor_options_t), 0, 1.0, -1.0}
 
-/* Sets how AdamW treats the tensor `name` from the next step on; NULL options are all defaults. Checkpoints do not keep
- * it: whoever resumes sets it again.
- * Waits for AdamW of the tensor's unit.
+/* Sets the AdamW settings of the tensor `name` from the next step on; NULL = defaults. Checkpoints do not store them:
+ * set them again after hz_trainer_resume.
+ * Blocks until AdamW of the tensor's unit is done.
  * Errors: HZ_STATUS_NOT_FOUND; HZ_STATUS_INVALID_ARGUMENT, naming the field. */
 HZ_API hz_status_t hz_trainer_set_tensor_options(hz_trainer_t *trainer, const char *name,
                                                  const hz_tensor_options_t *options /* or NULL */);
 
-/* What holds for a tensor. Waits for nothing. Errors: HZ_STATUS_NOT_FOUND. */
+/* Fills in the AdamW settings of a tensor. Errors: HZ_STATUS_NOT_FOUND. */
 HZ_API hz_status_t hz_trainer_tensor_options(hz_trainer_t *trainer, const char *name,
                                              hz_tensor_options_t *out_options);
 
-/* Reads the gradient a tensor had in the last step, as it was rounded to grad_dtype, before clipping; zeros
- * before the first step.
- * Waits until its own unit's gradient is there.
- * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED where the mode keeps none: HZ_MODE_STREAMED, and
+/* Reads a tensor's gradient of the last step, rounded to grad_dtype, before clipping; zeros before the first step.
+ * Blocks until the gradient is on the host.
+ * Errors: as hz_trainer_read_tensor; HZ_STATUS_UNSUPPORTED where the host stores no gradients: HZ_MODE_STREAMED, and
  * HZ_MODE_COMPACT in 8 bytes. */
 HZ_API hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *name, float *values, size_t count);
 
@@ -669,35 +673,35 @@ HZ_API hz_status_t hz_trainer_read_gradient(hz_trainer_t *trainer, const char *n
  * Steps
  */
 
-/* A micro-batch, B sequences of T tokens, each array [B, T] row-major. */
+/* A micro-batch: B sequences of T tokens; each array is [B, T], row-major. */
 typedef struct hz_batch_t {
     uint32_t struct_size;
     uint32_t reserved;      /* 0 */
-    uint64_t rows;          /* N = B*T: the length of every array that is given */
+    uint64_t rows;          /* N = B*T, the length of every array */
     const int32_t *tokens;  /* ids, 0 .. V-1 */
-    const int32_t *targets; /* for each token the id that should come next, or -100 to ignore it */
-    const float *weights;   /* or NULL (each is 1): the weight of each target, finite, >= 0 */
-    const int32_t *starts;  /* or NULL (one document a sequence): for each token the position 0 .. T-1 in its
-                               sequence at which its document starts; attention does not cross that border and
+    const int32_t *targets; /* the id that follows each token, or -100 to ignore it */
+    const float *weights;   /* or NULL (all 1): weight of each target in the loss, finite, >= 0 */
+    const int32_t *starts;  /* or NULL (one document per sequence): for each token the position 0 .. T-1 in its
+                               sequence where its document starts. Attention does not cross documents, and RoPE
                                positions count from it */
 } hz_batch_t;
 
 #define HZ_BATCH_INIT {sizeof(hz_batch_t), 0, 0, NULL, NULL, NULL, NULL}
 
-/* What a step reports. */
+/* Result of a step. */
 typedef struct hz_step_report_t {
     uint32_t struct_size;
     uint32_t micros;  /* micro-batches of the step */
-    uint64_t step;    /* the step number after this step, counted from 1 */
-    double loss;      /* sum(weight * nll) / sum(weight) over the targets of the whole step, in nats */
-    double grad_norm; /* the global gradient norm before clipping */
-    uint64_t tokens;  /* tokens of the step, ignored targets included */
+    uint64_t step;    /* step number after this step; the first step is 1 */
+    double loss;      /* sum(weight * nll) / sum(weight) over the targets of the step, in nats */
+    double grad_norm; /* global gradient norm before clipping */
+    uint64_t tokens;  /* tokens of the step, including those with ignored targets */
     uint64_t targets; /* targets that are not ignored */
 } hz_step_report_t;
 
 #define HZ_STEP_REPORT_INIT {sizeof(hz_step_report_t), 0, 0, 0.0, 0.0, 0, 0}
 
-/* What an evaluation reports. */
+/* Result of an evaluation. */
 typedef struct hz_eval_report_t {
     uint32_t struct_size;
     uint32_t micros;  /* micro-batches */
@@ -707,11 +711,9 @@ typedef struct hz_eval_report_t {
 
 #define HZ_EVAL_REPORT_INIT {sizeof(hz_eval_report_t), 0, 0.0, 0}
 
-/* Checks a micro-batch and copies it for the next hz_trainer_update. Runs nothing; the arrays are the caller's
- * again when it returns.
- * Waits for nothing.
- * Errors: HZ_STATUS_INVALID_ARGUMENT, naming array, position and value; HZ_STATUS_INVALID_STATE when micros_max are
- * there already. What was accumulated before stays. */
+/* Checks a micro-batch and copies it for the next hz_trainer_update. Runs nothing.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming array, position and value; HZ_STATUS_INVALID_STATE if micros_max
+ * micro-batches are accumulated. Those accumulated before stay. */
 HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t *batch);
 
 /* Names the tokens of the step after the next one: tokens[0 .. count-1], token ids in any order. Optional; changes no
@@ -719,397 +721,397 @@ HZ_API hz_status_t hz_trainer_accumulate(hz_trainer_t *trainer, const hz_batch_t
  *
  *     hz_trainer_announce(trainer, next.tokens, next.rows);
  *     hz_trainer_step(trainer, &now, 1, lr, &report);        // consumes the announcement
- *     hz_trainer_step(trainer, &next, 1, lr, &report);       // begins sooner
+ *     hz_trainer_step(trainer, &next, 1, lr, &report);       // starts sooner
  *
- * When the embedding is not tied to the LM head, AdamW of the first step then updates the embedding's rows for these
- * tokens before anything else, and its other rows last, so the second step does not wait for the whole embedding. A
- * token that was not announced, or another call between the two that reads the embedding, as an evaluation does, has to
- * wait for all of AdamW: announce only what comes next. Without effect when the embedding is tied, when gradients pass
- * through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on
- * hz_trainer_step_with_loss.
- * Waits for nothing.
- * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary or for more different ids than a step can have;
- * then nothing is announced. */
+ * If the embedding is not tied to the LM head, AdamW of the first step updates the embedding rows of these tokens
+ * first and all other rows last, so the second step does not wait for the whole embedding. A token that was not
+ * announced, or an evaluation or other read of the embedding between the two steps, waits for all of AdamW. No effect
+ * if the embedding is tied, if gradients pass through a ring buffer (HZ_MODE_STREAMED; HZ_MODE_COMPACT with
+ * HZ_PLACE_DEVICE), with HZ_ADAM_UNDER_BACKWARD, and on hz_trainer_step_with_loss.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT for an id outside the vocabulary, or more distinct ids than a step can have; then
+ * nothing is announced. */
 HZ_API hz_status_t hz_trainer_announce(hz_trainer_t *trainer, const int32_t *tokens, size_t count);
 
-/* One step over everything accumulated: forward, backward, clipping, AdamW with learning rate `lr` (finite, >= 0).
- * Afterwards nothing is accumulated, unless `lr` or `out_report` was refused.
- * Waits until loss and norm are known; AdamW runs on.
- * Errors: HZ_STATUS_INVALID_STATE when nothing is accumulated; HZ_STATUS_NO_TARGET; HZ_STATUS_NON_FINITE (weights,
- * moments and the step number are as before); HZ_STATUS_STEP_PARTIAL (HZ_ADAM_UNDER_BACKWARD only: the step
- * counts, some units kept their old weights). */
+/* Runs one step on all accumulated micro-batches: forward, backward, clipping, AdamW with learning rate `lr` (finite,
+ * >= 0). Afterwards none are accumulated, unless `lr` or `out_report` is invalid.
+ * Blocks until the loss and the norm are known.
+ * Errors: HZ_STATUS_INVALID_STATE if none is accumulated; HZ_STATUS_NO_TARGET; HZ_STATUS_NON_FINITE (weights, moments
+ * and step number do not change); HZ_STATUS_STEP_PARTIAL (only HZ_ADAM_UNDER_BACKWARD: the step counts, but some
+ * units were not updated). */
 HZ_API hz_status_t hz_trainer_update(hz_trainer_t *trainer, double lr, hz_step_report_t *out_report);
 
-/* hz_trainer_accumulate of batches[0 .. count-1], then hz_trainer_update: bit for bit the same.
- * Waits, errors: as those; and HZ_STATUS_INVALID_STATE when something is accumulated already. When a batch is
- * refused nothing stays accumulated. */
+/* Equals hz_trainer_accumulate of batches[0 .. count-1] and hz_trainer_update, bit for bit.
+ * Blocks, errors: as these; HZ_STATUS_INVALID_STATE if micro-batches are accumulated already. If a batch is invalid,
+ * none stays accumulated. */
 HZ_API hz_status_t hz_trainer_step(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
                                    hz_step_report_t *out_report);
 
-/* The loss of 1 .. micros_max micro-batches under the weights after the last step. Changes nothing.
- * Waits for AdamW unit by unit, as a step would, and until the loss is known.
- * Errors: HZ_STATUS_INVALID_ARGUMENT, HZ_STATUS_NO_TARGET; HZ_STATUS_INVALID_STATE when something is accumulated. */
+/* Computes the loss of 1 .. micros_max micro-batches with the weights after the last step. Changes nothing.
+ * Blocks for AdamW, unit by unit as a step does, and until the loss is known.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, HZ_STATUS_NO_TARGET; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
 HZ_API hz_status_t hz_trainer_eval(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count,
                                    hz_eval_report_t *out_report);
 
-/* The logits that follow tokens[0 .. count-1], 1 .. T of them, as f32 into logits[0 .. logits_count-1];
- * logits_count is V. For sampling now and then: each call streams the whole model.
- * Waits until they are there.
- * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE when something is accumulated. */
+/* Computes the logits that follow tokens[0 .. count-1], count = 1 .. T, as f32 into logits[0 .. logits_count-1],
+ * logits_count = V. For occasional sampling: each call uploads the whole model.
+ * Blocks until they are computed.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
 HZ_API hz_status_t hz_trainer_logits(hz_trainer_t *trainer, const int32_t *tokens, size_t count, float *logits,
                                      size_t logits_count);
 
-/* The log-probabilities of the targets of 1 .. micros_max micro-batches under the weights after the last step, in nats,
- * into logprobs[0 .. logprobs_count-1]: micro-batch by micro-batch, row by row, 0 where the target is ignored.
- * logprobs_count is count*N; the batches' weights do not count. Changes nothing.
- * Waits for AdamW unit by unit, as a step would, and until they are there.
- * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE when something is accumulated. */
+/* Computes the log-probabilities of the targets of 1 .. micros_max micro-batches, in nats, with the weights after the
+ * last step, into logprobs[0 .. logprobs_count-1], logprobs_count = count*N: [count, B, T], 0 for ignored targets. The
+ * weights of the batches are ignored. Changes nothing.
+ * Blocks for AdamW, unit by unit as a step does, and until they are computed.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT; HZ_STATUS_INVALID_STATE if micro-batches are accumulated. */
 HZ_API hz_status_t hz_trainer_logprobs(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, float *logprobs,
                                        size_t logprobs_count);
 
-/* A loss as a function of the log-probabilities of all targets of a step: logprobs[0 .. count-1], micro-batch by
- * micro-batch, row by row, in nats, 0 where the target is ignored. Sets *out_loss (any finite number: it is what the
- * step reports) and dlogprobs[i] = d loss / d logprobs[i], which are zero when it is called; those of ignored rows do
- * not count. Returns 0, or anything else to give the step up.
+/* A loss function of the log-probabilities of all targets of a step. logprobs[0 .. count-1] are as in
+ * hz_trainer_logprobs. Sets *out_loss, which the step reports (finite), and dlogprobs[i] = d loss / d logprobs[i]
+ * (initially zero; ignored targets do not count). Returns 0, or another value to cancel the step.
  *
- * It runs on the thread that called hz_trainer_step_with_loss, before that returns; the arrays are valid during the
- * call alone. It may take its time. It must not throw or longjmp; calls on the same trainer are refused there
- * (HZ_STATUS_INVALID_STATE), other handles may be used. */
+ * Called by hz_trainer_step_with_loss on the calling thread, which waits for it. The arrays are valid during the call
+ * only. Must not throw or longjmp. Calls on the same trainer fail with HZ_STATUS_INVALID_STATE; other handles
+ * may be used. */
 typedef int32_t (*hz_loss_callback_t)(const float *logprobs, float *dlogprobs, size_t count, double *out_loss,
                                       void *user);
 
-/* One step under a loss of the caller's, for DPO, GRPO and the like: forward of batches[0 .. count-1], then `loss` once
- * for all of them, then backward from the gradient it gives, clipping and AdamW as in hz_trainer_step. What the loss
- * needs beside the log-probabilities (rewards, pairs, those of a reference model: by hz_trainer_logprobs before
- * training, or of another trainer) comes by `user`. The batches' weights do not count. The head's logits are computed
- * twice. The log-probabilities are those that hz_trainer_logprobs gives under the same weights, bit for bit.
+/* Runs one step with the caller's loss function, for DPO, GRPO and others: forward of batches[0 .. count-1], `loss`
+ * once for all of them, backward from its gradient, then clipping and AdamW as in hz_trainer_step. `user` is
+ * passed to `loss`: rewards, pairs, or log-probabilities of a reference model (from hz_trainer_logprobs before
+ * training, or of another trainer). The weights of the batches are ignored. The LM head's logits are computed twice.
+ * The log-probabilities equal those of hz_trainer_logprobs with the same weights, bit for bit. Complete programs:
+ * tests/c/dpo.c and tests/c/grpo.c of the source tree.
  *
- * tests/c/dpo.c and tests/c/grpo.c of the source tree are both of these from beginning to end.
+ * With *out_loss = sum(-w*logprob)/W and dlogprobs = -(w * (float)(1/W)), where W is the sum of the weights w of
+ * targets that are not ignored, the step equals hz_trainer_step with these weights, bit for bit.
  *
- * With *out_loss = sum(-w*logprob)/W and dlogprobs = -(w * (float)(1/W)), W the sum of the weights w of the targets
- * that are not ignored, it is the step that hz_trainer_step makes with those weights, bit for bit.
- *
- * Waits as hz_trainer_step.
- * Errors: those of hz_trainer_step, of which HZ_STATUS_NO_TARGET means that every target is ignored;
- * HZ_STATUS_INVALID_ARGUMENT when the step has more than one sweep; HZ_STATUS_NON_FINITE when the loss, or a gradient
- * that counts, is not finite, and HZ_STATUS_CANCELLED when `loss` gave the step up: weights, moments and the step
- * number are as before, and nothing stays accumulated. */
+ * Blocks as hz_trainer_step.
+ * Errors: those of hz_trainer_step; HZ_STATUS_NO_TARGET if every target is ignored; HZ_STATUS_INVALID_ARGUMENT if a
+ * step has more than one sweep; HZ_STATUS_NON_FINITE if the loss, or a gradient that counts, is not finite;
+ * HZ_STATUS_CANCELLED if `loss` cancels. After the latter two, weights, moments and step number are unchanged, and
+ * no micro-batch stays accumulated. */
 HZ_API hz_status_t hz_trainer_step_with_loss(hz_trainer_t *trainer, const hz_batch_t *batches, size_t count, double lr,
                                              hz_loss_callback_t loss, void *user, hz_step_report_t *out_report);
 
-/* Takes the state of a unit: 0 is the embedding, then come the layers, then the head; `elements` of each array: the
- * unit's tensors in order, zeros between and behind them where the library aligns. `weights` is bf16, `residual` what
- * hz_master_join makes it whole with; the moments `m` and `v` are f32, bf16 in HZ_MODE_COMPACT. Returns 0, or anything
- * else to end the save.
+/* --------------------------------------------------------------------------------------------------
+ * Saves and checkpoints
+ */
+
+/* Receives the state of a unit: 0 is the embedding, then the layers, then the head. Each array has `elements` elements:
+ * the unit's tensors in order, with zeros as alignment padding. `weights` is bf16, `residual` belongs to it as in
+ * hz_master_join; the moments `m` and `v` are f32, in HZ_MODE_COMPACT bf16. Returns 0, or another value to cancel the
+ * save.
  *
- * It runs on a thread of the library's, one unit after the other in forward order, while the trainer's thread goes on;
- * AdamW of the unit waits for it. The arrays are valid during the call alone. It may take its time. It must not throw
- * or longjmp, and must not call the trainer. */
+ * Called on a thread of the library, one unit after the other in forward order, while the trainer may be used; only
+ * AdamW of the unit waits for it. The arrays are valid during the call only. Must not throw or longjmp, and must not
+ * call the trainer. */
 typedef int32_t (*hz_save_callback_t)(uint32_t unit, uint64_t elements, const uint16_t *weights,
                                       const int16_t *residual, const void *m, const void *v, void *user);
 
-/* Begins to save the state after the last step: `save` gets every unit's, and `user` as it is. Returns at once; steps,
- * evaluations, reads and writes go on meanwhile and change nothing of what is saved. The step number is that of
- * hz_trainer_stats now. One save at a time; hz_trainer_save_wait tells how it ended, and until then `user` is in use.
- * Errors: HZ_STATUS_INVALID_STATE while a save is under way or has not been waited for. */
+/* Starts to save the state after the last step: calls `save` for every unit, with `user`. Returns at once; steps,
+ * evaluations, reads and writes may follow and do not change the saved state. The step number is the one that
+ * hz_trainer_stats returns now. One save at a time; hz_trainer_save_wait returns its result, and `user` is in use until
+ * then.
+ * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one. */
 HZ_API hz_status_t hz_trainer_save(hz_trainer_t *trainer, hz_save_callback_t save, void *user);
 
-/* Begins to write a checkpoint of the state after the last step: weights, residuals, moments, the step number, and what
- * must be the same to go on bit for bit. Returns at once; steps, evaluations, reads and writes go on meanwhile and
- * change nothing of what is saved. One save at a time, of either kind; hz_trainer_save_wait tells how it ended.
+/* Starts to write a checkpoint of the state after the last step: weights, residuals, moments, step number, and the
+ * settings that must be equal to resume bit for bit. Returns at once; steps, evaluations, reads and writes may follow
+ * and do not change the saved state. One save at a time, of either kind; hz_trainer_save_wait returns its result.
  *
- * The checkpoint appears as folder/step-00000042 (the step number) only when it is whole and on the disk; then
- * folder/latest names it, and the oldest beyond the newest `keep` go (0 keeps all). Whatever fails, or is killed, on
- * the way: the checkpoints before stay as they were, training goes on, and another save may begin. The folder is made
- * if it is not there. It is this trainer's alone until it saves to another or is closed.
+ * The checkpoint appears as folder/step-00000042 (the step number) when it is complete and on disk. Then folder/latest
+ * names it, and all but the newest `keep` checkpoints are deleted (0 keeps all). If writing fails or the process
+ * is killed, earlier checkpoints are intact. The folder is created if necessary, and belongs to this trainer until it
+ * saves to another one or is closed. hz_model_config_from_hf can read a checkpoint's folder.
  *
- * `note` is kept with it, for where the data stood, the random numbers, the learning rate. Tensor options are not kept.
- * hz_model_config_from_hf reads a checkpoint's own folder, too.
+ * `note` is stored with it, e.g. data position, random state, learning rate. Tensor options are not stored.
  *
- * Errors, now: HZ_STATUS_INVALID_STATE while a save is under way or has not been waited for, or when another trainer or
- * process writes there; HZ_STATUS_DISK_FULL; HZ_STATUS_IO. The last two by hz_trainer_save_wait, too. */
+ * Errors: HZ_STATUS_INVALID_STATE if a save is running or hz_trainer_save_wait was not called for the last one, or if
+ * another trainer or process writes to the folder; HZ_STATUS_DISK_FULL and HZ_STATUS_IO, which
+ * hz_trainer_save_wait returns, too. */
 HZ_API hz_status_t hz_trainer_save_to(hz_trainer_t *trainer, const char *folder, uint64_t keep,
                                       const char *note /* or NULL */);
 
-/* Waits until the save has ended.
- * Errors: HZ_STATUS_CANCELLED when `save` ended it, or those of writing in hz_trainer_save_to, after which training
- * goes on as before and another save may begin; HZ_STATUS_INVALID_STATE when none was begun; those of a failed
- * trainer. */
+/* Returns the result of a save.
+ * Blocks until the save has ended.
+ * Errors: HZ_STATUS_CANCELLED if `save` cancelled it, or HZ_STATUS_DISK_FULL and HZ_STATUS_IO of hz_trainer_save_to:
+ * the trainer stays usable and another save may start; HZ_STATUS_INVALID_STATE if no save was started. */
 HZ_API hz_status_t hz_trainer_save_wait(hz_trainer_t *trainer);
 
-/* Puts the state of a checkpoint into the trainer, which goes on from there: hz_trainer_stats has its step number, and
- * every step is, bit for bit, what it would have been without the interruption. `folder` is one that
- * hz_trainer_save_to was given (or `horizon train --checkpoint-dir`), of which the latest is taken, or a checkpoint's
- * own (folder/step-00000042).
+/* Loads the state of a checkpoint. Training then continues bit for bit as if it had not been interrupted;
+ * hz_trainer_stats returns the checkpoint's step number. `folder` was given to hz_trainer_save_to or to `horizon train`
+ * (its latest checkpoint is loaded), or is one checkpoint (folder/step-00000042).
  *
- * The model must be the same, and so must what changes bits: device, mode, micro-batch, seq-len, logits-chunk,
- * grad-dtype, clip, weight-decay, beta1, beta2, eps, under these names, but for those that `changes` lists, as in
- * "clip, beta2". With another mode moments are kept, and rounded to bf16 for HZ_MODE_COMPACT. Placement (weight_slots,
- * slabs, sweeps, layers, grad_place, threads, adam_when, memory limits) is free: it changes no bit.
+ * The model must be the same, and so must the settings that change bits, unless `changes` lists them, as in
+ * "clip, beta2": device, mode, micro-batch, seq-len, logits-chunk, grad-dtype, clip, weight-decay, beta1, beta2, eps.
+ * If the mode changes, moments are kept, rounded to bf16 for HZ_MODE_COMPACT. Placement (weight_slots, slabs, sweeps,
+ * layers, grad_place, threads, adam_when, memory limits) may differ: it changes no bit.
  *
- * *out_note is what hz_trainer_save_to was given, NULL if nothing, what the command noted as JSON; it belongs to the
- * trainer.
+ * *out_note is the note of hz_trainer_save_to, NULL if it had none; for a checkpoint of `horizon train`, its
+ * note as JSON. It belongs to the trainer.
  *
- * Waits for the lanes, and for the disk.
- * Errors: HZ_STATUS_NOT_FOUND (no checkpoint there), HZ_STATUS_INVALID_ARGUMENT (every field that differs, with both
- * values), HZ_STATUS_BAD_FORMAT (a file that is damaged, truncated or of another version, by name, and the newest
- * checkpoint beside it that is whole), HZ_STATUS_IO, HZ_STATUS_INVALID_STATE when something is accumulated. What is
- * wrong with headers, lengths or fields is found before anything is changed. Damage within a state is found as it is
- * read, and then the trainer has failed: close it. */
+ * Blocks until the lanes are done, and for the disk.
+ * Errors: HZ_STATUS_NOT_FOUND (no checkpoint), HZ_STATUS_INVALID_ARGUMENT (every setting that differs, with both
+ * values), HZ_STATUS_BAD_FORMAT (a damaged or truncated file, or an unknown version, by name, and the newest complete
+ * checkpoint of the folder), HZ_STATUS_IO, HZ_STATUS_INVALID_STATE if micro-batches are accumulated. Errors in headers,
+ * lengths and settings are found before anything changes. Damage inside a state is found while it is loaded, and
+ * then the trainer has failed: close it. */
 HZ_API hz_status_t hz_trainer_resume(hz_trainer_t *trainer, const char *folder, const char *changes /* or NULL */,
                                      const char **out_note /* or NULL */);
 
-/* Waits for the lanes: everything asked for has been done, AdamW too.
- * Errors: those of a failed trainer. */
+/* Blocks until all lanes are done, including AdamW. */
 HZ_API hz_status_t hz_trainer_sync(hz_trainer_t *trainer);
 
 /* --------------------------------------------------------------------------------------------------
- * Looking in
+ * Statistics and traces
  */
 
-/* Totals since the trainer was opened. */
+/* Totals of a trainer. */
 typedef struct hz_stats_t {
     uint32_t struct_size;
-    uint32_t threads;      /* CPU threads that share a job */
-    uint64_t steps;        /* steps that were committed: the step number */
-    uint64_t tokens;       /* tokens of those steps */
-    uint64_t device_bytes; /* the device arena */
-    uint64_t host_bytes;   /* the host arenas */
+    uint32_t threads;      /* CPU threads */
+    uint64_t steps;        /* step number: updates so far, including those before a resumed checkpoint */
+    uint64_t tokens;       /* tokens of these steps */
+    uint64_t device_bytes; /* device memory */
+    uint64_t host_bytes;   /* host memory */
 } hz_stats_t;
 
 #define HZ_STATS_INIT {sizeof(hz_stats_t), 0, 0, 0, 0, 0}
 
-/* The totals. Waits for nothing. Errors: those of a failed trainer. */
+/* Fills in the totals. */
 HZ_API hz_status_t hz_trainer_stats(hz_trainer_t *trainer, hz_stats_t *out_stats);
 
-/* How long a lane, HZ_LANE_*, was at tasks of steps and saves that had ended when the last step, evaluation or
- * hz_trainer_sync did: not at evaluations. Lanes overlap, and AdamW of a step with the next. 0 unless measuring or
- * tracing = 1. Waits for nothing. Errors: HZ_STATUS_INVALID_ARGUMENT for a number that is no lane; those of a failed
- * trainer. */
+/* Sets *out_seconds to the busy time of a lane, HZ_LANE_*, in steps and saves (not evaluations) since the trainer was
+ * opened. Counted are tasks that had ended when the last step, evaluation or hz_trainer_sync returned. Lanes overlap,
+ * and AdamW overlaps the next step. 0 unless measuring or tracing = 1.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT for an unknown lane. */
 HZ_API hz_status_t hz_trainer_busy_seconds(hz_trainer_t *trainer, uint32_t lane, double *out_seconds);
 
-/* Writes what every lane did since the trainer was opened to a file in Chrome trace format, which Perfetto
- * (ui.perfetto.dev) opens. An existing file is replaced; the new one appears under its name only when it is whole.
- * Waits for the lanes, and for the disk.
- * Errors: HZ_STATUS_INVALID_STATE unless the trainer was opened with tracing = 1; HZ_STATUS_NOT_FOUND (no such
- * folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL. */
+/* Writes the recorded work of all lanes since the trainer was opened to a file in Chrome trace format, for Perfetto
+ * (ui.perfetto.dev). An existing file is replaced, atomically.
+ * Blocks until the lanes are done, and for the disk.
+ * Errors: HZ_STATUS_INVALID_STATE unless tracing = 1; HZ_STATUS_NOT_FOUND (the folder), HZ_STATUS_IO,
+ * HZ_STATUS_DISK_FULL. */
 HZ_API hz_status_t hz_trainer_trace(hz_trainer_t *trainer, const char *path);
 
 /* ==================================================================================================
  * AdamW alone
  *
- * The CPU optimizer of the trainer, on arrays of the caller's: one pass over memory by all threads, vectorised for
- * the processor it runs on. For element i of an array (Loshchilov & Hutter 2019):
+ * The trainer's CPU optimizer for arrays of the caller: all threads, one pass through memory, vectorized for the
+ * processor it runs on. For element i of an array (Loshchilov & Hutter 2019):
  *
  *     g  = gradient * gradient_scale
  *     m += (1 - beta1) * (g - m)
  *     v += (1 - beta2) * (g*g - v)
  *     p -= lr*weight_decay*decay * p  +  (lr / bias1) * m / (sqrt(v) / sqrt(bias2) + eps)   bias_i = 1 - beta_i^step
  *
- * which is torch.optim.AdamW up to rounding. Arithmetic is f32, each operation rounded by itself; the result's bits
- * depend on the inputs alone, never on threads, instruction set, alignment, or how a model is cut into calls (in
- * HZ_ADAM_MODE_COMPACT: as long as each element keeps its number, see hz_adam_arrays_t.first).
+ * This is torch.optim.AdamW up to rounding. Arithmetic is f32, each operation rounded separately. The bits depend only
+ * on the inputs, not on threads, instruction set, alignment or division into calls (HZ_ADAM_MODE_COMPACT: given
+ * hz_adam_arrays_t.first).
  *
- * In the place of DeepSpeed's CPU Adam (f32 parameters, f32 or bf16 gradients, f32 moments, adamw_mode, bias
- * correction, a 16-bit copy to send to the device):
+ * Replacing DeepSpeed's CPU Adam (f32 parameters and moments, f32 or bf16 gradients, adamw_mode, bias correction, a
+ * 16-bit copy for the device):
  *
  *     hz_adam_options_t options = HZ_ADAM_OPTIONS_INIT;
  *     hz_adam_t        *adam    = NULL;
  *     options.mode         = HZ_ADAM_MODE_F32;
- *     options.weight_decay = 0.1;                        // betas, eps and decay as they were
+ *     options.weight_decay = 0.1;                        // beta1, beta2 and eps as in PyTorch
  *     hz_adam_open(&options, &adam);                     // once; create_adam
  *     for each step, counted from 1, for each tensor:    // adam_update, adam_update_copy
  *         hz_adam_arrays_t arrays = HZ_ADAM_ARRAYS_INIT;
- *         arrays.gradient_dtype = HZ_DTYPE_F32;          // or HZ_DTYPE_BF16: no copy of the gradient is needed
+ *         arrays.gradient_dtype = HZ_DTYPE_F32;          // or HZ_DTYPE_BF16, without a copy of the gradient
  *         arrays.count = ...; arrays.weights = params; arrays.gradient = grads;
  *         arrays.m = exp_avg; arrays.v = exp_avg_sq;     // zero before the first step
  *         arrays.bf16_out = params_bf16;                 // or NULL
  *         hz_adam_step(adam, &arrays, lr, step, 1.0, decays ? 1.0 : 0.0);
  *     hz_adam_close(adam);                               // destroy_adam
  *
- * and then, to move fewer bytes: HZ_ADAM_MODE_EXACT gives the same masters bit for bit in 12 bytes a parameter, its
- * bf16 weights included (make its arrays with hz_master_split), HZ_ADAM_MODE_COMPACT nearly the same in 8.
+ * To move fewer bytes: HZ_ADAM_MODE_EXACT has the same masters bit for bit in 12 bytes per parameter including the
+ * bf16 weights (convert with hz_master_split); HZ_ADAM_MODE_COMPACT has nearly the same in 8.
  *
- * Gradients are not looked at: one that is not finite makes its element so. Whoever clips takes the norm before,
- * and hands the factor in as gradient_scale.
+ * Gradients are not checked: one that is not finite makes its parameter not finite. To clip, compute the norm first and
+ * pass the clip factor as gradient_scale.
  */
 
-/* An optimizer: options, threads, and state if it keeps that. */
+/* An optimizer: options, threads, and the state if the library keeps it. */
 typedef struct hz_adam_t hz_adam_t;
 
-/* What is kept of a parameter, beside its gradient. */
+/* Memory per parameter, without gradients. */
 enum {
-    /* 12 bytes: bf16 weight and 16-bit residual (both together are the f32 master), f32 moments. */
+    /* 12 bytes: bf16 weight and 16-bit residual (together the f32 master), f32 moments. */
     HZ_ADAM_MODE_EXACT = 1,
-    /* 8 bytes: weight and residual as above, bf16 moments, rounded at random so that on average nothing is lost; the
-     * random bits follow from the seed, the step and the number of the element alone. */
+    /* 8 bytes: weight and residual as above, bf16 moments, rounded stochastically: unbiased, with random bits that
+     * depend only on the seed, the step and the number of the element. */
     HZ_ADAM_MODE_COMPACT = 2,
     /* 12 bytes: f32 weights, f32 moments; 14 with a bf16 copy. */
     HZ_ADAM_MODE_F32 = 3
 };
 
-/* What all calls share. */
+/* Settings of an optimizer. */
 typedef struct hz_adam_options_t {
     uint32_t struct_size;
     uint32_t mode;        /* HZ_ADAM_MODE_* */
-    uint64_t threads;     /* that share a call, the caller's included, 1024 or the machine's processors at most;
-                             0 = all this process may run on */
-    uint64_t state_count; /* elements whose residuals and moments the library keeps, zero at first; 0 = the caller
+    uint64_t threads;     /* CPU threads, the caller's included, at most max(1024, processors); 0 = all that
+                             this process may run on */
+    uint64_t state_count; /* elements whose residuals and moments the library keeps, initially zero; 0 = the caller
                              keeps them */
-    uint64_t host_mem;    /* bytes of host memory that may be taken for them; 0 = what the system reports as free */
+    uint64_t host_mem;    /* limit of the memory for them, bytes; 0 = the free memory */
     uint64_t seed;        /* of the rounding in HZ_ADAM_MODE_COMPACT */
     double beta1;         /* >= 0, < 1 */
     double beta2;         /* >= 0, < 1 */
-    double eps;           /* >= 1.2e-38, so that an element that never had a gradient stands still */
+    double eps;           /* >= 1.2e-38, so that an element without gradients does not move */
     double weight_decay;  /* decoupled, >= 0 */
 } hz_adam_options_t;
 
-/* Exact mode, state kept by the caller; 0.9, 0.999, 1e-8 and decay 0.01, as PyTorch has them. */
+/* Exact mode, state kept by the caller; AdamW as in PyTorch: 0.9, 0.999, 1e-8, weight decay 0.01. */
 #define HZ_ADAM_OPTIONS_INIT {sizeof(hz_adam_options_t), HZ_ADAM_MODE_EXACT, 0, 0, 0, 0, 0.9, 0.999, 1e-8, 0.01}
 
-/* The arrays of one call: `count` elements each, aligned to their elements, without a byte in common. */
+/* The arrays of one call: `count` elements each, aligned to their elements, disjoint. */
 typedef struct hz_adam_arrays_t {
     uint32_t struct_size;
-    uint32_t gradient_dtype; /* HZ_DTYPE_*; yours to say */
-    uint64_t count;          /* elements; 0 is fine, and does nothing */
-    uint64_t first;          /* the number of element 0 among all elements of the model: where its state lies if the
-                                library keeps that, and what its rounding in HZ_ADAM_MODE_COMPACT follows from */
-    void *weights;           /* in, out: bf16; f32 in HZ_ADAM_MODE_F32 */
+    uint32_t gradient_dtype; /* HZ_DTYPE_*; required */
+    uint64_t count;          /* elements; with 0 the call does nothing */
+    uint64_t first;          /* number of element 0 in the model: the position of its state if the library keeps it, and
+                                an input of the rounding in HZ_ADAM_MODE_COMPACT */
+    void *weights;           /* in, out: bf16; in HZ_ADAM_MODE_F32 f32 */
     int16_t *residual;       /* in, out; NULL in HZ_ADAM_MODE_F32, or if the library keeps the state */
     const void *gradient;    /* in: gradient_dtype */
-    void *m;                 /* in, out: first moment, f32; bf16 in HZ_ADAM_MODE_COMPACT; NULL if the library keeps
+    void *m;                 /* in, out: first moment, f32; in HZ_ADAM_MODE_COMPACT bf16; NULL if the library keeps
                                 the state */
-    void *v;                 /* in, out: second moment, as the first */
-    uint16_t *bf16_out;      /* or NULL; HZ_ADAM_MODE_F32 only: out, the new weights as bf16, rounded to nearest,
-                                halves away from zero, as the weights of the other modes are */
+    void *v;                 /* in, out: second moment, as m */
+    uint16_t *bf16_out;      /* or NULL; only HZ_ADAM_MODE_F32: out, the new weights as bf16, rounded to nearest with
+                                ties away from zero, as in the other modes */
 } hz_adam_arrays_t;
 
 #define HZ_ADAM_ARRAYS_INIT {sizeof(hz_adam_arrays_t), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL}
 
-/* Opens an optimizer: takes the memory of its state, if it is to keep that, and starts its threads.
+/* Opens an optimizer: allocates its state, if it keeps one, and starts its threads.
  *
  * Ownership: the caller closes *out_adam with hz_adam_close.
- * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field; HZ_STATUS_OUT_OF_HOST_MEMORY, with need, have and which
- * limit. */
+ * Blocks until the memory is allocated.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the field; HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the bytes
+ * free and the limit. */
 HZ_API hz_status_t hz_adam_open(const hz_adam_options_t *options /* or NULL */, hz_adam_t **out_adam);
 
-/* One step of AdamW over some arrays: `lr` >= 0, `step` counted from 1 (bias correction follows from it), every
- * gradient times `gradient_scale` (1, or the clip factor, or 1 / loss scale), and `decay` times the options' weight
- * decay (1; 0 for norms and biases).
+/* Runs one step of AdamW on some arrays: `lr` >= 0, `step` counted from 1 (for bias correction), gradients multiplied
+ * by `gradient_scale` (1, the clip factor, or 1 / loss scale), the options' weight_decay multiplied by `decay` (1; 0
+ * for norms and biases).
  *
- * Threads: several may step different arrays with one handle at a time, and then share its threads. Two calls at a
- * time on the same elements (also of a state that the library keeps) are the caller's mistake.
- * Waits until it is done.
- * Errors: HZ_STATUS_INVALID_ARGUMENT, naming argument or field; nothing has changed then. */
+ * Threads: any number may step different elements with one handle at the same time, and share its threads. Concurrent
+ * calls on the same elements, also of a state kept by the library, are undefined behaviour.
+ * Blocks until it is done.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT, naming the argument or field. */
 HZ_API hz_status_t hz_adam_step(const hz_adam_t *adam, const hz_adam_arrays_t *arrays, double lr, uint64_t step,
                                 double gradient_scale, double decay);
 
-/* Where the library keeps the state of the elements first .. first+count-1: fills in count, first, residual, m and v
- * (what the mode does not have is NULL, and so is all that the caller keeps). To save and load checkpoints, and to hand
- * residuals in: hz_master_split(values, count, weights, arrays.residual).
+/* Returns where the library keeps the state of elements first .. first+count-1: fills in count, first, residual, m and
+ * v (NULL if the mode has none), and sets the other pointers to NULL. For checkpoints, and to set residuals:
+ * hz_master_split(values, count, weights, arrays.residual).
  *
- * Ownership: the memory belongs to the handle and stays where it is until hz_adam_close; reading or writing it while
- * a step works on these elements is the caller's mistake.
+ * Ownership: the memory belongs to the handle and keeps its address until hz_adam_close. Accessing it while a step uses
+ * these elements is undefined behaviour.
  * Errors: HZ_STATUS_INVALID_ARGUMENT beyond state_count, or if the caller keeps the state. */
 HZ_API hz_status_t hz_adam_state(const hz_adam_t *adam, uint64_t first, uint64_t count,
                                  hz_adam_arrays_t *out_arrays);
 
-/* Ends the threads and frees the state; no call may be running. NULL is fine. */
+/* Ends the threads and frees the state. No other call may be running. NULL is ignored. */
 HZ_API void hz_adam_close(hz_adam_t *adam /* or NULL */);
 
-/* Splits f32 masters: weights[i] is values[i] rounded to bf16 (to nearest, halves away from zero), residual[i] the 16
- * bits that make it whole. The arrays do not overlap. Runs on the calling thread; several may split different arrays
- * at a time.
- * Errors: HZ_STATUS_INVALID_ARGUMENT. */
+/* Splits f32 masters: weights[i] is values[i] rounded to bf16 (to nearest, ties away from zero), residual[i] the 16
+ * bits that restore it. The arrays must not overlap. Runs on the calling thread; several threads may split
+ * different arrays. Errors: HZ_STATUS_INVALID_ARGUMENT. */
 HZ_API hz_status_t hz_master_split(const float *values, size_t count, uint16_t *weights, int16_t *residual);
 
-/* Undoes hz_master_split: exact for each of the 2^32 patterns of an f32. Threads, errors: as there. */
+/* Inverts hz_master_split, exactly for all 2^32 patterns of an f32. Threads, errors: as hz_master_split. */
 HZ_API hz_status_t hz_master_join(const uint16_t *weights, const int16_t *residual, size_t count, float *values);
 
 /* ==================================================================================================
- * Arena: host memory of a chosen kind, alone
+ * Arena: large host allocations alone
  *
- * One stretch of zeroed memory, taken at once: large pages where the machine has them, on the NUMA node of one's
- * choice, refused politely where it would not fit. For optimizer state and staging of hundreds of GiB:
+ * One block of zeroed memory with huge pages where available and a NUMA placement; opening fails if it does
+ * not fit. For optimizer state and staging buffers of hundreds of GiB:
  *
  *     hz_arena_options_t options = HZ_ARENA_OPTIONS_INIT;
  *     hz_arena_info_t    info    = HZ_ARENA_INFO_INIT;
  *     hz_arena_t        *arena   = NULL;
  *     options.kind = HZ_MEMORY_INTERLEAVED;
- *     hz_arena_open(&options, bytes, &arena);            // refuses what does not fit
- *     hz_arena_touch(arena, 0);                          // all threads fetch the pages now, not in the first step
+ *     hz_arena_open(&options, bytes, &arena);            // fails if it does not fit
+ *     hz_arena_touch(arena, 0);                          // faults the pages in now, with all threads
  *     hz_arena_info(arena, &info);                       // info.address, info.pages
  *     ...
  *     hz_arena_close(arena);
  */
 
-/* A stretch of host memory. Never changes, so any number of threads may look at it. */
+/* A block of host memory. The handle is immutable. */
 typedef struct hz_arena_t hz_arena_t;
 
-/* Where memory comes from. */
+/* NUMA placement. */
 enum {
-    /* Near the thread that touches a page first. */
+    /* The node of the thread that first touches a page. */
     HZ_MEMORY_PLAIN = 1,
-    /* The NUMA node options.node. */
+    /* The node options.node. */
     HZ_MEMORY_NODE = 2,
-    /* All NUMA nodes with memory, page by page in turn. */
+    /* All nodes with memory, page by page in turn. */
     HZ_MEMORY_INTERLEAVED = 3
 };
 
-/* What memory is made of. */
+/* Kinds of pages. */
 enum {
-    /* As a wish: explicit ones if enough are free (HZ_MEMORY_PLAIN only), else transparent, else small. */
+    /* The best available: explicit if enough are free (only HZ_MEMORY_PLAIN), else transparent, else small. */
     HZ_PAGES_ANY = 0,
     /* The processor's small pages. */
     HZ_PAGES_SMALL = 1,
-    /* Pages of 2 MiB where the kernel finds some when memory is touched. */
+    /* Transparent huge pages of 2 MiB, where the kernel finds them when memory is touched. */
     HZ_PAGES_TRANSPARENT = 2,
-    /* Pages of 2 MiB that the machine's owner set aside (vm.nr_hugepages). HZ_MEMORY_PLAIN only. */
+    /* Huge pages of 2 MiB reserved by the administrator (vm.nr_hugepages). Only HZ_MEMORY_PLAIN. */
     HZ_PAGES_EXPLICIT = 3
 };
 
+/* Settings of an arena. */
 typedef struct hz_arena_options_t {
     uint32_t struct_size;
-    uint32_t kind;     /* HZ_MEMORY_*; yours to say: nobody binds memory by accident */
-    uint32_t node;     /* for HZ_MEMORY_NODE: the system's number of it; else 0 */
-    uint32_t pages;    /* HZ_PAGES_*: these, or a refusal */
-    uint64_t host_mem; /* bytes of host memory that may be taken; 0 = what the system reports as free */
+    uint32_t kind;     /* HZ_MEMORY_*; required */
+    uint32_t node;     /* HZ_MEMORY_NODE: the system's number of the node; otherwise 0 */
+    uint32_t pages;    /* HZ_PAGES_*; opening fails if they are not available */
+    uint64_t host_mem; /* limit, bytes; 0 = the free memory */
 } hz_arena_options_t;
 
 #define HZ_ARENA_OPTIONS_INIT {sizeof(hz_arena_options_t), 0, 0, HZ_PAGES_ANY, 0}
 
-/* An arena in figures. */
+/* Figures of an arena. */
 typedef struct hz_arena_info_t {
     uint32_t struct_size;
-    uint32_t pages; /* HZ_PAGES_*, and not ANY */
-    void *address;  /* the first byte, at the border of a page */
-    uint64_t bytes; /* what was asked for */
+    uint32_t pages; /* HZ_PAGES_*, never ANY */
+    void *address;  /* the first byte, page-aligned */
+    uint64_t bytes; /* the size given to hz_arena_open */
 } hz_arena_info_t;
 
 #define HZ_ARENA_INFO_INIT {sizeof(hz_arena_info_t), HZ_PAGES_ANY, NULL, 0}
 
-/* Takes `bytes` bytes, all zero. Pages get their RAM when they are touched, see hz_arena_touch.
+/* Allocates `bytes` zero bytes. Pages get RAM when they are first touched, see hz_arena_touch.
  *
  * Ownership: the caller closes *out_arena with hz_arena_close.
- * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY, with need, have and which limit (RAM, control group, node, huge pages);
- * HZ_STATUS_INVALID_ARGUMENT (a node without memory, naming those that have some; an option);
- * HZ_STATUS_UNSUPPORTED (binding is forbidden here, or there are no such pages). */
+ * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes needed, the bytes free and the limit (RAM, control group, node,
+ * huge pages); HZ_STATUS_INVALID_ARGUMENT (an option; or a node without memory, naming the others);
+ * HZ_STATUS_UNSUPPORTED (binding is forbidden, or there are no such pages). */
 HZ_API hz_status_t hz_arena_open(const hz_arena_options_t *options, uint64_t bytes, hz_arena_t **out_arena);
 
-/* Gives every page its RAM, by `threads` threads (0 = all), so that nobody waits for it later. What stands in the
- * memory stays, but nobody may write to it meanwhile. Waits until it is done, and up to ten seconds for the memory of a
- * virtual machine to grow.
- * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY when no memory is left, with how much was touched by then. */
+/* Touches every page with `threads` threads (0 = all), so that later accesses do not fault. Contents do not change; no
+ * other thread may write to the memory meanwhile.
+ * Blocks until it is done, and up to ten seconds for the memory of a virtual machine to grow.
+ * Errors: HZ_STATUS_OUT_OF_HOST_MEMORY, with the bytes touched so far. */
 HZ_API hz_status_t hz_arena_touch(const hz_arena_t *arena, uint64_t threads);
 
-/* Address, bytes and pages. Waits for nothing. */
+/* Fills in address, size and kind of pages. */
 HZ_API hz_status_t hz_arena_info(const hz_arena_t *arena, hz_arena_info_t *out_info);
 
-/* The NUMA node that byte `offset`, which has been touched, lies on, by the kernel's word.
- * Errors: HZ_STATUS_INVALID_ARGUMENT beyond the end; HZ_STATUS_UNSUPPORTED where the system does not tell. */
+/* Sets *out_node to the NUMA node of byte `offset`, as the kernel reports it. The byte must have been touched.
+ * Errors: HZ_STATUS_INVALID_ARGUMENT beyond the end; HZ_STATUS_UNSUPPORTED if the system does not report it. */
 HZ_API hz_status_t hz_arena_node_at(const hz_arena_t *arena, uint64_t offset, uint32_t *out_node);
 
-/* Gives the memory back; nothing may use it any more. NULL is fine. */
+/* Frees the memory, which must not be in use. NULL is ignored. */
 HZ_API void hz_arena_close(hz_arena_t *arena /* or NULL */);
 
 #ifdef __cplusplus

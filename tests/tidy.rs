@@ -1,10 +1,9 @@
-//! Rules that a compiler does not check: the order of levels, file sizes, `unsafe`, loose ends.
+//! Rules that the compiler does not check: the order of levels, file sizes, `unsafe`, leftovers.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The levels, lowest first. A module may use any module of a lower row, and none of its own row but those of [`BESIDE`].
+/// The levels, lowest first. A module may use modules of lower rows; within its own row only those of [`SAME_ROW`].
 const LEVELS: [&[&str]; 12] = [
     &["base"],
     &["sys"],
@@ -20,10 +19,10 @@ const LEVELS: [&[&str]; 12] = [
     &["capi"],
 ];
 
-/// Uses within a row: (user, used). The device contract copies between host spans and device spans.
-const BESIDE: [(&str, &str); 1] = [("device", "host")];
+/// Allowed uses within a row: (user, used). The device contract copies between host spans and device spans.
+const SAME_ROW: [(&str, &str); 1] = [("device", "host")];
 
-/// The levels, and of other levels the files, that may contain `unsafe`.
+/// Folders and files that may contain `unsafe`.
 const UNSAFE: [&str; 11] = [
     "src/sys/",
     "src/host/",
@@ -79,7 +78,7 @@ fn is_comment(line: &str) -> bool {
 }
 
 #[test]
-fn a_file_uses_only_lower_levels() {
+fn a_module_uses_only_lower_levels() {
     let mut faults = Vec::new();
     let mut uses = 0;
     for (path, text) in files("src", &["rs"]) {
@@ -91,15 +90,19 @@ fn a_file_uses_only_lower_levels() {
                 uses += 1;
                 let allowed = used == user
                     || used_height < height(&user).unwrap()
-                    || BESIDE.contains(&(user.as_str(), used.as_str()));
+                    || SAME_ROW.contains(&(user.as_str(), used.as_str()));
                 if !allowed {
                     faults.push(format!("{}:{}: {user} uses {used}", path.display(), number + 1));
                 }
             }
         }
     }
-    assert!(uses > 50, "the test has lost sight of the sources: {uses} uses found");
-    assert!(faults.is_empty(), "levels used from below:\n{}", faults.join("\n"));
+    assert!(uses > 50, "only {uses} uses found: this test no longer reads the sources correctly");
+    assert!(
+        faults.is_empty(),
+        "modules that use a level which is not lower than their own:\n{}",
+        faults.join("\n")
+    );
 }
 
 #[test]
@@ -113,7 +116,7 @@ fn every_module_has_a_level() {
 }
 
 #[test]
-fn files_stay_readable() {
+fn files_are_at_most_600_lines_long() {
     let code = ["rs", "cu", "cuh", "cc", "c", "cpp", "h", "py"];
     let long: Vec<String> = ["src", "csrc", "tests", "benches"]
         .iter()
@@ -121,10 +124,10 @@ fn files_stay_readable() {
         .filter(|(_, text)| text.lines().count() > LINES_MAX)
         .map(|(path, text)| format!("{}: {} lines", path.display(), text.lines().count()))
         .collect();
-    assert!(long.is_empty(), "files over {LINES_MAX} lines want to be divided:\n{}", long.join("\n"));
+    assert!(long.is_empty(), "files over {LINES_MAX} lines; split them:\n{}", long.join("\n"));
 }
 
-/// Whether a line of code (comments and strings aside, which our sources keep free of the word) opens `unsafe`.
+/// True if a line contains `unsafe` code that needs an argument. Strings in our sources do not contain the word.
 fn opens_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or("");
     code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == "unsafe")
@@ -134,36 +137,29 @@ fn opens_unsafe(line: &str) -> bool {
 }
 
 #[test]
-fn unsafe_is_narrow_and_argued() {
+fn unsafe_is_confined_and_argued() {
     let mut faults = Vec::new();
-    let mut reasons: HashMap<String, String> = HashMap::new();
     for (path, text) in files("src", &["rs"]) {
         let lines: Vec<&str> = text.lines().collect();
         let name = path.to_string_lossy();
         let may = UNSAFE.iter().any(|allowed| name.starts_with(allowed));
-        // The contract of a trait's function stands at the trait.
+        // The contract of a trait's function is documented at the trait.
         let mut implements = false;
         for (index, line) in lines.iter().enumerate() {
-            let place = format!("{name}:{}", index + 1);
+            let at = format!("{name}:{}", index + 1);
             if !line.is_empty() && !line.starts_with([' ', '/', '#']) {
                 implements = line.contains("impl") && line.contains(" for ");
-            }
-            if let Some((_, reason)) = line.split_once("// SAFETY:") {
-                let twin = reasons.insert(reason.trim().to_string(), place.clone());
-                if let Some(twin) = twin {
-                    faults.push(format!("{place}: the same reason stands at {twin}: `{}`", reason.trim()));
-                }
             }
             if is_comment(line) || !opens_unsafe(line) {
                 continue;
             }
             if !may {
-                faults.push(format!("{place}: this file may not contain `unsafe`"));
+                faults.push(format!("{at}: this file may not contain `unsafe`"));
             }
             if implements && line.trim_start().starts_with("unsafe fn") {
                 continue;
             }
-            // The comment right above, across attributes; for `unsafe fn` its doc's `# Safety`.
+            // The comment directly above, across attributes; for `unsafe fn` the `# Safety` section of its doc.
             let above = lines[..index].iter().rev().map(|l| l.trim_start());
             let argued = above
                 .take_while(|l| {
@@ -171,16 +167,16 @@ fn unsafe_is_narrow_and_argued() {
                 })
                 .any(|l| l.starts_with("// SAFETY:") || l.starts_with("/// # Safety"));
             if !argued && !line.contains("// SAFETY:") {
-                faults.push(format!("{place}: `unsafe` without a `// SAFETY:` above it: {}", line.trim()));
+                faults.push(format!("{at}: `unsafe` without a `// SAFETY:` above it: {}", line.trim()));
             }
         }
     }
-    assert!(faults.is_empty(), "the law of unsafe:\n{}", faults.join("\n"));
+    assert!(faults.is_empty(), "`unsafe` code that breaks the rules:\n{}", faults.join("\n"));
 }
 
 #[test]
-fn nothing_is_left_loose() {
-    // Assembled here so that this file does not find itself.
+fn sources_have_no_leftovers() {
+    // The words are assembled here so that this file does not match.
     let loose: Vec<String> = [
         ["TO", "DO"],
         ["FIX", "ME"],
@@ -201,11 +197,11 @@ fn nothing_is_left_loose() {
             }
         }
     }
-    assert!(faults.is_empty(), "loose ends:\n{}", faults.join("\n"));
+    assert!(faults.is_empty(), "leftovers:\n{}", faults.join("\n"));
 }
 
 #[test]
-fn the_header_declares_what_is_exported() {
+fn the_header_declares_the_exported_functions() {
     let header = fs::read_to_string(root().join("include/horizon.h")).unwrap();
     let mut declared: Vec<&str> = header
         .lines()

@@ -1,14 +1,14 @@
-//! `hz_adam_t`: AdamW on a caller's arrays, and the split master over arrays.
+//! `hz_adam_t`: AdamW on arrays of the caller; splitting and joining of f32 masters.
 
 use crate::base::format::Size;
 use crate::base::{DType, Error, Result};
 use crate::capi::arena::limits;
 use crate::capi::argument::{Array, ArrayOut, Handle, Numbers, OutPointer, size};
 use crate::capi::config::{choose, chosen_size, dtype, threads_or_all};
+use crate::capi::guard::guard;
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
-use crate::capi::wall::wall;
 use crate::host::{Arena, HostSpan, MemoryKind, Pool};
 use crate::optim::{self, AdamOptions, AdamScalars, Master, Optimizer, Rounding, Spans, Step, update};
 
@@ -49,7 +49,7 @@ enum Mode {
 }
 
 impl Mode {
-    /// How moments are stored.
+    /// The dtype of moments.
     fn moment(self) -> DType {
         match self {
             Mode::Exact | Mode::F32 => DType::F32,
@@ -57,14 +57,14 @@ impl Mode {
         }
     }
 
-    /// Whether a master is kept as weight and residual.
+    /// True if a master is a bf16 weight and a residual.
     fn splits(self) -> bool {
         self != Mode::F32
     }
 }
 
-/// An optimizer as C holds it. Never changes but for the state behind its spans, whose elements belong to the call
-/// that names them; so threads share it.
+/// An optimizer. Immutable except for the memory of its state, whose elements belong to the call that names them, so
+/// threads may share it.
 pub struct hz_adam_t {
     pool: Pool,
     options: AdamOptions,
@@ -80,7 +80,7 @@ struct State {
     moment: DType,
 }
 
-/// What a call finds of the state, in either's keeping.
+/// Residuals and moments of the elements of one call; the library's or the caller's.
 struct StateSpans {
     residual: Option<HostSpan>,
     m: HostSpan,
@@ -88,7 +88,7 @@ struct StateSpans {
 }
 
 impl State {
-    /// Bytes from one stream to the next: whole cache lines.
+    /// Bytes of one array, rounded up to cache lines.
     fn stride(count: usize, element_bytes: usize) -> Option<usize> {
         count.checked_mul(element_bytes)?.checked_next_multiple_of(64)
     }
@@ -100,32 +100,31 @@ impl State {
     }
 
     fn take(count: usize, mode: Mode, host_mem: Option<usize>, pool: &Pool) -> Result<State> {
-        let bytes = State::bytes(count, mode).ok_or_else(|| {
-            Error::argument(format!("state_count is {count}; no memory holds the state of so many"))
-        })?;
+        let bytes = State::bytes(count, mode)
+            .ok_or_else(|| Error::argument(format!("state_count is {count}: no memory is large enough")))?;
         limits(host_mem).admit("AdamW's state", bytes)?;
         let arena = Arena::take(bytes, MemoryKind::Plain)?;
         arena.touch(pool)?;
-        log::info(&format!("AdamW's state opened: {count} elements in {}", Size(bytes)));
+        log::info(&format!("AdamW state opened: {count} elements in {}", Size(bytes)));
         Ok(State { count, arena, moment: mode.moment() })
     }
 
-    /// The state of `count` elements from `first`, which are there.
+    /// The state of elements `first .. first + count`, which were checked.
     fn slice(&self, mode: Mode, first: usize, count: usize) -> StateSpans {
         let moment = self.moment.bytes();
-        let stride = State::stride(self.count, moment).expect("the state was taken, so its size is a number");
-        let part = |from: usize, size: usize| self.arena.whole().subspan(from + first * size, count * size);
+        let stride = State::stride(self.count, moment).expect("the state was allocated");
+        let elements = |at: usize, size: usize| self.arena.whole().subspan(at + first * size, count * size);
         StateSpans {
-            m: part(0, moment),
-            v: part(stride, moment),
-            residual: mode.splits().then(|| part(2 * stride, 2)),
+            m: elements(0, moment),
+            v: elements(stride, moment),
+            residual: mode.splits().then(|| elements(2 * stride, 2)),
         }
     }
 
     fn check(&self, first: u64, count: u64) -> Result<()> {
         if first.checked_add(count).is_none_or(|end| end > self.count as u64) {
             return Err(Error::argument(format!(
-                "elements {first} and the {count} from there leave the state, which has {}",
+                "first is {first} and count is {count}; the state has {} elements (state_count)",
                 self.count
             )));
         }
@@ -149,11 +148,11 @@ impl hz_adam_t {
         Ok(hz_adam_t { pool, options, mode, seed: raw.seed, state })
     }
 
-    /// Residual and moments of a call's elements, the library's or the caller's.
+    /// Residuals and moments of a call's elements.
     fn state_spans(&self, arrays: &hz_adam_arrays_t, count: usize) -> Result<StateSpans> {
         let splits = self.mode.splits();
         if !splits && !arrays.residual.is_null() {
-            return Err(set_in_vain("residual", "HZ_ADAM_MODE_F32 has whole masters and no residual"));
+            return Err(must_be_null("residual", "HZ_ADAM_MODE_F32 has f32 masters and no residual"));
         }
         let Some(state) = &self.state else {
             let moment = self.mode.moment().bytes();
@@ -165,7 +164,7 @@ impl hz_adam_t {
         };
         for (name, array) in [("residual", arrays.residual), ("m", arrays.m), ("v", arrays.v)] {
             if !array.is_null() {
-                return Err(set_in_vain(name, "this handle was opened with state_count and keeps it itself"));
+                return Err(must_be_null(name, "the library keeps it for a handle opened with state_count"));
             }
         }
         state.check(arrays.first, arrays.count)?;
@@ -189,19 +188,22 @@ impl hz_adam_t {
             return Err(Error::argument(format!("gradient_scale is {gradient_scale}; it must be finite")));
         }
         if step == 0 {
-            return Err(Error::argument("step is 0; steps count from 1"));
+            return Err(Error::argument("step is 0; the first step is 1"));
         }
         let gradient_dtype = dtype(arrays.gradient_dtype, "arrays->gradient_dtype")?;
         let count = size(arrays.count, "arrays->count")?;
         if arrays.first.checked_add(arrays.count).is_none() {
-            return Err(Error::argument(format!("arrays->first is {}; no element is there", arrays.first)));
+            return Err(Error::argument(format!(
+                "arrays->first is {} and arrays->count is {}; their sum must fit 64 bits",
+                arrays.first, arrays.count
+            )));
         }
         if count == 0 {
             return Ok(());
         }
         let splits = self.mode.splits();
         if splits && !arrays.bf16_out.is_null() {
-            return Err(set_in_vain("bf16_out", "the weights of this mode are bf16 already"));
+            return Err(must_be_null("bf16_out", "the weights of this mode are bf16 already"));
         }
         let weights = arrays.weights.get(count, if splits { 2 } else { 4 }, "arrays->weights")?;
         let gradient = arrays.gradient.get(count, gradient_dtype.bytes(), "arrays->gradient")?;
@@ -233,18 +235,18 @@ impl hz_adam_t {
             rounding: Rounding { seed: self.seed, step, first: arrays.first },
             ..Step::new(scalars)
         };
-        // SAFETY: arrays of the caller's are there and this call's alone, as the header asks; the state is this handle's, and its
-        // elements belong to the call that names them; `apart` has found no two that overlap.
+        // SAFETY: by the header the caller's arrays are valid and used by this call alone, and so are the elements of
+        // the state that the call names; `check_disjoint` found no two arrays that overlap.
         unsafe { update(&self.pool, &spans, &step) };
         Ok(())
     }
 }
 
-fn set_in_vain(field: &str, why: &str) -> Error {
-    Error::argument(format!("arrays->{field} is set, but {why}: leave it NULL"))
+fn must_be_null(field: &str, why: &str) -> Error {
+    Error::argument(format!("arrays->{field} must be NULL: {why}"))
 }
 
-/// Refuses arrays that share bytes.
+/// Checks that no two arrays share bytes.
 fn check_disjoint(arrays: &[(&str, Option<HostSpan>)]) -> Result<()> {
     let ends = |span: HostSpan| (span.address() as usize, span.address() as usize + span.bytes());
     for (at, (name, span)) in arrays.iter().enumerate() {
@@ -266,7 +268,7 @@ pub extern "C" fn hz_adam_open(
     options: In<hz_adam_options_t>,
     out_adam: OutPointer<*mut hz_adam_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         out_adam.check("out_adam")?;
         let options = options.optional("options")?.unwrap_or_else(hz_adam_options_t::defaults);
         out_adam.open(hz_adam_t::open(&options)?);
@@ -283,7 +285,7 @@ pub extern "C" fn hz_adam_step(
     gradient_scale: f64,
     decay: f64,
 ) -> hz_status_t {
-    wall(|| adam.get("adam")?.step(&arrays.read("arrays")?, lr, step, gradient_scale, decay))
+    guard(|| adam.get("adam")?.step(&arrays.read("arrays")?, lr, step, gradient_scale, decay))
 }
 
 #[unsafe(no_mangle)]
@@ -293,12 +295,12 @@ pub extern "C" fn hz_adam_state(
     count: u64,
     out_arrays: Out<hz_adam_arrays_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let adam = adam.get("adam")?;
         let out = out_arrays.check("out_arrays")?;
         let Some(state) = &adam.state else {
             return Err(Error::argument(
-                "the caller keeps this handle's state: it was opened without state_count",
+                "this handle was opened without state_count, so the caller keeps the state",
             ));
         };
         state.check(first, count)?;
@@ -318,7 +320,7 @@ pub extern "C" fn hz_adam_state(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_adam_close(adam: Handle<hz_adam_t>) {
     if !adam.is_null() {
-        wall(|| {
+        guard(|| {
             drop(adam.close());
             Ok(())
         });
@@ -332,7 +334,7 @@ pub extern "C" fn hz_master_split(
     mut weights: ArrayOut<u16>,
     mut residual: ArrayOut<i16>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         if count == 0 {
             return Ok(());
         }
@@ -349,7 +351,7 @@ pub extern "C" fn hz_master_join(
     count: usize,
     mut values: ArrayOut,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         if count == 0 {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! `hz_arena_t`: host memory of a chosen kind, alone.
+//! `hz_arena_t`: large host allocations with a page size and a NUMA placement.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use crate::base::format::Size;
 use crate::base::{Error, Result};
 use crate::capi::argument::{Handle, Numbers, OutPointer, size};
 use crate::capi::config::{choose, chosen_size, threads_or_all};
+use crate::capi::guard::guard;
 use crate::capi::log;
 use crate::capi::sized::{In, Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
-use crate::capi::wall::wall;
 use crate::host::{Arena, Limits, MemoryKind, Pages, Pool};
 
 sized_struct! {
@@ -29,7 +29,7 @@ sized_struct! {
     }
 }
 
-/// An arena as C holds it. Its state never changes, so threads share it freely.
+/// An arena. Immutable, so threads may share it.
 pub struct hz_arena_t(Arena);
 
 /// `HZ_MEMORY_*`.
@@ -40,7 +40,7 @@ enum Kind {
     Interleaved = 3,
 }
 
-/// `HZ_PAGES_ANY`; the others are those of [`pages_number`].
+/// `HZ_PAGES_ANY`; see [`pages_number`] for the others.
 const PAGES_ANY: u32 = 0;
 
 /// `HZ_PAGES_*`.
@@ -52,7 +52,7 @@ fn pages_number(pages: Pages) -> u32 {
     }
 }
 
-/// What may be taken; a stated number that is more than the machine reports is said aloud.
+/// The memory limits; logs a warning if `host_mem` exceeds what the machine reports.
 pub(super) fn limits(stated: Option<usize>) -> Limits {
     let limits = Limits::read(stated);
     if let Some(warning) = limits.warning() {
@@ -67,7 +67,7 @@ impl hz_arena_t {
         let kind = choose(options.kind, &kinds, |kind| kind as u32, "kind", "HZ_MEMORY_")?;
         if kind != Kind::Node && options.node != 0 {
             return Err(Error::argument(format!(
-                "node is {}; it is for kind HZ_MEMORY_NODE alone and 0 for the others",
+                "node is {}; it must be 0 unless kind is HZ_MEMORY_NODE",
                 options.node
             )));
         }
@@ -79,7 +79,7 @@ impl hz_arena_t {
             }
         };
         if bytes == 0 {
-            return Err(Error::argument("bytes is 0; an arena has at least 1"));
+            return Err(Error::argument("bytes is 0; it must be at least 1"));
         }
         limits(chosen_size(options.host_mem, "host_mem")?).admit("the arena", bytes)?;
         let kind = match kind {
@@ -99,7 +99,7 @@ pub extern "C" fn hz_arena_open(
     bytes: u64,
     out_arena: OutPointer<*mut hz_arena_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         out_arena.check("out_arena")?;
         out_arena.open(hz_arena_t::open(&options.read("options")?, size(bytes, "bytes")?)?);
         Ok(())
@@ -108,7 +108,7 @@ pub extern "C" fn hz_arena_open(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_arena_info(arena: Handle<hz_arena_t>, out_info: Out<hz_arena_info_t>) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let hz_arena_t(arena) = arena.get("arena")?;
         out_info.check("out_info")?.write(hz_arena_info_t {
             pages: pages_number(arena.pages()),
@@ -122,7 +122,7 @@ pub extern "C" fn hz_arena_info(arena: Handle<hz_arena_t>, out_info: Out<hz_aren
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_arena_touch(arena: Handle<hz_arena_t>, threads: u64) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let hz_arena_t(arena) = arena.get("arena")?;
         arena.touch(&Pool::new(threads_or_all(threads)?)?)
     })
@@ -134,7 +134,7 @@ pub extern "C" fn hz_arena_node_at(
     offset: u64,
     out_node: OutPointer<u32>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let hz_arena_t(arena) = arena.get("arena")?;
         out_node.check("out_node")?;
         let (offset, bytes) = (size(offset, "offset")?, arena.whole().bytes());
@@ -149,7 +149,7 @@ pub extern "C" fn hz_arena_node_at(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_arena_close(arena: Handle<hz_arena_t>) {
     if !arena.is_null() {
-        wall(|| {
+        guard(|| {
             drop(arena.close());
             Ok(())
         });

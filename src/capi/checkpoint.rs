@@ -1,4 +1,4 @@
-//! Checkpoints from C: the whole state into a folder while training goes on, and back.
+//! Checkpoints: `hz_trainer_save_to` and `hz_trainer_resume`.
 
 use std::ffi::CString;
 use std::num::NonZeroUsize;
@@ -14,7 +14,7 @@ use crate::capi::trainer::{State, hz_trainer_t, with};
 use crate::checkpoint::{self, Changes, Checkpoints, Note};
 use crate::hf::FolderConfig;
 
-/// The folder that a trainer writes checkpoints to, locked until another is named.
+/// The folder that a trainer writes checkpoints to, locked until the trainer saves to another.
 pub struct Saves {
     folder: PathBuf,
     keep: Option<NonZeroUsize>,
@@ -22,20 +22,20 @@ pub struct Saves {
 }
 
 impl State {
-    /// Opens the folder, unless it is open.
+    /// Opens the folder, or returns the open one.
     fn checkpoints(&mut self, folder: &Path, keep: Option<NonZeroUsize>) -> Result<Arc<Checkpoints>> {
         let same = |saves: &&Saves| saves.folder == folder && saves.keep == keep;
         if let Some(saves) = self.saves.as_ref().filter(same) {
             return Ok(saves.checkpoints.clone());
         }
-        // It may be the same folder, which only one may have open.
+        // First: this may be the same folder with another `keep`, which is locked.
         self.saves = None;
         let checkpoints = Arc::new(Checkpoints::create(folder, self.folder.files(DType::Bf16), keep)?);
         self.saves = Some(Saves { folder: folder.to_owned(), keep, checkpoints: checkpoints.clone() });
         Ok(checkpoints)
     }
 
-    /// Keeps a text as long as the handle lives.
+    /// Stores a text as long as the handle lives.
     fn keep(&mut self, text: CString) -> LentText {
         let lent = LentText::new(&text);
         self.notes.push(text);
@@ -78,7 +78,7 @@ pub extern "C" fn hz_trainer_resume(
         let checkpoint = checkpoint::open(folder)?;
         let config = FolderConfig::open(checkpoint.folder())?;
         checkpoint.restore_into(&mut state.trainer, &Changes::of(changes), &unwatched)?;
-        // Of the same model, and with the files that go along with an export.
+        // Later exports copy its tokenizer and other files.
         state.folder = config;
         state.saves = None;
         if !out_note.is_null() {

@@ -1,4 +1,4 @@
-//! The structs of the header and what they mean: fields to Rust values, each refused by its own name.
+//! The structs of the header and their conversion to Rust values. Errors name the field.
 
 use std::path::Path;
 use std::thread;
@@ -122,38 +122,30 @@ sized_struct! {
     }
 }
 
-/// Dimensions that `hz_tensor_t` has room for.
+/// Length of `shape` in `hz_tensor_t`.
 pub const SHAPE_MAX: usize = 4;
 
-/// `HZ_ADAM_AUTO`; the others are those of [`adam_number`].
+/// `HZ_ADAM_AUTO`; see [`adam_number`] for the others.
 const ADAM_AUTO: u32 = 0;
 
-/// `HZ_PLACE_AUTO`; the others are those of [`place_number`].
+/// `HZ_PLACE_AUTO`.
 const PLACE_AUTO: u32 = 0;
 
-/// Where something waits.
+/// `HZ_PLACE_HOST` and `HZ_PLACE_DEVICE`.
 #[derive(Clone, Copy)]
-enum Waits {
-    Host,
-    Device,
+enum Side {
+    Host = 1,
+    Device = 2,
 }
 
-/// `HZ_PLACE_HOST`, `HZ_PLACE_DEVICE`.
-fn place_number(place: Waits) -> u32 {
-    match place {
-        Waits::Host => 1,
-        Waits::Device => 2,
-    }
-}
-
-/// What an `HZ_PLACE_*` chooses.
+/// The value for an `HZ_PLACE_*`.
 fn place<T>(number: u32, field: &str, auto: T, host: T, device: T) -> Result<T> {
     if number == PLACE_AUTO {
         return Ok(auto);
     }
-    Ok(match choose(number, &[Waits::Host, Waits::Device], place_number, field, "HZ_PLACE_")? {
-        Waits::Host => host,
-        Waits::Device => device,
+    Ok(match choose(number, &[Side::Host, Side::Device], |side| side as u32, field, "HZ_PLACE_")? {
+        Side::Host => host,
+        Side::Device => device,
     })
 }
 
@@ -209,7 +201,7 @@ pub fn adam_number(when: AdamWhen) -> u32 {
     }
 }
 
-/// The value of a list whose number is `number`.
+/// The value with number `number`.
 pub(super) fn choose<T: Copy>(
     number: u32,
     values: &[T],
@@ -218,7 +210,7 @@ pub(super) fn choose<T: Copy>(
     prefix: &str,
 ) -> Result<T> {
     values.iter().copied().find(|&value| of(value) == number).ok_or_else(|| {
-        Error::argument(format!("{field} is {number}, which is none of the {prefix}* this library knows"))
+        Error::argument(format!("{field} is {number}, which is no {prefix}* that this library knows"))
     })
 }
 
@@ -235,29 +227,23 @@ pub fn flag(value: u32, field: &str) -> Result<bool> {
     }
 }
 
-/// A field that is there for later.
+/// Checks a reserved field.
 pub fn reserved(value: u32, field: &str) -> Result<()> {
     if value == 0 { Ok(()) } else { Err(Error::argument(format!("{field} is {value}; it must be 0"))) }
 }
 
-/// A size of which 0 means "the library decides".
+/// A size; `None` for 0.
 pub(super) fn chosen_size(value: u64, field: &str) -> Result<Option<usize>> {
     Ok(Some(size(value, field)?).filter(|&value| value != 0))
 }
 
-/// A number of threads of which 0 means all that this process may run on.
+/// A number of threads; for 0 all that this process may run on. The pool checks the maximum.
 pub(super) fn threads_or_all(value: u64) -> Result<usize> {
-    const THREADS_MAX: usize = 4096;
-    match chosen_size(value, "threads")? {
-        Some(threads) if threads > THREADS_MAX => {
-            Err(Error::argument(format!("threads is {threads}; it must be at most {THREADS_MAX}")))
-        }
-        Some(threads) => Ok(threads),
-        None => Ok(thread::available_parallelism().map_or(1, usize::from)),
-    }
+    let threads = chosen_size(value, "threads")?;
+    Ok(threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)))
 }
 
-/// When AdamW is to run, if that is decided.
+/// The time at which AdamW runs; `None` for `HZ_ADAM_AUTO`.
 fn adam_when(raw: &hz_trainer_options_t) -> Result<Option<AdamWhen>> {
     if raw.adam_when == ADAM_AUTO {
         return Ok(None);
@@ -266,7 +252,7 @@ fn adam_when(raw: &hz_trainer_options_t) -> Result<Option<AdamWhen>> {
     choose(raw.adam_when, &values, adam_number, "adam_when", "HZ_ADAM_").map(Some)
 }
 
-/// The placements of a model's layers, as a caller gives them: for ranges of layers, the later ones on top.
+/// The placement of each layer up to the last one named. Later elements override earlier ones.
 fn layer_placements(
     given: In<hz_layer_placement_t>,
     count: u64,
@@ -287,7 +273,7 @@ fn layer_placements(
         };
         if first >= end || end > layers {
             return Err(Error::argument(format!(
-                "layers[{index}] places layers {first} .. {end}; the model has layers 0 .. {layers}"
+                "layers[{index}] is for layers {first} .. {end}; the model has layers 0 .. {layers}"
             )));
         }
         let auto = LayerPlacement::default();
@@ -316,10 +302,10 @@ fn layer_placements(
     Ok(placements)
 }
 
-/// The options a caller gives for a model of so many layers; none is all defaults.
+/// The options for a model with `layers` layers; `None` means all defaults.
 pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Result<TrainerOptions> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
-    let two = TrainerOptions::default();
+    let defaults = TrainerOptions::default();
     let devices = [Device::Auto, Device::Cpu, Device::Cuda];
     let device = match choose(raw.device, &devices, |device| device as u32, "device", "HZ_DEVICE_")? {
         Device::Auto => DeviceChoice::Auto,
@@ -340,8 +326,8 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
         },
         micros_max: size(raw.micros_max, "micros_max")?,
         logits_chunk: chosen_size(raw.logits_chunk, "logits_chunk")?,
-        weight_slots: chosen_size(raw.weight_slots, "weight_slots")?.unwrap_or(two.weight_slots),
-        slabs: chosen_size(raw.slabs, "slabs")?.unwrap_or(two.slabs),
+        weight_slots: chosen_size(raw.weight_slots, "weight_slots")?.unwrap_or(defaults.weight_slots),
+        slabs: chosen_size(raw.slabs, "slabs")?.unwrap_or(defaults.slabs),
         adam_when: adam_when(&raw)?,
         device_mem: chosen_size(raw.device_mem, "device_mem")?,
         host_mem: chosen_size(raw.host_mem, "host_mem")?,
@@ -362,8 +348,8 @@ pub fn trainer_options(raw: Option<hz_trainer_options_t>, layers: usize) -> Resu
     })
 }
 
-/// What of a placement the options decide for a model of so many layers; the rest is the search's. `options` are
-/// those that [`trainer_options`] made of them.
+/// The part of the placement that the options fix for a model with `layers` layers; a plan search chooses the rest.
+/// `options` is the result of [`trainer_options`].
 pub fn fixed(raw: Option<hz_trainer_options_t>, options: &TrainerOptions, layers: usize) -> Result<Fixed> {
     let raw = raw.unwrap_or_else(hz_trainer_options_t::defaults);
     let mut fixed = Fixed {
@@ -387,7 +373,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_engine() {
-        // Who says nothing gets the best device.
+        // Except the device: C programs get the best one.
         let engine = TrainerOptions { device: DeviceChoice::Auto, ..TrainerOptions::default() };
         let engine = format!("{engine:?}");
         for raw in [None, Some(hz_trainer_options_t::defaults())] {
@@ -396,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_name_nothing_are_refused_by_field() {
+    fn errors_of_unknown_numbers_name_the_field() {
         let good = hz_trainer_options_t::defaults();
         let cases = [
             ("device", hz_trainer_options_t { device: 3, ..good }),

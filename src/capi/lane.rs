@@ -5,14 +5,14 @@ use std::ffi::{CStr, c_char};
 use crate::base::{Error, Result};
 use crate::device::Lane;
 
-/// The names, by number.
+/// Names by number.
 const NAMES: [&CStr; Lane::COUNT] = [c"compute", c"h2d", c"d2h", c"host", c"disk"];
 
-/// The lane of a number.
+/// The lane with a number.
 pub fn lane_of(number: u32) -> Result<Lane> {
     Lane::ALL.get(number as usize).copied().ok_or_else(|| {
         let most = Lane::COUNT - 1;
-        Error::argument(format!("lane is {number}; it must be one of HZ_LANE_*, 0 … {most}"))
+        Error::argument(format!("lane is {number}; it must be one of HZ_LANE_*, 0 .. {most}"))
     })
 }
 

@@ -1,4 +1,4 @@
-//! The log callback: the one way for messages out of the library.
+//! The log callback, the only output of the library.
 
 use std::cell::Cell;
 use std::ffi::c_char;
@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use crate::base::{Error, Status};
 use crate::capi::argument::User;
+use crate::capi::guard::guard;
 use crate::capi::status::{c_string, hz_status_t};
-use crate::capi::wall::wall;
 
 /// `HZ_LOG_ERROR`.
 const ERROR: i32 = 1;
@@ -17,7 +17,7 @@ const WARNING: i32 = 2;
 /// `HZ_LOG_INFO`.
 const INFO: i32 = 3;
 
-/// The C function that gets messages.
+/// The C function that receives messages.
 pub type hz_log_callback_t = Option<unsafe extern "C" fn(level: i32, message: *const c_char, user: User)>;
 
 struct Callback {
@@ -25,29 +25,28 @@ struct Callback {
     user: User,
 }
 
-// SAFETY: the user pointer is handed back to the caller's function and never followed; the header asks that
-// function to bear any thread.
+// SAFETY: the user pointer is only passed to the caller's function, which by the header may run on any thread.
 unsafe impl Send for Callback {}
 
-/// Held while the callback runs, so that whoever replaces it knows that the old one is done.
+/// Locked while the callback runs, so that replacing it waits for the old one to return.
 static CALLBACK: Mutex<Option<Callback>> = Mutex::new(None);
 
 thread_local! {
-    /// Whether this thread is inside the callback, where the lock is already held.
+    /// True while this thread is inside the callback and holds the lock.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A failure that somebody should see even if nobody looks at statuses.
+/// Logs a failure that the caller may miss in a status.
 pub fn error(message: &str) {
     send(ERROR, message);
 }
 
-/// Something runs otherwise than expected.
+/// Logs something unexpected that is not an error.
 pub fn warning(message: &str) {
     send(WARNING, message);
 }
 
-/// What was opened.
+/// Logs that a handle was opened.
 pub fn info(message: &str) {
     send(INFO, message);
 }
@@ -60,8 +59,8 @@ fn send(level: i32, message: &str) {
     if let Some(callback) = &*callback {
         let text = c_string(message);
         INSIDE.set(true);
-        // SAFETY: the function is the one the caller set, which by the header stays callable until it is
-        // replaced; replacing waits for the lock held here. The text outlives the call.
+        // SAFETY: by the header the caller's function stays callable until it is replaced, which waits for the lock
+        // held here. The text outlives the call.
         unsafe { (callback.function)(level, text.as_ptr(), callback.user) };
         INSIDE.set(false);
     }
@@ -69,11 +68,11 @@ fn send(level: i32, message: &str) {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_set_log_callback(callback: hz_log_callback_t, user: User) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         if INSIDE.get() {
             return Err(Error::new(
                 Status::InvalidState,
-                "the log callback cannot be replaced from inside a log callback",
+                "hz_set_log_callback was called inside a log callback: call it elsewhere",
             ));
         }
         *CALLBACK.lock() = callback.map(|function| Callback { function, user });

@@ -1,4 +1,4 @@
-//! Log-probabilities, and steps whose loss a C function makes of them.
+//! `hz_trainer_logprobs`, and `hz_trainer_step_with_loss`: steps with a loss function of the caller.
 
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::{ArrayOut, Handle, User};
@@ -7,7 +7,7 @@ use crate::capi::sized::{In, Out};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{all_batches, hz_trainer_t, raw_batches, step_report, with};
 
-/// The C function that makes a loss.
+/// The C loss function.
 pub type hz_loss_callback_t = Option<
     unsafe extern "C" fn(
         logprobs: *const f32,
@@ -33,7 +33,7 @@ pub extern "C" fn hz_trainer_logprobs(
         let out = logprobs.get(logprobs_count, "logprobs")?;
         if out.len() != rows {
             return Err(Error::argument(format!(
-                "logprobs_count is {logprobs_count}; the batches have {rows} rows"
+                "logprobs_count is {logprobs_count}; it must be the rows of all batches, {rows}"
             )));
         }
         out.copy_from_slice(&state.trainer.logprobs(&batches)?);
@@ -53,21 +53,21 @@ pub extern "C" fn hz_trainer_step_with_loss(
 ) -> hz_status_t {
     with(&trainer, |_, state| {
         let out = out_report.check("out_report")?;
-        let loss = loss.ok_or_else(|| Error::argument("loss is NULL; it must be a function"))?;
+        let loss = loss.ok_or_else(|| Error::argument("loss is NULL"))?;
         let raw = raw_batches(batches, count)?;
         let mut call = |logprobs: &[f32], dlogprobs: &mut [f32]| -> Result<f64> {
             let mut value = f64::NAN;
-            // SAFETY: the function is the caller's, who promised by the header that it takes `count` floats to read and as
-            // many to write, which these slices are, and sets one double; all of them outlive the call.
-            let given = unsafe {
+            // SAFETY: by the header the caller's function reads `count` floats, writes `count` floats and one double;
+            // these outlive the call.
+            let returned = unsafe {
                 loss(logprobs.as_ptr(), dlogprobs.as_mut_ptr(), logprobs.len(), &raw mut value, user)
             };
-            match given {
+            match returned {
                 0 => Ok(value),
                 other => Err(Error::new(
                     Status::Cancelled,
                     format!(
-                        "the loss function returned {other}: the step was given up and nothing was updated"
+                        "the loss function returned {other}: the step was cancelled, nothing was updated"
                     ),
                 )),
             }

@@ -1,19 +1,18 @@
-//! L11, the C interface: everything a C program sees, and nothing else.
+//! L11, the C interface.
 //!
-//! `include/horizon.h` is the contract; a function here does what is said there, so it is documented there
-//! alone. All `extern "C"` of the project is here. A function has one shape: `wall` around a body that
-//! turns parameters into Rust values, calls lower levels, and writes outputs last. No function is `unsafe`: what
-//! they take can come from nowhere but C.
+//! `include/horizon.h` documents every function; the functions here have no documentation of their own. All
+//! `extern "C"` functions of the project are here. Each is `guard` around a body that converts parameters to Rust
+//! values, calls lower levels, and writes outputs last. None is `unsafe`: only C can make their parameters.
 //!
-//! - `wall`: panics become statuses, statuses become numbers; a handle that failed stays failed
+//! - `guard`: panics become errors, errors become statuses; a failed handle stays failed
 //! - `argument`: pointers to strings, arrays and handles
-//! - `sized`: structs that state their size, read from and written to programs of other ages
+//! - `sized`: structs with `struct_size`, shared with programs of other versions
 //! - `status`: numbers and names of statuses, versions, the last error of a thread
-//! - `log`: the callback
-//! - `config`: the structs and what they mean
+//! - `log`: the log callback
+//! - `config`, `model`, `lane`: structs and constants
 //! - `plan`, `trainer`, `loss`, `weights`, `tuning`, `save`, `checkpoint`, `adam`, `arena`: the handles
 
-// The names are those of the header, and the header is where they are documented.
+// The header has these names and documents them.
 #![allow(non_camel_case_types, missing_docs)]
 
 mod adam;
@@ -21,6 +20,7 @@ mod arena;
 mod argument;
 mod checkpoint;
 mod config;
+mod guard;
 mod lane;
 mod log;
 mod loss;
@@ -31,7 +31,6 @@ mod sized;
 mod status;
 mod trainer;
 mod tuning;
-mod wall;
 mod weights;
 
 pub use adam::{

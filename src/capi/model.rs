@@ -1,11 +1,11 @@
-//! `hz_model_config_t`: a decoder as C describes it, and where such descriptions come from.
+//! `hz_model_config_t`: the description of a decoder, from C, presets and Hugging Face folders.
 
 use crate::base::{Dims, Error, Result, Status};
 use crate::capi::argument::{Text, size};
 use crate::capi::config::{chosen_size, flag};
+use crate::capi::guard::guard;
 use crate::capi::sized::{Out, SizedStruct, sized_struct};
 use crate::capi::status::hz_status_t;
-use crate::capi::wall::wall;
 use crate::hf::FolderConfig;
 use crate::model::{self, Biases, ModelConfig, RopeScaling, Window};
 
@@ -41,10 +41,10 @@ const ROPE_PLAIN: u32 = 0;
 const ROPE_LINEAR: u32 = 1;
 const ROPE_LLAMA3: u32 = 2;
 
-/// Words of `full_attention_layers`, a bit a layer; layers beyond the last bit are like it.
+/// Words of `full_attention_layers`, one bit per layer; layers beyond the last bit are like the last.
 const LAYER_WORDS: usize = 4;
 
-/// The model a caller describes.
+/// Converts and validates a model.
 pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
     let heads = size(raw.num_attention_heads, "num_attention_heads")?;
     let width = size(raw.hidden_size, "hidden_size")?;
@@ -80,7 +80,7 @@ pub fn model_config(raw: &hz_model_config_t) -> Result<ModelConfig> {
         qk_norm: flag(raw.qk_norm, "qk_norm")?,
         ..ModelConfig::llama(dims)
     };
-    // The sizes are sound from here on, so that a list of layers can be made.
+    // Before a list with one entry per layer is made.
     config.validate()?;
     let config = ModelConfig { window: window(raw, dims.l)?, ..config };
     config.validate()?;
@@ -98,20 +98,21 @@ fn rope_scaling(raw: &hz_model_config_t) -> Result<RopeScaling> {
             original_positions: raw.rope_original_positions as usize,
         }),
         other => Err(Error::argument(format!(
-            "rope_scaling is {other}, which is none of the HZ_ROPE_* this library knows"
+            "rope_scaling is {other}, which is no HZ_ROPE_* that this library knows"
         ))),
     }
 }
 
-/// The window a caller describes; none where it holds in no layer.
+/// The sliding window; `None` if all layers have full attention.
 fn window(raw: &hz_model_config_t, layers: usize) -> Result<Option<Window>> {
     let Some(size) = chosen_size(raw.sliding_window, "sliding_window")? else { return Ok(None) };
-    let layers: Vec<bool> = (0..layers).map(|layer| !sees_all(&raw.full_attention_layers, layer)).collect();
+    let layers: Vec<bool> =
+        (0..layers).map(|layer| !has_full_attention(&raw.full_attention_layers, layer)).collect();
     Ok(layers.contains(&true).then_some(Window { size, layers }))
 }
 
-/// Whether a layer's bit is set; beyond the last bit, whether that is.
-fn sees_all(words: &[u64; LAYER_WORDS], layer: usize) -> bool {
+/// A layer's bit; beyond the last bit, the last.
+fn has_full_attention(words: &[u64; LAYER_WORDS], layer: usize) -> bool {
     let bit = layer.min(64 * LAYER_WORDS - 1);
     words[bit / 64] >> (bit % 64) & 1 == 1
 }
@@ -119,7 +120,7 @@ fn sees_all(words: &[u64; LAYER_WORDS], layer: usize) -> bool {
 impl TryFrom<&ModelConfig> for hz_model_config_t {
     type Error = Error;
 
-    /// Errors: `Unsupported` for a model whose layers' windows the struct has no room for.
+    /// Errors: `Unsupported` if the windows of layers beyond the last bit differ from its window.
     fn try_from(config: &ModelConfig) -> Result<Self> {
         let Dims { c, h, g, d, f, v, l } = config.dims;
         let (rope_scaling, [factor, low, high], original) = match config.rope_scaling {
@@ -131,15 +132,20 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
         };
         let mut full_attention_layers = [0u64; LAYER_WORDS];
         let windows = config.window.as_ref().map_or(&[][..], |window| &window.layers);
-        for (layer, _) in windows.iter().enumerate().take(64 * LAYER_WORDS).filter(|(_, holds)| !**holds) {
+        for (layer, _) in
+            windows.iter().enumerate().take(64 * LAYER_WORDS).filter(|(_, windowed)| !**windowed)
+        {
             full_attention_layers[layer / 64] |= 1 << (layer % 64);
         }
-        let fits = |(layer, &holds): (usize, &bool)| holds != sees_all(&full_attention_layers, layer);
+        let fits = |(layer, &windowed): (usize, &bool)| {
+            windowed != has_full_attention(&full_attention_layers, layer)
+        };
         if !windows.iter().enumerate().all(fits) {
             return Err(Error::new(
                 Status::Unsupported,
                 format!(
-                    "the windows of {l} layers differ beyond layer {}: hz_model_config_t has no field for that",
+                    "of {l} layers, some above layer {} have another window than it: hz_model_config_t cannot \
+                     describe that",
                     64 * LAYER_WORDS - 1
                 ),
             ));
@@ -178,12 +184,12 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let name = name.get("name")?;
         let out = out_config.check("out_config")?;
         let config = model::shape(name).ok_or_else(|| {
             let names: Vec<_> = model::preset_names().iter().copied().chain(model::shape_names()).collect();
-            let message = format!("there is no preset `{name}`; there are {}", names.join(", "));
+            let message = format!("no preset is named `{name}`; choose one of {}", names.join(", "));
             Error::new(Status::NotFound, message)
         })?;
         out.write(hz_model_config_t::try_from(&config)?);
@@ -193,7 +199,7 @@ pub extern "C" fn hz_model_config_from_preset(name: Text, out_config: Out<hz_mod
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_model_config_from_hf(folder: Text, out_config: Out<hz_model_config_t>) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let folder = folder.path("folder")?;
         let out = out_config.check("out_config")?;
         out.write(hz_model_config_t::try_from(&FolderConfig::open(folder)?.model)?);
@@ -206,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_goes_out_and_comes_back() {
+    fn presets_survive_the_conversion_to_c_and_back() {
         for name in model::preset_names() {
             let config = model::preset(name).unwrap();
             assert_eq!(model_config(&hz_model_config_t::try_from(&config).unwrap()).unwrap(), config);
@@ -225,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_bits() {
+    fn windows_survive_the_conversion_to_c_and_back() {
         let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 300 };
         let with = |layers: Vec<bool>| ModelConfig {
             biases: Biases { qkv: true, o: false, mlp: false },
@@ -241,7 +247,7 @@ mod tests {
         }
         let error = hz_model_config_t::try_from(&with(from(256))).unwrap_err();
         assert!(error.status() == Status::Unsupported && error.message().contains("255"), "{error}");
-        // The window alone holds everywhere.
+        // Without full_attention_layers every layer has the window.
         let raw = hz_model_config_t {
             sliding_window: 9,
             ..hz_model_config_t::try_from(&ModelConfig::llama(dims)).unwrap()

@@ -1,4 +1,4 @@
-//! `hz_plan_t`: what a trainer would take, before it takes it.
+//! `hz_plan_t`: the memory and the predicted speed of a trainer.
 
 use std::ffi::CString;
 use std::path::Path;
@@ -8,11 +8,11 @@ use serde_json::json;
 use crate::base::{Error, Result, Status};
 use crate::capi::argument::{Handle, LentText, OutPointer, Text};
 use crate::capi::config::{adam_number, fixed, hz_plan_summary_t, hz_trainer_options_t, trainer_options};
+use crate::capi::guard::guard;
 use crate::capi::lane::lane_of;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
-use crate::capi::wall::wall;
 use crate::device::{DeviceInfo, Lane};
 use crate::engine::{DeviceChoice, Trainer, TrainerOptions, device_info};
 use crate::host::Limits;
@@ -21,13 +21,13 @@ use crate::model::{Layout, ModelConfig};
 use crate::plan::{Description, Fixed, MemoryLimits, Plan, Region};
 use crate::train::planning::{Planned, Why};
 
-/// A plan as C holds it. Never changes, so threads share it freely.
+/// A plan. Immutable, so threads may share it.
 pub struct hz_plan_t {
     plan: Plan,
     config: ModelConfig,
     options: TrainerOptions,
     limits: MemoryLimits,
-    /// The machine that it was searched for.
+    /// The machine of `hz_plan_search`.
     machine: Option<Description>,
     summary: hz_plan_summary_t,
     busy_seconds: [f64; Lane::COUNT],
@@ -38,7 +38,7 @@ impl hz_plan_t {
     fn new(config: &ModelConfig, options: TrainerOptions) -> Result<Self> {
         let plan = Trainer::plan_for(config, &options)?;
         let summary = summary(&plan, Layout::new(config).parameters());
-        let json = c_string(&text(&plan, &summary));
+        let json = c_string(&plan_json(&plan, &summary));
         let limits = MemoryLimits::here(options.device_mem, options.host_mem, plan.shares_memory());
         let busy_seconds = [0.0; Lane::COUNT];
         Ok(hz_plan_t {
@@ -76,17 +76,17 @@ impl hz_plan_t {
         Ok(hz_plan_t { plan, config: config.clone(), options, limits, machine, summary, busy_seconds, json })
     }
 
-    /// What a trainer that follows the plan is opened with.
+    /// The model and options of a trainer that follows the plan.
     ///
-    /// Errors: the device that it chooses is not there, or not the machine's (`DeviceUnavailable`).
+    /// Errors: `DeviceUnavailable` if the chosen device is missing or is not the machine's.
     pub(super) fn trainer(&self) -> Result<(&ModelConfig, &TrainerOptions)> {
         if let Some(machine) = &self.machine {
-            follows(machine, self.options.device, device_info(self.options.device))?;
+            check_device(machine, self.options.device, device_info(self.options.device))?;
         }
         Ok((&self.config, &self.options))
     }
 
-    /// Writes the simulated step to a file. A plan without a machine is refused before the file is touched.
+    /// Writes the simulated step to a file. Checks that the plan has a machine before it creates the file.
     fn trace(&self, path: &Path) -> Result<()> {
         let Some(Description { rates, .. }) = &self.machine else {
             return Err(Error::new(
@@ -100,7 +100,7 @@ impl hz_plan_t {
     }
 }
 
-/// The device that a plan for a machine is followed on: the machine decides for `auto`.
+/// The device for a plan: for `auto` the machine's kind.
 fn choice(asked: DeviceChoice, machine: &Description) -> DeviceChoice {
     match asked {
         DeviceChoice::Auto if machine.shared => DeviceChoice::Cpu,
@@ -109,8 +109,8 @@ fn choice(asked: DeviceChoice, machine: &Description) -> DeviceChoice {
     }
 }
 
-/// Refuses a device that is not of the kind of a machine's, or of another name; `found` is what is there.
-fn follows(machine: &Description, choice: DeviceChoice, found: Result<DeviceInfo>) -> Result<()> {
+/// Checks that a device has the kind and the name of the machine's. `found` describes the device of `choice`.
+fn check_device(machine: &Description, choice: DeviceChoice, found: Result<DeviceInfo>) -> Result<()> {
     let why = match found {
         Ok(device) => {
             let is_cpu = choice == DeviceChoice::Cpu;
@@ -130,9 +130,7 @@ fn follows(machine: &Description, choice: DeviceChoice, found: Result<DeviceInfo
     let Description { name, about, .. } = machine;
     Err(Error::new(
         Status::DeviceUnavailable,
-        format!(
-            "the plan is for the machine {name} ({about}): {why}; search a plan for the device that is here"
-        ),
+        format!("the plan is for the machine {name} ({about}): {why}; search a plan for this machine"),
     ))
 }
 
@@ -152,7 +150,7 @@ fn summary(plan: &Plan, parameters: usize) -> hz_plan_summary_t {
     }
 }
 
-fn text(plan: &Plan, summary: &hz_plan_summary_t) -> String {
+fn plan_json(plan: &Plan, summary: &hz_plan_summary_t) -> String {
     let regions = |regions: &[Region]| -> Vec<_> {
         regions.iter().map(|region| json!({ "name": region.name, "bytes": region.bytes })).collect()
     };
@@ -178,7 +176,7 @@ pub extern "C" fn hz_plan_open(
     options: In<hz_trainer_options_t>,
     out_plan: OutPointer<*mut hz_plan_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
         let options = trainer_options(options.optional("options")?, config.dims.l)?;
@@ -194,26 +192,26 @@ pub extern "C" fn hz_plan_search(
     machine: Text,
     out_plan: OutPointer<*mut hz_plan_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         out_plan.check("out_plan")?;
         let config = model_config(&model.read("model")?)?;
         let raw = options.optional("options")?;
         let options = trainer_options(raw, config.dims.l)?;
         let fixed = fixed(raw, &options, config.dims.l)?;
-        let machine = machine.optional("machine")?.unwrap_or(HERE);
+        let machine = machine.optional("machine")?.unwrap_or(MACHINE_DEFAULT);
         out_plan.open(hz_plan_t::search(&config, options, machine, &fixed)?);
         Ok(())
     })
 }
 
-/// The machine that is meant when none is named.
-const HERE: &str = "cpu";
+/// The machine of `hz_plan_search` for NULL.
+const MACHINE_DEFAULT: &str = "cpu";
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_admit(plan: Handle<hz_plan_t>) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let hz_plan_t { plan, options, limits, .. } = plan.get("plan")?;
-        // What is free here may have changed since.
+        // Free memory may have changed since the plan was made.
         let host = if limits.shared { Limits::read(options.host_mem) } else { limits.host };
         plan.admit(limits.device, &host, limits.shared)
     })
@@ -224,7 +222,7 @@ pub extern "C" fn hz_plan_summary(
     plan: Handle<hz_plan_t>,
     out_summary: Out<hz_plan_summary_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let plan = plan.get("plan")?;
         out_summary.check("out_summary")?.write(plan.summary);
         Ok(())
@@ -237,7 +235,7 @@ pub extern "C" fn hz_plan_busy_seconds(
     lane: u32,
     out_seconds: OutPointer<f64>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let plan = plan.get("plan")?;
         out_seconds.check("out_seconds")?;
         out_seconds.write(plan.busy_seconds[lane_of(lane)?.at()]);
@@ -247,7 +245,7 @@ pub extern "C" fn hz_plan_busy_seconds(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: OutPointer<LentText>) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let plan = plan.get("plan")?;
         out_json.check("out_json")?;
         out_json.write(LentText::new(&plan.json));
@@ -257,7 +255,7 @@ pub extern "C" fn hz_plan_json(plan: Handle<hz_plan_t>, out_json: OutPointer<Len
 
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_trace(plan: Handle<hz_plan_t>, file: Text) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let plan = plan.get("plan")?;
         plan.trace(file.path("path")?)
     })
@@ -266,7 +264,7 @@ pub extern "C" fn hz_plan_trace(plan: Handle<hz_plan_t>, file: Text) -> hz_statu
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_plan_close(plan: Handle<hz_plan_t>) {
     if !plan.is_null() {
-        wall(|| {
+        guard(|| {
             drop(plan.close());
             Ok(())
         });
@@ -282,17 +280,17 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_followed_on_the_device_it_was_made_for() {
+    fn a_plan_runs_only_on_the_device_it_was_searched_for() {
         let [h200, cpu] = ["h200", "cpu"].map(|name| Description::shipped(name).unwrap());
         let (cuda, host) = (DeviceChoice::Cuda(1), DeviceChoice::Cpu);
         let here = device("cpu (2 threads, avx2)", None);
         let gpu = |name| device(&format!("cuda:1 ({name})"), Some(name));
-        assert_eq!(follows(&h200, cuda, Ok(gpu("NVIDIA H200"))), Ok(()));
-        assert_eq!(follows(&cpu, host, Ok(here.clone())), Ok(()));
+        assert_eq!(check_device(&h200, cuda, Ok(gpu("NVIDIA H200"))), Ok(()));
+        assert_eq!(check_device(&cpu, host, Ok(here.clone())), Ok(()));
         let any = Description { device: None, ..h200.clone() };
-        assert_eq!(follows(&any, cuda, Ok(gpu("NVIDIA L40S"))), Ok(()));
+        assert_eq!(check_device(&any, cuda, Ok(gpu("NVIDIA L40S"))), Ok(()));
         let refused = |machine: &Description, choice, found: Result<DeviceInfo>, words: &[&str]| {
-            let error = follows(machine, choice, found).unwrap_err();
+            let error = check_device(machine, choice, found).unwrap_err();
             assert_eq!(error.status(), Status::DeviceUnavailable);
             for word in [&machine.name[..], &machine.about[..]].iter().chain(words) {
                 assert!(error.message().contains(word), "no {word} in: {error}");
@@ -308,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_decides_for_auto() {
+    fn device_auto_means_the_kind_of_the_machine() {
         let [h200, cpu] = ["h200", "cpu"].map(|name| Description::shipped(name).unwrap());
         assert_eq!(choice(DeviceChoice::Auto, &h200), DeviceChoice::Cuda(0));
         assert_eq!(choice(DeviceChoice::Auto, &cpu), DeviceChoice::Cpu);

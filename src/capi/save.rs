@@ -1,4 +1,4 @@
-//! Saving from C: units go to a function of the caller's, while training goes on.
+//! `hz_trainer_save`: a callback receives the state of every unit while training continues.
 
 use std::ffi::c_void;
 
@@ -18,23 +18,23 @@ type SaveFunction = unsafe extern "C" fn(
     user: User,
 ) -> i32;
 
-/// The C function that saves a unit.
+/// The C function that receives a unit.
 pub type hz_save_callback_t = Option<SaveFunction>;
 
-/// A sink that is a C function.
+/// A sink that calls the C function.
 struct Callback {
     save: SaveFunction,
     user: User,
 }
 
-// SAFETY: the header says that the function is called on a thread of the library's, with `user` as it was given.
+// SAFETY: by the header the function may be called on a thread of the library, with `user`.
 unsafe impl Send for Callback {}
 
 impl Sink for Callback {
     fn unit(&mut self, state: &UnitState) -> Result<()> {
-        // SAFETY: the function is the caller's, who promised by the header that it reads no more than `elements` of each
-        // array; the spans have as many, and AdamW of the unit waits until this returns.
-        let given = unsafe {
+        // SAFETY: by the header the caller's function reads at most `elements` elements of each array; the spans have
+        // as many, and AdamW of the unit waits until this returns.
+        let returned = unsafe {
             (self.save)(
                 state.unit.0,
                 (state.weights.len() / 2) as u64,
@@ -45,11 +45,11 @@ impl Sink for Callback {
                 self.user,
             )
         };
-        match given {
+        match returned {
             0 => Ok(()),
             other => Err(Error::new(
                 Status::Cancelled,
-                format!("the save function returned {other}: the save ends here"),
+                format!("the save function returned {other}: the save was cancelled"),
             )),
         }
     }
@@ -66,7 +66,7 @@ pub extern "C" fn hz_trainer_save(
     user: User,
 ) -> hz_status_t {
     with(&trainer, |_, state| {
-        let save = save.ok_or_else(|| Error::argument("save is NULL; it must be a function"))?;
+        let save = save.ok_or_else(|| Error::argument("save is NULL"))?;
         state.trainer.save(Box::new(Callback { save, user }))
     })
 }

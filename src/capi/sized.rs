@@ -1,13 +1,13 @@
-//! Structs that state their size: how a program and a library of different ages understand each other.
+//! Structs with `struct_size`, for programs and libraries of different versions.
 //!
-//! The first field, `struct_size`, is what `sizeof` was where the caller was compiled. Later versions of a struct only
-//! append fields, so a size that ends behind one of our fields is an older struct, and a greater one is a newer.
+//! The first field, `struct_size`, is the `sizeof` of the header the caller was compiled with. Later versions only
+//! append fields: a size that ends after one of the known fields is an older struct, a larger size a newer one.
 
 use std::{ptr, slice};
 
 use crate::base::{Error, Result};
 
-/// Beyond any size a struct will have: a greater `struct_size` was never initialised.
+/// Larger than any struct: a greater `struct_size` was not initialized.
 const SIZE_MAX: usize = 4096;
 
 /// A field of a struct.
@@ -15,9 +15,9 @@ const SIZE_MAX: usize = 4096;
 pub struct Field {
     /// The name in C.
     pub name: &'static str,
-    /// Bytes before it.
+    /// Offset in bytes.
     pub offset: usize,
-    /// Bytes of it.
+    /// Size in bytes.
     pub bytes: usize,
 }
 
@@ -27,23 +27,23 @@ impl Field {
     }
 }
 
-/// A struct of the header whose first field is `struct_size`. Made by `sized_struct!` alone.
+/// A struct of the header whose first field is `struct_size`. Only `sized_struct!` implements it.
 ///
 /// # Safety
-/// The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is a value, and the
-/// [`FIELDS`](SizedStruct::FIELDS) cover it without holes.
+/// The type is `repr(C)`, its first field is the `u32` `struct_size`, every bit pattern of every field is valid, and
+/// the [`FIELDS`](SizedStruct::FIELDS) cover it without padding.
 pub unsafe trait SizedStruct: Copy {
     /// The name in C.
     const NAME: &'static str;
     /// The fields in order, `struct_size` first.
     const FIELDS: &'static [Field];
 
-    /// What the header's `_INIT` macro gives.
+    /// The value of the header's `_INIT` macro.
     fn defaults() -> Self;
 }
 
-/// Whether fields lie end to end, so that copies and comparisons never touch padding.
-pub const fn without_holes(fields: &[Field], bytes: usize) -> bool {
+/// True if the fields cover the struct without padding, so that copies and comparisons never read padding.
+pub const fn without_padding(fields: &[Field], bytes: usize) -> bool {
     let mut end = 0;
     let mut index = 0;
     while index < fields.len() {
@@ -68,7 +68,7 @@ macro_rules! sized_struct {
         }
 
         // SAFETY: `repr(C)` with `struct_size` first; the fields are integers, floats, raw pointers and arrays of
-        // them; the assertion below leaves no hole.
+        // them; the assertion below excludes padding.
         unsafe impl $crate::capi::sized::SizedStruct for $name {
             const NAME: &'static str = stringify!($name);
             const FIELDS: &'static [$crate::capi::sized::Field] = &[
@@ -86,17 +86,17 @@ macro_rules! sized_struct {
         }
 
         const _: () = assert!(
-            $crate::capi::sized::without_holes(
+            $crate::capi::sized::without_padding(
                 <$name as $crate::capi::sized::SizedStruct>::FIELDS,
                 std::mem::size_of::<$name>(),
             ),
-            concat!(stringify!($name), " has a hole")
+            concat!(stringify!($name), " has padding")
         );
     };
 }
 pub(super) use sized_struct;
 
-/// The `struct_size` behind a caller's pointer, if it can be one. `what` is the parameter's name.
+/// Reads and checks the `struct_size` of a caller's struct. `what` is the parameter's name.
 fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     if pointer.is_null() {
         return Err(Error::argument(format!("{what} is NULL; it must point to a {}", T::NAME)));
@@ -109,7 +109,7 @@ fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     let known = size_of::<T>();
     if size > SIZE_MAX || (size < known && !T::FIELDS.iter().any(|field| field.end() == size)) {
         return Err(Error::argument(format!(
-            "{what}->struct_size is {size}; a {} of this library has {known}: initialise the struct with its \
+            "{what}->struct_size is {size}; a {} of this library has {known}: initialize the struct with its \
              HZ_..._INIT macro",
             T::NAME
         )));
@@ -117,8 +117,8 @@ fn stated_size<T: SizedStruct>(pointer: *const T, what: &str) -> Result<usize> {
     Ok(size)
 }
 
-/// A caller's struct to read. As in [`argument`](super::argument), only a C caller makes one: it is NULL or as
-/// long as its `struct_size` says.
+/// An input struct. As in [`argument`](super::argument), only a C caller makes one: it is NULL or has `struct_size`
+/// bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct In<T>(*const T);
@@ -129,12 +129,13 @@ impl<T> In<T> {
 }
 
 impl<T: SizedStruct> In<T> {
-    /// The struct. Fields it is too old to have get their defaults; fields it has and we do not must be zero.
+    /// The struct. Fields that an older struct does not have are set to their defaults; unknown fields of a newer one
+    /// must be zero.
     pub fn read(&self, what: &str) -> Result<T> {
         let size = stated_size(self.0, what)?;
         let known = size_of::<T>();
         if size > known {
-            // SAFETY: the caller states that `size` bytes are there, and `known` of them lie before these.
+            // SAFETY: by the header the struct has `size` bytes, and these follow the first `known` of them.
             let tail = unsafe { slice::from_raw_parts(self.0.cast::<u8>().add(known), size - known) };
             if let Some(at) = tail.iter().position(|&byte| byte != 0) {
                 return Err(Error::argument(format!(
@@ -146,36 +147,36 @@ impl<T: SizedStruct> In<T> {
             }
         }
         let mut value = T::defaults();
-        // SAFETY: both sides hold at least the smaller of the two sizes, and they are different objects; any bytes
-        // make a valid `T`, as its trait promises.
+        // SAFETY: both objects have at least the smaller of the two sizes and do not overlap; any bytes are valid for
+        // a `T`, as its trait requires.
         unsafe {
             ptr::copy_nonoverlapping(self.0.cast::<u8>(), (&raw mut value).cast::<u8>(), size.min(known));
         }
         Ok(value)
     }
 
-    /// The struct, if there is one.
+    /// The struct; `None` for NULL.
     pub fn optional(&self, what: &str) -> Result<Option<T>> {
         if self.0.is_null() { Ok(None) } else { self.read(what).map(Some) }
     }
 
-    /// An array of `count` structs, which all have the `struct_size` of the first: it is how far they are apart.
+    /// An array of `count` structs. All have the `struct_size` of the first, which is the stride.
     pub fn read_all(&self, count: usize, what: &str) -> Result<Vec<T>> {
         let stride = stated_size(self.0, what)?;
         if stride.checked_mul(count).is_none_or(|bytes| bytes > isize::MAX as usize) {
             return Err(Error::argument(format!(
-                "{what} cannot have {count} elements: no memory holds them"
+                "{what} cannot have {count} elements: no memory is large enough"
             )));
         }
         (0..count)
             .map(|index| {
-                // SAFETY: the caller passed `count` structs of `stride` bytes, together no more than memory can hold.
+                // SAFETY: by the header the array has `count` structs of `stride` bytes; the total was checked.
                 let element = In(unsafe { self.0.byte_add(index * stride) });
                 let what = format!("{what}[{index}]");
                 let size = stated_size(element.0, &what)?;
                 if size != stride {
                     return Err(Error::argument(format!(
-                        "{what}.struct_size is {size}, that of the first is {stride}: all must be the same"
+                        "{what}.struct_size is {size}, that of the first element is {stride}: they must be equal"
                     )));
                 }
                 element.read(&what)
@@ -184,32 +185,31 @@ impl<T: SizedStruct> In<T> {
     }
 }
 
-/// A caller's struct to fill in; who makes one is as for [`In`].
+/// An output struct; only a C caller makes one, as for [`In`].
 #[repr(transparent)]
 pub struct Out<T>(*mut T);
 
 impl<T: SizedStruct> Out<T> {
-    /// Looks at the struct before the work, so that nothing is done whose result could not be told.
+    /// Checks, before the work, that the result can be written.
     pub fn check(self, what: &str) -> Result<Output<T>> {
         let size = stated_size(self.0, what)?;
         Ok(Output { pointer: self.0, size })
     }
 }
 
-/// A struct that can be filled in.
+/// A checked output struct.
 pub struct Output<T> {
     pointer: *mut T,
     size: usize,
 }
 
 impl<T: SizedStruct> Output<T> {
-    /// Fills in the fields the caller has, and keeps the `struct_size` it stated. What it has beyond ours
-    /// becomes zero.
+    /// Fills in the fields of the caller's struct except `struct_size`. Unknown fields become zero.
     pub fn write(self, value: T) {
         let head = size_of::<u32>();
         let known = self.size.min(size_of::<T>());
-        // SAFETY: the caller gave `size` bytes to this call alone; `known` is no more than those and than `T` has,
-        // and `value` is ours, so the two do not overlap.
+        // SAFETY: by the header the struct has `size` bytes for this call alone; `known` is at most `size` and the
+        // size of `T`, and `value` is a local, so the two do not overlap.
         unsafe {
             let to = self.pointer.cast::<u8>();
             ptr::copy_nonoverlapping((&raw const value).cast::<u8>().add(head), to.add(head), known - head);
@@ -223,11 +223,11 @@ mod tests {
     use super::*;
 
     sized_struct! {
-        /// A struct as this library knows it.
+        /// A struct of this version.
         now_t { mode: u32 = 1, rate: f64 = 0.5, clip: f64 = 1.0, }
     }
 
-    /// The same struct, one version on.
+    /// The same struct of the next version.
     #[repr(C)]
     struct Newer {
         now: now_t,
@@ -241,20 +241,20 @@ mod tests {
         Newer { now, appended }
     }
 
-    /// The newer struct as a pointer of the type that an older library takes it for.
+    /// The newer struct, passed to this version.
     fn start(value: &Newer) -> In<now_t> {
         In(ptr::from_ref(value).cast())
     }
 
     #[test]
-    fn an_older_struct_gets_defaults_for_what_it_lacks() {
+    fn missing_fields_of_an_older_struct_have_their_defaults() {
         let old = now_t { struct_size: 16, mode: 7, rate: 0.25, clip: f64::NAN };
         let value = In(&raw const old).read("value").unwrap();
         assert_eq!((value.mode, value.rate, value.clip), (7, 0.25, 1.0));
     }
 
     #[test]
-    fn a_newer_struct_is_read_when_what_we_do_not_know_is_zero() {
+    fn unknown_fields_of_a_newer_struct_must_be_zero() {
         let (zero, set) = (newer(0), newer(1 << 40));
         assert_eq!(start(&zero).read("value").unwrap().clip, 3.0);
         let message = start(&set).read("value").unwrap_err().message().to_owned();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_of_an_array_lie_a_struct_size_apart() {
+    fn the_stride_of_an_array_is_the_struct_size() {
         let mut array = [newer(0), newer(0), newer(0)];
         array[2].now.clip = 8.0;
         let clips: Vec<f64> =
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_cannot_be_one_is_refused() {
+    fn impossible_struct_sizes_are_errors() {
         for size in [0, 3, 5, 12, 23, 4097, u32::MAX] {
             let value = now_t { struct_size: size, ..now_t::defaults() };
             let message = In(&raw const value).read("value").unwrap_err().message().to_owned();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_fills_what_the_caller_has() {
+    fn an_output_is_written_up_to_its_struct_size() {
         let filled = now_t { mode: 2, rate: 0.125, clip: 4.0, ..now_t::defaults() };
 
         let mut old = now_t { struct_size: 16, mode: 9, rate: 9.0, clip: 9.0 };
@@ -302,10 +302,10 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_is_found() {
+    fn padding_is_found() {
         let at = |offset, bytes| Field { name: "", offset, bytes };
-        assert!(without_holes(&[at(0, 4), at(4, 4)], 8));
-        assert!(!without_holes(&[at(0, 4), at(8, 8)], 16));
-        assert!(!without_holes(&[at(0, 4)], 8));
+        assert!(without_padding(&[at(0, 4), at(4, 4)], 8));
+        assert!(!without_padding(&[at(0, 4), at(8, 8)], 16));
+        assert!(!without_padding(&[at(0, 4)], 8));
     }
 }

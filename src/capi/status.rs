@@ -5,10 +5,10 @@ use std::ffi::{CStr, CString, c_char};
 
 use crate::base::{Error, Status};
 
-/// A [`Status`] as C sees it.
+/// A [`Status`] in C.
 pub type hz_status_t = i32;
 
-/// What `HZ_ABI_VERSION` is in the header.
+/// `HZ_ABI_VERSION` of the header.
 const ABI_VERSION: u32 = 1;
 
 /// `CARGO_PKG_VERSION`, NUL-terminated.
@@ -17,7 +17,7 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
     Err(_) => panic!("a version has no NUL"),
 };
 
-/// Every status there is.
+/// Every status.
 const ALL: [Status; 18] = [
     Status::Ok,
     Status::InvalidArgument,
@@ -39,7 +39,7 @@ const ALL: [Status; 18] = [
     Status::Panic,
 ];
 
-/// The header's name of a status. A status that is new below has no arm here, and none in [`ALL`].
+/// The header's name of a status. Add a new one to [`ALL`], too.
 fn c_name(status: Status) -> &'static CStr {
     match status {
         Status::Ok => c"HZ_STATUS_OK",
@@ -64,18 +64,18 @@ fn c_name(status: Status) -> &'static CStr {
 }
 
 thread_local! {
-    /// What `hz_last_error` points into; replaced by the next failure alone.
+    /// The text of `hz_last_error`; only the next failure replaces it.
     static LAST: RefCell<CString> = RefCell::default();
 }
 
-/// Keeps the message of a call that failed on this thread.
+/// Stores the message of a call that failed on this thread.
 pub(super) fn remember(error: &Error) {
     let text = c_string(error.message());
-    // A thread that is ending has no last error any more; its status still tells.
+    // Fails while the thread ends; the caller still has the status.
     let _ = LAST.try_with(|last| last.replace(text));
 }
 
-/// Text for C: a NUL inside, which only a foreign file can bring in, becomes a visible sign.
+/// Text for C. A NUL inside, which can only come from a file, becomes U+2400.
 pub(super) fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{2400}")).expect("every NUL was replaced")
 }

@@ -1,4 +1,4 @@
-//! `hz_trainer_t`: opening, stepping, looking in, closing.
+//! `hz_trainer_t`: opening, steps, evaluations, statistics, closing.
 
 use std::ffi::CString;
 
@@ -11,35 +11,35 @@ use crate::capi::config::{
     hz_batch_t, hz_eval_report_t, hz_stats_t, hz_step_report_t, hz_trainer_options_t, reserved,
     trainer_options,
 };
+use crate::capi::guard::{Guarded, busy, guard};
 use crate::capi::lane::lane_of;
 use crate::capi::log;
 use crate::capi::model::{hz_model_config_t, model_config};
 use crate::capi::plan::hz_plan_t;
 use crate::capi::sized::{In, Out, SizedStruct};
 use crate::capi::status::{c_string, hz_status_t};
-use crate::capi::wall::{Guarded, busy, wall};
 use crate::engine::{Batch, EvalReport, StepReport, Trainer, TrainerOptions};
 use crate::hf::FolderConfig;
 use crate::host::folder::replace_file;
 use crate::model::ModelConfig;
 
-/// A trainer as C holds it.
+/// A trainer.
 pub struct hz_trainer_t {
-    /// Names and shapes, in the layout's order; here, so that a name lives as long as the handle.
+    /// Names and shapes, in forward order. The names live as long as the handle.
     pub(super) tensors: Vec<(CString, Vec<usize>)>,
-    /// The description; like the tensors it never changes, so reading it needs no turn.
+    /// Immutable like the tensors, so reading it needs no lock.
     pub(super) model: ModelConfig,
     pub(super) state: Guarded<State>,
 }
 
-/// What one call at a time may touch.
+/// The state that one call at a time may use.
 pub struct State {
     pub(super) trainer: Trainer,
-    /// What an export's `config.json` says: the model, and what a loaded folder said beside it.
+    /// `config.json` of exports: the model, and further fields of the folder that was loaded.
     pub(super) folder: FolderConfig,
-    /// Where checkpoints were last written to.
+    /// The folder of the last checkpoint.
     pub(super) saves: Option<Saves>,
-    /// Texts that were handed out; here, so that they live as long as the handle.
+    /// Notes returned to the caller; they live as long as the handle.
     pub(super) notes: Vec<CString>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn with(
     trainer: &Handle<hz_trainer_t>,
     body: impl FnOnce(&hz_trainer_t, &mut State) -> Result<()>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let handle = trainer.get("trainer")?;
         handle.state.run(|state| body(handle, state))
     })
@@ -84,7 +84,7 @@ pub extern "C" fn hz_trainer_open(
     options: In<hz_trainer_options_t>,
     out_trainer: OutPointer<*mut hz_trainer_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         out_trainer.check("out_trainer")?;
         let config = model_config(&model.read("model")?)?;
         let options = trainer_options(options.optional("options")?, config.dims.l)?;
@@ -98,7 +98,7 @@ pub extern "C" fn hz_trainer_open_planned(
     plan: Handle<hz_plan_t>,
     out_trainer: OutPointer<*mut hz_trainer_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         out_trainer.check("out_trainer")?;
         let (config, options) = plan.get("plan")?.trainer()?;
         out_trainer.open(hz_trainer_t::open(config.clone(), options)?);
@@ -109,9 +109,9 @@ pub extern "C" fn hz_trainer_open_planned(
 #[unsafe(no_mangle)]
 pub extern "C" fn hz_trainer_close(trainer: Handle<hz_trainer_t>) -> hz_status_t {
     if trainer.is_null() {
-        return wall(|| Ok(()));
+        return guard(|| Ok(()));
     }
-    wall(|| {
+    guard(|| {
         let Some(synced) = trainer.get("trainer")?.state.attempt(|state| state.trainer.sync()) else {
             return Err(busy());
         };
@@ -125,14 +125,14 @@ pub extern "C" fn hz_trainer_model(
     trainer: Handle<hz_trainer_t>,
     out_config: Out<hz_model_config_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let trainer = trainer.get("trainer")?;
         out_config.check("out_config")?.write(hz_model_config_t::try_from(&trainer.model)?);
         Ok(())
     })
 }
 
-/// A caller's micro-batch with its arrays. `what` is the parameter's name.
+/// A micro-batch with its arrays. `what` is the parameter's name.
 fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
     reserved(raw.reserved, &format!("{what}->reserved"))?;
     let rows = size(raw.rows, &format!("{what}->rows"))?;
@@ -144,10 +144,10 @@ fn batch<'a>(raw: &'a hz_batch_t, what: &str) -> Result<Batch<'a>> {
     })
 }
 
-/// A caller's micro-batches, of which there must be one.
+/// An array of at least one micro-batch.
 pub(super) fn raw_batches(batches: In<hz_batch_t>, count: usize) -> Result<Vec<hz_batch_t>> {
     if count == 0 {
-        return Err(Error::argument("count is 0: at least one micro-batch is needed"));
+        return Err(Error::argument("count is 0; it must be at least one micro-batch"));
     }
     batches.read_all(count, "batches")
 }
@@ -244,7 +244,7 @@ pub extern "C" fn hz_trainer_logits(
         let vocabulary = handle.model.dims.v;
         if logits.len() != vocabulary {
             return Err(Error::argument(format!(
-                "logits_count is {logits_count}; the vocabulary has {vocabulary} tokens"
+                "logits_count is {logits_count}; it must be vocab_size, {vocabulary}"
             )));
         }
         logits.copy_from_slice(&state.trainer.logits(tokens)?);

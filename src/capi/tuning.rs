@@ -1,4 +1,4 @@
-//! `hz_tensor_options_t`: what is particular to a tensor's AdamW.
+//! `hz_tensor_options_t`: AdamW settings of one tensor.
 
 use crate::base::Result;
 use crate::capi::argument::{Handle, Text};
@@ -8,7 +8,7 @@ use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{hz_trainer_t, with};
 use crate::engine::TensorOptions;
 
-/// `weight_decay` of a tensor that has none of its own.
+/// `weight_decay` of a tensor without a setting of its own.
 const DECAY_DEFAULT: f64 = -1.0;
 
 sized_struct! {

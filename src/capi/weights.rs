@@ -1,12 +1,12 @@
-//! The weights of an `hz_trainer_t`: enumerating, starting, loading, exporting, reading, writing.
+//! The weights of an `hz_trainer_t`: listing, initializing, loading, exporting, reading, writing.
 
 use crate::base::{Error, unwatched};
 use crate::capi::argument::{Array, ArrayOut, Handle, LentText, OutPointer, Text};
 use crate::capi::config::{SHAPE_MAX, dtype, hz_tensor_t};
+use crate::capi::guard::guard;
 use crate::capi::sized::{Out, SizedStruct};
 use crate::capi::status::hz_status_t;
 use crate::capi::trainer::{State, hz_trainer_t, with};
-use crate::capi::wall::wall;
 use crate::hf::{ExportTarget, FolderConfig, SHARD_BYTES, Weights, export, export_bytes};
 
 #[unsafe(no_mangle)]
@@ -14,7 +14,7 @@ pub extern "C" fn hz_trainer_tensor_count(
     trainer: Handle<hz_trainer_t>,
     out_count: OutPointer<usize>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let count = trainer.get("trainer")?.tensors.len();
         out_count.check("out_count")?;
         out_count.write(count);
@@ -28,12 +28,12 @@ pub extern "C" fn hz_trainer_tensor(
     index: usize,
     out_tensor: Out<hz_tensor_t>,
 ) -> hz_status_t {
-    wall(|| {
+    guard(|| {
         let tensors = &trainer.get("trainer")?.tensors;
         let out = out_tensor.check("out_tensor")?;
         let (name, shape) = tensors.get(index).ok_or_else(|| {
             Error::argument(format!(
-                "index is {index}; the model has {} tensors, counted from 0",
+                "index is {index}; it must be less than the model's {} tensors",
                 tensors.len()
             ))
         })?;
@@ -64,8 +64,8 @@ pub extern "C" fn hz_trainer_load_hf(trainer: Handle<hz_trainer_t>, folder: Text
         let config = FolderConfig::open(folder)?;
         if config.model != handle.model {
             return Err(Error::argument(format!(
-                "{} holds another model ({:?}) than the trainer was opened with ({:?}): open it with what \
-                 hz_model_config_from_hf gives",
+                "{} has another model ({:?}) than the trainer ({:?}): open the trainer with the result of \
+                 hz_model_config_from_hf",
                 folder.display(),
                 config.model,
                 handle.model

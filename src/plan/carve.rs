@@ -1,11 +1,11 @@
-//! Cutting one stretch of memory into named places.
+//! Divides an arena into named ranges.
 
 use std::ops::Range;
 
-/// Bytes: every place starts on its own cache lines, and on what wide copies ask for.
+/// Alignment of every range, bytes: whole cache lines, and enough for wide copies.
 pub const ARENA_ALIGNMENT: usize = 256;
 
-/// Where something lies within its arena, in bytes.
+/// A range of an arena, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArenaRange {
     /// First byte.
@@ -15,29 +15,29 @@ pub struct ArenaRange {
 }
 
 impl ArenaRange {
-    /// What it takes of its arena.
+    /// The length including the padding behind it.
     pub fn padded(&self) -> usize {
         self.bytes.next_multiple_of(ARENA_ALIGNMENT)
     }
 
-    /// The part that `elements` elements of `size` bytes cover.
+    /// The subrange of the elements `elements`, each of `size` bytes.
     pub fn elements(&self, elements: Range<usize>, size: usize) -> ArenaRange {
-        let chunk = ArenaRange { offset: self.offset + elements.start * size, bytes: elements.len() * size };
-        assert!(chunk.offset + chunk.bytes <= self.offset + self.bytes, "a chunk leaves its place");
-        chunk
+        let range = ArenaRange { offset: self.offset + elements.start * size, bytes: elements.len() * size };
+        assert!(range.offset + range.bytes <= self.offset + self.bytes, "the elements exceed their range");
+        range
     }
 }
 
-/// What a name takes in total, padding included.
+/// The total bytes of a region name, padding included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// For people: `weight slots`, `boundaries`, …
+    /// Displayed name: `weight slots`, `boundaries`, …
     pub name: &'static str,
-    /// Sum over all places of that name.
+    /// Sum over all ranges of that name.
     pub bytes: usize,
 }
 
-/// Hands out places from offset 0 on and keeps the books.
+/// Hands out ranges from offset 0 on, and sums their bytes by name.
 #[derive(Clone, Debug, Default)]
 pub struct Carver {
     cursor: usize,
@@ -46,17 +46,17 @@ pub struct Carver {
 }
 
 impl Carver {
-    /// The next place of `bytes` bytes, accounted to `name`.
+    /// The next range of `bytes` bytes, counted for `name`.
     pub fn take(&mut self, name: &'static str, bytes: usize) -> ArenaRange {
-        let place = ArenaRange { offset: self.cursor, bytes };
-        let padded = place.padded();
+        let range = ArenaRange { offset: self.cursor, bytes };
+        let padded = range.padded();
         self.cursor += padded;
-        self.places.push((name, place));
+        self.places.push((name, range));
         match self.regions.iter_mut().rev().find(|region| region.name == name) {
             Some(region) => region.bytes += padded,
             None => self.regions.push(Region { name, bytes: padded }),
         }
-        place
+        range
     }
 
     /// Bytes handed out so far, padding included.
@@ -64,12 +64,12 @@ impl Carver {
         self.cursor
     }
 
-    /// Every place and the name it is accounted to.
+    /// Every range and the name it is counted for.
     pub fn places(&self) -> &[(&'static str, ArenaRange)] {
         &self.places
     }
 
-    /// The books.
+    /// Totals by name.
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }

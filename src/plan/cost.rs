@@ -1,5 +1,5 @@
-//! How long an operation takes: its arithmetic and its traffic, counted from the model's sizes, over the
-//! rates of a machine.
+//! The time model: the FLOPs and bytes of an operation, counted from the model's sizes, divided by the rates of a
+//! machine.
 
 use std::borrow::Cow;
 
@@ -15,67 +15,67 @@ use crate::schedule::{
     Content, Extent, Geometry, Mode, Operation, Policy, Resource, RowSet, Share, Simulator,
 };
 
-/// What a machine can do.
+/// The rates of a machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// Rate of matrix products, FLOP/s, by the [class](MATRIX_CLASSES) of their shape.
+    /// Matmul throughput, FLOP/s, by [class](MATRIX_CLASSES) of shape.
     pub matrix_flop_per_s: [f64; MATRIX_CLASSES.len() + 1],
-    /// Rates of attention, forward and backward, FLOP/s.
+    /// Attention throughput, forward and backward, FLOP/s.
     pub attention_flop_per_s: [f64; 2],
-    /// Device memory as element-wise kernels see it, bytes/s.
+    /// Device memory bandwidth of element-wise kernels, bytes/s.
     pub device_bytes_per_s: f64,
-    /// Link, host to device, bytes/s.
+    /// Link bandwidth, host to device, bytes/s.
     pub up_bytes_per_s: f64,
-    /// Link, device to host, bytes/s.
+    /// Link bandwidth, device to host, bytes/s.
     pub down_bytes_per_s: f64,
-    /// RAM as AdamW sees it, bytes/s: in modes exact, streamed and compact.
+    /// RAM bandwidth of AdamW, bytes/s: in modes exact, streamed and compact.
     pub host_bytes_per_s: [f64; 3],
-    /// RAM itself, the most that whoever reads and writes it moves together, bytes/s.
+    /// RAM bandwidth shared by all lanes, bytes/s.
     pub ram_bytes_per_s: f64,
-    /// What saves go to, bytes/s.
+    /// Write bandwidth of checkpoints, bytes/s.
     pub disk_bytes_per_s: f64,
-    /// From the end of a kernel to the beginning of the next, seconds.
+    /// Time from the end of a kernel to the start of the next, seconds.
     pub launch_s: f64,
-    /// What a task takes on each lane before it has done anything, seconds.
+    /// Fixed time of a task on each lane, seconds.
     #[serde(with = "by_lane")]
     pub latency_s: [f64; Lane::COUNT],
-    /// From the end of a task to the beginning of one on another lane that waited for it, seconds.
+    /// Time from the end of a task to the start of a task on another lane that waited for it, seconds.
     pub handoff_s: f64,
-    /// What lanes have in common beside RAM, so that they slow one another down.
+    /// Resources other than RAM that lanes share and that slow them down.
     pub common: Vec<Common>,
 }
 
-/// Something that several lanes use: cores, both directions of a link.
+/// A resource that several lanes use, such as cores or both directions of a link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Common {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// The part of it that each lane uses while it runs alone; what runs together and uses more than 1 takes longer in
+    /// The fraction of it that each lane uses while it runs alone; lanes that together use more than 1 slow down in
     /// proportion.
     #[serde(with = "by_lane")]
     pub used: Share,
 }
 
-/// Where classes of products end, by the smallest of the three sizes N, K and M: up to 128, up to 512, and beyond.
+/// Upper limits of the matmul classes, by the smallest of the sizes N, K and M: up to 128, up to 512, and above.
 pub const MATRIX_CLASSES: [usize; 2] = [128, 512];
 
-/// What an operation asks of a machine.
+/// The work of an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
     /// Kernels.
     pub launches: f64,
-    /// Multiplications and additions in matrix products, by the [class](MATRIX_CLASSES) of their shape.
+    /// FLOPs of matmuls, by [class](MATRIX_CLASSES) of shape.
     pub matrix_flop: [f64; MATRIX_CLASSES.len() + 1],
-    /// Multiplications and additions in attention, forward and backward.
+    /// FLOPs of attention, forward and backward.
     pub attention_flop: [f64; 2],
-    /// Device memory read and written by kernels that are not matrix products, and the weights of those that are: that
-    /// traffic does not grow with the rows, as the rest of a product does.
+    /// Device memory read and written by kernels other than matmuls, and the weights read by matmuls: that
+    /// traffic does not grow with the rows, unlike the rest of a matmul.
     pub device_bytes: f64,
-    /// Bytes over the link to the device.
+    /// Bytes copied to the device.
     pub up_bytes: f64,
-    /// Bytes over the link to the host.
+    /// Bytes copied to the host.
     pub down_bytes: f64,
     /// RAM read and written by AdamW, by mode.
     pub host_bytes: [f64; 3],
@@ -84,7 +84,7 @@ pub struct Work {
 }
 
 impl Machine {
-    /// How long a lane of this machine is at some work, ns.
+    /// The time of some work on a lane of this machine, ns.
     pub fn ns(&self, lane: Lane, work: &Work) -> u64 {
         let at =
             |flop: &[f64], rates: &[f64]| flop.iter().zip(rates).map(|(flop, rate)| flop / rate).sum::<f64>();
@@ -100,15 +100,16 @@ impl Machine {
         (seconds * 1e9).round() as u64
     }
 
-    /// The machine's lanes in virtual time, in steps of a mode.
+    /// A simulator of the machine's lanes in steps of a mode.
     pub fn simulator(&self, mode: Mode) -> Simulator {
         let common = self.common.iter().map(|common| common.used);
         let shares = common.chain([self.ram_used(mode)]).collect();
         Simulator::sharing(shares, (self.handoff_s * 1e9).round() as u64)
     }
 
-    /// The part of RAM that each lane uses while it runs alone, at its own rate: copies and saves go over a byte once, AdamW's
-    /// bytes are counted as it reads and writes them. A device whose memory is this RAM uses more of it, and cores before it.
+    /// The fraction of RAM bandwidth that each lane uses while it runs alone. Copies and saves touch a byte once;
+    /// AdamW's bytes count reads and writes. A device whose memory is this RAM uses more than that, but is
+    /// limited by cores first.
     fn ram_used(&self, mode: Mode) -> Share {
         let mut used = [0.0; Lane::COUNT];
         for (lane, bytes_per_s) in [
@@ -117,7 +118,7 @@ impl Machine {
             (Lane::Host, self.host_bytes_per_s[mode as usize]),
             (Lane::Disk, self.disk_bytes_per_s),
         ] {
-            // A lane alone takes no longer than it does alone.
+            // Capped at 1, so that a lane that runs alone is not slowed down.
             used[lane.at()] = (bytes_per_s / self.ram_bytes_per_s).min(1.0);
         }
         used
@@ -125,13 +126,13 @@ impl Machine {
 }
 
 impl Work {
-    /// The work of each pass, by its number.
+    /// The work of each pass, by pass number.
     pub(in crate::plan) fn of_all(passes: &Passes) -> Vec<Work> {
         let activation_dtype = passes.sizes().activation_dtype;
         passes.all().iter().map(|pass| Work::of(&pass.ops, activation_dtype)).collect()
     }
 
-    /// The work of ops on a device that stores activations so.
+    /// The work of ops with activations of this dtype.
     fn of<P>(ops: &[Op<P>], activation_dtype: DType) -> Work {
         let mut work = Work::default();
         for op in ops {
@@ -141,7 +142,7 @@ impl Work {
             match contract.flops() {
                 Flops::None => {}
                 Flops::Matmul(sizes) => {
-                    let smallest = sizes.into_iter().min().expect("there are three");
+                    let smallest = sizes.into_iter().min().expect("there are three sizes");
                     let class = MATRIX_CLASSES.iter().filter(|end| smallest > **end).count();
                     work.matrix_flop[class] +=
                         2.0 * sizes.into_iter().map(|size| size as f64).product::<f64>();
@@ -153,18 +154,18 @@ impl Work {
         work
     }
 
-    /// Kernels that read and write so many bytes of device memory.
+    /// Kernels that read and write this many bytes of device memory.
     fn kernels(launches: usize, device_bytes: usize) -> Work {
         Work { launches: launches as f64, device_bytes: device_bytes as f64, ..Work::default() }
     }
 
-    /// All multiplications and additions in matrix products.
+    /// FLOPs of all matmuls.
     pub fn matmuls(&self) -> f64 {
         self.matrix_flop.iter().sum()
     }
 }
 
-/// The work of every operation of a model under a policy: sums over the ops of its passes, and the bytes of what it moves.
+/// The cost of every operation of a model under a policy: from the ops of its passes and the bytes of its copies.
 #[derive(Clone, Debug)]
 pub struct Cost<'a> {
     layout: &'a Layout,
@@ -172,17 +173,17 @@ pub struct Cost<'a> {
     policy: &'a Policy,
     geometry: Geometry,
     extent: Extent,
-    /// By number: the work of each pass.
+    /// The work of each pass, by pass number.
     works: Cow<'a, [Work]>,
 }
 
 impl<'a> Cost<'a> {
-    /// Of steps of `micros` micro-batches.
+    /// The cost of steps of `micros` micro-batches.
     pub fn new(layout: &'a Layout, passes: &'a Passes, policy: &'a Policy, micros: usize) -> Self {
         Cost::of(layout, passes, Cow::Owned(Work::of_all(passes)), policy, micros)
     }
 
-    /// As [`Cost::new`], with the [work of all passes](Work::of_all).
+    /// Like [`Cost::new`], with the [work of all passes](Work::of_all).
     pub(in crate::plan) fn of(
         layout: &'a Layout,
         passes: &'a Passes,
@@ -194,18 +195,18 @@ impl<'a> Cost<'a> {
         Cost { layout, passes, policy, geometry: Geometry::of(layout), extent, works }
     }
 
-    /// How long an operation takes on a machine, ns.
+    /// The time of an operation on a machine, ns.
     pub fn ns(&self, machine: &Machine, operation: &Operation) -> u64 {
         machine.ns(operation.lane(), &self.work(operation))
     }
 
-    /// Bytes that an operation moves over the link, if that is what it does.
+    /// Bytes that an operation copies over the link; `None` if it is not a copy.
     pub fn wire_bytes(&self, operation: &Operation) -> Option<u64> {
         let work = self.work(operation);
         matches!(operation.lane(), Lane::H2d | Lane::D2h).then_some((work.up_bytes + work.down_bytes) as u64)
     }
 
-    /// What an operation asks of the machine.
+    /// The work of an operation.
     pub fn work(&self, operation: &Operation) -> Work {
         if let Some(pass) = operation.pass() {
             return self.works[self.passes.number(pass)];
@@ -237,7 +238,7 @@ impl<'a> Cost<'a> {
                 let embedding = self.layout.embedding();
                 let next = self.gathered();
                 self.host(match rows {
-                    // Their weights are gathered, too.
+                    // Their weights are gathered as well.
                     RowSet::Next => (update_bytes + 2 * 2) * next,
                     RowSet::Others => update_bytes * (elements(embedding) - next),
                 })
@@ -255,7 +256,8 @@ impl<'a> Cost<'a> {
         }
     }
 
-    /// Elements of the rows that go up of an untied embedding: those that a step's tokens name, all different at the most.
+    /// Elements of the embedding rows that are uploaded if the embedding is untied. Upper bound: all tokens of
+    /// the step differ.
     fn gathered(&self) -> usize {
         let [vocabulary, columns] = self.layout.embedding_shape();
         columns * vocabulary.min(self.extent.micros * self.passes.sizes().shape.n())
@@ -269,10 +271,10 @@ impl<'a> Cost<'a> {
     }
 }
 
-/// Bytes of what a resource holds while it is copied over the link.
+/// Bytes of a content when it is copied over the link.
 ///
 /// # Panics
-/// If this is never copied.
+/// If such a content is never copied.
 pub fn content_bytes(layout: &Layout, passes: &Passes, grad_dtype: DType, content: &Content) -> usize {
     let (sizes, [vocabulary, columns]) = (passes.sizes(), layout.embedding_shape());
     let n = sizes.shape.n();

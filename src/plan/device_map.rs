@@ -1,4 +1,4 @@
-//! The device arena: every region the schedule's resources stand for.
+//! The device arena: the range of every device resource of the schedule.
 
 use crate::base::{ChunkIndex, MicroIndex, Shape, SlabIndex};
 use crate::model::{External, Layout, ModelConfig, Passes, Sizes, UnitLayout, constant_bytes};
@@ -9,7 +9,7 @@ const SLOTS: &str = "weight slots";
 const END_WEIGHTS: &str = "embedding and head weights";
 const END_GRADIENTS: &str = "embedding and head gradients (f32)";
 const GRADIENT: &str = "layer gradient (f32)";
-const ACCUMULATOR_SPILLS: &str = "gradient accumulators, spill buffers (f32)";
+const ACCUMULATOR_SPILLS: &str = "accumulator spill buffers (f32)";
 const LAYER_GRADIENTS: &str = "layer gradients (f32)";
 const SLABS: &str = "gradient slabs";
 const SCRATCH: &str = "scratch";
@@ -21,14 +21,15 @@ const CONSTANTS: &str = "constants";
 const WORKSPACE: &str = "kernels' workspace";
 const BATCHES: &str = "batches";
 const BOUNDARIES: &str = "boundaries";
-const PASSING: &str = "boundary spill buffers";
+const BOUNDARY_SPILLS: &str = "boundary spill buffers";
 const SAVED: &str = "saved activations";
 const RESIDUAL_STREAM: &str = "residual stream";
 
-/// A micro-batch's arrays, on the host and on the device alike: side by side, so that one copy carries them.
+/// The arrays of a micro-batch, with the same layout on host and device. They are contiguous, so that one copy
+/// suffices.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchRanges {
-    /// All of them.
+    /// All arrays.
     pub whole: ArenaRange,
     /// `i32 [N]`
     pub tokens: ArenaRange,
@@ -44,9 +45,9 @@ pub struct BatchRanges {
     pub doc_end: ArenaRange,
     /// `i32 [N]`: rows sorted by token.
     pub order: ArenaRange,
-    /// `i32 [N + 1]`: where in `order` the rows of each distinct token begin.
+    /// `i32 [N + 1]`: the position in `order` of the first row of each distinct token.
     pub first: ArenaRange,
-    /// `i32 [N]`: each token's row in what the device has of the embedding: all of it, or the rows that were gathered.
+    /// `i32 [N]`: each token's row in the uploaded embedding weights, which are all rows or the gathered rows.
     pub gathered: ArenaRange,
 }
 
@@ -56,13 +57,13 @@ impl BatchRanges {
         BatchRanges::lay(whole, shape)
     }
 
-    /// What one copy of a batch carries.
+    /// Bytes of a batch.
     pub(super) fn bytes(shape: Shape) -> usize {
         let last = BatchRanges::lay(ArenaRange::default(), shape).gathered;
         last.offset + last.bytes
     }
 
-    /// An array that passes find; none if it is not of the batch.
+    /// The array behind an external buffer of passes; `None` if it is not part of the batch.
     pub fn array(&self, external: External) -> Option<ArenaRange> {
         Some(match external {
             External::Tokens => self.tokens,
@@ -81,8 +82,8 @@ impl BatchRanges {
     fn lay(whole: ArenaRange, shape: Shape) -> Self {
         let mut inner = Carver::default();
         let mut array = |elements: usize| {
-            let place = inner.take(BATCHES, elements * 4);
-            ArenaRange { offset: whole.offset + place.offset, ..place }
+            let range = inner.take(BATCHES, elements * 4);
+            ArenaRange { offset: whole.offset + range.offset, ..range }
         };
         let n = shape.n();
         BatchRanges {
@@ -100,7 +101,7 @@ impl BatchRanges {
     }
 }
 
-/// Places in the device arena.
+/// The ranges of the device arena.
 #[derive(Clone, Debug)]
 pub struct DeviceMap {
     carver: Carver,
@@ -113,7 +114,7 @@ pub struct DeviceMap {
     end_gradients: [ArenaRange; 2],
     gradient: ArenaRange,
     accumulator_spills: Vec<ArenaRange>,
-    /// By layer; empty where it shares or passes.
+    /// By layer; empty unless the layer has an accumulator of its own.
     layer_gradients: Vec<ArenaRange>,
     scratch: ArenaRange,
     loss: ArenaRange,
@@ -121,21 +122,21 @@ pub struct DeviceMap {
     logits: ArenaRange,
     constants: ArenaRange,
     workspace: ArenaRange,
-    /// By micro-batch: what stays through a step.
+    /// By micro-batch, for the whole step, as are `residual_streams` and `logprobs`.
     batches: Vec<BatchRanges>,
-    streams: Vec<ArenaRange>,
+    residual_streams: Vec<ArenaRange>,
     logprobs: Vec<ArenaRange>,
     micro_slots: Vec<MicroSlotRanges>,
 }
 
-/// What each micro-batch of a sweep has on the device.
+/// The ranges of a micro-batch slot.
 #[derive(Clone, Debug)]
 struct MicroSlotRanges {
-    /// By layer; empty where they are spilled.
+    /// By layer; empty for spilled boundaries.
     boundaries: Vec<ArenaRange>,
     spill_buffers: Vec<ArenaRange>,
-    /// By layer; empty where a layer keeps nothing.
-    kept: Vec<ArenaRange>,
+    /// By layer; empty for layers that save no activations.
+    saved: Vec<ArenaRange>,
 }
 
 impl DeviceMap {
@@ -155,7 +156,7 @@ impl DeviceMap {
         let ends = if layout.tied { [embedding, head] } else { [embedding.max(head), 0] };
 
         let one_if = |condition: bool| usize::from(condition);
-        // A slot that no layer comes to takes nothing.
+        // A slot that no layer uses takes no memory.
         let streamed = layers - placement.residents();
         let slots = (0..placement.weight_slots + placement.residents())
             .map(|slot| one_if(slot < streamed || slot >= placement.weight_slots))
@@ -169,7 +170,7 @@ impl DeviceMap {
             .collect();
         let own = |at: usize| one_if(placement.layer(at).accumulator == Accumulator::OnDevice) * layer * 4;
         let layer_gradients = (0..layers).map(|at| carver.take(LAYER_GRADIENTS, own(at))).collect();
-        // Elements of each slab, and blocks of the norm beside it.
+        // Elements of each slab, and blocks of its norm.
         let slab_sizes: Vec<(usize, usize)> = match placement.grad_wait {
             GradWait::Host => {
                 let blocks_max = layout.units.iter().map(UnitLayout::norm_blocks).max().unwrap_or(0);
@@ -199,7 +200,8 @@ impl DeviceMap {
         let saved_bytes = |layer| passes.saved_bytes(layout.layer(layer), placement.layer(layer).recompute);
         let start = carver.bytes();
         let batches: Vec<_> = (0..micros_max).map(|_| BatchRanges::take(carver, shape)).collect();
-        let streams = (0..micros_max).map(|_| carver.take(RESIDUAL_STREAM, boundary_bytes)).collect();
+        let residual_streams =
+            (0..micros_max).map(|_| carver.take(RESIDUAL_STREAM, boundary_bytes)).collect();
         let logprobs = (0..micros_max).map(|_| carver.take(LOGPROBS, 4 * shape.n())).collect();
         let micro_bytes = (carver.bytes() - start) / micros_max;
         let start = carver.bytes();
@@ -207,9 +209,9 @@ impl DeviceMap {
             .map(|_| MicroSlotRanges {
                 boundaries: (0..layers).map(|layer| carver.take(BOUNDARIES, own_bytes(layer))).collect(),
                 spill_buffers: (0..placement.spill_buffers())
-                    .map(|_| carver.take(PASSING, boundary_bytes))
+                    .map(|_| carver.take(BOUNDARY_SPILLS, boundary_bytes))
                     .collect(),
-                kept: (0..layers).map(|layer| carver.take(SAVED, saved_bytes(layer))).collect(),
+                saved: (0..layers).map(|layer| carver.take(SAVED, saved_bytes(layer))).collect(),
             })
             .collect();
         DeviceMap {
@@ -231,23 +233,23 @@ impl DeviceMap {
             constants,
             workspace,
             batches,
-            streams,
+            residual_streams,
             logprobs,
             micro_slots,
         }
     }
 
-    /// The size of the arena.
+    /// Size of the arena.
     pub fn bytes(&self) -> usize {
         self.carver.bytes()
     }
 
-    /// What one micro-batch more or less takes, on the average of a sweep.
+    /// Bytes per micro-batch, averaged over a sweep.
     pub fn bytes_per_micro(&self) -> usize {
         self.micro_bytes + self.micro_slot_bytes * self.micro_slots.len() / self.batches.len()
     }
 
-    /// What it would be for steps of at most so many micro-batches.
+    /// Size of the arena for steps of at most `micros` micro-batches.
     pub fn bytes_for(&self, micros: usize) -> usize {
         let rest = self.bytes()
             - self.batches.len() * self.micro_bytes
@@ -255,7 +257,7 @@ impl DeviceMap {
         rest + micros * self.micro_bytes + micros.div_ceil(self.sweeps) * self.micro_slot_bytes
     }
 
-    /// Every place and the name it is accounted to.
+    /// Every range and the name it is counted for.
     pub fn places(&self) -> &[(&'static str, ArenaRange)] {
         self.carver.places()
     }
@@ -265,14 +267,13 @@ impl DeviceMap {
         self.carver.regions()
     }
 
-    /// The name a resource is accounted to and what it takes, padding included; nothing if it is not on the
-    /// device.
+    /// The name a resource is counted for and its bytes, padding included; `None` for host resources.
     pub fn footprint(&self, resource: &Resource) -> Option<(&'static str, usize)> {
-        let (name, place) = self.named(resource)?;
-        Some((name, place.padded()))
+        let (name, range) = self.named(resource)?;
+        Some((name, range.padded()))
     }
 
-    /// The place of a resource and the name it is accounted to; nothing if it is not on the device.
+    /// The name a resource is counted for and its range; `None` for host resources.
     pub fn named(&self, resource: &Resource) -> Option<(&'static str, ArenaRange)> {
         Some(match *resource {
             Resource::Slot(slot) => (SLOTS, self.slots[slot.at()]),
@@ -288,15 +289,15 @@ impl DeviceMap {
             Resource::Logits => (LOGITS, self.logits),
             Resource::Logprobs { micro } => (LOGPROBS, self.logprobs[micro.at()]),
             Resource::Batch { micro } => (BATCHES, self.batches[micro.at()].whole),
-            Resource::ResidualStream { micro } => (RESIDUAL_STREAM, self.streams[micro.at()]),
+            Resource::ResidualStream { micro } => (RESIDUAL_STREAM, self.residual_streams[micro.at()]),
             Resource::Boundary { unit, micro_slot } => {
                 (BOUNDARIES, self.micro_slots[micro_slot.at()].boundaries[unit.at() - 1])
             }
             Resource::SpillBuffer { spill, micro_slot } => {
-                (PASSING, self.micro_slots[micro_slot.at()].spill_buffers[spill.at()])
+                (BOUNDARY_SPILLS, self.micro_slots[micro_slot.at()].spill_buffers[spill.at()])
             }
             Resource::SavedActivations { unit, micro_slot } => {
-                (SAVED, self.micro_slots[micro_slot.at()].kept[unit.at() - 1])
+                (SAVED, self.micro_slots[micro_slot.at()].saved[unit.at() - 1])
             }
             Resource::HostBatch { .. }
             | Resource::Master { .. }
@@ -314,17 +315,17 @@ impl DeviceMap {
         })
     }
 
-    /// A micro-batch's arrays.
+    /// The arrays of a micro-batch.
     pub fn batch(&self, micro: MicroIndex) -> &BatchRanges {
         &self.batches[micro.at()]
     }
 
-    /// What the model's layers read and nobody writes.
+    /// Read-only constants of the model's layers.
     pub fn constants(&self) -> ArenaRange {
         self.constants
     }
 
-    /// What kernels work in: no op finds anything there.
+    /// Temporary memory of kernels; its content is lost after each op.
     pub fn workspace(&self) -> ArenaRange {
         self.workspace
     }

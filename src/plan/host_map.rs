@@ -1,4 +1,4 @@
-//! The host arenas: the store, and what crosses the link beside it.
+//! The host arenas: the store, and buffers copied to or from the device.
 
 use crate::base::{DType, MicroIndex, MicroSlotIndex, UnitIndex};
 use crate::model::{Layout, ModelConfig, constant_bytes};
@@ -7,21 +7,21 @@ use crate::plan::BatchRanges;
 use crate::plan::carve::{ArenaRange, Carver, Region};
 use crate::schedule::Policy;
 
-/// A unit in the store. Every place is as many elements as the unit.
+/// The ranges of a unit in the store. Each has as many elements as the unit.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitRanges {
-    /// bf16, in the wire arena: what is streamed.
+    /// bf16, in the wire arena: the weights that are uploaded.
     pub weights: ArenaRange,
-    /// Rounded gradient, in the wire arena; empty where [none are stored](Policy::streams_gradients).
+    /// Rounded gradient, in the wire arena; empty if [none are stored](Policy::streams_gradients).
     pub gradient: ArenaRange,
-    /// i16, in the state arena: what makes the weights whole.
+    /// i16, in the state arena: extends the weights to f32 master weights.
     pub residual: ArenaRange,
-    /// The optimizer's arrays by number, in the state arena; empty where it has fewer.
+    /// The optimizer's arrays by number, in the state arena; empty beyond their count.
     pub state: [ArenaRange; STATE_ARRAYS_MAX],
 }
 
-/// Places in the two host arenas. *Wire* is what the device reads and writes (one day pinned); *state* only
-/// CPU workers touch.
+/// The ranges of the two host arenas. The *wire* arena holds buffers copied to or from the device (pinned memory on
+/// CUDA), the *state* arena memory that only CPU threads use.
 #[derive(Clone, Debug)]
 pub struct HostMap {
     wire: Carver,
@@ -30,9 +30,9 @@ pub struct HostMap {
     ring: Vec<ArenaRange>,
     batches: Vec<BatchRanges>,
     gathered: ArenaRange,
-    /// By layer, f32; empty where a sum stays on the device.
-    sums: Vec<ArenaRange>,
-    /// By micro-batch of a sweep and layer; empty where a boundary stays on the device.
+    /// By layer, f32; empty for accumulators that stay on the device.
+    accumulators: Vec<ArenaRange>,
+    /// By micro-batch slot and layer; empty for boundaries that stay on the device.
     boundaries: Vec<Vec<ArenaRange>>,
     loss: ArenaRange,
     norms: Vec<ArenaRange>,
@@ -73,7 +73,7 @@ impl HostMap {
         let slab_bytes = layout.slab_elements() * grad_bytes;
         let ring = (0..ring_slabs).map(|_| wire.take("gradient ring", slab_bytes)).collect();
         let batches = (0..micros_max).map(|_| BatchRanges::take(&mut wire, policy.numeric.shape)).collect();
-        // A tied embedding goes up whole: the head reads it, too.
+        // A tied embedding is uploaded whole, because the head reads it, too.
         let rows_max = if layout.tied { 0 } else { config.dims.v.min(micros_max * policy.numeric.shape.n()) };
         let gathered = wire.take("gathered embedding rows", rows_max * config.dims.c * 2);
         let boundary_bytes = policy.numeric.shape.n() * config.dims.c * activation_dtype.bytes();
@@ -84,7 +84,7 @@ impl HostMap {
         let micro_slots = policy.placement.sweep(micros_max);
         let boundaries =
             (0..micro_slots).map(|_| (0..layout.layers()).map(&mut boundary).collect()).collect();
-        let sum = |layer| {
+        let accumulator = |layer| {
             let bytes = if policy.placement.stores_accumulator(layer, layout.layers()) {
                 4 * layout.layer_elements()
             } else {
@@ -92,7 +92,7 @@ impl HostMap {
             };
             wire.take("gradient accumulators (f32)", bytes)
         };
-        let sums = (0..layout.layers()).map(sum).collect();
+        let accumulators = (0..layout.layers()).map(accumulator).collect();
         let loss = wire.take("loss", 8);
         let norms =
             layout.units.iter().map(|unit| wire.take("gradient norms", 8 * unit.norm_blocks())).collect();
@@ -107,7 +107,7 @@ impl HostMap {
             ring,
             batches,
             gathered,
-            sums,
+            accumulators,
             boundaries,
             loss,
             norms,
@@ -117,17 +117,17 @@ impl HostMap {
         }
     }
 
-    /// Both arenas together.
+    /// Size of both arenas together.
     pub fn bytes(&self) -> usize {
         self.wire_bytes() + self.state_bytes()
     }
 
-    /// The size of the wire arena.
+    /// Size of the wire arena.
     pub fn wire_bytes(&self) -> usize {
         self.wire.bytes()
     }
 
-    /// The size of the state arena.
+    /// Size of the state arena.
     pub fn state_bytes(&self) -> usize {
         self.state.bytes()
     }
@@ -137,23 +137,23 @@ impl HostMap {
         [self.wire.regions(), self.state.regions()].concat()
     }
 
-    /// A unit's places.
+    /// The ranges of a unit.
     pub fn unit(&self, unit: UnitIndex) -> UnitRanges {
         self.units[unit.at()]
     }
 
-    /// A slab of the gradient ring, in the wire arena.
+    /// A slab of the gradients' ring buffer, in the wire arena.
     pub fn ring(&self, slab: u32) -> ArenaRange {
         self.ring[slab as usize]
     }
 
-    /// A micro-batch's staging, in the wire arena.
+    /// The staging buffer of a micro-batch, in the wire arena.
     pub fn batch(&self, micro: MicroIndex) -> BatchRanges {
         self.batches[micro.at()]
     }
 
-    /// bf16 `[min(V, tokens of a step), C]`, in the wire arena: the rows of the embedding that a list's tokens name, on their
-    /// way up. Empty where the embedding is tied to the head.
+    /// bf16 `[min(V, tokens of a step), C]`, in the wire arena: the embedding rows used by a list's tokens,
+    /// gathered for upload. Empty if the embedding is tied to the head.
     pub fn gathered(&self) -> ArenaRange {
         self.gathered
     }
@@ -163,12 +163,12 @@ impl HostMap {
         self.boundaries[micro_slot.at()][unit.at() - 1]
     }
 
-    /// f32: the running gradient of a layer between sweeps, in the wire arena.
+    /// f32: the gradient accumulator of a layer between sweeps, in the wire arena.
     pub fn accumulator(&self, unit: UnitIndex) -> ArenaRange {
-        self.sums[unit.at() - 1]
+        self.accumulators[unit.at() - 1]
     }
 
-    /// f64: the loss sum, in the wire arena.
+    /// f64: the sum of the losses, in the wire arena.
     pub fn loss(&self) -> ArenaRange {
         self.loss
     }
@@ -183,7 +183,7 @@ impl HostMap {
         self.logits
     }
 
-    /// What the model's layers read and nobody writes, in the wire arena.
+    /// Read-only constants of the model's layers, in the wire arena.
     pub fn constants(&self) -> ArenaRange {
         self.constants
     }

@@ -1,10 +1,10 @@
-//! L7, what goes where: a policy together with every byte it takes.
+//! L7, the plan: a policy together with every byte it takes on host and device.
 //!
-//! A [`Plan`] is made once, before anything is taken. It holds the offset of every region on the device and
-//! on the host, from one walk over the layout's own sizes, so what it prints is what the engine carves.
-//! [`Plan::predict`] runs its step in virtual time on a [`Machine`]; [`Question::search`] finds the placement whose
-//! step is the shortest of those that fit, and [`Question::explain`] says why. A [`Description`] is a machine as
-//! a file. Knows sizes, rates and limits; takes no memory itself.
+//! A [`Plan`] is made before any memory is allocated. It holds the offset of every region on the device and on
+//! the host, computed once from the layout's sizes; the engine allocates exactly what the plan prints.
+//! [`Plan::predict`] simulates a step on a [`Machine`]. [`Question::search`] finds the placement with the
+//! shortest step of those that fit, and [`Question::explain`] explains the step time. A [`Description`] is a
+//! machine as a file. Knows sizes, rates and limits; allocates no memory itself.
 #![forbid(unsafe_code)]
 
 mod carve;
@@ -19,7 +19,7 @@ pub use carve::{ArenaRange, Region};
 pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work, content_bytes};
 pub use device_map::{BatchRanges, DeviceMap};
 pub use host_map::{HostMap, UnitRanges};
-pub use machine::{ActivationDtype, Description};
+pub use machine::{Basis, Description, ActivationDtype};
 pub use predict::Prediction;
 pub use search::{Explanation, Fixed, Found, Gain, MemoryLimits, Question, RING};
 
@@ -32,15 +32,15 @@ use crate::host::{Limits, Pinning};
 use crate::model::{Layout, ModelConfig, Passes, Sizes};
 use crate::schedule::{Geometry, Policy};
 
-/// Where everything goes, and how much of it there is.
+/// The placement of everything in memory, and its sizes.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What the plan was made for.
+    /// The policy that the plan was made for.
     #[doc(hidden)]
     pub policy: Policy,
-    /// The most micro-batches a step may have.
+    /// Maximum number of micro-batches per step.
     pub micros_max: usize,
-    /// What the schedule knows of the model.
+    /// The geometry that the schedule is built from.
     #[doc(hidden)]
     pub geometry: Geometry,
     /// The model's ops.
@@ -48,21 +48,22 @@ pub struct Plan {
     pub passes: Arc<Passes>,
     /// Device memory: one arena.
     pub device: DeviceMap,
-    /// Host memory: an arena for what crosses the link and one for what stays.
+    /// Host memory: an arena for buffers copied to or from the device, and one for memory that only the CPU uses.
     pub host: HostMap,
-    /// How a device whose memory is its own pins what crosses the link; none where device memory is host memory.
+    /// The way a discrete device pins the host buffers that it copies; `None` if device memory is host memory.
     pinning: Option<Pinning>,
-    /// The node whose memory that is, or that none is bound, once a device has said so.
+    /// The NUMA node of the pinned memory, `Some(None)` if it is bound to no node; `None` before a device is known.
     node: Option<Option<u32>>,
 }
 
-/// Tokens of a micro-batch, at most: kernels count them in 31 bits.
+/// Maximum tokens of a micro-batch: kernels count them in 31 bits.
 const TOKENS_MAX: usize = i32::MAX as usize;
 
 impl Plan {
-    /// Lays out a model under a policy. `storage` is the device's type of activations.
+    /// Lays out a model under a policy. `activation_dtype` is the device's dtype of activations.
     ///
-    /// Errors: an empty step, one too long, or a sequence longer than the model is meant for.
+    /// Errors ([`InvalidArgument`](Status)): a size of 0, a micro-batch too large, a sequence longer than the
+    /// model's maximum, or a count that [`Policy::validate_counts`] refuses.
     #[doc(hidden)]
     pub fn new(
         config: &ModelConfig,
@@ -81,13 +82,13 @@ impl Plan {
         }
         if shape.b.checked_mul(shape.t).is_none_or(|tokens| tokens > TOKENS_MAX) {
             return Err(Error::argument(format!(
-                "a micro-batch of {} × {} tokens is too large; at most {TOKENS_MAX} tokens",
+                "a micro-batch of {} × {} tokens is too large; it must have at most {TOKENS_MAX} tokens",
                 shape.b, shape.t
             )));
         }
         if shape.t > config.positions_max {
             return Err(Error::argument(format!(
-                "sequences of {} tokens are longer than max_position_embeddings, {}",
+                "sequences of {} tokens are longer than max_position_embeddings, {}; use shorter sequences",
                 shape.t, config.positions_max
             )));
         }
@@ -102,7 +103,7 @@ impl Plan {
         Plan::of(config, layout, passes, policy, micros_max)
     }
 
-    /// As [`Plan::new`], with passes that were made for the same shapes.
+    /// Like [`Plan::new`], with passes that were made for the same shapes.
     pub(in crate::plan) fn of(
         config: &ModelConfig,
         layout: &Layout,
@@ -124,33 +125,36 @@ impl Plan {
         })
     }
 
-    /// The work of every operation of steps of `micros` micro-batches.
+    /// The cost of every operation of steps of `micros` micro-batches.
     #[doc(hidden)]
     pub fn cost<'a>(&'a self, layout: &'a Layout, micros: usize) -> Cost<'a> {
         Cost::new(layout, &self.passes, &self.policy, micros)
     }
 
-    /// The same plan for a device with memory of its own, which copies from host memory that is pinned so.
+    /// The same plan for a discrete device, whose host buffers are pinned in this way.
     #[doc(hidden)]
     pub fn discrete(self, pinning: Pinning) -> Plan {
         Plan { pinning: Some(pinning), ..self }
     }
 
-    /// The same plan with what is pinned on a NUMA node, the device's own; on none where it has too little memory, or
-    /// the machine does not tell which it is.
+    /// The same plan with its pinned memory on this NUMA node, the device's own; `None` if that node has too little
+    /// memory or is unknown.
     #[doc(hidden)]
     pub fn on_node(self, node: Option<u32>) -> Plan {
         Plan { node: Some(node), ..self }
     }
 
-    /// Whether device memory is host memory too, as on the CPU device.
+    /// True if device memory is host memory, as on the CPU device.
     #[doc(hidden)]
     pub fn shares_memory(&self) -> bool {
         self.pinning.is_none()
     }
 
-    /// Refuses what does not fit, saying what does. `device_limit` bounds device memory (`--device-mem`);
-    /// `shared` says that device memory is host memory too, as on the CPU device.
+    /// Checks that the plan fits. `device_limit` bounds device memory (`--device-mem`); `shared` is true if
+    /// device memory is host memory, as on the CPU device.
+    ///
+    /// Errors: device memory ([`OutOfDeviceMemory`](Status)) or host memory ([`OutOfHostMemory`](Status)) is
+    /// short; the message says by how much and, for device memory, the number of micro-batches that would fit.
     #[doc(hidden)]
     pub fn admit(&self, device_limit: Option<usize>, host: &Limits, shared: bool) -> Result<()> {
         let device = self.device.bytes();
@@ -182,9 +186,9 @@ impl fmt::Display for Plan {
             ("device", self.device.bytes(), self.device.regions().to_vec()),
             ("host", self.host.bytes(), self.host.regions()),
         ] {
-            writeln!(f, "{title:<28} {:>12}", Size(total).to_string())?;
+            writeln!(f, "{title:<36} {:>12}", Size(total).to_string())?;
             for region in regions.iter().filter(|region| region.bytes > 0) {
-                writeln!(f, "  {:<26} {:>12}", region.name, Size(region.bytes).to_string())?;
+                writeln!(f, "  {:<34} {:>12}", region.name, Size(region.bytes).to_string())?;
             }
         }
         if let Some(pinning) = self.pinning {
@@ -194,7 +198,7 @@ impl fmt::Display for Plan {
                 Some(Some(node)) => format!(", on node {node}"),
             };
             let bytes = Size(self.host.wire_bytes()).to_string();
-            writeln!(f, "{:<28} {bytes:>12} ({pinning}{node})", "of it pinned")?;
+            writeln!(f, "{:<36} {bytes:>12} ({pinning}{node})", "of it pinned")?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A step as it would run on a machine: the plan's own list in virtual time.
+//! Simulates a step on a machine: the plan's own list in virtual time.
 
 use std::io;
 
@@ -10,41 +10,41 @@ use crate::schedule::{
     self, Geometry, Label, List, Operation, Peak, Process, Simulation, Simulator, Sync, Synced, Usage,
 };
 
-/// A step in the midst of many like it.
+/// A simulated step among many equal ones (steady state).
 #[derive(Clone, Debug)]
 pub struct Prediction {
     /// The step's operations.
     pub list: List,
-    /// When they would happen; the task of a span is its position in the list.
+    /// The spans of the operations; the task of a span is its position in the list.
     pub spans: Vec<TaskSpan>,
-    /// From the decision of the step before to this step's, which is from step to step.
+    /// Step time: from the previous step's clip decision to this step's.
     pub step_ns: u64,
-    /// What each lane does in that time.
+    /// The use of each lane in that time.
     pub lanes: [Usage; Lane::COUNT],
-    /// The operations that the decision had to wait for one behind the other, as positions in the list.
+    /// The critical path of the clip decision: each operation waited for the one before. Positions in the list.
     pub critical: Vec<usize>,
-    /// Device memory by category.
+    /// Peak device memory by category.
     pub memory: Vec<Peak>,
 }
 
-/// A list that follows itself, looked at once its beginning is forgotten.
+/// A list repeated until its beginning no longer matters.
 pub(super) struct Steady {
     simulator: Simulator,
-    /// The decision before the last one.
+    /// Time of the last clip decision but one.
     pub from_ns: u64,
-    /// The last decision.
+    /// Time of the last clip decision.
     pub to_ns: u64,
-    /// Where in the list the decision is.
+    /// Position of the clip decision in the list.
     pub decide: usize,
-    /// What the operations waited for, run by run.
+    /// The waits of each repetition.
     synced: Vec<Synced>,
 }
 
-/// Steps before the one that is looked at: the first has no AdamW before it, the second follows the first.
+/// Steps before the one that counts: the first has no AdamW before it, the second follows such a step.
 pub(super) const STEPS_BEFORE: usize = 2;
 
 impl Steady {
-    /// Runs a training step behind others like it, on lanes that have just been opened.
+    /// Simulates a training step after others like it, on lanes that have just been opened.
     pub fn run(
         geometry: &Geometry,
         list: &List,
@@ -53,7 +53,7 @@ impl Steady {
     ) -> Steady {
         let decide =
             list.operations.iter().position(|operation| matches!(operation, Operation::DecideClip { .. }));
-        let decide = decide.expect("a training step decides");
+        let decide = decide.expect("a training step has a clip decision");
         let mut sync = Sync::new(geometry);
         let mut decided_ns = [0; STEPS_BEFORE + 1];
         let mut all = Vec::with_capacity(decided_ns.len());
@@ -71,27 +71,27 @@ impl Steady {
         Steady { simulator, from_ns, to_ns, decide, synced: all }
     }
 
-    /// The last run of the list.
+    /// The last repetition of the list.
     pub fn last(&self) -> &Simulation {
         self.simulator.simulation(STEPS_BEFORE)
     }
 
-    /// The spans of all runs.
+    /// The spans of all repetitions.
     pub fn spans(&self) -> Vec<TaskSpan> {
         (0..=STEPS_BEFORE).flat_map(|run| self.simulator.simulation(run).spans.iter().copied()).collect()
     }
 
-    /// From decision to decision.
+    /// Step time, from clip decision to clip decision.
     pub fn step_ns(&self) -> u64 {
         self.to_ns - self.from_ns
     }
 }
 
 impl Plan {
-    /// A training step of `micros` micro-batches as it would run on a machine, when steps follow one another and the tokens
-    /// of each are known before the one before it ends, as in `horizon train`.
+    /// Simulates a training step of `micros` micro-batches in a sequence of steps, where the tokens of each are
+    /// known before the previous one ends, as in `horizon train`.
     ///
-    /// Errors: what the policy's validation refuses.
+    /// Errors: those of [`Policy::validate`](schedule::Policy::validate).
     pub fn predict(&self, layout: &Layout, machine: &Machine, micros: usize) -> Result<Prediction> {
         let cost = self.cost(layout, micros);
         let (list, steady) = self.steady(&cost, machine, micros)?;
@@ -107,9 +107,9 @@ impl Plan {
         })
     }
 
-    /// Writes that step, and those before it that fill the lanes, as a trace whose one process is `simulated`.
+    /// Writes a trace of that step and the steps before it. Its one process is named `simulated`.
     ///
-    /// Errors: as [`Plan::predict`]; those of `to`, into which nothing is buffered here.
+    /// Errors: those of [`Plan::predict`]; those of `to`. Nothing is buffered here; pass a buffered writer.
     pub fn write_trace(
         &self,
         layout: &Layout,
@@ -129,7 +129,7 @@ impl Plan {
         schedule::write_trace(&[simulated], to).map_err(|error| Error::io("cannot write the trace", &error))
     }
 
-    /// A step's list, and how it runs behind others like it.
+    /// A step's list, and its simulation in steady state.
     fn steady(&self, cost: &Cost, machine: &Machine, micros: usize) -> Result<(List, Steady)> {
         let list = schedule::train_rows_first(&self.policy, &self.geometry, micros)?;
         let lanes = machine.simulator(self.policy.mode);

@@ -1,7 +1,7 @@
-//! What operations read and write: the facts that waits are inferred from and lists are checked against.
+//! The accesses of each operation: the facts from which waits are inferred and against which lists are checked.
 //!
-//! An [`Access`] says what a resource must hold when an operation starts, and what it holds when the operation
-//! is done. [`Operation::visit`] is the only place where this is written down.
+//! An [`Access`] names a resource, its required content when an operation starts, and its content when the
+//! operation is done. [`Operation::visit`] is the only definition of them.
 
 use super::operation::{
     AccumulatorBuffer, BoundaryBuffer, EndUnit, GradientBuffer, Guard, Operation, RowSet,
@@ -11,49 +11,49 @@ use super::resource::{Content, Resource};
 use crate::base::{ChunkIndex, MicroIndex, UnitIndex};
 use crate::model::Recompute;
 
-/// One resource in the hands of one operation.
+/// One access of an operation to a resource.
 ///
-/// `needs` alone is a read, `leaves` alone overwrites whatever was there, both together update in place; neither is
-/// a look.
+/// `needs` alone is a read, `leaves` alone an overwrite, both together an update in place; neither is a read of any
+/// content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// What is touched.
+    /// The resource.
     pub resource: Resource,
-    /// What it must hold when the operation starts, if the operation reads it.
+    /// The content it must hold when the operation starts, if the operation reads it.
     pub needs: Option<Content>,
-    /// What it holds when the operation is done, if the operation writes it.
+    /// The content it holds when the operation is done, if the operation writes it.
     pub leaves: Option<Content>,
 }
 
 impl Access {
-    /// Reads.
+    /// A read.
     pub fn read(resource: Resource, needs: Content) -> Self {
         Access { resource, needs: Some(needs), leaves: None }
     }
 
-    /// Writes, whatever was there.
+    /// A write that does not depend on the former content.
     pub fn write(resource: Resource, leaves: Content) -> Self {
         Access { resource, needs: None, leaves: Some(leaves) }
     }
 
-    /// Reads and writes.
+    /// A read and a write.
     pub fn update(resource: Resource, needs: Content, leaves: Content) -> Self {
         Access { resource, needs: Some(needs), leaves: Some(leaves) }
     }
 
-    /// Reads, whatever is there: what the issuing thread does that wants to see the last result.
+    /// A read of any content, for the issuing thread, which reads the latest result.
     pub fn look(resource: Resource) -> Self {
         Access { resource, needs: None, leaves: None }
     }
 
-    /// Whether nobody else may touch the resource meanwhile.
+    /// True if the access excludes all others to the resource.
     pub fn writes(&self) -> bool {
         self.leaves.is_some()
     }
 }
 
 impl Geometry {
-    /// The region of an end's weights and of its gradient.
+    /// The device buffers of the embedding or head, for weights and gradient; `None` for layers.
     pub fn end(&self, unit: UnitIndex) -> Option<EndUnit> {
         if unit == self.embedding() {
             Some(EndUnit::First)
@@ -64,7 +64,7 @@ impl Geometry {
         }
     }
 
-    /// Where a unit's f32 gradient is summed.
+    /// The resource that accumulates a unit's f32 gradient.
     pub fn accumulator(&self, unit: UnitIndex, accumulator: AccumulatorBuffer) -> Resource {
         match accumulator {
             AccumulatorBuffer::Shared => Resource::Accumulator,
@@ -75,14 +75,14 @@ impl Geometry {
         }
     }
 
-    /// Contributions to a unit's gradient when it is complete.
+    /// Contributions to a unit's complete gradient.
     fn terms(&self, unit: UnitIndex, micros: usize) -> u32 {
         let terms = if self.tied && unit == self.embedding() { 2 * micros } else { micros };
         u32::try_from(terms).expect("twice the micro-batches fit 32 bits")
     }
 }
 
-/// What the `terms`-th contribution (counted from 0) is added to: the first one sets it.
+/// The access of the `terms`-th contribution (counted from 0) to a sum: the first one sets it, later ones add.
 fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Access {
     if terms == 0 {
         Access::write(resource, content(1))
@@ -92,7 +92,7 @@ fn add(resource: Resource, terms: u32, content: impl Fn(u32) -> Content) -> Acce
 }
 
 impl Operation {
-    /// Calls `with` for every resource that the operation touches, each once, in a list of this extent.
+    /// Calls `with` for every resource that the operation accesses, each once, in a list of this extent.
     pub fn visit(&self, geometry: &Geometry, extent: Extent, with: &mut impl FnMut(Access)) {
         let micros = extent.micros;
         let (embedding, head, top) =
@@ -104,8 +104,8 @@ impl Operation {
             Access::read(geometry.accumulator(unit, accumulator), Content::Accumulator { unit, terms })
         };
         let boundary =
-            |place: BoundaryBuffer, unit: UnitIndex, micro: MicroIndex| extent.boundary(place, unit, micro);
-        let kept = |unit: UnitIndex, micro: MicroIndex| Resource::SavedActivations {
+            |buffer: BoundaryBuffer, unit: UnitIndex, micro: MicroIndex| extent.boundary(buffer, unit, micro);
+        let saved = |unit: UnitIndex, micro: MicroIndex| Resource::SavedActivations {
             unit,
             micro_slot: extent.micro_slot(micro),
         };
@@ -116,7 +116,7 @@ impl Operation {
             }
             Operation::Upload { unit, place } => {
                 if unit == embedding && !geometry.tied {
-                    // Of an embedding that serves nothing else, the rows that the batches name are gathered.
+                    // Only the rows of an untied embedding that the batches use are uploaded; they are gathered.
                     with(Access::read(Resource::HostRows, Content::Weights(unit)));
                     for micro in (0..micros).map(MicroIndex::from) {
                         with(Access::read(Resource::HostBatch { micro }, Content::Batch(micro)));
@@ -141,7 +141,7 @@ impl Operation {
                 with(Access::write(boundary(to, above, micro), Content::Activation { above: unit, micro }));
                 if recompute != Recompute::Full {
                     with(Access::write(
-                        kept(unit, micro),
+                        saved(unit, micro),
                         Content::SavedActivations { unit, micro, recompute },
                     ));
                 }
@@ -216,7 +216,7 @@ impl Operation {
                 with(Access::write(Resource::Logits, Content::Logits));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
-            Operation::RecomputeBackward { unit, slot, micro, recompute, from, accumulator: place } => {
+            Operation::RecomputeBackward { unit, slot, micro, recompute, from, accumulator } => {
                 let below = UnitIndex(unit.0 - 1);
                 with(Access::read(Resource::Slot(slot), Content::Weights(unit)));
                 with(Access::read(Resource::Batch { micro }, Content::Batch(micro)));
@@ -224,12 +224,12 @@ impl Operation {
                 with(Access::read(boundary(from, unit, micro), input));
                 if recompute != Recompute::Full {
                     let content = Content::SavedActivations { unit, micro, recompute };
-                    with(Access::update(kept(unit, micro), content, Content::Scrap));
+                    with(Access::update(saved(unit, micro), content, Content::Scrap));
                 }
                 let (above, below) =
                     (Content::Gradient { above: unit, micro }, Content::Gradient { above: below, micro });
                 with(Access::update(Resource::ResidualStream { micro }, above, below));
-                with(add(geometry.accumulator(unit, place), micro.0, sum(unit)));
+                with(add(geometry.accumulator(unit, accumulator), micro.0, sum(unit)));
                 with(Access::write(Resource::Scratch, Content::Scrap));
             }
             Operation::SpillAccumulator { unit, spill, terms } => {
@@ -307,8 +307,8 @@ impl Operation {
             }
             Operation::AdamRows { rows } => {
                 for chunk in (0..geometry.chunks(embedding)).map(ChunkIndex::from) {
-                    let place = gradient(embedding, chunk, GradientBuffer::Store);
-                    with(Access::read(place, Content::GradientChunk { unit: embedding, chunk }));
+                    let buffer = gradient(embedding, chunk, GradientBuffer::Store);
+                    with(Access::read(buffer, Content::GradientChunk { unit: embedding, chunk }));
                 }
                 with(guarded(Guard::ClipDecision, embedding));
                 let master = Resource::Master { unit: embedding };
@@ -329,7 +329,7 @@ impl Operation {
     }
 }
 
-/// The head's backward, whatever the loss: from its own forward it needs nothing but the stream.
+/// The accesses of the head's backward, for any loss. It needs no result of the head's forward.
 fn head_backward(geometry: &Geometry, micro: MicroIndex, with: &mut impl FnMut(Access)) {
     let (embedding, head, top) = (geometry.embedding(), geometry.head(), geometry.layer(geometry.layers - 1));
     let sum = |unit: UnitIndex| move |terms: u32| Content::Accumulator { unit, terms };
@@ -345,7 +345,7 @@ fn head_backward(geometry: &Geometry, micro: MicroIndex, with: &mut impl FnMut(A
     with(Access::write(Resource::Scratch, Content::Scrap));
 }
 
-/// The weights that the head reads; tied, its matrix is the embedding's.
+/// The accesses to the head's weights; tied, its matrix is the embedding's.
 fn head_weights(geometry: &Geometry, with: &mut impl FnMut(Access)) {
     let head = geometry.head();
     if geometry.tied {
@@ -356,7 +356,7 @@ fn head_weights(geometry: &Geometry, with: &mut impl FnMut(Access)) {
     }
 }
 
-/// The condition under which AdamW of a unit commits.
+/// The access to the condition under which AdamW of a unit commits.
 fn guarded(guard: Guard, unit: UnitIndex) -> Access {
     match guard {
         Guard::ClipDecision => Access::read(Resource::ClipDecision, Content::ClipDecision),
@@ -364,9 +364,9 @@ fn guarded(guard: Guard, unit: UnitIndex) -> Access {
     }
 }
 
-/// Where a part of a gradient is on the host.
-fn gradient(unit: UnitIndex, chunk: ChunkIndex, place: GradientBuffer) -> Resource {
-    match place {
+/// The host resource of a gradient chunk.
+fn gradient(unit: UnitIndex, chunk: ChunkIndex, buffer: GradientBuffer) -> Resource {
+    match buffer {
         GradientBuffer::Store => Resource::HostGradient { unit, chunk },
         GradientBuffer::Ring(slab) => Resource::Ring(slab),
     }

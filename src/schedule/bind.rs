@@ -1,4 +1,4 @@
-//! The memory of an operation on the compute lane: its pass, and the resource that each memory of the pass is.
+//! The pass of an operation on the compute lane, and the resource behind each buffer of the pass.
 
 use super::operation::{BoundaryBuffer, EndUnit, Operation};
 use super::policy::{Extent, Geometry};
@@ -7,16 +7,16 @@ use crate::base::{MicroIndex, UnitIndex};
 use crate::model::{Base, External, HeadTask, Owner, PassId};
 use crate::ops::Write;
 
-/// The first micro-batch sets a sum, later ones add to it.
+/// The write mode of sums: the first micro-batch sets, later ones add.
 fn first_sets(micro: MicroIndex) -> Write {
     if micro == MicroIndex(0) { Write::Set } else { Write::Add }
 }
 
 impl Extent {
-    /// The activation below a unit, in a place.
-    pub(super) fn boundary(self, place: BoundaryBuffer, unit: UnitIndex, micro: MicroIndex) -> Resource {
+    /// The resource of the activation below a unit.
+    pub(super) fn boundary(self, buffer: BoundaryBuffer, unit: UnitIndex, micro: MicroIndex) -> Resource {
         let micro_slot = self.micro_slot(micro);
-        match place {
+        match buffer {
             BoundaryBuffer::Own => Resource::Boundary { unit, micro_slot },
             BoundaryBuffer::Spill(spill) => Resource::SpillBuffer { spill, micro_slot },
             BoundaryBuffer::ResidualStream => Resource::ResidualStream { micro },
@@ -25,7 +25,7 @@ impl Extent {
 }
 
 impl Operation {
-    /// The pass that the operation runs, if it runs one.
+    /// The pass of the operation; `None` if it runs no ops.
     pub fn pass(&self) -> Option<PassId> {
         Some(match *self {
             Operation::EmbedForward { .. } => PassId::EmbeddingForward,
@@ -45,10 +45,10 @@ impl Operation {
         })
     }
 
-    /// The resource that a memory of the operation's pass is; none if it is nobody's to write: the constants.
+    /// The resource behind a buffer of the operation's pass; `None` for read-only constants.
     ///
     /// # Panics
-    /// If an operation of this kind has no such memory.
+    /// If the operation's pass has no such buffer.
     pub fn bind(&self, base: Base, geometry: &Geometry, extent: Extent) -> Option<Resource> {
         let micro = self.micro().unwrap_or(MicroIndex(0));
         let end = |owner| match owner {
@@ -96,11 +96,11 @@ impl Operation {
                 | External::Targets
                 | External::TargetWeights => Resource::Batch { micro },
             },
-            (Base::Saved, _) => panic!("{self} keeps nothing"),
+            (Base::Saved, _) => panic!("{self} saves no activations"),
         })
     }
 
-    /// The region of the embedding, or of the head.
+    /// The device buffers of the embedding or of the head.
     fn end(&self, geometry: &Geometry) -> EndUnit {
         let unit = match self {
             Operation::EmbedForward { .. } | Operation::EmbedBackward { .. } => geometry.embedding(),
@@ -117,15 +117,15 @@ pub struct Copy {
     pub from: Resource,
     /// The resource that is written.
     pub to: Resource,
-    /// What is copied.
+    /// The content that is copied.
     pub content: Content,
 }
 
 impl Operation {
-    /// The copy that an operation on a lane of the link is.
+    /// The copy that the operation makes over the link.
     ///
     /// # Panics
-    /// If the operation is none.
+    /// If the operation makes none.
     pub fn copy(&self, geometry: &Geometry, extent: Extent) -> Copy {
         let (mut from, mut to) = (None, None);
         self.visit(geometry, extent, &mut |access| match access.leaves {

@@ -1,13 +1,13 @@
-//! Writes lists: what a step, an evaluation, a look at the logits or a save does, in program order.
+//! Builds lists: the operations of a step, an evaluation, logits or a save, in program order.
 //!
-//! Layers are swept up and down, layer by layer, every micro-batch of the sweep passing through a layer while
-//! its weights are there. Operations stand as early in the list as their memory allows, so that a lane whose
-//! queue is short still has its next work: a slot is refilled right behind the last reader of its former
-//! weights, both ways up and down, and the layers that are still in slots at the turn are not uploaded again.
+//! Forward and backward go layer by layer: a layer's weights serve every micro-batch of the sweep. Operations
+//! stand as early in the list as their memory allows, so that a lane with a short queue already has its next
+//! task. A slot is refilled right after the last reader of its previous weights, in forward and in backward.
+//! Layers still in slots at the end of forward are not uploaded again.
 //!
-//! Of several sweeps a later one continues the sums of the one before it: a layer's f32 gradient stays on the
-//! device or goes to the host and comes back. The embedding's backward comes once, after the last sweep, so
-//! that every gradient is summed in the same order however a step is cut.
+//! Later sweeps continue the accumulators of earlier ones: a layer's f32 gradient stays on the device, or goes to
+//! the host and comes back. The embedding's backward runs once, after the last sweep, so that the order of
+//! summation does not depend on the number of sweeps.
 
 use std::ops::Range;
 
@@ -21,18 +21,18 @@ use crate::model::Recompute;
 #[cfg(test)]
 mod tests;
 
-/// Operations in program order: executed one by one they do what the list is for.
+/// Operations in program order: executed one by one, they are correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
     /// The operations.
     pub operations: Vec<Operation>,
-    /// Micro-batches that pass through, and how many at a time.
+    /// The micro-batches of the list, and of a sweep.
     pub extent: Extent,
 }
 
 impl List {
-    /// The operation whose end gives the issuing thread what the list is for, if it is to wait for that. AdamW may still
-    /// run behind it.
+    /// The position of the operation whose end gives the issuing thread the result of the list; `None` if there
+    /// is no result to wait for. AdamW may still run after it.
     pub fn conclusion(&self) -> Option<usize> {
         let concludes = |operation: &Operation| {
             matches!(
@@ -46,15 +46,16 @@ impl List {
 
 /// A training step over `micros` micro-batches: forward, backward, gradients to the host, AdamW.
 ///
-/// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
+/// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn train(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     train_by(Builder::new(policy, geometry, micros)?)
 }
 
-/// As [`train`], where the tokens of the next list are known: AdamW updates their rows of the embedding before anything
-/// else and all other rows last. The same list as [`train`]'s where that is [not possible](Policy::updates_rows_first).
+/// Like [`train`], for a list whose next list's tokens are known: AdamW updates their rows of the embedding
+/// before anything else and all other rows last. Equal to [`train`] where that is [not
+/// possible](Policy::updates_rows_first).
 ///
-/// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
+/// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn train_rows_first(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let rows_first = policy.updates_rows_first(geometry);
     train_by(Builder { rows_first, ..Builder::new(policy, geometry, micros)? })
@@ -62,34 +63,35 @@ pub fn train_rows_first(policy: &Policy, geometry: &Geometry, micros: usize) -> 
 
 fn train_by(mut builder: Builder) -> Result<List> {
     for sweep in builder.sweeps() {
-        builder.up(Way::Train, &sweep);
+        builder.forward(Purpose::Train, &sweep);
         for micro in sweep.micros() {
             builder.put(Operation::HeadForwardBackward { micro });
         }
-        builder.down(&sweep);
+        builder.backward(&sweep);
     }
-    builder.bottom();
+    builder.embedding_backward();
     builder.put(Operation::DownloadLoss);
-    builder.conclude();
+    builder.decide_and_update();
     Ok(builder.list)
 }
 
-/// A training step whose loss is the caller's function of the log-probabilities of all targets of the step: forward,
-/// [`Operation::Loss`], backward, AdamW. Whoever issues it does that operation when it comes to it.
+/// A training step whose loss is the caller's function of the log-probabilities of all targets of the step:
+/// forward, [`Operation::Loss`], backward, AdamW. The issuing thread executes [`Operation::Loss`] itself.
 ///
-/// Errors ([`InvalidArgument`](crate::base::Status)): more than one sweep, since the loss is known after all
-/// micro-batches have gone up and none may have left the device by then; what [`Policy::validate`] refuses.
+/// Errors ([`InvalidArgument`](crate::base::Status)): more than one sweep, since the loss is known only after the
+/// forward of all micro-batches, which must all be on the device by then; those of [`Policy::validate`].
 pub fn train_with_loss(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
     let mut sweeps = builder.sweeps();
     let (Some(sweep), None) = (sweeps.next(), sweeps.next()) else {
         return Err(Error::argument(format!(
-            "a step with a loss of the caller's has one sweep, found sweeps = {} for its {micros} micro-batches: all \
-             of them go up before the first goes down; open the trainer with 1 sweep, or step with fewer micro-batches",
+            "found sweeps = {} for its {micros} micro-batches, but a step with a custom loss needs one sweep: the \
+             loss follows the forward of all micro-batches; open the trainer with 1 sweep, or step with fewer \
+             micro-batches",
             policy.placement.sweeps
         )));
     };
-    builder.up(Way::Train, &sweep);
+    builder.forward(Purpose::Train, &sweep);
     builder.logprobs(&sweep);
     builder.put(Operation::Loss);
     for micro in sweep.micros() {
@@ -98,19 +100,19 @@ pub fn train_with_loss(policy: &Policy, geometry: &Geometry, micros: usize) -> R
     for micro in sweep.micros() {
         builder.put(Operation::HeadBackward { micro });
     }
-    builder.down(&sweep);
-    builder.bottom();
-    builder.conclude();
+    builder.backward(&sweep);
+    builder.embedding_backward();
+    builder.decide_and_update();
     Ok(builder.list)
 }
 
-/// The loss of `micros` micro-batches, and nothing changed on the host but the loss.
+/// The loss of `micros` micro-batches, without changes to the model.
 ///
-/// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
+/// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
     for sweep in builder.sweeps() {
-        builder.up(Way::Evaluate, &sweep);
+        builder.forward(Purpose::Evaluate, &sweep);
         for micro in sweep.micros() {
             builder.put(Operation::HeadForward { micro });
         }
@@ -122,11 +124,11 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
 
 /// The log-probabilities of the targets of `micros` micro-batches.
 ///
-/// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
+/// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn logprobs(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, micros)?;
     for sweep in builder.sweeps() {
-        builder.up(Way::Evaluate, &sweep);
+        builder.forward(Purpose::Evaluate, &sweep);
         builder.logprobs(&sweep);
     }
     Ok(builder.list)
@@ -134,32 +136,32 @@ pub fn logprobs(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
 
 /// The logits of one row of one micro-batch.
 ///
-/// Errors ([`InvalidArgument`](crate::base::Status)): what [`Policy::validate`] refuses.
+/// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn logits(policy: &Policy, geometry: &Geometry) -> Result<List> {
     let mut builder = Builder::new(policy, geometry, 1)?;
     for sweep in builder.sweeps() {
-        builder.up(Way::Evaluate, &sweep);
+        builder.forward(Purpose::Evaluate, &sweep);
     }
     builder.put(Operation::HeadLogits);
     builder.put(Operation::DownloadLogits);
     Ok(builder.list)
 }
 
-/// Every unit's state goes to wherever it is saved, in forward order: the order in which AdamW is done with them.
-/// No policy has a say in it.
+/// Saves the state of every unit, in forward order, which is the order in which AdamW finishes. Independent of the
+/// policy.
 pub fn save(geometry: &Geometry) -> List {
     let operations = geometry.units().map(|unit| Operation::Save { unit }).collect();
     List { operations, extent: Extent { micros: 0, sweep: 1 } }
 }
 
-/// What the way up is for.
+/// The purpose of a forward.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Purpose {
     Train,
     Evaluate,
 }
 
-/// The micro-batches that go up and down together.
+/// A group of micro-batches that run forward and backward together.
 struct Sweep {
     micros: Range<usize>,
     first: bool,
@@ -176,25 +178,25 @@ struct Builder<'a> {
     policy: &'a Policy,
     geometry: &'a Geometry,
     list: List,
-    /// Whether AdamW updates the embedding by rows, those of the next list first, instead of by parts.
+    /// True if AdamW updates the embedding by rows, those of the next list first, instead of by chunks.
     rows_first: bool,
-    /// Gradient parts rounded so far: slabs, and the ring's, are taken in turn.
+    /// Gradient chunks rounded so far: device slabs and ring slabs are used in turn.
     rounded: usize,
-    /// Units whose gradients wait on the device, in the order they were rounded in, and the slabs of their norms.
+    /// Units whose gradients wait on the device, in rounding order, and the slabs of their norms.
     waiting: Vec<(UnitIndex, SlabIndex)>,
-    /// By layer: where its boundary is on the device.
+    /// By layer: the device buffer of its boundary.
     boundaries: Vec<BoundaryBuffer>,
-    /// By layer: where its f32 gradient is summed.
-    sums: Vec<AccumulatorBuffer>,
-    /// Layers whose sums pass through rooms, from the top.
-    passing: Vec<usize>,
-    /// By layer: where its weights go.
+    /// By layer: the device buffer of its f32 gradient.
+    accumulators: Vec<AccumulatorBuffer>,
+    /// Layers whose accumulators pass through spill buffers, from the top.
+    spilled: Vec<usize>,
+    /// By layer: the slot of its weights.
     slots: Vec<SlotIndex>,
-    /// Layers that are not resident: they take the first slots in turn, so the last ones of the way up are
-    /// the first ones of the way down.
+    /// Layers that are not resident: they use the first slots in turn, so the last ones of forward are the first
+    /// ones of backward.
     streamed: Vec<usize>,
-    /// By slot: the layer whose weights are there.
-    held: Vec<Option<usize>>,
+    /// By slot: the layer whose weights it holds.
+    in_slot: Vec<Option<usize>>,
 }
 
 impl<'a> Builder<'a> {
@@ -204,34 +206,35 @@ impl<'a> Builder<'a> {
         let extent = Extent::new(placement, micros);
 
         let streamed: Vec<usize> = (0..layers).filter(|&layer| !placement.layer(layer).resident).collect();
-        let (mut streams, mut stays) = (0..streamed.len(), placement.weight_slots..);
+        let (mut turns, mut own_slots) = (0..streamed.len(), placement.weight_slots..);
         let slot = |layer| {
             let at = if placement.layer(layer).resident {
-                stays.next()
+                own_slots.next()
             } else {
-                streams.next().map(|order| order % placement.weight_slots)
+                turns.next().map(|order| order % placement.weight_slots)
             };
-            SlotIndex::from(at.expect("every layer has its turn"))
+            SlotIndex::from(at.expect("there is a slot for every layer"))
         };
         let slots = (0..layers).map(slot).collect();
 
-        let mut spilled = (0..SPILL_BUFFERS).cycle().map(SpillIndex::from);
+        let mut buffers = (0..SPILL_BUFFERS).cycle().map(SpillIndex::from);
         let boundary = |layer| match placement.spills(layer) {
-            true => BoundaryBuffer::Spill(spilled.next().expect("a cycle has no end")),
+            true => BoundaryBuffer::Spill(buffers.next().expect("a cycle has no end")),
             false => BoundaryBuffer::Own,
         };
         let boundaries = (0..layers).map(boundary).collect();
 
-        let passing: Vec<usize> = (0..layers).rev().filter(|&layer| placement.passes_sum(layer)).collect();
-        let sum = |layer| match (placement.layer(layer).accumulator, placement.sweeps) {
+        let spilled: Vec<usize> =
+            (0..layers).rev().filter(|&layer| placement.spills_accumulator(layer)).collect();
+        let accumulator = |layer| match (placement.layer(layer).accumulator, placement.sweeps) {
             (Accumulator::OnDevice, _) => AccumulatorBuffer::Own,
             (Accumulator::Spilled, 1) => AccumulatorBuffer::Shared,
             (Accumulator::Spilled, _) => {
-                let order = passing.iter().position(|&other| other == layer);
-                AccumulatorBuffer::Spill(SpillIndex::from(order.expect("it passes") % SPILL_BUFFERS))
+                let order = spilled.iter().position(|&other| other == layer);
+                AccumulatorBuffer::Spill(SpillIndex::from(order.expect("it is spilled") % SPILL_BUFFERS))
             }
         };
-        let sums = (0..layers).map(sum).collect();
+        let accumulators = (0..layers).map(accumulator).collect();
         Ok(Builder {
             policy,
             geometry,
@@ -240,11 +243,11 @@ impl<'a> Builder<'a> {
             rounded: 0,
             waiting: Vec::new(),
             boundaries,
-            sums,
-            passing,
+            accumulators,
+            spilled,
             slots,
             streamed,
-            held: vec![None; placement.weight_slots + placement.residents()],
+            in_slot: vec![None; placement.weight_slots + placement.residents()],
         })
     }
 
@@ -266,12 +269,12 @@ impl<'a> Builder<'a> {
 
     fn upload(&mut self, layer: usize) {
         let slot = self.slots[layer];
-        if self.held[slot.at()].replace(layer) != Some(layer) {
+        if self.in_slot[slot.at()].replace(layer) != Some(layer) {
             self.put(Operation::Upload { unit: self.geometry.layer(layer), place: WeightBuffer::Slot(slot) });
         }
     }
 
-    /// Uploads layers from `next` on: resident ones, and streamed ones as long as the first `free` of them may.
+    /// Uploads layers from `next` on: resident layers, and the first `free` of the streamed layers.
     fn upload_from(&mut self, next: &mut usize, free: usize) {
         while *next < self.geometry.layers {
             let streamed = self.streamed.binary_search(next);
@@ -283,37 +286,37 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Where the input of layer `layer` is; above the last layer it is the stream.
+    /// The buffer of the input of layer `layer`; above the last layer, the residual stream.
     fn boundary(&self, layer: usize) -> BoundaryBuffer {
         self.boundaries.get(layer).copied().unwrap_or(BoundaryBuffer::ResidualStream)
     }
 
-    /// Of the layers whose boundaries pass through the same room, the next one below.
-    fn below_in_room(&self, layer: usize) -> Option<usize> {
-        let place = self.boundary(layer);
-        let same = |below: &usize| self.boundary(*below) == place;
-        (0..layer).rev().find(same).filter(|_| matches!(place, BoundaryBuffer::Spill(_)))
+    /// The next layer below whose boundary uses the same spill buffer.
+    fn next_in_spill_buffer(&self, layer: usize) -> Option<usize> {
+        let buffer = self.boundary(layer);
+        let same = |below: &usize| self.boundary(*below) == buffer;
+        (0..layer).rev().find(same).filter(|_| matches!(buffer, BoundaryBuffer::Spill(_)))
     }
 
-    /// A layer's input has been written; if it is to go to the host, it goes.
-    fn spill(&mut self, way: Way, layer: usize, micro: MicroIndex) {
-        if let (Way::Train, BoundaryBuffer::Spill(spill)) = (way, self.boundary(layer))
+    /// Copies a layer's input, which has just been written, to the host if the placement says so.
+    fn spill(&mut self, purpose: Purpose, layer: usize, micro: MicroIndex) {
+        if let (Purpose::Train, BoundaryBuffer::Spill(spill)) = (purpose, self.boundary(layer))
             && self.policy.placement.leaves(layer)
         {
             self.put(Operation::SpillBoundary { unit: self.geometry.layer(layer), micro, spill });
         }
     }
 
-    /// Batches, embedding, all layers; leaves the head's weights on the device. On the way to a backward a layer
-    /// keeps what that will not compute again.
-    fn up(&mut self, way: Way, sweep: &Sweep) {
+    /// Batches, embedding, all layers; leaves the head's weights on the device. In training, layers save the
+    /// activations that their backward does not recompute.
+    fn forward(&mut self, purpose: Purpose, sweep: &Sweep) {
         let (layers, slots) = (self.geometry.layers, self.policy.placement.weight_slots);
         for micro in sweep.micros() {
             self.put(Operation::UploadBatch { micro });
         }
-        // Tied, the ends have regions of their own and stay.
-        let ends = sweep.first || !self.geometry.tied;
-        if ends {
+        // Tied, the weights of embedding and head stay on the device through all sweeps.
+        let upload_ends = sweep.first || !self.geometry.tied;
+        if upload_ends {
             let embedding = self.geometry.embedding();
             self.put(Operation::Upload { unit: embedding, place: WeightBuffer::EndUnit(EndUnit::First) });
         }
@@ -321,25 +324,25 @@ impl<'a> Builder<'a> {
         self.upload_from(&mut next, slots);
         for micro in sweep.micros() {
             self.put(Operation::EmbedForward { micro, to: self.boundary(0) });
-            self.spill(way, 0, micro);
+            self.spill(purpose, 0, micro);
         }
-        // The head is large and shares a lane with the layers: behind the last of them it has the time of
-        // `slots` layers to arrive in, anywhere before it would hold one of them up.
-        let mut head = ends;
+        // The head is large and shares a lane with the layers. Uploaded after the last layer, it has the time of
+        // `slots` layers to arrive; uploaded earlier, it would delay a layer.
+        let mut head = upload_ends;
         if head && next == layers {
             self.upload_head();
             head = false;
         }
         for layer in 0..layers {
-            let recompute = match way {
-                Way::Train => self.policy.placement.layer(layer).recompute,
-                Way::Evaluate => Recompute::Full,
+            let recompute = match purpose {
+                Purpose::Train => self.policy.placement.layer(layer).recompute,
+                Purpose::Evaluate => Recompute::Full,
             };
             for micro in sweep.micros() {
                 let (unit, slot) = (self.geometry.layer(layer), self.slots[layer]);
                 let (from, to) = (self.boundary(layer), self.boundary(layer + 1));
                 self.put(Operation::Forward { unit, slot, micro, recompute, from, to });
-                self.spill(way, layer + 1, micro);
+                self.spill(purpose, layer + 1, micro);
             }
             if let Ok(order) = self.streamed.binary_search(&layer) {
                 self.upload_from(&mut next, order + 1 + slots);
@@ -352,11 +355,12 @@ impl<'a> Builder<'a> {
     }
 
     fn upload_head(&mut self) {
-        let place = if self.geometry.tied { EndUnit::Second } else { EndUnit::First };
-        self.put(Operation::Upload { unit: self.geometry.head(), place: WeightBuffer::EndUnit(place) });
+        let end = if self.geometry.tied { EndUnit::Second } else { EndUnit::First };
+        self.put(Operation::Upload { unit: self.geometry.head(), place: WeightBuffer::EndUnit(end) });
     }
 
-    /// Behind the way up: the log-probabilities of the targets, each micro-batch's while the next is computed.
+    /// The log-probabilities of the targets, after forward; one micro-batch is downloaded while the next is
+    /// computed.
     fn logprobs(&mut self, sweep: &Sweep) {
         for micro in sweep.micros() {
             self.put(Operation::HeadLogprobs { micro });
@@ -364,13 +368,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// All gradients but the embedding's: head and layers. After the last sweep they are complete and leave.
+    /// Backward of head and layers. After the last sweep their gradients are complete and are rounded.
     ///
-    /// A layer's gradient leaves in one slab behind its backward. The head's may need many; they have until
-    /// the embedding's backward takes over their region, and rounding them in a row would keep `compute`
-    /// waiting for slabs. So as many as leave one slab free go at once, to start `d2h` early, and the others
-    /// are spread evenly over the layers' backwards, where one more slab is least in the way.
-    fn down(&mut self, sweep: &Sweep) {
+    /// A layer's gradient is one chunk, rounded after its backward. The head's gradient may have many chunks,
+    /// which must be rounded before the embedding's backward reuses the buffer; rounding them in a row would keep
+    /// `compute` waiting for slabs. So all slabs but one are used at once, to start `d2h` early, and the other
+    /// chunks are spread evenly over the layers' backwards, where one more slab delays least.
+    fn backward(&mut self, sweep: &Sweep) {
         let (layers, micros) = (self.geometry.layers, sweep.micros.len());
         let head = self.geometry.head();
         let chunks = if sweep.last { self.geometry.chunks(head) } else { 0 };
@@ -383,17 +387,19 @@ impl<'a> Builder<'a> {
         let mut due = leaving.zip(1..).map(|(chunk, gap)| (chunk, gap * steps / gaps)).peekable();
 
         for order in 0..SPILL_BUFFERS {
-            self.fetch_sum(sweep, order);
+            self.fetch_accumulator(sweep, order);
         }
         for (done, layer) in (0..layers).rev().enumerate() {
-            let (unit, slot, accumulator) = (self.geometry.layer(layer), self.slots[layer], self.sums[layer]);
+            let (unit, slot) = (self.geometry.layer(layer), self.slots[layer]);
+            let accumulator = self.accumulators[layer];
             let (recompute, from) = (self.policy.placement.layer(layer).recompute, self.boundary(layer));
             for (count, micro) in sweep.micros().enumerate() {
                 while let Some((chunk, _)) = due.next_if(|&(_, step)| step <= done * micros + count) {
                     self.round(head, AccumulatorBuffer::Own, chunk);
                 }
                 self.put(Operation::RecomputeBackward { unit, slot, micro, recompute, from, accumulator });
-                if let (BoundaryBuffer::Spill(spill), Some(below)) = (from, self.below_in_room(layer)) {
+                if let (BoundaryBuffer::Spill(spill), Some(below)) = (from, self.next_in_spill_buffer(layer))
+                {
                     self.fetch_boundary(below, micro, spill);
                 }
             }
@@ -409,8 +415,8 @@ impl<'a> Builder<'a> {
             {
                 self.put(Operation::SpillAccumulator { unit, spill, terms: sweep.micros.end as u32 });
             }
-            if let Some(order) = self.passing.iter().position(|&passing| passing == layer) {
-                self.fetch_sum(sweep, order + SPILL_BUFFERS);
+            if let Some(order) = self.spilled.iter().position(|&spilled| spilled == layer) {
+                self.fetch_accumulator(sweep, order + SPILL_BUFFERS);
             }
         }
     }
@@ -421,11 +427,11 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The sum of the `order`-th of those that pass through rooms comes back from the host.
-    fn fetch_sum(&mut self, sweep: &Sweep, order: usize) {
-        let layer = self.passing.get(order).copied().filter(|_| !sweep.first);
+    /// Fetches the `order`-th of the spilled accumulators from the host.
+    fn fetch_accumulator(&mut self, sweep: &Sweep, order: usize) {
+        let layer = self.spilled.get(order).copied().filter(|_| !sweep.first);
         if let Some(layer) = layer
-            && let AccumulatorBuffer::Spill(spill) = self.sums[layer]
+            && let AccumulatorBuffer::Spill(spill) = self.accumulators[layer]
             && self.policy.placement.stores_accumulator(layer, self.geometry.layers)
         {
             let (unit, terms) = (self.geometry.layer(layer), sweep.micros.start as u32);
@@ -433,8 +439,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The embedding's gradient.
-    fn bottom(&mut self) {
+    /// The embedding's backward; rounds its gradient.
+    fn embedding_backward(&mut self) {
         for micro in (0..self.list.extent.micros).map(MicroIndex::from) {
             self.put(Operation::EmbedBackward { micro });
         }
@@ -447,8 +453,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Rounds a part. The norm of a unit of one part is taken with it, that of others before their first part. A part that
-    /// need not wait on the device leaves, and where AdamW need not wait for the norm of all units it is used at once.
+    /// Rounds a gradient chunk. The norm of a unit of one chunk is computed in the same pass, that of other units
+    /// before their first chunk. A chunk that does not wait on the device is downloaded; if AdamW does not wait
+    /// for the global norm, the chunk is used at once.
     fn round(&mut self, unit: UnitIndex, accumulator: AccumulatorBuffer, chunk: ChunkIndex) {
         let slab = match self.policy.placement.grad_wait {
             GradWait::Host => SlabIndex::from(self.rounded % self.policy.placement.slabs),
@@ -466,15 +473,15 @@ impl<'a> Builder<'a> {
         if chunk == ChunkIndex(0) {
             self.put(Operation::DownloadNorm { unit, slab });
         }
-        let to = self.landing(self.rounded - 1);
+        let to = self.host_buffer(self.rounded - 1);
         self.put(Operation::Download { unit, chunk, slab, to });
         if self.policy.placement.adam == AdamWhen::UnderBackward {
             self.adam(unit, chunk, to, Guard::Unit);
         }
     }
 
-    /// Where the `count`-th part to leave lands.
-    fn landing(&self, count: usize) -> GradientBuffer {
+    /// The host buffer of the `count`-th chunk to be downloaded.
+    fn host_buffer(&self, count: usize) -> GradientBuffer {
         if self.policy.streams_gradients() {
             GradientBuffer::Ring((count % self.policy.placement.ring) as u32)
         } else {
@@ -482,29 +489,29 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The verdict, and AdamW.
-    fn conclude(&mut self) {
+    /// The clip decision, and AdamW.
+    fn decide_and_update(&mut self) {
         self.put(Operation::DecideClip { norms: true });
         self.update();
     }
 
-    /// AdamW in forward order, once the verdict is known, but for an embedding that is updated by rows. Gradients that
-    /// have waited on the device leave now.
+    /// AdamW in forward order, after the clip decision, except for an embedding that is updated by rows.
+    /// Gradients that have waited on the device are downloaded now.
     fn update(&mut self) {
         if self.policy.placement.adam == AdamWhen::UnderBackward {
             return;
         }
         let guard = Guard::ClipDecision;
         let waits = self.policy.placement.grad_wait == GradWait::Device;
-        let mut left = 0;
+        let mut downloaded = 0;
         for unit in self.geometry.units() {
             for chunk in self.chunks(unit) {
                 let mut from = GradientBuffer::Store;
                 if waits {
-                    from = self.landing(left);
+                    from = self.host_buffer(downloaded);
                     let slab = self.geometry.slab_of(unit, chunk);
                     self.put(Operation::Download { unit, chunk, slab, to: from });
-                    left += 1;
+                    downloaded += 1;
                 }
                 self.adam(unit, chunk, from, guard);
             }
@@ -517,7 +524,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// AdamW of a part of a unit, unless the unit is updated by rows.
+    /// AdamW of a chunk of a unit, unless the unit is updated by rows.
     fn adam(&mut self, unit: UnitIndex, chunk: ChunkIndex, from: GradientBuffer, guard: Guard) {
         if !(self.rows_first && unit == self.geometry.embedding()) {
             self.put(Operation::Adam { unit, chunk, from, guard });

@@ -1,8 +1,8 @@
-//! A vector clock over lanes: how much of every lane is known to be done.
+//! A vector clock over lanes: the tasks of every lane that are known to be done.
 
 use crate::device::{Lane, Tick};
 
-/// Per lane, how many of its tasks are known to be done.
+/// Per lane, the number of tasks that are known to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Clock([u64; Lane::COUNT]);
 
@@ -12,7 +12,7 @@ impl Clock {
         self.0[lane.at()]
     }
 
-    /// Whether the tick is known to have arrived.
+    /// True if the tick is known to have arrived.
     pub fn knows(&self, tick: Tick) -> bool {
         self.of(tick.lane) >= tick.count
     }

@@ -1,4 +1,4 @@
-//! What a check may object to, said so that the list can be mended.
+//! The faults that the checker finds, with the operations and resources involved.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::device::{Lane, Tick};
 /// An operation of some list, or the issuing thread between lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Party {
-    /// What it does; the issuing thread has none.
+    /// The operation; `None` for the issuing thread.
     pub operation: Option<Operation>,
     /// Its list, counted from 1.
     pub list: u64,
@@ -19,88 +19,90 @@ pub struct Party {
 }
 
 impl Party {
-    /// Its lane; the issuing thread has none.
+    /// Its lane; `None` for the issuing thread.
     pub fn lane(&self) -> Option<Lane> {
         self.operation.map(|operation| operation.lane())
     }
 }
 
-/// What a resource was found to hold.
+/// The content found in a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// What was left there.
+    /// The content.
     pub content: Content,
-    /// By whom; `None` where it was there before the first list.
+    /// Its writer; `None` for content from before the first list.
     pub by: Option<Party>,
-    /// Whether it is a copy of weights whose master has been written since.
+    /// True if it is a copy of weights whose master has been written since.
     pub stale: bool,
 }
 
-/// Why a list must not run.
+/// The reason why a list must not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Two operations touch a resource, one of them writes, and nothing orders them.
+    /// Two operations access a resource, at least one of them writes, and no wait orders them.
     Race {
         /// The earlier in program order.
         first: Party,
-        /// The later, which lacks a wait.
+        /// The later, whose wait is missing.
         second: Party,
-        /// What they both touch.
+        /// The resource that both access.
         resource: Resource,
     },
-    /// An operation reads what is not there.
+    /// An operation reads a resource that holds other content than expected.
     Content {
-        /// Who reads.
+        /// The operation that reads.
         reader: Party,
-        /// What is read.
+        /// The resource.
         resource: Resource,
-        /// What it should hold.
+        /// The expected content.
         needs: Content,
-        /// What it holds, if anything was ever left there.
+        /// The actual content; `None` if the resource was never written.
         found: Option<Held>,
     },
     /// A result that no operation reads before it is overwritten or its list ends.
     Unused {
-        /// Who wrote it.
+        /// The operation that wrote it.
         writer: Party,
-        /// Where.
+        /// The resource.
         resource: Resource,
-        /// What nobody reads.
+        /// The unused content.
         content: Content,
     },
-    /// A wait for a task that has not been issued yet: the lanes might never get on.
-    Ahead {
-        /// Who waits.
+    /// A wait for a task that has not been issued yet: a possible deadlock.
+    NotIssued {
+        /// The operation that waits.
         waiter: Party,
-        /// For what.
+        /// The awaited tick.
         tick: Tick,
         /// Tasks issued to that lane before it.
         issued: u64,
     },
     /// A wait for a task that gives no signal.
-    Silent {
-        /// Who waits.
+    NoSignal {
+        /// The operation that waits.
         waiter: Party,
-        /// For what.
+        /// The awaited tick.
         tick: Tick,
     },
-    /// A resource that the policy and the model do not have.
-    Beyond {
-        /// Who touches it.
+    /// An access to a resource that does not exist for this policy and model.
+    NoSuchResource {
+        /// The operation that accesses it.
         party: Party,
-        /// What does not exist.
+        /// The resource.
         resource: Resource,
     },
-    /// A list and waits that do not belong together.
-    Misfit {
-        /// The operation whose tick is not the next of its lane; `None` if even the lengths differ.
+    /// A list and waits that do not belong to one another.
+    Mismatch {
+        /// The operation whose tick is not the next of its lane; `None` if the lengths differ.
         party: Option<Party>,
     },
 }
 
 impl From<Box<Fault>> for Error {
     fn from(fault: Box<Fault>) -> Self {
-        Error::internal(format!("the schedule is not correct: {fault}"))
+        Error::internal(format!(
+            "the schedule is incorrect: {fault}; this is a bug in Horizon, please report it"
+        ))
     }
 }
 
@@ -129,36 +131,36 @@ impl fmt::Display for Fault {
                 let Some(Held { content, by, stale }) = found else { return f.write_str("nothing yet") };
                 write!(f, "{content}")?;
                 if *stale {
-                    f.write_str(" as before their last update")?;
+                    f.write_str(" from before their last update")?;
                 } else if content == needs {
                     f.write_str(" of an earlier list")?;
                 }
                 match by {
                     Some(party) => write!(f, ", left by {party}"),
-                    None => f.write_str(", as at the start"),
+                    None => f.write_str(", its initial content"),
                 }
             }
             Fault::Unused { writer, resource, content } => {
-                write!(f, "nothing uses {content}, which {writer} leaves in {resource}")
+                write!(f, "nothing uses {content}, which {writer} writes to {resource}")
             }
-            Fault::Ahead { waiter, tick: Tick { lane, count }, issued } => {
-                write!(f, "{waiter} waits for task {count} of the {lane} lane, which has been given {issued}")
+            Fault::NotIssued { waiter, tick: Tick { lane, count }, issued } => {
+                write!(f, "{waiter} waits for task {count} of the {lane} lane, but only {issued} are issued")
             }
-            Fault::Silent { waiter, tick: Tick { lane, count } } => {
+            Fault::NoSignal { waiter, tick: Tick { lane, count } } => {
                 write!(f, "{waiter} waits for task {count} of the {lane} lane, which gives no signal")
             }
-            Fault::Beyond { party, resource } => {
-                write!(f, "{party} touches {resource}, which this policy and model do not have")
+            Fault::NoSuchResource { party, resource } => {
+                write!(f, "{party} accesses {resource}, which does not exist for this policy and model")
             }
-            Fault::Misfit { party: Some(party) } => {
+            Fault::Mismatch { party: Some(party) } => {
                 write!(
                     f,
-                    "the waits do not belong to the list: {party} has a tick that is not its lane's next"
+                    "the waits do not belong to the list: the tick of {party} is not the next of its lane"
                 )
             }
-            Fault::Misfit { party: None } => f.write_str(
-                "the waits do not belong to the list: there are more of the ones than of the other",
-            ),
+            Fault::Mismatch { party: None } => {
+                f.write_str("the waits do not belong to the list: their numbers of operations differ")
+            }
         }
     }
 }

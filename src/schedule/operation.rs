@@ -1,4 +1,4 @@
-//! The operations of a list: what is done, on which lane, and how it is said.
+//! The operations of a list: their parameters, lanes and names.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use crate::base::{ChunkIndex, MicroIndex, SlabIndex, SlotIndex, SpillIndex, Unit
 use crate::device::Lane;
 use crate::model::Recompute;
 
-/// A region for an end's weights, and one for an end's f32 gradient.
+/// A device buffer for the weights of the embedding or head, and one for their f32 gradients.
 ///
-/// Untied, embedding and head take turns in `First`: weights of the embedding, then of the head; gradient of
-/// the head, then of the embedding. Tied, the embedding's tensor stays in `First` for the whole sweep and `Second` holds the final
-/// norm.
+/// Untied, embedding and head use `First` in turn: weights of the embedding, then of the head; gradient of
+/// the head, then of the embedding. Tied, the embedding's tensor stays in `First` for the whole sweep and `Second`
+/// holds the final norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndUnit {
     /// Large enough for the embedding and for the head.
@@ -19,221 +19,224 @@ pub enum EndUnit {
     Second,
 }
 
-/// Where a unit's weights go on the device.
+/// The device buffer that a unit's weights are uploaded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightBuffer {
-    /// A layer's.
+    /// For a layer.
     Slot(SlotIndex),
-    /// An end's.
+    /// For the embedding or the head.
     EndUnit(EndUnit),
 }
 
-/// Where a boundary is on the device.
+/// The device buffer of a boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BoundaryBuffer {
-    /// A place of its own.
+    /// A buffer of its own.
     Own,
-    /// A room that others pass through, too.
+    /// A spill buffer, shared with other layers.
     Spill(SpillIndex),
-    /// The stream: above the last layer.
+    /// The residual stream: the output of the last layer.
     ResidualStream,
 }
 
-/// Where a unit's f32 gradient is summed on the device.
+/// The device buffer that accumulates a unit's f32 gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccumulatorBuffer {
-    /// Where the layers sum theirs one after the other.
+    /// One buffer that all layers use in turn.
     Shared,
-    /// A room that others pass through, too.
+    /// A spill buffer, shared with other layers.
     Spill(SpillIndex),
-    /// A place of its own; an end's is its region.
+    /// A buffer of its own; for the embedding and the head, their [`EndUnit`] buffer.
     Own,
 }
 
-/// Where a part of a gradient lands on the host.
+/// The host buffer that a gradient chunk is downloaded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GradientBuffer {
-    /// Its own place in the store.
+    /// Its own span of the store.
     Store,
-    /// A slab of the ring.
+    /// A slab of the ring buffer.
     Ring(u32),
 }
 
-/// What AdamW asks before it commits.
+/// The condition under which AdamW commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Guard {
-    /// The step's verdict: clip factor, and whether everything was finite.
+    /// The step's clip decision: the clip factor, and whether loss and norm are finite.
     ClipDecision,
-    /// The finiteness of this unit's own norm.
+    /// This unit's own norm is finite.
     Unit,
 }
 
-/// Rows of an untied embedding, told apart by whether the next list's tokens name them.
+/// A subset of an untied embedding's rows, by whether the next list's tokens use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RowSet {
-    /// The rows that they name.
+    /// The rows that they use.
     Next,
     /// All others.
     Others,
 }
 
-/// One operation of a list. What each reads and writes is [`Operation::visit`]; what each computes:
+/// One operation of a list. [`Operation::visit`] names the resources it reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Tokens, targets, weights and document starts of a micro-batch, host → device.
     UploadBatch {
-        /// Which.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// A unit's bf16 weights, host → device; of an untied embedding the rows that the batches name, which the issuing thread
-    /// has gathered.
+    /// A unit's bf16 weights, host → device; for an untied embedding, only the rows used by the batches, gathered
+    /// beforehand.
     Upload {
-        /// Which.
+        /// The unit.
         unit: UnitIndex,
-        /// Where to.
+        /// Destination.
         place: WeightBuffer,
     },
-    /// Boundary 0 of a micro-batch: rows of the embedding.
+    /// Boundary 0 of a micro-batch: the embedding rows of its tokens.
     EmbedForward {
-        /// Which.
+        /// The micro-batch.
         micro: MicroIndex,
-        /// Where to.
+        /// Destination.
         to: BoundaryBuffer,
     },
-    /// A layer: boundary below → boundary above.
+    /// Forward of a layer: boundary below → boundary above.
     Forward {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Where its weights are.
+        /// The slot of its weights.
         slot: SlotIndex,
-        /// Which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
-        /// What backward will compute again; the rest is kept for it.
+        /// The activations that backward will recompute; the others are saved.
         recompute: Recompute,
-        /// Where the boundary below is.
+        /// The boundary below.
         from: BoundaryBuffer,
-        /// Where the boundary above goes.
+        /// The boundary above.
         to: BoundaryBuffer,
     },
     /// A layer's boundary, device → host.
     SpillBoundary {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
-        /// Where from.
+        /// Source.
         spill: SpillIndex,
     },
     /// A layer's boundary, host → device.
     FetchBoundary {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
-        /// Where to.
+        /// Destination.
         spill: SpillIndex,
     },
-    /// Final norm, logits, loss; the stream becomes its gradient in place. The first micro-batch sets loss
-    /// and gradients, later ones add.
+    /// Final norm, logits, loss, and their backward; the gradient replaces the residual stream in place. The first
+    /// micro-batch sets loss and gradients, later ones add.
     HeadForwardBackward {
-        /// Which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Final norm, logits, loss, and nothing else. The first micro-batch sets the loss, later ones add.
+    /// Final norm, logits, loss, without backward. The first micro-batch sets the loss, later ones add.
     HeadForward {
-        /// Which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
     /// f32 logits of one row of micro-batch 0.
     HeadLogits,
-    /// Final norm, logits, log-probabilities of the targets; the stream stays.
+    /// Final norm, logits, log-probabilities of the targets; the residual stream is unchanged.
     HeadLogprobs {
-        /// Which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Final norm and logits again, then the head's backward from the gradient of the log-probabilities; the stream
-    /// becomes its gradient in place. The first micro-batch sets gradients, later ones add.
+    /// Recomputes final norm and logits, then runs the head's backward from the gradient of the
+    /// log-probabilities; the gradient replaces the residual stream in place. The first micro-batch sets
+    /// gradients, later ones add.
     HeadBackward {
-        /// Which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Computes again what forward has not kept of a layer, from its boundary, then its backward: the stream's
-    /// gradient above → below; the first micro-batch sets the layer's f32 gradient, later ones add.
+    /// Recomputes the activations of a layer that forward did not save, from its boundary, then runs its
+    /// backward: gradient of the residual stream above → below. The first micro-batch sets the layer's f32
+    /// gradient, later ones add.
     RecomputeBackward {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Where its weights are.
+        /// The slot of its weights.
         slot: SlotIndex,
-        /// Which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
-        /// What is computed again.
+        /// The activations that are recomputed.
         recompute: Recompute,
-        /// Where the boundary below is.
+        /// The boundary below.
         from: BoundaryBuffer,
-        /// Where the layer's f32 gradient is.
+        /// The layer's f32 gradient.
         accumulator: AccumulatorBuffer,
     },
     /// A layer's running f32 gradient, device → host.
     SpillAccumulator {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Where from.
+        /// Source.
         spill: SpillIndex,
-        /// Micro-batches summed so far.
+        /// Micro-batches accumulated so far.
         terms: u32,
     },
     /// A layer's running f32 gradient, host → device.
     FetchAccumulator {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Where to.
+        /// Destination.
         spill: SpillIndex,
-        /// Micro-batches summed so far.
+        /// Micro-batches accumulated so far.
         terms: u32,
     },
-    /// Adds the stream's gradient to the embedding's rows. Untied, the first micro-batch zeroes them first.
+    /// Adds the gradient of the residual stream to the embedding's rows. Untied, the first micro-batch zeroes
+    /// them first.
     EmbedBackward {
-        /// Which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Sums of squares, by block, of the complete f32 gradient of a unit of several parts. AdamW may use the first part before
-    /// the last is rounded, so they are taken in a pass of their own.
+    /// Sums of squares, by block, of the complete f32 gradient of a unit of several chunks. This is a pass of its
+    /// own because AdamW may use the first chunk before the last is rounded.
     Norm {
-        /// Which.
+        /// The unit.
         unit: UnitIndex,
-        /// Where the gradient is.
+        /// The gradient.
         accumulator: AccumulatorBuffer,
-        /// The slab that the gradient's first part goes to; the norm leaves beside it.
+        /// The slab of the gradient's first chunk; the norm's buffer has the same index.
         slab: SlabIndex,
     },
-    /// One part of a unit's f32 gradient, rounded into a slab. Where it is the unit's only part, the same pass leaves the sums
-    /// of squares beside the slab.
+    /// Rounds one chunk of a unit's f32 gradient into a slab. If it is the unit's only chunk, the same pass also
+    /// computes the sums of squares.
     Round {
-        /// Whose gradient.
+        /// The unit.
         unit: UnitIndex,
-        /// Where the gradient is.
+        /// The gradient.
         accumulator: AccumulatorBuffer,
-        /// Which part.
+        /// The chunk.
         chunk: ChunkIndex,
-        /// Where to.
+        /// Destination.
         slab: SlabIndex,
     },
     /// A unit's sums of squares, device → host.
     DownloadNorm {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
-        /// Beside which slab it is.
+        /// The slab whose index the norm's buffer has.
         slab: SlabIndex,
     },
     /// A slab, device → host.
     Download {
-        /// Whose gradient.
+        /// The unit.
         unit: UnitIndex,
-        /// Which part.
+        /// The chunk.
         chunk: ChunkIndex,
-        /// Where from.
+        /// Source.
         slab: SlabIndex,
-        /// Where to.
+        /// Destination.
         to: GradientBuffer,
     },
     /// The loss sum, device → host.
@@ -242,48 +245,48 @@ pub enum Operation {
     DownloadLogits,
     /// A micro-batch's log-probabilities, device → host.
     DownloadLogprobs {
-        /// Which.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// The caller's own loss: the log-probabilities of all micro-batches become their gradients. The issuing
-    /// thread does it, in the host lane's name: it waits for what this waits for, and gives the lane a task that has
-    /// nothing left to do.
+    /// The caller's own loss: replaces the log-probabilities of all micro-batches by their gradients. The issuing
+    /// thread does this work: it waits for this operation's ticks, and then issues an empty task to the host
+    /// lane.
     Loss,
     /// The gradient of a micro-batch's log-probabilities, host → device.
     UploadDlogprobs {
-        /// Which.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// The loss becomes known, and in training the global norm; clip factor and commitment are decided.
+    /// Computes the loss and, in training, the global norm; decides the clip factor and whether to commit.
     DecideClip {
-        /// Whether the units' norms are there to be judged: in training, not in evaluation.
+        /// True in training, where the units' norms are read; false in evaluation.
         norms: bool,
     },
-    /// AdamW of one part of a unit: weights, residual and moments, in place.
+    /// AdamW of one chunk of a unit: weights, residuals and moments, in place.
     Adam {
-        /// Which unit.
+        /// The unit.
         unit: UnitIndex,
-        /// Which part.
+        /// The chunk.
         chunk: ChunkIndex,
-        /// Where its gradient is.
+        /// The gradient.
         from: GradientBuffer,
-        /// What is asked before committing.
+        /// The condition for committing.
         guard: Guard,
     },
-    /// AdamW of some rows of an untied embedding, in place, once the verdict is known. For [`RowSet::Next`] it also gathers
-    /// the updated rows for upload.
+    /// AdamW of some rows of an untied embedding, in place, after the clip decision. For [`RowSet::Next`] it also
+    /// gathers the updated rows for upload.
     AdamRows {
-        /// Which rows.
+        /// The rows.
         rows: RowSet,
     },
-    /// A unit's weights, residual and moments, host → wherever they are saved.
+    /// A unit's weights, residuals and moments, host → checkpoint.
     Save {
-        /// Which.
+        /// The unit.
         unit: UnitIndex,
     },
 }
 
-/// What is said of an operation wherever it is named.
+/// The properties shared by all operations.
 #[derive(Clone, Copy, Debug)]
 struct Facts {
     lane: Lane,
@@ -346,18 +349,18 @@ impl Operation {
         self.facts().lane
     }
 
-    /// The kind in one word or two: what a trace groups by.
+    /// The kind of operation in a few words; traces group by it.
     pub fn name(&self) -> &'static str {
         self.facts().name
     }
 
-    /// The unit it is about, if it is about one. The ends' own operations name theirs only where the ends
-    /// are streamed, normed, rounded or updated as units.
+    /// The unit, if the operation belongs to one. Passes of the embedding and the head name no unit; their uploads,
+    /// norms, downloads and updates do.
     pub fn unit(&self) -> Option<UnitIndex> {
         self.facts().unit
     }
 
-    /// The micro-batch it is about, if it is about one.
+    /// The micro-batch, if the operation belongs to one.
     pub fn micro(&self) -> Option<MicroIndex> {
         self.facts().micro
     }
@@ -388,14 +391,14 @@ impl fmt::Display for Operation {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
                 match recompute {
                     Recompute::Full => Ok(()),
-                    kept => write!(f, ", recompute {}", kept.name()),
+                    other => write!(f, ", recompute {}", other.name()),
                 }
             }
             Operation::RecomputeBackward { unit, slot, micro, recompute, .. } => {
                 write!(f, "{name} {unit} in {slot}, {micro}")?;
                 match recompute {
                     Recompute::Full | Recompute::None => Ok(()),
-                    kept => write!(f, ", recompute {}", kept.name()),
+                    other => write!(f, ", recompute {}", other.name()),
                 }
             }
             Operation::Norm { unit, .. } | Operation::Save { unit } => write!(f, "{name} {unit}"),
@@ -420,8 +423,8 @@ impl fmt::Display for Operation {
 impl fmt::Display for EndUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            EndUnit::First => "first end",
-            EndUnit::Second => "second end",
+            EndUnit::First => "embedding/head buffer",
+            EndUnit::Second => "final norm buffer",
         })
     }
 }
@@ -458,7 +461,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_say_what_they_do() {
+    fn operations_display_their_parameters() {
         let upload = Operation::Upload { unit: UnitIndex(3), place: WeightBuffer::Slot(SlotIndex(1)) };
         assert_eq!(upload.to_string(), "upload unit 3 → slot 1");
         let (unit, chunk) = (UnitIndex(9), ChunkIndex(2));

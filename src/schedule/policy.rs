@@ -1,4 +1,4 @@
-//! What a schedule is built from.
+//! The input of a schedule: the policy (numeric and placement), the model's geometry, and their validation.
 
 use std::ops::Range;
 
@@ -8,15 +8,17 @@ use crate::base::{
 use crate::model::{Layout, Recompute};
 use crate::optim::Optimizer;
 
-/// What the host keeps of a parameter. See DESIGN section 5 for the bytes.
+/// The state that the host keeps per parameter. It decides the bytes per parameter: weights 2, residual 2, stored
+/// gradient 2 (bf16) or 4 (f32), moments 8 (f32) or 4 (bf16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Weights, residual, stored gradient, f32 moments: exact f32 master and exact clipping.
+    /// Weights, residuals, stored gradients, f32 moments: exact f32 master weights and exact clipping.
     Exact,
-    /// As `Exact`, but gradients pass through a ring of host slabs and are used at once: no global clip.
+    /// Like `Exact`, but gradients pass through a ring buffer on the host and AdamW uses each at once: no global
+    /// clip.
     Streamed,
-    /// As `Exact`, but moments are bf16, rounded at random. Gradients are stored only where they have to wait for
-    /// the verdict on the host.
+    /// Like `Exact`, but with bf16 moments, rounded stochastically. Gradients are stored only if they wait on the
+    /// host for the clip decision.
     Compact,
 }
 
@@ -30,7 +32,7 @@ impl Mode {
         }
     }
 
-    /// The optimizer, which declares the state.
+    /// The optimizer of this mode; it declares the optimizer state.
     pub fn optimizer(self) -> Optimizer {
         match self {
             Mode::Exact | Mode::Streamed => Optimizer::AdamW { moments: DType::F32 },
@@ -39,29 +41,29 @@ impl Mode {
     }
 }
 
-/// The half of the policy that may change bits. A checkpoint stores it.
+/// The half of the policy that may change bits. Checkpoints store it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Numeric {
     /// B and T of a micro-batch.
     pub shape: Shape,
-    /// Rows of logits that exist at a time.
+    /// Rows of logits computed at a time.
     pub logits_chunk: usize,
-    /// What a gradient is rounded to, once, when it leaves the device.
+    /// Gradients are rounded to this dtype, once, when they leave the device.
     pub grad_dtype: DType,
 }
 
-/// When a unit's AdamW may run.
+/// When AdamW may update a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AdamWhen {
-    /// Once loss and global norm are known, in forward order, under the next forward. A non-finite norm
+    /// Once loss and global norm are known, in forward order, overlapped with the next forward. A non-finite norm
     /// commits nothing.
     AfterNorm,
-    /// As soon as its gradient has landed, under backward. The non-finite guard is per unit.
+    /// As soon as the unit's gradient is on the host, overlapped with backward. The non-finite guard is per unit.
     UnderBackward,
 }
 
 impl AdamWhen {
-    /// The safer of what a mode allows: after the norm, unless nothing keeps gradients until then.
+    /// The safest choice of a mode: after the norm, unless no buffer keeps gradients until then.
     pub fn of(mode: Mode, wait: GradWait) -> AdamWhen {
         match (mode, wait) {
             (Mode::Exact | Mode::Compact, _) | (Mode::Streamed, GradWait::Device) => AdamWhen::AfterNorm,
@@ -73,76 +75,78 @@ impl AdamWhen {
 /// Where a layer's boundary is between its forward and its backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Boundary {
-    /// In a place of its own on the device.
+    /// In a buffer of its own on the device.
     #[default]
     Kept,
-    /// On the host; on the device it only passes through a room. The uppermost ones stay in their rooms.
+    /// On the host; on the device it passes through a spill buffer. The topmost ones stay in their spill buffers.
     Spilled,
 }
 
 /// Where a layer's running f32 gradient is between the sweeps of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Accumulator {
-    /// In the f32 store on the host; on the device it only passes through a room. With one sweep a step there
-    /// is no between, and all layers share one place.
+    /// In an f32 buffer on the host; on the device it passes through a spill buffer. Steps of one sweep store
+    /// none of it: all such layers share one device buffer.
     #[default]
     Spilled,
-    /// In a place of its own on the device.
+    /// In a buffer of its own on the device.
     OnDevice,
 }
 
-/// Where rounded gradients wait for the verdict.
+/// Where rounded gradients wait for the clip decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum GradWait {
-    /// In the store.
+    /// In the store, on the host.
     #[default]
     Host,
-    /// In slabs on the device, one for every part, so that even [`Mode::Streamed`] can clip, and [`Mode::Compact`]
-    /// without a gradient store.
+    /// In device slabs, one for every gradient chunk. [`Mode::Streamed`] can then clip, and [`Mode::Compact`]
+    /// needs no gradient store.
     Device,
 }
 
-/// Rooms that spilled boundaries of a micro-batch, or the sums of layers, pass through in turn: one is read
-/// while the other is filled.
+/// Spill buffers for the boundaries of a micro-batch slot, and for the accumulators of layers. They are used in
+/// turn: one is read while the other is filled.
 pub const SPILL_BUFFERS: usize = 2;
 
-/// What is particular to a layer.
+/// The placement of one layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LayerPlacement {
-    /// What its backward computes again; the rest is kept on the device from its forward on.
+    /// Activation checkpointing: backward recomputes these activations; the others stay on the device from
+    /// forward on.
     pub recompute: Recompute,
-    /// Where its input is meanwhile.
+    /// Where the layer's input is kept for its backward.
     pub boundary: Boundary,
-    /// Whether its weights stay on the device through a step, in a slot of their own, uploaded once.
+    /// True if the weights stay on the device for the whole step, in a slot of their own, and are uploaded once.
     pub resident: bool,
-    /// Where its f32 gradient is summed.
+    /// Where the layer's f32 gradient is accumulated.
     pub accumulator: Accumulator,
 }
 
 /// The half of the policy that never changes a bit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Placement {
-    /// Places for weights on the device that layers which are not resident take in turn; at least 2.
+    /// Device buffers for weights that the layers which are not resident use in turn; at least 2 (double
+    /// buffering).
     pub weight_slots: usize,
-    /// Places for a rounded gradient on its way out of the device; at least 2. Where gradients wait on the
-    /// device there is one for every part instead; see [`Policy::slabs`].
+    /// Device buffers for rounded gradient chunks on their way to the host; at least 2. If gradients wait on the
+    /// device, there is one for every chunk instead; see [`Policy::slabs`].
     pub slabs: usize,
-    /// Host slabs that gradients pass through where [none are stored](Policy::streams_gradients); at least 2.
-    /// Unused otherwise.
+    /// Slabs of the host's ring buffer, which gradients pass through if [none are
+    /// stored](Policy::streams_gradients); at least 2. Otherwise unused.
     pub ring: usize,
-    /// When AdamW runs. `UnderBackward` excludes clipping; `Streamed` requires it unless gradients wait on the
+    /// When AdamW runs. `UnderBackward` excludes clipping. `Streamed` requires it unless gradients wait on the
     /// device.
     pub adam: AdamWhen,
-    /// Where gradients wait for the verdict.
+    /// Where gradients wait for the clip decision.
     pub grad_wait: GradWait,
-    /// Sweeps a step is cut into, at least 1; fewer when there are fewer micro-batches.
+    /// Sweeps per step, at least 1; a step of fewer micro-batches has fewer.
     pub sweeps: usize,
-    /// The layers from the first on; those it does not reach have the default.
+    /// Placements from the first layer on; layers beyond the end of the list have the default.
     pub layers: Vec<LayerPlacement>,
 }
 
 impl Default for Placement {
-    /// The least memory for one sweep a step with boundaries kept: two of everything.
+    /// The least memory for one sweep per step with boundaries kept on the device: two of each buffer.
     fn default() -> Self {
         Placement {
             weight_slots: 2,
@@ -157,7 +161,7 @@ impl Default for Placement {
 }
 
 impl Placement {
-    /// Micro-batches of a sweep when a list has `micros`; the last sweep may have fewer.
+    /// Micro-batches per sweep of a list of `micros`; the last sweep may have fewer.
     pub fn sweep(&self, micros: usize) -> usize {
         micros.div_ceil(self.sweeps)
     }
@@ -167,48 +171,48 @@ impl Placement {
         self.layers.iter().filter(|layer| layer.resident).count()
     }
 
-    /// Whether a layer's sum passes through a room.
-    pub fn passes_sum(&self, layer: usize) -> bool {
+    /// True if the layer's accumulator passes through a spill buffer.
+    pub fn spills_accumulator(&self, layer: usize) -> bool {
         self.sweeps > 1 && self.layer(layer).accumulator == Accumulator::Spilled
     }
 
-    /// Whether the sum of layer `layer` of `layers` goes to the host between sweeps: it passes through a room,
-    /// and others take that, too.
+    /// True if the accumulator of layer `layer` of `layers` goes to the host between sweeps: it passes through a
+    /// spill buffer that other layers use, too.
     pub fn stores_accumulator(&self, layer: usize, layers: usize) -> bool {
-        let passing = |range: Range<usize>| range.filter(|&layer| self.passes_sum(layer)).count();
-        // Rooms are taken in turn, from the top.
-        self.passes_sum(layer)
-            && passing(0..layers) > passing(layer + 1..layers) % SPILL_BUFFERS + SPILL_BUFFERS
+        let spilling = |range: Range<usize>| range.filter(|&layer| self.spills_accumulator(layer)).count();
+        // The layers take the spill buffers in turn, starting at the top layer.
+        self.spills_accumulator(layer)
+            && spilling(0..layers) > spilling(layer + 1..layers) % SPILL_BUFFERS + SPILL_BUFFERS
     }
 
-    /// Rooms that the sums of `layers` layers pass through between sweeps: none, one or [`SPILL_BUFFERS`].
+    /// Spill buffers for the accumulators of `layers` layers: none, one or [`SPILL_BUFFERS`].
     pub fn accumulator_spills(&self, layers: usize) -> usize {
-        (0..layers).filter(|&layer| self.passes_sum(layer)).take(SPILL_BUFFERS).count()
+        (0..layers).filter(|&layer| self.spills_accumulator(layer)).take(SPILL_BUFFERS).count()
     }
 
-    /// Whether, in steps of one sweep, some of `layers` layers sum their gradients in a place that they share.
+    /// True if the step has one sweep and some of `layers` layers share one accumulator.
     pub fn shares_accumulator(&self, layers: usize) -> bool {
         self.sweeps == 1 && (0..layers).any(|layer| self.layer(layer).accumulator == Accumulator::Spilled)
     }
 
-    /// What is particular to layer `layer`, counted from 0.
+    /// The placement of layer `layer`, counted from 0.
     pub fn layer(&self, layer: usize) -> LayerPlacement {
         self.layers.get(layer).copied().unwrap_or_default()
     }
 
-    /// Whether a layer's boundary is spilled.
+    /// True if the layer's boundary is spilled.
     pub fn spills(&self, layer: usize) -> bool {
         self.layer(layer).boundary == Boundary::Spilled
     }
 
-    /// Whether a layer's boundary goes to the host: it is spilled, and others take its room before its
-    /// backward comes.
+    /// True if the layer's boundary goes to the host: it is spilled, and other layers use its spill buffer before
+    /// its backward.
     pub fn leaves(&self, layer: usize) -> bool {
         let above = self.layers.iter().skip(layer + 1).filter(|above| above.boundary == Boundary::Spilled);
         self.spills(layer) && above.take(SPILL_BUFFERS).count() == SPILL_BUFFERS
     }
 
-    /// Rooms that a micro-batch needs: none, one or [`SPILL_BUFFERS`].
+    /// Spill buffers per micro-batch slot: none, one or [`SPILL_BUFFERS`].
     pub fn spill_buffers(&self) -> usize {
         self.layers.iter().filter(|layer| layer.boundary == Boundary::Spilled).take(SPILL_BUFFERS).count()
     }
@@ -217,50 +221,50 @@ impl Placement {
 /// The input of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
-    /// What the host keeps.
+    /// The state that the host keeps.
     pub mode: Mode,
-    /// What may change bits.
+    /// The half that may change bits.
     pub numeric: Numeric,
-    /// What may not.
+    /// The half that never changes bits.
     pub placement: Placement,
 }
 
-/// How many micro-batches a list has, and how many of them are on the device at a time.
+/// The number of micro-batches of a list, and of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Extent {
-    /// All.
+    /// Micro-batches of the list.
     pub micros: usize,
-    /// Those of a sweep; the last one may have fewer.
+    /// Micro-batches of a sweep, which are on the device together; the last sweep may have fewer.
     pub sweep: usize,
 }
 
 impl Extent {
-    /// That of a list of `micros` micro-batches.
+    /// The extent of a list of `micros` micro-batches.
     pub fn new(placement: &Placement, micros: usize) -> Extent {
         Extent { micros, sweep: placement.sweep(micros) }
     }
 
-    /// The place of a micro-batch among those of its sweep.
+    /// The slot of a micro-batch: its position in its sweep.
     pub fn micro_slot(&self, micro: MicroIndex) -> MicroSlotIndex {
         MicroSlotIndex::from(micro.at() % self.sweep)
     }
 }
 
-/// What a list knows of the model.
+/// The facts about a model that a list depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
-    /// L.
+    /// Number of decoder layers.
     pub layers: usize,
-    /// Whether the head reads the embedding's weights, and adds to its gradient.
+    /// True if the head reads the embedding's weights and adds to its gradient.
     pub tied: bool,
-    /// Parts of the embedding's gradient; see [`crate::model::Layout::parts`].
+    /// Chunks of the embedding's gradient; see [`crate::model::Layout::chunks`].
     pub embedding_chunks: usize,
-    /// Parts of the head's gradient.
+    /// Chunks of the head's gradient.
     pub head_chunks: usize,
 }
 
 impl Policy {
-    /// Slabs on the device.
+    /// Number of gradient slabs on the device.
     pub fn slabs(&self, geometry: &Geometry) -> usize {
         match self.placement.grad_wait {
             GradWait::Host => self.placement.slabs,
@@ -268,7 +272,7 @@ impl Policy {
         }
     }
 
-    /// Whether gradients pass through the ring instead of the store.
+    /// True if gradients pass through the ring buffer instead of the store.
     pub fn streams_gradients(&self) -> bool {
         match self.mode {
             Mode::Exact => false,
@@ -279,14 +283,16 @@ impl Policy {
         }
     }
 
-    /// Whether AdamW updates the embedding rows that the next step reads before all others: the embedding is untied, so
-    /// only those are uploaded, its whole gradient is stored on the host, and AdamW runs after the norm. Under backward the
-    /// embedding comes last in any case.
+    /// True if AdamW updates the embedding rows that the next step reads before all others. That requires an
+    /// untied embedding (only those rows are uploaded), a gradient stored on the host, and AdamW after the norm.
+    /// Under backward the embedding comes last in any case.
     pub fn updates_rows_first(&self, geometry: &Geometry) -> bool {
         !geometry.tied && self.placement.adam == AdamWhen::AfterNorm && !self.streams_gradients()
     }
 
-    /// Whether there are neither too few nor too many of anything to lay them out in memory.
+    /// Checks that every count is within the limits of the memory layout.
+    ///
+    /// Errors ([`InvalidArgument`](crate::base::Status)): the first count out of range, with its limits.
     pub fn validate_counts(&self, geometry: &Geometry, micros: usize) -> Result<()> {
         let Placement { weight_slots, slabs, sweeps, .. } = self.placement;
         counted(1, "layers", geometry.layers)?;
@@ -298,29 +304,33 @@ impl Policy {
         counted(1, "sweeps", sweeps)
     }
 
-    /// Whether a list of `micros` micro-batches can be built from it. The numeric half is the plan's to judge.
+    /// Checks that a list of `micros` micro-batches can be built from this policy. The plan checks the numeric
+    /// half.
+    ///
+    /// Errors ([`InvalidArgument`](crate::base::Status)): a count out of range, or options that exclude one
+    /// another.
     pub fn validate(&self, geometry: &Geometry, micros: usize) -> Result<()> {
         self.validate_counts(geometry, micros)?;
         let Placement { ring, adam, grad_wait, ref layers, .. } = self.placement;
         if layers.len() > geometry.layers {
             return Err(Error::argument(format!(
-                "the model has {} layers, found placements for {}",
+                "found placements for {1} layers, but the model has {0}; give at most one per layer",
                 geometry.layers,
                 layers.len()
             )));
         }
         if grad_wait == GradWait::Device && adam == AdamWhen::UnderBackward {
             return Err(Error::argument(
-                "gradients that wait on the device wait for the clip decision, found AdamW under backward; run it after \
-                 the norm or let them wait on the host",
+                "found AdamW under backward with gradients that wait on the device, where they wait for the clip \
+                 decision; run AdamW after the norm or let gradients wait on the host",
             ));
         }
         if self.streams_gradients() {
-            counted(2, "ring slabs (one lands while the other is used)", ring)?;
+            counted(2, "ring slabs (one is filled while the other is used)", ring)?;
             if adam == AdamWhen::AfterNorm && grad_wait == GradWait::Host {
                 return Err(Error::argument(
-                    "streamed mode keeps no gradient until the global norm is known, found AdamW after the norm; \
-                     run it under backward (without clipping), let gradients wait on the device or use exact mode",
+                    "found AdamW after the norm, but this mode keeps no gradient until the global norm is known; \
+                     run AdamW under backward (without clipping), let gradients wait on the device, or use exact mode",
                 ));
             }
         }
@@ -328,7 +338,7 @@ impl Policy {
     }
 }
 
-/// More of anything than this is a slip: each has places of its own, and operations.
+/// Upper limit of every count. More is a mistake: each takes buffers and operations.
 const COUNT_MAX: usize = 1 << 13;
 
 fn counted(least: usize, what: &str, found: usize) -> Result<()> {
@@ -339,7 +349,7 @@ fn counted(least: usize, what: &str, found: usize) -> Result<()> {
 }
 
 impl Geometry {
-    /// That of a layout.
+    /// The geometry of a layout.
     pub fn of(layout: &Layout) -> Geometry {
         Geometry {
             layers: layout.layers(),
@@ -372,13 +382,13 @@ impl Geometry {
         (0..self.layers + 2).map(UnitIndex::from)
     }
 
-    /// The slab of a part where every part has one: units in forward order.
+    /// The slab of a gradient chunk when every chunk has its own: units in forward order.
     pub fn slab_of(&self, unit: UnitIndex, chunk: ChunkIndex) -> SlabIndex {
         let below = if unit == self.embedding() { 0 } else { self.embedding_chunks + unit.at() - 1 };
         SlabIndex::from(below + chunk.at())
     }
 
-    /// The part whose slab it is, where every part has one.
+    /// The gradient chunk of a slab when every chunk has its own.
     pub fn chunk_of(&self, slab: SlabIndex) -> (UnitIndex, ChunkIndex) {
         let layers_end = self.embedding_chunks + self.layers;
         match slab.at() {
@@ -388,12 +398,12 @@ impl Geometry {
         }
     }
 
-    /// Whether a unit's gradient is rounded whole, so that its norm is taken in the same pass.
+    /// True if a unit's gradient is rounded as one chunk, so that the same pass computes its norm.
     pub fn is_rounded_whole(&self, unit: UnitIndex) -> bool {
         self.chunks(unit) == 1
     }
 
-    /// Parts that a unit's gradient leaves the device in.
+    /// Number of chunks of a unit's gradient.
     pub fn chunks(&self, unit: UnitIndex) -> usize {
         if unit == self.embedding() {
             self.embedding_chunks

@@ -1,4 +1,4 @@
-//! The pieces of memory that operations touch, and what they may hold.
+//! The buffers that operations access, on host and device, and their possible contents.
 
 use std::fmt;
 
@@ -8,98 +8,98 @@ use crate::base::{ChunkIndex, MicroIndex, MicroSlotIndex, SlabIndex, SlotIndex, 
 use crate::device::Lane;
 use crate::model::Recompute;
 
-/// A piece of memory, on the device or on the host, that is read or written as a whole.
+/// A buffer, on the device or on the host, that is read or written as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// Device: a micro-batch's tokens, targets, weights and document starts.
     Batch {
-        /// Which.
+        /// The micro-batch.
         micro: MicroIndex,
     },
     /// Device: the weights of one layer.
     Slot(SlotIndex),
-    /// Device: the weights of an end.
+    /// Device: the weights of the embedding or head.
     EndWeights(EndUnit),
-    /// Device: the input of a layer, where it has a place of its own.
+    /// Device: the input of a layer, in a buffer of its own.
     Boundary {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch of the sweep.
+        /// The slot of the micro-batch.
         micro_slot: MicroSlotIndex,
     },
     /// Device: the input of any layer whose boundary is spilled.
     SpillBuffer {
-        /// Which.
+        /// The spill buffer.
         spill: SpillIndex,
-        /// Of which micro-batch of the sweep.
+        /// The slot of the micro-batch.
         micro_slot: MicroSlotIndex,
     },
-    /// Device: what a layer keeps from forward to backward beside its boundary.
+    /// Device: the activations that a layer saves from forward to backward in addition to its boundary.
     SavedActivations {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch of the sweep.
+        /// The slot of the micro-batch.
         micro_slot: MicroSlotIndex,
     },
-    /// Device: the output of the last layer, which the head turns into its gradient in place and every
-    /// layer's backward carries down.
+    /// Device: the output of the last layer. The head's backward replaces it by its gradient in place; each layer's
+    /// backward updates that gradient.
     ResidualStream {
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Device: the f32 gradient of the layer whose backward runs, in a step of one sweep.
+    /// Device: the f32 gradient accumulator shared by layers in a step of one sweep.
     Accumulator,
-    /// Device: the f32 gradient of any layer whose sum goes to the host between sweeps.
+    /// Device: the f32 gradient of any layer whose accumulator passes through spill buffers between sweeps.
     AccumulatorSpill(SpillIndex),
-    /// Device: the f32 gradient of a layer, where it has a place of its own.
+    /// Device: the f32 gradient of a layer, in a buffer of its own.
     LayerAccumulator {
         /// The layer's unit.
         unit: UnitIndex,
     },
-    /// Device: the f32 gradient of an end.
+    /// Device: the f32 gradient of the embedding or head.
     EndAccumulator(EndUnit),
-    /// Device: what an operation needs only while it runs.
+    /// Device: temporary memory of an operation.
     Scratch,
-    /// Device: a rounded part of a gradient on its way out.
+    /// Device: a rounded gradient chunk on its way to the host.
     Slab(SlabIndex),
     /// Device: the weighted sum of losses.
     Loss,
-    /// Device: the sums of squares of the unit whose gradient leaves by this slab.
+    /// Device: the sums of squares of the unit whose gradient uses this slab.
     Norm(SlabIndex),
     /// Device: f32 logits of one row.
     Logits,
     /// Device: log-probabilities of a micro-batch's targets, then their gradient.
     Logprobs {
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
     /// Host: a micro-batch as the caller gave it.
     HostBatch {
-        /// Which.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Host: weights, residual and moments of a unit.
+    /// Host: weights, residuals and moments of a unit.
     Master {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
     },
-    /// Host: the rows of an untied embedding that the next list's tokens name, gathered for upload. Operations that update
-    /// the embedding's master update these rows with it, except the one for [all other rows](super::RowSet::Others).
-    /// [`AdamRows`](super::Operation::AdamRows) gathers them; after any other update the issuing thread does, before it
-    /// issues the next list.
+    /// Host: the rows of an untied embedding used by the next list's tokens, gathered for upload. Operations that
+    /// update the embedding's master update these rows with it, except the one for [all other
+    /// rows](super::RowSet::Others). [`AdamRows`](super::Operation::AdamRows) gathers them; after any other
+    /// update the issuing thread does, before it issues the next list.
     HostRows,
-    /// Host: a part of a unit's gradient in the store.
+    /// Host: a chunk of a unit's gradient in the store.
     HostGradient {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
-        /// Which part.
+        /// The chunk.
         chunk: ChunkIndex,
     },
     /// Host: a spilled boundary.
     HostBoundary {
         /// The layer's unit.
         unit: UnitIndex,
-        /// Of which micro-batch of the sweep.
+        /// The slot of the micro-batch.
         micro_slot: MicroSlotIndex,
     },
     /// Host: a layer's running f32 gradient between sweeps.
@@ -107,30 +107,30 @@ pub enum Resource {
         /// The layer's unit.
         unit: UnitIndex,
     },
-    /// Host: a slab of the ring.
+    /// Host: a slab of the ring buffer.
     Ring(u32),
     /// Host: a unit's sums of squares.
     HostNorm {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
     },
     /// Host: the weighted sum of losses.
     HostLoss,
-    /// Host: what [`DecideClip`](super::Operation::DecideClip) decided.
+    /// Host: the result of [`DecideClip`](super::Operation::DecideClip).
     ClipDecision,
     /// Host: f32 logits of one row.
     HostLogits,
     /// Host: log-probabilities of a micro-batch's targets, then their gradient.
     HostLogprobs {
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// Host: wherever units are saved.
+    /// Host: the checkpoint that units are saved to.
     Checkpoint,
 }
 
 impl Resource {
-    /// The lanes that ever touch it. What is on the host the issuing thread may touch too, between lists.
+    /// The lanes that may access it. The issuing thread may access host resources, too, between lists.
     pub fn lanes(&self) -> &'static [Lane] {
         match self {
             Resource::Batch { .. } | Resource::Slot(_) | Resource::EndWeights(_) => {
@@ -165,12 +165,12 @@ impl Resource {
         }
     }
 
-    /// Whether its lane's order is all the order it needs: one lane touches it, and nobody on the host.
+    /// True if one lane alone accesses it, so that the order of that lane suffices.
     pub fn is_private(&self) -> bool {
         self.lanes().len() == 1 && !self.is_on_host()
     }
 
-    /// Whether it is in host memory.
+    /// True if it is in host memory.
     pub fn is_on_host(&self) -> bool {
         match self {
             Resource::HostBatch { .. }
@@ -206,7 +206,7 @@ impl Resource {
         }
     }
 
-    /// What it holds before the first list: a store is filled and batches are handed in from outside.
+    /// Its content before the first list: the store is filled and batches are written by the issuing thread.
     pub fn initially(&self) -> Option<Content> {
         match *self {
             Resource::Master { unit } => Some(Content::Weights(unit)),
@@ -216,9 +216,8 @@ impl Resource {
         }
     }
 
-    /// Whether its contents mean anything to the next list. Weights do, until their master is updated, and so does
-    /// a save, which is waited for under later lists;
-    /// activations, gradients, norms and losses of one list are never those of another.
+    /// True if its content may be used by later lists: weights, until their master is updated, and a save, which
+    /// later lists overlap. Activations, gradients, norms and losses belong to one list.
     pub fn outlives_list(&self) -> bool {
         matches!(
             self,
@@ -231,12 +230,12 @@ impl Resource {
         )
     }
 
-    /// Whether a model of this geometry, placed by this policy, has it in a list of this extent.
+    /// True if a list of this extent has it, for this policy and geometry.
     pub fn exists(&self, policy: &Policy, geometry: &Geometry, extent: Extent) -> bool {
         let Extent { micros, sweep } = extent;
         let placement = &policy.placement;
         let is_unit = |unit: UnitIndex| unit <= geometry.head();
-        // Counted from 0; nothing for an end.
+        // Counted from 0; `None` for the embedding and the head.
         let layer_of = |unit: UnitIndex| unit.at().checked_sub(1).filter(|layer| *layer < geometry.layers);
         match *self {
             Resource::Batch { micro }
@@ -286,59 +285,59 @@ impl Resource {
     }
 }
 
-/// What a resource holds.
+/// The content of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A micro-batch.
     Batch(MicroIndex),
-    /// The weights of a unit; on the host, with its whole optimizer state.
+    /// The weights of a unit; on the host, its residuals and moments, too.
     Weights(UnitIndex),
-    /// A unit's optimizer state of which the first `parts` parts are updated and the others are not yet.
+    /// Weights, residuals and moments of a unit, of which the first `chunks` chunks are updated.
     Updating {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
-        /// Parts updated.
+        /// Chunks updated.
         chunks: u32,
     },
-    /// An embedding's optimizer state of which the rows that the next list's tokens name are updated and the others
-    /// are not yet.
+    /// Weights, residuals and moments of an embedding, of which the rows used by the next list's tokens are
+    /// updated.
     RowsUpdated(UnitIndex),
-    /// The residual stream as it leaves `unit`.
+    /// The residual stream at the output of `above`.
     Activation {
-        /// The unit below.
+        /// The unit below the activation.
         above: UnitIndex,
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// What `unit` has kept, for a backward that computes the rest again.
+    /// The activations that `unit` has saved for a backward that recomputes the others.
     SavedActivations {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
-        /// What is not kept.
+        /// The activations that are not saved.
         recompute: Recompute,
     },
     /// The gradient of [`Content::Activation`].
     Gradient {
-        /// The unit below.
+        /// The unit below the activation.
         above: UnitIndex,
-        /// Of which micro-batch.
+        /// The micro-batch.
         micro: MicroIndex,
     },
-    /// The sum of the first `terms` contributions to a unit's f32 gradient: one of every micro-batch, and of
-    /// a tied embedding first those of the head, then its own.
+    /// The sum of the first `terms` contributions to a unit's f32 gradient: one per micro-batch. A tied embedding
+    /// has those of the head first, then its own.
     Accumulator {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
         /// Contributions so far.
         terms: u32,
     },
-    /// One part of a unit's rounded gradient.
+    /// One chunk of a unit's rounded gradient.
     GradientChunk {
-        /// Whose.
+        /// The unit.
         unit: UnitIndex,
-        /// Which part.
+        /// The chunk.
         chunk: ChunkIndex,
     },
     /// The sums of squares of a unit's complete gradient.
@@ -348,7 +347,7 @@ pub enum Content {
         /// Micro-batches so far.
         terms: u32,
     },
-    /// The step's verdict.
+    /// The step's clip decision.
     ClipDecision,
     /// Logits of one row.
     Logits,
@@ -361,7 +360,7 @@ pub enum Content {
         /// Units so far.
         units: u32,
     },
-    /// Nothing that anybody may read.
+    /// Leftover data that must not be read.
     Scrap,
 }
 
@@ -394,7 +393,7 @@ impl fmt::Display for Resource {
             Resource::AccumulatorSpill(spill) => write!(f, "the accumulator in {spill}"),
             Resource::LayerAccumulator { unit } => write!(f, "the accumulator of {unit}"),
             Resource::EndAccumulator(end) => write!(f, "the accumulator of the {end}"),
-            Resource::Scratch => f.write_str("the scratch"),
+            Resource::Scratch => f.write_str("the scratch memory"),
             Resource::Slab(slab) => slab.fmt(f),
             Resource::Loss => f.write_str("the device loss"),
             Resource::Norm(slab) => write!(f, "the device norm of {slab}"),
@@ -403,7 +402,7 @@ impl fmt::Display for Resource {
             Resource::HostLogprobs { micro } => write!(f, "the host log-probabilities of {micro}"),
             Resource::HostBatch { micro } => write!(f, "the host batch of {micro}"),
             Resource::Master { unit } => write!(f, "the master of {unit}"),
-            Resource::HostRows => f.write_str("the next rows of the embedding"),
+            Resource::HostRows => f.write_str("the gathered rows of the embedding"),
             Resource::HostGradient { unit, chunk } => write!(f, "the stored gradient of {unit} {chunk}"),
             Resource::Ring(slab) => write!(f, "ring {slab}"),
             Resource::HostNorm { unit } => write!(f, "the host norm of {unit}"),
@@ -438,7 +437,7 @@ impl fmt::Display for Content {
             Content::Logprobs(micro) => write!(f, "the log-probabilities of {micro}"),
             Content::Dlogprobs(micro) => write!(f, "the gradient of the log-probabilities of {micro}"),
             Content::Saved { units } => write!(f, "the state of {units} units"),
-            Content::Scrap => f.write_str("scrap"),
+            Content::Scrap => f.write_str("leftover data"),
         }
     }
 }

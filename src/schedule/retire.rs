@@ -1,4 +1,4 @@
-//! When the contents of device memory have had their last use.
+//! The last use of each content of device memory.
 
 use std::collections::HashMap;
 
@@ -7,21 +7,21 @@ use super::policy::Geometry;
 use super::resource::Resource;
 use crate::device::Lane;
 
-/// The present contents of a resource.
+/// The current content of a resource.
 #[derive(Clone, Copy)]
 struct Life {
-    /// The operation that used them last so far.
+    /// The last operation so far that used it.
     last: usize,
     lane: Lane,
-    /// Whether that was a write.
+    /// True if that operation wrote.
     wrote: bool,
-    /// Whether one lane alone has read them since they were written: then its last reader is the last in time.
+    /// True if only one lane has read it since it was written: then its last reader is also the last in time.
     one_reader: bool,
 }
 
-/// Every resource on the device together with the operation (its position in the list) that is the last to use
-/// its contents, before others take their place or the list ends; by position. Contents that several lanes
-/// read are left out, since the last of their readers in the list need not be the last in time.
+/// Pairs of an operation (its position in the list) and a device resource whose content it is the last to use
+/// before that is overwritten or the list ends; sorted by position. Content read by several lanes is left out,
+/// since the last reader in the list need not be the last in time.
 pub fn retired(list: &List, geometry: &Geometry) -> Vec<(usize, Resource)> {
     let mut lives: HashMap<Resource, Life> = HashMap::new();
     let mut retired = Vec::new();
@@ -41,8 +41,8 @@ pub fn retired(list: &List, geometry: &Geometry) -> Vec<(usize, Resource)> {
             if let Some(life) = before.filter(|_| access.needs.is_none()) {
                 end(resource, life);
             }
-            let alone = |life: Life| life.one_reader && (life.wrote || life.lane == lane);
-            let one_reader = access.writes() || before.is_none_or(alone);
+            let by_one_lane = |life: Life| life.one_reader && (life.wrote || life.lane == lane);
+            let one_reader = access.writes() || before.is_none_or(by_one_lane);
             lives.insert(resource, Life { last: index, lane, wrote: access.writes(), one_reader });
         });
     }
@@ -60,7 +60,7 @@ mod tests {
     };
 
     #[test]
-    fn a_place_is_retired_by_its_last_user_before_the_next_takes_it() {
+    fn content_is_retired_by_its_last_user_before_it_is_overwritten() {
         let geometry = Geometry { layers: 3, tied: false, embedding_chunks: 1, head_chunks: 1 };
         let spilled = LayerPlacement { boundary: Boundary::Spilled, ..LayerPlacement::default() };
         let policy = Policy {
@@ -88,7 +88,7 @@ mod tests {
             by(Resource::Slab(SlabIndex(1))),
             ["download unit 3 chunk 0: slab 1 → store", "download unit 1 chunk 0: slab 1 → store"]
         );
-        // What the first layer reads while it is spilled has two last readers; what it reads again has one.
+        // The first layer's boundary is read by two lanes before it is overwritten, and by one after it is fetched.
         let spill = Resource::SpillBuffer { spill: SpillIndex(0), micro_slot: MicroSlotIndex(0) };
         assert_eq!(
             by(spill),
@@ -102,6 +102,10 @@ mod tests {
             uses
         };
         let users = list.operations.iter().filter(|operation| scratch(operation)).count();
-        assert_eq!(by(Resource::Scratch).len(), users, "nothing in the scratch outlives its operation");
+        assert_eq!(
+            by(Resource::Scratch).len(),
+            users,
+            "no content of the scratch memory outlives its operation"
+        );
     }
 }

@@ -1,10 +1,10 @@
-//! Lists in virtual time: when everything would happen if every operation took as long as a cost says.
+//! Runs lists in virtual time, given the cost of every operation.
 //!
-//! A lane starts its next task when it is free and the task's waits are over; that is all a device promises,
-//! so it is all there is to simulate. Lanes that use something in common, cores or memory or a link, slow one
-//! another down once there is not enough of it for all that run: as fluids share a pipe. From one lane's end to another's
-//! start behind it word has to get round. What comes out are the spans that a
-//! device would record: [`usage`] and the trace treat measured and simulated ones alike.
+//! A lane starts its next task when it is free and the task's waits have arrived: the only guarantee of a device,
+//! so the only rule here. Lanes may share resources (cores, memory bandwidth, a link). If the running lanes
+//! together demand more of one than there is, all of them slow down in proportion. A task that waited for another
+//! lane starts a handoff time later. The results are spans like those that a device records: [`usage`] and the
+//! trace treat measured and simulated spans alike.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use super::resource::Resource;
 use super::sync::Synced;
 use crate::device::{Lane, TaskSpan, Tick};
 
-/// For each lane, the part of something that it uses while it runs alone.
+/// For each lane, the fraction of a resource that it uses while it runs alone.
 pub type Share = [f64; Lane::COUNT];
 
 /// Lanes in virtual time, from their opening on.
@@ -28,7 +28,7 @@ pub struct Simulator {
     waits: Vec<Tick>,
     runs: Vec<Simulation>,
     now_ns: f64,
-    /// When the issuing thread got as far as it has got.
+    /// The present time of the issuing thread.
     caller_ns: u64,
 }
 
@@ -51,37 +51,38 @@ struct Task {
 
 #[derive(Clone, Copy, Debug)]
 struct Running {
-    /// What is left of the handoff and of the cost.
+    /// Remaining time of handoff and cost, at full speed.
     left_ns: f64,
     speed: f64,
 }
 
-/// A list as it happens; the spans of tasks that are not done yet are all zeros.
+/// The spans of a list; those of tasks that are not done yet are all zeros.
 #[derive(Clone, Debug)]
 pub struct Simulation {
-    /// Its operations in the list's order; the task of a span is its position there.
+    /// One span per operation, in the list's order; a span's task is the position in the list.
     pub spans: Vec<TaskSpan>,
-    /// For each operation the one of the same list whose end it started at, if it was one.
+    /// For each operation, the operation of the same list at whose end it started; `None` if there is none.
     behind: Vec<Option<usize>>,
 }
 
-/// What is less than this is a rounding error, ns.
+/// Times below this are rounding errors, ns.
 const NOTHING: f64 = 1e-6;
 
 impl Simulator {
-    /// Lanes that have just been opened, at time 0, and have nothing in common.
+    /// The simulator of lanes that have just been opened, at time 0, and share nothing.
     pub fn new() -> Self {
         Simulator::default()
     }
 
-    /// Lanes that have just been opened and have these things in common. Tasks that together use more of one than
-    /// there is take longer in proportion. A task that waits for another lane starts `handoff_ns` after that has arrived.
+    /// The simulator of lanes that have just been opened and share these resources. Tasks that together use more
+    /// of a resource than there is slow down in proportion. A task that waits for another lane starts
+    /// `handoff_ns` after the tick.
     pub fn sharing(shares: Vec<Share>, handoff_ns: u64) -> Self {
         Simulator { shares, handoff_ns, ..Simulator::default() }
     }
 
-    /// Issues a list now, in no time, and gives it a number. `cost_ns` says how long an operation takes that runs
-    /// alone.
+    /// Issues a list now, which takes no time, and returns its number. `cost_ns` returns the time of an operation
+    /// that runs alone.
     pub fn issue(&mut self, list: &List, synced: &Synced, cost_ns: impl Fn(&Operation) -> u64) -> usize {
         let number = self.runs.len();
         let mut spans = Vec::with_capacity(list.operations.len());
@@ -102,42 +103,42 @@ impl Simulator {
         number
     }
 
-    /// The issuing thread waits for a tick: what it issues afterwards starts no earlier.
+    /// Makes the issuing thread wait for a tick: lists issued afterwards start no earlier.
     ///
     /// # Panics
-    /// If the tick never arrives: it was not issued, or a wait was not.
+    /// If the tick never arrives: its task, or one that this waits for, was not issued.
     pub fn reach(&mut self, tick: Tick) {
         if tick.count == 0 {
             return;
         }
-        let place = tick.count as usize - 1;
-        while self.lanes[tick.lane.at()].ends_ns.len() <= place {
+        let position = tick.count as usize - 1;
+        while self.lanes[tick.lane.at()].ends_ns.len() <= position {
             assert!(self.advance(), "a tick of {} that is waited for never arrives", tick.lane);
         }
-        self.caller_ns = self.caller_ns.max(self.lanes[tick.lane.at()].ends_ns[place]);
+        self.caller_ns = self.caller_ns.max(self.lanes[tick.lane.at()].ends_ns[position]);
     }
 
-    /// Lets everything that was issued happen.
+    /// Runs all issued tasks to their end.
     ///
     /// # Panics
-    /// If the waits point at tasks that have not been issued; [`Checker`](super::Checker) says which.
+    /// If the waits point at tasks that have not been issued; [`Checker`](super::Checker) names them.
     pub fn finish(&mut self) {
         while self.advance() {}
         let all_done = self.lanes.iter().all(|lane| lane.ends_ns.len() == lane.tasks.len());
         assert!(all_done, "a task waits for one that was never issued");
     }
 
-    /// The list of that number.
+    /// The simulation of the list with this number.
     pub fn simulation(&self, number: usize) -> &Simulation {
         &self.runs[number]
     }
 
-    /// When the issuing thread got as far as it has got, ns.
+    /// The present time of the issuing thread, ns.
     pub fn caller_ns(&self) -> u64 {
         self.caller_ns
     }
 
-    /// Lets time pass until the next task is done; false if none runs.
+    /// Advances the time to the end of the next task; returns false if no task runs.
     fn advance(&mut self) -> bool {
         let mut has_started = false;
         for lane in Lane::ALL {
@@ -147,15 +148,15 @@ impl Simulator {
             self.set_speeds();
         }
         let running = || self.lanes.iter().filter_map(|lane| lane.running);
-        let Some(passing) = running().map(|task| task.left_ns / task.speed).min_by(f64::total_cmp) else {
+        let Some(elapsed) = running().map(|task| task.left_ns / task.speed).min_by(f64::total_cmp) else {
             return false;
         };
-        self.now_ns += passing;
+        self.now_ns += elapsed;
         let mut has_ended = false;
         for lane in Lane::ALL {
             let queue = &mut self.lanes[lane.at()];
             let Some(task) = &mut queue.running else { continue };
-            task.left_ns -= passing * task.speed;
+            task.left_ns -= elapsed * task.speed;
             if task.left_ns <= NOTHING {
                 queue.running = None;
                 has_ended = true;
@@ -171,29 +172,29 @@ impl Simulator {
         true
     }
 
-    /// Starts a lane's next task if nothing holds it up any more.
+    /// Starts a lane's next task if the lane is free and the task's waits have arrived.
     fn start_next(&mut self, lane: Lane) -> bool {
         let queue = &self.lanes[lane.at()];
-        let place = queue.ends_ns.len();
-        if queue.running.is_some() || place == queue.tasks.len() {
+        let position = queue.ends_ns.len();
+        if queue.running.is_some() || position == queue.tasks.len() {
             return false;
         }
-        let task = &queue.tasks[place];
+        let task = &queue.tasks[position];
         let free_ns = queue.ends_ns.last().copied().unwrap_or(0);
         let ready_ns = free_ns.max(task.issued_ns);
-        // The task that holds it up longest, on this lane or another.
-        let cause_of = |queue: &Queue, place: usize| {
-            let other = &queue.tasks[place];
+        // The task that delays it longest, on this lane or another.
+        let cause_of = |queue: &Queue, position: usize| {
+            let other = &queue.tasks[position];
             (other.list == task.list).then_some(other.index)
         };
-        let own = place.checked_sub(1).filter(|_| free_ns >= task.issued_ns);
-        let (mut start_ns, mut cause) = (ready_ns, own.and_then(|place| cause_of(queue, place)));
+        let own = position.checked_sub(1).filter(|_| free_ns >= task.issued_ns);
+        let (mut start_ns, mut cause) = (ready_ns, own.and_then(|position| cause_of(queue, position)));
         let mut handoff_ns = 0;
         for wait in &self.waits[task.waits.clone()] {
-            let (other, place) = (&self.lanes[wait.lane.at()], wait.count as usize - 1);
-            let Some(&end_ns) = other.ends_ns.get(place) else { return false };
+            let (other, position) = (&self.lanes[wait.lane.at()], wait.count as usize - 1);
+            let Some(&end_ns) = other.ends_ns.get(position) else { return false };
             if end_ns > start_ns {
-                (start_ns, cause) = (end_ns, cause_of(other, place));
+                (start_ns, cause) = (end_ns, cause_of(other, position));
                 handoff_ns = self.handoff_ns;
             }
         }
@@ -205,7 +206,7 @@ impl Simulator {
         true
     }
 
-    /// How fast everything runs that runs now.
+    /// Updates the speeds of all running tasks.
     fn set_speeds(&mut self) {
         let runs = self.lanes.each_ref().map(|lane| lane.running.is_some());
         for lane in Lane::ALL {
@@ -221,8 +222,8 @@ impl Simulator {
 }
 
 impl Simulation {
-    /// The chain of operations that ends with the last to end, each started by the end of the one before it,
-    /// as positions in the list. It begins where what held an operation up was no operation of this list.
+    /// The chain of operations that ends with the last to end, each started by the end of the one before it, as
+    /// positions in the list. Its first operation was not delayed by an operation of this list.
     pub fn critical_path(&self) -> Vec<usize> {
         let last = (0..self.spans.len()).max_by_key(|&index| self.spans[index].end_ns);
         self.path_to(last)
@@ -236,7 +237,7 @@ impl Simulation {
     }
 }
 
-/// What a lane did in a stretch of time.
+/// The use of a lane in an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Time in tasks.
@@ -245,7 +246,7 @@ pub struct Usage {
     pub idle_ns: u64,
 }
 
-/// Per lane, what spans (measured or simulated) say of the time from `from_ns` to `to_ns`.
+/// Returns the use of each lane between `from_ns` and `to_ns`, from measured or simulated spans.
 pub fn usage(spans: &[TaskSpan], from_ns: u64, to_ns: u64) -> [Usage; Lane::COUNT] {
     let mut busy = [0; Lane::COUNT];
     for span in spans {
@@ -256,21 +257,21 @@ pub fn usage(spans: &[TaskSpan], from_ns: u64, to_ns: u64) -> [Usage; Lane::COUN
     busy.map(|busy_ns| Usage { busy_ns, idle_ns: whole.saturating_sub(busy_ns) })
 }
 
-/// The memory of a category while a list runs.
+/// The peak memory of a category while a list runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peak {
-    /// The plan's name for it.
+    /// The plan's name of the category.
     pub category: &'static str,
-    /// The most bytes that hold something still needed, at one time.
+    /// Maximum bytes whose content is needed at one time.
     pub live_bytes_max: usize,
-    /// Bytes of every place that the list touches.
+    /// Total bytes of the resources that the list accesses.
     pub touched_bytes: usize,
 }
 
-/// The memory a list uses when it happens like this. `size` gives a resource's category and bytes, and
-/// nothing for what should not be counted. A place counts as live from the start of the operation that fills
-/// it to the end of the last that touches it before it is filled again. Categories come in the order of
-/// first use.
+/// Returns the memory used by a simulated list, by category in the order of first use. `size` returns a
+/// resource's category and bytes, or `None` for resources that should not be counted. A resource counts as live
+/// from the start of the operation that fills it to the end of the last that accesses it before it is filled
+/// again.
 pub fn peaks(
     geometry: &Geometry,
     list: &List,
@@ -279,7 +280,7 @@ pub fn peaks(
 ) -> Vec<Peak> {
     let mut peaks: Vec<Peak> = Vec::new();
     let mut open: HashMap<Resource, (usize, usize, u64, u64)> = HashMap::new();
-    // When, category, bytes more or less.
+    // Time, change in bytes, category.
     let mut changes: Vec<(u64, isize, usize)> = Vec::new();
     let mut close = |(category, bytes, from_ns, to_ns): (usize, usize, u64, u64)| {
         changes.push((from_ns, bytes as isize, category));
@@ -308,7 +309,7 @@ pub fn peaks(
         });
     }
     open.into_values().for_each(&mut close);
-    // What ends when something else begins makes room for it.
+    // At equal times ends come before starts.
     changes.sort_unstable();
     let mut live = vec![0isize; peaks.len()];
     for (_, bytes, category) in changes {
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_starts_when_it_is_free_and_its_waits_are_over() {
+    fn a_lane_starts_when_it_is_free_and_its_waits_have_arrived() {
         let (mut sync, mut simulator, list) = (Sync::new(&GEOMETRY), Simulator::new(), example());
         let run = run(&mut simulator, &list, &sync.infer(&list));
         let times: Vec<_> =
@@ -377,59 +378,59 @@ mod tests {
     }
 
     #[test]
-    fn time_goes_on_from_list_to_list() {
+    fn time_continues_from_list_to_list() {
         let (mut sync, mut simulator, list) = (Sync::new(&GEOMETRY), Simulator::new(), example());
         let first = sync.infer(&list);
         simulator.issue(&list, &first, cost);
-        let mut patient = simulator.clone();
+        let mut waiting = simulator.clone();
         let again = sync.infer(&list);
-        // The h2d lane was free at 160; slot 0 is only when the last forward is done.
+        // The h2d lane is free at 160, slot 0 only after the last forward.
         let second = run(&mut simulator, &list, &again);
         assert_eq!((second.spans[0].ready_ns, second.spans[0].start_ns), (160, 330));
-        assert_eq!(second.critical_path()[0], 0, "what held it up is of another list");
-        patient.reach(first.tick(5));
-        assert_eq!(patient.caller_ns(), 330);
-        assert_eq!(run(&mut patient, &list, &again).spans[0].ready_ns, 330);
+        assert_eq!(second.critical_path()[0], 0, "an operation of another list delayed it");
+        waiting.reach(first.tick(5));
+        assert_eq!(waiting.caller_ns(), 330);
+        assert_eq!(run(&mut waiting, &list, &again).spans[0].ready_ns, 330);
     }
 
     #[test]
-    fn lanes_that_share_slow_one_another_down() {
+    fn lanes_that_share_a_resource_slow_one_another_down() {
         let (mut sync, list) = (Sync::new(&GEOMETRY), example());
         let synced = sync.infer(&list);
         let mut share = [0.0; Lane::COUNT];
         (share[Lane::H2d.at()], share[Lane::Compute.at()]) = (0.5, 0.75);
         let mut simulator = Simulator::sharing(vec![share], 0);
         let shared = run(&mut simulator, &list, &synced);
-        // The first upload runs alone; the second beside the first forward, both at 1/1.25.
+        // The first upload runs alone; the second runs together with the first forward, both at 1/1.25.
         assert_eq!(shared.spans[0].end_ns, 30);
         assert_eq!(shared.spans[1].end_ns, 30 + 38, "30 · 1.25, rounded");
         // 30 of its 100 are done then, the rest runs alone.
         assert_eq!(shared.spans[2].end_ns, 68 + 70);
-        // What uses nothing of it is not slowed down, and enough for all slows nobody down.
+        // A resource that is sufficient for all lanes slows none of them down.
         let alone = run(&mut Simulator::new(), &list, &synced);
-        let ample = run(&mut Simulator::sharing(vec![share.map(|chunk| chunk / 2.0)], 0), &list, &synced);
+        let ample = run(&mut Simulator::sharing(vec![share.map(|part| part / 2.0)], 0), &list, &synced);
         assert!(alone.spans.iter().zip(&ample.spans).all(|(one, other)| one.end_ns == other.end_ns));
     }
 
     #[test]
-    fn who_waits_for_another_lane_hears_of_it_later() {
+    fn a_wait_for_another_lane_costs_a_handoff() {
         let (mut sync, list) = (Sync::new(&GEOMETRY), example());
         let mut simulator = Simulator::sharing(vec![], 7);
         let run = run(&mut simulator, &list, &sync.infer(&list));
         let times: Vec<_> = run.spans.iter().map(|span| (span.start_ns, span.end_ns)).collect();
-        // The second and the third forward find their weights there.
+        // The weights of the second and the third forward are already there.
         let expected = [(0, 30), (30, 60), (37, 137), (144, 174), (137, 237), (237, 337)];
         assert_eq!(times, expected);
     }
 
     #[test]
     #[should_panic(expected = "never arrives")]
-    fn what_was_never_issued_never_arrives() {
+    fn a_tick_that_was_never_issued_never_arrives() {
         Simulator::new().reach(Tick { lane: Lane::Host, count: 1 });
     }
 
     #[test]
-    fn a_place_is_live_from_its_filling_to_its_last_use() {
+    fn a_resource_is_live_from_its_filling_to_its_last_use() {
         let (mut sync, mut simulator, list) = (Sync::new(&GEOMETRY), Simulator::new(), example());
         let run = run(&mut simulator, &list, &sync.infer(&list));
         let size = |resource: &Resource| match resource {
@@ -442,7 +443,7 @@ mod tests {
             peaks,
             [
                 Peak { category: "slots", live_bytes_max: 14, touched_bytes: 14 },
-                // Below and above the layer in work; the place above is the next one's place below.
+                // The boundaries below and above the current layer; the one above is the next layer's below.
                 Peak { category: "boundaries", live_bytes_max: 10, touched_bytes: 20 },
             ]
         );

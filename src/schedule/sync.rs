@@ -1,12 +1,13 @@
-//! Infers what every operation waits for, so that nobody writes a wait by hand.
+//! Infers the waits of every operation, so that no wait is written by hand.
 //!
-//! Two accesses to a resource conflict unless both read. An operation must come after every earlier one that
-//! it conflicts with. Of each lane only the latest such matters, since a lane runs in order. Some of those
-//! the operation's own lane already knows to be done, from waits before; some are known to the operations
-//! that remain. What is left is the least set: without any one of them two conflicting operations could meet.
+//! Two accesses to a resource conflict unless both read. An operation must come after every earlier operation
+//! that it conflicts with. Per lane only the latest of these matters, since a lane runs in order. Of these, an
+//! operation does not wait for those that its own lane already knows to be done, nor for those that are implied
+//! by another wait. The rest is the minimal set: without any one of them two conflicting operations could
+//! overlap.
 //!
-//! The knowledge is a vector clock over lanes. Each lane has one, each last access keeps that of its
-//! operation, and both carry over from list to list, so that a step's border is a border like any other.
+//! The knowledge is a vector clock over lanes. Each lane has one, each last access keeps that of its operation, and
+//! both carry over from list to list, so that the border between steps needs no special case.
 
 use std::collections::HashMap;
 
@@ -19,13 +20,13 @@ use super::policy::Geometry;
 use super::resource::Resource;
 use crate::device::{Lane, Tick};
 
-/// What is known of the lanes and of the last accesses to everything. One for the life of opened lanes.
+/// The known state of the lanes and the last accesses to every resource. One per opening of the lanes.
 #[derive(Clone, Debug)]
 pub struct Sync {
     geometry: Geometry,
-    /// Per lane, its own count and what its next task will know of the others.
+    /// Per lane, its own count and the tasks of other lanes that its next task knows to be done.
     lanes: [Clock; Lane::COUNT],
-    /// What the issuing thread has seen arrive.
+    /// The tasks that the issuing thread knows to be done.
     caller: Clock,
     last: FxHashMap<Resource, Last>,
 }
@@ -40,7 +41,7 @@ pub struct Synced {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     tick: Tick,
-    /// Where its waits end; they start where the previous entry's end.
+    /// End of the entry's waits; they start at the previous entry's end.
     waits_end: usize,
     signal: bool,
 }
@@ -51,35 +52,35 @@ impl Synced {
         self.entries.len()
     }
 
-    /// Whether there is nothing to do.
+    /// True if the list is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The tick that says operation `index` of the list is done.
+    /// The tick that arrives when operation `index` of the list is done.
     pub fn tick(&self, index: usize) -> Tick {
         self.entries[index].tick
     }
 
-    /// What operation `index` waits for on other lanes.
+    /// The ticks of other lanes that operation `index` waits for.
     pub fn waits(&self, index: usize) -> &[Tick] {
         let start = if index == 0 { 0 } else { self.entries[index - 1].waits_end };
         &self.waits[start..self.entries[index].waits_end]
     }
 
-    /// Whether another lane waits for operation `index`, or one of a later list may have to.
+    /// True if another lane waits for operation `index`, or an operation of a later list may have to.
     pub fn signal(&self, index: usize) -> bool {
         self.entries[index].signal
     }
 
-    /// Of all operations of some lists, by the tick that says one is done, what it waits for.
+    /// The waits of all operations of these lists, by the tick of each operation.
     pub fn waits_by_tick<'a>(lists: impl IntoIterator<Item = &'a Synced>) -> HashMap<Tick, &'a [Tick]> {
         let of_list = |list: &'a Synced| (0..list.len()).map(|at| (list.tick(at), list.waits(at)));
         lists.into_iter().flat_map(of_list).collect()
     }
 
-    /// Appends an operation. The least set comes from [`Sync::infer`]; this is for whoever wants another, as
-    /// tests of the checker do.
+    /// Appends an operation. [`Sync::infer`] returns the minimal set; this function makes others, e.g. for tests of
+    /// the checker.
     pub fn push(&mut self, tick: Tick, waits: &[Tick], signal: bool) {
         self.waits.extend_from_slice(waits);
         self.entries.push(Entry { tick, waits_end: self.waits.len(), signal });
@@ -101,7 +102,7 @@ impl Last {
     }
 }
 
-/// An operation, and what is known to be done once it is done.
+/// An operation, and the tasks that are known to be done once it is done.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     tick: Tick,
@@ -109,7 +110,7 @@ struct Mark {
 }
 
 impl Sync {
-    /// Lanes that have just been opened, for lists of a model of this geometry.
+    /// The state of lanes that have just been opened, for lists of this geometry.
     pub fn new(geometry: &Geometry) -> Self {
         Sync {
             geometry: *geometry,
@@ -119,12 +120,12 @@ impl Sync {
         }
     }
 
-    /// The waits and signals of a list that is issued next, after all lists inferred before it.
+    /// Returns the waits and signals of the list that is issued next, after all lists inferred before it.
     pub fn infer(&mut self, list: &List) -> Synced {
         let before = self.lanes;
         let mut synced = Synced::default();
-        // Where in the list each lane's tasks are.
-        let mut places: [Vec<usize>; Lane::COUNT] = Default::default();
+        // Per lane, the positions of its tasks in the list.
+        let mut positions: [Vec<usize>; Lane::COUNT] = Default::default();
         let mut accesses = Vec::new();
         for (index, operation) in list.operations.iter().enumerate() {
             let lane = operation.lane();
@@ -138,20 +139,20 @@ impl Sync {
             let mut clock = self.lanes[lane.at()];
             let mut waits = [Tick { lane, count: 0 }; Lane::COUNT];
             let mut waits_len = 0;
-            for mark in least(&self.conflicts(&accesses), clock).into_iter().flatten() {
+            for mark in minimal(&self.conflicts(&accesses), clock).into_iter().flatten() {
                 clock.join(&mark.clock);
                 waits[waits_len] = mark.tick;
                 waits_len += 1;
                 let earlier = before[mark.tick.lane.at()].of(mark.tick.lane);
                 if mark.tick.count > earlier {
-                    let place = places[mark.tick.lane.at()][(mark.tick.count - earlier - 1) as usize];
-                    synced.entries[place].signal = true;
+                    let position = positions[mark.tick.lane.at()][(mark.tick.count - earlier - 1) as usize];
+                    synced.entries[position].signal = true;
                 }
             }
             let tick = Tick { lane, count: clock.of(lane) + 1 };
             clock.learn(tick);
             self.lanes[lane.at()] = clock;
-            places[lane.at()].push(index);
+            positions[lane.at()].push(index);
             synced.push(tick, &waits[..waits_len], false);
 
             let mark = Mark { tick, clock };
@@ -170,22 +171,22 @@ impl Sync {
                 let earlier = before[tick.lane.at()].of(tick.lane);
                 let unknown = |lane: &Lane| !self.lanes[lane.at()].knows(*tick);
                 if tick.count > earlier && resource.lanes().iter().any(unknown) {
-                    let place = places[tick.lane.at()][(tick.count - earlier - 1) as usize];
-                    synced.entries[place].signal = true;
+                    let position = positions[tick.lane.at()][(tick.count - earlier - 1) as usize];
+                    synced.entries[position].signal = true;
                 }
             }
         }
         synced
     }
 
-    /// What must have arrived before the issuing thread itself makes these accesses, between lists: before it
-    /// reads a verdict, writes the next batch or looks at a master. To be reached, then [`Sync::settle`]d.
+    /// Returns the ticks that must arrive before the issuing thread itself makes these accesses between lists, e.g.
+    /// reads a clip decision, writes the next batch or reads a master. Wait for them, then call [`Sync::settle`].
     pub fn before(&self, accesses: &[Access]) -> Vec<Tick> {
-        let marks = least(&self.conflicts(accesses), self.caller);
+        let marks = minimal(&self.conflicts(accesses), self.caller);
         marks.into_iter().flatten().map(|mark| mark.tick).collect()
     }
 
-    /// The issuing thread has seen these ticks arrive: every task issued from now on comes after them.
+    /// Records that the issuing thread has seen these ticks arrive: every task issued from now on comes after them.
     pub fn settle(&mut self, ticks: &[Tick]) {
         let mut known = self.caller;
         for &tick in ticks {
@@ -210,7 +211,7 @@ impl Sync {
         }
     }
 
-    /// Of each lane, the latest operation that one of the accesses conflicts with.
+    /// For each lane, the latest operation that one of the accesses conflicts with.
     fn conflicts(&self, accesses: &[Access]) -> [Option<Mark>; Lane::COUNT] {
         let mut latest: [Option<Mark>; Lane::COUNT] = Default::default();
         let mut consider = |mark: &Mark| {
@@ -230,14 +231,14 @@ impl Sync {
     }
 }
 
-/// Drops what is known already, and what one of the others knows: of two operations at most one can know
-/// the other, so the rest stands.
-fn least(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark>; Lane::COUNT] {
+/// Drops candidates that are already known, and those known to another candidate. Of two operations at most one can
+/// know the other, so no candidate is dropped without another that implies it.
+fn minimal(candidates: &[Option<Mark>; Lane::COUNT], known: Clock) -> [Option<Mark>; Lane::COUNT] {
     let unknown = candidates.map(|mark| mark.filter(|mark| !known.knows(mark.tick)));
     unknown.map(|mark| {
         mark.filter(|mark| {
-            let told = |other: &Mark| other.tick.lane != mark.tick.lane && other.clock.knows(mark.tick);
-            !unknown.iter().flatten().any(told)
+            let implies = |other: &Mark| other.tick.lane != mark.tick.lane && other.clock.knows(mark.tick);
+            !unknown.iter().flatten().any(implies)
         })
     })
 }
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_waits_for_the_slots_last_reader_alone() {
+    fn an_upload_waits_only_for_the_last_reader_of_its_slot() {
         let mut sync = Sync::new(&GEOMETRY);
         let operations = [
             upload(1, 0),
@@ -302,18 +303,18 @@ mod tests {
     }
 
     #[test]
-    fn what_one_wait_tells_needs_no_other() {
+    fn a_wait_implied_by_another_is_left_out() {
         let mut sync = Sync::new(&GEOMETRY);
         let batch = |micro: u32| Operation::UploadBatch { micro: MicroIndex(micro) };
         let synced =
             sync.infer(&list(&[batch(0), upload(1, 0), forward(1, 0, 0), batch(1), forward(1, 0, 1)]));
-        // The weights are uploaded behind the batch, so one wait serves both; the second batch is news.
+        // The weights are uploaded after the first batch, so one wait covers both; the second batch needs its own.
         assert_eq!(synced.waits(2), [tick(Lane::H2d, 2)]);
         assert_eq!(synced.waits(4), [tick(Lane::H2d, 3)]);
     }
 
     #[test]
-    fn what_the_issuing_thread_has_seen_is_not_waited_for_again() {
+    fn ticks_seen_by_the_issuing_thread_are_not_waited_for_again() {
         let mut sync = Sync::new(&GEOMETRY);
         sync.infer(&list(&[upload(1, 0), forward(1, 0, 0), forward(1, 0, 1)]));
         let write = Access::write(Resource::Master { unit: UnitIndex(1) }, Content::Weights(UnitIndex(1)));
@@ -328,7 +329,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "never issued")]
-    fn the_future_cannot_have_been_seen() {
+    fn a_tick_that_was_never_issued_cannot_be_settled() {
         Sync::new(&GEOMETRY).settle(&[tick(Lane::Host, 1)]);
     }
 }

@@ -1,9 +1,8 @@
-//! Writes what happened in Chrome's trace format, which Perfetto and `chrome://tracing` open.
+//! Writes spans in Chrome's trace format, which Perfetto and `chrome://tracing` open.
 //!
-//! The form is the JSON array of events that the format's description allows ("Trace Event Format", Google):
-//! one process for what was measured and one for what was simulated, one track per lane, a complete event
-//! (`ph: X`) for every task and one for its waiting, an arrow (`ph: s`, `ph: f`) from every task to whoever
-//! waited for it, times in microseconds.
+//! The output is the JSON array form of the "Trace Event Format" (Google): one process for measured spans and one
+//! for simulated spans, one track per lane, one complete event (`ph: X`) for every task and one for its waiting,
+//! one arrow (`ph: s`, `ph: f`) from every task to each task that waited for it. Times are in microseconds.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -14,41 +13,41 @@ use serde_json::{Map, Value};
 use super::operation::Operation;
 use crate::device::{Lane, TaskSpan, Tick};
 
-/// What a task was.
+/// The description of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label<'a> {
     /// The operation.
     pub operation: Operation,
-    /// Bytes it moved, where it moves bytes.
+    /// Bytes copied, if the operation is a copy.
     pub bytes: Option<u64>,
-    /// What it waited for on other lanes.
+    /// The ticks of other lanes that it waited for.
     pub waits: &'a [Tick],
 }
 
-/// Something that the thread that issues did, beside the lanes.
+/// A span of the issuing thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// For people: `wait for a batch`.
+    /// Displayed name, e.g. `wait for a batch`.
     pub name: &'static str,
-    /// When it began, on the clock of the spans.
+    /// Start, on the clock of the task spans.
     pub start_ns: u64,
-    /// When it ended.
+    /// End.
     pub end_ns: u64,
 }
 
-/// Spans that belong together: what a device did, or what a simulation says it would do.
+/// The spans of one device or one simulation.
 pub struct Process<'a> {
-    /// For people: `measured`, `simulated`.
+    /// Displayed name: `measured` or `simulated`.
     pub name: &'a str,
     /// The spans, in any order.
     pub spans: &'a [TaskSpan],
-    /// What stands on a track of its own, below the lanes.
+    /// Spans of the issuing thread, on a track of their own below the lanes.
     pub notes: &'a [Note],
-    /// What a task was; one it does not know is written by number.
+    /// Returns the description of a task; without one, the task's number is written.
     pub label: &'a dyn Fn(&TaskSpan) -> Option<Label<'a>>,
 }
 
-/// One event of the format; the names of the fields are the format's.
+/// One event; the field names are those of the format.
 #[derive(Serialize)]
 struct Event<'a> {
     name: &'a str,
@@ -77,7 +76,7 @@ impl Default for Event<'_> {
 
 /// Writes the trace of these processes.
 ///
-/// Errors: those of `to`. Nothing is buffered here, so `to` should be.
+/// Errors: those of `to`. Nothing is buffered here; pass a buffered writer.
 pub fn write_trace(processes: &[Process], to: &mut impl Write) -> io::Result<()> {
     let mut separator = "[\n";
     let mut put = |event: Event| -> io::Result<()> {
@@ -87,22 +86,22 @@ pub fn write_trace(processes: &[Process], to: &mut impl Write) -> io::Result<()>
     };
     let mut arrows = 0;
     for (process, pid) in processes.iter().zip(1..) {
-        let fact = |what: &'static str, tid: usize, key: &str, value: Value| {
+        let metadata = |what: &'static str, tid: usize, key: &str, value: Value| {
             let args = Map::from_iter([(key.to_string(), value)]);
             Event { name: what, ph: "M", pid, tid, args, ..Event::default() }
         };
-        put(fact("process_name", 0, "name", process.name.into()))?;
+        put(metadata("process_name", 0, "name", process.name.into()))?;
         for lane in Lane::ALL {
-            put(fact("thread_name", lane.at(), "name", lane.name().into()))?;
-            put(fact("thread_sort_index", lane.at(), "sort_index", lane.at().into()))?;
+            put(metadata("thread_name", lane.at(), "name", lane.name().into()))?;
+            put(metadata("thread_sort_index", lane.at(), "sort_index", lane.at().into()))?;
         }
         let caller = Lane::COUNT;
         if !process.notes.is_empty() {
-            put(fact("thread_name", caller, "name", "caller".into()))?;
-            put(fact("thread_sort_index", caller, "sort_index", caller.into()))?;
+            put(metadata("thread_name", caller, "name", "caller".into()))?;
+            put(metadata("thread_sort_index", caller, "sort_index", caller.into()))?;
         }
         for note in process.notes {
-            put(Event { pid, ..spent(note.name, "caller", caller, note.start_ns, note.end_ns) })?;
+            put(Event { pid, ..complete(note.name, "caller", caller, note.start_ns, note.end_ns) })?;
         }
         let by_tick: HashMap<Tick, &TaskSpan> =
             process.spans.iter().map(|span| (span.tick(), span)).collect();
@@ -115,14 +114,15 @@ pub fn write_trace(processes: &[Process], to: &mut impl Write) -> io::Result<()>
             let tid = span.lane.at();
             if span.start_ns > span.ready_ns {
                 let args = Map::from_iter([("before".to_string(), name.as_str().into())]);
-                put(Event { pid, args, ..spent("wait", "wait", tid, span.ready_ns, span.start_ns) })?;
+                put(Event { pid, args, ..complete("wait", "wait", tid, span.ready_ns, span.start_ns) })?;
             }
             let kind = label.map_or("task", |label| label.operation.name());
             let args = arguments(label.as_ref());
-            put(Event { pid, args, ..spent(&name, kind, tid, span.start_ns, span.end_ns) })?;
+            put(Event { pid, args, ..complete(&name, kind, tid, span.start_ns, span.end_ns) })?;
             for wait in label.map_or(&[][..], |label| label.waits) {
                 let Some(from) = by_tick.get(wait) else { continue };
-                // The last nanosecond of the one and the first of the other: an arrow's ends lie within events.
+                // Both ends of an arrow must lie within events: the last nanosecond of one task, the first of the
+                // other.
                 let from_ns = from.end_ns.saturating_sub(1).max(from.start_ns);
                 let arrow = Event { name: "wait", cat: "wait", pid, id: Some(arrows), ..Event::default() };
                 put(Event { ph: "s", tid: from.lane.at(), ts: microseconds(from_ns), ..arrow })?;
@@ -139,7 +139,7 @@ fn microseconds(ns: u64) -> Option<f64> {
     Some(ns as f64 / 1e3)
 }
 
-fn spent<'a>(name: &'a str, cat: &'a str, tid: usize, from_ns: u64, to_ns: u64) -> Event<'a> {
+fn complete<'a>(name: &'a str, cat: &'a str, tid: usize, from_ns: u64, to_ns: u64) -> Event<'a> {
     let (ts, dur) = (microseconds(from_ns), microseconds(to_ns.saturating_sub(from_ns)));
     Event { name, cat, ph: "X", tid, ts, dur, ..Event::default() }
 }
@@ -236,12 +236,12 @@ mod tests {
             assert_eq!((&track["ph"], &track["tid"]), (&"M".into(), &lane.at().into()));
             assert_eq!(track["args"]["name"], lane.name());
         }
-        // Three tasks, one wait, both ends of its arrow, a process, two facts of each track.
+        // Three tasks, one wait, both ends of its arrow, one process, two metadata events per track.
         assert_eq!(events.len(), 3 + 1 + 2 + 1 + 2 * Lane::COUNT);
     }
 
     #[test]
-    fn notes_stand_on_a_track_of_their_own() {
+    fn notes_have_a_track_of_their_own() {
         let notes = [Note { name: "wait for a batch", start_ns: 1000, end_ns: 3500 }];
         let events = events(&[Process { name: "measured", spans: &[], notes: &notes, label: &|_| None }]);
         let note = events.iter().find(|event| event["ph"] == "X").unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrow_leads_from_the_end_of_a_task_to_the_start_of_its_waiter() {
+    fn an_arrow_connects_the_end_of_a_task_with_the_start_of_its_waiter() {
         let spans = example();
         let events = events(&[Process { name: "measured", spans: &spans, notes: &[], label: &label }]);
         let end = |ph: &str| events.iter().find(|event| event["ph"] == ph).unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn measured_and_simulated_stand_apart_in_one_file() {
+    fn measured_and_simulated_spans_are_separate_processes() {
         let spans = example();
         let process = |name| Process { name, spans: &spans, notes: &[], label: &label };
         let events = events(&[process("measured"), process("simulated")]);
@@ -272,11 +272,11 @@ mod tests {
         let arrows: Vec<_> =
             events.iter().filter(|event| event["ph"] == "s").map(|event| &event["id"]).collect();
         assert_eq!(arrows.len(), 2);
-        assert_ne!(arrows[0], arrows[1], "arrows of different processes are different arrows");
+        assert_ne!(arrows[0], arrows[1], "arrow ids are unique across processes");
     }
 
     #[test]
-    fn a_trace_of_nothing_is_still_a_trace() {
+    fn an_empty_trace_is_valid() {
         assert!(
             events(&[Process { name: "none", spans: &[], notes: &[], label: &|_| None }])
                 .iter()
@@ -289,8 +289,8 @@ mod tests {
     fn a_full_disk_is_reported() {
         let spans = example();
         let process = Process { name: "measured", spans: &spans, notes: &[], label: &label };
-        let mut spill = [0u8; 100];
-        let error = write_trace(&[process], &mut spill.as_mut_slice()).unwrap_err();
+        let mut buffer = [0u8; 100];
+        let error = write_trace(&[process], &mut buffer.as_mut_slice()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -60,11 +60,14 @@ impl LrSchedule {
     /// Refuses a peak or floor that is negative, not finite, or the wrong way round, and a warmup longer than the run.
     pub fn validate(&self) -> Result<()> {
         if !(self.lr.is_finite() && self.lr >= 0.0) {
-            return Err(Error::argument(format!("the learning rate is {}; it must be finite, ≥ 0", self.lr)));
+            return Err(Error::argument(format!(
+                "the learning rate is {}; it must be finite and at least 0",
+                self.lr
+            )));
         }
         if !(self.min_lr >= 0.0 && self.min_lr <= self.lr) {
             return Err(Error::argument(format!(
-                "the least learning rate is {}; it must be between 0 and the learning rate, {}",
+                "the final learning rate (min-lr) is {}; it must be between 0 and the peak learning rate, {}",
                 self.min_lr, self.lr
             )));
         }

@@ -76,6 +76,9 @@ pub struct Planned {
     pub saved: (usize, f64),
     model: String,
     machine: String,
+    /// The [bases](Description::basis_line) of the rates, for people, and every [figure](Description::figures_json).
+    basis: String,
+    figures: Value,
 }
 
 impl Planned {
@@ -122,6 +125,8 @@ impl Planned {
             explanation,
             model: model.to_owned(),
             machine: format!("{}: {}", machine.name, machine.about),
+            basis: machine.basis_line(),
+            figures: machine.figures_json(),
         })
     }
 
@@ -141,6 +146,17 @@ impl Planned {
         let mut text = String::new();
         self.write_summary(&mut text).expect("a string takes whatever is written");
         text
+    }
+
+    /// The name of the machine.
+    pub fn machine_name(&self) -> &str {
+        self.machine.split(':').next().unwrap_or_default()
+    }
+
+    /// The lane that limits the step, in words.
+    pub fn bound(&self) -> String {
+        let Explanation { busiest, longest, .. } = &self.explanation;
+        bound(*busiest, *longest, self.busy(*busiest))
     }
 
     /// How much of a step a lane is busy.
@@ -186,6 +202,7 @@ impl Planned {
             "save_bytes": self.saved.0, "save_seconds": self.saved.1,
             "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
+            "machine_rates": self.figures,
         })
     }
 }
@@ -234,17 +251,18 @@ impl Planned {
             several(layers, "layer")
         )?;
         writeln!(f, "machine    {}", self.machine)?;
+        writeln!(f, "rates      {}", self.basis)?;
         writeln!(
             f,
-            "step       {} × {b} × {t} = {} tokens; mode {}, {} gradients",
-            plan.micros_max,
+            "step       {} × {b} sequences × {t} = {} tokens; mode {}, {} gradients",
+            several_micro_batches(plan.micros_max),
             self.tokens,
             plan.policy.mode.name(),
             numeric.grad_dtype
         )?;
         writeln!(
             f,
-            "simulated  {} a step, {} tokens/s, {:.3} TFLOP/s useful",
+            "simulated  {} per step, {} tokens/s, {:.3} TFLOP/s useful",
             time(self.found.step_ns),
             count(self.tokens_per_second),
             self.tflops
@@ -254,9 +272,8 @@ impl Planned {
             Lane::ALL.iter().map(|&lane| format!("{lane} {:.0} %", 100.0 * self.busy(lane))).collect();
         writeln!(f, "busy       {}", lanes.join(", "))?;
         let (bytes, seconds) = self.saved;
-        writeln!(f, "a save     {}, {seconds:.1} s of the disk's, beside training", Size(bytes))?;
-        let Explanation { busiest, longest, .. } = &self.explanation;
-        writeln!(f, "bound by   {}", bound(*busiest, *longest, self.busy(*busiest)))
+        writeln!(f, "checkpoint {}, {seconds:.1} s to write while training continues", Size(bytes))?;
+        writeln!(f, "bound by   {}", self.bound())
     }
 }
 
@@ -273,8 +290,8 @@ impl fmt::Display for Planned {
         if let Some((shape, micros, step_ns)) = micro_batch {
             writeln!(
                 f,
-                "better     {micros} micro-batch{} of {} × {}: {} a step",
-                if *micros == 1 { "" } else { "es" },
+                "better     {} of {} × {}: {} per step",
+                several_micro_batches(*micros),
                 shape.b,
                 shape.t,
                 time(*step_ns)
@@ -284,20 +301,24 @@ impl fmt::Display for Planned {
     }
 }
 
-/// What bounds a step, in words.
+fn several_micro_batches(number: usize) -> String {
+    format!("{number} micro-batch{}", if number == 1 { "" } else { "es" })
+}
+
+/// The lane that limits a step, in words.
 fn bound(busiest: Lane, longest: Lane, share: f64) -> String {
     const WHOLLY: f64 = 0.9;
     let what = |lane: Lane| match lane {
         Lane::Compute => "compute: arithmetic on the device",
-        Lane::H2d => "h2d: the link to the device",
-        Lane::D2h => "d2h: the link from the device",
-        Lane::Host => "host: AdamW, which is RAM bandwidth",
-        Lane::Disk => "disk: saving",
+        Lane::H2d => "h2d: uploads to the device",
+        Lane::D2h => "d2h: downloads from the device",
+        Lane::Host => "host: AdamW, by RAM bandwidth",
+        Lane::Disk => "disk: checkpoints",
     };
     if share >= WHOLLY || busiest == longest {
         what(busiest).to_owned()
     } else {
-        format!("waits between lanes, most of them on {}", what(longest))
+        format!("waits between lanes, mostly for {}", what(longest))
     }
 }
 
@@ -312,7 +333,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
     };
     writeln!(
         f,
-        "placement  {}, {} weight slots, {} gradient slabs; AdamW {}, gradients wait on the {}",
+        "placement  {}, {} weight slots, {} gradient slabs; AdamW {}; gradients wait on the {}",
         several(placement.sweeps, "sweep"),
         placement.weight_slots,
         placement.slabs,
@@ -323,14 +344,14 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
     let spilled = of(&|layer| layer.boundary == Boundary::Spilled);
     write!(
         f,
-        "layers     recompute {}; boundaries {}; {} resident",
+        "layers     recompute {}; inputs {}; {} resident",
         list(&recomputed),
         list(&[(placement.layers.len() - spilled, "kept"), (spilled, "spilled")]),
         placement.residents()
     )?;
     if placement.sweeps > 1 {
         let stay = of(&|layer| layer.accumulator == Accumulator::OnDevice);
-        write!(f, "; {} stay{}", several(stay, "gradient sum"), if stay == 1 { "s" } else { "" })?;
+        write!(f, "; {} on the device", several(stay, "gradient accumulator"))?;
     }
     writeln!(f)
 }

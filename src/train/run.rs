@@ -215,7 +215,7 @@ impl Run {
                 // Part of a trace opens nowhere.
                 let _ = std::fs::remove_file(&path);
                 let path = path.display();
-                observer.warned(&format!("{path}: {}; there is no trace of this run", error.message()));
+                observer.warned(&format!("{path}: {}; this run has no trace", error.message()));
             }
         }
         let exported = self.export(observer)?;
@@ -300,7 +300,7 @@ impl Run {
             };
             clock = Instant::now();
             if let Some(Err(error)) = log.as_mut().map(|log| log.write(&record)) {
-                observer.warned(&format!("{}; the run goes on without a log", error.message()));
+                observer.warned(&format!("{}; training continues without a log", error.message()));
                 *log = None;
             }
             observer.stepped(&record, steps, pace.remaining(steps - *done));
@@ -350,7 +350,7 @@ fn draw_validation(val: &Data, micro_batch: usize, micros_max: usize) -> Result<
         }
     }
     if micros.is_empty() {
-        return Err(Error::argument("the validation data has no target to measure a loss by"));
+        return Err(Error::argument("the validation data has no tokens to predict: no loss can be computed"));
     }
     Ok(micros)
 }

@@ -19,7 +19,9 @@ impl Sampler {
     /// A sampler of a temperature ≥ 0; 0 takes the most likely token. Equal seeds draw equal tokens.
     pub fn new(temperature: f64, seed: u64) -> Result<Sampler> {
         if !(temperature.is_finite() && temperature >= 0.0) {
-            return Err(Error::argument(format!("the temperature is {temperature}; it must be finite, ≥ 0")));
+            return Err(Error::argument(format!(
+                "the temperature is {temperature}; it must be finite and at least 0"
+            )));
         }
         Ok(Sampler { temperature, rng: ChaCha8Rng::seed_from_u64(seed) })
     }

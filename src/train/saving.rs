@@ -172,12 +172,12 @@ impl Saving {
                 observer.saved(step, self.checkpoints.folder());
             }
             Err(error) => {
-                let stands = match self.whole {
-                    Some(whole) => format!("that of step {whole} stands"),
-                    None => "there is none before it".to_owned(),
+                let earlier = match self.whole {
+                    Some(whole) => format!("the checkpoint of step {whole} is kept"),
+                    None => "there is no earlier one".to_owned(),
                 };
                 observer.warned(&format!(
-                    "the checkpoint of step {step} failed: {}; {stands}, and training goes on",
+                    "the checkpoint of step {step} failed: {}; {earlier}, and training continues",
                     error.message()
                 ));
             }

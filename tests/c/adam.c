@@ -1,6 +1,6 @@
 /*
- * Steps AdamW on arrays of its own, as a trainer with DeepSpeed's CPU Adam does: against a reference in double, mode
- * against mode to the last bit, with the state in either's keeping, from several threads; and what refuses.
+ * AdamW on arrays of the program, as with DeepSpeed's CPU Adam: compared with a reference in double, and between
+ * modes bit for bit; state kept by the library and by the caller; several threads; errors.
  */
 #include <math.h>
 #include <pthread.h>
@@ -11,13 +11,13 @@ enum { COUNT = 100003, STEPS = 20 };
 
 static const double LR = 1e-3, SCALE = 0.5;
 
-/* A model of COUNT elements in every form, and its reference in double. */
+/* COUNT parameters in every format, and the reference in double. */
 static float params[COUNT], grads[COUNT], m[COUNT], v[COUNT], joined[COUNT];
 static uint16_t weights[COUNT], bf16_grads[COUNT], bf16_out[COUNT], bf16_m[COUNT], bf16_v[COUNT];
 static int16_t residual[COUNT];
 static double ref_p[COUNT], ref_m[COUNT], ref_v[COUNT];
 
-/* Between -1 and 1, and a bf16: the same number in both types of gradient. */
+/* Between -1 and 1, and exact in bf16, so that both gradient dtypes have the same value. */
 static float gradient_of(uint64_t element, uint64_t step) {
     uint32_t mixed = (uint32_t)((element * 2654435761u + step * 40503u) >> 5) % 509;
     return ((float)mixed - 254.0f) / 256.0f;
@@ -105,7 +105,7 @@ static void test_reference(void) {
             ref_m[i] += 0.1 * (g - ref_m[i]);
             ref_v[i] += 0.001 * (g * g - ref_v[i]);
             ref_p[i] -= LR * 0.01 * decay * ref_p[i] + LR / bias1 * ref_m[i] / (sqrt(ref_v[i] / bias2) + 1e-8);
-            /* An f32 rounds by 2^-24 of itself; a step rounds the master once. */
+            /* The relative rounding error of f32 is 2^-24; each step rounds the master once. */
             double bound = (double)step * 1.3e-7;
             CHECK(fabs(params[i] - ref_p[i]) <= bound * (1.0 + fabs(ref_p[i])));
             CHECK(fabs(m[i] - ref_m[i]) <= bound && fabs(v[i] - ref_v[i]) <= bound);
@@ -131,7 +131,7 @@ static void test_exact_is_f32(void) {
     memcpy(f32_copy, bf16_out, sizeof bf16_out);
     memcpy(f32_v, v, sizeof v);
 
-    /* bf16 gradients, split masters, three threads, moments and residuals in the library's keeping. */
+    /* bf16 gradients, split masters, three threads; the state kept by the caller, then by the library. */
     for (int keeps = 0; keeps < 2; keeps++) {
         hz_adam_arrays_t state = HZ_ADAM_ARRAYS_INIT;
         adam = open_mode(HZ_ADAM_MODE_EXACT, 3, keeps ? COUNT : 0);
@@ -163,7 +163,7 @@ typedef struct {
     uint64_t first, end;
 } share_t;
 
-/* Steps its own elements, a thousand at a time. Statuses are counted, because checks are the main thread's. */
+/* Steps its own elements, 1000 per call. Counts failures, because CHECK is for the main thread only. */
 static void *step_share(void *user) {
     const share_t *share = user;
     size_t failed = 0;
@@ -195,13 +195,13 @@ static void test_threads(void) {
     memcpy(once_m, bf16_m, sizeof bf16_m);
     memcpy(once_v, bf16_v, sizeof bf16_v);
 
-    /* A constant gradient moves a parameter by about the learning rate in each step, decay aside. */
+    /* With a constant gradient, each step moves a parameter by about the learning rate, without weight decay. */
     OK(hz_master_join(weights, residual, COUNT, joined));
     double moved = 0.0;
     for (uint64_t i = 0; i < COUNT; i++) moved += fabs((double)joined[i] - (double)start_of(i));
     CHECK(moved / COUNT > 0.5 * LR * STEPS && moved / COUNT < 1.5 * LR * STEPS);
 
-    /* Three threads with one handle, each on its own third, in small calls. */
+    /* Three threads with one handle, each on a third of the elements, in small calls. */
     restart();
     adam = open_mode(HZ_ADAM_MODE_COMPACT, 2, COUNT);
     OK(hz_adam_state(adam, 0, COUNT, &state));
@@ -213,8 +213,8 @@ static void test_threads(void) {
         CHECK(pthread_create(&threads[t], NULL, step_share, &shares[t]) == 0);
     }
     for (int t = 0; t < 3; t++) {
-        void *well = NULL;
-        CHECK(pthread_join(threads[t], &well) == 0 && well != NULL);
+        void *passed = NULL;
+        CHECK(pthread_join(threads[t], &passed) == 0 && passed != NULL);
     }
     CHECK(memcmp(weights, once, sizeof weights) == 0);
     OK(hz_master_join(weights, state.residual, COUNT, params));
@@ -223,7 +223,7 @@ static void test_threads(void) {
     hz_adam_close(adam);
 }
 
-/* ---- refusals ---- */
+/* ---- errors ---- */
 
 static void test_refused_options(void) {
     hz_adam_t *adam = NULL;
@@ -296,16 +296,17 @@ static void test_refused_steps(void) {
     STEP_REFUSED("arrays->v is not aligned", adam, arrays.v = (char *)v + 2, LR, 1, 1.0, 1.0);
     STEP_REFUSED("arrays->m and arrays->v overlap", adam, arrays.v = m + COUNT - 1; arrays.count = COUNT, LR, 1, 1.0,
                  1.0);
-    STEP_REFUSED("arrays->bf16_out is set", adam, arrays.bf16_out = bf16_out, LR, 1, 1.0, 1.0);
-    STEP_REFUSED("arrays->residual is set", f32, arrays.weights = params, LR, 1, 1.0, 1.0);
-    STEP_REFUSED("arrays->residual is set", keeps, arrays.count = 10, LR, 1, 1.0, 1.0);
+    STEP_REFUSED("arrays->bf16_out must be NULL", adam, arrays.bf16_out = bf16_out, LR, 1, 1.0, 1.0);
+    STEP_REFUSED("arrays->residual must be NULL", f32, arrays.weights = params, LR, 1, 1.0, 1.0);
+    STEP_REFUSED("arrays->residual must be NULL", keeps, arrays.count = 10, LR, 1, 1.0, 1.0);
     good.residual = NULL;
     good.m = good.v = NULL;
-    STEP_REFUSED("leave the state, which has 10", keeps, arrays.count = 3; arrays.first = 8, LR, 1, 1.0, 1.0);
+    STEP_REFUSED("first is 8 and count is 3; the state has 10 elements", keeps, arrays.count = 3; arrays.first = 8, LR,
+                 1, 1.0, 1.0);
     CHECK(memcmp(weights, bf16_out, sizeof weights) == 0);
 
     hz_adam_arrays_t state = HZ_ADAM_ARRAYS_INIT;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "leave the state", hz_adam_state(keeps, 9, 2, &state));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "the state has 10 elements", hz_adam_state(keeps, 9, 2, &state));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "without state_count", hz_adam_state(adam, 0, 1, &state));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_arrays is NULL", hz_adam_state(keeps, 0, 1, NULL));
     CHECK(state.m == NULL);

@@ -1,5 +1,5 @@
 /*
- * Takes host memory of every kind, looks at it, and meets what refuses it.
+ * Arenas of every kind, and their errors.
  */
 #include "small.h"
 
@@ -11,7 +11,7 @@ static hz_arena_options_t kind(uint32_t kind) {
     return options;
 }
 
-/* Opens, paints, touches and closes an arena. */
+/* Opens, fills, touches and closes an arena. */
 static void use(const hz_arena_options_t *options) {
     hz_arena_t *arena = NULL;
     hz_arena_info_t info = HZ_ARENA_INFO_INIT;
@@ -31,12 +31,12 @@ static void use(const hz_arena_options_t *options) {
     for (size_t i = 0; i < BYTES; i++) CHECK(bytes[i] == (unsigned char)(i * 7 + 3));
 
     uint32_t node = 4242;
-    hz_status_t told = hz_arena_node_at(arena, BYTES - 1, &node);
-    if (told == HZ_STATUS_UNSUPPORTED) {
+    hz_status_t status = hz_arena_node_at(arena, BYTES - 1, &node);
+    if (status == HZ_STATUS_UNSUPPORTED) {
         printf("skipped: %s\n", hz_last_error());
         CHECK(node == 4242);
     } else {
-        CHECK(told == HZ_STATUS_OK);
+        CHECK(status == HZ_STATUS_OK);
         CHECK(options->kind == HZ_MEMORY_NODE ? node == options->node : node < 1024);
     }
     hz_arena_close(arena);
@@ -49,7 +49,7 @@ static void test_kinds(void) {
     use(&plain);
     use(&interleaved);
 
-    /* The node that a first touch from here gives is a node one can ask for. */
+    /* A node that has memory: the one of a page touched by this thread. */
     hz_arena_t *arena = NULL;
     hz_arena_options_t node = kind(HZ_MEMORY_NODE);
     OK(hz_arena_open(&interleaved, 1, &arena));
@@ -59,7 +59,7 @@ static void test_kinds(void) {
     hz_arena_close(NULL);
 }
 
-static void test_refusals(void) {
+static void test_errors(void) {
     hz_arena_options_t plain = kind(HZ_MEMORY_PLAIN), options = plain;
     hz_arena_t *arena = NULL;
     hz_arena_info_t info = HZ_ARENA_INFO_INIT;
@@ -85,7 +85,7 @@ static void test_refusals(void) {
     options.pages = HZ_PAGES_TRANSPARENT;
     REFUSED(HZ_STATUS_UNSUPPORTED, "huge page", hz_arena_open(&options, 1, &arena));
 
-    /* As many huge pages as no machine sets aside, within a memory that is stated. */
+    /* More huge pages than any machine reserves; host_mem does not limit them. */
     options = plain;
     options.pages = HZ_PAGES_EXPLICIT;
     options.host_mem = UINT64_C(1) << 50;
@@ -105,7 +105,7 @@ static void test_refusals(void) {
 
 int main(void) {
     test_kinds();
-    test_refusals();
+    test_errors();
     printf("%d checks\n", checks);
     return 0;
 }

@@ -1,5 +1,5 @@
 /*
- * Checks that say where they failed.
+ * Checks that print their location on failure.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -16,20 +16,20 @@ static int checks = 0;
     do { \
         checks++; \
         if (!(condition)) { \
-            fprintf(stderr, "%s:%d: not so: %s\n  last error: %s\n", __FILE__, __LINE__, #condition, hz_last_error()); \
+            fprintf(stderr, "%s:%d: false: %s\n  last error: %s\n", __FILE__, __LINE__, #condition, hz_last_error()); \
             exit(1); \
         } \
     } while (0)
 
 #define OK(call) CHECK((call) == HZ_STATUS_OK)
 
-/* The call gives this status, and a message that mentions `word`. */
+/* The call fails with this status and a message that contains `word`. */
 #define REFUSED(status, word, call) \
     do { \
         hz_status_t got = (call); \
         checks++; \
         if (got != (status) || strstr(hz_last_error(), (word)) == NULL) { \
-            fprintf(stderr, "%s:%d: %s\n  wanted %s and \"%s\"\n  got    %s: %s\n", __FILE__, __LINE__, #call, \
+            fprintf(stderr, "%s:%d: %s\n  expected %s and \"%s\"\n  found    %s: %s\n", __FILE__, __LINE__, #call, \
                     hz_status_name(status), (word), hz_status_name(got), hz_last_error()); \
             exit(1); \
         } \

@@ -1,28 +1,28 @@
 /*
- * Direct preference optimisation (DPO: Rafailov et al. 2023, arXiv 2305.18290) of a tiny model, held against the same
- * in PyTorch. Usage: dpo MODEL TRAINED, two Hugging Face folders: where to begin, and where PyTorch arrived.
+ * Direct preference optimization (DPO: Rafailov et al. 2023, arXiv 2305.18290) of a tiny model, compared with PyTorch.
+ * Usage: dpo MODEL TRAINED, two Hugging Face folders: the initial model, and PyTorch's result.
  *
- * THE LOSS. Of two answers to a prompt somebody has said which is better. DPO makes the chosen one more probable against
- * the rejected one than a frozen reference has them, which is the model before training (equation 7):
+ * LOSS. The data are pairs of a chosen and a rejected answer to a prompt. DPO increases the log-probability of the
+ * chosen answer over the rejected one, relative to a frozen reference, the model before training (equation 7):
  *
  *     margin = beta * ((log p(chosen) - log ref(chosen)) - (log p(rejected) - log ref(rejected)))
  *     loss   = mean over the pairs of a step of  -log sigmoid(margin)
  *
- * log p(answer) is the sum over the answer's tokens of their log-probabilities after the prompt, so the derivative by
- * each of them is the same: for the chosen answer -beta * sigmoid(-margin) / pairs, for the rejected one the negative.
- * That is all hz_trainer_step_with_loss asks for.
+ * log p(answer) is the sum of the log-probabilities of the answer's tokens after the prompt, so all of them have the
+ * same derivative: -beta * sigmoid(-margin) / pairs for the chosen answer, the negative for the rejected one.
  *
- * WHAT IT TAKES. One model: the reference's log-probabilities never change, so they are taken once, before training.
+ * MEMORY. One model: the reference's log-probabilities do not change, so they are computed once, before training.
  *
- * LAYOUT. A sequence of T rows is a prompt, an answer, and padding; sequence 2k of a step has the chosen answer of pair k,
- * sequence 2k + 1 the rejected one. Row t has as its target the token at t + 1 if that belongs to the answer, else -100:
- * prompt and padding are not learned. Padding needs no mask of its own, since attention looks back only.
+ * LAYOUT. A sequence of T rows is a prompt, an answer, and padding. Of a step, sequence 2k has the chosen answer of
+ * pair k and sequence 2k + 1 the rejected one. The target of row t is the token at t + 1 if that belongs to the
+ * answer, otherwise -100: prompt and padding are masked out of the loss. Padding needs no attention mask, because
+ * attention is causal.
  */
 #include "dpo_data.h"
 #include "pytorch.h"
 
-/* B sequences are a micro-batch; a step's log-probabilities come as one array over all its micro-batches, [MICROS, B, T],
- * so that a pair need not know in which one it is. */
+/* A micro-batch has B sequences. The log-probabilities of a step are one array [MICROS, B, T], so pairs are
+ * independent of micro-batches. */
 enum { B = 4, SEQUENCES = 2 * PAIRS_A_STEP, MICROS = SEQUENCES / B, N = B * T };
 
 typedef struct {
@@ -30,7 +30,7 @@ typedef struct {
     hz_batch_t batches[MICROS]; /* point into the arrays above */
 } step_t;
 
-static void lay_out(const text_t *prompt, const text_t *answer, int32_t *tokens, int32_t *targets) {
+static void put(const text_t *prompt, const text_t *answer, int32_t *tokens, int32_t *targets) {
     size_t length = prompt->count + answer->count;
     CHECK(prompt->count > 0 && length <= T);
     memcpy(tokens, prompt->ids, prompt->count * sizeof *tokens);
@@ -39,16 +39,16 @@ static void lay_out(const text_t *prompt, const text_t *answer, int32_t *tokens,
         tokens[t] = 0; /* any token */
     }
     for (size_t t = 0; t < T; t++) {
-        int learned = t + 1 >= prompt->count && t + 1 < length;
-        targets[t] = learned ? tokens[t + 1] : -100;
+        int in_answer = t + 1 >= prompt->count && t + 1 < length;
+        targets[t] = in_answer ? tokens[t + 1] : -100;
     }
 }
 
 /* Pairs first .. first + PAIRS_A_STEP - 1. */
 static void fill(step_t *step, size_t first) {
     for (size_t k = 0; k < PAIRS_A_STEP; k++) {
-        lay_out(&DATA[first + k].prompt, &DATA[first + k].chosen, step->tokens[2 * k], step->targets[2 * k]);
-        lay_out(&DATA[first + k].prompt, &DATA[first + k].rejected, step->tokens[2 * k + 1], step->targets[2 * k + 1]);
+        put(&DATA[first + k].prompt, &DATA[first + k].chosen, step->tokens[2 * k], step->targets[2 * k]);
+        put(&DATA[first + k].prompt, &DATA[first + k].rejected, step->tokens[2 * k + 1], step->targets[2 * k + 1]);
     }
     for (size_t micro = 0; micro < MICROS; micro++) {
         hz_batch_t batch = HZ_BATCH_INIT;
@@ -59,7 +59,7 @@ static void fill(step_t *step, size_t first) {
     }
 }
 
-/* log p of each sequence's answer. Rows without a target are 0 in `logprobs`, so the whole sequence may be summed. */
+/* log p of each sequence's answer. `logprobs` is 0 for ignored targets, so the whole sequence is summed. */
 static void sum_sequences(const float *logprobs, double *sums) {
     for (size_t sequence = 0; sequence < SEQUENCES; sequence++) {
         sums[sequence] = 0.0;
@@ -69,7 +69,7 @@ static void sum_sequences(const float *logprobs, double *sums) {
     }
 }
 
-/* What the loss needs beside the log-probabilities, and what it tells beside the loss. */
+/* Further inputs and outputs of the loss function. */
 typedef struct {
     const double *reference; /* [SEQUENCES], of this step's sequences */
     int preferred;           /* pairs of this step with a margin above 0 */
@@ -91,7 +91,7 @@ static int32_t dpo_loss(const float *logprobs, float *dlogprobs, size_t count, d
         double rejected = sums[2 * k + 1] - dpo->reference[2 * k + 1];
         double margin = BETA * (chosen - rejected);
         double d = -BETA / (1.0 + exp(margin)) / PAIRS_A_STEP;
-        for (size_t t = 0; t < T; t++) { /* rows without a target do not count, so they need not be left out */
+        for (size_t t = 0; t < T; t++) { /* those of ignored targets do not count */
             dlogprobs[2 * k * T + t] = (float)d;
             dlogprobs[(2 * k + 1) * T + t] = (float)-d;
         }
@@ -114,7 +114,7 @@ int main(int argc, char **argv) {
     options.sequences = B;
     options.sequence_length = T;
     options.micros_max = MICROS;
-    options.grad_dtype = HZ_DTYPE_F32; /* to be compared; bf16 does for training */
+    options.grad_dtype = HZ_DTYPE_F32; /* for the comparison; bf16 is enough for training */
     options.beta1 = BETA1;
     options.beta2 = BETA2;
     options.eps = EPS;
@@ -123,7 +123,7 @@ int main(int argc, char **argv) {
     OK(hz_trainer_open(&model, &options, &trainer));
     OK(hz_trainer_load_hf(trainer, argv[1]));
 
-    /* The reference, of all pairs. The arrays are ours: the library has copied a batch when a call returns. */
+    /* The reference's log-probabilities of all pairs. `step` can be reused: calls copy the batches. */
     static step_t step;
     static float logprobs[SEQUENCES * T];
     static double reference[2 * PAIRS];
@@ -141,11 +141,11 @@ int main(int argc, char **argv) {
         fill(&step, first);
         OK(hz_trainer_step_with_loss(trainer, step.batches, MICROS, LR, dpo_loss, &dpo, &report));
         step_agrees(&report, LOSS[number], GRAD_NORM[number]);
-        printf("step %d: loss %.4f, %d of %d pairs as they should be\n", (int)report.step, report.loss, dpo.preferred,
+        printf("step %d: loss %.4f, margin above 0 in %d of %d pairs\n", (int)report.step, report.loss, dpo.preferred,
                PAIRS_A_STEP);
         preferred = number * PAIRS_A_STEP < PAIRS ? 0 : preferred + dpo.preferred;
     }
-    CHECK(preferred == PAIRS); /* the second time round */
+    CHECK(preferred == PAIRS); /* in the second epoch */
     weights_agree(trainer, argv[2], LR);
     OK(hz_trainer_close(trainer));
     return 0;

@@ -1,4 +1,4 @@
-/* Direct preference optimisation (arXiv 2305.18290, equation 7), the mean over the pairs of a step.
+/* Direct preference optimization (arXiv 2305.18290, equation 7), the mean over the pairs of a step.
  * Written by tests/golden/losses.py with torch 2.15.0, transformers 5.24.0. */
 #ifndef DPO_DATA_H
 #define DPO_DATA_H
@@ -56,11 +56,11 @@ static const struct {
      {9, {14, 31, 25, 48, 34, 57, 3, 33, 19}}},
 };
 
-/* AdamW's and the step's; every step has the same learning rate. */
+/* AdamW and clipping; the learning rate is constant. */
 static const double LR = 0.001, BETA1 = 0.9, BETA2 = 0.95, EPS = 1e-06;
 static const double DECAY = 0.1, CLIP = 1.0;
 
-/* What PyTorch has. */
+/* Results of PyTorch. */
 static const double LOSS[STEPS] = {
     0.6931471824645996,
     0.6794238090515137,

@@ -1,6 +1,6 @@
 /*
- * Meets every error a caller of the C ABI can meet, and the calls that need no training: names, log, plans, structs of
- * other ages. Each refusal leaves outputs as they were and the trainer usable.
+ * Errors that a caller of the C interface can cause, and calls that need no training: names, log, plans, structs of
+ * other versions. After each error the outputs are unchanged and the trainer is usable.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -12,13 +12,13 @@
 typedef struct {
     int messages, infos;
     hz_status_t inner;
-} heard_t;
+} log_t;
 
-static void hear(int32_t level, const char *message, void *user) {
-    heard_t *heard = user;
-    heard->messages++;
-    heard->infos += level == HZ_LOG_INFO && strstr(message, "parameters") != NULL;
-    heard->inner = hz_set_log_callback(NULL, NULL);
+static void on_message(int32_t level, const char *message, void *user) {
+    log_t *log = user;
+    log->messages++;
+    log->infos += level == HZ_LOG_INFO && strstr(message, "parameters") != NULL;
+    log->inner = hz_set_log_callback(NULL, NULL);
 }
 
 static void test_names_and_log(void) {
@@ -28,14 +28,14 @@ static void test_names_and_log(void) {
     CHECK(strcmp(hz_status_name(12), "HZ_STATUS_UNKNOWN") == 0);
     CHECK(strcmp(hz_last_error(), "") == 0);
 
-    heard_t heard = {0, 0, HZ_STATUS_OK};
-    OK(hz_set_log_callback(hear, &heard));
+    log_t seen = {0, 0, HZ_STATUS_OK};
+    OK(hz_set_log_callback(on_message, &seen));
     OK(hz_trainer_close(open_small()));
     OK(hz_set_log_callback(NULL, NULL));
-    CHECK(heard.infos == 1 && heard.inner == HZ_STATUS_INVALID_STATE);
-    int before = heard.messages;
+    CHECK(seen.infos == 1 && seen.inner == HZ_STATUS_INVALID_STATE);
+    int before = seen.messages;
     OK(hz_trainer_close(open_small()));
-    CHECK(heard.messages == before);
+    CHECK(seen.messages == before);
 }
 
 /* ---- plan ---- */
@@ -48,7 +48,7 @@ static void test_plan(void) {
     OK(hz_plan_open(&model, &options, &plan));
     OK(hz_plan_admit(plan));
     OK(hz_plan_summary(plan, &summary));
-    /* Embedding and head, two norms and seven matrices a layer, the final norm. */
+    /* Embedding and LM head; two norms and seven matrices per layer; the final norm. */
     uint64_t layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160 + 2 * 64;
     CHECK(summary.parameters == 2 * 256 * 64 + 2 * layer + 64);
     CHECK(summary.host_bytes == summary.host_wire_bytes + summary.host_state_bytes);
@@ -73,7 +73,7 @@ static void test_plan(void) {
     hz_plan_close(plan);
     hz_plan_close(NULL);
 
-    /* A plan for more than this machine has can be made, and is not admitted. */
+    /* A plan that does not fit can be opened, but is not admitted. */
     options.device_mem = 1000;
     OK(hz_plan_open(&model, &options, &plan));
     REFUSED(HZ_STATUS_OUT_OF_DEVICE_MEMORY, "1000 bytes", hz_plan_admit(plan));
@@ -85,14 +85,14 @@ static void test_plan(void) {
     CHECK(untouched == NULL);
 }
 
-/* ---- structs of other ages ---- */
+/* ---- structs of other versions ---- */
 
 static void test_struct_sizes(void) {
     hz_plan_t *plan = NULL;
     hz_plan_summary_t summary = HZ_PLAN_SUMMARY_INIT;
     hz_model_config_t model = small_model();
 
-    /* An older program: its struct ends behind slabs, and clip is what the library says. */
+    /* An older program: its struct ends after slabs, so the default of clip is used. */
     hz_trainer_options_t old = small_options();
     old.struct_size = offsetof(hz_trainer_options_t, device_mem);
     old.device_mem = 1;
@@ -106,7 +106,7 @@ static void test_struct_sizes(void) {
     CHECK(summary.struct_size == offsetof(hz_plan_summary_t, host_bytes));
     hz_plan_close(plan);
 
-    /* A newer program: a field the library does not know may be there, but not set. */
+    /* A newer program: an unknown field must be zero. */
     struct {
         hz_trainer_options_t known;
         uint64_t unknown;
@@ -117,7 +117,7 @@ static void test_struct_sizes(void) {
     newer.unknown = 1;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "newer", hz_plan_open(&model, &newer.known, &plan));
 
-    /* Sizes that no version has. */
+    /* Sizes of no version. */
     const uint32_t wrong[] = {0, 3, 5, sizeof(hz_trainer_options_t) - 1, 5000, UINT32_MAX};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         old = small_options();
@@ -129,9 +129,9 @@ static void test_struct_sizes(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "struct_size", hz_model_config_from_preset("tiny", &model));
 }
 
-/* ---- what cannot be opened ---- */
+/* ---- errors of opening ---- */
 
-static void test_refusals(void) {
+static void test_opening(void) {
     hz_model_config_t model = small_model();
     hz_trainer_options_t options = small_options();
     hz_trainer_t *trainer = NULL;
@@ -143,7 +143,7 @@ static void test_refusals(void) {
     REFUSED(HZ_STATUS_NOT_FOUND, "no-such-folder", hz_model_config_from_hf("no-such-folder", &model));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "folder is NULL", hz_model_config_from_hf(NULL, &model));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "empty", hz_model_config_from_hf("", &model));
-    CHECK(model.hidden_size == 64); /* outputs stay as they were */
+    CHECK(model.hidden_size == 64); /* outputs are unchanged */
 
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_trainer is NULL", hz_trainer_open(&model, &options, NULL));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "model is NULL", hz_trainer_open(NULL, &options, &trainer));
@@ -190,7 +190,7 @@ static void test_refusals(void) {
     }
 }
 
-/* ---- what cannot be done with an open trainer ---- */
+/* ---- errors of an open trainer ---- */
 
 static void test_misuse(void) {
     hz_trainer_t *trainer = open_small();
@@ -248,13 +248,13 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_step(trainer, &good, 1, 1e-3, NULL));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "at least one", hz_trainer_eval(trainer, &good, 0, &eval));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_eval(trainer, &good, 1, NULL));
-    hz_batch_t unlike[2] = {good, good};
-    unlike[1].struct_size = 4;
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1]", hz_trainer_step(trainer, unlike, 2, 1e-3, &report));
+    hz_batch_t mixed[2] = {good, good};
+    mixed[1].struct_size = 4;
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "batches[1]", hz_trainer_step(trainer, mixed, 2, 1e-3, &report));
     hz_batch_t three[3] = {good, good, good};
     REFUSED(HZ_STATUS_INVALID_STATE, "2 micro-batches", hz_trainer_step(trainer, three, 3, 1e-3, &report));
 
-    /* A step without a target; what was accumulated is gone then. */
+    /* A step without targets; afterwards nothing is accumulated. */
     static rows_t none;
     fill(&none);
     for (size_t n = 0; n < N; n++) {
@@ -264,7 +264,7 @@ static void test_misuse(void) {
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_step(trainer, &bad, 1, 1e-3, &report));
     REFUSED(HZ_STATUS_NO_TARGET, "ignored", hz_trainer_eval(trainer, &bad, 1, &eval));
 
-    /* A refused learning rate or report keeps what was accumulated; then other work is refused. */
+    /* After an invalid learning rate or report, micro-batches stay accumulated; then other calls fail. */
     OK(hz_trainer_accumulate(trainer, &good));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "learning rate", hz_trainer_update(trainer, NAN, &report));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report is NULL", hz_trainer_update(trainer, 1e-3, NULL));
@@ -291,7 +291,7 @@ static void test_misuse(void) {
     prompt[0] = 7;
     OK(hz_trainer_logits(trainer, prompt, T, logits, V));
 
-    /* A weight that is not a number: the step says so and commits nothing. */
+    /* A weight that is NaN: the step fails and changes nothing. */
     static float norm[64], poisoned[64], now[64];
     const char *name = "model.norm.weight";
     OK(hz_trainer_read_tensor(trainer, name, norm, 64));
@@ -339,7 +339,7 @@ int main(void) {
     test_names_and_log();
     test_plan();
     test_struct_sizes();
-    test_refusals();
+    test_opening();
     test_misuse();
     printf("%d checks\n", checks);
     return 0;

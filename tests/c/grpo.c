@@ -1,36 +1,35 @@
 /*
- * Group relative policy optimisation (GRPO: Shao et al. 2024, arXiv 2402.03300) of a tiny model, held against the same in
- * PyTorch. Usage: grpo MODEL TRAINED, two Hugging Face folders: where to begin, and where PyTorch arrived.
+ * Group relative policy optimization (GRPO: Shao et al. 2024, arXiv 2402.03300) of a tiny model, compared with PyTorch.
+ * Usage: grpo MODEL TRAINED, two Hugging Face folders: the initial model, and PyTorch's result.
  *
- * THE LOSS. A round draws G completions of each of some prompts from the model as it then is (the old policy), and
- * rewards each. A completion's advantage is its reward against its group's, (r - mean(r)) / std(r); no value model is
- * needed. Some steps are then made on the same completions (equation 3, the sign turned):
+ * LOSS. Each round samples G completions of some prompts from the current model (the old policy) and assigns rewards.
+ * The advantage of a completion is relative to its group, (r - mean(r)) / std(r), without a value model. Several
+ * steps use the same completions (the negative of equation 3):
  *
  *     ratio = p(token) / old(token)
  *     loss  = - mean over completions of mean over their tokens of
  *               min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A) - beta * kl
  *     kl    = ref(token) / p(token) - log(ref(token) / p(token)) - 1        (equation 4; Schulman's k3 estimator:
- *             joschu.net/blog/kl-approx.html; never negative, and in the mean the divergence from the reference)
+ *             joschu.net/blog/kl-approx.html; nonnegative, an unbiased estimate of the KL divergence)
  *
- * By the log-probability of a token, kl has the derivative 1 - ref/p, and the first term ratio * A, or 0 where the
- * minimum is the clipped one: there the token has moved as far as its advantage may carry it.
+ * With respect to a token's log-probability, kl has the derivative 1 - ref/p, and the first term has ratio * A, or 0
+ * where the clipped term is the minimum.
  *
- * WHAT IT TAKES. The old policy's log-probabilities are taken once a round, by the model that is trained. The reference's
- * are of completions that do not exist before training begins, so a second trainer holds the frozen model.
+ * MEMORY. The model that is trained computes the old policy's log-probabilities, once per round. The reference needs
+ * those of completions that do not exist before training, so a second trainer holds the frozen model.
  *
- * Here completions and rewards are given, to be the same in both programs. A real one samples where take_round is called,
- * by hz_trainer_logits or by an inference engine that is handed the weights, and rewards there.
+ * Completions and rewards are fixed here, to be equal in both programs. A real program samples and rewards in
+ * take_round, with hz_trainer_logits or an inference engine.
  *
- * LAYOUT. Completions are short, so several are packed into a sequence: `starts` keeps them from seeing each other and
- * counts positions from each one's beginning. Whatever is per token (targets, log-probabilities, derivatives) has one
- * index, the row: micro-batch by micro-batch, sequence by sequence, [MICROS, B, T].
+ * LAYOUT. Completions are short, so several are packed into a sequence: `starts` prevents attention between them and
+ * restarts positions. Targets, log-probabilities and derivatives are indexed by row: [MICROS, B, T].
  */
 #include "grpo_data.h"
 #include "pytorch.h"
 
 enum { B = 2, MICROS = 2, N = B * T, ROWS = MICROS * N, SAMPLES = GROUPS * GROUP_SIZE };
 
-/* A round's completions as micro-batches, and what the loss needs of each. */
+/* The completions of a round as micro-batches, and the inputs and outputs of the loss function. */
 typedef struct {
     int32_t tokens[ROWS], targets[ROWS], starts[ROWS];
     hz_batch_t batches[MICROS]; /* point into the arrays above */
@@ -39,11 +38,11 @@ typedef struct {
         double advantage;
     } samples[SAMPLES];
     float old[ROWS], reference[ROWS]; /* log-probabilities */
-    int moved, clipped;               /* of the last step: tokens whose ratio is not 1, and whose ratio was clipped */
-    double kl;                        /* its mean over completions of the mean over their tokens */
+    int moved, clipped;               /* in the last step: tokens with a ratio other than 1, and clipped tokens */
+    double kl;                        /* in the last step: mean over completions of the mean over their tokens */
 } round_t;
 
-/* Puts a prompt and its completion into rows at .. of a sequence that has the document's start at `start`. */
+/* Writes a prompt and its completion into rows `row` .. of a sequence. Returns the number of rows. */
 static size_t put(round_t *round, size_t row, const text_t *prompt, const text_t *completion) {
     size_t length = prompt->count + completion->count;
     for (size_t i = 0; i < length; i++) {
@@ -56,9 +55,9 @@ static size_t put(round_t *round, size_t row, const text_t *prompt, const text_t
     return length;
 }
 
-/* Packs the completions one behind the other, each whole in a sequence. */
+/* Packs the completions one after the other, each within a sequence. */
 static void pack(round_t *round, size_t number) {
-    for (size_t row = 0; row < ROWS; row++) { /* what stays so is padding */
+    for (size_t row = 0; row < ROWS; row++) { /* padding, until overwritten */
         round->tokens[row] = 0;
         round->targets[row] = -100;
         round->starts[row] = (int32_t)(row % T);
@@ -85,7 +84,7 @@ static void pack(round_t *round, size_t number) {
     }
 }
 
-/* Rewards against those of their group; a group whose rewards are all the same teaches nothing. */
+/* Advantages relative to the group; 0 if all rewards of the group are equal. */
 static void set_advantages(round_t *round, size_t number) {
     for (size_t group = 0; group < SAMPLES; group += GROUP_SIZE) {
         double mean = 0.0, variance = 0.0;
@@ -120,12 +119,12 @@ static int32_t grpo_loss(const float *logprobs, float *dlogprobs, size_t count, 
         double advantage = round->samples[i].advantage, share = 1.0 / (double)(SAMPLES * tokens);
         for (size_t row = first; row < first + tokens; row++) {
             double ratio = exp((double)logprobs[row] - (double)round->old[row]);
-            double apart = (double)round->reference[row] - (double)logprobs[row]; /* log(ref/p) */
-            double kl = exp(apart) - apart - 1.0;
+            double log_ratio = (double)round->reference[row] - (double)logprobs[row]; /* log(ref/p) */
+            double kl = exp(log_ratio) - log_ratio - 1.0;
             int clipped = advantage >= 0.0 ? ratio > 1.0 + EPSILON : ratio < 1.0 - EPSILON;
             double bounded = !clipped ? ratio : advantage >= 0.0 ? 1.0 + EPSILON : 1.0 - EPSILON;
             loss -= share * (bounded * advantage - BETA * kl);
-            dlogprobs[row] = (float)(-share * ((clipped ? 0.0 : ratio * advantage) - BETA * (1.0 - exp(apart))));
+            dlogprobs[row] = (float)(-share * ((clipped ? 0.0 : ratio * advantage) - BETA * (1.0 - exp(log_ratio))));
             round->moved += ratio != 1.0;
             round->clipped += clipped;
             round->kl += share * kl;
@@ -153,14 +152,14 @@ int main(int argc, char **argv) {
     options.sequences = B;
     options.sequence_length = T;
     options.micros_max = MICROS;
-    options.grad_dtype = HZ_DTYPE_F32; /* to be compared; bf16 does for training */
+    options.grad_dtype = HZ_DTYPE_F32; /* for the comparison; bf16 is enough for training */
     options.beta1 = BETA1;
     options.beta2 = BETA2;
     options.eps = EPS;
     options.weight_decay = DECAY;
     options.clip = CLIP;
     hz_trainer_t *policy = open_model(argv[1], &options);
-    options.mode = HZ_MODE_COMPACT; /* it is never stepped: what takes least memory */
+    options.mode = HZ_MODE_COMPACT; /* never trained: the mode with the least memory */
     options.grad_dtype = HZ_DTYPE_BF16;
     hz_trainer_t *reference = open_model(argv[1], &options);
 
@@ -173,8 +172,8 @@ int main(int argc, char **argv) {
             hz_step_report_t report = HZ_STEP_REPORT_INIT;
             OK(hz_trainer_step_with_loss(policy, round.batches, MICROS, LR, grpo_loss, &round, &report));
             step_agrees(&report, LOSS[step], GRAD_NORM[step]);
-            /* A round's first step has the old policy, to the last bit: a step's log-probabilities are those that
-             * hz_trainer_logprobs gives. The very first has the reference, too. */
+            /* In the first step of a round the policy equals the old policy bit for bit, because a step computes the
+             * same log-probabilities as hz_trainer_logprobs; in the very first it equals the reference, too. */
             CHECK((round.moved == 0) == (inner == 0));
             CHECK((round.kl == 0.0) == (step == 0));
             clipped += round.clipped;

@@ -1,4 +1,4 @@
-/* Group relative policy optimisation (arXiv 2402.03300, equations 3 and 4), outcome rewards.
+/* Group relative policy optimization (arXiv 2402.03300, equations 3 and 4), outcome rewards.
  * Written by tests/golden/losses.py with torch 2.15.0, transformers 5.24.0. */
 #ifndef GRPO_DATA_H
 #define GRPO_DATA_H
@@ -42,11 +42,11 @@ static const struct {
     },
 };
 
-/* AdamW's and the step's; every step has the same learning rate. */
+/* AdamW and clipping; the learning rate is constant. */
 static const double LR = 0.001, BETA1 = 0.9, BETA2 = 0.95, EPS = 1e-06;
 static const double DECAY = 0.1, CLIP = 1.0;
 
-/* What PyTorch has. */
+/* Results of PyTorch. */
 static const double LOSS[STEPS] = {
     1.4901161193847656e-08,
     -0.09559375792741776,

@@ -1,5 +1,5 @@
 /*
- * Placements of layers, saves under training, log-probabilities, and losses that a C function makes of them.
+ * Placement of layers, saves during training, log-probabilities, and loss functions in C.
  */
 #include <math.h>
 
@@ -7,11 +7,11 @@
 
 /* ---- placements ---- */
 
-static const char *const SOME = "model.layers.1.mlp.up_proj.weight";
+static const char *const NAME = "model.layers.1.mlp.up_proj.weight";
 
 enum { ELEMENTS = 160 * 64 };
 
-/* What a save has handed out so far. */
+/* The units of a save so far. */
 typedef struct {
     uint32_t units, end_at;
     float first; /* the first weight of the embedding */
@@ -28,7 +28,7 @@ static int32_t save_unit(uint32_t unit, uint64_t elements, const uint16_t *weigh
     return saved->units == saved->end_at;
 }
 
-/* A tensor after some steps, in any order with evaluations, reads, writes and saves, under some options. */
+/* Runs steps, evaluations, reads, writes and saves with some options. Returns a tensor. */
 static void train(hz_trainer_options_t options, float *out) {
     hz_model_config_t model = small_model();
     hz_trainer_t *trainer = NULL;
@@ -47,7 +47,7 @@ static void train(hz_trainer_options_t options, float *out) {
         hz_eval_report_t held_out = HZ_EVAL_REPORT_INIT;
         OK(hz_trainer_step(trainer, batches, MICROS, 1e-2, &report));
         saved_t saved = {0};
-        saved.end_at = step == 1 ? 2 : 0; /* the second save is ended by its own function */
+        saved.end_at = step == 1 ? 2 : 0; /* the callback cancels the second save */
         OK(hz_trainer_save(trainer, save_unit, &saved));
         REFUSED(HZ_STATUS_INVALID_STATE, "a save is under way", hz_trainer_save(trainer, save_unit, &saved));
         OK(hz_trainer_read_tensor(trainer, "model.embed_tokens.weight", embedding, V * 64));
@@ -65,7 +65,7 @@ static void train(hz_trainer_options_t options, float *out) {
     }
     REFUSED(HZ_STATUS_INVALID_STATE, "no save was begun", hz_trainer_save_wait(trainer));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "save is NULL", hz_trainer_save(trainer, NULL, NULL));
-    OK(hz_trainer_read_tensor(trainer, SOME, out, ELEMENTS));
+    OK(hz_trainer_read_tensor(trainer, NAME, out, ELEMENTS));
     OK(hz_trainer_close(trainer));
 }
 
@@ -94,12 +94,12 @@ static void test_placements(void) {
     train(options, placed);
     CHECK(memcmp(plain, placed, sizeof plain) == 0);
 
-    options.mode = HZ_MODE_STREAMED; /* which clips all the same, since gradients wait */
+    options.mode = HZ_MODE_STREAMED; /* can clip, because gradients wait on the device */
     options.grad_place = HZ_PLACE_DEVICE;
     train(options, placed);
     CHECK(memcmp(plain, placed, sizeof plain) == 0);
 
-    /* What a placement takes shows in the plan. */
+    /* Plans include the memory of a placement. */
     hz_model_config_t model = small_model();
     hz_plan_t *plan = NULL;
     hz_plan_summary_t small = HZ_PLAN_SUMMARY_INIT, large = HZ_PLAN_SUMMARY_INIT;
@@ -138,19 +138,19 @@ static void test_placements(void) {
 /* ---- losses ---- */
 
 typedef struct {
-    const int32_t *targets; /* of all micro-batches, one behind the other */
+    const int32_t *targets; /* of all micro-batches, [MICROS, B, T] */
     hz_trainer_t *trainer;
-    int calls, give_up;
-} wish_t;
+    int calls, result;
+} mean_t;
 
 /* The mean of the negative log-probabilities. */
 static int32_t mean_loss(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
-    wish_t *wish = user;
-    wish->calls++;
+    mean_t *mean = user;
+    mean->calls++;
     double sum = 0.0, counted = 0.0;
     for (size_t i = 0; i < count; i++) {
         CHECK(dlogprobs[i] == 0.0f);
-        if (wish->targets[i] != -100) {
+        if (mean->targets[i] != -100) {
             CHECK(logprobs[i] < 0.0f);
             sum -= (double)logprobs[i];
             counted += 1.0;
@@ -162,12 +162,13 @@ static int32_t mean_loss(const float *logprobs, float *dlogprobs, size_t count, 
         dlogprobs[i] = -(float)(1.0 / counted);
     }
     /* The trainer is in use. */
-    REFUSED(HZ_STATUS_INVALID_STATE, "another call", hz_trainer_sync(wish->trainer));
+    REFUSED(HZ_STATUS_INVALID_STATE, "another call", hz_trainer_sync(mean->trainer));
     *out_loss = sum / counted;
-    return wish->give_up;
+    return mean->result;
 }
 
-static int32_t forgetful(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
+/* Sets no loss. */
+static int32_t unset_loss(const float *logprobs, float *dlogprobs, size_t count, double *out_loss, void *user) {
     (void)logprobs, (void)dlogprobs, (void)count, (void)out_loss, (void)user;
     return 0;
 }
@@ -179,7 +180,7 @@ static void test_losses(void) {
     static float logprobs[MICROS * N], one[ELEMENTS], other[ELEMENTS];
     hz_step_report_t a = HZ_STEP_REPORT_INIT, b = HZ_STEP_REPORT_INIT;
     hz_batch_t batches[MICROS];
-    wish_t wish = {targets, ours, 0, 0};
+    mean_t mean = {targets, ours, 0, 0};
     for (int step = 0; step < 3; step++) {
         for (int micro = 0; micro < MICROS; micro++) {
             fill(&rows[micro]);
@@ -193,30 +194,30 @@ static void test_losses(void) {
             sum -= (double)logprobs[i];
             counted += targets[i] != -100;
         }
-        OK(hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, &a));
+        OK(hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &mean, &a));
         OK(hz_trainer_step(theirs, batches, MICROS, 1e-2, &b));
         CHECK(a.step == b.step && a.grad_norm == b.grad_norm && a.targets == b.targets && a.tokens == b.tokens);
         CHECK(fabs(a.loss - b.loss) < 1e-12 && fabs(a.loss - sum / counted) < 1e-12);
     }
-    CHECK(wish.calls == 3);
+    CHECK(mean.calls == 3);
 
-    /* Whoever gives a step up has changed nothing. */
-    wish.give_up = 5;
+    /* A cancelled step changes nothing. */
+    mean.result = 5;
     REFUSED(HZ_STATUS_CANCELLED, "returned 5",
-            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, &a));
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &mean, &a));
     REFUSED(HZ_STATUS_NON_FINITE, "loss",
-            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, forgetful, NULL, &a));
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, unset_loss, NULL, &a));
     CHECK(a.step == 3);
-    OK(hz_trainer_read_tensor(ours, SOME, one, ELEMENTS));
-    OK(hz_trainer_read_tensor(theirs, SOME, other, ELEMENTS));
+    OK(hz_trainer_read_tensor(ours, NAME, one, ELEMENTS));
+    OK(hz_trainer_read_tensor(theirs, NAME, other, ELEMENTS));
     CHECK(memcmp(one, other, sizeof one) == 0);
 
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "loss is NULL",
             hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, NULL, NULL, &a));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "out_report",
-            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, NULL));
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &mean, NULL));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "learning rate",
-            hz_trainer_step_with_loss(ours, batches, MICROS, -1.0, mean_loss, &wish, &a));
+            hz_trainer_step_with_loss(ours, batches, MICROS, -1.0, mean_loss, &mean, &a));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logprobs_count is 191",
             hz_trainer_logprobs(ours, batches, 1, logprobs, N - 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "logprobs is NULL", hz_trainer_logprobs(ours, batches, 1, NULL, N));
@@ -228,7 +229,7 @@ static void test_losses(void) {
     options.sweeps = 2;
     OK(hz_trainer_open(&model, &options, &ours));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "sweeps = 2",
-            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &wish, &a));
+            hz_trainer_step_with_loss(ours, batches, MICROS, 1e-2, mean_loss, &mean, &a));
     OK(hz_trainer_close(ours));
 }
 

@@ -1,12 +1,11 @@
 /*
- * Plans: the fastest one for a machine that is not here, what it says of itself, what it refuses; and a trainer that
- * follows one.
+ * Plans: searched for another machine, with their figures and errors; and a trainer that follows one.
  */
 #include <inttypes.h>
 
 #include "small.h"
 
-/* A number of the plan's JSON. */
+/* A number in the plan's JSON. */
 static double number(const char *json, const char *key) {
     char quoted[64];
     snprintf(quoted, sizeof quoted, "\"%s\":", key);
@@ -39,7 +38,6 @@ static void test_elsewhere(const char *folder) {
     CHECK(strstr(json, "\"placement\":{") != NULL && strstr(json, "\"busiest_lane\":\"compute\"") != NULL);
     OK(hz_plan_admit(plan));
 
-    /* Lane by lane. */
     char path[1024];
     CHECK((size_t)snprintf(path, sizeof path, "%s/no/such/step.json", folder) < sizeof path);
     REFUSED(HZ_STATUS_NOT_FOUND, "step.json", hz_plan_trace(plan, path));
@@ -56,7 +54,7 @@ static void test_elsewhere(const char *folder) {
 
     hz_plan_close(plan);
 
-    /* It cannot be followed here: no test runs on such a device. */
+    /* This plan cannot run here: the tests do not run on such a device. */
     hz_trainer_t *trainer = NULL;
     OK(hz_plan_search(&model, &options, "rtx3090", &plan));
     REFUSED(HZ_STATUS_DEVICE_UNAVAILABLE, "rtx3090 (NVIDIA GeForce RTX 3090", hz_trainer_open_planned(plan, &trainer));
@@ -67,7 +65,7 @@ static void test_elsewhere(const char *folder) {
     hz_plan_close(plan);
     options.device = HZ_DEVICE_AUTO;
 
-    /* Less memory is never faster; what is decided stays so; what cannot be is refused to the byte. */
+    /* Less memory is not faster; weight_slots stays; memory errors are exact to the byte. */
     double step = summary.step_seconds;
     uint64_t least;
     options.device_mem = (uint64_t)24 << 30;
@@ -100,7 +98,7 @@ static void test_elsewhere(const char *folder) {
     CHECK(plan == NULL);
 }
 
-/* Trains by a plan, and lets what was predicted of each lane and what came of it stand side by side. */
+/* Trains with a plan and prints predicted and measured busy times of each lane. */
 static void test_followed(void) {
     enum { STEPS = 6 };
     hz_model_config_t model = small_model();
@@ -141,7 +139,7 @@ static void test_followed(void) {
     batch.rows = N;
     batch.tokens = rows.tokens;
     batch.targets = rows.targets;
-    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report)); /* touches memory for the first time */
+    OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report)); /* warm-up: touches memory for the first time */
     CHECK(report.loss > 0);
     OK(hz_trainer_sync(trainer));
     for (uint32_t lane = 0; hz_lane_name(lane); lane++) OK(hz_trainer_busy_seconds(trainer, lane, &before[lane]));
@@ -154,7 +152,7 @@ static void test_followed(void) {
         OK(hz_trainer_busy_seconds(trainer, lane, &measured));
         measured = (measured - before[lane]) / STEPS;
         printf("%-8s %6.3f ms  %6.3f ms\n", hz_lane_name(lane), 1e3 * predicted, 1e3 * measured);
-        /* Nothing is saved; everything else has work in every step. */
+        /* All lanes work in every step, except the disk lane: nothing is saved. */
         CHECK((predicted > 0) == (lane != HZ_LANE_DISK));
         CHECK((measured > 0) == (lane != HZ_LANE_DISK));
         CHECK(predicted <= summary.step_seconds);

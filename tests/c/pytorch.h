@@ -1,5 +1,5 @@
 /*
- * Holds a run against PyTorch's, within the bounds of every golden comparison: losses 1e-5, norms 1e-4, weights
+ * Compares a run with PyTorch within the bounds of all golden tests: losses 1e-5, norms 1e-4, weights
  * 1e-4 * |w| + 0.02 * lr for all but one in 10^4, lr for all.
  */
 #ifndef PYTORCH_H
@@ -12,7 +12,7 @@
 static inline void agree(const char *what, uint64_t step, double ours, double theirs, double bound) {
     checks++;
     if (!(fabs(ours - theirs) <= bound)) {
-        fprintf(stderr, "%s of step %d: %.9g; PyTorch has %.9g\n", what, (int)step, ours, theirs);
+        fprintf(stderr, "%s of step %d: %.9g; PyTorch: %.9g\n", what, (int)step, ours, theirs);
         exit(1);
     }
 }
@@ -29,12 +29,12 @@ static inline float *read_values(hz_trainer_t *trainer, const hz_tensor_t *tenso
     return values;
 }
 
-/* Every weight against those in a Hugging Face folder, after steps of learning rates up to `lr`. */
+/* Compares every weight with a Hugging Face folder, after steps with learning rates up to `lr`. */
 static inline void weights_agree(hz_trainer_t *trainer, const char *folder, double lr) {
     hz_model_config_t model = HZ_MODEL_CONFIG_INIT;
     hz_trainer_options_t options = HZ_TRAINER_OPTIONS_INIT;
     hz_trainer_t *theirs = NULL;
-    options.sequence_length = 1; /* no step is made */
+    options.sequence_length = 1; /* not trained */
     OK(hz_model_config_from_hf(folder, &model));
     OK(hz_trainer_open(&model, &options, &theirs));
     OK(hz_trainer_load_hf(theirs, folder));
@@ -47,7 +47,7 @@ static inline void weights_agree(hz_trainer_t *trainer, const char *folder, doub
         for (size_t at = 0; at < tensor.elements; at++) {
             double difference = fabs((double)got[at] - (double)want[at]);
             if (!(difference <= lr)) {
-                fprintf(stderr, "%s[%zu]: %.9g; PyTorch has %.9g\n", tensor.name, at, (double)got[at], (double)want[at]);
+                fprintf(stderr, "%s[%zu]: %.9g; PyTorch: %.9g\n", tensor.name, at, (double)got[at], (double)want[at]);
                 exit(1);
             }
             beyond += difference > 1e-4 * fabs((double)want[at]) + 0.02 * lr;
@@ -56,7 +56,7 @@ static inline void weights_agree(hz_trainer_t *trainer, const char *folder, doub
         free(got);
         free(want);
     }
-    printf("weights: %zu of %zu beyond the narrow bound\n", beyond, elements);
+    printf("weights: %zu of %zu outside 1e-4 * |w| + 0.02 * lr\n", beyond, elements);
     CHECK(beyond * 10000 <= elements);
     OK(hz_trainer_close(theirs));
 }

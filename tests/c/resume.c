@@ -1,6 +1,6 @@
 /*
- * Stops a run and goes on from its checkpoint, to the last bit, under another placement; and what is refused. Usage:
- * resume FOLDER (an empty one, for files).
+ * Resumes a run from a checkpoint with another placement, bit for bit; and errors. Usage: resume FOLDER (an empty
+ * one, for files).
  */
 #include "small.h"
 
@@ -13,7 +13,7 @@ static hz_trainer_t *open_with(const hz_trainer_options_t *options) {
     return trainer;
 }
 
-/* Every master, one tensor behind the other. */
+/* All f32 masters, one tensor after the other. */
 static float *read_all(hz_trainer_t *trainer, size_t *out_count) {
     size_t tensors = 0, count = 0;
     float *values = NULL;
@@ -30,7 +30,7 @@ static float *read_all(hz_trainer_t *trainer, size_t *out_count) {
     return values;
 }
 
-/* Where the data stands is the program's to note: here it is the state of what draws the rows. */
+/* The note has the data position: the state of the generator that draws rows. */
 static void save(hz_trainer_t *trainer, const char *folder, uint64_t keep) {
     char note[32];
     snprintf(note, sizeof note, "%u", (unsigned)lcg);
@@ -44,7 +44,7 @@ static const char *in(const char *folder, const char *name) {
     return path_of;
 }
 
-/* Flips a bit in the middle of a file; twice, and it is as it was. */
+/* Flips a bit in the middle of a file; a second call restores it. */
 static void flip(const char *path) {
     FILE *file = fopen(path, "r+b");
     CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
@@ -54,7 +54,7 @@ static void flip(const char *path) {
     CHECK(byte != EOF && fseek(file, middle, SEEK_SET) == 0 && fputc(byte ^ 4, file) != EOF && fclose(file) == 0);
 }
 
-static void test_going_on(const char *folder) {
+static void test_resuming(const char *folder) {
     hz_trainer_t *whole = open_small();
     for (int i = 0; i < STEPS; i++) {
         if (i == STOP) {
@@ -91,7 +91,7 @@ static void test_going_on(const char *folder) {
     free(one);
     free(two);
 
-    /* The folder is the first trainer's as long as that is open; the newest two stay. */
+    /* The first trainer locks the folder until it is closed; the newest two checkpoints are kept. */
     REFUSED(HZ_STATUS_INVALID_STATE, "another run", hz_trainer_save_to(other, folder, 2, NULL));
     OK(hz_trainer_close(whole));
     for (int i = 0; i < 2; i++) {
@@ -110,7 +110,7 @@ static void test_going_on(const char *folder) {
     CHECK(model.hidden_size == wanted.hidden_size && model.num_key_value_heads == wanted.num_key_value_heads);
 }
 
-static void test_refusals(const char *folder) {
+static void test_errors(const char *folder) {
     hz_trainer_options_t options = small_options();
     options.clip = 0.5;
     options.beta2 = 0.95;
@@ -136,7 +136,7 @@ static void test_refusals(const char *folder) {
             hz_trainer_resume(trainer, folder, NULL, NULL));
     OK(hz_trainer_close(trainer));
 
-    /* Damage is named, and so is what is whole; of the manifest before anything is changed. */
+    /* Errors name the damaged file and the newest complete checkpoint; a damaged manifest changes nothing. */
     trainer = open_with(&options);
     flip(in(folder, "step-00000008/manifest.json"));
     REFUSED(HZ_STATUS_BAD_FORMAT, "manifest.json", hz_trainer_resume(trainer, folder, NULL, NULL));
@@ -154,8 +154,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
         return 2;
     }
-    test_going_on(argv[1]);
-    test_refusals(argv[1]);
+    test_resuming(argv[1]);
+    test_errors(argv[1]);
     printf("%d checks\n", checks);
     return 0;
 }

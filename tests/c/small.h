@@ -1,5 +1,5 @@
 /*
- * What the C programs share: a text, a small byte-level model.
+ * Shared by the C programs: a text and a small byte-level model.
  */
 #ifndef SMALL_H
 #define SMALL_H
@@ -45,7 +45,7 @@ static inline hz_batch_t batch_of(const rows_t *rows) {
     return batch;
 }
 
-/* A step of the next rows of the text; gives its loss. */
+/* Runs a step on the next rows of the text. Returns its loss. */
 static inline double small_step(hz_trainer_t *trainer) {
     static rows_t rows[MICROS];
     hz_batch_t batches[MICROS];

@@ -1,6 +1,6 @@
 /*
- * Trains a small byte-level model through the C ABI until its loss has clearly fallen, and looks into it: tensors,
- * gradients, logits, files. Usage: train FOLDER (an empty one, for files).
+ * Trains a small byte-level model until its loss has fallen; tensors, gradients, logits, files. Usage: train FOLDER (an
+ * empty one, for files).
  */
 #include <math.h>
 
@@ -32,7 +32,7 @@ static float *read_all(hz_trainer_t *trainer, size_t *out_count) {
 }
 
 static void test_training(void) {
-    hz_trainer_t *whole = open_small(), *parts = open_small();
+    hz_trainer_t *whole = open_small(), *stepwise = open_small();
     hz_step_report_t a = HZ_STEP_REPORT_INIT, b = HZ_STEP_REPORT_INIT;
     hz_eval_report_t before = HZ_EVAL_REPORT_INIT, after = HZ_EVAL_REPORT_INIT;
     static rows_t rows[2][MICROS], held_out;
@@ -40,7 +40,7 @@ static void test_training(void) {
     hz_batch_t probe = batch_of(&held_out);
     OK(hz_trainer_eval(whole, &probe, 1, &before));
     CHECK(before.targets == N && before.micros == 1);
-    CHECK(fabs(before.loss - log(V)) < 0.5); /* fresh weights know nothing */
+    CHECK(fabs(before.loss - log(V)) < 0.5); /* random weights: a uniform distribution */
 
     for (int micro = 0; micro < MICROS; micro++) fill(&rows[1][micro]);
     for (int step = 1; step <= STEPS; step++) {
@@ -54,17 +54,17 @@ static void test_training(void) {
         OK(hz_trainer_step(whole, batches, MICROS, lr, &a));
         CHECK(a.step == (uint64_t)step && a.tokens == MICROS * N && a.targets == MICROS * N && a.micros == MICROS);
         CHECK(isfinite(a.loss) && a.grad_norm > 0.0);
-        if (step <= 5) { /* the same by hand and with the next step announced, bit for bit */
-            OK(hz_trainer_announce(parts, next[0].tokens, N));
-            OK(hz_trainer_announce(parts, next[1].tokens, N));
-            OK(hz_trainer_accumulate(parts, &batches[0]));
-            OK(hz_trainer_accumulate(parts, &batches[1]));
-            OK(hz_trainer_update(parts, lr, &b));
+        if (step <= 5) { /* bit for bit the same with separate calls, and with the next step announced */
+            OK(hz_trainer_announce(stepwise, next[0].tokens, N));
+            OK(hz_trainer_announce(stepwise, next[1].tokens, N));
+            OK(hz_trainer_accumulate(stepwise, &batches[0]));
+            OK(hz_trainer_accumulate(stepwise, &batches[1]));
+            OK(hz_trainer_update(stepwise, lr, &b));
             CHECK(memcmp(&a, &b, sizeof a) == 0);
         }
         if (step == 5) {
             size_t ours = 0, theirs = 0;
-            float *one = read_all(whole, &ours), *other = read_all(parts, &theirs);
+            float *one = read_all(whole, &ours), *other = read_all(stepwise, &theirs);
             CHECK(ours == theirs && memcmp(one, other, ours * sizeof *one) == 0);
             free(one);
             free(other);
@@ -79,7 +79,7 @@ static void test_training(void) {
     CHECK(stats.steps == STEPS && stats.tokens == (uint64_t)STEPS * MICROS * N && stats.threads == 2);
     CHECK(stats.device_bytes > 0 && stats.host_bytes > 0);
 
-    /* Logits are those the loss is made of: the loss of one target is its negative log-likelihood under them. */
+    /* The loss of a single target is its negative log-likelihood by the logits. */
     enum { SEEN = 30 };
     static float logits[V];
     OK(hz_trainer_logits(whole, held_out.tokens, SEEN, logits, V));
@@ -97,11 +97,11 @@ static void test_training(void) {
 
     OK(hz_trainer_sync(whole));
     OK(hz_trainer_close(whole));
-    OK(hz_trainer_close(parts));
+    OK(hz_trainer_close(stepwise));
     OK(hz_trainer_close(NULL));
 }
 
-/* Weights of 0 and ignored targets count the same; a document bound changes what is seen. */
+/* A weight of 0 equals an ignored target; document starts change attention. */
 static void test_batches(void) {
     hz_trainer_t *trainer = open_small();
     static rows_t rows;
@@ -161,7 +161,7 @@ static void test_tensors(void) {
     }
     CHECK(found == 1 && strcmp(first, "model.embed_tokens.weight") == 0);
 
-    /* Every f32 survives, bit for bit. */
+    /* Every f32 is read back bit for bit. */
     for (size_t i = 0; i < ELEMENTS; i++) {
         in[i] = (float)((double)i * 1e-7 - 3.0 / (double)(i + 1));
     }
@@ -183,10 +183,10 @@ static void test_tensors(void) {
         squares += (double)out[i] * (double)out[i];
     }
     CHECK(squares > 0.0 && sqrt(squares) <= report.grad_norm);
-    OK(hz_trainer_read_tensor(trainer, name, out, ELEMENTS)); /* a learning rate of 0 moves nothing */
+    OK(hz_trainer_read_tensor(trainer, name, out, ELEMENTS)); /* a learning rate of 0 changes nothing */
     CHECK(memcmp(in, out, sizeof in) == 0);
 
-    hz_tensor_options_t tuned = HZ_TENSOR_OPTIONS_INIT, holds = HZ_TENSOR_OPTIONS_INIT;
+    hz_tensor_options_t tuned = HZ_TENSOR_OPTIONS_INIT, found_options = HZ_TENSOR_OPTIONS_INIT;
     tuned.frozen = 1;
     OK(hz_trainer_set_tensor_options(trainer, name, &tuned));
     OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
@@ -196,8 +196,8 @@ static void test_tensors(void) {
     tuned.lr_scale = 0.5;
     tuned.weight_decay = 0.25;
     OK(hz_trainer_set_tensor_options(trainer, name, &tuned));
-    OK(hz_trainer_tensor_options(trainer, name, &holds));
-    CHECK(holds.frozen == 0 && holds.lr_scale == 0.5 && holds.weight_decay == 0.25);
+    OK(hz_trainer_tensor_options(trainer, name, &found_options));
+    CHECK(found_options.frozen == 0 && found_options.lr_scale == 0.5 && found_options.weight_decay == 0.25);
     OK(hz_trainer_step(trainer, &batch, 1, 1e-3, &report));
     OK(hz_trainer_read_tensor(trainer, name, out, ELEMENTS));
     CHECK(memcmp(in, out, sizeof in) != 0);
@@ -206,17 +206,18 @@ static void test_tensors(void) {
     tuned.frozen = 2;
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "frozen", hz_trainer_set_tensor_options(trainer, name, &tuned));
     REFUSED(HZ_STATUS_NOT_FOUND, "k_prog", hz_trainer_set_tensor_options(trainer, "model.k_prog", NULL));
-    REFUSED(HZ_STATUS_NOT_FOUND, "k_prog", hz_trainer_tensor_options(trainer, "model.k_prog", &holds));
+    REFUSED(HZ_STATUS_NOT_FOUND, "k_prog", hz_trainer_tensor_options(trainer, "model.k_prog", &found_options));
     OK(hz_trainer_set_tensor_options(trainer, name, NULL));
-    OK(hz_trainer_tensor_options(trainer, name, &holds));
-    CHECK(holds.lr_scale == 1.0 && holds.weight_decay == -1.0);
+    OK(hz_trainer_tensor_options(trainer, name, &found_options));
+    CHECK(found_options.lr_scale == 1.0 && found_options.weight_decay == -1.0);
 
     out[0] = 1234.5f;
     REFUSED(HZ_STATUS_NOT_FOUND, "k_prog", hz_trainer_read_tensor(trainer, "model.k_prog", out, ELEMENTS));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "2049", hz_trainer_read_tensor(trainer, name, out, ELEMENTS + 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "2047", hz_trainer_write_tensor(trainer, name, in, ELEMENTS - 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "0 were given", hz_trainer_read_gradient(trainer, name, out, 0));
-    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "no memory holds them", hz_trainer_read_tensor(trainer, name, out, SIZE_MAX));
+    REFUSED(HZ_STATUS_INVALID_ARGUMENT, "no memory is large enough",
+            hz_trainer_read_tensor(trainer, name, out, SIZE_MAX));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "not aligned",
             hz_trainer_write_tensor(trainer, name, (const float *)(const void *)((const char *)in + 1), 1));
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "values is NULL", hz_trainer_read_tensor(trainer, name, NULL, ELEMENTS));
@@ -278,7 +279,7 @@ static void test_files(const char *folder) {
     CHECK(ours == theirs && memcmp(one, other, ours * sizeof *one) == 0);
     free(one);
     free(other);
-    REFUSED(HZ_STATUS_INVALID_STATE, "tracing", hz_trainer_trace(loaded, path)); /* it was opened without */
+    REFUSED(HZ_STATUS_INVALID_STATE, "tracing", hz_trainer_trace(loaded, path));
     OK(hz_trainer_close(loaded));
 
     REFUSED(HZ_STATUS_INVALID_ARGUMENT, "dtype", hz_trainer_export_hf(trainer, path, 77));
@@ -294,7 +295,7 @@ static void test_files(const char *folder) {
     OK(hz_trainer_close(trainer));
 }
 
-/* What families add goes through a folder and comes back: the description, and every tensor. */
+/* Features of the model families survive export and import: the model, and every tensor. */
 static void test_families(const char *folder) {
     static const char *const names[] = {"mistral", "qwen2", "qwen3"};
     static rows_t rows;
@@ -324,7 +325,7 @@ static void test_families(const char *folder) {
         path_in(folder, names[family], path, sizeof path);
         OK(hz_trainer_export_hf(trainer, path, HZ_DTYPE_F32));
         OK(hz_model_config_from_hf(path, &found));
-        CHECK((float)found.rms_norm_eps == (float)model.rms_norm_eps); /* it is used as f32 */
+        CHECK((float)found.rms_norm_eps == (float)model.rms_norm_eps); /* used as f32 */
         model.rms_norm_eps = found.rms_norm_eps;
         CHECK(memcmp(&found, &model, sizeof found) == 0);
         OK(hz_trainer_open(&found, &options, &loaded));

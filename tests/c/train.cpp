@@ -1,4 +1,4 @@
-// The C ABI from C++17: a handle that closes itself, errors as exceptions, weights in vectors.
+// The C interface in C++17: RAII handles, errors as exceptions, weights in vectors.
 // Usage: train FOLDER (an empty one, for files).
 #include <algorithm>
 #include <atomic>
@@ -103,8 +103,8 @@ private:
 constexpr std::size_t B = 4, T = 64, MICROS = 2, STEPS = 80;
 
 const std::string TEXT =
-    "One unit after another comes up, does its part and is gone; the boundary between two of them is all that stays. "
-    "On the way down each is computed again, and what it learns goes home. ";
+    "Each layer is uploaded, runs on every micro-batch of the step, and is replaced by the next; its input is kept. "
+    "In backward it is recomputed, and its gradient is copied to the host. ";
 
 Rows window(std::size_t number) {
     Rows rows;
@@ -127,28 +127,28 @@ hz_status_t status_of_opening(const hz_model_config_t &model, const hz_trainer_o
     return HZ_STATUS_OK;
 }
 
-// Two threads at one handle: a call that comes while another runs is refused, and nothing else happens to it.
+// Two threads with one handle: a call made while another runs fails with HZ_STATUS_INVALID_STATE.
 void share(Trainer &trainer, const hz_batch_t &batch) {
     std::atomic<bool> done{false};
-    std::atomic<int> strange{0};
-    std::thread onlooker([&] {
+    std::atomic<int> unexpected{0};
+    std::thread other([&] {
         while (!done) {
             hz_stats_t stats = HZ_STATS_INIT;
             const hz_status_t status = hz_trainer_stats(trainer.get(), &stats);
             const bool refused = status == HZ_STATUS_INVALID_STATE &&
                                  std::string(hz_last_error()).find("another call") != std::string::npos;
-            strange += status != HZ_STATUS_OK && !refused;
+            unexpected += status != HZ_STATUS_OK && !refused;
         }
     });
     for (int call = 0; call < 5;) {
         hz_eval_report_t report = HZ_EVAL_REPORT_INIT;
         const hz_status_t status = hz_trainer_eval(trainer.get(), &batch, 1, &report);
-        strange += status != HZ_STATUS_OK && status != HZ_STATUS_INVALID_STATE;
+        unexpected += status != HZ_STATUS_OK && status != HZ_STATUS_INVALID_STATE;
         call += status == HZ_STATUS_OK;
     }
     done = true;
-    onlooker.join();
-    require(strange == 0, "a shared handle gives OK or INVALID_STATE");
+    other.join();
+    require(unexpected == 0, "a shared handle returns OK or INVALID_STATE");
 }
 
 void run(const std::string &folder) {
@@ -166,7 +166,7 @@ void run(const std::string &folder) {
     check(hz_trainer_init(trainer.get(), 3));
     const Rows probe = window(1000);
     const double before = trainer.eval(probe.view());
-    require(std::fabs(before - std::log(256.0)) < 0.5, "fresh weights know nothing");
+    require(std::fabs(before - std::log(256.0)) < 0.5, "random weights have the loss of a uniform distribution");
 
     // A handle may move between threads; one thread uses it at a time.
     std::thread worker([&trainer] {
@@ -178,7 +178,7 @@ void run(const std::string &folder) {
     worker.join();
     const double after = trainer.eval(probe.view());
     std::printf("loss %.3f -> %.3f in %zu steps\n", before, after, STEPS);
-    require(after < 0.6 * before, "the loss has clearly fallen");
+    require(after < 0.6 * before, "the loss falls by 40 %");
 
     std::vector<int32_t> text;
     for (const char letter : TEXT.substr(0, 20)) {
@@ -191,18 +191,18 @@ void run(const std::string &folder) {
 
     float value = 0.0F;
     require(hz_trainer_read_gradient(trainer.get(), "model.norm.weight", &value, 1) == HZ_STATUS_UNSUPPORTED,
-            "streamed keeps no gradient");
+            "streamed stores no gradient");
     share(trainer, probe.view());
 
-    // Out as bf16, in again: what was streamed is what is there.
+    // Exports bf16 weights and loads them: they compute the same loss, and are the rounded masters.
     const std::string out = folder + "/tiny";
     check(hz_trainer_export_hf(trainer.get(), out.c_str(), HZ_DTYPE_BF16));
     hz_model_config_t read = HZ_MODEL_CONFIG_INIT;
     check(hz_model_config_from_hf(out.c_str(), &read));
-    require(read.hidden_size == model.hidden_size && read.tie_word_embeddings == 1, "the same model comes back");
+    require(read.hidden_size == model.hidden_size && read.tie_word_embeddings == 1, "the model is read back");
     Trainer again(read, options);
     check(hz_trainer_load_hf(again.get(), out.c_str()));
-    require(again.eval(probe.view()) == trainer.eval(probe.view()), "the bf16 weights are the ones that compute");
+    require(again.eval(probe.view()) == trainer.eval(probe.view()), "the bf16 weights compute the same loss");
     const auto ours = trainer.tensors(), theirs = again.tensors();
     require(ours.size() == theirs.size(), "the same tensors");
     for (std::size_t index = 0; index < ours.size(); ++index) {

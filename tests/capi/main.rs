@@ -1,5 +1,5 @@
-//! The C ABI as C and C++ programs meet it: compiled against `include/horizon.h`, linked with the shared library
-//! that cargo built beside this test, run.
+//! The C interface: C and C++ programs compiled with `include/horizon.h`, linked with `libhorizon.so`, and run; and
+//! the header compared with the library.
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -20,15 +20,15 @@ fn header() -> String {
     fs::read_to_string(Path::new(ROOT).join("include/horizon.h")).unwrap()
 }
 
-/// The folder of `libhorizon.so`. One run of the compiler makes it and the `rlib` this test is linked with, into
-/// the folder this test lies in, so it is never older than the test.
+/// The folder of `libhorizon.so`, which is the folder of this test. The compiler writes it together with the `rlib`
+/// that this test is linked with, so it is not older than the test.
 fn library_folder() -> PathBuf {
     let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-    assert!(folder.join("libhorizon.so").is_file(), "cargo left no libhorizon.so in {}", folder.display());
+    assert!(folder.join("libhorizon.so").is_file(), "no libhorizon.so in {}", folder.display());
     folder
 }
 
-/// A compiler with the warnings that the header promises to bear.
+/// A compiler with the warnings under which the header must compile.
 fn compiler(cpp: bool) -> Command {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let tool = cc::Build::new()
@@ -60,7 +60,7 @@ fn has_cpp() -> bool {
     has
 }
 
-/// Runs a command that must succeed and gives its output.
+/// Runs a command that must succeed without writing to stderr. Returns its output.
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -84,13 +84,13 @@ fn build(source: &Path, cpp: bool, folder: &Path) -> PathBuf {
     program
 }
 
-/// Compiles a program, runs it with a folder of its own.
+/// Compiles a program and runs it with an empty folder.
 fn build_and_run(source: &Path, cpp: bool) -> String {
     let folder = tempfile::tempdir().unwrap();
     let program = build(source, cpp, folder.path());
     let files = folder.path().join("files");
     fs::create_dir(&files).unwrap();
-    // Cargo's own search path for tests begins one folder up, where an older library may lie.
+    // Cargo's library path for tests starts with the parent folder, which may have an older library.
     run(Command::new(&program).arg(&files).env("LD_LIBRARY_PATH", library_folder()))
 }
 
@@ -100,16 +100,16 @@ fn a_c11_program_trains() {
 }
 
 #[test]
-fn a_c11_program_places_layers_and_makes_losses() {
+fn a_c11_program_places_layers_and_computes_losses() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/loss.c"), false));
 }
 
 #[test]
-fn a_c11_program_goes_on_from_a_checkpoint() {
+fn a_c11_program_resumes_from_a_checkpoint() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/resume.c"), false));
 }
 
-/// A worked example of a loss, from the model of `hf4` to where PyTorch arrived: see `tests/golden/losses.py`.
+/// Trains the model of `hf4` with an example of a loss and compares it with PyTorch: see `tests/golden/losses.py`.
 fn example(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let program = build(&Path::new(ROOT).join(format!("tests/c/{name}.c")), false, folder.path());
@@ -120,16 +120,16 @@ fn example(name: &str) {
 }
 
 #[test]
-fn preferences_are_optimised_in_c_as_in_pytorch() {
+fn dpo_in_c_agrees_with_pytorch() {
     example("dpo");
 }
 
 #[test]
-fn policies_are_optimised_in_c_as_in_pytorch() {
+fn grpo_in_c_agrees_with_pytorch() {
     example("grpo");
 }
 
-/// On the CPU here; `tests/gpu` runs it on CUDA.
+/// On the CPU; `tests/gpu` runs it with CUDA.
 #[test]
 fn a_c11_program_chooses_a_device() {
     let run = |arguments: &[&str]| {
@@ -144,12 +144,12 @@ fn a_c11_program_chooses_a_device() {
 }
 
 #[test]
-fn a_c11_program_meets_every_error() {
+fn a_c11_program_causes_every_error() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/errors.c"), false));
 }
 
 #[test]
-fn plans_can_be_searched_for_and_followed_in_c() {
+fn a_c11_program_searches_and_follows_plans() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/plan.c"), false));
 }
 
@@ -159,7 +159,7 @@ fn a_c11_program_steps_adamw_on_its_own_arrays() {
 }
 
 #[test]
-fn a_c11_program_takes_arenas() {
+fn a_c11_program_allocates_arenas() {
     print!("{}", build_and_run(&Path::new(ROOT).join("tests/c/arena.c"), false));
 }
 
@@ -181,7 +181,7 @@ fn declarations() -> String {
     code + rest
 }
 
-/// Functions the header declares: the name before the parameters of every `HZ_API`.
+/// Names of the functions that the header declares with `HZ_API`.
 fn declared() -> BTreeSet<String> {
     let code = declarations();
     let functions = code.split("HZ_API ").skip(1).filter(|text| !text.starts_with("__attribute__"));
@@ -226,14 +226,14 @@ fn every_function_is_called_by_the_c_programs() {
     }
 }
 
-/// One line for each field, and for the struct and its initial bytes.
+/// Lines with the size of a struct, offset and size of its fields, and the bytes of its default value.
 fn describe<T: SizedStruct>() -> String {
     let mut text = format!("{} {}\n", T::NAME, size_of::<T>());
     for field in T::FIELDS {
         writeln!(text, "{}.{} {} {}", T::NAME, field.name, field.offset, field.bytes).unwrap();
     }
     let value = T::defaults();
-    // SAFETY: the struct has no padding, as `SizedStruct` promises, so all its bytes are initialised.
+    // SAFETY: by the contract of `SizedStruct` the struct has no padding, so all its bytes are initialized.
     let bytes = unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
     for byte in bytes {
         write!(text, "{byte:02x}").unwrap();
@@ -241,7 +241,7 @@ fn describe<T: SizedStruct>() -> String {
     text + "\n"
 }
 
-/// C code that prints the same of the header's struct.
+/// C code that prints the same lines for the header's struct.
 fn describe_in_c<T: SizedStruct>() -> String {
     let name = T::NAME;
     let init = format!("{}_INIT", name.strip_suffix("_t").unwrap().to_uppercase());
@@ -311,7 +311,7 @@ fn structs_and_their_defaults_are_the_same_in_c_and_rust() {
     }
 }
 
-/// `HZ_STATUS_NAME = number` as the header has it.
+/// Constants of the header, `NAME = number`.
 fn constants(prefix: &str) -> Vec<(String, i32)> {
     declarations()
         .lines()
@@ -322,7 +322,7 @@ fn constants(prefix: &str) -> Vec<(String, i32)> {
 }
 
 fn status_name(status: i32) -> String {
-    // SAFETY: a static string, whatever the number.
+    // SAFETY: a static string for every number.
     unsafe { CStr::from_ptr(hz_status_name(status)) }.to_str().unwrap().to_owned()
 }
 
@@ -343,14 +343,14 @@ fn versions_are_those_of_the_crate() {
     assert!(header.contains(&format!("#define HZ_ABI_VERSION {}\n", hz_abi_version())));
 }
 
-/// The header alone, in every dialect it speaks, under warnings beyond those it promises to bear.
+/// The header alone, in every supported language version, with more warnings than it must compile under.
 #[test]
-fn the_header_stands_alone() {
+fn the_header_compiles_alone() {
     let folder = tempfile::tempdir().unwrap();
     let strict = ["-Wconversion", "-Wshadow", "-Wundef", "-fsyntax-only"];
     let (c, cpp) =
         (["-Wc++-compat", "-Wstrict-prototypes"], ["-Wold-style-cast", "-Wzero-as-null-pointer-constant"]);
-    for (dialect, is_cpp, more) in
+    for (standard, is_cpp, more) in
         [("-std=c11", false, c), ("-std=c17", false, c), ("-std=c++17", true, cpp), ("-std=c++20", true, cpp)]
     {
         if is_cpp && !has_cpp() {
@@ -358,12 +358,12 @@ fn the_header_stands_alone() {
         }
         let source = folder.path().join(if is_cpp { "alone.cpp" } else { "alone.c" });
         fs::write(&source, "#include \"horizon.h\"\n").unwrap();
-        run(compiler(is_cpp).arg(dialect).args(strict).args(more).arg(source));
+        run(compiler(is_cpp).arg(standard).args(strict).args(more).arg(source));
     }
 }
 
 #[test]
-fn the_header_is_ascii_and_fits_a_screen() {
+fn the_header_is_ascii_with_at_most_120_columns() {
     for (number, line) in header().lines().enumerate() {
         assert!(line.is_ascii() && line.len() <= 120, "line {}: {line}", number + 1);
     }

@@ -1,9 +1,10 @@
-// The op tests' frame. A test prepares inputs and two answers once, then runs its launchers under several schedules:
-//   truth   the formula in double precision, nothing rounded but what the contract stores between two kernels;
-//   naive   the same loops in the kernel's precision: f32 sums, bf16 where the kernel stores.
-// A kernel may err twice (backward three times) as much as the naive version does, and must give the same bits under
-// every schedule. Outputs are painted with NaN before the launch, or hold known values where the mode is +=.
-// The same tests link with the emulator (-DHZ_EMU) or with the CUDA runtime.
+// Test harness of the ops. A test prepares inputs and two references once, then runs its launchers under several
+// schedules:
+//   truth   the formula in double precision; rounded are only values that are stored between two kernels;
+//   naive   the same loops in the kernel's precision: f32 sums, bf16 where the kernel stores bf16.
+// The error of a kernel may be twice (backward: three times) that of the naive version, and its bits must be equal
+// under every schedule. Outputs are filled with NaN before the launch, or with known values where the mode is +=. The
+// tests link with the emulator (-DHZ_EMU) or with the CUDA runtime.
 #pragma once
 #include <cuda_runtime.h>
 #include <cmath>
@@ -40,7 +41,7 @@ inline bf16 to_bf16(float v) {  // ties to even
     if ((b & 0x7fffffffu) > 0x7f800000u) return bf16{0x7fff};
     return bf16{uint16_t((b + 0x7fffu + (b >> 16 & 1)) >> 16)};
 }
-// Two arithmetics for one reference.
+// The arithmetic of the two references.
 struct Truth {
     using real = double;
     static double stored(double v) { return v; }
@@ -74,16 +75,16 @@ std::vector<double> widened(const std::vector<T>& v) {
 // ---- device memory ----
 void need(cudaError_t, const char* what);
 inline void need(int status, const char* what) {
-    if (status != HZK_OK) fail("%s gave status %d", what, status);
+    if (status != HZK_OK) fail("%s returned status %d", what, status);
 }
 #define NEED(call) ::check::need((call), #call)
 
 template <class T>
 class Dev {
   public:
-    explicit Dev(size_t n) : n_(n) {  // painted: every byte 0xff, a NaN in every type
+    explicit Dev(size_t n) : n_(n) {  // filled with 0xff, which is NaN in every type
         need(cudaMalloc(reinterpret_cast<void**>(&p_), n * sizeof(T)), "cudaMalloc");
-#if !defined(HZ_EMU)  // the emulator paints by itself, and remembers that nobody wrote
+#if !defined(HZ_EMU)  // the emulator does it, and detects reads of uninitialized memory
         need(cudaMemset(p_, 0xff, n * sizeof(T)), "cudaMemset");
 #endif
     }
@@ -95,7 +96,7 @@ class Dev {
     Dev& operator=(const Dev&) = delete;
     ~Dev() { cudaFree(p_); }
     operator T*() const { return p_; }
-    // A piece, for buffers too large to bring home.
+    // A range, for buffers too large to copy.
     void put(size_t at, const std::vector<T>& host) const {
         need(cudaMemcpy(p_ + at, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
     }
@@ -117,34 +118,34 @@ struct Scratch : Dev<char> {
 };
 
 // ---- runs and comparisons ----
-// One run of a test under one schedule. What is compared is also kept, for bit equality between runs.
+// One run of a test under one schedule. Compared values are recorded, for bit equality between runs.
 class Run {
   public:
     std::vector<uint8_t> bits;
     std::string where;  // prefix of failure messages
 
     template <class T>
-    void keep(const std::vector<T>& v) {
+    void record(const std::vector<T>& v) {
         const auto* p = reinterpret_cast<const uint8_t*>(v.data());
         bits.insert(bits.end(), p, p + v.size() * sizeof(T));
     }
-    // |got - truth| <= factor · the naive version's largest error in the same run of `width` elements, or of `ulps` units in the
-    // last place of the truth where that is more. Returns got, as the next test's input.
+    // Checks |got - truth| <= factor · max(largest error of the naive version among the same `width` elements, `ulps`
+    // ulp of the truth). Returns got.
     template <class T>
     std::vector<T> within(const char* name, const Dev<T>& dev, const std::vector<double>& truth,
                           const std::vector<double>& naive, double factor, size_t width, double ulps = 0.5) {
         std::vector<T> got = dev.get();
-        keep(got);
+        record(got);
         compare(name, widened(got), truth, naive, factor, width, ulps, std::is_same_v<T, bf16> ? 8 : 24);
         return got;
     }
     template <class T>
     void equal(const char* name, const std::vector<T>& got, const std::vector<T>& want) {
-        keep(got);
-        if (got.size() != want.size()) fail("%s: %zu values, want %zu", name, got.size(), want.size());
+        record(got);
+        if (got.size() != want.size()) fail("%s: %zu values, expected %zu", name, got.size(), want.size());
         for (size_t i = 0; i < got.size(); ++i)
             if (memcmp(&got[i], &want[i], sizeof(T)) != 0)
-                fail("%s[%zu] = %g, want exactly %g", name, i, double(value(got[i])), double(value(want[i])));
+                fail("%s[%zu] = %g, expected exactly %g", name, i, double(value(got[i])), double(value(want[i])));
     }
 
   private:
@@ -152,7 +153,7 @@ class Run {
                         const std::vector<double>& naive, double factor, size_t width, double ulps, int mantissa_bits);
 };
 
-// A test registers itself. `prepare` is called once and gives what every run calls.
+// Registers a test. `prepare` is called once and returns the function of every run.
 struct Test {
     Test(const std::string& name, std::function<std::function<void(Run&)>()> prepare);
 };

@@ -1,4 +1,4 @@
-// What the threads of a block do together: barriers, warp collectives, shared memory, asynchronous copies, mma and wgmma.
+// Cooperation of the threads of a block: barriers, warp collectives, shared memory, asynchronous copies, mma and wgmma.
 #include "emu_internal.h"
 #include <algorithm>
 #include <cstdlib>
@@ -129,7 +129,7 @@ void collective(int op, const char* what, unsigned mask, void* payload, CollFn f
     if (g_race && op == OpSyncwarp) g_race->join(js, n, n, false);
     for (unsigned i = 0; i < n; ++i)
         if (js[i] != f) make_runnable(js[i]);
-    f->st = St::Running;  // the last lane to arrive goes on; which one that is, is random
+    f->st = St::Running;  // the last lane to arrive continues; which one that is depends on the seed
     if (g_policy == Ordered) {
         make_runnable(f);
         suspend(f);
@@ -158,9 +158,7 @@ void* shared_static(const void* key, size_t bytes, size_t align, const char* nam
     return b->smem + off;
 }
 unsigned char* shared_dynamic(size_t align, const char*) {
-    // base is 1024-aligned only when asked; otherwise aligned to exactly `align`... the block start stays
-    // fixed
-    (void)align;
+    (void)align;  // fixed, 1024-byte aligned
     return cur()->b->smem + kDynOff + 1024;
 }
 bool is_shared(const void* p) {
@@ -246,24 +244,25 @@ void mma_fn(void* const* L, unsigned) {
     }
 }
 
-// ---- wgmma: each warp of a warpgroup owns 16 of the 64 rows, so it is a warp collective here; what a descriptor names counts as
-// read by every warp, all of it, until the wait ----
+// ---- wgmma: each warp of a warpgroup owns 16 of the 64 rows, so it is emulated as a warp collective. Every warp
+// reads all of the memory of a descriptor, until the wait. ----
 void wgmma_fence_fn(void* const*, unsigned) { cur()->w->wg_fenced = true; }
 void wgmma_commit_fn(void* const*, unsigned) { ++cur()->w->wg_group; }
 enum Use { Issue, Read };
-// A 16-byte chunk of a tile: row by row 128 bytes, swizzled; 8 rows are 1024 bytes, and the next 8 chunks lie a panel on.
+// A 16-byte chunk of a tile. Rows have 128 bytes, swizzled; 8 rows are 1024 bytes; chunks 8 and above are in the next
+// panel.
 static const unsigned char* tile_chunk(uint64_t desc, int row, int chunk, Use use) {
     Block* b = cur()->b;
     if ((desc >> 62) != 1 || ((desc >> 32) & 0x3fff) != 64 || ((desc >> 49) & 7))
-        fail("wgmma: descriptor 0x%llx not supported here", (unsigned long long)desc);
+        fail("wgmma: descriptor 0x%llx is not emulated", (unsigned long long)desc);
     size_t a = ((desc & 0x3fff) << 4) + size_t(row / 8) * 1024 + size_t(row % 8) * 128 + size_t(chunk % 8) * 16 +
                size_t(chunk / 8) * ((desc >> 16 & 0x3fff) << 4);
-    a ^= (a >> 7 & 7) << 4;  // swizzle works on address bits
+    a ^= (a >> 7 & 7) << 4;  // the swizzle is on address bits
     check_shared(b->smem + a, 16, 16, "wgmma operand");
     if (g_race) (use == Issue ? g_race->async_check : g_race->async_read)(cur(), b->smem + a, 16);
     return b->smem + a;
 }
-// Calls for the chunks of a product's operands: A of 64 x 16 if it is in shared memory, B of n x 16 or 16 x n.
+// Calls f for the chunks of the operands: A, 64 x 16, if it is in shared memory; B, n x 16 or 16 x n.
 template <class F>
 static void for_chunks(const WgOp& op, F f) {
     if (!op.registers[0])
@@ -277,7 +276,7 @@ void wgmma_issue_fn(void* const* L, unsigned) {
     Warp* w = cur()->w;
     WgOp op{};
     auto* p0 = static_cast<WgP*>(L[0]);
-    if (!w->wg_fenced) fail("wgmma without wgmma.fence before it");
+    if (!w->wg_fenced) fail("wgmma without a preceding wgmma.fence");
     op.a = p0->a;
     op.b = p0->b;
     op.n = p0->n;
@@ -334,18 +333,18 @@ static void wgmma_compute(Warp* w, const WgOp& op) {
             if (a.d == op.d[l]) return a.v;
         abort();
     };
-    auto of_product = [&](int l, int i) -> float& {
+    auto c_of = [&](int l, int i) -> float& {
         return C[(l >> 2) + (i >> 1 & 1) * 8][(i >> 2) * 8 + 2 * (l & 3) + (i & 1)];
     };
     for (int l = 0; l < 32; ++l)
-        for (int i = 0; i < op.n / 2; ++i) of_product(l, i) = op.add ? at(l)[size_t(i)] : 0.f;
+        for (int i = 0; i < op.n / 2; ++i) c_of(l, i) = op.add ? at(l)[size_t(i)] : 0.f;
     for (int i = 0; i < 16; ++i)
         for (int k = 0; k < 16; ++k)
-            // By eights, which the compiler makes vectors of.
+            // In groups of 8, which the compiler vectorizes.
             for (int n = 0; n < op.n; n += 8)
                 for (int j = 0; j < 8; ++j) C[i][n + j] += A[i][k] * B[k][n + j];
     for (int l = 0; l < 32; ++l)
-        for (int i = 0; i < op.n / 2; ++i) at(l)[size_t(i)] = of_product(l, i);
+        for (int i = 0; i < op.n / 2; ++i) at(l)[size_t(i)] = c_of(l, i);
 }
 void wgmma_wait_fn(void* const* L, unsigned) {
     Warp* w = cur()->w;

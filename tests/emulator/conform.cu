@@ -1,5 +1,5 @@
-// Every warp primitive and PTX wrapper once. op_conform.cc holds what they must give, written from the PTX manual's layouts and
-// not from the emulator, so that the same test judges the emulator here and ptx.h on a GPU.
+// Every warp primitive and PTX wrapper once. The expected results in op_conform.cc follow the PTX manual, not the
+// emulator, so the same test checks the emulator here and ptx.h on a GPU.
 #include "conform.h"
 #include "vec.h"
 
@@ -8,7 +8,7 @@ namespace {
 
 // One warp. A is [16,16], B is [8,16] (the column operand, transposed), both row-major.
 __global__ void __launch_bounds__(32)
-    conform_kernel(float* __restrict__ product /* = [16,8] */, uint32_t* __restrict__ words /* = [kConformWords,32] */,
+    conform_kernel(float* __restrict__ mma /* = [16,8] */, uint32_t* __restrict__ words /* = [kConformWords,32] */,
                    const bf16* __restrict__ A, const bf16* __restrict__ B) {
     const int t = int(threadIdx.x);
     HZ_DYN_SHARED(raw, 128);
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(32)
     for (int i = 0; i < 2; ++i) b[i] = pair(B + (t / 4) * 16 + (t % 4) * 2 + i * 8);
     mma_bf16(d, a, b[0], b[1]);
     HZ_UNROLL
-    for (int i = 0; i < 4; ++i) product[(t / 4 + (i >> 1) * 8) * 8 + (t % 4) * 2 + (i & 1)] = d[i];
+    for (int i = 0; i < 4; ++i) mma[(t / 4 + (i >> 1) * 8) * 8 + (t % 4) * 2 + (i & 1)] = d[i];
 
     for (int i = 0; i < 8; ++i) s[t * 8 + i] = uint16_t(t * 8 + i);
     cp_async_16(s + 256 + t * 8, A + t * 8, t % 2 == 0);  // odd rows are filled with zeros
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(32)
 }  // namespace
 }  // namespace hz
 
-int conform(float* product, uint32_t* words, const hzk_bf16* A, const hzk_bf16* B) {
-    HZ_LAUNCH(hz::conform_kernel, 1, 32, 2 * 32 * 16 + 32 * 4, nullptr, product, words, A, B);
+int conform(float* mma, uint32_t* words, const hzk_bf16* A, const hzk_bf16* B) {
+    HZ_LAUNCH(hz::conform_kernel, 1, 32, 2 * 32 * 16 + 32 * 4, nullptr, mma, words, A, B);
     return int(cudaGetLastError());
 }

@@ -1,5 +1,5 @@
-// Hopper's warpgroup mma, all ways the library's kernels use it: C = A·Bᵀ with both factors in shared memory and with A in registers,
-// then C·B with the first in registers, one warpgroup a block of 64 rows.
+// Hopper's warpgroup mma as the kernels use it: C = A·Bᵀ with both operands in shared memory and with A in registers,
+// then C·B with C in registers. One warpgroup per block of 64 rows.
 #include "conform.h"
 #include "launch.h"
 #include "warpgroup.h"

@@ -1,5 +1,5 @@
-// The calls of cuBLASLt that the house makes, for host memory: what the manual says they do, plainly, and a refusal of what we never
-// mean. A few algorithms, alike but for the workspace that they want and leave NaNs in.
+// The cuBLASLt calls of Horizon on host memory, by the manual; other arguments are refused. Has a few algorithms,
+// which differ in their workspace size and fill the workspace with NaN.
 #include "emu.h"
 #include <cublasLt.h>
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace {
 struct Operation {
     cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-    const void* bias = nullptr;  // of D's type, one value a row of D
+    const void* bias = nullptr;  // D's type, one value per row of D
 };
 struct Matrix {
     cudaDataType type;
@@ -19,10 +19,10 @@ struct Matrix {
 };
 struct Preference {
     uint64_t workspace = 0;
-    uint32_t sums = ~0u, alignment[4] = {256, 256, 256, 256};  // the documented defaults
+    uint32_t reductions = ~0u, alignment[4] = {256, 256, 256, 256};  // the documented defaults
 };
 constexpr uint64_t kAlgorithm = 0x656d756c61746564, kWorkspace = 4096;
-constexpr int kAlgorithms = 3;  // the words of one: kAlgorithm, and its number
+constexpr int kAlgorithms = 3;  // data[0] is kAlgorithm, data[1] the number
 bool known(const cublasLtMatmulAlgo_t* algorithm) {
     return algorithm && algorithm->data[0] == kAlgorithm && algorithm->data[1] < kAlgorithms;
 }
@@ -48,20 +48,21 @@ void store(void* base, cudaDataType type, size_t at, float f) {
         static_cast<uint16_t*>(base)[at] = uint16_t(f == f ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff);
 }
 const Matrix& matrix(cublasLtMatrixLayout_t layout) { return *reinterpret_cast<const Matrix*>(layout); }
-// Rows and columns as multiplied.
+// Rows and columns after the transposition.
 uint64_t rows(const Matrix& m, cublasOperation_t op) { return op == CUBLAS_OP_N ? m.rows : m.columns; }
 uint64_t columns(const Matrix& m, cublasOperation_t op) { return op == CUBLAS_OP_N ? m.columns : m.rows; }
 const char* fault(const Operation& op, const Matrix& a, const Matrix& b, const Matrix& c, const Matrix& d) {
     if (columns(a, op.a) != rows(b, op.b)) return "the inner sizes differ";
     if (d.rows != rows(a, op.a) || d.columns != columns(b, op.b)) return "the output has another shape";
-    if (memcmp(&c, &d, sizeof c)) return "what is added is laid out otherwise";
-    if (op.epilogue == CUBLASLT_EPILOGUE_BIAS && !op.bias) return "the epilogue has no bias";
-    if (a.type != CUDA_R_16BF || b.type != CUDA_R_16BF || (d.type != CUDA_R_16BF && d.type != CUDA_R_32F)) return "types";
+    if (memcmp(&c, &d, sizeof c)) return "C and D have different layouts";
+    if (op.epilogue == CUBLASLT_EPILOGUE_BIAS && !op.bias) return "the epilogue has no bias pointer";
+    if (a.type != CUDA_R_16BF || b.type != CUDA_R_16BF || (d.type != CUDA_R_16BF && d.type != CUDA_R_32F))
+        return "A and B must be bf16, D bf16 or f32";
     for (const Matrix* m : {&a, &b, &d})
         if (m->stride < int64_t(m->rows)) return "columns overlap";
     return nullptr;
 }
-// A number for the kernel of a product: another for every shape, as the library chooses kernels by shapes.
+// Identifies the kernel of a GEMM: a different one for every shape, as cuBLASLt chooses kernels by shape.
 const void* kernel_of(const Operation& op, const Matrix& a, const Matrix& b, const Matrix& d, bool adds) {
     uint64_t hash = 1469598103934665603u;
     for (uint64_t word : {uint64_t(op.a), uint64_t(op.b), a.rows, a.columns, uint64_t(a.stride), b.rows, b.columns, uint64_t(b.stride),
@@ -88,9 +89,9 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
     return CUBLAS_STATUS_SUCCESS;
 }
 const char* cublasLtGetStatusName(cublasStatus_t status) { return status == CUBLAS_STATUS_SUCCESS ? "success" : "refused"; }
-const char* cublasLtGetStatusString(cublasStatus_t) { return "see what was printed"; }
+const char* cublasLtGetStatusString(cublasStatus_t) { return "see stderr"; }
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute, cudaDataType_t scale) {
-    if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F) return refuse("sums are f32");
+    if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F) return refuse("compute and scale type must be f32");
     *desc = reinterpret_cast<cublasLtMatmulDesc_t>(new Operation);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -102,16 +103,17 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
                                               size_t bytes) {
     auto& op = *reinterpret_cast<Operation*>(desc);
     auto set = [&](auto& into, auto... allowed) {
-        if (bytes != sizeof into) return refuse("an attribute's size");
+        if (bytes != sizeof into) return refuse("the size of a matmul attribute");
         memcpy(&into, from, bytes);
-        return sizeof...(allowed) == 0 || ((into == allowed) || ...) ? CUBLAS_STATUS_SUCCESS : refuse("an attribute's value");
+        return sizeof...(allowed) == 0 || ((into == allowed) || ...) ? CUBLAS_STATUS_SUCCESS
+                                                                      : refuse("the value of a matmul attribute");
     };
     switch (attribute) {
         case CUBLASLT_MATMUL_DESC_TRANSA: return set(op.a, CUBLAS_OP_N, CUBLAS_OP_T);
         case CUBLASLT_MATMUL_DESC_TRANSB: return set(op.b, CUBLAS_OP_N, CUBLAS_OP_T);
         case CUBLASLT_MATMUL_DESC_EPILOGUE: return set(op.epilogue, CUBLASLT_EPILOGUE_BIAS);
         case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return set(op.bias);
-        default: return refuse("an attribute");
+        default: return refuse("an unknown matmul attribute");
     }
 }
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows, uint64_t columns,
@@ -135,18 +137,18 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     cublasLtMatmulPreferenceAttributes_t attribute, const void* from, size_t bytes) {
     auto& p = *reinterpret_cast<Preference*>(preference);
     auto set = [&](auto& into) {
-        if (bytes != sizeof into) return refuse("a preference's size");
+        if (bytes != sizeof into) return refuse("the size of a preference");
         memcpy(&into, from, bytes);
         return CUBLAS_STATUS_SUCCESS;
     };
     switch (attribute) {
         case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return set(p.workspace);
-        case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: return set(p.sums);
+        case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: return set(p.reductions);
         case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return set(p.alignment[0]);
         case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return set(p.alignment[1]);
         case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return set(p.alignment[2]);
         case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return set(p.alignment[3]);
-        default: return refuse("a preference");
+        default: return refuse("an unknown preference");
     }
 }
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
@@ -156,11 +158,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     const auto& p = *reinterpret_cast<const Preference*>(preference);
     const auto& op = *reinterpret_cast<const Operation*>(desc);
     if (const char* why = fault(op, matrix(a), matrix(b), matrix(c), matrix(d))) return refuse(why);
-    if (p.sums & CUBLASLT_REDUCTION_SCHEME_INPLACE) return refuse("sums in place have no order");
+    if (p.reductions & CUBLASLT_REDUCTION_SCHEME_INPLACE) return refuse("in-place reduction is not deterministic");
     for (uint32_t alignment : p.alignment)
-        if (alignment > 16) return refuse("no more than 16 bytes of alignment are promised");
-    // The real one expects of a bias the alignment of the address that stands here.
-    if (uintptr_t(op.bias) % 32 == 0 && op.bias) return refuse("no more than 16 bytes of alignment are promised of a bias");
+        if (alignment > 16) return refuse("operands are aligned to 16 bytes only");
+    // cuBLASLt assumes that a later bias has the alignment of this address.
+    if (uintptr_t(op.bias) % 32 == 0 && op.bias) return refuse("a bias is aligned to 16 bytes only");
     for (*found = 0; *found < wanted && *found < kAlgorithms && p.workspace >= kWorkspace * (*found + 1); ++*found)
         answer(results + *found, uint64_t(*found));
     return CUBLAS_STATUS_SUCCESS;
@@ -182,8 +184,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     const Matrix a = matrix(a_layout), b = matrix(b_layout), d = matrix(d_layout);
     if (const char* why = fault(op, a, b, matrix(c_layout), d)) return refuse(why);
     if (!known(algorithm)) return refuse("an unknown algorithm");
-    if (workspace_bytes < workspace_of(algorithm) || uintptr_t(workspace) % 256) return refuse("the workspace");
-    if ((uintptr_t(A) | uintptr_t(B) | uintptr_t(C) | uintptr_t(D) | uintptr_t(op.bias)) % 16) return refuse("alignment");
+    if (workspace_bytes < workspace_of(algorithm) || uintptr_t(workspace) % 256)
+        return refuse("the workspace is too small or not aligned to 256 bytes");
+    if ((uintptr_t(A) | uintptr_t(B) | uintptr_t(C) | uintptr_t(D) | uintptr_t(op.bias)) % 16)
+        return refuse("an operand is not aligned to 16 bytes");
     const size_t used = workspace_of(algorithm);
     const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
     hz::emu::enqueue(stream, kernel_of(op, a, b, d, keep != 0.f), [=] {
@@ -197,7 +201,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                            value(B, b.type, op.b == CUBLAS_OP_N ? t + column * b.stride : column + t * b.stride);
                 const size_t at = row + column * d.stride;
                 sum *= scale;
-                if (keep != 0.f) sum += keep * value(C, d.type, at);  // with beta 0 nothing of C is read
+                if (keep != 0.f) sum += keep * value(C, d.type, at);  // C is not read if beta is 0
                 if (op.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += value(op.bias, d.type, row);
                 store(D, d.type, at, sum);
             }

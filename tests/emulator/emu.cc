@@ -1,5 +1,5 @@
-// The emulated GPU: fibers, the seeded scheduler and the launch. Barriers, warp collectives, shared memory and copies
-// are in collectives.cc; the CUDA runtime that launchers call is in runtime.cc.
+// The emulated GPU: fibers, the seeded scheduler and the launch. collectives.cc has barriers, warp collectives, shared
+// memory and copies; runtime.cc has the CUDA runtime.
 #include "emu_internal.h"
 #include <algorithm>
 #include <cstdarg>
@@ -34,7 +34,8 @@ RaceHooks* g_race;
 char *g_stacks_lo, *g_stacks_hi;
 int g_runtime;
 Policy g_policy = Ordered;
-// Dynamic shared memory that cudaFuncSetAttribute allowed each kernel. Launchers may be called while a kernel runs on another thread.
+// Dynamic shared memory that cudaFuncSetAttribute allows each kernel. Locked: launchers may run while another thread
+// runs a kernel.
 static std::map<const void*, size_t> g_max_dyn;
 static std::mutex g_max_dyn_lock;
 
@@ -64,10 +65,10 @@ void* g_pack;
 std::string g_error;
 bool g_in_grid;
 std::vector<Warp*> g_active;       // warps with a runnable lane
-uint32_t g_ready[kMaxResident];    // the same by slot, bit i: the block's warp i
+uint32_t g_ready[kMaxResident];    // the same by block slot; bit i is warp i of the block
 std::vector<FiberImpl*> g_pool, g_free;
 constexpr size_t kHead = 1024;
-static_assert(sizeof(FiberImpl) <= kHead, "");  // the FiberImpl sits above its stack
+static_assert(sizeof(FiberImpl) <= kHead, "");  // the FiberImpl is above its stack
 Block g_blocks[kMaxResident];
 int g_finished_slot;
 
@@ -206,7 +207,7 @@ static FiberImpl* pick() {
     }
     return w->b->f[w->index * 32 + lane];
 }
-void suspend(FiberImpl* f) {  // f is waiting (or runnable again); run somebody else
+void suspend(FiberImpl* f) {  // f waits, or is runnable; runs another thread
     FiberImpl* n = pick();
     if (n)
         to_fiber(f, n);
@@ -214,7 +215,7 @@ void suspend(FiberImpl* f) {  // f is waiting (or runnable again); run somebody 
         to_main(f, false);
 }
 
-// Shared memory starts as NaN, whatever sanitizer is on.
+// Fills shared memory with NaN, without sanitizer checks.
 NOSAN void poison_bytes(unsigned char* p, size_t n) {
     asm volatile("rep stosb" : "+D"(p), "+c"(n) : "a"(0xFF) : "memory");
 }
@@ -250,7 +251,7 @@ std::string deadlock_report() {
                 s += t;
             }
         }
-    return "deadlock, nothing can run: " + s;
+    return "deadlock, no thread can run: " + s;
 }
 
 FiberImpl* get_fiber() {
@@ -270,10 +271,10 @@ FiberImpl* get_fiber() {
 #endif
         }
         char* p = g_stacks_lo + g_pool.size() * step +
-                  page;  // the page below stays unmapped: stack overflow faults
+                  page;  // the page below is unmapped: a stack overflow faults
         mprotect(p, kStack, PROT_READ | PROT_WRITE);
         const size_t color =
-            g_pool.size() * 320 % 8192 & ~size_t(63);  // else all stacks fight for the same cache sets
+            g_pool.size() * 320 % 8192 & ~size_t(63);  // otherwise all stacks use the same cache sets
         auto* f = new (p + kStack - kHead - color) FiberImpl;
         f->stack = p;
         f->stack_size = kStack - kHead - color;
@@ -368,7 +369,7 @@ void thread_exit_checks(FiberImpl* f) {
     static const bool no_cp_check = getenv("HZ_EMU_NO_CP_EXIT_CHECK") != nullptr;
     if (f->cp_head < f->cp.size() && !no_cp_check) {
         const size_t i = f->cp_head;
-        fail("thread exits with cp.async copies never waited for (into %p)", f->cp[i].dst);
+        fail("thread exits without a wait for its cp.async copies (into %p)", f->cp[i].dst);
     }
     for (unsigned i = 0; i < 8; ++i)
         if (auto& c = f->w->coll[i]; (f->w->coll_used >> i & 1) && (c.mask >> f->lane & 1))
@@ -380,7 +381,7 @@ void thread_exit_checks(FiberImpl* f) {
     if (f->b->exited + 1 < f->b->n) return;
     for (size_t i = 0; i < f->b->w.size(); ++i)
         if (f->b->w[i].wg_issued != f->b->w[i & ~size_t(3)].wg_issued)
-            fail("wgmma: warps %zu and %zu of a warpgroup did not issue the same", i & ~size_t(3), i);
+            fail("wgmma: warps %zu and %zu of a warpgroup issued different instructions", i & ~size_t(3), i);
 }
 }  // namespace
 
@@ -424,7 +425,7 @@ const char* where() {
     return buf;
 }
 
-// Exceptions do not cross the C functions of a library: there a failure is said, and ends the process.
+// In the shared library, whose C functions must not throw, a failure prints its message and aborts.
 [[noreturn]] static void raise(const std::string& message) {
 #if defined(HZ_EMU_LIBRARY)
     fprintf(stderr, "%s\n", message.c_str());
@@ -435,7 +436,7 @@ const char* where() {
 }
 
 void fail(const char* fmt, ...) {
-    static char m[2048];  // the failing thread's stack is abandoned, so nothing on it may own memory
+    static char m[2048];  // the stack of the failing thread is not unwound, so it must not own memory
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(m, sizeof m, fmt, ap);
@@ -488,7 +489,7 @@ void run_grid(const char* name, const void* key, dim3 g, dim3 b, size_t smem, In
         raise(std::string("hz-emu: ") + name +
               ": more than 48 KiB of dynamic shared memory without cudaFuncSetAttribute");
     if (smem > smem_limit())
-        raise(std::string("hz-emu: ") + name + ": dynamic shared memory over the device limit");
+        raise(std::string("hz-emu: ") + name + ": more dynamic shared memory than the device has");
     if (!g_arena) {
         g_arena = static_cast<unsigned char*>(
             mmap(nullptr, kMaxResident * kArena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));

@@ -1,7 +1,7 @@
-// A GPU emulated on the host, for tests: what csrc/gpu.h includes when a kernel is compiled by g++ with -DHZ_EMU.
-// Each function here is the twin of a CUDA intrinsic or of a wrapper in csrc/ptx.h. Exact in layout (fragments,
-// swizzles, shared-memory windows) and in visibility (barriers, asynchronous copies); not exact in the order in which
-// an mma adds its sixteen products, nor in the last bits of approximate functions.
+// A GPU emulated on the host, for tests. csrc/gpu.h includes this file when g++ compiles a kernel with -DHZ_EMU.
+// Each function is the host version of a CUDA intrinsic or of a wrapper in csrc/ptx.h. Layouts (fragments, swizzles,
+// shared-memory windows) and visibility (barriers, asynchronous copies) are exact; the summation order within an mma
+// and the last bits of approximate functions are not.
 #pragma once
 #if defined(__CUDACC__)
 #error "emu.h is for the host test build only"
@@ -25,7 +25,7 @@ struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-struct Fiber {  // one CUDA thread; runtime part lives in emu.cc
+struct Fiber {  // one CUDA thread; emu_internal.h has the rest
     uint3 tid, bid;
     unsigned linear, lane, warp;
     bool fenced;  // __threadfence since the last atomic
@@ -41,8 +41,8 @@ struct Loc {
 };
 
 // ---- runtime entry points (emu.cc) ----
-void set_seed(uint64_t seed);     // 0: natural order; else random schedule
-void set_resident_blocks(int n);  // blocks interleaved at a time (0: pick 1..3 by seed)
+void set_seed(uint64_t seed);     // 0: natural order; otherwise a random schedule
+void set_resident_blocks(int n);  // blocks interleaved at a time (0: 1..3, by the seed)
 void set_shared_memory(size_t bytes);  // most dynamic shared memory of a block (0: HZ_EMU_SMEM bytes, or Hopper's)
 struct Stats {
     uint64_t switches, collectives, mmas, blocks, threads;
@@ -83,7 +83,7 @@ void wgmma_issue_fn(void* const*, unsigned);
 void wgmma_commit_fn(void* const*, unsigned);
 void wgmma_wait_fn(void* const*, unsigned);
 
-// Work of a stream, and which kernel it is. Done at once, unless somebody else has streams (library.cc).
+// Work of a CUDA stream and its kernel. Runs at once, unless an enqueue function is set (library.cc).
 using Work = std::function<void()>;
 using Enqueue = void (*)(cudaStream_t stream, const void* kernel, Work* work);
 extern Enqueue g_enqueue;
@@ -113,8 +113,8 @@ void launch(const char* name, void (*k)(P...), dim3 g, dim3 b, size_t smem, cuda
 }  // namespace hz
 
 // ---- language ----
-#define HZ_LAUNCH(kernel, grid, block, smem, stream, ...) \
-    ::hz::emu::launch(#kernel, (kernel), (grid), (block), (smem), (stream), ##__VA_ARGS__)
+#define HZ_LAUNCH(kernel, grid, block, smem, cuda_stream, ...) \
+    ::hz::emu::launch(#kernel, (kernel), (grid), (block), (smem), (cuda_stream), ##__VA_ARGS__)
 #define HZ_SHARED(T, name, ...)                           \
     static char hz_key_##name;                            \
     using hz_type_##name = T __VA_ARGS__;                 \
@@ -127,7 +127,7 @@ void launch(const char* name, void (*k)(P...), dim3 g, dim3 b, size_t smem, cuda
 #define HZ_NOINLINE __attribute__((noinline))
 #define HZ_HAS_WGMMA 1
 #undef __shared__
-#define __shared__ HZ_USE_THE_HZ_SHARED_MACRO  // raw __shared__ would silently become a per-thread local
+#define __shared__ HZ_USE_THE_HZ_SHARED_MACRO  // plain __shared__ would silently be a per-thread variable
 #define __launch_bounds__(...)
 #define threadIdx (::hz::emu::g_cur->tid)
 #define blockIdx (::hz::emu::g_cur->bid)
@@ -320,7 +320,7 @@ unsigned __match_any_sync(unsigned m, T v, HZ_LOC) {
     hz::emu::collective(hz::emu::OpMatch, "__match_any_sync", m, &p, &hz::emu::match_fn<T>, HZ_L, false);
     return p.out;
 }
-// __activemask is deliberately missing: its value depends on the schedule.
+// No __activemask: its value depends on the schedule.
 
 // ---- memory ----
 template <class T>
@@ -461,7 +461,7 @@ HZ_INL float exp2_approx(float x) { return std::exp2(x); }
 HZ_INL unsigned smem_u32(const void* p) { return emu::shared_offset(p); }
 
 namespace emu {
-// The bytes are read at issue, where the sanitizers see it, and reach shared memory at the wait; until then they are NaN.
+// The source is read at issue, where sanitizers see it. The destination is NaN until the wait.
 template <class T>
 HZ_INL void cp_async(T* dst, const T* src, bool pred) {
     check_shared(dst, sizeof(T), sizeof(T), "cp.async destination");
@@ -529,7 +529,7 @@ struct MmaP {
 };
 struct WgP {
     float* d;
-    const uint32_t* registers;  // A's, or null: `a` describes it
+    const uint32_t* registers;  // of A, or null: `a` is its descriptor
     uint64_t a, b;
     int n;
     bool transposed;  // B is n x 16
@@ -589,6 +589,6 @@ HZ_INL void wgmma_registers(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64
 #if defined(HZ_EMU_LIBRARY)
 constexpr int kMultiprocessors = 128;
 #else
-constexpr int kMultiprocessors = 2;  // few, so that small tests divide work among blocks in every way
+constexpr int kMultiprocessors = 2;  // few, so that small tests divide work among blocks in all ways
 #endif
 }  // namespace hz

@@ -4,7 +4,7 @@
 #include <map>
 #include <vector>
 
-#if defined(HZ_EMU_ASAN)  // kernels are built with -fsanitize=address; the emulation itself need not be
+#if defined(HZ_EMU_ASAN)  // kernels are built with -fsanitize=address, the emulator is not
 #define HZ_ASAN 1
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -30,7 +30,7 @@ struct FiberImpl : Fiber {
     St st = St::Idle;
     const char* what = nullptr;
     Loc loc{nullptr, 0};
-    unsigned mask = 0;  // where it waits
+    unsigned mask = 0;  // of the collective it waits at
     int* red = nullptr;
     std::vector<CpReq> cp;
     size_t cp_head = 0;
@@ -49,8 +49,8 @@ struct WgOp {
     uint64_t a, b;
     int n;
     float* d[32];
-    const uint32_t* registers[32];  // A's, or null
-    uint32_t held[32][4];           // what they held at issue
+    const uint32_t* registers[32];  // of A, or null
+    uint32_t held[32][4];           // their values at issue
     bool transposed;                // B is n x 16
     bool add;
     unsigned group;
@@ -67,7 +67,7 @@ struct Warp {
     std::vector<WgOp> wg;
     unsigned wg_group = 0;
     bool wg_fenced = false;
-    std::vector<uint64_t> wg_issued;  // what a warpgroup's four warps have to agree on
+    std::vector<uint64_t> wg_issued;  // must be equal in the four warps of a warpgroup
     struct Acc {
         float* d;
         std::vector<float> v;
@@ -106,8 +106,8 @@ extern unsigned char* g_arena;  // kMaxResident * kArena
 extern size_t g_dyn_bytes;
 extern const void *g_pack_lo, *g_pack_hi;  // kernel parameter block
 extern uint32_t g_launch_no;
-extern int g_runtime;                    // >0: inside the emulation, accesses are not the kernel's
-extern char *g_stacks_lo, *g_stacks_hi;  // all thread stacks lie in here
+extern int g_runtime;                    // >0: inside the emulator, accesses are not the kernel's
+extern char *g_stacks_lo, *g_stacks_hi;  // range of all thread stacks
 inline FiberImpl* cur() { return static_cast<FiberImpl*>(g_cur); }
 
 struct RaceHooks {  // installed by race.cc when linked
@@ -115,23 +115,23 @@ struct RaceHooks {  // installed by race.cc when linked
     void (*join)(FiberImpl* const*, unsigned n_acquire, unsigned n_release, bool whole_block);
     void (*proxy_fence)(FiberImpl*);
     void (*async_check)(FiberImpl*, const void*, size_t);  // operand of an async-proxy instruction, at issue
-    void (*async_read)(FiberImpl*, const void*, size_t);   // ... its reads, until the wait
+    void (*async_read)(FiberImpl*, const void*, size_t);   // its reads, until the wait
     void (*alloc)(void*, size_t);
     void (*release)(void*);
     void (*init)(void*, size_t);
 };
 extern RaceHooks* g_race;
 
-// emu.cc, for the other rooms
+// emu.cc, for the other files
 enum Policy { Ordered, Uniform, Priority };
 extern Policy g_policy;
 uint32_t rnd();
 uint32_t rnd(uint32_t n);            // uniform in [0, n)
 void poison_bytes(unsigned char*, size_t);
 void make_runnable(FiberImpl*);
-void suspend(FiberImpl*);            // the running thread waits (or is runnable again): run somebody else
+void suspend(FiberImpl*);            // the running thread waits, or is runnable: runs another thread
 size_t smem_limit();                 // most dynamic shared memory of a block
-void allow_dynamic(const void* kernel, size_t bytes);  // of dynamic shared memory
+void allow_dynamic(const void* kernel, size_t bytes);  // allows dynamic shared memory
 const char* where();  // "kernel 'k' block (x,y,z) thread (x,y,z)"
 }  // namespace emu
 }  // namespace hz

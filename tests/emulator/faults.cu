@@ -1,6 +1,6 @@
-// Programs with one planted fault each, and correct ones named ok..., to judge the emulator by: what would a build that misses a
-// dropped barrier be worth? `faults_<build>` lists them; `faults_<build> NAME SEED` runs one. Exit 0: nothing was noticed.
-// faults.sh makes the table.
+// Programs with one planted fault each, and correct ones named ok..., to test that the emulator detects faults.
+// `faults_<build>` lists them; `faults_<build> NAME SEED` runs one and returns 0 if nothing was detected. faults.sh
+// prints the table.
 #include "gpu.h"
 #include <cstdio>
 #include <cstdlib>
@@ -180,7 +180,7 @@ __global__ void private_ptr(const float* x, float* y, int n, const float* host) 
     if (i < n) y[i] = x[i] + 0 * host[i];
 }
 __global__ void shfl_barrier_reuse(const float* x, float* y,
-                                   int n) {  // block reduction called twice without a barrier in between
+                                   int n) {  // two block reductions without a barrier in between
     HZ_SHARED(float, red, [4]);
     int i = int(threadIdx.x), w = i >> 5;
     float t[2];
@@ -191,7 +191,7 @@ __global__ void shfl_barrier_reuse(const float* x, float* y,
     }
     if (i < n) y[i] = x[i] + (t[0] - 6) + (t[1] - 46);
 }
-// correct programs that must stay quiet
+// correct for BUG = false
 template <bool BUG>
 __global__ void named(const float* x, float* y, int n) {  // warp 0 produces, warps 1..3 consume, two buffers
     HZ_SHARED(float, buf, [2][96]);
@@ -217,7 +217,7 @@ __global__ void named(const float* x, float* y, int n) {  // warp 0 produces, wa
 }
 template <bool BUG>
 __global__ void last_block(const float* x, float* y, int n, float* part,
-                           unsigned* count) {  // cross-block hand-over through a counter
+                           unsigned* count) {  // communication between blocks through a counter
     HZ_SHARED(int, last, [1]);
     const int i = int(threadIdx.x);
     if (i == 0) {

@@ -1,14 +1,14 @@
-// Settings for users of libemulated.so, which otherwise call launchers and cuBLASLt.
+// Settings of libemulated.so, next to the launchers and cuBLASLt.
 #include "emu.h"
 
-// The schedule of the kernels that follow, as in main.cc.
+// Sets the schedule of later kernels, as in main.cc.
 extern "C" void hz_emulated_seed(uint64_t seed) {
     hz::emu::set_seed(seed);
     hz::emu::set_resident_blocks(seed == 0 ? 1 : 0);
 }
-// Who takes the work of launchers and products from now on, for streams of their own.
+// Sets the function that enqueues the work of launchers and GEMMs on CUDA streams of its own.
 extern "C" void hz_emulated_enqueue(hz::emu::Enqueue enqueue) { hz::emu::g_enqueue = enqueue; }
-// Does work that was taken, once.
+// Runs enqueued work and frees it.
 extern "C" void hz_emulated_run(hz::emu::Work* work) {
     (*work)();
     delete work;

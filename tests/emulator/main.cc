@@ -1,6 +1,7 @@
-// t_<build> --list: names every test, as libtest does. t_<build> [filter] [first seed] [last seed]: runs every test whose name holds `filter` under each schedule. Seed 0 is the natural
-// order, odd seeds draw threads uniformly, even ones give warps random priorities. Linked with the CUDA runtime instead of the
-// emulator, a seed is just one more run. With HZ_FAIL_FAST set, the first failure ends the run.
+// t_<build> --list: lists the tests in libtest's format. t_<build> [filter] [first seed] [last seed]: runs every test
+// whose name contains `filter` under each schedule. Seed 0 is the natural order, odd seeds choose threads uniformly,
+// even seeds by random warp priorities. With the CUDA runtime instead of the emulator, a seed is one more run.
+// HZ_FAIL_FAST stops at the first failure.
 #include <algorithm>
 #include <chrono>
 #include <cstdarg>
@@ -42,7 +43,7 @@ void need(cudaError_t status, const char* what) {
 void Run::compare(const char* name, const std::vector<double>& got, const std::vector<double>& truth,
                   const std::vector<double>& naive, double factor, size_t width, double ulps, int mantissa_bits) {
     if (got.size() != truth.size() || naive.size() != truth.size())
-        fail("%s: %zu values against %zu of truth and %zu naive", name, got.size(), truth.size(), naive.size());
+        fail("%s: %zu values, %zu of truth, %zu naive", name, got.size(), truth.size(), naive.size());
     for (size_t row = 0; row < truth.size(); row += width) {
         const size_t end = std::min(row + width, truth.size());
         double allowed = 0;
@@ -53,8 +54,8 @@ void Run::compare(const char* name, const std::vector<double>& got, const std::v
             (void)std::frexp(truth[i], &exponent);
             const double ulp = std::ldexp(1.0, exponent - mantissa_bits), error = std::fabs(got[i] - truth[i]);
             if (!(error <= factor * std::max(allowed, ulps * ulp)))
-                fail("%s[%zu·%zu+%zu] = %.9g, want %.9g: off by %.3g, naive by at most %.3g around here, one ulp is %.3g", name,
-                     row / width, width, i - row, got[i], truth[i], error, allowed, ulp);
+                fail("%s[%zu·%zu+%zu] = %.9g, expected %.9g: error %.3g, largest naive error in this row %.3g, one ulp is %.3g",
+                     name, row / width, width, i - row, got[i], truth[i], error, allowed, ulp);
         }
     }
 }
@@ -90,7 +91,7 @@ int main(int argc, char** argv) {
                 if (seed == first)
                     bits = r.bits;
                 else if (bits != r.bits)
-                    fail("other bits than under seed %ld", first);
+                    fail("the bits differ from those of seed %ld", first);
             }
         } catch (const std::exception& e) {
             why = e.what();

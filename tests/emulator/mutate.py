@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Breaks every kernel in one small way at a time, and asks whether a test notices.
+"""Mutation tests of the kernels: changes one thing at a time and checks that a test fails.
 
-    mutate.py [--jobs N] [--only REGEX] [--out FILE]     CUDA_HOME names the toolkit, BUILD the folder that `make` filled
-                                                         (cargo's target/emulator unless set)
+    mutate.py [--jobs N] [--only REGEX] [--out FILE]     CUDA_HOME is the toolkit, BUILD the output folder of `make`
+                                                         (default target/emulator)
 
 A mutant drops one barrier, wait or commit, weakens one wait, or moves one bound by one (< to <=, >= to >, ...), in kernel code
-outside unrolled loops of constant length. It is caught when a test of its op fails, crashes or hangs under either build. What
-survives must stand in EQUIVALENT with the reason why it changes nothing that a test could see; an entry that no longer matches
-a survivor is an error too. With --only, FILE keeps what it says of the other mutants: a long run can be taken in pieces.
+outside unrolled loops of constant length. It is caught if a test of its op fails, crashes or hangs in either build. Survivors must
+be listed in EQUIVALENT with the reason why no test can detect them; entries that do not match a survivor are errors. With --only,
+the other mutants in FILE are kept, so that a long run can be divided.
 """
 import argparse
 import concurrent.futures
@@ -25,11 +25,11 @@ ROOT = os.path.join(HERE, "..", "..")
 # Relative paths are relative to the repository's root, as cargo's are.
 BUILD = os.path.abspath(os.path.join(ROOT, os.environ.get("BUILD") or os.path.join(os.environ.get("CARGO_TARGET_DIR") or "target", "emulator")))
 
-# Which op's tests judge a header.
-JUDGES = {"reduce.h": ("rmsnorm", "rmsnorm"), "column_sum.h": ("bias", "bias"), "tile.h": ("attention", "attention "),
+# Source file and tests of a header.
+TESTS_OF = {"reduce.h": ("rmsnorm", "rmsnorm"), "column_sum.h": ("bias", "bias"), "tile.h": ("attention", "attention "),
           "attention.h": ("attention", "attention "), "copy.h": ("attention", "attention "),
           "warpgroup.h": ("attention_wgmma", "attention_wgmma")}
-# Tests of an op: those whose name holds this.
+# Name filter of an op's tests, unless it is the op's name.
 FILTERS = {"attention": "attention "}
 
 SYNCS = [r"__syncthreads\(\);", r"__syncwarp\(\);", r"cp_async_wait<[^;]*;", r"cp_async_commit\(\);", r"await_copies<[^;]*;",
@@ -39,23 +39,23 @@ WEAKER = {"cp_async_wait<0>": "cp_async_wait<1>", "cp_async_wait<1>": "cp_async_
           "await_copies<1>": "await_copies<2>", "wgmma_wait<0>": "wgmma_wait<1>", "wgmma_wait<1>": "wgmma_wait<2>"}
 BOUNDS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > "}
 
-# (file, mutation, line's text): why nothing can notice.
-WHOLE_IN_TAIL = "a last vector that is whole takes the tail's path: same values in the same order"
-STRICTER_MASK = "a tile that needs no mask is masked: nothing in it is hidden"
-NOBODYS_TILE = "a tile past the last is zeros, in a stage whose readers are done and that nobody reads again"
+# (file, mutation, text of the line): the reason why no test can detect the mutant.
+WHOLE_IN_TAIL = "a complete last vector takes the tail's path: same values in the same order"
+STRICTER_MASK = "the mask is applied to a tile that needs none: it masks nothing"
+UNREAD_TILE = "loads a tile of zeros past the last, into a stage that is not read again"
 EQUIVALENT = {
     ("attention.h", "'<' to '<=' at 17", "return window < doc_end[key] - key ? key + window : doc_end[key];"):
-        "equal ends either way",
+        "both branches return the same end",
     ("attention.cu", "'<' to '<=' at 35", "for (int key0 = key_begin; key0 < row_end; key0 += F::KEYS) {"):
-        "a tile that begins at row_end is masked whole, and nothing was queued for it",
+        "a tile that begins at row_end is masked completely, and no copy was queued for it",
     ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
     ("attention.cu", "'>' to '>=' at 54", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
     ("attention.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
     ("attention.cu", "'>' to '>=' at 56", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
     ("attention.cu", "'<' to '<=' at 19", "if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)"): STRICTER_MASK,
     ("attention.cu", "'>' to '>=' at 58", "if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)"): STRICTER_MASK,
-    ("attention_wgmma.cu", "'>' to '>=' at 13", "if (tiles > 1) load_k(1);"): NOBODYS_TILE,
-    ("attention_wgmma.cu", "'<' to '<=' at 20", "if (tile + 2 < tiles) load_k(tile + 2);"): NOBODYS_TILE,
+    ("attention_wgmma.cu", "'>' to '>=' at 13", "if (tiles > 1) load_k(1);"): UNREAD_TILE,
+    ("attention_wgmma.cu", "'<' to '<=' at 20", "if (tile + 2 < tiles) load_k(tile + 2);"): UNREAD_TILE,
     ("attention_wgmma.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
     ("attention_wgmma.cu", "'>' to '>=' at 54", "if (key0 < unmasked_from || key0 + F::KEYS - 1 > row0)"): STRICTER_MASK,
     ("attention_wgmma.cu", "'<' to '<=' at 16", "if (key0 < unmasked_from || key0 + B::STREAM - 1 > row0)"): STRICTER_MASK,
@@ -64,20 +64,20 @@ EQUIVALENT = {
     ("attention_wgmma.cu", "'>' to '>=' at 58", "if (at.row0 < unmasked_from || at.row0 + B::STREAM > unmasked_to)"): STRICTER_MASK,
     ("copy.h", "'<' to '<=' at 56",
      "constexpr int PHASES = CHUNKS % 3 == 0 ? 3 : THREADS < 8 * CHUNKS ? 8 * CHUNKS / THREADS : 1;"):
-        "with as many threads as 8 rows have chunks, either branch gives one phase",
+        "if 8 rows have as many chunks as there are threads, both branches give one phase",
     ("gradient.cu", "'<=' to '<' at 19", "if (i + kVector <= n) {"): WHOLE_IN_TAIL,
     ("gradient.cu", "'<=' to '<' at 23", "if (i + kVector <= values) {"): WHOLE_IN_TAIL,
     ("gradient.cu", "'<' to '<=' at 46",
      "for (int i = int(threadIdx.x) * kVector; i < values; i += kBlockThreads * kVector) {"):
-        "at i = values no value is left: eight zeros are added",
+        "at i = values no value is left: adds eight zeros",
     ("qk_norm.cu", "'<' to '<=' at 57",
      "for (unsigned block0 = blockIdx.x * PER_BLOCK; block0 < total; block0 += step) {  // whole warps go round"):
-        "at block0 = total no head is left: a round without effect",
+        "at block0 = total no head is left: an iteration without effect",
 }
 
 
 def kernel_lines(text):
-    """Numbers of the lines inside __global__ and __device__ functions, less constant unrolled loops' heads."""
+    """Returns the line numbers inside __global__ and __device__ functions, without the heads of unrolled loops."""
     inside, lines, out = False, text.split("\n"), set()
     indent = ""
     for n, line in enumerate(lines):
@@ -99,7 +99,7 @@ def mutants():
     for name in sorted(os.listdir(CSRC)):
         if not name.endswith((".cu", ".h")) or name in ("ptx.h", "gpu.h", "kernels.h", "launch.h", "vec.h"):
             continue
-        op, tests = JUDGES.get(name, (name[:-3], FILTERS.get(name[:-3], name[:-3])))
+        op, tests = TESTS_OF.get(name, (name[:-3], FILTERS.get(name[:-3], name[:-3])))
         text = open(os.path.join(CSRC, name)).read()
         offset, lines = 0, text.split("\n")
         wanted = kernel_lines(text)
@@ -130,7 +130,7 @@ BUILDS = {
 
 
 def snapshot(where):
-    """Copies headers, kernels and object files, so that work on the tree does not disturb a long run. Objects by build."""
+    """Copies headers, kernels and objects, so that edits do not disturb a long run. Returns the objects of each build."""
     for folder, name in [(CSRC, "csrc"), (HERE, "emulator")]:
         os.makedirs(os.path.join(where, name))
         for f in os.listdir(folder):
@@ -145,8 +145,8 @@ def snapshot(where):
     return objects
 
 
-def judge(mutant, base, all_objects):
-    """Name of the build that notices, and how; or None."""
+def run_tests(mutant, base, all_objects):
+    """Returns the name of the build that catches the mutant and the failure, or None."""
     order = ("race", "asan") if "drop" in mutant["what"] or "wait" in mutant["what"] else ("asan", "race")
     with tempfile.TemporaryDirectory() as where:
         for name in os.listdir(os.path.join(base, "csrc")):
@@ -177,7 +177,7 @@ def judge(mutant, base, all_objects):
 
 
 def earlier(path):
-    """What an earlier run wrote, by the mutant's label."""
+    """Returns the entries of an earlier run by label."""
     if not os.path.exists(path):
         return {}
     with open(path) as f:
@@ -190,34 +190,34 @@ def main():
     options.add_argument("--only", default="")
     options.add_argument("--out")
     options = options.parse_args()
-    everyone = list(mutants())
+    all_mutants = list(mutants())
     label_of = lambda m: f"{m['file']}:{m['line']} {m['what']}   [{m['source']}]"
-    chosen = [m for m in everyone if re.search(options.only, label_of(m))]
+    chosen = [m for m in all_mutants if re.search(options.only, label_of(m))]
     entries, survivors = earlier(options.out) if options.only and options.out else {}, []
     with tempfile.TemporaryDirectory() as base, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         objects = snapshot(base)
-        for m, verdict in zip(chosen, pool.map(lambda m: judge(m, base, objects), chosen)):
+        for m, failure in zip(chosen, pool.map(lambda m: run_tests(m, base, objects), chosen)):
             label = label_of(m)
             key = (m["file"], m["what"], m["source"])
-            if verdict:
-                line = f"caught      {label}\n            {verdict[0]}: {verdict[1]}"
+            if failure:
+                line = f"caught      {label}\n            {failure[0]}: {failure[1]}"
             elif key in EQUIVALENT:
                 line = f"equivalent  {label}\n            {EQUIVALENT[key]}"
             else:
                 line = f"SURVIVED    {label}"
-            if not verdict:
+            if not failure:
                 survivors.append(key)
             entries[label] = line
             print(line, flush=True)
     unknown = [k for k in survivors if k not in EQUIVALENT]
     stale = [k for k in EQUIVALENT if k not in survivors] if not options.only else []
-    report = [entries[label_of(m)] for m in everyone if label_of(m) in entries]
+    report = [entries[label_of(m)] for m in all_mutants if label_of(m) in entries]
     count = {word: sum(line.startswith(word) for line in report) for word in ("caught", "equivalent", "SURVIVED")}
-    report.append(f"{len(report)} of {len(everyone)} mutants: {count['caught']} caught, {count['equivalent']} equivalent, "
+    report.append(f"{len(report)} of {len(all_mutants)} mutants: {count['caught']} caught, {count['equivalent']} equivalent, "
                   f"{count['SURVIVED']} survived")
     print(report[-1])
     for key in stale:
-        print("no longer a survivor, take it out of EQUIVALENT:", key)
+        print("not a survivor, remove it from EQUIVALENT:", key)
     if options.out:
         with open(options.out, "w") as f:
             f.write("\n".join(report) + "\n")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# nvcc.sh [arch...]: compiles every csrc/*.cu, and the conformance kernels, with every warning an error, for sm_90a or the
-# architectures named ("all": each one the library is built for), and prints registers, shared memory and spills of every
-# kernel. Fails on a warning, on a spill, or on wgmma that is made to wait at once; for sm_90a also on an order of instructions that
-# leaves wgmma idle (sass_order.py). CUDA_HOME names the toolkit, whose nvdisasm may also be in PATH.
+# nvcc.sh [arch...]: compiles every csrc/*.cu and the conformance kernels with warnings as errors, for sm_90a or the
+# given architectures ("all": all that the library supports), and prints registers, shared memory and spills of every
+# kernel. Fails on a warning, a spill, or serialized wgmma; for sm_90a also on an instruction order that leaves the
+# tensor cores idle (sass_order.py). CUDA_HOME is the toolkit; nvdisasm may also be in PATH.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 csrc=$here/../../csrc
@@ -25,7 +25,7 @@ export here csrc out CUDA_HOME
 export -f compile
 for arch in "$@"; do
     echo "== sm_$arch: registers, static shared bytes, stack bytes, spilled bytes, kernel"
-    # The largest first, so that no processor waits for it at the end.
+    # Largest file first, for load balance.
     ls -S "$csrc"/*.cu "$here"/conform*.cu | xargs -d '\n' -P "$(nproc)" -I{} bash -c 'compile "$@"' _ "$arch" {} || {
         grep -hvE 'ptxas info|bytes stack frame' "$out"/*.log
         exit 1
@@ -47,7 +47,7 @@ for arch in "$@"; do
 done
 case $status in
     2) echo "some kernels spill" >&2 ;;
-    3) echo "the compiler sees no way to leave some wgmma in flight" >&2 ;;
-    4) echo "the compiler has put instructions in an order that leaves wgmma idle" >&2 ;;
+    3) echo "ptxas serialized some wgmma" >&2 ;;
+    4) echo "the instruction order leaves the tensor cores idle in some wgmma loop" >&2 ;;
 esac
 exit $status

@@ -8,10 +8,10 @@ namespace {
 
 struct Case {
     int64_t N, H, G, D, window;
-    std::vector<int> cuts;   // where documents begin, besides 0
+    std::vector<int> cuts;   // starts of documents, except 0
     bool packed = false;     // q, k, v as column ranges of one matrix
-    float spread = 1.f;      // of q: large values make peaked rows
-    bool wgmma = false;      // by Hopper's warpgroup mma
+    float spread = 1.f;      // of q: large values give peaked rows
+    bool wgmma = false;      // with Hopper's warpgroup mma
 };
 
 struct Documents {
@@ -27,11 +27,11 @@ struct Documents {
     }
 };
 
-// Naive: whole score rows in f32, P and dS rounded to bf16 where a product of bf16 takes them.
+// Naive: complete score rows in f32; P and dS rounded to bf16 where they are operands of a bf16 mma.
 template <class P>
 struct Attention {
     std::vector<double> out, lse, dq, dk, dv;
-    // forward's `out` and `lse` for backward are the truth's, rounded as stored: both versions start from the same.
+    // Backward takes the truth's `out` and `lse`, rounded as stored, in both versions.
     Attention(const Case& c, const Documents& docs, float scale, const std::vector<bf16>& q, const std::vector<bf16>& k,
               const std::vector<bf16>& v, const std::vector<bf16>& dout, const std::vector<bf16>* saved_out) {
         using real = typename P::real;
@@ -144,7 +144,7 @@ auto attention(Case c) {
                                             c.G, c.D, wq, wk, wk, nullptr));
                 dq = a.get(), dk = b.get(), dv = d.get();
             }
-            // Sixteen rows are judged together: a row of few keys can be right by luck in the naive version's order of sums.
+            // Sixteen rows share a bound: in a row of few keys the naive version may have no error by chance.
             run.within("out", out, t.out, n.out, 2, 16 * wq);
             run.within("lse", lse, t.lse, n.lse, 2, c.N, 4);
             run.within("dv", Dev<bf16>(dv), t.dv, n.dv, 3, 16 * wk);
@@ -160,7 +160,7 @@ TEST("attention 33x2x1x96", attention({33, 2, 1, 96, 0, {}}));                  
 TEST("attention 64x1x1x64", attention({64, 1, 1, 64, 0, {}}));                              // exactly one tile of keys
 TEST("attention 257x2x2x64", attention({257, 2, 2, 64, 0, {}}));                            // several tiles and one row
 TEST("attention 200x4x2x64 grouped, packed", attention({200, 4, 2, 64, 0, {}, true}));
-TEST("attention 192x3x1x64 group in parts", attention({192, 3, 1, 64, 0, {}}));            // two heads a block, one in the last
+TEST("attention 192x3x1x64 group divided", attention({192, 3, 1, 64, 0, {}}));  // two heads per block, one in the last
 TEST("attention 200x1x1x96 documents", attention({200, 1, 1, 96, 0, {1, 65, 66, 130}}));   // of 1, 64, 1, 64, 70 rows
 TEST("attention 300x2x1x64 documents", attention({300, 2, 1, 64, 0, {37, 170}, true}));   // borders inside tiles
 TEST("attention 260x1x1x64 window 70", attention({260, 1, 1, 64, 70, {}}));                 // past one tile
@@ -179,7 +179,7 @@ TEST("attention_wgmma 33x2x1x128", wgmma({33, 2, 1, 128, 0, {}}));              
 TEST("attention_wgmma 128x1x1x64", wgmma({128, 1, 1, 64, 0, {}}));                             // exactly one tile
 TEST("attention_wgmma 385x1x1x64", wgmma({385, 1, 1, 64, 0, {}}));                             // several tiles and one row
 TEST("attention_wgmma 200x4x2x64 grouped, packed", wgmma({200, 4, 2, 64, 0, {}, true}));
-TEST("attention_wgmma 192x3x1x64 group in parts", wgmma({192, 3, 1, 64, 0, {}}));              // two heads a block, one in the last
+TEST("attention_wgmma 192x3x1x64 group divided", wgmma({192, 3, 1, 64, 0, {}}));  // two heads per block, one in the last
 TEST("attention_wgmma 300x2x1x64 documents", wgmma({300, 2, 1, 64, 0, {37, 170}, true}));     // borders inside tiles
 TEST("attention_wgmma 330x1x1x64 window 140", wgmma({330, 1, 1, 64, 140, {}}));                // past one tile
 TEST("attention_wgmma 150x2x1x128 window 1", wgmma({150, 2, 1, 128, 1, {}}));                  // out = v

@@ -28,7 +28,7 @@ TEST("bias 1x8", bias(1, 8));
 TEST("bias 33x264", bias(33, 264));
 TEST("bias 127x2064", bias(127, 2064));
 TEST("bias 1027x72", bias(sizes::kManyRows, 72));
-TEST("bias 4000x16", bias(4000, 16));  // two rounds of four rows for some threads, one and a tail for others
+TEST("bias 4000x16", bias(4000, 16));  // eight rows for some threads, four and a tail for others
 TEST("bias refusals", [] {
     return [](Run&) {
         Dev<bf16> x(64);

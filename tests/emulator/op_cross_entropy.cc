@@ -42,7 +42,7 @@ struct CrossEntropy {
     }
 };
 
-// The dense part of a padded matrix; fails where the padding was touched.
+// Returns a padded matrix without its padding, which must be unchanged.
 std::vector<bf16> dense_of(const std::vector<bf16>& v, int64_t V, int64_t stride) {
     std::vector<bf16> dense;
     for (size_t row = 0; row < v.size(); row += size_t(stride)) {
@@ -73,7 +73,7 @@ auto cross_entropy(int64_t R, int64_t V, int64_t stride, float spread) {
         if (R > 6 && V > 64) std::fill_n(logits.begin() + 6 * stride, 64, to_bf16(-INFINITY));  // whole vectors of masked logits
         if (R > 6 && targets[6] < 64) targets[6] = int32_t(V) - 1;
         if (R > 6 && V > 64) std::fill_n(logits.begin() + 5 * stride, 8, bf16{0x7fc0});  // a vector of NaN: the row is NaN
-        if (R > 6 && V % 8) logits[0 * stride + V - 1] = bf16{0xffc0};                    // and so is one with a NaN in the tail
+        if (R > 6 && V % 8) logits[0 * stride + V - 1] = bf16{0xffc0};                    // a NaN in the tail: the row is NaN
         std::vector<float> weights, dlogprob = random<float>(R, 4);
         for (float w : random<float>(R, 3)) weights.push_back(std::fabs(w));
         const float scale = 1.f / 23.f;
@@ -108,14 +108,14 @@ auto cross_entropy(int64_t R, int64_t V, int64_t stride, float spread) {
 
 TEST("cross_entropy 1x1", cross_entropy(1, 1, 8, 1));              // one column: loss 0, gradient 0
 TEST("cross_entropy 2x7", cross_entropy(2, 7, 8, 1));              // no whole vector
-TEST("cross_entropy 7x264", cross_entropy(7, 264, 264, 3));        // no tail; one vector more than little shared memory holds
+TEST("cross_entropy 7x264", cross_entropy(7, 264, 264, 3));        // no tail; one vector more than the shared memory
 TEST("cross_entropy 7x1003", cross_entropy(7, 1003, 1008, 3));     // a tail
-TEST("cross_entropy 9x4103", cross_entropy(9, 4103, 4200, 12));    // half of the threads have a vector; peaked rows
+TEST("cross_entropy 9x4103", cross_entropy(9, 4103, 4200, 12));    // half the threads have a vector; peaked rows
 TEST("cross_entropy 9x50", cross_entropy(9, 50, 56, 2));           // most threads idle
-TEST("cross_entropy 3x8999", cross_entropy(3, 8999, 9000, 0.1f));  // every thread one vector and some a second; flat rows
-TEST("cross_entropy 1x60007", cross_entropy(1, 60007, 60008, 3));  // more than a round of four vectors, and than 99 KiB of shared memory
+TEST("cross_entropy 3x8999", cross_entropy(3, 8999, 9000, 0.1f));  // one vector per thread, two for some; flat rows
+TEST("cross_entropy 1x60007", cross_entropy(1, 60007, 60008, 3));  // more than 4 vectors per thread and 99 KiB
 TEST("cross_entropy 1x115300", cross_entropy(1, 115300, 115304, 3));  // more than Hopper's shared memory
-// The sum over rows, from what stood there before. Rows: fewer than threads, as many, more.
+// The sum over rows, added to the previous value. Rows: fewer than threads, as many, more.
 auto loss(int64_t R) {
     return [=]() -> std::function<void(Run&)> {
         const auto logprob = random<float>(R, 1, 4.f), weights = random<float>(R, 2);
@@ -125,8 +125,8 @@ auto loss(int64_t R) {
             Dev<float> lp(logprob), w(weights);
             Dev<double> total(std::vector<double>{3.5});
             NEED(hzk_cross_entropy_loss(total, lp, w, R, nullptr));
-            run.keep(total.get());
-            if (!(std::fabs(total.get()[0] - sum) <= 1e-13 * double(R))) fail("loss %.17g, want %.17g", total.get()[0], sum);
+            run.record(total.get());
+            if (!(std::fabs(total.get()[0] - sum) <= 1e-13 * double(R))) fail("loss %.17g, expected %.17g", total.get()[0], sum);
         };
     };
 }
@@ -141,8 +141,8 @@ TEST("cross_entropy loss of none, and of NaN", [] {
         NEED(hzk_cross_entropy_loss(total, lp, w, 0, nullptr));
         run.equal("loss", total.get(), std::vector<double>{3.5});
         NEED(hzk_cross_entropy_loss(total, lp, w, 2, nullptr));
-        if (!std::isnan(total.get()[0])) fail("a NaN got lost");
-        if (hzk_cross_entropy_loss(total, lp, w, -1, nullptr) != HZK_ERROR_SHAPE) fail("less than no rows accepted");
+        if (!std::isnan(total.get()[0])) fail("a NaN did not reach the loss");
+        if (hzk_cross_entropy_loss(total, lp, w, -1, nullptr) != HZK_ERROR_SHAPE) fail("-1 rows accepted");
     };
 });
 TEST("cross_entropy refusals", [] {

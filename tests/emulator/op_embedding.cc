@@ -76,7 +76,7 @@ std::function<void(Run&)> refusals() {
         Dev<bf16> x(64);
         Dev<int32_t> t(std::vector<int32_t>(4, 0));
         auto expect = [](int got, int want) {
-            if (got != want) fail("status %d, want %d", got, want);
+            if (got != want) fail("status %d, expected %d", got, want);
         };
         expect(hzk_embedding_forward(x, t, x, 0, 8, 2, nullptr), HZK_OK);
         expect(hzk_embedding_forward(x, t, x, 2, 12, 2, nullptr), HZK_ERROR_SHAPE);

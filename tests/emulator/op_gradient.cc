@@ -7,7 +7,7 @@ using namespace check;
 
 namespace {
 
-// A block, and around its borders.
+// Lengths around one block.
 constexpr int64_t kAroundBlocks[] = {HZK_NORM_BLOCK, HZK_NORM_BLOCK + 1, 2 * HZK_NORM_BLOCK + 13};
 
 bf16 as_stored(float f) {
@@ -36,7 +36,7 @@ auto store(int64_t n) {
             const auto got = squares.get();
             for (int64_t b = 0; b < blocks; ++b)
                 if (!(std::fabs(got[b] - truth[b]) <= 1e-15 * double(std::min<int64_t>(n, HZK_NORM_BLOCK) + 16) * truth[b]))
-                    fail("squares[%d] = %.17g, want %.17g", int(b), got[b], truth[b]);
+                    fail("squares[%d] = %.17g, expected %.17g", int(b), got[b], truth[b]);
             NEED(hzk_gradient_copy(copy, of_copy, g, n, nullptr));
             run.equal("copy", copy.get(), grad);
             run.equal("squares of a copy", of_copy.get(), got);
@@ -50,7 +50,7 @@ auto store(int64_t n) {
     };
 }
 
-// Cut at the borders of blocks, and followed by zeros, a span's squares keep their bits.
+// The squares of a span have the same bits if it is divided between blocks, or followed by zeros.
 std::function<void(Run&)> pieces() {
     constexpr int64_t n = 2 * HZK_NORM_BLOCK + 1001, padded = n + 23;
     auto grad = random<float>(n, 3);
@@ -62,13 +62,14 @@ std::function<void(Run&)> pieces() {
         NEED(hzk_gradient_squares(whole, g, n, nullptr));
         NEED(hzk_gradient_store(out, cut, g, HZK_NORM_BLOCK, nullptr));
         NEED(hzk_gradient_store(out + HZK_NORM_BLOCK, cut + 1, g + HZK_NORM_BLOCK, n - HZK_NORM_BLOCK, nullptr));
-        run.equal("squares of pieces", cut.get(), whole.get());
+        run.equal("squares of the divided span", cut.get(), whole.get());
         NEED(hzk_gradient_squares(long_one, g, padded, nullptr));
-        run.equal("squares with zeros behind", long_one.get(), whole.get());
+        run.equal("squares with trailing zeros", long_one.get(), whole.get());
     };
 }
 
-// Bit patterns where roundings differ: ties, the largest finite, infinities, NaNs whose payload a carry would overflow, zeros.
+// Bit patterns that rounding modes treat differently: ties, the largest finite value, infinities, NaNs with a full
+// payload, zeros.
 std::function<void(Run&)> patterns() {
     std::vector<float> grad;
     std::vector<bf16> want;
@@ -86,7 +87,7 @@ std::function<void(Run&)> patterns() {
         Dev<double> squares(1);
         NEED(hzk_gradient_store(out, squares, g, int64_t(grad.size()), nullptr));
         run.equal("out", out.get(), want);
-        if (!std::isnan(squares.get()[0])) fail("a NaN left no trace in its block");
+        if (!std::isnan(squares.get()[0])) fail("a NaN did not reach the sum of its block");
     };
 }
 

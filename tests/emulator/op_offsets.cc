@@ -1,5 +1,6 @@
-// Offsets past 2^31 elements: rows so far apart, or so many, that an int product of row and width would wrap. Each launcher with a
-// stride is run dense and far; the bits must agree. The emulator gives such buffers pages only where they are touched.
+// Offsets past 2^31 elements: strides or row counts for which row times width overflows an int. Each launcher with a
+// stride runs with a dense and a large one; the bits must be equal. The emulator uses pages of such buffers only
+// where they are touched.
 #include "check.h"
 
 using namespace check;
@@ -8,7 +9,7 @@ namespace {
 
 constexpr int64_t kFar = (int64_t(1) << 30) + 8, kRows = 3;  // the third row begins past 2^31
 
-// Rows of `width`, `stride` apart.
+// Rows of `width` elements with stride `stride`.
 std::vector<bf16> rows_of(const Dev<bf16>& d, int64_t width, int64_t stride) {
     std::vector<bf16> all;
     for (int64_t r = 0; r < kRows; ++r) {

@@ -79,7 +79,7 @@ auto backward(int64_t N, int64_t C) {
     };
 }
 
-// Heads of D, in rows wider than the heads: what lies between them must stay as painted.
+// Heads of D elements in rows with a larger stride: the elements between rows must not change.
 auto qk_norm(int64_t N, int64_t heads, int64_t D) {
     return [=]() -> std::function<void(Run&)> {
         const int64_t width = heads * D, stride = width + 24;
@@ -115,7 +115,7 @@ std::function<void(Run&)> refusals() {
         Dev<bf16> x(512);
         Dev<float> f(512);
         auto expect = [](int got, int want) {
-            if (got != want) fail("status %d, want %d", got, want);
+            if (got != want) fail("status %d, expected %d", got, want);
         };
         expect(hzk_rmsnorm_forward(x, f, x, x, kEps, 0, 8, nullptr), HZK_OK);
         expect(hzk_rmsnorm_forward(x, f, x, x, kEps, 1, 16392, nullptr), HZK_ERROR_SHAPE);

@@ -14,7 +14,7 @@ std::vector<double> rotated(const std::vector<bf16>& x, const std::vector<int32_
     for (size_t n = 0; n < positions.size(); ++n)
         for (int64_t h = 0; h < heads; ++h)
             for (int64_t i = 0; i < half; ++i) {
-                const real angle = float(positions[n]) * inv_freq[i];  // the product is f32 by contract
+                const real angle = float(positions[n]) * inv_freq[i];  // f32 by contract
                 const real c = std::cos(angle), s = backward ? -std::sin(angle) : std::sin(angle);
                 const size_t at = (n * heads + h) * D + i;
                 const real a = value(x[at]), b = value(x[at + half]);
@@ -52,7 +52,7 @@ auto rope(int64_t N, int64_t H, int64_t G, int64_t D) {
                 NEED(hzk_rope_backward(dq, dk, p, f, N, H, G, D, q_stride, k_stride, nullptr));
                 run.within("dq", dq, bq, bnq, 3, D);
             }
-            // q and k as column ranges of one matrix, with a third range that nobody may touch
+            // q and k are column ranges of one matrix; a third range must not change
             const int64_t stride = (H + 2 * G) * D;
             std::vector<bf16> packed(N * stride, bf16{0x4242});
             for (int64_t n = 0; n < N; ++n) {

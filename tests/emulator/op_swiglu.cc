@@ -25,11 +25,11 @@ auto swiglu(int64_t N, int64_t F, bool packed) {
     return [=]() -> std::function<void(Run&)> {
         auto gate = random<bf16>(N * F, 1, 3.f);
         const auto up = random<bf16>(N * F, 2), dout = random<bf16>(N * F, 3);
-        const float edges[] = {0.f, -0.f, 88.f, -88.f, -100.f, 200.f, -3e38f, 3e38f};  // where e^-x leaves f32
+        const float edges[] = {0.f, -0.f, 88.f, -88.f, -100.f, 200.f, -3e38f, 3e38f};  // around the f32 range of e^-x
         for (int e = 0; e < 8; ++e) gate[e] = to_bf16(edges[e]);
         const Swiglu<Truth> t(gate, up, dout);
         const Swiglu<Naive> n(gate, up, dout);
-        // packed: gate | up as one product leaves them
+        // packed: gate | up, as one matmul writes them
         const int64_t stride = packed ? 2 * F : F;
         std::vector<bf16> both(2 * N * F);
         for (int64_t row = 0; row < N; ++row) {

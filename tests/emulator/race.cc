@@ -1,8 +1,7 @@
-// Access checker for the race build: kernels are compiled with g++ -fsanitize=thread but linked against these
-// hooks instead of libtsan. Every load and store of a kernel is checked against a happens-before order that
-// knows exactly the CUDA rules: __syncthreads, named barriers and __syncwarp order memory; shuffles, votes,
-// ldmatrix and mma do not. Also: reads of uninitialised shared or global memory, accesses outside every
-// device buffer, cross-block races.
+// Access checker of the race build: kernels are compiled with g++ -fsanitize=thread, but linked with these hooks
+// instead of libtsan. Every load and store of a kernel is checked against the happens-before order of CUDA:
+// __syncthreads, named barriers and __syncwarp order memory; shuffles, votes, ldmatrix and mma do not. Also finds
+// reads of uninitialized shared or global memory, accesses outside all device buffers, and races between blocks.
 #include "emu_internal.h"
 #include <algorithm>
 #include <cstdio>
@@ -41,7 +40,7 @@ Cell* g_scell;  // shadow of the shared arena
 struct Buf {
     char *lo, *hi;
     Cell* cell;
-    bool* init;  // written by somebody; like the cells, pages come when touched
+    bool* init;  // true for written bytes
 };
 std::map<char*, Buf> g_bufs;
 Buf* g_last;
@@ -106,12 +105,12 @@ void proxy_fence(FiberImpl* f) {
     f->proxy_clock = k.clk[f->linear]++;
 }
 
-// Does access a happen before what thread f does now?
+// True if access a happens before the current access of thread f.
 inline bool ordered(const Acc& a, const FiberImpl* f, const Clocks& k, bool shared) {
     if (a.block != k.serial)
         return shared || a.block < g_launch_first ||
                (!k.seen.empty() &&
-                k.seen.count(a.block));  // an earlier block's tile; an earlier launch; none at all
+                k.seen.count(a.block));  // an earlier tile or launch; seen by an atomic
     if (a.tid == f->linear || a.clk <= k.base[a.tid]) return true;
     return k.vcgen[f->linear] == k.gen && k.vc[f->linear][a.tid] >= a.clk;
 }
@@ -172,7 +171,7 @@ void check(Cell* c, size_t n, bool w, const char* mem, size_t off, FiberImpl* f,
     for (size_t i = 0; i < n; ++i) {
         Cell& x = c[i];
         if (shared && pc && !w && x.w.block != k.serial)
-            bad("read of shared memory nobody wrote", reinterpret_cast<void*>(off + i), n, w, pc);
+            bad("read of uninitialized shared memory", reinterpret_cast<void*>(off + i), n, w, pc);
         if (!ordered(x.w, f, k, shared) && !(me.atomic && x.w.atomic)) race(mem, off + i, x.w, true, w, pc);
         if (w) {
             for (const Acc& r : x.r)
@@ -181,7 +180,7 @@ void check(Cell* c, size_t n, bool w, const char* mem, size_t off, FiberImpl* f,
             x.w = me;
             x.r[0].block = x.r[1].block = x.r[2].block = 0;
         } else {
-            // r[0] first reader, r[1] another lane of its warp, r[2] another warp or block
+            // r[0]: first reader, r[1]: another lane of its warp, r[2]: another warp or block
             auto stale = [&](const Acc& a) {
                 return (a.block == me.block && a.tid == me.tid) || ordered(a, f, k, shared);
             };
@@ -211,7 +210,7 @@ void access(const void* p, size_t n, bool w, void* pc) {
                     ok = true;
                     break;
                 }
-        if (!ok) bad("outside every shared variable", p, n, w, pc);
+        if (!ok) bad("outside all shared variables", p, n, w, pc);
         if (!g_scell) g_scell = static_cast<Cell*>(zeros(kMaxResident * kArena * sizeof(Cell)));
         check(g_scell + (a - ar), n, w, "shared memory", off >= kDynOff ? off - kDynOff - 1024 : off, f, k,
               pc, true);
@@ -230,20 +229,20 @@ void access(const void* p, size_t n, bool w, void* pc) {
             for (size_t i = 0; i < n; ++i) b.init[off + i] = true;
         else
             for (size_t i = 0; i < n; ++i)
-                if (!b.init[off + i]) bad("read of uninitialised device memory", p, n, w, pc);
+                if (!b.init[off + i]) bad("read of uninitialized device memory", p, n, w, pc);
         check(b.cell + off, n, w, "device memory", off, f, k, pc, false);
         return;
     }
     if (a >= static_cast<const char*>(g_pack_lo) && a < static_cast<const char*>(g_pack_hi)) return;
     if (a >= &__executable_start && a < &end) return;  // constants, __constant__ tables
-    bad("access outside every device buffer", p, n, w, pc);
+    bad("access outside all device buffers", p, n, w, pc);
 }
 void async_check(FiberImpl* f, const void* p, size_t n) {
     Clocks& k = g_ck[f->b->slot];
     size_t off = size_t(static_cast<const unsigned char*>(p) - g_arena);
     for (size_t i = 0; i < n; ++i) {
         const Acc& w = g_scell[off + i].w;
-        if (w.block != k.serial) fail("wgmma operand: shared memory nobody wrote");
+        if (w.block != k.serial) fail("wgmma operand: uninitialized shared memory");
         if (!ordered(w, f, k, true)) {
             static char s[128];
             {
@@ -267,7 +266,7 @@ void async_read(FiberImpl* f, const void* p, size_t n) {
           g_ck[f->b->slot], nullptr, true);
 }
 void on_atomic(
-    const void* p) {  // __threadfence + atomic hands a block's writes to whoever touches the variable later
+    const void* p) {  // __threadfence + atomic: releases the block's writes to later atomics on the variable
     FiberImpl* f = cur();
     Clocks& k = g_ck[f->b->slot];
     auto& r = g_released[p];

@@ -1,4 +1,4 @@
-// The part of the CUDA runtime that launchers and tests call, on host memory.
+// The CUDA runtime calls of launchers and tests, on host memory.
 #include "emu_internal.h"
 #include <cstdio>
 #include <cstdlib>
@@ -6,10 +6,9 @@
 #include <map>
 #include <sys/mman.h>
 
-// Sanitizer reports also say which kernel and thread.
+// Adds kernel and thread to sanitizer reports.
 extern "C" void __asan_on_error() { fprintf(stderr, "hz-emu: %s\n", hz::emu::where()); }
 
-// ---- the part of the CUDA runtime that launchers and tests use ----
 using namespace hz::emu;
 namespace {
 struct Alloc {
@@ -18,7 +17,7 @@ struct Alloc {
     size_t map_n;
 };
 std::map<void*, Alloc> g_allocs;
-// Buffers from here on take pages only where they are touched, and start as zeros: for tests of far offsets.
+// Buffers of this size or more use pages only where they are touched, and start as zeros: for tests of large offsets.
 constexpr size_t kSparse = size_t(1) << 30;
 bool guard_pages() {
     static bool v = getenv("HZ_EMU_GUARD") != nullptr;

@@ -3,16 +3,16 @@
 
     sass_order.py NVDISASM CUBIN
 
-The source queues products, does other work, then waits for them. ptxas may move the wait in front of that work: results stay the
-same, and the kernel is slow. For the loop that holds a kernel's HGMMA instructions this prints and bounds:
+The source issues wgmma, does other work, then waits. ptxas may move the wait before that work: the results are the same, but the
+kernel is slow. For the loop with a kernel's HGMMA instructions this prints and bounds:
 
   start    instructions from the block's barrier to the first HGMMA after it, at most START
-  idle     softmax instructions that run while no product is in flight, none
-  waits    waits for the last product in flight with less than WORK f32 instructions since the HGMMA before them, none
-  overlap  f32 instructions between issue of a product whose left factor is in registers (P·V, dS·K, Pᵀ·dout) and the wait for it,
-           the most of any, at least OVERLAP; forward, whose softmax runs there whole, at least FORWARD_OVERLAP
+  idle     softmax instructions while no wgmma is in flight, 0
+  waits    waits for the last wgmma in flight with less than WORK f32 instructions since the preceding HGMMA, 0
+  overlap  f32 instructions between issue and wait of a wgmma with its left operand in registers (P·V, dS·K, Pᵀ·dout), the largest
+           number, at least OVERLAP; in forward, where the whole softmax overlaps, at least FORWARD_OVERLAP
 
-The loop is read in the order of its code, twice: the first round brings the products that are in flight when a round begins.
+The loop is read twice, in the order of its code: the first time only to find the wgmma in flight at its start.
 """
 import re
 import subprocess
@@ -25,7 +25,7 @@ WAIT = re.compile(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x[0-9a-f]+)")
 
 
 def functions(text):
-    """Yields each function's name and code: a list of (label, None) and (None, instruction)."""
+    """Yields the name and the code of each function: a list of (label, None) and (None, instruction)."""
     for section in re.split(r"^\.text\.", text, flags=re.M)[1:]:
         name, code = section.split(":", 1)
         lines = re.findall(r"^\.(L_x_\d+):|^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*([^;]+);", code, re.M)
@@ -33,7 +33,7 @@ def functions(text):
 
 
 def main_loop(code):
-    """Returns the instructions of the loop with most HGMMA, the shortest of several."""
+    """Returns the instructions of the loop with the most HGMMA; of several, the shortest."""
     start = {label: n for n, (label, _) in enumerate(code) if label}
     best = (1, 0, [])
     for n, (_, instruction) in enumerate(code):
@@ -49,8 +49,8 @@ class Order:
 
     def __init__(self, body):
         self.start = self.idle = self.waits = self.overlap = 0
-        in_flight = []  # of each group of products: left factor in registers, f32 instructions since issue
-        since_barrier, since_product = None, 0
+        in_flight = []  # of each wgmma group: left operand in registers, f32 instructions since issue
+        since_barrier, since_wgmma = None, 0
         for counted in (False, True):
             for i in body:
                 if i.startswith("BAR.SYNC"):
@@ -58,7 +58,7 @@ class Order:
                 elif i.startswith("HGMMA"):
                     if counted and since_barrier is not None:
                         self.start = max(self.start, since_barrier)
-                    since_barrier, since_product = None, 0
+                    since_barrier, since_wgmma = None, 0
                     if "gsb0" in i:  # the last of its group
                         in_flight.append([re.match(r"HGMMA\S+ R\d+, R\d+,", i) is not None, 0])
                     continue
@@ -66,10 +66,10 @@ class Order:
                     ended = in_flight[:max(0, len(in_flight) - int(wait[1], 16))]
                     in_flight = in_flight[len(ended):]
                     if counted and ended:
-                        self.waits += not in_flight and since_product < WORK
+                        self.waits += not in_flight and since_wgmma < WORK
                         self.overlap = max([self.overlap] + [work for registers, work in ended if registers])
                 elif F32.match(i):
-                    since_product += 1
+                    since_wgmma += 1
                     for group in in_flight:
                         group[1] += 1
                     self.idle += bool(counted and not in_flight and SOFTMAX.match(i))
@@ -77,15 +77,15 @@ class Order:
                     since_barrier += 1
 
     def faults(self, overlap):
-        """Yields a sentence for every bound that does not hold."""
+        """Yields a message for every violated bound."""
         if self.start > START:
             yield f"{self.start} instructions from the barrier to the first HGMMA, more than {START}"
         if self.idle:
-            yield f"{self.idle} softmax instructions run while no product is in flight"
+            yield f"{self.idle} softmax instructions while no wgmma is in flight"
         if self.waits:
-            yield f"{self.waits} waits for the last product in flight stand right behind its issue"
+            yield f"{self.waits} waits for the last wgmma in flight directly after its issue"
         if self.overlap < overlap:
-            yield f"{self.overlap} f32 instructions run under a product from registers, less than {overlap}"
+            yield f"{self.overlap} f32 instructions overlap a wgmma with an operand in registers, less than {overlap}"
 
 
 def main():

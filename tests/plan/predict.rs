@@ -1,4 +1,4 @@
-//! What a plan says of a step before it runs: work, time, memory.
+//! Predictions of a plan before a step runs: work, time, memory.
 
 use horizon::base::{ChunkIndex, DType, Dims, MicroIndex, Shape, SlotIndex, UnitIndex};
 use horizon::device::Lane;
@@ -10,7 +10,7 @@ use horizon::schedule::{
     Operation, Recompute, WeightBuffer,
 };
 
-/// A machine on which the link is narrow: 100 TFLOP/s, 10 GB/s each way.
+/// A machine with a slow link: 100 TFLOP/s, 10 GB/s each way.
 fn machine() -> Machine {
     Machine {
         matrix_flop_per_s: [1e14; 3],
@@ -45,7 +45,7 @@ fn plan(config: &ModelConfig) -> Plan {
 }
 
 #[test]
-fn work_is_counted_by_the_known_formulas() {
+fn work_follows_the_known_formulas() {
     let config = config(false, 3);
     let (layout, plan) = (Layout::new(&config), plan(&config));
     let cost = plan.cost(&layout, plan.micros_max);
@@ -58,11 +58,11 @@ fn work_is_counted_by_the_known_formulas() {
     let forward =
         cost.work(&Operation::Forward { unit, slot, micro, recompute: Recompute::Full, from: own, to: own });
     assert_eq!(forward.matmuls(), 2.0 * n * matrices);
-    // Two products over each of the pairs of a row and itself or one before it, of two sequences, in blocks of 64 × 64: the
-    // first 64 rows of each see one block of keys, the others two.
+    // Two matmuls over the pairs of a row and itself or an earlier one, of two sequences, in blocks of 64 × 64:
+    // the first 64 rows of each sequence use one block of keys, the others two.
     let pairs = (2 * (64 * 64 + 64 * 128)) as f64;
     assert_eq!(forward.attention_flop, [2.0 * 2.0 * pairs * 256.0, 0.0]);
-    // Weights are read, and 256 rows of: two norms with a scale and weights of their own, queries and keys in place, SwiGLU.
+    // Reads the weights, and for 256 rows: two norms with weights of their own, RoPE in place, SwiGLU.
     let columns = (4 * 256 + 2 * (4 + 2) * 64 + 3 * 688) as f64;
     let norms = 2.0 * (4.0 * n + 2.0 * 256.0);
     assert_eq!(forward.device_bytes, 2.0 * matrices + 2.0 * n * columns + norms);
@@ -84,9 +84,9 @@ fn work_is_counted_by_the_known_formulas() {
     assert_eq!(backward(Recompute::Linears).attention_flop, [0.0, 10.0 * pairs * 256.0]);
     let mlp = backward(Recompute::Full).matmuls() - 2.0 * n * (o_projection + qkv_projection);
     assert_eq!(backward(Recompute::Mlp).matmuls(), mlp);
-    for kept in [Recompute::Selective, Recompute::None] {
-        assert_eq!(backward(kept).matmuls(), 4.0 * n * matrices, "no product is repeated");
-        assert_eq!(backward(kept).attention_flop, [0.0, 10.0 * pairs * 256.0]);
+    for recompute in [Recompute::Selective, Recompute::None] {
+        assert_eq!(backward(recompute).matmuls(), 4.0 * n * matrices, "no matmul is repeated");
+        assert_eq!(backward(recompute).attention_flop, [0.0, 10.0 * pairs * 256.0]);
     }
     assert!(backward(Recompute::Selective).device_bytes > backward(Recompute::None).device_bytes);
     let head = cost.work(&Operation::HeadForwardBackward { micro });
@@ -100,14 +100,14 @@ fn work_is_counted_by_the_known_formulas() {
     assert_eq!(
         cost.work(&adam).host_bytes,
         [26.0 * elements, 0.0, 0.0],
-        "26 bytes a parameter with bf16 gradients"
+        "26 bytes per parameter with bf16 gradients"
     );
     assert_eq!(cost.wire_bytes(&adam), None);
     assert_eq!(cost.ns(&machine(), &adam), (1e9 * (1e-6 + 26.0 * elements / 1e11)).round() as u64);
 }
 
 #[test]
-fn memory_is_the_plans() {
+fn predicted_memory_is_that_of_the_plan() {
     let (kept, spilled) = (
         LayerPlacement { recompute: Recompute::Selective, ..LayerPlacement::default() },
         LayerPlacement {
@@ -116,7 +116,7 @@ fn memory_is_the_plans() {
             ..LayerPlacement::default()
         },
     );
-    let stays = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..kept };
+    let on_device = LayerPlacement { resident: true, accumulator: Accumulator::OnDevice, ..kept };
     for (tied, layers, sweeps, placement) in [
         (false, 1, 1, vec![]),
         (false, 7, 1, vec![]),
@@ -124,7 +124,7 @@ fn memory_is_the_plans() {
         (true, 7, 1, vec![spilled; 7]),
         (false, 7, 2, vec![kept, spilled, kept, spilled, spilled]),
         (false, 7, 3, vec![spilled]),
-        (true, 7, 2, vec![spilled, stays, kept, stays]),
+        (true, 7, 2, vec![spilled, on_device, kept, on_device]),
     ] {
         let config = config(tied, layers);
         let options = TrainerOptions { layers: placement, sweeps, ..options() };
@@ -133,9 +133,9 @@ fn memory_is_the_plans() {
         for region in plan.device.regions().iter().filter(|region| region.bytes > 0) {
             let peak = prediction.memory.iter().find(|peak| peak.category == region.name);
             match region.name {
-                // Other lists'.
+                // Used by other lists.
                 "logits row" | "log-probabilities" => assert!(peak.is_none()),
-                // There before any list.
+                // Written before the first list.
                 "constants" => assert!(peak.is_none()),
                 name => assert_eq!(peak.unwrap().touched_bytes, region.bytes, "{name}"),
             }
@@ -151,7 +151,7 @@ fn memory_is_the_plans() {
 }
 
 #[test]
-fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
+fn the_step_time_follows_from_the_busiest_lane_and_its_waits() {
     let config = config(false, 7);
     let (layout, plan) = (Layout::new(&config), plan(&config));
     let predict = |machine: &Machine| plan.predict(&layout, machine, 3).unwrap();
@@ -162,13 +162,13 @@ fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
         assert_eq!(busy + base.lanes[lane.at()].idle_ns, base.step_ns, "{lane}");
         let of_lane = base.list.operations.iter().filter(|operation| operation.lane() == lane);
         let whole: u64 = of_lane.map(|operation| cost.ns(&machine(), operation)).sum();
-        // In the steady state a lane does a step's work in a step's time.
+        // In the steady state a lane does the work of one step per step time.
         assert!(busy.abs_diff(whole) * 100 <= whole, "{lane}: {busy} of {whole}");
     }
     let on_path: u64 = base.critical.iter().map(|&at| base.spans[at].end_ns - base.spans[at].start_ns).sum();
     assert!(on_path > 0 && on_path <= base.step_ns);
 
-    // The link is what holds this step up: twice the link helps, twice the rate of products hardly.
+    // The link limits this step: doubling its bandwidth helps, doubling the matmul throughput hardly does.
     let link = Machine { up_bytes_per_s: 2e10, down_bytes_per_s: 2e10, ..machine() };
     let matrix = Machine { matrix_flop_per_s: [2e14; 3], ..machine() };
     let (link, matrix) = (predict(&link).step_ns, predict(&matrix).step_ns);
@@ -176,19 +176,19 @@ fn a_step_takes_what_its_busiest_lane_and_its_waits_take() {
 }
 
 #[test]
-fn copies_beside_adamw_share_ram_with_it() {
+fn copies_share_ram_bandwidth_with_adamw() {
     let config = config(false, 4);
     let (layout, plan) = (Layout::new(&config), plan(&config));
     let step = |ram_bytes_per_s: f64| {
         let machine = Machine { host_bytes_per_s: [1e10; 3], ram_bytes_per_s, ..machine() };
         plan.predict(&layout, &machine, 3).unwrap()
     };
-    // With RAM for both nobody waits, however much more there is.
-    let (apart, ample) = (step(2e10), step(1e15));
-    assert_eq!(apart.step_ns, ample.step_ns);
-    // With RAM for one of them uploads and AdamW, which run beside each other, take longer both.
+    // With enough RAM bandwidth for both, more of it changes nothing.
+    let (enough, ample) = (step(2e10), step(1e15));
+    assert_eq!(enough.step_ns, ample.step_ns);
+    // With enough for one of them, uploads and AdamW slow each other down while they overlap.
     let shared = step(1e10);
-    assert!(shared.step_ns > apart.step_ns, "{} {}", shared.step_ns, apart.step_ns);
-    let busy = |lane: Lane| shared.lanes[lane.at()].busy_ns > apart.lanes[lane.at()].busy_ns;
+    assert!(shared.step_ns > enough.step_ns, "{} {}", shared.step_ns, enough.step_ns);
+    let busy = |lane: Lane| shared.lanes[lane.at()].busy_ns > enough.lanes[lane.at()].busy_ns;
     assert!(busy(Lane::H2d) && busy(Lane::Host));
 }

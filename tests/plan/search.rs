@@ -1,4 +1,4 @@
-//! The search against looking at every placement there is.
+//! The search compared with an exhaustive search over all placements.
 
 use std::thread;
 
@@ -14,7 +14,7 @@ use horizon::schedule::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A model, a machine and a step, drawn from a seed.
+/// A model, a machine and a step, random by seed.
 #[derive(Clone)]
 struct Case {
     config: ModelConfig,
@@ -39,7 +39,7 @@ fn host_limits(bytes: usize) -> Limits {
 }
 
 impl Case {
-    /// Rates within a factor of ten of each other's balance, so that any lane may be the one that holds up.
+    /// Rates vary by a factor of ten, so that any lane may be the bottleneck.
     fn draw(seed: u64, layers: usize, micros_max: usize) -> Case {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let c = 64 * random.random_range(1..4);
@@ -78,7 +78,7 @@ impl Case {
             device_limit: None,
             host_limit: usize::MAX,
         };
-        // Somewhere between the least that can be and all that could be used.
+        // Between the least possible memory and the most that can be used.
         let all = LayerPlacement {
             recompute: Recompute::None,
             boundary: Boundary::Kept,
@@ -91,7 +91,7 @@ impl Case {
             let placement = Placement { sweeps, grad_wait, layers, ..Placement::default() };
             case.plan(placement).device.bytes()
         };
-        // Clipped, streamed gradients have to wait on the device.
+        // In mode streamed, clipped gradients have to wait on the device.
         let wait = if clips && mode == Mode::Streamed { GradWait::Device } else { GradWait::Host };
         let least = (1..=micros).map(|sweeps| bytes(spilled, sweeps, wait)).min().unwrap();
         let most = bytes(all, 1, wait);
@@ -128,7 +128,7 @@ impl Case {
         }
     }
 
-    /// What the busiest lane has to do.
+    /// The work of the busiest lane, ns.
     fn busiest_ns(&self, plan: &Plan) -> u64 {
         let cost = plan.cost(&self.layout, self.micros);
         let mut busy = [0; Lane::COUNT];
@@ -138,10 +138,10 @@ impl Case {
         busy.into_iter().max().unwrap()
     }
 
-    /// All placements that fit the device, by what their busiest lane has to do.
-    fn fitting(&self, places_max: usize) -> Vec<Fitting> {
+    /// All placements that fit the device, by the work of their busiest lane.
+    fn fitting(&self, buffers_max: usize) -> Vec<Fitting> {
         let mut fitting = Vec::new();
-        self.every_placement(places_max, |placement| {
+        self.every_placement(buffers_max, |placement| {
             let plan = self.plan(placement);
             if self.device_limit.is_none_or(|limit| plan.device.bytes() <= limit) {
                 let (busiest_ns, host) = (self.busiest_ns(&plan), plan.host.bytes());
@@ -152,12 +152,12 @@ impl Case {
         fitting
     }
 
-    /// The least step time of those that fit the host, too.
+    /// The shortest step time of the placements that fit the host, too.
     fn exhaustive(&self, fitting: &[Fitting]) -> u64 {
         let mut best = u64::MAX;
         for Fitting { busiest_ns, placement, .. } in fitting.iter().filter(|it| it.host <= self.host_limit) {
-            // In the steady state no step is shorter than what its busiest lane has to do; from the second step to
-            // the third it may be, by a little.
+            // In the steady state no step is shorter than the work of its busiest lane; from the second step to
+            // the third it may be slightly shorter.
             if *busiest_ns as f64 * 0.97 > best as f64 {
                 break;
             }
@@ -166,8 +166,8 @@ impl Case {
         best
     }
 
-    fn every_placement(&self, places_max: usize, mut with: impl FnMut(Placement)) {
-        let places = || 2..=places_max;
+    fn every_placement(&self, buffers_max: usize, mut with: impl FnMut(Placement)) {
+        let counts = || 2..=buffers_max;
         let (l, mut layers) = (self.config.dims.l, vec![vec![]]);
         for _ in 0..l {
             layers = layers
@@ -186,7 +186,7 @@ impl Case {
                         continue;
                     }
                     for (weight_slots, slabs) in
-                        places().flat_map(|slots| places().map(move |slabs| (slots, slabs)))
+                        counts().flat_map(|slots| counts().map(move |slabs| (slots, slabs)))
                     {
                         with(Placement {
                             weight_slots,
@@ -220,12 +220,12 @@ fn every_layer() -> impl Iterator<Item = LayerPlacement> {
     })
 }
 
-/// By how much the search's answers are slower than the best there is: in every case with host memory without end, and
-/// with half of what the answer then has more than the least that can be.
-fn excesses(seeds: std::ops::Range<u64>, layers: usize, micros_max: usize, places_max: usize) -> Vec<f64> {
+/// The relative excess of the search's step time over the best one. Two values per case: with unlimited host
+/// memory, and with a limit halfway between the least possible amount and that of the first result.
+fn excesses(seeds: std::ops::Range<u64>, layers: usize, micros_max: usize, buffers_max: usize) -> Vec<f64> {
     let excess = |seed| {
         let (mut case, fixed) = (Case::draw(seed, layers, micros_max), Fixed::default());
-        let fitting = case.fitting(places_max);
+        let fitting = case.fitting(buffers_max);
         let least_host = fitting.iter().map(|fitting| fitting.host).min().unwrap();
         let mut excesses = Vec::new();
         for short in [false, true] {
@@ -234,13 +234,13 @@ fn excesses(seeds: std::ops::Range<u64>, layers: usize, micros_max: usize, place
             assert_eq!(
                 case.step_ns(&found.plan),
                 Some(found.step_ns),
-                "seed {seed}: it says what it simulated"
+                "seed {seed}: the step time is the simulated one"
             );
             assert!(device <= case.device_limit.unwrap() && host <= case.host_limit, "seed {seed}: it fits");
             let best = case.exhaustive(&fitting);
             excesses.push(found.step_ns as f64 / best as f64 - 1.0);
             if found.step_ns > best {
-                let limits = if short { "little host memory" } else { "host memory without end" };
+                let limits = if short { "little host memory" } else { "unlimited host memory" };
                 let simulated = found.simulated;
                 println!(
                     "seed {seed}, {limits}: {} ns, the best {best} ns, {simulated} simulated",
@@ -270,7 +270,7 @@ fn small_cases_are_solved() {
 
 #[test]
 fn larger_cases_are_solved_to_five_percent() {
-    // Two micro-batches, and with them two sweeps, are ten times as many placements.
+    // Two micro-batches allow two sweeps, which makes ten times as many placements.
     let draws = match std::env::var_os("HZ_LONG") {
         Some(_) => vec![(1000..2000, 1), (2000..2040, 2)],
         None => vec![(1000..1004, 1)],
@@ -286,14 +286,14 @@ fn larger_cases_are_solved_to_five_percent() {
     assert!(excesses.iter().all(|excess| *excess <= 0.05), "{excesses:?}");
 }
 
-/// The bytes that a refusal says are needed.
+/// The bytes needed according to a refusal.
 fn needed(message: &str) -> usize {
     let (_, rest) = message.split_once('(').unwrap();
     rest.split_once(" bytes").unwrap().0.parse().unwrap()
 }
 
 #[test]
-fn refusals_are_exact_to_the_byte_and_name_the_limit() {
+fn refusals_are_exact_to_the_byte_and_name_the_binding_limit() {
     let fixed = Fixed::default();
     for seed in 0..40 {
         let mut case = Case::draw(seed, 4, 3);
@@ -311,7 +311,7 @@ fn refusals_are_exact_to_the_byte_and_name_the_limit() {
         let plan = case.question(&fixed).search().unwrap().plan;
         assert_eq!(plan.device.bytes(), device, "seed {seed}");
 
-        // With the same device, host memory that is a byte short.
+        // The same device limit, and a limit of host memory that is one byte short.
         case.host_limit = 1;
         let error = case.question(&fixed).search().unwrap_err();
         assert_eq!(error.status(), Status::OutOfHostMemory, "seed {seed}: {error}");
@@ -326,7 +326,7 @@ fn refusals_are_exact_to_the_byte_and_name_the_limit() {
         case.host_limit = host;
         assert_eq!(case.question(&fixed).search().unwrap().plan.host.bytes(), host, "seed {seed}");
 
-        // Where device memory is RAM, both together are what is needed.
+        // If device memory is RAM, the sum of both counts.
         case.device_limit = None;
         let mut question = case.question(&fixed);
         (question.limits.shared, question.limits.host) = (true, host_limits(1));
@@ -338,7 +338,7 @@ fn refusals_are_exact_to_the_byte_and_name_the_limit() {
 }
 
 #[test]
-fn what_a_refusal_says_would_fit_fits() {
+fn the_change_proposed_by_a_refusal_fits() {
     let mut case = Case::draw(3, 4, 2);
     case.numeric.shape.b = 4;
     case.device_limit = Some(1);
@@ -351,19 +351,19 @@ fn what_a_refusal_says_would_fit_fits() {
     assert!(error.message().contains(&advice), "{error}");
     (case.numeric.shape.b, case.micros) = (smaller, micros);
     case.question(&fixed).search().unwrap();
-    // A pin that is too much is named.
-    let pinned = Fixed { recompute: Some(vec![Recompute::None; case.config.dims.l]), ..Fixed::default() };
-    let error = case.question(&pinned).search().unwrap_err();
-    assert!(error.message().contains("; a free choice of what is recomputed, or "), "{error}");
+    // A fixed option that takes too much is named.
+    let fixed = Fixed { recompute: Some(vec![Recompute::None; case.config.dims.l]), ..Fixed::default() };
+    let error = case.question(&fixed).search().unwrap_err();
+    assert!(error.message().contains("; recomputation chosen by the search, or "), "{error}");
 }
 
 #[test]
-fn where_no_change_is_enough_alone_those_that_are_together_are_named() {
+fn a_refusal_proposes_the_first_combination_of_changes_that_fits() {
     let (mut case, fixed) = (Case::draw(3, 4, 1), Fixed::default());
     let refused = |case: &Case| case.question(&fixed).search().unwrap_err().to_string();
     (case.mode, case.clips, case.micros) = (Mode::Exact, true, 1);
     case.numeric.shape = Shape { b: 1, t: 256 };
-    // MemoryLimits for what half the sequence takes in the leanest mode that clips.
+    // The limits are the needs of half the sequence in mode compact, the smallest mode that clips.
     let mut half = Case { mode: Mode::Compact, device_limit: Some(1), ..case.clone() };
     half.numeric.shape.t = 128;
     half.device_limit = Some(needed(&refused(&half)));
@@ -373,7 +373,7 @@ fn where_no_change_is_enough_alone_those_that_are_together_are_named() {
     let error = refused(&case);
     assert!(error.ends_with("; mode compact with 1 micro-batch of 1 × 128 tokens would fit"), "{error}");
     half.question(&fixed).search().unwrap();
-    // And what nothing helps against.
+    // Limits that no change can meet.
     case.host_limit = 1000;
     let error = refused(&case);
     assert!(error.contains("; even mode compact without clipping needs "), "{error}");
@@ -381,7 +381,7 @@ fn where_no_change_is_enough_alone_those_that_are_together_are_named() {
 }
 
 #[test]
-fn more_memory_is_never_slower_and_depth_costs_no_device_memory() {
+fn more_memory_is_never_slower_and_more_layers_need_no_more_device_memory() {
     let (mut case, fixed) = (Case::draw(7, 5, 2), Fixed::default());
     let mut last = u64::MAX;
     case.device_limit = Some(1);
@@ -389,7 +389,11 @@ fn more_memory_is_never_slower_and_depth_costs_no_device_memory() {
     for more in [0, 1 << 18, 1 << 20, 1 << 22, 1 << 26] {
         case.device_limit = Some(least + more);
         let found = case.question(&fixed).search().unwrap();
-        assert!(found.step_ns <= last, "{more} bytes more: {} ns, {last} before", found.step_ns);
+        assert!(
+            found.step_ns <= last,
+            "{} ns with {more} bytes more, {last} ns with less memory",
+            found.step_ns
+        );
         last = found.step_ns;
     }
     let least_of = |layers: usize| {
@@ -400,7 +404,7 @@ fn more_memory_is_never_slower_and_depth_costs_no_device_memory() {
         needed(case.question(&fixed).search().unwrap_err().message())
     };
     let [shallow, deep] = [5, 50].map(least_of);
-    // Where gradients wait on the device, for streamed ones that are clipped, each layer has its slab.
+    // Exception: in mode streamed with clipping, gradients wait on the device, in one slab per layer.
     let waits = case.clips && case.mode == Mode::Streamed;
     assert!(waits || deep == shallow, "{shallow} bytes for 5 layers, {deep} for 50");
 }

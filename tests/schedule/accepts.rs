@@ -1,4 +1,4 @@
-//! What is built and synchronised is right, and its waits are the least.
+//! Built and synchronized lists are correct, and their waits are minimal.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::cases::{
-    Act, Case, any_case, cases, issued_before, place_of, policy, rewrite, three_steps, waits_of,
+    Act, Case, any_case, cases, issued_before, policy, position_of, rewrite, three_steps, waits_of,
 };
 
 proptest! {
@@ -27,33 +27,33 @@ proptest! {
     }
 }
 
-/// The tick of an operation of a list that was issued.
+/// The tick of an operation of an issued list.
 fn tick_of(acts: &[Act], party: Party) -> Tick {
-    let Act::Issue(_, synced) = &acts[place_of(acts, party.list as usize - 1)] else {
-        unreachable!("a list")
+    let Act::Issue(_, synced) = &acts[position_of(acts, party.list as usize - 1)] else {
+        unreachable!("the position is that of a list")
     };
     synced.tick(party.index)
 }
 
-/// Drops every wait of one list, one at a time. Each time the checker objects that the owner of the wait may meet
-/// another operation. The first that it names may be of a third lane, which only the dropped wait told of; with
-/// waits for such in its place, it comes to name the very operation that was waited for: no wait is there for what
-/// it tells of others alone.
-fn every_dropped_wait_is_found(case: &Case, acts: &[Act], place: usize) -> Result<usize, TestCaseError> {
-    let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+/// Drops every wait of one list, one at a time. Each time the checker must report a race of the operation that
+/// owns the wait. The other operation that it names may at first be one of a third lane, which was ordered only
+/// through the dropped wait. The test then adds a wait for that operation and repeats, until the checker names
+/// the awaited operation itself. So every wait orders a conflict with the very operation it waits for.
+fn every_dropped_wait_is_found(case: &Case, acts: &[Act], position: usize) -> Result<usize, TestCaseError> {
+    let Act::Issue(list, synced) = &acts[position] else { unreachable!("the position is that of a list") };
     let waits = waits_of(synced);
     for &(owner, dropped) in &waits {
         let (mut faulty, awaited) = (acts.to_vec(), synced.waits(owner)[dropped]);
-        let mut instead: Vec<Tick> = Vec::new();
+        let mut added: Vec<Tick> = Vec::new();
         loop {
             let other = rewrite(list, synced, |index, waits, signal| {
                 *signal = true;
                 if index == owner {
                     waits.remove(dropped);
-                    waits.extend(&instead);
+                    waits.extend(&added);
                 }
             });
-            faulty[place] = Act::Issue(list.clone(), other);
+            faulty[position] = Act::Issue(list.clone(), other);
             let fault = case.fault(&faulty);
             let Some(Fault::Race { first, second, .. }) = fault else {
                 let operation = list.operations[owner];
@@ -64,9 +64,9 @@ fn every_dropped_wait_is_found(case: &Case, acts: &[Act], place: usize) -> Resul
             if named == awaited {
                 break;
             }
-            prop_assert!(!instead.contains(&named), "{} again", list.operations[owner]);
+            prop_assert!(!added.contains(&named), "{}: the same race again", list.operations[owner]);
             prop_assert_ne!(first.lane(), second.lane());
-            instead.push(named);
+            added.push(named);
         }
     }
     Ok(waits.len())
@@ -76,35 +76,35 @@ proptest! {
     #![proptest_config(cases(150))]
 
     #[test]
-    fn no_wait_of_the_middle_step_can_be_spared(case in three_steps()) {
+    fn every_wait_of_the_middle_step_is_needed(case in three_steps()) {
         let acts = case.acts(&case.lists());
-        let waits = every_dropped_wait_is_found(&case, &acts, place_of(&acts, case.middle()))?;
+        let waits = every_dropped_wait_is_found(&case, &acts, position_of(&acts, case.middle()))?;
         prop_assert!(waits > 0);
     }
 
     #[test]
-    fn no_wait_of_any_list_can_be_spared(case in any_case()) {
+    fn every_wait_of_any_list_is_needed(case in any_case()) {
         let acts = case.acts(&case.lists());
         for list in 0..case.kinds.len() {
-            every_dropped_wait_is_found(&case, &acts, place_of(&acts, list))?;
+            every_dropped_wait_is_found(&case, &acts, position_of(&acts, list))?;
         }
     }
 
     #[test]
-    fn more_waits_do_no_harm(case in any_case(), seed: u64) {
+    fn additional_waits_are_accepted(case in any_case(), seed: u64) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let acts = case.acts(&case.lists());
         let mut more = acts.clone();
-        for (place, act) in acts.iter().enumerate() {
+        for (position, act) in acts.iter().enumerate() {
             let Act::Issue(list, synced) = act else { continue };
-            let mut issued = issued_before(&acts, place);
+            let mut issued = issued_before(&acts, position);
             let added = rewrite(list, synced, |index, waits, signal| {
                 *signal = true;
                 let lane = Lane::ALL[random.random_range(0..Lane::COUNT)];
                 waits.push(Tick { lane, count: random.random_range(0..=issued[lane.at()]) });
                 issued[list.operations[index].lane().at()] += 1;
             });
-            more[place] = Act::Issue(list.clone(), added);
+            more[position] = Act::Issue(list.clone(), added);
         }
         if let Some(fault) = case.fault(&more) {
             prop_assert!(false, "{fault}");
@@ -116,13 +116,13 @@ proptest! {
     #![proptest_config(cases(500))]
 
     #[test]
-    fn operations_touch_what_exists_once_and_on_its_lanes(case in any_case()) {
+    fn operations_access_existing_resources_once_and_on_their_lanes(case in any_case()) {
         for list in case.lists() {
             for operation in &list.operations {
-                let mut touched = Vec::new();
-                operation.visit(&case.geometry, list.extent, &mut |access| touched.push(access.resource));
-                for (index, resource) in touched.iter().enumerate() {
-                    prop_assert!(!touched[..index].contains(resource), "{operation}: {resource} twice");
+                let mut accessed = Vec::new();
+                operation.visit(&case.geometry, list.extent, &mut |access| accessed.push(access.resource));
+                for (index, resource) in accessed.iter().enumerate() {
+                    prop_assert!(!accessed[..index].contains(resource), "{operation}: {resource} twice");
                     prop_assert!(resource.lanes().contains(&operation.lane()), "{operation}: {resource}");
                     prop_assert!(resource.exists(&case.policy, &case.geometry, list.extent));
                 }
@@ -135,13 +135,14 @@ proptest! {
         prop_assert_eq!(case.lists(), case.lists());
     }
 
-    /// A signal is an event on a device: none is given in vain but what the border of a list calls for.
+    /// A signal is an event on a device. Every signal is awaited in its list, or is a last access that a later
+    /// list may await.
     #[test]
-    fn signals_are_waited_for_here_or_last_of_their_kind(case in three_steps()) {
+    fn every_signal_is_awaited_here_or_is_a_last_access(case in three_steps()) {
         let acts = case.acts(&case.lists());
-        let place = place_of(&acts, case.middle());
-        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
-        let waited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
+        let position = position_of(&acts, case.middle());
+        let Act::Issue(list, synced) = &acts[position] else { unreachable!("the position is that of a list") };
+        let awaited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
         for index in (0..synced.len()).filter(|&index| synced.signal(index)) {
             let mut last = false;
             list.operations[index].visit(&case.geometry, list.extent, &mut |access| {
@@ -154,13 +155,13 @@ proptest! {
                 };
                 last |= !list.operations[index + 1..].iter().any(touches_later);
             });
-            prop_assert!(last || waited.contains(&synced.tick(index)), "{}", list.operations[index]);
+            prop_assert!(last || awaited.contains(&synced.tick(index)), "{}", list.operations[index]);
         }
     }
 }
 
 #[test]
-fn what_cannot_be_built_is_refused_with_the_reason() {
+fn invalid_policies_are_refused_with_the_reason() {
     let good = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
     let model = Geometry { layers: 3, tied: false, embedding_chunks: 2, head_chunks: 2 };
     let streamed = policy(Mode::Streamed, AdamWhen::UnderBackward, 2, 2, 2);
@@ -172,7 +173,7 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     let mut both = policy(Mode::Exact, AdamWhen::UnderBackward, 2, 2, 2);
     both.placement.grad_wait = GradWait::Device;
     let refused: [(Policy, Geometry, usize, &str); 12] = [
-        (too_many, model, 1, "3 layers, found placements for 4"),
+        (too_many, model, 1, "placements for 4 layers, but the model has 3"),
         (no_sweep, model, 1, "sweeps"),
         (both, model, 1, "wait for the clip decision"),
         (good(), model, 0, "micro-batches"),
@@ -199,9 +200,9 @@ fn what_cannot_be_built_is_refused_with_the_reason() {
     assert!(logits(&good(), &Geometry { layers: 0, ..model }).is_err());
 }
 
-/// Many times the same resources: what is kept does not grow with the lists that have passed.
+/// Many lists over the same resources: their numbers of waits stay the same.
 #[test]
-fn a_long_life_is_accepted() {
+fn many_lists_over_the_same_resources_are_accepted() {
     let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 3, 2, 2);
     let geometry = Geometry { layers: 4, tied: true, embedding_chunks: 3, head_chunks: 1 };
     let (mut sync, mut checker) = (Sync::new(&geometry), Checker::new(&policy, &geometry));
@@ -218,9 +219,9 @@ fn a_long_life_is_accepted() {
     }
 }
 
-/// Prints how long a large model takes: run with `--release -- --nocapture large`.
+/// Prints the time for a large model: run with `--release -- --nocapture large`.
 #[test]
-fn a_large_model_is_built_synchronised_and_checked() {
+fn a_large_model_is_built_synchronized_and_checked() {
     let geometry = Geometry { layers: 126, tied: false, embedding_chunks: 3, head_chunks: 3 };
     let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
     let (mut sync, mut checker) = (Sync::new(&geometry), Checker::new(&policy, &geometry));
@@ -234,7 +235,7 @@ fn a_large_model_is_built_synchronised_and_checked() {
         let checked = start.elapsed();
         let signals = (0..synced.len()).filter(|&index| synced.signal(index)).count();
         println!(
-            "step {step}: {} operations, {} waits, {signals} signals; built {:.2} ms, synchronised {:.2} ms, \
+            "step {step}: {} operations, {} waits, {signals} signals; built {:.2} ms, synchronized {:.2} ms, \
              checked {:.2} ms",
             synced.len(),
             waits_of(&synced).len(),

@@ -1,4 +1,4 @@
-//! The memory of passes: every operand is in a resource that its operation declares, to be used as the pass uses it.
+//! Every operand of a pass is in a resource that the operation declares, with the access that the pass needs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ fn passes(geometry: &Geometry) -> Passes {
     Passes::new(&config, &Layout::new(&config), sizes)
 }
 
-/// Returns the number of passes that were looked at.
+/// Returns the number of passes checked.
 fn every_operand_is_declared(list: &List, geometry: &Geometry, passes: &Passes) -> usize {
     let mut found = 0;
     for operation in &list.operations {
@@ -44,7 +44,9 @@ fn every_operand_is_declared(list: &List, geometry: &Geometry, passes: &Passes) 
                 };
                 let access = declared.get(&resource);
                 let access = access.unwrap_or_else(|| {
-                    panic!("{operation}: {name} has {what} in {resource}, which is not declared")
+                    panic!(
+                        "{operation}: {name} has {what} in {resource}, which the operation does not declare"
+                    )
                 });
                 if operand.access != Use::Set && !written.contains(&resource) {
                     assert!(access.needs.is_some(), "{operation}: {name} reads {what} in {resource}");
@@ -67,7 +69,7 @@ proptest! {
         let passes = passes(&case.geometry);
         for list in case.lists() {
             let found = every_operand_is_declared(&list, &case.geometry, &passes);
-            prop_assert!(found > 0 || list.extent.micros == 0, "a list without a pass");
+            prop_assert!(found > 0 || list.extent.micros == 0, "the list has no pass");
         }
     }
 }

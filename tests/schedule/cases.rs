@@ -1,4 +1,4 @@
-//! Random policies, models and sequences of lists, and what the engine does with them.
+//! Random policies, models and sequences of lists, and the steps that the engine takes to run them.
 
 use horizon::base::{DType, MicroIndex, Shape};
 use horizon::device::{Lane, Tick};
@@ -10,7 +10,7 @@ use horizon::schedule::{
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-/// Every run of the tests sees the same cases; the long run sees more of them.
+/// The proptest configuration: the same cases in every run, 20 times as many with `HZ_LONG`.
 pub fn cases(count: u32) -> ProptestConfig {
     let times = if std::env::var_os("HZ_LONG").is_some() { 20 } else { 1 };
     ProptestConfig {
@@ -21,7 +21,7 @@ pub fn cases(count: u32) -> ProptestConfig {
     }
 }
 
-/// What a list is for, and over how many micro-batches.
+/// The purpose of a list, and its number of micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Train(usize),
@@ -30,21 +30,21 @@ pub enum Kind {
     Logits,
     Save,
     Logprobs(usize),
-    /// A plain step where the policy cuts it into sweeps.
+    /// A plain training step if the policy has several sweeps.
     TrainWithLoss(usize),
 }
 
-/// A policy, a model, and what is asked of them.
+/// A policy, a model, and the lists to run.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub policy: Policy,
     pub geometry: Geometry,
     pub kinds: Vec<Kind>,
-    /// Whether the issuing thread touches memory between lists: writes batches, reads results and masters.
+    /// True if the issuing thread accesses memory between lists: writes batches, reads results and masters.
     pub outside: bool,
 }
 
-/// What the issuing thread does: issue a list, or touch memory itself once some ticks have arrived.
+/// An act of the issuing thread: issues a list, or accesses memory itself once some ticks have arrived.
 #[derive(Clone, Debug)]
 pub enum Act {
     Issue(List, Synced),
@@ -94,7 +94,7 @@ fn any_layer() -> impl Strategy<Value = LayerPlacement> {
     )
 }
 
-/// A model, and a policy that fits it.
+/// A model, and a policy that is valid for it.
 pub fn any_model() -> impl Strategy<Value = (Policy, Geometry)> {
     let layers = prop_oneof![
         1 => Just(Vec::new()),
@@ -145,8 +145,8 @@ pub fn any_case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// Three steps over the same micro-batches, the middle one in the steady state; the state after the first may be
-/// saved under it.
+/// Three steps over the same number of micro-batches, the middle one in the steady state. The state after the
+/// first may be saved during it.
 pub fn three_steps() -> impl Strategy<Value = Case> {
     let step = prop_oneof![
         2 => Just(Kind::Train as fn(usize) -> Kind),
@@ -165,7 +165,7 @@ pub fn three_steps() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    /// Of [`three_steps`] the place of the middle one among the lists.
+    /// The position of the middle step of [`three_steps`] among the lists.
     pub fn middle(&self) -> usize {
         self.kinds.len() - 2
     }
@@ -191,7 +191,7 @@ impl Case {
         self.kinds.iter().map(|&kind| self.list(kind)).collect()
     }
 
-    /// The acts of the issuing thread, with the waits that are inferred for these lists.
+    /// The acts of the issuing thread for these lists, with inferred waits.
     pub fn acts(&self, lists: &[List]) -> Vec<Act> {
         let mut sync = Sync::new(&self.geometry);
         let mut acts = Vec::new();
@@ -219,7 +219,7 @@ impl Case {
         acts
     }
 
-    /// What the issuing thread reads when a list's answer is known.
+    /// The accesses by which the issuing thread reads the result of a list.
     fn results(&self, kind: Kind) -> Vec<Access> {
         let loss = |micros| Content::Loss { terms: micros as u32 };
         match kind {
@@ -242,27 +242,27 @@ impl Case {
         }
     }
 
-    /// What the checker objects to, if it does.
+    /// The fault that the checker finds, if any.
     pub fn fault(&self, acts: &[Act]) -> Option<Fault> {
         let mut checker = Checker::new(&self.policy, &self.geometry);
-        let answer = acts.iter().try_for_each(|act| match act {
+        let result = acts.iter().try_for_each(|act| match act {
             Act::Issue(list, synced) => checker.check(list, synced),
             Act::Outside(ticks, accesses) => {
                 checker.settle(ticks)?;
                 checker.outside(accesses)
             }
         });
-        answer.err().map(|fault| *fault)
+        result.err().map(|fault| *fault)
     }
 }
 
-/// The place of the `list`-th list (counted from 0) among the acts.
-pub fn place_of(acts: &[Act], list: usize) -> usize {
+/// The position of the `list`-th list (counted from 0) among the acts.
+pub fn position_of(acts: &[Act], list: usize) -> usize {
     let mut issues = acts.iter().enumerate().filter(|(_, act)| matches!(act, Act::Issue(..)));
     issues.nth(list).expect("there are that many lists").0
 }
 
-/// The same waits, but for what `change` makes of those of each operation: waits and signal.
+/// The same waits and signals, changed by `change` for each operation.
 pub fn rewrite(
     list: &List,
     synced: &Synced,
@@ -277,17 +277,17 @@ pub fn rewrite(
     changed
 }
 
-/// Every wait of a list: whose it is, which of its waits it is.
+/// Every wait of a list: the position of its operation, and its index among that operation's waits.
 pub fn waits_of(synced: &Synced) -> Vec<(usize, usize)> {
     (0..synced.len())
         .flat_map(|index| (0..synced.waits(index).len()).map(move |wait| (index, wait)))
         .collect()
 }
 
-/// Tasks of each lane before a list starts.
-pub fn issued_before(acts: &[Act], place: usize) -> [u64; Lane::COUNT] {
+/// Number of tasks issued to each lane before the act at `position`.
+pub fn issued_before(acts: &[Act], position: usize) -> [u64; Lane::COUNT] {
     let mut issued = [0; Lane::COUNT];
-    for act in &acts[..place] {
+    for act in &acts[..position] {
         if let Act::Issue(list, _) = act {
             list.operations.iter().for_each(|operation| issued[operation.lane().at()] += 1);
         }

@@ -1,4 +1,4 @@
-//! Lanes in any order that the waits allow give what program order gives.
+//! Lanes that run in any order the waits allow give the result of program order.
 
 use horizon::device::{Lane, Tick};
 use horizon::schedule::{AdamWhen, Guard, Resource};
@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::cases::{
-    Act, Case, Kind, any_case, any_model, cases, issued_before, place_of, rewrite, three_steps, waits_of,
+    Act, Case, Kind, any_case, any_model, cases, issued_before, position_of, rewrite, three_steps, waits_of,
 };
 use crate::machine::{Machine, Order, Outcome, initial};
 use crate::plain;
@@ -20,7 +20,7 @@ proptest! {
     #![proptest_config(cases(300))]
 
     #[test]
-    fn any_order_gives_what_program_order_gives(case in any_case(), seed: u64) {
+    fn any_order_gives_the_result_of_program_order(case in any_case(), seed: u64) {
         let acts = case.acts(&case.lists());
         let program = run(&case, &acts, Order::Program, seed);
         for round in 0..4 {
@@ -32,7 +32,7 @@ proptest! {
     }
 
     #[test]
-    fn a_step_is_what_the_plain_algorithm_gives(
+    fn a_step_gives_the_result_of_the_plain_algorithm(
         (policy, geometry) in any_model(),
         micros in 1..=4usize,
         announced: [bool; 3],
@@ -50,7 +50,7 @@ proptest! {
         let step = |announced| plain::step(&geometry, &batches, &mut model, guard, announced && first);
         let answers = announced.map(step);
         prop_assert_eq!(outcome.masters, model.masters);
-        let at = |resource| outcome.memory.iter().find(|(place, _)| *place == resource).map(|(_, value)| *value);
+        let at = |wanted| outcome.memory.iter().find(|(resource, _)| *resource == wanted).map(|(_, value)| *value);
         prop_assert_eq!(at(Resource::HostLoss), Some(answers[2].loss));
         prop_assert_eq!(at(Resource::ClipDecision), Some(answers[2].clip_decision));
     }
@@ -59,15 +59,15 @@ proptest! {
 proptest! {
     #![proptest_config(cases(20))]
 
-    /// A wait more than needed costs time and nothing else: one more for each operation of the middle step in turn.
+    /// An additional wait does not change results: one for each operation of the middle step in turn.
     #[test]
-    fn one_more_wait_changes_nothing(case in three_steps(), seed: u64) {
+    fn an_additional_wait_changes_no_result(case in three_steps(), seed: u64) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let acts = case.acts(&case.lists());
         let program = run(&case, &acts, Order::Program, seed);
-        let place = place_of(&acts, case.middle());
-        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
-        let mut issued = issued_before(&acts, place);
+        let position = position_of(&acts, case.middle());
+        let Act::Issue(list, synced) = &acts[position] else { unreachable!("the position is that of a list") };
+        let mut issued = issued_before(&acts, position);
         for (owner, operation) in list.operations.iter().enumerate() {
             let lane = Lane::ALL[random.random_range(0..Lane::COUNT)];
             let more = Tick { lane, count: random.random_range(0..=issued[lane.at()]) };
@@ -77,9 +77,9 @@ proptest! {
                     waits.push(more);
                 }
             });
-            let mut patient = acts.clone();
-            patient[place] = Act::Issue(list.clone(), waits);
-            prop_assert_eq!(&run(&case, &patient, Order::Random, seed), &program, "{} and {:?}", operation, more);
+            let mut changed = acts.clone();
+            changed[position] = Act::Issue(list.clone(), waits);
+            prop_assert_eq!(&run(&case, &changed, Order::Random, seed), &program, "{} and {:?}", operation, more);
         }
     }
 }
@@ -87,15 +87,15 @@ proptest! {
 proptest! {
     #![proptest_config(cases(60))]
 
-    /// The other half of minimality, by execution: without any one wait some order gives something else.
-    /// Every step has new batches, so that an upload that comes too early shows.
+    /// Minimality by execution: without any one wait, some order gives another result. Every step has new
+    /// batches, so that an early upload changes the result.
     #[test]
-    fn every_dropped_wait_can_be_seen(case in three_steps(), seed: u64) {
+    fn every_dropped_wait_changes_a_result(case in three_steps(), seed: u64) {
         let case = Case { outside: true, ..case };
         let acts = case.acts(&case.lists());
         let program = run(&case, &acts, Order::Program, seed);
-        let place = place_of(&acts, case.middle());
-        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+        let position = position_of(&acts, case.middle());
+        let Act::Issue(list, synced) = &acts[position] else { unreachable!("the position is that of a list") };
         for (owner, dropped) in waits_of(synced) {
             let awaited = synced.waits(owner)[dropped];
             let mut faulty = acts.clone();
@@ -104,7 +104,7 @@ proptest! {
                     waits.remove(dropped);
                 }
             });
-            faulty[place] = Act::Issue(list.clone(), fewer);
+            faulty[position] = Act::Issue(list.clone(), fewer);
             let seen = run(&case, &faulty, Order::Hold(awaited), seed);
             prop_assert_ne!(&seen, &program, "{} without {:?}", list.operations[owner], awaited);
         }

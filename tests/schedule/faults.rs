@@ -1,7 +1,7 @@
 //! The checker finds planted faults.
 //!
-//! A fault in the list is planted before the waits are inferred, so that the waits suit the faulty list and
-//! only its contents are wrong; a fault in the waits is planted after.
+//! A fault in the list is planted before the waits are inferred, so that the waits fit the faulty list and only
+//! its contents are wrong. A fault in the waits is planted afterwards.
 
 use horizon::base::{SlabIndex, SlotIndex, SpillIndex};
 use horizon::device::{Lane, Tick};
@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::cases::{
-    Act, Case, Kind, any_case, cases, issued_before, place_of, policy, rewrite, three_steps, waits_of,
+    Act, Case, Kind, any_case, cases, issued_before, policy, position_of, rewrite, three_steps, waits_of,
 };
 use crate::machine::{Machine, Order, Outcome};
 
@@ -22,14 +22,14 @@ fn program(case: &Case, acts: &[Act]) -> Outcome {
     Machine::new(&case.geometry).run(acts, Order::Program, &mut ChaCha8Rng::seed_from_u64(0))
 }
 
-/// The acts of three steps of which the middle one has other operations.
+/// The acts of three steps, the middle one with these operations.
 fn with_middle(case: &Case, operations: Vec<Operation>) -> Vec<Act> {
     let mut lists = case.lists();
     lists[case.middle()].operations = operations;
     case.acts(&lists)
 }
 
-/// The checker's answer to three steps of which the middle one has other operations.
+/// The fault that the checker finds in three steps, the middle one with these operations.
 fn middle_fault(case: &Case, operations: Vec<Operation>) -> Option<Fault> {
     case.fault(&with_middle(case, operations))
 }
@@ -58,7 +58,7 @@ proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
-    fn an_upload_before_the_slots_last_reader_is_found(case in three_steps()) {
+    fn an_upload_before_the_last_reader_of_its_slot_is_found(case in three_steps()) {
         let list = middle(&case);
         for (index, operation) in list.operations.iter().enumerate() {
             let Operation::Upload { place, .. } = operation else { continue };
@@ -70,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn a_slab_that_leaves_late_is_found(case in three_steps()) {
+    fn a_late_download_of_a_slab_is_found(case in three_steps()) {
         let list = middle(&case);
         for (index, operation) in list.operations.iter().enumerate() {
             let Operation::Download { slab, .. } = *operation else { continue };
@@ -82,7 +82,7 @@ proptest! {
     }
 
     #[test]
-    fn a_ring_slab_that_is_used_late_is_found(case in three_steps()) {
+    fn a_late_use_of_a_ring_slab_is_found(case in three_steps()) {
         let list = middle(&case);
         for (index, operation) in list.operations.iter().enumerate() {
             let Operation::Adam { from: from @ GradientBuffer::Ring(_), .. } = *operation else { continue };
@@ -115,9 +115,9 @@ proptest! {
         }
     }
 
-    /// Every way to name another slot or slab than the one meant.
+    /// Every other slot or slab in place of the right one.
     #[test]
-    fn a_wrong_place_is_found(case in three_steps()) {
+    fn a_wrong_slot_or_slab_is_found(case in three_steps()) {
         let list = middle(&case);
         let placement = &case.policy.placement;
         for index in 0..list.operations.len() {
@@ -148,23 +148,23 @@ proptest! {
         }
     }
 
-    /// Every other place that a boundary could be looked for or left in.
+    /// Every other boundary buffer in place of the right one.
     #[test]
-    fn a_boundary_in_a_wrong_place_is_found(case in three_steps()) {
+    fn a_wrong_boundary_buffer_is_found(case in three_steps()) {
         let list = middle(&case);
         let spill_buffers = [SpillIndex(0), SpillIndex(1), SpillIndex(2)];
-        let places = spill_buffers.map(BoundaryBuffer::Spill).into_iter().chain([BoundaryBuffer::Own, BoundaryBuffer::ResidualStream]);
+        let buffers = spill_buffers.map(BoundaryBuffer::Spill).into_iter().chain([BoundaryBuffer::Own, BoundaryBuffer::ResidualStream]);
         for index in 0..list.operations.len() {
             let mut wrong = Vec::new();
-            for place in places.clone() {
+            for buffer in buffers.clone() {
                 match list.operations[index] {
-                    Operation::EmbedForward { micro, .. } => wrong.push(Operation::EmbedForward { micro, to: place }),
+                    Operation::EmbedForward { micro, .. } => wrong.push(Operation::EmbedForward { micro, to: buffer }),
                     Operation::Forward { unit, slot, micro, recompute, from, to } => {
-                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from: place, to });
-                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from, to: place });
+                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from: buffer, to });
+                        wrong.push(Operation::Forward { unit, slot, micro, recompute, from, to: buffer });
                     }
                     Operation::RecomputeBackward { unit, slot, micro, recompute, accumulator, .. } => {
-                        let from = place;
+                        let from = buffer;
                         wrong.push(Operation::RecomputeBackward { unit, slot, micro, recompute, from, accumulator });
                     }
                     Operation::SpillBoundary { unit, micro, .. } => {
@@ -184,19 +184,19 @@ proptest! {
         }
     }
 
-    /// Every other place that a sum could be looked for or left in.
+    /// Every other accumulator buffer in place of the right one.
     #[test]
-    fn a_sum_in_a_wrong_place_is_found(case in three_steps()) {
+    fn a_wrong_accumulator_buffer_is_found(case in three_steps()) {
         let list = middle(&case);
         let spill_buffers = [SpillIndex(0), SpillIndex(1), SpillIndex(2)];
-        let places = spill_buffers.map(AccumulatorBuffer::Spill).into_iter().chain([AccumulatorBuffer::Own, AccumulatorBuffer::Shared]);
+        let buffers = spill_buffers.map(AccumulatorBuffer::Spill).into_iter().chain([AccumulatorBuffer::Own, AccumulatorBuffer::Shared]);
         for index in 0..list.operations.len() {
-            for place in places.clone() {
+            for buffer in buffers.clone() {
                 let mut operations = list.operations.clone();
-                match (&mut operations[index], place) {
+                match (&mut operations[index], buffer) {
                     (Operation::RecomputeBackward { accumulator, .. }, _)
                     | (Operation::Norm { accumulator, .. }, _)
-                    | (Operation::Round { accumulator, .. }, _) => *accumulator = place,
+                    | (Operation::Round { accumulator, .. }, _) => *accumulator = buffer,
                     (Operation::SpillAccumulator { spill, .. } | Operation::FetchAccumulator { spill, .. }, AccumulatorBuffer::Spill(other)) => {
                         *spill = other;
                     }
@@ -210,9 +210,9 @@ proptest! {
         }
     }
 
-    /// Forward and backward agree on what is kept.
+    /// Forward and backward must agree on the saved activations.
     #[test]
-    fn a_backward_that_relies_on_what_is_not_kept_is_found(case in three_steps()) {
+    fn a_backward_that_reads_activations_that_were_not_saved_is_found(case in three_steps()) {
         let list = middle(&case);
         for index in 0..list.operations.len() {
             for other in [Recompute::Full, Recompute::Selective, Recompute::None] {
@@ -228,8 +228,8 @@ proptest! {
         }
     }
 
-    /// Nothing can be left out. What only the issuing thread reads shows when it reads, and AdamW of a unit
-    /// in its gradient that nobody uses.
+    /// No operation can be left out. If only the issuing thread reads the result, its read fails; if AdamW of a
+    /// unit is missing, its gradient is unused.
     #[test]
     fn a_missing_operation_is_found(case in three_steps()) {
         let case = Case { outside: true, ..case };
@@ -242,13 +242,13 @@ proptest! {
     }
 
     #[test]
-    fn a_wait_for_what_is_yet_to_be_issued_is_found(case in three_steps(), seed: u64) {
+    fn a_wait_for_a_task_that_is_not_issued_yet_is_found(case in three_steps(), seed: u64) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let acts = case.acts(&case.lists());
-        let place = place_of(&acts, case.middle());
-        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
+        let position = position_of(&acts, case.middle());
+        let Act::Issue(list, synced) = &acts[position] else { unreachable!("the position is that of a list") };
         let victim = random.random_range(0..list.operations.len());
-        let mut issued = issued_before(&acts, place);
+        let mut issued = issued_before(&acts, position);
         list.operations[..victim].iter().for_each(|operation| issued[operation.lane().at()] += 1);
         for lane in Lane::ALL {
             let ahead = rewrite(list, synced, |index, waits, _| {
@@ -257,39 +257,39 @@ proptest! {
                 }
             });
             let mut faulty = acts.clone();
-            faulty[place] = Act::Issue(list.clone(), ahead);
+            faulty[position] = Act::Issue(list.clone(), ahead);
             let fault = case.fault(&faulty);
-            prop_assert!(matches!(fault, Some(Fault::Ahead { .. })), "{fault:?}");
+            prop_assert!(matches!(fault, Some(Fault::NotIssued { .. })), "{fault:?}");
         }
     }
 
     #[test]
     fn a_missing_signal_is_found(case in three_steps()) {
         let acts = case.acts(&case.lists());
-        let place = place_of(&acts, case.middle());
-        let Act::Issue(list, synced) = &acts[place] else { unreachable!("the place of a list") };
-        let waited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
-        for quiet in (0..synced.len()).filter(|&index| waited.contains(&synced.tick(index))) {
+        let position = position_of(&acts, case.middle());
+        let Act::Issue(list, synced) = &acts[position] else { unreachable!("the position is that of a list") };
+        let awaited: Vec<Tick> = waits_of(synced).iter().map(|&(index, wait)| synced.waits(index)[wait]).collect();
+        for silenced in (0..synced.len()).filter(|&index| awaited.contains(&synced.tick(index))) {
             let mut faulty = acts.clone();
-            let changed = rewrite(list, synced, |index, _, signal| *signal &= index != quiet);
-            faulty[place] = Act::Issue(list.clone(), changed);
+            let changed = rewrite(list, synced, |index, _, signal| *signal &= index != silenced);
+            faulty[position] = Act::Issue(list.clone(), changed);
             let fault = case.fault(&faulty);
-            prop_assert!(matches!(fault, Some(Fault::Silent { .. })), "{fault:?}");
+            prop_assert!(matches!(fault, Some(Fault::NoSignal { .. })), "{fault:?}");
         }
     }
 
-    /// The issuing thread is held to the same rules as the lanes.
+    /// The rules of the lanes also hold for the issuing thread.
     #[test]
     fn a_caller_that_does_not_wait_is_found(case in three_steps()) {
         let case = Case { outside: true, ..case };
         let acts = case.acts(&case.lists());
-        for place in 0..acts.len() {
-            let Act::Outside(ticks, accesses) = &acts[place] else { continue };
+        for position in 0..acts.len() {
+            let Act::Outside(ticks, accesses) = &acts[position] else { continue };
             for dropped in 0..ticks.len() {
                 let mut fewer = ticks.clone();
                 fewer.remove(dropped);
                 let mut faulty = acts.clone();
-                faulty[place] = Act::Outside(fewer, accesses.clone());
+                faulty[position] = Act::Outside(fewer, accesses.clone());
                 let fault = case.fault(&faulty);
                 let found = matches!(fault, Some(Fault::Race { second, .. }) if second.operation.is_none());
                 prop_assert!(found, "{fault:?}");
@@ -298,7 +298,7 @@ proptest! {
     }
 }
 
-/// Whether an operation reads a resource.
+/// True if an operation reads a resource.
 fn reads(case: &Case, list: &List, operation: &Operation, resource: Resource) -> bool {
     let mut reads = false;
     operation.visit(&case.geometry, list.extent, &mut |access| {
@@ -307,7 +307,7 @@ fn reads(case: &Case, list: &List, operation: &Operation, resource: Resource) ->
     reads
 }
 
-/// What the checker lets pass gives what the right list gives.
+/// Returns true if the checker accepts the operations; their result must then be that of the right list.
 fn found_or_harmless(
     case: &Case,
     right: &Outcome,
@@ -326,7 +326,7 @@ fn found_or_harmless(
 proptest! {
     #![proptest_config(cases(30))]
 
-    /// Every two neighbours on a lane, swapped.
+    /// Swaps every two consecutive operations of a lane.
     #[test]
     fn swapped_operations_are_found_or_harmless(case in three_steps()) {
         let case = Case { outside: true, ..case };
@@ -342,9 +342,9 @@ proptest! {
         }
     }
 
-    /// Slips of any kind: swaps, moves, repetitions, other indices, several at a time.
+    /// Random mutations: swaps, moves, repetitions, other indices, several at a time.
     #[test]
-    fn slips_are_found_or_harmless(case in three_steps(), seed: u64) {
+    fn random_mutations_are_found_or_harmless(case in three_steps(), seed: u64) {
         let case = Case { outside: true, ..case };
         let list = middle(&case);
         let right = program(&case, &case.acts(&case.lists()));
@@ -352,14 +352,14 @@ proptest! {
         for _ in 0..60 {
             let mut operations = list.operations.clone();
             for _ in 0..random.random_range(1..=2) {
-                slip(&mut operations, &mut random);
+                mutate(&mut operations, &mut random);
             }
             found_or_harmless(&case, &right, operations)?;
         }
     }
 }
 
-fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
+fn mutate(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
     let (one, other) = (random.random_range(0..operations.len()), random.random_range(0..operations.len()));
     match random.random_range(0..4) {
         0 => operations.swap(one, other),
@@ -367,7 +367,7 @@ fn slip(operations: &mut Vec<Operation>, random: &mut ChaCha8Rng) {
             let operation = operations.remove(one);
             operations.insert(other, operation);
         }
-        // AdamW twice from one gradient is the one slip that leaves everything where it should be.
+        // Excluded: AdamW twice from one gradient leaves every resource with the expected content.
         2 if !matches!(operations[one], Operation::Adam { .. }) => operations.insert(other, operations[one]),
         _ => match &mut operations[one] {
             Operation::Upload { unit, .. }
@@ -409,33 +409,35 @@ fn waits_of_another_list_are_refused() {
     let mut runner = proptest::test_runner::TestRunner::new(cases(200));
     let outcome = runner.run(&any_case(), |case| {
         let acts = case.acts(&case.lists());
-        for place in 0..acts.len() {
-            let Act::Issue(list, synced) = &acts[place] else { continue };
+        for position in 0..acts.len() {
+            let Act::Issue(list, synced) = &acts[position] else { continue };
             let mut shorter = list.clone();
             shorter.operations.pop();
             let mut faulty = acts.clone();
-            faulty[place] = Act::Issue(shorter, synced.clone());
+            faulty[position] = Act::Issue(shorter, synced.clone());
             let fault = case.fault(&faulty);
-            prop_assert!(matches!(fault, Some(Fault::Misfit { party: None })), "{fault:?}");
+            prop_assert!(matches!(fault, Some(Fault::Mismatch { party: None })), "{fault:?}");
         }
         Ok(())
     });
     outcome.unwrap();
 }
 
-/// One planted fault of each class, told as what it is.
+/// One planted fault of each class.
 #[test]
-fn every_class_of_fault_is_told_as_such() {
+fn every_class_of_fault_is_reported_as_such() {
     let policy = policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2);
     let geometry = Geometry { layers: 3, tied: false, embedding_chunks: 2, head_chunks: 2 };
     let kinds = vec![Kind::Train(2), Kind::Save, Kind::Train(2), Kind::Train(2)];
     let case = Case { policy, geometry, kinds, outside: false };
     let acts = case.acts(&case.lists());
     assert_eq!(case.fault(&acts), None);
-    let (list, place) = (middle(&case), place_of(&acts, case.middle()));
-    let Act::Issue(_, synced) = &acts[place] else { unreachable!("the place of a list") };
+    let (list, position_in_acts) = (middle(&case), position_of(&acts, case.middle()));
+    let Act::Issue(_, synced) = &acts[position_in_acts] else {
+        unreachable!("the position is that of a list")
+    };
     let find = |text: &str| {
-        position(&list, 0, |operation| operation.to_string().starts_with(text)).expect("it is in the list")
+        position(&list, 0, |operation| operation.to_string().starts_with(text)).expect("the list has it")
     };
     let without = |text: &str| {
         let mut operations = list.operations.clone();
@@ -452,7 +454,7 @@ fn every_class_of_fault_is_told_as_such() {
             changed.push(tick, &waits, signal);
         }
         let mut faulty = acts.clone();
-        faulty[place] = Act::Issue(list.clone(), changed);
+        faulty[position_in_acts] = Act::Issue(list.clone(), changed);
         case.fault(&faulty)
     };
 
@@ -471,16 +473,16 @@ fn every_class_of_fault_is_told_as_such() {
             waits.push(Tick { lane: Lane::Compute, count: tick.count + 10_000 });
         }
     });
-    assert!(matches!(fault, Some(Fault::Ahead { .. })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::NotIssued { .. })), "{fault:?}");
     let awaited = synced.waits(find("forward unit 1"))[0];
     let fault = with_waits(&list, &|_, tick, _, signal| *signal &= *tick != awaited);
-    assert!(matches!(fault, Some(Fault::Silent { .. })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::NoSignal { .. })), "{fault:?}");
     let fault = with_waits(&list, &|index, tick, _, _| tick.count += u64::from(index == upload));
-    assert!(matches!(fault, Some(Fault::Misfit { party: Some(_) })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::Mismatch { party: Some(_) })), "{fault:?}");
     let mut shorter = list.clone();
     shorter.operations.pop();
     let fault = with_waits(&shorter, &|_, _, _, _| ());
-    assert!(matches!(fault, Some(Fault::Misfit { party: None })), "{fault:?}");
+    assert!(matches!(fault, Some(Fault::Mismatch { party: None })), "{fault:?}");
 
     let fault = without("upload unit 3");
     assert!(matches!(fault, Some(Fault::Content { .. })), "{fault:?}");
@@ -491,8 +493,10 @@ fn every_class_of_fault_is_told_as_such() {
     let Operation::Upload { place, .. } = &mut operations[upload] else { unreachable!("an upload") };
     *place = WeightBuffer::Slot(slot);
     let fault = middle_fault(&case, operations);
-    assert!(matches!(fault, Some(Fault::Beyond { resource: Resource::Slot(found), .. }) if found == slot));
-    // A save that misses a unit, whichever it is, and is asked for.
+    assert!(
+        matches!(fault, Some(Fault::NoSuchResource { resource: Resource::Slot(found), .. }) if found == slot)
+    );
+    // A save without any one unit; the issuing thread waits for it.
     let case = Case { outside: true, ..case };
     for unit in 0..5 {
         let mut lists = case.lists();

@@ -1,9 +1,9 @@
 //! Simulated lanes over symbolic memory.
 //!
-//! Every resource holds a number that stands for how it came about: an operation writes a hash of what it is
-//! and of what it read. Memory is real in one respect: while an operation runs, what it writes holds garbage,
-//! and what it reads is read twice, at its start and at its end. So two operations that meet give a number
-//! that no order of them gives.
+//! Every resource holds a number that encodes its history: an operation writes a hash of its own identity and of
+//! the numbers it read. Overlap has an effect: while an operation runs, the resources it writes hold garbage, and
+//! those it reads are read at its start and again at its end. So two conflicting operations that overlap give a
+//! number that no order of them gives.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,7 +14,7 @@ use rand::{Rng, RngExt};
 
 use crate::cases::Act;
 
-/// What a run leaves: memory, and what the issuing thread read.
+/// The result of a run: memory, and the values that the issuing thread read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub masters: Vec<u64>,
@@ -22,31 +22,31 @@ pub struct Outcome {
     pub memory: Vec<(Resource, u64)>,
 }
 
-/// In which order whatever may go on goes on.
+/// The order in which the lanes run.
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
-    /// One by one as the lists say, waits unheeded.
+    /// The order of the lists; waits are ignored.
     Program,
-    /// Any that the waits allow, every choice equally likely.
+    /// Any order that the waits allow, every choice equally likely.
     Random,
-    /// As `Random`, but this lane moves only when no other can.
+    /// Like `Random`, but this lane runs only when no other can.
     Starve(Lane),
-    /// As `Random`, but this task does not end while anything else can happen.
+    /// Like `Random`, but this task ends only when nothing else can run.
     Hold(Tick),
 }
 
-pub fn digest(chunks: impl Hash) -> u64 {
+pub fn digest(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    chunks.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
-/// What a resource holds before anything has happened.
+/// The number that a resource holds at the start.
 pub fn initial(resource: Resource) -> u64 {
     digest(("at the start", resource))
 }
 
-/// What an operation is, wherever its memory is.
+/// The identity of an operation, independent of the buffers it uses.
 fn meaning(operation: &Operation) -> u64 {
     let chunk = match *operation {
         Operation::Round { chunk, .. }
@@ -54,35 +54,35 @@ fn meaning(operation: &Operation) -> u64 {
         | Operation::Adam { chunk, .. } => Some(chunk),
         _ => None,
     };
-    // Whatever is computed again, what comes out is the same.
+    // The result does not depend on the recomputed activations.
     let name =
         if matches!(operation, Operation::RecomputeBackward { .. }) { "backward" } else { operation.name() };
     digest((name, operation.unit(), operation.micro(), chunk))
 }
 
-/// What a resource is for, wherever it is: slots, slabs and rings are one as good as the other.
+/// The purpose of a resource, independent of its index: slots, slabs and ring slabs are interchangeable.
 fn role(resource: &Resource) -> u64 {
     match resource {
         Resource::Slot(_) | Resource::EndWeights(_) => digest("weights"),
         Resource::Slab(_) => digest("slab"),
         Resource::Norm(_) => digest("norm"),
-        Resource::SavedActivations { .. } => digest("kept"),
+        Resource::SavedActivations { .. } => digest("saved activations"),
         Resource::Ring(_) | Resource::HostGradient { .. } => digest("gradient"),
         Resource::Boundary { .. } | Resource::SpillBuffer { .. } | Resource::ResidualStream { .. } => {
-            digest("stream")
+            digest("residual stream")
         }
         Resource::Accumulator
         | Resource::AccumulatorSpill(_)
         | Resource::LayerAccumulator { .. }
-        | Resource::EndAccumulator(EndUnit::First) => digest("sum"),
+        | Resource::EndAccumulator(EndUnit::First) => digest("accumulator"),
         other => digest(other),
     }
 }
 
-/// What an operation writes, by what it read in the order it names it.
+/// The number that an operation writes, given the numbers it read, in the order of its accesses.
 pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64 {
     match operation {
-        // There and back again: what was spilled is what is fetched.
+        // Copies to the host and back keep the number.
         Operation::SpillBoundary { .. }
         | Operation::FetchBoundary { .. }
         | Operation::SpillAccumulator { .. }
@@ -91,8 +91,8 @@ pub fn result(operation: &Operation, resource: &Resource, inputs: &[u64]) -> u64
     }
 }
 
-/// What an operation makes of what it read: what was kept is as good as computed again from weights, batch and
-/// boundary, which come before it; anything else in its place shows.
+/// The inputs that affect the result. Saved activations do not if they are those that recomputation from weights,
+/// batch and boundary (which come before them) would give; any other number there does.
 fn inputs_that_count(operation: &Operation, accesses: &[Access], inputs: &[u64]) -> Vec<u64> {
     let mut counting: Vec<u64> = Vec::new();
     for (access, &input) in accesses.iter().filter(|access| access.needs.is_some()).zip(inputs) {
@@ -135,7 +135,7 @@ impl<'a> Machine<'a> {
         Machine { geometry, memory: HashMap::new(), read: Vec::new(), garbage: 0 }
     }
 
-    /// Runs everything that the issuing thread does to its end.
+    /// Runs all acts to their end.
     pub fn run(mut self, acts: &[Act], order: Order, random: &mut impl Rng) -> Outcome {
         let mut queues: [Vec<Task>; Lane::COUNT] = Default::default();
         let mut done = [0usize; Lane::COUNT];
@@ -145,7 +145,7 @@ impl<'a> Machine<'a> {
             ticks.iter().all(|tick| done[tick.lane.at()] as u64 >= tick.count)
         };
         loop {
-            // The issuing thread gets on whenever it can: queues are as full as they may be.
+            // The issuing thread runs as far as it can, so that the queues are as full as possible.
             while let Some(act) = acts.get(next) {
                 match act {
                     Act::Issue(list, synced) => {
@@ -173,15 +173,15 @@ impl<'a> Machine<'a> {
                     || queues[at].get(done[at]).is_some_and(|task| arrived(&done, task.waits))
             };
             let able: Vec<Lane> = Lane::ALL.into_iter().filter(able).collect();
-            let reluctant = |lane: &Lane| match order {
+            let held_back = |lane: &Lane| match order {
                 Order::Starve(starved) => *lane == starved,
                 Order::Hold(tick) => *lane == tick.lane && done[lane.at()] as u64 + 1 == tick.count,
                 Order::Program | Order::Random => false,
             };
-            let willing: Vec<Lane> = able.iter().copied().filter(|lane| !reluctant(lane)).collect();
+            let willing: Vec<Lane> = able.iter().copied().filter(|lane| !held_back(lane)).collect();
             let choices = if willing.is_empty() { &able } else { &willing };
             if choices.is_empty() {
-                assert_eq!(next, acts.len(), "the lanes are stuck");
+                assert_eq!(next, acts.len(), "deadlock: no lane can run");
                 break;
             }
             let lane = choices[random.random_range(0..choices.len())].at();
@@ -195,7 +195,8 @@ impl<'a> Machine<'a> {
             }
         }
         let masters = self.geometry.units().map(|unit| self.value(Resource::Master { unit })).collect();
-        let mut memory: Vec<_> = self.memory.into_iter().filter(|(at, _)| *at != Resource::Scratch).collect();
+        let mut memory: Vec<_> =
+            self.memory.into_iter().filter(|(resource, _)| *resource != Resource::Scratch).collect();
         memory.sort_by_key(|(resource, _)| digest(resource));
         Outcome { masters, read: self.read, memory }
     }
@@ -226,7 +227,8 @@ impl<'a> Machine<'a> {
 
     fn end(&mut self, operation: &Operation, running: Running) {
         let Running { accesses, inputs, garbage } = running;
-        // What it updates holds its garbage by now, unless somebody else has been there.
+        // Resources it updates must still hold its garbage, the others the value read; otherwise another
+        // operation overlapped.
         let expected = accesses.iter().filter(|access| access.needs.is_some()).zip(&inputs);
         let undisturbed = expected.clone().all(|(access, &input)| {
             self.value(access.resource) == if access.writes() { garbage } else { input }

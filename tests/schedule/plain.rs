@@ -1,5 +1,5 @@
-//! A training step by the plain algorithm, in the machine's symbols: every micro-batch through all layers
-//! and back, then AdamW. Nothing is placed, nothing is streamed, nothing is a list.
+//! A training step by the plain algorithm, in the machine's symbols: forward and backward of every micro-batch
+//! through all layers, then AdamW. No placement, no uploads in turn, no list.
 
 use horizon::base::{ChunkIndex, MicroIndex, SlabIndex, SlotIndex, UnitIndex};
 use horizon::schedule::{
@@ -9,28 +9,28 @@ use horizon::schedule::{
 
 use crate::machine::result;
 
-/// What a step leaves on the host besides the masters.
+/// The results of a step on the host besides the masters.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Results {
     pub loss: u64,
     pub clip_decision: u64,
 }
 
-/// State that outlives a step: the masters, and the gathered rows of an untied embedding.
+/// The state between steps: the masters, and the gathered rows of an untied embedding.
 #[derive(Debug)]
 pub struct Model {
     pub masters: Vec<u64>,
     rows: u64,
 }
 
-/// Steps the model once over these batches; with `rows_first` AdamW updates an untied embedding by rows.
+/// Runs one step over these batches; with `rows_first` AdamW updates an untied embedding by rows.
 pub fn step(
     geometry: &Geometry,
     batches: &[u64],
     model: &mut Model,
     guard: Guard,
     rows_first: bool,
-) -> Answer {
+) -> Results {
     let (embedding, head) = (geometry.embedding(), geometry.head());
     let (slot, recompute, place) = (SlotIndex(0), Recompute::Full, BoundaryBuffer::Own);
     let stream = |micro| Resource::ResidualStream { micro };
@@ -159,7 +159,7 @@ pub fn step(
             model.masters[unit.at()] = result(&adam, &master, &inputs);
         }
     }
-    Answer { loss: host_loss, clip_decision }
+    Results { loss: host_loss, clip_decision }
 }
 
 /// A model before any step.

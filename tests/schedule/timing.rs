@@ -1,6 +1,6 @@
-//! Lists in virtual time: what overlaps, and what the lanes wait for, when every operation has a set cost.
+//! Lists in virtual time: overlap and waiting when every operation has a given cost.
 //!
-//! Nothing is measured, and every list is issued at once.
+//! Nothing is measured, and all lists are issued at once.
 
 use horizon::base::UnitIndex;
 use horizon::device::Lane;
@@ -42,7 +42,7 @@ fn case(policy: Policy, layers: usize, head_chunks: usize, micros: usize, steps:
     Case { policy, geometry, kinds: vec![Kind::Train(micros); steps], outside: false }
 }
 
-/// Backward three times as long as forward, transfers of a layer just inside the time of its forward.
+/// Backward takes three times as long as forward; copies of a layer take slightly less than its forward.
 fn balanced(operation: &Operation) -> u64 {
     match operation {
         Operation::Upload { .. } => 90,
@@ -63,7 +63,7 @@ fn idle(spans: &[Span], list: usize, which: impl Fn(&Operation) -> bool) -> u64 
 }
 
 #[test]
-fn weights_are_there_when_compute_comes_to_them() {
+fn weights_are_uploaded_before_compute_needs_them() {
     for slots in 2..=4 {
         let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, slots, 2, 2), 12, 1, 1, 1);
         let spans = simulate(&case, balanced);
@@ -74,13 +74,13 @@ fn weights_are_there_when_compute_comes_to_them() {
         };
         assert_eq!(idle(&spans, 0, past_first), 0, "{slots} slots");
         let last = spans.iter().rfind(|span| matches!(span.operation, Operation::RecomputeBackward { .. }));
-        // Embedding and first layer arrive, then forwards, head and backwards follow without a gap.
+        // Embedding and first layer are uploaded; then forwards, head and backwards follow without a gap.
         assert_eq!(last.unwrap().end, 2 * 90 + 12 * 100 + 100 + 12 * 300, "{slots} slots");
     }
 }
 
 #[test]
-fn compute_does_not_wait_for_slabs_while_the_heads_parts_leave() {
+fn compute_does_not_wait_for_slabs_while_the_heads_chunks_leave() {
     for (chunks, micros, slabs) in [(8, 1, 2), (8, 4, 2), (5, 1, 2), (3, 2, 3), (12, 4, 4), (1, 1, 2)] {
         let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, slabs, 2), 12, chunks, micros, 1);
         let spans = simulate(&case, balanced);
@@ -97,7 +97,7 @@ fn compute_does_not_wait_for_slabs_while_the_heads_parts_leave() {
 }
 
 #[test]
-fn adamw_runs_under_the_next_forward() {
+fn adamw_overlaps_the_next_forward() {
     let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2), 12, 1, 1, 2);
     let spans = simulate(&case, balanced);
     let adam = |unit: UnitIndex| {
@@ -107,7 +107,7 @@ fn adamw_runs_under_the_next_forward() {
     };
     for span in spans.iter().filter(|span| span.list == 1) {
         if let Operation::Forward { unit, .. } = span.operation {
-            // Updated, uploaded (90), used: each layer waits for its own update and for no later one.
+            // Update, upload (90), forward: each layer waits for its own update and for no later one.
             assert_eq!(span.start, adam(unit) + 90, "{unit}");
             assert!(unit.at() == 12 || span.start < adam(UnitIndex(unit.0 + 1)), "{unit}");
         }
@@ -115,26 +115,26 @@ fn adamw_runs_under_the_next_forward() {
 }
 
 #[test]
-fn a_step_waits_for_the_next_rows_and_for_no_other() {
-    let border = |kind: fn(usize) -> Kind| {
+fn a_step_waits_only_for_the_next_rows() {
+    let times = |kind: fn(usize) -> Kind| {
         let case = case(policy(Mode::Exact, AdamWhen::AfterNorm, 2, 2, 2), 12, 1, 1, 2);
         let spans = simulate(&Case { kinds: vec![kind(1); 2], ..case }, balanced);
         let find = |list: usize, which: fn(&Operation) -> bool| {
-            spans.iter().find(|span| span.list == list && which(&span.operation)).expect("it is in the list")
+            spans.iter().find(|span| span.list == list && which(&span.operation)).expect("the list has it")
         };
         let decided = find(0, |operation| matches!(operation, Operation::DecideClip { .. })).end;
         let embeds = find(1, |operation| matches!(operation, Operation::EmbedForward { .. })).start;
         let adam = spans.iter().rfind(|span| span.list == 0 && span.operation.lane() == Lane::Host);
         (embeds - decided, adam.expect("AdamW runs").end - decided)
     };
-    // The rows are updated and uploaded (90); all of AdamW takes as long as ever: the embedding's two parts, 12 layers, the
-    // head.
-    assert_eq!(border(Kind::Train), (2 * 250 + 90, 15 * 250));
-    assert_eq!(border(Kind::TrainRowsFirst), (20 + 90, 15 * 250));
+    // The rows are updated and uploaded (90). All of AdamW takes the same time in both cases: the embedding's two
+    // chunks, 12 layers, the head.
+    assert_eq!(times(Kind::Train), (2 * 250 + 90, 15 * 250));
+    assert_eq!(times(Kind::TrainRowsFirst), (20 + 90, 15 * 250));
 }
 
 #[test]
-fn adamw_runs_under_backward_when_it_need_not_wait() {
+fn adamw_overlaps_backward_if_it_need_not_wait() {
     for mode in [Mode::Exact, Mode::Streamed] {
         let case = case(policy(mode, AdamWhen::UnderBackward, 2, 2, 2), 12, 1, 1, 1);
         let spans = simulate(&case, balanced);
@@ -142,8 +142,7 @@ fn adamw_runs_under_backward_when_it_need_not_wait() {
             |which: fn(&Operation) -> bool| spans.iter().rfind(|span| which(&span.operation)).unwrap().end;
         let backward = end(|operation| matches!(operation, Operation::RecomputeBackward { .. }));
         let adam = end(|operation| matches!(operation, Operation::Adam { .. }));
-        // What is left behind the last backward: its download, then AdamW of the first layer and of the
-        // embedding's two parts.
+        // After the last backward: its download, then AdamW of the first layer and of the embedding's two chunks.
         assert_eq!(adam, backward + 140 + 3 * 250, "{mode:?}");
     }
 }
@@ -151,10 +150,10 @@ fn adamw_runs_under_backward_when_it_need_not_wait() {
 proptest! {
     #![proptest_config(cases(200))]
 
-    /// Virtual time keeps every promise of a device: lanes in order, waits heeded; and wastes none: whatever
-    /// starts, starts when its lane was free or something it waits for ended.
+    /// Virtual time has the guarantees of a device: lanes run in order and waits are respected. No time is
+    /// wasted: every task starts at the moment when its lane is free and its waits have arrived.
     #[test]
-    fn virtual_time_keeps_the_devices_promises(case in any_case(), seed: u64) {
+    fn virtual_time_has_the_guarantees_of_a_device(case in any_case(), seed: u64) {
         let cost = |operation: &Operation| crate::machine::digest((operation, seed)) % 1000;
         let mut simulator = Simulator::new();
         let mut issued = Vec::new();

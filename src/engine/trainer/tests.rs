@@ -104,7 +104,7 @@ fn border(trainer: &Trainer) -> (Vec<Tick>, Vec<(String, Tick)>) {
         panic!("two lists were issued");
     };
     let list = |issued: &Issued| trainer.runner.lists.numbered(issued.list);
-    let upload = at(list(last), "upload unit 0 → first end");
+    let upload = at(list(last), "upload unit 0 → embedding/head buffer");
     let adam = list(before).operations.iter().enumerate().filter(|(_, operation)| match operation {
         Operation::Adam { unit, .. } => unit.0 == 0,
         operation => matches!(operation, Operation::AdamRows { .. }),

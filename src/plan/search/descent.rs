@@ -1,4 +1,4 @@
-//! From a few ways to fill the memory downhill to a placement that no small change improves.
+//! Local search: from mixes that fill the memory to a placement that no small change improves.
 
 use std::collections::HashSet;
 
@@ -7,14 +7,14 @@ use super::trial::{Candidate, Score, Trials};
 use crate::model::Recompute;
 use crate::schedule::{Accumulator, Boundary, GradWait, LayerPlacement, Placement};
 
-/// Slots and slabs that are tried: more than that smooth nothing that these do not.
-const PLACES: [usize; 4] = [2, 3, 4, 6];
-/// Of the ways to begin, so many are followed down.
-const FOLLOWED: usize = 4;
-/// Layers of the deepest model of which single layers are changed.
+/// Numbers of slots and slabs to try. More than these have no further effect.
+const BUFFER_COUNTS: [usize; 4] = [2, 3, 4, 6];
+/// Number of starting mixes from which the search descends.
+const DESCENTS: usize = 4;
+/// Maximum layers of a model of which single layers are changed.
 const REFINED_MAX: usize = 16;
 
-/// The best of `starts` and of everything the search comes by.
+/// The best of `starts` and of all placements that the search tries.
 pub fn best(trials: &mut Trials, starts: &[Placement]) -> Option<(Placement, u64)> {
     let mut best: Option<(Placement, Score)> = None;
     for placement in starts {
@@ -24,7 +24,7 @@ pub fn best(trials: &mut Trials, starts: &[Placement]) -> Option<(Placement, u64
     let fillings = fillings(trials);
     let mut scored = Vec::new();
     for (mix, candidate) in lowest_first(fillings) {
-        // Whoever cannot win need not run.
+        // Its lower bound is worse than the best step time.
         if best.as_ref().is_some_and(|(_, score)| candidate.least_ns > score.step_ns) {
             continue;
         }
@@ -33,7 +33,7 @@ pub fn best(trials: &mut Trials, starts: &[Placement]) -> Option<(Placement, u64
         }
     }
     scored.sort_by_key(|(score, _)| *score);
-    for (_, mix) in scored.into_iter().take(FOLLOWED) {
+    for (_, mix) in scored.into_iter().take(DESCENTS) {
         descend(trials, mix, &mut best);
     }
     refine(trials, &mut best);
@@ -57,7 +57,7 @@ fn lowest_first<T>(mut candidates: Vec<(T, Candidate)>) -> Vec<(T, Candidate)> {
     candidates
 }
 
-/// The attributes that are free, and what the pinned ones are.
+/// The attributes that the user has not fixed and that have an effect.
 fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
     let fixed = trials.question.fixed;
     let is_free = |attribute: &Attribute| match attribute {
@@ -69,12 +69,12 @@ fn free(trials: &Trials, sweeps: usize) -> Vec<Attribute> {
     Attribute::ALL.into_iter().filter(is_free).collect()
 }
 
-/// The least device memory with so many sweeps.
+/// The mix with the least device memory for this number of sweeps.
 pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
     let fixed = trials.question.fixed;
     Mix {
-        slots: fixed.weight_slots.unwrap_or(PLACES[0]),
-        slabs: fixed.slabs.unwrap_or(PLACES[0]),
+        slots: fixed.weight_slots.unwrap_or(BUFFER_COUNTS[0]),
+        slabs: fixed.slabs.unwrap_or(BUFFER_COUNTS[0]),
         sweeps,
         wait,
         counts: [0; Attribute::ALL.len()],
@@ -82,7 +82,7 @@ pub fn least(trials: &Trials, sweeps: usize, wait: GradWait) -> Mix {
     }
 }
 
-/// Every way to cut a step and to fill what memory it leaves, attribute by attribute.
+/// The starting mixes: for every number of sweeps, memory filled attribute by attribute in several orders.
 fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
     use Attribute::*;
     const ORDERS: [&[Attribute]; 13] = [
@@ -106,11 +106,11 @@ fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
         let free = free(trials, sweeps);
         for wait in trials.question.waits() {
             let bare = least(trials, sweeps, wait);
-            // Where host memory is short the device has to hold what it can, or what is enough.
+            // If host memory is short, data must move to the device: as much as fits, or as little as suffices.
             let starts = if fits(trials, &bare) {
                 vec![bare]
             } else {
-                least_host(trials, &bare).into_iter().chain(enough(trials, &bare)).collect()
+                least_host(trials, &bare).into_iter().chain(relieved(trials, &bare)).collect()
             };
             let orders = ORDERS.iter().flat_map(|order| starts.iter().map(move |start| (*order, start)));
             for (order, start) in orders {
@@ -129,7 +129,7 @@ fn fillings(trials: &mut Trials) -> Vec<(Mix, Candidate)> {
     found
 }
 
-/// The greatest count in a range that fits, if the least does.
+/// The greatest count in a range that fits; `None` if the least does not.
 fn greatest(least: usize, most: usize, mut fits: impl FnMut(usize) -> bool) -> Option<usize> {
     if least > most || !fits(least) {
         return None;
@@ -149,8 +149,7 @@ fn fits(trials: &Trials, mix: &Mix) -> bool {
     trials.fits(&mix.placement(&trials.question))
 }
 
-/// The least device memory, and two ways to what takes least host memory besides: what stays on the device need not
-/// be in host memory.
+/// The bare mix, and two mixes that minimize host memory: data kept on the device is not stored on the host.
 pub fn least_host(trials: &Trials, bare: &Mix) -> [Mix; 3] {
     let limit = trials.question.limits.device.unwrap_or(usize::MAX);
     let [one, other] = instead_of_host(trials, bare, |mix, attribute| {
@@ -159,29 +158,29 @@ pub fn least_host(trials: &Trials, bare: &Mix) -> [Mix; 3] {
     [bare.clone(), one, other]
 }
 
-/// Two ways to what is on the device instead of the host, no more of it than host memory asks for.
-fn enough(trials: &Trials, bare: &Mix) -> [Mix; 2] {
+/// Two mixes that move just enough data from host to device for the limit of host memory.
+fn relieved(trials: &Trials, bare: &Mix) -> [Mix; 2] {
     let layers = trials.question.layout.layers();
-    let lacks = |mix: &Mix| {
+    let exceeds = |mix: &Mix| {
         let (device, host) = trials.taken(&mix.placement(&trials.question));
         !trials.question.fits_host(device, host)
     };
     instead_of_host(trials, bare, |mix, attribute| {
-        let lacking = greatest(mix.count(attribute), layers, |count| lacks(&mix.with(attribute, count)));
-        lacking.map_or_else(|| mix.clone(), |count| mix.with(attribute, (count + 1).min(layers)))
+        let exceeding = greatest(mix.count(attribute), layers, |count| exceeds(&mix.with(attribute, count)));
+        exceeding.map_or_else(|| mix.clone(), |count| mix.with(attribute, (count + 1).min(layers)))
     })
 }
 
-/// With more and more on the device that else is in host memory, in either order.
+/// Applies `more` to the attributes that move data from host to device, in either order.
 fn instead_of_host(trials: &Trials, bare: &Mix, more: impl Fn(&Mix, Attribute) -> Mix) -> [Mix; 2] {
     let free = free(trials, bare.sweeps);
     [[Attribute::Kept, Attribute::Own], [Attribute::Own, Attribute::Kept]].map(|order| {
-        let wanted = order.into_iter().filter(|attribute| free.contains(attribute));
-        wanted.fold(bare.clone(), |mix, attribute| more(&mix, attribute))
+        let movable = order.into_iter().filter(|attribute| free.contains(attribute));
+        movable.fold(bare.clone(), |mix, attribute| more(&mix, attribute))
     })
 }
 
-/// As much of an attribute as there is room for. `fits` judges bytes of device and host.
+/// Raises the count of an attribute as far as `fits` allows, given bytes of device and host.
 fn fill(trials: &Trials, mix: &Mix, attribute: Attribute, fits: impl Fn(usize, usize) -> bool) -> Mix {
     let layers = trials.question.layout.layers();
     let most = greatest(mix.count(attribute), layers, |count| {
@@ -191,19 +190,19 @@ fn fill(trials: &Trials, mix: &Mix, attribute: Attribute, fits: impl Fn(usize, u
     most.map_or_else(|| mix.clone(), |count| mix.with(attribute, count))
 }
 
-/// As much of an attribute as fits.
+/// Raises the count of an attribute as far as memory allows.
 fn fill_up(trials: &Trials, mix: &Mix, attribute: Attribute) -> Mix {
     fill(trials, mix, attribute, |device, host| trials.question.fits(device, host))
 }
 
-/// So much less of an attribute that everything fits.
+/// Lowers the count of an attribute until everything fits; `None` if that is not enough.
 fn shrink(trials: &Trials, mix: &Mix, attribute: Attribute) -> Option<Mix> {
     let has = mix.count(attribute);
     let most = greatest(0, has.checked_sub(1)?, |count| fits(trials, &mix.with(attribute, count)))?;
     Some(mix.with(attribute, most))
 }
 
-/// Steps to better neighbours until there is none.
+/// Moves to better neighbours until there is none.
 fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Score)>) {
     let layers = trials.question.layout.layers();
     let Some(candidate) = trials.candidate(mix.placement(&trials.question)) else { return };
@@ -231,8 +230,8 @@ fn descend(trials: &mut Trials, mut mix: Mix, best: &mut Option<(Placement, Scor
     }
 }
 
-/// What is one change away: some more or fewer of something, and less of something else where that is needed, more
-/// where that is possible.
+/// Mixes one change away: more or less of one attribute, another spread, other buffer counts, another place for
+/// waiting gradients. If the change does not fit, less of another attribute; if it does, also more of another.
 fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidate)> {
     let (fixed, layers) = (trials.question.fixed, trials.question.layout.layers());
     let free = free(trials, mix.sweeps);
@@ -241,7 +240,7 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
         let count = mix.count(attribute);
         changed.push(mix.with(attribute, (count + step).min(layers)));
         changed.push(mix.with(attribute, count.saturating_sub(step)));
-        // All or none are the same ones, however spread; and what rests on other activations is spread as they are.
+        // With a count of none or all layers the spread has no effect; those of Mlp and Selective are not varied.
         let is_spread =
             (1..layers).contains(&count) && !matches!(attribute, Attribute::Mlp | Attribute::Selective);
         let spreads = if is_spread { &Spread::ALL[..] } else { &[] };
@@ -251,12 +250,12 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
             changed.push(other);
         }
     }
-    for places in PLACES {
+    for buffers in BUFFER_COUNTS {
         if fixed.weight_slots.is_none() {
-            changed.push(Mix { slots: places, ..mix.clone() });
+            changed.push(Mix { slots: buffers, ..mix.clone() });
         }
         if fixed.slabs.is_none() {
-            changed.push(Mix { slabs: places, ..mix.clone() });
+            changed.push(Mix { slabs: buffers, ..mix.clone() });
         }
     }
     for wait in trials.question.waits() {
@@ -282,8 +281,8 @@ fn neighbours(trials: &mut Trials, mix: &Mix, step: usize) -> Vec<(Mix, Candidat
     found
 }
 
-/// Changes single layers, and pairs of them, of the best placement until nothing is gained: of models of so few
-/// layers that the effort allows it.
+/// Changes single layers, and swaps pairs of layers, of the best placement until the step gets no faster. Only for
+/// models of few layers, where the effort allows it.
 fn refine(trials: &mut Trials, best: &mut Option<(Placement, Score)>) {
     while let Some((placement, score)) = best.clone() {
         if placement.layers.len() > REFINED_MAX {
@@ -310,7 +309,7 @@ fn refine(trials: &mut Trials, best: &mut Option<(Placement, Score)>) {
     }
 }
 
-/// Placements that differ in one layer, or in which two layers have changed places.
+/// Placements that differ in one layer, or in which two layers are swapped.
 fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
     let layers = placement.layers.len();
     let with = |changes: &[(usize, LayerPlacement)]| {
@@ -336,7 +335,7 @@ fn changed_layers(trials: &Trials, placement: &Placement) -> Vec<Placement> {
     changed
 }
 
-/// What a layer might be instead.
+/// All other placements of a layer.
 fn alternatives(placement: &Placement, layer: LayerPlacement) -> Vec<LayerPlacement> {
     let mut found = Vec::new();
     for recompute in Recompute::ALL {

@@ -1,4 +1,4 @@
-//! Why a step takes the time it takes, and what would make it shorter.
+//! Explains a step time and finds changes that would shorten the step.
 
 use std::panic::resume_unwind;
 use std::thread::{self, ScopedJoinHandle};
@@ -8,40 +8,40 @@ use crate::base::{Result, Shape};
 use crate::device::Lane;
 use crate::plan::{Machine, MemoryLimits, Prediction};
 
-/// A step's time, taken apart.
+/// The explanation of a step time.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// The step as it would run.
+    /// The simulated step.
     pub prediction: Prediction,
     /// The lane that is busy longest.
     pub busiest: Lane,
-    /// The lane that most of the chain of operations is on, each of which waited for the one before.
+    /// The lane with the longest time on the critical path.
     pub longest: Lane,
-    /// What else one might have, and the step's time then.
+    /// Changes of machine or limits, with the step time of each.
     pub gains: Vec<Gain>,
-    /// Another micro-batch that does the same step faster: its shape, their number, the step's time.
+    /// Another micro-batch shape that makes the same step faster: shape, number of micro-batches, step time in ns.
     pub micro_batch: Option<(Shape, usize, u64)>,
 }
 
-/// What a change of the machine or its limits would give.
+/// The effect of one change of the machine or its limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gain {
-    /// For people: `1 GiB more device memory`.
+    /// Displayed name: `1 GiB more device memory`.
     pub what: &'static str,
-    /// The step's time with it, searched anew.
+    /// Step time with this change, after a new search.
     pub step_ns: u64,
 }
 
-/// A faster part is so much faster.
+/// Factor of faster rates.
 const FASTER: f64 = 1.1;
-/// More memory is so much more.
+/// Bytes of added memory.
 const MORE: usize = 1 << 30;
-/// Of a search's effort, what a question that is close to an answered one needs.
-const SHARE: usize = 4;
-/// Another micro-batch is worth a word if the step is shorter by this factor.
+/// Divides the effort of a search that starts from a known placement.
+const EFFORT_DIVISOR: usize = 4;
+/// Another micro-batch shape is reported if it shortens the step at least to this fraction.
 const WORTH: f64 = 0.97;
 
-/// Where the time goes.
+/// Explains the step time without searching for changes.
 pub fn look(question: &Question, found: &Found) -> Result<Explanation> {
     let Question { layout, machine, micros, .. } = *question;
     let prediction = found.plan.predict(layout, machine, micros)?;
@@ -55,11 +55,12 @@ pub fn look(question: &Question, found: &Found) -> Result<Explanation> {
     Ok(Explanation { prediction, busiest, longest, gains: Vec::new(), micro_batch: None })
 }
 
-/// Explains an answer: searches anew, beside one another, what others would give.
+/// Explains the step time; searches for the effect of each change on a thread of its own.
 pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     let start = [found.plan.policy.placement.clone()];
     let with = |what, limits: MemoryLimits, machine: &Machine| -> Result<Gain> {
-        let step_ns = Question { limits, machine, ..*question }.search_from(&start, EFFORT / SHARE)?.step_ns;
+        let question = Question { limits, machine, ..*question };
+        let step_ns = question.search_from(&start, EFFORT / EFFORT_DIVISOR)?.step_ns;
         Ok(Gain { what, step_ns })
     };
     let changes = changes(question);
@@ -82,12 +83,12 @@ pub fn explain(question: &Question, found: &Found) -> Result<Explanation> {
     })
 }
 
-/// What a thread came to.
+/// The result of a thread; resumes its panic.
 fn joined<T>(thread: ScopedJoinHandle<T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// What one might have beside what there is: for people, and the room and the machine then.
+/// The changes to try: displayed name, memory limits, machine.
 fn changes(question: &Question) -> Vec<(&'static str, MemoryLimits, Machine)> {
     let (limits, machine) = (question.limits, question.machine);
     let mut changes = Vec::new();
@@ -107,21 +108,21 @@ fn changes(question: &Question) -> Vec<(&'static str, MemoryLimits, Machine)> {
         change(&mut machine);
         changes.push((what, limits, machine));
     };
-    faster("a link 10 % faster", &|machine| {
+    faster("a 10 % faster link", &|machine| {
         machine.up_bytes_per_s *= FASTER;
         machine.down_bytes_per_s *= FASTER;
     });
-    faster("RAM 10 % faster", &|machine| {
+    faster("10 % faster RAM", &|machine| {
         machine.host_bytes_per_s.iter_mut().for_each(|rate| *rate *= FASTER);
         machine.ram_bytes_per_s *= FASTER;
     });
-    faster("matrix products 10 % faster", &|machine| {
+    faster("10 % faster matmuls", &|machine| {
         machine.matrix_flop_per_s.iter_mut().for_each(|rate| *rate *= FASTER)
     });
     changes
 }
 
-/// The same step of micro-batches half or twice as large.
+/// The same step with micro-batches half or twice as large.
 fn other_shapes(question: &Question) -> Vec<(Shape, usize)> {
     let (Shape { b, t }, micros) = (question.numeric.shape, question.micros);
     let half = b.is_multiple_of(2).then(|| (Shape { b: b / 2, t }, micros * 2));
@@ -129,9 +130,9 @@ fn other_shapes(question: &Question) -> Vec<(Shape, usize)> {
     half.into_iter().chain(twice).collect()
 }
 
-/// The step's time with other micro-batches; nothing if they do not fit.
+/// The step time with another micro-batch shape; `None` if nothing fits.
 fn shaped(question: &Question, shape: Shape, micros: usize) -> Option<(Shape, usize, u64)> {
-    let found = question.with_shape(shape, micros).search_from(&[], EFFORT / SHARE).ok()?;
+    let found = question.with_shape(shape, micros).search_from(&[], EFFORT / EFFORT_DIVISOR).ok()?;
     Some((shape, micros, found.step_ns))
 }
 

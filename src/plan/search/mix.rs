@@ -1,25 +1,25 @@
-//! Placements as a few counts: how many layers have what, and which ones they are.
+//! Placements described by counts: the number of layers that have each attribute, and how they are spread.
 
 use super::Question;
 use crate::model::Recompute;
 use crate::schedule::{Accumulator, Boundary, GradWait, LayerPlacement, Placement};
 
-/// What a layer can have more of on the device than the least.
+/// An attribute that makes a layer take more device memory than the minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attribute {
-    /// What attention gives is kept from forward to backward: [`Recompute::Linears`].
+    /// Attention outputs are saved from forward to backward: [`Recompute::Linears`].
     Linears,
-    /// Queries, keys and values, and the stream after attention are kept, too: [`Recompute::Mlp`].
+    /// Queries, keys, values and the post-attention residual are saved, too: [`Recompute::Mlp`].
     Mlp,
-    /// All matrix products are kept: [`Recompute::Selective`].
+    /// All matmul outputs are saved: [`Recompute::Selective`].
     Selective,
-    /// All activations are kept: [`Recompute::None`].
+    /// All activations are saved: [`Recompute::None`].
     None,
-    /// The boundary is kept.
+    /// The boundary is kept on the device.
     Kept,
-    /// The weights stay through the step.
+    /// The weights stay on the device through the step.
     Resident,
-    /// The f32 sum has a place of its own between sweeps.
+    /// The f32 accumulator stays on the device between sweeps.
     Own,
 }
 
@@ -35,23 +35,23 @@ impl Attribute {
         Attribute::Own,
     ];
 
-    /// What layers keep of their activations, each on top of the one before it; the first are those of [`Attribute::ALL`].
+    /// Attributes of saved activations, each including the one before it: the first ones of [`Attribute::ALL`].
     const ACTIVATIONS: usize = 4;
 
-    /// Whether it is about activations.
+    /// True for attributes of saved activations.
     pub fn is_of_activations(self) -> bool {
         (self as usize) < Self::ACTIVATIONS
     }
 }
 
-/// Which layers are the first to have an attribute.
+/// The layers that have an attribute, if not all do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Spread {
-    /// The last ones, which backward comes to first.
+    /// The last layers, which run backward first.
     Top,
-    /// The first ones.
+    /// The first layers.
     Bottom,
-    /// Every so many.
+    /// Layers at even distances.
     Even,
 }
 
@@ -59,7 +59,7 @@ impl Spread {
     /// All of them.
     pub const ALL: [Spread; 3] = [Spread::Top, Spread::Bottom, Spread::Even];
 
-    /// Whether layer `layer` of `layers` is among the first `count`.
+    /// True if layer `layer` of `layers` is one of the `count` layers that have the attribute.
     fn takes(self, layer: usize, layers: usize, count: usize) -> bool {
         match self {
             Spread::Top => layer + count >= layers,
@@ -69,27 +69,28 @@ impl Spread {
     }
 }
 
-/// A placement by counts.
+/// A placement described by counts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mix {
     pub slots: usize,
     pub slabs: usize,
     pub sweeps: usize,
     pub wait: GradWait,
-    /// By attribute. Of activations each counts the layers that keep at least that much, so none counts more than the one before
-    /// it.
+    /// By attribute: the number of layers. Each count of saved activations includes the layers that save more, so
+    /// none is larger than the one before it.
     pub counts: [usize; Attribute::ALL.len()],
-    /// By attribute; of activations each is within the one before it.
+    /// By attribute: the spread. For saved activations, within the layers of the attribute before it.
     pub spreads: [Spread; Attribute::ALL.len()],
 }
 
 impl Mix {
-    /// How many layers have an attribute.
+    /// The number of layers that have an attribute.
     pub fn count(&self, attribute: Attribute) -> usize {
         self.counts[attribute as usize]
     }
 
-    /// The same with another count; those of activations that it rests on are pulled along, and those that rest on it.
+    /// The same mix with another count. Other counts of saved activations follow, so that each still includes the
+    /// next.
     pub fn with(&self, attribute: Attribute, count: usize) -> Mix {
         let (mut mix, number) = (self.clone(), attribute as usize);
         mix.counts[number] = count;
@@ -101,14 +102,14 @@ impl Mix {
         mix
     }
 
-    /// The placement it stands for.
+    /// The placement described by these counts.
     pub fn placement(&self, question: &Question) -> Placement {
         let layers = question.layout.layers();
         let has = |attribute: Attribute, layer: usize| {
             let at = attribute as usize;
             self.spreads[at].takes(layer, layers, self.counts[at])
         };
-        // The rank among those that keep so much decides who keeps more.
+        // The rank among the layers that save this much decides which of them save more.
         let mut taken = [0; Attribute::ACTIVATIONS];
         let mut recompute = |layer: usize| {
             let (mut rank, mut of) = (layer, layers);
@@ -121,7 +122,7 @@ impl Mix {
             }
             Recompute::None
         };
-        let mut place = |layer: usize| LayerPlacement {
+        let mut free = |layer: usize| LayerPlacement {
             recompute: recompute(layer),
             boundary: if has(Attribute::Kept, layer) { Boundary::Kept } else { Boundary::Spilled },
             resident: has(Attribute::Resident, layer),
@@ -138,7 +139,7 @@ impl Mix {
             adam: question.adam(self.wait),
             grad_wait: self.wait,
             sweeps: self.sweeps,
-            layers: (0..layers).map(|layer| question.fixed.of(layer, place(layer))).collect(),
+            layers: (0..layers).map(|layer| question.fixed.of(layer, free(layer))).collect(),
         }
     }
 }
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spread_takes_as_many_as_it_is_told() {
+    fn every_spread_takes_exactly_count_layers() {
         for spread in Spread::ALL {
             for layers in 1..20 {
                 for count in 0..=layers {

@@ -1,16 +1,18 @@
-//! The search: of all placements that fit, the one with the least simulated step time.
+//! The search: finds the placement with the shortest simulated step among those that fit.
 //!
-//! # How
-//! A placement is first a [`Mix`]: so many layers of each kind, and how they are spread. From a few dozen ways
-//! to fill the memory there is, each lane's summed work (which no order of things can beat) tells the hopeful
-//! ones; those are simulated, and the best few are improved step by step: more of this, less of that to make
-//! room, in steps that halve. At last single layers are changed. Nothing is drawn by lot and no clock is
-//! asked, so that the same question always has the same answer; how much is simulated is bounded by a number
-//! of operations.
+//! # Algorithm
+//! 1. A placement is described by counts, a [`Mix`]: the number of layers of each kind, and how they are spread.
+//! 2. A few dozen mixes fill the memory in different orders. The sum of each lane's work is a lower bound of the
+//!    step time; mixes with a low bound are simulated.
+//! 3. The best few descend: more of one attribute, less of another, with a step size that halves.
+//! 4. At last single layers are changed.
 //!
-//! # The law
-//! What is compared is [`Plan::predict`]'s step time, what fits is [`Plan::admit`]'s, and of equally fast
-//! placements the smaller one is taken. A field that is pinned is never changed.
+//! The search uses no random numbers and no clock, so the same question always has the same answer. The number of
+//! simulated operations is limited.
+//!
+//! # Criteria
+//! The step time is that of [`Plan::predict`], the memory limits are those of [`Plan::admit`]; of equally fast
+//! placements the smaller one wins. Options fixed by the user never change.
 
 mod descent;
 mod explain;
@@ -28,25 +30,25 @@ use crate::schedule::{
     Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement, Mode, Numeric, Placement, Policy,
 };
 
-/// What must not be passed.
+/// Limits of memory.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryLimits {
     /// Bytes of device memory, if they are limited.
     pub device: Option<usize>,
     /// Host memory.
     pub host: Limits,
-    /// Whether device memory is host memory, too, as on the CPU device.
+    /// True if device memory is host memory, as on the CPU device.
     pub shared: bool,
 }
 
 impl MemoryLimits {
-    /// What there is on this machine now. A stated number of bytes of host memory overrides what it reports.
+    /// The free memory of this machine. `host`, in bytes, overrides the measured amount of host memory.
     pub fn here(device: Option<usize>, host: Option<usize>, shared: bool) -> MemoryLimits {
         MemoryLimits { device, host: Limits::read(host), shared }
     }
 
-    /// What a machine has. Stated numbers of bytes override it. A machine whose device memory is RAM is the CPU
-    /// device's, and that is here.
+    /// The memory of a described machine; `device` and `host`, in bytes, override it. If its device memory is
+    /// RAM, it is the CPU device, and host memory is that of this machine.
     pub fn of(machine: &Description, device: Option<usize>, host: Option<usize>) -> MemoryLimits {
         if machine.shared {
             return MemoryLimits::here(device.or(machine.device_bytes), host, true);
@@ -56,7 +58,7 @@ impl MemoryLimits {
     }
 }
 
-/// What the user has decided; the rest is free.
+/// The options fixed by the user; the search chooses the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixed {
     /// See [`Placement::weight_slots`].
@@ -69,21 +71,20 @@ pub struct Fixed {
     pub sweeps: Option<usize>,
     /// See [`Placement::grad_wait`].
     pub grad_wait: Option<GradWait>,
-    /// See [`Placement::adam`]. Where it is free, AdamW runs after the norm unless nothing keeps gradients
-    /// until then.
+    /// See [`Placement::adam`]. `None`: AdamW runs after the norm unless no buffer keeps gradients until then.
     pub adam: Option<AdamWhen>,
-    /// What each layer recomputes. Here and below: one for every layer.
+    /// By layer, as the following options: the activations that are recomputed.
     pub recompute: Option<Vec<Recompute>>,
-    /// Where each layer's boundary is.
+    /// The place of the boundary.
     pub boundary: Option<Vec<Boundary>>,
-    /// Which layers are resident.
+    /// True for resident layers.
     pub resident: Option<Vec<bool>>,
-    /// Where each layer's f32 gradient is between sweeps.
+    /// The place of the f32 gradient between sweeps.
     pub accumulator: Option<Vec<Accumulator>>,
 }
 
 impl Fixed {
-    /// Decides everything about the layers.
+    /// Fixes all options of the layers.
     pub fn place(&mut self, layers: impl Iterator<Item = LayerPlacement> + Clone) {
         self.recompute = Some(layers.clone().map(|layer| layer.recompute).collect());
         self.boundary = Some(layers.clone().map(|layer| layer.boundary).collect());
@@ -91,7 +92,7 @@ impl Fixed {
         self.accumulator = Some(layers.map(|layer| layer.accumulator).collect());
     }
 
-    /// What is decided of a layer, and the rest as it is given.
+    /// The fixed options of a layer; the others are those of `free`.
     fn of(&self, layer: usize, free: LayerPlacement) -> LayerPlacement {
         LayerPlacement {
             recompute: self.recompute.as_ref().map_or(free.recompute, |fixed| fixed[layer]),
@@ -102,7 +103,7 @@ impl Fixed {
     }
 }
 
-/// Host slabs of the gradient ring: one landing, one in AdamW, one between.
+/// Slabs of the gradients' ring buffer on the host: one being filled, one in AdamW, one between.
 pub const RING: usize = 3;
 
 impl Default for Fixed {
@@ -122,70 +123,70 @@ impl Default for Fixed {
     }
 }
 
-/// What is to be placed, and where.
+/// The input of the search.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// The model.
     pub config: &'a ModelConfig,
     /// Its layout.
     pub layout: &'a Layout,
-    /// The device's type of activations.
+    /// The device's dtype of activations.
     pub activation_dtype: DType,
-    /// What it runs on.
+    /// The machine that runs the step.
     pub machine: &'a Machine,
-    /// What the host keeps.
+    /// The state that the host keeps.
     pub mode: Mode,
-    /// The numeric half of the policy, which the search takes as it is.
+    /// The numeric half of the policy, which the search does not change.
     pub numeric: Numeric,
-    /// Whether gradients are clipped, so that AdamW has to wait for their norm.
+    /// True if gradients are clipped, so that AdamW has to wait for the global norm.
     pub clips: bool,
-    /// Micro-batches of a step.
+    /// Micro-batches per step.
     pub micros: usize,
-    /// What must not be passed.
+    /// The memory limits.
     pub limits: MemoryLimits,
-    /// What is decided.
+    /// The options fixed by the user.
     pub fixed: &'a Fixed,
 }
 
-/// The answer.
+/// The result of the search.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The fastest plan that fits.
     pub plan: Plan,
     /// Its step time.
     pub step_ns: u64,
-    /// Placements that were simulated.
+    /// Number of simulated placements.
     pub simulated: usize,
 }
 
-/// How much may be simulated: operations, of all lists together. Under a second.
+/// Limit of simulated operations, summed over all lists. Takes less than a second.
 const EFFORT: usize = 1_200_000;
 
 impl<'a> Question<'a> {
     /// The fastest placement that fits.
     ///
-    /// Errors: nothing fits (`OutOfDeviceMemory`, `OutOfHostMemory`), saying which limit binds, by how much, and
-    /// the smallest change that fits; or what [`Plan::new`] refuses.
+    /// Errors: nothing fits (`OutOfDeviceMemory`, `OutOfHostMemory`); the message names the binding limit, the
+    /// missing bytes and the smallest change that fits. Also those of [`Plan::new`].
     pub fn search(&self) -> Result<Found> {
         self.search_from(&[], EFFORT)
     }
 
-    /// Why the answer's step takes the time it takes, and what would make it shorter.
+    /// Explains the step time of the result: busiest lane, critical path, and changes that would shorten the step.
     ///
-    /// Errors: what [`Plan::predict`] refuses.
+    /// Errors: those of [`Plan::predict`].
     pub fn explain(&self, found: &Found) -> Result<Explanation> {
         explain::explain(self, found)
     }
 
-    /// Where the time of the answer's step goes, and no more than that.
+    /// Like [`Question::explain`], without the changes.
     ///
-    /// Errors: what [`Plan::predict`] refuses.
+    /// Errors: those of [`Plan::predict`].
     pub fn look(&self, found: &Found) -> Result<Explanation> {
         explain::look(self, found)
     }
 
-    /// As [`Question::search`], never worse than the fastest of some placements that is among the allowed
-    /// ones, and with an effort of so many simulated operations.
+    /// Like [`Question::search`], with a limit of `effort` simulated operations. The result is at least as fast
+    /// as the fastest of `starts` that is allowed.
     fn search_from(&self, starts: &[Placement], effort: usize) -> Result<Found> {
         let mut trials = trial::Trials::new(*self, effort)?;
         match descent::best(&mut trials, starts) {
@@ -208,23 +209,23 @@ impl<'a> Question<'a> {
         Policy { mode: self.mode, numeric: self.numeric, placement }
     }
 
-    /// Whether so many bytes pass no limit.
+    /// True if these bytes are within all limits.
     fn fits(&self, device: usize, host: usize) -> bool {
         self.limits.device.is_none_or(|limit| device <= limit) && self.fits_host(device, host)
     }
 
-    /// Whether so many bytes pass the limit of host memory.
+    /// True if these bytes are within the limit of host memory.
     fn fits_host(&self, device: usize, host: usize) -> bool {
         let host = if self.limits.shared { host.saturating_add(device) } else { host };
         host <= self.limits.host.bytes
     }
 
-    /// When AdamW runs if gradients wait there.
+    /// The time at which AdamW runs if gradients wait at this place.
     fn adam(&self, wait: GradWait) -> AdamWhen {
         self.fixed.adam.unwrap_or(AdamWhen::of(self.mode, wait))
     }
 
-    /// Where gradients may wait: only where the norm of all can be had, if that is needed.
+    /// The allowed places for waiting gradients. Clipping needs one that keeps them until the global norm is known.
     fn waits(&self) -> Vec<GradWait> {
         let allowed = |wait: &GradWait| {
             self.fixed.grad_wait.is_none_or(|fixed| fixed == *wait)
@@ -234,7 +235,7 @@ impl<'a> Question<'a> {
         [GradWait::Host, GradWait::Device].into_iter().filter(allowed).collect()
     }
 
-    /// The same model on the same machine, with another step.
+    /// The same model on the same machine, with another step shape.
     fn with_shape(&self, shape: Shape, micros: usize) -> Question<'a> {
         let mut numeric = self.numeric;
         numeric.shape = shape;
@@ -242,8 +243,8 @@ impl<'a> Question<'a> {
         Question { numeric, micros, ..*self }
     }
 
-    /// Into how many sweeps a step may be cut: every number that makes a difference, or of very many micro-batches
-    /// the doublings.
+    /// The numbers of sweeps to try: one per sweep length; for more than 8 micro-batches, powers of two and the
+    /// maximum.
     fn sweeps(&self) -> Vec<usize> {
         const ALL_MAX: usize = 8;
         if let Some(sweeps) = self.fixed.sweeps {
@@ -257,7 +258,7 @@ impl<'a> Question<'a> {
                 .chain([self.micros])
                 .collect()
         };
-        // Of cuts with equal sweeps the fewest.
+        // Of numbers with the same sweep length, the smallest.
         sweeps.dedup_by_key(|sweeps| self.micros.div_ceil(*sweeps));
         sweeps
     }

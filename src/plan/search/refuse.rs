@@ -1,4 +1,4 @@
-//! What is said when nothing fits: which limit binds, by how much, and the smallest change that fits.
+//! The error when nothing fits: the binding limit, the missing bytes, and the smallest change that fits.
 
 use super::descent::{least, least_host};
 use super::trial::Trials;
@@ -7,43 +7,43 @@ use crate::base::format::{Size, several};
 use crate::base::{Error, Result, Shape, Status};
 use crate::schedule::Mode;
 
-/// The least that any placement takes of the limit that binds.
+/// The least memory that any placement needs, of the binding limit, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Short {
-    /// Of device memory.
+enum Need {
+    /// Device memory.
     Device(usize),
-    /// Of host memory, with the device memory that there is.
+    /// Host memory, if device memory is within its limit.
     Host(usize),
 }
 
-impl Short {
-    /// Whether it is not short at all.
+impl Need {
+    /// True if it is within the limits.
     fn fits(self, question: &Question) -> bool {
         match self {
-            Short::Device(_) => false,
-            Short::Host(need) => need <= question.limits.host.bytes,
+            Need::Device(_) => false,
+            Need::Host(need) => need <= question.limits.host.bytes,
         }
     }
 }
 
-/// The refusal.
+/// Makes the error for a question without an answer.
 ///
-/// Errors: what [`Plan::new`](crate::plan::Plan::new) refuses.
+/// Errors: those of [`Plan::new`](crate::plan::Plan::new).
 pub fn nothing_fits(question: &Question) -> Result<Error> {
-    let Some(short) = shortage(question)? else {
+    let Some(need) = least_need(question)? else {
         return Ok(Error::argument(
-            "no placement is left: gradients that are clipped have to wait for their norm, and the options leave \
-             them no place for it; turn clipping off (clip 0), keep mode exact, or let gradients wait on the device \
-             (grad place device)",
+            "the options exclude every placement: to be clipped, gradients must wait for the global norm, in the \
+             store (mode exact) or on the device (grad place device), with AdamW after the norm; change one of \
+             these options or turn clipping off (clip 0)",
         ));
     };
     let changes = changes(question)?;
     let advice = match changes.is_empty() {
-        true => together(question)?,
+        true => combined(question)?,
         false => format!("; {} would fit", changes.join(", or ")),
     };
-    Ok(match short {
-        Short::Device(need) => {
+    Ok(match need {
+        Need::Device(need) => {
             let limit = question.limits.device.unwrap_or(usize::MAX);
             Error::new(
                 Status::OutOfDeviceMemory,
@@ -56,7 +56,7 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
                 ),
             )
         }
-        Short::Host(need) => {
+        Need::Host(need) => {
             let host = question.limits.host;
             Error::new(
                 Status::OutOfHostMemory,
@@ -71,8 +71,8 @@ pub fn nothing_fits(question: &Question) -> Result<Error> {
     })
 }
 
-/// Which limit binds; nothing if no placement can be built at all.
-fn shortage(question: &Question) -> Result<Option<Short>> {
+/// The least memory that any placement needs; `None` if the options exclude every placement.
+fn least_need(question: &Question) -> Result<Option<Need>> {
     let trials = Trials::new(*question, 0)?;
     let limit = question.limits.device.unwrap_or(usize::MAX);
     let (mut device_least, mut host_least) = (None::<usize>, None::<usize>);
@@ -91,18 +91,18 @@ fn shortage(question: &Question) -> Result<Option<Short>> {
         }
     }
     Ok(match (host_least, device_least) {
-        (Some(host), _) => Some(Short::Host(host)),
-        (None, device) => device.map(Short::Device),
+        (Some(host), _) => Some(Need::Host(host)),
+        (None, device) => device.map(Need::Device),
     })
 }
 
-/// The changes that fit, of each kind the one that takes least away from what was asked: a pin, a cut of the step
-/// into smaller micro-batches, a shorter step, what the host keeps.
+/// The changes that fit. Of each kind, the one closest to the request: one option not fixed, smaller micro-batches,
+/// fewer micro-batches, another mode.
 fn changes(question: &Question) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    found.extend(without_a_pin(question)?);
+    found.extend(without_a_fixed_option(question)?);
     let Shape { b, t } = question.numeric.shape;
-    for chunks in (2..=MICROS / question.micros).filter(|chunks| b.is_multiple_of(*chunks)) {
+    for chunks in (2..=MICROS_MAX / question.micros).filter(|chunks| b.is_multiple_of(*chunks)) {
         let (smaller, micros) = (b / chunks, question.micros * chunks);
         if fits(&question.with_shape(Shape { b: smaller, t }, micros))? {
             found.push(format!("{micros} micro-batches of {smaller} × {t} tokens"));
@@ -118,48 +118,48 @@ fn changes(question: &Question) -> Result<Vec<String>> {
     }
     for (mode, clips) in modes(question).skip(1) {
         if fits(&Question { mode, clips, ..*question })? {
-            found.push(named(mode, clips, question));
+            found.push(mode_name(mode, clips, question));
             break;
         }
     }
     Ok(found)
 }
 
-/// More micro-batches than this are advised to nobody.
-const MICROS: usize = 1024;
-/// Fewer tokens than this are no sequence to train on.
-const SHORTEST: usize = 128;
+/// Maximum number of micro-batches that is proposed.
+const MICROS_MAX: usize = 1024;
+/// Minimum sequence length that is proposed, tokens.
+const TOKENS_MIN: usize = 128;
 
-/// Where no change is enough alone: the first of all together that is, of those with the longest sequences, or what is
-/// missing whatever one changes.
-fn together(question: &Question) -> Result<String> {
+/// The advice when no single change makes the model fit: the first combination that does, of those with the longest
+/// sequences; or the memory that even the smallest step needs.
+fn combined(question: &Question) -> Result<String> {
     let Shape { b, t } = question.numeric.shape;
-    let shortest = t.min(SHORTEST);
+    let shortest = t.min(TOKENS_MIN);
     let least =
         Question { mode: Mode::Compact, clips: false, ..question.with_shape(Shape { b: 1, t: shortest }, 1) };
-    let Some(short) = shortage(&least)? else { return Ok(String::new()) };
-    if !short.fits(question) {
-        let (need, place) = match short {
-            Short::Device(need) => (need, "device"),
-            Short::Host(need) => (need, "host"),
+    let Some(need) = least_need(&least)? else { return Ok(String::new()) };
+    if !need.fits(question) {
+        let (need, memory) = match need {
+            Need::Device(need) => (need, "device"),
+            Need::Host(need) => (need, "host"),
         };
-        let mode = named(least.mode, least.clips, question);
+        let mode = mode_name(least.mode, least.clips, question);
         let need = Size(need);
         return Ok(format!(
-            "; even {mode} needs {need} of {place} memory for a step of 1 × {shortest} tokens"
+            "; even {mode} needs {need} of {memory} memory for a step of 1 × {shortest} tokens"
         ));
     }
     for t in halves(t, shortest) {
         for (mode, clips) in modes(question) {
             for micros in
-                [question.micros.saturating_mul(b), 1].into_iter().filter(|micros| *micros <= MICROS)
+                [question.micros.saturating_mul(b), 1].into_iter().filter(|micros| *micros <= MICROS_MAX)
             {
                 let shaped = question.with_shape(Shape { b: 1, t }, micros);
                 if fits(&Question { mode, clips, ..shaped })? {
                     let with = if (mode, clips) == (question.mode, question.clips) {
                         String::new()
                     } else {
-                        named(mode, clips, question) + " with "
+                        mode_name(mode, clips, question) + " with "
                     };
                     let s = if micros == 1 { "" } else { "es" };
                     return Ok(format!("; {with}{micros} micro-batch{s} of 1 × {t} tokens would fit"));
@@ -170,12 +170,12 @@ fn together(question: &Question) -> Result<String> {
     Ok(String::new())
 }
 
-/// A number, its half and so on, down to the least.
+/// A number, its half and so on, down to `least`.
 fn halves(first: usize, least: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(first), |number| Some(number / 2)).take_while(move |&number| number >= least)
 }
 
-/// What the host may keep, by what it takes away, what was asked for first; clipping is given up last.
+/// The modes to try, with clipping or without: the requested one first, then by bytes; without clipping last.
 fn modes(question: &Question) -> impl Iterator<Item = (Mode, bool)> + use<> {
     let asked = (question.mode, question.clips);
     let clips = [question.clips, false].into_iter().take(1 + usize::from(question.clips));
@@ -183,37 +183,37 @@ fn modes(question: &Question) -> impl Iterator<Item = (Mode, bool)> + use<> {
     std::iter::once(asked).chain(all.filter(move |mode| *mode != asked))
 }
 
-fn named(mode: Mode, clips: bool, question: &Question) -> String {
+fn mode_name(mode: Mode, clips: bool, question: &Question) -> String {
     let without = if clips == question.clips { "" } else { " without clipping" };
     format!("mode {}{without}", mode.name())
 }
 
-/// The first pin without which there is room.
-fn without_a_pin(question: &Question) -> Result<Option<String>> {
+/// The first fixed option without which the model fits.
+fn without_a_fixed_option(question: &Question) -> Result<Option<String>> {
     let fixed = question.fixed;
     let free = Fixed { ring: fixed.ring, adam: fixed.adam, ..Fixed::default() };
     if *fixed == free {
         return Ok(None);
     }
-    let alone = [
-        ("a free number of weight slots", Fixed { weight_slots: None, ..fixed.clone() }),
-        ("a free number of gradient slabs", Fixed { slabs: None, ..fixed.clone() }),
-        ("a free number of sweeps", Fixed { sweeps: None, ..fixed.clone() }),
-        ("a free choice where gradients wait", Fixed { grad_wait: None, ..fixed.clone() }),
-        ("a free choice of what is recomputed", Fixed { recompute: None, ..fixed.clone() }),
-        ("a free choice of what is spilled", Fixed { boundary: None, ..fixed.clone() }),
-        ("a free number of resident layers", Fixed { resident: None, ..fixed.clone() }),
-        ("a free choice where gradients are summed", Fixed { accumulator: None, ..fixed.clone() }),
-        ("a free placement", free),
+    let relaxed = [
+        ("weight slots", Fixed { weight_slots: None, ..fixed.clone() }),
+        ("gradient slabs", Fixed { slabs: None, ..fixed.clone() }),
+        ("sweeps", Fixed { sweeps: None, ..fixed.clone() }),
+        ("a place for waiting gradients", Fixed { grad_wait: None, ..fixed.clone() }),
+        ("recomputation", Fixed { recompute: None, ..fixed.clone() }),
+        ("spilled boundaries", Fixed { boundary: None, ..fixed.clone() }),
+        ("resident layers", Fixed { resident: None, ..fixed.clone() }),
+        ("a place for gradient accumulators", Fixed { accumulator: None, ..fixed.clone() }),
+        ("a placement", free),
     ];
-    for (name, fixed) in alone {
+    for (name, fixed) in relaxed {
         if fits(&Question { fixed: &fixed, ..*question })? {
-            return Ok(Some(name.to_owned()));
+            return Ok(Some(format!("{name} chosen by the search")));
         }
     }
     Ok(None)
 }
 
 fn fits(question: &Question) -> Result<bool> {
-    Ok(shortage(question)?.is_some_and(|short| short.fits(question)))
+    Ok(least_need(question)?.is_some_and(|need| need.fits(question)))
 }

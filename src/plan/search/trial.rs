@@ -1,4 +1,4 @@
-//! Trying placements: whether they fit, the least they can take, what they take.
+//! Trials of placements: memory, lower bounds of the step time, simulations.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -16,28 +16,28 @@ use crate::schedule::{
     self, Accumulator, Boundary, Geometry, GradWait, LayerPlacement, Mode, Operation, Placement, Policy,
 };
 
-/// How good a placement is: the step's time, and of equals the memory.
+/// The score of a placement, less is better: step time, then memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Score {
     pub step_ns: u64,
     pub bytes: usize,
 }
 
-/// A placement that fits, and no more is known than what its lanes have to do.
+/// A placement that fits but has not been simulated.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub placement: Placement,
-    /// No step is shorter than its busiest lane.
+    /// Lower bound of the step time: the work of the busiest lane.
     pub least_ns: u64,
 }
 
-/// Adding up what the operations of a list take costs as much as simulating so many fewer of them.
-const OF_A_RUN: usize = 6;
+/// Summing the work of a list costs as much as simulating this fraction of its operations.
+const SUM_DIVISOR: usize = 6;
 
-/// However long the lists, a placement is simulated for so much effort.
-const A_PLACEMENT: usize = 150_000;
+/// A search simulates at least one placement per this many operations of its effort, even if the lists are longer.
+const PLACEMENT_EFFORT: usize = 150_000;
 
-/// What has been tried.
+/// The placements tried so far.
 pub struct Trials<'a> {
     pub question: Question<'a>,
     geometry: Geometry,
@@ -45,9 +45,9 @@ pub struct Trials<'a> {
     works: Vec<Work>,
     pass_ns: Vec<u64>,
     known: FxHashMap<Placement, Score>,
-    /// The least time of what fits, nothing of what does not.
+    /// Lower bounds of the step time; `None` for placements that do not fit.
     bounds: FxHashMap<Placement, Option<u64>>,
-    /// What placements take, by the counts that decide it.
+    /// Memory of placements, by the counts that determine it.
     taken: RefCell<FxHashMap<Counts, Taken>>,
     effort: usize,
     effort_left: usize,
@@ -56,19 +56,19 @@ pub struct Trials<'a> {
 /// Bytes on the device and on the host.
 pub type Taken = (usize, usize);
 
-/// All that memory depends on: slots and residents, slabs, sweeps, where gradients wait; and of layers, how many
-/// keep what of their activations, keep their boundary, have a sum of their own.
+/// The counts that determine memory: slots with residents, slabs and sweeps; the place of waiting gradients;
+/// layers by saved activations; layers with a kept boundary, and with an accumulator of their own.
 type Counts = ([usize; 3], GradWait, [usize; Recompute::ALL.len()], [usize; 2]);
 
 impl<'a> Trials<'a> {
-    /// Errors: the question has no answer at all, whatever the room: see [`Plan::new`].
+    /// Errors: the question has no answer under any memory limit; those of [`Plan::new`].
     pub fn new(question: Question<'a>, effort: usize) -> Result<Self> {
         let sweeps = question.fixed.sweeps.unwrap_or(1);
         let (fixed, least) = (question.fixed, Placement::default());
         let (weight_slots, slabs) =
             (fixed.weight_slots.unwrap_or(least.weight_slots), fixed.slabs.unwrap_or(least.slabs));
         let plan = question.plan(Placement { sweeps, weight_slots, slabs, ..least.clone() })?;
-        // What is pinned has to be possible; whether AdamW's place is, is asked of every candidate.
+        // Fixed options must be valid; the time of AdamW is checked for every candidate.
         let counts = Placement { sweeps, weight_slots, slabs, ..least };
         Policy { mode: Mode::Exact, ..question.policy(counts) }.validate(&plan.geometry, question.micros)?;
         let works = Work::of_all(&plan.passes);
@@ -86,17 +86,17 @@ impl<'a> Trials<'a> {
         })
     }
 
-    /// Placements simulated so far.
+    /// Number of placements simulated so far.
     pub fn simulated(&self) -> usize {
         self.known.len()
     }
 
-    /// Whether there is nothing left to simulate with.
+    /// True if the effort is spent and enough placements are simulated; see [`PLACEMENT_EFFORT`].
     fn is_exhausted(&self) -> bool {
-        self.effort_left == 0 && self.known.len() >= (self.effort / A_PLACEMENT).max(1)
+        self.effort_left == 0 && self.known.len() >= (self.effort / PLACEMENT_EFFORT).max(1)
     }
 
-    /// What a placement takes.
+    /// The memory of a placement.
     pub fn taken(&self, placement: &Placement) -> Taken {
         let count =
             |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|at| has(at)).count();
@@ -113,19 +113,19 @@ impl<'a> Trials<'a> {
             let Question { config, layout, micros, .. } = self.question;
             let policy = self.question.policy(placement.clone());
             let plan = Plan::of(config, layout, self.passes.clone(), policy, micros);
-            let plan = plan.expect("the question was checked");
+            let plan = plan.expect("the question is valid");
             (plan.device.bytes(), plan.host.bytes())
         })
     }
 
-    /// Whether a placement fits.
+    /// True if a placement fits.
     pub fn fits(&self, placement: &Placement) -> bool {
         let (device, host) = self.taken(placement);
         self.question.fits(device, host)
     }
 
-    /// A placement that fits and can be built, with its least time; nothing new once the effort is spent and something
-    /// has been found.
+    /// The candidate of a placement that fits and can be built; `None` otherwise. Also `None` for new placements
+    /// once the effort is spent, if one has been simulated.
     pub fn candidate(&mut self, placement: Placement) -> Option<Candidate> {
         let least_ns = match self.bounds.get(&placement) {
             Some(known) => *known,
@@ -147,11 +147,11 @@ impl<'a> Trials<'a> {
         for operation in &list.operations {
             busy[operation.lane().at()] += self.ns(&cost, operation);
         }
-        self.spend(list.operations.len() / OF_A_RUN);
+        self.spend(list.operations.len() / SUM_DIVISOR);
         busy.into_iter().max()
     }
 
-    /// The score of a candidate; nothing once the effort is spent.
+    /// The score of a candidate; `None` once the effort is spent.
     pub fn score(&mut self, candidate: &Candidate) -> Option<Score> {
         if let Some(score) = self.known.get(&candidate.placement) {
             return Some(*score);
@@ -172,7 +172,7 @@ impl<'a> Trials<'a> {
         Some(score)
     }
 
-    /// The time of an operation; that of passes is known.
+    /// The time of an operation; those of passes are precomputed.
     fn ns(&self, cost: &Cost, operation: &Operation) -> u64 {
         match operation.pass() {
             Some(pass) => self.pass_ns[self.passes.number(pass)],

@@ -1,4 +1,4 @@
-//! Lists, read as texts.
+//! Tests of lists by the text of their operations.
 
 use super::*;
 use crate::base::{DType, Shape};
@@ -21,17 +21,17 @@ fn texts(list: &List) -> Vec<String> {
 }
 
 #[test]
-fn a_small_step_reads_as_it_should() {
+fn a_small_step_has_the_expected_operations() {
     let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(3, false, 1), 1).unwrap();
     let expected = [
         "upload batch micro 0",
-        "upload unit 0 → first end",
+        "upload unit 0 → embedding/head buffer",
         "upload unit 1 → slot 0",
         "upload unit 2 → slot 1",
         "embed forward micro 0",
         "forward unit 1 in slot 0, micro 0",
         "upload unit 3 → slot 0",
-        "upload unit 4 → first end",
+        "upload unit 4 → embedding/head buffer",
         "forward unit 2 in slot 1, micro 0",
         "forward unit 3 in slot 0, micro 0",
         "head forward backward micro 0",
@@ -71,7 +71,7 @@ fn a_small_step_reads_as_it_should() {
 }
 
 #[test]
-fn layers_in_slots_at_the_turn_are_not_uploaded_again() {
+fn layers_in_slots_when_backward_starts_are_not_uploaded_again() {
     for (layers, slots) in [(1, 2), (2, 2), (3, 2), (7, 2), (7, 5), (7, 9)] {
         let list = train(&policy(slots, 2, AdamWhen::AfterNorm), &model(layers, true, 1), 3).unwrap();
         let uploads = list
@@ -83,7 +83,7 @@ fn layers_in_slots_at_the_turn_are_not_uploaded_again() {
 }
 
 #[test]
-fn the_heads_parts_are_spread_over_the_backwards() {
+fn the_heads_chunks_are_spread_over_the_layers_backward() {
     let list = train(&policy(2, 2, AdamWhen::AfterNorm), &model(4, false, 5), 2).unwrap();
     let head = UnitIndex(5);
     let mut backwards = 0;
@@ -95,19 +95,20 @@ fn the_heads_parts_are_spread_over_the_backwards() {
             _ => {}
         }
     }
-    // One at once, the other slab free for the first layer; then evenly over 4 layers of 2 micro-batches.
+    // One chunk at once, with the other slab free for the first layer; the rest spread evenly over 4 layers of 2
+    // micro-batches.
     assert_eq!(rounded_after, [0, 1, 3, 4, 6]);
 }
 
 #[test]
-fn streamed_gradients_take_the_ring_in_turn() {
+fn streamed_gradients_use_the_slabs_of_the_ring_in_turn() {
     let mut policy = policy(2, 3, AdamWhen::UnderBackward);
     policy.mode = Mode::Streamed;
     let list = train(&policy, &model(2, false, 1), 1).unwrap();
     let texts = texts(&list);
-    let landed = texts.iter().filter(|text| text.starts_with("download unit"));
+    let downloads = texts.iter().filter(|text| text.starts_with("download unit"));
     assert_eq!(
-        landed.collect::<Vec<_>>(),
+        downloads.collect::<Vec<_>>(),
         [
             "download unit 3 chunk 0: slab 0 → ring 0",
             "download unit 2 chunk 0: slab 1 → ring 1",
@@ -122,7 +123,7 @@ fn streamed_gradients_take_the_ring_in_turn() {
 }
 
 #[test]
-fn what_is_kept_in_training_is_not_in_evaluation() {
+fn evaluation_saves_no_activations() {
     let mut policy = policy(2, 2, AdamWhen::AfterNorm);
     let layer = |recompute| LayerPlacement { recompute, ..LayerPlacement::default() };
     policy.placement.layers = vec![layer(Recompute::None), layer(Recompute::Selective)];
@@ -147,7 +148,7 @@ fn what_is_kept_in_training_is_not_in_evaluation() {
 }
 
 #[test]
-fn spilled_boundaries_pass_through_two_rooms() {
+fn spilled_boundaries_pass_through_two_spill_buffers() {
     let mut policy = policy(2, 2, AdamWhen::AfterNorm);
     let [kept, spilled] = [Boundary::Kept, Boundary::Spilled]
         .map(|boundary| LayerPlacement { boundary, ..LayerPlacement::default() });
@@ -181,7 +182,7 @@ fn spilled_boundaries_pass_through_two_rooms() {
 }
 
 #[test]
-fn evaluation_and_logits_only_go_up() {
+fn evaluation_and_logits_have_no_backward() {
     let policy = policy(2, 2, AdamWhen::AfterNorm);
     let evaluation = texts(&evaluate(&policy, &model(1, true, 1), 2).unwrap());
     assert_eq!(
@@ -193,10 +194,10 @@ fn evaluation_and_logits_only_go_up() {
         logits,
         [
             "upload batch micro 0",
-            "upload unit 0 → first end",
+            "upload unit 0 → embedding/head buffer",
             "upload unit 1 → slot 0",
             "embed forward micro 0",
-            "upload unit 2 → second end",
+            "upload unit 2 → final norm buffer",
             "forward unit 1 in slot 0, micro 0",
             "head logits",
             "download logits",
@@ -214,7 +215,7 @@ fn resident_layers_are_uploaded_once() {
     assert_eq!(
         texts(&list).into_iter().filter(about).collect::<Vec<_>>(),
         [
-            "upload unit 0 → first end",
+            "upload unit 0 → embedding/head buffer",
             "upload unit 1 → slot 2",
             "upload unit 2 → slot 0",
             "upload unit 3 → slot 3",
@@ -225,7 +226,7 @@ fn resident_layers_are_uploaded_once() {
             "forward unit 3 in slot 3, micro 0",
             "forward unit 4 in slot 1, micro 0",
             "upload unit 6 → slot 1",
-            "upload unit 7 → second end",
+            "upload unit 7 → final norm buffer",
             "forward unit 5 in slot 0, micro 0",
             "forward unit 6 in slot 1, micro 0",
             "recompute backward unit 6 in slot 1, micro 0",
@@ -241,20 +242,20 @@ fn resident_layers_are_uploaded_once() {
 }
 
 #[test]
-fn a_later_sweep_continues_the_sums() {
+fn a_later_sweep_continues_the_accumulators() {
     let mut policy = policy(2, 2, AdamWhen::AfterNorm);
     policy.placement.sweeps = 2;
     let own = LayerPlacement { accumulator: Accumulator::OnDevice, ..LayerPlacement::default() };
     policy.placement.layers = vec![LayerPlacement::default(), own];
     let list = train(&policy, &model(2, false, 1), 3).unwrap();
-    let sums = |list: &List| {
+    let transfers = |list: &List| {
         texts(list).into_iter().filter(|text| text.contains(" accumulator ")).collect::<Vec<_>>()
     };
-    assert!(sums(&list).is_empty(), "a buffer for each keeps its own");
+    assert!(transfers(&list).is_empty(), "every accumulator has a buffer of its own");
     let four = train(&policy, &model(4, false, 1), 3).unwrap();
-    // Units 4, 3 and 1 pass through rooms 0, 1 and 0: unit 3 has room 1 for itself.
+    // Units 4, 3 and 1 use spill buffers 0, 1 and 0: no other unit uses buffer 1, so unit 3 stays there.
     assert_eq!(
-        sums(&four),
+        transfers(&four),
         [
             "spill accumulator unit 4: spill buffer 0 → host",
             "spill accumulator unit 1: spill buffer 0 → host",
@@ -269,12 +270,12 @@ fn a_later_sweep_continues_the_sums() {
         [
             "upload batch micro 0",
             "upload batch micro 1",
-            "upload unit 0 → first end",
+            "upload unit 0 → embedding/head buffer",
             "upload unit 1 → slot 0",
             "upload unit 2 → slot 1",
             "embed forward micro 0",
             "embed forward micro 1",
-            "upload unit 3 → first end",
+            "upload unit 3 → embedding/head buffer",
             "forward unit 1 in slot 0, micro 0",
             "forward unit 1 in slot 0, micro 1",
             "forward unit 2 in slot 1, micro 0",
@@ -285,11 +286,11 @@ fn a_later_sweep_continues_the_sums() {
             "recompute backward unit 2 in slot 1, micro 1",
             "recompute backward unit 1 in slot 0, micro 0",
             "recompute backward unit 1 in slot 0, micro 1",
-            // The layers are in their slots still; the embedding is not.
+            // The layers are still in their slots; the embedding is not on the device any more.
             "upload batch micro 2",
-            "upload unit 0 → first end",
+            "upload unit 0 → embedding/head buffer",
             "embed forward micro 2",
-            "upload unit 3 → first end",
+            "upload unit 3 → embedding/head buffer",
             "forward unit 1 in slot 0, micro 2",
             "forward unit 2 in slot 1, micro 2",
             "head forward backward micro 2",
@@ -310,7 +311,7 @@ fn a_later_sweep_continues_the_sums() {
 }
 
 #[test]
-fn gradients_that_wait_on_the_device_leave_after_the_verdict() {
+fn gradients_that_wait_on_the_device_leave_after_the_clip_decision() {
     let mut policy = policy(2, 2, AdamWhen::AfterNorm);
     policy.mode = Mode::Streamed;
     policy.placement.grad_wait = GradWait::Device;
@@ -343,7 +344,7 @@ fn gradients_that_wait_on_the_device_leave_after_the_verdict() {
 }
 
 #[test]
-fn the_next_rows_come_first_and_the_others_last() {
+fn adamw_updates_the_next_rows_first_and_the_others_last() {
     let adam = |policy: &Policy, geometry: &Geometry| -> Vec<String> {
         let list = train_rows_first(policy, geometry, 1).unwrap();
         let host = |operation: &&Operation| operation.lane() == crate::device::Lane::Host;
@@ -363,8 +364,8 @@ fn the_next_rows_come_first_and_the_others_last() {
     let mut waiting = after.clone();
     waiting.placement.grad_wait = GradWait::Device;
     assert_eq!(adam(&waiting, &untied), whole);
-    // A tied embedding is uploaded whole. Under backward the embedding is last, and its parts follow their downloads. Of a
-    // gradient that passes through a ring no two parts are there at once.
+    // A tied embedding is uploaded whole. Under backward the embedding is last, and AdamW of its chunks follows their
+    // downloads. Of a gradient that passes through a ring buffer, not all chunks are there at once.
     let streamed = Policy { mode: Mode::Streamed, ..under.clone() };
     for (policy, geometry) in
         [(&after, model(2, true, 1)), (&under, model(2, false, 1)), (&streamed, model(2, false, 1))]

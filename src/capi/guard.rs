@@ -1,5 +1,5 @@
-//! Nothing passes but a status: errors become numbers, panics become errors, a handle that failed stays
-//! failed.
+//! The guard around every `extern "C"` function: panics become errors, errors become statuses, and a failed handle
+//! stays failed.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -14,14 +14,14 @@ use crate::capi::log;
 use crate::capi::status::{self, hz_status_t};
 
 thread_local! {
-    /// Calls of this thread that are inside the wall, nested by a log callback that calls in again.
+    /// Guarded calls on this thread; nested if a log callback calls the library.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
-    /// Where the last panic of this thread was raised.
-    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Source location of the last panic on this thread.
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs the body of an `extern "C"` function and gives its status; the message goes to `hz_last_error`.
-pub fn wall(body: impl FnOnce() -> Result<()>) -> hz_status_t {
+/// Runs the body of an `extern "C"` function and returns its status; `hz_last_error` returns the message.
+pub fn guard(body: impl FnOnce() -> Result<()>) -> hz_status_t {
     match catch(body) {
         Ok(()) => Status::Ok as hz_status_t,
         Err(error) => {
@@ -31,19 +31,18 @@ pub fn wall(body: impl FnOnce() -> Result<()>) -> hz_status_t {
     }
 }
 
-/// A panic of `body` as an error.
+/// Runs `body` and returns a panic as an error.
 fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    quieten();
+    set_panic_hook();
     DEPTH.set(DEPTH.get() + 1);
-    // What a panic may leave half-done is either dropped here with `body` or behind a `Guarded`, which lets
-    // nobody see it again.
+    // State that a panic leaves inconsistent is dropped with `body`, or is in a `Guarded`, which does not run again.
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
     DEPTH.set(DEPTH.get() - 1);
     outcome.unwrap_or_else(|payload| {
-        let place = PLACE.take().map_or(String::new(), |place| format!(" at {place}"));
+        let location = LOCATION.take().map_or(String::new(), |location| format!(" at {location}"));
         Err(Error::new(
             Status::Panic,
-            format!("the library panicked{place}: {}; this is a bug, please report it", text(&*payload)),
+            format!("the library panicked{location}: {}; this is a bug, please report it", text(&*payload)),
         ))
     })
 }
@@ -56,9 +55,8 @@ fn text(payload: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Rust prints panics to stderr; a library does not print. Ours go to the log callback instead. A Rust
-/// program that uses this crate keeps its own hook for its own threads.
-fn quieten() {
+/// Sends panics of this library to the log callback instead of stderr. Other threads of a Rust program keep its hook.
+fn set_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = panic::take_hook();
@@ -68,18 +66,18 @@ fn quieten() {
             if !ours {
                 return previous(info);
             }
-            let place = info.location().map(ToString::to_string);
+            let location = info.location().map(ToString::to_string);
             log::error(&format!(
                 "panic at {}: {}",
-                place.as_deref().unwrap_or("an unknown place"),
+                location.as_deref().unwrap_or("an unknown location"),
                 text(info.payload())
             ));
-            let _ = PLACE.try_with(|last| last.replace(place));
+            let _ = LOCATION.try_with(|last| last.replace(location));
         }));
     });
 }
 
-/// The state behind a handle: one call at a time, and none after the first that breaks it.
+/// The state of a handle: runs one call at a time, and none after one that breaks it.
 pub struct Guarded<T>(Mutex<State<T>>);
 
 struct State<T> {
@@ -88,20 +86,19 @@ struct State<T> {
 }
 
 impl<T> Guarded<T> {
-    /// A state that works.
+    /// A usable state.
     pub fn new(value: T) -> Self {
         Guarded(Mutex::new(State { value, failed: None }))
     }
 
-    /// Runs a call on the state; errors as [`Guarded::attempt`], or [`busy`].
+    /// Runs a call on the state. Errors: as [`Guarded::attempt`], or [`busy`].
     pub fn run<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
         self.attempt(body).unwrap_or_else(|| Err(busy()))
     }
 
-    /// Runs a call on the state, or none while another call runs.
+    /// Runs a call on the state; `None` while another call runs.
     ///
-    /// Errors: the first error that broke the state, for ever after; those of `body`, of which the ones after
-    /// which the state cannot be trusted break it.
+    /// Errors: those of `body`. After one that [breaks](breaks) the state, every call returns it again.
     pub fn attempt<R>(&self, body: impl FnOnce(&mut T) -> Result<R>) -> Option<Result<R>> {
         let mut state = self.0.try_lock()?;
         if let Some(first) = &state.failed {
@@ -112,22 +109,22 @@ impl<T> Guarded<T> {
         if let Err(error) = &outcome
             && breaks(error.status())
         {
-            log::error(&format!("the trainer has failed and stays failed: {error}"));
+            log::error(&format!("the trainer has failed permanently: {error}"));
             state.failed = Some(error.clone());
         }
         Some(outcome)
     }
 }
 
-/// What a second call gets while one is running.
+/// The error of a second call while one is running.
 pub fn busy() -> Error {
     Error::new(
         Status::InvalidState,
-        "another call is running on this handle: one thread uses a trainer at a time",
+        "another call is running on this trainer: use a trainer from one thread at a time",
     )
 }
 
-/// Whether a state that met this error may be wrong.
+/// True for errors after which the state may be wrong.
 fn breaks(status: Status) -> bool {
     matches!(status, Status::DeviceFailed | Status::Internal | Status::Panic)
 }
@@ -145,36 +142,36 @@ mod tests {
 
     #[test]
     fn an_error_becomes_its_number_and_its_message() {
-        assert_eq!(wall(|| Err(Error::argument("too long"))), 100);
+        assert_eq!(guard(|| Err(Error::argument("too long"))), 100);
         assert_eq!(last_error(), "too long");
-        assert_eq!(wall(|| Ok(())), 0);
-        assert_eq!(last_error(), "too long", "success leaves the message alone");
+        assert_eq!(guard(|| Ok(())), 0);
+        assert_eq!(last_error(), "too long", "success keeps the message");
     }
 
     #[test]
     fn a_panic_becomes_a_status_and_fails_the_handle_for_good() {
         let state = Guarded::new(());
-        let call = |body: fn(&mut ()) -> Result<()>| wall(|| state.run(body));
+        let call = |body: fn(&mut ()) -> Result<()>| guard(|| state.run(body));
         assert_eq!(call(|_| Ok(())), 0);
-        assert_eq!(call(|_| panic!("the sky fell")), 901);
+        assert_eq!(call(|_| panic!("the first panic")), 901);
         let first = last_error();
-        assert!(first.contains("the sky fell") && first.contains("wall.rs"), "{first}");
-        assert_eq!(call(|_| unreachable!("a failed state is not touched")), 901);
+        assert!(first.contains("the first panic") && first.contains("guard.rs"), "{first}");
+        assert_eq!(call(|_| unreachable!("a failed state does not run calls")), 901);
         assert_eq!(last_error(), first);
     }
 
     #[test]
-    fn a_callers_mistake_leaves_the_handle_usable_and_a_failed_device_does_not() {
+    fn errors_of_the_caller_keep_the_handle_usable_and_device_failures_do_not() {
         let state = Guarded::new(());
         let call = |status| state.run(|_| Err::<(), _>(Error::new(status, "no"))).unwrap_err().status();
         assert_eq!(call(Status::NonFinite), Status::NonFinite);
         assert!(state.run(|_| Ok(())).is_ok());
         assert_eq!(call(Status::DeviceFailed), Status::DeviceFailed);
-        assert_eq!(call(Status::NotFound), Status::DeviceFailed, "the first error is kept");
+        assert_eq!(call(Status::NotFound), Status::DeviceFailed, "the first error is returned again");
     }
 
     #[test]
-    fn a_second_call_is_refused_while_one_runs() {
+    fn a_second_call_fails_while_one_runs() {
         let state = Guarded::new(());
         let inner = state.run(|_| Ok(state.run(|_| Ok(())).unwrap_err().status())).unwrap();
         assert_eq!(inner, Status::InvalidState);
