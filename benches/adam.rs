@@ -1,16 +1,17 @@
-//! AdamW's speed beside the memory's: `cargo bench --bench adam -- [--parameters N] [--rounds N] [--threads N]
-//! [--modes LIST] [--pages small] [--node N]`.
+//! AdamW's speed compared with the memory bandwidth: `cargo bench --bench adam -- [--parameters N] [--rounds N]
+//! [--threads N] [--modes LIST] [--pages small] [--node N]`.
 //!
-//! Every round runs the kernel in each instruction set (with `HZ_ISA` in that one), and a *probe* before and after
-//! it. The probe goes over the same five streams (weights, residual, m, v: read and written in place; gradient:
-//! read) and does nothing with them but what keeps the compiler from leaving them out; it is the limit that memory
-//! sets. A ratio is that of the two probes around a kernel to the kernel, because bandwidth on shared machines
-//! wanders, by wall clock as well as by processor time, which other programs disturb less; the median of
-//! the rounds is reported, as one line of JSON for each measurement. The modes are
-//! `exact` with a bf16 and an f32 gradient (`streamed` runs the same kernel over the same streams), `compact` (18
-//! bytes), and `whole`: f32 masters and gradients (28 bytes), as other trainers keep them; its probe goes over the
-//! same bytes. `--modes exact,compact` leaves modes out. `--pages small` does without huge pages. `--node N` takes memory of
-//! that node; run it under `taskset` with the cores of that node or of another to see it near and far.
+//! Every round runs the kernel with each instruction set (only the one in `HZ_ISA`, if set), and a *probe*
+//! before and after it. The probe reads and writes the same five arrays (weights, residual, m and v in place;
+//! the gradient read-only) with minimal arithmetic, so it measures the limit set by memory. A ratio compares a
+//! kernel with the two probes around it, because bandwidth on shared machines varies. Ratios are given by wall
+//! clock and by processor time, which other programs disturb less. Each measurement prints one line of JSON
+//! with the median of the rounds.
+//!
+//! Modes: `exact` with a bf16 and with an f32 gradient (`streamed` runs the same kernel), `compact` (18 bytes),
+//! and `whole`: f32 masters and gradients (28 bytes), as in other trainers; its probe covers the same bytes.
+//! `--modes exact,compact` selects modes. `--pages small` disables huge pages. `--node N` uses memory of a NUMA
+//! node; combine it with `taskset` to compare local and remote access.
 
 use std::env;
 use std::path::Path;
@@ -31,7 +32,7 @@ fn main() {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = number("--threads").unwrap_or(cores);
 
-    let wanted_pages = (option("--pages").as_deref() == Some("small")).then_some(Pages::Small);
+    let page_setting = (option("--pages").as_deref() == Some("small")).then_some(Pages::Small);
     let node: Option<u32> = number("--node");
     let modes = option("--modes");
     let wanted = |mode: &str| modes.as_ref().is_none_or(|modes| modes.split(',').any(|name| name == mode));
@@ -47,7 +48,7 @@ fn main() {
         let bytes_read = 4 + dtype.bytes() + 2 * moment.bytes();
         let bytes_written = 4 + 2 * moment.bytes();
         let kind = node.map_or(MemoryKind::Plain, MemoryKind::Node);
-        let arena = Arena::take_under(Path::new("/"), elements * bytes_read, kind, wanted_pages);
+        let arena = Arena::take_under(Path::new("/"), elements * bytes_read, kind, page_setting);
         let arena = arena.expect("the arena fits");
         let spans = carve(&arena, elements, dtype, moment);
         fill(&pool, &spans);
@@ -105,7 +106,7 @@ fn carve(arena: &Arena, elements: usize, gradient_dtype: DType, moments: DType) 
     Spans { master, gradient, gradient_dtype, optimizer: Optimizer::AdamW { moments }, state }
 }
 
-/// Whole masters where weights and residuals lie, one after the other at the arena's end.
+/// Makes whole masters in the memory of weights and residuals, which are adjacent at the arena's end.
 fn whole(arena: &Arena, pool: &Pool, spans: &Spans) -> Spans {
     const RUN: usize = 1 << 16;
     let elements = spans.elements();
@@ -124,12 +125,12 @@ fn halves(spans: &Spans) -> [HostSpan; 2] {
     [weights, residual]
 }
 
-/// A value between −1 and 1.
+/// A pseudorandom value between −1 and 1.
 fn ordinary(at: usize) -> f32 {
     (at.wrapping_mul(2_654_435_761) % 1999) as f32 / 1000.0 - 1.0
 }
 
-/// Ordinary values everywhere; zeros would let pages share nothing and divisions be cheap.
+/// Writes ordinary values everywhere, because zeros could make memory and divisions faster.
 fn fill(pool: &Pool, spans: &Spans) {
     const RUN: usize = 1 << 16;
     let elements = spans.elements();
@@ -151,7 +152,7 @@ fn fill(pool: &Pool, spans: &Spans) {
     });
 }
 
-/// The five streams with next to no arithmetic, in tiles of the size that serves the probe best.
+/// Reads and writes the five arrays with minimal arithmetic, in tiles of the probe's best size.
 fn probe(pool: &Pool, spans: &Spans) {
     const TILE: usize = 1 << 18;
     let elements = spans.elements();
@@ -189,7 +190,7 @@ fn probe(pool: &Pool, spans: &Spans) {
 
 #[allow(clippy::mut_from_ref)]
 fn words<'a, T>(span: HostSpan) -> &'a mut [T] {
-    // SAFETY: the arena outlives the call, its spans are disjoint, and a tile belongs to one thread.
+    // SAFETY: the arena outlives the call, its spans are disjoint, and each tile is used by one thread.
     unsafe { slice::from_raw_parts_mut(span.address().cast(), span.bytes() / size_of::<T>()) }
 }
 
@@ -230,7 +231,7 @@ fn touch<G: Word, M: Word>(
 ) {
     #[cfg(target_arch = "x86_64")]
     if Isa::Avx512.is_here() {
-        // SAFETY: asked just before.
+        // SAFETY: checked just before.
         return unsafe { touch_avx512(weights, residual, gradient, m, v) };
     }
     touch_each(weights, residual, gradient, m, v);
@@ -248,7 +249,7 @@ fn touch_avx512<G: Word, M: Word>(
     touch_each(weights, residual, gradient, m, v);
 }
 
-/// Flips bits that the next round flips back: every load and store is needed, no value runs away.
+/// Flips bits that the next round flips back: no load or store can be optimised out, and values stay bounded.
 #[inline(always)]
 fn touch_each<G: Word, M: Word>(
     weights: &mut [u16],
@@ -268,7 +269,7 @@ fn touch_each<G: Word, M: Word>(
     }
 }
 
-/// Seconds of a call: on the wall, and of this process on its processors.
+/// Seconds of a call: wall-clock time, and CPU time of this process.
 #[derive(Clone, Copy)]
 struct Times {
     wall: f64,
@@ -281,7 +282,7 @@ impl Times {
     }
 }
 
-/// A kernel's call, and the mean of the probes before and after it.
+/// A run of a kernel, and the mean of the probes before and after it.
 #[derive(Clone)]
 struct Run {
     probe: Times,
@@ -296,5 +297,5 @@ fn timed(work: impl FnOnce()) -> Times {
 
 fn processor_seconds() -> f64 {
     let clock = ClockId::CLOCK_PROCESS_CPUTIME_ID;
-    Duration::from(clock.now().expect("every process has a clock of its own")).as_secs_f64()
+    Duration::from(clock.now().expect("every process has a CPU clock")).as_secs_f64()
 }

@@ -1,13 +1,13 @@
-"""AdamW beside its peers, step by step in one process: PYTHON benches/adam_peers.py [--parameters N] [--rounds N]
+"""AdamW compared with other implementations, in one process: PYTHON benches/adam_peers.py [--parameters N] [--rounds N]
 
-Needs torch. For more peers it needs deepspeed and ninja, which compile at first use, and an unpacked source package of
-ColossalAI (`--colossalai FOLDER`, with CUDA's headers in CPATH): its kernel is compiled, the package is not installed.
+Needs torch. DeepSpeed's Adam needs deepspeed and ninja, which compile it at first use. ColossalAI's needs an unpacked source
+package (`--colossalai FOLDER`, with CUDA's headers in CPATH); only its kernel is compiled, the package is not installed.
 Ours runs through the C ABI of the shared library: cargo build --release first.
 
-A round makes one step of each, in an order of its own: PyTorch's fused CPU AdamW, DeepSpeed's and ColossalAI's CPU
-Adam, all with f32 parameters and gradients, and ours in modes exact (bf16 gradients), compact and f32. All arrays lie
-in huge pages, the peers' too. Prints a line of JSON: medians in 1e9 parameters a second; of ours median, least and
-greatest of the rounds' ratios to the best peer of the round, and the median of those to each peer.
+A round runs one step of each, in random order: PyTorch's fused CPU AdamW, DeepSpeed's and ColossalAI's CPU
+Adam, all with f32 parameters and gradients, and ours in modes exact (bf16 gradients), compact and f32. All arrays are
+in huge pages. Prints a line of JSON: medians in 1e9 parameters per second; for ours the median, minimum and
+maximum of the ratios to the best peer of the same round, and the median ratio to each peer.
 """
 
 import argparse
@@ -19,13 +19,13 @@ import random
 import statistics
 import time
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's way to huge pages
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # makes PyTorch use huge pages
 import torch  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LR = 1e-4
 BF16, F32 = 1, 2
-# Mode number, bytes of weight, residual, gradient and moment, gradient type.
+# Mode number; bytes of weight, residual, gradient and moment; gradient dtype.
 MODES = {"exact": (1, 2, 2, 2, 4, BF16), "compact": (2, 2, 2, 2, 2, BF16), "f32": (3, 4, 0, 4, 4, F32)}
 HUGE = 2 << 20
 
@@ -62,7 +62,7 @@ class ArenaInfo(ctypes.Structure):
 
 
 class Horizon:
-    """The shared library. What it opens lives as long as this process."""
+    """The shared library. Objects that it opens live as long as this process."""
 
     def __init__(self, path: pathlib.Path):
         self.library = ctypes.CDLL(str(path))
@@ -76,7 +76,7 @@ class Horizon:
             raise RuntimeError(self.library.hz_last_error().decode())
 
     def arena(self, count: int) -> int:
-        """Address of `count` bytes of touched memory."""
+        """Returns the address of `count` bytes of touched memory."""
         options = ArenaOptions(ctypes.sizeof(ArenaOptions), kind=1)
         arena, info = ctypes.c_void_p(), ArenaInfo(ctypes.sizeof(ArenaInfo))
         self.call("hz_arena_open", ctypes.byref(options), ctypes.c_uint64(count), ctypes.byref(arena))
@@ -85,7 +85,7 @@ class Horizon:
         return info.address
 
     def stepper(self, mode: str, elements: int, threads: int):
-        """A closure that makes one step over arrays with ordinary values."""
+        """Returns a function that runs one step over arrays with normal values."""
         number, weight, residual, gradient, moment, dtype = MODES[mode]
         options = AdamOptions(ctypes.sizeof(AdamOptions), number, threads, 0, 0, 1, 0.9, 0.999, 1e-8, 0.01)
         adam = ctypes.c_void_p()
@@ -121,11 +121,11 @@ def parameter(elements: int) -> torch.nn.Parameter:
 
 
 def colossalai(folder: pathlib.Path, elements: int):
-    """A step of ColossalAI's CPU Adam, its kernel compiled from its sources by PyTorch as that project does."""
+    """Returns a function that runs a step of ColossalAI's CPU Adam, compiled from its sources like that project does."""
     from torch.utils.cpp_extension import load
 
     kernel = folder / "extensions/csrc/kernel/x86/cpu_adam.cpp"
-    flags = ["-O3", "-g", "-Wno-reorder", "-fopenmp", "-march=native"]  # its own, but for libraries of CUDA's
+    flags = ["-O3", "-g", "-Wno-reorder", "-fopenmp", "-march=native"]  # its own flags, without CUDA's libraries
     module = load("colossalai_cpu_adam", [str(kernel)], extra_cflags=flags)
     optimizer = module.CPUAdamOptimizer(LR, 0.9, 0.999, 1e-8, 0.01, True)
     param, m, v = parameter(elements), torch.zeros(elements), torch.zeros(elements)
@@ -140,7 +140,7 @@ def colossalai(folder: pathlib.Path, elements: int):
 
 
 def peers(elements: int, colossalai_folder) -> dict:
-    """A closure that makes one step, by name."""
+    """Returns functions that run one step, by name."""
     fused = torch.optim.AdamW([parameter(elements)], lr=LR, fused=True)
     steps = {"pytorch_fused_f32": fused.step}
     try:
@@ -170,7 +170,7 @@ def main() -> None:
     steps = others | own
     order, rounds = list(steps), []
     shuffle = random.Random(1)
-    for _ in range(given.rounds + 2):  # two warm up: they allocate the peers' moments
+    for _ in range(given.rounds + 2):  # two warm-up rounds allocate the peers' moments
         shuffle.shuffle(order)
         seconds = {}
         for name in order:

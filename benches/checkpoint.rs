@@ -1,12 +1,14 @@
-//! Loading and saving beside a plain file copy: `cargo bench --bench checkpoint -- [--gb N] [--dtype bf16|f32] [--rounds N] [--threads N] [--folder DIR]`.
+//! Loading and saving compared with a plain file copy:
+//! `cargo bench --bench checkpoint -- [--gb N] [--dtype bf16|f32] [--rounds N] [--threads N] [--folder DIR]`.
 //!
-//! A random model of so many 10⁹ bytes of weights is exported to a folder once. Then every round, one after the other,
-//! copies those files (`fs::copy`, then `fsync`), saves the model (an export: files and folder synced), loads it with
-//! the files in the page cache, and loads it with the files dropped from it. Beside them stand what bounds them: a buffer in
-//! the cache written as often as the files are long, then `fsync`; the files in the page cache read through such a
-//! buffer by as many threads; the dropped files read so by one. Rates are bytes of weights a second; the median of the
-//! rounds is reported as one line of JSON. *Extra memory* is the most that the process grew during saving and during loading
-//! beyond what it held before, mapped pages counted: the trainer has taken all it will ever take by then.
+//! A random model of N GB (10⁹ bytes) of weights is exported to a folder once. Every round then copies those
+//! files (`fs::copy`, then `fsync`), saves the model (an export; files and folder synced), loads it with the
+//! files in the page cache, and loads it with the files dropped from the cache. For comparison it also measures
+//! the limits: writing a cached buffer of the same total length, then `fsync`; reading the cached files through
+//! such a buffer with the same number of threads; and reading the dropped files with one thread. Throughput is
+//! in bytes of weights per second; one line of JSON has the medians of the rounds. *Extra memory* is the peak
+//! growth of the process during saving and loading, including mapped pages; the trainer itself has allocated
+//! all its memory before.
 
 #[path = "probe/mod.rs"]
 mod probe;
@@ -36,7 +38,8 @@ fn main() {
 
     let config = model(gb, dtype);
     let options = TrainerOptions {
-        // The least memory, 8 bytes a parameter, so that files stay cached beside it; what is loaded and saved is the
+        // The mode with the least memory, 8 bytes per parameter, so that files stay in the page cache. Loading
+        // and saving are the
         // same in every mode.
         mode: Mode::Compact,
         adam_when: Some(AdamWhen::UnderBackward),
@@ -50,7 +53,7 @@ fn main() {
     let config = FolderConfig::of(config).expect("a family");
     let bytes = export_bytes(trainer.layout(), dtype);
     let save = |trainer: &mut Trainer, name: &str| {
-        let target = ExportTarget::check(&folder.join(name), bytes).expect("there is spill");
+        let target = ExportTarget::check(&folder.join(name), bytes).expect("enough disk space");
         export(&target, &config, trainer, dtype, SHARD_BYTES, &unwatched).expect("it is saved");
     };
     save(&mut trainer, "model");
@@ -61,17 +64,17 @@ fn main() {
     for _ in 0..rounds {
         let copies = folder.join("copies");
         seconds[0].push(Clock::Wall.seconds(|| copy(&source, &copies)));
-        fs::remove_dir_all(&copies).expect("the copies go");
+        fs::remove_dir_all(&copies).expect("the copies are removed");
         let before = reset_peak();
         seconds[1].push(Clock::Wall.seconds(|| save(&mut trainer, "saved")));
         saving_extra = saving_extra.max(peak() - before);
-        fs::remove_dir_all(folder.join("saved")).expect("what was saved goes");
+        fs::remove_dir_all(folder.join("saved")).expect("the saved files are removed");
         let mut load = || {
             let weights = Weights::open(&source, trainer.layout()).expect("it is whole");
             weights.load(&mut trainer, &unwatched).expect("it is read");
         };
         seconds[5].push(Clock::Wall.seconds(|| write_all(&source, &folder.join("written"))));
-        fs::remove_dir_all(folder.join("written")).expect("what was written goes");
+        fs::remove_dir_all(folder.join("written")).expect("the written files are removed");
         read_all(&source, threads);
         seconds[6].push(Clock::Wall.seconds(|| read_all(&source, threads)));
         let before = reset_peak();
@@ -102,7 +105,7 @@ fn main() {
     );
 }
 
-/// A Llama with as many layers of some width as make the size.
+/// A Llama of fixed width with as many layers as give the size.
 fn model(gb: f64, dtype: DType) -> ModelConfig {
     let dims = |l| Dims { c: 2048, h: 16, g: 4, d: 128, f: 5632, v: 32000, l };
     let config = |l| ModelConfig { positions_max: 64, ..ModelConfig::llama(dims(l)) };
@@ -111,18 +114,18 @@ fn model(gb: f64, dtype: DType) -> ModelConfig {
     config(layers.round().max(1.0) as usize)
 }
 
-/// Numbers that do not compress and are finite.
+/// Writes finite numbers that do not compress.
 fn fill(trainer: &mut Trainer) {
     let order: Vec<usize> = (0..trainer.layout().tensors().count()).collect();
-    let filled = trainer.each_slice(&order, &|piece| {
-        let mut state = (piece.index as u64) << 40 | piece.elements.start as u64;
+    let filled = trainer.each_slice(&order, &|slice| {
+        let mut state = (slice.index as u64) << 40 | slice.elements.start as u64;
         let mut run = [0f32; 1024];
-        for at in (0..piece.elements.len()).step_by(run.len()) {
+        for at in (0..slice.elements.len()).step_by(run.len()) {
             for value in &mut run {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 *value = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
             }
-            piece.write(at, &run[..run.len().min(piece.elements.len() - at)]);
+            slice.write(at, &run[..run.len().min(slice.elements.len() - at)]);
         }
         Ok(())
     });
@@ -144,7 +147,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What is read and written at a time, from memory that stays in the cache.
+/// Bytes read or written per call, through a buffer that stays in the CPU cache.
 const BUFFER: usize = 1 << 20;
 
 /// Writes files of the same lengths, and syncs them.
@@ -163,7 +166,7 @@ fn write_all(like: &Path, to: &Path) {
     }
 }
 
-/// Reads through a buffer, as `cat FILES > /dev/null` does, each thread its part of every file.
+/// Reads through a buffer, like `cat FILES > /dev/null`; each thread reads its share of every file.
 fn read_all(folder: &Path, threads: usize) {
     for path in weight_files(folder) {
         let file = File::open(path).expect("a file");
@@ -187,7 +190,7 @@ fn read_all(folder: &Path, threads: usize) {
     }
 }
 
-/// Takes the files out of the page cache. They are on the disk.
+/// Drops the files, which are synced, from the page cache.
 fn drop_cached(folder: &Path) {
     for path in weight_files(folder) {
         let file = File::open(path).expect("a file");
@@ -195,13 +198,13 @@ fn drop_cached(folder: &Path) {
     }
 }
 
-/// Forgets the peak of resident memory so far and gives what is resident now, bytes.
+/// Resets the peak of resident memory; returns the resident bytes.
 fn reset_peak() -> usize {
     fs::write("/proc/self/clear_refs", "5").expect("the peak is reset");
     status("VmRSS:")
 }
 
-/// The most that was resident since, bytes.
+/// The peak of resident bytes since [`reset_peak`].
 fn peak() -> usize {
     status("VmHWM:")
 }

@@ -1,15 +1,16 @@
-//! What host memory and the threads over it give: `cargo bench --bench memory -- [--mib N] [--rounds N]`.
+//! Bandwidth of host memory, and overheads of threads and lanes: `cargo bench --bench memory -- [--mib N]
+//! [--rounds N]`.
 //!
-//! One line of JSON for each figure:
-//! - `stream`: GB/s of reading, writing, and updating in place (bytes read plus bytes written, of what the
-//!   program asks for), per thread count, on small and on huge pages;
-//! - `nodes`: GB/s of updating in place, for the cores of every node and the memory of every node;
-//! - `touch`: GB/s of giving an arena its RAM, by one thread and by all, beside the GB/s at which all threads zero memory
-//!   that has its RAM already: giving RAM cannot be faster than zeroing it;
-//! - `pool`: nanoseconds of a job that does nothing, from call to return;
+//! One line of JSON per figure:
+//! - `stream`: GB/s of reading, writing, and updating in place (bytes read plus bytes written by the program),
+//!   per thread count, on small and on huge pages;
+//! - `nodes`: GB/s of updating in place, for the cores of every NUMA node and the memory of every node;
+//! - `touch`: GB/s of the first touch of an arena, by one thread and by all, compared with zeroing touched
+//!   memory, which is the upper limit;
+//! - `pool`: nanoseconds of an empty job, from call to return;
 //! - `lanes`: nanoseconds from issuing a task until it is reached, and of a hop from lane to lane.
 //!
-//! Medians of the rounds; on a machine that others use too, compare figures of one run only.
+//! Figures are medians of the rounds. On a shared machine, compare only figures of the same run.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -50,10 +51,10 @@ fn main() {
     lanes();
 }
 
-/// An arena on the pages that the system offers, or on small ones.
+/// An arena with the system's default pages, or with small ones.
 fn arena(bytes: usize, huge: bool) -> Arena {
-    let wanted = (!huge).then_some(Pages::Small);
-    Arena::take_under(Path::new("/"), bytes, MemoryKind::Plain, wanted).expect("the arena fits")
+    let page_setting = (!huge).then_some(Pages::Small);
+    Arena::take_under(Path::new("/"), bytes, MemoryKind::Plain, page_setting).expect("the arena fits")
 }
 
 fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
@@ -83,16 +84,16 @@ fn touch(bytes: usize, rounds: usize, cores: usize, huge: bool) {
     );
 }
 
-/// The cores of every node over the memory of every node.
+/// Measures the cores of every node with the memory of every node.
 fn nodes(bytes: usize, rounds: usize) {
     let topology = Topology::read();
     for cores in topology.nodes.iter().filter(|node| !node.cpus.is_empty()) {
         for memory in topology.with_memory() {
             let arena = Arena::take(bytes, MemoryKind::Node(memory)).expect("the node has the memory");
             let cpus = cores.cpus.clone();
-            // The caller takes tiles, too, so it is a thread that stays on the node.
+            // The calling thread also takes tiles, so it must run on the node.
             let caller = thread::spawn(move || {
-                run_on(&cpus).expect("the node's cores are this process's");
+                run_on(&cpus).expect("this process may use the node's cores");
                 let pool = Pool::on(cpus.len(), &cpus).expect("threads start");
                 arena.touch(&pool).expect("memory of a node is not pinned");
                 let update = |_| {
@@ -117,11 +118,11 @@ fn nodes(bytes: usize, rounds: usize) {
     }
 }
 
-/// A tile as words.
+/// A tile as 64-bit words.
 #[allow(clippy::mut_from_ref)]
 fn words(arena: &Arena, tile: usize) -> &mut [u64] {
     let span = arena.whole().subspan(tile * TILE, TILE);
-    // SAFETY: a tile belongs to one thread while a pool runs, and its pages are aligned.
+    // SAFETY: each tile is used by one thread while a pool runs, and its pages are aligned.
     unsafe { slice::from_raw_parts_mut(span.address().cast(), TILE / 8) }
 }
 

@@ -1,9 +1,11 @@
-"""PyTorch's training step with the optimizer on the host, beside `step_cuda --shape 1.5b`: python3 offload_torch.py [--micro 8] [--micros 8]
+"""PyTorch's training step with the optimizer offloaded to the host, for comparison with `step_cuda --shape 1.5b`.
 
-Needs torch with CUDA. Qwen2.5-1.5B with random weights: bf16 weights and gradients on the GPU, activation checkpointing, f32 masters
-and fused AdamW on the host, gradients and weights copied once a step through pinned memory. The whole model stays on the GPU.
-A line of JSON: tokens per second, useful TFLOP/s counted as `train::metrics` does, their percentage of a large matmul's rate, and the
-seconds of each phase.
+    python3 offload_torch.py [--micro 8] [--micros 8]
+
+Needs torch with CUDA. Qwen2.5-1.5B with random weights: bf16 weights and gradients on the GPU, activation checkpointing,
+f32 masters and fused AdamW on the host; gradients and weights are copied once per step through pinned memory. The whole
+model stays on the GPU. Prints a line of JSON: tokens per second, useful TFLOP/s as in `train::metrics`, their percentage
+of a large matmul's throughput, and the seconds of each phase.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# Of src/model/presets.rs.
+# As in src/model/presets.rs.
 C, L, H, G, D, FFN, V = 1536, 28, 12, 2, 128, 8960, 151936
 
 
@@ -30,8 +32,8 @@ class Layer(nn.Module):
         B, T, _ = x.shape
         q, k, v = self.qkv(self.norms[0](x)).view(B, T, H + 2 * G, D).transpose(1, 2).split((H, G, G), 1)
         turn = lambda y: y * cos + torch.cat((-y[..., D // 2 :], y[..., : D // 2]), -1) * sin
-        attended = F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True, enable_gqa=True)
-        x = x + self.o(attended.transpose(1, 2).reshape(B, T, H * D))
+        attention_output = F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True, enable_gqa=True)
+        x = x + self.o(attention_output.transpose(1, 2).reshape(B, T, H * D))
         gate, up = self.gate_up(self.norms[1](x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
 
@@ -51,7 +53,7 @@ class Decoder(nn.Module):
 
 
 def matrix_rate(side: int = 8192) -> float:
-    """FLOP per second of a large bf16 matmul, the best of some."""
+    """FLOP/s of a large bf16 matmul, the best of ten runs."""
     a, b = (torch.randn(side, side, dtype=torch.bfloat16, device="cuda") for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--micro", type=int, default=8, help="sequences of a micro-batch")
     parser.add_argument("--micros", type=int, default=8, help="micro-batches of a step")
     parser.add_argument("--sequence", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=3, help="measured steps, after one that warms up")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps, after one warm-up step")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("skipped: PyTorch sees no GPU")

@@ -1,15 +1,17 @@
-//! Every op at the sizes of real models, against what the machine can do in the same moment.
+//! Every op at the sizes of real models, compared with the ceilings of the machine at the same time.
 //!
 //! ```text
-//! cargo bench --bench ops -- [--device cpu|cuda[:i]] [--model NAME] [--products FILE] [--threads N] [--cpu-time] [--filter TEXT]
+//! cargo bench --bench ops -- [--device cpu|cuda[:i]] [--model NAME] [--gemm-table FILE] [--threads N] [--cpu-time] [--filter TEXT]
 //! ```
 //!
-//! `--model` and `--filter` choose ops, `--products` names an autotune table. `--cpu-time` counts processor seconds of one thread
-//! instead of seconds: for a machine that is busy with other things. An op that fails is reported, and the next one runs.
+//! `--model` and `--filter` select ops, `--gemm-table` names a GEMM autotune table. `--cpu-time` measures CPU
+//! time of one thread instead of wall-clock time, for busy machines. If an op fails, the error is printed and
+//! the next op runs.
 //!
-//! `meter` times ops and measures the ceilings of each device. Of a machine whose speed wanders, only the percentages compare.
-//! FLOPs and bytes are those of the ops' contracts: 2 a multiply-add, and what is read and written once, so an op whose data fits
-//! a cache of the CPU may pass 100 %. Of attention only what lies below the diagonal counts.
+//! `meter` times ops and measures the ceilings of each device. On a machine of varying speed, compare only the
+//! percentages. FLOPs and bytes are those of the ops' contracts: 2 FLOPs per multiply-add, and operands read
+//! and written once, so an op whose data fits a CPU cache may exceed 100 %. Attention counts only FLOPs below
+//! the diagonal.
 
 mod meter;
 mod probe;
@@ -24,8 +26,8 @@ use horizon::ops::{
     Access, AttentionBackward, AttentionForward, BiasBackward, CrossEntropyBackward, CrossEntropyForward,
     CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward, EmbeddingForward, Heads,
     Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Op, QkNormBackward, QkNormForward,
-    RmsnormBackward, RmsnormForward, Rope, Round, Squares, SwigluBackward, SwigluForward, Way, Widen, Write,
-    Zero,
+    RmsnormBackward, RmsnormForward, Rope, RopeDirection, Round, Squares, SwigluBackward, SwigluForward,
+    Widen, Write, Zero,
 };
 use meter::cuda::{Cuda, Effort};
 use meter::{Meter, Model, content};
@@ -39,7 +41,7 @@ const ON_CPU: &[Model] = &[
     ("b", Dims { c: 512, h: 8, g: 8, d: 64, f: 1376, v: 32_000, l: 8 }, Shape { b: 4, t: 512 }, 512),
 ];
 
-/// Llama 3 8B, and narrower models of the other head dimensions.
+/// Llama 3 8B, and smaller models with the other head dimensions.
 const ON_CUDA: &[Model] = &[
     ("8b", Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 }, Shape { b: 4, t: 4096 }, 2048),
     ("d64", Dims { c: 2048, h: 32, g: 8, d: 64, f: 8192, v: 128_256, l: 16 }, Shape { b: 4, t: 4096 }, 2048),
@@ -61,7 +63,7 @@ const ELEMENTS: usize = 1 << 24;
 /// An op with its name in the output.
 type Named = (String, Op<Fill>);
 
-/// An op's name, e.g. `qk_norm_forward`.
+/// Converts an op's name to snake case, e.g. `qk_norm_forward`.
 fn snake(op: &Op<Fill>) -> String {
     let name = op.contract().name();
     let words = name.char_indices().flat_map(|(at, c)| {
@@ -73,7 +75,7 @@ fn snake(op: &Op<Fill>) -> String {
 
 /// Every op at the sizes of a model.
 fn ops_of((model, dims, shape, chunk): &Model) -> Vec<Named> {
-    let products = products(dims, shape.n(), *chunk)
+    let matmuls = matmuls(dims, shape.n(), *chunk)
         .into_iter()
         .map(|(layer, op)| (format!("{model} {layer} {}", snake(&op).trim_start_matches("linear_")), op));
     let windows = [0, shape.t / 8].into_iter().flat_map(|window| {
@@ -81,11 +83,11 @@ fn ops_of((model, dims, shape, chunk): &Model) -> Vec<Named> {
         attention(dims, *shape, window).map(|op| (format!("{model} {}{suffix}", snake(&op)), op))
     });
     let rows = heads(dims, *shape).into_iter().chain(rows(dims, shape.n(), *chunk));
-    products.chain(windows).chain(rows.map(|op| (format!("{model} {}", snake(&op)), op))).collect()
+    matmuls.chain(windows).chain(rows.map(|op| (format!("{model} {}", snake(&op)), op))).collect()
 }
 
-/// The matrix products, with the names of their layers.
-fn products(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)> {
+/// The matmuls, with the names of their layers.
+fn matmuls(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)> {
     let Dims { c, f, v, .. } = *dims;
     let layers = [
         ("qkv", Linear::dense(n, c, dims.qkv())),
@@ -106,7 +108,7 @@ fn products(dims: &Dims, n: usize, chunk: usize) -> Vec<(&'static str, Op<Fill>)
     ops.collect()
 }
 
-/// Attention within sequences that are one document each.
+/// Attention with one document per sequence.
 fn attention(dims: &Dims, shape: Shape, window: usize) -> [Op<Fill>; 2] {
     let (n, t, heads) = (shape.n(), shape.t, Heads::from(dims));
     let doc_start = || Fill::rows(n, |row| row / t * t);
@@ -150,14 +152,14 @@ fn heads(dims: &Dims, shape: Shape) -> Vec<Op<Fill>> {
         }
         .into(),
         BiasBackward { dbias: Any, dout: Any, dbias_write: Write::Add, n, c: heads.qkv() }.into(),
-        Rope { qkv: Any, positions, inv_freq: Any, way: Way::Forward, n, heads }.into(),
+        Rope { qkv: Any, positions, inv_freq: Any, direction: RopeDirection::Forward, n, heads }.into(),
     ]
 }
 
 /// Norms, SwiGLU, the embedding and the loss.
 fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
     let (Dims { c, f, v, .. }, stride, eps) = (*dims, dims.logits_stride(), 1e-5);
-    // As many tokens as there are, their rows far apart.
+    // As many distinct tokens as possible; rows of the same token are far from each other.
     let distinct = n.min(v);
     let tokens = || Fill::rows(n, |row| row % distinct);
     let mut by_token: Vec<usize> = (0..n).collect();
@@ -204,7 +206,7 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
             dtable: Any,
             dout: Any,
             tokens: tokens(),
-            order: Fill::rows(n, |place| by_token[place]),
+            order: Fill::rows(n, |index| by_token[index]),
             first,
             distinct,
             n,
@@ -215,7 +217,7 @@ fn rows(dims: &Dims, n: usize, chunk: usize) -> Vec<Op<Fill>> {
     ]
 }
 
-/// Ops on `n` numbers of a gradient, and on logits that leave the device.
+/// Ops on `n` elements of a gradient, and on logits that are copied to the host.
 fn gradients(n: usize) -> Vec<Named> {
     let ops: [Op<Fill>; 4] = [
         Squares { squares: Any, x: Any, n }.into(),
@@ -226,7 +228,8 @@ fn gradients(n: usize) -> Vec<Named> {
     ops.into_iter().map(|op| (snake(&op), op)).collect()
 }
 
-/// Memory of operands. Different ops share it where type and length are the same, but what is only read stays as it is.
+/// Memory of operands. Ops share memory of the same type and length, except that read-only operands are not
+/// shared with written ones.
 #[derive(Default)]
 struct Inputs(Vec<((Element, usize, bool), DeviceSpan)>);
 
@@ -251,7 +254,7 @@ impl Inputs {
     }
 }
 
-/// Times the ops whose names contain the filter, attention by each of its kernels.
+/// Times the ops whose names contain the filter; attention with each of its kernels.
 fn time(meter: &mut impl Meter, ops: &[Named], filter: &str) {
     let mut inputs = Inputs::default();
     for (name, op) in ops {
@@ -260,8 +263,8 @@ fn time(meter: &mut impl Meter, ops: &[Named], filter: &str) {
             Op::AttentionBackward(op) => meter.attentions(op.heads.d),
             _ => vec![""],
         };
-        for (at, by) in kernels.into_iter().enumerate() {
-            let name = format!("{name} {by}");
+        for (at, kernel) in kernels.into_iter().enumerate() {
+            let name = format!("{name} {kernel}");
             if name.trim_end().contains(filter) {
                 meter.select_attention(at);
                 let op = inputs.bind(meter, op);
@@ -271,12 +274,12 @@ fn time(meter: &mut impl Meter, ops: &[Named], filter: &str) {
     }
 }
 
-/// Every op: of the models, and of a gradient of so many elements.
+/// All ops of the models, and of a gradient of `elements` elements.
 fn everything(models: &[Model], elements: usize) -> Vec<Named> {
     models.iter().flat_map(ops_of).chain(gradients(elements)).collect()
 }
 
-/// All ops of the chosen models.
+/// Runs all ops of the selected models.
 fn on_cuda(device: usize, filter: &str) -> Result<()> {
     let name = option("--model");
     let (models, effort, elements) = match name.as_deref() {
@@ -287,12 +290,12 @@ fn on_cuda(device: usize, filter: &str) -> Result<()> {
         None => (ON_CUDA.to_vec(), Effort::FULL, ELEMENTS),
     };
     if models.is_empty() {
-        return Err(Error::argument("--model is none of 8b, d64, d96, d256, tiny"));
+        return Err(Error::argument("unknown --model: it must be one of 8b, d64, d96, d256, tiny"));
     }
     let ops = everything(&models, elements);
     let scratch = ops.iter().map(|(_, op)| op.contract().scratch_bytes()).max().unwrap_or(0);
-    let products = option("--gemm-table").map(PathBuf::from);
-    let mut meter = Cuda::new(device, workspace::bytes(scratch), products.as_deref(), effort)?;
+    let gemm_table = option("--gemm-table").map(PathBuf::from);
+    let mut meter = Cuda::new(device, workspace::bytes(scratch), gemm_table.as_deref(), effort)?;
     time(&mut meter, &ops, filter);
     let failed = meter.failures();
     if failed > 0 { Err(Error::internal(format!("{failed} ops failed"))) } else { Ok(()) }
@@ -313,6 +316,6 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ("cuda", index) => on_gpu(|| on_cuda(index.parse().expect("--device cuda:i"), &filter)),
-        _ => panic!("--device is `{device}`; it is one of cpu, cuda, cuda:i"),
+        _ => panic!("--device is `{device}`; it must be one of cpu, cuda, cuda:i"),
     }
 }

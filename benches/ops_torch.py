@@ -1,8 +1,11 @@
-"""PyTorch's matmuls and attention on the same GPU, at the sizes of `benches/ops.rs`: python3 ops_torch.py [--model 8b] [--ours FILE]
+"""PyTorch's matmuls and attention on the same GPU, at the sizes of `benches/ops.rs`.
 
-Needs torch with CUDA. bf16 normal numbers; the median of some runs between two events, the second level of the cache overwritten
-before each, as in `benches/meter/cuda.rs`. FLOPs are those of the formula, of attention those below the diagonal. A line of JSON
-for each, in percent of an 8192³ matmul's rate; with `--ours`, the output of `ops --device cuda`, ours in percent of PyTorch's.
+    python3 ops_torch.py [--model 8b] [--ours FILE]
+
+Needs torch with CUDA. Operands are normal bf16 numbers; a time is the median of several runs between two events, with
+the L2 cache overwritten before each, as in `benches/meter/cuda.rs`. FLOPs are those of the formula; attention counts only
+those below the diagonal. Prints a line of JSON for each, in percent of the throughput of an 8192³ matmul; with `--ours`,
+the output of `ops --device cuda`, also ours in percent of PyTorch's.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# Of benches/ops.rs: C, H, G, D, F, V; B and T; rows of a chunk of logits.
+# As in benches/ops.rs: C, H, G, D, F, V; B and T; rows of a chunk of logits.
 MODELS = {
     "8b": ((4096, 32, 8, 128, 14336, 128256), (4, 4096), 2048),
     "d64": ((2048, 32, 8, 64, 8192, 128256), (4, 4096), 2048),
@@ -43,7 +46,7 @@ def seconds(work) -> float:
 
 
 def matmuls(model: str):
-    """Names as `benches/ops.rs` has them, the library, and FLOP/s."""
+    """Yields names as in `benches/ops.rs`, the library, and FLOP/s."""
     (C, H, G, D, Fn, V), (B, T), chunk = MODELS[model]
     N = B * T
     for name, n, k, m in [("qkv", N, C, (H + 2 * G) * D), ("o", N, H * D, C), ("gate_up", N, C, 2 * Fn), ("down", N, Fn, C),
@@ -56,7 +59,7 @@ def matmuls(model: str):
 
 
 def attention(model: str):
-    """The same of causal attention, by each of PyTorch's libraries that takes it."""
+    """Yields the same for causal attention, with each PyTorch library that supports it."""
     (_, H, G, D, _, _), (B, T), _ = MODELS[model]
     q, k, v = (normal(B, heads, T, D).requires_grad_() for heads in (H, G, G))
     flop = B * H * T * (T + 1) * D
@@ -79,7 +82,7 @@ def attention(model: str):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, help="one of the models [all]")
-    parser.add_argument("--ours", help="what `ops --device cuda` printed")
+    parser.add_argument("--ours", help="the output of `ops --device cuda`")
     arguments = parser.parse_args()
     ours = {}
     if arguments.ours:

@@ -1,17 +1,17 @@
-//! The schedule: what it takes to make one, and how near its simulation comes.
+//! The cost of making a schedule, and the accuracy of its simulation.
 //!
 //! ```text
 //! cargo bench --bench schedule -- [--rounds 9] [--policies 30] [--threads 1]
 //! ```
 //!
-//! One line of JSON for each figure:
+//! One line of JSON per figure:
 //! - `make`: milliseconds to build, synchronise and check a step of a 126-layer model with 32 micro-batches,
-//!   medians of the rounds, plain and with everything that a placement may ask for;
-//! - `issue`: for built-in shapes, what the calling thread spends on inferring and proving waits and on handing tasks to
-//!   the lanes, in percent of the step;
-//! - `simulate`: for random policies on the CPU device, how far simulated time is from measured time in the
-//!   median, in percent: for a step, and for what each lane is busy. The machine is calibrated before, on other
-//!   policies, and again after some, since others may use it, too.
+//!   medians of the rounds; with the default placement, and with all options of a placement;
+//! - `issue`: for built-in shapes, the time that the calling thread spends on inferring and proving waits and
+//!   on issuing tasks to the lanes, in percent of the step;
+//! - `simulate`: for random policies on the CPU device, the median difference between simulated and measured
+//!   time, in percent: of a step, and of the busy time of each lane. The machine is calibrated before, on other
+//!   policies, and again after some, because its speed may change.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -125,12 +125,12 @@ fn any_options(random: &mut ChaCha8Rng, plain: &TrainerOptions) -> TrainerOption
     }
 }
 
-/// Some steps, and what every lane did in them.
+/// Runs some steps and returns the trace of all lanes.
 fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
     let config = config();
     let mut trainer = Trainer::open(&config, options).expect("the model fits");
     trainer.write_fresh(1).expect("weights are written");
-    // Every token of a step is another.
+    // All tokens of a step are different.
     let n = options.shape.n();
     let tokens: Vec<i32> = (0..=3 * n as i32).map(|i| (i * 7919) % 512).collect();
     let batches = [0, n, 2 * n].map(|at| Batch {
@@ -145,7 +145,7 @@ fn measure(options: &TrainerOptions) -> Vec<(Operation, TaskSpan)> {
     trainer.spans().expect("traced")
 }
 
-/// Of the last steps: nanoseconds from decision to decision, and what each lane was busy meanwhile.
+/// For the last steps: nanoseconds between clip decisions, and the busy time of each lane in between.
 fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     let decided = |(operation, span): &(Operation, TaskSpan)| {
         matches!(operation, Operation::DecideClip { .. }).then_some(span.end_ns)
@@ -159,25 +159,25 @@ fn last_steps(spans: &[(Operation, TaskSpan)]) -> (f64, [f64; Lane::COUNT]) {
     ((to - from) as f64 / steps, busy)
 }
 
-/// The machine by what other policies took: of tasks with the same work the mean, as they come in the midst of
-/// others, so that a lane's time is what it is when lanes share cores and memory.
+/// Fits the machine to the times of other policies. Uses the mean of tasks with the same work, measured among
+/// other tasks, so that a lane's times include the sharing of cores and memory.
 fn machine(spans: &[(Operation, TaskSpan)], cost: &Cost) -> Machine {
-    let mut alike: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    let mut same_work: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for (operation, span) in spans.iter().filter(|(_, span)| span.end_ns > span.start_ns) {
         let (lane, work) = (span.lane, cost.work(operation));
         let seconds = (span.end_ns - span.start_ns) as f64 * 1e-9;
-        alike.entry(format!("{lane} {work:?}")).or_default().push(Sample { lane, work, seconds });
+        same_work.entry(format!("{lane} {work:?}")).or_default().push(Sample { lane, work, seconds });
     }
-    let mean = |alike: Vec<Sample>| {
-        let seconds = alike.iter().map(|sample| sample.seconds).sum::<f64>() / alike.len() as f64;
-        Sample { seconds, ..alike[0] }
+    let mean = |samples: Vec<Sample>| {
+        let seconds = samples.iter().map(|sample| sample.seconds).sum::<f64>() / samples.len() as f64;
+        Sample { seconds, ..samples[0] }
     };
-    fit(&alike.into_values().map(mean).collect::<Vec<_>>()).expect("samples of every lane")
+    fit(&same_work.into_values().map(mean).collect::<Vec<_>>()).expect("samples of every lane")
 }
 
-/// Policies after which the machine is calibrated again.
+/// Number of policies between calibrations.
 const FRESH: usize = 10;
-/// Policies that it is calibrated on.
+/// Number of policies per calibration.
 const OTHERS: usize = 8;
 
 fn simulate(policies: usize, threads: usize) {
@@ -216,7 +216,7 @@ fn simulate(policies: usize, threads: usize) {
     let mut line = json!({
         "bench": "simulate", "policies": policies, "threads": threads, "step_percent": median(steps),
     });
-    // Nothing is saved.
+    // These runs save no checkpoints, so the disk lane is idle.
     for (lane, percents) in Lane::ALL.iter().zip(lanes).filter(|(lane, _)| **lane != Lane::Disk) {
         line[format!("{lane}_percent")] = median(percents).into();
     }

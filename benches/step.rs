@@ -1,15 +1,15 @@
-//! A whole training step on the CPU device, alone or beside PyTorch:
+//! A whole training step on the CPU device, optionally compared with PyTorch:
 //!
 //! ```text
 //! cargo bench --bench step -- [--shape a|b] [--threads 2] [--rounds 5] [--steps 3]
 //!                             [--torch PYTHON] [--torch-dtype f32|bf16-autocast]
 //! ```
 //!
-//! A round is some steps of ours and, with `--torch` (a Python that has torch), as many of PyTorch's (`step_torch.py`
-//! beside this file: f32, recompute per layer, fused AdamW, clipping) with MKL's vendor check overridden, one after
-//! the other, so that both see the same machine. Ratios are taken within a round; the median is the figure. A
-//! probe of fused multiply-adds stands in every round. Useful FLOPs are those of `train::metrics`: no recompute is
-//! counted. One line of JSON for each shape.
+//! A round runs some steps of ours and, with `--torch` (a Python with torch), as many of PyTorch's, one after
+//! the other, so that both see the same machine. PyTorch runs `step_torch.py` (f32, activation checkpointing
+//! per layer, fused AdamW, clipping) with MKL's vendor check overridden. Ratios are taken within a round; the
+//! median is reported. Every round also runs a probe of fused multiply-adds. Useful FLOPs are those of
+//! `train::metrics`, without recompute. Prints one line of JSON per shape.
 
 mod probe;
 
@@ -30,13 +30,13 @@ fn config(shape: &str) -> (ModelConfig, Shape) {
     let (dims, shape) = match shape {
         "a" => (Dims { c: 256, h: 4, g: 4, d: 64, f: 688, v: 256, l: 4 }, Shape { b: 8, t: 256 }),
         "b" => (Dims { c: 512, h: 8, g: 8, d: 64, f: 1376, v: 32_000, l: 8 }, Shape { b: 4, t: 512 }),
-        other => panic!("--shape is a or b, not {other}"),
+        other => panic!("--shape must be a or b, not {other}"),
     };
     let config = ModelConfig { positions_max: shape.t, ..ModelConfig::llama(dims) };
     (config, shape)
 }
 
-/// Our trainer, with weights and tokens of its own.
+/// Our trainer, with random weights and tokens.
 struct Ours {
     trainer: Trainer,
     tokens: Vec<i32>,
@@ -52,7 +52,7 @@ impl Ours {
         Ours { trainer, tokens: (0..=shape.n() as u64).map(token).collect() }
     }
 
-    /// Tokens per second over some steps, AdamW of the last one included.
+    /// Returns tokens per second over some steps, including AdamW of the last one.
     fn run(&mut self, steps: usize) -> f64 {
         let n = self.tokens.len() - 1;
         let start = Instant::now();
@@ -61,12 +61,12 @@ impl Ours {
                 Batch { tokens: &self.tokens[..n], targets: &self.tokens[1..], weights: None, starts: None };
             self.trainer.step(&[batch], 1e-3).expect("a step");
         }
-        self.trainer.sync().expect("the lanes come to rest");
+        self.trainer.sync().expect("all lanes finish");
         (steps * n) as f64 / start.elapsed().as_secs_f64()
     }
 }
 
-/// PyTorch in a process of its own, kept warm.
+/// PyTorch in a separate process, which stays warm.
 struct Torch {
     process: Child,
     requests: ChildStdin,
@@ -121,7 +121,7 @@ fn main() {
             torch.run(1);
         }
         let (mut speeds, mut torch_speeds, mut ratios, mut percents) = (vec![], vec![], vec![], vec![]);
-        // Every sequence is one document: a row attends to itself and all before it.
+        // Every sequence is one document: a row attends to itself and all rows before it.
         let pairs = (shape.b * shape.t * (shape.t + 1) / 2) as u64;
         let flops = UsefulWork::new(&config).flop(shape.n() as u64, pairs, 0) / shape.n() as f64;
         for _ in 0..rounds {

@@ -1,20 +1,22 @@
-//! Whole training steps on a GPU, at the shapes of Qwen2.5 with random weights:
+//! Whole training steps on a GPU, with the shapes of Qwen2.5 and random weights:
 //!
 //! ```text
 //! cargo bench --bench step_cuda -- [--device N] [--shape 0.5b|1.5b|3b|7b] [--sequence 1024] [--micro 4] [--micros 4] [--steps 4]
-//!     [--products FILE] [--machine FILE|NAME] [--recompute full|selective|none] [--mode exact|compact]
+//!     [--gemm-table FILE] [--machine FILE|NAME] [--recompute full|selective|none] [--mode exact|compact]
 //!     [--cap BYTES] [--host-mem BYTES] [--threads N] [--trace FILE]
 //! ```
 //!
-//! The placement is the one `horizon train` would choose: searched for the machine that is named, or the described one most like
-//! this one; `--recompute` fixes what all layers recompute. `--products` names an autotune table; `--cap` and `--host-mem`
-//! state device and host memory, the latter for machines whose memory grows as it is touched.
+//! The placement is the one that `horizon train` would choose, searched for the given machine or for the known
+//! machine most similar to this one; `--recompute` fixes the recompute mode of all layers. `--gemm-table` names
+//! a GEMM autotune table; `--cap` and `--host-mem` limit device and host memory, the latter for machines whose
+//! memory grows as it is touched.
 //!
-//! Prints one line of JSON: tokens per second; useful TFLOP/s by `train::metrics` (6 · P_matmul + causal attention per token, no
-//! recompute) and their percentage of the matrix rate measured in the same run (the median of some 8192³ bf16 matmuls); the
-//! predicted step; how long each lane is idle in the measured steps; the bytes that cross the link against the least possible
-//! (weights up once, gradients down once, the tokens); and the peaks. Without a device it says so and ends well, unless
-//! `HZ_REQUIRE_GPU` is 1. The shape `tiny` is for rehearsals on emulated kernels.
+//! Prints one line of JSON: tokens per second; useful TFLOP/s as in `train::metrics` (6 · P_matmul + causal
+//! attention per token, no recompute), and their percentage of the matmul throughput measured in the same run
+//! (8192³ bf16, median); the predicted step time; the idle share of each lane in the measured steps; the bytes
+//! over the link compared with the minimum (weights up once, gradients down once, tokens); and peaks of memory.
+//! Without a device it prints why and succeeds, unless `HZ_REQUIRE_GPU` is 1. The shape `tiny` is for
+//! rehearsals on emulated kernels.
 
 mod meter;
 mod probe;
@@ -37,7 +39,7 @@ use support::bench::{number, on_gpu, option, rounded};
 use crate::meter::Work;
 use crate::meter::cuda::{Cuda, Effort};
 
-/// Steps before the measured ones, which touch memory.
+/// Steps before the measured ones, which touch memory for the first time.
 const WARM_UP: usize = 2;
 
 fn config(name: &str, sequence: usize) -> ModelConfig {
@@ -46,17 +48,18 @@ fn config(name: &str, sequence: usize) -> ModelConfig {
             dims: Dims { c: 48, h: 2, g: 1, d: 64, f: 40, v: 67, l: 3 },
             ..preset("tiny").expect("a preset")
         },
-        size => shape(&format!("qwen2.5-{size}")).unwrap_or_else(|| panic!("--shape {size} is no Qwen2.5")),
+        size => shape(&format!("qwen2.5-{size}"))
+            .unwrap_or_else(|| panic!("--shape {size} is no size of Qwen2.5")),
     };
     ModelConfig { positions_max: sequence, ..config }
 }
 
-/// FLOP per second of large bf16 matmuls.
+/// FLOP/s of large bf16 matmuls.
 fn matrix_rate(device: usize, effort: Effort) -> Result<f64> {
     Cuda::new(device, workspace::bytes(0), None, effort)?.ceiling(Work::Flops(0.0))
 }
 
-/// When each training step was decided, in order.
+/// Times of the clip decisions of all training steps, in order.
 fn decisions(spans: &[(Operation, TaskSpan)]) -> Vec<u64> {
     let decided = |(operation, span): &(Operation, TaskSpan)| {
         matches!(operation, Operation::DecideClip { .. }).then_some(span.end_ns)
@@ -66,18 +69,18 @@ fn decisions(spans: &[(Operation, TaskSpan)]) -> Vec<u64> {
     times
 }
 
-/// Options with the placement of the plan's search, and the plan.
+/// Searches a plan; sets its placement in the options.
 fn planned(name: &str, config: &ModelConfig, options: &mut TrainerOptions) -> Result<Planned> {
     let recompute = option("--recompute").map(|how| match how.as_str() {
         "full" => Recompute::Full,
         "selective" => Recompute::Selective,
         "none" => Recompute::None,
-        other => panic!("--recompute is full, selective or none, not {other}"),
+        other => panic!("--recompute must be full, selective or none, not {other}"),
     });
     let fixed = Fixed { recompute: recompute.map(|how| vec![how; config.dims.l]), ..Fixed::default() };
     let machine = option("--machine");
-    let (machine, spill) = here(options.device, machine.as_deref(), options.device_mem, options.host_mem)?;
-    let planned = Planned::search(name, config, options, &machine, spill, &fixed, Why::Times)?;
+    let (machine, limits) = here(options.device, machine.as_deref(), options.device_mem, options.host_mem)?;
+    let planned = Planned::search(name, config, options, &machine, limits, &fixed, Why::Times)?;
     options.place(&planned.plan().policy.placement);
     Ok(planned)
 }
@@ -98,7 +101,7 @@ fn run() -> Result<()> {
         mode: match mode.as_str() {
             "exact" => Mode::Exact,
             "compact" => Mode::Compact,
-            other => panic!("--mode is exact or compact, not {other}"),
+            other => panic!("--mode must be exact or compact, not {other}"),
         },
         shape: Shape { b: micro, t: sequence },
         micros_max: micros,
@@ -109,7 +112,7 @@ fn run() -> Result<()> {
         tracing: true,
         ..TrainerOptions::default()
     };
-    // Its kernels stay on the device: they are loaded before the plan asks what is free.
+    // Measured before planning, because the kernels that it loads stay in device memory.
     let matrix_rate = matrix_rate(device, if is_tiny { Effort::TINY } else { Effort::FULL })?;
     let planned = planned(&name, &config, &mut options)?;
     eprint!("{}", planned.summary());

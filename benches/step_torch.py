@@ -1,17 +1,17 @@
-"""Speed of PyTorch's CPU training step, to compare ours with: tokens per second, median over steps.
+"""Speed of PyTorch's CPU training step, for comparison with ours: tokens per second, median over steps.
 
 A Llama decoder in f32 (or bf16 autocast), activation checkpointing per layer (`use_reentrant=False`), fused AdamW,
 gradient norm clipped at 1. The decoder is written out here with PyTorch's fused attention; it computes the same as
-`transformers.LlamaForCausalLM` and was no slower in interleaved runs.
+`transformers.LlamaForCausalLM` and was at least as fast in interleaved runs.
 
     python benches/step_torch.py --shape a [--dtype bf16-autocast] [--mkl-override]
 
-For interleaved measurements `--serve` keeps the model warm and reads requests from standard input, one a line, and
-answers each with one line of JSON: `info` says what runs and how fast its f32 product is now, `run N` times N steps
-and gives `tokens_per_second`. A request it does not know gets `{"error": …}`. End of input ends it.
+For interleaved measurements `--serve` keeps the model warm and reads requests from standard input, one per line, and
+answers each with one line of JSON: `info` describes the run and measures the current speed of an f32 matmul, `run N` times
+N steps and returns `tokens_per_second`. Unknown requests return `{"error": …}`. It exits at the end of input.
 
-PyTorch's matrix library MKL takes its slower AVX2 kernels on processors of another vendor than its own.
-`--mkl-override` makes that check pass. Say both figures, or the second: the first is a weak opponent.
+PyTorch's matrix library MKL uses its slower AVX2 kernels on processors of other vendors than Intel.
+`--mkl-override` makes that check pass. Report both figures, or the one with the override: the other is a weak baseline.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 
-OVERRIDE_FOLDER = "STEP_TORCH_MKL_OVERRIDE"  # set across the re-execution: the folder of the preloaded object
+OVERRIDE_FOLDER = "STEP_TORCH_MKL_OVERRIDE"  # the folder of the preloaded object, passed to the re-executed process
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def override_mkl() -> None:
-    """Runs this process anew with MKL's vendor check replaced; returns in the new one.
+    """Re-executes this process with MKL's vendor check replaced; returns in the new process.
 
     MKL is linked statically into libtorch_cpu, yet `mkl_serv_intel_cpu_true` is an exported symbol called through
     the procedure linkage table, so a preloaded definition takes its place.
     """
     folder = os.environ.pop(OVERRIDE_FOLDER, None)
-    if folder:  # the object is mapped by now; children must not look for it
+    if folder:  # the object is mapped now; child processes must not load it
         os.environ.pop("LD_PRELOAD")
         shutil.rmtree(folder)
         return
@@ -96,7 +96,7 @@ if arguments.mkl_override:
     override_mkl()
 os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
 
-import torch  # noqa: E402  (after the re-execution: it takes seconds)
+import torch  # noqa: E402  (after the re-execution, because it takes seconds)
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
@@ -124,9 +124,9 @@ class Layer(nn.Module):
         H, G, D = self.heads, self.groups, self.head_dim
         qkv = self.qkv(self.attention_norm(x)).view(B, T, H + 2 * G, D).transpose(1, 2)
         q, k, v = qkv.split((H, G, G), 1)
-        attended = F.scaled_dot_product_attention(
+        attention_output = F.scaled_dot_product_attention(
             rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=H != G)
-        x = x + self.out(attended.transpose(1, 2).reshape(B, T, H * D))
+        x = x + self.out(attention_output.transpose(1, 2).reshape(B, T, H * D))
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
 
@@ -166,7 +166,7 @@ class Trainer:
         self.tokens = torch.randint(0, shape.V, (shape.B, shape.T + 1))
 
     def step(self) -> float:
-        """Seconds one step takes, from the tokens to the updated weights."""
+        """Returns the seconds of one step, from the tokens to the updated weights."""
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             loss = self.model(self.tokens[:, :-1], self.tokens[:, 1:])
@@ -189,7 +189,7 @@ class Trainer:
 
 
 def mkl_branch() -> str | None:
-    """The kernels MKL has chosen, by the number it keeps for them; None where this PyTorch has no MKL."""
+    """The kernels that MKL has selected, by its internal number; None if this PyTorch has no MKL."""
     if not torch.backends.mkl.is_available():
         return None
     library = ctypes.CDLL(os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so"))
@@ -201,12 +201,12 @@ def mkl_branch() -> str | None:
 
 
 def vendor_check_overridden() -> bool:
-    """Whether a definition of the check from outside PyTorch's own libraries comes first."""
+    """True if a definition of the check from outside PyTorch's libraries takes precedence."""
     return hasattr(ctypes.CDLL(None), "mkl_serv_intel_cpu_true")
 
 
-def product_gflops(size: int = 2048, repeats: int = 5) -> float:
-    """Median GFLOP/s of an f32 product of square matrices: the ceiling of the step's products at this moment."""
+def matmul_gflops(size: int = 2048, repeats: int = 5) -> float:
+    """Median GFLOP/s of an f32 matmul of square matrices: the current ceiling of the step's matmuls."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     torch.mm(a, b)
     seconds = []
@@ -227,7 +227,7 @@ def describe(trainer: Trainer) -> dict:
         "torch": torch.__version__,
         "mkl_override": vendor_check_overridden(),
         "mkl_branch": mkl_branch(),
-        "product_gflops": product_gflops(),
+        "matmul_gflops": matmul_gflops(),
     }
 
 
@@ -237,7 +237,7 @@ def answer(trainer: Trainer, request: str) -> dict:
             return describe(trainer)
         case ["run", steps] if steps.isdecimal() and int(steps) > 0:
             return trainer.run(int(steps))
-    return {"error": f"known requests are `info` and `run N` with N at least 1, got `{request.strip()}`"}
+    return {"error": f"unknown request `{request.strip()}`: use `info`, or `run N` with N at least 1"}
 
 
 def main() -> None:
@@ -256,8 +256,8 @@ def main() -> None:
         print(f"{result['tokens_per_second']:.0f} tokens/s (median of {result['steps']} steps, best "
               f"{result['tokens_per_second_best']:.0f}), shape {arguments.shape}, {arguments.dtype}, "
               f"{result['threads']} threads, MKL kernels: {result['mkl_branch']}, vendor check "
-              f"{'overridden' if result['mkl_override'] else 'as it comes'}; f32 product "
-              f"{result['product_gflops']:.0f} GFLOP/s")
+              f"{'overridden' if result['mkl_override'] else 'unchanged'}; f32 matmul "
+              f"{result['matmul_gflops']:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-//! Copies between host and device: each way and both at once, per kind of host memory and length of a copy; and how long
-//! each kind takes to be had.
+//! Copies between host and device: each direction and both at once, by kind of host memory and size of a copy;
+//! and the time to allocate each kind.
 //!
 //! ```text
 //! cargo bench --bench transfer -- [--device N] [--bytes BYTES]
 //! ```
 //!
-//! Kinds: `registered` (huge pages of the device's NUMA node, touched by all threads, then registered), `allocated`
-//! (`cudaHostAlloc` under the memory policy of that node) and `pageable`, which the engine never copies from and which is
-//! here to be compared. A figure is the best of some goes; the percentage is of the best figure of its direction in the
-//! run, which is the link's own rate as far as this machine reaches it. One line of JSON for each figure. Without a device it
-//! says so and ends well, unless `HZ_REQUIRE_GPU` is 1.
+//! Kinds: `registered` (huge pages of the device's NUMA node, touched by all threads, then registered),
+//! `allocated` (`cudaHostAlloc` under the memory policy of that node) and `pageable`, which the engine does not
+//! use and is here for comparison. A figure is the best of several runs; its percentage is of the best figure
+//! of the same direction in this run, which approximates the bandwidth of the link. Prints one line of JSON per
+//! figure. Without a device it prints why and succeeds, unless `HZ_REQUIRE_GPU` is 1.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ use horizon::sys::cuda::{DeviceMemory, Direction, Event, Stream, copy, need_devi
 use support::bench::{number, on_gpu, rounded};
 
 const KINDS: [&str; 3] = ["registered", "allocated", "pageable"];
-const GOES: usize = 3;
+const RUNS: usize = 3;
 
 /// Host memory of a kind.
 struct Host {
@@ -32,7 +32,7 @@ struct Host {
     span: HostSpan,
 }
 
-/// Takes memory and says how long that took.
+/// Allocates memory and prints the time it took.
 fn take(ordinal: usize, kind: &str, bytes: usize, pool: &Pool) -> Result<Host> {
     let pinning = if kind == "allocated" { Pinning::Allocated } else { Pinning::Registered };
     let device = CudaDevice::open(ordinal, CudaOptions { pinning, ..CudaOptions::default() })?;
@@ -57,19 +57,19 @@ struct Lane {
     direction: Direction,
 }
 
-/// Seconds for all of the host memory, in copies of `chunk` bytes, on each of the lanes at once.
+/// Seconds to copy all of the host memory, in copies of `chunk` bytes, on all lanes at once.
 fn seconds(lanes: &[&Lane], host: &[HostSpan], chunk: usize) -> Result<f64> {
     let (start, bytes) = (Instant::now(), host[0].bytes());
     for from in (0..bytes / chunk).map(|at| at * chunk) {
         for (lane, host) in lanes.iter().zip(host) {
             let host = NonNull::new(host.subspan(from, chunk).address()).expect("an address");
-            // SAFETY: the piece is as long as the host's, which bounds `from`.
+            // SAFETY: device and host memory have the same length, and `subspan` checked the range.
             let device = unsafe { lane.device.base().add(from) };
             let (to, from) = match lane.direction {
                 Direction::HostToDevice => (device, host),
                 _ => (host, device),
             };
-            // SAFETY: both ends have `chunk` bytes, and stay until the streams are waited for below.
+            // SAFETY: both sides have `chunk` bytes and outlive the copies, which are waited for below.
             unsafe { copy(to, from, chunk, lane.direction, &lane.stream)? };
         }
     }
@@ -93,26 +93,26 @@ fn run() -> Result<()> {
         };
         let (h2d, d2h) = (lane(Direction::HostToDevice)?, lane(Direction::DeviceToHost)?);
         for chunk in [64 << 10, 1 << 20, 16 << 20, 256 << 20].into_iter().filter(|chunk| *chunk <= bytes) {
-            for (way, lanes, spans) in [
+            for (direction, lanes, spans) in [
                 ("h2d", vec![&h2d], vec![up.span]),
                 ("d2h", vec![&d2h], vec![down.span]),
                 ("both", vec![&h2d, &d2h], vec![up.span, down.span]),
             ] {
                 let mut best = f64::INFINITY;
-                for _ in 0..GOES {
+                for _ in 0..RUNS {
                     best = best.min(seconds(&lanes, &spans, chunk)?);
                 }
-                figures.insert((way, kind, chunk), (lanes.len() * bytes) as f64 / best);
+                figures.insert((direction, kind, chunk), (lanes.len() * bytes) as f64 / best);
             }
         }
     }
-    for way in ["h2d", "d2h", "both"] {
-        let own = || figures.iter().filter(|((own, ..), _)| *own == way);
-        let limit = own().fold(0.0f64, |max, (_, rate)| max.max(*rate));
-        for ((_, kind, chunk), rate) in own() {
+    for direction in ["h2d", "d2h", "both"] {
+        let own = || figures.iter().filter(|((own, ..), _)| *own == direction);
+        let limit = own().fold(0.0f64, |max, (_, bandwidth)| max.max(*bandwidth));
+        for ((_, kind, chunk), bandwidth) in own() {
             let line = serde_json::json!({
-                "bench": "transfer", "what": way, "kind": kind, "chunk": chunk,
-                "gb_per_second": rounded(rate / 1e9, 1), "percent": (100.0 * rate / limit).round(),
+                "bench": "transfer", "what": direction, "kind": kind, "chunk": chunk,
+                "gb_per_second": rounded(bandwidth / 1e9, 1), "percent": (100.0 * bandwidth / limit).round(),
             });
             println!("{line}");
         }

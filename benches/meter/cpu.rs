@@ -1,5 +1,6 @@
-//! The CPU: the least of several runs; between them the ceilings are probed, fused multiply-adds on registers for
-//! products and attention, and a read-and-write pass over memory larger than the caches for the rest.
+//! The meter of the CPU: an op's time is the minimum of several runs. The ceilings are measured in between:
+//! fused multiply-adds on registers for matmuls and attention, reading and writing memory larger than the
+//! caches for other ops.
 
 use std::alloc::{Layout, alloc};
 use std::ptr::NonNull;
@@ -19,7 +20,7 @@ pub struct Cpu {
     kernels: CpuKernels,
     pool: Arc<Pool>,
     clock: Clock,
-    /// In-place traffic of the bandwidth probe, larger than any cache here.
+    /// Memory of the bandwidth probe, larger than the caches.
     traffic: Vec<f32>,
 }
 
@@ -46,7 +47,7 @@ impl Meter for Cpu {
         let layout = Layout::from_size_align(bytes.len(), 4096).expect("a size");
         // SAFETY: the size is not zero.
         let base = NonNull::new(unsafe { alloc(layout) }).expect("memory");
-        // SAFETY: as long as the bytes, which fill it, and never freed.
+        // SAFETY: the allocation has `bytes.len()` bytes, is initialised here and never freed.
         unsafe {
             base.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
             DeviceSpan::new(base, bytes.len())

@@ -1,5 +1,6 @@
-//! A GPU: the median of several runs between two events, the second level of its cache overwritten before each. The ceilings
-//! are measured beside every op: a copy within device memory, read and written, and a large square matmul by cuBLASLt.
+//! The meter of a GPU: an op's time is the median of several runs between two events; the L2 cache is
+//! overwritten before each. The ceilings are measured with every op: a copy within device memory (bytes read
+//! and written), and a large square matmul.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -24,9 +25,9 @@ use super::{Meter, Work, normal};
 /// Sizes and repetitions of a measurement.
 #[derive(Clone, Copy)]
 pub struct Effort {
-    /// Bytes: more than any second-level cache.
+    /// Bytes to overwrite the L2 cache, more than its size.
     flush: usize,
-    /// Bytes that the copy moves.
+    /// Bytes of the copy.
     copy: usize,
     /// Rows and columns of the square matmul.
     side: usize,
@@ -41,7 +42,7 @@ impl Effort {
 }
 
 pub struct Cuda {
-    /// By attention kernel, in the order of [`ATTENTION`]; those there is code for.
+    /// One per attention kernel, in the order of [`ATTENTION`]; only available ones.
     kernels: Vec<CudaKernels>,
     selected: usize,
     effort: Effort,
@@ -49,32 +50,32 @@ pub struct Cuda {
     name: String,
     flush: DeviceMemory,
     copies: [DeviceMemory; 2],
-    /// Factors and result of the square matmul.
+    /// Operands of the square matmul: out, x, weight.
     square: [DeviceSpan; 3],
     _workspace: DeviceMemory,
     inputs: RefCell<Vec<DeviceMemory>>,
-    /// For values that differ from run to run.
-    painted: Cell<u8>,
+    /// Changes from run to run.
+    flush_value: Cell<u8>,
     failures: usize,
 }
 
 const ATTENTION: [Attention; 2] = [Attention::Mma, Attention::Wgmma];
 
 impl Cuda {
-    /// The GPU of this number, with this much workspace, by the autotune table in a file, if any. Errors: the GPU or cuBLASLt is
-    /// missing; the table is of another device.
+    /// Opens a GPU with this much workspace and, optionally, a GEMM autotune table. Errors: the GPU or cuBLASLt
+    /// is missing; the table is for another device.
     pub fn new(
         device: usize,
         workspace_bytes: usize,
-        products: Option<&Path>,
+        gemm_table: Option<&Path>,
         effort: Effort,
     ) -> Result<Self> {
         need_device(device)?;
         set_device(device)?;
         let (stream, library) = (Arc::new(Stream::new()?), CublasLt::open()?);
         let name = Driver::open()?.device_name(device)?;
-        let table = products.map_or(Ok(Table::default()), Table::read)?;
-        if let Some(file) = products {
+        let table = gemm_table.map_or(Ok(Table::default()), Table::read)?;
+        if let Some(file) = gemm_table {
             table.admit(file.display(), &name, library.version())?;
         }
         let workspace = DeviceMemory::take(workspace_bytes)?;
@@ -98,14 +99,14 @@ impl Cuda {
             square: [span; 3],
             _workspace: workspace,
             inputs: RefCell::default(),
-            painted: Cell::new(0),
+            flush_value: Cell::new(0),
             failures: 0,
         };
         meter.square = [0; 3].map(|_| meter.memory(&normal(effort.side * effort.side, 0.1)));
         Ok(meter)
     }
 
-    /// Ops that failed.
+    /// Number of ops that failed.
     pub fn failures(&self) -> usize {
         self.failures
     }
@@ -114,15 +115,15 @@ impl Cuda {
         &self.kernels[self.selected]
     }
 
-    /// Median seconds of what is queued by `work`.
+    /// Median seconds of the work that `work` queues.
     fn seconds(&self, work: &dyn Fn() -> Result<()>) -> Result<f64> {
         work()?;
         let mut seconds = Vec::with_capacity(self.effort.runs);
         for _ in 0..self.effort.runs {
             let (start, end) = (Event::new(true)?, Event::new(true)?);
-            self.painted.set(self.painted.get().wrapping_add(1));
-            // SAFETY: memory of this value's that nothing else uses.
-            unsafe { fill(self.flush.base(), self.painted.get(), self.flush.bytes(), &self.stream)? };
+            self.flush_value.set(self.flush_value.get().wrapping_add(1));
+            // SAFETY: memory of this meter, used by nothing else.
+            unsafe { fill(self.flush.base(), self.flush_value.get(), self.flush.bytes(), &self.stream)? };
             start.record(&self.stream)?;
             work()?;
             end.record(&self.stream)?;
@@ -132,14 +133,14 @@ impl Cuda {
         Ok(median(seconds))
     }
 
-    /// What this GPU reaches now, per second.
+    /// The throughput that this GPU reaches now, per second.
     pub fn ceiling(&self, work: Work) -> Result<f64> {
         match work {
             Work::Bytes(_) => {
                 let [to, from] = [0, 1].map(|at| self.copies[at].base());
                 let bytes = self.effort.copy;
                 let seconds = self.seconds(&|| {
-                    // SAFETY: two pieces of device memory of that many bytes each, used by nothing else.
+                    // SAFETY: two allocations of `bytes` bytes each, used by nothing else.
                     unsafe { copy(to, from, bytes, Direction::DeviceToDevice, &self.stream) }
                 })?;
                 Ok(2.0 * bytes as f64 / seconds)
@@ -196,7 +197,7 @@ impl Meter for Cuda {
 
     fn memory(&self, bytes: &[u8]) -> DeviceSpan {
         let memory = DeviceMemory::take(bytes.len()).expect("device memory");
-        // SAFETY: both ends are as long; the stream is waited for before the bytes can go.
+        // SAFETY: both sides have `bytes.len()` bytes and outlive the copy, which is waited for below.
         let copied = unsafe {
             copy(
                 memory.base(),
@@ -207,7 +208,7 @@ impl Meter for Cuda {
             )
         };
         copied.and_then(|()| self.stream.synchronize()).expect("a copy");
-        // SAFETY: device memory that this value keeps.
+        // SAFETY: device memory that this meter keeps.
         let span = unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
         self.inputs.borrow_mut().push(memory);
         span

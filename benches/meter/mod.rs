@@ -1,6 +1,6 @@
-//! How an op is timed, and what its figure is held against.
+//! Timing of ops, and the ceilings that figures are compared with.
 
-// Each bench uses its part of it.
+// Each bench uses a part of this module.
 #![allow(dead_code)]
 
 pub mod cpu;
@@ -16,30 +16,30 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use support::operands::Fill;
 
-/// What an op must do at least.
+/// The minimum work of an op.
 #[derive(Clone, Copy)]
 pub enum Work {
-    /// Floating-point operations, 2 a multiply-add: held against the rate of products.
+    /// FLOPs, 2 per multiply-add; compared with the throughput of matmuls.
     Flops(f64),
-    /// Bytes read and written: held against the rate of memory.
+    /// Bytes read and written; compared with the memory bandwidth.
     Bytes(f64),
 }
 
 impl Work {
-    /// The work of an op by its contract; of attention only what lies below the diagonal and within the window.
+    /// The work of an op by its contract; attention counts only pairs below the diagonal and within the window.
     pub fn of(op: &Op, activation_dtype: DType) -> Work {
-        // One of attention's matrix products.
-        let product = |shape: Shape, window: usize, heads: Heads| {
+        // FLOPs of one of attention's matmuls.
+        let matmul = |shape: Shape, window: usize, heads: Heads| {
             let window = if window == 0 { shape.t } else { window.min(shape.t) };
             let seen = window * (window + 1) / 2 + (shape.t - window) * window;
             (2 * shape.b * seen * heads.attention_width()) as f64
         };
         match (*op, op.contract().flops()) {
             (Op::AttentionForward(AttentionForward { shape, window, heads, .. }), _) => {
-                Work::Flops(2.0 * product(shape, window, heads))
+                Work::Flops(2.0 * matmul(shape, window, heads))
             }
             (Op::AttentionBackward(AttentionBackward { shape, window, heads, .. }), _) => {
-                Work::Flops(5.0 * product(shape, window, heads))
+                Work::Flops(5.0 * matmul(shape, window, heads))
             }
             (_, Flops::Matmul([n, k, m])) => Work::Flops(2.0 * (n * k * m) as f64),
             _ => Work::Bytes(op.contract().traffic(activation_dtype) as f64),
@@ -53,29 +53,29 @@ impl Work {
     }
 }
 
-/// A model's sizes, those of a micro-batch, and rows of logits at a time.
+/// Name, sizes of a model, shape of a micro-batch, and rows of a chunk of logits.
 pub type Model = (&'static str, Dims, Shape, usize);
 
-/// A device with its clock.
+/// A device that times ops.
 pub trait Meter {
-    /// The kernels that ops are timed on.
+    /// The kernels that run the ops.
     fn kernels(&self) -> &dyn Kernels;
 
-    /// Names of the attention kernels for heads of a dimension.
+    /// Names of the attention kernels for a head dimension.
     fn attentions(&self, head_dim: usize) -> Vec<&'static str>;
 
-    /// Chooses the attention kernel of this place among them.
+    /// Selects the attention kernel with this index in [`Meter::attentions`].
     fn select_attention(&mut self, at: usize);
 
-    /// Memory of these bytes, aligned to 256, that lives as long as the meter.
+    /// Allocates memory with these bytes, aligned to 256, that lives as long as the meter.
     fn memory(&self, bytes: &[u8]) -> DeviceSpan;
 
     /// Times an op and prints a line.
     fn time(&mut self, name: &str, op: &Op);
 }
 
-/// The bytes of an operand: normal numbers that repeat after some million, a tenth of them for weights; zeros where sums of
-/// rows or plain bytes are written.
+/// The bytes of an operand: normal numbers that repeat after about a million, scaled by 0.1 for weights; zeros
+/// for f64, integers and bytes.
 pub fn content(operand: &Operand<&Fill>, activation_dtype: DType) -> Vec<u8> {
     let count = operand.elements;
     match (operand.at, operand.element) {
@@ -87,12 +87,12 @@ pub fn content(operand: &Operand<&Fill>, activation_dtype: DType) -> Vec<u8> {
     }
 }
 
-/// Normal numbers as bf16.
+/// Normal numbers in bf16.
 pub fn normal(count: usize, scale: f32) -> Vec<u8> {
     repeated(count, |number| master::round(number * scale).to_ne_bytes())
 }
 
-/// Normal numbers: a GPU multiplies constants faster, since they take less power.
+/// Repeated normal numbers. Not constants, because a GPU draws less power and runs faster on those.
 fn repeated<const BYTES: usize>(count: usize, value: impl Fn(f32) -> [u8; BYTES]) -> Vec<u8> {
     const PERIOD: usize = (1 << 20) + 7;
     static NUMBERS: OnceLock<Vec<f32>> = OnceLock::new();

@@ -1,60 +1,61 @@
-//! The description of a decoder.
+//! The configuration of a decoder.
 
 use crate::base::{Dims, Error, Result};
 use crate::model::RopeScaling;
 
-/// A pre-norm decoder: RMSNorm, RoPE, grouped-query causal attention, SwiGLU; and what model families add to it.
+/// A pre-norm decoder: RMSNorm, RoPE, causal grouped-query attention (GQA), SwiGLU, and the options of its
+/// model family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The sizes.
     pub dims: Dims,
-    /// Whether embedding and LM head are one tensor.
+    /// True if embedding and LM head are one tensor.
     pub tied: bool,
     /// ε of every RMSNorm.
     pub norm_eps: f32,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How the rotary frequencies are stretched.
+    /// RoPE scaling for long sequences.
     pub rope_scaling: RopeScaling,
-    /// Longest sequence the model is meant for; longer ones are refused.
+    /// The longest supported sequence; longer ones are refused.
     pub positions_max: usize,
-    /// Which projections have a bias.
+    /// The projections with a bias.
     pub biases: Biases,
-    /// Whether every query and key head passes an RMSNorm of its own before it is rotated (Qwen3).
+    /// True if every query and key head is normalised by an RMSNorm before RoPE (QK-norm, as in Qwen3).
     pub qk_norm: bool,
-    /// Layers whose attention looks back a limited way; none when every layer sees the whole sequence.
+    /// Sliding-window attention of some layers; none if every layer attends to the whole sequence.
     pub window: Option<Window>,
-    /// Whether a layer is two units, attention and feed-forward network, with a boundary between them: half the weights are on the
-    /// device at a time, for twice the boundaries. It changes no bit.
+    /// True if a layer is two units, attention and MLP, with a boundary between them. This halves the weights
+    /// on the device at a time and doubles the boundaries. It changes no bit.
     pub split_layers: bool,
 }
 
-/// Which projections have a bias.
+/// The projections with a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Biases {
-    /// Those of queries, keys and values.
+    /// Query, key and value projections.
     pub qkv: bool,
-    /// That of attention's output.
+    /// The attention output projection.
     pub o: bool,
-    /// Those of gate, up and down.
+    /// Gate, up and down projections.
     pub mlp: bool,
 }
 
 /// A sliding window of attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Positions that a row sees, its own counted: row i sees key j when i − j < size.
+    /// Window size in positions, counting the row itself: row i sees key j if i − j < size.
     pub size: usize,
-    /// By layer: whether the window holds there.
+    /// True for each layer with the window.
     pub layers: Vec<bool>,
 }
 
-/// More layers than any decoder has: what a layout takes for their names stays far below what a model takes.
+/// Maximum number of layers, more than any decoder has. It bounds the memory of a layout.
 pub const LAYERS_MAX: usize = 1 << 16;
 
 impl ModelConfig {
-    /// A plain Llama of these sizes: untied, ε 1e-5, RoPE base 10000 and not scaled, sequences up to 2048, no bias,
-    /// no QK norm, no window.
+    /// A plain Llama with these sizes: untied, ε 1e-5, RoPE base 10000 without scaling, sequences up to 2048,
+    /// no biases, no QK-norm, no window.
     pub fn llama(dims: Dims) -> ModelConfig {
         ModelConfig {
             dims,
@@ -70,12 +71,12 @@ impl ModelConfig {
         }
     }
 
-    /// Positions that a row of decoder layer `layer` sees, its own counted; 0 when it sees all before it.
+    /// The window of decoder layer `layer`: positions that a row sees, counting itself; 0 means no window.
     pub fn window_of(&self, layer: usize) -> usize {
         self.window.as_ref().filter(|window| window.layers[layer]).map_or(0, |window| window.size)
     }
 
-    /// Refuses sizes no decoder can have, naming field and value.
+    /// Refuses invalid values (`InvalidArgument`), naming field and value.
     pub fn validate(&self) -> Result<()> {
         let Dims { c, h, g, d, f, v, l } = self.dims;
         let sizes = [
@@ -92,7 +93,7 @@ impl ModelConfig {
             let most = match name {
                 "max_position_embeddings" => usize::MAX,
                 "num_hidden_layers" => LAYERS_MAX,
-                // Far beyond any decoder, and small enough that no product of three sizes overflows.
+                // Far beyond any decoder, and small enough that multiplying three sizes cannot overflow.
                 _ => 1 << 20,
             };
             if !(1..=most).contains(&size) {
@@ -105,7 +106,7 @@ impl ModelConfig {
             )));
         }
         if d % 2 != 0 {
-            return Err(Error::argument(format!("head_dim is {d}; rotary positions need an even one")));
+            return Err(Error::argument(format!("head_dim is {d}; it must be even for rotary positions")));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(Error::argument(format!(
@@ -122,10 +123,10 @@ impl ModelConfig {
         self.rope_scaling.validate()?;
         match &self.window {
             Some(Window { size: 0, .. }) => {
-                Err(Error::argument("sliding_window is 0; a row sees at least itself"))
+                Err(Error::argument("sliding_window is 0; it must be at least 1"))
             }
             Some(Window { layers, .. }) if layers.len() != l => Err(Error::argument(format!(
-                "layer_types names {} layers; num_hidden_layers is {l}",
+                "layer_types names {} layers, but num_hidden_layers is {l}",
                 layers.len()
             ))),
             _ => Ok(()),

@@ -1,11 +1,11 @@
-//! The units of a decoder as programs: the embedding, the layers, the head.
+//! The units of a decoder as programs: embedding, layers and head.
 //!
 //! ```text
-//! x ── RMSNorm ── q|k|v ── RoPE ── attention ── o ──(+x)── middle ── RMSNorm ── gate|up ── SwiGLU ── down ──(+middle)── out
+//! x ── RMSNorm ── q|k|v ── RoPE ── attention ── o ──(+x)── r ── MLP norm ── gate|up ── SwiGLU ── down ──(+r)── out
 //! ```
 //!
-//! Families may have biases, and an RMSNorm of every query and key head before RoPE. A layer is one unit, or two with the
-//! boundary `middle` between them.
+//! `r` is the post-attention residual. Some families add biases, or an RMSNorm of query and key heads before
+//! RoPE. A layer is one unit, or two with the boundary `r` between them.
 
 use std::mem::{Discriminant, discriminant};
 
@@ -24,14 +24,14 @@ pub enum UnitKind {
     Layer(usize),
     /// The first half of decoder layer `l`: attention.
     Attention(usize),
-    /// The second half of decoder layer `l`: the feed-forward network.
+    /// The second half of decoder layer `l`: the MLP.
     Mlp(usize),
-    /// Final norm and, unless tied, the LM head; the last unit.
+    /// Final norm and, unless tied, LM head; the last unit.
     Head,
 }
 
 impl UnitKind {
-    /// The decoder layer that the unit is, or is a half of.
+    /// The decoder layer of the unit, or `None` for embedding and head.
     pub fn layer(self) -> Option<usize> {
         match self {
             UnitKind::Layer(layer) | UnitKind::Attention(layer) | UnitKind::Mlp(layer) => Some(layer),
@@ -40,32 +40,32 @@ impl UnitKind {
     }
 }
 
-/// The shapes that programs are written for.
+/// The sizes that a program depends on, besides those of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sizes {
-    /// Of a micro-batch.
+    /// B and T of a micro-batch.
     pub shape: Shape,
-    /// Rows of logits that exist at a time.
+    /// Rows of logits computed at a time.
     pub logits_chunk: usize,
-    /// The type that activations are stored in.
+    /// The dtype of activations.
     pub activation_dtype: DType,
 }
 
 impl Sizes {
-    /// The least, for what is the same for all shapes.
+    /// The smallest sizes, for facts that do not depend on sizes.
     pub(super) const ONE_ROW: Sizes =
         Sizes { shape: Shape { b: 1, t: 1 }, logits_chunk: 1, activation_dtype: DType::Bf16 };
 }
 
-/// What decides the program of a layer: layers of one key have the same.
+/// A key that determines the program of a layer: layers with equal keys have equal programs.
 pub fn layer_key(config: &ModelConfig, kind: UnitKind) -> (Discriminant<UnitKind>, usize) {
     (discriminant(&kind), kind.layer().map_or(0, |layer| config.window_of(layer)))
 }
 
-/// The program of a decoder layer, or of a half of one.
+/// The program of a decoder layer, or of half a layer.
 ///
 /// # Panics
-/// If the unit is an end.
+/// If the unit is the embedding or the head.
 pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) -> Program {
     let mut builder = Builder::new(sizes.activation_dtype, write);
     let b = &mut builder;
@@ -76,7 +76,7 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
         UnitKind::Layer(_) => (true, true),
         UnitKind::Attention(_) => (true, false),
         UnitKind::Mlp(_) => (false, true),
-        UnitKind::Embedding | UnitKind::Head => unreachable!("an end is no layer"),
+        UnitKind::Embedding | UnitKind::Head => unreachable!("embedding and head are no layers"),
     };
     let window = config.window_of(kind.layer().expect("a layer"));
     let post_attention = match (has_attention, has_mlp) {
@@ -84,7 +84,7 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
         (true, false) => out,
         (false, _) => x,
     };
-    b.keep(post_attention, Recompute::Mlp);
+    b.save(post_attention, Recompute::Mlp);
     let attention = has_attention.then(|| {
         let norm = Norm::forward(b, "input_layernorm.weight", x, eps, [n, c]);
         let attention = Attention::forward(b, config, norm.out, (sizes.shape, window), x, post_attention);
@@ -98,35 +98,35 @@ pub fn layer(config: &ModelConfig, kind: UnitKind, sizes: &Sizes, write: Write) 
 
     b.start_backward();
     b.zero_padding();
-    // The gradient of the output becomes that of `middle`, then that of `x`.
-    let mut stream = b.input(External::ResidualStream, Element::Activation, n * c);
+    // The gradient of the output is updated in place to that of the post-attention residual, then to that of `x`.
+    let mut dresidual = b.input(External::ResidualStream, Element::Activation, n * c);
     if let Some((norm, mlp)) = mlp {
-        let dnormed = mlp.backward(b, stream);
-        norm.backward(b, dnormed, stream, Write::Add);
-        stream = stream.next();
+        let dnormed = mlp.backward(b, dresidual);
+        norm.backward(b, dnormed, dresidual, Write::Add);
+        dresidual = dresidual.next();
     }
     if let Some((norm, attention)) = attention {
-        let dnormed = attention.backward(b, stream);
-        norm.backward(b, dnormed, stream, Write::Add);
+        let dnormed = attention.backward(b, dresidual);
+        norm.backward(b, dnormed, dresidual, Write::Add);
     }
     builder.finish()
 }
 
-/// The program of the embedding, forward.
+/// The forward program of the embedding.
 pub fn embedding(config: &ModelConfig, sizes: &Sizes) -> Program {
     let mut b = Builder::new(sizes.activation_dtype, Write::Set);
     embedding_forward(&mut b, &config.dims, sizes.shape.n());
     b.finish()
 }
 
-/// The program of the embedding, backward. Tied, the head has set the gradient.
+/// The backward program of the embedding. If tied, it adds to the gradient that the head has set.
 pub fn embedding_gradient(config: &ModelConfig, sizes: &Sizes, write: Write) -> Program {
     let mut b = Builder::new(sizes.activation_dtype, if config.tied { Write::Add } else { write });
     embedding_backward(&mut b, &config.dims, sizes.shape.n());
     b.finish()
 }
 
-/// The program of the head for a task.
+/// The program of a task of the head.
 pub fn head_program(config: &ModelConfig, sizes: &Sizes, task: HeadTask, write: Write) -> Program {
     let mut b = Builder::new(sizes.activation_dtype, write);
     head(&mut b, config, task, sizes.shape.n(), sizes.logits_chunk);

@@ -1,11 +1,11 @@
-//! Fresh weights, as GPT-2 starts them (Radford et al. 2019, section 2.3).
+//! Random initial weights, as in GPT-2 (Radford et al. 2019, section 2.3).
 //!
-//! Matrices are normal with σ = 0.02; the projections that add to the residual stream (`o_proj`, `down_proj`)
-//! with σ = 0.02/√(2L), so that its variance does not grow with depth; norms are 1, biases 0.
+//! Matrices are normal with σ = 0.02, except that the projections that add to the residual stream (`o_proj`,
+//! `down_proj`) have σ = 0.02/√(2L), so that its variance does not grow with depth. Norms are 1, biases 0.
 //!
-//! A tensor is written in blocks of [`FRESH_BLOCK`] elements, each from a ChaCha stream of its own (the block's
-//! number), because normal numbers consume a varying number of random words. A value depends on the seed, the tensor's
-//! name and the element alone: neither order nor threads nor the other tensors matter.
+//! A tensor is written in blocks of [`FRESH_BLOCK`] elements, each from its own ChaCha sequence (numbered like
+//! the block), because normal numbers consume a varying number of random words. A value depends only on the
+//! seed, the tensor's name and the element: not on order, threads or other tensors.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -14,27 +14,32 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::base::hash::fnv1a;
 use crate::model::{ModelConfig, TensorLayout};
 
-/// Elements of a tensor that share a stream of random numbers.
+/// Elements of a tensor drawn from one sequence of random numbers.
 pub const FRESH_BLOCK: usize = 1 << 16;
 
 /// σ of a matrix.
 const DEVIATION: f64 = 0.02;
 
-/// Writes the fresh values of one tensor from element `first` on, as many as `out` has.
+/// Writes `out.len()` initial values of a tensor, starting at element `first`.
 ///
 /// # Panics
 /// If `first` is not a multiple of [`FRESH_BLOCK`], or the tensor is shorter.
 pub fn fresh_values(config: &ModelConfig, tensor: &TensorLayout, seed: u64, first: usize, out: &mut [f32]) {
     let elements = tensor.elements();
-    assert!(first.is_multiple_of(FRESH_BLOCK), "element {first} of {} begins no block", tensor.name);
+    assert!(
+        first.is_multiple_of(FRESH_BLOCK),
+        "element {first} of {} is not the start of a block",
+        tensor.name
+    );
     assert!(first + out.len() <= elements, "{} has {elements} elements", tensor.name);
     if tensor.shape.len() < 2 {
         out.fill(if tensor.name.ends_with(".bias") { 0.0 } else { 1.0 });
         return;
     }
-    let closes_a_branch =
+    let adds_to_residual =
         [".o_proj.weight", ".down_proj.weight"].iter().any(|end| tensor.name.ends_with(end));
-    let deviation = if closes_a_branch { DEVIATION / (2.0 * config.dims.l as f64).sqrt() } else { DEVIATION };
+    let deviation =
+        if adds_to_residual { DEVIATION / (2.0 * config.dims.l as f64).sqrt() } else { DEVIATION };
     let mut rng = ChaCha8Rng::from_seed(key(seed, &tensor.name));
     for (block, values) in (first / FRESH_BLOCK..).zip(out.chunks_mut(FRESH_BLOCK)) {
         rng.set_stream(block as u64);
@@ -46,7 +51,7 @@ pub fn fresh_values(config: &ModelConfig, tensor: &TensorLayout, seed: u64, firs
     }
 }
 
-/// The generator's key: the seed beside a hash of the name.
+/// The generator's key: the seed and a hash of the name.
 fn key(seed: u64, name: &str) -> [u8; 32] {
     let hash = fnv1a(name.as_bytes());
     let mut key = *b"................horizon.init.v1.";
@@ -77,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn spreads_are_those_of_gpt2() {
+    fn standard_deviations_are_those_of_gpt2() {
         let layers = preset("tiny").unwrap().dims.l as f64;
         let closing = 0.02 / (2.0 * layers).sqrt();
         for (name, deviation) in [
@@ -98,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn seed_and_name_decide() {
+    fn values_depend_on_seed_and_name() {
         let q0 = fresh("model.layers.0.self_attn.q_proj.weight", 1);
         assert_eq!(q0, fresh("model.layers.0.self_attn.q_proj.weight", 1));
         assert_ne!(q0, fresh("model.layers.1.self_attn.q_proj.weight", 1));
@@ -106,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_written_apart_as_together() {
+    fn blocks_written_separately_or_together_are_equal() {
         let (config, shape) = (preset("tiny").unwrap(), vec![5, FRESH_BLOCK / 2]);
         let tensor = TensorLayout { name: "model.embed_tokens.weight".to_owned(), shape, offset: 0 };
         let mut whole = vec![f32::NAN; tensor.elements()];
@@ -116,9 +121,9 @@ mod tests {
             fresh_values(&config, &tensor, 3, block * FRESH_BLOCK, &mut alone);
             assert_eq!(alone, values, "block {block}");
         }
-        // No two blocks are of the same numbers.
+        // Different blocks have different numbers.
         let (first, second) = whole.split_at(FRESH_BLOCK);
         let alike = first.iter().zip(second).filter(|(one, other)| one == other).count();
-        assert!(alike < FRESH_BLOCK / 1000, "{alike} of {FRESH_BLOCK} values are alike");
+        assert!(alike < FRESH_BLOCK / 1000, "{alike} of {FRESH_BLOCK} values are equal in both blocks");
     }
 }

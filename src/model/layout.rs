@@ -1,10 +1,10 @@
-//! The layout: every tensor's place in its unit. The only source of sizes and offsets.
+//! The layout: the position of every tensor in its unit. The only source of sizes and offsets.
 //!
-//! A unit is one contiguous run of elements. The same offsets, in elements, hold in every span that belongs
-//! to the unit: weights, residuals, gradients, moments, the slot on the device and the f32 accumulator.
-//! Tensors that one product reads together stand together: `q|k|v` is one `[(H+2G)·D, C]` matrix and
-//! `gate|up` one `[2F, C]`; their biases stand together in the same order. Every run that starts a new matrix or vector is aligned to `ALIGNMENT`
-//! elements; the padding is zero and stays zero under AdamW.
+//! A unit is one contiguous range of elements. Its element offsets are the same in all of the unit's spans:
+//! weights, residuals, gradients, moments, the slot on the device and the f32 accumulator. Tensors read by one
+//! matmul are adjacent: `q|k|v` is one `[(H+2G)·D, C]` matrix and `gate|up` one `[2F, C]`; their biases are
+//! adjacent in the same order. Each such group of tensors is aligned to `ALIGNMENT` elements; the padding is
+//! zero and stays zero under AdamW.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ pub struct TensorLayout {
     pub name: String,
     /// Rows and columns `[out, in]`, or `[C]`.
     pub shape: Vec<usize>,
-    /// First element within the unit.
+    /// The first element within the unit.
     pub offset: usize,
 }
 
@@ -32,26 +32,26 @@ impl TensorLayout {
         self.shape.iter().product()
     }
 
-    /// Weight decay applies to tensors of two or more dimensions.
+    /// Returns true if weight decay applies: to tensors of two or more dimensions.
     pub fn decays(&self) -> bool {
         self.shape.len() >= 2
     }
 }
 
-/// One unit: its tensors and its length.
+/// A unit: its tensors and its length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitLayout {
-    /// What it is.
+    /// The kind of unit.
     pub kind: UnitKind,
-    /// Its tensors, by offset.
+    /// The tensors, sorted by offset.
     pub tensors: Vec<TensorLayout>,
     /// Elements including padding; a multiple of `ALIGNMENT`.
     pub elements: usize,
 }
 
 impl UnitLayout {
-    /// Each tensor with the padding after it, in order; together they are the unit. The padding is zero, so a run has the
-    /// norm of its tensor.
+    /// The runs of the unit: each tensor with the padding after it, in order; together they cover the unit.
+    /// Padding is zero, so a run has the norm of its tensor.
     pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
         let ends = self.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([self.elements]);
         self.tensors.iter().zip(ends).scan(0, |blocks, (tensor, end)| {
@@ -61,8 +61,8 @@ impl UnitLayout {
         })
     }
 
-    /// Parts of the unit, each as long as possible: at most `longest` elements, ending at a tensor's end or at the border of a
-    /// block of a norm.
+    /// Cuts the unit into chunks of at most `longest` elements, each as long as possible, that end at the end
+    /// of a tensor or of a norm block.
     fn cut(&self, longest: usize) -> Vec<Range<usize>> {
         let mut chunks = Vec::new();
         let mut start = 0;
@@ -81,18 +81,18 @@ impl UnitLayout {
         chunks
     }
 
-    /// Blocks of the gradient's norm.
+    /// Number of blocks of the gradient norm.
     pub fn norm_blocks(&self) -> usize {
         self.runs().last().map_or(0, |run| run.blocks.end)
     }
 }
 
-/// A tensor with the padding after it, or a piece of one that starts at the border of a block of its norm.
+/// A tensor with the padding after it, or a part of one that starts at a norm block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// Elements within the unit.
     pub elements: Range<usize>,
-    /// Blocks of the norm of these elements, among those of the unit.
+    /// The norm blocks of these elements, as indices within the unit.
     pub blocks: Range<usize>,
 }
 
@@ -101,10 +101,10 @@ pub struct Run {
 pub struct Layout {
     /// Embedding, layers, head.
     pub units: Vec<UnitLayout>,
-    /// Whether the head reads the embedding's weights.
+    /// True if the head uses the embedding's weights.
     pub tied: bool,
     layer_elements: usize,
-    /// By unit: the parts in which its gradient leaves the device.
+    /// By unit: the chunks in which its gradient is downloaded.
     chunks: Vec<Vec<Range<usize>>>,
 }
 
@@ -129,7 +129,7 @@ impl Layout {
         Layout { units, tied: config.tied, layer_elements, chunks }
     }
 
-    /// Units between embedding and head: the decoder layers, or their halves. Schedules and placements call these layers.
+    /// Units between embedding and head: decoder layers, or their halves. Schedules and placements call them layers.
     pub fn layers(&self) -> usize {
         self.units.len() - 2
     }
@@ -164,30 +164,31 @@ impl Layout {
         (0..self.units.len()).map(UnitIndex::from)
     }
 
-    /// Elements of the longest unit between embedding and head: the size of a slot.
+    /// Elements of the longest unit between embedding and head: the size of a weight slot.
     pub fn layer_elements(&self) -> usize {
         self.layer_elements
     }
 
-    /// Elements of the longest part of a gradient: the size of a slab. A part is at most a layer, or a block where a layer is shorter.
+    /// Elements of the longest gradient chunk: the size of a slab. At most a layer, or a norm block if layers
+    /// are shorter.
     pub fn slab_elements(&self) -> usize {
         self.chunks.iter().flatten().map(|chunk| chunk.len()).fold(0, usize::max)
     }
 
-    /// Number of parts in which a unit's gradient leaves the device; a layer has one.
+    /// Number of chunks in which a unit's gradient is downloaded; 1 for a layer.
     pub fn chunks(&self, unit: UnitIndex) -> usize {
         self.chunks[unit.at()].len()
     }
 
-    /// The elements of a unit that a part covers.
+    /// The elements of a chunk within its unit.
     ///
     /// # Panics
-    /// If the unit has no such part.
+    /// If the unit has no such chunk.
     pub fn chunk(&self, unit: UnitIndex, chunk: ChunkIndex) -> Range<usize> {
         self.chunks[unit.at()][chunk.at()].clone()
     }
 
-    /// A part's pieces of the unit's runs, in order; together they are the part.
+    /// The parts of the unit's runs that are in a chunk, in order; together they cover the chunk.
     pub fn chunk_runs(&self, unit: UnitIndex, chunk: ChunkIndex) -> impl Iterator<Item = Run> + '_ {
         let chunk = self.chunk(unit, chunk);
         self.unit(unit).runs().filter_map(move |Run { elements, blocks }| {
@@ -204,17 +205,17 @@ impl Layout {
         [shape[0], shape[1]]
     }
 
-    /// P: parameters, padding not counted.
+    /// P: parameters, without padding.
     pub fn parameters(&self) -> usize {
         self.units.iter().flat_map(|u| &u.tensors).map(TensorLayout::elements).sum()
     }
 
-    /// Elements of all units, padding counted.
+    /// Elements of all units, with padding.
     pub fn elements(&self) -> usize {
         self.units.iter().map(|u| u.elements).sum()
     }
 
-    /// The tensor of a Hugging Face name, with its unit.
+    /// Finds a tensor and its unit by Hugging Face name.
     pub fn find(&self, name: &str) -> Option<(UnitIndex, &TensorLayout)> {
         self.tensors().find(|(_, tensor)| tensor.name == name)
     }

@@ -1,4 +1,4 @@
-//! All passes of a model, made once for the shapes of its micro-batches.
+//! The passes of all units of a model, built once for given sizes.
 
 use crate::base::{DType, UnitIndex};
 use crate::model::decoder::{self, Sizes};
@@ -11,50 +11,50 @@ use crate::ops::{Op, Write};
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 
-/// P_matmul: weights of the matrix products that a token passes forward, the head's included though it may share the embedding's.
+/// P_matmul: weights that a token is multiplied by in forward. The LM head counts even if tied to the embedding.
 pub fn matmul_parameters(config: &ModelConfig) -> f64 {
     let layout = Layout::new(config);
     let passes = Passes::new(config, &layout, Sizes::ONE_ROW);
     let layers = layout.layer_units().map(|unit| PassId::Forward(unit, Recompute::Full));
-    let passed = layers.chain([PassId::Head(HeadTask::Logits, Write::Set)]);
-    // A multiplication and an addition each.
-    passed.map(|pass| passes.get(pass).product_flops() / 2.0).sum()
+    let used = layers.chain([PassId::Head(HeadTask::Logits, Write::Set)]);
+    // Two FLOPs per weight.
+    used.map(|pass| passes.get(pass).matmul_flops() / 2.0).sum()
 }
 
-/// The name of a pass.
+/// The identity of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PassId {
     /// The embedding's forward pass.
     EmbeddingForward,
     /// The embedding's backward pass.
     EmbeddingBackward(Write),
-    /// A layer's forward pass, which keeps what is not recomputed.
+    /// A layer's forward pass, which saves the activations that are not recomputed.
     Forward(UnitIndex, Recompute),
     /// A layer's backward pass.
     Backward(UnitIndex, Recompute, Write),
-    /// A pass of the head. [`Write`] is that of the loss and of gradients, where the task has them.
+    /// A pass of the head. [`Write`] applies to loss and gradients, if the task has them.
     Head(HeadTask, Write),
 }
 
-/// The passes of every unit of a model. Units whose ops are the same share theirs.
+/// The passes of all units of a model. Units with the same ops share passes.
 #[derive(Clone, Debug)]
 pub struct Passes {
     sizes: Sizes,
-    /// Those of the ends, then those of each kind of layer.
+    /// Passes of embedding and head, then of each kind of layer.
     passes: Vec<Pass>,
-    /// By unit, from the first after the embedding: the number of its kind.
+    /// The kind number of each unit after the embedding.
     kinds: Vec<usize>,
     scratch_bytes: usize,
     workspace_bytes: usize,
 }
 
-/// Passes of the ends: the embedding's and the head's.
+/// Passes of embedding and head.
 const ENDS: usize = 3 + 2 * HeadTask::ALL.len();
-/// Passes of a kind of layer: forward, and backward in both modes.
+/// Passes per kind of layer: forward, and backward with both write modes.
 const LAYER: usize = 3 * Recompute::ALL.len();
 
 impl Passes {
-    /// The passes of a model of this layout.
+    /// Builds the passes of a model.
     pub fn new(config: &ModelConfig, layout: &Layout, sizes: Sizes) -> Passes {
         let whole = |program: Program| program.forward(Recompute::Full);
         let mut passes = vec![whole(decoder::embedding(config, &sizes))];
@@ -85,17 +85,17 @@ impl Passes {
         Passes { sizes, passes, kinds, scratch_bytes, workspace_bytes }
     }
 
-    /// The shapes that the passes were made for.
+    /// The sizes that the passes were built for.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
     }
 
-    /// All passes, each once.
+    /// All passes, without duplicates.
     pub fn all(&self) -> &[Pass] {
         &self.passes
     }
 
-    /// The number of a pass among [all](Passes::all).
+    /// The index of a pass in [`all`](Passes::all).
     pub fn number(&self, pass: PassId) -> usize {
         let kind = |unit: UnitIndex| ENDS + LAYER * self.kinds[unit.at() - 1];
         match pass {
@@ -109,27 +109,27 @@ impl Passes {
         }
     }
 
-    /// A pass.
+    /// Returns a pass.
     pub fn get(&self, pass: PassId) -> &Pass {
         &self.passes[self.number(pass)]
     }
 
-    /// Bytes that a layer keeps from forward to backward of one micro-batch.
+    /// Bytes of activations that a layer saves from forward to backward of one micro-batch.
     pub fn saved_bytes(&self, unit: UnitIndex, recompute: Recompute) -> usize {
         self.get(PassId::Forward(unit, recompute)).saved_bytes
     }
 
-    /// Bytes of scratch memory: what the most demanding pass takes, whatever is kept, so that keeping less never takes more.
+    /// Bytes of scratch memory: the maximum over all passes and recompute modes, so that saving less never needs more.
     pub fn scratch_bytes(&self) -> usize {
         self.scratch_bytes
     }
 
-    /// Bytes of device memory that kernels work in, beside what ops are given.
+    /// Bytes of the CUDA kernels' workspace.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
 
-    /// Every matrix product of the passes, each once: what algorithms are chosen for.
+    /// All GEMMs of the passes, without duplicates; the input of autotuning.
     pub fn gemms(&self) -> Vec<Gemm> {
         let ops = self.passes.iter().flat_map(|pass| &pass.ops);
         let mut gemms: Vec<Gemm> = ops

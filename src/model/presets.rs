@@ -1,14 +1,14 @@
-//! Built-in shapes: what trains without any file, and what can be planned without one.
+//! Built-in model shapes, for training and planning without files.
 
 use crate::base::Dims;
 use crate::model::{Biases, ModelConfig};
 
-/// Names of the built-in shapes that train, smallest first.
+/// Names of the presets, which can be trained, smallest first.
 pub fn preset_names() -> &'static [&'static str] {
     &["tiny", "small"]
 }
 
-/// A built-in shape by name. Both are byte-level: 256 byte values and no special token.
+/// Returns a preset by name. All presets are byte-level: 256 byte values and no special token.
 pub fn preset(name: &str) -> Option<ModelConfig> {
     let (c, l, h, g, f, positions_max) = match name {
         "tiny" => (128, 4, 4, 2, 352, 1024),
@@ -19,10 +19,10 @@ pub fn preset(name: &str) -> Option<ModelConfig> {
     Some(ModelConfig { tied: true, positions_max, ..ModelConfig::llama(dims) })
 }
 
-/// A shape that is known by name: C, L, H, G, D, F, V, tied, positions.
+/// A known shape: name, [C, L, H, G, D, F, V], tied, positions.
 type Known = (&'static str, [usize; 7], bool, usize);
 
-/// As the models' `config.json` have them; the last two are shapes of no model, in the style of the others.
+/// From the models' `config.json`; the last two are hypothetical models.
 const KNOWN: [Known; 12] = [
     ("qwen2.5-0.5b", [896, 24, 14, 2, 64, 4864, 151_936], true, 32_768),
     ("qwen2.5-1.5b", [1536, 28, 12, 2, 128, 8960, 151_936], true, 131_072),
@@ -38,12 +38,12 @@ const KNOWN: [Known; 12] = [
     ("dense-1t", [24_576, 136, 192, 8, 128, 81_920, 128_256], false, 131_072),
 ];
 
-/// Names of the shapes that [`shape`] knows besides the presets: for planning, without weights.
+/// Names of the shapes that [`shape`] knows besides the presets; for planning only.
 pub fn shape_names() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|(name, ..)| *name)
 }
 
-/// The shape of a preset or of a known model by name, for planning.
+/// Returns the shape of a preset or a known model by name, for planning.
 pub fn shape(name: &str) -> Option<ModelConfig> {
     if let Some(config) = preset(name) {
         return Some(config);
@@ -67,7 +67,7 @@ mod tests {
     use crate::model::Layout;
 
     #[test]
-    fn known_shapes_have_the_parameters_their_names_say() {
+    fn known_shapes_have_the_parameter_counts_in_their_names() {
         for name in shape_names() {
             let config = shape(name).unwrap();
             config.validate().unwrap();
@@ -80,8 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn the_known_shapes_have_their_models_parameters() {
-        // The sums over the tensors of the published checkpoints.
+    fn known_shapes_have_the_parameter_counts_of_the_published_models() {
+        // Sums over the tensors of the published checkpoints.
         for (name, parameters) in [("llama3.1-8b", 8_030_261_248), ("llama3.1-70b", 70_553_706_496)] {
             assert_eq!(Layout::new(&shape(name).unwrap()).parameters(), parameters, "{name}");
         }

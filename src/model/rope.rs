@@ -1,24 +1,24 @@
-//! The frequencies of rotary positions (Su et al. 2021), as transformers computes them: in f32, step by step.
+//! RoPE frequencies (Su et al. 2021), computed like transformers: in f32, step by step.
 
 use crate::base::{Error, Result};
 
-/// How rotary frequencies are stretched for sequences longer than those a model was first trained on.
+/// RoPE scaling for sequences longer than those of pre-training.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     #[default]
     None,
-    /// Every frequency over `factor`.
+    /// Every frequency is divided by `factor`.
     Linear {
         /// At least 1.
         factor: f64,
     },
-    /// Llama 3.1's: waves longer than `original_positions / low` are stretched by `factor`, those shorter than
-    /// `original_positions / high` are left, and those between are blended.
+    /// Llama 3.1: frequencies with a wavelength over `original_positions / low` are divided by `factor`, those
+    /// with a wavelength under `original_positions / high` are unchanged, and those between are interpolated.
     Llama3 {
         /// At least 1.
         factor: f64,
-        /// `low_freq_factor`, less than `high`.
+        /// `low_freq_factor`, smaller than `high`.
         low: f64,
         /// `high_freq_factor`.
         high: f64,
@@ -28,7 +28,7 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// Refuses values that are no scaling, naming them.
+    /// Refuses invalid values (`InvalidArgument`), naming them.
     pub fn validate(&self) -> Result<()> {
         let factor_ok = |factor: f64| factor.is_finite() && factor >= 1.0;
         match *self {
@@ -39,8 +39,8 @@ impl RopeScaling {
                 if !(low.is_finite() && high.is_finite() && 0.0 < low && low < high) =>
             {
                 Err(Error::argument(format!(
-                    "rope_scaling has low_freq_factor {low} and high_freq_factor {high}; they must be finite, > 0 and the \
-                     first the smaller"
+                    "rope_scaling has low_freq_factor {low} and high_freq_factor {high}; they must be finite, > 0, and low_freq_factor \
+                                         must be smaller"
                 )))
             }
             RopeScaling::Llama3 { original_positions: 0, .. } => Err(Error::argument(
@@ -50,10 +50,10 @@ impl RopeScaling {
         }
     }
 
-    /// The `[D/2]` angles that one position turns the pairs of a head by, for base `theta` and head dimension `d`.
+    /// The rotation angles per position, `[D/2]`, for base `theta` and head dimension `d`.
     ///
-    /// Every operation rounds to f32 where PyTorch's does. The power is taken in f64 and rounded, which is the
-    /// nearest f32; PyTorch's may be its neighbour.
+    /// Every operation rounds to f32 where PyTorch's does. The power is computed in f64 and rounded to the
+    /// nearest f32; PyTorch's may differ by one ulp.
     pub fn inv_freq(&self, theta: f64, d: usize) -> Vec<f32> {
         (0..d).step_by(2).map(|at| self.scale(plain(theta, at, d))).collect()
     }
@@ -89,9 +89,10 @@ fn plain(theta: f64, at: usize, d: usize) -> f32 {
 mod tests {
     use super::*;
 
-    /// Values of transformers 5.23 (`ROPE_INIT_FUNCTIONS`), D 16: two steps of f32 apart at most, since its power may be off by one.
+    /// From transformers 5.23 (`ROPE_INIT_FUNCTIONS`), D 16. Up to two ulp of difference, because its power may
+    /// be off by one.
     #[test]
-    fn frequencies_are_those_of_transformers() {
+    fn frequencies_match_transformers() {
         let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original_positions: 64 };
         for (scaling, theta, expected) in [
             (RopeScaling::None, 10_000.0, DEFAULT),
@@ -100,8 +101,8 @@ mod tests {
         ] {
             let found = scaling.inv_freq(theta, 16);
             for (found, expected) in found.iter().zip(expected) {
-                let apart = found.to_bits().abs_diff(expected.to_bits());
-                assert!(apart <= 2, "{scaling:?}: {found:e} is not {expected:e}");
+                let ulps = found.to_bits().abs_diff(expected.to_bits());
+                assert!(ulps <= 2, "{scaling:?}: {found:e} is not {expected:e}");
             }
         }
     }
@@ -113,7 +114,7 @@ mod tests {
         [1.0, 0.45986328, 0.09761663, 0.012156156, 0.00559017, 0.002570714, 0.001182177, 0.0005436398];
 
     #[test]
-    fn a_scaling_that_is_none_is_refused_by_name() {
+    fn an_invalid_scaling_is_refused_by_name() {
         let llama3 = |factor, low, high, original_positions| RopeScaling::Llama3 {
             factor,
             low,

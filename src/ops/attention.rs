@@ -1,9 +1,10 @@
-//! Causal grouped-query attention within documents, in blocks (Dao et al. 2022).
+//! Causal grouped-query attention (GQA; Ainslie et al. 2023) within documents, in blocks as in FlashAttention
+//! (Dao et al. 2022). H = G is multi-head attention, G = 1 multi-query attention.
 //!
-//! A row attends to one run of rows, from its document's first, or its window's, to itself. Scores exist a block at a time: forward keeps
-//! a running maximum and sum a row, backward forms the probabilities again from the log-sum-exp. Blocks
-//! above the diagonal or before the first run of their rows are passed over; within a block each row
-//! works on its run alone, and the rest is zero.
+//! A row attends to one contiguous run of rows: from the start of its document or window to itself. Scores
+//! exist one block at a time: forward keeps a running maximum and sum per row, backward recomputes the
+//! probabilities from the log-sum-exp. Blocks that no row attends to are skipped. Within a block, scores
+//! outside a row's run are zero.
 
 use std::ops::Range;
 
@@ -17,7 +18,8 @@ use crate::ops::cuda::{CudaKernels, HeadColumns, address::*, launch};
 use crate::ops::{Flops, Heads, Write, op};
 
 op! {
-    /// Attention forward, scale 1/√D. Row n attends to rows `doc_start[n] ..= n` and, with a window, to the last `window` of them.
+    /// Attention forward, scale 1/√D. Row n attends to rows `doc_start[n] ..= n` and, with a window, to the
+    /// last `window` of them.
     AttentionForward {
         /// `[N, H·D]`.
         out: P = Set, Element::Activation, shape.n() * heads.attention_width();
@@ -28,14 +30,14 @@ op! {
         /// `[N]`: the first row of each row's document.
         doc_start: P = Read, Element::I32, shape.n();
     }
-    /// Rows that a row sees, its own counted; 0 for all of its document up to it.
+    /// Window: how many rows a row sees, counting itself; 0 means no window.
     window: usize;
     /// B and T.
     shape: Shape;
     /// The heads of a row.
     heads: Heads;
     {
-        /// Scores, and their sums with the values.
+        /// Query-key scores and the weighted sum of values.
         fn flops(&self) -> Flops {
             Flops::AttentionForward(4.0 * pairs(self.shape, self.window, &self.heads))
         }
@@ -53,25 +55,25 @@ op! {
         dqkv: P = Set, Element::Activation, shape.n() * heads.qkv();
         /// `[N, H·D]`.
         dout: P = Read, Element::Activation, shape.n() * heads.attention_width();
-        /// As forward leaves it.
+        /// The output of forward.
         out: P = Read, Element::Activation, shape.n() * heads.attention_width();
-        /// As forward leaves it.
+        /// The `lse` of forward.
         lse: P = Read, Element::F32, heads.h * shape.n();
-        /// As forward reads it.
+        /// The `qkv` of forward.
         qkv: P = Read, Element::Activation, shape.n() * heads.qkv();
         /// `[N]`: the first row of each row's document.
         doc_start: P = Read, Element::I32, shape.n();
         /// `[N]`: one past the last row of each row's document.
         doc_end: P = Read, Element::I32, shape.n();
     }
-    /// Rows that a row sees, its own counted; 0 for all of its document up to it.
+    /// Window: how many rows a row sees, counting itself; 0 means no window.
     window: usize;
     /// B and T.
     shape: Shape;
     /// The heads of a row.
     heads: Heads;
     {
-        /// Scores again, and the gradients of scores, values, queries and keys.
+        /// The recomputed scores, and the gradients of scores, values, queries and keys.
         fn flops(&self) -> Flops {
             Flops::AttentionBackward(10.0 * pairs(self.shape, self.window, &self.heads))
         }
@@ -80,30 +82,31 @@ op! {
             0
         }
 
-        /// Row sums, and the sums of the blocks that divide the query heads of a group where dK and dV have few tiles.
+        /// Row sums. Where dK and dV have few tiles, also partial dK and dV of the blocks that share a group's
+        /// query heads.
         fn scratch_bytes(&self) -> usize {
             let (n, Heads { h, g, d }) = (self.shape.n(), self.heads);
             let (tiles, group) = ((n.div_ceil(KEY_TILE) * g).max(1), (h / g).max(1));
             let heads = group.div_ceil(KEY_BLOCKS.div_ceil(tiles));
-            let parts = group.div_ceil(heads);
-            let sums = if parts > 1 { parts * 2 * n * g * d } else { 0 };
-            (sums + n * h) * 4
+            let shares = group.div_ceil(heads);
+            let partials = if shares > 1 { shares * 2 * n * g * d } else { 0 };
+            (partials + n * h) * 4
         }
     }
 }
 
-/// Keys of a tile, and blocks of dK and dV wanted: those of `key_parts` in `csrc/attention.h`.
+/// Keys of a tile, and the number of dK and dV blocks to aim for: as `key_parts` in `csrc/attention.h`.
 const KEY_TILE: usize = 128;
 const KEY_BLOCKS: usize = 256;
 
-/// Pairs of a row and a row that it attends to, for every dimension of every head. Pairs come in whole blocks, which nobody cuts
-/// at the diagonal (Dao et al. 2022); documents are as long as their sequences.
+/// The (query, key) pairs of attention times its width. Pairs are counted in whole blocks, diagonal blocks
+/// included (Dao et al. 2022), and every document is assumed to be as long as its sequence.
 fn pairs(shape: Shape, window: usize, heads: &Heads) -> f64 {
     const BLOCK: usize = 64;
     let t = shape.t.div_ceil(BLOCK);
-    // A window that ends within a block begins within another.
+    // A window that ends within a block begins within another block.
     let seen = if window == 0 { t } else { (1 + (window - 1).div_ceil(BLOCK)).min(t) };
-    // The first rows see 1, 2, … blocks, and the others as many as the window touches.
+    // The first row blocks see 1, 2, … key blocks, the others as many as the window touches.
     let blocks = shape.b * (seen * (seen + 1) / 2 + (t - seen) * seen);
     (blocks * BLOCK * BLOCK) as f64 * heads.attention_width() as f64
 }
@@ -112,13 +115,12 @@ fn pairs(shape: Shape, window: usize, heads: &Heads) -> f64 {
 const QUERIES: usize = 64;
 /// Keys of a block of forward.
 const KEYS: usize = 128;
-/// Keys of a block of backward: as many as queries, so that little of a block lies above the diagonal.
+/// Keys of a block of backward. Equal to `QUERIES`, so that only a small share of a block lies above the diagonal.
 const KEYS_BACKWARD: usize = 64;
-/// Elements from one row of scores to the next in backward, where they are also read by columns: rows start
-/// on different sets of the cache.
+/// Row stride of backward's scores, which are also read by columns: the padding puts rows on different cache sets.
 const STRIDE: usize = KEYS_BACKWARD + 16;
 
-// The columns of the heads in a row of queries, keys and values.
+// Column ranges of each head in a row of queries, keys and values.
 impl Heads {
     fn query_columns(&self, head: usize) -> Range<usize> {
         head * self.d..(head + 1) * self.d
@@ -133,21 +135,21 @@ impl Heads {
     }
 }
 
-/// Some columns of some rows of a row-major matrix.
+/// The matrix of the given rows and columns of a row-major matrix.
 fn rectangle(elements: &[f32], stride: usize, rows: Range<usize>, columns: Range<usize>) -> Matrix<'_> {
     let start = rows.start * stride + columns.start;
     Matrix::new(&elements[start..], rows.len(), columns.len(), stride)
 }
 
-/// The keys that query `t` attends to among the keys of a block, counted from the block's first.
+/// The keys of a block that query `t` attends to, relative to the block's first key.
 fn run_in(keys: &Range<usize>, start: usize, t: usize) -> Range<usize> {
     let first = start.max(keys.start);
     let end = (t + 1).min(keys.end).max(first);
-    // A run before or after the block is empty, and stays within it.
+    // A run before or after the block becomes an empty range within the block.
     if first >= keys.end { 0..0 } else { first - keys.start..end - keys.start }
 }
 
-/// Where the runs of a sequence's rows start, counted from the sequence's own first row.
+/// The first key of each row of a sequence, relative to the sequence's first row.
 struct Starts<'a> {
     doc_start: &'a [i32],
     window: usize,
@@ -156,7 +158,7 @@ struct Starts<'a> {
 
 impl<'a> Starts<'a> {
     fn new(doc_start: &'a [i32], window: usize, rows: Range<usize>) -> Self {
-        // No window is one that reaches beyond any row.
+        // No window is a window longer than any sequence.
         let window = if window == 0 { usize::MAX } else { window };
         Starts { doc_start: &doc_start[rows.clone()], window, sequence: rows.start }
     }
@@ -165,7 +167,7 @@ impl<'a> Starts<'a> {
         (self.doc_start[t] as usize - self.sequence).max((t + 1).saturating_sub(self.window))
     }
 
-    /// Key blocks that some query of the block attends to.
+    /// The key blocks that at least one query of the block attends to.
     fn key_blocks(&self, queries: &Range<usize>, keys: usize) -> Range<usize> {
         let first = queries.clone().map(|t| self.at(t)).min().unwrap_or(0);
         first / keys..queries.end.div_ceil(keys)
@@ -181,7 +183,7 @@ impl AttentionForward {
         let factor = 1.0 / (heads.d as f32).sqrt();
         let elements = QUERIES * KEYS + 2 * QUERIES;
         cpu.scratch.reserve(elements);
-        // A tile is one head of some rows of a sequence.
+        // A tile is one head for some rows of a sequence.
         let out = Tiles::in_groups(TileMut::of(out, n, heads.attention_width()), t, (QUERIES, heads.d));
         let lse = TransposedTiles::in_groups(TileMut::of(lse, heads.h, n), t, (QUERIES, 1));
         each(&cpu.pool, (out, lse), |worker, ((rows, _, mut out), (_, head, mut lse))| {
@@ -265,16 +267,16 @@ impl AttentionForward {
 }
 
 impl AttentionBackward {
-    /// One tile is a key/value head of a sequence with the query heads that read it: every sum over queries or keys runs inside
-    /// it, in order.
+    /// A tile is one key/value head of a sequence with the query heads that share it. Every sum over queries or
+    /// keys runs inside one tile, in order.
     pub(super) fn cpu(mut self, cpu: &CpuKernels) {
         let AttentionBackward { window, shape, heads, .. } = self;
         let (n, t, stride, group_heads) = (shape.n(), shape.t, heads.qkv(), heads.h / heads.g);
-        let attended = heads.attention_width();
-        let [dout, out]: [&[f32]; 2] = [read(&self.dout, n * attended), read(&self.out, n * attended)];
+        let width = heads.attention_width();
+        let [dout, out]: [&[f32]; 2] = [read(&self.dout, n * width), read(&self.out, n * width)];
         let (qkv, lse): (&[f32], &[f32]) = (read(&self.qkv, n * stride), read(&self.lse, n * heads.h));
         let doc_start: &[i32] = read(&self.doc_start, n);
-        // Only CUDA's kernels need it; a span that is too short is found here all the same.
+        // Used by the CUDA kernels only; read to check its length.
         let _: &[i32] = read(&self.doc_end, n);
         let dqkv = write(&mut self.dqkv, n * stride);
         let factor = 1.0 / (heads.d as f32).sqrt();
@@ -289,17 +291,17 @@ impl AttentionBackward {
             let kv = columns.start / heads.d;
             let starts = Starts::new(doc_start, window, rows.clone());
             let qkv = &qkv[rows.start * stride..rows.end * stride];
-            let out = &out[rows.start * attended..rows.end * attended];
-            let dout = &dout[rows.start * attended..rows.end * attended];
+            let out = &out[rows.start * width..rows.end * width];
+            let dout = &dout[rows.start * width..rows.end * width];
             let group = kv * group_heads..(kv + 1) * group_heads;
 
             let mut scratch = cpu.scratch.worker(worker);
             let (probabilities, rest) = scratch.take(scratch_elements).split_at_mut(QUERIES * STRIDE);
             let (dscores, deltas) = rest.split_at_mut(QUERIES * STRIDE);
-            // delta = Σ dout · out of a row and head: what softmax's gradient takes off every score's.
+            // delta = Σ dout · out per row and head: the softmax gradient subtracts it from every score's gradient.
             for (head, deltas) in group.clone().zip(deltas.chunks_exact_mut(t)) {
                 for (query, delta) in deltas.iter_mut().enumerate() {
-                    let columns = query * attended + head * heads.d..query * attended + (head + 1) * heads.d;
+                    let columns = query * width + head * heads.d..query * width + (head + 1) * heads.d;
                     *delta = dot(&dout[columns.clone()], &out[columns]);
                 }
             }
@@ -316,12 +318,12 @@ impl AttentionBackward {
                     if !reached.contains(&(keys.start / KEYS_BACKWARD)) {
                         continue;
                     }
-                    for (place, (head, deltas)) in group.clone().zip(deltas.chunks_exact(t)).enumerate() {
+                    for (index, (head, deltas)) in group.clone().zip(deltas.chunks_exact(t)).enumerate() {
                         let (m, n) = (queries.len(), keys.len());
                         let lse = &lse[head * shape.n()..][rows.clone()];
                         let query_columns = heads.query_columns(head);
                         let q = rectangle(qkv, stride, queries.clone(), query_columns.clone());
-                        let d = rectangle(dout, attended, queries.clone(), query_columns.clone());
+                        let d = rectangle(dout, width, queries.clone(), query_columns.clone());
                         multiply(&mut scores(probabilities, m, n), Write::Set, factor, q, k.transposed());
                         multiply(&mut scores(dscores, m, n), Write::Set, 1.0, d, v.transposed());
                         let pairs = probabilities.chunks_exact_mut(STRIDE).zip(dscores.chunks_exact_mut(STRIDE));
@@ -344,7 +346,7 @@ impl AttentionBackward {
                         multiply(&mut dv, write, 1.0, p.transposed(), d);
                         multiply(&mut dk, write, 1.0, ds.transposed(), q);
                         write = Write::Add;
-                        let mut dq = dq.slice(queries.clone(), place * heads.d..(place + 1) * heads.d);
+                        let mut dq = dq.slice(queries.clone(), index * heads.d..(index + 1) * heads.d);
                         multiply(&mut dq, Write::Add, 1.0, ds, k);
                     }
                 }
@@ -394,13 +396,13 @@ impl AttentionBackward {
     }
 }
 
-/// The scores of a block in scratch memory.
+/// A block of scores in scratch memory.
 fn scores(memory: &mut [f32], queries: usize, keys: usize) -> TileMut<'_, f32> {
     TileMut::of(memory, queries, STRIDE).split_columns(keys).0
 }
 
 vectorised! {
-    /// Scores become probabilities, and `dp` = d probabilities become d of the unscaled scores.
+    /// Turns scores into probabilities, and `dp` (their gradients) into gradients of the unscaled scores.
     fn softmax_backward(scores: &mut [f32], dp: &mut [f32], lse: f32, delta: f32, factor: f32) {
         for (score, dp) in scores.iter_mut().zip(dp) {
             let p = exp(*score - lse);

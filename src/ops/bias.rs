@@ -1,4 +1,4 @@
-//! The bias of a linear layer: the sum of gradient rows. Forward adds it where the product is rounded.
+//! The bias of a linear layer: its gradient is the sum of the rows of `dout`. The forward matmul adds the bias itself.
 
 use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::column_sum::{self, ROWS};
@@ -11,7 +11,7 @@ use crate::ops::{Write, op};
 op! {
     /// `dbias =` or `+=` the sum of the rows of `dout`.
     BiasBackward {
-        /// `[C]`, by `dbias_write`.
+        /// `[C]`; written as `dbias_write` says.
         dbias: P = dbias_write.into(), Element::F32, c;
         /// `[N, C]`.
         dout: P = Read, Element::Activation, n * c;
@@ -45,7 +45,7 @@ impl BiasBackward {
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let BiasBackward { dbias, dout, dbias_write, n, c } = self;
-        cuda.start_sum(&dbias, c, dbias_write);
+        cuda.start_accumulator(&dbias, c, dbias_write);
         let (dbias, dout) = (f32s(&dbias, c), bf16s(&dout, n * c));
         launch!(cuda.hzk_bias_backward(dbias, cuda.scratch_of(&self), dout, n as i64, c as i64));
     }

@@ -1,7 +1,7 @@
 //! Softmax cross-entropy over rows of logits.
 //!
-//! Rows of `logits [n, V]` lie `stride` elements apart; what lies between them is neither read nor written. Rows with target
-//! [`IGNORED_TARGET`] never count.
+//! Rows of `logits [n, V]` have a stride of `stride` elements; the elements between rows are neither read nor written. Rows
+//! with target [`IGNORED_TARGET`] add nothing.
 
 use crate::base::IGNORED_TARGET;
 use crate::ops::cpu::CpuKernels;
@@ -18,7 +18,7 @@ op! {
         loss: P = Update, Element::F64, 1;
         /// `[n, V]`.
         logits: P = Read, Element::Activation, n * stride;
-        /// `[n]`: the class that each row should predict, or [`IGNORED_TARGET`].
+        /// `[n]`: the class to predict per row, or [`IGNORED_TARGET`].
         targets: P = Read, Element::I32, n;
         /// `[n]`: the weight of each row.
         weights: P = Read, Element::F32, n;
@@ -37,19 +37,19 @@ op! {
 }
 
 op! {
-    /// The loss of a chunk of rows as [`CrossEntropyForward`], and its gradient: weight · scale · (softmax − onehot), zero for
-    /// ignored rows.
+    /// The loss of [`CrossEntropyForward`] and its gradient, weight · scale · (softmax − onehot), which is zero
+    /// for ignored rows.
     CrossEntropyForwardBackward {
         /// `[1]`.
         loss: P = Update, Element::F64, 1;
-        /// `[n, V]`: the logits, which become their gradient in place.
+        /// `[n, V]`: the logits, replaced by their gradient.
         logits: P = Update, Element::Activation, n * stride;
-        /// `[n]`: the class that each row should predict, or [`IGNORED_TARGET`].
+        /// `[n]`: the class to predict per row, or [`IGNORED_TARGET`].
         targets: P = Read, Element::I32, n;
         /// `[n]`: the weight of each row.
         weights: P = Read, Element::F32, n;
     }
-    /// 1 / Σ weights over the unmasked targets of the whole step. It differs from step to step.
+    /// 1 / Σ weights over the unmasked targets of the whole step. Set before each step.
     scale: f32;
     /// Rows.
     n: usize;
@@ -84,9 +84,9 @@ op! {
 
 op! {
     /// The gradient of [`CrossEntropyLogprobs`]: dlogprob · (onehot − softmax), zero for ignored rows. With
-    /// dlogprob = −weight · scale the bits are those of [`CrossEntropyForwardBackward`].
+    /// dlogprob = −weight · scale it equals [`CrossEntropyForwardBackward`] bit for bit.
     CrossEntropyBackward {
-        /// `[n, V]`: the logits, which become their gradient in place.
+        /// `[n, V]`: the logits, replaced by their gradient.
         logits: P = Update, Element::Activation, n * stride;
         /// `[n]`: the class of each row, or [`IGNORED_TARGET`].
         targets: P = Read, Element::I32, n;
@@ -101,10 +101,10 @@ op! {
     stride: usize;
 }
 
-/// The class of a target that counts.
+/// Returns the class of a target; `None` for ignored targets.
 ///
 /// # Panics
-/// If the class is beyond V; whoever brings targets in checks them.
+/// If the class is not below V: the caller has to check targets.
 fn class_of(target: i32, v: usize) -> Option<usize> {
     if target == IGNORED_TARGET {
         return None;
@@ -119,13 +119,13 @@ fn log_sum_exp(largest: f32, sum: f32) -> f32 {
     largest + sum.ln()
 }
 
-/// The log-probability of a class under a row of logits.
+/// Log-probability of a class, given a row of logits.
 fn logprob(logits: &[f32], class: usize) -> f32 {
     let largest = maximum(logits);
     logits[class] - log_sum_exp(largest, sum_of_exp(logits, largest))
 }
 
-/// The same, and the logits become `factor` · (softmax − onehot).
+/// Returns [`logprob`] and replaces the logits by `factor` · (softmax − onehot).
 fn logprob_backward(logits: &mut [f32], class: usize, factor: f32) -> f32 {
     let (largest, logit) = (maximum(logits), logits[class]);
     let sum = exp_and_sum(logits, largest);
@@ -231,7 +231,7 @@ impl CrossEntropyBackward {
     }
 }
 
-/// Adds the terms of the rows to the loss, in row order.
+/// Adds the terms to the loss in row order.
 fn add_in_order(loss: &mut f64, terms: &[f64]) {
     for term in terms {
         *loss += term;

@@ -9,7 +9,7 @@ use crate::ops::cuda::{CudaKernels, address::*, launch};
 use crate::ops::op;
 
 op! {
-    /// `out =` the rows of `table` that `tokens` name.
+    /// `out =` the rows of `table` given by `tokens`.
     EmbeddingForward {
         /// `[N, C]`.
         out: P = Set, Element::Activation, n * c;
@@ -25,7 +25,7 @@ op! {
     /// V: rows of the table.
     v: usize;
     {
-        /// Of the table only the rows that are named.
+        /// Counts only the table rows that are read.
         fn traffic(&self, activation_dtype: DType) -> usize {
             self.n * self.c * (2 + activation_dtype.bytes())
         }
@@ -33,7 +33,8 @@ op! {
 }
 
 op! {
-    /// The gradient of [`EmbeddingForward`]: adds the rows of `dout` to those of `dtable`, those of one token in row order.
+    /// The gradient of [`EmbeddingForward`]: adds each row of `dout` to its token's row of `dtable`, in
+    /// ascending row order.
     EmbeddingBackward {
         /// `[V, C]`.
         dtable: P = Update, Element::F32, v * c;
@@ -41,12 +42,12 @@ op! {
         dout: P = Read, Element::Activation, n * c;
         /// `[N]`: the token of each row.
         tokens: P = Read, Element::I32, n;
-        /// `[N]`: the rows sorted by token, those of one token in rising order.
+        /// `[N]`: the row numbers sorted by token; rows of the same token ascend.
         order: P = Read, Element::I32, n;
-        /// `[N + 1]`: for each distinct token the beginning of its rows in `order`; `first[distinct]` is N.
+        /// `[N + 1]`: the start of each distinct token's rows in `order`; `first[distinct]` is N.
         first: P = Read, Element::I32, n + 1;
     }
-    /// Distinct tokens. It differs from batch to batch.
+    /// Distinct tokens. Set for each batch.
     distinct: usize;
     /// N: rows.
     n: usize;
@@ -55,26 +56,26 @@ op! {
     /// V: rows of the table.
     v: usize;
     {
-        /// Of the table only the rows that are named: while the batch is unknown, as many as tokens.
+        /// Counts only the table rows that are updated; as many as tokens while `distinct` is 0 (unknown).
         fn traffic(&self, activation_dtype: DType) -> usize {
-            let named = if self.distinct == 0 { self.n } else { self.distinct };
-            (named * 2 * 4 + self.n * activation_dtype.bytes()) * self.c
+            let updated = if self.distinct == 0 { self.n } else { self.distinct };
+            (updated * 2 * 4 + self.n * activation_dtype.bytes()) * self.c
         }
     }
 }
 
 /// Rows of a forward tile.
 const ROWS: usize = 64;
-/// Columns of a backward tile: each tile walks all rows, token by token.
+/// Columns of a backward tile. Each tile walks all rows, token by token.
 const COLUMNS: usize = 64;
 
-/// Where a token's row is.
+/// Returns the table row of a token.
 ///
 /// # Panics
-/// If the token has no row; whoever brings tokens in checks them against V.
+/// If the token is not below V: the caller has to check tokens.
 fn row_of(token: i32, v: usize) -> usize {
     let row = usize::try_from(token).unwrap_or(usize::MAX);
-    assert!(row < v, "token {token} has no row in an embedding of {v}");
+    assert!(row < v, "token {token} is outside an embedding of {v} rows");
     row
 }
 

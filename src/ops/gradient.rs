@@ -1,4 +1,4 @@
-//! The norm and the rounding of a gradient before it leaves the device; copies of plain numbers.
+//! Zeroing, squared sums for the gradient norm, and rounding of gradients before they are copied to the host.
 
 use crate::base::{DType, master};
 use crate::ops::cpu::cut::{Rows, each};
@@ -14,12 +14,12 @@ op! {
         /// `[bytes]`.
         out: P = Set, Element::Byte, bytes;
     }
-    /// Its length.
+    /// Length in bytes.
     bytes: usize;
 }
 
 op! {
-    /// `squares =` Σ x² of each block of [`NORM_BLOCK`] elements, in a fixed order.
+    /// `squares =` Σ x² for each block of [`NORM_BLOCK`] elements, summed in a fixed order.
     Squares {
         /// `[⌈n / NORM_BLOCK⌉]`.
         squares: P = Set, Element::F64, n.div_ceil(NORM_BLOCK);
@@ -31,23 +31,23 @@ op! {
 }
 
 op! {
-    /// `out = x` rounded: to bf16 by [`crate::base::master::round`], or f32 unchanged.
+    /// `out = x` rounded to bf16 by [`crate::base::master::round`], or as unchanged f32.
     Round {
         /// `[n]`.
         out: P = Set, Element::Fixed(to), n;
-        /// Set in the same pass, with the bits of [`Squares`].
+        /// Set in the same pass; bit-equal to [`Squares`].
         squares: Option<P> = Set, Element::F64, n.div_ceil(NORM_BLOCK);
         /// `[n]`.
         x: P = Read, Element::F32, n;
     }
-    /// The type of the output.
+    /// The dtype of the output.
     to: DType;
     /// Elements.
     n: usize;
 }
 
 op! {
-    /// `out = x` as f32: logits that leave the device.
+    /// `out = x` as f32, for logits that are copied to the host.
     Widen {
         /// `[n]`.
         out: P = Set, Element::F32, n;
@@ -119,7 +119,7 @@ impl Widen {
     }
 }
 
-/// Stores `x` by blocks. With `squares` each block is squared while it is in the cache.
+/// Stores `x` block by block. With `squares`, squares each block while it is in the cache.
 fn store<T: Number>(
     cpu: &CpuKernels,
     out: &mut [T],
@@ -138,7 +138,7 @@ fn store<T: Number>(
 }
 
 vectorised! {
-    /// Σ x² in f64, in lanes folded in a fixed order.
+    /// Σ x² in f64, in [`LANES`] lanes that are added in a fixed order.
     fn square_sum(x: &[f32]) -> f64 {
         let mut lanes = [0f64; LANES];
         let mut chunks = x.chunks_exact(LANES);
@@ -156,7 +156,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// bf16 by [`master::round`].
+    /// Rounds to bf16 with [`master::round`].
     fn round_tile(out: &mut [u16], x: &[f32]) {
         for (out, &x) in out.iter_mut().zip(x) {
             *out = master::round(x);

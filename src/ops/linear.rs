@@ -1,16 +1,16 @@
-//! The matrix products of a linear layer, forward and both ways backward.
+//! The matmuls of a linear layer: forward, and backward to input and weight.
 
 use crate::base::DType;
 use crate::ops::cpu::cut::{Tiles, each};
 use crate::ops::cpu::matmul::{DEPTH, multiply};
 use crate::ops::cpu::vector::{add_bias, widen};
-use crate::ops::cpu::view::{Matrix, TileMut, read, read_apart, write};
+use crate::ops::cpu::view::{Matrix, TileMut, read, read_disjoint, write};
 use crate::ops::cpu::{CpuKernels, block};
 use crate::ops::cuda::{CudaKernels, gemm::{Direction, Gemm}};
 use crate::ops::{Flops, Write, op};
 
-/// The sizes of a linear layer, `out [N, M] = x [N, K] · weight [M, K]ᵀ`. All is dense but the rows of `out`, of its gradient
-/// and of the residual, which lie `out_stride` elements apart; what lies between them is neither read nor written.
+/// Sizes of a linear layer, `out [N, M] = x [N, K] · weight [M, K]ᵀ`. All operands are dense except `out`, its gradient and
+/// the residual, whose rows have a stride of `out_stride` elements; the elements between rows are neither read nor written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Linear {
     /// N: rows.
@@ -29,7 +29,7 @@ impl Linear {
         Linear { n, k, m, out_stride: m }
     }
 
-    /// Elements of the output, with what lies between its rows.
+    /// Elements of the output, including the gaps between its rows.
     pub fn out_elements(&self) -> usize {
         self.n * self.out_stride
     }
@@ -38,8 +38,8 @@ impl Linear {
         Flops::Matmul([self.n, self.k, self.m])
     }
 
-    /// Bytes of the weights as a product reads them: bf16. A device whose activations are f32 widens them first, which writes
-    /// and reads them again.
+    /// Bytes of weight traffic. Weights are bf16; a device with f32 activations first widens them, which writes
+    /// and reads a f32 copy.
     fn weight_traffic(&self, activation_dtype: DType) -> usize {
         let widened = if activation_dtype == DType::F32 { 2 * activation_dtype.bytes() } else { 0 };
         (2 + widened) * self.k * self.m
@@ -47,7 +47,7 @@ impl Linear {
 }
 
 op! {
-    /// `out = x · weightᵀ` in f32 on the residual, then the bias, rounded once.
+    /// `out = residual + x · weightᵀ`, then `+ bias`, in f32, rounded once.
     LinearForward {
         /// `[N, M]`.
         out: P = Set, Element::Activation, sizes.out_elements();
@@ -55,7 +55,7 @@ op! {
         x: P = Read, Element::Activation, sizes.n * sizes.k;
         /// `[M, K]`.
         weight: P = Read, Element::BF16, sizes.m * sizes.k;
-        /// Laid out as the output; may be the output itself.
+        /// Same shape and stride as the output; may be the output itself.
         residual: Option<P> = Read, Element::Activation, sizes.out_elements();
         /// `[M]`: added to every row.
         bias: Option<P> = Read, Element::BF16, sizes.m;
@@ -80,7 +80,7 @@ op! {
 op! {
     /// The gradient of the input: `dx = dout · weight`.
     LinearBackwardInput {
-        /// `[N, K]`, by `dx_write`.
+        /// `[N, K]`; written as `dx_write` says.
         dx: P = dx_write.into(), Element::Activation, sizes.n * sizes.k;
         /// `[N, M]`.
         dout: P = Read, Element::Activation, sizes.out_elements();
@@ -105,7 +105,7 @@ op! {
 op! {
     /// The gradient of the weight: `dweight = doutᵀ · x`.
     LinearBackwardWeight {
-        /// `[M, K]`, by `dweight_write`.
+        /// `[M, K]`; written as `dweight_write` says.
         dweight: P = dweight_write.into(), Element::F32, sizes.m * sizes.k;
         /// `[N, M]`.
         dout: P = Read, Element::Activation, sizes.out_elements();
@@ -127,20 +127,20 @@ op! {
     }
 }
 
-/// Rows of a tile of activations, at most.
+/// Maximum rows of an activation tile.
 const ROWS: usize = 1024;
-/// Rows and columns of a tile come in multiples of this: whole registers, in either direction.
+/// Tile sizes are multiples of this many rows and columns: whole registers in either direction.
 const STEP: usize = 16;
-/// Columns of a tile: with them the widened weights of [`DEPTH`] terms stay in the second level of the cache while
-/// rows pass by.
+/// Columns of a tile. [`DEPTH`] terms of this many widened weight columns stay in the L2 cache while rows are
+/// processed.
 const COLUMNS: usize = 256;
-/// Rows of a tile of a weight gradient, at most.
+/// Maximum rows of a weight-gradient tile.
 const OUTPUTS: usize = 256;
-/// Tiles that a product is cut into where its sizes allow, so that threads end together.
+/// Minimum number of tiles per matmul where sizes allow it, to balance threads.
 const TILES_MIN: usize = 4;
 
-/// The tiles of an output: its rows in equal blocks of at most `rows_max`. An output of few tiles is cut along its longer
-/// side, since each tile reads all that the other side has of its operand.
+/// Cuts an output into tiles: equal blocks of at most `rows_max` rows. An output of few tiles is cut further
+/// along its longer side, because each tile reads the whole operand of the other side.
 fn tiles(out: TileMut<'_, f32>, rows_max: usize) -> Tiles<'_, f32> {
     let (rows, columns) = (out.rows(), out.columns());
     let (down, across) = (rows.div_ceil(rows_max), columns.div_ceil(COLUMNS));
@@ -153,32 +153,32 @@ fn tiles(out: TileMut<'_, f32>, rows_max: usize) -> Tiles<'_, f32> {
     Tiles::new(out, (block(rows, down), block(columns, across).min(COLUMNS)))
 }
 
-/// What forward adds its product to.
+/// The initial value of forward's output.
 enum Residual<'a> {
-    /// Nothing: the output is set.
+    /// Zero: the output is set.
     None,
-    /// What the output holds.
+    /// The previous contents of the output.
     Out,
     /// Another matrix of the output's shape.
-    Apart(&'a [f32]),
+    Separate(&'a [f32]),
 }
 
 impl<P> LinearForward<P> {
-    /// The product, as the table of algorithms knows it.
+    /// The matmul as a GEMM autotune table entry.
     pub fn gemm(&self) -> Gemm {
         Gemm::forward(self.residual.is_some(), self.bias.is_some(), self.sizes)
     }
 }
 
 impl<P> LinearBackwardInput<P> {
-    /// The product, as the table of algorithms knows it.
+    /// The matmul as a GEMM autotune table entry.
     pub fn gemm(&self) -> Gemm {
         Gemm::of(Direction::BackwardInput, self.dx_write, self.sizes)
     }
 }
 
 impl<P> LinearBackwardWeight<P> {
-    /// The product, as the table of algorithms knows it.
+    /// The matmul as a GEMM autotune table entry.
     pub fn gemm(&self) -> Gemm {
         Gemm::of(Direction::BackwardWeight, self.dweight_write, self.sizes)
     }
@@ -191,14 +191,14 @@ impl LinearForward {
         let out_before = self.out;
         let residual = match &self.residual {
             None => Residual::None,
-            Some(residual) => read_apart(residual, elements, &out_before).map_or(Residual::Out, Residual::Apart),
+            Some(residual) => read_disjoint(residual, elements, &out_before).map_or(Residual::Out, Residual::Separate),
         };
         let bias: Option<&[u16]> = self.bias.as_ref().map(|bias| read(bias, m));
         let (x, weight): (&[f32], &[u16]) = (read(&self.x, n * k), read(&self.weight, m * k));
         let out = TileMut::of(write(&mut self.out, elements), n, out_stride).split_columns(m).0;
         cpu.scratch.reserve(DEPTH.min(k) * COLUMNS.min(m));
         each(&cpu.pool, tiles(out, ROWS), |worker, (rows, columns, mut out)| {
-            if let Residual::Apart(residual) = residual {
+            if let Residual::Separate(residual) = residual {
                 for (i, row) in rows.clone().enumerate() {
                     out.row(i).copy_from_slice(&residual[row * out_stride..][columns.clone()]);
                 }
@@ -207,8 +207,8 @@ impl LinearForward {
             let memory = scratch.take(DEPTH.min(k) * columns.len());
             let (x, weight) = (&x[rows.start * k..rows.end * k], &weight[columns.start * k..columns.end * k]);
             let mut write = if let Residual::None = residual { Write::Set } else { Write::Add };
-            for part in 0..k.div_ceil(DEPTH) {
-                let depth = block(part, DEPTH, k);
+            for index in 0..k.div_ceil(DEPTH) {
+                let depth = block(index, DEPTH, k);
                 let x = Matrix::new(&x[depth.start..], rows.len(), depth.len(), k);
                 let wide = &mut memory[..depth.len() * columns.len()];
                 for (wide, weight) in wide.chunks_exact_mut(depth.len()).zip(weight.chunks_exact(k)) {
@@ -241,8 +241,8 @@ impl LinearBackwardInput {
             let mut scratch = cpu.scratch.worker(worker);
             let memory = scratch.take(DEPTH.min(m) * columns.len());
             let mut write = self.dx_write;
-            for part in 0..m.div_ceil(DEPTH) {
-                let depth = block(part, DEPTH, m);
+            for index in 0..m.div_ceil(DEPTH) {
+                let depth = block(index, DEPTH, m);
                 let weight = &weight[depth.start * k..depth.end * k];
                 let wide = &mut memory[..depth.len() * columns.len()];
                 for (wide, weight) in wide.chunks_exact_mut(columns.len()).zip(weight.chunks_exact(k)) {
@@ -280,8 +280,8 @@ impl LinearBackwardWeight {
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let LinearBackwardWeight { dweight, dout, x, dweight_write, sizes } = self;
         if sizes.n == 0 {
-            // An empty sum.
-            return cuda.start_sum(&dweight, sizes.m * sizes.k, dweight_write);
+            // A sum of no rows.
+            return cuda.start_accumulator(&dweight, sizes.m * sizes.k, dweight_write);
         }
         let residual = (dweight_write == Write::Add).then_some(dweight);
         cuda.multiply(&self.gemm(), [dweight, x, dout], residual, None);

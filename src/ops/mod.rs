@@ -1,21 +1,22 @@
-//! L3, the ops: one op a file, forward and backward, a value with named operands and sizes.
+//! L3, the ops: one op per file, forward and backward. An op is a value with named operands and sizes.
 //!
-//! An op's file holds its struct, declared by `op!`, from which follow the operands read and written, bytes, FLOPs and
-//! scratch; and two functions over that struct: the CPU's and the launch on CUDA. A backend is [`Kernels`]; its one entry is
-//! [`Kernels::run`]. [`cpu`] and [`cuda`] hold what the functions of each backend share. [`cpu::CpuKernels`] is the reference.
+//! An op's file declares its struct with `op!`, which derives the operands read and written, bytes, FLOPs and
+//! scratch from the declaration. Two functions run it: the CPU implementation and the CUDA launch. A backend
+//! implements [`Kernels`], whose entry is [`Kernels::run`]. [`cpu`] and [`cuda`] hold the shared code of each
+//! backend. [`cpu::CpuKernels`] is the numerical reference.
 //!
-//! # The law
-//! - Rows are row-major; sizes are in elements; letters are those of [`crate::base::Dims`].
-//! - *Activations* are of the type [`Kernels::storage`] names (f32 on the CPU, bf16 on CUDA). *Weights* are bf16 `[out, in]`, as
-//!   Hugging Face stores them. *Accumulators* (weight gradients), `rstd`, `lse`, losses are f32; sums over many rows that
-//!   leave the device are f64.
-//! - Every output says whether it is set (`=`) or added to (`+=`); [`Write`] chooses where both exist.
-//! - The bits of a result depend on shapes and inputs alone: never on threads, never on timing.
+//! # Rules of all ops
+//! - Matrices are row-major; sizes are in elements; size letters are those of [`crate::base::Dims`].
+//! - *Activations* have the dtype [`Kernels::activation_dtype`] (f32 on the CPU, bf16 on CUDA). *Weights* are
+//!   bf16 `[out, in]`, as in Hugging Face files. *Accumulators* (weight gradients), `rstd`, `lse` and
+//!   log-probabilities are f32. Losses and squared norms are f64.
+//! - Every output is either set (`=`) or added to (`+=`); an op that supports both takes a [`Write`].
+//! - Results depend on shapes and inputs alone, bit for bit: never on threads or timing.
 //! - A span that is too short for its shape is a bug and panics.
-//! - Outputs overlap no input, except where an op says "may be": then the two start at the same byte. They never overlap in
-//!   part.
-//! - Spans carry no borrow. The caller of an op holds the right to read the inputs and to write the outputs for the length of
-//!   the call: in the engine the schedule gives that right and `check` proves it.
+//! - Outputs do not overlap inputs, except where an op says "may be": then both start at the same byte. Partial
+//!   overlap is never allowed.
+//! - Spans carry no borrow. For the length of the call, the caller must have exclusive access to the outputs
+//!   and shared access to the inputs. In the engine the schedule provides this and `check` proves it.
 
 pub mod cpu;
 pub mod cuda;
@@ -25,7 +26,7 @@ use crate::base::{DType, Dims, Result};
 
 pub use linear::Linear;
 pub use op::{Access, Contract, Element, Field, Flops, Operand};
-pub use rope::Way;
+pub use rope::RopeDirection;
 
 use op::op;
 
@@ -49,14 +50,14 @@ macro_rules! ops {
         })*)*
 
         impl<P> Op<P> {
-            /// What follows from the op's declaration.
+            /// The op's operands and costs.
             pub fn contract(&self) -> &dyn Contract<P> {
                 match self {
                     $($(Op::$op(op) => op,)*)*
                 }
             }
 
-            /// The op on other operands: those that `f` gives for its own.
+            /// The same op with each operand replaced by `f`.
             pub fn map<Q>(&self, f: &mut dyn FnMut(&P) -> Q) -> Op<Q> {
                 match self {
                     $($(Op::$op(op) => Op::$op(op.map(f)),)*)*
@@ -93,8 +94,8 @@ ops! {
     swiglu: SwigluForward, SwigluBackward;
 }
 
-/// Elements of a block of a gradient's norm: its squares are summed alone, from the start of each tensor on, so that no bit of a
-/// norm depends on where the gradient is cut.
+/// Elements of a norm block. Squares are summed per block, counted from each tensor's start, so the norm does
+/// not depend on how a gradient is cut for transfer.
 pub const NORM_BLOCK: usize = 1 << 16;
 
 /// `=` or `+=`.
@@ -111,7 +112,7 @@ pub enum Write {
 pub struct Heads {
     /// Query heads.
     pub h: usize,
-    /// Key heads, and value heads.
+    /// Key heads (and as many value heads).
     pub g: usize,
     /// Head size.
     pub d: usize,
@@ -123,12 +124,12 @@ impl Heads {
         (self.h + 2 * self.g) * self.d
     }
 
-    /// Columns of the query heads, and of attention's output.
+    /// Columns of the query heads, which is the width of the attention output.
     pub fn attention_width(&self) -> usize {
         self.h * self.d
     }
 
-    /// Heads that have a norm of their own: those of queries and of keys.
+    /// Heads that QK-norm normalises: queries and keys.
     pub fn normed(&self) -> usize {
         self.h + self.g
     }
@@ -140,7 +141,7 @@ impl From<&Dims> for Heads {
     }
 }
 
-/// The numbers in ops that differ from run to run.
+/// Scalars of ops that change from run to run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scalars {
     /// 1 / Σ weights over the unmasked targets of the whole step.
@@ -150,7 +151,7 @@ pub struct Scalars {
 }
 
 impl<P> Op<P> {
-    /// Sets the numbers that differ from run to run.
+    /// Sets the scalars that change from run to run.
     pub fn set(&mut self, scalars: &Scalars) {
         match self {
             Op::CrossEntropyForwardBackward(op) => op.scale = scalars.loss_scale,
@@ -160,36 +161,37 @@ impl<P> Op<P> {
     }
 }
 
-/// A backend: runs ops on memory of a device. See the module for the law.
+/// A backend: runs ops on device memory, by the rules of the [module](self).
 pub trait Kernels: Send + Sync {
-    /// The type activations are stored in.
+    /// The dtype of activations.
     fn activation_dtype(&self) -> DType;
 
-    /// What decides the order of sums: kernels that give the same text here give the same bits, wherever they run.
+    /// Identifies the order of floating-point sums: kernels that return the same text give the same bits on any
+    /// machine.
     fn arithmetic(&self) -> String;
 
-    /// Whether the first run of an op may hold up the device, as CUDA does when it loads a kernel: each is then run once before
-    /// the first step.
+    /// Returns true if the first run of an op can stall the device, as on CUDA, which loads kernels lazily.
+    /// Each op is then run once before the first step.
     fn warms_up(&self) -> bool {
         false
     }
 
-    /// The first failure since this was last asked, naming the op; asked once a task. On a device whose work is queued, what
-    /// fails later than its launch shows where the device is waited for.
+    /// Returns and clears the first failure since the last call; the error names the op. Called once per task.
+    /// On a device with queued work, errors after the launch appear when the device is synchronised.
     fn outcome(&self) -> Result<()> {
         Ok(())
     }
 
-    /// As [`Kernels::outcome`], once all work so far is done.
+    /// As [`Kernels::outcome`], and waits for all work so far.
     fn settle(&self) -> Result<()> {
         self.outcome()
     }
 
-    /// Runs an op, or queues it where work is queued.
+    /// Runs an op, or queues it on devices that queue work.
     ///
     /// # Safety
-    /// The law of spans and that of the [module](self), until the op is done: for its operands, which are memory that these kernels
-    /// run on, and for the workspace that they were made with. Tokens, rows and positions that an op reads lie within what they
-    /// count.
+    /// Until the op is done, its operands and the kernels' workspace obey the rules of spans and those of the
+    /// [module](self). The operands are memory that these kernels can access. Tokens, row numbers and positions
+    /// in the inputs are within range.
     unsafe fn run(&self, op: &Op);
 }

@@ -1,14 +1,14 @@
-//! The form of an op: named operands, each with a type, a length and an access, and named sizes.
+//! The declaration of an op: named operands, each with an element type, a length and an access mode, and named sizes.
 
 use crate::base::DType;
 use crate::ops::Write;
 
-/// The type of an operand's elements.
+/// The element type of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
-    /// The type that the device stores activations in.
+    /// The activation dtype of the device.
     Activation,
-    /// The same type on all devices.
+    /// The same dtype on all devices.
     Fixed(DType),
     /// f64.
     F64,
@@ -24,7 +24,7 @@ impl Element {
     /// f32.
     pub const F32: Element = Element::Fixed(DType::F32);
 
-    /// Bytes of an element on a device that stores activations so.
+    /// Bytes of an element on a device with this activation dtype.
     pub fn bytes(self, activation_dtype: DType) -> usize {
         match self {
             Element::Activation => activation_dtype.bytes(),
@@ -36,14 +36,14 @@ impl Element {
     }
 }
 
-/// How an op uses an operand.
+/// The access mode of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// It is read.
+    /// Read only.
     Read,
-    /// It is set (`=`); what it held does not matter.
+    /// Set (`=`); previous contents are ignored.
     Set,
-    /// It is changed: added to (`+=`), or replaced in place.
+    /// Read and written: added to (`+=`), or replaced in place.
     Update,
 }
 
@@ -59,15 +59,15 @@ impl From<Write> for Access {
 /// An operand of an op.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand<P> {
-    /// Its name in the op.
+    /// The field name in the op.
     pub name: &'static str,
-    /// Where it is.
+    /// The location: a device span, or a buffer of a program.
     pub at: P,
-    /// How it is used.
+    /// The access mode.
     pub access: Access,
-    /// The type of its elements.
+    /// The element type.
     pub element: Element,
-    /// Its length.
+    /// The length in elements.
     pub elements: usize,
 }
 
@@ -78,12 +78,12 @@ impl<P> Operand<P> {
     }
 }
 
-/// Multiplications and additions of an op that count: those of matrix products and of attention.
+/// FLOPs of an op. Only matmuls and attention are counted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Flops {
-    /// Few beside the memory traffic.
+    /// Negligible compared with the memory traffic.
     None,
-    /// A product of `[a, b]` and `[b, c]` matrices: 2·a·b·c.
+    /// A matmul of `[a, b]` and `[b, c]`: 2·a·b·c.
     Matmul([usize; 3]),
     /// Attention forward.
     AttentionForward(f64),
@@ -91,26 +91,26 @@ pub enum Flops {
     AttentionBackward(f64),
 }
 
-/// What is asked of an op beside its operands.
+/// The facts derived from an op's declaration.
 pub trait Contract<P> {
-    /// The name in messages and tables.
+    /// The name of the op in messages and tables.
     fn name(&self) -> &'static str;
 
     /// Calls `f` for every operand.
     fn each_operand(&self, f: &mut dyn FnMut(Operand<&P>));
 
-    /// Whether an output may be an input: then they are the same memory.
+    /// Returns true if this output may be this input, that is, the same memory.
     fn may_be(&self, _output: &str, _input: &str) -> bool {
         false
     }
 
-    /// Multiplications and additions.
+    /// FLOPs of the op.
     fn flops(&self) -> Flops {
         Flops::None
     }
 
-    /// Bytes of device memory read and written: an operand that is changed counts twice. Of matrix products only the weights
-    /// count: the rest of their traffic grows with the rows, as their FLOPs do.
+    /// Bytes of device memory read and written. Updated operands count twice. Matmuls count their weights only,
+    /// because the rest of their traffic grows with the rows, as their FLOPs do.
     fn traffic(&self, activation_dtype: DType) -> usize {
         let mut bytes = 0;
         self.each_operand(&mut |operand| {
@@ -120,18 +120,18 @@ pub trait Contract<P> {
         bytes
     }
 
-    /// Bytes of the CUDA kernels' workspace that the op uses.
+    /// Bytes of CUDA workspace that the op uses.
     fn scratch_bytes(&self) -> usize {
         0
     }
 }
 
-/// A field that holds one operand, or none.
+/// A field for one operand, or for an optional one.
 pub trait Field<P> {
-    /// The same field with operands of another kind.
+    /// The field type for operands of type `Q`.
     type Of<Q>;
 
-    /// Calls `f` for the operand that is there.
+    /// Calls `f` for the operand, if present.
     fn each(&self, f: impl FnMut(&P));
 
     /// The field with every operand replaced.
@@ -162,8 +162,8 @@ impl<P> Field<P> for Option<P> {
     }
 }
 
-/// Declares an op: a struct of operands, each with its access, type and length, and of sizes. Expressions may use the sizes
-/// by name. What follows the sizes are functions of [`Contract`] that differ from their defaults.
+/// Declares an op: a struct of operands, each with access mode, element type and length, followed by sizes. The
+/// expressions may use the sizes by name. An optional block overrides default functions of [`Contract`].
 macro_rules! op {
     (
         $(#[$about:meta])*
@@ -205,7 +205,7 @@ macro_rules! op {
         }
 
         impl<P> $op<P> {
-            /// The op on other operands: those that `f` gives for its own.
+            /// The same op with each operand replaced by `f`.
             pub fn map<Q>(&self, f: &mut dyn FnMut(&P) -> Q) -> $op<Q> {
                 $op {
                     $($field: $crate::ops::Field::<P>::map(&self.$field, &mut *f),)*

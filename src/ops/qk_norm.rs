@@ -1,5 +1,5 @@
-//! RMSNorm of every query and every key head by itself (Henry et al. 2020), as in Qwen3, on packed rows of queries, keys and
-//! values.
+//! QK-norm: RMSNorm of each query and key head (Henry et al. 2020), as in Qwen3, on packed rows of queries,
+//! keys and values.
 
 use crate::base::DType;
 use crate::ops::cpu::CpuKernels;
@@ -12,20 +12,20 @@ use crate::ops::rmsnorm::{forward_row, set_row, weighted_sum};
 use crate::ops::{Heads, Write, op};
 
 op! {
-    /// `out =` the query and key heads of `qkv` normalised, and its values as they are.
+    /// `out =` `qkv` with its query and key heads normalised and its values copied.
     QkNormForward {
         /// `[N, (H+2G)·D]`.
         out: P = Set, Element::Activation, n * heads.qkv();
-        /// Those of the query heads, `[N, H]`, then those of the key heads, `[N, G]`.
+        /// `[N, H]` of the query heads, followed by `[N, G]` of the key heads.
         rstd: P = Set, Element::F32, n * heads.normed();
         /// `[N, (H+2G)·D]`.
         qkv: P = Read, Element::Activation, n * heads.qkv();
-        /// `[D]`, one for all query heads.
+        /// `[D]`, shared by all query heads.
         q_weight: P = Read, Element::BF16, heads.d;
-        /// `[D]`, one for all key heads.
+        /// `[D]`, shared by all key heads.
         k_weight: P = Read, Element::BF16, heads.d;
     }
-    /// Added to the means.
+    /// Added to the mean squares.
     eps: f32;
     /// N: rows.
     n: usize;
@@ -36,7 +36,7 @@ op! {
 op! {
     /// The gradient of [`QkNormForward`].
     QkNormBackward {
-        /// `[N, (H+2G)·D]`: the gradient of the output, which becomes that of `qkv` in place.
+        /// `[N, (H+2G)·D]`: the gradient of the output, replaced by that of `qkv`.
         dqkv: P = Update, Element::Activation, n * heads.qkv();
         /// `[D]`.
         dq_weight: P = dweight_write.into(), Element::F32, heads.d;
@@ -44,7 +44,7 @@ op! {
         dk_weight: P = dweight_write.into(), Element::F32, heads.d;
         /// `[N, (H+2G)·D]`.
         qkv: P = Read, Element::Activation, n * heads.qkv();
-        /// As forward leaves it.
+        /// The `rstd` of forward.
         rstd: P = Read, Element::F32, n * heads.normed();
         /// `[D]`.
         q_weight: P = Read, Element::BF16, heads.d;
@@ -58,12 +58,12 @@ op! {
     /// The heads of a row.
     heads: Heads;
     {
-        /// The values stay as they are.
+        /// Values are not touched.
         fn traffic(&self, activation_dtype: DType) -> usize {
             3 * self.n * self.heads.normed() * self.heads.d * activation_dtype.bytes()
         }
 
-        /// At least what the launcher asks, whose blocks take several heads each.
+        /// An upper bound: the launcher's blocks process several heads each.
         fn scratch_bytes(&self) -> usize {
             (self.n * self.heads.h).min(PARTIAL_ROWS_MAX) * self.heads.d * 4
         }
@@ -119,9 +119,9 @@ impl QkNormBackward {
         let (q_rstd, k_rstd) = read::<f32>(&self.rstd, n * (h + g)).split_at(n * h);
         let weights: [&[u16]; 2] = [read(&self.q_weight, d), read(&self.k_weight, d)];
         let mut partials = cpu.scratch.partials.lock();
-        // A row of partial sums: those of the queries' weight, then those of the keys'.
+        // Each row: partial sums for the query weight, then for the key weight.
         let partials = partials.take(n.div_ceil(ROWS) * 2 * d);
-        // A head's gradient is copied here first, because its place is overwritten.
+        // A copy of a head's gradient, which is overwritten in place.
         cpu.scratch.reserve(d);
         let dqkv = Rows::new(write(&mut self.dqkv, n * stride), stride, ROWS);
         each(&cpu.pool, (dqkv, Rows::new(partials, 2 * d, 1)), |worker, ((rows, dqkv), (_, dweights))| {
@@ -150,7 +150,7 @@ impl QkNormBackward {
             self;
         let both = both_heads(&dqkv, &rstd, n, &heads).into_iter().zip(both_heads(&qkv, &rstd, n, &heads));
         for ((gradient, from), (dweight, weight)) in both.zip([(dq_weight, q_weight), (dk_weight, k_weight)]) {
-            cuda.start_sum(&dweight, heads.d, dweight_write);
+            cuda.start_accumulator(&dweight, heads.d, dweight_write);
             let (count, d, stride) = (gradient.heads as i64, heads.d as i64, gradient.stride);
             launch!(cuda.hzk_qk_norm_backward(
                 gradient.base,

@@ -5,7 +5,7 @@ use crate::ops::cpu::CpuKernels;
 use crate::ops::cpu::column_sum::{self, ROWS};
 use crate::ops::cpu::cut::{Rows, each};
 use crate::ops::cpu::vector::{dot, lane_sum, vectorised};
-use crate::ops::cpu::view::{read, read_apart, write};
+use crate::ops::cpu::view::{read, read_disjoint, write};
 use crate::ops::cuda::{CudaKernels, PARTIAL_ROWS_MAX, address::*, launch};
 use crate::ops::{Write, op};
 
@@ -21,7 +21,7 @@ op! {
         /// `[C]`.
         weight: P = Read, Element::BF16, c;
     }
-    /// Added to the mean.
+    /// Added to the mean square.
     eps: f32;
     /// N: rows.
     n: usize;
@@ -30,12 +30,12 @@ op! {
 }
 
 op! {
-    /// The gradient of [`RmsnormForward`]: with x̂ = x · rstd, `dweight = Σ dout · x̂` over the rows and
-    /// `dx = rstd · (dout · weight − x̂ · mean(dout · weight · x̂))`. `dx` may be `x` itself when it is set.
+    /// The gradient of [`RmsnormForward`]. With x̂ = x · rstd: `dweight = Σ dout · x̂` over the rows, and
+    /// `dx = rstd · (dout · weight − x̂ · mean(dout · weight · x̂))`. With `dx_write` `=`, `dx` may be `x`.
     RmsnormBackward {
-        /// `[N, C]`, by `dx_write`.
+        /// `[N, C]`; written as `dx_write` says.
         dx: P = dx_write.into(), Element::Activation, n * c;
-        /// `[C]`, by `dweight_write`.
+        /// `[C]`; written as `dweight_write` says.
         dweight: P = dweight_write.into(), Element::F32, c;
         /// `[N, C]`.
         dout: P = Read, Element::Activation, n * c;
@@ -98,14 +98,14 @@ impl RmsnormBackward {
     pub(super) fn cpu(mut self, cpu: &CpuKernels) {
         let RmsnormBackward { dx_write, dweight_write, n, c, .. } = self;
         let dx_before = self.dx;
-        // Where dx is x, it holds x until it is overwritten.
-        let x: Option<&[f32]> = read_apart(&self.x, n * c, &dx_before);
+        // None if dx is x: then dx holds x until it is overwritten.
+        let x: Option<&[f32]> = read_disjoint(&self.x, n * c, &dx_before);
         let (dout, rstd): (&[f32], &[f32]) = (read(&self.dout, n * c), read(&self.rstd, n));
         let weight = read(&self.weight, c);
         let tiles = n.div_ceil(ROWS);
         let mut partials = cpu.scratch.partials.lock();
         let partials = partials.take(tiles * c);
-        // A row of x is copied here first, because dx may overwrite it.
+        // A copy of a row of x, because dx may overwrite it.
         cpu.scratch.reserve(c);
         let cut = (Rows::new(write(&mut self.dx, n * c), c, ROWS), Rows::new(partials, c, 1));
         each(&cpu.pool, cut, |worker, ((rows, dx), (_, dweight))| {
@@ -127,7 +127,7 @@ impl RmsnormBackward {
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
         let RmsnormBackward { dx, dweight, dout, x, rstd, weight, dx_write, dweight_write, n, c } = self;
-        cuda.start_sum(&dweight, c, dweight_write);
+        cuda.start_accumulator(&dweight, c, dweight_write);
         launch!(cuda.hzk_rmsnorm_backward(
             bf16s(&dx, n * c),
             f32s(&dweight, c),
@@ -159,8 +159,8 @@ vectorised! {
     }
 }
 
-/// With x̂ = x · rstd and `mean` = mean(dout · weight · x̂): dweight += dout · x̂, and
-/// dx = or, with `ADD`, += rstd · (dout · weight − x̂ · mean).
+/// With x̂ = x · rstd and `mean` = mean(dout · weight · x̂): adds dout · x̂ to dweight and sets dx (with `ADD`,
+/// adds to it) rstd · (dout · weight − x̂ · mean).
 #[inline(always)]
 fn row<const ADD: bool>(
     dx: &mut [f32],

@@ -1,4 +1,4 @@
-//! Rotary positions (Su et al. 2021), in Hugging Face's half-split order.
+//! Rotary position embedding (RoPE; Su et al. 2021) in Hugging Face's half-split layout.
 
 use parking_lot::Mutex;
 
@@ -11,8 +11,8 @@ use crate::ops::cuda::{CudaKernels, HeadColumns, address::*, launch};
 use crate::ops::{Heads, op};
 
 op! {
-    /// Turns the query and key heads of packed rows in place by their positions: pairs (i, i + D/2), the angle the f32
-    /// product position · `inv_freq[i]`. Backward is the inverse rotation of their gradient.
+    /// Rotates the query and key heads of packed rows in place: pairs (i, i + D/2), by the f32 angle position ·
+    /// `inv_freq[i]`. Backward applies the inverse rotation to the gradient.
     Rope {
         /// `[N, (H+2G)·D]`.
         qkv: P = Update, Element::Activation, n * heads.qkv();
@@ -22,13 +22,13 @@ op! {
         inv_freq: P = Read, Element::F32, heads.d / 2;
     }
     /// The direction of the rotation.
-    way: Way;
+    direction: RopeDirection;
     /// N: rows.
     n: usize;
     /// The heads of a row.
     heads: Heads;
     {
-        /// The values stay as they are.
+        /// Values are not touched.
         fn traffic(&self, activation_dtype: DType) -> usize {
             let Heads { h, g, d } = self.heads;
             2 * self.n * (h + g) * d * activation_dtype.bytes()
@@ -38,31 +38,31 @@ op! {
 
 /// The direction of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// By the angle.
+pub enum RopeDirection {
+    /// By the positive angle.
     Forward,
-    /// Back by the angle.
+    /// By the negative angle.
     Backward,
 }
 
 /// Rows of a tile.
 const ROWS: usize = 64;
 
-/// Cosines and sines of the positions seen so far, for one set of frequencies.
+/// Cosines and sines of the positions so far, for one set of frequencies.
 #[derive(Default)]
 pub(in crate::ops) struct RotationTable(Mutex<Rotations>);
 
 #[derive(Default)]
 struct Rotations {
-    /// `[D/2]`, as bits: a NaN is itself.
+    /// `[D/2]`, as bits, so that NaN equals itself.
     inv_freq: Vec<u32>,
     positions: usize,
-    /// `[positions, D]`: D/2 cosines, D/2 sines.
+    /// `[positions, 2, D/2]`: cosines, then sines.
     turns: Vec<f32>,
 }
 
 impl Rotations {
-    /// Grows the table to `positions`. The angle is a product in f32; its cosine and sine are rounded once.
+    /// Extends the table to `positions`. Angles are f32; cosine and sine are computed in f64 and rounded once.
     fn cover(&mut self, positions: usize, inv_freq: &[f32]) {
         let known = self.inv_freq.iter().copied().eq(inv_freq.iter().map(|f| f.to_bits()));
         if known && positions <= self.positions {
@@ -82,7 +82,7 @@ impl Rotations {
 
 impl Rope {
     pub(super) fn cpu(mut self, cpu: &CpuKernels) {
-        let Rope { way, n, heads, .. } = self;
+        let Rope { direction, n, heads, .. } = self;
         let Heads { h, g, d } = heads;
         let (positions, inv_freq): (&[i32], &[f32]) = (read(&self.positions, n), read(&self.inv_freq, d / 2));
         let mut rotations = cpu.rotations.0.lock();
@@ -94,9 +94,9 @@ impl Rope {
                 let (cosines, sines) = turns[positions[n] as usize * d..][..d].split_at(d / 2);
                 for head in row[..(h + g) * d].chunks_exact_mut(d) {
                     let (low, high) = head.split_at_mut(d / 2);
-                    match way {
-                        Way::Forward => turn_forward(low, high, cosines, sines),
-                        Way::Backward => turn_backward(low, high, cosines, sines),
+                    match direction {
+                        RopeDirection::Forward => turn_forward(low, high, cosines, sines),
+                        RopeDirection::Backward => turn_backward(low, high, cosines, sines),
                     }
                 }
             }
@@ -104,18 +104,18 @@ impl Rope {
     }
 
     pub(super) fn cuda(self, cuda: &CudaKernels) {
-        let Rope { qkv, positions, inv_freq, way, n, heads } = self;
+        let Rope { qkv, positions, inv_freq, direction, n, heads } = self;
         let HeadColumns { q, k, stride, .. } = HeadColumns::of(&qkv, n, &heads);
         let (positions, inv_freq) = (i32s(&positions, n), f32s(&inv_freq, heads.d / 2));
         let (n, (h, g, d)) = (n as i64, heads.counts());
-        match way {
-            Way::Forward => launch!(cuda.hzk_rope_forward(q, k, positions, inv_freq, n, h, g, d, stride, stride)),
-            Way::Backward => launch!(cuda.hzk_rope_backward(q, k, positions, inv_freq, n, h, g, d, stride, stride)),
+        match direction {
+            RopeDirection::Forward => launch!(cuda.hzk_rope_forward(q, k, positions, inv_freq, n, h, g, d, stride, stride)),
+            RopeDirection::Backward => launch!(cuda.hzk_rope_backward(q, k, positions, inv_freq, n, h, g, d, stride, stride)),
         }
     }
 }
 
-/// (low, high) turned by the angle whose cosine and signed sine are given.
+/// Rotates the pairs (low, high) by the angle with the given cosine and `sign` · sine.
 #[inline(always)]
 fn turn(low: &mut [f32], high: &mut [f32], cosines: &[f32], sines: &[f32], sign: f32) {
     for (((low, high), &cos), &sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {

@@ -12,7 +12,7 @@ op! {
     SwigluForward {
         /// `[N, F]`.
         out: P = Set, Element::Activation, n * f;
-        /// `[N, 2F]`: gate, then up, in each row.
+        /// `[N, 2F]`: each row holds gate, then up.
         gate_up: P = Read, Element::Activation, n * 2 * f;
     }
     /// N: rows.
@@ -24,7 +24,7 @@ op! {
 op! {
     /// The gradient of [`SwigluForward`].
     SwigluBackward {
-        /// `[N, 2F]`: gate and up, which become their gradients in place.
+        /// `[N, 2F]`: gate and up, replaced by their gradients.
         gate_up: P = Update, Element::Activation, n * 2 * f;
         /// `[N, F]`.
         dout: P = Read, Element::Activation, n * f;

@@ -1,27 +1,27 @@
 //! Loops compiled for each instruction set.
 //!
-//! A formula is written once, in plain Rust over slices that cannot overlap; the compiler turns it into
-//! vectors of the width that each entry's target features allow. Rust never contracts a multiplication and an
-//! addition, square roots and divisions are rounded correctly everywhere, so all versions give the same bits
-//! by construction.
+//! A formula is written once, in plain Rust over slices that cannot overlap; the compiler vectorises it for the
+//! target features of each entry function. Rust never fuses a multiplication and an addition, and square roots
+//! and divisions are correctly rounded everywhere, so all versions give the same bits.
 
 use crate::host::Isa;
 
-/// A way over a run of parameters, compiled into each instruction set's entry.
+/// A loop over a run of parameters, compiled once per instruction set.
 pub trait Pass {
-    /// Does it. Implementations are `#[inline(always)]`: only inside an entry are there its vectors.
+    /// Runs the loop. Implementations are `#[inline(always)]`, so that they get the target features of the
+    /// entry function.
     fn pass(self);
 }
 
-/// Compiled for an instruction set that this processor has.
+/// Runs a pass compiled for an instruction set, which this processor must support.
 pub fn by_isa(isa: Isa, pass: impl Pass) {
     match isa {
         Isa::Portable => portable(pass),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller says that this processor has AVX2 and FMA.
+        // SAFETY: the caller checked that this processor has AVX2 and FMA.
         Isa::Avx2 => unsafe { avx2(pass) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller says that this processor has AVX-512 F, BW, DQ and VL.
+        // SAFETY: the caller checked that this processor has AVX-512 F, BW, DQ and VL.
         Isa::Avx512 => unsafe { avx512(pass) },
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 => unreachable!("no processor of this architecture has {isa}"),

@@ -1,17 +1,17 @@
-//! L4, optimizers: arithmetic on *host* memory, run by CPU workers whatever the device.
+//! L4, optimizers: arithmetic on *host* memory, run by CPU threads on any device.
 //!
-//! An [`Optimizer`] declares the arrays it keeps per parameter. Host memory, checkpoints and costs follow from that
-//! declaration. [`update`] is the one operation: a single pass over the memory of a run of parameters. AdamW
-//! ([`AdamOptions`]) is the only optimizer so far; another one is a file beside `adamw`, with its state, its scalars
-//! and its formula, and a variant of [`Optimizer`].
+//! An [`Optimizer`] declares its state arrays; host memory, checkpoints and costs follow from the declaration.
+//! [`update`] is the one operation: it reads and writes the memory of a run of parameters once. AdamW
+//! ([`AdamOptions`]) is the only optimizer so far; another one is a file next to `adamw`, with its state,
+//! scalars and formula, and a variant of [`Optimizer`].
 //!
-//! All arithmetic on elements is f32, each operation rounded by itself (no fused multiply-add), so the bits depend
-//! on the inputs alone: not on the instruction set, the number of threads, or where a span starts.
+//! All element arithmetic is f32, each operation rounded separately (no fused multiply-add), so the bits depend
+//! on the inputs alone: not on the instruction set, the number of threads or the alignment of spans.
 //!
-//! State stored as bf16 is rounded at random, so that on average nothing is lost. Rounded to nearest, AdamW's v would
-//! stand still as soon as a step changed it by less than 2⁻⁹ of itself, which with β2 = 0.999 is always.
+//! bf16 state uses stochastic rounding, which is unbiased. With rounding to nearest, AdamW's v would stop
+//! changing as soon as a step changed it by less than 2⁻⁹ of itself, which with β2 = 0.999 is always.
 //!
-//! The [law of spans](crate::host::Span) holds for the spans of this module.
+//! The [rules of spans](crate::host::Span) hold for the spans of this module.
 
 mod adamw;
 mod arrays;
@@ -33,39 +33,39 @@ pub use random::Rounding;
 pub use rows::Rows;
 use tiles::over_tiles;
 
-/// An optimizer and how it stores its state.
+/// An optimizer and the storage of its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Optimizer {
     /// AdamW.
     AdamW {
-        /// The type of both moments; bf16 is rounded at random.
+        /// The dtype of both moments; bf16 is rounded stochastically.
         moments: DType,
     },
 }
 
-/// An array with one number per parameter that an optimizer keeps from step to step. It is zero at first.
+/// A state array: one number per parameter, kept from step to step, initially zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateArray {
     /// Its name in checkpoints.
     pub name: &'static str,
-    /// The name of its memory in plans; arrays of the same name are summed.
+    /// Its region in plans; arrays of the same region are summed.
     pub region: &'static str,
-    /// How its numbers are stored.
+    /// The dtype of its numbers.
     pub dtype: DType,
 }
 
-/// The most arrays that an optimizer keeps.
+/// The maximum number of state arrays.
 pub const STATE_ARRAYS_MAX: usize = 2;
 
 impl Optimizer {
-    /// The arrays it keeps, at most [`STATE_ARRAYS_MAX`]. Elsewhere they go by their number in this list.
+    /// The state arrays, at most [`STATE_ARRAYS_MAX`]. Other code refers to them by index in this list.
     pub fn state(self) -> &'static [StateArray] {
         match self {
             Optimizer::AdamW { moments } => adamw::state(moments),
         }
     }
 
-    /// Bytes per parameter that stay in host memory: bf16 weight, 16-bit residual, state.
+    /// Host bytes per parameter: bf16 weight, 16-bit residual, state.
     pub fn parameter_bytes(self) -> usize {
         2 + 2 + self.state().iter().map(|array| array.dtype.bytes()).sum::<usize>()
     }
@@ -76,22 +76,22 @@ impl Optimizer {
     }
 }
 
-/// The memory of some masters.
+/// The memory of master weights.
 #[derive(Clone, Copy, Debug)]
 pub enum Master {
-    /// Split masters, as Horizon keeps them.
+    /// Split masters, the format of Horizon's store.
     Split {
         /// bf16: in and out.
         weights: HostSpan,
         /// i16: the residuals that extend the weights to f32. In and out.
         residual: HostSpan,
     },
-    /// Masters that are f32 numbers, as other trainers keep them. An update gives the bits of joining, updating and
+    /// Whole f32 masters, the format of other trainers. An update gives the same bits as joining, updating and
     /// splitting.
     Whole {
         /// f32: in and out.
         params: HostSpan,
-        /// Where the new parameters go as bf16, rounded as the weights of a split master are. Out.
+        /// Receives the updated parameters as bf16, rounded like the weights of a split master. Out.
         copy: Option<HostSpan>,
     },
 }
@@ -105,7 +105,7 @@ impl Master {
         }
     }
 
-    /// The weights, and the residuals or the copy; without a copy an empty span.
+    /// The weights, and the residuals or the copy; an empty span without a copy.
     fn halves(&self) -> (HostSpan, HostSpan) {
         match *self {
             Master::Split { weights, residual } => (weights, residual),
@@ -114,30 +114,30 @@ impl Master {
     }
 
     fn slice(&self, start: usize, count: usize) -> Master {
-        let part = |span: HostSpan, size: usize| span.subspan(start * size, count * size);
+        let cut = |span: HostSpan, size: usize| span.subspan(start * size, count * size);
         match *self {
             Master::Split { weights, residual } => {
-                Master::Split { weights: part(weights, 2), residual: part(residual, 2) }
+                Master::Split { weights: cut(weights, 2), residual: cut(residual, 2) }
             }
             Master::Whole { params, copy } => {
-                Master::Whole { params: part(params, 4), copy: copy.map(|copy| part(copy, 2)) }
+                Master::Whole { params: cut(params, 4), copy: copy.map(|copy| cut(copy, 2)) }
             }
         }
     }
 }
 
-/// The memory of a run of parameters, all of the same number of elements.
+/// The memory of a run of parameters. All spans have the same number of elements.
 #[derive(Clone, Copy, Debug)]
 pub struct Spans {
     /// The parameters.
     pub master: Master,
-    /// The gradient, before the scale. In.
+    /// The gradient before scaling. In.
     pub gradient: HostSpan,
-    /// How the gradient is stored.
+    /// The dtype of the gradient.
     pub gradient_dtype: DType,
     /// The optimizer, which declares the state.
     pub optimizer: Optimizer,
-    /// The arrays of the state by number; more than the optimizer declares are not used. In and out.
+    /// The state arrays by index; those that the optimizer does not declare are ignored. In and out.
     pub state: [HostSpan; STATE_ARRAYS_MAX],
 }
 
@@ -147,19 +147,19 @@ impl Spans {
         self.master.halves().0.bytes() / self.master.weight_bytes()
     }
 
-    /// The elements from `start`, `count` of them.
+    /// The spans of `count` elements from `start`.
     ///
     /// # Panics
-    /// If they leave the spans.
+    /// If they are outside the spans.
     pub fn slice(&self, start: usize, count: usize) -> Spans {
-        let part = |span: HostSpan, dtype: DType| span.subspan(start * dtype.bytes(), count * dtype.bytes());
+        let cut = |span: HostSpan, dtype: DType| span.subspan(start * dtype.bytes(), count * dtype.bytes());
         let mut state = self.state;
         for (span, array) in state.iter_mut().zip(self.optimizer.state()) {
-            *span = part(*span, array.dtype);
+            *span = cut(*span, array.dtype);
         }
         Spans {
             master: self.master.slice(start, count),
-            gradient: part(self.gradient, self.gradient_dtype),
+            gradient: cut(self.gradient, self.gradient_dtype),
             state,
             ..*self
         }
@@ -182,25 +182,25 @@ impl Spans {
     }
 }
 
-/// Everything that the elements of one update share.
+/// The inputs that all elements of an update share.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// The numbers of the step.
+    /// The scalars of the step.
     pub scalars: AdamScalars,
     /// The clip factor, or 1.
     pub gradient_scale: f32,
-    /// Whether weight decay applies to these parameters.
+    /// True if weight decay applies to these parameters.
     pub decay: bool,
-    /// The randomness of state that is stored as bf16.
+    /// The seed and position for stochastic rounding of bf16 state.
     pub rounding: Rounding,
-    /// The rows of a matrix to update, in place of all elements. An element gets the same bits either way.
+    /// If set, only these rows of a matrix are updated. Their bits are the same either way.
     pub rows: Option<Rows<'a>>,
     /// The instruction set to use.
     pub isa: Isa,
 }
 
 impl Step<'_> {
-    /// An update of all elements, with decay, of unscaled gradients.
+    /// An update of all elements, with weight decay, without gradient scaling.
     pub fn new(scalars: AdamScalars) -> Self {
         Step {
             scalars,
@@ -208,47 +208,48 @@ impl Step<'_> {
             decay: true,
             rounding: Rounding::default(),
             rows: None,
-            // An `HZ_ISA` that cannot be followed was refused by `AdamOptions::check`.
+            // `AdamOptions::check` has refused an invalid `HZ_ISA`.
             isa: Isa::chosen().unwrap_or(Isa::Portable),
         }
     }
 }
 
-/// One step of an optimizer over a run of parameters, by the threads of a pool.
+/// Runs one optimizer step over a run of parameters, on the threads of a pool.
 ///
 /// # Panics
-/// If a span has another length than the number of parameters asks for, or does not start on one of its elements; if
-/// masters are whole and moments bf16; if this processor does not have the instruction set.
+/// If the spans differ in their number of elements, or one is misaligned; if masters are whole and moments
+/// bf16; if this processor does not support the instruction set.
 ///
 /// # Safety
-/// The [law of spans](crate::host::Span): the caller may read the gradient and write the rest, and no two of the spans overlap.
+/// By the [rules of spans](crate::host::Span): the caller has shared access to the gradient and exclusive
+/// access to the rest, and no two spans overlap.
 pub unsafe fn update(pool: &Pool, spans: &Spans, step: &Step) {
     assert!(step.isa.is_here(), "this processor does not have {}", step.isa);
     spans.check();
     let (weights, _) = spans.master.halves();
     over_tiles(pool, spans.elements(), weights.address(), spans.master.weight_bytes(), &|start, count| {
         match &step.rows {
-            // SAFETY: the caller's promise; tiles are disjoint, and so are the runs of rows in one.
+            // SAFETY: promised by the caller; tiles are disjoint, and so are the runs of rows within one.
             Some(rows) => rows.runs(start..start + count, |run| unsafe { update_run(spans, run, step) }),
-            // SAFETY: the caller's promise, of a tile that no other thread has.
+            // SAFETY: promised by the caller; no other thread has this tile.
             None => unsafe { update_run(spans, start..start + count, step) },
         }
     });
 }
 
-/// Updates some elements on this thread.
+/// Updates a range of elements on this thread.
 ///
 /// # Safety
-/// As [`update`], of these elements.
+/// As [`update`], for these elements.
 unsafe fn update_run(spans: &Spans, elements: Range<usize>, step: &Step) {
     let Range { mut start, end } = elements;
     while start < end {
-        let (random, good) = RandomBits::new(&step.rounding, start);
-        let count = good.min(end - start);
-        let part = spans.slice(start, count);
+        let (random, valid) = RandomBits::new(&step.rounding, start);
+        let count = valid.min(end - start);
+        let slice = spans.slice(start, count);
         match spans.optimizer {
-            // SAFETY: what the caller promises of the elements holds for some of them.
-            Optimizer::AdamW { moments } => unsafe { adamw::run(&part, moments, step, random) },
+            // SAFETY: the caller's promise covers a slice of the elements.
+            Optimizer::AdamW { moments } => unsafe { adamw::run(&slice, moments, step, random) },
         }
         start += count;
     }

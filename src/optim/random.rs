@@ -1,21 +1,21 @@
-//! Random bits that are a function of who asks: for rounding that does not depend on threads, vectors or luck.
+//! Counter-based random bits for stochastic rounding, independent of threads and vector width.
 
 use crate::base::hash::mix64;
 
-/// The seed and place that decide how bf16 state is rounded.
+/// The inputs of stochastic rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rounding {
     /// The seed of the run.
     pub seed: u64,
     /// The step number.
     pub step: u64,
-    /// The number of the spans' first element among all elements of the model.
+    /// The index of the spans' first element among all elements of the model.
     pub first: u64,
 }
 
-/// Random bits for a run of elements. The bits of an element depend on the seed, the step and the number of
-/// the element alone, so any split of the work gives the same ones, and a resumed run gets those
-/// of an uninterrupted one.
+/// Random bits for a run of elements. The bits of an element depend only on seed, step and the element's index
+/// in the model, so they do not depend on how work is divided, and a resumed run gets those of an uninterrupted
+/// one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RandomBits {
     first: u32,
@@ -23,47 +23,47 @@ pub struct RandomBits {
 }
 
 impl RandomBits {
-    /// Elements that one pair of keys serves.
+    /// Elements served by one pair of keys.
     const REGION: u64 = 1 << 32;
 
-    /// The bits of the elements from `rounding.first + start`, and for how many elements they are good.
+    /// Returns the bits of the elements from `rounding.first + start`, and the number of elements they are valid for.
     pub fn new(rounding: &Rounding, start: usize) -> (RandomBits, usize) {
         let element = rounding.first + start as u64;
         let region = element / RandomBits::REGION;
         let key = mix64(mix64(mix64(rounding.seed) ^ rounding.step) ^ region);
-        let good = usize::try_from(RandomBits::REGION - element % RandomBits::REGION).unwrap_or(usize::MAX);
-        (RandomBits { first: element as u32, keys: [key as u32, (key >> 32) as u32] }, good)
+        let valid = usize::try_from(RandomBits::REGION - element % RandomBits::REGION).unwrap_or(usize::MAX);
+        (RandomBits { first: element as u32, keys: [key as u32, (key >> 32) as u32] }, valid)
     }
 
-    /// The bits of the elements from `count` after the first.
+    /// The bits of the elements after the first `count`.
     #[inline(always)]
     pub fn skip(&self, count: u32) -> RandomBits {
         RandomBits { first: self.first.wrapping_add(count), ..*self }
     }
 
-    /// How many elements stand before the first one with an even number.
+    /// The number of elements before the first one with an even index: 0 or 1.
     #[inline(always)]
     pub fn before_pair(&self) -> usize {
         (self.first & 1) as usize
     }
 
-    /// Twice 16 uniform bits, in the lower halves of words, for the element `place` places after the first.
-    /// Elements 2i and 2i + 1 share a draw, each with its halves the other way round.
+    /// Two uniform 16-bit numbers for the element at offset `offset`. Elements 2i and 2i + 1 share one 32-bit
+    /// draw, with its halves swapped.
     #[inline(always)]
-    pub fn of_element(&self, place: u32) -> (u32, u32) {
-        let element = self.first.wrapping_add(place);
+    pub fn of_element(&self, offset: u32) -> (u32, u32) {
+        let element = self.first.wrapping_add(offset);
         let bits = self.draw(element >> 1).rotate_right(16 * (element & 1));
         (bits & 0xffff, bits >> 16)
     }
 
-    /// The draw of elements 2i and 2i + 1 for pair i, counted from the first element, which is even.
+    /// The draw shared by elements 2i and 2i + 1 of pair i. The first element must be even.
     #[inline(always)]
     pub fn of_pair(&self, pair: u32) -> u32 {
         self.draw((self.first >> 1).wrapping_add(pair))
     }
 
-    /// 32 uniform bits by two rounds of multiply and shift, in 32-bit arithmetic because that is what vectors
-    /// have (constants: C. Wellons, "hash-prospector", `lowbias32`).
+    /// 32 uniform bits by two rounds of multiply and shift, in 32-bit arithmetic, which vector units support
+    /// (constants: C. Wellons, "hash-prospector", `lowbias32`).
     #[inline(always)]
     fn draw(&self, counter: u32) -> u32 {
         let mut x = counter ^ self.keys[0];
@@ -79,7 +79,7 @@ impl RandomBits {
 mod tests {
     use super::*;
 
-    /// Each bit is set half the time, over elements and over steps; the bound is 5 standard deviations.
+    /// Each bit is set half the time, over elements and over steps, within 5 standard deviations.
     #[test]
     fn every_bit_is_fair() {
         let samples = 1u32 << 16;
@@ -101,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_and_steps_have_nothing_in_common() {
+    fn neighbours_and_steps_are_independent() {
         let of = |step, first| RandomBits::new(&Rounding { seed: 9, step, first }, 0).0.of_pair(0);
         let samples = 1u64 << 14;
         let flips = |a: &dyn Fn(u64) -> u32, b: &dyn Fn(u64) -> u32| -> u64 {
             (0..samples).map(|at| u64::from((a(at) ^ b(at)).count_ones())).sum()
         };
-        // 16 of 32 bits differ on average; 5 standard deviations of the sum of 2^14 × 32 fair bits.
+        // On average 16 of 32 bits differ; the bound is 5 standard deviations of the sum of 2^14 × 32 fair bits.
         let bound = 5 * 362;
         let pairs = [
             flips(&|at| of(1, 2 * at), &|at| of(1, 2 * at + 2)),
@@ -136,8 +136,8 @@ mod tests {
     #[test]
     fn a_run_is_split_where_its_keys_end() {
         let rounding = Rounding { seed: 3, step: 1, first: RandomBits::REGION - 10 };
-        let (random, good) = RandomBits::new(&rounding, 4);
-        assert_eq!(good, 6);
+        let (random, valid) = RandomBits::new(&rounding, 4);
+        assert_eq!(valid, 6);
         let (later, _) = RandomBits::new(&rounding, 7);
         assert_eq!(random.of_element(3), later.of_element(0));
     }

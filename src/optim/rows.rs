@@ -1,18 +1,18 @@
-//! Some rows of a matrix.
+//! A subset of the rows of a matrix.
 
 use std::ops::Range;
 
-/// Some rows of a matrix.
+/// A subset of the rows of a matrix.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     /// Elements of a row.
     pub elements: usize,
-    /// Whether the row of this number is one of them.
+    /// Returns true for the numbers of rows in the subset.
     pub has: &'a (dyn Fn(usize) -> bool + Sync),
 }
 
 impl Rows<'_> {
-    /// Calls `with` for every run of elements among some that is of these rows.
+    /// Calls `with` for every contiguous run of the subset's elements within `among`.
     pub(super) fn runs(&self, among: Range<usize>, mut with: impl FnMut(Range<usize>)) {
         let end_of = |row: usize| ((row + 1) * self.elements).min(among.end);
         let mut start = among.start;

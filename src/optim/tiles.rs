@@ -1,21 +1,21 @@
-//! Cutting a run of parameters into tiles for the pool.
+//! Division of a run of parameters into tiles for the pool.
 
 use crate::host::Pool;
 
 /// Elements of the smallest tile: 32 KiB of weights.
 const TILE_MIN: usize = 1 << 14;
-/// Elements of the largest. Neighbouring tiles are taken by different threads at nearly the same time, and what
-/// is asked for ahead of the end of one is the other's; see `benches/results/adam-cpu.md` for what that costs.
+/// Elements of the largest tile. Threads take neighbouring tiles at nearly the same time, and prefetches at the
+/// end of a tile load lines of the next; `benches/results/adam-cpu.md` has the cost.
 const TILE_MAX: usize = 1 << 18;
-/// Tiles that a thread has in the mean, so that all end at nearly the same time.
+/// Average number of tiles per thread, so that all threads finish at nearly the same time.
 const SHARES: usize = 8;
-/// Bytes: what the kernel hands out at a time.
+/// Bytes of a memory page.
 const PAGE: usize = 4096;
 
-/// Calls `work(start, count)` by the pool's threads until every one of `elements` elements is done once. All tiles
-/// but the first begin on a page border of the stream that starts at `address` with `size` bytes an element. Another
-/// stream of the call has its borders on pages, too, if element 0 of both lies in the same place of a page, and on
-/// cache lines if it does of a cache line.
+/// Calls `work(start, count)` on the pool's threads until each of `elements` elements is covered once. All
+/// tiles but the first start on a page border of the array at `address` with `size` bytes per element. They
+/// also start on page borders of another array if element 0 has the same offset in its page, and on cache-line
+/// borders if it has the same offset in its cache line.
 pub fn over_tiles(
     pool: &Pool,
     elements: usize,
@@ -23,7 +23,7 @@ pub fn over_tiles(
     size: usize,
     work: &(dyn Fn(usize, usize) + Sync),
 ) {
-    // Elements before the first page border, which go with the first tile.
+    // Elements before the first page border belong to the first tile.
     let lead = (address as usize).wrapping_neg() % PAGE / size;
     let tile = tile_elements(elements, pool.threads());
     let border = |number: usize| if number == 0 { 0 } else { elements.min(lead + number * tile) };
@@ -31,7 +31,7 @@ pub fn over_tiles(
     pool.run(tiles, &|_, number| work(border(number), border(number + 1) - border(number)));
 }
 
-/// Elements of a tile, whole pages of every stream.
+/// Elements of a tile: whole pages of every array.
 fn tile_elements(elements: usize, threads: usize) -> usize {
     (elements / (SHARES * threads)).clamp(TILE_MIN, TILE_MAX) / TILE_MIN * TILE_MIN
 }

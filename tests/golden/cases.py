@@ -1,4 +1,4 @@
-"""The cases, and the random weights and batches of each. README.md says what each is for."""
+"""The cases, and the random weights and batches of each. README.md has the purpose of each."""
 
 from dataclasses import dataclass
 
@@ -30,28 +30,28 @@ class Case:
     beta2: float = 0.95
     adam_eps: float = 1e-8
     decay: float = 0.1
-    clip: float = 0.0  # 0 turns clipping off
-    ignored: float = 0.0  # share of targets set to IGNORED, besides the whole rows of `blank`
+    clip: float = 0.0  # 0 means off
+    ignored: float = 0.0  # share of targets set to IGNORED, in addition to the rows of `blank`
     blank: tuple = ()  # (step, micro, row) whose targets are all IGNORED
     weighted: bool = False
     docs: tuple = ()  # per row the lengths of its documents; micro m uses the rows rolled by m
     cut_docs: bool = False  # the last target of every document is IGNORED
-    family: str = ""  # a model_type: then the file has the config that transformers writes, and logits
-    rope: tuple = ()  # what stands beside the base in `rope_parameters`, as pairs
+    family: str = ""  # a model_type; then the file also has the config that transformers writes, and logits
+    rope: tuple = ()  # entries of `rope_parameters` besides the base, as pairs
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    bf16: bool = False  # the file says, too, how far bf16 activations take the same class
-    window: int = 0  # positions that a row sees, its own counted
-    windowed: tuple = ()  # layers where the window holds
+    bf16: bool = False  # the file also has results of a bf16 run of the same class
+    window: int = 0  # window size in positions, counting the row itself
+    windowed: tuple = ()  # layers with the window
 
     def layer_window(self, layer: int) -> int:
-        """0 where a row sees all before it."""
+        """The window of a layer; 0 means none."""
         return self.window if layer in self.windowed else 0
 
     def describe(self, config: dict | None = None) -> dict:
-        """The JSON of the metadata key `case`; `config` is what transformers writes, of a case with a family."""
+        """The JSON of the metadata key `case`; `config` is the one that transformers writes, for cases of a family."""
         return ({"hf_config": config} if config else {}) | {
             "name": self.name,
             "config": {
@@ -140,8 +140,8 @@ class Micro:
 
 
 def draw_micro(case: Case, step: int, micro: int) -> Micro:
-    stream = torch.randint(0, case.V, (case.B, case.T + 1), dtype=torch.int32)
-    tokens, targets = stream[:, :-1].contiguous(), stream[:, 1:].clone()
+    drawn = torch.randint(0, case.V, (case.B, case.T + 1), dtype=torch.int32)
+    tokens, targets = drawn[:, :-1].contiguous(), drawn[:, 1:].clone()
     if case.ignored:
         targets[torch.rand(targets.shape) < case.ignored] = IGNORED
     for blank_step, blank_micro, row in case.blank:
@@ -165,9 +165,9 @@ def draw_micro(case: Case, step: int, micro: int) -> Micro:
 
 
 def draw_masters(case: Case) -> dict[str, torch.Tensor]:
-    """f32 masters by Hugging Face name: matrices normal with a spread of 0.05 to 0.1, norm weights around 1, biases 0.1.
+    """f32 masters by Hugging Face name: matrices with a deviation of 0.05 to 0.1, norm weights 1 ± 0.1, biases ± 0.1.
 
-    Every 16th element lies halfway between two bf16, where rounding to even would give another weight.
+        Every 16th element is halfway between two bf16 numbers, where rounding to even would give another weight.
     """
     masters = {}
     for name, shape in parameter_shapes(case).items():

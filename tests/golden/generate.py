@@ -1,16 +1,16 @@
-"""Writes the golden fixtures: tiny models of every family trained for five steps by PyTorch.
+"""Writes the golden fixtures: tiny models of every family, trained for five steps by PyTorch.
 
-The reference is the family's class of transformers in f32 on one CPU thread. Before every forward it reads
-`(bits + 0x8000) & 0xffff0000` of an f32 master; gradients are taken with respect to those rounded weights and
-applied to the master by AdamW: see reference.py. The cases are in cases.py; README.md describes the files.
+The reference is the family's class in transformers, in f32 on one CPU thread. Before every forward its weights are set
+to `(bits + 0x8000) & 0xffff0000` of the f32 masters; gradients are taken with respect to those rounded weights and
+applied to the masters by AdamW: see reference.py. The cases are in cases.py; README.md describes the files.
 
-Nothing is written before it has been checked:
-  - gradients: an independent decoder in f64 (`plain_logits`) agrees with its own finite differences, and the
+A case is written only if these checks pass:
+  - gradients: an independent f64 decoder (`plain_logits`) agrees with its own finite differences, and the
     reference agrees with it;
   - documents: a packed row gives the logits of its documents run one by one;
   - AdamW: agrees with `torch.optim.AdamW` from the same gradients;
   - conditioning: the five steps repeated in f64, and repeated with noise of the size of f32 rounding on every
-    gradient, take at most a fifth of the bounds that the tests use. Otherwise the tests would test luck.
+    gradient, differ by at most a fifth of the bounds of the tests. Otherwise the tests could pass or fail by chance.
 """
 
 import argparse
@@ -31,11 +31,11 @@ MARGIN = 3e-4  # see `settle`
 
 
 def settle(case: Case, reference, init, batches) -> tuple[dict, Run]:
-    """Moves masters until none comes so close to a rounding boundary in a later step that the last bits decide it.
+    """Moves masters until none comes so close to a rounding boundary in a later step that its last bits matter.
 
-    One weight rounded the other way can move the loss by more than the bound on it. Close is within MARGIN of the
-    learning rate; weights so small that this is a good part of their bf16 spacing do no harm and stay. A move that
-    leaves the rounded weights alone leaves all other weights' trajectories alone.
+        One weight rounded the other way can change the loss by more than its bound. Close means within MARGIN of the
+        learning rate. Weights with a bf16 spacing of at most 16 times this are harmless and are not moved. A move that
+        does not change the rounded weights does not change the trajectories of other weights.
     """
     init = {name: p.clone() for name, p in init.items()}
     margin = MARGIN * max(case.lr)
@@ -56,7 +56,7 @@ def settle(case: Case, reference, init, batches) -> tuple[dict, Run]:
 
 
 def boundary_near(master: torch.Tensor) -> torch.Tensor:
-    """The nearest f32 at which the rounded weight changes: low 16 bits 0x8000."""
+    """The nearest f32 where the rounded weight changes: low 16 bits 0x8000."""
     return ((master.view(torch.int32) & -0x10000) | 0x8000).view(torch.float32)
 
 
@@ -69,7 +69,7 @@ def bf16_spacing(master: torch.Tensor) -> torch.Tensor:
 
 
 class TorchAdamW:
-    """`torch.optim.AdamW` fed the same gradients."""
+    """`torch.optim.AdamW` with the same gradients."""
 
     def __init__(self, case: Case, masters):
         self.case = case
@@ -111,12 +111,12 @@ def check_finite_differences(case: Case, init, micros) -> float:
         flat, g = w.view(-1), gradient[name].view(-1)
         entries = [g.abs().argmax().item(), *torch.randint(0, flat.numel(), (2,)).tolist()]
         for entry in entries:
-            kept, h = flat[entry].item(), 1e-5
-            flat[entry] = kept + h
+            center, h = flat[entry].item(), 1e-5
+            flat[entry] = center + h
             above = loss()
-            flat[entry] = kept - h
+            flat[entry] = center - h
             below = loss()
-            flat[entry] = kept
+            flat[entry] = center
             error = abs((above - below) / (2 * h) - g[entry].item()) / g.abs().max().item()
             require(error <= 1e-6, f"{case.name}: finite difference of {name}[{entry}] is off by {error:.1e} of max|g|")
             worst = max(worst, error)
@@ -124,7 +124,7 @@ def check_finite_differences(case: Case, init, micros) -> float:
 
 
 def check_documents(case: Case, reference: Reference, micro: Micro) -> None:
-    """A packed row equals its documents run one by one under the model's own causal mask."""
+    """Checks that a packed row equals its documents run one by one with the model's own causal mask."""
     with torch.no_grad():
         packed = reference.logits(micro)
         for row in range(case.B):
@@ -136,7 +136,7 @@ def check_documents(case: Case, reference: Reference, micro: Micro) -> None:
 
 
 def distance(case: Case, run: Run, reference: Run) -> dict[str, float]:
-    """How much of each bound of DESIGN section 10 the difference of two runs takes (1 = all of it)."""
+    """The difference of two runs as a share of each bound of DESIGN section 10 (1 = all of it)."""
     relative = lambda a, b: max(abs(x - y) / abs(y) for x, y in zip(a, b))
     grad = max(((run.grad[n] - g).abs() / (1e-4 * g.abs() + 1e-5 * g.abs().max())).max().item()
                for n, g in reference.grad.items())
@@ -169,8 +169,8 @@ def write_case(case: Case, folder: pathlib.Path) -> None:
         check_documents(case, reference, batches[0][0])
     again = [train(case, Plain(case), init, batches)]
     again += [train(case, Plain(case), init, batches, noise=1e-7) for _ in range(8)]
-    took = [distance(case, other, run) for other in again]
-    worst = {bound: max(t[bound] for t in took) for bound in took[0]}
+    shares = [distance(case, other, run) for other in again]
+    worst = {bound: max(share[bound] for share in shares) for bound in shares[0]}
     print(f"{case.name:16} {sum(p.numel() for p in init.values()):6} parameters  loss {run.loss[0]:.4f} -> "
           f"{run.loss[-1]:.4f}  norm {run.norm[0]:.3f}  finite differences {differences:.0e}  share of bound taken: "
           + "  ".join(f"{bound} {share:.2f}" for bound, share in worst.items()))
@@ -179,7 +179,7 @@ def write_case(case: Case, folder: pathlib.Path) -> None:
     tensors = {f"init.{name}": p for name, p in init.items()}
     for step, micros in enumerate(batches):
         for index, micro in enumerate(micros):
-            tensors |= {f"{what}.{step}.{index}": t for what, t in vars(micro).items() if t is not None}
+            tensors |= {f"{field}.{step}.{index}": t for field, t in vars(micro).items() if t is not None}
     tensors["loss"] = torch.tensor(run.loss, dtype=torch.float64)
     tensors["grad_norm"] = torch.tensor(run.norm, dtype=torch.float64)
     tensors |= {f"grad.{name}": g for name, g in run.grad.items()}
@@ -199,14 +199,14 @@ def write_case(case: Case, folder: pathlib.Path) -> None:
 
 
 def write(tensors, path: pathlib.Path, metadata: dict[str, str]) -> None:
-    """One metadata key only: their order in the file is not fixed."""
+    """Requires a single metadata key, because the order of keys in the file is not fixed."""
     assert len(metadata) == 1
     safetensors.torch.save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path, metadata)
 
 
 FOLDER = Case("hf_llama", 20, C=32, F=43, L=2, H=4, G=2, D=8, V=61, B=2, T=17, theta=10000.0)
 
-# What transformers 4.46 writes for FOLDER (compared with its own output; 5 writes the other folder itself).
+# The config that transformers 4.46 writes for FOLDER (compared with its output). transformers 5 writes the other folder.
 FOLDER_CONFIG_4 = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -237,7 +237,7 @@ FOLDER_CONFIG_4 = {
 
 
 def write_folders(folder: pathlib.Path) -> None:
-    """hf4/ and hf5/: one bf16 model, its config as transformers 4 and as 5 write it; hf_llama: its logits."""
+    """Writes hf4/ and hf5/: one bf16 model with configs of transformers 4 and 5; and hf_llama: its logits."""
     torch.manual_seed(FOLDER.seed)
     masters = draw_masters(FOLDER)
     tokens = torch.randint(0, FOLDER.V, (FOLDER.B, FOLDER.T), dtype=torch.int32)
@@ -262,7 +262,7 @@ def write_folders(folder: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=HERE, help="folder to write into (default: this one)")
-    parser.add_argument("--only", action="append", help="write this case alone; may be repeated")
+    parser.add_argument("--only", action="append", help="write only this case; may be repeated")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -1,12 +1,12 @@
-"""Writes what tests/c/dpo.c and tests/c/grpo.c are held against: the same losses in PyTorch, from the same weights.
+"""Writes the reference results of tests/c/dpo.c and tests/c/grpo.c: the same losses in PyTorch, from the same weights.
 
-Both start from the model of `hf4/`. A run's header beside its C program has texts, options, and loss and gradient norm
-of every step; its folder here has the f32 masters after the last. Log-probabilities are those of transformers, of one
-text at a time, so that padding and packing are the C programs' own; losses are written as their papers have them and
+Both start from the model of `hf4/`. A header next to each C program has texts, options, and loss and gradient norm
+of every step; its folder here has the final f32 masters. Log-probabilities are those of transformers, for one text at a
+time, so padding and packing are tested in the C programs only; losses are written as in their papers and
 differentiated by autograd. The step is that of reference.py: weights rounded to bf16, gradients f32, AdamW on masters.
 
-Nothing is written before it has been checked: the steps repeated in f64 by the independent decoder, and repeated with
-noise of the size of f32 rounding on every gradient, take at most a fifth of the bounds that the C programs use.
+A case is written only if the steps repeated in f64 by the independent decoder, and repeated with noise of the size of
+f32 rounding on every gradient, differ by at most a fifth of the bounds of the C programs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ OPTIONS = dict(lr=(1e-3,) * STEPS, beta1=0.9, beta2=0.95, adam_eps=1e-6, decay=0
 
 @dataclass
 class Text:
-    """A completion of a prompt, token ids."""
+    """A prompt and its completion, as token ids."""
 
     prompt: list
     completion: list
@@ -43,12 +43,12 @@ def draw(rng: random.Random, shortest: int, longest: int) -> list:
 
 
 def literal(ids: list) -> str:
-    """A `text_t` in C."""
+    """A `text_t` literal in C."""
     return f"{{{len(ids)}, {{{', '.join(map(str, ids))}}}}}"
 
 
 def logprobs(model, text: Text) -> torch.Tensor:
-    """[tokens of the completion]: log-probability of each under the model."""
+    """Log-probability of each token of the completion, [tokens]."""
     ids = torch.tensor([text.prompt + text.completion], dtype=torch.int32)
     logits = model.logits(Micro(ids, ids, None, None))[0]
     first = len(text.prompt) - 1  # the row that predicts the completion's first token
@@ -57,7 +57,7 @@ def logprobs(model, text: Text) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The losses. Each is given the step and a function from a text to its log-probabilities under the policy.
+# The losses. `of` maps a text to its log-probabilities under the policy.
 
 
 class Dpo:
@@ -133,7 +133,7 @@ class Grpo:
         return -total / len(texts)
 
     def look(self, ratio: torch.Tensor, advantage: torch.Tensor) -> None:
-        """How many tokens were clipped, and how near one came to the border, where the gradient jumps."""
+        """Counts clipped tokens, and records how near a ratio came to the clipping border, where the gradient jumps."""
         if advantage == 0:
             return
         border = 1 + self.epsilon * advantage.sign()
@@ -170,13 +170,13 @@ def train(case: Case, kind, model, init, noise: float = 0.0) -> tuple[Run, objec
     masters = {name: p.clone() for name, p in init.items()}
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in masters.items()}
     rounded = lambda: model.load({name: round_to_bf16(p) for name, p in masters.items()})
-    what, run = kind(), Run([], [], masters)
+    objective, run = kind(), Run([], [], masters)
     with torch.no_grad():
         rounded()
-        what.begin(lambda text: logprobs(model, text))
+        objective.begin(lambda text: logprobs(model, text))
     for step in range(STEPS):
         parameters = rounded()
-        loss = what.loss(step, lambda text: logprobs(model, text))
+        loss = objective.loss(step, lambda text: logprobs(model, text))
         gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values()))))
         for g in gradient.values():
             if noise:
@@ -187,11 +187,11 @@ def train(case: Case, kind, model, init, noise: float = 0.0) -> tuple[Run, objec
         run.norm.append(norm)
         for name, p in masters.items():
             adamw(case, step, p, *moments[name], gradient[name].float() * factor)
-    return run, what
+    return run, objective
 
 
 def distance(case: Case, run: Run, other: Run) -> dict:
-    """How much of each bound of tests/c/pytorch.h the difference of two runs takes (1 = all of it)."""
+    """The difference of two runs as a share of each bound of tests/c/pytorch.h (1 = all of it)."""
     d = torch.cat([(run.final[n] - p).abs().flatten() for n, p in other.final.items()])
     size = torch.cat([p.abs().flatten() for p in other.final.values()])
     outside = d > 1e-4 * size + 0.02 * max(case.lr)
@@ -206,17 +206,17 @@ def distance(case: Case, run: Run, other: Run) -> dict:
 def write(kind, programs: pathlib.Path, folder: pathlib.Path) -> None:
     case = dataclasses.replace(FOLDER, **OPTIONS)
     init = {name: p.float() for name, p in safetensors.torch.load_file(HERE / "hf4" / "model.safetensors").items()}
-    run, what = train(case, kind, Reference(case), init)
+    run, objective = train(case, kind, Reference(case), init)
     others = [train(case, kind, Plain(case), init)[0]]
     others += [train(case, kind, Plain(case), init, noise=1e-7)[0] for _ in range(8)]
-    took = [distance(case, other, run) for other in others]
-    worst = {bound: max(t[bound] for t in took) for bound in took[0]}
+    shares = [distance(case, other, run) for other in others]
+    worst = {bound: max(share[bound] for share in shares) for bound in shares[0]}
     print(f"{kind.name}: loss {' '.join(f'{x:.4f}' for x in run.loss)}  norm {' '.join(f'{x:.3f}' for x in run.norm)}  "
           "share of bound taken: " + "  ".join(f"{bound} {share:.2f}" for bound, share in worst.items()))
     require(max(worst.values()) <= 0.2, f"{kind.name}: too sensitive to rounding, choose another seed")
     if kind is Grpo:
-        print(f"grpo: {what.clipped} tokens clipped, the nearest ratio is {what.nearest:.4f} from its border")
-        require(what.clipped > 5 and what.nearest > 1e-4, "grpo: clipping is not exercised, or luck decides it")
+        print(f"grpo: {objective.clipped} tokens clipped, the nearest ratio is {objective.nearest:.4f} from its border")
+        require(objective.clipped > 5 and objective.nearest > 1e-4, "grpo: too few clipped tokens, or one near the border")
 
     def values(name: str, numbers: list) -> str:
         return "\n".join([f"static const double {name}[STEPS] = {{", *(f"    {x!r}," for x in numbers), "};"])
@@ -226,7 +226,7 @@ def write(kind, programs: pathlib.Path, folder: pathlib.Path) -> None:
         f" * Written by tests/golden/losses.py with torch {torch.__version__.split('+')[0]}, transformers "
         f"{transformers.__version__}. */",
         f"#ifndef {kind.name.upper()}_DATA_H", f"#define {kind.name.upper()}_DATA_H", "",
-        "#include <stddef.h>", "#include <stdint.h>", "", what.header(), "",
+        "#include <stddef.h>", "#include <stdint.h>", "", objective.header(), "",
         "/* AdamW and clipping; the learning rate is constant. */",
         f"static const double LR = {case.lr[0]}, BETA1 = {case.beta1}, BETA2 = {case.beta2}, EPS = {case.adam_eps};",
         f"static const double DECAY = {case.decay}, CLIP = {case.clip};", "",
@@ -239,7 +239,7 @@ def write(kind, programs: pathlib.Path, folder: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, help="a folder for all of it (default: the places in the tree)")
+    parser.add_argument("--out", type=pathlib.Path, help="write everything to this folder (default: into the tree)")
     out = parser.parse_args().out
     torch.manual_seed(1)
     torch.set_num_threads(1)

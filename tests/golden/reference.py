@@ -1,4 +1,4 @@
-"""The reference model, an independent one in f64, and the training step both run."""
+"""The reference model, an independent f64 model, and the training step of both."""
 
 import math
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from cases import IGNORED, Case, Micro, parameter_shapes
 
-# The two models give logits, f32 or f64 [B, T, V], from weights by name.
+# Both models return logits [B, T, V], f32 or f64, from weights by name.
 
 
 def positions_and_mask(micro: Micro, window: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions i64 [B, T] that restart in every document; bool [B, T, T], true where a row attends in a layer."""
+    """Positions i64 [B, T], which restart in every document; and a mask bool [B, T, T], true where a row attends."""
     T = micro.tokens.shape[1]
     docs = torch.zeros_like(micro.tokens) if micro.docs is None else micro.docs
     same = docs[:, :, None] == docs[:, None, :]
@@ -23,10 +23,10 @@ def positions_and_mask(micro: Micro, window: int = 0) -> tuple[torch.Tensor, tor
 
 
 class Reference:
-    """The family's class in f32 with eager attention. Without documents it builds its own masks."""
+    """The family's class in f32 with eager attention. Without documents the model builds its own masks."""
 
     def __init__(self, case: Case):
-        from transformers import AutoConfig, AutoModelForCausalLM  # not everybody who has torch has it
+        from transformers import AutoConfig, AutoModelForCausalLM  # not all users of this file have it
 
         self.case = case
         config = AutoConfig.for_model(case.family or "llama", **arguments(case), attn_implementation="eager")
@@ -50,19 +50,19 @@ class Reference:
             return torch.where(visible, 0.0, torch.finfo(torch.float32).min)[:, None]
 
         masks = {"full_attention": mask(0), "sliding_attention": mask(self.case.window)}
-        # Where layers differ the model takes a mask for each kind.
+        # Qwen models take a mask per kind of layer.
         if not self.case.family.startswith("qwen"):
             masks = mask(self.case.layer_window(0))
         return self.model(input_ids=micro.tokens.long(), attention_mask=masks, position_ids=positions,
                           use_cache=False).logits
 
     def config(self) -> dict:
-        """What transformers writes into `config.json`."""
+        """The contents of `config.json` as transformers writes it."""
         return self.model.config.to_diff_dict() | {"architectures": [type(self.model).__name__]}
 
 
 class Naive(Reference):
-    """The same class with bf16 weights, activations and gradients; what it makes in f32 of itself stays."""
+    """The same class with bf16 weights, activations and gradients; f32 operations inside the class stay f32."""
 
     def __init__(self, case: Case):
         super().__init__(case)
@@ -74,7 +74,7 @@ class Naive(Reference):
 
 
 class Plain:
-    """The same decoder written out from its formulas, in f64 throughout, or in another type and on another device."""
+    """The same decoder written out from its formulas, in f64 by default."""
 
     def __init__(self, case: Case, dtype=torch.float64, device="cpu"):
         self.case, self.dtype, self.device = case, dtype, device
@@ -88,26 +88,26 @@ class Plain:
 
 
 def arguments(case: Case) -> dict:
-    """Of the family's configuration class."""
-    said = dict(case.describe()["config"])
-    rope = {"rope_type": "default", "rope_theta": said.pop("rope_theta")} | dict(case.rope)
-    said |= {"rope_parameters": rope, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+    """Arguments of the family's configuration class."""
+    arguments = dict(case.describe()["config"])
+    rope = {"rope_type": "default", "rope_theta": arguments.pop("rope_theta")} | dict(case.rope)
+    arguments |= {"rope_parameters": rope, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
     if case.family == "llama":
-        said |= {"attention_bias": case.qkv_bias, "mlp_bias": case.mlp_bias}
+        arguments |= {"attention_bias": case.qkv_bias, "mlp_bias": case.mlp_bias}
     if case.family == "mistral":
-        said |= {"sliding_window": case.window or None}
+        arguments |= {"sliding_window": case.window or None}
     if case.family.startswith("qwen"):
-        said |= {"use_sliding_window": case.window > 0, "sliding_window": case.window or None}
+        arguments |= {"use_sliding_window": case.window > 0, "sliding_window": case.window or None}
     if case.family == "qwen2":
-        said |= {"max_window_layers": min(case.windowed, default=case.L)}
+        arguments |= {"max_window_layers": min(case.windowed, default=case.L)}
     if case.family == "qwen3":
         kinds = ["sliding_attention" if case.layer_window(layer) else "full_attention" for layer in range(case.L)]
-        said |= {"attention_bias": case.qkv_bias, "layer_types": kinds}
-    return said
+        arguments |= {"attention_bias": case.qkv_bias, "layer_types": kinds}
+    return arguments
 
 
 def frequencies(case: Case) -> torch.Tensor:
-    """f64 [D/2]: by what a position turns each pair. The scalings are written out from their papers' formulas."""
+    """The angle per position of each pair, f64 [D/2]. Scalings follow the formulas of their papers."""
     plain = case.theta ** (-torch.arange(0, case.D, 2, dtype=torch.float64) / case.D)
     rope = dict(case.rope)
     match rope.get("rope_type", "default"):
@@ -118,15 +118,15 @@ def frequencies(case: Case) -> torch.Tensor:
         case "llama3":
             turns = rope["original_max_position_embeddings"] * plain / (2.0 * math.pi)
             low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-            kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1: many turns, a short wave, left as it is
-            return plain * (kept + (1.0 - kept) / rope["factor"])
+            unscaled = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1 for short wavelengths, which are not scaled
+            return plain * (unscaled + (1.0 - unscaled) / rope["factor"])
 
 
 def plain_logits(case: Case, w: dict[str, torch.Tensor], micro: Micro) -> torch.Tensor:
     B, T = micro.tokens.shape
     H, G, D = case.H, case.G, case.D
     dtype = w["model.norm.weight"].dtype
-    wide = torch.promote_types(dtype, torch.float32)  # where bf16 models sum and norm
+    wide = torch.promote_types(dtype, torch.float32)  # the dtype of sums and norms in bf16 models
     positions, _ = positions_and_mask(micro)
     angle = positions[:, None, :, None] * frequencies(case).to(positions.device)
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
@@ -162,14 +162,14 @@ def plain_logits(case: Case, w: dict[str, torch.Tensor], micro: Micro) -> torch.
 
 
 def round_to_bf16(master: torch.Tensor) -> torch.Tensor:
-    """f32 -> the f32 whose low 16 bits are zero: (bits + 0x8000) & 0xffff0000, halves away from zero."""
+    """Rounds f32 to bf16 (low 16 bits zero): (bits + 0x8000) & 0xffff0000, halves away from zero."""
     bits = master.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
     rounded = (bits + 0x8000) & 0xFFFF0000
     return torch.where(rounded >= 1 << 31, rounded - (1 << 32), rounded).to(torch.int32).view(torch.float32)
 
 
 def micro_loss(model, micro: Micro, total: float) -> tuple[torch.Tensor, float]:
-    """This micro-batch's share of the step's loss: once to differentiate, once summed in f64."""
+    """This micro-batch's share of the step's loss: as a tensor to differentiate, and summed in f64."""
     logits = model.logits(micro)
     nll = F.cross_entropy(logits.flatten(0, 1), micro.targets.long().flatten(), ignore_index=IGNORED, reduction="none")
     weights = micro.effective_weights().flatten()
@@ -178,7 +178,7 @@ def micro_loss(model, micro: Micro, total: float) -> tuple[torch.Tensor, float]:
 
 
 def step_gradient(model, masters, micros: list[Micro]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss (f64) of a step and its gradient: one denominator, the sum of all weights of the step."""
+    """Loss (f64) and gradient of a step. The denominator is the sum of all weights of the step."""
     total = sum(m.effective_weights().double().sum().item() for m in micros)
     loss, gradient = 0.0, {}
     for micro in micros:
@@ -195,7 +195,7 @@ def global_norm(gradient: dict[str, torch.Tensor]) -> float:
 
 
 def adamw(case: Case, step: int, p, m, v, g) -> None:
-    """In place on f32 p, m, v. The scalars are f64, taken from the step number, rounded to f32 where they meet f32."""
+    """Updates f32 p, m, v in place. Scalars are f64 and rounded to f32 in operations with tensors."""
     lr = case.lr[step]
     correction1 = 1.0 - case.beta1 ** (step + 1)
     correction2 = 1.0 - case.beta2 ** (step + 1)
@@ -210,13 +210,13 @@ def adamw(case: Case, step: int, p, m, v, g) -> None:
 class Run:
     loss: list
     norm: list
-    grad: dict  # f32 (f64 from Plain), of the first step, not clipped
+    grad: dict  # gradient of the first step before clipping, f32 (f64 from Plain)
     final: dict  # f32 masters after the last step
-    read: list  # f32 masters that each step's forward rounded
+    read: list  # f32 masters before each step
 
 
 def train(case: Case, model, init, batches, noise: float = 0.0, observe=None) -> Run:
-    """Five steps. `noise` adds normal noise of that share of max|g| to every tensor's gradient.
+    """Runs five steps. `noise` adds normal noise of this share of max|g| to every tensor's gradient.
 
     `observe(step, masters, gradient)` is called after each update with the clipped gradient it used.
     """

@@ -1,9 +1,9 @@
-"""Import, export, and what transformers says of it: `python tests/golden/roundtrip.py target/release/horizon`.
+"""Tests import and export against transformers: `python tests/golden/roundtrip.py target/release/horizon`.
 
-For every family a tiny model is saved by transformers, as bf16 and as f32, in one file and in several. `horizon train`
-takes it through a step with learning rate 0 and writes it out. The export must have every tensor bit for bit, load in
-transformers without a word about weights, describe the same model, and give the same logits. The packages are those of
-README.md; any transformers from 4.53 on will do, since both versions of the config are to be read and written.
+transformers saves a tiny model of every family, as bf16 and as f32, in one file and in several. `horizon train` runs a
+step with learning rate 0 and exports it. The export must have every tensor bit for bit, load in transformers without
+warnings about weights, have the same config, and give the same logits. The packages are those of README.md; any
+transformers from 4.53 works, since both versions of the config must be read and written.
 """
 
 import pathlib
@@ -35,35 +35,35 @@ MODELS = {
 }
 
 
-def config_of(family: str, said: dict):
-    said = dict(said)
-    rope = said.pop("rope", None)
+def config_of(family: str, options: dict):
+    options = dict(options)
+    rope = options.pop("rope", None)
     if transformers.__version__.startswith("4."):
-        said |= {"rope_theta": 500.0, "rope_scaling": rope}
+        options |= {"rope_theta": 500.0, "rope_scaling": rope}
     else:
-        said |= {"rope_parameters": {"rope_theta": 500.0} | (rope or {"rope_type": "default"})}
-    return AutoConfig.for_model(family, **(SMALL | said))
+        options |= {"rope_parameters": {"rope_theta": 500.0} | (rope or {"rope_type": "default"})}
+    return AutoConfig.for_model(family, **(SMALL | options))
 
 
 def load(folder: pathlib.Path):
     model, report = AutoModelForCausalLM.from_pretrained(
         folder, torch_dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
-    for what, names in report.items():
-        assert not names, f"{folder}: {what} {names}"
+    for problem, names in report.items():
+        assert not names, f"{folder}: {problem} {names}"
     return model.eval()
 
 
 def described(model) -> dict:
-    """The config without what says where it came from."""
-    apart = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures", "pad_token_id"}
-    return {key: value for key, value in model.config.to_dict().items() if key not in apart}
+    """The config without entries about its origin."""
+    ignored = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures", "pad_token_id"}
+    return {key: value for key, value in model.config.to_dict().items() if key not in ignored}
 
 
 def check(horizon: str, name: str, dtype: torch.dtype, shards: str, work: pathlib.Path) -> None:
     source, out = work / "source", work / "out"
     torch.manual_seed(1)
-    family, said = MODELS[name]
-    model = AutoModelForCausalLM.from_config(config_of(family, said))
+    family, options = MODELS[name]
+    model = AutoModelForCausalLM.from_config(config_of(family, options))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.to(dtype).save_pretrained(source, max_shard_size=shards)
@@ -95,7 +95,7 @@ def main() -> None:
             for shards in ("5GB", "20KB"):
                 with tempfile.TemporaryDirectory() as work:
                     check(sys.argv[1], name, dtype, shards, pathlib.Path(work))
-        print(f"{name}: as bf16 and f32, whole and in shards, comes back as it went in")
+        print(f"{name}: as bf16 and f32, in one file and in shards, the export equals the original")
     print(f"transformers {transformers.__version__}: all {len(MODELS)} models")
 
 

@@ -1,4 +1,4 @@
-//! Tiny models against PyTorch: loss, norm and gradient of a step, weights after five.
+//! Tiny models against PyTorch: loss, norm and gradients of a step, and weights after five steps.
 
 use horizon::base::{DType, Shape, master as split, unwatched};
 use horizon::engine::{Trainer, TrainerOptions};
@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use support::golden::Case;
 use support::root;
 
-/// Every case.
+/// All cases in `tests/golden`.
 const CASES: [&str; 24] = [
     "base_gqa",
     "tied_mha",
@@ -44,10 +44,13 @@ fn master(trainer: &mut Trainer, name: &str) -> Vec<f32> {
 }
 
 fn close(what: &str, got: f64, want: f64, bound: f64) {
-    assert!((got - want).abs() <= bound, "{what}: got {got}, PyTorch has {want}, bound {bound:e}");
+    assert!(
+        (got - want).abs() <= bound,
+        "{what}: got {got}, PyTorch has {want}, allowed difference {bound:e}"
+    );
 }
 
-/// The gradient of step 1, element by element: |d| ≤ 1e-4·|g| + 1e-5·max|g|, and one ulp more for bf16.
+/// Compares the gradient of step 1 element by element: |d| ≤ 1e-4·|g| + 1e-5·max|g|, plus one ulp for bf16.
 fn gradients_agree(name: &str, grad_dtype: DType) {
     let case = Case::read(name);
     let mut options = case.options.clone();
@@ -66,23 +69,23 @@ fn gradients_agree(name: &str, grad_dtype: DType) {
             let bound = 1e-4 * f64::from(want.abs()) + 1e-5 * f64::from(largest) + ulp;
             close(&format!("{name}, gradient of {tensor}[{index}]"), got.into(), want.into(), bound);
             if grad_dtype == DType::Bf16 {
-                assert_eq!(split::widen(split::round(got)), got, "{tensor}[{index}] is stored as bf16");
+                assert_eq!(split::widen(split::round(got)), got, "{tensor}[{index}] must be stored as bf16");
             }
         }
     }
 }
 
 #[test]
-fn gradients_of_the_first_step() {
+fn gradients_of_the_first_step_match() {
     for name in CASES {
         gradients_agree(name, DType::F32);
         gradients_agree(name, DType::Bf16);
     }
 }
 
-/// Logits of every position of a family's case, element by element: |d| ≤ 1e-4·|x| + 1e-5·max|x|.
+/// Compares logits of all positions, for the cases of families, element by element: |d| ≤ 1e-4·|x| + 1e-5·max|x|.
 #[test]
-fn logits_of_the_first_weights() {
+fn logits_of_initial_weights_match() {
     let mut families = 0;
     for name in CASES {
         let case = Case::read(name);
@@ -103,10 +106,10 @@ fn logits_of_the_first_weights() {
     assert!(families >= 7, "only {families} cases have logits");
 }
 
-/// Losses and norms of every step to 1e-5 relative; weights to 1e-4·|w| + 0.02·lr for all but 1 in 10⁴
-/// elements, and to lr for all.
+/// Compares losses (1e-5 relative) and norms (1e-4) of every step; and weights, to 1e-4·|w| + 0.02·lr for all
+/// but 1 in 10⁴ elements and to lr for all.
 #[test]
-fn five_steps() {
+fn five_steps_match() {
     for name in CASES {
         let case = Case::read(name);
         let mut trainer = case.open(&case.options);
@@ -124,21 +127,26 @@ fn five_steps() {
             let want = case.f32(&format!("final.{tensor}"));
             for (index, (got, want)) in master(&mut trainer, &tensor).into_iter().zip(want).enumerate() {
                 let (got, want) = (f64::from(got), f64::from(want));
-                let place = format!("{name}, weight {tensor}[{index}] after five steps");
-                close(&place, got, want, lr);
+                let weight = format!("{name}, weight {tensor}[{index}] after five steps");
+                close(&weight, got, want, lr);
                 elements += 1;
                 if (got - want).abs() > 1e-4 * want.abs() + 0.02 * lr {
-                    beyond.push(format!("{place}: {got} against {want}"));
+                    beyond.push(format!("{weight}: {got}, PyTorch has {want}"));
                 }
             }
         }
-        assert!(beyond.len() * 10_000 <= elements, "{} of {elements}:\n{}", beyond.len(), beyond.join("\n"));
+        assert!(
+            beyond.len() * 10_000 <= elements,
+            "{} of {elements} differ:\n{}",
+            beyond.len(),
+            beyond.join("\n")
+        );
     }
 }
 
-/// A folder as transformers 4 writes it and as 5 does: the logits of every position of both sequences.
+/// Folders as written by transformers 4 and 5: compares the logits of all positions of both sequences.
 #[test]
-fn folders_of_both_formats() {
+fn folders_of_both_formats_match() {
     let golden = root().join("tests/golden");
     let bytes = std::fs::read(golden.join("hf_llama.safetensors")).unwrap();
     let reference = SafeTensors::deserialize(&bytes).unwrap();
@@ -155,8 +163,8 @@ fn folders_of_both_formats() {
             for (position, want) in want.chunks_exact(v).enumerate() {
                 let got = trainer.logits(&sequence[..=position]).unwrap();
                 for (token, (&got, &want)) in got.iter().zip(want).enumerate() {
-                    let place = format!("{folder}, position {position}, logit {token}");
-                    close(&place, got.into(), want.into(), 1e-5 * f64::from(want.abs()) + 1e-5);
+                    let logit = format!("{folder}, position {position}, logit {token}");
+                    close(&logit, got.into(), want.into(), 1e-5 * f64::from(want.abs()) + 1e-5);
                 }
             }
         }

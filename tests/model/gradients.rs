@@ -1,5 +1,5 @@
-//! The whole model, composed as the engine composes it: on the CPU the gradient of every tensor against central
-//! differences of the f64 reference, on CUDA against the CPU.
+//! The whole model, composed of passes as in the engine: on the CPU the gradient of every tensor against
+//! central differences of the f64 reference, on CUDA against the CPU.
 
 use horizon::base::{Dims, Shape};
 use horizon::model::{Biases, HeadTask, ModelConfig, PassId, Recompute, RopeScaling, Window};
@@ -10,13 +10,13 @@ use support::reference::device::Device;
 use support::reference::memory::Memory;
 use support::reference::{Random, wide};
 
-use crate::step::{Micro, Model, Step, Sums};
+use crate::step::{Accumulators, Micro, Model, Step};
 
-/// The loss and the gradient of every tensor, and zeros between tensors.
+/// Checks the loss and the gradient of every tensor, and zeros in the padding.
 fn check(step: &Step, chunk: usize, random: &mut Random) {
     let model = step.model(chunk);
     let results = trained(&model, Recompute::Full);
-    nothing_else_changes_a_bit(step, chunk, &results);
+    other_paths_give_the_same_bits(step, chunk, &results);
     let loss = results[0].read_f64()[0] * f64::from(step.scale());
     let expected = step.reference_loss(&step.tensors);
     assert!((loss - expected).abs() <= 1e-6 * expected, "loss {loss}, expected {expected}");
@@ -34,7 +34,7 @@ fn check(step: &Step, chunk: usize, random: &mut Random) {
     }
 }
 
-/// The loss, then the gradient of every unit.
+/// Returns the loss, then the gradient of every unit.
 fn trained(model: &Model, recompute: Recompute) -> Vec<Memory> {
     model.device().run(|k| model.run(k, recompute, HeadTask::LossBackward))
 }
@@ -43,23 +43,24 @@ fn bits(memory: &Memory) -> Vec<u32> {
     memory.read_f32().into_iter().map(f32::to_bits).collect()
 }
 
-/// Loss and gradients have the same bits whatever is kept instead of computed again, with each layer as one unit or two; and
-/// gradients when the loss is a function of log-probabilities that is computed elsewhere.
-fn nothing_else_changes_a_bit(step: &Step, chunk: usize, full: &[Memory]) {
+/// Loss and gradients have the same bits in every recompute mode, with each layer as one or two units; and
+/// gradients also with an external loss of log-probabilities.
+fn other_paths_give_the_same_bits(step: &Step, chunk: usize, full: &[Memory]) {
     let (whole, halves) = (step.model(chunk), step.model_in_halves(chunk));
     for recompute in Recompute::ALL {
         if recompute != Recompute::Full {
-            for (kept, full) in trained(&whole, recompute).iter().zip(full) {
-                assert!(bits(kept) == bits(full), "{recompute:?}");
+            for (other, full) in trained(&whole, recompute).iter().zip(full) {
+                assert!(bits(other) == bits(full), "{recompute:?}");
             }
         }
         let results = step.device.run_once(|k| halves.run(k, recompute, HeadTask::LossBackward));
         assert!(bits(&results[0]) == bits(&full[0]), "loss in halves, {recompute:?}");
         for (unit, tensor) in halves.layout.tensors() {
             let (whole_unit, whole_tensor) = whole.layout.find(&tensor.name).expect("the same tensor");
-            let part = |memory: &Memory, first: usize| bits(memory)[first..][..tensor.elements()].to_vec();
-            let half = part(&results[1 + unit.at()], tensor.offset);
-            let equal = half == part(&full[1 + whole_unit.at()], whole_tensor.offset);
+            let tensor_bits =
+                |memory: &Memory, first: usize| bits(memory)[first..][..tensor.elements()].to_vec();
+            let half = tensor_bits(&results[1 + unit.at()], tensor.offset);
+            let equal = half == tensor_bits(&full[1 + whole_unit.at()], whole_tensor.offset);
             assert!(equal, "{} in halves, {recompute:?}", tensor.name);
         }
     }
@@ -93,18 +94,18 @@ fn plain(dims: Dims, tied: bool) -> ModelConfig {
     ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) }
 }
 
-/// Odd everything; heads' width H·D is not C.
+/// Odd sizes; H·D differs from C.
 const ODD: Dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 2 };
 
 #[test]
-fn untied_grouped_heads_two_micro_batches() {
+fn untied_gqa_two_micro_batches() {
     let mut random = Random::new(20);
     let step = Step::new(&Device::Cpu, plain(ODD, false), Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
     check(&step, 7, &mut random);
 }
 
 #[test]
-fn tied_one_key_head_two_micro_batches() {
+fn tied_mqa_two_micro_batches() {
     let mut random = Random::new(21);
     let dims = Dims { g: 1, ..ODD };
     let step = Step::new(&Device::Cpu, plain(dims, true), Shape { b: 2, t: 9 }, 2, 0.4, &mut random);
@@ -112,16 +113,16 @@ fn tied_one_key_head_two_micro_batches() {
 }
 
 #[test]
-fn untied_as_many_key_heads_as_query_heads() {
+fn untied_mha() {
     let mut random = Random::new(22);
-    // Wide heads and a narrow feed-forward: attention's gradients are the larger of what shares memory.
+    // Large heads and a narrow MLP, so that attention's gradients are the larger of the buffers that share memory.
     let dims = Dims { c: 16, h: 3, g: 3, d: 14, f: 5, v: 11, l: 1 };
     let step = Step::new(&Device::Cpu, plain(dims, false), Shape { b: 1, t: 17 }, 1, 0.4, &mut random);
     check(&step, 1, &mut random);
 }
 
 #[test]
-fn biases_of_attention_and_a_window_in_one_layer() {
+fn qkv_biases_and_a_window_in_one_layer() {
     let mut random = Random::new(27);
     let config = ModelConfig {
         biases: Biases { qkv: true, o: false, mlp: false },
@@ -134,7 +135,7 @@ fn biases_of_attention_and_a_window_in_one_layer() {
 }
 
 #[test]
-fn norms_of_heads_and_every_bias() {
+fn qk_norm_and_all_biases() {
     let mut random = Random::new(25);
     let config = ModelConfig {
         biases: Biases { qkv: true, o: true, mlp: true },
@@ -147,7 +148,7 @@ fn norms_of_heads_and_every_bias() {
 }
 
 #[test]
-fn norms_of_one_key_head_and_a_window_everywhere() {
+fn qk_norm_mqa_and_a_window_in_all_layers() {
     let mut random = Random::new(26);
     let config = ModelConfig {
         qk_norm: true,
@@ -159,13 +160,14 @@ fn norms_of_one_key_head_and_a_window_everywhere() {
 }
 
 #[test]
-fn loss_log_probabilities_and_logits_are_those_of_the_reference() {
+fn loss_log_probabilities_and_logits_match_the_reference() {
     let mut random = Random::new(23);
     let step = Step::new(&Device::Cpu, plain(ODD, false), Shape { b: 1, t: 13 }, 1, 0.4, &mut random);
     let (batch, v) = (&step.batches[0], step.config.dims.v);
     let model = step.model(5);
     let results = Device::Cpu.run(|k| {
-        let (set, added) = (Sums::new(&model), Sums { loss: Memory::f64s(&[2.0]), gradients: Vec::new() });
+        let (set, added) =
+            (Accumulators::new(&model), Accumulators { loss: Memory::f64s(&[2.0]), gradients: Vec::new() });
         let micro = Micro::new(&model, k, batch, &set, Recompute::Full);
         micro.forward();
         micro.run(PassId::Head(HeadTask::Loss, Write::Set));
@@ -191,31 +193,31 @@ fn loss_log_probabilities_and_logits_are_those_of_the_reference() {
     close("log-probabilities", &results[2].read_f32(), &logprobs, 1e-5, 1e-5);
 }
 
-/// The same composition on CUDA, where activations are bf16: every gradient is the CPU's but for roundings, nothing kept
-/// changes a bit, and the products are those that are prepared before a first step.
+/// On CUDA, where activations are bf16, every gradient equals the CPU's up to rounding, all recompute modes
+/// give the same bits, and the GEMMs are those prepared before the first step.
 #[test]
-fn on_cuda_gradients_are_those_of_the_cpu() {
+fn gradients_on_cuda_match_the_cpu() {
     let dims = Dims { c: 64, h: 2, g: 1, d: 64, f: 72, v: 37, l: 2 };
     let (shape, chunk) = (Shape { b: 2, t: 9 }, 7);
-    // Activations of about 1, so that no rounding is magnified.
+    // Keeps activations near 1, so that rounding errors are not amplified.
     const SCALE: f32 = 0.2;
     for device in Device::all() {
         let Device::Cuda(cuda) = &device else { continue };
-        let every = ModelConfig {
+        let all_options = ModelConfig {
             biases: Biases { qkv: true, o: true, mlp: true },
             qk_norm: true,
             window: Some(Window { size: 4, layers: vec![false, true] }),
             ..plain(dims, false)
         };
-        for config in [plain(dims, false), plain(dims, true), every] {
+        for config in [plain(dims, false), plain(dims, true), all_options] {
             let mut random = Random::new(24);
             let step = Step::new(&device, config.clone(), shape, 2, SCALE, &mut random);
             let model = step.model(chunk);
-            cuda.kernels().prepare(&model.passes.gemms()).expect("gemm_table");
+            cuda.kernels().prepare(&model.passes.gemms()).expect("the GEMMs are prepared");
             let prepared = cuda.kernels().choices();
             let results = trained(&model, Recompute::Full);
-            nothing_else_changes_a_bit(&step, chunk, &results);
-            assert_eq!(cuda.kernels().choices(), prepared, "a product was not prepared");
+            other_paths_give_the_same_bits(&step, chunk, &results);
+            assert_eq!(cuda.kernels().choices(), prepared, "a GEMM was not prepared");
 
             let mut random = Random::new(24);
             let cpu = Step::new(&Device::Cpu, config.clone(), shape, 2, SCALE, &mut random);
@@ -227,8 +229,8 @@ fn on_cuda_gradients_are_those_of_the_cpu() {
                 for tensor in &unit.tensors {
                     let elements = tensor.offset..tensor.offset + tensor.elements();
                     let expected = wide(&expected[elements.clone()]);
-                    // A dozen roundings of 2^-9 lie on the way of a gradient, and more with a norm on every head: of
-                    // eight draws its small sums over rows erred by 1 to 5 %.
+                    // A gradient passes through about a dozen roundings of 2^-9, and more with QK-norm: in
+                    // eight random runs its small sums over rows had errors of 1 to 5 %.
                     let bound = if config.qk_norm { 0.08 } else { 0.05 };
                     close(&tensor.name, &found[elements], &expected, 0.0, bound);
                 }

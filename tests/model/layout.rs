@@ -1,10 +1,10 @@
-//! The layout: runs and blocks of norms, and the parts that gradients leave in.
+//! The layout: runs and norm blocks, and the chunks in which gradients are downloaded.
 
 use horizon::base::{ChunkIndex, Dims};
 use horizon::model::{Layout, ModelConfig, Run};
 use horizon::ops::NORM_BLOCK;
 
-/// Layers shorter than a block, longer, and much longer than embedding and head.
+/// Layers shorter than a norm block, longer, and much longer than embedding and head.
 fn layouts() -> Vec<Layout> {
     let dims = Dims { c: 24, h: 4, g: 2, d: 6, f: 40, v: 67, l: 2 };
     let sizes = [
@@ -29,7 +29,7 @@ fn layouts() -> Vec<Layout> {
 }
 
 #[test]
-fn runs_are_tensors_with_their_padding_and_follow_each_other() {
+fn runs_are_adjacent_tensors_with_their_padding() {
     for layout in layouts() {
         for unit in &layout.units {
             let runs: Vec<Run> = unit.runs().collect();
@@ -48,20 +48,20 @@ fn runs_are_tensors_with_their_padding_and_follow_each_other() {
 }
 
 #[test]
-fn parts_are_cut_at_the_borders_of_blocks_and_fit_a_slab() {
-    let mut most_parts = 0;
+fn chunks_end_at_norm_blocks_and_fit_a_slab() {
+    let mut most_chunks = 0;
     for layout in layouts() {
         let slab = layout.slab_elements();
         for unit in layout.indices() {
             let (mut element, mut block) = (0, 0);
-            for part in (0..layout.chunks(unit)).map(ChunkIndex::from) {
-                let elements = layout.chunk(unit, part);
+            for chunk in (0..layout.chunks(unit)).map(ChunkIndex::from) {
+                let elements = layout.chunk(unit, chunk);
                 assert_eq!(elements.start, element);
                 assert!(!elements.is_empty() && elements.len() <= slab);
-                for run in layout.chunk_runs(unit, part) {
+                for run in layout.chunk_runs(unit, chunk) {
                     let whole =
                         layout.unit(unit).runs().find(|whole| whole.elements.contains(&run.elements.start));
-                    let whole = whole.expect("a piece lies in a run");
+                    let whole = whole.expect("each part is within a run");
                     assert_eq!((run.elements.start, run.blocks.start), (element, block));
                     assert!((run.elements.start - whole.elements.start).is_multiple_of(NORM_BLOCK));
                     assert!(run.elements.end <= whole.elements.end && run.blocks.end <= whole.blocks.end);
@@ -71,13 +71,13 @@ fn parts_are_cut_at_the_borders_of_blocks_and_fit_a_slab() {
                 assert_eq!(element, elements.end);
             }
             assert_eq!((element, block), (layout.unit(unit).elements, layout.unit(unit).norm_blocks()));
-            most_parts = most_parts.max(layout.chunks(unit));
+            most_chunks = most_chunks.max(layout.chunks(unit));
         }
         for layer in 0..layout.layers() {
             assert_eq!(layout.chunks(layout.layer(layer)), 1);
         }
-        // Longer than a layer only where a layer is shorter than a block.
+        // A slab is longer than a layer only if layers are shorter than a block.
         assert!(slab == layout.layer_elements() || slab <= NORM_BLOCK);
     }
-    assert!(most_parts > 5, "some unit leaves in several parts");
+    assert!(most_chunks > 5, "no unit has more than five chunks");
 }

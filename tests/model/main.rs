@@ -1,4 +1,4 @@
-//! The whole model: golden models of PyTorch, gradients, layout and passes.
+//! The whole model: golden models from PyTorch, gradients, layout and passes.
 
 mod golden;
 mod gradients;

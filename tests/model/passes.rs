@@ -1,12 +1,12 @@
-//! The passes of a model: their matrix products and their memory.
+//! The passes of a model: their GEMMs and their memory.
 
 use horizon::base::{DType, Dims, Shape};
 use horizon::model::{HeadTask, Layout, ModelConfig, PassId, Passes, Recompute, Sizes};
 use horizon::ops::cuda::gemm::{Direction, Gemm};
 use horizon::ops::{Linear, Write};
 
-/// Models of every kind of linear layer, with shapes of micro-batches and rows of logits at a time: as many as there are rows,
-/// some that divide them, some that do not.
+/// Models with every kind of linear layer; shapes of micro-batches; and sizes of logits chunks: the number of
+/// rows, divisors of it, and others.
 fn cases() -> Vec<(ModelConfig, Shape, usize)> {
     let dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 3 };
     let shapes = [(2, 9, 7), (2, 9, 9), (1, 13, 50), (1, 1, 1), (3, 5, 1)];
@@ -24,8 +24,8 @@ fn passes(config: &ModelConfig, shape: Shape, logits_chunk: usize) -> Passes {
     Passes::new(config, &Layout::new(config), Sizes { shape, logits_chunk, activation_dtype: DType::Bf16 })
 }
 
-/// Every product that forward, backward, evaluation and the logits of one row take, from the linear layers of a decoder.
-fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Gemm> {
+/// All GEMMs of forward, backward, evaluation and the logits of one row, derived from the linear layers of a decoder.
+fn expected_gemms(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Gemm> {
     let (dims, biases) = (&config.dims, config.biases);
     let (n, chunk) = (shape.n(), chunk.clamp(1, shape.n()));
     let qkv = Linear::dense(n, dims.c, dims.qkv());
@@ -33,8 +33,8 @@ fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Gemm> {
     let gate_up = Linear::dense(n, dims.c, 2 * dims.f);
     let down = Linear::dense(n, dims.f, dims.c);
     let head = |rows| Linear { n: rows, k: dims.c, m: dims.v, out_stride: dims.logits_stride() };
-    // Those that add to the residual stream take it as their residual.
-    let mut products = vec![
+    // Layers that add to the residual stream have a residual.
+    let mut gemms = vec![
         Gemm::forward(false, biases.qkv, qkv),
         Gemm::forward(true, biases.o, o),
         Gemm::forward(false, biases.mlp, gate_up),
@@ -42,31 +42,31 @@ fn products(config: &ModelConfig, shape: Shape, chunk: usize) -> Vec<Gemm> {
         Gemm::forward(false, false, head(1)),
     ];
     let head_rows = [chunk, n % chunk].into_iter().filter(|&rows| rows > 0).map(head);
-    products.extend(head_rows.clone().map(|linear| Gemm::forward(false, false, linear)));
+    gemms.extend(head_rows.clone().map(|linear| Gemm::forward(false, false, linear)));
     for linear in [qkv, o, gate_up, down].into_iter().chain(head_rows) {
-        products.push(Gemm::of(Direction::BackwardInput, Write::Set, linear));
-        products.push(Gemm::of(Direction::BackwardWeight, Write::Add, linear));
-        // Of the head's chunks only the first may set the gradient.
+        gemms.push(Gemm::of(Direction::BackwardInput, Write::Set, linear));
+        gemms.push(Gemm::of(Direction::BackwardWeight, Write::Add, linear));
+        // In the head, only the first chunk may set the gradient.
         if linear.n == n || linear.n == chunk {
-            products.push(Gemm::of(Direction::BackwardWeight, Write::Set, linear));
+            gemms.push(Gemm::of(Direction::BackwardWeight, Write::Set, linear));
         }
     }
-    products.sort_unstable();
-    products.dedup();
-    products
+    gemms.sort_unstable();
+    gemms.dedup();
+    gemms
 }
 
 #[test]
-fn products_are_those_of_the_linear_layers() {
+fn gemms_are_those_of_the_linear_layers() {
     for (config, shape, chunk) in cases() {
         let found = passes(&config, shape, chunk).gemms();
-        assert_eq!(found, products(&config, shape, chunk), "{config:?}, {shape:?}, chunks of {chunk}");
+        assert_eq!(found, expected_gemms(&config, shape, chunk), "{config:?}, {shape:?}, chunks of {chunk}");
     }
 }
 
-/// Every pass has a number of its own, but for layers that are alike.
+/// Also checks that passes are numbered from 0 without gaps.
 #[test]
-fn scratch_is_that_of_the_most_demanding_pass_and_kept_memory_grows_with_what_is_kept() {
+fn scratch_is_the_maximum_of_all_passes_and_less_recomputation_saves_more() {
     for (config, shape, chunk) in cases() {
         let (passes, layout) = (passes(&config, shape, chunk), Layout::new(&config));
         let mut ids = vec![PassId::EmbeddingForward];
@@ -85,8 +85,8 @@ fn scratch_is_that_of_the_most_demanding_pass_and_kept_memory_grows_with_what_is
         assert_eq!(passes.scratch_bytes(), scratch.unwrap());
         for unit in layout.layer_units() {
             assert_eq!(passes.saved_bytes(unit, Recompute::Full), 0);
-            let kept = Recompute::ALL.map(|recompute| passes.saved_bytes(unit, recompute));
-            assert!(kept.is_sorted_by(|less, more| less < more), "{kept:?}");
+            let saved = Recompute::ALL.map(|recompute| passes.saved_bytes(unit, recompute));
+            assert!(saved.is_sorted_by(|less, more| less < more), "{saved:?}");
         }
     }
 }

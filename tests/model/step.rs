@@ -1,4 +1,4 @@
-//! A model and the micro-batches of a step, composed of passes as the engine composes them.
+//! A model and the micro-batches of a step, composed of passes as in the engine.
 
 use horizon::base::{Shape, UnitIndex};
 use horizon::device::DeviceSpan;
@@ -43,12 +43,12 @@ impl<'a> Step<'a> {
         Step { device, config, tensors, batches }
     }
 
-    /// 1 / Σ weights of the step.
+    /// 1 / Σ weights of the targets of the step.
     pub fn scale(&self) -> f32 {
         (1.0 / self.batches.iter().map(Batch::weight).sum::<f64>()) as f32
     }
 
-    /// f64 loss of the step for some tensors, as the step's gradients see it.
+    /// The f64 loss of the step for the given tensors, scaled like the loss whose gradients a step computes.
     pub fn reference_loss(&self, tensors: &Tensors) -> f64 {
         let sum: f64 = self.batches.iter().map(|batch| loss(&self.config, tensors, batch)).sum();
         sum * f64::from(self.scale())
@@ -65,7 +65,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// A model in memory, by unit, and its passes.
+/// A model in device memory, by unit, and its passes.
 pub struct Model<'a> {
     step: &'a Step<'a>,
     pub layout: Layout,
@@ -78,7 +78,7 @@ impl<'a> Model<'a> {
     fn new(step: &'a Step<'a>, config: ModelConfig, logits_chunk: usize) -> Self {
         let (device, layout) = (step.device, Layout::new(&config));
         let weights = layout.units.iter().map(|unit| {
-            // Padding of weights is zero.
+            // Padding stays zero.
             let mut values = vec![0f32; unit.elements];
             for tensor in &unit.tensors {
                 let from = &step.tensors[&tensor.name];
@@ -100,13 +100,13 @@ impl<'a> Model<'a> {
         self.step.device
     }
 
-    /// The loss, then the gradient of every unit: what a step computes on the device. The head does `task`.
+    /// Runs a step with a task of the head; returns the loss, then the gradient of every unit.
     pub fn run(&self, k: &dyn Kernels, recompute: Recompute, task: HeadTask) -> Vec<Memory> {
-        let sums = Sums::new(self);
+        let accumulators = Accumulators::new(self);
         let layers: Vec<UnitIndex> = self.layout.layer_units().collect();
         for (micro, batch) in self.step.batches.iter().enumerate() {
             let write = if micro == 0 { Write::Set } else { Write::Add };
-            let micro = Micro::new(self, k, batch, &sums, recompute);
+            let micro = Micro::new(self, k, batch, &accumulators, recompute);
             micro.forward();
             micro.run(PassId::Head(task, write));
             for &unit in layers.iter().rev() {
@@ -114,39 +114,39 @@ impl<'a> Model<'a> {
             }
             micro.run(PassId::EmbeddingBackward(write));
         }
-        [sums.loss].into_iter().chain(sums.gradients).collect()
+        [accumulators.loss].into_iter().chain(accumulators.gradients).collect()
     }
 }
 
-/// Sums over micro-batches, poisoned.
-pub struct Sums {
+/// Accumulators of loss and gradients, initially poisoned.
+pub struct Accumulators {
     pub loss: Memory,
     pub gradients: Vec<Memory>,
 }
 
-impl Sums {
-    pub fn new(model: &Model) -> Sums {
+impl Accumulators {
+    pub fn new(model: &Model) -> Accumulators {
         let (device, units) = (model.step.device, &model.layout.units);
-        let gradients = units.iter().map(|unit| device.painted(unit.elements * 4)).collect();
-        Sums { loss: device.painted(8), gradients }
+        let gradients = units.iter().map(|unit| device.poisoned(unit.elements * 4)).collect();
+        Accumulators { loss: device.poisoned(8), gradients }
     }
 }
 
-/// A micro-batch in memory. What it does not find there is poisoned.
+/// A micro-batch in device memory. Memory without inputs is poisoned.
 pub struct Micro<'a> {
     model: &'a Model<'a>,
     k: &'a dyn Kernels,
-    sums: &'a Sums,
+    accumulators: &'a Accumulators,
     recompute: Recompute,
     tokens: SortedTokens,
     documents: DocumentRows,
     targets: Memory,
     weights: Memory,
-    /// The boundary below each unit but the embedding.
+    /// The boundary below each unit except the embedding.
     boundaries: Vec<Memory>,
-    /// By unit between embedding and head.
-    kept: Vec<Memory>,
-    /// The gradient of each log-probability under the loss, until they are set themselves.
+    /// Saved activations, by unit between embedding and head.
+    saved: Vec<Memory>,
+    /// The gradient of the loss by each log-probability, until `Logprobs` overwrites it.
     pub logprobs: Memory,
     pub logits: Memory,
 }
@@ -156,13 +156,13 @@ impl<'a> Micro<'a> {
         model: &'a Model<'a>,
         k: &'a dyn Kernels,
         batch: &Batch,
-        sums: &'a Sums,
+        accumulators: &'a Accumulators,
         recompute: Recompute,
     ) -> Micro<'a> {
         let Model { step: Step { device, config, .. }, layout, passes, .. } = model;
-        let boundary = |_| device.painted_activations(batch.shape.n() * config.dims.c);
-        let kept = |unit| device.painted(passes.saved_bytes(unit, recompute));
-        // Those of ignored rows do not count.
+        let boundary = |_| device.poisoned_activations(batch.shape.n() * config.dims.c);
+        let saved = |unit| device.poisoned(passes.saved_bytes(unit, recompute));
+        // Ignored rows must not be read.
         let dlogprobs = batch.targets.iter().zip(&batch.weights).map(|(target, weight)| match target {
             -100 => f32::NAN,
             _ => -weight * model.step.scale(),
@@ -170,20 +170,20 @@ impl<'a> Micro<'a> {
         Micro {
             model,
             k,
-            sums,
+            accumulators,
             recompute,
             tokens: SortedTokens::new(device, &batch.tokens),
             documents: DocumentRows::new(device, batch.shape, &batch.starts),
             targets: device.i32s(&batch.targets),
             weights: device.f32s(&batch.weights),
             boundaries: layout.units[1..].iter().map(boundary).collect(),
-            kept: layout.layer_units().map(kept).collect(),
+            saved: layout.layer_units().map(saved).collect(),
             logprobs: device.f32s(&dlogprobs.collect::<Vec<_>>()),
-            logits: device.painted(config.dims.v * 4),
+            logits: device.poisoned(config.dims.v * 4),
         }
     }
 
-    /// From the tokens to the last boundary.
+    /// Runs forward from the tokens to the last boundary.
     pub fn forward(&self) {
         self.run(PassId::EmbeddingForward);
         for unit in self.model.layout.layer_units() {
@@ -191,18 +191,19 @@ impl<'a> Micro<'a> {
         }
     }
 
-    /// Runs a pass in scratch memory of the length that it asks for, poisoned.
+    /// Runs a pass in poisoned scratch memory of exactly the length that it needs.
     pub fn run(&self, id: PassId) {
         let pass = self.model.passes.get(id);
-        let scratch = self.model.step.device.painted(pass.scratch_bytes);
+        let scratch = self.model.step.device.poisoned(pass.scratch_bytes);
         let scalars = Scalars { loss_scale: self.model.step.scale(), distinct: self.tokens.rows().distinct };
         for op in &pass.ops {
-            let mut op = op.map(&mut |slot| {
-                let memory = self.memory(id, slot.base, &scratch);
-                // The logits asked for are those of the last row.
-                let is_row = id == PassId::Head(HeadTask::Logits, Write::Set) && slot.base == STREAM;
-                let row = if is_row { memory.bytes() - slot.bytes } else { 0 };
-                memory.subspan(row + slot.offset, slot.bytes)
+            let mut op = op.map(&mut |location| {
+                let memory = self.memory(id, location.base, &scratch);
+                // `Logits` computes the logits of the last row.
+                let is_row =
+                    id == PassId::Head(HeadTask::Logits, Write::Set) && location.base == RESIDUAL_STREAM;
+                let row = if is_row { memory.bytes() - location.bytes } else { 0 };
+                memory.subspan(row + location.offset, location.bytes)
             });
             op.set(&scalars);
             spans::run(self.k, &op);
@@ -220,14 +221,14 @@ impl<'a> Micro<'a> {
         let (tokens, documents) = (self.tokens.rows(), self.documents.rows());
         match base {
             Base::Weights(owner) => self.model.weights[of(owner)].span(),
-            Base::Gradient(owner) => self.sums.gradients[of(owner)].span(),
+            Base::Gradient(owner) => self.accumulators.gradients[of(owner)].span(),
             Base::Scratch => scratch.span(),
-            Base::Saved => self.kept[unit.at() - 1].span(),
+            Base::Saved => self.saved[unit.at() - 1].span(),
             Base::External(external) => match external {
                 External::Input => self.boundaries[unit.at() - 1].span(),
                 External::Output => self.boundaries[unit.at()].span(),
                 External::ResidualStream => self.boundaries[layout.head().at() - 1].span(),
-                // The whole of the embedding is there.
+                // The whole embedding is in device memory, so rows are token ids.
                 External::Tokens | External::Gathered => tokens.tokens,
                 External::Order => tokens.order,
                 External::First => tokens.first,
@@ -237,7 +238,7 @@ impl<'a> Micro<'a> {
                 External::Targets => self.targets.span(),
                 External::TargetWeights => self.weights.span(),
                 External::InvFreq => self.model.constants.span(),
-                External::Loss => self.sums.loss.span(),
+                External::Loss => self.accumulators.loss.span(),
                 External::Logprobs => self.logprobs.span(),
                 External::Logits => self.logits.span(),
             },
@@ -245,4 +246,4 @@ impl<'a> Micro<'a> {
     }
 }
 
-const STREAM: Base = Base::External(External::ResidualStream);
+const RESIDUAL_STREAM: Base = Base::External(External::ResidualStream);

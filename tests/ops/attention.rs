@@ -13,18 +13,18 @@ use support::spans;
 /// `(b, t, h, g, d, reason)`.
 const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
     (1, 1, 1, 1, 2, "the smallest"),
-    (2, 2, 2, 1, 4, "one key head for all"),
-    (2, 31, 4, 2, 6, "grouped heads, less than a block"),
-    (1, 33, 3, 3, 16, "as many key heads as query heads"),
+    (2, 2, 2, 1, 4, "MQA: one key head for all query heads"),
+    (2, 31, 4, 2, 6, "GQA, less than a block"),
+    (1, 33, 3, 3, 16, "MHA: as many key heads as query heads"),
     (1, 64, 2, 1, 8, "exactly one block of queries"),
-    (2, 127, 2, 2, 10, "one row before two blocks"),
+    (2, 127, 2, 2, 10, "one row less than two blocks"),
     (1, 200, 4, 1, 12, "blocks of keys above the diagonal"),
     (1, 321, 2, 1, 32, "three blocks of keys and a tail"),
-    (1, 1, 1, 1, 64, "the smallest of CUDA"),
+    (1, 1, 1, 1, 64, "the smallest on CUDA"),
     (2, 33, 4, 2, 64, "two sequences within a tile of tensor cores"),
-    (1, 65, 2, 1, 96, "one row after a tile of queries"),
+    (1, 65, 2, 1, 96, "one row more than a tile of queries"),
     (2, 97, 2, 2, 128, "sequences that end within tiles"),
-    (1, 40, 2, 1, 256, "the widest heads, whose keys and values take two kernels"),
+    (1, 40, 2, 1, 256, "the largest heads, whose keys and values take two kernels"),
 ];
 
 /// Windows: none, the row alone, a few rows, across a block of keys, wider than most sequences.
@@ -44,7 +44,7 @@ impl Case {
         self.shape.n()
     }
 
-    /// `out` and `lse`; and `dqkv`, if there is a gradient of the output.
+    /// Returns `out` and `lse`, and `dqkv` if `dout` is given.
     fn run(&self, device: &Device, dout: Option<&[f32]>) -> Vec<Memory> {
         let Case { shape, dims, window, .. } = *self;
         let (n, qkv) = (self.n(), device.activations(&self.qkv));
@@ -53,14 +53,14 @@ impl Case {
         let documents = DocumentRows::new(device, shape, &self.starts);
         let Rows { doc_start, doc_end, .. } = documents.rows();
         device.run(|k| {
-            let out = device.painted_activations(n * dims.attention_width());
-            let lse = device.painted(n * dims.h * 4);
+            let out = device.poisoned_activations(n * dims.attention_width());
+            let lse = device.poisoned(n * dims.h * 4);
             let (out_span, lse_span, qkv) = (out.span(), lse.span(), qkv.span());
             let forward =
                 AttentionForward { out: out_span, lse: lse_span, qkv, doc_start, window, shape, heads };
             spans::run(k, &forward.into());
             let Some(dout) = &dout else { return vec![out, lse] };
-            let dqkv = device.painted_activations(n * dims.qkv());
+            let dqkv = device.poisoned_activations(n * dims.qkv());
             let backward = AttentionBackward {
                 dqkv: dqkv.span(),
                 dout: dout.span(),
@@ -79,12 +79,12 @@ impl Case {
     }
 }
 
-/// All devices, and those of CUDA by wgmma, too.
+/// All devices, and additionally CUDA devices with wgmma attention.
 fn devices() -> impl Iterator<Item = Device> {
     Device::all().into_iter().chain(Device::by_wgmma())
 }
 
-/// Every size with whole sequences and with documents, and with windows that some row feels.
+/// Every size with whole sequences and with documents, and with every window shorter than the sequence.
 fn cases(device: &Device, random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     for &(b, t, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.4)) {
@@ -108,7 +108,7 @@ fn forward_agrees() {
             let results = case.run(&device, None);
             let (out, lse) = attention(&wide(qkv), starts, *window, *shape, dims);
             let (naive, _) = attention_in(stored_bf16, &wide(qkv), starts, *window, *shape, dims);
-            // Sixteen rows are judged together: the naive version can be right by luck in a row of few keys.
+            // Errors are compared per sixteen rows: in a row of few keys the naive version can be exact by chance.
             let expected = Expected {
                 truth: &out,
                 naive: Some(&naive),
@@ -117,8 +117,8 @@ fn forward_agrees() {
                 f32: (1e-5, 2e-6),
             };
             device.agrees(reason, &results[0], expected);
-            // Rounding errors of a score are relative to the sum of its terms' magnitudes, since terms may cancel. The
-            // log-sum-exp of those sums bounds the largest of them.
+            // The rounding error of a score is relative to the sum of the magnitudes of its terms, since terms
+            // may cancel. The log-sum-exp of these sums bounds the largest of them.
             let magnitudes: Vec<f64> = wide(qkv).iter().map(|x| x.abs()).collect();
             let (_, magnitude) = attention(&magnitudes, starts, *window, *shape, dims);
             let roundings = if device.is_cpu() { 4.0 } else { 8.0 };
@@ -149,7 +149,7 @@ fn backward_agrees() {
             let naive =
                 attention_backward_in(stored_bf16, &wide(qkv), &wide(&dout), starts, *window, *shape, dims);
             let actual = wide(&device.read(&results[2]));
-            // Gradients of queries, keys and values are of different sizes: each is judged by itself.
+            // Gradients of queries, keys and values have different magnitudes, so each is compared separately.
             let (heads, d) =
                 ([0..dims.h, dims.h..dims.h + dims.g, dims.h + dims.g..dims.h + 2 * dims.g], dims.d);
             for (heads, what) in heads.into_iter().zip(["dq", "dk", "dv"]) {
@@ -164,8 +164,7 @@ fn backward_agrees() {
     }
 }
 
-/// What stands in other documents, before the window and in later rows is never read: large numbers there change
-/// nothing.
+/// Rows of other documents, before the window and after the query are never read: large numbers there change nothing.
 #[test]
 fn nothing_outside_the_run_is_read() {
     for device in devices() {
@@ -181,7 +180,7 @@ fn nothing_outside_the_run_is_read() {
         let dout = device.stored(random.f32s(shape.n() * dims.attention_width(), 1.0));
         let behind = |row: usize, qkv: &[f32], starts: &[i32], window: usize| {
             let (qkv, starts) = (qkv.to_vec(), starts.to_vec());
-            let case = Case { shape, dims, qkv, starts, window, reason: "what is not seen" };
+            let case = Case { shape, dims, qkv, starts, window, reason: "rows outside the run" };
             let results = case.run(&device, Some(&dout));
             let (out, dqkv) = (device.read(&results[0]), device.read(&results[2]));
             [out[row * dims.attention_width()..].to_vec(), dqkv[row * dims.qkv()..].to_vec()]

@@ -1,4 +1,4 @@
-//! Backward of the bias against its f64 reference; forward is a part of `linear`.
+//! The gradient of the bias against its f64 reference; `linear` covers forward.
 
 use horizon::ops::{BiasBackward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
@@ -14,7 +14,7 @@ fn backward_sums_rows() {
             let (dout, before) = (device.stored(random.f32s(n * c, 1.0)), random.f32s(c, 1.0));
             let dout_memory = device.activations(&dout);
             let results = device.run(|k| {
-                let (set, sum) = (device.painted(c * 4), device.f32s(&before));
+                let (set, sum) = (device.poisoned(c * 4), device.f32s(&before));
                 let dout = dout_memory.span();
                 spans::run(
                     k,

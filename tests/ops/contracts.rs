@@ -1,4 +1,4 @@
-//! The contract of every op against what its functions do.
+//! Tests that every op's CPU and CUDA functions do what its contract declares.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use horizon::ops::{
     CrossEntropyForward, CrossEntropyForwardBackward, CrossEntropyLogprobs, Element, EmbeddingBackward,
     EmbeddingForward, Flops, Heads, Kernels, Linear, LinearBackwardInput, LinearBackwardWeight,
     LinearForward, NORM_BLOCK, Op, Operand, QkNormBackward, QkNormForward, RmsnormBackward, RmsnormForward,
-    Rope, Round, Squares, SwigluBackward, SwigluForward, Way, Widen, Write, Zero,
+    Rope, RopeDirection, Round, Squares, SwigluBackward, SwigluForward, Widen, Write, Zero,
 };
 use support::operands::Fill::{self, Any};
 use support::operands::bound;
@@ -22,7 +22,7 @@ use support::spans;
 
 const WRITES: [Write; 2] = [Write::Set, Write::Add];
 
-/// Small sizes that every device takes; rows and classes end within tiles and vectors.
+/// Small sizes that every device supports; rows and classes end within tiles and vectors.
 const SHAPE: Shape = Shape { b: 2, t: 9 };
 const HEADS: Heads = Heads { h: 2, g: 1, d: 64 };
 const N: usize = 18;
@@ -33,7 +33,7 @@ const STRIDE: usize = 24;
 const EPS: f32 = 1e-5;
 /// A block and a tail.
 const ELEMENTS: usize = NORM_BLOCK + 37;
-/// Rows of output and residual lie apart.
+/// Output and residual have gaps between rows.
 const LINEAR: Linear = Linear { n: N, k: C, m: V, out_stride: STRIDE };
 
 /// Lists instances of every op.
@@ -45,7 +45,7 @@ macro_rules! instances {
             ops
         }
 
-        /// Does not compile until every op is in the list.
+        /// Fails to compile until every op is in the list.
         fn _is_listed(op: &Op) {
             match op {
                 $(Op::$op(_) => {})*
@@ -106,8 +106,8 @@ instances! {
         dx: Any, dweight: Any, dout: Any, x: Any, rstd: Any, weight: Any,
         dx_write: WRITES[dx], dweight_write: WRITES[dweight], n: N, c: C,
     });
-    Rope: [Way::Forward, Way::Backward].map(|way| Rope {
-        qkv: Any, positions: Fill::rows(N, |row| row % SHAPE.t), inv_freq: Any, way, n: N, heads: HEADS,
+    Rope: [RopeDirection::Forward, RopeDirection::Backward].map(|direction| Rope {
+        qkv: Any, positions: Fill::rows(N, |row| row % SHAPE.t), inv_freq: Any, direction, n: N, heads: HEADS,
     });
     SwigluForward: [SwigluForward { out: Any, gate_up: Any, n: N, f: F }];
     SwigluBackward: [SwigluBackward { gate_up: Any, dout: Any, n: N, f: F }];
@@ -130,17 +130,17 @@ fn doc_end() -> Fill {
     })
 }
 
-/// All different, so that no operand of the embedding is longer than it need be.
+/// All different, so that no operand of the embedding is longer than necessary.
 fn tokens() -> Fill {
     Fill::rows(N, |row| N - row)
 }
 
-/// The first is ignored.
+/// The first target is ignored.
 fn targets() -> Fill {
     Fill::Rows((0..N as i32).map(|row| if row == 0 { -100 } else { row }).collect())
 }
 
-/// The length of a row and the distance of rows, of an operand whose rows lie apart.
+/// For an operand with gaps between its rows: the length of a row and its stride.
 fn gaps(op: &Op<Fill>, operand: &str) -> Option<(usize, usize)> {
     match (op, operand) {
         (Op::LinearForward(_), "out" | "residual")
@@ -156,27 +156,28 @@ fn gaps(op: &Op<Fill>, operand: &str) -> Option<(usize, usize)> {
     }
 }
 
-/// An operand in bytes.
+/// An operand as bytes.
 #[derive(Clone)]
 struct Content {
     name: &'static str,
     access: Access,
     element_bytes: usize,
     bytes: Vec<u8>,
-    /// The bytes between rows.
+    /// True for the bytes between rows.
     is_gap: Vec<bool>,
 }
 
 impl Content {
-    /// The bytes between rows, or the others.
+    /// The bytes between rows (`gaps`), or all others.
     fn bytes_of(&self, all: &[u8], gaps: bool) -> Vec<u8> {
         assert_eq!(all.len(), self.bytes.len());
         all.iter().zip(&self.is_gap).filter(|(_, gap)| **gap == gaps).map(|(byte, _)| *byte).collect()
     }
 }
 
-/// The operands of an op, exactly as long as its contract says. Those that are set hold nothing but paint, and so do gaps.
-fn contents(op: &Op<Fill>, activation_dtype: DType, paint: u8) -> Vec<Content> {
+/// The operands of an op, exactly as long as its contract says. Outputs that are set, and gaps, are filled with
+/// `poison`.
+fn contents(op: &Op<Fill>, activation_dtype: DType, poison: u8) -> Vec<Content> {
     let mut random = Random::new(41);
     let mut contents = Vec::new();
     op.contract().each_operand(&mut |operand: Operand<&Fill>| {
@@ -200,7 +201,7 @@ fn contents(op: &Op<Fill>, activation_dtype: DType, paint: u8) -> Vec<Content> {
         let is_gap: Vec<bool> = (0..length).map(|at| at / element_bytes % stride >= row).collect();
         for (byte, gap) in bytes.iter_mut().zip(&is_gap) {
             if *gap || operand.access == Access::Set {
-                *byte = paint;
+                *byte = poison;
             }
         }
         contents.push(Content { name: operand.name, access: operand.access, element_bytes, bytes, is_gap });
@@ -208,7 +209,7 @@ fn contents(op: &Op<Fill>, activation_dtype: DType, paint: u8) -> Vec<Content> {
     contents
 }
 
-/// Runs an op on these contents, each in memory of its own with a guard behind it, and returns what the operands hold then.
+/// Runs an op on these contents, each in separate memory followed by a guard, and returns the contents afterwards.
 fn ran(device: &Device, op: &Op<Fill>, contents: &[Content]) -> Vec<Vec<u8>> {
     let results = device.run(|kernels| {
         let memory: Vec<Memory> = contents.iter().map(|content| device.bytes(&content.bytes)).collect();
@@ -235,40 +236,40 @@ fn ops_write_what_they_declare_and_nothing_else() {
 }
 
 fn writes_what_it_declares(device: &Device, op: &Op<Fill>) {
-    // As f32, f64 and bf16: a NaN, and a number.
-    let [painted, repainted] = [0xff, 0x3e].map(|paint| contents(op, device.activation_dtype(), paint));
-    let [results, others] = [&painted, &repainted].map(|contents| ran(device, op, contents));
+    // 0xff is a NaN in f32, f64 and bf16; 0x3e is a number.
+    let [poisoned, other_poison] = [0xff, 0x3e].map(|poison| contents(op, device.activation_dtype(), poison));
+    let [results, others] = [&poisoned, &other_poison].map(|contents| ran(device, op, contents));
     for (((content, result), other_content), other) in
-        painted.iter().zip(&results).zip(&repainted).zip(&others)
+        poisoned.iter().zip(&results).zip(&other_poison).zip(&others)
     {
-        let what = format!("{} of {}", content.name, named(device, op));
+        let operand = format!("{} of {}", content.name, named(device, op));
         let changed = content.bytes != *result;
-        assert_eq!(changed, content.access != Access::Read, "{what}: declared as {:?}", content.access);
+        assert_eq!(changed, content.access != Access::Read, "{operand}: declared as {:?}", content.access);
         let same = content.bytes_of(result, false) == content.bytes_of(other, false);
-        assert!(same, "{what}: the bits depend on what outputs or gaps held before");
+        assert!(same, "{operand}: the bits depend on previous contents of outputs or gaps");
         for (content, result) in [(content, result), (other_content, other)] {
-            let kept = content.bytes_of(&content.bytes, true) == content.bytes_of(result, true);
-            assert!(kept, "{what}: something was written between rows");
+            let gaps_intact = content.bytes_of(&content.bytes, true) == content.bytes_of(result, true);
+            assert!(gaps_intact, "{operand}: elements between rows were written");
         }
     }
-    for (at, content) in painted.iter().enumerate().filter(|(_, content)| content.access == Access::Update) {
-        let mut negated = painted.clone();
+    for (at, content) in poisoned.iter().enumerate().filter(|(_, content)| content.access == Access::Update) {
+        let mut negated = poisoned.clone();
         let elements = negated[at].bytes.chunks_exact_mut(content.element_bytes);
         elements.for_each(|element| *element.last_mut().expect("a byte") ^= 0x80);
         let [before, after] =
             [&results[at], &ran(device, op, &negated)[at]].map(|r| content.bytes_of(r, false));
-        assert!(before != after, "{} of {}: set, not changed", content.name, named(device, op));
+        assert!(before != after, "{} of {}: was set, not updated", content.name, named(device, op));
     }
 }
 
-/// An output that may be an input: the op gives the same bits there.
+/// An op gives the same bits when an output is an input, where its contract allows it.
 #[test]
-fn outputs_may_be_the_inputs_that_the_contract_names() {
+fn outputs_may_be_the_inputs_that_the_contract_allows() {
     let mut pairs = 0;
     for device in Device::all() {
         for op in instances() {
             let contents = contents(&op, device.activation_dtype(), 0xff);
-            let apart = ran(&device, &op, &contents);
+            let separate = ran(&device, &op, &contents);
             let is_input = |content: &Content| content.access == Access::Read;
             for (output, input) in (0..contents.len()).flat_map(|a| (0..contents.len()).map(move |b| (a, b)))
             {
@@ -281,15 +282,15 @@ fn outputs_may_be_the_inputs_that_the_contract_names() {
                 let results = device.run(|kernels| {
                     let memory: Vec<Memory> =
                         contents.iter().map(|content| device.bytes(&content.bytes)).collect();
-                    let mut places = (0..contents.len()).map(|at| if at == output { input } else { at });
-                    spans::run(kernels, &bound(&op, |_| memory[places.next().expect("a place")].span()));
+                    let mut indices = (0..contents.len()).map(|at| if at == output { input } else { at });
+                    spans::run(kernels, &bound(&op, |_| memory[indices.next().expect("an operand")].span()));
                     memory
                 });
                 for at in (0..contents.len()).filter(|at| *at != output) {
-                    let expected = if at == input { &apart[output] } else { &apart[at] };
+                    let expected = if at == input { &separate[output] } else { &separate[at] };
                     assert!(
                         results[at].bytes() == *expected,
-                        "{} of {}: other bits where {} is {}",
+                        "{} of {}: the bits differ when {} is {}",
                         contents[at].name,
                         named(&device, &op),
                         out.name,
@@ -314,34 +315,35 @@ fn an_operand_that_is_one_element_short_is_refused() {
             let contents = contents(&op, device.activation_dtype(), 0xff);
             let memory: Vec<Memory> = contents.iter().map(|content| device.bytes(&content.bytes)).collect();
             for (short, content) in contents.iter().enumerate() {
-                // cuBLASLt's products end with the last row's last column.
+                // For cuBLASLt a matrix ends after the last column of the last row.
                 if content.is_gap.last() == Some(&true)
                     && op.contract().flops() != Flops::None
                     && !device.is_cpu()
                 {
                     continue;
                 }
-                let mut places = memory.iter().map(Memory::span).enumerate();
-                let op = bound(&op, |_| match places.next().expect("a place") {
+                let mut spans = memory.iter().map(Memory::span).enumerate();
+                let op = bound(&op, |_| match spans.next().expect("an operand") {
                     (at, span) if at == short => span.subspan(0, span.bytes() - content.element_bytes),
                     (_, span) => span,
                 });
-                let what = format!("{} of {}", content.name, op.contract().name());
+                let operand = format!("{} of {}", content.name, op.contract().name());
                 let panic = catch_unwind(AssertUnwindSafe(|| spans::run(kernels, &op))).err();
-                let panic = panic
-                    .unwrap_or_else(|| panic!("{what} on {}: one element less was taken", device.name()));
+                let panic = panic.unwrap_or_else(|| {
+                    panic!("{operand} on {}: a span that is one element short was accepted", device.name())
+                });
                 let message = panic.downcast_ref::<String>().expect("a formatted message");
                 let is_clear =
-                    ["leave a span of", "bytes are too short for"].iter().any(|said| message.contains(said));
-                assert!(is_clear, "{what} on {}: {message}", device.name());
+                    ["leave a span of", "bytes are too short for"].iter().any(|text| message.contains(text));
+                assert!(is_clear, "{operand} on {}: {message}", device.name());
             }
         }
     }
 }
 
-/// The counts of `csrc/kernels.h`, by which times are judged and predicted.
+/// The least bytes of `csrc/kernels.h`, against which times are compared and from which they are predicted.
 #[test]
-fn traffic_is_the_least_that_kernels_need() {
+fn traffic_is_the_minimum_that_kernels_need() {
     let (n, c, f, v, heads) = (4096, 2048, 8192, 32_000, Heads { h: 16, g: 8, d: 128 });
     let (qkv, normed) = (n * heads.qkv(), n * heads.normed() * heads.d);
     let (eps, scale, stride, length) = (EPS, 1.0, v, 1 << 24);
@@ -375,7 +377,10 @@ fn traffic_is_the_least_that_kernels_need() {
             .into(),
             6 * normed,
         ),
-        (Rope { qkv: (), positions, inv_freq, way: Way::Forward, n, heads }.into(), 4 * normed),
+        (
+            Rope { qkv: (), positions, inv_freq, direction: RopeDirection::Forward, n, heads }.into(),
+            4 * normed,
+        ),
         (SwigluForward { out, gate_up: (), n, f }.into(), 6 * n * f),
         (SwigluBackward { gate_up: (), dout, n, f }.into(), 10 * n * f),
         (BiasBackward { dbias: (), dout, dbias_write: Write::Add, n, c }.into(), 2 * n * c),
@@ -388,14 +393,14 @@ fn traffic_is_the_least_that_kernels_need() {
         (CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride }.into(), 4 * n * v),
         (EmbeddingForward { out, table, tokens, n, c, v }.into(), 4 * n * c),
         (embedding(100).into(), 2 * n * c + 8 * 100 * c),
-        // Before a batch is known as many tokens as rows.
+        // While the batch is unknown, as many tokens as rows.
         (embedding(0).into(), 2 * n * c + 8 * n * c),
         (Zero { out, bytes: length }.into(), length),
         (Squares { squares: (), x, n: length }.into(), 4 * length),
         (round(DType::Bf16).into(), 6 * length),
         (round(DType::F32).into(), 8 * length),
         (Widen { out, x, n: length }.into(), 6 * length),
-        // The rest of a product grows with the rows, as its FLOPs do.
+        // Matmuls count their weights only: the rest grows with the rows, as their FLOPs do.
         (
             LinearForward { out, x, weight, residual: None, bias: None, sizes: Linear::dense(n, c, f) }
                 .into(),
@@ -411,12 +416,12 @@ fn traffic_is_the_least_that_kernels_need() {
 
 /// 2 · N · K · M.
 #[test]
-fn products_count_their_sizes() {
+fn matmuls_count_flops_by_their_sizes() {
     for op in instances() {
-        let is_product =
+        let is_matmul =
             matches!(op, Op::LinearForward(_) | Op::LinearBackwardInput(_) | Op::LinearBackwardWeight(_));
         let flops = op.contract().flops();
-        assert_eq!(flops == Flops::Matmul([N, C, V]), is_product, "{}: {flops:?}", op.contract().name());
+        assert_eq!(flops == Flops::Matmul([N, C, V]), is_matmul, "{}: {flops:?}", op.contract().name());
     }
 }
 
@@ -436,14 +441,14 @@ fn bias_backward(n: usize, c: usize) -> BiasBackward<()> {
 }
 
 #[test]
-fn scratch_is_counted() {
+fn scratch_bytes_are_counted() {
     let heads = Heads { h: 32, g: 8, d: 128 };
-    // Partial sums, 512 rows at most; attention's row sums; log-probabilities.
+    // Partial sums of at most 512 rows; the row sums of attention.
     assert_eq!(rmsnorm_backward(4096, 4096).scratch_bytes(), 512 * 4096 * 4);
     assert_eq!(bias_backward(100, 20_000).scratch_bytes(), 100 * 20_000 * 4);
     let shape = Shape { b: 1, t: 1 << 20 };
     assert_eq!(attention_backward(shape, heads).scratch_bytes(), (1 << 20) * 32 * 4);
-    // A quarter of the tiles of keys that are wanted: four blocks divide the heads of a group.
+    // A quarter of the key tiles to aim for: four blocks share the query heads of a group.
     let shape = Shape { b: 1, t: 1024 };
     assert_eq!(attention_backward(shape, heads).scratch_bytes(), 4 * 2 * 1024 * 8 * 128 * 4 + 1024 * 32 * 4);
     for op in instances() {
@@ -464,12 +469,12 @@ fn scratch_is_counted() {
 
 #[cfg(hz_cuda)]
 #[test]
-fn scratch_is_as_long_as_launchers_say() {
+fn scratch_bytes_match_the_launchers() {
     use horizon::sys::cuda::bindings as cu;
 
     for n in [0, 1, 2, 511, 512, 513, 4096, 100_000] {
         for c in [8, 64, 96, 4096, 16384] {
-            // SAFETY: functions of numbers, run by the host.
+            // SAFETY: host functions of numbers.
             let (norm, bias) = unsafe {
                 (
                     cu::hzk_rmsnorm_backward_scratch(n as i64, c as i64),
@@ -483,7 +488,7 @@ fn scratch_is_as_long_as_launchers_say() {
         }
         for (h, g, d) in [(1, 1, 64), (8, 2, 96), (14, 2, 64), (28, 4, 128), (32, 32, 96), (257, 1, 256)] {
             let heads = Heads { h, g, d };
-            // SAFETY: as above, a function of numbers.
+            // SAFETY: as above, a host function of numbers.
             let launcher =
                 unsafe { cu::hzk_attention_backward_scratch(n as i64, h as i64, g as i64, d as i64) };
             let backward = attention_backward(Shape { b: 1, t: n }, heads);
@@ -503,7 +508,7 @@ fn scratch_is_as_long_as_launchers_say() {
                 heads,
             };
             for count in [h, g] {
-                // SAFETY: as above; the launcher's blocks take several heads, so it may want less.
+                // SAFETY: as above. The launcher's blocks process several heads each, so it may need less.
                 let launcher = unsafe { cu::hzk_qk_norm_backward_scratch(n as i64, count as i64, d as i64) };
                 assert!(launcher <= norm.scratch_bytes(), "{n} rows of {count} heads of {d}");
             }

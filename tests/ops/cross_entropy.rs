@@ -11,7 +11,7 @@ use support::spans;
 
 const SCALE: f32 = 0.125;
 
-/// A chunk of rows of logits, `stride` apart, whose last columns nobody may touch.
+/// A chunk of rows of logits with stride `stride`. The columns from V on must not be accessed.
 struct Case {
     n: usize,
     v: usize,
@@ -20,7 +20,7 @@ struct Case {
     logits: Vec<f32>,
     targets: Vec<i32>,
     weights: Vec<f32>,
-    /// What the losses hold before.
+    /// The previous contents of the losses.
     before: f64,
     scale: f32,
 }
@@ -33,7 +33,7 @@ impl Case {
         device.activations(&padded.collect::<Vec<_>>())
     }
 
-    /// The columns that count; the others are what they were.
+    /// The first V columns of each row. Checks that the others are unchanged.
     fn dense(&self, device: &Device, memory: &Memory) -> Vec<f32> {
         let values = device.read(memory);
         let (columns, padding) = (0..self.v, self.v..self.stride);
@@ -43,13 +43,14 @@ impl Case {
         values.chunks_exact(self.stride).flat_map(|row| row[columns.clone()].to_vec()).collect()
     }
 
-    /// What a loss of the caller's would say that is the same loss; of ignored rows anything may be said.
+    /// The gradient of an external loss that equals this one. Entries of ignored rows are arbitrary.
     fn dlogprobs(&self) -> Vec<f32> {
         let rows = self.weights.iter().zip(&self.targets);
         rows.map(|(w, &target)| if target == -100 { f32::NAN } else { -(w * self.scale) }).collect()
     }
 
-    /// Loss and logits of forward, loss and gradient of both directions; log-probabilities, and the gradient by them.
+    /// Returns loss and logits of `Forward`, loss and gradient of `ForwardBackward`, the log-probabilities, and
+    /// the gradient of `Backward`.
     fn run(&self, device: &Device) -> Vec<Memory> {
         let Case { n, v, stride, scale, .. } = *self;
         let (targets, weights) = (device.i32s(&self.targets), device.f32s(&self.weights));
@@ -58,7 +59,7 @@ impl Case {
         device.run(|k| {
             let (forward_loss, both_loss) = (device.f64s(&[self.before]), device.f64s(&[self.before]));
             let (forward_logits, dlogits) = (self.strided(device), self.strided(device));
-            let (logprobs, again) = (device.painted(n * 4), self.strided(device));
+            let (logprobs, external) = (device.poisoned(n * 4), self.strided(device));
             let (loss, logits) = (forward_loss.span(), forward_logits.span());
             spans::run(k, &CrossEntropyForward { loss, logits, targets, weights, n, v, stride }.into());
             let out = logprobs.span();
@@ -68,9 +69,9 @@ impl Case {
                 k,
                 &CrossEntropyForwardBackward { loss, logits, targets, weights, scale, n, v, stride }.into(),
             );
-            let logits = again.span();
+            let logits = external.span();
             spans::run(k, &CrossEntropyBackward { logits, targets, dlogprobs, n, v, stride }.into());
-            vec![forward_loss, forward_logits, both_loss, dlogits, logprobs, again]
+            vec![forward_loss, forward_logits, both_loss, dlogits, logprobs, external]
         })
     }
 }
@@ -82,14 +83,14 @@ fn loss_and_gradient_agree() {
         for &(n, v, reason) in SIZES {
             let logits = device.stored(random.f32s(n * v, 5.0));
             let weights: Vec<f32> = random.f32s(n, 1.0).iter().map(|w| w.abs()).collect();
-            // Every third row is ignored, but never the first; the last column is some row's.
+            // Every third row is ignored, but never the first; one row has the last column as its target.
             let target = |row: usize| match row {
                 _ if row % 3 == 1 => -100,
                 2 => v as i32 - 1,
                 _ => random.below(v) as i32,
             };
             let targets: Vec<i32> = (0..n).map(target).collect();
-            // Rows further apart than they must be, where there are few.
+            // For few rows also a larger stride.
             let strides = [v.next_multiple_of(8), v.next_multiple_of(8) + 16];
             for stride in strides.into_iter().take(if n < 40 { 2 } else { 1 }) {
                 let (logits, targets, weights) = (logits.clone(), targets.clone(), weights.clone());
@@ -118,7 +119,10 @@ fn check(device: &Device, case: &Case, reason: &str, random: &mut Random) {
     }
     let dlogits = case.dense(device, &results[3]);
     let by_logprobs = case.dense(device, &results[5]);
-    assert!(by_logprobs == dlogits, "{reason}: the same loss by log-probabilities");
+    assert!(
+        by_logprobs == dlogits,
+        "{reason}: the gradient of the same loss through log-probabilities differs"
+    );
     if device.is_cpu() {
         gradient_of(reason, &dlogits, &logits64, 40, random, |logits| {
             f64::from(SCALE) * cross_entropy(logits, targets, &weights64, *v)
@@ -134,7 +138,7 @@ fn check(device: &Device, case: &Case, reason: &str, random: &mut Random) {
 }
 
 #[test]
-fn far_apart_logits_stay_finite() {
+fn logits_of_extreme_differences_stay_finite() {
     for device in Device::all() {
         let logits = device.stored(vec![1e4, -1e4, 0.0, 88.0]);
         let loss = f64::from(logits[0]) - f64::from(logits[1]);

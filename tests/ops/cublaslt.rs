@@ -1,6 +1,6 @@
-//! Gemms by cuBLASLt, against f64 sums: every direction, both write modes, painted outputs, strides, and the same bits
-//! from a second run and from the table that the first one leaves. With the emulated library wherever kernels are built,
-//! with NVIDIA's where a GPU is.
+//! GEMMs by cuBLASLt against f64 sums: every direction, both write modes, poisoned outputs, strides, and the
+//! same bits from a second run and from the table that the first run returns. Uses the emulated library in
+//! builds with kernels, and NVIDIA's if there is a GPU.
 
 use horizon::base::master::widen;
 use horizon::ops::cuda::gemm::{Direction, Gemm};
@@ -16,11 +16,11 @@ use support::reference::memory::Memory;
 /// `(n, k, m, padding of rows, reason)`.
 const SIZES: [(usize, usize, usize, usize, &str); 6] = [
     (1, 8, 8, 0, "the smallest vectors"),
-    (2, 64, 72, 8, "rows further apart than they are long"),
-    (33, 1024, 40, 0, "many terms for few results: where sums might be split"),
+    (2, 64, 72, 8, "gaps between rows"),
+    (33, 1024, 40, 0, "many terms for few results, where split-K would be chosen"),
     (127, 96, 264, 16, "tails of every tile"),
     (128, 256, 256, 0, "whole tiles"),
-    (5, 40, 33, 7, "an odd width in a wider row"),
+    (5, 40, 33, 7, "an odd width with gaps between rows"),
 ];
 
 struct Case {
@@ -28,10 +28,10 @@ struct Case {
     x: Vec<f32>,
     dout: Vec<f32>,
     weight: Vec<f32>,
-    /// What the output holds before, NaN where a product overwrites.
+    /// The previous contents of the output, NaN where a GEMM overwrites.
     before: Vec<f32>,
-    /// Forward's residual is another matrix than its output.
-    apart: bool,
+    /// True if forward's residual is another matrix than its output.
+    separate: bool,
     bias: Vec<f32>,
 }
 
@@ -44,13 +44,13 @@ impl Case {
         cuda.here(if self.is_f32() { Memory::f32s(values) } else { Memory::bf16s(values) })
     }
 
-    fn run(&self, cuda: &Cuda, products: &Gemms, stream: &Stream) -> Vec<u8> {
+    fn run(&self, cuda: &Cuda, gemms: &Gemms, stream: &Stream) -> Vec<u8> {
         let gemm = &self.gemm;
         let [x, dout, weight] = [&self.x, &self.dout, &self.weight].map(|v| cuda.here(Memory::bf16s(v)));
         let out = self.output(cuda, &self.before);
-        let (painted, bias) =
+        let (poisoned, bias) =
             (self.output(cuda, &vec![f32::NAN; self.before.len()]), cuda.here(Memory::bf16s(&self.bias)));
-        let target = if self.apart { &painted } else { &out };
+        let target = if self.separate { &poisoned } else { &out };
         let (a, b) = match gemm.direction {
             Direction::Forward => (&weight, &x),
             Direction::BackwardInput => (&weight, &dout),
@@ -58,12 +58,13 @@ impl Case {
         };
         let matrices = [target, a, b].map(Memory::span);
         let addends = [gemm.add.then(|| out.span()), gemm.bias.then(|| bias.span())];
-        // SAFETY: the operands are this test's, as long as the product says, and stay until the stream has been waited for.
-        unsafe { products.multiply(gemm, matrices, addends, stream) }.unwrap();
+        // SAFETY: only this test uses the operands; they are as long as the GEMM says and outlive it: `bytes`
+        // waits for the CUDA stream.
+        unsafe { gemms.multiply(gemm, matrices, addends, stream) }.unwrap();
         target.bytes()
     }
 
-    /// For every element of the output its place, the sum that belongs there and the sum of magnitudes.
+    /// For every element of the output: its index, the expected sum and the sum of magnitudes.
     fn truth(&self) -> Vec<(usize, f64, f64)> {
         let Gemm { direction, n, k, m, x_stride, out_stride, add, bias } = self.gemm;
         let (rows, columns, depth, stride) = match direction {
@@ -100,7 +101,7 @@ impl Case {
         truth
     }
 
-    /// Within one rounding of the result's type of a sum made in f32.
+    /// Checks that results differ from f64 by at most one rounding of the result and those of an f32 sum.
     fn check(&self, bytes: &[u8]) {
         let found: Vec<f32> = if self.is_f32() {
             bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect()
@@ -118,31 +119,31 @@ impl Case {
 }
 
 #[test]
-fn products_agree_with_f64_and_with_themselves() {
+fn gemms_agree_with_f64_and_are_reproducible() {
     Cuda::all().for_each(|cuda| check(&cuda));
 }
 
 fn check(cuda: &Cuda) {
     let stream = Stream::default_stream();
-    let workspace = cuda.here(Memory::painted(GEMM_BYTES));
+    let workspace = cuda.here(Memory::poisoned(GEMM_BYTES));
     let make = |table| {
         let handle = Handle::new(cuda.library.clone()).unwrap();
         Gemms::new(handle, cuda.device.clone(), table, workspace.span()).unwrap()
     };
-    let products = make(Table::default());
+    let gemms = make(Table::default());
     let mut random = Random::new(11);
     let mut results = Vec::new();
     for (n, k, m, padding, _) in SIZES {
         let (x_stride, out_stride) = (k + padding, m + padding);
         for direction in [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight] {
-            for (add, apart, bias) in [
+            for (add, separate, bias) in [
                 (false, false, false),
                 (true, false, false),
                 (true, true, false),
                 (false, false, true),
                 (true, true, true),
             ] {
-                if (apart || bias) && direction != Direction::Forward {
+                if (separate || bias) && direction != Direction::Forward {
                     continue;
                 }
                 let gemm = Gemm { direction, add, bias, n, k, m, x_stride, out_stride };
@@ -157,33 +158,33 @@ fn check(cuda: &Cuda) {
                     dout: random.bf16s(n * out_stride, 1.0),
                     weight: random.bf16s(m * k, 1.0),
                     before: if add { random.bf16s(length, 3.0) } else { vec![f32::NAN; length] },
-                    apart,
+                    separate,
                     bias: random.bf16s(m, 3.0),
                 };
-                let bytes = case.run(cuda, &products, &stream);
+                let bytes = case.run(cuda, &gemms, &stream);
                 case.check(&bytes);
-                assert_eq!(case.run(cuda, &products, &stream), bytes, "{gemm:?}: another run, other bits");
+                assert_eq!(case.run(cuda, &gemms, &stream), bytes, "{gemm:?}: a second run gives other bits");
                 results.push((case, bytes));
             }
         }
     }
     // The second has a bias.
     for at in [0, 3] {
-        the_fastest_is_kept(cuda, &products, &make, &results[at].0, &stream);
+        the_fastest_algorithm_is_chosen(cuda, &gemms, &make, &results[at].0, &stream);
     }
-    let table = Table::from_json(&products.choices().to_json(), "the first run's").unwrap();
+    let table = Table::from_json(&gemms.choices().to_json(), "the first run's").unwrap();
     assert_eq!(table.iter().count(), SIZES.len() * 8);
     let again = make(table.clone());
     for (case, bytes) in &results {
-        assert_eq!(&case.run(cuda, &again, &stream), bytes, "{:?}: other bits by the table", case.gemm);
+        assert_eq!(&case.run(cuda, &again, &stream), bytes, "{:?}: the table gives other bits", case.gemm);
     }
     assert_eq!(again.choices(), table);
 }
 
-/// By a clock of the test's own, which runs every algorithm and prefers the second.
-fn the_fastest_is_kept(
+/// Uses a fake clock that runs every algorithm and returns the shortest time for the second.
+fn the_fastest_algorithm_is_chosen(
     cuda: &Cuda,
-    products: &Gemms,
+    gemms: &Gemms,
     make: &impl Fn(Table) -> Gemms,
     case: &Case,
     stream: &Stream,
@@ -198,11 +199,11 @@ fn the_fastest_is_kept(
         Ok(*times.last().expect("just pushed"))
     };
     // SAFETY: as for `multiply`.
-    let (key, choice) = unsafe { products.fastest(&case.gemm, 4, spans, stream, &mut clock) }.unwrap();
+    let (key, choice) = unsafe { gemms.fastest(&case.gemm, 4, spans, stream, &mut clock) }.unwrap();
     assert!(!times.is_empty() && times.len() <= 4);
-    assert!(cuda.is_gpu() || times.len() == 3, "the emulated library has three: {times:?}");
-    let first = products.choices().get(&key).expect("it was prepared");
-    assert_eq!(choice != first, times.len() > 1, "the second is kept where there is one");
+    assert!(cuda.is_gpu() || times.len() == 3, "the emulated library has three algorithms: {times:?}");
+    let first = gemms.choices().get(&key).expect("it was prepared");
+    assert_eq!(choice != first, times.len() > 1, "the second algorithm is chosen if there is one");
     let mut table = Table::default();
     table.insert(key.clone(), choice);
     let tabled = make(table);

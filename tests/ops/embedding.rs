@@ -33,11 +33,11 @@ fn forward_and_backward_agree() {
         for &(n, c, reason) in SIZES.iter().filter(|(_, c, _)| device.takes_columns(*c)) {
             let (table, before) = (random.bf16s(V * c, 1.0), random.f32s(V * c, 1.0));
             let dout = device.stored(random.f32s(n * c, 1.0));
-            // Fewer tokens than rows: gradients of a token add up.
+            // Fewer tokens than rows, so that gradients of a token add up.
             let tokens: Vec<i32> = (0..n).map(|_| random.below(V) as i32).collect();
             let (table_memory, tokens_memory) = (device.bf16s(&table), device.i32s(&tokens));
             let results = device.run(|k| {
-                let out = device.painted_activations(n * c);
+                let out = device.poisoned_activations(n * c);
                 let (table, tokens) = (table_memory.span(), tokens_memory.span());
                 spans::run(k, &EmbeddingForward { out: out.span(), table, tokens, n, c, v: V }.into());
                 vec![out]
@@ -46,7 +46,7 @@ fn forward_and_backward_agree() {
             close(reason, &device.read(&results[0]), &embed(&table64, &tokens, c), 0.0, 0.0);
             let dtable = backward(&device, &tokens, &dout, &before, c);
             if device.is_cpu() {
-                // What stood there before is the gradient of Σ before · table.
+                // The previous contents are the gradient of Σ before · table.
                 gradient_of(reason, &dtable, &table64, 40, &mut random, |table| {
                     inner(&embed(table, &tokens, c), &dout) + inner(table, &before)
                 });
@@ -60,15 +60,15 @@ fn forward_and_backward_agree() {
 
 #[test]
 fn gradients_of_a_token_add_up_in_row_order() {
-    // In f32 these depend on their order: (1 + 2⁻²⁴) + 2⁻²⁴ = 1, 1 + (2⁻²⁴ + 2⁻²⁴) > 1.
+    // In f32 the order matters: (1 + 2⁻²⁴) + 2⁻²⁴ = 1, but 1 + (2⁻²⁴ + 2⁻²⁴) > 1.
     let tiny = 2f32.powi(-24);
     assert_eq!(backward(&Device::Cpu, &[0, 0, 0], &[1.0, tiny, tiny], &[0.0], 1), [1.0]);
 }
 
 #[test]
-#[should_panic(expected = "token 23 has no row")]
+#[should_panic(expected = "token 23 is outside an embedding of 23 rows")]
 fn a_token_beyond_the_table_is_refused() {
-    let memory = [Memory::bf16s(&[0.0; V]), Memory::i32s(&[23]), Memory::painted(4)];
+    let memory = [Memory::bf16s(&[0.0; V]), Memory::i32s(&[23]), Memory::poisoned(4)];
     let [table, tokens, out] = memory.each_ref().map(Memory::span);
     let pool = horizon::host::Pool::new(1).expect("a pool");
     let k = horizon::ops::cpu::CpuKernels::new(std::sync::Arc::new(pool));

@@ -1,4 +1,4 @@
-//! What the products of CUDA decide without a device: how they look column-major, and which algorithm they take.
+//! The part of CUDA GEMMs that needs no device: column-major operands, and the autotune table.
 
 use horizon::base::{DType, Status};
 use horizon::ops::cuda::gemm::{ColumnMajor, Direction, Factor, Gemm};
@@ -8,11 +8,11 @@ use horizon::ops::{Linear, Write};
 
 const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::BackwardInput, Direction::BackwardWeight];
 
-/// `(n, k, m, x_stride, out_stride)`, all different where they can be, so that an exchange shows.
+/// `(n, k, m, x_stride, out_stride)`, mostly different, so that exchanged sizes are detected.
 const SIZES: [(usize, usize, usize, usize, usize); 5] =
     [(1, 1, 1, 1, 1), (2, 3, 5, 3, 5), (7, 4, 3, 11, 9), (5, 1, 8, 6, 8), (1, 6, 2, 7, 13)];
 
-fn product(direction: Direction, add: bool, size: (usize, usize, usize, usize, usize)) -> Gemm {
+fn gemm_of(direction: Direction, add: bool, size: (usize, usize, usize, usize, usize)) -> Gemm {
     let (n, k, m, x_stride, out_stride) = size;
     Gemm { direction, add, bias: false, n, k, m, x_stride, out_stride }
 }
@@ -23,8 +23,8 @@ fn at(matrix: &ColumnMajor, row: usize, column: usize) -> usize {
     row + column * matrix.stride
 }
 
-/// What a BLAS does with the operands: the plain definition, column-major.
-fn column_major_product(gemm: &Gemm, a: &[i64], b: &[i64], out: &mut [i64]) {
+/// The plain definition of a column-major GEMM.
+fn column_major_gemm(gemm: &Gemm, a: &[i64], b: &[i64], out: &mut [i64]) {
     let operands = gemm.operands();
     let factor = |factor: &Factor, memory: &[i64], row, column| {
         let (row, column) = if factor.transpose { (column, row) } else { (row, column) };
@@ -45,21 +45,21 @@ fn column_major_product(gemm: &Gemm, a: &[i64], b: &[i64], out: &mut [i64]) {
     }
 }
 
-/// Distinct numbers, so that no two wrong places agree.
+/// Distinct numbers, so that wrong elements are detected.
 fn numbers(count: usize, start: i64) -> Vec<i64> {
     (0..count as i64).map(|i| (start + i) * (start + i) + i).collect()
 }
 
 #[test]
-fn column_major_operands_give_the_row_major_products() {
+fn column_major_operands_give_the_row_major_matmuls() {
     for size in SIZES {
         let (n, k, m, x_stride, out_stride) = size;
         let (x, dout, weight) =
             (numbers(n * x_stride, 3), numbers(n * out_stride, 1001), numbers(m * k, 5003));
         for direction in DIRECTIONS {
-            let gemm = product(direction, false, size);
+            let gemm = gemm_of(direction, false, size);
             gemm.check().unwrap();
-            // Row-major truths, by the formulas of `ops::linear`.
+            // Row-major, by the formulas of `ops::linear`.
             let (a, b, mut truth) = match direction {
                 Direction::Forward => (&weight, &x, vec![0; n * out_stride]),
                 Direction::BackwardInput => (&weight, &dout, vec![0; n * x_stride]),
@@ -83,7 +83,7 @@ fn column_major_operands_give_the_row_major_products() {
                 }
             }
             let mut found = vec![0; truth.len()];
-            column_major_product(&gemm, a, b, &mut found);
+            column_major_gemm(&gemm, a, b, &mut found);
             assert_eq!(found, truth, "{gemm:?}");
         }
     }
@@ -102,7 +102,7 @@ fn operands_have_the_types_and_lengths_of_the_ops() {
         assert_eq!(operands.out.dtype, out);
         assert_eq!([operands.a.matrix.bytes(), operands.b.matrix.bytes(), operands.out.bytes()], bytes);
     }
-    // The last row of a strided matrix ends at its width: a span that stops there is long enough.
+    // A strided matrix ends with the last column of its last row, and so may its span.
     let strided =
         Gemm::of(Direction::Forward, Write::Add, Linear { out_stride: 32, ..Linear::dense(6, 40, 24) });
     assert_eq!(strided.operands().out.bytes(), (5 * 32 + 24) * 2);
@@ -147,7 +147,7 @@ fn table() -> (Table, Vec<Key>) {
             for direction in DIRECTIONS {
                 for add in [false, true] {
                     for size in SIZES {
-                        let gemm = product(direction, add, size);
+                        let gemm = gemm_of(direction, add, size);
                         keys.push(key(device, library, gemm));
                         if direction == Direction::Forward {
                             keys.push(key(device, library, Gemm { bias: true, ..gemm }));
@@ -164,7 +164,7 @@ fn table() -> (Table, Vec<Key>) {
 }
 
 #[test]
-fn a_table_survives_its_text_in_any_order_of_making() {
+fn a_table_round_trips_through_json_in_any_insertion_order() {
     let (mut table, keys) = table();
     table.choose_attention("NVIDIA H200", 64, Attention::Wgmma);
     table.choose_attention("NVIDIA H200", 96, Attention::Mma);
@@ -176,18 +176,18 @@ fn a_table_survives_its_text_in_any_order_of_making() {
     for (device, head_dim) in [("NVIDIA H200", 96), ("NVIDIA H200", 128), ("NVIDIA H100", 64)] {
         assert_eq!(read.attention(device, head_dim), Attention::Mma);
     }
-    let mut backwards = Table::default();
-    backwards.choose_attention("NVIDIA H200", 96, Attention::Mma);
-    backwards.choose_attention("NVIDIA H200", 64, Attention::Wgmma);
+    let mut reversed = Table::default();
+    reversed.choose_attention("NVIDIA H200", 96, Attention::Mma);
+    reversed.choose_attention("NVIDIA H200", 64, Attention::Wgmma);
     for (seed, key) in keys.iter().enumerate().rev() {
-        backwards.insert(key.clone(), choice(seed as u64));
+        reversed.insert(key.clone(), choice(seed as u64));
     }
-    assert_eq!(backwards.to_json(), text);
+    assert_eq!(reversed.to_json(), text);
     assert_eq!(Table::from_json(&Table::default().to_json(), "empty").unwrap(), Table::default());
 }
 
 #[test]
-fn wgmma_is_preferred_where_nothing_is_chosen() {
+fn wgmma_is_preferred_where_nothing_was_chosen() {
     let mut table = Table::default();
     table.choose_attention("NVIDIA H200", 64, Attention::Mma);
     table.prefer_wgmma("NVIDIA H200");
@@ -198,12 +198,12 @@ fn wgmma_is_preferred_where_nothing_is_chosen() {
 }
 
 #[test]
-fn a_choice_holds_for_its_whole_key_and_for_nothing_else() {
+fn a_choice_holds_for_its_exact_key() {
     let (table, keys) = table();
     for (seed, key) in keys.iter().enumerate() {
         assert_eq!(table.get(key), Some(choice(seed as u64)));
     }
-    let known = key("NVIDIA H200", 130_101, product(Direction::Forward, true, SIZES[2]));
+    let known = key("NVIDIA H200", 130_101, gemm_of(Direction::Forward, true, SIZES[2]));
     assert!(table.get(&known).is_some());
     let p = known.gemm;
     for other in [
@@ -219,11 +219,11 @@ fn a_choice_holds_for_its_whole_key_and_for_nothing_else() {
     }
 }
 
-/// Tables written before products had biases are read, and keep their text and so their checksum.
+/// JSON, and so the checksum, of GEMMs without bias does not depend on the field.
 #[test]
-fn a_table_without_biases_does_not_mention_them() {
+fn json_omits_the_bias_of_gemms_without_one() {
     let mut table = Table::default();
-    let without = key("NVIDIA H200", 130_101, product(Direction::Forward, true, SIZES[1]));
+    let without = key("NVIDIA H200", 130_101, gemm_of(Direction::Forward, true, SIZES[1]));
     let with = Key { gemm: Gemm { bias: true, ..without.gemm }, ..without.clone() };
     table.insert(without, choice(1));
     assert!(!table.to_json().contains("bias"));
@@ -233,12 +233,12 @@ fn a_table_without_biases_does_not_mention_them() {
 }
 
 #[test]
-fn a_table_that_is_not_one_is_refused_by_name() {
+fn an_invalid_table_is_refused_by_name() {
     let mut table = Table::default();
-    table.insert(key("NVIDIA H200", 130_101, product(Direction::Forward, false, SIZES[1])), choice(1));
+    table.insert(key("NVIDIA H200", 130_101, gemm_of(Direction::Forward, false, SIZES[1])), choice(1));
     table.choose_attention("NVIDIA H200", 128, Attention::Wgmma);
     let good = table.to_json();
-    let digits = good.split('"').find(|part| part.len() == 128).unwrap();
+    let digits = good.split('"').find(|text| text.len() == 128).unwrap();
     let from = good.find("\"choices\"").unwrap();
     let choices = &good[from + good[from..].find('[').unwrap() + 1..good.rfind(']').unwrap()];
     let twice = good.replacen(choices, &format!("{choices},{choices}"), 1);
@@ -246,14 +246,14 @@ fn a_table_that_is_not_one_is_refused_by_name() {
         (String::new(), "EOF"),
         (good.replace("\"format\": 3", "\"format\": 2"), "format 2"),
         (good.replace("\"format\": 3", "\"format\": 3, \"more\": 0"), "unknown field `more`"),
-        (good.replace("\"head_dim\": 128", "\"head_dim\": 96"), "not of 96"),
+        (good.replace("\"head_dim\": 128", "\"head_dim\": 96"), "not 96"),
         (good.replace("\"wgmma\"", "\"tma\""), "unknown variant `tma`"),
         (good.replace(digits, &digits[1..]), "128 hexadecimal digits"),
         (good.replace(digits, &format!("+{}", &digits[1..])), "128 hexadecimal digits"),
         (good.replace("forward", "sideways"), "unknown variant `sideways`"),
-        (good.replace("\"n\": 2", "\"n\": 0"), "no GEMM is like this"),
+        (good.replace("\"n\": 2", "\"n\": 0"), "invalid sizes"),
         (good.replace("\"n\": 2", "\"n\": -2"), "invalid value"),
-        (twice, "choice 1 has the key of an earlier one"),
+        (twice, "choice 1 has the same key as an earlier choice"),
     ] {
         let error = Table::from_json(&bad, "gemm.json").unwrap_err();
         assert_eq!(error.status(), Status::BadFormat, "{error}");

@@ -1,4 +1,4 @@
-//! What happens to a gradient before it leaves: norm, rounding, zeroing.
+//! Squared norm, rounding, widening and zeroing of gradients.
 
 use horizon::base::{DType, master};
 use horizon::ops::{NORM_BLOCK, Round, Squares, Widen, Zero};
@@ -6,7 +6,7 @@ use support::reference::device::Device;
 use support::reference::{Random, wide};
 use support::spans;
 
-/// Around the lanes of a sum, and around the blocks of 2¹⁶ elements.
+/// Lengths around the lanes of a sum, and around norm blocks of 2¹⁶ elements.
 const LENGTHS: &[usize] = &[0, 1, 2, 31, 32, 33, 63, 95, 127, 1000, 65_535, 65_536, 65_537, 200_001];
 
 #[test]
@@ -19,9 +19,9 @@ fn norms_roundings_and_copies_agree() {
             let (x_memory, stored_memory) = (device.f32s(&x), device.activations(&stored));
             let results = device.run(|k| {
                 let blocks = length.div_ceil(NORM_BLOCK);
-                let [squares, squares_of_bf16, squares_of_f32] = [0; 3].map(|_| device.painted(blocks * 8));
-                let [bf16, squared_bf16] = [0; 2].map(|_| device.painted(length * 2));
-                let [f32, squared_f32, wide] = [0; 3].map(|_| device.painted(length * 4));
+                let [squares, squares_of_bf16, squares_of_f32] = [0; 3].map(|_| device.poisoned(blocks * 8));
+                let [bf16, squared_bf16] = [0; 2].map(|_| device.poisoned(length * 2));
+                let [f32, squared_f32, wide] = [0; 3].map(|_| device.poisoned(length * 4));
                 let (x, n) = (x_memory.span(), length);
                 spans::run(k, &Squares { squares: squares.span(), x, n }.into());
                 spans::run(k, &Widen { out: wide.span(), x: stored_memory.span(), n }.into());
@@ -46,15 +46,15 @@ fn norms_roundings_and_copies_agree() {
             assert!(results[3].read_f32() == stored, "{name}, {length}: widening");
             for (squares_at, rounded_at, plain_at) in [(4, 5, 1), (6, 7, 2)] {
                 let same = results[squares_at].bytes() == results[0].bytes();
-                assert!(same, "{name}, {length}: squares with rounding have other bits");
+                assert!(same, "{name}, {length}: squares computed while rounding differ");
                 let same = results[rounded_at].bytes() == results[plain_at].bytes();
-                assert!(same, "{name}, {length}: rounding with squares has other bits");
+                assert!(same, "{name}, {length}: values rounded with squares differ");
             }
         }
     }
 }
 
-/// A gradient that leaves in pieces, cut at the borders of blocks, and one with the padding behind it.
+/// Gradients cut into chunks at norm blocks, and followed by padding.
 #[test]
 fn squares_do_not_depend_on_where_a_gradient_is_cut() {
     const BLOCKS: usize = 5;
@@ -65,10 +65,10 @@ fn squares_do_not_depend_on_where_a_gradient_is_cut() {
         let x = device.f32s(&x);
         let cuts: [&[usize]; 5] = [&[], &[1], &[2], &[1, 3, 4], &[1, 2, 3, 4]];
         let results = device.run(|k| {
-            let whole = device.painted(BLOCKS * 8);
+            let whole = device.poisoned(BLOCKS * 8);
             spans::run(k, &Squares { squares: whole.span(), x: x.span(), n: length }.into());
-            let pieces = cuts.map(|cut| {
-                let (squares, out) = (device.painted(BLOCKS * 8), device.painted((length + padding) * 2));
+            let chunks = cuts.map(|cut| {
+                let (squares, out) = (device.poisoned(BLOCKS * 8), device.poisoned((length + padding) * 2));
                 let ends = cut.iter().map(|block| block * NORM_BLOCK).chain([length + padding]);
                 let mut start = 0;
                 for (number, end) in ends.enumerate() {
@@ -76,7 +76,7 @@ fn squares_do_not_depend_on_where_a_gradient_is_cut() {
                     let (first, count) = (start / NORM_BLOCK, n.div_ceil(NORM_BLOCK));
                     let (x, squares) =
                         (x.span().subspan(start * 4, n * 4), squares.span().subspan(first * 8, count * 8));
-                    // Both ops give the same.
+                    // Both ops give the same squares.
                     if number % 2 == 0 {
                         spans::run(k, &Squares { squares, x, n }.into());
                     } else {
@@ -87,7 +87,7 @@ fn squares_do_not_depend_on_where_a_gradient_is_cut() {
                 }
                 squares
             });
-            [whole].into_iter().chain(pieces).collect()
+            [whole].into_iter().chain(chunks).collect()
         });
         for (squares, cut) in results[1..].iter().zip(cuts) {
             assert!(squares.bytes() == results[0].bytes(), "{}: cut at blocks {cut:?}", device.name());
@@ -96,11 +96,11 @@ fn squares_do_not_depend_on_where_a_gradient_is_cut() {
 }
 
 #[test]
-fn a_norm_does_not_overflow_where_f32_would_and_keeps_nans() {
+fn a_squared_norm_does_not_overflow_where_f32_would_and_keeps_nans() {
     for device in Device::all() {
         let (large, nan) = (device.f32s(&[1e30, 1e30]), device.f32s(&[1.0, f32::NAN]));
         let results = device.run(|k| {
-            let (large_sum, nan_sum) = (device.painted(8), device.painted(8));
+            let (large_sum, nan_sum) = (device.poisoned(8), device.poisoned(8));
             spans::run(k, &Squares { squares: large_sum.span(), x: large.span(), n: 2 }.into());
             spans::run(k, &Squares { squares: nan_sum.span(), x: nan.span(), n: 2 }.into());
             vec![large_sum, nan_sum]
@@ -116,7 +116,7 @@ fn zero_zeroes_every_byte() {
     for device in Device::all() {
         for bytes in [0, 1, 3, 255, 262_143, 262_144, 262_145, 600_000] {
             let results = device.run(|k| {
-                let memory = device.painted(bytes);
+                let memory = device.poisoned(bytes);
                 spans::run(k, &Zero { out: memory.span(), bytes }.into());
                 vec![memory]
             });

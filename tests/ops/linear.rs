@@ -1,4 +1,4 @@
-//! Products of a linear layer against their f64 reference.
+//! Matmuls of a linear layer against their f64 reference.
 
 use horizon::ops::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Write};
 use support::reference::compare::{added, close, gradient_of, inner};
@@ -13,16 +13,16 @@ const SIZES: &[(usize, usize, usize, usize, &str)] = &[
     (1, 64, 48, 0, "one row: a matrix times a vector"),
     (2, 3, 257, 0, "few terms, one column after a tile"),
     (12, 8, 32, 0, "small even sizes"),
-    (13, 9, 33, 7, "one row, one term, one column more than even; rows further apart than they are long"),
+    (13, 9, 33, 7, "one row, one term, one column more than even sizes; gaps between rows"),
     (31, 33, 127, 1, "tails everywhere"),
     (33, 130, 1, 0, "one column"),
-    (33, 128, 1, 7, "one column of a wider row"),
+    (33, 128, 1, 7, "one column, gaps between rows"),
     (127, 31, 65, 0, "few terms"),
-    (70, 72, 129, 7, "an odd width in a wider row"),
-    (193, 257, 258, 0, "one row, term and column after a tile of a weight gradient"),
-    (1025, 10, 7, 0, "one row after a tile of activations, sums over rows in five parts"),
-    (5, 20, 1100, 0, "backward sums over five parts"),
-    (70, 1030, 9, 0, "forward sums over five parts"),
+    (70, 72, 129, 7, "an odd width, gaps between rows"),
+    (193, 257, 258, 0, "one row, term and column more than a tile of a weight gradient"),
+    (1025, 10, 7, 0, "one row more than a tile of activations, sums over rows in five chunks"),
+    (5, 20, 1100, 0, "backward sums in five chunks"),
+    (70, 1030, 9, 0, "forward sums in five chunks"),
 ];
 
 fn sizes(device: &Device) -> impl Iterator<Item = (Linear, &'static str)> {
@@ -32,17 +32,17 @@ fn sizes(device: &Device) -> impl Iterator<Item = (Linear, &'static str)> {
     sizes.filter(move |(sizes, _)| vectors(sizes)).collect::<Vec<_>>().into_iter()
 }
 
-/// A dense `[n, m]` as the layer's output lies; NaN between rows.
+/// A dense `[n, m]` in the layout of the layer's output, NaN between rows.
 fn strided(sizes: &Linear, dense: &[f32]) -> Vec<f32> {
     let padding = std::iter::repeat_n(f32::NAN, sizes.out_stride - sizes.m);
     dense.chunks_exact(sizes.m).flat_map(|row| row.iter().copied().chain(padding.clone())).collect()
 }
 
-/// The inverse; what lies between rows was left alone.
+/// The inverse. Checks that elements between rows are unchanged.
 fn dense(sizes: &Linear, device: &Device, memory: &Memory) -> Vec<f32> {
     let values = device.read(memory);
     for row in values.chunks_exact(sizes.out_stride) {
-        assert!(row[sizes.m..].iter().all(|x| x.is_nan()), "something was written between rows");
+        assert!(row[sizes.m..].iter().all(|x| x.is_nan()), "elements between rows were written");
     }
     values.chunks_exact(sizes.out_stride).flat_map(|row| row[..sizes.m].to_vec()).collect()
 }
@@ -59,7 +59,7 @@ fn forward_agrees() {
             let (x_memory, weight_memory) = (device.activations(&x), device.bf16s(&weight));
             let residual_memory = device.activations(&strided(&sizes, &residual));
             let results = device.run(|kernels| {
-                let [plain, sum, biased] = [0; 3].map(|_| device.painted_activations(n * out_stride));
+                let [plain, sum, biased] = [0; 3].map(|_| device.poisoned_activations(n * out_stride));
                 let [over, both] = [0; 2].map(|_| device.activations(&strided(&sizes, &residual)));
                 let (x, weight) = (x_memory.span(), weight_memory.span());
                 let add = |out: &Memory, residual: Option<&Memory>, bias: Option<&Memory>| {
@@ -89,9 +89,9 @@ fn forward_agrees() {
             agrees(&results[4], &added_bias(&sum, &wide(&bias)));
             let [plain, sum, over, biased, both] =
                 [0, 1, 2, 3, 4].map(|at| dense(&sizes, &device, &results[at]));
-            assert!(sum == over, "{reason}: out over residual has other bits");
+            assert!(sum == over, "{reason}: the bits differ when out is the residual");
             if device.is_cpu() {
-                // Nothing is rounded in between: the bits are those of a bias added afterwards.
+                // Nothing is rounded in between, so the bits are those of a separate addition.
                 let later = |out: &[f32]| -> Vec<f32> {
                     out.iter().zip(bias.iter().cycle()).map(|(out, bias)| out + bias).collect()
                 };
@@ -111,13 +111,13 @@ struct Backward {
 }
 
 impl Backward {
-    /// dx and dweight set, then both added to.
+    /// Sets dx and dweight, then adds to both.
     fn run(&self, device: &Device) -> Vec<Memory> {
         let (sizes, Linear { n, k, m, .. }) = (self.sizes, self.sizes);
         let (x, weight) = (device.activations(&self.x), device.bf16s(&self.weight));
         let dout = device.activations(&strided(&sizes, &self.dout));
         device.run(|kernels| {
-            let (dx, dweight) = (device.painted_activations(n * k), device.painted(m * k * 4));
+            let (dx, dweight) = (device.poisoned_activations(n * k), device.poisoned(m * k * 4));
             let (dx_sum, dweight_sum) =
                 (device.activations(&self.dx_before), device.f32s(&self.dweight_before));
             let (x, weight, dout) = (x.span(), weight.span(), dout.span());

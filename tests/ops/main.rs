@@ -1,4 +1,4 @@
-//! Operations on every device against plain references, and the decisions made for CUDA's kernels.
+//! Ops on every device against plain references, and the device-independent code of the CUDA backend.
 
 mod attention;
 mod bias;

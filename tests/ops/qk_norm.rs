@@ -1,4 +1,4 @@
-//! The norm of query and key heads against its f64 reference.
+//! QK-norm against its f64 reference.
 
 use horizon::base::Dims;
 use horizon::ops::{Heads, QkNormBackward, QkNormForward, Write};
@@ -13,11 +13,11 @@ const EPS: f32 = 1e-5;
 /// `(n, h, g, d, reason)`.
 const SIZES: &[(usize, usize, usize, usize, &str)] = &[
     (1, 1, 1, 2, "the smallest"),
-    (31, 4, 2, 6, "grouped heads, less than a tile of rows"),
-    (64, 3, 1, 34, "one key head, exactly a tile of rows, a head longer than the lanes of a sum"),
-    (65, 2, 2, 64, "as many key heads as query heads, one row after a tile"),
+    (31, 4, 2, 6, "GQA, less than a tile of rows"),
+    (64, 3, 1, 34, "MQA, exactly a tile of rows, a head longer than the lanes of a sum"),
+    (65, 2, 2, 64, "MHA, one row more than a tile"),
     (130, 4, 1, 10, "two tiles and a tail"),
-    (33, 3, 1, 128, "wide heads, an odd number of them"),
+    (33, 3, 1, 128, "large heads, an odd number of them"),
 ];
 
 struct Case {
@@ -29,13 +29,13 @@ struct Case {
 }
 
 impl Case {
-    /// What a test may ask for: its matrices in f64.
+    /// The expected `out` and `rstd`.
     fn truth(&self) -> (Vec<f64>, Vec<f64>) {
         let [q, k] = self.weights.each_ref().map(|weight| wide(weight));
         qk_norm(&wide(&self.qkv), [&q, &k], f64::from(EPS), &self.dims)
     }
 
-    /// The gradients, by `write` over `before`.
+    /// The gradients, set or added to `before` as `write` says.
     fn backward(&self, device: &Device, dout: &[f32], before: &[Vec<f32>; 2], write: Write) -> Vec<Memory> {
         let (n, d) = (self.n, self.dims.d);
         let rstd: Vec<f32> = self.truth().1.iter().map(|&r| r as f32).collect();
@@ -46,7 +46,7 @@ impl Case {
         device.run(|k| {
             let dqkv = device.activations(dout);
             let dweights = before.each_ref().map(|before| match write {
-                Write::Set => device.painted(d * 4),
+                Write::Set => device.poisoned(d * 4),
                 Write::Add => device.f32s(before),
             });
             let [dq_weight, dk_weight] = dweights.each_ref().map(Memory::span);
@@ -90,8 +90,8 @@ fn forward_agrees() {
             let [q_weight, k_weight] = weights.each_ref().map(Memory::span);
             let (eps, heads, qkv) = (EPS, Heads::from(&dims), qkv.span());
             let results = device.run(|k| {
-                let out = device.painted_activations(n * dims.qkv());
-                let rstd = device.painted(n * (dims.h + dims.g) * 4);
+                let out = device.poisoned_activations(n * dims.qkv());
+                let rstd = device.poisoned(n * (dims.h + dims.g) * 4);
                 let (out_span, rstd_span) = (out.span(), rstd.span());
                 let forward =
                     QkNormForward { out: out_span, rstd: rstd_span, qkv, q_weight, k_weight, eps, n, heads };
@@ -138,7 +138,7 @@ fn backward_agrees() {
                     close(reason, found, &wide(&cpu.read_f32()), 1e-6, 2e-6);
                 }
             }
-            assert_eq!(sum[0].bytes(), set[0].bytes(), "dqkv has other bits");
+            assert_eq!(sum[0].bytes(), set[0].bytes(), "dqkv differs");
             added(reason, &sum[1].read_f32(), &before[0], &dq);
             added(reason, &sum[2].read_f32(), &before[1], &dk);
         }

@@ -17,7 +17,7 @@ fn forward_agrees() {
             let (x, weight) = (device.stored(random.f32s(n * c, 2.0)), random.bf16s(c, 1.5));
             let (x_memory, weight_memory) = (device.activations(&x), device.bf16s(&weight));
             let results = device.run(|k| {
-                let (out, rstd) = (device.painted_activations(n * c), device.painted(n * 4));
+                let (out, rstd) = (device.poisoned_activations(n * c), device.poisoned(n * 4));
                 let (x, weight) = (x_memory.span(), weight_memory.span());
                 let forward =
                     RmsnormForward { out: out.span(), rstd: rstd.span(), x, weight, eps: EPS, n, c };
@@ -32,7 +32,7 @@ fn forward_agrees() {
     }
 }
 
-/// What a test of backward works with, on any device.
+/// The inputs of backward.
 struct Backward {
     n: usize,
     c: usize,
@@ -45,7 +45,7 @@ struct Backward {
 }
 
 impl Backward {
-    /// dx and dweight set; both added to; both set with dx over x.
+    /// Sets dx and dweight; adds to both; sets both with dx in place of x.
     fn run(&self, device: &Device) -> [Vec<Memory>; 3] {
         let Backward { n, c, .. } = *self;
         let (x, weight, dout) =
@@ -70,23 +70,24 @@ impl Backward {
                 vec![dx, dweight]
             })
         };
-        let (painted_dx, painted_dweight) = (|| device.painted_activations(n * c), || device.painted(c * 4));
+        let (poisoned_dx, poisoned_dweight) =
+            (|| device.poisoned_activations(n * c), || device.poisoned(c * 4));
         [
-            run(&painted_dx, &painted_dweight, Write::Set, false),
+            run(&poisoned_dx, &poisoned_dweight, Write::Set, false),
             run(
                 &|| device.activations(&self.dx_before),
                 &|| device.f32s(&self.dweight_before),
                 Write::Add,
                 false,
             ),
-            run(&|| device.activations(&self.x), &painted_dweight, Write::Set, true),
+            run(&|| device.activations(&self.x), &poisoned_dweight, Write::Set, true),
         ]
     }
 }
 
 #[test]
 fn backward_agrees() {
-    // Large enough that f32 holds the gradient of a row of one column, dout · weight · rstd · (1 − x̂²).
+    // Large enough that f32 can represent the gradient of a row of one column, dout · weight · rstd · (1 − x̂²).
     const EPS: f32 = 0.01;
     for device in Device::all() {
         let mut random = Random::new(2);
@@ -119,8 +120,8 @@ fn backward_agrees() {
                 }
             }
             added("dweight", &sum[1].read_f32(), &case.dweight_before, &dweight);
-            assert_eq!(over[0].bytes(), set[0].bytes(), "dx over x has other bits");
-            assert_eq!(over[1].bytes(), set[1].bytes(), "dweight has other bits when dx is over x");
+            assert_eq!(over[0].bytes(), set[0].bytes(), "dx differs when it is x");
+            assert_eq!(over[1].bytes(), set[1].bytes(), "dweight differs when dx is x");
         }
     }
 }

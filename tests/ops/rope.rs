@@ -1,7 +1,7 @@
-//! Rotary positions against their f64 reference.
+//! RoPE against its f64 reference.
 
 use horizon::base::{Dims, Shape};
-use horizon::ops::{Heads, Rope, Way};
+use horizon::ops::{Heads, Rope, RopeDirection};
 use support::reference::decoder::documents;
 use support::reference::device::{Device, Expected};
 use support::reference::rows::DocumentRows;
@@ -11,12 +11,12 @@ use support::spans;
 /// `(b, t, h, g, d, reason)`.
 const SIZES: &[(usize, usize, usize, usize, usize, &str)] = &[
     (1, 1, 1, 1, 2, "the smallest"),
-    (2, 31, 4, 2, 6, "grouped heads, half a vector"),
-    (1, 33, 3, 1, 34, "one key head, an odd half"),
+    (2, 31, 4, 2, 6, "GQA, half a vector"),
+    (1, 33, 3, 1, 34, "MQA, an odd half"),
     (1, 1, 1, 1, 64, "the smallest heads of CUDA's attention"),
-    (3, 65, 2, 2, 64, "rows of several tiles, as many key heads as query heads"),
-    (2, 17, 6, 2, 96, "grouped heads, threads of a block that share no power of two"),
-    (1, 5, 2, 1, 256, "the widest heads"),
+    (3, 65, 2, 2, 64, "rows of several tiles, MHA"),
+    (2, 17, 6, 2, 96, "GQA, threads of a block that share no power of two"),
+    (1, 5, 2, 1, 256, "the largest heads"),
 ];
 
 fn dims(h: usize, g: usize, d: usize) -> Dims {
@@ -24,7 +24,7 @@ fn dims(h: usize, g: usize, d: usize) -> Dims {
 }
 
 #[test]
-fn forward_turns_and_backward_turns_back() {
+fn forward_rotates_and_backward_rotates_back() {
     for device in Device::all() {
         let mut random = Random::new(6);
         for &(b, t, h, g, d, reason) in SIZES.iter().filter(|size| device.takes_heads(size.4)) {
@@ -37,9 +37,11 @@ fn forward_turns_and_backward_turns_back() {
             let (positions, inv_freq_span) = (documents.rows().positions, inv_freq_memory.span());
             let results = device.run(|k| {
                 let (forward, backward) = (device.activations(&qkv), device.activations(&qkv));
-                for (memory, way) in [(&forward, Way::Forward), (&backward, Way::Backward)] {
+                for (memory, direction) in
+                    [(&forward, RopeDirection::Forward), (&backward, RopeDirection::Backward)]
+                {
                     let (qkv, inv_freq) = (memory.span(), inv_freq_span);
-                    spans::run(k, &Rope { qkv, positions, inv_freq, way, n, heads }.into());
+                    spans::run(k, &Rope { qkv, positions, inv_freq, direction, n, heads }.into());
                 }
                 vec![forward, backward]
             });
@@ -55,7 +57,7 @@ fn forward_turns_and_backward_turns_back() {
 }
 
 #[test]
-fn a_longer_sequence_and_another_base_are_not_taken_from_old_tables() {
+fn cached_tables_are_not_used_for_longer_sequences_or_other_bases() {
     let dims = dims(1, 1, 64);
     for device in Device::all() {
         device.run(|k| {
@@ -70,7 +72,7 @@ fn a_longer_sequence_and_another_base_are_not_taken_from_old_tables() {
                     qkv: memory.span(),
                     positions: documents.rows().positions,
                     inv_freq: inv_freq_memory.span(),
-                    way: Way::Forward,
+                    direction: RopeDirection::Forward,
                     n: t,
                     heads: Heads::from(&dims),
                 };

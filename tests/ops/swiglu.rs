@@ -10,7 +10,7 @@ use support::spans;
 fn run(device: &Device, gate_up: &[f32], dout: &[f32], n: usize, f: usize) -> Vec<Memory> {
     let dout = device.activations(dout);
     device.run(|k| {
-        let (out, gate_up) = (device.painted_activations(n * f), device.activations(gate_up));
+        let (out, gate_up) = (device.poisoned_activations(n * f), device.activations(gate_up));
         spans::run(k, &SwigluForward { out: out.span(), gate_up: gate_up.span(), n, f }.into());
         spans::run(k, &SwigluBackward { gate_up: gate_up.span(), dout: dout.span(), n, f }.into());
         vec![out, gate_up]

@@ -1,4 +1,4 @@
-//! The CUDA kernels' contract with whoever makes them: what they take, what they work in, how they fail.
+//! The CUDA kernels: supported models, workspace and error reporting.
 
 use horizon::base::{Dims, Shape, Status};
 use horizon::ops::cuda::workspace::{self, ALIGNMENT, GEMM_BYTES, supports};
@@ -10,8 +10,8 @@ use support::spans;
 const DIMS: Dims = Dims { c: 4096, h: 32, g: 8, d: 128, f: 14336, v: 128_256, l: 32 };
 
 #[test]
-fn what_kernels_cannot_compute_is_refused_by_name() {
-    supports(&DIMS, Shape { b: 4, t: 4096 }).expect("an everyday model");
+fn unsupported_models_are_refused_by_name() {
+    supports(&DIMS, Shape { b: 4, t: 4096 }).expect("a common model");
     for (dims, words) in [
         (Dims { d: 80, ..DIMS }, ["head_dim", "80"]),
         (Dims { c: 4100, ..DIMS }, ["hidden_size", "4100"]),
@@ -24,27 +24,27 @@ fn what_kernels_cannot_compute_is_refused_by_name() {
         assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
     }
     let rows_max = i32::MAX as usize / 32 - 255;
-    supports(&DIMS, Shape { b: 1, t: rows_max }).expect("as many rows as are counted");
-    supports(&DIMS, Shape { b: 1, t: rows_max + 1 }).expect_err("one more");
+    supports(&DIMS, Shape { b: 1, t: rows_max }).expect("the maximum number of rows");
+    supports(&DIMS, Shape { b: 1, t: rows_max + 1 }).expect_err("one row more");
 }
 
 #[test]
-fn a_workspace_holds_products_and_aligned_scratch() {
+fn a_workspace_holds_gemm_memory_and_aligned_scratch() {
     assert_eq!(workspace::bytes(0), GEMM_BYTES + ALIGNMENT);
     assert_eq!(workspace::bytes(ALIGNMENT), GEMM_BYTES + ALIGNMENT);
     assert_eq!(workspace::bytes(ALIGNMENT + 1), GEMM_BYTES + 2 * ALIGNMENT);
 }
 
 #[test]
-fn the_first_failure_is_kept_with_its_launcher_and_told_once() {
+fn the_first_failure_is_returned_once_with_its_launcher() {
     let Some(cuda) = Cuda::all().next() else { return };
     let k = cuda.kernels();
-    let memory = [48, 48, 96, 8, 24].map(|bytes| cuda.here(Memory::painted(bytes)));
+    let memory = [48, 48, 96, 8, 24].map(|bytes| cuda.here(Memory::poisoned(bytes)));
     let [out, x, gate_up, rstd, weight] = memory.each_ref().map(Memory::span);
     k.outcome().expect("nothing was launched");
     spans::run(k, &RmsnormForward { out, rstd, x, weight, eps: 1e-5, n: 2, c: 12 }.into());
     spans::run(k, &SwigluForward { out, gate_up, n: 2, f: 12 }.into());
-    let error = k.outcome().expect_err("12 columns are no whole vectors");
+    let error = k.outcome().expect_err("12 columns are not a multiple of 8");
     assert!(error.message().contains("hzk_rmsnorm_forward"), "{error}");
-    k.outcome().expect("the failure was told");
+    k.outcome().expect("the failure was returned before");
 }

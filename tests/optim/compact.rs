@@ -1,4 +1,4 @@
-//! AdamW with bf16 moments: rounding at random is fair, useful, and the same wherever it is done.
+//! AdamW with bf16 moments: stochastic rounding is unbiased, useful and reproducible.
 
 use horizon::base::{DType, master};
 use horizon::host::{HostSpan, Isa, Pool};
@@ -12,7 +12,7 @@ fn moments(span: HostSpan) -> Vec<f32> {
 }
 
 #[test]
-fn adam_compact_is_the_same_bit_for_bit_on_every_instruction_set() {
+fn adam_compact_is_bit_equal_on_every_instruction_set() {
     let pool = Pool::new(1).unwrap();
     let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 7);
     let rounding = Rounding { seed: 1, step: 7, first: 12345 };
@@ -33,18 +33,18 @@ fn adam_compact_is_the_same_bit_for_bit_on_every_instruction_set() {
     }
 }
 
-/// Threads, and a split into parts that know their place, across the border where the random keys change.
+/// Varies threads, and slices of the parameters with the right offset, across the border where the random keys change.
 #[test]
-fn adam_compact_does_not_depend_on_who_does_what() {
+fn adam_compact_does_not_depend_on_threads_or_slices() {
     let n = 100_003;
     let scalars = AdamScalars::new(&AdamOptions::default(), 1e-3, 3);
     let rounding = |first| Rounding { seed: 8, step: 3, first };
     for first in [0, (1 << 32) - 50_000] {
-        let outcome = |threads: usize, parts: &[usize]| {
+        let outcome = |threads: usize, ends: &[usize]| {
             let params = Params::random(n, 0, DType::Bf16, 5);
             let (spans, pool) = (params.compact(), Pool::new(threads).unwrap());
             let mut start = 0;
-            for end in parts {
+            for end in ends {
                 let rounding = rounding(first + start as u64);
                 let step = Step { rounding, ..Step::new(scalars) };
                 update(&pool, &spans.slice(start, end - start), &step);
@@ -53,13 +53,16 @@ fn adam_compact_does_not_depend_on_who_does_what() {
             params.bytes()
         };
         let whole = outcome(1, &[n]);
-        for (threads, parts) in [(2, vec![n]), (7, vec![n]), (2, vec![1, 16_385, 50_001, n])] {
-            assert!(outcome(threads, &parts) == whole, "{threads} threads, parts to {parts:?}, from {first}");
+        for (threads, ends) in [(2, vec![n]), (7, vec![n]), (2, vec![1, 16_385, 50_001, n])] {
+            assert!(
+                outcome(threads, &ends) == whole,
+                "{threads} threads, slices ending at {ends:?}, first {first}"
+            );
         }
     }
 }
 
-/// Parameters follow those with f32 moments; only what is stored of the moments differs.
+/// Parameters equal those with f32 moments; only the stored moments differ.
 #[test]
 fn adam_compact_rounds_after_the_update() {
     let pool = Pool::new(1).unwrap();
@@ -84,8 +87,8 @@ fn adam_compact_rounds_after_the_update() {
     }
 }
 
-/// With β = 0 a moment is the gradient itself, so what is stored of it shows the rounding alone. Bound: the
-/// mean of n roundings of a value has a standard deviation of at most half a step over √n; 5 of them allowed.
+/// With β = 0 a moment is the gradient itself, so the stored moment shows only the rounding. Bound: the mean of
+/// n rounded values has a standard deviation of at most half a step over √n; 5 are allowed.
 #[test]
 fn adam_compact_rounding_is_unbiased() {
     let pool = Pool::new(2).unwrap();
@@ -112,10 +115,10 @@ fn adam_compact_rounding_is_unbiased() {
     }
 }
 
-/// v fades from 1 when gradients stop. Rounded to nearest it never moves; rounded at random its mean follows
-/// 0.999^step. Bound: 1 % of the mean over 4096 elements.
+/// v decays from 1 when gradients are zero. With rounding to nearest it never changes; with stochastic rounding
+/// its mean follows 0.999^step. Bound: 1 % of the mean over 4096 elements.
 #[test]
-fn adam_compact_forgets_where_rounding_to_nearest_cannot() {
+fn adam_compact_moments_decay_where_rounding_to_nearest_stalls() {
     let pool = Pool::new(2).unwrap();
     let n = 4096;
     let options = AdamOptions::default();

@@ -1,4 +1,4 @@
-//! AdamW with f32 moments: against f64, across instruction sets, threads, lengths and starts.
+//! AdamW with f32 moments: against f64, and across instruction sets, threads, lengths and alignments.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -49,7 +49,7 @@ fn adam_follows_f64_for_a_thousand_steps() {
         let scale = 0.37f32;
         for step in 1..=1000 {
             let lr = 1e-3 * (1.0 - f64::from(step) / 2000.0);
-            // Each element has a gradient of its own size; now and then it changes its mind.
+            // Gradients have different magnitudes per element; every 100 steps their sign tends to change.
             let gradient: Vec<f32> = (0..n)
                 .map(|at| {
                     let size = 10f32.powi(at as i32 % 7 - 5);
@@ -71,7 +71,7 @@ fn adam_follows_f64_for_a_thousand_steps() {
         }
         let (m, v, p) = (numbers(params.m), numbers(params.v), params.master());
         for (at, reference) in reference.iter().enumerate() {
-            // f32 rounds p once a step, by at most 3e-8 below 1: 3e-5 if every rounding went the same way.
+            // f32 rounds p once per step, by at most 3e-8 below 1: 3e-5 in total if all errors had the same sign.
             assert!((f64::from(p[at]) - reference.p).abs() < 6e-6, "p[{at}]: {} for {}", p[at], reference.p);
             let size = reference.v.sqrt();
             assert!(
@@ -107,10 +107,10 @@ fn adam_first_step_moves_by_the_learning_rate() {
 }
 
 #[test]
-fn adam_is_the_same_bit_for_bit_on_every_instruction_set() {
+fn adam_is_bit_equal_on_every_instruction_set() {
     let pool = Pool::new(1).unwrap();
     let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 7);
-    // Three times the widest vector that any version uses, 32 elements of 16 bits.
+    // Up to three times the widest vector of any version, 32 elements of 16 bits.
     for (n, dtype) in (0..=96).chain([1000, 4097]).flat_map(|n| BOTH.map(|dtype| (n, dtype))) {
         for (offset, decay) in [(0, true), (1, false), (3, true), (17, true)] {
             let outcomes: Vec<(Isa, Vec<u8>)> = isas()
@@ -129,7 +129,7 @@ fn adam_is_the_same_bit_for_bit_on_every_instruction_set() {
 }
 
 #[test]
-fn adam_keeps_to_its_spans() {
+fn adam_writes_only_its_spans() {
     let pool = Pool::new(2).unwrap();
     let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 1);
     for isa in isas() {
@@ -163,9 +163,9 @@ fn adam_does_not_depend_on_threads() {
     }
 }
 
-/// With updates far below half a bf16 step, bf16 weights never move; the split master moves as f32 does.
+/// With updates far below half a bf16 step, bf16 weights never change; the split master changes like f32.
 #[test]
-fn adam_moves_where_bf16_stands_still() {
+fn adam_on_a_split_master_does_not_stall_like_bf16() {
     let pool = Pool::new(1).unwrap();
     let options = AdamOptions { weight_decay: 0.0, ..AdamOptions::default() };
     let params = Params::new(1, 0, DType::F32);
@@ -179,18 +179,18 @@ fn adam_moves_where_bf16_stands_still() {
         update(&pool, &params.spans, &Step::new(scalars));
         m += scalars.gain1 * (1.0 - m);
         v += scalars.gain2 * (1.0 - v);
-        let change = scalars.rate * m / (v.sqrt() * scalars.inv_sqrt_bias2 + scalars.eps);
+        let change = scalars.step_size * m / (v.sqrt() * scalars.inv_sqrt_bias2 + scalars.eps);
         bf16 = master::round(master::widen(bf16) - change);
         f32_weight -= change;
     }
-    assert_eq!(master::widen(bf16), 1.0, "plain bf16 stands still");
-    assert_eq!(params.master()[0], f32_weight, "the split master is f32");
+    assert_eq!(master::widen(bf16), 1.0, "plain bf16 weights do not change");
+    assert_eq!(params.master()[0], f32_weight, "the split master equals f32");
     assert!((f32_weight - 0.97).abs() < 1e-4);
-    assert_eq!(master::widen(spans::numbers(params.weights)[0]), 0.96875, "and the streamed bf16 follows it");
+    assert_eq!(master::widen(spans::numbers(params.weights)[0]), 0.96875, "the uploaded bf16 weight follows");
 }
 
 #[test]
-fn adam_decay_is_asked_for_per_call() {
+fn adam_applies_decay_only_if_the_step_says_so() {
     let pool = Pool::new(1).unwrap();
     let options = AdamOptions { weight_decay: 0.1, ..AdamOptions::default() };
     let scalars = AdamScalars::new(&options, 0.1, 1);
@@ -205,9 +205,9 @@ fn adam_decay_is_asked_for_per_call() {
     }
 }
 
-/// The padding of a layout: zero weights, zero gradients.
+/// As in the padding of a layout: zero weights, zero gradients.
 #[test]
-fn adam_leaves_zeros_zero() {
+fn adam_keeps_zeros_zero() {
     let pool = Pool::new(1).unwrap();
     for isa in isas() {
         let params = Params::new(50, 0, DType::Bf16);
@@ -222,17 +222,17 @@ fn adam_leaves_zeros_zero() {
 }
 
 #[test]
-fn adam_scalars_come_from_the_step_number() {
+fn adam_scalars_depend_on_the_step_number() {
     let options = AdamOptions::default();
     let late = AdamScalars::new(&options, 1e-3, u64::MAX);
-    assert_eq!((late.rate, late.inv_sqrt_bias2), (1e-3, 1.0));
+    assert_eq!((late.step_size, late.inv_sqrt_bias2), (1e-3, 1.0));
     let first = AdamScalars::new(&options, 1e-3, 1);
-    assert_eq!((first.rate, first.gain1, first.gain2), (1e-2, 0.1, 0.001));
+    assert_eq!((first.step_size, first.gain1, first.gain2), (1e-2, 0.1, 0.001));
     assert!(catch_unwind(|| AdamScalars::new(&options, 1e-3, 0)).is_err());
 }
 
 #[test]
-fn adam_refuses_impossible_options() {
+fn adam_refuses_invalid_options() {
     AdamOptions::default().check().unwrap();
     let wrong = [
         AdamOptions { beta1: 1.0, ..AdamOptions::default() },
@@ -249,14 +249,14 @@ fn adam_refuses_impossible_options() {
 }
 
 #[test]
-fn adam_refuses_spans_that_do_not_fit() {
+fn adam_refuses_spans_of_different_lengths() {
     let pool = Pool::new(1).unwrap();
     let step = Step::new(AdamScalars::new(&AdamOptions::default(), 1e-3, 1));
     let params = Params::random(100, 0, DType::Bf16, 1);
     let short = |span: HostSpan, size: usize| span.subspan(0, 99 * size);
     let (m, v) = (params.m, params.v);
-    let skew = Spans { state: [short(m, 4), short(v, 4)], ..params.spans.slice(0, 99) };
-    update(&pool, &skew, &step);
+    let shorter = Spans { state: [short(m, 4), short(v, 4)], ..params.spans.slice(0, 99) };
+    update(&pool, &shorter, &step);
     let refused = |spans: Spans| catch_unwind(AssertUnwindSafe(|| update(&pool, &spans, &step))).is_err();
     let (weights, residual) = (params.weights, params.residual);
     for spans in [
@@ -268,17 +268,17 @@ fn adam_refuses_spans_that_do_not_fit() {
     ] {
         assert!(refused(spans), "{spans:?}");
     }
-    let between = params.arena.whole().subspan(1, 198);
+    let misaligned = params.arena.whole().subspan(1, 198);
     let residual = short(residual, 2);
-    let master = Master::Split { weights: between, residual };
+    let master = Master::Split { weights: misaligned, residual };
     assert!(refused(Spans { master, ..params.spans.slice(0, 99) }));
     let compact = params.compact();
     let master = Master::Whole { params: m, copy: None };
-    assert!(refused(Spans { master, ..compact }), "whole masters with bf16 moments");
+    assert!(refused(Spans { master, ..compact }), "whole masters with bf16 moments must be refused");
 }
 
 #[test]
-fn adam_master_goes_in_and_out_whole() {
+fn writing_and_reading_a_split_master_is_exact() {
     let mut random = ChaCha8Rng::seed_from_u64(3);
     for n in [0, 1, 1023, 1024, 1025, 5000] {
         let params = Params::new(n, 1, DType::Bf16);

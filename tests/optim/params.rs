@@ -1,4 +1,4 @@
-//! What the tests of AdamW update.
+//! Parameters for the tests of AdamW.
 
 use horizon::base::{DType, master};
 use horizon::host::{Arena, HostSpan, Isa, MemoryKind};
@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::spans::{read_master, set, write_master};
 
-/// Parameters in memory of their own, with painted borders around each span.
+/// Parameters in separate memory, with poisoned bytes around each span.
 pub struct Params {
     pub arena: Arena,
     pub spans: Spans,
@@ -17,15 +17,15 @@ pub struct Params {
     pub v: HostSpan,
 }
 
-pub const PAINT: u8 = 0xA5;
+pub const POISON: u8 = 0xA5;
 
 impl Params {
-    /// `n` parameters whose spans start `offset` elements after a page border.
+    /// `n` parameters in spans that start `offset` elements after a page border.
     pub fn new(n: usize, offset: usize, gradient_dtype: DType) -> Params {
         let stride = ((n + offset + 64) * 4).next_multiple_of(4096);
         let arena = Arena::take(5 * stride, MemoryKind::Plain).unwrap();
         let whole = arena.whole();
-        set(whole, &vec![PAINT; whole.bytes()]);
+        set(whole, &vec![POISON; whole.bytes()]);
         let span = |at: usize, size: usize| whole.subspan(at * stride + offset * size, n * size);
         let (weights, residual, m, v) = (span(0, 2), span(1, 2), span(3, 4), span(4, 4));
         let spans = Spans {
@@ -38,7 +38,7 @@ impl Params {
         Params { arena, spans, weights, residual, m, v }
     }
 
-    /// Values of every magnitude that training has, and some that it should not have.
+    /// Values of all magnitudes that occur in training, and some beyond.
     pub fn random(n: usize, offset: usize, gradient_dtype: DType, seed: u64) -> Params {
         let params = Params::new(n, offset, gradient_dtype);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -58,7 +58,7 @@ impl Params {
         params
     }
 
-    /// The same parameters with moments of half the size, rounded to nearest.
+    /// The same parameters with bf16 moments, rounded to nearest.
     pub fn compact(&self) -> Spans {
         let n = self.spans.elements();
         let halve = |span: HostSpan| {
@@ -84,7 +84,7 @@ impl Params {
         read_master(self.weights, self.residual)
     }
 
-    /// Every byte of the memory, borders included.
+    /// All bytes of the memory, including those around the spans.
     pub fn bytes(&self) -> Vec<u8> {
         support::spans::numbers(self.arena.whole())
     }

@@ -1,4 +1,4 @@
-//! AdamW against PyTorch's, over 50 steps with a changing learning rate. `pytorch.py` wrote the expected numbers.
+//! AdamW against PyTorch, over 50 steps with a changing learning rate. `pytorch.py` wrote the expected numbers.
 
 use horizon::base::DType;
 use horizon::host::Pool;
@@ -15,7 +15,7 @@ fn spread(index: usize) -> f64 {
 }
 
 #[test]
-fn adam_agrees_with_pytorch() {
+fn adam_matches_pytorch() {
     let expected: serde_json::Value = serde_json::from_str(include_str!("pytorch.json")).unwrap();
     let pool = Pool::new(1).unwrap();
     let options = AdamOptions { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
@@ -41,8 +41,8 @@ fn adam_agrees_with_pytorch() {
                 case[name].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
             assert_eq!(found.len(), expected.len());
             for (at, (found, expected)) in found.into_iter().zip(expected).enumerate() {
-                // Both round p in each of 50 steps, by at most 3e-8 below 1. A moment is a sum of terms at most
-                // as large as the gradient (its square for v), each rounded.
+                // Both round p in each of 50 steps, by at most 3e-8 below 1. A moment is a sum of rounded
+                // terms, each at most as large as the gradient (its square for v).
                 let gradient = 0.125f64.powi(at as i32 % 6);
                 let bound = match name {
                     "p" => 6e-7,

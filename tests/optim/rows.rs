@@ -1,4 +1,4 @@
-//! AdamW on some rows of a matrix.
+//! AdamW on a subset of the rows of a matrix.
 
 use horizon::base::DType;
 use horizon::host::{Isa, Pool};
@@ -9,11 +9,11 @@ use support::spans::update;
 
 use crate::params::{BOTH, Params};
 
-/// Rows and all others, in either order, have the bits of one update of everything.
+/// Updating some rows and then all others, or the reverse, gives the bits of a single update.
 #[test]
-fn rows_and_then_the_others_are_as_all_at_once() {
+fn updating_rows_and_then_the_others_equals_a_single_update() {
     let scalars = AdamScalars::new(&AdamOptions::default(), 3e-4, 7);
-    // Rows shorter and longer than a tile of the pool, and the border where the random keys change.
+    // Rows shorter and longer than a tile of the pool, and across the border where the random keys change.
     for (rows, elements, first) in [(1, 7, 0), (40, 1, 3), (4001, 37, (1 << 32) - 70_000), (5, 70_001, 11)] {
         for (dtype, compact) in BOTH.into_iter().flat_map(|dtype| [(dtype, false), (dtype, true)]) {
             let rounding = Rounding { seed: 1, step: 7, first };

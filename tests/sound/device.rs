@@ -18,7 +18,7 @@ use horizon::ops::cuda::table::{Attention, Choice, Key, Table};
 use horizon::ops::cuda::{CudaKernels, attention, workspace};
 use horizon::ops::{
     Access, Contract, Element, Field, Flops, Heads, Kernels, Linear, LinearForward, Op, Operand, Rope,
-    Scalars, Way, Write, Zero,
+    RopeDirection, Scalars, Write, Zero,
 };
 use horizon::sys::cuda::cublaslt::{Addresses, Algorithm, CublasLt, Descriptors, Handle, Layout, Limits};
 use horizon::sys::cuda::{
@@ -128,7 +128,15 @@ fn ops_are_plain_data_until_unsafe_code_runs_them() {
     let ops: [Op; 3] = [
         Zero { out: span, bytes: usize::MAX }.into(),
         LinearForward { out: span, x: span, weight: span, residual: Some(span), bias: None, sizes }.into(),
-        Rope { qkv: span, positions: span, inv_freq: span, way: Way::Backward, n: usize::MAX, heads }.into(),
+        Rope {
+            qkv: span,
+            positions: span,
+            inv_freq: span,
+            direction: RopeDirection::Backward,
+            n: usize::MAX,
+            heads,
+        }
+        .into(),
     ];
     for mut op in ops {
         op.set(&Scalars { loss_scale: f32::NAN, distinct: usize::MAX });

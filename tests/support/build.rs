@@ -1,5 +1,5 @@
-//! Sets the cfg `hz_cuda`, which horizon-lm's build script sets only for its own targets, and `HZ_CUDA_TOOLKIT`, the
-//! toolkit's folder.
+//! Sets the cfg `hz_cuda`, which horizon-lm's build script sets only for its own targets, and
+//! `HZ_CUDA_TOOLKIT`, the folder of the CUDA toolkit.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(hz_cuda)");

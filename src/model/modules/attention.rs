@@ -1,15 +1,15 @@
-//! Self-attention: queries, keys and values from one product, norms of heads in some families, rotary positions, attention, and the
-//! product back into the residual stream.
+//! Self-attention: one matmul for queries, keys and values, optional QK-norm, RoPE, attention, and the output
+//! projection, which adds to the residual stream.
 
 use crate::base::Shape;
 use crate::model::ModelConfig;
 use crate::model::modules::linear::{Dense, Tensors};
 use crate::model::program::{Builder, External, Recompute, Value, Weights};
 use crate::ops::{
-    AttentionBackward, AttentionForward, Element, Heads, QkNormBackward, QkNormForward, Rope, Way,
+    AttentionBackward, AttentionForward, Element, Heads, QkNormBackward, QkNormForward, Rope, RopeDirection,
 };
 
-/// Self-attention that has been written.
+/// The values of a self-attention emitted by [`Attention::forward`].
 pub struct Attention {
     qkv: Dense,
     norm: Option<QkNorm>,
@@ -23,7 +23,7 @@ pub struct Attention {
     heads: Heads,
 }
 
-/// The norm of query and key heads.
+/// The QK-norm of query and key heads.
 #[derive(Clone, Copy)]
 struct QkNorm {
     rstd: Value,
@@ -31,7 +31,7 @@ struct QkNorm {
     k: Weights,
 }
 
-/// The memory of a micro-batch that attention is given.
+/// Inputs of attention per micro-batch.
 #[derive(Clone, Copy)]
 struct BatchInputs {
     positions: Value,
@@ -41,7 +41,7 @@ struct BatchInputs {
 }
 
 impl Attention {
-    /// `out = residual + o(attention(x))`, all `[N, C]`; `window` as in [`AttentionForward`].
+    /// Emits `out = residual + o(attention(x))`, all `[N, C]`; `window` as in [`AttentionForward`].
     pub fn forward(
         b: &mut Builder,
         config: &ModelConfig,
@@ -76,7 +76,7 @@ impl Attention {
         let qkv = Dense::forward(b, tensors, x, [n, dims.c], None, None);
         let (mut packed, mut norm) = (qkv.out, None);
         if config.qk_norm {
-            b.keep(packed, Recompute::Mlp);
+            b.save(packed, Recompute::Mlp);
             let q = b.parameters(&[("self_attn.q_norm.weight", dims.d)], None);
             let k = b.parameters(&[("self_attn.k_norm.weight", dims.d)], None);
             let normed = b.own(Element::Activation, n * heads.qkv());
@@ -86,14 +86,14 @@ impl Attention {
             (packed, norm) = (normed, Some(QkNorm { rstd, q, k }));
         }
         let BatchInputs { positions, inv_freq, doc_start, .. } = inputs;
-        b.push(Rope { qkv: packed, positions, inv_freq, way: Way::Forward, n, heads });
+        b.push(Rope { qkv: packed, positions, inv_freq, direction: RopeDirection::Forward, n, heads });
         let rotated = packed.next();
         if norm.is_none() {
-            b.keep(rotated, Recompute::Mlp);
+            b.save(rotated, Recompute::Mlp);
         }
         let (attention_output, lse) = (b.own(Element::Activation, n * q), b.own(Element::F32, heads.h * n));
-        b.keep(attention_output, Recompute::Linears);
-        b.keep(lse, Recompute::Linears);
+        b.save(attention_output, Recompute::Linears);
+        b.save(lse, Recompute::Linears);
         b.push(AttentionForward {
             out: attention_output,
             lse,
@@ -111,16 +111,16 @@ impl Attention {
         Attention { qkv, norm, rotated, attention_output, lse, o, inputs, window, shape, heads }
     }
 
-    /// The gradients of all parameters, and that of `x`.
+    /// Emits the gradients of all parameters; returns the gradient of `x`.
     pub fn backward(&self, b: &mut Builder, dout: Value) -> Value {
         let Attention { rotated, attention_output, lse, window, shape, heads, .. } = *self;
         let BatchInputs { positions, doc_start, doc_end, inv_freq } = self.inputs;
         let n = shape.n();
-        let dattended = self.o.backward(b, dout);
+        let dattention_output = self.o.backward(b, dout);
         let dqkv = b.own(Element::Activation, n * heads.qkv());
         b.push(AttentionBackward {
             dqkv,
-            dout: dattended,
+            dout: dattention_output,
             out: attention_output,
             lse,
             qkv: rotated,
@@ -130,7 +130,7 @@ impl Attention {
             shape,
             heads,
         });
-        b.push(Rope { qkv: dqkv, positions, inv_freq, way: Way::Backward, n, heads });
+        b.push(Rope { qkv: dqkv, positions, inv_freq, direction: RopeDirection::Backward, n, heads });
         let mut dqkv = dqkv.next();
         if let Some(QkNorm { rstd, q, k }) = self.norm {
             let ((dq_weight, dweight_write), (dk_weight, _)) =

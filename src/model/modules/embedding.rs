@@ -8,7 +8,7 @@ fn table(b: &mut Builder, dims: &Dims) -> Weights {
     b.parameters(&[("model.embed_tokens.weight", dims.v)], Some(dims.c))
 }
 
-/// The boundary below the first layer: rows of the table.
+/// Emits the embedding lookup, the boundary below the first layer.
 pub fn embedding_forward(b: &mut Builder, &dims: &Dims, n: usize) {
     let Dims { c, v, .. } = dims;
     let table = table(b, &dims).weights;
@@ -17,7 +17,7 @@ pub fn embedding_forward(b: &mut Builder, &dims: &Dims, n: usize) {
     b.push(EmbeddingForward { out, table, tokens, n, c, v });
 }
 
-/// The gradient of the table, from that of the stream. It is zeroed first where the program sets it.
+/// Emits the gradient of the table from that of the residual stream. With [`Write::Set`] the table is zeroed first.
 pub fn embedding_backward(b: &mut Builder, &dims: &Dims, n: usize) {
     let Dims { c, v, .. } = dims;
     let table = table(b, &dims).gradient;

@@ -1,7 +1,7 @@
-//! The head: final norm, logits, loss.
+//! The head: final norm, logits and loss.
 //!
-//! Logits never exist whole: the head works through its rows in chunks, and a chunk's logits become their own gradient before the
-//! next chunk's take their place.
+//! Logits never exist as a whole: the head processes its rows in chunks, and the gradient of a chunk's logits
+//! replaces them before the next chunk reuses the memory.
 
 use crate::base::Dims;
 use crate::model::ModelConfig;
@@ -17,34 +17,35 @@ use crate::ops::{
 pub enum HeadTask {
     /// The loss.
     Loss,
-    /// The loss and the gradients of all that it depends on. The stream becomes its own gradient.
+    /// The loss and all gradients. The residual stream is replaced by its gradient.
     LossBackward,
     /// The log-probabilities of the targets.
     Logprobs,
-    /// The gradients under a loss of which `Logprobs` is the gradient of each log-probability. The stream becomes its own gradient.
+    /// The gradients for an external loss: `Logprobs` holds its gradient with respect to each log-probability.
+    /// The residual stream is replaced by its gradient.
     Backward,
-    /// The logits of one row, the only one of the stream.
+    /// The logits of one row, the only row of the residual stream.
     Logits,
 }
 
 impl HeadTask {
-    /// All of them.
+    /// All tasks.
     pub const ALL: [HeadTask; 5] =
         [HeadTask::Loss, HeadTask::LossBackward, HeadTask::Logprobs, HeadTask::Backward, HeadTask::Logits];
 
-    /// Returns true where it gives gradients.
+    /// Returns true if the task computes gradients.
     pub fn is_backward(self) -> bool {
         matches!(self, HeadTask::LossBackward | HeadTask::Backward)
     }
 }
 
-/// The head over `n` rows, with the logits of `chunk` rows at a time.
+/// Emits the head for `n` rows, with logits of `chunk` rows at a time.
 pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chunk: usize) {
     let Dims { c, v, .. } = config.dims;
     let (n, stride) = (if task == HeadTask::Logits { 1 } else { n }, config.dims.logits_stride());
     let chunk = chunk.clamp(1, n);
-    let stream = b.input(External::ResidualStream, Element::Activation, n * c);
-    let norm = Norm::forward(b, "model.norm.weight", stream, config.norm_eps, [n, c]);
+    let residual_stream = b.input(External::ResidualStream, Element::Activation, n * c);
+    let norm = Norm::forward(b, "model.norm.weight", residual_stream, config.norm_eps, [n, c]);
     let lm = match config.tied {
         true => b.borrowed(v * c),
         false => b.parameters(&[("lm_head.weight", v)], Some(c)),
@@ -60,20 +61,21 @@ pub fn head(b: &mut Builder, config: &ModelConfig, task: HeadTask, n: usize, chu
         let sizes = Linear { n: rows_here, k: c, m: v, out_stride: stride };
         let (weight, residual, bias) = (lm.weights, None, None);
         b.push(LinearForward { out: logits, x: normed, weight, residual, bias, sizes });
-        let dlogits = rows.ask(b, task, logits, first, sizes);
+        let dlogits = rows.run_task(b, task, logits, first, sizes);
         if let Some(dlogits) = dlogits {
             lm_backward(b, dlogits, normed, lm, sizes);
         }
-        // The next chunk's take their place.
+        // The next chunk reuses the memory.
         logits = dlogits.unwrap_or(logits).next();
     }
     if task.is_backward() {
         let dnormed = b.whole(norm.out);
-        norm.backward(b, dnormed, stream.next(), Write::Set);
+        norm.backward(b, dnormed, residual_stream.next(), Write::Set);
     }
 }
 
-/// The gradient of the LM head, and that of the rows it read, which are read for the last time here: it takes their place.
+/// Emits the gradients of the LM head's weight and of its input. The latter replaces the input, which is read
+/// here for the last time.
 fn lm_backward(b: &mut Builder, dlogits: Value, normed: Value, lm: Weights, sizes: Linear) {
     let (dweight, dweight_write) = b.contribution(lm.gradient);
     b.push(LinearBackwardWeight { dweight, dout: dlogits, x: normed, dweight_write, sizes });
@@ -81,7 +83,7 @@ fn lm_backward(b: &mut Builder, dlogits: Value, normed: Value, lm: Weights, size
     b.push(LinearBackwardInput { dx, dout: dlogits, weight, dx_write, sizes });
 }
 
-/// The rows of a micro-batch that the head is given.
+/// The per-row inputs and outputs of a task of the head.
 struct Rows {
     targets: Option<Value>,
     weights: Option<Value>,
@@ -99,15 +101,15 @@ impl Rows {
             HeadTask::Backward => Some(b.input(External::Logprobs, Element::F32, n)),
             _ => None,
         };
-        let loss = has_loss.then(|| b.sum(External::Loss, Element::F64, 1));
+        let loss = has_loss.then(|| b.accumulator(External::Loss, Element::F64, 1));
         if let Some(out) = loss.filter(|_| b.write() == Write::Set) {
             b.push(Zero { out, bytes: 8 });
         }
         Rows { targets, weights, logprobs, loss }
     }
 
-    /// Does with a chunk of logits what is asked; returns their gradient if that is part of it.
-    fn ask(
+    /// Emits the task for a chunk of logits; returns their gradient if the task computes it.
+    fn run_task(
         &self,
         b: &mut Builder,
         task: HeadTask,
@@ -118,7 +120,7 @@ impl Rows {
         let Linear { n, m: v, out_stride: stride, .. } = sizes;
         let mut cut = |rows: Option<Value>| {
             let rows = rows.expect("the task has these rows");
-            // All of them are arrays of four bytes.
+            // All of these are arrays of four-byte elements.
             b.slice(rows, Element::F32, first, n)
         };
         match task {

@@ -5,7 +5,7 @@ use crate::ops::{
     BiasBackward, Element, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Write,
 };
 
-/// A linear layer that has been written.
+/// The values of a linear layer emitted by [`Dense::forward`].
 pub struct Dense {
     /// `[N, M]`.
     pub out: Value,
@@ -15,16 +15,16 @@ pub struct Dense {
     sizes: Linear,
 }
 
-/// The tensors of a linear layer: matrices that stand one below the other, `(name, rows)`, and their biases.
+/// The tensors of a linear layer: matrices stacked by rows, `(name, rows)`, and their biases.
 pub struct Tensors<'a> {
     /// `[rows, K]` each.
     pub weights: &'a [(&'static str, usize)],
-    /// `[rows]` each; none where the layer has no bias.
+    /// `[rows]` each; empty if the layer has no bias.
     pub biases: &'a [(&'static str, usize)],
 }
 
 impl Dense {
-    /// `out = x · weightᵀ`, plus the residual, plus the bias. `x` is `[n, k]`; without `out` the output takes memory of its own.
+    /// Emits `out = x · weightᵀ + residual + bias`. `x` is `[n, k]`. Without `out`, the output gets its own buffer.
     pub fn forward(
         b: &mut Builder,
         tensors: Tensors,
@@ -43,7 +43,7 @@ impl Dense {
         layer
     }
 
-    /// The gradients of weight and bias, and that of `x`, which takes memory of its own.
+    /// Emits the gradients of weight and bias; returns the gradient of `x`, in its own buffer.
     pub fn backward(&self, b: &mut Builder, dout: Value) -> Value {
         let Dense { x, weight, bias, sizes, .. } = *self;
         if let Some(bias) = bias {

@@ -1,10 +1,10 @@
-//! The feed-forward network: SwiGLU between two linear layers.
+//! The MLP: SwiGLU between two linear layers.
 
 use crate::model::modules::linear::{Dense, Tensors};
 use crate::model::program::{Builder, Recompute, Value};
 use crate::ops::{Element, SwigluBackward, SwigluForward};
 
-/// A feed-forward network that has been written.
+/// The values of an MLP emitted by [`Mlp::forward`].
 pub struct Mlp {
     gate_up: Dense,
     down: Dense,
@@ -13,7 +13,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// `out = residual + down(silu(gate(x)) · up(x))`, all `[n, c]`; gate and up have `f` columns.
+    /// Emits `out = residual + down(silu(gate(x)) · up(x))`, all `[n, c]`; gate and up have `f` columns.
     pub fn forward(
         b: &mut Builder,
         has_bias: bool,
@@ -27,7 +27,7 @@ impl Mlp {
             biases: if has_bias { &[("mlp.gate_proj.bias", f), ("mlp.up_proj.bias", f)] } else { &[] },
         };
         let gate_up = Dense::forward(b, gate_up, x, [n, c], None, None);
-        b.keep(gate_up.out, Recompute::Selective);
+        b.save(gate_up.out, Recompute::Selective);
         let gated = b.own(Element::Activation, n * f);
         b.push(SwigluForward { out: gated, gate_up: gate_up.out, n, f });
         let down = Tensors {
@@ -38,11 +38,11 @@ impl Mlp {
         Mlp { gate_up, down, n, f }
     }
 
-    /// The gradients of all parameters, and that of `x`.
+    /// Emits the gradients of all parameters; returns the gradient of `x`.
     pub fn backward(&self, b: &mut Builder, dout: Value) -> Value {
-        let dproduct = self.down.backward(b, dout);
+        let dgated = self.down.backward(b, dout);
         let gate_up = self.gate_up.out;
-        b.push(SwigluBackward { gate_up, dout: dproduct, n: self.n, f: self.f });
+        b.push(SwigluBackward { gate_up, dout: dgated, n: self.n, f: self.f });
         let dgate_up = gate_up.next();
         self.gate_up.backward(b, dgate_up)
     }

@@ -1,4 +1,5 @@
-//! The modules of a decoder: each declares its parameters and buffers and writes its ops, forward and backward, into a program.
+//! The modules of a decoder. Each declares its parameters and buffers and emits its ops, forward and backward,
+//! into a program.
 
 mod attention;
 mod embedding;

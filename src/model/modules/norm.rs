@@ -3,7 +3,7 @@
 use crate::model::program::{Builder, Value, Weights};
 use crate::ops::{Element, RmsnormBackward, RmsnormForward, Write};
 
-/// An RMSNorm that has been written.
+/// The values of an RMSNorm emitted by [`Norm::forward`].
 pub struct Norm {
     /// `[N, C]`.
     pub out: Value,
@@ -15,7 +15,7 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// `out =` the rows of `x [n, c]` normalised, times the tensor `name`, `[C]`.
+    /// Emits RMSNorm of the rows of `x [n, c]`, scaled by the tensor `name`, `[C]`.
     pub fn forward(b: &mut Builder, name: &'static str, x: Value, eps: f32, [n, c]: [usize; 2]) -> Norm {
         let weight = b.parameters(&[(name, c)], None);
         let (out, rstd) = (b.own(Element::Activation, n * c), b.own(Element::F32, n));
@@ -23,7 +23,7 @@ impl Norm {
         Norm { out, x, rstd, weight, n, c }
     }
 
-    /// The gradient of the weight, and that of `x`, by `dx_write` into `dx`.
+    /// Emits the gradient of the weight, and that of `x` into `dx`, written as `dx_write` says.
     pub fn backward(&self, b: &mut Builder, dout: Value, dx: Value, dx_write: Write) {
         let Norm { x, rstd, weight, n, c, .. } = *self;
         let (dweight, dweight_write) = b.contribution(weight.gradient);

@@ -1,4 +1,4 @@
-//! Places of buffers: from the first use to the last a buffer has its memory alone.
+//! Memory offsets of buffers: a buffer has its memory exclusively from its first to its last use.
 
 use crate::base::DType;
 use crate::model::program::{External, Home, Owner, Program, Recompute, Value, operands};
@@ -7,31 +7,31 @@ use crate::ops::{Access, Flops, Op};
 /// Every buffer starts on a multiple of this many bytes.
 const ALIGNMENT: usize = 256;
 
-/// The memory that a location is in.
+/// The memory region of a location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Base {
     /// A unit's bf16 weights.
     Weights(Owner),
-    /// Its f32 gradient.
+    /// A unit's f32 gradient.
     Gradient(Owner),
-    /// Memory of the compute lane, in which nothing stays from pass to pass.
+    /// Scratch memory of the compute lane; its contents do not survive a pass.
     Scratch,
-    /// Memory of the unit and the micro-batch, in which activations stay from forward to backward.
+    /// Memory per unit and micro-batch, for activations saved from forward to backward.
     Saved,
-    /// Memory that the program finds.
+    /// Memory bound when the program runs.
     External(External),
 }
 
-/// The place of an operand.
+/// The memory of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// The memory.
+    /// The memory region.
     pub base: Base,
-    /// First byte.
+    /// The first byte within the region.
     pub offset: usize,
     /// Length in bytes.
     pub bytes: usize,
-    /// Whether the op sets or changes it.
+    /// True if the op writes it.
     pub writes: bool,
 }
 
@@ -42,29 +42,29 @@ pub struct Pass {
     pub ops: Vec<Op<Location>>,
     /// Bytes of scratch memory: a multiple of 256.
     pub scratch_bytes: usize,
-    /// Bytes of kept memory: a multiple of 256.
+    /// Bytes of saved activations: a multiple of 256.
     pub saved_bytes: usize,
 }
 
 impl Pass {
-    /// Bytes of the kernels' workspace that the ops need, beside that of matrix products.
+    /// Bytes of kernel workspace that the ops need, without that of GEMMs.
     pub fn workspace_bytes(&self) -> usize {
         self.ops.iter().map(|op| op.contract().scratch_bytes()).max().unwrap_or(0)
     }
 
-    /// Multiplications and additions in matrix products.
-    pub fn product_flops(&self) -> f64 {
-        let product = |op: &Op<Location>| match op.contract().flops() {
+    /// FLOPs of the matmuls.
+    pub fn matmul_flops(&self) -> f64 {
+        let matmul = |op: &Op<Location>| match op.contract().flops() {
             Flops::Matmul(sizes) => 2.0 * sizes.iter().map(|size| *size as f64).product::<f64>(),
             _ => 0.0,
         };
-        self.ops.iter().map(product).sum()
+        self.ops.iter().map(matmul).sum()
     }
 }
 
-/// A buffer's life in a pass: the numbers of the first and the last op that use it.
+/// The lifetime of a buffer in a pass: the indices of the first and the last op that use it.
 #[derive(Clone, Copy)]
-struct Life {
+struct Lifetime {
     buffer: usize,
     bytes: usize,
     first: usize,
@@ -72,6 +72,7 @@ struct Life {
 }
 
 impl Program {
+    /// Assigns memory to the buffers of a pass that saves activations as `recompute` says.
     pub(super) fn arrange<'a>(
         &'a self,
         ops: impl Iterator<Item = &'a Op<Value>> + Clone,
@@ -81,12 +82,12 @@ impl Program {
         let mut offsets = vec![None; self.buffers.len()];
         let mut saved_bytes = 0;
         for (buffer, offset) in self.buffers.iter().zip(&mut offsets) {
-            if buffer.kept.is_some_and(|(_, first)| first <= recompute) {
+            if buffer.saved.is_some_and(|(_, first)| first <= recompute) {
                 *offset = Some((Base::Saved, saved_bytes));
                 saved_bytes += aligned(buffer.bytes);
             }
         }
-        let mut lives: Vec<Life> = Vec::new();
+        let mut lifetimes: Vec<Lifetime> = Vec::new();
         for (number, op) in ops.clone().enumerate() {
             for operand in operands(op) {
                 let (root, _) = self.root(operand.at.buffer);
@@ -94,16 +95,16 @@ impl Program {
                 if self.buffers[buffer].home != Home::Own || offsets[buffer].is_some() {
                     continue;
                 }
-                match lives.iter_mut().find(|life| life.buffer == buffer) {
-                    Some(life) => life.last = number,
+                match lifetimes.iter_mut().find(|lifetime| lifetime.buffer == buffer) {
+                    Some(lifetime) => lifetime.last = number,
                     None => {
                         let bytes = aligned(self.buffers[buffer].bytes);
-                        lives.push(Life { buffer, bytes, first: number, last: number });
+                        lifetimes.push(Lifetime { buffer, bytes, first: number, last: number });
                     }
                 }
             }
         }
-        let scratch_bytes = place(lives, &mut |buffer, offset| {
+        let scratch_bytes = assign_offsets(lifetimes, &mut |buffer, offset| {
             offsets[buffer] = Some((Base::Scratch, offset));
         });
         let locate = |value: &Value, writes: bool| {
@@ -112,13 +113,13 @@ impl Program {
                 Home::Weights(owner, element) => (Base::Weights(owner), element * DType::Bf16.bytes()),
                 Home::Gradient(owner, element) => (Base::Gradient(owner), element * DType::F32.bytes()),
                 Home::External(external) => (Base::External(external), 0),
-                Home::Own => offsets[root as usize].expect("every buffer of an op has a place"),
-                Home::Part(..) => unreachable!("a part's whole is no part"),
+                Home::Own => offsets[root as usize].expect("every buffer of an op has memory"),
+                Home::Slice(..) => unreachable!("slices have no slices"),
             };
             Location { base, offset: offset + within.start, bytes: within.len(), writes }
         };
         let located = |op: &Op<Value>| {
-            // In the order in which `map` comes to them.
+            // In the order in which `map` visits the operands.
             let mut accesses = operands(op).into_iter().map(|operand| operand.access);
             op.map(&mut |value| locate(value, accesses.next() != Some(Access::Read)))
         };
@@ -126,23 +127,23 @@ impl Program {
     }
 }
 
-/// Places buffers, the largest first, each at the lowest offset that is free for all its life (greedy by size: Pisarchyk & Lee
-/// 2020). Returns the end of the last.
-fn place(mut lives: Vec<Life>, at: &mut dyn FnMut(usize, usize)) -> usize {
-    lives.sort_by_key(|life| (std::cmp::Reverse(life.bytes), life.buffer));
-    let mut placed: Vec<(usize, Life)> = Vec::new();
-    for life in lives {
+/// Assigns offsets to buffers, the largest first, each at the lowest offset that is free for its whole lifetime
+/// (greedy by size: Pisarchyk & Lee 2020). Calls `at(buffer, offset)` for each; returns the total bytes.
+fn assign_offsets(mut lifetimes: Vec<Lifetime>, at: &mut dyn FnMut(usize, usize)) -> usize {
+    lifetimes.sort_by_key(|lifetime| (std::cmp::Reverse(lifetime.bytes), lifetime.buffer));
+    let mut placed: Vec<(usize, Lifetime)> = Vec::new();
+    for lifetime in lifetimes {
         let mut offset = 0;
-        // In the order of their offsets: a gap that is too short is passed over.
+        // Sorted by offset, so gaps that are too short are skipped.
         for (taken, other) in &placed {
-            let meets = other.first <= life.last && life.first <= other.last;
-            if meets && *taken < offset + life.bytes {
+            let coexist = other.first <= lifetime.last && lifetime.first <= other.last;
+            if coexist && *taken < offset + lifetime.bytes {
                 offset = offset.max(taken + other.bytes);
             }
         }
         let index = placed.partition_point(|(taken, _)| *taken <= offset);
-        placed.insert(index, (offset, life));
-        at(life.buffer, offset);
+        placed.insert(index, (offset, lifetime));
+        at(lifetime.buffer, offset);
     }
-    placed.iter().map(|(offset, life)| offset + life.bytes).max().unwrap_or(0)
+    placed.iter().map(|(offset, lifetime)| offset + lifetime.bytes).max().unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! The writing of a program, and the rules that it is held to.
+//! The builder of programs, and the rules that it enforces.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,10 +9,10 @@ use crate::model::program::{
 };
 use crate::ops::{Access, Element, Op, Operand, Write, Zero};
 
-/// Elements: 256 bytes of bf16, so that rows of any storage type start on cache lines.
+/// Alignment in elements: 256 bytes of bf16, so that rows of any dtype start on cache lines.
 const ALIGNMENT: usize = 128;
 
-/// Tensors that one product reads together: their weights, and the sum of their gradients over micro-batches.
+/// Tensors read by one matmul: their weights, and their gradient accumulator.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
     /// bf16.
@@ -21,37 +21,42 @@ pub struct Weights {
     pub gradient: Value,
 }
 
-/// A program that is being written.
+/// A program under construction.
 pub struct Builder {
     program: Program,
-    /// By buffer.
+    /// One per buffer.
     states: Vec<State>,
     write: Write,
     backward: bool,
-    /// Runs of elements that no tensor covers, of the unit and of borrowed ones.
+    /// Padding after tensors of the unit and of borrowed ones: owner, first element, elements.
     padding: Vec<(Owner, usize, usize)>,
 }
 
-/// A written part, other than `buffer`, that overlaps bytes of its whole.
-fn other_part(parts: &BTreeMap<usize, (usize, u32)>, buffer: u32, place: &Range<usize>) -> Option<u32> {
-    // Parts are apart: of those that begin before the end, the last one reaches farthest.
-    let last = parts.range(..place.end).next_back();
-    last.filter(|(_, (end, part))| *end > place.start && *part != buffer).map(|(_, (_, part))| *part)
+/// A written slice, other than `buffer`, that overlaps `range` of its whole.
+fn overlapping_slice(
+    slices: &BTreeMap<usize, (usize, u32)>,
+    buffer: u32,
+    range: &Range<usize>,
+) -> Option<u32> {
+    // Slices are disjoint, so of those that start before the end of the range, the last one reaches farthest.
+    let last = slices.range(..range.end).next_back();
+    last.filter(|(_, (end, slice))| *end > range.start && *slice != buffer).map(|(_, (_, slice))| *slice)
 }
 
-/// A buffer while ops are appended.
+/// The state of a buffer while ops are appended.
 #[derive(Default)]
 struct State {
-    /// Writes so far; one where something is there from the start.
+    /// Number of writes so far; inputs start at 1.
     version: u32,
-    /// Of a part: the version of its whole that it is made of.
+    /// For a slice: the version of its whole.
     of: u32,
-    /// Of a whole: the parts written since its last write, by their first bytes: their ends and buffers. They are apart.
-    parts: BTreeMap<usize, (usize, u32)>,
+    /// For a whole: the disjoint slices written since its last write; the first byte maps to the end and the buffer.
+    slices: BTreeMap<usize, (usize, u32)>,
 }
 
 impl Builder {
-    /// An empty program for a device that stores activations so. Gradients and the loss are set or added to, by `write`.
+    /// An empty program for a device with this activation dtype. `write` says if gradients and loss are set or
+    /// added to.
     pub fn new(activation_dtype: DType, write: Write) -> Builder {
         let program = Program {
             activation_dtype,
@@ -64,47 +69,47 @@ impl Builder {
         Builder { program, states: Vec::new(), write, backward: false, padding: Vec::new() }
     }
 
-    /// The mode of gradients and of the loss.
+    /// The write mode of gradients and loss.
     pub fn write(&self) -> Write {
         self.write
     }
 
-    fn buffer(&mut self, home: Home, bytes: usize, is_there: bool) -> Value {
-        let is_new = matches!(home, Home::Own | Home::Part(..))
+    fn buffer(&mut self, home: Home, bytes: usize, is_written: bool) -> Value {
+        let is_new = matches!(home, Home::Own | Home::Slice(..))
             || self.program.buffers.iter().all(|buffer| buffer.home != home);
         assert!(is_new, "{home:?} is declared twice");
-        self.program.buffers.push(Buffer { home, bytes, kept: None });
-        self.states.push(State { version: u32::from(is_there), ..State::default() });
+        self.program.buffers.push(Buffer { home, bytes, saved: None });
+        self.states.push(State { version: u32::from(is_written), ..State::default() });
         Value { buffer: self.program.buffers.len() as u32 - 1, version: 1 }
     }
 
-    /// A buffer of the program's own, to be written.
+    /// Declares a buffer in scratch or saved memory, to be written by an op.
     pub fn own(&mut self, element: Element, elements: usize) -> Value {
         let bytes = elements * element.bytes(self.program.activation_dtype);
         self.buffer(Home::Own, bytes, false)
     }
 
-    /// Memory that is there when the program runs, and holds something.
+    /// Declares external memory that is already written.
     pub fn input(&mut self, external: External, element: Element, elements: usize) -> Value {
         let bytes = elements * element.bytes(self.program.activation_dtype);
         self.buffer(Home::External(external), bytes, true)
     }
 
-    /// Memory that is there when the program runs, to be written.
+    /// Declares external memory to be written by an op.
     pub fn output(&mut self, external: External, element: Element, elements: usize) -> Value {
         let bytes = elements * element.bytes(self.program.activation_dtype);
         self.buffer(Home::External(external), bytes, false)
     }
 
-    /// A sum over micro-batches that is there when the program runs; this one sets it or adds to it.
-    pub fn sum(&mut self, external: External, element: Element, elements: usize) -> Value {
+    /// Declares an external accumulator over micro-batches, which the program sets or adds to.
+    pub fn accumulator(&mut self, external: External, element: Element, elements: usize) -> Value {
         let bytes = elements * element.bytes(self.program.activation_dtype);
-        let is_there = self.write == Write::Add;
-        self.buffer(Home::External(external), bytes, is_there)
+        let is_written = self.write == Write::Add;
+        self.buffer(Home::External(external), bytes, is_written)
     }
 
-    /// Declares tensors of the unit, `(name, rows)`, which stand together without padding between them: matrices
-    /// `[rows, columns]`, or vectors `[rows]`.
+    /// Declares adjacent tensors of the unit, `(name, rows)`, without padding between them: matrices `[rows,
+    /// columns]`, or vectors `[rows]`.
     pub fn parameters(&mut self, tensors: &[(&'static str, usize)], columns: Option<usize>) -> Weights {
         let first = self.program.elements;
         let mut end = first;
@@ -118,7 +123,7 @@ impl Builder {
         self.weights(Owner::Own, first, end - first)
     }
 
-    /// The first tensor of another unit.
+    /// Declares the first tensor of another unit.
     pub fn borrowed(&mut self, elements: usize) -> Weights {
         self.weights(Owner::Borrowed, 0, elements)
     }
@@ -128,15 +133,15 @@ impl Builder {
         if !end.is_multiple_of(ALIGNMENT) {
             self.padding.push((owner, end, end.next_multiple_of(ALIGNMENT) - end));
         }
-        let is_there = self.write == Write::Add;
+        let is_written = self.write == Write::Add;
         Weights {
             weights: self.buffer(Home::Weights(owner, first), elements * DType::Bf16.bytes(), true),
-            gradient: self.buffer(Home::Gradient(owner, first), elements * DType::F32.bytes(), is_there),
+            gradient: self.buffer(Home::Gradient(owner, first), elements * DType::F32.bytes(), is_written),
         }
     }
 
-    /// Zeroes what lies between the tensors and behind them in a gradient that the program sets: the whole of it is rounded and
-    /// downloaded later.
+    /// With [`Write::Set`], zeroes the padding in the gradient, because the whole gradient is later rounded and
+    /// downloaded.
     pub fn zero_padding(&mut self) {
         if self.write == Write::Set {
             for (owner, first, elements) in std::mem::take(&mut self.padding) {
@@ -147,56 +152,56 @@ impl Builder {
         }
     }
 
-    /// Part of a value as a value of its own: `elements` elements from `first` on. It holds what the whole does.
+    /// Declares `elements` elements of a value from `first` on as a value, with the same contents.
     pub fn slice(&mut self, whole: Value, element: Element, first: usize, elements: usize) -> Value {
         let Buffer { home, bytes, .. } = self.program.buffers[whole.buffer as usize];
         let (of, size) =
             (self.states[whole.buffer as usize].version, element.bytes(self.program.activation_dtype));
-        assert!(!matches!(home, Home::Part(..)), "a part has no parts");
-        assert!((first + elements) * size <= bytes, "a part leaves its whole");
-        assert!(of == 0 || of == whole.version, "a part's whole is written over");
-        let part = self.buffer(Home::Part(whole.buffer, first * size), elements * size, of > 0);
-        self.states[part.buffer as usize].of = of;
+        assert!(!matches!(home, Home::Slice(..)), "a slice of a slice");
+        assert!((first + elements) * size <= bytes, "a slice is out of bounds");
+        assert!(of == 0 || of == whole.version, "a slice of a value that was overwritten");
+        let slice = self.buffer(Home::Slice(whole.buffer, first * size), elements * size, of > 0);
+        self.states[slice.buffer as usize].of = of;
         if of > 0 {
-            self.check_current(part, "a part", "what it holds");
+            self.check_current(slice, "slice", "the value");
         }
-        part
+        slice
     }
 
-    /// The value of a whole all of whose parts have been written anew.
+    /// The new value of a whole after all of its slices have been written.
     ///
     /// # Panics
-    /// If the parts written since the whole do not cover it, each byte once.
+    /// If the slices written since the whole do not cover it exactly once.
     pub fn whole(&mut self, of: Value) -> Value {
         let state = &mut self.states[of.buffer as usize];
         let mut end = 0;
-        for (first, (last, _)) in std::mem::take(&mut state.parts) {
-            assert!(first == end, "the parts of a whole leave a gap");
+        for (first, (last, _)) in std::mem::take(&mut state.slices) {
+            assert!(first == end, "the slices of a whole leave a gap");
             end = last;
         }
-        assert!(end == self.program.buffers[of.buffer as usize].bytes, "a part of the whole is not written");
+        assert!(end == self.program.buffers[of.buffer as usize].bytes, "a slice of the whole is not written");
         state.version += 1;
         of.next()
     }
 
-    /// The operand and the mode of the next contribution to a gradient or the loss: the program's first by its own mode, all others
-    /// are added.
-    pub fn contribution(&self, sum: Value) -> (Value, Write) {
-        match self.states[sum.buffer as usize].version {
-            0 => (sum, Write::Set),
-            version => (Value { version, ..sum }, Write::Add),
+    /// Returns operand and write mode for the next contribution to a gradient or the loss: the first one uses
+    /// the mode of the program, all later ones are added.
+    pub fn contribution(&self, accumulator: Value) -> (Value, Write) {
+        match self.states[accumulator.buffer as usize].version {
+            0 => (accumulator, Write::Set),
+            version => (Value { version, ..accumulator }, Write::Add),
         }
     }
 
-    /// Keeps a value of forward for backward under `first` and all that keep more. Memory that the program is given stays anyway.
-    pub fn keep(&mut self, value: Value, first: Recompute) {
+    /// Saves a forward value for backward under `first` and every mode that saves more. External memory stays anyway.
+    pub fn save(&mut self, value: Value, first: Recompute) {
         let buffer = &mut self.program.buffers[value.buffer as usize];
         if buffer.home == Home::Own {
-            buffer.kept = Some((value.version, first));
+            buffer.saved = Some((value.version, first));
         }
     }
 
-    /// All ops from here on are backward's.
+    /// All later ops belong to backward.
     pub fn start_backward(&mut self) {
         self.backward = true;
     }
@@ -204,8 +209,8 @@ impl Builder {
     /// Appends an op.
     ///
     /// # Panics
-    /// If it reads a value that is not there, writes one twice, is given a buffer that is too short, or gives an output
-    /// memory of another operand that it may not have.
+    /// If it reads a value that is not current, writes one twice, gets a buffer that is too short, or an output
+    /// that shares memory with another operand without permission.
     pub fn push(&mut self, op: impl Into<Op<Value>>) {
         let op = op.into();
         let (name, operands) = (op.contract().name(), operands(&op));
@@ -226,20 +231,20 @@ impl Builder {
                 let may_be = (output.access, other.access) == (Access::Set, Access::Read)
                     && output.at.buffer == other.at.buffer
                     && op.contract().may_be(output.name, other.name);
-                let apart = may_be || !self.program.overlap(output.at.buffer, other.at.buffer);
-                assert!(apart, "{name}: {} may not be {}", output.name, other.name);
+                let disjoint = may_be || !self.program.overlap(output.at.buffer, other.at.buffer);
+                assert!(disjoint, "{name}: {} may not be {}", output.name, other.name);
             }
         }
         for Value { buffer, .. } in operands.iter().filter_map(result) {
-            let (root, place) = self.program.root(buffer);
+            let (root, range) = self.program.root(buffer);
             self.states[buffer as usize].version += 1;
-            let parts = &mut self.states[root as usize].parts;
+            let slices = &mut self.states[root as usize].slices;
             if root == buffer {
-                parts.clear();
+                slices.clear();
             } else {
-                let other = other_part(parts, buffer, &place);
-                assert!(other.is_none(), "{name}: the parts of a whole overlap");
-                parts.insert(place.start, (place.end, buffer));
+                let other = overlapping_slice(slices, buffer, &range);
+                assert!(other.is_none(), "{name}: the slices of a whole overlap");
+                slices.insert(range.start, (range.end, buffer));
             }
         }
         let ops = if self.backward { &mut self.program.backward } else { &mut self.program.forward };
@@ -247,19 +252,19 @@ impl Builder {
     }
 
     fn check_current(&self, value: Value, user: &str, what: &str) {
-        let (state, (root, place)) = (&self.states[value.buffer as usize], self.program.root(value.buffer));
+        let (state, (root, range)) = (&self.states[value.buffer as usize], self.program.root(value.buffer));
         let whole = &self.states[root as usize];
-        let is_there = value.version == state.version
+        let is_current = value.version == state.version
             && (root == value.buffer || state.of == whole.version)
-            && other_part(&whole.parts, value.buffer, &place).is_none();
-        assert!(is_there, "{user}: {what} is not there: not written yet, or written over since");
+            && overlapping_slice(&whole.slices, value.buffer, &range).is_none();
+        assert!(is_current, "{user}: {what} is not current: not yet written, or overwritten since");
     }
 
-    /// The program. The values of forward that backward reads are kept under [`Recompute::None`] if not before.
+    /// Returns the program. Forward values that backward reads are saved under [`Recompute::None`] unless saved before.
     ///
     /// # Panics
-    /// If kept memory would hold another value than the one to keep, or a value that forward writes is used by parts: those
-    /// are not computed again.
+    /// If saved memory would hold another value than the one to save, or a forward value is used by slices,
+    /// since those are not recomputed.
     pub fn finish(mut self) -> Program {
         let Program { buffers, forward, backward, .. } = &mut self.program;
         let written: Vec<Value> =
@@ -267,13 +272,13 @@ impl Builder {
         for operand in backward.iter().flat_map(operands).filter(|operand| operand.access != Access::Set) {
             let buffer = &mut buffers[operand.at.buffer as usize];
             if buffer.home == Home::Own && written.contains(&operand.at) {
-                buffer.kept.get_or_insert((operand.at.version, Recompute::None));
+                buffer.saved.get_or_insert((operand.at.version, Recompute::None));
             }
         }
         for (op, operand) in
             forward.iter().flat_map(|op| operands(op).into_iter().map(move |operand| (op, operand)))
         {
-            if let Some((version, _)) = buffers[operand.at.buffer as usize].kept {
+            if let Some((version, _)) = buffers[operand.at.buffer as usize].saved {
                 let is_last = match result(&operand) {
                     Some(value) => value.version <= version,
                     None => operand.at.version == version,
@@ -281,7 +286,7 @@ impl Builder {
                 let name = op.contract().name();
                 assert!(
                     is_last,
-                    "{name}: {} is in kept memory, which holds one value, the last",
+                    "{name}: {} is in saved memory, which holds only the last value",
                     operand.name
                 );
             }
@@ -289,15 +294,15 @@ impl Builder {
         if self.program.backward.is_empty() {
             return self.program;
         }
-        let own_part = |operand: Operand<Value>| {
+        let own_slice = |operand: Operand<Value>| {
             let (root, _) = self.program.root(operand.at.buffer);
             (root != operand.at.buffer && self.program.buffers[root as usize].home == Home::Own)
                 .then_some(root)
         };
         let Program { forward, backward, .. } = &self.program;
-        for root in forward.iter().chain(backward).flat_map(operands).filter_map(own_part) {
+        for root in forward.iter().chain(backward).flat_map(operands).filter_map(own_slice) {
             let by_forward = written.iter().any(|value| self.program.root(value.buffer).0 == root);
-            assert!(!by_forward, "a value that backward may need is used by parts");
+            assert!(!by_forward, "a forward value is used by slices, so backward could not recompute it");
         }
         self.program
     }

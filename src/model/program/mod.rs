@@ -1,12 +1,13 @@
 //! A program: the ops of a unit, forward and backward, over named buffers.
 //!
-//! Modules write programs through a [`Builder`]: they declare parameters and buffers and append ops with concrete sizes. A
-//! [`Value`] is the content of a buffer between two writes. A value is written once; an op that works in place *consumes* its input, and
-//! a later read of it is refused when the program is built. Nothing reorders, fuses or copies.
+//! Modules emit programs through a [`Builder`]: they declare parameters and buffers and append ops with
+//! concrete sizes. A [`Value`] is the content of a buffer between two writes. A value is written once; an op
+//! that works in place *consumes* its input, and the builder refuses any later read of it. Nothing is
+//! reordered, fused or copied.
 //!
-//! The rest follows by folds over the finished program: the parameters' [places](Program::elements), the places of buffers by their
-//! last use (`arena`), the ops that backward [repeats](Program::backward) for lack of kept values, and sums over the ops: cost,
-//! matrix products, workspace.
+//! All else is derived from the finished program: parameter [offsets](Program::parameters), buffer offsets by
+//! last use (`arena`), the ops that [backward](Program::backward) recomputes (activation checkpointing), and
+//! totals over the ops: cost, GEMMs, workspace.
 
 mod arena;
 mod builder;
@@ -22,22 +23,22 @@ use crate::ops::{Access, Op, Operand};
 pub use arena::{Base, Location, Pass};
 pub use builder::{Builder, Weights};
 
-/// Memory that a program is given when it runs. `[N]` arrays are those of a micro-batch.
+/// Memory bound when a program runs. `[N]` arrays are those of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum External {
     /// The boundary below the unit, `[N, C]`.
     Input,
     /// The boundary above the unit, `[N, C]`.
     Output,
-    /// The top of the residual stream, `[N, C]`: the head's input, then the gradient on its way down.
+    /// The residual stream, `[N, C]`: the head's input, then its gradient throughout backward.
     ResidualStream,
-    /// The tokens.
+    /// Token ids, `[N]`.
     Tokens,
-    /// Each token's row in the part of the embedding that is on the device.
+    /// Each token's row in the rows of the embedding that are on the device, `[N]`.
     Gathered,
     /// The rows sorted by token.
     Order,
-    /// The beginning of each distinct token's rows in `Order`, `[N + 1]`.
+    /// The start of each distinct token's rows in `Order`, `[N + 1]`.
     First,
     /// Rotary positions.
     Positions,
@@ -45,13 +46,13 @@ pub enum External {
     DocStart,
     /// One past the last row of each row's document.
     DocEnd,
-    /// The class that each row should predict.
+    /// The class to predict per row.
     Targets,
     /// The weight of each target, f32.
     TargetWeights,
     /// Rotary frequencies, f32 `[D/2]`.
     InvFreq,
-    /// The loss sum, f64 `[1]`.
+    /// The loss accumulator, f64 `[1]`.
     Loss,
     /// Log-probabilities of the targets, then their gradient, f32.
     Logprobs,
@@ -59,36 +60,36 @@ pub enum External {
     Logits,
 }
 
-/// The unit that a parameter belongs to.
+/// The unit that owns a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// The program's own.
+    /// The program's unit.
     Own,
-    /// Another, whose parameter the program borrows: the embedding of a tied head.
+    /// Another unit: the embedding, for a tied head.
     Borrowed,
 }
 
-/// The values that backward computes again from the boundary of its unit; the rest is kept from forward. Each keeps all that the
-/// one before it keeps. A kept value has the bits that computing it again would give, so this is a matter of memory and time alone.
+/// Activation checkpointing mode: what backward recomputes from the boundary of its unit; the rest is saved in
+/// forward. Each mode saves all that the previous one saves. Recomputed values are bit-equal to saved ones, so
+/// the mode affects only memory and time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Recompute {
-    /// Everything; nothing is kept.
+    /// Recompute everything; save nothing.
     #[default]
     Full,
-    /// All but attention, whose output and log-sum-exp are kept.
+    /// Recompute all but attention, whose output and log-sum-exp are saved.
     Linears,
-    /// The second half of the layer and the first norm: queries, keys and values and the residual stream after attention are
-    /// kept, too.
+    /// Recompute the MLP and the first norm; also save queries, keys and values and the post-attention residual.
     Mlp,
-    /// Norms and SwiGLU: gate and up are kept, too. Where heads are normalised, queries and keys are kept as they were before, and
-    /// normalised and rotated again.
+    /// Recompute norms and SwiGLU; also save gate and up. With QK-norm, queries and keys are saved before it;
+    /// QK-norm and RoPE are recomputed.
     Selective,
-    /// Nothing; all that backward reads is kept.
+    /// Recompute nothing; save all that backward reads.
     None,
 }
 
 impl Recompute {
-    /// From the least that is kept to the most.
+    /// All modes, from the least saved to the most.
     pub const ALL: [Recompute; 5] =
         [Recompute::Full, Recompute::Linears, Recompute::Mlp, Recompute::Selective, Recompute::None];
 
@@ -122,7 +123,7 @@ pub struct Parameter {
     pub name: &'static str,
     /// Rows and columns `[out, in]`, or `[C]`.
     pub shape: Vec<usize>,
-    /// First element within the unit.
+    /// The first element within the unit.
     pub offset: usize,
 }
 
@@ -135,7 +136,7 @@ pub struct Value {
 }
 
 impl Value {
-    /// The value that takes this one's place: after an op that consumes it, or that is set over it.
+    /// The next value in the same buffer: after an op that consumes this one, or that overwrites it.
     pub fn next(self) -> Value {
         Value { version: self.version + 1, ..self }
     }
@@ -144,24 +145,24 @@ impl Value {
 /// The memory of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
-    /// bf16 weights from an element of a unit on.
+    /// bf16 weights of a unit, from an element on.
     Weights(Owner, usize),
-    /// Their f32 gradient.
+    /// The f32 gradient of a unit, from an element on.
     Gradient(Owner, usize),
     /// Bound when the program runs.
     External(External),
-    /// Taken by the program.
+    /// Scratch or saved memory.
     Own,
-    /// From a byte of another buffer on, which is no part.
-    Part(u32, usize),
+    /// Another buffer, which is no slice, from a byte on.
+    Slice(u32, usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Buffer {
     home: Home,
     bytes: usize,
-    /// The version that is kept from forward to backward, and the first [`Recompute`] that keeps it.
-    kept: Option<(u32, Recompute)>,
+    /// The version that is saved from forward to backward, and the first [`Recompute`] that saves it.
+    saved: Option<(u32, Recompute)>,
 }
 
 /// The ops of a unit.
@@ -176,55 +177,55 @@ pub struct Program {
 }
 
 impl Program {
-    /// The unit's own tensors, by offset.
+    /// The unit's own tensors, sorted by offset.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// Elements of the unit, padding counted.
+    /// Elements of the unit, with padding.
     pub fn elements(&self) -> usize {
         self.elements
     }
 
-    /// The forward pass, which keeps the values that `recompute` does not compute again.
+    /// The forward pass, which saves activations as `recompute` says.
     pub fn forward(&self, recompute: Recompute) -> Pass {
         self.arrange(self.forward.iter(), recompute)
     }
 
-    /// The backward pass. First it computes again the values that it reads and forward has not kept, with forward's ops and so
-    /// with its bits.
+    /// The backward pass. It first recomputes the forward values that it reads and that were not saved, with
+    /// the ops of forward and thus the same bits.
     pub fn backward(&self, recompute: Recompute) -> Pass {
-        self.arrange(self.again(recompute).into_iter().chain(&self.backward), recompute)
+        self.arrange(self.recomputed(recompute).into_iter().chain(&self.backward), recompute)
     }
 
-    /// The forward ops that give what backward reads and is not kept.
-    fn again(&self, recompute: Recompute) -> Vec<&Op<Value>> {
+    /// The forward ops that backward repeats.
+    fn recomputed(&self, recompute: Recompute) -> Vec<&Op<Value>> {
         let is_missing = |operand: &Operand<Value>| {
             let buffer = &self.buffers[operand.at.buffer as usize];
             operand.access != Access::Set
                 && buffer.home == Home::Own
                 && !buffer
-                    .kept
+                    .saved
                     .is_some_and(|(version, first)| version == operand.at.version && first <= recompute)
         };
         let missing = |op: &Op<Value>| operands(op).into_iter().filter(is_missing).map(|operand| operand.at);
         let mut needed: Vec<Value> = self.backward.iter().flat_map(missing).collect();
-        let mut again = Vec::new();
+        let mut recomputed = Vec::new();
         for op in self.forward.iter().rev() {
             if operands(op).iter().filter_map(result).any(|value| needed.contains(&value)) {
                 needed.extend(missing(op));
-                again.push(op);
+                recomputed.push(op);
             }
         }
-        again.reverse();
-        again
+        recomputed.reverse();
+        recomputed
     }
 
-    /// The buffer whose memory a buffer is in, and its bytes there.
+    /// The buffer that owns the memory of a buffer, and the byte range in it.
     fn root(&self, buffer: u32) -> (u32, Range<usize>) {
         let Buffer { home, bytes, .. } = self.buffers[buffer as usize];
         match home {
-            Home::Part(root, from) => (root, from..from + bytes),
+            Home::Slice(root, from) => (root, from..from + bytes),
             _ => (buffer, 0..bytes),
         }
     }
@@ -245,7 +246,7 @@ fn operands(op: &Op<Value>) -> Vec<Operand<Value>> {
     operands
 }
 
-/// The value that an op leaves in an operand, if it writes there.
+/// The value that an op writes to an operand, if any.
 fn result(operand: &Operand<Value>) -> Option<Value> {
     match operand.access {
         Access::Read => None,

@@ -1,4 +1,4 @@
-//! Programs: what is refused while they are written, and the memory of every pass.
+//! Tests of programs: the rules of the builder, and the memory of every pass.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,7 @@ const WRITES: [Write; 2] = [Write::Set, Write::Add];
 const N: usize = 4;
 const F: usize = 6;
 
-/// An own buffer of f32 rows, and how to write it.
+/// An own buffer of f32 rows.
 fn rows(b: &mut Builder, columns: usize) -> Value {
     b.own(Element::F32, N * columns)
 }
@@ -28,7 +28,7 @@ fn filled(b: &mut Builder, columns: usize) -> Value {
     out
 }
 
-/// The message that a program is refused with.
+/// The message of the panic when a program is refused.
 fn refusal(write: impl FnOnce(&mut Builder)) -> String {
     let mut builder = Builder::new(DType::F32, Write::Set);
     let refused = catch_unwind(AssertUnwindSafe(|| {
@@ -48,23 +48,23 @@ fn is_refused(with: &str, write: impl FnOnce(&mut Builder)) {
 }
 
 #[test]
-fn a_value_that_is_not_there_is_not_read() {
+fn only_current_values_are_read() {
     let (n, f) = (N, F);
-    is_refused("SwigluForward: gate_up is not there", |b| {
+    is_refused("SwigluForward: gate_up is not current", |b| {
         let (out, gate_up) = (rows(b, F), rows(b, 2 * F));
         b.push(SwigluForward { out, gate_up, n, f });
     });
-    is_refused("SwigluForward: gate_up is not there", |b| {
+    is_refused("SwigluForward: gate_up is not current", |b| {
         let (out, gate_up, dout) = (rows(b, F), filled(b, 2 * F), filled(b, F));
         b.push(SwigluBackward { gate_up, dout, n, f });
         b.push(SwigluForward { out, gate_up, n, f });
     });
-    is_refused("SwigluBackward: gate_up is not there", |b| {
+    is_refused("SwigluBackward: gate_up is not current", |b| {
         let (gate_up, dout) = (filled(b, 2 * F), filled(b, F));
         b.push(SwigluBackward { gate_up, dout, n, f });
         b.push(SwigluBackward { gate_up, dout, n, f });
     });
-    is_refused("SwigluForward: gate_up is not there", |b| {
+    is_refused("SwigluForward: gate_up is not current", |b| {
         let (out, gate_up) = (rows(b, F), filled(b, 2 * F));
         set(b, gate_up.next(), 2 * F);
         b.push(SwigluForward { out, gate_up, n, f });
@@ -84,7 +84,7 @@ fn a_value_is_written_once() {
 }
 
 #[test]
-fn memory_that_a_program_is_given_is_declared_once() {
+fn external_memory_is_declared_once() {
     is_refused("External(ResidualStream) is declared twice", |b| {
         b.input(External::ResidualStream, Element::F32, N);
         b.output(External::ResidualStream, Element::F32, N);
@@ -92,7 +92,7 @@ fn memory_that_a_program_is_given_is_declared_once() {
 }
 
 #[test]
-fn a_buffer_is_long_enough() {
+fn a_buffer_that_is_too_short_is_refused() {
     is_refused("SwigluForward: gate_up is 96 bytes, not 192", |b| {
         let (out, gate_up) = (rows(b, F), filled(b, F));
         b.push(SwigluForward { out, gate_up, n: N, f: F });
@@ -134,8 +134,8 @@ fn an_output_is_an_input_only_where_the_op_allows_it() {
 }
 
 #[test]
-fn a_part_and_its_whole_hold_the_same() {
-    // The whole, and its two halves.
+fn a_slice_and_its_whole_hold_the_same() {
+    // The whole and its two halves.
     let halves = |b: &mut Builder| {
         let whole = filled(b, 2 * F);
         (whole, [0, 1].map(|half| b.slice(whole, Element::F32, half * N * F, N * F)))
@@ -150,40 +150,40 @@ fn a_part_and_its_whole_hold_the_same() {
     read(&mut builder, first, F / 2);
     read(&mut builder, second.next(), F / 2);
     set(&mut builder, first.next(), F);
-    let anew = builder.whole(whole);
-    read(&mut builder, anew, F);
+    let rewritten = builder.whole(whole);
+    read(&mut builder, rewritten, F);
 
-    is_refused("SwigluForward: gate_up is not there", |b| {
+    is_refused("SwigluForward: gate_up is not current", |b| {
         let (whole, [first, _]) = halves(b);
         set(b, first.next(), F);
         read(b, whole, F);
     });
-    is_refused("SwigluForward: gate_up is not there", |b| {
+    is_refused("SwigluForward: gate_up is not current", |b| {
         let (whole, [first, _]) = halves(b);
         set(b, whole.next(), 2 * F);
         read(b, first, F / 2);
     });
-    is_refused("SwigluForward: gate_up is not there", |b| {
+    is_refused("SwigluForward: gate_up is not current", |b| {
         let (whole, [first, _]) = halves(b);
         let across = b.slice(whole, Element::F32, 1, N * F);
         set(b, first.next(), F);
         read(b, across, F / 2);
     });
-    is_refused("a part of the whole is not written", |b| {
+    is_refused("a slice of the whole is not written", |b| {
         let (whole, [first, _]) = halves(b);
         set(b, first.next(), F);
         b.whole(whole);
     });
-    is_refused("the parts of a whole leave a gap", |b| {
+    is_refused("the slices of a whole leave a gap", |b| {
         let (whole, [_, second]) = halves(b);
         set(b, second.next(), F);
         b.whole(whole);
     });
-    is_refused("a part leaves its whole", |b| {
+    is_refused("a slice is out of bounds", |b| {
         let (whole, _) = halves(b);
         b.slice(whole, Element::F32, N * F + 1, N * F);
     });
-    is_refused("a part: what it holds is not there", |b| {
+    is_refused("slice: the value is not current", |b| {
         let (whole, [first, _]) = halves(b);
         set(b, first.next(), F);
         b.slice(whole, Element::F32, N * F - 1, N * F);
@@ -191,15 +191,15 @@ fn a_part_and_its_whole_hold_the_same() {
 }
 
 #[test]
-fn kept_memory_holds_what_backward_reads() {
+fn saved_memory_holds_the_values_that_backward_reads() {
     let (n, f) = (N, F);
-    is_refused("SwigluBackward: gate_up is in kept memory", |b| {
+    is_refused("SwigluBackward: gate_up is in saved memory", |b| {
         let (gate_up, dout) = (filled(b, 2 * F), filled(b, F));
-        b.keep(gate_up, Recompute::Mlp);
+        b.save(gate_up, Recompute::Mlp);
         b.push(SwigluBackward { gate_up, dout, n, f });
         b.start_backward();
     });
-    is_refused("SwigluForward: gate_up is in kept memory", |b| {
+    is_refused("SwigluForward: gate_up is in saved memory", |b| {
         let (gate_up, dout, out) = (filled(b, 2 * F), filled(b, F), rows(b, F));
         b.push(SwigluForward { out, gate_up, n, f });
         b.push(SwigluBackward { gate_up, dout, n, f });
@@ -207,15 +207,15 @@ fn kept_memory_holds_what_backward_reads() {
         let again = rows(b, F);
         b.push(SwigluForward { out: again, gate_up: gate_up.next(), n, f });
     });
-    is_refused("a value that backward may need is used by parts", |b| {
+    is_refused("a forward value is used by slices", |b| {
         let gate_up = filled(b, 2 * F);
         b.start_backward();
-        let (part, out) = (b.slice(gate_up, Element::F32, 0, N * F), rows(b, F / 2));
-        b.push(SwigluForward { out, gate_up: part, n, f: F / 2 });
+        let (slice, out) = (b.slice(gate_up, Element::F32, 0, N * F), rows(b, F / 2));
+        b.push(SwigluForward { out, gate_up: slice, n, f: F / 2 });
     });
 }
 
-/// One of every family's layers, small and odd; and all known shapes.
+/// Small, odd configurations with the options of every family; and all known shapes.
 fn configs() -> Vec<ModelConfig> {
     let dims = Dims { c: 20, h: 4, g: 2, d: 6, f: 27, v: 37, l: 2 };
     let mut configs = vec![ModelConfig::llama(dims); 4];
@@ -233,7 +233,7 @@ fn configs() -> Vec<ModelConfig> {
     configs
 }
 
-/// Shapes of micro-batches, and rows of logits at a time.
+/// Shapes of micro-batches, and rows of a chunk of logits.
 const SHAPES: [(Shape, usize); 4] = [
     (Shape { b: 1, t: 1 }, 1),
     (Shape { b: 2, t: 9 }, 7),
@@ -260,27 +260,27 @@ fn programs(config: &ModelConfig, sizes: &Sizes) -> Vec<Program> {
     programs
 }
 
-/// An op, by its direction and its number there.
+/// The identity of an op: (is backward, index).
 type Number = (bool, usize);
 
-/// Bytes, with the op and the operand that wrote them.
+/// A byte range, and the op and operand that wrote it.
 type Run = (Range<usize>, (Number, &'static str));
 
-/// Memory in which every byte knows the op and the operand that wrote it.
+/// Memory that records the op and operand that wrote each byte.
 struct Written<K>(HashMap<K, Vec<Run>>);
 
 impl<K: Copy + Eq + std::hash::Hash> Written<K> {
     fn write(&mut self, memory: K, bytes: Range<usize>, by: (Number, &'static str)) {
         let runs = self.0.entry(memory).or_default();
-        let pieces = |(run, by): (Range<usize>, _)| {
+        let remains = |(run, by): (Range<usize>, _)| {
             let (before, after) = (run.start..run.end.min(bytes.start), run.start.max(bytes.end)..run.end);
             [(before, by), (after, by)]
         };
-        *runs = runs.drain(..).flat_map(pieces).filter(|(run, _)| !run.is_empty()).collect();
+        *runs = runs.drain(..).flat_map(remains).filter(|(run, _)| !run.is_empty()).collect();
         runs.push((bytes, by));
     }
 
-    /// The writers of bytes, counted from the first of them.
+    /// The writers of a byte range, relative to its start.
     fn read(&self, memory: K, bytes: Range<usize>) -> Vec<Run> {
         let runs = self
             .0
@@ -295,7 +295,7 @@ impl<K: Copy + Eq + std::hash::Hash> Written<K> {
     }
 }
 
-/// The ops of a pass: what each is in the program, with its values and their places.
+/// The ops of a pass: each op's number in the program, its operands and their locations.
 type Placed = Vec<(Number, Vec<(Operand<Value>, Location)>)>;
 
 impl Program {
@@ -307,9 +307,9 @@ impl Program {
                 Some(number) => (false, number),
                 None => (true, find(&self.backward, op).expect("an op of the program")),
             };
-            let mut slots = Vec::new();
-            at.contract().each_operand(&mut |operand| slots.push(*operand.at));
-            placed.push((number, operands(op).into_iter().zip(slots).collect()));
+            let mut locations = Vec::new();
+            at.contract().each_operand(&mut |operand| locations.push(*operand.at));
+            placed.push((number, operands(op).into_iter().zip(locations).collect()));
         }
         assert_eq!(placed.len(), pass.ops.len());
         placed
@@ -323,7 +323,7 @@ impl Program {
 
     fn placed_backward(&self, recompute: Recompute) -> (Pass, Placed) {
         let pass = self.backward(recompute);
-        let placed = self.placed(self.again(recompute).into_iter().chain(&self.backward), &pass);
+        let placed = self.placed(self.recomputed(recompute).into_iter().chain(&self.backward), &pass);
         (pass, placed)
     }
 
@@ -332,7 +332,7 @@ impl Program {
     }
 }
 
-/// Runs the ops of a pass: calls `read` with what wrote each operand that an op reads.
+/// Simulates the ops of a pass: calls `read` with the writers of each operand that an op reads.
 fn run<K: Copy + Eq + std::hash::Hash>(
     ops: &Placed,
     memory: &mut Written<K>,
@@ -340,31 +340,35 @@ fn run<K: Copy + Eq + std::hash::Hash>(
     mut read: impl FnMut(Number, &Operand<Value>, Vec<(Range<usize>, (Number, &'static str))>),
 ) {
     for (number, operands) in ops {
-        for (operand, slot) in operands.iter().filter(|(operand, _)| operand.access != Access::Set) {
-            let (key, bytes) = at(operand.at, slot);
+        for (operand, location) in operands.iter().filter(|(operand, _)| operand.access != Access::Set) {
+            let (key, bytes) = at(operand.at, location);
             read(*number, operand, memory.read(key, bytes));
         }
-        for (operand, slot) in operands.iter().filter(|(operand, _)| operand.access != Access::Read) {
-            let (key, bytes) = at(operand.at, slot);
+        for (operand, location) in operands.iter().filter(|(operand, _)| operand.access != Access::Read) {
+            let (key, bytes) = at(operand.at, location);
             memory.write(key, bytes, (*number, operand.name));
         }
     }
 }
 
-/// Whatever is kept, each op reads in the arena what it reads where every buffer has memory of its own, and nothing else.
+/// In every mode each op reads the same values in the arena as if every buffer had separate memory.
 #[test]
 fn values_are_intact_from_their_write_to_their_last_read() {
     for config in configs() {
         for program in sizes().flat_map(|sizes| programs(&config, &sizes)) {
-            let (mut apart, mut reads) = (Written(HashMap::new()), HashMap::new());
-            let alone = |value: Value, location: &Location| match program.root(value.buffer) {
+            let (mut separate, mut reads) = (Written(HashMap::new()), HashMap::new());
+            let by_buffer = |value: Value, location: &Location| match program.root(value.buffer) {
                 (root, bytes) if program.is_own(value) => ((None, root), bytes),
                 _ => ((Some(location.base), 0), location.offset..location.offset + location.bytes),
             };
-            let kept = program.placed_backward(Recompute::None).1;
-            assert_eq!(kept.len(), program.backward.len(), "something is computed again though all is kept");
-            for ops in [program.placed_forward(Recompute::Full).1, kept] {
-                run(&ops, &mut apart, alone, |number, operand, runs| {
+            let backward = program.placed_backward(Recompute::None).1;
+            assert_eq!(
+                backward.len(),
+                program.backward.len(),
+                "an op is recomputed though everything is saved"
+            );
+            for ops in [program.placed_forward(Recompute::Full).1, backward] {
+                run(&ops, &mut separate, by_buffer, |number, operand, runs| {
                     let bytes: usize = runs.iter().map(|(run, _)| run.len()).sum();
                     let length = program.buffers[operand.at.buffer as usize].bytes;
                     assert!(
@@ -396,16 +400,16 @@ fn values_are_intact_from_their_write_to_their_last_read() {
     }
 }
 
-/// Bytes of a buffer in a pass, and the numbers of the first and the last op that use it.
+/// The bytes of a buffer in a pass, and the indices of the first and the last op that use it.
 struct Use {
-    slot: Range<usize>,
+    bytes: Range<usize>,
     base: Base,
     first: usize,
     last: usize,
 }
 
 #[test]
-fn buffers_that_live_together_are_apart_and_within_their_memory() {
+fn buffers_used_at_the_same_time_are_disjoint_and_within_their_memory() {
     for config in configs() {
         for program in sizes().flat_map(|sizes| programs(&config, &sizes)) {
             for recompute in Recompute::ALL {
@@ -417,29 +421,30 @@ fn buffers_that_live_together_are_apart_and_within_their_memory() {
                         {
                             let (root, within) = program.root(operand.at.buffer);
                             let first = location.offset - within.start;
-                            let slot = Use {
-                                slot: first..first + program.buffers[root as usize].bytes,
+                            let found = Use {
+                                bytes: first..first + program.buffers[root as usize].bytes,
                                 base: location.base,
                                 first: number,
                                 last: number,
                             };
-                            uses.entry(root).or_insert(slot).last = number;
+                            uses.entry(root).or_insert(found).last = number;
                         }
                     }
                     let uses: Vec<Use> = uses.into_values().collect();
                     for (number, one) in uses.iter().enumerate() {
-                        let bytes = match one.base {
+                        let total = match one.base {
                             Base::Scratch => pass.scratch_bytes,
                             Base::Saved => pass.saved_bytes,
                             base => panic!("an own buffer in {base:?}"),
                         };
-                        assert!(one.slot.start.is_multiple_of(256) && one.slot.end <= bytes);
+                        assert!(one.bytes.start.is_multiple_of(256) && one.bytes.end <= total);
                         for other in uses[..number].iter().filter(|other| other.base == one.base) {
-                            // Kept values live before the pass or after it, too.
+                            // Saved values are also used before or after the pass.
                             let together =
                                 one.base == Base::Saved || one.first <= other.last && other.first <= one.last;
-                            let apart = one.slot.end <= other.slot.start || other.slot.end <= one.slot.start;
-                            assert!(apart || !together, "{recompute:?}");
+                            let disjoint =
+                                one.bytes.end <= other.bytes.start || other.bytes.end <= one.bytes.start;
+                            assert!(disjoint || !together, "{recompute:?}");
                         }
                     }
                 }
@@ -449,35 +454,35 @@ fn buffers_that_live_together_are_apart_and_within_their_memory() {
 }
 
 #[test]
-fn memory_is_never_more_than_by_hand() {
+fn memory_is_at_most_that_of_a_manual_layout() {
     let aligned = |bytes: usize| bytes.next_multiple_of(256);
     for config in configs() {
         let Dims { c, h, g, f, .. } = config.dims;
-        let (qkv, attended) = (config.dims.qkv(), config.dims.attention_width());
+        let (qkv, attention_width) = (config.dims.qkv(), config.dims.attention_width());
         for sizes in sizes() {
             let n = sizes.shape.n();
             let row = |columns: usize| aligned(n * columns * sizes.activation_dtype.bytes());
             let f32s = |columns: usize| aligned(n * columns * 4);
             let normed = if config.qk_norm { row(qkv) + f32s(h + g) } else { 0 };
-            // One place for each value of forward, and one for what lives while a half of backward is computed.
+            // A buffer for each forward value, and one for the temporaries of half a backward.
             let scratch = 3 * row(c)
                 + 2 * f32s(1)
                 + row(qkv)
                 + normed
-                + row(attended)
+                + row(attention_width)
                 + f32s(h)
-                + (row(2 * f) + row(f)).max(row(attended) + row(qkv));
-            let attention = row(attended) + f32s(h);
+                + (row(2 * f) + row(f)).max(row(attention_width) + row(qkv));
+            let attention = row(attention_width) + f32s(h);
             let mlp = attention + row(qkv) + row(c);
             let selective = mlp + row(2 * f);
             let all = selective + normed + 2 * row(c) + 2 * f32s(1) + row(f);
-            let kept = [0, attention, mlp, selective, all];
+            let saved = [0, attention, mlp, selective, all];
             for write in WRITES {
                 let program = layer(&config, UnitKind::Layer(0), &sizes, write);
-                for (recompute, by_hand) in Recompute::ALL.into_iter().zip(kept) {
+                for (recompute, expected) in Recompute::ALL.into_iter().zip(saved) {
                     let passes = [program.forward(recompute), program.backward(recompute)];
                     assert!(passes.iter().all(|pass| pass.scratch_bytes <= scratch), "{recompute:?}");
-                    assert!(passes.iter().all(|pass| pass.saved_bytes == by_hand), "{recompute:?}");
+                    assert!(passes.iter().all(|pass| pass.saved_bytes == expected), "{recompute:?}");
                 }
             }
             let chunk = sizes.logits_chunk.clamp(1, n);

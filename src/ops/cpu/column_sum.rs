@@ -1,4 +1,4 @@
-//! Sums over rows: each tile of rows leaves a row of partial sums, and these are folded in tile order.
+//! Column sums: each tile of rows writes a row of partial sums, and [`fold`] adds these in tile order.
 
 use crate::ops::Write;
 use crate::ops::cpu::CpuKernels;
@@ -6,10 +6,10 @@ use crate::ops::cpu::cut::{Rows, each};
 
 /// Rows of a tile.
 pub(in crate::ops) const ROWS: usize = 64;
-/// Columns of a tile when partial sums are folded.
+/// Columns of a tile of [`fold`].
 const COLUMNS: usize = 256;
 
-/// `out` by `write`: the sums of the columns from `first` on of `partials`, rows of `stride` elements.
+/// Sets or adds to `out` the column sums of `partials`, whose rows have `stride` elements, from column `first` on.
 pub(in crate::ops) fn fold(
     cpu: &CpuKernels,
     out: &mut [f32],

@@ -1,12 +1,13 @@
-//! Matrix products of one tile: the door to the `gemm` library (its f32 half).
+//! The matmul of one tile, by the `gemm` crate (its f32 half).
 //!
-//! **Bits.** An element is summed in the order of the depth, [`DEPTH`] terms at a time, whoever runs the tile. The
-//! library fits its blocks to the caches of the machine, but cuts no depth of up to 512 terms; so the sizes of
-//! caches change no bit. The instruction set may: the library has kernels for each.
+//! **Bits.** The terms of an element are summed in order of the inner dimension, [`DEPTH`] at a time,
+//! independent of the thread. The crate fits its blocks to the machine's caches, but never splits an inner
+//! dimension of up to 512, so cache sizes change no bit. The instruction set may: the crate has kernels for
+//! each.
 //!
-//! **Memory.** The library packs operands whose order does not suit it: into a buffer of the size of the second
-//! level of the cache, taken once a thread, and into memory from the allocator, at most as much as the operands
-//! of a call and given back at its end.
+//! **Memory.** The crate packs operands whose layout does not suit it, into a buffer of the size of the L2
+//! cache, allocated once per thread, and into allocator memory of at most the size of the operands, freed at
+//! the end of each call.
 
 use gemm_common::Parallelism;
 use gemm_f32::gemm::f32::get_gemm_fn;
@@ -14,25 +15,25 @@ use gemm_f32::gemm::f32::get_gemm_fn;
 use crate::ops::Write;
 use crate::ops::cpu::view::{Matrix, TileMut};
 
-/// Terms that are summed at a time.
+/// Terms summed per call of the library.
 pub(in crate::ops) const DEPTH: usize = 256;
 
-/// `out`, by `write`: `factor · a · b`, on the calling thread.
+/// Sets or adds `factor · a · b` to `out`, on the calling thread.
 ///
 /// # Panics
-/// If the sizes do not fit one another.
+/// If the sizes do not match.
 pub(in crate::ops) fn multiply(out: &mut TileMut<f32>, mut write: Write, factor: f32, a: Matrix, b: Matrix) {
     let (m, n, k) = (out.rows(), out.columns(), a.columns());
-    assert!(a.rows() == m && b.rows() == k && b.columns() == n, "the sizes of a product do not fit");
+    assert!(a.rows() == m && b.rows() == k && b.columns() == n, "the operands of a matmul do not match");
     let (a_strides, b_strides, stride) = (a.strides(), b.strides(), out.stride());
     let gemm = get_gemm_fn();
     for first in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - first);
-        // The library takes an output whose columns stand together: it gets everything transposed.
+        // The crate requires outputs with contiguous columns, so all operands are passed transposed.
         //
-        // SAFETY: `Matrix` and `TileMut` hold that every element within their sizes and strides is theirs to read
-        // and to write, and these terms are among them; `out` is exclusive, so it overlaps neither `a` nor `b`;
-        // when `write` is Set the library does not read `out`. The function fits this processor: the library looked.
+        // SAFETY: `Matrix` and `TileMut` guarantee that every element within their sizes and strides may be read and
+        // written, and these terms are among them; `out` is exclusive, so it overlaps neither `a` nor `b`; when `write`
+        // is Set the crate does not read `out`. `get_gemm_fn` returns a function that this processor supports.
         unsafe {
             gemm(
                 n,
@@ -68,11 +69,11 @@ mod tests {
         (0..count).map(|i| ((i + seed).wrapping_mul(2_654_435_761) % 8191) as f32 / 4096.0 - 1.0).collect()
     }
 
-    /// An element is one chain of fused multiply-adds in the order of the depth, begun anew every [`DEPTH`] terms:
-    /// this machine's caches have cut nothing.
+    /// An element is one chain of fused multiply-adds in order of the inner dimension, restarted every
+    /// [`DEPTH`] terms: the library did not split it further on this machine.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn sums_run_in_the_order_of_the_depth() {
+    fn sums_run_in_order_of_the_inner_dimension() {
         if !is_x86_feature_detected!("fma") {
             println!("skipped: the processor has no fused multiply-add");
             return;
@@ -84,8 +85,9 @@ mod tests {
                 let chain = |row: usize, column: usize| {
                     let terms: Vec<(f32, f32)> =
                         (0..k).map(|p| (a[row * k + p], transposed[column * k + p])).collect();
-                    let part = |part: &[(f32, f32)]| part.iter().fold(0f32, |sum, (a, b)| a.mul_add(*b, sum));
-                    terms.chunks(DEPTH).map(part).reduce(|sum, part| sum + part).expect("some terms")
+                    let chunk =
+                        |terms: &[(f32, f32)]| terms.iter().fold(0f32, |sum, (a, b)| a.mul_add(*b, sum));
+                    terms.chunks(DEPTH).map(chunk).reduce(|sum, chunk| sum + chunk).expect("some terms")
                 };
                 for b in [Matrix::new(&b, k, n, n), Matrix::new(&transposed, n, k, k).transposed()] {
                     let mut out = vec![f32::NAN; m * n];

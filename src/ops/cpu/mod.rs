@@ -1,9 +1,10 @@
-//! The CPU backend: f32 storage, and the reference that other devices answer to.
+//! The CPU backend: f32 activations; the reference for other devices.
 //!
-//! Every op cuts its work into tiles whose shape depends on the op's sizes alone; the workers of a [`Pool`] take tiles, and
-//! what a tile computes does not depend on who takes it. So the bits are the same for any number of threads. `view` turns
-//! spans into slices, `cut` gives workers disjoint pieces of an output, `vector` compiles loops for the machine at hand,
-//! `product` calls the library of matrix products; the ops themselves are arithmetic on slices.
+//! Every op cuts its work into tiles whose shape depends on the op's sizes alone. The workers of a [`Pool`]
+//! take tiles in any order, and a tile's result does not depend on the worker, so the bits are the same for any
+//! number of threads. `view` turns spans into slices, `cut` gives workers disjoint chunks of an output,
+//! `vector` compiles loops for several instruction sets, `matmul` calls the `gemm` crate; the ops themselves
+//! are arithmetic on slices.
 
 pub(super) mod column_sum;
 pub(super) mod cut;
@@ -22,10 +23,10 @@ use crate::ops::{Kernels, Op};
 
 use scratch::Scratch;
 
-/// [`Kernels`] on memory that this process can address, by the threads of a pool.
+/// [`Kernels`] on memory of this process, run by the threads of a pool.
 ///
-/// Scratch memory (a few tiles a worker, one row of sums per row block, the cosines of rotary positions) grows when a larger
-/// shape is seen for the first time and is kept.
+/// Scratch memory (a few tiles per worker, one row of sums per row block, the cosines and sines of rotary
+/// positions) grows when a larger shape first occurs and is then reused.
 pub struct CpuKernels {
     pub(super) pool: Arc<Pool>,
     pub(super) scratch: Scratch,
@@ -33,7 +34,7 @@ pub struct CpuKernels {
 }
 
 impl CpuKernels {
-    /// What activations are stored as.
+    /// The dtype of activations.
     pub const ACTIVATION_DTYPE: DType = DType::F32;
 
     /// Kernels that run on the pool's threads.
@@ -43,7 +44,7 @@ impl CpuKernels {
     }
 }
 
-/// The rows of block `index` when `count` rows are cut into blocks of `block`.
+/// The rows of block `index` of `count` rows in blocks of `block`.
 pub(super) fn block(index: usize, block: usize, count: usize) -> Range<usize> {
     let start = index * block;
     start..(start + block).min(count)
@@ -55,7 +56,7 @@ impl Kernels for CpuKernels {
     }
 
     fn arithmetic(&self) -> String {
-        // Products take the best instructions there are; the rest is the same with all.
+        // Only matmuls depend on the instruction set.
         format!("cpu with {}", Isa::best())
     }
 

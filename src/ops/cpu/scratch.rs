@@ -1,11 +1,11 @@
-//! Memory between the lines: what a tile needs while it is computed.
+//! Scratch memory of tiles.
 
 use parking_lot::{Mutex, MutexGuard};
 
 /// Elements: one cache line of f32.
 const LINE: usize = 16;
 
-/// Memory that starts on a cache line and is kept once grown.
+/// Memory that starts on a cache line and never shrinks.
 #[derive(Default)]
 pub(in crate::ops) struct Buffer<T> {
     memory: Vec<T>,
@@ -13,7 +13,7 @@ pub(in crate::ops) struct Buffer<T> {
 }
 
 impl<T: Copy + Default> Buffer<T> {
-    /// At least `elements` elements, grown if need be. Their values are whatever was left there.
+    /// Returns `elements` elements with arbitrary values; grows if necessary.
     pub fn take(&mut self, elements: usize) -> &mut [T] {
         if self.memory.len() < self.start + elements {
             self.memory = vec![T::default(); elements + LINE];
@@ -25,9 +25,9 @@ impl<T: Copy + Default> Buffer<T> {
 
 /// The scratch of a set of kernels.
 pub(in crate::ops) struct Scratch {
-    /// One a worker. A worker locks its own: there is never a wait.
+    /// One buffer per worker. A worker locks only its own, so it never waits.
     workers: Vec<Mutex<Buffer<f32>>>,
-    /// Results of tiles that are folded in tile order afterwards.
+    /// Results of tiles, added in tile order afterwards.
     pub partials: Mutex<Buffer<f32>>,
     /// The same in f64.
     pub wide_partials: Mutex<Buffer<f64>>,
@@ -42,7 +42,7 @@ impl Scratch {
         }
     }
 
-    /// Grows every worker's scratch, so that none grows inside a job.
+    /// Grows every worker's scratch, so that jobs do not allocate.
     pub fn reserve(&self, elements: usize) {
         for worker in &self.workers {
             worker.lock().take(elements);

@@ -1,14 +1,14 @@
-//! Loops compiled for the machine at hand, and the arithmetic they share.
+//! Loops compiled for several instruction sets, and the arithmetic they share.
 //!
 //! A function declared by [`vectorised!`] has one body, compiled for AVX-512, for AVX2 and for the target's
-//! baseline; the widest one the processor has is chosen at each call. The body is the same arithmetic in the
-//! same order everywhere: products and sums are never fused and sums run in [`LANES`] lanes folded in a fixed
-//! order, so the bits do not depend on the choice.
+//! baseline; each call runs the widest version that the processor supports. All versions do the same arithmetic
+//! in the same order: multiplications and additions are never fused, and sums run in [`LANES`] lanes that are
+//! added in a fixed order. So the bits do not depend on the version.
 
 /// Partial sums of a reduction.
 pub(in crate::ops) const LANES: usize = 32;
 
-/// Declares a function whose body is compiled once per instruction set. See the module.
+/// Declares a function whose body is compiled once per instruction set; see the module.
 macro_rules! vectorised {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
@@ -22,9 +22,9 @@ macro_rules! vectorised {
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 match $crate::ops::cpu::vector::instruction_set() {
-                    // SAFETY: the processor was found to have these features.
+                    // SAFETY: `instruction_set` found these features.
                     $crate::ops::cpu::vector::InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: the processor was found to have AVX2 and FMA.
+                    // SAFETY: `instruction_set` found AVX2 and FMA.
                     $crate::ops::cpu::vector::InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::ops::cpu::vector::InstructionSet::Baseline => {}
                 }
@@ -35,7 +35,7 @@ macro_rules! vectorised {
 }
 pub(in crate::ops) use vectorised;
 
-/// What bodies are compiled for.
+/// The instruction sets that bodies are compiled for.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) enum InstructionSet {
@@ -44,7 +44,7 @@ pub(in crate::ops) enum InstructionSet {
     Baseline,
 }
 
-/// The widest set this processor has. The standard library remembers the answer of CPUID.
+/// The widest set that this processor supports. The standard library caches CPUID.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(in crate::ops) fn instruction_set() -> InstructionSet {
@@ -60,10 +60,10 @@ pub(in crate::ops) fn instruction_set() -> InstructionSet {
     }
 }
 
-/// e^x within 2 ulp; 0 below −86.5 (where the result is under 2⁻¹²⁴), ∞ above 88.7; a NaN stays a NaN.
+/// e^x within 2 ulp; 0 below −86.5 (where the result is under 2⁻¹²⁴), ∞ above 88.7; NaN for NaN.
 ///
 /// x = n·ln 2 + r with |r| ≤ ½·ln 2 (Cody & Waite), a polynomial of degree 7 in r (Cephes' `expf`), and 2ⁿ
-/// made of exponent bits. No branch, so loops over it vectorise.
+/// built from exponent bits. Branch-free, so loops over it vectorise.
 #[inline(always)]
 pub(in crate::ops) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -81,14 +81,14 @@ pub(in crate::ops) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let value = p * (r * r) + r + 1.0;
-    // 2ⁿ⁻¹, then ·2: n reaches 128 where 2ⁿ itself is not a number.
+    // 2ⁿ⁻¹, then ·2, because n can be 128, where 2ⁿ overflows.
     let exponent = shifted.to_bits().wrapping_add(126).wrapping_shl(23);
     let scaled = value * f32::from_bits(exponent) * 2.0;
     let above = if x > 88.722_83 { f32::INFINITY } else { scaled };
     if x < -86.5 { 0.0 } else { above }
 }
 
-/// The fixed fold of a reduction's lanes.
+/// Reduces the lanes in a fixed order.
 #[inline(always)]
 pub(in crate::ops) fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
@@ -101,7 +101,7 @@ pub(in crate::ops) fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -
     lanes[0]
 }
 
-/// Σ term(i) over `0..count`, in lanes. `term` must not panic for it to vectorise: index slices cut to `count`.
+/// Σ term(i) over `0..count`, in lanes. To vectorise, `term` must not panic: cut indexed slices to `count`.
 macro_rules! lane_sum {
     ($count:expr, $term:expr) => {{
         let count = $count;
@@ -124,7 +124,7 @@ macro_rules! lane_sum {
 pub(in crate::ops) use lane_sum;
 
 vectorised! {
-    /// The largest element; −∞ when there is none. NaNs are passed over.
+    /// The largest element; −∞ for an empty slice. NaNs are skipped.
     pub(in crate::ops) fn maximum(x: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let mut chunks = x.chunks_exact(LANES);
@@ -141,7 +141,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `x = exp(x − shift)` in place; gives the sum.
+    /// `x = exp(x − shift)` in place; returns the sum.
     pub(in crate::ops) fn exp_and_sum(x: &mut [f32], shift: f32) -> f32 {
         let mut lanes = [0f32; LANES];
         let mut chunks = x.chunks_exact_mut(LANES);
@@ -161,7 +161,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// Σ exp(x − shift), with the bits of [`exp_and_sum`].
+    /// Σ exp(x − shift), bit-equal to [`exp_and_sum`].
     pub(in crate::ops) fn sum_of_exp(x: &[f32], shift: f32) -> f32 {
         lane_sum!(x.len(), |i: usize| exp(x[i] - shift))
     }
@@ -185,7 +185,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// bf16 patterns as f32.
+    /// Converts bf16 to f32.
     pub(in crate::ops) fn widen(out: &mut [f32], x: &[u16]) {
         for (out, &x) in out.iter_mut().zip(x) {
             *out = crate::base::master::widen(x);
@@ -203,7 +203,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// `out += bias`, bf16 patterns.
+    /// `out += bias` for a bf16 bias.
     pub(in crate::ops) fn add_bias(out: &mut [f32], bias: &[u16]) {
         for (out, &bias) in out.iter_mut().zip(bias) {
             *out += crate::base::master::widen(bias);

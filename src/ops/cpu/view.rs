@@ -1,11 +1,12 @@
-//! Spans as slices, the one place where device memory becomes references; and rectangles of slices.
+//! Conversion of device spans to slices (the only place where CPU device memory becomes references), and tiles
+//! of slices.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::device::DeviceSpan;
 
-/// What spans hold: any bit pattern is a value.
+/// Types of span elements.
 ///
 /// # Safety
 /// Every pattern of `size_of::<Self>()` bytes is a valid value.
@@ -21,50 +22,49 @@ unsafe impl Element for i32 {}
 // SAFETY: every byte is a u8.
 unsafe impl Element for u8 {}
 
-/// The address of a span's first elements.
+/// Returns the address of the first `elements` elements of a span.
 ///
 /// # Panics
-/// If the span is shorter, or not aligned to its elements.
+/// If the span is shorter or not aligned to `T`.
 fn elements_at<T: Element>(span: &DeviceSpan, elements: usize) -> *mut T {
     let base = span.first::<T>(elements);
     assert!(base.is_aligned(), "a span is not aligned to its elements of {} bytes", size_of::<T>());
     base
 }
 
-/// The first elements of an input.
+/// Returns the first elements of an input.
 ///
-/// By the law of `ops` the caller of an op holds the right to read its inputs for the length of
-/// the call, and none is an output unless the operation's contract says so; such an input is taken by
-/// [`read_apart`].
+/// By the rules of [`ops`](crate::ops), the caller of an op has shared access to its inputs for the length of
+/// the call, and no input is an output unless the op says "may be"; such an input is read with
+/// [`read_disjoint`].
 ///
 /// # Panics
-/// If the span is shorter, or not aligned to its elements.
+/// If the span is shorter or not aligned to `T`.
 pub(in crate::ops) fn read<T: Element>(span: &DeviceSpan, elements: usize) -> &[T] {
     let base = elements_at(span, elements);
-    // SAFETY: device memory of the CPU is addressable and initialised, the elements lie in the span, and nobody
-    // writes the inputs of a running operation, as said above.
+    // SAFETY: CPU device memory is addressable and initialised, the elements are within the span, and by the
+    // rules above nothing writes the inputs of a running op.
     unsafe { std::slice::from_raw_parts(base, elements) }
 }
 
-/// The first elements of an output.
+/// Returns the first elements of an output.
 ///
-/// By the law of `ops` the caller of an op holds the right to write its outputs for the length of
-/// the call, and an operation takes each of its outputs once.
+/// By the rules of [`ops`](crate::ops), the caller of an op has exclusive access to its outputs for the length
+/// of the call, and an op takes each output once.
 ///
 /// # Panics
-/// If the span is shorter, or not aligned to its elements.
+/// If the span is shorter or not aligned to `T`.
 pub(in crate::ops) fn write<T: Element>(span: &mut DeviceSpan, elements: usize) -> &mut [T] {
     let base = elements_at(span, elements);
-    // SAFETY: a slice of the span's memory as in `read`, and alone there: nobody else reads or writes the
-    // outputs of a running operation, as said above.
+    // SAFETY: memory as in `read`; by the rules above nothing else reads or writes the outputs of a running op.
     unsafe { std::slice::from_raw_parts_mut(base, elements) }
 }
 
-/// The first elements of an input that may be the output `out`: none when it is, for then `out` holds it.
+/// Returns the first elements of an input that may be the output `out`; `None` if it is, because then `out` holds it.
 ///
 /// # Panics
-/// If the two overlap in part; if the span is shorter, or not aligned to its elements.
-pub(in crate::ops) fn read_apart<'a, T: Element>(
+/// If the two overlap partially; if the span is shorter or not aligned to `T`.
+pub(in crate::ops) fn read_disjoint<'a, T: Element>(
     span: &'a DeviceSpan,
     elements: usize,
     out: &DeviceSpan,
@@ -76,12 +76,12 @@ pub(in crate::ops) fn read_apart<'a, T: Element>(
     let bytes = size_of_val(x);
     assert!(
         span.address().addr().abs_diff(out.address().addr()) >= bytes,
-        "an input of {bytes} bytes overlaps a part of its output"
+        "an input of {bytes} bytes partially overlaps its output"
     );
     Some(x)
 }
 
-/// A rectangle of a row-major matrix, to write: nobody else reads or writes it while it lives.
+/// An exclusive rectangle of a row-major matrix.
 pub(in crate::ops) struct TileMut<'a, T> {
     base: *mut T,
     rows: usize,
@@ -91,20 +91,21 @@ pub(in crate::ops) struct TileMut<'a, T> {
 }
 
 impl<'a, T: Element> TileMut<'a, T> {
-    /// A slice as a tile.
+    /// Turns a slice into a dense tile.
     pub fn of(slice: &'a mut [T], rows: usize, columns: usize) -> Self {
         assert!(
             rows.checked_mul(columns).is_some_and(|elements| elements <= slice.len()),
-            "the slice is shorter than the tile"
+            "{} elements are too few for a tile of {rows} × {columns}",
+            slice.len()
         );
         TileMut { base: slice.as_mut_ptr(), rows, columns, stride: columns, memory: PhantomData }
     }
 
-    /// One row.
+    /// Returns one row.
     #[inline(always)]
     pub fn row(&mut self, row: usize) -> &mut [T] {
-        assert!(row < self.rows, "the row leaves the tile");
-        // SAFETY: the row lies in the tile, which is ours alone, and `&mut self` lends it once at a time.
+        assert!(row < self.rows, "row {row} is outside a tile of {} rows", self.rows);
+        // SAFETY: the row is within the tile, which is exclusive, and `&mut self` lends one row at a time.
         unsafe { std::slice::from_raw_parts_mut(self.base.wrapping_add(row * self.stride), self.columns) }
     }
 
@@ -115,28 +116,36 @@ impl<'a, T: Element> TileMut<'a, T> {
         }
     }
 
-    /// The columns before `at`, and those from it on.
+    /// Splits the tile before column `at`.
     pub fn split_columns(self, at: usize) -> (Self, Self) {
-        // SAFETY: the two share no column, and the tile itself is given up.
+        // SAFETY: the two share no column, and the tile itself is consumed.
         unsafe { (self.cut(0..self.rows, 0..at), self.cut(0..self.rows, at..self.columns)) }
     }
 
-    /// Part of the tile, lent.
+    /// Borrows a part of the tile.
     #[inline(always)]
     pub fn slice(&mut self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'_, T> {
-        // SAFETY: the part borrows the tile, which cannot be used while it lives.
+        // SAFETY: the result borrows the tile, which cannot be used in the meantime.
         unsafe { self.cut(rows, columns) }
     }
 
-    /// Part of the tile.
+    /// Returns a part of the tile.
     ///
     /// # Safety
-    /// While it lives, nothing else uses an element of this part: neither the tile nor another part.
+    /// While the part lives, its elements are accessed through it alone: not through the tile or another part.
     #[inline(always)]
     pub unsafe fn cut(&self, rows: Range<usize>, columns: Range<usize>) -> TileMut<'a, T> {
-        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows leave the tile");
-        assert!(columns.start <= columns.end && columns.end <= self.columns, "columns leave the tile");
-        // Of an empty part the corner may lie outside, and nobody asks for what is there.
+        assert!(
+            rows.start <= rows.end && rows.end <= self.rows,
+            "rows {rows:?} are outside a tile of {}",
+            self.rows
+        );
+        assert!(
+            columns.start <= columns.end && columns.end <= self.columns,
+            "columns {columns:?} are outside a tile of {}",
+            self.columns
+        );
+        // The base of an empty part may be out of bounds; it is never dereferenced.
         let base = self.base.wrapping_add(rows.start * self.stride + columns.start);
         let (rows, columns) = (rows.len(), columns.len());
         TileMut { base, rows, columns, stride: self.stride, memory: PhantomData }
@@ -163,7 +172,7 @@ impl<'a, T: Element> TileMut<'a, T> {
     }
 }
 
-/// A matrix to read, in any direction: one of its strides is 1.
+/// A read-only matrix, row-major or column-major: one of its strides is 1.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Matrix<'a> {
     elements: &'a [f32],
@@ -176,15 +185,16 @@ pub(in crate::ops) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// `rows × columns`, row-major, `stride` elements from one row to the next.
     pub fn new(elements: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(columns <= stride || rows <= 1, "rows overlap");
+        assert!(columns <= stride || rows <= 1, "rows of {columns} columns overlap at a stride of {stride}");
         assert!(
             rows == 0 || columns == 0 || (rows - 1) * stride + columns <= elements.len(),
-            "the matrix leaves its memory"
+            "{} elements are too few for {rows} × {columns} at a stride of {stride}",
+            elements.len()
         );
         Matrix { elements, rows, columns, row_stride: stride, column_stride: 1 }
     }
 
-    /// The same memory read the other way.
+    /// The transpose, on the same memory.
     pub fn transposed(self) -> Self {
         Matrix {
             rows: self.columns,
@@ -210,9 +220,9 @@ impl<'a> Matrix<'a> {
         (self.row_stride, self.column_stride)
     }
 
-    /// A row of a matrix that is row-major.
+    /// Returns a row of a row-major matrix.
     pub fn row(&self, row: usize) -> &'a [f32] {
-        assert!(self.column_stride == 1, "the row does not stand together");
+        assert!(self.column_stride == 1, "the matrix is not row-major");
         &self.elements[row * self.row_stride..][..self.columns]
     }
 
@@ -229,26 +239,26 @@ mod tests {
     use super::*;
 
     fn span(memory: &mut [f32]) -> DeviceSpan {
-        // SAFETY: the slice is memory of this process, and the spans of a test die before it.
+        // SAFETY: the slice is memory of this process and outlives the spans of the test.
         unsafe { DeviceSpan::new(NonNull::from(&mut *memory).cast(), size_of_val(memory)) }
     }
 
     #[test]
-    fn an_input_is_its_output_or_apart_from_it() {
+    fn an_input_is_its_output_or_disjoint_from_it() {
         let mut memory = [1f32, 2.0, 3.0, 4.0];
         let whole = span(&mut memory);
         let (first, second) = (whole.subspan(0, 8), whole.subspan(8, 8));
-        assert_eq!(read_apart::<f32>(&first, 2, &first), None);
-        assert_eq!(read_apart(&second, 2, &first), Some(&[3f32, 4.0][..]));
-        assert_eq!(read_apart(&first, 2, &second), Some(&[1f32, 2.0][..]));
+        assert_eq!(read_disjoint::<f32>(&first, 2, &first), None);
+        assert_eq!(read_disjoint(&second, 2, &first), Some(&[3f32, 4.0][..]));
+        assert_eq!(read_disjoint(&first, 2, &second), Some(&[1f32, 2.0][..]));
     }
 
     #[test]
-    #[should_panic(expected = "overlaps a part of its output")]
-    fn an_input_that_overlaps_part_of_its_output_is_refused() {
+    #[should_panic(expected = "partially overlaps its output")]
+    fn an_input_that_partially_overlaps_its_output_is_refused() {
         let mut memory = [0f32; 3];
         let whole = span(&mut memory);
-        read_apart::<f32>(&whole.subspan(4, 8), 2, &whole.subspan(0, 8));
+        read_disjoint::<f32>(&whole.subspan(4, 8), 2, &whole.subspan(0, 8));
     }
 
     #[test]
@@ -259,7 +269,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "not aligned")]
-    fn a_crooked_span_is_refused() {
+    fn a_misaligned_span_is_refused() {
         read::<f32>(&span(&mut [0f32; 3]).subspan(2, 8), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses of device spans, as launchers take them.
+//! Raw addresses of device spans for kernel launchers. Each function panics if the span is too short.
 
 use std::ptr::NonNull;
 
@@ -25,7 +25,7 @@ pub(in crate::ops) fn i32s(span: &DeviceSpan, elements: usize) -> *mut i32 {
     span.first(elements)
 }
 
-/// Elements between an address and one so many elements on, in the same span.
+/// The address `elements` elements after `base`, in the same span.
 pub(in crate::ops) fn on(base: *mut hzk_bf16, elements: usize) -> *mut hzk_bf16 {
     base.wrapping_add(elements)
 }

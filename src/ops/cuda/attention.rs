@@ -1,18 +1,18 @@
-//! The choice of a device's attention kernel: `wgmma` where there is code for it, unless a [`Table`] says otherwise.
+//! Selects the attention kernel of a device: `wgmma` where available, unless a [`Table`] selects otherwise.
 
 use crate::base::{Error, Result, Status};
 use crate::ops::cuda::table::{Attention, Table, WGMMA_HEADS};
 use crate::sys::cuda::{api, compute_capability};
 
-/// Whether there is code for attention by wgmma for a device.
+/// Returns true if wgmma attention is available: a build for `sm_90a` and a device of compute capability 9.0.
 pub fn has_wgmma(device: usize) -> Result<bool> {
     Ok(api()?.wgmma && compute_capability(device)? == (9, 0))
 }
 
-/// The head dimensions whose attention is by wgmma on device number `device`, called `name`. Where the table has no choice it
-/// is given one.
+/// Returns the head dimensions that use wgmma attention on device number `device`, called `name`. Choices
+/// missing from the table are added to it.
 ///
-/// Errors: the table chooses wgmma, and there is no code for it (`Unsupported`).
+/// Errors: the table selects wgmma where it is not available (`Unsupported`).
 pub fn wgmma_heads(table: &mut Table, name: &str, device: usize) -> Result<Vec<usize>> {
     let has_wgmma = has_wgmma(device)?;
     if has_wgmma {
@@ -23,8 +23,8 @@ pub fn wgmma_heads(table: &mut Table, name: &str, device: usize) -> Result<Vec<u
     if !heads.is_empty() && !has_wgmma {
         return Err(Error::new(
             Status::Unsupported,
-            "the table of gemms has attention by wgmma, for which this library has no code here: it is built for \
-             sm_90a (HZ_CUDA_ARCH); calibrate anew with it",
+            "the GEMM autotune table selects wgmma attention, which needs a GPU of compute capability 9.0 and a library \
+                         built with HZ_CUDA_ARCH=sm_90a; run `horizon calibrate` again here",
         ));
     }
     Ok(heads)

@@ -1,7 +1,7 @@
-//! The three products of a linear layer, and how a column-major library sees them. Pure.
+//! The three GEMMs of a linear layer as a column-major library sees them. Pure.
 //!
-//! A row-major `[rows, columns]` matrix is, byte for byte, the column-major `[columns, rows]` matrix of its
-//! transpose. So each product is asked for transposed, with its factors exchanged, and nothing is moved:
+//! A row-major `[rows, columns]` matrix has the same bytes as the column-major `[columns, rows]` matrix of its
+//! transpose. So each GEMM computes the transposed result from exchanged operands, and nothing is copied:
 //!
 //! | direction | row-major | column-major |
 //! |---|---|---|
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{DType, Error, Result};
 use crate::ops::{Linear, Write};
 
-/// Which product.
+/// The three matmuls of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -26,16 +26,16 @@ pub enum Direction {
     BackwardWeight,
 }
 
-/// One product of a linear layer: all that the choice of its algorithm may depend on, besides device and library.
-/// In particular not on addresses: where a tensor is placed changes no bit.
+/// One GEMM of a linear layer: the key of its algorithm, together with device and library. Addresses are no
+/// part of it, so placement changes no bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gemm {
-    /// Which of the three.
+    /// Forward, backward to the input, or backward to the weight.
     pub direction: Direction,
-    /// Whether something is added: the output itself, or forward's residual.
+    /// True if the output itself, or forward's residual, is added.
     pub add: bool,
-    /// Whether forward adds a bias. Left out of JSON where it does not.
+    /// True if forward adds a bias. Omitted from JSON if false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bias: bool,
     /// N: rows of x and out.
@@ -50,7 +50,7 @@ pub struct Gemm {
     pub out_stride: usize,
 }
 
-/// A column-major matrix: elements of a column lie side by side.
+/// A column-major matrix: the elements of a column are contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnMajor {
     /// The type of its elements.
@@ -63,42 +63,41 @@ pub struct ColumnMajor {
     pub stride: usize,
 }
 
-/// A factor of a column-major product.
+/// An operand of a column-major GEMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Factor {
-    /// The matrix as it lies in memory.
+    /// The matrix as stored.
     pub matrix: ColumnMajor,
-    /// Whether its transpose is what is multiplied.
+    /// True if the transpose is multiplied.
     pub transpose: bool,
 }
 
-/// `out = a · b`, column-major. `a` is weight, weight, x and `b` is x, dout, dout for the three directions.
+/// `out = a · b`, column-major. For the three directions, `a` is weight, weight, x and `b` is x, dout, dout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operands {
-    /// The first factor.
+    /// The left operand.
     pub a: Factor,
-    /// The second factor.
+    /// The right operand.
     pub b: Factor,
-    /// The result, and what is added to it.
+    /// The result, and the layout of the residual.
     pub out: ColumnMajor,
 }
 
 impl Gemm {
-    /// One of the products of a linear layer, its inputs dense. [`Write::Add`] says of forward that a residual is
-    /// added.
+    /// A GEMM of a linear layer with dense inputs. For forward, [`Write::Add`] means that a residual is added.
     pub fn of(direction: Direction, write: Write, sizes: Linear) -> Self {
         let Linear { n, k, m, out_stride } = sizes;
         Gemm { direction, add: write == Write::Add, bias: false, n, k, m, x_stride: k, out_stride }
     }
 
-    /// The forward product of a linear layer.
+    /// The forward GEMM of a linear layer.
     pub fn forward(residual: bool, bias: bool, sizes: Linear) -> Self {
         let write = if residual { Write::Add } else { Write::Set };
         Gemm { bias, ..Gemm::of(Direction::Forward, write, sizes) }
     }
 
-    /// Refuses sizes that cannot be multiplied: zeros, strides shorter than a row, counts over 2^31 − 1 (the
-    /// library's kernels count rows in 32 bits). Refuses a bias in backward.
+    /// Refuses invalid sizes: zeros, strides shorter than a row, counts over 2^31 − 1 (the library's kernels
+    /// count rows in 32 bits). Refuses a bias in backward.
     pub fn check(&self) -> Result<()> {
         let counts = [self.n, self.k, self.m, self.x_stride, self.out_stride];
         if counts.iter().any(|count| *count == 0 || *count > i32::MAX as usize)
@@ -106,19 +105,19 @@ impl Gemm {
             || self.out_stride < self.m
             || (self.bias && self.direction != Direction::Forward)
         {
-            return Err(Error::internal(format!("no GEMM is like this: {self:?}")));
+            return Err(Error::internal(format!("invalid sizes or options of a GEMM: {self:?}")));
         }
         Ok(())
     }
 
-    /// A bias as a matrix of one column, `[M]`: as long as a column of forward's column-major output.
+    /// The bias as a matrix of one column, `[M]`: a column of forward's column-major output.
     pub fn bias_vector(&self) -> ColumnMajor {
         ColumnMajor { dtype: DType::Bf16, rows: self.m, columns: 1, stride: self.m }
     }
 
-    /// The product as a column-major library sees it.
+    /// The operands as a column-major library sees them.
     pub fn operands(&self) -> Operands {
-        let lies = |dtype, row_length, row_count, stride| ColumnMajor {
+        let stored = |dtype, row_length, row_count, stride| ColumnMajor {
             dtype,
             rows: row_length,
             columns: row_count,
@@ -126,9 +125,9 @@ impl Gemm {
         };
         let plain = |matrix| Factor { matrix, transpose: false };
         let transposed = |matrix| Factor { matrix, transpose: true };
-        let x = lies(DType::Bf16, self.k, self.n, self.x_stride);
-        let out = lies(DType::Bf16, self.m, self.n, self.out_stride);
-        let weight = |dtype| lies(dtype, self.k, self.m, self.k);
+        let x = stored(DType::Bf16, self.k, self.n, self.x_stride);
+        let out = stored(DType::Bf16, self.m, self.n, self.out_stride);
+        let weight = |dtype| stored(dtype, self.k, self.m, self.k);
         match self.direction {
             Direction::Forward => Operands { a: transposed(weight(DType::Bf16)), b: plain(x), out },
             Direction::BackwardInput => Operands { a: plain(weight(DType::Bf16)), b: plain(out), out: x },
@@ -140,7 +139,7 @@ impl Gemm {
 }
 
 impl ColumnMajor {
-    /// Bytes from the first element to the last.
+    /// Bytes from the first to the last element.
     pub fn bytes(&self) -> usize {
         ((self.columns - 1) * self.stride + self.rows) * self.dtype.bytes()
     }

@@ -1,4 +1,4 @@
-//! Where the heads are in packed rows of queries, keys and values.
+//! Addresses of the query, key and value heads in packed rows.
 
 use crate::device::DeviceSpan;
 use crate::ops::Heads;
@@ -12,7 +12,7 @@ impl Heads {
     }
 }
 
-/// Queries, keys and values in the rows of one matrix, all of one stride.
+/// The first query, key and value head in packed rows; all have the same stride.
 pub(in crate::ops) struct HeadColumns {
     pub q: *mut hzk_bf16,
     pub k: *mut hzk_bf16,
@@ -28,7 +28,7 @@ impl HeadColumns {
     }
 }
 
-/// The heads of one kind in packed rows, with what their norm leaves.
+/// The query heads or the key heads of packed rows, and their `rstd`.
 pub(in crate::ops) struct NormedHeads {
     pub base: *mut hzk_bf16,
     pub rstd: *mut f32,
@@ -36,7 +36,7 @@ pub(in crate::ops) struct NormedHeads {
     pub stride: i64,
 }
 
-/// Those of queries, then those of keys.
+/// The query heads and the key heads.
 pub(in crate::ops) fn both_heads(
     qkv: &DeviceSpan,
     rstd: &DeviceSpan,

@@ -1,4 +1,4 @@
-//! [`Kernels`] by the launchers of `csrc/kernels.h` and cuBLASLt: bf16 storage, everything queued on one stream.
+//! [`Kernels`] on CUDA: the launchers of `csrc/kernels.h` and cuBLASLt, bf16 activations, one CUDA stream.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -19,19 +19,19 @@ use crate::ops::{Contract, Heads, Kernels, Op, Write};
 use crate::sys::cuda::cublaslt::Handle;
 use crate::sys::cuda::{self, Api, Driver, Stream, api, fill};
 
-/// [`Kernels`] that queue their work on a stream and return. The first launch that fails is what
-/// [`Kernels::outcome`] gives; what follows it is queued all the same, and means nothing.
+/// [`Kernels`] that queue their work on a CUDA stream and return. [`Kernels::outcome`] returns the first failed
+/// launch; later ops are still queued, and their results are invalid.
 pub struct CudaKernels {
     pub(in crate::ops) api: &'static Api,
     pub(in crate::ops) stream: Arc<Stream>,
     gemms: Gemms,
-    /// Head dimensions whose attention is by wgmma.
+    /// Head dimensions that use wgmma attention.
     pub(in crate::ops) by_wgmma: Vec<usize>,
     scratch: DeviceSpan,
     failed: Mutex<Option<Error>>,
 }
 
-/// Calls a launcher on the kernels' stream and keeps its failure.
+/// Calls a launcher on the kernels' CUDA stream and stores its failure.
 macro_rules! launch {
     ($kernels:ident.$launcher:ident($($argument:expr),* $(,)?)) => {
         $crate::ops::cuda::launch!(
@@ -40,8 +40,9 @@ macro_rules! launch {
     };
     ($kernels:ident, $launcher:expr, $($argument:expr),* $(,)?) => {{
         let (launcher, name) = $launcher;
-        // SAFETY: every address comes from `address`, which compared its span with what the launcher reads or writes
-        // there; the rights to both are the caller's (the law of `ops`), and the scratch is the kernels' alone.
+        // SAFETY: every address comes from `address`, which compared its span with the bytes that the launcher
+        // accesses; the caller of `run` has access to them (the rules of `ops`), and nothing else uses the
+        // scratch memory.
         let launch = |stream| $crate::sys::cuda::launched(unsafe { launcher($($argument,)* stream) }, name);
         $kernels.keep($kernels.stream.command().and_then(launch));
     }};
@@ -49,13 +50,14 @@ macro_rules! launch {
 pub(in crate::ops) use launch;
 
 impl CudaKernels {
-    /// What activations are stored as.
+    /// The dtype of activations.
     pub const ACTIVATION_DTYPE: DType = DType::Bf16;
 
-    /// Kernels for the thread's current device, number `device`, whose work goes to `stream`. `workspace` is
-    /// [`workspace_bytes`](crate::ops::cuda::workspace::workspace_bytes) of the device's memory, at a multiple of 256
-    /// bytes, and theirs alone. Where the table has no choice, attention is by wgmma if there is code for it. Errors: no
-    /// driver; a table that chooses wgmma where there is no code for it.
+    /// Kernels for the thread's current device, number `device`, that queue their work on `stream`. `workspace` is
+    /// [`bytes`](crate::ops::cuda::workspace::bytes) of device memory at a multiple of 256 bytes, used by nothing else.
+    ///
+    /// Errors: no driver; a workspace that is too small or misaligned; a table that selects wgmma attention
+    /// where it is not available.
     pub fn new(
         stream: Arc<Stream>,
         workspace: DeviceSpan,
@@ -65,7 +67,7 @@ impl CudaKernels {
     ) -> Result<Self> {
         if workspace.bytes() <= GEMM_BYTES || !workspace.address().addr().is_multiple_of(ALIGNMENT) {
             return Err(Error::internal(format!(
-                "the workspace of kernels is more than {GEMM_BYTES} bytes at a multiple of {ALIGNMENT}, not {} at {:p}",
+                "the workspace of the kernels must be over {GEMM_BYTES} bytes at a multiple of {ALIGNMENT}, not {} bytes at {:p}",
                 workspace.bytes(),
                 workspace.address()
             )));
@@ -77,12 +79,12 @@ impl CudaKernels {
         Ok(CudaKernels { api, stream, gemms, by_wgmma, scratch, failed: Mutex::default() })
     }
 
-    /// Describes products and chooses their algorithms, so that nothing is looked for inside a step.
+    /// Creates the descriptors of GEMMs and selects their algorithms, so that steps need not.
     pub fn prepare(&self, gemms: &[Gemm]) -> Result<()> {
         gemms.iter().try_for_each(|gemm| self.gemms.prepare(gemm))
     }
 
-    /// The algorithms of all products so far, as a table that gives the same bits again.
+    /// The selected algorithms of all GEMMs so far, as a table that reproduces the same bits.
     pub fn choices(&self) -> Table {
         self.gemms.choices()
     }
@@ -95,14 +97,14 @@ impl CudaKernels {
 
     /// Zeroes the first `bytes` bytes of a span.
     pub(in crate::ops) fn zero(&self, out: &DeviceSpan, bytes: usize) {
-        // SAFETY: the length is compared with the span's; the right to write it is the caller's.
+        // SAFETY: `base` compared the length with the span's; the caller of `run` may write it.
         self.keep(unsafe { fill(base(out, bytes), 0, bytes, &self.stream) });
     }
 
-    /// Zeroes f32 sums that the next kernel adds to, if it is asked to set them.
-    pub(in crate::ops) fn start_sum(&self, sums: &DeviceSpan, elements: usize, write: Write) {
+    /// For [`Write::Set`], zeroes f32 accumulators that the next kernel adds to.
+    pub(in crate::ops) fn start_accumulator(&self, accumulator: &DeviceSpan, elements: usize, write: Write) {
         if write == Write::Set {
-            self.zero(sums, elements * 4);
+            self.zero(accumulator, elements * 4);
         }
     }
 
@@ -115,12 +117,12 @@ impl CudaKernels {
         };
         let [to, from] = [to, from].map(|span| HeadColumns::of(span, n, heads).v);
         let [to, from] = [to, from].map(|v| NonNull::new(v.cast()).expect("a span is not null"));
-        // SAFETY: `HeadColumns` compared both spans with their rows, in which the values end; the spans are apart; the
-        // rights to them are the caller's.
+        // SAFETY: `HeadColumns` compared both spans with their rows, which include the values; the spans are
+        // disjoint; the caller of `run` has access to them.
         self.keep(unsafe { cuda::copy_rows(to, from, rows, &self.stream) });
     }
 
-    /// Queues a matrix product; `matrices` are the output and the factors a and b of [`Gemm::operands`].
+    /// Queues a GEMM; `matrices` are the output and the operands a and b of [`Gemm::operands`].
     pub(in crate::ops) fn multiply(
         &self,
         gemm: &Gemm,
@@ -129,13 +131,13 @@ impl CudaKernels {
         bias: Option<DeviceSpan>,
     ) {
         if gemm.n > 0 {
-            // SAFETY: the rights to operands and workspace are those that `run` was called with.
+            // SAFETY: the caller of `run` has access to the operands; nothing else uses the workspace.
             let queued = unsafe { self.gemms.multiply(gemm, matrices, [residual, bias], &self.stream) };
             self.keep(queued);
         }
     }
 
-    /// Memory that holds what an op leaves for its own next kernel.
+    /// Scratch memory between the kernels of one op.
     pub(in crate::ops) fn scratch_of(&self, op: &impl Contract<DeviceSpan>) -> *mut c_void {
         self.scratch.first::<u8>(op.scratch_bytes()).cast()
     }

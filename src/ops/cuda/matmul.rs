@@ -1,8 +1,9 @@
-//! Products by cuBLASLt: bf16 in, f32 sums, bf16 or f32 out, rounded once. A residual and a bias are added to the f32 sum.
+//! Matmuls by cuBLASLt: bf16 inputs, f32 accumulation, bf16 or f32 output, rounded once. Residual and bias are
+//! added before rounding.
 //!
-//! The algorithm of a product comes from the [`Table`]; what that does not hold is the first of the library's
-//! heuristic under limits that never change ([`WORKSPACE_BYTES`], [`ALIGNMENT`]), so that it depends on the
-//! product, the device and the library's version alone.
+//! The algorithm of a GEMM comes from the [`Table`]. If the table has none, it is the first of cuBLASLt's
+//! heuristic under constant limits ([`WORKSPACE_BYTES`], [`ALIGNMENT`]), so it depends only on the GEMM, the
+//! device and the library version.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,17 +19,17 @@ use crate::ops::cuda::workspace::{ALIGNMENT as WORKSPACE_ALIGNMENT, GEMM_BYTES a
 use crate::sys::cuda::Stream;
 use crate::sys::cuda::cublaslt::{Addresses, Descriptors, Handle, Layout, Limits};
 
-/// Bytes: what `csrc/kernels.h` asks of every matrix. The same is promised for all, even where an address has
-/// more: an algorithm that needs more would be chosen by placement.
+/// Alignment in bytes, as `csrc/kernels.h` requires of every matrix. Better-aligned addresses are not
+/// exploited: otherwise the algorithm would depend on placement.
 pub const ALIGNMENT: usize = 16;
 
-/// Runs what it is given as often as it likes, waits for it and says how many nanoseconds one run took.
+/// Runs its argument any number of times, waits for it and returns the nanoseconds of one run.
 pub type Clock<'a> = dyn FnMut(&dyn Fn() -> Result<()>) -> Result<u64> + 'a;
 
-/// What every algorithm must do with.
+/// The limits of every algorithm.
 const LIMITS: Limits = Limits { workspace_bytes: WORKSPACE_BYTES, alignment: ALIGNMENT };
 
-/// The products of one device.
+/// The GEMMs of one device.
 pub struct Gemms {
     handle: Handle,
     device: String,
@@ -43,14 +44,15 @@ struct Plan {
 }
 
 impl Gemms {
-    /// For the handle's device, whose name is the table's key. `workspace` is [`WORKSPACE_BYTES`] of its memory, aligned to
-    /// 256 bytes, which nothing else uses; products that share it run on one stream.
+    /// `device` is the name of the handle's device, the key in the table. `workspace` is at least
+    /// [`WORKSPACE_BYTES`] of its memory, aligned to 256 bytes, used by nothing else. GEMMs that share it run
+    /// on one CUDA stream.
     pub fn new(handle: Handle, device: String, table: Table, workspace: DeviceSpan) -> Result<Self> {
         if workspace.bytes() < WORKSPACE_BYTES
             || !(workspace.address() as usize).is_multiple_of(WORKSPACE_ALIGNMENT)
         {
             return Err(Error::internal(format!(
-                "the workspace of GEMMs is {WORKSPACE_BYTES} bytes at a multiple of {WORKSPACE_ALIGNMENT}, not {} at {:p}",
+                "the workspace of GEMMs must be {WORKSPACE_BYTES} bytes at a multiple of {WORKSPACE_ALIGNMENT}, not {} bytes at {:p}",
                 workspace.bytes(),
                 workspace.address()
             )));
@@ -58,13 +60,13 @@ impl Gemms {
         Ok(Gemms { handle, device, table, workspace, plans: Mutex::default() })
     }
 
-    /// Describes a product and chooses its algorithm, unless that has been done. Products of a step are prepared
-    /// before it, so that nothing allocates inside.
+    /// Creates the descriptors of a GEMM and selects its algorithm, unless done before. Called before the first
+    /// step, so that steps do not allocate.
     pub fn prepare(&self, gemm: &Gemm) -> Result<()> {
         self.plan(gemm).map(|_| ())
     }
 
-    /// The choices of all products prepared so far, as a table that gives the same bits again.
+    /// The selected algorithms of all GEMMs so far, as a table that reproduces the same bits.
     pub fn choices(&self) -> Table {
         let mut table = Table::default();
         for (gemm, plan) in self.plans.lock().iter() {
@@ -73,19 +75,19 @@ impl Gemms {
         table
     }
 
-    /// The device, the library, and a checksum of the table.
+    /// Device, library version and a checksum of the table.
     pub fn arithmetic(&self) -> String {
         let library = self.handle.library().version();
         let table = xxh3_64(self.table.to_json().as_bytes());
         format!("{} with cuBLASLt {library} by table {table:016x}", self.device)
     }
 
-    /// Queues a product. `matrices` are the output and the factors a and b of [`Gemm::operands`]; `addends` a residual and a
-    /// bias, there where the product says so. N is not 0.
+    /// Queues a GEMM. `matrices` are the output and the operands a and b of [`Gemm::operands`]; `addends` are
+    /// the residual and the bias, present if the GEMM has them. N is not 0.
     ///
     /// # Safety
-    /// The law of spans until the product is done, for its operands and for the workspace: device memory, the output apart from
-    /// the factors.
+    /// Until the GEMM is done, operands and workspace obey the rules of spans: device memory, and the output
+    /// overlaps neither a nor b.
     pub unsafe fn multiply(
         &self,
         gemm: &Gemm,
@@ -94,7 +96,7 @@ impl Gemms {
         stream: &Stream,
     ) -> Result<()> {
         let plan = self.plan(gemm)?;
-        // SAFETY: the caller's own promise.
+        // SAFETY: promised by the caller.
         unsafe { self.multiply_by((&plan.descriptors, &plan.choice), gemm, matrices, addends, stream) }
     }
 
@@ -116,11 +118,12 @@ impl Gemms {
             assert!(span.bytes() >= matrix.bytes(), "{} bytes are too short for {matrix:?}", span.bytes());
             assert!(
                 (span.address() as usize).is_multiple_of(ALIGNMENT),
-                "{:p} is not aligned",
+                "{:p} is not a multiple of {ALIGNMENT} bytes",
                 span.address()
             );
         }
-        // SAFETY: lengths and alignment were just compared; the caller promises the rest; users of the workspace share a stream.
+        // SAFETY: lengths and alignment were just checked; the caller promises the rest; users of the workspace
+        // share a CUDA stream.
         unsafe {
             self.handle.multiply(
                 descriptors,
@@ -139,12 +142,12 @@ impl Gemms {
         .map_err(|error| error.within(format_args!("{gemm:?}")))
     }
 
-    /// The algorithm by which a product takes the least time, of the first `most` of the library's heuristic under the
-    /// limits that [`Gemms::prepare`] gives it; of equals the first. `operands` are the output and the factors a and b,
-    /// long enough; the output is overwritten. A bias is read from the factor a.
+    /// Autotunes a GEMM: returns the fastest of the first `most` algorithms of cuBLASLt's heuristic under
+    /// `LIMITS`; the first of equals. `operands` are the output and the operands a and b, long enough; the
+    /// output is overwritten. A bias is read from operand a.
     ///
     /// # Safety
-    /// As [`Gemms::multiply`], of all that is run.
+    /// As [`Gemms::multiply`], for every run.
     pub unsafe fn fastest(
         &self,
         gemm: &Gemm,
@@ -159,7 +162,7 @@ impl Gemms {
         for (algorithm, workspace_bytes) in self.handle.algorithms(&descriptors, LIMITS, most)? {
             let choice = Choice { algorithm, workspace_bytes };
             let by = (&descriptors, &choice);
-            // SAFETY: the caller promises it of every run.
+            // SAFETY: promised by the caller for every run.
             let run = || unsafe { self.multiply_by(by, gemm, matrices, addends, stream) };
             let ns = clock(&run)?;
             if best.is_none_or(|(least, _)| ns < least) {
@@ -210,7 +213,8 @@ impl Gemms {
         };
         if choice.workspace_bytes > WORKSPACE_BYTES {
             return Err(Error::argument(format!(
-                "the table's algorithm needs {} bytes of workspace, {WORKSPACE_BYTES} are there; calibrate anew",
+                "the GEMM autotune table selects an algorithm that needs {} bytes of workspace; at most {WORKSPACE_BYTES} are \
+                                 allowed: run `horizon calibrate` again",
                 choice.workspace_bytes
             )));
         }

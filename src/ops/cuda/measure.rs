@@ -1,4 +1,4 @@
-//! Measurements that a [`Table`] is made of: the fastest algorithm of each product, and the fastest attention kernel.
+//! Autotuning: measures the fastest algorithm of each GEMM and the fastest attention kernel for a [`Table`].
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::ops::{AttentionBackward, AttentionForward, Contract, Heads, Kernels, 
 use crate::sys::cuda::cublaslt::{CublasLt, Handle};
 use crate::sys::cuda::{DeviceMemory, Direction, Driver, Event, Stream, copy, need_device, set_device};
 
-/// Algorithms that are tried for a product at most.
+/// Maximum number of algorithms tried per GEMM.
 const CANDIDATES: usize = 16;
-/// Runs of each, after one that warms up; the median counts.
+/// Timed runs per algorithm, after one warm-up run; the median counts.
 const RUNS: usize = 7;
 
-/// Measures the products of a model on device number `ordinal`. Takes seconds, and memory for the largest operands.
+/// Autotunes GEMMs on device number `ordinal`. Takes seconds, and memory for the largest operands.
 ///
 /// Errors: no such device, no cuBLASLt, too little memory.
 pub fn table(ordinal: usize, gemms: &[Gemm]) -> Result<Table> {
@@ -36,7 +36,7 @@ pub fn table(ordinal: usize, gemms: &[Gemm]) -> Result<Table> {
     let b = largest(&|gemm| gemm.operands().b.matrix.bytes());
     let (workspace, out) = (DeviceMemory::take(GEMM_BYTES)?, random(out, 1, &stream)?);
     let (a, b) = (random(a, 2, &stream)?, random(b, 3, &stream)?);
-    // SAFETY: device memory of that length, which outlives the products: each is waited for.
+    // SAFETY: device memory of that length, which outlives the GEMMs: `median` waits for each.
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
     let device = Driver::open()?.device_name(ordinal)?;
     let measured = Gemms::new(Handle::new(library)?, device, Table::default(), span(&workspace))?;
@@ -44,14 +44,15 @@ pub fn table(ordinal: usize, gemms: &[Gemm]) -> Result<Table> {
     for gemm in gemms {
         let operands = [&out, &a, &b].map(span);
         let clock = &mut |run: &dyn Fn() -> Result<()>| median(run, &stream);
-        // SAFETY: the memory above is theirs alone, each as long as the largest, and `median` waits for every run.
+        // SAFETY: nothing else uses this memory, each operand is as long as the largest, and `median` waits for
+        // every run.
         let (key, choice) = unsafe { measured.fastest(gemm, CANDIDATES, operands, &stream, clock)? };
         table.insert(key, choice);
     }
     Ok(table)
 }
 
-/// Times of an attention kernel over a micro-batch.
+/// Times of an attention kernel on a micro-batch.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionTimes {
     /// The kernel.
@@ -63,13 +64,13 @@ pub struct AttentionTimes {
 }
 
 impl AttentionTimes {
-    /// Nanoseconds of both passes.
+    /// Nanoseconds of forward and backward.
     pub fn total_ns(&self) -> u64 {
         self.forward_ns + self.backward_ns
     }
 
-    /// Times and rates, e.g. `attention by wgmma: forward 0.412 ms (351 TFLOP/s), …`. FLOPs are those below the diagonal: two
-    /// matmuls forward and five backward.
+    /// Times and throughput, e.g. `attention by wgmma: forward 0.412 ms (351 TFLOP/s), …`. FLOPs are those
+    /// below the diagonal: two matmuls forward, five backward.
     pub fn describe(&self, dims: &Dims, shape: Shape) -> String {
         let matmul = (shape.b * dims.h * shape.t * (shape.t + 1) * dims.d) as f64;
         let pass = |name: &str, ns: u64, matmuls: f64| {
@@ -84,9 +85,9 @@ impl AttentionTimes {
     }
 }
 
-/// Times attention of a model on device number `ordinal` by each kernel that there is code for, on the same operands.
+/// Times the attention of a model on device number `ordinal` with each available kernel, on the same operands.
 ///
-/// Errors: no such device, too little memory; `Internal` where the kernels do not agree up to rounding.
+/// Errors: no such device, too little memory; `Internal` if the kernels' results differ by more than rounding.
 pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<AttentionTimes>> {
     need_device(ordinal)?;
     set_device(ordinal)?;
@@ -105,7 +106,7 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
     let (out, lse) =
         (DeviceMemory::take(n * dims.attention_width() * 2)?, DeviceMemory::take(n * dims.h * 4)?);
     let dqkv = DeviceMemory::take(n * dims.qkv() * 2)?;
-    // SAFETY: device memory of that length, which outlives every kernel: each is waited for.
+    // SAFETY: device memory of that length, which outlives every kernel: `median` waits for each.
     let span = |memory: &DeviceMemory| unsafe { DeviceSpan::new(memory.base(), memory.bytes()) };
     let [qkv, dout, dqkv_span, out_span, lse] = [&qkv, &dout, &dqkv, &out, &lse].map(span);
     let (doc_start, doc_end, heads) = (span(&starts), span(&ends), Heads::from(dims));
@@ -132,7 +133,7 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
         let kernels = CudaKernels::new(stream.clone(), span(&workspace), handle, table, ordinal)?;
         let time = |op: Op| {
             let run = || {
-                // SAFETY: all memory above stays until the stream has been waited for, and nobody else knows it.
+                // SAFETY: all memory above outlives the run, which `median` waits for, and nothing else uses it.
                 unsafe { kernels.run(&op) };
                 kernels.outcome()
             };
@@ -149,26 +150,26 @@ pub fn attention(ordinal: usize, dims: &Dims, shape: Shape) -> Result<Vec<Attent
     Ok(times)
 }
 
-/// Refuses two results that differ by more than roundings.
+/// Fails if two results differ by more than rounding.
 fn agree(name: &str, mma: &[f32], wgmma: &[f32]) -> Result<()> {
     let largest = mma.iter().fold(0f32, |most, value| most.max(value.abs()));
     // `max` ignores NaN.
     let nan_or_max =
         |most: f32, one: f32| if one.is_nan() || most.is_nan() { f32::NAN } else { most.max(one) };
-    let apart = mma.iter().zip(wgmma).map(|(mma, wgmma)| (mma - wgmma).abs()).fold(0f32, nan_or_max);
-    if apart.is_nan() || apart > AGREES * largest {
+    let difference = mma.iter().zip(wgmma).map(|(mma, wgmma)| (mma - wgmma).abs()).fold(0f32, nan_or_max);
+    if difference.is_nan() || difference > AGREES * largest {
         return Err(Error::internal(format!(
-            "attention by wgmma is {apart} off that by mma in {name}, whose largest value is {largest}"
+            "wgmma attention differs from mma attention by {difference} in {name}, whose largest value is {largest}"
         )));
     }
     Ok(())
 }
 
-/// Of the largest value, what two orders of f32 sums and one rounding to bf16 may be apart.
+/// Allowed difference, relative to the largest value, between two orders of f32 sums rounded to bf16.
 const AGREES: f32 = 0.02;
 
-/// New device memory of bf16 numbers with mean 0 and standard deviation 1, the same for a seed, that repeat after some 8 million. A
-/// GPU is faster on constant data, which takes less power.
+/// New device memory of bf16 numbers with mean 0 and standard deviation 1, determined by the seed, which repeat
+/// after about 8 million. Random because a GPU draws less power and runs faster on constant data.
 pub fn random(bytes: usize, seed: u64, stream: &Stream) -> Result<DeviceMemory> {
     const PERIOD: usize = (1 << 23) - 9;
     let memory = DeviceMemory::take(bytes)?;
@@ -187,27 +188,31 @@ pub fn random(bytes: usize, seed: u64, stream: &Stream) -> Result<DeviceMemory> 
     Ok(memory)
 }
 
-/// Copies bytes to device memory from `start` on.
+/// Copies bytes to device memory at offset `start`.
 fn upload(memory: &DeviceMemory, start: usize, bytes: &[u8], stream: &Stream) -> Result<()> {
-    assert!(start + bytes.len() <= memory.bytes(), "an upload within the memory");
-    // SAFETY: within the memory, by the line above.
+    assert!(
+        start + bytes.len() <= memory.bytes(),
+        "an upload of {} bytes at {start} is out of bounds",
+        bytes.len()
+    );
+    // SAFETY: within the memory, as just checked.
     let to = unsafe { memory.base().add(start) };
-    // SAFETY: both ends have that length, and the stream is waited for while they live.
+    // SAFETY: both sides have that length and outlive the copy, which is waited for below.
     unsafe { copy(to, NonNull::from(bytes).cast(), bytes.len(), Direction::HostToDevice, stream)? };
     stream.synchronize()
 }
 
-/// bf16 in device memory, as f32.
+/// Copies bf16 device memory to the host as f32.
 fn download(memory: &DeviceMemory, stream: &Stream) -> Result<Vec<f32>> {
     let mut values = vec![0u16; memory.bytes() / 2];
     let to = NonNull::from(values.as_mut_slice()).cast();
-    // SAFETY: `values` are as many bytes as are copied, and stay until the stream has been waited for.
+    // SAFETY: `values` has as many bytes as are copied, and outlives the copy, which is waited for below.
     unsafe { copy(to, memory.base(), values.len() * 2, Direction::DeviceToHost, stream)? };
     stream.synchronize()?;
     Ok(values.into_iter().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect())
 }
 
-/// Nanoseconds of one of some runs.
+/// Median time of a run in nanoseconds.
 fn median(run: &dyn Fn() -> Result<()>, stream: &Stream) -> Result<u64> {
     run()?;
     let mut taken = Vec::with_capacity(RUNS);

@@ -1,6 +1,6 @@
-//! The CUDA backend: launches of `csrc/` and cuBLASLt's products.
+//! The CUDA backend: launches of the kernels in `csrc/`, and GEMMs by cuBLASLt.
 //!
-//! Decisions that need no device are in [`product`], [`table`] and [`workspace`].
+//! [`gemm`], [`table`] and [`workspace`] need no device.
 
 pub(super) mod address;
 pub mod attention;
@@ -17,5 +17,5 @@ pub use kernels::CudaKernels;
 pub(super) use heads::{HeadColumns, both_heads};
 pub(super) use kernels::launch;
 
-/// Rows of partial sums that a sum over rows leaves at most: `kPartialRowsMax` of `csrc/column_sum.h`.
+/// Maximum rows of partial sums in a column sum: `kPartialRowsMax` of `csrc/column_sum.h`.
 pub(super) const PARTIAL_ROWS_MAX: usize = 512;

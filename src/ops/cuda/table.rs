@@ -1,9 +1,9 @@
-//! Which algorithm multiplies which shape, and by which instructions attention multiplies: a table keyed by device, library
-//! version and product, or head dimension. Pure.
+//! The GEMM autotune table: the algorithm of each GEMM by device, library version and shape, and the attention
+//! kernel by device and head dimension. Pure.
 //!
-//! `horizon calibrate` measures and writes it; a checkpoint holds its checksum, so that a run goes on by the same. Opening a
-//! trainer measures nothing, so the same table gives the same bits. As a file it lies beside the description of its machine:
-//! `here.json` and `here.gemm.json`.
+//! `horizon calibrate` measures and writes it. A checkpoint holds its checksum, so that a resumed run uses the
+//! same algorithms. Opening a trainer measures nothing, so the same table gives the same bits. Its file is next
+//! to the machine description: `here.json` and `here.gemm.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -15,39 +15,39 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Error, Result, Status};
 use crate::ops::cuda::gemm::Gemm;
 
-/// What a choice of algorithm holds for.
+/// The key of a choice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
     /// The device's name, e.g. `NVIDIA H200`.
     pub device: String,
     /// cuBLASLt's version, e.g. 130101.
     pub library: usize,
-    /// The product.
+    /// The GEMM.
     pub gemm: Gemm,
 }
 
-/// An algorithm as cuBLASLt describes it: 64 bytes that mean the same wherever the key does.
+/// An algorithm as cuBLASLt encodes it: 64 opaque bytes, valid for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The library's own words.
+    /// cuBLASLt's encoding.
     pub algorithm: [u64; 8],
     /// Bytes of workspace it needs.
     pub workspace_bytes: usize,
 }
 
-/// Which of the two attentions: their sums differ in order, so in bits.
+/// The two attention kernels. They sum in different orders, so their bits differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attention {
-    /// `csrc/attention.cu`: a warp's `mma`, on every device.
+    /// `csrc/attention.cu`: `mma` of one warp, on every device.
     #[default]
     Mma,
-    /// `csrc/attention_wgmma.cu`: four warps' `wgmma`, on Hopper, for heads of [`WGMMA_HEADS`].
+    /// `csrc/attention_wgmma.cu`: `wgmma` of four warps, on Hopper, for head dimensions [`WGMMA_HEADS`].
     Wgmma,
 }
 
 impl Attention {
-    /// The instruction that multiplies.
+    /// The name of the matrix instruction.
     pub fn name(self) -> &'static str {
         match self {
             Attention::Mma => "mma",
@@ -56,11 +56,12 @@ impl Attention {
     }
 }
 
-/// Head dimensions that [`Attention::Wgmma`] is built for.
+/// Head dimensions supported by [`Attention::Wgmma`].
 pub const WGMMA_HEADS: [usize; 2] = [64, 128];
 
-/// The choices that have been made. Where it holds none, the first algorithm of the library's heuristic is taken, and
-/// [`Attention::Wgmma`] where there is code for it ([`wgmma_heads`](crate::ops::cuda::attention::wgmma_heads)).
+/// Choices by key. A GEMM without a choice uses the first algorithm of cuBLASLt's heuristic; a head dimension
+/// without one uses [`Attention::Wgmma`] where available
+/// ([`wgmma_heads`](crate::ops::cuda::attention::wgmma_heads)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     gemms: BTreeMap<Key, Choice>,
@@ -92,29 +93,29 @@ struct Line {
     device: String,
     library: usize,
     gemm: Gemm,
-    /// 128 hexadecimal digits: JSON's numbers would not carry 64 bits everywhere.
+    /// 128 hexadecimal digits, because JSON numbers are not exact for 64 bits everywhere.
     algorithm: String,
     workspace_bytes: usize,
 }
 
 impl Table {
-    /// Where the table of a machine lies that is described in a file.
+    /// The path of the table that belongs to a machine description.
     pub fn beside(machine: &Path) -> PathBuf {
         machine.with_extension("gemm.json")
     }
 
-    /// Reads a table's file.
+    /// Reads a table file.
     ///
-    /// Errors: it is not there (`NotFound`) or cannot be read (`Io`); those of [`Table::from_json`].
+    /// Errors: the file does not exist (`NotFound`) or cannot be read (`Io`); those of [`Table::from_json`].
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let text = fs::read_to_string(path)
-            .map_err(|error| Error::io(format!("cannot read the table of GEMM algorithms {name}"), &error))?;
+            .map_err(|error| Error::io(format!("cannot read the GEMM autotune table {name}"), &error))?;
         Table::from_json(&text, &name.to_string())
     }
 
-    /// Refuses a table that says nothing of this device with this version of the library (`InvalidArgument`): it was
-    /// made elsewhere, and would be passed over in silence. `name` says where it comes from.
+    /// Refuses a table without entries for this device and library version (`InvalidArgument`): it was made
+    /// elsewhere and would be ignored silently. `name` is its origin, for the message.
     pub fn admit(&self, name: impl Display, device: &str, library: usize) -> Result<()> {
         let made = |key: &Key| format!("{} with cuBLASLt {}", key.device, key.library);
         if self.gemms.keys().any(|key| key.device == device && key.library == library) {
@@ -123,11 +124,11 @@ impl Table {
         let elsewhere: BTreeSet<String> = self.gemms.keys().map(made).collect();
         let found = match elsewhere.is_empty() {
             true => "is empty".to_owned(),
-            false => format!("is of {}", elsewhere.into_iter().collect::<Vec<_>>().join(" and of ")),
+            false => format!("was made for {}", elsewhere.into_iter().collect::<Vec<_>>().join(" and ")),
         };
         Err(Error::argument(format!(
-            "the table of GEMM algorithms {name} {found}; here is {device} with cuBLASLt {library}: calibrate here, or leave \
-             the table out: cuBLASLt's first choice is taken"
+            "the GEMM autotune table {name} {found}, but this is {device} with cuBLASLt {library}: run `horizon calibrate` here, \
+                         or omit the table to use cuBLASLt's default algorithms"
         )))
     }
 
@@ -136,34 +137,34 @@ impl Table {
         self.gemms.get(key).copied()
     }
 
-    /// Makes a choice; gives the one it replaces.
+    /// Inserts a choice; returns the one it replaces.
     pub fn insert(&mut self, key: Key, choice: Choice) -> Option<Choice> {
         self.gemms.insert(key, choice)
     }
 
-    /// By what attention multiplies on a device, for heads of this dimension.
+    /// The attention kernel of a device for this head dimension.
     pub fn attention(&self, device: &str, head_dim: usize) -> Attention {
         self.attention.get(&(device.to_owned(), head_dim)).copied().unwrap_or_default()
     }
 
-    /// Chooses the attention kernel of a device for heads of this dimension.
+    /// Selects the attention kernel of a device for this head dimension.
     pub fn choose_attention(&mut self, device: &str, head_dim: usize, by: Attention) {
         self.attention.insert((device.to_owned(), head_dim), by);
     }
 
-    /// Chooses [`Attention::Wgmma`] on a device for the head dimensions it is built for, where nothing is chosen yet.
+    /// Selects [`Attention::Wgmma`] on a device for all supported head dimensions without a choice.
     pub fn prefer_wgmma(&mut self, device: &str) {
         for head_dim in WGMMA_HEADS {
             self.attention.entry((device.to_owned(), head_dim)).or_insert(Attention::Wgmma);
         }
     }
 
-    /// All choices of algorithms, by key.
+    /// All GEMM choices, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Choice)> {
         self.gemms.iter()
     }
 
-    /// The table as JSON, its choices in the order of their keys.
+    /// The table as JSON, sorted by key.
     pub fn to_json(&self) -> String {
         let line = |(key, choice): (&Key, &Choice)| Line {
             device: key.device.clone(),
@@ -185,15 +186,15 @@ impl Table {
         serde_json::to_string_pretty(&text).expect("strings and numbers are JSON")
     }
 
-    /// Reads what [`Table::to_json`] wrote; `name` says where it comes from, for errors (`BadFormat`): not JSON,
-    /// another format, an algorithm that is none, impossible sizes, two choices for one key.
+    /// Parses the output of [`Table::to_json`]. `name` is its origin, for messages.
+    ///
+    /// Errors (`BadFormat`): not JSON, another format, an invalid algorithm, invalid sizes, two choices for one key.
     pub fn from_json(json: &str, name: &str) -> Result<Self> {
-        let bad =
-            |what: String| Error::new(Status::BadFormat, format!("table of GEMM algorithms {name}: {what}"));
+        let bad = |what: String| Error::new(Status::BadFormat, format!("GEMM autotune table {name}: {what}"));
         let text: Text = serde_json::from_str(json).map_err(|e| bad(e.to_string()))?;
         if text.format != FORMAT {
             return Err(bad(format!(
-                "format {} was found, {FORMAT} is understood; calibrate anew",
+                "format {} is not supported, only {FORMAT}; run `horizon calibrate` again",
                 text.format
             )));
         }
@@ -201,7 +202,7 @@ impl Table {
         for AttentionLine { device, head_dim, by } in text.attention {
             if by == Attention::Wgmma && !WGMMA_HEADS.contains(&head_dim) {
                 return Err(bad(format!(
-                    "attention by wgmma is there for heads of {WGMMA_HEADS:?}, not of {head_dim}"
+                    "wgmma attention supports head dimensions {WGMMA_HEADS:?}, not {head_dim}"
                 )));
             }
             table.attention.insert((device, head_dim), by);
@@ -216,7 +217,7 @@ impl Table {
             line.gemm.check().map_err(|e| bad(format!("choice {index}: {e}")))?;
             let key = Key { device: line.device, library: line.library, gemm: line.gemm };
             if table.insert(key, Choice { algorithm, workspace_bytes: line.workspace_bytes }).is_some() {
-                return Err(bad(format!("choice {index} has the key of an earlier one")));
+                return Err(bad(format!("choice {index} has the same key as an earlier choice")));
             }
         }
         Ok(table)

@@ -9,12 +9,12 @@
 //! weight, residual = split(p)
 //! ```
 //!
-//! which is `torch.optim.AdamW` up to rounding: the moving averages are written so that one rounded scalar
-//! serves both terms (β2 = 0.999 and 1 − β2 rounded apart would bias v by 1e-5), and decay and step are summed
-//! before they meet p, so that p is rounded once.
+//! It equals `torch.optim.AdamW` up to rounding. The moving averages use one rounded scalar for both terms,
+//! since rounding β2 = 0.999 and 1 − β2 separately would bias v by 1e-5. Decay and step are added before they
+//! are subtracted from p, so p is rounded once.
 //!
-//! The state is m and v, f32 or bf16. Memory traffic of a split master with a bf16 gradient is 26 bytes a parameter
-//! with f32 moments (14 read, 12 written) and 18 with bf16 ones (10 read, 8 written).
+//! The state is m and v, f32 or bf16. With a split master and a bf16 gradient, memory traffic is 26 bytes per
+//! parameter with f32 moments (14 read, 12 written) and 18 with bf16 ones (10 read, 8 written).
 
 mod pairs;
 
@@ -26,16 +26,16 @@ use super::{Master, Spans, StateArray, Step};
 use crate::base::{DType, Error, Result};
 use crate::host::Isa;
 
-/// The constants of AdamW.
+/// The hyperparameters of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamOptions {
     /// Decay of the first moment, 0 ≤ β1 < 1.
     pub beta1: f64,
     /// Decay of the second moment, 0 ≤ β2 < 1.
     pub beta2: f64,
-    /// Added to the root of the second moment; positive, so that an element without gradient stands still.
+    /// Added to the root of the second moment. Positive, so that zero moments give a zero step.
     pub eps: f64,
-    /// Decoupled weight decay, per unit of learning rate.
+    /// Decoupled weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
 }
 
@@ -47,8 +47,8 @@ impl Default for AdamOptions {
 }
 
 impl AdamOptions {
-    /// Refuses values that give no optimizer, and an `HZ_ISA` that this processor does not have
-    /// (`InvalidArgument`). Asked once, when options come in.
+    /// Refuses invalid values, and an `HZ_ISA` that this processor does not support (`InvalidArgument`). Called
+    /// once, when options are set.
     pub fn check(&self) -> Result<()> {
         for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&beta) {
@@ -68,8 +68,7 @@ impl AdamOptions {
     }
 }
 
-/// The numbers that every element of a step shares. Computed in f64 from the step number, here and nowhere else, and
-/// rounded once.
+/// The scalars of a step, shared by all elements. Computed in f64 from the step number, only here, and rounded once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamScalars {
     /// 1 − β1.
@@ -77,7 +76,7 @@ pub struct AdamScalars {
     /// 1 − β2.
     pub gain2: f32,
     /// lr / (1 − β1^step).
-    pub rate: f32,
+    pub step_size: f32,
     /// 1 / √(1 − β2^step).
     pub inv_sqrt_bias2: f32,
     /// eps.
@@ -87,19 +86,19 @@ pub struct AdamScalars {
 }
 
 impl AdamScalars {
-    /// The scalars of step number `step`, counted from 1, at learning rate `lr`.
+    /// The scalars of step number `step`, which counts from 1, at learning rate `lr`.
     ///
     /// # Panics
-    /// If `step` is 0: its bias corrections would divide by zero.
+    /// If `step` is 0: the bias corrections would divide by zero.
     pub fn new(options: &AdamOptions, lr: f64, step: u64) -> AdamScalars {
         assert!(step > 0, "steps of AdamW count from 1");
-        let step = i32::try_from(step).unwrap_or(i32::MAX); // where β^step has long been 0
+        let step = i32::try_from(step).unwrap_or(i32::MAX); // β^step is 0 long before
         let bias1 = 1.0 - options.beta1.powi(step);
         let bias2 = 1.0 - options.beta2.powi(step);
         AdamScalars {
             gain1: (1.0 - options.beta1) as f32,
             gain2: (1.0 - options.beta2) as f32,
-            rate: (lr / bias1) as f32,
+            step_size: (lr / bias1) as f32,
             inv_sqrt_bias2: (1.0 / bias2.sqrt()) as f32,
             eps: options.eps as f32,
             decay: (lr * options.weight_decay) as f32,
@@ -107,7 +106,7 @@ impl AdamScalars {
     }
 }
 
-/// The state: first and second moments.
+/// The state arrays: first and second moments.
 pub fn state(moments: DType) -> &'static [StateArray; 2] {
     const F32: [StateArray; 2] = arrays("moments (f32)", DType::F32);
     const BF16: [StateArray; 2] = arrays("moments (bf16)", DType::Bf16);
@@ -121,15 +120,15 @@ const fn arrays(region: &'static str, dtype: DType) -> [StateArray; 2] {
     [StateArray { name: "m", region, dtype }, StateArray { name: "v", region, dtype }]
 }
 
-/// Updates the elements of `spans` on this thread. `random` rounds bf16 moments.
+/// Updates the elements of `spans` on this thread. `random` is for bf16 moments.
 ///
 /// # Safety
-/// As [`update`](super::update), of these spans.
+/// As [`update`](super::update), for these spans.
 pub unsafe fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits) {
     type At<'a, W, B, G, M> = Arrays<'a, W, B, G, M, 2>;
     use DType::{Bf16, F32};
     let isa = step.isa;
-    // SAFETY: the caller owns what `at` makes slices of, and nobody keeps one.
+    // SAFETY: the caller has access to the memory that `at` turns into slices, and no slice outlives this call.
     unsafe {
         match (spans.master, spans.gradient_dtype, moments) {
             (Master::Split { .. }, Bf16, F32) => {
@@ -159,21 +158,21 @@ pub unsafe fn run(spans: &Spans, moments: DType, step: &Step, random: RandomBits
     }
 }
 
-/// The formula of the module for one element: gradient as stored, m, v, p; new m, v, p.
+/// The formula of the module for one element: takes the stored gradient, m, v and p; returns the new m, v and p.
 #[inline(always)]
 fn element<const DECAY: bool>(g: f32, m: f32, v: f32, p: f32, step: &Step) -> (f32, f32, f32) {
-    let AdamScalars { gain1, gain2, rate, inv_sqrt_bias2, eps, decay } = step.scalars;
+    let AdamScalars { gain1, gain2, step_size, inv_sqrt_bias2, eps, decay } = step.scalars;
     let g = g * step.gradient_scale;
     let m = m + gain1 * (g - m);
     let v = v + gain2 * (g * g - v);
-    let mut change = rate * m / (v.sqrt() * inv_sqrt_bias2 + eps);
+    let mut change = step_size * m / (v.sqrt() * inv_sqrt_bias2 + eps);
     if DECAY {
         change += decay * p;
     }
     (m, v, p - change)
 }
 
-/// Element by element, for any types of storage. The random bits are for moments that are rounded.
+/// The pass for any storage types, element by element. The random bits are for moments that are rounded.
 struct Elements<'a, W, B, G, M>(Arrays<'a, W, B, G, M, 2>, &'a Step<'a>, RandomBits);
 
 impl<W: Copy, B: Copy, G: Stored, M: Stored> Pass for Elements<'_, W, B, G, M>
@@ -196,14 +195,14 @@ where
 {
     #[inline(always)]
     fn with_decay<const DECAY: bool>(self) {
-        let Elements(streams, step, random) = self;
+        let Elements(arrays, step, random) = self;
         let each = Each::<DECAY>(step, random);
-        let (rest, start) = streams.by_block(&each);
+        let (rest, start) = arrays.by_block(&each);
         each.run(rest, start);
     }
 }
 
-/// One element after the other.
+/// The body of [`Elements`].
 struct Each<'a, const DECAY: bool>(&'a Step<'a>, RandomBits);
 
 impl<W: Copy, B: Copy, G: Stored, M: Stored, const DECAY: bool> Body<W, B, G, M, 2> for Each<'_, DECAY>
@@ -211,18 +210,18 @@ where
     (W, B): MasterWeight,
 {
     #[inline(always)]
-    fn run(&self, streams: Arrays<'_, W, B, G, M, 2>, start: usize) {
-        let Arrays { weights, beside, gradient, state: [m, v] } = streams;
+    fn run(&self, arrays: Arrays<'_, W, B, G, M, 2>, start: usize) {
+        let Arrays { weights, extra, gradient, state: [m, v] } = arrays;
         let Each(step, random) = *self;
-        elements(weights, beside, gradient, m, v, &Each::<DECAY>(step, random.skip(start as u32)));
+        elements(weights, extra, gradient, m, v, &Each::<DECAY>(step, random.skip(start as u32)));
     }
 }
 
-/// Slices are parameters of their own so that the compiler knows that they do not overlap.
+/// Slices are separate parameters, so that the compiler knows that they do not overlap.
 #[inline(always)]
 fn elements<W: Copy, B: Copy, G: Stored, M: Stored, const DECAY: bool>(
     weights: &mut [W],
-    beside: &mut [B],
+    extra: &mut [B],
     gradient: &[G],
     m: &mut [M],
     v: &mut [M],
@@ -231,12 +230,12 @@ fn elements<W: Copy, B: Copy, G: Stored, M: Stored, const DECAY: bool>(
     (W, B): MasterWeight,
 {
     let n = weights.len();
-    let (beside, gradient) = (&mut beside[..n], &gradient[..n]);
+    let (extra, gradient) = (&mut extra[..n], &gradient[..n]);
     let (m, v) = (&mut m[..n], &mut v[..n]);
     for at in 0..n {
-        let p = (weights[at], beside[at]).join();
+        let p = (weights[at], extra[at]).join();
         let (m_new, v_new, p) = element::<DECAY>(gradient[at].value(), m[at].value(), v[at].value(), p, step);
-        (weights[at], beside[at]) = <(W, B)>::split(p);
+        (weights[at], extra[at]) = <(W, B)>::split(p);
         let (m_bits, v_bits) = if M::ROUNDS { random.of_element(at as u32) } else { (0, 0) };
         m[at] = M::store(m_new, m_bits);
         v[at] = M::store(v_new, v_bits);

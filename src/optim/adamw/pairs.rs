@@ -1,8 +1,8 @@
-//! Two elements to a word: the loop of `compact`, whose streams are all 16 bits wide.
+//! The loop of mode `compact`, whose arrays are all 16 bits wide: two elements per 32-bit word.
 //!
-//! Compact moves so few bytes that arithmetic would become the limit. Read as 32-bit words, the upper halves
-//! are bf16 numbers in place and the lower ones are a shift away, so no lane is widened, narrowed or packed,
-//! and one draw of 32 random bits serves both elements. The bits are those of [`super::elements`].
+//! Compact moves so few bytes that arithmetic would be the bottleneck. In 32-bit words the upper bf16 is
+//! already an f32 after masking and the lower one after a shift, so vectors need no widening, narrowing or
+//! packing, and one draw of 32 random bits serves both elements. The bits are those of [`super::elements`].
 
 use std::mem;
 
@@ -11,10 +11,10 @@ use super::super::isa::Pass;
 use super::super::random::RandomBits;
 use super::{Each, Step, element};
 
-/// All five streams are of 16-bit numbers.
+/// The five arrays, all of 16-bit numbers.
 type Halves<'a> = Arrays<'a, u16, i16, u16, u16, 2>;
 
-/// The way over such streams.
+/// The pass of such arrays.
 pub struct Pairs<'a>(pub Halves<'a>, pub &'a Step<'a>, pub RandomBits);
 
 impl Pass for Pairs<'_> {
@@ -31,28 +31,28 @@ impl Pass for Pairs<'_> {
 impl Pairs<'_> {
     #[inline(always)]
     fn with_decay<const DECAY: bool>(self) {
-        let Pairs(streams, step, random) = self;
-        // Pairs begin at even numbers of elements; what is left over at either end goes alone.
-        let head = random.before_pair().min(streams.weights.len());
-        let (alone, streams) = streams.split_at(head);
-        Each::<DECAY>(step, random).run(alone, 0);
+        let Pairs(arrays, step, random) = self;
+        // Pairs start at even element indices; single elements before and after them are processed separately.
+        let head = random.before_pair().min(arrays.weights.len());
+        let (single, arrays) = arrays.split_at(head);
+        Each::<DECAY>(step, random).run(single, 0);
         let random = random.skip(head as u32);
-        let (rest, start) = streams.by_block(&EachTwo::<DECAY>(step, random));
+        let (rest, start) = arrays.by_block(&EachTwo::<DECAY>(step, random));
         Each::<DECAY>(step, random).run(rest, start);
     }
 }
 
-/// Two elements after two others.
+/// The body of [`Pairs`].
 struct EachTwo<'a, const DECAY: bool>(&'a Step<'a>, RandomBits);
 
 impl<const DECAY: bool> Body<u16, i16, u16, u16, 2> for EachTwo<'_, DECAY> {
     #[inline(always)]
-    fn run(&self, streams: Halves<'_>, start: usize) {
-        let Halves { weights, beside, gradient, state: [m, v] } = streams;
+    fn run(&self, arrays: Halves<'_>, start: usize) {
+        let Halves { weights, extra, gradient, state: [m, v] } = arrays;
         let EachTwo(step, random) = *self;
         pairs(
             weights.as_chunks_mut().0,
-            beside.as_chunks_mut().0,
+            extra.as_chunks_mut().0,
             gradient.as_chunks().0,
             m.as_chunks_mut().0,
             v.as_chunks_mut().0,
@@ -61,7 +61,7 @@ impl<const DECAY: bool> Body<u16, i16, u16, u16, 2> for EachTwo<'_, DECAY> {
     }
 }
 
-/// Slices are parameters of their own so that the compiler knows that they do not overlap.
+/// Slices are separate parameters, so that the compiler knows that they do not overlap.
 #[inline(always)]
 fn pairs<const DECAY: bool>(
     weights: &mut [[u16; 2]],
@@ -77,7 +77,7 @@ fn pairs<const DECAY: bool>(
     for at in 0..n {
         let (w, r) = (word(weights[at]), word(residual[at].map(i16::cast_unsigned)));
         let (g, m_old, v_old) = (word(gradient[at]), word(m[at]), word(v[at]));
-        // An i16 in the lower half of a word, with its sign, and one in the upper half.
+        // Sign-extend the i16 residual in the lower half; shift down the one in the upper half.
         let p_low = (w << 16).wrapping_add(((r << 16) as i32 >> 16) as u32);
         let p_high = (w & HIGH).wrapping_add((r as i32 >> 16) as u32);
         let (m_low, v_low, p_low) =
@@ -108,30 +108,30 @@ fn high(word: u32) -> f32 {
     f32::from_bits(word & HIGH)
 }
 
-/// Two f32 patterns cut to bf16 after adding what rounds them.
+/// Adds the rounding terms to two f32 patterns and truncates them to bf16.
 #[inline(always)]
 fn cut(low: u32, low_rounding: u32, high: u32, high_rounding: u32) -> u32 {
     low.wrapping_add(low_rounding) >> 16 | high.wrapping_add(high_rounding) & HIGH
 }
 
-/// A pair as one load, the first of it in the lower half.
+/// Loads a pair as one word, its first number in the lower half.
 #[inline(always)]
 fn word(pair: [u16; 2]) -> u32 {
     // SAFETY: both types are four bytes without padding or invalid patterns.
     in_order(unsafe { mem::transmute::<[u16; 2], u32>(pair) })
 }
 
-/// The reverse of [`word`], as one store; written as two halves the compiler would interleave vectors.
+/// The inverse of [`word`], as one store: two separate stores would make the compiler interleave vectors.
 #[inline(always)]
 fn halves(word: u32) -> [u16; 2] {
-    // SAFETY: both types are four bytes; any bits make two integers.
+    // SAFETY: both types are four bytes; any bits are two valid integers.
     unsafe { mem::transmute::<u32, [u16; 2]>(in_order(word)) }
 }
 
-/// [`halves`], as residuals.
+/// [`halves`] for residuals.
 #[inline(always)]
 fn signed_halves(word: u32) -> [i16; 2] {
-    // SAFETY: both types are four bytes; any bits make two signed integers.
+    // SAFETY: both types are four bytes; any bits are two valid signed integers.
     unsafe { mem::transmute::<u32, [i16; 2]>(in_order(word)) }
 }
 

@@ -1,4 +1,4 @@
-//! The library of emulated CUDA: the launchers of `csrc` and a plain cuBLASLt, built by `tests/emulator/Makefile`.
+//! The library of emulated CUDA: the launchers of `csrc` and a plain cuBLASLt, built with `tests/emulator/Makefile`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 
 use crate::root;
 
-/// Programs that the build runs, and the Debian packages they are in.
+/// Programs that the build needs, and their Debian packages.
 const PROGRAMS: [(&str, &str); 3] = [("flock", "util-linux"), ("make", "make"), ("g++", "g++")];
 
-/// Returns the path of `libemulated.so`: the one that `HZ_EMULATED_LIBRARY` names, for programs that lie in a pack, or the one
-/// in cargo's target folder, built if necessary. Test programs that run at the same time wait for each other. The source
-/// folder is only read.
+/// Returns the path of `libemulated.so`: the value of `HZ_EMULATED_LIBRARY` (for test packs), or the one in
+/// cargo's target folder, built if necessary. Concurrent test programs wait for each other. The source folder
+/// is only read.
 ///
 /// # Panics
 /// If a program that the build needs is not installed, or the build fails.
@@ -28,18 +28,18 @@ pub fn library() -> &'static Path {
             .collect();
         assert!(
             missing.is_empty(),
-            "building the emulated CUDA library needs {}, not found on PATH: install what is missing, or set HZ_NO_EMULATOR=1 to \
-             skip tests on emulated CUDA",
+            "building the emulated CUDA library needs {}, which PATH does not have: install it, or set HZ_NO_EMULATOR=1 to skip \
+                         tests on emulated CUDA",
             missing.join(" and ")
         );
         let build = build_folder();
         std::fs::create_dir_all(&build).unwrap_or_else(|e| panic!("cannot create {}: {e}", build.display()));
-        // Make knows no path with spaces; most are in front of the repository.
+        // Make does not support spaces in paths. A relative path avoids those above the repository.
         let named = build.strip_prefix(root()).map_or(build.clone(), |inside| Path::new("../..").join(inside));
         assert!(
             !named.to_string_lossy().contains(' '),
-            "make cannot build in {}, whose path has a space: set CARGO_TARGET_DIR, or HZ_NO_EMULATOR=1 to skip tests on emulated \
-             CUDA",
+            "make cannot build in {}, because the path has a space: set CARGO_TARGET_DIR, or HZ_NO_EMULATOR=1 to skip tests on \
+                         emulated CUDA",
             build.display()
         );
         let made = Command::new("flock")
@@ -48,7 +48,7 @@ pub fn library() -> &'static Path {
             .args(["make", "--silent", "library", "-j2"])
             .arg(format!("BUILD={}", named.display()))
             .env("CUDA_HOME", env!("HZ_CUDA_TOOLKIT"))
-            // Cargo's own make jobs are not ours.
+            // Cargo's MAKEFLAGS refer to its own job server.
             .env_remove("MAKEFLAGS")
             .output()
             .expect("flock runs");
@@ -57,7 +57,7 @@ pub fn library() -> &'static Path {
     })
 }
 
-/// `<target>/emulator`, of the test program `<target>/<profile>/deps/<test>`.
+/// Returns `<target>/emulator` for the test program `<target>/<profile>/deps/<test>`.
 fn build_folder() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this program");
     test.ancestors().nth(3).expect("<target>/<profile>/deps/<test>").join("emulator")

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Names in a folder, hidden ones too, sorted.
+/// The names in a folder, including hidden ones, sorted.
 ///
 /// # Panics
 /// If the folder cannot be read.
@@ -14,7 +14,7 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The state files of a checkpoint, one after the other.
+/// The state files of a checkpoint, concatenated.
 ///
 /// # Panics
 /// If one cannot be read, or they are empty.

@@ -60,7 +60,7 @@ impl Case {
                 l: size(&config["num_hidden_layers"]),
             })
         };
-        // Of a case with a family the config is what transformers wrote, read as a folder's is.
+        // In cases of a family, the config is as written by transformers and is read like that of a folder.
         let read = |config: &Value| FolderConfig::parse(config.to_string().as_bytes()).unwrap().model;
         Case {
             config: case.get("hf_config").map_or_else(plain, read),
@@ -68,7 +68,7 @@ impl Case {
                 grad_dtype: horizon::base::DType::F32,
                 shape,
                 micros_max: size(&case["micros"]),
-                // Several chunks, the last one short.
+                // Several chunks; the last one is shorter.
                 logits_chunk: Some(shape.n() / 2 + 1),
                 threads: Some(2),
                 adam: AdamOptions {
@@ -103,8 +103,8 @@ impl Case {
     pub fn batches(&self, step: usize) -> Vec<OwnedBatch> {
         let t = self.options.shape.t;
         let micro = |micro: usize| {
-            let name = |what: &str| format!("{what}.{step}.{micro}");
-            let ints = |what: &str| self.values(&name(what), i32::from_le_bytes);
+            let name = |kind: &str| format!("{kind}.{step}.{micro}");
+            let ints = |kind: &str| self.values(&name(kind), i32::from_le_bytes);
             let starts = ints("docs").map(|docs| {
                 let mut starts = vec![0; docs.len()];
                 for n in 0..docs.len() {
@@ -123,7 +123,7 @@ impl Case {
         (0..self.options.micros_max).map(micro).collect()
     }
 
-    /// Tokens and logits of some sequences, where the case has them: by sequence its T tokens and `[T, V]` logits.
+    /// For cases with logits: the T tokens and `[T, V]` logits of some sequences.
     pub fn logits(&self) -> Vec<(Vec<i32>, Vec<f32>)> {
         let (t, v) = (self.options.shape.t, self.config.dims.v);
         let Some(logits) = self.values("logits", f32::from_le_bytes) else { return Vec::new() };
@@ -132,12 +132,12 @@ impl Case {
         rows.map(|(tokens, logits)| (tokens.to_vec(), logits.to_vec())).collect()
     }
 
-    /// A trainer with the case's options (or others) and first weights.
+    /// Opens a trainer with these options and the case's initial weights.
     pub fn open(&self, options: &TrainerOptions) -> Trainer {
         self.filled(Trainer::open(&self.config, options).unwrap())
     }
 
-    /// A trainer that somebody has opened, with the case's first weights.
+    /// Writes the case's initial weights to a trainer.
     pub fn filled(&self, mut trainer: Trainer) -> Trainer {
         for name in self.tensor_names() {
             trainer.write_tensor(&name, &self.f32(&format!("init.{name}"))).unwrap();

@@ -1,4 +1,4 @@
-//! Training runs on random data, and all that they leave behind.
+//! Training runs on random data, and their results.
 
 use horizon::base::Shape;
 use horizon::engine::{Batch, Trainer, TrainerOptions};
@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 const STEPS: usize = 4;
 
-/// Every weight normal-ish from a fixed seed, norms around 1.
+/// Writes random weights from a fixed seed, uniform in ±0.15 (norms 1 ± 0.15).
 pub fn fill(trainer: &mut Trainer) {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let tensors: Vec<_> = trainer.layout().tensors().map(|(_, tensor)| tensor.clone()).collect();
@@ -62,7 +62,7 @@ pub fn data(options: &TrainerOptions, step: usize, vocabulary: usize) -> Vec<Dat
     (0..micros).map(batch).collect()
 }
 
-/// All that a run leaves behind, as bits.
+/// The results of a run, as bits.
 #[derive(PartialEq, Debug)]
 pub struct Outcome {
     losses: Vec<u64>,
@@ -81,17 +81,17 @@ pub fn weights(trainer: &mut Trainer) -> Vec<u32> {
     bits
 }
 
-/// How a run differs from the plain one without being allowed to differ in a bit.
+/// Variations of a run that must not change a bit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Manner {
     Plain,
-    /// AdamW ends before the next step begins.
+    /// AdamW of a step ends before the next step starts.
     Serial,
     /// `accumulate` and `update` instead of `step`.
     Apart,
-    /// An evaluation between steps.
+    /// With an evaluation after each step.
     Evaluating,
-    /// Tokens of the next step are announced: all, too many, or only some.
+    /// The next step's tokens are announced: all, too many, or only some.
     Announcing,
 }
 
@@ -100,7 +100,7 @@ pub fn train(trainer: &mut Trainer, options: &TrainerOptions, manner: Manner) ->
     let (mut losses, mut norms) = (Vec::new(), Vec::new());
     for step in 0..STEPS {
         let data = data(options, step, trainer.config().dims.v);
-        // Steps need not be equally long.
+        // Steps have different numbers of micro-batches.
         let batches: Vec<_> = data.iter().take(1 + step % options.micros_max).map(Data::batch).collect();
         let lr = 1e-2 / (1 + step) as f64;
         if manner == Manner::Announcing {

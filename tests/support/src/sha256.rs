@@ -1,4 +1,4 @@
-//! SHA-256 (FIPS 180-4), for recorded results.
+//! SHA-256 (FIPS 180-4), for recorded test results.
 
 /// Fractional bits of the cube roots of the first 64 primes.
 const ROUNDS: [u32; 64] = [
@@ -12,7 +12,7 @@ const ROUNDS: [u32; 64] = [
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 ];
 
-/// The digest of some bytes, in lowercase hexadecimal.
+/// The digest of bytes, in lowercase hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     let mut state: [u32; 8] =
         [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];

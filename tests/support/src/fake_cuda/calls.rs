@@ -1,6 +1,6 @@
-//! CUDA's functions over fake devices: the runtime's and the driver's.
+//! CUDA's runtime and driver functions for fake devices.
 
-// CUDA's names stand in patterns.
+// CUDA's constants occur in patterns.
 #![allow(non_upper_case_globals)]
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
@@ -15,10 +15,10 @@ use super::device::{CURRENT, Device, presence};
 use super::faults::{note, take_last};
 use super::machine::{EventState, Op, Pointer, Taken, Work};
 
-/// As CUDA's memory begins at multiples of it.
+/// Alignment of CUDA allocations.
 const ALIGNMENT: usize = 256;
-/// New memory holds anything: up to this size it is painted, beyond it is too much to paint.
-const PAINTED: usize = 64 << 20;
+/// New memory is poisoned up to this size; poisoning more would take too long.
+const POISONED_MAX: usize = 64 << 20;
 
 // cudaErrorInvalidValue, cudaErrorInvalidResourceHandle.
 const INVALID_VALUE: u32 = 1;
@@ -26,35 +26,35 @@ const INVALID_HANDLE: u32 = 400;
 
 type Outcome<T = ()> = Result<T, u32>;
 
-/// The status of a runtime call, which is the thread's last error if it is one.
+/// Returns the status of a runtime call; an error becomes the thread's last error.
 fn status(outcome: Outcome) -> cudaError_t {
     note(outcome.err().unwrap_or(0))
 }
 
-/// The thread's current device.
+/// Returns the thread's current device.
 fn current() -> Outcome<Arc<Device>> {
     CURRENT.get().and_then(Device::find).ok_or(codes::INVALID_DEVICE)
 }
 
-/// A handle is the ordinal of its device and a number: never null, and never an address.
+/// Makes a handle from a device's ordinal and a number: never null, never an address.
 fn handle<T>(ordinal: usize, number: usize) -> *mut T {
     std::ptr::without_provenance_mut(ordinal << 32 | number << 4 | 1)
 }
 
-fn chunks<T>(handle: *mut T) -> Outcome<(Arc<Device>, usize)> {
+fn resolve<T>(handle: *mut T) -> Outcome<(Arc<Device>, usize)> {
     let bits = handle.addr();
     let device = Device::find(bits >> 32).filter(|_| bits & 1 == 1).ok_or(INVALID_HANDLE)?;
     Ok((device, (bits & 0xffff_ffff) >> 4))
 }
 
-/// A stream's device and number. The default one is the current device's.
+/// Returns the device and number of a CUDA stream. The default one belongs to the current device.
 pub fn stream_of(stream: cudaStream_t) -> Outcome<(Arc<Device>, usize)> {
     if stream.is_null() {
         return Ok((current()?, 0));
     }
-    let (device, number) = chunks(stream)?;
+    let (device, number) = resolve(stream)?;
     if CURRENT.get() != Some(device.ordinal) {
-        let violation = "work was queued by a thread whose current device is another";
+        let violation = "work was queued by a thread with another current device";
         device.look().violations.push(violation.into());
         return Err(INVALID_HANDLE);
     }
@@ -70,7 +70,7 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes.max(1), ALIGNMENT).expect("a size")
 }
 
-/// Takes memory of either side.
+/// Allocates device memory, or pinned host memory.
 fn take(device: &Device, bytes: usize, pinned: bool) -> Outcome<*mut c_void> {
     let mut machine = device.enter()?;
     let setting = &device.setting;
@@ -84,10 +84,10 @@ fn take(device: &Device, bytes: usize, pinned: bool) -> Outcome<*mut c_void> {
     refused.map_or(Ok(()), Err)?;
     let layout = layout(bytes);
     // SAFETY: the size is not zero.
-    let base = unsafe { if bytes <= PAINTED { alloc(layout) } else { alloc_zeroed(layout) } };
+    let base = unsafe { if bytes <= POISONED_MAX { alloc(layout) } else { alloc_zeroed(layout) } };
     assert!(!base.is_null(), "no memory for a fake device");
-    if bytes <= PAINTED {
-        // SAFETY: all of the new memory.
+    if bytes <= POISONED_MAX {
+        // SAFETY: the new allocation has `bytes` bytes.
         unsafe { base.write_bytes(0xa5, bytes) };
     }
     machine.made += 1;
@@ -100,11 +100,11 @@ fn take(device: &Device, bytes: usize, pinned: bool) -> Outcome<*mut c_void> {
     Ok(base.cast())
 }
 
-/// Gives memory back, once the device has nothing to do.
+/// Frees memory after running all queued work, as CUDA does.
 fn give_back(address: *mut c_void, pinned: bool) -> Outcome {
     let device = current()?;
-    // A device that is lost gives nothing back, but what stands for it here is.
-    let (mut machine, drained) = match device.drain("memory was given back") {
+    // A lost device frees nothing, but its fake memory is freed.
+    let (mut machine, drained) = match device.drain("memory was freed") {
         Ok(machine) => (machine, Ok(())),
         Err(code) => (device.look(), Err(code)),
     };
@@ -115,7 +115,7 @@ fn give_back(address: *mut c_void, pinned: bool) -> Outcome {
         true => machine.pinned.retain(|range| range.start != taken.base),
         false => machine.device_bytes -= taken.bytes,
     }
-    // SAFETY: taken with this layout, given back once; no work is left that uses it, or the device is lost.
+    // SAFETY: allocated with this layout and freed once; no queued work uses it, or the device is lost.
     unsafe { dealloc(address.cast(), taken.layout) };
     drop(machine);
     device.retire_if_left();
@@ -123,13 +123,13 @@ fn give_back(address: *mut c_void, pinned: bool) -> Outcome {
 }
 
 unsafe extern "C" fn driver_version(version: *mut c_int) -> cudaError_t {
-    // SAFETY: the caller's place for a number.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *version = presence().versions.driver };
     0
 }
 
 unsafe extern "C" fn runtime_version(version: *mut c_int) -> cudaError_t {
-    // SAFETY: the caller's place for a number.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *version = presence().versions.runtime };
     0
 }
@@ -156,7 +156,7 @@ unsafe extern "C" fn error_name(code: cudaError_t) -> *const c_char {
 }
 
 unsafe extern "C" fn error_string(_: cudaError_t) -> *const c_char {
-    c"an answer of the fake CUDA".as_ptr()
+    c"an error of fake CUDA".as_ptr()
 }
 
 unsafe extern "C" fn last_error() -> cudaError_t {
@@ -165,13 +165,13 @@ unsafe extern "C" fn last_error() -> cudaError_t {
 
 unsafe extern "C" fn device_count(count: *mut c_int) -> cudaError_t {
     let presence = presence();
-    // SAFETY: the caller's place for a number.
+    // SAFETY: the caller passes a valid pointer.
     unsafe { *count = presence.count as c_int };
     note(presence.code)
 }
 
 unsafe extern "C" fn set_device(device: c_int) -> cudaError_t {
-    // The current device itself is set by the wrapper, which counts calls by it.
+    // The wrapper in `faults` sets the current device, because it counts calls by it.
     let found = usize::try_from(device).ok().and_then(Device::find).ok_or(codes::INVALID_DEVICE);
     status(found.map(drop))
 }
@@ -181,7 +181,7 @@ unsafe extern "C" fn attribute(value: *mut c_int, attribute: cudaDeviceAttr, dev
         return note(codes::INVALID_DEVICE);
     };
     let (major, minor) = device.setting.compute_capability;
-    // SAFETY: the caller's place for a number.
+    // SAFETY: the caller passes a valid pointer.
     unsafe {
         *value = match attribute {
             cudaDevAttrComputeCapabilityMajor => major,
@@ -195,7 +195,7 @@ unsafe extern "C" fn attribute(value: *mut c_int, attribute: cudaDeviceAttr, dev
 unsafe extern "C" fn bus_id(id: *mut c_char, length: c_int, _: c_int) -> cudaError_t {
     const ID: &CStr = c"0000:00:00.0";
     assert!(length as usize > ID.count_bytes());
-    // SAFETY: there is room for it, by the line above.
+    // SAFETY: the buffer is long enough, as just checked.
     unsafe { id.copy_from_nonoverlapping(ID.as_ptr(), ID.count_bytes() + 1) };
     0
 }
@@ -203,7 +203,7 @@ unsafe extern "C" fn bus_id(id: *mut c_char, length: c_int, _: c_int) -> cudaErr
 unsafe extern "C" fn memory_info(free: *mut usize, total: *mut usize) -> cudaError_t {
     status(current().and_then(|device| {
         let (machine, setting) = (device.enter()?, &device.setting);
-        // SAFETY: the caller's places for two numbers.
+        // SAFETY: the caller passes two valid pointers.
         unsafe {
             *total = setting.memory;
             *free = setting.memory - setting.memory_of_others - machine.device_bytes;
@@ -213,7 +213,7 @@ unsafe extern "C" fn memory_info(free: *mut usize, total: *mut usize) -> cudaErr
 }
 
 unsafe extern "C" fn malloc(address: *mut *mut c_void, bytes: usize) -> cudaError_t {
-    // SAFETY: the caller's place for an address.
+    // SAFETY: the caller passes a valid pointer.
     status(current().and_then(|device| take(&device, bytes, false)).map(|base| unsafe { *address = base }))
 }
 
@@ -222,7 +222,7 @@ unsafe extern "C" fn free(address: *mut c_void) -> cudaError_t {
 }
 
 unsafe extern "C" fn host_alloc(address: *mut *mut c_void, bytes: usize, _: c_uint) -> cudaError_t {
-    // SAFETY: the caller's place for an address.
+    // SAFETY: the caller passes a valid pointer.
     status(current().and_then(|device| take(&device, bytes, true)).map(|base| unsafe { *address = base }))
 }
 
@@ -242,12 +242,12 @@ unsafe extern "C" fn host_register(address: *mut c_void, bytes: usize, _: c_uint
 
 unsafe extern "C" fn host_unregister(address: *mut c_void) -> cudaError_t {
     status(current().and_then(|device| {
-        let (mut machine, drained) = match device.drain("memory was unlocked") {
+        let (mut machine, drained) = match device.drain("memory was unpinned") {
             Ok(machine) => (machine, Ok(())),
             Err(code) => (device.look(), Err(code)),
         };
         let Some(at) = machine.pinned.iter().position(|range| range.start == address.addr()) else {
-            machine.violations.push("memory was unlocked that was not locked".into());
+            machine.violations.push("memory was unpinned that was not pinned".into());
             return Err(INVALID_VALUE);
         };
         machine.pinned.swap_remove(at);
@@ -264,7 +264,7 @@ unsafe extern "C" fn device_pointer(seen: *mut *mut c_void, host: *mut c_void, _
         if !machine.pinned.iter().any(|range| range.contains(&host.addr())) {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: the caller's place for an address.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *seen = host };
         Ok(())
     }))
@@ -284,7 +284,7 @@ unsafe extern "C" fn copy(
     };
     let chunk = |start: usize, bytes: usize| {
         Op::Work(Work(Box::new(move || {
-            // SAFETY: whoever queued the copy keeps both ends until the stream has passed.
+            // SAFETY: the caller keeps source and destination until the CUDA stream has run the copy.
             unsafe { from.cast::<u8>().add(start).copy_to_nonoverlapping(to.cast::<u8>().add(start), bytes) }
         })))
     };
@@ -292,7 +292,9 @@ unsafe extern "C" fn copy(
         if let Some(host) = host {
             let mut machine = device.look();
             if !machine.pinned.iter().any(|range| range.start <= host && host + bytes <= range.end) {
-                machine.violations.push(format!("a copy of {bytes} bytes that are not page-locked"));
+                machine
+                    .violations
+                    .push(format!("a copy of {bytes} bytes from or to memory that is not pinned"));
             }
         }
         let half = bytes / 2;
@@ -301,7 +303,7 @@ unsafe extern "C" fn copy(
     }))
 }
 
-/// Within the device alone.
+/// Only copies within the device are supported.
 unsafe extern "C" fn copy_rows(
     to: *mut c_void,
     to_stride: usize,
@@ -317,7 +319,7 @@ unsafe extern "C" fn copy_rows(
     }
     let work = move || {
         for row in 0..rows {
-            // SAFETY: whoever queued the copy keeps all rows until the stream has passed.
+            // SAFETY: the caller keeps all rows until the CUDA stream has run the copy.
             unsafe {
                 let from = from.cast::<u8>().add(row * from_stride);
                 from.copy_to_nonoverlapping(to.cast::<u8>().add(row * to_stride), bytes);
@@ -328,7 +330,7 @@ unsafe extern "C" fn copy_rows(
 }
 
 unsafe extern "C" fn fill(to: *mut c_void, value: c_int, bytes: usize, stream: cudaStream_t) -> cudaError_t {
-    // SAFETY: whoever queued it keeps the memory until the stream has passed.
+    // SAFETY: the caller keeps the memory until the CUDA stream has run the command.
     let work = move || unsafe { to.cast::<u8>().write_bytes(value as u8, bytes) };
     status(enqueue(stream, Op::Work(Work(Box::new(work)))))
 }
@@ -339,31 +341,31 @@ unsafe extern "C" fn stream_create(stream: *mut cudaStream_t, _: c_uint) -> cuda
         machine.streams.push(Default::default());
         machine.made += 1;
         machine.live += 1;
-        // SAFETY: the caller's place for a handle.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *stream = handle(device.ordinal, machine.streams.len() - 1) };
         Ok(())
     }))
 }
 
-/// One of the things that a handle named is gone.
+/// Counts a destroyed object.
 fn release(device: &Device) {
     device.look().live -= 1;
     device.retire_if_left();
 }
 
 unsafe extern "C" fn stream_destroy(stream: cudaStream_t) -> cudaError_t {
-    status(chunks(stream).map(|(device, _)| release(&device)))
+    status(resolve(stream).map(|(device, _)| release(&device)))
 }
 
-/// The status of a question whether something is done.
+/// The status of a query.
 fn answer(done: Outcome<bool>) -> cudaError_t {
     status(done.and_then(|done| if done { Ok(()) } else { Err(cudaErrorNotReady) }))
 }
 
 unsafe extern "C" fn stream_query(stream: cudaStream_t) -> cudaError_t {
-    let asked = if stream.is_null() { current().map(|device| (device, 0)) } else { chunks(stream) };
-    answer(asked.and_then(|(device, number)| {
-        device.ask(number, |machine| match stream.is_null() {
+    let queried = if stream.is_null() { current().map(|device| (device, 0)) } else { resolve(stream) };
+    answer(queried.and_then(|(device, number)| {
+        device.query(number, |machine| match stream.is_null() {
             true => !machine.has_work(),
             false => machine.streams[number].is_empty(),
         })
@@ -371,7 +373,7 @@ unsafe extern "C" fn stream_query(stream: cudaStream_t) -> cudaError_t {
 }
 
 unsafe extern "C" fn stream_wait(stream: cudaStream_t, event: cudaEvent_t, _: c_uint) -> cudaError_t {
-    status(chunks(event).and_then(|(device, event)| {
+    status(resolve(event).and_then(|(device, event)| {
         let recorded = device.enter()?.events[event].recorded;
         enqueue(stream, Op::WaitEvent(event, recorded))
     }))
@@ -384,18 +386,18 @@ unsafe extern "C" fn event_create(event: *mut cudaEvent_t, flags: c_uint) -> cud
         machine.events.push(EventState { timing, ..EventState::default() });
         machine.made += 1;
         machine.live += 1;
-        // SAFETY: the caller's place for a handle.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *event = handle(device.ordinal, machine.events.len() - 1) };
         Ok(())
     }))
 }
 
 unsafe extern "C" fn event_destroy(event: cudaEvent_t) -> cudaError_t {
-    status(chunks(event).map(|(device, _)| release(&device)))
+    status(resolve(event).map(|(device, _)| release(&device)))
 }
 
 unsafe extern "C" fn event_record(event: cudaEvent_t, stream: cudaStream_t) -> cudaError_t {
-    status(chunks(event).and_then(|(device, event)| {
+    status(resolve(event).and_then(|(device, event)| {
         let (other, number) = stream_of(stream)?;
         if !Arc::ptr_eq(&device, &other) {
             return Err(INVALID_HANDLE);
@@ -413,16 +415,16 @@ unsafe extern "C" fn event_record(event: cudaEvent_t, stream: cudaStream_t) -> c
 }
 
 unsafe extern "C" fn event_query(event: cudaEvent_t) -> cudaError_t {
-    answer(chunks(event).and_then(|(device, event)| {
+    answer(resolve(event).and_then(|(device, event)| {
         let stream = device.look().events[event].stream;
-        device.ask(stream, |machine| machine.events[event].is_done())
+        device.query(stream, |machine| machine.events[event].is_done())
     }))
 }
 
-/// As CUDA's manual has it, for an earlier and a later event: the other way round it refuses.
+/// As documented by CUDA for an earlier and a later event; refuses the reverse order.
 unsafe extern "C" fn elapsed(ms: *mut f32, start: cudaEvent_t, end: cudaEvent_t) -> cudaError_t {
-    status(chunks(start).and_then(|(device, start)| {
-        let (_, end) = chunks(end)?;
+    status(resolve(start).and_then(|(device, start)| {
+        let (_, end) = resolve(end)?;
         let machine = device.enter()?;
         let (start, end) = (&machine.events[start], &machine.events[end]);
         if !start.timing || !end.timing {
@@ -432,7 +434,7 @@ unsafe extern "C" fn elapsed(ms: *mut f32, start: cudaEvent_t, end: cudaEvent_t)
             return Err(cudaErrorNotReady);
         }
         let ns = end.at_ns.checked_sub(start.at_ns).ok_or(INVALID_VALUE)?;
-        // SAFETY: the caller's place for a number.
+        // SAFETY: the caller passes a valid pointer.
         unsafe { *ms = (ns as f64 / 1e6) as f32 };
         Ok(())
     }))
@@ -448,7 +450,7 @@ unsafe extern "C" fn entry_point(
     if presence().versions.driver == 0 {
         return note(codes::INSUFFICIENT_DRIVER);
     }
-    // SAFETY: the caller's name, and places for an address and a status.
+    // SAFETY: the caller passes a terminated name and two valid pointers.
     unsafe {
         *address = match CStr::from_ptr(symbol).to_bytes() {
             b"cuDeviceGetName" => device_name as *mut c_void,
@@ -467,12 +469,12 @@ unsafe extern "C" fn device_name(name: *mut c_char, length: c_int, device: CUdev
         return codes::INVALID_DEVICE;
     }
     assert!(length as usize > NAME.count_bytes());
-    // SAFETY: there is room for it, by the line above.
+    // SAFETY: the buffer is long enough, as just checked.
     unsafe { name.copy_from_nonoverlapping(NAME.as_ptr(), NAME.count_bytes() + 1) };
     0
 }
 
-/// Queues something about a word. The driver's failures are nobody's last error.
+/// Queues a command on a word. Driver errors do not become the thread's last error.
 fn on_word(stream: cudaStream_t, op: Op) -> CUresult {
     let done = stream_of(stream).and_then(|(device, number)| {
         if !device.setting.words {
@@ -493,7 +495,7 @@ unsafe extern "C" fn write_word(stream: CUstream, word: CUdeviceptr, value: u32,
     on_word(stream, Op::WriteWord(Pointer(std::ptr::with_exposed_provenance_mut(word as usize)), value))
 }
 
-/// The runtime of fake devices.
+/// The runtime table of fake devices.
 pub fn runtime() -> Runtime {
     Runtime {
         cudaDriverGetVersion: driver_version,

@@ -1,5 +1,5 @@
-//! Fake devices: a registry by ordinal, what threads and handles belong to, and the thread on which a device's work
-//! runs by itself.
+//! Fake devices: the registry by ordinal, the thread's current device, and the thread that runs a device's work
+//! on its own.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use super::machine::{Machine, Op, QUEUE, Work};
 use super::{Manner, Setting, faults};
 
-/// After so long without a new command, lazy work runs by itself: somebody waits for it in a way that shows nowhere.
+/// After this long without a new command, lazy work runs on its own, because a thread may wait in a way that
+/// fake CUDA cannot see.
 const IDLE: Duration = Duration::from_micros(150);
-/// Between two looks at what another thread may have done.
+/// Interval between checks for progress of other threads.
 const NAP: Duration = Duration::from_micros(30);
 
 /// A fake device.
@@ -23,24 +24,24 @@ pub struct Device {
     pub ordinal: usize,
     pub setting: Setting,
     machine: Mutex<Machine>,
-    /// Something was enqueued or run, or the context was unlocked.
+    /// Signals that a command was queued or run, or that the context was unlocked.
     changed: Condvar,
-    /// Whether a [`FakeCuda`](super::FakeCuda) still asks about it.
-    pub asked: AtomicBool,
+    /// True while a [`FakeCuda`](super::FakeCuda) refers to the device.
+    pub in_use: AtomicBool,
     retired: AtomicBool,
 }
 
-/// All there ever were, by ordinal.
+/// All devices ever added, by ordinal.
 static DEVICES: RwLock<Vec<Option<Arc<Device>>>> = RwLock::new(Vec::new());
 
 thread_local! {
-    /// The calling thread's current device. CUDA's is device 0 at first: nothing here relies on that.
+    /// The calling thread's current device. CUDA starts with device 0; the tests do not rely on that.
     pub static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
-    /// What this thread is shown of drivers and devices instead of what there is.
+    /// Overrides the driver versions and devices that this thread sees.
     pub static PRESENCE: RefCell<Option<Presence>> = const { RefCell::new(None) };
 }
 
-/// What the calling thread is shown of drivers and devices.
+/// The driver versions and devices that the calling thread sees.
 pub fn presence() -> Presence {
     PRESENCE.with_borrow(Clone::clone).unwrap_or_else(|| Presence {
         versions: Versions { driver: 13000, runtime: 13000 },
@@ -51,7 +52,7 @@ pub fn presence() -> Presence {
 }
 
 impl Device {
-    /// Adds a device, with the next ordinal.
+    /// Adds a device with the next ordinal.
     pub fn add(setting: Setting) -> Arc<Device> {
         let mut devices = DEVICES.write();
         let device = Arc::new(Device {
@@ -59,7 +60,7 @@ impl Device {
             machine: Mutex::new(Machine::new(&setting)),
             setting,
             changed: Condvar::new(),
-            asked: AtomicBool::new(true),
+            in_use: AtomicBool::new(true),
             retired: AtomicBool::new(false),
         });
         devices.push(Some(device.clone()));
@@ -68,14 +69,14 @@ impl Device {
         device
     }
 
-    /// The device of an ordinal, unless it is gone.
+    /// Returns the device of an ordinal, unless it was removed.
     pub fn find(ordinal: usize) -> Option<Arc<Device>> {
         DEVICES.read().get(ordinal).cloned().flatten()
     }
 
-    /// Takes the device away if nobody asks about it and nothing of it is left.
+    /// Removes the device if it is no longer in use and has no live objects.
     pub fn retire_if_left(&self) {
-        if !self.asked.load(Ordering::Acquire) && self.machine.lock().live == 0 {
+        if !self.in_use.load(Ordering::Acquire) && self.machine.lock().live == 0 {
             self.retired.store(true, Ordering::Release);
             self.changed.notify_all();
             DEVICES.write()[self.ordinal] = None;
@@ -83,12 +84,12 @@ impl Device {
         }
     }
 
-    /// Its state, for looking at it.
+    /// Locks the state without waiting for the context.
     pub fn look(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock()
     }
 
-    /// Starts a call: waits while another thread has the lock of the context. Errors: the device is lost.
+    /// Starts a call: waits while another thread holds the lock of the context. Errors: the device is lost.
     pub fn enter(&self) -> Result<MutexGuard<'_, Machine>, u32> {
         let mut machine = self.machine.lock();
         self.wait_until(&mut machine, "a call waits while a kernel is loaded", |machine| {
@@ -97,15 +98,15 @@ impl Device {
         Ok(machine)
     }
 
-    /// Waits, running work, until something is so. Errors: the device is lost, or that has taken too long.
+    /// Waits until `done`, running work meanwhile. Errors: the device is lost, or the wait takes too long.
     fn wait_until(
         &self,
         machine: &mut MutexGuard<'_, Machine>,
         what: &str,
-        so: impl Fn(&Machine) -> bool,
+        done: impl Fn(&Machine) -> bool,
     ) -> Result<(), u32> {
         let start = Instant::now();
-        while machine.lost.is_none() && !so(machine) {
+        while machine.lost.is_none() && !done(machine) {
             if machine.is_locked() || !machine.advance_any() {
                 self.changed.wait_for(machine, NAP);
             }
@@ -116,7 +117,7 @@ impl Device {
         machine.lost.map_or(Ok(()), Err)
     }
 
-    /// Appends a command to a stream, once there is room.
+    /// Appends a command to a CUDA stream, once its queue has space.
     pub fn enqueue(&self, stream: usize, op: Op) -> Result<(), u32> {
         let mut machine = self.enter()?;
         self.append(&mut machine, stream, op)
@@ -131,16 +132,17 @@ impl Device {
         Ok(())
     }
 
-    /// Launches a kernel. The first launch of each loads it: that takes the lock of the context, and waits until the
+    /// Launches a kernel. The first launch of each kernel loads it: that locks the context and waits until the
     /// device is idle.
     pub fn launch(&self, stream: usize, kernel: usize, work: Work) -> Result<(), u32> {
         let mut machine = self.enter()?;
         if machine.loads_now(kernel) {
             machine.loading = Some(thread::current().id());
-            let idle =
-                self.wait_until(&mut machine, "a kernel is loaded and the device never idle", |machine| {
-                    !machine.has_work()
-                });
+            let idle = self.wait_until(
+                &mut machine,
+                "a kernel is loaded but the device does not become idle",
+                |machine| !machine.has_work(),
+            );
             machine.loading = None;
             self.changed.notify_all();
             idle?;
@@ -148,18 +150,18 @@ impl Device {
         self.append(&mut machine, stream, Op::Work(work))
     }
 
-    /// Runs all that is queued, as CUDA does before memory goes; who relies on that is noted.
+    /// Runs all queued work, as CUDA does before it frees memory. Records a violation if there was any.
     pub fn drain(&self, what: &str) -> Result<MutexGuard<'_, Machine>, u32> {
         let mut machine = self.enter()?;
         machine.note_work(what);
-        self.wait_until(&mut machine, "memory goes while work waits that never runs", |machine| {
+        self.wait_until(&mut machine, "memory is freed while queued work cannot run", |machine| {
             !machine.has_work()
         })?;
         Ok(machine)
     }
 
-    /// Whether something is done, for whoever asks; asking moves work on.
-    pub fn ask(&self, stream: usize, done: impl Fn(&Machine) -> bool) -> Result<bool, u32> {
+    /// Answers a query whether something is done. Queries also advance the work.
+    pub fn query(&self, stream: usize, done: impl Fn(&Machine) -> bool) -> Result<bool, u32> {
         let mut machine = self.enter()?;
         if !done(&machine) {
             machine.advance_for(stream);
@@ -167,13 +169,13 @@ impl Device {
         machine.lost.map_or_else(|| Ok(done(&machine)), Err)
     }
 
-    /// Whether nothing runs.
+    /// While held, no work runs.
     pub fn hold(&self, held: bool) {
         self.machine.lock().held = held;
         self.changed.notify_all();
     }
 
-    /// The device's own progress.
+    /// The loop of the device's own thread.
     fn run(&self) {
         let mut machine = self.machine.lock();
         while !self.retired.load(Ordering::Acquire) {
@@ -189,7 +191,7 @@ impl Device {
                 Manner::Random(_) => machine.run_some(),
             }
             if before.elapsed() > self.setting.patience && machine.progress_at == before {
-                machine.deadlock("streams wait for what nobody does");
+                machine.deadlock("CUDA streams wait for something that no command does");
             }
             self.changed.notify_all();
             self.changed.wait_for(&mut machine, NAP);

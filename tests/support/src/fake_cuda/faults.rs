@@ -1,8 +1,8 @@
-//! Fault injection: a table of CUDA's functions that passes every call on to another table, but the one that fails.
+//! Fault injection: a table of CUDA functions that forwards every call to another table, except calls that fail.
 //!
-//! A fault belongs to a device: it counts the calls of the threads whose current device that is. The call that fails
-//! is not passed on. A failure of the runtime is also the thread's last error, as in CUDA: until somebody clears it, the
-//! next launcher reports it as its own.
+//! Faults belong to a device: calls are counted for threads whose current device it is. A failing call is not
+//! forwarded. As in CUDA, a runtime failure is also the thread's last error: until it is cleared, the next
+//! launcher reports it as its own.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -20,19 +20,19 @@ use super::delays::{Delays, delayed};
 use super::device::CURRENT;
 use super::emulated;
 
-/// A call that fails instead of being made.
+/// A call that fails without being forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The function; `None`: any, but for [`APART`].
+    /// The function; `None` for any function except [`UNCOUNTED`].
     pub function: Option<&'static str>,
-    /// Which of its calls, counted from 1.
+    /// The number of the failing call, counted from 1.
     pub call: u64,
-    /// The status it gives.
+    /// The status it returns.
     pub code: u32,
 }
 
 impl Fault {
-    /// The n-th call of a function fails as such functions do.
+    /// Fails the n-th call of a function, with a status that is typical for it.
     pub fn of(function: &'static str, call: u64) -> Fault {
         let code = match function {
             "cudaMalloc" | "cudaHostAlloc" | "cudaHostRegister" => codes::MEMORY_ALLOCATION,
@@ -46,16 +46,16 @@ impl Fault {
     }
 }
 
-/// What is injected into the calls of a device.
+/// Faults and delays of a device.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Injection {
     /// The call that fails.
     pub fault: Option<Fault>,
-    /// The seed by which streams are held up at random, as a slow link or a slow kernel would.
+    /// The seed of random delays of CUDA streams, which simulate a slow link or slow kernels.
     pub delays: Option<u64>,
 }
 
-/// What is known of the calls of a device.
+/// The calls of a device.
 #[derive(Debug, Default)]
 struct Calls {
     all: u64,
@@ -70,41 +70,41 @@ fn of<T>(device: usize, change: impl FnOnce(&mut Calls) -> T) -> T {
     change(CALLS.lock().get_or_insert_default().entry(device).or_default())
 }
 
-/// Injects faults into the calls of a device, counted from now on, in the place of those that were injected before.
+/// Injects faults into the calls of a device, counted from now on. Replaces earlier injections.
 pub fn inject(device: usize, injection: Injection) {
     let Injection { fault, delays } = injection;
     let delays = delays.map(Delays::new);
     of(device, |calls| *calls = Calls { fault, delays, ..Calls::default() });
 }
 
-/// Calls of a device so far, but for [`APART`].
+/// Number of calls of a device so far, except [`UNCOUNTED`].
 pub fn calls(device: usize) -> u64 {
     of(device, |calls| calls.all)
 }
 
-/// Calls of one function so far.
+/// Number of calls of one function so far.
 pub fn calls_of(device: usize, function: &'static str) -> u64 {
     of(device, |calls| calls.by_name.get(function).copied().unwrap_or(0))
 }
 
-/// Ends what is known of a device.
+/// Removes the record of a device.
 pub fn forget(device: usize) {
     CALLS.lock().get_or_insert_default().remove(&device);
 }
 
-/// How often streams of a device were held up.
+/// Number of delays of a device's CUDA streams.
 pub fn delays_of(device: usize) -> u32 {
     of(device, |calls| calls.delays.as_ref().map_or(0, Delays::count))
 }
 
-/// Draws whether a stream of a device is held up; gives the word it then waits for, and the value.
+/// Draws whether to delay a CUDA stream of a device; if so, returns the word to wait for and its value.
 pub fn draw_delay(device: usize) -> Option<(u64, u32)> {
     of(device, |calls| calls.delays.as_mut()?.draw())
 }
 
-/// Calls that are not counted among all: made as often as time allows or by whatever thread comes first, or by which
-/// something is given back, whose failure leaves it.
-const APART: [&str; 8] = [
+/// Calls that are not counted: those whose number depends on timing or on which thread comes first, and those
+/// that free something, whose failure would leak it.
+const UNCOUNTED: [&str; 8] = [
     "cudaSetDevice",
     "cudaStreamQuery",
     "cudaEventQuery",
@@ -115,17 +115,17 @@ const APART: [&str; 8] = [
     "cudaEventDestroy",
 ];
 
-/// Counts a call; gives the status with which it fails, if it does.
+/// Counts a call; returns its status if it fails.
 pub fn before(function: &'static str) -> Option<u32> {
     let device = CURRENT.get()?;
     of(device, |calls| {
         let own = calls.by_name.entry(function).or_default();
         *own += 1;
-        let (own, steady) = (*own, !APART.contains(&function));
-        calls.all += u64::from(steady);
+        let (own, counted) = (*own, !UNCOUNTED.contains(&function));
+        calls.all += u64::from(counted);
         let fault = calls.fault?;
         let number = match fault.function {
-            None if steady => calls.all,
+            None if counted => calls.all,
             Some(name) if name == function => own,
             _ => return None,
         };
@@ -138,7 +138,7 @@ thread_local! {
     static LAST: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Makes a status the thread's last error, if it is one.
+/// Stores an error as the thread's last error; returns the status.
 pub fn note(code: u32) -> u32 {
     if code != 0 {
         LAST.set(code);
@@ -146,17 +146,17 @@ pub fn note(code: u32) -> u32 {
     code
 }
 
-/// The thread's last error, which ends with this.
+/// Returns and clears the thread's last error.
 pub fn take_last() -> u32 {
     LAST.take()
 }
 
-/// The names of a group's functions.
+/// The names of a group of functions.
 macro_rules! names {
     ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => { &[$(stringify!($name)),*] };
 }
 
-/// The names of the runtime's functions, then of the driver's, our launchers and cuBLASLt's.
+/// The names of the runtime's functions, the driver's, our launchers, and cuBLASLt's.
 pub const FUNCTIONS: [&[&str]; 4] = [
     cuda_functions!(runtime, names),
     cuda_functions!(driver, names),
@@ -164,12 +164,12 @@ pub const FUNCTIONS: [&[&str]; 4] = [
     cuda_functions!(cublaslt, names),
 ];
 
-/// What a function returns.
+/// The return type of a CUDA function.
 trait Returned: Sized {
-    /// A failure, where it can say so.
+    /// The value that reports a failure, if the type has one.
     fn failure(code: u32) -> Option<Self>;
 
-    /// What the caller sees.
+    /// The value that the caller gets.
     fn seen(self) -> Self {
         self
     }
@@ -181,7 +181,7 @@ impl Returned for u32 {
     }
 }
 
-/// A launcher's.
+/// The return type of launchers.
 impl Returned for c_int {
     fn failure(code: u32) -> Option<c_int> {
         Some(code as c_int)
@@ -208,7 +208,7 @@ static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 static KERNELS: OnceCell<Launchers> = OnceCell::new();
 
 pub fn runtime_of() -> &'static Runtime {
-    RUNTIME.get().expect("a table was wrapped before its functions are called")
+    RUNTIME.get().expect("a table is wrapped before its functions are called")
 }
 
 fn kernels_of() -> &'static Launchers {
@@ -217,32 +217,32 @@ fn kernels_of() -> &'static Launchers {
 
 fn blas_of() -> &'static CublasLtFunctions {
     static BLAS: OnceCell<CublasLtFunctions> = OnceCell::new();
-    BLAS.get_or_init(emulated::products)
+    BLAS.get_or_init(emulated::cublaslt)
 }
 
-/// Looks one of the driver's functions up in the wrapped table.
+/// Looks up a driver function in the wrapped table.
 fn look_up(name: &CStr) -> Result<NonNull<c_void>, u32> {
     let (mut address, mut found) = (ptr::null_mut(), cudaDriverEntryPointSymbolNotFound);
     let name = name.to_string_lossy();
     let name = CString::new(name.trim_end_matches("_v2")).expect("no zero byte");
-    // SAFETY: a terminated name, and places for an address and a status.
+    // SAFETY: a terminated name and two valid pointers.
     let code = unsafe {
         (runtime_of().cudaGetDriverEntryPointByVersion)(name.as_ptr(), &mut address, 12000, 0, &mut found)
     };
     NonNull::new(address).filter(|_| code == 0).ok_or(code)
 }
 
-/// The driver's functions in the wrapped table.
+/// The driver functions of the wrapped table.
 pub fn driver_of() -> &'static DriverFunctions {
     static DRIVER: OnceCell<DriverFunctions> = OnceCell::new();
     DRIVER.get_or_init(|| {
-        // SAFETY: the driver's own functions, under their names.
-        unsafe { DriverFunctions::find(look_up) }.expect("whoever calls them has looked them up")
+        // SAFETY: the driver's functions, looked up by name.
+        unsafe { DriverFunctions::find(look_up) }.expect("callers have looked the functions up before")
     })
 }
 
-/// Wrappers of a group's functions, and the table of them. `$real` is the table they pass calls on to; `$last` says
-/// whether a failure becomes the thread's last error.
+/// Defines wrappers for a group of functions, and their table. `$real` is the table that gets forwarded calls;
+/// `$last` is true if a failure becomes the thread's last error.
 macro_rules! wrap {
     ($group:ident $table:ident, $real:expr, $last:literal;
      $(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
@@ -259,7 +259,7 @@ macro_rules! wrap {
                         }
                         return failure;
                     }
-                    // SAFETY: what the caller gave, to the function of the same name.
+                    // SAFETY: the caller's arguments, forwarded to the function of the same name.
                     unsafe { ($real.$name)($($argument),*) }.seen()
                 }
             )*
@@ -295,7 +295,7 @@ unsafe extern "C" fn set_device(device: c_int) -> cudaError_t {
     code
 }
 
-/// Finds the wrapper of a driver's function where the wrapped table finds the function.
+/// Returns the wrapper of a driver function if the wrapped table has the function.
 unsafe extern "C" fn entry_point(
     symbol: *const c_char,
     address: *mut *mut c_void,
@@ -304,9 +304,9 @@ unsafe extern "C" fn entry_point(
     found: *mut cudaDriverEntryPointQueryResult,
 ) -> cudaError_t {
     let find = runtime::table().cudaGetDriverEntryPointByVersion;
-    // SAFETY: the caller's arguments.
+    // SAFETY: the caller's arguments, forwarded.
     let code = unsafe { find(symbol, address, version, flags, found) };
-    // SAFETY: the caller's name, and places that were just written.
+    // SAFETY: the caller passes a terminated name, and the call just wrote both pointers.
     unsafe {
         if code == 0 && !(*address).is_null() {
             let wrapped = driver::table();
@@ -321,25 +321,25 @@ unsafe extern "C" fn entry_point(
     code
 }
 
-/// A function whose last argument is a stream, which may be held up before the call.
-macro_rules! held_up {
+/// A wrapper of a function whose last argument is a CUDA stream, which may be delayed before the call.
+macro_rules! with_delay {
     ($name:ident($($argument:ident: $type:ty),*; $stream:ident)) => {{
-        unsafe extern "C" fn held_up($($argument: $type,)* $stream: cudaStream_t) -> cudaError_t {
+        unsafe extern "C" fn with_delay($($argument: $type,)* $stream: cudaStream_t) -> cudaError_t {
             delayed($stream);
-            // SAFETY: what the caller gave, to the function of the same name.
+            // SAFETY: the caller's arguments, forwarded to the function of the same name.
             unsafe { (runtime::table().$name)($($argument,)* $stream) }
         }
-        held_up
+        with_delay
     }};
 }
 
 fn wrapped() -> Runtime {
     Runtime {
-        cudaEventRecord: held_up!(cudaEventRecord(event: cudaEvent_t; stream)),
-        cudaMemcpyAsync: held_up!(cudaMemcpyAsync(
+        cudaEventRecord: with_delay!(cudaEventRecord(event: cudaEvent_t; stream)),
+        cudaMemcpyAsync: with_delay!(cudaMemcpyAsync(
             to: *mut c_void, from: *const c_void, bytes: usize, kind: cudaMemcpyKind; stream
         )),
-        cudaMemsetAsync: held_up!(cudaMemsetAsync(to: *mut c_void, value: c_int, bytes: usize; stream)),
+        cudaMemsetAsync: with_delay!(cudaMemsetAsync(to: *mut c_void, value: c_int, bytes: usize; stream)),
         cudaGetLastError: last_error,
         cudaSetDevice: set_device,
         cudaGetDriverEntryPointByVersion: entry_point,
@@ -347,16 +347,18 @@ fn wrapped() -> Runtime {
     }
 }
 
-/// The table that passes calls on to the linked functions. Once in a process.
+/// Wraps the linked functions. Once per process.
 pub fn around(api: Api) -> Api {
-    assert!(RUNTIME.set(api.runtime).is_ok() && KERNELS.set(api.kernels).is_ok(), "a table has been wrapped");
+    assert!(
+        RUNTIME.set(api.runtime).is_ok() && KERNELS.set(api.kernels).is_ok(),
+        "a table is already wrapped"
+    );
     Api { runtime: wrapped(), kernels: kernels::table(), ..api }
 }
 
-/// The table that passes calls on to the fake CUDA, and to the emulated kernels, which are made when they are first
-/// called. Once in a process.
+/// Wraps fake CUDA and the emulated kernels; the latter are built when first called. Once per process.
 pub fn around_fake(fake: Runtime) -> Api {
-    assert!(RUNTIME.set(fake).is_ok(), "a table has been wrapped");
+    assert!(RUNTIME.set(fake).is_ok(), "a table is already wrapped");
     let cublaslt = emulated::is_there().then(cublaslt::table);
     Api { runtime: wrapped(), kernels: kernels::table(), wgmma: true, cublaslt }
 }

@@ -1,4 +1,4 @@
-//! The CPU's kernels, queued on a stream of the fake CUDA.
+//! The CPU kernels, queued on a CUDA stream of fake CUDA.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::launch;
 
-/// [`CpuKernels`] that run when the compute stream comes to them.
+/// [`CpuKernels`] that run when the compute lane's CUDA stream reaches them.
 pub struct StreamKernels {
     cpu: Arc<CpuKernels>,
     device: Arc<CudaDevice>,
@@ -28,14 +28,15 @@ impl StreamKernels {
     }
 }
 
-/// A fake device, with the CPU's kernels.
+/// A fake device with the CPU kernels.
 pub fn backend(device: Arc<CudaDevice>) -> Backend {
     let user = device.clone();
     let kernels = move |setting: KernelsSetting| -> Result<Box<dyn Kernels>> {
         let cpu = Arc::new(CpuKernels::new(setting.pool.clone()));
         Ok(Box::new(StreamKernels { cpu, device: user, failed: Mutex::default() }))
     };
-    // SAFETY: the fake device's memory is this process's, on which the CPU's kernels run; they use no workspace.
+    // SAFETY: the fake device's memory is memory of this process, which the CPU kernels can access; they need
+    // no workspace.
     unsafe { Backend::new(device, CpuKernels::ACTIVATION_DTYPE, Box::new(kernels)) }
 }
 
@@ -63,7 +64,7 @@ impl Kernels for StreamKernels {
     unsafe fn run(&self, op: &Op) {
         let op = *op;
         self.enqueue(op.contract().name(), move |cpu| {
-            // SAFETY: whoever called keeps the operands until the stream has come this far.
+            // SAFETY: the caller of this function keeps the operands until the CUDA stream has run the op.
             unsafe { cpu.run(&op) }
         });
     }

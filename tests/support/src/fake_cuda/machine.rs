@@ -1,4 +1,4 @@
-//! The queues of a fake device and what runs them.
+//! The queues of a fake device, and their execution.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -13,26 +13,26 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Manner, Setting};
 
-/// Commands that a stream's queue holds: whoever enqueues more is blocked.
+/// Capacity of a CUDA stream's queue: enqueueing more blocks.
 pub const QUEUE: usize = 1000;
 
-/// An address that may go to another thread.
+/// An address that may be sent to another thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Pointer(pub *mut u8);
 
-// SAFETY: an address; whoever uses it says why it may.
+// SAFETY: an address; its users justify each access.
 unsafe impl Send for Pointer {}
 
-/// A piece of work, which may hold addresses.
+/// A kernel or a copy; may hold addresses.
 pub struct Work(pub Box<dyn FnOnce()>);
 
-// SAFETY: a kernel or a copy, which CUDA runs on a thread of nobody's; its addresses are those of such memory.
+// SAFETY: CUDA may run it on any thread, so its addresses must be valid on all threads.
 unsafe impl Send for Work {}
 
-/// A command in a stream's queue.
+/// A command in the queue of a CUDA stream.
 pub enum Op {
     Work(Work),
-    /// The event, which of its recordings this is, and how late it is.
+    /// Event, number of the recording, and how many turns it is late.
     Record(usize, u64, u32),
     WaitEvent(usize, u64),
     WaitWord(Pointer, u32),
@@ -41,11 +41,11 @@ pub enum Op {
 
 #[derive(Debug, Default)]
 pub struct EventState {
-    /// Recordings so far.
+    /// Number of recordings so far.
     pub recorded: u64,
-    /// The last that was reached.
+    /// The last recording that was reached.
     pub reached: u64,
-    /// Where it was recorded last.
+    /// The CUDA stream of the last recording.
     pub stream: usize,
     pub timing: bool,
     pub at_ns: u64,
@@ -57,12 +57,12 @@ impl EventState {
     }
 }
 
-/// Memory of either side.
+/// An allocation of device memory or pinned host memory.
 #[derive(Debug)]
 pub struct Taken {
     pub base: usize,
     pub layout: std::alloc::Layout,
-    /// What was asked for.
+    /// The requested size.
     pub bytes: usize,
 }
 
@@ -78,27 +78,27 @@ pub struct Machine {
     pub pinned: Vec<Range<usize>>,
     pub violations: Vec<String>,
     pub device_bytes: usize,
-    /// Streams, events and pieces of memory made so far, and how many of them are there.
+    /// CUDA streams, events and allocations made so far, and the number of those that still exist.
     pub made: usize,
     pub live: usize,
     pub worked: u64,
     pub words_used: u64,
-    /// Kernels that have been launched before, and how often one had not.
+    /// Kernels that have been launched, and the number of first launches.
     loaded: HashSet<usize>,
     pub loads: u64,
-    /// The thread that has the lock of the context, as it loads a kernel.
+    /// The thread that holds the lock of the context while it loads a kernel.
     pub loading: Option<ThreadId>,
-    /// Nothing runs by itself.
+    /// While true, no work runs.
     pub held: bool,
     pub enqueued_at: Instant,
     pub progress_at: Instant,
-    /// The device has failed with this status.
+    /// The error that made the device unusable.
     pub lost: Option<u32>,
 }
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "fake CUDA after {} pieces of work", self.worked)
+        write!(f, "fake CUDA after {} kernels and copies", self.worked)
     }
 }
 
@@ -112,7 +112,7 @@ impl Machine {
             failing_work: setting.failing_work,
             calls_fail: setting.fault.is_some(),
             origin: now,
-            // The default stream.
+            // The default CUDA stream.
             streams: vec![VecDeque::new()],
             events: Vec::new(),
             memory: Vec::new(),
@@ -137,25 +137,25 @@ impl Machine {
         self.streams.iter().any(|queue| !queue.is_empty())
     }
 
-    /// Whether the calling thread is kept out by another, which loads a kernel.
+    /// Returns true while another thread holds the lock of the context.
     pub fn is_locked(&self) -> bool {
         self.loading.is_some_and(|thread| thread != thread::current().id())
     }
 
-    /// Whether a kernel is launched for the first time; it counts as loaded from now on.
+    /// Returns true for the first launch of a kernel, which then counts as loaded.
     pub fn loads_now(&mut self, kernel: usize) -> bool {
         let new = self.loaded.insert(kernel);
         self.loads += u64::from(new);
         new
     }
 
-    /// Notes that threads wait for each other for good, and lets all of them go: the device is lost.
+    /// Records a deadlock, and releases all waiting threads by losing the device.
     pub fn deadlock(&mut self, what: &str) {
         self.violations.push(format!("deadlock: {what}"));
         self.lost = Some(LAUNCH_TIMEOUT);
     }
 
-    /// Notes that somebody relies on CUDA running all work before memory goes, unless calls fail.
+    /// Records a violation if work is queued when memory is freed, unless the test makes calls fail.
     pub fn note_work(&mut self, what: &str) {
         if self.lost.is_none() && self.has_work() && !self.calls_fail {
             self.violations.push(format!("{what} while work was queued"));
@@ -173,7 +173,7 @@ impl Machine {
         }
     }
 
-    /// Late by some turns, as an event is reached some time after the work before it.
+    /// Delays an event by some turns, because an event may be reached some time after the work before it.
     pub fn lateness(&mut self) -> u32 {
         match self.manner {
             Manner::Eager => 0,
@@ -192,7 +192,7 @@ impl Machine {
         }
     }
 
-    /// Runs something on the way to the end of a stream's queue; false when nothing can.
+    /// Runs a command that brings a CUDA stream closer to its end; returns false if none can run.
     pub fn advance_for(&mut self, stream: usize) -> bool {
         match self.manner {
             Manner::Lazy => self.advance_needed(stream),
@@ -206,7 +206,7 @@ impl Machine {
         (0..streams).any(|at| self.advance((first + at) % streams))
     }
 
-    /// Runs the head of a stream, or of the streams that it waits for.
+    /// Runs the first command of a CUDA stream, or of one that it waits for.
     fn advance_needed(&mut self, mut stream: usize) -> bool {
         loop {
             if self.advance(stream) {
@@ -219,7 +219,7 @@ impl Machine {
         }
     }
 
-    /// Runs the head of a stream, unless it has to wait.
+    /// Runs the first command of a CUDA stream, unless it has to wait.
     fn advance(&mut self, stream: usize) -> bool {
         let waits = match self.streams[stream].front_mut() {
             None => true,
@@ -249,7 +249,7 @@ impl Machine {
                 (event.reached, event.at_ns) = (recording, at_ns);
             }
             Some(Op::WriteWord(word, value)) => {
-                // SAFETY: whoever enqueued it keeps the word until the stream has passed.
+                // SAFETY: the caller of the driver function keeps the word until the CUDA stream has run the command.
                 unsafe { AtomicU32::from_ptr(word.0.cast()) }.store(value, Ordering::Release);
             }
             Some(Op::WaitEvent(..) | Op::WaitWord(..)) | None => {}
@@ -260,6 +260,6 @@ impl Machine {
 }
 
 fn word_at(word: Pointer) -> u32 {
-    // SAFETY: whoever enqueued it keeps the word until the stream has passed.
+    // SAFETY: the caller of the driver function keeps the word until the CUDA stream has run the command.
     unsafe { AtomicU32::from_ptr(word.0.cast()) }.load(Ordering::Acquire)
 }

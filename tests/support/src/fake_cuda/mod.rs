@@ -1,20 +1,20 @@
-//! Fake CUDA: a table of C functions over devices whose streams, events, words and memory behave as CUDA's contract
-//! says and as unkindly as it allows.
+//! Fake CUDA: a table of C functions over fake devices. CUDA streams, events, words and memory follow CUDA's
+//! contract and use all the freedom it allows.
 //!
-//! Each [`FakeCuda`] is a device, by its ordinal; as many are there at a time as tests run. Work is queued and runs when
-//! somebody waits for it (`Lazy`: only what that needs, as late as can be), at once (`Eager`), or when chance wants
-//! (`Random`). It runs one piece at a time, on whatever thread drives it or on the device's own. Copies are two pieces,
-//! and an event is reached some time after the work before it. The n-th [call](Fault) can be made to fail, and the n-th
-//! piece of work to take the device down, from when on every call fails.
+//! Each [`FakeCuda`] is a device with its own ordinal; concurrent tests use separate devices. Queued work runs
+//! when a thread waits for it (`Lazy`: only what is needed, as late as possible), at once (`Eager`), or at
+//! random (`Random`). Commands run one at a time, on the thread that drives them or on the device's own thread.
+//! A copy is two commands, and an event is reached some time after the work before it. Fault injection can make
+//! the n-th [call](Fault) fail, or lose the device at the n-th kernel or copy; from then on every call fails.
 //!
-//! A stream's queue holds 1000 commands and blocks whoever enqueues more. A kernel that is launched for the first time
-//! is loaded: that takes the lock of the context, which keeps all other threads out of CUDA, until the device is idle.
-//! Threads that wait for each other for good are noted, and let go by the loss of the device.
+//! The queue of a CUDA stream holds 1000 commands; enqueueing more blocks. The first launch of a kernel loads
+//! it: this locks the context, which blocks all other calls, until the device is idle. Deadlocks are recorded
+//! and resolved by losing the device.
 //!
-//! What a correct user never does is noted in [`FakeCuda::violations`]: work from threads whose current device is
-//! another, copies of memory that is not page-locked, memory given back while work is queued, deadlocks.
+//! [`FakeCuda::violations`] records incorrect use: work from threads with another current device, copies of
+//! memory that is not pinned, freeing memory while work is queued, deadlocks.
 //!
-//! Kernels are those of `tests/emulator` where a toolkit is there, and otherwise (and sooner) the CPU's, by [`backend`].
+//! The kernels are those of `tests/emulator`, or the CPU's with [`backend`], which is faster and needs no toolkit.
 
 mod calls;
 mod delays;
@@ -37,14 +37,14 @@ pub use faults::{FUNCTIONS, Fault, Injection};
 pub use kernels::backend;
 use machine::Work;
 
-/// When queued work runs.
+/// The time at which queued work runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// As soon as nothing holds it.
+    /// As soon as possible.
     Eager,
-    /// When somebody waits for it.
+    /// When a thread waits for it.
     Lazy,
-    /// When a seed says so.
+    /// At random, by a seed.
     Random(u64),
 }
 
@@ -54,19 +54,20 @@ pub struct Setting {
     pub manner: Manner,
     /// The call that fails.
     pub fault: Option<Fault>,
-    /// The piece of work that fails, counted from 1, and the status of every call from then on.
+    /// The number of the kernel or copy that fails, counted from 1, and the status of every call from then on.
     pub failing_work: Option<(u64, u32)>,
-    /// Whether streams can wait for words.
+    /// True if CUDA streams can wait for words.
     pub words: bool,
-    /// Device memory, and how much of it others have.
+    /// Device memory, and the share that other processes use.
     pub memory: usize,
     pub memory_of_others: usize,
-    /// The status of page-locking host memory, where that fails.
+    /// The status of pinning host memory, if it fails.
     pub pins: Option<u32>,
-    /// What the calling thread is shown of drivers and devices until the last [`FakeCuda`] of this device is dropped.
+    /// Overrides the driver versions and devices that the calling thread sees, until the last [`FakeCuda`] of
+    /// this device is dropped.
     pub presence: Option<Presence>,
     pub compute_capability: (i32, i32),
-    /// How long threads may wait for each other before that counts as a deadlock.
+    /// The wait after which a deadlock is assumed.
     pub patience: Duration,
 }
 
@@ -89,35 +90,35 @@ impl Default for Setting {
 
 /// A fake device. Clones share it.
 #[derive(Clone)]
-pub struct FakeCuda(Arc<Asking>);
+pub struct FakeCuda(Arc<InUse>);
 
-/// Somebody asks about a device, which therefore stays.
-struct Asking(Arc<Device>);
+/// Keeps a device in use until dropped.
+struct InUse(Arc<Device>);
 
-impl Drop for Asking {
+impl Drop for InUse {
     fn drop(&mut self) {
         if self.0.setting.presence.is_some() {
             PRESENCE.set(None);
         }
-        self.0.asked.store(false, Ordering::Release);
+        self.0.in_use.store(false, Ordering::Release);
         self.0.retire_if_left();
     }
 }
 
-/// Makes fake CUDA the process's.
+/// Installs fake CUDA for this process.
 ///
 /// # Panics
 /// If another table is in use.
 fn install_fake() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        // SAFETY: the fake's functions keep the contracts that the crate relies on, as far as it shows.
+        // SAFETY: the fake functions keep the contracts that the crate relies on.
         unsafe { install(faults::around_fake(calls::runtime())) }.expect("no other CUDA is in use");
     });
 }
 
-/// Makes fake CUDA the process's, with one device and the emulated kernels, where `HZ_FAKE_CUDA=1` asks for it: a
-/// rehearsal of what is meant for a GPU. Called before anything of CUDA; gives the device.
+/// Installs fake CUDA with one device and the emulated kernels if `HZ_FAKE_CUDA=1` requests a rehearsal of a
+/// GPU run; returns the device. Must be called before any CUDA function.
 pub fn install_if_asked() -> Option<&'static FakeCuda> {
     let asked = std::env::var_os("HZ_FAKE_CUDA").is_some_and(|value| value == "1");
     asked.then(rehearsal)
@@ -129,8 +130,8 @@ fn rehearsal() -> &'static FakeCuda {
     DEVICE.get_or_init(|| FakeCuda::new(Setting { memory: 64 << 30, ..Setting::default() }))
 }
 
-/// Whether this process's tests work on a GPU: one is there, and `HZ_FAKE_CUDA=1` does not ask for a rehearsal. The
-/// GPU's calls can then be made to fail. Otherwise fake CUDA is the process's from now on, and that is said.
+/// Returns true if this process's tests run on a GPU: there is one, and `HZ_FAKE_CUDA=1` does not request a
+/// rehearsal. Its calls can then be made to fail. Otherwise installs fake CUDA and prints why.
 ///
 /// # Panics
 /// If there is none and `HZ_REQUIRE_GPU` is 1.
@@ -139,7 +140,7 @@ pub fn has_gpu() -> bool {
     let found = GPU.get_or_init(|| {
         let found = linked_gpu();
         match &found {
-            // SAFETY: the linked functions, with every call passed on or failed.
+            // SAFETY: the linked functions; every call is forwarded or fails.
             Ok(api) => unsafe { install(faults::around(*api)) }.expect("nothing is in use"),
             Err(_) => drop(rehearsal()),
         }
@@ -147,41 +148,41 @@ pub fn has_gpu() -> bool {
     });
     let Err(why) = found else { return true };
     let must = std::env::var_os("HZ_REQUIRE_GPU").is_some_and(|value| value == "1");
-    assert!(!must, "HZ_REQUIRE_GPU=1, but there is no GPU: {why}");
-    println!("skipped on a GPU: {why}");
+    assert!(!must, "HZ_REQUIRE_GPU=1, but no GPU was found: {why}");
+    println!("skipped tests on a GPU: {why}");
     false
 }
 
-/// The linked functions, if they see a GPU and a rehearsal is not asked for.
+/// Returns the linked functions if they find a GPU and no rehearsal is requested.
 fn linked_gpu() -> std::result::Result<Api, String> {
     if install_if_asked().is_some() {
-        return Err("HZ_FAKE_CUDA=1 asks for a rehearsal".into());
+        return Err("HZ_FAKE_CUDA=1 requests a rehearsal".into());
     }
     let api = Api::linked().ok_or("this build has no kernels")?;
     let mut count = 0;
-    // SAFETY: a place for a number.
+    // SAFETY: a valid pointer.
     match unsafe { (api.runtime.cudaGetDeviceCount)(&mut count) } {
         0 if count > 0 => Ok(api),
-        code => Err(format!("counting devices gave status {code} and {count}")),
+        code => Err(format!("cudaGetDeviceCount returned status {code} and {count} devices")),
     }
 }
 
-/// Injects faults into the calls of the device of this ordinal, counted from now on; the default ends that.
+/// Injects faults into the calls of a device, counted from now on; the default injects nothing.
 pub fn inject(ordinal: usize, injection: Injection) {
     faults::inject(ordinal, injection);
 }
 
-/// Calls of one function that the device of this ordinal has had since [`inject`].
+/// Number of calls of a function by a device since [`inject`].
 pub fn calls_of(ordinal: usize, function: &'static str) -> u64 {
     faults::calls_of(ordinal, function)
 }
 
-/// How often streams of the device of this ordinal were held up since [`inject`].
+/// Number of delays of a device's CUDA streams since [`inject`].
 pub fn delays_of(ordinal: usize) -> u32 {
     faults::delays_of(ordinal)
 }
 
-/// Launches a kernel that is a closure. The first launch of a name is that of a kernel which is loaded then.
+/// Launches a closure as a kernel. The first launch of a name loads the kernel.
 pub fn launch(stream: &Stream, kernel: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     let failed = |code| cuda_status::error(code, "launch a kernel", format!("cudaError{code}"));
     if let Some(code) = faults::before("launch") {
@@ -193,7 +194,7 @@ pub fn launch(stream: &Stream, kernel: &'static str, work: impl FnOnce() + Send 
     queued.map_err(failed)?;
     match faults::take_last() {
         0 => Ok(()),
-        code => Err(failed(code).within("an error that nobody cleared")),
+        code => Err(failed(code).within("an error that was not cleared")),
     }
 }
 
@@ -206,7 +207,7 @@ impl FakeCuda {
         let fault = setting.fault;
         let device = Device::add(setting);
         faults::inject(device.ordinal, Injection { fault, delays: None });
-        FakeCuda(Arc::new(Asking(device)))
+        FakeCuda(Arc::new(InUse(device)))
     }
 
     pub fn in_manner(manner: Manner) -> FakeCuda {
@@ -221,22 +222,22 @@ impl FakeCuda {
         self.device().ordinal
     }
 
-    /// What was done that must not be.
+    /// Recorded violations of CUDA's contract.
     pub fn violations(&self) -> Vec<String> {
         self.device().look().violations.clone()
     }
 
-    /// Calls so far, but for those whose number depends on time, and those that give something back.
+    /// Number of calls so far, except those whose number depends on timing and those that free something.
     pub fn calls(&self) -> u64 {
         faults::calls(self.ordinal())
     }
 
-    /// Streams, events and pieces of memory made so far.
+    /// CUDA streams, events and allocations made so far.
     pub fn made(&self) -> usize {
         self.device().look().made
     }
 
-    /// Pieces of work done so far.
+    /// Kernels and copies run so far; a copy counts twice.
     pub fn worked(&self) -> u64 {
         self.device().look().worked
     }
@@ -246,32 +247,32 @@ impl FakeCuda {
         self.device().look().loads
     }
 
-    /// Whether a kernel is being loaded.
+    /// Returns true while a kernel is being loaded.
     pub fn is_loading(&self) -> bool {
         self.device().look().loading.is_some()
     }
 
-    /// Commands in the longest queue.
+    /// Length of the longest queue.
     pub fn queued(&self) -> usize {
         self.device().look().streams.iter().map(|queue| queue.len()).max().unwrap_or(0)
     }
 
-    /// Waits for words and writes of words so far.
+    /// Number of waits for words and writes of words so far.
     pub fn words_used(&self) -> u64 {
         self.device().look().words_used
     }
 
-    /// Bytes of device memory taken and not given back.
+    /// Bytes of device memory currently allocated.
     pub fn device_bytes(&self) -> usize {
         self.device().look().device_bytes
     }
 
-    /// Pieces of host memory that are page-locked now.
+    /// Number of pinned ranges of host memory.
     pub fn pinned(&self) -> usize {
         self.device().look().pinned.len()
     }
 
-    /// Whether nothing runs until this is taken back.
+    /// While held, no work runs.
     pub fn hold(&self, held: bool) {
         self.device().hold(held);
     }

@@ -2,7 +2,7 @@
 
 use super::Random;
 
-/// Holds |actual − expected| ≤ relative · |expected| + absolute · max |expected| for every element.
+/// Checks |actual − expected| ≤ relative · |expected| + absolute · max |expected| for every element.
 pub fn close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolute: f64) {
     assert_eq!(actual.len(), expected.len(), "{what}: lengths");
     let largest = expected.iter().fold(0f64, |m, e| m.max(e.abs()));
@@ -12,12 +12,12 @@ pub fn close(what: &str, actual: &[f32], expected: &[f64], relative: f64, absolu
     }
 }
 
-/// Holds that every element errs at most `factor` times as much as the naive version does at worst within the same
-/// `width` elements, or as half a unit in the last place of a bf16 of the truth, whichever is more.
+/// Checks that the error of every element is at most `factor` times the largest error of the naive version
+/// within the same `width` elements, or `factor` times half a bf16 ulp of the truth if that is larger.
 pub fn judged(what: &str, actual: &[f64], truth: &[f64], naive: &[f64], factor: f64, width: usize) {
     assert_eq!((actual.len(), naive.len()), (truth.len(), truth.len()), "{what}: lengths");
     for start in (0..truth.len()).step_by(width) {
-        // The last are judged with some before them.
+        // The last group overlaps the one before it.
         let start = start.min(truth.len().saturating_sub(width));
         let together = start..(start + width).min(truth.len());
         let worst = together.clone().map(|i| (naive[i] - truth[i]).abs()).fold(0.0, f64::max);
@@ -27,7 +27,7 @@ pub fn judged(what: &str, actual: &[f64], truth: &[f64], naive: &[f64], factor: 
             let error = (actual[i] - truth[i]).abs();
             assert!(
                 error <= factor * worst.max(half_ulp),
-                "{what}[{i}] is {}, expected {}: off by {error:e}; the naive version errs by {worst:e} around here",
+                "{what}[{i}] is {}, expected {}: error {error:e}; the naive version's error is up to {worst:e} nearby",
                 actual[i],
                 truth[i]
             );
@@ -35,7 +35,7 @@ pub fn judged(what: &str, actual: &[f64], truth: &[f64], naive: &[f64], factor: 
     }
 }
 
-/// Holds that `gradient` is that of `f` at `x`, on up to `samples` elements.
+/// Checks that `gradient` is the gradient of `f` at `x`, for up to `samples` elements.
 pub fn gradient_of(
     what: &str,
     gradient: &[f32],
@@ -57,7 +57,7 @@ pub fn gradient_of(
         };
         let expected = (side(1.0) - side(-1.0)) / (2.0 * step);
         let actual = f64::from(gradient[at]);
-        // The last term is the rounding of the differences themselves.
+        // The last term allows for rounding in the differences.
         let allowed = 2e-5 * expected.abs() + 1e-5 * largest + 1e-9;
         assert!(
             (actual - expected).abs() <= allowed,
@@ -71,7 +71,7 @@ pub fn inner(a: &[f64], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * f64::from(*b)).sum()
 }
 
-/// What `+=` must leave: `before + by`, in f32, within a rounding.
+/// Checks the result of `+=`: `before + by` in f32, within rounding.
 pub fn added(what: &str, after: &[f32], before: &[f32], by: &[f32]) {
     assert_eq!(after.len(), before.len(), "{what}: lengths");
     let largest = by.iter().fold(0f32, |m, b| m.max(b.abs()));

@@ -1,5 +1,5 @@
-//! Our CUDA kernels under test: on a GPU where there is one, and else the emulated kernels of `tests/emulator` on a fake
-//! device. What is tested here besides the kernels is how they are called: every argument in its place.
+//! The CUDA kernels under test: on a GPU if there is one, otherwise the emulated kernels of `tests/emulator` on
+//! a fake device. Besides the kernels, this tests the arguments of every launch.
 
 use std::sync::Arc;
 
@@ -13,31 +13,32 @@ use horizon::sys::cuda::{Driver, Stream, compute_capability, set_device};
 use super::memory::Memory;
 use crate::fake_cuda::{FakeCuda, Setting, emulated, has_gpu};
 
-/// More than any operation of a test asks for.
+/// More than any op of a test needs.
 const WORKSPACE_BYTES: usize = GEMM_BYTES + (4 << 20);
 
-/// Kernels, and the memory they work in.
+/// Kernels with their workspace.
 pub struct Cuda {
     kernels: CudaKernels,
-    /// What products are made by, and for which device.
+    /// The library of GEMMs.
     pub library: Arc<CublasLt>,
+    /// The device's name.
     pub device: String,
     _workspace: Memory,
-    /// None on a GPU.
+    /// `None` on a GPU.
     fake: Option<FakeCuda>,
 }
 
 impl Cuda {
-    /// A GPU if there is one, else the emulated kernels where they can be built.
+    /// A GPU if there is one, otherwise the emulated kernels if they can be built.
     pub fn all() -> impl Iterator<Item = Self> {
         Cuda::open(Attention::Mma).into_iter()
     }
 
-    /// The same where attention can be by wgmma, which it is then.
+    /// As [`Cuda::all`], with wgmma attention; empty where that is not supported.
     pub fn by_wgmma() -> impl Iterator<Item = Self> {
         let hopper = !has_gpu() || compute_capability(0).expect("a capability") == (9, 0);
         if !hopper {
-            println!("skipped on a GPU that has no wgmma");
+            println!("skipped wgmma attention: the GPU's compute capability is not 9.0");
         }
         hopper.then(|| Cuda::open(Attention::Wgmma)).flatten().into_iter()
     }
@@ -45,7 +46,7 @@ impl Cuda {
     fn open(attention: Attention) -> Option<Self> {
         let gpu = has_gpu();
         if !gpu && !emulated::is_there() {
-            println!("skipped on emulated kernels: HZ_NO_EMULATOR is set, or this build has no kernels");
+            println!("skipped emulated kernels: HZ_NO_EMULATOR is set, or this build has no kernels");
             return None;
         }
         let fake = (!gpu).then(|| FakeCuda::new(Setting::default()));
@@ -54,7 +55,7 @@ impl Cuda {
         let device =
             Driver::open().and_then(|driver| driver.device_name(ordinal)).expect("the device's name");
         let library = CublasLt::open().expect("cuBLASLt");
-        let workspace = Memory::painted(WORKSPACE_BYTES).moved_to_cuda();
+        let workspace = Memory::poisoned(WORKSPACE_BYTES).moved_to_cuda();
         let (stream, mut table) = (Arc::new(Stream::default_stream()), Table::default());
         WGMMA_HEADS.iter().for_each(|&head_dim| table.choose_attention(&device, head_dim, attention));
         let handle = Handle::new(library.clone()).expect("a handle");
@@ -62,14 +63,14 @@ impl Cuda {
         Some(Cuda { kernels, library, device, _workspace: workspace, fake })
     }
 
-    /// Memory where the device can use it.
+    /// Moves memory to the device.
     pub fn here(&self, memory: Memory) -> Memory {
         self.select();
         memory.moved_to_cuda()
     }
 
     fn select(&self) {
-        set_device(self.fake.as_ref().map_or(0, FakeCuda::ordinal)).expect("it was there");
+        set_device(self.fake.as_ref().map_or(0, FakeCuda::ordinal)).expect("the device still exists");
     }
 
     pub fn is_gpu(&self) -> bool {
@@ -84,12 +85,12 @@ impl Cuda {
         &self.kernels
     }
 
-    /// Seeds of the emulator's schedule (natural, and by warps' priorities), or just runs.
+    /// Schedules of the emulator to run (natural order, and by warp priority); on a GPU, two repetitions.
     pub fn schedules(&self) -> Vec<u64> {
         if self.is_gpu() { vec![0, 1] } else { vec![0, 2] }
     }
 
-    /// Runs a computation whose launches all succeed.
+    /// Runs a computation and checks that all launches succeed.
     pub fn run(&self, schedule: u64, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
         self.select();
         let held = (!self.is_gpu()).then(emulated::hold);

@@ -1,4 +1,4 @@
-//! The whole decoder in f64, by tensor name, and batches to run it on.
+//! The whole decoder in f64, with tensors by name, and batches for it.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub struct Batch {
     pub starts: Vec<i32>,
 }
 
-/// Document starts: some sequences whole, others cut at random places.
+/// Document starts: in every other sequence one document, otherwise random documents.
 pub fn documents(shape: Shape, random: &mut Random) -> Vec<i32> {
     let mut starts = Vec::new();
     for sequence in 0..shape.b {
@@ -42,7 +42,7 @@ impl Batch {
         Batch { shape, tokens, targets, weights, starts }
     }
 
-    /// Σ weights over the targets that count.
+    /// Σ weights of the targets that are not ignored.
     pub fn weight(&self) -> f64 {
         let counted = self.targets.iter().zip(&self.weights).filter(|(target, _)| **target != -100);
         counted.map(|(_, weight)| f64::from(*weight)).sum()
@@ -52,20 +52,20 @@ impl Batch {
 /// A decoder's tensors by their Hugging Face names.
 pub type Tensors = HashMap<String, Vec<f64>>;
 
-/// The last boundary `[N, C]`.
-fn stream(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
+/// The boundary below the head, `[N, C]`.
+fn last_boundary(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
     let (shape, dims, eps) = (batch.shape, &config.dims, f64::from(config.norm_eps));
     let Dims { c, f, .. } = *dims;
     let mut x = embed(&tensors["model.embed_tokens.weight"], &batch.tokens, c);
     for layer in 0..dims.l {
         let weight = |name: &str| &tensors[&format!("model.layers.{layer}.{name}.weight")][..];
         let (normed, _) = rmsnorm(&x, weight("input_layernorm"), eps, c);
-        // A product, with the bias of its layer where that has one.
+        // A matmul plus the bias, if the layer has one.
         let linear = |x: &[f64], name: &str, columns: usize| {
-            let product = matmul(x, weight(name), columns);
+            let out = matmul(x, weight(name), columns);
             match tensors.get(&format!("model.layers.{layer}.{name}.bias")) {
-                Some(values) => bias(&product, values),
-                None => product,
+                Some(values) => bias(&out, values),
+                None => out,
             }
         };
         let [q, k, v] = ["q", "k", "v"].map(|p| linear(&normed, &format!("self_attn.{p}_proj"), c));
@@ -79,8 +79,8 @@ fn stream(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
         };
         let inv_freq = config.rope_scaling.inv_freq(config.rope_theta, dims.d);
         let qkv = rope(&qkv, &batch.starts, shape, &inv_freq, dims, 1.0);
-        let (attended, _) = attention(&qkv, &batch.starts, config.window_of(layer), shape, dims);
-        add(&mut x, &linear(&attended, "self_attn.o_proj", hd));
+        let (attention_output, _) = attention(&qkv, &batch.starts, config.window_of(layer), shape, dims);
+        add(&mut x, &linear(&attention_output, "self_attn.o_proj", hd));
         let (normed, _) = rmsnorm(&x, weight("post_attention_layernorm"), eps, c);
         let [gate, up] = ["gate", "up"].map(|p| linear(&normed, &format!("mlp.{p}_proj"), c));
         let row = |n: usize| [&gate[n * f..][..f], &up[n * f..][..f]].concat();
@@ -96,7 +96,7 @@ fn add(x: &mut [f64], y: &[f64]) {
 
 /// `[N, V]`.
 pub fn logits(config: &ModelConfig, tensors: &Tensors, batch: &Batch) -> Vec<f64> {
-    let x = stream(config, tensors, batch);
+    let x = last_boundary(config, tensors, batch);
     let c = config.dims.c;
     let (normed, _) = rmsnorm(&x, &tensors["model.norm.weight"], f64::from(config.norm_eps), c);
     let lm = if config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };

@@ -1,5 +1,5 @@
-//! The devices that an operation is tested on: the CPU always, and a GPU where one is, or else our CUDA kernels on the
-//! emulated device wherever they are built. `HZ_REQUIRE_GPU=1` makes the lack of one a failure.
+//! The devices that ops are tested on: the CPU always, and a GPU if there is one, otherwise the CUDA kernels on
+//! the emulated device if they can be built. With `HZ_REQUIRE_GPU=1` a missing GPU is a failure.
 
 use std::sync::Arc;
 
@@ -16,34 +16,34 @@ use super::wide;
 
 /// A device under test.
 pub enum Device {
-    /// The reference, of f32 storage.
+    /// The reference, with f32 activations.
     Cpu,
-    /// Our kernels, of bf16 storage.
+    /// The CUDA kernels, with bf16 activations.
     Cuda(Box<Cuda>),
 }
 
-/// What a result answers to.
+/// The expected values of a result, and the allowed error.
 pub struct Expected<'a> {
-    /// What is right.
+    /// The exact values.
     pub truth: &'a [f64],
-    /// What a plain version of the storage's precision gives; unless given, the truth rounded.
+    /// The results of a naive version that stores bf16; by default the exact values rounded to bf16.
     pub naive: Option<&'a [f64]>,
-    /// How many elements are judged together.
+    /// Number of elements whose errors are compared together.
     pub width: usize,
-    /// How many times the naive version's error is allowed: 2 forward, 3 backward.
+    /// Allowed multiple of the naive version's error: 2 forward, 3 backward.
     pub factor: f64,
-    /// What [`close`] allows where storage is f32: relative, and absolute over the largest.
+    /// Bounds of [`close`] for f32 activations: relative, and relative to the largest value.
     pub f32: (f64, f64),
 }
 
 impl Device {
-    /// All devices that are there. What is not is said.
+    /// All available devices. Prints which ones are skipped.
     pub fn all() -> Vec<Device> {
         let cuda = Cuda::all().map(|cuda| Device::Cuda(Box::new(cuda)));
         std::iter::once(Device::Cpu).chain(cuda).collect()
     }
 
-    /// Those of CUDA where attention is by wgmma.
+    /// CUDA devices with wgmma attention.
     pub fn by_wgmma() -> Vec<Device> {
         Cuda::by_wgmma().map(|cuda| Device::Cuda(Box::new(cuda))).collect()
     }
@@ -52,7 +52,7 @@ impl Device {
         matches!(self, Device::Cpu)
     }
 
-    /// For messages.
+    /// The name in messages.
     pub fn name(&self) -> &'static str {
         match self {
             Device::Cpu => "cpu",
@@ -60,17 +60,17 @@ impl Device {
         }
     }
 
-    /// Whether rows may have this many columns: CUDA's are whole vectors of 16 bytes.
+    /// Returns true if rows may have this many columns: CUDA requires whole vectors of 16 bytes.
     pub fn takes_columns(&self, columns: usize) -> bool {
         self.is_cpu() || columns.is_multiple_of(8)
     }
 
-    /// Whether heads may have this size.
+    /// Returns true if heads may have this size.
     pub fn takes_heads(&self, d: usize) -> bool {
         self.is_cpu() || HEAD_DIMS.contains(&d)
     }
 
-    /// The type of activations.
+    /// The dtype of activations.
     pub fn activation_dtype(&self) -> DType {
         match self {
             Device::Cpu => CpuKernels::ACTIVATION_DTYPE,
@@ -78,7 +78,7 @@ impl Device {
         }
     }
 
-    /// The values as storage holds them.
+    /// Rounds values to the dtype of activations.
     pub fn stored(&self, mut values: Vec<f32>) -> Vec<f32> {
         if self.activation_dtype() == DType::Bf16 {
             values.iter_mut().for_each(|value| *value = master::widen(master::round(*value)));
@@ -93,7 +93,7 @@ impl Device {
         }
     }
 
-    /// Activations of values that are [`Device::stored`].
+    /// Memory with activations; the values must be [`Device::stored`] ones.
     pub fn activations(&self, values: &[f32]) -> Memory {
         self.here(match self.activation_dtype() {
             DType::F32 => Memory::f32s(values),
@@ -101,12 +101,12 @@ impl Device {
         })
     }
 
-    pub fn painted_activations(&self, elements: usize) -> Memory {
-        self.painted(elements * self.activation_dtype().bytes())
+    pub fn poisoned_activations(&self, elements: usize) -> Memory {
+        self.poisoned(elements * self.activation_dtype().bytes())
     }
 
-    pub fn painted(&self, bytes: usize) -> Memory {
-        self.here(Memory::painted(bytes))
+    pub fn poisoned(&self, bytes: usize) -> Memory {
+        self.here(Memory::poisoned(bytes))
     }
 
     pub fn bytes(&self, bytes: &[u8]) -> Memory {
@@ -129,7 +129,7 @@ impl Device {
         self.here(Memory::i32s(values))
     }
 
-    /// The values of activations.
+    /// Reads activations.
     pub fn read(&self, memory: &Memory) -> Vec<f32> {
         match self.activation_dtype() {
             DType::F32 => memory.read_f32(),
@@ -137,8 +137,8 @@ impl Device {
         }
     }
 
-    /// Runs a computation on 1, 2 and 4 threads, or under several schedules of the device's threads, holds that all
-    /// give the same bits, and gives the results.
+    /// Runs a computation with 1, 2 and 4 threads, or under several schedules of the device, checks that all
+    /// results are bit-equal, and returns them.
     pub fn run(&self, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
         match self {
             Device::Cpu => same_bits([1, 2, 4], |threads| {
@@ -148,7 +148,7 @@ impl Device {
         }
     }
 
-    /// Runs a computation in one way alone.
+    /// Runs a computation once.
     pub fn run_once(&self, run: impl Fn(&dyn Kernels) -> Vec<Memory>) -> Vec<Memory> {
         match self {
             Device::Cpu => run(&CpuKernels::new(Arc::new(Pool::new(2).expect("a pool")))),
@@ -156,7 +156,7 @@ impl Device {
         }
     }
 
-    /// Holds activations against what they should be.
+    /// Checks activations against the expected values.
     pub fn agrees(&self, what: &str, memory: &Memory, expected: Expected) {
         let Expected { truth, naive, width, factor, f32: (relative, absolute) } = expected;
         let (what, actual) = (&format!("{}: {what}", self.name()), self.read(memory));
@@ -177,7 +177,7 @@ impl Device {
     }
 }
 
-/// A number as bf16 holds it, ties to even as kernels round.
+/// Rounds a number to bf16, ties to even, as the kernels do.
 pub fn stored_bf16(value: f64) -> f64 {
     f64::from(half::bf16::from_f64(value).to_f32())
 }

@@ -1,8 +1,7 @@
-//! References for operations: a plain f64 forward of every op, memory to run kernels in, sizes with
-//! reasons, comparisons.
+//! References for ops: a plain f64 forward of every op, memory for kernels, sizes with reasons, comparisons.
 //!
-//! Nothing here is fast and nothing here knows how the kernels work. Gradients are never written down: a test
-//! takes central differences of these forwards.
+//! Nothing here is fast or depends on how the kernels work. Gradients are not written down: tests take central
+//! differences of these forward functions.
 
 pub mod compare;
 pub mod cuda;
@@ -13,19 +12,19 @@ pub mod rows;
 
 use horizon::base::{Dims, Shape};
 
-/// `(rows, columns, reason)` for operations on rows.
+/// `(rows, columns, reason)` for ops on rows.
 pub const SIZES: &[(usize, usize, &str)] = &[
     (1, 1, "the smallest"),
     (1, 64, "one row, whole vectors"),
     (3, 8, "one vector of 16 bytes"),
     (2, 31, "a row shorter than the lanes of a sum"),
-    (31, 33, "one element after the lanes"),
-    (33, 127, "one element before whole lanes"),
+    (31, 33, "one element more than the lanes"),
+    (33, 127, "one element less than whole lanes"),
     (64, 96, "exactly one row tile"),
-    (65, 160, "one row after a row tile"),
-    (127, 65, "one row before two row tiles, one column after a column tile"),
-    (129, 257, "one row after two row tiles, one column after a folding tile"),
-    (127, 264, "one vector after a folding tile"),
+    (65, 160, "one row more than a row tile"),
+    (127, 65, "one row less than two row tiles, one column more than a column tile"),
+    (129, 257, "one row more than two row tiles, one column more than a tile of column sums"),
+    (127, 264, "one vector more than a tile of column sums"),
 ];
 
 /// Random numbers from a printed seed (splitmix64, Steele et al. 2014).
@@ -49,24 +48,24 @@ impl Random {
         (self.bits() % end as u64) as usize
     }
 
-    /// Uniform in −scale … scale, exact in f32.
+    /// Uniform in −scale … scale; exact in f32.
     pub fn f32s(&mut self, count: usize, scale: f32) -> Vec<f32> {
         (0..count).map(|_| ((self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale).collect()
     }
 
-    /// The same, exact in bf16.
+    /// As [`Random::f32s`]; exact in bf16.
     pub fn bf16s(&mut self, count: usize, scale: f32) -> Vec<f32> {
         use horizon::base::master;
         self.f32s(count, scale).into_iter().map(|x| master::widen(master::round(x))).collect()
     }
 
-    /// Up to `count` indices below `end`, all of them when there are no more.
+    /// Up to `count` indices below `end`; all indices if there are at most `count`.
     pub fn sample(&mut self, end: usize, count: usize) -> Vec<usize> {
         if end <= count { (0..end).collect() } else { (0..count).map(|_| self.below(end)).collect() }
     }
 }
 
-/// As f64.
+/// Converts to f64.
 pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
@@ -75,7 +74,7 @@ pub fn embed(table: &[f64], tokens: &[i32], c: usize) -> Vec<f64> {
     tokens.iter().flat_map(|&token| table[token as usize * c..][..c].iter().copied()).collect()
 }
 
-/// The output, and 1/√(mean(x²) + eps) of every row.
+/// Returns the output, and `rstd` = 1/√(mean(x²) + eps) of every row.
 pub fn rmsnorm(x: &[f64], weight: &[f64], eps: f64, c: usize) -> (Vec<f64>, Vec<f64>) {
     let rstd: Vec<f64> = x
         .chunks_exact(c)
@@ -97,7 +96,7 @@ pub fn frequencies(theta: f64, d: usize) -> Vec<f32> {
     (0..d / 2).map(|i| theta.powf(-2.0 * i as f64 / d as f64) as f32).collect()
 }
 
-/// Query and key heads turned by their positions, by an angle that is a product in f32; `direction` 1 forward, −1 back.
+/// RoPE of query and key heads, by the f32 angle position · `inv_freq`; `direction` is 1 for forward, −1 for backward.
 pub fn rope(
     qkv: &[f64],
     starts: &[i32],
@@ -127,8 +126,8 @@ pub fn bias(x: &[f64], bias: &[f64]) -> Vec<f64> {
     x.iter().enumerate().map(|(i, x)| x + bias[i % bias.len()]).collect()
 }
 
-/// `qkv` with every query and key head normalised, and 1/√(mean(x²) + eps) of every query head `[N, H]`, then of every
-/// key head `[N, G]`.
+/// Returns `qkv` with normalised query and key heads, and `rstd`: `[N, H]` of query heads, followed by `[N, G]`
+/// of key heads.
 pub fn qk_norm(qkv: &[f64], weights: [&[f64]; 2], eps: f64, dims: &Dims) -> (Vec<f64>, Vec<f64>) {
     let Dims { h, g, d, .. } = *dims;
     let (mut out, mut rstd) = (qkv.to_vec(), [Vec::new(), Vec::new()]);
@@ -143,15 +142,15 @@ pub fn qk_norm(qkv: &[f64], weights: [&[f64]; 2], eps: f64, dims: &Dims) -> (Vec
     (out, rstd.concat())
 }
 
-/// What a version of lower precision does to what it stores; nothing, for the truth.
+/// Rounding of stored values: that of a naive version, or [`exact`].
 pub type Store = fn(f64) -> f64;
 
-/// Nothing is rounded.
+/// No rounding.
 pub fn exact(value: f64) -> f64 {
     value
 }
 
-/// One row of one head of attention: its keys, and e^(score − largest) of each.
+/// One row of one head of attention: its keys, e^(score − largest) of each, their sum, and the log-sum-exp.
 struct Softmax {
     keys: std::ops::Range<usize>,
     kv: usize,
@@ -164,7 +163,7 @@ struct Softmax {
 struct Packed<'a> {
     qkv: &'a [f64],
     starts: &'a [i32],
-    /// 0 is none.
+    /// 0 means no window.
     window: usize,
     shape: Shape,
     dims: &'a Dims,
@@ -209,7 +208,7 @@ fn add_scaled(out: &mut [f64], by: f64, x: &[f64]) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out += by * x);
 }
 
-/// The output `[N, H·D]`, and the log-sum-exp `[H, N]`. Powers are stored before they meet the values.
+/// Returns the output `[N, H·D]` and the log-sum-exp `[H, N]`. Exponentials are stored before they multiply values.
 pub fn attention_in(
     store: Store,
     qkv: &[f64],
@@ -244,8 +243,8 @@ pub fn attention(
     attention_in(exact, qkv, starts, window, shape, dims)
 }
 
-/// The gradient `[N, (H+2G)·D]`, of which nothing but the size of a naive version's errors is asked: the truth is
-/// found without a formula. Probabilities and the gradients of scores are stored before they meet a matrix.
+/// The gradient `[N, (H+2G)·D]`. Only used to estimate the error of a naive version; the truth comes from
+/// central differences. Probabilities and the gradients of scores are stored before they enter a matmul.
 pub fn attention_backward_in(
     store: Store,
     qkv: &[f64],
@@ -266,10 +265,10 @@ pub fn attention_backward_in(
             for (key, power) in softmax.keys.zip(&softmax.powers) {
                 let p = power / softmax.sum;
                 let ds = store(p * (dot(dout, packed.value(key, softmax.kv)) - delta)) * packed.scale();
-                let place = |row: usize, column: usize| row * dims.qkv() + column * d;
-                add_scaled(&mut dqkv[place(n, head)..][..d], ds, packed.key(key, softmax.kv));
-                add_scaled(&mut dqkv[place(key, dims.h + softmax.kv)..][..d], ds, packed.query(n, head));
-                add_scaled(&mut dqkv[place(key, dims.h + dims.g + softmax.kv)..][..d], store(p), dout);
+                let block = |row: usize, column: usize| row * dims.qkv() + column * d;
+                add_scaled(&mut dqkv[block(n, head)..][..d], ds, packed.key(key, softmax.kv));
+                add_scaled(&mut dqkv[block(key, dims.h + softmax.kv)..][..d], ds, packed.query(n, head));
+                add_scaled(&mut dqkv[block(key, dims.h + dims.g + softmax.kv)..][..d], store(p), dout);
             }
         }
     }

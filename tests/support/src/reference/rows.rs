@@ -1,4 +1,4 @@
-//! Batches as kernels see them: rows by document and by token, worked out plainly.
+//! Batches as arrays for kernels: rows by document and by token, computed plainly.
 
 use horizon::base::Shape;
 use horizon::device::DeviceSpan;
@@ -6,11 +6,11 @@ use horizon::device::DeviceSpan;
 use super::device::Device;
 use super::memory::Memory;
 
-/// The rows of a micro-batch in sequences and documents.
+/// Row arrays of a micro-batch: sequences and documents.
 #[derive(Clone, Copy)]
 pub struct Rows {
     pub shape: Shape,
-    /// The rotary position of each row, counted from its document's first.
+    /// The position of each row within its document.
     pub positions: DeviceSpan,
     /// The first row of each row's document.
     pub doc_start: DeviceSpan,
@@ -18,7 +18,7 @@ pub struct Rows {
     pub doc_end: DeviceSpan,
 }
 
-/// The tokens of a micro-batch, and its rows sorted by them, as `EmbeddingBackward` takes them.
+/// The tokens of a micro-batch and its rows sorted by token, the inputs of `EmbeddingBackward`.
 #[derive(Clone, Copy)]
 pub struct TokenRows {
     pub tokens: DeviceSpan,
@@ -36,7 +36,7 @@ pub struct DocumentRows {
 }
 
 impl DocumentRows {
-    /// `starts[n]` is where the document of row n begins in its sequence.
+    /// `starts[n]` is the start of row n's document within its sequence.
     pub fn new(device: &Device, shape: Shape, starts: &[i32]) -> Self {
         let row = |n: usize| (n / shape.t * shape.t) as i32 + starts[n];
         let doc_start: Vec<i32> = (0..shape.n()).map(row).collect();
@@ -74,9 +74,9 @@ impl SortedTokens {
     pub fn new(device: &Device, tokens: &[i32]) -> Self {
         let mut order: Vec<i32> = (0..tokens.len() as i32).collect();
         order.sort_by_key(|&row| tokens[row as usize]);
-        let token = |place: usize| tokens[order[place] as usize];
-        let begins = |place: &usize| *place == 0 || token(*place) != token(place - 1);
-        let mut first: Vec<i32> = (0..order.len()).filter(begins).map(|place| place as i32).collect();
+        let token = |index: usize| tokens[order[index] as usize];
+        let starts = |index: &usize| *index == 0 || token(*index) != token(index - 1);
+        let mut first: Vec<i32> = (0..order.len()).filter(starts).map(|index| index as i32).collect();
         let distinct = first.len();
         first.resize(tokens.len() + 1, tokens.len() as i32);
         SortedTokens {
