@@ -5,14 +5,14 @@
 //! layer is uploaded after the previous one is done. Clipping, AdamW and packing of the updated weights run one after the
 //! other once all gradients have arrived, and the next step starts after them.
 
-use horizon::base::{DType, MicroIndex, ChunkIndex, Shape, SlabIndex, SlotIndex};
+use horizon::base::{ChunkIndex, DType, MicroIndex, Shape, SlabIndex, SlotIndex};
 use horizon::device::Lane;
 use horizon::engine::TrainerOptions;
 use horizon::model::{Layout, ModelConfig, Recompute};
 use horizon::plan::{Cost, Description, Machine, Plan};
 use horizon::schedule::{
-    BoundaryBuffer, EndUnit, Extent, GradientBuffer, Guard, List, Mode, Operation, Placement, Policy, AccumulatorBuffer, Sync,
-    WeightBuffer,
+    AccumulatorBuffer, BoundaryBuffer, EndUnit, Extent, GradientBuffer, Guard, List, Mode, Operation,
+    Placement, Policy, Sync, WeightBuffer,
 };
 
 /// Layers between two checkpoints, the default of its configurations.

@@ -19,7 +19,7 @@ pub use carve::{ArenaRange, Region};
 pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work, content_bytes};
 pub use device_map::{BatchRanges, DeviceMap};
 pub use host_map::{HostMap, UnitRanges};
-pub use machine::{Basis, Description, ActivationDtype};
+pub use machine::{ActivationDtype, Basis, Description};
 pub use predict::Prediction;
 pub use search::{Explanation, Fixed, Found, Gain, MemoryLimits, Question, RING};
 

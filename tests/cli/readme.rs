@@ -65,7 +65,8 @@ fn the_commands_of_the_readme_run() {
         match language {
             "sh" => {
                 for line in text.lines() {
-                    let command = line.split(" # ").next().unwrap().trim().replace("cargo run --release --", "horizon");
+                    let command =
+                        line.split(" # ").next().unwrap().trim().replace("cargo run --release --", "horizon");
                     if command == "cargo test --release" {
                         let ci = fs::read_to_string(Path::new(ROOT).join(".ci/run")).unwrap();
                         assert!(ci.lines().any(|line| line == command), ".ci/run runs the tests");
@@ -80,7 +81,9 @@ fn the_commands_of_the_readme_run() {
             }
             // The output of the command before it.
             "text" => match text.strip_suffix("…\n") {
-                Some(beginning) => assert_eq!(shown.get(..beginning.len()), Some(beginning), "the output differs"),
+                Some(beginning) => {
+                    assert_eq!(shown.get(..beginning.len()), Some(beginning), "the output differs")
+                }
                 None => assert_eq!(shown, text, "the output differs"),
             },
             "c" => fs::write(dir.path().join("tiny.c"), text).unwrap(),
@@ -99,7 +102,9 @@ fn the_commands_of_the_readme_run() {
 fn tables_of_the_readme_are_those_that_programs_wrote() {
     let mut tables = 0;
     for line in README.lines() {
-        let Some(file) = line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->")) else { continue };
+        let Some(file) = line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->")) else {
+            continue;
+        };
         let written = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
         assert!(README.contains(&format!("{line}\n{written}")), "README.md differs from {file}");
         tables += 1;
