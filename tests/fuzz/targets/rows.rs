@@ -1,4 +1,4 @@
-//! A line of JSONL, to its tokens: by bytes, and by a tokenizer and chat template of Hugging Face.
+//! Parses a line of JSONL and encodes it, as bytes and with Hugging Face tokenizers and chat templates.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn encoders() -> &'static [Encoder] {
             source(Some(chat.join("byte_level")), "marked.jinja"),
             source(Some(chat.join("metaspace")), "late_system.jinja"),
         ]
-        .map(|source| source.open().expect("the fixtures are whole"))
+        .map(|source| source.open().expect("the fixtures can be opened"))
         .into()
     })
 }
