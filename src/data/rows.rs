@@ -156,7 +156,9 @@ fn variables(object: &Map<String, Value>) -> Result<Map<String, Value>> {
             if let Some(key) =
                 ["messages", "add_generation_prompt"].iter().find(|key| more.contains_key(**key))
             {
-                return Err(bad(format!("`chat_template_kwargs` has `{key}`, which cannot be set there; remove it")));
+                return Err(bad(format!(
+                    "`chat_template_kwargs` has `{key}`, which cannot be set there; remove it"
+                )));
             }
             variables.extend(more.clone());
         }
@@ -380,7 +382,10 @@ mod tests {
             (r#"{"conversations": [{"from": "alien", "value": "a"}]}"#, &["`from` is \"alien\""]),
             (r#"{"tokens": [1, -2]}"#, &["`tokens`[1] is -2"]),
             (r#"{"tokens": [1, 4294967296]}"#, &["`tokens`[1] is 4294967296"]),
-            (r#"{"tokens": [1], "labels": [2]}"#, &["`labels`[0] is 2", "the token at that index, 1, or -100"]),
+            (
+                r#"{"tokens": [1], "labels": [2]}"#,
+                &["`labels`[0] is 2", "the token at that index, 1, or -100"],
+            ),
             (r#"{"tokens": [1, 2], "loss_mask": [1]}"#, &["`loss_mask` has 1 values", "`tokens` has 2"]),
             (r#"{"tokens": [1], "loss_mask": [2]}"#, &["`loss_mask`[0] is 2"]),
             (r#"{"tokens": [1], "loss_mask": [1], "labels": [1]}"#, &["both"]),

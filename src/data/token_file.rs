@@ -230,7 +230,8 @@ impl TokenFile {
     }
 
     fn rewritten(&self) -> Error {
-        let message = format!("{} changed while it was read; do not write to it during training", self.path.display());
+        let message =
+            format!("{} changed while it was read; do not write to it during training", self.path.display());
         Error::new(Status::Io, message)
     }
 }
@@ -333,17 +334,25 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
     let width = match word(12) {
         2 => Width::U16,
         4 => Width::U32,
-        other => return bad(format!("bytes 12 … 15 of the header (bytes per token) are {other}; they must be 2 or 4")),
+        other => {
+            return bad(format!(
+                "bytes 12 … 15 of the header (bytes per token) are {other}; they must be 2 or 4"
+            ));
+        }
     };
     let keeps_documents = match word(40) {
         0 => false,
         1 => true,
         other => {
-            return bad(format!("bytes 40 … 43 of the header (whole documents) are {other}; they must be 0 or 1"));
+            return bad(format!(
+                "bytes 40 … 43 of the header (whole documents) are {other}; they must be 0 or 1"
+            ));
         }
     };
     if bytes[44..HEADER_BYTES].iter().any(|&byte| byte != 0) {
-        return bad("bytes 44 … 63 of the header are not 0; a later version may have written the file".to_owned());
+        return bad(
+            "bytes 44 … 63 of the header are not 0; a later version may have written the file".to_owned()
+        );
     }
     let (tokens, documents) = (long(16), long(24));
     let Some((starts_at, bits_at)) = own_offsets(width, tokens, documents, bytes.len()) else {

@@ -109,8 +109,9 @@ pub static FAMILIES: [Family; 4] = [
 impl Family {
     /// Returns the family named by `architectures` or `model_type`; if both are present they must agree.
     pub(super) fn named(keys: &Map<String, Value>) -> Result<&'static Family> {
-        let missing =
-            || Error::new(Status::BadFormat, "architectures and model_type are both missing; give one of them");
+        let missing = || {
+            Error::new(Status::BadFormat, "architectures and model_type are both missing; give one of them")
+        };
         let mut named = None;
         if let Some(architectures) = keys.get("architectures").filter(|value| !value.is_null()) {
             let names = architectures.as_array().map_or(&[][..], Vec::as_slice);

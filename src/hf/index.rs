@@ -21,8 +21,8 @@ impl Index {
     /// Errors: `BadFormat` if it is not an index, or a file name leads out of its folder.
     pub fn parse(text: &[u8]) -> Result<Index> {
         let bad = |message: String| Error::new(Status::BadFormat, message);
-        let index: Index =
-            serde_json::from_slice(text).map_err(|error| bad(format!("not an index of weight files: {error}")))?;
+        let index: Index = serde_json::from_slice(text)
+            .map_err(|error| bad(format!("not an index of weight files: {error}")))?;
         for name in index.files() {
             if !is_plain(name) {
                 return Err(bad(format!("{name:?} is not the name of a file in this folder")));

@@ -115,7 +115,10 @@ impl Weights {
         if let Some(index) = index {
             let missing = index.names().find(|name| !found.contains_key(*name));
             if let Some(name) = missing {
-                return Err(bad(&folder.join(INDEX), format!("tensor {name} is in none of the files it lists")));
+                return Err(bad(
+                    &folder.join(INDEX),
+                    format!("tensor {name} is in none of the files it lists"),
+                ));
             }
         }
         let mut tensors = Vec::new();
@@ -270,9 +273,8 @@ impl WeightFile {
     fn locate(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
         let (bytes, dtype, shape) = self.header.tensor(name).expect("the name came from this file");
         if shape != model_shape {
-            return Err(self.bad(format!(
-                "{name} has shape {shape:?}, but by config.json it must be {model_shape:?}"
-            )));
+            return Err(self
+                .bad(format!("{name} has shape {shape:?}, but by config.json it must be {model_shape:?}")));
         }
         match dtype {
             Dtype::BF16 | Dtype::F16 | Dtype::F32 => {

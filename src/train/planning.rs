@@ -1,4 +1,4 @@
-//! A step as it would run on a machine, for people and for programs: what `horizon plan` and `hz_plan_search` say.
+//! Searches the fastest plan for a machine and describes it as text and JSON, for `horizon plan` and `hz_plan_search`.
 
 use std::fmt;
 
@@ -16,11 +16,11 @@ use crate::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement,
 use crate::train::metrics::UsefulWork;
 use crate::train::times::StepTimes;
 
-/// The described machine whose device is a CPU.
+/// Name of the shipped machine description for the CPU device.
 const CPU: &str = "cpu";
 
-/// Describes this machine with a [resolved](DeviceChoice::resolve) device: the figures of the machine that is named, or else of
-/// the described one most like it, and the memory that is here unless it is stated in bytes.
+/// Describes this machine with a [resolved](DeviceChoice::resolve) device. Throughputs and bandwidths come from the description
+/// `named`, or else from the shipped one most like this machine. Memory limits are the given bytes, or else this machine's.
 pub fn here(
     device: DeviceChoice,
     named: Option<&str>,
@@ -40,48 +40,48 @@ pub fn here(
     Ok((machine, MemoryLimits::here(device_mem.or(free), host_mem, shared)))
 }
 
-/// The described machine whose device is most like this one.
+/// Returns the shipped description for this device; H100 PCIe if there is none.
 fn most_like(info: Option<&DeviceInfo>) -> Result<Description> {
     let hardware = info.and_then(|info| info.hardware.as_deref());
     hardware.and_then(Description::shipped_with).map_or_else(|| Description::open("h100-pcie"), Ok)
 }
 
-/// How much a plan is to say of why it takes what it takes.
+/// Detail of a plan's explanation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Where the time goes.
+    /// Busy times of the lanes, and what limits the step.
     Times,
-    /// Also what more memory, a faster part, or another micro-batch would give: some searches more.
+    /// Also the gain from more memory, faster hardware, or another micro-batch; this takes further searches.
     Gains,
 }
 
-/// The fastest plan of a model on a machine, and why it takes what it takes.
+/// The fastest plan of a model on a machine, with an explanation of its step time.
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// The plan and its step time.
     pub found: Found,
-    /// Why.
+    /// Explanation of the step time.
     pub explanation: Explanation,
-    /// P.
+    /// P: number of parameters.
     pub parameters: usize,
     /// Tokens of a step.
     pub tokens: usize,
-    /// Tokens per second.
+    /// Simulated throughput.
     pub tokens_per_second: f64,
-    /// [`UsefulWork`] per second, 10¹² FLOP/s.
+    /// Simulated useful TFLOP/s, see [`UsefulWork`].
     pub tflops: f64,
-    /// The machine that it was searched for.
+    /// The machine for which the plan was searched.
     pub rates: Machine,
-    /// Bytes of a saved training state, and the seconds that the disk takes for them.
+    /// Bytes of a checkpoint's state, and the seconds that the disk lane takes to write them.
     pub saved: (usize, f64),
     model: String,
     machine: String,
 }
 
 impl Planned {
-    /// Searches, and explains as far as `why` asks. `model` is what the model is called.
+    /// Searches the fastest plan and explains it in the detail of `why`. `model` is the model's name in the output.
     ///
-    /// Errors: nothing fits, with the smallest change that does; or an option that cannot be used.
+    /// Errors: nothing fits; the error names the smallest change that does. Or an option is invalid.
     pub fn search(
         model: &str,
         config: &ModelConfig,
@@ -104,7 +104,7 @@ impl Planned {
         let seconds = found.step_ns as f64 / 1e9;
         let attention_pairs = (options.micros_max * b * t * (t + 1) / 2) as u64;
         let work = UsefulWork::new(config);
-        let beyond = work.beyond(tokens, t, None);
+        let outside = work.pairs_outside(tokens, t, None);
         let cost = found.plan.cost(&layout, options.micros_max);
         let saves = found.plan.geometry.units().map(|unit| Operation::Save { unit });
         let saved = saves.fold((0, 0.0), |(bytes, seconds), save| {
@@ -115,7 +115,7 @@ impl Planned {
             parameters: layout.parameters(),
             tokens,
             tokens_per_second: tokens as f64 / seconds,
-            tflops: work.flop(tokens as u64, attention_pairs, beyond) / seconds / 1e12,
+            tflops: work.flop(tokens as u64, attention_pairs, outside) / seconds / 1e12,
             rates: machine.rates.clone(),
             saved,
             found,
@@ -130,25 +130,26 @@ impl Planned {
         &self.found.plan
     }
 
-    /// The step's time, and each lane's in it.
+    /// The predicted times of a step.
     pub fn predicted(&self) -> StepTimes {
         let busy = |lane: Lane| self.explanation.prediction.lanes[lane.at()].busy_ns as f64 / 1e9;
         StepTimes { step_seconds: self.found.step_ns as f64 / 1e9, busy_seconds: Lane::ALL.map(busy) }
     }
 
-    /// The search's answer in a few lines.
+    /// Returns the summary of the plan: a few lines of text.
     pub fn summary(&self) -> String {
         let mut text = String::new();
-        self.write_summary(&mut text).expect("a string takes whatever is written");
+        self.write_summary(&mut text).expect("writing to a string cannot fail");
         text
     }
 
-    /// How much of a step a lane is busy.
+    /// Fraction of a step that a lane is busy.
     fn busy(&self, lane: Lane) -> f64 {
         self.explanation.prediction.lanes[lane.at()].busy_ns as f64 / self.found.step_ns as f64
     }
 
-    /// As one JSON object: seconds, bytes, and the placement layer by layer.
+    /// Returns the plan as one JSON object. Keys with the suffixes `_seconds` and `_bytes` have these units; `tflops` is
+    /// useful TFLOP/s; `lanes_busy` has fractions of the step; `placement.layers` has runs of equally placed layers.
     pub fn json(&self) -> Value {
         let plan = self.plan();
         let (placement, numeric) = (&plan.policy.placement, &plan.policy.numeric);
@@ -204,7 +205,7 @@ fn adam_name(when: AdamWhen) -> &'static str {
     }
 }
 
-/// Layers that follow one another and are placed alike, as JSON.
+/// Returns runs of consecutive layers with equal placement, as JSON.
 fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
     let mut first = 0;
     placement.layers.chunk_by(|one, other| one == other).map(move |run| {
@@ -254,7 +255,7 @@ impl Planned {
             Lane::ALL.iter().map(|&lane| format!("{lane} {:.0} %", 100.0 * self.busy(lane))).collect();
         writeln!(f, "busy       {}", lanes.join(", "))?;
         let (bytes, seconds) = self.saved;
-        writeln!(f, "a save     {}, {seconds:.1} s of the disk's, beside training", Size(bytes))?;
+        writeln!(f, "checkpoint {}, {seconds:.1} s on the disk lane, during training", Size(bytes))?;
         let Explanation { busiest, longest, .. } = &self.explanation;
         writeln!(f, "bound by   {}", bound(*busiest, *longest, self.busy(*busiest)))
     }
@@ -266,9 +267,9 @@ impl fmt::Display for Planned {
         let Explanation { gains, micro_batch, .. } = &self.explanation;
         for gain in gains {
             let percent = 100.0 * (1.0 - gain.step_ns as f64 / self.found.step_ns as f64);
-            let worth =
+            let gained =
                 if percent < 0.05 { "no gain".to_owned() } else { format!("{percent:.1} % less time") };
-            writeln!(f, "  with {:<30} {worth}", gain.what)?;
+            writeln!(f, "  with {:<30} {gained}", gain.what)?;
         }
         if let Some((shape, micros, step_ns)) = micro_batch {
             writeln!(
@@ -284,20 +285,20 @@ impl fmt::Display for Planned {
     }
 }
 
-/// What bounds a step, in words.
+/// Describes what limits a step. `longest` is the lane with the largest share of the critical path.
 fn bound(busiest: Lane, longest: Lane, share: f64) -> String {
-    const WHOLLY: f64 = 0.9;
-    let what = |lane: Lane| match lane {
+    const SATURATED: f64 = 0.9;
+    let name = |lane: Lane| match lane {
         Lane::Compute => "compute: arithmetic on the device",
-        Lane::H2d => "h2d: the link to the device",
-        Lane::D2h => "d2h: the link from the device",
-        Lane::Host => "host: AdamW, which is RAM bandwidth",
+        Lane::H2d => "h2d: link bandwidth to the device",
+        Lane::D2h => "d2h: link bandwidth from the device",
+        Lane::Host => "host: AdamW (RAM bandwidth)",
         Lane::Disk => "disk: saving",
     };
-    if share >= WHOLLY || busiest == longest {
-        what(busiest).to_owned()
+    if share >= SATURATED || busiest == longest {
+        name(busiest).to_owned()
     } else {
-        format!("waits between lanes, most of them on {}", what(longest))
+        format!("waits between lanes; most of the critical path is on {}", name(longest))
     }
 }
 
@@ -306,9 +307,9 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|layer| has(layer)).count();
     let recompute = |which: Recompute| of(&|layer| layer.recompute == which);
     let list = |counts: &[(usize, &str)]| {
-        let some: Vec<String> =
-            counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-        some.join(", ")
+        let nonzero: Vec<String> =
+            counts.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{n} {name}")).collect();
+        nonzero.join(", ")
     };
     writeln!(
         f,
@@ -319,7 +320,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         adam_name(placement.adam),
         wait_name(placement.grad_wait)
     )?;
-    let recomputed = Recompute::ALL.map(|kept| (recompute(kept), kept.name()));
+    let recomputed = Recompute::ALL.map(|which| (recompute(which), which.name()));
     let spilled = of(&|layer| layer.boundary == Boundary::Spilled);
     write!(
         f,
@@ -329,8 +330,8 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         placement.residents()
     )?;
     if placement.sweeps > 1 {
-        let stay = of(&|layer| layer.accumulator == Accumulator::OnDevice);
-        write!(f, "; {} stay{}", several(stay, "gradient sum"), if stay == 1 { "s" } else { "" })?;
+        let on_device = of(&|layer| layer.accumulator == Accumulator::OnDevice);
+        write!(f, "; {} on the device", several(on_device, "gradient accumulator"))?;
     }
     writeln!(f)
 }

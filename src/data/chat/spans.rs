@@ -66,7 +66,9 @@ fn refuse_marks(messages: &[Value]) -> Result<()> {
         None => Ok(()),
         Some(index) => Err(Error::new(
             Status::BadFormat,
-            format!("message {index} has one of the noncharacters U+FDD0 … U+FDD2, which no text may contain"),
+            format!(
+                "message {index} has one of the noncharacters U+FDD0 … U+FDD2, which no text may contain"
+            ),
         )),
     }
 }

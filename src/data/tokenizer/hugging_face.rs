@@ -74,9 +74,9 @@ impl HuggingFace {
 
     /// Decodes tokens, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.inner
-            .decode(tokens, true)
-            .map_err(|error| Error::new(Status::BadFormat, format!("the tokenizer failed to decode: {error}")))
+        self.inner.decode(tokens, true).map_err(|error| {
+            Error::new(Status::BadFormat, format!("the tokenizer failed to decode: {error}"))
+        })
     }
 
     fn check_vocabulary(&self, id: u32) -> Result<()> {

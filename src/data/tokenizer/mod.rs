@@ -350,7 +350,10 @@ fn utf8(text: &[u8]) -> Result<&str> {
     std::str::from_utf8(text).map_err(|error| {
         Error::new(
             Status::BadFormat,
-            format!("byte {} is not valid UTF-8; the model's tokenizer needs UTF-8 text", error.valid_up_to()),
+            format!(
+                "byte {} is not valid UTF-8; the model's tokenizer needs UTF-8 text",
+                error.valid_up_to()
+            ),
         )
     })
 }

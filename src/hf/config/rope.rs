@@ -17,7 +17,9 @@ pub fn read(keys: &Map<String, Value>) -> Result<(f64, RopeScaling)> {
         let parameters = match keys.get(name) {
             None | Some(Value::Null) => continue,
             Some(Value::Object(parameters)) => parameters,
-            Some(other) => return Err(unsupported(format!("{name} is {other}; it must be an object or null"))),
+            Some(other) => {
+                return Err(unsupported(format!("{name} is {other}; it must be an object or null")));
+            }
         };
         let nested = Reader(parameters).number("rope_theta").map_err(|error| error.within(name))?;
         if let (Some(plain), Some(nested)) = (theta, nested)

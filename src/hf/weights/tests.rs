@@ -180,7 +180,10 @@ fn a_header_that_does_not_match_the_file_is_refused() {
         entry("[2,2]", "[0,16]").trim_end_matches('}').to_owned() + "}",
         &entry("[2,2]", "[0,16]")[1..]
     );
-    assert!(Header::parse(&whole(&twice.replacen("\"a\"", "\"b\"", 1))).is_err(), "two tensors have the same bytes");
+    assert!(
+        Header::parse(&whole(&twice.replacen("\"a\"", "\"b\"", 1))).is_err(),
+        "two tensors have the same bytes"
+    );
 }
 
 #[test]

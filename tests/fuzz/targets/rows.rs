@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 fn encoders() -> &'static [Encoder] {
     static ENCODERS: OnceLock<Vec<Encoder>> = OnceLock::new();
     ENCODERS.get_or_init(|| {
-        let chat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chat");
+        let chat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/chat");
         let source = |folder: Option<PathBuf>, template: &str| EncoderSource {
             tokenizer: TokenizerSource { folder, vocabulary: 424 },
             chat_template: Some(chat.join("templates").join(template)),
