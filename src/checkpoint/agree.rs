@@ -11,8 +11,8 @@ use crate::engine::{AdamOptions, Trainer};
 use crate::model::{ModelConfig, RopeScaling};
 use crate::plan::Plan;
 
-/// Names in [`Manifest::numeric`] whose values may differ from the checkpoint's. The resumed run is then not bit-equal to an
-/// uninterrupted one.
+/// Names in [`Manifest::numeric`] whose values may differ from the checkpoint's. The resumed run is
+/// then not bit-equal to an uninterrupted one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes(BTreeSet<String>);
 
@@ -38,7 +38,8 @@ impl Changes {
         }
     }
 
-    /// Refuses values that differ from the checkpoint's without being allowed to; the error names all of them.
+    /// Refuses values that differ from the checkpoint's without being allowed to; the error names
+    /// all of them.
     pub(super) fn agree(&self, stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
         let (names, sentences): (Vec<&str>, Vec<String>) =
             differences(stored, given).into_iter().filter(|(name, _)| !self.0.contains(*name)).unzip();
@@ -64,7 +65,8 @@ pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Re
     Err(Error::argument(format!("the checkpoint is of another model: {}", differing.join("; "))))
 }
 
-/// Returns the names in `given` whose values differ from `stored`, each with a sentence for the error.
+/// Returns the names in `given` whose values differ from `stored`, each with a sentence for the
+/// error.
 fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -> Vec<(&'a str, String)> {
     let shown = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -78,16 +80,18 @@ fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -
     differing.map(sentence).collect()
 }
 
-/// Returns the values of a trainer that change bits: those of [`planned`], and its [arithmetic](Trainer::arithmetic) as
-/// `device`. The caller adds those of its data and learning rates.
+/// Returns the values of a trainer that change bits: those of [`planned`], and its
+/// [arithmetic](Trainer::arithmetic) as `device`. The caller adds those of its data and learning
+/// rates.
 pub fn numeric(trainer: &Trainer) -> Map<String, Value> {
     let mut fields = planned(trainer.plan(), &trainer.adam(), trainer.clip());
     fields.insert("device".to_owned(), trainer.arithmetic().into());
     fields
 }
 
-/// Returns the values that change bits and are known before a trainer is opened, under the names of the command's options:
-/// `mode`, `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`, `weight-decay`, `beta1`, `beta2`, `eps`.
+/// Returns the values that change bits and are known before a trainer is opened, under the names of
+/// the command's options: `mode`, `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`,
+/// `weight-decay`, `beta1`, `beta2`, `eps`.
 pub fn planned(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value> {
     let numeric = &plan.policy.numeric;
     let fields = json!({

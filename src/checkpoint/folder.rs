@@ -33,7 +33,8 @@ pub fn is_step(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).and_then(step_of).is_some()
 }
 
-/// Returns the folders named after steps, sorted by step: complete checkpoints and remains of others.
+/// Returns the folders named after steps, sorted by step: complete checkpoints and remains of
+/// others.
 pub fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let cannot = |error| Error::reading(folder, &error);
     let mut steps = Vec::new();
@@ -47,7 +48,8 @@ pub fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(steps)
 }
 
-/// Returns the checkpoint that `latest` names; `None` if there is no such file. Errors name the file.
+/// Returns the checkpoint that `latest` names; `None` if there is no such file. Errors name the
+/// file.
 pub fn read_latest(folder: &Path) -> Result<Option<PathBuf>> {
     let path = folder.join(LATEST);
     let text = match fs::read(&path) {
@@ -82,8 +84,8 @@ fn is_ours(name: &str) -> bool {
         || hidden.starts_with(PARTIAL_LATEST)
 }
 
-/// Returns a file that keeps a folder from becoming a folder of checkpoints. A folder that already is one may contain other
-/// files, such as an export.
+/// Returns a file that keeps a folder from becoming a folder of checkpoints. A folder that already
+/// is one may contain other files, such as an export.
 fn foreign_file(folder: &Path) -> io::Result<Option<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -112,12 +114,14 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Opens a folder for writing; creates it if necessary. `companions` are names and contents of the files stored with every
-    /// checkpoint (config and tokenizer). `keep` is the number of checkpoints that are kept; `None` keeps all. Incomplete files
-    /// of a killed process are removed.
+    /// Opens a folder for writing; creates it if necessary. `companions` are names and contents of
+    /// the files stored with every checkpoint (config and tokenizer). `keep` is the number of
+    /// checkpoints that are kept; `None` keeps all. Incomplete files of a killed process are
+    /// removed.
     ///
-    /// Errors: the folder has other files and is not a folder of checkpoints (`InvalidArgument`); another process, or another
-    /// `Checkpoints` of this process, has locked it (`InvalidState`); it cannot be written to.
+    /// Errors: the folder has other files and is not a folder of checkpoints (`InvalidArgument`);
+    /// another process, or another `Checkpoints` of this process, has locked it (`InvalidState`);
+    /// it cannot be written to.
     pub fn create(
         folder: &Path,
         companions: Vec<(&'static str, Vec<u8>)>,
@@ -144,7 +148,8 @@ impl Checkpoints {
                     ),
                 ));
             }
-            // The file system has no locks, so another process may be writing; nothing is removed then.
+            // The file system has no locks, so another process may be writing; nothing is removed
+            // then.
             Err(TryLockError::Error(_)) => None,
         };
         let checkpoints = Checkpoints { folder, keep, companions, lock };
@@ -157,8 +162,8 @@ impl Checkpoints {
         &self.folder
     }
 
-    /// Checks that the folder has no checkpoints of another run. Returns true if it contains `resumed`, the checkpoint from
-    /// which the run resumes.
+    /// Checks that the folder has no checkpoints of another run. Returns true if it contains
+    /// `resumed`, the checkpoint from which the run resumes.
     ///
     /// Errors: there are checkpoints, but not `resumed` (`InvalidState`).
     pub fn check_run(&self, resumed: Option<&Checkpoint>) -> Result<bool> {
@@ -207,15 +212,17 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Removes all but the newest `keep` checkpoints, after `step` has become the latest. Checkpoints of later steps are from a
-    /// run that was resumed before them, and count as the oldest. Incomplete checkpoints are neither counted nor removed.
+    /// Removes all but the newest `keep` checkpoints, after `step` has become the latest.
+    /// Checkpoints of later steps are from a run that was resumed before them, and count as the
+    /// oldest. Incomplete checkpoints are neither counted nor removed.
     pub(super) fn remove_old(&self, step: u64) -> Result<()> {
         let Some(keep) = self.keep else { return Ok(()) };
         let mut complete = steps(&self.folder)?;
         complete.retain(|(_, folder)| Checkpoint::open_step(folder).is_ok());
         complete.sort_by_key(|&(one, _)| (one <= step, one));
         for (old, folder) in complete.iter().take(complete.len().saturating_sub(keep.get())) {
-            // Renamed first, so that a folder whose removal is interrupted does not look like a checkpoint.
+            // Renamed first, so that a folder whose removal is interrupted does not look like a
+            // checkpoint.
             let hidden = self.folder.join(format!(".{}.removed-{}", step_name(*old), std::process::id()));
             fs::rename(folder, &hidden).and_then(|()| fs::remove_dir_all(&hidden)).map_err(|error| {
                 let latest = step_name(step);

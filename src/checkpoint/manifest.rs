@@ -20,7 +20,8 @@ const VERSION: u32 = 1;
 
 /// The contents of a manifest.
 ///
-/// The file is `{"checksum": …, "manifest": …}`, where the checksum is that of the manifest's JSON text.
+/// The file is `{"checksum": …, "manifest": …}`, where the checksum is that of the manifest's JSON
+/// text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -36,7 +37,8 @@ pub struct Manifest {
     pub model: Map<String, Value>,
     /// All other values that change bits, under the names of the command's options.
     pub numeric: Map<String, Value>,
-    /// Position of the next window in the data; `None` if the caller does not use [`data`](crate::data).
+    /// Position of the next window in the data; `None` if the caller does not use
+    /// [`data`](crate::data).
     pub position: Option<Position>,
     /// Any value stored by the caller.
     pub note: Value,
@@ -183,8 +185,8 @@ impl Manifest {
 
     /// Parses the file written by [`Manifest::seal`].
     ///
-    /// Errors: `BadFormat` if it is damaged, of another format or version, or inconsistent: a file outside the folder or
-    /// listed twice, or a file size that does not match its elements.
+    /// Errors: `BadFormat` if it is damaged, of another format or version, or inconsistent: a file
+    /// outside the folder or listed twice, or a file size that does not match its elements.
     pub fn parse(file: &[u8]) -> Result<Manifest> {
         #[derive(Deserialize)]
         struct Sealed<'a> {

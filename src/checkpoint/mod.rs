@@ -1,4 +1,5 @@
-//! L9, checkpoints: save and resume the complete state of a run. A resumed run is bit-equal to an uninterrupted one.
+//! L9, checkpoints: save and resume the complete state of a run. A resumed run is bit-equal to an
+//! uninterrupted one.
 //!
 //! ```text
 //! DIR/                          a folder of checkpoints, written by one process at a time (`.lock`)
@@ -9,18 +10,22 @@
 //!     config.json, …            model config and tokenizer, so that a checkpoint needs no other folder
 //! ```
 //!
-//! - **Writing**: [`Checkpoints::writer`] makes a [`Sink`](crate::engine::Sink) for [`Trainer::save`]. It fills a hidden folder
-//!   on the disk lane while training continues; a thread syncs the files. `finish` waits for that thread, renames the folder,
-//!   points `latest` at it, and then removes old checkpoints. If any of this fails or the process is killed, the earlier
-//!   checkpoints stay complete. Hidden leftovers are removed when the folder is next opened for writing.
-//! - **Reading**: [`open`] checks the manifest's checksum and every file's kind and length. [`Checkpoint::restore_into`] reads
-//!   the states into a trainer, with the trainer's threads, and checks each span's checksum. Any flipped bit is detected; the
-//!   error names the file.
-//! - **Options that change bits** are stored in the manifest under the names of the command's options ([`Manifest::numeric`]).
-//!   A resumed run must have the same values, except for [`Changes`]. Placement (device memory, slots, recompute, spill,
-//!   sweeps, threads) changes no bits and is not stored.
-//! - **The mode** may be one of these changes. Between exact and streamed, moments stay f32. To compact they are rounded to the
-//!   nearest bf16, ties to even; from compact they are widened to f32, which is exact.
+//! - **Writing**: [`Checkpoints::writer`] makes a [`Sink`](crate::engine::Sink) for
+//!   [`Trainer::save`]. It fills a hidden folder on the disk lane while training continues; a
+//!   thread syncs the files. `finish` waits for that thread, renames the folder, points `latest` at
+//!   it, and then removes old checkpoints. If any of this fails or the process is killed, the
+//!   earlier checkpoints stay complete. Hidden leftovers are removed when the folder is next opened
+//!   for writing.
+//! - **Reading**: [`open`] checks the manifest's checksum and every file's kind and length.
+//!   [`Checkpoint::restore_into`] reads the states into a trainer, with the trainer's threads, and
+//!   checks each span's checksum. Any flipped bit is detected; the error names the file.
+//! - **Options that change bits** are stored in the manifest under the names of the command's
+//!   options ([`Manifest::numeric`]). A resumed run must have the same values, except for
+//!   [`Changes`]. Placement (device memory, slots, recompute, spill, sweeps, threads) changes no
+//!   bits and is not stored.
+//! - **The mode** may be one of these changes. Between exact and streamed, moments stay f32. To
+//!   compact they are rounded to the nearest bf16, ties to even; from compact they are widened to
+//!   f32, which is exact.
 //!
 //! Checksums are XXH3 (64 bits): they detect accidents, not tampering.
 //!

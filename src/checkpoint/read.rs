@@ -29,19 +29,20 @@ const MANIFEST_BYTES_MAX: u64 = 1 << 26;
 /// Largest other file that is read; larger than any tokenizer.
 const FILE_BYTES_MAX: u64 = 1 << 28;
 
-/// A checkpoint whose files exist and have the sizes in its manifest. The checksums of state files are checked when they are
-/// read.
+/// A checkpoint whose files exist and have the sizes in its manifest. The checksums of state files
+/// are checked when they are read.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
     manifest: Manifest,
 }
 
-/// Opens a checkpoint. `path` is its own folder, or a folder of checkpoints: then the one named by `latest` is opened or, if
-/// there is no such file, the newest complete one.
+/// Opens a checkpoint. `path` is its own folder, or a folder of checkpoints: then the one named by
+/// `latest` is opened or, if there is no such file, the newest complete one.
 ///
-/// Errors: there is no checkpoint (`NotFound`); a file is damaged (`BadFormat`), missing or cannot be read. Errors name the
-/// file and the newest complete checkpoint in the same folder of checkpoints.
+/// Errors: there is no checkpoint (`NotFound`); a file is damaged (`BadFormat`), missing or cannot
+/// be read. Errors name the file and the newest complete checkpoint in the same folder of
+/// checkpoints.
 pub fn open(path: &Path) -> Result<Checkpoint> {
     let (opened, folder) = if is_step(path) || path.join(MANIFEST).exists() {
         (Checkpoint::open_step(path), path.parent())
@@ -113,8 +114,9 @@ impl Checkpoint {
         &self.manifest
     }
 
-    /// Refuses another model, and values of `given` that differ from the checkpoint's, unless `changes` allows them. `given`
-    /// has [values that change bits](crate::checkpoint::numeric), and those that the caller stored with the checkpoint.
+    /// Refuses another model, and values of `given` that differ from the checkpoint's, unless
+    /// `changes` allows them. `given` has [values that change bits](crate::checkpoint::numeric),
+    /// and those that the caller stored with the checkpoint.
     ///
     /// Errors: `InvalidArgument`, with every field that differs, its value and the checkpoint's.
     pub fn agrees(&self, model: &ModelConfig, given: &Map<String, Value>, changes: &Changes) -> Result<()> {
@@ -123,12 +125,13 @@ impl Checkpoint {
         changes.agree(&self.manifest.numeric, given)
     }
 
-    /// Restores the state into a trainer, which then resumes from there. The trainer must have the same model and, except for
-    /// `changes`, the same [values that change bits](crate::checkpoint::numeric); its placement may differ. `progress` counts
-    /// the bytes read.
+    /// Restores the state into a trainer, which then resumes from there. The trainer must have the
+    /// same model and, except for `changes`, the same [values that change
+    /// bits](crate::checkpoint::numeric); its placement may differ. `progress` counts the bytes
+    /// read.
     ///
-    /// Errors: fields differ (`InvalidArgument`; the trainer is unchanged); a file is damaged or cannot be read (`BadFormat`,
-    /// `Io`; the trainer has then failed, see [`Trainer::restore`]).
+    /// Errors: fields differ (`InvalidArgument`; the trainer is unchanged); a file is damaged or
+    /// cannot be read (`BadFormat`, `Io`; the trainer has then failed, see [`Trainer::restore`]).
     pub fn restore_into(&self, trainer: &mut Trainer, changes: &Changes, progress: Progress) -> Result<()> {
         let manifest = &self.manifest;
         let given = numeric(trainer);
@@ -160,7 +163,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Fills one span of a trainer, converting moments if their dtype differs; returns the bytes read.
+    /// Fills one span of a trainer, converting moments if their dtype differs; returns the bytes
+    /// read.
     fn fill(&self, to: &mut Fill) -> Result<u64> {
         let (stored, wanted) = (to.span.dtype(self.manifest.optimizer()), to.span.dtype(to.optimizer));
         self.read_span(to.unit.at(), to.span, |at, bytes| match (stored, wanted) {
@@ -170,7 +174,8 @@ impl Checkpoint {
         })
     }
 
-    /// Calls `take` with consecutive chunks of a span and their offsets, then checks the checksum; returns the span's size.
+    /// Calls `take` with consecutive chunks of a span and their offsets, then checks the checksum;
+    /// returns the span's size.
     fn read_span(&self, unit: usize, span: StateSpan, mut take: impl FnMut(usize, &[u8])) -> Result<u64> {
         let unit = &self.manifest.units[unit];
         let path = self.folder.join(&unit.name);

@@ -39,8 +39,9 @@ pub struct Writer {
     syncing: Syncing,
 }
 
-/// A thread that syncs files while further units are written. AdamW of the last unit waits for the end of the save, so little
-/// work should be left by then. A file stays open until it is synced, since the file system reports write errors to open files.
+/// A thread that syncs files while further units are written. AdamW of the last unit waits for the
+/// end of the save, so little work should be left by then. A file stays open until it is synced,
+/// since the file system reports write errors to open files.
 #[derive(Debug)]
 struct Syncing {
     files: Sender<SizedFile>,
@@ -71,8 +72,8 @@ impl Syncing {
 }
 
 impl Checkpoints {
-    /// Begins a checkpoint of the state after the last step of `trainer`. Pass the writer to [`Trainer::save`] before the next
-    /// step. It replaces a checkpoint of the same step.
+    /// Begins a checkpoint of the state after the last step of `trainer`. Pass the writer to
+    /// [`Trainer::save`] before the next step. It replaces a checkpoint of the same step.
     ///
     /// Errors: too little disk space (`DiskFull`), or the folder cannot be written to.
     pub fn writer(self: &Arc<Self>, trainer: &Trainer, note: Note) -> Result<Box<Writer>> {

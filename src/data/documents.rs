@@ -44,7 +44,8 @@ impl Documents {
         &self.starts
     }
 
-    /// Splits into training and validation documents; every `nth` document (the nth, the 2nth, …) is for validation.
+    /// Splits into training and validation documents; every `nth` document (the nth, the 2nth, …)
+    /// is for validation.
     pub fn hold_out(&self, nth: usize) -> (Documents, Documents) {
         let (mut training, mut validation) = (Documents::default(), Documents::default());
         for (index, &start) in self.starts.iter().enumerate() {

@@ -8,7 +8,8 @@ use crate::data::chat::{ChatTemplate, Conversation};
 use crate::data::rows::Row;
 use crate::data::tokenizer::{Encoded, Tokenizer, TokenizerSource};
 
-/// Location of the tokenizer and the chat template. They are opened only when there is text to encode.
+/// Location of the tokenizer and the chat template. They are opened only when there is text to
+/// encode.
 #[derive(Clone, Debug)]
 pub struct EncoderSource {
     /// The model's tokenizer.
@@ -81,8 +82,8 @@ impl Encoder {
                     return Err(Error::new(
                         Status::BadFormat,
                         format!(
-                            "`tokens`[{at}] is {}, outside the model's vocabulary of {} tokens (0 … {}); tokenize the \
-                             data with this model's tokenizer",
+                            "`tokens`[{at}] is {}, outside the model's vocabulary of {} tokens (0 … {}); \
+                             tokenize the data with this model's tokenizer",
                             tokens[at],
                             self.vocabulary,
                             self.vocabulary - 1

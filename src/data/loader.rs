@@ -12,7 +12,8 @@ pub struct Micro {
     pub tokens: Vec<i32>,
     /// B·T targets, [`IGNORED_TARGET`] where there is none.
     pub targets: Vec<i32>,
-    /// For each token, the index in its window at which its document starts; `None` if every window is one document.
+    /// For each token, the index in its window at which its document starts; `None` if every window
+    /// is one document.
     pub starts: Option<Vec<i32>>,
     /// Tokens that are not padding.
     pub rows: u64,
@@ -36,7 +37,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts at the first epoch of `data`, with B windows per micro-batch; `shuffle` is the seed, `None` keeps the order.
+    /// Starts at the first epoch of `data`, with B windows per micro-batch; `shuffle` is the seed,
+    /// `None` keeps the order.
     pub fn new(data: &Data, micro_batch: usize, shuffle: Option<u64>) -> Loader {
         Loader { shuffle, shape: Shape { b: micro_batch, t: data.seq_len() }, position: 0 }
     }
@@ -55,8 +57,8 @@ impl Loader {
         }
         if from.data != data.fingerprint() {
             return Err(Error::argument(format!(
-                "the data differs from the data of the run to resume: fingerprint {:016x}, expected {:016x}; give the \
-                 same files in the same order",
+                "the data differs from the data of the run to resume: fingerprint {:016x}, expected {:016x}; \
+                 give the same files in the same order",
                 data.fingerprint(),
                 from.data
             )));
@@ -88,7 +90,8 @@ impl Loader {
         self.fill(data, u64::MAX)
     }
 
-    /// Returns the next B windows of the first epoch; windows past its end have no targets. `None` once it has ended.
+    /// Returns the next B windows of the first epoch; windows past its end have no targets. `None`
+    /// once it has ended.
     pub fn next_once(&mut self, data: &Data) -> Result<Option<Micro>> {
         let end = data.windows();
         if self.position >= end { Ok(None) } else { self.fill(data, end).map(Some) }

@@ -1,17 +1,21 @@
 //! L9, training data: turns text, chats and token files into windows of tokens.
 //!
-//! A source is one token file, all text files of one weight, or all JSONL files of one weight. Its documents are concatenated.
-//! A window has S inputs and S targets (the inputs shifted by one token). There are two ways to cut windows:
+//! A source is one token file, all text files of one weight, or all JSONL files of one weight. Its
+//! documents are concatenated. A window has S inputs and S targets (the inputs shifted by one
+//! token). There are two ways to cut windows:
 //!
-//! - **Token stream**: window k is tokens [k·S, k·S + S]; a remainder shorter than a window is unused.
-//! - **Whole documents**: as many documents as fit share a window, the rest is padding. A document longer than S + 1 tokens
-//!   is truncated; one without a supervised token in its window is skipped. Both are counted ([`LeftOut`]).
+//! - **Token stream**: window k is tokens [k·S, k·S + S]; a remainder shorter than a window is
+//!   unused.
+//! - **Whole documents**: as many documents as fit share a window, the rest is padding. A document
+//!   longer than S + 1 tokens is truncated; one without a supervised token in its window is
+//!   skipped. Both are counted ([`LeftOut`]).
 //!
-//! At a document's end there is no target (−100); attention does not cross the border, and positions restart at 0.
+//! At a document's end there is no target (−100); attention does not cross the border, and
+//! positions restart at 0.
 //!
-//! In an epoch each source contributes its number of windows times its weight. All windows of the epoch are shuffled
-//! together; the order depends only on the seed and the epoch number. A [`Position`](crate::base::Position) (epoch, window,
-//! seed) therefore suffices to resume exactly.
+//! In an epoch each source contributes its number of windows times its weight. All windows of the
+//! epoch are shuffled together; the order depends only on the seed and the epoch number. A
+//! [`Position`](crate::base::Position) (epoch, window, seed) therefore suffices to resume exactly.
 #![forbid(unsafe_code)]
 
 pub mod chat;
@@ -136,10 +140,12 @@ pub struct Data {
 }
 
 impl Data {
-    /// Opens token files (`.bin`, `.u16`, `.u32`), JSONL (`.jsonl`, `.json`), text files and folders of text.
+    /// Opens token files (`.bin`, `.u16`, `.u32`), JSONL (`.jsonl`, `.json`), text files and
+    /// folders of text.
     ///
-    /// The encoder is opened only if there is text or JSONL. Errors name the path and the line: file not found, format not
-    /// supported, line invalid, token outside the vocabulary, or too few tokens for one window.
+    /// The encoder is opened only if there is text or JSONL. Errors name the path and the line:
+    /// file not found, format not supported, line invalid, token outside the vocabulary, or too few
+    /// tokens for one window.
     pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {
         let mut report = DataReport::default();
         let sources =
@@ -229,8 +235,9 @@ impl Data {
         Ok(data)
     }
 
-    /// Splits the windows into training and validation data. `fraction` of every source's windows, evenly spread, is held
-    /// out for validation. A source that would have no window left for training is not split.
+    /// Splits the windows into training and validation data. `fraction` of every source's windows,
+    /// evenly spread, is held out for validation. A source that would have no window left for
+    /// training is not split.
     ///
     /// Errors: the fraction is not between 0 and 1, or no source can be split.
     pub fn hold_out(self, fraction: f64) -> Result<(Data, Data)> {
@@ -254,8 +261,8 @@ impl Data {
         }
         if validation.is_empty() {
             return Err(Error::argument(format!(
-                "there are too few windows to hold out {fraction} of them for validation; give validation data (--val) or \
-                 more data"
+                "there are too few windows to hold out {fraction} of them for validation; give validation \
+                 data (--val) or more data"
             )));
         }
         let report = DataReport::default();
@@ -278,7 +285,8 @@ impl Data {
         &self.report
     }
 
-    /// Hash of sizes, weights, S, and up to 64 sampled windows per source; a resumed run compares it.
+    /// Hash of sizes, weights, S, and up to 64 sampled windows per source; a resumed run compares
+    /// it.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
@@ -290,7 +298,8 @@ impl Data {
         let Source { stream, split, draws, before, .. } = &self.sources[at];
         let mut index = slot - before;
         if *draws != split.len() {
-            // The weight is not 1: the source has its own order, which continues from the last epoch.
+            // The weight is not 1: the source has its own order, which continues from the last
+            // epoch.
             let taken = position / self.windows * draws + index;
             let shuffle = shuffle.map(|seed| seed ^ fingerprint(&(at as u64).to_le_bytes()));
             index = Order { windows: split.len(), shuffle }.window(taken);

@@ -1,8 +1,9 @@
 //! The order of windows: one permutation per epoch, computed without a table.
 //!
-//! The shuffle is a Feistel network over the smallest even number of bits that can number the windows, with cycle walking
-//! (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). The window at any index of any epoch follows from
-//! the seed alone, so a position in the data is one number.
+//! The shuffle is a Feistel network over the smallest even number of bits that can number the
+//! windows, with cycle walking (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
+//! The window at any index of any epoch follows from the seed alone, so a position in the data is
+//! one number.
 
 use crate::base::hash::mix64;
 

@@ -1,8 +1,9 @@
 //! Packs whole documents into windows with little padding.
 //!
-//! Best-fit decreasing: documents are taken longest first, each into the fullest window with enough space (Ding et al. 2024,
-//! "Fewer Truncations Improve Language Modeling", arXiv 2404.10830). The result depends only on the documents' lengths and
-//! order. Documents within a window keep the order of the file; windows are sorted by their first document.
+//! Best-fit decreasing: documents are taken longest first, each into the fullest window with enough
+//! space (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv 2404.10830). The
+//! result depends only on the documents' lengths and order. Documents within a window keep the
+//! order of the file; windows are sorted by their first document.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +17,8 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs documents. `rows` is the number of token rows of each document; documents of 0 rows are skipped. A window holds
-    /// `rows_max` rows.
+    /// Packs documents. `rows` is the number of token rows of each document; documents of 0 rows
+    /// are skipped. A window holds `rows_max` rows.
     ///
     /// # Panics
     /// If a document has more than `rows_max` rows.
@@ -91,7 +92,8 @@ mod tests {
 
     #[test]
     fn the_fullest_window_with_enough_space_is_taken() {
-        // Longest first: 7 and 6 open windows; 4 joins 6 and fills the window, 3 joins 7, and the two 2s share a window.
+        // Longest first: 7 and 6 open windows; 4 joins 6 and fills the window, 3 joins 7, and the
+        // two 2s share a window.
         let packed = Packed::new(&[2, 7, 0, 4, 3, 6, 2], 10);
         assert_eq!(windows(&packed), [&[0, 6][..], &[1, 4], &[3, 5]]);
     }

@@ -12,9 +12,10 @@
 //! | `tokens` (or `input_ids`), optional `labels` or `loss_mask` | every token, or those selected |
 //! | `text` | all of it |
 //!
-//! With messages, `system` becomes the first message, and `tools`, `documents` and the members of `chat_template_kwargs` are
-//! variables of the template. With `instruction`, `system` and `history` (pairs of turns) are optional. `labels` follow
-//! Hugging Face datasets: one per token, the token itself or −100 (not shifted). Other fields are ignored.
+//! With messages, `system` becomes the first message, and `tools`, `documents` and the members of
+//! `chat_template_kwargs` are variables of the template. With `instruction`, `system` and `history`
+//! (pairs of turns) are optional. `labels` follow Hugging Face datasets: one per token, the token
+//! itself or −100 (not shifted). Other fields are ignored.
 
 use serde_json::{Map, Value, json};
 
@@ -30,8 +31,9 @@ pub enum Row {
     Pair(String, String),
     /// Messages for the chat template.
     Chat(Conversation),
-    /// An instruction as messages for the chat template and, for a model without a template, as Alpaca's prompt and the
-    /// output; `None` if it has a `system` message or a `history`, for which that prompt has no place.
+    /// An instruction as messages for the chat template and, for a model without a template, as
+    /// Alpaca's prompt and the output; `None` if it has a `system` message or a `history`, for
+    /// which that prompt has no place.
     Instruction(Conversation, Option<(String, String)>),
     /// Token ids and loss mask.
     Tokens(Vec<i32>, Vec<bool>),
@@ -75,7 +77,8 @@ impl Row {
     }
 }
 
-/// The prompt of Stanford's Alpaca (`train.py` of tatsu-lab/stanford_alpaca), for models trained with it.
+/// The prompt of Stanford's Alpaca (`train.py` of tatsu-lab/stanford_alpaca), for models trained
+/// with it.
 fn alpaca(instruction: &str, input: &str) -> String {
     let (paired, input) = match input {
         "" => ("", String::new()),
@@ -182,8 +185,8 @@ fn message_of(message: &Value) -> Result<Value> {
             "tool" | "observation" | "function_response" => "tool",
             other => {
                 return Err(bad(format!(
-                    "`from` is {other:?}; it must be human, gpt, system, tool or one of their aliases (user, assistant, \
-                     model, chatgpt, bot, function_call, observation, function_response)"
+                    "`from` is {other:?}; it must be human, gpt, system, tool or one of their aliases (user, \
+                     assistant, model, chatgpt, bot, function_call, observation, function_response)"
                 )));
             }
         };

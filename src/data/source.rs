@@ -11,8 +11,8 @@ use crate::data::text::read_texts;
 use crate::data::token_file::{TokenFile, TokenFormat};
 use crate::data::token_stream::Tokens;
 
-/// A path and its weight, the number of passes per epoch: 2 takes everything twice; 0.5 takes half, and the other half in
-/// the next epoch.
+/// A path and its weight, the number of passes per epoch: 2 takes everything twice; 0.5 takes half,
+/// and the other half in the next epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataPath {
     /// A token file, a JSONL file, a text file, or a folder of text files.
@@ -22,8 +22,8 @@ pub struct DataPath {
 }
 
 impl DataPath {
-    /// Parses `PATH` or `PATH:WEIGHT`. If a file named `PATH:WEIGHT` exists, the whole text is the path. Without a weight it
-    /// is 1.
+    /// Parses `PATH` or `PATH:WEIGHT`. If a file named `PATH:WEIGHT` exists, the whole text is the
+    /// path. Without a weight it is 1.
     pub fn parse(text: &str) -> Result<DataPath> {
         let whole = DataPath { path: PathBuf::from(text), weight: 1.0 };
         let Some((path, weight)) = text.rsplit_once(':').filter(|_| !whole.path.exists()) else {
@@ -44,10 +44,12 @@ impl DataPath {
 /// Cuts a source into windows as a token stream or by whole documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {
-    /// `Documents` for JSONL with other rows than `text` and for token files marked so, else `Stream`.
+    /// `Documents` for JSONL with other rows than `text` and for token files marked so, else
+    /// `Stream`.
     #[default]
     Auto,
-    /// Documents are concatenated and cut at window ends; no token is lost but a remainder shorter than a window.
+    /// Documents are concatenated and cut at window ends; no token is lost but a remainder shorter
+    /// than a window.
     Stream,
     /// Whole documents share windows; those longer than a window are truncated.
     Documents,
@@ -89,8 +91,8 @@ pub fn read_documents(
     })
 }
 
-/// Opens paths as sources: each token file, all text paths of one weight, and all JSONL files of one weight. The encoder is
-/// opened only if there is text or JSONL.
+/// Opens paths as sources: each token file, all text paths of one weight, and all JSONL files of
+/// one weight. The encoder is opened only if there is text or JSONL.
 pub fn open_sources(
     paths: &[DataPath],
     encoder: &EncoderSource,
@@ -153,7 +155,8 @@ impl Kind {
             Some(extension @ ("parquet" | "arrow" | "npy" | "gz" | "zst" | "csv")) => Err(Error::new(
                 Status::Unsupported,
                 format!(
-                    "{}: .{extension} files are not supported; convert it to JSONL, text, or tokens (.bin, .u16, .u32)",
+                    "{}: .{extension} files are not supported; convert it to JSONL, text, or tokens (.bin, \
+                     .u16, .u32)",
                     path.display()
                 ),
             )),
@@ -179,8 +182,8 @@ fn check_fingerprint(file: &TokenFile, path: &Path, encoder: &EncoderSource) -> 
     Err(Error::new(
         Status::InvalidArgument,
         format!(
-            "{} was made with another tokenizer (fingerprint {:016x}) than the model's ({expected:016x}); make it again \
-             with `horizon tokenize --model` and this model",
+            "{} was made with another tokenizer (fingerprint {:016x}) than the model's ({expected:016x}); \
+             make it again with `horizon tokenize --model` and this model",
             path.display(),
             file.fingerprint()
         ),

@@ -1,7 +1,7 @@
 //! Holds out evenly spread windows for validation.
 
-/// A subset of the windows of a source, computed without a table: of N windows k are held out, and the i-th of these is
-/// window ⌊(2i + 1)·N / 2k⌋.
+/// A subset of the windows of a source, computed without a table: of N windows k are held out, and
+/// the i-th of these is window ⌊(2i + 1)·N / 2k⌋.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// All windows.
@@ -56,8 +56,8 @@ impl Split {
         }
     }
 
-    /// Splits N windows into training and validation. `fraction` of them, at least one, are held out. `None` if no window
-    /// would be left for training.
+    /// Splits N windows into training and validation. `fraction` of them, at least one, are held
+    /// out. `None` if no window would be left for training.
     pub fn of(windows: u64, fraction: f64) -> Option<(Split, Split)> {
         let held = ((windows as f64 * fraction).round() as u64).max(1);
         (held < windows).then_some((Split::Train { windows, held }, Split::Validation { windows, held }))

@@ -237,7 +237,8 @@ fn a_share_is_held_out_of_every_source() {
     assert!(one().hold_out(1.0).is_err() && one().hold_out(f64::NAN).is_err());
 }
 
-/// A run that stops anywhere and resumes with another micro-batch gets the windows of an uninterrupted one.
+/// A run that stops anywhere and resumes with another micro-batch gets the windows of an
+/// uninterrupted one.
 #[test]
 fn a_position_is_resumed_exactly() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,9 +9,9 @@ use crate::base::{Error, Result, Status};
 /// A file with a zero byte in its first 8000 bytes is binary, as in git.
 const BINARY_PROBE: usize = 8000;
 
-/// Calls `take` with the path and text of a file, or of every text file below a folder, sorted by path. Below a folder, hidden
-/// entries, links, folders named `target` and binary files are skipped. Errors: `path` is a binary file, or a folder without
-/// files.
+/// Calls `take` with the path and text of a file, or of every text file below a folder, sorted by
+/// path. Below a folder, hidden entries, links, folders named `target` and binary files are
+/// skipped. Errors: `path` is a binary file, or a folder without files.
 pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()>) -> Result<()> {
     let metadata = fs::metadata(path).map_err(|error| Error::reading(path, &error))?;
     if !metadata.is_dir() {

@@ -28,7 +28,7 @@
 //! | 44 … 63 | 0 |
 //! | from 64 | n tokens, uint16 or uint32, then zeros to a multiple of 8 |
 //! | then | d uint64: index of each document's first token; increasing, the first 0 |
-//! | then | loss mask, n bits: bit t % 8 of byte t / 8 is 1 if token t is supervised; the rest of the last byte is 0 |
+//! | then | loss mask: bit t % 8 of byte t / 8 is 1 if token t is supervised; the rest of the last byte is 0 |
 
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -116,8 +116,8 @@ impl fmt::Debug for TokenFile {
 }
 
 impl TokenFile {
-    /// Opens a file and checks its header, its length and, if the token width allows tokens outside the vocabulary,
-    /// every token, so that bad data fails at the start and not hours later.
+    /// Opens a file and checks its header, its length and, if the token width allows tokens outside
+    /// the vocabulary, every token, so that bad data fails at the start and not hours later.
     pub fn open(path: &Path, format: TokenFormat, vocabulary: usize) -> Result<TokenFile> {
         TokenFile::of(path, format, vocabulary, Box::new(MappedFile::open(path)?))
     }
@@ -179,7 +179,8 @@ impl TokenFile {
         self.layout.supervised.is_none_or(|bits| bit(&self.bytes[bits..], at))
     }
 
-    /// Copies tokens, starting at `start`. They are checked again, since the file may have changed since it was opened.
+    /// Copies tokens, starting at `start`. They are checked again, since the file may have changed
+    /// since it was opened.
     ///
     /// # Panics
     /// If the range is not within the file.
@@ -219,8 +220,8 @@ impl TokenFile {
             Error::new(
                 Status::BadFormat,
                 format!(
-                    "{}: token {} is {token}, outside the model's vocabulary of {vocabulary} tokens (0 … {}); the file \
-                     was made with another tokenizer: make it again with this model's",
+                    "{}: token {} is {token}, outside the model's vocabulary of {vocabulary} tokens \
+                     (0 … {}); tokenize the data again with this model's tokenizer",
                     self.path.display(),
                     range.start + index as u64,
                     vocabulary - 1
@@ -236,8 +237,8 @@ impl TokenFile {
     }
 }
 
-/// Returns index and value of the first token ≥ `vocabulary`. The maximum of each block is compared first, since that
-/// vectorizes.
+/// Returns index and value of the first token ≥ `vocabulary`. The maximum of each block is compared
+/// first, since that vectorizes.
 fn find<const W: usize>(
     bytes: &[u8],
     token: impl Fn([u8; W]) -> u32,
@@ -262,7 +263,8 @@ fn bad<T>(message: String) -> Result<T> {
 fn raw_layout(bytes: &[u8], width: Width) -> Result<Layout> {
     if !bytes.len().is_multiple_of(width.bytes()) {
         return bad(format!(
-            "the size, {} bytes, is not a multiple of the token size, {} bytes; the file is truncated or of another format",
+            "the size, {} bytes, is not a multiple of the token size, {} bytes; the file is truncated or \
+             of another format",
             bytes.len(),
             width.bytes()
         ));
@@ -286,8 +288,8 @@ fn bare(width: Width, tokens: u64, body: usize) -> Layout {
 fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
     if bytes.len() < LLMC_HEADER_BYTES {
         return bad(format!(
-            "{} bytes are too few for a token file, whose header has {LLMC_HEADER_BYTES}; the file is truncated or of \
-             another format",
+            "{} bytes are too few for a token file, whose header has {LLMC_HEADER_BYTES}; the file is \
+             truncated or of another format",
             bytes.len()
         ));
     }
@@ -357,8 +359,8 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
     let (tokens, documents) = (long(16), long(24));
     let Some((starts_at, bits_at)) = own_offsets(width, tokens, documents, bytes.len()) else {
         return bad(format!(
-            "the header states {tokens} tokens of {} bytes in {documents} documents, which does not match the file's {} \
-             bytes; the file is truncated or damaged",
+            "the header states {tokens} tokens of {} bytes in {documents} documents, which does not match \
+             the file's {} bytes; the file is truncated or damaged",
             width.bytes(),
             bytes.len()
         ));
@@ -392,7 +394,8 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
     })
 }
 
-/// Returns the byte offsets of document starts and loss mask; `None` unless the file has exactly `bytes` bytes.
+/// Returns the byte offsets of document starts and loss mask; `None` unless the file has exactly
+/// `bytes` bytes.
 fn own_offsets(width: Width, tokens: u64, documents: u64, bytes: usize) -> Option<(usize, usize)> {
     let (tokens, documents) = (usize::try_from(tokens).ok()?, usize::try_from(documents).ok()?);
     let body = tokens.checked_mul(width.bytes())?.checked_next_multiple_of(8)?;

@@ -199,7 +199,8 @@ impl TokenStream {
         Ok(filled)
     }
 
-    /// Copies tokens, starting at `start`, into rows `at`. The target of a row is the next token, if that is supervised.
+    /// Copies tokens, starting at `start`, into rows `at`. The target of a row is the next token,
+    /// if that is supervised.
     fn rows(&self, start: u64, at: std::ops::Range<usize>, cells: &mut Cells) -> Result<()> {
         let mut last = [0];
         let rows = at.len();

@@ -9,7 +9,8 @@ use crate::data::documents::push_bit;
 use crate::data::token_file::{HEADER_BYTES, MAGIC, VERSION, Width};
 use crate::data::tokenizer::Encoded;
 
-/// Writes a token file under a hidden name. If it is dropped before [`TokenWriter::finish`], that file is removed.
+/// Writes a token file under a hidden name. If it is dropped before [`TokenWriter::finish`], that
+/// file is removed.
 #[derive(Debug)]
 pub struct TokenWriter {
     path: PathBuf,
@@ -82,7 +83,8 @@ impl TokenWriter {
         self.starts.len() as u64
     }
 
-    /// Writes the header and the tables, then renames the file to its final name, replacing an existing file.
+    /// Writes the header and the tables, then renames the file to its final name, replacing an
+    /// existing file.
     pub fn finish(mut self) -> Result<()> {
         let Some(file) = self.file.take() else { return Ok(()) };
         self.complete(file).map_err(|error| self.cannot(&error))
@@ -128,7 +130,8 @@ impl TokenWriter {
 
 impl Drop for TokenWriter {
     fn drop(&mut self) {
-        // After `finish` the hidden name no longer exists. Before it, a failed removal cannot be reported.
+        // After `finish` the hidden name no longer exists. Before it, a failed removal cannot be
+        // reported.
         let _ = fs::remove_file(&self.partial);
     }
 }

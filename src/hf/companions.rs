@@ -1,4 +1,5 @@
-//! Files of a model folder that an export or a checkpoint copies: tokenizer, chat template, generation config.
+//! Files of a model folder that an export or a checkpoint copies: tokenizer, chat template,
+//! generation config.
 
 use std::fs;
 use std::io;
@@ -25,7 +26,8 @@ const NAMES: [&str; 11] = [
 /// Largest file that is copied; larger than any tokenizer.
 const BYTES_MAX: u64 = 1 << 28;
 
-/// Contents of these files, read when the folder is opened, so that later changes of the folder have no effect.
+/// Contents of these files, read when the folder is opened, so that later changes of the folder
+/// have no effect.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Companions(Vec<(&'static str, Vec<u8>)>);
 

@@ -1,8 +1,8 @@
 //! Exports a model to a Hugging Face folder, completely or not at all.
 //!
-//! The trainer's threads write weights from the store to the files slice by slice, so an export needs little additional
-//! memory. [`MARKER`] identifies a folder as an earlier export and lists its files; a folder with any other file is not
-//! replaced.
+//! The trainer's threads write weights from the store to the files slice by slice, so an export
+//! needs little additional memory. [`MARKER`] identifies a folder as an earlier export and lists
+//! its files; a folder with any other file is not replaced.
 
 use std::cell::RefCell;
 use std::fs;
@@ -39,10 +39,11 @@ struct Marker {
 pub struct ExportTarget(NewFolder);
 
 impl ExportTarget {
-    /// Checks a target before training starts, so that a long run does not fail at its end. Creates missing parents.
+    /// Checks a target before training starts, so that a long run does not fail at its end. Creates
+    /// missing parents.
     ///
-    /// Errors: the target is a file, or a folder with other files than an earlier export's; it cannot be written to; the
-    /// file system has less than `bytes` free.
+    /// Errors: the target is a file, or a folder with other files than an earlier export's; it
+    /// cannot be written to; the file system has less than `bytes` free.
     pub fn check(folder: &Path, bytes: u64) -> Result<ExportTarget> {
         let target = ExportTarget(NewFolder::plan(folder, bytes)?);
         target.may_replace()?;
@@ -54,7 +55,8 @@ impl ExportTarget {
         self.0.folder()
     }
 
-    /// Returns true if the target is an earlier export, false if it is missing or empty. Errors: it has other files.
+    /// Returns true if the target is an earlier export, false if it is missing or empty. Errors: it
+    /// has other files.
     fn may_replace(&self) -> Result<bool> {
         let folder = self.folder();
         let cannot = |error: &io::Error| Error::io(format!("cannot export to {}", folder.display()), error);
@@ -90,8 +92,8 @@ pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
     layout.parameters() as u64 * dtype.bytes() as u64
 }
 
-/// Writes a trainer's model to `target`, as bf16 weights or f32 master weights, in files of at most `shard_bytes` bytes of
-/// tensors ([`SHARD_BYTES`]). Waits for the lanes and for the disk.
+/// Writes a trainer's model to `target`, as bf16 weights or f32 master weights, in files of at most
+/// `shard_bytes` bytes of tensors ([`SHARD_BYTES`]). Waits for the lanes and for the disk.
 ///
 /// After an error the target is as it was before.
 pub fn export(
@@ -168,7 +170,8 @@ thread_local! {
     static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Writes a slice of the tensor that starts at byte `tensor` of the file; returns the bytes written.
+/// Writes a slice of the tensor that starts at byte `tensor` of the file; returns the bytes
+/// written.
 fn write_slice(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
     let size = dtype.bytes();
     let (mut halves, mut values) = ([0u16; 1024], [0f32; 1024]);

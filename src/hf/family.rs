@@ -1,8 +1,10 @@
-//! The model families: their fixed properties, the `config.json` keys they read, and the defaults of absent keys.
+//! The model families: their fixed properties, the `config.json` keys they read, and the defaults
+//! of absent keys.
 //!
-//! A family is a row of [`FAMILIES`]. All rows describe the same decoder ([`ModelConfig`]) with the same tensor names. They
-//! differ in fixed properties (Qwen2's bias, Qwen3's norms), in the keys that are read, and in the defaults of absent keys.
-//! Source of a row: the family's configuration class in transformers, versions 4 and 5.
+//! A family is a row of [`FAMILIES`]. All rows describe the same decoder ([`ModelConfig`]) with the
+//! same tensor names. They differ in fixed properties (Qwen2's bias, Qwen3's norms), in the keys
+//! that are read, and in the defaults of absent keys. Source of a row: the family's configuration
+//! class in transformers, versions 4 and 5.
 
 use serde_json::{Map, Value};
 
@@ -22,7 +24,8 @@ pub struct Family {
     /// True if query and key heads are normalized (QK norm).
     pub(super) qk_norm: bool,
     pub(super) windows: Windows,
-    /// Default of `num_key_value_heads`; `None`, and a null in the config, mean the number of query heads.
+    /// Default of `num_key_value_heads`; `None`, and a null in the config, mean the number of query
+    /// heads.
     pub(super) kv_heads: Option<usize>,
     /// Default of `head_dim`; `None` means hidden_size / num_attention_heads.
     pub(super) head_dim: Option<usize>,
@@ -48,8 +51,8 @@ pub(super) enum Windows {
     Never,
     /// `sliding_window` applies to every layer.
     Every,
-    /// If `use_sliding_window`, `sliding_window` applies to the layers chosen by `layer_types`, or else to those from
-    /// `max_window_layers`.
+    /// If `use_sliding_window`, `sliding_window` applies to the layers chosen by `layer_types`, or
+    /// else to those from `max_window_layers`.
     Chosen,
 }
 
@@ -107,7 +110,8 @@ pub static FAMILIES: [Family; 4] = [
 ];
 
 impl Family {
-    /// Returns the family named by `architectures` or `model_type`; if both are present they must agree.
+    /// Returns the family named by `architectures` or `model_type`; if both are present they must
+    /// agree.
     pub(super) fn named(keys: &Map<String, Value>) -> Result<&'static Family> {
         let missing = || {
             Error::new(Status::BadFormat, "architectures and model_type are both missing; give one of them")

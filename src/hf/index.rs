@@ -50,7 +50,8 @@ fn is_plain(name: &str) -> bool {
     only && !name.contains('\0')
 }
 
-/// Returns the weight files of a folder; a single file takes precedence over an index, as in transformers.
+/// Returns the weight files of a folder; a single file takes precedence over an index, as in
+/// transformers.
 pub(super) fn sources(folder: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
     if single.exists() {

@@ -1,7 +1,9 @@
 //! L9, Hugging Face folders: reads and writes `config.json` and safetensors.
 //!
-//! - A model family is a row of [`FAMILIES`]. A config key whose value is not supported is an error that names the key.
-//! - A weight file is checked against its own length and against the model before the first tensor is read.
+//! - A model family is a row of [`FAMILIES`]. A config key whose value is not supported is an error
+//!   that names the key.
+//! - A weight file is checked against its own length and against the model before the first tensor
+//!   is read.
 //! - An export appears under its final name completely or not at all.
 #![forbid(unsafe_code)]
 

@@ -13,14 +13,16 @@ pub struct Shard {
     pub name: String,
     /// Header: the length of the JSON in 8 bytes, then the JSON.
     pub header: Vec<u8>,
-    /// For each tensor, its index in the layout's order and its byte offset in the file; in file order.
+    /// For each tensor, its index in the layout's order and its byte offset in the file; in file
+    /// order.
     pub tensors: Vec<(usize, u64)>,
     /// Size of the file.
     pub bytes: u64,
 }
 
-/// Cuts a model into files of at most `shard_bytes` bytes of tensors, as transformers does: tensors in forward order, a new
-/// file when the next tensor would exceed the limit. A tensor larger than the limit has a file of its own.
+/// Cuts a model into files of at most `shard_bytes` bytes of tensors, as transformers does: tensors
+/// in forward order, a new file when the next tensor would exceed the limit. A tensor larger than
+/// the limit has a file of its own.
 pub fn cut(layout: &Layout, dtype: DType, shard_bytes: u64) -> Vec<Shard> {
     let tensors: Vec<&TensorLayout> = layout.tensors().map(|(_, tensor)| tensor).collect();
     let bytes = |tensor: &TensorLayout| tensor.elements() as u64 * dtype.bytes() as u64;

@@ -1,8 +1,9 @@
 //! Loads weights from safetensors files, single or sharded.
 //!
-//! Files are memory-mapped. Their headers are checked against their lengths, and every tensor against the model, before the
-//! first tensor is read. The trainer's threads then copy slices from the mappings into the store. Pages that have been read
-//! are released, so the additional memory is a few slices for a model of any size.
+//! Files are memory-mapped. Their headers are checked against their lengths, and every tensor
+//! against the model, before the first tensor is read. The trainer's threads then copy slices from
+//! the mappings into the store. Pages that have been read are released, so the additional memory is
+//! a few slices for a model of any size.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -56,14 +57,15 @@ pub struct Header {
 impl Header {
     /// Parses the header of a file, given all its bytes.
     ///
-    /// Errors: `BadFormat` if the file's length differs from the header's, or the tensors do not cover the file exactly.
+    /// Errors: `BadFormat` if the file's length differs from the header's, or the tensors do not
+    /// cover the file exactly.
     pub fn parse(file: &[u8]) -> Result<Header> {
         let (header, metadata) = SafeTensors::read_metadata(file).map_err(|error| {
             let actual = file.len();
             let message = match stated_bytes(file) {
                 Some(stated) if stated != actual as u64 => {
                     let kind = if stated > actual as u64 { "truncated" } else { "too long" };
-                    format!("the file is {kind}: it has {actual} bytes, its header states {stated}; download it again")
+                    format!("the file is {kind}: it has {actual} bytes, its header states {stated}")
                 }
                 _ => format!("not a complete safetensors file ({actual} bytes): {error}"),
             };
@@ -85,7 +87,8 @@ impl Header {
     }
 }
 
-/// Returns the size that the header of a safetensors file states; `None` if the header cannot be read.
+/// Returns the size that the header of a safetensors file states; `None` if the header cannot be
+/// read.
 fn stated_bytes(bytes: &[u8]) -> Option<u64> {
     let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
     let end = usize::try_from(length).ok()?.checked_add(8)?;
@@ -96,10 +99,10 @@ fn stated_bytes(bytes: &[u8]) -> Option<u64> {
 impl Weights {
     /// Opens `model.safetensors`, or the shards of `model.safetensors.index.json`.
     ///
-    /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or f32; the shape differs
-    /// from the model's; a tensor of the model is missing, or a tensor does not belong to it. Two kinds of additional
-    /// tensors are ignored: a copy of the embedding named `lm_head.weight` in a tied model, and the rotary frequencies in
-    /// old checkpoints.
+    /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
+    /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
+    /// not belong to it. Two kinds of additional tensors are ignored: a copy of the embedding named
+    /// `lm_head.weight` in a tied model, and the rotary frequencies in old checkpoints.
     pub fn open(folder: &Path, layout: &Layout) -> Result<Weights> {
         let (paths, index) = sources(folder)?;
         let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>>>()?;
@@ -133,11 +136,12 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Writes every tensor into a trainer of this model, in the order of the files. bf16, f16 and f32 values arrive exactly
-    /// as f32 master weights. Moments stay as they are. Waits for the lanes and for the disk.
+    /// Writes every tensor into a trainer of this model, in the order of the files. bf16, f16 and
+    /// f32 values arrive exactly as f32 master weights. Moments stay as they are. Waits for the
+    /// lanes and for the disk.
     ///
-    /// Errors: a value that is not finite, named with file, tensor and element; any error of `progress`. After an error the
-    /// trainer has a mixture of old and new weights.
+    /// Errors: a value that is not finite, named with file, tensor and element; any error of
+    /// `progress`. After an error the trainer has a mixture of old and new weights.
     pub fn load(&self, trainer: &mut Trainer, progress: Progress) -> Result<()> {
         let mut order: Vec<usize> = (0..self.tensors.len()).collect();
         order.sort_by_key(|&index| (self.tensors[index].file, self.tensors[index].bytes.start));
@@ -184,8 +188,8 @@ impl Weights {
                     continue;
                 }
                 return Err(file.bad(format!(
-                    "{name} differs from {}, but config.json ties them (tie_word_embeddings); set it to false if they \
-                     should differ",
+                    "{name} differs from {}, but config.json ties them (tie_word_embeddings); set it to \
+                     false if they should differ",
                     embedding.name
                 )));
             }
@@ -212,8 +216,8 @@ fn same(one: &MappedFile, one_range: Range<usize>, other: &MappedFile, other_ran
 /// Elements copied at a time; they stay in the L1 cache.
 const RUN: usize = 1024;
 
-/// Copies a slice from a file's bytes. The error is index (in the slice) and value of the first element that is not finite;
-/// the runs before it have then been written.
+/// Copies a slice from a file's bytes. The error is index (in the slice) and value of the first
+/// element that is not finite; the runs before it have then been written.
 fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
     match dtype {
         Dtype::BF16 => {
@@ -248,7 +252,8 @@ fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usiz
     Ok(())
 }
 
-/// Returns index (counted from `first`) and value of the first element that is not finite as the error.
+/// Returns index (counted from `first`) and value of the first element that is not finite as the
+/// error.
 fn finite<T: Copy>(first: usize, run: &[T], value: impl Fn(T) -> f32) -> Result<(), (usize, f32)> {
     // No early exit, which would prevent vectorization.
     if run.iter().fold(true, |all, &element| all & value(element).is_finite()) {
@@ -269,7 +274,8 @@ impl WeightFile {
         bad(&self.path, message)
     }
 
-    /// Returns the location of a tensor in this file. Errors: the shape differs from the model's, or an unsupported dtype.
+    /// Returns the location of a tensor in this file. Errors: the shape differs from the model's,
+    /// or an unsupported dtype.
     fn locate(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
         let (bytes, dtype, shape) = self.header.tensor(name).expect("the name came from this file");
         if shape != model_shape {

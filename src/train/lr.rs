@@ -1,6 +1,7 @@
 //! Learning-rate schedules.
 //!
-//! Updates (optimizer steps) are counted k = 0, 1, … N − 1; the first W are the warmup. With peak `lr` and minimum `min`:
+//! Updates (optimizer steps) are counted k = 0, 1, … N − 1; the first W are the warmup. With peak
+//! `lr` and minimum `min`:
 //!
 //! | phase or shape | learning rate of update k |
 //! |---|---|
@@ -9,10 +10,13 @@
 //! | `constant` | lr |
 //! | `linear` | lr − (lr − min) · p |
 //! | `cosine` | min + (lr − min) · (1 + cos πp)/2 |
-//! | `wsd` | lr until the last D = ⌈N/5⌉ updates (all after warmup, if fewer), then min + (lr − min) · (1 − √q), q = (k − (N − D))/D |
+//! | `wsd`, k < N − D | lr |
+//! | `wsd`, q = (k − (N − D))/D | min + (lr − min) · (1 − √q) |
 //!
-//! These are the conventions of llm.c and, except for the warmup's + 1, of transformers: `min` would be reached by update N,
-//! one after the last. The decay of `wsd` is "1 − sqrt" of Hägele et al. 2024 (arXiv 2405.18392).
+//! D = min(⌈N/5⌉, N − W) is the number of updates in which `wsd` decays.
+//! These are the conventions of llm.c and, except for the warmup's + 1, of transformers: `min`
+//! would be reached by update N, one after the last. The decay of `wsd` is "1 − sqrt" of Hägele et
+//! al. 2024 (arXiv 2405.18392).
 
 use crate::base::{Error, Result};
 
@@ -57,7 +61,8 @@ pub struct LrSchedule {
 }
 
 impl LrSchedule {
-    /// Checks that 0 ≤ `min_lr` ≤ `lr`, that both are finite, and that the warmup is not longer than the run.
+    /// Checks that 0 ≤ `min_lr` ≤ `lr`, that both are finite, and that the warmup is not longer
+    /// than the run.
     pub fn validate(&self) -> Result<()> {
         if !(self.lr.is_finite() && self.lr >= 0.0) {
             return Err(Error::argument(format!(

@@ -1,4 +1,5 @@
-//! Metrics of a run: the log with one record per step, useful FLOPs, and the estimate of the remaining time.
+//! Metrics of a run: the log with one record per step, useful FLOPs, and the estimate of the
+//! remaining time.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,12 +18,13 @@ use crate::model::{ModelConfig, matmul_parameters};
 /// FLOP = 6 · P_matmul · tokens + 12 · H · D · (L · pairs − L_window · outside)
 /// ```
 ///
-/// `P_matmul` is the number of weights in matmuls: all weights except norms and the embedding; the head counts even if it
-/// is tied to the embedding. Each does one multiplication and one addition per token forward, and twice that backward.
-/// `pairs` is the number of (query, key) pairs of causal attention: N·(T + 1)/2 for N tokens in sequences of T that are one
-/// document each. In every head each pair costs 2·D multiply-adds forward and 4·D backward. `outside` is the number of these
-/// pairs outside the sliding window; L_window layers skip them. (Kaplan et al. 2020, table 1; the causal half as in PaLM,
-/// appendix B.)
+/// `P_matmul` is the number of weights in matmuls: all weights except norms and the embedding; the
+/// head counts even if it is tied to the embedding. Each does one multiplication and one addition
+/// per token forward, and twice that backward. `pairs` is the number of (query, key) pairs of
+/// causal attention: N·(T + 1)/2 for N tokens in sequences of T that are one document each. In
+/// every head each pair costs 2·D multiply-adds forward and 4·D backward. `outside` is the number
+/// of these pairs outside the sliding window; L_window layers skip them. (Kaplan et al. 2020, table
+/// 1; the causal half as in PaLM, appendix B.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UsefulWork {
     per_token: f64,
@@ -49,15 +51,16 @@ impl UsefulWork {
         }
     }
 
-    /// Returns the FLOPs of training on `tokens` tokens with `attention_pairs` (query, key) pairs, `outside` of them outside
-    /// the window.
+    /// Returns the FLOPs of training on `tokens` tokens with `attention_pairs` (query, key) pairs,
+    /// `outside` of them outside the window.
     pub fn flop(&self, tokens: u64, attention_pairs: u64, outside: u64) -> f64 {
         self.per_token * tokens as f64 + self.per_pair * attention_pairs as f64
             - self.per_pair_outside * outside as f64
     }
 
-    /// Counts the causal pairs outside the model's window, in sequences of `t` tokens. `starts` has the index in its sequence
-    /// at which each token's document starts; `None` if every sequence is one document.
+    /// Counts the causal pairs outside the model's window, in sequences of `t` tokens. `starts` has
+    /// the index in its sequence at which each token's document starts; `None` if every sequence is
+    /// one document.
     pub fn pairs_outside(&self, tokens: usize, t: usize, starts: Option<&[i32]>) -> u64 {
         if self.window == 0 {
             return 0;
@@ -98,7 +101,8 @@ pub struct StepRecord {
     /// Lanes, indexed by [`Lane::at`]; in the log an object with the lanes' names as keys.
     #[serde(serialize_with = "by_name")]
     pub lanes: [LaneRecord; Lane::COUNT],
-    /// Mean negative log-likelihood of the validation data after this step, in nats; absent if not evaluated.
+    /// Mean negative log-likelihood of the validation data after this step, in nats; absent if not
+    /// evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
 }
@@ -106,11 +110,13 @@ pub struct StepRecord {
 /// A lane in a [`StepRecord`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct LaneRecord {
-    /// Seconds that the lane was busy with tasks of training steps and saves that ended since the previous record. Steps
-    /// overlap: most of the AdamW time in a record belongs to the previous step, and that of the last step is in no record.
-    /// Validation is not counted, but AdamW that runs during it is.
+    /// Seconds that the lane was busy with tasks of training steps and saves that ended since the
+    /// previous record. Steps overlap: most of the AdamW time in a record belongs to the previous
+    /// step, and that of the last step is in no record. Validation is not counted, but AdamW that
+    /// runs during it is.
     pub busy_seconds: f64,
-    /// Seconds the lane is busy in a step without a save, as predicted by the search for a plan; absent without a search.
+    /// Seconds the lane is busy in a step without a save, as predicted by the search for a plan;
+    /// absent without a search.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_seconds: Option<f64>,
 }
@@ -136,8 +142,8 @@ impl JsonLines {
         Ok(JsonLines { path: path.to_owned(), file, complete: 0 })
     }
 
-    /// Opens the log of a run that resumes after `step`. Records of later steps are removed. After step 0, or if there is no
-    /// file, creates a new log.
+    /// Opens the log of a run that resumes after `step`. Records of later steps are removed. After
+    /// step 0, or if there is no file, creates a new log.
     ///
     /// Errors: the file cannot be read or written, or its first line is not a record (`BadFormat`).
     pub fn resume(path: &Path, step: u64) -> Result<JsonLines> {
@@ -187,7 +193,8 @@ impl JsonLines {
     }
 }
 
-/// Estimates the remaining time from the median of the last 15 steps, so that a single slow step has no effect.
+/// Estimates the remaining time from the median of the last 15 steps, so that a single slow step
+/// has no effect.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
     last: VecDeque<f64>,
@@ -237,8 +244,8 @@ mod tests {
         let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 2 };
         let window = Window { size: 3, layers: vec![false, true] };
         let work = UsefulWork::new(&ModelConfig { window: Some(window), ..ModelConfig::llama(dims) });
-        // The tokens of a sequence of 5 have 1, 2, 3, 4, 5 pairs, 1 + 2 of them outside. With `starts` the second sequence is
-        // two documents, of 4 tokens and of 1.
+        // The tokens of a sequence of 5 have 1, 2, 3, 4, 5 pairs, 1 + 2 of them outside. With
+        // `starts` the second sequence is two documents, of 4 tokens and of 1.
         let starts = [0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
         assert_eq!(work.pairs_outside(10, 5, None), 2 * (1 + 2));
         assert_eq!(work.pairs_outside(10, 5, Some(&starts)), (1 + 2) + 1);

@@ -1,4 +1,5 @@
-//! Searches the fastest plan for a machine and describes it as text and JSON, for `horizon plan` and `hz_plan_search`.
+//! Searches the fastest plan for a machine and describes it as text and JSON, for `horizon plan`
+//! and `hz_plan_search`.
 
 use std::fmt;
 
@@ -19,8 +20,9 @@ use crate::train::times::StepTimes;
 /// Name of the shipped machine description for the CPU device.
 const CPU: &str = "cpu";
 
-/// Describes this machine with a [resolved](DeviceChoice::resolve) device. Throughputs and bandwidths come from the description
-/// `named`, or else from the shipped one most like this machine. Memory limits are the given bytes, or else this machine's.
+/// Describes this machine with a [resolved](DeviceChoice::resolve) device. Throughputs and
+/// bandwidths come from the description `named`, or else from the shipped one most like this
+/// machine. Memory limits are the given bytes, or else this machine's.
 pub fn here(
     device: DeviceChoice,
     named: Option<&str>,
@@ -51,7 +53,8 @@ fn most_like(info: Option<&DeviceInfo>) -> Result<Description> {
 pub enum Why {
     /// Busy times of the lanes, and what limits the step.
     Times,
-    /// Also the gain from more memory, faster hardware, or another micro-batch; this takes further searches.
+    /// Also the gain from more memory, faster hardware, or another micro-batch; this takes further
+    /// searches.
     Gains,
 }
 
@@ -79,9 +82,11 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Searches the fastest plan and explains it in the detail of `why`. `model` is the model's name in the output.
+    /// Searches the fastest plan and explains it in the detail of `why`. `model` is the model's
+    /// name in the output.
     ///
-    /// Errors: nothing fits; the error names the smallest change that does. Or an option is invalid.
+    /// Errors: nothing fits; the error names the smallest change that does. Or an option is
+    /// invalid.
     pub fn search(
         model: &str,
         config: &ModelConfig,
@@ -148,8 +153,9 @@ impl Planned {
         self.explanation.prediction.lanes[lane.at()].busy_ns as f64 / self.found.step_ns as f64
     }
 
-    /// Returns the plan as one JSON object. Keys with the suffixes `_seconds` and `_bytes` have these units; `tflops` is
-    /// useful TFLOP/s; `lanes_busy` has fractions of the step; `placement.layers` has runs of equally placed layers.
+    /// Returns the plan as one JSON object. Keys with the suffixes `_seconds` and `_bytes` have
+    /// these units; `tflops` is useful TFLOP/s; `lanes_busy` has fractions of the step;
+    /// `placement.layers` has runs of equally placed layers.
     pub fn json(&self) -> Value {
         let plan = self.plan();
         let (placement, numeric) = (&plan.policy.placement, &plan.policy.numeric);

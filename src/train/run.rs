@@ -23,7 +23,8 @@ use crate::train::times::{MeanTimes, StepTimes};
 /// Options of a run, except model and data.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Memory, shapes and AdamW. `micros_max` is the number of micro-batches per step (gradient accumulation).
+    /// Memory, shapes and AdamW. `micros_max` is the number of micro-batches per step (gradient
+    /// accumulation).
     pub trainer: TrainerOptions,
     /// Number of optimizer steps; by default one epoch.
     pub steps: Option<u64>,
@@ -39,7 +40,8 @@ pub struct RunOptions {
     pub seed: u64,
     /// Shuffles the windows of every epoch.
     pub shuffle: bool,
-    /// Steps between validations; 0 for a validation after the last step only. The last step always has one.
+    /// Steps between validations; 0 for a validation after the last step only. The last step always
+    /// has one.
     pub val_every: u64,
     /// Most micro-batches of a validation; drawn once, spread over the validation data.
     pub val_micros_max: usize,
@@ -49,7 +51,8 @@ pub struct RunOptions {
     pub export_dtype: DType,
     /// File for the log, with one [`StepRecord`] per step.
     pub log: Option<PathBuf>,
-    /// Times of a step as predicted by the search for a plan; stored in the log next to the measured times.
+    /// Times of a step as predicted by the search for a plan; stored in the log next to the
+    /// measured times.
     pub predicted: Option<StepTimes>,
     /// File for the trace, written at the end.
     pub trace: Option<PathBuf>,
@@ -63,7 +66,8 @@ pub struct RunOptions {
 
 /// Receives the events of a run.
 pub trait Observer: Sync {
-    /// A step is done. `steps` is the number of steps of the run, `remaining` the estimated seconds until its end.
+    /// A step is done. `steps` is the number of steps of the run, `remaining` the estimated seconds
+    /// until its end.
     fn stepped(&mut self, record: &StepRecord, steps: u64, remaining: f64);
     /// The checkpoint of a step is complete; `folder` is the folder of checkpoints.
     fn saved(&mut self, step: u64, folder: &Path);
@@ -104,8 +108,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Checks all options and paths, allocates the memory and loads the weights; `loading` counts the bytes read. Invalid
-    /// options and paths are reported here, before the first step.
+    /// Checks all options and paths, allocates the memory and loads the weights; `loading` counts
+    /// the bytes read. Invalid options and paths are reported here, before the first step.
     pub fn open(
         model: ModelSource,
         data: Data,
@@ -196,10 +200,12 @@ impl Run {
         &mut self.trainer
     }
 
-    /// Trains to the last step, or until `stop` is set; the current step is then completed. Afterwards writes the last
-    /// checkpoint, the trace and the export. A checkpoint that cannot be written is a warning.
+    /// Trains to the last step, or until `stop` is set; the current step is then completed.
+    /// Afterwards writes the last checkpoint, the trace and the export. A checkpoint that cannot be
+    /// written is a warning.
     ///
-    /// A step whose gradient norm is not finite ends the run with an error; the weights before that step are still exported.
+    /// A step whose gradient norm is not finite ends the run with an error; the weights before that
+    /// step are still exported.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let start = self.trainer.stats().steps;
         let mut log = self.options.log.as_deref().map(|path| JsonLines::resume(path, start)).transpose()?;
@@ -270,7 +276,8 @@ impl Run {
             self.trainer.mark("wait for a batch", wait_start, wait_end);
             let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
             let is_due = *done + 1 == steps || (*done + 1).is_multiple_of(self.options.val_every);
-            // A validation reads other rows of the embedding and waits for all of it, so announcing would not help.
+            // A validation reads other rows of the embedding and waits for all of it, so announcing
+            // would not help.
             if (!is_due || self.validation.is_empty())
                 && let Some(next) = self.feeder.peek()
             {
@@ -323,7 +330,8 @@ impl Run {
         Ok(false)
     }
 
-    /// Returns the mean loss over all targets of the validation micro-batches; `None` without validation data.
+    /// Returns the mean loss over all targets of the validation micro-batches; `None` without
+    /// validation data.
     fn validate(&mut self) -> Result<Option<f64>> {
         if self.validation.is_empty() {
             return Ok(None);
@@ -350,7 +358,8 @@ impl Run {
     }
 }
 
-/// Draws at most `micros_max` micro-batches, spread over the validation data, the same in every run.
+/// Draws at most `micros_max` micro-batches, spread over the validation data, the same in every
+/// run.
 fn draw_validation(val: &Data, micro_batch: usize, micros_max: usize) -> Result<Vec<Micro>> {
     let mut loader = Loader::new(val, micro_batch, Some(0));
     let mut micros = Vec::new();

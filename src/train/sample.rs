@@ -16,7 +16,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Creates a sampler. The temperature must be at least 0; 0 takes the most likely token. Equal seeds draw equal tokens.
+    /// Creates a sampler. The temperature must be at least 0; 0 takes the most likely token. Equal
+    /// seeds draw equal tokens.
     pub fn new(temperature: f64, seed: u64) -> Result<Sampler> {
         if !(temperature.is_finite() && temperature >= 0.0) {
             return Err(Error::argument(format!(
@@ -26,8 +27,8 @@ impl Sampler {
         Ok(Sampler { temperature, rng: ChaCha8Rng::seed_from_u64(seed) })
     }
 
-    /// Draws a token with probability softmax(logits / temperature), in f64. Temperature 0 takes the first of the most likely
-    /// tokens.
+    /// Draws a token with probability softmax(logits / temperature), in f64. Temperature 0 takes
+    /// the first of the most likely tokens.
     ///
     /// # Panics
     /// If `logits` is empty.
@@ -56,8 +57,9 @@ impl Sampler {
     }
 }
 
-/// Continues `prompt` by at most `count` tokens. Calls `emit` with each; `ControlFlow::Break` ends the text. Only tokens below
-/// `limit` are drawn. The model sees at most the last T tokens, T being the trainer's sequence length.
+/// Continues `prompt` by at most `count` tokens. Calls `emit` with each; `ControlFlow::Break` ends
+/// the text. Only tokens below `limit` are drawn. The model sees at most the last T tokens, T being
+/// the trainer's sequence length.
 pub fn continue_text(
     trainer: &mut Trainer,
     prompt: &[i32],

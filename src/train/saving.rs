@@ -1,4 +1,5 @@
-//! Writes the checkpoints of a run, and resumes a run from one. A checkpoint that cannot be written is a warning.
+//! Writes the checkpoints of a run, and resumes a run from one. A checkpoint that cannot be written
+//! is a warning.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -20,7 +21,8 @@ use crate::train::source::ModelSource;
 pub struct SaveOptions {
     /// A folder of checkpoints: new, empty, or that of the checkpoint from which the run resumes.
     pub folder: PathBuf,
-    /// Steps between checkpoints; 0 for none. There is always a checkpoint after the last step and when a run is stopped.
+    /// Steps between checkpoints; 0 for none. There is always a checkpoint after the last step and
+    /// when a run is stopped.
     pub every: u64,
     /// Number of checkpoints that are kept; by default all.
     pub keep: Option<NonZeroUsize>,
@@ -48,7 +50,8 @@ pub struct Saving {
     complete: Option<u64>,
 }
 
-/// Returns the values of a run that change bits and are not the trainer's, under the names of the command's options.
+/// Returns the values of a run that change bits and are not the trainer's, under the names of the
+/// command's options.
 pub fn numeric(options: &RunOptions, lr_schedule: &LrSchedule) -> Map<String, Value> {
     let fields = [
         ("steps", json!(lr_schedule.steps)),
@@ -64,8 +67,8 @@ pub fn numeric(options: &RunOptions, lr_schedule: &LrSchedule) -> Map<String, Va
 }
 
 impl Resume {
-    /// Returns a loader at the checkpoint's position. Options that differ without being allowed to are refused here, before
-    /// memory is allocated.
+    /// Returns a loader at the checkpoint's position. Options that differ without being allowed to
+    /// are refused here, before memory is allocated.
     pub fn loader(
         &self,
         model: &ModelConfig,
@@ -87,7 +90,8 @@ impl Resume {
         }
         let from = manifest.position.ok_or_else(|| {
             Error::argument(format!(
-                "{} has no position in the data, so no training run wrote it; it can only be restored through the library",
+                "{} has no position in the data, so no training run wrote it; it can only be restored \
+                 through the library",
                 self.checkpoint.folder().display()
             ))
         })?;
@@ -97,7 +101,8 @@ impl Resume {
 }
 
 impl Saving {
-    /// Opens the folder. Checks that it can be written to, has no checkpoints of another run, and has enough disk space.
+    /// Opens the folder. Checks that it can be written to, has no checkpoints of another run, and
+    /// has enough disk space.
     pub fn open(
         options: &SaveOptions,
         model: &ModelSource,
@@ -114,12 +119,14 @@ impl Saving {
         Ok(Saving { checkpoints: Arc::new(checkpoints), every: options.every, note, pending: None, complete })
     }
 
-    /// If the run resumes from a checkpoint in this folder, points `latest` at it, since later checkpoints are now obsolete.
+    /// If the run resumes from a checkpoint in this folder, points `latest` at it, since later
+    /// checkpoints are now obsolete.
     pub fn start(&self) -> Result<()> {
         self.complete.map_or(Ok(()), |step| self.checkpoints.set_latest(step))
     }
 
-    /// To be called after every step: reports a save that has ended, and begins the next one if it is due.
+    /// To be called after every step: reports a save that has ended, and begins the next one if it
+    /// is due.
     pub fn stepped(&mut self, trainer: &mut Trainer, at: Position, observer: &mut dyn Observer) {
         if self.pending.is_some()
             && let Some(outcome) = trainer.save_outcome()
@@ -131,7 +138,8 @@ impl Saving {
         }
     }
 
-    /// To be called after the last step: writes its checkpoint, unless that exists. Returns as [`Saving::wait`].
+    /// To be called after the last step: writes its checkpoint, unless that exists. Returns as
+    /// [`Saving::wait`].
     pub fn finish(
         &mut self,
         trainer: &mut Trainer,
@@ -145,7 +153,8 @@ impl Saving {
         self.wait(trainer, observer)
     }
 
-    /// Waits for the current save, if any. Returns the folder of checkpoints if it has a complete one of this run.
+    /// Waits for the current save, if any. Returns the folder of checkpoints if it has a complete
+    /// one of this run.
     pub fn wait(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Option<PathBuf> {
         if self.pending.is_some() {
             let outcome = trainer.save_wait();

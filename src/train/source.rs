@@ -21,8 +21,9 @@ pub struct ModelSource {
 }
 
 impl ModelSource {
-    /// Opens a built-in shape by name, or a folder. Built-in shapes, and folders with `fresh`, start from fresh (random)
-    /// weights. Otherwise the folder's weights are opened and checked; [`ModelSource::fill`] reads them.
+    /// Opens a built-in shape by name, or a folder. Built-in shapes, and folders with `fresh`,
+    /// start from fresh (random) weights. Otherwise the folder's weights are opened and checked;
+    /// [`ModelSource::fill`] reads them.
     pub fn open(model: &str, fresh: bool) -> Result<ModelSource> {
         if let Some(config) = preset(model) {
             let layout = Layout::new(&config);
@@ -54,8 +55,8 @@ impl ModelSource {
             }
             let folder = folder.display();
             Error::argument(format!(
-                "{folder} is a checkpoint, not a model; `horizon train --resume {folder} --out DIR` trains to the run's \
-                 last step and exports the model to DIR"
+                "{folder} is a checkpoint, not a model; `horizon train --resume {folder} --out DIR` trains \
+                 to the run's last step and exports the model to DIR"
             ))
         };
         let config = FolderConfig::open(folder).map_err(no_model)?;
@@ -74,7 +75,8 @@ impl ModelSource {
         self.folder.is_none()
     }
 
-    /// Writes all weights into a trainer: the folder's, or fresh ones from a seed. `progress` counts the bytes read.
+    /// Writes all weights into a trainer: the folder's, or fresh ones from a seed. `progress`
+    /// counts the bytes read.
     pub fn fill(&self, trainer: &mut Trainer, seed: u64, progress: Progress) -> Result<()> {
         if let Some(weights) = &self.weights {
             return weights.load(trainer, progress);

@@ -7,12 +7,14 @@ use crate::device::Lane;
 pub struct StepTimes {
     /// Seconds from the end of the previous step to the end of this one.
     pub step_seconds: f64,
-    /// Seconds each lane was busy, indexed by [`Lane::at`]. Lanes overlap, and AdamW of a step overlaps with the next step.
+    /// Seconds each lane was busy, indexed by [`Lane::at`]. Lanes overlap, and AdamW of a step
+    /// overlaps with the next step.
     pub busy_seconds: [f64; Lane::COUNT],
 }
 
 impl StepTimes {
-    /// Returns a table of these predicted times, measured times, and the prediction's error in percent.
+    /// Returns a table of these predicted times, measured times, and the prediction's error in
+    /// percent.
     pub fn beside(&self, measured: &StepTimes) -> String {
         let line = |name: &str, predicted: f64, measured: f64| {
             let error = match predicted > 0.0 && measured > 0.0 {
@@ -34,7 +36,8 @@ impl StepTimes {
     }
 }
 
-/// The mean over the steps of a run, without the first: no AdamW of an earlier step overlaps with that one.
+/// The mean over the steps of a run, without the first: no AdamW of an earlier step overlaps with
+/// that one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MeanTimes {
     sum: StepTimes,

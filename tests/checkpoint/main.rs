@@ -1,4 +1,5 @@
-//! Tests checkpoints through the library: state is restored bit for bit, and errors name damaged files.
+//! Tests checkpoints through the library: state is restored bit for bit, and errors name damaged
+//! files.
 
 use std::fs;
 use std::num::NonZeroUsize;

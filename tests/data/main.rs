@@ -1,5 +1,5 @@
-//! Compares rendered text, tokens and loss masks of conversations with those of Hugging Face's `tokenizers` and
-//! `transformers`, written by `chat/generate.py`.
+//! Compares rendered text, tokens and loss masks of conversations with those of Hugging Face's
+//! `tokenizers` and `transformers`, written by `chat/generate.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -174,7 +174,8 @@ fn a_completion_is_supervised_to_its_end() {
             );
             let start = encoded.supervised.iter().position(|supervised| *supervised).unwrap();
             assert!(encoded.supervised[start..].iter().all(|supervised| *supervised));
-            // The tokens before the first supervised one are a prefix of the prompt, and nearly all of it.
+            // The tokens before the first supervised one are a prefix of the prompt, and nearly all
+            // of it.
             let mut decoder = tokenizer.decoder();
             let before: Vec<u8> =
                 encoded.tokens[1..start].iter().flat_map(|&id| decoder.push(id as usize).unwrap()).collect();

@@ -115,7 +115,8 @@ fn records_have_steps_tokens_learning_rates_and_losses() {
     }
 }
 
-/// The first step is excluded: no AdamW overlaps with it. Nothing is saved, so the disk lane is idle.
+/// The first step is excluded: no AdamW overlaps with it. Nothing is saved, so the disk lane is
+/// idle.
 #[test]
 fn records_have_measured_and_predicted_times_of_the_lanes() {
     let busy = |record: &StepRecord| record.lanes.map(|lane| lane.busy_seconds);
@@ -140,8 +141,9 @@ fn records_have_measured_and_predicted_times_of_the_lanes() {
     }
 }
 
-/// The same windows in other micro-batches: in the first step the loss differs by the order of additions only. AdamW's first
-/// step changes every weight by ±lr, so weights with gradients near zero may then differ by 2·lr.
+/// The same windows in other micro-batches: in the first step the loss differs by the order of
+/// additions only. AdamW's first step changes every weight by ±lr, so weights with gradients near
+/// zero may then differ by 2·lr.
 #[test]
 fn gradient_accumulation_equals_a_larger_batch() {
     let (large, accumulated) = (run(options(4, 1)), run(options(1, 4)));

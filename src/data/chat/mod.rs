@@ -1,16 +1,18 @@
 //! Conversations, and the chat template of a model, which renders one as text.
 //!
-//! The supervised part of a conversation is the assistant's turns: each from the first character after the turn's header
-//! through the token that ends the turn. Their byte ranges in the rendered text are found in one of three ways, the first
-//! that works:
+//! The supervised part of a conversation is the assistant's turns: each from the first character
+//! after the turn's header through the token that ends the turn. Their byte ranges in the rendered
+//! text are found in one of three ways, the first that works:
 //!
 //! 1. **Tags**: the template has `{% generation %} … {% endgeneration %}`, as for
 //!    `apply_chat_template(return_assistant_tokens_mask=True)` of transformers.
-//! 2. **Prefixes**: turn i starts where the rendering of messages 0 … i−1 with the generation prompt ends, and ends where the
-//!    rendering of messages 0 … i ends, if both renderings are prefixes of the whole text.
-//! 3. **Mark**: the message's content is replaced by a character that no text may contain. If the text before and after the
-//!    mark is a prefix and a suffix of the whole text, the turn is what lies between. Templates that drop a turn's reasoning
-//!    once the next question follows need this.
+//! 2. **Prefixes**: turn i starts where the rendering of messages 0 … i−1 with the generation
+//!    prompt ends, and ends where the rendering of messages 0 … i ends, if both renderings are
+//!    prefixes of the whole text.
+//! 3. **Mark**: the message's content is replaced by a character that no text may contain. If the
+//!    text before and after the mark is a prefix and a suffix of the whole text, the turn is what
+//!    lies between. Templates that drop a turn's reasoning once the next question follows need
+//!    this.
 //!
 //! If all three fail, the conversation is refused.
 

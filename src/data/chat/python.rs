@@ -1,10 +1,12 @@
-//! Prints values as Python does: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as transformers configures them.
+//! Prints values as Python does: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as
+//! transformers configures them.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, escape_formatter, filters};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-/// Name of the method that replaces the slice `[::-1]`; minijinja panics on that slice of an empty value.
+/// Name of the method that replaces the slice `[::-1]`; minijinja panics on that slice of an empty
+/// value.
 pub const REVERSED: &str = "__reversed__";
 
 /// Calls a method of a Python value, e.g. `str.strip`.
@@ -190,7 +192,8 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// Python's shortest form of a number: scientific below 10⁻⁴ and from 10¹⁶, with at least two digits of exponent.
+/// Python's shortest form of a number: scientific below 10⁻⁴ and from 10¹⁶, with at least two
+/// digits of exponent.
 fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
@@ -234,7 +237,8 @@ mod tests {
         environment.render_str(source, context).unwrap()
     }
 
-    /// The expected texts come from Python: `str(x)`, `json.dumps(x, ensure_ascii=False)` and so on.
+    /// The expected texts come from Python: `str(x)`, `json.dumps(x, ensure_ascii=False)` and so
+    /// on.
     #[test]
     fn values_print_as_in_python() {
         let value = json!({"b": [1, 2.0, null, true], "a": "it's", "é": {"<&>": "\n\u{1}\""}});

@@ -8,7 +8,8 @@ use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
 use super::{ChatTemplate, Conversation, Rendered};
 use crate::base::{Error, Result, Status};
 
-/// Renders a conversation and finds the supervised turns. `tagged`: the template has `{% generation %}` tags.
+/// Renders a conversation and finds the supervised turns. `tagged`: the template has
+/// `{% generation %}` tags.
 pub fn render(template: &ChatTemplate, conversation: &Conversation, tagged: bool) -> Result<Rendered> {
     let Conversation { messages, supervised_from, variables } = conversation;
     refuse_marks(messages)?;
@@ -122,8 +123,8 @@ impl Finder<'_> {
         self.template.text(messages, generation_prompt, &self.conversation.variables).ok()
     }
 
-    /// Returns the end of a turn rendered as `start..upto`. Whitespace after the token that ends the turn belongs to the
-    /// template.
+    /// Returns the end of a turn rendered as `start..upto`. Whitespace after the token that ends
+    /// the turn belongs to the template.
     fn closed(&self, start: usize, upto: usize) -> usize {
         let trimmed = self.whole[..upto].trim_end().len();
         if trimmed > start && self.template.ends_special(&self.whole[start..trimmed]) {
@@ -143,8 +144,8 @@ impl Finder<'_> {
         fits.then(|| (self.header(index, before), self.whole.len() - after.len()))
     }
 
-    /// Returns the length of `before`, less its trailing whitespace if the generation prompt does not end with it: the model
-    /// must then generate that whitespace.
+    /// Returns the length of `before`, less its trailing whitespace if the generation prompt does
+    /// not end with it: the model must then generate that whitespace.
     fn header(&self, index: usize, before: &str) -> usize {
         let trimmed = before.trim_end().len();
         match self.text(&self.conversation.messages[..index], true) {
@@ -153,8 +154,8 @@ impl Finder<'_> {
         }
     }
 
-    /// Returns the length of the turn's ending after its text: the text that follows whether or not the turn is the last,
-    /// up to and including its last special token.
+    /// Returns the length of the turn's ending after its text: the text that follows whether or not
+    /// the turn is the last, up to and including its last special token.
     fn ending(&self, index: usize, behind: usize) -> usize {
         let Some(last) = self.text(&self.with_mark(&self.conversation.messages[..=index], index), false)
         else {

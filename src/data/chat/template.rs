@@ -20,8 +20,8 @@ const NAME: &str = "chat_template";
 
 /// A chat template, rendered with the Jinja settings of transformers.
 ///
-/// `strftime_now` formats the time at which the template was opened, in UTC. Set `SOURCE_DATE_EPOCH` to make the text
-/// independent of the day.
+/// `strftime_now` formats the time at which the template was opened, in UTC. Set
+/// `SOURCE_DATE_EPOCH` to make the text independent of the day.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -31,8 +31,9 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Opens the template of a folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json` (if that is
-    /// a list, the one named `default`). `None` if the folder has none.
+    /// Opens the template of a folder: `chat_template.jinja`, else `chat_template` of
+    /// `tokenizer_config.json` (if that is a list, the one named `default`). `None` if the folder
+    /// has none.
     pub fn of_folder(folder: &Path) -> Result<Option<ChatTemplate>> {
         let file = folder.join("chat_template.jinja");
         if file.exists() {
@@ -92,7 +93,8 @@ impl ChatTemplate {
 
     /// Renders a conversation and finds the assistant's turns.
     ///
-    /// Errors: `BadFormat` if the template refuses the conversation or an assistant's turn cannot be found.
+    /// Errors: `BadFormat` if the template refuses the conversation or an assistant's turn cannot
+    /// be found.
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered> {
         spans::render(self, conversation, self.has_tags)
     }
@@ -145,8 +147,8 @@ fn jinja(error: JinjaError) -> Error {
     Error::new(Status::BadFormat, format!("chat template: {message}{line}"))
 }
 
-/// Rewrites the tags `generation` and `endgeneration`, an extension of transformers, as a filter of that name. Returns the
-/// source, and true if it had such a tag.
+/// Rewrites the tags `generation` and `endgeneration`, an extension of transformers, as a filter of
+/// that name. Returns the source, and true if it had such a tag.
 fn with_generation_as_filter(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len());
     let (mut rest, mut found) = (source, false);

@@ -7,7 +7,8 @@ use minijinja::{Error as JinjaError, ErrorKind};
 
 use crate::base::{Error, Result};
 
-/// Returns `SOURCE_DATE_EPOCH` (seconds since 1970, see reproducible-builds.org) if set, else the clock's time.
+/// Returns `SOURCE_DATE_EPOCH` (seconds since 1970, see reproducible-builds.org) if set, else the
+/// clock's time.
 pub fn now() -> Result<DateTime<Utc>> {
     let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(Utc::now()) };
     let time = text.parse().ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));

@@ -7,8 +7,8 @@ use tokenizers::{PostProcessorWrapper, Tokenizer as Inner};
 use super::Encoded;
 use crate::base::{Error, Result, Status};
 
-/// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text, since it trims the byte
-/// offsets from which the loss mask is made.
+/// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text,
+/// since it trims the byte offsets from which the loss mask is made.
 #[derive(Debug)]
 pub struct HuggingFace {
     inner: Inner,

@@ -1,7 +1,8 @@
-//! Tokenizes and detokenizes text, with the model folder's `tokenizer.json` or, if there is none, as bytes.
+//! Tokenizes and detokenizes text, with the model folder's `tokenizer.json` or, if there is none,
+//! as bytes.
 //!
-//! A document begins and ends with the special tokens that the tokenizer adds (usually a BOS token at the beginning) and ends
-//! with the EOS token. A chat template writes these tokens itself.
+//! A document begins and ends with the special tokens that the tokenizer adds (usually a BOS token
+//! at the beginning) and ends with the EOS token. A chat template writes these tokens itself.
 
 #[cfg(feature = "text")]
 mod hugging_face;
@@ -60,14 +61,15 @@ pub struct TokenizerSource {
 impl TokenizerSource {
     /// Opens the tokenizer.
     ///
-    /// Errors: `BadFormat` if `tokenizer.json` is invalid; `Unsupported` if the folder only has a tokenizer of another kind;
-    /// `InvalidArgument` if there is no tokenizer and the vocabulary has fewer than 256 tokens.
+    /// Errors: `BadFormat` if `tokenizer.json` is invalid; `Unsupported` if the folder only has a
+    /// tokenizer of another kind; `InvalidArgument` if there is no tokenizer and the vocabulary has
+    /// fewer than 256 tokens.
     pub fn open(&self) -> Result<Tokenizer> {
         let Some(path) = self.file()? else {
             if self.vocabulary < Tokenizer::BYTES {
                 return Err(Error::argument(format!(
-                    "the model has no tokenizer.json, so text is read as bytes, which takes a vocabulary of at least {} \
-                     tokens; the model has {}",
+                    "the model has no tokenizer.json, so text is read as bytes, which needs a vocabulary of \
+                     at least {} tokens; the model has {}",
                     Tokenizer::BYTES,
                     self.vocabulary
                 )));
@@ -123,8 +125,8 @@ impl TokenizerSource {
                 return Err(Error::new(
                     Status::Unsupported,
                     format!(
-                        "{} is the model's tokenizer, but only tokenizer.json is supported; make one with transformers: \
-                         AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+                        "{} is the model's tokenizer, but only tokenizer.json is supported; make one with \
+                         transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
                         file.display()
                     ),
                 ));
@@ -172,8 +174,9 @@ impl Tokenizer {
         self.ends.iter().any(|&end| end as usize == token)
     }
 
-    /// Encodes a text without adding special tokens; those written in the text are recognized. A token is supervised if it
-    /// has a byte in one of the `spans` (byte ranges of the text, increasing).
+    /// Encodes a text without adding special tokens; those written in the text are recognized. A
+    /// token is supervised if it has a byte in one of the `spans` (byte ranges of the text,
+    /// increasing).
     ///
     /// Errors: `BadFormat` if the text is not UTF-8 and the tokenizer is not byte-level.
     pub fn encode(&self, text: &[u8], spans: &[Range<usize>]) -> Result<Encoded> {
@@ -186,8 +189,9 @@ impl Tokenizer {
         }
     }
 
-    /// Encodes a whole document: the tokenizer's tokens before a text, the text, the tokenizer's tokens after it, and the EOS
-    /// token unless the document already ends with it. The tokens after the text are supervised, those before it are not.
+    /// Encodes a whole document: the tokenizer's tokens before a text, the text, the tokenizer's
+    /// tokens after it, and the EOS token unless the document already ends with it. The tokens
+    /// after the text are supervised, those before it are not.
     pub fn encode_document(&self, text: &[u8], spans: &[Range<usize>]) -> Result<Encoded> {
         let mut encoded = self.encode(text, spans)?;
         let Kind::HuggingFace(tokenizer) = &self.kind else { return Ok(encoded) };
@@ -241,7 +245,8 @@ impl Decoder<'_> {
     /// Tokens removed from the context at once; at least as many stay.
     const CONTEXT: usize = 8;
 
-    /// Returns the bytes that a token adds to the text; none while a character is incomplete. Special tokens have no text.
+    /// Returns the bytes that a token adds to the text; none while a character is incomplete.
+    /// Special tokens have no text.
     pub fn push(&mut self, token: usize) -> Result<Vec<u8>> {
         if self.tokenizer.is_bytes() {
             return Ok(u8::try_from(token).into_iter().collect());
@@ -253,7 +258,8 @@ impl Decoder<'_> {
         }
         let added = text.strip_prefix(&self.text).unwrap_or(&text).as_bytes().to_vec();
         self.text = text;
-        // A tokenizer may drop a space at the beginning of a text, so a token is decoded together with those before it.
+        // A tokenizer may drop a space at the beginning of a text, so a token is decoded together
+        // with those before it.
         if self.tokens.len() > 2 * Self::CONTEXT {
             self.tokens.drain(..Self::CONTEXT);
             self.text = self.tokenizer.decode(&self.tokens)?;
@@ -265,7 +271,8 @@ impl Decoder<'_> {
 /// A special token of a model folder.
 #[derive(Clone, Debug)]
 pub(crate) struct SpecialToken {
-    /// Its key in `tokenizer_config.json` or `special_tokens_map.json` (`bos_token`, …), if it has one.
+    /// Its key in `tokenizer_config.json` or `special_tokens_map.json` (`bos_token`, …), if it has
+    /// one.
     pub name: Option<String>,
     /// Its text.
     pub text: String,
@@ -276,8 +283,8 @@ pub(crate) struct SpecialToken {
 pub(crate) struct SpecialTokens(pub Vec<SpecialToken>);
 
 impl SpecialTokens {
-    /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the added tokens of `tokenizer.json`; missing files are
-    /// ignored.
+    /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the added tokens of
+    /// `tokenizer.json`; missing files are ignored.
     pub fn read(folder: &Path) -> Result<SpecialTokens> {
         #[derive(Deserialize)]
         struct AddedToken {

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use crate::base::{Error, Result, Status};
 use crate::hf::family::unsupported;
 
-/// Keys that an export copies unchanged: they do not affect a training step. `max_window_layers` has no effect without a
-/// window or with `layer_types`.
+/// Keys that an export copies unchanged: they do not affect a training step. `max_window_layers`
+/// has no effect without a window or with `layer_types`.
 pub const CARRIED: &[&str] =
     &["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_window_layers"];
 
@@ -100,15 +100,16 @@ pub fn refuse_unknown(keys: &Map<String, Value>) -> Result<()> {
         }
         if !(value.is_null() || *value == Value::Bool(false)) {
             return Err(unsupported(format!(
-                "{key} is {value}, but this key is not known; if it does not change the model's arithmetic, remove the \
-                 line"
+                "{key} is {value}, but this key is not known; if it does not change the model's arithmetic, \
+                 remove the line"
             )));
         }
     }
     Ok(())
 }
 
-/// Returns true if `key` is in [`FIXED`] and has a supported value; false if it is not in the table.
+/// Returns true if `key` is in [`FIXED`] and has a supported value; false if it is not in the
+/// table.
 fn fixed(key: &str, value: &Value) -> Result<bool> {
     let Some((_, allowed, reason)) = FIXED.iter().find(|(name, ..)| *name == key) else {
         return Ok(false);

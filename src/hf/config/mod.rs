@@ -1,7 +1,9 @@
-//! Reads and writes `config.json` of transformers 4 and 5 for the families of [`FAMILIES`](super::FAMILIES).
+//! Reads and writes `config.json` of transformers 4 and 5 for the families of
+//! [`FAMILIES`](super::FAMILIES).
 //!
-//! Every key must be known: it describes the model, has a supported value, or does not affect the arithmetic. Any other key
-//! is refused unless it is null or false, since an ignored key might be a soft-cap, a scale or an expert.
+//! Every key must be known: it describes the model, has a supported value, or does not affect the
+//! arithmetic. Any other key is refused unless it is null or false, since an ignored key might be a
+//! soft-cap, a scale or an expert.
 
 mod keys;
 mod rope;
@@ -33,7 +35,8 @@ pub struct FolderConfig {
 }
 
 impl FolderConfig {
-    /// Reads a folder's `config.json` and the files that an export copies. Errors start with a path.
+    /// Reads a folder's `config.json` and the files that an export copies. Errors start with a
+    /// path.
     pub fn open(folder: &Path) -> Result<FolderConfig> {
         let path = folder.join("config.json");
         let text = fs::read(&path).map_err(|error| Error::reading(&path, &error))?;
@@ -41,7 +44,8 @@ impl FolderConfig {
         Ok(FolderConfig { companions: Companions::read(folder)?, ..config })
     }
 
-    /// Makes the config of a model without a folder. Its family is the simplest one that has its features.
+    /// Makes the config of a model without a folder. Its family is the simplest one that has its
+    /// features.
     ///
     /// Errors: `Unsupported` if no family has this combination of features.
     pub fn of(model: ModelConfig) -> Result<FolderConfig> {
@@ -108,7 +112,8 @@ impl FolderConfig {
             "vocab_size": dims.v,
         });
         let keys = config.as_object_mut().expect("an object was just made");
-        // Some families' classes do not know `head_dim`; it is written only if it differs from the default.
+        // Some families' classes do not know `head_dim`; it is written only if it differs from the
+        // default.
         let even = dims.c.is_multiple_of(dims.h).then(|| dims.c / dims.h);
         if self.family.head_dim.or(even) != Some(dims.d) {
             keys.insert("head_dim".into(), dims.d.into());
@@ -132,7 +137,8 @@ impl FolderConfig {
         keys.insert("sliding_window".into(), json!(window.map(|window| window.size)));
         if self.family.windows == Windows::Chosen {
             let layers = window.map_or(vec![false; self.model.dims.l], |window| window.layers.clone());
-            // Versions of transformers that do not read `layer_types` use the window in the last layers.
+            // Versions of transformers that do not read `layer_types` use the window in the last
+            // layers.
             let last = layers.iter().rev().take_while(|&&holds| holds).count();
             let types: Vec<_> = layers.iter().map(|&holds| if holds { SLIDING } else { FULL }).collect();
             keys.insert("layer_types".into(), json!(types));
@@ -141,7 +147,8 @@ impl FolderConfig {
         }
     }
 
-    /// Returns names and contents of all files of the model folder except weights, for weights stored as `dtype`.
+    /// Returns names and contents of all files of the model folder except weights, for weights
+    /// stored as `dtype`.
     pub fn files(&self, dtype: DType) -> Vec<(&'static str, Vec<u8>)> {
         const GENERATION: &str = "generation_config.json";
         let mut files = vec![("config.json", file_text(&self.json(dtype)))];
@@ -152,7 +159,8 @@ impl FolderConfig {
         files
     }
 
-    /// Returns the `generation_config.json` for a folder without one: the known ids of special tokens.
+    /// Returns the `generation_config.json` for a folder without one: the known ids of special
+    /// tokens.
     pub fn generation_json(&self) -> Value {
         let mut config = json!({ "_from_model_config": true });
         let keys = config.as_object_mut().expect("an object was just made");
@@ -238,8 +246,8 @@ fn window(family: &Family, reader: Reader, l: usize) -> Result<Option<Window>> {
         Windows::Every => {
             if let (Some(size), Some(false)) = (stated, switch) {
                 return Err(unsupported(format!(
-                    "use_sliding_window is false, but {name} ignores this key and would use sliding_window {size}; set \
-                     sliding_window to null, or remove use_sliding_window"
+                    "use_sliding_window is false, but {name} ignores this key and would use sliding_window \
+                     {size}; set sliding_window to null, or remove use_sliding_window"
                 )));
             }
             (stated, vec![stated.is_some(); l])
@@ -259,8 +267,8 @@ fn window(family: &Family, reader: Reader, l: usize) -> Result<Option<Window>> {
     match size {
         Some(size) if layers.contains(&true) => Ok(Some(Window { size, layers })),
         None if layers.contains(&true) => Err(Error::argument(format!(
-            "layer_types has {SLIDING}, but there is no window; set use_sliding_window to true and sliding_window to a \
-             number"
+            "layer_types has {SLIDING}, but there is no window; set use_sliding_window to true and \
+             sliding_window to a number"
         ))),
         _ => Ok(None),
     }

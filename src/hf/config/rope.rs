@@ -1,4 +1,5 @@
-//! RoPE in configs: `rope_theta` and `rope_scaling` (transformers 4), or `rope_parameters` (transformers 5).
+//! RoPE in configs: `rope_theta` and `rope_scaling` (transformers 4), or `rope_parameters`
+//! (transformers 5).
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +10,8 @@ use crate::model::{ModelConfig, RopeScaling};
 
 const THETA_DEFAULT: f64 = 10_000.0;
 
-/// Reads the base of the rotary frequencies and their scaling from the keys of either version of transformers.
+/// Reads the base of the rotary frequencies and their scaling from the keys of either version of
+/// transformers.
 pub fn read(keys: &Map<String, Value>) -> Result<(f64, RopeScaling)> {
     let mut theta = Reader(keys).number("rope_theta")?;
     let mut scaling = None;
@@ -78,7 +80,8 @@ fn scaling_of(parameters: &Map<String, Value>) -> Result<RopeScaling> {
     Ok(scaling)
 }
 
-/// Returns the value of `rope_scaling`, without `rope_theta`; both versions of transformers read it.
+/// Returns the value of `rope_scaling`, without `rope_theta`; both versions of transformers read
+/// it.
 pub fn scaling_json(model: &ModelConfig) -> Value {
     match model.rope_scaling {
         RopeScaling::None => Value::Null,

@@ -244,8 +244,8 @@ fn data(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// Loading bf16 or f32 weights and exporting them in the same dtype gives the same bytes in every tensor, in one or several
-/// files.
+/// Loading bf16 or f32 weights and exporting them in the same dtype gives the same bytes in every
+/// tensor, in one or several files.
 #[test]
 fn an_export_has_the_bytes_of_the_loaded_weights() {
     let dir = tempfile::tempdir().unwrap();
@@ -279,7 +279,8 @@ fn an_export_has_the_bytes_of_the_loaded_weights() {
     }
 }
 
-/// Loads a tensor larger than a slice, without and with a value after its first slice that is not finite.
+/// Loads a tensor larger than a slice, without and with a value after its first slice that is not
+/// finite.
 #[test]
 fn tensors_of_several_slices_are_loaded_completely() {
     let dims = Dims { c: 64, h: 2, g: 1, d: 4, f: 12, v: 40_000, l: 1 };

@@ -9,14 +9,16 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &[u8]| {
     let Ok(config) = FolderConfig::parse(text) else { return };
     config.model.validate().expect("a parsed config is valid");
-    assert!(config.model.rope_scaling.inv_freq(config.model.rope_theta, config.model.dims.d).len() * 2 == config.model.dims.d);
+    let (theta, head) = (config.model.rope_theta, config.model.dims.d);
+    assert!(config.model.rope_scaling.inv_freq(theta, head).len() * 2 == head);
     Family::of(&config.model).expect("the config names a family");
     for dtype in [DType::Bf16, DType::F32] {
         let written = config.json(dtype).to_string();
         let again = FolderConfig::parse(written.as_bytes()).expect("a written config is parsed");
         assert!((again.model, again.family) == (config.model.clone(), config.family));
     }
-    // A layout allocates only the names of its tensors, so only the number of layers must be limited.
+    // A layout allocates only the names of its tensors, so only the number of layers must be
+    // limited.
     if config.model.dims.l <= 1 << 10 {
         let layout = Layout::new(&config.model);
         assert!(layout.elements() >= layout.parameters());

@@ -1,4 +1,5 @@
-//! Parses a line of JSONL and encodes it, as bytes and with Hugging Face tokenizers and chat templates.
+//! Parses a line of JSONL and encodes it, as bytes and with Hugging Face tokenizers and chat
+//! templates.
 #![no_main]
 
 use std::path::{Path, PathBuf};
