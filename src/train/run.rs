@@ -29,7 +29,7 @@ pub struct RunOptions {
     /// Number of optimizer steps; by default one epoch.
     pub steps: Option<u64>,
     /// Decay of the learning rate.
-    pub rate_shape: LrShape,
+    pub lr_shape: LrShape,
     /// Peak learning rate.
     pub lr: f64,
     /// Minimum learning rate; by default a tenth of the peak.
@@ -129,7 +129,7 @@ impl Run {
             return Err(Error::argument("the run has 0 steps; it must have at least 1"));
         }
         let lr_schedule = LrSchedule {
-            shape: options.rate_shape,
+            shape: options.lr_shape,
             lr: options.lr,
             min_lr: options.min_lr.unwrap_or(options.lr / 10.0),
             warmup: options.warmup.unwrap_or(steps.div_ceil(20)),
@@ -186,7 +186,7 @@ impl Run {
     }
 
     /// The learning-rate schedule, with the number of steps.
-    pub fn rate(&self) -> &LrSchedule {
+    pub fn lr_schedule(&self) -> &LrSchedule {
         &self.lr_schedule
     }
 

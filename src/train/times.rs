@@ -15,7 +15,7 @@ pub struct StepTimes {
 impl StepTimes {
     /// Returns a table of these predicted times, measured times, and the prediction's error in
     /// percent.
-    pub fn beside(&self, measured: &StepTimes) -> String {
+    pub fn compared_with(&self, measured: &StepTimes) -> String {
         let line = |name: &str, predicted: f64, measured: f64| {
             let error = match predicted > 0.0 && measured > 0.0 {
                 true => format!("{:+.0} %", 100.0 * (predicted / measured - 1.0)),
@@ -96,6 +96,6 @@ mod tests {
             "host busy           200.00 ms    250.00 ms    -20 %",
             "disk busy             0.00 ms     50.00 ms\n",
         ];
-        assert_eq!(predicted.beside(&measured), lines.join("\n"));
+        assert_eq!(predicted.compared_with(&measured), lines.join("\n"));
     }
 }

@@ -39,7 +39,7 @@ fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
     RunOptions {
         trainer: trainer_options(micro_batch, grad_accum),
         steps: Some(4),
-        rate_shape: LrShape::Linear,
+        lr_shape: LrShape::Linear,
         lr: 1e-3,
         min_lr: None,
         warmup: Some(2),

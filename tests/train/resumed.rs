@@ -176,7 +176,7 @@ fn options_that_differ_from_the_checkpoint_are_refused_by_name() {
         (&|o| o.lr = 2e-3, "lr is 0.002, and was 0.001"),
         (&|o| o.min_lr = Some(0.0), "min-lr is 0.0, and was 0.0001"),
         (&|o| o.warmup = Some(1), "warmup is 1, and was 2"),
-        (&|o| o.rate_shape = horizon::train::LrShape::Wsd, "schedule is wsd, and was linear"),
+        (&|o| o.lr_shape = horizon::train::LrShape::Wsd, "schedule is wsd, and was linear"),
         (&|o| o.seed = 4, "seed is 4, and was 3"),
         (&|o| o.shuffle = false, "no-shuffle is true, and was false"),
         (&|o| o.trainer.micros_max = 1, "grad-accum is 1, and was 2"),
