@@ -1,4 +1,4 @@
-//! Predicted beside measured, on any device.
+//! Predicted steps compared with measured ones, on any device.
 
 use std::env;
 
@@ -15,15 +15,15 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use support::bench::median;
 
-/// Steps of which the last four count.
+/// Steps of a run; the last four count.
 const STEPS: usize = 6;
-/// Cores that others may keep busy during a run, and how often it is repeated.
+/// Cores that other processes may use during a run, and the most runs of a policy.
 const OTHERS: f64 = 0.15;
 const TRIES: usize = 4;
 
-/// What random models and their steps are drawn from.
+/// The sizes that random models and steps are drawn from.
 struct Sizes {
-    /// C, and what is a head of.
+    /// Hidden sizes.
     c: &'static [usize],
     d: usize,
     v: &'static [usize],
@@ -40,7 +40,7 @@ const ON_CPU: Sizes = Sizes {
     t: &[64, 128, 256],
     b: (1, 2),
 };
-/// Of real models' classes; the largest takes some 8 GiB of host memory.
+/// Matmul shapes as in real models; the largest model takes about 8 GiB of host memory.
 const ON_CUDA: Sizes = Sizes {
     c: &[1024, 1536, 2048, 3072],
     d: 128,
@@ -91,14 +91,14 @@ fn any_case(
     (config, options)
 }
 
-/// A step as it was predicted or measured, ns: from decision to decision, and what each lane was busy.
+/// A predicted or measured step in nanoseconds: from clip decision to clip decision, and the busy time of each lane.
 #[derive(Clone, Copy)]
 struct Step {
     step: f64,
     busy: [f64; Lane::COUNT],
 }
 
-/// The median of the later steps, and what lanes were busy in them on the average.
+/// Runs a policy: the median of the later steps, and the mean busy time of each lane in them.
 fn measure(config: &ModelConfig, options: &TrainerOptions) -> Step {
     let mut trainer = Trainer::open(config, options).expect("the model fits");
     trainer.write_fresh(1).expect("every tensor can be written");
@@ -119,7 +119,8 @@ fn measure(config: &ModelConfig, options: &TrainerOptions) -> Step {
     Step { busy: busy.map(|usage| usage.busy_ns as f64 / steps.len() as f64), step: median(steps) }
 }
 
-/// The same while others leave the machine alone, or leave it alone most; and how many cores they took then.
+/// Repeats [`measure`] until other processes leave the machine alone. Returns the run with the least disturbance, and the
+/// cores that other processes used during it.
 fn measure_calm(config: &ModelConfig, options: &TrainerOptions) -> (Step, f64) {
     let tries = (0..TRIES).map(|_| {
         let others = Others::watch();
@@ -152,7 +153,7 @@ fn typical(rounds: &[Step]) -> Step {
     }
 }
 
-/// Calibrates, predicts and runs all policies, round after round; compares medians.
+/// Calibrates, predicts and runs all policies in every round, and compares medians over the rounds.
 pub fn accuracy(device: DeviceChoice, policies: usize, threads: Option<usize>, rounds: usize) {
     let device = measured_device(device).expect("a device");
     let asked = CalibrateOptions { device, threads, folder: env::temp_dir(), tries: TRIES };

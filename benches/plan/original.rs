@@ -1,28 +1,29 @@
-//! The schedule of the original, MegaTrain (arXiv 2604.05091), written down in our operations.
+//! The schedule of MegaTrain (arXiv 2604.05091), in our operations.
 //!
-//! Read off its public code: every weight is uploaded three times a step and every layer computed forward three times (once
-//! up, once again from a checkpoint every few layers, once again under backward). The way up is double-buffered; on
-//! the way down a layer is uploaded when the one before it is done. Clipping, AdamW and packing the updated weights run
-//! one after the other when all gradients are there, and the next step begins when they are done.
+//! From its public code: every weight is uploaded three times a step, and every layer's forward pass runs three times (in
+//! forward; again from a checkpoint every few layers; again before its backward). Forward is double-buffered; in backward a
+//! layer is uploaded after the previous one is done. Clipping, AdamW and packing of the updated weights run one after the
+//! other once all gradients have arrived, and the next step starts after them.
 
-use horizon::base::{ChunkIndex, MicroIndex, SlabIndex, SlotIndex};
+use horizon::base::{ChunkIndex, DType, MicroIndex, Shape, SlabIndex, SlotIndex};
 use horizon::device::Lane;
-use horizon::model::Recompute;
-use horizon::plan::{Cost, Machine, Plan};
+use horizon::engine::TrainerOptions;
+use horizon::model::{Layout, ModelConfig, Recompute};
+use horizon::plan::{Cost, Description, Machine, Plan};
 use horizon::schedule::{
-    AccumulatorBuffer, BoundaryBuffer, EndUnit, Extent, GradientBuffer, Guard, List, Operation, Sync,
-    WeightBuffer,
+    AccumulatorBuffer, BoundaryBuffer, EndUnit, Extent, GradientBuffer, Guard, List, Mode, Operation,
+    Placement, Policy, Sync, WeightBuffer,
 };
 
-/// Layers from one checkpoint to the next: the default of its configurations.
+/// Layers between two checkpoints, the default of its configurations.
 const INTERVAL: usize = 4;
-/// Its gradient slabs.
+/// Gradient slabs.
 const SLABS: usize = 12;
-/// Bytes a parameter that it moves through RAM after backward, over ours: clipping reads and writes a bf16 gradient, AdamW
-/// reads and writes bf16 weights and f32 moments and reads the gradient, packing reads and writes the weights.
+/// RAM traffic per parameter after backward, relative to ours: clipping reads and writes a bf16 gradient (4 bytes), AdamW
+/// reads and writes bf16 weights and f32 moments and reads the gradient (22), packing reads and writes the weights (4).
 const HOST_BYTES: f64 = (4 + 22 + 4) as f64 / 26.0;
 
-/// The list of a step: one micro-batch, as large as its whole batch.
+/// The operations of a step: one micro-batch that is the whole batch.
 fn step(plan: &Plan) -> List {
     let geometry = &plan.geometry;
     let (micro, own, accumulator) = (MicroIndex(0), BoundaryBuffer::Own, AccumulatorBuffer::Shared);
@@ -61,7 +62,7 @@ fn step(plan: &Plan) -> List {
     for chunk in 0..geometry.head_chunks {
         leave(&mut operations, head, chunk, AccumulatorBuffer::Own);
     }
-    // One slot: an upload has to wait until what was there has been used.
+    // One slot: an upload waits for the last use of the slot's previous layer.
     let blocks: Vec<usize> = (0..layers).step_by(INTERVAL).collect();
     for &first in blocks.iter().rev() {
         let last = (first + INTERVAL).min(layers);
@@ -101,8 +102,20 @@ fn step(plan: &Plan) -> List {
     List { operations, extent: Extent { micros: 1, sweep: 1 } }
 }
 
-/// Nanoseconds of a step behind others like it, and of the time AdamW runs alone.
-pub fn step_ns(plan: &Plan, cost: &Cost, machine: &Machine) -> u64 {
+/// Simulates a step of `sequences` sequences of `t` tokens in steady state, in seconds. Whether it fits the device is not
+/// checked: its authors ran it.
+pub fn seconds(config: &ModelConfig, machine: &Description, sequences: usize, t: usize) -> f64 {
+    let layout = Layout::new(config);
+    let options = TrainerOptions { shape: Shape { b: sequences, t }, ..TrainerOptions::default() };
+    let numeric = options.numeric(&layout, DType::Bf16).expect("good options");
+    let policy = Policy { mode: Mode::Exact, numeric, placement: Placement::default() };
+    let plan = Plan::new(config, &layout, policy, 1, DType::Bf16).expect("a plan");
+    let cost = plan.cost(&layout, plan.micros_max);
+    step_ns(&plan, &cost, &machine.rates) as f64 / 1e9
+}
+
+/// The duration of a step that follows another one, in nanoseconds.
+fn step_ns(plan: &Plan, cost: &Cost, machine: &Machine) -> u64 {
     let list = step(plan);
     let (mut sync, mut simulator) = (Sync::new(&plan.geometry), machine.simulator(plan.policy.mode));
     let mut done = [0; 2];

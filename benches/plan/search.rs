@@ -1,4 +1,4 @@
-//! How long the search takes for the deepest models.
+//! The time of a search for the deepest models.
 
 use std::time::Instant;
 
@@ -9,11 +9,11 @@ use horizon::plan::{Description, Fixed, MemoryLimits};
 use horizon::train::planning::{Planned, Why};
 use serde_json::json;
 
-/// Searches, `rounds` times each, and prints medians: the search alone, and with what else one might have.
+/// Searches `rounds` times per model and prints medians: the search alone, and with the gains that `horizon plan` prints.
 pub fn search(rounds: usize) {
     for name in ["llama3.1-70b", "llama3.1-405b", "dense-1t"] {
         let config = shape(name).expect("a shape");
-        // As much RAM as it takes.
+        // Enough RAM for every model.
         let machine = Description {
             host_bytes: 20_000_000_000_000,
             ..Description::shipped("h200").expect("a machine")

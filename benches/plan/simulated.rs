@@ -1,273 +1,294 @@
-//! Tables of simulated steps on machines that are not here.
+//! Tables of simulated steps on built-in machines.
 
-use horizon::base::{DType, Dims, Error, Shape};
+use horizon::base::{Dims, Error, Result, Shape};
 use horizon::engine::TrainerOptions;
 use horizon::model::{Layout, ModelConfig, shape};
-use horizon::plan::{Description, Fixed, MemoryLimits, Plan};
-use horizon::schedule::{Mode, Placement, Policy};
+use horizon::plan::{Description, Fixed, MemoryLimits};
+use horizon::schedule::Mode;
 use horizon::train::metrics::UsefulWork;
 use horizon::train::planning::{Planned, Why};
 
-use crate::original;
+use crate::peers::{self, SimulatorError};
+use crate::report::{Report, tokens};
+use crate::{original, report};
 
-/// Tokens of a sequence in the original's figures.
-const T: usize = 1024;
+/// Tokens of a sequence, as in the published measurements.
+pub const T: usize = 1024;
 
-/// What the original's authors publish of sequences of 1024 tokens: machine, model, TFLOP/s as they write it, and the
-/// sequences of a step where they say how many.
-///
-/// MegaTrain, arXiv 2604.05091v1: figure 1, tables 4, 7 and 9, figure 7; H100: its repository's README.
-const PUBLISHED: [(&str, &str, &str, Option<usize>); 10] = [
-    ("gh200", "qwen2.5-7b", "284", Some(158)),
-    ("gh200", "qwen2.5-14b", "264", Some(96)),
-    ("gh200", "qwen2.5-32b", "over 250", None),
-    ("h100-pcie", "qwen2.5-7b", "272", None),
-    ("h100-pcie", "qwen2.5-32b", "259", Some(96)),
-    ("a100-pcie", "qwen2.5-7b", "128", None),
-    ("a100-pcie", "qwen2.5-14b", "122", None),
-    ("a100-pcie", "qwen2.5-32b", "114", None),
-    ("rtx3090", "qwen2.5-7b", "35", Some(5)),
-    ("rtx3090", "qwen2.5-14b", "30", Some(3)),
-];
+/// Sequences of a micro-batch: the fastest is taken.
+const MICROS: [usize; 3] = [4, 8, 16];
 
-/// Of the 7B's layers on GH200, by their number: figure 5 there.
+/// TFLOP/s of MegaTrain for Qwen2.5-7B with other numbers of layers, on GH200 (arXiv 2604.05091v1, figure 5).
 const PUBLISHED_DEPTH: [(usize, f64); 6] =
     [(28, 284.0), (42, 272.0), (56, 264.0), (84, 255.0), (132, 247.0), (180, 227.0)];
 
-/// Of 28 layers on GH200, by how many times their width: figure 6 there.
+/// TFLOP/s of MegaTrain for 28 layers on GH200, by multiples of their width (figure 6).
 const PUBLISHED_WIDTH: [(f64, &str); 5] =
     [(1.0, "406"), (3.0, "264"), (3.5, "193"), (4.0, "136"), (5.0, "about 100")];
 
-/// Sequences of a step: what the original's authors say of the model on GH200 and H100 (158, rounded up to our
-/// micro-batches), or a quarter of it on 24 GB.
-fn batch(machine: &str, model: &str) -> usize {
-    let whole = if model == "qwen2.5-7b" { 160 } else { 96 };
-    if machine == "rtx3090" { whole / 4 } else { whole }
+/// Sequences of a step in the tables of schedules: about what MegaTrain's authors state for GH200 and H100, and what
+/// SlideFormer's authors state for RTX 4090.
+fn sequences(machine: &str, model: &str) -> usize {
+    match (machine.starts_with("rtx"), model) {
+        (true, _) => 64,
+        (false, "qwen2.5-7b") => 160,
+        (false, _) => 96,
+    }
 }
 
-/// Sequences of a step of the tables of depth and width: as many as leave the deepest room beside them.
+/// Sequences of a step in the tables of depth and width.
 const SCALED: usize = 64;
 
-/// Sequences of our micro-batch.
-const MICRO: usize = 8;
+/// The modes of the tables, with the clip norm of each; 0 is no clipping.
+pub const MODES: [(Mode, f64); 3] = [(Mode::Exact, 1.0), (Mode::Streamed, 0.0), (Mode::Compact, 1.0)];
 
-fn useful(config: &ModelConfig, sequences: usize) -> f64 {
-    let (tokens, attended) = ((sequences * T) as u64, (sequences * T * (T + 1) / 2) as u64);
-    UsefulWork::new(config).flop(tokens, attended, 0)
-}
-
-/// The original's simulated step, seconds. Whether its batch fits the device is not asked: its authors say so.
-fn original_seconds(config: &ModelConfig, machine: &Description, sequences: usize) -> f64 {
-    let layout = Layout::new(config);
-    let options = TrainerOptions { shape: Shape { b: sequences, t: T }, ..TrainerOptions::default() };
-    let numeric = options.numeric(&layout, DType::Bf16).expect("good options");
-    let policy = Policy { mode: Mode::Exact, numeric, placement: Placement::default() };
-    let plan = Plan::new(config, &layout, policy.clone(), 1, DType::Bf16).expect("a plan");
-    let cost = plan.cost(&layout, plan.micros_max);
-    original::step_ns(&plan, &cost, &machine.rates) as f64 / 1e9
-}
-
-fn ours(
+/// Finds the fastest plan for a step of at least `sequences` sequences, over sizes of a micro-batch.
+fn fastest(
     name: &str,
     config: &ModelConfig,
     machine: &Description,
     sequences: usize,
-    options: TrainerOptions,
-) -> horizon::base::Result<Planned> {
-    let options = TrainerOptions {
-        shape: Shape { b: MICRO.min(sequences), ..options.shape },
-        micros_max: sequences / MICRO.min(sequences),
-        ..options
+    (mode, clip): (Mode, f64),
+) -> Result<Planned> {
+    let with = |b: usize| {
+        let b = b.min(sequences);
+        let options = TrainerOptions {
+            mode,
+            clip,
+            shape: Shape { b, t: T },
+            micros_max: sequences.div_ceil(b),
+            ..TrainerOptions::default()
+        };
+        let spill = MemoryLimits::of(machine, None, None);
+        Planned::search(name, config, &options, machine, spill, &Fixed::default(), Why::Times)
     };
-    let spill = MemoryLimits::of(machine, None, None);
-    Planned::search(name, config, &options, machine, spill, &Fixed::default(), Why::Gains)
+    let [first, rest @ ..] = MICROS;
+    rest.into_iter().fold(with(first), |best, b| match (best, with(b)) {
+        (Ok(best), Ok(other)) if other.tokens_per_second > best.tokens_per_second => Ok(other),
+        (Err(_), Ok(other)) => Ok(other),
+        (best, _) => best,
+    })
 }
 
-fn options() -> TrainerOptions {
-    TrainerOptions { shape: Shape { b: MICRO, t: T }, ..TrainerOptions::default() }
+/// The fastest plan in mode exact, or else in mode compact, with a note that says so.
+pub fn exact_or_compact(
+    name: &str,
+    config: &ModelConfig,
+    machine: &Description,
+    sequences: usize,
+) -> (Result<Planned>, &'static str) {
+    let [exact, _, compact] = MODES;
+    match fastest(name, config, machine, sequences, exact) {
+        Err(_) => (fastest(name, config, machine, sequences, compact), " (compact)"),
+        exact => (exact, ""),
+    }
 }
 
-fn row(cells: &[String]) {
-    println!("| {} |", cells.join(" | "));
+/// The reason of a refusal in a few words, e.g. `needs 1.5 TiB of host memory`.
+fn refusal(error: &Error) -> String {
+    let need = error.message().split('(').next().unwrap_or_default();
+    need.trim().replace("at least ", "")
 }
 
-fn head(cells: &[&str]) {
-    row(&cells.iter().map(|cell| cell.to_string()).collect::<Vec<_>>());
-    row(&vec!["---".to_owned(); cells.len()]);
-}
-
-/// Beside each other on one machine: cells from the original's time on. Where exact does not fit, compact, which is named.
-fn beside(name: &str, config: &ModelConfig, machine: &Description, sequences: usize) -> Vec<String> {
-    let work = useful(config, sequences) / 1e12;
-    let original = original_seconds(config, machine, sequences);
-    let mut cells = vec![format!("{:.0}", work / original)];
-    let in_mode = |mode| ours(name, config, machine, sequences, TrainerOptions { mode, ..options() });
-    let (mode, planned) = match in_mode(Mode::Exact) {
-        Err(_) => (" (compact)", in_mode(Mode::Compact)),
-        exact => ("", exact),
-    };
-    match planned {
-        Ok(planned) => {
-            let seconds = planned.found.step_ns as f64 / 1e9;
-            cells.push(format!("{:.0}{mode}", work / seconds));
-            cells.push(format!("{:.2}", original / seconds));
-            cells.push(format!("{:.2} k", planned.tokens_per_second / 1e3));
-            cells.push(planned.explanation.busiest.to_string());
+/// Compares MegaTrain's schedule with ours: its tokens/s and useful TFLOP/s, ours, their ratio, the busiest lane.
+fn against_original(
+    name: &str,
+    config: &ModelConfig,
+    machine: &Description,
+    sequences: usize,
+) -> Vec<String> {
+    let (rows, attended) = ((sequences * T) as u64, (sequences * T * (T + 1) / 2) as u64);
+    let work = UsefulWork::new(config).flop(rows, attended, 0) / 1e12;
+    let seconds = original::seconds(config, machine, sequences, T);
+    let per_second = rows as f64 / seconds;
+    let mut cells = vec![tokens(per_second), format!("{:.0}", work / seconds)];
+    match exact_or_compact(name, config, machine, sequences) {
+        (Ok(planned), mode) => cells.extend([
+            format!("{}{mode}", tokens(planned.tokens_per_second)),
+            format!("{:.0}", planned.tflops),
+            format!("{:.2}", planned.tokens_per_second / per_second),
+            planned.explanation.busiest.to_string(),
+        ]),
+        (Err(error), _) => {
+            cells.extend([refusal(&error), "–".to_owned(), "–".to_owned(), "–".to_owned()]);
         }
-        Err(error) => cells.push(refusal(&error)),
     }
     cells
 }
 
-/// A refusal's need and advice, without the limits between.
-fn refusal(error: &Error) -> String {
-    let message = error.message();
-    let need = message.split(';').next().unwrap_or(message);
-    match message.rsplit_once("bytes short; ") {
-        Some((_, advice)) => format!("refused: {need}; {advice}"),
-        None => format!("refused: {need}"),
-    }
+const AGAINST_ORIGINAL: [&str; 6] =
+    ["MegaTrain's, tok/s", "TFLOP/s", "ours, tok/s", "TFLOP/s", "gain", "busiest"];
+
+fn head(first: &[&'static str]) -> Vec<&'static str> {
+    first.iter().chain(&AGAINST_ORIGINAL).copied().collect()
 }
 
-const INTRODUCTION: &str = "# Simulated steps
-
-Every figure here but those called published is **simulated**, by `cargo bench --bench plan -- simulated`, from the
-descriptions of machines in `src/plan/machines/`, which state the source of each rate. *Original* is MegaTrain's schedule
-in our operations (`benches/plan/original.rs`): three forwards and three uploads a layer, AdamW after the step, no
-prefetch on the way down. It runs at the same rates as ours, so without what an interpreter and unfused kernels cost it, and
-whether its batch fits the device is not asked.
-
-*Published* are its authors' own figures (MegaTrain, arXiv 2604.05091v1, as several reviews that agree quote its figures and
-tables; for H100, which is not said to be the PCIe one, its repository's README), with the sequences of a step in
-brackets where they are told. All sequences have 1024 tokens. Our
-TFLOP/s are useful ones: 6·P_matmul a token + causal attention, no recompute, no padding, no embedding. Theirs count the
-embedding and padding, too: at 7B the embedding alone makes them 8 % larger. Where the exact mode (14 bytes a
-parameter; the original takes 12, without an f32 master) does not fit, ours is the compact one, and says so.
-";
-
-/// All tables.
+/// Writes `plan-simulated.md` and `readme-peers.md`.
 pub fn tables() {
-    println!("{INTRODUCTION}");
-    println!("## The original and ours, on its machines\n");
-    let columns = [
-        "machine",
-        "model",
-        "sequences",
-        "published (sequences)",
-        "original",
-        "ours",
-        "ratio",
-        "ours, tokens/s",
-        "busiest",
-    ];
-    head(&columns);
-    for machine in ["gh200", "h100-pcie", "a100-pcie", "rtx3090"] {
-        let described = Description::shipped(machine).expect("a machine");
+    let error = SimulatorError::of_published();
+    let compared = peers::compared();
+    let mut report = Report::titled("Simulated steps");
+    report.paragraph(
+        "Written by `cargo bench --bench plan -- simulated`. Every figure is **simulated** from the machine descriptions in \
+         `src/plan/machines/`, except those called published: they are their authors' own measurements. Nothing was \
+         measured here. TFLOP/s are useful ones: 6 · parameters of matmuls a token + causal attention; no recompute, no \
+         padding, no embedding.",
+    );
+    report.paragraph(&error.text());
+    report.section("Published and simulated");
+    report.paragraph(
+        "Tokens per second, bf16, sequences of 1024 tokens. *Published*: measured by its authors. *Simulated*: the same \
+         schedule; *ratio*: simulated over published, the simulator's error. *Horizon*: our fastest plan, simulated, in mode \
+         exact with clipping unless it says compact, with its useful TFLOP/s and busiest lane. An RTX 4090 and 5090 have \
+         256 GB of RAM here. A question mark: a step size that the authors do not state.",
+    );
+    peers::section(&mut report, &compared);
+    report.paragraph("Sources:");
+    peers::SOURCES.iter().for_each(|source| report.paragraph(source));
+    schedules(&mut report);
+    depth_and_width(&mut report);
+    large(&mut report);
+    let machines: Vec<&str> = Description::names().filter(|name| *name != "cpu").collect();
+    rates(&mut report, &machines);
+    report.write("plan-simulated.md");
+    peers::write_readme(&compared, &error);
+}
+
+/// MegaTrain's schedule and ours at the same rates.
+fn schedules(report: &mut Report) {
+    report.section("MegaTrain's schedule and ours");
+    report.paragraph(
+        "Both simulated at the same rates. MegaTrain's schedule (`benches/plan/original.rs`) has three forward passes and \
+         three uploads of every layer, no prefetch in backward, and AdamW after the step. Whether its batch fits the device \
+         is not checked. It keeps 12 bytes a parameter, without an f32 master; mode exact keeps 14, with one. Where exact \
+         does not fit, ours is compact and says so.",
+    );
+    let mut rows = Vec::new();
+    for machine in ["gh200", "h100-sxm", "h100-pcie", "a100-pcie", "rtx5090", "rtx4090", "rtx3090"] {
+        let described = Description::shipped(machine).expect("a built-in machine");
         for model in ["qwen2.5-7b", "qwen2.5-14b", "qwen2.5-32b"] {
-            let config = shape(model).expect("a shape");
-            let sequences = batch(machine, model);
-            let published = PUBLISHED.iter().find(|(at, of, ..)| (*at, *of) == (machine, model));
-            let mut cells = vec![
-                machine.to_owned(),
-                model.to_owned(),
-                sequences.to_string(),
-                published.map_or("–".to_owned(), |(.., tflops, at)| match at {
-                    Some(at) => format!("{tflops} ({at})"),
-                    None => (*tflops).to_owned(),
-                }),
-            ];
-            cells.extend(beside(model, &config, &described, sequences));
-            row(&cells);
+            let config = shape(model).expect("a built-in shape");
+            let sequences = sequences(machine, model);
+            let mut cells = vec![machine.to_owned(), model.to_owned(), sequences.to_string()];
+            cells.extend(against_original(model, &config, &described, sequences));
+            rows.push(cells);
         }
     }
-    depth_and_width();
-    large();
+    report.table(&head(&["machine", "model", "sequences"]), &rows);
 }
 
-/// The 7B's layers, more of them; the 7B, wider.
-fn depth_and_width() {
-    let gh200 = Description::shipped("gh200").expect("a machine");
-    let base = shape("qwen2.5-7b").expect("a shape");
-    println!("\n## Depth: layers of the 7B on GH200, {SCALED} sequences\n");
-    head(&["layers", "parameters", "published", "original", "ours", "ratio", "ours, tokens/s", "busiest"]);
-    for (l, published) in PUBLISHED_DEPTH {
-        let mut config = base.clone();
-        config.dims.l = l;
-        scaled(&config, &gh200, l.to_string(), format!("{published:.0}"));
-    }
-    println!("\n## Width: 28 layers made wider on GH200, {SCALED} sequences\n");
-    println!(
-        "Published are multiples of a width that what could be read does not name. Of the models used there, two have 28 layers, and"
+/// MegaTrain's experiments on the number of layers and their width.
+fn depth_and_width(report: &mut Report) {
+    let gh200 = Description::shipped("gh200").expect("a built-in machine");
+    report.section("Depth: more layers of the 7B model on GH200");
+    report.paragraph(&format!(
+        "The authors do not state the step sizes; {SCALED} sequences are simulated. These ratios of MegaTrain's schedule, \
+         simulated, to the published figure are therefore not in the median above."
+    ));
+    let base = shape("qwen2.5-7b").expect("a built-in shape");
+    let rows: Vec<_> = PUBLISHED_DEPTH
+        .iter()
+        .map(|&(l, tflops)| {
+            let config = ModelConfig { dims: Dims { l, ..base.dims }, ..base.clone() };
+            let published = tflops / peers::six_p(&config);
+            let seconds = original::seconds(&config, &gh200, SCALED, T);
+            let ratio = (SCALED * T) as f64 / seconds / published;
+            let first = [l.to_string(), billions(&config), tokens(published), format!("{ratio:.2}")];
+            first.into_iter().chain(against_original("deeper", &config, &gh200, SCALED)).collect()
+        })
+        .collect();
+    report.table(&head(&["layers", "parameters", "published", "ratio"]), &rows);
+
+    report.section("Width: 28 wider layers on GH200");
+    report.paragraph(
+        "The figure gives multiples of a width that it does not name. Of the models of that paper two have 28 layers; only \
+         the 1.5B one, 1536 wide, can be made five times as wide in 480 GB, so it is taken here, and no ratio is given.",
     );
-    println!(
-        "of these only the 1.5B (1536 wide) can be made five times as wide in 480 GB: it is taken here.\n"
-    );
-    head(&["width", "parameters", "published", "original", "ours", "ratio", "ours, tokens/s", "busiest"]);
-    let base = shape("qwen2.5-1.5b").expect("a shape");
-    for (times, published) in PUBLISHED_WIDTH {
-        let wider = |size: usize| (size as f64 * times) as usize;
-        let mut config = base.clone();
-        config.dims = Dims {
-            c: wider(base.dims.c),
-            f: wider(base.dims.f),
-            h: wider(base.dims.h),
-            g: wider(base.dims.g),
-            ..base.dims
-        };
-        scaled(&config, &gh200, format!("{times} × 1536"), published.to_owned());
-    }
+    let base = shape("qwen2.5-1.5b").expect("a built-in shape");
+    let rows: Vec<_> = PUBLISHED_WIDTH
+        .iter()
+        .map(|&(times, published)| {
+            let wider = |size: usize| (size as f64 * times) as usize;
+            let Dims { c, f, h, g, .. } = base.dims;
+            let dims = Dims { c: wider(c), f: wider(f), h: wider(h), g: wider(g), ..base.dims };
+            let config = ModelConfig { dims, ..base.clone() };
+            let first = [format!("{times} × 1536"), billions(&config), published.to_owned()];
+            first.into_iter().chain(against_original("wider", &config, &gh200, SCALED)).collect()
+        })
+        .collect();
+    report.table(&head(&["width", "parameters", "published TFLOP/s"]), &rows);
 }
 
-fn scaled(config: &ModelConfig, machine: &Description, what: String, published: String) {
-    let parameters = Layout::new(config).parameters();
-    let mut cells = vec![what, format!("{:.1} B", parameters as f64 / 1e9), published];
-    cells.extend(beside("scaled", config, machine, SCALED));
-    row(&cells);
+/// The number of parameters, e.g. `7.6 B`.
+fn billions(config: &ModelConfig) -> String {
+    format!("{:.1} B", Layout::new(config).parameters() as f64 / 1e9)
 }
-
-/// Columns of the tables of the largest models.
-const LARGEST: [&str; 8] =
-    ["mode", "clip", "tokens a step", "tokens/s", "TFLOP/s", "host memory", "device memory", "busiest"];
 
 /// The largest models.
-fn large() {
-    println!("\n## 120B dense on H200 with 1.5 TB of RAM\n");
-    head(&LARGEST);
-    let h200 = Description::shipped("h200").expect("a machine");
-    for sequences in [16, 64, 128] {
-        for (mode, clip) in MODES {
-            largest("dense-120b", &h200, sequences, mode, clip);
+fn large(report: &mut Report) {
+    let head =
+        ["mode", "clip", "tokens a step", "tokens/s", "TFLOP/s", "host memory", "device memory", "busiest"];
+    let h200 = Description::shipped("h200").expect("a built-in machine");
+    let rows = |model: &str, machine: &Description, steps: &[usize]| -> Vec<Vec<String>> {
+        let with = |sequences: &usize| MODES.map(|mode| largest(model, machine, *sequences, mode));
+        steps.iter().flat_map(with).collect()
+    };
+    report.section("120B dense on H200 with 1.5 TB of RAM");
+    report.table(&head, &rows("dense-120b", &h200, &[16, 64, 128]));
+    report.section("1T dense on H200 with 20 TB of RAM");
+    let larger = Description { host_bytes: 20_000_000_000_000, ..h200.clone() };
+    report.table(&head, &rows("dense-1t", &larger, &[64]));
+}
+
+fn largest(name: &str, machine: &Description, sequences: usize, mode: (Mode, f64)) -> Vec<String> {
+    let config = shape(name).expect("a built-in shape");
+    let mut cells = vec![
+        mode.0.name().to_owned(),
+        if mode.1 > 0.0 { "exact" } else { "none" }.to_owned(),
+        report::grouped((sequences * T) as u64),
+    ];
+    match fastest(name, &config, machine, sequences, mode) {
+        Ok(planned) => {
+            let plan = planned.plan();
+            cells.extend([
+                tokens(planned.tokens_per_second),
+                format!("{:.0}", planned.tflops),
+                format!("{:.2} TB", plan.host.bytes() as f64 / 1e12),
+                format!("{:.0} GB", plan.device.bytes() as f64 / 1e9),
+                planned.explanation.busiest.to_string(),
+            ]);
+        }
+        Err(error) => {
+            cells.extend(["–".to_owned(), "–".to_owned(), refusal(&error), "–".to_owned(), "–".to_owned()]);
         }
     }
-    println!("\n## 1T dense: H200 with as much RAM as it takes\n");
-    head(&LARGEST);
-    let mut larger = h200.clone();
-    larger.host_bytes = 20_000_000_000_000;
-    for (mode, clip) in MODES {
-        largest("dense-1t", &larger, 64, mode, clip);
+    cells
+}
+
+/// Adds which rates of the machines are measured, published and assumed.
+pub fn rates(report: &mut Report, machines: &[&str]) {
+    report.section("Rates");
+    report.paragraph(
+        "Which rates of the machines are measured, published or assumed; `horizon plan --machine NAME --json` gives every \
+         value with its source.",
+    );
+    for name in machines {
+        let machine = Description::shipped(name).expect("a built-in machine");
+        let [.., matmul] = machine.rates.matrix_flop_per_s;
+        let [adam, ..] = machine.rates.host_bytes_per_s;
+        report.paragraph(&format!(
+            "**{name}**: {}. Matmul {:.0} TFLOP/s, link {:.0} GB/s up and {:.0} down, AdamW {:.0} GB/s of RAM. {}.",
+            machine.about,
+            matmul / 1e12,
+            machine.rates.up_bytes_per_s / 1e9,
+            machine.rates.down_bytes_per_s / 1e9,
+            adam / 1e9,
+            capitalised(&machine.basis_line())
+        ));
     }
 }
 
-const MODES: [(Mode, f64); 3] = [(Mode::Exact, 1.0), (Mode::Streamed, 0.0), (Mode::Compact, 1.0)];
-
-fn largest(name: &str, machine: &Description, sequences: usize, mode: Mode, clip: f64) {
-    let config = shape(name).expect("a shape");
-    let options = TrainerOptions { mode, clip, ..options() };
-    let mut cells = vec![
-        format!("{mode:?}").to_lowercase(),
-        if clip > 0.0 { "exact" } else { "none" }.to_owned(),
-        format!("{} k", sequences * T / 1024),
-    ];
-    match ours(name, &config, machine, sequences, options) {
-        Ok(planned) => {
-            let plan = planned.plan();
-            cells.push(format!("{:.0}", planned.tokens_per_second));
-            cells.push(format!("{:.0}", planned.tflops));
-            cells.push(format!("{:.2} TB", plan.host.bytes() as f64 / 1e12));
-            cells.push(format!("{:.0} GB", plan.device.bytes() as f64 / 1e9));
-            cells.push(planned.explanation.busiest.to_string());
-        }
-        Err(error) => cells.push(refusal(&error)),
-    }
-    row(&cells);
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

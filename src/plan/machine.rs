@@ -1,10 +1,11 @@
-//! Machines as files: what one can do, how much memory it has, and where every figure is from.
+//! Machine descriptions: the rates and memory of a machine, and the source of every figure.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::base::{DType, Error, Result, Status};
 use crate::device::Lane;
@@ -14,33 +15,60 @@ use crate::plan::Machine;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
-    /// What `--machine` calls it.
+    /// The name that `--machine` takes.
     pub name: String,
-    /// What it is, for people.
+    /// One line for people: device, link, RAM.
     pub about: String,
-    /// Words in the name that the driver gives the device, e.g. `H200`; nothing where any device will do, as for the CPU.
+    /// Words of the driver's name of the device, e.g. `H200`; `None` if any device will do, as for the CPU device.
     pub device: Option<String>,
-    /// The device's type of activations.
+    /// The activation dtype of the device.
     pub activation_dtype: ActivationDtype,
-    /// Device memory that an arena may take; none where it is bounded by host memory alone.
+    /// Device memory available to an arena, in bytes; `None` if host memory is the only limit.
     pub device_bytes: Option<usize>,
-    /// Host memory.
+    /// Host memory, in bytes.
     pub host_bytes: usize,
-    /// Whether device memory is host memory, too.
+    /// Whether device memory is host memory.
     pub shared: bool,
-    /// What it can do.
+    /// The machine's rates.
     pub rates: Machine,
-    /// By field of `rates`, and of memory: who says so.
+    /// The basis of each figure, by field of `rates`, `device_bytes` and `host_bytes`; of a list, that of its last entry. A
+    /// missing field has an unknown basis. Files older than this map do not have it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub basis: BTreeMap<String, Basis>,
+    /// The source of each figure in words, by the same fields.
     pub sources: BTreeMap<String, String>,
 }
 
-/// A type of activations, by name.
+/// How a figure of a machine was obtained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Basis {
+    /// Measured by this project on such a machine, e.g. by `horizon calibrate`.
+    Measured,
+    /// Taken from a datasheet, or from measurements published by others.
+    Published,
+    /// Estimated, e.g. a fixed share of a published figure.
+    Assumed,
+}
+
+impl Basis {
+    /// The name in files and plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Basis::Measured => "measured",
+            Basis::Published => "published",
+            Basis::Assumed => "assumed",
+        }
+    }
+}
+
+/// An activation dtype, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationDtype {
-    /// As the CPU device has them.
+    /// The dtype of the CPU device.
     F32,
-    /// As CUDA has them.
+    /// The dtype of CUDA devices.
     Bf16,
 }
 
@@ -53,45 +81,65 @@ impl From<ActivationDtype> for DType {
     }
 }
 
-/// The machines that are described here, by name.
-const SHIPPED: [(&str, &str); 7] = [
+/// The built-in machines, by name.
+const SHIPPED: [(&str, &str); 9] = [
     ("cpu", include_str!("machines/cpu.json")),
     ("h200", include_str!("machines/h200.json")),
     ("gh200", include_str!("machines/gh200.json")),
+    ("h100-sxm", include_str!("machines/h100-sxm.json")),
     ("h100-pcie", include_str!("machines/h100-pcie.json")),
     ("a100-pcie", include_str!("machines/a100-pcie.json")),
+    ("rtx5090", include_str!("machines/rtx5090.json")),
     ("rtx4090", include_str!("machines/rtx4090.json")),
     ("rtx3090", include_str!("machines/rtx3090.json")),
 ];
 
+/// Short names of the figures, for people.
+const SHORT: [(&str, &str); 14] = [
+    ("matrix_flop_per_s", "matmul"),
+    ("attention_flop_per_s", "attention"),
+    ("device_bytes_per_s", "device memory bandwidth"),
+    ("up_bytes_per_s", "h2d"),
+    ("down_bytes_per_s", "d2h"),
+    ("host_bytes_per_s", "AdamW"),
+    ("ram_bytes_per_s", "RAM bandwidth"),
+    ("disk_bytes_per_s", "disk"),
+    ("launch_s", "kernel launch"),
+    ("latency_s", "latency"),
+    ("handoff_s", "handoff"),
+    ("common", "contention"),
+    ("device_bytes", "device memory"),
+    ("host_bytes", "RAM"),
+];
+
 impl Description {
-    /// Names of the machines that are described in the program.
+    /// The names of the built-in machines.
     pub fn names() -> impl Iterator<Item = &'static str> {
         SHIPPED.iter().map(|(name, _)| *name)
     }
 
-    /// One of those; case does not matter.
+    /// A built-in machine by name, in any case.
     pub fn shipped(name: &str) -> Option<Description> {
         let (_, text) = SHIPPED.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
-        Some(serde_json::from_str(text).expect("a test reads every one"))
+        Some(Description::parse(text).expect("a test reads every one"))
     }
 
-    /// The machine described in the program whose device has this hardware name.
+    /// The built-in machine whose device has this hardware name.
     pub fn shipped_with(hardware: &str) -> Option<Description> {
         let shipped = Description::names().filter_map(Description::shipped);
         shipped.into_iter().find(|machine| machine.device.is_some() && machine.has(hardware))
     }
 
-    /// Whether a device of this hardware name is the machine's: the words of [`device`](Description::device) stand in it
-    /// in a row. True where the machine names no device.
+    /// Whether `hardware` contains the consecutive words of [`device`](Description::device). True if the machine names no
+    /// device.
     pub fn has(&self, hardware: &str) -> bool {
         let (words, name) = (words(self.device.as_deref().unwrap_or("")), words(hardware));
         words.is_empty() || name.windows(words.len()).any(|some| some == words)
     }
 
-    /// A machine by its name, or from a file.
+    /// A built-in machine by name, or a machine from a file.
     ///
-    /// Errors: neither (`NotFound`); the file cannot be read, or is none (`BadFormat`, with field and line).
+    /// Errors: neither exists (`NotFound`); the file cannot be read, or is not a description (`BadFormat`, with field and line).
     pub fn open(name_or_file: &str) -> Result<Description> {
         if let Some(shipped) = Description::shipped(name_or_file) {
             return Ok(shipped);
@@ -108,15 +156,22 @@ impl Description {
         Description::parse(&text).map_err(|error| error.within(path.display()))
     }
 
-    /// A machine from the text of a file.
+    /// Reads a machine from the text of a file.
     ///
     /// Errors: `BadFormat`.
     pub fn parse(text: &str) -> Result<Description> {
         let described: Description = serde_json::from_str(text).map_err(|error| {
             let of = field(text, &error).map_or(String::new(), |field| format!("{field}: "));
-            Error::new(Status::BadFormat, format!("is no description of a machine: {of}{error}"))
+            Error::new(Status::BadFormat, format!("is not a machine description: {of}{error}"))
         })?;
         described.rates.check()?;
+        let known = |field: &String| SHORT.iter().any(|(name, _)| name == field);
+        if let Some(unknown) = described.basis.keys().find(|field| !known(field)) {
+            return Err(Error::new(
+                Status::BadFormat,
+                format!("basis has an entry for {unknown}, which is not a figure of a machine"),
+            ));
+        }
         Ok(described)
     }
 
@@ -124,14 +179,58 @@ impl Description {
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("numbers and strings can be written") + "\n"
     }
+
+    /// The figures that this machine has, with their values.
+    fn figures(&self) -> Vec<(&'static str, &'static str, Value)> {
+        let rates = serde_json::to_value(&self.rates).expect("numbers can be written");
+        let value = |field: &str| match field {
+            "device_bytes" => self.device_bytes.map(Value::from),
+            "host_bytes" => Some(self.host_bytes.into()),
+            _ => rates.get(field).cloned(),
+        };
+        SHORT.iter().filter_map(|&(field, short)| Some((field, short, value(field)?))).collect()
+    }
+
+    /// One line for people that says which figures are measured, published and assumed. The largest group is called `the
+    /// rest`.
+    pub fn basis_line(&self) -> String {
+        if self.basis.is_empty() {
+            return "the machine file does not say which are measured, published or assumed".to_owned();
+        }
+        let mut groups: BTreeMap<(bool, Option<Basis>), Vec<&str>> = BTreeMap::new();
+        for (field, short, _) in self.figures() {
+            let basis = self.basis.get(field).copied();
+            groups.entry((basis.is_none(), basis)).or_default().push(short);
+        }
+        let largest = groups.values().map(Vec::len).max();
+        let (mut named, mut rest) = (Vec::new(), None);
+        for ((_, basis), figures) in &groups {
+            let basis = basis.map_or("not stated", Basis::name);
+            if rest.is_none() && Some(figures.len()) == largest {
+                rest = Some(format!("{basis}: {}", if groups.len() == 1 { "all" } else { "the rest" }));
+            } else {
+                named.push(format!("{basis}: {}", figures.join(", ")));
+            }
+        }
+        named.into_iter().chain(rest).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Every figure by field, as JSON: its value, its basis (null if the file does not state it) and its source.
+    pub fn figures_json(&self) -> Value {
+        let figures = self.figures().into_iter().map(|(field, _, value)| {
+            let (basis, source) = (self.basis.get(field), self.sources.get(field));
+            (field.to_owned(), json!({ "value": value, "basis": basis, "source": source }))
+        });
+        Value::Object(figures.collect())
+    }
 }
 
-/// The words of a device's name. `GH200` is one, and another than `H200`.
+/// Splits a device's name into words, so that `H200` does not match `GH200`.
 fn words(name: &str) -> Vec<&str> {
     name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect()
 }
 
-/// The field whose value has the wrong type: the last one before the place that an error names.
+/// The field whose value has the wrong type: the last one before the position in the error.
 fn field<'a>(text: &'a str, error: &serde_json::Error) -> Option<&'a str> {
     let line = text.lines().nth(error.line().checked_sub(1)?)?;
     let before = line.get(..error.column())?.rsplit_once("\":")?.0;
@@ -140,7 +239,7 @@ fn field<'a>(text: &'a str, error: &serde_json::Error) -> Option<&'a str> {
 }
 
 impl Machine {
-    /// Whether every figure is one that a step's time can be reckoned with.
+    /// Checks that every rate, share and latency is within bounds.
     ///
     /// Errors: `BadFormat`, naming the field.
     pub fn check(&self) -> Result<()> {
@@ -156,7 +255,7 @@ impl Machine {
             ("disk_bytes_per_s", self.disk_bytes_per_s),
         ];
         for (name, rate) in rates {
-            // So that no step takes no time, or more than can be counted.
+            // A step must take neither zero time nor more than 64 bits of nanoseconds.
             if !(1.0..=1e18).contains(&rate) {
                 return Err(Error::new(
                     Status::BadFormat,
@@ -190,7 +289,7 @@ impl Machine {
     }
 }
 
-/// A figure for each lane, as an object by the lanes' names.
+/// (De)serialises a figure per lane as an object with the lanes' names.
 pub(super) mod by_lane {
     use std::collections::BTreeMap;
 
@@ -226,7 +325,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn every_figure_of_every_machine_has_a_source() {
+    fn every_figure_of_every_machine_has_a_basis_and_a_source() {
         for name in Description::names() {
             let machine = Description::shipped(name).unwrap();
             assert_eq!(machine.name, name);
@@ -239,6 +338,11 @@ mod tests {
             let sources: Vec<String> = machine.sources.keys().cloned().collect();
             assert_eq!(sources, figures, "{name}");
             assert!(machine.sources.values().all(|source| source.len() > 5), "{name}");
+            assert_eq!(machine.basis.keys().cloned().collect::<Vec<_>>(), figures, "{name}");
+            for (field, basis) in &machine.basis {
+                let says = machine.sources[field].contains("assumed");
+                assert!(!says || *basis == Basis::Assumed || field == "matrix_flop_per_s", "{name}: {field}");
+            }
         }
     }
 
@@ -248,8 +352,10 @@ mod tests {
             ("NVIDIA H200", Some("h200")),
             ("NVIDIA H200 NVL", Some("h200")),
             ("NVIDIA GH200 480GB", Some("gh200")),
-            ("NVIDIA H100 80GB HBM3", Some("h100-pcie")),
+            ("NVIDIA H100 80GB HBM3", Some("h100-sxm")),
+            ("NVIDIA H100 PCIe", Some("h100-pcie")),
             ("NVIDIA A100-PCIE-40GB", Some("a100-pcie")),
+            ("NVIDIA GeForce RTX 5090", Some("rtx5090")),
             ("NVIDIA GeForce RTX 4090", Some("rtx4090")),
             ("NVIDIA GeForce RTX 3090 Ti", Some("rtx3090")),
             ("NVIDIA L40S", None),
@@ -271,6 +377,49 @@ mod tests {
             let machine = Description::shipped(name).unwrap();
             assert_eq!(Description::parse(&machine.to_json()).unwrap(), machine);
         }
+    }
+
+    #[test]
+    fn a_file_without_bases_is_read_and_an_unknown_entry_is_refused() {
+        let good = Description::shipped("rtx5090").unwrap();
+        let old = Description { basis: BTreeMap::new(), ..good.clone() };
+        assert!(!old.to_json().contains("\"basis\""), "{}", old.to_json());
+        assert_eq!(Description::parse(&old.to_json()).unwrap(), old);
+        assert!(old.basis_line().contains("does not say"), "{}", old.basis_line());
+        assert_eq!(old.figures_json()["up_bytes_per_s"]["basis"], Value::Null);
+
+        let refused = |from: &str, to: &str, words: &[&str]| {
+            let text = good.to_json().replacen(from, to, 1);
+            let error = Description::parse(&text).unwrap_err();
+            assert_eq!(error.status(), Status::BadFormat);
+            words.iter().for_each(|word| assert!(error.message().contains(word), "no {word:?} in: {error}"));
+        };
+        refused("\"ram_bytes_per_s\": \"", "\"rom_bytes_per_s\": \"", &["basis", "rom_bytes_per_s"]);
+        refused("\"published\"", "\"rumoured\"", &["rumoured", "measured"]);
+        refused("\"basis\"", "\"bases\"", &["bases"]);
+    }
+
+    #[test]
+    fn a_line_says_which_figures_are_measured() {
+        let line = |name: &str| Description::shipped(name).unwrap().basis_line();
+        assert_eq!(line("cpu"), "measured: all");
+        assert_eq!(line("h200"), "measured: matmul, h2d, d2h; published: device memory; assumed: the rest");
+        let mut partly = Description::shipped("rtx4090").unwrap();
+        partly.basis.retain(|field, _| field == "up_bytes_per_s");
+        assert_eq!(partly.basis_line(), "published: h2d; not stated: the rest");
+    }
+
+    #[test]
+    fn figures_as_json_have_value_basis_and_source() {
+        let machine = Description::shipped("rtx4090").unwrap();
+        let figures = machine.figures_json();
+        assert_eq!(figures["device_bytes"]["value"], machine.device_bytes.unwrap());
+        assert_eq!(figures["device_bytes"]["basis"], "published");
+        assert_eq!(figures["disk_bytes_per_s"]["basis"], "assumed");
+        for (field, figure) in figures.as_object().unwrap() {
+            assert_eq!(figure["source"], machine.sources[field].as_str(), "{field}");
+        }
+        assert_eq!(figures.as_object().unwrap().len(), machine.sources.len());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use carve::{ArenaRange, Region};
 pub use cost::{Common, Cost, MATRIX_CLASSES, Machine, Work, content_bytes};
 pub use device_map::{BatchRanges, DeviceMap};
 pub use host_map::{HostMap, UnitRanges};
-pub use machine::{ActivationDtype, Description};
+pub use machine::{ActivationDtype, Basis, Description};
 pub use predict::Prediction;
 pub use search::{Explanation, Fixed, Found, Gain, MemoryLimits, Question, RING};
 
@@ -182,9 +182,9 @@ impl fmt::Display for Plan {
             ("device", self.device.bytes(), self.device.regions().to_vec()),
             ("host", self.host.bytes(), self.host.regions()),
         ] {
-            writeln!(f, "{title:<28} {:>12}", Size(total).to_string())?;
+            writeln!(f, "{title:<36} {:>12}", Size(total).to_string())?;
             for region in regions.iter().filter(|region| region.bytes > 0) {
-                writeln!(f, "  {:<26} {:>12}", region.name, Size(region.bytes).to_string())?;
+                writeln!(f, "  {:<34} {:>12}", region.name, Size(region.bytes).to_string())?;
             }
         }
         if let Some(pinning) = self.pinning {
@@ -194,7 +194,7 @@ impl fmt::Display for Plan {
                 Some(Some(node)) => format!(", on node {node}"),
             };
             let bytes = Size(self.host.wire_bytes()).to_string();
-            writeln!(f, "{:<28} {bytes:>12} ({pinning}{node})", "of it pinned")?;
+            writeln!(f, "{:<36} {bytes:>12} ({pinning}{node})", "of it pinned")?;
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ impl LrSchedule {
         }
         if !(self.min_lr >= 0.0 && self.min_lr <= self.lr) {
             return Err(Error::argument(format!(
-                "the minimum learning rate is {}; it must be between 0 and the learning rate, {}",
+                "the final learning rate (min-lr) is {}; it must be between 0 and the peak learning rate, {}",
                 self.min_lr, self.lr
             )));
         }

@@ -79,6 +79,10 @@ pub struct Planned {
     pub saved: (usize, f64),
     model: String,
     machine: String,
+    /// Bases of the machine's rates as text, see [`Description::basis_line`].
+    basis: String,
+    /// Every rate with its basis, see [`Description::figures_json`].
+    figures: Value,
 }
 
 impl Planned {
@@ -127,6 +131,8 @@ impl Planned {
             explanation,
             model: model.to_owned(),
             machine: format!("{}: {}", machine.name, machine.about),
+            basis: machine.basis_line(),
+            figures: machine.figures_json(),
         })
     }
 
@@ -146,6 +152,17 @@ impl Planned {
         let mut text = String::new();
         self.write_summary(&mut text).expect("writing to a string cannot fail");
         text
+    }
+
+    /// Name of the machine.
+    pub fn machine_name(&self) -> &str {
+        self.machine.split(':').next().unwrap_or_default()
+    }
+
+    /// Describes what limits the step.
+    pub fn bound(&self) -> String {
+        let Explanation { busiest, longest, .. } = &self.explanation;
+        bound(*busiest, *longest, self.busy(*busiest))
     }
 
     /// Fraction of a step that a lane is busy.
@@ -193,6 +210,7 @@ impl Planned {
             "save_bytes": self.saved.0, "save_seconds": self.saved.1,
             "lanes_busy": lanes, "busiest_lane": self.explanation.busiest.name(),
             "critical_lane": self.explanation.longest.name(), "with": gains, "better_micro_batch": better,
+            "machine_rates": self.figures,
         })
     }
 }
@@ -241,17 +259,18 @@ impl Planned {
             several(layers, "layer")
         )?;
         writeln!(f, "machine    {}", self.machine)?;
+        writeln!(f, "rates      {}", self.basis)?;
         writeln!(
             f,
-            "step       {} × {b} × {t} = {} tokens; mode {}, {} gradients",
-            plan.micros_max,
+            "step       {} × {b} sequences × {t} = {} tokens; mode {}, {} gradients",
+            several_micro_batches(plan.micros_max),
             self.tokens,
             plan.policy.mode.name(),
             numeric.grad_dtype
         )?;
         writeln!(
             f,
-            "simulated  {} a step, {} tokens/s, {:.3} TFLOP/s useful",
+            "simulated  {} per step, {} tokens/s, {:.3} TFLOP/s useful",
             time(self.found.step_ns),
             count(self.tokens_per_second),
             self.tflops
@@ -261,9 +280,8 @@ impl Planned {
             Lane::ALL.iter().map(|&lane| format!("{lane} {:.0} %", 100.0 * self.busy(lane))).collect();
         writeln!(f, "busy       {}", lanes.join(", "))?;
         let (bytes, seconds) = self.saved;
-        writeln!(f, "checkpoint {}, {seconds:.1} s on the disk lane, during training", Size(bytes))?;
-        let Explanation { busiest, longest, .. } = &self.explanation;
-        writeln!(f, "bound by   {}", bound(*busiest, *longest, self.busy(*busiest)))
+        writeln!(f, "checkpoint {}, {seconds:.1} s to write while training continues", Size(bytes))?;
+        writeln!(f, "bound by   {}", self.bound())
     }
 }
 
@@ -280,8 +298,8 @@ impl fmt::Display for Planned {
         if let Some((shape, micros, step_ns)) = micro_batch {
             writeln!(
                 f,
-                "better     {micros} micro-batch{} of {} × {}: {} a step",
-                if *micros == 1 { "" } else { "es" },
+                "better     {} of {} × {}: {} per step",
+                several_micro_batches(*micros),
                 shape.b,
                 shape.t,
                 time(*step_ns)
@@ -291,20 +309,24 @@ impl fmt::Display for Planned {
     }
 }
 
+fn several_micro_batches(number: usize) -> String {
+    format!("{number} micro-batch{}", if number == 1 { "" } else { "es" })
+}
+
 /// Describes what limits a step. `longest` is the lane with the largest share of the critical path.
 fn bound(busiest: Lane, longest: Lane, share: f64) -> String {
     const SATURATED: f64 = 0.9;
     let name = |lane: Lane| match lane {
         Lane::Compute => "compute: arithmetic on the device",
-        Lane::H2d => "h2d: link bandwidth to the device",
-        Lane::D2h => "d2h: link bandwidth from the device",
-        Lane::Host => "host: AdamW (RAM bandwidth)",
-        Lane::Disk => "disk: saving",
+        Lane::H2d => "h2d: uploads to the device",
+        Lane::D2h => "d2h: downloads from the device",
+        Lane::Host => "host: AdamW, by RAM bandwidth",
+        Lane::Disk => "disk: checkpoints",
     };
     if share >= SATURATED || busiest == longest {
         name(busiest).to_owned()
     } else {
-        format!("waits between lanes; most of the critical path is on {}", name(longest))
+        format!("waits between lanes, mostly for {}", name(longest))
     }
 }
 
@@ -319,7 +341,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
     };
     writeln!(
         f,
-        "placement  {}, {} weight slots, {} gradient slabs; AdamW {}, gradients wait on the {}",
+        "placement  {}, {} weight slots, {} gradient slabs; AdamW {}; gradients wait on the {}",
         several(placement.sweeps, "sweep"),
         placement.weight_slots,
         placement.slabs,
@@ -330,7 +352,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
     let spilled = of(&|layer| layer.boundary == Boundary::Spilled);
     write!(
         f,
-        "layers     recompute {}; boundaries {}; {} resident",
+        "layers     recompute {}; inputs {}; {} resident",
         list(&recomputed),
         list(&[(placement.layers.len() - spilled, "kept"), (spilled, "spilled")]),
         placement.residents()

@@ -182,12 +182,12 @@ impl Saving {
                 observer.saved(step, self.checkpoints.folder());
             }
             Err(error) => {
-                let latest = match self.complete {
-                    Some(complete) => format!("the latest complete checkpoint is that of step {complete}"),
-                    None => "there is no earlier checkpoint".to_owned(),
+                let earlier = match self.complete {
+                    Some(complete) => format!("the checkpoint of step {complete} is kept"),
+                    None => "there is no earlier one".to_owned(),
                 };
                 observer.warned(&format!(
-                    "the checkpoint of step {step} failed: {}; {latest}; training continues",
+                    "the checkpoint of step {step} failed: {}; {earlier}, and training continues",
                     error.message()
                 ));
             }

@@ -39,7 +39,7 @@ impl ModelSource {
             return Err(Error::new(
                 Status::NotFound,
                 format!(
-                    "model {model} is neither a folder nor a built-in shape ({})",
+                    "model {model} is neither a folder nor a built-in model ({})",
                     preset_names().join(", ")
                 ),
             ));

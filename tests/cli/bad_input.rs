@@ -1,4 +1,5 @@
-//! Whatever is wrong: a clear error, a status that is not 0, nothing half-written under the final name.
+//! Errors: each has a clear message and a nonzero status, and leaves no partial file under a final
+//! name.
 
 use std::fs;
 use std::path::Path;
@@ -138,22 +139,32 @@ fn options_that_cannot_be() {
     with(&["--threads", "1000000"]).badly(2, &["--threads", "1000000", "at most"]);
     with(&["--spill", "all,none"]).badly(1, &["--spill", "none alone"]);
     with(&["--spill", "none,3"]).badly(1, &["--spill", "none alone"]);
-    with(&["--sweeps", "1", "--sum-on-device", "all"]).badly(1, &["--sum-on-device", "--sweeps 1"]);
+    with(&["--sweeps", "1", "--accum-on-device", "all"]).badly(1, &["--accum-on-device", "--sweeps 1"]);
     with(&["--micro-batch", "0"]).badly(2, &["--micro-batch", "at least 1"]);
     with(&["--device-mem", "8Q"]).badly(2, &["--device-mem", "unit"]);
     with(&["--device-mem", "64K"]).badly(1, &["device memory", "64.0 KiB"]);
     with(&["--host-mem", "1M"]).badly(1, &["host memory", "1.0 MiB"]);
-    with(&["--mode", "streamed"]).badly(1, &["clip 0"]);
+    with(&["--mode", "streamed"])
+        .badly(1, &["--mode streamed", "cannot clip to 1", "--clip 0", "--grad-place device"]);
     with(&["--grad-place", "disk"]).badly(2, &["--grad-place", "host", "device"]);
     with(&["--recompute", "some"]).badly(2, &["--recompute", "full, linears, mlp, selective, none"]);
-    with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "end before they begin"]);
-    with(&["--spill", "first"]).badly(2, &["--spill", "layers are all"]);
-    with(&["--resident", "0-99"]).badly(1, &["--resident speaks of layer 99"]);
-    with(&["--slots", "1"]).badly(1, &["weight slots"]);
-    with(&["--slabs", "1"]).badly(1, &["gradient slabs"]);
+    with(&["--recompute", "none:3-1"]).badly(2, &["--recompute", "ends before it begins"]);
+    with(&["--recompute", "none:none"]).badly(2, &["--recompute", "none:none names no layer"]);
+    with(&["--recompute", "selective:0,1"]).badly(2, &["--recompute", "1 has no HOW", "full:0,full:2-3"]);
+    with(&["--recompute", "none:0-1,mlp:1-2"]).badly(1, &["--recompute names layer 1 twice"]);
+    with(&["--recompute", "full:all,mlp:0"]).badly(1, &["--recompute names layer 0 twice"]);
+    with(&["--recompute", "full,mlp"]).badly(1, &["--recompute has several items without layers"]);
+    with(&["--resident", "0-2,1"]).badly(1, &["--resident names layer 1 twice"]);
+    with(&["--spill", "first"]).badly(2, &["--spill", "LAYERS must be all"]);
+    with(&["--resident", "0-99"]).badly(1, &["--resident names layer 99", "4 layers"]);
+    with(&["--slots", "1"]).badly(2, &["--slots", "at least 2", "double buffering"]);
+    with(&["--slabs", "1"]).badly(2, &["--slabs", "at least 2"]);
     with(&["--sweeps", "0"]).badly(2, &["--sweeps", "at least 1"]);
+    with(&["--device", "cpu", "--gemm-table", "gemm.json"])
+        .badly(1, &["--gemm-table is for CUDA devices", "--device cpu computes on the CPU"]);
+    with(&["--verbose"]).badly(2, &["--verbose", "--quiet"]);
     with(&["--lr", "-1"]).badly(1, &["learning rate"]);
-    with(&["--min-lr", "1"]).badly(1, &["least learning rate"]);
+    with(&["--min-lr", "1"]).badly(1, &["final learning rate (min-lr) is 1"]);
     with(&["--steps", "5", "--warmup", "6"]).badly(1, &["warmup"]);
     with(&["--beta1", "1"]).badly(1, &["beta1"]);
     with(&["--clip", "-1"]).badly(1, &["clip"]);
@@ -180,14 +191,14 @@ fn places_that_cannot_be_written() {
     assert_eq!(names(here), ["mine", "text.txt"]);
 }
 
-/// Writing fails in the middle of the weights: the limit on file sizes stands for a full disk, everywhere.
+/// Writing fails in the middle of the weights. A limit on file sizes stands for a full disk.
 #[test]
 fn an_export_that_fails_half_way() {
     let dir = furnished();
     let here = dir.path();
     let before = fs::read(here.join("model/model.safetensors")).unwrap();
     for out in ["model", "out"] {
-        // An ignored signal stays ignored across exec; without it the limit would kill.
+        // Without the trap, which exec inherits, the limit would kill the process.
         let ran: Ran = Command::new("sh")
             .args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_horizon")])
             .args(short(&["--data", "text.txt", "--steps", "1", "--out", out]))
@@ -201,8 +212,8 @@ fn an_export_that_fails_half_way() {
     assert!(fs::read(here.join("model/model.safetensors")).unwrap() == before);
 }
 
-/// A disk that is too small from the start, and one that fills up under the run: needs a small file system of
-/// its own, and says so where it may not have one.
+/// A disk that is too small from the start, and one that fills up during the run. Needs a small
+/// file system of its own; skipped, with a message, where it cannot be mounted.
 #[test]
 fn a_full_disk() {
     let dir = tempfile::tempdir().unwrap();

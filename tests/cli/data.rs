@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::{horizon_in, names, short, write_text};
 
-/// A model folder with the tokenizer of `tests/data/chat/byte_level` and a chat template, fresh weights of a tiny shape.
-fn chat_model(here: &Path) {
+/// Writes a tiny model with fresh weights, the tokenizer of `tests/data/chat/byte_level` and a chat
+/// template.
+pub fn chat_model(here: &Path) {
     write_text(&here.join("text.txt"));
     horizon_in(here, &short(&["--data", "text.txt", "--steps", "1", "--out", "model"])).well();
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat");
@@ -22,8 +23,8 @@ fn chat_model(here: &Path) {
     fs::write(path, config.to_string()).unwrap();
 }
 
-/// Questions that all have one answer, in every form a line can have.
-fn write_chats(path: &Path) {
+/// Writes questions with one common answer, in every form of JSONL.
+pub fn write_chats(path: &Path) {
     let lines: String = (0..60)
         .map(|k| {
             let (asked, answer) = (format!("What is {k}?"), "The capital of France is Paris.");
@@ -78,11 +79,11 @@ fn a_model_learns_to_answer_by_one_command() {
         );
         assert!(number("epoch") > 0.0, "{record}");
     }
-    // Answers are all alike, questions are not learned: the loss goes to nothing.
+    // All answers are equal and questions are masked, so the loss approaches 0.
     let loss = |k: usize| records[k]["loss"].as_f64().unwrap();
     assert!(loss(0) > 5.0 && loss(59) < 0.2, "from {} to {}", loss(0), loss(59));
 
-    // The trained folder answers by its template, and ends by itself.
+    // The trained model answers in its template's format and stops by itself.
     for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
         fs::copy(here.join("model").join(file), here.join("out").join(file)).unwrap();
     }
@@ -112,10 +113,10 @@ fn a_token_file_is_the_same_data() {
         horizon_in(here, &[&start[..], more].concat())
     };
     let ran = tokenize(&["--threads", "2"]).well();
-    assert!(ran.err.contains("in 60 documents") && ran.err.contains("learned"), "{}", ran.err);
+    assert!(ran.err.contains("in 60 documents") && ran.err.contains("trained on"), "{}", ran.err);
     let once = fs::read(here.join("chats.bin")).unwrap();
     tokenize(&["--threads", "1", "--quiet"]).well();
-    assert!(fs::read(here.join("chats.bin")).unwrap() == once, "threads change nothing");
+    assert!(fs::read(here.join("chats.bin")).unwrap() == once, "the number of threads changes nothing");
 
     let losses = |data: &str| {
         let more = ["--data", data, "--seq-len", "64", "--steps", "4", "--log", "log.jsonl", "--init"];
@@ -126,7 +127,7 @@ fn a_token_file_is_the_same_data() {
     };
     assert_eq!(losses("chats.bin"), losses("chats.jsonl"));
 
-    // Another tokenizer's file is not taken for this model's.
+    // A token file of another tokenizer is refused.
     let path = here.join("model/tokenizer.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text + "\n").unwrap();
@@ -147,7 +148,7 @@ fn bad_lines_end_the_run_or_are_counted() {
     horizon_in(here, &tokenize).badly(1, &["lines.jsonl, line 2", "`text` is 7"]);
     assert_eq!(names(here), ["lines.jsonl"], "nothing half-written is left");
     let ran = horizon_in(here, &[&tokenize[..], &["--skip-bad-lines"]].concat()).well();
-    assert!(ran.err.contains("skipped: 2 lines") && ran.err.contains("line 2"), "{}", ran.err);
+    assert!(ran.err.contains("skipped 2 invalid lines") && ran.err.contains("line 2"), "{}", ran.err);
     assert!(ran.err.contains("in 2 documents"), "{}", ran.err);
     assert_eq!(names(here), ["lines.bin", "lines.jsonl"]);
 }

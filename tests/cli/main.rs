@@ -1,8 +1,10 @@
-//! The command `horizon`, run as a person runs it.
+//! The command `horizon`, as a process.
 
 mod bad_input;
 mod data;
+mod help;
 mod plan;
+mod readme;
 mod resume;
 mod run;
 
@@ -24,11 +26,11 @@ fn horizon(arguments: &[&str]) -> Ran {
 /// Sends SIGINT, as ^C does.
 fn interrupt(child: &Child) {
     let pid = i32::try_from(child.id()).unwrap();
-    // The child is not waited for yet, so it still has its id.
+    // The child has not been waited for, so its id is still its own.
     kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
 }
 
-/// What a process left behind.
+/// Status and output of a process.
 struct Ran {
     code: Option<i32>,
     out: String,
@@ -46,13 +48,13 @@ impl From<Output> for Ran {
 }
 
 impl Ran {
-    /// It went well.
+    /// Asserts success.
     fn well(self) -> Ran {
         assert_eq!(self.code, Some(0), "{}", self.err);
         self
     }
 
-    /// It ended with `code` and one `error:` line that has every word.
+    /// Asserts that it ended with `code` and an error message with every word.
     fn badly(self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.err);
         assert!(self.err.contains("error: "), "{}", self.err);
@@ -63,7 +65,7 @@ impl Ran {
     }
 }
 
-/// Names in a folder, hidden ones too, sorted; none if there is no folder.
+/// Sorted names in a folder, hidden ones included; none if the folder does not exist.
 fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -71,14 +73,14 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A few kilobytes of text that is easy to learn.
+/// Writes a few kilobytes of text that is easy to predict.
 fn write_text(path: &Path) {
     let text: String =
         (0..200).map(|k| format!("line {} says the same as line {}\n", k % 7, k % 5)).collect();
     std::fs::write(path, text).unwrap();
 }
 
-/// The options of a training that takes a moment.
+/// A training run that takes a moment.
 const SHORT: [&str; 8] = ["train", "--seq-len", "32", "--micro-batch", "2", "--threads", "1", "--quiet"];
 
 fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
@@ -88,18 +90,19 @@ fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn help_names_every_option_with_its_default() {
     let ran = horizon(&["--help"]).well();
-    for command in ["train", "info", "sample", "tokenize"] {
+    for command in ["train", "info", "sample", "tokenize", "man", "completions"] {
         assert!(ran.out.contains(command), "{}", ran.out);
     }
     let ran = horizon(&["train", "--help"]).well();
-    let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch grad-accum \
-                   lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device pinning products \
-                   device-mem host-mem threads seed no-shuffle init out \
-                   export-dtype checkpoint-dir checkpoint-every keep resume resume-change log trace quiet grad-place sweeps slots slabs recompute spill resident sum-on-device";
+    let options = "model data val val-fraction pack chat-template skip-bad-lines steps seq-len micro-batch \
+                   grad-accum lr min-lr warmup schedule weight-decay grad-dtype beta1 beta2 eps clip mode device \
+                   pinning gemm-table device-mem host-mem threads seed no-shuffle init out export-dtype \
+                   checkpoint-dir checkpoint-every keep resume resume-change log trace verbose quiet grad-place \
+                   sweeps slots slabs recompute spill resident accum-on-device machine val-every val-batches";
     for option in options.split_whitespace() {
         assert!(ran.out.contains(&format!("--{option}")), "--{option} is not in the help");
     }
-    assert!(ran.out.contains("512MiB") && ran.out.contains("[default:"), "{}", ran.out);
+    assert!(ran.out.contains("20GiB") && ran.out.contains("[default:"), "{}", ran.out);
     assert!(horizon(&["--version"]).well().out.starts_with("horizon "));
 }
 
@@ -107,7 +110,7 @@ fn help_names_every_option_with_its_default() {
 fn what_is_not_there_is_refused_by_name() {
     for (arguments, word) in [
         (&["train", "--device", "cuda:x"][..], "there is no device `cuda:x`"),
-        (&["train", "--pinning", "glued"], "registered or allocated"),
+        (&["train", "--pinning", "glued"], "registered, allocated"),
     ] {
         horizon(arguments).badly(2, &[word]);
     }
@@ -121,14 +124,18 @@ fn info_is_for_people_and_for_programs() {
     assert!(text.contains("tiny") && text.contains("small") && text.contains("GiB"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
     assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(json["shapes"][0]["name"], "tiny");
+    assert_eq!(json["models"][0]["name"], "tiny");
     assert!(json["host_memory_bytes"].as_u64().unwrap() > 0);
     assert!(json["devices"][0]["name"].as_str().unwrap().starts_with("cpu"));
     assert!(
         json["nodes"][0]["memory_bytes"].as_u64().is_some() && json["huge_pages"]["transparent"].is_boolean()
     );
     assert!(json["measured"].is_null(), "nothing is measured unasked");
-    for word in ["processor", "node 0", "huge pages", "may be locked"] {
+    let targets = json["cuda"]["targets"].as_str();
+    let kernels =
+        targets.map_or("built without CUDA kernels".to_owned(), |names| format!("kernels for {names}"));
+    assert!(text.contains(&kernels), "{text}");
+    for word in ["processor", "node 0", "huge pages", "pinnable"] {
         assert!(text.contains(word), "no {word}: {text}");
     }
 }
@@ -136,13 +143,13 @@ fn info_is_for_people_and_for_programs() {
 #[test]
 fn a_cuda_device_that_cannot_be_used_is_refused_with_what_is_missing() {
     let json: serde_json::Value = serde_json::from_str(&horizon(&["info", "--json"]).well().out).unwrap();
-    let lacks = json["missing_for_cuda"].as_array().unwrap();
-    if lacks.is_empty() {
+    let missing = json["missing_for_cuda"].as_array().unwrap();
+    if missing.is_empty() {
         return println!("skipped: a CUDA device can be used here");
     }
     assert!(horizon(&["info"]).well().out.contains("no CUDA "));
     let ran = horizon(&["train", "--device", "cuda:0", "--steps", "1"]);
-    // The built-in shape may be refused first, by what the kernels compute.
+    // The kernels may refuse the built-in model first.
     ran.badly(1, &["--device cpu"]);
 }
 

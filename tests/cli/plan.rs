@@ -16,12 +16,13 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
     let table = horizon(&arguments).well().out;
     for word in [
         "8.03B parameters",
+        "rates      measured: matmul, h2d, d2h; published: device memory; assumed: the rest",
         "simulated",
         "tokens/s",
         "bound by",
-        "a save     89.7 GiB",
+        "checkpoint 89.7 GiB",
         "1 GiB more device memory",
-        "weights (bf16)",
+        "weights (bf16)                         15.0 GiB  the model, as it is uploaded",
     ] {
         assert!(table.contains(word), "no {word:?} in:\n{table}");
     }
@@ -29,6 +30,9 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
     let text = horizon(&[&arguments[..], &["--json"]].concat()).well().out;
     let plan: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(plan["parameters"], 8_030_261_248u64);
+    let matmul = &plan["machine_rates"]["matrix_flop_per_s"];
+    assert_eq!((&matmul["value"][2], &matmul["basis"]), (&790e12.into(), &"measured".into()));
+    assert!(matmul["source"].as_str().is_some_and(|source| source.contains("790 TFLOP/s")), "{matmul}");
     let sum = |name: &str| -> u64 {
         plan[name].as_array().unwrap().iter().map(|region| region["bytes"].as_u64().unwrap()).sum()
     };
@@ -81,10 +85,11 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
     let large = ["plan", "--model", "llama3.1-405b", "--machine", "h200"];
     horizon(&large).badly(1, &["; even mode compact without clipping needs 3.7 TiB of host memory"]);
     horizon(&["plan", "--model", "unheard-of"]).badly(1, &["unheard-of", "qwen2.5-72b"]);
+    horizon(&["plan", "--model", "tiny", "--mode", "streamed"]).badly(1, &["cannot clip to 1", "--clip 0"]);
     horizon(&["plan", "--model", "tiny", "--clip", "-1"]).badly(1, &["clip is -1"]);
     horizon(&["plan", "--model", "tiny", "--slots", "-1"]).badly(2, &["'-1' for '--slots"]);
     horizon(&["plan", "--model", "tiny", "--machine", "abacus"]).badly(1, &["abacus", "gh200"]);
-    horizon(&["plan", "--model", "tiny", "--spill", "0-9"]).badly(1, &["--spill speaks of layer 9"]);
+    horizon(&["plan", "--model", "tiny", "--spill", "0-9"]).badly(1, &["--spill names layer 9"]);
 }
 
 const CALIBRATE: [&str; 11] = [
@@ -101,7 +106,7 @@ const CALIBRATE: [&str; 11] = [
     "cpu",
 ];
 
-/// A whole calibration by the command. The library's own, in less time, is tested with the engine.
+/// A whole calibration. `tests/engine` tests shorter ones, of the library.
 #[test]
 fn a_calibration_can_be_planned_with() {
     if std::env::var_os("HZ_LONG").is_none() {
@@ -142,15 +147,18 @@ fn a_calibration_that_is_killed_leaves_nothing() {
 fn nonsensical_calibrations_are_refused_before_anything_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let calibrate = |arguments: &[&str]| horizon_in(folder.path(), &[&["calibrate"], arguments].concat());
-    calibrate(&["--products", "tiny"]).badly(1, &["--out FILE", "--only-products"]);
-    let table = ["--device", "cpu", "--products", "tiny"];
+    calibrate(&["--autotune", "tiny"]).badly(1, &["--out FILE", "--autotune-only"]);
+    let table = ["--device", "cpu", "--autotune", "tiny"];
     calibrate(&[&table[..], &["--out", "here.json"]].concat()).badly(1, &["CUDA device", "`cpu`"]);
-    calibrate(&[&table[..], &["--only-products"]].concat()).badly(1, &["CUDA device", "`cpu`"]);
-    calibrate(&["--only-products"]).badly(2, &["--products"]);
-    calibrate(&["--only-products", "--products", "tiny", "--tries", "2"]).badly(2, &["--tries"]);
+    let alone = [&table[..], &["--autotune-only"]].concat();
+    let refused = calibrate(&alone);
+    assert!(!refused.err.contains("autotuning"), "{}", refused.err);
+    refused.badly(1, &["CUDA device", "`cpu`"]);
+    calibrate(&["--autotune-only"]).badly(2, &["--autotune"]);
+    calibrate(&["--autotune-only", "--autotune", "tiny", "--tries", "2"]).badly(2, &["--tries"]);
     calibrate(&["--device", "cpu", "--out", "no/here.json"]).badly(1, &["cannot write no/here.json"]);
     calibrate(&["--device", "cpu", "--out", "."]).badly(1, &["it is a folder"]);
-    calibrate(&["--seq-len", "64"]).badly(2, &["--products"]);
+    calibrate(&["--seq-len", "64"]).badly(2, &["--autotune"]);
     calibrate(&["--device", "abacus"]).badly(2, &["abacus", "cuda"]);
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
 }
@@ -200,7 +208,8 @@ fn runs_and_steps_are_drawn() {
     horizon_in(folder.path(), &["plot", "bad.jsonl"]).badly(1, &["bad.jsonl", "--log"]);
 }
 
-/// The milliseconds of a line of the table at the end of a run, predicted and measured; 0 where there is none.
+/// Predicted and measured milliseconds of a line of the table at the end of a run; 0 if it is
+/// missing.
 fn times(table: &str, what: &str) -> (f64, f64) {
     let line = table.lines().find_map(|line| line.strip_prefix(what));
     let mut times =
@@ -208,7 +217,7 @@ fn times(table: &str, what: &str) -> (f64, f64) {
     (times.next().unwrap_or(0.0), times.next().unwrap_or(0.0))
 }
 
-/// The table at the end says what the log says of the same steps, the first left out.
+/// Asserts that the table at the end has the means of the log, without the first step.
 fn is_of_the_log(table: &str, log: &[Value]) {
     let mean = |number: &dyn Fn(&Value) -> &Value| {
         let numbers = log[1..].iter().map(|record| number(record).as_f64().unwrap());
@@ -238,25 +247,26 @@ fn predicted_and_measured_stand_side_by_side_in_table_and_log() {
     };
     let table = |arguments: &[&str]| {
         let ran = horizon_in(folder.path(), arguments).well();
-        assert!(ran.err.contains("placement  "), "{}", ran.err);
+        assert_eq!(ran.err.contains("placement  "), arguments.contains(&"--verbose"), "{}", ran.err);
         ran.err[ran.err.find("predicted").expect("a table")..].to_owned()
     };
-    let start = ["train", "--steps", "5", "--micro-batch", "2", "--log", "log.jsonl"];
+    let start = ["train", "--steps", "5", "--micro-batch", "2", "--log", "log.jsonl", "--verbose"];
     let saves = ["--checkpoint-dir", "run", "--checkpoint-every", "2"];
     let whole = table(&[&start[..], &saves].concat());
     assert_eq!(log(0..5).len(), 5);
     is_of_the_log(&whole, &log(0..5));
-    // The save of step 2 has ended before that of step 4 began.
+    // The checkpoint of step 2 was complete before that of step 4 was begun.
     assert!(times(&whole, "disk busy").1 > 0.0, "{whole}");
-    // A run that goes on has a table of its own steps.
+    // The table of a resumed run has its own steps only.
     let on = table(&["train", "--resume", "run/step-00000002", "--machine", "cpu"]);
     assert_eq!(log(0..5).iter().map(|record| record["step"].as_u64().unwrap()).max(), Some(5));
     is_of_the_log(&on, &log(2..5));
-    // Whose machine was guessed and is far from this one hears how to measure it.
+    // A prediction that is far off for a machine that was not given comes with the commands to
+    // measure it.
     let hint = |table: &str| table.contains("horizon calibrate --out");
     let (predicted, measured) = times(&whole, "step  ");
     let off = (predicted / measured - 1.0).abs();
-    // The table rounds.
+    // The table is rounded, so the hint is undecided at the threshold.
     if (off - 0.25).abs() > 1e-3 {
         assert_eq!(hint(&whole), off > 0.25, "{whole}");
     }

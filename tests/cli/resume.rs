@@ -1,4 +1,4 @@
-//! Checkpoints as people use them: stopped, killed, full disks, and on again.
+//! Checkpoints: runs that are stopped, killed or out of disk space, and resumed.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -45,7 +45,8 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     fs::remove_dir_all(here("out")).unwrap();
     fs::remove_dir_all(here("run/step-00000006")).unwrap();
 
-    // Everything but where things are is as it was, from another folder, too. What came after step 2 is not the latest.
+    // Resumed from another folder, with another placement: all else is as before. The checkpoints
+    // after step 2 are not the latest any more.
     fs::create_dir(here("elsewhere")).unwrap();
     let from =
         ["--resume", "../run/step-00000002", "--threads", "2", "--recompute", "full", "--spill", "all"];
@@ -56,7 +57,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     assert_eq!(steps(&here("log.jsonl")), [1, 2, 3, 4, 5, 6]);
     assert!(names(&here("elsewhere")).is_empty());
 
-    // The whole command again with --resume before it is as good; a folder that moved holds all that it needs.
+    // The original command with --resume added does the same. A checkpoint may be moved.
     fs::rename(here("run"), here("moved")).unwrap();
     let on = ["--resume", "moved/step-00000004", "--checkpoint-dir", "third", "--model", "tiny"];
     horizon_in(dir.path(), &short(&[&started[..], &more, &on].concat())).well();
@@ -104,7 +105,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
             .badly(1, &["is a checkpoint and no model", "--resume", "--out DIR"]);
     }
     let finished = horizon_in(dir.path(), &["train", "--resume", "compact"]).well();
-    let on = "6 of 6 steps are done; to go on: --steps 12 --resume-change steps,warmup";
+    let on = "6 of 6 steps are done; to continue it: --steps 12 --resume-change steps,warmup";
     assert!(finished.err.contains(on), "{}", finished.err);
     train(dir.path(), &["--resume", "compact", "--steps", "12", "--resume-change", "steps,warmup"]).well();
     train(dir.path(), &["--resume-change", "lr"]).badly(2, &["--resume"]);
@@ -136,20 +137,20 @@ fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
     let said = lines.collect::<Vec<_>>().join("\n");
     assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
     let folder = dir.path().join("run").canonicalize().unwrap();
-    assert!(said.contains(&format!("to go on: horizon train --resume {}", folder.display())), "{said}");
+    assert!(said.contains(&format!("to continue: horizon train --resume {}", folder.display())), "{said}");
     let done = *steps(&dir.path().join("log.jsonl")).last().unwrap();
     assert_eq!(open(&folder).unwrap().manifest().step, done);
     let ran = train(dir.path(), &["--resume", "run", "--steps", "3"]);
     ran.badly(1, &["steps is 3, and was 1000000"]);
 }
 
-/// Writing fails once the manifest's file is there (the limit stands for a full disk): a warning, and training goes on to
-/// the end.
+/// Writing fails once the manifest's file is there (the limit stands for a full disk): a warning,
+/// and training continues to the end.
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_a_warning() {
     let dir = furnished();
     let limited = |blocks: usize, more: &[&str]| -> Ran {
-        // An ignored signal stays ignored across exec; without it the limit would kill.
+        // Without the trap, which exec inherits, the limit would kill the process.
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
         Command::new("sh")
             .args(["-c", &script, env!("CARGO_BIN_EXE_horizon")])
@@ -161,13 +162,13 @@ fn a_checkpoint_that_cannot_be_written_is_a_warning() {
     };
     let ran = limited(200, &["--checkpoint-dir", "run", "--checkpoint-every", "2"]).well();
     for word in
-        ["warning: the checkpoint of step 2 failed", "unit-0000", "too large", "training goes on", "step 4"]
+        ["warning: the checkpoint of step 2 failed", "unit-0000", "too large", "training continues", "step 4"]
     {
         assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
     }
     assert_eq!(names(&dir.path().join("run")), [".lock"]);
     assert_eq!(steps(&dir.path().join("log.jsonl")), [1, 2, 3, 4]);
-    // With one before it, that one stands.
+    // An earlier checkpoint is kept.
     horizon_in(
         dir.path(),
         &short(&["--data", "text.txt", "--steps", "4", "--checkpoint-dir", "one", "--checkpoint-every", "2"]),
@@ -175,18 +176,20 @@ fn a_checkpoint_that_cannot_be_written_is_a_warning() {
     .well();
     let before = states(&dir.path().join("one/step-00000002"));
     let ran = limited(200, &["--resume", "one/step-00000002"]).well();
-    assert!(ran.err.contains("that of step 2 stands"), "{}", ran.err);
+    assert!(ran.err.contains("the checkpoint of step 2 is kept"), "{}", ran.err);
     assert!(states(&dir.path().join("one/step-00000002")) == before);
     assert_eq!(open(&dir.path().join("one")).unwrap().manifest().step, 2);
 }
 
-/// A disk that fills up under the run: needs a small file system of its own, and says so where it may not have one.
+/// A disk that fills up during the run. Needs a small file system of its own; skipped, with a
+/// message, where it cannot be mounted.
 #[test]
 fn a_disk_that_fills_up_leaves_the_checkpoint_before_and_training_alive() {
     let dir = furnished();
     fs::create_dir(dir.path().join("disk")).unwrap();
     let run = format!("\"$0\" {} --data text.txt --checkpoint-dir disk/run", SHORT.join(" "));
-    // MemoryLimits for the latest checkpoint, one that is whole but did not become the latest, and a third of 9 MiB.
+    // Space for the latest checkpoint, a complete one that did not become the latest, and a third,
+    // 9 MiB each.
     let script = format!(
         "mount -t tmpfs -o size=40m none disk || exit 77\n\
          {run} --steps 150 --log log.jsonl --checkpoint-every 1 --keep 1 & child=$!\n\
@@ -209,20 +212,21 @@ fn a_disk_that_fills_up_leaves_the_checkpoint_before_and_training_alive() {
     assert!(ran.err.contains("warning: the checkpoint of step"), "{}", ran.err);
     assert!(ran.err.contains("disk space") || ran.err.contains("No space left"), "{}", ran.err);
     assert!(ran.out.starts_with("step-"), "{}", ran.out);
-    // The run went on to its end, and once there is room again so does the checkpoint.
+    // The run continued to its end, and the resumed one could write its checkpoint.
     assert_eq!(steps(&dir.path().join("log.jsonl")), (1..=150).collect::<Vec<_>>());
     assert!(ran.out.ends_with(".lock\nlatest\nstep-00000150\n"), "{}", ran.out);
 }
 
-/// What a test waits for at most, on a machine that is busy otherwise.
+/// Maximum wait of a test on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn latest_of(folder: &Path) -> Option<String> {
     fs::read_to_string(folder.join("latest")).ok()
 }
 
-/// Killed at random moments, most of them within a checkpoint: the latest loads, nothing half-written is taken for one,
-/// and in the end the run is bit-equal to one that nobody killed.
+/// A run is killed at random moments, most of them while a checkpoint is written. The latest
+/// checkpoint loads, a partial one is never taken for complete, and the final state is bit-equal to
+/// that of an uninterrupted run.
 #[test]
 fn a_killed_run_goes_on_from_its_latest_checkpoint() {
     let kills = if std::env::var_os("HZ_LONG").is_some() { 200 } else { 20 };
@@ -252,7 +256,8 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
     while kill < kills {
         let has_any = names(&run).iter().any(|name| name.starts_with("step-"));
         let mut child = started("run", if has_any { &resumed } else { &every });
-        // Until it writes a checkpoint, or every other time until one is whole; and then some.
+        // Waits until a checkpoint is being written or, every other time, complete; then a random
+        // time.
         let (latest, partial) = (latest_of(&run), format!(".partial-{}", child.id()));
         let is_at_work = || match kill % 2 {
             0 => names(&run).iter().any(|name| name.ends_with(&partial)),
@@ -271,7 +276,7 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
         let mut found = names(&run);
         half_written += usize::from(found.iter().any(|name| name.starts_with(".step-")));
         found.retain(|name| name.starts_with("step-"));
-        // Whatever has a checkpoint's name is one; the latest is the newest, or the one before it.
+        // Every folder named as a checkpoint is one; the latest is the newest or the one before it.
         for name in &found {
             open(&run.join(name)).and_then(|checkpoint| checkpoint.verify()).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Runs that go well.
+//! Runs that succeed, diverge or are interrupted.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -57,7 +57,7 @@ fn a_model_is_trained_exported_trained_on_and_sampled() {
     let waits = events.iter().filter(|event| event["name"] == "wait for a batch").count();
     assert_eq!(waits, 30, "one wait for a batch, however short, in every step");
 
-    // It goes on where it was: the f32 export is the whole model but for the moments.
+    // Training continues from the export: f32 weights are the whole model but for the moments.
     let on =
         ["--model", "out", "--data", "text.txt", "--steps", "5", "--out", "again", "--log", "log2.jsonl"];
     horizon_in(dir.path(), &short(&on)).well();
@@ -105,7 +105,7 @@ fn a_run_is_the_same_wherever_things_wait() {
     let plain = losses("plain.jsonl", &[]);
     let placed = ["--recompute", "selective,none:1-2", "--spill", "all", "--resident", "0,3", "--slots", "3"];
     assert_eq!(plain, losses("placed.jsonl", &placed));
-    let swept = ["--sweeps", "2", "--sum-on-device", "1-2", "--slabs", "3", "--spill", "0"];
+    let swept = ["--sweeps", "2", "--accum-on-device", "1-2", "--slabs", "3", "--spill", "0"];
     assert_eq!(plain, losses("swept.jsonl", &swept));
     let waiting = ["--mode", "streamed", "--grad-place", "device"];
     assert_eq!(plain, losses("waiting.jsonl", &waiting));
@@ -119,11 +119,23 @@ fn the_built_in_run_learns_and_shows_what() {
     for word in ["tiny", "built-in", "step 1/3", "step 3/3", "validation loss", "tokens/s", "left"] {
         assert!(ran.err.contains(word), "no {word:?} in {}", ran.err);
     }
+    let opening: Vec<&str> = ran.err.lines().take_while(|line| !line.starts_with("step 1/")).collect();
+    assert_eq!(opening.len(), 6, "{}", ran.err);
+    for (line, words) in opening.iter().zip([
+        "model tiny parameters layers fresh",
+        "data built-in tokens windows",
+        "training 3 steps of 128 tokens gradient accumulation learning rate 3.0e-3 warmup cosine",
+        "device cpu MiB weight",
+        "host RAM MiB exact moments",
+        "simulated per step tokens/s TFLOP/s bound by --verbose",
+    ]) {
+        words.split(' ').for_each(|word| assert!(line.contains(word), "no {word:?} in {line}"));
+    }
     assert!(ran.out.starts_with("pub fn "), "{}", ran.out);
     assert!(names(dir.path()).is_empty());
 }
 
-/// A rate that throws the weights out of range: step 2 has no finite loss, what step 1 left is kept.
+/// A learning rate so high that step 2 has no finite loss: the weights after step 1 are exported.
 #[test]
 fn a_run_that_diverges_keeps_the_last_good_weights() {
     let dir = tempfile::tempdir().unwrap();
@@ -134,7 +146,7 @@ fn a_run_that_diverges_keeps_the_last_good_weights() {
     assert_eq!(names(&dir.path().join("out")), EXPORT);
 }
 
-/// Several `--data` add up; every other option given again replaces the first.
+/// Several `--data` are combined; any other option given again replaces the first.
 #[test]
 fn options_given_twice() {
     let dir = tempfile::tempdir().unwrap();
@@ -175,7 +187,7 @@ fn an_interrupt_finishes_the_step_and_exports() {
 fn a_second_interrupt_ends_at_once() {
     let dir = tempfile::tempdir().unwrap();
     write_text(&dir.path().join("text.txt"));
-    // Steps so long that the second interrupt comes within one.
+    // A step so long that the second interrupt comes within it.
     let arguments =
         ["train", "--data", "text.txt", "--steps", "9", "--seq-len", "1024", "--micro-batch", "32"];
     let mut child = Command::new(env!("CARGO_BIN_EXE_horizon"))
@@ -187,10 +199,10 @@ fn a_second_interrupt_ends_at_once() {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     assert!(lines.any(|line| line.contains("9 steps of")), "the run did not start");
-    // Into the first step: a run that is interrupted before it exports at once.
+    // Within the first step: a run that is interrupted before it exports at once.
     std::thread::sleep(Duration::from_millis(500));
     interrupt(&child);
-    assert!(lines.any(|line| line.contains("once more ends at once")), "the first interrupt was not heard");
+    assert!(lines.any(|line| line.contains("again to stop at once")), "the first interrupt was not heard");
     interrupt(&child);
     std::thread::sleep(Duration::from_millis(1));
     assert_eq!(child.wait().unwrap().code(), Some(130));

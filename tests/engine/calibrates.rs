@@ -77,6 +77,8 @@ fn is_sane(described: &Description) {
     figures.extend(described.device_bytes.map(|_| "device_bytes".into()));
     figures.sort();
     assert_eq!(described.sources.keys().cloned().collect::<Vec<_>>(), figures);
+    assert_eq!(described.basis.keys().cloned().collect::<Vec<_>>(), figures);
+    assert_eq!(described.basis_line(), "measured: all");
 
     let config = ModelConfig {
         positions_max: 64,

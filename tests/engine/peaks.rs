@@ -95,7 +95,7 @@ fn memory_that_a_placement_does_not_need_is_not_reserved() {
     assert_eq!(bytes(&plan(&|o| o.layers = vec![own; 5]), "layer gradient (f32)"), 0, "nobody shares");
     let one_passes = plan(&|o| (o.sweeps, o.layers) = (2, vec![own; 4]));
     let all_pass = plan(&|o| o.sweeps = 2);
-    let rooms = "gradient accumulators, spill buffers (f32)";
+    let rooms = "accumulator spill buffers (f32)";
     assert_eq!(2 * bytes(&one_passes, rooms), bytes(&all_pass, rooms), "one buffer is enough for one");
     let waiting =
         plan(&|o| (o.grad_wait, o.mode, o.grad_dtype) = (GradWait::Device, Mode::Streamed, DType::F32));

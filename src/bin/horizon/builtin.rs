@@ -1,6 +1,4 @@
-//! What `horizon train` learns from when it is given no data: the sources this binary was built from.
-//!
-//! They are inside the binary, so the same binary learns from the same text wherever it runs.
+//! The default data of `horizon train`: the sources of this program, which the binary contains.
 
 use horizon::base::Result;
 use horizon::data::{Documents, Encoder};
@@ -8,10 +6,11 @@ use include_dir::{Dir, include_dir};
 
 static SOURCES: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
 
-/// One document in so many is held out for validation.
+/// One document in this many is held out for validation.
 const HELD_OUT: usize = 16;
 
-/// The sources, a document a file sorted by path: what is learned from, and what is held out.
+/// Returns the documents to train on and those held out. A file is a document; they are sorted by
+/// path.
 pub fn sources() -> Result<(Documents, Documents)> {
     let mut files = Vec::new();
     let mut folders = vec![&SOURCES];

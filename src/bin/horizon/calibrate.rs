@@ -8,30 +8,35 @@ use horizon::base::{Error, Result, Shape};
 use horizon::engine::calibrate::{self, measured_device};
 use horizon::engine::{DeviceChoice, TrainerOptions, autotune};
 use horizon::host::folder::{check_replaceable, replace_file};
+use horizon::model::ModelConfig;
 use horizon::ops::cuda::table::Table;
+use horizon::ops::cuda::workspace::supports;
 
 use crate::options::CalibrateOptions;
 use crate::progress::Measuring;
 use crate::{plan, print};
 
-/// Measures the device that the options choose: its description, the table of products for a model, or both.
+/// Measures a device and writes its machine file, its GEMM table for a model, or both.
 pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
-    if options.products.is_some() && !options.only_products && options.out.is_none() {
+    if options.autotune.is_some() && !options.autotune_only && options.out.is_none() {
         return Err(Error::argument(
-            "--products writes its table beside the description: --out FILE says where; --only-products writes the table alone",
+            "--autotune writes its table next to the machine file: give --out FILE.json, or --autotune-only",
         ));
     }
-    let table_beside = options.products.as_ref().filter(|_| !options.only_products);
+    let table_beside = options.autotune.as_ref().filter(|_| !options.autotune_only);
     if let Some(out) = &options.out {
         check_writable(out)?;
         table_beside.map_or(Ok(()), |_| check_writable(&Table::beside(out)))?;
     }
-    let device = measured_device(options.device)?;
-    eprintln!("device {device}{}", if options.device == DeviceChoice::Auto { " (auto)" } else { "" });
-    let table = options.products.as_deref().map(|model| products(options, device, model)).transpose()?;
+    let asked = options.compute.device;
+    let device = measured_device(asked)?;
+    let tuning =
+        options.autotune.as_deref().map(|model| Tuning::check(options, device, model)).transpose()?;
+    eprintln!("device {device}{}", if asked == DeviceChoice::Auto { " (auto)" } else { "" });
+    let table = tuning.map(|tuning| tuning.run()).transpose()?;
     let out = options.out.as_deref();
     match (table, out) {
-        (Some(table), _) if options.only_products => write(out, &table),
+        (Some(table), _) if options.autotune_only => write(out, &table),
         (Some(table), Some(described)) => {
             write(out, &describe(options, device)?)?;
             write(Some(&Table::beside(described)), &table)
@@ -40,17 +45,17 @@ pub fn calibrate(options: &CalibrateOptions) -> Result<()> {
     }
 }
 
-/// What is no file, such as a device or a pipe, cannot be replaced by one.
+/// A device or a pipe, which cannot be replaced by a file.
 fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|facts| !facts.is_file() && !facts.is_dir())
 }
 
-/// Whether the end of a long measurement can be written there.
+/// Checks, before a long measurement, that its result can be written.
 fn check_writable(path: &Path) -> Result<()> {
     if is_special(path) { Ok(()) } else { check_replaceable(path) }
 }
 
-/// Writes to a file, and says so; without one, to standard output.
+/// Writes to a file and reports it; without a file, writes to standard output.
 fn write(path: Option<&Path>, text: &str) -> Result<()> {
     let Some(path) = path else { return print(text.as_bytes()) };
     let cannot = |error| Error::writing(path, &error);
@@ -63,25 +68,44 @@ fn write(path: Option<&Path>, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The table of algorithms by which a CUDA device multiplies for a model.
-fn products(options: &CalibrateOptions, device: DeviceChoice, model: &str) -> Result<String> {
-    let trainer = TrainerOptions {
-        device,
-        shape: Shape { b: options.micro_batch, t: options.seq_len },
-        ..TrainerOptions::default()
-    };
-    eprintln!("autotuning the GEMMs and attention of {model}, which takes up to a minute");
-    let mut note = |line: &str| eprintln!("{line}");
-    Ok(autotune(&plan::model(model)?, &trainer, &mut note)?.to_json() + "\n")
+/// An autotune run that can start.
+struct Tuning<'a> {
+    model: &'a str,
+    config: ModelConfig,
+    trainer: TrainerOptions,
 }
 
-/// The device and what is around it, measured and described.
+impl<'a> Tuning<'a> {
+    /// Errors: the device is not CUDA's; the model is unknown or cannot be computed on CUDA.
+    fn check(options: &CalibrateOptions, device: DeviceChoice, model: &'a str) -> Result<Tuning<'a>> {
+        if !matches!(device, DeviceChoice::Cuda(_)) {
+            return Err(Error::argument(format!(
+                "--autotune needs a CUDA device, and --device {} is `{device}`: choose --device cuda, \
+                 or leave --autotune out",
+                options.compute.device
+            )));
+        }
+        let config = plan::model(model)?;
+        let shape = Shape { b: options.micro_batch, t: options.seq_len };
+        supports(&config.dims, shape)?;
+        Ok(Tuning { model, config, trainer: TrainerOptions { device, shape, ..TrainerOptions::default() } })
+    }
+
+    /// Returns the GEMM table as JSON.
+    fn run(&self) -> Result<String> {
+        eprintln!("autotuning the GEMMs and attention of {}, which takes up to a minute", self.model);
+        let mut note = |line: &str| eprintln!("{line}");
+        Ok(autotune(&self.config, &self.trainer, &mut note)?.to_json() + "\n")
+    }
+}
+
+/// Measures the device, RAM and disk, and returns the machine file.
 fn describe(options: &CalibrateOptions, device: DeviceChoice) -> Result<String> {
     let file = options.out.as_deref().filter(|out| !is_special(out));
     let folder = file.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
     let asked = calibrate::CalibrateOptions {
         device,
-        threads: options.threads,
+        threads: options.compute.threads,
         folder: folder.unwrap_or(Path::new(".")).to_owned(),
         tries: options.tries,
     };

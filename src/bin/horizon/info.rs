@@ -12,12 +12,12 @@ use serde_json::{Map, Value, json};
 use crate::options::InfoOptions;
 use crate::print;
 
-/// Says what is here, or what a checkpoint is of.
+/// Prints a description of this machine, or of a checkpoint.
 pub fn info(options: &InfoOptions) -> Result<()> {
     if let Some(folder) = &options.checkpoint {
         return show(&open(folder)?, options);
     }
-    let shapes: Vec<_> = preset_names()
+    let models: Vec<_> = preset_names()
         .iter()
         .filter_map(|name| preset(name).map(|config| (name, Layout::new(&config).parameters(), config)))
         .collect();
@@ -31,7 +31,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     let lockable = Some(limits.lockable_bytes).filter(|bytes| *bytes != usize::MAX);
     let measured = options.measure.then(|| measure_ram(cores)).transpose()?;
     if options.json {
-        let shapes: Vec<_> = shapes
+        let models: Vec<_> = models
             .iter()
             .map(|(name, parameters, config)| {
                 let dims = &config.dims;
@@ -61,7 +61,7 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             "huge_pages": { "explicit_free": huge.explicit_free, "transparent": huge.transparent },
             "host_memory_bytes": limits.bytes, "host_memory_limit": limits.limit.to_string(),
             "lockable_bytes": lockable, "devices": devices, "missing_for_cuda": cuda.missing, "cuda": cuda,
-            "shapes": shapes,
+            "models": models,
         });
         if let Some(measured) = measured {
             info["measured"] = json!({
@@ -84,12 +84,14 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             Size(node.available_bytes)
         );
     }
-    let transparent = if huge.transparent { "to be had" } else { "switched off" };
-    text +=
-        &format!("huge pages    {} of 2 MiB set aside, transparent ones {transparent}\n", huge.explicit_free);
+    let transparent = if huge.transparent { "available" } else { "switched off" };
+    text += &format!(
+        "huge pages    {} of 2 MiB reserved and free, transparent huge pages {transparent}\n",
+        huge.explicit_free
+    );
     text += &format!("host memory   {} ({})\n", Size(limits.bytes), limits.limit);
     let locked = lockable.map_or("no limit".to_owned(), |bytes| format!("{} (RLIMIT_MEMLOCK)", Size(bytes)));
-    text += &format!("may be locked {locked}\n");
+    text += &format!("pinnable      {locked}\n");
     if let Some(measured) = measured {
         text += &format!(
             "measured      read {}, write {}, AdamW {} parameters/s ({} threads over {})\n",
@@ -104,10 +106,11 @@ pub fn info(options: &InfoOptions) -> Result<()> {
         text += &format!("device        {}, {} free\n", device.name, Size(device.memory_free));
     }
     text += &cuda_text(&cuda);
-    for (name, parameters, config) in shapes {
+    for (name, parameters, config) in models {
         let dims = &config.dims;
         text += &format!(
-            "shape {name:<7} {} parameters: {} layers of width {}, {} heads ({} for keys and values), feed-forward {}, bytes\n",
+            "model {name:<7} {} parameters: {} layers, hidden size {}, {} heads, {} KV heads (GQA), MLP {}, \
+             byte tokens\n",
             count(parameters as f64),
             dims.l,
             dims.c,
@@ -119,22 +122,23 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     print(text.as_bytes())
 }
 
-/// CUDA as this library finds and uses it, and missing requirements with their remedies.
+/// Describes the CUDA driver, libraries and devices, and missing requirements with their remedies.
 fn cuda_text(cuda: &CudaReport) -> String {
     let found = |name: &str, version: &Option<String>| {
         version.as_ref().map_or(format!("no {name}"), |version| format!("{name} {version}"))
     };
     let mut text = format!(
-        "CUDA          {}, {}, kernels for {}\n",
+        "CUDA          {}, {}, {}\n",
         found("driver", &cuda.driver),
         found("runtime", &cuda.runtime),
-        cuda.targets.unwrap_or("no device")
+        cuda.targets
+            .map_or("built without CUDA kernels".to_owned(), |targets| format!("kernels for {targets}"))
     );
     if let Some(library) = &cuda.cublaslt {
         text += &format!("cuBLASLt      {}, {}\n", library.version, library.path.display());
     }
     for device in &cuda.devices {
-        let node = device.node.map_or("no NUMA node known".to_owned(), |node| format!("NUMA node {node}"));
+        let node = device.node.map_or("NUMA node unknown".to_owned(), |node| format!("NUMA node {node}"));
         text += &format!(
             "{:<13} compute capability {}, {} of memory, {node}, attention by {}, stream memory operations {}\n",
             device.name.split(' ').next().unwrap_or_default(),
@@ -150,6 +154,7 @@ fn cuda_text(cuda: &CudaReport) -> String {
     text
 }
 
+/// Prints a description of a checkpoint.
 fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {
     if options.check {
         checkpoint.verify()?;
@@ -161,11 +166,10 @@ fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {
     }
     let bytes: u64 = manifest.all_files().map(|(_, bytes)| bytes).sum();
     let list = |fields: &Map<String, Value>| -> String {
-        let said: Vec<String> = fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        said.join(", ").replace('"', "")
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        fields.join(", ").replace('"', "")
     };
-    let checked =
-        if options.check { "every checksum is right" } else { "all files are there, in full length" };
+    let checked = if options.check { "every checksum is right" } else { "all files are complete in length" };
     let mut text = format!("checkpoint    {}: {checked}\n", checkpoint.folder().display());
     text += &format!("step          {}, {} tokens\n", manifest.step, count(manifest.tokens as f64));
     text += &format!("files         {}, {}\n", manifest.all_files().count() + 1, Size(bytes as usize));
@@ -173,7 +177,7 @@ fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {
         text += &format!("data          epoch {}, window {} of {}\n", at.epoch, at.window, at.windows);
     }
     text += &format!("model         {}\n", list(&manifest.model));
-    text += &format!("numbers       {}\n", list(&manifest.numeric));
+    text += &format!("options       {}\n", list(&manifest.numeric));
     text += &format!("written by    horizon {}\n", manifest.horizon);
     print(text.as_bytes())
 }

@@ -1,12 +1,16 @@
 //! The command `horizon`.
 //!
-//! Exit status: 0 done, 1 failed, 2 not understood (clap's), 130 stopped by Ctrl-C after the step, its checkpoint and the export.
+//! Exit status: 0 done, 1 failed, 2 a command line that was not understood, 130 stopped by Ctrl-C
+//! after the step, its checkpoint and the export.
 #![forbid(unsafe_code)]
 
 mod builtin;
 mod calibrate;
 mod info;
+mod memory;
+mod opening;
 mod options;
+mod pages;
 mod placement;
 mod plan;
 mod plot;
@@ -19,18 +23,16 @@ mod train;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
 use horizon::base::{Error, Result};
 use horizon::plan::MemoryLimits;
 
-use crate::options::{Cli, Command};
+use crate::options::Command;
 
-/// What a shell expects of a process that an interrupt ended.
+/// The exit status of a process that an interrupt ended: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let (cli, matches) = options::parse(std::env::args_os());
     let ended = match cli.command {
         Command::Train(options) => {
             train::train(*options, matches.subcommand_matches("train").expect("it is the subcommand"))
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         Command::Plan(options) => plan::plan(&options).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(options) => calibrate::calibrate(&options).map(|()| ExitCode::SUCCESS),
         Command::Plot(options) => plot::plot(&options).map(|()| ExitCode::SUCCESS),
+        Command::Man(options) => pages::man(&options).map(|()| ExitCode::SUCCESS),
+        Command::Completions(options) => pages::completions(&options).map(|()| ExitCode::SUCCESS),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error}");
@@ -48,7 +52,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Writes to standard output. Unlike `print!`, a closed pipe is an error, not a panic.
+/// Writes to standard output. A closed pipe is an error, unlike with `print!`, which panics.
 fn print(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)
@@ -56,7 +60,7 @@ fn print(bytes: &[u8]) -> Result<()> {
         .map_err(|error| Error::io("cannot write to standard output", &error))
 }
 
-/// Warns of `--host-mem` that states more memory than the system reports.
+/// Warns if `--host-mem` states more memory than the system reports.
 fn warn_of_memory(limits: &MemoryLimits) {
     if let Some(warning) = limits.host.warning() {
         eprintln!("warning: {warning}");

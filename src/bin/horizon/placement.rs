@@ -1,109 +1,163 @@
-//! Where things are while they wait, as far as the command line says: it never changes a bit of the result.
+//! Placement options: buffers, recomputation and offload. They never change the result.
 
 use std::ops::Range;
 
 use clap::{Args, ValueEnum};
 use horizon::base::{Error, Result};
 use horizon::plan::Fixed;
-use horizon::schedule::{Accumulator, Boundary, GradWait, Mode, Recompute};
+use horizon::schedule::{Accumulator, Boundary, GradWait, LayerPlacement, Mode, Recompute};
 
-use crate::options::positive;
+use crate::options::heading::MEMORY;
+use crate::options::{at_least_two, positive};
 
 #[derive(Args, Debug)]
-#[command(
-    next_help_heading = "Placement (what is not given is searched for; never changes a bit of the result; LAYERS is all, \
-                         none, 3 or 0-7, from 0)"
-)]
 pub struct PlacementOptions {
-    /// The machine that the search simulates: a file that `horizon calibrate` wrote, or cpu, h200, gh200, h100-pcie, a100-pcie,
-    /// rtx4090, rtx3090 [default: the device's]
-    #[arg(long, value_name = "FILE|NAME")]
+    /// Machine to simulate: a file of `horizon calibrate`, or a name
+    ///
+    /// Its throughputs and bandwidths predict step times. Memory sizes are those of this machine in
+    /// `train`, of the file in `plan`.
+    ///
+    /// Names: cpu, h200, gh200, h100-sxm, h100-pcie, a100-pcie, rtx5090, rtx4090, rtx3090. Default:
+    /// the one most like this machine's device.
+    #[arg(long, help_heading = MEMORY, value_name = "FILE|NAME")]
     pub machine: Option<String>,
-    /// Where rounded gradients wait for AdamW; on the device, where they take 2 or 4 bytes a parameter, --mode
-    /// streamed can clip
-    #[arg(long, value_name = "PLACE")]
-    grad_place: Option<Where>,
-    /// Sweeps a step is cut into; each carries a part of its micro-batches through all layers
-    #[arg(long, value_name = "N", value_parser = positive)]
-    sweeps: Option<usize>,
-    /// Layers whose weights are on the device at a time, at least 2
-    #[arg(long, value_name = "N", value_parser = positive)]
-    slots: Option<usize>,
-    /// Gradients on their way out of the device at a time, at least 2
-    #[arg(long, value_name = "N", value_parser = positive)]
-    slabs: Option<usize>,
-    /// Activations of a layer that backward recomputes, from the least device memory to the least time: full (all), linears (all but
-    /// attention), mlp (the feed-forward half and norms), selective (norms and SwiGLU: no matrix product), none; of all
-    /// layers, or of some, the rest being full, e.g. selective,none:0-3. Where two items name a layer, the later holds
-    #[arg(long, value_name = "HOW[:LAYERS],…", value_delimiter = ',', value_parser = parse_recompute)]
+    /// Activation checkpointing: full, linears, mlp, selective, none
+    ///
+    /// The part of a layer's forward pass that its backward pass recomputes, from least memory to
+    /// least time. full: all of it. linears: all but attention. mlp: the MLP and the first norm.
+    /// selective: norms and SwiGLU; no matmul is repeated. none: nothing; all activations stay on
+    /// the device.
+    ///
+    /// HOW is for every layer that no other item names, HOW:LAYERS for some: selective,none:0-3.
+    /// Layers that no item names are full. A layer may be named once.
+    ///
+    /// Compared with Megatron-LM's --recompute-granularity: its full, with one layer per
+    /// checkpoint, is full here. Its selective recomputes core attention; here attention never
+    /// stores its scores, and selective recomputes norms and SwiGLU.
+    #[arg(
+        long, help_heading = MEMORY, value_name = "HOW[:LAYERS],…", value_delimiter = ',',
+        value_parser = parse_recompute
+    )]
     recompute: Vec<(Recompute, Layers)>,
-    /// Layers whose inputs wait in host memory from forward to backward; with all, device memory does not grow
-    /// with the number of layers
-    #[arg(long, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
+    /// Layers whose inputs are offloaded to host RAM until backward
+    ///
+    /// These inputs are the activation checkpoints. With all, device memory does not grow with the
+    /// number of layers.
+    #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     spill: Vec<Layers>,
     /// Layers whose weights stay on the device through a step
-    #[arg(long, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
+    ///
+    /// They are uploaded once per step instead of once per pass.
+    #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     resident: Vec<Layers>,
-    /// Layers whose f32 gradients stay on the device between the sweeps of a step instead of going to the host
-    #[arg(long, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
-    sum_on_device: Vec<Layers>,
+    /// Weight slots: device buffers for a layer's weights, at least 2
+    ///
+    /// With 2 (double buffering), one layer computes while the next is uploaded.
+    #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = at_least_two)]
+    slots: Option<usize>,
+    /// Gradient slabs: device buffers for downloads, at least 2
+    ///
+    /// A rounded gradient is staged in a slab while it is copied to host RAM.
+    #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = at_least_two)]
+    slabs: Option<usize>,
+    /// Sweeps: forward and backward passes through all layers per step
+    ///
+    /// Each sweep carries a share of the step's micro-batches. More sweeps need less device memory
+    /// for activations, and upload the weights more often.
+    #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = positive)]
+    sweeps: Option<usize>,
+    /// Layers whose gradient accumulator stays on the device
+    ///
+    /// With several sweeps per step, the f32 accumulators of the other layers go to host RAM
+    /// between sweeps.
+    #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
+    accum_on_device: Vec<Layers>,
+    /// Where gradients wait for AdamW: host or device
+    ///
+    /// On the device they take 2 bytes per parameter, 4 with --grad-dtype f32, and --mode streamed
+    /// can clip.
+    #[arg(long, help_heading = MEMORY, value_name = "PLACE")]
+    grad_place: Option<Where>,
 }
 
-/// A place.
+/// The memory of a host or a device.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Where {
     Host,
     Device,
 }
 
-/// Some layers; without an end all from the first on.
-#[derive(Clone, Debug, PartialEq)]
-struct Layers {
-    first: usize,
-    end: Option<usize>,
+/// A set of layers, as an option names it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Layers {
+    /// Those that no other item of the option names.
+    Rest,
+    All,
+    None,
+    /// First and last.
+    Range(usize, usize),
 }
 
 impl Layers {
-    const ALL: Layers = Layers { first: 0, end: None };
-    const NONE: Layers = Layers { first: 0, end: Some(0) };
-
-    /// Of a model with so many layers.
-    fn of(&self, layers: usize, option: &str) -> Result<Range<usize>> {
-        let end = self.end.unwrap_or(layers);
-        if end > layers {
-            let asked = end - 1;
-            return Err(Error::argument(format!(
-                "--{option} speaks of layer {asked}; the model's {layers} layers count from 0"
-            )));
+    /// The layers of a model with `count` layers; all of them for the rest.
+    fn of(self, count: usize, option: &str) -> Result<Range<usize>> {
+        match self {
+            Layers::Rest | Layers::All => Ok(0..count),
+            Layers::None => Ok(0..0),
+            Layers::Range(_, last) if last >= count => Err(Error::argument(format!(
+                "--{option} names layer {last}; the model has {count} layers, counted from 0"
+            ))),
+            Layers::Range(first, last) => Ok(first..last + 1),
         }
-        Ok(self.first..end)
     }
 }
 
-impl PlacementOptions {
-    /// What is decided of the placement of a model with so many layers. Streamed gradients are clipped only where
-    /// somebody said that they wait on the device.
-    pub fn pins(&self, layers: usize, mode: Mode) -> Result<Fixed> {
-        fn pinned<T: Clone, W>(
-            (layers, option): (usize, &str),
-            given: &[W],
-            rest: T,
-            says: impl Fn(&W) -> (T, &Layers),
-        ) -> Result<Option<Vec<T>>> {
-            if given.len() > 1 && given.iter().any(|one| *says(one).1 == Layers::NONE) {
-                return Err(Error::argument(format!("--{option} has none beside others: give none alone")));
+/// The value of each of `count` layers under the items of an option; none if the option was not
+/// given. `rest` is for layers that no item names.
+fn per_layer<T: Copy>(count: usize, option: &str, items: &[(T, Layers)], rest: T) -> Result<Option<Vec<T>>> {
+    let several_rests = items.iter().filter(|(_, layers)| *layers == Layers::Rest).count() > 1;
+    if several_rests {
+        return Err(Error::argument(format!(
+            "--{option} has several items without layers: give one, for the layers that no other item names"
+        )));
+    }
+    if items.len() > 1 && items.iter().any(|(_, layers)| *layers == Layers::None) {
+        return Err(Error::argument(format!("--{option} names none and other layers: give none alone")));
+    }
+    let rest = items.iter().find(|(_, layers)| *layers == Layers::Rest).map_or(rest, |(value, _)| *value);
+    let mut named: Vec<Option<T>> = vec![None; count];
+    for (value, layers) in items.iter().filter(|(_, layers)| *layers != Layers::Rest) {
+        for layer in layers.of(count, option)? {
+            if named[layer].replace(*value).is_some() {
+                return Err(Error::argument(format!("--{option} names layer {layer} twice: name it once")));
             }
-            let mut all = vec![rest; layers];
-            for one in given {
-                let (value, which) = says(one);
-                all[which.of(layers, option)?].fill(value);
-            }
-            Ok((!given.is_empty()).then_some(all))
         }
-        if self.sweeps == Some(1) && self.sum_on_device.iter().any(|which| *which != Layers::NONE) {
+    }
+    Ok((!items.is_empty()).then(|| named.into_iter().map(|value| value.unwrap_or(rest)).collect()))
+}
+
+impl PlacementOptions {
+    /// The part of the placement that the user has fixed, for a model with `layers` layers. Without
+    /// `--grad-place`, mode streamed keeps gradients on the host.
+    ///
+    /// Errors: a layer that is not there or is named twice; mode streamed with clipping and without
+    /// `--grad-place device`.
+    pub fn fixed(&self, layers: usize, mode: Mode, clip: f64) -> Result<Fixed> {
+        let on_device = matches!(self.grad_place, Some(Where::Device));
+        if mode == Mode::Streamed && clip > 0.0 && !on_device {
+            return Err(Error::argument(format!(
+                "--mode streamed updates layers before the global gradient norm is known, and cannot clip to {clip}: \
+                 give --clip 0, --grad-place device, or another --mode"
+            )));
+        }
+        let LayerPlacement { recompute, boundary, resident, accumulator } = LayerPlacement::default();
+        fn items<T: Copy>(layers: &[Layers], value: T) -> Vec<(T, Layers)> {
+            layers.iter().map(|layers| (value, *layers)).collect()
+        }
+        if self.sweeps == Some(1) && self.accum_on_device.iter().any(|layers| *layers != Layers::None) {
             return Err(Error::argument(
-                "--sum-on-device is about sums that wait between sweeps, of which --sweeps 1 has one: leave one of \
-                 them out",
+                "--accum-on-device is for the time between sweeps, and --sweeps 1 has a single sweep: \
+                 leave one of them out",
             ));
         }
         Ok(Fixed {
@@ -115,18 +169,14 @@ impl PlacementOptions {
                 Some(Where::Host) => Some(GradWait::Host),
                 None => (mode == Mode::Streamed).then_some(GradWait::Host),
             },
-            recompute: pinned((layers, "recompute"), &self.recompute, Recompute::Full, |(how, which)| {
-                (*how, which)
-            })?,
-            boundary: pinned((layers, "spill"), &self.spill, Boundary::Kept, |which| {
-                (Boundary::Spilled, which)
-            })?,
-            resident: pinned((layers, "resident"), &self.resident, false, |which| (true, which))?,
-            accumulator: pinned(
-                (layers, "sum-on-device"),
-                &self.sum_on_device,
-                Accumulator::Spilled,
-                |which| (Accumulator::OnDevice, which),
+            recompute: per_layer(layers, "recompute", &self.recompute, recompute)?,
+            boundary: per_layer(layers, "spill", &items(&self.spill, Boundary::Spilled), boundary)?,
+            resident: per_layer(layers, "resident", &items(&self.resident, true), resident)?,
+            accumulator: per_layer(
+                layers,
+                "accum-on-device",
+                &items(&self.accum_on_device, Accumulator::OnDevice),
+                accumulator,
             )?,
             ..Fixed::default()
         })
@@ -135,52 +185,79 @@ impl PlacementOptions {
 
 fn parse_layers(text: &str) -> Result<Layers, String> {
     let number = |text: &str| {
-        text.parse::<usize>().map_err(|_| "layers are all, none, a number, or two: all, 3, 0-7".to_owned())
+        text.parse::<usize>()
+            .map_err(|_| "LAYERS must be all, none, a number or a range, as in 3 or 0-7".to_owned())
     };
-    let (first, last) = match text.split_once('-') {
-        _ if text == "all" => return Ok(Layers::ALL),
-        _ if text == "none" => return Ok(Layers::NONE),
-        Some((first, last)) => (number(first)?, number(last)?),
-        None => (number(text)?, number(text)?),
-    };
-    if last < first {
-        return Err(format!("layers {text} end before they begin"));
+    match text.split_once('-') {
+        _ if text == "all" => Ok(Layers::All),
+        _ if text == "none" => Ok(Layers::None),
+        None => number(text).map(|layer| Layers::Range(layer, layer)),
+        Some((first, last)) => match (number(first)?, number(last)?) {
+            (first, last) if last < first => Err(format!("the range {text} ends before it begins")),
+            (_, usize::MAX) => Err("no model has that many layers".to_owned()),
+            (first, last) => Ok(Layers::Range(first, last)),
+        },
     }
-    let end = last.checked_add(1).ok_or("no model has so many layers")?;
-    Ok(Layers { first, end: Some(end) })
 }
 
 fn parse_recompute(text: &str) -> Result<(Recompute, Layers), String> {
-    let (how, layers) = text.split_once(':').unwrap_or((text, "all"));
-    Ok((how.parse()?, parse_layers(layers)?))
+    let Some((how, layers)) = text.split_once(':') else {
+        if text != "none" && parse_layers(text).is_ok() {
+            return Err(format!(
+                "{text} has no HOW before it: every item is HOW or HOW:LAYERS, as in full:0,full:2-3"
+            ));
+        }
+        return Ok((text.parse()?, Layers::Rest));
+    };
+    match (how.parse()?, parse_layers(layers)?) {
+        (_, Layers::None) => Err(format!("{text} names no layer: leave it out")),
+        item => Ok(item),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn some(first: usize, end: usize) -> Layers {
-        Layers { first, end: Some(end) }
-    }
-
     #[test]
     fn layers_are_all_one_or_a_range() {
-        assert_eq!(parse_layers("all"), Ok(Layers::ALL));
-        assert_eq!(parse_layers("none"), Ok(Layers::NONE));
-        assert_eq!(parse_layers("3"), Ok(some(3, 4)));
-        assert_eq!(parse_layers("0-7"), Ok(some(0, 8)));
+        assert_eq!(parse_layers("all"), Ok(Layers::All));
+        assert_eq!(parse_layers("none"), Ok(Layers::None));
+        assert_eq!(parse_layers("3"), Ok(Layers::Range(3, 3)));
+        assert_eq!(parse_layers("0-7"), Ok(Layers::Range(0, 7)));
         for text in ["", "-", "3-", "-3", "7-3", "a", "all-3", "1.5", "0-18446744073709551615"] {
             assert!(parse_layers(text).is_err(), "{text}");
         }
-        assert_eq!(some(2, 5).of(5, "spill").unwrap(), 2..5);
-        let error = some(2, 6).of(5, "spill").unwrap_err();
-        assert!(error.message().contains("--spill speaks of layer 5"), "{error}");
+        assert_eq!(Layers::Range(2, 4).of(5, "spill").unwrap(), 2..5);
+        let error = Layers::Range(2, 5).of(5, "spill").unwrap_err();
+        assert!(error.message().contains("--spill names layer 5"), "{error}");
     }
 
     #[test]
     fn recompute_is_of_all_or_of_some() {
-        assert_eq!(parse_recompute("selective"), Ok((Recompute::Selective, Layers::ALL)));
-        assert_eq!(parse_recompute("none:2-3"), Ok((Recompute::None, some(2, 4))));
-        assert!(parse_recompute("some").is_err() && parse_recompute("none:").is_err());
+        assert_eq!(parse_recompute("selective"), Ok((Recompute::Selective, Layers::Rest)));
+        assert_eq!(parse_recompute("none"), Ok((Recompute::None, Layers::Rest)));
+        assert_eq!(parse_recompute("none:2-3"), Ok((Recompute::None, Layers::Range(2, 3))));
+        for text in ["some", "none:", "none:none", "1", "0-1", "all"] {
+            assert!(parse_recompute(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn layers_are_named_once() {
+        let values = |items: &[(char, Layers)]| per_layer(4, "option", items, '-').unwrap();
+        assert_eq!(values(&[]), None);
+        assert_eq!(values(&[('a', Layers::None)]), Some(vec!['-'; 4]));
+        let some = [('a', Layers::Rest), ('b', Layers::Range(1, 2))];
+        assert_eq!(values(&some), Some(vec!['a', 'b', 'b', 'a']));
+        assert_eq!(values(&some[1..]), Some(vec!['-', 'b', 'b', '-']));
+        for items in [
+            [('a', Layers::Range(1, 2)), ('b', Layers::Range(2, 3))],
+            [('a', Layers::All), ('a', Layers::Range(0, 0))],
+            [('a', Layers::Rest), ('b', Layers::Rest)],
+            [('a', Layers::None), ('a', Layers::Range(0, 0))],
+        ] {
+            assert!(per_layer(4, "option", &items, '-').is_err(), "{items:?}");
+        }
     }
 }

@@ -11,15 +11,16 @@ use horizon::model::{Layout, ModelConfig, preset_names, shape, shape_names};
 use horizon::plan::{Description, MemoryLimits};
 use horizon::train::planning::{Planned, Why, here};
 
+use crate::memory::with_uses;
 use crate::options::PlanOptions;
 use crate::{print, warn_of_memory};
 
-/// Says how fast a model would train and what it would take.
+/// Prints the fastest placement that fits, with its step time and memory.
 pub fn plan(options: &PlanOptions) -> Result<()> {
     let config = model(&options.model)?;
     let trainer = TrainerOptions {
-        mode: options.mode,
-        grad_dtype: options.grad_dtype.into(),
+        mode: options.state.mode,
+        grad_dtype: options.state.grad_dtype.into(),
         shape: Shape { b: options.micro_batch, t: options.seq_len.unwrap_or(4096.min(config.positions_max)) },
         micros_max: options.grad_accum,
         clip: options.clip,
@@ -38,18 +39,18 @@ pub fn plan(options: &PlanOptions) -> Result<()> {
             (machine, limits)
         }
     };
-    let pins = options.placement.pins(config.dims.l, options.mode)?;
-    let planned = Planned::search(&options.model, &config, &trainer, &machine, limits, &pins, Why::Gains)?;
+    let fixed = options.placement.fixed(config.dims.l, options.state.mode, options.clip)?;
+    let planned = Planned::search(&options.model, &config, &trainer, &machine, limits, &fixed, Why::Gains)?;
     if let Some(path) = &options.trace {
         write_trace(path, &planned, &config)?;
     }
     if options.json {
         return print(format!("{:#}\n", planned.json()).as_bytes());
     }
-    print(planned.to_string().as_bytes())
+    print(with_uses(&planned.to_string()).as_bytes())
 }
 
-/// The step that the plan foresees, lane by lane.
+/// Writes the simulated step as a Chrome trace, lane by lane.
 fn write_trace(path: &Path, planned: &Planned, config: &ModelConfig) -> Result<()> {
     let writing = |error: &io::Error| Error::writing(path, error);
     let mut file = BufWriter::new(File::create(path).map_err(|error| writing(&error))?);
@@ -58,7 +59,7 @@ fn write_trace(path: &Path, planned: &Planned, config: &ModelConfig) -> Result<(
     file.flush().map_err(|error| writing(&error))
 }
 
-/// A shape by name, or a folder's.
+/// The model of a name or a Hugging Face folder.
 pub fn model(name_or_folder: &str) -> Result<ModelConfig> {
     if let Some(config) = shape(name_or_folder) {
         return Ok(config);
@@ -70,9 +71,6 @@ pub fn model(name_or_folder: &str) -> Result<ModelConfig> {
     let names: Vec<_> = preset_names().iter().copied().chain(shape_names()).collect();
     Err(Error::new(
         Status::NotFound,
-        format!(
-            "model {name_or_folder} is neither a folder nor a shape known by name ({})",
-            names.join(", ")
-        ),
+        format!("model {name_or_folder} is neither a folder nor one of {}", names.join(", ")),
     ))
 }

@@ -1,4 +1,4 @@
-//! `horizon plot`: logs and traces as pictures.
+//! `horizon plot`: logs and traces as SVG.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ const PANEL: u32 = 240;
 const ROW: u32 = 34;
 const FONT: &str = "sans-serif";
 
-/// Colours that differ in lightness, too (Okabe & Ito 2008; grey for their black).
+/// Colours that also differ in lightness (Okabe & Ito 2008; grey for their black).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -33,10 +33,10 @@ fn colour(at: usize) -> RGBColor {
     COLOURS[at % COLOURS.len()]
 }
 
-/// Draws what the files hold.
+/// Draws logs or traces.
 ///
-/// Errors: a file that cannot be read or is neither a log nor a trace, both kinds at once, or a picture that would take the
-/// place of one of them.
+/// Errors: a file that cannot be read or is neither a log nor a trace; both kinds at once; a
+/// picture that would replace one of the files.
 pub fn plot(options: &PlotOptions) -> Result<()> {
     check_out(options)?;
     let names = names(&options.files);
@@ -62,7 +62,7 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
         draw_lanes(&spans, &options.out)
     } else {
         return Err(Error::argument(
-            "logs (.jsonl) and traces (.json) are different pictures: give one kind",
+            "logs (.jsonl) and traces (.json) cannot share a picture: give one kind",
         ));
     };
     drawn.map_err(|error| Error::new(Status::Io, format!("cannot write {}: {error}", options.out.display())))
@@ -72,7 +72,7 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| Error::reading(path, &error))
 }
 
-/// Refuses a place for the picture where none can be, or where one of the files is.
+/// Refuses a path for the picture that cannot be written or is one of the files.
 fn check_out(PlotOptions { files, out }: &PlotOptions) -> Result<()> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
@@ -87,14 +87,14 @@ fn check_out(PlotOptions { files, out }: &PlotOptions) -> Result<()> {
     let Ok(place) = fs::canonicalize(out) else { return Ok(()) };
     match files.iter().find(|file| fs::canonicalize(file).is_ok_and(|file| file == place)) {
         Some(file) => Err(Error::argument(format!(
-            "the picture would take the place of {}, which it is of: name another file by --out",
+            "the picture would replace its own data, {}: name another file with --out",
             file.display()
         ))),
         None => Ok(()),
     }
 }
 
-/// What files are called: each by as much of the end of its path as tells it from the others.
+/// Names of files: each is as much of the end of its path as distinguishes it from the others.
 fn names(files: &[PathBuf]) -> Vec<String> {
     let parts: Vec<Vec<String>> = files
         .iter()
@@ -118,14 +118,14 @@ fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::new(Status::BadFormat, format!("{}: {what}", path.display()))
 }
 
-/// What is drawn of a log, one panel each.
+/// The panels of a log: field, title, scale.
 const PANELS: [(&str, &str, f64); 3] = [
     ("loss", "loss (nats per token)", 1.0),
     ("tokens_per_second", "tokens per second", 1.0),
     ("rss_bytes", "memory (GiB)", 1.0 / (1u64 << 30) as f64),
 ];
 
-/// A log: by field, (step, value); a value that is missing, or no number, is NaN.
+/// A log: (step, value) by field; a null value is NaN.
 struct Run {
     name: String,
     series: BTreeMap<String, Vec<(f64, f64)>>,
@@ -136,7 +136,10 @@ impl Run {
         let series = read_series(&read(path)?).map_err(|error| bad(path, error))?;
         let has_loss = series.get("loss").is_some_and(|losses| losses.iter().any(|loss| loss.1.is_finite()));
         if !has_loss {
-            return Err(bad(path, "no line has a step and a loss: is it a log of `horizon train --log`?"));
+            return Err(bad(
+                path,
+                "no line has a step and a loss; it must be a log of `horizon train --log`",
+            ));
         }
         Ok(Run { name, series })
     }
@@ -146,13 +149,13 @@ impl Run {
     }
 }
 
-/// What a log says. A last line that its writer did not finish is passed over.
+/// Reads a log. A last line that was not written completely is skipped.
 fn read_series(text: &str) -> std::result::Result<BTreeMap<String, Vec<(f64, f64)>>, String> {
     let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     let lines: Vec<(usize, &str)> =
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     for (at, (number, line)) in lines.iter().enumerate() {
-        // Python's json writes NaN and infinities so, which JSON has not.
+        // Python's json module writes NaN and infinities like this; JSON has neither.
         let line = [":-Infinity", ":Infinity", ":NaN"].iter().fold(line.to_string(), |line, word| {
             line.replace(&word.replace(':', ": "), ": null").replace(word, ": null")
         });
@@ -161,7 +164,7 @@ fn read_series(text: &str) -> std::result::Result<BTreeMap<String, Vec<(f64, f64
             Err(_) if at + 1 == lines.len() && !text.ends_with('\n') => break,
             Err(error) => {
                 let error = error.to_string();
-                // Where serde is within the line; the line it counts is this one.
+                // serde_json counts each line as line 1: only the column is of use.
                 let (what, column) = error.rsplit_once(" at line 1 ").unwrap_or((&error, ""));
                 return Err(format!("line {} {column}: {what}", number + 1));
             }
@@ -175,7 +178,7 @@ fn read_series(text: &str) -> std::result::Result<BTreeMap<String, Vec<(f64, f64
     Ok(series)
 }
 
-/// Points that follow one another without a gap.
+/// Runs of points without a gap.
 fn pieces(points: &[(f64, f64)]) -> impl Iterator<Item = &[(f64, f64)]> {
     points.split(|point| !point.1.is_finite()).filter(|piece| !piece.is_empty())
 }
@@ -191,7 +194,7 @@ fn draw_runs(runs: &[Run], out: &Path) -> Drawn {
     for (at, (area, (field, title, scale))) in
         root.split_evenly((panels.len(), 1)).iter().zip(panels).enumerate()
     {
-        // Who has which colour is said once.
+        // The first panel has the legend for all.
         draw_panel(area, runs, field, title, *scale, at == 0 && runs.len() > 1)?;
     }
     root.present()?;
@@ -249,7 +252,7 @@ fn draw_panel(area: &Area, runs: &[Run], field: &str, title: &str, scale: f64, l
     Ok(())
 }
 
-/// All values with a little air, from 0 on where the height of a value is what counts.
+/// The range of values with a small margin; it starts at 0 where heights are compared.
 fn range(values: impl Iterator<Item = f64>, from_zero: bool) -> Range<f64> {
     let (mut least, mut most) = values
         .filter(|value| value.is_finite())
@@ -261,7 +264,7 @@ fn range(values: impl Iterator<Item = f64>, from_zero: bool) -> Range<f64> {
         least = 0.0;
     }
     if most <= least {
-        // A value that stands alone stands in the middle.
+        // A single value is drawn in the middle.
         (least, most) = (if from_zero { 0.0 } else { least - 0.5 }, most + 0.5);
     }
     let air = 0.04 * (most - least);
@@ -277,7 +280,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// As [`short`], with so many digits that the labels of an axis of this height differ.
+/// As [`short`], with enough digits to distinguish the labels of an axis of this height.
 fn fine(value: f64, height: f64) -> String {
     if value.abs() >= 1e4 || height >= 0.1 {
         return short(value);
@@ -305,8 +308,8 @@ struct Span {
 }
 
 fn read_trace(path: &Path) -> Result<Vec<Span>> {
-    let events: Vec<Value> =
-        serde_json::from_str(&read(path)?).map_err(|error| bad(path, format!("is no trace: {error}")))?;
+    let events: Vec<Value> = serde_json::from_str(&read(path)?)
+        .map_err(|error| bad(path, format!("it is not a Chrome trace: {error}")))?;
     let mut names: BTreeMap<(u64, Option<u64>), String> = BTreeMap::new();
     let id = |event: &Value, field: &str| event[field].as_u64().unwrap_or(0);
     for event in events.iter().filter(|event| event["ph"] == "M") {
@@ -334,12 +337,16 @@ fn read_trace(path: &Path) -> Result<Vec<Span>> {
         })
         .collect();
     if spans.is_empty() {
-        return Err(bad(path, "has no task in it: is it a trace of `horizon train --trace`?"));
+        return Err(bad(
+            path,
+            "has no tasks; it must be a trace of `horizon train --trace` or `horizon plan --trace`",
+        ));
     }
     Ok(spans)
 }
 
-/// The last training step of a trace: from decision to decision with a backward between them, where there is such.
+/// The last training step of a trace: the time between two clip decisions with a backward pass
+/// between them; the whole trace if there is none.
 fn last_step(spans: &[Span]) -> Range<f64> {
     let mut decided: Vec<f64> =
         spans.iter().filter(|span| span.kind == "clip decision").map(|span| span.to).collect();
@@ -352,15 +359,15 @@ fn last_step(spans: &[Span]) -> Range<f64> {
     }
 }
 
-/// What a picture of lanes shows: the last step of each process, from its start on.
+/// A timeline: the last step of each process, from its start on.
 struct Shown {
-    /// Process and lane, each a row, from the top.
+    /// Process and lane of each row, from the top.
     rows: Vec<(String, String)>,
-    /// What the tasks are, what takes most time first.
+    /// Kinds of tasks, by falling total time.
     kinds: Vec<String>,
-    /// By row and kind, from when to when.
+    /// Row, kind, and time of each task.
     tasks: Vec<(usize, usize, Range<f64>)>,
-    /// Of the longest step.
+    /// Length of the longest step.
     length: f64,
 }
 
@@ -420,7 +427,7 @@ fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
         .configure_mesh()
         .disable_y_mesh()
         .disable_y_axis()
-        .x_desc("ms since the step before was decided")
+        .x_desc("ms since the previous step's clip decision")
         .light_line_style(WHITE)
         .bold_line_style(BLACK.mix(0.12))
         .x_label_formatter(&|value| short(*value))
@@ -429,7 +436,7 @@ fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
     let pixel = length / f64::from(WIDTH - label_width);
     for (row, kind, Range { start, end }) in tasks {
         let top = (labels.len() - row) as f64;
-        // However short it is, it can be seen.
+        // At least a pixel wide.
         let corners = [(start, top - 0.85), (end.max(start + pixel), top - 0.15)];
         chart.draw_series([Rectangle::new(corners, colour(kind).mix(shade(kind)).filled())])?;
     }
@@ -449,7 +456,7 @@ fn draw_lanes(spans: &[Span], out: &Path) -> Drawn {
 const LEGEND_COLUMNS: usize = 5;
 const LANES: [&str; 5] = ["h2d", "compute", "d2h", "host", "disk"];
 
-/// Colours come round again, paler.
+/// The opacity of a colour: colours repeat, paler.
 fn shade(at: usize) -> f64 {
     1.0 / (1.0 + (at / COLOURS.len()) as f64)
 }
@@ -459,7 +466,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_named_by_what_tells_them_apart() {
+    fn files_are_named_by_what_distinguishes_them() {
         let of = |files: &[&str]| names(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
         assert_eq!(of(&["a/run.json", "b/other.json"]), ["run", "other"]);
         assert_eq!(of(&["da/run.json", "db/run.json", "c/two.json"]), ["da/run", "db/run", "two"]);

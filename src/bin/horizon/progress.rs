@@ -1,4 +1,4 @@
-//! What a person sees of a run: a line that moves on a terminal, plain lines elsewhere. All on standard error.
+//! Progress on standard error: a moving line on a terminal, plain lines elsewhere.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,20 +9,20 @@ use horizon::train::Observer;
 use horizon::train::metrics::StepRecord;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-/// Weights on their way in: a line that moves on a terminal and goes when they are there, nothing elsewhere.
+/// Progress of loading weights: a moving line on a terminal, removed at the end; nothing elsewhere.
 pub struct Bytes(Option<ProgressBar>);
 
 impl Bytes {
-    /// `what` is done with them; `shown` says whether there is somebody to see it.
-    pub fn new(what: &'static str, shown: bool) -> Bytes {
+    /// `verb` opens the line; `shown` is false if nothing is to be printed.
+    pub fn new(verb: &'static str, shown: bool) -> Bytes {
         let style = ProgressStyle::with_template(
             "{msg} {bar:20} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
         )
         .expect("the template is well-formed");
-        Bytes(shown.then(|| ProgressBar::no_length().with_style(style).with_message(what)))
+        Bytes(shown.then(|| ProgressBar::no_length().with_style(style).with_message(verb)))
     }
 
-    /// `done` of `total` bytes have arrived. Any thread may tell, and not always in order.
+    /// Shows that `done` of `total` bytes are loaded. Threads may call it out of order.
     pub fn moved(&self, done: u64, total: u64) {
         if let Some(bar) = self.0.as_ref().filter(|bar| !bar.is_finished()) {
             bar.set_length(total);
@@ -34,18 +34,19 @@ impl Bytes {
     }
 }
 
-/// A measurement: a line that moves on a terminal and goes at the end, a line for each part elsewhere.
+/// Progress of a measurement: a moving line on a terminal, removed at the end; a line per part
+/// elsewhere.
 pub struct Measuring(Option<ProgressBar>);
 
 impl Measuring {
-    /// `terminal` says whether standard error is one.
+    /// `terminal`: standard error is one.
     pub fn new(terminal: bool) -> Measuring {
         let style = ProgressStyle::with_template("measuring {bar:20} {elapsed} {wide_msg}")
             .expect("the template is well-formed");
         Measuring(terminal.then(|| ProgressBar::no_length().with_style(style)))
     }
 
-    /// How far it is.
+    /// Shows the progress.
     pub fn at(&self, progress: &calibrate::Progress) {
         if let Some(bar) = &self.0 {
             let ms = |seconds: f64| (seconds * 1e3) as u64;
@@ -58,7 +59,7 @@ impl Measuring {
         }
     }
 
-    /// It is over, or has failed.
+    /// Removes the moving line.
     pub fn finish(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
@@ -69,7 +70,7 @@ impl Measuring {
 /// The progress of a run.
 pub struct Progress {
     steps: u64,
-    /// What the line says of the last step.
+    /// The line of the last step.
     last: String,
     kind: Kind,
     best_val: f64,
@@ -78,18 +79,18 @@ pub struct Progress {
 enum Kind {
     Quiet,
     Bar(ProgressBar),
-    /// When a line was last written, if one was.
+    /// The time of the last line, if there was one.
     Lines(Option<Instant>),
 }
 
-/// A plain line is written for one step in so many hundredths of the run, and at least as often as this.
+/// A plain line is written for every hundredth of the run, and at least this often.
 const LINES_AT_LEAST: Duration = Duration::from_secs(30);
 
-/// The share of a step that it waits for its batch, from which on a person is told.
+/// The share of a step spent waiting for data from which on the line mentions it.
 const WAIT_SHOWN: f64 = 0.02;
 
 impl Progress {
-    /// For a run of `steps` steps; `terminal` says whether standard error is one.
+    /// For a run of `steps` steps; `terminal`: standard error is one.
     pub fn new(steps: u64, terminal: bool, quiet: bool) -> Progress {
         let kind = if quiet {
             Kind::Quiet
@@ -103,7 +104,7 @@ impl Progress {
         Progress { steps, last: String::new(), kind, best_val: f64::INFINITY }
     }
 
-    /// Tells something beside the progress.
+    /// Prints a message, unless quiet.
     pub fn say(&self, message: &str) {
         match &self.kind {
             Kind::Quiet => {}
@@ -112,7 +113,7 @@ impl Progress {
         }
     }
 
-    /// The run is over; what the line last said stays, and what is told now stands below it.
+    /// Ends the moving line, which stays; later messages are below it.
     pub fn finish(&mut self) {
         if let Kind::Bar(bar) = &self.kind {
             bar.abandon_with_message(self.last.clone());
@@ -137,7 +138,7 @@ impl Observer for Progress {
         let tokens_per_second = count(record.tokens_per_second);
         let share = record.data_seconds / record.step_seconds;
         let waits = if share >= WAIT_SHOWN {
-            format!("  {:.0} % waits for data", 100.0 * share)
+            format!("  {:.0} % waiting for data", 100.0 * share)
         } else {
             String::new()
         };
@@ -146,7 +147,7 @@ impl Observer for Progress {
         match &mut self.kind {
             Kind::Quiet => {}
             Kind::Bar(bar) => {
-                // Fits 80 columns; a narrower terminal gets its beginning.
+                // Fits 80 columns; a narrower terminal shows the beginning.
                 self.last = format!("{start}  {tokens_per_second} tok/s  {rest} left{waits}");
                 bar.set_message(self.last.clone());
                 bar.set_position(record.step);
@@ -168,7 +169,7 @@ impl Observer for Progress {
     }
 
     fn saved(&mut self, step: u64, folder: &Path) {
-        self.say(&format!("step {step}: checkpoint in {}", folder.display()));
+        self.say(&format!("step {step}: wrote a checkpoint to {}", folder.display()));
     }
 
     fn exporting(&self, done: u64, total: u64) {

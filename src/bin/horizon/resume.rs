@@ -1,60 +1,60 @@
-//! `--resume`: a run goes on with the options that it was started with.
+//! `--resume`: a run continues with the options it was started with.
 //!
-//! What was said of a run is noted in its checkpoints under the names of the options. A run that goes on is told all of that
-//! again, but for what is said anew; what may not differ is refused by the library, by name.
+//! Checkpoints note the options of their run under the options' names. A resumed run gets all of
+//! them again, except those given anew. The library refuses, by name, what may not differ.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::ArgMatches;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use horizon::base::{Error, Result, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::DataPath;
 use horizon::train::ModelSource;
 use serde_json::{Map, Value, json};
 
-use crate::options::{Cli, Command, TrainOptions};
+use crate::options::{self, Command, TrainOptions};
 
-/// Options that a run keeps; the others are of the machine or of the moment.
-const KEPT: &str = "data val val-fraction chat-template pack val-every val-batches steps seq-len micro-batch grad-accum lr \
-                    min-lr warmup schedule weight-decay beta1 beta2 eps clip mode grad-dtype grad-place seed out \
-                    export-dtype log checkpoint-every keep";
-/// Those of them that are said or not.
-const FLAGS: &str = "skip-bad-lines no-shuffle";
+/// Options with values that checkpoints note. The others depend on the machine.
+const NOTED: &str = "data val val-fraction chat-template pack val-every val-batches steps seq-len micro-batch \
+                     grad-accum lr min-lr warmup schedule weight-decay beta1 beta2 eps clip mode grad-dtype \
+                     grad-place seed out export-dtype log checkpoint-every keep";
+/// Options without values that checkpoints note.
+const NOTED_FLAGS: &str = "skip-bad-lines no-shuffle";
 
 /// Values of options by name; a flag has none.
-pub type Said = BTreeMap<String, Vec<String>>;
+pub type Given = BTreeMap<String, Vec<String>>;
 
-/// What a run was told, in the end.
-pub struct Told {
+/// The options of a run: those given, and with `--resume` those noted in the checkpoint.
+pub struct Effective {
     pub options: TrainOptions,
-    /// What of it the run keeps.
-    pub said: Said,
-    /// What it goes on from.
+    /// Those that its checkpoints note.
+    pub given: Given,
+    /// The checkpoint to resume from.
     pub checkpoint: Option<Checkpoint>,
 }
 
-/// With `--resume`, adds what the run was told before.
-pub fn told(options: TrainOptions, matches: &ArgMatches) -> Result<Told> {
+/// Opens the checkpoint of `--resume`, if it is given, and adds the options noted there.
+pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effective> {
     let Some(resume) = &options.resume else {
-        return Ok(Told { said: said(matches)?, options, checkpoint: None });
+        return Ok(Effective { given: given(matches)?, options, checkpoint: None });
     };
     let checkpoint = open(&absolute(resume)?)?;
-    if is_said(matches, "model") {
+    if is_given(matches, "model") {
         let model = ModelSource::open(&options.model, true)?;
         checkpoint.agrees(&model.config.model, &Map::new(), &Changes::none())?;
     }
     let mut arguments: Vec<OsString> = vec!["horizon".into(), "train".into()];
     for (name, values) in noted(&checkpoint)? {
-        // Validation is held out or given, whichever is said anew.
+        // These exclude each other: one given anew replaces both.
         let other = match &name[..] {
             "val" => "val-fraction",
             "val-fraction" => "val",
             other => other,
         };
-        if is_said(matches, &name) || is_said(matches, other) {
+        if is_given(matches, &name) || is_given(matches, other) {
             continue;
         }
         if values.is_empty() {
@@ -63,48 +63,52 @@ pub fn told(options: TrainOptions, matches: &ArgMatches) -> Result<Told> {
         arguments.extend(values.iter().map(|value| OsString::from(format!("--{name}={value}"))));
     }
     arguments.extend(std::env::args_os().skip(2));
-    let matches = Cli::command().try_get_matches_from(arguments).unwrap_or_else(|error| error.exit());
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let (cli, matches) = options::parse(arguments);
     let (Command::Train(options), Some(matches)) = (cli.command, matches.subcommand_matches("train")) else {
-        return Err(Error::internal("`train` became another command"));
+        return Err(Error::internal("`train` was parsed as another subcommand"));
     };
-    Ok(Told { options: *options, said: said(matches)?, checkpoint: Some(checkpoint) })
+    Ok(Effective { options: *options, given: given(matches)?, checkpoint: Some(checkpoint) })
 }
 
 /// The note of a checkpoint.
-pub fn note(said: &Said) -> Value {
-    json!({ "options": said })
+pub fn note(given: &Given) -> Value {
+    json!({ "options": given })
 }
 
-fn noted(checkpoint: &Checkpoint) -> Result<Said> {
+/// The options noted in a checkpoint.
+fn noted(checkpoint: &Checkpoint) -> Result<Given> {
     let manifest = checkpoint.manifest();
-    let foreign = |what: String| {
+    let foreign = |problem: String| {
         let folder = checkpoint.folder().display();
-        Error::new(Status::Unsupported, format!("{folder} was not written by this `horizon train`: {what}"))
+        Error::new(
+            Status::Unsupported,
+            format!("{folder} was not written by this version of `horizon train`: {problem}"),
+        )
     };
     let options = manifest.note.get("options").cloned().unwrap_or_default();
-    let said: Said = serde_json::from_value(options)
+    let noted: Given = serde_json::from_value(options)
         .map_err(|error| foreign(format!("it does not note the options of a run ({error})")))?;
-    let known = |name: &String| words(KEPT).chain(words(FLAGS)).any(|known| known == name);
-    match said.keys().find(|name| !known(name)) {
-        Some(name) => {
-            Err(foreign(format!("it notes --{name}, and was written by version {}", manifest.horizon)))
-        }
-        None => Ok(said),
+    let known = |name: &String| words(NOTED).chain(words(NOTED_FLAGS)).any(|known| known == name);
+    match noted.keys().find(|name| !known(name)) {
+        Some(name) => Err(foreign(format!(
+            "it notes the option --{name}, which is unknown here; version {} wrote it",
+            manifest.horizon
+        ))),
+        None => Ok(noted),
     }
 }
 
-/// What of a command line a run keeps. Paths are noted so that they hold from anywhere.
-fn said(matches: &ArgMatches) -> Result<Said> {
-    let mut said = Said::new();
-    for name in words(FLAGS).filter(|name| matches.get_flag(&id(name))) {
-        said.insert(name.to_owned(), Vec::new());
+/// The options of a command line that checkpoints note. Paths become absolute.
+fn given(matches: &ArgMatches) -> Result<Given> {
+    let mut given = Given::new();
+    for name in words(NOTED_FLAGS).filter(|name| matches.get_flag(&id(name))) {
+        given.insert(name.to_owned(), Vec::new());
     }
-    for name in words(KEPT) {
-        let Some(values) = matches.get_raw(&id(name)).filter(|_| is_said(matches, name)) else { continue };
+    for name in words(NOTED) {
+        let Some(values) = matches.get_raw(&id(name)).filter(|_| is_given(matches, name)) else { continue };
         let texts = values.map(|value| match (name, value.to_str()) {
             (_, None) => Err(Error::argument(format!(
-                "--{name} {}: what is not UTF-8 cannot be noted in a checkpoint",
+                "--{name} {}: it is not UTF-8, so checkpoints cannot note it",
                 value.display()
             ))),
             ("data" | "val", Some(text)) => {
@@ -117,21 +121,22 @@ fn said(matches: &ArgMatches) -> Result<Said> {
             }
             (_, Some(text)) => Ok(text.to_owned()),
         });
-        said.insert(name.to_owned(), texts.collect::<Result<_>>()?);
+        given.insert(name.to_owned(), texts.collect::<Result<_>>()?);
     }
-    Ok(said)
+    Ok(given)
 }
 
 fn words(list: &'static str) -> impl Iterator<Item = &'static str> {
     list.split_whitespace()
 }
 
-/// What clap calls an option.
+/// The name of an option in clap.
 fn id(name: &str) -> String {
     name.replace('-', "_")
 }
 
-fn is_said(matches: &ArgMatches, name: &str) -> bool {
+/// The option is on the command line.
+fn is_given(matches: &ArgMatches, name: &str) -> bool {
     matches.value_source(&id(name)) == Some(ValueSource::CommandLine)
 }
 

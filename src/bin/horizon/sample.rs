@@ -13,7 +13,7 @@ use crate::options::SampleOptions;
 use crate::print;
 use crate::progress::Bytes;
 
-/// The longest context that is looked at.
+/// Tokens of context, at most.
 const CONTEXT: usize = 512;
 
 /// Continues a prompt, or answers it: raw bytes into a pipe, printable text onto a terminal.
@@ -22,7 +22,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     let model = ModelSource::open(&options.model, false)?;
     if model.is_fresh() {
         return Err(Error::argument(format!(
-            "{} is a built-in shape and has learned nothing: train it with --out DIR, then sample from DIR",
+            "{} is a built-in model without trained weights: train it with --out DIR, then sample from DIR",
             options.model
         )));
     }
@@ -36,13 +36,15 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
         tokenizer.encode_prompt(options.prompt.as_bytes())?
     };
     if prompt.is_empty() {
-        return Err(Error::argument("the prompt is empty: a model continues at least one token"));
+        return Err(Error::argument(
+            "the prompt is empty; it must have at least one token: give --prompt TEXT",
+        ));
     }
     let config = &model.config.model;
     let trainer_options = TrainerOptions {
-        device: options.device,
+        device: options.compute.device,
         shape: Shape { b: 1, t: CONTEXT.min(config.positions_max) },
-        threads: options.threads,
+        threads: options.compute.threads,
         ..TrainerOptions::default()
     };
     let mut trainer = Trainer::open(config, &trainer_options)?;
@@ -54,7 +56,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     let terminal = stdout().is_terminal();
     let mut unprinted = if options.chat { Vec::new() } else { options.prompt.as_bytes().to_vec() };
     let show = |bytes: &mut Vec<u8>, all: bool| {
-        // On a terminal a character waits for its last byte.
+        // On a terminal, a character is printed once its last byte is there.
         let ready = if terminal && !all { whole_characters(bytes) } else { bytes.len() };
         let text: Vec<u8> = bytes.drain(..ready).collect();
         print(&if terminal { printable(&text).into_bytes() } else { text })
@@ -72,7 +74,7 @@ pub fn sample(options: &SampleOptions) -> Result<()> {
     show(&mut unprinted, true)
 }
 
-/// Bytes up to the last character that may still be growing.
+/// The number of bytes before a last character that is incomplete.
 fn whole_characters(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.len(),
@@ -83,7 +85,8 @@ fn whole_characters(bytes: &[u8]) -> usize {
     }
 }
 
-/// Text that does nothing to a terminal: what is not UTF-8, and control characters but newline and tab, become �.
+/// Text that is safe on a terminal: invalid UTF-8 and control characters, except newline and tab,
+/// become �.
 pub fn printable(bytes: &[u8]) -> String {
     let tame =
         |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };

@@ -8,7 +8,7 @@ use horizon::train::ModelSource;
 
 use crate::options::TokenizeOptions;
 
-/// Documents on their way into a file.
+/// Writes documents to a file and counts the tokens that are trained on.
 struct Counted<'a> {
     writer: &'a mut TokenWriter,
     targets: u64,
@@ -24,11 +24,14 @@ impl Sink for Counted<'_> {
     }
 }
 
-/// Writes a token file as the options say.
+/// Writes a token file.
 pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     let tokens = options.data.iter().find(|path| !path.is_dir() && TokenFormat::of(path).is_some());
     if let Some(path) = tokens {
-        return Err(Error::argument(format!("{} is a token file already", path.display())));
+        return Err(Error::argument(format!(
+            "{} is a token file already; --data takes text and JSONL",
+            path.display()
+        )));
     }
     let tokenizer = ModelSource::open(&options.model, true)?.tokenizer();
     let vocabulary = tokenizer.vocabulary;
@@ -43,15 +46,15 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
     let targets = sink.targets;
     let (tokens, documents) = (writer.tokens(), writer.documents());
     if tokens == 0 {
-        return Err(Error::argument("there is no token in the data"));
+        return Err(Error::argument("the data has no tokens"));
     }
     writer.finish()?;
     if !options.quiet {
         if let Some(first) = &skipped.first {
-            eprintln!("skipped: {} lines cannot be used, the first: {first}", skipped.lines);
+            eprintln!("skipped {} invalid lines, the first: {first}", skipped.lines);
         }
         eprintln!(
-            "{}: {} tokens, {} of them learned, in {}",
+            "wrote {}: {} tokens, {} of them trained on, in {}",
             options.out.display(),
             count(tokens as f64),
             count(targets as f64),

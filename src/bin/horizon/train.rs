@@ -9,29 +9,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
-use horizon::base::format::{count, several};
 use horizon::base::{Error, Result, Shape, Status};
 use horizon::checkpoint::{Changes, Checkpoint};
 use horizon::data::{Data, DataOptions, DataPath};
-use horizon::engine::{AdamOptions, TrainerOptions};
+use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions};
 use horizon::ops::cuda::table::Table;
 use horizon::train::planning::{Planned, Why, here};
-use horizon::train::{LrShape, ModelSource, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
+use horizon::train::{ModelSource, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
 
+use crate::memory::with_uses;
+use crate::opening::Opening;
 use crate::options::TrainOptions;
 use crate::progress::{Bytes, Progress};
-use crate::resume::{Said, Told, note, told};
+use crate::resume::{Effective, Given, effective, note};
 use crate::sample::printable;
 use crate::{INTERRUPTED, builtin, print, warn_of_memory};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
-/// Tokens of the sample that a built-in run ends with.
+/// Tokens of the sample at the end of a run on the built-in data.
 const SAMPLE_TOKENS: usize = 120;
 
-/// Trains as the options say.
+/// Trains a model, with the options of a checkpoint if one is resumed.
 pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
-    let Told { options, said, checkpoint } = told(options, matches)?;
+    let Effective { options, given, checkpoint } = effective(options, matches)?;
     let model = match &checkpoint {
         Some(checkpoint) => ModelSource::folder(checkpoint.folder(), true)?,
         None => ModelSource::open(&options.model, options.init)?,
@@ -41,49 +42,54 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let seq_len = options.seq_len.unwrap_or(if is_preset { 128 } else { 1024 }.min(config.positions_max));
     let builtin = options.data.is_empty();
     if builtin && !is_preset && checkpoint.is_none() {
-        return Err(Error::argument("there is nothing to train on: give --data PATH…"));
+        return Err(Error::argument("there is no training data: give --data PATH"));
     }
     let data_options = DataOptions {
         packing: options.pack.into(),
         bad_lines: options.encoding.bad_lines(),
-        threads: options.threads.unwrap_or(DataOptions::new(seq_len).threads),
+        threads: options.compute.threads.unwrap_or(DataOptions::new(seq_len).threads),
         seq_len,
     };
     let encoder = options.encoding.encoder(model.tokenizer());
     let open = |paths: &[_]| Data::open(paths, &encoder, &data_options);
     let (mut data, mut val) = if builtin {
-        let (learned, held) = builtin::sources()?;
-        (Data::from_documents(learned, seq_len)?, Some(Data::from_documents(held, seq_len)?))
+        let (training, held_out) = builtin::sources()?;
+        (Data::from_documents(training, seq_len)?, Some(Data::from_documents(held_out, seq_len)?))
     } else {
         (open(&options.data)?, None)
     };
     if !options.val.is_empty() {
         val = Some(open(&options.val)?);
     } else if let Some(fraction) = options.val_fraction {
-        let (kept, held) = data.hold_out(fraction)?;
-        (data, val) = (kept, Some(held));
+        let (training, held_out) = data.hold_out(fraction)?;
+        (data, val) = (training, Some(held_out));
     }
-    let report = data.report().clone();
     let mut run_options = run_options(&options, &model, seq_len, builtin);
-    run_options.save = save_options(&options, said, &run_options, checkpoint.as_ref())?;
+    run_options.save = save_options(&options, given, &run_options, checkpoint.as_ref())?;
     let planned = place(&options, &model, &mut run_options.trainer)?;
     run_options.predicted = Some(planned.predicted());
     run_options.simulated = Some(planned.rates.clone());
-    let products = run_options.trainer.gemm_table.clone();
-    let (windows, parameters) = (data.windows(), model.layout.parameters());
-    let held_out = match &val {
-        Some(val) if options.val_fraction.is_some() => format!(", {} held out", val.windows()),
-        _ => String::new(),
+    let opening = Opening {
+        model: match &checkpoint {
+            Some(checkpoint) => checkpoint.folder().display().to_string(),
+            None => options.model.clone(),
+        },
+        weights: match &checkpoint {
+            Some(checkpoint) => format!("resumed at step {}", checkpoint.manifest().step),
+            None if model.is_fresh() => "fresh weights".to_owned(),
+            None => "pretrained weights".to_owned(),
+        },
+        data: if builtin {
+            "built-in (the sources of this program)".to_owned()
+        } else {
+            names(&options.data)
+        },
+        windows: data.windows(),
+        held_out: val.as_ref().filter(|_| options.val_fraction.is_some()).map(Data::windows),
+        report: data.report().clone(),
+        gemm_table: run_options.trainer.gemm_table.clone(),
+        autotune: autotune_hint(&options, checkpoint.as_ref(), seq_len),
     };
-    let weights = match &checkpoint {
-        Some(checkpoint) => {
-            format!("as step {} of {} left it", checkpoint.manifest().step, checkpoint.folder().display())
-        }
-        None if model.is_fresh() => "fresh weights".to_owned(),
-        None => "its weights".to_owned(),
-    };
-    let name = if checkpoint.is_some() { "resumed" } else { &options.model[..] };
-    let hint = autotune_hint(&options, checkpoint.as_ref(), seq_len);
     let changes = Changes::of(&options.resume_change);
     run_options.resume = checkpoint.map(|checkpoint| Resume { checkpoint, changes });
 
@@ -96,33 +102,15 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     })?;
     let rate = *run.lr_schedule();
     let mut progress = Progress::new(rate.steps, terminal, options.quiet);
-    let step_tokens = options.micro_batch * options.grad_accum * seq_len;
-    progress.say(&format!(
-        "model {name}: {} parameters, {weights}\ndata {}: {} tokens, {windows} windows of {seq_len}{held_out}\n{report}\
-         {} of {step_tokens} tokens, learning rate {}",
-        count(parameters as f64),
-        if builtin { "built-in (the sources of this program)".to_owned() } else { names(&options.data) },
-        count(report.tokens as f64),
-        several(rate.steps as usize, "step"),
-        match rate.shape {
-            LrShape::Constant => format!("{:.1e}", rate.lr),
-            _ => format!("{:.1e} falling to {:.1e}", rate.lr, rate.min_lr),
-        },
-    ));
-    let by = match &products {
-        Some(file) if !run.trainer().plan().shares_memory() => format!(", products by {}", file.display()),
-        _ => String::new(),
-    };
-    progress.say(&format!("device {}{by}", run.trainer().device().name));
-    if products.is_none() && !run.trainer().plan().shares_memory() {
-        progress.say(&hint);
+    progress.say(opening.describe(&rate, run.trainer(), &planned).trim_end());
+    if options.verbose {
+        progress.say(planned.summary().trim_end());
+        progress.say(with_uses(&run.trainer().plan().to_string()).trim_end());
     }
-    progress.say(planned.summary().trim_end());
-    progress.say(run.trainer().plan().to_string().trim_end());
     let done = run.trainer().stats().steps;
     if done >= rate.steps {
         progress.say(&format!(
-            "this run was finished: {done} of {} steps are done; to go on: --steps {} --resume-change steps,warmup",
+            "the run is complete: {done} of {} steps are done; to continue it: --steps {} --resume-change steps,warmup",
             rate.steps,
             2 * done
         ));
@@ -137,8 +125,8 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         let off = (predicted.step_seconds / measured.step_seconds - 1.0).abs();
         if options.placement.machine.is_none() && off > FAR_OFF {
             progress.say(
-                "the prediction is of the machine named above, which this one is only like; to plan for this one: \
-                 horizon calibrate --out here.json, then --machine here.json",
+                "the prediction is for a similar machine; to measure this one: horizon calibrate --out here.json, \
+                 then train with --machine here.json",
             );
         }
     }
@@ -148,7 +136,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     if let Some(folder) = &outcome.saved
         && outcome.stopped
     {
-        progress.say(&format!("to go on: horizon train --resume {}", folder.display()));
+        progress.say(&format!("to continue: horizon train --resume {}", folder.display()));
     }
     if let Some(folder) = &outcome.exported {
         progress.say(&format!("exported to {}", folder.display()));
@@ -162,18 +150,18 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A hint to autotune: other algorithms may be faster than cuBLASLt's first choice.
+/// The commands that autotune the GEMMs of a run without a table.
 fn autotune_hint(options: &TrainOptions, checkpoint: Option<&Checkpoint>, seq_len: usize) -> String {
     let model = checkpoint
         .map_or_else(|| options.model.clone(), |checkpoint| checkpoint.folder().display().to_string());
     format!(
-        "matmuls use cuBLASLt's first choice; to find faster algorithms, once: horizon calibrate --device {} --only-products \
-         --products {model} --micro-batch {} --seq-len {seq_len} --out products.json, then add --products products.json",
-        options.device, options.micro_batch
+        "GEMMs use cuBLASLt's first choices; to autotune them, once: horizon calibrate --device {} --autotune {model} \
+         --autotune-only --micro-batch {} --seq-len {seq_len} --out gemm.json, then train with --gemm-table gemm.json",
+        options.compute.device, options.micro_batch
     )
 }
 
-/// A prediction this far off is of a machine that is too unlike this one.
+/// Relative error of a prediction above which the simulated machine is too unlike this one.
 const FAR_OFF: f64 = 0.25;
 
 fn names(paths: &[DataPath]) -> String {
@@ -183,16 +171,16 @@ fn names(paths: &[DataPath]) -> String {
 fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, builtin: bool) -> RunOptions {
     RunOptions {
         trainer: TrainerOptions {
-            device: options.device,
+            device: options.compute.device,
             pinning: options.pinning,
-            gemm_table: options.products.clone().or_else(|| beside(options.placement.machine.as_deref()?)),
-            mode: options.mode,
-            grad_dtype: options.grad_dtype.into(),
+            gemm_table: options.gemm_table.clone().or_else(|| beside(options.placement.machine.as_deref()?)),
+            mode: options.state.mode,
+            grad_dtype: options.state.grad_dtype.into(),
             shape: Shape { b: options.micro_batch, t: seq_len },
             micros_max: options.grad_accum,
             device_mem: options.device_mem,
             host_mem: options.host_mem,
-            threads: options.threads,
+            threads: options.compute.threads,
             adam: AdamOptions {
                 beta1: options.beta1,
                 beta2: options.beta2,
@@ -226,46 +214,59 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
     }
 }
 
-/// The table of products beside a machine's file, if there is one.
+/// The GEMM table next to a machine file, if there is one.
 fn beside(machine: &str) -> Option<PathBuf> {
     Some(Table::beside(Path::new(machine))).filter(|table| table.is_file())
 }
 
-/// Where checkpoints go, with what a run that goes on is to find again: what was said, and what came of saying nothing.
+/// The folder and interval of checkpoints. They note the options given, and the values of those
+/// left out that depend on model and data, so that a resumed run has the same.
 fn save_options(
     options: &TrainOptions,
-    mut said: Said,
+    mut given: Given,
     run: &RunOptions,
     resumed: Option<&Checkpoint>,
 ) -> Result<Option<SaveOptions>> {
     let beside = resumed.and_then(|checkpoint| checkpoint.folder().parent());
     let Some(folder) = options.checkpoint_dir.as_deref().or(beside) else {
         if options.checkpoint_every.is_some() || options.keep.is_some() {
-            return Err(Error::argument("there is no place for checkpoints: give --checkpoint-dir DIR"));
+            return Err(Error::argument(
+                "--checkpoint-every and --keep need a folder for checkpoints: give --checkpoint-dir DIR",
+            ));
         }
         return Ok(None);
     };
-    said.insert("seq-len".to_owned(), vec![run.trainer.shape.t.to_string()]);
-    said.insert("lr".to_owned(), vec![run.lr.to_string()]);
-    said.extend(run.steps.map(|steps| ("steps".to_owned(), vec![steps.to_string()])));
+    given.insert("seq-len".to_owned(), vec![run.trainer.shape.t.to_string()]);
+    given.insert("lr".to_owned(), vec![run.lr.to_string()]);
+    given.extend(run.steps.map(|steps| ("steps".to_owned(), vec![steps.to_string()])));
     Ok(Some(SaveOptions {
         folder: folder.to_owned(),
         every: options.checkpoint_every.unwrap_or(0),
         keep: options.keep.and_then(NonZeroUsize::new),
-        note: note(&said),
+        note: note(&given),
     }))
 }
 
-/// Decides the placement by the plan's search, but for what the user has decided. The figures are those of the
-/// machine that was named or of the device, the memory is what there is here.
+/// Searches for the placement, except for the options that the user has fixed. The step is
+/// simulated on `--machine` or on the described machine most like this one; memory is this
+/// machine's.
+///
+/// Errors: `--gemm-table` on a CPU device, which would ignore it; those of [`Planned::search`].
 fn place(options: &TrainOptions, model: &ModelSource, trainer: &mut TrainerOptions) -> Result<Planned> {
     let config = &model.config.model;
     let device = trainer.device.resolve(config, trainer.shape)?;
+    if options.gemm_table.is_some() && device == DeviceChoice::Cpu {
+        return Err(Error::argument(format!(
+            "--gemm-table is for CUDA devices, and --device {} computes on the CPU: leave the table out, or choose \
+             --device cuda",
+            trainer.device
+        )));
+    }
     let named = options.placement.machine.as_deref();
     let (machine, limits) = here(device, named, options.device_mem, options.host_mem)?;
     warn_of_memory(&limits);
-    let pins = options.placement.pins(config.dims.l, options.mode)?;
-    let planned = Planned::search(&options.model, config, trainer, &machine, limits, &pins, Why::Times)?;
+    let fixed = options.placement.fixed(config.dims.l, options.state.mode, options.clip)?;
+    let planned = Planned::search(&options.model, config, trainer, &machine, limits, &fixed, Why::Times)?;
     trainer.place(&planned.plan().policy.placement);
     Ok(planned)
 }
@@ -279,20 +280,20 @@ fn stop_on_interrupt(quiet: bool) -> Result<Arc<AtomicBool>> {
             std::process::exit(i32::from(INTERRUPTED));
         }
         if !quiet {
-            eprintln!("\nstopping after this step; once more ends at once");
+            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
         }
     })
     .map_err(|error| Error::new(Status::Internal, format!("cannot listen for Ctrl-C: {error}")))?;
     Ok(stop)
 }
 
-/// What the freshly trained model makes of the beginning of a function.
+/// Prints the trained model's continuation of the beginning of a function.
 fn show_sample(run: &mut Run, progress: &mut Progress, seed: u64) -> Result<()> {
     const PROMPT: &str = "pub fn ";
     let tokens: Vec<i32> = PROMPT.bytes().map(i32::from).collect();
     let mut text = PROMPT.as_bytes().to_vec();
     let mut sampler = Sampler::new(0.7, seed)?;
-    progress.say("what it writes now:\n");
+    progress.say("sample of the trained model:\n");
     continue_text(run.trainer(), &tokens, SAMPLE_TOKENS, 256, &mut sampler, |token| {
         text.extend(u8::try_from(token));
         Ok(ControlFlow::Continue(()))

@@ -32,7 +32,7 @@ use crate::device::{DeviceInfo, Lane};
 use crate::engine::{Backend, DeviceChoice, TrainerOptions};
 use crate::host::{Limits, MemoryKind, Others, Pool, Topology, check_threads, processor_name};
 use crate::ops::cpu::CpuKernels;
-use crate::plan::{ActivationDtype, Description, Machine, Work};
+use crate::plan::{ActivationDtype, Basis, Description, Machine, Work};
 
 /// Some work on a lane that had what it needs to itself, and how long it took.
 #[derive(Clone, Copy, Debug)]
@@ -277,6 +277,7 @@ impl Calibrated {
             ("device_bytes".to_owned(), "what an arena could take when it was measured".to_owned())
         }));
         Description {
+            basis: sources.keys().map(|figure| (figure.clone(), Basis::Measured)).collect(),
             name: name.to_owned(),
             about: on,
             device: self.device.hardware.clone(),

@@ -1,0 +1,114 @@
+//! The first lines of `horizon train`: model, data, steps, memory and predicted speed.
+
+use std::path::PathBuf;
+
+use horizon::base::format::{Size, count, several, time};
+use horizon::data::DataReport;
+use horizon::engine::Trainer;
+use horizon::plan::Region;
+use horizon::train::planning::Planned;
+use horizon::train::{LrSchedule, LrShape};
+
+/// Facts about a run that are known before it is opened.
+pub struct Opening {
+    pub model: String,
+    pub weights: String,
+    pub data: String,
+    pub windows: u64,
+    /// Windows held out for validation, with `--val-fraction`.
+    pub held_out: Option<u64>,
+    pub report: DataReport,
+    pub gemm_table: Option<PathBuf>,
+    /// The commands that autotune, for a CUDA device without a table.
+    pub autotune: String,
+}
+
+impl Opening {
+    /// A line per fact, on a run that was opened.
+    pub fn describe(&self, rate: &LrSchedule, trainer: &Trainer, planned: &Planned) -> String {
+        let plan = trainer.plan();
+        let (mode, numeric) = (plan.policy.mode, &plan.policy.numeric);
+        let shape = numeric.shape;
+        let mut text = format!(
+            "model      {}: {} parameters, {}, {}\n",
+            self.model,
+            count(planned.parameters as f64),
+            several(plan.policy.placement.layers.len(), "layer"),
+            self.weights
+        );
+        let held_out = self.held_out.map_or(String::new(), |windows| format!(", {windows} held out"));
+        text += &format!(
+            "data       {}: {} tokens, {} windows of {}{held_out}\n",
+            self.data,
+            count(self.report.tokens as f64),
+            self.windows,
+            shape.t
+        );
+        self.report.to_string().lines().for_each(|line| text += &format!("           {line}\n"));
+        text += &format!(
+            "training   {} of {} tokens (gradient accumulation {} × {} sequences × {}), {}\n",
+            several(rate.steps as usize, "step"),
+            planned.tokens,
+            plan.micros_max,
+            shape.b,
+            shape.t,
+            learning_rate(rate)
+        );
+        let shared = if plan.shares_memory() { ", in host RAM" } else { "" };
+        let device = trainer.device().name;
+        let (device_regions, host_regions) = (plan.device.regions().to_vec(), plan.host.regions());
+        text += &format!(
+            "device     {device}: {}{shared}: {}\n",
+            Size(plan.device.bytes()),
+            largest(device_regions)
+        );
+        text += &format!(
+            "host RAM   {}, mode {}: {}\n",
+            Size(plan.host.bytes()),
+            mode.name(),
+            largest(host_regions)
+        );
+        text += &format!(
+            "simulated  {} per step, {} tokens/s, {:.3} TFLOP/s useful, on machine {}; bound by {}; \
+             --verbose prints the plan\n",
+            time(planned.found.step_ns),
+            count(planned.tokens_per_second),
+            planned.tflops,
+            planned.machine_name(),
+            planned.bound()
+        );
+        match &self.gemm_table {
+            Some(file) if !plan.shares_memory() => text += &format!("GEMM table {}\n", file.display()),
+            None if !plan.shares_memory() => text += &format!("GEMM table none: {}\n", self.autotune),
+            _ => {}
+        }
+        text
+    }
+}
+
+fn learning_rate(rate: &LrSchedule) -> String {
+    let warmup = several(rate.warmup as usize, "warmup step");
+    match rate.shape {
+        LrShape::Constant => format!("learning rate {:.1e} after {warmup}", rate.lr),
+        shape => {
+            format!(
+                "learning rate {:.1e} after {warmup}, {} decay to {:.1e}",
+                rate.lr,
+                shape.name(),
+                rate.min_lr
+            )
+        }
+    }
+}
+
+/// The three largest regions.
+fn largest(mut regions: Vec<Region>) -> String {
+    regions.sort_by_key(|region| std::cmp::Reverse(region.bytes));
+    let shown: Vec<String> = regions
+        .iter()
+        .filter(|region| region.bytes > 0)
+        .take(3)
+        .map(|region| format!("{} {}", region.name, Size(region.bytes)))
+        .collect();
+    shown.join(", ")
+}

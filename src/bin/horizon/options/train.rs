@@ -1,0 +1,297 @@
+//! Options of `horizon train`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use horizon::base::format::parse_size;
+use horizon::data::tokenizer::TokenizerSource;
+use horizon::data::{BadLines, DataPath, EncoderSource};
+use horizon::engine::DeviceChoice;
+use horizon::host::Pinning;
+use horizon::schedule::Mode;
+
+use super::heading::{CHECKPOINTS, DATA, DEVICE, MEMORY, MODEL, OPTIMIZATION, OUTPUT};
+use super::values::{self, Number, Pack, Shape, positive};
+use crate::placement::PlacementOptions;
+
+#[derive(Args, Debug)]
+pub struct TrainOptions {
+    /// Hugging Face folder, or a built-in model: tiny, small
+    ///
+    /// A folder holds config.json, *.safetensors and, to train on text, tokenizer.json. Families:
+    /// Llama, Mistral, Qwen2 and Qwen3. The built-in models read bytes and start from random
+    /// weights.
+    #[arg(long, help_heading = MODEL, value_name = "DIR|NAME", default_value = "tiny")]
+    pub model: String,
+    /// Train from scratch: ignore the folder's weights
+    ///
+    /// Weights start from random numbers, normal with standard deviation 0.02 as in GPT-2. Built-in
+    /// models always do.
+    #[arg(long, help_heading = MODEL, conflicts_with = "resume")]
+    pub init: bool,
+
+    /// Training data: JSONL, text, folders of text, token files
+    ///
+    /// JSONL (.jsonl, .json): an object per line, with `messages`, `conversations` (ShareGPT),
+    /// `prompt` and `completion`, `instruction` and `output` (Alpaca), `text`, or `tokens` with
+    /// optional `labels` or `loss_mask`. Only the assistant's turns, completions and outputs are
+    /// trained on; prompts are masked from the loss.
+    ///
+    /// Text: each file is a document, also in folders.
+    ///
+    /// Token files: .bin of llm.c or of `horizon tokenize`, .u16, .u32.
+    ///
+    /// PATH:2 is read twice per epoch, PATH:0.5 half of it. Default for a built-in model: the
+    /// source code of this program.
+    #[arg(long, help_heading = DATA, value_name = "PATH[:WEIGHT]", num_args = 1.., value_parser = values::data_path)]
+    pub data: Vec<DataPath>,
+    /// Validation data, in the formats of --data
+    #[arg(long, help_heading = DATA, value_name = "PATH", num_args = 1.., value_parser = values::data_path)]
+    pub val: Vec<DataPath>,
+    /// Share of --data held out for validation, between 0 and 1
+    ///
+    /// Whole windows are held out, evenly spread over the data.
+    #[arg(long, help_heading = DATA, value_name = "X", conflicts_with = "val")]
+    pub val_fraction: Option<f64>,
+    /// Steps between validations
+    ///
+    /// A validation always follows the last step; 0 leaves it at that one.
+    #[arg(long, help_heading = DATA, value_name = "N", default_value_t = 100)]
+    pub val_every: u64,
+    /// Micro-batches per validation, at most
+    ///
+    /// They are drawn once from all validation data, so that every validation uses the same ones.
+    #[arg(long, help_heading = DATA, value_name = "N", default_value_t = 16, value_parser = positive)]
+    pub val_batches: usize,
+    /// Sequence length in tokens [default: 1024; built-in models: 128]
+    ///
+    /// The default is never longer than the model's max_position_embeddings.
+    #[arg(long, help_heading = DATA, value_name = "TOKENS", value_parser = positive)]
+    pub seq_len: Option<usize>,
+    /// Packing: `auto`, `stream` or `documents`
+    ///
+    /// `stream`: documents are concatenated and cut into windows of --seq-len tokens; nothing is
+    /// lost.
+    ///
+    /// `documents`: each window holds whole documents, with attention and positions of their own;
+    /// longer documents are truncated, and their number is reported.
+    ///
+    /// `auto`: `documents` where a part of them is masked from the loss, as in conversations;
+    /// otherwise `stream`.
+    #[arg(long, help_heading = DATA, value_name = "HOW", default_value = "auto")]
+    pub pack: Pack,
+    #[command(flatten)]
+    pub encoding: EncodingOptions,
+    /// Read the data in order instead of shuffling it every epoch
+    #[arg(long, help_heading = DATA)]
+    pub no_shuffle: bool,
+
+    /// Optimizer steps [default: one epoch; 500 on the built-in data]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Sequences per micro-batch
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 8, value_parser = positive)]
+    pub micro_batch: usize,
+    /// Gradient accumulation: micro-batches per step
+    ///
+    /// A step trains on --grad-accum × --micro-batch × --seq-len tokens. Each layer is uploaded
+    /// once per sweep for all its micro-batches, so more of them hide the transfers better.
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 1, value_parser = positive)]
+    pub grad_accum: usize,
+    /// Peak learning rate [default: 2e-5; --init 3e-4; built-in 3e-3]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X")]
+    pub lr: Option<f64>,
+    /// Final learning rate [default: a tenth of --lr]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X")]
+    pub min_lr: Option<f64>,
+    /// Steps of linear warmup [default: 5 % of all steps]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N")]
+    pub warmup: Option<u64>,
+    /// Decay after warmup: constant, linear, cosine or wsd
+    ///
+    /// wsd (warmup, stable, decay) holds the peak and decays over the last fifth of all steps.
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "HOW", default_value = "cosine")]
+    pub schedule: Shape,
+    /// Decoupled weight decay of tensors with two dimensions
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.1)]
+    pub weight_decay: f64,
+    /// AdamW: decay of the first moment
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.9)]
+    pub beta1: f64,
+    /// AdamW: decay of the second moment
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.95)]
+    pub beta2: f64,
+    /// AdamW: added to the square root of the second moment
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value = "1e-8")]
+    pub eps: f64,
+    /// Maximum global gradient norm; 0: no clipping
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 1.0)]
+    pub clip: f64,
+    /// Seed of fresh weights and data order
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    #[command(flatten)]
+    pub state: StateOptions,
+    /// Device memory to use, e.g. 20GiB [default: all that is free]
+    ///
+    /// On CUDA, the default leaves 1 GiB free for kernels and handles, at most a sixteenth of the
+    /// device's memory.
+    #[arg(long, help_heading = MEMORY, value_name = "SIZE", value_parser = parse_size)]
+    pub device_mem: Option<usize>,
+    /// Host memory to use, e.g. 48G [default: all that is available]
+    ///
+    /// May state more than the system reports, with a warning: the memory of some virtual machines
+    /// grows as it is used.
+    #[arg(long, help_heading = MEMORY, value_name = "SIZE", value_parser = parse_size)]
+    pub host_mem: Option<usize>,
+    #[command(flatten)]
+    pub placement: PlacementOptions,
+
+    /// Folder for checkpoints [default: that of --resume]
+    ///
+    /// It is new, empty, or that of --resume. A checkpoint is written after the last step and where
+    /// the run is stopped; a run resumed from it is bit-identical. It takes the bytes per parameter
+    /// of --mode without those of the gradient.
+    #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
+    pub checkpoint_dir: Option<PathBuf>,
+    /// Steps between checkpoints; 0: only the last [default: 0]
+    ///
+    /// Checkpoints are written while the next steps run.
+    #[arg(long, help_heading = CHECKPOINTS, value_name = "N")]
+    pub checkpoint_every: Option<u64>,
+    /// Number of checkpoints to keep [default: all]
+    ///
+    /// The oldest are deleted once a new one is complete.
+    #[arg(long, help_heading = CHECKPOINTS, value_name = "N", value_parser = positive)]
+    pub keep: Option<usize>,
+    /// Resume from a checkpoint, or the latest in a folder of them
+    ///
+    /// Options, data and log are those of the checkpoint, unless given again. Paths, devices and
+    /// placement may differ; an option that would change the result is refused by name.
+    #[arg(long, help_heading = CHECKPOINTS, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+    /// Options allowed to differ from the checkpoint, e.g. mode,lr
+    ///
+    /// The resumed run will then not be bit-identical to an uninterrupted one. With mode, moments
+    /// are rounded to nearest from f32 to bf16.
+    #[arg(long, help_heading = CHECKPOINTS, value_name = "NAME,…", value_delimiter = ',', requires = "resume")]
+    pub resume_change: Vec<String>,
+
+    /// Folder for the trained model, in Hugging Face format
+    ///
+    /// Written after the last step, or where the run is stopped. Replaces an earlier export, and
+    /// refuses a folder with other files.
+    #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Number format of --out: bf16, or f32 (master weights)
+    #[arg(long, help_heading = OUTPUT, value_name = "DTYPE", default_value = "bf16", requires = "out")]
+    pub export_dtype: Number,
+    /// Write a JSON object per step to FILE
+    ///
+    /// An existing file is replaced; with --resume, its steps up to the checkpoint are kept.
+    /// Fields:
+    ///
+    /// step; loss (nats per token trained on); grad_norm (before clipping); lr; tokens (without
+    /// padding); epoch; val_loss, after a validation.
+    ///
+    /// step_seconds; data_seconds (the part of it spent waiting for data); tokens_per_second;
+    /// tflops (useful 10^12 FLOP/s: 6 per matmul parameter and token, plus causal attention,
+    /// without recompute; over the device's peak it is the MFU); rss_bytes (host memory in use).
+    ///
+    /// predicted_step_seconds; lanes: for compute, h2d (uploads), d2h (downloads), host (AdamW) and
+    /// disk (checkpoints) busy_seconds since the previous record, and predicted_seconds per step.
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE.jsonl")]
+    pub log: Option<PathBuf>,
+    /// Write a timeline of all lanes, measured and simulated, to FILE
+    ///
+    /// Written at the end, as a Chrome trace: for `horizon plot`, Perfetto or chrome://tracing.
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// Print the whole plan before training
+    #[arg(long, short, help_heading = OUTPUT, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Print nothing but warnings and errors
+    #[arg(long, short, help_heading = OUTPUT)]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub compute: ComputeOptions,
+    /// Pinned memory: registered, or allocated
+    ///
+    /// registered: huge pages allocated by Horizon, registered with CUDA. allocated: CUDA's own
+    /// allocator.
+    #[arg(
+        long, help_heading = DEVICE, value_name = "HOW", default_value = "registered",
+        value_parser = values::pinning()
+    )]
+    pub pinning: Pinning,
+    /// GEMM autotune table, from `horizon calibrate --autotune`
+    ///
+    /// It must be of this GPU and cuBLASLt version. Default: NAME.gemm.json next to --machine
+    /// NAME.json, if it exists; otherwise cuBLASLt's first choices.
+    #[arg(long, help_heading = DEVICE, value_name = "FILE")]
+    pub gemm_table: Option<PathBuf>,
+}
+
+/// The training state in host memory.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct StateOptions {
+    /// State in host RAM: exact, streamed or compact
+    ///
+    /// exact: 14 bytes per parameter. bf16 weights and 16-bit residuals, together f32 master
+    /// weights; bf16 gradients; f32 AdamW moments.
+    ///
+    /// streamed: 12 bytes. Gradients pass through a ring buffer and AdamW runs during the backward
+    /// pass, so the global norm is not known in time: needs --clip 0 or --grad-place device.
+    ///
+    /// compact: 10 bytes, or 8 with --grad-place device. As exact, with bf16 moments, rounded
+    /// stochastically.
+    #[arg(long, help_heading = MEMORY, value_name = "MODE", default_value = "exact", value_parser = values::mode())]
+    pub mode: Mode,
+    /// Gradients in host RAM: bf16 or f32
+    ///
+    /// Gradients are accumulated on the device in f32 and rounded once. f32 takes 2 more bytes per
+    /// parameter.
+    #[arg(long, help_heading = MEMORY, value_name = "DTYPE", default_value = "bf16")]
+    pub grad_dtype: Number,
+}
+
+/// The device that computes, and the CPU threads.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ComputeOptions {
+    /// Device: auto, cpu, cuda, or cuda:N
+    ///
+    /// auto is the first CUDA device if there is one whose kernels support the model, otherwise the
+    /// CPU.
+    #[arg(long, help_heading = DEVICE, value_name = "DEVICE", default_value = "auto", value_parser = values::device)]
+    pub device: DeviceChoice,
+    /// CPU threads [default: all cores]
+    ///
+    /// They never change the result.
+    #[arg(long, help_heading = DEVICE, value_name = "N", value_parser = values::threads)]
+    pub threads: Option<usize>,
+}
+
+/// The way from JSONL and text to tokens.
+#[derive(Args, Debug)]
+pub struct EncodingOptions {
+    /// Jinja chat template [default: the model's]
+    #[arg(long, help_heading = DATA, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// Skip and count invalid lines of JSONL instead of failing
+    #[arg(long, help_heading = DATA)]
+    pub skip_bad_lines: bool,
+}
+
+impl EncodingOptions {
+    /// The tokenizer and chat template to open.
+    pub fn encoder(&self, tokenizer: TokenizerSource) -> EncoderSource {
+        EncoderSource { tokenizer, chat_template: self.chat_template.clone() }
+    }
+
+    /// The treatment of invalid lines.
+    pub fn bad_lines(&self) -> BadLines {
+        if self.skip_bad_lines { BadLines::Skip } else { BadLines::Refuse }
+    }
+}

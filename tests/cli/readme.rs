@@ -1,0 +1,124 @@
+//! README.md: its commands are executed, its tables and outputs compared with the programs that write them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use super::data::{chat_model, write_chats};
+use super::{Ran, horizon_in};
+
+const README: &str = include_str!("../../README.md");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Commands that take minutes, and what shortens them here. `.ci/fresh` runs the first as it stands.
+const SHORTER: [(&str, &str); 1] = [("horizon train", "horizon train --steps 2")];
+
+/// The fenced blocks of a document, in order: language and text.
+fn blocks(document: &str) -> Vec<(&str, String)> {
+    let (mut found, mut open) = (Vec::new(), false);
+    for line in document.lines() {
+        match line.strip_prefix("```") {
+            Some(_) if open => open = false,
+            Some(language) => {
+                found.push((language, String::new()));
+                open = true;
+            }
+            None if open => found.last_mut().unwrap().1.extend([line, "\n"]),
+            None => {}
+        }
+    }
+    found
+}
+
+/// Runs a command of the document in a folder, by the shell, with the command `horizon` and the library of this build.
+fn run(folder: &Path, command: &str) -> Ran {
+    let tests = std::env::current_exe().unwrap();
+    let line = command.replace("target/release", tests.parent().unwrap().to_str().unwrap());
+    let line = line.replace("$PWD/", "");
+    let path = format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap());
+    Command::new("sh").args(["-euc", &line]).current_dir(folder).env("PATH", path).output().unwrap().into()
+}
+
+/// A folder with all that the commands name: a model, conversations, the C header and the command.
+fn prepare(here: &Path) {
+    chat_model(here);
+    // Short sequences, so that steps are short.
+    let path = here.join("model/config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = 96.into();
+    fs::write(path, config.to_string()).unwrap();
+    write_chats(&here.join("chats.jsonl"));
+    let train = ["train", "--model", "model", "--init", "--data", "chats.jsonl"];
+    horizon_in(here, &[&train[..], &["--steps", "1", "--quiet", "--out", "my-model"]].concat()).well();
+    fs::create_dir(here.join("bin")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_horizon"), here.join("bin/horizon")).unwrap();
+    symlink(Path::new(ROOT).join("include"), here.join("include")).unwrap();
+}
+
+#[test]
+fn the_commands_of_the_readme_run() {
+    let dir = tempfile::tempdir().unwrap();
+    prepare(dir.path());
+    let (mut executed, mut shown) = (0, String::new());
+    for (language, text) in blocks(README) {
+        match language {
+            "sh" => {
+                for line in text.lines() {
+                    let command =
+                        line.split(" # ").next().unwrap().trim().replace("cargo run --release --", "horizon");
+                    if command == "cargo test --release" {
+                        let ci = fs::read_to_string(Path::new(ROOT).join(".ci/run")).unwrap();
+                        assert!(ci.lines().any(|line| line == command), ".ci/run runs the tests");
+                        continue;
+                    }
+                    let shorter = SHORTER.iter().find(|(whole, _)| *whole == command);
+                    let ran = run(dir.path(), shorter.map_or(&command, |(_, shorter)| shorter));
+                    assert_eq!(ran.code, Some(0), "{command}\n{}{}", ran.out, ran.err);
+                    shown = ran.out;
+                    executed += 1;
+                }
+            }
+            // The output of the command before it.
+            "text" => match text.strip_suffix("…\n") {
+                Some(beginning) => {
+                    assert_eq!(shown.get(..beginning.len()), Some(beginning), "the output differs")
+                }
+                None => assert_eq!(shown, text, "the output differs"),
+            },
+            "c" => fs::write(dir.path().join("tiny.c"), text).unwrap(),
+            // A sample of what differs from run to run.
+            "console" => {}
+            _ => panic!("README.md has a block of `{language}`, which nothing here runs"),
+        }
+    }
+    assert!(executed >= 10, "{executed} commands");
+    for made in ["tuned/config.json", "run/latest", "run.svg", "my-first-model/config.json"] {
+        assert!(dir.path().join(made).exists(), "{made}");
+    }
+}
+
+#[test]
+fn tables_of_the_readme_are_those_that_programs_wrote() {
+    let mut tables = 0;
+    for line in README.lines() {
+        let Some(file) = line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->")) else {
+            continue;
+        };
+        let written = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+        assert!(README.contains(&format!("{line}\n{written}")), "README.md differs from {file}");
+        tables += 1;
+    }
+    assert_eq!(tables, 2);
+}
+
+#[test]
+fn links_of_the_readme_lead_somewhere() {
+    let mut links = 0;
+    for part in README.split("](").skip(1) {
+        let target = part.split(')').next().unwrap();
+        assert!(Path::new(ROOT).join(target).exists(), "README.md links {target}");
+        links += 1;
+    }
+    assert!(links > 10);
+}
