@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `messages`: objects with `role` and `content` | the assistant's turns |
 //! | `conversations`: objects with `from` and `value` (sharegpt), or as `messages` | the assistant's turns |
-//! | `prompt`, `completion`: texts | the completion and the EOS token |
+//! | `prompt`, `completion`: strings | the completion and the EOS token |
 //! | `prompt`, `completion`: messages | the assistant's turns of the completion |
 //! | `instruction`, `output`, optional `input` (alpaca) | the output |
 //! | `tokens` (or `input_ids`), optional `labels` or `loss_mask` | every token, or those selected |

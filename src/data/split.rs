@@ -14,14 +14,14 @@ pub enum Split {
         /// N.
         windows: u64,
         /// k.
-        held: u64,
+        held_out: u64,
     },
     /// The windows that are held out.
     Validation {
         /// N.
         windows: u64,
         /// k.
-        held: u64,
+        held_out: u64,
     },
 }
 
@@ -30,8 +30,8 @@ impl Split {
     pub fn len(self) -> u64 {
         match self {
             Split::All { windows } => windows,
-            Split::Train { windows, held } => windows - held,
-            Split::Validation { held, .. } => held,
+            Split::Train { windows, held_out } => windows - held_out,
+            Split::Validation { held_out, .. } => held_out,
         }
     }
 
@@ -39,13 +39,13 @@ impl Split {
     pub fn window(self, index: u64) -> u64 {
         match self {
             Split::All { .. } => index,
-            Split::Validation { windows, held } => nth_held(windows, held, index),
-            Split::Train { windows, held } => {
+            Split::Validation { windows, held_out } => nth_held_out(windows, held_out, index),
+            Split::Train { windows, held_out } => {
                 // Binary search: `low` becomes the number of held-out windows before the result.
-                let (mut low, mut high) = (0, held);
+                let (mut low, mut high) = (0, held_out);
                 while low < high {
                     let middle = (low + high) / 2;
-                    if nth_held(windows, held, middle) - middle <= index {
+                    if nth_held_out(windows, held_out, middle) - middle <= index {
                         low = middle + 1
                     } else {
                         high = middle
@@ -59,13 +59,14 @@ impl Split {
     /// Splits N windows into training and validation. `fraction` of them, at least one, are held
     /// out. `None` if no window would be left for training.
     pub fn of(windows: u64, fraction: f64) -> Option<(Split, Split)> {
-        let held = ((windows as f64 * fraction).round() as u64).max(1);
-        (held < windows).then_some((Split::Train { windows, held }, Split::Validation { windows, held }))
+        let held_out = ((windows as f64 * fraction).round() as u64).max(1);
+        (held_out < windows)
+            .then_some((Split::Train { windows, held_out }, Split::Validation { windows, held_out }))
     }
 }
 
-fn nth_held(windows: u64, held: u64, index: u64) -> u64 {
-    ((2 * u128::from(index) + 1) * u128::from(windows) / (2 * u128::from(held))) as u64
+fn nth_held_out(windows: u64, held_out: u64, index: u64) -> u64 {
+    ((2 * u128::from(index) + 1) * u128::from(windows) / (2 * u128::from(held_out))) as u64
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-"""Writes small tokenizers and `expected.json`: the texts, tokens and masks of Hugging Face that `tests/data` compares with.
+"""Writes small tokenizers and `expected.json`, the texts, tokens and masks of Hugging Face for `tests/data`.
 
     pip install tokenizers==0.23.3 transformers==5.24.0 jinja2==3.1.6        # Python 3.11
     python tests/data/chat/generate.py
