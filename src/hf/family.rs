@@ -149,10 +149,15 @@ impl Family {
     /// Errors: `Unsupported` if no family has this combination of features.
     pub fn of(model: &ModelConfig) -> Result<&'static Family> {
         FAMILIES.iter().find(|family| family.can_describe(model)).ok_or_else(|| {
+            let Biases { qkv, o, mlp } = model.biases;
+            let switch = |on: bool| if on { "on" } else { "off" };
             unsupported(format!(
-                "no supported Hugging Face family combines {:?}, QK norm {} and a sliding window of {}",
-                model.biases,
-                if model.qk_norm { "on" } else { "off" },
+                "no family of Hugging Face models combines these features: bias of q, k, v {}, of o {}, of the \
+                 MLP {}; QK norm {}; sliding window {}",
+                switch(qkv),
+                switch(o),
+                switch(mlp),
+                switch(model.qk_norm),
                 model.window.as_ref().map_or("none".to_owned(), |window| window.size.to_string())
             ))
         })
