@@ -1,4 +1,4 @@
-//! What must be the same when a run goes on.
+//! Compares a resumed run's model and options with the checkpoint's.
 
 use std::collections::BTreeSet;
 
@@ -11,17 +11,18 @@ use crate::engine::{AdamOptions, Trainer};
 use crate::model::{ModelConfig, RopeScaling};
 use crate::plan::Plan;
 
-/// Names of [`Manifest::numeric`] whose values may differ from the checkpoint's: the run goes on, and not bit for bit.
+/// Names in [`Manifest::numeric`] whose values may differ from the checkpoint's. The resumed run is
+/// then not bit-equal to an uninterrupted one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes(BTreeSet<String>);
 
 impl Changes {
-    /// None: what goes on is bit-equal to what was never interrupted.
+    /// Allows no changes: the resumed run is bit-equal to an uninterrupted one.
     pub fn none() -> Changes {
         Changes::default()
     }
 
-    /// Those of these names.
+    /// Allows the named values to differ.
     pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Changes {
         Changes(names.into_iter().map(Into::into).collect())
     }
@@ -30,14 +31,15 @@ impl Changes {
     pub(super) fn check(&self, manifest: &Manifest) -> Result<()> {
         match self.0.iter().find(|name| !manifest.numeric.contains_key(*name)) {
             Some(name) => Err(Error::argument(format!(
-                "`{name}` cannot change as a run goes on; these can: {}",
+                "`{name}` cannot change when a run is resumed; these can: {}",
                 manifest.numeric.keys().cloned().collect::<Vec<_>>().join(", ")
             ))),
             None => Ok(()),
         }
     }
 
-    /// Refuses values that differ from the checkpoint's and may not; all of them are named.
+    /// Refuses values that differ from the checkpoint's without being allowed to; the error names
+    /// all of them.
     pub(super) fn agree(&self, stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
         let (names, sentences): (Vec<&str>, Vec<String>) =
             differences(stored, given).into_iter().filter(|(name, _)| !self.0.contains(*name)).unzip();
@@ -45,14 +47,15 @@ impl Changes {
             return Ok(());
         }
         Err(Error::argument(format!(
-            "the run would not go on as it was: {}; leave it as it was, or allow the change (--resume-change {})",
+            "options differ from the checkpoint's: {}; use the checkpoint's values, or allow the change \
+             (--resume-change {})",
             sentences.join("; "),
             names.join(",")
         )))
     }
 }
 
-/// Refuses another model than the checkpoint's, naming every field that differs.
+/// Refuses a model that differs from the checkpoint's; the error names every field that differs.
 pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Result<()> {
     let differing: Vec<String> =
         differences(stored, given).into_iter().map(|(_, sentence)| sentence).collect();
@@ -62,30 +65,33 @@ pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Re
     Err(Error::argument(format!("the checkpoint is of another model: {}", differing.join("; "))))
 }
 
-/// Names of `given` whose values are not those stored, each with a sentence that says so.
+/// Returns the names in `given` whose values differ from `stored`, each with a sentence for the
+/// error.
 fn differences<'a>(stored: &Map<String, Value>, given: &'a Map<String, Value>) -> Vec<(&'a str, String)> {
-    let said = |value: &Value| match value {
+    let shown = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     let differing = given.iter().filter(|(name, value)| stored.get(*name) != Some(value));
     let sentence = |(name, value): (&'a String, &Value)| {
-        let was = stored.get(name).map_or("not known".to_owned(), said);
-        (name.as_str(), format!("{name} is {}, and was {was}", said(value)))
+        let was = stored.get(name).map_or("not stored in the checkpoint".to_owned(), shown);
+        (name.as_str(), format!("{name} is {}, and was {was}", shown(value)))
     };
     differing.map(sentence).collect()
 }
 
-/// What changes the bits of a trainer's steps: [what was planned](planned), and as `device` its
-/// [arithmetic](Trainer::arithmetic). Whoever feeds a trainer adds what else does.
+/// Returns the values of a trainer that change bits: those of [`planned`], and its
+/// [arithmetic](Trainer::arithmetic) as `device`. The caller adds those of its data and learning
+/// rates.
 pub fn numeric(trainer: &Trainer) -> Map<String, Value> {
     let mut fields = planned(trainer.plan(), &trainer.adam(), trainer.clip());
     fields.insert("device".to_owned(), trainer.arithmetic().into());
     fields
 }
 
-/// The part of it that is known before a trainer is opened, under the names of the command's options: `mode`,
-/// `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`, `weight-decay`, `beta1`, `beta2`, `eps`.
+/// Returns the values that change bits and are known before a trainer is opened, under the names of
+/// the command's options: `mode`, `micro-batch`, `seq-len`, `logits-chunk`, `grad-dtype`, `clip`,
+/// `weight-decay`, `beta1`, `beta2`, `eps`.
 pub fn planned(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value> {
     let numeric = &plan.policy.numeric;
     let fields = json!({
@@ -103,9 +109,9 @@ pub fn planned(plan: &Plan, adam: &AdamOptions, clip: f64) -> Map<String, Value>
     object(fields)
 }
 
-/// A model, under the names of `config.json`.
+/// Returns the fields of a model under the names of `config.json`.
 pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
-    // Every field by name: a new one decides bits, or does not. Units may be whole layers or halves.
+    // Every field by name, so that a new one is considered here. `split_layers` changes no bits.
     let ModelConfig {
         dims,
         tied,
@@ -146,10 +152,13 @@ pub fn model_fields(config: &ModelConfig) -> Map<String, Value> {
     }))
 }
 
-/// The object that was just made.
+/// Returns the map of a JSON object.
+///
+/// # Panics
+/// If the value is not an object.
 pub fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
-        other => unreachable!("{other} is no object"),
+        other => unreachable!("{other} is not an object"),
     }
 }

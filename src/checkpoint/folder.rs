@@ -1,4 +1,4 @@
-//! A folder of checkpoints: which there are, which is the latest, and which go.
+//! A folder of checkpoints: lists them, records the latest, removes old ones.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,30 +10,31 @@ use crate::checkpoint::manifest::Checksum;
 use crate::checkpoint::read::Checkpoint;
 use crate::host::folder::replace_file;
 
-/// The file that names the newest checkpoint.
+/// Name of the file that names the newest checkpoint.
 pub const LATEST: &str = "latest";
 const LOCK: &str = ".lock";
 const PREFIX: &str = "step-";
-/// How the hidden name begins under which [`LATEST`] is written.
+/// Prefix of the temporary name of [`LATEST`], after the dot.
 const PARTIAL_LATEST: &str = "latest.partial-";
 
-/// The name of a step's folder. Names sort as steps do, to 10⁸ steps.
+/// Returns the name of a step's folder. Names sort like steps up to 10⁸ steps.
 pub fn step_name(step: u64) -> String {
     format!("{PREFIX}{step:08}")
 }
 
-/// The step whose folder has this name.
+/// Returns the step whose folder has this name.
 fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix(PREFIX)?.parse().ok()?;
     (step_name(step) == name).then_some(step)
 }
 
-/// Whether a path is named as the folder of a step is.
+/// Returns true if a path is named like the folder of a step.
 pub fn is_step(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).and_then(step_of).is_some()
 }
 
-/// Folders named after steps, by step: checkpoints, or what is left of some.
+/// Returns the folders named after steps, sorted by step: complete checkpoints and remains of
+/// others.
 pub fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let cannot = |error| Error::reading(folder, &error);
     let mut steps = Vec::new();
@@ -47,7 +48,8 @@ pub fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(steps)
 }
 
-/// What `latest` says; nothing where there is no such file. Errors name it.
+/// Returns the checkpoint that `latest` names; `None` if there is no such file. Errors name the
+/// file.
 pub fn read_latest(folder: &Path) -> Result<Option<PathBuf>> {
     let path = folder.join(LATEST);
     let text = match fs::read(&path) {
@@ -60,7 +62,10 @@ pub fn read_latest(folder: &Path) -> Result<Option<PathBuf>> {
         Some(name) => Ok(Some(folder.join(name))),
         None => Err(Error::new(
             Status::BadFormat,
-            format!("{} is damaged: it is not the name of a checkpoint and its checksum", path.display()),
+            format!(
+                "{} is damaged: it must contain the name of a checkpoint and its checksum",
+                path.display()
+            ),
         )),
     }
 }
@@ -69,7 +74,7 @@ fn latest_text(name: &str) -> String {
     format!("{name} {}\n", Checksum::of(name.as_bytes()))
 }
 
-/// Whether a name in a folder of checkpoints is one of ours.
+/// Returns true for the names that this module writes into a folder of checkpoints.
 fn is_ours(name: &str) -> bool {
     let hidden = name.strip_prefix('.').unwrap_or("");
     name == LOCK
@@ -79,41 +84,44 @@ fn is_ours(name: &str) -> bool {
         || hidden.starts_with(PARTIAL_LATEST)
 }
 
-/// A file for which a folder cannot become one of checkpoints; one that is one already may hold others, such as an export.
-fn stranger(folder: &Path) -> io::Result<Option<String>> {
+/// Returns a file that keeps a folder from becoming a folder of checkpoints. A folder that already
+/// is one may contain other files, such as an export.
+fn foreign_file(folder: &Path) -> io::Result<Option<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         entries => entries?,
     };
-    let mut strangers = Vec::new();
+    let mut foreign = Vec::new();
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if is_ours(&name) {
             return Ok(None);
         }
-        strangers.push(name);
+        foreign.push(name);
     }
-    Ok(strangers.into_iter().min())
+    Ok(foreign.into_iter().min())
 }
 
-/// A folder of checkpoints that this process writes, and no other. It is given back when this is dropped.
+/// A folder of checkpoints, locked for writing by this value. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
     keep: Option<NonZeroUsize>,
     /// Names and contents of the files stored with every checkpoint.
     pub(super) companions: Vec<(&'static str, Vec<u8>)>,
-    /// Held as long as it is open; nothing where the file system has no locks.
+    /// The locked file; `None` if the file system has no locks.
     lock: Option<File>,
 }
 
 impl Checkpoints {
-    /// Opens a folder for writing, or makes it. `companions` are names and contents of the files stored with every checkpoint:
-    /// config and tokenizer. `keep` is the number of checkpoints that stay; all if `None`. Half-written files of a killed process
-    /// are removed.
+    /// Opens a folder for writing; creates it if necessary. `companions` are names and contents of
+    /// the files stored with every checkpoint (config and tokenizer). `keep` is the number of
+    /// checkpoints that are kept; `None` keeps all. Incomplete files of a killed process are
+    /// removed.
     ///
-    /// Errors: it holds other files and was never a folder of checkpoints (`InvalidArgument`); another process, or another
-    /// such value, writes there (`InvalidState`); it cannot be written to.
+    /// Errors: the folder has other files and is not a folder of checkpoints (`InvalidArgument`);
+    /// another process, or another `Checkpoints` of this process, has locked it (`InvalidState`);
+    /// it cannot be written to.
     pub fn create(
         folder: &Path,
         companions: Vec<(&'static str, Vec<u8>)>,
@@ -121,9 +129,9 @@ impl Checkpoints {
     ) -> Result<Checkpoints> {
         let cannot = |error: io::Error| Error::io(format!("cannot write to {}", folder.display()), &error);
         let folder = std::path::absolute(folder).map_err(cannot)?;
-        if let Some(name) = stranger(&folder).map_err(cannot)? {
+        if let Some(name) = foreign_file(&folder).map_err(cannot)? {
             return Err(Error::argument(format!(
-                "{} holds {name} and is no folder of checkpoints: name a new or an empty folder for them",
+                "{} contains {name} and is not a folder of checkpoints; give a new or empty folder",
                 folder.display()
             )));
         }
@@ -135,12 +143,13 @@ impl Checkpoints {
                 return Err(Error::new(
                     Status::InvalidState,
                     format!(
-                        "another run writes its checkpoints to {}: wait for it, or name another folder",
+                        "another run writes its checkpoints to {}; wait until it has ended, or give another folder",
                         folder.display()
                     ),
                 ));
             }
-            // A file system without locks cannot tell; then nothing is removed either.
+            // The file system has no locks, so another process may be writing; nothing is removed
+            // then.
             Err(TryLockError::Error(_)) => None,
         };
         let checkpoints = Checkpoints { folder, keep, companions, lock };
@@ -148,19 +157,19 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// Where they are.
+    /// The folder's path.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Makes sure that what is written here next belongs to what is here already: to nothing, or to the run that goes on
-    /// from `resumed`, which lies here. Gives whether that does.
+    /// Checks that the folder has no checkpoints of another run. Returns true if it contains
+    /// `resumed`, the checkpoint from which the run resumes.
     ///
-    /// Errors: there are checkpoints of another run (`InvalidState`).
-    pub fn belong_to(&self, resumed: Option<&Checkpoint>) -> Result<bool> {
-        let whole = |folder: &Path| fs::canonicalize(folder).map_err(|error| Error::reading(folder, &error));
+    /// Errors: there are checkpoints, but not `resumed` (`InvalidState`).
+    pub fn check_run(&self, resumed: Option<&Checkpoint>) -> Result<bool> {
+        let real = |folder: &Path| fs::canonicalize(folder).map_err(|error| Error::reading(folder, &error));
         if let Some(resumed) = resumed
-            && whole(resumed.folder())?.parent() == Some(&whole(&self.folder)?)
+            && real(resumed.folder())?.parent() == Some(&real(&self.folder)?)
         {
             return Ok(true);
         }
@@ -170,13 +179,13 @@ impl Checkpoints {
         Err(Error::new(
             Status::InvalidState,
             format!(
-                "{} holds checkpoints of another run: go on from them (--resume), or name another folder",
+                "{} has checkpoints of another run; resume that run (--resume), or give another folder",
                 self.folder.display()
             ),
         ))
     }
 
-    /// Points `latest` at a step's folder, which is there.
+    /// Points `latest` at a step's folder, which must exist.
     pub fn set_latest(&self, step: u64) -> Result<()> {
         let path = self.folder.join(LATEST);
         let text = latest_text(&step_name(step));
@@ -185,7 +194,7 @@ impl Checkpoints {
         })
     }
 
-    /// Removes hidden files and folders of ours. While the lock is held nobody fills them.
+    /// Removes temporary files and folders. While the lock is held no other process writes them.
     fn clean(&self) -> io::Result<()> {
         if self.lock.is_none() {
             return Ok(());
@@ -203,20 +212,22 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Removes the oldest beyond what is kept, after `step` has become the latest. Those of later steps are what
-    /// is left of a run that went on otherwise, and count as the oldest. What is not whole is neither counted nor removed.
-    pub(super) fn retire(&self, step: u64) -> Result<()> {
+    /// Removes all but the newest `keep` checkpoints, after `step` has become the latest.
+    /// Checkpoints of later steps are from a run that was resumed before them, and count as the
+    /// oldest. Incomplete checkpoints are neither counted nor removed.
+    pub(super) fn remove_old(&self, step: u64) -> Result<()> {
         let Some(keep) = self.keep else { return Ok(()) };
-        let mut whole = steps(&self.folder)?;
-        whole.retain(|(_, folder)| Checkpoint::open_step(folder).is_ok());
-        whole.sort_by_key(|&(one, _)| (one <= step, one));
-        for (old, folder) in whole.iter().take(whole.len().saturating_sub(keep.get())) {
-            // Under a hidden name first: what is half gone must not look like a checkpoint.
+        let mut complete = steps(&self.folder)?;
+        complete.retain(|(_, folder)| Checkpoint::open_step(folder).is_ok());
+        complete.sort_by_key(|&(one, _)| (one <= step, one));
+        for (old, folder) in complete.iter().take(complete.len().saturating_sub(keep.get())) {
+            // Renamed first, so that a folder whose removal is interrupted does not look like a
+            // checkpoint.
             let hidden = self.folder.join(format!(".{}.removed-{}", step_name(*old), std::process::id()));
             fs::rename(folder, &hidden).and_then(|()| fs::remove_dir_all(&hidden)).map_err(|error| {
                 let latest = step_name(step);
                 Error::io(
-                    format!("{latest} is whole, but the old {} cannot be removed", folder.display()),
+                    format!("{latest} is complete, but the old {} cannot be removed", folder.display()),
                     &error,
                 )
             })?;

@@ -1,4 +1,4 @@
-//! Checkpoints read: checked, then streamed into a trainer.
+//! Reads checkpoints: checks them, then restores their state into a trainer.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -17,79 +17,76 @@ use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, StoredFile};
 use crate::engine::{Fill, StateSpan, Trainer};
 use crate::model::ModelConfig;
 
-// States are written as they lie in memory.
+// Spans are written as they are in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "the files of checkpoints are little-endian");
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
 
-/// A manifest that is longer is refused unread; that of a model of thousands of units is not.
+/// Largest manifest that is read; enough for thousands of units.
 const MANIFEST_BYTES_MAX: u64 = 1 << 26;
 
-/// The same for files that are kept whole: more than any tokenizer takes.
+/// Largest other file that is read; larger than any tokenizer.
 const FILE_BYTES_MAX: u64 = 1 << 28;
 
-/// A checkpoint whose files are there, in full length, as its manifest says. What is in the states of units is checked
-/// as it is read.
+/// A checkpoint whose files exist and have the sizes in its manifest. The checksums of state files
+/// are checked when they are read.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
     manifest: Manifest,
 }
 
-/// Opens a checkpoint's own folder, or of a folder of checkpoints the one that `latest` names: where there is no such
-/// file, the newest that is whole.
+/// Opens a checkpoint. `path` is its own folder, or a folder of checkpoints: then the one named by
+/// `latest` is opened or, if there is no such file, the newest complete one.
 ///
-/// Errors: there is none (`NotFound`); a file that is damaged (`BadFormat`), not there or cannot be read is named, and
-/// so is the newest checkpoint beside it that is whole.
+/// Errors: there is no checkpoint (`NotFound`); a file is damaged (`BadFormat`), missing or cannot
+/// be read. Errors name the file and the newest complete checkpoint in the same folder of
+/// checkpoints.
 pub fn open(path: &Path) -> Result<Checkpoint> {
     let (opened, folder) = if is_step(path) || path.join(MANIFEST).exists() {
         (Checkpoint::open_step(path), path.parent())
     } else {
         (latest(path), Some(path))
     };
-    opened.map_err(|error| or_from(error, folder.and_then(|folder| newest(folder, None))))
+    opened.map_err(|error| with_alternative(error, folder.and_then(|folder| newest(folder, None))))
 }
 
 fn latest(folder: &Path) -> Result<Checkpoint> {
-    let none = |what: &str| Error::new(Status::NotFound, format!("{} {what}", folder.display()));
+    let none = |reason: &str| Error::new(Status::NotFound, format!("{} {reason}", folder.display()));
     if !folder.is_dir() {
-        let is_there = folder.exists();
-        return Err(none(if is_there {
-            "is a file and no checkpoint"
+        return Err(none(if folder.exists() {
+            "is a file, not a folder with a checkpoint"
         } else {
-            "is not there and holds no checkpoint"
+            "does not exist; give a folder with a checkpoint"
         }));
     }
     match read_latest(folder)? {
         Some(latest) => Checkpoint::open_step(&latest),
         None => newest(folder, None).ok_or_else(|| {
-            let holds_model = folder.join("config.json").exists();
-            none(if holds_model {
-                "holds a model and no checkpoint"
-            } else {
-                "holds no checkpoint that is whole"
-            })
+            let has_model = folder.join("config.json").exists();
+            none(if has_model { "has a model, but no checkpoint" } else { "has no complete checkpoint" })
         }),
     }
 }
 
-/// The newest of a folder's checkpoints that is whole, one left out.
-fn newest(folder: &Path, but: Option<&Path>) -> Option<Checkpoint> {
+/// Returns the newest complete checkpoint of a folder, except `excluded`.
+fn newest(folder: &Path, excluded: Option<&Path>) -> Option<Checkpoint> {
     let found = steps(folder).ok()?;
     found
         .into_iter()
         .rev()
-        .filter(|(_, folder)| Some(folder.as_path()) != but)
+        .filter(|(_, folder)| Some(folder.as_path()) != excluded)
         .find_map(|(_, folder)| Checkpoint::open_step(&folder).ok())
 }
 
-fn or_from(error: Error, whole: Option<Checkpoint>) -> Error {
-    let Some(whole) = whole else { return error };
-    let (step, folder) = (whole.manifest.step, whole.folder.display());
+/// Adds to an error the checkpoint from which the run can be resumed instead.
+fn with_alternative(error: Error, complete: Option<Checkpoint>) -> Error {
+    let Some(complete) = complete else { return error };
+    let (step, folder) = (complete.manifest.step, complete.folder.display());
     Error::new(
         error.status(),
-        format!("{error}. The checkpoint of step {step} is whole: resume from {folder}"),
+        format!("{error}. The checkpoint of step {step} is complete; resume from {folder}"),
     )
 }
 
@@ -101,45 +98,47 @@ impl Checkpoint {
         let manifest = Manifest::parse(&text).map_err(|error| error.within(path.display()))?;
         let checkpoint = Checkpoint { folder: folder.to_owned(), manifest };
         for (name, bytes) in checkpoint.manifest.all_files() {
-            checkpoint.is_there(name, bytes)?;
+            checkpoint.check_size(name, bytes)?;
         }
-        checkpoint.manifest.files.iter().try_for_each(|file| checkpoint.is_sound(file))?;
+        checkpoint.manifest.files.iter().try_for_each(|file| checkpoint.check_content(file))?;
         Ok(checkpoint)
     }
 
-    /// Its folder. Together with `config.json` it holds all files of a model but the weights.
+    /// The checkpoint's folder. It also has all files of a model folder except the weights.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What it is of.
+    /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Refuses another model, and values of `given` that are not the checkpoint's, unless they may change. They are
-    /// the [options that change bits](crate::checkpoint::numeric), and the others that were noted when it was saved.
+    /// Refuses another model, and values of `given` that differ from the checkpoint's, unless
+    /// `changes` allows them. `given` has [values that change bits](crate::checkpoint::numeric),
+    /// and those that the caller stored with the checkpoint.
     ///
-    /// Errors: every field that differs is named, with its value and the checkpoint's (`InvalidArgument`).
+    /// Errors: `InvalidArgument`, with every field that differs, its value and the checkpoint's.
     pub fn agrees(&self, model: &ModelConfig, given: &Map<String, Value>, changes: &Changes) -> Result<()> {
         changes.check(&self.manifest)?;
         same_model(&self.manifest.model, &model_fields(model))?;
         changes.agree(&self.manifest.numeric, given)
     }
 
-    /// Puts its state into a trainer, which goes on from there: the same model, under any placement, and with the same
-    /// [numbers](crate::checkpoint::numeric) but for `changes`. `progress` is told of the bytes that are read.
+    /// Restores the state into a trainer, which then resumes from there. The trainer must have the
+    /// same model and, except for `changes`, the same [values that change
+    /// bits](crate::checkpoint::numeric); its placement may differ. `progress` counts the bytes
+    /// read.
     ///
-    /// Errors: what differs is named, by field, value and the checkpoint's value (`InvalidArgument`; the trainer is as it
-    /// was). What is damaged in a file or cannot be read is named (`BadFormat`, `Io`); then the trainer has failed, see
-    /// [`Trainer::restore`].
+    /// Errors: fields differ (`InvalidArgument`; the trainer is unchanged); a file is damaged or
+    /// cannot be read (`BadFormat`, `Io`; the trainer has then failed, see [`Trainer::restore`]).
     pub fn restore_into(&self, trainer: &mut Trainer, changes: &Changes, progress: Progress) -> Result<()> {
         let manifest = &self.manifest;
         let given = numeric(trainer);
         self.agrees(trainer.config(), &given, changes)?;
         let given = trainer.layout().units.iter().map(|unit| unit.elements as u64);
         if !manifest.units.iter().map(|unit| unit.elements).eq(given) {
-            return Err(self.bad(MANIFEST, "the units are not those of its model"));
+            return Err(self.bad(MANIFEST, "the units do not match its model"));
         }
         let total = manifest.units.iter().map(|unit| unit.bytes).sum();
         let done = AtomicU64::new(0);
@@ -148,88 +147,90 @@ impl Checkpoint {
             progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
         });
         restored.map_err(|error| {
-            let beside = self.folder.parent().and_then(|folder| newest(folder, Some(&self.folder)));
-            or_from(error, beside)
+            let other = self.folder.parent().and_then(|folder| newest(folder, Some(&self.folder)));
+            with_alternative(error, other)
         })
     }
 
-    /// Reads all of it as a trainer would, and keeps nothing.
+    /// Reads all state files and checks their checksums.
     ///
-    /// Errors: as [`Checkpoint::restore_into`] where something is damaged.
+    /// Errors: a file is damaged or cannot be read (`BadFormat`, `Io`).
     pub fn verify(&self) -> Result<()> {
         for unit in 0..self.manifest.units.len() {
             let mut spans = StateSpan::all(self.manifest.optimizer());
-            spans.try_for_each(|span| self.stream(unit, span, |_, _| ()).map(drop))?;
+            spans.try_for_each(|span| self.read_span(unit, span, |_, _| ()).map(drop))?;
         }
         Ok(())
     }
 
-    /// Gives the bytes read.
+    /// Fills one span of a trainer, converting moments if their dtype differs; returns the bytes
+    /// read.
     fn fill(&self, to: &mut Fill) -> Result<u64> {
-        let (stored, kept) = (to.span.dtype(self.manifest.optimizer()), to.span.dtype(to.optimizer));
-        self.stream(to.unit.at(), to.span, |at, bytes| match (stored, kept) {
+        let (stored, wanted) = (to.span.dtype(self.manifest.optimizer()), to.span.dtype(to.optimizer));
+        self.read_span(to.unit.at(), to.span, |at, bytes| match (stored, wanted) {
             (Some(DType::F32), Some(DType::Bf16)) => write_rounded(&mut to.bytes[at / 2..], bytes),
             (Some(DType::Bf16), Some(DType::F32)) => write_widened(&mut to.bytes[at * 2..], bytes),
             _ => to.bytes[at..][..bytes.len()].copy_from_slice(bytes),
         })
     }
 
-    /// Hands a span out in order, and checks it meanwhile. Gives its bytes.
-    fn stream(&self, unit: usize, span: StateSpan, mut give: impl FnMut(usize, &[u8])) -> Result<u64> {
+    /// Calls `take` with consecutive chunks of a span and their offsets, then checks the checksum;
+    /// returns the span's size.
+    fn read_span(&self, unit: usize, span: StateSpan, mut take: impl FnMut(usize, &[u8])) -> Result<u64> {
         let unit = &self.manifest.units[unit];
         let path = self.folder.join(&unit.name);
         let cannot = |error| Error::reading(&path, &error);
-        let (start, bytes) = self.manifest.place(unit, span).expect("the manifest has been checked");
+        let (start, bytes) = self.manifest.locate(unit, span).expect("the manifest has been checked");
         let file = File::open(&path).map_err(cannot)?;
-        let mut chunk = vec![0u8; bytes.min(CHUNK as u64) as usize];
-        let (mut at, mut sum) = (0, Xxh3::new());
+        let mut buffer = vec![0u8; bytes.min(CHUNK as u64) as usize];
+        let (mut at, mut hash) = (0, Xxh3::new());
         while at < bytes {
-            let part = &mut chunk[..(bytes - at).min(CHUNK as u64) as usize];
-            file.read_exact_at(part, start + at).map_err(cannot)?;
-            sum.update(part);
-            give(at as usize, part);
-            at += part.len() as u64;
+            let chunk = &mut buffer[..(bytes - at).min(CHUNK as u64) as usize];
+            file.read_exact_at(chunk, start + at).map_err(cannot)?;
+            hash.update(chunk);
+            take(at as usize, chunk);
+            at += chunk.len() as u64;
         }
         let name = span.name(self.manifest.optimizer());
-        let written = unit.checksums.of(name).expect("the manifest has been checked");
-        let found = Checksum(sum.digest());
-        if found == written {
+        let expected = unit.checksums.of(name).expect("the manifest has been checked");
+        let found = Checksum(hash.digest());
+        if found == expected {
             return Ok(bytes);
         }
-        let what = format!("`{name}` is not what was written: its checksum is {found}, it was {written}");
-        Err(self.bad(&unit.name, what))
+        let message = format!("`{name}` is damaged: its checksum is {found}, but must be {expected}");
+        Err(self.bad(&unit.name, message))
     }
 
-    /// Refuses what is not a plain file of this length: a link may lead anywhere.
-    fn is_there(&self, name: &str, bytes: u64) -> Result<()> {
+    /// Refuses anything but a regular file of this size; a link could lead out of the folder.
+    fn check_size(&self, name: &str, bytes: u64) -> Result<()> {
         let path = self.folder.join(name);
-        let facts = fs::symlink_metadata(&path).map_err(|error| Error::reading(&path, &error))?;
-        if !facts.is_file() {
+        let metadata = fs::symlink_metadata(&path).map_err(|error| Error::reading(&path, &error))?;
+        if !metadata.is_file() {
             return Err(self.bad(name, "it is not a file"));
         }
-        if facts.len() != bytes {
-            let what = if facts.len() < bytes { "truncated" } else { "too long" };
-            return Err(self.bad(name, format!("it is {what}: {} bytes instead of {bytes}", facts.len())));
+        if metadata.len() != bytes {
+            let kind = if metadata.len() < bytes { "truncated" } else { "too long" };
+            return Err(self.bad(name, format!("it is {kind}: {} bytes instead of {bytes}", metadata.len())));
         }
         Ok(())
     }
 
-    fn is_sound(&self, file: &StoredFile) -> Result<()> {
+    fn check_content(&self, file: &StoredFile) -> Result<()> {
         let content = read_whole(&self.folder.join(&file.name), FILE_BYTES_MAX)?;
         let found = Checksum::of(&content);
         if found == file.checksum {
             return Ok(());
         }
-        let what = format!("it is not what was written: its checksum is {found}, it was {}", file.checksum);
-        Err(self.bad(&file.name, what))
+        let message = format!("it is damaged: its checksum is {found}, but must be {}", file.checksum);
+        Err(self.bad(&file.name, message))
     }
 
-    fn bad(&self, name: &str, what: impl std::fmt::Display) -> Error {
-        Error::new(Status::BadFormat, format!("{}: {what}", self.folder.join(name).display()))
+    fn bad(&self, name: &str, message: impl std::fmt::Display) -> Error {
+        Error::new(Status::BadFormat, format!("{}: {message}", self.folder.join(name).display()))
     }
 }
 
-/// A whole file of at most so many bytes.
+/// Reads a file of at most `bytes_max` bytes.
 fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     let read = File::open(path).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut content));
@@ -237,22 +238,19 @@ fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
     if content.len() as u64 > bytes_max {
         return Err(Error::new(
             Status::BadFormat,
-            format!(
-                "{}: it is longer than the {bytes_max} bytes that such a file has at most",
-                path.display()
-            ),
+            format!("{}: it is longer than {bytes_max} bytes, the most for such a file", path.display()),
         ));
     }
     Ok(content)
 }
 
-/// Writes f32 moments as bf16: the nearest, ties to even.
+/// Rounds f32 moments to the nearest bf16, ties to even.
 fn write_rounded(to: &mut [u8], bytes: &[u8]) {
     let values = bytes.as_chunks().0.iter().map(|value| bf16::from_f32(f32::from_le_bytes(*value)));
     to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());
 }
 
-/// Writes bf16 moments as f32, which is exact.
+/// Widens bf16 moments to f32, which is exact.
 fn write_widened(to: &mut [u8], bytes: &[u8]) {
     let values = bytes.as_chunks().0.iter().map(|half| bf16::from_le_bytes(*half).to_f32());
     to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());

@@ -1,4 +1,4 @@
-//! The sink that writes a checkpoint.
+//! Writes a checkpoint.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -10,27 +10,27 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::base::{Error, Position, Result};
 use crate::checkpoint::agree::{model_fields, numeric};
 use crate::checkpoint::folder::{Checkpoints, step_name};
-use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, SpanSums, StoredFile, UnitFile};
+use crate::checkpoint::manifest::{Checksum, MANIFEST, Manifest, SpanChecksums, StoredFile, UnitFile};
 use crate::engine::{Sink, StateSpan, Trainer, UnitState};
 use crate::host::folder::{Filling, NewFolder, SizedFile};
 use crate::model::Layout;
 use crate::schedule::Mode;
 
-/// Bytes that are summed and written at a time: the second finds them in a cache.
+/// Bytes hashed and written at a time; they stay in the cache between the two.
 const CHUNK: usize = 1 << 20;
 
-/// What whoever saves adds to what the trainer knows.
+/// Values that the caller stores with a checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Note {
-    /// What else changes bits, under the names of the command's options.
+    /// Further values that change bits, under the names of the command's options.
     pub numeric: Map<String, Value>,
-    /// Where the data goes on.
+    /// Position of the next window in the data.
     pub position: Option<Position>,
-    /// Anything; a run that goes on finds it again.
+    /// Any value; the resumed run can read it.
     pub note: Value,
 }
 
-/// Writes one checkpoint, on the disk lane; given up, it leaves nothing.
+/// Writes one checkpoint on the disk lane. If it is dropped before `finish`, its files are removed.
 #[derive(Debug)]
 pub struct Writer {
     checkpoints: Arc<Checkpoints>,
@@ -39,9 +39,9 @@ pub struct Writer {
     syncing: Syncing,
 }
 
-/// A thread that waits for the disk while further units are written: AdamW of the last unit waits for the end of the
-/// save, so little may be left to do then. A file stays open until it is synced, since that is who the file
-/// system tells of an error.
+/// A thread that syncs files while further units are written. AdamW of the last unit waits for the
+/// end of the save, so little work should be left by then. A file stays open until it is synced,
+/// since the file system reports write errors to open files.
 #[derive(Debug)]
 struct Syncing {
     files: Sender<SizedFile>,
@@ -50,16 +50,16 @@ struct Syncing {
 
 impl Syncing {
     fn start() -> Result<Syncing> {
-        let (files, written) = unbounded::<SizedFile>();
+        let (files, unsynced) = unbounded::<SizedFile>();
         let thread = thread::Builder::new()
             .name("horizon-sync".to_owned())
-            .spawn(move || written.iter().try_for_each(|file| file.sync()))
+            .spawn(move || unsynced.iter().try_for_each(|file| file.sync()))
             .map_err(|error| Error::io("cannot start the thread that syncs checkpoints", &error))?;
         Ok(Syncing { files, thread })
     }
 
     fn push(&self, file: SizedFile) {
-        // Nobody takes files any more once one could not be synced; `finish` tells why.
+        // Sending fails after a sync has failed; `finish` returns that error.
         let _ = self.files.send(file);
     }
 
@@ -72,10 +72,10 @@ impl Syncing {
 }
 
 impl Checkpoints {
-    /// Begins a checkpoint of the state after the last step of `trainer`: what [`Trainer::save`] is to be given next,
-    /// before another step. It may replace a folder of the same step.
+    /// Begins a checkpoint of the state after the last step of `trainer`. Pass the writer to
+    /// [`Trainer::save`] before the next step. It replaces a checkpoint of the same step.
     ///
-    /// Errors: too little space (`DiskFull`), or the folder cannot be written to.
+    /// Errors: too little disk space (`DiskFull`), or the folder cannot be written to.
     pub fn writer(self: &Arc<Self>, trainer: &Trainer, note: Note) -> Result<Box<Writer>> {
         let stats = trainer.stats();
         let mut fields = numeric(trainer);
@@ -85,18 +85,18 @@ impl Checkpoints {
         manifest.model = model_fields(trainer.config());
         manifest.numeric = fields;
         (manifest.position, manifest.note) = (note.position, note.note);
-        let filling = self.place(stats.steps, trainer.layout(), mode)?.begin()?;
+        let filling = self.step_folder(stats.steps, trainer.layout(), mode)?.begin()?;
         Ok(Box::new(Writer { checkpoints: self.clone(), manifest, filling, syncing: Syncing::start()? }))
     }
 
-    /// Looks whether there is room for a checkpoint, before there is anything to write.
+    /// Checks, before training, that the disk has enough space for a checkpoint.
     ///
-    /// Errors: as [`Checkpoints::writer`].
-    pub fn admit(&self, layout: &Layout, mode: Mode) -> Result<()> {
-        self.place(0, layout, mode).map(drop)
+    /// Errors: see [`Checkpoints::writer`].
+    pub fn check_space(&self, layout: &Layout, mode: Mode) -> Result<()> {
+        self.step_folder(0, layout, mode).map(drop)
     }
 
-    fn place(&self, step: u64, layout: &Layout, mode: Mode) -> Result<NewFolder> {
+    fn step_folder(&self, step: u64, layout: &Layout, mode: Mode) -> Result<NewFolder> {
         let elements: usize = layout.units.iter().map(|unit| unit.elements).sum();
         let companions: usize = self.companions.iter().map(|(_, content)| content.len()).sum();
         let bytes = elements * mode.optimizer().parameter_bytes() + companions;
@@ -109,15 +109,15 @@ impl Sink for Writer {
         let name = format!("unit-{:05}.state", state.unit.at());
         let bytes = StateSpan::all(state.optimizer).map(|span| state.span(span).len() as u64).sum();
         let file = self.filling.sized(&name, bytes)?;
-        let (mut at, mut checksums) = (0, SpanSums::default());
+        let (mut at, mut checksums) = (0, SpanChecksums::default());
         for span in StateSpan::all(state.optimizer) {
-            let mut sum = Xxh3::new();
+            let mut hash = Xxh3::new();
             for chunk in state.span(span).chunks(CHUNK) {
-                sum.update(chunk);
+                hash.update(chunk);
                 file.write_at(at, chunk)?;
                 at += chunk.len() as u64;
             }
-            checksums.push(span.name(state.optimizer), Checksum(sum.digest()));
+            checksums.push(span.name(state.optimizer), Checksum(hash.digest()));
         }
         self.syncing.push(file);
         let elements = state.layout.elements as u64;
@@ -138,11 +138,11 @@ impl Sink for Writer {
         syncing.finish()?;
         filling.whole(MANIFEST, &manifest.seal()?)?;
         let step = manifest.step;
-        let stands = checkpoints.folder().join(step_name(step)).exists();
-        filling.publish(|| Ok(stands))?;
+        let exists = checkpoints.folder().join(step_name(step)).exists();
+        filling.publish(|| Ok(exists))?;
         checkpoints.set_latest(step).map_err(|error: Error| {
-            error.within(format_args!("{} is whole, but is not the latest", step_name(step)))
+            error.within(format_args!("{} is complete, but `latest` does not name it", step_name(step)))
         })?;
-        checkpoints.retire(step)
+        checkpoints.remove_old(step)
     }
 }

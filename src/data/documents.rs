@@ -1,22 +1,22 @@
-//! Tokens in memory, document after document.
+//! Tokenized documents in memory.
 
 use crate::data::tokenizer::Encoded;
 
-/// Documents laid end to end.
+/// Documents, concatenated.
 #[derive(Clone, Debug, Default)]
 pub struct Documents {
     tokens: Vec<i32>,
-    /// Bit t % 8 of byte t / 8: whether token t is supervised.
+    /// Bit t % 8 of byte t / 8 is 1 if token t is supervised.
     supervised: Vec<u8>,
-    /// Where each document starts; increasing, the first 0.
+    /// Index of each document's first token; increasing, the first 0.
     starts: Vec<u64>,
 }
 
 impl Documents {
-    /// Appends a document; an empty one leaves no trace.
+    /// Appends a document; an empty one is ignored.
     ///
     /// # Panics
-    /// If not every token says whether it is supervised.
+    /// If `tokens` and `supervised` differ in length.
     pub fn push(&mut self, document: &Encoded) {
         assert_eq!(document.tokens.len(), document.supervised.len());
         if document.tokens.is_empty() {
@@ -34,37 +34,38 @@ impl Documents {
         &self.tokens
     }
 
-    /// Which tokens are supervised, a bit each.
+    /// Loss mask: bit t % 8 of byte t / 8 is 1 if token t is supervised.
     pub fn supervised(&self) -> &[u8] {
         &self.supervised
     }
 
-    /// Where each document starts; increasing, the first 0.
+    /// Index of each document's first token; increasing, the first 0.
     pub fn starts(&self) -> &[u64] {
         &self.starts
     }
 
-    /// Takes out every `nth` document (the nth, the 2nth, …), for validation.
+    /// Splits into training and validation documents; every `nth` document (the nth, the 2nth, …)
+    /// is for validation.
     pub fn hold_out(&self, nth: usize) -> (Documents, Documents) {
-        let (mut kept, mut held) = (Documents::default(), Documents::default());
+        let (mut training, mut validation) = (Documents::default(), Documents::default());
         for (index, &start) in self.starts.iter().enumerate() {
             let end = self.starts.get(index + 1).map_or(self.tokens.len(), |&end| end as usize);
             let document = Encoded {
                 tokens: self.tokens[start as usize..end].to_vec(),
                 supervised: (start..end as u64).map(|at| bit(&self.supervised, at)).collect(),
             };
-            if (index + 1) % nth == 0 { held.push(&document) } else { kept.push(&document) }
+            if (index + 1) % nth == 0 { validation.push(&document) } else { training.push(&document) }
         }
-        (kept, held)
+        (training, validation)
     }
 }
 
-/// Bit `at`.
+/// Returns bit `at`.
 pub fn bit(bits: &[u8], at: u64) -> bool {
     bits[(at / 8) as usize] >> (at % 8) & 1 == 1
 }
 
-/// Appends bit `at` to the bits before it.
+/// Appends a bit; `at` is the number of bits so far.
 pub fn push_bit(bits: &mut Vec<u8>, at: usize, bit: bool) {
     if at.is_multiple_of(8) {
         bits.push(0);
@@ -90,9 +91,9 @@ mod tests {
         assert!(
             (0..15).all(|at| bit(documents.supervised(), at) == (documents.tokens()[at as usize] % 2 == 0))
         );
-        let (kept, held) = documents.hold_out(2);
-        assert_eq!((kept.tokens().len(), kept.starts()), (12, &[0, 3][..]));
-        assert_eq!((held.tokens(), held.starts()), (&[20, 50, 51][..], &[0, 1][..]));
-        assert!(bit(held.supervised(), 0) && bit(held.supervised(), 1) && !bit(held.supervised(), 2));
+        let (training, validation) = documents.hold_out(2);
+        assert_eq!((training.tokens().len(), training.starts()), (12, &[0, 3][..]));
+        assert_eq!((validation.tokens(), validation.starts()), (&[20, 50, 51][..], &[0, 1][..]));
+        assert!((0..3).map(|at| bit(validation.supervised(), at)).eq([true, true, false]));
     }
 }

@@ -1,4 +1,4 @@
-//! From what a file says to tokens and what is learned of them.
+//! Encodes texts, rows and conversations as tokens with a loss mask.
 
 use std::path::PathBuf;
 use std::slice::from_ref;
@@ -8,17 +8,18 @@ use crate::data::chat::{ChatTemplate, Conversation};
 use crate::data::rows::Row;
 use crate::data::tokenizer::{Encoded, Tokenizer, TokenizerSource};
 
-/// Where tokenizer and chat template are to be found; opened only when there is something to encode.
+/// Location of the tokenizer and the chat template. They are opened only when there is text to
+/// encode.
 #[derive(Clone, Debug)]
 pub struct EncoderSource {
     /// The model's tokenizer.
     pub tokenizer: TokenizerSource,
-    /// A template that takes the place of the model's.
+    /// Chat template that replaces the model's.
     pub chat_template: Option<PathBuf>,
 }
 
 impl EncoderSource {
-    /// Opens both.
+    /// Opens the tokenizer and the chat template.
     pub fn open(&self) -> Result<Encoder> {
         let tokenizer = self.tokenizer.open()?;
         let folder = self.tokenizer.folder.as_deref();
@@ -31,7 +32,7 @@ impl EncoderSource {
     }
 }
 
-/// Turns text, rows and conversations into a model's tokens.
+/// A tokenizer with an optional chat template.
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
@@ -40,7 +41,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Text as bytes, without a template.
+    /// A byte-level encoder without a template.
     pub fn bytes() -> Encoder {
         Encoder { tokenizer: Tokenizer::bytes(), template: None, vocabulary: Tokenizer::BYTES }
     }
@@ -50,7 +51,7 @@ impl Encoder {
         &self.tokenizer
     }
 
-    /// The chat template. Errors: there is none.
+    /// The chat template. Errors: `NotFound` if there is none.
     pub fn template(&self) -> Result<&ChatTemplate> {
         self.template.as_ref().ok_or_else(|| {
             Error::new(
@@ -61,12 +62,12 @@ impl Encoder {
         })
     }
 
-    /// A document that is learned whole.
+    /// Encodes a document that is supervised throughout.
     pub fn document(&self, text: &[u8]) -> Result<Encoded> {
         self.tokenizer.encode_document(text, from_ref(&(0..text.len())))
     }
 
-    /// A row.
+    /// Encodes a row.
     pub fn row(&self, row: &Row) -> Result<Encoded> {
         match row {
             Row::Text(text) => self.document(text.as_bytes()),
@@ -81,7 +82,8 @@ impl Encoder {
                     return Err(Error::new(
                         Status::BadFormat,
                         format!(
-                            "`tokens`[{at}] is {}, and the model's vocabulary has {} tokens (0 … {})",
+                            "`tokens`[{at}] is {}, outside the model's vocabulary of {} tokens (0 … {}); \
+                             tokenize the data with this model's tokenizer",
                             tokens[at],
                             self.vocabulary,
                             self.vocabulary - 1
@@ -93,7 +95,7 @@ impl Encoder {
         }
     }
 
-    /// Prompt and completion are one text to the tokenizer; a token with a part in both is learned.
+    /// Tokenizes prompt and completion as one text; a token that spans their border is supervised.
     fn pair(&self, prompt: &str, completion: &str) -> Result<Encoded> {
         let text = format!("{prompt}{completion}");
         self.tokenizer.encode_document(text.as_bytes(), from_ref(&(prompt.len()..text.len())))

@@ -1,4 +1,4 @@
-//! Batches prepared on a thread of their own, so that no step waits for data.
+//! Prepares batches on a separate thread, so that steps do not wait for data.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,36 +11,36 @@ use crate::data::{Data, Loader, Micro};
 /// The micro-batches of a step.
 #[derive(Clone, Debug)]
 pub struct StepData {
-    /// In the order they are taken.
+    /// Micro-batches in training order.
     pub micros: Vec<Micro>,
-    /// Where the step after it begins.
+    /// Position of the data after this step.
     pub next: Position,
 }
 
-/// Steps that are ready, beside the one in the making.
+/// Most steps that are ready; one more may be in preparation.
 const AHEAD: usize = 2;
 
-/// A loader that runs ahead of the steps, but not far.
+/// A loader that prepares a few steps ahead.
 #[derive(Debug)]
 pub struct Feeder {
-    /// `None` once closed.
+    /// `None` once dropped.
     ready: Option<Receiver<Result<StepData>>>,
-    /// The next step, if it was looked at.
+    /// The next step, if [`Feeder::peek`] has received it.
     next: Option<Result<StepData>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Feeder {
-    /// Starts to prepare steps of so many micro-batches.
+    /// Starts the thread; a step has `micros` micro-batches.
     pub fn start(data: Arc<Data>, mut loader: Loader, micros: usize) -> Result<Feeder> {
-        let (give, ready) = bounded(AHEAD);
+        let (sender, ready) = bounded(AHEAD);
         let work = move || {
             loop {
                 let micros = (0..micros).map(|_| loader.next(&data)).collect::<Result<Vec<Micro>>>();
                 let step = micros.map(|micros| StepData { micros, next: loader.position(&data) });
                 let failed = step.is_err();
-                // Nobody takes steps any more once the feeder is dropped.
-                if give.send(step).is_err() || failed {
+                // Sending fails once the feeder is dropped.
+                if sender.send(step).is_err() || failed {
                     return;
                 }
             }
@@ -52,13 +52,13 @@ impl Feeder {
         Ok(Feeder { ready: Some(ready), next: None, thread: Some(thread) })
     }
 
-    /// The next step; waits for it if it is not ready.
+    /// Returns the next step; blocks until it is ready.
     pub fn take(&mut self) -> Result<StepData> {
         let step = self.next.take().or_else(|| self.ready.as_ref().and_then(|ready| ready.recv().ok()));
         step.ok_or_else(|| Error::internal("the thread that prepares data has ended"))?
     }
 
-    /// The step that [`Feeder::take`] gives next, if it is ready.
+    /// Returns the step that [`Feeder::take`] will return next, if it is ready.
     pub fn peek(&mut self) -> Option<&StepData> {
         if self.next.is_none() {
             self.next = self.ready.as_ref().and_then(|ready| ready.try_recv().ok());
@@ -72,7 +72,7 @@ impl Drop for Feeder {
         // Closing the queue ends the thread at its next step.
         self.ready = None;
         if let Some(thread) = self.thread.take() {
-            // It panicked if it does; whoever asked it for a step has been told.
+            // An error means that the thread panicked; `take` has reported that already.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! JSON objects in a file: one a line (JSONL), or all in one list (`.json`).
+//! Reads JSON objects from a file: one per line (JSONL), or all in one list (`.json`).
 
 use std::path::Path;
 
@@ -10,33 +10,33 @@ use crate::data::rows::Row;
 use crate::data::tokenizer::Encoded;
 use crate::host::files::MappedFile;
 
-/// What is done about a line that cannot be used.
+/// Handling of invalid lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BadLines {
-    /// It is an error.
+    /// An invalid line is an error.
     #[default]
     Refuse,
-    /// It is passed over and counted.
+    /// An invalid line is skipped and counted.
     Skip,
 }
 
-/// Lines that were passed over.
+/// Skipped lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// How many.
+    /// Number of lines.
     pub lines: u64,
-    /// What was wrong with the first.
+    /// Error of the first skipped line.
     pub first: Option<Error>,
 }
 
-/// Text of rows that a thread takes at a time.
-const SHARE_BYTES: usize = 1 << 20;
+/// Bytes of text that one thread encodes per round.
+const CHUNK_BYTES: usize = 1 << 20;
 
-/// An object's text, and its number for people, from 1.
+/// Line or element number, from 1, and the object's text.
 type Numbered<'a> = (u64, &'a [u8]);
 
-/// Gives every row of a file to `take` in order, with its tokens; `threads` threads encode.
-/// Empty lines are nothing. Errors name file and line.
+/// Calls `take` with every row of a file and its tokens, in order; `threads` threads encode.
+/// Empty lines are ignored. Errors name file and line.
 pub fn read_rows(
     path: &Path,
     encoder: &Encoder,
@@ -47,8 +47,8 @@ pub fn read_rows(
 ) -> Result<()> {
     let bytes = MappedFile::open(path)?;
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let mut refused = |what: &str, number: u64, error: Error| {
-        let error = error.within(format!("{}, {what} {number}", path.display()));
+    let mut refused = |unit: &str, number: u64, error: Error| {
+        let error = error.within(format!("{}, {unit} {number}", path.display()));
         match bad_lines {
             BadLines::Refuse => Err(error),
             BadLines::Skip => {
@@ -59,7 +59,7 @@ pub fn read_rows(
         }
     };
     let list = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let (what, elements) = if list {
+    let (unit, elements) = if list {
         let elements: Vec<&RawValue> = serde_json::from_slice(text).map_err(|error| {
             Error::new(Status::BadFormat, format!("{}: not a JSON list: {error}", path.display()))
         })?;
@@ -75,7 +75,7 @@ pub fn read_rows(
         for row in rows.by_ref() {
             round_bytes += row.1.len();
             round.push(row);
-            if round_bytes >= SHARE_BYTES * threads {
+            if round_bytes >= CHUNK_BYTES * threads {
                 break;
             }
         }
@@ -85,23 +85,23 @@ pub fn read_rows(
         for (number, encoded) in encode(&round, encoder, threads) {
             match encoded {
                 Ok((row, encoded)) => take(&row, encoded)?,
-                Err(error) => refused(what, number, error)?,
+                Err(error) => refused(unit, number, error)?,
             }
         }
     }
 }
 
-/// A row's number, and what became of it.
+/// A row's number, and the row with its tokens or the error.
 type Outcome = (u64, Result<(Row, Encoded)>);
 
 fn encode(round: &[Numbered], encoder: &Encoder, threads: usize) -> Vec<Outcome> {
     let one = |&(number, line): &Numbered| {
         (number, Row::parse(line).and_then(|row| encoder.row(&row).map(|encoded| (row, encoded))))
     };
-    let share = round.len().div_ceil(threads.max(1));
+    let chunk_rows = round.len().div_ceil(threads.max(1));
     std::thread::scope(|scope| {
         let workers: Vec<_> = round
-            .chunks(share)
+            .chunks(chunk_rows)
             .map(|rows| scope.spawn(move || rows.iter().map(one).collect::<Vec<Outcome>>()))
             .collect();
         workers
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_in_order_whatever_the_threads() {
+    fn rows_come_in_order_for_any_number_of_threads() {
         let lines: String = (0..1000).map(|k| format!("{{\"text\": \"row {k}\"}}\n")).collect();
         for threads in [1, 2, 5] {
             let (rows, skipped) = read("a.jsonl", lines.as_bytes(), BadLines::Refuse, threads);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_end_as_they_like_and_a_list_is_as_good() {
+    fn line_endings_of_all_kinds_and_json_lists_are_read() {
         let lines = b"\xef\xbb\xbf{\"text\": \"a\"}\r\n\n  \n{\"text\": \"b\"}";
         assert_eq!(read("a.jsonl", lines, BadLines::Refuse, 2).0.unwrap(), ["a", "b"]);
         let list = b" [{\"text\": \"a\"},\n {\"text\": \"b\"}]\n";
@@ -158,6 +158,6 @@ mod tests {
         assert!(error.message().contains("a.jsonl, line 3: `text` is 7"), "{error}");
         let (rows, skipped) = read("a.jsonl", lines, BadLines::Skip, 3);
         assert_eq!((rows.unwrap(), skipped.lines), (vec!["a".to_owned(), "b".to_owned()], 2));
-        assert!(skipped.first.unwrap().message().ends_with("line 3: `text` is 7; it must be a text"));
+        assert!(skipped.first.unwrap().message().ends_with("line 3: `text` is 7; it must be a string"));
     }
 }

@@ -1,4 +1,4 @@
-//! Windows into micro-batches, one after another, from any place on.
+//! Assembles micro-batches from consecutive windows, starting at any position.
 
 use crate::base::{Error, IGNORED_TARGET, Position, Result, Shape};
 use crate::data::Data;
@@ -12,22 +12,23 @@ pub struct Micro {
     pub tokens: Vec<i32>,
     /// B·T targets, [`IGNORED_TARGET`] where there is none.
     pub targets: Vec<i32>,
-    /// Per token the position at which its document starts; `None` if every row is one document.
+    /// For each token, the index in its window at which its document starts; `None` if every window
+    /// is one document.
     pub starts: Option<Vec<i32>>,
     /// Tokens that are not padding.
     pub rows: u64,
-    /// (query, key) pairs of causal attention among them, for the count of useful work.
+    /// (query, key) pairs of causal attention among these tokens, used to count FLOPs.
     pub attention_pairs: u64,
 }
 
 impl Micro {
-    /// As the engine takes it.
+    /// Borrows the micro-batch for the engine.
     pub fn batch(&self) -> Batch<'_> {
         Batch { tokens: &self.tokens, targets: &self.targets, weights: None, starts: self.starts.as_deref() }
     }
 }
 
-/// Takes windows in an order, B at a time. The position is all its state.
+/// Takes B windows at a time, in order or shuffled. The position is its only state.
 #[derive(Clone, Copy, Debug)]
 pub struct Loader {
     shuffle: Option<u64>,
@@ -36,18 +37,19 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Epoch after epoch of `data`, B windows to a micro-batch; shuffled by a seed, or in order.
+    /// Starts at the first epoch of `data`, with B windows per micro-batch; `shuffle` is the seed,
+    /// `None` keeps the order.
     pub fn new(data: &Data, micro_batch: usize, shuffle: Option<u64>) -> Loader {
         Loader { shuffle, shape: Shape { b: micro_batch, t: data.seq_len() }, position: 0 }
     }
 
-    /// Goes on from a place. B may have changed, the data may not.
+    /// Resumes from a position. B may differ from the run that saved it; the data may not.
     ///
-    /// Errors: `InvalidArgument` when the place is of other data.
+    /// Errors: `InvalidArgument` if the position belongs to other data.
     pub fn resume(data: &Data, micro_batch: usize, from: &Position) -> Result<Loader> {
         if from.windows != data.windows() {
             return Err(Error::argument(format!(
-                "the run to go on with had {} windows an epoch, this data has {}: it needs the same data, weights, \
+                "the data has {1} windows an epoch, but the run to resume had {0}; give the same data, data weights, \
                  sequence length and packing",
                 from.windows,
                 data.windows()
@@ -55,22 +57,23 @@ impl Loader {
         }
         if from.data != data.fingerprint() {
             return Err(Error::argument(format!(
-                "the data is not what the run to go on with read: its fingerprint is {:016x}, that was {:016x}",
+                "the data differs from the data of the run to resume: fingerprint {:016x}, expected {:016x}; \
+                 give the same files in the same order",
                 data.fingerprint(),
                 from.data
             )));
         }
-        let place = from.epoch.checked_mul(from.windows).and_then(|done| done.checked_add(from.window));
-        let position = place.filter(|_| from.window < from.windows).ok_or_else(|| {
+        let position = from.epoch.checked_mul(from.windows).and_then(|done| done.checked_add(from.window));
+        let position = position.filter(|_| from.window < from.windows).ok_or_else(|| {
             Error::argument(format!(
-                "window {} of epoch {} is no place in data of {} windows",
+                "window {} of epoch {} is outside the data, which has {} windows an epoch",
                 from.window, from.epoch, from.windows
             ))
         })?;
         Ok(Loader { position, ..Loader::new(data, micro_batch, from.seed) })
     }
 
-    /// Where it is.
+    /// The position of the next window.
     pub fn position(&self, data: &Data) -> Position {
         let windows = data.windows();
         Position {
@@ -82,12 +85,13 @@ impl Loader {
         }
     }
 
-    /// The next B windows, starting over at the end of the data.
+    /// Returns the next B windows; starts a new epoch at the end of the data.
     pub fn next(&mut self, data: &Data) -> Result<Micro> {
         self.fill(data, u64::MAX)
     }
 
-    /// The next B windows of the first epoch, rows beyond its end without targets; `None` after it.
+    /// Returns the next B windows of the first epoch; windows past its end have no targets. `None`
+    /// once it has ended.
     pub fn next_once(&mut self, data: &Data) -> Result<Option<Micro>> {
         let end = data.windows();
         if self.position >= end { Ok(None) } else { self.fill(data, end).map(Some) }

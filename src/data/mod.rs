@@ -1,17 +1,21 @@
-//! L9, training data: text, chats and token files become windows of tokens.
+//! L9, training data: turns text, chats and token files into windows of tokens.
 //!
-//! A source is a token file, all text files of one weight, or all JSONL files of one weight, its documents end to end.
-//! There are two ways to windows of S inputs and, one token on, their S targets:
+//! A source is one token file, all text files of one weight, or all JSONL files of one weight. Its
+//! documents are concatenated. A window has S inputs and S targets (the inputs shifted by one
+//! token). There are two ways to cut windows:
 //!
-//! - **As a stream**: window k is tokens [k·S, k·S + S], the next starts S on; a rest too short for a window is left out.
-//! - **Whole documents**: as many as fit, the last rows empty; of a document longer than S + 1 tokens the beginning
-//!   is kept, and one without a target in it is left out. Both are counted.
+//! - **Token stream**: window k is tokens [k·S, k·S + S]; a remainder shorter than a window is
+//!   unused.
+//! - **Whole documents**: as many documents as fit share a window, the rest is padding. A document
+//!   longer than S + 1 tokens is truncated; one without a supervised token in its window is
+//!   skipped. Both are counted ([`LeftOut`]).
 //!
-//! Where a document ends the next token is not a target (−100), attention does not cross, and positions restart.
+//! At a document's end there is no target (−100); attention does not cross the border, and
+//! positions restart at 0.
 //!
-//! An epoch takes from each source as many windows as its weight says, and all of them are shuffled together by the seed and
-//! the number of the epoch alone. So a place in the data is three numbers ([`Position`](crate::base::Position)), from which the stream
-//! goes on exactly.
+//! In an epoch each source contributes its number of windows times its weight. All windows of the
+//! epoch are shuffled together; the order depends only on the seed and the epoch number. A
+//! [`Position`](crate::base::Position) (epoch, window, seed) therefore suffices to resume exactly.
 #![forbid(unsafe_code)]
 
 pub mod chat;
@@ -53,52 +57,48 @@ use split::Split;
 use token_stream::{TokenStream, Tokens};
 use tokenizer::fingerprint;
 
-/// How data is read.
+/// Options for reading data.
 #[derive(Clone, Copy, Debug)]
 pub struct DataOptions {
     /// S: tokens of a window.
     pub seq_len: usize,
-    /// How documents become windows.
+    /// Token stream or whole documents.
     pub packing: Packing,
-    /// What is done about a line that cannot be used.
+    /// Handling of invalid JSONL lines.
     pub bad_lines: BadLines,
-    /// Threads that tokenize.
+    /// Number of tokenizer threads.
     pub threads: usize,
 }
 
 impl DataOptions {
-    /// Windows of so many tokens, everything else as usual.
+    /// Returns the defaults for windows of `seq_len` tokens.
     pub fn new(seq_len: usize) -> DataOptions {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         DataOptions { seq_len, packing: Packing::Auto, bad_lines: BadLines::Refuse, threads }
     }
 }
 
-/// What was read, and what of it is not learned from.
+/// Counts of the data read, and of the data not trained on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataReport {
     /// Tokens of all sources.
     pub tokens: u64,
-    /// Documents, where they are known.
+    /// Documents of all sources; a token file without document starts counts as 0.
     pub documents: u64,
-    /// What packing left out.
+    /// Documents truncated or skipped by packing.
     pub left_out: LeftOut,
-    /// Lines that were passed over.
+    /// Skipped JSONL lines.
     pub skipped: Skipped,
-    /// Rows of windows of whole documents, and those of them that stay empty.
+    /// Token rows in windows of whole documents: (all, padding).
     pub packed_rows: (u64, u64),
 }
 
 impl fmt::Display for DataReport {
-    /// What a person should know of it, a line each; nothing if all is learned from.
+    /// Writes one line per kind of unused data; nothing if everything is trained on.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LeftOut { truncated, cut_tokens, targetless } = self.left_out;
-        if let (rows @ 1.., empty) = self.packed_rows {
-            writeln!(
-                f,
-                "whole documents: {:.1} % of the windows' rows stay empty",
-                100.0 * empty as f64 / rows as f64
-            )?;
+        if let (rows @ 1.., padding) = self.packed_rows {
+            writeln!(f, "packing: {:.1} % of the tokens are padding", 100.0 * padding as f64 / rows as f64)?;
         }
         if truncated > 0 {
             writeln!(
@@ -108,7 +108,7 @@ impl fmt::Display for DataReport {
             )?;
         }
         if targetless > 0 {
-            writeln!(f, "left out: {targetless} documents have nothing to learn within a window")?;
+            writeln!(f, "left out: {targetless} documents have no supervised tokens within a window")?;
         }
         if let Some(first) = &self.skipped.first {
             writeln!(f, "skipped: {} lines cannot be used, the first: {first}", self.skipped.lines)?;
@@ -117,14 +117,15 @@ impl fmt::Display for DataReport {
     }
 }
 
-/// The windows that are taken from a stream.
+/// A token stream and the windows taken from it.
 #[derive(Clone, Debug)]
 struct Source {
     stream: Arc<TokenStream>,
     split: Split,
     weight: f64,
-    /// Windows an epoch takes, and those it takes from sources before this one.
+    /// Windows per epoch.
     draws: u64,
+    /// Windows per epoch of the sources before this one.
     before: u64,
 }
 
@@ -139,11 +140,12 @@ pub struct Data {
 }
 
 impl Data {
-    /// Opens what `paths` name: token files (`.bin`, `.u16`, `.u32`), JSONL (`.jsonl`, `.json`), text files, folders of
-    /// text.
+    /// Opens token files (`.bin`, `.u16`, `.u32`), JSONL (`.jsonl`, `.json`), text files and
+    /// folders of text.
     ///
-    /// The encoder is opened only if there is text or JSONL. Errors name the path and the line: not found, not
-    /// understood, a token beyond the vocabulary, too little for one window.
+    /// The encoder is opened only if there is text or JSONL. Errors name the path and the line:
+    /// file not found, format not supported, line invalid, token outside the vocabulary, or too few
+    /// tokens for one window.
     pub fn open(paths: &[DataPath], encoder: &EncoderSource, options: &DataOptions) -> Result<Data> {
         let mut report = DataReport::default();
         let sources =
@@ -152,13 +154,13 @@ impl Data {
         Data::assemble(sources, options, report).map_err(|error| error.within(names.join(", ")))
     }
 
-    /// Documents that are already in memory, as a stream.
+    /// Cuts documents in memory as a token stream.
     pub fn from_documents(documents: Documents, seq_len: usize) -> Result<Data> {
         let source = Opened { tokens: Tokens::Memory(documents), keeps_documents: false, weight: 1.0 };
         Data::assemble(vec![source], &DataOptions::new(seq_len), DataReport::default())
     }
 
-    /// A token file that is already open.
+    /// Takes an open token file as the only source.
     pub fn from_tokens(file: TokenFile, options: &DataOptions) -> Result<Data> {
         let keeps_documents = file.keeps_documents();
         let source = Opened { tokens: Tokens::File(file), keeps_documents, weight: 1.0 };
@@ -168,18 +170,16 @@ impl Data {
     fn assemble(sources: Vec<Opened>, options: &DataOptions, mut report: DataReport) -> Result<Data> {
         let seq_len = options.seq_len;
         if seq_len == 0 {
-            return Err(Error::argument(
-                "a window of 0 tokens teaches nothing; the sequence length must be ≥ 1",
-            ));
+            return Err(Error::argument("the sequence length is 0; it must be at least 1"));
         }
-        let mut taken = Vec::new();
+        let mut streams = Vec::new();
         for Opened { tokens, keeps_documents, weight } in sources {
             report.tokens += tokens.count();
             report.documents += tokens.starts().len() as u64;
             let whole = match options.packing {
                 Packing::Auto => keeps_documents,
                 Packing::Stream => false,
-                // A file without bounds has no documents to keep.
+                // A file without document starts can only be cut as a token stream.
                 Packing::Documents => !tokens.starts().is_empty(),
             };
             let stream = if whole {
@@ -193,20 +193,20 @@ impl Data {
                 TokenStream::cut(tokens, seq_len)
             };
             let split = Split::All { windows: stream.windows() };
-            taken.push((Arc::new(stream), split, weight));
+            streams.push((Arc::new(stream), split, weight));
         }
-        let data = Data::of_parts(taken, seq_len, report)?;
+        let data = Data::of_streams(streams, seq_len, report)?;
         match data.windows {
             0 if data.report.packed_rows.0 > 0 || data.report.left_out.targetless > 0 => {
                 Err(Error::argument(format!(
-                    "none of {} documents has anything to learn within a window of {seq_len} tokens; give a longer \
+                    "none of {} documents has supervised tokens within a window of {seq_len} tokens; give a longer \
                      sequence length",
                     data.report.documents
                 )))
             }
             0 => Err(Error::argument(format!(
-                "{} tokens are too few: one window of {seq_len} takes {} in one stream; give more data or a shorter \
-                 sequence length",
+                "{} tokens are too few: one window of {seq_len} tokens takes {} from one source; give more data or a \
+                 shorter sequence length",
                 data.report.tokens,
                 seq_len + 1
             ))),
@@ -214,14 +214,14 @@ impl Data {
         }
     }
 
-    fn of_parts(
-        taken: Vec<(Arc<TokenStream>, Split, f64)>,
+    fn of_streams(
+        streams: Vec<(Arc<TokenStream>, Split, f64)>,
         seq_len: usize,
         report: DataReport,
     ) -> Result<Data> {
         let mut windows = 0;
         let mut sources = Vec::new();
-        for (stream, split, weight) in taken.into_iter().filter(|(_, split, _)| split.len() > 0) {
+        for (stream, split, weight) in streams.into_iter().filter(|(_, split, _)| split.len() > 0) {
             let draws = if weight == 1.0 {
                 split.len()
             } else {
@@ -231,42 +231,46 @@ impl Data {
             windows += draws;
         }
         let mut data = Data { sources, windows, seq_len, report, fingerprint: 0 };
-        data.fingerprint = data.print()?;
+        data.fingerprint = data.hash_samples()?;
         Ok(data)
     }
 
-    /// Holds out a share of every source's windows, evenly spread, for validation. Of a source of one window nothing is.
+    /// Splits the windows into training and validation data. `fraction` of every source's windows,
+    /// evenly spread, is held out for validation. A source that would have no window left for
+    /// training is not split.
     ///
-    /// Errors: the fraction is not between 0 and 1, or nothing can be held out.
+    /// Errors: the fraction is not between 0 and 1, or no source can be split.
     pub fn hold_out(self, fraction: f64) -> Result<(Data, Data)> {
         if !(fraction > 0.0 && fraction < 1.0) {
             return Err(Error::argument(format!(
                 "the validation fraction is {fraction}; it must be between 0 and 1"
             )));
         }
-        let (mut kept, mut held) = (Vec::new(), Vec::new());
+        let (mut training, mut validation) = (Vec::new(), Vec::new());
         for Source { stream, weight, .. } in self.sources {
             match Split::of(stream.windows(), fraction) {
-                Some((kept_part, held_part)) => {
-                    kept.push((stream.clone(), kept_part, weight));
-                    held.push((stream, held_part, 1.0));
+                Some((training_split, validation_split)) => {
+                    training.push((stream.clone(), training_split, weight));
+                    validation.push((stream, validation_split, 1.0));
                 }
                 None => {
                     let split = Split::All { windows: stream.windows() };
-                    kept.push((stream, split, weight));
+                    training.push((stream, split, weight));
                 }
             }
         }
-        if held.is_empty() {
-            return Err(Error::argument(
-                "there are too few windows to hold any out for validation; give --val, or more data",
-            ));
+        if validation.is_empty() {
+            return Err(Error::argument(format!(
+                "there are too few windows to hold out {fraction} of them for validation; give validation \
+                 data (--val) or more data"
+            )));
         }
         let report = DataReport::default();
-        Ok((Data::of_parts(kept, self.seq_len, self.report)?, Data::of_parts(held, self.seq_len, report)?))
+        let training = Data::of_streams(training, self.seq_len, self.report)?;
+        Ok((training, Data::of_streams(validation, self.seq_len, report)?))
     }
 
-    /// Windows of one epoch.
+    /// Number of windows in an epoch.
     pub fn windows(&self) -> u64 {
         self.windows
     }
@@ -276,24 +280,26 @@ impl Data {
         self.seq_len
     }
 
-    /// What was read.
+    /// Counts of the data read and not trained on.
     pub fn report(&self) -> &DataReport {
         &self.report
     }
 
-    /// Tells data apart, for a run that goes on: a hash of sizes, weights, S, and some windows from all over.
+    /// Hash of sizes, weights, S, and up to 64 sampled windows per source; a resumed run compares
+    /// it.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
-    /// Reads the window that is taken at `position`, counted from 0 over all epochs.
+    /// Reads the window at `position`, counted from 0 over all epochs.
     pub fn window(&self, shuffle: Option<u64>, position: u64, cells: &mut Cells) -> Result<Filled> {
         let slot = Order { windows: self.windows, shuffle }.window(position);
         let at = self.sources.partition_point(|source| source.before <= slot) - 1;
         let Source { stream, split, draws, before, .. } = &self.sources[at];
         let mut index = slot - before;
         if *draws != split.len() {
-            // Some of its windows, or some more than once: an order of its own, that goes on where the last epoch stopped.
+            // The weight is not 1: the source has its own order, which continues from the last
+            // epoch.
             let taken = position / self.windows * draws + index;
             let shuffle = shuffle.map(|seed| seed ^ fingerprint(&(at as u64).to_le_bytes()));
             index = Order { windows: split.len(), shuffle }.window(taken);
@@ -301,7 +307,7 @@ impl Data {
         stream.window(split.window(index), cells)
     }
 
-    fn print(&self) -> Result<u64> {
+    fn hash_samples(&self) -> Result<u64> {
         const SAMPLES: u64 = 64;
         let s = self.seq_len;
         let mut bytes = (s as u64).to_le_bytes().to_vec();

@@ -1,37 +1,38 @@
-//! The order windows are taken in: a permutation per epoch that needs no table.
+//! The order of windows: one permutation per epoch, computed without a table.
 //!
-//! The shuffle is a Feistel network over the smallest even number of bits that counts the windows, walked
-//! until it lands among them (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Any place
-//! of any epoch is found from the seed alone, so a position in the data is one number.
+//! The shuffle is a Feistel network over the smallest even number of bits that can number the
+//! windows, with cycle walking (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
+//! The window at any index of any epoch follows from the seed alone, so a position in the data is
+//! one number.
 
 use crate::base::hash::mix64;
 
 /// The order of `windows` windows, epoch after epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// How many there are; at least 1.
+    /// Number of windows, at least 1.
     pub windows: u64,
-    /// What the shuffle depends on; `None` takes them in order.
+    /// Seed of the shuffle; `None` keeps the order.
     pub shuffle: Option<u64>,
 }
 
-/// Rounds of the network. Four suffice against an adversary; these numbers have none, and cost little.
+/// Rounds of the network. Four suffice for a pseudorandom permutation; two more cost little.
 const ROUNDS: u64 = 6;
 
 impl Order {
-    /// The window that is taken at `position`, counted from 0 over all epochs.
+    /// Returns the window at `position`, counted from 0 over all epochs.
     pub fn window(&self, position: u64) -> u64 {
-        let (epoch, place) = (position / self.windows, position % self.windows);
+        let (epoch, index) = (position / self.windows, position % self.windows);
         match self.shuffle {
-            None => place,
-            Some(seed) => self.permute(mix64(mix64(seed) ^ epoch), place),
+            None => index,
+            Some(seed) => self.permute(mix64(mix64(seed) ^ epoch), index),
         }
     }
 
-    fn permute(&self, key: u64, place: u64) -> u64 {
+    fn permute(&self, key: u64, index: u64) -> u64 {
         let half_bits = (u64::BITS - (self.windows - 1).leading_zeros()).div_ceil(2).max(1);
         let mask = (1u64 << half_bits) - 1;
-        let mut at = place;
+        let mut at = index;
         loop {
             let (mut left, mut right) = (at >> half_bits, at & mask);
             for round in 0..ROUNDS {
@@ -52,7 +53,7 @@ mod tests {
 
     fn epoch(windows: u64, seed: u64, epoch: u64) -> Vec<u64> {
         let order = Order { windows, shuffle: Some(seed) };
-        (0..windows).map(|place| order.window(epoch * windows + place)).collect()
+        (0..windows).map(|index| order.window(epoch * windows + index)).collect()
     }
 
     #[test]
@@ -75,20 +76,20 @@ mod tests {
     }
 
     #[test]
-    fn seed_and_epoch_change_the_order_and_nothing_else_does() {
+    fn the_order_depends_on_seed_and_epoch() {
         assert_eq!(epoch(100, 5, 0), epoch(100, 5, 0));
         assert_ne!(epoch(100, 5, 0), epoch(100, 5, 1));
         assert_ne!(epoch(100, 5, 0), epoch(100, 6, 0));
         assert_ne!(epoch(100, 5, 0), (0..100).collect::<Vec<_>>());
     }
 
-    /// Neighbours must not stay neighbours: of 1000 adjacent pairs about 2 do in a random permutation.
+    /// In a random permutation about 2 of 1000 adjacent pairs stay adjacent.
     #[test]
-    fn neighbours_are_torn_apart() {
+    fn adjacent_windows_are_separated() {
         let order = epoch(1001, 11, 0);
         let together = order.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();
-        assert!(together < 12, "{together} neighbours stayed together");
-        // Every place is as likely to be early as late: the mean of the first half is near the middle.
+        assert!(together < 12, "{together} pairs stayed adjacent");
+        // The mean of the first half of the order is near the middle of the windows.
         let mean = order[..500].iter().sum::<u64>() as f64 / 500.0;
         assert!((mean - 500.0).abs() < 60.0, "mean {mean}");
     }

@@ -1,9 +1,9 @@
-//! Whole documents into windows, with as little left empty as can be.
+//! Packs whole documents into windows with little padding.
 //!
-//! Best fit, longest first: a document goes into the fullest window that still has room for it. (Ding et al. 2024,
-//! "Fewer Truncations Improve Language Modeling", arXiv 2404.10830.) Which documents share a window depends on
-//! their lengths and order alone. Windows, and documents within one, stand in the order of the file by the first
-//! document of each.
+//! Best-fit decreasing: documents are taken longest first, each into the fullest window with enough
+//! space (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv 2404.10830). The
+//! result depends only on the documents' lengths and order. Documents within a window keep the
+//! order of the file; windows are sorted by their first document.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,25 @@ use std::collections::BTreeMap;
 pub struct Packed {
     /// Document numbers, window by window.
     documents: Vec<u64>,
-    /// For each window the end of its part of `documents`.
+    /// For each window, the end of its range in `documents`.
     ends: Vec<u64>,
 }
 
 impl Packed {
-    /// Packs documents that take so many rows each, `rows_max` to a window; a document of 0 rows is left out.
+    /// Packs documents. `rows` is the number of token rows of each document; documents of 0 rows
+    /// are skipped. A window holds `rows_max` rows.
     ///
     /// # Panics
-    /// If a document takes more than `rows_max`.
+    /// If a document has more than `rows_max` rows.
     pub fn new(rows: &[u32], rows_max: usize) -> Packed {
         let mut by_length: Vec<u64> = (0..rows.len() as u64).filter(|&at| rows[at as usize] > 0).collect();
         by_length.sort_by_key(|&at| std::cmp::Reverse(rows[at as usize]));
         let mut windows: Vec<Vec<u64>> = Vec::new();
-        // Windows by the rows they have left.
+        // Windows by the number of free rows.
         let mut open: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for document in by_length {
             let needs = rows[document as usize] as usize;
-            assert!(needs <= rows_max, "document {document} takes {needs} rows, a window has {rows_max}");
+            assert!(needs <= rows_max, "document {document} has {needs} rows, a window holds {rows_max}");
             let fullest = open.range(needs..).next().map(|(&left, _)| left);
             let (window, left) = match fullest {
                 Some(left) => (pop(&mut open, left), left),
@@ -53,7 +54,7 @@ impl Packed {
         packed
     }
 
-    /// How many windows there are.
+    /// Number of windows.
     pub fn windows(&self) -> u64 {
         self.ends.len() as u64
     }
@@ -69,7 +70,7 @@ impl Packed {
     }
 }
 
-/// Takes a window that has `left` rows left.
+/// Removes and returns a window with `left` free rows.
 fn pop(open: &mut BTreeMap<usize, Vec<usize>>, left: usize) -> usize {
     let windows = open.get_mut(&left).expect("the key was just found");
     let window = windows.pop().expect("an empty list is removed");
@@ -90,8 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn the_fullest_window_with_room_is_taken() {
-        // Longest first: 7 and 6 open windows; 4 goes to the 6 and fills it, 3 to the 7, and both 2 together.
+    fn the_fullest_window_with_enough_space_is_taken() {
+        // Longest first: 7 and 6 open windows; 4 joins 6 and fills the window, 3 joins 7, and the
+        // two 2s share a window.
         let packed = Packed::new(&[2, 7, 0, 4, 3, 6, 2], 10);
         assert_eq!(windows(&packed), [&[0, 6][..], &[1, 4], &[3, 5]]);
     }
@@ -108,7 +110,7 @@ mod tests {
             }
             seen.sort_unstable();
             prop_assert!(seen.into_iter().eq((0..rows.len() as u64).filter(|&at| rows[at as usize] > 0)));
-            // Two windows at most half full would have been one.
+            // Best fit would have merged two windows that are at most half full.
             let filled = |window: &[u64]| window.iter().map(|&at| rows[at as usize]).sum::<u32>();
             let half_full = windows(&packed).into_iter().filter(|window| filled(window) <= 20).count();
             prop_assert!(half_full <= 1, "{half_full} windows are at most half full");

@@ -1,51 +1,53 @@
-//! What a line of a JSONL file says.
+//! Parses a line of a JSONL file.
 //!
-//! The first of these that an object has the fields of:
+//! The first of these formats whose fields are present:
 //!
-//! | fields | what is learned |
+//! | fields | supervised |
 //! |---|---|
 //! | `messages`: objects with `role` and `content` | the assistant's turns |
 //! | `conversations`: objects with `from` and `value` (sharegpt), or as `messages` | the assistant's turns |
-//! | `prompt`, `completion`: texts | the completion, to the EOS token |
+//! | `prompt`, `completion`: strings | the completion and the EOS token |
 //! | `prompt`, `completion`: messages | the assistant's turns of the completion |
-//! | `instruction`, maybe `input`, `output` (alpaca) | the output |
-//! | `tokens` (or `input_ids`), maybe `labels` or `loss_mask` | every token, or those so marked |
+//! | `instruction`, `output`, optional `input` (alpaca) | the output |
+//! | `tokens` (or `input_ids`), optional `labels` or `loss_mask` | every token, or those selected |
 //! | `text` | all of it |
 //!
-//! Beside messages `system` is a first message, and `tools`, `documents` and the members of `chat_template_kwargs`
-//! are variables of the template; beside `instruction` there may be `system` and `history` (pairs of turns). `labels`
-//! stand as in Hugging Face datasets: one for each token, the token itself or −100. Other fields are for others.
+//! With messages, `system` becomes the first message, and `tools`, `documents` and the members of
+//! `chat_template_kwargs` are variables of the template. With `instruction`, `system` and `history`
+//! (pairs of turns) are optional. `labels` follow Hugging Face datasets: one per token, the token
+//! itself or −100 (not shifted). Other fields are ignored.
 
 use serde_json::{Map, Value, json};
 
 use crate::base::{Error, IGNORED_TARGET, Result, Status};
 use crate::data::chat::Conversation;
 
-/// A line, before it is turned into tokens.
+/// A parsed line, not yet tokenized.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Row {
-    /// A document to be learned whole.
+    /// A document supervised throughout.
     Text(String),
-    /// What comes before, and what is to be learned.
+    /// Prompt, and the completion, which is supervised.
     Pair(String, String),
-    /// Turns for the chat template.
+    /// Messages for the chat template.
     Chat(Conversation),
-    /// An instruction: turns for the chat template, and, for a model without one, Alpaca's prompt and the output;
-    /// `None` if there is more than that prompt can say.
+    /// An instruction as messages for the chat template and, for a model without a template, as
+    /// Alpaca's prompt and the output; `None` if it has a `system` message or a `history`, for
+    /// which that prompt has no place.
     Instruction(Conversation, Option<(String, String)>),
-    /// Tokens as they are, and for each whether it is supervised.
+    /// Token ids and loss mask.
     Tokens(Vec<i32>, Vec<bool>),
 }
 
 impl Row {
-    /// Reads a line. Errors name the field and its value.
+    /// Parses a line. Errors name the field and its value.
     pub fn parse(line: &[u8]) -> Result<Row> {
         let object: Map<String, Value> =
             serde_json::from_slice(line).map_err(|error| bad(format!("not a JSON object: {error}")))?;
         Row::of(&object)
     }
 
-    /// Reads an object.
+    /// Parses an object.
     pub fn of(object: &Map<String, Value>) -> Result<Row> {
         let has = |field: &str| object.get(field).is_some_and(|value| !value.is_null());
         if has("messages") {
@@ -68,15 +70,15 @@ impl Row {
         }
         let found: Vec<&str> = object.keys().map(String::as_str).take(12).collect();
         Err(bad(format!(
-            "no field to learn from: there must be `messages`, `conversations`, `prompt` and `completion`, \
+            "no field to train on: there must be `messages`, `conversations`, `prompt` and `completion`, \
              `instruction` and `output`, `tokens`, or `text`; found {}",
             if found.is_empty() { "none".to_owned() } else { format!("`{}`", found.join("`, `")) }
         )))
     }
 }
 
-/// The prompt on which Stanford's Alpaca was trained, for interchange with the models that were trained as it was
-/// (`train.py` of tatsu-lab/stanford_alpaca).
+/// The prompt of Stanford's Alpaca (`train.py` of tatsu-lab/stanford_alpaca), for models trained
+/// with it.
 fn alpaca(instruction: &str, input: &str) -> String {
     let (paired, input) = match input {
         "" => ("", String::new()),
@@ -92,7 +94,7 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(Status::BadFormat, message)
 }
 
-/// A value as an error shows it: its beginning.
+/// Returns the beginning of a value, for an error message.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
@@ -103,7 +105,7 @@ fn shown(value: &Value) -> String {
 
 fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<&'a str> {
     let value = object.get(field).unwrap_or(&Value::Null);
-    value.as_str().ok_or_else(|| bad(format!("`{field}` is {}; it must be a text", shown(value))))
+    value.as_str().ok_or_else(|| bad(format!("`{field}` is {}; it must be a string", shown(value))))
 }
 
 fn list<'a>(object: &'a Map<String, Value>, field: &str) -> Result<&'a [Value]> {
@@ -120,12 +122,12 @@ fn chat(object: &Map<String, Value>, field: &str) -> Result<Row> {
         messages.push(message_of(message).map_err(|error| error.within(format!("`{field}`[{index}]")))?);
     }
     if !messages.iter().any(|message| message["role"] == "assistant") {
-        return Err(bad(format!("`{field}` has no turn of the assistant to learn")));
+        return Err(bad(format!("`{field}` has no message with role assistant to train on")));
     }
     Ok(Row::Chat(Conversation { messages, supervised_from: 0, variables: variables(object)? }))
 }
 
-/// `system` beside a list of messages.
+/// Returns the field `system`, if present and not empty, as the first message.
 fn system(object: &Map<String, Value>) -> Result<Vec<Value>> {
     if object.get("system").is_none_or(|value| value.is_null() || value == "") {
         return Ok(Vec::new());
@@ -141,11 +143,11 @@ fn variables(object: &Map<String, Value>) -> Result<Map<String, Value>> {
             Some(Value::Array(values)) => {
                 variables.insert(field.to_owned(), Value::Array(values.clone()));
             }
-            // Some datasets keep a list as its JSON text.
+            // Some datasets store the list as a JSON string.
             Some(Value::String(json)) if json.trim().is_empty() => {}
             Some(Value::String(json)) => {
                 let values: Vec<Value> = serde_json::from_str(json)
-                    .map_err(|error| bad(format!("`{field}` is a text that is not a JSON list: {error}")))?;
+                    .map_err(|error| bad(format!("`{field}` is a string, but not a JSON list: {error}")))?;
                 variables.insert(field.to_owned(), Value::Array(values));
             }
             Some(value) => return Err(bad(format!("`{field}` is {}; it must be a list", shown(value)))),
@@ -157,7 +159,9 @@ fn variables(object: &Map<String, Value>) -> Result<Map<String, Value>> {
             if let Some(key) =
                 ["messages", "add_generation_prompt"].iter().find(|key| more.contains_key(**key))
             {
-                return Err(bad(format!("`chat_template_kwargs` has `{key}`, which is not to be set")));
+                return Err(bad(format!(
+                    "`chat_template_kwargs` has `{key}`, which cannot be set there; remove it"
+                )));
             }
             variables.extend(more.clone());
         }
@@ -168,10 +172,10 @@ fn variables(object: &Map<String, Value>) -> Result<Map<String, Value>> {
     Ok(variables)
 }
 
-/// A message with `role` and `content`, whatever it was called.
+/// Returns a message with `role` and `content`; converts `from` and `value` (sharegpt).
 fn message_of(message: &Value) -> Result<Value> {
     let Value::Object(fields) = message else {
-        return Err(bad(format!("{} is not an object", shown(message))));
+        return Err(bad(format!("{} is not a JSON object", shown(message))));
     };
     if fields.contains_key("from") && !fields.contains_key("role") {
         let role = match text(fields, "from")? {
@@ -181,7 +185,8 @@ fn message_of(message: &Value) -> Result<Value> {
             "tool" | "observation" | "function_response" => "tool",
             other => {
                 return Err(bad(format!(
-                    "`from` is {other:?}; it must be human, gpt, system, tool or another name of these"
+                    "`from` is {other:?}; it must be human, gpt, system, tool or one of their aliases (user, \
+                     assistant, model, chatgpt, bot, function_call, observation, function_response)"
                 )));
             }
         };
@@ -192,7 +197,7 @@ fn message_of(message: &Value) -> Result<Value> {
         Some(Value::String(_) | Value::Array(_)) => Ok(message.clone()),
         None | Some(Value::Null) if fields.contains_key("tool_calls") => Ok(message.clone()),
         other => Err(bad(format!(
-            "`content` is {}; it must be a text or a list of parts",
+            "`content` is {}; it must be a string or a list",
             other.map_or("missing".to_owned(), shown)
         ))),
     }
@@ -211,7 +216,7 @@ fn pair(object: &Map<String, Value>) -> Result<Row> {
         }
     }
     if !messages[supervised_from..].iter().any(|message| message["role"] == "assistant") {
-        return Err(bad("`completion` has no turn of the assistant to learn"));
+        return Err(bad("`completion` has no message with role assistant to train on"));
     }
     Ok(Row::Chat(Conversation { messages, supervised_from, variables: variables(object)? }))
 }
@@ -224,7 +229,7 @@ fn instruction(object: &Map<String, Value>) -> Result<Row> {
                 turns.as_array().map(|turns| turns.iter().filter_map(Value::as_str).collect());
             let Some([asked, answered]) = texts.as_deref() else {
                 return Err(bad(format!(
-                    "`history`[{index}] is {}; it must be a pair of texts",
+                    "`history`[{index}] is {}; it must be a pair of strings",
                     shown(turns)
                 )));
             };
@@ -256,22 +261,22 @@ fn tokens(object: &Map<String, Value>, field: &str) -> Result<Row> {
                 .ok_or_else(|| bad(format!("`{field}`[{at}] is {}; it must be a token id", shown(value))))
         })
         .collect::<Result<Vec<i32>>>()?;
-    let beside = |marks: &str| -> Result<Option<&[Value]>> {
-        if object.get(marks).is_none_or(Value::is_null) {
+    let one_per_token = |name: &str| -> Result<Option<&[Value]>> {
+        if object.get(name).is_none_or(Value::is_null) {
             return Ok(None);
         }
-        let values = list(object, marks)?;
+        let values = list(object, name)?;
         if values.len() != tokens.len() {
             return Err(bad(format!(
-                "`{marks}` has {} values, and `{field}` has {}",
+                "`{name}` has {} values, but `{field}` has {}; they must be as many",
                 values.len(),
                 tokens.len()
             )));
         }
         Ok(Some(values))
     };
-    let supervised = match (beside("labels")?, beside("loss_mask")?) {
-        (Some(_), Some(_)) => return Err(bad("both `labels` and `loss_mask`: give one of them")),
+    let supervised = match (one_per_token("labels")?, one_per_token("loss_mask")?) {
+        (Some(_), Some(_)) => return Err(bad("both `labels` and `loss_mask` are present; give one of them")),
         (Some(labels), None) => labels
             .iter()
             .enumerate()
@@ -279,7 +284,7 @@ fn tokens(object: &Map<String, Value>, field: &str) -> Result<Row> {
                 Some(label) if label == i64::from(IGNORED_TARGET) => Ok(false),
                 Some(label) if label == i64::from(tokens[at]) => Ok(true),
                 _ => Err(bad(format!(
-                    "`labels`[{at}] is {}; it must be the token there, {}, or {IGNORED_TARGET}",
+                    "`labels`[{at}] is {}; it must be the token at that index, {}, or {IGNORED_TARGET}",
                     shown(label),
                     tokens[at]
                 ))),
@@ -316,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_known_by_its_fields() {
+    fn formats_are_recognized_by_their_fields() {
         assert_eq!(row(r#"{"text": "a", "meta": 1}"#), Row::Text("a".into()));
         assert_eq!(row(r#"{"prompt": "a", "completion": "b"}"#), Row::Pair("a".into(), "b".into()));
         assert_eq!(row(r#"{"tokens": [1, 2]}"#), Row::Tokens(vec![1, 2], vec![true, true]));
@@ -324,7 +329,7 @@ mod tests {
         assert_eq!(row(labels), Row::Tokens(vec![1, 2, 3], vec![false, true, true]));
         let mask = r#"{"tokens": [1, 2, 3], "loss_mask": [0, true, 1]}"#;
         assert_eq!(row(mask), Row::Tokens(vec![1, 2, 3], vec![false, true, true]));
-        // A dataset may keep the prompt of a conversation beside it.
+        // A dataset may repeat the prompt of a conversation in a field of its own.
         let both = r#"{"prompt": "a", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
         assert_eq!(chat_of(both).messages.len(), 2);
     }
@@ -354,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_messages_of_a_prompt_are_not_learned() {
+    fn messages_of_a_prompt_are_not_supervised() {
         let pair = chat_of(
             r#"{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
                 {"role": "user", "content": "c"}], "completion": [{"role": "assistant", "content": "d"}]}"#,
@@ -363,24 +368,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_field_and_value() {
+    fn errors_name_the_field_and_its_value() {
         for (line, words) in [
             ("", &["not a JSON object", "EOF"][..]),
             ("[1]", &["not a JSON object"]),
-            ("{}", &["no field to learn from", "none"]),
+            ("{}", &["no field to train on", "none"]),
             (r#"{"txt": "a"}"#, &["`txt`"]),
-            (r#"{"text": 5}"#, &["`text` is 5", "a text"]),
+            (r#"{"text": 5}"#, &["`text` is 5", "a string"]),
             (r#"{"prompt": "a", "completion": 7}"#, &["`completion` is 7"]),
             (r#"{"prompt": 1, "completion": "b"}"#, &["`prompt` is 1"]),
             (r#"{"messages": "a"}"#, &["`messages` is \"a\"", "a list"]),
-            (r#"{"messages": [{"role": "user", "content": "a"}]}"#, &["no turn of the assistant"]),
+            (r#"{"messages": [{"role": "user", "content": "a"}]}"#, &["no message with role assistant"]),
             (r#"{"messages": [{"role": "user"}]}"#, &["`messages`[0]", "`content` is missing"]),
             (r#"{"messages": [{"content": "a"}]}"#, &["`messages`[0]", "`role` is null"]),
-            (r#"{"messages": [3]}"#, &["`messages`[0]: 3 is not an object"]),
+            (r#"{"messages": [3]}"#, &["`messages`[0]: 3 is not a JSON object"]),
             (r#"{"conversations": [{"from": "alien", "value": "a"}]}"#, &["`from` is \"alien\""]),
             (r#"{"tokens": [1, -2]}"#, &["`tokens`[1] is -2"]),
             (r#"{"tokens": [1, 4294967296]}"#, &["`tokens`[1] is 4294967296"]),
-            (r#"{"tokens": [1], "labels": [2]}"#, &["`labels`[0] is 2", "the token there, 1, or -100"]),
+            (
+                r#"{"tokens": [1], "labels": [2]}"#,
+                &["`labels`[0] is 2", "the token at that index, 1, or -100"],
+            ),
             (r#"{"tokens": [1, 2], "loss_mask": [1]}"#, &["`loss_mask` has 1 values", "`tokens` has 2"]),
             (r#"{"tokens": [1], "loss_mask": [2]}"#, &["`loss_mask`[0] is 2"]),
             (r#"{"tokens": [1], "loss_mask": [1], "labels": [1]}"#, &["both"]),

@@ -1,4 +1,4 @@
-//! What `--data` names, opened.
+//! Opens the paths given by `--data`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,19 @@ use crate::data::text::read_texts;
 use crate::data::token_file::{TokenFile, TokenFormat};
 use crate::data::token_stream::Tokens;
 
-/// A path, and how often an epoch goes through it: 2 takes everything twice, 0.5 half of it, the other half in the
-/// next epoch.
+/// A path and its weight, the number of passes per epoch: 2 takes everything twice; 0.5 takes half,
+/// and the other half in the next epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataPath {
-    /// A token file, a JSONL file, a text file, or a folder of text.
+    /// A token file, a JSONL file, a text file, or a folder of text files.
     pub path: PathBuf,
-    /// Finite, above 0.
+    /// Finite and above 0.
     pub weight: f64,
 }
 
 impl DataPath {
-    /// Reads `PATH` or `PATH:WEIGHT`; a path that exists as it stands has no weight.
+    /// Parses `PATH` or `PATH:WEIGHT`. If a file named `PATH:WEIGHT` exists, the whole text is the
+    /// path. Without a weight it is 1.
     pub fn parse(text: &str) -> Result<DataPath> {
         let whole = DataPath { path: PathBuf::from(text), weight: 1.0 };
         let Some((path, weight)) = text.rsplit_once(':').filter(|_| !whole.path.exists()) else {
@@ -33,43 +34,45 @@ impl DataPath {
                 Ok(DataPath { path: PathBuf::from(path), weight })
             }
             Ok(weight) => Err(Error::argument(format!(
-                "{text}: the weight is {weight}; PATH:WEIGHT takes a finite number above 0"
+                "{text}: the weight is {weight}; it must be a finite number above 0"
             ))),
             Err(_) => Ok(whole),
         }
     }
 }
 
-/// How documents become windows.
+/// Cuts a source into windows as a token stream or by whole documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Packing {
-    /// Whole documents where part of a document is not learned (conversations, prompts), else a stream.
+    /// `Documents` for JSONL with other rows than `text` and for token files marked so, else
+    /// `Stream`.
     #[default]
     Auto,
-    /// Documents end to end, cut wherever a window ends: nothing is lost.
+    /// Documents are concatenated and cut at window ends; no token is lost but a remainder shorter
+    /// than a window.
     Stream,
-    /// Whole documents, several to a window; longer ones are truncated.
+    /// Whole documents share windows; those longer than a window are truncated.
     Documents,
 }
 
-/// What one group of paths came to.
+/// A source: one or several paths of one weight.
 #[derive(Debug)]
 pub struct Opened {
-    /// The tokens.
+    /// The tokens of all its documents.
     pub tokens: Tokens,
-    /// Whether its documents are to be kept whole.
+    /// True if [`Packing::Auto`] keeps its documents whole.
     pub keeps_documents: bool,
-    /// As [`DataPath::weight`].
+    /// See [`DataPath::weight`].
     pub weight: f64,
 }
 
-/// Who is given documents as they are read.
+/// Receives documents as they are read.
 pub trait Sink {
-    /// A document; `keep` says that it is to be kept whole.
+    /// Takes a document; `keep` asks that [`Packing::Auto`] keep it whole.
     fn take(&mut self, document: crate::data::tokenizer::Encoded, keep: bool) -> Result<()>;
 }
 
-/// Reads text or JSONL into a sink.
+/// Reads a text file, a folder of text files or a JSONL file into a sink.
 pub fn read_documents(
     path: &Path,
     encoder: &Encoder,
@@ -88,8 +91,8 @@ pub fn read_documents(
     })
 }
 
-/// Opens paths. Those of one weight that are text are one source, as are those that are JSONL; each token file
-/// is one. The encoder is opened only if there is text or JSONL.
+/// Opens paths as sources: each token file, all text paths of one weight, and all JSONL files of
+/// one weight. The encoder is opened only if there is text or JSONL.
 pub fn open_sources(
     paths: &[DataPath],
     encoder: &EncoderSource,
@@ -152,7 +155,8 @@ impl Kind {
             Some(extension @ ("parquet" | "arrow" | "npy" | "gz" | "zst" | "csv")) => Err(Error::new(
                 Status::Unsupported,
                 format!(
-                    "{}: .{extension} data is not read; write it as JSONL, text, or tokens (.bin, .u16, .u32)",
+                    "{}: .{extension} files are not supported; convert it to JSONL, text, or tokens (.bin, \
+                     .u16, .u32)",
                     path.display()
                 ),
             )),
@@ -166,7 +170,7 @@ fn is_rows(path: &Path) -> bool {
     !path.is_dir() && path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json")
 }
 
-/// A file that names its tokenizer belongs to that tokenizer.
+/// Compares the tokenizer fingerprint in a token file, if it has one, with the model's.
 fn check_fingerprint(file: &TokenFile, path: &Path, encoder: &EncoderSource) -> Result<()> {
     if file.fingerprint() == 0 {
         return Ok(());
@@ -178,8 +182,8 @@ fn check_fingerprint(file: &TokenFile, path: &Path, encoder: &EncoderSource) -> 
     Err(Error::new(
         Status::InvalidArgument,
         format!(
-            "{} was made with another tokenizer ({:016x}) than the model's ({expected:016x}): make it again with \
-             `horizon tokenize --model` and this model",
+            "{} was made with another tokenizer (fingerprint {:016x}) than the model's ({expected:016x}); \
+             make it again with `horizon tokenize --model` and this model",
             path.display(),
             file.fingerprint()
         ),
@@ -191,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_weight_stands_behind_the_last_colon() {
+    fn a_weight_follows_the_last_colon() {
         let parse =
             |text: &str| DataPath::parse(text).map(|data| (data.path.display().to_string(), data.weight));
         assert_eq!(parse("a.txt").unwrap(), ("a.txt".into(), 1.0));

@@ -33,8 +33,8 @@ fn token_file(path: &Path, tokens: &[u16]) {
 }
 
 #[test]
-fn windows_stand_side_by_side_and_predict_the_next_token() {
-    // 9 tokens make two windows of 4 (the ninth is the last target); 12 still make two.
+fn windows_are_consecutive_and_predict_the_next_token() {
+    // 9 tokens make two windows of 4 (the ninth is only a target); 12 also make two.
     for document in ["abcdefghi", "abcdefghijkl"] {
         let data = Data::from_documents(text(&[document]), 4).unwrap();
         assert_eq!(data.windows(), 2);
@@ -49,7 +49,7 @@ fn windows_stand_side_by_side_and_predict_the_next_token() {
 }
 
 #[test]
-fn documents_bound_targets_attention_and_positions() {
+fn targets_attention_and_positions_end_with_the_document() {
     let data = Data::from_documents(text(&["ab", "cdefg", "hij"]), 4).unwrap();
     let mut loader = Loader::new(&data, 2, None);
     let micro = loader.next(&data).unwrap();
@@ -67,7 +67,7 @@ fn a_document_that_ends_with_its_window_has_no_target_there() {
 }
 
 #[test]
-fn streams_do_not_run_into_each_other() {
+fn windows_do_not_span_sources() {
     let dir = tempfile::tempdir().unwrap();
     let paths = ["one.bin", "two.bin"].map(|name| dir.path().join(name));
     token_file(&paths[0], &[1, 2, 3, 4, 5, 6]);
@@ -104,7 +104,7 @@ fn the_shuffle_depends_on_the_seed_and_not_on_the_micro_batch() {
 }
 
 #[test]
-fn what_cannot_be_learned_from_is_refused_by_name() {
+fn unusable_data_is_refused_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let put = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);
@@ -121,7 +121,7 @@ fn what_cannot_be_learned_from_is_refused_by_name() {
     let chat = refused(put("chat.jsonl", b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}"));
     assert!(chat.message().contains("chat.jsonl, line 1: the model has no chat template"), "{chat}");
     let long = put("long.jsonl", b"{\"prompt\": \"more than a window\", \"completion\": \"a\"}");
-    assert!(refused(long).message().contains("none of 1 documents"), "nothing to learn in a window");
+    assert!(refused(long).message().contains("none of 1 documents"), "no supervised token in a window");
     assert_eq!(refused(dir.path().join("none.txt")).status(), Status::NotFound);
     assert_eq!(refused(dir.path().join("none.bin")).status(), Status::NotFound);
     assert_eq!(refused(dir.path().join("none.jsonl")).status(), Status::NotFound);
@@ -142,7 +142,7 @@ fn the_encoder_is_opened_only_when_there_is_text() {
     assert!(open(words).unwrap_err().message().contains("tokenizer.json"));
 }
 
-/// Rows of prompt and completion, whole in their windows.
+/// Rows of prompt and completion; the last has no supervised token in a window of 6.
 const PAIRS: &str = r#"{"prompt": "ab", "completion": "cd"}
 {"prompt": "", "completion": "xyz"}
 {"prompt": "0123", "completion": "456789"}
@@ -150,7 +150,7 @@ const PAIRS: &str = r#"{"prompt": "ab", "completion": "cd"}
 "#;
 
 #[test]
-fn whole_documents_are_packed_and_what_is_lost_is_counted() {
+fn whole_documents_are_packed_and_losses_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pairs.jsonl");
     std::fs::write(&path, PAIRS).unwrap();
@@ -164,13 +164,13 @@ fn whole_documents_are_packed_and_what_is_lost_is_counted() {
     let report = data.report();
     assert_eq!(report.left_out, LeftOut { truncated: 1, cut_tokens: 3, targetless: 1 });
     assert_eq!((report.documents, report.packed_rows), (4, (12, 1)));
-    let told = report.to_string();
-    assert!(told.contains("1 of 4 documents are longer") && told.contains("3 tokens are cut off"), "{told}");
-    assert!(told.contains("8.3 %") && told.contains("1 documents have nothing to learn"), "{told}");
+    let text = report.to_string();
+    assert!(text.contains("1 of 4 documents are longer") && text.contains("3 tokens are cut off"), "{text}");
+    assert!(text.contains("8.3 %") && text.contains("1 documents have no supervised tokens"), "{text}");
 }
 
 #[test]
-fn packing_may_be_chosen() {
+fn packing_follows_the_option() {
     let dir = tempfile::tempdir().unwrap();
     let (pairs, words) = (dir.path().join("pairs.jsonl"), dir.path().join("words.txt"));
     std::fs::write(&pairs, PAIRS).unwrap();
@@ -186,14 +186,14 @@ fn packing_may_be_chosen() {
     assert_eq!(first(&words, Packing::Documents), (1, "abcdef".into(), "bcdefg".into()));
 }
 
-/// The letters of every window of so many epochs, window by window.
-fn taken(data: &Data, shuffle: Option<u64>, epochs: u64) -> Vec<String> {
+/// Returns the letters of every window of the given number of epochs.
+fn windows_of(data: &Data, shuffle: Option<u64>, epochs: u64) -> Vec<String> {
     let mut loader = Loader::new(data, 1, shuffle);
     (0..epochs * data.windows()).map(|_| letters(&loader.next(data).unwrap().tokens)).collect()
 }
 
 #[test]
-fn weights_are_passes_an_epoch() {
+fn a_weight_is_the_number_of_passes_per_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let source = |name: &str, text: &str, weight: f64| {
         let path = dir.path().join(name);
@@ -204,19 +204,19 @@ fn weights_are_passes_an_epoch() {
         [source("a.txt", "abcdefghi", 1.0), source("b.txt", "012345678", 0.5), source("c.txt", "xyz", 3.0)];
     let data = Data::open(&paths, &bytes(), &DataOptions::new(2)).unwrap();
     assert_eq!(data.windows(), 4 + 2 + 3);
-    let count = |windows: &[String], window: &str| windows.iter().filter(|taken| *taken == window).count();
+    let count = |windows: &[String], window: &str| windows.iter().filter(|other| *other == window).count();
     for shuffle in [None, Some(5)] {
-        let taken = taken(&data, shuffle, 4);
-        for epoch in taken.chunks(9) {
+        let windows = windows_of(&data, shuffle, 4);
+        for epoch in windows.chunks(9) {
             assert!(["ab", "cd", "ef", "gh"].iter().all(|window| count(epoch, window) == 1), "{epoch:?}");
             assert_eq!(count(epoch, "xy"), 3);
         }
-        // Two epochs go through all of `b`, another half in each.
-        for epochs in taken.chunks(18) {
+        // Each epoch takes another half of `b`, so two epochs take all of it.
+        for epochs in windows.chunks(18) {
             assert!(["01", "23", "45", "67"].iter().all(|window| count(epochs, window) == 1), "{epochs:?}");
         }
     }
-    assert_ne!(taken(&data, Some(5), 1), taken(&data, Some(6), 1));
+    assert_ne!(windows_of(&data, Some(5), 1), windows_of(&data, Some(6), 1));
 }
 
 #[test]
@@ -225,21 +225,22 @@ fn a_share_is_held_out_of_every_source() {
     let paths = ["one.bin", "two.bin"].map(|name| dir.path().join(name));
     token_file(&paths[0], &(0..101).collect::<Vec<u16>>());
     token_file(&paths[1], &(100..121).collect::<Vec<u16>>());
-    let (kept, held) = open(&paths, 2).unwrap().hold_out(0.2).unwrap();
-    assert_eq!((kept.windows(), held.windows()), (40 + 8, 10 + 2));
-    let mut all = [taken(&kept, Some(1), 1), taken(&held, None, 1)].concat();
+    let (training, validation) = open(&paths, 2).unwrap().hold_out(0.2).unwrap();
+    assert_eq!((training.windows(), validation.windows()), (40 + 8, 10 + 2));
+    let mut all = [windows_of(&training, Some(1), 1), windows_of(&validation, None, 1)].concat();
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 60);
-    assert_ne!(kept.fingerprint(), held.fingerprint());
+    assert_ne!(training.fingerprint(), validation.fingerprint());
     let one = || open(&paths[..1], 100).unwrap();
     assert!(one().hold_out(0.5).unwrap_err().message().contains("too few windows"));
     assert!(one().hold_out(1.0).is_err() && one().hold_out(f64::NAN).is_err());
 }
 
-/// A run that stops anywhere and goes on with another micro-batch sees what an uninterrupted one sees.
+/// A run that stops anywhere and resumes with another micro-batch gets the windows of an
+/// uninterrupted one.
 #[test]
-fn a_position_is_gone_on_from_exactly() {
+fn a_position_is_resumed_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let words = dir.path().join("a.txt");
     std::fs::write(&words, (0..100).map(|k| (b' ' + k % 90) as char).collect::<String>()).unwrap();
@@ -247,13 +248,13 @@ fn a_position_is_gone_on_from_exactly() {
     let paths = [half, DataPath { path: words.clone(), weight: 1.0 }];
     let data = Data::open(&paths, &bytes(), &DataOptions::new(3)).unwrap();
     for shuffle in [None, Some(9)] {
-        let whole = taken(&data, shuffle, 3);
+        let whole = windows_of(&data, shuffle, 3);
         for stop in 0..2 * data.windows() as usize {
             let mut loader = Loader::new(&data, 1, shuffle);
             (0..stop).for_each(|_| drop(loader.next(&data).unwrap()));
             let position = loader.position(&data);
-            let kept = serde_json::to_string(&position).unwrap();
-            let position: Position = serde_json::from_str(&kept).unwrap();
+            let json = serde_json::to_string(&position).unwrap();
+            let position: Position = serde_json::from_str(&json).unwrap();
             let mut resumed = Loader::resume(&data, 2, &position).unwrap();
             assert_eq!(letters(&resumed.next(&data).unwrap().tokens), whole[stop..stop + 2].concat());
         }
@@ -269,7 +270,7 @@ fn a_position_is_gone_on_from_exactly() {
 }
 
 #[test]
-fn a_feeder_gives_what_the_loader_gives_and_says_where_it_is() {
+fn a_feeder_gives_the_batches_and_positions_of_the_loader() {
     let letters: String = (0..90).map(|k| (b'!' + k) as char).collect();
     let data = Arc::new(Data::from_documents(text(&[&letters]), 4).unwrap());
     let mut plain = Loader::new(&data, 2, Some(3));
@@ -288,12 +289,12 @@ fn a_feeder_gives_what_the_loader_gives_and_says_where_it_is() {
 }
 
 #[test]
-fn a_feeder_passes_an_error_on() {
+fn a_feeder_returns_an_error_of_its_thread() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens.bin");
     token_file(&path, &[1; 41]);
     let data = Arc::new(open(std::slice::from_ref(&path), 4).unwrap());
-    // The bytes of the mapped file change under the reader.
+    // The mapped file changes while it is open.
     let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(1024)).unwrap();
     std::io::Write::write_all(&mut file, &[255; 82]).unwrap();

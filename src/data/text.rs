@@ -1,4 +1,4 @@
-//! Text files.
+//! Reads text files, alone or below a folder.
 
 use std::fs;
 use std::io::Read;
@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result, Status};
 
-/// Bytes at a file's beginning in which a zero byte makes it binary, as in git.
+/// A file with a zero byte in its first 8000 bytes is binary, as in git.
 const BINARY_PROBE: usize = 8000;
 
-/// Gives the text of a file, or of every text file below a folder, sorted by path, with its path. Below a folder hidden entries, links,
-/// folders named `target` and binary files are passed over; a binary file that is named is refused, as is a folder without a file.
+/// Calls `take` with the path and text of a file, or of every text file below a folder, sorted by
+/// path. Below a folder, hidden entries, links, folders named `target` and binary files are
+/// skipped. Errors: `path` is a binary file, or a folder without files.
 pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()>) -> Result<()> {
     let metadata = fs::metadata(path).map_err(|error| Error::reading(path, &error))?;
     if !metadata.is_dir() {
         let document = read_text(path)?.ok_or_else(|| {
-            let message = format!("{} is binary: it has a zero byte near its beginning", path.display());
+            let message = format!(
+                "{} is binary, not text: it has a zero byte in its first {BINARY_PROBE} bytes",
+                path.display()
+            );
             Error::new(Status::BadFormat, message)
         })?;
         return take(path, document);
@@ -25,7 +29,7 @@ pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()
         return Err(Error::new(
             Status::NotFound,
             format!(
-                "{} holds no file; hidden ones, links and folders named target are passed over",
+                "{} contains no files to read; hidden files, links and folders named target are skipped",
                 path.display()
             ),
         ));
@@ -38,7 +42,7 @@ pub fn read_texts(path: &Path, mut take: impl FnMut(&Path, Vec<u8>) -> Result<()
     Ok(())
 }
 
-/// The contents of a file, or nothing if it is binary.
+/// Returns the contents of a file; `None` if it is binary.
 fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
     let mut file = fs::File::open(path).map_err(|error| Error::reading(path, &error))?;
     let mut bytes = Vec::new();
@@ -53,7 +57,7 @@ fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Regular files below a folder, sorted by path.
+/// Returns the regular files below a folder, sorted by path.
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];

@@ -1,10 +1,10 @@
-//! Files of tokens, mapped into memory.
+//! Token files, memory-mapped.
 //!
-//! Three kinds, all little-endian; the first two hold tokens and nothing else.
+//! Three formats, all little-endian. The first two have no document starts and no loss mask.
 //!
-//! **Raw**: `.u16` and `.u32` files are tokens from the first byte to the last.
+//! **Raw**: `.u16` and `.u32` files contain tokens from the first byte to the last.
 //!
-//! **llm.c's** `.bin`: a header of 256 int32, then the tokens. Source: `dev/data/data_common.py` and
+//! **llm.c** `.bin`: a header of 256 int32, then the tokens. Source: `dev/data/data_common.py` and
 //! `llmc/dataloader.h` of karpathy/llm.c.
 //!
 //! | int32 | gpt-2 flavour | llama-3 flavour |
@@ -14,21 +14,21 @@
 //! | 2 | number of tokens | number of tokens |
 //! | token | uint16 | uint32 |
 //!
-//! **Ours**, which `horizon tokenize` writes, keeps documents and what is learned of them:
+//! **Horizon** `.bin`, written by `horizon tokenize`, also has document starts and a loss mask:
 //!
 //! | bytes | |
 //! |---|---|
 //! | 0 … 7 | `HZTOKENS` |
 //! | 8 … 11 | version, 1 |
-//! | 12 … 15 | bytes of a token, 2 or 4 |
+//! | 12 … 15 | bytes per token, 2 or 4 |
 //! | 16 … 23 | number of tokens, n |
 //! | 24 … 31 | number of documents, d |
-//! | 32 … 39 | fingerprint of the tokenizer: FNV-1a (64 bits) of `tokenizer.json`; 1 for bytes, 0 if not known |
-//! | 40 … 43 | 1 if a document is to be kept whole in a window, else 0 |
+//! | 32 … 39 | fingerprint of the tokenizer: FNV-1a (64 bits) of `tokenizer.json`; 1 for bytes, 0 if unknown |
+//! | 40 … 43 | 1 if documents should be kept whole in a window, else 0 |
 //! | 44 … 63 | 0 |
 //! | from 64 | n tokens, uint16 or uint32, then zeros to a multiple of 8 |
-//! | then | d uint64: where each document starts, counted in tokens; increasing, the first 0 |
-//! | then | n bits, bit t % 8 of byte t / 8: whether token t is a target; the rest of the last byte 0 |
+//! | then | d uint64: index of each document's first token; increasing, the first 0 |
+//! | then | loss mask: bit t % 8 of byte t / 8 is 1 if token t is supervised; the rest of the last byte is 0 |
 
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -61,19 +61,19 @@ impl Width {
     }
 }
 
-/// How a file is laid out.
+/// Format of a token file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenFormat {
-    /// What its first bytes say: llm.c's, or ours.
+    /// With a header: llm.c's or Horizon's, by its first bytes.
     Headed,
-    /// uint16 throughout.
+    /// uint16 without a header.
     RawU16,
-    /// uint32 throughout.
+    /// uint32 without a header.
     RawU32,
 }
 
 impl TokenFormat {
-    /// The format of a file by the ending of its name: `bin`, `u16` or `u32`.
+    /// Returns the format by the extension: `bin`, `u16` or `u32`; `None` for others.
     pub fn of(path: &Path) -> Option<TokenFormat> {
         match path.extension()?.to_str()? {
             "bin" => Some(TokenFormat::Headed),
@@ -84,24 +84,24 @@ impl TokenFormat {
     }
 }
 
-/// What a header says, held against the file's length.
+/// The contents of a header, checked against the file's length.
 #[derive(Debug)]
 struct Layout {
     width: Width,
     tokens: u64,
-    /// Where the tokens start.
+    /// Byte offset of the tokens.
     body: usize,
-    /// Where the bits are that tell targets, in our own format.
+    /// Byte offset of the loss mask, in Horizon's format.
     supervised: Option<usize>,
     starts: Vec<u64>,
     fingerprint: u64,
     keeps_documents: bool,
 }
 
-/// The bytes of a file, wherever they are.
+/// The bytes of a file, mapped or in memory.
 type Bytes = Box<dyn Deref<Target = [u8]> + Send + Sync>;
 
-/// A token file, every token of it below the vocabulary.
+/// A token file, all of whose tokens are inside the vocabulary.
 pub struct TokenFile {
     path: PathBuf,
     bytes: Bytes,
@@ -116,13 +116,13 @@ impl fmt::Debug for TokenFile {
 }
 
 impl TokenFile {
-    /// Opens a file and checks its header, its length and, where the width allows a token beyond the
-    /// vocabulary, every token: better a moment now than an error in the middle of the night.
+    /// Opens a file and checks its header, its length and, if the token width allows tokens outside
+    /// the vocabulary, every token, so that bad data fails at the start and not hours later.
     pub fn open(path: &Path, format: TokenFormat, vocabulary: usize) -> Result<TokenFile> {
         TokenFile::of(path, format, vocabulary, Box::new(MappedFile::open(path)?))
     }
 
-    /// A file that is in memory; `name` stands for its path in errors.
+    /// Opens a file from memory; errors use `name` as its path.
     pub fn from_bytes(
         name: &str,
         format: TokenFormat,
@@ -140,50 +140,50 @@ impl TokenFile {
             TokenFormat::RawU32 => raw_layout(&bytes, Width::U32),
         };
         let layout = layout.map_err(|error| error.within(path.display()))?;
-        // Tokens are i32, whatever a vocabulary says.
+        // Tokens are i32, even for a larger vocabulary.
         let vocabulary = vocabulary.min(1 << 31);
         let file = TokenFile { path: path.to_owned(), bytes, layout, vocabulary };
         let narrow = file.layout.width == Width::U16 && vocabulary > usize::from(u16::MAX);
         if !narrow {
-            file.find_beyond(0..file.tokens()).map_or(Ok(()), Err)?;
+            file.find_invalid(0..file.tokens()).map_or(Ok(()), Err)?;
         }
         Ok(file)
     }
 
-    /// How many tokens it holds.
+    /// Number of tokens.
     pub fn tokens(&self) -> u64 {
         self.layout.tokens
     }
 
-    /// Where each document starts; empty for a file without bounds.
+    /// Index of each document's first token; empty for a format without document starts.
     pub fn starts(&self) -> &[u64] {
         &self.layout.starts
     }
 
-    /// Whether its documents are to be kept whole.
+    /// True if documents should be kept whole in a window.
     pub fn keeps_documents(&self) -> bool {
         self.layout.keeps_documents
     }
 
-    /// The fingerprint of the tokenizer that made it; 0 if not known.
+    /// Fingerprint of the tokenizer that made the file; 0 if unknown.
     pub fn fingerprint(&self) -> u64 {
         self.layout.fingerprint
     }
 
-    /// Whether a token is a target.
+    /// Returns true if token `at` is supervised.
     ///
     /// # Panics
-    /// If it is not in the file.
+    /// If `at` is not below the number of tokens.
     pub fn is_supervised(&self, at: u64) -> bool {
         assert!(at < self.layout.tokens);
         self.layout.supervised.is_none_or(|bits| bit(&self.bytes[bits..], at))
     }
 
-    /// Copies the tokens from `start` on. The file is checked again as it is copied: it may have been
-    /// rewritten since.
+    /// Copies tokens, starting at `start`. They are checked again, since the file may have changed
+    /// since it was opened.
     ///
     /// # Panics
-    /// If they are not all in the file.
+    /// If the range is not within the file.
     pub fn copy(&self, start: u64, out: &mut [i32]) -> Result<()> {
         let range = start..start + out.len() as u64;
         let bytes = self.slice(range.clone());
@@ -199,8 +199,8 @@ impl TokenFile {
                 }
             }
         }
-        let beyond = out.iter().any(|&token| usize::try_from(token).map_or(true, |t| t >= self.vocabulary));
-        if beyond { Err(self.find_beyond(range).unwrap_or_else(|| self.rewritten())) } else { Ok(()) }
+        let invalid = out.iter().any(|&token| usize::try_from(token).map_or(true, |t| t >= self.vocabulary));
+        if invalid { Err(self.find_invalid(range).unwrap_or_else(|| self.rewritten())) } else { Ok(()) }
     }
 
     fn slice(&self, range: Range<u64>) -> &[u8] {
@@ -208,22 +208,22 @@ impl TokenFile {
         &self.bytes[body..][range.start as usize * width..range.end as usize * width]
     }
 
-    /// The first token of a range that the model does not have, as an error.
-    fn find_beyond(&self, range: Range<u64>) -> Option<Error> {
+    /// Returns an error for the first token of a range outside the vocabulary.
+    fn find_invalid(&self, range: Range<u64>) -> Option<Error> {
         let vocabulary = self.vocabulary;
         let bytes = self.slice(range.clone());
         let found = match self.layout.width {
             Width::U16 => find(bytes, |pair: [u8; 2]| u32::from(u16::from_le_bytes(pair)), vocabulary),
             Width::U32 => find(bytes, u32::from_le_bytes, vocabulary),
         };
-        found.map(|(place, token)| {
+        found.map(|(index, token)| {
             Error::new(
                 Status::BadFormat,
                 format!(
-                    "{}: token {} is {token}, and the model's vocabulary has {vocabulary} tokens (0 … {}); \
-                     the file was made with another tokenizer",
+                    "{}: token {} is {token}, outside the model's vocabulary of {vocabulary} tokens \
+                     (0 … {}); tokenize the data again with this model's tokenizer",
                     self.path.display(),
-                    range.start + place as u64,
+                    range.start + index as u64,
                     vocabulary - 1
                 ),
             )
@@ -231,12 +231,14 @@ impl TokenFile {
     }
 
     fn rewritten(&self) -> Error {
-        Error::new(Status::Io, format!("{} changes while it is read", self.path.display()))
+        let message =
+            format!("{} changed while it was read; do not write to it during training", self.path.display());
+        Error::new(Status::Io, message)
     }
 }
 
-/// The first element at or beyond `vocabulary`, with its place. Blocks are judged whole, which the compiler
-/// turns into vector code; only a block that fails is searched.
+/// Returns index and value of the first token ≥ `vocabulary`. The maximum of each block is compared
+/// first, since that vectorizes.
 fn find<const W: usize>(
     bytes: &[u8],
     token: impl Fn([u8; W]) -> u32,
@@ -247,8 +249,8 @@ fn find<const W: usize>(
     for (block, tokens) in bytes.chunks(BLOCK * W).enumerate() {
         let largest = tokens.chunks_exact(W).map(read).fold(0, u32::max);
         if largest as usize >= vocabulary {
-            let place = tokens.chunks_exact(W).position(|element| read(element) as usize >= vocabulary)?;
-            return Some((block * BLOCK + place, read(&tokens[place * W..][..W])));
+            let index = tokens.chunks_exact(W).position(|element| read(element) as usize >= vocabulary)?;
+            return Some((block * BLOCK + index, read(&tokens[index * W..][..W])));
         }
     }
     None
@@ -261,7 +263,8 @@ fn bad<T>(message: String) -> Result<T> {
 fn raw_layout(bytes: &[u8], width: Width) -> Result<Layout> {
     if !bytes.len().is_multiple_of(width.bytes()) {
         return bad(format!(
-            "{} bytes are no whole number of tokens of {} bytes; the file is truncated or of another kind",
+            "the size, {} bytes, is not a multiple of the token size, {} bytes; the file is truncated or \
+             of another format",
             bytes.len(),
             width.bytes()
         ));
@@ -269,7 +272,7 @@ fn raw_layout(bytes: &[u8], width: Width) -> Result<Layout> {
     Ok(bare(width, (bytes.len() / width.bytes()) as u64, 0))
 }
 
-/// Tokens and nothing else.
+/// Layout of a file without document starts and loss mask.
 fn bare(width: Width, tokens: u64, body: usize) -> Layout {
     Layout {
         width,
@@ -285,7 +288,8 @@ fn bare(width: Width, tokens: u64, body: usize) -> Layout {
 fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
     if bytes.len() < LLMC_HEADER_BYTES {
         return bad(format!(
-            "{} bytes are too few for a token file, whose header has {LLMC_HEADER_BYTES}",
+            "{} bytes are too few for a token file, whose header has {LLMC_HEADER_BYTES}; the file is \
+             truncated or of another format",
             bytes.len()
         ));
     }
@@ -307,7 +311,7 @@ fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
             Ok(bare(width, tokens, LLMC_HEADER_BYTES))
         }
         _ => bad(format!(
-            "the header promises {} tokens of {} bytes, and {body} bytes follow it; the file is truncated or damaged",
+            "the header states {} tokens of {} bytes, but {body} bytes follow it; the file is truncated or damaged",
             word(2),
             width.bytes()
         )),
@@ -316,31 +320,47 @@ fn llmc_layout(bytes: &[u8]) -> Result<Layout> {
 
 fn own_layout(bytes: &[u8]) -> Result<Layout> {
     if bytes.len() < HEADER_BYTES {
-        return bad(format!("{} bytes are too few for the header, which has {HEADER_BYTES}", bytes.len()));
+        return bad(format!(
+            "{} bytes are too few for the header, which has {HEADER_BYTES}; the file is truncated",
+            bytes.len()
+        ));
     }
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     if word(8) != VERSION {
-        return bad(format!("version {} of the format; this build reads version {VERSION}", word(8)));
+        return bad(format!(
+            "the file has version {} of the format; this build reads version {VERSION}",
+            word(8)
+        ));
     }
     let width = match word(12) {
         2 => Width::U16,
         4 => Width::U32,
-        other => return bad(format!("tokens of {other} bytes; they have 2 or 4")),
+        other => {
+            return bad(format!(
+                "bytes 12 … 15 of the header (bytes per token) are {other}; they must be 2 or 4"
+            ));
+        }
     };
     let keeps_documents = match word(40) {
         0 => false,
         1 => true,
-        other => return bad(format!("the field that keeps documents whole is {other}; it is 0 or 1")),
+        other => {
+            return bad(format!(
+                "bytes 40 … 43 of the header (whole documents) are {other}; they must be 0 or 1"
+            ));
+        }
     };
     if bytes[44..HEADER_BYTES].iter().any(|&byte| byte != 0) {
-        return bad("bytes 44 … 63 of the header are not 0: a later version wrote them".to_owned());
+        return bad(
+            "bytes 44 … 63 of the header are not 0; a later version may have written the file".to_owned()
+        );
     }
     let (tokens, documents) = (long(16), long(24));
-    let Some((starts_at, bits_at)) = own_places(width, tokens, documents, bytes.len()) else {
+    let Some((starts_at, bits_at)) = own_offsets(width, tokens, documents, bytes.len()) else {
         return bad(format!(
-            "the header promises {tokens} tokens of {} bytes in {documents} documents, which {} bytes do not hold; \
-             the file is truncated or damaged",
+            "the header states {tokens} tokens of {} bytes in {documents} documents, which does not match \
+             the file's {} bytes; the file is truncated or damaged",
             width.bytes(),
             bytes.len()
         ));
@@ -351,10 +371,17 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
         .collect();
     let first_is_zero = starts.first().is_none_or(|&start| start == 0) && starts.is_empty() == (tokens == 0);
     if let Some(at) = starts.windows(2).position(|pair| pair[0] >= pair[1]) {
-        return bad(format!("document {} starts at {}, after {}", at + 1, starts[at + 1], starts[at]));
+        return bad(format!(
+            "document {} starts at token {}, but document {at} at {}; starts must increase, the file is damaged",
+            at + 1,
+            starts[at + 1],
+            starts[at]
+        ));
     }
     if !first_is_zero || starts.last().is_some_and(|&last| last >= tokens) {
-        return bad(format!("documents do not start within 0 … {tokens}, the first at 0"));
+        return bad(format!(
+            "the first document must start at token 0 and all before token {tokens}; the file is damaged"
+        ));
     }
     Ok(Layout {
         width,
@@ -367,8 +394,9 @@ fn own_layout(bytes: &[u8]) -> Result<Layout> {
     })
 }
 
-/// Where starts and bits are in a file of exactly `bytes` bytes.
-fn own_places(width: Width, tokens: u64, documents: u64, bytes: usize) -> Option<(usize, usize)> {
+/// Returns the byte offsets of document starts and loss mask; `None` unless the file has exactly
+/// `bytes` bytes.
+fn own_offsets(width: Width, tokens: u64, documents: u64, bytes: usize) -> Option<(usize, usize)> {
     let (tokens, documents) = (usize::try_from(tokens).ok()?, usize::try_from(documents).ok()?);
     let body = tokens.checked_mul(width.bytes())?.checked_next_multiple_of(8)?;
     let starts_at = HEADER_BYTES.checked_add(body)?;
@@ -400,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn both_flavours_are_read() {
+    fn both_llmc_formats_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let mut out = [0; 2];
         let path = write(dir.path(), 20_240_520, 1, 3, &u16s(&[7, 50_256, 65_535]));
@@ -414,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_beyond_i32_is_beyond_every_vocabulary() {
+    fn a_token_above_i32_is_outside_every_vocabulary() {
         let read = |token: u32| {
             TokenFile::from_bytes("tokens", TokenFormat::RawU32, usize::MAX, u32s(&[token])).map(|file| {
                 let mut out = [0];
@@ -428,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_beyond_the_vocabulary_is_named_with_its_place() {
+    fn a_token_outside_the_vocabulary_is_named_with_its_index() {
         let dir = tempfile::tempdir().unwrap();
         let mut tokens = vec![1u16; 10_000];
         tokens[9_000] = 300;
@@ -467,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_files_are_tokens_throughout() {
+    fn raw_files_are_read_without_a_header() {
         let raw = |format, bytes: Vec<u8>| TokenFile::from_bytes("raw", format, 70_000, bytes);
         let mut out = [0; 2];
         raw(TokenFormat::RawU16, u16s(&[1, 65_535, 3])).unwrap().copy(1, &mut out).unwrap();
@@ -482,7 +510,7 @@ mod tests {
         assert_eq!(TokenFormat::of(Path::new("a/b.txt")), None);
     }
 
-    /// A file of ours with two documents of two tokens.
+    /// A file in Horizon's format with two documents of two tokens.
     fn own() -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         [VERSION, 2].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
@@ -495,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_files_are_checked_throughout() {
+    fn every_header_field_of_horizon_files_is_checked() {
         let open = |bytes| TokenFile::from_bytes("own.bin", TokenFormat::Headed, 256, bytes);
         let file = open(own()).unwrap();
         assert_eq!((file.tokens(), file.starts(), file.fingerprint()), (4, &[0, 2][..], 9));
@@ -506,16 +534,16 @@ mod tests {
         assert!(open([own(), vec![0]].concat()).is_err());
         for (at, value, word) in [
             (8, 2, "version 2"),
-            (12, 3, "tokens of 3 bytes"),
-            (16, 5, "promises 5 tokens"),
-            (23, 255, "promises"),
+            (12, 3, "(bytes per token) are 3"),
+            (16, 5, "states 5 tokens"),
+            (23, 255, "states"),
             (24, 3, "3 documents"),
             (31, 32, "documents"),
-            (40, 2, "is 2"),
+            (40, 2, "(whole documents) are 2"),
             (50, 1, "not 0"),
-            (HEADER_BYTES + 8, 1, "the first at 0"),
-            (HEADER_BYTES + 16, 0, "document 1 starts at 0"),
-            (HEADER_BYTES + 16, 4, "within 0 … 4"),
+            (HEADER_BYTES + 8, 1, "must start at token 0"),
+            (HEADER_BYTES + 16, 0, "document 1 starts at token 0"),
+            (HEADER_BYTES + 16, 4, "all before token 4"),
         ] {
             let mut bytes = own();
             bytes[at] = value;

@@ -1,21 +1,21 @@
-//! One stream of tokens and the windows it is cut into.
+//! The token stream of a source and its windows.
 
 use crate::base::{IGNORED_TARGET, Result};
 use crate::data::documents::{Documents, bit};
 use crate::data::pack::Packed;
 use crate::data::token_file::TokenFile;
 
-/// Tokens, wherever they are.
+/// Tokens in memory or in a file.
 #[derive(Debug)]
 pub enum Tokens {
-    /// In memory.
+    /// Tokenized documents in memory.
     Memory(Documents),
-    /// In a file.
+    /// A token file.
     File(TokenFile),
 }
 
 impl Tokens {
-    /// How many.
+    /// Number of tokens.
     pub fn count(&self) -> u64 {
         match self {
             Tokens::Memory(documents) => documents.tokens().len() as u64,
@@ -23,7 +23,7 @@ impl Tokens {
         }
     }
 
-    /// Where each document starts; empty where there are no bounds.
+    /// Index of each document's first token; empty for a file without document starts.
     pub fn starts(&self) -> &[u64] {
         match self {
             Tokens::Memory(documents) => documents.starts(),
@@ -48,7 +48,7 @@ impl Tokens {
         }
     }
 
-    /// First and one-past-last token of a document.
+    /// Returns a document's first token and the end of its range.
     fn document(&self, index: u64) -> (u64, u64) {
         let starts = self.starts();
         let end = starts.get(index as usize + 1).copied().unwrap_or(self.count());
@@ -56,14 +56,14 @@ impl Tokens {
     }
 }
 
-/// What packing left out.
+/// Documents truncated or skipped by packing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Documents longer than a window, of which the beginning is kept.
+    /// Documents longer than a window; their first S + 1 tokens are used.
     pub truncated: u64,
-    /// Tokens behind that beginning.
+    /// Tokens cut off from them.
     pub cut_tokens: u64,
-    /// Documents with no target within a window.
+    /// Documents without a supervised token in their window; they are skipped.
     pub targetless: u64,
 }
 
@@ -75,22 +75,22 @@ impl std::ops::AddAssign for LeftOut {
     }
 }
 
-/// The cells of a window, S each.
+/// Output buffers for one window, S elements each.
 pub struct Cells<'a> {
     /// Token ids.
     pub tokens: &'a mut [i32],
-    /// What comes next, or [`IGNORED_TARGET`].
+    /// Next token, or [`IGNORED_TARGET`].
     pub targets: &'a mut [i32],
-    /// Where each token's document starts in the window.
+    /// Index in the window at which each token's document starts.
     pub starts: &'a mut [i32],
 }
 
-/// What is in a window.
+/// Counts of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
     /// Tokens that are not padding.
     pub rows: u64,
-    /// (query, key) pairs of causal attention among them.
+    /// (query, key) pairs of causal attention among these tokens.
     pub attention_pairs: u64,
 }
 
@@ -99,17 +99,17 @@ pub struct Filled {
 pub struct TokenStream {
     tokens: Tokens,
     seq_len: usize,
-    /// `None`: cut wherever a window ends.
+    /// Windows of whole documents; `None` if documents are cut at window ends.
     packed: Option<Packed>,
 }
 
 impl TokenStream {
-    /// Windows of S tokens side by side, across documents.
+    /// Cuts consecutive windows of S tokens, across documents.
     pub fn cut(tokens: Tokens, seq_len: usize) -> TokenStream {
         TokenStream { tokens, seq_len, packed: None }
     }
 
-    /// Windows of whole documents; one longer than S + 1 tokens is truncated.
+    /// Packs whole documents into windows; a document longer than S + 1 tokens is truncated.
     pub fn packed(tokens: Tokens, seq_len: usize) -> (TokenStream, LeftOut) {
         let mut left_out = LeftOut::default();
         let rows: Vec<u32> = (0..tokens.starts().len() as u64)
@@ -135,20 +135,20 @@ impl TokenStream {
         &self.tokens
     }
 
-    /// Rows that are not padding, of all windows.
+    /// Number of rows in all windows that are not padding.
     pub fn filled_rows(&self) -> u64 {
         let Some(packed) = &self.packed else { return self.windows() * self.seq_len as u64 };
         let documents = (0..packed.windows()).flat_map(|window| packed.window(window));
         documents.map(|&document| self.document_rows(document)).sum()
     }
 
-    /// Rows of a whole document: a token is an input or the last target.
+    /// Rows of a packed document: its tokens but the last, which is only a target; at most S.
     fn document_rows(&self, document: u64) -> u64 {
         let (start, end) = self.tokens.document(document);
         (end - start - 1).min(self.seq_len as u64)
     }
 
-    /// How many windows there are.
+    /// Number of windows.
     pub fn windows(&self) -> u64 {
         match &self.packed {
             Some(packed) => packed.windows(),
@@ -159,12 +159,12 @@ impl TokenStream {
     /// Reads window `index`.
     pub fn window(&self, index: u64, cells: &mut Cells) -> Result<Filled> {
         match &self.packed {
-            Some(packed) => self.whole(packed.window(index), cells),
-            None => self.section(index * self.seq_len as u64, cells),
+            Some(packed) => self.packed_window(packed.window(index), cells),
+            None => self.cut_window(index * self.seq_len as u64, cells),
         }
     }
 
-    fn section(&self, offset: u64, cells: &mut Cells) -> Result<Filled> {
+    fn cut_window(&self, offset: u64, cells: &mut Cells) -> Result<Filled> {
         let s = self.seq_len;
         self.rows(offset, 0..s, cells)?;
         cells.starts.fill(0);
@@ -180,7 +180,7 @@ impl TokenStream {
         Ok(Filled { rows: s as u64, attention_pairs })
     }
 
-    fn whole(&self, documents: &[u64], cells: &mut Cells) -> Result<Filled> {
+    fn packed_window(&self, documents: &[u64], cells: &mut Cells) -> Result<Filled> {
         let mut filled = Filled::default();
         let mut at = 0;
         for &document in documents {
@@ -192,14 +192,15 @@ impl TokenStream {
             filled.attention_pairs += (rows * (rows + 1) / 2) as u64;
         }
         filled.rows = at as u64;
-        // Padding attends to itself alone, which costs the least.
+        // A padding token attends only to itself, which is the cheapest.
         for t in at..self.seq_len {
             (cells.tokens[t], cells.targets[t], cells.starts[t]) = (0, IGNORED_TARGET, t as i32);
         }
         Ok(filled)
     }
 
-    /// Tokens from `start` on into rows `at`, each with the next one as its target where that is supervised.
+    /// Copies tokens, starting at `start`, into rows `at`. The target of a row is the next token,
+    /// if that is supervised.
     fn rows(&self, start: u64, at: std::ops::Range<usize>, cells: &mut Cells) -> Result<()> {
         let mut last = [0];
         let rows = at.len();

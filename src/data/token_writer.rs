@@ -1,4 +1,4 @@
-//! Writes a token file in our own format ([`super::TokenFile`] describes it), whole or not at all.
+//! Writes a token file in Horizon's format (see [`super::TokenFile`]), completely or not at all.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -9,8 +9,8 @@ use crate::data::documents::push_bit;
 use crate::data::token_file::{HEADER_BYTES, MAGIC, VERSION, Width};
 use crate::data::tokenizer::Encoded;
 
-/// A token file that grows document by document under a hidden name. Dropped before [`TokenWriter::finish`] it
-/// leaves nothing.
+/// Writes a token file under a hidden name. If it is dropped before [`TokenWriter::finish`], that
+/// file is removed.
 #[derive(Debug)]
 pub struct TokenWriter {
     path: PathBuf,
@@ -25,7 +25,7 @@ pub struct TokenWriter {
 }
 
 impl TokenWriter {
-    /// Begins a file whose tokens are below `vocabulary`, made by the tokenizer of this fingerprint.
+    /// Creates the file. Tokens are below `vocabulary`; `fingerprint` is the tokenizer's.
     pub fn create(path: &Path, vocabulary: usize, fingerprint: u64) -> Result<TokenWriter> {
         let cannot = |error: io::Error| Error::writing(path, &error);
         let name = path.file_name().ok_or_else(|| cannot(io::Error::from(io::ErrorKind::InvalidFilename)))?;
@@ -46,12 +46,12 @@ impl TokenWriter {
         })
     }
 
-    /// From now on the file's documents are to be kept whole in a window.
+    /// Marks the file so that its documents are kept whole in a window.
     pub fn keep_documents(&mut self) {
         self.keeps_documents = true;
     }
 
-    /// Appends a document; an empty one leaves no trace.
+    /// Appends a document; an empty one is ignored.
     pub fn push(&mut self, document: &Encoded) -> Result<()> {
         if document.tokens.is_empty() {
             return Ok(());
@@ -73,17 +73,18 @@ impl TokenWriter {
         Ok(())
     }
 
-    /// Tokens so far.
+    /// Number of tokens so far.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Documents so far.
+    /// Number of documents so far.
     pub fn documents(&self) -> u64 {
         self.starts.len() as u64
     }
 
-    /// Writes the rest and gives the file its name, in the place of an earlier one.
+    /// Writes the header and the tables, then renames the file to its final name, replacing an
+    /// existing file.
     pub fn finish(mut self) -> Result<()> {
         let Some(file) = self.file.take() else { return Ok(()) };
         self.complete(file).map_err(|error| self.cannot(&error))
@@ -129,7 +130,8 @@ impl TokenWriter {
 
 impl Drop for TokenWriter {
     fn drop(&mut self) {
-        // After `finish` the name is gone; before it nobody wants the file, and nobody is there to tell.
+        // After `finish` the hidden name no longer exists. Before it, a failed removal cannot be
+        // reported.
         let _ = fs::remove_file(&self.partial);
     }
 }
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_file_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens.bin");
         for (vocabulary, large) in [(65_536, 65_535), (65_537, 65_536)] {
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finished_leaves_nothing() {
+    fn an_unfinished_file_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens.bin");
         fs::write(&path, "mine").unwrap();

@@ -1,4 +1,5 @@
-//! The files of a model's folder that are neither weights nor config, and go along with it.
+//! Files of a model folder that an export or a checkpoint copies: tokenizer, chat template,
+//! generation config.
 
 use std::fs;
 use std::io;
@@ -7,7 +8,7 @@ use std::path::Path;
 use crate::base::format::Size;
 use crate::base::{Error, Result, Status};
 
-/// What goes along: how text is generated, and all that makes tokens.
+/// Names of the copied files.
 const NAMES: [&str; 11] = [
     "added_tokens.json",
     "chat_template.jinja",
@@ -22,15 +23,16 @@ const NAMES: [&str; 11] = [
     "vocab.txt",
 ];
 
-/// More than any tokenizer takes.
+/// Largest file that is copied; larger than any tokenizer.
 const BYTES_MAX: u64 = 1 << 28;
 
-/// Such files, read when the folder was opened: what becomes of the folder later does not matter.
+/// Contents of these files, read when the folder is opened, so that later changes of the folder
+/// have no effect.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Companions(Vec<(&'static str, Vec<u8>)>);
 
 impl Companions {
-    /// Reads those that a folder has. Errors open with a path.
+    /// Reads the files that the folder has. Errors start with a path.
     pub fn read(folder: &Path) -> Result<Companions> {
         let mut files = Vec::new();
         for name in NAMES {
@@ -45,7 +47,7 @@ impl Companions {
                     return Err(Error::new(
                         Status::BadFormat,
                         format!(
-                            "{} has {}; such a file has at most {}",
+                            "{} has {}; it may have at most {}",
                             path.display(),
                             Size(bytes as usize),
                             Size(BYTES_MAX as usize)
@@ -64,7 +66,7 @@ impl Companions {
         self.0.iter().map(|(name, content)| (*name, &content[..]))
     }
 
-    /// Whether a file of this name is among them.
+    /// Returns true if there is a file of this name.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(found, _)| *found == name)
     }

@@ -1,8 +1,8 @@
-//! A model out into a Hugging Face folder, whole or not at all.
+//! Exports a model to a Hugging Face folder, completely or not at all.
 //!
-//! Weights go from the store to the files in pieces, by the trainer's threads, so an export needs next to no memory
-//! of its own. [`MARKER`] is how an earlier export is known: it lists the files, and a folder that holds any other
-//! file is left alone.
+//! The trainer's threads write weights from the store to the files slice by slice, so an export
+//! needs little additional memory. [`MARKER`] identifies a folder as an earlier export and lists
+//! its files; a folder with any other file is not replaced.
 
 use std::cell::RefCell;
 use std::fs;
@@ -20,42 +20,43 @@ use crate::hf::{FolderConfig, INDEX, file_text};
 use crate::host::folder::{Filling, NewFolder, SizedFile};
 use crate::model::Layout;
 
-/// The file by which an export knows an earlier one.
+/// Name of the file that marks a folder as an export.
 pub const MARKER: &str = "horizon.json";
 
-/// Bytes of tensors in a file, at most: what transformers has cut models into.
+/// Default for the most bytes of tensors in a file, as in transformers.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
 #[derive(Serialize, Deserialize)]
 struct Marker {
-    /// The version that wrote the folder.
+    /// Version of Horizon that wrote the folder.
     horizon: String,
-    /// What it wrote, this file left out.
+    /// Names of the files written, except this one.
     files: Vec<String>,
 }
 
-/// A folder that an export may take the place of.
+/// The target folder of an export: new, empty, or an earlier export.
 #[derive(Clone, Debug)]
 pub struct ExportTarget(NewFolder);
 
 impl ExportTarget {
-    /// Looks at a target before there is anything to write, so that a long run does not end in an error that
-    /// was known at its beginning.
+    /// Checks a target before training starts, so that a long run does not fail at its end. Creates
+    /// missing parents.
     ///
-    /// Refused: a folder that holds anything but an earlier export, a file, a place that cannot be written to,
-    /// a file system with less than `bytes` free. Creates missing parents.
+    /// Errors: the target is a file, or a folder with other files than an earlier export's; it
+    /// cannot be written to; the file system has less than `bytes` free.
     pub fn check(folder: &Path, bytes: u64) -> Result<ExportTarget> {
         let target = ExportTarget(NewFolder::plan(folder, bytes)?);
         target.may_replace()?;
         Ok(target)
     }
 
-    /// The folder as it will be named.
+    /// The target's path.
     pub fn folder(&self) -> &Path {
         self.0.folder()
     }
 
-    /// Whether an earlier export (or nothing) stands where the new one goes.
+    /// Returns true if the target is an earlier export, false if it is missing or empty. Errors: it
+    /// has other files.
     fn may_replace(&self) -> Result<bool> {
         let folder = self.folder();
         let cannot = |error: &io::Error| Error::io(format!("cannot export to {}", folder.display()), error);
@@ -75,8 +76,8 @@ impl ExportTarget {
                 return Err(Error::new(
                     Status::InvalidArgument,
                     format!(
-                        "{} holds {name}, which no export wrote; an export replaces only an earlier export: \
-                         name another folder or move it away",
+                        "{} contains {name}, which is not from an export; an export only replaces an earlier export: \
+                         give another folder, or move the file away",
                         folder.display()
                     ),
                 ));
@@ -86,15 +87,15 @@ impl ExportTarget {
     }
 }
 
-/// Bytes of the weights of a model stored as `dtype`.
+/// Returns the bytes of a model's weights stored as `dtype`.
 pub fn export_bytes(layout: &Layout, dtype: DType) -> u64 {
     layout.parameters() as u64 * dtype.bytes() as u64
 }
 
-/// Writes a trainer's model to `target`: as bf16, the weight that is streamed, or as its f32 master; in files of at
-/// most `shard_bytes` of tensors ([`SHARD_BYTES`]). Waits for the lanes, and for the disk.
+/// Writes a trainer's model to `target`, as bf16 weights or f32 master weights, in files of at most
+/// `shard_bytes` bytes of tensors ([`SHARD_BYTES`]). Waits for the lanes and for the disk.
 ///
-/// On any error nothing stands under the target's name that was not there before.
+/// After an error the target is as it was before.
 pub fn export(
     target: &ExportTarget,
     config: &FolderConfig,
@@ -141,8 +142,8 @@ fn weights(
     progress: Progress,
 ) -> Result<()> {
     let total = export_bytes(trainer.layout(), dtype);
-    // By a tensor's place in the layout's order: its file and its first byte there.
-    let mut places: Vec<Option<(&SizedFile, u64)>> = vec![None; trainer.layout().tensors().count()];
+    // For each tensor, in the layout's order: its file and its first byte there.
+    let mut locations: Vec<Option<(&SizedFile, u64)>> = vec![None; trainer.layout().tensors().count()];
     let files =
         shards.iter().map(|shard| filling.sized(&shard.name, shard.bytes)).collect::<Result<Vec<_>>>()?;
     let mut order = Vec::new();
@@ -150,27 +151,28 @@ fn weights(
         file.write_at(0, &shard.header)?;
         for &(index, offset) in &shard.tensors {
             order.push(index);
-            places[index] = Some((file, offset));
+            locations[index] = Some((file, offset));
         }
     }
     let done = AtomicU64::new(0);
     trainer.each_slice(&order, &|slice| {
-        let (file, offset) = places[slice.index].expect("every tensor has a file");
-        let bytes = write_piece(slice, dtype, file, offset)?;
+        let (file, offset) = locations[slice.index].expect("every tensor has a file");
+        let bytes = write_slice(slice, dtype, file, offset)?;
         progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
     })?;
     files.iter().try_for_each(SizedFile::sync)
 }
 
-/// Elements written at a time: what they become stays in the cache.
+/// Elements converted and written at a time; the converted bytes stay in the cache.
 const RUN: usize = 1 << 16;
 
 thread_local! {
     static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Gives the bytes written.
-fn write_piece(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
+/// Writes a slice of the tensor that starts at byte `tensor` of the file; returns the bytes
+/// written.
+fn write_slice(slice: &TensorSlice, dtype: DType, file: &SizedFile, tensor: u64) -> Result<u64> {
     let size = dtype.bytes();
     let (mut halves, mut values) = ([0u16; 1024], [0f32; 1024]);
     BYTES.with_borrow_mut(|bytes| {

@@ -1,66 +1,67 @@
-//! The model families: what each says by its name alone, and which keys of its `config.json` say the rest.
+//! The model families: their fixed properties, the `config.json` keys they read, and the defaults
+//! of absent keys.
 //!
-//! A family is a row of [`FAMILIES`]. Every row describes the same decoder ([`ModelConfig`]) with the same tensor
-//! names; rows differ in what is always there (Qwen2's bias, Qwen3's norms), in the keys that are read, and in
-//! what a key stands for when it is left out. The source of a row is the family's configuration class in
-//! transformers, versions 4 and 5.
+//! A family is a row of [`FAMILIES`]. All rows describe the same decoder ([`ModelConfig`]) with the
+//! same tensor names. They differ in fixed properties (Qwen2's bias, Qwen3's norms), in the keys
+//! that are read, and in the defaults of absent keys. Source of a row: the family's configuration
+//! class in transformers, versions 4 and 5.
 
 use serde_json::{Map, Value};
 
 use crate::base::{Error, Result, Status};
 use crate::model::{Biases, ModelConfig};
 
-/// One family.
+/// A model family.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Family {
     /// `model_type` of its configs.
     pub model_type: &'static str,
-    /// What `architectures` names.
+    /// Its name in `architectures`.
     pub architecture: &'static str,
     pub(super) attention_bias: AttentionBias,
-    /// Whether `mlp_bias` is read.
+    /// True if the key `mlp_bias` is read.
     pub(super) mlp_bias: bool,
-    /// Whether heads of queries and keys are normalised.
+    /// True if query and key heads are normalized (QK norm).
     pub(super) qk_norm: bool,
     pub(super) windows: Windows,
-    /// `num_key_value_heads` where the key is absent; without a number, and where the key is null, as many as
-    /// query heads.
+    /// Default of `num_key_value_heads`; `None`, and a null in the config, mean the number of query
+    /// heads.
     pub(super) kv_heads: Option<usize>,
-    /// `head_dim` where the key is absent; without a number hidden_size / num_attention_heads.
+    /// Default of `head_dim`; `None` means hidden_size / num_attention_heads.
     pub(super) head_dim: Option<usize>,
-    /// `max_position_embeddings` where the key is absent.
+    /// Default of `max_position_embeddings`.
     pub(super) positions_max: usize,
 }
 
-/// What says whether attention's projections have a bias.
+/// Biases of the attention projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttentionBias {
-    /// They have none.
+    /// No projection has a bias.
     Never,
-    /// `attention_bias`: all four or none.
+    /// The key `attention_bias`: all four projections or none.
     Key,
-    /// Queries, keys and values have one, the output has none.
+    /// Query, key and value projections have a bias, the output projection has none.
     Qkv,
 }
 
-/// What says how far attention looks back.
+/// Sliding-window attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Windows {
-    /// Always to the beginning.
+    /// No layer has a window.
     Never,
-    /// `sliding_window`, in every layer.
+    /// `sliding_window` applies to every layer.
     Every,
-    /// `sliding_window` if `use_sliding_window`, in the layers that `layer_types` names, or else from
-    /// `max_window_layers` on.
+    /// If `use_sliding_window`, `sliding_window` applies to the layers chosen by `layer_types`, or
+    /// else to those from `max_window_layers`.
     Chosen,
 }
 
-/// `sliding_window` where a family that reads it finds no key.
+/// Default of `sliding_window`.
 pub(super) const WINDOW_DEFAULT: usize = 4096;
-/// `max_window_layers` where the key is absent.
+/// Default of `max_window_layers`.
 pub(super) const WINDOW_LAYERS_DEFAULT: usize = 28;
 
-/// Every family, the plainest first.
+/// All families, the simplest first.
 pub static FAMILIES: [Family; 4] = [
     Family {
         model_type: "llama",
@@ -109,10 +110,12 @@ pub static FAMILIES: [Family; 4] = [
 ];
 
 impl Family {
-    /// The family that a config names, by `architectures` or, without it, by `model_type`; both must agree.
+    /// Returns the family named by `architectures` or `model_type`; if both are present they must
+    /// agree.
     pub(super) fn named(keys: &Map<String, Value>) -> Result<&'static Family> {
-        let missing =
-            || Error::new(Status::BadFormat, "neither architectures nor model_type says what the model is");
+        let missing = || {
+            Error::new(Status::BadFormat, "architectures and model_type are both missing; give one of them")
+        };
         let mut named = None;
         if let Some(architectures) = keys.get("architectures").filter(|value| !value.is_null()) {
             let names = architectures.as_array().map_or(&[][..], Vec::as_slice);
@@ -120,7 +123,7 @@ impl Family {
                 let family = find("architecture", name, |family| family.architecture)?;
                 if named.is_some_and(|named| named != family) {
                     return Err(unsupported(format!(
-                        "architectures is {architectures}; one at a time is read"
+                        "architectures is {architectures}; it must name one architecture"
                     )));
                 }
                 named = Some(family);
@@ -132,7 +135,7 @@ impl Family {
                 let family = find("model_type", kind, |family| family.model_type)?;
                 match named {
                     Some(named) if named != family => Err(Error::argument(format!(
-                        "architectures names {} and model_type {kind}; they must agree",
+                        "architectures is {} and model_type is {kind}; they must agree",
                         named.architecture
                     ))),
                     _ => Ok(family),
@@ -141,22 +144,27 @@ impl Family {
         }
     }
 
-    /// The plainest family whose configs can say what a model is.
+    /// Returns the simplest family whose configs can describe the model.
     ///
-    /// Errors: `Unsupported` when no family puts these features together.
+    /// Errors: `Unsupported` if no family has this combination of features.
     pub fn of(model: &ModelConfig) -> Result<&'static Family> {
-        FAMILIES.iter().find(|family| family.can_say(model)).ok_or_else(|| {
+        FAMILIES.iter().find(|family| family.can_describe(model)).ok_or_else(|| {
+            let Biases { qkv, o, mlp } = model.biases;
+            let switch = |on: bool| if on { "on" } else { "off" };
             unsupported(format!(
-                "no family of Hugging Face models puts {:?}, QK norm {} and a sliding window of {} together",
-                model.biases,
-                if model.qk_norm { "on" } else { "off" },
+                "no family of Hugging Face models combines these features: bias of q, k, v {}, of o {}, of the \
+                 MLP {}; QK norm {}; sliding window {}",
+                switch(qkv),
+                switch(o),
+                switch(mlp),
+                switch(model.qk_norm),
                 model.window.as_ref().map_or("none".to_owned(), |window| window.size.to_string())
             ))
         })
     }
 
-    fn can_say(&self, model: &ModelConfig) -> bool {
-        // Every field by name: a new one is either said by `config.json` or judged here.
+    fn can_describe(&self, model: &ModelConfig) -> bool {
+        // Every field by name: a new field must be written to `config.json` or checked here.
         let ModelConfig {
             dims: _,
             tied: _,
@@ -187,7 +195,7 @@ impl Family {
 fn find(key: &str, name: &Value, of: fn(&Family) -> &'static str) -> Result<&'static Family> {
     FAMILIES.iter().find(|family| name == of(family)).ok_or_else(|| {
         let known: Vec<_> = FAMILIES.iter().map(of).collect();
-        unsupported(format!("{key} {name} is not known; {} are", known.join(", ")))
+        unsupported(format!("{key} {name} is not supported; supported are {}", known.join(", ")))
     })
 }
 

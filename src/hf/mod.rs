@@ -1,8 +1,10 @@
-//! L9, Hugging Face folders: `config.json` and safetensors, in and out.
+//! L9, Hugging Face folders: reads and writes `config.json` and safetensors.
 //!
-//! A family of models is a row of [`FAMILIES`]. What a config says that this model cannot compute is refused by
-//! name, never ignored; a weight file is checked against its own length and the model before the first tensor is read;
-//! an export appears under its final name whole or not at all.
+//! - A model family is a row of [`FAMILIES`]. A config key whose value is not supported is an error
+//!   that names the key.
+//! - A weight file is checked against its own length and against the model before the first tensor
+//!   is read.
+//! - An export appears under its final name completely or not at all.
 #![forbid(unsafe_code)]
 
 mod companions;
@@ -26,17 +28,17 @@ pub use index::Index;
 pub use weights::Header;
 pub use weights::Weights;
 
-/// The weights in one file.
+/// Name of the weight file, if there is one.
 const SINGLE: &str = "model.safetensors";
-/// Which file of several each tensor is in.
+/// Name of the index that maps tensors to files, if there are several.
 const INDEX: &str = "model.safetensors.index.json";
 
-/// JSON as people read it in a file.
+/// Formats JSON with indentation.
 fn file_text(json: &serde_json::Value) -> Vec<u8> {
     format!("{json:#}\n").into_bytes()
 }
 
-/// A trainer of a small model, for tests.
+/// Opens a trainer of a small model for tests.
 #[cfg(test)]
 fn trainer_of(model: &crate::model::ModelConfig) -> crate::engine::Trainer {
     use crate::engine::{Trainer, TrainerOptions};

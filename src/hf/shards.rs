@@ -1,4 +1,4 @@
-//! The safetensors files of an export: which tensor goes where.
+//! Distributes the tensors of an export over safetensors files.
 
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde_json::{Map, Value, json};
@@ -6,21 +6,23 @@ use serde_json::{Map, Value, json};
 use crate::base::DType;
 use crate::model::{Layout, TensorLayout};
 
-/// One file.
+/// One safetensors file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shard {
     /// `model.safetensors`, or `model-00001-of-00003.safetensors`.
     pub name: String,
-    /// What it begins with: the length of its JSON in 8 bytes, then the JSON.
+    /// Header: the length of the JSON in 8 bytes, then the JSON.
     pub header: Vec<u8>,
-    /// Its tensors by their places in the layout's order, each with its first byte in the file; in file order.
+    /// For each tensor, its index in the layout's order and its byte offset in the file; in file
+    /// order.
     pub tensors: Vec<(usize, u64)>,
-    /// Its length.
+    /// Size of the file.
     pub bytes: u64,
 }
 
-/// Cuts a model into files of at most `shard_bytes` of tensors, as transformers does: in forward order, a new file
-/// where the next tensor would pass the limit. A tensor larger than the limit has a file of its own.
+/// Cuts a model into files of at most `shard_bytes` bytes of tensors, as transformers does: tensors
+/// in forward order, a new file when the next tensor would exceed the limit. A tensor larger than
+/// the limit has a file of its own.
 pub fn cut(layout: &Layout, dtype: DType, shard_bytes: u64) -> Vec<Shard> {
     let tensors: Vec<&TensorLayout> = layout.tensors().map(|(_, tensor)| tensor).collect();
     let bytes = |tensor: &TensorLayout| tensor.elements() as u64 * dtype.bytes() as u64;
@@ -45,11 +47,11 @@ fn file_name(number: usize, count: usize) -> String {
     }
 }
 
-/// Tensors stand sorted by name, which is how the safetensors library writes them, too.
+/// Makes one file. Tensors are sorted by name, as the safetensors library does.
 fn shard(name: &str, mut indices: Vec<usize>, tensors: &[&TensorLayout], dtype: DType) -> Shard {
     indices.sort_by_key(|&index| &tensors[index].name);
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
-    let (mut places, mut end) = (Vec::new(), 0);
+    let (mut offsets, mut end) = (Vec::new(), 0);
     for index in indices {
         let (tensor, start) = (tensors[index], end);
         end += tensor.elements() * dtype.bytes();
@@ -63,18 +65,18 @@ fn shard(name: &str, mut indices: Vec<usize>, tensors: &[&TensorLayout], dtype: 
         };
         let info = serde_json::to_string(&info).expect("a tensor's facts are JSON");
         json.push_str(&format!(",{}:{info}", Value::from(tensor.name.as_str())));
-        places.push((index, start as u64));
+        offsets.push((index, start as u64));
     }
     json.push('}');
     json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.extend_from_slice(json.as_bytes());
     let data = header.len() as u64;
-    places.iter_mut().for_each(|(_, offset)| *offset += data);
-    Shard { name: name.to_owned(), header, tensors: places, bytes: data + end as u64 }
+    offsets.iter_mut().for_each(|(_, offset)| *offset += data);
+    Shard { name: name.to_owned(), header, tensors: offsets, bytes: data + end as u64 }
 }
 
-/// `model.safetensors.index.json`: in which file each tensor is.
+/// Returns the contents of `model.safetensors.index.json`, which maps tensors to files.
 pub fn index(layout: &Layout, dtype: DType, shards: &[Shard]) -> Value {
     let names: Vec<&str> = layout.tensors().map(|(_, tensor)| tensor.name.as_str()).collect();
     let mut map = Map::new();

@@ -1,8 +1,9 @@
-//! Weights out of safetensors files, single or sharded.
+//! Loads weights from safetensors files, single or sharded.
 //!
-//! Files are mapped, their headers checked against their lengths and every tensor against the model before
-//! anything is read. Then pieces go from the maps straight into the store, by the trainer's threads; what has been
-//! read of a map is given back, so that extra memory is a few pieces whatever the size of the model.
+//! Files are memory-mapped. Their headers are checked against their lengths, and every tensor
+//! against the model, before the first tensor is read. The trainer's threads then copy slices from
+//! the mappings into the store. Pages that have been read are released, so the additional memory is
+//! a few slices for a model of any size.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,12 +29,12 @@ pub struct Weights {
     tensors: Vec<TensorLocation>,
 }
 
-/// Where a tensor is.
+/// Location of a tensor.
 #[derive(Debug)]
 struct TensorLocation {
     name: String,
     file: usize,
-    /// In that file.
+    /// Byte range in that file.
     bytes: Range<usize>,
     dtype: Dtype,
 }
@@ -49,35 +50,36 @@ struct WeightFile {
 #[derive(Debug)]
 pub struct Header {
     metadata: Metadata,
-    /// Where tensors start: behind the header and its 8-byte length.
+    /// Byte offset of the tensors, after the header and its 8-byte length.
     data: usize,
 }
 
 impl Header {
-    /// Reads the header of a whole file.
+    /// Parses the header of a file, given all its bytes.
     ///
-    /// Errors: `BadFormat` where the file is not as long as it says, or its tensors do not fill it end to end.
+    /// Errors: `BadFormat` if the file's length differs from the header's, or the tensors do not
+    /// cover the file exactly.
     pub fn parse(file: &[u8]) -> Result<Header> {
         let (header, metadata) = SafeTensors::read_metadata(file).map_err(|error| {
-            let found = format!("{} bytes are not a whole safetensors file", file.len());
-            let message = match promised(file) {
-                Some(promised) if promised != file.len() as u64 => {
-                    let what = if promised > file.len() as u64 { "truncated" } else { "too long" };
-                    format!("{found}: it is {what}, its header promises {promised}")
+            let actual = file.len();
+            let message = match stated_bytes(file) {
+                Some(stated) if stated != actual as u64 => {
+                    let kind = if stated > actual as u64 { "truncated" } else { "too long" };
+                    format!("the file is {kind}: it has {actual} bytes, its header states {stated}")
                 }
-                _ => format!("{found}: {error}"),
+                _ => format!("not a complete safetensors file ({actual} bytes): {error}"),
             };
             Error::new(Status::BadFormat, message)
         })?;
         Ok(Header { metadata, data: header + 8 })
     }
 
-    /// The names of its tensors.
+    /// Names of the tensors.
     pub fn names(&self) -> impl Iterator<Item = String> {
         self.metadata.tensors().into_keys()
     }
 
-    /// The bytes of a tensor in the file, its dtype and its shape; nothing if there is no such tensor.
+    /// Returns the byte range, dtype and shape of a tensor; `None` if there is no such tensor.
     pub fn tensor(&self, name: &str) -> Option<(Range<usize>, Dtype, &[usize])> {
         let info = self.metadata.info(name)?;
         let (start, end) = info.data_offsets;
@@ -85,8 +87,9 @@ impl Header {
     }
 }
 
-/// How long a safetensors file says it is, if its header can be read.
-fn promised(bytes: &[u8]) -> Option<u64> {
+/// Returns the size that the header of a safetensors file states; `None` if the header cannot be
+/// read.
+fn stated_bytes(bytes: &[u8]) -> Option<u64> {
     let length = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
     let end = usize::try_from(length).ok()?.checked_add(8)?;
     let header: Metadata = serde_json::from_slice(bytes.get(8..end)?).ok()?;
@@ -96,9 +99,10 @@ fn promised(bytes: &[u8]) -> Option<u64> {
 impl Weights {
     /// Opens `model.safetensors`, or the shards of `model.safetensors.index.json`.
     ///
-    /// Errors name file and tensor: not found, truncated, a dtype other than bf16, f16 or f32, a shape other
-    /// than the model's, missing, or not of the model. A copy of the embedding under `lm_head.weight` in a tied
-    /// model, and the rotary frequencies that old checkpoints carry, may be there and are not read.
+    /// Errors name file and tensor: the file is missing or truncated; the dtype is not bf16, f16 or
+    /// f32; the shape differs from the model's; a tensor of the model is missing, or a tensor does
+    /// not belong to it. Two kinds of additional tensors are ignored: a copy of the embedding named
+    /// `lm_head.weight` in a tied model, and the rotary frequencies in old checkpoints.
     pub fn open(folder: &Path, layout: &Layout) -> Result<Weights> {
         let (paths, index) = sources(folder)?;
         let files = paths.into_iter().map(WeightFile::open).collect::<Result<Vec<_>>>()?;
@@ -107,59 +111,65 @@ impl Weights {
             for name in file.header.names() {
                 if let Some(other) = found.insert(name.clone(), number) {
                     let other: &WeightFile = &files[other];
-                    return Err(file.bad(format!("{name} is also in {}", other.path.display())));
+                    return Err(file.bad(format!("tensor {name} is also in {}", other.path.display())));
                 }
             }
         }
         if let Some(index) = index {
-            let stray = index.names().find(|name| !found.contains_key(*name));
-            if let Some(name) = stray {
-                return Err(bad(&folder.join(INDEX), format!("{name} is in none of the files it lists")));
+            let missing = index.names().find(|name| !found.contains_key(*name));
+            if let Some(name) = missing {
+                return Err(bad(
+                    &folder.join(INDEX),
+                    format!("tensor {name} is in none of the files it lists"),
+                ));
             }
         }
         let mut tensors = Vec::new();
         for (_, tensor) in layout.tensors() {
             let Some(number) = found.remove(&tensor.name) else {
-                return Err(bad(folder, format!("{} is missing from the weights", tensor.name)));
+                return Err(bad(folder, format!("tensor {} is missing from the weights", tensor.name)));
             };
-            tensors.push(files[number].place(number, &tensor.name, &tensor.shape)?);
+            tensors.push(files[number].locate(number, &tensor.name, &tensor.shape)?);
         }
         let weights = Weights { files, tensors };
         weights.refuse_leftovers(layout, &found)?;
         Ok(weights)
     }
 
-    /// Puts every tensor into a trainer of this model, in the order of the files. f32 arrives exactly, and so do bf16
-    /// and f16. Moments stay as they are. Waits for the lanes, and for the disk.
+    /// Writes every tensor into a trainer of this model, in the order of the files. bf16, f16 and
+    /// f32 values arrive exactly as f32 master weights. Moments stay as they are. Waits for the
+    /// lanes and for the disk.
     ///
-    /// Errors: a value that is not finite, named with its place; the weights are then a mixture. What `progress`
-    /// answers.
+    /// Errors: a value that is not finite, named with file, tensor and element; any error of
+    /// `progress`. After an error the trainer has a mixture of old and new weights.
     pub fn load(&self, trainer: &mut Trainer, progress: Progress) -> Result<()> {
         let mut order: Vec<usize> = (0..self.tensors.len()).collect();
         order.sort_by_key(|&index| (self.tensors[index].file, self.tensors[index].bytes.start));
-        let total = self.tensors.iter().map(|place| place.bytes.len() as u64).sum();
+        let total = self.tensors.iter().map(|location| location.bytes.len() as u64).sum();
         let done = AtomicU64::new(0);
         trainer.each_slice(&order, &|slice| {
-            let bytes = self.read_piece(slice)?;
+            let bytes = self.read_slice(slice)?;
             progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
         })
     }
 
-    /// Gives the bytes read.
-    fn read_piece(&self, slice: &mut TensorSlice) -> Result<u64> {
-        let place = &self.tensors[slice.index];
-        let (file, size) = (&self.files[place.file], place.bytes.len() / slice.tensor.elements());
-        let from = place.bytes.start + slice.elements.start * size;
-        let part = from..from + slice.elements.len() * size;
-        // The pieces that other threads are about to take.
-        file.bytes.fetch(part.clone(), 2 * part.len());
-        let finite = copy(slice, place.dtype, &file.bytes[part.clone()]);
-        file.bytes.release(part.clone());
+    /// Fills a slice from its file; returns the bytes read.
+    fn read_slice(&self, slice: &mut TensorSlice) -> Result<u64> {
+        let location = &self.tensors[slice.index];
+        let (file, size) = (&self.files[location.file], location.bytes.len() / slice.tensor.elements());
+        let from = location.bytes.start + slice.elements.start * size;
+        let range = from..from + slice.elements.len() * size;
+        // Also prefetches the slices that other threads take next.
+        file.bytes.fetch(range.clone(), 2 * range.len());
+        let finite = copy(slice, location.dtype, &file.bytes[range.clone()]);
+        file.bytes.release(range.clone());
         match finite {
-            Ok(()) => Ok(part.len() as u64),
-            Err((at, value)) => {
-                Err(file.bad(format!("element {} of {} is {value}", slice.elements.start + at, place.name)))
-            }
+            Ok(()) => Ok(range.len() as u64),
+            Err((at, value)) => Err(file.bad(format!(
+                "element {} of {} is {value}; weights must be finite",
+                slice.elements.start + at,
+                location.name
+            ))),
         }
     }
 
@@ -178,23 +188,24 @@ impl Weights {
                     continue;
                 }
                 return Err(file.bad(format!(
-                    "{name} differs from {}, and the config ties them (tie_word_embeddings)",
+                    "{name} differs from {}, but config.json ties them (tie_word_embeddings); set it to \
+                     false if they should differ",
                     embedding.name
                 )));
             }
-            return Err(file.bad(format!("{name} is no tensor of the model that config.json describes")));
+            return Err(file.bad(format!("{name} is not a tensor of the model that config.json describes")));
         }
         Ok(())
     }
 }
 
-/// Whether parts of two files hold the same bytes. Gives back what it has read of them.
-fn same(one: &MappedFile, one_part: Range<usize>, other: &MappedFile, other_part: Range<usize>) -> bool {
+/// Returns true if ranges of two files have equal bytes. Releases the pages it has read.
+fn same(one: &MappedFile, one_range: Range<usize>, other: &MappedFile, other_range: Range<usize>) -> bool {
     const BLOCK: usize = 1 << 22;
-    one_part.len() == other_part.len()
-        && (0..one_part.len()).step_by(BLOCK).all(|at| {
-            let count = BLOCK.min(one_part.len() - at);
-            let [a, b] = [one_part.start, other_part.start].map(|start| start + at..start + at + count);
+    one_range.len() == other_range.len()
+        && (0..one_range.len()).step_by(BLOCK).all(|at| {
+            let count = BLOCK.min(one_range.len() - at);
+            let [a, b] = [one_range.start, other_range.start].map(|start| start + at..start + at + count);
             let same = one[a.clone()] == other[b.clone()];
             one.release(a);
             other.release(b);
@@ -202,11 +213,11 @@ fn same(one: &MappedFile, one_part: Range<usize>, other: &MappedFile, other_part
         })
 }
 
-/// Numbers copied at a time: they stay in the first cache.
+/// Elements copied at a time; they stay in the L1 cache.
 const RUN: usize = 1024;
 
-/// Copies a piece out of a file's bytes. The error is the first element that is not finite, counted in the piece, and
-/// its value; what stands before its run is written.
+/// Copies a slice from a file's bytes. The error is index (in the slice) and value of the first
+/// element that is not finite; the runs before it have then been written.
 fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
     match dtype {
         Dtype::BF16 => {
@@ -241,9 +252,10 @@ fn copy(slice: &mut TensorSlice, dtype: Dtype, bytes: &[u8]) -> Result<(), (usiz
     Ok(())
 }
 
-/// The first element of a run that is not finite, counted from `first`, is the error.
+/// Returns index (counted from `first`) and value of the first element that is not finite as the
+/// error.
 fn finite<T: Copy>(first: usize, run: &[T], value: impl Fn(T) -> f32) -> Result<(), (usize, f32)> {
-    // Without an early end, which would keep the loop from being vectorised.
+    // No early exit, which would prevent vectorization.
     if run.iter().fold(true, |all, &element| all & value(element).is_finite()) {
         return Ok(());
     }
@@ -262,11 +274,13 @@ impl WeightFile {
         bad(&self.path, message)
     }
 
-    /// Where a tensor of this file is, if it is what the model has.
-    fn place(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
+    /// Returns the location of a tensor in this file. Errors: the shape differs from the model's,
+    /// or an unsupported dtype.
+    fn locate(&self, file: usize, name: &str, model_shape: &[usize]) -> Result<TensorLocation> {
         let (bytes, dtype, shape) = self.header.tensor(name).expect("the name came from this file");
         if shape != model_shape {
-            return Err(self.bad(format!("{name} has shape {shape:?}; the model's is {model_shape:?}")));
+            return Err(self
+                .bad(format!("{name} has shape {shape:?}, but by config.json it must be {model_shape:?}")));
         }
         match dtype {
             Dtype::BF16 | Dtype::F16 | Dtype::F32 => {
@@ -274,7 +288,10 @@ impl WeightFile {
             }
             other => Err(Error::new(
                 Status::Unsupported,
-                format!("{}: {name} is stored as {other:?}; bf16, f16 and f32 are read", self.path.display()),
+                format!(
+                    "{}: {name} has dtype {other:?}; supported are bf16, f16 and f32",
+                    self.path.display()
+                ),
             )),
         }
     }

@@ -1,31 +1,35 @@
-//! The learning rate of every update.
+//! Learning-rate schedules.
 //!
-//! Updates are counted k = 0, 1, … N − 1; W of them warm up. With peak `lr` and floor `min`:
+//! Updates (optimizer steps) are counted k = 0, 1, … N − 1; the first W are the warmup. With peak
+//! `lr` and minimum `min`:
 //!
-//! | part | rate of update k |
+//! | phase or shape | learning rate of update k |
 //! |---|---|
-//! | warmup, k < W | lr · (k + 1)/W: the first update already learns, the W-th is at the peak |
-//! | after it, p = (k − W)/(N − W) | by shape, below |
+//! | warmup, k < W | lr · (k + 1)/W: above 0 for the first update, `lr` for the W-th |
+//! | after the warmup, p = (k − W)/(N − W) | by shape, below |
 //! | `constant` | lr |
 //! | `linear` | lr − (lr − min) · p |
 //! | `cosine` | min + (lr − min) · (1 + cos πp)/2 |
-//! | `wsd` | lr until the last D = ⌈N/5⌉ updates (all after warmup, if fewer), then min + (lr − min) · (1 − √q), q = (k − (N − D))/D |
+//! | `wsd`, k < N − D | lr |
+//! | `wsd`, q = (k − (N − D))/D | min + (lr − min) · (1 − √q) |
 //!
-//! These are the conventions of llm.c and, but for the warmup's + 1, of transformers: `min` is approached and
-//! would be reached by update N. The decay of `wsd` is "1 − sqrt" of Hägele et al. 2024 (arXiv 2405.18392).
+//! D = min(⌈N/5⌉, N − W) is the number of updates in which `wsd` decays.
+//! These are the conventions of llm.c and, except for the warmup's + 1, of transformers: `min`
+//! would be reached by update N, one after the last. The decay of `wsd` is "1 − sqrt" of Hägele et
+//! al. 2024 (arXiv 2405.18392).
 
 use crate::base::{Error, Result};
 
-/// How the rate falls after the warmup.
+/// Decay of the learning rate after the warmup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LrShape {
-    /// It does not.
+    /// No decay.
     Constant,
-    /// In a straight line.
+    /// Linear decay.
     Linear,
-    /// Along half a cosine.
+    /// Decay along half a cosine.
     Cosine,
-    /// Warmup, stable, decay: not until the last fifth.
+    /// Warmup-stable-decay: decay in the last fifth of the updates.
     Wsd,
 }
 
@@ -44,20 +48,21 @@ impl LrShape {
 /// A learning-rate schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule {
-    /// How it falls.
+    /// Decay after the warmup.
     pub shape: LrShape,
-    /// The peak.
+    /// Peak learning rate.
     pub lr: f64,
-    /// The floor.
+    /// Minimum learning rate.
     pub min_lr: f64,
-    /// W: updates that warm up.
+    /// W: number of warmup updates.
     pub warmup: u64,
-    /// N: updates of the run.
+    /// N: number of updates of the run.
     pub steps: u64,
 }
 
 impl LrSchedule {
-    /// Refuses a peak or floor that is negative, not finite, or the wrong way round, and a warmup longer than the run.
+    /// Checks that 0 ≤ `min_lr` ≤ `lr`, that both are finite, and that the warmup is not longer
+    /// than the run.
     pub fn validate(&self) -> Result<()> {
         if !(self.lr.is_finite() && self.lr >= 0.0) {
             return Err(Error::argument(format!(
@@ -73,14 +78,14 @@ impl LrSchedule {
         }
         if self.warmup > self.steps {
             return Err(Error::argument(format!(
-                "the warmup of {} steps is longer than the run of {}",
+                "the warmup of {} steps is longer than the run of {} steps; shorten it",
                 self.warmup, self.steps
             )));
         }
         Ok(())
     }
 
-    /// The rate of update `k`, counted from 0.
+    /// Returns the learning rate of update `k`, counted from 0.
     pub fn at(&self, k: u64) -> f64 {
         let LrSchedule { lr, min_lr, warmup, steps, .. } = *self;
         if k < warmup {
@@ -111,7 +116,7 @@ impl LrSchedule {
 mod tests {
     use super::*;
 
-    fn rate(shape: LrShape) -> LrSchedule {
+    fn schedule(shape: LrShape) -> LrSchedule {
         LrSchedule { shape, lr: 1.0, min_lr: 0.1, warmup: 4, steps: 24 }
     }
 
@@ -123,47 +128,47 @@ mod tests {
     fn warmup_is_a_straight_line_to_the_peak() {
         for shape in [LrShape::Constant, LrShape::Linear, LrShape::Cosine, LrShape::Wsd] {
             for (k, expected) in [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (4, 1.0)] {
-                close(rate(shape).at(k), expected);
+                close(schedule(shape).at(k), expected);
             }
         }
     }
 
     #[test]
-    fn shapes_fall_as_they_say() {
-        close(rate(LrShape::Constant).at(23), 1.0);
-        close(rate(LrShape::Linear).at(14), 0.55);
-        close(rate(LrShape::Linear).at(23), 1.0 - 0.9 * 19.0 / 20.0);
-        close(rate(LrShape::Cosine).at(14), 0.55);
-        close(rate(LrShape::Cosine).at(9), 0.1 + 0.9 * (1.0 + std::f64::consts::FRAC_1_SQRT_2) / 2.0);
+    fn shapes_follow_their_formulas() {
+        close(schedule(LrShape::Constant).at(23), 1.0);
+        close(schedule(LrShape::Linear).at(14), 0.55);
+        close(schedule(LrShape::Linear).at(23), 1.0 - 0.9 * 19.0 / 20.0);
+        close(schedule(LrShape::Cosine).at(14), 0.55);
+        close(schedule(LrShape::Cosine).at(9), 0.1 + 0.9 * (1.0 + std::f64::consts::FRAC_1_SQRT_2) / 2.0);
         // 24 updates decay over the last ⌈24/5⌉ = 5: updates 19 … 23.
-        close(rate(LrShape::Wsd).at(18), 1.0);
-        close(rate(LrShape::Wsd).at(19), 1.0);
-        close(rate(LrShape::Wsd).at(20), 0.1 + 0.9 * (1.0 - 0.2_f64.sqrt()));
-        close(rate(LrShape::Wsd).at(23), 0.1 + 0.9 * (1.0 - 0.8_f64.sqrt()));
+        close(schedule(LrShape::Wsd).at(18), 1.0);
+        close(schedule(LrShape::Wsd).at(19), 1.0);
+        close(schedule(LrShape::Wsd).at(20), 0.1 + 0.9 * (1.0 - 0.2_f64.sqrt()));
+        close(schedule(LrShape::Wsd).at(23), 0.1 + 0.9 * (1.0 - 0.8_f64.sqrt()));
         for shape in [LrShape::Linear, LrShape::Cosine, LrShape::Wsd] {
-            close(rate(shape).at(24), 0.1);
-            let rates: Vec<f64> = (4..25).map(|k| rate(shape).at(k)).collect();
-            assert!(rates.is_sorted_by(|a, b| a >= b), "{shape:?} rises: {rates:?}");
+            close(schedule(shape).at(24), 0.1);
+            let lrs: Vec<f64> = (4..25).map(|k| schedule(shape).at(k)).collect();
+            assert!(lrs.is_sorted_by(|a, b| a >= b), "{shape:?} rises: {lrs:?}");
         }
     }
 
     #[test]
-    fn a_run_may_be_all_warmup_or_none() {
-        let all = LrSchedule { warmup: 3, steps: 3, ..rate(LrShape::Wsd) };
+    fn a_run_may_consist_of_warmup_or_have_none() {
+        let all = LrSchedule { warmup: 3, steps: 3, ..schedule(LrShape::Wsd) };
         all.validate().unwrap();
         close(all.at(2), 1.0);
-        let none = LrSchedule { warmup: 0, steps: 1, ..rate(LrShape::Cosine) };
+        let none = LrSchedule { warmup: 0, steps: 1, ..schedule(LrShape::Cosine) };
         close(none.at(0), 1.0);
     }
 
     #[test]
-    fn impossible_rates_are_refused() {
+    fn invalid_schedules_are_refused() {
         for bad in [
-            LrSchedule { lr: f64::NAN, ..rate(LrShape::Linear) },
-            LrSchedule { lr: -1.0, ..rate(LrShape::Linear) },
-            LrSchedule { min_lr: 2.0, ..rate(LrShape::Linear) },
-            LrSchedule { min_lr: f64::NAN, ..rate(LrShape::Linear) },
-            LrSchedule { warmup: 25, ..rate(LrShape::Linear) },
+            LrSchedule { lr: f64::NAN, ..schedule(LrShape::Linear) },
+            LrSchedule { lr: -1.0, ..schedule(LrShape::Linear) },
+            LrSchedule { min_lr: 2.0, ..schedule(LrShape::Linear) },
+            LrSchedule { min_lr: f64::NAN, ..schedule(LrShape::Linear) },
+            LrSchedule { warmup: 25, ..schedule(LrShape::Linear) },
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
         }

@@ -1,4 +1,5 @@
-//! What a run reports of itself: one record a step, and how much of the work was useful.
+//! Metrics of a run: the log with one record per step, useful FLOPs, and the estimate of the
+//! remaining time.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,29 +12,30 @@ use crate::base::{Error, Result, Status};
 use crate::device::Lane;
 use crate::model::{ModelConfig, matmul_parameters};
 
-/// Floating-point operations of a training step that are useful: no recompute is counted, no padding.
+/// Useful FLOPs of a training step: recomputation and padding are not counted.
 ///
 /// ```text
-/// FLOP = 6 · P_matmul · tokens + 12 · H · D · (L · attended − L_window · beyond)
+/// FLOP = 6 · P_matmul · tokens + 12 · H · D · (L · pairs − L_window · outside)
 /// ```
 ///
-/// `P_matmul` are the weights of matrix products: all but norms and the embedding's rows, the head's product
-/// included though it may share the embedding's weights. Each does one multiplication and one addition per
-/// token forward, and twice that backward. `attended` counts the (query, key) pairs of causal attention, N·(T + 1)/2 for
-/// N tokens in rows of T without document bounds; each costs two products of D, forward once and
-/// backward twice, in every head. `beyond` counts those of them that are farther apart than a sliding window, which
-/// L_window layers pass over. (Kaplan et al. 2020, table 1; the causal half as in PaLM, appendix B.)
+/// `P_matmul` is the number of weights in matmuls: all weights except norms and the embedding; the
+/// head counts even if it is tied to the embedding. Each does one multiplication and one addition
+/// per token forward, and twice that backward. `pairs` is the number of (query, key) pairs of
+/// causal attention: N·(T + 1)/2 for N tokens in sequences of T that are one document each. In
+/// every head each pair costs 2·D multiply-adds forward and 4·D backward. `outside` is the number
+/// of these pairs outside the sliding window; L_window layers skip them. (Kaplan et al. 2020, table
+/// 1; the causal half as in PaLM, appendix B.)
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UsefulWork {
     per_token: f64,
     per_pair: f64,
-    per_pair_beyond: f64,
-    /// 0 without one.
+    per_pair_outside: f64,
+    /// Size of the sliding window; 0 if there is none.
     window: usize,
 }
 
 impl UsefulWork {
-    /// The work of a model.
+    /// Prepares the formula for a model.
     pub fn new(model: &ModelConfig) -> UsefulWork {
         let dims = &model.dims;
         let (window, windowed) = model
@@ -44,59 +46,63 @@ impl UsefulWork {
         UsefulWork {
             per_token: 6.0 * matmul_parameters(model),
             per_pair: per_pair(dims.l),
-            per_pair_beyond: per_pair(windowed),
+            per_pair_outside: per_pair(windowed),
             window,
         }
     }
 
-    /// FLOP of training on `tokens` tokens with `attended` (query, key) pairs, `beyond` of them beyond the window.
-    pub fn flop(&self, tokens: u64, attention_pairs: u64, beyond: u64) -> f64 {
+    /// Returns the FLOPs of training on `tokens` tokens with `attention_pairs` (query, key) pairs,
+    /// `outside` of them outside the window.
+    pub fn flop(&self, tokens: u64, attention_pairs: u64, outside: u64) -> f64 {
         self.per_token * tokens as f64 + self.per_pair * attention_pairs as f64
-            - self.per_pair_beyond * beyond as f64
+            - self.per_pair_outside * outside as f64
     }
 
-    /// Pairs beyond the model's window in rows of `t` tokens, whose documents start where `starts` says.
-    pub fn beyond(&self, tokens: usize, t: usize, starts: Option<&[i32]>) -> u64 {
+    /// Counts the causal pairs outside the model's window, in sequences of `t` tokens. `starts` has
+    /// the index in its sequence at which each token's document starts; `None` if every sequence is
+    /// one document.
+    pub fn pairs_outside(&self, tokens: usize, t: usize, starts: Option<&[i32]>) -> u64 {
         if self.window == 0 {
             return 0;
         }
-        let seen = |n: usize| n % t + 1 - starts.map_or(0, |starts| starts[n] as usize);
-        (0..tokens).map(|n| seen(n).saturating_sub(self.window) as u64).sum()
+        let causal = |n: usize| n % t + 1 - starts.map_or(0, |starts| starts[n] as usize);
+        (0..tokens).map(|n| causal(n).saturating_sub(self.window) as u64).sum()
     }
 }
 
-/// One step, as the log has it.
+/// One record of the log, written after every step. The fields are the log's JSON keys.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct StepRecord {
-    /// Optimizer steps done, counted from 1.
+    /// Number of completed optimizer steps, this one included.
     pub step: u64,
-    /// Mean negative log-likelihood over the step's targets, nats.
+    /// Mean negative log-likelihood over the step's targets, in nats.
     pub loss: f64,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Tokens of this step, padding left out.
+    /// Number of tokens of the step, without padding.
     pub tokens: u64,
-    /// Epochs of the data that are done, a fraction.
+    /// Epochs of the data completed after the step, with a fractional part.
     pub epoch: f64,
-    /// From the end of the last step to the end of this one, validation left out.
+    /// Seconds from the end of the previous step to the end of this one, without validation.
     pub step_seconds: f64,
-    /// The part of it that the step waited for its batch.
+    /// Seconds, within `step_seconds`, that the step waited for its batch.
     pub data_seconds: f64,
-    /// `tokens / step_seconds`.
+    /// Throughput: `tokens / step_seconds`.
     pub tokens_per_second: f64,
-    /// [`UsefulWork`] over `step_seconds`, 10¹² FLOP/s.
+    /// Useful TFLOP/s: [`UsefulWork::flop`] / `step_seconds` / 10¹².
     pub tflops: f64,
-    /// What this process holds of RAM, [`resident_bytes`](crate::host::resident_bytes).
+    /// Bytes of RAM resident in this process, [`resident_bytes`](crate::host::resident_bytes).
     pub rss_bytes: usize,
-    /// `step_seconds` as the plan's search predicted it, if the run follows one.
+    /// Seconds a step takes as predicted by the search for a plan; absent without a search.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_step_seconds: Option<f64>,
-    /// What every lane did, by [`Lane::at`]; in the log by its name.
+    /// Lanes, indexed by [`Lane::at`]; in the log an object with the lanes' names as keys.
     #[serde(serialize_with = "by_name")]
     pub lanes: [LaneRecord; Lane::COUNT],
-    /// Mean negative log-likelihood of the validation data after this step, where it was measured.
+    /// Mean negative log-likelihood of the validation data after this step, in nats; absent if not
+    /// evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
 }
@@ -104,11 +110,13 @@ pub struct StepRecord {
 /// A lane in a [`StepRecord`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct LaneRecord {
-    /// How long the lane was at tasks of training steps, and of saves, that have ended since the record before. Steps
-    /// overlap: what a step's record counts of AdamW is for the most part that of the step before, and the last step's is in
-    /// no record. Validation does not count; AdamW that runs under it does.
+    /// Seconds that the lane was busy with tasks of training steps and saves that ended since the
+    /// previous record. Steps overlap: most of the AdamW time in a record belongs to the previous
+    /// step, and that of the last step is in no record. Validation is not counted, but AdamW that
+    /// runs during it is.
     pub busy_seconds: f64,
-    /// The same of a step beside which nothing is saved, as the plan's search predicted it, if the run follows one.
+    /// Seconds the lane is busy in a step without a save, as predicted by the search for a plan;
+    /// absent without a search.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_seconds: Option<f64>,
 }
@@ -117,28 +125,28 @@ fn by_name<S: Serializer>(lanes: &[LaneRecord; Lane::COUNT], to: S) -> Result<S:
     to.collect_map(Lane::ALL.iter().map(|lane| (lane.name(), lanes[lane.at()])))
 }
 
-/// A file of records, one JSON object a line, each line written as soon as it is known.
+/// The log: a file with one JSON object per line, written after every step.
 #[derive(Debug)]
 pub struct JsonLines {
     path: PathBuf,
     file: File,
-    /// Bytes of whole lines.
-    whole: u64,
+    /// Bytes of complete lines.
+    complete: u64,
 }
 
 impl JsonLines {
-    /// Begins a log; an earlier file of that name is replaced.
+    /// Creates a log; replaces an existing file.
     pub fn create(path: &Path) -> Result<JsonLines> {
         let file = File::create(path)
             .map_err(|error| Error::io(format!("cannot write the log {}", path.display()), &error))?;
-        Ok(JsonLines { path: path.to_owned(), file, whole: 0 })
+        Ok(JsonLines { path: path.to_owned(), file, complete: 0 })
     }
 
-    /// Goes on with the log of a run after `step`: the records up to it stay, whatever follows goes. After step 0 that
-    /// is a new log.
+    /// Opens the log of a run that resumes after `step`. Records of later steps are removed. After
+    /// step 0, or if there is no file, creates a new log.
     ///
-    /// Errors: it cannot be read or written, or it begins with a line that is no record (`BadFormat`).
-    pub fn go_on(path: &Path, step: u64) -> Result<JsonLines> {
+    /// Errors: the file cannot be read or written, or its first line is not a record (`BadFormat`).
+    pub fn resume(path: &Path, step: u64) -> Result<JsonLines> {
         #[derive(Deserialize)]
         struct Stepped {
             step: u64,
@@ -147,45 +155,46 @@ impl JsonLines {
             return JsonLines::create(path);
         }
         let cannot =
-            |error: io::Error| Error::io(format!("cannot go on with the log {}", path.display()), &error);
+            |error: io::Error| Error::io(format!("cannot continue the log {}", path.display()), &error);
         let mut file = File::options().read(true).write(true).open(path).map_err(cannot)?;
-        let (mut whole, mut line, mut lines) = (0, Vec::new(), BufReader::new(&file));
+        let (mut complete, mut line, mut lines) = (0, Vec::new(), BufReader::new(&file));
         loop {
             line.clear();
             if lines.read_until(b'\n', &mut line).map_err(cannot)? == 0 {
                 break;
             }
-            // What a killed process was writing last may be part of a line.
+            // A killed process may have left an incomplete last line.
             match serde_json::from_slice::<Stepped>(&line) {
-                Ok(record) if record.step <= step && line.ends_with(b"\n") => whole += line.len() as u64,
-                Err(_) if whole == 0 => {
+                Ok(record) if record.step <= step && line.ends_with(b"\n") => complete += line.len() as u64,
+                Err(_) if complete == 0 => {
                     return Err(Error::new(
                         Status::BadFormat,
-                        format!("{} is not the log of a run; name another file", path.display()),
+                        format!("{} is not the log of a run; give another file", path.display()),
                     ));
                 }
                 _ => break,
             }
         }
-        file.set_len(whole).map_err(cannot)?;
+        file.set_len(complete).map_err(cannot)?;
         file.seek(SeekFrom::End(0)).map_err(cannot)?;
-        Ok(JsonLines { path: path.to_owned(), file, whole })
+        Ok(JsonLines { path: path.to_owned(), file, complete })
     }
 
-    /// Appends a record, or says why it cannot; then the file ends with the record before.
+    /// Appends a record. After an error the file ends with the previous record.
     pub fn write(&mut self, record: &StepRecord) -> Result<()> {
         let mut line = serde_json::to_vec(record).map_err(|error| Error::internal(error.to_string()))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(|error| {
-            let _ = self.file.set_len(self.whole);
+            let _ = self.file.set_len(self.complete);
             Error::io(format!("cannot write the log {}", self.path.display()), &error)
         })?;
-        self.whole += line.len() as u64;
+        self.complete += line.len() as u64;
         Ok(())
     }
 }
 
-/// The pace of a run, from the median of its last steps: one slow step does not shake it.
+/// Estimates the remaining time from the median of the last 15 steps, so that a single slow step
+/// has no effect.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
     last: VecDeque<f64>,
@@ -194,7 +203,7 @@ pub struct Pace {
 impl Pace {
     const STEPS: usize = 15;
 
-    /// Takes in a step.
+    /// Adds the time of a step.
     pub fn push(&mut self, step_seconds: f64) {
         if self.last.len() == Self::STEPS {
             self.last.pop_front();
@@ -202,7 +211,7 @@ impl Pace {
         self.last.push_back(step_seconds);
     }
 
-    /// Seconds that `steps` more steps take; 0 before the first.
+    /// Returns the estimated seconds for `steps` more steps; 0 before the first.
     pub fn remaining(&self, steps: u64) -> f64 {
         let mut sorted: Vec<f64> = self.last.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
@@ -216,14 +225,14 @@ mod tests {
     use crate::base::Dims;
     use crate::model::Window;
 
-    /// LLaMA 7B: 6.607e9 matrix weights (6.738e9 in all, less embedding and norms).
+    /// LLaMA 7B: 6.607e9 weights in matmuls (6.738e9 in total, without embedding and norms).
     #[test]
     fn useful_work_is_six_p_and_causal_attention() {
         let dims = Dims { c: 4096, h: 32, g: 32, d: 128, f: 11008, v: 32000, l: 32 };
         let model = ModelConfig { positions_max: 4096, ..ModelConfig::llama(dims) };
         let work = UsefulWork::new(&model);
         assert_eq!(work.flop(1, 0, 0), 6.0 * 6_607_077_376.0);
-        // One row of 2048: pairs 2048·2049/2, per token close to 6·L·C·T.
+        // One sequence of 2048: 2048·2049/2 pairs, per token close to 6·L·C·T.
         let pairs = 2048 * 2049 / 2;
         let per_token = work.flop(0, pairs, 0) / 2048.0;
         assert_eq!(per_token, 6.0 * 32.0 * 4096.0 * 2049.0);
@@ -231,14 +240,15 @@ mod tests {
 
     /// A window of 3 in one of two layers.
     #[test]
-    fn what_a_window_passes_over_is_no_work() {
+    fn pairs_outside_a_window_are_not_useful_work() {
         let dims = Dims { c: 8, h: 2, g: 1, d: 4, f: 12, v: 16, l: 2 };
         let window = Window { size: 3, layers: vec![false, true] };
         let work = UsefulWork::new(&ModelConfig { window: Some(window), ..ModelConfig::llama(dims) });
-        // Rows of 5 see 1, 2, 3, 4, 5: 1 + 2 too many; the second row is two documents of 4 and 1.
+        // The tokens of a sequence of 5 have 1, 2, 3, 4, 5 pairs, 1 + 2 of them outside. With
+        // `starts` the second sequence is two documents, of 4 tokens and of 1.
         let starts = [0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
-        assert_eq!(work.beyond(10, 5, None), 2 * (1 + 2));
-        assert_eq!(work.beyond(10, 5, Some(&starts)), (1 + 2) + 1);
+        assert_eq!(work.pairs_outside(10, 5, None), 2 * (1 + 2));
+        assert_eq!(work.pairs_outside(10, 5, Some(&starts)), (1 + 2) + 1);
         assert_eq!(work.flop(0, 15, 3), 12.0 * 8.0 * (15.0 + 12.0));
     }
 
@@ -284,33 +294,33 @@ mod tests {
     }
 
     #[test]
-    fn a_log_goes_on_where_the_run_does() {
+    fn a_log_is_resumed_after_the_step_of_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.jsonl");
-        let whole = "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n{\"step\":3}\n";
+        let full = "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n{\"step\":3}\n";
         for (text, step, want) in [
-            (whole, 2, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
-            (whole, 9, whole),
-            (whole, 0, ""),
-            (&whole[..whole.len() - 1], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
-            (&whole[..whole.len() - 6], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
+            (full, 2, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
+            (full, 9, full),
+            (full, 0, ""),
+            (&full[..full.len() - 1], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
+            (&full[..full.len() - 6], 3, "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n"),
             ("{\"step\":4}\n", 3, ""),
             ("", 3, ""),
         ] {
             std::fs::write(&path, text).unwrap();
-            JsonLines::go_on(&path, step).unwrap().file.write_all(b"more").unwrap();
+            JsonLines::resume(&path, step).unwrap().file.write_all(b"more").unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{want}more"), "{text} after {step}");
         }
-        std::fs::write(&path, "years of work\n").unwrap();
-        let error = JsonLines::go_on(&path, 1).unwrap_err();
+        std::fs::write(&path, "another file\n").unwrap();
+        let error = JsonLines::resume(&path, 1).unwrap_err();
         assert!(error.message().contains("is not the log of a run"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "years of work\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "another file\n");
         std::fs::remove_file(&path).unwrap();
-        JsonLines::go_on(&path, 1).unwrap();
+        JsonLines::resume(&path, 1).unwrap();
     }
 
     #[test]
-    fn the_pace_is_a_median() {
+    fn the_remaining_time_follows_the_median_step() {
         let mut pace = Pace::default();
         assert_eq!(pace.remaining(5), 0.0);
         [9.0, 1.0, 1.0, 1.0].into_iter().for_each(|s| pace.push(s));

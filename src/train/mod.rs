@@ -1,13 +1,14 @@
-//! L10, the loop.
+//! L10, the training loop.
 //!
-//! Takes batches from [`data`](crate::data), learning rates from [`LrSchedule`], models from [`hf`](crate::hf) folders or a
-//! [`checkpoint`](crate::checkpoint), and asks the engine for steps and saves. It knows nothing of lanes or slots, and prints
-//! nothing: a [`Run`] reports to its [`Observer`].
+//! Takes batches from [`data`](crate::data), learning rates from [`LrSchedule`], and models from
+//! [`hf`](crate::hf) folders or a [`checkpoint`](crate::checkpoint); runs steps and saves of the
+//! engine. It does not schedule operations, and it prints nothing: a [`Run`] reports to its
+//! [`Observer`].
 //!
-//! A run is decided by what a checkpoint keeps of it: the state of every unit, the step number, the place in the
-//! data, and the numbers under the names of the command's options. The learning rate is a function of the step number, the
-//! order of the data one of the seed and the place; so a run that goes on ([`Resume`]) takes the same path as one that was
-//! never stopped, and ends with the same bits.
+//! A checkpoint has everything that determines the rest of a run: the state of every unit, the step
+//! number, the position in the data, and the options that change bits. The learning rate is a
+//! function of the step number; the order of the data is a function of seed and position. A resumed
+//! run ([`Resume`]) is therefore bit-equal to an uninterrupted one.
 #![forbid(unsafe_code)]
 
 mod lr;

@@ -1,4 +1,5 @@
-//! A step as it would run on a machine, for people and for programs: what `horizon plan` and `hz_plan_search` say.
+//! Searches the fastest plan for a machine and describes it as text and JSON, for `horizon plan`
+//! and `hz_plan_search`.
 
 use std::fmt;
 
@@ -16,11 +17,12 @@ use crate::schedule::{Accumulator, AdamWhen, Boundary, GradWait, LayerPlacement,
 use crate::train::metrics::UsefulWork;
 use crate::train::times::StepTimes;
 
-/// The described machine whose device is a CPU.
+/// Name of the shipped machine description for the CPU device.
 const CPU: &str = "cpu";
 
-/// Describes this machine with a [resolved](DeviceChoice::resolve) device: the figures of the machine that is named, or else of
-/// the described one most like it, and the memory that is here unless it is stated in bytes.
+/// Describes this machine with a [resolved](DeviceChoice::resolve) device. Throughputs and
+/// bandwidths come from the description `named`, or else from the shipped one most like this
+/// machine. Memory limits are the given bytes, or else this machine's.
 pub fn here(
     device: DeviceChoice,
     named: Option<&str>,
@@ -40,51 +42,55 @@ pub fn here(
     Ok((machine, MemoryLimits::here(device_mem.or(free), host_mem, shared)))
 }
 
-/// The described machine whose device is most like this one.
+/// Returns the shipped description for this device; H100 PCIe if there is none.
 fn most_like(info: Option<&DeviceInfo>) -> Result<Description> {
     let hardware = info.and_then(|info| info.hardware.as_deref());
     hardware.and_then(Description::shipped_with).map_or_else(|| Description::open("h100-pcie"), Ok)
 }
 
-/// How much a plan is to say of why it takes what it takes.
+/// Detail of a plan's explanation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Where the time goes.
+    /// Busy times of the lanes, and what limits the step.
     Times,
-    /// Also what more memory, a faster part, or another micro-batch would give: some searches more.
+    /// Also the gain from more memory, faster hardware, or another micro-batch; this takes further
+    /// searches.
     Gains,
 }
 
-/// The fastest plan of a model on a machine, and why it takes what it takes.
+/// The fastest plan of a model on a machine, with an explanation of its step time.
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// The plan and its step time.
     pub found: Found,
-    /// Why.
+    /// Explanation of the step time.
     pub explanation: Explanation,
-    /// P.
+    /// P: number of parameters.
     pub parameters: usize,
     /// Tokens of a step.
     pub tokens: usize,
-    /// Tokens per second.
+    /// Simulated throughput.
     pub tokens_per_second: f64,
-    /// [`UsefulWork`] per second, 10¹² FLOP/s.
+    /// Simulated useful TFLOP/s, see [`UsefulWork`].
     pub tflops: f64,
-    /// The machine that it was searched for.
+    /// The machine for which the plan was searched.
     pub rates: Machine,
-    /// Bytes of a saved training state, and the seconds that the disk takes for them.
+    /// Bytes of a checkpoint's state, and the seconds that the disk lane takes to write them.
     pub saved: (usize, f64),
     model: String,
     machine: String,
-    /// The [bases](Description::basis_line) of the rates, for people, and every [figure](Description::figures_json).
+    /// Bases of the machine's rates as text, see [`Description::basis_line`].
     basis: String,
+    /// Every rate with its basis, see [`Description::figures_json`].
     figures: Value,
 }
 
 impl Planned {
-    /// Searches, and explains as far as `why` asks. `model` is what the model is called.
+    /// Searches the fastest plan and explains it in the detail of `why`. `model` is the model's
+    /// name in the output.
     ///
-    /// Errors: nothing fits, with the smallest change that does; or an option that cannot be used.
+    /// Errors: nothing fits; the error names the smallest change that does. Or an option is
+    /// invalid.
     pub fn search(
         model: &str,
         config: &ModelConfig,
@@ -107,7 +113,7 @@ impl Planned {
         let seconds = found.step_ns as f64 / 1e9;
         let attention_pairs = (options.micros_max * b * t * (t + 1) / 2) as u64;
         let work = UsefulWork::new(config);
-        let beyond = work.beyond(tokens, t, None);
+        let outside = work.pairs_outside(tokens, t, None);
         let cost = found.plan.cost(&layout, options.micros_max);
         let saves = found.plan.geometry.units().map(|unit| Operation::Save { unit });
         let saved = saves.fold((0, 0.0), |(bytes, seconds), save| {
@@ -118,7 +124,7 @@ impl Planned {
             parameters: layout.parameters(),
             tokens,
             tokens_per_second: tokens as f64 / seconds,
-            tflops: work.flop(tokens as u64, attention_pairs, beyond) / seconds / 1e12,
+            tflops: work.flop(tokens as u64, attention_pairs, outside) / seconds / 1e12,
             rates: machine.rates.clone(),
             saved,
             found,
@@ -135,36 +141,38 @@ impl Planned {
         &self.found.plan
     }
 
-    /// The step's time, and each lane's in it.
+    /// The predicted times of a step.
     pub fn predicted(&self) -> StepTimes {
         let busy = |lane: Lane| self.explanation.prediction.lanes[lane.at()].busy_ns as f64 / 1e9;
         StepTimes { step_seconds: self.found.step_ns as f64 / 1e9, busy_seconds: Lane::ALL.map(busy) }
     }
 
-    /// The search's answer in a few lines.
+    /// Returns the summary of the plan: a few lines of text.
     pub fn summary(&self) -> String {
         let mut text = String::new();
-        self.write_summary(&mut text).expect("a string takes whatever is written");
+        self.write_summary(&mut text).expect("writing to a string cannot fail");
         text
     }
 
-    /// The name of the machine.
+    /// Name of the machine.
     pub fn machine_name(&self) -> &str {
         self.machine.split(':').next().unwrap_or_default()
     }
 
-    /// The lane that limits the step, in words.
+    /// Describes what limits the step.
     pub fn bound(&self) -> String {
         let Explanation { busiest, longest, .. } = &self.explanation;
         bound(*busiest, *longest, self.busy(*busiest))
     }
 
-    /// How much of a step a lane is busy.
+    /// Fraction of a step that a lane is busy.
     fn busy(&self, lane: Lane) -> f64 {
         self.explanation.prediction.lanes[lane.at()].busy_ns as f64 / self.found.step_ns as f64
     }
 
-    /// As one JSON object: seconds, bytes, and the placement layer by layer.
+    /// Returns the plan as one JSON object. Keys with the suffixes `_seconds` and `_bytes` have
+    /// these units; `tflops` is useful TFLOP/s; `lanes_busy` has fractions of the step;
+    /// `placement.layers` has runs of equally placed layers.
     pub fn json(&self) -> Value {
         let plan = self.plan();
         let (placement, numeric) = (&plan.policy.placement, &plan.policy.numeric);
@@ -221,7 +229,7 @@ fn adam_name(when: AdamWhen) -> &'static str {
     }
 }
 
-/// Layers that follow one another and are placed alike, as JSON.
+/// Returns runs of consecutive layers with equal placement, as JSON.
 fn runs(placement: &Placement) -> impl Iterator<Item = Value> {
     let mut first = 0;
     placement.layers.chunk_by(|one, other| one == other).map(move |run| {
@@ -283,9 +291,9 @@ impl fmt::Display for Planned {
         let Explanation { gains, micro_batch, .. } = &self.explanation;
         for gain in gains {
             let percent = 100.0 * (1.0 - gain.step_ns as f64 / self.found.step_ns as f64);
-            let worth =
+            let gained =
                 if percent < 0.05 { "no gain".to_owned() } else { format!("{percent:.1} % less time") };
-            writeln!(f, "  with {:<30} {worth}", gain.what)?;
+            writeln!(f, "  with {:<30} {gained}", gain.what)?;
         }
         if let Some((shape, micros, step_ns)) = micro_batch {
             writeln!(
@@ -305,20 +313,20 @@ fn several_micro_batches(number: usize) -> String {
     format!("{number} micro-batch{}", if number == 1 { "" } else { "es" })
 }
 
-/// The lane that limits a step, in words.
+/// Describes what limits a step. `longest` is the lane with the largest share of the critical path.
 fn bound(busiest: Lane, longest: Lane, share: f64) -> String {
-    const WHOLLY: f64 = 0.9;
-    let what = |lane: Lane| match lane {
+    const SATURATED: f64 = 0.9;
+    let name = |lane: Lane| match lane {
         Lane::Compute => "compute: arithmetic on the device",
         Lane::H2d => "h2d: uploads to the device",
         Lane::D2h => "d2h: downloads from the device",
         Lane::Host => "host: AdamW, by RAM bandwidth",
         Lane::Disk => "disk: checkpoints",
     };
-    if share >= WHOLLY || busiest == longest {
-        what(busiest).to_owned()
+    if share >= SATURATED || busiest == longest {
+        name(busiest).to_owned()
     } else {
-        format!("waits between lanes, mostly for {}", what(longest))
+        format!("waits between lanes, mostly for {}", name(longest))
     }
 }
 
@@ -327,9 +335,9 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         |has: &dyn Fn(&LayerPlacement) -> bool| placement.layers.iter().filter(|layer| has(layer)).count();
     let recompute = |which: Recompute| of(&|layer| layer.recompute == which);
     let list = |counts: &[(usize, &str)]| {
-        let some: Vec<String> =
-            counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-        some.join(", ")
+        let nonzero: Vec<String> =
+            counts.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{n} {name}")).collect();
+        nonzero.join(", ")
     };
     writeln!(
         f,
@@ -340,7 +348,7 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         adam_name(placement.adam),
         wait_name(placement.grad_wait)
     )?;
-    let recomputed = Recompute::ALL.map(|kept| (recompute(kept), kept.name()));
+    let recomputed = Recompute::ALL.map(|which| (recompute(which), which.name()));
     let spilled = of(&|layer| layer.boundary == Boundary::Spilled);
     write!(
         f,
@@ -350,8 +358,8 @@ fn write_placement(f: &mut dyn fmt::Write, placement: &Placement) -> fmt::Result
         placement.residents()
     )?;
     if placement.sweeps > 1 {
-        let stay = of(&|layer| layer.accumulator == Accumulator::OnDevice);
-        write!(f, "; {} on the device", several(stay, "gradient accumulator"))?;
+        let on_device = of(&|layer| layer.accumulator == Accumulator::OnDevice);
+        write!(f, "; {} on the device", several(on_device, "gradient accumulator"))?;
     }
     writeln!(f)
 }

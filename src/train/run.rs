@@ -1,4 +1,4 @@
-//! The loop: windows in, updates out, a record a step, an export at the end.
+//! The training loop: steps, log records, validation, checkpoints, and the export at the end.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -20,82 +20,86 @@ use crate::train::saving::{self, Resume, SaveOptions, Saving};
 use crate::train::source::ModelSource;
 use crate::train::times::{MeanTimes, StepTimes};
 
-/// Everything about a run but model and data.
+/// Options of a run, except model and data.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Memory, shapes and AdamW. Its `micros_max` is the number of micro-batches of each step.
+    /// Memory, shapes and AdamW. `micros_max` is the number of micro-batches per step (gradient
+    /// accumulation).
     pub trainer: TrainerOptions,
-    /// Updates; by default one pass over the data.
+    /// Number of optimizer steps; by default one epoch.
     pub steps: Option<u64>,
-    /// How the learning rate falls.
-    pub rate_shape: LrShape,
+    /// Decay of the learning rate.
+    pub lr_shape: LrShape,
     /// Peak learning rate.
     pub lr: f64,
-    /// Least learning rate; by default a tenth of the peak.
+    /// Minimum learning rate; by default a tenth of the peak.
     pub min_lr: Option<f64>,
-    /// Updates that warm up; by default a twentieth of all, rounded up.
+    /// Number of warmup steps; by default a twentieth of all steps, rounded up.
     pub warmup: Option<u64>,
-    /// Decides fresh weights and the order of the data.
+    /// Seed of fresh weights and of the order of the data.
     pub seed: u64,
-    /// Whether windows are shuffled, epoch by epoch.
+    /// Shuffles the windows of every epoch.
     pub shuffle: bool,
-    /// Updates between validations; there is one after the last in any case. 0 leaves it at that one.
+    /// Steps between validations; 0 for a validation after the last step only. The last step always
+    /// has one.
     pub val_every: u64,
-    /// The most micro-batches that a validation takes; drawn once, from all over the validation data.
+    /// Most micro-batches of a validation; drawn once, spread over the validation data.
     pub val_micros_max: usize,
-    /// Where the model is exported to at the end.
+    /// Folder for the export at the end.
     pub out: Option<PathBuf>,
-    /// What it is exported as.
+    /// Dtype of the exported weights.
     pub export_dtype: DType,
-    /// Where a record per step goes, as JSON lines.
+    /// File for the log, with one [`StepRecord`] per step.
     pub log: Option<PathBuf>,
-    /// What a step was predicted to take, where a search found its placement; records say it beside what it takes.
+    /// Times of a step as predicted by the search for a plan; stored in the log next to the
+    /// measured times.
     pub predicted: Option<StepTimes>,
-    /// Where the trace goes at the end.
+    /// File for the trace, written at the end.
     pub trace: Option<PathBuf>,
-    /// The machine on which the trace shows the run simulated, beside what was measured.
+    /// Machine for which the trace also shows the simulated run.
     pub simulated: Option<Machine>,
-    /// Where checkpoints go, and how often.
+    /// Folder and interval of checkpoints.
     pub save: Option<SaveOptions>,
-    /// What the run goes on from; everything that changes bits is as it was then.
+    /// Checkpoint from which the run resumes. Options that change bits must equal the checkpoint's.
     pub resume: Option<Resume>,
 }
 
-/// Who is told what happens while a run goes on.
+/// Receives the events of a run.
 pub trait Observer: Sync {
-    /// A step is done; `remaining` are the seconds that the rest will take at the present pace.
+    /// A step is done. `steps` is the number of steps of the run, `remaining` the estimated seconds
+    /// until its end.
     fn stepped(&mut self, record: &StepRecord, steps: u64, remaining: f64);
-    /// The checkpoint of a step is whole, in a folder of checkpoints.
+    /// The checkpoint of a step is complete; `folder` is the folder of checkpoints.
     fn saved(&mut self, step: u64, folder: &Path);
-    /// So many bytes of weights of so many have been exported. Called by any thread.
+    /// `done` of `total` bytes of weights have been exported. Called by any thread.
     fn exporting(&self, _done: u64, _total: u64) {}
-    /// Something went wrong that the run survives.
+    /// An error that does not end the run.
     fn warned(&mut self, message: &str);
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// The last update that is done, counted over the whole run.
+    /// The last completed step, counted over the whole run.
     pub steps: u64,
-    /// What its records say of times on the average, the first one left out; nothing before the second.
+    /// Mean times of its steps, without the first; `None` for fewer than two steps.
     pub times: Option<StepTimes>,
-    /// Whether it was asked to stop before its last step.
+    /// True if the run was stopped before its last step.
     pub stopped: bool,
-    /// Where the model was exported to.
+    /// Folder of the export.
     pub exported: Option<PathBuf>,
-    /// The folder of checkpoints that it can go on from.
+    /// Folder of checkpoints from which the run can be resumed.
     pub saved: Option<PathBuf>,
 }
 
-/// A run, ready to go.
+/// A run whose model, data and files are open.
 pub struct Run {
     trainer: Trainer,
     model: ModelSource,
     feeder: Feeder,
     position: Position,
     validation: Vec<Micro>,
-    rate: LrSchedule,
+    lr_schedule: LrSchedule,
     work: UsefulWork,
     target: Option<ExportTarget>,
     trace: Option<(PathBuf, File)>,
@@ -104,8 +108,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Checks every option and every path, takes the memory and puts the weights in, of which `loading` is told. What can
-    /// be refused is refused here, before the first step.
+    /// Checks all options and paths, allocates the memory and loads the weights; `loading` counts
+    /// the bytes read. Invalid options and paths are reported here, before the first step.
     pub fn open(
         model: ModelSource,
         data: Data,
@@ -116,25 +120,25 @@ impl Run {
         let (micros, shape) = (options.trainer.micros_max, options.trainer.shape);
         if shape.b == 0 || micros == 0 {
             return Err(Error::argument(format!(
-                "a step of {micros} micro-batches of {} sequences is empty; each must be at least 1",
+                "a step has {micros} micro-batches of {} sequences; both must be at least 1",
                 shape.b
             )));
         }
         let steps = options.steps.unwrap_or_else(|| data.windows().div_ceil((shape.b * micros) as u64));
         if steps == 0 {
-            return Err(Error::argument("0 steps train nothing; the number of steps must be at least 1"));
+            return Err(Error::argument("the run has 0 steps; it must have at least 1"));
         }
-        let rate = LrSchedule {
-            shape: options.rate_shape,
+        let lr_schedule = LrSchedule {
+            shape: options.lr_shape,
             lr: options.lr,
             min_lr: options.min_lr.unwrap_or(options.lr / 10.0),
             warmup: options.warmup.unwrap_or(steps.div_ceil(20)),
             steps,
         };
-        rate.validate()?;
-        let numeric = saving::numeric(&options, &rate);
+        lr_schedule.validate()?;
+        let numeric = saving::numeric(&options, &lr_schedule);
         let loader = match &options.resume {
-            Some(resume) => resume.loader(&model.config.model, &data, &options, &rate, &numeric)?,
+            Some(resume) => resume.loader(&model.config.model, &data, &options, &lr_schedule, &numeric)?,
             None => Loader::new(&data, shape.b, options.shuffle.then_some(options.seed)),
         };
         let validation = match &val {
@@ -166,15 +170,27 @@ impl Run {
         let position = loader.position(&data);
         let feeder = Feeder::start(Arc::new(data), loader, micros)?;
         let work = UsefulWork::new(&model.config.model);
-        Ok(Run { trainer, model, feeder, position, validation, rate, work, target, trace, saving, options })
+        Ok(Run {
+            trainer,
+            model,
+            feeder,
+            position,
+            validation,
+            lr_schedule,
+            work,
+            target,
+            trace,
+            saving,
+            options,
+        })
     }
 
-    /// The learning rates of the run, and how many updates it makes.
-    pub fn rate(&self) -> &LrSchedule {
-        &self.rate
+    /// The learning-rate schedule, with the number of steps.
+    pub fn lr_schedule(&self) -> &LrSchedule {
+        &self.lr_schedule
     }
 
-    /// The place in the data behind the last step: where the next one begins.
+    /// The position in the data at which the next step begins.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -184,14 +200,15 @@ impl Run {
         &mut self.trainer
     }
 
-    /// Trains to the last step, or until `stop` is set, in which case the step that runs is finished first; then
-    /// writes the last checkpoint, trace and export. A checkpoint that cannot be written is a warning.
+    /// Trains to the last step, or until `stop` is set; the current step is then completed.
+    /// Afterwards writes the last checkpoint, the trace and the export. A checkpoint that cannot be
+    /// written is a warning.
     ///
-    /// A step whose norm is not finite ends the run with its error; the weights are those of the step before
-    /// and are exported all the same.
+    /// A step whose gradient norm is not finite ends the run with an error; the weights before that
+    /// step are still exported.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let start = self.trainer.stats().steps;
-        let mut log = self.options.log.as_deref().map(|path| JsonLines::go_on(path, start)).transpose()?;
+        let mut log = self.options.log.as_deref().map(|path| JsonLines::resume(path, start)).transpose()?;
         let (mut steps, mut times) = (start, MeanTimes::default());
         let ended = self.steps(&mut steps, &mut times, &mut log, observer, stop);
         match &ended {
@@ -212,7 +229,7 @@ impl Run {
             let flushed = written
                 .and_then(|()| file.flush().map_err(|error| Error::io("cannot write the trace", &error)));
             if let Err(error) = flushed {
-                // Part of a trace opens nowhere.
+                // No viewer opens an incomplete trace.
                 let _ = std::fs::remove_file(&path);
                 let path = path.display();
                 observer.warned(&format!("{path}: {}; this run has no trace", error.message()));
@@ -235,7 +252,7 @@ impl Run {
         }
     }
 
-    /// The steps alone; `done` counts them. Gives whether it was stopped.
+    /// Runs the steps; `done` counts them. Returns true if the run was stopped.
     fn steps(
         &mut self,
         done: &mut u64,
@@ -244,7 +261,7 @@ impl Run {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool> {
-        let steps = self.rate.steps;
+        let steps = self.lr_schedule.steps;
         let mut pace = Pace::default();
         let mut clock = Instant::now();
         let mut busy_ns = self.trainer.stats().busy_ns;
@@ -252,14 +269,15 @@ impl Run {
             if stop.load(Ordering::Relaxed) {
                 return Ok(true);
             }
-            let lr = self.rate.at(*done);
-            let asked = Instant::now();
+            let lr = self.lr_schedule.at(*done);
+            let wait_start = Instant::now();
             let StepData { micros, next } = self.feeder.take()?;
-            let given = Instant::now();
-            self.trainer.mark("wait for a batch", asked, given);
+            let wait_end = Instant::now();
+            self.trainer.mark("wait for a batch", wait_start, wait_end);
             let batches: Vec<Batch> = micros.iter().map(Micro::batch).collect();
             let is_due = *done + 1 == steps || (*done + 1).is_multiple_of(self.options.val_every);
-            // A validation reads other rows of the embedding, and waits for all of them.
+            // A validation reads other rows of the embedding and waits for all of it, so announcing
+            // would not help.
             if (!is_due || self.validation.is_empty())
                 && let Some(next) = self.feeder.peek()
             {
@@ -273,12 +291,13 @@ impl Run {
             pace.push(step_seconds);
             let before_ns = std::mem::replace(&mut busy_ns, self.trainer.stats().busy_ns);
             let busy = |lane: Lane| (busy_ns[lane.at()] - before_ns[lane.at()]) as f64 / 1e9;
-            let took = StepTimes { step_seconds, busy_seconds: Lane::ALL.map(busy) };
-            times.push(&took);
+            let measured = StepTimes { step_seconds, busy_seconds: Lane::ALL.map(busy) };
+            times.push(&measured);
             let attention_pairs = micros.iter().map(|micro| micro.attention_pairs).sum();
             let t = self.options.trainer.shape.t;
-            let beyond = |micro: &Micro| self.work.beyond(micro.tokens.len(), t, micro.starts.as_deref());
-            let beyond = micros.iter().map(beyond).sum();
+            let outside =
+                |micro: &Micro| self.work.pairs_outside(micro.tokens.len(), t, micro.starts.as_deref());
+            let outside = micros.iter().map(outside).sum();
             let record = StepRecord {
                 step: report.step,
                 loss: report.loss,
@@ -287,13 +306,13 @@ impl Run {
                 tokens,
                 epoch: next.epoch as f64 + next.window as f64 / next.windows as f64,
                 step_seconds,
-                data_seconds: (given - asked).as_secs_f64(),
+                data_seconds: (wait_end - wait_start).as_secs_f64(),
                 tokens_per_second: tokens as f64 / step_seconds,
-                tflops: self.work.flop(tokens, attention_pairs, beyond) / step_seconds / 1e12,
+                tflops: self.work.flop(tokens, attention_pairs, outside) / step_seconds / 1e12,
                 rss_bytes: resident_bytes(),
                 predicted_step_seconds: self.options.predicted.map(|predicted| predicted.step_seconds),
                 lanes: Lane::ALL.map(|lane| LaneRecord {
-                    busy_seconds: took.busy_seconds[lane.at()],
+                    busy_seconds: measured.busy_seconds[lane.at()],
                     predicted_seconds: self.options.predicted.map(|it| it.busy_seconds[lane.at()]),
                 }),
                 val_loss: if is_due { self.validate()? } else { None },
@@ -311,7 +330,8 @@ impl Run {
         Ok(false)
     }
 
-    /// The loss over the validation micro-batches, if there are any: each target counts the same.
+    /// Returns the mean loss over all targets of the validation micro-batches; `None` without
+    /// validation data.
     fn validate(&mut self) -> Result<Option<f64>> {
         if self.validation.is_empty() {
             return Ok(None);
@@ -329,16 +349,17 @@ impl Run {
     fn export(&mut self, observer: &dyn Observer) -> Result<Option<PathBuf>> {
         let Some(target) = &self.target else { return Ok(None) };
         let dtype = self.options.export_dtype;
-        let told = |done, total| {
+        let progress = |done, total| {
             observer.exporting(done, total);
             Ok(())
         };
-        export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &told)?;
+        export(target, &self.model.config, &mut self.trainer, dtype, SHARD_BYTES, &progress)?;
         Ok(Some(target.folder().to_owned()))
     }
 }
 
-/// At most `micros_max` micro-batches from all over the validation data, the same in every run.
+/// Draws at most `micros_max` micro-batches, spread over the validation data, the same in every
+/// run.
 fn draw_validation(val: &Data, micro_batch: usize, micros_max: usize) -> Result<Vec<Micro>> {
     let mut loader = Loader::new(val, micro_batch, Some(0));
     let mut micros = Vec::new();
@@ -350,7 +371,9 @@ fn draw_validation(val: &Data, micro_batch: usize, micros_max: usize) -> Result<
         }
     }
     if micros.is_empty() {
-        return Err(Error::argument("the validation data has no tokens to predict: no loss can be computed"));
+        return Err(Error::argument(
+            "the validation data has no supervised tokens, so it has no loss; give other validation data",
+        ));
     }
     Ok(micros)
 }

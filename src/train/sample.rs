@@ -1,4 +1,4 @@
-//! Continuing a text, token by token.
+//! Generates text, token by token.
 
 use std::ops::ControlFlow;
 
@@ -16,7 +16,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler of a temperature ≥ 0; 0 takes the most likely token. Equal seeds draw equal tokens.
+    /// Creates a sampler. The temperature must be at least 0; 0 takes the most likely token. Equal
+    /// seeds draw equal tokens.
     pub fn new(temperature: f64, seed: u64) -> Result<Sampler> {
         if !(temperature.is_finite() && temperature >= 0.0) {
             return Err(Error::argument(format!(
@@ -26,11 +27,11 @@ impl Sampler {
         Ok(Sampler { temperature, rng: ChaCha8Rng::seed_from_u64(seed) })
     }
 
-    /// Draws a token with probability softmax(logits / temperature), in f64. Of equally likely ones, temperature
-    /// 0 takes the first.
+    /// Draws a token with probability softmax(logits / temperature), in f64. Temperature 0 takes
+    /// the first of the most likely tokens.
     ///
     /// # Panics
-    /// If there are no logits.
+    /// If `logits` is empty.
     pub fn draw(&mut self, logits: &[f32]) -> usize {
         let (first, largest) = logits
             .iter()
@@ -56,8 +57,9 @@ impl Sampler {
     }
 }
 
-/// Continues `prompt` by at most `count` tokens, giving each to `emit` as it is drawn, which says whether to go on.
-/// Only tokens below `limit` are drawn. Of a text longer than the trainer's sequences the last part is what the model sees.
+/// Continues `prompt` by at most `count` tokens. Calls `emit` with each; `ControlFlow::Break` ends
+/// the text. Only tokens below `limit` are drawn. The model sees at most the last T tokens, T being
+/// the trainer's sequence length.
 pub fn continue_text(
     trainer: &mut Trainer,
     prompt: &[i32],
@@ -69,8 +71,8 @@ pub fn continue_text(
     let seq_len = trainer.plan().policy.numeric.shape.t;
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
-        let seen = &tokens[tokens.len().saturating_sub(seq_len)..];
-        let logits = trainer.logits(seen)?;
+        let context = &tokens[tokens.len().saturating_sub(seq_len)..];
+        let logits = trainer.logits(context)?;
         let token = sampler.draw(&logits[..limit.min(logits.len())]);
         tokens.push(token as i32);
         if emit(token)?.is_break() {
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_decide() {
+    fn tokens_depend_on_the_seed() {
         let draw = |seed| {
             let mut sampler = Sampler::new(1.0, seed).unwrap();
             (0..50).map(|_| sampler.draw(&[0.0; 10])).collect::<Vec<_>>()

@@ -1,4 +1,5 @@
-//! The checkpoints of a run: when they are written, and what becomes of one that cannot be.
+//! Writes the checkpoints of a run, and resumes a run from one. A checkpoint that cannot be written
+//! is a warning.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,48 +16,49 @@ use crate::train::lr::LrSchedule;
 use crate::train::run::{Observer, RunOptions};
 use crate::train::source::ModelSource;
 
-/// Where the checkpoints of a run go.
+/// Options for the checkpoints of a run.
 #[derive(Clone, Debug)]
 pub struct SaveOptions {
-    /// A folder of checkpoints: new, empty, or that of the checkpoint that the run goes on from.
+    /// A folder of checkpoints: new, empty, or that of the checkpoint from which the run resumes.
     pub folder: PathBuf,
-    /// Updates from one to the next. There is one after the last update in any case, and where a run is stopped; 0 leaves
-    /// it at that.
+    /// Steps between checkpoints; 0 for none. There is always a checkpoint after the last step and
+    /// when a run is stopped.
     pub every: u64,
-    /// How many are kept; by default all.
+    /// Number of checkpoints that are kept; by default all.
     pub keep: Option<NonZeroUsize>,
-    /// What whoever goes on from one finds again.
+    /// Any value stored with every checkpoint; the resumed run can read it.
     pub note: Value,
 }
 
-/// What a run goes on from.
+/// The checkpoint from which a run resumes.
 #[derive(Clone, Debug)]
 pub struct Resume {
-    /// Where it stood.
+    /// The checkpoint.
     pub checkpoint: Checkpoint,
-    /// What may differ from it.
+    /// Options that may differ from it.
     pub changes: Changes,
 }
 
-/// Writes them while the run goes on, one at a time.
+/// Writes checkpoints during training, one at a time.
 pub struct Saving {
     checkpoints: Arc<Checkpoints>,
     every: u64,
     note: Note,
-    /// The step of the one that is being written.
+    /// Step of the checkpoint that is being written.
     pending: Option<u64>,
-    /// The step of the last one that is whole.
-    whole: Option<u64>,
+    /// Step of the last complete checkpoint.
+    complete: Option<u64>,
 }
 
-/// What changes the bits of a run beside what a trainer knows, under the names of the command's options.
-pub fn numeric(options: &RunOptions, rate: &LrSchedule) -> Map<String, Value> {
+/// Returns the values of a run that change bits and are not the trainer's, under the names of the
+/// command's options.
+pub fn numeric(options: &RunOptions, lr_schedule: &LrSchedule) -> Map<String, Value> {
     let fields = [
-        ("steps", json!(rate.steps)),
-        ("schedule", json!(rate.shape.name())),
-        ("lr", json!(rate.lr)),
-        ("min-lr", json!(rate.min_lr)),
-        ("warmup", json!(rate.warmup)),
+        ("steps", json!(lr_schedule.steps)),
+        ("schedule", json!(lr_schedule.shape.name())),
+        ("lr", json!(lr_schedule.lr)),
+        ("min-lr", json!(lr_schedule.min_lr)),
+        ("warmup", json!(lr_schedule.warmup)),
         ("grad-accum", json!(options.trainer.micros_max)),
         ("seed", json!(options.seed)),
         ("no-shuffle", json!(!options.shuffle)),
@@ -65,13 +67,14 @@ pub fn numeric(options: &RunOptions, rate: &LrSchedule) -> Map<String, Value> {
 }
 
 impl Resume {
-    /// The data from where the run stood. All that may not differ is refused here, before memory is taken.
+    /// Returns a loader at the checkpoint's position. Options that differ without being allowed to
+    /// are refused here, before memory is allocated.
     pub fn loader(
         &self,
         model: &ModelConfig,
         data: &Data,
         options: &RunOptions,
-        rate: &LrSchedule,
+        lr_schedule: &LrSchedule,
         numeric: &Map<String, Value>,
     ) -> Result<Loader> {
         let plan = Trainer::plan_for(model, &options.trainer)?;
@@ -79,15 +82,16 @@ impl Resume {
         given.extend(numeric.clone());
         self.checkpoint.agrees(model, &given, &self.changes)?;
         let manifest = self.checkpoint.manifest();
-        if manifest.step > rate.steps {
+        if manifest.step > lr_schedule.steps {
             return Err(Error::argument(format!(
-                "the checkpoint is of step {}; a run of {} steps ends before it",
-                manifest.step, rate.steps
+                "the checkpoint is of step {}, but the run has only {} steps; give more steps (--steps)",
+                manifest.step, lr_schedule.steps
             )));
         }
         let from = manifest.position.ok_or_else(|| {
             Error::argument(format!(
-                "{} does not say where the data goes on: no run wrote it",
+                "{} has no position in the data, so no training run wrote it; it can only be restored \
+                 through the library",
                 self.checkpoint.folder().display()
             ))
         })?;
@@ -97,7 +101,8 @@ impl Resume {
 }
 
 impl Saving {
-    /// Opens the folder. What can be refused is refused here.
+    /// Opens the folder. Checks that it can be written to, has no checkpoints of another run, and
+    /// has enough disk space.
     pub fn open(
         options: &SaveOptions,
         model: &ModelSource,
@@ -107,18 +112,21 @@ impl Saving {
         let checkpoints =
             Checkpoints::create(&options.folder, model.config.files(DType::Bf16), options.keep)?;
         let resumed = run.resume.as_ref().map(|resume| &resume.checkpoint);
-        let whole = checkpoints.belong_to(resumed)?.then(|| resumed.map(|it| it.manifest().step)).flatten();
-        checkpoints.admit(&model.layout, run.trainer.mode)?;
+        let complete =
+            checkpoints.check_run(resumed)?.then(|| resumed.map(|it| it.manifest().step)).flatten();
+        checkpoints.check_space(&model.layout, run.trainer.mode)?;
         let note = Note { numeric, position: None, note: options.note.clone() };
-        Ok(Saving { checkpoints: Arc::new(checkpoints), every: options.every, note, pending: None, whole })
+        Ok(Saving { checkpoints: Arc::new(checkpoints), every: options.every, note, pending: None, complete })
     }
 
-    /// The run goes on from a checkpoint in the same folder, if it does: whatever came after that is the latest no more.
+    /// If the run resumes from a checkpoint in this folder, points `latest` at it, since later
+    /// checkpoints are now obsolete.
     pub fn start(&self) -> Result<()> {
-        self.whole.map_or(Ok(()), |step| self.checkpoints.set_latest(step))
+        self.complete.map_or(Ok(()), |step| self.checkpoints.set_latest(step))
     }
 
-    /// After a step: tells how a save has ended, and begins the next if it is due.
+    /// To be called after every step: reports a save that has ended, and begins the next one if it
+    /// is due.
     pub fn stepped(&mut self, trainer: &mut Trainer, at: Position, observer: &mut dyn Observer) {
         if self.pending.is_some()
             && let Some(outcome) = trainer.save_outcome()
@@ -130,7 +138,8 @@ impl Saving {
         }
     }
 
-    /// After the last step: there is a checkpoint of it, or a warning. Gives the same.
+    /// To be called after the last step: writes its checkpoint, unless that exists. Returns as
+    /// [`Saving::wait`].
     pub fn finish(
         &mut self,
         trainer: &mut Trainer,
@@ -138,19 +147,20 @@ impl Saving {
         observer: &mut dyn Observer,
     ) -> Option<PathBuf> {
         let step = Some(trainer.stats().steps);
-        if self.pending != step && self.whole != step {
+        if self.pending != step && self.complete != step {
             self.begin(trainer, at, observer);
         }
         self.wait(trainer, observer)
     }
 
-    /// Waits for the save that is under way, if one is. Gives the folder of checkpoints if it has one that is whole.
+    /// Waits for the current save, if any. Returns the folder of checkpoints if it has a complete
+    /// one of this run.
     pub fn wait(&mut self, trainer: &mut Trainer, observer: &mut dyn Observer) -> Option<PathBuf> {
         if self.pending.is_some() {
             let outcome = trainer.save_wait();
             self.ended(outcome, observer);
         }
-        self.whole.map(|_| self.checkpoints.folder().to_owned())
+        self.complete.map(|_| self.checkpoints.folder().to_owned())
     }
 
     fn begin(&mut self, trainer: &mut Trainer, at: Position, observer: &mut dyn Observer) {
@@ -168,12 +178,12 @@ impl Saving {
         let Some(step) = self.pending.take() else { return };
         match outcome {
             Ok(()) => {
-                self.whole = Some(step);
+                self.complete = Some(step);
                 observer.saved(step, self.checkpoints.folder());
             }
             Err(error) => {
-                let earlier = match self.whole {
-                    Some(whole) => format!("the checkpoint of step {whole} is kept"),
+                let earlier = match self.complete {
+                    Some(complete) => format!("the checkpoint of step {complete} is kept"),
                     None => "there is no earlier one".to_owned(),
                 };
                 observer.warned(&format!(

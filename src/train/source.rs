@@ -1,4 +1,4 @@
-//! Where a model comes from: a built-in shape, or a Hugging Face folder.
+//! Opens a model: a built-in shape, or a Hugging Face folder.
 
 use std::path::{Path, PathBuf};
 
@@ -9,20 +9,21 @@ use crate::engine::Trainer;
 use crate::hf::{FolderConfig, Weights};
 use crate::model::{Layout, preset, preset_names};
 
-/// A model that can be put into a trainer.
+/// An open model, whose weights can be written into a trainer.
 #[derive(Debug)]
 pub struct ModelSource {
-    /// What it is.
+    /// Model, family, and the files that an export copies.
     pub config: FolderConfig,
-    /// Its tensors.
+    /// The model's tensors.
     pub layout: Layout,
     folder: Option<PathBuf>,
     weights: Option<Weights>,
 }
 
 impl ModelSource {
-    /// Opens a preset by name, or a folder. A preset, and with `fresh` a folder too, starts from fresh weights;
-    /// otherwise the folder's weights are opened and checked, and read by [`ModelSource::fill`].
+    /// Opens a built-in shape by name, or a folder. Built-in shapes, and folders with `fresh`,
+    /// start from fresh (random) weights. Otherwise the folder's weights are opened and checked;
+    /// [`ModelSource::fill`] reads them.
     pub fn open(model: &str, fresh: bool) -> Result<ModelSource> {
         if let Some(config) = preset(model) {
             let layout = Layout::new(&config);
@@ -46,7 +47,7 @@ impl ModelSource {
         ModelSource::folder(folder, fresh)
     }
 
-    /// Opens a folder, for its weights or, with `fresh`, for fresh ones.
+    /// Opens a folder, with its weights or, if `fresh`, with fresh ones.
     pub fn folder(folder: &Path, fresh: bool) -> Result<ModelSource> {
         let no_model = |error: Error| {
             if error.status() != Status::NotFound || checkpoint::open(folder).is_err() {
@@ -54,8 +55,8 @@ impl ModelSource {
             }
             let folder = folder.display();
             Error::argument(format!(
-                "{folder} is a checkpoint and no model: `horizon train --resume {folder} --out DIR` trains to the \
-                 run's last step and exports the model to DIR"
+                "{folder} is a checkpoint, not a model; `horizon train --resume {folder} --out DIR` trains \
+                 to the run's last step and exports the model to DIR"
             ))
         };
         let config = FolderConfig::open(folder).map_err(no_model)?;
@@ -64,18 +65,18 @@ impl ModelSource {
         Ok(ModelSource { config, layout, folder: Some(folder.to_owned()), weights })
     }
 
-    /// Whether the weights start fresh.
+    /// True if training starts from fresh weights.
     pub fn is_fresh(&self) -> bool {
         self.weights.is_none()
     }
 
-    /// Whether it is a built-in shape.
+    /// True for a built-in shape.
     pub fn is_preset(&self) -> bool {
         self.folder.is_none()
     }
 
-    /// Puts weights into every tensor of a trainer: the folder's, or fresh ones of a seed. `progress` is told of those
-    /// that are read.
+    /// Writes all weights into a trainer: the folder's, or fresh ones from a seed. `progress`
+    /// counts the bytes read.
     pub fn fill(&self, trainer: &mut Trainer, seed: u64, progress: Progress) -> Result<()> {
         if let Some(weights) = &self.weights {
             return weights.load(trainer, progress);
@@ -83,7 +84,7 @@ impl ModelSource {
         trainer.write_fresh(seed)
     }
 
-    /// Where to find what turns text into this model's tokens.
+    /// The location of the model's tokenizer.
     pub fn tokenizer(&self) -> TokenizerSource {
         TokenizerSource { folder: self.folder.clone(), vocabulary: self.config.model.dims.v }
     }

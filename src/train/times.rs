@@ -1,25 +1,27 @@
-//! How long a step takes, and what the lanes do in it: predicted and measured alike.
+//! The time of a step and the busy time of its lanes, predicted or measured.
 
 use crate::device::Lane;
 
-/// A step's time, and each lane's in it.
+/// The time of a step and the busy time of each lane in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepTimes {
-    /// From the end of the step before to the end of this one.
+    /// Seconds from the end of the previous step to the end of this one.
     pub step_seconds: f64,
-    /// How long each lane was at work, by [`Lane::at`]. Lanes overlap, and AdamW of a step with the next.
+    /// Seconds each lane was busy, indexed by [`Lane::at`]. Lanes overlap, and AdamW of a step
+    /// overlaps with the next step.
     pub busy_seconds: [f64; Lane::COUNT],
 }
 
 impl StepTimes {
-    /// This, which was predicted, and what was measured, side by side.
-    pub fn beside(&self, measured: &StepTimes) -> String {
-        let line = |what: &str, predicted: f64, measured: f64| {
-            let off = match predicted > 0.0 && measured > 0.0 {
+    /// Returns a table of these predicted times, measured times, and the prediction's error in
+    /// percent.
+    pub fn compared_with(&self, measured: &StepTimes) -> String {
+        let line = |name: &str, predicted: f64, measured: f64| {
+            let error = match predicted > 0.0 && measured > 0.0 {
                 true => format!("{:+.0} %", 100.0 * (predicted / measured - 1.0)),
                 false => String::new(),
             };
-            let line = format!("{what:<16}{:>10.2} ms{:>10.2} ms{off:>9}", 1e3 * predicted, 1e3 * measured);
+            let line = format!("{name:<16}{:>10.2} ms{:>10.2} ms{error:>9}", 1e3 * predicted, 1e3 * measured);
             line.trim_end().to_owned() + "\n"
         };
         let mut text = format!("{:<16}{:>13}{:>13}\n", "", "predicted", "measured");
@@ -34,7 +36,8 @@ impl StepTimes {
     }
 }
 
-/// The mean over the steps of a run. The first is left out: it is not like the others, since no AdamW runs beside it.
+/// The mean over the steps of a run, without the first: no AdamW of an earlier step overlaps with
+/// that one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MeanTimes {
     sum: StepTimes,
@@ -42,7 +45,7 @@ pub struct MeanTimes {
 }
 
 impl MeanTimes {
-    /// Takes in a step.
+    /// Adds a step.
     pub fn push(&mut self, times: &StepTimes) {
         if self.steps > 0 {
             self.sum.step_seconds += times.step_seconds;
@@ -51,7 +54,7 @@ impl MeanTimes {
         self.steps += 1;
     }
 
-    /// The mean; nothing before the second step.
+    /// Returns the mean; `None` before the second step.
     pub fn mean(&self) -> Option<StepTimes> {
         let steps = self.steps.checked_sub(1).filter(|&steps| steps > 0)? as f64;
         let StepTimes { step_seconds, busy_seconds } = self.sum;
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_step_is_left_out_of_the_mean() {
+    fn the_mean_excludes_the_first_step() {
         let mut mean = MeanTimes::default();
         for (step_seconds, busy) in [(8.0, 9.0), (1.0, 0.5), (2.0, 0.25)] {
             let mut busy_seconds = [0.0; Lane::COUNT];
@@ -82,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_predicted_has_no_share_of_it() {
+    fn the_table_has_no_error_for_lanes_without_a_prediction() {
         let predicted = StepTimes { step_seconds: 0.5, busy_seconds: [0.4, 0.1, 0.0, 0.2, 0.0] };
         let measured = StepTimes { step_seconds: 0.4, busy_seconds: [0.32, 0.1, 0.0, 0.25, 0.05] };
         let lines = [
@@ -93,6 +96,6 @@ mod tests {
             "host busy           200.00 ms    250.00 ms    -20 %",
             "disk busy             0.00 ms     50.00 ms\n",
         ];
-        assert_eq!(predicted.beside(&measured), lines.join("\n"));
+        assert_eq!(predicted.compared_with(&measured), lines.join("\n"));
     }
 }

@@ -140,7 +140,7 @@ static void test_errors(const char *folder) {
     trainer = open_with(&options);
     flip(in(folder, "step-00000008/manifest.json"));
     REFUSED(HZ_STATUS_BAD_FORMAT, "manifest.json", hz_trainer_resume(trainer, folder, NULL, NULL));
-    CHECK(strstr(hz_last_error(), "step 7 is whole") != NULL);
+    CHECK(strstr(hz_last_error(), "step 7 is complete") != NULL);
     flip(in(folder, "step-00000008/manifest.json"));
     OK(hz_trainer_resume(trainer, folder, NULL, NULL));
     flip(in(folder, "step-00000008/unit-00001.state"));

@@ -1,4 +1,5 @@
-//! Checkpoints by the library: what is written comes back bit for bit, and what is damaged is found and named.
+//! Tests checkpoints through the library: state is restored bit for bit, and errors name damaged
+//! files.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -43,7 +44,7 @@ fn steps(trainer: &mut Trainer, count: u64) {
     }
 }
 
-/// A fresh trainer after some steps.
+/// Opens a trainer with fresh weights and runs `count` steps.
 fn trained(options: &TrainerOptions, count: u64) -> Trainer {
     let mut trainer = opened(options);
     trainer.write_fresh(3).unwrap();
@@ -64,8 +65,8 @@ fn save(trainer: &mut Trainer, to: &Arc<Checkpoints>) {
     trainer.save_wait().unwrap();
 }
 
-/// Two checkpoints, of steps 2 and 3, and the state after the latter.
-fn furnished(folder: &Path) -> Vec<u8> {
+/// Writes checkpoints of steps 2 and 3; returns the state after step 3.
+fn write_two(folder: &Path) -> Vec<u8> {
     let mut trainer = trained(&options(), 2);
     let to = checkpoints(folder, None);
     save(&mut trainer, &to);
@@ -80,7 +81,7 @@ fn restored(checkpoint: &Checkpoint, options: &TrainerOptions) -> Result<Trainer
     Ok(trainer)
 }
 
-/// Every byte of the state, by way of a checkpoint of its own.
+/// Returns every byte of the state, by saving a checkpoint.
 fn state(trainer: &mut Trainer) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     save(trainer, &checkpoints(dir.path(), None));
@@ -88,9 +89,9 @@ fn state(trainer: &mut Trainer) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_saved_comes_back() {
+fn a_saved_state_is_restored() {
     let dir = tempfile::tempdir().unwrap();
-    let want = furnished(dir.path());
+    let want = write_two(dir.path());
     let checkpoint = open(dir.path()).unwrap();
     assert_eq!(checkpoint.folder(), dir.path().join("step-00000003"));
     checkpoint.verify().unwrap();
@@ -101,16 +102,16 @@ fn what_is_saved_comes_back() {
     let mut trainer = restored(&checkpoint, &options()).unwrap();
     assert_eq!((trainer.stats().steps, trainer.stats().tokens), (3, manifest.tokens));
     assert!(state(&mut trainer) == want);
-    // It stands alone: the model is described beside its state.
+    // The checkpoint also has the model's config.
     assert_eq!(FolderConfig::open(checkpoint.folder()).unwrap().model, config());
-    // A checkpoint by its own name, and without `latest` the newest.
+    // A checkpoint is opened by its own path; without `latest`, the newest.
     assert_eq!(open(&dir.path().join("step-00000002")).unwrap().manifest().step, 2);
     fs::remove_file(dir.path().join("latest")).unwrap();
     assert_eq!(open(dir.path()).unwrap().manifest().step, 3);
 }
 
 #[test]
-fn a_run_goes_on_from_every_step_in_every_mode() {
+fn a_run_resumes_from_every_step_in_every_mode() {
     for (mode, grad_wait) in
         [(Mode::Exact, GradWait::Host), (Mode::Streamed, GradWait::Device), (Mode::Compact, GradWait::Host)]
     {
@@ -120,7 +121,7 @@ fn a_run_goes_on_from_every_step_in_every_mode() {
         let to = checkpoints(dir.path(), None);
         let mut trainer = trained(&plain, 0);
         for _ in 0..4 {
-            // The next step runs over the save.
+            // The next step runs during the save.
             trainer.save(to.writer(&trainer, Note::default()).unwrap()).unwrap();
             steps(&mut trainer, 1);
             trainer.save_wait().unwrap();
@@ -148,16 +149,16 @@ fn refusal(checkpoint: &Checkpoint, config: &ModelConfig, change: Change) -> Err
     let mut trainer = Trainer::open(config, &options).unwrap();
     trainer.write_fresh(3).unwrap();
     let error = checkpoint.restore_into(&mut trainer, &Changes::none(), &unwatched).unwrap_err();
-    // It is as it was.
+    // The trainer is unchanged.
     assert_eq!((trainer.stats().steps, error.status()), (0, Status::InvalidArgument));
     trainer.sync().unwrap();
     error
 }
 
 #[test]
-fn what_differs_is_named() {
+fn errors_name_every_difference() {
     let dir = tempfile::tempdir().unwrap();
-    furnished(dir.path());
+    write_two(dir.path());
     let checkpoint = open(dir.path()).unwrap();
     let cases: [(Change, &str); 10] = [
         (&|o| o.mode = Mode::Compact, "mode is compact, and was exact"),
@@ -190,7 +191,7 @@ fn what_differs_is_named() {
 }
 
 #[test]
-fn a_mode_changes_where_it_is_allowed_to() {
+fn the_mode_may_change_if_allowed() {
     let modes = [Mode::Exact, Mode::Streamed, Mode::Compact];
     for from in modes {
         let dir = tempfile::tempdir().unwrap();
@@ -227,7 +228,7 @@ fn a_mode_changes_where_it_is_allowed_to() {
     }
 }
 
-/// All spans.
+/// Returns unit, span and bytes of all spans.
 fn spans(trainer: &mut Trainer) -> Vec<(usize, StateSpan, Vec<u8>)> {
     let dir = tempfile::tempdir().unwrap();
     save(trainer, &checkpoints(dir.path(), None));
@@ -237,23 +238,23 @@ fn spans(trainer: &mut Trainer) -> Vec<(usize, StateSpan, Vec<u8>)> {
     for (number, unit) in manifest.units.iter().enumerate() {
         let file = fs::read(checkpoint.folder().join(&unit.name)).unwrap();
         for span in StateSpan::all(manifest.optimizer()) {
-            let (start, bytes) = manifest.place(unit, span).unwrap();
+            let (start, bytes) = manifest.locate(unit, span).unwrap();
             spans.push((number, span, file[start as usize..(start + bytes) as usize].to_vec()));
         }
     }
     spans
 }
 
-/// Opens and reads all of it; gives the error that there must be.
+/// Opens and restores a damaged checkpoint; returns the error.
 fn damage(folder: &Path) -> Error {
     let found = open(folder).and_then(|checkpoint| restored(&checkpoint, &options()).map(drop));
-    found.expect_err("damage was not found")
+    found.expect_err("damage was not detected")
 }
 
 #[test]
-fn a_flipped_bit_is_found_wherever_it_is_and_its_file_is_named() {
+fn a_flipped_bit_in_any_file_is_detected_and_the_file_named() {
     let dir = tempfile::tempdir().unwrap();
-    furnished(dir.path());
+    write_two(dir.path());
     let step = dir.path().join("step-00000003");
     let mut files: Vec<PathBuf> = names(&step).iter().map(|name| step.join(name)).collect();
     files.push(dir.path().join("latest"));
@@ -272,8 +273,8 @@ fn a_flipped_bit_is_found_wherever_it_is_and_its_file_is_named() {
             let (name, message) = (path.display().to_string(), error.message());
             assert_eq!(error.status(), Status::BadFormat, "bit {bit} of {name}: {error}");
             assert!(message.starts_with(&name), "bit {bit} of {name}: {error}");
-            let whole = if path.ends_with("latest") { "step 3 is whole" } else { "step 2 is whole" };
-            assert!(message.contains(whole) && message.contains("resume from"), "{error}");
+            let complete = if path.ends_with("latest") { "step 3 is complete" } else { "step 2 is complete" };
+            assert!(message.contains(complete) && message.contains("resume from"), "{error}");
         }
         fs::write(&path, whole).unwrap();
     }
@@ -281,9 +282,9 @@ fn a_flipped_bit_is_found_wherever_it_is_and_its_file_is_named() {
 }
 
 #[test]
-fn a_file_that_is_cut_long_missing_or_elsewhere_is_named() {
+fn truncated_long_missing_and_linked_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    furnished(dir.path());
+    write_two(dir.path());
     let step = dir.path().join("step-00000003");
     for name in names(&step) {
         let path = step.join(&name);
@@ -305,7 +306,7 @@ fn a_file_that_is_cut_long_missing_or_elsewhere_is_named() {
         named(if is_manifest { "manifest" } else { "too long" });
         fs::remove_file(&path).unwrap();
         named("No such file");
-        // The right bytes, and yet outside of the folder.
+        // A link to the right bytes outside of the folder.
         let outside = dir.path().join("outside");
         fs::write(&outside, &whole).unwrap();
         if !is_manifest {
@@ -321,47 +322,47 @@ fn a_file_that_is_cut_long_missing_or_elsewhere_is_named() {
     open(dir.path()).unwrap().verify().unwrap();
 }
 
-/// A manifest whose checksum is right and whose content is somebody's.
+/// Returns the file of a changed manifest with a correct checksum.
 fn forged(manifest: &Value) -> Vec<u8> {
     let text = serde_json::to_string_pretty(manifest).unwrap();
-    let sum = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
-    format!("{{\n\"checksum\": \"{sum:016x}\",\n\"manifest\": {text}\n}}\n").into_bytes()
+    let checksum = xxhash_rust::xxh3::xxh3_64(text.as_bytes());
+    format!("{{\n\"checksum\": \"{checksum:016x}\",\n\"manifest\": {text}\n}}\n").into_bytes()
 }
 
 #[test]
-fn a_foreign_manifest_is_refused() {
+fn an_inconsistent_manifest_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    furnished(dir.path());
+    write_two(dir.path());
     let path = dir.path().join("step-00000003/manifest.json");
     let sealed: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let whole = &sealed["manifest"];
     fs::write(&path, forged(whole)).unwrap();
     open(dir.path()).unwrap().verify().unwrap();
     let huge = json!(u64::MAX / 4);
-    for (place, value, word) in [
-        ("/version", json!(2), "version 2 of the format; this program reads version 1"),
+    for (pointer, value, word) in [
+        ("/version", json!(2), "version 2 of the format; this build reads version 1"),
         ("/step", json!(-1), "invalid value"),
         ("/moments", json!("f64"), "moments are \"f64\""),
-        ("/files/0/name", json!("../step-00000002/config.json"), "names no file of this folder"),
-        ("/files/0/name", json!("/etc/passwd"), "names no file of this folder"),
-        ("/files/0/name", json!(".."), "names no file of this folder"),
-        ("/files/0/name", json!("./config.json"), "names no file of this folder"),
-        ("/files/0/name", json!(""), "names no file of this folder"),
-        ("/units/0/name", json!("a/b"), "names no file of this folder"),
-        ("/units/0/name", json!("manifest.json"), "\"manifest.json\" has two entries"),
-        ("/units/0/name", whole["units"][1]["name"].clone(), "has two entries"),
-        ("/units/0/elements", huge.clone(), "does not fill"),
-        ("/units/0/bytes", huge.clone(), "does not fill"),
-        ("/units/0/checksums/m", json!("AB"), "no checksum"),
+        ("/files/0/name", json!("../step-00000002/config.json"), "is not the name of a file in this folder"),
+        ("/files/0/name", json!("/etc/passwd"), "is not the name of a file in this folder"),
+        ("/files/0/name", json!(".."), "is not the name of a file in this folder"),
+        ("/files/0/name", json!("./config.json"), "is not the name of a file in this folder"),
+        ("/files/0/name", json!(""), "is not the name of a file in this folder"),
+        ("/units/0/name", json!("a/b"), "is not the name of a file in this folder"),
+        ("/units/0/name", json!("manifest.json"), "\"manifest.json\" is listed twice"),
+        ("/units/0/name", whole["units"][1]["name"].clone(), "is listed twice"),
+        ("/units/0/elements", huge.clone(), "does not match its"),
+        ("/units/0/bytes", huge.clone(), "does not match its"),
+        ("/units/0/checksums/m", json!("AB"), "\"AB\" is not a checksum"),
         ("/files/0/bytes", huge, "truncated"),
-        ("/files/0/checksum", json!("0000000000000000"), "it is not what was written"),
-        ("/units", json!([]), "the units are not those of its model"),
+        ("/files/0/checksum", json!("0000000000000000"), "but must be 0000000000000000"),
+        ("/units", json!([]), "the units do not match its model"),
     ] {
         let mut changed = whole.clone();
-        *changed.pointer_mut(place).unwrap() = value;
+        *changed.pointer_mut(pointer).unwrap() = value;
         fs::write(&path, forged(&changed)).unwrap();
         let error = damage(dir.path());
-        assert!(error.message().contains(word), "{place}: {error}");
+        assert!(error.message().contains(word), "{pointer}: {error}");
     }
     let mut more = whole.clone();
     more["surprise"] = json!(1);
@@ -376,7 +377,7 @@ fn a_foreign_manifest_is_refused() {
         };
         fs::write(&path, forged(&changed)).unwrap();
         let error = damage(dir.path());
-        let word = "unit-00001.state needs one checksum each for weights, residual, m, v";
+        let word = "unit-00001.state must have one checksum each for weights, residual, m, v";
         assert!(error.status() == Status::BadFormat && error.message().contains(word), "{name}: {error}");
     }
     for text in ["", "{}", "[1]", "null", "{\"manifest\": 1}", "{\"checksum\": \"\", \"manifest\": {}}"] {
@@ -387,14 +388,14 @@ fn a_foreign_manifest_is_refused() {
 }
 
 #[test]
-fn latest_names_a_checkpoint_that_is_there() {
+fn latest_must_name_an_existing_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    furnished(dir.path());
+    write_two(dir.path());
     let to = checkpoints(dir.path(), None);
     to.set_latest(2).unwrap();
     assert_eq!(open(dir.path()).unwrap().manifest().step, 2);
     to.set_latest(7).unwrap();
-    for word in ["step-00000007", "No such file", "step 3 is whole"] {
+    for word in ["step-00000007", "No such file", "step 3 is complete"] {
         assert!(damage(dir.path()).message().contains(word), "{}", damage(dir.path()));
     }
     for text in ["", "step-00000003", "../step-00000003 0\n", "/tmp 0\n", "step-3 0\n"] {
@@ -402,36 +403,39 @@ fn latest_names_a_checkpoint_that_is_there() {
         assert!(damage(dir.path()).message().contains("latest is damaged"), "{}", damage(dir.path()));
     }
     let empty = tempfile::tempdir().unwrap();
-    for nothing in [empty.path(), &empty.path().join("none")] {
-        let error = open(nothing).unwrap_err();
+    for (path, word) in [
+        (empty.path(), "has no complete checkpoint"),
+        (&empty.path().join("none"), "does not exist; give a folder with a checkpoint"),
+    ] {
+        let error = open(path).unwrap_err();
         assert_eq!(error.status(), Status::NotFound);
-        assert!(error.message().contains("holds no checkpoint"), "{error}");
+        assert!(error.message().contains(word), "{error}");
     }
 }
 
 #[test]
-fn the_newest_are_kept() {
+fn the_newest_checkpoints_are_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let kept = || names(dir.path()).into_iter().filter(|name| name.starts_with("step-")).collect::<Vec<_>>();
+    let left = || names(dir.path()).into_iter().filter(|name| name.starts_with("step-")).collect::<Vec<_>>();
     let mut trainer = trained(&options(), 0);
     let to = checkpoints(dir.path(), Some(2));
     for _ in 0..4 {
         save(&mut trainer, &to);
         steps(&mut trainer, 1);
     }
-    assert_eq!(kept(), ["step-00000002", "step-00000003"]);
-    // What is not whole is nobody's to remove.
+    assert_eq!(left(), ["step-00000002", "step-00000003"]);
+    // An incomplete checkpoint is not removed.
     fs::create_dir(dir.path().join("step-00000001")).unwrap();
     save(&mut trainer, &to);
-    assert_eq!(kept(), ["step-00000001", "step-00000003", "step-00000004"]);
+    assert_eq!(left(), ["step-00000001", "step-00000003", "step-00000004"]);
     assert_eq!(open(dir.path()).unwrap().manifest().step, 4);
-    // A run that goes on from step 3 makes what came after it the oldest.
+    // After resuming from step 3, checkpoints of later steps count as the oldest.
     drop(to);
     let to = checkpoints(dir.path(), Some(1));
     let mut again = restored(&open(&dir.path().join("step-00000003")).unwrap(), &options()).unwrap();
     save(&mut again, &to);
-    assert_eq!(kept(), ["step-00000001", "step-00000003"]);
-    // The same step again replaces it.
+    assert_eq!(left(), ["step-00000001", "step-00000003"]);
+    // A checkpoint of the same step is replaced.
     let before = fs::read(dir.path().join("step-00000003/unit-00001.state")).unwrap();
     let mut other = trained(&TrainerOptions { clip: 0.01, ..options() }, 3);
     save(&mut other, &to);
@@ -440,9 +444,9 @@ fn the_newest_are_kept() {
 }
 
 #[test]
-fn one_process_writes_and_what_another_left_is_removed() {
+fn one_process_writes_and_leftovers_of_others_are_removed() {
     let dir = tempfile::tempdir().unwrap();
-    furnished(dir.path());
+    write_two(dir.path());
     let to = checkpoints(dir.path(), None);
     let config = FolderConfig::of(config()).unwrap();
     let files = || config.files(DType::Bf16);
@@ -457,7 +461,7 @@ fn one_process_writes_and_what_another_left_is_removed() {
     }
     fs::write(dir.path().join(".latest.partial-1"), "half").unwrap();
     for mine in [".mine", "step-x", "notes"] {
-        fs::write(dir.path().join(mine), "years of work").unwrap();
+        fs::write(dir.path().join(mine), "a file of the user").unwrap();
     }
     checkpoints(dir.path(), None);
     let mut want = before;
@@ -469,7 +473,7 @@ fn one_process_writes_and_what_another_left_is_removed() {
     assert!(error.message().contains("cannot write to") && error.message().contains("file"), "{error}");
 }
 
-/// A writer that fails at a unit, in place of a disk that fills up there.
+/// A writer that fails at a unit, as if the disk were full.
 struct Failing(Box<dyn Sink>, usize);
 
 impl Sink for Failing {
@@ -486,9 +490,9 @@ impl Sink for Failing {
 }
 
 #[test]
-fn a_save_that_fails_leaves_the_one_before() {
+fn a_failed_save_leaves_the_previous_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    furnished(dir.path());
+    write_two(dir.path());
     let before = names(dir.path());
     let to = checkpoints(dir.path(), Some(1));
     let mut trainer = restored(&open(dir.path()).unwrap(), &options()).unwrap();

@@ -1,5 +1,5 @@
-//! Text, tokens and what is learned of a conversation, beside Hugging Face's `tokenizers` and `transformers`
-//! (`chat/generate.py` wrote what they make of the same).
+//! Compares rendered text, tokens and loss masks of conversations with those of Hugging Face's
+//! `tokenizers` and `transformers`, written by `chat/generate.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,22 @@ use horizon::data::tokenizer::{Tokenizer, TokenizerSource};
 use horizon::data::{Encoder, EncoderSource, Row};
 use serde_json::{Map, Value, json};
 
-fn room() -> PathBuf {
+fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat")
 }
 
 /// The cases of every folder.
 fn expected() -> Vec<(PathBuf, Value)> {
-    let text = fs::read_to_string(room().join("expected.json")).unwrap();
+    let text = fs::read_to_string(folder().join("expected.json")).unwrap();
     let all: Map<String, Value> = serde_json::from_str(&text).unwrap();
     assert!(all.len() >= 2);
-    all.into_iter().map(|(name, cases)| (room().join(name), cases)).collect()
+    all.into_iter().map(|(name, cases)| (folder().join(name), cases)).collect()
 }
 
-fn source(folder: &Path, vocabulary: usize, template: Option<&str>) -> EncoderSource {
+fn source(model: &Path, vocabulary: usize, template: Option<&str>) -> EncoderSource {
     EncoderSource {
-        tokenizer: TokenizerSource { folder: Some(folder.to_owned()), vocabulary },
-        chat_template: template.map(|name| room().join("templates").join(name).with_extension("jinja")),
+        tokenizer: TokenizerSource { folder: Some(model.to_owned()), vocabulary },
+        chat_template: template.map(|name| folder().join("templates").join(name).with_extension("jinja")),
     }
 }
 
@@ -49,7 +49,7 @@ fn conversation(case: &Value) -> Conversation {
 }
 
 #[test]
-fn tokens_are_those_of_hugging_face() {
+fn tokens_equal_those_of_hugging_face() {
     for (folder, cases) in expected() {
         let encoder = encoder(&folder, &cases, None);
         let tokenizer: &Tokenizer = encoder.tokenizer();
@@ -58,14 +58,14 @@ fn tokens_are_those_of_hugging_face() {
             let text = case["text"].as_str().unwrap();
             assert_eq!(tokenizer.encode(text.as_bytes(), &[]).unwrap().tokens, ids(&case["ids"]), "{text:?}");
             assert_eq!(tokenizer.encode_prompt(text.as_bytes()).unwrap(), ids(&case["document"]), "{text:?}");
-            // A document ends with one EOS token, its own or ours.
+            // A document ends with one EOS token.
             let document = encoder.document(text.as_bytes()).unwrap();
             let bare = ids(&case["document"]);
             assert_eq!(document.tokens[..bare.len()], bare, "{text:?}");
             assert_eq!(document.tokens.len(), bare.len() + 1);
             assert!(tokenizer.is_end(document.tokens[bare.len()] as usize));
             assert!(!document.supervised[0] && document.supervised[1..].iter().all(|supervised| *supervised));
-            // Token by token the text comes back as it does at once.
+            // Decoding token by token gives the same text as decoding at once.
             let mut decoder = tokenizer.decoder();
             let bytes: Vec<u8> =
                 ids(&case["ids"]).into_iter().flat_map(|id| decoder.push(id as usize).unwrap()).collect();
@@ -100,7 +100,7 @@ fn templates_render_as_in_transformers_and_turns_are_found_exactly() {
                 assert_eq!(turns, pieces, "{name}");
                 by_hand += 1;
             }
-            // Supervised tokens are the tokens of the turns: no more of them than their bytes, none outside.
+            // At least one supervised token per turn, and at most one per byte of the turns.
             let supervised = encoded.supervised.iter().filter(|supervised| **supervised).count();
             assert!(supervised >= turns.len() && supervised <= turns.concat().len(), "{name}");
         }
@@ -108,11 +108,11 @@ fn templates_render_as_in_transformers_and_turns_are_found_exactly() {
     assert!(marked >= 3 && by_hand >= 7);
 }
 
-/// `{% generation %}` and the search without it agree: the same template with its tags taken out.
+/// `{% generation %}` tags, and the search in the same template without them, give the same turns.
 #[test]
 fn tags_and_search_agree() {
     let dir = tempfile::tempdir().unwrap();
-    let source = fs::read_to_string(room().join("templates/marked.jinja")).unwrap();
+    let source = fs::read_to_string(folder().join("templates/marked.jinja")).unwrap();
     let without = source.replace("{%- generation %}", "").replace("{%- endgeneration %}", "");
     assert!(without.len() + 30 < source.len());
     let path = dir.path().join("without.jinja");
@@ -124,7 +124,7 @@ fn tags_and_search_agree() {
             let conversation = conversation(case);
             let tagged = marked.template().unwrap().render(&conversation).unwrap();
             assert_eq!(searched.render(&conversation).unwrap(), tagged);
-            // Of a prompt and its completion only the completion is learned.
+            // Of a prompt and its completion only the completion is supervised.
             let last = Conversation { supervised_from: conversation.messages.len() - 1, ..conversation };
             let tagged_last = marked.template().unwrap().render(&last).unwrap();
             assert_eq!(tagged_last.turns, tagged.turns[tagged.turns.len() - 1..]);
@@ -134,7 +134,7 @@ fn tags_and_search_agree() {
 }
 
 #[test]
-fn what_a_template_cannot_say_is_refused() {
+fn conversations_that_a_template_cannot_render_are_refused() {
     let (folder, cases) = expected().into_iter().find(|(folder, _)| folder.ends_with("metaspace")).unwrap();
     let encoder = encoder(&folder, &cases, Some("instruct"));
     let render = |messages: Value| {
@@ -145,7 +145,7 @@ fn what_a_template_cannot_say_is_refused() {
     assert!(render(twice).contains("user and assistant must take turns"));
     let mark = json!([{"role": "user", "content": "a\u{fdd0}"}, {"role": "assistant", "content": "b"}]);
     assert!(render(mark).contains("message 0 has one of the noncharacters"));
-    // A template that forgets what was said before the last turn.
+    // A template that renders only the last turn.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("forgets.jinja");
     fs::write(&path, "{{ messages[-1].content }}").unwrap();
@@ -156,9 +156,9 @@ fn what_a_template_cannot_say_is_refused() {
     assert!(error.contains("message 0") && error.contains("generation"), "{error}");
 }
 
-/// Prompt and completion are tokenized as one text; a token that reaches over their border is learned.
+/// Prompt and completion are tokenized as one text; a token that spans their border is supervised.
 #[test]
-fn a_completion_is_learned_to_its_end() {
+fn a_completion_is_supervised_to_its_end() {
     for (folder, cases) in expected() {
         let encoder = encoder(&folder, &cases, None);
         let tokenizer = encoder.tokenizer();
@@ -174,7 +174,8 @@ fn a_completion_is_learned_to_its_end() {
             );
             let start = encoded.supervised.iter().position(|supervised| *supervised).unwrap();
             assert!(encoded.supervised[start..].iter().all(|supervised| *supervised));
-            // What comes before the first learned token is text of the prompt alone, and nearly all of it.
+            // The tokens before the first supervised one are a prefix of the prompt, and nearly all
+            // of it.
             let mut decoder = tokenizer.decoder();
             let before: Vec<u8> =
                 encoded.tokens[1..start].iter().flat_map(|&id| decoder.push(id as usize).unwrap()).collect();
@@ -185,9 +186,9 @@ fn a_completion_is_learned_to_its_end() {
     }
 }
 
-/// Without a template an instruction is Alpaca's prompt; with one it is a conversation.
+/// Without a template an instruction becomes Alpaca's prompt; with one it becomes a conversation.
 #[test]
-fn instructions_take_the_template_where_there_is_one() {
+fn instructions_use_the_template_if_there_is_one() {
     let (folder, cases) = expected().into_iter().find(|(folder, _)| folder.ends_with("byte_level")).unwrap();
     let row = Row::parse(br#"{"instruction": "add", "input": "1 and 2", "output": "three"}"#).unwrap();
     let text = |encoder: &Encoder| {
@@ -204,13 +205,13 @@ fn instructions_take_the_template_where_there_is_one() {
 }
 
 #[test]
-fn tokens_beyond_the_model_are_refused() {
+fn tokens_outside_the_vocabulary_are_refused() {
     for (folder, cases) in expected() {
         let vocabulary = cases["vocabulary"].as_u64().unwrap() as usize;
         let error = source(&folder, vocabulary / 2, None).open();
         let error =
             error.and_then(|encoder| encoder.document("the capital of France".as_bytes())).unwrap_err();
-        assert!(error.message().contains("beyond the model's vocabulary"), "{error}");
+        assert!(error.message().contains("outside the model's vocabulary"), "{error}");
         let row = Row::parse(format!("{{\"tokens\": [1, {vocabulary}]}}").as_bytes()).unwrap();
         let error = encoder(&folder, &cases, None).row(&row).unwrap_err();
         assert!(error.message().contains(&format!("`tokens`[1] is {vocabulary}")), "{error}");
@@ -218,8 +219,8 @@ fn tokens_beyond_the_model_are_refused() {
 }
 
 #[test]
-fn text_that_is_not_utf8_is_refused_with_its_place() {
+fn text_that_is_not_utf8_is_refused_with_the_byte_offset() {
     let (folder, cases) = expected().remove(0);
     let error = encoder(&folder, &cases, None).document(b"abc\xff").unwrap_err();
-    assert!(error.message().contains("byte 3 is not UTF-8"), "{error}");
+    assert!(error.message().contains("byte 3 is not valid UTF-8"), "{error}");
 }

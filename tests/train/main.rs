@@ -1,4 +1,4 @@
-//! The loop through the library: what it reports, and that folders carry a model whole.
+//! Tests the training loop through the library: its records, exports and refusals.
 
 mod resumed;
 
@@ -39,7 +39,7 @@ fn options(micro_batch: usize, grad_accum: usize) -> RunOptions {
     RunOptions {
         trainer: trainer_options(micro_batch, grad_accum),
         steps: Some(4),
-        rate_shape: LrShape::Linear,
+        lr_shape: LrShape::Linear,
         lr: 1e-3,
         min_lr: None,
         warmup: Some(2),
@@ -70,7 +70,7 @@ impl Observer for Records {
     fn saved(&mut self, _step: u64, _folder: &Path) {}
 
     fn warned(&mut self, message: &str) {
-        panic!("nothing was to warn of: {message}");
+        panic!("unexpected warning: {message}");
     }
 }
 
@@ -83,7 +83,7 @@ fn run(options: RunOptions) -> Vec<StepRecord> {
     records.0
 }
 
-/// Every tensor of a model, as f32 bits.
+/// Returns every tensor of a model, as f32 bits.
 fn tensors(model: &ModelSource) -> Vec<(String, Vec<u32>)> {
     let mut trainer = Trainer::open(&model.config.model, &trainer_options(1, 1)).unwrap();
     model.fill(&mut trainer, 9, &unwatched).unwrap();
@@ -104,10 +104,10 @@ fn export_again(model: &ModelSource, folder: &Path, dtype: DType) -> Vec<u8> {
 }
 
 #[test]
-fn records_say_what_happened() {
+fn records_have_steps_tokens_learning_rates_and_losses() {
     let records = run(options(2, 2));
-    let rates: Vec<f64> = records.iter().map(|r| r.lr).collect();
-    assert_eq!(rates, [0.5e-3, 1e-3, 1e-3, 1e-3 - 0.9e-3 * 0.5]);
+    let lrs: Vec<f64> = records.iter().map(|r| r.lr).collect();
+    assert_eq!(lrs, [0.5e-3, 1e-3, 1e-3, 1e-3 - 0.9e-3 * 0.5]);
     for (k, record) in records.iter().enumerate() {
         assert_eq!((record.step, record.tokens), (k as u64 + 1, 4 * SEQ_LEN as u64));
         assert_eq!(record.tokens_per_second, record.tokens as f64 / record.step_seconds);
@@ -115,16 +115,17 @@ fn records_say_what_happened() {
     }
 }
 
-/// The second step is the first beside which AdamW runs; nothing is saved.
+/// The first step is excluded: no AdamW overlaps with it. Nothing is saved, so the disk lane is
+/// idle.
 #[test]
-fn records_say_what_the_lanes_did_and_what_was_predicted_of_them() {
+fn records_have_measured_and_predicted_times_of_the_lanes() {
     let busy = |record: &StepRecord| record.lanes.map(|lane| lane.busy_seconds);
     for record in &run(options(2, 2))[1..] {
         let [compute, h2d, d2h, host, disk] = busy(record);
         assert!(compute > 0.0 && h2d > 0.0 && d2h > 0.0 && host > 0.0 && disk == 0.0, "{record:?}");
         assert!(record.lanes.iter().all(|lane| lane.predicted_seconds.is_none()));
         let text = serde_json::to_string(record).unwrap();
-        assert!(!text.contains("predicted"), "nothing was predicted: {text}");
+        assert!(!text.contains("predicted"), "there is no prediction: {text}");
     }
 
     let predicted = StepTimes { step_seconds: 0.5, busy_seconds: [0.25, 0.125, 0.0, 2.0, 0.0] };
@@ -140,27 +141,23 @@ fn records_say_what_the_lanes_did_and_what_was_predicted_of_them() {
     }
 }
 
-/// The same windows in other micro-batches: at first the same loss but for the order of sums. Then AdamW's first
-/// step, ±lr whatever the size of a gradient, has set weights apart whose gradients were about nothing.
+/// The same windows in other micro-batches: in the first step the loss differs by the order of
+/// additions only. AdamW's first step changes every weight by ±lr, so weights with gradients near
+/// zero may then differ by 2·lr.
 #[test]
-fn accumulation_is_a_larger_batch() {
-    let (whole, parts) = (run(options(4, 1)), run(options(1, 4)));
-    for (k, (whole, parts)) in whole.iter().zip(&parts).enumerate() {
+fn gradient_accumulation_equals_a_larger_batch() {
+    let (large, accumulated) = (run(options(4, 1)), run(options(1, 4)));
+    for (k, (a, b)) in large.iter().zip(&accumulated).enumerate() {
         let bound = if k == 0 { 1e-6 } else { 1e-2 };
         let close = |a: f64, b: f64| (a - b).abs() <= bound * a.abs();
-        assert!(close(whole.loss, parts.loss), "step {k}: {} and {}", whole.loss, parts.loss);
-        assert!(
-            close(whole.grad_norm, parts.grad_norm),
-            "step {k}: {} and {}",
-            whole.grad_norm,
-            parts.grad_norm
-        );
-        assert_eq!((whole.lr, whole.tokens), (parts.lr, parts.tokens));
+        assert!(close(a.loss, b.loss), "step {k}: {} and {}", a.loss, b.loss);
+        assert!(close(a.grad_norm, b.grad_norm), "step {k}: {} and {}", a.grad_norm, b.grad_norm);
+        assert_eq!((a.lr, a.tokens), (b.lr, b.tokens));
     }
 }
 
 #[test]
-fn a_folder_carries_a_model_whole() {
+fn an_exported_folder_has_the_exact_model() {
     let dir = tempfile::tempdir().unwrap();
     let first = dir.path().join("first");
     let model = ModelSource::open("tiny", false).unwrap();
@@ -168,21 +165,21 @@ fn a_folder_carries_a_model_whole() {
     let once = export_again(&model, &first, DType::F32);
     let again = ModelSource::open(first.to_str().unwrap(), false).unwrap();
     assert!(!again.is_fresh() && again.config.model == model.config.model);
-    // f32 keeps the residual: every bit comes back.
+    // An f32 export includes the residual, so every bit is equal.
     assert!(tensors(&again) == fresh);
     assert!(export_again(&again, &dir.path().join("second"), DType::F32) == once);
-    // bf16 once, bf16 ever after.
+    // A bf16 export of bf16 weights is exact.
     let half = dir.path().join("half");
     let once = export_again(&again, &half, DType::Bf16);
     let again = ModelSource::open(half.to_str().unwrap(), false).unwrap();
     assert!(export_again(&again, &dir.path().join("halves"), DType::Bf16) == once);
-    // With --init the folder gives the shape alone.
+    // With `fresh` only the config of the folder is used.
     let blank = ModelSource::open(half.to_str().unwrap(), true).unwrap();
     assert!(blank.is_fresh() && tensors(&blank) == fresh);
 }
 
 #[test]
-fn a_run_stopped_before_it_starts_exports_what_it_opened() {
+fn a_run_stopped_before_its_first_step_exports_its_initial_weights() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let model = ModelSource::open("tiny", false).unwrap();
@@ -194,12 +191,12 @@ fn a_run_stopped_before_it_starts_exports_what_it_opened() {
 }
 
 #[test]
-fn what_cannot_run_is_refused_before_the_first_step() {
+fn invalid_options_are_refused_before_the_first_step() {
     let refusal = |change: &dyn Fn(&mut RunOptions)| {
         let mut options = options(1, 1);
         change(&mut options);
         let model = ModelSource::open("tiny", false).unwrap();
-        Run::open(model, data(), None, options, &unwatched).err().expect("it was to be refused")
+        Run::open(model, data(), None, options, &unwatched).err().expect("the options must be refused")
     };
     for (error, word) in [
         (refusal(&|o| o.steps = Some(0)), "0 steps"),

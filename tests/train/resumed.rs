@@ -1,4 +1,4 @@
-//! Runs that are stopped and go on: bit-equal to one that was not, and refused where they could not be.
+//! Tests resumed runs: they are bit-equal to an uninterrupted run, or refused.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -20,7 +20,7 @@ use crate::{SEQ_LEN, options};
 
 const STEPS: u64 = 12;
 
-/// JSONL of two forms, token files and text, each taken as often as its weight says.
+/// Writes a JSONL file with two kinds of rows, a token file and a text file.
 fn write_data(folder: &Path) {
     let rows: Vec<String> = (0..18)
         .map(|k| match k % 3 {
@@ -50,7 +50,7 @@ fn run_options(folder: &Path, every: u64) -> RunOptions {
     options
 }
 
-/// Keeps what it is told, and sets `stop` after a step.
+/// The events of a run; `stop` is set after step `stop_after`.
 #[derive(Default)]
 struct Watch {
     records: Vec<StepRecord>,
@@ -59,10 +59,10 @@ struct Watch {
     stop_after: Option<u64>,
 }
 
-/// Lends `stop` while the watch is told of steps.
-struct Told<'a>(&'a mut Watch, &'a AtomicBool);
+/// A watch with the `stop` of its run.
+struct Stopper<'a>(&'a mut Watch, &'a AtomicBool);
 
-impl Observer for Told<'_> {
+impl Observer for Stopper<'_> {
     fn stepped(&mut self, record: &StepRecord, steps: u64, _remaining: f64) {
         assert_eq!(steps, STEPS);
         self.0.records.push(*record);
@@ -92,22 +92,22 @@ fn started(data: &Path, options: RunOptions) -> Result<Run, Error> {
 fn trained(data: &Path, options: RunOptions, stop_after: Option<u64>) -> (Outcome, Watch) {
     let mut run = started(data, options).unwrap();
     let (mut watch, stop) = (Watch { stop_after, ..Watch::default() }, AtomicBool::new(false));
-    let outcome = run.train(&mut Told(&mut watch, &stop), &stop).unwrap();
+    let outcome = run.train(&mut Stopper(&mut watch, &stop), &stop).unwrap();
     (outcome, watch)
 }
 
-/// From the latest checkpoint in a folder.
+/// Resumes from the latest checkpoint in a folder.
 fn resume(folder: &Path) -> Option<Resume> {
     Some(Resume { checkpoint: open(folder).unwrap(), changes: Changes::none() })
 }
 
-/// What of records is the same in every run.
-fn told(records: &[StepRecord]) -> Vec<(u64, u64, u64, u64, u64, Option<u64>)> {
+/// Returns the fields of records that do not depend on time.
+fn timeless(records: &[StepRecord]) -> Vec<(u64, u64, u64, u64, u64, Option<u64>)> {
     let bits = |value: f64| value.to_bits();
-    let told = |r: &StepRecord| {
+    let fields = |r: &StepRecord| {
         (r.step, bits(r.loss), bits(r.grad_norm), bits(r.lr), bits(r.epoch), r.val_loss.map(bits))
     };
-    records.iter().map(told).collect()
+    records.iter().map(fields).collect()
 }
 
 fn step_folder(folder: &Path, step: u64) -> std::path::PathBuf {
@@ -115,15 +115,15 @@ fn step_folder(folder: &Path, step: u64) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_run_that_is_stopped_after_any_step_goes_on_bit_for_bit() {
+fn a_run_stopped_after_any_step_resumes_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
     let whole = dir.path().join("whole");
     let (outcome, watch) = trained(dir.path(), run_options(&whole, 3), None);
     assert_eq!((outcome.steps, outcome.saved, watch.saved), (STEPS, Some(whole.clone()), vec![3, 6, 9, 12]));
     let want = states(&step_folder(&whole, STEPS));
-    let want_records = told(&watch.records);
-    assert!(watch.records[STEPS as usize - 1].epoch > 1.0, "the data is not gone through twice");
+    let want_records = timeless(&watch.records);
+    assert!(watch.records[STEPS as usize - 1].epoch > 1.0, "the run must have more than one epoch");
 
     for stop in 1..=STEPS {
         let folder = dir.path().join(format!("stopped-{stop}"));
@@ -144,11 +144,11 @@ fn a_run_that_is_stopped_after_any_step_goes_on_bit_for_bit() {
         let (outcome, rest) = trained(dir.path(), options, None);
         assert_eq!((outcome.stopped, outcome.steps), (false, STEPS));
         assert!(states(&step_folder(&folder, STEPS)) == want, "stopped after step {stop}");
-        let records = [told(&first.records), told(&rest.records)].concat();
+        let records = [timeless(&first.records), timeless(&rest.records)].concat();
         assert_eq!(records, want_records, "stopped after step {stop}");
         assert!(first.warnings.is_empty() && rest.warnings.is_empty());
     }
-    // From a checkpoint on the way, into another folder; of these one is kept.
+    // Resumes from an earlier checkpoint into another folder, where only one checkpoint is kept.
     let mut options = run_options(&dir.path().join("elsewhere"), 1);
     options.save.as_mut().unwrap().keep = NonZeroUsize::new(1);
     options.resume = resume(&step_folder(&whole, 9));
@@ -160,7 +160,7 @@ fn a_run_that_is_stopped_after_any_step_goes_on_bit_for_bit() {
 type Change<'a> = &'a dyn Fn(&mut RunOptions);
 
 #[test]
-fn a_run_that_would_not_go_on_as_it_was_is_refused_by_name() {
+fn options_that_differ_from_the_checkpoint_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
     let folder = dir.path().join("run");
@@ -176,7 +176,7 @@ fn a_run_that_would_not_go_on_as_it_was_is_refused_by_name() {
         (&|o| o.lr = 2e-3, "lr is 0.002, and was 0.001"),
         (&|o| o.min_lr = Some(0.0), "min-lr is 0.0, and was 0.0001"),
         (&|o| o.warmup = Some(1), "warmup is 1, and was 2"),
-        (&|o| o.rate_shape = horizon::train::LrShape::Wsd, "schedule is wsd, and was linear"),
+        (&|o| o.lr_shape = horizon::train::LrShape::Wsd, "schedule is wsd, and was linear"),
         (&|o| o.seed = 4, "seed is 4, and was 3"),
         (&|o| o.shuffle = false, "no-shuffle is true, and was false"),
         (&|o| o.trainer.micros_max = 1, "grad-accum is 1, and was 2"),
@@ -188,7 +188,7 @@ fn a_run_that_would_not_go_on_as_it_was_is_refused_by_name() {
         assert_eq!(error.status(), Status::InvalidArgument);
         assert!(error.message().contains(sentence), "{error}");
     }
-    // What is allowed by name may differ; the place in the data is kept.
+    // Allowed options may differ; the position in the data stays.
     let allowed = |o: &mut RunOptions| {
         (o.steps, o.lr, o.warmup) = (Some(5), 5e-4, Some(0));
         o.resume.as_mut().unwrap().changes = Changes::of(["steps", "lr", "min-lr", "warmup"]);
@@ -198,7 +198,9 @@ fn a_run_that_would_not_go_on_as_it_was_is_refused_by_name() {
         allowed(o);
         o.steps = Some(2);
     });
-    assert!(error.unwrap_err().message().contains("the checkpoint is of step 3; a run of 2 steps ends"));
+    assert!(
+        error.unwrap_err().message().contains("the checkpoint is of step 3, but the run has only 2 steps")
+    );
     fs::write(dir.path().join("text.txt"), "another text, of the same length".repeat(8)).unwrap();
     let error = attempt(&|_| ()).unwrap_err();
     assert!(
@@ -208,7 +210,7 @@ fn a_run_that_would_not_go_on_as_it_was_is_refused_by_name() {
 }
 
 #[test]
-fn checkpoints_of_another_run_are_left_alone() {
+fn checkpoints_of_another_run_are_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
     let (mine, other) = (dir.path().join("mine"), dir.path().join("other"));
@@ -216,13 +218,13 @@ fn checkpoints_of_another_run_are_left_alone() {
     trained(dir.path(), run_options(&other, 0), Some(1));
     let before = states(&step_folder(&other, 1));
     let error = started(dir.path(), run_options(&other, 1)).map(drop).unwrap_err();
-    assert!(error.message().contains("holds checkpoints of another run"), "{error}");
+    assert!(error.message().contains("has checkpoints of another run"), "{error}");
     let options = RunOptions { resume: resume(&mine), ..run_options(&other, 1) };
     let error = started(dir.path(), options).map(drop).unwrap_err();
     assert_eq!(error.status(), Status::InvalidState);
-    assert!(error.message().contains("other holds checkpoints of another run"), "{error}");
+    assert!(error.message().contains("other has checkpoints of another run"), "{error}");
     assert!(states(&step_folder(&other, 1)) == before);
-    // Two runs at a time are one too many.
+    // Two runs at the same time are refused.
     let running = started(dir.path(), RunOptions { resume: resume(&mine), ..run_options(&mine, 1) }).unwrap();
     let error = started(dir.path(), RunOptions { resume: resume(&mine), ..run_options(&mine, 1) });
     assert!(error.map(drop).unwrap_err().message().contains("another run writes its checkpoints"));
@@ -243,20 +245,20 @@ fn the_log_has_every_step_once() {
     fs::write(&log, "an old log\n").unwrap();
     trained(dir.path(), logged(run_options(&folder, 4)), Some(6));
     assert_eq!(steps(), [1, 2, 3, 4, 5, 6]);
-    // From step 4: what was logged after it is of a run that did not go on so.
+    // Resuming from step 4 replaces the records of later steps.
     let options = RunOptions { resume: resume(&step_folder(&folder, 4)), ..run_options(&folder, 4) };
     trained(dir.path(), logged(options), None);
     assert_eq!(steps(), (1..=STEPS).collect::<Vec<_>>());
-    // Nothing is left to do, and nothing is lost.
+    // Resuming after the last step changes nothing.
     let options = RunOptions { resume: resume(&folder), ..run_options(&folder, 4) };
     let (outcome, watch) = trained(dir.path(), logged(options), None);
     assert_eq!((outcome.steps, watch.records.len(), watch.saved.len()), (STEPS, 0, 0));
     assert_eq!(steps(), (1..=STEPS).collect::<Vec<_>>());
 }
 
-/// A folder where a checkpoint's is to be: it cannot be begun.
+/// A folder with the temporary name of a checkpoint makes that checkpoint fail.
 #[test]
-fn a_checkpoint_that_fails_is_a_warning() {
+fn a_failed_checkpoint_is_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     write_data(dir.path());
     let folder = dir.path().join("run");
@@ -264,7 +266,7 @@ fn a_checkpoint_that_fails_is_a_warning() {
     let blocked = folder.join(format!(".step-00000004.partial-{}", std::process::id()));
     fs::create_dir(&blocked).unwrap();
     let (mut watch, stop) = (Watch::default(), AtomicBool::new(false));
-    let outcome = run.train(&mut Told(&mut watch, &stop), &stop).unwrap();
+    let outcome = run.train(&mut Stopper(&mut watch, &stop), &stop).unwrap();
     assert_eq!((outcome.steps, watch.saved), (STEPS, vec![2, 6, 8, 10, 12]));
     assert_eq!(watch.warnings.len(), 1);
     for word in [

@@ -100,7 +100,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
         loading.moved(done, total);
         Ok(())
     })?;
-    let rate = *run.rate();
+    let rate = *run.lr_schedule();
     let mut progress = Progress::new(rate.steps, terminal, options.quiet);
     progress.say(opening.describe(&rate, run.trainer(), &planned).trim_end());
     if options.verbose {
@@ -121,7 +121,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
 
     if let Some(measured) = outcome.times {
         let predicted = planned.predicted();
-        progress.say(predicted.beside(&measured).trim_end());
+        progress.say(predicted.compared_with(&measured).trim_end());
         let off = (predicted.step_seconds / measured.step_seconds - 1.0).abs();
         if options.placement.machine.is_none() && off > FAR_OFF {
             progress.say(
@@ -191,7 +191,7 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
             ..TrainerOptions::default()
         },
         steps: options.steps.or(builtin.then_some(BUILTIN_STEPS)),
-        rate_shape: options.schedule.into(),
+        lr_shape: options.schedule.into(),
         lr: options.lr.unwrap_or(match (model.is_preset(), model.is_fresh()) {
             (true, _) => 3e-3,
             (false, true) => 3e-4,

@@ -1,18 +1,20 @@
-//! Conversations, and the template of a model that turns one into text.
+//! Conversations, and the chat template of a model, which renders one as text.
 //!
-//! What a model is to learn of a conversation are its assistant's turns: from where a turn's own text begins,
-//! behind the header that the template writes whoever speaks, to the token that ends the turn, included.
-//! Their places in the rendered text are found in one of three ways, the first that the template allows:
+//! The supervised part of a conversation is the assistant's turns: each from the first character
+//! after the turn's header through the token that ends the turn. Their byte ranges in the rendered
+//! text are found in one of three ways, the first that works:
 //!
-//! 1. `{% generation %} … {% endgeneration %}`: the template says it itself, as for
+//! 1. **Tags**: the template has `{% generation %} … {% endgeneration %}`, as for
 //!    `apply_chat_template(return_assistant_tokens_mask=True)` of transformers.
-//! 2. By prefixes: turn i lies between what the messages before it render to, the generation prompt added, and what the
-//!    messages up to it render to, if both are how the whole begins.
-//! 3. By a mark: the turn's message gives way to one whose content is a mark that no text has; what stands before and
-//!    after the mark, if the whole begins and ends so, is not the turn. Templates that take back a turn's reasoning
-//!    once the next question is asked need this.
+//! 2. **Prefixes**: turn i starts where the rendering of messages 0 … i−1 with the generation
+//!    prompt ends, and ends where the rendering of messages 0 … i ends, if both renderings are
+//!    prefixes of the whole text.
+//! 3. **Mark**: the message's content is replaced by a character that no text may contain. If the
+//!    text before and after the mark is a prefix and a suffix of the whole text, the turn is what
+//!    lies between. Templates that drop a turn's reasoning once the next question follows need
+//!    this.
 //!
-//! A conversation whose turns none of these finds is refused.
+//! If all three fail, the conversation is refused.
 
 #[cfg(feature = "text")]
 mod python;
@@ -32,12 +34,12 @@ pub use template::ChatTemplate;
 #[cfg(not(feature = "text"))]
 pub use without::ChatTemplate;
 
-/// What is said, and what the template is told beside it.
+/// Messages and the other variables of the chat template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// JSON objects with `role` and `content`, and whatever else the template reads.
+    /// JSON objects with `role`, `content`, and any other field that the template reads.
     pub messages: Vec<Value>,
-    /// The first message that may be learned: those of a prompt are not.
+    /// Index of the first message that may be supervised; messages of a prompt are not.
     pub supervised_from: usize,
     /// `tools`, `documents` and other variables of the template.
     pub variables: Map<String, Value>,
@@ -46,13 +48,13 @@ pub struct Conversation {
 /// A conversation as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// What the tokenizer gets; nothing is to be put around it.
+    /// Input of the tokenizer, which must add no special tokens.
     pub text: String,
-    /// The assistant's turns in it, byte ranges, increasing.
+    /// Byte ranges of the assistant's turns, increasing.
     pub turns: Vec<Range<usize>>,
 }
 
-/// What stands for chat templates in a build without them.
+/// Replaces chat templates in a build without the feature `text`.
 #[cfg(not(feature = "text"))]
 mod without {
     use std::path::Path;
@@ -62,20 +64,20 @@ mod without {
     use super::{Conversation, Rendered};
     use crate::base::{Error, Result, Status};
 
-    /// Cannot be made: this build has no chat templates (feature `text`).
+    /// Uninhabited: this build has no chat templates.
     #[derive(Debug)]
     pub enum ChatTemplate {}
 
     impl ChatTemplate {
-        /// Gives none.
+        /// Returns `None`.
         pub fn of_folder(_: &Path) -> Result<Option<ChatTemplate>> {
             Ok(None)
         }
-        /// Refuses.
+        /// Returns `Unsupported`.
         pub fn open(_: &Path, _: Option<&Path>) -> Result<ChatTemplate> {
             Err(Error::new(
                 Status::Unsupported,
-                "this build reads no chat templates: build with the feature `text`",
+                "this build cannot read chat templates; build with the feature `text`",
             ))
         }
         /// Cannot be called.

@@ -1,13 +1,15 @@
-//! Values as Python writes them: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as transformers sets it up.
+//! Prints values as Python does: Jinja's `{{ … }}` is `str`, and `tojson` is `json.dumps`, as
+//! transformers configures them.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, escape_formatter, filters};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-/// The method that stands for a slice `[::-1]`, which the engine fails on where it is empty.
+/// Name of the method that replaces the slice `[::-1]`; minijinja panics on that slice of an empty
+/// value.
 pub const REVERSED: &str = "__reversed__";
 
-/// Methods of Python's values.
+/// Calls a method of a Python value, e.g. `str.strip`.
 pub fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     if name == REVERSED {
         return filters::reverse(value);
@@ -15,7 +17,7 @@ pub fn method(state: &State, value: &Value, name: &str, arguments: &[Value]) -> 
     unknown_method_callback(state, value, name, arguments)
 }
 
-/// How a template prints a value.
+/// Prints a value for `{{ … }}`.
 pub fn print(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
     let text = match value.kind() {
         ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => repr(value)?,
@@ -48,12 +50,12 @@ pub fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     Ok(out)
 }
 
-/// Jinja's test `iterable`: what Python's `iter` takes. Nothing that is undefined fails there.
+/// Jinja's test `iterable`: values accepted by Python's `iter`; undefined counts as iterable.
 pub fn is_iterable(value: &Value) -> bool {
     !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain)
 }
 
-/// Jinja's test `sequence`: what has a length and can be indexed.
+/// Jinja's test `sequence`: values that have a length and can be indexed.
 pub fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::String | ValueKind::Bytes | ValueKind::Seq | ValueKind::Map)
 }
@@ -152,7 +154,7 @@ impl Dump {
     }
 }
 
-/// `repr`, which `str` is, too, for all but text.
+/// Python's `repr`; `str` gives the same for everything but text.
 fn repr(value: &Value) -> Result<String, Error> {
     Ok(match value.kind() {
         ValueKind::None => "None".to_owned(),
@@ -190,7 +192,8 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// Python's shortest form: scientific below 10⁻⁴ and from 10¹⁶ on, its exponent of two digits at least.
+/// Python's shortest form of a number: scientific below 10⁻⁴ and from 10¹⁶, with at least two
+/// digits of exponent.
 fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
@@ -234,7 +237,8 @@ mod tests {
         environment.render_str(source, context).unwrap()
     }
 
-    /// The expected texts are Python's: `str(x)`, `json.dumps(x, ensure_ascii=False)` and so on.
+    /// The expected texts come from Python: `str(x)`, `json.dumps(x, ensure_ascii=False)` and so
+    /// on.
     #[test]
     fn values_print_as_in_python() {
         let value = json!({"b": [1, 2.0, null, true], "a": "it's", "é": {"<&>": "\n\u{1}\""}});
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_are_jinjas() {
+    fn iterable_and_sequence_agree_with_jinja() {
         let source = "{{ x is iterable }} {{ x is sequence }}";
         for (value, text) in [
             (json!(null), "False False"),

@@ -1,4 +1,4 @@
-//! Where in a rendered conversation the assistant speaks.
+//! Finds the assistant's turns in a rendered conversation.
 
 use std::ops::Range;
 
@@ -8,13 +8,14 @@ use super::template::{MARK, TURN_BEGINS, TURN_ENDS};
 use super::{ChatTemplate, Conversation, Rendered};
 use crate::base::{Error, Result, Status};
 
-/// Renders and finds the turns; `marked` says that the template marks them.
-pub fn render(template: &ChatTemplate, conversation: &Conversation, marked: bool) -> Result<Rendered> {
+/// Renders a conversation and finds the supervised turns. `tagged`: the template has
+/// `{% generation %}` tags.
+pub fn render(template: &ChatTemplate, conversation: &Conversation, tagged: bool) -> Result<Rendered> {
     let Conversation { messages, supervised_from, variables } = conversation;
     refuse_marks(messages)?;
     let whole = template.text(messages, false, variables)?;
     let supervised = |index: &usize| index >= supervised_from && is_assistant(&messages[*index]);
-    if marked {
+    if tagged {
         let (text, mut turns) = without_marks(&whole);
         if *supervised_from > 0 {
             let prompt = template
@@ -47,8 +48,8 @@ fn not_found(index: usize) -> Error {
     Error::new(
         Status::BadFormat,
         format!(
-            "message {index}: the chat template rewrites the conversation so that this turn cannot be found in it; \
-             give a template with {{% generation %}} tags (--chat-template FILE)"
+            "message {index}: this turn cannot be found in the text that the chat template renders; give a template \
+             with {{% generation %}} tags (--chat-template FILE)"
         ),
     )
 }
@@ -66,12 +67,14 @@ fn refuse_marks(messages: &[Value]) -> Result<()> {
         None => Ok(()),
         Some(index) => Err(Error::new(
             Status::BadFormat,
-            format!("message {index} has one of the noncharacters U+FDD0 … U+FDD2, which no text may have"),
+            format!(
+                "message {index} has one of the noncharacters U+FDD0 … U+FDD2, which no text may contain"
+            ),
         )),
     }
 }
 
-/// The text between the marks, and where they stood.
+/// Returns the text without marks, and the byte ranges they enclosed.
 fn without_marks(whole: &str) -> (String, Vec<Range<usize>>) {
     let mut text = String::with_capacity(whole.len());
     let (mut turns, mut start) = (Vec::new(), None);
@@ -92,7 +95,7 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// The turn of message `index`, the token that ends it included.
+    /// Returns the byte range of message `index`, including the token that ends the turn.
     fn turn(&self, index: usize) -> Option<Range<usize>> {
         let before = self.begins(&self.conversation.messages[..index], true);
         let upto = self.begins(&self.conversation.messages[..=index], false);
@@ -110,7 +113,7 @@ impl Finder<'_> {
         (start <= end).then_some(start..end)
     }
 
-    /// The length of what messages render to, if the whole begins with it.
+    /// Returns the length of the rendered messages if they are a prefix of the whole text.
     fn begins(&self, messages: &[Value], generation_prompt: bool) -> Option<usize> {
         let text = self.text(messages, generation_prompt)?;
         self.whole.starts_with(&text).then_some(text.len())
@@ -120,8 +123,8 @@ impl Finder<'_> {
         self.template.text(messages, generation_prompt, &self.conversation.variables).ok()
     }
 
-    /// Where the turn ends that begins at `start` and is rendered up to `upto`: whitespace that follows the token that
-    /// ends it is the template's.
+    /// Returns the end of a turn rendered as `start..upto`. Whitespace after the token that ends
+    /// the turn belongs to the template.
     fn closed(&self, start: usize, upto: usize) -> usize {
         let trimmed = self.whole[..upto].trim_end().len();
         if trimmed > start && self.template.ends_special(&self.whole[start..trimmed]) {
@@ -131,7 +134,7 @@ impl Finder<'_> {
         }
     }
 
-    /// What stands before and after a turn, by a message that is nothing but a mark.
+    /// Returns the start and end of the turn's text, found by rendering a mark as its content.
     fn around_mark(&self, index: usize) -> Option<(usize, usize)> {
         let marked = self.text(&self.with_mark(&self.conversation.messages, index), false)?;
         let (before, after) = marked.split_once(MARK)?;
@@ -141,8 +144,8 @@ impl Finder<'_> {
         fits.then(|| (self.header(index, before), self.whole.len() - after.len()))
     }
 
-    /// The length of `before` without whitespace at its end that the turn has to say itself, since the generation prompt
-    /// does not end with it.
+    /// Returns the length of `before`, less its trailing whitespace if the generation prompt does
+    /// not end with it: the model must then generate that whitespace.
     fn header(&self, index: usize, before: &str) -> usize {
         let trimmed = before.trim_end().len();
         match self.text(&self.conversation.messages[..index], true) {
@@ -151,8 +154,8 @@ impl Finder<'_> {
         }
     }
 
-    /// The length of what ends the turn behind its text: what follows the turn whether or not it is the last, up to the
-    /// end of the last special token in it.
+    /// Returns the length of the turn's ending after its text: the text that follows whether or not
+    /// the turn is the last, up to and including its last special token.
     fn ending(&self, index: usize, behind: usize) -> usize {
         let Some(last) = self.text(&self.with_mark(&self.conversation.messages[..=index], index), false)
         else {
@@ -168,7 +171,7 @@ impl Finder<'_> {
             .map_or(0, str::len)
     }
 
-    /// Messages of which one is nothing but a mark.
+    /// Returns the messages with the content of one replaced by a mark.
     fn with_mark(&self, messages: &[Value], index: usize) -> Vec<Value> {
         let mut messages = messages.to_vec();
         messages[index] = json!({"role": "assistant", "content": MARK.to_string()});

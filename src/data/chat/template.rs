@@ -10,29 +10,30 @@ use super::{Conversation, Rendered, python, spans, time};
 use crate::base::{Error, Result, Status};
 use crate::data::tokenizer::{SpecialTokens, read, read_json};
 
-/// Where a turn that the template marks itself begins and ends: noncharacters of Unicode, "for internal use".
+/// Begin and end of a turn tagged by the template: Unicode noncharacters, "for internal use".
 pub(super) const TURN_BEGINS: char = '\u{fdd0}';
 pub(super) const TURN_ENDS: char = '\u{fdd1}';
-/// What stands for a turn's text.
+/// Replaces a turn's text while the turn is searched for.
 pub(super) const MARK: char = '\u{fdd2}';
 
 const NAME: &str = "chat_template";
 
-/// A chat template, set up as transformers sets up Jinja.
+/// A chat template, rendered with the Jinja settings of transformers.
 ///
-/// `strftime_now` tells the time at which the template was opened, in UTC; `SOURCE_DATE_EPOCH` sets it, so that
-/// a run on another day sees the same text.
+/// `strftime_now` formats the time at which the template was opened, in UTC. Set
+/// `SOURCE_DATE_EPOCH` to make the text independent of the day.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
-    /// Whether it says itself what the assistant generates.
-    marks_turns: bool,
+    /// True if the template has `{% generation %}` tags.
+    has_tags: bool,
 }
 
 impl ChatTemplate {
-    /// The template of a folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json` (of several
-    /// the one named `default`). `None` if it has none.
+    /// Opens the template of a folder: `chat_template.jinja`, else `chat_template` of
+    /// `tokenizer_config.json` (if that is a list, the one named `default`). `None` if the folder
+    /// has none.
     pub fn of_folder(folder: &Path) -> Result<Option<ChatTemplate>> {
         let file = folder.join("chat_template.jinja");
         if file.exists() {
@@ -45,7 +46,11 @@ impl ChatTemplate {
             Value::Array(named) => {
                 let default = named.iter().find(|one| one["name"] == "default").map(|one| &one["template"]);
                 default.and_then(Value::as_str).ok_or_else(|| {
-                    let message = format!("{}: no chat_template is named default", path.display());
+                    let message = format!(
+                        "{}: `chat_template` is a list without a template named default; choose one \
+                         (--chat-template FILE)",
+                        path.display()
+                    );
                     Error::new(Status::BadFormat, message)
                 })?
             }
@@ -55,7 +60,7 @@ impl ChatTemplate {
         template.map(Some).map_err(|error| error.within(format!("{}: chat_template", path.display())))
     }
 
-    /// A template in a file; special tokens are the folder's, where there is one.
+    /// Opens a template file. Special tokens come from `folder`; without a folder there are none.
     pub fn open(file: &Path, folder: Option<&Path>) -> Result<ChatTemplate> {
         let bytes = read(file)?;
         let source = String::from_utf8_lossy(&bytes);
@@ -78,33 +83,34 @@ impl ChatTemplate {
         });
         let now = time::now()?;
         environment.add_function("strftime_now", move |format: String| time::format(now, &format));
-        // Jinja reads every end of a line as one.
+        // Jinja reads every kind of line ending as `\n`.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
         let source = source.replace("[::-1]", &format!(".{}()", python::REVERSED));
-        let (source, marks_turns) = with_generation_as_filter(&source);
+        let (source, has_tags) = with_generation_as_filter(&source);
         environment.add_template_owned(NAME, source).map_err(jinja)?;
-        Ok(ChatTemplate { environment, special, marks_turns })
+        Ok(ChatTemplate { environment, special, has_tags })
     }
 
-    /// The text of a conversation, and where in it the assistant speaks.
+    /// Renders a conversation and finds the assistant's turns.
     ///
-    /// Errors: `BadFormat` when the template refuses the conversation, or when a turn of the assistant cannot be found.
+    /// Errors: `BadFormat` if the template refuses the conversation or an assistant's turn cannot
+    /// be found.
     pub fn render(&self, conversation: &Conversation) -> Result<Rendered> {
-        spans::render(self, conversation, self.marks_turns)
+        spans::render(self, conversation, self.has_tags)
     }
 
-    /// The text that the assistant is to continue.
+    /// Renders messages with the generation prompt.
     pub fn prompt(&self, messages: &[Value]) -> Result<String> {
         let text = self.text(messages, true, &Map::new())?;
         Ok(text.replace([TURN_BEGINS, TURN_ENDS], ""))
     }
 
-    /// Whether a text ends with a special token.
+    /// Returns true if a text ends with a special token.
     pub(super) fn ends_special(&self, text: &str) -> bool {
         self.special.0.iter().any(|token| text.ends_with(&token.text))
     }
 
-    /// What the template makes of messages; marks are in it.
+    /// Renders messages; the result still contains the marks of tagged turns.
     pub(super) fn text(
         &self,
         messages: &[Value],
@@ -126,23 +132,23 @@ impl ChatTemplate {
             ])
             .collect();
         let render = || self.environment.get_template(NAME).and_then(|template| template.render(context));
-        // A template comes from anywhere, and the engine that runs it has bugs (see `python::method`).
+        // Templates are untrusted input, and minijinja can panic (see `python::REVERSED`).
         catch_unwind(AssertUnwindSafe(render)).unwrap_or_else(|_| Err(engine_failed())).map_err(jinja)
     }
 }
 
 fn engine_failed() -> JinjaError {
-    JinjaError::new(ErrorKind::InvalidOperation, "it makes the template engine fail")
+    JinjaError::new(ErrorKind::InvalidOperation, "the template engine failed")
 }
 
 fn jinja(error: JinjaError) -> Error {
     let line = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
     let message = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    Error::new(Status::BadFormat, format!("the chat template refuses it: {message}{line}"))
+    Error::new(Status::BadFormat, format!("chat template: {message}{line}"))
 }
 
-/// Writes the tags `generation` and `endgeneration`, which only transformers' Jinja knows, as a filter of that name.
-/// Gives whether there was one.
+/// Rewrites the tags `generation` and `endgeneration`, an extension of transformers, as a filter of
+/// that name. Returns the source, and true if it had such a tag.
 fn with_generation_as_filter(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len());
     let (mut rest, mut found) = (source, false);
@@ -184,50 +190,50 @@ mod tests {
     fn templates_are_found_where_transformers_finds_them() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        let says = || {
+        let prompt = || {
             let template = ChatTemplate::of_folder(dir.path()).unwrap();
             template.map(|template| template.prompt(&[]).unwrap())
         };
-        assert_eq!(says(), None);
+        assert_eq!(prompt(), None);
         put("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
-        assert_eq!(says(), None);
+        assert_eq!(prompt(), None);
         put("tokenizer_config.json", r#"{"eos_token": "</s>", "chat_template": "one {{ eos_token }}"}"#);
-        assert_eq!(says().unwrap(), "one </s>");
+        assert_eq!(prompt().unwrap(), "one </s>");
         let several = r#"{"chat_template": [{"name": "tool_use", "template": "b"}, {"name": "default", "template": "a"}]}"#;
         put("tokenizer_config.json", several);
-        assert_eq!(says().unwrap(), "a");
+        assert_eq!(prompt().unwrap(), "a");
         put("chat_template.jinja", "file");
-        assert_eq!(says().unwrap(), "file");
+        assert_eq!(prompt().unwrap(), "file");
         put("chat_template.jinja", "{% if %}");
         let error = ChatTemplate::of_folder(dir.path()).unwrap_err();
         assert!(error.message().contains("chat_template.jinja"), "{error}");
     }
 
     #[test]
-    fn lines_may_end_as_on_windows() {
+    fn windows_line_endings_are_read() {
         let template = ChatTemplate::new("{% if true %}\r\na\r\nb{% endif %}\r\n", SpecialTokens::default());
         assert_eq!(template.unwrap().prompt(&[]).unwrap(), "a\nb");
     }
 
-    /// The engine's own slices of a negative step panic on what is empty.
+    /// minijinja's own slices with a negative step panic on empty values.
     #[test]
     fn lists_and_texts_are_reversed_even_when_empty() {
         let source = "{% for m in messages[1:][::-1] %}{{ m.content[::-1] }}.{% endfor %}{{ ''[::-1] }}";
         let template = ChatTemplate::new(source, SpecialTokens::default()).unwrap();
-        let said = |contents: &[&str]| {
+        let rendered = |contents: &[&str]| {
             let messages: Vec<_> = contents.iter().map(|text| serde_json::json!({"content": text})).collect();
             template.prompt(&messages).unwrap()
         };
-        assert_eq!(said(&[]), "");
-        assert_eq!(said(&["ab"]), "");
-        assert_eq!(said(&["ab", "cd", "", "éf"]), "fé..dc.");
+        assert_eq!(rendered(&[]), "");
+        assert_eq!(rendered(&["ab"]), "");
+        assert_eq!(rendered(&["ab", "cd", "", "éf"]), "fé..dc.");
         let template = ChatTemplate::new("{{ messages[ ::-1]|list }}", SpecialTokens::default()).unwrap();
         let error = template.prompt(&[]).unwrap_err();
-        assert!(error.message().contains("makes the template engine fail"), "{error}");
+        assert!(error.message().contains("the template engine failed"), "{error}");
     }
 
     #[test]
-    fn what_a_template_raises_is_told() {
+    fn an_exception_of_a_template_is_reported() {
         let source = "\n{{ raise_exception('roles must alternate') }}";
         let template = ChatTemplate::new(source, SpecialTokens::default()).unwrap();
         let error = template.prompt(&[]).unwrap_err();

@@ -1,4 +1,4 @@
-//! The date that a template may write, without the machine's time zone.
+//! Date and time for chat templates, always in UTC.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,8 @@ use minijinja::{Error as JinjaError, ErrorKind};
 
 use crate::base::{Error, Result};
 
-/// `SOURCE_DATE_EPOCH` (reproducible-builds.org), seconds since 1970; else the clock's time.
+/// Returns `SOURCE_DATE_EPOCH` (seconds since 1970, see reproducible-builds.org) if set, else the
+/// clock's time.
 pub fn now() -> Result<DateTime<Utc>> {
     let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") else { return Ok(Utc::now()) };
     let time = text.parse().ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
@@ -16,11 +17,11 @@ pub fn now() -> Result<DateTime<Utc>> {
     })
 }
 
-/// `strftime` of the C locale, UTC.
+/// Formats as `strftime` in the C locale.
 pub fn format(time: DateTime<Utc>, format: &str) -> Result<String, JinjaError> {
     let mut out = String::new();
     write!(out, "{}", time.format(format)).map_err(|_| {
-        let message = format!("strftime_now does not know all fields of {format:?}");
+        let message = format!("strftime_now: the format {format:?} has a field that is not supported");
         JinjaError::new(ErrorKind::InvalidOperation, message)
     })?;
     Ok(out)
@@ -34,9 +35,9 @@ mod tests {
         format(DateTime::from_timestamp(seconds, 0).unwrap(), how)
     }
 
-    /// What Python's `datetime.fromtimestamp(s, timezone.utc).strftime` gives.
+    /// The expected texts come from Python's `datetime.fromtimestamp(s, timezone.utc).strftime`.
     #[test]
-    fn dates_are_pythons() {
+    fn dates_are_formatted_as_in_python() {
         let all = "%Y %y %m %B %b %d %j %A %a %H %I %p %M %S %%";
         for (seconds, text) in [
             (0, "1970 70 01 January Jan 01 001 Thursday Thu 00 12 AM 00 00 %"),

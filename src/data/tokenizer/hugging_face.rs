@@ -1,4 +1,4 @@
-//! `tokenizer.json`, by the `tokenizers` crate.
+//! Reads `tokenizer.json` with the `tokenizers` crate.
 
 use std::ops::Range;
 
@@ -7,21 +7,22 @@ use tokenizers::{PostProcessorWrapper, Tokenizer as Inner};
 use super::Encoded;
 use crate::base::{Error, Result, Status};
 
-/// A tokenizer without its post-processor: that one trims offsets, and what it puts around a text is known.
+/// A tokenizer. Its post-processor is replaced by the tokens that it adds before and after a text,
+/// since it trims the byte offsets from which the loss mask is made.
 #[derive(Debug)]
 pub struct HuggingFace {
     inner: Inner,
     before: Vec<i32>,
     after: Vec<i32>,
-    /// V of the model; no token reaches it.
+    /// V of the model; all tokens are below it.
     vocabulary_max: usize,
 }
 
 impl HuggingFace {
-    /// Reads the bytes of a `tokenizer.json` for a model with so many tokens.
+    /// Parses a `tokenizer.json` for a model with a vocabulary of `vocabulary_max` tokens.
     pub fn new(json: &[u8], vocabulary_max: usize) -> Result<HuggingFace> {
         let bad = |error: tokenizers::Error| {
-            Error::new(Status::BadFormat, format!("not a tokenizer of Hugging Face: {error}"))
+            Error::new(Status::BadFormat, format!("not a Hugging Face tokenizer: {error}"))
         };
         let mut inner = Inner::from_bytes(json).map_err(bad)?;
         inner.with_truncation(None).map_err(bad)?.with_padding(None);
@@ -35,12 +36,12 @@ impl HuggingFace {
         inner.with_post_processor(None::<PostProcessorWrapper>);
         let tokenizer = HuggingFace { inner, before, after, vocabulary_max };
         for &token in tokenizer.before.iter().chain(&tokenizer.after) {
-            tokenizer.known(token as u32)?;
+            tokenizer.check_vocabulary(token as u32)?;
         }
         Ok(tokenizer)
     }
 
-    /// The id of a token by its text.
+    /// Returns the id of a token by its text.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
@@ -50,20 +51,20 @@ impl HuggingFace {
         self.inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)
     }
 
-    /// What is put before and after a text.
-    pub fn around(&self) -> (&[i32], &[i32]) {
+    /// Special tokens added before and after a text.
+    pub fn added(&self) -> (&[i32], &[i32]) {
         (&self.before, &self.after)
     }
 
-    /// The tokens of a text, and which of them have a byte in one of the spans.
+    /// Encodes a text; a token with a byte in one of the spans is supervised.
     pub fn encode(&self, text: &str, spans: &[Range<usize>]) -> Result<Encoded> {
         let encoding = self
             .inner
             .encode(text, false)
-            .map_err(|error| Error::new(Status::BadFormat, format!("the tokenizer fails: {error}")))?;
+            .map_err(|error| Error::new(Status::BadFormat, format!("the tokenizer failed: {error}")))?;
         let mut encoded = Encoded::default();
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
-            self.known(id)?;
+            self.check_vocabulary(id)?;
             let overlaps = |span: &Range<usize>| start < span.end && end > span.start;
             encoded.tokens.push(id as i32);
             encoded.supervised.push(spans.iter().any(overlaps));
@@ -71,14 +72,14 @@ impl HuggingFace {
         Ok(encoded)
     }
 
-    /// The text of tokens, special ones left out.
+    /// Decodes tokens, without special tokens.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.inner
-            .decode(tokens, true)
-            .map_err(|error| Error::new(Status::BadFormat, format!("the tokenizer cannot decode: {error}")))
+        self.inner.decode(tokens, true).map_err(|error| {
+            Error::new(Status::BadFormat, format!("the tokenizer failed to decode: {error}"))
+        })
     }
 
-    fn known(&self, id: u32) -> Result<()> {
+    fn check_vocabulary(&self, id: u32) -> Result<()> {
         if (id as usize) < self.vocabulary_max {
             return Ok(());
         }
@@ -86,7 +87,7 @@ impl HuggingFace {
         Err(Error::new(
             Status::BadFormat,
             format!(
-                "token {id} ({text:?}) is beyond the model's vocabulary of {} tokens: tokenizer.json belongs to \
+                "token {id} ({text:?}) is outside the model's vocabulary of {} tokens; tokenizer.json belongs to \
                  another model",
                 self.vocabulary_max
             ),

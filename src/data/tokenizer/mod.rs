@@ -1,7 +1,8 @@
-//! From text to tokens and back: the model folder's `tokenizer.json`, or bytes where there is none.
+//! Tokenizes and detokenizes text, with the model folder's `tokenizer.json` or, if there is none,
+//! as bytes.
 //!
-//! A model folder says how its text begins and ends: what its tokenizer puts around a text (usually a BOS token in
-//! front), and its EOS token, which ends a document. A chat template writes all of these itself.
+//! A document begins and ends with the special tokens that the tokenizer adds (usually a BOS token
+//! at the beginning) and ends with the EOS token. A chat template writes these tokens itself.
 
 #[cfg(feature = "text")]
 mod hugging_face;
@@ -22,21 +23,21 @@ use hugging_face::HuggingFace;
 #[cfg(not(feature = "text"))]
 use without::HuggingFace;
 
-/// A text as tokens.
+/// A tokenized text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
     /// Token ids.
     pub tokens: Vec<i32>,
-    /// For each token whether the loss counts it as a target.
+    /// Loss mask: true for supervised tokens.
     pub supervised: Vec<bool>,
 }
 
-/// What turns a model's text into tokens.
+/// A byte-level or Hugging Face tokenizer.
 #[derive(Debug)]
 pub struct Tokenizer {
     kind: Kind,
     fingerprint: u64,
-    /// Tokens that end a text that the model writes.
+    /// Tokens at which generation ends.
     ends: Vec<u32>,
     /// The token that ends a document.
     eos: Option<u32>,
@@ -48,26 +49,27 @@ enum Kind {
     HuggingFace(Box<HuggingFace>),
 }
 
-/// Where a model's tokenizer is to be found, opened only when there is text.
+/// Location of a model's tokenizer. It is opened only when there is text.
 #[derive(Clone, Debug)]
 pub struct TokenizerSource {
-    /// The model's folder; `None` for a built-in shape.
+    /// The model folder; `None` for a built-in shape.
     pub folder: Option<PathBuf>,
     /// V of the model.
     pub vocabulary: usize,
 }
 
 impl TokenizerSource {
-    /// Reads the tokenizer.
+    /// Opens the tokenizer.
     ///
-    /// Errors: `BadFormat` when `tokenizer.json` is not one; `Unsupported` when the folder has a tokenizer of
-    /// another kind alone, or a vocabulary without room for every byte and no tokenizer.
+    /// Errors: `BadFormat` if `tokenizer.json` is invalid; `Unsupported` if the folder only has a
+    /// tokenizer of another kind; `InvalidArgument` if there is no tokenizer and the vocabulary has
+    /// fewer than 256 tokens.
     pub fn open(&self) -> Result<Tokenizer> {
         let Some(path) = self.file()? else {
             if self.vocabulary < Tokenizer::BYTES {
                 return Err(Error::argument(format!(
-                    "text is read as bytes where the model has no tokenizer.json, which needs a vocabulary of {} \
-                     tokens; the model has {}",
+                    "the model has no tokenizer.json, so text is read as bytes, which needs a vocabulary of \
+                     at least {} tokens; the model has {}",
                     Tokenizer::BYTES,
                     self.vocabulary
                 )));
@@ -103,7 +105,7 @@ impl TokenizerSource {
         })
     }
 
-    /// What [`Tokenizer::fingerprint`] will be, without opening it.
+    /// Returns [`Tokenizer::fingerprint`] without opening the tokenizer.
     pub fn fingerprint(&self) -> Result<u64> {
         match self.file()? {
             Some(path) => Ok(fingerprint(&read(&path)?)),
@@ -123,8 +125,8 @@ impl TokenizerSource {
                 return Err(Error::new(
                     Status::Unsupported,
                     format!(
-                        "{} is the model's tokenizer, and only tokenizer.json is read: make one with transformers, \
-                         AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+                        "{} is the model's tokenizer, but only tokenizer.json is supported; make one with \
+                         transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
                         file.display()
                     ),
                 ));
@@ -135,11 +137,11 @@ impl TokenizerSource {
 }
 
 impl Tokenizer {
-    /// Byte values, and so the least vocabulary a byte-level model has.
+    /// Number of byte values: the smallest vocabulary of a byte-level model.
     pub const BYTES: usize = 256;
     const BYTES_FINGERPRINT: u64 = 1;
 
-    /// A tokenizer whose token k is the byte k.
+    /// Returns the byte-level tokenizer: token k is byte k.
     pub fn bytes() -> Tokenizer {
         Tokenizer {
             kind: Kind::Bytes,
@@ -149,12 +151,12 @@ impl Tokenizer {
         }
     }
 
-    /// Whether a token is a byte.
+    /// True for the byte-level tokenizer.
     pub fn is_bytes(&self) -> bool {
         matches!(self.kind, Kind::Bytes)
     }
 
-    /// Tells tokenizers apart: a hash of the file's bytes, never 0.
+    /// Identifies the tokenizer: a hash of `tokenizer.json`, never 0.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
@@ -167,15 +169,16 @@ impl Tokenizer {
         }
     }
 
-    /// Whether the model ends its text by this token.
+    /// Returns true if generation ends at this token.
     pub fn is_end(&self, token: usize) -> bool {
         self.ends.iter().any(|&end| end as usize == token)
     }
 
-    /// The tokens of a text as it stands, nothing put around it; special tokens that are written in it are found.
-    /// A token is supervised that has a byte in one of the `spans` (byte ranges of the text, increasing).
+    /// Encodes a text without adding special tokens; those written in the text are recognized. A
+    /// token is supervised if it has a byte in one of the `spans` (byte ranges of the text,
+    /// increasing).
     ///
-    /// Errors: `BadFormat` for text that is not UTF-8 and a tokenizer that wants it.
+    /// Errors: `BadFormat` if the text is not UTF-8 and the tokenizer is not byte-level.
     pub fn encode(&self, text: &[u8], spans: &[Range<usize>]) -> Result<Encoded> {
         match &self.kind {
             Kind::Bytes => Ok(Encoded {
@@ -186,12 +189,13 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a whole document: what the tokenizer puts before a text, the text, what it puts after it, and the
-    /// EOS token if that is not there yet. The last two are supervised, the first is not.
+    /// Encodes a whole document: the tokenizer's tokens before a text, the text, the tokenizer's
+    /// tokens after it, and the EOS token unless the document already ends with it. The tokens
+    /// after the text are supervised, those before it are not.
     pub fn encode_document(&self, text: &[u8], spans: &[Range<usize>]) -> Result<Encoded> {
         let mut encoded = self.encode(text, spans)?;
         let Kind::HuggingFace(tokenizer) = &self.kind else { return Ok(encoded) };
-        let (before, after) = tokenizer.around();
+        let (before, after) = tokenizer.added();
         encoded.tokens.splice(0..0, before.iter().copied());
         encoded.supervised.splice(0..0, before.iter().map(|_| false));
         encoded.tokens.extend(after);
@@ -202,18 +206,18 @@ impl Tokenizer {
         Ok(encoded)
     }
 
-    /// The tokens that a model continues: as a document begins, and open at its end.
+    /// Encodes a prompt: like a document, but without tokens after the text.
     pub fn encode_prompt(&self, text: &[u8]) -> Result<Vec<i32>> {
         let mut tokens = self.encode(text, &[])?.tokens;
         if let Kind::HuggingFace(tokenizer) = &self.kind {
-            tokens.splice(0..0, tokenizer.around().0.iter().copied());
+            tokens.splice(0..0, tokenizer.added().0.iter().copied());
         }
         Ok(tokens)
     }
 
-    /// Gives text as tokens come.
+    /// Returns a decoder that takes tokens one by one.
     pub fn decoder(&self) -> Decoder<'_> {
-        Decoder { tokenizer: self, tokens: Vec::new(), given: String::new() }
+        Decoder { tokenizer: self, tokens: Vec::new(), text: String::new() }
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
@@ -227,20 +231,22 @@ impl Tokenizer {
     }
 }
 
-/// Turns tokens into text one by one.
+/// Decodes tokens one by one.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// Since the last place at which text and tokens both end a character.
+    /// The last tokens, decoded together with the next one.
     tokens: Vec<u32>,
-    given: String,
+    /// Text of these tokens that has been returned.
+    text: String,
 }
 
 impl Decoder<'_> {
-    /// The tokens that are kept to decode the next ones beside.
+    /// Tokens removed from the context at once; at least as many stay.
     const CONTEXT: usize = 8;
 
-    /// The bytes that a token adds; none while a character waits for its last byte. Special tokens have no text.
+    /// Returns the bytes that a token adds to the text; none while a character is incomplete.
+    /// Special tokens have no text.
     pub fn push(&mut self, token: usize) -> Result<Vec<u8>> {
         if self.tokenizer.is_bytes() {
             return Ok(u8::try_from(token).into_iter().collect());
@@ -250,33 +256,35 @@ impl Decoder<'_> {
         if text.ends_with(char::REPLACEMENT_CHARACTER) {
             return Ok(Vec::new());
         }
-        let added = text.strip_prefix(&self.given).unwrap_or(&text).as_bytes().to_vec();
-        self.given = text;
-        // A tokenizer may drop a space at the beginning of a text, so the next tokens are decoded beside a few.
+        let added = text.strip_prefix(&self.text).unwrap_or(&text).as_bytes().to_vec();
+        self.text = text;
+        // A tokenizer may drop a space at the beginning of a text, so a token is decoded together
+        // with those before it.
         if self.tokens.len() > 2 * Self::CONTEXT {
             self.tokens.drain(..Self::CONTEXT);
-            self.given = self.tokenizer.decode(&self.tokens)?;
+            self.text = self.tokenizer.decode(&self.tokens)?;
         }
         Ok(added)
     }
 }
 
-/// A special token of a folder.
+/// A special token of a model folder.
 #[derive(Clone, Debug)]
 pub(crate) struct SpecialToken {
-    /// What `tokenizer_config.json` calls it (`bos_token`, …), if it does.
+    /// Its key in `tokenizer_config.json` or `special_tokens_map.json` (`bos_token`, …), if it has
+    /// one.
     pub name: Option<String>,
-    /// What it looks like in text.
+    /// Its text.
     pub text: String,
 }
 
-/// The special tokens of a folder.
+/// The special tokens of a model folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpecialTokens(pub Vec<SpecialToken>);
 
 impl SpecialTokens {
-    /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the added tokens of `tokenizer.json`, where there are
-    /// such files.
+    /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the added tokens of
+    /// `tokenizer.json`; missing files are ignored.
     pub fn read(folder: &Path) -> Result<SpecialTokens> {
         #[derive(Deserialize)]
         struct AddedToken {
@@ -312,7 +320,7 @@ impl SpecialTokens {
     }
 }
 
-/// `eos_token_id` of `generation_config.json`, else of `config.json`: one id or several.
+/// Reads `eos_token_id` (one id or a list) of `generation_config.json`, else of `config.json`.
 fn end_tokens(folder: &Path) -> Result<Vec<u32>> {
     for name in ["generation_config.json", "config.json"] {
         let Some(config) = read_json::<Value>(&folder.join(name))? else { continue };
@@ -331,7 +339,7 @@ fn as_token(id: &Value) -> Option<u32> {
     id.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-/// A JSON file; `None` if there is none.
+/// Reads a JSON file; `None` if it does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if !path.exists() {
         return Ok(None);
@@ -349,17 +357,20 @@ fn utf8(text: &[u8]) -> Result<&str> {
     std::str::from_utf8(text).map_err(|error| {
         Error::new(
             Status::BadFormat,
-            format!("byte {} is not UTF-8, which the model's tokenizer reads", error.valid_up_to()),
+            format!(
+                "byte {} is not valid UTF-8; the model's tokenizer needs UTF-8 text",
+                error.valid_up_to()
+            ),
         )
     })
 }
 
-/// FNV-1a of bytes, at least 2: 0 stands for "not known", 1 for bytes without a tokenizer.
+/// FNV-1a of bytes, at least 2: 0 means "unknown", 1 the byte-level tokenizer.
 pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
     fnv1a(bytes).max(2)
 }
 
-/// What stands for Hugging Face tokenizers in a build without them.
+/// Replaces Hugging Face tokenizers in a build without the feature `text`.
 #[cfg(not(feature = "text"))]
 mod without {
     use std::ops::Range;
@@ -367,7 +378,7 @@ mod without {
     use super::Encoded;
     use crate::base::{Error, Result, Status};
 
-    /// Cannot be made.
+    /// Uninhabited.
     #[derive(Debug)]
     pub enum HuggingFace {}
 
@@ -375,7 +386,7 @@ mod without {
         pub fn new(_: &[u8], _: usize) -> Result<HuggingFace> {
             Err(Error::new(
                 Status::Unsupported,
-                "this build reads no tokenizer.json: build with the feature `text`",
+                "this build cannot read tokenizer.json; build with the feature `text`",
             ))
         }
         pub fn id(&self, _: &str) -> Option<u32> {
@@ -384,7 +395,7 @@ mod without {
         pub fn vocabulary(&self) -> usize {
             match *self {}
         }
-        pub fn around(&self) -> (&[i32], &[i32]) {
+        pub fn added(&self) -> (&[i32], &[i32]) {
             match *self {}
         }
         pub fn encode(&self, _: &str, _: &[Range<usize>]) -> Result<Encoded> {
@@ -418,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn tokenizers_of_other_kinds_are_refused_by_name() {
+    fn an_error_names_an_unsupported_tokenizer_file() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("tokenizer.model"), "").unwrap();
         let error = source(Some(dir.path()), 32_000).open().unwrap_err();
@@ -430,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_are_texts_or_objects_and_ends_one_or_several() {
+    fn special_tokens_may_be_objects_and_end_tokens_lists() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         put(

@@ -1,16 +1,16 @@
-//! Keys of a config and what may stand under them.
+//! The keys of a config and their allowed values.
 
 use serde_json::{Map, Value};
 
 use crate::base::{Error, Result, Status};
 use crate::hf::family::unsupported;
 
-/// Keys that an export says again as the folder said them: what does not change a training step, and
-/// `max_window_layers`, which says nothing where there is no window or a list of layers.
+/// Keys that an export copies unchanged: they do not affect a training step. `max_window_layers`
+/// has no effect without a window or with `layer_types`.
 pub const CARRIED: &[&str] =
     &["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "max_window_layers"];
 
-/// Keys that the model is made of, in one family or another; read, or checked against what the family says.
+/// Keys that describe the model; read, or checked against the family's fixed properties.
 const READ: &[&str] = &[
     "attention_bias",
     "head_dim",
@@ -32,7 +32,7 @@ const READ: &[&str] = &[
     "vocab_size",
 ];
 
-/// Keys that do not change what a training step computes, and are of no use to an export.
+/// Keys that do not affect a training step and are not exported.
 const HARMLESS: &[&str] = &[
     "architectures",
     "model_type",
@@ -59,7 +59,7 @@ const HARMLESS: &[&str] = &[
     "torchscript",
     "unsloth_version",
     "unsloth_fixed",
-    // How text is generated; configs of transformers 4 hold it.
+    // Generation options, which transformers 4 stores in config.json.
     "diversity_penalty",
     "do_sample",
     "early_stopping",
@@ -78,19 +78,19 @@ const HARMLESS: &[&str] = &[
     "typical_p",
 ];
 
-/// Keys that must have a value this model computes; null always does.
+/// Keys with only some supported values, and the reason shown in errors; null is always allowed.
 const FIXED: &[(&str, &[&str], &str)] = &[
-    ("hidden_act", &["\"silu\"", "\"swish\""], "the feed-forward activation is SiLU"),
-    ("attention_dropout", &["0", "0.0"], "there is no dropout"),
-    ("hidden_dropout", &["0", "0.0"], "there is no dropout"),
-    ("rope_interleaved", &["false"], "RoPE turns halves, not pairs"),
-    ("partial_rotary_factor", &["1", "1.0"], "RoPE turns whole heads"),
-    ("quantization_config", &[], "weights are not quantised"),
+    ("hidden_act", &["\"silu\"", "\"swish\""], "only the SiLU activation is supported"),
+    ("attention_dropout", &["0", "0.0"], "dropout is not supported"),
+    ("hidden_dropout", &["0", "0.0"], "dropout is not supported"),
+    ("rope_interleaved", &["false"], "interleaved RoPE is not supported"),
+    ("partial_rotary_factor", &["1", "1.0"], "partial RoPE is not supported"),
+    ("quantization_config", &[], "quantized weights are not supported"),
 ];
 
-/// Refuses a key that stands for something the model does not compute, or that nobody knows.
+/// Refuses unknown keys, and unsupported values of known keys.
 ///
-/// An unknown key may be null or false: it says that something is off.
+/// An unknown key may be null or false, since that means that a feature is off.
 pub fn refuse_unknown(keys: &Map<String, Value>) -> Result<()> {
     for (key, value) in keys {
         let name = key.as_str();
@@ -100,7 +100,7 @@ pub fn refuse_unknown(keys: &Map<String, Value>) -> Result<()> {
         }
         if !(value.is_null() || *value == Value::Bool(false)) {
             return Err(unsupported(format!(
-                "{key} is {value}; what it does is not known. If it does not change the model's arithmetic, \
+                "{key} is {value}, but this key is not known; if it does not change the model's arithmetic, \
                  remove the line"
             )));
         }
@@ -108,7 +108,8 @@ pub fn refuse_unknown(keys: &Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// Whether `key` must have one of a few values; an error if it has another.
+/// Returns true if `key` is in [`FIXED`] and has a supported value; false if it is not in the
+/// table.
 fn fixed(key: &str, value: &Value) -> Result<bool> {
     let Some((_, allowed, reason)) = FIXED.iter().find(|(name, ..)| *name == key) else {
         return Ok(false);
@@ -117,7 +118,7 @@ fn fixed(key: &str, value: &Value) -> Result<bool> {
     if value.is_null() || allowed.contains(&text.as_str()) {
         return Ok(true);
     }
-    Err(unsupported(format!("{key} is {text}; here {reason}")))
+    Err(unsupported(format!("{key} is {text}; {reason}")))
 }
 
 /// Typed access to an object's keys; null counts as absent.
@@ -143,7 +144,7 @@ impl Reader<'_> {
         self.size(key)?.ok_or_else(|| missing(key))
     }
 
-    /// The value under a key, or what an absent key stands for; null stands for nothing.
+    /// Returns a key's value, `absent` if there is no such key, or `None` if it is null.
     pub fn size_or(&self, key: &str, absent: Option<usize>) -> Result<Option<usize>> {
         if self.0.contains_key(key) { self.size(key) } else { Ok(absent) }
     }
@@ -157,11 +158,11 @@ impl Reader<'_> {
     }
 
     pub fn text(&self, key: &str) -> Result<Option<String>> {
-        self.get(key, "a text", |value| value.as_str().map(str::to_owned))
+        self.get(key, "a string", |value| value.as_str().map(str::to_owned))
     }
 
     pub fn texts(&self, key: &str) -> Result<Option<Vec<String>>> {
-        self.get(key, "a list of texts", |value| {
+        self.get(key, "a list of strings", |value| {
             value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
         })
     }

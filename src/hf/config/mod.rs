@@ -1,8 +1,9 @@
-//! `config.json`, as transformers 4 and 5 write it for the families of [`FAMILIES`](super::FAMILIES).
+//! Reads and writes `config.json` of transformers 4 and 5 for the families of
+//! [`FAMILIES`](super::FAMILIES).
 //!
-//! Every key is accounted for: it describes the model, or it must have the one value this model computes, or it is
-//! known not to touch the arithmetic. Any other key is refused unless it is null or false, since a config says
-//! what it needs and a key passed over may be a soft-cap, a scale or an expert.
+//! Every key must be known: it describes the model, has a supported value, or does not affect the
+//! arithmetic. Any other key is refused unless it is null or false, since an ignored key might be a
+//! soft-cap, a scale or an expert.
 
 mod keys;
 mod rope;
@@ -20,21 +21,22 @@ use crate::hf::file_text;
 use crate::model::{Biases, LAYERS_MAX, ModelConfig, Window};
 use keys::{CARRIED, Reader, refuse_unknown};
 
-/// A model as its folder describes it.
+/// The contents of a model folder, except the weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FolderConfig {
-    /// What is trained.
+    /// The model.
     pub model: ModelConfig,
-    /// What it calls itself.
+    /// Its family.
     pub family: &'static Family,
-    /// Keys that do not touch the arithmetic (`bos_token_id`, …), carried over to an export.
+    /// Keys copied to an export (`bos_token_id`, …); they do not affect the arithmetic.
     pub carried: Map<String, Value>,
-    /// Files that do not, either (`tokenizer.json`, …).
+    /// Files copied to an export (`tokenizer.json`, …).
     pub companions: Companions,
 }
 
 impl FolderConfig {
-    /// Reads `config.json` of a folder, and the files that an export carries over. Errors open with a path.
+    /// Reads a folder's `config.json` and the files that an export copies. Errors start with a
+    /// path.
     pub fn open(folder: &Path) -> Result<FolderConfig> {
         let path = folder.join("config.json");
         let text = fs::read(&path).map_err(|error| Error::reading(&path, &error))?;
@@ -42,15 +44,16 @@ impl FolderConfig {
         Ok(FolderConfig { companions: Companions::read(folder)?, ..config })
     }
 
-    /// A model that comes from no folder, under the name of the plainest family that has its features.
+    /// Makes the config of a model without a folder. Its family is the simplest one that has its
+    /// features.
     ///
-    /// Errors: `Unsupported` when none has them together.
+    /// Errors: `Unsupported` if no family has this combination of features.
     pub fn of(model: ModelConfig) -> Result<FolderConfig> {
         let family = Family::of(&model)?;
         Ok(FolderConfig { model, family, carried: Map::new(), companions: Companions::default() })
     }
 
-    /// Reads the text of a `config.json`.
+    /// Parses the text of a `config.json`.
     pub fn parse(text: &[u8]) -> Result<FolderConfig> {
         let keys: Map<String, Value> = serde_json::from_slice(text)
             .map_err(|error| Error::new(Status::BadFormat, format!("not a JSON object: {error}")))?;
@@ -67,7 +70,7 @@ impl FolderConfig {
             positions_max: reader.size("max_position_embeddings")?.unwrap_or(family.positions_max),
             biases: biases(family, reader)?,
             qk_norm: family.qk_norm,
-            // Refused below unless it is a number of layers that a decoder can have; nothing is sized by a larger one.
+            // `validate` refuses a larger number of layers; nothing may be allocated for it before.
             window: if dims.l <= LAYERS_MAX { window(family, reader, dims.l)? } else { None },
             split_layers: false,
         };
@@ -80,7 +83,7 @@ impl FolderConfig {
         Ok(FolderConfig { model, family, carried, companions: Companions::default() })
     }
 
-    /// The `config.json` of this model, for weights stored as `dtype`; transformers 4 and 5 both read it.
+    /// Returns the `config.json` for weights stored as `dtype`, readable by transformers 4 and 5.
     pub fn json(&self, dtype: DType) -> Value {
         let model = &self.model;
         let dims = &model.dims;
@@ -109,7 +112,8 @@ impl FolderConfig {
             "vocab_size": dims.v,
         });
         let keys = config.as_object_mut().expect("an object was just made");
-        // Some families' classes do not know the key; it is written where it says something.
+        // Some families' classes do not know `head_dim`; it is written only if it differs from the
+        // default.
         let even = dims.c.is_multiple_of(dims.h).then(|| dims.c / dims.h);
         if self.family.head_dim.or(even) != Some(dims.d) {
             keys.insert("head_dim".into(), dims.d.into());
@@ -133,7 +137,8 @@ impl FolderConfig {
         keys.insert("sliding_window".into(), json!(window.map(|window| window.size)));
         if self.family.windows == Windows::Chosen {
             let layers = window.map_or(vec![false; self.model.dims.l], |window| window.layers.clone());
-            // Versions that do not read `layer_types` put the window into the last layers.
+            // Versions of transformers that do not read `layer_types` use the window in the last
+            // layers.
             let last = layers.iter().rev().take_while(|&&holds| holds).count();
             let types: Vec<_> = layers.iter().map(|&holds| if holds { SLIDING } else { FULL }).collect();
             keys.insert("layer_types".into(), json!(types));
@@ -142,7 +147,8 @@ impl FolderConfig {
         }
     }
 
-    /// Every file of the model's folder that is no weights, for weights stored as `dtype`: names and contents.
+    /// Returns names and contents of all files of the model folder except weights, for weights
+    /// stored as `dtype`.
     pub fn files(&self, dtype: DType) -> Vec<(&'static str, Vec<u8>)> {
         const GENERATION: &str = "generation_config.json";
         let mut files = vec![("config.json", file_text(&self.json(dtype)))];
@@ -153,8 +159,8 @@ impl FolderConfig {
         files
     }
 
-    /// The `generation_config.json` beside it, where the folder brought none: the special tokens, as far as they
-    /// are known.
+    /// Returns the `generation_config.json` for a folder without one: the known ids of special
+    /// tokens.
     pub fn generation_json(&self) -> Value {
         let mut config = json!({ "_from_model_config": true });
         let keys = config.as_object_mut().expect("an object was just made");
@@ -174,7 +180,7 @@ fn dims(family: &Family, reader: Reader) -> Result<Dims> {
     let head_dim = reader.size_or("head_dim", family.head_dim)?;
     if head_dim.is_none() && (h == 0 || c % h != 0) {
         return Err(Error::argument(format!(
-            "hidden_size is {c}; without head_dim it must be a multiple of num_attention_heads, {h}"
+            "hidden_size is {c}; without head_dim it must be a multiple of num_attention_heads ({h})"
         )));
     }
     Ok(Dims {
@@ -190,30 +196,30 @@ fn dims(family: &Family, reader: Reader) -> Result<Dims> {
 
 fn biases(family: &Family, reader: Reader) -> Result<Biases> {
     let name = family.architecture;
-    let said = reader.flag("attention_bias")?;
-    let (qkv, o) = match (family.attention_bias, said) {
-        (AttentionBias::Key, said) => (said.unwrap_or(false), said.unwrap_or(false)),
+    let stated = reader.flag("attention_bias")?;
+    let (qkv, o) = match (family.attention_bias, stated) {
+        (AttentionBias::Key, stated) => (stated.unwrap_or(false), stated.unwrap_or(false)),
         (AttentionBias::Never, Some(true)) => {
             return Err(unsupported(format!(
-                "attention_bias is true; the projections of {name} have no bias"
+                "attention_bias is true, but the attention projections of {name} have no bias"
             )));
         }
         (AttentionBias::Never, _) => (false, false),
         (AttentionBias::Qkv, Some(false)) => {
             return Err(unsupported(format!(
-                "attention_bias is false; queries, keys and values of {name} have a bias"
+                "attention_bias is false, but the query, key and value projections of {name} have a bias"
             )));
         }
         (AttentionBias::Qkv, _) => (true, false),
     };
     let mlp = reader.flag("mlp_bias")?.unwrap_or(false);
     if mlp && !family.mlp_bias {
-        return Err(unsupported(format!("mlp_bias is true; the projections of {name} have no bias")));
+        return Err(unsupported(format!("mlp_bias is true, but the MLP projections of {name} have no bias")));
     }
     Ok(Biases { qkv, o, mlp })
 }
 
-/// The sliding window; none where it holds in no layer.
+/// Returns the sliding window; `None` if no layer has one.
 fn window(family: &Family, reader: Reader, l: usize) -> Result<Option<Window>> {
     let name = family.architecture;
     let types = match reader.texts("layer_types")? {
@@ -222,44 +228,47 @@ fn window(family: &Family, reader: Reader, l: usize) -> Result<Option<Window>> {
     };
     if let Some(types) = types.as_ref().filter(|types| types.len() != l) {
         return Err(Error::argument(format!(
-            "layer_types names {} layers; num_hidden_layers is {l}",
+            "layer_types has {} entries, but num_hidden_layers is {l}; they must agree",
             types.len()
         )));
     }
     let switch = reader.flag("use_sliding_window")?;
-    let said = reader.size_or("sliding_window", Some(WINDOW_DEFAULT))?;
+    let stated = reader.size_or("sliding_window", Some(WINDOW_DEFAULT))?;
     let (size, layers) = match family.windows {
         Windows::Never => {
             if let Some(size) = reader.size("sliding_window")?.filter(|_| switch != Some(false)) {
                 return Err(unsupported(format!(
-                    "sliding_window is {size}; attention of {name} sees the whole sequence"
+                    "sliding_window is {size}, but {name} does not support a sliding window"
                 )));
             }
             (None, vec![false; l])
         }
         Windows::Every => {
-            if let (Some(size), Some(false)) = (said, switch) {
+            if let (Some(size), Some(false)) = (stated, switch) {
                 return Err(unsupported(format!(
-                    "use_sliding_window is false and sliding_window {size}; {name} reads the second alone"
+                    "use_sliding_window is false, but {name} ignores this key and would use sliding_window \
+                     {size}; set sliding_window to null, or remove use_sliding_window"
                 )));
             }
-            (said, vec![said.is_some(); l])
+            (stated, vec![stated.is_some(); l])
         }
         Windows::Chosen => {
-            let size = said.filter(|_| switch == Some(true));
+            let size = stated.filter(|_| switch == Some(true));
             let from = reader.size("max_window_layers")?.unwrap_or(WINDOW_LAYERS_DEFAULT);
             let layers = (0..l).map(|layer| size.is_some() && layer >= from).collect();
             (size, types.clone().unwrap_or(layers))
         }
     };
     if types.is_some_and(|types| types != layers) {
-        return Err(unsupported(format!("layer_types names layers that {name} would compute otherwise")));
+        return Err(unsupported(format!(
+            "layer_types contradicts the sliding window that {name} would use; they must agree"
+        )));
     }
     match size {
         Some(size) if layers.contains(&true) => Ok(Some(Window { size, layers })),
         None if layers.contains(&true) => Err(Error::argument(format!(
-            "layer_types names {SLIDING}, and there is no window: use_sliding_window must be true and \
-             sliding_window a number"
+            "layer_types has {SLIDING}, but there is no window; set use_sliding_window to true and \
+             sliding_window to a number"
         ))),
         _ => Ok(None),
     }
@@ -269,7 +278,7 @@ fn layer_type(kind: &str) -> Result<bool> {
     match kind {
         FULL => Ok(false),
         SLIDING => Ok(true),
-        other => Err(unsupported(format!("layer_types names {other:?}; {FULL} and {SLIDING} are known"))),
+        other => Err(unsupported(format!("layer_types has {other:?}; supported are {FULL} and {SLIDING}"))),
     }
 }
 

@@ -1,4 +1,5 @@
-//! RoPE as configs write it: `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (5).
+//! RoPE in configs: `rope_theta` and `rope_scaling` (transformers 4), or `rope_parameters`
+//! (transformers 5).
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +10,8 @@ use crate::model::{ModelConfig, RopeScaling};
 
 const THETA_DEFAULT: f64 = 10_000.0;
 
-/// The base of the rotary frequencies and their scaling, where either version of transformers puts them.
+/// Reads the base of the rotary frequencies and their scaling from the keys of either version of
+/// transformers.
 pub fn read(keys: &Map<String, Value>) -> Result<(f64, RopeScaling)> {
     let mut theta = Reader(keys).number("rope_theta")?;
     let mut scaling = None;
@@ -17,7 +19,9 @@ pub fn read(keys: &Map<String, Value>) -> Result<(f64, RopeScaling)> {
         let parameters = match keys.get(name) {
             None | Some(Value::Null) => continue,
             Some(Value::Object(parameters)) => parameters,
-            Some(other) => return Err(unsupported(format!("{name} is {other}, which is not known"))),
+            Some(other) => {
+                return Err(unsupported(format!("{name} is {other}; it must be an object or null")));
+            }
         };
         let nested = Reader(parameters).number("rope_theta").map_err(|error| error.within(name))?;
         if let (Some(plain), Some(nested)) = (theta, nested)
@@ -61,7 +65,7 @@ fn scaling_of(parameters: &Map<String, Value>) -> Result<RopeScaling> {
         ),
         Some(other) => {
             return Err(unsupported(format!(
-                "rope_type {other:?} is not known; default, linear and llama3 are"
+                "rope_type is {other:?}; supported are default, linear and llama3"
             )));
         }
     };
@@ -70,13 +74,14 @@ fn scaling_of(parameters: &Map<String, Value>) -> Result<RopeScaling> {
         let read =
             ["rope_theta", "rope_type", "type"].contains(&key.as_str()) || known.contains(&key.as_str());
         if !(read || whole || value.is_null()) {
-            return Err(unsupported(format!("{key} is {value}, which is not known for this rope_type")));
+            return Err(unsupported(format!("{key} is {value}, but this rope_type has no such key")));
         }
     }
     Ok(scaling)
 }
 
-/// What stands under `rope_scaling` beside `rope_theta`; both versions of transformers read it.
+/// Returns the value of `rope_scaling`, without `rope_theta`; both versions of transformers read
+/// it.
 pub fn scaling_json(model: &ModelConfig) -> Value {
     match model.rope_scaling {
         RopeScaling::None => Value::Null,

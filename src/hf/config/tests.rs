@@ -43,7 +43,7 @@ fn both_versions_of_transformers_are_read() {
 }
 
 #[test]
-fn what_is_left_out_has_transformers_defaults() {
+fn absent_keys_have_the_defaults_of_transformers() {
     let model = |key| without(key).unwrap().model;
     assert_eq!(model("num_key_value_heads").dims.g, 8);
     assert_eq!(model("head_dim").dims.d, 64);
@@ -56,7 +56,7 @@ fn what_is_left_out_has_transformers_defaults() {
 }
 
 #[test]
-fn what_would_change_the_arithmetic_is_refused_by_name() {
+fn unsupported_values_are_refused_with_the_key() {
     for (key, value) in [
         ("architectures", json!(["MixtralForCausalLM"])),
         ("model_type", json!("gemma2")),
@@ -104,7 +104,7 @@ fn what_would_change_the_arithmetic_is_refused_by_name() {
 }
 
 #[test]
-fn sizes_are_not_trusted() {
+fn invalid_sizes_are_refused() {
     for (key, value) in [
         ("vocab_size", json!(-1)),
         ("vocab_size", json!("many")),
@@ -127,7 +127,7 @@ fn sizes_are_not_trusted() {
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn a_written_config_is_read_back() {
     let config = FolderConfig::parse(V4.as_bytes()).unwrap();
     let json = config.json(DType::Bf16);
     assert_eq!(json["torch_dtype"], "bfloat16");
@@ -136,7 +136,7 @@ fn what_is_written_is_read_back() {
     assert_eq!(config.generation_json()["eos_token_id"], json!([128001, 128009]));
 }
 
-/// Configs as published, by family; what they must become.
+/// Published configs of each family, and the models they describe.
 #[test]
 fn published_configs_are_read_and_written_back() {
     let llama = |c, h, g, d, f, v, l| ModelConfig::llama(Dims { c, h, g, d, f, v, l });
@@ -243,7 +243,7 @@ fn published_configs_are_read_and_written_back() {
             },
         ),
         (
-            "a Qwen2 whose last layers have a window, as transformers 4 says it",
+            "a Qwen2 whose last layers have a window, as transformers 4 writes it",
             json!({"architectures": ["Qwen2ForCausalLM"], "hidden_size": 32, "intermediate_size": 43,
                 "max_window_layers": 1, "model_type": "qwen2", "num_attention_heads": 4, "num_hidden_layers": 3,
                 "num_key_value_heads": 2, "sliding_window": 5, "use_sliding_window": true, "vocab_size": 61}),
@@ -304,7 +304,7 @@ fn published_configs_are_read_and_written_back() {
 }
 
 #[test]
-fn families_refuse_what_they_cannot_say() {
+fn families_refuse_features_they_do_not_have() {
     let qwen = |edit: Value| {
         let mut keys = json!({"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 43,
             "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2, "vocab_size": 61});
@@ -324,12 +324,12 @@ fn families_refuse_what_they_cannot_say() {
         (json!({"model_type": "qwen3", "mlp_bias": true}), "mlp_bias"),
         (json!({"model_type": "qwen3_moe"}), "qwen3_moe"),
         (json!({"architectures": ["Qwen3ForCausalLM"]}), "must agree"),
-        (json!({"architectures": ["Qwen2ForCausalLM", "Qwen3ForCausalLM"]}), "one at a time"),
+        (json!({"architectures": ["Qwen2ForCausalLM", "Qwen3ForCausalLM"]}), "one architecture"),
         (json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
         (json!({"layer_types": ["full_attention"], "use_sliding_window": true}), "layer"),
         (
             json!({"layer_types": ["sliding_attention"], "use_sliding_window": true}),
-            "layer_types names 1 layers",
+            "layer_types has 1 entries",
         ),
         (json!({"layer_types": "sliding_attention"}), "layer_types"),
         (json!({"sliding_window": 0, "use_sliding_window": true, "max_window_layers": 0}), "sliding_window"),

@@ -11,7 +11,7 @@ fn model() -> FolderConfig {
     FolderConfig::of(ModelConfig { tied: true, positions_max: 64, ..ModelConfig::llama(dims) }).unwrap()
 }
 
-/// A trainer whose masters count up from `first`.
+/// Opens a trainer whose master weights increase from `first`, in each tensor.
 fn counting(config: &FolderConfig, first: f32) -> Trainer {
     let mut trainer = trainer_of(&config.model);
     let tensors: Vec<_> =
@@ -30,7 +30,7 @@ fn export_counting(folder: &Path, first: f32) -> Result<()> {
     export(&target, &config, &mut trainer, DType::F32, SHARD_BYTES, &unwatched)
 }
 
-/// Names in a folder, sorted; an empty list if there is none.
+/// Returns the sorted names in a folder; none if the folder does not exist.
 fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -39,7 +39,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_file_is_what_the_library_writes() {
+fn a_file_equals_that_of_the_safetensors_library() {
     let (config, dir) = (model(), tempfile::tempdir().unwrap());
     let mut trainer = counting(&config, 1.0);
     for (dtype, theirs) in [(DType::F32, Dtype::F32), (DType::Bf16, Dtype::BF16)] {
@@ -104,7 +104,7 @@ fn a_large_model_is_cut_into_files() {
 }
 
 #[test]
-fn progress_counts_every_byte_once_and_may_end_the_work() {
+fn progress_counts_every_byte_once_and_its_error_ends_the_export() {
     let (config, dir) = (model(), tempfile::tempdir().unwrap());
     let mut trainer = counting(&config, 1.0);
     let target = ExportTarget::check(&dir.path().join("out"), 0).unwrap();
@@ -126,7 +126,7 @@ fn progress_counts_every_byte_once_and_may_end_the_work() {
 }
 
 #[test]
-fn what_came_with_the_model_goes_along() {
+fn companion_files_are_exported() {
     let dir = tempfile::tempdir().unwrap();
     let [source, out] = ["source", "out"].map(|name| dir.path().join(name));
     export_counting(&source, 1.0).unwrap();
@@ -142,7 +142,7 @@ fn what_came_with_the_model_goes_along() {
     }
     let config = FolderConfig::open(&source).unwrap();
     let target = ExportTarget::check(&out, 0).unwrap();
-    // What was read stays, whatever becomes of the source.
+    // The export does not need the source folder any more.
     fs::remove_dir_all(&source).unwrap();
     for _ in 0..2 {
         export(&target, &config, &mut counting(&config, 2.0), DType::Bf16, SHARD_BYTES, &unwatched).unwrap();
@@ -154,7 +154,7 @@ fn what_came_with_the_model_goes_along() {
 }
 
 #[test]
-fn an_export_is_whole_and_replaces_only_exports() {
+fn an_export_is_complete_and_replaces_only_exports() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("a/b/out");
     export_counting(&folder, 1.0).unwrap();
@@ -166,7 +166,7 @@ fn an_export_is_whole_and_replaces_only_exports() {
     assert_ne!(fs::read(folder.join(SINGLE)).unwrap(), first);
     assert_eq!(names(folder.parent().unwrap()), ["out"]);
 
-    // A folder somebody put something into, and one that was never ours.
+    // An export with an additional file, and a folder that is not an export.
     fs::write(folder.join("notes.txt"), "mine").unwrap();
     let error = export_counting(&folder, 3.0).unwrap_err();
     assert!(error.message().contains("notes.txt"), "{error}");
@@ -183,7 +183,7 @@ fn an_export_is_whole_and_replaces_only_exports() {
 }
 
 #[test]
-fn a_failed_export_leaves_what_was_there() {
+fn a_failed_export_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("out");
     let config = model();
@@ -209,7 +209,7 @@ fn a_failed_export_leaves_what_was_there() {
 }
 
 #[test]
-fn targets_that_cannot_be_are_refused_at_once() {
+fn unusable_targets_are_refused_before_the_export() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();

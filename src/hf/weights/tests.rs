@@ -10,7 +10,7 @@ fn model(tied: bool) -> ModelConfig {
     ModelConfig { tied, positions_max: 64, ..ModelConfig::llama(dims) }
 }
 
-/// Exact in bf16, f16 and f32 alike.
+/// Returns values that are exact in bf16, f16 and f32.
 fn value(name: &str, element: usize) -> f32 {
     ((element * 7 + name.len() * 3) % 64) as f32 / 8.0 - 4.0
 }
@@ -34,7 +34,7 @@ fn tensor(name: &str, shape: &[usize], dtype: Dtype) -> Tensor {
     Tensor { name: name.to_owned(), shape: shape.to_vec(), dtype, bytes }
 }
 
-fn whole(model: &ModelConfig, dtype: Dtype) -> Vec<Tensor> {
+fn tensors_of(model: &ModelConfig, dtype: Dtype) -> Vec<Tensor> {
     Layout::new(model).tensors().map(|(_, t)| tensor(&t.name, &t.shape, dtype)).collect()
 }
 
@@ -45,7 +45,7 @@ fn save(path: &Path, tensors: &[Tensor]) {
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-/// Every tensor after loading into a trainer.
+/// Loads the weights into a trainer and returns all its tensors.
 fn load(folder: &Path, model: &ModelConfig) -> Result<Vec<(String, Vec<f32>)>> {
     let weights = Weights::open(folder, &Layout::new(model))?;
     let mut trainer = trainer_of(model);
@@ -73,7 +73,7 @@ fn every_dtype_is_widened_exactly() {
         for tied in [false, true] {
             let dir = tempfile::tempdir().unwrap();
             let model = model(tied);
-            save(&dir.path().join(SINGLE), &whole(&model, dtype));
+            save(&dir.path().join(SINGLE), &tensors_of(&model, dtype));
             let loaded = load(dir.path(), &model).unwrap();
             assert_eq!(loaded.len(), Layout::new(&model).tensors().count());
             for ((name, values), (_, tensor)) in loaded.iter().zip(Layout::new(&model).tensors()) {
@@ -86,10 +86,10 @@ fn every_dtype_is_widened_exactly() {
 }
 
 #[test]
-fn shards_are_found_through_the_index() {
+fn shards_are_found_by_the_index() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(false);
-    let mut first = whole(&model, Dtype::BF16);
+    let mut first = tensors_of(&model, Dtype::BF16);
     let second = first.split_off(7);
     let mut map = serde_json::Map::new();
     for (file, tensors) in [("a.safetensors", &first), ("b.safetensors", &second)] {
@@ -127,11 +127,11 @@ fn shards_are_found_through_the_index() {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_refused() {
+fn a_truncated_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(true);
     let path = dir.path().join(SINGLE);
-    save(&path, &whole(&model, Dtype::BF16));
+    save(&path, &tensors_of(&model, Dtype::BF16));
     let bytes = std::fs::read(&path).unwrap();
     for length in [0, 4, 8, 100, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(&path, &bytes[..length]).unwrap();
@@ -143,9 +143,9 @@ fn a_file_cut_anywhere_is_refused() {
     assert_eq!(load(dir.path(), &model).unwrap_err().status(), Status::BadFormat);
 }
 
-/// A header's sizes are believed only as far as the file goes.
+/// The sizes in a header are checked against the length of the file.
 #[test]
-fn a_header_that_promises_what_is_not_there_is_refused() {
+fn a_header_that_does_not_match_the_file_is_refused() {
     let file = |length: u64, json: &str| [&length.to_le_bytes()[..], json.as_bytes(), &[0; 16]].concat();
     let whole = |json: &str| file(json.len() as u64, json);
     let entry = |shape: &str, offsets: &str| {
@@ -180,14 +180,17 @@ fn a_header_that_promises_what_is_not_there_is_refused() {
         entry("[2,2]", "[0,16]").trim_end_matches('}').to_owned() + "}",
         &entry("[2,2]", "[0,16]")[1..]
     );
-    assert!(Header::parse(&whole(&twice.replacen("\"a\"", "\"b\"", 1))).is_err(), "two tensors share bytes");
+    assert!(
+        Header::parse(&whole(&twice.replacen("\"a\"", "\"b\"", 1))).is_err(),
+        "two tensors have the same bytes"
+    );
 }
 
 #[test]
 fn tensors_that_do_not_fit_the_model_are_named() {
     let model = model(false);
     let change = |edit: &dyn Fn(&mut Vec<Tensor>)| {
-        let mut tensors = whole(&model, Dtype::BF16);
+        let mut tensors = tensors_of(&model, Dtype::BF16);
         edit(&mut tensors);
         refusal(&tensors, &model).to_string()
     };
@@ -195,7 +198,7 @@ fn tensors_that_do_not_fit_the_model_are_named() {
     assert!(gone.contains("model.layers.1.mlp.up_proj.weight is missing"), "{gone}");
     let extra =
         change(&|tensors| tensors.push(tensor("model.layers.0.self_attn.q_proj.bias", &[8], Dtype::F32)));
-    assert!(extra.contains("q_proj.bias is no tensor of the model"), "{extra}");
+    assert!(extra.contains("q_proj.bias is not a tensor of the model"), "{extra}");
     let shape = change(&|tensors| tensors[2] = tensor(&tensors[2].name, &[4, 16], Dtype::F32));
     assert!(shape.contains("[4, 16]") && shape.contains("[8, 8]"), "{shape}");
     let dtype = change(&|tensors| tensors[2] = tensor(&tensors[2].name, &[8, 8], Dtype::F64));
@@ -205,10 +208,10 @@ fn tensors_that_do_not_fit_the_model_are_named() {
 }
 
 #[test]
-fn what_old_folders_carry_along_may_stay() {
+fn extra_tensors_of_old_folders_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(true);
-    let mut tensors = whole(&model, Dtype::BF16);
+    let mut tensors = tensors_of(&model, Dtype::BF16);
     tensors.push(tensor("model.layers.0.self_attn.rotary_emb.inv_freq", &[2], Dtype::F32));
     let mut head = tensor("model.embed_tokens.weight", &[16, 8], Dtype::BF16);
     head.name = "lm_head.weight".to_owned();
@@ -220,7 +223,7 @@ fn what_old_folders_carry_along_may_stay() {
 }
 
 #[test]
-fn a_folder_without_safetensors_says_what_it_has() {
+fn an_error_names_weight_files_of_another_format() {
     let dir = tempfile::tempdir().unwrap();
     let error = Weights::open(dir.path(), &Layout::new(&model(true))).unwrap_err();
     assert_eq!(error.status(), Status::NotFound);
@@ -229,7 +232,7 @@ fn a_folder_without_safetensors_says_what_it_has() {
     assert!(error.status() == Status::Unsupported && error.message().contains("pytorch_model.bin"));
 }
 
-/// The tensor data of a folder's files, by name.
+/// Returns the bytes of all tensors of a folder, by name.
 fn data(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let (paths, _) = sources(folder).unwrap();
     let files = paths.into_iter().map(|path| WeightFile::open(path).unwrap());
@@ -241,10 +244,10 @@ fn data(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// Import, export: the same bytes in every tensor, however they are cut into files; bf16 as bf16, f32 as f32, and bf16
-/// through f32.
+/// Loading bf16 or f32 weights and exporting them in the same dtype gives the same bytes in every
+/// tensor, in one or several files.
 #[test]
-fn exporting_undoes_importing() {
+fn an_export_has_the_bytes_of_the_loaded_weights() {
     let dir = tempfile::tempdir().unwrap();
     for tied in [false, true] {
         let model = model(tied);
@@ -252,12 +255,12 @@ fn exporting_undoes_importing() {
         for (stored, dtype) in [(Dtype::BF16, DType::Bf16), (Dtype::F32, DType::F32)] {
             for shard_bytes in [SHARD_BYTES, 1000] {
                 let mut trainer = trainer_of(&model);
-                let name = |what: &str| dir.path().join(format!("{what}-{tied}-{dtype}-{shard_bytes}"));
+                let name = |role: &str| dir.path().join(format!("{role}-{tied}-{dtype}-{shard_bytes}"));
                 let (from, to) = (name("from"), name("to"));
                 std::fs::create_dir(&from).unwrap();
-                let mut tensors = whole(&model, stored);
+                let mut tensors = tensors_of(&model, stored);
                 if stored == Dtype::F32 {
-                    // Every bit counts, subnormals and signed zeros too.
+                    // Arbitrary finite bits, including subnormals.
                     let mut bits = 0x8000_0001u32;
                     for four in tensors.iter_mut().flat_map(|tensor| tensor.bytes.chunks_exact_mut(4)) {
                         bits = bits.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
@@ -276,14 +279,14 @@ fn exporting_undoes_importing() {
     }
 }
 
-/// Reading gives pages back and reads them again where it must: a tensor larger than a piece, with a value that is
-/// not finite behind the first piece.
+/// Loads a tensor larger than a slice, without and with a value after its first slice that is not
+/// finite.
 #[test]
-fn tensors_of_several_pieces_arrive_whole() {
+fn tensors_of_several_slices_are_loaded_completely() {
     let dims = Dims { c: 64, h: 2, g: 1, d: 4, f: 12, v: 40_000, l: 1 };
     let model = ModelConfig { tied: true, positions_max: 64, ..ModelConfig::llama(dims) };
     let dir = tempfile::tempdir().unwrap();
-    let mut tensors = whole(&model, Dtype::F32);
+    let mut tensors = tensors_of(&model, Dtype::F32);
     save(&dir.path().join(SINGLE), &tensors);
     for (name, values) in load(dir.path(), &model).unwrap() {
         assert!(values.iter().enumerate().all(|(element, &found)| found == value(&name, element)), "{name}");

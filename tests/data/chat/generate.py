@@ -1,16 +1,16 @@
-"""Writes what `tests/data` compares with: small tokenizers, chat templates, and what Hugging Face makes of them.
+"""Writes small tokenizers and `expected.json`, the texts, tokens and masks of Hugging Face for `tests/data`.
 
     pip install tokenizers==0.23.3 transformers==5.24.0 jinja2==3.1.6        # Python 3.11
     python tests/data/chat/generate.py
 
-Folders, each a model folder as far as text goes:
+Model folders, with tokenizer files only:
 
-- `byte_level`  BPE on bytes, as in GPT-2, Llama 3, Qwen; its post-processor trims offsets; BOS in front
-- `metaspace`   BPE on characters with byte fallback and a space put in front, as in Llama 2; BOS in front
+- `byte_level`  BPE on bytes, as in GPT-2, Llama 3, Qwen; the post-processor trims offsets; BOS at the beginning
+- `metaspace`   BPE on characters with byte fallback and a prepended space, as in Llama 2; BOS at the beginning
 
-`expected.json` has for each folder `texts`: text, ids with and without special tokens; and `chats`: template (a file of
-`templates/`), messages, tools, the text that transformers renders, its ids, and, for a template with `{% generation %}`,
-the assistant mask, for one without, the pieces of text that are learned, written by hand.
+For each folder `expected.json` has `texts`: text, ids with and without special tokens; and `chats`: template (a file of
+`templates/`), messages, tools, the text that transformers renders, its ids, and the assistant mask (template with
+`{% generation %}`) or the supervised pieces of text, written by hand (template without).
 """
 
 import json
@@ -68,7 +68,7 @@ def metaspace():
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    # Trained as special so that they have places; byte tokens are ordinary ones.
+    # The byte tokens are passed as special so that the trainer gives them ids; in the tokenizer they are ordinary.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
     tokenizer = Tokenizer.from_str(json.dumps(state))
@@ -127,7 +127,7 @@ TOOLS = [
     }
 ]
 
-# folder, template, messages, tools, pieces that are learned (None: the template marks them)
+# folder, template, messages, tools, supervised pieces of text (None: the template has tags)
 CHATS = [
     ("byte_level", "turns", PLAIN, None, ["Paris.<|im_end|>", "one, two,\n\nthree<|im_end|>"]),
     ("byte_level", "turns", PLAIN[1:], None, ["Paris.<|im_end|>", "one, two,\n\nthree<|im_end|>"]),

@@ -1,4 +1,4 @@
-//! A safetensors file: what its header says lies in it.
+//! Parses the header of a safetensors file; all tensors must be inside the file.
 #![no_main]
 
 use horizon::hf::Header;
@@ -8,9 +8,9 @@ fuzz_target!(|file: &[u8]| {
     let Ok(header) = Header::parse(file) else { return };
     let mut covered = 0;
     for name in header.names() {
-        let (bytes, _, shape) = header.tensor(&name).expect("a tensor that it names");
+        let (bytes, _, shape) = header.tensor(&name).expect("the header has this tensor");
         let _ = &file[bytes.clone()];
-        assert!(shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size)).is_some());
+        assert!(shape.iter().try_fold(1usize, |elements, &size| elements.checked_mul(size)).is_some());
         covered += bytes.len();
     }
     assert!(covered <= file.len());

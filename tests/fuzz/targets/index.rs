@@ -1,4 +1,4 @@
-//! An index of weight files: every name in it stays in its folder.
+//! Parses an index of weight files; no file name may lead out of the folder.
 #![no_main]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The manifest of a checkpoint: as it comes, and under the checksum that it would have to have.
+//! Parses the manifest of a checkpoint, as it is and with a correct checksum added.
 #![no_main]
 
 use std::path::Path;
@@ -18,13 +18,14 @@ fn check(file: &[u8]) {
     for unit in &manifest.units {
         let mut end = 0;
         for span in StateSpan::all(manifest.optimizer()) {
-            let (start, bytes) = manifest.place(unit, span).expect("it was checked");
+            let (start, bytes) = manifest.locate(unit, span).expect("the manifest has been checked");
             assert_eq!(start, end);
-            end = start.checked_add(bytes).expect("it was checked");
+            end = start.checked_add(bytes).expect("the manifest has been checked");
         }
         assert_eq!(end, unit.bytes);
     }
-    let again = Manifest::parse(&manifest.seal().expect("it is written")).expect("what is written is read");
+    let sealed = manifest.seal().expect("a manifest is JSON");
+    let again = Manifest::parse(&sealed).expect("a written manifest is parsed");
     assert_eq!(again, manifest);
 }
 

@@ -1,4 +1,5 @@
-//! A line of JSONL, to its tokens: by bytes, and by a tokenizer and chat template of Hugging Face.
+//! Parses a line of JSONL and encodes it, as bytes and with Hugging Face tokenizers and chat
+//! templates.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 fn encoders() -> &'static [Encoder] {
     static ENCODERS: OnceLock<Vec<Encoder>> = OnceLock::new();
     ENCODERS.get_or_init(|| {
-        let chat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chat");
+        let chat = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/chat");
         let source = |folder: Option<PathBuf>, template: &str| EncoderSource {
             tokenizer: TokenizerSource { folder, vocabulary: 424 },
             chat_template: Some(chat.join("templates").join(template)),
@@ -21,7 +22,7 @@ fn encoders() -> &'static [Encoder] {
             source(Some(chat.join("byte_level")), "marked.jinja"),
             source(Some(chat.join("metaspace")), "late_system.jinja"),
         ]
-        .map(|source| source.open().expect("the fixtures are whole"))
+        .map(|source| source.open().expect("the fixtures can be opened"))
         .into()
     })
 }

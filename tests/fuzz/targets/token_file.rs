@@ -1,4 +1,4 @@
-//! A token file of any format, to its windows.
+//! Opens a token file of any format and reads its windows.
 #![no_main]
 
 use horizon::data::{Data, DataOptions, Loader, Packing, TokenFile, TokenFormat};
@@ -16,11 +16,11 @@ fuzz_target!(|input: &[u8]| {
     let Ok(data) = Data::from_tokens(file, &options) else { return };
     let mut loader = Loader::new(&data, 2, Some(1));
     for _ in 0..data.windows().min(50) {
-        let micro = loader.next(&data).expect("a file that was checked is read");
+        let micro = loader.next(&data).expect("a checked file can be read");
         let check = micro.batch().check(horizon::base::Shape { b: 2, t: seq_len }, vocabulary);
-        check.expect("the engine takes what the loader gives");
+        check.expect("the engine accepts the loader's batches");
     }
-    if let Ok((kept, held)) = data.hold_out(0.3) {
-        assert!(kept.windows() > 0 && held.windows() > 0);
+    if let Ok((training, validation)) = data.hold_out(0.3) {
+        assert!(training.windows() > 0 && validation.windows() > 0);
     }
 });
