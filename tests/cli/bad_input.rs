@@ -35,10 +35,9 @@ fn data_that_is_not_data() {
     train(here, &["--data", "none.txt"]).badly(1, &["none.txt", "No such file"]);
     train(here, &["--data", "text.txt", "--val", "none.bin"]).badly(1, &["none.bin", "No such file"]);
     fs::write(here.join("chat.jsonl"), "\n{\"txt\": 5}\n").unwrap();
-    train(here, &["--data", "chat.jsonl"])
-        .badly(1, &["chat.jsonl, line 2", "no field to learn from", "`txt`"]);
+    train(here, &["--data", "chat.jsonl"]).badly(1, &["chat.jsonl, line 2", "no field to train on", "`txt`"]);
     fs::write(here.join("table.parquet"), "PAR1").unwrap();
-    train(here, &["--data", "table.parquet"]).badly(1, &["table.parquet", "not read", "JSONL"]);
+    train(here, &["--data", "table.parquet"]).badly(1, &["table.parquet", "not supported", "JSONL"]);
     train(here, &["--data", "text.txt:0"]).badly(2, &["--data", "weight is 0"]);
     train(here, &["--data", "text.txt", "--val-fraction", "1"]).badly(1, &["validation fraction is 1"]);
     train(here, &["--data", "text.txt", "--val-fraction", "0.1", "--val", "text.txt"])
@@ -46,7 +45,7 @@ fn data_that_is_not_data() {
     fs::write(here.join("short.txt"), "too short").unwrap();
     train(here, &["--data", "short.txt"]).badly(1, &["short.txt", "9 tokens", "33"]);
     fs::create_dir(here.join("empty")).unwrap();
-    train(here, &["--data", "empty"]).badly(1, &["empty holds no file"]);
+    train(here, &["--data", "empty"]).badly(1, &["empty contains no files to read"]);
     fs::write(here.join("noise.bin"), [7; 2000]).unwrap();
     train(here, &["--data", "noise.bin"]).badly(1, &["noise.bin", "not a token file"]);
     let mut tokens = vec![1u16; 100];
@@ -117,9 +116,9 @@ fn models_that_are_not_models() {
     on("cut").badly(1, &["cut", "model.safetensors", "--init"]);
     let own = copy("own-tokenizer");
     fs::write(own.join("tokenizer.json"), "{}").unwrap();
-    on("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a tokenizer"]);
+    on("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a Hugging Face tokenizer"]);
     let sample = |model: &str| horizon_in(here, &["sample", "--model", model, "--prompt", "a"]);
-    sample("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a tokenizer"]);
+    sample("own-tokenizer").badly(1, &["own-tokenizer/tokenizer.json", "not a Hugging Face tokenizer"]);
     horizon_in(here, &["sample", "--model", "model", "--chat"])
         .badly(1, &["no chat template", "--chat-template"]);
     let negative = ["sample", "--model", "model", "--temperature", "-1"];
@@ -184,7 +183,7 @@ fn places_that_cannot_be_written() {
     fs::write(here.join("mine/thesis.txt"), "years of work").unwrap();
     with(&["--out", "mine"]).badly(1, &["mine", "thesis.txt", "earlier export"]);
     assert_eq!(names(&here.join("mine")), ["thesis.txt"]);
-    with(&["--checkpoint-dir", "mine"]).badly(1, &["mine", "thesis.txt", "no folder of checkpoints"]);
+    with(&["--checkpoint-dir", "mine"]).badly(1, &["mine", "thesis.txt", "not a folder of checkpoints"]);
     assert_eq!(names(&here.join("mine")), ["thesis.txt"]);
     with(&["--log", "no/folder/log.jsonl"]).badly(1, &["no/folder/log.jsonl"]);
     with(&["--trace", "no/folder/trace.json"]).badly(1, &["no/folder/trace.json"]);

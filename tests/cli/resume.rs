@@ -70,7 +70,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     said(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, and was 128"]);
     said(&["--init"]).badly(2, &["--init", "--resume"]);
     said(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
-    said(&["--checkpoint-dir", "third"]).badly(1, &["third holds checkpoints of another run"]);
+    said(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
     said(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
     said(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
     assert!(states(&here("compact/step-00000006")).len() < want.len());
@@ -92,17 +92,17 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     let mut bytes = fs::read(&unit).unwrap();
     bytes[1000] ^= 1;
     fs::write(&unit, bytes).unwrap();
-    info(&["third", "--check"]).badly(1, &["unit-00002.state", "`weights` is not what was written"]);
+    info(&["third", "--check"]).badly(1, &["unit-00002.state", "`weights` is damaged"]);
     train(dir.path(), &["--resume", "third", "--checkpoint-dir", "fourth"])
-        .badly(1, &["unit-00002.state", "`weights` is not what was written"]);
+        .badly(1, &["unit-00002.state", "`weights` is damaged"]);
     assert_eq!(names(&here("fourth")), [".lock"]);
 
-    train(dir.path(), &["--resume", "nowhere"]).badly(1, &["nowhere is not there", "no checkpoint"]);
-    info(&["out"]).badly(1, &["out holds a model and no checkpoint"]);
+    train(dir.path(), &["--resume", "nowhere"]).badly(1, &["nowhere does not exist", "checkpoint"]);
+    info(&["out"]).badly(1, &["out has a model, but no checkpoint"]);
     info(&["text.txt"]).badly(1, &["text.txt is a file"]);
     for folder in ["third", "moved/step-00000004"] {
         horizon_in(dir.path(), &["sample", "--model", folder])
-            .badly(1, &["is a checkpoint and no model", "--resume", "--out DIR"]);
+            .badly(1, &["is a checkpoint, not a model", "--resume", "--out DIR"]);
     }
     let finished = horizon_in(dir.path(), &["train", "--resume", "compact"]).well();
     let on = "6 of 6 steps are done; to continue it: --steps 12 --resume-change steps,warmup";
