@@ -136,7 +136,7 @@ def check_documents(case: Case, reference: Reference, micro: Micro) -> None:
 
 
 def distance(case: Case, run: Run, reference: Run) -> dict[str, float]:
-    """The difference of two runs as a share of each bound of DESIGN section 10 (1 = all of it)."""
+    """The difference of two runs as a share of each bound in README.md (1: all of it)."""
     relative = lambda a, b: max(abs(x - y) / abs(y) for x, y in zip(a, b))
     grad = max(((run.grad[n] - g).abs() / (1e-4 * g.abs() + 1e-5 * g.abs().max())).max().item()
                for n, g in reference.grad.items())
