@@ -7,9 +7,10 @@
  * INTRODUCTION
  *
  * Parameters, gradients and optimizer state are offloaded: bf16 weights, the 16-bit residuals that extend
- * them to f32 masters, gradients and AdamW moments live in host RAM. The device needs memory for two layers,
- * not for the model. A step uploads each layer, runs it on every micro-batch (gradient accumulation),
- * downloads its gradient once, and runs AdamW on the CPU. Copies, kernels and AdamW overlap.
+ * them to f32 masters, gradients and AdamW moments live in host RAM. The device needs memory for a few layers,
+ * the embedding or the head, and activations, not for the model. A step uploads each layer, runs it on every
+ * micro-batch (gradient accumulation), downloads its gradient once, and runs AdamW on the CPU. Copies, kernels and
+ * AdamW overlap.
  *
  * An example without error checks; tests/c/train.c of the source tree is a complete program:
  *
@@ -118,9 +119,10 @@
  * "Errors" at each function lists what is specific to it. Not repeated there: HZ_STATUS_INVALID_ARGUMENT for bad
  * pointers, HZ_STATUS_INVALID_STATE for a trainer in use, and the error of a failed trainer.
  *
- * The library does not print, exit, abort, raise or catch signals, or read environment variables that change
- * results. Panics inside it are caught and returned as HZ_STATUS_PANIC. Large allocations that fail return
- * a status; only a failed allocation of a few KiB, which Linux practically never reports, ends the process.
+ * The library does not print, exit, abort, or raise or catch signals. Of environment variables only HZ_ISA, which
+ * limits the CPU instructions (portable, avx2, avx512), can change the last bits of results. Panics inside it are caught
+ * and returned as HZ_STATUS_PANIC. Large allocations that fail return a status; only a failed allocation of a few KiB,
+ * which Linux practically never reports, ends the process.
  */
 #ifndef HORIZON_H
 #define HORIZON_H
@@ -507,9 +509,9 @@ HZ_API hz_status_t hz_plan_open(const hz_model_config_t *model, const hz_trainer
  * HZ_PLACE_AUTO, adam_when unless HZ_ADAM_AUTO, and layers. device_mem and host_mem replace the machine's memory
  * sizes. A step has options->micros_max micro-batches, announced by hz_trainer_announce.
  *
- * machine: "cpu", "h200", "gh200", "h100-sxm", "h100-pcie", "a100-pcie", "rtx5090", "rtx4090", "rtx3090", or the path of
- * a file written by `horizon calibrate`; NULL = "cpu". If the machine's device memory is RAM, the limits of this process
- * apply.
+ * machine: "cpu", "h200", "gh200", "h100-sxm", "h100-pcie", "a100-pcie", "rtx5090", "rtx4090", "rtx3090", or the
+ * path of a file written by `horizon calibrate`; NULL = "cpu". If the machine's device memory is RAM, the limits of
+ * this process apply.
  *
  * Ownership: the caller closes *out_plan with hz_plan_close.
  * Errors: those of hz_plan_open; HZ_STATUS_OUT_OF_DEVICE_MEMORY or HZ_STATUS_OUT_OF_HOST_MEMORY if nothing fits, with

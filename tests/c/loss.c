@@ -49,7 +49,7 @@ static void train(hz_trainer_options_t options, float *out) {
         saved_t saved = {0};
         saved.end_at = step == 1 ? 2 : 0; /* the callback cancels the second save */
         OK(hz_trainer_save(trainer, save_unit, &saved));
-        REFUSED(HZ_STATUS_INVALID_STATE, "a save is under way", hz_trainer_save(trainer, save_unit, &saved));
+        REFUSED(HZ_STATUS_INVALID_STATE, "a save is in progress", hz_trainer_save(trainer, save_unit, &saved));
         OK(hz_trainer_read_tensor(trainer, "model.embed_tokens.weight", embedding, V * 64));
         OK(hz_trainer_read_tensor(trainer, "model.layers.0.input_layernorm.weight", norm, 64));
         OK(hz_trainer_eval(trainer, batches, 1, &held_out));

@@ -59,7 +59,7 @@ static void test_resuming(const char *folder) {
     for (int i = 0; i < STEPS; i++) {
         if (i == STOP) {
             save(whole, folder, 0);
-            REFUSED(HZ_STATUS_INVALID_STATE, "a save is under way", hz_trainer_save_to(whole, folder, 0, NULL));
+            REFUSED(HZ_STATUS_INVALID_STATE, "a save is in progress", hz_trainer_save_to(whole, folder, 0, NULL));
         }
         small_step(whole); /* while the checkpoint is written */
     }
