@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         row_delta[half] = delta[size_t(head) * N + row];
     }
     float acc[D / 8][4], s[B::STREAM / 8][4], dp[B::STREAM / 8][4];
-    uint32_t rows_q[D / 16][4], ds[B::STREAM / 16][4], last_ds[B::STREAM / 16][4];  // last_ds belongs to the product in flight
+    uint32_t rows_q[D / 16][4], ds[B::STREAM / 16][4], last_ds[B::STREAM / 16][4];  // last_ds belongs to the matmul in flight
     const float to_log2 = shape.scale * kLog2E;
     auto queue_scores = [&](int tile) {
         Queries::template queue_product_transposed<B::STREAM>(s, rows_q, stage(tile));
@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     wgmma_landed(dp);
     make_ds();
     for (int tile = 1; tile < tiles; ++tile) {
-        await_copies<0>();  // this tile; and all have waited for the products of the last but two
+        await_copies<0>();  // this tile; all threads have waited for the matmuls of tile - 3
         wgmma_fence();
         queue_scores(tile);
         if (tile + 1 < tiles) load_stream(tile + 1);
@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     QueryTile at{block.head, key0};
     for (int tile = 0;; ++tile) {
         const float* rows = stage_rows(tile) + (lane & 3) * 2;
-        wgmma_wait<1>();  // the last tile's products, and s
+        wgmma_wait<1>();  // the last tile's matmuls, and s
         wgmma_landed(acc_k);
         wgmma_landed(acc_v);
         wgmma_landed(s);
@@ -357,7 +357,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - (e & 1 ? d.y : d.x);
         }
         pack_fragments(ds, s);
-        await_copies<0>();  // the next tile; all have waited for the last one's products, and at the end for all that read K and V
+        await_copies<0>();  // the next tile; all threads have waited for the last tile's matmuls, at the end for all reads of K and V
         wgmma_fence();
         Queries::queue_product(acc_k, ds, stage(tile), tile > 0);
         wgmma_commit();

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_told_apart_by_the_words_of_their_names() {
+    fn devices_are_identified_by_the_words_of_their_names() {
         for (hardware, machine) in [
             ("NVIDIA H200", Some("h200")),
             ("NVIDIA H200 NVL", Some("h200")),
