@@ -357,7 +357,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             for (int e = 0; e < 4; ++e) s[j][e] *= dp[j][e] - (e & 1 ? d.y : d.x);
         }
         pack_fragments(ds, s);
-        await_copies<0>();  // the next tile; all threads have waited for the last tile's matmuls, at the end for all reads of K and V
+        await_copies<0>();  // the next tile; all threads are done with the last tile's matmuls, at the end with K and V
         wgmma_fence();
         Queries::queue_product(acc_k, ds, stage(tile), tile > 0);
         wgmma_commit();
