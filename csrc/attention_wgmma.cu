@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         row_delta[half] = delta[size_t(head) * N + row];
     }
     float acc[D / 8][4], s[B::STREAM / 8][4], dp[B::STREAM / 8][4];
-    uint32_t rows_q[D / 16][4], ds[B::STREAM / 16][4], last_ds[B::STREAM / 16][4];  // last_ds belongs to the matmul in flight
+    uint32_t rows_q[D / 16][4], ds[B::STREAM / 16][4], last_ds[B::STREAM / 16][4];  // matmuls in flight read last_ds
     const float to_log2 = shape.scale * kLog2E;
     auto queue_scores = [&](int tile) {
         Queries::template queue_product_transposed<B::STREAM>(s, rows_q, stage(tile));
