@@ -113,9 +113,9 @@ fn a_calibration_can_be_planned_with() {
         return println!("skipped without HZ_LONG=1: it takes half a minute");
     }
     let folder = tempfile::tempdir().unwrap();
-    let said = horizon_in(folder.path(), &CALIBRATE).well();
-    assert!(said.err.contains("measuring RAM ("), "{}", said.err);
-    assert!(said.err.contains("device cpu") && said.err.contains("wrote here.json"), "{}", said.err);
+    let ran = horizon_in(folder.path(), &CALIBRATE).well();
+    assert!(ran.err.contains("measuring RAM ("), "{}", ran.err);
+    assert!(ran.err.contains("device cpu") && ran.err.contains("wrote here.json"), "{}", ran.err);
     let described: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("here.json")).unwrap()).unwrap();
     assert_eq!(described["name"], "mine");
@@ -224,9 +224,12 @@ fn is_of_the_log(table: &str, log: &[Value]) {
         1e3 * numbers.sum::<f64>() / (log.len() - 1) as f64
     };
     let compared = |what: &str, predicted: f64, measured: f64| {
-        let (said, came) = times(table, what);
+        let (shown_predicted, shown_measured) = times(table, what);
         let near = |one: f64, other: f64| (one - other).abs() < 0.006;
-        assert!(near(said, predicted) && near(came, measured), "{predicted}, {measured}: {what} in\n{table}");
+        assert!(
+            near(shown_predicted, predicted) && near(shown_measured, measured),
+            "{predicted}, {measured}: {what} in\n{table}"
+        );
         measured
     };
     let step = |field: &'static str| mean(&|record| &record[field]);

@@ -63,16 +63,16 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     horizon_in(dir.path(), &short(&[&started[..], &more, &on].concat())).well();
     assert!(states(&here("third/step-00000006")) == want);
 
-    let said = |more: &[&str]| train(dir.path(), &[&["--resume", "moved/step-00000004"], more].concat());
-    said(&["--lr", "0.5"]).badly(1, &["lr is 0.5, and was 0.001", "--resume-change lr,min-lr"]);
-    said(&["--seq-len", "16"]).badly(1, &["seq-len is 16, and was 32"]);
-    said(&["--mode", "compact"]).badly(1, &["mode is compact, and was exact", "--resume-change mode"]);
-    said(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, and was 128"]);
-    said(&["--init"]).badly(2, &["--init", "--resume"]);
-    said(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
-    said(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
-    said(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
-    said(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
+    let resume = |more: &[&str]| train(dir.path(), &[&["--resume", "moved/step-00000004"], more].concat());
+    resume(&["--lr", "0.5"]).badly(1, &["lr is 0.5, and was 0.001", "--resume-change lr,min-lr"]);
+    resume(&["--seq-len", "16"]).badly(1, &["seq-len is 16, and was 32"]);
+    resume(&["--mode", "compact"]).badly(1, &["mode is compact, and was exact", "--resume-change mode"]);
+    resume(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, and was 128"]);
+    resume(&["--init"]).badly(2, &["--init", "--resume"]);
+    resume(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
+    resume(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
+    resume(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
+    resume(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
     assert!(states(&here("compact/step-00000006")).len() < want.len());
 
     let info = |more: &[&str]| horizon_in(dir.path(), &[&["info"], more].concat());
@@ -134,10 +134,13 @@ fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     assert!(lines.any(|line| line.starts_with("step 1/")), "the run did not start");
     interrupt(&child);
-    let said = lines.collect::<Vec<_>>().join("\n");
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    let stderr = lines.collect::<Vec<_>>().join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{stderr}");
     let folder = dir.path().join("run").canonicalize().unwrap();
-    assert!(said.contains(&format!("to continue: horizon train --resume {}", folder.display())), "{said}");
+    assert!(
+        stderr.contains(&format!("to continue: horizon train --resume {}", folder.display())),
+        "{stderr}"
+    );
     let done = *steps(&dir.path().join("log.jsonl")).last().unwrap();
     assert_eq!(open(&folder).unwrap().manifest().step, done);
     let ran = train(dir.path(), &["--resume", "run", "--steps", "3"]);
@@ -271,7 +274,7 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
         child.kill().unwrap();
         let status = child.wait().unwrap();
         let code = status.code();
-        assert!(code.is_none() || code == Some(0), "{}", said(child));
+        assert!(code.is_none() || code == Some(0), "{}", stderr_of(child));
         kill += 1;
         let mut found = names(&run);
         half_written += usize::from(found.iter().any(|name| name.starts_with(".step-")));
@@ -300,6 +303,6 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
     assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "every step once");
 }
 
-fn said(child: Child) -> String {
+fn stderr_of(child: Child) -> String {
     String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr).into_owned()
 }

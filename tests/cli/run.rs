@@ -177,8 +177,8 @@ fn an_interrupt_finishes_the_step_and_exports() {
     interrupt(&child);
     seen.extend(lines);
     assert_eq!(child.wait().unwrap().code(), Some(130), "{seen:?}");
-    let said = seen.join("\n");
-    assert!(said.contains("stopped after step") && said.contains("exported to"), "{said}");
+    let stderr = seen.join("\n");
+    assert!(stderr.contains("stopped after step") && stderr.contains("exported to"), "{stderr}");
     assert_eq!(names(&dir.path().join("out")), EXPORT);
     assert!(!records(&dir.path().join("log.jsonl")).is_empty());
 }
