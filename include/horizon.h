@@ -119,10 +119,9 @@
  * "Errors" at each function lists what is specific to it. Not repeated there: HZ_STATUS_INVALID_ARGUMENT for bad
  * pointers, HZ_STATUS_INVALID_STATE for a trainer in use, and the error of a failed trainer.
  *
- * The library does not print, exit, abort, or raise or catch signals. Of environment variables only HZ_ISA, which
- * limits the CPU instructions (portable, avx2, avx512), can change the last bits of results. Panics inside it are caught
- * and returned as HZ_STATUS_PANIC. Large allocations that fail return a status; only a failed allocation of a few KiB,
- * which Linux practically never reports, ends the process.
+ * The library does not print, exit, abort, or raise or catch signals. It reads no environment variable that changes
+ * results. Panics inside it are caught and returned as HZ_STATUS_PANIC. Large allocations that fail return a
+ * status; only a failed allocation of a few KiB, which Linux practically never reports, ends the process.
  */
 #ifndef HORIZON_H
 #define HORIZON_H
@@ -629,8 +628,9 @@ HZ_API hz_status_t hz_trainer_init(hz_trainer_t *trainer, uint64_t seed);
 HZ_API hz_status_t hz_trainer_load_hf(hz_trainer_t *trainer, const char *folder);
 
 /* Writes a Hugging Face folder: config.json and model.safetensors, or above 5 GB shards with an index, as
- * HZ_DTYPE_BF16 (the uploaded weights) or HZ_DTYPE_F32 (the masters). The folder appears, or replaces an earlier export, when it is complete; missing parent
- * folders are created. A folder with anything but an earlier export is not replaced.
+ * HZ_DTYPE_BF16 (the uploaded weights) or HZ_DTYPE_F32 (the masters). The folder appears, or replaces an earlier
+ * export, when it is complete; missing parent folders are created. A folder with anything but an earlier export is not
+ * replaced.
  * Blocks until the lanes are done, and for the disk.
  * Errors: HZ_STATUS_INVALID_ARGUMENT (the dtype, or the folder), HZ_STATUS_IO, HZ_STATUS_DISK_FULL (before anything is
  * written, where the file system reports its free space). */

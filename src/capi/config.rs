@@ -209,9 +209,11 @@ pub(super) fn choose<T: Copy>(
     field: &str,
     prefix: &str,
 ) -> Result<T> {
-    values.iter().copied().find(|&value| of(value) == number).ok_or_else(|| {
-        Error::argument(format!("{field} is {number}, which is no {prefix}* that this library knows"))
-    })
+    values
+        .iter()
+        .copied()
+        .find(|&value| of(value) == number)
+        .ok_or_else(|| Error::argument(format!("{field} is {number}, an unknown {prefix}* value")))
 }
 
 /// A dtype from its number.

@@ -97,9 +97,7 @@ fn rope_scaling(raw: &hz_model_config_t) -> Result<RopeScaling> {
             high: raw.rope_high_freq_factor,
             original_positions: raw.rope_original_positions as usize,
         }),
-        other => Err(Error::argument(format!(
-            "rope_scaling is {other}, which is no HZ_ROPE_* that this library knows"
-        ))),
+        other => Err(Error::argument(format!("rope_scaling is {other}, an unknown HZ_ROPE_* value"))),
     }
 }
 
@@ -141,12 +139,13 @@ impl TryFrom<&ModelConfig> for hz_model_config_t {
             windowed != has_full_attention(&full_attention_layers, layer)
         };
         if !windows.iter().enumerate().all(fits) {
+            let last = 64 * LAYER_WORDS - 1;
             return Err(Error::new(
                 Status::Unsupported,
                 format!(
-                    "of {l} layers, some above layer {} have another window than it: hz_model_config_t cannot \
-                     describe that",
-                    64 * LAYER_WORDS - 1
+                    "layers above {last} must use the same window as layer {last}: hz_model_config_t has bits for the \
+                     first {} layers only",
+                    last + 1
                 ),
             ));
         }

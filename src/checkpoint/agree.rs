@@ -62,7 +62,7 @@ pub fn same_model(stored: &Map<String, Value>, given: &Map<String, Value>) -> Re
     if differing.is_empty() {
         return Ok(());
     }
-    Err(Error::argument(format!("the checkpoint is of another model: {}", differing.join("; "))))
+    Err(Error::argument(format!("the checkpoint holds another model: {}", differing.join("; "))))
 }
 
 /// Returns the names in `given` whose values differ from `stored`, each with a sentence for the

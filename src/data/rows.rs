@@ -268,7 +268,7 @@ fn tokens(object: &Map<String, Value>, field: &str) -> Result<Row> {
         let values = list(object, name)?;
         if values.len() != tokens.len() {
             return Err(bad(format!(
-                "`{name}` has {} values, but `{field}` has {}; they must be as many",
+                "`{name}` has {} values, but `{field}` has {}; the counts must be equal",
                 values.len(),
                 tokens.len()
             )));

@@ -387,7 +387,7 @@ mod tests {
         let (result, reached) = touched(8 * GIB, |reached| 4 * GIB - reached);
         let error = result.unwrap_err();
         assert_eq!((error.status(), reached), (Status::OutOfHostMemory, 4 * GIB));
-        for word in ["4.0 GiB of 8.0 GiB", "0 B may be taken (available RAM)"] {
+        for word in ["4.0 GiB of 8.0 GiB", "limit 0 B (available RAM)"] {
             assert!(error.message().contains(word), "no {word} in: {error}");
         }
     }

@@ -6,7 +6,7 @@ use once_cell::sync::OnceCell;
 
 use crate::base::{Error, Result};
 
-/// An instruction set for which CPU kernels exist, in ascending order.
+/// An instruction set for which CPU AdamW is compiled, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// The baseline of the compilation target.
@@ -70,7 +70,8 @@ impl Isa {
         Ok(isa)
     }
 
-    /// The instruction set that CPU kernels use: `HZ_ISA` if set, else the best. Read once per process.
+    /// The instruction set of CPU AdamW: `HZ_ISA` if set, else the best; all give the same bits. Matmuls of the CPU
+    /// device always use the best. Read once per process.
     pub fn chosen() -> Result<Isa> {
         static CHOSEN: OnceCell<Result<Isa>> = OnceCell::new();
         CHOSEN.get_or_init(|| Isa::asked_for(std::env::var("HZ_ISA").ok().as_deref())).clone()

@@ -137,11 +137,13 @@ impl Limits {
 
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} may be taken ({})", Size(self.bytes), self.limit)?;
-        if self.limit == Limit::Stated {
-            write!(f, ", where the machine reports {} ({})", Size(self.reported_bytes), self.reported_limit)?;
+        write!(f, "limit {} ({}", Size(self.bytes), self.limit)?;
+        let reported = Size(self.reported_bytes);
+        match (self.limit, self.reported_limit) {
+            (Limit::Stated, Limit::Machine) => write!(f, "; the machine has {reported})"),
+            (Limit::Stated, limit) => write!(f, "; the machine reports {reported}, {limit})"),
+            _ => f.write_str(")"),
         }
-        Ok(())
     }
 }
 

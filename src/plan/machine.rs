@@ -162,7 +162,12 @@ impl Description {
     pub fn parse(text: &str) -> Result<Description> {
         let described: Description = serde_json::from_str(text).map_err(|error| {
             let of = field(text, &error).map_or(String::new(), |field| format!("{field}: "));
-            Error::new(Status::BadFormat, format!("is not a machine description: {of}{error}"))
+            let renamed = if error.to_string().starts_with("unknown field `storage`") {
+                "; storage is now activation_dtype"
+            } else {
+                ""
+            };
+            Error::new(Status::BadFormat, format!("is not a machine description: {of}{error}{renamed}"))
         })?;
         described.rates.check()?;
         let known = |field: &String| SHORT.iter().any(|(name, _)| name == field);
@@ -397,6 +402,7 @@ mod tests {
         refused("\"ram_bytes_per_s\": \"", "\"rom_bytes_per_s\": \"", &["basis", "rom_bytes_per_s"]);
         refused("\"published\"", "\"rumoured\"", &["rumoured", "measured"]);
         refused("\"basis\"", "\"bases\"", &["bases"]);
+        refused("\"activation_dtype\"", "\"storage\"", &["storage is now activation_dtype"]);
     }
 
     #[test]

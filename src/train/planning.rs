@@ -262,8 +262,9 @@ impl Planned {
         writeln!(f, "rates      {}", self.basis)?;
         writeln!(
             f,
-            "step       {} × {b} sequences × {t} = {} tokens; mode {}, {} gradients",
+            "step       {} × {} × {t} = {} tokens; mode {}, {} gradients",
             several_micro_batches(plan.micros_max),
+            several(b, "sequence"),
             self.tokens,
             plan.policy.mode.name(),
             numeric.grad_dtype

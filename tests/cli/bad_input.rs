@@ -80,6 +80,13 @@ fn models_that_are_not_models() {
     let on =
         |model: &str| train(here, &["--model", model, "--data", "text.txt", "--steps", "1", "--out", "out"]);
     on("nowhere").badly(1, &["nowhere", "tiny, small"]);
+    let download =
+        "download it, e.g. `hf download meta-llama/Llama-3.1-8B --local-dir DIR`, then --model DIR";
+    for name in ["llama3.1-8b", "meta-llama/Llama-3.1-8B"] {
+        on(name).badly(1, &[name, "folder", download]);
+        horizon_in(here, &["sample", "--model", name]).badly(1, &[download]);
+    }
+    on("dense-1t").badly(1, &["dense-1t is a name for `plan`", "a Hugging Face folder"]);
     train(here, &["--model", "model"]).badly(1, &["--data"]);
 
     let copy = |name: &str| {
@@ -105,6 +112,13 @@ fn models_that_are_not_models() {
     let bad = copy("gelu");
     config(&bad, "silu", "gelu");
     on("gelu").badly(1, &["gelu/config.json", "hidden_act"]);
+    let bad = copy("words");
+    config(&bad, "\"vocab_size\": 256", "\"vocab_size\": 32000");
+    let words = "words has no tokenizer.json and a vocabulary of 32000 tokens: text cannot be tokenized; copy \
+                 tokenizer.json into it, or give token files";
+    train(here, &["--model", "words", "--init", "--data", "text.txt"]).badly(1, &[words]);
+    token_file(&here.join("tokens.bin"), &[31_999; 200]);
+    train(here, &["--model", "words", "--init", "--data", "tokens.bin", "--steps", "1"]).well();
     let bad = copy("wide");
     config(&bad, "\"hidden_size\": 128", "\"hidden_size\": 256");
     on("wide").badly(1, &["model.embed_tokens.weight", "[256, 128]", "[256, 256]"]);
@@ -134,7 +148,11 @@ fn options_that_cannot_be() {
     let dir = tempfile::tempdir().unwrap();
     write_text(&dir.path().join("text.txt"));
     let with = |more: &[&str]| train(dir.path(), &[&["--data", "text.txt"], more].concat());
-    with(&["--steps", "0"]).badly(2, &["--steps", "0"]);
+    with(&["--steps", "0"]).badly(2, &["'0' for '--steps <N>': it must be at least 1\n"]);
+    with(&["--steps", "1.5"]).badly(2, &["--steps", "it must be a whole number, 1 or more\n"]);
+    with(&["--warmup", "-1"]).badly(2, &["--warmup", "it must be a whole number, 0 or more\n"]);
+    with(&["--lr", "abc"]).badly(2, &["'abc' for '--lr <X>': it must be a number, e.g. 2e-5\n"]);
+    with(&["--clip", "1,0"]).badly(2, &["--clip", "it must be a number"]);
     with(&["--threads", "1000000"]).badly(2, &["--threads", "1000000", "at most"]);
     with(&["--spill", "all,none"]).badly(1, &["--spill", "none alone"]);
     with(&["--spill", "none,3"]).badly(1, &["--spill", "none alone"]);
@@ -185,6 +203,13 @@ fn places_that_cannot_be_written() {
     assert_eq!(names(&here.join("mine")), ["thesis.txt"]);
     with(&["--checkpoint-dir", "mine"]).badly(1, &["mine", "thesis.txt", "not a folder of checkpoints"]);
     assert_eq!(names(&here.join("mine")), ["thesis.txt"]);
+    // The export would replace the checkpoints, or the model.
+    with(&["--out", "run", "--checkpoint-dir", "mine/../run"])
+        .badly(1, &["--out run is also the folder of --checkpoint-dir: name another folder"]);
+    std::os::unix::fs::symlink("mine", here.join("link")).unwrap();
+    with(&["--out", "link/new", "--checkpoint-dir", "mine/new"]).badly(1, &["--checkpoint-dir"]);
+    with(&["--model", "mine", "--out", "./link"]).badly(1, &["--out ./link is also the folder of --model"]);
+    fs::remove_file(here.join("link")).unwrap();
     with(&["--log", "no/folder/log.jsonl"]).badly(1, &["no/folder/log.jsonl"]);
     with(&["--trace", "no/folder/trace.json"]).badly(1, &["no/folder/trace.json"]);
     assert_eq!(names(here), ["mine", "text.txt"]);

@@ -170,6 +170,38 @@ fn old_names_are_refused_with_the_new_ones() {
         let message = format!("option {old} of `horizon {}` was renamed: use {new}\n", arguments[0]);
         horizon(arguments).badly(2, &[&message]);
     }
+    for (arguments, ours) in [
+        (&["train", "--batch-size", "8"][..], "--micro-batch"),
+        (&["train", "--batch=8"], "--micro-batch"),
+        (&["train", "--per_device_train_batch_size", "8"], "--micro-batch"),
+        (&["plan", "--model", "tiny", "--batch-size", "8"], "--micro-batch"),
+        (&["calibrate", "--max-length", "512"], "--seq-len"),
+        (&["train", "--gradient-accumulation-steps", "8"], "--grad-accum"),
+        (&["train", "--gradient-checkpointing"], "--recompute"),
+        (&["train", "--activation-checkpointing"], "--recompute"),
+        (&["train", "--max-seq-length", "512"], "--seq-len"),
+        (&["train", "--block-size", "512"], "--seq-len"),
+        (&["train", "--max-steps", "9"], "--steps"),
+        (&["train", "--num-train-epochs", "3"], "--steps"),
+        (&["train", "--epochs", "3"], "--steps"),
+        (&["train", "--learning-rate", "1e-5"], "--lr"),
+        (&["train", "--warmup-steps", "3"], "--warmup"),
+        (&["train", "--lr-scheduler-type", "cosine"], "--schedule"),
+        (&["plan", "--model", "tiny", "--max-grad-norm", "1"], "--clip"),
+        (&["train", "--output-dir", "out"], "--out"),
+        (&["plot", "run.jsonl", "--output", "run.svg"], "--out"),
+        (&["train", "--resume-from-checkpoint", "run"], "--resume"),
+        (&["train", "--dataset", "chats.jsonl"], "--data"),
+        (&["tokenize", "--train-file", "chats.jsonl"], "--data"),
+        (&["sample", "--max-new-tokens", "9"], "--tokens"),
+        (&["sample", "--max-tokens", "9"], "--tokens"),
+    ] {
+        let foreign = arguments.iter().rfind(|argument| argument.starts_with("--")).unwrap();
+        let foreign = foreign.split('=').next().unwrap();
+        horizon(arguments).badly(2, &[&format!("error: there is no option {foreign}: use {ours}\n")]);
+    }
+    // Only where the subcommand has the option.
+    horizon(&["sample", "--batch-size", "8"]).badly(2, &["unexpected argument '--batch-size'"]);
     // A name that no option ever had is an unknown option.
     horizon(&["sample", "--products", "x"]).badly(2, &["unexpected argument '--products'"]);
 }

@@ -131,6 +131,12 @@ fn info_is_for_people_and_for_programs() {
         json["nodes"][0]["memory_bytes"].as_u64().is_some() && json["huge_pages"]["transparent"].is_boolean()
     );
     assert!(json["measured"].is_null(), "nothing is measured unasked");
+    // HZ_ISA is AdamW's.
+    let binary = env!("CARGO_BIN_EXE_horizon");
+    let portable = Command::new(binary).args(["info", "--json"]).env("HZ_ISA", "portable").output().unwrap();
+    let portable: serde_json::Value = serde_json::from_slice(&portable.stdout).unwrap();
+    assert_eq!(portable["isa"], "portable");
+    assert_eq!(portable["matmul_isa"], json["matmul_isa"]);
     let targets = json["cuda"]["targets"].as_str();
     let kernels =
         targets.map_or("built without CUDA kernels".to_owned(), |names| format!("kernels for {names}"));

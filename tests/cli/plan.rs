@@ -84,6 +84,13 @@ fn what_cannot_be_planned_is_refused_with_what_can() {
     horizon(&small).badly(1, &["device memory", "8589934592 bytes", "bytes short", fits]);
     let large = ["plan", "--model", "llama3.1-405b", "--machine", "h200"];
     horizon(&large).badly(1, &["; even mode compact without clipping needs 3.7 TiB of host memory"]);
+    // The proposed mode is free to place gradients that mode streamed keeps on the host.
+    let step =
+        ["--micro-batch", "1", "--grad-accum", "1", "--seq-len", "128", "--clip", "0", "--host-mem", "60GiB"];
+    let seven = [&["plan", "--model", "qwen2.5-7b", "--machine", "rtx4090"], &step[..]].concat();
+    horizon(&[&seven[..], &["--mode", "streamed"]].concat())
+        .badly(1, &["limit 60.0 GiB (--host-mem; the machine has 192.0 GiB)", "; mode compact would fit"]);
+    horizon(&[&seven[..], &["--mode", "compact"]].concat()).well();
     horizon(&["plan", "--model", "unheard-of"]).badly(1, &["unheard-of", "qwen2.5-72b"]);
     horizon(&["plan", "--model", "tiny", "--mode", "streamed"]).badly(1, &["cannot clip to 1", "--clip 0"]);
     horizon(&["plan", "--model", "tiny", "--clip", "-1"]).badly(1, &["clip is -1"]);
@@ -172,7 +179,8 @@ fn runs_and_steps_are_drawn() {
         horizon_in(folder.path(), &[&short[..], &["--log", &log, "--trace", &trace]].concat()).well();
     }
     let drawn = |arguments: &[&str]| {
-        horizon_in(folder.path(), &[&["plot", "--out", "drawn.svg"], arguments].concat()).well();
+        let ran = horizon_in(folder.path(), &[&["plot", "--out", "drawn.svg"], arguments].concat()).well();
+        assert_eq!(ran.err, "wrote drawn.svg\n");
         fs::read_to_string(folder.path().join("drawn.svg")).unwrap()
     };
     let logs = drawn(&["one.jsonl", "other.jsonl"]);
@@ -192,7 +200,9 @@ fn runs_and_steps_are_drawn() {
     let nowhere = ["plan", "--model", "tiny", "--seq-len", "64", "--trace", "no/folder/trace.json"];
     horizon_in(folder.path(), &nowhere).badly(1, &["no/folder/trace.json"]);
     let plot = |arguments: &[&str]| horizon_in(folder.path(), &[&["plot"], arguments].concat());
-    plot(&["one.json", "--out", "./one.json"]).badly(1, &["one.json", "--out"]);
+    plot(&["one.json", "--out", "./one.json"]).badly(1, &["--out ./one.json does not end in .svg"]);
+    fs::copy(folder.path().join("one.jsonl"), folder.path().join("one.svg")).unwrap();
+    plot(&["one.svg", "--out", "./one.svg"]).badly(1, &["replace its own data, one.svg", "--out"]);
     plot(&["one.json", "--out", "no/drawn.svg"]).badly(1, &["no/drawn.svg", "there is no folder no"]);
     fs::create_dir(folder.path().join("more")).unwrap();
     fs::copy(folder.path().join("one.json"), folder.path().join("more/one.json")).unwrap();

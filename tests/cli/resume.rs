@@ -71,7 +71,9 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     resume(&["--init"]).badly(2, &["--init", "--resume"]);
     resume(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
     resume(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
-    resume(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
+    resume(&["--resume-change", "colour"]).badly(1, &["no option is named colour", "clip"]);
+    resume(&["--resume-change", "data"]).badly(1, &["`data` cannot change", "clip"]);
+    resume(&["--out", "moved"]).badly(1, &["--out moved is also the folder of the checkpoints of --resume"]);
     resume(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
     assert!(states(&here("compact/step-00000006")).len() < want.len());
 

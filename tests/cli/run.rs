@@ -21,7 +21,7 @@ fn more_host_memory_than_the_machine_reports_is_taken_at_the_users_word() {
     write_text(&dir.path().join("text.txt"));
     let stated = ["--data", "text.txt", "--steps", "1", "--host-mem", "64TiB"];
     let ran = horizon_in(dir.path(), &short(&stated)).well();
-    let warning = "warning: host memory: 64.0 TiB may be taken (--host-mem), where the machine reports ";
+    let warning = "warning: host memory: limit 64.0 TiB (--host-mem; the machine reports ";
     assert!(ran.err.contains(warning), "{}", ran.err);
 }
 
@@ -144,6 +144,33 @@ fn a_run_that_diverges_keeps_the_last_good_weights() {
     let words = ["step 2", "must be finite", "the weights after step 1 are in", "out"];
     horizon_in(dir.path(), &short(&more)).badly(1, &words);
     assert_eq!(names(&dir.path().join("out")), EXPORT);
+    let advice = "lower --lr or lengthen --warmup, and ";
+    horizon_in(dir.path(), &short(&more)).badly(1, &[&format!("{advice}train again\n")]);
+    let saving = ["--checkpoint-dir", "run", "--checkpoint-every", "1"];
+    horizon_in(dir.path(), &short(&[&more[..], &saving].concat())).badly(
+        1,
+        &[
+            &format!("{advice}resume from the last checkpoint: --resume run/step-00000001"),
+            "--resume-change lr,min-lr,warmup",
+        ],
+    );
+}
+
+/// A machine file of this version with a table of an older one next to it.
+#[test]
+fn a_table_of_an_older_format_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let machine = horizon::plan::Description::open("cpu").unwrap().to_json();
+    fs::write(dir.path().join("here.json"), machine).unwrap();
+    fs::write(dir.path().join("here.products.json"), "{}").unwrap();
+    let more = ["--data", "text.txt", "--steps", "1", "--machine", "here.json"];
+    let ran = horizon_in(dir.path(), &short(&more)).well();
+    let warning = "warning: here.products.json is of an older format: autotune again\n";
+    assert_eq!(ran.err.matches(warning).count(), 1, "{}", ran.err);
+    fs::write(dir.path().join("here.gemm.json"), "{}").unwrap();
+    let ran = horizon_in(dir.path(), &short(&more)).well();
+    assert!(!ran.err.contains("older format"), "{}", ran.err);
 }
 
 /// Several `--data` are combined; any other option given again replaces the first.

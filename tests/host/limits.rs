@@ -103,15 +103,12 @@ fn host_limits_refuse_with_needed_and_available_bytes_and_the_limit() {
     limits.admit("the model", 48 * GIB).unwrap();
     let error = limits.admit("the model", 48 * GIB + GIB / 2).unwrap_err();
     assert_eq!(error.status(), Status::OutOfHostMemory);
-    assert_eq!(
-        error.message(),
-        "the model needs 48.5 GiB of host memory; 48.0 GiB may be taken (available RAM)"
-    );
+    assert_eq!(error.message(), "the model needs 48.5 GiB of host memory; limit 48.0 GiB (available RAM)");
     // A stated number applies, also above the machine's limit; then there is a warning.
     let stated = |gib: usize| Limits::read_under(root.path(), Some(gib * GIB));
     stated(64).admit("the model", 60 * GIB).unwrap();
     let warning = stated(64).warning().unwrap();
-    let part = "64.0 GiB may be taken (--host-mem), where the machine reports 48.0 GiB (available RAM)";
+    let part = "limit 64.0 GiB (--host-mem; the machine reports 48.0 GiB, available RAM)";
     assert!(warning.contains(part), "{warning}");
     assert_eq!((stated(48).warning(), limits.warning()), (None, None));
 }

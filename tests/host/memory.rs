@@ -469,6 +469,6 @@ fn a_control_group_limit_below_the_needed_bytes_is_an_error() {
     limits.admit("an arena", 7 << 30).unwrap();
     let error = limits.admit("an arena", 9 << 30).unwrap_err();
     assert_eq!(error.status(), Status::OutOfHostMemory);
-    let expected = "an arena needs 9.0 GiB of host memory; 7.0 GiB may be taken (cgroup limit)";
+    let expected = "an arena needs 9.0 GiB of host memory; limit 7.0 GiB (cgroup limit)";
     assert_eq!(error.message(), expected);
 }

@@ -380,6 +380,33 @@ fn a_refusal_proposes_the_first_combination_of_changes_that_fits() {
     assert!(error.ends_with(" of host memory for a step of 1 × 128 tokens"), "{error}");
 }
 
+/// Gradients that mode streamed keeps on the host by default do not wait there in the modes that a refusal proposes.
+#[test]
+fn a_refusal_of_mode_streamed_proposes_other_modes_with_every_place_for_gradients() {
+    let (mut case, fixed) = (Case::draw(3, 4, 1), Fixed { streamed_on_host: true, ..Fixed::default() });
+    (case.clips, case.micros, case.device_limit) = (false, 1, None);
+    case.numeric.shape = Shape { b: 1, t: 128 };
+    let base = case.clone();
+    let least = |mode: Mode, fixed: &Fixed| {
+        let case = Case { mode, host_limit: 1, ..base.clone() };
+        let error = case.question(fixed).search().unwrap_err();
+        needed(error.message())
+    };
+    let on_host = Fixed { grad_wait: Some(GradWait::Host), ..Fixed::default() };
+    let compact = least(Mode::Compact, &fixed);
+    assert!(compact < least(Mode::Compact, &on_host) && compact < least(Mode::Streamed, &fixed));
+    assert_eq!(least(Mode::Streamed, &fixed), least(Mode::Streamed, &on_host));
+
+    (case.mode, case.host_limit) = (Mode::Streamed, compact);
+    let error = case.question(&fixed).search().unwrap_err();
+    assert!(error.message().ends_with("; mode compact would fit"), "{error}");
+    let proposed = Case { mode: Mode::Compact, ..case.clone() };
+    proposed.question(&fixed).search().unwrap();
+    // With a place fixed by the user, the least need is that of this place.
+    let error = case.question(&on_host).search().unwrap_err();
+    assert!(error.message().contains("; even mode compact with these options needs "), "{error}");
+}
+
 #[test]
 fn more_memory_is_never_slower_and_more_layers_need_no_more_device_memory() {
     let (mut case, fixed) = (Case::draw(7, 5, 2), Fixed::default());

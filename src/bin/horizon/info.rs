@@ -23,7 +23,8 @@ pub fn info(options: &InfoOptions) -> Result<()> {
         .collect();
     let limits = Limits::read(None);
     let (devices, cuda) = (devices(), CudaReport::read());
-    let isa = Isa::chosen()?;
+    // Matmuls always use the best instruction set.
+    let (adam_isa, matmul_isa) = (Isa::chosen()?, Isa::best());
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let processor = processor_name();
     let nodes = Topology::read().nodes;
@@ -56,7 +57,8 @@ pub fn info(options: &InfoOptions) -> Result<()> {
             })
             .collect();
         let mut info = json!({
-            "version": env!("CARGO_PKG_VERSION"), "processor": processor, "cores": cores, "isa": isa.name(),
+            "version": env!("CARGO_PKG_VERSION"), "processor": processor, "cores": cores, "isa": adam_isa.name(),
+            "matmul_isa": matmul_isa.name(),
             "nodes": nodes,
             "huge_pages": { "explicit_free": huge.explicit_free, "transparent": huge.transparent },
             "host_memory_bytes": limits.bytes, "host_memory_limit": limits.limit.to_string(),
@@ -74,7 +76,12 @@ pub fn info(options: &InfoOptions) -> Result<()> {
     }
     let mut text = format!("horizon {}\n", env!("CARGO_PKG_VERSION"));
     text += &format!("processor     {}\n", processor.as_deref().unwrap_or("unknown"));
-    text += &format!("cores         {cores}, instructions {}\n", isa.name());
+    let instructions = if adam_isa == matmul_isa {
+        matmul_isa.to_string()
+    } else {
+        format!("{matmul_isa} in matmuls, {adam_isa} in AdamW (HZ_ISA)")
+    };
+    text += &format!("cores         {cores}, instructions {instructions}\n");
     for node in nodes {
         text += &format!(
             "node {:<8} {} cores, {} of memory, {} available\n",
@@ -169,7 +176,7 @@ fn show(checkpoint: &Checkpoint, options: &InfoOptions) -> Result<()> {
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
         fields.join(", ").replace('"', "")
     };
-    let checked = if options.check { "every checksum is right" } else { "all files are complete in length" };
+    let checked = if options.check { "every checksum is right" } else { "all files have the expected size" };
     let mut text = format!("checkpoint    {}: {checked}\n", checkpoint.folder().display());
     text += &format!("step          {}, {} tokens\n", manifest.step, count(manifest.tokens as f64));
     text += &format!("files         {}, {}\n", manifest.all_files().count() + 1, Size(bytes as usize));

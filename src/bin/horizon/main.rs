@@ -8,6 +8,7 @@ mod builtin;
 mod calibrate;
 mod info;
 mod memory;
+mod model;
 mod opening;
 mod options;
 mod pages;

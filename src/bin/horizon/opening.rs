@@ -46,11 +46,11 @@ impl Opening {
         );
         self.report.to_string().lines().for_each(|line| text += &format!("           {line}\n"));
         text += &format!(
-            "training   {} of {} tokens (gradient accumulation {} × {} sequences × {}), {}\n",
+            "training   {} of {} tokens (gradient accumulation {} × {} × {}), {}\n",
             several(rate.steps as usize, "step"),
             planned.tokens,
             plan.micros_max,
-            shape.b,
+            several(shape.b, "sequence"),
             shape.t,
             learning_rate(rate)
         );

@@ -21,12 +21,12 @@ pub struct PlacementOptions {
     /// the one most like this machine's device.
     #[arg(long, help_heading = MEMORY, value_name = "FILE|NAME")]
     pub machine: Option<String>,
-    /// Activation checkpointing: full, linears, mlp, selective, none
+    /// Activation checkpointing, from full to none [default: searched]
     ///
     /// The part of a layer's forward pass that its backward pass recomputes, from least memory to
-    /// least time. full: all of it. linears: all but attention. mlp: the MLP and the first norm.
-    /// selective: norms and SwiGLU; no matmul is repeated. none: nothing; all activations stay on
-    /// the device.
+    /// least time: full, linears, mlp, selective or none. full: all of it. linears: all but
+    /// attention. mlp: the MLP and the first norm. selective: norms and SwiGLU; no matmul is
+    /// repeated. none: nothing; all activations stay on the device.
     ///
     /// HOW is for every layer that no other item names, HOW:LAYERS for some: selective,none:0-3.
     /// Layers that no item names are full. A layer may be named once.
@@ -39,43 +39,45 @@ pub struct PlacementOptions {
         value_parser = parse_recompute
     )]
     recompute: Vec<(Recompute, Layers)>,
-    /// Layers whose inputs are offloaded to host RAM until backward
+    /// Layers whose inputs are offloaded [default: searched]
     ///
-    /// These inputs are the activation checkpoints. With all, device memory does not grow with the
-    /// number of layers.
+    /// They are in host RAM from forward to backward. These inputs are the activation checkpoints.
+    /// With all, device memory does not grow with the number of layers.
     #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     spill: Vec<Layers>,
-    /// Layers whose weights stay on the device through a step
+    /// Layers whose weights stay on the device [default: searched]
     ///
     /// They are uploaded once per step instead of once per pass.
     #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     resident: Vec<Layers>,
-    /// Weight slots: device buffers for a layer's weights, at least 2
+    /// Weight slots, at least 2 [default: searched]
     ///
-    /// With 2 (double buffering), one layer computes while the next is uploaded.
+    /// Device buffers for a layer's weights. With 2 (double buffering), one layer computes while the
+    /// next is uploaded.
     #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = at_least_two)]
     slots: Option<usize>,
-    /// Gradient slabs: device buffers for downloads, at least 2
+    /// Gradient slabs, at least 2 [default: searched]
     ///
-    /// A rounded gradient is staged in a slab while it is copied to host RAM.
+    /// Device buffers for downloads. A rounded gradient is staged in a slab while it is copied to
+    /// host RAM.
     #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = at_least_two)]
     slabs: Option<usize>,
-    /// Sweeps: forward and backward passes through all layers per step
+    /// Sweeps through all layers per step [default: searched]
     ///
-    /// Each sweep carries a share of the step's micro-batches. More sweeps need less device memory
-    /// for activations, and upload the weights more often.
+    /// A sweep is a forward and a backward pass. Each carries a share of the step's micro-batches.
+    /// More sweeps need less device memory for activations, and upload the weights more often.
     #[arg(long, help_heading = MEMORY, value_name = "N", value_parser = positive)]
     sweeps: Option<usize>,
-    /// Layers whose gradient accumulator stays on the device
+    /// Layers with on-device gradient accumulators [default: searched]
     ///
     /// With several sweeps per step, the f32 accumulators of the other layers go to host RAM
     /// between sweeps.
     #[arg(long, help_heading = MEMORY, value_name = "LAYERS,…", value_delimiter = ',', value_parser = parse_layers)]
     accum_on_device: Vec<Layers>,
-    /// Where gradients wait for AdamW: host or device
+    /// Where gradients wait: host or device [default: searched]
     ///
-    /// On the device they take 2 bytes per parameter, 4 with --grad-dtype f32, and --mode streamed
-    /// can clip.
+    /// They wait there for AdamW. In mode streamed the default is host. On the device they take 2
+    /// bytes per parameter, 4 with --grad-dtype f32, and --mode streamed can clip.
     #[arg(long, help_heading = MEMORY, value_name = "PLACE")]
     grad_place: Option<Where>,
 }
@@ -167,8 +169,9 @@ impl PlacementOptions {
             grad_wait: match self.grad_place {
                 Some(Where::Device) => Some(GradWait::Device),
                 Some(Where::Host) => Some(GradWait::Host),
-                None => (mode == Mode::Streamed).then_some(GradWait::Host),
+                None => None,
             },
+            streamed_on_host: true,
             recompute: per_layer(layers, "recompute", &self.recompute, recompute)?,
             boundary: per_layer(layers, "spill", &items(&self.spill, Boundary::Spilled), boundary)?,
             resident: per_layer(layers, "resident", &items(&self.resident, true), resident)?,

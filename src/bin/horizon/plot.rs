@@ -65,7 +65,10 @@ pub fn plot(options: &PlotOptions) -> Result<()> {
             "logs (.jsonl) and traces (.json) cannot share a picture: give one kind",
         ));
     };
-    drawn.map_err(|error| Error::new(Status::Io, format!("cannot write {}: {error}", options.out.display())))
+    let out = options.out.display();
+    drawn.map_err(|error| Error::new(Status::Io, format!("cannot write {out}: {error}")))?;
+    eprintln!("wrote {out}");
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -74,6 +77,12 @@ fn read(path: &Path) -> Result<String> {
 
 /// Refuses a path for the picture that cannot be written or is one of the files.
 fn check_out(PlotOptions { files, out }: &PlotOptions) -> Result<()> {
+    if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("svg")) {
+        return Err(Error::argument(format!(
+            "pictures are SVG, and --out {} does not end in .svg: name it FILE.svg",
+            out.display()
+        )));
+    }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(Error::new(

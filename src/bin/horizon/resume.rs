@@ -12,9 +12,9 @@ use clap::parser::ValueSource;
 use horizon::base::{Error, Result, Status};
 use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::DataPath;
-use horizon::train::ModelSource;
 use serde_json::{Map, Value, json};
 
+use crate::model;
 use crate::options::{self, Command, TrainOptions};
 
 /// Options with values that checkpoints note. The others depend on the machine.
@@ -42,8 +42,9 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
         return Ok(Effective { given: given(matches)?, options, checkpoint: None });
     };
     let checkpoint = open(&absolute(resume)?)?;
+    check_changes(&options.resume_change, &checkpoint)?;
     if is_given(matches, "model") {
-        let model = ModelSource::open(&options.model, true)?;
+        let model = model::open(&options.model, true)?;
         checkpoint.agrees(&model.config.model, &Map::new(), &Changes::none())?;
     }
     let mut arguments: Vec<OsString> = vec!["horizon".into(), "train".into()];
@@ -90,11 +91,29 @@ fn noted(checkpoint: &Checkpoint) -> Result<Given> {
         .map_err(|error| foreign(format!("it does not note the options of a run ({error})")))?;
     let known = |name: &String| words(NOTED).chain(words(NOTED_FLAGS)).any(|known| known == name);
     match noted.keys().find(|name| !known(name)) {
-        Some(name) => Err(foreign(format!(
-            "it notes the option --{name}, which is unknown here; version {} wrote it",
-            manifest.horizon
-        ))),
+        Some(name) => Err(foreign(unknown(name, &manifest.horizon))),
         None => Ok(noted),
+    }
+}
+
+/// The problem of a checkpoint that notes an unknown option.
+fn unknown(name: &str, version: &str) -> String {
+    let now = options::renamed::new_name("train", &format!("--{name}"));
+    let now = now.map_or("unknown here".to_owned(), |new| format!("now {new}"));
+    format!("it notes the option --{name}, which is {now}; version {version} wrote it")
+}
+
+/// Refuses `--resume-change` of names that are neither options nor values of the checkpoint.
+fn check_changes(names: &[String], checkpoint: &Checkpoint) -> Result<()> {
+    let (command, values) = (options::command(), &checkpoint.manifest().numeric);
+    let train = command.find_subcommand("train").expect("it is a subcommand");
+    let is_option = |name: &String| train.get_arguments().any(|arg| arg.get_long() == Some(name));
+    match names.iter().find(|name| !values.contains_key(*name) && !is_option(name)) {
+        Some(name) => Err(Error::argument(format!(
+            "--resume-change: no option is named {name}; those that may change: {}",
+            values.keys().cloned().collect::<Vec<_>>().join(", ")
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -140,6 +159,21 @@ fn is_given(matches: &ArgMatches, name: &str) -> bool {
     matches.value_source(&id(name)) == Some(ValueSource::CommandLine)
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+/// The absolute path.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io(format!("cannot find {}", path.display()), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_noted_option_that_was_renamed_is_refused_with_its_new_name() {
+        let problem = unknown("sum-on-device", "0.0.1");
+        let expected =
+            "it notes the option --sum-on-device, which is now --accum-on-device; version 0.0.1 wrote it";
+        assert_eq!(problem, expected);
+        assert!(unknown("colour", "9.0.0").contains("--colour, which is unknown here; version 9.0.0"));
+    }
 }

@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 use horizon::base::{Error, Result, Shape};
 use horizon::data::EncoderSource;
 use horizon::engine::{Trainer, TrainerOptions};
-use horizon::train::{ModelSource, Sampler, continue_text};
+use horizon::train::{Sampler, continue_text};
 use serde_json::json;
 
 use crate::options::SampleOptions;
-use crate::print;
 use crate::progress::Bytes;
+use crate::{model, print};
 
 /// Tokens of context, at most.
 const CONTEXT: usize = 512;
@@ -19,7 +19,7 @@ const CONTEXT: usize = 512;
 /// Continues a prompt, or answers it: raw bytes into a pipe, printable text onto a terminal.
 pub fn sample(options: &SampleOptions) -> Result<()> {
     let mut sampler = Sampler::new(options.temperature, options.seed)?;
-    let model = ModelSource::open(&options.model, false)?;
+    let model = model::open(&options.model, false)?;
     if model.is_fresh() {
         return Err(Error::argument(format!(
             "{} is a built-in model without trained weights: train it with --out DIR, then sample from DIR",

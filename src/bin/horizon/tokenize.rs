@@ -4,8 +4,8 @@ use horizon::base::format::{count, several};
 use horizon::base::{Error, Result};
 use horizon::data::tokenizer::Encoded;
 use horizon::data::{DataOptions, Sink, Skipped, TokenFormat, TokenWriter, read_documents};
-use horizon::train::ModelSource;
 
+use crate::model;
 use crate::options::TokenizeOptions;
 
 /// Writes documents to a file and counts the tokens that are trained on.
@@ -33,7 +33,7 @@ pub fn tokenize(options: &TokenizeOptions) -> Result<()> {
             path.display()
         )));
     }
-    let tokenizer = ModelSource::open(&options.model, true)?.tokenizer();
+    let tokenizer = model::open(&options.model, true)?.tokenizer();
     let vocabulary = tokenizer.vocabulary;
     let encoder = options.encoding.encoder(tokenizer).open()?;
     let mut writer = TokenWriter::create(&options.out, vocabulary, encoder.tokenizer().fingerprint())?;

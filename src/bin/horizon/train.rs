@@ -1,18 +1,20 @@
 //! `horizon train`.
 
+use std::fs;
 use std::io::{IsTerminal, stderr};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgMatches;
 use horizon::base::{Error, Result, Shape, Status};
-use horizon::checkpoint::{Changes, Checkpoint};
+use horizon::checkpoint::{Changes, Checkpoint, open};
 use horizon::data::{Data, DataOptions, DataPath};
 use horizon::engine::{AdamOptions, DeviceChoice, TrainerOptions};
+use horizon::model::preset;
 use horizon::ops::cuda::table::Table;
 use horizon::train::planning::{Planned, Why, here};
 use horizon::train::{ModelSource, Resume, Run, RunOptions, Sampler, SaveOptions, continue_text};
@@ -21,9 +23,9 @@ use crate::memory::with_uses;
 use crate::opening::Opening;
 use crate::options::TrainOptions;
 use crate::progress::{Bytes, Progress};
-use crate::resume::{Effective, Given, effective, note};
+use crate::resume::{Effective, Given, absolute, effective, note};
 use crate::sample::printable;
-use crate::{INTERRUPTED, builtin, print, warn_of_memory};
+use crate::{INTERRUPTED, builtin, model, print, warn_of_memory};
 
 /// Steps on the built-in data: a falling loss within a minute on two cores.
 const BUILTIN_STEPS: u64 = 500;
@@ -33,9 +35,10 @@ const SAMPLE_TOKENS: usize = 120;
 /// Trains a model, with the options of a checkpoint if one is resumed.
 pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     let Effective { options, given, checkpoint } = effective(options, matches)?;
+    check_folders(&options, checkpoint.as_ref())?;
     let model = match &checkpoint {
         Some(checkpoint) => ModelSource::folder(checkpoint.folder(), true)?,
-        None => ModelSource::open(&options.model, options.init)?,
+        None => model::open(&options.model, options.init)?,
     };
     let config = &model.config.model;
     let is_preset = model.is_preset();
@@ -66,6 +69,7 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     }
     let mut run_options = run_options(&options, &model, seq_len, builtin);
     run_options.save = save_options(&options, given, &run_options, checkpoint.as_ref())?;
+    let checkpoints = run_options.save.as_ref().map(|save| save.folder.clone());
     let planned = place(&options, &model, &mut run_options.trainer)?;
     run_options.predicted = Some(planned.predicted());
     run_options.simulated = Some(planned.rates.clone());
@@ -117,17 +121,18 @@ pub fn train(options: TrainOptions, matches: &ArgMatches) -> Result<ExitCode> {
     }
     let ended = run.train(&mut progress, &stop);
     progress.finish();
-    let outcome = ended?;
+    let outcome = ended.map_err(|error| with_advice(error, checkpoints.as_deref()))?;
 
     if let Some(measured) = outcome.times {
         let predicted = planned.predicted();
         progress.say(predicted.compared_with(&measured).trim_end());
         let off = (predicted.step_seconds / measured.step_seconds - 1.0).abs();
         if options.placement.machine.is_none() && off > FAR_OFF {
-            progress.say(
-                "the prediction is for a similar machine; to measure this one: horizon calibrate --out here.json, \
-                 then train with --machine here.json",
-            );
+            progress.say(&format!(
+                "the prediction is for machine {}; to measure this one: horizon calibrate --out here.json, then train \
+                 with --machine here.json",
+                planned.machine_name()
+            ));
         }
     }
     if outcome.stopped {
@@ -214,9 +219,65 @@ fn run_options(options: &TrainOptions, model: &ModelSource, seq_len: usize, buil
     }
 }
 
-/// The GEMM table next to a machine file, if there is one.
+/// The GEMM table next to a machine file, if there is one. Warns if only one of an older format is there.
 fn beside(machine: &str) -> Option<PathBuf> {
-    Some(Table::beside(Path::new(machine))).filter(|table| table.is_file())
+    let machine = Path::new(machine);
+    let table = Some(Table::beside(machine)).filter(|table| table.is_file());
+    let older = machine.with_extension("products.json");
+    if table.is_none() && older.is_file() {
+        eprintln!("warning: {} is of an older format: autotune again", older.display());
+    }
+    table
+}
+
+/// Refuses an `--out` that would replace the model, or that is a folder of checkpoints.
+fn check_folders(options: &TrainOptions, resumed: Option<&Checkpoint>) -> Result<()> {
+    let Some(out) = &options.out else { return Ok(()) };
+    let resumed = resumed.map(Checkpoint::folder);
+    let model = (resumed.is_none() && preset(&options.model).is_none()).then(|| Path::new(&options.model));
+    let taken = [
+        (options.checkpoint_dir.as_deref(), "--checkpoint-dir"),
+        (resumed, "the checkpoint to resume from"),
+        (resumed.and_then(Path::parent), "the checkpoints of --resume"),
+        (model, "--model"),
+    ];
+    let exported = resolved(out)?;
+    for (folder, name) in taken.into_iter().filter_map(|(folder, name)| Some((folder?, name))) {
+        if resolved(folder)? == exported {
+            return Err(Error::argument(format!(
+                "--out {} is also the folder of {name}: name another folder for the trained model",
+                out.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The absolute path without links and `..`; the folder need not exist.
+fn resolved(path: &Path) -> Result<PathBuf> {
+    let mut resolved = PathBuf::new();
+    for component in absolute(path)?.components() {
+        if component == Component::ParentDir {
+            resolved.pop();
+        } else {
+            resolved.push(component);
+            resolved = fs::canonicalize(&resolved).unwrap_or(resolved);
+        }
+    }
+    Ok(resolved)
+}
+
+/// Adds, to the error of a loss or norm that is not finite, what to do.
+fn with_advice(error: Error, checkpoints: Option<&Path>) -> Error {
+    if !matches!(error.status(), Status::NonFinite | Status::StepPartial) {
+        return error;
+    }
+    let checkpoint = checkpoints.and_then(|folder| open(folder).ok());
+    let again = checkpoint.map_or("train again".to_owned(), |checkpoint| {
+        let folder = checkpoint.folder().display();
+        format!("resume from the last checkpoint: --resume {folder} --resume-change lr,min-lr,warmup")
+    });
+    Error::new(error.status(), format!("{}; lower --lr or lengthen --warmup, and {again}", error.message()))
 }
 
 /// The folder and interval of checkpoints. They note the options given, and the values of those

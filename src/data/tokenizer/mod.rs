@@ -63,7 +63,7 @@ impl TokenizerSource {
     ///
     /// Errors: `BadFormat` if `tokenizer.json` is invalid; `Unsupported` if the folder only has a
     /// tokenizer of another kind; `InvalidArgument` if there is no tokenizer and the vocabulary has
-    /// fewer than 256 tokens.
+    /// fewer than 256 tokens, or is that of a folder and has more than 384.
     pub fn open(&self) -> Result<Tokenizer> {
         let Some(path) = self.file()? else {
             if self.vocabulary < Tokenizer::BYTES {
@@ -74,12 +74,15 @@ impl TokenizerSource {
                     self.vocabulary
                 )));
             }
-            return Ok(Tokenizer {
-                kind: Kind::Bytes,
-                fingerprint: Tokenizer::BYTES_FINGERPRINT,
-                ends: Vec::new(),
-                eos: None,
-            });
+            if let Some(folder) = self.folder.as_ref().filter(|_| self.vocabulary > Tokenizer::BYTES_MAX) {
+                return Err(Error::argument(format!(
+                    "{} has no tokenizer.json and a vocabulary of {} tokens: text cannot be tokenized; copy \
+                     tokenizer.json into it, or give token files",
+                    folder.display(),
+                    self.vocabulary
+                )));
+            }
+            return Ok(Tokenizer::bytes());
         };
         let bytes = read(&path)?;
         let tokenizer =
@@ -139,6 +142,8 @@ impl TokenizerSource {
 impl Tokenizer {
     /// Number of byte values: the smallest vocabulary of a byte-level model.
     pub const BYTES: usize = 256;
+    /// Largest vocabulary of a byte-level model: special tokens and padding, as in ByT5.
+    const BYTES_MAX: usize = 384;
     const BYTES_FINGERPRINT: u64 = 1;
 
     /// Returns the byte-level tokenizer: token k is byte k.
@@ -426,6 +431,24 @@ mod tests {
         assert_eq!(decoder.push(0xc3).unwrap(), [0xc3]);
         assert!(decoder.push(256).unwrap().is_empty());
         assert!(source(None, 255).open().unwrap_err().message().contains("255"));
+    }
+
+    #[test]
+    fn a_folder_without_a_tokenizer_has_a_vocabulary_of_bytes_or_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for vocabulary in [256, 260, 384] {
+            assert!(source(Some(dir.path()), vocabulary).open().unwrap().is_bytes());
+        }
+        let source = source(Some(dir.path()), 32_000);
+        let error = source.open().unwrap_err();
+        assert_eq!(error.status(), Status::InvalidArgument);
+        let words = "has no tokenizer.json and a vocabulary of 32000 tokens: text cannot be tokenized";
+        assert!(error.message().contains(words), "{error}");
+        assert_eq!(
+            source.fingerprint().unwrap(),
+            Tokenizer::BYTES_FINGERPRINT,
+            "token files need no tokenizer"
+        );
     }
 
     #[test]

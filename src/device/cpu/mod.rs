@@ -95,7 +95,7 @@ impl CpuDevice {
 unsafe impl Device for CpuDevice {
     fn info(&self) -> DeviceInfo {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let isa = Isa::chosen().unwrap_or(Isa::Portable);
+        let isa = Isa::best();
         let taken = self.arena.lock().as_ref().map_or(0, |arena| arena.whole().bytes());
         // The host's free memory already excludes the arena.
         let memory_free = match self.memory_limit {

@@ -84,7 +84,8 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
             return Err(Error::new(
                 Status::Internal,
                 format!(
-                    "lane {lane} has no samples: none of its tasks ran alone; free the machine and repeat"
+                    "lane {lane} cannot be measured: every such task overlapped others; stop other processes and \
+                     repeat"
                 ),
             ));
         }

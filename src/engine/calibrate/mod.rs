@@ -234,7 +234,8 @@ impl<'a> Admitted<'a> {
             (None, _) => Ok(()),
             (Some(what), Some(error)) => Err(error.clone().within(format!("{what} cannot be measured"))),
             (Some(what), None) => Err(Error::argument(format!(
-                "{what} cannot be measured: no run has a task of it that ran alone"
+                "{what} cannot be measured: every such task overlapped others; stop other processes and \
+                 repeat"
             ))),
         }
     }

@@ -59,7 +59,7 @@ impl<'a, T: Element> Rows<'a, T> {
     pub fn new(elements: &'a mut [T], columns: usize, block: usize) -> Self {
         assert!(
             elements.len().is_multiple_of(columns),
-            "{} elements are no whole rows of {columns}",
+            "{} elements are not a multiple of the row length, {columns}",
             elements.len()
         );
         let rows = elements.len() / columns;
@@ -102,7 +102,7 @@ impl Grid {
     /// # Panics
     /// If the number of rows is not a multiple of the group.
     fn new((rows, columns): (usize, usize), group: usize, block: (usize, usize)) -> Self {
-        assert!(rows.is_multiple_of(group), "{rows} rows are no whole groups of {group}");
+        assert!(rows.is_multiple_of(group), "{rows} rows are not a multiple of the group, {group}");
         Grid { rows, columns, group, block }
     }
 

@@ -71,6 +71,9 @@ pub struct Fixed {
     pub sweeps: Option<usize>,
     /// See [`Placement::grad_wait`].
     pub grad_wait: Option<GradWait>,
+    /// True if gradients wait on the host in mode streamed unless `grad_wait` is fixed; the search then tries other
+    /// places only in other modes.
+    pub streamed_on_host: bool,
     /// See [`Placement::adam`]. `None`: AdamW runs after the norm unless no buffer keeps gradients until then.
     pub adam: Option<AdamWhen>,
     /// By layer, as the following options: the activations that are recomputed.
@@ -114,6 +117,7 @@ impl Default for Fixed {
             ring: RING,
             sweeps: None,
             grad_wait: None,
+            streamed_on_host: false,
             adam: None,
             recompute: None,
             boundary: None,
@@ -227,8 +231,10 @@ impl<'a> Question<'a> {
 
     /// The allowed places for waiting gradients. Clipping needs one that keeps them until the global norm is known.
     fn waits(&self) -> Vec<GradWait> {
+        let streamed_on_host = self.fixed.streamed_on_host && self.mode == Mode::Streamed;
+        let fixed = self.fixed.grad_wait.or(streamed_on_host.then_some(GradWait::Host));
         let allowed = |wait: &GradWait| {
-            self.fixed.grad_wait.is_none_or(|fixed| fixed == *wait)
+            fixed.is_none_or(|fixed| fixed == *wait)
                 && !(self.clips && self.adam(*wait) == AdamWhen::UnderBackward)
                 && !(*wait == GradWait::Device && self.fixed.adam == Some(AdamWhen::UnderBackward))
         };

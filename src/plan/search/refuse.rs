@@ -145,8 +145,10 @@ fn combined(question: &Question) -> Result<String> {
         };
         let mode = mode_name(least.mode, least.clips, question);
         let need = Size(need);
+        let with =
+            if *question.fixed == without_placement(question.fixed) { "" } else { " with these options" };
         return Ok(format!(
-            "; even {mode} needs {need} of {memory} memory for a step of 1 × {shortest} tokens"
+            "; even {mode}{with} needs {need} of {memory} memory for a step of 1 × {shortest} tokens"
         ));
     }
     for t in halves(t, shortest) {
@@ -191,7 +193,7 @@ fn mode_name(mode: Mode, clips: bool, question: &Question) -> String {
 /// The first fixed option without which the model fits.
 fn without_a_fixed_option(question: &Question) -> Result<Option<String>> {
     let fixed = question.fixed;
-    let free = Fixed { ring: fixed.ring, adam: fixed.adam, ..Fixed::default() };
+    let free = without_placement(fixed);
     if *fixed == free {
         return Ok(None);
     }
@@ -212,6 +214,12 @@ fn without_a_fixed_option(question: &Question) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// The fixed options without those that a user names to place the model.
+fn without_placement(fixed: &Fixed) -> Fixed {
+    let Fixed { ring, adam, streamed_on_host, .. } = *fixed;
+    Fixed { ring, adam, streamed_on_host, ..Fixed::default() }
 }
 
 fn fits(question: &Question) -> Result<bool> {

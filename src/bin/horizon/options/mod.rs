@@ -63,9 +63,9 @@ pub enum Command {
     Plan(PlanOptions),
     /// Measure this machine for `plan`, or autotune its GPU
     ///
-    /// Measures the throughput of RAM, disk, link and device in one or two minutes, and writes a
-    /// machine file for --machine. With --autotune it also finds the fastest cuBLASLt algorithm of
-    /// each GEMM of a model, for `train --gemm-table`.
+    /// Measures the throughput of RAM, disk, link and device in half a minute to two minutes, and
+    /// writes a machine file for --machine. With --autotune it also finds the fastest cuBLASLt
+    /// algorithm of each GEMM of a model, for `train --gemm-table`.
     #[command(allow_negative_numbers = true)]
     Calibrate(CalibrateOptions),
     /// Generate text with a model, or answer a question

@@ -63,7 +63,8 @@ pub fn sections(command: &str) -> Vec<Section> {
         _ => vec![],
     };
     let variables = match command {
-        "train" | "sample" => [&[VISIBLE][..], &CUDA, &[ISA, EPOCH]].concat(),
+        "train" => [&[VISIBLE][..], &CUDA, &[ISA, EPOCH]].concat(),
+        "sample" => [&[VISIBLE][..], &CUDA, &[EPOCH]].concat(),
         "calibrate" | "info" => [&[VISIBLE][..], &CUDA, &[ISA]].concat(),
         "plan" => vec![VISIBLE],
         "tokenize" => vec![EPOCH],
@@ -200,7 +201,7 @@ const CUDA: [Line; 2] = [
 ];
 const ISA: Line = Entry(
     "HZ_ISA",
-    "CPU instructions: portable, avx2 or avx512. They change the last bits. [default: the best]",
+    "Instruction set of CPU AdamW: portable, avx2 or avx512. Never changes the result. [default: the best]",
 );
 const EPOCH: Line =
     Entry("SOURCE_DATE_EPOCH", "Date for chat templates, in seconds since 1970. [default: the clock]");

@@ -31,16 +31,20 @@ pub struct PlanOptions {
     pub grad_accum: usize,
     /// Maximum global gradient norm; 0: no clipping
     ///
-    /// Only 0 or not matters to a plan: clipping needs all gradients before the first update.
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 1.0)]
+    /// Only whether it is 0 matters to a plan: clipping needs all gradients before the first update.
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 1.0, value_parser = values::number)]
     pub clip: f64,
 
     #[command(flatten)]
     pub state: StateOptions,
     /// Device memory to use, e.g. 80GiB [default: the machine's]
+    ///
+    /// K, M, G, T and KiB … TiB are powers of 1024; KB, MB, GB, TB are powers of 1000.
     #[arg(long, help_heading = MEMORY, value_name = "SIZE", value_parser = parse_size)]
     pub device_mem: Option<usize>,
     /// Host memory to use, e.g. 1.5TB [default: the machine's]
+    ///
+    /// K, M, G, T and KiB … TiB are powers of 1024; KB, MB, GB, TB are powers of 1000.
     #[arg(long, help_heading = MEMORY, value_name = "SIZE", value_parser = parse_size)]
     pub host_mem: Option<usize>,
     #[command(flatten)]
@@ -115,13 +119,13 @@ pub struct SampleOptions {
     pub chat_template: Option<PathBuf>,
 
     /// Maximum number of new tokens; the model may stop earlier
-    #[arg(long, help_heading = SAMPLING, value_name = "N", default_value_t = 256)]
+    #[arg(long, help_heading = SAMPLING, value_name = "N", default_value_t = 256, value_parser = values::whole::<usize>)]
     pub tokens: usize,
     /// Sampling temperature; 0: always the most likely token
-    #[arg(long, help_heading = SAMPLING, value_name = "X", default_value_t = 0.8)]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", default_value_t = 0.8, value_parser = values::number)]
     pub temperature: f64,
     /// Seed of the random numbers; equal seeds give equal text
-    #[arg(long, help_heading = SAMPLING, value_name = "N", default_value_t = 1)]
+    #[arg(long, help_heading = SAMPLING, value_name = "N", default_value_t = 1, value_parser = values::whole::<u64>)]
     pub seed: u64,
 
     #[command(flatten)]

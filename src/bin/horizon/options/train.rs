@@ -18,9 +18,10 @@ use crate::placement::PlacementOptions;
 pub struct TrainOptions {
     /// Hugging Face folder, or a built-in model: tiny, small
     ///
-    /// A folder holds config.json, *.safetensors and, to train on text, tokenizer.json. Families:
-    /// Llama, Mistral, Qwen2 and Qwen3. The built-in models read bytes and start from random
-    /// weights.
+    /// A folder holds config.json, *.safetensors and, to train on text, tokenizer.json. Without
+    /// tokenizer.json, text is read as bytes if the vocabulary has 256 to 384 tokens, and refused
+    /// otherwise. Families: Llama, Mistral, Qwen2 and Qwen3. The built-in models read bytes and
+    /// start from random weights.
     #[arg(long, help_heading = MODEL, value_name = "DIR|NAME", default_value = "tiny")]
     pub model: String,
     /// Train from scratch: ignore the folder's weights
@@ -32,10 +33,10 @@ pub struct TrainOptions {
 
     /// Training data: JSONL, text, folders of text, token files
     ///
-    /// JSONL (.jsonl, .json): an object per line, with `messages`, `conversations` (ShareGPT),
-    /// `prompt` and `completion`, `instruction` and `output` (Alpaca), `text`, or `tokens` with
-    /// optional `labels` or `loss_mask`. Only the assistant's turns, completions and outputs are
-    /// trained on; prompts are masked from the loss.
+    /// JSONL (.jsonl, .json): an object per line, or one JSON array of objects, with `messages`,
+    /// `conversations` (ShareGPT), `prompt` and `completion`, `instruction` and `output` (Alpaca),
+    /// `text`, or `tokens` with optional `labels` or `loss_mask`. Only the assistant's turns,
+    /// completions and outputs are trained on; prompts are masked from the loss.
     ///
     /// Text: each file is a document, also in folders.
     ///
@@ -51,12 +52,12 @@ pub struct TrainOptions {
     /// Share of --data held out for validation, between 0 and 1
     ///
     /// Whole windows are held out, evenly spread over the data.
-    #[arg(long, help_heading = DATA, value_name = "X", conflicts_with = "val")]
+    #[arg(long, help_heading = DATA, value_name = "X", conflicts_with = "val", value_parser = values::number)]
     pub val_fraction: Option<f64>,
     /// Steps between validations
     ///
     /// A validation always follows the last step; 0 leaves it at that one.
-    #[arg(long, help_heading = DATA, value_name = "N", default_value_t = 100)]
+    #[arg(long, help_heading = DATA, value_name = "N", default_value_t = 100, value_parser = values::whole::<u64>)]
     pub val_every: u64,
     /// Micro-batches per validation, at most
     ///
@@ -70,8 +71,8 @@ pub struct TrainOptions {
     pub seq_len: Option<usize>,
     /// Packing: `auto`, `stream` or `documents`
     ///
-    /// `stream`: documents are concatenated and cut into windows of --seq-len tokens; nothing is
-    /// lost.
+    /// `stream`: documents are concatenated and cut into windows of --seq-len tokens; a remainder
+    /// shorter than a window is left out.
     ///
     /// `documents`: each window holds whole documents, with attention and positions of their own;
     /// longer documents are truncated, and their number is reported.
@@ -87,7 +88,7 @@ pub struct TrainOptions {
     pub no_shuffle: bool,
 
     /// Optimizer steps [default: one epoch; 500 on the built-in data]
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", value_parser = values::positive_steps)]
     pub steps: Option<u64>,
     /// Sequences per micro-batch
     #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 8, value_parser = positive)]
@@ -99,13 +100,13 @@ pub struct TrainOptions {
     #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 1, value_parser = positive)]
     pub grad_accum: usize,
     /// Peak learning rate [default: 2e-5; --init 3e-4; built-in 3e-3]
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X")]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", value_parser = values::number)]
     pub lr: Option<f64>,
     /// Final learning rate [default: a tenth of --lr]
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X")]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", value_parser = values::number)]
     pub min_lr: Option<f64>,
     /// Steps of linear warmup [default: 5 % of all steps]
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "N")]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", value_parser = values::whole::<u64>)]
     pub warmup: Option<u64>,
     /// Decay after warmup: constant, linear, cosine or wsd
     ///
@@ -113,33 +114,37 @@ pub struct TrainOptions {
     #[arg(long, help_heading = OPTIMIZATION, value_name = "HOW", default_value = "cosine")]
     pub schedule: Shape,
     /// Decoupled weight decay of tensors with two dimensions
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.1)]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.1, value_parser = values::number)]
     pub weight_decay: f64,
     /// AdamW: decay of the first moment
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.9)]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.9, value_parser = values::number)]
     pub beta1: f64,
     /// AdamW: decay of the second moment
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.95)]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 0.95, value_parser = values::number)]
     pub beta2: f64,
     /// AdamW: added to the square root of the second moment
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value = "1e-8")]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value = "1e-8", value_parser = values::number)]
     pub eps: f64,
     /// Maximum global gradient norm; 0: no clipping
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "X", default_value_t = 1.0, value_parser = values::number)]
     pub clip: f64,
     /// Seed of fresh weights and data order
-    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 1)]
+    #[arg(long, help_heading = OPTIMIZATION, value_name = "N", default_value_t = 1, value_parser = values::whole::<u64>)]
     pub seed: u64,
 
     #[command(flatten)]
     pub state: StateOptions,
     /// Device memory to use, e.g. 20GiB [default: all that is free]
     ///
+    /// K, M, G, T and KiB … TiB are powers of 1024; KB, MB, GB, TB are powers of 1000.
+    ///
     /// On CUDA, the default leaves 1 GiB free for kernels and handles, at most a sixteenth of the
     /// device's memory.
     #[arg(long, help_heading = MEMORY, value_name = "SIZE", value_parser = parse_size)]
     pub device_mem: Option<usize>,
-    /// Host memory to use, e.g. 48G [default: all that is available]
+    /// Host memory to use, e.g. 48GiB [default: all that is available]
+    ///
+    /// K, M, G, T and KiB … TiB are powers of 1024; KB, MB, GB, TB are powers of 1000.
     ///
     /// May state more than the system reports, with a warning: the memory of some virtual machines
     /// grows as it is used.
@@ -158,7 +163,7 @@ pub struct TrainOptions {
     /// Steps between checkpoints; 0: only the last [default: 0]
     ///
     /// Checkpoints are written while the next steps run.
-    #[arg(long, help_heading = CHECKPOINTS, value_name = "N")]
+    #[arg(long, help_heading = CHECKPOINTS, value_name = "N", value_parser = values::whole::<u64>)]
     pub checkpoint_every: Option<u64>,
     /// Number of checkpoints to keep [default: all]
     ///

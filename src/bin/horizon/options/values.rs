@@ -1,6 +1,8 @@
 //! Values of options.
 
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -112,15 +114,28 @@ pub fn positive(text: &str) -> Result<usize, String> {
     at_least(1, text)
 }
 
+/// A number of steps.
+pub fn positive_steps(text: &str) -> Result<u64, String> {
+    at_least(1, text)
+}
+
+pub fn whole<T: FromStr + PartialOrd + Display + From<u8>>(text: &str) -> Result<T, String> {
+    at_least(T::from(0), text)
+}
+
+pub fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "it must be a number, e.g. 2e-5".to_owned())
+}
+
 /// The number of buffers of a double buffer or a ring: one computes while another is copied.
 pub fn at_least_two(text: &str) -> Result<usize, String> {
     at_least(2, text).map_err(|error| format!("{error} (double buffering)"))
 }
 
-fn at_least(least: usize, text: &str) -> Result<usize, String> {
+fn at_least<T: FromStr + PartialOrd + Display>(least: T, text: &str) -> Result<T, String> {
     match text.parse() {
         Ok(number) if number < least => Err(format!("it must be at least {least}")),
         Ok(number) => Ok(number),
-        Err(_) => Err("it must be a whole number".to_owned()),
+        Err(_) => Err(format!("it must be a whole number, {least} or more")),
     }
 }

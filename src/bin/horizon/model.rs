@@ -1,0 +1,64 @@
+//! Opens the model of `--model`, where its weights or its tokenizer are needed.
+
+use std::path::Path;
+
+use horizon::base::{Error, Result, Status};
+use horizon::model::{preset, shape};
+use horizon::train::ModelSource;
+
+/// Opens a folder or a built-in model; see [`ModelSource::open`].
+///
+/// Errors: also a name that only `plan` and `calibrate` know, and an id of the Hugging Face Hub; both say how to get
+/// the folder.
+pub fn open(name: &str, fresh: bool) -> Result<ModelSource> {
+    if preset(name).is_some() || Path::new(name).is_dir() {
+        return ModelSource::open(name, fresh);
+    }
+    let get = |id: &str| format!("download it, e.g. `hf download {id} --local-dir DIR`, then --model DIR");
+    let missing = if shape(name).is_some() {
+        let get = hub_id(name).map_or("give --model a Hugging Face folder".to_owned(), |id| get(&id));
+        format!(
+            "model {name} is a name for `plan` and `calibrate`; here a folder with the model is needed: {get}"
+        )
+    } else if is_hub_id(name) {
+        format!("model {name} is not a folder; if it is an id of the Hugging Face Hub, {}", get(name))
+    } else {
+        return ModelSource::open(name, fresh);
+    };
+    Err(Error::new(Status::NotFound, missing))
+}
+
+/// The id of a known shape on the Hub; none for a hypothetical model.
+fn hub_id(shape: &str) -> Option<String> {
+    let of = |prefix, id| shape.strip_prefix(prefix).map(|size| format!("{id}{}", size.to_uppercase()));
+    of("llama3.1-", "meta-llama/Llama-3.1-").or_else(|| of("qwen2.5-", "Qwen/Qwen2.5-"))
+}
+
+/// True for ORGANIZATION/NAME.
+fn is_hub_id(name: &str) -> bool {
+    let is_name = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    name.split_once('/').is_some_and(|(organization, name)| is_name(organization) && is_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use horizon::model::shape_names;
+
+    use super::*;
+
+    #[test]
+    fn known_shapes_have_ids_unless_they_are_hypothetical() {
+        for name in shape_names() {
+            let id = hub_id(name);
+            assert_eq!(id.is_none(), name.starts_with("dense-"), "{name}: {id:?}");
+            assert!(id.is_none_or(|id| is_hub_id(&id)), "{name}");
+        }
+        assert_eq!(hub_id("qwen2.5-0.5b").as_deref(), Some("Qwen/Qwen2.5-0.5B"));
+        for path in ["model", "./model", "/model", "a/b/c", "../model", "a/", "a b/c"] {
+            assert!(!is_hub_id(path), "{path}");
+        }
+    }
+}
