@@ -30,7 +30,7 @@
 //!    [passes](crate::model::Pass) on `compute`, downloads on `d2h`, AdamW on `host`. The list is
 //!    layer-major: each upload of a unit serves all micro-batches of a sweep, and their gradients
 //!    are summed in f32 on the device before they are rounded and downloaded.
-//! 4. When all norms have arrived, `DecideClip` on the `host` lane computes loss, global norm and
+//! 4. When all norms have arrived, `ClipDecision` on the `host` lane computes loss, global norm and
 //!    clip factor, and decides whether to commit. Then `update` returns. The norm is the root of a
 //!    sum in f64: over blocks of 65 536 elements from each tensor's start, then over tensors in
 //!    layout order. It does not depend on units, chunks or slabs.

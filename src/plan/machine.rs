@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_told_apart_by_the_words_of_their_names() {
+    fn a_device_name_selects_the_shipped_description() {
         for (hardware, machine) in [
             ("NVIDIA H200", Some("h200")),
             ("NVIDIA H200 NVL", Some("h200")),
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_description_is_refused_by_field() {
+    fn an_invalid_description_is_refused_by_field() {
         let good = Description::shipped("h200").unwrap();
         let text = |rates: Machine| Description { rates, ..good.clone() }.to_json();
         let broken = text(Machine { up_bytes_per_s: 0.0, ..good.rates.clone() });

@@ -37,7 +37,9 @@ impl List {
         let concludes = |operation: &Operation| {
             matches!(
                 operation,
-                Operation::DecideClip { .. } | Operation::DownloadLogits | Operation::DownloadLogprobs { .. }
+                Operation::ClipDecision { .. }
+                    | Operation::DownloadLogits
+                    | Operation::DownloadLogprobs { .. }
             )
         };
         self.operations.iter().rposition(concludes)
@@ -118,7 +120,7 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
         }
     }
     builder.put(Operation::DownloadLoss);
-    builder.put(Operation::DecideClip { norms: false });
+    builder.put(Operation::ClipDecision { norms: false });
     Ok(builder.list)
 }
 
@@ -491,7 +493,7 @@ impl<'a> Builder<'a> {
 
     /// The clip decision, and AdamW.
     fn decide_and_update(&mut self) {
-        self.put(Operation::DecideClip { norms: true });
+        self.put(Operation::ClipDecision { norms: true });
         self.update();
     }
 

@@ -116,7 +116,7 @@ pub enum Resource {
     },
     /// Host: the weighted sum of losses.
     HostLoss,
-    /// Host: the result of [`DecideClip`](super::Operation::DecideClip).
+    /// Host: the result of [`ClipDecision`](super::Operation::ClipDecision).
     ClipDecision,
     /// Host: f32 logits of one row.
     HostLogits,

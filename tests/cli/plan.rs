@@ -45,7 +45,7 @@ fn a_plan_is_a_table_for_people_and_an_object_for_programs() {
 }
 
 #[test]
-fn what_is_pinned_stays() {
+fn options_fixed_by_the_user_stay() {
     let text = horizon(&[
         "plan",
         "--model",
@@ -75,7 +75,7 @@ fn what_is_pinned_stays() {
 }
 
 #[test]
-fn what_cannot_be_planned_is_refused_with_what_can() {
+fn an_impossible_plan_is_refused_with_an_alternative() {
     let refused = ["plan", "--model", "dense-120b", "--machine", "h200"];
     horizon(&refused)
         .badly(1, &["host memory", "the described machine's memory", "bytes short", "would fit"]);
@@ -113,9 +113,13 @@ fn a_calibration_can_be_planned_with() {
         return println!("skipped without HZ_LONG=1: it takes half a minute");
     }
     let folder = tempfile::tempdir().unwrap();
-    let said = horizon_in(folder.path(), &CALIBRATE).well();
-    assert!(said.err.contains("measuring RAM ("), "{}", said.err);
-    assert!(said.err.contains("device cpu") && said.err.contains("wrote here.json"), "{}", said.err);
+    let calibrated = horizon_in(folder.path(), &CALIBRATE).well();
+    assert!(calibrated.err.contains("measuring RAM ("), "{}", calibrated.err);
+    assert!(
+        calibrated.err.contains("device cpu") && calibrated.err.contains("wrote here.json"),
+        "{}",
+        calibrated.err
+    );
     let described: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("here.json")).unwrap()).unwrap();
     assert_eq!(described["name"], "mine");
@@ -224,9 +228,12 @@ fn is_of_the_log(table: &str, log: &[Value]) {
         1e3 * numbers.sum::<f64>() / (log.len() - 1) as f64
     };
     let compared = |what: &str, predicted: f64, measured: f64| {
-        let (said, came) = times(table, what);
+        let (simulated, timed) = times(table, what);
         let near = |one: f64, other: f64| (one - other).abs() < 0.006;
-        assert!(near(said, predicted) && near(came, measured), "{predicted}, {measured}: {what} in\n{table}");
+        assert!(
+            near(simulated, predicted) && near(timed, measured),
+            "{predicted}, {measured}: {what} in\n{table}"
+        );
         measured
     };
     let step = |field: &'static str| mean(&|record| &record[field]);

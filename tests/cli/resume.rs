@@ -31,7 +31,7 @@ fn steps(log: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn resume_alone_goes_on_as_the_run_was_started() {
+fn resume_without_options_uses_the_options_of_the_run() {
     let dir = furnished();
     let here = |name: &str| dir.path().join(name);
     let started =
@@ -63,16 +63,16 @@ fn resume_alone_goes_on_as_the_run_was_started() {
     horizon_in(dir.path(), &short(&[&started[..], &more, &on].concat())).well();
     assert!(states(&here("third/step-00000006")) == want);
 
-    let said = |more: &[&str]| train(dir.path(), &[&["--resume", "moved/step-00000004"], more].concat());
-    said(&["--lr", "0.5"]).badly(1, &["lr is 0.5, and was 0.001", "--resume-change lr,min-lr"]);
-    said(&["--seq-len", "16"]).badly(1, &["seq-len is 16, and was 32"]);
-    said(&["--mode", "compact"]).badly(1, &["mode is compact, and was exact", "--resume-change mode"]);
-    said(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, and was 128"]);
-    said(&["--init"]).badly(2, &["--init", "--resume"]);
-    said(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
-    said(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
-    said(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
-    said(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
+    let resume = |more: &[&str]| train(dir.path(), &[&["--resume", "moved/step-00000004"], more].concat());
+    resume(&["--lr", "0.5"]).badly(1, &["lr is 0.5, and was 0.001", "--resume-change lr,min-lr"]);
+    resume(&["--seq-len", "16"]).badly(1, &["seq-len is 16, and was 32"]);
+    resume(&["--mode", "compact"]).badly(1, &["mode is compact, and was exact", "--resume-change mode"]);
+    resume(&["--model", "small"]).badly(1, &["another model", "hidden_size is 384, and was 128"]);
+    resume(&["--init"]).badly(2, &["--init", "--resume"]);
+    resume(&["--val", "text.txt"]).badly(1, &["windows an epoch"]);
+    resume(&["--checkpoint-dir", "third"]).badly(1, &["third has checkpoints of another run"]);
+    resume(&["--resume-change", "colour"]).badly(1, &["`colour` cannot change", "clip"]);
+    resume(&["--mode", "compact", "--resume-change", "mode", "--checkpoint-dir", "compact"]).well();
     assert!(states(&here("compact/step-00000006")).len() < want.len());
 
     let info = |more: &[&str]| horizon_in(dir.path(), &[&["info"], more].concat());
@@ -119,7 +119,7 @@ fn resume_alone_goes_on_as_the_run_was_started() {
 }
 
 #[test]
-fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
+fn an_interrupt_writes_a_checkpoint_and_prints_the_command_to_resume() {
     let dir = furnished();
     let arguments =
         ["train", "--seq-len", "32", "--micro-batch", "2", "--threads", "1", "--data", "text.txt"];
@@ -134,10 +134,13 @@ fn an_interrupt_writes_a_checkpoint_and_says_how_to_go_on() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
     assert!(lines.any(|line| line.starts_with("step 1/")), "the run did not start");
     interrupt(&child);
-    let said = lines.collect::<Vec<_>>().join("\n");
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    let output = lines.collect::<Vec<_>>().join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{output}");
     let folder = dir.path().join("run").canonicalize().unwrap();
-    assert!(said.contains(&format!("to continue: horizon train --resume {}", folder.display())), "{said}");
+    assert!(
+        output.contains(&format!("to continue: horizon train --resume {}", folder.display())),
+        "{output}"
+    );
     let done = *steps(&dir.path().join("log.jsonl")).last().unwrap();
     assert_eq!(open(&folder).unwrap().manifest().step, done);
     let ran = train(dir.path(), &["--resume", "run", "--steps", "3"]);
@@ -228,7 +231,7 @@ fn latest_of(folder: &Path) -> Option<String> {
 /// checkpoint loads, a partial one is never taken for complete, and the final state is bit-equal to
 /// that of an uninterrupted run.
 #[test]
-fn a_killed_run_goes_on_from_its_latest_checkpoint() {
+fn a_killed_run_resumes_from_its_latest_checkpoint() {
     let kills = if std::env::var_os("HZ_LONG").is_some() { 200 } else { 20 };
     let dir = furnished();
     let steps = (3 * kills).to_string();
@@ -271,7 +274,7 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
         child.kill().unwrap();
         let status = child.wait().unwrap();
         let code = status.code();
-        assert!(code.is_none() || code == Some(0), "{}", said(child));
+        assert!(code.is_none() || code == Some(0), "{}", messages(child));
         kill += 1;
         let mut found = names(&run);
         half_written += usize::from(found.iter().any(|name| name.starts_with(".step-")));
@@ -300,6 +303,6 @@ fn a_killed_run_goes_on_from_its_latest_checkpoint() {
     assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "every step once");
 }
 
-fn said(child: Child) -> String {
+fn messages(child: Child) -> String {
     String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr).into_owned()
 }

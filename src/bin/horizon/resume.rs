@@ -30,7 +30,7 @@ pub type Given = BTreeMap<String, Vec<String>>;
 /// The options of a run: those given, and with `--resume` those noted in the checkpoint.
 pub struct Effective {
     pub options: TrainOptions,
-    /// Those that its checkpoints note.
+    /// The options noted in the run's checkpoints.
     pub given: Given,
     /// The checkpoint to resume from.
     pub checkpoint: Option<Checkpoint>,

@@ -68,7 +68,7 @@ pub(super) fn uncovered<'a>(works: impl Iterator<Item = &'a Work>) -> Option<&'s
 
 /// Fits rates to samples by least squares of the error relative to the time. Constraints: no
 /// narrower GEMM class and no attention is faster than the widest GEMMs; every amount in the
-/// samples takes some time, even if it is less than the noise. Amounts in no sample take no time.
+/// samples takes some time, even if it is less than the noise. An amount that no sample has gets time 0.
 /// Contention between lanes is not fitted.
 ///
 /// Errors: a lane that every step uses has no samples.
@@ -107,7 +107,7 @@ pub fn fit(samples: &[Sample]) -> Result<Machine> {
     })
 }
 
-/// The amount of the widest GEMM class.
+/// Index of the widest GEMM class in the amounts.
 const WIDEST: usize = 4;
 /// Amounts whose fitted rate is the excess over the widest or the next wider GEMM class, and may be
 /// 0.
