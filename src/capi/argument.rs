@@ -145,7 +145,7 @@ impl Numbers {
         self.0.is_null()
     }
 
-    /// Its `count` elements of `bytes` bytes each, aligned to that.
+    /// Returns the `count` elements of `bytes` bytes each, aligned to `bytes`.
     pub fn get(&self, count: usize, bytes: usize, what: &str) -> Result<HostSpan> {
         match bytes {
             2 => check(self.0.cast::<u16>(), count, what)?,

@@ -227,7 +227,7 @@ mod tests {
         now_t { mode: u32 = 1, rate: f64 = 0.5, clip: f64 = 1.0, }
     }
 
-    /// The same struct of the next version.
+    /// The struct as a newer header declares it.
     #[repr(C)]
     struct Newer {
         now: now_t,

@@ -114,7 +114,7 @@ impl StepState {
         }
     }
 
-    /// AdamW under backward: counts a chunk of a unit that was updated.
+    /// Counts an updated chunk of a unit, if AdamW runs under backward.
     pub fn count_committed(&self) {
         self.committed.fetch_add(1, Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Machine descriptions: the rates and memory of a machine, and the source of every figure.
+//! Machine descriptions: throughputs, latencies and memory of a machine, with the source of every figure.
 
 use std::collections::BTreeMap;
 use std::fs;

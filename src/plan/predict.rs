@@ -40,7 +40,7 @@ pub(super) struct Steady {
     synced: Vec<Synced>,
 }
 
-/// Steps before the one that counts: the first has no AdamW before it, the second follows such a step.
+/// Steps simulated before the measured one: the first has no AdamW before it, the second follows such a step.
 pub(super) const STEPS_BEFORE: usize = 2;
 
 impl Steady {
@@ -107,7 +107,7 @@ impl Plan {
         })
     }
 
-    /// Writes a trace of that step and the steps before it. Its one process is named `simulated`.
+    /// Writes a trace of the step of [`Plan::predict`] and the steps before it. Its one process is named `simulated`.
     ///
     /// Errors: those of [`Plan::predict`]; those of `to`. Nothing is buffered here; pass a buffered writer.
     pub fn write_trace(

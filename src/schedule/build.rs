@@ -108,7 +108,7 @@ pub fn train_with_loss(policy: &Policy, geometry: &Geometry, micros: usize) -> R
     Ok(builder.list)
 }
 
-/// The loss of `micros` micro-batches, without changes to the model.
+/// Computes the loss of `micros` micro-batches, without changes to the model.
 ///
 /// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {
@@ -124,7 +124,7 @@ pub fn evaluate(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<L
     Ok(builder.list)
 }
 
-/// The log-probabilities of the targets of `micros` micro-batches.
+/// Computes the log-probabilities of the targets of `micros` micro-batches.
 ///
 /// Errors ([`InvalidArgument`](crate::base::Status)): those of [`Policy::validate`].
 pub fn logprobs(policy: &Policy, geometry: &Geometry, micros: usize) -> Result<List> {

@@ -225,7 +225,7 @@ pub enum Operation {
     DownloadNorm {
         /// The unit.
         unit: UnitIndex,
-        /// The slab whose index the norm's buffer has.
+        /// The slab; the norm's buffer has its index.
         slab: SlabIndex,
     },
     /// A slab, device → host.

@@ -24,7 +24,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// A line per fact, on a run that was opened.
+    /// Describes an opened run, one fact per line.
     pub fn describe(&self, schedule: &LrSchedule, trainer: &Trainer, planned: &Planned) -> String {
         let plan = trainer.plan();
         let (mode, numeric) = (plan.policy.mode, &plan.policy.numeric);
