@@ -81,7 +81,7 @@ pub struct Planned {
     machine: String,
     /// Bases of the machine's rates as text, see [`Description::basis_line`].
     basis: String,
-    /// Every rate with its basis, see [`Description::figures_json`].
+    /// Every machine figure with its basis, see [`Description::figures_json`].
     figures: Value,
 }
 

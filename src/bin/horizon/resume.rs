@@ -48,7 +48,7 @@ pub fn effective(options: TrainOptions, matches: &ArgMatches) -> Result<Effectiv
     }
     let mut arguments: Vec<OsString> = vec!["horizon".into(), "train".into()];
     for (name, values) in noted(&checkpoint)? {
-        // These exclude each other: one given anew replaces both.
+        // Mutually exclusive options: a new value of one replaces both.
         let other = match &name[..] {
             "val" => "val-fraction",
             "val-fraction" => "val",

@@ -234,7 +234,7 @@ mod tests {
         let fitted = |small: f64, large: f64| fitted(small, large, 2e-12, 1e-10).matrix_flop_per_s;
         let [small, _, large] = fitted(4e-12, 1e-12);
         assert!((small / 2.5e11 - 1.0).abs() < 0.02 && (large / 1e12 - 1.0).abs() < 0.02, "{small} {large}");
-        // As when reading the weights alone explains the time of few rows: the rate stays finite.
+        // Weight reads alone explain the time of few rows: the rate stays finite.
         let [small, middle, large] = fitted(0.0, 1e-12);
         assert!(small == middle && middle == large && large.is_finite(), "{small} {middle} {large}");
         assert!(large < 1e13, "{large}");
