@@ -72,6 +72,13 @@ fn options_fixed_by_the_user_stay() {
         let expected = if run["last"].as_u64().unwrap() <= 3 { "none" } else { "full" };
         assert_eq!(run["recompute"], expected, "{run}");
     }
+    let mixed = ["plan", "--model", "tiny", "--machine", "h200", "--spill", "0"];
+    let table = horizon(&mixed).well().out;
+    assert!(table.contains("; inputs 3 on the device, 1 spilled; "), "{table}");
+    let text = horizon(&[&mixed[..], &["--json"]].concat()).well().out;
+    let plan: Value = serde_json::from_str(&text).unwrap();
+    let layers = &plan["placement"]["layers"];
+    assert_eq!((&layers[0]["boundary"], &layers[1]["boundary"]), (&"spilled".into(), &"device".into()));
 }
 
 #[test]
